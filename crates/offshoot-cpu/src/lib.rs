@@ -1,0 +1,1 @@
+//! offshoot's CPU executor: plans, kernels and SIMD dispatch.

@@ -1,0 +1,74 @@
+//! How a picture becomes the network's input. Travels inside every file offshoot writes, so that training
+//! and deployment cannot differ. This crate only carries it; `offshoot-data` carries it out.
+
+use serde::{Deserialize, Serialize};
+
+/// How a picture of any shape becomes a square.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fit {
+    /// Resize the shorter side to `resize`, keep the centre `size` by `size`.
+    Crop,
+    /// Pad the shorter side with `background` to a square (the picture in the middle), resize to `size`.
+    Pad,
+    /// Resize to `size` by `size`, whatever the aspect.
+    Stretch,
+}
+
+/// The filter that resizes, antialiased as in Pillow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Interpolation {
+    /// Triangle filter.
+    Bilinear,
+    /// Cubic filter with a = -0.5 (Pillow's).
+    Bicubic,
+    /// Lanczos with three lobes.
+    Lanczos,
+    /// Nearest pixel.
+    Nearest,
+}
+
+/// The steps from a decoded picture to the network's input: rotate by EXIF, lay over `background`, fit,
+/// scale to 0..1, subtract `mean`, divide by `std`, in RGB order.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Preprocessing {
+    /// Height and width of the network's input, in pixels.
+    pub size: usize,
+    /// For [`Fit::Crop`]: the length of the shorter side before the crop, in pixels. At least `size`.
+    pub resize: usize,
+    /// How the picture becomes a square.
+    pub fit: Fit,
+    /// The resizing filter.
+    pub interpolation: Interpolation,
+    /// Subtracted from each channel, in units of 0..1.
+    pub mean: [f32; 3],
+    /// Each channel is divided by it, in units of 0..1.
+    pub std: [f32; 3],
+    /// RGB under transparent pixels and in the padding.
+    pub background: [u8; 3],
+    /// Whether the EXIF orientation is applied.
+    pub exif_rotation: bool,
+}
+
+/// The mean of ImageNet's pictures, per RGB channel, on 0..1.
+pub const IMAGENET_MEAN: [f32; 3] = [0.485, 0.456, 0.406];
+/// The standard deviation of ImageNet's pictures, per RGB channel, on 0..1.
+pub const IMAGENET_STD: [f32; 3] = [0.229, 0.224, 0.225];
+
+impl Default for Preprocessing {
+    /// torchvision's evaluation preset: resize 256 (bilinear, antialiased), crop 224, ImageNet's mean and std.
+    fn default() -> Preprocessing {
+        Preprocessing {
+            size: 224,
+            resize: 256,
+            fit: Fit::Crop,
+            interpolation: Interpolation::Bilinear,
+            mean: IMAGENET_MEAN,
+            std: IMAGENET_STD,
+            background: [255, 255, 255],
+            exif_rotation: true,
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Image classifiers as offshoot graphs, and what goes with each.
