@@ -1,1 +1,3 @@
 //! offshoot's CPU executor: plans, kernels and SIMD dispatch.
+
+pub mod kernels;

@@ -1,0 +1,462 @@
+//! One vector type an instruction set, and the choice between them at run time.
+//!
+//! A kernel is written once, generic over [`Simd`], as an `#[inline(always)]` function, and run through
+//! [`dispatch`], which compiles it once for every instruction set. Lanes differ between sets, and with them the
+//! order of a reduction: results are the same bits for any number of threads, not for any instruction set.
+
+use std::fmt;
+
+/// A SIMD path. `Portable` runs anywhere and is what the tests compare the others with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Isa {
+    /// Plain Rust on arrays of eight.
+    Portable,
+    /// x86-64 with AVX2 and FMA.
+    Avx2,
+    /// x86-64 with AVX-512 F, BW, DQ and VL.
+    Avx512,
+    /// AArch64 with NEON.
+    Neon,
+}
+
+impl Isa {
+    /// Every path this machine can run, slowest first.
+    pub fn available() -> Vec<Isa> {
+        let mut all = vec![Isa::Portable];
+        #[cfg(target_arch = "x86_64")]
+        {
+            if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
+                all.push(Isa::Avx2);
+                let wide = std::arch::is_x86_feature_detected!("avx512f")
+                    && std::arch::is_x86_feature_detected!("avx512bw")
+                    && std::arch::is_x86_feature_detected!("avx512dq")
+                    && std::arch::is_x86_feature_detected!("avx512vl");
+                if wide {
+                    all.push(Isa::Avx512);
+                }
+            }
+        }
+        #[cfg(target_arch = "aarch64")]
+        all.push(Isa::Neon);
+        all
+    }
+
+    /// The fastest path this machine can run.
+    pub fn best() -> Isa {
+        Isa::available().last().copied().unwrap_or(Isa::Portable)
+    }
+
+    /// The path called `name`, if this machine can run it.
+    pub fn by_name(name: &str) -> Option<Isa> {
+        Isa::available().into_iter().find(|isa| isa.to_string() == name)
+    }
+
+    /// f32 lanes in a vector of this path.
+    pub fn lanes(self) -> usize {
+        match self {
+            Isa::Portable | Isa::Avx2 => 8,
+            Isa::Avx512 => 16,
+            Isa::Neon => 4,
+        }
+    }
+}
+
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Isa::Portable => "portable",
+            Isa::Avx2 => "avx2",
+            Isa::Avx512 => "avx512",
+            Isa::Neon => "neon",
+        })
+    }
+}
+
+/// A vector of f32. Everything is `#[inline(always)]`, so that it takes on the target features of its caller.
+///
+/// # Safety
+/// Every method may only be called where the instruction set is available: inside [`dispatch`]. Pointers must be
+/// valid for the lanes read or written; they need no alignment.
+#[allow(clippy::missing_safety_doc, missing_docs)] // the trait's own section speaks for each method
+pub trait Simd: Copy + Send + Sync + 'static {
+    type V: Copy;
+    const LANES: usize;
+    unsafe fn splat(x: f32) -> Self::V;
+    unsafe fn load(from: *const f32) -> Self::V;
+    unsafe fn store(to: *mut f32, v: Self::V);
+    /// Reads the first `n` < LANES elements and zeros the rest; memory past `n` is not touched.
+    unsafe fn load_first(from: *const f32, n: usize) -> Self::V;
+    /// Writes the first `n` < LANES elements; memory past `n` is not touched.
+    unsafe fn store_first(to: *mut f32, n: usize, v: Self::V);
+    unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn div(a: Self::V, b: Self::V) -> Self::V;
+    /// a * b + c, rounded once.
+    unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// max(bound, x); a NaN in `x` stays a NaN, as in PyTorch.
+    unsafe fn at_least(x: Self::V, bound: Self::V) -> Self::V;
+    /// min(bound, x); a NaN in `x` stays a NaN, as in PyTorch.
+    unsafe fn at_most(x: Self::V, bound: Self::V) -> Self::V;
+    /// `v` where a > b, else zero (also where either is a NaN).
+    unsafe fn where_gt(a: Self::V, b: Self::V, v: Self::V) -> Self::V;
+    /// The sum of the lanes, as a tree.
+    unsafe fn sum(v: Self::V) -> f32;
+}
+
+/// A computation that [`dispatch`] runs on one instruction set. Mark `run` `#[inline(always)]`.
+pub trait Kernel {
+    /// What it returns.
+    type Output;
+    /// Runs it with the vectors of `S`.
+    ///
+    /// # Safety
+    /// `S`'s instruction set must be available.
+    unsafe fn run<S: Simd>(self) -> Self::Output;
+}
+
+/// Runs `kernel` compiled for `isa`.
+///
+/// # Panics
+/// When this machine cannot run `isa` (an [`Isa`] comes from [`Isa::available`]).
+pub fn dispatch<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
+    match isa {
+        // Safety: `Portable` is plain Rust.
+        Isa::Portable => unsafe { kernel.run::<Portable>() },
+        #[cfg(target_arch = "x86_64")]
+        // Safety: `Isa` values other than `Portable` come from `Isa::available`, which asked the processor;
+        // the constructors outside it are checked here in debug builds.
+        Isa::Avx2 => unsafe {
+            debug_assert!(Isa::available().contains(&Isa::Avx2));
+            run_avx2(kernel)
+        },
+        #[cfg(target_arch = "x86_64")]
+        // Safety: as above.
+        Isa::Avx512 => unsafe {
+            debug_assert!(Isa::available().contains(&Isa::Avx512));
+            run_avx512(kernel)
+        },
+        #[cfg(target_arch = "aarch64")]
+        // Safety: every AArch64 target that Rust's standard library supports has NEON.
+        Isa::Neon => unsafe { kernel.run::<neon::Neon>() },
+        #[allow(unreachable_patterns)]
+        other => panic!("this machine cannot run the {other} path"),
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn run_avx2<K: Kernel>(kernel: K) -> K::Output {
+    // Safety: the caller has AVX2 and FMA.
+    unsafe { kernel.run::<x86::Avx2>() }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
+unsafe fn run_avx512<K: Kernel>(kernel: K) -> K::Output {
+    // Safety: the caller has AVX-512 F, BW, DQ and VL.
+    unsafe { kernel.run::<x86::Avx512>() }
+}
+
+/// Arrays of eight, in plain Rust.
+#[derive(Clone, Copy, Debug)]
+pub struct Portable;
+
+#[allow(clippy::undocumented_unsafe_blocks)] // the trait states what each method asks of its caller
+impl Simd for Portable {
+    type V = [f32; 8];
+    const LANES: usize = 8;
+
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> [f32; 8] {
+        [x; 8]
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> [f32; 8] {
+        unsafe { from.cast::<[f32; 8]>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn store(to: *mut f32, v: [f32; 8]) {
+        unsafe { to.cast::<[f32; 8]>().write_unaligned(v) }
+    }
+    #[inline(always)]
+    unsafe fn load_first(from: *const f32, n: usize) -> [f32; 8] {
+        let mut v = [0.0; 8];
+        unsafe { std::ptr::copy_nonoverlapping(from, v.as_mut_ptr(), n) };
+        v
+    }
+    #[inline(always)]
+    unsafe fn store_first(to: *mut f32, n: usize, v: [f32; 8]) {
+        unsafe { std::ptr::copy_nonoverlapping(v.as_ptr(), to, n) }
+    }
+    #[inline(always)]
+    unsafe fn add(a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
+        std::array::from_fn(|i| a[i] + b[i])
+    }
+    #[inline(always)]
+    unsafe fn sub(a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
+        std::array::from_fn(|i| a[i] - b[i])
+    }
+    #[inline(always)]
+    unsafe fn mul(a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
+        std::array::from_fn(|i| a[i] * b[i])
+    }
+    #[inline(always)]
+    unsafe fn div(a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
+        std::array::from_fn(|i| a[i] / b[i])
+    }
+    #[inline(always)]
+    unsafe fn fma(a: [f32; 8], b: [f32; 8], c: [f32; 8]) -> [f32; 8] {
+        // Multiply then add: a fused `mul_add` is a library call where the target has no FMA.
+        std::array::from_fn(|i| a[i] * b[i] + c[i])
+    }
+    #[inline(always)]
+    unsafe fn at_least(x: [f32; 8], bound: [f32; 8]) -> [f32; 8] {
+        std::array::from_fn(|i| if bound[i] > x[i] { bound[i] } else { x[i] })
+    }
+    #[inline(always)]
+    unsafe fn at_most(x: [f32; 8], bound: [f32; 8]) -> [f32; 8] {
+        std::array::from_fn(|i| if bound[i] < x[i] { bound[i] } else { x[i] })
+    }
+    #[inline(always)]
+    unsafe fn where_gt(a: [f32; 8], b: [f32; 8], v: [f32; 8]) -> [f32; 8] {
+        std::array::from_fn(|i| if a[i] > b[i] { v[i] } else { 0.0 })
+    }
+    #[inline(always)]
+    unsafe fn sum(v: [f32; 8]) -> f32 {
+        ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]))
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[allow(clippy::undocumented_unsafe_blocks)] // the trait states what each method asks of its caller
+mod x86 {
+    use super::Simd;
+    use std::arch::x86_64::*;
+
+    /// Eight lanes of AVX2.
+    #[derive(Clone, Copy, Debug)]
+    pub struct Avx2;
+
+    /// A mask whose first `n` of eight lanes are set.
+    #[inline(always)]
+    unsafe fn first_of_8(n: usize) -> __m256i {
+        const ONES_THEN_ZEROS: [i32; 16] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0];
+        debug_assert!(n <= 8);
+        unsafe { _mm256_loadu_si256(ONES_THEN_ZEROS.as_ptr().add(8 - n).cast()) }
+    }
+
+    impl Simd for Avx2 {
+        type V = __m256;
+        const LANES: usize = 8;
+
+        #[inline(always)]
+        unsafe fn splat(x: f32) -> __m256 {
+            unsafe { _mm256_set1_ps(x) }
+        }
+        #[inline(always)]
+        unsafe fn load(from: *const f32) -> __m256 {
+            unsafe { _mm256_loadu_ps(from) }
+        }
+        #[inline(always)]
+        unsafe fn store(to: *mut f32, v: __m256) {
+            unsafe { _mm256_storeu_ps(to, v) }
+        }
+        #[inline(always)]
+        unsafe fn load_first(from: *const f32, n: usize) -> __m256 {
+            unsafe { _mm256_maskload_ps(from, first_of_8(n)) }
+        }
+        #[inline(always)]
+        unsafe fn store_first(to: *mut f32, n: usize, v: __m256) {
+            unsafe { _mm256_maskstore_ps(to, first_of_8(n), v) }
+        }
+        #[inline(always)]
+        unsafe fn add(a: __m256, b: __m256) -> __m256 {
+            unsafe { _mm256_add_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn sub(a: __m256, b: __m256) -> __m256 {
+            unsafe { _mm256_sub_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn mul(a: __m256, b: __m256) -> __m256 {
+            unsafe { _mm256_mul_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn div(a: __m256, b: __m256) -> __m256 {
+            unsafe { _mm256_div_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn fma(a: __m256, b: __m256, c: __m256) -> __m256 {
+            unsafe { _mm256_fmadd_ps(a, b, c) }
+        }
+        #[inline(always)]
+        unsafe fn at_least(x: __m256, bound: __m256) -> __m256 {
+            // MAXPS returns its second operand when either is a NaN.
+            unsafe { _mm256_max_ps(bound, x) }
+        }
+        #[inline(always)]
+        unsafe fn at_most(x: __m256, bound: __m256) -> __m256 {
+            unsafe { _mm256_min_ps(bound, x) }
+        }
+        #[inline(always)]
+        unsafe fn where_gt(a: __m256, b: __m256, v: __m256) -> __m256 {
+            unsafe { _mm256_and_ps(_mm256_cmp_ps::<_CMP_GT_OQ>(a, b), v) }
+        }
+        #[inline(always)]
+        unsafe fn sum(v: __m256) -> f32 {
+            unsafe {
+                let four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+                let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+                _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps::<1>(two, two)))
+            }
+        }
+    }
+
+    /// Sixteen lanes of AVX-512.
+    #[derive(Clone, Copy, Debug)]
+    pub struct Avx512;
+
+    impl Simd for Avx512 {
+        type V = __m512;
+        const LANES: usize = 16;
+
+        #[inline(always)]
+        unsafe fn splat(x: f32) -> __m512 {
+            unsafe { _mm512_set1_ps(x) }
+        }
+        #[inline(always)]
+        unsafe fn load(from: *const f32) -> __m512 {
+            unsafe { _mm512_loadu_ps(from) }
+        }
+        #[inline(always)]
+        unsafe fn store(to: *mut f32, v: __m512) {
+            unsafe { _mm512_storeu_ps(to, v) }
+        }
+        #[inline(always)]
+        unsafe fn load_first(from: *const f32, n: usize) -> __m512 {
+            unsafe { _mm512_maskz_loadu_ps(((1u32 << n) - 1) as __mmask16, from) }
+        }
+        #[inline(always)]
+        unsafe fn store_first(to: *mut f32, n: usize, v: __m512) {
+            unsafe { _mm512_mask_storeu_ps(to, ((1u32 << n) - 1) as __mmask16, v) }
+        }
+        #[inline(always)]
+        unsafe fn add(a: __m512, b: __m512) -> __m512 {
+            unsafe { _mm512_add_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn sub(a: __m512, b: __m512) -> __m512 {
+            unsafe { _mm512_sub_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn mul(a: __m512, b: __m512) -> __m512 {
+            unsafe { _mm512_mul_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn div(a: __m512, b: __m512) -> __m512 {
+            unsafe { _mm512_div_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn fma(a: __m512, b: __m512, c: __m512) -> __m512 {
+            unsafe { _mm512_fmadd_ps(a, b, c) }
+        }
+        #[inline(always)]
+        unsafe fn at_least(x: __m512, bound: __m512) -> __m512 {
+            unsafe { _mm512_max_ps(bound, x) }
+        }
+        #[inline(always)]
+        unsafe fn at_most(x: __m512, bound: __m512) -> __m512 {
+            unsafe { _mm512_min_ps(bound, x) }
+        }
+        #[inline(always)]
+        unsafe fn where_gt(a: __m512, b: __m512, v: __m512) -> __m512 {
+            unsafe { _mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, b), v) }
+        }
+        #[inline(always)]
+        unsafe fn sum(v: __m512) -> f32 {
+            unsafe { _mm512_reduce_add_ps(v) }
+        }
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+#[allow(clippy::undocumented_unsafe_blocks)] // the trait states what each method asks of its caller
+mod neon {
+    use super::Simd;
+    use std::arch::aarch64::*;
+
+    /// Four lanes of NEON.
+    #[derive(Clone, Copy, Debug)]
+    pub struct Neon;
+
+    impl Simd for Neon {
+        type V = float32x4_t;
+        const LANES: usize = 4;
+
+        #[inline(always)]
+        unsafe fn splat(x: f32) -> float32x4_t {
+            unsafe { vdupq_n_f32(x) }
+        }
+        #[inline(always)]
+        unsafe fn load(from: *const f32) -> float32x4_t {
+            unsafe { vld1q_f32(from) }
+        }
+        #[inline(always)]
+        unsafe fn store(to: *mut f32, v: float32x4_t) {
+            unsafe { vst1q_f32(to, v) }
+        }
+        #[inline(always)]
+        unsafe fn load_first(from: *const f32, n: usize) -> float32x4_t {
+            let mut v = [0.0f32; 4];
+            unsafe {
+                std::ptr::copy_nonoverlapping(from, v.as_mut_ptr(), n);
+                vld1q_f32(v.as_ptr())
+            }
+        }
+        #[inline(always)]
+        unsafe fn store_first(to: *mut f32, n: usize, v: float32x4_t) {
+            let mut lanes = [0.0f32; 4];
+            unsafe {
+                vst1q_f32(lanes.as_mut_ptr(), v);
+                std::ptr::copy_nonoverlapping(lanes.as_ptr(), to, n);
+            }
+        }
+        #[inline(always)]
+        unsafe fn add(a: float32x4_t, b: float32x4_t) -> float32x4_t {
+            unsafe { vaddq_f32(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn sub(a: float32x4_t, b: float32x4_t) -> float32x4_t {
+            unsafe { vsubq_f32(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn mul(a: float32x4_t, b: float32x4_t) -> float32x4_t {
+            unsafe { vmulq_f32(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn div(a: float32x4_t, b: float32x4_t) -> float32x4_t {
+            unsafe { vdivq_f32(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn fma(a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t {
+            unsafe { vfmaq_f32(c, a, b) }
+        }
+        #[inline(always)]
+        unsafe fn at_least(x: float32x4_t, bound: float32x4_t) -> float32x4_t {
+            unsafe { vmaxq_f32(bound, x) }
+        }
+        #[inline(always)]
+        unsafe fn at_most(x: float32x4_t, bound: float32x4_t) -> float32x4_t {
+            unsafe { vminq_f32(bound, x) }
+        }
+        #[inline(always)]
+        unsafe fn where_gt(a: float32x4_t, b: float32x4_t, v: float32x4_t) -> float32x4_t {
+            unsafe { vreinterpretq_f32_u32(vandq_u32(vcgtq_f32(a, b), vreinterpretq_u32_f32(v))) }
+        }
+        #[inline(always)]
+        unsafe fn sum(v: float32x4_t) -> f32 {
+            unsafe { vaddvq_f32(v) }
+        }
+    }
+}
