@@ -2,3 +2,69 @@
 #![allow(unsafe_code)]
 
 pub mod simd;
+
+/// The shape of a two-dimensional convolution, as in ONNX `Conv`. Activations are NHWC, weights OIHW.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConvShape {
+    /// Pictures.
+    pub batch: usize,
+    /// Input height in pixels.
+    pub in_h: usize,
+    /// Input width in pixels.
+    pub in_w: usize,
+    /// Input channels.
+    pub in_c: usize,
+    /// Output height in pixels.
+    pub out_h: usize,
+    /// Output width in pixels.
+    pub out_w: usize,
+    /// Output channels.
+    pub out_c: usize,
+    /// Height and width of the kernel.
+    pub kernel: [usize; 2],
+    /// Vertical and horizontal step.
+    pub strides: [usize; 2],
+    /// Zeros around the picture: top, left, bottom, right.
+    pub pads: [usize; 4],
+    /// Vertical and horizontal distance between the kernel's elements.
+    pub dilations: [usize; 2],
+    /// Groups; input and output channels are multiples of it.
+    pub groups: usize,
+}
+
+/// What a kernel does to its result before it stores it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Activation {
+    /// Nothing.
+    None,
+    /// max(0, y).
+    Relu,
+    /// y clamped to [min, max]; ReLU6 is `Clip { min: 0, max: 6 }`.
+    Clip {
+        /// The lower bound.
+        min: f32,
+        /// The upper bound.
+        max: f32,
+    },
+}
+
+impl Activation {
+    /// The activation as a clamp: (lower, upper), infinite where there is no bound.
+    pub fn bounds(self) -> (f32, f32) {
+        match self {
+            Activation::None => (f32::NEG_INFINITY, f32::INFINITY),
+            Activation::Relu => (0.0, f32::INFINITY),
+            Activation::Clip { min, max } => (min, max),
+        }
+    }
+
+    /// Where the gradient is blocked: at or below the first, at or above the second (PyTorch's `threshold` and
+    /// `hardtanh` backward). A NaN compares as false, so a bound that does not exist never blocks.
+    pub fn gate(self) -> (f32, f32) {
+        match self {
+            Activation::None => (f32::NAN, f32::NAN),
+            Activation::Relu => (0.0, f32::NAN),
+            Activation::Clip { min, max } => (min, max),
+        }
+    }
+}
