@@ -100,6 +100,18 @@ pub trait Simd: Copy + Send + Sync + 'static {
     unsafe fn at_most(x: Self::V, bound: Self::V) -> Self::V;
     /// `v` where a > b, else zero (also where either is a NaN).
     unsafe fn where_gt(a: Self::V, b: Self::V, v: Self::V) -> Self::V;
+    /// Zero where a >= b, else `v` (also where either is a NaN).
+    unsafe fn zero_where_ge(a: Self::V, b: Self::V, v: Self::V) -> Self::V;
+    /// `v` where a == b, else zero.
+    unsafe fn where_eq(a: Self::V, b: Self::V, v: Self::V) -> Self::V;
+    /// `yes` where a > b, else `no` (also where either is a NaN).
+    unsafe fn select_gt(a: Self::V, b: Self::V, yes: Self::V, no: Self::V) -> Self::V;
+    /// `yes` where `x` is a NaN, else `no`.
+    unsafe fn select_nan(x: Self::V, yes: Self::V, no: Self::V) -> Self::V;
+    /// The nearest whole number, ties to even. |x| must be below 2^31.
+    unsafe fn round(x: Self::V) -> Self::V;
+    /// v * 2^n for whole `n` in [-252, 254]; underflow is gradual, overflow gives infinity.
+    unsafe fn scale_by_power(v: Self::V, n: Self::V) -> Self::V;
     /// The sum of the lanes, as a tree.
     unsafe fn sum(v: Self::V) -> f32;
 }
@@ -156,6 +168,12 @@ unsafe fn run_avx2<K: Kernel>(kernel: K) -> K::Output {
 unsafe fn run_avx512<K: Kernel>(kernel: K) -> K::Output {
     // Safety: the caller has AVX-512 F, BW, DQ and VL.
     unsafe { kernel.run::<x86::Avx512>() }
+}
+
+/// 2^n for n in [-126, 127].
+#[inline(always)]
+fn power_of_two(n: i32) -> f32 {
+    f32::from_bits(((n + 127) << 23) as u32)
 }
 
 /// Arrays of eight, in plain Rust.
@@ -223,6 +241,33 @@ impl Simd for Portable {
         std::array::from_fn(|i| if a[i] > b[i] { v[i] } else { 0.0 })
     }
     #[inline(always)]
+    unsafe fn zero_where_ge(a: [f32; 8], b: [f32; 8], v: [f32; 8]) -> [f32; 8] {
+        std::array::from_fn(|i| if a[i] >= b[i] { 0.0 } else { v[i] })
+    }
+    #[inline(always)]
+    unsafe fn where_eq(a: [f32; 8], b: [f32; 8], v: [f32; 8]) -> [f32; 8] {
+        std::array::from_fn(|i| if a[i] == b[i] { v[i] } else { 0.0 })
+    }
+    #[inline(always)]
+    unsafe fn select_gt(a: [f32; 8], b: [f32; 8], yes: [f32; 8], no: [f32; 8]) -> [f32; 8] {
+        std::array::from_fn(|i| if a[i] > b[i] { yes[i] } else { no[i] })
+    }
+    #[inline(always)]
+    unsafe fn select_nan(x: [f32; 8], yes: [f32; 8], no: [f32; 8]) -> [f32; 8] {
+        std::array::from_fn(|i| if x[i].is_nan() { yes[i] } else { no[i] })
+    }
+    #[inline(always)]
+    unsafe fn round(x: [f32; 8]) -> [f32; 8] {
+        std::array::from_fn(|i| x[i].round_ties_even())
+    }
+    #[inline(always)]
+    unsafe fn scale_by_power(v: [f32; 8], n: [f32; 8]) -> [f32; 8] {
+        std::array::from_fn(|i| {
+            let half = n[i] as i32 >> 1;
+            v[i] * power_of_two(half) * power_of_two(n[i] as i32 - half)
+        })
+    }
+    #[inline(always)]
     unsafe fn sum(v: [f32; 8]) -> f32 {
         ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]))
     }
@@ -244,6 +289,12 @@ mod x86 {
         const ONES_THEN_ZEROS: [i32; 16] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0];
         debug_assert!(n <= 8);
         unsafe { _mm256_loadu_si256(ONES_THEN_ZEROS.as_ptr().add(8 - n).cast()) }
+    }
+
+    /// 2^n for n in [-126, 127].
+    #[inline(always)]
+    unsafe fn power_of_two_8(n: __m256i) -> __m256 {
+        unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(n, _mm256_set1_epi32(127)))) }
     }
 
     impl Simd for Avx2 {
@@ -302,6 +353,35 @@ mod x86 {
         #[inline(always)]
         unsafe fn where_gt(a: __m256, b: __m256, v: __m256) -> __m256 {
             unsafe { _mm256_and_ps(_mm256_cmp_ps::<_CMP_GT_OQ>(a, b), v) }
+        }
+        #[inline(always)]
+        unsafe fn zero_where_ge(a: __m256, b: __m256, v: __m256) -> __m256 {
+            unsafe { _mm256_andnot_ps(_mm256_cmp_ps::<_CMP_GE_OQ>(a, b), v) }
+        }
+        #[inline(always)]
+        unsafe fn where_eq(a: __m256, b: __m256, v: __m256) -> __m256 {
+            unsafe { _mm256_and_ps(_mm256_cmp_ps::<_CMP_EQ_OQ>(a, b), v) }
+        }
+        #[inline(always)]
+        unsafe fn select_gt(a: __m256, b: __m256, yes: __m256, no: __m256) -> __m256 {
+            unsafe { _mm256_blendv_ps(no, yes, _mm256_cmp_ps::<_CMP_GT_OQ>(a, b)) }
+        }
+        #[inline(always)]
+        unsafe fn select_nan(x: __m256, yes: __m256, no: __m256) -> __m256 {
+            unsafe { _mm256_blendv_ps(no, yes, _mm256_cmp_ps::<_CMP_UNORD_Q>(x, x)) }
+        }
+        #[inline(always)]
+        unsafe fn round(x: __m256) -> __m256 {
+            unsafe { _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(x) }
+        }
+        #[inline(always)]
+        unsafe fn scale_by_power(v: __m256, n: __m256) -> __m256 {
+            unsafe {
+                let n = _mm256_cvtps_epi32(n);
+                let half = _mm256_srai_epi32::<1>(n);
+                let v = _mm256_mul_ps(v, power_of_two_8(half));
+                _mm256_mul_ps(v, power_of_two_8(_mm256_sub_epi32(n, half)))
+            }
         }
         #[inline(always)]
         unsafe fn sum(v: __m256) -> f32 {
@@ -374,6 +454,30 @@ mod x86 {
             unsafe { _mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, b), v) }
         }
         #[inline(always)]
+        unsafe fn zero_where_ge(a: __m512, b: __m512, v: __m512) -> __m512 {
+            unsafe { _mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_NGE_UQ>(a, b), v) }
+        }
+        #[inline(always)]
+        unsafe fn where_eq(a: __m512, b: __m512, v: __m512) -> __m512 {
+            unsafe { _mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_EQ_OQ>(a, b), v) }
+        }
+        #[inline(always)]
+        unsafe fn select_gt(a: __m512, b: __m512, yes: __m512, no: __m512) -> __m512 {
+            unsafe { _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, b), no, yes) }
+        }
+        #[inline(always)]
+        unsafe fn select_nan(x: __m512, yes: __m512, no: __m512) -> __m512 {
+            unsafe { _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x), no, yes) }
+        }
+        #[inline(always)]
+        unsafe fn round(x: __m512) -> __m512 {
+            unsafe { _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(x) }
+        }
+        #[inline(always)]
+        unsafe fn scale_by_power(v: __m512, n: __m512) -> __m512 {
+            unsafe { _mm512_scalef_ps(v, n) }
+        }
+        #[inline(always)]
         unsafe fn sum(v: __m512) -> f32 {
             unsafe { _mm512_reduce_add_ps(v) }
         }
@@ -389,6 +493,12 @@ mod neon {
     /// Four lanes of NEON.
     #[derive(Clone, Copy, Debug)]
     pub struct Neon;
+
+    /// 2^n for n in [-126, 127].
+    #[inline(always)]
+    unsafe fn power_of_two_4(n: int32x4_t) -> float32x4_t {
+        unsafe { vreinterpretq_f32_s32(vshlq_n_s32::<23>(vaddq_s32(n, vdupq_n_s32(127)))) }
+    }
 
     impl Simd for Neon {
         type V = float32x4_t;
@@ -453,6 +563,40 @@ mod neon {
         #[inline(always)]
         unsafe fn where_gt(a: float32x4_t, b: float32x4_t, v: float32x4_t) -> float32x4_t {
             unsafe { vreinterpretq_f32_u32(vandq_u32(vcgtq_f32(a, b), vreinterpretq_u32_f32(v))) }
+        }
+        #[inline(always)]
+        unsafe fn zero_where_ge(a: float32x4_t, b: float32x4_t, v: float32x4_t) -> float32x4_t {
+            unsafe { vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(v), vcgeq_f32(a, b))) }
+        }
+        #[inline(always)]
+        unsafe fn where_eq(a: float32x4_t, b: float32x4_t, v: float32x4_t) -> float32x4_t {
+            unsafe { vreinterpretq_f32_u32(vandq_u32(vceqq_f32(a, b), vreinterpretq_u32_f32(v))) }
+        }
+        #[inline(always)]
+        unsafe fn select_gt(
+            a: float32x4_t,
+            b: float32x4_t,
+            yes: float32x4_t,
+            no: float32x4_t,
+        ) -> float32x4_t {
+            unsafe { vbslq_f32(vcgtq_f32(a, b), yes, no) }
+        }
+        #[inline(always)]
+        unsafe fn select_nan(x: float32x4_t, yes: float32x4_t, no: float32x4_t) -> float32x4_t {
+            unsafe { vbslq_f32(vceqq_f32(x, x), no, yes) }
+        }
+        #[inline(always)]
+        unsafe fn round(x: float32x4_t) -> float32x4_t {
+            unsafe { vrndnq_f32(x) }
+        }
+        #[inline(always)]
+        unsafe fn scale_by_power(v: float32x4_t, n: float32x4_t) -> float32x4_t {
+            unsafe {
+                let n = vcvtq_s32_f32(n);
+                let half = vshrq_n_s32::<1>(n);
+                let v = vmulq_f32(v, power_of_two_4(half));
+                vmulq_f32(v, power_of_two_4(vsubq_s32(n, half)))
+            }
         }
         #[inline(always)]
         unsafe fn sum(v: float32x4_t) -> f32 {
