@@ -1,8 +1,20 @@
 //! The typed graph that everything in offshoot reads, derives or prints.
 
+pub mod builder;
+mod graph;
+mod infer;
+pub mod model;
+pub mod op;
+pub mod passes;
 pub mod preprocessing;
+mod print;
 pub mod random;
+mod shape;
 mod tensor;
 
+pub use graph::{Graph, GraphError, Node, NodeId, Parameter, Role, Source, Value, ValueId};
+pub use model::{Metadata, Model};
+pub use op::Op;
 pub use preprocessing::{Fit, Interpolation, Preprocessing};
+pub use shape::{Bindings, Dim, DimError, DimOp, Shape};
 pub use tensor::{DType, Data, Tensor, TensorSizeError, Weights};

@@ -1,0 +1,347 @@
+//! The shape rule of each operator.
+
+use crate::graph::Value;
+use crate::op::{AveragePool, Conv, FusedOp, Gemm, GradOp, Op, Pool, TrainOp};
+use crate::shape::{Dim, DimOp, Shape};
+use crate::tensor::DType;
+
+type Types = Vec<(DType, Shape)>;
+
+/// The types of `op`'s outputs, or why `inputs` do not fit it.
+pub(crate) fn infer(op: &Op, inputs: &[&Value]) -> Result<Types, String> {
+    let one = |shape: Shape| Ok(vec![(inputs[0].dtype, shape)]);
+    match op {
+        Op::Conv(conv) => {
+            arity(inputs, 2..=3)?;
+            one(conv_shape(conv, inputs)?)
+        }
+        Op::Gemm(gemm) => {
+            arity(inputs, 2..=3)?;
+            one(gemm_shape(*gemm, inputs)?)
+        }
+        Op::BatchNormalization(_) => {
+            arity(inputs, 5..=5)?;
+            per_channel(inputs[0], &inputs[1..])?;
+            one(inputs[0].shape.clone())
+        }
+        Op::Relu | Op::Clip(_) | Op::Sigmoid | Op::Identity | Op::Dropout { .. } => {
+            arity(inputs, 1..=1)?;
+            one(inputs[0].shape.clone())
+        }
+        Op::Add | Op::Mul => {
+            arity(inputs, 2..=2)?;
+            one(broadcast(&inputs[0].shape, &inputs[1].shape)?)
+        }
+        Op::MaxPool(pool) | Op::AveragePool(AveragePool { pool, .. }) => {
+            arity(inputs, 1..=1)?;
+            one(pool_shape(pool, inputs[0])?)
+        }
+        Op::GlobalAveragePool => {
+            arity(inputs, 1..=1)?;
+            rank(inputs[0], 4)?;
+            let [n, c] = [0, 1].map(|i| inputs[0].shape.0[i].clone());
+            one(Shape(vec![n, c, Dim::Fixed(1), Dim::Fixed(1)]))
+        }
+        Op::Flatten { axis } => {
+            arity(inputs, 1..=1)?;
+            one(flatten_shape(&inputs[0].shape, *axis)?)
+        }
+        Op::Softmax { axis } => {
+            arity(inputs, 1..=1)?;
+            if *axis >= inputs[0].shape.rank() {
+                return Err(format!("axis {axis} is outside of the shape {}", inputs[0].shape));
+            }
+            one(inputs[0].shape.clone())
+        }
+        Op::SoftmaxCrossEntropyLoss(_) => {
+            arity(inputs, 2..=3)?;
+            loss_operands(inputs)?;
+            one(Shape::default())
+        }
+        Op::Train(op) => infer_train(op, inputs),
+        Op::Grad(op) => infer_grad(op, inputs),
+        Op::Fused(op) => infer_fused(op, inputs),
+    }
+}
+
+fn infer_train(op: &TrainOp, inputs: &[&Value]) -> Result<Types, String> {
+    let dtype = inputs[0].dtype;
+    match op {
+        TrainOp::BatchNormStats(_) => {
+            arity(inputs, 3..=3)?;
+            per_channel(inputs[0], &inputs[1..])?;
+            Ok(vec![(DType::F32, inputs[1].shape.clone()); 4])
+        }
+        TrainOp::BatchNormApply => {
+            arity(inputs, 5..=5)?;
+            per_channel(inputs[0], &inputs[1..])?;
+            Ok(vec![(dtype, inputs[0].shape.clone())])
+        }
+        TrainOp::InvStd { .. } => {
+            arity(inputs, 1..=1)?;
+            Ok(vec![(dtype, inputs[0].shape.clone())])
+        }
+        TrainOp::Dropout { .. } => {
+            arity(inputs, 2..=2)?;
+            dropout_keys(inputs)?;
+            Ok(vec![(dtype, inputs[0].shape.clone())])
+        }
+    }
+}
+
+fn infer_grad(op: &GradOp, inputs: &[&Value]) -> Result<Types, String> {
+    let one = |shape: &Shape| Ok(vec![(inputs[0].dtype, shape.clone())]);
+    match op {
+        GradOp::ConvInput { shape, .. } | GradOp::ConvWeight { shape, .. } => {
+            arity(inputs, 2..=2)?;
+            one(shape)
+        }
+        GradOp::AveragePool { shape, .. }
+        | GradOp::GlobalAveragePool { shape }
+        | GradOp::Reshape { shape }
+        | GradOp::ReduceTo { shape } => {
+            arity(inputs, 1..=1)?;
+            one(shape)
+        }
+        GradOp::SumToChannels => {
+            arity(inputs, 1..=1)?;
+            let channels = inputs[0].shape.0.get(1).ok_or("the gradient has no channel axis")?;
+            one(&Shape(vec![channels.clone()]))
+        }
+        GradOp::BatchNormReduce => {
+            arity(inputs, 4..=4)?;
+            per_channel(inputs[0], &inputs[2..])?;
+            Ok(vec![(DType::F32, inputs[2].shape.clone()); 2])
+        }
+        GradOp::BatchNormInput => {
+            arity(inputs, 7..=7)?;
+            per_channel(inputs[0], &inputs[2..])?;
+            one(&inputs[0].shape)
+        }
+        GradOp::BatchNormScale => {
+            arity(inputs, 3..=3)?;
+            per_channel(inputs[0], &inputs[1..])?;
+            one(&inputs[0].shape)
+        }
+        GradOp::Relu | GradOp::Clip(_) | GradOp::Sigmoid | GradOp::Softmax { .. } => {
+            arity(inputs, 2..=2)?;
+            same_shape(inputs[0], inputs[1])?;
+            one(&inputs[0].shape)
+        }
+        GradOp::MaxPool(_) => {
+            arity(inputs, 2..=2)?;
+            one(&inputs[1].shape)
+        }
+        GradOp::Dropout { .. } => {
+            arity(inputs, 2..=2)?;
+            dropout_keys(inputs)?;
+            one(&inputs[0].shape)
+        }
+        GradOp::SoftmaxCrossEntropyLoss(_) => {
+            arity(inputs, 3..=4)?;
+            loss_operands(&inputs[1..])?;
+            one(&inputs[1].shape)
+        }
+    }
+}
+
+fn infer_fused(op: &FusedOp, inputs: &[&Value]) -> Result<Types, String> {
+    let dtype = inputs[0].dtype;
+    match op {
+        FusedOp::Conv { conv, residual, .. } => {
+            let operands = 3 + usize::from(*residual);
+            arity(inputs, operands..=operands)?;
+            let shape = conv_shape(conv, &inputs[..3])?;
+            if *residual && inputs[3].shape != shape {
+                return Err(format!("the residual is {}, the output {shape}", inputs[3].shape));
+            }
+            Ok(vec![(dtype, shape)])
+        }
+        FusedOp::BatchNormApply { residual, .. } => {
+            let operands = 5 + usize::from(*residual);
+            arity(inputs, operands..=operands)?;
+            per_channel(inputs[0], &inputs[1..5])?;
+            if *residual {
+                same_shape(inputs[0], inputs[5])?;
+            }
+            Ok(vec![(dtype, inputs[0].shape.clone())])
+        }
+        FusedOp::BatchNormReduce { .. } => {
+            arity(inputs, 5..=5)?;
+            per_channel(inputs[0], &inputs[3..])?;
+            Ok(vec![(DType::F32, inputs[3].shape.clone()); 2])
+        }
+        FusedOp::BatchNormInput { .. } => {
+            arity(inputs, 8..=8)?;
+            per_channel(inputs[0], &inputs[3..])?;
+            Ok(vec![(dtype, inputs[0].shape.clone())])
+        }
+    }
+}
+
+fn arity(inputs: &[&Value], wanted: std::ops::RangeInclusive<usize>) -> Result<(), String> {
+    if wanted.contains(&inputs.len()) {
+        return Ok(());
+    }
+    let (least, most) = wanted.into_inner();
+    let wanted = if least == most { least.to_string() } else { format!("{least} to {most}") };
+    Err(format!("takes {wanted} inputs, not {}", inputs.len()))
+}
+
+fn rank(value: &Value, wanted: usize) -> Result<(), String> {
+    if value.shape.rank() == wanted {
+        return Ok(());
+    }
+    Err(format!("`{}` must have {wanted} axes, its shape is {}", value.name, value.shape))
+}
+
+fn same_shape(a: &Value, b: &Value) -> Result<(), String> {
+    if a.shape == b.shape {
+        return Ok(());
+    }
+    Err(format!("`{}` is {} and `{}` is {}", a.name, a.shape, b.name, b.shape))
+}
+
+/// Every one of `vectors` has one element for each of x's channels.
+fn per_channel(x: &Value, vectors: &[&Value]) -> Result<(), String> {
+    let channels = x.shape.0.get(1).ok_or_else(|| format!("`{}` {} has no channel axis", x.name, x.shape))?;
+    match vectors.iter().find(|v| v.shape.0 != std::slice::from_ref(channels)) {
+        None => Ok(()),
+        Some(v) => Err(format!("`{}` is {}, the input has {channels} channels", v.name, v.shape)),
+    }
+}
+
+fn dropout_keys(inputs: &[&Value]) -> Result<(), String> {
+    let keys = inputs[1];
+    if keys.dtype == DType::I64 && keys.shape.rank() == 1 && inputs[0].shape.0.first() == keys.shape.0.first()
+    {
+        return Ok(());
+    }
+    Err(format!(
+        "the keys must be i64, one for each picture; `{}` is {} {}",
+        keys.name, keys.dtype, keys.shape
+    ))
+}
+
+fn loss_operands(inputs: &[&Value]) -> Result<(), String> {
+    let (logits, labels) = (inputs[0], inputs[1]);
+    rank(logits, 2)?;
+    if labels.dtype != DType::I64 || labels.shape.0 != logits.shape.0[..1] {
+        return Err(format!(
+            "the labels must be i64 [{}]; they are {} {}",
+            logits.shape.0[0], labels.dtype, labels.shape
+        ));
+    }
+    match inputs.get(2) {
+        Some(weights) => per_channel(logits, &[weights]),
+        None => Ok(()),
+    }
+}
+
+fn conv_shape(conv: &Conv, inputs: &[&Value]) -> Result<Shape, String> {
+    let (x, w) = (inputs[0], inputs[1]);
+    rank(x, 4)?;
+    rank(w, 4)?;
+    let weight = w.shape.as_fixed().ok_or("the weight's shape must be known")?;
+    let channels = x.shape.0[1].fixed().ok_or("the number of channels must be known")?;
+    if conv.group == 0 || weight[0] % conv.group != 0 || weight[1].checked_mul(conv.group) != Some(channels) {
+        let (w, g) = (&w.shape, conv.group);
+        return Err(format!("a weight of {w} in {g} group(s) does not fit {channels} input channels"));
+    }
+    if let Some(bias) = inputs.get(2)
+        && bias.shape != Shape::fixed(&weight[..1])
+    {
+        return Err(format!("a bias of {} does not fit {} output channels", bias.shape, weight[0]));
+    }
+    let side = |axis: usize| {
+        let (pads, kernel) = ((conv.pads[axis], conv.pads[axis + 2]), weight[2 + axis]);
+        windows(&x.shape.0[2 + axis], pads, kernel, conv.dilations[axis], conv.strides[axis], false)
+    };
+    Ok(Shape(vec![x.shape.0[0].clone(), Dim::Fixed(weight[0]), side(0)?, side(1)?]))
+}
+
+/// The number of windows along one axis: (size + pads - dilation (kernel - 1) - 1) / stride + 1.
+fn windows(
+    size: &Dim,
+    pads: (usize, usize),
+    kernel: usize,
+    dilation: usize,
+    stride: usize,
+    ceil: bool,
+) -> Result<Dim, String> {
+    if kernel == 0 || stride == 0 || dilation == 0 {
+        return Err("kernel, stride and dilation must be at least 1".into());
+    }
+    let total =
+        |a: usize, b: usize| a.checked_add(b).filter(|&n| n <= 1 << 30).ok_or("the padding is too large");
+    let reach =
+        dilation.checked_mul(kernel - 1).and_then(|n| n.checked_add(1)).ok_or("the kernel is too large")?;
+    let padded = size.combine(DimOp::Add, &Dim::Fixed(total(pads.0, pads.1)?));
+    if padded.fixed().is_some_and(|n| n < reach) {
+        return Err(format!(
+            "a window of {reach} does not fit an input of {size} with {} of padding",
+            pads.0 + pads.1
+        ));
+    }
+    let span = padded.combine(DimOp::Sub, &Dim::Fixed(reach));
+    if !ceil {
+        return Ok(span.combine(DimOp::Div, &Dim::Fixed(stride)).combine(DimOp::Add, &Dim::Fixed(1)));
+    }
+    // A last window must start inside the input or its left padding (PyTorch's rule).
+    let (Some(span), Some(size)) = (span.fixed(), size.fixed()) else {
+        return Err("ceil_mode needs a known height and width".into());
+    };
+    let count = span.div_ceil(stride) + 1;
+    Ok(Dim::Fixed(if (count - 1) * stride >= size + pads.0 { count - 1 } else { count }))
+}
+
+fn pool_shape(pool: &Pool, x: &Value) -> Result<Shape, String> {
+    rank(x, 4)?;
+    let side = |axis: usize| {
+        let (pads, kernel) = ((pool.pads[axis], pool.pads[axis + 2]), pool.kernel[axis]);
+        if pads.0 >= kernel.max(1) || pads.1 >= kernel.max(1) {
+            return Err(format!("a padding of {pads:?} leaves windows of {kernel} that hold padding only"));
+        }
+        windows(&x.shape.0[2 + axis], pads, kernel, 1, pool.strides[axis], pool.ceil_mode)
+    };
+    Ok(Shape(vec![x.shape.0[0].clone(), x.shape.0[1].clone(), side(0)?, side(1)?]))
+}
+
+fn gemm_shape(gemm: Gemm, inputs: &[&Value]) -> Result<Shape, String> {
+    let matrix = |value: &Value, transposed: bool| {
+        rank(value, 2)?;
+        let [rows, columns] = [0, 1].map(|i| value.shape.0[i].clone());
+        Ok::<_, String>(if transposed { (columns, rows) } else { (rows, columns) })
+    };
+    let ((m, k), (k2, n)) = (matrix(inputs[0], gemm.trans_a)?, matrix(inputs[1], gemm.trans_b)?);
+    if k != k2 {
+        return Err(format!("`{}` has {k} columns, `{}` {k2} rows", inputs[0].name, inputs[1].name));
+    }
+    let shape = Shape(vec![m, n]);
+    match inputs.get(2) {
+        Some(c) if c.shape.0 != shape.0[1..] => Err(format!("the bias is {}, the output {shape}", c.shape)),
+        Some(_) | None => Ok(shape),
+    }
+}
+
+fn flatten_shape(shape: &Shape, axis: usize) -> Result<Shape, String> {
+    if axis > shape.rank() {
+        return Err(format!("axis {axis} is outside of the shape {shape}"));
+    }
+    let product = |dims: &[Dim]| dims.iter().fold(Dim::Fixed(1), |n, d| n.combine(DimOp::Mul, d));
+    Ok(Shape(vec![product(&shape.0[..axis]), product(&shape.0[axis..])]))
+}
+
+/// The shape of `a op b` under NumPy's broadcasting.
+pub(crate) fn broadcast(a: &Shape, b: &Shape) -> Result<Shape, String> {
+    let rank = a.rank().max(b.rank());
+    let axis = |shape: &Shape, i: usize| (i + shape.rank()).checked_sub(rank).map(|j| shape.0[j].clone());
+    (0..rank)
+        .map(|i| match (axis(a, i), axis(b, i)) {
+            (Some(Dim::Fixed(1)) | None, Some(d)) | (Some(d), Some(Dim::Fixed(1)) | None) => Ok(d),
+            (Some(x), Some(y)) if x == y => Ok(x),
+            _ => Err(format!("{a} and {b} do not broadcast")),
+        })
+        .collect::<Result<Vec<Dim>, String>>()
+        .map(Shape)
+}

@@ -1,0 +1,190 @@
+//! Shapes whose dims are numbers, named symbols, or integer expressions of them.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+/// One axis of a shape: a number, a symbol (`batch_size`), or an expression of both.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Dim {
+    /// A number known when the graph is built.
+    Fixed(usize),
+    /// A number known when a plan is made, by name.
+    Symbol(Arc<str>),
+    /// Computed from other dims.
+    Expr(Arc<(DimOp, Dim, Dim)>),
+}
+
+/// What an expression of dims computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DimOp {
+    /// a + b
+    Add,
+    /// a - b
+    Sub,
+    /// a * b
+    Mul,
+    /// a / b, rounded down
+    Div,
+}
+
+/// The numbers that symbols stand for.
+pub type Bindings = BTreeMap<String, usize>;
+
+/// A dim could not be computed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DimError {
+    /// A symbol without a number.
+    #[error("the size `{0}` has no value")]
+    Unbound(String),
+    /// A size below zero, past the largest integer, or a division by zero.
+    #[error("the size `{0}` is not a valid size")]
+    Invalid(String),
+}
+
+impl Dim {
+    /// The dim called `name`.
+    pub fn symbol(name: &str) -> Dim {
+        Dim::Symbol(name.into())
+    }
+
+    /// The number, when it is known without bindings.
+    pub fn fixed(&self) -> Option<usize> {
+        match self {
+            Dim::Fixed(n) => Some(*n),
+            Dim::Symbol(_) | Dim::Expr(_) => None,
+        }
+    }
+
+    /// The dim `self op other`, computed at once where both are numbers and the result is one.
+    pub fn combine(&self, op: DimOp, other: &Dim) -> Dim {
+        match (op, self, other) {
+            (_, Dim::Fixed(a), Dim::Fixed(b)) if op.apply(*a, *b).is_some() => {
+                Dim::Fixed(op.apply(*a, *b).unwrap_or_default())
+            }
+            (DimOp::Add | DimOp::Sub, _, Dim::Fixed(0)) | (DimOp::Mul | DimOp::Div, _, Dim::Fixed(1)) => {
+                self.clone()
+            }
+            (DimOp::Add, Dim::Fixed(0), _) | (DimOp::Mul, Dim::Fixed(1), _) => other.clone(),
+            _ => Dim::Expr(Arc::new((op, self.clone(), other.clone()))),
+        }
+    }
+
+    /// The number it stands for.
+    ///
+    /// # Errors
+    /// A symbol without a binding; a size below zero or too large.
+    pub fn eval(&self, bindings: &Bindings) -> Result<usize, DimError> {
+        match self {
+            Dim::Fixed(n) => Ok(*n),
+            Dim::Symbol(name) => {
+                bindings.get(name.as_ref()).copied().ok_or_else(|| DimError::Unbound(name.to_string()))
+            }
+            Dim::Expr(e) => {
+                let (op, a, b) = e.as_ref();
+                op.apply(a.eval(bindings)?, b.eval(bindings)?)
+                    .ok_or_else(|| DimError::Invalid(self.to_string()))
+            }
+        }
+    }
+}
+
+impl DimOp {
+    fn apply(self, a: usize, b: usize) -> Option<usize> {
+        match self {
+            DimOp::Add => a.checked_add(b),
+            DimOp::Sub => a.checked_sub(b),
+            DimOp::Mul => a.checked_mul(b),
+            DimOp::Div => a.checked_div(b),
+        }
+    }
+}
+
+impl From<usize> for Dim {
+    fn from(n: usize) -> Dim {
+        Dim::Fixed(n)
+    }
+}
+
+impl From<&str> for Dim {
+    fn from(name: &str) -> Dim {
+        Dim::symbol(name)
+    }
+}
+
+impl fmt::Display for Dim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Dim::Fixed(n) => write!(f, "{n}"),
+            Dim::Symbol(name) => f.write_str(name),
+            Dim::Expr(e) => {
+                let sign = match e.0 {
+                    DimOp::Add => '+',
+                    DimOp::Sub => '-',
+                    DimOp::Mul => '*',
+                    DimOp::Div => '/',
+                };
+                write!(f, "({}{sign}{})", e.1, e.2)
+            }
+        }
+    }
+}
+
+/// The dims of a value, outermost first. A scalar has none.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
+pub struct Shape(pub Vec<Dim>);
+
+impl Shape {
+    /// A shape of numbers.
+    pub fn fixed(dims: &[usize]) -> Shape {
+        Shape(dims.iter().map(|&d| Dim::Fixed(d)).collect())
+    }
+
+    /// The number of axes.
+    pub fn rank(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The numbers, when all are known without bindings.
+    pub fn as_fixed(&self) -> Option<Vec<usize>> {
+        self.0.iter().map(Dim::fixed).collect()
+    }
+
+    /// The numbers it stands for.
+    ///
+    /// # Errors
+    /// As [`Dim::eval`].
+    pub fn eval(&self, bindings: &Bindings) -> Result<Vec<usize>, DimError> {
+        self.0.iter().map(|d| d.eval(bindings)).collect()
+    }
+}
+
+impl<D: Into<Dim>> FromIterator<D> for Shape {
+    fn from_iter<I: IntoIterator<Item = D>>(dims: I) -> Shape {
+        Shape(dims.into_iter().map(Into::into).collect())
+    }
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let dims: Vec<String> = self.0.iter().map(Dim::to_string).collect();
+        write!(f, "[{}]", dims.join(", "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn expressions_fold_print_and_evaluate() {
+        let height = Dim::symbol("height");
+        let out = height.combine(DimOp::Add, &Dim::Fixed(2)).combine(DimOp::Sub, &Dim::Fixed(3));
+        let out = out.combine(DimOp::Div, &Dim::Fixed(2)).combine(DimOp::Add, &Dim::Fixed(1));
+        assert_eq!(out.to_string(), "((((height+2)-3)/2)+1)");
+        assert_eq!(out.eval(&Bindings::from([("height".into(), 224)])), Ok(112));
+        assert_eq!(out.eval(&Bindings::new()), Err(DimError::Unbound("height".into())));
+        assert!(matches!(out.eval(&Bindings::from([("height".into(), 0)])), Err(DimError::Invalid(_))));
+        assert_eq!(Dim::Fixed(6).combine(DimOp::Div, &Dim::Fixed(4)), Dim::Fixed(1));
+    }
+}
