@@ -1,6 +1,7 @@
 //! The typed graph that everything in offshoot reads, derives or prints.
 
 pub mod builder;
+mod executor;
 mod graph;
 mod infer;
 pub mod model;
@@ -12,9 +13,11 @@ pub mod random;
 mod shape;
 mod tensor;
 
+pub use executor::{ExecuteError, Executor, Session, TensorView};
 pub use graph::{Graph, GraphError, Node, NodeId, Parameter, Role, Source, Value, ValueId};
 pub use model::{Metadata, Model};
 pub use op::Op;
+pub use passes::InferenceGraph;
 pub use preprocessing::{Fit, Interpolation, Preprocessing};
 pub use shape::{Bindings, Dim, DimError, DimOp, Shape};
 pub use tensor::{DType, Data, Tensor, TensorSizeError, Weights};

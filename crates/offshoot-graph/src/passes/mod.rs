@@ -1,1 +1,20 @@
 //! Functions from graph to graph.
+
+mod differentiate;
+mod fold;
+mod freeze;
+mod fuse;
+mod inference;
+mod rewrite;
+mod train;
+
+pub use differentiate::{Gradients, differentiate};
+pub use fold::{FoldError, fold_batch_norm};
+pub use freeze::{Pattern, freeze};
+pub use fuse::fuse;
+pub use inference::{InferenceGraph, NotForInference, remove_training_leftovers};
+pub use rewrite::prune;
+pub use train::{
+    CLASS_WEIGHTS, KEYS, LABELS, LOSS, LossOptions, TrainingGraph, gradient_output, state_output,
+    training_graph,
+};

@@ -1,0 +1,82 @@
+//! The seam between graphs and what runs them.
+
+use crate::graph::Graph;
+use crate::shape::DimError;
+use crate::tensor::{Tensor, Weights};
+
+/// Prepares graphs to run on some processor.
+pub trait Executor: Send + Sync {
+    /// Takes a graph to run. Frozen weights are read now (and may be packed once); trainable ones and running
+    /// statistics are read from the weights given to each run.
+    ///
+    /// # Errors
+    /// When a node cannot run here, or `weights` lacks a frozen parameter.
+    fn prepare(&self, graph: &Graph, weights: &Weights) -> Result<Box<dyn Session>, ExecuteError>;
+}
+
+/// A graph that runs.
+pub trait Session: Send {
+    /// Runs the graph once. Symbols in the inputs' shapes take their numbers from the tensors given; a plan is made
+    /// for each set of numbers and kept.
+    ///
+    /// # Errors
+    /// When an input or a parameter is missing or has another type or shape.
+    fn run(&mut self, inputs: &[(&str, &Tensor)], weights: &Weights) -> Result<(), ExecuteError>;
+
+    /// An f32 output of the last run, row-major in the graph's own order of axes. `None` before the first run and
+    /// for a name that is no output.
+    fn output(&self, name: &str) -> Option<TensorView<'_>>;
+
+    /// Bytes of the buffers that the last run's plan works in, parameters not counted.
+    fn workspace_bytes(&self) -> usize;
+}
+
+/// An f32 tensor that somebody else owns.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TensorView<'a> {
+    /// The size of each axis.
+    pub shape: &'a [usize],
+    /// The elements, row-major.
+    pub data: &'a [f32],
+}
+
+/// A graph could not be prepared or run.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ExecuteError {
+    /// An operator that this executor has no kernel for.
+    #[error("node `{node}` ({op}) cannot run on this executor: {reason}")]
+    Unsupported {
+        /// The node's name.
+        node: String,
+        /// The operator's name.
+        op: &'static str,
+        /// What is missing.
+        reason: String,
+    },
+    /// An input that the graph has was not given.
+    #[error("the input `{0}` is missing")]
+    MissingInput(String),
+    /// An input of another type or shape.
+    #[error("the input `{name}` must be {wanted}, not {found}")]
+    Input {
+        /// The input's name.
+        name: String,
+        /// What the graph says.
+        wanted: String,
+        /// What was given.
+        found: String,
+    },
+    /// A parameter that is missing, or has another type or shape.
+    #[error("the parameter `{name}` must be {wanted}, not {found}")]
+    Parameter {
+        /// The parameter's name.
+        name: String,
+        /// What the graph says.
+        wanted: String,
+        /// What the weights hold.
+        found: String,
+    },
+    /// A size that cannot be computed from the inputs.
+    #[error(transparent)]
+    Size(#[from] DimError),
+}

@@ -1,0 +1,204 @@
+//! Reverse-mode differentiation: the gradient nodes of a loss, as part of its graph.
+
+use super::train::depends_on_trainable;
+use crate::graph::{Graph, GraphError, Node, ValueId};
+use crate::op::{FusedOp, Gemm};
+use crate::op::{GradOp, Op, TrainOp};
+use crate::tensor::Tensor;
+
+/// A graph with the gradients of a loss.
+#[derive(Clone, Debug)]
+pub struct Gradients {
+    /// The graph, with the backward nodes after the forward ones.
+    pub graph: Graph,
+    /// Each trainable parameter that the loss depends on, with its gradient.
+    pub gradients: Vec<(ValueId, ValueId)>,
+}
+
+/// Adds the nodes that compute the gradient of `loss`, a scalar, by each trainable parameter it depends on. Only
+/// what those gradients need is added.
+///
+/// # Errors
+/// When a node on the way has no gradient rule (an operator that is itself a gradient, or fused).
+pub fn differentiate(graph: Graph, loss: ValueId) -> Result<Gradients, GraphError> {
+    let needed = depends_on_trainable(&graph);
+    let forward: Vec<Node> = graph.nodes().to_vec();
+    let values = graph.values().len();
+    let mut tape = Tape { gradients: vec![None; values], graph };
+    let one = tape.graph.add_constant("grad.seed", Tensor::full([], 1.0));
+    tape.gradients[loss.index()] = Some(one);
+    for node in forward.iter().rev() {
+        let Some(dy) = tape.gradients[node.outputs[0].index()] else { continue };
+        for (&input, slot) in node.inputs.iter().zip(0..) {
+            if needed[input.index()]
+                && let Some(gradient) = tape.rule(node, slot, dy)?
+            {
+                tape.accumulate(input, gradient)?;
+            }
+        }
+    }
+    let parameters = tape.graph.parameters().iter();
+    let gradients = parameters.filter_map(|&p| Some((p, (*tape.gradients.get(p.index())?)?))).collect();
+    Ok(Gradients { graph: tape.graph, gradients })
+}
+
+struct Tape {
+    graph: Graph,
+    /// The gradient of each forward value, where one has been found.
+    gradients: Vec<Option<ValueId>>,
+}
+
+impl Tape {
+    fn accumulate(&mut self, value: ValueId, gradient: ValueId) -> Result<(), GraphError> {
+        let sum = match self.gradients[value.index()] {
+            None => gradient,
+            Some(other) => {
+                let name = format!("grad.{}.sum", self.graph.value(value).name);
+                self.graph.add(&name, Op::Add, &[other, gradient])?
+            }
+        };
+        self.gradients[value.index()] = Some(sum);
+        Ok(())
+    }
+
+    /// The gradient by input `slot` of `node`, from the gradient `dy` of its first output. `None` where the loss
+    /// does not depend on the input, or another input's rule covers it.
+    fn rule(&mut self, node: &Node, slot: usize, dy: ValueId) -> Result<Option<ValueId>, GraphError> {
+        let input = |i: usize| node.inputs[i];
+        let y = node.outputs[0];
+        let shape = |this: &Tape| this.graph.value(node.inputs[slot]).shape.clone();
+        let (op, inputs): (Op, Vec<ValueId>) = match (&node.op, slot) {
+            (Op::Conv(conv), 0) => {
+                (Op::Grad(GradOp::ConvInput { conv: conv.clone(), shape: shape(self) }), vec![dy, input(1)])
+            }
+            (Op::Conv(conv), 1) => {
+                (Op::Grad(GradOp::ConvWeight { conv: conv.clone(), shape: shape(self) }), vec![dy, input(0)])
+            }
+            (Op::Conv(_), _) | (Op::Gemm(_), 2) => (Op::Grad(GradOp::SumToChannels), vec![dy]),
+            (Op::Gemm(gemm), 0) => gemm_input(*gemm, dy, input(1)),
+            (Op::Gemm(gemm), _) => gemm_weight(*gemm, dy, input(0)),
+            (Op::Relu, _) => (Op::Grad(GradOp::Relu), vec![dy, y]),
+            (Op::Clip(clip), _) => (Op::Grad(GradOp::Clip(*clip)), vec![dy, y]),
+            (Op::Sigmoid, _) => (Op::Grad(GradOp::Sigmoid), vec![dy, y]),
+            (Op::Add, _) => return self.reduce_to(node, slot, dy).map(Some),
+            (Op::Mul, _) => {
+                let product = self.graph.add(&grad_name(node, slot), Op::Mul, &[dy, input(1 - slot)])?;
+                return self.reduce_to(node, slot, product).map(Some);
+            }
+            (Op::MaxPool(pool), _) => (Op::Grad(GradOp::MaxPool(pool.clone())), vec![dy, input(0)]),
+            (Op::AveragePool(pool), _) => {
+                (Op::Grad(GradOp::AveragePool { pool: pool.clone(), shape: shape(self) }), vec![dy])
+            }
+            (Op::GlobalAveragePool, _) => {
+                (Op::Grad(GradOp::GlobalAveragePool { shape: shape(self) }), vec![dy])
+            }
+            (Op::Flatten { .. }, _) => (Op::Grad(GradOp::Reshape { shape: shape(self) }), vec![dy]),
+            (Op::Identity | Op::Dropout { .. }, _) => return Ok(Some(dy)),
+            (Op::Softmax { axis }, _) => (Op::Grad(GradOp::Softmax { axis: *axis }), vec![dy, y]),
+            (Op::SoftmaxCrossEntropyLoss(loss), 0) => {
+                let inputs = std::iter::once(dy).chain(node.inputs.iter().copied()).collect();
+                (Op::Grad(GradOp::SoftmaxCrossEntropyLoss(*loss)), inputs)
+            }
+            (Op::SoftmaxCrossEntropyLoss(_), _) => return Ok(None),
+            (Op::Train(TrainOp::Dropout { ratio, layer }), 0) => {
+                (Op::Grad(GradOp::Dropout { ratio: *ratio, layer: *layer }), vec![dy, input(1)])
+            }
+            (Op::Train(TrainOp::BatchNormApply), 0) => return self.batch_norm_input(node, dy).map(Some),
+            (Op::Train(TrainOp::BatchNormApply), 3) => return Ok(Some(self.batch_norm_sums(node, dy)?[0])),
+            (Op::Train(TrainOp::BatchNormApply), 4) => return Ok(Some(self.batch_norm_sums(node, dy)?[1])),
+            // Through the batch's own statistics: part of BatchNormInput.
+            (
+                Op::Train(TrainOp::BatchNormApply | TrainOp::Dropout { .. } | TrainOp::BatchNormStats(_)),
+                _,
+            ) => {
+                return Ok(None);
+            }
+            (
+                Op::BatchNormalization(_)
+                | Op::Train(TrainOp::InvStd { .. })
+                | Op::Grad(_)
+                | Op::Fused(
+                    FusedOp::Conv { .. }
+                    | FusedOp::BatchNormApply { .. }
+                    | FusedOp::BatchNormReduce { .. }
+                    | FusedOp::BatchNormInput { .. },
+                ),
+                _,
+            ) => {
+                return Err(GraphError {
+                    node: node.name.clone(),
+                    op: node.op.name(),
+                    reason:
+                        "has no gradient in this form: derive the training graph from the model's own graph"
+                            .into(),
+                });
+            }
+        };
+        self.graph.add(&grad_name(node, slot), op, &inputs).map(Some)
+    }
+
+    /// Sums `dy` over the axes along which the operand was broadcast.
+    fn reduce_to(&mut self, node: &Node, slot: usize, dy: ValueId) -> Result<ValueId, GraphError> {
+        let shape = self.graph.value(node.inputs[slot]).shape.clone();
+        if self.graph.value(dy).shape == shape {
+            return Ok(dy);
+        }
+        self.graph.add(
+            &format!("{}.reduced", grad_name(node, slot)),
+            Op::Grad(GradOp::ReduceTo { shape }),
+            &[dy],
+        )
+    }
+
+    /// The gradients of a batch norm's weight and bias.
+    fn batch_norm_sums(&mut self, node: &Node, dy: ValueId) -> Result<[ValueId; 2], GraphError> {
+        let name = format!("grad.{}.sums", node.name);
+        // Asked for by up to three inputs; one node serves all.
+        let found =
+            self.graph.nodes().iter().rev().find(|n| n.name == name).map(|n| [n.outputs[0], n.outputs[1]]);
+        if let Some(sums) = found {
+            return Ok(sums);
+        }
+        let inputs = [dy, node.inputs[0], node.inputs[1], node.inputs[2]];
+        let sums = self.graph.add_node(&name, Op::Grad(GradOp::BatchNormReduce), &inputs)?;
+        Ok([sums[0], sums[1]])
+    }
+
+    fn batch_norm_input(&mut self, node: &Node, dy: ValueId) -> Result<ValueId, GraphError> {
+        let [x, mean, inv_std, weight] = [0, 1, 2, 3].map(|i| node.inputs[i]);
+        let stats = self.graph.producer(mean).map(|n| self.graph.node(n));
+        let own =
+            stats.is_some_and(|n| matches!(n.op, Op::Train(TrainOp::BatchNormStats(_))) && n.inputs[0] == x);
+        let name = grad_name(node, 0);
+        if !own {
+            return self.graph.add(&name, Op::Grad(GradOp::BatchNormScale), &[dy, inv_std, weight]);
+        }
+        let [dweight, dbias] = self.batch_norm_sums(node, dy)?;
+        let inputs = [dy, x, mean, inv_std, weight, dweight, dbias];
+        self.graph.add(&name, Op::Grad(GradOp::BatchNormInput), &inputs)
+    }
+}
+
+fn grad_name(node: &Node, slot: usize) -> String {
+    format!("grad.{}.{slot}", node.name)
+}
+
+/// d/da of op(a) op(b): dy op(b)^T, transposed once more where a was.
+fn gemm_input(gemm: Gemm, dy: ValueId, b: ValueId) -> (Op, Vec<ValueId>) {
+    match gemm {
+        Gemm { trans_a: false, trans_b } => {
+            (Op::Gemm(Gemm { trans_a: false, trans_b: !trans_b }), vec![dy, b])
+        }
+        Gemm { trans_a: true, trans_b } => (Op::Gemm(Gemm { trans_a: trans_b, trans_b: true }), vec![b, dy]),
+    }
+}
+
+/// d/db of op(a) op(b): op(a)^T dy, transposed once more where b was.
+fn gemm_weight(gemm: Gemm, dy: ValueId, a: ValueId) -> (Op, Vec<ValueId>) {
+    match gemm {
+        Gemm { trans_a, trans_b: false } => {
+            (Op::Gemm(Gemm { trans_a: !trans_a, trans_b: false }), vec![a, dy])
+        }
+        Gemm { trans_a, trans_b: true } => (Op::Gemm(Gemm { trans_a: true, trans_b: trans_a }), vec![dy, a]),
+    }
+}

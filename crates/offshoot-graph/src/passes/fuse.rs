@@ -1,0 +1,184 @@
+//! Chains of operators that an executor runs in one pass over memory.
+
+use std::collections::HashMap;
+
+use super::rewrite::Rewriter;
+use crate::graph::{Graph, GraphError, Node, NodeId, ValueId};
+use crate::op::{Activation, FusedOp, GradOp, Op, TrainOp};
+
+/// Fuses a Conv with a bias, or a BatchNormApply, with the Add of a residual and the activation that follow it; and
+/// an activation's gradient with the batch-norm gradients that alone read it. The result is for executors only.
+///
+/// # Errors
+/// None for a graph whose nodes passed their shape rules.
+pub fn fuse(graph: &Graph) -> Result<Graph, GraphError> {
+    let readers = Readers::new(graph);
+    let mut chains = HashMap::new();
+    let mut swallowed = vec![false; graph.nodes().len()];
+    for (index, node) in graph.nodes().iter().enumerate() {
+        if swallowed[index] {
+            continue;
+        }
+        if let Some(chain) = Chain::from(graph, &readers, index, &swallowed) {
+            chain.nodes.iter().for_each(|n| swallowed[*n] = true);
+            chains.insert(chain.last(), chain);
+        } else if activation_gradient(node).is_some() && readers.only_batch_norm_gradients(graph, node) {
+            swallowed[index] = true;
+        }
+    }
+    let mut rewriter = Rewriter::new(graph);
+    for (index, node) in graph.nodes().iter().enumerate() {
+        if let Some(chain) = chains.get(&index) {
+            chain.emit(graph, &mut rewriter)?;
+        } else if !swallowed[index] {
+            emit_batch_norm_gradient(graph, node, &swallowed, &mut rewriter)?;
+        }
+    }
+    rewriter.finish()
+}
+
+/// Which nodes read each value.
+struct Readers {
+    nodes: Vec<Vec<usize>>,
+    uses: Vec<usize>,
+}
+
+impl Readers {
+    fn new(graph: &Graph) -> Readers {
+        let mut nodes = vec![Vec::new(); graph.values().len()];
+        for (index, node) in graph.nodes().iter().enumerate() {
+            node.inputs.iter().for_each(|v| nodes[v.index()].push(index));
+        }
+        Readers { nodes, uses: graph.use_counts() }
+    }
+
+    /// The node that alone reads `value`.
+    fn only(&self, value: ValueId) -> Option<usize> {
+        match self.nodes[value.index()][..] {
+            [reader] if self.uses[value.index()] == 1 => Some(reader),
+            _ => None,
+        }
+    }
+
+    fn only_batch_norm_gradients(&self, graph: &Graph, node: &Node) -> bool {
+        let value = node.outputs[0];
+        let readers = &self.nodes[value.index()];
+        readers.len() == self.uses[value.index()]
+            && !readers.is_empty()
+            && readers.iter().all(|&r| {
+                let reader = &graph.nodes()[r];
+                let takes = matches!(reader.op, Op::Grad(GradOp::BatchNormReduce | GradOp::BatchNormInput));
+                takes && reader.inputs[0] == value
+            })
+    }
+}
+
+/// A Conv or BatchNormApply, perhaps an Add, perhaps an activation.
+struct Chain {
+    nodes: Vec<usize>,
+    residual: Option<ValueId>,
+    activation: Activation,
+}
+
+impl Chain {
+    fn from(graph: &Graph, readers: &Readers, first: usize, swallowed: &[bool]) -> Option<Chain> {
+        let node = &graph.nodes()[first];
+        let heads_chain = match node.op {
+            Op::Conv(_) => node.inputs.len() == 3,
+            Op::Train(TrainOp::BatchNormApply) => true,
+            _ => false,
+        };
+        if !heads_chain {
+            return None;
+        }
+        let mut chain = Chain { nodes: vec![first], residual: None, activation: Activation::None };
+        let mut value = node.outputs[0];
+        let next = |value: ValueId| readers.only(value).filter(|&n| !swallowed[n]);
+        if let Some(add) = next(value)
+            && let Some(other) = residual(graph, &graph.nodes()[add], value)
+        {
+            chain.residual = Some(other);
+            chain.nodes.push(add);
+            value = graph.nodes()[add].outputs[0];
+        }
+        if let Some(activation) = next(value)
+            && let Some(kind) = activation_of(&graph.nodes()[activation].op)
+        {
+            chain.activation = kind;
+            chain.nodes.push(activation);
+        }
+        (chain.nodes.len() > 1).then_some(chain)
+    }
+
+    /// The node in whose place the fused one stands: all that the chain reads has been computed there.
+    fn last(&self) -> usize {
+        self.nodes[self.nodes.len() - 1]
+    }
+
+    fn emit(&self, graph: &Graph, rewriter: &mut Rewriter<'_>) -> Result<(), GraphError> {
+        let (first, last) = (&graph.nodes()[self.nodes[0]], &graph.nodes()[self.last()]);
+        let (residual, activation) = (self.residual.is_some(), self.activation);
+        let op = match &first.op {
+            Op::Conv(conv) => FusedOp::Conv { conv: conv.clone(), residual, activation },
+            _ => FusedOp::BatchNormApply { residual, activation },
+        };
+        let inputs: Vec<ValueId> =
+            first.inputs.iter().chain(&self.residual).map(|&v| rewriter.get(v)).collect();
+        let output = rewriter.new.add(&first.name, Op::Fused(op), &inputs)?;
+        rewriter.set(last.outputs[0], output);
+        Ok(())
+    }
+}
+
+/// The other operand, when `node` adds `value` to something of the same shape.
+fn residual(graph: &Graph, node: &Node, value: ValueId) -> Option<ValueId> {
+    let other = match (&node.op, node.inputs[..].first(), node.inputs.get(1)) {
+        (Op::Add, Some(&a), Some(&b)) if a == value && b != value => b,
+        (Op::Add, Some(&a), Some(&b)) if b == value && a != value => a,
+        _ => return None,
+    };
+    (graph.value(other).shape == graph.value(value).shape).then_some(other)
+}
+
+fn activation_of(op: &Op) -> Option<Activation> {
+    match op {
+        Op::Relu => Some(Activation::Relu),
+        Op::Clip(clip) => Some(Activation::Clip(*clip)),
+        _ => None,
+    }
+}
+
+fn activation_gradient(node: &Node) -> Option<Activation> {
+    match node.op {
+        Op::Grad(GradOp::Relu) => Some(Activation::Relu),
+        Op::Grad(GradOp::Clip(clip)) => Some(Activation::Clip(clip)),
+        _ => None,
+    }
+}
+
+/// Copies `node`; a batch-norm gradient whose `dy` came from a swallowed activation gradient takes that one's inputs.
+fn emit_batch_norm_gradient(
+    graph: &Graph,
+    node: &Node,
+    swallowed: &[bool],
+    rewriter: &mut Rewriter<'_>,
+) -> Result<(), GraphError> {
+    let source = node.inputs.first().and_then(|&dy| graph.producer(dy)).map(NodeId::index);
+    let source = source.filter(|&n| swallowed[n]).map(|n| &graph.nodes()[n]);
+    let fused = source.and_then(|s| {
+        let activation = activation_gradient(s)?;
+        match node.op {
+            Op::Grad(GradOp::BatchNormReduce) => Some((s, FusedOp::BatchNormReduce { activation })),
+            Op::Grad(GradOp::BatchNormInput) => Some((s, FusedOp::BatchNormInput { activation })),
+            _ => None,
+        }
+    });
+    let Some((source, op)) = fused else { return rewriter.copy(node) };
+    let inputs: Vec<ValueId> =
+        source.inputs.iter().chain(&node.inputs[1..]).map(|&v| rewriter.get(v)).collect();
+    let outputs = rewriter.new.add_node(&node.name, Op::Fused(op), &inputs)?;
+    for (&old, new) in node.outputs.iter().zip(outputs) {
+        rewriter.set(old, new);
+    }
+    Ok(())
+}

@@ -1,0 +1,178 @@
+//! From a classifier to the graph of one training step.
+
+use std::collections::HashMap;
+
+use super::differentiate::{Gradients, differentiate};
+use super::rewrite::{Rewriter, prune};
+use crate::graph::{Graph, GraphError, Node, Parameter, ValueId};
+use crate::model::OUTPUT;
+use crate::op::{CrossEntropy, Op, TrainOp};
+use crate::shape::{Dim, Shape};
+use crate::tensor::DType;
+
+/// The input that holds the labels: i64, one for each picture.
+pub const LABELS: &str = "labels";
+/// The input that holds the keys of the dropout masks: i64, one for each picture. Only there when a dropout is.
+pub const KEYS: &str = "keys";
+/// The input that holds the class weights: f32, one for each class. Only there when asked for.
+pub const CLASS_WEIGHTS: &str = "class_weights";
+/// The output that holds the loss: an f32 scalar.
+pub const LOSS: &str = "loss";
+
+/// What is trained for.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct LossOptions {
+    /// The part of the target spread over all classes, 0..1.
+    pub label_smoothing: f32,
+    /// Whether the loss reads [`CLASS_WEIGHTS`].
+    pub class_weights: bool,
+}
+
+/// The graph of one training step. Its outputs: [`LOSS`], the logits, [`gradient_output`] of each trainable
+/// parameter that the loss depends on, [`state_output`] of each running statistic that the step moves.
+#[derive(Clone, Debug)]
+pub struct TrainingGraph {
+    /// The graph.
+    pub graph: Graph,
+    /// The names of the trainable parameters whose gradients are outputs.
+    pub trained: Vec<String>,
+    /// The names of the running statistics whose new values are outputs.
+    pub states: Vec<String>,
+}
+
+/// The name of the output that holds the gradient of the parameter called `name`.
+pub fn gradient_output(name: &str) -> String {
+    format!("grad:{name}")
+}
+
+/// The name of the output that holds the new value of the running statistic called `name`.
+pub fn state_output(name: &str) -> String {
+    format!("state:{name}")
+}
+
+/// Derives the graph of a training step from a classifier with the output [`OUTPUT`].
+///
+/// A batch norm with a trainable weight or bias uses the batch's statistics; a frozen one keeps its running ones.
+/// Backward work that no trainable parameter needs is not built.
+///
+/// # Errors
+/// When the graph has no [`OUTPUT`] of rank 2.
+pub fn training_graph(graph: &Graph, options: LossOptions) -> Result<TrainingGraph, GraphError> {
+    let output = graph.output(OUTPUT).ok_or_else(|| GraphError {
+        node: OUTPUT.into(),
+        op: "output",
+        reason: "the graph has no output of that name".into(),
+    })?;
+    let needs_gradient = depends_on_trainable(graph);
+    let mut lowering =
+        Lowering { rewriter: Rewriter::new(graph), keys: HashMap::new(), dropouts: 0, states: Vec::new() };
+    for node in graph.nodes() {
+        lowering.lower(graph, node, needs_gradient[node.inputs[0].index()])?;
+    }
+    let logits = lowering.rewriter.get(output);
+    let mut new = lowering.rewriter.new;
+    let loss = add_loss(&mut new, logits, options)?;
+    new.add_output(LOSS, loss);
+    new.add_output(OUTPUT, logits);
+    let Gradients { mut graph, gradients } = differentiate(new, loss)?;
+    let mut trained = Vec::new();
+    for (parameter, gradient) in gradients {
+        let name = graph.value(parameter).name.clone();
+        graph.add_output(&gradient_output(&name), gradient);
+        trained.push(name);
+    }
+    let mut states = Vec::new();
+    for (name, value) in lowering.states {
+        graph.add_output(&state_output(&name), value);
+        states.push(name);
+    }
+    Ok(TrainingGraph { graph: prune(&graph)?, trained, states })
+}
+
+/// Which values a trainable parameter takes part in.
+pub(super) fn depends_on_trainable(graph: &Graph) -> Vec<bool> {
+    let mut depends: Vec<bool> =
+        graph.values().map(|(id, _)| graph.parameter_info(id).is_some_and(|p| p.trainable)).collect();
+    for node in graph.nodes() {
+        if node.inputs.iter().any(|v| depends[v.index()]) {
+            node.outputs.iter().for_each(|v| depends[v.index()] = true);
+        }
+    }
+    depends
+}
+
+fn add_loss(graph: &mut Graph, logits: ValueId, options: LossOptions) -> Result<ValueId, GraphError> {
+    let shape = graph.value(logits).shape.clone();
+    let batch = Shape(shape.0.first().cloned().into_iter().collect());
+    let mut inputs = vec![logits, graph.add_input(LABELS, DType::I64, batch)];
+    if options.class_weights {
+        let classes = Shape(shape.0.get(1).cloned().into_iter().collect());
+        inputs.push(graph.add_input(CLASS_WEIGHTS, DType::F32, classes));
+    }
+    let op = CrossEntropy { label_smoothing: options.label_smoothing };
+    graph.add(LOSS, Op::SoftmaxCrossEntropyLoss(op), &inputs)
+}
+
+/// Rewrites what behaves otherwise in training.
+struct Lowering<'a> {
+    rewriter: Rewriter<'a>,
+    /// The input of dropout keys, by the batch dim.
+    keys: HashMap<Dim, ValueId>,
+    dropouts: u64,
+    states: Vec<(String, ValueId)>,
+}
+
+impl Lowering<'_> {
+    fn lower(&mut self, graph: &Graph, node: &Node, input_needs_gradient: bool) -> Result<(), GraphError> {
+        let trainable =
+            |id: ValueId| matches!(graph.parameter_info(id), Some(Parameter { trainable: true, .. }));
+        match node.op {
+            Op::BatchNormalization(norm) if trainable(node.inputs[1]) || trainable(node.inputs[2]) => {
+                let [x, weight, bias, mean, var] = self.operands(node);
+                let op = Op::Train(TrainOp::BatchNormStats(norm));
+                let stats =
+                    self.rewriter.new.add_node(&format!("{}.stats", node.name), op, &[x, mean, var])?;
+                self.states.push((graph.value(node.inputs[3]).name.clone(), stats[2]));
+                self.states.push((graph.value(node.inputs[4]).name.clone(), stats[3]));
+                self.apply(node, [x, stats[0], stats[1], weight, bias])
+            }
+            Op::BatchNormalization(norm) if input_needs_gradient => {
+                let [x, weight, bias, mean, var] = self.operands(node);
+                let op = Op::Train(TrainOp::InvStd { epsilon: norm.epsilon });
+                let inv_std = self.rewriter.new.add(&format!("{}.inv_std", node.name), op, &[var])?;
+                self.apply(node, [x, mean, inv_std, weight, bias])
+            }
+            Op::Dropout { ratio } if ratio > 0.0 => {
+                let x = self.rewriter.get(node.inputs[0]);
+                let keys = self.keys(x);
+                let op = Op::Train(TrainOp::Dropout { ratio, layer: self.dropouts });
+                self.dropouts += 1;
+                let y = self.rewriter.new.add(&node.name, op, &[x, keys])?;
+                self.rewriter.set(node.outputs[0], y);
+                Ok(())
+            }
+            Op::Dropout { .. } | Op::Identity => {
+                let through = self.rewriter.get(node.inputs[0]);
+                self.rewriter.set(node.outputs[0], through);
+                Ok(())
+            }
+            _ => self.rewriter.copy(node),
+        }
+    }
+
+    fn operands(&self, norm: &Node) -> [ValueId; 5] {
+        [0, 1, 2, 3, 4].map(|i| self.rewriter.get(norm.inputs[i]))
+    }
+
+    fn apply(&mut self, node: &Node, inputs: [ValueId; 5]) -> Result<(), GraphError> {
+        let y = self.rewriter.new.add(&node.name, Op::Train(TrainOp::BatchNormApply), &inputs)?;
+        self.rewriter.set(node.outputs[0], y);
+        Ok(())
+    }
+
+    fn keys(&mut self, x: ValueId) -> ValueId {
+        let batch = self.rewriter.new.value(x).shape.0.first().cloned().unwrap_or(Dim::Fixed(1));
+        let new = &mut self.rewriter.new;
+        *self.keys.entry(batch.clone()).or_insert_with(|| new.add_input(KEYS, DType::I64, Shape(vec![batch])))
+    }
+}
