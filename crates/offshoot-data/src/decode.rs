@@ -1,0 +1,508 @@
+//! Bytes of a file to an RGB picture: JPEG, PNG, WebP, GIF, BMP and TIFF, told apart by content, never by
+//! the file's name. The size in the header is checked before anything is decoded.
+//!
+//! JPEG goes through `zune-jpeg`. Against libjpeg-turbo 3.2 (Pillow's) on photographs its mean difference is
+//! 0.02 to 0.36 of 255 and 99.92 % or more of the values are within 2, and it is 1.3 times as fast as `jpeg-decoder`,
+//! whose chroma upsampling is nearer for 4:2:0 (0.11) and farther for 4:2:2.
+
+use std::io::{BufRead, Cursor, Read, Seek};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use image::error::{LimitErrorKind, ParameterErrorKind};
+use image::metadata::Orientation;
+use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, RgbImage};
+use offshoot_graph::Preprocessing;
+use zune_jpeg::JpegDecoder;
+use zune_jpeg::errors::DecodeErrors;
+use zune_jpeg::zune_core::bytestream::{ZByteReaderTrait, ZCursor};
+use zune_jpeg::zune_core::colorspace::ColorSpace;
+use zune_jpeg::zune_core::options::DecoderOptions;
+
+/// A decoded picture: 8-bit RGB, rows from top to bottom, no padding.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Picture {
+    width: usize,
+    height: usize,
+    pixels: Vec<u8>,
+}
+
+impl Picture {
+    /// A picture from `height` rows of `width` RGB pixels; `None` if a side is 0 or the length does not fit.
+    pub fn new(width: usize, height: usize, pixels: Vec<u8>) -> Option<Picture> {
+        let length = width.checked_mul(height)?.checked_mul(3)?;
+        (length > 0 && length == pixels.len()).then_some(Picture { width, height, pixels })
+    }
+
+    /// Width in pixels.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Height in pixels.
+    pub fn height(&self) -> usize {
+        self.height
+    }
+
+    /// The RGB values, `height * width * 3` of them.
+    pub fn pixels(&self) -> &[u8] {
+        &self.pixels
+    }
+
+    /// One row, `width * 3` values.
+    pub(crate) fn row(&self, y: usize) -> &[u8] {
+        &self.pixels[y * self.width * 3..][..self.width * 3]
+    }
+}
+
+/// What to decode to, and what to refuse.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DecodeOptions {
+    /// RGB under transparent pixels.
+    pub background: [u8; 3],
+    /// Whether the EXIF orientation is applied.
+    pub exif_rotation: bool,
+    /// The most pixels (width times height) a picture may have.
+    pub max_pixels: u64,
+    /// The most bytes a file may have.
+    pub max_file_bytes: u64,
+}
+
+impl Default for DecodeOptions {
+    /// White background, EXIF rotation, at most 64 Mi pixels (8192 by 8192) and 512 MiB.
+    fn default() -> DecodeOptions {
+        DecodeOptions {
+            background: [255; 3],
+            exif_rotation: true,
+            max_pixels: 64 << 20,
+            max_file_bytes: 512 << 20,
+        }
+    }
+}
+
+impl From<&Preprocessing> for DecodeOptions {
+    fn from(preprocessing: &Preprocessing) -> DecodeOptions {
+        DecodeOptions {
+            background: preprocessing.background,
+            exif_rotation: preprocessing.exif_rotation,
+            ..DecodeOptions::default()
+        }
+    }
+}
+
+/// Why bytes are not a picture that can be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// There is nothing in the file.
+    #[error("the file is empty")]
+    Empty,
+    /// The file could not be read from disk.
+    #[error("the file cannot be read: {0}")]
+    Read(String),
+    /// The file is larger than [`DecodeOptions::max_file_bytes`].
+    #[error(
+        "the file has {bytes} bytes, more than the limit of {limit}; shrink the picture or raise the limit"
+    )]
+    FileTooLarge {
+        /// Size of the file.
+        bytes: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// The content is not of a known picture format.
+    #[error("not a picture: the content is neither JPEG, PNG, WebP, GIF, BMP nor TIFF")]
+    NotAPicture,
+    /// The content is a picture, in a format that is not read.
+    #[error("{format} pictures are not read; convert it to PNG or JPEG")]
+    UnsupportedFormat {
+        /// Name of the format.
+        format: String,
+    },
+    /// The format is read, but not with this feature.
+    #[error("this kind of {format} is not read ({feature}); convert it to PNG or JPEG")]
+    UnsupportedFeature {
+        /// Name of the format.
+        format: &'static str,
+        /// What is not supported.
+        feature: String,
+    },
+    /// More pixels than [`DecodeOptions::max_pixels`].
+    #[error(
+        "{width}x{height} is more than the limit of {limit} pixels; shrink the picture or raise the limit"
+    )]
+    TooLarge {
+        /// Width in the header, in pixels.
+        width: u64,
+        /// Height in the header, in pixels.
+        height: u64,
+        /// The limit, in pixels.
+        limit: u64,
+    },
+    /// A side has no pixels.
+    #[error("the header says {width}x{height}: there are no pixels")]
+    NoPixels {
+        /// Width in the header, in pixels.
+        width: u64,
+        /// Height in the header, in pixels.
+        height: u64,
+    },
+    /// The data end before the picture does.
+    #[error("the {format} data end too early: the file is truncated")]
+    Truncated {
+        /// Name of the format.
+        format: &'static str,
+    },
+    /// The data contradict the format's rules.
+    #[error("the {format} data are damaged: {reason}")]
+    Damaged {
+        /// Name of the format.
+        format: &'static str,
+        /// The decoder's words.
+        reason: String,
+    },
+}
+
+/// A file that is not a picture that can be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}: {source}", path.display())]
+pub struct PictureError {
+    /// The file.
+    pub path: PathBuf,
+    /// What is wrong with it.
+    pub source: DecodeError,
+}
+
+/// Decodes the bytes of a picture file: rotated by EXIF and laid over the background, if so asked.
+///
+/// Samples of 16 bits keep their high byte (as Pillow does for RGB). Of an animation the first frame is taken.
+/// Colour profiles and gamma are ignored, as Pillow and torchvision ignore them.
+///
+/// ```
+/// use offshoot_data::{DecodeError, DecodeOptions, decode};
+/// assert_eq!(decode(b"GIF, I would say", &DecodeOptions::default()), Err(DecodeError::NotAPicture));
+/// ```
+pub fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<Picture, DecodeError> {
+    let format = Format::guess(bytes)?;
+    guard(format, || match format {
+        Format::Jpeg => decode_jpeg(bytes, options),
+        Format::Other(_, format) => decode_other(bytes, format, options),
+    })
+}
+
+/// Reads and decodes one file; see [`decode`].
+pub fn read_picture(path: &Path, options: &DecodeOptions) -> Result<Picture, PictureError> {
+    read_file(path, options)
+        .and_then(|bytes| decode(&bytes, options))
+        .map_err(|source| PictureError { path: path.to_owned(), source })
+}
+
+/// Checks the header of one file and returns the width and height it states (before EXIF rotation), in pixels.
+/// Nothing is decoded, so damage further down is not seen.
+pub fn probe(path: &Path, options: &DecodeOptions) -> Result<(usize, usize), PictureError> {
+    probe_file(path, options).map_err(|source| PictureError { path: path.to_owned(), source })
+}
+
+/// Whether a file starts like a picture; `false` too if it cannot be read.
+pub(crate) fn looks_like_picture(path: &Path) -> bool {
+    let mut start = Vec::new();
+    let read = std::fs::File::open(path).and_then(|file| file.take(SIGNATURE_BYTES).read_to_end(&mut start));
+    read.is_ok() && Format::guess(&start).is_ok()
+}
+
+/// The most bytes that any format's signature needs.
+const SIGNATURE_BYTES: u64 = 64;
+
+#[derive(Clone, Copy)]
+enum Format {
+    Jpeg,
+    Other(&'static str, ImageFormat),
+}
+
+impl Format {
+    fn guess(bytes: &[u8]) -> Result<Format, DecodeError> {
+        if bytes.is_empty() {
+            return Err(DecodeError::Empty);
+        }
+        match image::guess_format(bytes) {
+            Ok(ImageFormat::Jpeg) => Ok(Format::Jpeg),
+            Ok(format @ ImageFormat::Png) => Ok(Format::Other("PNG", format)),
+            Ok(format @ ImageFormat::WebP) => Ok(Format::Other("WebP", format)),
+            Ok(format @ ImageFormat::Gif) => Ok(Format::Other("GIF", format)),
+            Ok(format @ ImageFormat::Bmp) => Ok(Format::Other("BMP", format)),
+            Ok(format @ ImageFormat::Tiff) => Ok(Format::Other("TIFF", format)),
+            _ if bytes.get(4..8) == Some(b"ftyp") => {
+                Err(DecodeError::UnsupportedFormat { format: "HEIC or AVIF".to_owned() })
+            }
+            Ok(format) => Err(DecodeError::UnsupportedFormat { format: format!("{format:?}") }),
+            Err(_) => Err(DecodeError::NotAPicture),
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Format::Jpeg => "JPEG",
+            Format::Other(name, _) => name,
+        }
+    }
+}
+
+/// Runs a decoder of another library. A panic in it costs one picture, not the training run.
+fn guard<T>(format: Format, decode: impl FnOnce() -> Result<T, Failure>) -> Result<T, DecodeError> {
+    match catch_unwind(AssertUnwindSafe(decode)) {
+        Ok(result) => result.map_err(|failure| failure.named(format.name())),
+        Err(_) => Err(DecodeError::Damaged {
+            format: format.name(),
+            reason: "the decoder stopped at an inconsistency".to_owned(),
+        }),
+    }
+}
+
+/// A [`DecodeError`] that does not know the format's name yet.
+enum Failure {
+    Truncated,
+    Unsupported(String),
+    Damaged(String),
+    Refused(DecodeError),
+}
+
+impl Failure {
+    fn named(self, format: &'static str) -> DecodeError {
+        match self {
+            Failure::Truncated => DecodeError::Truncated { format },
+            Failure::Unsupported(feature) => DecodeError::UnsupportedFeature { format, feature },
+            Failure::Damaged(reason) => DecodeError::Damaged { format, reason },
+            Failure::Refused(error) => error,
+        }
+    }
+}
+
+impl From<ImageError> for Failure {
+    fn from(error: ImageError) -> Failure {
+        let ends_early = |error: &std::io::Error| error.kind() == std::io::ErrorKind::UnexpectedEof;
+        match error {
+            ImageError::IoError(error) if ends_early(&error) => Failure::Truncated,
+            ImageError::Parameter(error) if matches!(error.kind(), ParameterErrorKind::NoMoreData) => {
+                Failure::Truncated
+            }
+            ImageError::Limits(error) if matches!(error.kind(), LimitErrorKind::InsufficientMemory) => {
+                Failure::Damaged("it asks for far more memory than its size explains".to_owned())
+            }
+            ImageError::Unsupported(error) => Failure::Unsupported(error.to_string()),
+            error => {
+                let mut cause: &dyn std::error::Error = &error;
+                while let Some(source) = cause.source() {
+                    cause = source;
+                    if cause.downcast_ref::<std::io::Error>().is_some_and(ends_early) {
+                        return Failure::Truncated;
+                    }
+                }
+                Failure::Damaged(cause.to_string())
+            }
+        }
+    }
+}
+
+impl From<DecodeErrors> for Failure {
+    fn from(error: DecodeErrors) -> Failure {
+        match error {
+            DecodeErrors::ExhaustedData | DecodeErrors::IoErrors(_) => Failure::Truncated,
+            DecodeErrors::Unsupported(scheme) => Failure::Unsupported(format!("{scheme:?}")),
+            error => Failure::Damaged(error.to_string()),
+        }
+    }
+}
+
+fn read_file(path: &Path, options: &DecodeOptions) -> Result<Vec<u8>, DecodeError> {
+    let file = open(path, options)?;
+    let mut bytes = Vec::new();
+    file.take(options.max_file_bytes).read_to_end(&mut bytes).map_err(unreadable)?;
+    Ok(bytes)
+}
+
+fn open(path: &Path, options: &DecodeOptions) -> Result<std::fs::File, DecodeError> {
+    let metadata = std::fs::metadata(path).map_err(unreadable)?;
+    if !metadata.is_file() {
+        // Opening a named pipe would wait for ever.
+        return Err(DecodeError::Read("it is not a regular file".to_owned()));
+    }
+    if metadata.len() > options.max_file_bytes {
+        return Err(DecodeError::FileTooLarge { bytes: metadata.len(), limit: options.max_file_bytes });
+    }
+    std::fs::File::open(path).map_err(unreadable)
+}
+
+fn unreadable(error: std::io::Error) -> DecodeError {
+    DecodeError::Read(error.to_string())
+}
+
+fn probe_file(path: &Path, options: &DecodeOptions) -> Result<(usize, usize), DecodeError> {
+    let mut reader = std::io::BufReader::new(open(path, options)?);
+    let mut start = Vec::new();
+    reader.by_ref().take(SIGNATURE_BYTES).read_to_end(&mut start).map_err(unreadable)?;
+    reader.rewind().map_err(unreadable)?;
+    let format = Format::guess(&start)?;
+    guard(format, || match format {
+        Format::Jpeg => Ok(jpeg_header(reader, options)?.1),
+        Format::Other(_, format) => {
+            let (width, height) = other_header(reader, format, options)?.dimensions();
+            Ok((width as usize, height as usize))
+        }
+    })
+}
+
+fn check_size(width: u64, height: u64, options: &DecodeOptions) -> Result<(), Failure> {
+    let limit = options.max_pixels;
+    if width == 0 || height == 0 {
+        return Err(Failure::Refused(DecodeError::NoPixels { width, height }));
+    }
+    match width.checked_mul(height) {
+        Some(pixels) if pixels <= limit => Ok(()),
+        _ => Err(Failure::Refused(DecodeError::TooLarge { width, height, limit })),
+    }
+}
+
+/// A JPEG decoder that has read the header, and the size the header states.
+fn jpeg_header<R: ZByteReaderTrait>(
+    reader: R,
+    options: &DecodeOptions,
+) -> Result<(JpegDecoder<R>, (usize, usize)), Failure> {
+    let settings = DecoderOptions::default()
+        .set_max_width(usize::from(u16::MAX))
+        .set_max_height(usize::from(u16::MAX))
+        .jpeg_set_out_colorspace(ColorSpace::RGB);
+    let mut decoder = JpegDecoder::new_with_options(reader, settings);
+    decoder.decode_headers()?;
+    let (width, height) =
+        decoder.dimensions().ok_or_else(|| Failure::Damaged("the header states no size".to_owned()))?;
+    check_size(width as u64, height as u64, options)?;
+    Ok((decoder, (width, height)))
+}
+
+fn decode_jpeg(bytes: &[u8], options: &DecodeOptions) -> Result<Picture, Failure> {
+    let (mut decoder, (width, height)) = jpeg_header(ZCursor::new(bytes), options)?;
+    if !jpeg_is_complete(bytes) {
+        return Err(Failure::Truncated);
+    }
+    let pixels = decoder.decode()?;
+    let picture = Picture::new(width, height, pixels)
+        .ok_or_else(|| Failure::Damaged("the decoded size is not the header's".to_owned()))?;
+    let orientation = decoder.exif().and_then(|chunk| Orientation::from_exif_chunk(chunk));
+    Ok(rotate(picture, orientation, options))
+}
+
+/// Whether an end-of-image marker follows the start of the first scan. The decoder fills the missing part of a
+/// truncated picture with grey; Pillow refuses it, and grey halves are nothing to learn from.
+fn jpeg_is_complete(bytes: &[u8]) -> bool {
+    const START_OF_SCAN: u8 = 0xDA;
+    let mut at = 2;
+    while let Some(&[byte, marker]) = bytes.get(at..at + 2) {
+        match (byte, marker) {
+            (0xFF, START_OF_SCAN) => return bytes[at..].windows(2).rev().any(|pair| pair == [0xFF, 0xD9]),
+            // Fill bytes and markers without a length.
+            (0xFF, 0xFF) => at += 1,
+            (0xFF, 0x01 | 0xD0..=0xD8) => at += 2,
+            (0xFF, _) => match bytes.get(at + 2..at + 4) {
+                Some(&[high, low]) => at += 2 + usize::from(u16::from_be_bytes([high, low])),
+                _ => return false,
+            },
+            // Stray bytes between segments.
+            _ => at += 1,
+        }
+    }
+    false
+}
+
+/// A decoder of the `image` crate that has read the header and may allocate what the picture can need.
+fn other_header<'a, R: BufRead + Seek + 'a>(
+    reader: R,
+    format: ImageFormat,
+    options: &DecodeOptions,
+) -> Result<impl ImageDecoder + 'a, Failure> {
+    // Eight bytes a pixel are RGBA at 16 bits; as much again for the decoder's own tables and buffers.
+    let mut limits = Limits::no_limits();
+    limits.max_alloc = Some(options.max_pixels.saturating_mul(16).max(16 << 20));
+    let mut reader = ImageReader::with_format(reader, format);
+    reader.limits(limits);
+    let decoder = reader.into_decoder()?;
+    let (width, height) = decoder.dimensions();
+    check_size(u64::from(width), u64::from(height), options)?;
+    Ok(decoder)
+}
+
+fn decode_other(bytes: &[u8], format: ImageFormat, options: &DecodeOptions) -> Result<Picture, Failure> {
+    let mut decoder = other_header(Cursor::new(bytes), format, options)?;
+    let orientation = decoder.orientation().ok();
+    let picture = to_rgb(DynamicImage::from_decoder(decoder)?, options.background)
+        .ok_or_else(|| Failure::Damaged("the decoded size is not the header's".to_owned()))?;
+    Ok(rotate(picture, orientation, options))
+}
+
+/// Any picture as 8-bit RGB over `background`.
+fn to_rgb(picture: DynamicImage, background: [u8; 3]) -> Option<Picture> {
+    let (width, height) = (picture.width() as usize, picture.height() as usize);
+    let pixels = match picture {
+        DynamicImage::ImageRgb8(picture) => picture.into_raw(),
+        DynamicImage::ImageRgba8(picture) => lay_over(picture.into_raw(), background),
+        DynamicImage::ImageLuma8(picture) => picture.as_raw().iter().flat_map(|&grey| [grey; 3]).collect(),
+        DynamicImage::ImageLumaA8(picture) => grey_over(picture.as_raw(), background),
+        DynamicImage::ImageLuma16(picture) => {
+            picture.as_raw().iter().flat_map(|&grey| [high_byte(grey); 3]).collect()
+        }
+        DynamicImage::ImageLumaA16(picture) => grey_over(&high_bytes(picture.as_raw()), background),
+        DynamicImage::ImageRgb16(picture) => high_bytes(picture.as_raw()),
+        DynamicImage::ImageRgba16(picture) => lay_over(high_bytes(picture.as_raw()), background),
+        // Floating point (TIFF): 0..1 becomes 0..255.
+        DynamicImage::ImageRgba32F(_) => lay_over(picture.to_rgba8().into_raw(), background),
+        picture => picture.to_rgb8().into_raw(),
+    };
+    Picture::new(width, height, pixels)
+}
+
+fn high_byte(value: u16) -> u8 {
+    (value >> 8) as u8
+}
+
+fn high_bytes(values: &[u16]) -> Vec<u8> {
+    values.iter().map(|&value| high_byte(value)).collect()
+}
+
+/// RGBA over a background, in place: the result takes the first three quarters of the same allocation.
+fn lay_over(mut pixels: Vec<u8>, background: [u8; 3]) -> Vec<u8> {
+    let count = pixels.len() / 4;
+    for i in 0..count {
+        let [r, g, b, alpha] = [0, 1, 2, 3].map(|c| pixels[4 * i + c]);
+        pixels[3 * i] = blend(r, background[0], alpha);
+        pixels[3 * i + 1] = blend(g, background[1], alpha);
+        pixels[3 * i + 2] = blend(b, background[2], alpha);
+    }
+    pixels.truncate(3 * count);
+    pixels
+}
+
+fn grey_over(pixels: &[u8], background: [u8; 3]) -> Vec<u8> {
+    pixels
+        .chunks_exact(2)
+        .flat_map(|pixel| background.map(|under| blend(pixel[0], under, pixel[1])))
+        .collect()
+}
+
+/// `(over * alpha + under * (255 - alpha)) / 255`, rounded to nearest (as Pillow's `paste` with a mask does).
+fn blend(over: u8, under: u8, alpha: u8) -> u8 {
+    let sum = u32::from(over) * u32::from(alpha) + u32::from(under) * u32::from(255 - alpha) + 128;
+    ((sum + (sum >> 8)) >> 8) as u8
+}
+
+fn rotate(picture: Picture, orientation: Option<Orientation>, options: &DecodeOptions) -> Picture {
+    let orientation = orientation.unwrap_or(Orientation::NoTransforms);
+    if !options.exif_rotation || orientation == Orientation::NoTransforms {
+        return picture;
+    }
+    let (width, height) = (picture.width as u32, picture.height as u32);
+    let Some(buffer) = RgbImage::from_raw(width, height, picture.pixels) else {
+        unreachable!("a picture's length is checked when it is made");
+    };
+    let mut rotated = DynamicImage::ImageRgb8(buffer);
+    rotated.apply_orientation(orientation);
+    let (width, height) = (rotated.width() as usize, rotated.height() as usize);
+    Picture { width, height, pixels: rotated.into_rgb8().into_raw() }
+}

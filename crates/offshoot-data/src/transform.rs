@@ -1,0 +1,192 @@
+//! A decoded picture to the network's input: fit, resize, normalise, as [`Preprocessing`] says.
+
+use std::ops::Range;
+
+use offshoot_graph::random::Random;
+use offshoot_graph::{Fit, Preprocessing};
+
+use crate::augment::{self, Crop};
+use crate::decode::{DecodeOptions, Picture};
+use crate::resample::{Axis, Span, resample};
+
+/// The longest input side that is accepted, in pixels.
+const MAX_SIZE: usize = 1 << 14;
+
+/// A [`Preprocessing`] that cannot be carried out.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum TransformError {
+    /// The size is 0 or absurd.
+    #[error("preprocessing: size {size} is outside 1..={MAX_SIZE}")]
+    Size {
+        /// [`Preprocessing::size`].
+        size: usize,
+    },
+    /// The resized picture would be smaller than the crop, or absurd.
+    #[error(
+        "preprocessing: resize {resize} is outside {size}..={MAX_SIZE}; the crop of {size} is taken from it"
+    )]
+    Resize {
+        /// [`Preprocessing::resize`].
+        resize: usize,
+        /// [`Preprocessing::size`].
+        size: usize,
+    },
+    /// Normalisation would make infinite or undefined numbers.
+    #[error("preprocessing: mean {mean:?} and std {std:?} must be finite and std above 0")]
+    Statistics {
+        /// [`Preprocessing::mean`].
+        mean: [f32; 3],
+        /// [`Preprocessing::std`].
+        std: [f32; 3],
+    },
+}
+
+/// Carries out a [`Preprocessing`].
+///
+/// A picture first becomes `size * size * 3` bytes (rows of RGB pixels), then the network's input:
+/// `3 * size * size` f32, channel by channel, `(byte / 255 - mean) / std`.
+///
+/// ```
+/// use offshoot_data::{Picture, Transform};
+/// use offshoot_graph::Preprocessing;
+///
+/// let transform = Transform::new(&Preprocessing::default())?;
+/// let grey = Picture::new(640, 480, vec![128; 640 * 480 * 3]).expect("the length is right");
+/// let bytes = transform.evaluate(&grey);
+/// let mut input = vec![0.0; transform.input_len()];
+/// transform.normalize(&bytes, &mut input);
+/// assert!((input[0] - (128.0 / 255.0 - 0.485) / 0.229).abs() < 1e-6);
+/// # Ok::<(), offshoot_data::TransformError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Transform {
+    preprocessing: Preprocessing,
+    /// The normalised value of each byte, for each channel.
+    table: [[f32; 256]; 3],
+}
+
+impl Transform {
+    /// Checks that `preprocessing` can be carried out.
+    pub fn new(preprocessing: &Preprocessing) -> Result<Transform, TransformError> {
+        let &Preprocessing { size, resize, fit, mean, std, .. } = preprocessing;
+        if !(1..=MAX_SIZE).contains(&size) {
+            return Err(TransformError::Size { size });
+        }
+        if fit == Fit::Crop && !(size..=MAX_SIZE).contains(&resize) {
+            return Err(TransformError::Resize { resize, size });
+        }
+        let usable = |std: f32| std.is_normal() && std > 0.0;
+        if !mean.iter().all(|mean| mean.is_finite()) || !std.into_iter().all(usable) {
+            return Err(TransformError::Statistics { mean, std });
+        }
+        let table =
+            std::array::from_fn(|c| std::array::from_fn(|byte| (byte as f32 / 255.0 - mean[c]) / std[c]));
+        Ok(Transform { preprocessing: preprocessing.clone(), table })
+    }
+
+    /// What this transform carries out.
+    pub fn preprocessing(&self) -> &Preprocessing {
+        &self.preprocessing
+    }
+
+    /// How pictures must be decoded for it, with the default limits.
+    pub fn decode_options(&self) -> DecodeOptions {
+        DecodeOptions::from(&self.preprocessing)
+    }
+
+    /// Length of one picture's input: `3 * size * size`.
+    pub fn input_len(&self) -> usize {
+        3 * self.preprocessing.size * self.preprocessing.size
+    }
+
+    /// The transform for evaluation: `size * size * 3` bytes, rows of RGB pixels.
+    pub fn evaluate(&self, picture: &Picture) -> Vec<u8> {
+        let Preprocessing { size, resize, fit, .. } = self.preprocessing;
+        let (width, height) = (picture.width(), picture.height());
+        let (horizontal, vertical) = match fit {
+            Fit::Crop => {
+                let (resized_width, resized_height) = resized(width, height, resize);
+                (centred(width, resized_width, size), centred(height, resized_height, size))
+            }
+            Fit::Pad => {
+                let side = width.max(height);
+                (padded(width, side, size), padded(height, side, size))
+            }
+            Fit::Stretch => (cropped(width, 0..width, size), cropped(height, 0..height, size)),
+        };
+        self.resample(picture, &horizontal, &vertical)
+    }
+
+    /// The transform for training, a pure function of the picture and the stream of random numbers: for
+    /// [`Fit::Crop`] a random resized crop of the source picture and a random flip; for the others the evaluation
+    /// transform and a random flip. The same shape as from [`Transform::evaluate`].
+    pub fn augment(&self, picture: &Picture, random: &mut Random) -> Vec<u8> {
+        let mut pixels = match self.preprocessing.fit {
+            Fit::Crop => self.crop(picture, augment::random_crop(picture.width(), picture.height(), random)),
+            Fit::Pad | Fit::Stretch => self.evaluate(picture),
+        };
+        self.flip_at_random(&mut pixels, random);
+        pixels
+    }
+
+    /// Whether a training picture is the evaluation picture, flipped or not.
+    pub(crate) fn only_flips(&self) -> bool {
+        self.preprocessing.fit != Fit::Crop
+    }
+
+    pub(crate) fn flip_at_random(&self, pixels: &mut [u8], random: &mut Random) {
+        if augment::random_flip(random) {
+            augment::flip(pixels, self.preprocessing.size);
+        }
+    }
+
+    /// Bytes from [`Transform::evaluate`] or [`Transform::augment`] to the network's input, channel by channel
+    /// (RGB), each `size` rows of `size`. Both slices must have [`Transform::input_len`] elements.
+    pub fn normalize(&self, pixels: &[u8], input: &mut [f32]) {
+        assert_eq!(pixels.len(), self.input_len(), "one picture of size * size * 3 bytes");
+        assert_eq!(input.len(), self.input_len(), "one input of 3 * size * size values");
+        let planes = input.chunks_exact_mut(self.input_len() / 3);
+        for (channel, (plane, table)) in planes.zip(&self.table).enumerate() {
+            for (value, pixel) in plane.iter_mut().zip(pixels.chunks_exact(3)) {
+                *value = table[usize::from(pixel[channel])];
+            }
+        }
+    }
+
+    fn crop(&self, picture: &Picture, crop: Crop) -> Vec<u8> {
+        let size = self.preprocessing.size;
+        let horizontal = cropped(picture.width(), crop.left..crop.left + crop.width, size);
+        let vertical = cropped(picture.height(), crop.top..crop.top + crop.height, size);
+        self.resample(picture, &horizontal, &vertical)
+    }
+
+    fn resample(&self, picture: &Picture, horizontal: &Span, vertical: &Span) -> Vec<u8> {
+        let interpolation = self.preprocessing.interpolation;
+        let horizontal = Axis::new(interpolation, horizontal);
+        let vertical = Axis::new(interpolation, vertical);
+        resample(picture, &horizontal, &vertical, self.preprocessing.background)
+    }
+}
+
+/// The size after the shorter side has become `shorter`: torchvision's rule, the longer side rounded down.
+fn resized(width: usize, height: usize, shorter: usize) -> (usize, usize) {
+    let longer = |long: usize, short: usize| (shorter as f64 * long as f64 / short as f64) as usize;
+    if width <= height { (shorter, longer(height, width)) } else { (longer(width, height), shorter) }
+}
+
+/// The whole picture resized to `resized`, of which `size` in the middle are kept (torchvision's rounding: half to even).
+fn centred(picture: usize, resized: usize, size: usize) -> Span {
+    let start = ((resized - size) as f64 / 2.0).round_ties_even() as usize;
+    Span { picture, canvas: picture, origin: 0, resized, keep: start..start + size }
+}
+
+/// The picture in the middle of a canvas of length `side`, resized to `size`. An odd pixel of padding comes last.
+fn padded(picture: usize, side: usize, size: usize) -> Span {
+    let before = (side - picture) / 2;
+    Span { picture, canvas: side, origin: -(before as i64), resized: size, keep: 0..size }
+}
+
+/// A part of the picture, resized to `size`. Pixels outside the part have no influence.
+fn cropped(picture: usize, part: Range<usize>, size: usize) -> Span {
+    Span { picture, canvas: part.len(), origin: part.start as i64, resized: size, keep: 0..size }
+}
