@@ -59,6 +59,15 @@ impl Isa {
             Isa::Neon => 4,
         }
     }
+
+    /// Vectors in a row of the register tile ([`Simd::TILE_VECTORS`]).
+    pub(super) fn tile_vectors(self) -> usize {
+        match self {
+            Isa::Portable => Portable::TILE_VECTORS,
+            Isa::Avx2 | Isa::Avx512 => 2,
+            Isa::Neon => 4,
+        }
+    }
 }
 
 impl fmt::Display for Isa {
@@ -81,6 +90,9 @@ impl fmt::Display for Isa {
 pub trait Simd: Copy + Send + Sync + 'static {
     type V: Copy;
     const LANES: usize;
+    /// Rows and vectors of the register tile of a matrix product: as many sums as the registers hold.
+    const TILE_ROWS: usize;
+    const TILE_VECTORS: usize;
     unsafe fn splat(x: f32) -> Self::V;
     unsafe fn load(from: *const f32) -> Self::V;
     unsafe fn store(to: *mut f32, v: Self::V);
@@ -184,6 +196,8 @@ pub struct Portable;
 impl Simd for Portable {
     type V = [f32; 8];
     const LANES: usize = 8;
+    const TILE_ROWS: usize = 4;
+    const TILE_VECTORS: usize = 1;
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> [f32; 8] {
@@ -300,6 +314,8 @@ mod x86 {
     impl Simd for Avx2 {
         type V = __m256;
         const LANES: usize = 8;
+        const TILE_ROWS: usize = 6;
+        const TILE_VECTORS: usize = 2;
 
         #[inline(always)]
         unsafe fn splat(x: f32) -> __m256 {
@@ -400,6 +416,8 @@ mod x86 {
     impl Simd for Avx512 {
         type V = __m512;
         const LANES: usize = 16;
+        const TILE_ROWS: usize = 14;
+        const TILE_VECTORS: usize = 2;
 
         #[inline(always)]
         unsafe fn splat(x: f32) -> __m512 {
@@ -503,6 +521,8 @@ mod neon {
     impl Simd for Neon {
         type V = float32x4_t;
         const LANES: usize = 4;
+        const TILE_ROWS: usize = 6;
+        const TILE_VECTORS: usize = 4;
 
         #[inline(always)]
         unsafe fn splat(x: f32) -> float32x4_t {

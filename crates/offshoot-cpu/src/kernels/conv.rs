@@ -1,0 +1,153 @@
+//! Dense and grouped convolution. (Depthwise convolution has a kernel of its own.)
+
+use super::gather::{self, Gather, Operands, Tap, Target};
+use super::simd::Isa;
+use super::{Activation, ConvShape};
+
+/// What a convolution adds and applies before it stores: `y = activation(conv(x) + bias + residual)`.
+#[derive(Clone, Copy, Debug)]
+pub struct Epilogue<'a> {
+    /// One float an output channel.
+    pub bias: Option<&'a [f32]>,
+    /// As large as the output, NHWC.
+    pub residual: Option<&'a [f32]>,
+    /// Applied last.
+    pub activation: Activation,
+}
+
+impl Epilogue<'_> {
+    /// Nothing at all.
+    pub const NONE: Epilogue<'static> = Epilogue { bias: None, residual: None, activation: Activation::None };
+}
+
+/// Weights in the order that a kernel reads them. Packing again reuses the memory.
+#[derive(Clone, Debug, Default)]
+pub struct PackedFilter {
+    data: Vec<f32>,
+    isa: Option<Isa>,
+}
+
+impl PackedFilter {
+    /// An empty one.
+    pub fn new() -> PackedFilter {
+        PackedFilter::default()
+    }
+
+    /// Bytes that it holds.
+    pub fn bytes(&self) -> usize {
+        self.data.len() * size_of::<f32>()
+    }
+
+    /// Packs OIHW weights for [`conv`].
+    ///
+    /// # Panics
+    /// When `oihw` has not the size that `shape` says.
+    pub fn pack(&mut self, isa: Isa, shape: &ConvShape, oihw: &[f32]) {
+        let (depth, cols) = (shape.in_c / shape.groups, shape.out_c / shape.groups);
+        let area = shape.kernel[0] * shape.kernel[1];
+        self.pack_gathers(isa, &[forward(shape)], shape, oihw, |group, col, channel| {
+            ((group * cols + col) * depth + channel) * area
+        });
+    }
+
+    /// Packs `gathers` one after the other; `weight` as in [`gather::pack`].
+    pub(super) fn pack_gathers(
+        &mut self,
+        isa: Isa,
+        gathers: &[Gather],
+        shape: &ConvShape,
+        oihw: &[f32],
+        weight: impl Fn(usize, usize, usize) -> usize + Sync + Send,
+    ) {
+        assert_eq!(oihw.len(), weights_len(shape), "weights of {shape:?}");
+        self.isa = Some(isa);
+        self.data.resize(packed_len(isa, gathers), 0.0);
+        let mut rest = self.data.as_mut_slice();
+        for gather in gathers {
+            let (packed, after) = rest.split_at_mut(gather.groups * gather.packed_group(isa));
+            gather::pack(isa, gather, shape.kernel[1], oihw, &weight, packed);
+            rest = after;
+        }
+    }
+
+    /// The packed weights.
+    ///
+    /// # Panics
+    /// When they were packed for another path or another shape.
+    pub(super) fn get(&self, isa: Isa, gathers: &[Gather]) -> &[f32] {
+        assert_eq!(self.isa, Some(isa), "the filter is packed for another instruction set");
+        assert_eq!(self.data.len(), packed_len(isa, gathers), "the filter is packed for another shape");
+        &self.data
+    }
+}
+
+fn packed_len(isa: Isa, gathers: &[Gather]) -> usize {
+    gathers.iter().map(|gather| gather.groups * gather.packed_group(isa)).sum()
+}
+
+/// Floats in the weights of `shape`.
+pub(super) fn weights_len(shape: &ConvShape) -> usize {
+    shape.out_c * (shape.in_c / shape.groups) * shape.kernel[0] * shape.kernel[1]
+}
+
+/// Floats in the input and in the output of `shape`.
+pub(super) fn activations_len(shape: &ConvShape) -> [usize; 2] {
+    [
+        shape.batch * shape.in_h * shape.in_w * shape.in_c,
+        shape.batch * shape.out_h * shape.out_w * shape.out_c,
+    ]
+}
+
+/// The forward convolution as a gather: output pixel o reads source pixel `o * stride + tap * dilation - pad`.
+pub(super) fn forward(shape: &ConvShape) -> Gather {
+    let taps = |axis: usize| {
+        let tap =
+            |i| Tap { index: i, offset: (i * shape.dilations[axis]) as isize - shape.pads[axis] as isize };
+        (0..shape.kernel[axis]).map(tap).collect()
+    };
+    Gather {
+        batch: shape.batch,
+        groups: shape.groups,
+        source: [shape.in_h, shape.in_w],
+        depth: shape.in_c / shape.groups,
+        grid: [shape.out_h, shape.out_w],
+        step: shape.strides,
+        taps: [taps(0), taps(1)],
+        cols: shape.out_c / shape.groups,
+        target: Target {
+            base: 0,
+            image: shape.out_h * shape.out_w * shape.out_c,
+            row: shape.out_w * shape.out_c,
+            col: shape.out_c,
+        },
+    }
+}
+
+/// `y = activation(conv(x) + bias + residual)`, NHWC.
+///
+/// Every output element is summed in the same order wherever its pixel lies in the batch and however many threads
+/// there are.
+///
+/// # Panics
+/// When a slice has not the size that `shape` says, or `filter` is packed for another shape or path.
+pub fn conv(
+    isa: Isa,
+    shape: &ConvShape,
+    x: &[f32],
+    filter: &PackedFilter,
+    epilogue: &Epilogue<'_>,
+    y: &mut [f32],
+) {
+    assert_eq!([x.len(), y.len()], activations_len(shape), "input and output of {shape:?}");
+    assert!(epilogue.bias.is_none_or(|bias| bias.len() == shape.out_c), "bias of {shape:?}");
+    assert!(epilogue.residual.is_none_or(|residual| residual.len() == y.len()), "residual of {shape:?}");
+    let gathers = [forward(shape)];
+    let operands = Operands {
+        source: x,
+        filter: filter.get(isa, &gathers),
+        bias: epilogue.bias,
+        residual: epilogue.residual,
+        bounds: epilogue.activation.bounds(),
+    };
+    gather::run(isa, &gathers, operands, y);
+}

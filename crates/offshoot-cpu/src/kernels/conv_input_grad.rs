@@ -1,0 +1,80 @@
+//! Gradient of a convolution with respect to its input.
+//!
+//! Input pixel i receives from output pixel o through tap r where `i + pad = o * stride + r * dilation`. The taps
+//! that can fulfil it depend on `i mod stride` only, so each such phase is a stride-1 convolution of `dy` with some of
+//! the taps, and no structural zero is multiplied. A phase without taps stores zeros.
+
+use super::conv::{PackedFilter, activations_len};
+use super::gather::{self, Gather, Operands, Tap, Target};
+use super::simd::Isa;
+use super::{Activation, ConvShape};
+
+impl PackedFilter {
+    /// Packs OIHW weights for [`conv_input_grad`].
+    ///
+    /// # Panics
+    /// When `oihw` has not the size that `shape` says.
+    pub fn pack_for_input_grad(&mut self, isa: Isa, shape: &ConvShape, oihw: &[f32]) {
+        let (cols, depth) = (shape.in_c / shape.groups, shape.out_c / shape.groups);
+        let area = shape.kernel[0] * shape.kernel[1];
+        self.pack_gathers(isa, &phases(shape), shape, oihw, |group, col, channel| {
+            ((group * depth + channel) * cols + col) * area
+        });
+    }
+}
+
+/// One gather for each phase of the input that has pixels.
+fn phases(shape: &ConvShape) -> Vec<Gather> {
+    let [rows, cols] = shape.strides;
+    let all = (0..rows).flat_map(|y| (0..cols).map(move |x| [y, x]));
+    all.filter(|phase| phase[0] < shape.in_h && phase[1] < shape.in_w).map(|at| phase(shape, at)).collect()
+}
+
+/// The gather of input pixels `phase + stride * q`.
+fn phase(shape: &ConvShape, phase: [usize; 2]) -> Gather {
+    let [vertical, horizontal] = shape.strides;
+    Gather {
+        batch: shape.batch,
+        groups: shape.groups,
+        source: [shape.out_h, shape.out_w],
+        depth: shape.out_c / shape.groups,
+        grid: [(shape.in_h - phase[0]).div_ceil(vertical), (shape.in_w - phase[1]).div_ceil(horizontal)],
+        step: [1, 1],
+        taps: [taps(shape, 0, phase[0]), taps(shape, 1, phase[1])],
+        cols: shape.in_c / shape.groups,
+        target: Target {
+            base: (phase[0] * shape.in_w + phase[1]) * shape.in_c,
+            image: shape.in_h * shape.in_w * shape.in_c,
+            row: vertical * shape.in_w * shape.in_c,
+            col: horizontal * shape.in_c,
+        },
+    }
+}
+
+/// The taps that reach a phase along an axis, last tap first, so that offsets ascend.
+fn taps(shape: &ConvShape, axis: usize, phase: usize) -> Vec<Tap> {
+    let stride = shape.strides[axis] as isize;
+    let tap = |index: usize| {
+        let distance = (phase + shape.pads[axis]) as isize - (index * shape.dilations[axis]) as isize;
+        (distance.rem_euclid(stride) == 0).then_some(Tap { index, offset: distance.div_euclid(stride) })
+    };
+    (0..shape.kernel[axis]).rev().filter_map(tap).collect()
+}
+
+/// `dx`, all of it, from `dy`; both NHWC.
+///
+/// # Panics
+/// When a slice has not the size that `shape` says, or `filter` was not packed by
+/// [`PackedFilter::pack_for_input_grad`] for this shape and path.
+pub fn conv_input_grad(isa: Isa, shape: &ConvShape, dy: &[f32], filter: &PackedFilter, dx: &mut [f32]) {
+    assert_eq!([dx.len(), dy.len()], activations_len(shape), "input and output of {shape:?}");
+    let gathers = phases(shape);
+    let operands = Operands {
+        source: dy,
+        filter: filter.get(isa, &gathers),
+        bias: None,
+        residual: None,
+        bounds: Activation::None.bounds(),
+    };
+    gather::run(isa, &gathers, operands, dx);
+}

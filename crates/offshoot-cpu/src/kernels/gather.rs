@@ -1,0 +1,437 @@
+//! Convolution as a matrix product whose left operand is gathered on the way: forward and input gradient alike.
+//!
+//! A [`Gather`] maps a grid of output pixels to the source pixels that feed them, one for each tap. A task takes a
+//! block of the flattened `batch * pixels`, copies the rows that it needs into a thread's scratch (padding becomes
+//! zeros, a row of taps becomes one contiguous copy) and multiplies them with packed panels of the filter. The
+//! scratch stays in L2, and there is never an im2col buffer of the whole picture.
+
+use std::ops::Range;
+
+use super::parallel::{self, Shared};
+use super::simd::{Isa, Kernel, Simd, dispatch};
+use super::tile::{self, DEPTH, RowMajor, STRIDE, Tile, run_tile};
+
+/// Pixels in a block: a multiple of every path's tile rows.
+const BLOCK: usize = 168;
+
+/// A row or column of the kernel: its index in OIHW weights and the source pixel that it reads, from the pixel that
+/// the grid's step leads to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tap {
+    pub(super) index: usize,
+    pub(super) offset: isize,
+}
+
+/// A convolution from a source picture to a grid of pixels.
+#[derive(Clone, Debug)]
+pub(super) struct Gather {
+    pub(super) batch: usize,
+    pub(super) groups: usize,
+    /// Height and width of the source.
+    pub(super) source: [usize; 2],
+    /// Channels of the source in one group.
+    pub(super) depth: usize,
+    /// Height and width of the grid.
+    pub(super) grid: [usize; 2],
+    /// Source pixels from one grid pixel to the next.
+    pub(super) step: [usize; 2],
+    /// Rows and columns of the kernel, offsets ascending.
+    pub(super) taps: [Vec<Tap>; 2],
+    /// Output channels of one group.
+    pub(super) cols: usize,
+    /// Where the grid lies in the output.
+    pub(super) target: Target,
+}
+
+/// Floats from the start of the output to grid pixel (0, 0), and from one to the next.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Target {
+    pub(super) base: usize,
+    pub(super) image: usize,
+    pub(super) row: usize,
+    pub(super) col: usize,
+}
+
+/// A stretch of the reduction that is contiguous in a row of the source, where no border cuts it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Run {
+    start: usize,
+    len: usize,
+    y: isize,
+    x: isize,
+}
+
+/// A grid pixel.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pixel {
+    image: usize,
+    y: usize,
+    x: usize,
+}
+
+impl Gather {
+    /// Pixels of the whole batch.
+    pub(super) fn pixels(&self) -> usize {
+        self.batch * self.grid[0] * self.grid[1]
+    }
+
+    /// Elements of the reduction: taps times channels.
+    pub(super) fn reduction(&self) -> usize {
+        self.taps[0].len() * self.taps[1].len() * self.depth
+    }
+
+    /// Channels of a source pixel.
+    fn source_c(&self) -> usize {
+        self.depth * self.groups
+    }
+
+    /// Floats of one group's packed filter: the columns rounded up to whole vectors.
+    pub(super) fn packed_group(&self, isa: Isa) -> usize {
+        self.cols.next_multiple_of(isa.lanes()) * self.reduction()
+    }
+
+    /// The reduction's contiguous stretches, in order.
+    pub(super) fn runs(&self) -> Vec<Run> {
+        let [rows, cols] = &self.taps;
+        let side_by_side = cols.windows(2).all(|pair| pair[1].offset == pair[0].offset + 1);
+        let merged = if self.groups == 1 && side_by_side { cols.len().max(1) } else { 1 };
+        let len = merged * self.depth;
+        let starts = rows.iter().flat_map(|row| cols.iter().step_by(merged).map(move |col| (row, col)));
+        starts
+            .enumerate()
+            .map(|(i, (row, col))| Run { start: i * len, len, y: row.offset, x: col.offset })
+            .collect()
+    }
+
+    /// The grid pixel at `index` of the flattened batch.
+    pub(super) fn pixel(&self, index: usize) -> Pixel {
+        let [h, w] = self.grid;
+        Pixel { image: index / (h * w), y: index / w % h, x: index % w }
+    }
+
+    /// The grid pixel after `pixel`.
+    #[inline(always)]
+    pub(super) fn next(&self, pixel: Pixel) -> Pixel {
+        let Pixel { image, y, x } = pixel;
+        if x + 1 < self.grid[1] {
+            Pixel { image, y, x: x + 1 }
+        } else if y + 1 < self.grid[0] {
+            Pixel { image, y: y + 1, x: 0 }
+        } else {
+            Pixel { image: image + 1, y: 0, x: 0 }
+        }
+    }
+
+    /// Where `pixel` lies in the output.
+    #[inline(always)]
+    fn target_of(&self, pixel: Pixel) -> usize {
+        let Target { base, image, row, col } = self.target;
+        base + pixel.image * image + pixel.y * row + pixel.x * col
+    }
+
+    /// Copies elements `range` of the reduction of one pixel to `to`.
+    ///
+    /// # Safety
+    /// `source` holds the source pictures, `runs` comes from [`Gather::runs`], and `to` has room for `range` and one
+    /// vector more.
+    #[inline(always)]
+    pub(super) unsafe fn copy<S: Simd>(
+        &self,
+        runs: &[Run],
+        source: *const f32,
+        pixel: Pixel,
+        group: usize,
+        range: Range<usize>,
+        to: *mut f32,
+    ) {
+        let [height, width] = self.source;
+        let channels = self.source_c();
+        let image = pixel.image * height;
+        let (y0, x0) = ((pixel.y * self.step[0]) as isize, (pixel.x * self.step[1]) as isize);
+        for run in runs {
+            let (start, end) = (range.start.max(run.start), range.end.min(run.start + run.len));
+            if start >= end {
+                continue;
+            }
+            let len = (end - start) as isize;
+            let y = y0 + run.y;
+            // Safety: `to` has room; elements `left..right` of the run are within row `y` of the source.
+            unsafe {
+                let to = to.add(start - range.start);
+                if y < 0 || y >= height as isize {
+                    zero::<S>(to, len as usize);
+                    continue;
+                }
+                let row = source.add((image + y as usize) * width * channels);
+                let first =
+                    (x0 + run.x) * channels as isize + (group * self.depth + start - run.start) as isize;
+                let left = (-first).clamp(0, len);
+                let right = ((width * channels) as isize - first).clamp(left, len);
+                zero::<S>(to, left as usize);
+                copy::<S>(row.wrapping_offset(first + left), to.offset(left), (right - left) as usize);
+                zero::<S>(to.offset(right), (len - right) as usize);
+            }
+        }
+    }
+}
+
+/// Copies `n` floats; may write up to the end of a vector.
+///
+/// # Safety
+/// `from` is valid for `n` floats, `to` for `n` and one vector more.
+#[inline(always)]
+pub(super) unsafe fn copy<S: Simd>(from: *const f32, to: *mut f32, n: usize) {
+    let mut i = 0;
+    // Safety: the caller's.
+    unsafe {
+        while i + S::LANES <= n {
+            S::store(to.add(i), S::load(from.add(i)));
+            i += S::LANES;
+        }
+        if i < n {
+            S::store(to.add(i), S::load_first(from.add(i), n - i));
+        }
+    }
+}
+
+/// Zeros `n` floats; may write up to the end of a vector.
+#[inline(always)]
+unsafe fn zero<S: Simd>(to: *mut f32, n: usize) {
+    for i in (0..n).step_by(S::LANES) {
+        // Safety: `to` has room for `n` floats and one vector more.
+        unsafe { S::store(to.add(i), S::splat(0.0)) };
+    }
+}
+
+/// Packs one gather's filter, all groups, as `[group][cols / panel][reduction][panel]`; the last panel is as wide as
+/// whole vectors need, and its spare columns are zeros.
+///
+/// `weight(group, col, depth)` is where that pair's `kernel_h * kernel_w` weights begin.
+pub(super) fn pack(
+    isa: Isa,
+    gather: &Gather,
+    kernel_w: usize,
+    weights: &[f32],
+    weight: impl Fn(usize, usize, usize) -> usize + Sync + Send,
+    packed: &mut [f32],
+) {
+    let panel = tile::tile_cols(isa);
+    let panels = gather.cols.div_ceil(panel);
+    let reduction = gather.reduction();
+    let out = Shared(packed.as_mut_ptr());
+    let taps: Vec<usize> = gather.taps[0]
+        .iter()
+        .flat_map(|r| gather.taps[1].iter().map(|s| r.index * kernel_w + s.index))
+        .collect();
+    parallel::for_each_task(gather.groups * panels, packed.len() * 4, |task| {
+        let (group, first) = (task / panels, task % panels * panel);
+        let width = (gather.cols.next_multiple_of(isa.lanes()) - first).min(panel);
+        let start = group * gather.packed_group(isa) + first * reduction;
+        // Safety: panels are disjoint parts of `packed`.
+        let out = unsafe { std::slice::from_raw_parts_mut(out.get().add(start), width * reduction) };
+        for depth in 0..gather.depth {
+            for col in 0..width {
+                let place = depth * width + col;
+                if first + col >= gather.cols {
+                    for tap in 0..taps.len() {
+                        out[tap * gather.depth * width + place] = 0.0;
+                    }
+                    continue;
+                }
+                let from = weight(group, first + col, depth);
+                for (tap, &at) in taps.iter().enumerate() {
+                    out[tap * gather.depth * width + place] = weights[from + at];
+                }
+            }
+        }
+    });
+}
+
+/// What one run of gathers reads and writes.
+#[derive(Clone, Copy)]
+pub(super) struct Operands<'a> {
+    pub(super) source: &'a [f32],
+    /// The packed filters of all gathers, one after the other.
+    pub(super) filter: &'a [f32],
+    /// One float an output channel.
+    pub(super) bias: Option<&'a [f32]>,
+    /// As large as the output.
+    pub(super) residual: Option<&'a [f32]>,
+    pub(super) bounds: (f32, f32),
+}
+
+/// Runs `gathers` over the same operands into `out`.
+///
+/// The caller has checked that source, filter, bias and residual have the sizes that the gathers say, and that the
+/// gathers' targets are disjoint places of `out`.
+pub(super) fn run(isa: Isa, gathers: &[Gather], operands: Operands<'_>, out: &mut [f32]) {
+    let plans = plan(isa, gathers);
+    let work = gathers.iter().map(|g| g.pixels() * g.groups * g.cols * g.reduction().max(1)).sum();
+    let tasks = plans.iter().map(|plan| plan.tasks()).sum();
+    let shared = Shared(out.as_mut_ptr());
+    parallel::for_each_task(tasks, work, |mut index| {
+        for plan in &plans {
+            if index < plan.tasks() {
+                return dispatch(isa, Block { plan, index, operands, out: shared });
+            }
+            index -= plan.tasks();
+        }
+    });
+}
+
+/// How a gather is cut into tasks. The cut has no say in the bits of the result.
+struct Plan<'a> {
+    gather: &'a Gather,
+    runs: Vec<Run>,
+    filter_start: usize,
+    packed_group: usize,
+    panel: usize,
+    lanes: usize,
+    pixel_blocks: usize,
+    panel_blocks: usize,
+}
+
+impl Plan<'_> {
+    fn tasks(&self) -> usize {
+        self.gather.groups * self.pixel_blocks * self.panel_blocks
+    }
+
+    fn panels(&self) -> usize {
+        self.gather.cols.div_ceil(self.panel)
+    }
+}
+
+/// Cuts pixels into blocks, and panels too where that leaves threads without work.
+fn plan<'a>(isa: Isa, gathers: &'a [Gather]) -> Vec<Plan<'a>> {
+    let panel = tile::tile_cols(isa);
+    let wanted = 4 * rayon::current_num_threads();
+    let mut filter_start = 0;
+    let cut = |gather: &'a Gather| {
+        let Gather { groups, cols, .. } = gather;
+        let pixel_blocks = gather.pixels().div_ceil(BLOCK);
+        let panels = cols.div_ceil(panel);
+        let panel_blocks = wanted.div_ceil((groups * pixel_blocks).max(1)).min(panels).max(1);
+        let packed_group = gather.packed_group(isa);
+        let start = filter_start;
+        filter_start += groups * packed_group;
+        let (runs, lanes) = (gather.runs(), isa.lanes());
+        Plan { gather, runs, filter_start: start, packed_group, panel, lanes, pixel_blocks, panel_blocks }
+    };
+    gathers.iter().map(cut).collect()
+}
+
+/// One task: a block of pixels by a range of panels.
+struct Block<'a> {
+    plan: &'a Plan<'a>,
+    index: usize,
+    operands: Operands<'a>,
+    out: Shared,
+}
+
+impl Kernel for Block<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let (plan, gather) = (self.plan, self.plan.gather);
+        let panels = parallel::part(plan.panels(), plan.panel_blocks, self.index % plan.panel_blocks);
+        let rest = self.index / plan.panel_blocks;
+        let pixels = pixel_block::<S>(gather.pixels(), plan.pixel_blocks, rest % plan.pixel_blocks);
+        let group = rest / plan.pixel_blocks;
+        let mut targets = [0; BLOCK];
+        let mut pixel = gather.pixel(pixels.start);
+        for target in &mut targets[..pixels.len()] {
+            *target = gather.target_of(pixel) + group * gather.cols;
+            pixel = gather.next(pixel);
+        }
+        parallel::with_scratch(BLOCK * STRIDE, |scratch| {
+            let reduction = gather.reduction();
+            let parts = reduction.div_ceil(DEPTH).max(1);
+            for i in 0..parts {
+                let depth = parallel::part(reduction, parts, i);
+                // Safety: the scratch has a row of STRIDE floats for every pixel.
+                unsafe { self.gather_rows::<S>(pixels.clone(), group, depth.clone(), scratch.as_mut_ptr()) };
+                let place = Place { group, first: i == 0, last: i + 1 == parts, depth };
+                for panel in panels.clone() {
+                    // Safety: `S` is available; the rows have been gathered.
+                    unsafe { self.multiply::<S>(&place, panel, &targets[..pixels.len()], scratch.as_ptr()) };
+                }
+            }
+        });
+    }
+}
+
+/// Which part of the reduction, of which group.
+struct Place {
+    group: usize,
+    depth: Range<usize>,
+    first: bool,
+    last: bool,
+}
+
+/// Block `index` of `blocks`: evenly cut, in whole tiles as far as they go.
+#[inline(always)]
+fn pixel_block<S: Simd>(pixels: usize, blocks: usize, index: usize) -> Range<usize> {
+    let tiles = parallel::part(pixels.div_ceil(S::TILE_ROWS), blocks, index);
+    tiles.start * S::TILE_ROWS..(tiles.end * S::TILE_ROWS).min(pixels)
+}
+
+impl Block<'_> {
+    /// Gathers part `depth` of the rows of `pixels`.
+    #[inline(always)]
+    unsafe fn gather_rows<S: Simd>(
+        &self,
+        pixels: Range<usize>,
+        group: usize,
+        depth: Range<usize>,
+        to: *mut f32,
+    ) {
+        let (gather, runs) = (self.plan.gather, &self.plan.runs);
+        let source = self.operands.source.as_ptr();
+        let mut pixel = gather.pixel(pixels.start);
+        for i in 0..pixels.len() {
+            // Safety: a row has room for DEPTH floats and a vector.
+            unsafe { gather.copy::<S>(runs, source, pixel, group, depth.clone(), to.add(i * STRIDE)) };
+            pixel = gather.next(pixel);
+        }
+    }
+
+    /// Multiplies the gathered rows with one panel.
+    #[inline(always)]
+    unsafe fn multiply<S: Simd>(&self, place: &Place, panel: usize, targets: &[usize], rows: *const f32) {
+        const ZEROS: [f32; tile::MAX_COLS] = [0.0; tile::MAX_COLS];
+        let (plan, gather, operands) = (self.plan, self.plan.gather, &self.operands);
+        let first_col = panel * plan.panel;
+        let cols = (gather.cols - first_col).min(plan.panel);
+        let b_step = cols.next_multiple_of(plan.lanes);
+        let bias = match operands.bias {
+            Some(bias) if place.first => bias[place.group * gather.cols + first_col..].as_ptr(),
+            _ => ZEROS.as_ptr(),
+        };
+        let filter = plan.filter_start + place.group * plan.packed_group + first_col * gather.reduction();
+        let filter = operands.filter[filter + place.depth.start * b_step..].as_ptr();
+        // Safety: pointers stay within the output, the residual and the packed filter, whose sizes were checked.
+        unsafe {
+            let out = self.out.get().add(first_col);
+            let residual = operands.residual.map(|residual| residual.as_ptr().add(first_col));
+            let add = if place.first { residual } else { Some(out.cast_const()) };
+            let bounds = if place.last { operands.bounds } else { (f32::NEG_INFINITY, f32::INFINITY) };
+            let tiles = targets.len().div_ceil(S::TILE_ROWS);
+            for i in 0..tiles {
+                let part = parallel::part(targets.len(), tiles, i);
+                run_tile::<S, RowMajor>(Tile {
+                    depth: place.depth.len(),
+                    a: rows.add(part.start * STRIDE),
+                    b: filter,
+                    b_step,
+                    bias,
+                    add,
+                    out,
+                    rows: &targets[part],
+                    cols,
+                    bounds,
+                });
+            }
+        }
+    }
+}

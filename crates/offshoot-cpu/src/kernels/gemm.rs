@@ -1,0 +1,262 @@
+//! Matrix products of row-major matrices: what a linear layer needs forward (`y = x wᵀ + b`) and backward
+//! (`dx = dy w`, `dw = dyᵀ x`).
+//!
+//! `a bᵀ` reads both along rows and is a block of dot products; the others gather blocks of both operands into
+//! scratch and run the register tile of the convolutions. An element's bits depend neither on the number of threads
+//! nor on how many rows there are beside its own.
+
+use std::ops::Range;
+
+use super::gather::copy;
+use super::parallel::{self, Shared};
+use super::simd::{Isa, Kernel, Simd, dispatch};
+use super::tile::{self, DEPTH, Left, RowMajor, STRIDE, StepMajor, Tile, run_tile};
+
+/// Sizes of `c[m][n] = a[m][k] * b[k][n]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GemmShape {
+    /// `a` is stored as its transpose, `[k][m]`.
+    pub trans_a: bool,
+    /// `b` is stored as its transpose, `[n][k]`.
+    pub trans_b: bool,
+    /// Rows of `c`.
+    pub m: usize,
+    /// Columns of `c`.
+    pub n: usize,
+    /// Length of the sums.
+    pub k: usize,
+}
+
+/// `c = a * b + bias`, with one bias a column.
+///
+/// # Panics
+/// When a slice has not the size that `shape` says.
+pub fn gemm(isa: Isa, shape: &GemmShape, a: &[f32], b: &[f32], bias: Option<&[f32]>, c: &mut [f32]) {
+    let GemmShape { trans_a, trans_b, m, n, k } = *shape;
+    assert_eq!([a.len(), b.len(), c.len()], [m * k, k * n, m * n], "operands of {shape:?}");
+    assert!(bias.is_none_or(|bias| bias.len() == n), "bias of {shape:?}");
+    let c = Shared(c.as_mut_ptr());
+    if trans_b && !trans_a {
+        let tasks = n.div_ceil(DOT_BLOCK);
+        parallel::for_each_task(tasks, m * n * k, |index| {
+            let cols = index * DOT_BLOCK..((index + 1) * DOT_BLOCK).min(n);
+            dispatch(isa, Dots { shape, a, b, bias, c, cols });
+        });
+    } else {
+        let (row_blocks, col_blocks) = (m.div_ceil(ROWS), n.div_ceil(COLS));
+        parallel::for_each_task(row_blocks * col_blocks, m * n * k, |index| {
+            let (row, col) = (index / col_blocks * ROWS, index % col_blocks * COLS);
+            let (rows, cols) = (row..(row + ROWS).min(m), col..(col + COLS).min(n));
+            dispatch(isa, Product { shape, a, b, bias, c, rows, cols });
+        });
+    }
+}
+
+/// Columns of `c` that a task of dot products owns: a multiple of [`DOT_COLS`].
+const DOT_BLOCK: usize = 48;
+
+/// Rows and columns of `c` whose sums stay in registers together: sixteen registers with their operands.
+const DOT_ROWS: usize = 4;
+const DOT_COLS: usize = 3;
+
+/// A task of `a * bᵀ`: all rows of `c` by some columns.
+struct Dots<'a> {
+    shape: &'a GemmShape,
+    a: &'a [f32],
+    b: &'a [f32],
+    bias: Option<&'a [f32]>,
+    c: Shared,
+    cols: Range<usize>,
+}
+
+impl Kernel for Dots<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let m = self.shape.m;
+        for col in self.cols.clone().step_by(DOT_COLS) {
+            for row in (0..m).step_by(DOT_ROWS) {
+                // Safety: `S` is available; rows and columns are within the operands.
+                unsafe {
+                    match m - row {
+                        1 => self.tile::<S, 1>(row, col),
+                        2 => self.tile::<S, 2>(row, col),
+                        3 => self.tile::<S, 3>(row, col),
+                        _ => self.tile::<S, DOT_ROWS>(row, col),
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Dots<'_> {
+    /// Dot products of `R` rows of `a` with [`DOT_COLS`] rows of `b`; where `b` ends, its last row again.
+    #[inline(always)]
+    unsafe fn tile<S: Simd, const R: usize>(&self, row: usize, col: usize) {
+        let GemmShape { n, k, .. } = *self.shape;
+        let last = self.cols.end - 1;
+        // Safety: every row read is a row of its matrix, and `k` floats long; the columns of `c` are this task's.
+        unsafe {
+            let a: [*const f32; R] = std::array::from_fn(|i| self.a.as_ptr().add((row + i) * k));
+            let b: [*const f32; DOT_COLS] =
+                std::array::from_fn(|j| self.b.as_ptr().add((col + j).min(last) * k));
+            let mut sums = [[S::splat(0.0); DOT_COLS]; R];
+            let mut at = 0;
+            while at + S::LANES <= k {
+                step::<S, R>(&mut sums, a.map(|a| S::load(a.add(at))), b.map(|b| S::load(b.add(at))));
+                at += S::LANES;
+            }
+            if at < k {
+                let first = |from: *const f32| S::load_first(from.add(at), k - at);
+                step::<S, R>(&mut sums, a.map(first), b.map(first));
+            }
+            for (i, sums) in sums.iter().enumerate() {
+                for (j, &sum) in sums.iter().enumerate() {
+                    if col + j <= last {
+                        let bias = self.bias.map_or(0.0, |bias| bias[col + j]);
+                        *self.c.get().add((row + i) * n + col + j) = S::sum(sum) + bias;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// One vector of the dot products.
+#[inline(always)]
+unsafe fn step<S: Simd, const R: usize>(sums: &mut [[S::V; DOT_COLS]; R], a: [S::V; R], b: [S::V; DOT_COLS]) {
+    for (sums, a) in sums.iter_mut().zip(a) {
+        for (sum, b) in sums.iter_mut().zip(b) {
+            // Safety: `S` is available.
+            *sum = unsafe { S::fma(a, b, *sum) };
+        }
+    }
+}
+
+/// Rows and columns of `c` that a task of the other products owns: whole tiles of every path.
+const ROWS: usize = 168;
+const COLS: usize = 192;
+
+/// A task of the other products: a block of `c`.
+struct Product<'a> {
+    shape: &'a GemmShape,
+    a: &'a [f32],
+    b: &'a [f32],
+    bias: Option<&'a [f32]>,
+    c: Shared,
+    rows: Range<usize>,
+    cols: Range<usize>,
+}
+
+impl Kernel for Product<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        // Safety: `S` is available.
+        unsafe {
+            if self.shape.trans_a {
+                self.run_parts::<S, StepMajor>();
+            } else {
+                self.run_parts::<S, RowMajor>();
+            }
+        }
+    }
+}
+
+impl Product<'_> {
+    /// Runs over the parts of the sums.
+    #[inline(always)]
+    unsafe fn run_parts<S: Simd, L: Left>(&self) {
+        let GemmShape { trans_a, trans_b, m, n, k } = *self.shape;
+        let parts = k.div_ceil(DEPTH).max(1);
+        parallel::with_scratch(2 * DEPTH * STRIDE, |scratch| {
+            let (left, right) = scratch.split_at_mut(DEPTH * STRIDE);
+            for i in 0..parts {
+                let depth = parallel::part(k, parts, i);
+                let (rows, cols) = (self.rows.clone(), self.cols.clone());
+                // Safety: a block has at most DEPTH rows of DEPTH floats, and rows have room for a vector more.
+                unsafe {
+                    let (a_rows, a_cols, a_width) =
+                        if trans_a { (depth.clone(), rows, m) } else { (rows, depth.clone(), k) };
+                    copy_block::<S>(self.a, a_width, a_rows, a_cols, left);
+                    if trans_b {
+                        transpose_block(self.b, k, cols, depth.clone(), right);
+                    } else {
+                        copy_block::<S>(self.b, n, depth.clone(), cols, right);
+                    }
+                    self.multiply::<S, L>(depth.len(), i == 0, left.as_ptr(), right.as_ptr());
+                }
+            }
+        });
+    }
+
+    /// Multiplies the gathered blocks into `c`.
+    #[inline(always)]
+    unsafe fn multiply<S: Simd, L: Left>(
+        &self,
+        depth: usize,
+        first: bool,
+        left: *const f32,
+        right: *const f32,
+    ) {
+        const ZEROS: [f32; tile::MAX_COLS] = [0.0; tile::MAX_COLS];
+        let n = self.shape.n;
+        let panel = S::LANES * S::TILE_VECTORS;
+        let offsets: [usize; tile::MAX_ROWS] = std::array::from_fn(|i| i * n);
+        let tiles = self.rows.len().div_ceil(S::TILE_ROWS);
+        for col in self.cols.clone().step_by(panel) {
+            let bias = match self.bias {
+                Some(bias) if first => bias[col..].as_ptr(),
+                _ => ZEROS.as_ptr(),
+            };
+            for i in 0..tiles {
+                let rows = parallel::part(self.rows.len(), tiles, i);
+                // Safety: the tile lies within this task's block of `c`.
+                unsafe {
+                    let out = self.c.get().add((self.rows.start + rows.start) * n + col);
+                    run_tile::<S, L>(Tile {
+                        depth,
+                        a: left.add(rows.start * L::ROW),
+                        b: right.add(col - self.cols.start),
+                        b_step: STRIDE,
+                        bias,
+                        add: if first { None } else { Some(out.cast_const()) },
+                        out,
+                        rows: &offsets[..rows.len()],
+                        cols: (self.cols.end - col).min(panel),
+                        bounds: (f32::NEG_INFINITY, f32::INFINITY),
+                    });
+                }
+            }
+        }
+    }
+}
+
+/// Copies a block of a matrix with rows of `width` floats.
+#[inline(always)]
+unsafe fn copy_block<S: Simd>(
+    from: &[f32],
+    width: usize,
+    rows: Range<usize>,
+    cols: Range<usize>,
+    to: &mut [f32],
+) {
+    for (i, row) in rows.enumerate() {
+        let from = &from[row * width..][cols.clone()];
+        // Safety: a row of `to` has room for `cols` and a vector.
+        unsafe { copy::<S>(from.as_ptr(), to[i * STRIDE..].as_mut_ptr(), from.len()) };
+    }
+}
+
+/// Copies the transpose of a block of a matrix with rows of `width` floats.
+#[inline(always)]
+fn transpose_block(from: &[f32], width: usize, rows: Range<usize>, cols: Range<usize>, to: &mut [f32]) {
+    for (i, row) in rows.enumerate() {
+        for (j, &value) in from[row * width..][cols.clone()].iter().enumerate() {
+            to[j * STRIDE + i] = value;
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! Splitting work over rayon's threads, and the scratch memory of a thread.
+
+use std::cell::RefCell;
+
+use rayon::prelude::*;
+
+/// Multiply-adds worth a task of their own: about 20 microseconds on one AVX2 core.
+pub(super) const TASK_WORK: usize = 1 << 20;
+
+/// Runs `task(0)`, ..., `task(count - 1)`, in any order and on any thread, together `work` multiply-adds.
+///
+/// Small amounts of work stay on the calling thread.
+pub(super) fn for_each_task(count: usize, work: usize, task: impl Fn(usize) + Sync + Send) {
+    let least_tasks = count.saturating_mul(TASK_WORK).div_ceil(work.max(1)).max(1);
+    if least_tasks >= count {
+        (0..count).for_each(task);
+    } else {
+        (0..count).into_par_iter().with_min_len(least_tasks).for_each(task);
+    }
+}
+
+/// A pointer that tasks share because each of them touches other elements.
+#[derive(Clone, Copy)]
+pub(super) struct Shared(pub(super) *mut f32);
+
+// Safety: whoever makes a `Shared` proves that its tasks write disjoint elements.
+unsafe impl Send for Shared {}
+// Safety: as above.
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    /// The pointer. (A method, so that a closure captures the whole `Shared`.)
+    pub(super) fn get(self) -> *mut f32 {
+        self.0
+    }
+}
+
+/// Floats in a cache line; scratch starts at one.
+const LINE: usize = 16;
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Calls `f` with `len` floats of this thread's scratch, aligned to a cache line, with whatever is in them.
+///
+/// `f` must not call rayon: a stolen task would ask for the same scratch.
+pub(super) fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
+    SCRATCH.with_borrow_mut(|scratch| {
+        if scratch.len() < len + LINE {
+            scratch.resize(len + LINE, 0.0);
+        }
+        let start = scratch.as_ptr().align_offset(LINE * size_of::<f32>());
+        f(&mut scratch[start..start + len])
+    })
+}
+
+/// The bounds of part `index` when `len` things are split evenly into `parts`.
+#[inline(always)]
+pub(super) fn part(len: usize, parts: usize, index: usize) -> std::ops::Range<usize> {
+    len * index / parts..len * (index + 1) / parts
+}
