@@ -1,3 +1,85 @@
-//! offshoot's CPU executor: plans, kernels and SIMD dispatch.
+//! offshoot's CPU executor: it turns a graph into a plan (order, memory, kernels) and runs it.
+//!
+//! Activations of rank 4 are NHWC inside a plan; the graph, the inputs and the outputs stay NCHW. Results are the
+//! same bits for any number of threads.
 
+mod buffer;
 pub mod kernels;
+mod lower;
+mod memory;
+mod plan;
+mod session;
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use offshoot_graph::{ExecuteError, Executor, Graph, Session, Weights};
+
+pub use kernels::simd::Isa;
+use session::CpuSession;
+
+/// How the CPU executor runs.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CpuOptions {
+    /// Threads that share the work; all the machine's by default. Results do not depend on it.
+    pub threads: Option<NonZeroUsize>,
+    /// The SIMD path; the machine's best by default.
+    pub isa: Option<Isa>,
+    /// Whether sessions measure each step (see [`Session::profile`]).
+    pub profile: bool,
+}
+
+/// Runs graphs on this machine's processor.
+#[derive(Clone, Debug)]
+pub struct CpuExecutor {
+    isa: Isa,
+    pool: Arc<rayon::ThreadPool>,
+    profile: bool,
+}
+
+/// The executor could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum CpuError {
+    /// The machine lacks the instructions.
+    #[error("this machine cannot run the `{0}` path")]
+    Isa(Isa),
+    /// The threads could not be started.
+    #[error("the worker threads could not be started")]
+    Threads(#[from] rayon::ThreadPoolBuildError),
+}
+
+impl CpuExecutor {
+    /// Starts the worker threads.
+    ///
+    /// # Errors
+    /// When the threads cannot be started, or the machine cannot run the SIMD path that was asked for.
+    pub fn new(options: CpuOptions) -> Result<CpuExecutor, CpuError> {
+        let isa = options.isa.unwrap_or_else(Isa::best);
+        if !Isa::available().contains(&isa) {
+            return Err(CpuError::Isa(isa));
+        }
+        // Rayon takes 0 as "one for each processor".
+        let threads = options.threads.map_or(0, NonZeroUsize::get);
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(|i| format!("cpu-{i}"))
+            .build()?;
+        Ok(CpuExecutor { isa, pool: Arc::new(pool), profile: options.profile })
+    }
+
+    /// The SIMD path in use.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// The number of threads that share the work.
+    pub fn threads(&self) -> usize {
+        self.pool.current_num_threads()
+    }
+}
+
+impl Executor for CpuExecutor {
+    fn prepare(&self, graph: &Graph, weights: &Weights) -> Result<Box<dyn Session>, ExecuteError> {
+        Ok(Box::new(CpuSession::new(graph, weights, self)?))
+    }
+}

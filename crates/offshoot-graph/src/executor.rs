@@ -1,23 +1,25 @@
 //! The seam between graphs and what runs them.
 
+use std::time::Duration;
+
 use crate::graph::Graph;
 use crate::shape::DimError;
 use crate::tensor::{Tensor, Weights};
 
 /// Prepares graphs to run on some processor.
 pub trait Executor: Send + Sync {
-    /// Takes a graph to run. Frozen weights are read now (and may be packed once); trainable ones and running
-    /// statistics are read from the weights given to each run.
+    /// Takes a graph to run, with the weights it will run with.
     ///
     /// # Errors
-    /// When a node cannot run here, or `weights` lacks a frozen parameter.
+    /// When `weights` lacks a parameter, or holds it with another type or shape.
     fn prepare(&self, graph: &Graph, weights: &Weights) -> Result<Box<dyn Session>, ExecuteError>;
 }
 
 /// A graph that runs.
 pub trait Session: Send {
     /// Runs the graph once. Symbols in the inputs' shapes take their numbers from the tensors given; a plan is made
-    /// for each set of numbers and kept.
+    /// for each set of numbers and kept. Trainable weights and running statistics may change from run to run; frozen
+    /// weights must not, for they may have been packed in the first.
     ///
     /// # Errors
     /// When an input or a parameter is missing or has another type or shape.
@@ -29,6 +31,20 @@ pub trait Session: Send {
 
     /// Bytes of the buffers that the last run's plan works in, parameters not counted.
     fn workspace_bytes(&self) -> usize;
+
+    /// How long each step of the last run took, in order, where the executor was asked to measure it.
+    fn profile(&self) -> &[StepTime] {
+        &[]
+    }
+}
+
+/// The time that one step of a run took.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StepTime {
+    /// The node that the step belongs to, or what the executor put between nodes (`layout`, `pack`, `copy`).
+    pub node: String,
+    /// Wall-clock time.
+    pub time: Duration,
 }
 
 /// An f32 tensor that somebody else owns.

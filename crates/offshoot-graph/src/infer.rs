@@ -9,6 +9,9 @@ type Types = Vec<(DType, Shape)>;
 
 /// The types of `op`'s outputs, or why `inputs` do not fit it.
 pub(crate) fn infer(op: &Op, inputs: &[&Value]) -> Result<Types, String> {
+    if inputs.is_empty() {
+        return Err("takes inputs, and has none".into());
+    }
     let one = |shape: Shape| Ok(vec![(inputs[0].dtype, shape)]);
     match op {
         Op::Conv(conv) => {

@@ -13,7 +13,7 @@ pub mod random;
 mod shape;
 mod tensor;
 
-pub use executor::{ExecuteError, Executor, Session, TensorView};
+pub use executor::{ExecuteError, Executor, Session, StepTime, TensorView};
 pub use graph::{Graph, GraphError, Node, NodeId, Parameter, Role, Source, Value, ValueId};
 pub use model::{Metadata, Model};
 pub use op::Op;

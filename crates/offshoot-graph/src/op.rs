@@ -180,7 +180,7 @@ pub enum GradOp {
     Relu,
     /// (dy, y) -> dx; zero at the bounds, as PyTorch's `hardtanh`
     Clip(Clip),
-    /// (dy, y) -> dx
+    /// (dy, x) -> dx
     Sigmoid,
     /// (dy, x) -> dx; the first largest element of a window takes it
     MaxPool(Pool),

@@ -27,14 +27,13 @@ impl fmt::Display for Graph {
         for node in self.nodes() {
             let inputs: Vec<&str> = node.inputs.iter().map(|&id| self.value(id).name.as_str()).collect();
             let outputs: Vec<String> = node.outputs.iter().map(|&id| typed(id)).collect();
-            // The attributes are the part of the debug form after the operator's own name.
+            // The attributes are what the debug form has in braces.
             let debug = format!("{:?}", node.op);
-            let attributes = debug.split_once(['(', ' ']).map_or(String::new(), |(_, a)| format!(" {{ {a}"));
-            let attributes = attributes.trim_end_matches([')', ' ', '}']);
-            let close = if attributes.is_empty() { "" } else { " }" };
+            let attributes = debug.find('{').zip(debug.rfind('}')).map_or("", |(from, to)| &debug[from..=to]);
+            let space = if attributes.is_empty() { "" } else { " " };
             writeln!(
                 f,
-                "  {} = {}({}){attributes}{close}",
+                "  {} = {}({}){space}{attributes}",
                 outputs.join(", "),
                 node.op.name(),
                 inputs.join(", ")

@@ -1,5 +1,7 @@
 //! Reverse-mode differentiation: the gradient nodes of a loss, as part of its graph.
 
+use std::collections::HashMap;
+
 use super::train::depends_on_trainable;
 use crate::graph::{Graph, GraphError, Node, ValueId};
 use crate::op::{FusedOp, Gemm};
@@ -15,18 +17,25 @@ pub struct Gradients {
     pub gradients: Vec<(ValueId, ValueId)>,
 }
 
-/// Adds the nodes that compute the gradient of `loss`, a scalar, by each trainable parameter it depends on. Only
-/// what those gradients need is added.
+/// Adds the nodes that compute the gradient of `loss` by each trainable parameter it depends on. Only what those
+/// gradients need is added. A loss that is no scalar stands for the sum of its elements.
 ///
 /// # Errors
-/// When a node on the way has no gradient rule (an operator that is itself a gradient, or fused).
+/// When the loss has a size that is not known, or a node on the way has no gradient rule (an operator that is itself
+/// a gradient, or fused).
 pub fn differentiate(graph: Graph, loss: ValueId) -> Result<Gradients, GraphError> {
     let needed = depends_on_trainable(&graph);
     let forward: Vec<Node> = graph.nodes().to_vec();
     let values = graph.values().len();
-    let mut tape = Tape { gradients: vec![None; values], graph };
-    let one = tape.graph.add_constant("grad.seed", Tensor::full([], 1.0));
-    tape.gradients[loss.index()] = Some(one);
+    let value = graph.value(loss);
+    let shape = value.shape.as_fixed().ok_or_else(|| GraphError {
+        node: value.name.clone(),
+        op: "loss",
+        reason: format!("the loss must have a known shape, its shape is {}", value.shape),
+    })?;
+    let mut tape = Tape { gradients: vec![None; values], batch_norm_sums: HashMap::new(), graph };
+    let ones = tape.graph.add_constant("grad.seed", Tensor::full(shape, 1.0));
+    tape.gradients[loss.index()] = Some(ones);
     for node in forward.iter().rev() {
         let Some(dy) = tape.gradients[node.outputs[0].index()] else { continue };
         for (&input, slot) in node.inputs.iter().zip(0..) {
@@ -46,6 +55,8 @@ struct Tape {
     graph: Graph,
     /// The gradient of each forward value, where one has been found.
     gradients: Vec<Option<ValueId>>,
+    /// The gradients of a batch norm's weight and bias, by the norm's output: up to three inputs ask for them.
+    batch_norm_sums: HashMap<ValueId, [ValueId; 2]>,
 }
 
 impl Tape {
@@ -79,7 +90,7 @@ impl Tape {
             (Op::Gemm(gemm), _) => gemm_weight(*gemm, dy, input(0)),
             (Op::Relu, _) => (Op::Grad(GradOp::Relu), vec![dy, y]),
             (Op::Clip(clip), _) => (Op::Grad(GradOp::Clip(*clip)), vec![dy, y]),
-            (Op::Sigmoid, _) => (Op::Grad(GradOp::Sigmoid), vec![dy, y]),
+            (Op::Sigmoid, _) => (Op::Grad(GradOp::Sigmoid), vec![dy, input(0)]),
             (Op::Add, _) => return self.reduce_to(node, slot, dy).map(Some),
             (Op::Mul, _) => {
                 let product = self.graph.add(&grad_name(node, slot), Op::Mul, &[dy, input(1 - slot)])?;
@@ -152,16 +163,15 @@ impl Tape {
 
     /// The gradients of a batch norm's weight and bias.
     fn batch_norm_sums(&mut self, node: &Node, dy: ValueId) -> Result<[ValueId; 2], GraphError> {
-        let name = format!("grad.{}.sums", node.name);
-        // Asked for by up to three inputs; one node serves all.
-        let found =
-            self.graph.nodes().iter().rev().find(|n| n.name == name).map(|n| [n.outputs[0], n.outputs[1]]);
-        if let Some(sums) = found {
+        if let Some(&sums) = self.batch_norm_sums.get(&node.outputs[0]) {
             return Ok(sums);
         }
+        let name = format!("grad.{}.sums", node.name);
         let inputs = [dy, node.inputs[0], node.inputs[1], node.inputs[2]];
         let sums = self.graph.add_node(&name, Op::Grad(GradOp::BatchNormReduce), &inputs)?;
-        Ok([sums[0], sums[1]])
+        let sums = [sums[0], sums[1]];
+        self.batch_norm_sums.insert(node.outputs[0], sums);
+        Ok(sums)
     }
 
     fn batch_norm_input(&mut self, node: &Node, dy: ValueId) -> Result<ValueId, GraphError> {

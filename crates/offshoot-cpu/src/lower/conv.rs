@@ -1,0 +1,236 @@
+//! Convolutions and matrix products.
+
+use std::sync::Arc;
+
+use offshoot_graph::op::{Conv, Gemm};
+use offshoot_graph::{ExecuteError, Node, ValueId};
+
+use super::{Lowering, unsupported};
+use crate::kernels::conv::{Epilogue, PackedFilter, conv};
+use crate::kernels::conv_input_grad::conv_input_grad;
+use crate::kernels::conv_weight_grad::{conv_weight_grad, conv_weight_grad_workspace};
+use crate::kernels::depthwise;
+use crate::kernels::elementwise::{add_activation_in_place, sum_to_rows};
+use crate::kernels::gemm::{GemmShape, gemm};
+use crate::kernels::simd::Isa;
+use crate::kernels::{Activation, ConvShape};
+use crate::plan::{BufferId, Memory, Place};
+use crate::session::Direction;
+
+/// Where a convolution's packed filter comes from.
+enum Filter {
+    /// Packed once: the weights are frozen.
+    Frozen(Arc<PackedFilter>),
+    /// Packed at each run.
+    Live(BufferId),
+}
+
+impl Filter {
+    /// Calls `f` with the packed filter.
+    fn with(
+        &self,
+        isa: Isa,
+        shape: &ConvShape,
+        direction: Direction,
+        memory: &Memory<'_>,
+        scratch: &mut PackedFilter,
+        f: impl FnOnce(&PackedFilter),
+    ) {
+        match self {
+            Filter::Frozen(packed) => f(packed),
+            Filter::Live(weight) => {
+                pack(scratch, isa, shape, direction, memory.get(*weight));
+                f(scratch);
+            }
+        }
+    }
+}
+
+fn pack(filter: &mut PackedFilter, isa: Isa, shape: &ConvShape, direction: Direction, oihw: &[f32]) {
+    match direction {
+        Direction::Forward => filter.pack(isa, shape, oihw),
+        Direction::Backward => filter.pack_for_input_grad(isa, shape, oihw),
+    }
+}
+
+impl Lowering<'_> {
+    fn conv_shape(&self, attributes: &Conv, x: ValueId, weight: ValueId, y: ValueId) -> ConvShape {
+        let ([batch, in_c, in_h, in_w], [.., r, s], [_, out_c, out_h, out_w]) =
+            (self.shape(x), self.shape(weight), self.shape(y))
+        else {
+            unreachable!("the shape rule of Conv asks for rank 4")
+        };
+        ConvShape {
+            batch: *batch,
+            in_h: *in_h,
+            in_w: *in_w,
+            in_c: *in_c,
+            out_h: *out_h,
+            out_w: *out_w,
+            out_c: *out_c,
+            kernel: [*r, *s],
+            strides: attributes.strides,
+            pads: attributes.pads,
+            dilations: attributes.dilations,
+            groups: attributes.group,
+        }
+    }
+
+    fn filter(
+        &mut self,
+        shape: &ConvShape,
+        weight: ValueId,
+        direction: Direction,
+    ) -> Result<Filter, ExecuteError> {
+        let oihw = self.parameter(weight).filter(|_| !self.changes(weight));
+        let Some(oihw) = oihw else { return Ok(Filter::Live(self.plain(weight)?)) };
+        let isa = self.isa;
+        let packed = self.filters.entry((weight, direction)).or_insert_with(|| {
+            let mut filter = PackedFilter::default();
+            pack(&mut filter, isa, shape, direction, oihw);
+            Arc::new(filter)
+        });
+        Ok(Filter::Frozen(Arc::clone(packed)))
+    }
+
+    /// The filter of a depthwise convolution as its kernels read it: a constant when it is frozen.
+    fn depthwise_filter(&mut self, shape: &ConvShape, weight: ValueId) -> Result<BufferId, ExecuteError> {
+        let (shape, len) = (*shape, self.len(weight));
+        if let Some(oihw) = self.parameter(weight).filter(|_| !self.changes(weight)) {
+            let mut packed = vec![0.0; len];
+            depthwise::pack(&shape, oihw, &mut packed);
+            self.constants.push(packed);
+            self.buffers.push(Ok(Place::Constant(self.constants.len() - 1)));
+            return Ok(BufferId(self.buffers.len() - 1));
+        }
+        let oihw = self.plain(weight)?;
+        let packed = self.fresh(len);
+        self.push("pack", vec![oihw], vec![packed], move |memory, _, out| {
+            depthwise::pack(&shape, memory.get(oihw), out[0]);
+            Ok(())
+        });
+        Ok(packed)
+    }
+
+    pub(super) fn conv(
+        &mut self,
+        node: &Node,
+        attributes: &Conv,
+        activation: Activation,
+        residual: bool,
+    ) -> Result<(), ExecuteError> {
+        let shape = self.conv_shape(attributes, node.inputs[0], node.inputs[1], node.outputs[0]);
+        let isa = self.isa;
+        let x = self.read(node.inputs[0])?;
+        let bias = node.inputs.get(2).map(|&b| self.plain(b)).transpose()?;
+        let residual = if residual { Some(self.read(node.inputs[3])?) } else { None };
+        let y = self.write(node.outputs[0]);
+        let mut reads: Vec<BufferId> = [x].into_iter().chain(bias).chain(residual).collect();
+        if depthwise::supports(&shape) {
+            let weight = self.depthwise_filter(&shape, node.inputs[1])?;
+            reads.push(weight);
+            let own = if residual.is_some() { Activation::None } else { activation };
+            self.push(&node.name, reads, vec![y], move |memory, _, out| {
+                depthwise::forward(
+                    isa,
+                    &shape,
+                    memory.get(x),
+                    memory.get(weight),
+                    bias.map(|b| memory.get(b)),
+                    own,
+                    out[0],
+                );
+                if let Some(residual) = residual {
+                    add_activation_in_place(isa, out[0], memory.get(residual), activation);
+                }
+                Ok(())
+            });
+            return Ok(());
+        }
+        let filter = self.filter(&shape, node.inputs[1], Direction::Forward)?;
+        self.push(&node.name, reads, vec![y], move |memory, scratch, out| {
+            let bias = bias.map(|b| memory.get(b));
+            let epilogue = Epilogue { bias, residual: residual.map(|r| memory.get(r)), activation };
+            filter.with(isa, &shape, Direction::Forward, memory, &mut scratch.filter, |filter| {
+                conv(isa, &shape, memory.get(x), filter, &epilogue, out[0]);
+            });
+            Ok(())
+        });
+        Ok(())
+    }
+
+    pub(super) fn conv_input_grad(&mut self, node: &Node, attributes: &Conv) -> Result<(), ExecuteError> {
+        let shape = self.conv_shape(attributes, node.outputs[0], node.inputs[1], node.inputs[0]);
+        let isa = self.isa;
+        let dy = self.read(node.inputs[0])?;
+        let dx = self.write(node.outputs[0]);
+        if depthwise::supports(&shape) {
+            let weight = self.depthwise_filter(&shape, node.inputs[1])?;
+            self.push(&node.name, vec![dy, weight], vec![dx], move |memory, _, out| {
+                depthwise::input_grad(isa, &shape, memory.get(dy), memory.get(weight), out[0]);
+                Ok(())
+            });
+            return Ok(());
+        }
+        let filter = self.filter(&shape, node.inputs[1], Direction::Backward)?;
+        self.push(&node.name, vec![dy], vec![dx], move |memory, scratch, out| {
+            filter.with(isa, &shape, Direction::Backward, memory, &mut scratch.filter, |filter| {
+                conv_input_grad(isa, &shape, memory.get(dy), filter, out[0]);
+            });
+            Ok(())
+        });
+        Ok(())
+    }
+
+    pub(super) fn conv_weight_grad(&mut self, node: &Node, attributes: &Conv) -> Result<(), ExecuteError> {
+        let shape = self.conv_shape(attributes, node.inputs[1], node.outputs[0], node.inputs[0]);
+        let isa = self.isa;
+        let (dy, x) = (self.read(node.inputs[0])?, self.read(node.inputs[1])?);
+        let dw = self.write_plain(node.outputs[0]);
+        if depthwise::supports(&shape) {
+            self.push(&node.name, vec![dy, x], vec![dw], move |memory, _, out| {
+                depthwise::weight_grad(isa, &shape, memory.get(x), memory.get(dy), out[0]);
+                Ok(())
+            });
+            return Ok(());
+        }
+        let workspace = conv_weight_grad_workspace(isa, &shape);
+        self.push(&node.name, vec![dy, x], vec![dw], move |memory, scratch, out| {
+            scratch.floats.reserve(workspace);
+            let workspace = scratch.floats.get_mut(workspace);
+            conv_weight_grad(isa, &shape, memory.get(x), memory.get(dy), out[0], workspace);
+            Ok(())
+        });
+        Ok(())
+    }
+
+    pub(super) fn gemm(&mut self, node: &Node, attributes: Gemm) -> Result<(), ExecuteError> {
+        let Gemm { trans_a, trans_b } = attributes;
+        let (&[rows, columns], &[m, n]) = (self.shape(node.inputs[0]), self.shape(node.outputs[0])) else {
+            return Err(unsupported(node, "its operands must be matrices".into()));
+        };
+        let shape = GemmShape { trans_a, trans_b, m, n, k: if trans_a { rows } else { columns } };
+        let isa = self.isa;
+        let (a, b) = (self.plain(node.inputs[0])?, self.plain(node.inputs[1])?);
+        let bias = node.inputs.get(2).map(|&c| self.plain(c)).transpose()?;
+        let y = self.write_plain(node.outputs[0]);
+        let reads = [a, b].into_iter().chain(bias).collect();
+        self.push(&node.name, reads, vec![y], move |memory, _, out| {
+            gemm(isa, &shape, memory.get(a), memory.get(b), bias.map(|c| memory.get(c)), out[0]);
+            Ok(())
+        });
+        Ok(())
+    }
+
+    pub(super) fn sum_to_channels(&mut self, node: &Node) -> Result<(), ExecuteError> {
+        self.picture(node, node.inputs[0])?;
+        let isa = self.isa;
+        let dy = self.read(node.inputs[0])?;
+        let sums = self.write_plain(node.outputs[0]);
+        self.push(&node.name, vec![dy], vec![sums], move |memory, _, out| {
+            sum_to_rows(isa, memory.get(dy), 1, out[0]);
+            Ok(())
+        });
+        Ok(())
+    }
+}

@@ -1,0 +1,92 @@
+//! Softmax and the loss.
+
+use offshoot_graph::op::CrossEntropy;
+use offshoot_graph::passes::LABELS;
+use offshoot_graph::{ExecuteError, Node};
+
+use super::{Lowering, unsupported};
+use crate::kernels::softmax::{self, LabelError, cross_entropy, cross_entropy_grad, softmax, softmax_grad};
+
+impl Lowering<'_> {
+    /// The length of the last axis, which must be `axis`.
+    fn last_axis(&self, node: &Node, axis: usize) -> Result<usize, ExecuteError> {
+        let shape = self.shape(node.inputs[0]);
+        match shape.last() {
+            // A rank-4 value is channels last in memory, so the graph's last axis is not.
+            Some(&width) if axis + 1 == shape.len() && shape.len() != 4 => Ok(width),
+            _ => Err(unsupported(
+                node,
+                format!("axis {axis} of {shape:?}: only the last axis of [N, C] is supported"),
+            )),
+        }
+    }
+
+    pub(super) fn softmax(&mut self, node: &Node, axis: usize) -> Result<(), ExecuteError> {
+        let (width, isa) = (self.last_axis(node, axis)?, self.isa);
+        let x = self.plain(node.inputs[0])?;
+        let y = self.write_plain(node.outputs[0]);
+        self.push(&node.name, vec![x], vec![y], move |memory, _, out| {
+            softmax(isa, memory.get(x), width, out[0]);
+            Ok(())
+        });
+        Ok(())
+    }
+
+    pub(super) fn softmax_grad(&mut self, node: &Node, axis: usize) -> Result<(), ExecuteError> {
+        let (width, isa) = (self.last_axis(node, axis)?, self.isa);
+        let (dy, y) = (self.plain(node.inputs[0])?, self.plain(node.inputs[1])?);
+        let dx = self.write_plain(node.outputs[0]);
+        self.push(&node.name, vec![dy, y], vec![dx], move |memory, _, out| {
+            softmax_grad(isa, memory.get(y), memory.get(dy), width, out[0]);
+            Ok(())
+        });
+        Ok(())
+    }
+
+    pub(super) fn cross_entropy(&mut self, node: &Node, loss: CrossEntropy) -> Result<(), ExecuteError> {
+        let (classes, isa) = (self.last_axis(node, 1)?, self.isa);
+        let logits = self.plain(node.inputs[0])?;
+        let labels = self.i64_input(node, node.inputs[1])?;
+        let weights = node.inputs.get(2).map(|&w| self.plain(w)).transpose()?;
+        let y = self.write_plain(node.outputs[0]);
+        let reads = [logits].into_iter().chain(weights).collect();
+        self.push(&node.name, reads, vec![y], move |memory, _, out| {
+            let weights = weights.map(|w| memory.get(w));
+            let settings = softmax::CrossEntropy { smoothing: loss.label_smoothing, weights };
+            let labels = memory.get_i64(labels);
+            out[0][0] =
+                cross_entropy(isa, memory.get(logits), labels, classes, &settings).map_err(label_error)?;
+            Ok(())
+        });
+        Ok(())
+    }
+
+    /// (dloss, logits, labels, class weights?) -> dlogits
+    pub(super) fn cross_entropy_grad(&mut self, node: &Node, loss: CrossEntropy) -> Result<(), ExecuteError> {
+        let &[_, classes] = self.shape(node.inputs[1]) else {
+            return Err(unsupported(node, "the logits must be [N, C]".into()));
+        };
+        let isa = self.isa;
+        let (dloss, logits) = (self.plain(node.inputs[0])?, self.plain(node.inputs[1])?);
+        let labels = self.i64_input(node, node.inputs[2])?;
+        let weights = node.inputs.get(3).map(|&w| self.plain(w)).transpose()?;
+        let dlogits = self.write_plain(node.outputs[0]);
+        let reads = [dloss, logits].into_iter().chain(weights).collect();
+        self.push(&node.name, reads, vec![dlogits], move |memory, _, out| {
+            let weights = weights.map(|w| memory.get(w));
+            let settings = softmax::CrossEntropy { smoothing: loss.label_smoothing, weights };
+            let (dloss, labels) = (memory.get(dloss)[0], memory.get_i64(labels));
+            cross_entropy_grad(isa, memory.get(logits), labels, classes, &settings, dloss, out[0])
+                .map_err(label_error)
+        });
+        Ok(())
+    }
+}
+
+fn label_error(error: LabelError) -> ExecuteError {
+    ExecuteError::Input {
+        name: LABELS.into(),
+        wanted: format!("a class, 0 to {}", error.classes.saturating_sub(1)),
+        found: format!("{} in row {}", error.label, error.row),
+    }
+}

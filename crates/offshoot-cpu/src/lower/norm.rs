@@ -1,0 +1,212 @@
+//! Batch norms.
+
+use offshoot_graph::op::BatchNormalization;
+use offshoot_graph::{ExecuteError, Node};
+
+use super::Lowering;
+use crate::kernels::batch_norm::{
+    BatchNorm, Gate, Running, batch_norm_apply, batch_norm_input_grad, batch_norm_reduce, batch_norm_stats,
+    inv_std, scale_input_grad,
+};
+use crate::kernels::{Activation, Place};
+use crate::plan::{BufferId, Memory};
+
+/// The buffers of a norm's vectors.
+#[derive(Clone, Copy)]
+struct Vectors {
+    mean: BufferId,
+    inv_std: BufferId,
+    gamma: BufferId,
+    beta: BufferId,
+}
+
+impl Vectors {
+    fn get<'a>(&self, memory: &'a Memory<'_>) -> BatchNorm<'a> {
+        BatchNorm {
+            mean: memory.get(self.mean),
+            inv_std: memory.get(self.inv_std),
+            gamma: memory.get(self.gamma),
+            beta: memory.get(self.beta),
+        }
+    }
+}
+
+impl Lowering<'_> {
+    /// Running statistics: an affine function of each channel.
+    pub(super) fn batch_normalization(
+        &mut self,
+        node: &Node,
+        norm: BatchNormalization,
+    ) -> Result<(), ExecuteError> {
+        self.picture(node, node.inputs[0])?;
+        let isa = self.isa;
+        let x = self.read(node.inputs[0])?;
+        let mut vectors = [x; 4];
+        for (vector, &input) in vectors.iter_mut().zip(&node.inputs[1..]) {
+            *vector = self.plain(input)?;
+        }
+        let [gamma, beta, mean, var] = vectors;
+        let y = self.write(node.outputs[0]);
+        self.push(&node.name, vec![x, gamma, beta, mean, var], vec![y], move |memory, _, out| {
+            let var = memory.get(var);
+            let mut inverse = vec![0.0; var.len()];
+            inv_std(var, norm.epsilon, &mut inverse);
+            let norm = BatchNorm {
+                mean: memory.get(mean),
+                inv_std: &inverse,
+                gamma: memory.get(gamma),
+                beta: memory.get(beta),
+            };
+            batch_norm_apply(isa, memory.get(x), &norm, None, Activation::None, out[0]);
+            Ok(())
+        });
+        Ok(())
+    }
+
+    pub(super) fn batch_norm_stats(
+        &mut self,
+        node: &Node,
+        norm: BatchNormalization,
+    ) -> Result<(), ExecuteError> {
+        self.picture(node, node.inputs[0])?;
+        let isa = self.isa;
+        let x = self.read(node.inputs[0])?;
+        let (mean, var) = (self.plain(node.inputs[1])?, self.plain(node.inputs[2])?);
+        let writes = node.outputs.iter().map(|&o| self.write_plain(o)).collect();
+        self.push(&node.name, vec![x, mean, var], writes, move |memory, _, out| {
+            let [batch_mean, batch_inv_std, new_mean, new_var] = out else { unreachable!("four outputs") };
+            let running = Running {
+                momentum: norm.momentum,
+                mean: memory.get(mean),
+                var: memory.get(var),
+                new_mean,
+                new_var,
+            };
+            batch_norm_stats(isa, memory.get(x), norm.epsilon, batch_mean, batch_inv_std, Some(running));
+            Ok(())
+        });
+        Ok(())
+    }
+
+    pub(super) fn inv_std(&mut self, node: &Node, epsilon: f32) -> Result<(), ExecuteError> {
+        let var = self.plain(node.inputs[0])?;
+        let y = self.write_plain(node.outputs[0]);
+        self.push(&node.name, vec![var], vec![y], move |memory, _, out| {
+            inv_std(memory.get(var), epsilon, out[0]);
+            Ok(())
+        });
+        Ok(())
+    }
+
+    pub(super) fn batch_norm_apply(
+        &mut self,
+        node: &Node,
+        activation: Activation,
+        residual: bool,
+    ) -> Result<(), ExecuteError> {
+        self.picture(node, node.inputs[0])?;
+        let isa = self.isa;
+        let x = self.read(node.inputs[0])?;
+        let vectors = Vectors {
+            mean: self.plain(node.inputs[1])?,
+            inv_std: self.plain(node.inputs[2])?,
+            gamma: self.plain(node.inputs[3])?,
+            beta: self.plain(node.inputs[4])?,
+        };
+        let residual = if residual { Some(self.read(node.inputs[5])?) } else { None };
+        let y = self.write(node.outputs[0]);
+        let Vectors { mean, inv_std, gamma, beta } = vectors;
+        let reads = [x, mean, inv_std, gamma, beta].into_iter().chain(residual).collect();
+        self.push(&node.name, reads, vec![y], move |memory, _, out| {
+            let residual = residual.map(|r| memory.get(r));
+            batch_norm_apply(isa, memory.get(x), &vectors.get(memory), residual, activation, out[0]);
+            Ok(())
+        });
+        Ok(())
+    }
+
+    /// (dy, [z,] x, mean, inv_std) -> (dgamma, dbeta); with an activation, dy is its gradient and z its output.
+    pub(super) fn batch_norm_reduce(
+        &mut self,
+        node: &Node,
+        activation: Option<Activation>,
+    ) -> Result<(), ExecuteError> {
+        let at = usize::from(activation.is_some());
+        self.picture(node, node.inputs[0])?;
+        let isa = self.isa;
+        let (dy, z, x) =
+            (self.read(node.inputs[0])?, self.read(node.inputs[at])?, self.read(node.inputs[1 + at])?);
+        let (mean, inverse) = (self.plain(node.inputs[2 + at])?, self.plain(node.inputs[3 + at])?);
+        let writes = node.outputs.iter().map(|&o| self.write_plain(o)).collect();
+        self.push(&node.name, vec![dy, z, x, mean, inverse], writes, move |memory, _, out| {
+            let [dgamma, dbeta] = out else { unreachable!("two outputs") };
+            // The sums use neither weight nor bias.
+            let norm =
+                BatchNorm { mean: memory.get(mean), inv_std: memory.get(inverse), gamma: &[], beta: &[] };
+            let gate = activation.map_or(Gate::Open, |a| Gate::Output(a, memory.get(z)));
+            batch_norm_reduce(isa, memory.get(x), memory.get(dy), &norm, gate, dgamma, dbeta);
+            Ok(())
+        });
+        Ok(())
+    }
+
+    /// (dy, [z,] x, mean, inv_std, gamma, dgamma, dbeta) -> dx
+    pub(super) fn batch_norm_input(
+        &mut self,
+        node: &Node,
+        activation: Option<Activation>,
+    ) -> Result<(), ExecuteError> {
+        let at = usize::from(activation.is_some());
+        self.picture(node, node.inputs[0])?;
+        let isa = self.isa;
+        let (dy, z, x) =
+            (self.read(node.inputs[0])?, self.read(node.inputs[at])?, self.read(node.inputs[1 + at])?);
+        let mut vectors = [x; 5];
+        for (vector, &input) in vectors.iter_mut().zip(&node.inputs[2 + at..]) {
+            *vector = self.plain(input)?;
+        }
+        let [mean, inverse, gamma, dgamma, dbeta] = vectors;
+        let dx = self.write(node.outputs[0]);
+        self.push(
+            &node.name,
+            vec![dy, z, x, mean, inverse, gamma, dgamma, dbeta],
+            vec![dx],
+            move |memory, _, out| {
+                // The formula does not use the bias; `gamma` stands in for its length.
+                let gamma = memory.get(gamma);
+                let norm =
+                    BatchNorm { mean: memory.get(mean), inv_std: memory.get(inverse), gamma, beta: gamma };
+                let gate = activation.map_or(Gate::Open, |a| Gate::Output(a, memory.get(z)));
+                let place = Place::Apart(memory.get(dy), out[0]);
+                batch_norm_input_grad(
+                    isa,
+                    memory.get(x),
+                    place,
+                    &norm,
+                    gate,
+                    memory.get(dgamma),
+                    memory.get(dbeta),
+                );
+                Ok(())
+            },
+        );
+        Ok(())
+    }
+
+    /// (dy, inv_std, gamma) -> dx
+    pub(super) fn batch_norm_scale(&mut self, node: &Node) -> Result<(), ExecuteError> {
+        self.picture(node, node.inputs[0])?;
+        let isa = self.isa;
+        let dy = self.read(node.inputs[0])?;
+        let (inverse, gamma) = (self.plain(node.inputs[1])?, self.plain(node.inputs[2])?);
+        let dx = self.write(node.outputs[0]);
+        self.push(&node.name, vec![dy, inverse, gamma], vec![dx], move |memory, _, out| {
+            // An open gate makes it a scale: neither the mean nor the bias matters.
+            let gamma = memory.get(gamma);
+            let norm = BatchNorm { mean: gamma, inv_std: memory.get(inverse), gamma, beta: gamma };
+            scale_input_grad(isa, &[], Place::Apart(memory.get(dy), out[0]), &norm, Gate::Open);
+            Ok(())
+        });
+        Ok(())
+    }
+}

@@ -1,0 +1,163 @@
+//! A prepared graph: its plans by size, its packed filters, its buffers.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use offshoot_graph::{
+    Bindings, DType, Dim, ExecuteError, Graph, Session, Source, StepTime, Tensor, TensorView, ValueId,
+    Weights,
+};
+
+use crate::CpuExecutor;
+use crate::buffer::Buffer;
+use crate::kernels::conv::PackedFilter;
+use crate::lower::lower;
+use crate::plan::{Place, Plan, Scratch};
+
+/// Plans kept at once: the whole batches, the last smaller one, and a few more.
+const PLANS: usize = 4;
+
+/// The packed form of a frozen filter, by its parameter and the direction.
+pub(crate) type Filters = HashMap<(ValueId, Direction), Arc<PackedFilter>>;
+
+/// What a filter is packed for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Direction {
+    /// The convolution itself.
+    Forward,
+    /// The gradient of its input.
+    Backward,
+}
+
+/// See [`Session`].
+pub(crate) struct CpuSession {
+    graph: Graph,
+    executor: CpuExecutor,
+    plans: Vec<(Bindings, Plan)>,
+    filters: Filters,
+    slots: Vec<Buffer>,
+    scratch: Scratch,
+    /// The plan of the last run, if it went well.
+    last: Option<usize>,
+    profile: Vec<StepTime>,
+}
+
+impl CpuSession {
+    /// Checks that `weights` has every parameter of `graph`.
+    pub(crate) fn new(
+        graph: &Graph,
+        weights: &Weights,
+        executor: &CpuExecutor,
+    ) -> Result<CpuSession, ExecuteError> {
+        parameters(graph, weights)?;
+        Ok(CpuSession {
+            graph: graph.clone(),
+            executor: executor.clone(),
+            plans: Vec::new(),
+            filters: Filters::new(),
+            slots: Vec::new(),
+            scratch: Scratch::default(),
+            last: None,
+            profile: Vec::new(),
+        })
+    }
+
+    /// The place of the plan for `bindings`, made now if it is not there. The least recently made one makes room.
+    fn plan(&mut self, bindings: Bindings, parameters: &[&[f32]]) -> Result<usize, ExecuteError> {
+        if let Some(found) = self.plans.iter().position(|(b, _)| *b == bindings) {
+            return Ok(found);
+        }
+        let plan = lower(&self.graph, &bindings, self.executor.isa, parameters, &mut self.filters)?;
+        if self.plans.len() == PLANS {
+            self.plans.remove(0);
+        }
+        self.plans.push((bindings, plan));
+        Ok(self.plans.len() - 1)
+    }
+}
+
+impl Session for CpuSession {
+    fn run(&mut self, inputs: &[(&str, &Tensor)], weights: &Weights) -> Result<(), ExecuteError> {
+        self.last = None;
+        let (inputs, bindings) = bind(&self.graph, inputs)?;
+        let parameters = parameters(&self.graph, weights)?;
+        let pool = Arc::clone(&self.executor.pool);
+        pool.install(|| {
+            let index = self.plan(bindings, &parameters)?;
+            let CpuSession { plans, slots, scratch, profile, executor, .. } = self;
+            profile.clear();
+            let profile = executor.profile.then_some(profile);
+            plans[index].1.run(slots, scratch, &inputs, &parameters, profile)?;
+            self.last = Some(index);
+            Ok(())
+        })
+    }
+
+    fn output(&self, name: &str) -> Option<TensorView<'_>> {
+        let (_, plan) = &self.plans[self.last?];
+        let (_, shape, id) = plan.outputs.iter().find(|(n, _, _)| n == name)?;
+        match plan.places[id.0] {
+            Place::Slot { slot, len } => Some(TensorView { shape, data: self.slots[slot].get(len) }),
+            // Outputs are copied where they would be somebody else's.
+            Place::Input(_) | Place::Parameter(_) | Place::Constant(_) => None,
+        }
+    }
+
+    fn workspace_bytes(&self) -> usize {
+        let Some(last) = self.last else { return 0 };
+        self.plans[last].1.slots.iter().map(|len| len * size_of::<f32>()).sum()
+    }
+
+    fn profile(&self) -> &[StepTime] {
+        &self.profile
+    }
+}
+
+/// The tensors of the graph's inputs in order, and the numbers that their shapes give to symbols.
+fn bind<'a>(
+    graph: &Graph,
+    given: &[(&str, &'a Tensor)],
+) -> Result<(Vec<&'a Tensor>, Bindings), ExecuteError> {
+    let mut bindings = Bindings::new();
+    let mut tensors = Vec::new();
+    for &id in graph.inputs() {
+        let value = graph.value(id);
+        let &(_, tensor) = given
+            .iter()
+            .find(|(name, _)| *name == value.name)
+            .ok_or_else(|| ExecuteError::MissingInput(value.name.clone()))?;
+        let fits = tensor.dtype() == value.dtype
+            && tensor.shape().len() == value.shape.rank()
+            && !tensor.is_empty()
+            && value.shape.0.iter().zip(tensor.shape()).all(|(dim, &n)| match dim {
+                Dim::Fixed(wanted) => *wanted == n,
+                Dim::Symbol(name) => *bindings.entry(name.to_string()).or_insert(n) == n,
+                Dim::Expr(_) => dim.eval(&bindings) == Ok(n),
+            });
+        if !fits {
+            return Err(ExecuteError::Input {
+                name: value.name.clone(),
+                wanted: format!("{}{}", value.dtype, value.shape),
+                found: format!("{}{:?}", tensor.dtype(), tensor.shape()),
+            });
+        }
+        tensors.push(tensor);
+    }
+    Ok((tensors, bindings))
+}
+
+/// The elements of the graph's parameters in order.
+fn parameters<'a>(graph: &Graph, weights: &'a Weights) -> Result<Vec<&'a [f32]>, ExecuteError> {
+    let parameter = |&id: &ValueId| {
+        let value = graph.value(id);
+        debug_assert!(matches!(value.source, Source::Parameter(_)) && value.dtype == DType::F32);
+        let tensor = weights.get(&value.name);
+        let fits = tensor.filter(|t| Some(t.shape()) == value.shape.as_fixed().as_deref());
+        fits.and_then(Tensor::as_f32).ok_or_else(|| ExecuteError::Parameter {
+            name: value.name.clone(),
+            wanted: format!("{}{}", value.dtype, value.shape),
+            found: tensor.map_or("missing".into(), |t| format!("{}{:?}", t.dtype(), t.shape())),
+        })
+    };
+    graph.parameters().iter().map(parameter).collect()
+}
