@@ -56,8 +56,14 @@ impl Dim {
         }
     }
 
-    /// The dim `self op other`, computed at once where both are numbers and the result is one.
+    /// The dim `self op other`, computed at once where both are numbers and the result is one. Numbers added and
+    /// subtracted one after another become one, so that branches which keep a symbolic size agree on it.
     pub fn combine(&self, op: DimOp, other: &Dim) -> Dim {
+        if let (DimOp::Add | DimOp::Sub, Dim::Fixed(n)) = (op, other)
+            && let Some(dim) = self.shift(op, *n)
+        {
+            return dim;
+        }
         match (op, self, other) {
             (_, Dim::Fixed(a), Dim::Fixed(b)) if op.apply(*a, *b).is_some() => {
                 Dim::Fixed(op.apply(*a, *b).unwrap_or_default())
@@ -68,6 +74,18 @@ impl Dim {
             (DimOp::Add, Dim::Fixed(0), _) | (DimOp::Mul, Dim::Fixed(1), _) => other.clone(),
             _ => Dim::Expr(Arc::new((op, self.clone(), other.clone()))),
         }
+    }
+
+    /// `(base +- m) +- n` as `base +- k`, where it has that form.
+    fn shift(&self, op: DimOp, n: usize) -> Option<Dim> {
+        let Dim::Expr(e) = self else { return None };
+        let (inner @ (DimOp::Add | DimOp::Sub), base, Dim::Fixed(m)) = e.as_ref() else { return None };
+        let (op, k) = match *inner == op {
+            true => (op, m.checked_add(n)?),
+            false if *m >= n => (*inner, m - n),
+            false => (op, n - m),
+        };
+        Some(base.combine(op, &Dim::Fixed(k)))
     }
 
     /// The number it stands for.
@@ -153,9 +171,13 @@ impl Shape {
     /// The numbers it stands for.
     ///
     /// # Errors
-    /// As [`Dim::eval`].
+    /// As [`Dim::eval`], and when a computed size is zero: a window that does not fit.
     pub fn eval(&self, bindings: &Bindings) -> Result<Vec<usize>, DimError> {
-        self.0.iter().map(|d| d.eval(bindings)).collect()
+        let size = |dim: &Dim| match (dim, dim.eval(bindings)?) {
+            (Dim::Expr(_), 0) => Err(DimError::Invalid(dim.to_string())),
+            (_, n) => Ok(n),
+        };
+        self.0.iter().map(size).collect()
     }
 }
 
@@ -181,10 +203,25 @@ mod tests {
         let height = Dim::symbol("height");
         let out = height.combine(DimOp::Add, &Dim::Fixed(2)).combine(DimOp::Sub, &Dim::Fixed(3));
         let out = out.combine(DimOp::Div, &Dim::Fixed(2)).combine(DimOp::Add, &Dim::Fixed(1));
-        assert_eq!(out.to_string(), "((((height+2)-3)/2)+1)");
+        assert_eq!(out.to_string(), "(((height-1)/2)+1)");
         assert_eq!(out.eval(&Bindings::from([("height".into(), 224)])), Ok(112));
         assert_eq!(out.eval(&Bindings::new()), Err(DimError::Unbound("height".into())));
         assert!(matches!(out.eval(&Bindings::from([("height".into(), 0)])), Err(DimError::Invalid(_))));
         assert_eq!(Dim::Fixed(6).combine(DimOp::Div, &Dim::Fixed(4)), Dim::Fixed(1));
+    }
+
+    #[test]
+    fn numbers_one_after_another_become_one() {
+        let chain = |steps: &[(DimOp, usize)]| {
+            steps.iter().fold(Dim::symbol("h"), |dim, &(op, n)| dim.combine(op, &Dim::Fixed(n)))
+        };
+        use DimOp::{Add, Div, Sub};
+        assert_eq!(chain(&[(Add, 2), (Sub, 3), (Div, 1), (Add, 1)]), Dim::symbol("h"));
+        assert_eq!(chain(&[(Sub, 1), (Sub, 4)]), chain(&[(Sub, 5)]));
+        assert_eq!(chain(&[(Add, 5), (Sub, 3)]), chain(&[(Add, 2)]));
+        assert_eq!(chain(&[(Add, usize::MAX), (Add, 1)]).eval(&Bindings::from([("h".into(), 1)])).ok(), None);
+        let shape = Shape(vec![chain(&[(Sub, 2)])]);
+        assert_eq!(shape.eval(&Bindings::from([("h".into(), 3)])), Ok(vec![1]));
+        assert!(matches!(shape.eval(&Bindings::from([("h".into(), 2)])), Err(DimError::Invalid(_))));
     }
 }
