@@ -1,7 +1,28 @@
 //! The kernels: plain functions on slices, NHWC, f32. One file a kernel, generic over [`simd::Simd`].
 #![allow(unsafe_code)]
 
+pub mod batch_norm;
+pub mod conv;
+pub mod conv_input_grad;
+pub mod conv_weight_grad;
+pub mod depthwise;
+pub mod dropout;
+pub mod elementwise;
+mod gather;
+pub mod gemm;
+pub mod layout;
+pub mod math;
+mod parallel;
+pub mod pool;
+mod rows;
 pub mod simd;
+pub mod softmax;
+#[cfg(test)]
+mod testing;
+mod tile;
+mod window;
+
+pub use rows::Place;
 
 /// The shape of a two-dimensional convolution, as in ONNX `Conv`. Activations are NHWC, weights OIHW.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

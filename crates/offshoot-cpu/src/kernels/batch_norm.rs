@@ -1,0 +1,397 @@
+//! Batch normalisation over rows x channels, with the formulas of PyTorch's `batch_norm`.
+//!
+//! y = activation((x - mean) inv_std gamma + beta + residual). In training the statistics are the batch's, and the
+//! gradient flows through them; with frozen statistics it is an affine function of each channel.
+
+use super::Activation;
+use super::elementwise::{Sum, clamp, gate};
+use super::rows::{Fold, Map, Place, fold_rows, map_rows, map_rows_to, partials, rows_per_part, sum_rows};
+use super::simd::{Isa, Simd};
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// The running statistics before a step, and where the new ones go.
+#[derive(Debug)]
+pub struct Running<'a> {
+    /// The weight of the batch in the new statistics (PyTorch's `momentum`, 0.1 by default).
+    pub momentum: f32,
+    /// The running mean, C.
+    pub mean: &'a [f32],
+    /// The running variance, C.
+    pub var: &'a [f32],
+    /// (1 - momentum) mean + momentum (the batch's mean).
+    pub new_mean: &'a mut [f32],
+    /// (1 - momentum) var + momentum (the batch's unbiased variance).
+    pub new_var: &'a mut [f32],
+}
+
+/// The vectors of a batch norm, each of C elements.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchNorm<'a> {
+    /// The mean: the batch's, or the running one.
+    pub mean: &'a [f32],
+    /// 1 / sqrt(variance + epsilon), see [`inv_std`].
+    pub inv_std: &'a [f32],
+    /// The weight.
+    pub gamma: &'a [f32],
+    /// The bias.
+    pub beta: &'a [f32],
+}
+
+impl BatchNorm<'_> {
+    /// (scale, shift) with y = x scale + shift, as PyTorch computes them.
+    pub fn affine(&self) -> (Vec<f32>, Vec<f32>) {
+        let scale: Vec<f32> = self.gamma.iter().zip(self.inv_std).map(|(g, i)| g * i).collect();
+        let shift = self.beta.iter().zip(self.mean).zip(&scale).map(|((b, m), s)| b - m * s).collect();
+        (scale, shift)
+    }
+}
+
+/// Which elements of the gradient pass the activation after a batch norm.
+#[derive(Clone, Copy, Debug)]
+pub enum Gate<'a> {
+    /// All: there is no activation, or the gradient has been through it.
+    Open,
+    /// Those that passed it by its output, rows x C. The one to use with a residual.
+    Output(Activation, &'a [f32]),
+    /// Those that passed it, recomputed from x. Saves reading the output; wrong with a residual.
+    Recomputed(Activation),
+}
+
+/// out = 1 / sqrt(var + eps), element by element.
+pub fn inv_std(var: &[f32], eps: f32, out: &mut [f32]) {
+    for (out, &var) in out.iter_mut().zip(var) {
+        *out = inverse_root(f64::from(var), eps);
+    }
+}
+
+fn inverse_root(var: f64, eps: f32) -> f32 {
+    (1.0 / (var + f64::from(eps)).sqrt()) as f32
+}
+
+/// Sums of x - p and of its square.
+#[derive(Clone, Copy)]
+struct Deviations;
+
+impl Fold<1, 1, 2> for Deviations {
+    #[inline(always)]
+    unsafe fn call<S: Simd>(self, [sum, squares]: [S::V; 2], [x]: [S::V; 1], [p]: [S::V; 1]) -> [S::V; 2] {
+        // Safety: the caller's promise.
+        unsafe {
+            let d = S::sub(x, p);
+            [S::add(sum, d), S::fma(d, d, squares)]
+        }
+    }
+}
+
+/// The mean of some rows and the sum of squares about it, in two passes over what the cache holds.
+fn moments(isa: Isa, x: &[f32], rows: Range<usize>, mean: &mut [f32], squares: &mut [f32]) {
+    let n = rows.len() as f32;
+    fold_rows(isa, [x], [], rows.clone(), mean, Sum);
+    mean.iter_mut().for_each(|m| *m /= n);
+    let mut sums = vec![0.0; 2 * mean.len()];
+    fold_rows(isa, [x], [mean], rows, &mut sums, Deviations);
+    let (deviations, about) = sums.split_at(mean.len());
+    for (c, mean) in mean.iter_mut().enumerate() {
+        squares[c] = (about[c] - deviations[c] * deviations[c] / n).max(0.0);
+        *mean += deviations[c] / n;
+    }
+}
+
+/// Columns that a task of [`join`] takes.
+const COLUMNS: usize = 64;
+
+/// Joins the moments of all chunks (Chan, Golub, LeVeque: "Updating formulae and a pairwise algorithm for computing
+/// sample variances", 1979), in f64 and in order: the mean and the sum of squares of each channel.
+fn join(parts: &[f32], channels: usize, rows: usize, per_part: usize) -> Vec<(f64, f64)> {
+    let mut joined = vec![(0.0f64, 0.0f64); channels];
+    joined.par_chunks_mut(COLUMNS).enumerate().for_each(|(block, joined)| {
+        let mut n = 0.0f64;
+        for (i, part) in parts.chunks_exact(2 * channels).enumerate() {
+            let m = per_part.min(rows - i * per_part) as f64;
+            let share = m / (n + m);
+            let (means, squares) = part.split_at(channels);
+            let columns = means.iter().zip(squares).skip(block * COLUMNS);
+            for ((mean, square), (m, s)) in joined.iter_mut().zip(columns) {
+                let delta = f64::from(*m) - *mean;
+                *mean += delta * share;
+                *square += f64::from(*s) + delta * delta * n * share;
+            }
+            n += m;
+        }
+    });
+    joined
+}
+
+/// The mean and 1 / sqrt(variance + eps) of each channel of `x` (rows x C), the variance biased, and the running
+/// statistics after this batch. `mean` and `inv_std` have C elements. There must be two rows or more for the
+/// unbiased variance to mean anything; of one row it is 0.
+pub fn batch_norm_stats(
+    isa: Isa,
+    x: &[f32],
+    eps: f32,
+    mean: &mut [f32],
+    inv_std: &mut [f32],
+    running: Option<Running<'_>>,
+) {
+    let channels = mean.len();
+    assert!(channels > 0 && inv_std.len() == channels && !x.is_empty() && x.len().is_multiple_of(channels));
+    let rows = x.len() / channels;
+    let per_part = rows_per_part(channels);
+    let parts = partials(rows, per_part, 2 * channels, |rows, part| {
+        let (mean, squares) = part.split_at_mut(channels);
+        moments(isa, x, rows, mean, squares);
+    });
+    let joined = join(&parts, channels, rows, per_part);
+    for (c, &(m, squares)) in joined.iter().enumerate() {
+        mean[c] = m as f32;
+        inv_std[c] = inverse_root(squares / rows as f64, eps);
+    }
+    if let Some(running) = running {
+        update(running, &joined, rows);
+    }
+}
+
+fn update(running: Running<'_>, joined: &[(f64, f64)], rows: usize) {
+    let momentum = f64::from(running.momentum);
+    let blend = |old: f32, new: f64| ((1.0 - momentum) * f64::from(old) + momentum * new) as f32;
+    for (c, &(mean, squares)) in joined.iter().enumerate() {
+        running.new_mean[c] = blend(running.mean[c], mean);
+        running.new_var[c] = blend(running.var[c], squares / (rows.max(2) - 1) as f64);
+    }
+}
+
+/// y = activation(x scale + shift), or with a residual, activation(x scale + shift + residual).
+#[derive(Clone, Copy)]
+struct Affine(Activation);
+
+impl Map<1, 2> for Affine {
+    #[inline(always)]
+    unsafe fn call<S: Simd>(self, [x]: [S::V; 1], [scale, shift]: [S::V; 2]) -> S::V {
+        let (low, high) = self.0.bounds();
+        // Safety: the caller's promise.
+        unsafe { clamp::<S>(S::fma(x, scale, shift), low, high) }
+    }
+}
+
+impl Map<2, 2> for Affine {
+    #[inline(always)]
+    unsafe fn call<S: Simd>(self, [x, residual]: [S::V; 2], [scale, shift]: [S::V; 2]) -> S::V {
+        let (low, high) = self.0.bounds();
+        // Safety: the caller's promise.
+        unsafe { clamp::<S>(S::add(S::fma(x, scale, shift), residual), low, high) }
+    }
+}
+
+/// out = activation(x scale + shift + residual): an affine function of each channel. `x`, `residual` and `out` are
+/// rows x C, `scale` and `shift` have C elements.
+pub fn affine(
+    isa: Isa,
+    x: &[f32],
+    (scale, shift): (&[f32], &[f32]),
+    residual: Option<&[f32]>,
+    activation: Activation,
+    out: &mut [f32],
+) {
+    match residual {
+        None => map_rows(isa, [x], [scale, shift], 1, out, Affine(activation)),
+        Some(residual) => map_rows(isa, [x, residual], [scale, shift], 1, out, Affine(activation)),
+    }
+}
+
+/// out = activation((x - mean) inv_std gamma + beta + residual), as [`affine`].
+pub fn batch_norm_apply(
+    isa: Isa,
+    x: &[f32],
+    norm: &BatchNorm<'_>,
+    residual: Option<&[f32]>,
+    activation: Activation,
+    out: &mut [f32],
+) {
+    let (scale, shift) = norm.affine();
+    affine(isa, x, (&scale, &shift), residual, activation, out);
+}
+
+/// Sums of dy and of dy (x - mean), where dy is dz through the gate.
+#[derive(Clone, Copy)]
+struct Reduce(Activation);
+
+impl Reduce {
+    #[inline(always)]
+    unsafe fn add<S: Simd>([sum, products]: [S::V; 2], dy: S::V, x: S::V, mean: S::V) -> [S::V; 2] {
+        // Safety: the caller's promise.
+        unsafe { [S::add(sum, dy), S::fma(dy, S::sub(x, mean), products)] }
+    }
+}
+
+impl Fold<2, 1, 2> for Reduce {
+    #[inline(always)]
+    unsafe fn call<S: Simd>(self, sums: [S::V; 2], [dy, x]: [S::V; 2], [mean]: [S::V; 1]) -> [S::V; 2] {
+        // Safety: the caller's promise.
+        unsafe { Reduce::add::<S>(sums, dy, x, mean) }
+    }
+}
+
+impl Fold<3, 1, 2> for Reduce {
+    #[inline(always)]
+    unsafe fn call<S: Simd>(self, sums: [S::V; 2], [dz, x, z]: [S::V; 3], [mean]: [S::V; 1]) -> [S::V; 2] {
+        // Safety: the caller's promise.
+        unsafe { Reduce::add::<S>(sums, gate::<S>(z, self.0.gate(), dz), x, mean) }
+    }
+}
+
+impl Fold<2, 3, 2> for Reduce {
+    #[inline(always)]
+    unsafe fn call<S: Simd>(self, sums: [S::V; 2], [dz, x]: [S::V; 2], p: [S::V; 3]) -> [S::V; 2] {
+        let [mean, scale, shift] = p;
+        // Safety: the caller's promise.
+        unsafe {
+            let dy = gate::<S>(S::fma(x, scale, shift), self.0.gate(), dz);
+            Reduce::add::<S>(sums, dy, x, mean)
+        }
+    }
+}
+
+/// dgamma = the sum of dy (x - mean) inv_std over rows, and dbeta = the sum of dy, where dy is dz through `gate`.
+/// `x` and `dz` are rows x C, `dgamma` and `dbeta` have C elements.
+pub fn batch_norm_reduce(
+    isa: Isa,
+    x: &[f32],
+    dz: &[f32],
+    norm: &BatchNorm<'_>,
+    gate: Gate<'_>,
+    dgamma: &mut [f32],
+    dbeta: &mut [f32],
+) {
+    let channels = norm.mean.len();
+    let mut sums = vec![0.0; 2 * channels];
+    match gate {
+        Gate::Open => sum_rows(isa, [dz, x], [norm.mean], &mut sums, Reduce(Activation::None)),
+        Gate::Output(activation, z) => sum_rows(isa, [dz, x, z], [norm.mean], &mut sums, Reduce(activation)),
+        Gate::Recomputed(activation) => {
+            let (scale, shift) = norm.affine();
+            sum_rows(isa, [dz, x], [norm.mean, &scale, &shift], &mut sums, Reduce(activation));
+        }
+    }
+    dbeta.copy_from_slice(&sums[..channels]);
+    for (c, dgamma) in dgamma.iter_mut().enumerate() {
+        *dgamma = sums[channels + c] * norm.inv_std[c];
+    }
+}
+
+/// dx = scale (dy - offset - (x - mean) slope), where dy is dz through the gate.
+#[derive(Clone, Copy)]
+struct InputGrad(Activation);
+
+impl InputGrad {
+    #[inline(always)]
+    unsafe fn formula<S: Simd>(dy: S::V, x: S::V, [scale, mean, offset, slope]: [S::V; 4]) -> S::V {
+        // Safety: the caller's promise.
+        unsafe {
+            let through_var = S::mul(S::sub(x, mean), slope);
+            S::mul(S::sub(S::sub(dy, offset), through_var), scale)
+        }
+    }
+}
+
+impl Map<2, 4> for InputGrad {
+    #[inline(always)]
+    unsafe fn call<S: Simd>(self, [dy, x]: [S::V; 2], p: [S::V; 4]) -> S::V {
+        // Safety: the caller's promise.
+        unsafe { InputGrad::formula::<S>(dy, x, p) }
+    }
+}
+
+impl Map<3, 4> for InputGrad {
+    #[inline(always)]
+    unsafe fn call<S: Simd>(self, [dz, x, z]: [S::V; 3], p: [S::V; 4]) -> S::V {
+        // Safety: the caller's promise.
+        unsafe { InputGrad::formula::<S>(gate::<S>(z, self.0.gate(), dz), x, p) }
+    }
+}
+
+impl Map<2, 5> for InputGrad {
+    #[inline(always)]
+    unsafe fn call<S: Simd>(self, [dz, x]: [S::V; 2], p: [S::V; 5]) -> S::V {
+        let [scale, mean, offset, slope, shift] = p;
+        // Safety: the caller's promise.
+        unsafe {
+            let dy = gate::<S>(S::fma(x, scale, shift), self.0.gate(), dz);
+            InputGrad::formula::<S>(dy, x, [scale, mean, offset, slope])
+        }
+    }
+}
+
+/// The gradient of x in training mode, dx = gamma inv_std (dy - dbeta / n - (x - mean) inv_std dgamma / n) for n rows,
+/// where dy is dz through `gate`; `dgamma` and `dbeta` are those of [`batch_norm_reduce`]. `dz` says where dz is and where dx goes.
+pub fn batch_norm_input_grad(
+    isa: Isa,
+    x: &[f32],
+    dz: Place<'_>,
+    norm: &BatchNorm<'_>,
+    gate: Gate<'_>,
+    dgamma: &[f32],
+    dbeta: &[f32],
+) {
+    let n = (dz.operand().len() / norm.mean.len().max(1)) as f32;
+    let (scale, shift) = norm.affine();
+    let offset: Vec<f32> = dbeta.iter().map(|d| d / n).collect();
+    let slope: Vec<f32> = dgamma.iter().zip(norm.inv_std).map(|(d, i)| d * i / n).collect();
+    let p = [&scale, norm.mean, &offset, &slope];
+    match gate {
+        Gate::Open => map_rows_to::<1, 2, 4>(isa, dz, [x], p, InputGrad(Activation::None)),
+        Gate::Output(activation, z) => {
+            map_rows_to::<2, 3, 4>(isa, dz, [x, z], p, InputGrad(activation));
+        }
+        Gate::Recomputed(activation) => {
+            let p = [&scale, norm.mean, &offset, &slope, &shift];
+            map_rows_to::<1, 2, 5>(isa, dz, [x], p, InputGrad(activation));
+        }
+    }
+}
+
+/// dx = scale dy, where dy is dz through the gate.
+#[derive(Clone, Copy)]
+struct Scale(Activation);
+
+impl Map<1, 1> for Scale {
+    #[inline(always)]
+    unsafe fn call<S: Simd>(self, [dy]: [S::V; 1], [scale]: [S::V; 1]) -> S::V {
+        // Safety: the caller's promise.
+        unsafe { S::mul(dy, scale) }
+    }
+}
+
+impl Map<2, 1> for Scale {
+    #[inline(always)]
+    unsafe fn call<S: Simd>(self, [dz, z]: [S::V; 2], [scale]: [S::V; 1]) -> S::V {
+        // Safety: the caller's promise.
+        unsafe { S::mul(gate::<S>(z, self.0.gate(), dz), scale) }
+    }
+}
+
+impl Map<2, 2> for Scale {
+    #[inline(always)]
+    unsafe fn call<S: Simd>(self, [dz, x]: [S::V; 2], [scale, shift]: [S::V; 2]) -> S::V {
+        // Safety: the caller's promise.
+        unsafe { S::mul(gate::<S>(S::fma(x, scale, shift), self.0.gate(), dz), scale) }
+    }
+}
+
+/// The gradient of x under frozen statistics, dx = gamma inv_std dy, where dy is dz through `gate`. `dz` says where dz is and
+/// where dx goes. `x` is read by [`Gate::Recomputed`] only.
+pub fn scale_input_grad(isa: Isa, x: &[f32], dz: Place<'_>, norm: &BatchNorm<'_>, gate: Gate<'_>) {
+    let (scale, shift) = norm.affine();
+    match gate {
+        Gate::Open => map_rows_to::<0, 1, 1>(isa, dz, [], [&scale], Scale(Activation::None)),
+        Gate::Output(activation, z) => {
+            map_rows_to::<1, 2, 1>(isa, dz, [z], [&scale], Scale(activation));
+        }
+        Gate::Recomputed(activation) => {
+            map_rows_to::<1, 2, 2>(isa, dz, [x], [&scale, &shift], Scale(activation));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,67 @@
+//! Between NCHW, which files and the graph speak, and NHWC, which the kernels do.
+
+use super::rows::{Shared, TASK, for_tasks};
+
+/// Side of the square that is transposed at a time: two of them fit in the first-level cache.
+const TILE: usize = 16;
+
+/// out\[image\]\[column\]\[row\] = x\[image\]\[row\]\[column\], for `batch` matrices of `rows` x `columns`.
+///
+/// # Panics
+/// When a slice has not that size.
+pub fn transpose(batch: usize, rows: usize, columns: usize, x: &[f32], out: &mut [f32]) {
+    assert!(x.len() == batch * rows * columns && out.len() == x.len(), "{batch} x {rows} x {columns}");
+    if x.is_empty() {
+        return;
+    }
+    let bands = columns.div_ceil(band(rows));
+    let shared = Shared::new(out);
+    for_tasks(batch * bands, |task| {
+        let (image, start) = (task / bands, task % bands * band(rows));
+        let end = columns.min(start + band(rows));
+        let x = &x[image * rows * columns..(image + 1) * rows * columns];
+        let at = image * rows * columns + start * rows;
+        // Safety: the bands of all matrices are disjoint.
+        let out = unsafe { std::slice::from_raw_parts_mut(shared.at(at), (end - start) * rows) };
+        transpose_band(x, rows, columns, start, out);
+    });
+}
+
+/// Columns that make a task.
+fn band(rows: usize) -> usize {
+    (TASK / rows).next_multiple_of(TILE).max(TILE)
+}
+
+/// Transposes the columns from `start` on that fill `out`.
+fn transpose_band(x: &[f32], rows: usize, columns: usize, start: usize, out: &mut [f32]) {
+    let width = out.len() / rows;
+    for first_row in (0..rows).step_by(TILE) {
+        let end_row = rows.min(first_row + TILE);
+        for first in (0..width).step_by(TILE) {
+            for column in first..width.min(first + TILE) {
+                for row in first_row..end_row {
+                    out[column * rows + row] = x[row * columns + start + column];
+                }
+            }
+        }
+    }
+}
+
+/// NCHW to NHWC; `pixels` is H W.
+///
+/// # Panics
+/// When a slice has not batch x channels x pixels elements.
+pub fn nchw_to_nhwc(batch: usize, channels: usize, pixels: usize, x: &[f32], out: &mut [f32]) {
+    transpose(batch, channels, pixels, x, out);
+}
+
+/// NHWC to NCHW; `pixels` is H W.
+///
+/// # Panics
+/// When a slice has not batch x channels x pixels elements.
+pub fn nhwc_to_nchw(batch: usize, channels: usize, pixels: usize, x: &[f32], out: &mut [f32]) {
+    transpose(batch, pixels, channels, x, out);
+}
+
+#[cfg(test)]
+mod tests;

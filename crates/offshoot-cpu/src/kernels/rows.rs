@@ -1,0 +1,466 @@
+//! What the kernels over "rows x channels" share: the split into tasks, and maps and column sums over rows.
+//!
+//! A task's size depends on the shape only, and partial sums are added in task order, so that the number of
+//! threads cannot change a bit.
+
+use super::simd::{Isa, Kernel, Simd, dispatch};
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Elements a task reads: 64 KiB of f32, which stays in the second-level cache.
+pub(super) const TASK: usize = 1 << 14;
+
+/// Runs `run` for 0..count, on the thread pool when there is more than one.
+#[inline]
+pub(super) fn for_tasks(count: usize, run: impl Fn(usize) + Sync + Send) {
+    match count {
+        0 => {}
+        1 => run(0),
+        _ => (0..count).into_par_iter().for_each(run),
+    }
+}
+
+/// Splits 0..len into chunks of `size` and runs each as a task.
+#[inline]
+pub(super) fn for_chunks(len: usize, size: usize, run: impl Fn(Range<usize>) + Sync + Send) {
+    for_tasks(len.div_ceil(size), |task| run(task * size..len.min((task + 1) * size)));
+}
+
+/// A pointer that tasks may share; they write to disjoint parts of what it points to.
+#[derive(Clone, Copy)]
+pub(super) struct Shared(*mut f32);
+
+// Safety: a plain address; every use states why its writes do not overlap.
+unsafe impl Send for Shared {}
+// Safety: as above.
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    #[inline(always)]
+    pub(super) fn new(out: &mut [f32]) -> Shared {
+        Shared(out.as_mut_ptr())
+    }
+
+    /// # Safety
+    /// `offset` must be within the slice this was made from.
+    #[inline(always)]
+    pub(super) unsafe fn at(self, offset: usize) -> *mut f32 {
+        // Safety: the caller's promise.
+        unsafe { self.0.add(offset) }
+    }
+}
+
+/// Reads a whole vector, or its first `n` lanes.
+///
+/// # Safety
+/// As [`Simd::load`] and [`Simd::load_first`].
+#[inline(always)]
+pub(super) unsafe fn load<S: Simd, const FULL: bool>(from: *const f32, n: usize) -> S::V {
+    // Safety: the caller's promise.
+    unsafe { if FULL { S::load(from) } else { S::load_first(from, n) } }
+}
+
+/// Reads a vector of each operand. A loop, not a closure: closures do not take on their caller's target features.
+///
+/// # Safety
+/// As [`load`], for each pointer moved by `offset`.
+#[inline(always)]
+pub(super) unsafe fn load_all<S: Simd, const N: usize, const FULL: bool>(
+    from: [*const f32; N],
+    offset: usize,
+    n: usize,
+) -> [S::V; N] {
+    // Safety: the caller's promise.
+    unsafe {
+        let mut vectors = [S::splat(0.0); N];
+        for (vector, from) in vectors.iter_mut().zip(from) {
+            *vector = load::<S, FULL>(from.add(offset), n);
+        }
+        vectors
+    }
+}
+
+/// Writes a whole vector, or its first `n` lanes.
+///
+/// # Safety
+/// As [`Simd::store`] and [`Simd::store_first`].
+#[inline(always)]
+pub(super) unsafe fn store<S: Simd, const FULL: bool>(to: *mut f32, n: usize, v: S::V) {
+    // Safety: the caller's promise.
+    unsafe { if FULL { S::store(to, v) } else { S::store_first(to, n, v) } }
+}
+
+/// A function of `N` elements and `P` per-channel parameters, for a vector of elements at a time.
+pub(super) trait Map<const N: usize, const P: usize>: Copy + Send + Sync {
+    /// # Safety
+    /// `S` must be available.
+    unsafe fn call<S: Simd>(self, x: [S::V; N], p: [S::V; P]) -> S::V;
+}
+
+/// Where the inputs of a map are, and where its result goes (which may be the first input).
+#[derive(Clone, Copy)]
+struct MapRows<const N: usize, const P: usize, F> {
+    inputs: [*const f32; N],
+    params: [*const f32; P],
+    out: *mut f32,
+    rows: usize,
+    channels: usize,
+    map: F,
+}
+
+impl<const N: usize, const P: usize, F: Map<N, P>> MapRows<N, P, F> {
+    #[inline(always)]
+    unsafe fn block<S: Simd, const FULL: bool>(&self, at: usize, channel: usize, n: usize) {
+        // Safety: `run` passes offsets within the rows and the parameters.
+        unsafe {
+            let x = load_all::<S, N, FULL>(self.inputs, at, n);
+            let p = load_all::<S, P, FULL>(self.params, channel, n);
+            store::<S, FULL>(self.out.add(at), n, self.map.call::<S>(x, p));
+        }
+    }
+}
+
+impl<const N: usize, const P: usize, F: Map<N, P>> Kernel for MapRows<N, P, F> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let whole = self.channels - self.channels % S::LANES;
+        for row in 0..self.rows {
+            let at = row * self.channels;
+            for c in (0..whole).step_by(S::LANES) {
+                // Safety: c + LANES <= channels.
+                unsafe { self.block::<S, true>(at + c, c, S::LANES) };
+            }
+            if whole < self.channels {
+                // Safety: fewer than LANES channels are left.
+                unsafe { self.block::<S, false>(at + whole, whole, self.channels - whole) };
+            }
+        }
+    }
+}
+
+/// An operand of a map: read only, and never a part of the result other than the element being written.
+#[derive(Clone, Copy)]
+struct Operand(*const f32);
+
+// Safety: a plain address, of memory that outlives the map and is read at the element being written only.
+unsafe impl Send for Operand {}
+// Safety: as above.
+unsafe impl Sync for Operand {}
+
+impl Operand {
+    /// # Safety
+    /// `offset` must be within the slice this was made from.
+    #[inline(always)]
+    unsafe fn at(self, offset: usize) -> *const f32 {
+        // Safety: the caller's promise.
+        unsafe { self.0.add(offset) }
+    }
+}
+
+/// # Safety
+/// Every input has `len` elements, and is either disjoint from `out` or the same memory.
+unsafe fn map_operands<const N: usize>(
+    isa: Isa,
+    inputs: [Operand; N],
+    out: Shared,
+    len: usize,
+    map: impl Map<N, 0>,
+) {
+    for_chunks(len, TASK, |chunk| {
+        // Safety: chunks do not overlap and lie within 0..len.
+        let (inputs, out) = unsafe { (inputs.map(|input| input.at(chunk.start)), out.at(chunk.start)) };
+        dispatch(isa, MapRows { inputs, params: [], out, rows: 1, channels: chunk.len(), map });
+    });
+}
+
+/// out[i] = map(inputs[0][i], ..), element by element.
+pub(super) fn map<const N: usize>(isa: Isa, inputs: [&[f32]; N], out: &mut [f32], map: impl Map<N, 0>) {
+    assert!(inputs.iter().all(|i| i.len() == out.len()), "the operands of a map differ in length");
+    // Safety: lengths are equal, and a mutable slice is disjoint from others.
+    unsafe { map_operands(isa, inputs.map(|i| Operand(i.as_ptr())), Shared::new(out), out.len(), map) };
+}
+
+/// The operands of an in-place map: `inout`, then `others`. `M` is `N` + 1.
+fn in_place<const N: usize, const M: usize>(
+    inout: &mut [f32],
+    others: [&[f32]; N],
+) -> ([Operand; M], Shared) {
+    const { assert!(M == N + 1) };
+    assert!(others.iter().all(|o| o.len() == inout.len()), "the operands of a map differ in length");
+    let out = Shared::new(inout);
+    (std::array::from_fn(|i| if i == 0 { Operand(out.0) } else { Operand(others[i - 1].as_ptr()) }), out)
+}
+
+/// inout[i] = map(inout[i], others[0][i], ..): a map whose first operand is overwritten.
+pub(super) fn map_in_place<const N: usize, const M: usize>(
+    isa: Isa,
+    inout: &mut [f32],
+    others: [&[f32]; N],
+    map: impl Map<M, 0>,
+) {
+    let (inputs, out) = in_place::<N, M>(inout, others);
+    // Safety: lengths were checked; the first operand is the result itself.
+    unsafe { map_operands(isa, inputs, out, inout.len(), map) };
+}
+
+/// # Safety
+/// As [`map_operands`].
+unsafe fn map_rows_operands<const N: usize, const P: usize>(
+    isa: Isa,
+    inputs: [Operand; N],
+    params: [&[f32]; P],
+    groups: usize,
+    (out, len): (Shared, usize),
+    map: impl Map<N, P>,
+) {
+    let width = params[0].len();
+    assert!(
+        groups > 0 && width > 0 && width.is_multiple_of(groups),
+        "{width} parameters for {groups} groups"
+    );
+    assert!(params.iter().all(|p| p.len() == width), "the parameters of a map differ in length");
+    assert!(len.is_multiple_of(width), "{len} elements are no rows of {width} elements");
+    let (channels, rows) = (width / groups, len / width);
+    let size = rows_per_task(channels);
+    let chunks = rows.div_ceil(size);
+    for_tasks(groups * chunks, |task| {
+        let (group, row) = (task / chunks, task % chunks * size);
+        let at = (group * rows + row) * channels;
+        let params = params.map(|param| param[group * channels..].as_ptr());
+        // Safety: tasks do not overlap, and their rows lie within 0..len.
+        let (inputs, out) = unsafe { (inputs.map(|input| input.at(at)), out.at(at)) };
+        dispatch(isa, MapRows { inputs, params, out, rows: size.min(rows - row), channels, map });
+    });
+}
+
+/// out[row, c] = map(inputs[0][row, c], .., params[0][g, c], ..), where the parameters are `groups` x channels and g is
+/// the group of the row: rows are split evenly among the groups (1 for per-channel parameters, the batch size for
+/// parameters of each picture).
+pub(super) fn map_rows<const N: usize, const P: usize>(
+    isa: Isa,
+    inputs: [&[f32]; N],
+    params: [&[f32]; P],
+    groups: usize,
+    out: &mut [f32],
+    map: impl Map<N, P>,
+) {
+    assert!(inputs.iter().all(|i| i.len() == out.len()), "the operands of a map differ in length");
+    let result = (Shared::new(out), out.len());
+    // Safety: lengths are equal, and a mutable slice is disjoint from others.
+    unsafe { map_rows_operands(isa, inputs.map(|i| Operand(i.as_ptr())), params, groups, result, map) };
+}
+
+/// The first operand of a kernel and where its result goes, of equal lengths.
+#[derive(Debug)]
+pub enum Place<'a> {
+    /// The result overwrites the operand.
+    Over(&'a mut [f32]),
+    /// The result goes elsewhere: (operand, result).
+    Apart(&'a [f32], &'a mut [f32]),
+}
+
+impl Place<'_> {
+    /// The operand.
+    pub(super) fn operand(&self) -> &[f32] {
+        match self {
+            Place::Over(inout) => inout,
+            Place::Apart(from, _) => from,
+        }
+    }
+}
+
+/// [`map_rows`] with one group, whose first operand and result are at `place`.
+pub(super) fn map_rows_to<const N: usize, const M: usize, const P: usize>(
+    isa: Isa,
+    place: Place<'_>,
+    others: [&[f32]; N],
+    params: [&[f32]; P],
+    map: impl Map<M, P>,
+) {
+    match place {
+        Place::Over(inout) => {
+            let (inputs, out) = in_place::<N, M>(inout, others);
+            // Safety: lengths were checked; the first operand is the result itself.
+            unsafe { map_rows_operands(isa, inputs, params, 1, (out, inout.len()), map) };
+        }
+        Place::Apart(from, out) => {
+            let inputs: [&[f32]; M] = std::array::from_fn(|i| if i == 0 { from } else { others[i - 1] });
+            map_rows(isa, inputs, params, 1, out, map);
+        }
+    }
+}
+
+/// Rows of `channels` elements that make a task.
+pub(super) fn rows_per_task(channels: usize) -> usize {
+    (TASK / channels.max(1)).max(1)
+}
+
+/// The sums over rows of `M` functions of `N` elements and `P` per-channel parameters.
+pub(super) trait Fold<const N: usize, const P: usize, const M: usize>: Copy + Send + Sync {
+    /// # Safety
+    /// `S` must be available.
+    unsafe fn call<S: Simd>(self, sums: [S::V; M], x: [S::V; N], p: [S::V; P]) -> [S::V; M];
+}
+
+/// Rows that one vector of sums takes in before it is added to others: keeps rounding errors small.
+const RUN: usize = 32;
+
+struct FoldRows<'a, const N: usize, const P: usize, F> {
+    inputs: [*const f32; N],
+    params: [*const f32; P],
+    rows: usize,
+    channels: usize,
+    /// `M` x channels.
+    sums: &'a mut [f32],
+    fold: F,
+}
+
+impl<const N: usize, const P: usize, F> FoldRows<'_, N, P, F> {
+    #[inline(always)]
+    unsafe fn block<S: Simd, const M: usize, const FULL: bool>(
+        &mut self,
+        c: usize,
+        n: usize,
+        rows: Range<usize>,
+    ) where
+        F: Fold<N, P, M>,
+    {
+        // Safety: `fold` passes channels and rows within the inputs, the parameters and the sums.
+        unsafe {
+            let p = load_all::<S, P, FULL>(self.params, c, n);
+            let mut sums = [[S::splat(0.0); M]; 2];
+            for row in rows {
+                let at = row * self.channels + c;
+                let x = load_all::<S, N, FULL>(self.inputs, at, n);
+                sums = [sums[1], self.fold.call::<S>(sums[0], x, p)];
+            }
+            let [even, odd] = sums;
+            for (m, (even, odd)) in even.into_iter().zip(odd).enumerate() {
+                let to = self.sums.as_mut_ptr().add(m * self.channels + c);
+                let sum = S::add(load::<S, FULL>(to, n), S::add(even, odd));
+                store::<S, FULL>(to, n, sum);
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn fold<S: Simd, const M: usize>(mut self)
+    where
+        F: Fold<N, P, M>,
+    {
+        let whole = self.channels - self.channels % S::LANES;
+        for start in (0..self.rows).step_by(RUN) {
+            let rows = start..self.rows.min(start + RUN);
+            for c in (0..whole).step_by(S::LANES) {
+                // Safety: c + LANES <= channels.
+                unsafe { self.block::<S, M, true>(c, S::LANES, rows.clone()) };
+            }
+            if whole < self.channels {
+                // Safety: fewer than LANES channels are left.
+                unsafe { self.block::<S, M, false>(whole, self.channels - whole, rows.clone()) };
+            }
+        }
+    }
+}
+
+/// [`FoldRows`] with its number of sums, which a trait without type parameters cannot carry.
+struct FoldInto<'a, const N: usize, const P: usize, const M: usize, F>(FoldRows<'a, N, P, F>);
+
+impl<const N: usize, const P: usize, const M: usize, F: Fold<N, P, M>> Kernel for FoldInto<'_, N, P, M, F> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        // Safety: passed on.
+        unsafe { self.0.fold::<S, M>() }
+    }
+}
+
+/// Column sums of the rows `rows` of the inputs into `sums` (`M` x channels, overwritten).
+pub(super) fn fold_rows<const N: usize, const P: usize, const M: usize>(
+    isa: Isa,
+    inputs: [&[f32]; N],
+    params: [&[f32]; P],
+    rows: Range<usize>,
+    sums: &mut [f32],
+    fold: impl Fold<N, P, M>,
+) {
+    let channels = sums.len() / M;
+    assert!(params.iter().all(|p| p.len() == channels) && sums.len() == M * channels);
+    sums.fill(0.0);
+    let inputs = inputs.map(|input| input[rows.start * channels..rows.end * channels].as_ptr());
+    let params = params.map(|p| p.as_ptr());
+    dispatch(
+        isa,
+        FoldInto::<N, P, M, _>(FoldRows { inputs, params, rows: rows.len(), channels, sums, fold }),
+    );
+}
+
+/// Computes partial results of `width` f32 for each chunk of rows, in parallel: `part(rows, partial)`.
+pub(super) fn partials(
+    rows: usize,
+    rows_per_part: usize,
+    width: usize,
+    part: impl Fn(Range<usize>, &mut [f32]) + Sync + Send,
+) -> Vec<f32> {
+    let mut all = vec![0.0; rows.div_ceil(rows_per_part) * width];
+    let shared = Shared::new(&mut all);
+    for_chunks(rows, rows_per_part, |rows| {
+        // Safety: each chunk has its own `width` elements of `all`.
+        let partial =
+            unsafe { std::slice::from_raw_parts_mut(shared.at(rows.start / rows_per_part * width), width) };
+        part(rows, partial);
+    });
+    all
+}
+
+/// The sums of `partials` (chunks of `out.len()`), in f64 and in order.
+pub(super) fn add_partials(partials: &[f32], out: &mut [f32]) {
+    let width = out.len();
+    let shared = Shared::new(out);
+    for_chunks(width, COLUMNS, |columns| {
+        let mut sums = [0.0f64; COLUMNS];
+        for partial in partials.chunks_exact(width) {
+            for (sum, &x) in sums.iter_mut().zip(&partial[columns.clone()]) {
+                *sum += f64::from(x);
+            }
+        }
+        for (column, sum) in columns.zip(sums) {
+            // Safety: `column` is within `out`, and in one chunk only.
+            unsafe { *shared.at(column) = sum as f32 };
+        }
+    });
+}
+
+/// Columns a task of [`add_partials`] adds.
+const COLUMNS: usize = 512;
+
+/// Rows that make a part of a sum over rows of `channels` elements: enough that the partial sums are few.
+pub(super) fn rows_per_part(channels: usize) -> usize {
+    (TASK / channels.max(1)).clamp(RUN, 8 * RUN)
+}
+
+/// out[m][c] = the sum over all rows of the fold's m-th function.
+pub(super) fn sum_rows<const N: usize, const P: usize, const M: usize>(
+    isa: Isa,
+    inputs: [&[f32]; N],
+    params: [&[f32]; P],
+    out: &mut [f32],
+    fold: impl Fold<N, P, M>,
+) {
+    let channels = out.len() / M;
+    if channels == 0 {
+        return;
+    }
+    let len = inputs.first().map_or(0, |i| i.len());
+    assert!(
+        inputs.iter().all(|i| i.len() == len) && len.is_multiple_of(channels),
+        "{len} elements, {channels} channels"
+    );
+    let parts = partials(len / channels, rows_per_part(channels), M * channels, |rows, partial| {
+        fold_rows(isa, inputs, params, rows, partial, fold);
+    });
+    add_partials(&parts, out);
+}
