@@ -1,1 +1,30 @@
-//! Image classifiers as offshoot graphs, and what goes with each.
+//! Image classifiers as offshoot graphs, and what goes with each: default preprocessing, the names of stem,
+//! blocks and head, initial weights, and the keys that other libraries give the same weights.
+//!
+//! ```
+//! use offshoot_models::{BuildOptions, Head, find};
+//!
+//! let resnet = find("resnet50")?;
+//! let head: Head = "mlp:256,dropout=0.4".parse()?;
+//! let graph = resnet.build(&BuildOptions { classes: 10, size: 224, head: Some(head) })?;
+//! assert_eq!(graph.count_parameters(), (527_114 + 23_508_032, 0));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod efficientnet_lite;
+mod head;
+mod init;
+mod keys;
+mod mobilenet_v2;
+mod registry;
+mod resnet;
+mod transfer;
+
+pub use head::{Head, HeadError};
+pub use init::InitError;
+pub use keys::canonical_keys;
+pub use registry::{
+    Architecture, BuildError, BuildOptions, MAX_CLASSES, MAX_SIZE, UnknownArchitecture, architectures, build,
+    expected_parameters, find,
+};
+pub use transfer::{TransferError, TransferOptions, described, original_classes, pretrained, transfer};

@@ -1,0 +1,193 @@
+//! EfficientNet-Lite (Google, 2020: EfficientNet without squeeze-and-excitation, with ReLU6) under the names of timm's
+//! `tf_efficientnet_lite*`. Strided convolutions pad as TensorFlow's SAME does, more at the bottom and right.
+
+use offshoot_graph::builder::{Conv2d, RELU6};
+use offshoot_graph::op::{BatchNormalization, Op};
+use offshoot_graph::{Graph, GraphError, ValueId};
+
+use crate::init::FanOut;
+use crate::registry::{Architecture, Family, Resize};
+
+/// What distinguishes one EfficientNet-Lite from another.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Variant {
+    width: f64,
+    depth: f64,
+}
+
+#[derive(Clone, Copy)]
+struct Stage {
+    expansion: usize,
+    kernel: usize,
+    /// Of the first block.
+    stride: usize,
+    /// At width 1.
+    out: usize,
+    /// At depth 1.
+    repeats: usize,
+}
+
+const STAGES: [Stage; 7] = [
+    Stage { expansion: 1, kernel: 3, stride: 1, out: 16, repeats: 1 },
+    Stage { expansion: 6, kernel: 3, stride: 2, out: 24, repeats: 2 },
+    Stage { expansion: 6, kernel: 5, stride: 2, out: 40, repeats: 2 },
+    Stage { expansion: 6, kernel: 3, stride: 2, out: 80, repeats: 3 },
+    Stage { expansion: 6, kernel: 5, stride: 1, out: 112, repeats: 3 },
+    Stage { expansion: 6, kernel: 5, stride: 2, out: 192, repeats: 4 },
+    Stage { expansion: 6, kernel: 3, stride: 1, out: 320, repeats: 1 },
+];
+
+/// Channels after the first convolution and after the last, whatever the width.
+const STEM: usize = 32;
+const FEATURES: usize = 1280;
+
+const NORM: BatchNormalization = BatchNormalization { epsilon: 1e-3, momentum: 0.1 };
+
+/// Width, depth, input size and dropout are those of Google's `efficientnet_lite_builder.py`.
+pub(crate) const ARCHITECTURES: [Architecture; 5] = [
+    architecture("efficientnet_lite0", 224, 0.2, Variant { width: 1.0, depth: 1.0 }),
+    architecture("efficientnet_lite1", 240, 0.2, Variant { width: 1.0, depth: 1.1 }),
+    architecture("efficientnet_lite2", 260, 0.3, Variant { width: 1.1, depth: 1.2 }),
+    architecture("efficientnet_lite3", 280, 0.3, Variant { width: 1.2, depth: 1.4 }),
+    architecture("efficientnet_lite4", 300, 0.3, Variant { width: 1.4, depth: 1.8 }),
+];
+
+const fn architecture(name: &'static str, size: usize, dropout: f32, variant: Variant) -> Architecture {
+    Architecture {
+        name,
+        size,
+        features: FEATURES,
+        stem: &["conv_stem", "bn1"],
+        blocks: &["blocks.0", "blocks.1", "blocks.2", "blocks.3", "blocks.4", "blocks.5", "blocks.6"],
+        tail: &["conv_head", "bn2"],
+        head: "classifier",
+        original_dropout: dropout,
+        resize: Resize::EfficientNetLite,
+        fan_out: FanOut::PerGroup,
+        family: Family::EfficientNetLite(variant),
+    }
+}
+
+impl Variant {
+    /// Channels scaled by the width and rounded to a multiple of 8, but never down by more than a tenth.
+    fn channels(&self, base: usize) -> usize {
+        let scaled = base as f64 * self.width;
+        let rounded = ((scaled + 4.0) as usize / 8 * 8).max(8);
+        if (rounded as f64) < 0.9 * scaled { rounded + 8 } else { rounded }
+    }
+
+    /// The number of blocks in each stage: the first and the last stage keep theirs.
+    pub(crate) fn repeats(&self) -> [usize; 7] {
+        let last = STAGES.len() - 1;
+        std::array::from_fn(|i| match STAGES[i].repeats {
+            repeats if i == 0 || i == last => repeats,
+            repeats => (repeats as f64 * self.depth).ceil() as usize,
+        })
+    }
+}
+
+/// Whether the blocks of a stage begin with a 1x1 convolution that widens.
+pub(crate) fn expands(stage: usize) -> bool {
+    STAGES.get(stage).is_none_or(|s| s.expansion != 1)
+}
+
+/// Everything before the head: [N, 3, size, size] -> [N, 1280, H', W'].
+pub(crate) fn backbone(
+    graph: &mut Graph,
+    input: ValueId,
+    size: usize,
+    variant: &Variant,
+) -> Result<ValueId, GraphError> {
+    let mut net = Net { graph, size };
+    let mut x = net.conv("conv_stem", input, Conv2d::new(STEM, 3).stride(2))?;
+    x = net.norm_act("bn1", x)?;
+    let mut channels = STEM;
+    for (stage, (layers, repeats)) in STAGES.iter().zip(variant.repeats()).enumerate() {
+        for index in 0..repeats {
+            let block = Block {
+                channels,
+                hidden: channels * layers.expansion,
+                out: variant.channels(layers.out),
+                kernel: layers.kernel,
+                stride: if index == 0 { layers.stride } else { 1 },
+            };
+            x = net.block(&format!("blocks.{stage}.{index}"), x, &block)?;
+            channels = block.out;
+        }
+    }
+    x = net.conv("conv_head", x, Conv2d::new(FEATURES, 1))?;
+    net.norm_act("bn2", x)
+}
+
+struct Block {
+    channels: usize,
+    hidden: usize,
+    out: usize,
+    kernel: usize,
+    stride: usize,
+}
+
+/// The graph so far and the height and width of the last convolution's output: SAME padding depends on it.
+struct Net<'g> {
+    graph: &'g mut Graph,
+    size: usize,
+}
+
+impl Net<'_> {
+    fn block(&mut self, path: &str, input: ValueId, block: &Block) -> Result<ValueId, GraphError> {
+        let expands = block.hidden != block.channels;
+        let mut x = input;
+        if expands {
+            x = self.conv(&format!("{path}.conv_pw"), x, Conv2d::new(block.hidden, 1))?;
+            x = self.norm_act(&format!("{path}.bn1"), x)?;
+        }
+        // timm counts the norms and calls the last 1x1 convolution `conv_pw` where it is the only one.
+        let (norm, project) = if expands { (2, "conv_pwl") } else { (1, "conv_pw") };
+        let depthwise = Conv2d::new(block.hidden, block.kernel).stride(block.stride).group(block.hidden);
+        x = self.conv(&format!("{path}.conv_dw"), x, depthwise)?;
+        x = self.norm_act(&format!("{path}.bn{norm}"), x)?;
+        x = self.conv(&format!("{path}.{project}"), x, Conv2d::new(block.out, 1))?;
+        x = self.graph.batch_norm(&format!("{path}.bn{}", norm + 1), x, NORM)?;
+        if block.stride == 1 && block.channels == block.out {
+            x = self.graph.add(&format!("{path}.add"), Op::Add, &[x, input])?;
+        }
+        Ok(x)
+    }
+
+    /// A convolution with TensorFlow's SAME padding.
+    fn conv(&mut self, path: &str, x: ValueId, conv: Conv2d) -> Result<ValueId, GraphError> {
+        let stride = conv.attributes.strides[0];
+        let (before, after) = same_padding(self.size, conv.kernel, stride);
+        self.size = self.size.div_ceil(stride);
+        self.graph.conv2d(path, x, &conv.pads([before, before, after, after]))
+    }
+
+    fn norm_act(&mut self, path: &str, x: ValueId) -> Result<ValueId, GraphError> {
+        let x = self.graph.batch_norm(path, x, NORM)?;
+        self.graph.add(&format!("{path}.act"), RELU6, &[x])
+    }
+}
+
+/// Zeros before and after an axis of `size`, so that the output has ceil(size / stride): an odd one comes after.
+fn same_padding(size: usize, kernel: usize, stride: usize) -> (usize, usize) {
+    let reach = (size.div_ceil(stride).saturating_sub(1) * stride).saturating_add(kernel);
+    let total = reach.saturating_sub(size);
+    (total / 2, total - total / 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn same_padding_is_tensorflows() {
+        // An even size with stride 2 pads after only; an odd one both sides alike; stride 1 is centred.
+        assert_eq!(same_padding(224, 3, 2), (0, 1));
+        assert_eq!(same_padding(224, 5, 2), (1, 2));
+        assert_eq!(same_padding(65, 3, 2), (1, 1));
+        assert_eq!(same_padding(65, 5, 2), (2, 2));
+        assert_eq!(same_padding(56, 5, 1), (2, 2));
+        assert_eq!(same_padding(9, 1, 1), (0, 0));
+        assert_eq!(same_padding(1, 3, 2), (1, 1));
+    }
+}

@@ -1,0 +1,310 @@
+//! The architectures that offshoot can build, by name.
+
+use offshoot_graph::model::{BATCH, INPUT, OUTPUT};
+use offshoot_graph::op::Op;
+use offshoot_graph::{DType, Dim, Graph, GraphError, Interpolation, Preprocessing, Shape, ValueId, Weights};
+
+use crate::head::{Head, HeadError};
+use crate::init::{self, FanOut, InitError};
+use crate::{efficientnet_lite, mobilenet_v2, resnet};
+
+/// Most classes that are accepted.
+pub const MAX_CLASSES: usize = 1 << 17;
+/// The longest input side that is accepted, in pixels.
+pub const MAX_SIZE: usize = 1 << 14;
+
+/// An architecture and what goes with it.
+#[derive(Clone, Debug)]
+pub struct Architecture {
+    /// Its name on the command line and in files: torchvision's, or timm's without `tf_`.
+    pub name: &'static str,
+    /// Height and width of the input that the published weights were trained for, in pixels.
+    pub size: usize,
+    /// Features that the head reads.
+    pub features: usize,
+    /// The modules before the blocks.
+    pub stem: &'static [&'static str],
+    /// The modules that repeat, from input to output: ResNet's stages, MobileNetV2's blocks, EfficientNet's stages.
+    pub blocks: &'static [&'static str],
+    /// The modules between the blocks and the head.
+    pub tail: &'static [&'static str],
+    /// The module that a new head replaces.
+    pub head: &'static str,
+    pub(crate) original_dropout: f32,
+    pub(crate) resize: Resize,
+    pub(crate) fan_out: FanOut,
+    pub(crate) family: Family,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Family {
+    ResNet(resnet::Variant),
+    MobileNetV2,
+    EfficientNetLite(efficientnet_lite::Variant),
+}
+
+/// Whose evaluation preprocessing the published weights expect.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Resize {
+    Torchvision,
+    EfficientNetLite,
+}
+
+/// What is free in an architecture.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct BuildOptions {
+    /// Classes, 1..=[`MAX_CLASSES`].
+    pub classes: usize,
+    /// Height and width of the input in pixels, 1..=[`MAX_SIZE`].
+    pub size: usize,
+    /// What replaces the original head; `None` keeps it.
+    pub head: Option<Head>,
+}
+
+/// No architecture has this name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no architecture is called `{name}`{}; known are {}", hint(*.nearest), names())]
+pub struct UnknownArchitecture {
+    /// The name that was asked for.
+    pub name: String,
+    /// The name most like it, if one is.
+    pub nearest: Option<&'static str>,
+}
+
+/// A model could not be built.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum BuildError {
+    /// See [`UnknownArchitecture`].
+    #[error(transparent)]
+    Unknown(#[from] UnknownArchitecture),
+    /// See [`HeadError`].
+    #[error(transparent)]
+    Head(#[from] HeadError),
+    /// No classes, or absurdly many.
+    #[error("{architecture} with {classes} classes: the number must be in 1..={MAX_CLASSES}")]
+    Classes {
+        /// The architecture's name.
+        architecture: &'static str,
+        /// The number that was asked for.
+        classes: usize,
+    },
+    /// An input of no pixels, or absurdly many.
+    #[error("{architecture} for pictures of {size} pixels a side: the size must be in 1..={MAX_SIZE}")]
+    Size {
+        /// The architecture's name.
+        architecture: &'static str,
+        /// The size that was asked for.
+        size: usize,
+    },
+    /// See [`GraphError`].
+    #[error(transparent)]
+    Graph(#[from] GraphError),
+}
+
+/// Every architecture.
+pub fn architectures() -> impl Iterator<Item = &'static Architecture> {
+    const MOBILENETS: [Architecture; 1] = [mobilenet_v2::ARCHITECTURE];
+    const FAMILIES: [&[Architecture]; 3] =
+        [&resnet::ARCHITECTURES, &MOBILENETS, &efficientnet_lite::ARCHITECTURES];
+    FAMILIES.into_iter().flatten()
+}
+
+/// The architecture called `name`; timm's prefix `tf_` may stand before it.
+///
+/// # Errors
+/// When none is; the message lists all and proposes the nearest.
+pub fn find(name: &str) -> Result<&'static Architecture, UnknownArchitecture> {
+    let known = |name: &str| architectures().find(|a| a.name == name);
+    known(name)
+        .or_else(|| known(name.strip_prefix("tf_")?))
+        .ok_or_else(|| UnknownArchitecture { name: name.to_string(), nearest: nearest(name) })
+}
+
+/// The graph of the architecture called `name`: see [`Architecture::build`].
+///
+/// # Errors
+/// As [`find`] and [`Architecture::build`].
+pub fn build(name: &str, options: &BuildOptions) -> Result<Graph, BuildError> {
+    find(name)?.build(options)
+}
+
+impl Architecture {
+    /// A graph from `input`, normalised f32 pictures [batch_size, 3, size, size], to `output`, logits
+    /// [batch_size, classes]. Every parameter is trainable. Nodes have PyTorch's module paths, parameters its
+    /// state-dict keys.
+    ///
+    /// # Errors
+    /// When an option is out of range.
+    pub fn build(&self, options: &BuildOptions) -> Result<Graph, BuildError> {
+        let &BuildOptions { classes, size, head } = options;
+        let architecture = self.name;
+        if !(1..=MAX_CLASSES).contains(&classes) {
+            return Err(BuildError::Classes { architecture, classes });
+        }
+        if !(1..=MAX_SIZE).contains(&size) {
+            return Err(BuildError::Size { architecture, size });
+        }
+        let head = head.unwrap_or(Head::Linear { dropout: self.original_dropout }).check()?;
+        Ok(self.assemble(size, head, classes)?)
+    }
+
+    fn assemble(&self, size: usize, head: Head, classes: usize) -> Result<Graph, GraphError> {
+        let mut graph = Graph::new(self.name);
+        let shape = Shape(vec![Dim::symbol(BATCH), 3.into(), size.into(), size.into()]);
+        let input = graph.add_input(INPUT, DType::F32, shape);
+        let x = self.backbone(&mut graph, input, size)?;
+        let x = graph.add("avgpool", Op::GlobalAveragePool, &[x])?;
+        let x = graph.add("flatten", Op::Flatten { axis: 1 }, &[x])?;
+        let logits = head.append(&mut graph, self.head, x, classes)?;
+        graph.add_output(OUTPUT, logits);
+        Ok(graph)
+    }
+
+    fn backbone(&self, graph: &mut Graph, input: ValueId, size: usize) -> Result<ValueId, GraphError> {
+        match &self.family {
+            Family::ResNet(variant) => resnet::backbone(graph, input, variant),
+            Family::MobileNetV2 => mobilenet_v2::backbone(graph, input),
+            Family::EfficientNetLite(variant) => efficientnet_lite::backbone(graph, input, size, variant),
+        }
+    }
+
+    /// How pictures become the input that the published weights were trained for.
+    pub fn preprocessing(&self) -> Preprocessing {
+        match self.resize {
+            Resize::Torchvision => Preprocessing::default(),
+            // Google's: (x - 127) / 128 on 0..255. timm's 0.5 and 0.5 are (x - 127.5) / 127.5.
+            Resize::EfficientNetLite => Preprocessing {
+                size: self.size,
+                resize: self.size + 32,
+                interpolation: Interpolation::Bicubic,
+                mean: [127.0 / 255.0; 3],
+                std: [128.0 / 255.0; 3],
+                ..Preprocessing::default()
+            },
+        }
+    }
+
+    /// Whether a parameter or node belongs to the head.
+    pub fn is_head(&self, name: &str) -> bool {
+        name.strip_prefix(self.head).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    }
+
+    /// Random initial values of those parameters of `graph` that are `names`.
+    ///
+    /// They are distributed as torchvision (timm for EfficientNet-Lite) initialises them: convolutions normal
+    /// with variance 2 / fan_out, batch norms 1 and 0, linear layers uniform within 1 / sqrt(fan_in) as
+    /// `torch.nn.Linear` does by itself. A parameter's values depend on the seed, its name and its shape only.
+    ///
+    /// # Errors
+    /// When a name is no parameter of the graph, or a parameter that no convolution, batch norm or linear layer reads.
+    pub fn init_parameters<'n>(
+        &self,
+        graph: &Graph,
+        names: impl IntoIterator<Item = &'n str>,
+        seed: u64,
+    ) -> Result<Weights, InitError> {
+        init::init_parameters(graph, names, self.fan_out, seed)
+    }
+}
+
+/// The parameters and running statistics of `graph` by name and shape, in the state dict's order.
+pub fn expected_parameters(graph: &Graph) -> Vec<(String, Vec<usize>)> {
+    let values = graph.parameters().iter().map(|&id| graph.value(id));
+    values.filter_map(|v| Some((v.name.clone(), v.shape.as_fixed()?))).collect()
+}
+
+/// The known name with the fewest edits to `name`, if they are at most a third of it.
+fn nearest(name: &str) -> Option<&'static str> {
+    let name = name.to_lowercase();
+    let candidates = architectures().map(|a| (strsim::damerau_levenshtein(&name, a.name), a.name));
+    let (edits, nearest) = candidates.min_by_key(|&(edits, _)| edits)?;
+    (edits <= nearest.len() / 3).then_some(nearest)
+}
+
+fn hint(nearest: Option<&str>) -> String {
+    nearest.map_or(String::new(), |name| format!("; did you mean `{name}`?"))
+}
+
+fn names() -> String {
+    architectures().map(|a| a.name).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_name_lists_the_known_and_proposes_the_nearest() {
+        assert_eq!(
+            find("ResNet5O").unwrap_err().to_string(),
+            "no architecture is called `ResNet5O`; did you mean `resnet50`?; known are resnet18, resnet34, \
+             resnet50, resnet101, resnet152, mobilenet_v2, efficientnet_lite0, efficientnet_lite1, \
+             efficientnet_lite2, efficientnet_lite3, efficientnet_lite4"
+        );
+        assert_eq!(find("mobilenetv2").unwrap_err().nearest, Some("mobilenet_v2"));
+        assert_eq!(find("vit_base_patch16_224").unwrap_err().nearest, None);
+        assert_eq!(find("").unwrap_err().nearest, None);
+        assert_eq!(find("tf_efficientnet_lite0").unwrap().name, "efficientnet_lite0");
+    }
+
+    #[test]
+    fn options_out_of_range_are_refused() {
+        let options = BuildOptions { classes: 10, size: 64, head: None };
+        let message = |options| build("resnet18", &options).unwrap_err().to_string();
+        assert_eq!(
+            message(BuildOptions { classes: 0, ..options }),
+            "resnet18 with 0 classes: the number must be in 1..=131072"
+        );
+        assert_eq!(
+            message(BuildOptions { size: 0, ..options }),
+            "resnet18 for pictures of 0 pixels a side: the size must be in 1..=16384"
+        );
+        assert!(build("resnet18", &BuildOptions { size: usize::MAX, ..options }).is_err());
+        assert!(build("resnet18", &BuildOptions { classes: usize::MAX, ..options }).is_err());
+        let head = Some(Head::Mlp { hidden: 0, dropout: 0.0 });
+        assert!(matches!(build("resnet18", &BuildOptions { head, ..options }), Err(BuildError::Head(_))));
+    }
+
+    #[test]
+    fn every_size_builds() {
+        for architecture in architectures() {
+            for size in [1, 2, 31, 33, 97] {
+                let graph = architecture.build(&BuildOptions { classes: 3, size, head: None }).unwrap();
+                let logits = graph.value(graph.output(OUTPUT).unwrap());
+                assert_eq!(logits.shape.to_string(), "[batch_size, 3]");
+            }
+        }
+    }
+
+    #[test]
+    fn stem_blocks_tail_and_head_are_all_of_the_parameters() {
+        for architecture in architectures() {
+            let graph = architecture.build(&BuildOptions { classes: 3, size: 32, head: None }).unwrap();
+            let modules: Vec<&str> =
+                [architecture.stem, architecture.blocks, architecture.tail, &[architecture.head]].concat();
+            let inside = |name: &str, module: &str| {
+                name.strip_prefix(module).is_some_and(|rest| rest.starts_with('.'))
+            };
+            let parameters = expected_parameters(&graph);
+            for (name, _) in &parameters {
+                let count = modules.iter().filter(|m| inside(name, m)).count();
+                assert_eq!(count, 1, "{}: {name}", architecture.name);
+            }
+            for module in modules {
+                assert!(parameters.iter().any(|(name, _)| inside(name, module)), "{module} is empty");
+            }
+            let (_, shape) =
+                parameters.iter().find(|(n, _)| *n == format!("{}.weight", architecture.head)).unwrap();
+            assert_eq!(shape, &[3, architecture.features]);
+        }
+    }
+
+    #[test]
+    fn preprocessing_is_the_published_one() {
+        let lite = find("efficientnet_lite2").unwrap().preprocessing();
+        assert_eq!((lite.size, lite.resize, lite.interpolation), (260, 292, Interpolation::Bicubic));
+        // (x - 127) / 128 of the byte 255 is 1.
+        assert!(((1.0 - lite.mean[0]) / lite.std[0] - 1.0).abs() < 1e-6);
+        assert_eq!(find("resnet18").unwrap().preprocessing(), Preprocessing::default());
+    }
+}
