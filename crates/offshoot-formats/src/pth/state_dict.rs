@@ -1,0 +1,124 @@
+//! The state dict in what a pickle describes, under the wrappers that training scripts put around it.
+
+use std::collections::BTreeMap;
+
+use super::pickle::Pickled;
+use super::values::{Heap, Node, TensorView, Value};
+use crate::error::Problem;
+
+/// Keys that hold the state dict, the likeliest first; averaged weights only when there are no others.
+const WRAPPERS: &[&str] = &[
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "net",
+    "network",
+    "module",
+    "weights",
+    "params",
+    "model_ema",
+    "state_dict_ema",
+    "ema_state_dict",
+    "ema",
+];
+
+/// How deep wrappers are followed.
+const MAX_WRAPPERS: usize = 4;
+
+pub(super) struct Found<'a> {
+    pub(super) wrappers: Vec<String>,
+    /// By key, in the order of the keys.
+    pub(super) tensors: Vec<(String, &'a TensorView)>,
+    /// Keys of other values, with their type.
+    pub(super) skipped: Vec<(String, String)>,
+}
+
+/// The entries of a dictionary whose keys are text; the last of equal keys counts, as in Python.
+type Entries<'a> = BTreeMap<&'a str, &'a Value>;
+
+pub(super) fn find(pickled: &Pickled) -> Result<Found<'_>, Problem> {
+    let heap = &pickled.heap;
+    let mut wrappers = Vec::new();
+    let mut dict = &pickled.root;
+    loop {
+        let Some(entries) = entries(heap, dict) else { return Err(no_state_dict(heap, dict, &wrappers)) };
+        match wrapped(heap, &entries) {
+            Some((key, inner)) if wrappers.len() < MAX_WRAPPERS => {
+                wrappers.push(key.to_owned());
+                dict = inner;
+            }
+            _ => return collect(heap, dict, &entries, wrappers),
+        }
+    }
+}
+
+fn entries<'a>(heap: &'a Heap, value: &Value) -> Option<Entries<'a>> {
+    let named = |(key, value): &'a (Value, Value)| match key {
+        Value::Text(key) => Some((&**key, value)),
+        _ => None,
+    };
+    Some(heap.dict(value)?.iter().filter_map(named).collect())
+}
+
+/// The wrapper key whose dictionary has tensors, else the first that has a dictionary.
+fn wrapped<'a>(heap: &'a Heap, entries: &Entries<'a>) -> Option<(&'static str, &'a Value)> {
+    let candidates: Vec<_> = WRAPPERS
+        .iter()
+        .filter_map(|&key| entries.get(key).map(|&value| (key, value)))
+        .filter(|(_, value)| heap.dict(value).is_some_and(|inner| !inner.is_empty()))
+        .collect();
+    let has_tensors = |value| {
+        let inner = heap.dict(value).unwrap_or_default();
+        inner.iter().any(|(_, value)| matches!(heap.node(value), Some(Node::Tensor(_))))
+    };
+    candidates.iter().find(|(_, value)| has_tensors(value)).or(candidates.first()).copied()
+}
+
+fn collect<'a>(
+    heap: &'a Heap,
+    dict: &Value,
+    entries: &Entries<'a>,
+    wrappers: Vec<String>,
+) -> Result<Found<'a>, Problem> {
+    let mut found = Found { wrappers, tensors: vec![], skipped: vec![] };
+    for (&key, &value) in entries {
+        match heap.node(value) {
+            Some(Node::Tensor(tensor)) => found.tensors.push((key.to_owned(), tensor)),
+            _ => found.skipped.push((key.to_owned(), heap.type_name(value))),
+        }
+    }
+    if found.tensors.is_empty() {
+        return Err(no_state_dict(heap, dict, &found.wrappers));
+    }
+    Ok(found)
+}
+
+fn no_state_dict(heap: &Heap, value: &Value, wrappers: &[String]) -> Problem {
+    let place = match wrappers {
+        [] => "the saved object".to_owned(),
+        keys => format!("the object under `{}`", keys.join("`, `")),
+    };
+    let entries = entries(heap, value).unwrap_or_default();
+    let module = WRAPPERS.iter().find_map(|key| match entries.get(key).and_then(|v| heap.node(v)) {
+        Some(Node::Object(class)) => Some(format!("a pickled `{class}` under `{key}`")),
+        _ => None,
+    });
+    let what = match (module, heap.dict(value)) {
+        (Some(module), _) => module,
+        (None, Some([])) => "an empty dictionary".into(),
+        (None, Some(_)) => format!("a dictionary without tensors, with the keys {}", some_keys(&entries)),
+        (None, None) => format!("a `{}`", heap.type_name(value)),
+    };
+    let way_out = "Load it in PyTorch and save the weights alone: torch.save(model.state_dict(), ..)";
+    Problem::unsupported(place, format!("it is no state dict but {what}"), way_out)
+}
+
+fn some_keys(entries: &Entries<'_>) -> String {
+    let short = |key: &&str| format!("`{}`", key.chars().take(40).collect::<String>());
+    let shown: Vec<_> = entries.keys().take(6).map(short).collect();
+    let rest = entries.len().saturating_sub(shown.len());
+    match rest {
+        0 => shown.join(", "),
+        _ => format!("{} and {rest} more", shown.join(", ")),
+    }
+}

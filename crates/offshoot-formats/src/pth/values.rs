@@ -1,0 +1,128 @@
+//! The inert values that a pickle describes.
+//!
+//! Compound values live in one vector and refer to each other by index, so a value that contains itself, a million
+//! nested tuples or a million references to one list cost no more than the bytes that describe them, and nothing
+//! walks or drops them recursively.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use crate::elements::Stored;
+
+#[derive(Clone, Debug)]
+pub(super) enum Value {
+    None,
+    Int(i64),
+    /// An integer beyond 64 bits: its little-endian two's complement.
+    BigInt(Rc<[u8]>),
+    Text(Rc<str>),
+    /// A value with no use for its content here: the name of its type.
+    Plain(&'static str),
+    /// A class or function by name, `module.name`.
+    Global(Rc<str>),
+    Node(usize),
+}
+
+#[derive(Debug)]
+pub(super) enum Node {
+    Tuple(Vec<Value>),
+    List(Vec<Value>),
+    Dict(Vec<(Value, Value)>),
+    Storage(StorageView),
+    Tensor(TensorView),
+    /// An object that is not built: the name of its class.
+    Object(Rc<str>),
+}
+
+/// A part of the bytes saved under one key.
+#[derive(Clone, Debug)]
+pub(super) struct StorageView {
+    /// Index into [`Heap::storages`].
+    pub(super) storage: usize,
+    /// `None` for `torch.UntypedStorage`, whose elements are bytes.
+    pub(super) stored: Option<ElementType>,
+    /// The first element of the view, in the storage.
+    pub(super) offset: u64,
+    /// The elements of the view.
+    pub(super) len: u64,
+}
+
+/// An element type, or the name of one that we do not read.
+pub(super) type ElementType = Result<Stored, Rc<str>>;
+
+/// A tensor whose numbers come from the file and are not checked yet.
+#[derive(Clone, Debug)]
+pub(super) struct TensorView {
+    pub(super) storage: StorageView,
+    pub(super) stored: ElementType,
+    /// In elements, from the start of the view.
+    pub(super) offset: u64,
+    pub(super) shape: Vec<u64>,
+    /// In elements.
+    pub(super) strides: Vec<u64>,
+}
+
+/// The bytes saved under one key, as the pickle declares them.
+#[derive(Debug)]
+pub(super) struct Storage {
+    pub(super) key: String,
+    pub(super) bytes: u64,
+    /// Bytes an element takes.
+    pub(super) width: u64,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Heap {
+    pub(super) nodes: Vec<Node>,
+    pub(super) storages: Vec<Storage>,
+    /// Positions in `storages` by key.
+    pub(super) storage_index: HashMap<String, usize>,
+}
+
+impl Heap {
+    pub(super) fn add(&mut self, node: Node) -> Value {
+        self.nodes.push(node);
+        Value::Node(self.nodes.len() - 1)
+    }
+
+    pub(super) fn node(&self, value: &Value) -> Option<&Node> {
+        match value {
+            Value::Node(index) => self.nodes.get(*index),
+            _ => None,
+        }
+    }
+
+    pub(super) fn tuple(&self, value: &Value) -> Option<&[Value]> {
+        match self.node(value) {
+            Some(Node::Tuple(items)) => Some(items),
+            _ => None,
+        }
+    }
+
+    /// The entries of a dictionary.
+    pub(super) fn dict(&self, value: &Value) -> Option<&[(Value, Value)]> {
+        match self.node(value) {
+            Some(Node::Dict(entries)) => Some(entries),
+            _ => None,
+        }
+    }
+
+    /// What Python would call the type of `value`.
+    pub(super) fn type_name(&self, value: &Value) -> String {
+        match value {
+            Value::None => "None".into(),
+            Value::Int(_) | Value::BigInt(_) => "int".into(),
+            Value::Text(_) => "str".into(),
+            Value::Plain(name) => (*name).into(),
+            Value::Global(name) => name.to_string(),
+            Value::Node(index) => match &self.nodes[*index] {
+                Node::Tuple(_) => "tuple".into(),
+                Node::List(_) => "list".into(),
+                Node::Dict(_) => "dict".into(),
+                Node::Storage(_) => "storage".into(),
+                Node::Tensor(_) => "tensor".into(),
+                Node::Object(class) => class.to_string(),
+            },
+        }
+    }
+}
