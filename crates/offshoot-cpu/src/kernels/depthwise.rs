@@ -82,6 +82,37 @@ struct Channels {
     n: usize,
 }
 
+/// One product of a pixel's sum: the offsets of channel 0 in the source and in the weights.
+#[derive(Clone, Copy)]
+struct Tap {
+    source: usize,
+    weight: usize,
+}
+
+/// `init` plus the products at `taps`, for one pixel.
+///
+/// # Safety
+/// `S` must be available; taps and channels lie within the slices.
+#[inline(always)]
+unsafe fn weighted_sum<S: Simd, const FULL: bool>(
+    source: &[f32],
+    weights: &[f32],
+    taps: &[Tap],
+    init: S::V,
+    c: Channels,
+) -> S::V {
+    // Safety: the caller's promise.
+    unsafe {
+        let mut sum = init;
+        for tap in taps {
+            let x = load::<S, FULL>(source.as_ptr().add(tap.source + c.first), c.n);
+            let w = load::<S, FULL>(weights.as_ptr().add(tap.weight + c.first), c.n);
+            sum = S::fma(x, w, sum);
+        }
+        sum
+    }
+}
+
 struct Forward<'a> {
     shape: &'a ConvShape,
     x: &'a [f32],
@@ -116,41 +147,17 @@ impl Forward<'_> {
         }
     }
 
-    /// One output pixel, with only those of the window's elements that lie in the picture.
-    #[inline(always)]
-    unsafe fn pixel<S: Simd, const FULL: bool>(
-        &self,
-        image: usize,
-        at: (usize, usize),
-        to: *mut f32,
-        c: Channels,
-    ) {
-        let shape = self.shape;
-        // Safety: the ranges keep to the picture.
-        unsafe {
-            let mut sum = self.bias::<S, FULL>(c);
-            for r in row_range(shape, at.0) {
-                for s in column_range(shape, at.1) {
-                    let w = self.weights.as_ptr().add((r * shape.kernel[1] + s) * shape.in_c + c.first);
-                    let x = self.x.as_ptr().add(input(shape, image, at, (r, s)) + c.first);
-                    sum = S::fma(load::<S, FULL>(x, c.n), load::<S, FULL>(w, c.n), sum);
-                }
-            }
-            self.finish::<S, FULL>(sum, to, c);
-        }
-    }
-
     /// `T` neighbouring output pixels whose windows' columns lie in the picture.
     #[inline(always)]
     unsafe fn tile<S: Simd, const K: usize, const STRIDE: usize, const T: usize, const FULL: bool>(
         &self,
         image: usize,
         at: (usize, usize),
+        rows: Range<usize>,
         to: *mut f32,
         c: Channels,
     ) {
         let (shape, channels) = (self.shape, self.shape.in_c);
-        let rows = row_range(shape, at.0);
         // Safety: the row range and the caller keep the windows in the picture.
         unsafe {
             let mut sums = [self.bias::<S, FULL>(c); T];
@@ -174,18 +181,31 @@ impl Forward<'_> {
     /// Pixels `columns` of a row one by one; `out` is the row's first element.
     #[inline(always)]
     unsafe fn pixels<S: Simd>(&self, image: usize, oh: usize, columns: Range<usize>, out: *mut f32) {
-        let channels = self.shape.in_c;
+        let (shape, channels) = (self.shape, self.shape.in_c);
         let whole = channels - channels % S::LANES;
+        let mut taps = Vec::with_capacity(shape.kernel[0] * shape.kernel[1]);
         for ow in columns {
-            // Safety: the columns are the output's, the channels the shape's.
+            taps.clear();
+            for r in row_range(shape, oh) {
+                for s in column_range(shape, ow) {
+                    let source = input(shape, image, (oh, ow), (r, s));
+                    taps.push(Tap { source, weight: (r * shape.kernel[1] + s) * channels });
+                }
+            }
+            // Safety: the taps are in the picture, the columns are the output's, the channels the shape's.
             unsafe {
                 let to = out.add(ow * channels);
                 for first in (0..whole).step_by(S::LANES) {
-                    self.pixel::<S, true>(image, (oh, ow), to, Channels { first, n: S::LANES });
+                    let c = Channels { first, n: S::LANES };
+                    let bias = self.bias::<S, true>(c);
+                    let sum = weighted_sum::<S, true>(self.x, self.weights, &taps, bias, c);
+                    self.finish::<S, true>(sum, to, c);
                 }
                 if whole < channels {
-                    let rest = Channels { first: whole, n: channels - whole };
-                    self.pixel::<S, false>(image, (oh, ow), to, rest);
+                    let c = Channels { first: whole, n: channels - whole };
+                    let bias = self.bias::<S, false>(c);
+                    let sum = weighted_sum::<S, false>(self.x, self.weights, &taps, bias, c);
+                    self.finish::<S, false>(sum, to, c);
                 }
             }
         }
@@ -199,6 +219,7 @@ impl Forward<'_> {
         let tiled = interior.start..interior.end - interior.len() % T;
         for row in self.rows.clone() {
             let (image, oh) = (row / shape.out_h, row % shape.out_h);
+            let window = row_range(shape, oh);
             // Safety: `out` holds this task's rows; tiles stay in the interior.
             unsafe {
                 let out = self.out.add((row - self.rows.start) * shape.out_w * channels);
@@ -207,11 +228,11 @@ impl Forward<'_> {
                     let to = out.add(ow * channels);
                     for first in (0..whole).step_by(S::LANES) {
                         let c = Channels { first, n: S::LANES };
-                        self.tile::<S, K, STRIDE, T, true>(image, (oh, ow), to, c);
+                        self.tile::<S, K, STRIDE, T, true>(image, (oh, ow), window.clone(), to, c);
                     }
                     if whole < channels {
                         let c = Channels { first: whole, n: channels - whole };
-                        self.tile::<S, K, STRIDE, T, false>(image, (oh, ow), to, c);
+                        self.tile::<S, K, STRIDE, T, false>(image, (oh, ow), window.clone(), to, c);
                     }
                 }
                 self.pixels::<S>(image, oh, tiled.end..shape.out_w, out);
@@ -292,34 +313,6 @@ fn output(at: usize, k: usize, stride: usize, dilation: usize, len: usize) -> Op
 }
 
 impl InputGrad<'_> {
-    #[inline(always)]
-    unsafe fn pixel<S: Simd, const FULL: bool>(
-        &self,
-        image: usize,
-        (ih, iw): (usize, usize),
-        to: *mut f32,
-        c: Channels,
-    ) {
-        let shape = self.shape;
-        let ([top, left, ..], [down, right]) = (shape.pads, shape.strides);
-        // Safety: `output` keeps to the output's rows and columns.
-        unsafe {
-            let mut sum = S::splat(0.0);
-            for r in 0..shape.kernel[0] {
-                let Some(oh) = output(ih + top, r, down, shape.dilations[0], shape.out_h) else { continue };
-                for s in 0..shape.kernel[1] {
-                    let ow = output(iw + left, s, right, shape.dilations[1], shape.out_w);
-                    let Some(ow) = ow else { continue };
-                    let w = self.weights.as_ptr().add((r * shape.kernel[1] + s) * shape.in_c + c.first);
-                    let dy = ((image * shape.out_h + oh) * shape.out_w + ow) * shape.in_c + c.first;
-                    let dy = load::<S, FULL>(self.dy.as_ptr().add(dy), c.n);
-                    sum = S::fma(dy, load::<S, FULL>(w, c.n), sum);
-                }
-            }
-            store::<S, FULL>(to.add(c.first), c.n, sum);
-        }
-    }
-
     /// `T` neighbouring input pixels. The first is under kernel element 0 of output column `q`, and all output columns
     /// that look at the tile exist.
     #[inline(always)]
@@ -356,20 +349,41 @@ impl InputGrad<'_> {
         }
     }
 
+    /// The products that the gradient of input pixel (ih, iw) sums.
+    fn taps(&self, image: usize, (ih, iw): (usize, usize), taps: &mut Vec<Tap>) {
+        let shape = self.shape;
+        let ([top, left, ..], [down, right]) = (shape.pads, shape.strides);
+        taps.clear();
+        for r in 0..shape.kernel[0] {
+            let Some(oh) = output(ih + top, r, down, shape.dilations[0], shape.out_h) else { continue };
+            for s in 0..shape.kernel[1] {
+                let ow = output(iw + left, s, right, shape.dilations[1], shape.out_w);
+                let Some(ow) = ow else { continue };
+                let source = ((image * shape.out_h + oh) * shape.out_w + ow) * shape.in_c;
+                taps.push(Tap { source, weight: (r * shape.kernel[1] + s) * shape.in_c });
+            }
+        }
+    }
+
+    /// Pixels `columns` of a row one by one; `dx` is the row's first element.
     #[inline(always)]
     unsafe fn pixels<S: Simd>(&self, image: usize, ih: usize, columns: Range<usize>, dx: *mut f32) {
         let channels = self.shape.in_c;
         let whole = channels - channels % S::LANES;
+        let mut taps = Vec::with_capacity(self.shape.kernel[0] * self.shape.kernel[1]);
         for iw in columns {
-            // Safety: the columns are the input's, the channels the shape's.
+            self.taps(image, (ih, iw), &mut taps);
+            // Safety: the taps are in the output, the columns are the input's, the channels the shape's.
             unsafe {
-                let to = dx.add(iw * channels);
+                let (to, zero) = (dx.add(iw * channels), S::splat(0.0));
                 for first in (0..whole).step_by(S::LANES) {
-                    self.pixel::<S, true>(image, (ih, iw), to, Channels { first, n: S::LANES });
+                    let c = Channels { first, n: S::LANES };
+                    S::store(to.add(first), weighted_sum::<S, true>(self.dy, self.weights, &taps, zero, c));
                 }
                 if whole < channels {
-                    let rest = Channels { first: whole, n: channels - whole };
-                    self.pixel::<S, false>(image, (ih, iw), to, rest);
+                    let c = Channels { first: whole, n: channels - whole };
+                    let sum = weighted_sum::<S, false>(self.dy, self.weights, &taps, zero, c);
+                    S::store_first(to.add(whole), c.n, sum);
                 }
             }
         }
@@ -475,21 +489,24 @@ struct WeightGrad<'a> {
 }
 
 impl WeightGrad<'_> {
-    /// Adds the products of kernel row `r` at output columns `columns`, one by one.
     #[inline(always)]
-    unsafe fn pixels<S: Simd, const FULL: bool>(
+    fn output(&self, image: usize, oh: usize, ow: usize) -> usize {
+        ((image * self.shape.out_h + oh) * self.shape.out_w + ow) * self.shape.in_c
+    }
+
+    /// Adds the products of kernel row `r` over an output row, for any kernel.
+    #[inline(always)]
+    unsafe fn row_of_any<S: Simd, const FULL: bool>(
         &mut self,
-        image: usize,
-        (oh, r): (usize, usize),
-        columns: Range<usize>,
+        (image, oh): (usize, usize),
+        r: usize,
         c: Channels,
     ) {
         let shape = self.shape;
-        for ow in columns {
+        for ow in 0..shape.out_w {
             // Safety: the ranges keep to the picture, the channels are the shape's.
             unsafe {
-                let dy = ((image * shape.out_h + oh) * shape.out_w + ow) * shape.in_c + c.first;
-                let dy = load::<S, FULL>(self.dy.as_ptr().add(dy), c.n);
+                let dy = load::<S, FULL>(self.dy.as_ptr().add(self.output(image, oh, ow) + c.first), c.n);
                 for s in column_range(shape, ow) {
                     let x = self.x.as_ptr().add(input(shape, image, (oh, ow), (r, s)) + c.first);
                     let to = self.dw.as_mut_ptr().add((r * shape.kernel[1] + s) * shape.in_c + c.first);
@@ -500,23 +517,52 @@ impl WeightGrad<'_> {
         }
     }
 
-    /// Adds the products of kernel row `r` at the output columns `columns`, all in the interior, an even number.
+    /// The products of one output pixel at the border, added to `sums`: those of kernel columns `columns`.
+    /// `x` is where kernel column 0 would be.
     #[inline(always)]
-    unsafe fn pairs<S: Simd, const K: usize, const STRIDE: usize, const FULL: bool>(
-        &mut self,
-        image: usize,
-        (oh, r): (usize, usize),
+    unsafe fn border<S: Simd, const K: usize, const FULL: bool>(
+        &self,
+        sums: &mut [S::V; K],
+        dy: *const f32,
+        x: *const f32,
         columns: Range<usize>,
+        n: usize,
+    ) {
+        // Safety: only what `columns` says is in the picture is read.
+        unsafe {
+            let dy = load::<S, FULL>(dy, n);
+            for (s, sum) in sums.iter_mut().enumerate() {
+                if columns.contains(&s) {
+                    let x = load::<S, FULL>(x.wrapping_add(s * self.shape.in_c), n);
+                    *sum = S::fma(x, dy, *sum);
+                }
+            }
+        }
+    }
+
+    /// Adds the products of kernel row `r` over an output row. Two sets of sums hide the latency of additions;
+    /// `paired` is an even number of columns in the interior.
+    #[inline(always)]
+    unsafe fn row<S: Simd, const K: usize, const STRIDE: usize, const FULL: bool>(
+        &mut self,
+        (image, oh): (usize, usize),
+        r: usize,
+        paired: &Range<usize>,
         c: Channels,
     ) {
         let (shape, channels) = (self.shape, self.shape.in_c);
-        // Safety: the columns' windows lie in the picture, the channels are the shape's.
+        let start = (image * shape.in_h + oh * STRIDE + r - shape.pads[0]) * shape.in_w * channels + c.first;
+        // Safety: `start` is a row of the picture, as r is in its range; the interior and `border` keep to it.
         unsafe {
+            let dy = self.dy.as_ptr().add(self.output(image, oh, 0) + c.first);
+            let x = self.x.as_ptr().add(start).wrapping_sub(shape.pads[1] * channels);
             let mut sums = [[S::splat(0.0); K]; 2];
-            for ow in columns.step_by(2) {
-                let dy = ((image * shape.out_h + oh) * shape.out_w + ow) * channels + c.first;
-                let dy = self.dy.as_ptr().add(dy);
-                let x = self.x.as_ptr().add(input(shape, image, (oh, ow), (r, 0)) + c.first);
+            for ow in (0..paired.start).chain(paired.end..shape.out_w) {
+                let (dy, x) = (dy.add(ow * channels), x.wrapping_add(ow * STRIDE * channels));
+                self.border::<S, K, FULL>(&mut sums[0], dy, x, column_range(shape, ow), c.n);
+            }
+            for ow in paired.clone().step_by(2) {
+                let (dy, x) = (dy.add(ow * channels), x.wrapping_add(ow * STRIDE * channels));
                 for (t, sums) in sums.iter_mut().enumerate() {
                     let dy = load::<S, FULL>(dy.add(t * channels), c.n);
                     for (s, sum) in sums.iter_mut().enumerate() {
@@ -526,9 +572,9 @@ impl WeightGrad<'_> {
                 }
             }
             let [even, odd] = sums;
-            for s in 0..K {
+            for (s, (even, odd)) in even.into_iter().zip(odd).enumerate() {
                 let to = self.dw.as_mut_ptr().add((r * K + s) * channels + c.first);
-                let sum = S::add(load::<S, FULL>(to, c.n), S::add(even[s], odd[s]));
+                let sum = S::add(load::<S, FULL>(to, c.n), S::add(even, odd));
                 store::<S, FULL>(to, c.n, sum);
             }
         }
@@ -537,18 +583,17 @@ impl WeightGrad<'_> {
     #[inline(always)]
     unsafe fn block<S: Simd, const K: usize, const STRIDE: usize, const FULL: bool>(
         &mut self,
-        (image, oh): (usize, usize),
+        at: (usize, usize),
         paired: &Range<usize>,
         c: Channels,
     ) {
-        for r in row_range(self.shape, oh) {
-            // Safety: `paired` is in the interior.
+        for r in row_range(self.shape, at.1) {
+            // Safety: `paired` is in the interior, r in the picture.
             unsafe {
-                self.pixels::<S, FULL>(image, (oh, r), 0..paired.start, c);
-                if K > 0 {
-                    self.pairs::<S, K, STRIDE, FULL>(image, (oh, r), paired.clone(), c);
+                match K {
+                    0 => self.row_of_any::<S, FULL>(at, r, c),
+                    _ => self.row::<S, K, STRIDE, FULL>(at, r, paired, c),
                 }
-                self.pixels::<S, FULL>(image, (oh, r), paired.end..self.shape.out_w, c);
             }
         }
     }
@@ -558,7 +603,7 @@ impl WeightGrad<'_> {
     unsafe fn rows<S: Simd, const K: usize, const STRIDE: usize>(mut self) {
         let channels = self.shape.in_c;
         let whole = channels - channels % S::LANES;
-        let interior = if K > 0 { interior(self.shape) } else { 0..0 };
+        let interior = interior(self.shape);
         let paired = interior.start..interior.end - interior.len() % 2;
         for row in self.rows.clone() {
             let at = (row / self.shape.out_h, row % self.shape.out_h);

@@ -27,9 +27,9 @@ pub fn transpose(batch: usize, rows: usize, columns: usize, x: &[f32], out: &mut
     });
 }
 
-/// Columns that make a task.
+/// Columns that make a task: enough that rows are read in runs of 1 KiB.
 fn band(rows: usize) -> usize {
-    (TASK / rows).next_multiple_of(TILE).max(TILE)
+    (TASK / rows).next_multiple_of(TILE).max(256)
 }
 
 /// Transposes the columns from `start` on that fill `out`.

@@ -44,12 +44,12 @@ pub enum Pool {
     },
 }
 
-/// A window: the kernel rows and columns inside the picture, and the input position of its element (0, 0), which may
-/// lie outside.
+/// The window of one output pixel.
+#[derive(Default)]
 struct Window {
-    rows: Range<usize>,
-    columns: Range<usize>,
-    /// Elements in the divisor of a mean.
+    /// The offsets in the picture of its elements at channel 0, in row order.
+    elements: Vec<usize>,
+    /// How many elements a mean counts.
     count: f32,
 }
 
@@ -75,30 +75,30 @@ impl PoolShape {
         inside(ow, self.strides[1], self.pads[1], self.dilations[1], self.kernel[1], self.in_w)
     }
 
-    #[inline(always)]
-    fn window(&self, oh: usize, ow: usize, pool: Pool) -> Window {
-        let (rows, columns) = (self.row_range(oh), self.column_range(ow));
-        let padded = matches!(pool, Pool::Average { count_include_pad: true });
-        let count = match padded {
-            false => rows.len() * columns.len(),
+    /// Moves `window` to output (oh, ow).
+    fn window(&self, oh: usize, ow: usize, pool: Pool, window: &mut Window) {
+        window.elements.clear();
+        for r in self.row_range(oh) {
+            let h = oh * self.strides[0] + r * self.dilations[0] - self.pads[0];
+            for s in self.column_range(ow) {
+                let w = ow * self.strides[1] + s * self.dilations[1] - self.pads[1];
+                window.elements.push((h * self.in_w + w) * self.channels);
+            }
+        }
+        let count = match pool {
             // Past the padding at the end nothing counts (a window that `ceil_mode` added).
-            true => self.padded(oh, 0, self.in_h) * self.padded(ow, 1, self.in_w),
+            Pool::Average { count_include_pad: true } => {
+                self.padded(oh, 0, self.in_h) * self.padded(ow, 1, self.in_w)
+            }
+            _ => window.elements.len(),
         };
-        Window { rows, columns, count: count as f32 }
+        window.count = count as f32;
     }
 
     #[inline(always)]
     fn padded(&self, out: usize, axis: usize, len: usize) -> usize {
         let len = len + self.pads[axis] + self.pads[axis + 2];
         inside(out, self.strides[axis], 0, self.dilations[axis], self.kernel[axis], len).len()
-    }
-
-    /// The input element under kernel element (r, s) of output (oh, ow), which must be inside the picture.
-    #[inline(always)]
-    fn input(&self, image: usize, (oh, ow): (usize, usize), (r, s): (usize, usize)) -> usize {
-        let h = oh * self.strides[0] + r * self.dilations[0] - self.pads[0];
-        let w = ow * self.strides[1] + s * self.dilations[1] - self.pads[1];
-        ((image * self.in_h + h) * self.in_w + w) * self.channels
     }
 }
 
@@ -118,26 +118,26 @@ struct Forward<'a> {
     out: *mut f32,
 }
 
-impl Forward<'_> {
-    #[inline(always)]
-    unsafe fn block<S: Simd, const FULL: bool>(
-        &self,
-        window: &Window,
-        image: usize,
-        at: (usize, usize),
-        (c, n): (usize, usize),
-    ) -> S::V {
-        let average = self.pool != Pool::Max;
-        // Safety: the window's ranges keep to the picture, c + n to the channels.
-        unsafe {
-            let mut v = S::splat(if average { 0.0 } else { f32::NEG_INFINITY });
-            for r in window.rows.clone() {
-                for s in window.columns.clone() {
-                    let x = load::<S, FULL>(self.x.as_ptr().add(self.shape.input(image, at, (r, s)) + c), n);
-                    v = if average { S::add(v, x) } else { max::<S>(v, x) };
+/// The pooled value of `n` channels of a window; `x` is the picture from the first of them on.
+#[inline(always)]
+unsafe fn pooled<S: Simd, const FULL: bool>(x: *const f32, window: &Window, pool: Pool, n: usize) -> S::V {
+    // Safety: the window's elements lie in the picture.
+    unsafe {
+        match pool {
+            Pool::Max => {
+                let mut most = S::splat(f32::NEG_INFINITY);
+                for &at in &window.elements {
+                    most = max::<S>(most, load::<S, FULL>(x.add(at), n));
                 }
+                most
             }
-            if average { S::div(v, S::splat(window.count)) } else { v }
+            Pool::Average { .. } => {
+                let mut sum = S::splat(0.0);
+                for &at in &window.elements {
+                    sum = S::add(sum, load::<S, FULL>(x.add(at), n));
+                }
+                S::div(sum, S::splat(window.count))
+            }
         }
     }
 }
@@ -149,21 +149,21 @@ impl Kernel for Forward<'_> {
     unsafe fn run<S: Simd>(self) {
         let (shape, channels) = (self.shape, self.shape.channels);
         let whole = channels - channels % S::LANES;
+        let mut window = Window::default();
         for row in self.rows.clone() {
             let (image, oh) = (row / shape.out_h, row % shape.out_h);
             for ow in 0..shape.out_w {
-                let window = shape.window(oh, ow, self.pool);
-                let at = (oh, ow);
-                // Safety: `out` holds the rows of this task from `rows.start` on.
+                shape.window(oh, ow, self.pool, &mut window);
+                // Safety: `out` holds the rows of this task from `rows.start` on; the channels are the shape's.
                 unsafe {
+                    let x = self.x.as_ptr().add(image * shape.in_h * shape.in_w * channels);
                     let out = self.out.add(((row - self.rows.start) * shape.out_w + ow) * channels);
                     for c in (0..whole).step_by(S::LANES) {
-                        let v = self.block::<S, true>(&window, image, at, (c, S::LANES));
-                        S::store(out.add(c), v);
+                        S::store(out.add(c), pooled::<S, true>(x.add(c), &window, self.pool, S::LANES));
                     }
                     if whole < channels {
                         let n = channels - whole;
-                        let v = self.block::<S, false>(&window, image, at, (whole, n));
+                        let v = pooled::<S, false>(x.add(whole), &window, self.pool, n);
                         S::store_first(out.add(whole), n, v);
                     }
                 }
@@ -191,78 +191,66 @@ pub fn pool(isa: Isa, pool: Pool, shape: &PoolShape, x: &[f32], out: &mut [f32])
 struct Backward<'a> {
     shape: &'a PoolShape,
     pool: Pool,
+    /// The picture's input.
     x: &'a [f32],
+    /// The picture's gradient.
     dy: &'a [f32],
-    image: usize,
     /// Input rows of the picture that this task writes.
     band: Range<usize>,
-    /// The first element of the band.
-    dx: *mut f32,
+    /// The elements of the band.
+    dx: &'a mut [f32],
+}
+
+/// The place among the window's elements of the one that a maximum came from: the first of the largest, or the last
+/// NaN, as PyTorch has it.
+#[inline(always)]
+unsafe fn winner<S: Simd, const FULL: bool>(x: *const f32, window: &Window, n: usize) -> S::V {
+    // Safety: the window's elements lie in the picture.
+    unsafe {
+        let mut most = S::splat(f32::NEG_INFINITY);
+        // If all elements are minus infinity, none is larger: the first has it.
+        let mut winner = S::splat(0.0);
+        for (place, &at) in window.elements.iter().enumerate() {
+            let x = load::<S, FULL>(x.add(at), n);
+            let here = S::splat(place as f32);
+            winner = S::select_nan(x, here, S::select_gt(x, most, here, winner));
+            most = max::<S>(most, x);
+        }
+        winner
+    }
 }
 
 impl Backward<'_> {
-    /// The place in the window, counted in row order, of the element that a maximum came from: the first of the largest
-    /// elements, or the last NaN, as PyTorch has it.
+    /// Spreads the gradient of one output over those of its window's elements, `inside`, that lie in the band; `from` is
+    /// the offset of the output.
     #[inline(always)]
-    unsafe fn winner<S: Simd, const FULL: bool>(
-        &self,
+    unsafe fn spread<S: Simd, const FULL: bool>(
+        &mut self,
         window: &Window,
-        at: (usize, usize),
-        (c, n): (usize, usize),
-    ) -> S::V {
-        // Safety: the window's ranges keep to the picture, c + n to the channels.
-        unsafe {
-            let mut most = S::splat(f32::NEG_INFINITY);
-            let mut winner = S::splat(-1.0);
-            let mut place = 0.0;
-            for r in window.rows.clone() {
-                for s in window.columns.clone() {
-                    let x = self.x.as_ptr().add(self.shape.input(self.image, at, (r, s)) + c);
-                    let x = load::<S, FULL>(x, n);
-                    let here = S::splat(place);
-                    winner = S::select_gt(x, most, here, winner);
-                    winner = S::select_nan(x, here, winner);
-                    most = max::<S>(most, x);
-                    place += 1.0;
-                }
-            }
-            // All elements were -inf: the first has it.
-            S::at_least(winner, S::splat(0.0))
-        }
-    }
-
-    /// Spreads the gradient of one output over its window.
-    #[inline(always)]
-    unsafe fn block<S: Simd, const FULL: bool>(
-        &self,
-        window: &Window,
-        at: (usize, usize),
+        inside: Range<usize>,
+        from: usize,
         (c, n): (usize, usize),
     ) {
-        let shape = self.shape;
-        let average = self.pool != Pool::Max;
-        let from = ((self.image * shape.out_h + at.0) * shape.out_w + at.1) * shape.channels + c;
-        // Safety: as in `winner`; the rows written are those of the band.
+        let start = self.band.start * self.shape.in_w * self.shape.channels;
+        // Safety: the window's elements lie in the picture, `inside` in the band, the channels are the shape's.
         unsafe {
-            let mut dy = load::<S, FULL>(self.dy.as_ptr().add(from), n);
-            let winner = match average {
-                true => S::splat(0.0),
-                false => self.winner::<S, FULL>(window, at, (c, n)),
-            };
-            if average {
-                dy = S::div(dy, S::splat(window.count));
-            }
-            let start = (self.image * shape.in_h + self.band.start) * shape.in_w * shape.channels;
-            for (i, r) in window.rows.clone().enumerate() {
-                let h = at.0 * shape.strides[0] + r * shape.dilations[0] - shape.pads[0];
-                if !self.band.contains(&h) {
-                    continue;
+            let dy = load::<S, FULL>(self.dy.as_ptr().add(from + c), n);
+            let dx = self.dx.as_mut_ptr();
+            match self.pool {
+                Pool::Max => {
+                    let winner = winner::<S, FULL>(self.x.as_ptr().add(c), window, n);
+                    for place in inside {
+                        let to = dx.add(window.elements[place] - start + c);
+                        let share = S::where_eq(winner, S::splat(place as f32), dy);
+                        store::<S, FULL>(to, n, S::add(load::<S, FULL>(to, n), share));
+                    }
                 }
-                for (j, s) in window.columns.clone().enumerate() {
-                    let to = self.dx.add(shape.input(self.image, at, (r, s)) - start + c);
-                    let here = S::splat((i * window.columns.len() + j) as f32);
-                    let share = if average { dy } else { S::where_eq(winner, here, dy) };
-                    store::<S, FULL>(to, n, S::add(load::<S, FULL>(to, n), share));
+                Pool::Average { .. } => {
+                    let share = S::div(dy, S::splat(window.count));
+                    for place in inside {
+                        let to = dx.add(window.elements[place] - start + c);
+                        store::<S, FULL>(to, n, S::add(load::<S, FULL>(to, n), share));
+                    }
                 }
             }
         }
@@ -276,26 +264,36 @@ impl Backward<'_> {
         let end = (self.band.end - 1 + shape.pads[0]) / shape.strides[0] + 1;
         first.min(shape.out_h)..end.min(shape.out_h)
     }
+
+    /// Which of the window's elements lie in the band.
+    fn inside(&self, window: &Window) -> Range<usize> {
+        let width = self.shape.in_w * self.shape.channels;
+        let before = |row: usize| window.elements.partition_point(|&at| at < row * width);
+        before(self.band.start)..before(self.band.end)
+    }
 }
 
 impl Kernel for Backward<'_> {
     type Output = ();
 
     #[inline(always)]
-    unsafe fn run<S: Simd>(self) {
-        let channels = self.shape.channels;
+    unsafe fn run<S: Simd>(mut self) {
+        let (shape, channels) = (self.shape, self.shape.channels);
         let whole = channels - channels % S::LANES;
-        // Safety: the band is this task's; blocks keep to the channels.
-        unsafe {
-            std::ptr::write_bytes(self.dx, 0, self.band.len() * self.shape.in_w * channels);
-            for oh in self.out_rows() {
-                for ow in 0..self.shape.out_w {
-                    let window = self.shape.window(oh, ow, self.pool);
+        let mut window = Window::default();
+        self.dx.fill(0.0);
+        for oh in self.out_rows() {
+            for ow in 0..shape.out_w {
+                shape.window(oh, ow, self.pool, &mut window);
+                let inside = self.inside(&window);
+                let from = (oh * shape.out_w + ow) * channels;
+                // Safety: the channels are the shape's.
+                unsafe {
                     for c in (0..whole).step_by(S::LANES) {
-                        self.block::<S, true>(&window, (oh, ow), (c, S::LANES));
+                        self.spread::<S, true>(&window, inside.clone(), from, (c, S::LANES));
                     }
                     if whole < channels {
-                        self.block::<S, false>(&window, (oh, ow), (whole, channels - whole));
+                        self.spread::<S, false>(&window, inside.clone(), from, (whole, channels - whole));
                     }
                 }
             }
@@ -318,13 +316,17 @@ pub fn pool_grad(isa: Isa, pool: Pool, shape: &PoolShape, x: &[f32], dy: &[f32],
     let reach = shape.kernel[0] * shape.dilations[0];
     let height = (TASK / width).max(4 * reach).min(shape.in_h);
     let bands = shape.in_h.div_ceil(height);
+    let (in_size, out_size) = (shape.in_h * width, shape.out_h * shape.out_w * shape.channels);
     let shared = Shared::new(dx);
     for_tasks(shape.batch * bands, |task| {
         let (image, start) = (task / bands, task % bands * height);
         let band = start..shape.in_h.min(start + height);
+        let (at, len) = (image * in_size + start * width, band.len() * width);
         // Safety: the bands of all pictures are disjoint.
-        let dx = unsafe { shared.at((image * shape.in_h + start) * width) };
-        dispatch(isa, Backward { shape, pool, x, dy, image, band, dx });
+        let dx = unsafe { std::slice::from_raw_parts_mut(shared.at(at), len) };
+        let x = if pool == Pool::Max { &x[image * in_size..(image + 1) * in_size] } else { x };
+        let dy = &dy[image * out_size..(image + 1) * out_size];
+        dispatch(isa, Backward { shape, pool, x, dy, band, dx });
     });
 }
 

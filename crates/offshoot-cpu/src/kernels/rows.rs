@@ -304,8 +304,9 @@ pub(super) trait Fold<const N: usize, const P: usize, const M: usize>: Copy + Se
     unsafe fn call<S: Simd>(self, sums: [S::V; M], x: [S::V; N], p: [S::V; P]) -> [S::V; M];
 }
 
-/// Rows that one vector of sums takes in before it is added to others: keeps rounding errors small.
-const RUN: usize = 32;
+/// Rows whose sum is made in registers before it is added to the sums in memory: few enough to read the rows nearly in
+/// sequence.
+const RUN: usize = 4;
 
 struct FoldRows<'a, const N: usize, const P: usize, F> {
     inputs: [*const f32; N],
@@ -330,17 +331,14 @@ impl<const N: usize, const P: usize, F> FoldRows<'_, N, P, F> {
         // Safety: `fold` passes channels and rows within the inputs, the parameters and the sums.
         unsafe {
             let p = load_all::<S, P, FULL>(self.params, c, n);
-            let mut sums = [[S::splat(0.0); M]; 2];
+            let mut sums = [S::splat(0.0); M];
             for row in rows {
-                let at = row * self.channels + c;
-                let x = load_all::<S, N, FULL>(self.inputs, at, n);
-                sums = [sums[1], self.fold.call::<S>(sums[0], x, p)];
+                let x = load_all::<S, N, FULL>(self.inputs, row * self.channels + c, n);
+                sums = self.fold.call::<S>(sums, x, p);
             }
-            let [even, odd] = sums;
-            for (m, (even, odd)) in even.into_iter().zip(odd).enumerate() {
+            for (m, sum) in sums.into_iter().enumerate() {
                 let to = self.sums.as_mut_ptr().add(m * self.channels + c);
-                let sum = S::add(load::<S, FULL>(to, n), S::add(even, odd));
-                store::<S, FULL>(to, n, sum);
+                store::<S, FULL>(to, n, S::add(load::<S, FULL>(to, n), sum));
             }
         }
     }
@@ -437,9 +435,10 @@ pub(super) fn add_partials(partials: &[f32], out: &mut [f32]) {
 /// Columns a task of [`add_partials`] adds.
 const COLUMNS: usize = 512;
 
-/// Rows that make a part of a sum over rows of `channels` elements: enough that the partial sums are few.
+/// Rows that make a part of a sum over rows of `channels` elements: enough that the partial sums are few, and so few that
+/// rounding errors stay small.
 pub(super) fn rows_per_part(channels: usize) -> usize {
-    (TASK / channels.max(1)).clamp(RUN, 8 * RUN)
+    (TASK / channels.max(1)).clamp(32, 256)
 }
 
 /// out[m][c] = the sum over all rows of the fold's m-th function.
