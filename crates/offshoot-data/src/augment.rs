@@ -41,7 +41,8 @@ pub fn random_crop(width: usize, height: usize, random: &mut Random) -> Crop {
     middle_crop(width, height)
 }
 
-fn middle_crop(width: usize, height: usize) -> Crop {
+/// The largest rectangle in the middle of a picture whose aspect is within 3/4..4/3.
+pub fn middle_crop(width: usize, height: usize) -> Crop {
     let rounded = |side: f64| (side.round_ties_even() as usize).max(1);
     let aspect = width as f64 / height as f64;
     let (crop_width, crop_height) = if aspect < 1.0 / MAX_ASPECT {

@@ -1,9 +1,10 @@
 //! Bytes of a file to an RGB picture: JPEG, PNG, WebP, GIF, BMP and TIFF, told apart by content, never by
 //! the file's name. The size in the header is checked before anything is decoded.
 //!
-//! JPEG goes through `zune-jpeg`. Against libjpeg-turbo 3.2 (Pillow's) on photographs its mean difference is
-//! 0.02 to 0.36 of 255 and 99.92 % or more of the values are within 2, and it is 1.3 times as fast as `jpeg-decoder`,
-//! whose chroma upsampling is nearer for 4:2:0 (0.11) and farther for 4:2:2.
+//! Two decoders share JPEG, by which is nearer to libjpeg-turbo 3.2 (Pillow's). With chroma at half the width and
+//! height (4:2:0) that is `jpeg-decoder`: on photographs the mean difference is 0.02 to 0.11 of 255, 99.96 % of the values are
+//! within 2; `zune-jpeg`, 1.3 times as fast, rounds chroma up there (0.02 to 0.36, 99.92 %). With any other
+//! sampling, and for CMYK and grey, it is `zune-jpeg` (4:2:2: 0.16 and 99.97 % against 0.20 and 99.91 %).
 
 use std::io::{BufRead, Cursor, Read, Seek};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -47,11 +48,6 @@ impl Picture {
     /// The RGB values, `height * width * 3` of them.
     pub fn pixels(&self) -> &[u8] {
         &self.pixels
-    }
-
-    /// One row, `width * 3` values.
-    pub(crate) fn row(&self, y: usize) -> &[u8] {
-        &self.pixels[y * self.width * 3..][..self.width * 3]
     }
 }
 
@@ -380,36 +376,71 @@ fn jpeg_header<R: ZByteReaderTrait>(
 
 fn decode_jpeg(bytes: &[u8], options: &DecodeOptions) -> Result<Picture, Failure> {
     let (mut decoder, (width, height)) = jpeg_header(ZCursor::new(bytes), options)?;
-    if !jpeg_is_complete(bytes) {
+    let outline = JpegOutline::of(bytes);
+    if !outline.complete {
+        // The decoders fill the rest with grey; Pillow refuses it, and grey halves are nothing to learn from.
         return Err(Failure::Truncated);
     }
-    let pixels = decoder.decode()?;
+    let pixels = match outline.chroma_420.then(|| decode_420(bytes, options)).flatten() {
+        Some(pixels) => pixels,
+        None => decoder.decode()?,
+    };
     let picture = Picture::new(width, height, pixels)
         .ok_or_else(|| Failure::Damaged("the decoded size is not the header's".to_owned()))?;
     let orientation = decoder.exif().and_then(|chunk| Orientation::from_exif_chunk(chunk));
     Ok(rotate(picture, orientation, options))
 }
 
-/// Whether an end-of-image marker follows the start of the first scan. The decoder fills the missing part of a
-/// truncated picture with grey; Pillow refuses it, and grey halves are nothing to learn from.
-fn jpeg_is_complete(bytes: &[u8]) -> bool {
-    const START_OF_SCAN: u8 = 0xDA;
-    let mut at = 2;
-    while let Some(&[byte, marker]) = bytes.get(at..at + 2) {
-        match (byte, marker) {
-            (0xFF, START_OF_SCAN) => return bytes[at..].windows(2).rev().any(|pair| pair == [0xFF, 0xD9]),
-            // Fill bytes and markers without a length.
-            (0xFF, 0xFF) => at += 1,
-            (0xFF, 0x01 | 0xD0..=0xD8) => at += 2,
-            (0xFF, _) => match bytes.get(at + 2..at + 4) {
-                Some(&[high, low]) => at += 2 + usize::from(u16::from_be_bytes([high, low])),
-                _ => return false,
-            },
-            // Stray bytes between segments.
-            _ => at += 1,
+/// RGB by `jpeg-decoder`; `None` for what it refuses and the more tolerant `zune-jpeg` may still decode.
+fn decode_420(bytes: &[u8], options: &DecodeOptions) -> Option<Vec<u8>> {
+    let mut decoder = jpeg_decoder::Decoder::new(bytes);
+    decoder.set_max_decoding_buffer_size(usize::try_from(options.max_pixels.saturating_mul(3)).ok()?);
+    let pixels = decoder.decode().ok()?;
+    (decoder.info()?.pixel_format == jpeg_decoder::PixelFormat::RGB24).then_some(pixels)
+}
+
+/// What the segments of a JPEG say, without decoding it.
+#[derive(Default)]
+struct JpegOutline {
+    /// Chroma at half the width and half the height.
+    chroma_420: bool,
+    /// An end-of-image marker follows the start of the first scan.
+    complete: bool,
+}
+
+impl JpegOutline {
+    fn of(bytes: &[u8]) -> JpegOutline {
+        let mut outline = JpegOutline::default();
+        let mut at = 2;
+        while let Some(&[byte, marker]) = bytes.get(at..at + 2) {
+            match (byte, marker) {
+                // Start of scan. Inside its data 0xFF is escaped, so that a marker is a marker.
+                (0xFF, 0xDA) => {
+                    outline.complete = bytes[at..].windows(2).rev().any(|pair| pair == [0xFF, 0xD9]);
+                    return outline;
+                }
+                // Fill bytes, and markers without a length.
+                (0xFF, 0xFF) => at += 1,
+                (0xFF, 0x01 | 0xD0..=0xD8) => at += 2,
+                (0xFF, _) => {
+                    let Some(&[high, low]) = bytes.get(at + 2..at + 4) else { return outline };
+                    if (0xC0..=0xC2).contains(&marker) {
+                        outline.chroma_420 = is_420(&bytes[at + 4..]);
+                    }
+                    at += 2 + usize::from(u16::from_be_bytes([high, low]));
+                }
+                // Stray bytes between segments.
+                _ => at += 1,
+            }
         }
+        outline
     }
-    false
+}
+
+/// Whether a frame header (precision, height, width, then a count of components of three bytes each: name,
+/// sampling factors, table) has three components, the first twice as dense as the others both ways.
+fn is_420(frame: &[u8]) -> bool {
+    matches!(frame, [_, _, _, _, _, 3, _, 0x22, _, _, 0x11, _, _, 0x11, ..])
 }
 
 /// A decoder of the `image` crate that has read the header and may allocate what the picture can need.
@@ -431,10 +462,24 @@ fn other_header<'a, R: BufRead + Seek + 'a>(
 
 fn decode_other(bytes: &[u8], format: ImageFormat, options: &DecodeOptions) -> Result<Picture, Failure> {
     let mut decoder = other_header(Cursor::new(bytes), format, options)?;
+    if format == ImageFormat::WebP && !webp_is_complete(bytes) {
+        return Err(Failure::Truncated);
+    }
     let orientation = decoder.orientation().ok();
     let picture = to_rgb(DynamicImage::from_decoder(decoder)?, options.background)
         .ok_or_else(|| Failure::Damaged("the decoded size is not the header's".to_owned()))?;
     Ok(rotate(picture, orientation, options))
+}
+
+/// Whether all the bytes are there that the container (`RIFF`, length, ...) announces. The decoder would speak of
+/// damaged data.
+fn webp_is_complete(bytes: &[u8]) -> bool {
+    match bytes {
+        [b'R', b'I', b'F', b'F', a, b, c, d, content @ ..] => {
+            content.len() as u64 >= u64::from(u32::from_le_bytes([*a, *b, *c, *d]))
+        }
+        _ => false,
+    }
 }
 
 /// Any picture as 8-bit RGB over `background`.

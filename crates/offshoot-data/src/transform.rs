@@ -7,7 +7,7 @@ use offshoot_graph::{Fit, Preprocessing};
 
 use crate::augment::{self, Crop};
 use crate::decode::{DecodeOptions, Picture};
-use crate::resample::{Axis, Span, resample};
+use crate::resample::{Span, resample};
 
 /// The longest input side that is accepted, in pixels.
 const MAX_SIZE: usize = 1 << 14;
@@ -153,7 +153,9 @@ impl Transform {
         }
     }
 
-    fn crop(&self, picture: &Picture, crop: Crop) -> Vec<u8> {
+    /// A part of the picture, resized to the input's size; pixels outside it have no influence. The rectangle must lie
+    /// within the picture. The same shape as from [`Transform::evaluate`].
+    pub fn crop(&self, picture: &Picture, crop: Crop) -> Vec<u8> {
         let size = self.preprocessing.size;
         let horizontal = cropped(picture.width(), crop.left..crop.left + crop.width, size);
         let vertical = cropped(picture.height(), crop.top..crop.top + crop.height, size);
@@ -161,10 +163,8 @@ impl Transform {
     }
 
     fn resample(&self, picture: &Picture, horizontal: &Span, vertical: &Span) -> Vec<u8> {
-        let interpolation = self.preprocessing.interpolation;
-        let horizontal = Axis::new(interpolation, horizontal);
-        let vertical = Axis::new(interpolation, vertical);
-        resample(picture, &horizontal, &vertical, self.preprocessing.background)
+        let Preprocessing { interpolation, background, .. } = self.preprocessing;
+        resample(picture, interpolation, (horizontal, vertical), background)
     }
 }
 

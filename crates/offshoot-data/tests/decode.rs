@@ -1,0 +1,208 @@
+//! Files that lie, break off or are something else: one clear error each, never a panic.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::path::{Path, PathBuf};
+
+use offshoot_data::{DecodeError, DecodeOptions, decode, probe, read_picture};
+use proptest::prelude::*;
+
+fn golden(name: &str) -> Vec<u8> {
+    std::fs::read(golden_path(name)).unwrap()
+}
+
+fn golden_path(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
+}
+
+fn error_of(bytes: &[u8]) -> DecodeError {
+    decode(bytes, &DecodeOptions::default()).expect_err("this is not a good picture")
+}
+
+/// One of each kind of decoder.
+const KINDS: [&str; 18] = [
+    "baseline_420.jpg",
+    "baseline_444.jpg",
+    "progressive.jpg",
+    "restart.jpg",
+    "cmyk.jpg",
+    "exif_6.jpg",
+    "rgb.png",
+    "palette_alpha.png",
+    "grey_alpha16.png",
+    "lossless.webp",
+    "lossy_alpha.webp",
+    "animated.webp",
+    "transparent.gif",
+    "palette.bmp",
+    "rgbx.bmp",
+    "rgba_lzw.tif",
+    "grey_deflate.tif",
+    "cmyk.tif",
+];
+
+#[test]
+fn what_is_no_picture_is_named() {
+    assert_eq!(error_of(b""), DecodeError::Empty);
+    assert_eq!(error_of(b"Dear diary"), DecodeError::NotAPicture);
+    assert_eq!(error_of(&[0; 5000]), DecodeError::NotAPicture);
+    let heic = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic";
+    assert_eq!(error_of(heic), DecodeError::UnsupportedFormat { format: "HEIC or AVIF".to_owned() });
+    assert!(matches!(error_of(b"\0\0\x01\0\x01\0\x10\x10"), DecodeError::UnsupportedFormat { .. }));
+    let palette = error_of(&golden("palette.tif"));
+    assert!(matches!(palette, DecodeError::UnsupportedFeature { format: "TIFF", .. }), "{palette}");
+}
+
+#[test]
+fn a_truncated_file_is_refused() {
+    for (name, format) in [
+        ("baseline_420.jpg", "JPEG"),
+        ("baseline_422.jpg", "JPEG"),
+        ("progressive.jpg", "JPEG"),
+        ("rgb.png", "PNG"),
+        ("lossless.webp", "WebP"),
+        ("rgb.bmp", "BMP"),
+        ("rgb.tif", "TIFF"),
+    ] {
+        let bytes = golden(name);
+        for kept in [bytes.len() * 2 / 3, bytes.len() * 9 / 10] {
+            let error = error_of(&bytes[..kept]);
+            assert_eq!(error, DecodeError::Truncated { format }, "{name} cut to {kept} of {}", bytes.len());
+        }
+    }
+}
+
+#[test]
+fn a_truncated_gif_is_refused() {
+    // Its decoder does not tell a truncated file from a damaged one by type.
+    let bytes = golden("palette.gif");
+    let error = error_of(&bytes[..bytes.len() / 2]);
+    assert_eq!(error.to_string(), "the GIF data are damaged: Unexpected End of File");
+}
+
+#[test]
+fn a_picture_in_the_metadata_does_not_hide_truncation() {
+    // A thumbnail with an end-of-image marker of its own, in an APP1 segment.
+    let (picture, thumbnail) = (golden("baseline_420.jpg"), golden("exif_1.jpg"));
+    let length = u16::try_from(thumbnail.len() + 2).unwrap().to_be_bytes();
+    let mut bytes = [&picture[..2], &[0xFF, 0xE1], &length, &thumbnail, &picture[2..]].concat();
+    assert!(decode(&bytes, &DecodeOptions::default()).is_ok());
+    bytes.truncate(bytes.len() - 200);
+    assert_eq!(error_of(&bytes), DecodeError::Truncated { format: "JPEG" });
+}
+
+#[test]
+fn the_size_is_checked_before_anything_is_decoded() {
+    // A header that promises 4 gigapixels, and no data.
+    let mut png = golden("rgb.png");
+    png[16..24].copy_from_slice(&[0, 0, 0xFF, 0xFF, 0, 0, 0xFF, 0xFF]);
+    let mut jpeg = golden("baseline_420.jpg");
+    let frame = jpeg.windows(2).position(|pair| pair == [0xFF, 0xC0]).unwrap();
+    jpeg[frame + 5..frame + 9].fill(0xFF);
+    let mut bmp = golden("rgb.bmp");
+    bmp[18..26].copy_from_slice(&[0xFF, 0xFF, 0, 0, 0xFF, 0xFF, 0, 0]);
+    let too_large = DecodeError::TooLarge { width: 65535, height: 65535, limit: 64 << 20 };
+    let mut sums = [&png, &jpeg, &bmp].map(|bytes| error_of(bytes)).to_vec();
+    // The changed header has a wrong checksum, which is as good a reason as any.
+    sums.retain(|error| !matches!(error, DecodeError::Damaged { format: "PNG", .. }));
+    assert!(sums.iter().all(|error| *error == too_large) && sums.len() >= 2, "{sums:?}");
+
+    let small = DecodeOptions { max_pixels: 100, ..DecodeOptions::default() };
+    for name in KINDS {
+        let error = decode(&golden(name), &small).unwrap_err();
+        assert!(matches!(error, DecodeError::TooLarge { limit: 100, .. }), "{name}: {error}");
+        let error = probe(&golden_path(name), &small).unwrap_err();
+        assert!(matches!(error.source, DecodeError::TooLarge { limit: 100, .. }), "{name}: {error}");
+    }
+}
+
+#[test]
+fn a_file_beyond_the_limit_is_not_read() {
+    let options = DecodeOptions { max_file_bytes: 50, ..DecodeOptions::default() };
+    let error = read_picture(&golden_path("rgb.png"), &options).unwrap_err();
+    assert!(matches!(error.source, DecodeError::FileTooLarge { limit: 50, .. }));
+    assert!(error.to_string().contains("rgb.png: the file has"), "{error}");
+}
+
+#[test]
+fn a_path_that_is_no_file_is_an_error() {
+    let options = DecodeOptions::default();
+    for path in [golden_path(""), golden_path("absent.png")] {
+        let error = read_picture(&path, &options).unwrap_err();
+        assert!(matches!(error.source, DecodeError::Read(_)), "{error}");
+        assert_eq!(probe(&path, &options).unwrap_err(), error);
+    }
+}
+
+#[test]
+fn the_header_states_the_size_before_rotation() {
+    let options = DecodeOptions::default();
+    assert_eq!(probe(&golden_path("exif_6.jpg"), &options), Ok((24, 17)));
+    let rotated = read_picture(&golden_path("exif_6.jpg"), &options).unwrap();
+    assert_eq!((rotated.width(), rotated.height()), (17, 24));
+    let kept = DecodeOptions { exif_rotation: false, ..options };
+    let as_stored = read_picture(&golden_path("exif_6.jpg"), &kept).unwrap();
+    assert_eq!((as_stored.width(), as_stored.height()), (24, 17));
+}
+
+/// Limits that keep a lying header from costing the test much time or memory.
+fn modest() -> DecodeOptions {
+    DecodeOptions { max_pixels: 1 << 20, ..DecodeOptions::default() }
+}
+
+/// Whatever comes back is a picture within the limits or an error that says something.
+fn survives(bytes: &[u8]) {
+    match decode(bytes, &modest()) {
+        Ok(picture) => {
+            assert!(picture.width() * picture.height() <= 1 << 20);
+            assert_eq!(picture.pixels().len(), picture.width() * picture.height() * 3);
+        }
+        Err(error) => assert!(!error.to_string().is_empty()),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(1000) })]
+
+    #[test]
+    fn damaged_files_never_panic(
+        kind in 0..KINDS.len(),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..12),
+        kept in prop::option::of(any::<prop::sample::Index>()),
+    ) {
+        let mut bytes = golden(KINDS[kind]);
+        for (at, value) in changes {
+            let at = at.index(bytes.len());
+            bytes[at] = value;
+        }
+        if let Some(kept) = kept {
+            bytes.truncate(kept.index(bytes.len()));
+        }
+        survives(&bytes);
+    }
+
+    #[test]
+    fn damaged_headers_never_panic(
+        kind in 0..KINDS.len(),
+        changes in prop::collection::vec((0..220usize, any::<u8>()), 1..4),
+    ) {
+        let mut bytes = golden(KINDS[kind]);
+        for (at, value) in changes {
+            let at = at % bytes.len();
+            bytes[at] = value;
+        }
+        survives(&bytes);
+    }
+
+    #[test]
+    fn noise_after_a_signature_never_panics(
+        kind in 0..KINDS.len(),
+        kept in 2..32usize,
+        noise in prop::collection::vec(any::<u8>(), 0..400),
+    ) {
+        let mut bytes = golden(KINDS[kind]);
+        bytes.truncate(kept);
+        bytes.extend(noise);
+        survives(&bytes);
+    }
+}
