@@ -25,6 +25,7 @@ use crate::error::{FormatError, Problem};
 mod calls;
 mod container;
 mod input;
+mod opcodes;
 mod pickle;
 mod state_dict;
 mod storage;

@@ -1,7 +1,4 @@
 //! A pickle machine that builds inert values and calls nothing.
-//!
-//! Opcodes: [`pickletools`](https://github.com/python/cpython/blob/main/Lib/pickletools.py), protocols 0 to 5
-//! without the extension registry and out-of-band buffers, which `torch.save` does not write.
 
 use std::collections::HashMap;
 use std::io::BufRead;
@@ -9,6 +6,7 @@ use std::io::BufRead;
 use super::MAX_PICKLE_STEPS;
 use super::calls;
 use super::input::Input;
+use super::opcodes as op;
 use super::values::{Heap, Node, Value};
 use crate::error::Problem;
 
@@ -35,7 +33,7 @@ pub(super) fn read<R: BufRead>(input: &mut Input<R>) -> Result<Pickled, Problem>
     loop {
         let opcode = machine.input.byte()?;
         machine.count(1)?;
-        if opcode == b'.' {
+        if opcode == op::STOP {
             let root = machine.pop()?;
             return Ok(Pickled { heap: machine.heap, root });
         }
@@ -57,63 +55,63 @@ impl<R: BufRead> Machine<'_, R> {
     fn step(&mut self, opcode: u8) -> Result<(), Problem> {
         match opcode {
             // Framing.
-            0x80 => self.input.byte().map(drop),       // PROTO
-            0x95 => self.input.array::<8>().map(drop), // FRAME
+            op::PROTO => self.input.byte().map(drop),
+            op::FRAME => self.input.array::<8>().map(drop),
             // Plain values.
-            b'N' => self.push(Value::None),          // NONE
-            0x88 => self.push(Value::Plain("bool")), // NEWTRUE
-            0x89 => self.push(Value::Plain("bool")), // NEWFALSE
-            b'I' | b'L' => self.text_integer(),      // INT, LONG
-            b'J' => self.integer::<4>(true),         // BININT
-            b'K' => self.integer::<1>(false),        // BININT1
-            b'M' => self.integer::<2>(false),        // BININT2
-            0x8a => self.long::<1>(),                // LONG1
-            0x8b => self.long::<4>(),                // LONG4
-            b'F' => self.input.line().and_then(|_| self.push(Value::Plain("float"))), // FLOAT
-            b'G' => self.input.array::<8>().and_then(|_| self.push(Value::Plain("float"))), // BINFLOAT
-            b'S' | b'V' => self.text_line(),         // STRING, UNICODE
-            b'U' | 0x8c => self.text::<1>(),         // SHORT_BINSTRING, SHORT_BINUNICODE
-            b'T' | b'X' => self.text::<4>(),         // BINSTRING, BINUNICODE
-            0x8d => self.text::<8>(),                // BINUNICODE8
-            b'C' => self.skip_bytes::<1>(),          // SHORT_BINBYTES
-            b'B' => self.skip_bytes::<4>(),          // BINBYTES
-            0x8e | 0x96 => self.skip_bytes::<8>(),   // BINBYTES8, BYTEARRAY8
+            op::NONE => self.push(Value::None),
+            op::NEWTRUE => self.push(Value::Plain("bool")),
+            op::NEWFALSE => self.push(Value::Plain("bool")),
+            op::INT | op::LONG => self.text_integer(),
+            op::BININT => self.integer::<4>(true),
+            op::BININT1 => self.integer::<1>(false),
+            op::BININT2 => self.integer::<2>(false),
+            op::LONG1 => self.long::<1>(),
+            op::LONG4 => self.long::<4>(),
+            op::FLOAT => self.input.line().and_then(|_| self.push(Value::Plain("float"))),
+            op::BINFLOAT => self.input.array::<8>().and_then(|_| self.push(Value::Plain("float"))),
+            op::STRING | op::UNICODE => self.text_line(),
+            op::SHORT_BINSTRING | op::SHORT_BINUNICODE => self.text::<1>(),
+            op::BINSTRING | op::BINUNICODE => self.text::<4>(),
+            op::BINUNICODE8 => self.text::<8>(),
+            op::SHORT_BINBYTES => self.skip_bytes::<1>(),
+            op::BINBYTES => self.skip_bytes::<4>(),
+            op::BINBYTES8 | op::BYTEARRAY8 => self.skip_bytes::<8>(),
             // Containers.
-            b')' => self.push_node(Node::Tuple(vec![])), // EMPTY_TUPLE
-            b']' | 0x8f => self.push_node(Node::List(vec![])), // EMPTY_LIST, EMPTY_SET
-            b'}' => self.push_node(Node::Dict(vec![])),  // EMPTY_DICT
-            0x85 => self.short_tuple(1),                 // TUPLE1
-            0x86 => self.short_tuple(2),                 // TUPLE2
-            0x87 => self.short_tuple(3),                 // TUPLE3
-            b't' => self.marked().and_then(|items| self.push_node(Node::Tuple(items))), // TUPLE
-            b'l' | 0x91 => self.marked().and_then(|items| self.push_node(Node::List(items))), // LIST, FROZENSET
-            b'd' => self.marked_dict(),                                                       // DICT
-            b'a' => self.append(),                                                            // APPEND
-            b'e' | 0x90 => self.marked().and_then(|items| self.extend(items)), // APPENDS, ADDITEMS
-            b's' => self.set_item(),                                           // SETITEM
-            b'u' => self.marked().and_then(|items| self.set_items(items)),     // SETITEMS
+            op::EMPTY_TUPLE => self.push_node(Node::Tuple(vec![])),
+            op::EMPTY_LIST | op::EMPTY_SET => self.push_node(Node::List(vec![])),
+            op::EMPTY_DICT => self.push_node(Node::Dict(vec![])),
+            op::TUPLE1 => self.short_tuple(1),
+            op::TUPLE2 => self.short_tuple(2),
+            op::TUPLE3 => self.short_tuple(3),
+            op::TUPLE => self.marked().and_then(|items| self.push_node(Node::Tuple(items))),
+            op::LIST | op::FROZENSET => self.marked().and_then(|items| self.push_node(Node::List(items))),
+            op::DICT => self.marked_dict(),
+            op::APPEND => self.append(),
+            op::APPENDS | op::ADDITEMS => self.marked().and_then(|items| self.extend(items)),
+            op::SETITEM => self.set_item(),
+            op::SETITEMS => self.marked().and_then(|items| self.set_items(items)),
             // Stack and memo.
-            b'(' => self.mark(),                                    // MARK
-            b'0' => self.pop_or_unmark(),                           // POP
-            b'1' => self.marked().map(drop),                        // POP_MARK
-            b'2' => self.top().and_then(|value| self.push(value)),  // DUP
-            b'p' => self.line_number().and_then(|at| self.put(at)), // PUT
-            b'q' => self.number::<1>().and_then(|at| self.put(at)), // BINPUT
-            b'r' => self.number::<4>().and_then(|at| self.put(at)), // LONG_BINPUT
-            0x94 => self.put(self.memo.len() as u64),               // MEMOIZE
-            b'g' => self.line_number().and_then(|at| self.get(at)), // GET
-            b'h' => self.number::<1>().and_then(|at| self.get(at)), // BINGET
-            b'j' => self.number::<4>().and_then(|at| self.get(at)), // LONG_BINGET
+            op::MARK => self.mark(),
+            op::POP => self.pop_or_unmark(),
+            op::POP_MARK => self.marked().map(drop),
+            op::DUP => self.top().and_then(|value| self.push(value)),
+            op::PUT => self.line_number().and_then(|at| self.put(at)),
+            op::BINPUT => self.number::<1>().and_then(|at| self.put(at)),
+            op::LONG_BINPUT => self.number::<4>().and_then(|at| self.put(at)),
+            op::MEMOIZE => self.put(self.memo.len() as u64),
+            op::GET => self.line_number().and_then(|at| self.get(at)),
+            op::BINGET => self.number::<1>().and_then(|at| self.get(at)),
+            op::LONG_BINGET => self.number::<4>().and_then(|at| self.get(at)),
             // Names and calls.
-            b'c' => self.global(),            // GLOBAL
-            0x93 => self.stack_global(),      // STACK_GLOBAL
-            b'Q' => self.persistent_id(),     // BINPERSID
-            b'R' => self.reduce(),            // REDUCE
-            b'i' => self.instance_of_line(),  // INST
-            b'o' => self.instance_of_stack(), // OBJ
-            0x81 => self.new_object(1),       // NEWOBJ
-            0x92 => self.new_object(2),       // NEWOBJ_EX
-            b'b' => self.build(),             // BUILD
+            op::GLOBAL => self.global(),
+            op::STACK_GLOBAL => self.stack_global(),
+            op::BINPERSID => self.persistent_id(),
+            op::REDUCE => self.reduce(),
+            op::INST => self.instance_of_line(),
+            op::OBJ => self.instance_of_stack(),
+            op::NEWOBJ => self.new_object(1),
+            op::NEWOBJ_EX => self.new_object(2),
+            op::BUILD => self.build(),
             _ => {
                 Err(self.input.damaged(format!("{opcode:#04x} is no pickle instruction that PyTorch writes")))
             }
