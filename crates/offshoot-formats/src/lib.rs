@@ -5,6 +5,7 @@ pub mod checkpoint;
 mod content;
 mod elements;
 pub mod error;
+pub mod onnx;
 pub mod pth;
 pub mod safetensors;
 

@@ -1,0 +1,120 @@
+//! The [ONNX](https://onnx.ai) format, written and read.
+//!
+//! What we write is plain: the default operator set, one input and one output, parameters under their PyTorch keys,
+//! nothing that training left behind, and everything needed to use the model as one JSON object under the metadata
+//! key [`METADATA_KEY`]. The same model gives the same bytes.
+//!
+//! What we read is that, and classifiers of pictures from other exporters, PyTorch's first of all: their Identity and
+//! Constant nodes, folded or unfolded batch norms, shape arithmetic and operator sets 7 to 24.
+
+mod attributes;
+mod fold;
+mod order;
+mod proto;
+mod read;
+mod tensors;
+mod translate;
+mod write;
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+
+use offshoot_graph::Model;
+
+use crate::atomic::write_atomically;
+use crate::error::{FormatError, Problem};
+
+/// The metadata key of the one JSON string that we write.
+pub const METADATA_KEY: &str = "offshoot";
+
+/// The largest file that Protocol Buffers allow, in bytes. Elements in other files do not count.
+const MAX_FILE: u64 = i32::MAX as u64;
+
+/// How a model is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// The version of the operator set, 13 to 21.
+    pub opset: i64,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { opset: 17 }
+    }
+}
+
+/// What an ONNX file holds.
+#[derive(Clone, Debug)]
+pub struct OnnxModel {
+    /// The classifier. A Softmax at the end of the file is left out: the output is logits.
+    pub model: Model,
+    /// Whether the file says nothing about its classes and preprocessing, so that ImageNet's mean and std and the
+    /// class indices stand in for them.
+    pub assumed_preprocessing: bool,
+    /// What a user should know about how the file was read.
+    pub warnings: Vec<String>,
+}
+
+/// Reads the file at `path`, and the files of tensors beside it that it refers to.
+///
+/// # Errors
+/// When the file cannot be read, contradicts itself, or holds something that no classifier of ours has; the message
+/// names the node and its operator.
+pub fn read(path: &Path) -> Result<OnnxModel, FormatError> {
+    let open = |error| Problem::Io { action: "open", error }.at(path);
+    let len = fs::metadata(path).map_err(open)?.len();
+    if len > MAX_FILE {
+        let what = format!("a file of {len} bytes");
+        let place = "ONNX file".into();
+        return Err(Problem::TooLarge { place, what, limit: MAX_FILE }.at(path));
+    }
+    let bytes = fs::read(path).map_err(open)?;
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    read::read(bytes.into(), Some(folder)).map_err(|problem| problem.at(path))
+}
+
+/// Reads the bytes of a file that refers to no other.
+///
+/// # Errors
+/// Those of [`read`].
+pub fn read_bytes(bytes: impl Into<Vec<u8>>) -> Result<OnnxModel, Problem> {
+    read::read(bytes.into().into(), None)
+}
+
+/// Writes `model` to `path`, whole or not at all.
+///
+/// # Errors
+/// Those of [`write_bytes`], and when the file cannot be written.
+pub fn write(path: &Path, model: &Model, options: Options) -> Result<(), FormatError> {
+    let bytes = write_bytes(model, options).map_err(|problem| problem.at(path))?;
+    write_atomically(path, |file| file.write_all(&bytes))
+}
+
+/// The bytes of an ONNX file that computes what `model` does. Dropout and Identity are left out; fold batch norms
+/// beforehand for a file that runs fast everywhere.
+///
+/// # Errors
+/// When the graph holds an operator of training, a weight is missing or has another shape, or the file would be
+/// larger than 2 GiB.
+pub fn write_bytes(model: &Model, options: Options) -> Result<Vec<u8>, Problem> {
+    write::write(model, options)
+}
+
+/// 1 - x of the decimals that x is written with: ONNX's momentum of a batch norm from PyTorch's, and back without loss.
+fn complement(x: f32) -> f32 {
+    x.to_string().parse().map_or(1.0 - x, |x: f64| (1.0 - x) as f32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::complement;
+
+    #[test]
+    fn a_momentum_survives_the_way_there_and_back() {
+        assert_eq!(complement(0.1), 0.9);
+        for momentum in [0.1, 0.01, 0.003, 0.9, 0.0, 1.0, 1.0 / 3.0] {
+            assert_eq!(complement(complement(momentum)), momentum);
+        }
+    }
+}

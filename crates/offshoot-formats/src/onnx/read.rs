@@ -1,0 +1,297 @@
+//! ONNX messages as a classifier.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use offshoot_graph::model::{BATCH, INPUT, OUTPUT};
+use offshoot_graph::preprocessing::Preprocessing;
+use offshoot_graph::{DType, Dim, Graph, Metadata, Model, Shape, Weights};
+use prost::bytes::Bytes;
+
+use super::attributes::{MAX_SIDE, NodeView};
+use super::order::Producers;
+use super::proto::{DimensionProto, GraphProto, ModelProto, TensorProto, ValueInfoProto, decode};
+use super::tensors::TensorReader;
+use super::translate::{Context, Translator};
+use super::{METADATA_KEY, OnnxModel};
+use crate::error::Problem;
+
+/// More rows or columns than any network's input has, and more pictures than any batch.
+const MAX_PICTURE: usize = 1 << 13;
+/// More classes than any classifier of pictures has.
+const MAX_CLASSES: usize = 1 << 20;
+
+/// A classifier's input as the file describes it.
+struct Input<'a> {
+    name: &'a str,
+    /// The number in the batch's place, if any.
+    batch: Option<usize>,
+    /// Channels, height, width.
+    sides: [Dim; 3],
+    element_type: i32,
+}
+
+/// What stays the same when the graph is built with another batch dim.
+struct Source<'a> {
+    graph: &'a GraphProto,
+    nodes: Vec<NodeView<'a>>,
+    initializers: HashMap<&'a str, &'a TensorProto>,
+    uses: HashMap<&'a str, usize>,
+    input: Input<'a>,
+    output: &'a str,
+    opset: i64,
+    own: bool,
+    len: u64,
+    folder: Option<&'a Path>,
+}
+
+struct Built {
+    graph: Graph,
+    weights: Weights,
+    classes: usize,
+    converted: bool,
+}
+
+pub(super) fn read(bytes: Bytes, folder: Option<&Path>) -> Result<OnnxModel, Problem> {
+    let len = bytes.len() as u64;
+    let proto = decode(bytes)?;
+    let own = proto.metadata_props.iter().find(|p| p.key == METADATA_KEY);
+    let graph = proto.graph.as_ref().ok_or_else(|| {
+        let what = "it holds no ONNX graph";
+        Problem::unsupported("ONNX file", what, "Give a file written by an ONNX exporter")
+    })?;
+    let mut warnings = Vec::new();
+    let (output, softmax) = find_output(graph)?;
+    let nodes = Producers::new(graph)?.needed(output)?;
+    let source = Source {
+        graph,
+        initializers: initializers(graph)?,
+        uses: count_uses(&nodes, output),
+        nodes,
+        input: find_input(graph)?,
+        output,
+        opset: opset(&proto)?,
+        own: own.is_some(),
+        len,
+        folder,
+    };
+    if softmax {
+        warnings.push("the file ends in a Softmax, which is left out: the output is logits".into());
+    }
+    let built = build_for_any_batch(&source, &mut warnings)?;
+    if built.converted || source.input.element_type != 1 {
+        warnings.push("the file is not all float32; it is computed in float32 here".into());
+    }
+    let metadata = match own {
+        Some(json) => read_metadata(&json.value, &built, &source.input)?,
+        None => assume_metadata(built.classes, &source.input, &mut warnings),
+    };
+    let model = Model { graph: built.graph, weights: built.weights, metadata };
+    Ok(OnnxModel { model, assumed_preprocessing: own.is_none(), warnings })
+}
+
+fn opset(proto: &ModelProto) -> Result<i64, Problem> {
+    let ours = |domain: &Option<String>| matches!(domain.as_deref(), None | Some("" | "ai.onnx"));
+    let version = proto.opset_import.iter().find(|o| ours(&o.domain)).and_then(|o| o.version);
+    match version {
+        Some(version @ 7..=24) => Ok(version),
+        Some(other) => Err(Problem::unsupported(
+            "ONNX file",
+            format!("it uses operator set {other}; 7 to 24 are read"),
+            "Export it again with `opset_version=17`",
+        )),
+        None => Err(Problem::damaged("ONNX file", "it does not say which operator set it uses")),
+    }
+}
+
+fn initializers(graph: &GraphProto) -> Result<HashMap<&str, &TensorProto>, Problem> {
+    let mut by_name = HashMap::new();
+    for tensor in &graph.initializer {
+        if by_name.insert(tensor.name.as_str(), tensor).is_some() {
+            let what = "two initializers have this name";
+            return Err(Problem::damaged(format!("tensor `{}`", tensor.name), what));
+        }
+    }
+    Ok(by_name)
+}
+
+/// The one input that is no initializer. (Old files list their initializers as inputs too.)
+fn find_input(graph: &GraphProto) -> Result<Input<'_>, Problem> {
+    let stored: std::collections::HashSet<&str> = graph.initializer.iter().map(|t| t.name.as_str()).collect();
+    let inputs: Vec<&ValueInfoProto> =
+        graph.input.iter().filter(|v| !stored.contains(v.name.as_str())).collect();
+    let [input] = inputs[..] else {
+        let what = format!("it has {} inputs, a classifier of pictures has one", inputs.len());
+        return Err(Problem::unsupported("ONNX graph", what, "Export the part that takes pictures"));
+    };
+    let place = format!("input `{}`", input.name);
+    let tensor = input.r#type.as_ref().and_then(|t| t.tensor_type.as_ref());
+    let tensor = tensor.ok_or_else(|| Problem::damaged(&place, "it is no tensor"))?;
+    let layout = "Export with a float input [batch, 3, height, width]";
+    if !matches!(tensor.elem_type, 1 | 10 | 11 | 16) {
+        let what = format!("its elements are of ONNX type {}, not floats", tensor.elem_type);
+        return Err(Problem::unsupported(place, what, layout));
+    }
+    let dims = tensor.shape.as_ref().map(|s| s.dim.as_slice()).unwrap_or_default();
+    let [batch, channels, height, width] = dims else {
+        return Err(Problem::unsupported(place, format!("it has {} axes, not 4", dims.len()), layout));
+    };
+    let sides =
+        [side(&place, channels, "channels")?, side(&place, height, "height")?, side(&place, width, "width")?];
+    if sides[0] != Dim::Fixed(3) {
+        let what = format!("it has {} channels, pictures have 3 (NCHW)", sides[0]);
+        return Err(Problem::unsupported(place, what, layout));
+    }
+    if let [Dim::Fixed(height), Dim::Fixed(width)] = sides[1..]
+        && height != width
+    {
+        let what = format!("it takes pictures of {height} by {width}, squares are read");
+        return Err(Problem::unsupported(place, what, layout));
+    }
+    let batch = side(&place, batch, "batch")?.fixed();
+    Ok(Input { name: &input.name, batch, sides, element_type: tensor.elem_type })
+}
+
+/// An axis of the input; `axis` names it when it is not fixed.
+fn side(place: &str, dim: &DimensionProto, axis: &str) -> Result<Dim, Problem> {
+    match (dim.dim_value, dim.dim_param.as_deref()) {
+        (Some(1..), _) => {
+            let n = dim.dim_value.and_then(|n| usize::try_from(n).ok()).filter(|&n| n <= MAX_PICTURE);
+            let too_large = || Problem::TooLarge {
+                place: place.to_owned(),
+                what: format!("its {axis} is {}", dim.dim_value.unwrap_or_default()),
+                limit: MAX_PICTURE as u64,
+            };
+            n.map(Dim::Fixed).ok_or_else(too_large)
+        }
+        (_, Some(name)) if !name.is_empty() && name != BATCH => Ok(Dim::symbol(name)),
+        _ => Ok(Dim::symbol(axis)),
+    }
+}
+
+/// The value that holds the logits, and whether a Softmax after it was left out.
+fn find_output(graph: &GraphProto) -> Result<(&str, bool), Problem> {
+    let [output] = &graph.output[..] else {
+        let what = format!("it has {} outputs, a classifier has one", graph.output.len());
+        return Err(Problem::unsupported("ONNX graph", what, "Export with the logits as the only output"));
+    };
+    let producers = Producers::new(graph)?;
+    let (mut name, mut softmax) = (output.name.as_str(), false);
+    for _ in 0..graph.node.len() {
+        let Some(node) = producers.producer(name) else { break };
+        let along_classes = matches!(node.int("axis", -1), 1 | -1);
+        match (node.op(), node.input(0)) {
+            ("Identity", Some(input)) => name = input,
+            ("Softmax", Some(input)) if along_classes && !softmax => (name, softmax) = (input, true),
+            _ => break,
+        }
+    }
+    Ok((name, softmax))
+}
+
+fn count_uses<'a>(nodes: &[NodeView<'a>], output: &'a str) -> HashMap<&'a str, usize> {
+    let mut uses = HashMap::from([(output, 1)]);
+    for input in nodes.iter().flat_map(|n| &n.proto.input) {
+        *uses.entry(input).or_default() += 1;
+    }
+    uses.remove("");
+    uses
+}
+
+/// Builds with a symbolic batch. Where the file fixes the batch and its graph depends on the number, the number stays.
+fn build_for_any_batch(source: &Source<'_>, warnings: &mut Vec<String>) -> Result<Built, Problem> {
+    let Some(batch) = source.input.batch else { return build(source, Dim::symbol(BATCH)) };
+    match build(source, Dim::symbol(BATCH)) {
+        Ok(built) => {
+            warnings.push(format!(
+                "the file fixes the batch at {batch}; nothing depends on it, any batch is taken"
+            ));
+            Ok(built)
+        }
+        Err(problem) => {
+            let built = build(source, Dim::Fixed(batch))?;
+            warnings.push(format!("the file takes batches of {batch} only ({problem})"));
+            Ok(built)
+        }
+    }
+}
+
+fn build(source: &Source<'_>, batch: Dim) -> Result<Built, Problem> {
+    let context = Context {
+        initializers: &source.initializers,
+        uses: source.uses.clone(),
+        tensors: TensorReader::new(source.len, source.folder),
+        opset: source.opset,
+        own: source.own,
+        batch: batch.clone(),
+        fixed_batch: source.input.batch,
+    };
+    let mut translator = Translator::new(context, source.graph.name.as_deref().unwrap_or_default());
+    let [channels, height, width] = source.input.sides.clone();
+    let shape = Shape(vec![batch.clone(), channels, height, width]);
+    let input = translator.graph.add_input(INPUT, DType::F32, shape);
+    translator.define(source.input.name, input);
+    for &node in &source.nodes {
+        translator.translate(node)?;
+    }
+    let output = translator.result(source.output)?;
+    let shape = &translator.graph.value(output).shape;
+    let classes = match shape.0[..] {
+        [ref first, Dim::Fixed(classes)] if *first == batch => classes,
+        _ => {
+            let what = format!("its shape is {shape}, a classifier's is [{batch}, classes]");
+            let way_out = "Export a classifier with its head";
+            return Err(Problem::unsupported(format!("output `{}`", source.output), what, way_out));
+        }
+    };
+    if classes == 0 || classes > MAX_CLASSES {
+        let (place, what) = (format!("output `{}`", source.output), format!("it has {classes} classes"));
+        return Err(Problem::TooLarge { place, what, limit: MAX_CLASSES as u64 });
+    }
+    translator.graph.add_output(OUTPUT, output);
+    let converted = translator.converted;
+    let (graph, weights) = translator.finish();
+    Ok(Built { graph, weights, classes, converted })
+}
+
+fn read_metadata(json: &str, built: &Built, input: &Input<'_>) -> Result<Metadata, Problem> {
+    let place = format!("metadata `{METADATA_KEY}`");
+    let damaged = |what: String| Problem::damaged(&place, what);
+    let metadata: Metadata = serde_json::from_str(json).map_err(|e| damaged(e.to_string()))?;
+    if metadata.classes.len() != built.classes {
+        return Err(damaged(format!(
+            "it names {} classes, the graph gives {} logits",
+            metadata.classes.len(),
+            built.classes
+        )));
+    }
+    let steps = &metadata.preprocessing;
+    if let Some(size) = input.sides[1].fixed()
+        && size != steps.size
+    {
+        return Err(damaged(format!("it makes pictures of {} pixels, the graph takes {size}", steps.size)));
+    }
+    let usable = |std: &f32| std.is_finite() && *std > 0.0;
+    if !(1..=MAX_PICTURE).contains(&steps.size) || steps.resize > MAX_SIDE || !steps.std.iter().all(usable) {
+        return Err(damaged("its preprocessing has an impossible size or std".into()));
+    }
+    Ok(metadata)
+}
+
+/// What a file without our metadata most likely expects.
+fn assume_metadata(classes: usize, input: &Input<'_>, warnings: &mut Vec<String>) -> Metadata {
+    let defaults = Preprocessing::default();
+    let size = input.sides[1].fixed().or(input.sides[2].fixed()).unwrap_or(defaults.size);
+    // The centre of a picture: 224 of 256, and in proportion.
+    let resize = (size * defaults.resize).div_ceil(defaults.size);
+    warnings.push(format!(
+        "the file does not say how pictures are prepared: assuming {size} by {size} pixels with ImageNet's mean and \
+         std, and class names that are indices"
+    ));
+    Metadata {
+        architecture: None,
+        head: None,
+        classes: (0..classes).map(|i| i.to_string()).collect(),
+        preprocessing: Preprocessing { size, resize, ..defaults },
+    }
+}

@@ -1,0 +1,797 @@
+//! ONNX nodes into ours, one operator at a time.
+
+use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
+
+use offshoot_graph::op::{AveragePool, BatchNormalization, Clip, Conv, Gemm, Pool};
+use offshoot_graph::{Data, Dim, Graph, Op, Role, Shape, Tensor, ValueId, Weights};
+
+use super::attributes::{MAX_SIDE, NodeView};
+use super::complement;
+use super::fold::{MAX_NUMBERS, Number, Numbers, fold, is_foldable};
+use super::proto::TensorProto;
+use super::tensors::TensorReader;
+use crate::error::Problem;
+
+/// More elements than one picture's activations have anywhere (1 GiB as f32).
+const MAX_ELEMENTS: usize = 1 << 28;
+
+const SIMPLIFY: &str = "Export the model in inference mode for a plain classifier of pictures, or simplify the file \
+                        with onnxsim";
+
+/// What stands behind a name of the file.
+#[derive(Clone)]
+enum Operand {
+    /// Computed at each run.
+    Value(ValueId),
+    /// Stored in the file.
+    Stored(Stored),
+    /// Sizes, known now.
+    Numbers(Numbers),
+    /// A value with zeros around it, for the convolution that reads it.
+    Padded { x: ValueId, pads: [usize; 4], node: String },
+    /// x times a matrix, for the Add of a bias that may read it.
+    Product { x: ValueId, matrix: Stored, node: String },
+}
+
+/// A tensor of the file.
+#[derive(Clone)]
+struct Stored {
+    name: String,
+    tensor: Rc<Tensor>,
+    /// Whether it is read transposed.
+    transposed: bool,
+    /// Whether it is part of the computation rather than a parameter.
+    constant: bool,
+}
+
+/// What a translation starts from.
+pub(super) struct Context<'a> {
+    pub(super) initializers: &'a HashMap<&'a str, &'a TensorProto>,
+    /// How often each name is read.
+    pub(super) uses: HashMap<&'a str, usize>,
+    pub(super) tensors: TensorReader,
+    /// The version of the operator set.
+    pub(super) opset: i64,
+    /// Whether we wrote the file.
+    pub(super) own: bool,
+    /// The batch axis of the input.
+    pub(super) batch: Dim,
+    /// The number the file has in its place, if any.
+    pub(super) fixed_batch: Option<usize>,
+}
+
+/// The graph built so far.
+pub(super) struct Translator<'a> {
+    context: Context<'a>,
+    pub(super) graph: Graph,
+    weights: BTreeMap<String, Rc<Tensor>>,
+    /// Whether elements of another type were made f32.
+    pub(super) converted: bool,
+    operands: HashMap<&'a str, Operand>,
+    parameters: HashMap<(String, bool), ValueId>,
+}
+
+impl<'a> Translator<'a> {
+    pub(super) fn new(context: Context<'a>, name: &str) -> Translator<'a> {
+        Translator {
+            context,
+            graph: Graph::new(name),
+            weights: BTreeMap::new(),
+            converted: false,
+            operands: HashMap::new(),
+            parameters: HashMap::new(),
+        }
+    }
+
+    /// The graph and its weights.
+    pub(super) fn finish(self) -> (Graph, Weights) {
+        drop(self.operands);
+        let weights = self.weights.into_iter().map(|(name, t)| (name, Rc::unwrap_or_clone(t))).collect();
+        (self.graph, weights)
+    }
+
+    /// Names a value of the graph as the file does.
+    pub(super) fn define(&mut self, name: &'a str, value: ValueId) {
+        self.operands.insert(name, Operand::Value(value));
+    }
+
+    /// The value called `name`, for the end of the graph.
+    pub(super) fn result(&mut self, name: &'a str) -> Result<ValueId, Problem> {
+        let place = format!("output `{name}`");
+        match self.lookup(name)? {
+            Some(Operand::Product { x, matrix, node }) => self.gemm(&node, x, &matrix, None),
+            Some(Operand::Value(id)) => Ok(id),
+            Some(Operand::Stored(_) | Operand::Numbers(_) | Operand::Padded { .. }) | None => {
+                Err(Problem::unsupported(place, "it does not depend on the input as logits do", SIMPLIFY))
+            }
+        }
+    }
+
+    /// Adds what `node` computes.
+    pub(super) fn translate(&mut self, node: NodeView<'a>) -> Result<(), Problem> {
+        if !matches!(node.proto.domain.as_str(), "" | "ai.onnx") {
+            let what = format!("operators of the domain `{}` are not read", node.proto.domain);
+            return Err(node.unsupported(what, SIMPLIFY));
+        }
+        let further = node.proto.output.iter().skip(1);
+        if let Some(used) = further.into_iter().find(|o| self.context.uses.contains_key(o.as_str())) {
+            let what = format!("its output `{used}` is not read");
+            return Err(node.unsupported(what, SIMPLIFY));
+        }
+        let operand = match self.fold(node)? {
+            Some(numbers) => Operand::Numbers(numbers),
+            None => self.operator(node)?,
+        };
+        if let Some(output) = node.proto.output.first() {
+            self.operands.insert(output, operand);
+        }
+        Ok(())
+    }
+
+    fn operator(&mut self, node: NodeView<'a>) -> Result<Operand, Problem> {
+        match node.op() {
+            "Constant" => return self.constant(node),
+            "Identity" | "Cast" => return self.alias(node),
+            "Transpose" => return self.transpose(node),
+            "Pad" => return self.pad(node),
+            "MatMul" => return self.matmul(node),
+            "Reshape" => return self.reshape(node).map(Operand::Value),
+            "Conv" => self.conv(node),
+            "Gemm" => self.general_product(node),
+            "BatchNormalization" => self.batch_norm(node),
+            "Relu" => self.unary(node, Op::Relu),
+            "Sigmoid" => self.unary(node, Op::Sigmoid),
+            "GlobalAveragePool" => self.unary(node, Op::GlobalAveragePool),
+            "Clip" => self.clip(node),
+            "Dropout" => self.dropout(node),
+            "Softmax" => self.softmax(node),
+            "Add" => self.add(node),
+            "Mul" => self.binary(node, Op::Mul, |x| x),
+            "Sub" => self.binary(node, Op::Add, |x| -x),
+            "Div" => self.binary(node, Op::Mul, |x| 1.0 / x),
+            "MaxPool" => {
+                let pool = self.pool(node)?;
+                self.unary(node, Op::MaxPool(pool))
+            }
+            "AveragePool" => {
+                let (pool, count_include_pad) = (self.pool(node)?, node.flag("count_include_pad"));
+                self.unary(node, Op::AveragePool(AveragePool { pool, count_include_pad }))
+            }
+            "ReduceMean" => self.reduce_mean(node),
+            "Flatten" => self.flatten(node),
+            "Squeeze" => self.squeeze(node),
+            _ => Err(node.unsupported(
+                "this operator is not read",
+                "offshoot reads ResNet-, MobileNet- and EfficientNet-Lite-like classifiers; give a PyTorch \
+                 checkpoint with `--model NAME --weights FILE` where there is one",
+            )),
+        }
+        .map(Operand::Value)
+    }
+
+    // ---- operands ----
+
+    fn lookup(&mut self, name: &'a str) -> Result<Option<Operand>, Problem> {
+        if let Some(operand) = self.operands.get(name) {
+            return Ok(Some(operand.clone()));
+        }
+        let Some(proto) = self.context.initializers.get(name) else { return Ok(None) };
+        let tensor = Rc::new(self.context.tensors.read(proto)?);
+        let stored = Stored { name: name.to_owned(), tensor, transposed: false, constant: false };
+        self.operands.insert(name, Operand::Stored(stored.clone()));
+        Ok(Some(Operand::Stored(stored)))
+    }
+
+    fn operand(&mut self, node: NodeView<'a>, index: usize) -> Result<Operand, Problem> {
+        let name = node.required(index)?;
+        self.lookup(name)?.ok_or_else(|| node.damaged(format!("nothing gives its input `{name}`")))
+    }
+
+    /// Input `index`, computed at each run.
+    fn value(&mut self, node: NodeView<'a>, index: usize) -> Result<ValueId, Problem> {
+        match self.operand(node, index)? {
+            Operand::Value(id) => Ok(id),
+            Operand::Product { x, matrix, node: name } => {
+                let id = self.gemm(&name, x, &matrix, None)?;
+                self.define(node.required(index)?, id);
+                Ok(id)
+            }
+            Operand::Padded { node: pad, .. } => Err(Problem::unsupported(
+                format!("node `{pad}` (Pad)"),
+                format!("zeros around the input of {} are not read", node.op()),
+                "Export with the padding as an attribute",
+            )),
+            Operand::Stored(_) | Operand::Numbers(_) => {
+                Err(node.unsupported(format!("its input {index} is a constant"), SIMPLIFY))
+            }
+        }
+    }
+
+    /// Input `index`, stored in the file.
+    fn stored(&mut self, node: NodeView<'a>, index: usize) -> Result<Stored, Problem> {
+        match self.operand(node, index)? {
+            Operand::Stored(stored) => Ok(stored),
+            Operand::Numbers(n) if n.known().is_some() => {
+                let tensor =
+                    n.to_tensor().ok_or_else(|| node.damaged("its numbers do not fit their shape"))?;
+                let name = node.required(index)?.to_owned();
+                Ok(Stored { name, tensor: Rc::new(tensor), transposed: false, constant: true })
+            }
+            Operand::Numbers(_) | Operand::Value(_) | Operand::Padded { .. } | Operand::Product { .. } => {
+                let what =
+                    format!("its input {index}, `{}`, is not stored in the file", node.required(index)?);
+                Err(node.unsupported(what, "Export with the weights as constants"))
+            }
+        }
+    }
+
+    /// Input `index` as numbers, when it is given and they are few.
+    fn numbers(&mut self, node: NodeView<'a>, index: usize) -> Result<Option<Numbers>, Problem> {
+        if node.input(index).is_none() {
+            return Ok(None);
+        }
+        Ok(match self.operand(node, index)? {
+            Operand::Numbers(numbers) => Some(numbers),
+            Operand::Stored(s) if !s.transposed => Numbers::from_tensor(&s.tensor),
+            Operand::Stored(_) | Operand::Value(_) | Operand::Padded { .. } | Operand::Product { .. } => None,
+        })
+    }
+
+    /// Whole numbers from input `index` or, in older operator sets, from the attribute `name`.
+    fn ints(&mut self, node: NodeView<'a>, index: usize, name: &str) -> Result<Option<Vec<i64>>, Problem> {
+        if let Some(values) = node.ints(name) {
+            return Ok(Some(values.to_vec()));
+        }
+        if node.input(index).is_none() {
+            return Ok(None);
+        }
+        match self.numbers(node, index)?.and_then(|n| n.ints()) {
+            Some(values) => Ok(Some(values)),
+            None => Err(node.unsupported(format!("its {name} are not known before the run"), SIMPLIFY)),
+        }
+    }
+
+    /// The parameter that `stored` is. One tensor in two roles becomes two parameters.
+    fn parameter(&mut self, stored: &Stored, role: Role) -> Result<ValueId, Problem> {
+        let key = (stored.name.clone(), role == Role::Buffer);
+        if let Some(&id) = self.parameters.get(&key) {
+            return Ok(id);
+        }
+        let tensor = self.floats(stored)?;
+        let id = self.graph.add_parameter(&stored.name, tensor.shape(), role);
+        self.weights.insert(self.graph.value(id).name.clone(), tensor);
+        self.parameters.insert(key, id);
+        Ok(id)
+    }
+
+    /// A parameter of as many axes as it has in the file's order.
+    fn plain_parameter(&mut self, node: NodeView<'a>, index: usize, role: Role) -> Result<ValueId, Problem> {
+        let stored = self.stored(node, index)?;
+        if stored.transposed {
+            return Err(node.unsupported(format!("its input {index} is transposed in the graph"), SIMPLIFY));
+        }
+        self.parameter(&stored, role)
+    }
+
+    fn floats(&mut self, stored: &Stored) -> Result<Rc<Tensor>, Problem> {
+        let place = format!("tensor `{}`", stored.name);
+        if stored.tensor.is_empty() {
+            return Err(Problem::damaged(place, "it has no elements"));
+        }
+        self.context.tensors.charge(&place, stored.tensor.len(), 4)?;
+        if stored.tensor.as_f32().is_some() {
+            return Ok(Rc::clone(&stored.tensor));
+        }
+        self.converted = true;
+        stored.tensor.to_f32().map(Rc::new).ok_or_else(|| {
+            let what = format!("its elements are {}, a weight's are floats", stored.tensor.dtype());
+            Problem::unsupported(place, what, "Export the model in float32, before quantisation")
+        })
+    }
+
+    fn push(&mut self, node: NodeView<'a>, op: Op, inputs: &[ValueId]) -> Result<ValueId, Problem> {
+        self.push_named(node.name(), op, inputs)
+    }
+
+    fn push_named(&mut self, name: &str, op: Op, inputs: &[ValueId]) -> Result<ValueId, Problem> {
+        let place = format!("node `{name}` ({})", op.name());
+        let id = self
+            .graph
+            .add(name, op, inputs)
+            .map_err(|e| Problem::unsupported(&place, e.reason, "Check the file with onnx.checker"))?;
+        let shape = &self.graph.value(id).shape;
+        let elements = shape.0.iter().skip(1).filter_map(Dim::fixed).try_fold(1usize, usize::checked_mul);
+        if elements.is_none_or(|n| n > MAX_ELEMENTS) {
+            let what = format!("its output {shape} is too large for one picture");
+            return Err(Problem::TooLarge { place, what, limit: MAX_ELEMENTS as u64 });
+        }
+        Ok(id)
+    }
+
+    fn shape(&self, id: ValueId) -> &Shape {
+        &self.graph.value(id).shape
+    }
+
+    // ---- sizes ----
+
+    /// What `node` gives when it only computes with sizes.
+    fn fold(&mut self, node: NodeView<'a>) -> Result<Option<Numbers>, Problem> {
+        if node.op() == "Shape" {
+            return self.shape_of(node).map(Some);
+        }
+        if !is_foldable(node.op()) {
+            return Ok(None);
+        }
+        let mut sizes = false;
+        let mut inputs = Vec::new();
+        for index in 0..node.proto.input.len() {
+            if node.input(index).is_none() {
+                inputs.push(None);
+                continue;
+            }
+            let numbers = match self.operand(node, index)? {
+                Operand::Numbers(numbers) => Some(numbers),
+                Operand::Stored(s) if is_size(&s) => Numbers::from_tensor(&s.tensor),
+                Operand::Stored(_) | Operand::Value(_) | Operand::Padded { .. } | Operand::Product { .. } => {
+                    None
+                }
+            };
+            let Some(numbers) = numbers else { return Ok(None) };
+            sizes = true;
+            inputs.push(Some(numbers));
+        }
+        if !sizes {
+            return Ok(None);
+        }
+        let fill = match node.tensor("value") {
+            Some(proto) => {
+                let tensor = self.context.tensors.read(proto)?;
+                Numbers::from_tensor(&tensor).and_then(|n| n.data.first().copied())
+            }
+            None => None,
+        };
+        let numbers = fold(node, &inputs, fill)?;
+        self.context.tensors.charge(&node.place(), numbers.data.len() + 8, size_of::<Number>())?;
+        Ok(Some(numbers))
+    }
+
+    fn shape_of(&mut self, node: NodeView<'a>) -> Result<Numbers, Problem> {
+        if node.has("start") || node.has("end") {
+            return Err(node.unsupported("`start` and `end` are not read", SIMPLIFY));
+        }
+        let shape = match self.operand(node, 0)? {
+            Operand::Stored(stored) => Shape::fixed(stored.tensor.shape()),
+            Operand::Numbers(numbers) => Shape::fixed(&numbers.shape),
+            Operand::Value(_) | Operand::Padded { .. } | Operand::Product { .. } => {
+                let x = self.value(node, 0)?;
+                self.shape(x).clone()
+            }
+        };
+        Ok(Numbers::from_shape(&shape, &self.context.batch))
+    }
+
+    // ---- operators ----
+
+    fn constant(&mut self, node: NodeView<'a>) -> Result<Operand, Problem> {
+        let name = node.proto.output.first().map_or(node.name(), String::as_str).to_owned();
+        let tensor = if let Some(proto) = node.tensor("value") {
+            self.context.tensors.read(proto)?
+        } else if let Some(x) = node.float("value_float") {
+            Tensor::f32([], vec![x])
+        } else if let Some(x) = node.floats("value_floats") {
+            Tensor::f32([x.len()], x.to_vec())
+        } else if node.has("value_int") {
+            Tensor::i64([], vec![node.int("value_int", 0)])
+        } else if let Some(x) = node.ints("value_ints") {
+            Tensor::i64([x.len()], x.to_vec())
+        } else {
+            return Err(node.unsupported("it holds no numbers", SIMPLIFY));
+        };
+        Ok(Operand::Stored(Stored { name, tensor: Rc::new(tensor), transposed: false, constant: true }))
+    }
+
+    /// Identity, and Cast between float types (everything is computed in f32). The exporter of PyTorch writes
+    /// Identity where two parameters are equal; they become two again.
+    fn alias(&mut self, node: NodeView<'a>) -> Result<Operand, Problem> {
+        if node.op() == "Cast" && !matches!(node.int("to", 0), 1 | 10 | 11 | 16) {
+            return Err(node.unsupported("a cast to integers is not read", SIMPLIFY));
+        }
+        match self.operand(node, 0)? {
+            Operand::Stored(stored) => {
+                let name = node.proto.output.first().cloned().unwrap_or_default();
+                Ok(Operand::Stored(Stored { name, ..stored }))
+            }
+            Operand::Numbers(numbers) => Ok(Operand::Numbers(numbers)),
+            Operand::Value(_) | Operand::Padded { .. } | Operand::Product { .. } => {
+                self.value(node, 0).map(Operand::Value)
+            }
+        }
+    }
+
+    fn transpose(&mut self, node: NodeView<'a>) -> Result<Operand, Problem> {
+        let matrix =
+            |s: &Stored| s.tensor.shape().len() == 2 && matches!(node.ints("perm"), None | Some([1, 0]));
+        match self.operand(node, 0)? {
+            Operand::Stored(s) if matrix(&s) => {
+                Ok(Operand::Stored(Stored { transposed: !s.transposed, ..s }))
+            }
+            _ => Err(node.unsupported(
+                "only a stored matrix is transposed",
+                "Export with the layout NCHW (batch, channels, height, width)",
+            )),
+        }
+    }
+
+    fn pad(&mut self, node: NodeView<'a>) -> Result<Operand, Problem> {
+        let x = self.value(node, 0)?;
+        let fill = self.numbers(node, 2)?.and_then(|n| n.known()).and_then(|n| n.first().copied());
+        let zeros = match node.input(2) {
+            Some(_) => fill == Some(0.0),
+            None => node.float("value").unwrap_or(0.0) == 0.0,
+        };
+        if node.text("mode").unwrap_or("constant") != "constant" || !zeros || node.input(3).is_some() {
+            return Err(node.unsupported("only zeros around a picture are read", SIMPLIFY));
+        }
+        let pads = self.ints(node, 1, "pads")?.unwrap_or_default();
+        let side = |&p: &i64| usize::try_from(p).ok().filter(|&p| p <= MAX_SIDE);
+        let sides: Option<Vec<usize>> = pads.iter().map(side).collect();
+        match sides.as_deref() {
+            Some([0, 0, 0, 0, 0, 0, 0, 0]) => Ok(Operand::Value(x)),
+            Some(&[0, 0, top, left, 0, 0, bottom, right]) => {
+                Ok(Operand::Padded { x, pads: [top, left, bottom, right], node: node.name().to_owned() })
+            }
+            _ => Err(node.unsupported(format!("the padding {pads:?} is not around a picture"), SIMPLIFY)),
+        }
+    }
+
+    fn conv(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
+        let (x, around) = match self.operand(node, 0)? {
+            Operand::Padded { x, pads, .. } => (x, pads),
+            _ => (self.value(node, 0)?, [0; 4]),
+        };
+        let kernel = match *self.stored(node, 1)?.tensor.shape() {
+            [_, _, rows, columns] => [rows, columns],
+            ref shape => {
+                let what = format!("a weight of {} axes is no convolution over pictures", shape.len());
+                return Err(node.unsupported(what, SIMPLIFY));
+            }
+        };
+        if node.sizes("kernel_shape", kernel, 1)? != kernel {
+            return Err(node.damaged("kernel_shape is not that of its weight"));
+        }
+        let (strides, dilations) = (node.sizes("strides", [1, 1], 1)?, node.sizes("dilations", [1, 1], 1)?);
+        let mut pads = self.pads(node, x, kernel, strides, dilations, around)?;
+        pads.iter_mut().zip(around).for_each(|(pad, more)| *pad += more);
+        let group = usize::try_from(node.int("group", 1)).map_err(|_| node.damaged("group is negative"))?;
+        let mut inputs = vec![x, self.plain_parameter(node, 1, Role::Weight)?];
+        if node.input(2).is_some() {
+            inputs.push(self.plain_parameter(node, 2, Role::Weight)?);
+        }
+        self.push(node, Op::Conv(Conv { strides, pads, dilations, group }), &inputs)
+    }
+
+    /// The padding by attribute or by rule: top, left, bottom, right. `around` is added by a Pad before.
+    fn pads(
+        &self,
+        node: NodeView<'a>,
+        x: ValueId,
+        kernel: [usize; 2],
+        strides: [usize; 2],
+        dilations: [usize; 2],
+        around: [usize; 4],
+    ) -> Result<[usize; 4], Problem> {
+        let upper = match node.text("auto_pad").unwrap_or("NOTSET") {
+            "NOTSET" | "" => return node.sizes("pads", [0; 4], 0),
+            "VALID" => return Ok([0; 4]),
+            "SAME_UPPER" => true,
+            "SAME_LOWER" => false,
+            other => return Err(node.damaged(format!("auto_pad is `{other}`"))),
+        };
+        let mut pads = [0; 4];
+        for side in 0..2 {
+            let size = self.shape(x).0.get(2 + side).and_then(Dim::fixed).ok_or_else(|| {
+                node.unsupported(
+                    "auto_pad needs a known height and width",
+                    "Export with a fixed picture size, such as 224 by 224",
+                )
+            })?;
+            let size = size.saturating_add(around[side] + around[side + 2]);
+            let reach = dilations[side] * (kernel[side].max(1) - 1) + 1;
+            let covered =
+                (size.div_ceil(strides[side]).max(1) - 1).saturating_mul(strides[side]).saturating_add(reach);
+            let total = covered.saturating_sub(size);
+            let before = if upper { total / 2 } else { total.div_ceil(2) };
+            (pads[side], pads[side + 2]) = (before, total - before);
+        }
+        Ok(pads)
+    }
+
+    fn pool(&mut self, node: NodeView<'a>) -> Result<Pool, Problem> {
+        let x = self.value(node, 0)?;
+        if node.sizes("dilations", [1, 1], 1)? != [1, 1] {
+            return Err(node.unsupported("pooling with dilations is not read", SIMPLIFY));
+        }
+        let kernel = node.sizes("kernel_shape", [0, 0], 1)?;
+        if kernel == [0, 0] {
+            return Err(node.damaged("kernel_shape is missing"));
+        }
+        let strides = node.sizes("strides", [1, 1], 1)?;
+        let pads = self.pads(node, x, kernel, strides, [1, 1], [0; 4])?;
+        Ok(Pool { kernel, strides, pads, ceil_mode: node.flag("ceil_mode") })
+    }
+
+    fn unary(&mut self, node: NodeView<'a>, op: Op) -> Result<ValueId, Problem> {
+        let x = self.value(node, 0)?;
+        self.push(node, op, &[x])
+    }
+
+    fn clip(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
+        let min = self.bound(node, 1, "min", f32::NEG_INFINITY)?;
+        let max = self.bound(node, 2, "max", f32::INFINITY)?;
+        self.unary(node, Op::Clip(Clip { min, max }))
+    }
+
+    fn bound(&mut self, node: NodeView<'a>, index: usize, name: &str, none: f32) -> Result<f32, Problem> {
+        if node.input(index).is_none() {
+            return Ok(node.float(name).unwrap_or(none));
+        }
+        match self.numbers(node, index)?.and_then(|n| n.known()).as_deref() {
+            Some(&[bound]) => Ok(bound as f32),
+            _ => {
+                Err(node.unsupported(format!("its {name} is not one number known before the run"), SIMPLIFY))
+            }
+        }
+    }
+
+    fn dropout(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
+        let ratio = self.bound(node, 1, "ratio", 0.5)?;
+        if !(0.0..1.0).contains(&ratio) {
+            return Err(node.damaged(format!("its ratio is {ratio}")));
+        }
+        self.unary(node, Op::Dropout { ratio })
+    }
+
+    fn softmax(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
+        let x = self.value(node, 0)?;
+        let rank = self.shape(x).rank();
+        let axis = node.axis(node.int("axis", if self.context.opset < 13 { 1 } else { -1 }), rank)?;
+        if self.context.opset < 13 && axis + 1 != rank {
+            return Err(node.unsupported("a softmax over several axes is not read", SIMPLIFY));
+        }
+        self.push(node, Op::Softmax { axis }, &[x])
+    }
+
+    fn batch_norm(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
+        if node.flag("training_mode") {
+            let way_out = "Export in inference mode: call `model.eval()` first";
+            return Err(node.unsupported("it was exported in training mode", way_out));
+        }
+        if node.int("spatial", 1) != 1 {
+            return Err(node.unsupported("`spatial` = 0 is not read", SIMPLIFY));
+        }
+        let epsilon = node.float("epsilon").unwrap_or(1e-5);
+        let momentum = complement(node.float("momentum").unwrap_or(0.9));
+        let mut inputs = vec![self.value(node, 0)?];
+        for (index, role) in [(1, Role::Weight), (2, Role::Weight), (3, Role::Buffer), (4, Role::Buffer)] {
+            inputs.push(self.plain_parameter(node, index, role)?);
+        }
+        self.push(node, Op::BatchNormalization(BatchNormalization { epsilon, momentum }), &inputs)
+    }
+
+    fn matmul(&mut self, node: NodeView<'a>) -> Result<Operand, Problem> {
+        let (x, matrix) = (self.value(node, 0)?, self.stored(node, 1)?);
+        Ok(Operand::Product { x, matrix, node: node.name().to_owned() })
+    }
+
+    fn gemm(
+        &mut self,
+        name: &str,
+        x: ValueId,
+        matrix: &Stored,
+        bias: Option<&Stored>,
+    ) -> Result<ValueId, Problem> {
+        let mut inputs = vec![x, self.parameter(matrix, Role::Weight)?];
+        if let Some(bias) = bias {
+            inputs.push(self.parameter(bias, Role::Weight)?);
+        }
+        self.push_named(name, Op::Gemm(Gemm { trans_a: false, trans_b: matrix.transposed }), &inputs)
+    }
+
+    fn general_product(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
+        if node.flag("transA") {
+            return Err(node.unsupported("a transposed first operand is not read", SIMPLIFY));
+        }
+        let x = self.value(node, 0)?;
+        let mut matrix = self.scaled(node, 1, "alpha")?;
+        matrix.transposed ^= node.flag("transB");
+        let bias = match node.input(2) {
+            Some(_) => {
+                let columns = matrix.tensor.shape().get(usize::from(!matrix.transposed)).copied();
+                Some(self.bias(node, columns.unwrap_or(0))?)
+            }
+            None => None,
+        };
+        self.gemm(node.name(), x, &matrix, bias.as_ref())
+    }
+
+    /// Input `index` times the attribute `name`, which is 1 in practice.
+    fn scaled(&mut self, node: NodeView<'a>, index: usize, name: &str) -> Result<Stored, Problem> {
+        let stored = self.stored(node, index)?;
+        let factor = node.float(name).unwrap_or(1.0);
+        if factor == 1.0 {
+            return Ok(stored);
+        }
+        let mut tensor = Rc::unwrap_or_clone(self.floats(&stored)?);
+        tensor.as_f32_mut().into_iter().flatten().for_each(|x| *x *= factor);
+        // Another product may read the same tensor without the factor.
+        let name = format!("{}*{factor}", stored.name);
+        Ok(Stored { name, tensor: Rc::new(tensor), ..stored })
+    }
+
+    /// Gemm's third input as one number for each of `columns`.
+    fn bias(&mut self, node: NodeView<'a>, columns: usize) -> Result<Stored, Problem> {
+        let stored = self.scaled(node, 2, "beta")?;
+        let tensor = match *stored.tensor.shape() {
+            [n] if n == columns => return Ok(stored),
+            [1, n] if n == columns => Rc::unwrap_or_clone(self.floats(&stored)?).reshape([n]).ok(),
+            _ if stored.tensor.len() == 1 => {
+                self.context.tensors.charge(&node.place(), columns, 4)?;
+                self.floats(&stored)?.as_f32().map(|x| Tensor::full([columns], x[0]))
+            }
+            _ => None,
+        };
+        let tensor = tensor.ok_or_else(|| {
+            let what = format!("a bias of {:?} does not fit {columns} outputs", stored.tensor.shape());
+            node.unsupported(what, SIMPLIFY)
+        })?;
+        Ok(Stored { tensor: Rc::new(tensor), ..stored })
+    }
+
+    /// A sum; of a product and a stored vector it is one Gemm.
+    fn add(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
+        for (index, other) in [(0, 1), (1, 0)] {
+            let name = node.required(index)?;
+            let alone = self.context.uses.get(name) == Some(&1);
+            let (Operand::Product { x, matrix, node: product }, Operand::Stored(bias)) =
+                (self.operand(node, index)?, self.operand(node, other)?)
+            else {
+                continue;
+            };
+            let columns = matrix.tensor.shape().get(usize::from(!matrix.transposed));
+            if alone && bias.tensor.shape().first() == columns && bias.tensor.shape().len() == 1 {
+                return self.gemm(&product, x, &matrix, Some(&bias));
+            }
+        }
+        self.binary(node, Op::Add, |x| x)
+    }
+
+    /// A sum or product of two values, or of a value and a stored tensor to which `f` was applied.
+    fn binary(&mut self, node: NodeView<'a>, op: Op, f: fn(f32) -> f32) -> Result<ValueId, Problem> {
+        let commutes = matches!(node.op(), "Add" | "Mul");
+        let mut inputs = Vec::new();
+        for index in 0..2 {
+            let id = match self.operand(node, index)? {
+                Operand::Stored(s) if index == 1 || commutes => self.term(node, &s, commutes, f)?,
+                Operand::Numbers(n) if index == 1 || commutes => {
+                    let what = "it computes with a size that is not known before the run";
+                    let tensor = n.to_tensor().ok_or_else(|| node.unsupported(what, SIMPLIFY))?;
+                    let name = node.required(index)?.to_owned();
+                    let s = Stored { name, tensor: Rc::new(tensor), transposed: false, constant: true };
+                    self.term(node, &s, commutes, f)?
+                }
+                _ if index == 1 && !commutes => {
+                    return Err(node.unsupported("its second operand is not stored in the file", SIMPLIFY));
+                }
+                _ => self.value(node, index)?,
+            };
+            inputs.push(id);
+        }
+        self.push(node, op, &inputs)
+    }
+
+    /// A stored operand of a sum or product: a parameter, or a constant where it is one in the file, is a single
+    /// number, or is not used as it is.
+    fn term(
+        &mut self,
+        node: NodeView<'a>,
+        stored: &Stored,
+        as_it_is: bool,
+        f: fn(f32) -> f32,
+    ) -> Result<ValueId, Problem> {
+        if stored.transposed {
+            return Err(node.unsupported("one of its operands is transposed in the graph", SIMPLIFY));
+        }
+        let number = stored.tensor.len() == 1 && !self.context.own;
+        if as_it_is && !stored.constant && !number {
+            return self.parameter(stored, Role::Weight);
+        }
+        let mut tensor = Rc::unwrap_or_clone(self.floats(stored)?);
+        tensor.as_f32_mut().into_iter().flatten().for_each(|x| *x = f(*x));
+        Ok(self.graph.add_constant(&stored.name, tensor))
+    }
+
+    fn reduce_mean(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
+        let x = self.value(node, 0)?;
+        let rank = self.shape(x).rank();
+        let axes = self.ints(node, 1, "axes")?.unwrap_or_default();
+        let mut axes = axes.iter().map(|&a| node.axis(a, rank)).collect::<Result<Vec<_>, _>>()?;
+        axes.sort_unstable();
+        if rank != 4 || axes != [2, 3] {
+            return Err(node.unsupported("only the mean over height and width is read", SIMPLIFY));
+        }
+        let mean = self.push(node, Op::GlobalAveragePool, &[x])?;
+        if node.int("keepdims", 1) != 0 {
+            return Ok(mean);
+        }
+        self.push_named(&format!("{}.flatten", node.name()), Op::Flatten { axis: 1 }, &[mean])
+    }
+
+    fn flatten(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
+        let x = self.value(node, 0)?;
+        let axis = node.axis(node.int("axis", 1), self.shape(x).rank())?;
+        self.push(node, Op::Flatten { axis }, &[x])
+    }
+
+    fn squeeze(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
+        let x = self.value(node, 0)?;
+        let shape = self.shape(x).clone();
+        let axes = self.ints(node, 1, "axes")?.unwrap_or(vec![2, 3]);
+        let mut axes = axes.iter().map(|&a| node.axis(a, shape.rank())).collect::<Result<Vec<_>, _>>()?;
+        axes.sort_unstable();
+        if axes != [2, 3] || shape.rank() != 4 || shape.0[2..] != [Dim::Fixed(1), Dim::Fixed(1)] {
+            let what = format!("only a height and width of one are removed, the input is {shape}");
+            return Err(node.unsupported(what, SIMPLIFY));
+        }
+        self.push(node, Op::Flatten { axis: 1 }, &[x])
+    }
+
+    /// A reshape to [batch, everything else] is a Flatten; to the shape it has already it is nothing.
+    fn reshape(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
+        let x = self.value(node, 0)?;
+        let dims = self.shape(x).0.clone();
+        let target = match node.ints("shape") {
+            Some(shape) => shape.iter().map(|&d| Number::Known(d as f64)).collect(),
+            None => self.numbers(node, 1)?.map(|n| n.data).unwrap_or_default(),
+        };
+        let rest = dims.iter().skip(1).map(Dim::fixed).try_fold(1usize, |n, d| n.checked_mul(d?));
+        let copies = !node.flag("allowzero");
+        let flat = match target[..] {
+            [first, Number::Known(second)] => {
+                let whole = rest.is_some_and(|n| n as f64 == second);
+                let inferred = second == -1.0 && rest.is_some();
+                match first {
+                    Number::Batch => whole || inferred,
+                    Number::Known(-1.0) => whole,
+                    Number::Known(0.0) => copies && (whole || second == -1.0),
+                    Number::Known(n) => self.is_batch(dims.first(), n) && (whole || inferred),
+                    Number::Unknown => false,
+                }
+            }
+            _ => false,
+        };
+        if !flat || dims.len() < 2 {
+            let shape = self.shape(x);
+            let what = format!("only a reshape to [batch, everything else] is read; the input is {shape}");
+            return Err(node.unsupported(what, SIMPLIFY));
+        }
+        if dims.len() == 2 {
+            return Ok(x);
+        }
+        self.push(node, Op::Flatten { axis: 1 }, &[x])
+    }
+
+    /// Whether `n`, which a file with a fixed batch wrote for `dim`, is the batch.
+    fn is_batch(&self, dim: Option<&Dim>, n: f64) -> bool {
+        dim == Some(&self.context.batch) && self.context.fixed_batch.is_some_and(|b| b as f64 == n)
+    }
+}
+
+/// Whether a stored tensor may take part in arithmetic on sizes: a weight never does.
+fn is_size(stored: &Stored) -> bool {
+    let small = stored.tensor.len() <= MAX_NUMBERS && !stored.transposed;
+    small
+        && (stored.constant
+            || matches!(stored.tensor.data(), Data::I64(_) | Data::I32(_))
+            || stored.tensor.len() == 1)
+}

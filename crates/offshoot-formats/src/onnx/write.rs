@@ -1,0 +1,327 @@
+//! Our graph as ONNX messages.
+
+use std::collections::HashSet;
+
+use offshoot_graph::op::{AveragePool, Clip, Conv, Pool};
+use offshoot_graph::passes::remove_training_leftovers;
+use offshoot_graph::{
+    DType, Dim, Graph, InferenceGraph, Model, Node, Op, Shape, Source, Tensor, ValueId, Weights,
+};
+use prost::Message;
+
+use super::proto::{
+    AttributeProto, DimensionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto,
+    StringStringEntryProto, TensorProto, TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto,
+    attribute_type,
+};
+use super::{MAX_FILE, METADATA_KEY, Options, complement};
+use crate::elements::write_le;
+use crate::error::Problem;
+
+const WAY_OUT: &str = "Export the model's own graph";
+
+pub(super) fn write(model: &Model, options: Options) -> Result<Vec<u8>, Problem> {
+    let ir_version = ir_version(options.opset)?;
+    let graph = remove_training_leftovers(&model.graph)
+        .map_err(|e| Problem::unsupported("graph", e.to_string(), WAY_OUT))?;
+    let graph =
+        InferenceGraph::new(graph).map_err(|e| Problem::unsupported("graph", e.to_string(), WAY_OUT))?;
+    let metadata = serde_json::to_string(&model.metadata)
+        .map_err(|e| Problem::unsupported("metadata", e.to_string(), "Use finite numbers"))?;
+    let proto = ModelProto {
+        ir_version: Some(ir_version),
+        producer_name: Some("offshoot".into()),
+        producer_version: Some(env!("CARGO_PKG_VERSION").into()),
+        graph: Some(Writer::new(&graph, &model.weights)?.graph()?),
+        opset_import: vec![OperatorSetIdProto { domain: Some(String::new()), version: Some(options.opset) }],
+        metadata_props: vec![StringStringEntryProto { key: METADATA_KEY.into(), value: metadata }],
+    };
+    let len = proto.encoded_len() as u64;
+    if len > MAX_FILE {
+        let what = format!("an ONNX file of {len} bytes");
+        return Err(Problem::TooLarge { place: "weights".into(), what, limit: MAX_FILE });
+    }
+    Ok(proto.encode_to_vec())
+}
+
+/// The version of the container that came with an operator set.
+fn ir_version(opset: i64) -> Result<i64, Problem> {
+    match opset {
+        13..=18 => Ok(8),
+        19..=20 => Ok(9),
+        21 => Ok(10),
+        _ => Err(Problem::unsupported(
+            "options",
+            format!("operator set {opset} is not written"),
+            "Choose one from 13 to 21; 17 runs nearly everywhere",
+        )),
+    }
+}
+
+struct Writer<'a> {
+    graph: &'a Graph,
+    weights: &'a Weights,
+    /// The name of each value in the file.
+    names: Vec<String>,
+    taken: HashSet<String>,
+    proto: GraphProto,
+}
+
+impl<'a> Writer<'a> {
+    fn new(graph: &'a InferenceGraph, weights: &'a Weights) -> Result<Writer<'a>, Problem> {
+        let graph: &Graph = graph;
+        let mut names: Vec<String> = graph.values().map(|(_, v)| v.name.clone()).collect();
+        // A computed value takes the name of the output it is; the others are copied to it at the end.
+        let mut renamed = HashSet::new();
+        for (name, id) in graph.outputs() {
+            if graph.producer(*id).is_some() && renamed.insert(*id) {
+                names[id.index()].clone_from(name);
+            }
+        }
+        let taken: HashSet<String> = names.iter().cloned().collect();
+        if taken.len() != names.len() {
+            return Err(Problem::unsupported("graph", "an output has the name of another value", WAY_OUT));
+        }
+        Ok(Writer { graph, weights, names, taken, proto: GraphProto::default() })
+    }
+
+    fn graph(mut self) -> Result<GraphProto, Problem> {
+        let graph = self.graph;
+        self.proto.name = Some(if graph.name().is_empty() { "graph" } else { graph.name() }.to_owned());
+        for (id, value) in graph.values() {
+            match &value.source {
+                Source::Input => self.proto.input.push(self.info(id)),
+                Source::Parameter(_) => self.parameter(id)?,
+                Source::Constant(tensor) => self.constant(id, tensor)?,
+                Source::Node { .. } => {}
+            }
+        }
+        for node in graph.nodes() {
+            self.node(node)?;
+        }
+        for (name, id) in graph.outputs() {
+            if self.name(*id) != name {
+                let copy = proto_node("Identity", name, vec![self.name(*id).to_owned()], name);
+                self.proto.node.push(copy);
+            }
+            let info = ValueInfoProto { name: name.clone(), ..self.info(*id) };
+            self.proto.output.push(info);
+        }
+        let outputs: HashSet<&String> = graph.outputs().iter().map(|(name, _)| name).collect();
+        let computed = graph.nodes().iter().flat_map(|n| &n.outputs);
+        let inner = computed.filter(|id| !outputs.contains(&self.names[id.index()]));
+        let infos = inner.map(|&id| self.info(id)).collect();
+        self.proto.value_info = infos;
+        Ok(self.proto)
+    }
+
+    fn name(&self, id: ValueId) -> &str {
+        &self.names[id.index()]
+    }
+
+    fn info(&self, id: ValueId) -> ValueInfoProto {
+        let value = self.graph.value(id);
+        let shape = TensorShapeProto { dim: value.shape.0.iter().map(dimension).collect() };
+        let tensor_type = TensorTypeProto { elem_type: element_type(value.dtype), shape: Some(shape) };
+        let name = self.name(id).to_owned();
+        ValueInfoProto { name, r#type: Some(TypeProto { tensor_type: Some(tensor_type) }) }
+    }
+
+    fn parameter(&mut self, id: ValueId) -> Result<(), Problem> {
+        let value = self.graph.value(id);
+        let place = || format!("parameter `{}`", value.name);
+        let tensor = self
+            .weights
+            .get(&value.name)
+            .ok_or_else(|| Problem::unsupported(place(), "the weights do not hold it", "Load all weights"))?;
+        if Shape::fixed(tensor.shape()) != value.shape || tensor.dtype() != value.dtype {
+            let held = format!("{}{}", tensor.dtype(), Shape::fixed(tensor.shape()));
+            let what = format!("the weights hold {held}, the graph takes {}{}", value.dtype, value.shape);
+            return Err(Problem::unsupported(place(), what, "Load the weights of this model"));
+        }
+        let proto = self.tensor(self.name(id), tensor)?;
+        self.proto.initializer.push(proto);
+        Ok(())
+    }
+
+    /// A Constant node, which tells a constant of the graph from a parameter.
+    fn constant(&mut self, id: ValueId, tensor: &Tensor) -> Result<(), Problem> {
+        let mut node = proto_node("Constant", self.name(id), Vec::new(), self.name(id));
+        let value = self.tensor("", tensor)?;
+        let r#type = Some(attribute_type::TENSOR);
+        node.attribute = vec![AttributeProto {
+            name: "value".into(),
+            t: Some(Box::new(value)),
+            r#type,
+            ..Default::default()
+        }];
+        self.proto.node.push(node);
+        Ok(())
+    }
+
+    fn tensor(&self, name: &str, tensor: &Tensor) -> Result<TensorProto, Problem> {
+        let mut raw = Vec::with_capacity(tensor.len() * tensor.dtype().size());
+        write_le(tensor.data(), &mut raw).map_err(|error| Problem::Io { action: "write", error })?;
+        Ok(TensorProto {
+            dims: tensor.shape().iter().map(|&d| d as i64).collect(),
+            data_type: Some(element_type(tensor.dtype())),
+            name: name.to_owned(),
+            raw_data: Some(raw.into()),
+            ..Default::default()
+        })
+    }
+
+    fn node(&mut self, node: &Node) -> Result<(), Problem> {
+        let mut inputs: Vec<String> = node.inputs.iter().map(|&id| self.name(id).to_owned()).collect();
+        let attribute = match &node.op {
+            Op::Conv(conv) => self.conv(conv, node),
+            Op::Gemm(gemm) => {
+                vec![int("transA", gemm.trans_a.into()), int("transB", gemm.trans_b.into())]
+            }
+            Op::BatchNormalization(norm) => {
+                vec![float("epsilon", norm.epsilon), float("momentum", complement(norm.momentum))]
+            }
+            Op::Clip(clip) => {
+                inputs.extend(self.bounds(node, *clip)?);
+                Vec::new()
+            }
+            Op::MaxPool(pool) => self.pool(pool, node)?,
+            Op::AveragePool(AveragePool { pool, count_include_pad }) => {
+                let mut attributes = self.pool(pool, node)?;
+                attributes.push(int("count_include_pad", (*count_include_pad).into()));
+                attributes
+            }
+            Op::Flatten { axis } | Op::Softmax { axis } => vec![int("axis", *axis as i64)],
+            Op::Relu | Op::Sigmoid | Op::Add | Op::Mul | Op::GlobalAveragePool => Vec::new(),
+            Op::Identity
+            | Op::Dropout { .. }
+            | Op::SoftmaxCrossEntropyLoss(_)
+            | Op::Train(_)
+            | Op::Grad(_)
+            | Op::Fused(_) => {
+                let place = format!("node `{}` ({})", node.name, node.op.name());
+                return Err(Problem::unsupported(place, "it belongs to training", WAY_OUT));
+            }
+        };
+        let mut proto = proto_node(node.op.name(), &node.name, inputs, self.name(node.outputs[0]));
+        proto.attribute = attribute;
+        self.proto.node.push(proto);
+        Ok(())
+    }
+
+    fn conv(&self, conv: &Conv, node: &Node) -> Vec<AttributeProto> {
+        let weight = &self.graph.value(node.inputs[1]).shape;
+        let kernel: Vec<usize> = weight.0.iter().skip(2).filter_map(Dim::fixed).collect();
+        vec![
+            ints("dilations", &conv.dilations),
+            int("group", conv.group as i64),
+            ints("kernel_shape", &kernel),
+            ints("pads", &conv.pads),
+            ints("strides", &conv.strides),
+        ]
+    }
+
+    /// The windows. ONNX's ceil mode before operator set 22 keeps a last window that lies in the padding alone, which
+    /// PyTorch and we do not: where there is one on each axis that is rounded, the floor is the same.
+    fn pool(&self, pool: &Pool, node: &Node) -> Result<Vec<AttributeProto>, Problem> {
+        let ceil_mode = pool.ceil_mode && self.rounds_up(pool, node)?;
+        Ok(vec![
+            int("ceil_mode", ceil_mode.into()),
+            ints("kernel_shape", &pool.kernel),
+            ints("pads", &pool.pads),
+            ints("strides", &pool.strides),
+        ])
+    }
+
+    /// Whether rounding up, as ONNX does it, gives the windows of the graph; if not, rounding down must.
+    fn rounds_up(&self, pool: &Pool, node: &Node) -> Result<bool, Problem> {
+        let sides =
+            |id: ValueId| self.graph.value(id).shape.0.iter().skip(2).map(Dim::fixed).collect::<Vec<_>>();
+        let (sizes, made) = (sides(node.inputs[0]), sides(node.outputs[0]));
+        let windows = |round_up: bool| -> Vec<Option<usize>> {
+            let side = |(i, size): (usize, &Option<usize>)| {
+                let span =
+                    (*size)?.checked_add(pool.pads[i] + pool.pads[i + 2])?.checked_sub(pool.kernel[i])?;
+                Some(if round_up { span.div_ceil(pool.strides[i]) } else { span / pool.strides[i] } + 1)
+            };
+            sizes.iter().enumerate().map(side).collect()
+        };
+        if windows(true) == made {
+            return Ok(true);
+        }
+        if windows(false) == made {
+            return Ok(false);
+        }
+        let place = format!("node `{}` ({})", node.name, node.op.name());
+        let what = "ONNX cannot say that the last window counts on one axis and not on the other";
+        Err(Problem::unsupported(place, what, "Use another picture size"))
+    }
+
+    /// The names of a Clip's bounds, scalars of the file; an infinite one is left out.
+    fn bounds(&mut self, node: &Node, clip: Clip) -> Result<Vec<String>, Problem> {
+        let mut names = Vec::new();
+        for (suffix, bound) in [("min", clip.min), ("max", clip.max)] {
+            if bound.is_infinite() {
+                names.push(String::new());
+                continue;
+            }
+            let mut name = format!("{}.{suffix}", node.name);
+            while !self.taken.insert(name.clone()) {
+                name.push('_');
+            }
+            let proto = self.tensor(&name, &Tensor::f32([], vec![bound]))?;
+            self.proto.initializer.push(proto);
+            names.push(name);
+        }
+        let given = names.iter().rposition(|n| !n.is_empty()).map_or(0, |last| last + 1);
+        names.truncate(given);
+        Ok(names)
+    }
+}
+
+fn proto_node(op: &str, name: &str, input: Vec<String>, output: &str) -> NodeProto {
+    NodeProto {
+        input,
+        output: vec![output.to_owned()],
+        name: name.to_owned(),
+        op_type: op.to_owned(),
+        ..Default::default()
+    }
+}
+
+fn int(name: &str, value: i64) -> AttributeProto {
+    let r#type = Some(attribute_type::INT);
+    AttributeProto { name: name.to_owned(), i: Some(value), r#type, ..Default::default() }
+}
+
+fn ints(name: &str, values: &[usize]) -> AttributeProto {
+    let ints = values.iter().map(|&v| v as i64).collect();
+    AttributeProto { name: name.to_owned(), ints, r#type: Some(attribute_type::INTS), ..Default::default() }
+}
+
+fn float(name: &str, value: f32) -> AttributeProto {
+    let r#type = Some(attribute_type::FLOAT);
+    AttributeProto { name: name.to_owned(), f: Some(value), r#type, ..Default::default() }
+}
+
+fn dimension(dim: &Dim) -> DimensionProto {
+    match dim {
+        Dim::Fixed(n) => DimensionProto { dim_value: Some(*n as i64), dim_param: None },
+        Dim::Symbol(name) => DimensionProto { dim_value: None, dim_param: Some(name.to_string()) },
+        Dim::Expr(_) => DimensionProto::default(), // a name of its own would be a promise to shape inference
+    }
+}
+
+fn element_type(dtype: DType) -> i32 {
+    match dtype {
+        DType::F32 => 1,
+        DType::U8 => 2,
+        DType::I8 => 3,
+        DType::I32 => 6,
+        DType::I64 => 7,
+        DType::Bool => 9,
+        DType::F16 => 10,
+        DType::F64 => 11,
+        DType::BF16 => 16,
+    }
+}

@@ -1,0 +1,199 @@
+//! ONNX files: ours are read back as they were, those of PyTorch's exporters mean what PyTorch computes.
+
+#![allow(clippy::unwrap_used)] // a test's panic is its failure
+
+mod onnx_support;
+
+use offshoot_formats::onnx::{self, OnnxModel, Options};
+use offshoot_graph::preprocessing::Preprocessing;
+use offshoot_graph::{Model, Role, Tensor};
+
+use onnx_support::{everything, golden, mobile};
+
+fn bytes(model: &Model) -> Vec<u8> {
+    onnx::write_bytes(model, Options::default()).unwrap()
+}
+
+fn read(name: &str) -> OnnxModel {
+    onnx::read(&golden(&format!("{name}.onnx"))).unwrap()
+}
+
+fn ops(read: &OnnxModel) -> String {
+    let names: Vec<&str> = read.model.graph.nodes().iter().map(|n| n.op.name()).collect();
+    names.join(" ")
+}
+
+fn parameters(read: &OnnxModel) -> Vec<&str> {
+    let graph = &read.model.graph;
+    graph.parameters().iter().map(|&id| graph.value(id).name.as_str()).collect()
+}
+
+#[test]
+fn our_own_file_is_read_back_as_it_was() {
+    for model in [mobile(false), everything()] {
+        let read = onnx::read_bytes(bytes(&model)).unwrap();
+        assert_eq!(read.model.graph, model.graph);
+        assert_eq!(read.model.weights, model.weights);
+        assert_eq!(read.model.metadata, model.metadata);
+        assert!(!read.assumed_preprocessing);
+        assert_eq!(read.warnings, [""; 0]);
+    }
+}
+
+#[test]
+fn every_operator_set_that_we_write_is_read_back() {
+    let model = everything();
+    for opset in 13..=21 {
+        let bytes = onnx::write_bytes(&model, Options { opset }).unwrap();
+        assert_eq!(onnx::read_bytes(bytes).unwrap().model.graph, model.graph);
+    }
+    let message = onnx::write_bytes(&model, Options { opset: 12 }).unwrap_err().to_string();
+    assert!(message.contains("operator set 12") && message.contains("13 to 21"), "{message}");
+}
+
+#[test]
+fn the_same_model_gives_the_same_bytes() {
+    assert_eq!(bytes(&everything()), bytes(&everything()));
+    let again = onnx::read_bytes(bytes(&everything())).unwrap().model;
+    assert_eq!(bytes(&again), bytes(&everything()));
+}
+
+#[test]
+fn training_leaves_nothing_behind() {
+    let with_dropout = onnx::read_bytes(bytes(&mobile(true))).unwrap();
+    assert_eq!(with_dropout.model.graph, mobile(false).graph);
+}
+
+#[test]
+fn a_file_appears_whole_at_its_path() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.onnx");
+    onnx::write(&path, &mobile(false), Options::default()).unwrap();
+    assert_eq!(std::fs::read(&path).unwrap(), bytes(&mobile(false)));
+    assert_eq!(onnx::read(&path).unwrap().model.graph, mobile(false).graph);
+}
+
+#[test]
+fn a_missing_or_misshapen_weight_is_named() {
+    let mut model = mobile(false);
+    model.weights.remove("classifier.1.bias");
+    let message = onnx::write_bytes(&model, Options::default()).unwrap_err().to_string();
+    assert!(message.contains("`classifier.1.bias`"), "{message}");
+    model.weights.insert("classifier.1.bias".into(), Tensor::zeros([6]));
+    let message = onnx::write_bytes(&model, Options::default()).unwrap_err().to_string();
+    assert!(message.contains("f32[6]") && message.contains("f32[5]"), "{message}");
+}
+
+const FOLDED_MOBILE: &str = "Conv Clip Conv Clip Conv Clip Conv Add GlobalAveragePool Flatten Gemm";
+
+#[test]
+fn folded_mobilenets_of_both_exporters() {
+    for name in [
+        "mobile_trace",
+        "mobile_trace_half",
+        "mobile_trace_any_size",
+        "mobile_dynamo",
+        "mobile_dynamo_external",
+        "same_trace",
+        "same_dynamo",
+    ] {
+        let read = read(name);
+        assert_eq!(ops(&read), FOLDED_MOBILE, "{name}");
+        let graph = &read.model.graph;
+        let batch = graph.value(graph.inputs()[0]).shape.0[0].to_string();
+        assert_eq!(batch, "batch_size", "{name}");
+        assert!(parameters(&read).ends_with(&["classifier.1.weight", "classifier.1.bias"]), "{name}");
+        assert!(read.assumed_preprocessing);
+    }
+}
+
+#[test]
+fn an_unfolded_mobilenet_keeps_pytorchs_keys_and_roles() {
+    let read = read("mobile_trace_unfolded_opset11");
+    assert_eq!(
+        ops(&read),
+        "Conv BatchNormalization Clip Conv BatchNormalization Clip Conv BatchNormalization Clip Conv \
+         BatchNormalization Add GlobalAveragePool Flatten Gemm"
+    );
+    let names = parameters(&read);
+    let stem = ["weight", "bias", "running_mean", "running_var"].map(|n| format!("stem.1.{n}"));
+    assert_eq!(names[..5], ["stem.0.weight", &stem[0], &stem[1], &stem[2], &stem[3]]);
+    let graph = &read.model.graph;
+    for (name, role) in stem.iter().zip([Role::Weight, Role::Weight, Role::Buffer, Role::Buffer]) {
+        let id = graph.find_parameter(name).unwrap();
+        assert_eq!(graph.parameter_info(id).unwrap().role, role);
+    }
+    assert!(read.warnings[0].contains("batch at 2"), "{:?}", read.warnings);
+}
+
+#[test]
+fn padding_computed_in_the_graph_becomes_that_of_the_convolution() {
+    use offshoot_graph::Op;
+    for name in ["same_trace", "same_dynamo"] {
+        let read = read(name);
+        let Op::Conv(stem) = &read.model.graph.nodes()[0].op else { panic!("{name}: no Conv first") };
+        assert_eq!((stem.strides, stem.pads), ([2, 2], [0, 0, 1, 1]), "{name}");
+    }
+}
+
+#[test]
+fn a_written_out_mean_product_and_softmax_are_recognised() {
+    for name in ["res_trace_opset9", "res_dynamo"] {
+        let read = read(name);
+        assert_eq!(
+            ops(&read),
+            "Conv Relu MaxPool Conv Add Relu AveragePool GlobalAveragePool Flatten Gemm",
+            "{name}"
+        );
+        assert!(read.warnings[0].contains("Softmax"), "{:?}", read.warnings);
+    }
+}
+
+#[test]
+fn flattening_by_shape_needs_no_fixed_batch() {
+    for name in ["view_trace", "view_trace_batch1", "view_dynamo"] {
+        assert_eq!(ops(&read(name)), "Conv Sigmoid Flatten Gemm", "{name}");
+    }
+}
+
+#[test]
+fn forms_of_other_exporters() {
+    let auto_pad = read("auto_pad");
+    assert_eq!(
+        ops(&auto_pad),
+        "Add Mul Conv Clip Conv BatchNormalization AveragePool GlobalAveragePool Flatten Gemm"
+    );
+    // Normalisation inside the graph is no parameter.
+    assert_eq!(parameters(&auto_pad)[0], "w1");
+    assert_eq!(ops(&read("padded")), "Conv Clip MaxPool GlobalAveragePool Flatten Gemm");
+    let legacy = read("legacy");
+    assert_eq!(ops(&legacy), "Conv BatchNormalization Clip Dropout GlobalAveragePool Flatten Gemm");
+    // One initializer is the Conv's bias, the norm's bias and its mean: the mean is a buffer of its own.
+    assert_eq!(parameters(&legacy), ["w", "b", "b_2", "var", "fc_w", "fc_b"]);
+    assert_eq!(legacy.model.weights["b"], legacy.model.weights["b_2"]);
+}
+
+#[test]
+fn a_file_without_metadata_gets_imagenets_in_proportion() {
+    let fixed = read("mobile_trace").model.metadata;
+    assert_eq!(fixed.classes, ["0", "1", "2", "3", "4"]);
+    assert_eq!(fixed.preprocessing, Preprocessing { size: 32, resize: 37, ..Preprocessing::default() });
+    let any = read("mobile_trace_any_size").model;
+    assert_eq!(any.metadata.preprocessing, Preprocessing::default());
+    let input = &any.graph.value(any.graph.inputs()[0]).shape;
+    assert_eq!(input.to_string(), "[batch_size, 3, height, width]");
+}
+
+#[test]
+fn what_was_read_is_written_and_read_again() {
+    for entry in std::fs::read_dir(golden("")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|e| e != "onnx") {
+            continue;
+        }
+        let first = onnx::read(&path).unwrap().model;
+        let second = onnx::read_bytes(bytes(&first)).unwrap();
+        assert!(!second.assumed_preprocessing);
+        assert_eq!(bytes(&second.model), bytes(&first), "{}", path.display());
+    }
+}

@@ -1,0 +1,361 @@
+//! ONNX files that lie, end early or ask for too much: each is one clear error, and nothing happens.
+
+#![allow(clippy::unwrap_used)] // a test's panic is its failure
+
+mod onnx_support;
+
+use std::fs;
+
+use offshoot_formats::onnx::{self, Options};
+use offshoot_formats::{FormatError, Problem};
+use proptest::prelude::*;
+
+use onnx_support::{everything, golden};
+
+// --- files made by hand: Protocol Buffers fields ---
+
+fn varint(mut n: u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while n > 0x7f {
+        bytes.push(n as u8 | 0x80);
+        n >>= 7;
+    }
+    bytes.push(n as u8);
+    bytes
+}
+
+fn int(tag: u64, value: i64) -> Vec<u8> {
+    [varint(tag << 3), varint(value as u64)].concat()
+}
+
+fn field(tag: u64, content: impl AsRef<[u8]>) -> Vec<u8> {
+    let content = content.as_ref();
+    [varint(tag << 3 | 2), varint(content.len() as u64), content.to_vec()].concat()
+}
+
+fn ints(name: &str, values: &[i64]) -> Vec<u8> {
+    let values: Vec<Vec<u8>> = values.iter().map(|&v| int(8, v)).collect();
+    field(5, [field(1, name), values.concat(), int(20, 7)].concat())
+}
+
+fn attribute(name: &str, value: i64) -> Vec<u8> {
+    field(5, [field(1, name), int(3, value), int(20, 2)].concat())
+}
+
+fn node(op: &str, inputs: &[&str], output: &str, attributes: &[Vec<u8>]) -> Vec<u8> {
+    let inputs: Vec<Vec<u8>> = inputs.iter().map(|i| field(1, i)).collect();
+    let name = format!("the_{output}");
+    let parts = [inputs.concat(), field(2, output), field(3, name), field(4, op), attributes.concat()];
+    field(1, parts.concat())
+}
+
+/// Zeros of the given dims, or what `data` says.
+fn tensor(name: &str, dims: &[i64], data: Option<&[u8]>) -> Vec<u8> {
+    let count: usize = if data.is_some() { 0 } else { dims.iter().map(|&d| d as usize).product() };
+    let zeros = vec![0; 4 * count];
+    let data = data.unwrap_or(&zeros);
+    let dims: Vec<Vec<u8>> = dims.iter().map(|&d| int(1, d)).collect();
+    field(5, [dims.concat(), int(2, 1), field(8, name), field(9, data)].concat())
+}
+
+fn external(name: &str, dims: &[i64], entries: &[(&str, &str)]) -> Vec<u8> {
+    let dims: Vec<Vec<u8>> = dims.iter().map(|&d| int(1, d)).collect();
+    let entries: Vec<Vec<u8>> =
+        entries.iter().map(|(k, v)| field(13, [field(1, k), field(2, v)].concat())).collect();
+    field(5, [dims.concat(), int(2, 1), field(8, name), entries.concat(), int(14, 1)].concat())
+}
+
+fn info(tag: u64, name: &str, element_type: i64, dims: &[i64]) -> Vec<u8> {
+    let dim = |&d: &i64| field(1, if d == 0 { field(2, "N") } else { int(1, d) });
+    let dims: Vec<Vec<u8>> = dims.iter().map(dim).collect();
+    let tensor_type = [int(1, element_type), field(2, dims.concat())].concat();
+    field(tag, [field(1, name), field(2, field(1, tensor_type))].concat())
+}
+
+fn model_of(graph: &[Vec<u8>], opset: i64, more: &[u8]) -> Vec<u8> {
+    [int(1, 8), field(7, graph.concat()), field(8, int(2, opset)), more.to_vec()].concat()
+}
+
+/// A model with the input `x` [N, 3, 8, 8] and the output `y`.
+fn model(parts: &[Vec<u8>]) -> Vec<u8> {
+    let ends = [info(11, "x", 1, &[0, 3, 8, 8]), info(12, "y", 1, &[])];
+    model_of(&[parts, &ends].concat(), 17, &[])
+}
+
+/// The end of a classifier whose features are `f` [N, 4, h, w].
+fn head() -> Vec<u8> {
+    [
+        node("GlobalAveragePool", &["f"], "g", &[]),
+        node("Flatten", &["g"], "flat", &[]),
+        node("Gemm", &["flat", "fc"], "y", &[]),
+        tensor("fc", &[4, 2], None),
+    ]
+    .concat()
+}
+
+fn refused(bytes: &[u8]) -> Problem {
+    match onnx::read_bytes(bytes) {
+        Err(problem) => problem,
+        Ok(read) => panic!("it was read:\n{}", read.model.graph),
+    }
+}
+
+/// The message must hold each of `parts`.
+fn refused_with(bytes: &[u8], parts: &[&str]) {
+    let message = refused(bytes).to_string();
+    for part in parts {
+        assert!(message.contains(part), "`{part}` is not in: {message}");
+    }
+}
+
+fn plain_conv() -> Vec<u8> {
+    node("Conv", &["x", "w"], "f", &[])
+}
+
+#[test]
+fn the_files_made_by_hand_are_sound_without_their_fault() {
+    let good = model(&[plain_conv(), tensor("w", &[4, 3, 3, 3], None), head()]);
+    let read = onnx::read_bytes(good).unwrap();
+    assert_eq!(read.model.metadata.classes, ["0", "1"]);
+}
+
+#[test]
+fn every_part_of_a_file_is_refused() {
+    for name in ["mobile_trace.onnx", "legacy.onnx"] {
+        let bytes = fs::read(golden(name)).unwrap();
+        for len in (0..bytes.len() - 1).step_by(7).chain([bytes.len() - 1]) {
+            refused(&bytes[..len]);
+        }
+    }
+}
+
+#[test]
+fn other_files_are_no_onnx() {
+    for bytes in [&b""[..], b"PK\x03\x04", b"hello, this is no model", &[0xff; 64], &[0x0a; 64]] {
+        refused(bytes);
+    }
+}
+
+#[test]
+fn a_graph_that_is_none() {
+    let w = || tensor("w", &[4, 3, 3, 3], None);
+    let cycle =
+        [node("Add", &["x", "b"], "a", &[]), node("Relu", &["a"], "b", &[]), node("Relu", &["b"], "y", &[])];
+    refused_with(&model(&cycle), &["`the_a` (Add)", "cycle"]);
+    let twice = [plain_conv(), plain_conv(), w(), head()];
+    refused_with(&model(&twice), &["`the_f` (Conv)", "`f`", "made elsewhere"]);
+    refused_with(
+        &model(&[plain_conv(), head()]),
+        &["`the_f` (Conv)", "`w`", "no node, input or initializer"],
+    );
+    refused_with(&model(&[plain_conv(), w(), w(), head()]), &["tensor `w`", "two initializers"]);
+    refused_with(&model(&[node("Relu", &[], "y", &[])]), &["`the_y` (Relu)", "input 0 is missing"]);
+    refused_with(&model(&[]), &["output `y`"]);
+    refused_with(&model(&[node("Relu", &["x"], "y", &[])]), &["output `y`", "[batch_size, 3, 8, 8]"]);
+    refused_with(&model_of(&[info(12, "y", 1, &[])], 17, &[]), &["0 inputs"]);
+    let two = [info(11, "x", 1, &[0, 3, 8, 8]), info(12, "y", 1, &[]), info(12, "z", 1, &[])];
+    refused_with(&model_of(&two, 17, &[]), &["2 outputs"]);
+}
+
+#[test]
+fn an_input_that_is_no_picture() {
+    let with = |element_type, dims: &[i64]| {
+        let parts = [plain_conv(), tensor("w", &[4, 3, 3, 3], None), head(), info(12, "y", 1, &[])];
+        model_of(&[&parts[..], &[info(11, "x", element_type, dims)]].concat(), 17, &[])
+    };
+    refused_with(&with(1, &[0, 8, 8, 3]), &["input `x`", "8 channels"]);
+    refused_with(&with(1, &[0, 3, 8]), &["3 axes"]);
+    refused_with(&with(7, &[0, 3, 8, 8]), &["ONNX type 7"]);
+    refused_with(&with(1, &[0, 3, 8, 9]), &["8 by 9"]);
+    refused_with(&with(1, &[0, 3, 1 << 40, 1 << 40]), &["height", "limit"]);
+    refused_with(&with(1, &[i64::MAX, 3, 8, 8]), &["batch", "limit"]);
+}
+
+#[test]
+fn an_operator_that_is_not_read_is_named_with_a_way_out() {
+    refused_with(
+        &model(&[node("Resize", &["x"], "f", &[]), head()]),
+        &["node `the_f` (Resize)", "--weights"],
+    );
+    let foreign = field(
+        1,
+        [field(1, "x"), field(2, "f"), field(4, "Conv"), field(7, "com.example"), field(3, "odd")].concat(),
+    );
+    refused_with(&model(&[foreign, head()]), &["node `odd` (Conv)", "`com.example`"]);
+    let nhwc = node("Transpose", &["x"], "f", &[ints("perm", &[0, 3, 1, 2])]);
+    refused_with(&model(&[nhwc, head()]), &["node `the_f` (Transpose)", "NCHW"]);
+    for opset in [6, 25, i64::MIN] {
+        let ends = [info(11, "x", 1, &[0, 3, 8, 8]), info(12, "y", 1, &[])];
+        refused_with(&model_of(&ends, opset, &[]), &[&format!("operator set {opset}"), "opset_version=17"]);
+    }
+}
+
+#[test]
+fn a_batch_norm_in_training_is_refused() {
+    let norm = node("BatchNormalization", &["x", "c", "c", "c", "c"], "f", &[attribute("training_mode", 1)]);
+    refused_with(&model(&[norm, tensor("c", &[3], None), head()]), &["`the_f`", "model.eval()"]);
+}
+
+#[test]
+fn a_tensor_that_lies_about_its_size() {
+    let with = |w: Vec<u8>| model(&[plain_conv(), w, head()]);
+    refused_with(&with(tensor("w", &[4, 3, 3, 3], Some(&[0; 8]))), &["tensor `w`", "432 bytes", "has 8"]);
+    refused_with(&with(tensor("w", &[1 << 40, 1 << 40], Some(&[]))), &["tensor `w`", "too large"]);
+    refused_with(&with(tensor("w", &[1 << 30, 1, 1, 1], Some(&[]))), &["tensor `w`", "the file has 0"]);
+    refused_with(&with(tensor("w", &[-1, 3, 3, 3], Some(&[]))), &["tensor `w`", "the dim -1"]);
+    refused_with(&with(tensor("w", &[0, 3, 3, 3], Some(&[]))), &["tensor `w`", "no elements"]);
+    let string = field(5, [int(1, 1), int(2, 8), field(8, "w"), field(6, "text")].concat());
+    refused_with(&with(string), &["tensor `w`", "ONNX element type 8"]);
+}
+
+#[test]
+fn sizes_that_no_picture_has() {
+    let w = || tensor("w", &[4, 3, 3, 3], None);
+    let conv = |attributes: &[Vec<u8>]| model(&[node("Conv", &["x", "w"], "f", attributes), w(), head()]);
+    refused_with(&conv(&[ints("pads", &[i64::MAX; 4])]), &["`the_f` (Conv)", "pads"]);
+    refused_with(&conv(&[ints("pads", &[60_000; 4])]), &["`the_f` (Conv)", "too large for one picture"]);
+    refused_with(&conv(&[ints("strides", &[0, 1])]), &["`the_f` (Conv)", "strides"]);
+    refused_with(&conv(&[ints("dilations", &[1 << 16; 2])]), &["`the_f` (Conv)", "does not fit"]);
+    refused_with(&conv(&[attribute("group", i64::MIN)]), &["`the_f` (Conv)", "group"]);
+    refused_with(&conv(&[attribute("group", 0)]), &["`the_f` (Conv)", "group"]);
+    let classes =
+        [info(11, "x", 1, &[0, 3, 8192, 8192]), info(12, "y", 1, &[]), node("Flatten", &["x"], "y", &[])];
+    refused_with(&model_of(&classes, 17, &[]), &["201326592 classes"]);
+}
+
+#[test]
+fn arithmetic_on_shapes_stays_small() {
+    // Doubles a vector forty times.
+    let mut parts = vec![node("Shape", &["x"], "s0", &[])];
+    for i in 0..40 {
+        let (from, to) = (format!("s{i}"), format!("s{}", i + 1));
+        parts.push(node("Concat", &[&from, &from], &to, &[attribute("axis", 0)]));
+    }
+    parts.push(node("Reshape", &["x", "s40"], "y", &[]));
+    refused_with(&model(&parts), &["(Concat)", "arithmetic on shapes"]);
+    let huge = [
+        node("Shape", &["x"], "s", &[]),
+        node("ConstantOfShape", &["s"], "z", &[]),
+        node("Reshape", &["x", "z"], "y", &[]),
+    ];
+    refused_with(&model(&huge), &["(ConstantOfShape)"]);
+}
+
+#[test]
+fn one_tensor_under_many_names_does_not_fill_the_memory() {
+    // A tensor of a mebibyte, which a thousand Identity nodes would each make a parameter.
+    let mut parts = vec![tensor("w", &[512, 512], Some(&vec![0; 1 << 20]))];
+    parts.push(node("Flatten", &["x"], "v0", &[]));
+    parts.push(node("Gemm", &["v0", "first"], "v1", &[]));
+    parts.push(tensor("first", &[192, 512], Some(&vec![0; 192 * 512 * 4])));
+    for i in 1..1000 {
+        let copy = format!("w{i}");
+        parts.push(node("Identity", &["w"], &copy, &[]));
+        let to = if i == 999 { "y".to_owned() } else { format!("v{}", i + 1) };
+        parts.push(node("Gemm", &[&format!("v{i}"), &copy], &to, &[]));
+    }
+    let problem = refused(&model(&parts));
+    assert!(matches!(problem, Problem::TooLarge { .. }), "{problem}");
+}
+
+#[test]
+fn metadata_that_does_not_fit() {
+    let with = |json: &str| {
+        let graph = [
+            plain_conv(),
+            tensor("w", &[4, 3, 3, 3], None),
+            head(),
+            info(11, "x", 1, &[0, 3, 8, 8]),
+            info(12, "y", 1, &[]),
+        ];
+        model_of(&graph, 17, &field(14, [field(1, "offshoot"), field(2, json)].concat()))
+    };
+    let good = r#"{"classes":["a","b"],"preprocessing":{"size":8,"resize":9,"fit":"crop","interpolation":"bilinear",
+        "mean":[0,0,0],"std":[1,1,1],"background":[0,0,0],"exif_rotation":true}}"#;
+    assert_eq!(onnx::read_bytes(with(good)).unwrap().model.metadata.classes, ["a", "b"]);
+    refused_with(&with("{"), &["metadata `offshoot`"]);
+    refused_with(&with(&good.replace(r#""a","b""#, r#""a""#)), &["1 classes", "2 logits"]);
+    refused_with(&with(&good.replace(r#""size":8"#, r#""size":9"#)), &["9 pixels", "takes 8"]);
+    refused_with(&with(&good.replace("[1,1,1]", "[1,0,1]")), &["std"]);
+}
+
+/// Reads a model whose weight `w` is where `entries` say, from a folder with `w.bin`.
+fn read_external(entries: &[(&str, &str)]) -> Result<(), FormatError> {
+    let folder = tempfile::tempdir().unwrap();
+    let inside = folder.path().join("model");
+    fs::create_dir(&inside).unwrap();
+    let elements = vec![0; 4 * 108];
+    fs::write(inside.join("w.bin"), &elements).unwrap();
+    fs::write(folder.path().join("outside.bin"), &elements).unwrap();
+    #[cfg(unix)]
+    std::os::unix::fs::symlink(folder.path().join("outside.bin"), inside.join("link.bin")).unwrap();
+    let path = inside.join("m.onnx");
+    let place = folder.path().join("outside.bin").display().to_string();
+    let entries: Vec<(&str, &str)> =
+        entries.iter().map(|&(k, v)| (k, if v == "ABSOLUTE" { place.as_str() } else { v })).collect();
+    fs::write(&path, model(&[plain_conv(), external("w", &[4, 3, 3, 3], &entries), head()])).unwrap();
+    onnx::read(&path).map(|_| ())
+}
+
+#[test]
+fn elements_beside_the_file_are_read() {
+    read_external(&[("location", "w.bin")]).unwrap();
+    read_external(&[("location", "./w.bin"), ("offset", "0"), ("length", "432")]).unwrap_err();
+    read_external(&[("location", "w.bin"), ("offset", "0"), ("length", "432"), ("checksum", "x")]).unwrap();
+}
+
+#[test]
+fn elements_elsewhere_are_refused() {
+    for (entries, part) in [
+        (vec![("location", "../outside.bin")], "does not stay in the model's folder"),
+        (vec![("location", "ABSOLUTE")], "does not stay in the model's folder"),
+        (vec![("location", "missing.bin")], "cannot be opened"),
+        (vec![("location", "")], "`w`"),
+        (vec![("location", ".")], "`w`"),
+        (vec![], "not named"),
+        (vec![("location", "w.bin"), ("offset", "4")], "of a file of 432"),
+        (vec![("location", "w.bin"), ("offset", "18446744073709551615")], "of a file of 432"),
+        (vec![("location", "w.bin"), ("length", "8")], "432"),
+        (vec![("location", "w.bin"), ("offset", "-4")], "no number"),
+        #[cfg(unix)]
+        (vec![("location", "link.bin")], "symbolic link"),
+    ] {
+        let message = read_external(&entries).unwrap_err().to_string();
+        assert!(message.contains(part) && message.contains("m.onnx"), "{entries:?}: {message}");
+    }
+    let bytes = model(&[plain_conv(), external("w", &[4, 3, 3, 3], &[("location", "w.bin")]), head()]);
+    refused_with(&bytes, &["tensor `w`", "`w.bin`", "onnx.save"]);
+}
+
+fn seeds() -> Vec<Vec<u8>> {
+    let names = ["legacy.onnx", "padded.onnx", "same_trace.onnx", "view_trace_batch1.onnx"];
+    let mut seeds: Vec<Vec<u8>> = names.iter().map(|n| fs::read(golden(n)).unwrap()).collect();
+    seeds.push(onnx::write_bytes(&everything(), Options::default()).unwrap());
+    seeds
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    /// Whatever bytes change: an error, or a model that is written and read again.
+    #[test]
+    fn a_changed_file_never_panics(
+        seed in 0usize..5,
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+        cut in prop::option::of(any::<prop::sample::Index>()),
+    ) {
+        let mut bytes = seeds().swap_remove(seed);
+        for (at, byte) in changes {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        if let Some(cut) = cut {
+            bytes.truncate(cut.index(bytes.len()));
+        }
+        if let Ok(read) = onnx::read_bytes(bytes)
+            && let Ok(written) = onnx::write_bytes(&read.model, Options::default())
+        {
+            prop_assert!(onnx::read_bytes(written).is_ok());
+        }
+    }
+}
