@@ -202,7 +202,7 @@ def pools():
 
 
 def losses():
-    for name, shape, axis in [("rows", (5, 11), 1), ("columns", (7, 6), 0), ("channels", (2, 5, 3, 4), 1), ("width", (2, 3, 2, 9), 3)]:
+    for name, shape, axis in [("rows", (5, 11), 1), ("channels", (2, 5, 3, 4), 1), ("width", (2, 3, 2, 9), 3)]:
         case(f"softmax_{name}", "Softmax", {"axis": axis}, {"x": grid(*shape, step=1 / 8)}, lambda x: F.softmax(x, axis))
     case("softmax_large", "Softmax", {"axis": 1}, {"x": grid(3, 10, step=1.0)}, lambda x: F.softmax(x, 1))
     for smoothing in (0.0, 0.1):

@@ -4,27 +4,28 @@ use offshoot_graph::op::CrossEntropy;
 use offshoot_graph::passes::LABELS;
 use offshoot_graph::{ExecuteError, Node};
 
-use super::{Lowering, unsupported};
+use super::{Lowering, Order, unsupported};
 use crate::kernels::softmax::{self, LabelError, cross_entropy, cross_entropy_grad, softmax, softmax_grad};
 
 impl Lowering<'_> {
-    /// The length of the last axis, which must be `axis`.
-    fn last_axis(&self, node: &Node, axis: usize) -> Result<usize, ExecuteError> {
-        let shape = self.shape(node.inputs[0]);
-        match shape.last() {
-            // A rank-4 value is channels last in memory, so the graph's last axis is not.
-            Some(&width) if axis + 1 == shape.len() && shape.len() != 4 => Ok(width),
-            _ => Err(unsupported(
+    /// The length of an axis, and the order of a value's axes in memory that puts it last.
+    fn last_axis(&self, node: &Node, axis: usize) -> Result<(usize, Order), ExecuteError> {
+        match *self.shape(node.inputs[0]) {
+            [_, channels, _, _] if axis == 1 => Ok((channels, Order::ChannelsLast)),
+            ref shape if axis + 1 == shape.len() => Ok((shape[axis], Order::Graph)),
+            ref shape => Err(unsupported(
                 node,
-                format!("axis {axis} of {shape:?}: only the last axis of [N, C] is supported"),
+                format!(
+                    "axis {axis} of {shape:?}: only the last axis and the channels of [N, C, H, W] are supported"
+                ),
             )),
         }
     }
 
     pub(super) fn softmax(&mut self, node: &Node, axis: usize) -> Result<(), ExecuteError> {
-        let (width, isa) = (self.last_axis(node, axis)?, self.isa);
-        let x = self.plain(node.inputs[0])?;
-        let y = self.write_plain(node.outputs[0]);
+        let ((width, order), isa) = (self.last_axis(node, axis)?, self.isa);
+        let x = self.in_order(node.inputs[0], order)?;
+        let y = self.hold(node.outputs[0], order, Err(self.len(node.outputs[0])));
         self.push(&node.name, vec![x], vec![y], move |memory, _, out| {
             softmax(isa, memory.get(x), width, out[0]);
             Ok(())
@@ -33,9 +34,9 @@ impl Lowering<'_> {
     }
 
     pub(super) fn softmax_grad(&mut self, node: &Node, axis: usize) -> Result<(), ExecuteError> {
-        let (width, isa) = (self.last_axis(node, axis)?, self.isa);
-        let (dy, y) = (self.plain(node.inputs[0])?, self.plain(node.inputs[1])?);
-        let dx = self.write_plain(node.outputs[0]);
+        let ((width, order), isa) = (self.last_axis(node, axis)?, self.isa);
+        let (dy, y) = (self.in_order(node.inputs[0], order)?, self.in_order(node.inputs[1], order)?);
+        let dx = self.hold(node.outputs[0], order, Err(self.len(node.outputs[0])));
         self.push(&node.name, vec![dy, y], vec![dx], move |memory, _, out| {
             softmax_grad(isa, memory.get(y), memory.get(dy), width, out[0]);
             Ok(())
@@ -44,7 +45,7 @@ impl Lowering<'_> {
     }
 
     pub(super) fn cross_entropy(&mut self, node: &Node, loss: CrossEntropy) -> Result<(), ExecuteError> {
-        let (classes, isa) = (self.last_axis(node, 1)?, self.isa);
+        let ((classes, _), isa) = (self.last_axis(node, 1)?, self.isa);
         let logits = self.plain(node.inputs[0])?;
         let labels = self.i64_input(node, node.inputs[1])?;
         let weights = node.inputs.get(2).map(|&w| self.plain(w)).transpose()?;
