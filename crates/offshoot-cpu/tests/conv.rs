@@ -185,7 +185,8 @@ proptest! {
 /// Shapes with more than one block of pixels, part of the reduction or chunk, and a stem.
 fn larger() -> Vec<ConvShape> {
     let square = |c, size, k, kernel, stride, pad, groups| {
-        shape([2, size, size, c], k, [kernel; 2], ([stride; 2], [pad; 4], [1, 1], groups)).expect("the kernel fits")
+        shape([2, size, size, c], k, [kernel; 2], ([stride; 2], [pad; 4], [1, 1], groups))
+            .expect("the kernel fits")
     };
     vec![
         square(3, 45, 40, 7, 2, 3, 1),

@@ -89,7 +89,9 @@ pub fn conv_weight_grad(
     let sums = Shared(workspace.as_mut_ptr());
     let work = plan.gather.pixels() * dw.len();
     parallel::for_each_task(plan.tasks(), work, |index| {
-        dispatch(isa, Block { plan: &plan, index, x, dy, sums });
+        parallel::with_scratch(2 * PIXELS * STRIDE, |scratch| {
+            dispatch(isa, Block { plan: &plan, index, x, dy, sums, scratch });
+        });
     });
     sum_chunks(&plan, shape, workspace, dw);
 }
@@ -121,6 +123,8 @@ struct Block<'a> {
     x: &'a [f32],
     dy: &'a [f32],
     sums: Shared,
+    /// Two rows of [`STRIDE`] floats for each of [`PIXELS`].
+    scratch: &'a mut [f32],
 }
 
 impl Kernel for Block<'_> {
@@ -140,19 +144,17 @@ impl Kernel for Block<'_> {
         };
         let pixels = parallel::part(plan.gather.pixels(), plan.chunks, chunk);
         let sums = self.sums.get().wrapping_add(chunk * plan.chunk_len() + group * plan.rows * plan.width);
-        parallel::with_scratch(2 * PIXELS * STRIDE, |scratch| {
-            let (left, right) = scratch.split_at_mut(PIXELS * STRIDE);
-            for start in pixels.clone().step_by(PIXELS) {
-                let these = start..(start + PIXELS).min(pixels.end);
-                // Safety: the scratch has a row of STRIDE floats for every pixel and operand; `sums` is this task's.
-                unsafe {
-                    self.copy_dy::<S>(&area, these.clone(), left.as_mut_ptr());
-                    self.gather_x::<S>(&area, these.clone(), right.as_mut_ptr());
-                    let operands = (left.as_ptr(), right.as_ptr());
-                    self.multiply::<S>(&area, these.len(), start == pixels.start, operands, sums);
-                }
+        let left = self.scratch.as_mut_ptr();
+        let right = left.wrapping_add(PIXELS * STRIDE);
+        for start in pixels.clone().step_by(PIXELS) {
+            let these = start..(start + PIXELS).min(pixels.end);
+            // Safety: the scratch has a row of STRIDE floats for every pixel and operand; `sums` is this task's.
+            unsafe {
+                self.copy_dy::<S>(&area, these.clone(), left);
+                self.gather_x::<S>(&area, these.clone(), right);
+                self.multiply::<S>(&area, these.len(), start == pixels.start, (left, right), sums);
             }
-        });
+        }
     }
 }
 
@@ -196,7 +198,7 @@ impl Block<'_> {
         area: &Area,
         depth: usize,
         first: bool,
-        (left, right): (*const f32, *const f32),
+        (left, right): (*mut f32, *mut f32),
         sums: *mut f32,
     ) {
         const ZEROS: [f32; tile::MAX_COLS] = [0.0; tile::MAX_COLS];

@@ -272,7 +272,9 @@ pub(super) fn run(isa: Isa, gathers: &[Gather], operands: Operands<'_>, out: &mu
     parallel::for_each_task(tasks, work, |mut index| {
         for plan in &plans {
             if index < plan.tasks() {
-                return dispatch(isa, Block { plan, index, operands, out: shared });
+                return parallel::with_scratch(BLOCK * STRIDE, |scratch| {
+                    dispatch(isa, Block { plan, index, operands, out: shared, scratch });
+                });
             }
             index -= plan.tasks();
         }
@@ -326,13 +328,15 @@ struct Block<'a> {
     index: usize,
     operands: Operands<'a>,
     out: Shared,
+    /// A row of [`STRIDE`] floats for every pixel of the largest block.
+    scratch: &'a mut [f32],
 }
 
 impl Kernel for Block<'_> {
     type Output = ();
 
     #[inline(always)]
-    unsafe fn run<S: Simd>(self) {
+    unsafe fn run<S: Simd>(mut self) {
         let (plan, gather) = (self.plan, self.plan.gather);
         let panels = parallel::part(plan.panels(), plan.panel_blocks, self.index % plan.panel_blocks);
         let rest = self.index / plan.panel_blocks;
@@ -344,20 +348,18 @@ impl Kernel for Block<'_> {
             *target = gather.target_of(pixel) + group * gather.cols;
             pixel = gather.next(pixel);
         }
-        parallel::with_scratch(BLOCK * STRIDE, |scratch| {
-            let reduction = gather.reduction();
-            let parts = reduction.div_ceil(DEPTH).max(1);
-            for i in 0..parts {
-                let depth = parallel::part(reduction, parts, i);
-                // Safety: the scratch has a row of STRIDE floats for every pixel.
-                unsafe { self.gather_rows::<S>(pixels.clone(), group, depth.clone(), scratch.as_mut_ptr()) };
-                let place = Place { group, first: i == 0, last: i + 1 == parts, depth };
-                for panel in panels.clone() {
-                    // Safety: `S` is available; the rows have been gathered.
-                    unsafe { self.multiply::<S>(&place, panel, &targets[..pixels.len()], scratch.as_ptr()) };
-                }
+        let reduction = gather.reduction();
+        let parts = reduction.div_ceil(DEPTH).max(1);
+        for i in 0..parts {
+            let depth = parallel::part(reduction, parts, i);
+            // Safety: the scratch has a row of STRIDE floats for every pixel.
+            unsafe { self.gather_rows::<S>(pixels.clone(), group, depth.clone()) };
+            let place = Place { group, first: i == 0, last: i + 1 == parts, depth };
+            for panel in panels.clone() {
+                // Safety: `S` is available; the rows have been gathered.
+                unsafe { self.multiply::<S>(&place, panel, &targets[..pixels.len()]) };
             }
-        });
+        }
     }
 }
 
@@ -379,13 +381,8 @@ fn pixel_block<S: Simd>(pixels: usize, blocks: usize, index: usize) -> Range<usi
 impl Block<'_> {
     /// Gathers part `depth` of the rows of `pixels`.
     #[inline(always)]
-    unsafe fn gather_rows<S: Simd>(
-        &self,
-        pixels: Range<usize>,
-        group: usize,
-        depth: Range<usize>,
-        to: *mut f32,
-    ) {
+    unsafe fn gather_rows<S: Simd>(&mut self, pixels: Range<usize>, group: usize, depth: Range<usize>) {
+        let to = self.scratch.as_mut_ptr();
         let (gather, runs) = (self.plan.gather, &self.plan.runs);
         let source = self.operands.source.as_ptr();
         let mut pixel = gather.pixel(pixels.start);
@@ -398,7 +395,7 @@ impl Block<'_> {
 
     /// Multiplies the gathered rows with one panel.
     #[inline(always)]
-    unsafe fn multiply<S: Simd>(&self, place: &Place, panel: usize, targets: &[usize], rows: *const f32) {
+    unsafe fn multiply<S: Simd>(&self, place: &Place, panel: usize, targets: &[usize]) {
         const ZEROS: [f32; tile::MAX_COLS] = [0.0; tile::MAX_COLS];
         let (plan, gather, operands) = (self.plan, self.plan.gather, &self.operands);
         let first_col = panel * plan.panel;
@@ -421,7 +418,7 @@ impl Block<'_> {
                 let part = parallel::part(targets.len(), tiles, i);
                 run_tile::<S, RowMajor>(Tile {
                     depth: place.depth.len(),
-                    a: rows.add(part.start * STRIDE),
+                    a: self.scratch.as_ptr().add(part.start * STRIDE),
                     b: filter,
                     b_step,
                     bias,

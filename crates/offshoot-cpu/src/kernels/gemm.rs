@@ -47,7 +47,9 @@ pub fn gemm(isa: Isa, shape: &GemmShape, a: &[f32], b: &[f32], bias: Option<&[f3
         parallel::for_each_task(row_blocks * col_blocks, m * n * k, |index| {
             let (row, col) = (index / col_blocks * ROWS, index % col_blocks * COLS);
             let (rows, cols) = (row..(row + ROWS).min(m), col..(col + COLS).min(n));
-            dispatch(isa, Product { shape, a, b, bias, c, rows, cols });
+            parallel::with_scratch(2 * DEPTH * STRIDE, |scratch| {
+                dispatch(isa, Product { shape, a, b, bias, c, rows, cols, scratch });
+            });
         });
     }
 }
@@ -105,12 +107,11 @@ impl Dots<'_> {
             let mut sums = [[S::splat(0.0); DOT_COLS]; R];
             let mut at = 0;
             while at + S::LANES <= k {
-                step::<S, R>(&mut sums, a.map(|a| S::load(a.add(at))), b.map(|b| S::load(b.add(at))));
+                step::<S, R, true>(&mut sums, &a, &b, at, S::LANES);
                 at += S::LANES;
             }
             if at < k {
-                let first = |from: *const f32| S::load_first(from.add(at), k - at);
-                step::<S, R>(&mut sums, a.map(first), b.map(first));
+                step::<S, R, false>(&mut sums, &a, &b, at, k - at);
             }
             for (i, sums) in sums.iter().enumerate() {
                 for (j, &sum) in sums.iter().enumerate() {
@@ -124,13 +125,26 @@ impl Dots<'_> {
     }
 }
 
-/// One vector of the dot products.
+/// One vector of the dot products, or its first `n` lanes. (No closures: they do not take on target features.)
 #[inline(always)]
-unsafe fn step<S: Simd, const R: usize>(sums: &mut [[S::V; DOT_COLS]; R], a: [S::V; R], b: [S::V; DOT_COLS]) {
-    for (sums, a) in sums.iter_mut().zip(a) {
-        for (sum, b) in sums.iter_mut().zip(b) {
-            // Safety: `S` is available.
-            *sum = unsafe { S::fma(a, b, *sum) };
+unsafe fn step<S: Simd, const R: usize, const WHOLE: bool>(
+    sums: &mut [[S::V; DOT_COLS]; R],
+    a: &[*const f32; R],
+    b: &[*const f32; DOT_COLS],
+    at: usize,
+    n: usize,
+) {
+    // Safety: the caller's rows hold `n` floats from `at`.
+    unsafe {
+        let mut right = [S::splat(0.0); DOT_COLS];
+        for (right, b) in right.iter_mut().zip(b) {
+            *right = if WHOLE { S::load(b.add(at)) } else { S::load_first(b.add(at), n) };
+        }
+        for (sums, a) in sums.iter_mut().zip(a) {
+            let left = if WHOLE { S::load(a.add(at)) } else { S::load_first(a.add(at), n) };
+            for (sum, &right) in sums.iter_mut().zip(&right) {
+                *sum = S::fma(left, right, *sum);
+            }
         }
     }
 }
@@ -148,13 +162,15 @@ struct Product<'a> {
     c: Shared,
     rows: Range<usize>,
     cols: Range<usize>,
+    /// Two blocks of [`DEPTH`] rows of [`STRIDE`] floats.
+    scratch: &'a mut [f32],
 }
 
 impl Kernel for Product<'_> {
     type Output = ();
 
     #[inline(always)]
-    unsafe fn run<S: Simd>(self) {
+    unsafe fn run<S: Simd>(mut self) {
         // Safety: `S` is available.
         unsafe {
             if self.shape.trans_a {
@@ -169,28 +185,27 @@ impl Kernel for Product<'_> {
 impl Product<'_> {
     /// Runs over the parts of the sums.
     #[inline(always)]
-    unsafe fn run_parts<S: Simd, L: Left>(&self) {
+    unsafe fn run_parts<S: Simd, L: Left>(&mut self) {
         let GemmShape { trans_a, trans_b, m, n, k } = *self.shape;
         let parts = k.div_ceil(DEPTH).max(1);
-        parallel::with_scratch(2 * DEPTH * STRIDE, |scratch| {
-            let (left, right) = scratch.split_at_mut(DEPTH * STRIDE);
-            for i in 0..parts {
-                let depth = parallel::part(k, parts, i);
-                let (rows, cols) = (self.rows.clone(), self.cols.clone());
-                // Safety: a block has at most DEPTH rows of DEPTH floats, and rows have room for a vector more.
-                unsafe {
-                    let (a_rows, a_cols, a_width) =
-                        if trans_a { (depth.clone(), rows, m) } else { (rows, depth.clone(), k) };
-                    copy_block::<S>(self.a, a_width, a_rows, a_cols, left);
-                    if trans_b {
-                        transpose_block(self.b, k, cols, depth.clone(), right);
-                    } else {
-                        copy_block::<S>(self.b, n, depth.clone(), cols, right);
-                    }
-                    self.multiply::<S, L>(depth.len(), i == 0, left.as_ptr(), right.as_ptr());
+        let left = self.scratch.as_mut_ptr();
+        let right = left.wrapping_add(DEPTH * STRIDE);
+        for i in 0..parts {
+            let depth = parallel::part(k, parts, i);
+            let (rows, cols) = (self.rows.clone(), self.cols.clone());
+            // Safety: a block has at most DEPTH rows of DEPTH floats, and rows have room for a vector more.
+            unsafe {
+                let (a_rows, a_cols, a_width) =
+                    if trans_a { (depth.clone(), rows, m) } else { (rows, depth.clone(), k) };
+                copy_block::<S>(self.a, a_width, a_rows, a_cols, left);
+                if trans_b {
+                    transpose_block(self.b, k, cols, depth.clone(), right);
+                } else {
+                    copy_block::<S>(self.b, n, depth.clone(), cols, right);
                 }
+                self.multiply::<S, L>(depth.len(), i == 0, left, right);
             }
-        });
+        }
     }
 
     /// Multiplies the gathered blocks into `c`.
@@ -242,21 +257,22 @@ unsafe fn copy_block<S: Simd>(
     width: usize,
     rows: Range<usize>,
     cols: Range<usize>,
-    to: &mut [f32],
+    to: *mut f32,
 ) {
     for (i, row) in rows.enumerate() {
         let from = &from[row * width..][cols.clone()];
         // Safety: a row of `to` has room for `cols` and a vector.
-        unsafe { copy::<S>(from.as_ptr(), to[i * STRIDE..].as_mut_ptr(), from.len()) };
+        unsafe { copy::<S>(from.as_ptr(), to.add(i * STRIDE), from.len()) };
     }
 }
 
 /// Copies the transpose of a block of a matrix with rows of `width` floats.
 #[inline(always)]
-fn transpose_block(from: &[f32], width: usize, rows: Range<usize>, cols: Range<usize>, to: &mut [f32]) {
+unsafe fn transpose_block(from: &[f32], width: usize, rows: Range<usize>, cols: Range<usize>, to: *mut f32) {
     for (i, row) in rows.enumerate() {
         for (j, &value) in from[row * width..][cols.clone()].iter().enumerate() {
-            to[j * STRIDE + i] = value;
+            // Safety: `to` has a row for each of `cols`, with room for `rows`.
+            unsafe { *to.add(j * STRIDE + i) = value };
         }
     }
 }

@@ -185,21 +185,26 @@ unsafe fn run_registers<S: Simd, L: Left, const ROWS: usize, const VECTORS: usiz
     // Safety: the caller's promises about the pointers; `rows` has ROWS elements.
     unsafe {
         let rows = tile.rows.as_ptr();
-        let mut sums = [[S::splat(0.0); VECTORS]; ROWS];
-        let bias: [S::V; VECTORS] = std::array::from_fn(|v| S::load(tile.bias.add(v * S::LANES)));
+        // Loops, not closures: a closure does not take on the target features of the function that it is in.
+        let mut bias = [S::splat(0.0); VECTORS];
+        for (v, bias) in bias.iter_mut().enumerate() {
+            *bias = S::load(tile.bias.add(v * S::LANES));
+        }
+        let mut sums = [bias; ROWS];
         if let Some(add) = tile.add {
             for (i, row) in sums.iter_mut().enumerate() {
                 let add = add.add(*rows.add(i));
                 for (v, sum) in row.iter_mut().enumerate() {
-                    *sum = S::add(bias[v], S::load(add.add(v * S::LANES)));
+                    *sum = S::add(*sum, S::load(add.add(v * S::LANES)));
                 }
             }
-        } else {
-            sums = [bias; ROWS];
         }
         let (mut a, mut b) = (tile.a, tile.b);
         for _ in 0..tile.depth {
-            let right: [S::V; VECTORS] = std::array::from_fn(|v| S::load(b.add(v * S::LANES)));
+            let mut right = [S::splat(0.0); VECTORS];
+            for (v, right) in right.iter_mut().enumerate() {
+                *right = S::load(b.add(v * S::LANES));
+            }
             for (i, row) in sums.iter_mut().enumerate() {
                 let left = S::splat(*a.add(i * L::ROW));
                 for (v, sum) in row.iter_mut().enumerate() {
