@@ -5,7 +5,7 @@
 //! border go pixel by pixel. Every pixel sums in the order of the kernel's elements, however it is computed.
 
 use super::layout::transpose;
-use super::rows::{Shared, TASK, add_partials, for_chunks, load, partials, store};
+use super::rows::{Shared, TASK, add_partials, for_chunks, load, partials, prefetch, store};
 use super::simd::{Isa, Kernel, Simd, dispatch};
 use super::window::inside;
 use super::{Activation, ConvShape};
@@ -147,6 +147,19 @@ impl Forward<'_> {
         }
     }
 
+    /// Fetches what the outputs below those at `at` will be the first to read: their windows' lowest rows.
+    #[inline(always)]
+    fn prefetch_below(&self, image: usize, (oh, ow): (usize, usize), pixels: usize) {
+        let shape = self.shape;
+        let [down, right] = shape.strides;
+        let h = (oh * down + shape.kernel[0]).saturating_sub(shape.pads[0]);
+        let w = (ow * right + shape.kernel[1]).saturating_sub(shape.pads[1] + right);
+        for h in h..shape.in_h.min(h + down) {
+            let start = ((image * shape.in_h + h) * shape.in_w + w) * shape.in_c;
+            prefetch(self.x, start..start + pixels * right * shape.in_c);
+        }
+    }
+
     /// `T` neighbouring output pixels whose windows' columns lie in the picture.
     #[inline(always)]
     unsafe fn tile<S: Simd, const K: usize, const STRIDE: usize, const T: usize, const FULL: bool>(
@@ -211,30 +224,47 @@ impl Forward<'_> {
         }
     }
 
+    /// The tiles of `T` pixels in `columns` of a row, a whole number.
     #[inline(always)]
-    unsafe fn rows<S: Simd, const K: usize, const STRIDE: usize, const T: usize>(self) {
+    unsafe fn tiles<S: Simd, const K: usize, const STRIDE: usize, const T: usize>(
+        &self,
+        image: usize,
+        oh: usize,
+        columns: Range<usize>,
+        out: *mut f32,
+    ) {
         let (shape, channels) = (self.shape, self.shape.in_c);
         let whole = channels - channels % S::LANES;
+        let window = row_range(shape, oh);
+        for ow in columns.step_by(T) {
+            self.prefetch_below(image, (oh, ow), T);
+            // Safety: the tile stays in the interior, the channels are the shape's.
+            unsafe {
+                let to = out.add(ow * channels);
+                for first in (0..whole).step_by(S::LANES) {
+                    let c = Channels { first, n: S::LANES };
+                    self.tile::<S, K, STRIDE, T, true>(image, (oh, ow), window.clone(), to, c);
+                }
+                if whole < channels {
+                    let c = Channels { first: whole, n: channels - whole };
+                    self.tile::<S, K, STRIDE, T, false>(image, (oh, ow), window.clone(), to, c);
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn rows<S: Simd, const K: usize, const STRIDE: usize>(self) {
+        let shape = self.shape;
         let interior = interior(shape);
-        let tiled = interior.start..interior.end - interior.len() % T;
+        let tiled = interior.start..interior.end - interior.len() % 4;
         for row in self.rows.clone() {
             let (image, oh) = (row / shape.out_h, row % shape.out_h);
-            let window = row_range(shape, oh);
-            // Safety: `out` holds this task's rows; tiles stay in the interior.
+            // Safety: `out` holds this task's rows.
             unsafe {
-                let out = self.out.add((row - self.rows.start) * shape.out_w * channels);
+                let out = self.out.add((row - self.rows.start) * shape.out_w * shape.in_c);
                 self.pixels::<S>(image, oh, 0..tiled.start, out);
-                for ow in tiled.clone().step_by(T) {
-                    let to = out.add(ow * channels);
-                    for first in (0..whole).step_by(S::LANES) {
-                        let c = Channels { first, n: S::LANES };
-                        self.tile::<S, K, STRIDE, T, true>(image, (oh, ow), window.clone(), to, c);
-                    }
-                    if whole < channels {
-                        let c = Channels { first: whole, n: channels - whole };
-                        self.tile::<S, K, STRIDE, T, false>(image, (oh, ow), window.clone(), to, c);
-                    }
-                }
+                self.tiles::<S, K, STRIDE, 4>(image, oh, tiled.clone(), out);
                 self.pixels::<S>(image, oh, tiled.end..shape.out_w, out);
             }
         }
@@ -261,10 +291,10 @@ impl Kernel for Forward<'_> {
         // Safety: passed on.
         unsafe {
             match fast_path(self.shape) {
-                (3, 1) => self.rows::<S, 3, 1, 4>(),
-                (3, 2) => self.rows::<S, 3, 2, 4>(),
-                (5, 1) => self.rows::<S, 5, 1, 4>(),
-                (5, 2) => self.rows::<S, 5, 2, 4>(),
+                (3, 1) => self.rows::<S, 3, 1>(),
+                (3, 2) => self.rows::<S, 3, 2>(),
+                (5, 1) => self.rows::<S, 5, 1>(),
+                (5, 2) => self.rows::<S, 5, 2>(),
                 _ => self.rows_of_any::<S>(),
             }
         }
@@ -389,44 +419,64 @@ impl InputGrad<'_> {
         }
     }
 
-    /// The output columns q at which tiles of `T` input columns start.
+    /// The output columns q, a multiple of `T` / `STRIDE`, such that the `STRIDE` input columns from q `STRIDE` - left on
+    /// exist, and all output columns that look at them.
     #[inline(always)]
-    fn tiles<const K: usize, const STRIDE: usize, const T: usize>(&self) -> Range<usize> {
+    fn interior<const K: usize, const STRIDE: usize, const T: usize>(&self) -> Range<usize> {
         let (shape, left) = (self.shape, self.shape.pads[1]);
-        let step = T / STRIDE;
         let first = ((K - 1) / STRIDE).max(left.div_ceil(STRIDE));
-        // The last columns of the tile are seen from q + step - 1; the tile ends at column (q + step) STRIDE - left.
-        let end = shape.out_w.min((shape.in_w + left) / STRIDE);
-        let count = end.saturating_sub(first) / step;
-        first..first + count * step
+        let count = shape.out_w.min((shape.in_w + left) / STRIDE).saturating_sub(first);
+        first..first + count - count % (T / STRIDE)
+    }
+
+    /// The tiles of `T` input columns under the output columns `columns`, a whole number.
+    #[inline(always)]
+    unsafe fn tiles<S: Simd, const K: usize, const STRIDE: usize, const T: usize>(
+        &self,
+        image: usize,
+        ih: usize,
+        columns: Range<usize>,
+        dx: *mut f32,
+    ) {
+        let (shape, channels) = (self.shape, self.shape.in_c);
+        let whole = channels - channels % S::LANES;
+        // The output row that the next rows of tiles will be the first to read.
+        let below = (ih + shape.pads[0]) / STRIDE + 1;
+        for q in columns.step_by(T / STRIDE) {
+            if below < shape.out_h {
+                let start = ((image * shape.out_h + below) * shape.out_w + q) * channels;
+                prefetch(self.dy, start..start + T / STRIDE * channels);
+            }
+            // Safety: `interior` keeps to both pictures, the channels are the shape's.
+            unsafe {
+                let to = dx.add((q * STRIDE - shape.pads[1]) * channels);
+                for first in (0..whole).step_by(S::LANES) {
+                    let c = Channels { first, n: S::LANES };
+                    self.tile::<S, K, STRIDE, T, true>(image, (ih, q), to, c);
+                }
+                if whole < channels {
+                    let c = Channels { first: whole, n: channels - whole };
+                    self.tile::<S, K, STRIDE, T, false>(image, (ih, q), to, c);
+                }
+            }
+        }
     }
 
     #[inline(always)]
     unsafe fn rows<S: Simd, const K: usize, const STRIDE: usize, const T: usize>(self) {
-        let (shape, channels) = (self.shape, self.shape.in_c);
-        let whole = channels - channels % S::LANES;
-        let tiles = self.tiles::<K, STRIDE, T>();
-        let tiled = match tiles.is_empty() {
+        let (shape, left) = (self.shape, self.shape.pads[1]);
+        let interior = self.interior::<K, STRIDE, T>();
+        let tiled = match interior.is_empty() {
             true => 0..0,
-            false => tiles.start * STRIDE - shape.pads[1]..tiles.end * STRIDE - shape.pads[1],
+            false => interior.start * STRIDE - left..interior.end * STRIDE - left,
         };
         for row in self.rows.clone() {
             let (image, ih) = (row / shape.in_h, row % shape.in_h);
-            // Safety: `dx` holds this task's rows; `tiles` keeps to both pictures.
+            // Safety: `dx` holds this task's rows.
             unsafe {
-                let dx = self.dx.add((row - self.rows.start) * shape.in_w * channels);
+                let dx = self.dx.add((row - self.rows.start) * shape.in_w * shape.in_c);
                 self.pixels::<S>(image, ih, 0..tiled.start, dx);
-                for q in tiles.clone().step_by(T / STRIDE) {
-                    let to = dx.add((q * STRIDE - shape.pads[1]) * channels);
-                    for first in (0..whole).step_by(S::LANES) {
-                        let c = Channels { first, n: S::LANES };
-                        self.tile::<S, K, STRIDE, T, true>(image, (ih, q), to, c);
-                    }
-                    if whole < channels {
-                        let c = Channels { first: whole, n: channels - whole };
-                        self.tile::<S, K, STRIDE, T, false>(image, (ih, q), to, c);
-                    }
-                }
+                self.tiles::<S, K, STRIDE, T>(image, ih, interior.clone(), dx);
                 self.pixels::<S>(image, ih, tiled.end..shape.in_w, dx);
             }
         }
@@ -492,6 +542,18 @@ impl WeightGrad<'_> {
     #[inline(always)]
     fn output(&self, image: usize, oh: usize, ow: usize) -> usize {
         ((image * self.shape.out_h + oh) * self.shape.out_w + ow) * self.shape.in_c
+    }
+
+    /// Fetches what the next output row will be the first to read.
+    #[inline(always)]
+    fn prefetch_below(&self, (image, oh): (usize, usize)) {
+        let shape = self.shape;
+        let start = self.output(image, oh + 1, 0);
+        prefetch(self.dy, start..start + shape.out_w * shape.in_c);
+        let width = shape.in_w * shape.in_c;
+        let h = (oh * shape.strides[0] + shape.kernel[0]).saturating_sub(shape.pads[0]);
+        let h = h..shape.in_h.min(h + shape.strides[0]);
+        prefetch(self.x, (image * shape.in_h + h.start) * width..(image * shape.in_h + h.end) * width);
     }
 
     /// Adds the products of kernel row `r` over an output row, for any kernel.
@@ -607,6 +669,7 @@ impl WeightGrad<'_> {
         let paired = interior.start..interior.end - interior.len() % 2;
         for row in self.rows.clone() {
             let at = (row / self.shape.out_h, row % self.shape.out_h);
+            self.prefetch_below(at);
             // Safety: the channels are the shape's.
             unsafe {
                 for first in (0..whole).step_by(S::LANES) {

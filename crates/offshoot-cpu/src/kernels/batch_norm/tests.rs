@@ -125,8 +125,10 @@ fn check_apply_and_gradients(
         }
         let (mut dgamma, mut dbeta) = (vec![f32::NAN; channels], vec![f32::NAN; channels]);
         batch_norm_reduce(isa, &x, &dz, &norm, gate, &mut dgamma, &mut dbeta);
-        assert_close("dbeta", &dbeta, &sum, 3e-6);
-        assert_close("dgamma", &dgamma, &products, 3e-6);
+        // The terms are about 1, so that rounding errors grow with the root of their number.
+        let tolerance = 1e-6 * (rows as f64).sqrt();
+        assert_close("dbeta", &dbeta, &sum, tolerance);
+        assert_close("dgamma", &dgamma, &products, tolerance);
 
         let n = rows as f64;
         let scale = |c: usize| f64::from(gamma[c]) * f64::from(s.inv_std[c]);
