@@ -1,1 +1,56 @@
-//! offshoot.
+//! offshoot takes a pretrained image classifier, fine-tunes it on a folder of pictures, and ships it with the proof
+//! that the shipped file answers like the trained model.
+//!
+//! ```no_run
+//! use std::path::Path;
+//! use std::sync::atomic::AtomicBool;
+//!
+//! use offshoot::{Control, CpuExecutor, CpuOptions, Dataset, Inputs, ModelSource, Recipe, Settings};
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let settings = Settings {
+//!         model: Some("mobilenet_v2".into()),
+//!         weights: Some("mobilenet_v2.pth".into()),
+//!         data: Some("photos".into()),
+//!         freeze: Some("backbone".parse()?),
+//!         ..Settings::default()
+//!     };
+//!     let recipe = Recipe::resolve(settings, &offshoot::own_preprocessing("mobilenet_v2")?)?;
+//!     let data = Dataset::open(&recipe.data, &recipe.folder_options())?;
+//!     let model = offshoot::starting_model(&recipe, &data.classes)?;
+//!     let executor = CpuExecutor::new(CpuOptions::default())?;
+//!     let (run, stop) = (Path::new("run"), AtomicBool::new(false));
+//!     let control = Control::new(&mut |event| println!("{event:?}"), &stop);
+//!     offshoot::train(model, &recipe, &data, run, &executor, control)?;
+//!     let best = ModelSource::Path(run.into()).load(&Default::default())?.model;
+//!     let inputs = Inputs::from_samples(data.val, &best.metadata.preprocessing)?;
+//!     let exported = offshoot::export_onnx(&best, Path::new("photos.onnx"), &inputs, &executor)?;
+//!     println!("top-1 agrees on {} of the validation pictures", exported.top1_agreement);
+//!     Ok(())
+//! }
+//! ```
+//!
+//! The crates below it can be used by themselves: `offshoot-graph` (the graph and its passes), `offshoot-cpu` (the
+//! executor), `offshoot-models`, `offshoot-formats`, `offshoot-data`, `offshoot-train`.
+
+mod bench;
+mod compare;
+mod error;
+mod export;
+mod inspect;
+mod predict;
+mod source;
+mod start;
+
+pub use bench::{BenchOptions, Timing, bench_infer, bench_train};
+pub use compare::{BATCHES, Comparison, Inputs, TOLERANCE, check_preprocessing, compare};
+pub use error::{Error, Result};
+pub use export::{Exported, export_onnx, shipped};
+pub use inspect::{Inspection, ModelInspection, TensorInspection, inspect};
+pub use offshoot_cpu::{CpuExecutor, CpuOptions, Isa};
+pub use offshoot_data::{Dataset, FolderOptions, Loader, LoaderOptions, Transform, labelled, pictures};
+pub use offshoot_graph::{Fit, Metadata, Model, Preprocessing};
+pub use offshoot_train::{Control, Event, Freeze, Inference, Metrics, Recipe, Settings, evaluate, train};
+pub use predict::{Guess, Prediction, predict};
+pub use source::{Loaded, ModelSource, Overrides};
+pub use start::{own_preprocessing, starting_model};

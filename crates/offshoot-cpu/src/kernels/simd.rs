@@ -291,11 +291,12 @@ impl Simd for Portable {
 #[allow(clippy::undocumented_unsafe_blocks)] // the trait states what each method asks of its caller
 mod x86 {
     use super::Simd;
+    #[allow(clippy::wildcard_imports)] // the intrinsics have names of their own
     use std::arch::x86_64::*;
 
     /// Eight lanes of AVX2.
     #[derive(Clone, Copy, Debug)]
-    pub struct Avx2;
+    pub(super) struct Avx2;
 
     /// A mask whose first `n` of eight lanes are set.
     #[inline(always)]
@@ -411,7 +412,7 @@ mod x86 {
 
     /// Sixteen lanes of AVX-512.
     #[derive(Clone, Copy, Debug)]
-    pub struct Avx512;
+    pub(super) struct Avx512;
 
     impl Simd for Avx512 {
         type V = __m512;
@@ -506,11 +507,12 @@ mod x86 {
 #[allow(clippy::undocumented_unsafe_blocks)] // the trait states what each method asks of its caller
 mod neon {
     use super::Simd;
+    #[allow(clippy::wildcard_imports)] // the intrinsics have names of their own
     use std::arch::aarch64::*;
 
     /// Four lanes of NEON.
     #[derive(Clone, Copy, Debug)]
-    pub struct Neon;
+    pub(super) struct Neon;
 
     /// 2^n for n in [-126, 127].
     #[inline(always)]

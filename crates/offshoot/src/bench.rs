@@ -1,0 +1,128 @@
+//! How fast this machine infers and trains: random weights and pictures, 1000 classes, the median of the steps.
+
+use std::time::Instant;
+
+use offshoot_cpu::CpuExecutor;
+use offshoot_graph::random::{Purpose, Random};
+use offshoot_graph::{Metadata, Model, Tensor};
+use offshoot_models::{BuildOptions, expected_parameters, find};
+use offshoot_train::{
+    Freeze, Inference, OptimizerKind, OptimizerOptions, StepOptions, TrainStep, apply_freeze, peak_mib,
+};
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+
+/// ImageNet-1k's.
+const CLASSES: usize = 1000;
+
+/// Steps before those that are timed.
+const WARMUP: usize = 2;
+
+/// What to time.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BenchOptions {
+    /// The architecture.
+    pub model: String,
+    /// Pictures at once.
+    pub batch: usize,
+    /// Height and width; the architecture's own where not given.
+    pub size: Option<usize>,
+    /// Timed steps.
+    pub runs: usize,
+}
+
+/// What was measured.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Timing {
+    /// Pictures a second.
+    pub images_per_second: f64,
+    /// Milliseconds a step, the median.
+    pub milliseconds: f64,
+    /// The high-water mark of the process's memory in MiB.
+    pub peak_mib: Option<f64>,
+    /// The SIMD path.
+    pub cpu: String,
+    /// Threads.
+    pub threads: usize,
+}
+
+/// Times inference: the graph that `export` ships, on our runtime.
+///
+/// # Errors
+/// When the architecture is unknown or a size is out of range.
+pub fn bench_infer(options: &BenchOptions, executor: &CpuExecutor) -> Result<Timing> {
+    let (model, images) = setup(options)?;
+    let mut network = Inference::new(&model, executor)?;
+    measure(options, executor, || Ok(network.run(&images).map(|_| ())?))
+}
+
+/// Times the very step that `train` runs: forward, backward, statistics, SGD with momentum.
+///
+/// # Errors
+/// As [`bench_infer`], and when `freeze` does not fit the model.
+pub fn bench_train(options: &BenchOptions, freeze: &Freeze, executor: &CpuExecutor) -> Result<Timing> {
+    let (mut model, images) = setup(options)?;
+    apply_freeze(&mut model.graph, freeze).map_err(|e| Error::Input(e.to_string()))?;
+    let step_options = StepOptions::new(OptimizerOptions::new(OptimizerKind::Sgd), 1e-3);
+    let mut step = TrainStep::new(model, &step_options, executor)?;
+    let batch = options.batch;
+    let labels = Tensor::i64([batch], (0..batch as i64).map(|i| i % 10).collect());
+    let keys = Tensor::i64([batch], (0..batch as i64).collect());
+    measure(options, executor, || {
+        step.run(images.clone(), &labels, &keys, 1.0)?;
+        Ok(())
+    })
+}
+
+fn setup(options: &BenchOptions) -> Result<(Model, Tensor)> {
+    if options.batch == 0 {
+        return Err(Error::Input("--batch must be at least 1, not 0".into()));
+    }
+    let architecture = find(&options.model)?;
+    let mut preprocessing = architecture.preprocessing();
+    preprocessing.size = options.size.unwrap_or(preprocessing.size);
+    let size = preprocessing.size;
+    let graph = architecture.build(&BuildOptions { classes: CLASSES, size, head: None })?;
+    let names: Vec<String> = expected_parameters(&graph).into_iter().map(|(name, _)| name).collect();
+    let weights = architecture
+        .init_parameters(&graph, names.iter().map(String::as_str), 0)
+        .map_err(|e| Error::Input(e.to_string()))?;
+    let metadata = Metadata {
+        architecture: Some(architecture.name.into()),
+        head: None,
+        classes: (0..CLASSES).map(|i| i.to_string()).collect(),
+        preprocessing,
+    };
+    let mut random = Random::new(0, 0, 0, Purpose::Augment);
+    let elements = options.batch.checked_mul(3 * size * size).filter(|&n| n <= 1 << 32);
+    let elements = elements.ok_or_else(|| Error::Input(format!("--batch {} is too large", options.batch)))?;
+    let images =
+        Tensor::f32([options.batch, 3, size, size], (0..elements).map(|_| random.normal()).collect());
+    Ok((Model { graph, weights, metadata }, images))
+}
+
+fn measure(
+    options: &BenchOptions,
+    executor: &CpuExecutor,
+    mut step: impl FnMut() -> Result<()>,
+) -> Result<Timing> {
+    for _ in 0..WARMUP {
+        step()?;
+    }
+    let mut times = Vec::new();
+    for _ in 0..options.runs.max(1) {
+        let start = Instant::now();
+        step()?;
+        times.push(start.elapsed().as_secs_f64());
+    }
+    times.sort_by(f64::total_cmp);
+    let median = times[times.len() / 2];
+    Ok(Timing {
+        images_per_second: options.batch as f64 / median,
+        milliseconds: median * 1e3,
+        peak_mib: peak_mib(),
+        cpu: executor.isa().to_string(),
+        threads: executor.threads(),
+    })
+}

@@ -1,0 +1,128 @@
+//! Arguments that several commands share.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::Args;
+use offshoot::{CpuExecutor, CpuOptions, Error, Fit, Isa, Loaded, ModelSource, Overrides};
+
+use super::Failure;
+use super::print;
+
+/// How the executor runs.
+#[derive(Args)]
+pub(crate) struct Processor {
+    /// Threads that share the work; all the machine's by default. Results do not depend on it.
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<NonZeroUsize>,
+    /// SIMD path: portable, avx2, avx512 or neon; the machine's best by default.
+    #[arg(long, value_name = "NAME", value_parser = isa)]
+    isa: Option<Isa>,
+}
+
+impl Processor {
+    pub(crate) fn executor(&self) -> Result<CpuExecutor, Failure> {
+        Ok(CpuExecutor::new(CpuOptions { threads: self.threads, isa: self.isa, ..CpuOptions::default() })?)
+    }
+}
+
+fn isa(name: &str) -> Result<Isa, String> {
+    Isa::by_name(name).ok_or_else(|| {
+        let known: Vec<String> = Isa::available().iter().map(Isa::to_string).collect();
+        format!("this machine has {}", known.join(", "))
+    })
+}
+
+/// Changes to the preprocessing that travels with a model.
+#[derive(Args)]
+pub(crate) struct PreprocessingArguments {
+    /// Height and width of the network's input, in pixels.
+    #[arg(long, value_name = "PIXELS", value_parser = size)]
+    pub(crate) size: Option<usize>,
+    /// How a picture becomes a square: crop, pad or stretch.
+    #[arg(long, value_parser = fit)]
+    pub(crate) fit: Option<Fit>,
+    /// Subtracted from each channel (RGB, on 0..1): 0.485,0.456,0.406
+    #[arg(long, value_name = "R,G,B", value_parser = channels)]
+    pub(crate) mean: Option<Channels>,
+    /// Each channel is divided by it (RGB, on 0..1): 0.229,0.224,0.225
+    #[arg(long, value_name = "R,G,B", value_parser = channels)]
+    pub(crate) std: Option<Channels>,
+}
+
+impl PreprocessingArguments {
+    pub(crate) fn overrides(&self) -> Overrides {
+        let (mean, std) = (self.mean.map(|c| c.0), self.std.map(|c| c.0));
+        Overrides { size: self.size, fit: self.fit, mean, std }
+    }
+}
+
+/// Three numbers. (A plain array would be taken for three values of the flag.)
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Channels(pub(crate) [f32; 3]);
+
+fn size(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|n| (1..=16384).contains(n)).ok_or_else(|| "give pixels, 1 to 16384".into())
+}
+
+fn fit(text: &str) -> Result<Fit, String> {
+    match text {
+        "crop" => Ok(Fit::Crop),
+        "pad" => Ok(Fit::Pad),
+        "stretch" => Ok(Fit::Stretch),
+        _ => Err("give crop, pad or stretch".into()),
+    }
+}
+
+fn channels(text: &str) -> Result<Channels, String> {
+    let numbers: Option<Vec<f32>> = text.split(',').map(|n| f32::from_str(n.trim()).ok()).collect();
+    let numbers = numbers.filter(|n| n.iter().all(|x| x.is_finite()));
+    let three = numbers.and_then(|n| <[f32; 3]>::try_from(n).ok());
+    three.map(Channels).ok_or_else(|| "give three numbers: R,G,B".into())
+}
+
+/// The pair that names a pretrained model, where no MODEL is given.
+#[derive(Args)]
+pub(crate) struct Pretrained {
+    /// In place of MODEL: an architecture, with --weights.
+    #[arg(long, value_name = "NAME", requires = "weights")]
+    model: Option<String>,
+    /// The weights of --model: a .pth or .safetensors.
+    #[arg(long, value_name = "FILE", requires = "model")]
+    weights: Option<PathBuf>,
+}
+
+impl Pretrained {
+    /// The model, and the paths that are left: MODEL comes first among `paths` unless --model names it.
+    pub(crate) fn source(&self, mut paths: Vec<PathBuf>) -> Result<(ModelSource, Vec<PathBuf>), Failure> {
+        if let (Some(architecture), Some(weights)) = (self.model.clone(), self.weights.clone()) {
+            return Ok((ModelSource::Pretrained { architecture, weights }, paths));
+        }
+        if paths.is_empty() {
+            let text = "give MODEL (a run directory, a .safetensors of ours or an .onnx), or --model NAME --weights FILE";
+            return Err(Error::Input(text.into()).into());
+        }
+        let model = paths.remove(0);
+        Ok((ModelSource::Path(model), paths))
+    }
+}
+
+/// Loads a model and says what was assumed.
+pub(crate) fn load(source: &ModelSource, overrides: &Overrides) -> Result<Loaded, Failure> {
+    let loaded = source.load(overrides)?;
+    loaded.warnings.iter().for_each(|w| print::warning(w));
+    Ok(loaded)
+}
+
+/// The only path that is left, or how to give it.
+pub(crate) fn only(paths: Vec<PathBuf>, what: &str) -> Result<PathBuf, Failure> {
+    match <[PathBuf; 1]>::try_from(paths) {
+        Ok([path]) => Ok(path),
+        Err(paths) if paths.is_empty() => Err(Error::Input(format!("{what} is missing")).into()),
+        Err(paths) => {
+            let extra = paths[1].display();
+            Err(Error::Input(format!("one {what} is enough; what is {extra} for?")).into())
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! `offshoot bench`
+
+use clap::{Args, Subcommand};
+use offshoot::{BenchOptions, Error, Freeze, Timing, bench_infer, bench_train};
+
+use super::arguments::Processor;
+use super::{Failure, Outcome, print};
+
+#[derive(Args)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Time inference.
+    Infer(Options),
+    /// Time the step that `train` runs.
+    Train(TrainOptions),
+}
+
+#[derive(Args)]
+struct Options {
+    /// The architecture; its weights are random.
+    #[arg(long, value_name = "NAME")]
+    model: String,
+    /// Pictures at once.
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    batch: usize,
+    /// Height and width in pixels; the architecture's own by default.
+    #[arg(long, value_name = "PIXELS")]
+    size: Option<usize>,
+    /// Timed steps, of which the median counts.
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    runs: usize,
+    #[command(flatten)]
+    processor: Processor,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+struct TrainOptions {
+    #[command(flatten)]
+    options: Options,
+    /// What stays as it is: backbone, none, or patterns on parameter names.
+    #[arg(long, value_name = "WHAT", default_value = "none")]
+    freeze: String,
+    /// Mixed precision: off.
+    #[arg(long, value_name = "MODE", default_value = "off")]
+    amp: String,
+}
+
+impl Options {
+    fn bench(&self) -> BenchOptions {
+        BenchOptions { model: self.model.clone(), batch: self.batch, size: self.size, runs: self.runs }
+    }
+
+    fn print(&self, what: &str, timing: &Timing) -> Outcome {
+        if self.json {
+            return print::json(timing);
+        }
+        let Timing { images_per_second, milliseconds, cpu, threads, .. } = timing;
+        let memory = timing.peak_mib.map_or(String::new(), |mib| format!(", peak {mib:.0} MiB"));
+        print::line(&format!(
+            "{what} {} batch {}: {images_per_second:.1} images/s, {milliseconds:.1} ms a step{memory} ({cpu}, {threads} threads)",
+            self.model, self.batch
+        ))
+    }
+}
+
+impl Arguments {
+    pub(crate) fn run(self) -> Outcome {
+        match self.what {
+            What::Infer(options) => {
+                let timing = bench_infer(&options.bench(), &options.processor.executor()?)?;
+                options.print("infer", &timing)
+            }
+            What::Train(TrainOptions { options, freeze, amp }) => {
+                off(&amp)?;
+                let freeze: Freeze = freeze.parse().map_err(|e| Error::Input(format!("--freeze: {e}")))?;
+                let timing = bench_train(&options.bench(), &freeze, &options.processor.executor()?)?;
+                options.print("train", &timing)
+            }
+        }
+    }
+}
+
+/// Mixed precision is not there yet.
+pub(crate) fn off(amp: &str) -> Result<(), Failure> {
+    match amp {
+        "off" => Ok(()),
+        _ => Err(Error::Input(format!("--amp {amp} is not supported yet; give off")).into()),
+    }
+}

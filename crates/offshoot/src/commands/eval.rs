@@ -1,0 +1,100 @@
+//! `offshoot eval`
+
+use std::path::PathBuf;
+
+use clap::Args;
+use offshoot::{FolderOptions, Inference, Loader, LoaderOptions, Transform, evaluate, labelled};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use super::arguments::{self, PreprocessingArguments, Pretrained, Processor};
+use super::{Outcome, print};
+
+/// Pictures that go through the network at once.
+const BATCH: usize = 32;
+
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// MODEL (a run directory, a .safetensors of ours or an .onnx) and DATA (a folder with a folder for each class).
+    #[arg(value_name = "MODEL DATA", required = true)]
+    paths: Vec<PathBuf>,
+    #[command(flatten)]
+    pretrained: Pretrained,
+    #[command(flatten)]
+    preprocessing: PreprocessingArguments,
+    #[command(flatten)]
+    processor: Processor,
+    /// Make a picture that cannot be used an error.
+    #[arg(long)]
+    strict: bool,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Report {
+    accuracy: f64,
+    top5: f64,
+    loss: f64,
+    images: u64,
+    skipped: usize,
+    per_class: Map<String, Value>,
+}
+
+impl Arguments {
+    pub(crate) fn run(self) -> Outcome {
+        let (source, rest) = self.pretrained.source(self.paths)?;
+        let data = arguments::only(rest, "DATA")?;
+        let executor = self.processor.executor()?;
+        let model = arguments::load(&source, &self.preprocessing.overrides())?.model;
+        let transform = Transform::new(&model.metadata.preprocessing)?;
+        let decode = transform.decode_options();
+        let folder = FolderOptions { strict: self.strict, decode, ..FolderOptions::default() };
+        let classes = &model.metadata.classes;
+        let found = labelled(&data, classes, &folder)?;
+        for class in &found.absent {
+            print::warning(&format!("{}: no picture of the class `{class}`", data.display()));
+        }
+        let options = LoaderOptions { strict: self.strict, ..LoaderOptions::evaluation(&transform, BATCH) };
+        let bar = print::bar(found.samples.len() as u64, "eval");
+        let loader = Loader::new(found.samples, transform, options);
+        let mut network = Inference::new(&model, &executor)?;
+        let metrics = evaluate(&mut network, classes.len(), &loader, |done| bar.set_position(done))?;
+        bar.finish_and_clear();
+        let mut skipped = found.skipped;
+        skipped.extend(loader.skipped());
+        print::skipped(&skipped);
+
+        let per_class = metrics.per_class().into_iter().zip(classes).filter(|(c, _)| c.images > 0);
+        let report = Report {
+            accuracy: metrics.accuracy(),
+            top5: metrics.top5(),
+            loss: metrics.loss(),
+            images: metrics.images(),
+            skipped: skipped.len(),
+            per_class: per_class
+                .map(|(c, name)| (name.clone(), json!({"images": c.images, "accuracy": c.accuracy})))
+                .collect(),
+        };
+        if self.json { print::json(&report) } else { report.print() }
+    }
+}
+
+impl Report {
+    fn print(&self) -> Outcome {
+        print::line(&format!("accuracy  {:.4}", self.accuracy))?;
+        print::line(&format!("top-5     {:.4}", self.top5))?;
+        print::line(&format!("loss      {:.4}", self.loss))?;
+        print::line(&format!("images    {} ({} skipped)", self.images, self.skipped))?;
+        if self.per_class.len() > 30 {
+            return Ok(());
+        }
+        let width = self.per_class.keys().map(|k| k.chars().count()).max().unwrap_or(0);
+        for (class, figures) in &self.per_class {
+            let accuracy = figures["accuracy"].as_f64().unwrap_or(0.0);
+            print::line(&format!("  {class:width$}  {accuracy:.4}  of {}", figures["images"]))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,123 @@
+//! `offshoot export`
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use offshoot::{
+    Dataset, Error, Exported, FolderOptions, Inputs, Model, Recipe, Transform, export_onnx, labelled,
+};
+use serde_json::json;
+
+use super::arguments::{self, PreprocessingArguments, Pretrained, Processor};
+use super::{Failure, Outcome, print};
+
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// MODEL: a run directory, a .safetensors of ours or an .onnx.
+    #[arg(value_name = "MODEL")]
+    paths: Vec<PathBuf>,
+    #[command(flatten)]
+    pretrained: Pretrained,
+    /// What to write: onnx.
+    #[arg(long, value_name = "FORMAT,..", value_delimiter = ',', required = true)]
+    format: Vec<String>,
+    /// The ONNX operator set.
+    #[arg(long, default_value_t = 17)]
+    opset: u32,
+    /// Pictures for the proof; by default the run's validation pictures, else some that are built in.
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Where to write; by default the run's `exports`, else the model's folder.
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    #[command(flatten)]
+    preprocessing: PreprocessingArguments,
+    #[command(flatten)]
+    processor: Processor,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Arguments {
+    pub(crate) fn run(self) -> Outcome {
+        self.check_formats()?;
+        let (source, rest) = self.pretrained.source(self.paths.clone())?;
+        if let Some(extra) = rest.first() {
+            return Err(Error::Input(format!("one model at a time; what is {} for?", extra.display())).into());
+        }
+        let executor = self.processor.executor()?;
+        let model = arguments::load(&source, &self.preprocessing.overrides())?.model;
+        let run = self.paths.first().filter(|p| p.is_dir());
+        let inputs = proof_inputs(&model, run.map(PathBuf::as_path), self.data.as_deref())?;
+        let out = self.out_folder(run.map(PathBuf::as_path));
+        std::fs::create_dir_all(&out).map_err(|source| Error::Io {
+            path: out.clone(),
+            action: "create",
+            source,
+        })?;
+        let path = out.join(format!("{}.onnx", self.stem(&model)));
+        let exported = export_onnx(&model, &path, &inputs, &executor)?;
+        if self.json { print::json(&json!({"files": [exported]})) } else { text(&exported) }
+    }
+
+    fn check_formats(&self) -> Result<(), Failure> {
+        if let Some(format) = self.format.iter().find(|f| *f != "onnx") {
+            let known = matches!(format.as_str(), "torchscript" | "coreml" | "tensorrt");
+            let what = if known { "is not supported yet" } else { "is no format" };
+            return Err(Error::Input(format!("--format {format} {what}; give onnx")).into());
+        }
+        if self.opset != 17 {
+            return Err(Error::Input(format!("--opset {} is not supported yet; give 17", self.opset)).into());
+        }
+        Ok(())
+    }
+
+    fn out_folder(&self, run: Option<&Path>) -> PathBuf {
+        match (&self.out, run, self.paths.first().and_then(|p| p.parent())) {
+            (Some(out), _, _) => out.clone(),
+            (None, Some(run), _) => run.join("exports"),
+            (None, None, Some(parent)) => parent.to_owned(),
+            (None, None, None) => PathBuf::new(),
+        }
+    }
+
+    /// The file's name without its ending: the architecture's, else that of the model file.
+    fn stem(&self, model: &Model) -> String {
+        let file = || self.paths.first()?.file_stem()?.to_str().map(str::to_owned);
+        model.metadata.architecture.clone().or_else(file).unwrap_or_else(|| "model".into())
+    }
+}
+
+/// Pictures to compare on: those asked for, the run's validation pictures, or the built-in ones.
+pub(crate) fn proof_inputs(
+    model: &Model,
+    run: Option<&Path>,
+    data: Option<&Path>,
+) -> Result<Inputs, Failure> {
+    let preprocessing = &model.metadata.preprocessing;
+    let decode = Transform::new(preprocessing)?.decode_options();
+    if let Some(data) = data {
+        let options = FolderOptions { decode, ..FolderOptions::default() };
+        let found = labelled(data, &model.metadata.classes, &options)?;
+        return Ok(Inputs::from_samples(found.samples, preprocessing)?);
+    }
+    let recipe = run.and_then(|run| Recipe::read(run).ok());
+    // The pictures may have moved since; the built-in ones are always there.
+    let samples = recipe.and_then(|r| Dataset::open(&r.data, &r.folder_options()).ok()).map(|d| d.val);
+    match samples.filter(|s| !s.is_empty()) {
+        Some(samples) => Ok(Inputs::from_samples(samples, preprocessing)?),
+        None => {
+            eprintln!("comparing on the built-in pictures; --data DIR compares on your own");
+            Ok(Inputs::built_in(preprocessing)?)
+        }
+    }
+}
+
+fn text(file: &Exported) -> Outcome {
+    print::line(&format!("{}  {}", file.path.display(), print::bytes(file.bytes)))?;
+    let (diff, agree) = (file.max_abs_diff, 100.0 * file.top1_agreement);
+    print::line(&format!(
+        "  read back and compared: largest difference of a logit {diff:.2e}, top-1 agrees on {agree:.1} %"
+    ))
+}

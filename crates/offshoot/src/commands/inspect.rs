@@ -1,0 +1,68 @@
+//! `offshoot inspect`
+
+use std::path::PathBuf;
+
+use clap::Args;
+use offshoot::{Inspection, ModelInspection, TensorInspection, inspect};
+
+use super::arguments::PreprocessingArguments;
+use super::{Outcome, print};
+
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// A run directory, a .safetensors, an .onnx, or a .pth.
+    file: PathBuf,
+    /// Print the whole graph and every tensor.
+    #[arg(long)]
+    graph: bool,
+    #[command(flatten)]
+    preprocessing: PreprocessingArguments,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Arguments {
+    pub(crate) fn run(self) -> Outcome {
+        let inspection = inspect(&self.file, &self.preprocessing.overrides())?;
+        if self.json {
+            return print::json(&inspection);
+        }
+        match inspection {
+            Inspection::Model(model) => model_text(&model, self.graph),
+            Inspection::Weights { path, parameters, tensors } => {
+                print::line(&format!("{}: weights without a graph", path.display()))?;
+                print::line(&format!("  {} tensors, {parameters} elements", tensors.len()))?;
+                tensors.iter().try_for_each(|t| print::line(&format!("  {}", typed(t))))
+            }
+        }
+    }
+}
+
+fn typed(tensor: &TensorInspection) -> String {
+    format!("{}: {}[{}]", tensor.name, tensor.dtype, tensor.shape.join(", "))
+}
+
+fn model_text(model: &ModelInspection, graph: bool) -> Outcome {
+    model.warnings.iter().for_each(|w| print::warning(w));
+    let named = model.architecture.as_deref().unwrap_or("a graph from a file");
+    let head = model.head.as_deref().map_or(String::new(), |h| format!(", head {h}"));
+    print::line(&format!("{}: {named}{head}", model.path.display()))?;
+    let ends = |tensors: &[TensorInspection]| tensors.iter().map(typed).collect::<Vec<_>>().join("; ");
+    print::line(&format!("  input          {}", ends(&model.inputs)))?;
+    print::line(&format!("  output         {}", ends(&model.outputs)))?;
+    print::line(&format!("  parameters     {}", model.parameters))?;
+    let shown = model.classes.iter().take(10).cloned().collect::<Vec<_>>().join(", ");
+    let more = if model.classes.len() > 10 { ", ..." } else { "" };
+    print::line(&format!("  classes        {}: {shown}{more}", model.classes.len()))?;
+    let p = &model.preprocessing;
+    let fit = format!("{:?}", p.fit).to_lowercase();
+    let interpolation = format!("{:?}", p.interpolation).to_lowercase();
+    print::line(&format!(
+        "  preprocessing  {fit} to {} ({interpolation}, resize {}), mean {:?}, std {:?}, background {:?}, exif rotation {}",
+        p.size, p.resize, p.mean, p.std, p.background, p.exif_rotation
+    ))?;
+    let operators: Vec<String> = model.operators.iter().map(|(name, n)| format!("{n} {name}")).collect();
+    print::line(&format!("  operators      {}", operators.join(", ")))?;
+    if graph { print::line(model.graph.trim_end()) } else { Ok(()) }
+}

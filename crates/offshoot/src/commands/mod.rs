@@ -1,0 +1,63 @@
+//! One file a command. A command parses its arguments, calls the library, and prints.
+
+mod arguments;
+mod bench;
+mod eval;
+mod export;
+mod inspect;
+mod predict;
+mod print;
+mod train;
+mod verify;
+
+use clap::Subcommand;
+
+/// How a command ends when it does not end well.
+pub(crate) enum Failure {
+    /// What was checked does not hold. It has been said.
+    Check,
+    /// Bad usage or bad input, or something broke.
+    Error(offshoot::Error),
+    /// Nobody reads standard output any more.
+    ClosedPipe,
+}
+
+impl<E: Into<offshoot::Error>> From<E> for Failure {
+    fn from(error: E) -> Failure {
+        Failure::Error(error.into())
+    }
+}
+
+pub(crate) type Outcome = Result<(), Failure>;
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Fine-tune a model on a folder of pictures.
+    Train(Box<train::Arguments>),
+    /// Measure a model on a folder of pictures.
+    Eval(eval::Arguments),
+    /// Classify pictures.
+    Predict(predict::Arguments),
+    /// Write a model in a deployment format, proven to answer like it.
+    Export(export::Arguments),
+    /// Check that two models answer alike; exit code 1 if they do not.
+    Verify(verify::Arguments),
+    /// Time this machine.
+    Bench(bench::Arguments),
+    /// Say what a file is.
+    Inspect(inspect::Arguments),
+}
+
+impl Command {
+    pub(crate) fn run(self) -> Outcome {
+        match self {
+            Command::Train(arguments) => arguments.run(),
+            Command::Eval(arguments) => arguments.run(),
+            Command::Predict(arguments) => arguments.run(),
+            Command::Export(arguments) => arguments.run(),
+            Command::Verify(arguments) => arguments.run(),
+            Command::Bench(arguments) => arguments.run(),
+            Command::Inspect(arguments) => arguments.run(),
+        }
+    }
+}

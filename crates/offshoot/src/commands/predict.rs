@@ -1,0 +1,82 @@
+//! `offshoot predict`
+
+use std::path::PathBuf;
+
+use clap::Args;
+use offshoot::{Error, FolderOptions, Prediction, Transform, pictures, predict};
+
+use super::arguments::{self, PreprocessingArguments, Pretrained, Processor};
+use super::{Failure, Outcome, print};
+
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// MODEL (a run directory, a .safetensors of ours or an .onnx), then pictures, or folders of them.
+    #[arg(value_name = "MODEL PATH", required = true)]
+    paths: Vec<PathBuf>,
+    #[command(flatten)]
+    pretrained: Pretrained,
+    /// How many classes to name.
+    #[arg(long, value_name = "K", default_value_t = 5)]
+    top: usize,
+    /// Print the logits too (with --json).
+    #[arg(long)]
+    logits: bool,
+    #[command(flatten)]
+    preprocessing: PreprocessingArguments,
+    #[command(flatten)]
+    processor: Processor,
+    /// Make a picture that cannot be used an error.
+    #[arg(long)]
+    strict: bool,
+    /// Print one JSON object for each picture.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Arguments {
+    pub(crate) fn run(self) -> Outcome {
+        let (source, paths) = self.pretrained.source(self.paths)?;
+        if paths.is_empty() {
+            return Err(Error::Input("give pictures, or folders of them, after the model".into()).into());
+        }
+        let executor = self.processor.executor()?;
+        let model = arguments::load(&source, &self.preprocessing.overrides())?.model;
+        let decode = Transform::new(&model.metadata.preprocessing)?.decode_options();
+        let folder = FolderOptions { strict: self.strict, decode, ..FolderOptions::default() };
+        let found = pictures(&paths, &folder)?;
+        print::skipped(&found.skipped);
+        let mut closed = false;
+        let mut count = 0;
+        let failed = predict(&model, found.paths, (self.top, self.logits), &executor, |prediction| {
+            count += 1;
+            let printed = if self.json { print::json(&prediction) } else { text(&prediction) };
+            match printed {
+                Ok(()) => Ok(()),
+                Err(Failure::Error(error)) => Err(error),
+                Err(Failure::ClosedPipe | Failure::Check) => {
+                    closed = true;
+                    Err(Error::Input("nobody reads the output".into()))
+                }
+            }
+        });
+        let failed = match failed {
+            Err(_) if closed => return Err(Failure::ClosedPipe),
+            other => other?,
+        };
+        print::skipped(&failed);
+        if self.strict && !failed.is_empty() || count == 0 {
+            return Err(Error::Input(format!(
+                "{count} pictures could be classified, {} could not",
+                failed.len()
+            ))
+            .into());
+        }
+        Ok(())
+    }
+}
+
+fn text(prediction: &Prediction) -> Outcome {
+    let guesses: Vec<String> =
+        prediction.top.iter().map(|g| format!("{} {:.1}%", g.class, 100.0 * g.probability)).collect();
+    print::line(&format!("{}: {}", prediction.path.display(), guesses.join(", ")))
+}

@@ -1,0 +1,330 @@
+//! `offshoot train`
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use clap::Args;
+use indicatif::ProgressBar;
+use offshoot::{
+    Control, Dataset, Error, Event, Freeze, Recipe, Settings, own_preprocessing, starting_model, train,
+};
+use offshoot_train::EpochRow;
+use offshoot_train::optimizer::OptimizerKind;
+use offshoot_train::recipe::{Augment, PreprocessingSettings};
+use offshoot_train::train::TrainResult;
+
+use super::arguments::{PreprocessingArguments, Processor};
+use super::bench::off;
+use super::{Failure, Outcome, print};
+
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// A folder with a folder of pictures for each class, or with `train` and `val` that have them.
+    data: Option<PathBuf>,
+    /// The architecture to fine-tune.
+    #[arg(long, value_name = "NAME")]
+    model: Option<String>,
+    /// Its pretrained weights: a .pth or .safetensors. Without, training starts from random weights.
+    #[arg(long, value_name = "FILE")]
+    weights: Option<PathBuf>,
+    /// The run directory.
+    #[arg(long, value_name = "RUN", default_value = "run")]
+    out: PathBuf,
+    /// Settings from a file; flags go before it.
+    #[arg(long, value_name = "FILE.toml")]
+    recipe: Option<PathBuf>,
+    /// How often each picture is seen [default: 30].
+    #[arg(long, value_name = "N")]
+    epochs: Option<u64>,
+    /// Pictures in a step [default: 16].
+    #[arg(long, value_name = "N")]
+    batch_size: Option<usize>,
+    /// The learning rate at its highest [default: 0.001].
+    #[arg(long, value_name = "X")]
+    lr: Option<f64>,
+    /// What replaces the pretrained head: linear or mlp:256, and a dropout [default: linear,dropout=0.2].
+    #[arg(long, value_name = "HEAD")]
+    head: Option<String>,
+    /// What stays as it is: backbone, none, or patterns on parameter names [default: none].
+    #[arg(long, value_name = "WHAT")]
+    freeze: Option<Freeze>,
+    /// A learning rate for the parameters that a pattern matches.
+    #[arg(long, value_name = "PATTERN=LR", value_parser = lr_group)]
+    lr_group: Vec<(String, f64)>,
+    /// The update rule: sgd, adam or adamw [default: adamw].
+    #[arg(long, value_name = "NAME", value_parser = optimizer)]
+    optimizer: Option<OptimizerKind>,
+    /// How strongly weights are pulled to zero [default: 0.01].
+    #[arg(long, value_name = "X")]
+    weight_decay: Option<f64>,
+    /// SGD's momentum [default: 0.9].
+    #[arg(long, value_name = "X")]
+    momentum: Option<f64>,
+    /// The part of the target that is spread over all classes [default: 0].
+    #[arg(long, value_name = "X")]
+    label_smoothing: Option<f64>,
+    /// Random crops and flips: on or off [default: on; off when the backbone is frozen].
+    #[arg(long, value_name = "on|off", value_parser = augment)]
+    augment: Option<Augment>,
+    /// Mixed precision: off.
+    #[arg(long, value_name = "MODE", default_value = "off")]
+    amp: String,
+    /// The part of the pictures kept for validation, where there is no `val` folder [default: 0.2].
+    #[arg(long, value_name = "X")]
+    val_fraction: Option<f64>,
+    /// Decides everything random [default: 0].
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    #[command(flatten)]
+    preprocessing: PreprocessingArguments,
+    #[command(flatten)]
+    processor: Processor,
+    /// Go on with the run in RUN.
+    #[arg(long)]
+    resume: bool,
+    /// Make a picture that cannot be used an error.
+    #[arg(long)]
+    strict: bool,
+    /// Print one JSON object at the end.
+    #[arg(long)]
+    json: bool,
+}
+
+fn lr_group(text: &str) -> Result<(String, f64), String> {
+    let parsed =
+        text.rsplit_once('=').and_then(|(pattern, lr)| Some((pattern.to_string(), lr.parse().ok()?)));
+    parsed.ok_or_else(|| "give PATTERN=LR, as in layer4=1e-4".into())
+}
+
+fn optimizer(text: &str) -> Result<OptimizerKind, String> {
+    match text {
+        "sgd" => Ok(OptimizerKind::Sgd),
+        "adam" => Ok(OptimizerKind::Adam),
+        "adamw" => Ok(OptimizerKind::AdamW),
+        _ => Err("give sgd, adam or adamw".into()),
+    }
+}
+
+fn augment(text: &str) -> Result<Augment, String> {
+    match text {
+        "on" => Ok(Augment::On),
+        "off" => Ok(Augment::Off),
+        _ => Err("give on or off".into()),
+    }
+}
+
+impl Arguments {
+    pub(crate) fn run(self) -> Outcome {
+        off(&self.amp)?;
+        let recipe = self.recipe()?;
+        let executor = self.processor.executor()?;
+        let data = Dataset::open(&recipe.data, &recipe.folder_options())?;
+        print::skipped(&data.skipped);
+        let model = starting_model(&recipe, &data.classes)?;
+        let stop = stop_on_ctrl_c();
+        let mut watcher = Watcher::default();
+        let mut progress = |event: Event<'_>| watcher.tell(&event);
+        let mut control = Control::new(&mut progress, &stop);
+        control.resume = self.resume;
+        let outcome = train(model, &recipe, &data, &self.out, &executor, control)?;
+        watcher.finish();
+        if outcome.interrupted {
+            eprintln!("interrupted; go on with: offshoot train --resume --out {}", self.out.display());
+        }
+        if self.json { print::json(&outcome.result) } else { text(&outcome.result) }
+    }
+
+    /// The settings of the flags and the recipe file, or those of the run to resume.
+    fn recipe(&self) -> Result<Recipe, Failure> {
+        let mut settings = self.settings();
+        if let Some(path) = &self.recipe {
+            settings = settings.over(Settings::read(path)?);
+        }
+        if self.resume
+            && let Some(recipe) = Recipe::resume(&self.out, &settings)?
+        {
+            return Ok(recipe);
+        }
+        let Some(name) = settings.model.as_deref() else {
+            return Err(
+                Error::Input("name the architecture: --model NAME (with --weights FILE)".into()).into()
+            );
+        };
+        let own = own_preprocessing(name)?;
+        Ok(Recipe::resolve(settings, &own)?)
+    }
+
+    /// What the flags say.
+    fn settings(&self) -> Settings {
+        let p = &self.preprocessing;
+        let preprocessing = PreprocessingSettings {
+            size: p.size,
+            fit: p.fit,
+            mean: p.mean.map(|c| c.0),
+            std: p.std.map(|c| c.0),
+            ..PreprocessingSettings::default()
+        };
+        let groups: BTreeMap<String, f64> = self.lr_group.iter().cloned().collect();
+        Settings {
+            model: self.model.clone(),
+            weights: self.weights.clone(),
+            data: self.data.clone(),
+            head: self.head.clone(),
+            epochs: self.epochs,
+            batch_size: self.batch_size,
+            lr: self.lr,
+            optimizer: self.optimizer,
+            weight_decay: self.weight_decay,
+            momentum: self.momentum,
+            freeze: self.freeze.clone(),
+            lr_groups: (!groups.is_empty()).then_some(groups),
+            label_smoothing: self.label_smoothing,
+            augment: self.augment,
+            val_fraction: self.val_fraction,
+            seed: self.seed,
+            threads: self.processor.threads.map(|n| n.get()),
+            strict: self.strict.then_some(true),
+            preprocessing: (preprocessing != PreprocessingSettings::default()).then_some(preprocessing),
+            ..Settings::default()
+        }
+    }
+}
+
+/// True after Ctrl-C. A second one ends the process at once.
+fn stop_on_ctrl_c() -> Arc<AtomicBool> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let shared = Arc::clone(&stop);
+    // Without a handler, Ctrl-C ends the process and the last checkpoint stays: no reason not to train.
+    let _ = ctrlc::set_handler(move || {
+        if shared.swap(true, Ordering::SeqCst) {
+            process::exit(130);
+        }
+        eprintln!("stopping after this step; press Ctrl-C again to stop at once");
+    });
+    stop
+}
+
+/// Draws what happens.
+#[derive(Default)]
+struct Watcher {
+    bar: Option<ProgressBar>,
+    images: (usize, usize),
+}
+
+impl Watcher {
+    fn tell(&mut self, event: &Event<'_>) {
+        match event {
+            Event::Start {
+                trainable_parameters,
+                frozen_parameters,
+                train_images,
+                val_images,
+                resumed,
+                ..
+            } => {
+                self.images = (*train_images, *val_images);
+                eprintln!(
+                    "parameters  {} trainable, {} frozen",
+                    grouped(*trainable_parameters),
+                    grouped(*frozen_parameters)
+                );
+                eprintln!("pictures    {train_images} to train with, {val_images} to validate with");
+                if let Some((epochs, steps)) = resumed {
+                    eprintln!("resumed     after {epochs} epochs and {steps} steps");
+                }
+            }
+            Event::Features { done, total } => {
+                let bar = self.bar(*total as u64, "features");
+                bar.set_position(*done as u64);
+                if done == total {
+                    self.finish();
+                }
+            }
+            Event::Step { epoch, step, steps, loss, images_per_second, remaining } => {
+                let left = print::duration(*remaining);
+                let bar = self.bar(*steps, &format!("epoch {epoch}"));
+                bar.set_position(*step);
+                bar.set_message(format!("loss {loss:.4}, {images_per_second:.1} images/s, {left} left"));
+            }
+            Event::Validate { done } => {
+                let total = self.images.1 as u64;
+                self.bar(total, "validate").set_position(*done);
+            }
+            Event::Epoch(row) => {
+                self.finish();
+                eprintln!("{}", epoch_line(row));
+            }
+            Event::Skipped(picture) => self.aside(&format!("warning: skipped {picture}")),
+            _ => {}
+        }
+    }
+
+    /// The bar for `what`: a new one when another was there.
+    fn bar(&mut self, total: u64, what: &str) -> &ProgressBar {
+        if self.bar.as_ref().is_some_and(|bar| bar.prefix() != what) {
+            self.finish();
+        }
+        self.bar.get_or_insert_with(|| print::bar(total, what))
+    }
+
+    fn aside(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| eprintln!("{text}")),
+            None => eprintln!("{text}"),
+        }
+    }
+
+    fn finish(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn epoch_line(row: &EpochRow) -> String {
+    let percent = |x: f64| format!("{:5.1} %", 100.0 * x);
+    let validation = match (row.val_loss, row.val_accuracy) {
+        (Some(loss), Some(accuracy)) => format!("   val {loss:.4} {}", percent(accuracy)),
+        _ => String::new(),
+    };
+    let EpochRow { epoch, train_loss, train_accuracy, images_per_second, .. } = row;
+    let train = percent(*train_accuracy);
+    format!("epoch {epoch:3}   train {train_loss:.4} {train}{validation}   {images_per_second:.1} images/s")
+}
+
+/// 23,508,032
+fn grouped(n: u64) -> String {
+    let digits = n.to_string();
+    let mut text = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+fn text(result: &TrainResult) -> Outcome {
+    let run: &Path = &result.run;
+    if let Some(best) = &result.best {
+        let accuracy =
+            best.val_accuracy.map_or("not validated".into(), |a| format!("validation accuracy {a:.4}"));
+        print::line(&format!("best epoch {}: {accuracy}", best.epoch))?;
+    }
+    let time = print::duration(std::time::Duration::from_secs_f64(result.seconds.max(0.0)));
+    print::line(&format!("{} epochs in {time}; everything is in {}", result.epochs, run.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::grouped;
+
+    #[test]
+    fn thousands_are_grouped() {
+        assert_eq!([0, 999, 1000, 23_508_032].map(grouped), ["0", "999", "1,000", "23,508,032"]);
+    }
+}

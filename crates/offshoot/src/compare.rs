@@ -1,0 +1,220 @@
+//! Whether two models answer alike.
+
+use offshoot_data::{Loader, LoaderOptions, Sample, Transform};
+use offshoot_graph::random::{Purpose, Random};
+use offshoot_graph::{Model, Preprocessing, Tensor};
+use offshoot_train::Inference;
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+
+/// The largest difference of logits, in parts of the largest logit, between two files of the same model.
+pub const TOLERANCE: f64 = 1e-4;
+
+/// The batches that a comparison runs.
+pub const BATCHES: [usize; 4] = [1, 2, 7, 32];
+
+/// Pictures of the built-in set.
+const BUILT_IN: usize = 32;
+
+/// How far two models' logits lie apart.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Comparison {
+    /// Whether they answer alike: the largest difference is below [`TOLERANCE`] of the largest logit, and every top-1
+    /// agrees.
+    pub ok: bool,
+    /// The largest difference of two logits.
+    pub max_abs_diff: f64,
+    /// The same in parts of the largest logit.
+    pub max_rel_diff: f64,
+    /// The smallest cosine between the logits of a picture.
+    pub cosine: f64,
+    /// The part of the pictures whose best class is the same. One whose two best logits are closer than twice the
+    /// tolerance counts as agreeing.
+    pub top1_agreement: f64,
+    /// The sizes of the batches that were run.
+    pub batches: Vec<usize>,
+}
+
+/// Inputs to compare models on: [n, 3, size, size].
+pub struct Inputs {
+    size: usize,
+    pictures: Vec<Vec<f32>>,
+}
+
+impl Inputs {
+    /// Pictures that come with offshoot: coloured waves and noise, the same on every machine.
+    pub fn built_in(preprocessing: &Preprocessing) -> Result<Inputs> {
+        let transform = Transform::new(preprocessing)?;
+        let size = preprocessing.size;
+        let pictures = (0..BUILT_IN as u64)
+            .map(|index| {
+                let mut input = vec![0.0; transform.input_len()];
+                transform.normalize(&waves(size, index), &mut input);
+                input
+            })
+            .collect();
+        Ok(Inputs { size, pictures })
+    }
+
+    /// The pictures of `samples`, through `preprocessing`. Those that cannot be decoded are left out.
+    ///
+    /// # Errors
+    /// When none can be used.
+    pub fn from_samples(samples: Vec<Sample>, preprocessing: &Preprocessing) -> Result<Inputs> {
+        let transform = Transform::new(preprocessing)?;
+        let size = preprocessing.size;
+        let loader = Loader::new(samples, transform.clone(), LoaderOptions::evaluation(&transform, 32));
+        let mut pictures = Vec::new();
+        for batch in loader.epoch(0) {
+            pictures.extend(batch?.images.chunks_exact(transform.input_len()).map(<[f32]>::to_vec));
+        }
+        if pictures.is_empty() {
+            return Err(Error::Input("no picture to compare the models on could be decoded".into()));
+        }
+        Ok(Inputs { size, pictures })
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.pictures.len()
+    }
+
+    /// True when there is none.
+    pub fn is_empty(&self) -> bool {
+        self.pictures.is_empty()
+    }
+
+    fn batch(&self, pictures: impl Iterator<Item = usize>) -> Tensor {
+        let data: Vec<f32> =
+            pictures.flat_map(|i| &self.pictures[i % self.pictures.len()]).copied().collect();
+        let n = data.len() / (3 * self.size * self.size);
+        Tensor::f32([n, 3, self.size, self.size], data)
+    }
+}
+
+/// A picture of `size * size * 3` bytes: waves of several lengths and directions in each channel, and noise.
+fn waves(size: usize, index: u64) -> Vec<u8> {
+    let mut random = Random::new(0, 0, index, Purpose::Augment);
+    let mut channel = || {
+        let direction = random.range(0.0, std::f32::consts::TAU);
+        let (frequency, phase) = (random.range(1.0, 12.0), random.range(0.0, std::f32::consts::TAU));
+        (direction.cos() * frequency, direction.sin() * frequency, phase, random.range(60.0, 200.0))
+    };
+    let channels = [channel(), channel(), channel()];
+    let mut pixels = Vec::with_capacity(size * size * 3);
+    for y in 0..size {
+        for x in 0..size {
+            for (fx, fy, phase, level) in channels {
+                let (u, v) = (x as f32 / size as f32, y as f32 / size as f32);
+                let wave = (u * fx + v * fy + phase).sin() * 50.0;
+                pixels.push((level + wave + random.range(-20.0, 20.0)) as u8);
+            }
+        }
+    }
+    pixels
+}
+
+/// Runs both models on every input (the largest of `batches` at a time, and once at each other size) and compares
+/// their logits.
+///
+/// # Errors
+/// When a model cannot run, or the two have another number of classes.
+pub fn compare(
+    first: &mut Inference,
+    second: &mut Inference,
+    inputs: &Inputs,
+    batches: &[usize],
+    tolerance: f64,
+) -> Result<Comparison> {
+    let mut seen = Differences::default();
+    let largest = batches.iter().copied().max().unwrap_or(1);
+    for start in (0..inputs.len()).step_by(largest) {
+        seen.add(first, second, &inputs.batch(start..inputs.len().min(start + largest)))?;
+    }
+    for &n in batches {
+        seen.add(first, second, &inputs.batch(0..n))?;
+    }
+    Ok(seen.judge(batches.to_vec(), tolerance))
+}
+
+/// What has been seen so far.
+#[derive(Default)]
+struct Differences {
+    max_abs_diff: f64,
+    largest_logit: f64,
+    least_cosine: Option<f64>,
+    /// For each picture: whether the best class is the same, and the gap between the two best logits.
+    top1: Vec<(bool, f64)>,
+}
+
+impl Differences {
+    fn add(&mut self, first: &mut Inference, second: &mut Inference, batch: &Tensor) -> Result<()> {
+        let (a, b) = (first.run(batch)?, second.run(batch)?);
+        if a.shape != b.shape {
+            let (a, b) = (a.shape, b.shape);
+            return Err(Error::Input(format!("the models differ in their outputs: {a:?} and {b:?}")));
+        }
+        let classes = a.shape.last().copied().unwrap_or(1).max(1);
+        for (a, b) in a.data.chunks_exact(classes).zip(b.data.chunks_exact(classes)) {
+            self.add_picture(a, b);
+        }
+        Ok(())
+    }
+
+    fn add_picture(&mut self, a: &[f32], b: &[f32]) {
+        let (mut dot, mut aa, mut bb) = (0.0, 0.0, 0.0);
+        for (&x, &y) in a.iter().zip(b) {
+            let (x, y) = (f64::from(x), f64::from(y));
+            // `max` would pass over a NaN.
+            let difference = if (x - y).is_nan() { f64::INFINITY } else { (x - y).abs() };
+            self.max_abs_diff = self.max_abs_diff.max(difference);
+            self.largest_logit = self.largest_logit.max(x.abs());
+            (dot, aa, bb) = (dot + x * y, aa + x * x, bb + y * y);
+        }
+        let cosine = if aa == 0.0 && bb == 0.0 { 1.0 } else { dot / (aa * bb).sqrt() };
+        self.least_cosine = Some(self.least_cosine.map_or(cosine, |least| least.min(cosine)));
+        let ((best_a, gap), (best_b, _)) = (best(a), best(b));
+        self.top1.push((best_a == best_b, gap));
+    }
+
+    fn judge(self, batches: Vec<usize>, tolerance: f64) -> Comparison {
+        let close_call = 2.0 * tolerance * self.largest_logit;
+        let agreeing = self.top1.iter().filter(|(same, gap)| *same || *gap < close_call).count();
+        let max_rel_diff =
+            if self.largest_logit > 0.0 { self.max_abs_diff / self.largest_logit } else { self.max_abs_diff };
+        let top1_agreement = agreeing as f64 / self.top1.len().max(1) as f64;
+        Comparison {
+            ok: max_rel_diff < tolerance && agreeing == self.top1.len(),
+            max_abs_diff: self.max_abs_diff,
+            max_rel_diff,
+            cosine: self.least_cosine.unwrap_or(1.0),
+            top1_agreement,
+            batches,
+        }
+    }
+}
+
+/// The best class and how far its logit is above the second best.
+fn best(logits: &[f32]) -> (usize, f64) {
+    let mut order: Vec<usize> = (0..logits.len()).collect();
+    order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]));
+    let gap = if order.len() > 1 {
+        f64::from(logits[order[0]]) - f64::from(logits[order[1]])
+    } else {
+        f64::INFINITY
+    };
+    (order.first().copied().unwrap_or(0), gap)
+}
+
+/// The inputs that both models are compared on must be the same: their preprocessing must agree in what it makes.
+///
+/// # Errors
+/// When it does not, and what differs.
+pub fn check_preprocessing(first: &Model, second: &Model) -> Result<()> {
+    let (a, b) = (&first.metadata.preprocessing, &second.metadata.preprocessing);
+    if a.size == b.size {
+        return Ok(());
+    }
+    Err(Error::Input(format!("the models take pictures of different sizes: {} and {}", a.size, b.size)))
+}

@@ -1,0 +1,102 @@
+//! What can go wrong, in one type.
+
+use std::path::PathBuf;
+
+use offshoot_data::{FolderError, PictureError, TransformError};
+use offshoot_formats::FormatError;
+use offshoot_formats::checkpoint::KeyMismatch;
+use offshoot_graph::{ExecuteError, GraphError};
+use offshoot_models::{BuildError, TransferError, UnknownArchitecture};
+use offshoot_train::{EvaluateError, NetworkError, RecipeError, RunError, StepError, TrainError};
+
+/// An error of any part of offshoot. Its text names the file, the place and the way out.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A model file cannot be read or written.
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    /// A folder of pictures cannot be used.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    /// A picture cannot be used.
+    #[error(transparent)]
+    Picture(#[from] PictureError),
+    /// The preprocessing cannot be carried out.
+    #[error(transparent)]
+    Transform(#[from] TransformError),
+    /// There is no architecture of that name.
+    #[error(transparent)]
+    Architecture(#[from] UnknownArchitecture),
+    /// A model cannot be built.
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    /// Weights do not make a model of an architecture.
+    #[error("{}: {source}", path.display())]
+    Transfer {
+        /// The file of weights.
+        path: PathBuf,
+        /// What does not fit.
+        source: Box<TransferError>,
+    },
+    /// Weights have other keys than the architecture.
+    #[error("{}: {source}", path.display())]
+    Keys {
+        /// The file of weights.
+        path: PathBuf,
+        /// The keys that differ.
+        source: KeyMismatch,
+    },
+    /// A recipe cannot be used.
+    #[error(transparent)]
+    Recipe(#[from] RecipeError),
+    /// A run directory cannot be used.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// A training run failed.
+    #[error(transparent)]
+    Train(#[from] Box<TrainError>),
+    /// A training step failed.
+    #[error(transparent)]
+    Step(#[from] StepError),
+    /// An evaluation failed.
+    #[error(transparent)]
+    Evaluate(#[from] EvaluateError),
+    /// A network cannot run.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    /// An executor cannot be used.
+    #[error(transparent)]
+    Executor(#[from] offshoot_cpu::CpuError),
+    /// A graph broke a shape rule.
+    #[error(transparent)]
+    Graph(#[from] GraphError),
+    /// A file or folder cannot be used.
+    #[error("{}: cannot {action}: {source}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What was tried.
+        action: &'static str,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// Something that does not fit, with the way out.
+    #[error("{0}")]
+    Input(String),
+}
+
+impl From<TrainError> for Error {
+    fn from(error: TrainError) -> Error {
+        Error::Train(Box::new(error))
+    }
+}
+
+impl From<ExecuteError> for Error {
+    fn from(error: ExecuteError) -> Error {
+        Error::Network(error.into())
+    }
+}
+
+/// A result with an [`enum@Error`].
+pub type Result<T> = std::result::Result<T, Error>;

@@ -1,0 +1,84 @@
+//! From a model to files for deployment, each proven to answer like it before it takes its name.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use offshoot_formats::atomic::AtomicFile;
+use offshoot_formats::onnx;
+use offshoot_graph::passes::{fold_batch_norm, freeze, remove_training_leftovers};
+use offshoot_graph::{Executor, Model};
+use offshoot_train::{Inference, NetworkError};
+use serde::Serialize;
+
+use crate::compare::{BATCHES, Comparison, Inputs, TOLERANCE, compare};
+use crate::error::{Error, Result};
+
+/// A file that was exported, and the proof.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Exported {
+    /// The format's name on the command line.
+    pub format: &'static str,
+    /// The file.
+    pub path: PathBuf,
+    /// Its size.
+    pub bytes: u64,
+    /// The largest difference of a logit, from re-reading the file.
+    pub max_abs_diff: f64,
+    /// The part of the pictures whose best class is the same.
+    pub top1_agreement: f64,
+}
+
+/// The model as it is shipped: batch norms folded, dropout removed.
+///
+/// # Errors
+/// When the weights do not fit the graph.
+pub fn shipped(model: &Model) -> Result<Model> {
+    let mut graph = model.graph.clone();
+    freeze(&mut graph, |_| true);
+    let (graph, weights) = fold_batch_norm(&graph, &model.weights).map_err(NetworkError::from)?;
+    let graph = remove_training_leftovers(&graph)?;
+    Ok(Model { graph, weights, metadata: model.metadata.clone() })
+}
+
+/// Writes `model` as ONNX to `path`: opset 17, `input` and `output`, dynamic batch, classes and preprocessing in its
+/// metadata. Before the file takes its name, its bytes are read again, run on `inputs` beside `model`, and compared.
+///
+/// # Errors
+/// When the file cannot be written, or does not answer like `model`; nothing is left at `path` then.
+pub fn export_onnx(model: &Model, path: &Path, inputs: &Inputs, executor: &dyn Executor) -> Result<Exported> {
+    let bytes = onnx::write_bytes(&shipped(model)?, onnx::Options::default()).map_err(|e| e.at(path))?;
+    let io = |action| move |source| Error::Io { path: path.to_owned(), action, source };
+    let mut file = AtomicFile::create(path)?;
+    file.write_all(&bytes).and_then(|()| file.flush()).map_err(io("write"))?;
+    let written = onnx::read(file.temporary_path())?.model;
+    let comparison = prove(model, &written, inputs, executor)?;
+    if !comparison.ok {
+        return Err(Error::Input(format!(
+            "{}: not written, because the ONNX file would not answer like the model: the largest difference is {:e} of the largest logit, top-1 agrees on {} of the pictures. Please report this",
+            path.display(),
+            comparison.max_rel_diff,
+            comparison.top1_agreement
+        )));
+    }
+    file.commit()?;
+    let Comparison { max_abs_diff, top1_agreement, .. } = comparison;
+    Ok(Exported {
+        format: "onnx",
+        path: path.to_owned(),
+        bytes: bytes.len() as u64,
+        max_abs_diff,
+        top1_agreement,
+    })
+}
+
+fn prove(model: &Model, written: &Model, inputs: &Inputs, executor: &dyn Executor) -> Result<Comparison> {
+    if written.metadata.classes != model.metadata.classes
+        || written.metadata.preprocessing != model.metadata.preprocessing
+    {
+        return Err(Error::Input(
+            "the classes or the preprocessing did not survive the export. Please report this".into(),
+        ));
+    }
+    let (mut first, mut second) = (Inference::new(model, executor)?, Inference::new(written, executor)?);
+    compare(&mut first, &mut second, inputs, &BATCHES, TOLERANCE)
+}

@@ -1,0 +1,141 @@
+//! What a file is.
+
+use std::path::{Path, PathBuf};
+
+use offshoot_formats::checkpoint::load_weights;
+use offshoot_graph::{Graph, Preprocessing, Role, ValueId};
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+use crate::source::{ModelSource, Overrides};
+
+/// What a file is.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum Inspection {
+    /// A model that can be run.
+    Model(Box<ModelInspection>),
+    /// Weights without a graph.
+    Weights {
+        /// The file.
+        path: PathBuf,
+        /// Elements of all tensors.
+        parameters: u64,
+        /// The tensors.
+        tensors: Vec<TensorInspection>,
+    },
+}
+
+/// A model.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ModelInspection {
+    /// The file or folder.
+    pub path: PathBuf,
+    /// The architecture, where the file names one.
+    pub architecture: Option<String>,
+    /// The head, where it was replaced.
+    pub head: Option<String>,
+    /// The classes, in the order of the logits.
+    pub classes: Vec<String>,
+    /// How a picture becomes the input.
+    pub preprocessing: Preprocessing,
+    /// Elements of the weights, running statistics not counted.
+    pub parameters: u64,
+    /// Name and type of each input.
+    pub inputs: Vec<TensorInspection>,
+    /// Name and type of each output.
+    pub outputs: Vec<TensorInspection>,
+    /// How often each operator occurs, by name.
+    pub operators: std::collections::BTreeMap<&'static str, usize>,
+    /// The weights and running statistics.
+    pub tensors: Vec<TensorInspection>,
+    /// What was assumed.
+    pub warnings: Vec<String>,
+    /// The graph as text.
+    pub graph: String,
+}
+
+/// A tensor.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct TensorInspection {
+    /// Its name.
+    pub name: String,
+    /// The type of the elements.
+    pub dtype: String,
+    /// The dims: numbers, or names where they are free.
+    pub shape: Vec<String>,
+}
+
+/// Looks at a model, or at a file of weights.
+///
+/// # Errors
+/// When the file cannot be read, or is neither.
+pub fn inspect(path: &Path, overrides: &Overrides) -> Result<Inspection> {
+    match ModelSource::Path(path.to_owned()).load(overrides) {
+        Ok(loaded) => {
+            let (model, warnings) = (loaded.model, loaded.warnings);
+            let graph = &model.graph;
+            let mut operators = std::collections::BTreeMap::new();
+            graph.nodes().iter().for_each(|n| *operators.entry(n.op.name()).or_insert(0) += 1);
+            let outputs = graph
+                .outputs()
+                .iter()
+                .map(|(name, id)| TensorInspection { name: name.clone(), ..tensor(graph, *id) });
+            Ok(Inspection::Model(Box::new(ModelInspection {
+                path: path.to_owned(),
+                architecture: model.metadata.architecture.clone(),
+                head: model.metadata.head.clone(),
+                classes: model.metadata.classes.clone(),
+                preprocessing: model.metadata.preprocessing.clone(),
+                parameters: count(graph),
+                inputs: graph.inputs().iter().map(|&id| tensor(graph, id)).collect(),
+                outputs: outputs.collect(),
+                operators,
+                tensors: graph.parameters().iter().map(|&id| tensor(graph, id)).collect(),
+                warnings,
+                graph: graph.to_string(),
+            })))
+        }
+        // No model, but perhaps the weights of one.
+        Err(error @ Error::Input(_)) if path.is_file() => match load_weights(path) {
+            Ok(loaded) => {
+                let weights = loaded.weights;
+                let tensors = weights.iter().map(|(name, t)| TensorInspection {
+                    name: name.clone(),
+                    dtype: t.dtype().to_string(),
+                    shape: t.shape().iter().map(usize::to_string).collect(),
+                });
+                let parameters = weights.values().map(|t| t.len() as u64).sum();
+                Ok(Inspection::Weights { path: path.to_owned(), parameters, tensors: tensors.collect() })
+            }
+            // A file that says it is weights has the better error in its own reader.
+            Err(problem) if is_archive(path) => Err(problem.into()),
+            Err(_) => Err(error),
+        },
+        Err(error) => Err(error),
+    }
+}
+
+fn is_archive(path: &Path) -> bool {
+    path.extension()
+        .and_then(|e| e.to_str())
+        .is_some_and(|e| matches!(e, "pth" | "pt" | "bin" | "safetensors"))
+}
+
+fn tensor(graph: &Graph, id: ValueId) -> TensorInspection {
+    let value = graph.value(id);
+    TensorInspection {
+        name: value.name.clone(),
+        dtype: value.dtype.to_string(),
+        shape: value.shape.0.iter().map(ToString::to_string).collect(),
+    }
+}
+
+fn count(graph: &Graph) -> u64 {
+    let weights = graph
+        .parameters()
+        .iter()
+        .filter(|&&id| graph.parameter_info(id).is_some_and(|p| p.role == Role::Weight));
+    let elements = weights.filter_map(|&id| graph.value(id).shape.as_fixed());
+    elements.map(|shape| shape.iter().map(|&d| d as u64).product::<u64>()).sum()
+}

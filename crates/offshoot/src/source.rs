@@ -1,0 +1,195 @@
+//! Where a model comes from: a run directory, a file of ours, an ONNX file, or an architecture with a file of weights.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use offshoot_formats::checkpoint::{load_weights, match_weights};
+use offshoot_formats::safetensors::METADATA_KEY;
+use offshoot_formats::{onnx, safetensors};
+use offshoot_graph::{Dim, Fit, Metadata, Model, Preprocessing, Weights, model};
+use offshoot_models::{
+    Architecture, BuildOptions, canonical_keys, described, expected_parameters, find, original_classes,
+    pretrained,
+};
+
+use crate::error::{Error, Result};
+
+/// A model to load.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ModelSource {
+    /// A run directory, a `.safetensors` of ours, or an `.onnx`.
+    Path(PathBuf),
+    /// An architecture by name, with its weights.
+    Pretrained {
+        /// The name in the registry.
+        architecture: String,
+        /// A `.pth` or `.safetensors` of torchvision's or timm's keys.
+        weights: PathBuf,
+    },
+}
+
+/// Changes to the preprocessing that a model comes with.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Overrides {
+    /// Height and width of the input, in pixels.
+    pub size: Option<usize>,
+    /// How a picture becomes a square.
+    pub fit: Option<Fit>,
+    /// Subtracted from each channel, on 0..1.
+    pub mean: Option<[f32; 3]>,
+    /// Each channel is divided by it, on 0..1.
+    pub std: Option<[f32; 3]>,
+}
+
+/// A model and what there is to say about how it was read.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The model.
+    pub model: Model,
+    /// What was assumed, for people.
+    pub warnings: Vec<String>,
+}
+
+impl Overrides {
+    /// `own` with these changes. Another `size` scales `resize` with it.
+    pub fn apply(&self, own: &Preprocessing) -> Preprocessing {
+        let size = self.size.unwrap_or(own.size);
+        let ratio = own.resize as f64 / own.size.max(1) as f64;
+        let resize = if size == own.size { own.resize } else { (size as f64 * ratio).round() as usize };
+        Preprocessing {
+            size,
+            resize,
+            fit: self.fit.unwrap_or(own.fit),
+            mean: self.mean.unwrap_or(own.mean),
+            std: self.std.unwrap_or(own.std),
+            ..own.clone()
+        }
+    }
+}
+
+impl ModelSource {
+    /// Reads the model.
+    ///
+    /// # Errors
+    /// When a file cannot be read, is no model, or does not fit the architecture or the overrides.
+    pub fn load(&self, overrides: &Overrides) -> Result<Loaded> {
+        match self {
+            ModelSource::Pretrained { architecture, weights } => {
+                load_pretrained(architecture, weights, overrides)
+            }
+            ModelSource::Path(path) if path.is_dir() => load_ours(&run_file(path)?, overrides),
+            ModelSource::Path(path) => match Content::of(path)? {
+                Content::Safetensors => load_ours(path, overrides),
+                Content::Onnx => load_onnx(path, overrides),
+                Content::Archive => Err(Error::Input(format!(
+                    "{}: weights without a graph; name the architecture: --model NAME --weights {}",
+                    path.display(),
+                    path.display()
+                ))),
+            },
+        }
+    }
+}
+
+/// What a model file is, by its first bytes.
+enum Content {
+    Safetensors,
+    Onnx,
+    /// A zip or a pickle: what `torch.save` writes.
+    Archive,
+}
+
+impl Content {
+    fn of(path: &Path) -> Result<Content> {
+        let io = |source| Error::Io { path: path.to_owned(), action: "read", source };
+        let mut start = Vec::new();
+        File::open(path).and_then(|f| f.take(16).read_to_end(&mut start)).map_err(io)?;
+        match start[..] {
+            [b'P', b'K', ..] | [0x80, ..] => Ok(Content::Archive),
+            [_, _, _, _, _, _, _, _, b'{', ..] => Ok(Content::Safetensors),
+            // The first field of an ONNX ModelProto, `ir_version`.
+            [0x08, ..] => Ok(Content::Onnx),
+            _ => match path.extension().and_then(|e| e.to_str()) {
+                Some("onnx") => Ok(Content::Onnx),
+                Some("safetensors") => Ok(Content::Safetensors),
+                _ => Err(Error::Input(format!(
+                    "{}: not a model; give a run directory, a .safetensors of offshoot, an .onnx, or --model NAME --weights FILE",
+                    path.display()
+                ))),
+            },
+        }
+    }
+}
+
+/// The weights of a run directory: the best epoch's, else the last.
+fn run_file(run: &Path) -> Result<PathBuf> {
+    let found =
+        ["best.safetensors", "last.safetensors"].map(|name| run.join(name)).into_iter().find(|p| p.exists());
+    found.ok_or_else(|| {
+        Error::Input(format!(
+            "{}: no best.safetensors in this folder; is it a run of `offshoot train`?",
+            run.display()
+        ))
+    })
+}
+
+/// Weights of an architecture, with the keys of its own graph.
+///
+/// # Errors
+/// When the file cannot be read.
+pub(crate) fn load_state_dict(architecture: &Architecture, path: &Path) -> Result<Weights> {
+    Ok(canonical_keys(architecture, load_weights(path)?.into_f32().weights))
+}
+
+fn load_pretrained(name: &str, path: &Path, overrides: &Overrides) -> Result<Loaded> {
+    let architecture = find(name)?;
+    let preprocessing = overrides.apply(&architecture.preprocessing());
+    let weights = load_state_dict(architecture, path)?;
+    let transfer = |source| Error::Transfer { path: path.to_owned(), source: Box::new(source) };
+    let classes = original_classes(architecture, &weights).map_err(transfer)?;
+    let graph = architecture.build(&BuildOptions { classes, size: preprocessing.size, head: None })?;
+    let matched = matched(path, &graph, weights)?;
+    let model = pretrained(architecture, matched, preprocessing).map_err(transfer)?;
+    Ok(Loaded { model, warnings: Vec::new() })
+}
+
+fn matched(path: &Path, graph: &offshoot_graph::Graph, weights: Weights) -> Result<Weights> {
+    let keys = |source| Error::Keys { path: path.to_owned(), source };
+    match_weights(&expected_parameters(graph), weights).map_err(keys)
+}
+
+/// Reads a `.safetensors` that offshoot wrote.
+fn load_ours(path: &Path, overrides: &Overrides) -> Result<Loaded> {
+    let file = safetensors::read(path)?;
+    let text = file.metadata.get(METADATA_KEY).ok_or_else(|| {
+        Error::Input(format!(
+            "{}: weights without offshoot's metadata; name the architecture: --model NAME --weights {}",
+            path.display(),
+            path.display()
+        ))
+    })?;
+    let mut metadata: Metadata = serde_json::from_str(text).map_err(|e| {
+        Error::Input(format!("{}: the metadata under `{METADATA_KEY}` cannot be read: {e}", path.display()))
+    })?;
+    metadata.preprocessing = overrides.apply(&metadata.preprocessing);
+    let transfer = |source| Error::Transfer { path: path.to_owned(), source: Box::new(source) };
+    let graph = described(&metadata).map_err(transfer)?;
+    let weights = matched(path, &graph, file.weights)?;
+    Ok(Loaded { model: Model { graph, weights, metadata }, warnings: Vec::new() })
+}
+
+fn load_onnx(path: &Path, overrides: &Overrides) -> Result<Loaded> {
+    let onnx::OnnxModel { mut model, warnings, .. } = onnx::read(path)?;
+    model.metadata.preprocessing = overrides.apply(&model.metadata.preprocessing);
+    let size = model.metadata.preprocessing.size;
+    let input = model.graph.inputs().iter().map(|&id| model.graph.value(id)).find(|v| v.name == model::INPUT);
+    let side = input.and_then(|v| v.shape.0.get(2)).and_then(Dim::fixed);
+    if let Some(side) = side.filter(|&side| side != size) {
+        return Err(Error::Input(format!(
+            "{}: the graph takes pictures of {side} x {side} pixels, not {size}; leave --size out",
+            path.display()
+        )));
+    }
+    Ok(Loaded { model, warnings })
+}
