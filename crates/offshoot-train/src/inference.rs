@@ -1,0 +1,76 @@
+//! A network that answers.
+
+use offshoot_graph::passes::{FoldError, fold_batch_norm, freeze, fuse, remove_training_leftovers};
+use offshoot_graph::{
+    ExecuteError, Executor, Graph, GraphError, Model, Session, Tensor, TensorView, Weights,
+};
+
+/// A network could not be prepared or run.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NetworkError {
+    /// A pass broke a shape rule.
+    #[error(transparent)]
+    Graph(#[from] GraphError),
+    /// The weights do not fit the graph.
+    #[error(transparent)]
+    Fold(#[from] FoldError),
+    /// The executor cannot run it.
+    #[error(transparent)]
+    Execute(#[from] ExecuteError),
+    /// A graph with another number of inputs or outputs than one.
+    #[error("the graph `{graph}` has {inputs} inputs and {outputs} outputs; a classifier has one of each")]
+    Ends {
+        /// The graph's name.
+        graph: String,
+        /// Its inputs.
+        inputs: usize,
+        /// Its outputs.
+        outputs: usize,
+    },
+}
+
+/// A graph with one input and one output, prepared the way it is shipped: batch norms folded, dropouts removed.
+pub struct Inference {
+    session: Box<dyn Session>,
+    weights: Weights,
+    input: String,
+    output: String,
+}
+
+impl Inference {
+    /// Prepares a classifier.
+    ///
+    /// # Errors
+    /// When the weights do not fit the graph, or the executor cannot run it.
+    pub fn new(model: &Model, executor: &dyn Executor) -> Result<Inference, NetworkError> {
+        Inference::of_graph(&model.graph, &model.weights, executor)
+    }
+
+    /// Prepares any graph with one input and one output.
+    pub(crate) fn of_graph(
+        graph: &Graph,
+        weights: &Weights,
+        executor: &dyn Executor,
+    ) -> Result<Inference, NetworkError> {
+        let mut graph = graph.clone();
+        freeze(&mut graph, |_| true);
+        let (folded, weights) = fold_batch_norm(&graph, weights)?;
+        let graph = fuse(&remove_training_leftovers(&folded)?)?;
+        let ([input], [(output, _)]) = (graph.inputs(), graph.outputs()) else {
+            let (inputs, outputs) = (graph.inputs().len(), graph.outputs().len());
+            return Err(NetworkError::Ends { graph: graph.name().into(), inputs, outputs });
+        };
+        let (input, output) = (graph.value(*input).name.clone(), output.clone());
+        Ok(Inference { session: executor.prepare(&graph, &weights)?, weights, input, output })
+    }
+
+    /// The output for one input: for a classifier, logits [n, classes] for pictures [n, 3, size, size].
+    ///
+    /// # Errors
+    /// When the input has another shape than the graph's.
+    pub fn run(&mut self, input: &Tensor) -> Result<TensorView<'_>, NetworkError> {
+        self.session.run(&[(&self.input, input)], &self.weights)?;
+        let output = self.session.output(&self.output);
+        Ok(output.expect("a session that ran has the graph's outputs"))
+    }
+}

@@ -1,0 +1,500 @@
+//! Every setting of a training run: [`Settings`] as a file or the command line gives them, [`Recipe`] once all are known.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use offshoot_data::{DecodeOptions, FolderOptions};
+use offshoot_formats::atomic::write_atomically;
+use offshoot_formats::error::FormatError;
+use offshoot_graph::passes::Pattern;
+use offshoot_graph::{Fit, Interpolation, Preprocessing};
+use serde::{Deserialize, Serialize};
+
+use crate::optimizer::{OptimizerKind, OptimizerOptions};
+use crate::schedule::ScheduleKind;
+
+/// The name of the resolved recipe in a run directory.
+pub const RECIPE_FILE: &str = "recipe.toml";
+
+/// The head that replaces the pretrained one unless another is asked for.
+pub const DEFAULT_HEAD: &str = "linear,dropout=0.2";
+
+/// Which parameters training leaves alone: `backbone`, `none`, or patterns with commas between them.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub enum Freeze {
+    /// Nothing is frozen.
+    #[default]
+    None,
+    /// All but the head, which is what comes after the last convolution and batch norm.
+    Backbone,
+    /// What one of the patterns matches.
+    Patterns(Vec<Pattern>),
+}
+
+impl FromStr for Freeze {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Freeze, String> {
+        match text.trim() {
+            "none" => Ok(Freeze::None),
+            "backbone" => Ok(Freeze::Backbone),
+            patterns => {
+                let parsed: Result<Vec<Pattern>, String> =
+                    patterns.split(',').map(|p| p.trim().parse()).collect();
+                let explain =
+                    |_| format!("`{text}` is not `backbone`, `none` or patterns with commas between them");
+                parsed.map(Freeze::Patterns).map_err(explain)
+            }
+        }
+    }
+}
+
+impl fmt::Display for Freeze {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Freeze::None => f.write_str("none"),
+            Freeze::Backbone => f.write_str("backbone"),
+            Freeze::Patterns(patterns) => {
+                let texts: Vec<String> = patterns.iter().map(Pattern::to_string).collect();
+                f.write_str(&texts.join(","))
+            }
+        }
+    }
+}
+
+impl Serialize for Freeze {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Freeze {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Freeze, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// What happens to a training picture at random.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Augment {
+    /// Nothing: each epoch sees the same pictures.
+    Off,
+    /// A random resized crop and a random flip where the fit is `crop`; a random flip where it is `pad` or `stretch`.
+    On,
+}
+
+/// Settings as a recipe file or the command line gives them; what is not given is decided by [`Recipe::resolve`].
+/// [`Recipe`] says what each means.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)] // the fields are those of `Recipe`
+pub struct Settings {
+    pub model: Option<String>,
+    pub weights: Option<PathBuf>,
+    pub data: Option<PathBuf>,
+    pub head: Option<String>,
+    pub epochs: Option<u64>,
+    pub batch_size: Option<usize>,
+    pub lr: Option<f64>,
+    pub optimizer: Option<OptimizerKind>,
+    pub weight_decay: Option<f64>,
+    pub momentum: Option<f64>,
+    pub nesterov: Option<bool>,
+    pub schedule: Option<ScheduleKind>,
+    pub warmup: Option<f64>,
+    pub freeze: Option<Freeze>,
+    pub lr_groups: Option<BTreeMap<String, f64>>,
+    pub label_smoothing: Option<f64>,
+    pub class_weights: Option<BTreeMap<String, f64>>,
+    pub balance_classes: Option<bool>,
+    pub augment: Option<Augment>,
+    pub val_fraction: Option<f64>,
+    pub seed: Option<u64>,
+    pub threads: Option<usize>,
+    pub strict: Option<bool>,
+    pub preprocessing: Option<PreprocessingSettings>,
+}
+
+/// Changes to a model's [`Preprocessing`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)] // the fields are those of `Preprocessing`
+pub struct PreprocessingSettings {
+    pub size: Option<usize>,
+    pub resize: Option<usize>,
+    pub fit: Option<Fit>,
+    pub interpolation: Option<Interpolation>,
+    pub mean: Option<[f32; 3]>,
+    pub std: Option<[f32; 3]>,
+    pub background: Option<[u8; 3]>,
+    pub exif_rotation: Option<bool>,
+}
+
+/// Every setting of a training run, decided. Saved as `recipe.toml`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// The name of an architecture, or an ONNX file.
+    pub model: String,
+    /// The file of pretrained weights. Without one, training starts from random weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<PathBuf>,
+    /// The folder of pictures.
+    pub data: PathBuf,
+    /// What replaces the pretrained head: `linear` or `mlp:256`, with `,dropout=0.2`.
+    pub head: String,
+    /// How often each picture is seen.
+    pub epochs: u64,
+    /// Pictures in a step.
+    pub batch_size: usize,
+    /// The learning rate at its highest.
+    pub lr: f64,
+    /// The update rule.
+    pub optimizer: OptimizerKind,
+    /// Weight decay of every trainable parameter.
+    pub weight_decay: f64,
+    /// SGD's momentum.
+    pub momentum: f64,
+    /// Whether SGD's momentum is Nesterov's.
+    pub nesterov: bool,
+    /// How the rate changes after the warm-up; see [`crate::schedule::Schedule`].
+    pub schedule: ScheduleKind,
+    /// The part of all steps in which the rate rises, 0..1.
+    pub warmup: f64,
+    /// Which parameters stay as they are.
+    pub freeze: Freeze,
+    /// The part of the target that is spread over all classes, 0..1.
+    pub label_smoothing: f64,
+    /// Whether each class counts as much as any other, however many pictures it has.
+    pub balance_classes: bool,
+    /// What happens to training pictures at random.
+    pub augment: Augment,
+    /// For `DATA/<class>/*`: the part kept for validation.
+    pub val_fraction: f64,
+    /// Decides the split, the order, augmentation, dropout and the head's first weights.
+    pub seed: u64,
+    /// Threads; as many as the machine has where not given. The result does not depend on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threads: Option<usize>,
+    /// Whether a picture that cannot be used is an error.
+    pub strict: bool,
+    /// Learning rates by pattern on parameter names; the most specific pattern wins, and what none matches uses `lr`.
+    pub lr_groups: BTreeMap<String, f64>,
+    /// Weights of classes in the loss by name; the others weigh 1.
+    pub class_weights: BTreeMap<String, f64>,
+    /// How pictures become inputs.
+    pub preprocessing: Preprocessing,
+}
+
+/// A setting that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{setting}` {reason}")]
+pub struct SettingError {
+    /// The setting, as the recipe file calls it.
+    pub setting: String,
+    /// What it must be, and what it is.
+    pub reason: String,
+}
+
+/// A recipe that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum RecipeError {
+    /// The file cannot be read.
+    #[error("{}: cannot be read: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The file is no recipe: not TOML, an unknown setting, or a value of the wrong type.
+    #[error("{}: {message}", path.display())]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// The parser's words, with the line.
+        message: String,
+    },
+    /// A setting in a file is out of range.
+    #[error("{}:{line}: {problem}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The line of the setting, from 1.
+        line: usize,
+        /// The setting and what is wrong with it.
+        problem: SettingError,
+    },
+    /// A setting that did not come from a file is out of range.
+    #[error(transparent)]
+    Setting(#[from] SettingError),
+    /// A setting that has no default was not given.
+    #[error("{0}; give it on the command line or in the recipe")]
+    Missing(String),
+    /// Settings that differ from those of the run that is resumed.
+    #[error(
+        "{}: the run was started with other settings: {}. Leave them out to resume it, or start another run with --out",
+        run.display(), conflicts.join(", ")
+    )]
+    Conflict {
+        /// The run directory.
+        run: PathBuf,
+        /// Each setting with its two values.
+        conflicts: Vec<String>,
+    },
+    /// The recipe cannot be written.
+    #[error(transparent)]
+    Write(#[from] FormatError),
+}
+
+impl Settings {
+    /// Reads a recipe file. It need not have all settings.
+    ///
+    /// # Errors
+    /// When the file cannot be read, has an unknown setting or a value that cannot be used. The message names the line.
+    pub fn read(path: &Path) -> Result<Settings, RecipeError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| RecipeError::Read { path: path.to_owned(), source })?;
+        let settings: Settings = toml::from_str(&text).map_err(|error| RecipeError::Syntax {
+            path: path.to_owned(),
+            message: error.to_string().trim_end().to_owned(),
+        })?;
+        settings.check().map_err(|problem| RecipeError::File {
+            path: path.to_owned(),
+            line: line_of(&text, &problem.setting),
+            problem,
+        })?;
+        Ok(settings)
+    }
+
+    /// These settings, and those of `base` where these say nothing.
+    pub fn over(self, base: Settings) -> Settings {
+        let mut merged = table(&base);
+        overlay(&mut merged, table(&self));
+        merged.try_into().expect("a table of settings from two tables of settings")
+    }
+
+    /// Checks the range of each setting that is given.
+    ///
+    /// # Errors
+    /// The first that is out of range.
+    pub fn check(&self) -> Result<(), SettingError> {
+        at_least_one("epochs", self.epochs)?;
+        at_least_one("batch_size", self.batch_size.map(|n| n as u64))?;
+        at_least_one("threads", self.threads.map(|n| n as u64))?;
+        in_range("lr", self.lr, "above 0", |x| x > 0.0)?;
+        in_range("weight_decay", self.weight_decay, "at least 0", |x| x >= 0.0)?;
+        for (setting, value) in [
+            ("momentum", self.momentum),
+            ("label_smoothing", self.label_smoothing),
+            ("val_fraction", self.val_fraction),
+            ("warmup", self.warmup),
+        ] {
+            in_range(setting, value, "at least 0 and below 1", |x| (0.0..1.0).contains(&x))?;
+        }
+        for (pattern, &rate) in self.lr_groups.iter().flatten() {
+            let setting = format!("lr_groups.{pattern}");
+            in_range(&setting, Some(rate), "above 0", |x| x > 0.0)?;
+            pattern.parse::<Pattern>().map_err(|reason| SettingError { setting, reason })?;
+        }
+        for (class, &weight) in self.class_weights.iter().flatten() {
+            in_range(&format!("class_weights.{class}"), Some(weight), "above 0", |x| x > 0.0)?;
+        }
+        let seed = self.seed.filter(|&seed| i64::try_from(seed).is_err());
+        seed.map_or(Ok(()), |seed| {
+            let reason = format!("must be at most {}, not {seed}", i64::MAX);
+            Err(SettingError { setting: "seed".into(), reason })
+        })
+    }
+}
+
+impl Recipe {
+    /// Decides what `settings` leave open. `preprocessing` is the model's own.
+    ///
+    /// The defaults: head `linear,dropout=0.2`, 30 epochs, batch 16, AdamW at 1e-3 with weight decay 1e-2, a cosine after
+    /// 5 % of warm-up, nothing frozen, a fifth for validation, seed 0. Augmentation is on, but off where the backbone is
+    /// frozen: then each picture goes through it only once.
+    /// A `size` without `resize` scales the model's own `resize`.
+    ///
+    /// # Errors
+    /// When a setting is out of range, or `model` or `data` is not given.
+    pub fn resolve(settings: Settings, preprocessing: &Preprocessing) -> Result<Recipe, RecipeError> {
+        settings.check()?;
+        let frozen = settings.freeze == Some(Freeze::Backbone);
+        let size = settings.preprocessing.as_ref().and_then(|p| p.size);
+        let given = settings.over(Settings {
+            head: Some(DEFAULT_HEAD.into()),
+            epochs: Some(30),
+            batch_size: Some(16),
+            lr: Some(1e-3),
+            optimizer: Some(OptimizerKind::AdamW),
+            weight_decay: Some(1e-2),
+            momentum: Some(0.9),
+            nesterov: Some(false),
+            schedule: Some(ScheduleKind::Cosine),
+            warmup: Some(0.05),
+            freeze: Some(Freeze::None),
+            lr_groups: Some(BTreeMap::new()),
+            label_smoothing: Some(0.0),
+            class_weights: Some(BTreeMap::new()),
+            balance_classes: Some(false),
+            augment: Some(if frozen { Augment::Off } else { Augment::On }),
+            val_fraction: Some(0.2),
+            seed: Some(0),
+            strict: Some(false),
+            preprocessing: Some(scaled(preprocessing, size)),
+            ..Settings::default()
+        });
+        table(&given).try_into().map_err(|e: toml::de::Error| RecipeError::Missing(e.message().to_owned()))
+    }
+
+    /// Reads the recipe of a run.
+    ///
+    /// # Errors
+    /// As [`Settings::read`], and when a setting is missing.
+    pub fn read(run: &Path) -> Result<Recipe, RecipeError> {
+        let path = run.join(RECIPE_FILE);
+        let syntax =
+            |e: toml::de::Error| RecipeError::Syntax { path: path.clone(), message: e.message().to_owned() };
+        table(&Settings::read(&path)?).try_into().map_err(syntax)
+    }
+
+    /// The recipe of the run in the folder `run` if it has one, for `--resume`. The saved recipe wins; `flags` may repeat
+    /// it and must not say otherwise.
+    ///
+    /// # Errors
+    /// As [`Recipe::read`], and when `flags` differ: all that do are listed.
+    pub fn resume(run: &Path, flags: &Settings) -> Result<Option<Recipe>, RecipeError> {
+        if !run.join(RECIPE_FILE).exists() {
+            return Ok(None);
+        }
+        let recipe = Recipe::read(run)?;
+        let mut conflicts = Vec::new();
+        compare("", &table(&recipe), &table(flags), &mut conflicts);
+        match conflicts.is_empty() {
+            true => Ok(Some(recipe)),
+            false => Err(RecipeError::Conflict { run: run.to_owned(), conflicts }),
+        }
+    }
+
+    /// The recipe as the text of `recipe.toml`.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("a checked recipe has a TOML form")
+    }
+
+    /// Writes `recipe.toml` into the folder `run`.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write(&self, run: &Path) -> Result<(), FormatError> {
+        let text = self.to_toml();
+        write_atomically(&run.join(RECIPE_FILE), |file| std::io::Write::write_all(file, text.as_bytes()))
+    }
+
+    /// How the folder of pictures is read.
+    pub fn folder_options(&self) -> FolderOptions {
+        FolderOptions {
+            val_fraction: self.val_fraction,
+            seed: self.seed,
+            strict: self.strict,
+            decode: DecodeOptions::from(&self.preprocessing),
+        }
+    }
+
+    /// The update rule and its numbers.
+    pub fn optimizer_options(&self) -> OptimizerOptions {
+        OptimizerOptions {
+            momentum: self.momentum,
+            nesterov: self.nesterov,
+            ..OptimizerOptions::new(self.optimizer)
+        }
+    }
+}
+
+/// The model's own preprocessing, its `resize` scaled to another `size`.
+fn scaled(own: &Preprocessing, size: Option<usize>) -> PreprocessingSettings {
+    let ratio = own.resize as f64 / own.size.max(1) as f64;
+    let resize = size.map_or(own.resize, |size| (size as f64 * ratio).round() as usize);
+    PreprocessingSettings {
+        size: Some(own.size),
+        resize: Some(resize),
+        fit: Some(own.fit),
+        interpolation: Some(own.interpolation),
+        mean: Some(own.mean),
+        std: Some(own.std),
+        background: Some(own.background),
+        exif_rotation: Some(own.exif_rotation),
+    }
+}
+
+fn at_least_one(setting: &str, value: Option<u64>) -> Result<(), SettingError> {
+    match value {
+        Some(0) => Err(SettingError { setting: setting.into(), reason: "must be at least 1, not 0".into() }),
+        _ => Ok(()),
+    }
+}
+
+fn in_range(
+    setting: &str,
+    value: Option<f64>,
+    range: &str,
+    holds: impl Fn(f64) -> bool,
+) -> Result<(), SettingError> {
+    match value {
+        Some(x) if !x.is_finite() || !holds(x) => {
+            Err(SettingError { setting: setting.into(), reason: format!("must be {range}, not {x}") })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn table(settings: &impl Serialize) -> toml::Table {
+    toml::Table::try_from(settings).expect("settings have a TOML form: `check` bounds the seed")
+}
+
+/// Puts `top` over `base`. Only the preprocessing is merged key by key.
+fn overlay(base: &mut toml::Table, top: toml::Table) {
+    for (key, value) in top {
+        match (base.get_mut(&key), value) {
+            (Some(toml::Value::Table(base)), toml::Value::Table(top)) if key == "preprocessing" => {
+                overlay(base, top)
+            }
+            (_, value) => {
+                base.insert(key, value);
+            }
+        }
+    }
+}
+
+/// Lists what `flags` say and `saved` does not.
+fn compare(path: &str, saved: &toml::Table, flags: &toml::Table, conflicts: &mut Vec<String>) {
+    for (key, flag) in flags {
+        match (saved.get(key), flag) {
+            (Some(toml::Value::Table(saved)), toml::Value::Table(flag)) if key == "preprocessing" => {
+                compare("preprocessing.", saved, flag, conflicts);
+            }
+            (Some(saved), flag) if saved == flag => {}
+            (saved, flag) => {
+                let saved = saved.map_or("nothing".into(), toml::Value::to_string);
+                conflicts.push(format!("`{path}{key}` is {saved} there and {flag} here"));
+            }
+        }
+    }
+}
+
+/// The line of a setting (`lr`, `lr_groups.fc`) in the text of a recipe, from 1.
+fn line_of(text: &str, setting: &str) -> usize {
+    let parsed = toml::de::DeTable::parse(text).ok();
+    let start = parsed.and_then(|table| {
+        let (key, inner) = setting.split_once('.').map_or((setting, None), |(key, inner)| (key, Some(inner)));
+        let (name, value) = table.get_ref().iter().find(|(name, _)| name.get_ref() == key)?;
+        let inner = value.get_ref().as_table().zip(inner).and_then(|(t, inner)| {
+            t.iter().find(|(name, _)| name.get_ref() == inner).map(|(name, _)| name.span().start)
+        });
+        Some(inner.unwrap_or(name.span().start))
+    });
+    text[..start.unwrap_or(0)].matches('\n').count() + 1
+}

@@ -1,0 +1,331 @@
+//! The files of a run directory.
+//!
+//! | file | holds |
+//! | --- | --- |
+//! | `recipe.toml` | every setting, see [`crate::recipe::Recipe`] |
+//! | `best.safetensors` | the model of the epoch with the best validation accuracy (of equals, the lower loss) |
+//! | `last.safetensors` | the model of the last checkpoint |
+//! | `last.state.safetensors` | what `--resume` needs beside it: what trains, the optimizer, the position |
+//! | `results.csv` | a line an epoch, see [`EpochRow`] |
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use offshoot_formats::atomic::write_atomically;
+use offshoot_formats::checkpoint::{KeyMismatch, match_weights};
+use offshoot_formats::{FormatError, safetensors};
+use offshoot_graph::{Model, Weights};
+use serde::{Deserialize, Serialize};
+
+/// The model of the best epoch.
+pub const BEST_FILE: &str = "best.safetensors";
+/// The model of the last checkpoint.
+pub const LAST_FILE: &str = "last.safetensors";
+/// The rest of the last checkpoint.
+pub const STATE_FILE: &str = "last.state.safetensors";
+/// A line an epoch.
+pub const RESULTS_FILE: &str = "results.csv";
+
+/// A run directory that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// There is something already.
+    #[error("{}: there is something already; give --resume to go on with it, or another folder with --out", run.display())]
+    Exists {
+        /// The folder.
+        run: PathBuf,
+    },
+    /// The folder cannot be made.
+    #[error("{}: the folder cannot be made: {source}", run.display())]
+    Create {
+        /// The folder.
+        run: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// A file that is no part of a checkpoint of ours.
+    #[error("{}: {reason}. Start again in another folder with --out", path.display())]
+    Checkpoint {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The weights are those of another model.
+    #[error("{}: {source}", path.display())]
+    Weights {
+        /// The file.
+        path: PathBuf,
+        /// What differs.
+        source: KeyMismatch,
+    },
+    /// A file cannot be read or written.
+    #[error(transparent)]
+    File(#[from] FormatError),
+}
+
+/// The best epoch so far.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Best {
+    /// The epoch, from 1.
+    pub epoch: u64,
+    /// The part of the validation pictures that were recognised; `None` without validation pictures.
+    pub val_accuracy: Option<f64>,
+    /// The mean cross entropy on the validation pictures.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub val_loss: Option<f64>,
+}
+
+/// Sums over the steps of an epoch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Sums {
+    /// Of the loss of each picture.
+    pub(crate) loss: f64,
+    pub(crate) correct: u64,
+    pub(crate) images: u64,
+    /// Of the gradient norm of each step.
+    pub(crate) gradient_norm: f64,
+}
+
+/// How far training is.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Position {
+    /// Finished epochs.
+    pub(crate) epoch: u64,
+    /// Steps made in the epoch after those.
+    pub(crate) step: u64,
+    /// Sums over those steps.
+    pub(crate) sums: Sums,
+    pub(crate) best: Option<Best>,
+}
+
+/// What the state file carries as JSON.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StateHeader {
+    position: Position,
+    /// The text of `recipe.toml`.
+    recipe: String,
+}
+
+/// One line of `results.csv`, whose columns have these names in this order. Empty where there is no validation picture
+/// or the system does not say.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EpochRow {
+    /// The epoch, from 1.
+    pub epoch: u64,
+    /// Mean loss of the training steps (smoothed, weighted and with dropout where those are on).
+    pub train_loss: f64,
+    /// Part of the training pictures recognised, during the steps (augmented, with dropout).
+    pub train_accuracy: f64,
+    /// Mean cross entropy on the validation pictures.
+    pub val_loss: Option<f64>,
+    /// Part of the validation pictures recognised.
+    pub val_accuracy: Option<f64>,
+    /// The learning rate of the last step.
+    pub learning_rate: f64,
+    /// Mean 2-norm of the gradient.
+    pub gradient_norm: f64,
+    /// Training pictures a second, validation not counted.
+    pub images_per_second: f64,
+    /// Seconds of training so far, earlier sessions included.
+    pub seconds: f64,
+    /// The process's high-water mark of memory so far.
+    pub peak_mib: Option<f64>,
+}
+
+const COLUMNS: &str = "epoch,train_loss,train_accuracy,val_loss,val_accuracy,learning_rate,gradient_norm,\
+                       images_per_second,seconds,peak_mib";
+
+impl EpochRow {
+    fn line(&self) -> String {
+        let optional = |x: Option<f64>, digits: usize| x.map_or(String::new(), |x| format!("{x:.digits$}"));
+        format!(
+            "{},{:.6},{:.6},{},{},{:e},{:.6},{:.2},{:.3},{}",
+            self.epoch,
+            self.train_loss,
+            self.train_accuracy,
+            optional(self.val_loss, 6),
+            optional(self.val_accuracy, 6),
+            self.learning_rate,
+            self.gradient_norm,
+            self.images_per_second,
+            self.seconds,
+            optional(self.peak_mib, 1),
+        )
+    }
+}
+
+/// The lines of `results.csv`.
+#[derive(Debug, Default)]
+pub(crate) struct Results {
+    lines: Vec<String>,
+}
+
+impl Results {
+    /// Those of the first `epochs` epochs in the folder `run`.
+    pub(crate) fn read(run: &Path, epochs: u64) -> Result<Results, RunError> {
+        let path = run.join(RESULTS_FILE);
+        let refuse = |reason: String| RunError::Checkpoint { path: path.clone(), reason };
+        if epochs == 0 {
+            return Ok(Results::default());
+        }
+        let text = std::fs::read_to_string(&path).map_err(|e| refuse(format!("cannot be read: {e}")))?;
+        let epochs = usize::try_from(epochs).unwrap_or(usize::MAX);
+        let lines: Vec<String> = text.lines().skip(1).take(epochs).map(str::to_owned).collect();
+        if lines.len() != epochs || text.lines().next() != Some(COLUMNS) {
+            return Err(refuse(format!("is not the table of {epochs} finished epochs")));
+        }
+        Ok(Results { lines })
+    }
+
+    pub(crate) fn push(&mut self, row: &EpochRow) {
+        self.lines.push(row.line());
+    }
+
+    /// The seconds of training so far, and the high-water mark of memory.
+    pub(crate) fn totals(&self) -> (f64, Option<f64>) {
+        let number = |line: &str, from_end: usize| line.rsplit(',').nth(from_end)?.parse().ok();
+        let seconds = self.lines.last().and_then(|line| number(line, 1)).unwrap_or(0.0);
+        let peaks = self.lines.iter().filter_map(|line| number(line, 0));
+        (seconds, peaks.reduce(f64::max))
+    }
+
+    pub(crate) fn write(&self, run: &Path) -> Result<(), FormatError> {
+        write_atomically(&run.join(RESULTS_FILE), |file| {
+            writeln!(file, "{COLUMNS}")?;
+            self.lines.iter().try_for_each(|line| writeln!(file, "{line}"))
+        })
+    }
+}
+
+/// Writes a model under torchvision's keys, its metadata beside them.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write_model(path: &Path, model: &Model) -> Result<(), FormatError> {
+    let metadata = serde_json::to_string(&model.metadata).expect("metadata has a JSON form");
+    safetensors::write(path, &model.weights, &metadata)
+}
+
+/// Makes the folder `run` for a new run.
+pub(crate) fn create(run: &Path) -> Result<(), RunError> {
+    let occupied = match std::fs::read_dir(run) {
+        Ok(mut entries) => entries.next().is_some(),
+        Err(error) => error.kind() != std::io::ErrorKind::NotFound,
+    };
+    if occupied {
+        return Err(RunError::Exists { run: run.to_owned() });
+    }
+    make(run)
+}
+
+pub(crate) fn make(run: &Path) -> Result<(), RunError> {
+    std::fs::create_dir_all(run).map_err(|source| RunError::Create { run: run.to_owned(), source })
+}
+
+/// Writes the state of a checkpoint.
+pub(crate) fn write_state(
+    run: &Path,
+    state: &Weights,
+    position: &Position,
+    recipe: &str,
+) -> Result<(), FormatError> {
+    let header = StateHeader { position: position.clone(), recipe: recipe.to_owned() };
+    let header = serde_json::to_string(&header).expect("a position has a JSON form");
+    safetensors::write(&run.join(STATE_FILE), state, &header)
+}
+
+/// The state of the last checkpoint, if there is one. It must be that of `recipe`.
+pub(crate) fn read_state(run: &Path, recipe: &str) -> Result<Option<(Weights, Position)>, RunError> {
+    let path = run.join(STATE_FILE);
+    if !path.exists() {
+        return Ok(None);
+    }
+    let refuse = |reason: String| RunError::Checkpoint { path: path.clone(), reason };
+    let file = safetensors::read(&path)?;
+    let header =
+        file.metadata.get(safetensors::METADATA_KEY).ok_or_else(|| refuse("is no checkpoint".into()))?;
+    let header: StateHeader =
+        serde_json::from_str(header).map_err(|e| refuse(format!("is no checkpoint of this version: {e}")))?;
+    if header.recipe != recipe {
+        return Err(refuse("belongs to another recipe than the recipe.toml beside it".into()));
+    }
+    Ok(Some((file.weights, header.position)))
+}
+
+/// The weights in the last checkpoint, checked against the graph of `model`.
+pub(crate) fn read_last(run: &Path, model: &Model) -> Result<Weights, RunError> {
+    let path = run.join(LAST_FILE);
+    let file = safetensors::read(&path)?;
+    let parameters = model.graph.parameters().iter().map(|&id| model.graph.value(id));
+    let expected = parameters.map(|v| (v.name.clone(), v.shape.as_fixed().unwrap_or_default()));
+    let expected: Vec<(String, Vec<usize>)> = expected.collect();
+    match_weights(&expected, file.weights).map_err(|source| RunError::Weights { path, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(epoch: u64, seconds: f64) -> EpochRow {
+        EpochRow {
+            epoch,
+            train_loss: 1.25,
+            train_accuracy: 0.5,
+            val_loss: None,
+            val_accuracy: None,
+            learning_rate: 1e-3,
+            gradient_norm: 2.0,
+            images_per_second: 100.0,
+            seconds,
+            peak_mib: Some(64.0),
+        }
+    }
+
+    #[test]
+    fn results_are_kept_up_to_the_checkpoint() {
+        let run = tempfile::tempdir().unwrap();
+        let mut results = Results::default();
+        results.push(&row(1, 10.0));
+        results.push(&row(2, 20.5));
+        results.write(run.path()).unwrap();
+        let text = std::fs::read_to_string(run.path().join(RESULTS_FILE)).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[0], COLUMNS);
+        assert_eq!(lines[1], "1,1.250000,0.500000,,,1e-3,2.000000,100.00,10.000,64.0");
+        assert_eq!(Results::read(run.path(), 1).unwrap().lines, lines[1..2]);
+        assert_eq!(Results::read(run.path(), 2).unwrap().totals(), (20.5, Some(64.0)));
+        assert_eq!(Results::read(run.path(), 0).unwrap().totals(), (0.0, None));
+        let error = Results::read(run.path(), 3).unwrap_err().to_string();
+        assert!(error.contains("results.csv") && error.contains("3 finished epochs"), "{error}");
+    }
+
+    #[test]
+    fn a_state_comes_back_and_one_of_another_recipe_does_not() {
+        let run = tempfile::tempdir().unwrap();
+        assert!(read_state(run.path(), "a = 1").unwrap().is_none());
+        let sums = Sums { loss: 0.1 + 0.2, correct: 3, images: 4, gradient_norm: 1.0 / 3.0 };
+        let best = Some(Best { epoch: 1, val_accuracy: Some(2.0 / 3.0), val_loss: Some(0.7) });
+        let position = Position { epoch: 2, step: 5, sums, best };
+        let state = Weights::from([("model.w".to_string(), offshoot_graph::Tensor::full([2], 0.5))]);
+        write_state(run.path(), &state, &position, "a = 1").unwrap();
+        assert_eq!(read_state(run.path(), "a = 1").unwrap(), Some((state, position)));
+        let error = read_state(run.path(), "a = 2").unwrap_err().to_string();
+        assert!(error.contains("last.state.safetensors") && error.contains("another recipe"), "{error}");
+        std::fs::write(run.path().join(STATE_FILE), b"junk").unwrap();
+        assert!(read_state(run.path(), "a = 1").unwrap_err().to_string().contains("last.state.safetensors"));
+    }
+
+    #[test]
+    fn a_used_folder_is_refused_and_an_empty_one_is_not() {
+        let root = tempfile::tempdir().unwrap();
+        create(root.path()).unwrap();
+        create(&root.path().join("a/b")).unwrap();
+        std::fs::write(root.path().join("note.txt"), "").unwrap();
+        let error = create(root.path()).unwrap_err().to_string();
+        assert!(error.contains("--resume") && error.contains("--out"), "{error}");
+        assert!(create(&root.path().join("note.txt")).is_err());
+    }
+}

@@ -1,0 +1,342 @@
+//! One training step: the very one that `offshoot train` repeats and `offshoot bench train` times.
+
+use offshoot_graph::model::{INPUT, OUTPUT};
+use offshoot_graph::passes::{
+    CLASS_WEIGHTS, KEYS, LABELS, LOSS, LossOptions, Pattern, TrainingGraph, fold_batch_norm, fuse,
+    gradient_output, state_output, training_graph,
+};
+use offshoot_graph::{Executor, Graph, Model, Session, Tensor, Weights};
+
+use crate::freeze::{FreezeError, check_matches};
+use crate::inference::{Inference, NetworkError};
+use crate::metrics::argmax;
+use crate::optimizer::{Group, Optimizer, OptimizerOptions, StateError, UpdateError};
+use crate::split::{Split, split};
+
+/// How a [`TrainStep`] learns.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StepOptions {
+    /// The update rule.
+    pub optimizer: OptimizerOptions,
+    /// The learning rate of what no group matches.
+    pub lr: f64,
+    /// The weight decay of every trainable parameter.
+    pub weight_decay: f64,
+    /// Learning rates by pattern; the most specific pattern wins.
+    pub lr_groups: Vec<(Pattern, f64)>,
+    /// The part of the target that is spread over all classes, 0..1.
+    pub label_smoothing: f32,
+    /// A weight for each class in the loss.
+    pub class_weights: Option<Vec<f32>>,
+}
+
+impl StepOptions {
+    /// One rate for all parameters, no weight decay, the plain loss.
+    pub fn new(optimizer: OptimizerOptions, lr: f64) -> StepOptions {
+        let (lr_groups, class_weights) = (Vec::new(), None);
+        StepOptions { optimizer, lr, weight_decay: 0.0, lr_groups, label_smoothing: 0.0, class_weights }
+    }
+}
+
+/// A step that could not be prepared or made.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StepError {
+    /// The network cannot run.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    /// A pattern of a group matches nothing.
+    #[error(transparent)]
+    Pattern(#[from] FreezeError),
+    /// Every parameter is frozen.
+    #[error("no trainable parameter has an influence on the loss; freeze fewer")]
+    NothingToTrain,
+    /// The step would have left a number that is not finite.
+    #[error(
+        "{problem}. The step was refused and no weight has changed. Lower --lr, and look for broken values in the \
+         weights and in the preprocessing's mean and std"
+    )]
+    NotFinite {
+        /// What is not finite, with the parameter's name.
+        problem: String,
+    },
+    /// A gradient of the wrong size.
+    #[error(transparent)]
+    Update(UpdateError),
+    /// A saved state that does not fit.
+    #[error("the saved state does not fit this model and recipe: {0}")]
+    State(String),
+}
+
+impl From<StateError> for StepError {
+    fn from(error: StateError) -> StepError {
+        StepError::State(error.to_string())
+    }
+}
+
+/// What one step did.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepReport {
+    /// The loss before the update.
+    pub loss: f32,
+    /// Pictures whose best class was their label, before the update.
+    pub correct: usize,
+    /// The 2-norm of all gradients together.
+    pub gradient_norm: f64,
+}
+
+/// A model in training.
+///
+/// Where everything before one value of the graph is frozen and the same in every epoch, that part runs as a
+/// network of its own ([`TrainStep::features`]) and only the rest is differentiated. The features of a picture do not depend on
+/// the pictures beside it, so keeping them instead of computing them again changes no bit.
+pub struct TrainStep {
+    /// The model as it is saved; behind on what trains until [`TrainStep::model`].
+    model: Model,
+    prefix: Option<Inference>,
+    /// From the border to the logits: what evaluation runs after the prefix.
+    suffix: Graph,
+    session: Box<dyn Session>,
+    /// What the session reads: frozen batch norms folded away.
+    weights: Weights,
+    input: String,
+    trained: Vec<String>,
+    states: Vec<String>,
+    optimizer: Optimizer,
+    class_weights: Option<Tensor>,
+    has_dropout: bool,
+}
+
+impl TrainStep {
+    /// Prepares `model` for training; which parameters are trainable is marked in its graph
+    /// ([`crate::freeze::apply_freeze`]). A batch norm with a trainable weight or bias uses the batch's statistics, a
+    /// frozen one its running ones.
+    ///
+    /// # Errors
+    /// When nothing is trainable, a pattern of a group matches nothing, or the executor cannot run the model.
+    pub fn new(model: Model, options: &StepOptions, executor: &dyn Executor) -> Result<TrainStep, StepError> {
+        for (pattern, _) in &options.lr_groups {
+            check_matches(&model.graph, pattern)?;
+        }
+        let (prefix, suffix, input) = match split(&model.graph).map_err(NetworkError::from)? {
+            None => (None, model.graph.clone(), INPUT.to_owned()),
+            Some(Split { prefix, suffix, border }) => {
+                (Some(Inference::of_graph(&prefix, &model.weights, executor)?), suffix, border)
+            }
+        };
+        let (folded, weights) = fold_batch_norm(&suffix, &model.weights).map_err(NetworkError::from)?;
+        let loss = LossOptions {
+            label_smoothing: options.label_smoothing,
+            class_weights: options.class_weights.is_some(),
+        };
+        let TrainingGraph { graph, trained, states } =
+            training_graph(&folded, loss).map_err(NetworkError::from)?;
+        if trained.is_empty() {
+            return Err(StepError::NothingToTrain);
+        }
+        let graph = fuse(&graph).map_err(NetworkError::from)?;
+        let session = executor.prepare(&graph, &weights).map_err(NetworkError::from)?;
+        let optimizer = Optimizer::new(options.optimizer, groups(&trained, options), &weights);
+        let class_weights = options.class_weights.clone().map(|w| Tensor::f32([w.len()], w));
+        let has_dropout = graph.inputs().iter().any(|&id| graph.value(id).name == KEYS);
+        Ok(TrainStep {
+            model,
+            prefix,
+            suffix,
+            session,
+            weights,
+            input,
+            trained,
+            states,
+            optimizer,
+            class_weights,
+            has_dropout,
+        })
+    }
+
+    /// Whether a part of the network is the same function of the picture in every epoch.
+    pub fn has_prefix(&self) -> bool {
+        self.prefix.is_some()
+    }
+
+    /// What the trainable part reads, for pictures [n, 3, size, size]: the pictures themselves where there is no frozen
+    /// part before it.
+    ///
+    /// # Errors
+    /// When the pictures have another shape than the model's input.
+    pub fn features(&mut self, images: Tensor) -> Result<Tensor, StepError> {
+        let Some(prefix) = &mut self.prefix else { return Ok(images) };
+        let features = prefix.run(&images)?;
+        Ok(Tensor::f32(features.shape, features.data.to_vec()))
+    }
+
+    /// Learns from `features` (of [`TrainStep::features`]) with labels [n] and dropout keys [n], both i64, at `factor`
+    /// times the rates of the options. Weights, moments and running statistics change together or not at all.
+    ///
+    /// # Errors
+    /// When a shape does not fit, and when the loss, a gradient or a new value is not finite.
+    pub fn learn(
+        &mut self,
+        features: &Tensor,
+        labels: &Tensor,
+        keys: &Tensor,
+        factor: f64,
+    ) -> Result<StepReport, StepError> {
+        let mut inputs = vec![(self.input.as_str(), features), (LABELS, labels)];
+        if self.has_dropout {
+            inputs.push((KEYS, keys));
+        }
+        if let Some(weights) = &self.class_weights {
+            inputs.push((CLASS_WEIGHTS, weights));
+        }
+        self.session.run(&inputs, &self.weights).map_err(NetworkError::from)?;
+        let loss = output(&*self.session, LOSS)[0];
+        self.check_finite(loss)?;
+        let correct = count_correct(output(&*self.session, OUTPUT), labels.as_i64().unwrap_or_default());
+        let session = &*self.session;
+        let gradient = |name: &str| session.output(&gradient_output(name)).map(|view| view.data);
+        let updated = self.optimizer.step(&mut self.weights, gradient, factor);
+        let gradient_norm = updated.map_err(|error| self.refused(error))?;
+        for name in &self.states {
+            if let Some(state) = self.weights.get_mut(name).and_then(Tensor::as_f32_mut) {
+                state.copy_from_slice(output(session, &state_output(name)));
+            }
+        }
+        Ok(StepReport { loss, correct, gradient_norm })
+    }
+
+    /// [`TrainStep::features`] and [`TrainStep::learn`] in one.
+    ///
+    /// # Errors
+    /// Those of the two.
+    pub fn run(
+        &mut self,
+        images: Tensor,
+        labels: &Tensor,
+        keys: &Tensor,
+        factor: f64,
+    ) -> Result<StepReport, StepError> {
+        let features = self.features(images)?;
+        self.learn(&features, labels, keys, factor)
+    }
+
+    /// The model as it is now: PyTorch's weights and running statistics, nothing folded.
+    pub fn model(&mut self) -> &Model {
+        for name in self.trained.iter().chain(&self.states) {
+            if let Some(now) = self.weights.get(name) {
+                self.model.weights.insert(name.clone(), now.clone());
+            }
+        }
+        &self.model
+    }
+
+    /// The network from [`TrainStep::features`] to the logits as it is now, to evaluate.
+    ///
+    /// # Errors
+    /// When the executor cannot run it.
+    pub fn evaluator(&mut self, executor: &dyn Executor) -> Result<Inference, StepError> {
+        let suffix = self.suffix.clone();
+        Ok(Inference::of_graph(&suffix, &self.model().weights, executor)?)
+    }
+
+    /// The parameters by group.
+    pub fn groups(&self) -> &[Group] {
+        self.optimizer.groups()
+    }
+
+    /// Everything that steps change: `model.NAME` and `optimizer.NAME.exp_avg`, ...
+    pub fn state(&self) -> Weights {
+        let moving = self.trained.iter().chain(&self.states);
+        let model =
+            moving.filter_map(|name| Some((format!("model.{name}"), self.weights.get(name)?.clone())));
+        let optimizer = self.optimizer.state();
+        model.chain(optimizer.into_iter().map(|(name, t)| (format!("optimizer.{name}"), t))).collect()
+    }
+
+    /// Takes over what [`TrainStep::state`] gave.
+    ///
+    /// # Errors
+    /// When it is the state of another model or optimizer; nothing is changed then.
+    pub fn load_state(&mut self, state: &Weights) -> Result<(), StepError> {
+        let moving = self.trained.iter().chain(&self.states);
+        let fits = |name: &String| {
+            let saved = state.get(&format!("model.{name}"));
+            let fits = saved.filter(|t| self.weights.get(name).is_some_and(|w| w.shape() == t.shape()));
+            let found = fits.filter(|t| t.as_f32().is_some()).map(|t| (name.clone(), t.clone()));
+            found.ok_or_else(|| StepError::State(format!("it has no `model.{name}` of the right shape")))
+        };
+        let model: Vec<(String, Tensor)> = moving.map(fits).collect::<Result<_, _>>()?;
+        let moments =
+            state.iter().filter_map(|(key, t)| Some((key.strip_prefix("optimizer.")?.to_owned(), t.clone())));
+        self.optimizer.load_state(&moments.collect())?;
+        self.weights.extend(model);
+        Ok(())
+    }
+
+    /// Checks the loss and the running statistics of the last run. The optimizer checks the gradients.
+    fn check_finite(&self, loss: f32) -> Result<(), StepError> {
+        let session = &*self.session;
+        let problem = if !loss.is_finite() {
+            match first_broken(session, &self.trained, gradient_output) {
+                Some(name) => {
+                    format!("the loss is {loss}; the first gradient that is not finite is that of `{name}`")
+                }
+                None => format!("the loss is {loss}"),
+            }
+        } else if let Some(name) = first_broken(session, &self.states, state_output) {
+            format!("the running statistic `{name}` would not be finite")
+        } else {
+            return Ok(());
+        };
+        Err(StepError::NotFinite { problem })
+    }
+
+    fn refused(&self, error: UpdateError) -> StepError {
+        let problem = match error {
+            UpdateError::Gradient(_) => return StepError::Update(error),
+            UpdateError::NotFiniteValue(_) => error.to_string(),
+            // The optimizer goes by the alphabet; the network's order says more.
+            UpdateError::NotFiniteGradient(_) => {
+                match first_broken(&*self.session, &self.trained, gradient_output) {
+                    Some(name) => UpdateError::NotFiniteGradient(name.clone()).to_string(),
+                    None => error.to_string(),
+                }
+            }
+        };
+        StepError::NotFinite { problem }
+    }
+}
+
+/// The first of `names` whose output is not finite.
+fn first_broken<'n>(
+    session: &dyn Session,
+    names: &'n [String],
+    of: impl Fn(&str) -> String,
+) -> Option<&'n String> {
+    names.iter().find(|name| output(session, &of(name)).iter().any(|x| !x.is_finite()))
+}
+
+/// An output of a session's last run.
+fn output<'s>(session: &'s dyn Session, name: &str) -> &'s [f32] {
+    session.output(name).expect("a session that ran has the graph's outputs").data
+}
+
+fn count_correct(logits: &[f32], labels: &[i64]) -> usize {
+    let classes = logits.len() / labels.len().max(1);
+    let rows = logits.chunks_exact(classes.max(1)).zip(labels);
+    rows.filter(|&(row, &label)| i64::try_from(argmax(row)) == Ok(label)).count()
+}
+
+/// The parameters by learning rate: one group for each pattern that wins somewhere, and one for the rest.
+fn groups(trained: &[String], options: &StepOptions) -> Vec<Group> {
+    let mut rates: Vec<f64> = options.lr_groups.iter().map(|&(_, lr)| lr).collect();
+    rates.push(options.lr);
+    let rest = options.lr_groups.len();
+    let mut names = vec![Vec::new(); rates.len()];
+    for name in trained {
+        let matching = options.lr_groups.iter().enumerate().filter(|(_, (pattern, _))| pattern.matches(name));
+        let winner = matching.max_by_key(|(_, (pattern, _))| pattern.specificity());
+        names[winner.map_or(rest, |(index, _)| index)].push(name.clone());
+    }
+    let groups = rates.into_iter().zip(names).filter(|(_, names)| !names.is_empty());
+    groups.map(|(lr, names)| Group { names, lr, weight_decay: options.weight_decay }).collect()
+}

@@ -1,0 +1,167 @@
+#!/usr/bin/env python3
+"""What torch.optim, its schedulers and a small network in training compute: tests/golden/*.json of offshoot-train.
+
+Run from the root of the repository with PyTorch installed: python scripts/golden/train.py
+"""
+
+import json
+import pathlib
+
+import torch
+from torch import nn
+
+OUT = pathlib.Path(__file__).parents[2] / "crates/offshoot-train/tests/golden"
+STEPS = 60
+KEPT = [1, 2, 10, STEPS]
+
+OPTIMIZERS = [
+    ("sgd", {"lr": 0.1}),
+    ("sgd", {"lr": 0.1, "momentum": 0.9}),
+    ("sgd", {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.01}),
+    ("sgd", {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.01, "nesterov": True}),
+    ("adam", {"lr": 1e-2}),
+    ("adam", {"lr": 1e-2, "weight_decay": 0.1}),
+    ("adamw", {"lr": 1e-3, "weight_decay": 0.01}),
+    ("adamw", {"lr": 3e-2, "weight_decay": 0.5}),
+]
+CLASSES = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+
+
+def optimizer_cases():
+    torch.manual_seed(1)
+    start = torch.randn(12)
+    gradients = torch.randn(STEPS, 12) * torch.logspace(-4, 2, 12)
+    gradients[3] = 0.0
+    # From the 30th step on at a lower rate, as a schedule would have it.
+    factors = [1.0] * 30 + [0.25] * (STEPS - 30)
+    cases = []
+    for kind, options in OPTIMIZERS:
+        weight = nn.Parameter(start.clone())
+        optimizer = CLASSES[kind]([weight], **options)
+        kept = {}
+        for step in range(STEPS):
+            optimizer.param_groups[0]["lr"] = options["lr"] * factors[step]
+            weight.grad = gradients[step].clone()
+            optimizer.step()
+            if step + 1 in KEPT:
+                kept[step + 1] = weight.tolist()
+        state = optimizer.state[weight]
+        state = {k: v.tolist() for k, v in state.items() if torch.is_tensor(v) and v.ndim}
+        cases.append({"kind": kind, **options, "weights": kept, "state": state})
+    return {"start": start.tolist(), "gradients": gradients.tolist(), "factors": factors, "cases": cases}
+
+
+def schedule_cases():
+    cases = []
+    for warmup, steps in [(0, 20), (5, 50), (3, 4)]:
+        optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps - warmup)
+        if warmup:
+            optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+            scheduler = torch.optim.lr_scheduler.SequentialLR(
+                optimizer,
+                [
+                    torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.01, total_iters=warmup),
+                    torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps - warmup),
+                ],
+                milestones=[warmup],
+            )
+        factors = []
+        for _ in range(steps):
+            factors.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            scheduler.step()
+        cases.append({"warmup": warmup, "steps": steps, "factors": factors})
+    return cases
+
+
+class Network(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 4, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(4)
+        self.conv2 = nn.Conv2d(4, 5, 3, stride=2, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(5)
+        self.fc = nn.Linear(5, 3)
+
+    def forward(self, x):
+        x = torch.relu(self.bn1(self.conv1(x)))
+        x = torch.relu(self.bn2(self.conv2(x)))
+        return self.fc(x.mean((2, 3)))
+
+
+NETWORKS = [
+    {"name": "all with sgd", "frozen": [], "kind": "sgd", "options": {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}},
+    {"name": "all with adamw", "frozen": [], "kind": "adamw", "options": {"lr": 0.01, "weight_decay": 0.01}},
+    {"name": "head", "frozen": ["conv1", "bn1", "conv2", "bn2"], "kind": "adamw", "options": {"lr": 0.01, "weight_decay": 0.01}},
+    {"name": "first layer frozen", "frozen": ["conv1", "bn1"], "kind": "sgd", "options": {"lr": 0.1, "momentum": 0.9}},
+    {"name": "a frozen norm in the middle", "frozen": ["bn2"], "kind": "sgd", "options": {"lr": 0.1, "momentum": 0.9}},
+    {"name": "a frozen convolution under a norm in training", "frozen": ["conv2"], "kind": "sgd", "options": {"lr": 0.1}},
+    {"name": "smoothed and weighted", "frozen": [], "kind": "sgd", "options": {"lr": 0.1, "momentum": 0.9},
+     "label_smoothing": 0.1, "class_weights": [1.0, 2.0, 0.5]},
+]
+
+
+def tensors(network):
+    state = network.state_dict().items()
+    return {k: {"shape": list(v.shape), "data": v.flatten().tolist()} for k, v in state if "num_batches" not in k}
+
+
+def network_cases():
+    torch.manual_seed(2)
+    start = Network()
+    for norm in (start.bn1, start.bn2):
+        with torch.no_grad():
+            norm.weight.uniform_(0.5, 1.5)
+            norm.bias.uniform_(-0.5, 0.5)
+            norm.running_mean.uniform_(-0.5, 0.5)
+            norm.running_var.uniform_(0.5, 1.5)
+    images, labels = torch.randn(5, 4, 3, 6, 6), torch.randint(0, 3, (5, 4))
+    cases = []
+    for case in NETWORKS:
+        network = Network()
+        network.load_state_dict(start.state_dict())
+        network.train()
+        for name in case["frozen"]:
+            module = getattr(network, name)
+            module.requires_grad_(False)
+            module.eval()
+        weights = case.get("class_weights")
+        loss_of = nn.CrossEntropyLoss(
+            weight=torch.tensor(weights) if weights else None, label_smoothing=case.get("label_smoothing", 0.0)
+        )
+        trainable = [p for p in network.parameters() if p.requires_grad]
+        optimizer = CLASSES[case["kind"]](trainable, **case["options"])
+        losses, norms = [], []
+        for x, y in zip(images, labels):
+            optimizer.zero_grad()
+            loss = loss_of(network(x), y)
+            loss.backward()
+            losses.append(loss.item())
+            norms.append(torch.stack([p.grad.double().norm() for p in trainable]).norm().item())
+            optimizer.step()
+        network.eval()
+        with torch.no_grad():
+            logits = network(images[0]).flatten().tolist()
+        cases.append({**case, "losses": losses, "norms": norms, "weights": tensors(network), "logits": logits})
+    return {
+        "start": tensors(start),
+        "images": images.flatten(1).tolist(),
+        "labels": labels.tolist(),
+        "cases": cases,
+    }
+
+
+def main():
+    torch.set_num_threads(1)
+    OUT.mkdir(parents=True, exist_ok=True)
+    for name, cases in [
+        ("optimizers", optimizer_cases()),
+        ("schedules", schedule_cases()),
+        ("networks", network_cases()),
+    ]:
+        (OUT / f"{name}.json").write_text(json.dumps(cases) + "\n")
+
+
+if __name__ == "__main__":
+    main()
