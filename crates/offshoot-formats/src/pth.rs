@@ -2,7 +2,7 @@
 //!
 //! A `.pth` file is a pickle that describes an object, with the elements of its tensors beside it. A pickle is a
 //! program: it can name any Python function and ask for a call of it. Nothing here can call anything. A small
-//! machine ([`pickle`]) builds inert values, and knows three kinds of calls:
+//! machine builds inert values, and knows three kinds of calls:
 //!
 //! - those that describe tensors and dictionaries (`torch._utils._rebuild_tensor_v2`,
 //!   `collections.OrderedDict`, ...) are understood;

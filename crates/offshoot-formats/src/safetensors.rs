@@ -149,7 +149,7 @@ pub fn write(path: &Path, weights: &Weights, metadata: &str) -> Result<(), Forma
     write_atomically(path, |file| write_to(file, weights, metadata))
 }
 
-/// Writes the bytes of [`write`] to `out`.
+/// Writes the bytes of [`write()`] to `out`.
 ///
 /// # Errors
 /// Those of `out`.
