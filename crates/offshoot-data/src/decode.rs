@@ -443,21 +443,26 @@ fn is_420(frame: &[u8]) -> bool {
     matches!(frame, [_, _, _, _, _, 3, _, 0x22, _, _, 0x11, _, _, 0x11, ..])
 }
 
-/// A decoder of the `image` crate that has read the header and may allocate what the picture can need.
+/// A decoder of the `image` crate that has read the header and may allocate what a picture of this size can need.
 fn other_header<'a, R: BufRead + Seek + 'a>(
     reader: R,
     format: ImageFormat,
     options: &DecodeOptions,
 ) -> Result<impl ImageDecoder + 'a, Failure> {
-    // Eight bytes a pixel are RGBA at 16 bits; as much again for the decoder's own tables and buffers.
-    let mut limits = Limits::no_limits();
-    limits.max_alloc = Some(options.max_pixels.saturating_mul(16).max(16 << 20));
     let mut reader = ImageReader::with_format(reader, format);
-    reader.limits(limits);
-    let decoder = reader.into_decoder()?;
+    reader.limits(memory_limits(options.max_pixels));
+    let mut decoder = reader.into_decoder()?;
     let (width, height) = decoder.dimensions();
     check_size(u64::from(width), u64::from(height), options)?;
+    decoder.set_limits(memory_limits(u64::from(width) * u64::from(height)))?;
     Ok(decoder)
+}
+
+/// Eight bytes a pixel are RGBA at 16 bits; as much again for the decoder's buffers, and room for its tables.
+fn memory_limits(pixels: u64) -> Limits {
+    let mut limits = Limits::no_limits();
+    limits.max_alloc = Some(pixels.saturating_mul(16).saturating_add(16 << 20));
+    limits
 }
 
 fn decode_other(bytes: &[u8], format: ImageFormat, options: &DecodeOptions) -> Result<Picture, Failure> {

@@ -1,4 +1,25 @@
 //! Folders of pictures: decoding, transforms, augmentation, loading.
+//!
+//! - [`Dataset`], [`labelled`] and [`pictures`] find picture files on disk and name those that cannot be used;
+//! - [`decode`] and [`read_picture`] make a [`Picture`] (8-bit RGB) of any common format;
+//! - [`Transform`] carries out a [`Preprocessing`](offshoot_graph::Preprocessing), with the results of Pillow and torchvision;
+//! - [`Loader`] yields batches, decoded and augmented ahead on threads of its own.
+//!
+//! No file can cause a panic or an allocation far beyond its picture's size: what is wrong with it comes back
+//! as a [`DecodeError`]. Everything random is a function of (seed, epoch, picture).
+//!
+//! One picture, from file to network input:
+//!
+//! ```no_run
+//! use offshoot_data::{Transform, read_picture};
+//! use offshoot_graph::Preprocessing;
+//!
+//! let transform = Transform::new(&Preprocessing::default())?;
+//! let picture = read_picture("cat.jpg".as_ref(), &transform.decode_options())?;
+//! let mut input = vec![0.0; transform.input_len()];
+//! transform.normalize(&transform.evaluate(&picture), &mut input);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 pub mod augment;
 mod decode;
