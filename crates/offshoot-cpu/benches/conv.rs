@@ -1,0 +1,80 @@
+//! Convolutions and their gradients on layers of ResNet-50 and MobileNetV2; criterion reports multiply-adds a second
+//! as elements a second (twice that is FLOP/s).
+
+use std::hint::black_box;
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use offshoot_cpu::kernels::conv::{Epilogue, PackedFilter, conv};
+use offshoot_cpu::kernels::conv_input_grad::conv_input_grad;
+use offshoot_cpu::kernels::conv_weight_grad::{conv_weight_grad, conv_weight_grad_workspace};
+use offshoot_cpu::kernels::simd::Isa;
+use offshoot_cpu::kernels::{Activation, ConvShape};
+
+/// Size of the input, channels in and out, kernel and stride.
+const LAYERS: [[usize; 5]; 10] = [
+    [224, 3, 64, 7, 2],
+    [56, 64, 64, 3, 1],
+    [14, 256, 256, 3, 1],
+    [7, 512, 512, 3, 1],
+    [56, 128, 128, 3, 2],
+    [56, 64, 256, 1, 1],
+    [14, 1024, 256, 1, 1],
+    [224, 3, 32, 3, 2],
+    [56, 24, 144, 1, 1],
+    [14, 96, 576, 1, 1],
+];
+
+fn shape(batch: usize, [size, in_c, out_c, kernel, stride]: [usize; 5]) -> ConvShape {
+    let out = (size + 2 * (kernel / 2) - kernel) / stride + 1;
+    ConvShape {
+        batch,
+        in_h: size,
+        in_w: size,
+        in_c,
+        out_h: out,
+        out_w: out,
+        out_c,
+        kernel: [kernel; 2],
+        strides: [stride; 2],
+        pads: [kernel / 2; 4],
+        dilations: [1, 1],
+        groups: 1,
+    }
+}
+
+fn layers(criterion: &mut Criterion) {
+    for (batch, layer) in [1, 16].into_iter().flat_map(|batch| LAYERS.map(|layer| (batch, layer))) {
+        for isa in Isa::available().into_iter().filter(|&isa| isa != Isa::Portable) {
+            bench_layer(criterion, isa, batch, layer);
+        }
+    }
+}
+
+fn bench_layer(criterion: &mut Criterion, isa: Isa, batch: usize, layer: [usize; 5]) {
+    let s = shape(batch, layer);
+    let [size, in_c, out_c, kernel, stride] = layer;
+    let (x, w) = (vec![0.5; batch * size * size * in_c], vec![0.25; out_c * in_c * kernel * kernel]);
+    let dy = vec![0.5; batch * s.out_h * s.out_w * out_c];
+    let (mut y, mut dx, mut dw) = (dy.clone(), x.clone(), w.clone());
+    let bias = vec![0.1; out_c];
+    let mut filter = PackedFilter::new();
+    let name = format!("{isa} batch {batch}: {size} {in_c}->{out_c} {kernel}x{kernel}/{stride}");
+    let mut group = criterion.benchmark_group(name);
+    group.sample_size(10);
+    group.throughput(Throughput::Elements((dy.len() * w.len() / out_c) as u64));
+    filter.pack(isa, &s, &w);
+    let epilogue = Epilogue { bias: Some(&bias), residual: None, activation: Activation::Relu };
+    group.bench_function("forward", |b| b.iter(|| conv(isa, &s, black_box(&x), &filter, &epilogue, &mut y)));
+    filter.pack_for_input_grad(isa, &s, &w);
+    group.bench_function("input gradient", |b| {
+        b.iter(|| conv_input_grad(isa, &s, black_box(&dy), &filter, &mut dx));
+    });
+    let mut workspace = vec![0.0; conv_weight_grad_workspace(isa, &s)];
+    group.bench_function("weight gradient", |b| {
+        b.iter(|| conv_weight_grad(isa, &s, black_box(&x), &dy, &mut dw, &mut workspace));
+    });
+    group.finish();
+}
+
+criterion_group!(benches, layers);
+criterion_main!(benches);
