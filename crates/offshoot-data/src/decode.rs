@@ -1,10 +1,7 @@
 //! Bytes of a file to an RGB picture: JPEG, PNG, WebP, GIF, BMP and TIFF, told apart by content, never by
 //! the file's name. The size in the header is checked before anything is decoded.
-//!
-//! Two decoders share JPEG, by which is nearer to libjpeg-turbo 3.2 (Pillow's). With chroma at half the width and
-//! height (4:2:0) that is `jpeg-decoder`: on photographs the mean difference is 0.02 to 0.11 of 255, 99.96 % of the values are
-//! within 2; `zune-jpeg`, 1.3 times as fast, rounds chroma up there (0.02 to 0.36, 99.92 %). With any other
-//! sampling, and for CMYK and grey, it is `zune-jpeg` (4:2:2: 0.16 and 99.97 % against 0.20 and 99.91 %).
+
+mod jpeg;
 
 use std::io::{BufRead, Cursor, Read, Seek};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,11 +11,7 @@ use image::error::{LimitErrorKind, ParameterErrorKind};
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, RgbImage};
 use offshoot_graph::Preprocessing;
-use zune_jpeg::JpegDecoder;
 use zune_jpeg::errors::DecodeErrors;
-use zune_jpeg::zune_core::bytestream::{ZByteReaderTrait, ZCursor};
-use zune_jpeg::zune_core::colorspace::ColorSpace;
-use zune_jpeg::zune_core::options::DecoderOptions;
 
 /// A decoded picture: 8-bit RGB, rows from top to bottom, no padding.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -134,6 +127,14 @@ pub enum DecodeError {
         /// The limit, in pixels.
         limit: u64,
     },
+    /// A side is so long that no picture can be meant.
+    #[error("{width}x{height}: a side is longer than {limit} pixels; cut the picture into pieces", limit = MAX_SIDE)]
+    TooLong {
+        /// Width in the header, in pixels.
+        width: u64,
+        /// Height in the header, in pixels.
+        height: u64,
+    },
     /// A side has no pixels.
     #[error("the header says {width}x{height}: there are no pixels")]
     NoPixels {
@@ -180,7 +181,7 @@ pub struct PictureError {
 pub fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<Picture, DecodeError> {
     let format = Format::guess(bytes)?;
     guard(format, || match format {
-        Format::Jpeg => decode_jpeg(bytes, options),
+        Format::Jpeg => jpeg::decode(bytes, options),
         Format::Other(_, format) => decode_other(bytes, format, options),
     })
 }
@@ -204,6 +205,9 @@ pub(crate) fn looks_like_picture(path: &Path) -> bool {
     let read = std::fs::File::open(path).and_then(|file| file.take(SIGNATURE_BYTES).read_to_end(&mut start));
     read.is_ok() && Format::guess(&start).is_ok()
 }
+
+/// The longest side, in pixels. The work of resizing grows with the sides too, not only with the area.
+const MAX_SIDE: u64 = 1 << 18;
 
 /// The most bytes that any format's signature needs.
 const SIGNATURE_BYTES: u64 = 64;
@@ -338,7 +342,7 @@ fn probe_file(path: &Path, options: &DecodeOptions) -> Result<(usize, usize), De
     reader.rewind().map_err(unreadable)?;
     let format = Format::guess(&start)?;
     guard(format, || match format {
-        Format::Jpeg => Ok(jpeg_header(reader, options)?.1),
+        Format::Jpeg => Ok(jpeg::header(reader, options)?.1),
         Format::Other(_, format) => {
             let (width, height) = other_header(reader, format, options)?.dimensions();
             Ok((width as usize, height as usize))
@@ -351,96 +355,13 @@ fn check_size(width: u64, height: u64, options: &DecodeOptions) -> Result<(), Fa
     if width == 0 || height == 0 {
         return Err(Failure::Refused(DecodeError::NoPixels { width, height }));
     }
+    if width.max(height) > MAX_SIDE {
+        return Err(Failure::Refused(DecodeError::TooLong { width, height }));
+    }
     match width.checked_mul(height) {
         Some(pixels) if pixels <= limit => Ok(()),
         _ => Err(Failure::Refused(DecodeError::TooLarge { width, height, limit })),
     }
-}
-
-/// A JPEG decoder that has read the header, and the size the header states.
-fn jpeg_header<R: ZByteReaderTrait>(
-    reader: R,
-    options: &DecodeOptions,
-) -> Result<(JpegDecoder<R>, (usize, usize)), Failure> {
-    let settings = DecoderOptions::default()
-        .set_max_width(usize::from(u16::MAX))
-        .set_max_height(usize::from(u16::MAX))
-        .jpeg_set_out_colorspace(ColorSpace::RGB);
-    let mut decoder = JpegDecoder::new_with_options(reader, settings);
-    decoder.decode_headers()?;
-    let (width, height) =
-        decoder.dimensions().ok_or_else(|| Failure::Damaged("the header states no size".to_owned()))?;
-    check_size(width as u64, height as u64, options)?;
-    Ok((decoder, (width, height)))
-}
-
-fn decode_jpeg(bytes: &[u8], options: &DecodeOptions) -> Result<Picture, Failure> {
-    let (mut decoder, (width, height)) = jpeg_header(ZCursor::new(bytes), options)?;
-    let outline = JpegOutline::of(bytes);
-    if !outline.complete {
-        // The decoders fill the rest with grey; Pillow refuses it, and grey halves are nothing to learn from.
-        return Err(Failure::Truncated);
-    }
-    let pixels = match outline.chroma_420.then(|| decode_420(bytes, options)).flatten() {
-        Some(pixels) => pixels,
-        None => decoder.decode()?,
-    };
-    let picture = Picture::new(width, height, pixels)
-        .ok_or_else(|| Failure::Damaged("the decoded size is not the header's".to_owned()))?;
-    let orientation = decoder.exif().and_then(|chunk| Orientation::from_exif_chunk(chunk));
-    Ok(rotate(picture, orientation, options))
-}
-
-/// RGB by `jpeg-decoder`; `None` for what it refuses and the more tolerant `zune-jpeg` may still decode.
-fn decode_420(bytes: &[u8], options: &DecodeOptions) -> Option<Vec<u8>> {
-    let mut decoder = jpeg_decoder::Decoder::new(bytes);
-    decoder.set_max_decoding_buffer_size(usize::try_from(options.max_pixels.saturating_mul(3)).ok()?);
-    let pixels = decoder.decode().ok()?;
-    (decoder.info()?.pixel_format == jpeg_decoder::PixelFormat::RGB24).then_some(pixels)
-}
-
-/// What the segments of a JPEG say, without decoding it.
-#[derive(Default)]
-struct JpegOutline {
-    /// Chroma at half the width and half the height.
-    chroma_420: bool,
-    /// An end-of-image marker follows the start of the first scan.
-    complete: bool,
-}
-
-impl JpegOutline {
-    fn of(bytes: &[u8]) -> JpegOutline {
-        let mut outline = JpegOutline::default();
-        let mut at = 2;
-        while let Some(&[byte, marker]) = bytes.get(at..at + 2) {
-            match (byte, marker) {
-                // Start of scan. Inside its data 0xFF is escaped, so that a marker is a marker.
-                (0xFF, 0xDA) => {
-                    outline.complete = bytes[at..].windows(2).rev().any(|pair| pair == [0xFF, 0xD9]);
-                    return outline;
-                }
-                // Fill bytes, and markers without a length.
-                (0xFF, 0xFF) => at += 1,
-                (0xFF, 0x01 | 0xD0..=0xD8) => at += 2,
-                (0xFF, _) => {
-                    let Some(&[high, low]) = bytes.get(at + 2..at + 4) else { return outline };
-                    if (0xC0..=0xC2).contains(&marker) {
-                        outline.chroma_420 = is_420(&bytes[at + 4..]);
-                    }
-                    at += 2 + usize::from(u16::from_be_bytes([high, low]));
-                }
-                // Stray bytes between segments.
-                _ => at += 1,
-            }
-        }
-        outline
-    }
-}
-
-/// Whether a frame header (precision, height, width, then a count of components of three bytes each: name,
-/// sampling factors, table) has three components, the first twice as dense as the others both ways.
-fn is_420(frame: &[u8]) -> bool {
-    matches!(frame, [_, _, _, _, _, 3, _, 0x22, _, _, 0x11, _, _, 0x11, ..])
 }
 
 /// A decoder of the `image` crate that has read the header and may allocate what a picture of this size can need.

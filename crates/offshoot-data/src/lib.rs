@@ -2,7 +2,8 @@
 //!
 //! - [`Dataset`], [`labelled`] and [`pictures`] find picture files on disk and name those that cannot be used;
 //! - [`decode`] and [`read_picture`] make a [`Picture`] (8-bit RGB) of any common format;
-//! - [`Transform`] carries out a [`Preprocessing`](offshoot_graph::Preprocessing), with the results of Pillow and torchvision;
+//! - [`Transform`] carries out a [`Preprocessing`](offshoot_graph::Preprocessing), with the results of Pillow and
+//!   torchvision;
 //! - [`Loader`] yields batches, decoded and augmented ahead on threads of its own.
 //!
 //! No file can cause a panic or an allocation far beyond its picture's size: what is wrong with it comes back

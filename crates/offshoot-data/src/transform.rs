@@ -190,3 +190,62 @@ fn padded(picture: usize, side: usize, size: usize) -> Span {
 fn cropped(picture: usize, part: Range<usize>, size: usize) -> Span {
     Span { picture, canvas: part.len(), origin: part.start as i64, resized: size, keep: 0..size }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use offshoot_graph::Interpolation;
+    use offshoot_graph::random::Purpose;
+    use proptest::prelude::*;
+
+    #[test]
+    fn impossible_preprocessing_is_refused() {
+        let refused = |change: fn(&mut Preprocessing)| {
+            let mut preprocessing = Preprocessing::default();
+            change(&mut preprocessing);
+            Transform::new(&preprocessing).expect_err("it cannot be carried out").to_string()
+        };
+        assert_eq!(refused(|p| p.size = 0), "preprocessing: size 0 is outside 1..=16384");
+        assert_eq!(
+            refused(|p| p.resize = 223),
+            "preprocessing: resize 223 is outside 224..=16384; the crop of 224 is taken from it"
+        );
+        assert!(refused(|p| p.std[1] = 0.0).contains("std above 0"));
+        assert!(refused(|p| p.mean[2] = f32::NAN).contains("must be finite"));
+    }
+
+    #[test]
+    fn resize_only_matters_to_crop() {
+        let preprocessing = Preprocessing { fit: Fit::Pad, resize: 0, ..Preprocessing::default() };
+        assert!(Transform::new(&preprocessing).is_ok());
+    }
+
+    /// Mostly small sides, some very long.
+    fn side() -> impl Strategy<Value = usize> {
+        prop_oneof![1..40usize, 1..3usize, 1..20_000usize]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn every_shape_becomes_a_square(
+            width in side(), height in side(), size in 1..40usize, more in 0..9usize, seed: u64,
+        ) {
+            prop_assume!(width * height < 1_000_000);
+            let picture = Picture::new(width, height, vec![77; width * height * 3]).expect("the length is right");
+            for fit in [Fit::Crop, Fit::Pad, Fit::Stretch] {
+                for interpolation in [Interpolation::Nearest, Interpolation::Bicubic] {
+                    let preprocessing = Preprocessing {
+                        size, resize: size + more, fit, interpolation, background: [77; 3], ..Preprocessing::default()
+                    };
+                    let transform = Transform::new(&preprocessing).expect("it can be carried out");
+                    let mut random = Random::new(seed, 0, 0, Purpose::Augment);
+                    for pixels in [transform.evaluate(&picture), transform.augment(&picture, &mut random)] {
+                        prop_assert_eq!(pixels, vec![77; transform.input_len()]);
+                    }
+                }
+            }
+        }
+    }
+}
