@@ -63,7 +63,7 @@ pub struct BuildOptions {
 
 /// No architecture has this name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no architecture is called `{name}`{}; known are {}", hint(*.nearest), names())]
+#[error("no architecture is called `{name}`{} Known: {}", hint(*.nearest), names())]
 pub struct UnknownArchitecture {
     /// The name that was asked for.
     pub name: String,
@@ -222,7 +222,7 @@ fn nearest(name: &str) -> Option<&'static str> {
 }
 
 fn hint(nearest: Option<&str>) -> String {
-    nearest.map_or(String::new(), |name| format!("; did you mean `{name}`?"))
+    nearest.map_or(".".into(), |name| format!("; did you mean `{name}`?"))
 }
 
 fn names() -> String {
@@ -237,7 +237,7 @@ mod tests {
     fn an_unknown_name_lists_the_known_and_proposes_the_nearest() {
         assert_eq!(
             find("ResNet5O").unwrap_err().to_string(),
-            "no architecture is called `ResNet5O`; did you mean `resnet50`?; known are resnet18, resnet34, \
+            "no architecture is called `ResNet5O`; did you mean `resnet50`? Known: resnet18, resnet34, \
              resnet50, resnet101, resnet152, mobilenet_v2, efficientnet_lite0, efficientnet_lite1, \
              efficientnet_lite2, efficientnet_lite3, efficientnet_lite4"
         );

@@ -1,0 +1,139 @@
+//! Logits and predictions against PyTorch, with weights that PyTorch saved and with the published ones.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use offshoot_cpu::{CpuExecutor, CpuOptions};
+use offshoot_data::{Transform, read_picture};
+use offshoot_formats::checkpoint::{load_weights, match_weights};
+use offshoot_graph::model::{INPUT, OUTPUT};
+use offshoot_graph::passes::{fold_batch_norm, freeze, fuse};
+use offshoot_graph::{Executor, Graph, Model, Preprocessing, Tensor, Weights};
+use offshoot_models::{
+    Architecture, BuildOptions, architectures, canonical_keys, expected_parameters, find, original_classes,
+    pretrained,
+};
+
+/// The directory that `variable` names, else `name` in the user's cache of offshoot.
+fn directory(variable: &str, name: &str) -> PathBuf {
+    let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default());
+    std::env::var_os(variable).map_or_else(|| home().join(".cache/offshoot").join(name), PathBuf::from)
+}
+
+fn assets(path: &str) -> PathBuf {
+    directory("OFFSHOOT_ASSETS", "assets").join(path)
+}
+
+fn run(graph: &Graph, weights: &Weights, input: &Tensor) -> Vec<f32> {
+    let executor = CpuExecutor::new(CpuOptions::default()).unwrap();
+    let mut session = executor.prepare(graph, weights).unwrap();
+    session.run(&[(INPUT, input)], weights).unwrap();
+    session.output(OUTPUT).unwrap().data.to_vec()
+}
+
+/// The largest difference as a part of the largest logit.
+fn difference(found: &[f32], wanted: &[f32]) -> f32 {
+    assert_eq!(found.len(), wanted.len());
+    let largest = wanted.iter().fold(0.0, |m: f32, x| m.max(x.abs()));
+    found.iter().zip(wanted).fold(0.0, |m: f32, (a, b)| m.max((a - b).abs())) / largest
+}
+
+/// The logits that PyTorch computed from the weights in the same file.
+#[test]
+#[ignore = "needs the Python peers (OFFSHOOT_PEERS)"]
+fn logits_are_pytorchs() {
+    let directory = golden_logits();
+    for architecture in architectures() {
+        let path = directory.path().join(format!("{}.safetensors", architecture.name));
+        let mut weights = load_weights(&path).unwrap().weights;
+        let [input, logits] = ["golden.input", "golden.logits"].map(|name| weights.remove(name).unwrap());
+        let model = pretrained_at(architecture, weights, input.shape()[2]);
+        let wanted = logits.as_f32().unwrap();
+        let plain = difference(&run(&model.graph, &model.weights, &input), wanted);
+        let (graph, weights) = folded(&model);
+        let fused = difference(&run(&graph, &weights, &input), wanted);
+        println!("{}: {plain:.1e}, folded and fused {fused:.1e}", architecture.name);
+        assert!(plain < 1e-4 && fused < 1e-4, "{}: {plain} and {fused}", architecture.name);
+    }
+}
+
+fn golden_logits() -> tempfile::TempDir {
+    let directory_of_logits = tempfile::tempdir().unwrap();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/golden/models.py");
+    let status = Command::new(directory("OFFSHOOT_PEERS", "peers").join("bin/python"))
+        .arg(script)
+        .arg("logits")
+        .arg(directory_of_logits.path())
+        .status()
+        .expect("the peers are set up");
+    assert!(status.success());
+    directory_of_logits
+}
+
+/// The model in `weights` for inputs of `size` pixels, after the checks that loading makes.
+fn pretrained_at(architecture: &Architecture, weights: Weights, size: usize) -> Model {
+    let weights = canonical_keys(architecture, weights);
+    let classes = original_classes(architecture, &weights).unwrap();
+    let graph = architecture.build(&BuildOptions { classes, size, head: None }).unwrap();
+    let weights = match_weights(&expected_parameters(&graph), weights).unwrap();
+    let preprocessing = Preprocessing { size, ..architecture.preprocessing() };
+    pretrained(architecture, weights, preprocessing).unwrap()
+}
+
+/// The same function with batch norms folded into the convolutions.
+fn folded(model: &Model) -> (Graph, Weights) {
+    let mut graph = model.graph.clone();
+    freeze(&mut graph, |_| true);
+    let (graph, weights) = fold_batch_norm(&graph, &model.weights).unwrap();
+    (fuse(&graph).unwrap(), weights)
+}
+
+/// What PyTorch predicts, picture by picture (`scripts/golden/models.py predictions`).
+fn golden_predictions(architecture: &str) -> Vec<(String, usize)> {
+    let mut lines = include_str!("golden/imagenet20.txt").lines();
+    let header: Vec<&str> = lines.next().unwrap().split(' ').collect();
+    let column = header.iter().position(|&name| name == architecture).unwrap();
+    let row = |line: &str| {
+        let cells: Vec<&str> = line.split(' ').collect();
+        (cells[0].to_string(), cells[column].parse().unwrap())
+    };
+    lines.map(row).collect()
+}
+
+fn predict(model: &Model, picture: &Path) -> usize {
+    let transform = Transform::new(&model.metadata.preprocessing).unwrap();
+    let picture = read_picture(picture, &transform.decode_options()).unwrap();
+    let size = model.metadata.preprocessing.size;
+    let mut input = vec![0.0; transform.input_len()];
+    transform.normalize(&transform.evaluate(&picture), &mut input);
+    let logits = run(&model.graph, &model.weights, &Tensor::f32([1, 3, size, size], input));
+    (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap()
+}
+
+/// `imagenet_07_609.jpg` shows the class 609.
+fn label(picture: &str) -> usize {
+    let stem = picture.strip_suffix(".jpg").unwrap();
+    stem.rsplit('_').next().unwrap().parse().unwrap()
+}
+
+#[test]
+#[ignore = "needs the published weights and imagenet20 (OFFSHOOT_ASSETS)"]
+fn predictions_on_imagenet20_are_pytorchs() {
+    for name in ["mobilenet_v2", "efficientnet_lite0"] {
+        let architecture = find(name).unwrap();
+        let loaded = load_weights(&assets(&format!("weights/{name}.pth"))).unwrap();
+        let model = pretrained_at(architecture, loaded.weights, architecture.size);
+        assert_eq!(model.metadata.preprocessing, architecture.preprocessing());
+        let golden = golden_predictions(name);
+        assert_eq!(golden.len(), 20);
+        let mut correct = 0;
+        for (picture, wanted) in golden {
+            let found = predict(&model, &assets("imagenet20").join(&picture));
+            assert_eq!(found, wanted, "{name} on {picture}");
+            correct += usize::from(found == label(&picture));
+        }
+        assert_eq!(correct, 18, "{name}");
+    }
+}
