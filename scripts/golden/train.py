@@ -30,7 +30,7 @@ CLASSES = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.opti
 def optimizer_cases():
     torch.manual_seed(1)
     start = torch.randn(12)
-    gradients = torch.randn(STEPS, 12) * torch.logspace(-4, 2, 12)
+    gradients = torch.randn(STEPS, 12) * torch.logspace(-4, 1, 12)
     gradients[3] = 0.0
     # From the 30th step on at a lower rate, as a schedule would have it.
     factors = [1.0] * 30 + [0.25] * (STEPS - 30)

@@ -35,8 +35,8 @@ mod tests {
     fn the_mark_rises_with_use_and_stays() {
         let before = peak_mib().unwrap();
         let block = std::hint::black_box(vec![1u8; 64 << 20]);
-        let during = peak_mib().unwrap();
         drop(block);
-        assert!(before > 0.0 && during > 64.0 && peak_mib().unwrap() >= during);
+        let after = peak_mib().unwrap();
+        assert!(before > 0.0 && after > 64.0, "{before} {after}");
     }
 }

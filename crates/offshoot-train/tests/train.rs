@@ -1,5 +1,7 @@
 //! Whole runs on pictures drawn here: three classes that differ in colour and shape.
 
+#![allow(clippy::unwrap_used)] // the helpers are tests too
+
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -176,6 +178,10 @@ fn head_only(settings: &mut Settings) {
     settings.freeze = Some(Freeze::Backbone);
 }
 
+fn first_layer_frozen(settings: &mut Settings) {
+    settings.freeze = Some("conv0,bn0".parse().unwrap());
+}
+
 #[test]
 fn training_learns_the_classes_and_keeps_its_files() {
     let fixture = Fixture::new(|s| s.epochs = Some(12));
@@ -205,7 +211,7 @@ fn training_learns_the_classes_and_keeps_its_files() {
 
 #[test]
 fn an_interrupted_run_ends_with_the_same_bytes() {
-    for change in [|_: &mut Settings| (), head_only, |s| s.freeze = Some("conv0,bn0".parse().unwrap())] {
+    for change in [|_: &mut Settings| (), head_only, first_layer_frozen] {
         let fixture = Fixture::new(change);
         fixture.whole("whole");
         // 33 pictures: 5 steps an epoch. In the middle, at an epoch's last step, and just after one.
@@ -265,7 +271,7 @@ fn a_used_folder_needs_resume_and_a_finished_run_answers_again() {
 #[test]
 fn kept_features_change_no_bit() {
     for change in [head_only, |s: &mut Settings| {
-        s.freeze = Some("conv0,bn0".parse().unwrap());
+        first_layer_frozen(s);
         s.augment = Some(Augment::Off);
     }] {
         let fixture = Fixture::new(change);
@@ -307,7 +313,7 @@ fn the_number_of_threads_changes_no_bit() {
 #[test]
 fn frozen_parameters_and_statistics_stay() {
     let fixture = Fixture::new(|s| {
-        s.freeze = Some("conv0,bn0".parse().unwrap());
+        first_layer_frozen(s);
         s.preprocessing = Some(PreprocessingSettings { fit: Some(Fit::Pad), ..Default::default() });
     });
     let result = fixture.whole("run");
@@ -333,7 +339,8 @@ fn a_step_that_is_not_finite_is_refused_and_changes_nothing() {
     let StepError::NotFinite { problem } = &error else { panic!("{error}") };
     assert!(problem.contains("loss is NaN") && problem.contains("`conv0.weight`"), "{problem}");
     assert!(error.to_string().contains("--lr"), "{error}");
-    assert_eq!((&step.model().weights, step.state()), (&before, state));
+    assert_eq!(step.model().weights, before);
+    assert_eq!(step.state(), state);
     images[3] = 0.5;
     step.run(tensor(&images), &labels, &keys, 1.0).unwrap();
     assert_ne!(step.model().weights, before);
