@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use super::ConvShape;
 use super::conv::{activations_len, forward, weights_len};
-use super::gather::{Gather, Run};
+use super::gather::{self, Ahead, Gather, Run};
 use super::parallel::{self, Shared};
 use super::simd::{Isa, Kernel, Simd, dispatch};
 use super::tile::{self, DEPTH, STRIDE, StepMajor, Tile, run_tile};
@@ -152,7 +152,11 @@ impl Kernel for Block<'_> {
             unsafe {
                 self.copy_dy::<S>(&area, these.clone(), left);
                 self.gather_x::<S>(&area, these.clone(), right);
-                self.multiply::<S>(&area, these.len(), start == pixels.start, (left, right), sums);
+                let next = these.end..(these.end + PIXELS).min(pixels.end);
+                let next =
+                    Ahead { pixels: next, group, depth: area.cols.clone(), portions: area.tiles::<S>() };
+                let step = Step { depth: these.len(), first: start == pixels.start, next };
+                self.multiply::<S>(&area, &step, (left, right), sums);
             }
         }
     }
@@ -165,6 +169,21 @@ struct Area {
     cols: Range<usize>,
 }
 
+impl Area {
+    /// Tiles of the area.
+    #[inline(always)]
+    fn tiles<S: Simd>(&self) -> usize {
+        self.rows.len().div_ceil(S::TILE_ROWS) * self.cols.len().div_ceil(S::LANES * S::TILE_VECTORS)
+    }
+}
+
+/// A step of the reduction: some pixels, and those that come next.
+struct Step {
+    depth: usize,
+    first: bool,
+    next: Ahead,
+}
+
 impl Block<'_> {
     /// Copies the area's output channels of `pixels`.
     #[inline(always)]
@@ -174,7 +193,7 @@ impl Block<'_> {
         for (i, pixel) in pixels.enumerate() {
             let from = &self.dy[pixel * channels + area.group * plan.rows..][area.rows.clone()];
             // Safety: a row of `to` has room for DEPTH floats and a vector.
-            unsafe { super::gather::copy::<S>(from.as_ptr(), to.add(i * STRIDE), from.len()) };
+            unsafe { gather::copy::<S>(from.as_ptr(), to.add(i * STRIDE), from.len()) };
         }
     }
 
@@ -191,13 +210,24 @@ impl Block<'_> {
         }
     }
 
+    /// Asks for a portion of what comes next.
+    #[inline(always)]
+    fn prefetch(&self, area: &Area, next: &Ahead, portion: usize) {
+        let plan = self.plan;
+        plan.gather.prefetch(self.x.as_ptr(), next, portion);
+        let pixels = parallel::part(next.pixels.len(), next.portions, portion);
+        for pixel in next.pixels.start + pixels.start..next.pixels.start + pixels.end {
+            let from = (pixel * plan.gather.groups + next.group) * plan.rows + area.rows.start;
+            gather::prefetch(self.dy.as_ptr().wrapping_add(from), area.rows.len());
+        }
+    }
+
     /// Adds the product of what has been gathered to `sums`, or stores it if it is the `first`.
     #[inline(always)]
     unsafe fn multiply<S: Simd>(
         &self,
         area: &Area,
-        depth: usize,
-        first: bool,
+        step: &Step,
         (left, right): (*mut f32, *mut f32),
         sums: *mut f32,
     ) {
@@ -205,19 +235,20 @@ impl Block<'_> {
         let plan = self.plan;
         let offsets: [usize; tile::MAX_ROWS] = std::array::from_fn(|i| i * plan.width);
         let tiles = area.rows.len().div_ceil(S::TILE_ROWS);
-        for col in area.cols.clone().step_by(plan.panel) {
+        for (done, col) in area.cols.clone().step_by(plan.panel).enumerate() {
             for i in 0..tiles {
+                self.prefetch(area, &step.next, done * tiles + i);
                 let rows = parallel::part(area.rows.len(), tiles, i);
                 // Safety: the tile lies within this task's area of `sums`.
                 unsafe {
                     let out = sums.add((area.rows.start + rows.start) * plan.width + col);
                     run_tile::<S, StepMajor>(Tile {
-                        depth,
+                        depth: step.depth,
                         a: left.add(rows.start),
                         b: right.add(col - area.cols.start),
                         b_step: STRIDE,
                         bias: ZEROS.as_ptr(),
-                        add: if first { None } else { Some(out.cast_const()) },
+                        add: if step.first { None } else { Some(out.cast_const()) },
                         out,
                         rows: &offsets[..rows.len()],
                         cols: (area.cols.end - col).min(plan.panel),

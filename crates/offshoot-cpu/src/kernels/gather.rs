@@ -175,6 +175,53 @@ impl Gather {
     }
 }
 
+/// Pixels that will be gathered next. Their source rows are asked for in small portions, while tiles are being
+/// multiplied, so that the copy does not wait for memory.
+pub(super) struct Ahead {
+    pub(super) pixels: Range<usize>,
+    pub(super) group: usize,
+    pub(super) depth: Range<usize>,
+    /// Portions to ask in.
+    pub(super) portions: usize,
+}
+
+impl Gather {
+    /// Asks for portion `index` of `ahead`, if the convolution is pointwise: others have so much to do for each
+    /// source row that the processor's own prefetching keeps up.
+    #[inline(always)]
+    pub(super) fn prefetch(&self, source: *const f32, ahead: &Ahead, index: usize) {
+        let [rows, cols] = &self.taps;
+        if rows.len() * cols.len() != 1 {
+            return;
+        }
+        let pixels = parallel::part(ahead.pixels.len(), ahead.portions, index);
+        let mut pixel = self.pixel(ahead.pixels.start + pixels.start);
+        for _ in pixels {
+            let y = (pixel.image * self.source[0] + pixel.y * self.step[0]) as isize + rows[0].offset;
+            let x = (pixel.x * self.step[1]) as isize + cols[0].offset;
+            let first = (y * self.source[1] as isize + x) * self.source_c() as isize;
+            let first = first + (ahead.group * self.depth + ahead.depth.start) as isize;
+            prefetch(source.wrapping_offset(first), ahead.depth.len());
+            pixel = self.next(pixel);
+        }
+    }
+}
+
+/// Asks for `n` floats, a hint that reads nothing: any address is allowed.
+#[inline(always)]
+pub(super) fn prefetch(from: *const f32, n: usize) {
+    for i in (0..n).step_by(16) {
+        #[cfg(target_arch = "x86_64")]
+        // Safety: every x86-64 processor has the instruction, and it never faults.
+        unsafe {
+            use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+            _mm_prefetch::<_MM_HINT_T1>(from.wrapping_add(i).cast());
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = from.wrapping_add(i);
+    }
+}
+
 /// Copies `n` floats; may write up to the end of a vector.
 ///
 /// # Safety
