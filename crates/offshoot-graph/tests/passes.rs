@@ -1,0 +1,272 @@
+//! Graphs and passes, without running them.
+
+use offshoot_graph::builder::{BATCH_NORM, Conv2d};
+use offshoot_graph::model::{BATCH, INPUT, OUTPUT};
+use offshoot_graph::op::{GradOp, Pool, TrainOp};
+use offshoot_graph::passes::{
+    KEYS, LossOptions, differentiate, fold_batch_norm, freeze, fuse, prune, remove_training_leftovers,
+    training_graph,
+};
+use offshoot_graph::{
+    Bindings, DType, Dim, Graph, InferenceGraph, Op, Role, Shape, Tensor, ValueId, Weights,
+};
+
+/// A stem, a residual block with a projection, a head with dropout; batch, height and width are symbols.
+fn network() -> Graph {
+    let mut graph = Graph::new("network");
+    let dims = [Dim::symbol(BATCH), Dim::Fixed(3), Dim::symbol("height"), Dim::symbol("width")];
+    let x = graph.add_input(INPUT, DType::F32, Shape(dims.to_vec()));
+    let x = unit(&mut graph, "stem", x, &Conv2d::new(4, 3).stride(2));
+    let x = graph.add("relu", Op::Relu, &[x]).unwrap();
+    let main = unit(&mut graph, "main", x, &Conv2d::new(6, 3).stride(2));
+    let skip = unit(&mut graph, "skip", x, &Conv2d::new(6, 1).stride(2));
+    let x = graph.add("add", Op::Add, &[main, skip]).unwrap();
+    let x = graph.add("gap", Op::GlobalAveragePool, &[x]).unwrap();
+    let x = graph.add("flat", Op::Flatten { axis: 1 }, &[x]).unwrap();
+    let x = graph.add("drop", Op::Dropout { ratio: 0.25 }, &[x]).unwrap();
+    let x = graph.linear("fc", x, 5).unwrap();
+    graph.add_output(OUTPUT, x);
+    graph
+}
+
+fn unit(graph: &mut Graph, path: &str, x: ValueId, conv: &Conv2d) -> ValueId {
+    let y = graph.conv2d(&format!("{path}.conv"), x, conv).unwrap();
+    graph.batch_norm(&format!("{path}.bn"), y, BATCH_NORM).unwrap()
+}
+
+fn weights(graph: &Graph) -> Weights {
+    let tensor = |&id: &ValueId| {
+        let value = graph.value(id);
+        (value.name.clone(), Tensor::full(value.shape.as_fixed().unwrap(), 0.5))
+    };
+    graph.parameters().iter().map(tensor).collect()
+}
+
+fn count(graph: &Graph, wanted: impl Fn(&Op) -> bool) -> usize {
+    graph.nodes().iter().filter(|n| wanted(&n.op)).count()
+}
+
+fn is_backward(op: &Op) -> bool {
+    matches!(op, Op::Grad(_))
+}
+
+#[test]
+fn the_printer_shows_shapes_attributes_and_what_is_frozen() {
+    let mut graph = network();
+    freeze(&mut graph, |name| !name.starts_with("fc"));
+    let text = graph.to_string();
+    let wanted = "\
+graph network(input: f32[batch_size, 3, height, width]) {
+  param stem.conv.weight: f32[4, 3, 3, 3] (frozen)
+  param stem.bn.weight: f32[4] (frozen)
+  param stem.bn.bias: f32[4] (frozen)
+  param stem.bn.running_mean: f32[4] (frozen)
+  param stem.bn.running_var: f32[4] (frozen)
+";
+    assert!(text.starts_with(wanted), "{text}");
+    for line in [
+        "  param fc.weight: f32[5, 6]\n",
+        "  stem.conv: f32[batch_size, 4, (((height-1)/2)+1), (((width-1)/2)+1)] = Conv(input, stem.conv.weight) \
+         { strides: [2, 2], pads: [1, 1, 1, 1], dilations: [1, 1], group: 1 }\n",
+        "  relu: f32[batch_size, 4, (((height-1)/2)+1), (((width-1)/2)+1)] = Relu(stem.bn)\n",
+        "  flat: f32[batch_size, 6] = Flatten(gap) { axis: 1 }\n",
+        "  fc: f32[batch_size, 5] = Gemm(drop, fc.weight, fc.bias) { trans_a: false, trans_b: true }\n",
+        "  return output = fc\n}\n",
+    ] {
+        assert!(text.contains(line), "no line {line}in\n{text}");
+    }
+    let training = training_graph(&network(), LossOptions::default()).unwrap().graph.to_string();
+    let line = "= BatchNormStats(stem.conv, stem.bn.running_mean, stem.bn.running_var) { epsilon: 1e-5, momentum: 0.1 }\n";
+    assert!(training.contains(line), "{training}");
+}
+
+#[test]
+fn symbolic_sizes_are_those_of_numbers() {
+    let graph = network();
+    for (height, width) in [(224, 192), (29, 23), (1, 2)] {
+        let bindings =
+            Bindings::from([(BATCH.into(), 3), ("height".into(), height), ("width".into(), width)]);
+        let add = graph.nodes().iter().find(|n| n.name == "add").unwrap().outputs[0];
+        let side = |n: usize| n.div_ceil(2).div_ceil(2);
+        assert_eq!(graph.value(add).shape.eval(&bindings), Ok(vec![3, 6, side(height), side(width)]));
+        assert_eq!(graph.value(graph.output(OUTPUT).unwrap()).shape.eval(&bindings), Ok(vec![3, 5]));
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_refused_by_name() {
+    let mut graph = Graph::new("wrong");
+    let x = graph.add_input("x", DType::F32, Shape::fixed(&[2, 3, 4, 5]));
+    let flat = graph.add_input("flat", DType::F32, Shape::fixed(&[2, 3]));
+    let w = graph.add_parameter("w", &[4, 2, 3, 3], Role::Weight);
+    let pool =
+        |kernel, pads, ceil_mode| Op::MaxPool(Pool { kernel: [kernel; 2], strides: [1; 2], pads, ceil_mode });
+    let attempts: Vec<(Op, Vec<ValueId>, &str)> = vec![
+        (Op::Conv(Default::default()), vec![x, w], "does not fit 3 input channels"),
+        (Op::Conv(Default::default()), vec![x], "takes 2 to 3 inputs, not 1"),
+        (Op::Add, vec![x, flat], "do not broadcast"),
+        (Op::Gemm(Default::default()), vec![flat, flat], "3 columns"),
+        (Op::GlobalAveragePool, vec![flat], "must have 4 axes"),
+        (Op::Softmax { axis: 2 }, vec![flat], "axis 2 is outside"),
+        (Op::Flatten { axis: 3 }, vec![flat], "axis 3 is outside"),
+        (pool(6, [0; 4], false), vec![x], "a window of 6 does not fit"),
+        (pool(2, [2; 4], false), vec![x], "padding only"),
+        (pool(0, [0; 4], false), vec![x], "at least 1"),
+        (Op::Relu, vec![], "takes inputs"),
+        (Op::Train(TrainOp::BatchNormApply), vec![], "takes inputs"),
+        (
+            Op::SoftmaxCrossEntropyLoss(offshoot_graph::op::CrossEntropy { label_smoothing: 0.0 }),
+            vec![flat, flat],
+            "i64",
+        ),
+    ];
+    for (op, inputs, reason) in attempts {
+        let error = graph.add("node", op, &inputs).unwrap_err();
+        assert!(error.reason.contains(reason) && error.node == "node", "{error}, not `{reason}`");
+    }
+    assert!(graph.nodes().is_empty());
+}
+
+#[test]
+fn names_are_unique_and_passes_keep_those_of_parameters() {
+    let graph = network();
+    let training = training_graph(&graph, LossOptions { class_weights: true, ..Default::default() }).unwrap();
+    let names =
+        |graph: &Graph| graph.parameters().iter().map(|&p| graph.value(p).name.clone()).collect::<Vec<_>>();
+    assert_eq!(names(&training.graph), names(&graph));
+    for graph in [&graph, &training.graph, &fuse(&training.graph).unwrap()] {
+        let all: std::collections::HashSet<&str> = graph.values().map(|(_, v)| v.name.as_str()).collect();
+        assert_eq!(all.len(), graph.values().len());
+    }
+    let inputs: Vec<&str> =
+        training.graph.inputs().iter().map(|&i| training.graph.value(i).name.as_str()).collect();
+    assert_eq!(inputs, [INPUT, KEYS, "labels", "class_weights"]);
+}
+
+#[test]
+fn freezing_counts_and_thaws() {
+    let mut graph = network();
+    let all = (4 * 27 + 6 * 36 + 6 * 4 + 2 * (4 + 6 + 6) + 5 * 6 + 5) as u64;
+    assert_eq!(graph.count_parameters(), (all, 0));
+    freeze(&mut graph, |name| !name.starts_with("fc."));
+    assert_eq!(graph.count_parameters(), (35, all - 35));
+    freeze(&mut graph, |name| name.starts_with("stem."));
+    assert_eq!(graph.count_parameters(), (all - 116, 116));
+    // Running statistics are never trained by a gradient.
+    freeze(&mut graph, |_| false);
+    assert_eq!(graph.count_parameters(), (all, 0));
+    let buffers =
+        graph.parameters().iter().filter_map(|&p| graph.parameter_info(p)).filter(|p| p.role == Role::Buffer);
+    assert_eq!(buffers.inspect(|p| assert!(!p.trainable)).count(), 6);
+}
+
+#[test]
+fn a_frozen_part_gets_no_backward_nodes() {
+    let mut graph = network();
+    let full = training_graph(&graph, LossOptions::default()).unwrap();
+    // The input needs no gradient, so the stem has a weight gradient only.
+    assert_eq!(count(&full.graph, |op| matches!(op, Op::Grad(GradOp::ConvWeight { .. }))), 3);
+    assert_eq!(count(&full.graph, |op| matches!(op, Op::Grad(GradOp::ConvInput { .. }))), 2);
+    assert_eq!((full.trained.len(), full.states.len()), (3 + 6 + 2, 6));
+
+    freeze(&mut graph, |name| !name.starts_with("fc"));
+    let head = training_graph(&graph, LossOptions::default()).unwrap();
+    assert_eq!(head.trained, ["fc.weight", "fc.bias"]);
+    assert!(head.states.is_empty());
+    // The loss's own, the weight's product, the bias's sum: nothing of the backbone.
+    assert_eq!(count(&head.graph, is_backward), 2);
+    assert_eq!(count(&head.graph, |op| matches!(op, Op::Gemm(_))), 2);
+    assert_eq!(count(&head.graph, |op| matches!(op, Op::BatchNormalization(_))), 3);
+
+    freeze(&mut graph, |name| name.contains("bn"));
+    let norms = training_graph(&graph, LossOptions::default()).unwrap();
+    assert!(norms.states.is_empty() && !norms.trained.iter().any(|n| n.contains("bn")));
+    assert_eq!(count(&norms.graph, |op| matches!(op, Op::Grad(GradOp::BatchNormScale))), 3);
+    assert_eq!(count(&norms.graph, |op| matches!(op, Op::Train(TrainOp::BatchNormStats(_)))), 0);
+
+    freeze(&mut graph, |name| name.starts_with("stem"));
+    let tail = training_graph(&graph, LossOptions::default()).unwrap();
+    assert_eq!(count(&tail.graph, |op| matches!(op, Op::Grad(GradOp::ConvInput { .. }))), 0);
+    assert_eq!(tail.states.len(), 4);
+    let upstream = |name: &str| name.starts_with("grad.stem") || name.starts_with("grad.relu");
+    assert!(!tail.graph.nodes().iter().any(|n| upstream(&n.name)));
+
+    freeze(&mut graph, |_| true);
+    let nothing = training_graph(&graph, LossOptions::default()).unwrap();
+    assert!(nothing.trained.is_empty());
+    assert_eq!(count(&nothing.graph, is_backward), 0);
+}
+
+#[test]
+fn folding_leaves_what_trains_and_what_is_shared() {
+    let mut graph = network();
+    let weights = weights(&graph);
+    let norms = |graph: &Graph| count(graph, |op| matches!(op, Op::BatchNormalization(_)));
+    assert_eq!(norms(&fold_batch_norm(&graph, &weights).unwrap().0), 3);
+    freeze(&mut graph, |name| name.starts_with("stem"));
+    let (folded, folded_weights) = fold_batch_norm(&graph, &weights).unwrap();
+    assert_eq!(norms(&folded), 2);
+    assert!(
+        folded.find_parameter("stem.bn.weight").is_none() && !folded_weights.contains_key("stem.bn.weight")
+    );
+    let bias = folded.find_parameter("stem.conv.bias").unwrap();
+    assert!(!folded.parameter_info(bias).unwrap().trainable);
+    // gamma = beta = mean = var = 1/2: scale = 0.5 / sqrt(0.5 + 1e-5), bias = 0.5 - 0.5 scale.
+    let scale = 0.5 / (0.5f64 + 1e-5).sqrt();
+    assert_eq!(folded_weights["stem.conv.weight"].as_f32().unwrap()[0], (0.5 * scale) as f32);
+    assert_eq!(folded_weights["stem.conv.bias"].as_f32().unwrap()[0], (0.5 - 0.5 * scale) as f32);
+
+    freeze(&mut graph, |_| true);
+    let conv = graph.nodes().iter().find(|n| n.name == "stem.conv").unwrap().outputs[0];
+    graph.add_output("features", conv);
+    assert_eq!(
+        norms(&fold_batch_norm(&graph, &weights).unwrap().0),
+        1,
+        "the stem's convolution is an output"
+    );
+
+    let mut missing = weights.clone();
+    missing.remove("main.bn.bias");
+    let error = fold_batch_norm(&graph, &missing).unwrap_err().to_string();
+    assert!(error.contains("main.bn.bias"), "{error}");
+}
+
+#[test]
+fn pruning_keeps_what_outputs_need() {
+    let mut graph = network();
+    let relu = graph.nodes().iter().find(|n| n.name == "relu").unwrap().outputs[0];
+    graph.add_constant("unused", Tensor::full([2], 1.0));
+    assert_eq!(prune(&graph).unwrap().to_string(), network().to_string());
+    let mut features = Graph::new("features");
+    std::mem::swap(&mut features, &mut graph);
+    features.add_output("features", relu);
+    let kept = prune(&features).unwrap();
+    assert_eq!(kept.outputs().len(), 2);
+    assert_eq!(kept.values().filter(|(_, v)| v.name == "unused").count(), 0);
+    assert_eq!(kept.parameters().len(), features.parameters().len());
+}
+
+#[test]
+fn only_inference_graphs_are_shipped() {
+    let graph = network();
+    let shipped = remove_training_leftovers(&graph).unwrap();
+    assert_eq!(count(&shipped, |op| matches!(op, Op::Dropout { .. })), 0);
+    assert!(InferenceGraph::new(shipped).is_ok());
+    let training = training_graph(&graph, LossOptions::default()).unwrap().graph;
+    let error = InferenceGraph::new(training.clone()).unwrap_err();
+    assert_eq!((error.node.as_str(), error.op), ("stem.bn.stats", "BatchNormStats"));
+    assert!(InferenceGraph::new(fuse(&training).unwrap()).is_err());
+}
+
+#[test]
+fn a_loss_has_a_known_shape_and_a_way_back() {
+    let mut graph = network();
+    let logits = graph.output(OUTPUT).unwrap();
+    let error = differentiate(graph.clone(), logits).unwrap_err();
+    assert!(error.reason.contains("[batch_size, 5]"), "{error}");
+    graph = Graph::new("norm");
+    let x = graph.add_parameter("x", &[2, 3, 4, 4], Role::Weight);
+    let y = graph.batch_norm("bn", x, BATCH_NORM).unwrap();
+    let error = differentiate(graph, y).unwrap_err();
+    assert_eq!((error.node.as_str(), error.op), ("bn", "BatchNormalization"));
+}
