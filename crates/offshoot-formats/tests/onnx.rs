@@ -4,9 +4,13 @@
 
 mod onnx_support;
 
+use std::collections::BTreeMap;
+
+use offshoot_cpu::{CpuExecutor, CpuOptions};
 use offshoot_formats::onnx::{self, OnnxModel, Options};
+use offshoot_graph::model::{INPUT, OUTPUT};
 use offshoot_graph::preprocessing::Preprocessing;
-use offshoot_graph::{Model, Role, Tensor};
+use offshoot_graph::{Executor, Model, Role, Tensor};
 
 use onnx_support::{everything, golden, mobile};
 
@@ -195,5 +199,37 @@ fn what_was_read_is_written_and_read_again() {
         let second = onnx::read_bytes(bytes(&first)).unwrap();
         assert!(!second.assumed_preprocessing);
         assert_eq!(bytes(&second.model), bytes(&first), "{}", path.display());
+    }
+}
+
+/// What ONNX Runtime computes from a file, by scripts/golden/onnx_files.py.
+#[derive(serde::Deserialize)]
+struct Golden {
+    shape: Vec<usize>,
+    logits: Vec<f32>,
+}
+
+fn logits(model: &Model, shape: &[usize]) -> Vec<f32> {
+    let count: usize = shape.iter().product();
+    let x = (0..count).map(|i| ((7919 * i) % 1000) as f32 / 500.0 - 1.0).collect();
+    let executor = CpuExecutor::new(CpuOptions::default()).unwrap();
+    let mut session = executor.prepare(&model.graph, &model.weights).unwrap();
+    session.run(&[(INPUT, &Tensor::f32(shape, x))], &model.weights).unwrap();
+    session.output(OUTPUT).unwrap().data.to_vec()
+}
+
+#[test]
+fn logits_are_those_of_onnx_runtime() {
+    let table = std::fs::read_to_string(golden("logits.json")).unwrap();
+    let table: BTreeMap<String, Golden> = serde_json::from_str(&table).unwrap();
+    assert!(table.len() > 10);
+    for (name, golden) in table {
+        let ours = logits(&read(&name).model, &golden.shape);
+        assert_eq!(ours.len(), golden.logits.len(), "{name}");
+        let largest = golden.logits.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+        let difference = ours.iter().zip(&golden.logits).fold(0.0f32, |m, (a, b)| m.max((a - b).abs()));
+        // ONNX Runtime computes the half model in half precision.
+        let tolerance = if name.ends_with("half") { 1e-2 } else { 1e-4 };
+        assert!(difference <= tolerance * largest, "{name}: {difference} of {largest}");
     }
 }

@@ -258,6 +258,36 @@ fn one_tensor_under_many_names_does_not_fill_the_memory() {
     assert!(matches!(problem, Problem::TooLarge { .. }), "{problem}");
 }
 
+/// A classifier whose features are ten thousand nodes in a row, each named `n`.
+fn chain(op: &str, attributes: &[Vec<u8>], dims: &[i64]) -> Vec<u8> {
+    let mut parts = vec![info(11, "x", 1, dims), info(12, "y", 1, &[])];
+    for i in 0..10_000 {
+        let (from, to) = (format!("v{i}"), format!("v{}", i + 1));
+        let from = if i == 0 { "x" } else { &from };
+        let link = [field(1, from), field(2, to), field(3, "n"), field(4, op), attributes.concat()];
+        parts.push(field(1, link.concat()));
+    }
+    parts.push(node("GlobalAveragePool", &["v10000"], "g", &[]));
+    parts.push(node("Flatten", &["g"], "flat", &[]));
+    parts.push(node("Gemm", &["flat", "fc"], "y", &[]));
+    parts.push(tensor("fc", &[3, 2], None));
+    model_of(&parts, 17, &[])
+}
+
+#[test]
+fn ten_thousand_nodes_of_one_name_are_read() {
+    let read = onnx::read_bytes(chain("Relu", &[], &[0, 3, 8, 8])).unwrap();
+    let names: Vec<&str> = read.model.graph.nodes().iter().map(|n| n.name.as_str()).collect();
+    assert_eq!((names[0], names[9_999], names.len()), ("n", "n_10000", 10_003));
+}
+
+#[test]
+fn a_size_that_takes_ten_thousand_steps_is_refused() {
+    let shrink = chain("MaxPool", &[ints("kernel_shape", &[2, 2]), ints("strides", &[2, 2])], &[0, 3, 0, 0]);
+    let problem = refused(&shrink);
+    assert!(matches!(problem, Problem::TooLarge { .. }), "{problem}");
+}
+
 #[test]
 fn metadata_that_does_not_fit() {
     let with = |json: &str| {

@@ -17,7 +17,7 @@ mod translate;
 mod write;
 
 use std::fs;
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::Path;
 
 use offshoot_graph::Model;
@@ -63,9 +63,12 @@ pub struct OnnxModel {
 /// names the node and its operator.
 pub fn read(path: &Path) -> Result<OnnxModel, FormatError> {
     let open = |error| Problem::Io { action: "open", error }.at(path);
-    let len = fs::metadata(path).map_err(open)?.len();
-    if len > MAX_FILE {
-        let what = format!("a file of {len} bytes");
+    let meta = fs::metadata(path).map_err(open)?;
+    if !meta.is_file() {
+        return Err(open(io::Error::new(io::ErrorKind::InvalidInput, "it is no file")));
+    }
+    if meta.len() > MAX_FILE {
+        let what = format!("a file of {} bytes", meta.len());
         let place = "ONNX file".into();
         return Err(Problem::TooLarge { place, what, limit: MAX_FILE }.at(path));
     }

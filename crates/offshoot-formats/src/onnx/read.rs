@@ -1,6 +1,6 @@
 //! ONNX messages as a classifier.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use offshoot_graph::model::{BATCH, INPUT, OUTPUT};
@@ -61,8 +61,9 @@ pub(super) fn read(bytes: Bytes, folder: Option<&Path>) -> Result<OnnxModel, Pro
         Problem::unsupported("ONNX file", what, "Give a file written by an ONNX exporter")
     })?;
     let mut warnings = Vec::new();
-    let (output, softmax) = find_output(graph)?;
-    let nodes = Producers::new(graph)?.needed(output)?;
+    let producers = Producers::new(graph)?;
+    let (output, softmax) = find_output(graph, &producers)?;
+    let nodes = producers.needed(output)?;
     let source = Source {
         graph,
         initializers: initializers(graph)?,
@@ -117,7 +118,7 @@ fn initializers(graph: &GraphProto) -> Result<HashMap<&str, &TensorProto>, Probl
 
 /// The one input that is no initializer. (Old files list their initializers as inputs too.)
 fn find_input(graph: &GraphProto) -> Result<Input<'_>, Problem> {
-    let stored: std::collections::HashSet<&str> = graph.initializer.iter().map(|t| t.name.as_str()).collect();
+    let stored: HashSet<&str> = graph.initializer.iter().map(|t| t.name.as_str()).collect();
     let inputs: Vec<&ValueInfoProto> =
         graph.input.iter().filter(|v| !stored.contains(v.name.as_str())).collect();
     let [input] = inputs[..] else {
@@ -170,12 +171,11 @@ fn side(place: &str, dim: &DimensionProto, axis: &str) -> Result<Dim, Problem> {
 }
 
 /// The value that holds the logits, and whether a Softmax after it was left out.
-fn find_output(graph: &GraphProto) -> Result<(&str, bool), Problem> {
+fn find_output<'a>(graph: &'a GraphProto, producers: &Producers<'a>) -> Result<(&'a str, bool), Problem> {
     let [output] = &graph.output[..] else {
         let what = format!("it has {} outputs, a classifier has one", graph.output.len());
         return Err(Problem::unsupported("ONNX graph", what, "Export with the logits as the only output"));
     };
-    let producers = Producers::new(graph)?;
     let (mut name, mut softmax) = (output.name.as_str(), false);
     for _ in 0..graph.node.len() {
         let Some(node) = producers.producer(name) else { break };

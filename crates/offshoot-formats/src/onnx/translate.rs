@@ -16,6 +16,9 @@ use crate::error::Problem;
 /// More elements than one picture's activations have anywhere (1 GiB as f32).
 const MAX_ELEMENTS: usize = 1 << 28;
 
+/// More steps than lead from a symbolic height to any size computed from it. Deeper expressions would not fit the stack.
+const MAX_DEPTH: u32 = 512;
+
 const SIMPLIFY: &str = "Export the model in inference mode for a plain classifier of pictures, or simplify the file \
                         with onnxsim";
 
@@ -69,6 +72,8 @@ pub(super) struct Translator<'a> {
     /// Whether elements of another type were made f32.
     pub(super) converted: bool,
     operands: HashMap<&'a str, Operand>,
+    /// How often a name was wanted for something in the graph.
+    names: HashMap<String, u32>,
     parameters: HashMap<(String, bool), ValueId>,
 }
 
@@ -80,6 +85,7 @@ impl<'a> Translator<'a> {
             weights: BTreeMap::new(),
             converted: false,
             operands: HashMap::new(),
+            names: HashMap::new(),
             parameters: HashMap::new(),
         }
     }
@@ -248,7 +254,10 @@ impl<'a> Translator<'a> {
         }
         match self.numbers(node, index)?.and_then(|n| n.ints()) {
             Some(values) => Ok(Some(values)),
-            None => Err(node.unsupported(format!("its {name} are not known before the run"), SIMPLIFY)),
+            None => Err(node.unsupported(
+                format!("its {name} are not known before the run"),
+                "Export with a fixed picture size, such as 224 by 224",
+            )),
         }
     }
 
@@ -259,7 +268,8 @@ impl<'a> Translator<'a> {
             return Ok(id);
         }
         let tensor = self.floats(stored)?;
-        let id = self.graph.add_parameter(&stored.name, tensor.shape(), role);
+        let name = self.unused(&stored.name);
+        let id = self.graph.add_parameter(&name, tensor.shape(), role);
         self.weights.insert(self.graph.value(id).name.clone(), tensor);
         self.parameters.insert(key, id);
         Ok(id)
@@ -296,9 +306,10 @@ impl<'a> Translator<'a> {
 
     fn push_named(&mut self, name: &str, op: Op, inputs: &[ValueId]) -> Result<ValueId, Problem> {
         let place = format!("node `{name}` ({})", op.name());
+        let unused = self.unused(name);
         let id = self
             .graph
-            .add(name, op, inputs)
+            .add(&unused, op, inputs)
             .map_err(|e| Problem::unsupported(&place, e.reason, "Check the file with onnx.checker"))?;
         let shape = &self.graph.value(id).shape;
         let elements = shape.0.iter().skip(1).filter_map(Dim::fixed).try_fold(1usize, usize::checked_mul);
@@ -306,7 +317,18 @@ impl<'a> Translator<'a> {
             let what = format!("its output {shape} is too large for one picture");
             return Err(Problem::TooLarge { place, what, limit: MAX_ELEMENTS as u64 });
         }
+        if !shape.0.iter().all(|dim| is_shallow(dim, MAX_DEPTH)) {
+            let what = "its output has a size that takes too many steps to compute".into();
+            return Err(Problem::TooLarge { place, what, limit: MAX_DEPTH.into() });
+        }
         Ok(id)
+    }
+
+    /// `name`, or `name_2`, `name_3`, ... when it was wanted before: what the graph does, without its search.
+    fn unused(&mut self, name: &str) -> String {
+        let times = self.names.entry(name.to_owned()).or_default();
+        *times += 1;
+        if *times == 1 { name.to_owned() } else { format!("{name}_{times}") }
     }
 
     fn shape(&self, id: ValueId) -> &Shape {
@@ -320,7 +342,7 @@ impl<'a> Translator<'a> {
         if node.op() == "Shape" {
             return self.shape_of(node).map(Some);
         }
-        if !is_foldable(node.op()) {
+        if !is_foldable(node.op()) || node.proto.input.len() > MAX_NUMBERS {
             return Ok(None);
         }
         let mut sizes = false;
@@ -708,7 +730,8 @@ impl<'a> Translator<'a> {
         }
         let mut tensor = Rc::unwrap_or_clone(self.floats(stored)?);
         tensor.as_f32_mut().into_iter().flatten().for_each(|x| *x = f(*x));
-        Ok(self.graph.add_constant(&stored.name, tensor))
+        let name = self.unused(&stored.name);
+        Ok(self.graph.add_constant(&name, tensor))
     }
 
     fn reduce_mean(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
@@ -784,6 +807,14 @@ impl<'a> Translator<'a> {
     /// Whether `n`, which a file with a fixed batch wrote for `dim`, is the batch.
     fn is_batch(&self, dim: Option<&Dim>, n: f64) -> bool {
         dim == Some(&self.context.batch) && self.context.fixed_batch.is_some_and(|b| b as f64 == n)
+    }
+}
+
+/// Whether a dim takes at most `depth` steps to compute.
+fn is_shallow(dim: &Dim, depth: u32) -> bool {
+    match dim {
+        Dim::Fixed(_) | Dim::Symbol(_) => true,
+        Dim::Expr(e) => depth > 0 && is_shallow(&e.1, depth - 1) && is_shallow(&e.2, depth - 1),
     }
 }
 
