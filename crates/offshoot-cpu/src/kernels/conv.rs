@@ -1,6 +1,6 @@
 //! Dense and grouped convolution. (Depthwise convolution has a kernel of its own.)
 
-use super::gather::{self, Gather, Operands, Tap, Target};
+use super::gather::{self, Gather, Operands, Tap, Target, WeightOrder};
 use super::simd::Isa;
 use super::{Activation, ConvShape};
 
@@ -43,21 +43,20 @@ impl PackedFilter {
     /// # Panics
     /// When `oihw` has not the size that `shape` says.
     pub fn pack(&mut self, isa: Isa, shape: &ConvShape, oihw: &[f32]) {
-        let (depth, cols) = (shape.in_c / shape.groups, shape.out_c / shape.groups);
         let area = shape.kernel[0] * shape.kernel[1];
-        self.pack_gathers(isa, &[forward(shape)], shape, oihw, |group, col, channel| {
-            ((group * cols + col) * depth + channel) * area
-        });
+        let (depth, cols) = (shape.in_c / shape.groups, shape.out_c / shape.groups);
+        let order = WeightOrder { group: cols * depth * area, col: depth * area, depth: area };
+        self.pack_gathers(isa, &[forward(shape)], shape, oihw, order);
     }
 
-    /// Packs `gathers` one after the other; `weight` as in [`gather::pack`].
+    /// Packs `gathers` one after the other.
     pub(super) fn pack_gathers(
         &mut self,
         isa: Isa,
         gathers: &[Gather],
         shape: &ConvShape,
         oihw: &[f32],
-        weight: impl Fn(usize, usize, usize) -> usize + Sync + Send,
+        order: WeightOrder,
     ) {
         assert_eq!(oihw.len(), weights_len(shape), "weights of {shape:?}");
         self.isa = Some(isa);
@@ -65,7 +64,7 @@ impl PackedFilter {
         let mut rest = self.data.as_mut_slice();
         for gather in gathers {
             let (packed, after) = rest.split_at_mut(gather.groups * gather.packed_group(isa));
-            gather::pack(isa, gather, shape.kernel[1], oihw, &weight, packed);
+            gather::pack(isa, gather, shape.kernel[1], oihw, order, packed);
             rest = after;
         }
     }

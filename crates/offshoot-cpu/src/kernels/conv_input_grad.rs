@@ -5,7 +5,7 @@
 //! the taps, and no structural zero is multiplied. A phase without taps stores zeros.
 
 use super::conv::{PackedFilter, activations_len};
-use super::gather::{self, Gather, Operands, Tap, Target};
+use super::gather::{self, Gather, Operands, Tap, Target, WeightOrder};
 use super::simd::Isa;
 use super::{Activation, ConvShape};
 
@@ -15,11 +15,10 @@ impl PackedFilter {
     /// # Panics
     /// When `oihw` has not the size that `shape` says.
     pub fn pack_for_input_grad(&mut self, isa: Isa, shape: &ConvShape, oihw: &[f32]) {
-        let (cols, depth) = (shape.in_c / shape.groups, shape.out_c / shape.groups);
         let area = shape.kernel[0] * shape.kernel[1];
-        self.pack_gathers(isa, &phases(shape), shape, oihw, |group, col, channel| {
-            ((group * depth + channel) * cols + col) * area
-        });
+        let (cols, depth) = (shape.in_c / shape.groups, shape.out_c / shape.groups);
+        let order = WeightOrder { group: cols * depth * area, col: area, depth: cols * area };
+        self.pack_gathers(isa, &phases(shape), shape, oihw, order);
     }
 }
 

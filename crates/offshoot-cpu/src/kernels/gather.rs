@@ -250,16 +250,23 @@ unsafe fn zero<S: Simd>(to: *mut f32, n: usize) {
     }
 }
 
+/// Where the weights of a gather lie in OIHW: floats from a group, an output channel of the gather, and a source
+/// channel to the next. A pair of channels has its `kernel_h * kernel_w` weights together.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct WeightOrder {
+    pub(super) group: usize,
+    pub(super) col: usize,
+    pub(super) depth: usize,
+}
+
 /// Packs one gather's filter, all groups, as `[group][cols / panel][reduction][panel]`; the last panel is as wide as
 /// whole vectors need, and its spare columns are zeros.
-///
-/// `weight(group, col, depth)` is where that pair's `kernel_h * kernel_w` weights begin.
 pub(super) fn pack(
     isa: Isa,
     gather: &Gather,
     kernel_w: usize,
     weights: &[f32],
-    weight: impl Fn(usize, usize, usize) -> usize + Sync + Send,
+    order: WeightOrder,
     packed: &mut [f32],
 ) {
     let panel = tile::tile_cols(isa);
@@ -270,28 +277,49 @@ pub(super) fn pack(
         .iter()
         .flat_map(|r| gather.taps[1].iter().map(|s| r.index * kernel_w + s.index))
         .collect();
-    parallel::for_each_task(gather.groups * panels, packed.len() * 4, |task| {
+    parallel::for_each_task(gather.groups * panels, packed.len() * 16, |task| {
         let (group, first) = (task / panels, task % panels * panel);
         let width = (gather.cols.next_multiple_of(isa.lanes()) - first).min(panel);
         let start = group * gather.packed_group(isa) + first * reduction;
         // Safety: panels are disjoint parts of `packed`.
         let out = unsafe { std::slice::from_raw_parts_mut(out.get().add(start), width * reduction) };
-        for depth in 0..gather.depth {
-            for col in 0..width {
-                let place = depth * width + col;
-                if first + col >= gather.cols {
-                    for tap in 0..taps.len() {
-                        out[tap * gather.depth * width + place] = 0.0;
-                    }
-                    continue;
+        let cols = (gather.cols - first).min(panel);
+        let weights = &weights[group * order.group + first * order.col..];
+        if cols < width {
+            out.fill(0.0);
+        }
+        pack_panel(weights, &taps, order, [gather.depth, cols, width], out);
+    });
+}
+
+/// Packs a panel. A few source channels at a time, so that what all taps read stays in L1.
+fn pack_panel(
+    weights: &[f32],
+    taps: &[usize],
+    order: WeightOrder,
+    [depth, cols, width]: [usize; 3],
+    out: &mut [f32],
+) {
+    const CHANNELS: usize = 16;
+    for first in (0..depth).step_by(CHANNELS) {
+        let channels = CHANNELS.min(depth - first);
+        for (i, tap) in taps.iter().enumerate() {
+            let out = &mut out[(i * depth + first) * width..][..channels * width];
+            let from = &weights[first * order.depth + tap..];
+            // The inner loop runs along the axis that is closer together in the weights.
+            if order.depth < order.col {
+                for col in 0..cols {
+                    let from = from[col * order.col..].iter().step_by(order.depth);
+                    out[col..].iter_mut().step_by(width).zip(from).for_each(|(to, from)| *to = *from);
                 }
-                let from = weight(group, first + col, depth);
-                for (tap, &at) in taps.iter().enumerate() {
-                    out[tap * gather.depth * width + place] = weights[from + at];
+            } else {
+                for (channel, out) in out.chunks_exact_mut(width).enumerate() {
+                    let from = from[channel * order.depth..].iter().step_by(order.col);
+                    out[..cols].iter_mut().zip(from).for_each(|(to, from)| *to = *from);
                 }
             }
         }
-    });
+    }
 }
 
 /// What one run of gathers reads and writes.
