@@ -1,4 +1,12 @@
-//! Training loop, optimizers, schedules, checkpoints.
+//! Fine-tuning: the step, the loop around it, and the files that it leaves.
+//!
+//! [`train()`] carries out a [`Recipe`]. [`TrainStep`] is one step of it: a model with some parameters frozen becomes a
+//! frozen part that is run as it would be shipped, and a part that is differentiated. [`Inference`] and [`evaluate()`]
+//! measure the result.
+//!
+//! Everything random is a function of (seed, epoch, picture, purpose), and a step changes everything or nothing. So a
+//! checkpoint needs no more than the weights, the optimizer's moments and a position, and a resumed run ends with
+//! the same bytes as an uninterrupted one.
 
 pub mod evaluate;
 pub mod freeze;

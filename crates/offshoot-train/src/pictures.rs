@@ -5,7 +5,8 @@ use offshoot_graph::Tensor;
 use offshoot_graph::random::{Purpose, Random};
 
 use crate::evaluate::images;
-use crate::step::{StepError, TrainStep};
+use crate::step::TrainStep;
+use crate::train::TrainError;
 
 /// Inputs of a step.
 pub(crate) struct Inputs {
@@ -73,21 +74,31 @@ pub(crate) struct Features {
     shuffle: Option<u64>,
 }
 
+/// What came of computing features.
+pub(crate) enum Computed {
+    /// All of them.
+    Features(Features),
+    /// They would take more memory than allowed, or are of no use.
+    DoWithout,
+    /// By request.
+    Stopped,
+}
+
 struct Row {
     index: u64,
     label: i64,
 }
 
 impl Features {
-    /// Runs the frozen part of `step` on each picture of `loader`, which neither shuffles nor augments. `None` if that
-    /// takes more than `budget` bytes; `done` is told how many pictures are done and says whether to go on.
+    /// Runs the frozen part of `step` on each picture of `loader`, which neither shuffles nor augments. `done` is told how
+    /// many pictures are done and says whether to go on.
     pub(crate) fn compute(
         step: &mut TrainStep,
         loader: &Loader,
         (batch_size, shuffle): (usize, Option<u64>),
         budget: usize,
         mut done: impl FnMut(usize) -> bool,
-    ) -> Result<Option<Features>, FeatureError> {
+    ) -> Result<Computed, TrainError> {
         let samples = loader.samples().len();
         let mut features = Features {
             shape: vec![],
@@ -106,15 +117,15 @@ impl Features {
             features.shape = tensor.shape()[1..].to_vec();
             let bytes = features.shape.iter().product::<usize>().checked_mul(samples * size_of::<f32>());
             if bytes.is_none_or(|bytes| bytes > budget) {
-                return Ok(None);
+                return Ok(Computed::DoWithout);
             }
             features.data.extend_from_slice(tensor.as_f32().unwrap_or_default());
             if !done(features.rows.len()) {
-                return Err(FeatureError::Stopped);
+                return Ok(Computed::Stopped);
             }
         }
         features.skipped = loader.skipped();
-        Ok(Some(features))
+        Ok(Computed::Features(features))
     }
 
     /// The memory that the features take.
@@ -152,27 +163,5 @@ impl Features {
             labels: Tensor::i64([rows.len()], rows.iter().map(|&r| self.rows[r].label).collect()),
             indices: rows.iter().map(|&r| self.rows[r].index).collect(),
         }
-    }
-}
-
-/// Features that could not be computed.
-pub(crate) enum FeatureError {
-    /// By request.
-    Stopped,
-    /// A picture cannot be used (strict).
-    Picture(PictureError),
-    /// The network cannot run.
-    Step(StepError),
-}
-
-impl From<PictureError> for FeatureError {
-    fn from(error: PictureError) -> FeatureError {
-        FeatureError::Picture(error)
-    }
-}
-
-impl From<StepError> for FeatureError {
-    fn from(error: StepError) -> FeatureError {
-        FeatureError::Step(error)
     }
 }

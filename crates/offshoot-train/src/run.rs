@@ -105,8 +105,17 @@ pub(crate) struct Position {
 #[serde(deny_unknown_fields)]
 struct StateHeader {
     position: Position,
+    setting: Setting,
+}
+
+/// What a checkpoint belongs to.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Setting {
     /// The text of `recipe.toml`.
-    recipe: String,
+    pub(crate) recipe: String,
+    /// How many pictures there are to train and to validate with.
+    pub(crate) pictures: [usize; 2],
 }
 
 /// One line of `results.csv`, whose columns have these names in this order. Empty where there is no validation picture
@@ -230,15 +239,15 @@ pub(crate) fn write_state(
     run: &Path,
     state: &Weights,
     position: &Position,
-    recipe: &str,
+    setting: &Setting,
 ) -> Result<(), FormatError> {
-    let header = StateHeader { position: position.clone(), recipe: recipe.to_owned() };
+    let header = StateHeader { position: position.clone(), setting: setting.clone() };
     let header = serde_json::to_string(&header).expect("a position has a JSON form");
     safetensors::write(&run.join(STATE_FILE), state, &header)
 }
 
-/// The state of the last checkpoint, if there is one. It must be that of `recipe`.
-pub(crate) fn read_state(run: &Path, recipe: &str) -> Result<Option<(Weights, Position)>, RunError> {
+/// The state of the last checkpoint, if there is one. It must belong to `setting`.
+pub(crate) fn read_state(run: &Path, setting: &Setting) -> Result<Option<(Weights, Position)>, RunError> {
     let path = run.join(STATE_FILE);
     if !path.exists() {
         return Ok(None);
@@ -249,8 +258,14 @@ pub(crate) fn read_state(run: &Path, recipe: &str) -> Result<Option<(Weights, Po
         file.metadata.get(safetensors::METADATA_KEY).ok_or_else(|| refuse("is no checkpoint".into()))?;
     let header: StateHeader =
         serde_json::from_str(header).map_err(|e| refuse(format!("is no checkpoint of this version: {e}")))?;
-    if header.recipe != recipe {
+    if header.setting.recipe != setting.recipe {
         return Err(refuse("belongs to another recipe than the recipe.toml beside it".into()));
+    }
+    let ([train, val], [now_train, now_val]) = (header.setting.pictures, setting.pictures);
+    if [train, val] != setting.pictures {
+        return Err(refuse(format!(
+            "was made with {train} pictures to train and {val} to validate with, and now there are {now_train} and {now_val}"
+        )));
     }
     Ok(Some((file.weights, header.position)))
 }
@@ -268,6 +283,10 @@ pub(crate) fn read_last(run: &Path, model: &Model) -> Result<Weights, RunError> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn setting(recipe: &str, train: usize) -> Setting {
+        Setting { recipe: recipe.into(), pictures: [train, 2] }
+    }
 
     fn row(epoch: u64, seconds: f64) -> EpochRow {
         EpochRow {
@@ -305,17 +324,21 @@ mod tests {
     #[test]
     fn a_state_comes_back_and_one_of_another_recipe_does_not() {
         let run = tempfile::tempdir().unwrap();
-        assert!(read_state(run.path(), "a = 1").unwrap().is_none());
+        assert!(read_state(run.path(), &setting("a = 1", 7)).unwrap().is_none());
         let sums = Sums { loss: 0.1 + 0.2, correct: 3, images: 4, gradient_norm: 1.0 / 3.0 };
         let best = Some(Best { epoch: 1, val_accuracy: Some(2.0 / 3.0), val_loss: Some(0.7) });
         let position = Position { epoch: 2, step: 5, sums, best };
         let state = Weights::from([("model.w".to_string(), offshoot_graph::Tensor::full([2], 0.5))]);
-        write_state(run.path(), &state, &position, "a = 1").unwrap();
-        assert_eq!(read_state(run.path(), "a = 1").unwrap(), Some((state, position)));
-        let error = read_state(run.path(), "a = 2").unwrap_err().to_string();
-        assert!(error.contains("last.state.safetensors") && error.contains("another recipe"), "{error}");
+        write_state(run.path(), &state, &position, &setting("a = 1", 7)).unwrap();
+        assert_eq!(read_state(run.path(), &setting("a = 1", 7)).unwrap(), Some((state, position)));
+        for (other, reason) in [(setting("a = 2", 7), "another recipe"), (setting("a = 1", 8), "7 pictures")]
+        {
+            let error = read_state(run.path(), &other).unwrap_err().to_string();
+            assert!(error.contains("last.state.safetensors") && error.contains(reason), "{error}");
+        }
         std::fs::write(run.path().join(STATE_FILE), b"junk").unwrap();
-        assert!(read_state(run.path(), "a = 1").unwrap_err().to_string().contains("last.state.safetensors"));
+        let error = read_state(run.path(), &setting("a = 1", 7)).unwrap_err().to_string();
+        assert!(error.contains("last.state.safetensors"), "{error}");
     }
 
     #[test]

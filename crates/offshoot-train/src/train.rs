@@ -15,10 +15,10 @@ use serde::Serialize;
 use crate::freeze::{FreezeError, apply_freeze};
 use crate::memory::peak_mib;
 use crate::metrics::Metrics;
-use crate::pictures::{FeatureError, Features, Inputs, Pictures};
+use crate::pictures::{Computed, Features, Inputs, Pictures};
 use crate::recipe::{Augment, Recipe};
 use crate::run::{
-    self, BEST_FILE, Best, EpochRow, LAST_FILE, Position, Results, RunError, Sums, write_model,
+    self, BEST_FILE, Best, EpochRow, LAST_FILE, Position, Results, RunError, Setting, Sums, write_model,
 };
 use crate::schedule::Schedule;
 use crate::step::{StepError, StepOptions, TrainStep};
@@ -219,18 +219,21 @@ pub fn train(
     control: Control<'_>,
 ) -> Result<Outcome, TrainError> {
     let clock = Instant::now();
-    let recipe_text = recipe.to_toml();
-    let saved = if control.resume { run::read_state(run, &recipe_text)? } else { None };
+    let setting = Setting { recipe: recipe.to_toml(), pictures: [data.train.len(), data.val.len()] };
+    let saved = if control.resume { run::read_state(run, &setting)? } else { None };
     let mut model = model;
     check_classes(&model, data)?;
     apply_freeze(&mut model.graph, &recipe.freeze)?;
     let counts = model.graph.count_parameters();
-    if saved.is_some() {
-        model.weights = run::read_last(run, &model)?;
-    } else if control.resume {
-        run::make(run)?;
-    } else {
-        run::create(run)?;
+    let results = Results::read(run, saved.as_ref().map_or(0, |(_, position)| position.epoch))?;
+    match &saved {
+        Some((_, position)) if position.epoch >= recipe.epochs => {
+            let result = result(run, position, counts, results.totals());
+            return Ok(Outcome { result, interrupted: false });
+        }
+        Some(_) => model.weights = run::read_last(run, &model)?,
+        None if control.resume => run::make(run)?,
+        None => run::create(run)?,
     }
     let mut step = TrainStep::new(model, &step_options(recipe, data)?, executor)?;
     recipe.write(run)?;
@@ -242,11 +245,10 @@ pub fn train(
             position
         }
     };
-    let results = Results::read(run, position.epoch)?;
     let steps = data.train.len().div_ceil(recipe.batch_size) as u64;
     let mut session = Training {
         recipe,
-        recipe_text,
+        setting,
         data,
         run,
         executor,
@@ -264,9 +266,6 @@ pub fn train(
         stepping: Duration::ZERO,
         reported: HashSet::new(),
     };
-    if session.position.epoch >= recipe.epochs {
-        return Ok(session.outcome(true));
-    }
     session.announce(resumed);
     session.run_epochs()
 }
@@ -313,7 +312,7 @@ fn class_weights(recipe: &Recipe, data: &Dataset) -> Result<Option<Vec<f32>>, Tr
 /// A run in progress.
 struct Training<'a, 'c> {
     recipe: &'a Recipe,
-    recipe_text: String,
+    setting: Setting,
     data: &'a Dataset,
     run: &'a Path,
     executor: &'a dyn Executor,
@@ -393,55 +392,51 @@ impl Training<'_, '_> {
             ..options
         };
         let ordered = |batch_size| kept(LoaderOptions::evaluation(&transform, batch_size));
-        let (train_ordered, val_ordered) = (ordered(batch_size), ordered(EVALUATION_BATCH));
+        let (val_options, train_options) = (ordered(EVALUATION_BATCH), ordered(batch_size));
         let shuffled =
             LoaderOptions { augment, ..kept(LoaderOptions::training(&transform, batch_size, seed)) };
-        let loader = |samples: &[_], options| Loader::new(samples.to_vec(), transform.clone(), options);
+        let val = Loader::new(self.data.val.clone(), transform.clone(), val_options);
+        let train = Loader::new(self.data.train.clone(), transform.clone(), train_options);
         let mut budget = self.control.feature_bytes;
-        let val = loader(&self.data.val, val_ordered);
-        let val = self.keep_features(val, (EVALUATION_BATCH, None), &mut budget);
-        let train = if augment {
-            Ok(Pictures::Loader(loader(&self.data.train, shuffled)))
-        } else {
-            let source = loader(&self.data.train, train_ordered);
-            self.keep_features(source, (batch_size, Some(seed)), &mut budget).map(|pictures| match pictures {
-                Pictures::Loader(_) => Pictures::Loader(loader(&self.data.train, shuffled)),
-                Pictures::Features(_) => pictures,
-            })
+        let val = match self.features(&val, (EVALUATION_BATCH, None), &mut budget)? {
+            Computed::Features(features) => Pictures::Features(features),
+            Computed::DoWithout => Pictures::Loader(val),
+            Computed::Stopped => return Ok(None),
         };
-        match (train, val) {
-            (Err(FeatureError::Stopped), _) | (_, Err(FeatureError::Stopped)) => Ok(None),
-            (Err(FeatureError::Picture(error)), _) | (_, Err(FeatureError::Picture(error))) => {
-                Err(error.into())
+        let computed = match augment {
+            true => Computed::DoWithout,
+            false => self.features(&train, (batch_size, Some(seed)), &mut budget)?,
+        };
+        let train = match computed {
+            Computed::Features(features) => Pictures::Features(features),
+            Computed::DoWithout => {
+                Pictures::Loader(Loader::new(self.data.train.clone(), transform, shuffled))
             }
-            (Err(FeatureError::Step(error)), _) | (_, Err(FeatureError::Step(error))) => Err(error.into()),
-            (Ok(train), Ok(val)) => Ok(Some((train, val))),
-        }
+            Computed::Stopped => return Ok(None),
+        };
+        Ok(Some((train, val)))
     }
 
-    /// Features of the pictures of `loader` where there is a frozen part and `budget` allows it, else `loader` itself.
-    fn keep_features(
+    /// Features of the pictures of `loader`, where there is a frozen part and `budget` allows it.
+    fn features(
         &mut self,
-        loader: Loader,
+        loader: &Loader,
         order: (usize, Option<u64>),
         budget: &mut usize,
-    ) -> Result<Pictures, FeatureError> {
+    ) -> Result<Computed, TrainError> {
         if !self.step.has_prefix() || *budget == 0 {
-            return Ok(Pictures::Loader(loader));
+            return Ok(Computed::DoWithout);
         }
         let (total, stop) = (loader.samples().len(), self.control.stop);
         let progress = &mut *self.control.progress;
-        let features = Features::compute(&mut self.step, &loader, order, *budget, |done| {
+        let computed = Features::compute(&mut self.step, loader, order, *budget, |done| {
             progress(Event::Features { done, total });
             !stop.load(Ordering::Relaxed)
         })?;
-        Ok(match features {
-            None => Pictures::Loader(loader),
-            Some(features) => {
-                *budget -= features.bytes();
-                Pictures::Features(features)
-            }
-        })
+        if let Computed::Features(features) = &computed {
+            *budget -= features.bytes();
+        }
+        Ok(computed)
     }
 
     /// Tells of the pictures that were left out since the last time.
@@ -569,7 +564,7 @@ impl Training<'_, '_> {
     /// before it were the ones that belong to it.
     fn checkpoint(&mut self) -> Result<(), TrainError> {
         write_model(&self.run.join(LAST_FILE), self.step.model())?;
-        run::write_state(self.run, &self.step.state(), &self.position, &self.recipe_text)?;
+        run::write_state(self.run, &self.step.state(), &self.position, &self.setting)?;
         self.last_checkpoint = Instant::now();
         (self.control.progress)(Event::Checkpoint);
         Ok(())
@@ -580,21 +575,20 @@ impl Training<'_, '_> {
     }
 
     fn outcome(&self, finished: bool) -> Outcome {
-        let (seconds, peak) = self.results.totals();
-        // A run that was finished before took what its table says.
-        let idle = finished && self.steps_made == 0;
-        let best = self.position.best.as_ref();
-        let result = TrainResult {
-            run: self.run.to_owned(),
-            epochs: self.position.epoch,
-            best: best.map(|b| BestEpoch { epoch: b.epoch, val_accuracy: b.val_accuracy }),
-            trainable_parameters: self.counts.0,
-            frozen_parameters: self.counts.1,
-            seconds: if idle { seconds } else { self.seconds() },
-            peak_mib: if idle { peak } else { peak_mib() },
-        };
+        let result = result(self.run, &self.position, self.counts, (self.seconds(), peak_mib()));
         Outcome { result, interrupted: !finished }
     }
+}
+
+fn result(
+    run: &Path,
+    position: &Position,
+    (trainable_parameters, frozen_parameters): (u64, u64),
+    (seconds, peak_mib): (f64, Option<f64>),
+) -> TrainResult {
+    let best = position.best.as_ref().map(|b| BestEpoch { epoch: b.epoch, val_accuracy: b.val_accuracy });
+    let (run, epochs) = (run.to_owned(), position.epoch);
+    TrainResult { run, epochs, best, trainable_parameters, frozen_parameters, seconds, peak_mib }
 }
 
 /// A higher accuracy, or the same with a lower loss. Without validation pictures, the later epoch.
