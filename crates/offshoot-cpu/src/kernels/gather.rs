@@ -165,8 +165,13 @@ impl Gather {
                 let row = source.add((image + y as usize) * width * channels);
                 let first =
                     (x0 + run.x) * channels as isize + (group * self.depth + start - run.start) as isize;
+                let span = (width * channels) as isize;
+                if first >= 0 && first + len <= span {
+                    copy::<S>(row.offset(first), to, len as usize);
+                    continue;
+                }
                 let left = (-first).clamp(0, len);
-                let right = ((width * channels) as isize - first).clamp(left, len);
+                let right = (span - first).clamp(left, len);
                 zero::<S>(to, left as usize);
                 copy::<S>(row.wrapping_offset(first + left), to.offset(left), (right - left) as usize);
                 zero::<S>(to.offset(right), (len - right) as usize);
