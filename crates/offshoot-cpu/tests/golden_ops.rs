@@ -1,5 +1,6 @@
 //! Every operator, forward and backward, on every SIMD path and any number of threads, against PyTorch in double
 //! precision (`scripts/golden/ops.py`).
+#![allow(clippy::unwrap_used)] // helpers of tests, too
 
 mod golden;
 

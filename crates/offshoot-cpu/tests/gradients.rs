@@ -2,6 +2,7 @@
 //!
 //! Inputs are small multiples of a power of two, and piecewise linear operators get distinct ones, so that the step
 //! crosses no kink and what is exact in f32 stays exact. The loss is summed in f64.
+#![allow(clippy::unwrap_used)] // helpers of tests, too
 
 mod golden;
 

@@ -1,4 +1,5 @@
 //! Whole networks: training steps against PyTorch, folding, fusing, batches, and threads.
+#![allow(clippy::unwrap_used)] // helpers of tests, too
 
 mod golden;
 

@@ -1,4 +1,5 @@
 //! Graphs and passes, without running them.
+#![allow(clippy::unwrap_used)] // helpers of tests, too
 
 use offshoot_graph::builder::{BATCH_NORM, Conv2d};
 use offshoot_graph::model::{BATCH, INPUT, OUTPUT};
