@@ -37,12 +37,18 @@ pub struct CpuExecutor {
     profile: bool,
 }
 
+/// More threads than any machine this runs on can use.
+const MAX_THREADS: usize = 1024;
+
 /// The executor could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum CpuError {
     /// The machine lacks the instructions.
     #[error("this machine cannot run the `{0}` path")]
     Isa(Isa),
+    /// More threads than make sense.
+    #[error("{0} threads are too many; give at most {MAX_THREADS}")]
+    TooManyThreads(usize),
     /// The threads could not be started.
     #[error("the worker threads could not be started")]
     Threads(#[from] rayon::ThreadPoolBuildError),
@@ -52,11 +58,14 @@ impl CpuExecutor {
     /// Starts the worker threads.
     ///
     /// # Errors
-    /// When the threads cannot be started, or the machine cannot run the SIMD path that was asked for.
+    /// When the threads are too many or cannot be started, or the machine cannot run the SIMD path that was asked for.
     pub fn new(options: CpuOptions) -> Result<CpuExecutor, CpuError> {
         let isa = options.isa.unwrap_or_else(Isa::best);
         if !Isa::available().contains(&isa) {
             return Err(CpuError::Isa(isa));
+        }
+        if let Some(threads) = options.threads.filter(|n| n.get() > MAX_THREADS) {
+            return Err(CpuError::TooManyThreads(threads.get()));
         }
         // Rayon takes 0 as "one for each processor".
         let threads = options.threads.map_or(0, NonZeroUsize::get);

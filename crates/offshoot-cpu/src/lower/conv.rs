@@ -26,6 +26,14 @@ enum Filter {
 }
 
 impl Filter {
+    /// The buffer that it is packed from at each run, if it is.
+    fn reads(&self) -> Option<BufferId> {
+        match self {
+            Filter::Frozen(_) => None,
+            Filter::Live(weight) => Some(*weight),
+        }
+    }
+
     /// Calls `f` with the packed filter.
     fn with(
         &self,
@@ -148,6 +156,7 @@ impl Lowering<'_> {
             return Ok(());
         }
         let filter = self.filter(&shape, node.inputs[1], Direction::Forward)?;
+        reads.extend(filter.reads());
         self.push(&node.name, reads, vec![y], move |memory, scratch, out| {
             let bias = bias.map(|b| memory.get(b));
             let epilogue = Epilogue { bias, residual: residual.map(|r| memory.get(r)), activation };
@@ -173,7 +182,8 @@ impl Lowering<'_> {
             return Ok(());
         }
         let filter = self.filter(&shape, node.inputs[1], Direction::Backward)?;
-        self.push(&node.name, vec![dy], vec![dx], move |memory, scratch, out| {
+        let reads = [dy].into_iter().chain(filter.reads()).collect();
+        self.push(&node.name, reads, vec![dx], move |memory, scratch, out| {
             filter.with(isa, &shape, Direction::Backward, memory, &mut scratch.filter, |filter| {
                 conv_input_grad(isa, &shape, memory.get(dy), filter, out[0]);
             });

@@ -3,7 +3,7 @@
 use offshoot_graph::op::BatchNormalization;
 use offshoot_graph::{ExecuteError, Node};
 
-use super::Lowering;
+use super::{Lowering, unsupported};
 use crate::kernels::batch_norm::{
     BatchNorm, Gate, Running, batch_norm_apply, batch_norm_input_grad, batch_norm_reduce, batch_norm_stats,
     inv_std, scale_input_grad,

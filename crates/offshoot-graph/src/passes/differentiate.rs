@@ -118,15 +118,11 @@ impl Tape {
             (Op::Train(TrainOp::BatchNormApply), 3) => return Ok(Some(self.batch_norm_sums(node, dy)?[0])),
             (Op::Train(TrainOp::BatchNormApply), 4) => return Ok(Some(self.batch_norm_sums(node, dy)?[1])),
             // Through the batch's own statistics: part of BatchNormInput.
-            (
-                Op::Train(TrainOp::BatchNormApply | TrainOp::Dropout { .. } | TrainOp::BatchNormStats(_)),
-                _,
-            ) => {
-                return Ok(None);
-            }
+            (Op::Train(TrainOp::BatchNormApply), _) if self.uses_own_statistics(node) => return Ok(None),
+            (Op::Train(TrainOp::Dropout { .. } | TrainOp::BatchNormStats(_)), _) => return Ok(None),
             (
                 Op::BatchNormalization(_)
-                | Op::Train(TrainOp::InvStd { .. })
+                | Op::Train(TrainOp::InvStd { .. } | TrainOp::BatchNormApply)
                 | Op::Grad(_)
                 | Op::Fused(
                     FusedOp::Conv { .. }
@@ -174,13 +170,18 @@ impl Tape {
         Ok(sums)
     }
 
+    /// Whether a BatchNormApply normalises x with the statistics of that very x.
+    fn uses_own_statistics(&self, node: &Node) -> bool {
+        let stats = self.graph.producer(node.inputs[1]).map(|n| self.graph.node(n));
+        stats.is_some_and(|n| {
+            matches!(n.op, Op::Train(TrainOp::BatchNormStats(_))) && n.inputs[0] == node.inputs[0]
+        })
+    }
+
     fn batch_norm_input(&mut self, node: &Node, dy: ValueId) -> Result<ValueId, GraphError> {
         let [x, mean, inv_std, weight] = [0, 1, 2, 3].map(|i| node.inputs[i]);
-        let stats = self.graph.producer(mean).map(|n| self.graph.node(n));
-        let own =
-            stats.is_some_and(|n| matches!(n.op, Op::Train(TrainOp::BatchNormStats(_))) && n.inputs[0] == x);
         let name = grad_name(node, 0);
-        if !own {
+        if !self.uses_own_statistics(node) {
             return self.graph.add(&name, Op::Grad(GradOp::BatchNormScale), &[dy, inv_std, weight]);
         }
         let [dweight, dbias] = self.batch_norm_sums(node, dy)?;
