@@ -27,7 +27,7 @@ impl Metrics {
         Metrics { classes, confusion: vec![0; classes * classes], in_top5: 0, loss: 0.0 }
     }
 
-    /// Adds pictures: `logits` is [n, classes], `labels` is [n].
+    /// Adds pictures: `logits` is `[n, classes]`, `labels` is `[n]`.
     ///
     /// # Panics
     /// When the lengths do not fit or a label is no class.

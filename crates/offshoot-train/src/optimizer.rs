@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 /// Elements that one task updates. Fixed, so that sums do not depend on the number of threads.
 const CHUNK: usize = 1 << 14;
 
+/// More steps than any run makes.
+const MAX_STEPS: f32 = 1e12;
+
 /// Which update rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -72,7 +75,7 @@ pub enum UpdateError {
 
 /// A saved state that belongs to another optimizer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the saved optimizer state has no `{0}` of the size that this optimizer needs")]
+#[error("the saved optimizer state has no usable `{0}` of the size that this optimizer needs")]
 pub struct StateError(pub String);
 
 /// The state of one parameter.
@@ -184,7 +187,11 @@ impl Optimizer {
                 let found = state.get(&key).and_then(Tensor::as_f32).filter(|data| data.len() == len);
                 found.ok_or(StateError(key))
             };
-            slot.step = read("step", 1)?[0] as u64;
+            let step = read("step", 1)?[0];
+            if !(0.0..=MAX_STEPS).contains(&step) {
+                return Err(StateError(format!("{name}.step")));
+            }
+            slot.step = step as u64;
             for (suffix, moment) in moments(kind, [&mut slot.first, &mut slot.second]) {
                 let len = moment.len();
                 moment.copy_from_slice(read(suffix, len)?);
@@ -375,6 +382,11 @@ mod tests {
         let sgd = one_parameter(OptimizerKind::Sgd, 0.1, &weights);
         let mut adam = one_parameter(OptimizerKind::AdamW, 0.1, &weights);
         assert_eq!(adam.load_state(&sgd.state()), Err(StateError("w.exp_avg".into())));
+        for step in [f32::NAN, f32::INFINITY, -1.0] {
+            let mut state = adam.state();
+            state.insert("w.step".into(), Tensor::full([], step));
+            assert_eq!(adam.load_state(&state), Err(StateError("w.step".into())));
+        }
     }
 
     #[test]

@@ -21,6 +21,9 @@ pub const RECIPE_FILE: &str = "recipe.toml";
 /// The head that replaces the pretrained one unless another is asked for.
 pub const DEFAULT_HEAD: &str = "linear,dropout=0.2";
 
+/// The most epochs that are accepted.
+const MAX_EPOCHS: u64 = 1_000_000;
+
 /// Which parameters training leaves alone: `backbone`, `none`, or patterns with commas between them.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub enum Freeze {
@@ -283,6 +286,10 @@ impl Settings {
     /// The first that is out of range.
     pub fn check(&self) -> Result<(), SettingError> {
         at_least_one("epochs", self.epochs)?;
+        if let Some(epochs) = self.epochs.filter(|&epochs| epochs > MAX_EPOCHS) {
+            let reason = format!("must be at most {MAX_EPOCHS}, not {epochs}");
+            return Err(SettingError { setting: "epochs".into(), reason });
+        }
         at_least_one("batch_size", self.batch_size.map(|n| n as u64))?;
         at_least_one("threads", self.threads.map(|n| n as u64))?;
         in_range("lr", self.lr, "above 0", |x| x > 0.0)?;
@@ -363,7 +370,7 @@ impl Recipe {
     }
 
     /// The recipe of the run in the folder `run` if it has one, for `--resume`. The saved recipe wins; `flags` may repeat
-    /// it and must not say otherwise.
+    /// it and must not say otherwise. Only the number of threads may be another, since no result depends on it.
     ///
     /// # Errors
     /// As [`Recipe::read`], and when `flags` differ: all that do are listed.
@@ -371,7 +378,8 @@ impl Recipe {
         if !run.join(RECIPE_FILE).exists() {
             return Ok(None);
         }
-        let recipe = Recipe::read(run)?;
+        let mut recipe = Recipe::read(run)?;
+        recipe.threads = flags.threads.or(recipe.threads);
         let mut conflicts = Vec::new();
         compare("", &table(&recipe), &table(flags), &mut conflicts);
         match conflicts.is_empty() {

@@ -112,7 +112,7 @@ struct StateHeader {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Setting {
-    /// The text of `recipe.toml`.
+    /// The text of `recipe.toml`, without the number of threads.
     pub(crate) recipe: String,
     /// How many pictures there are to train and to validate with.
     pub(crate) pictures: [usize; 2],
@@ -218,8 +218,8 @@ pub fn write_model(path: &Path, model: &Model) -> Result<(), FormatError> {
     safetensors::write(path, &model.weights, &metadata)
 }
 
-/// Makes the folder `run` for a new run.
-pub(crate) fn create(run: &Path) -> Result<(), RunError> {
+/// Checks that nothing is in the way of a new run in the folder `run`.
+pub(crate) fn check_unused(run: &Path) -> Result<(), RunError> {
     let occupied = match std::fs::read_dir(run) {
         Ok(mut entries) => entries.next().is_some(),
         Err(error) => error.kind() != std::io::ErrorKind::NotFound,
@@ -227,9 +227,10 @@ pub(crate) fn create(run: &Path) -> Result<(), RunError> {
     if occupied {
         return Err(RunError::Exists { run: run.to_owned() });
     }
-    make(run)
+    Ok(())
 }
 
+/// Makes the folder `run` where there is none.
 pub(crate) fn make(run: &Path) -> Result<(), RunError> {
     std::fs::create_dir_all(run).map_err(|source| RunError::Create { run: run.to_owned(), source })
 }
@@ -266,6 +267,9 @@ pub(crate) fn read_state(run: &Path, setting: &Setting) -> Result<Option<(Weight
         return Err(refuse(format!(
             "was made with {train} pictures to train and {val} to validate with, and now there are {now_train} and {now_val}"
         )));
+    }
+    if header.position.step > train as u64 {
+        return Err(refuse(format!("claims {} steps in an epoch of {train} pictures", header.position.step)));
     }
     Ok(Some((file.weights, header.position)))
 }
@@ -336,6 +340,10 @@ mod tests {
             let error = read_state(run.path(), &other).unwrap_err().to_string();
             assert!(error.contains("last.state.safetensors") && error.contains(reason), "{error}");
         }
+        let position = Position { step: 8, ..Position::default() };
+        write_state(run.path(), &Weights::new(), &position, &setting("a = 1", 7)).unwrap();
+        let error = read_state(run.path(), &setting("a = 1", 7)).unwrap_err().to_string();
+        assert!(error.contains("8 steps"), "{error}");
         std::fs::write(run.path().join(STATE_FILE), b"junk").unwrap();
         let error = read_state(run.path(), &setting("a = 1", 7)).unwrap_err().to_string();
         assert!(error.contains("last.state.safetensors"), "{error}");
@@ -344,11 +352,11 @@ mod tests {
     #[test]
     fn a_used_folder_is_refused_and_an_empty_one_is_not() {
         let root = tempfile::tempdir().unwrap();
-        create(root.path()).unwrap();
-        create(&root.path().join("a/b")).unwrap();
+        check_unused(root.path()).unwrap();
+        check_unused(&root.path().join("a/b")).unwrap();
         std::fs::write(root.path().join("note.txt"), "").unwrap();
-        let error = create(root.path()).unwrap_err().to_string();
+        let error = check_unused(root.path()).unwrap_err().to_string();
         assert!(error.contains("--resume") && error.contains("--out"), "{error}");
-        assert!(create(&root.path().join("note.txt")).is_err());
+        assert!(check_unused(&root.path().join("note.txt")).is_err());
     }
 }

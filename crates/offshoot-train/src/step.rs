@@ -169,7 +169,7 @@ impl TrainStep {
         Ok(Tensor::f32(features.shape, features.data.to_vec()))
     }
 
-    /// Learns from `features` (of [`TrainStep::features`]) with labels [n] and dropout keys [n], both i64, at `factor`
+    /// Learns from `features` (of [`TrainStep::features`]) with labels `[n]` and dropout keys `[n]`, both i64, at `factor`
     /// times the rates of the options. Weights, moments and running statistics change together or not at all.
     ///
     /// # Errors

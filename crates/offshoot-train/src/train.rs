@@ -219,23 +219,31 @@ pub fn train(
     control: Control<'_>,
 ) -> Result<Outcome, TrainError> {
     let clock = Instant::now();
-    let setting = Setting { recipe: recipe.to_toml(), pictures: [data.train.len(), data.val.len()] };
-    let saved = if control.resume { run::read_state(run, &setting)? } else { None };
+    let same_for_any_threads = Recipe { threads: None, ..recipe.clone() };
+    let setting =
+        Setting { recipe: same_for_any_threads.to_toml(), pictures: [data.train.len(), data.val.len()] };
+    let saved = if control.resume {
+        run::read_state(run, &setting)?
+    } else {
+        run::check_unused(run)?;
+        None
+    };
     let mut model = model;
     check_classes(&model, data)?;
     apply_freeze(&mut model.graph, &recipe.freeze)?;
     let counts = model.graph.count_parameters();
     let results = Results::read(run, saved.as_ref().map_or(0, |(_, position)| position.epoch))?;
-    match &saved {
-        Some((_, position)) if position.epoch >= recipe.epochs => {
+    if let Some((_, position)) = &saved {
+        if position.epoch >= recipe.epochs {
             let result = result(run, position, counts, results.totals());
             return Ok(Outcome { result, interrupted: false });
         }
-        Some(_) => model.weights = run::read_last(run, &model)?,
-        None if control.resume => run::make(run)?,
-        None => run::create(run)?,
+        model.weights = run::read_last(run, &model)?;
     }
+    let transform = Transform::new(&recipe.preprocessing)?;
     let mut step = TrainStep::new(model, &step_options(recipe, data)?, executor)?;
+    // What does not fit has been found by now: no folder is left behind for it.
+    run::make(run)?;
     recipe.write(run)?;
     let resumed = saved.as_ref().map(|(_, position)| (position.epoch, position.step));
     let position = match saved {
@@ -245,10 +253,11 @@ pub fn train(
             position
         }
     };
-    let steps = data.train.len().div_ceil(recipe.batch_size) as u64;
+    let steps = data.train.len().div_ceil(recipe.batch_size.max(1)) as u64;
     let mut session = Training {
         recipe,
         setting,
+        transform,
         data,
         run,
         executor,
@@ -313,6 +322,7 @@ fn class_weights(recipe: &Recipe, data: &Dataset) -> Result<Option<Vec<f32>>, Tr
 struct Training<'a, 'c> {
     recipe: &'a Recipe,
     setting: Setting,
+    transform: Transform,
     data: &'a Dataset,
     run: &'a Path,
     executor: &'a dyn Executor,
@@ -382,8 +392,8 @@ impl Training<'_, '_> {
 
     /// The pictures to train and to validate with, gone through the frozen part where that pays. `None` when stopped.
     fn open_pictures(&mut self) -> Result<Option<(Pictures, Pictures)>, TrainError> {
-        let transform = Transform::new(&self.recipe.preprocessing)?;
-        let Recipe { batch_size, seed, .. } = *self.recipe;
+        let transform = self.transform.clone();
+        let (batch_size, seed) = (self.recipe.batch_size.max(1), self.recipe.seed);
         let augment = self.recipe.augment == Augment::On;
         let kept = |options: LoaderOptions| LoaderOptions {
             threads: self.recipe.threads.unwrap_or(0),

@@ -97,6 +97,7 @@ fn errors_name_file_line_and_setting() {
         "mine.toml:3: `lr_groups.layer4.0` must be above 0, not 0"
     );
     assert_eq!(error_of("momentum = 1.0"), "mine.toml:1: `momentum` must be at least 0 and below 1, not 1");
+    assert_eq!(error_of("epochs = 1000001"), "mine.toml:1: `epochs` must be at most 1000000, not 1000001");
     let unknown = error_of("epochs = 3\nepoch = 4\n");
     assert!(unknown.starts_with("mine.toml: TOML parse error at line 2, column 1"), "{unknown}");
     assert!(unknown.contains("unknown field `epoch`, expected one of `model`"), "{unknown}");
@@ -135,15 +136,22 @@ fn a_resumed_run_keeps_its_recipe_and_lists_every_conflict() {
     let recipe = resolve(Settings { lr: Some(0.1), ..least() });
     recipe.write(run).unwrap();
     let same = Settings { lr: Some(0.1), epochs: Some(30), ..Settings::default() };
-    assert_eq!(Recipe::resume(run, &same).unwrap(), Some(recipe));
+    assert_eq!(Recipe::resume(run, &same).unwrap().as_ref(), Some(&recipe));
+    let threads = Settings { threads: Some(3), ..Settings::default() };
+    assert_eq!(Recipe::resume(run, &threads).unwrap(), Some(Recipe { threads: Some(3), ..recipe }));
     let preprocessing = Some(PreprocessingSettings { size: Some(64), ..Default::default() });
-    let other =
-        Settings { lr: Some(0.2), epochs: Some(30), preprocessing, threads: Some(1), ..Settings::default() };
+    let other = Settings {
+        lr: Some(0.2),
+        epochs: Some(30),
+        preprocessing,
+        weights: Some("w.pth".into()),
+        ..Settings::default()
+    };
     let error = Recipe::resume(run, &other).unwrap_err().to_string();
     for part in [
         "`lr` is 0.1 there and 0.2 here",
         "`preprocessing.size` is 224 there and 64 here",
-        "`threads` is nothing there and 1 here",
+        "`weights` is nothing there and \"w.pth\" here",
         "--out",
     ] {
         assert!(error.contains(part), "{part}: {error}");

@@ -229,6 +229,20 @@ fn an_interrupted_run_ends_with_the_same_bytes() {
 }
 
 #[test]
+fn a_run_may_go_on_with_other_threads() {
+    let mut fixture = Fixture::new(|s| s.epochs = Some(2));
+    fixture.whole("whole");
+    fixture.train("run", 3, |_| {}).unwrap();
+    fixture.recipe.threads = Some(1);
+    fixture.executor = executor(1);
+    fixture.train("run", u64::MAX, |c| c.resume = true).unwrap();
+    assert_eq!(fixture.file("run", "last.safetensors"), fixture.file("whole", "last.safetensors"));
+    fixture.data.train.pop();
+    let error = fixture.train("run", 1, |c| c.resume = true).unwrap_err().to_string();
+    assert!(error.contains("33 pictures") && error.contains("now there are 32"), "{error}");
+}
+
+#[test]
 fn a_stop_ends_after_the_current_step_with_a_checkpoint() {
     let fixture = Fixture::new(|_| {});
     let outcome = fixture.train("run", 7, |_| {}).unwrap();
@@ -383,6 +397,7 @@ fn what_does_not_fit_is_named() {
     let fixture = Fixture::new(|s| s.class_weights = Some([("dics".to_string(), 2.0)].into()));
     let error = fixture.train("a", 1, |_| {}).unwrap_err().to_string();
     assert!(error.contains("`dics`") && error.contains("disc, square, stripes"), "{error}");
+    assert!(!fixture.root.path().join("a").exists());
 
     let fixture = Fixture::new(|s| s.freeze = Some("layer9".parse().unwrap()));
     let error = fixture.train("a", 1, |_| {}).unwrap_err().to_string();
