@@ -68,7 +68,11 @@ impl Lowering<'_> {
         node: &Node,
         norm: BatchNormalization,
     ) -> Result<(), ExecuteError> {
-        self.picture(node, node.inputs[0])?;
+        let [n, _, h, w] = self.picture(node, node.inputs[0])?;
+        if n * h * w == 1 {
+            let reason = "one value a channel has no variance: use a larger batch size or larger pictures";
+            return Err(unsupported(node, reason.into()));
+        }
         let isa = self.isa;
         let x = self.read(node.inputs[0])?;
         let (mean, var) = (self.plain(node.inputs[1])?, self.plain(node.inputs[2])?);
