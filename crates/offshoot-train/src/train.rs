@@ -609,3 +609,51 @@ fn is_better(now: &Best, best: &Best) -> bool {
         (None, _) | (_, None) => true,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use offshoot_data::Sample;
+    use offshoot_graph::Preprocessing;
+
+    use super::*;
+    use crate::recipe::Settings;
+
+    fn data() -> Dataset {
+        let sample = |label| Sample { path: PathBuf::from("x.png"), label };
+        let classes = vec!["a".to_string(), "b".to_string()];
+        Dataset { classes, train: [0, 0, 0, 1].map(sample).to_vec(), val: vec![], skipped: vec![] }
+    }
+
+    fn weights(change: impl FnOnce(&mut Settings)) -> Option<Vec<f32>> {
+        let mut settings =
+            Settings { model: Some("m".into()), data: Some("d".into()), ..Settings::default() };
+        change(&mut settings);
+        let recipe = Recipe::resolve(settings, &Preprocessing::default()).unwrap();
+        class_weights(&recipe, &data()).unwrap()
+    }
+
+    #[test]
+    fn classes_weigh_what_is_asked_for() {
+        let given = || Some([("b".to_string(), 3.0)].into());
+        assert_eq!(weights(|_| ()), None);
+        assert_eq!(weights(|s| s.class_weights = given()), Some(vec![1.0, 3.0]));
+        let balanced = Some(vec![4.0 / 6.0, 2.0]);
+        assert_eq!(weights(|s| s.balance_classes = Some(true)), balanced);
+        let both = weights(|s| {
+            s.balance_classes = Some(true);
+            s.class_weights = given();
+        });
+        assert_eq!(both, Some(vec![4.0 / 6.0, 6.0]));
+    }
+
+    #[test]
+    fn the_best_epoch_is_the_most_accurate_and_then_the_surest() {
+        let epoch = |val_accuracy, val_loss| Best { epoch: 1, val_accuracy, val_loss };
+        let best = epoch(Some(0.5), Some(1.0));
+        assert!(is_better(&epoch(Some(0.6), Some(2.0)), &best));
+        assert!(is_better(&epoch(Some(0.5), Some(0.9)), &best));
+        assert!(!is_better(&epoch(Some(0.5), Some(1.0)), &best));
+        assert!(!is_better(&epoch(Some(0.4), Some(0.1)), &best));
+        assert!(is_better(&epoch(None, None), &epoch(None, None)));
+    }
+}

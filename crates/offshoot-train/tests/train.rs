@@ -229,6 +229,21 @@ fn an_interrupted_run_ends_with_the_same_bytes() {
 }
 
 #[test]
+fn a_run_that_died_between_two_files_of_a_checkpoint_ends_with_the_same_bytes() {
+    for change in [|_: &mut Settings| (), head_only] {
+        let fixture = Fixture::new(change);
+        fixture.whole("whole");
+        fixture.train("run", 3, |_| {}).unwrap();
+        let state = fixture.file("run", "last.state.safetensors");
+        // All files of two later checkpoints but the last one.
+        fixture.train("run", 9, |c| c.resume = true).unwrap();
+        std::fs::write(fixture.root.path().join("run/last.state.safetensors"), &state).unwrap();
+        fixture.train("run", u64::MAX, |c| c.resume = true).unwrap();
+        fixture.assert_same("whole", "run");
+    }
+}
+
+#[test]
 fn a_run_may_go_on_with_other_threads() {
     let mut fixture = Fixture::new(|s| s.epochs = Some(2));
     fixture.whole("whole");
