@@ -2,11 +2,12 @@
 
 use offshoot_data::{Loader, LoaderOptions, Sample, Transform};
 use offshoot_graph::random::{Purpose, Random};
-use offshoot_graph::{Model, Preprocessing, Tensor};
+use offshoot_graph::{Preprocessing, Tensor};
 use offshoot_train::Inference;
 use serde::Serialize;
 
 use crate::error::{Error, Result};
+use crate::source::Loaded;
 
 /// The largest difference of logits, in parts of the largest logit, between two files of the same model.
 pub const TOLERANCE: f64 = 1e-4;
@@ -34,6 +35,15 @@ pub struct Comparison {
     pub top1_agreement: f64,
     /// The sizes of the batches that were run.
     pub batches: Vec<usize>,
+}
+
+impl Comparison {
+    /// That of two models which take different inputs or have different numbers of classes: nothing was run, and no
+    /// difference is a number (JSON has `null` there).
+    pub fn impossible() -> Comparison {
+        let (max_abs_diff, max_rel_diff, cosine) = (f64::INFINITY, f64::INFINITY, f64::NAN);
+        Comparison { ok: false, max_abs_diff, max_rel_diff, cosine, top1_agreement: 0.0, batches: Vec::new() }
+    }
 }
 
 /// Inputs to compare models on: [n, 3, size, size].
@@ -207,14 +217,23 @@ fn best(logits: &[f32]) -> (usize, f64) {
     (order.first().copied().unwrap_or(0), gap)
 }
 
-/// The inputs that both models are compared on must be the same: their preprocessing must agree in what it makes.
-///
-/// # Errors
-/// When it does not, and what differs.
-pub fn check_preprocessing(first: &Model, second: &Model) -> Result<()> {
-    let (a, b) = (&first.metadata.preprocessing, &second.metadata.preprocessing);
-    if a.size == b.size {
-        return Ok(());
+/// What two models say of themselves and do not agree on, in words: the size of their inputs, their classes, their
+/// preprocessing. Where a file has none of that and it was assumed, only the input's size and the number of classes count.
+pub fn disagreements(first: &Loaded, second: &Loaded) -> Vec<String> {
+    let (a, b) = (&first.model.metadata, &second.model.metadata);
+    let assumed = first.assumed_metadata || second.assumed_metadata;
+    let mut found = Vec::new();
+    if a.preprocessing.size != b.preprocessing.size {
+        let (a, b) = (a.preprocessing.size, b.preprocessing.size);
+        found.push(format!("they take pictures of different sizes: {a} and {b}"));
+    } else if a.preprocessing != b.preprocessing && !assumed {
+        found.push(format!("their preprocessing differs: {:?} and {:?}", a.preprocessing, b.preprocessing));
     }
-    Err(Error::Input(format!("the models take pictures of different sizes: {} and {}", a.size, b.size)))
+    if a.classes.len() != b.classes.len() {
+        let (a, b) = (a.classes.len(), b.classes.len());
+        found.push(format!("they have different numbers of classes: {a} and {b}"));
+    } else if let Some((a, b)) = a.classes.iter().zip(&b.classes).find(|(a, b)| a != b).filter(|_| !assumed) {
+        found.push(format!("their classes have different names or another order: `{a}` and `{b}`"));
+    }
+    found
 }

@@ -43,12 +43,14 @@ mod source;
 mod start;
 
 pub use bench::{BenchOptions, Timing, bench_infer, bench_train};
-pub use compare::{BATCHES, Comparison, Inputs, TOLERANCE, check_preprocessing, compare};
+pub use compare::{BATCHES, Comparison, Inputs, TOLERANCE, compare, disagreements};
 pub use error::{Error, Result};
 pub use export::{Exported, export_onnx, shipped};
 pub use inspect::{Inspection, ModelInspection, TensorInspection, inspect};
 pub use offshoot_cpu::{CpuExecutor, CpuOptions, Isa};
-pub use offshoot_data::{Dataset, FolderOptions, Loader, LoaderOptions, Transform, labelled, pictures};
+pub use offshoot_data::{
+    Dataset, FolderOptions, Loader, LoaderOptions, PictureError, Transform, labelled, pictures,
+};
 pub use offshoot_graph::{Fit, Metadata, Model, Preprocessing};
 pub use offshoot_train::{Control, Event, Freeze, Inference, Metrics, Recipe, Settings, evaluate, train};
 pub use predict::{Guess, Prediction, predict};

@@ -49,6 +49,8 @@ pub struct Loaded {
     pub model: Model,
     /// What was assumed, for people.
     pub warnings: Vec<String>,
+    /// Whether classes and preprocessing are assumed, because the file has none.
+    pub assumed_metadata: bool,
 }
 
 impl Overrides {
@@ -151,7 +153,7 @@ fn load_pretrained(name: &str, path: &Path, overrides: &Overrides) -> Result<Loa
     let graph = architecture.build(&BuildOptions { classes, size: preprocessing.size, head: None })?;
     let matched = matched(path, &graph, weights)?;
     let model = pretrained(architecture, matched, preprocessing).map_err(transfer)?;
-    Ok(Loaded { model, warnings: Vec::new() })
+    Ok(Loaded { model, warnings: Vec::new(), assumed_metadata: false })
 }
 
 fn matched(path: &Path, graph: &offshoot_graph::Graph, weights: Weights) -> Result<Weights> {
@@ -176,11 +178,12 @@ fn load_ours(path: &Path, overrides: &Overrides) -> Result<Loaded> {
     let transfer = |source| Error::Transfer { path: path.to_owned(), source: Box::new(source) };
     let graph = described(&metadata).map_err(transfer)?;
     let weights = matched(path, &graph, file.weights)?;
-    Ok(Loaded { model: Model { graph, weights, metadata }, warnings: Vec::new() })
+    let model = Model { graph, weights, metadata };
+    Ok(Loaded { model, warnings: Vec::new(), assumed_metadata: false })
 }
 
 fn load_onnx(path: &Path, overrides: &Overrides) -> Result<Loaded> {
-    let onnx::OnnxModel { mut model, warnings, .. } = onnx::read(path)?;
+    let onnx::OnnxModel { mut model, warnings, assumed_preprocessing } = onnx::read(path)?;
     model.metadata.preprocessing = overrides.apply(&model.metadata.preprocessing);
     let size = model.metadata.preprocessing.size;
     let input = model.graph.inputs().iter().map(|&id| model.graph.value(id)).find(|v| v.name == model::INPUT);
@@ -191,5 +194,6 @@ fn load_onnx(path: &Path, overrides: &Overrides) -> Result<Loaded> {
             path.display()
         )));
     }
-    Ok(Loaded { model, warnings })
+    let warnings = warnings.into_iter().map(|w| format!("{}: {w}", path.display())).collect();
+    Ok(Loaded { model, warnings, assumed_metadata: assumed_preprocessing })
 }

@@ -14,7 +14,7 @@ use super::print;
 #[derive(Args)]
 pub(crate) struct Processor {
     /// Threads that share the work; all the machine's by default. Results do not depend on it.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = threads)]
     pub(crate) threads: Option<NonZeroUsize>,
     /// SIMD path: portable, avx2, avx512 or neon; the machine's best by default.
     #[arg(long, value_name = "NAME", value_parser = isa)]
@@ -25,6 +25,13 @@ impl Processor {
     pub(crate) fn executor(&self) -> Result<CpuExecutor, Failure> {
         Ok(CpuExecutor::new(CpuOptions { threads: self.threads, isa: self.isa, ..CpuOptions::default() })?)
     }
+}
+
+fn threads(text: &str) -> Result<NonZeroUsize, String> {
+    text.parse()
+        .ok()
+        .filter(|n: &NonZeroUsize| n.get() <= 1024)
+        .ok_or_else(|| "give a number, 1 to 1024".into())
 }
 
 fn isa(name: &str) -> Result<Isa, String> {
@@ -44,7 +51,7 @@ pub(crate) struct PreprocessingArguments {
     #[arg(long, value_parser = fit)]
     pub(crate) fit: Option<Fit>,
     /// Subtracted from each channel (RGB, on 0..1): 0.485,0.456,0.406
-    #[arg(long, value_name = "R,G,B", value_parser = channels)]
+    #[arg(long, value_name = "R,G,B", value_parser = channels, allow_hyphen_values = true)]
     pub(crate) mean: Option<Channels>,
     /// Each channel is divided by it (RGB, on 0..1): 0.229,0.224,0.225
     #[arg(long, value_name = "R,G,B", value_parser = channels)]

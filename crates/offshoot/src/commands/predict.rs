@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use offshoot::{Error, FolderOptions, Prediction, Transform, pictures, predict};
+use offshoot::{Error, FolderOptions, PictureError, Prediction, Transform, pictures, predict};
 
 use super::arguments::{self, PreprocessingArguments, Pretrained, Processor};
 use super::{Failure, Outcome, print};
@@ -44,7 +44,6 @@ impl Arguments {
         let decode = Transform::new(&model.metadata.preprocessing)?.decode_options();
         let folder = FolderOptions { strict: self.strict, decode, ..FolderOptions::default() };
         let found = pictures(&paths, &folder)?;
-        print::skipped(&found.skipped);
         let mut closed = false;
         let mut count = 0;
         let failed = predict(&model, found.paths, (self.top, self.logits), &executor, |prediction| {
@@ -63,15 +62,15 @@ impl Arguments {
             Err(_) if closed => return Err(Failure::ClosedPipe),
             other => other?,
         };
-        print::skipped(&failed);
-        if self.strict && !failed.is_empty() || count == 0 {
-            return Err(Error::Input(format!(
-                "{count} pictures could be classified, {} could not",
-                failed.len()
-            ))
-            .into());
+        let skipped: Vec<PictureError> = found.skipped.into_iter().chain(failed).collect();
+        print::skipped(&skipped);
+        match skipped.into_iter().next() {
+            Some(first) if self.strict => Err(first.into()),
+            Some(first) if count == 0 => {
+                Err(Error::Input(format!("no picture could be classified; the first: {first}")).into())
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 }
 

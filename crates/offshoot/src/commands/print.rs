@@ -33,9 +33,15 @@ pub(crate) fn warning(text: &str) {
 /// Pictures that were left out: each by name, and how many.
 pub(crate) fn skipped<E: std::fmt::Display>(pictures: &[E]) {
     pictures.iter().for_each(|picture| warning(&format!("skipped {picture}")));
-    if !pictures.is_empty() {
-        let n = pictures.len();
-        warning(&format!("{n} picture{} skipped", if n == 1 { "" } else { "s" }));
+    skipped_count(pictures.len());
+}
+
+/// How many pictures were left out, where any was.
+pub(crate) fn skipped_count(n: usize) {
+    match n {
+        0 => {}
+        1 => warning("1 picture skipped"),
+        n => warning(&format!("{n} pictures skipped")),
     }
 }
 

@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use clap::Args;
 use indicatif::ProgressBar;
 use offshoot::{
-    Control, Dataset, Error, Event, Freeze, Recipe, Settings, own_preprocessing, starting_model, train,
+    Control, Dataset, Error, Event, Freeze, Recipe, Settings, Transform, own_preprocessing, starting_model,
+    train,
 };
 use offshoot_train::EpochRow;
 use offshoot_train::optimizer::OptimizerKind;
@@ -37,13 +38,13 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "FILE.toml")]
     recipe: Option<PathBuf>,
     /// How often each picture is seen [default: 30].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     epochs: Option<u64>,
     /// Pictures in a step [default: 16].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = batch_size)]
     batch_size: Option<usize>,
     /// The learning rate at its highest [default: 0.001].
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
     lr: Option<f64>,
     /// What replaces the pretrained head: linear or mlp:256, and a dropout [default: linear,dropout=0.2].
     #[arg(long, value_name = "HEAD")]
@@ -58,13 +59,13 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "NAME", value_parser = optimizer)]
     optimizer: Option<OptimizerKind>,
     /// How strongly weights are pulled to zero [default: 0.01].
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
     weight_decay: Option<f64>,
     /// SGD's momentum [default: 0.9].
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
     momentum: Option<f64>,
     /// The part of the target that is spread over all classes [default: 0].
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
     label_smoothing: Option<f64>,
     /// Random crops and flips: on or off [default: on; off when the backbone is frozen].
     #[arg(long, value_name = "on|off", value_parser = augment)]
@@ -73,7 +74,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "MODE", default_value = "off")]
     amp: String,
     /// The part of the pictures kept for validation, where there is no `val` folder [default: 0.2].
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
     val_fraction: Option<f64>,
     /// Decides everything random [default: 0].
     #[arg(long, value_name = "N")]
@@ -91,6 +92,13 @@ pub(crate) struct Arguments {
     /// Print one JSON object at the end.
     #[arg(long)]
     json: bool,
+}
+
+fn batch_size(text: &str) -> Result<usize, String> {
+    text.parse()
+        .ok()
+        .filter(|n| (1..=1_000_000).contains(n))
+        .ok_or_else(|| "give a number, 1 to 1000000".into())
 }
 
 fn lr_group(text: &str) -> Result<(String, f64), String> {
@@ -121,6 +129,8 @@ impl Arguments {
         off(&self.amp)?;
         let recipe = self.recipe()?;
         let executor = self.processor.executor()?;
+        // Before the run directory is made.
+        Transform::new(&recipe.preprocessing)?;
         let data = Dataset::open(&recipe.data, &recipe.folder_options())?;
         print::skipped(&data.skipped);
         let model = starting_model(&recipe, &data.classes)?;
@@ -131,6 +141,7 @@ impl Arguments {
         control.resume = self.resume;
         let outcome = train(model, &recipe, &data, &self.out, &executor, control)?;
         watcher.finish();
+        print::skipped_count(watcher.skipped);
         if outcome.interrupted {
             eprintln!("interrupted; go on with: offshoot train --resume --out {}", self.out.display());
         }
@@ -153,6 +164,11 @@ impl Arguments {
                 Error::Input("name the architecture: --model NAME (with --weights FILE)".into()).into()
             );
         };
+        if settings.data.is_none() {
+            let text =
+                "give DATA, a folder with a folder of pictures for each class (or `data` in the recipe)";
+            return Err(Error::Input(text.into()).into());
+        }
         let own = own_preprocessing(name)?;
         Ok(Recipe::resolve(settings, &own)?)
     }
@@ -212,6 +228,8 @@ fn stop_on_ctrl_c() -> Arc<AtomicBool> {
 struct Watcher {
     bar: Option<ProgressBar>,
     images: (usize, usize),
+    /// Pictures that turned out to be unusable.
+    skipped: usize,
 }
 
 impl Watcher {
@@ -257,7 +275,10 @@ impl Watcher {
                 self.finish();
                 eprintln!("{}", epoch_line(row));
             }
-            Event::Skipped(picture) => self.aside(&format!("warning: skipped {picture}")),
+            Event::Skipped(picture) => {
+                self.skipped += 1;
+                self.aside(&format!("warning: skipped {picture}"));
+            }
             _ => {}
         }
     }

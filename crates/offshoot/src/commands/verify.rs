@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use offshoot::{BATCHES, Inference, ModelSource, TOLERANCE, check_preprocessing, compare};
+use offshoot::{BATCHES, Comparison, Inference, Loaded, ModelSource, TOLERANCE, compare, disagreements};
 
 use super::arguments::{self, PreprocessingArguments, Pretrained, Processor};
 use super::export::proof_inputs;
@@ -22,7 +22,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
     /// The largest difference, in parts of the largest logit.
-    #[arg(long, default_value_t = TOLERANCE)]
+    #[arg(long, value_name = "X", default_value_t = TOLERANCE, value_parser = tolerance)]
     tolerance: f64,
     #[command(flatten)]
     preprocessing: PreprocessingArguments,
@@ -38,32 +38,67 @@ impl Arguments {
         let (against, _) = self.pretrained.source(self.against.iter().cloned().collect())?;
         let executor = self.processor.executor()?;
         let overrides = self.preprocessing.overrides();
-        let model = arguments::load(&against, &overrides)?.model;
-        let file = arguments::load(&ModelSource::Path(self.file.clone()), &overrides)?.model;
-        check_preprocessing(&file, &model)?;
-        let run = self.against.as_deref().filter(|p| p.is_dir());
-        let inputs = proof_inputs(&model, run, self.data.as_deref())?;
-        let (mut first, mut second) = (Inference::new(&model, &executor)?, Inference::new(&file, &executor)?);
-        let comparison = compare(&mut first, &mut second, &inputs, &BATCHES, self.tolerance)?;
-        if self.json {
-            print::json(&comparison)?;
+        let model = arguments::load(&against, &overrides)?;
+        let file = arguments::load(&ModelSource::Path(self.file.clone()), &overrides)?;
+        let disagreements = disagreements(&file, &model);
+        disagreements.iter().for_each(|what| print::warning(&format!("{}: {what}", self.names())));
+        let (mut comparison, pictures) = if comparable(&file, &model) {
+            let (file, model) = (&file.model, &model.model);
+            let run = self.against.as_deref().filter(|p| p.is_dir());
+            let inputs = proof_inputs(model, run, self.data.as_deref())?;
+            let (mut first, mut second) =
+                (Inference::new(model, &executor)?, Inference::new(file, &executor)?);
+            (compare(&mut first, &mut second, &inputs, &BATCHES, self.tolerance)?, inputs.len())
         } else {
-            let verdict = if comparison.ok { "answers like" } else { "DOES NOT answer like" };
-            let against = self.against.as_deref().unwrap_or(Path::new("the pretrained model")).display();
-            print::line(&format!("{} {verdict} {against}", self.file.display()))?;
-            print::line(&format!("  largest difference  {:.3e}", comparison.max_abs_diff))?;
-            print::line(&format!(
-                "  of largest logit    {:.3e}  (tolerance {:e})",
-                comparison.max_rel_diff, self.tolerance
-            ))?;
-            print::line(&format!("  smallest cosine     {:.9}", comparison.cosine))?;
-            print::line(&format!(
-                "  top-1 agreement     {:.4}  of {} pictures",
-                comparison.top1_agreement,
-                inputs.len()
-            ))?;
-            print::line(&format!("  batches             {:?}", comparison.batches))?;
-        }
+            (Comparison::impossible(), 0)
+        };
+        comparison.ok &= disagreements.is_empty();
+        self.print(&comparison, pictures)?;
         if comparison.ok { Ok(()) } else { Err(Failure::Check) }
     }
+
+    /// The two models, for messages.
+    fn names(&self) -> String {
+        format!("{} and {}", self.file.display(), self.against().display())
+    }
+
+    fn against(&self) -> &Path {
+        self.against.as_deref().unwrap_or(Path::new("the pretrained model"))
+    }
+
+    fn print(&self, comparison: &Comparison, pictures: usize) -> Outcome {
+        if self.json {
+            return print::json(comparison);
+        }
+        let verdict = if comparison.ok { "answers like" } else { "DOES NOT answer like" };
+        print::line(&format!("{} {verdict} {}", self.file.display(), self.against().display()))?;
+        if pictures == 0 {
+            return Ok(());
+        }
+        print::line(&format!("  largest difference  {:.3e}", comparison.max_abs_diff))?;
+        print::line(&format!(
+            "  of largest logit    {:.3e}  (tolerance {:e})",
+            comparison.max_rel_diff, self.tolerance
+        ))?;
+        print::line(&format!("  smallest cosine     {:.9}", comparison.cosine))?;
+        print::line(&format!(
+            "  top-1 agreement     {:.4}  of {} pictures",
+            comparison.top1_agreement, pictures
+        ))?;
+        print::line(&format!("  batches             {:?}", comparison.batches))
+    }
+}
+
+/// Whether the same inputs fit both, and their logits can be set side by side.
+fn comparable(first: &Loaded, second: &Loaded) -> bool {
+    let [a, b] =
+        [first, second].map(|l| (l.model.metadata.preprocessing.size, l.model.metadata.classes.len()));
+    a == b
+}
+
+fn tolerance(text: &str) -> Result<f64, String> {
+    text.parse()
+        .ok()
+        .filter(|x: &f64| x.is_finite() && *x > 0.0)
+        .ok_or_else(|| "give a number above 0".into())
 }
