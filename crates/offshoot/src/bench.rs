@@ -64,7 +64,10 @@ pub fn bench_infer(options: &BenchOptions, executor: &CpuExecutor) -> Result<Tim
 pub fn bench_train(options: &BenchOptions, freeze: &Freeze, executor: &CpuExecutor) -> Result<Timing> {
     let (mut model, images) = setup(options)?;
     apply_freeze(&mut model.graph, freeze).map_err(|e| Error::Input(e.to_string()))?;
-    let step_options = StepOptions::new(OptimizerOptions::new(OptimizerKind::Sgd), 1e-3);
+    let step_options = StepOptions::new(
+        OptimizerOptions { momentum: 0.9, ..OptimizerOptions::new(OptimizerKind::Sgd) },
+        1e-3,
+    );
     let mut step = TrainStep::new(model, &step_options, executor)?;
     let batch = options.batch;
     let labels = Tensor::i64([batch], (0..batch as i64).map(|i| i % 10).collect());

@@ -23,6 +23,11 @@ pub(crate) struct Processor {
 
 impl Processor {
     pub(crate) fn executor(&self) -> Result<CpuExecutor, Failure> {
+        if let Some(threads) = self.threads {
+            // The optimizer and the search for pictures use rayon's own pool. It can be there already only in a
+            // process that has run a command before, which this one has not.
+            let _ = rayon::ThreadPoolBuilder::new().num_threads(threads.get()).build_global();
+        }
         Ok(CpuExecutor::new(CpuOptions { threads: self.threads, isa: self.isa, ..CpuOptions::default() })?)
     }
 }

@@ -9,12 +9,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use clap::Args;
 use indicatif::ProgressBar;
 use offshoot::{
-    Control, Dataset, Error, Event, Freeze, Recipe, Settings, Transform, own_preprocessing, starting_model,
-    train,
+    Control, Dataset, Error, Event, Freeze, Model, Recipe, Settings, Transform, own_preprocessing,
+    starting_model, train,
 };
 use offshoot_train::EpochRow;
 use offshoot_train::optimizer::OptimizerKind;
 use offshoot_train::recipe::{Augment, PreprocessingSettings};
+use offshoot_train::run::LAST_FILE;
 use offshoot_train::train::TrainResult;
 
 use super::arguments::{PreprocessingArguments, Processor};
@@ -133,7 +134,7 @@ impl Arguments {
         Transform::new(&recipe.preprocessing)?;
         let data = Dataset::open(&recipe.data, &recipe.folder_options())?;
         print::skipped(&data.skipped);
-        let model = starting_model(&recipe, &data.classes)?;
+        let model = self.model(&recipe, &data.classes)?;
         let stop = stop_on_ctrl_c();
         let mut watcher = Watcher::default();
         let mut progress = |event: Event<'_>| watcher.tell(&event);
@@ -146,6 +147,15 @@ impl Arguments {
             eprintln!("interrupted; go on with: offshoot train --resume --out {}", self.out.display());
         }
         if self.json { print::json(&outcome.result) } else { text(&outcome.result) }
+    }
+
+    /// The model to start from. A run that goes on takes its weights from its checkpoint, so it does not ask for the
+    /// pretrained ones again.
+    fn model(&self, recipe: &Recipe, classes: &[String]) -> Result<Model, Failure> {
+        if self.resume && self.out.join(LAST_FILE).exists() {
+            return Ok(starting_model(&Recipe { weights: None, ..recipe.clone() }, classes)?);
+        }
+        Ok(starting_model(recipe, classes)?)
     }
 
     /// The settings of the flags and the recipe file, or those of the run to resume.
@@ -186,8 +196,8 @@ impl Arguments {
         let groups: BTreeMap<String, f64> = self.lr_group.iter().cloned().collect();
         Settings {
             model: self.model.clone(),
-            weights: self.weights.clone(),
-            data: self.data.clone(),
+            weights: self.weights.as_deref().map(absolute),
+            data: self.data.as_deref().map(absolute),
             head: self.head.clone(),
             epochs: self.epochs,
             batch_size: self.batch_size,
@@ -207,6 +217,11 @@ impl Arguments {
             ..Settings::default()
         }
     }
+}
+
+/// The same path from any folder: a run may be resumed from another one.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 /// True after Ctrl-C. A second one ends the process at once.
