@@ -5,7 +5,7 @@
 //! use std::path::Path;
 //! use std::sync::atomic::AtomicBool;
 //!
-//! use offshoot::{Control, CpuExecutor, CpuOptions, Dataset, Inputs, ModelSource, Recipe, Settings};
+//! use offshoot::{Control, CpuExecutor, CpuOptions, Dataset, Event, Inputs, ModelSource, Recipe, Settings};
 //!
 //! fn main() -> Result<(), Box<dyn std::error::Error>> {
 //!     let settings = Settings {
@@ -20,7 +20,8 @@
 //!     let model = offshoot::starting_model(&recipe, &data.classes)?;
 //!     let executor = CpuExecutor::new(CpuOptions::default())?;
 //!     let (run, stop) = (Path::new("run"), AtomicBool::new(false));
-//!     let control = Control::new(&mut |event| println!("{event:?}"), &stop);
+//!     let mut progress = |event: Event<'_>| println!("{event:?}");
+//!     let control = Control::new(&mut progress, &stop);
 //!     offshoot::train(model, &recipe, &data, run, &executor, control)?;
 //!     let best = ModelSource::Path(run.into()).load(&Default::default())?.model;
 //!     let inputs = Inputs::from_samples(data.val, &best.metadata.preprocessing)?;

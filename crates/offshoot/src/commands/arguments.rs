@@ -127,14 +127,14 @@ pub(crate) fn load(source: &ModelSource, overrides: &Overrides) -> Result<Loaded
     Ok(loaded)
 }
 
-/// The only path that is left, or how to give it.
-pub(crate) fn only(paths: Vec<PathBuf>, what: &str) -> Result<PathBuf, Failure> {
-    match <[PathBuf; 1]>::try_from(paths) {
-        Ok([path]) => Ok(path),
-        Err(paths) if paths.is_empty() => Err(Error::Input(format!("{what} is missing")).into()),
-        Err(paths) => {
-            let extra = paths[1].display();
-            Err(Error::Input(format!("one {what} is enough; what is {extra} for?")).into())
-        }
-    }
+/// DATA, which must be all that is left.
+pub(crate) fn data(paths: Vec<PathBuf>) -> Result<PathBuf, Failure> {
+    let text = match <[PathBuf; 1]>::try_from(paths) {
+        Ok([path]) => return Ok(path),
+        Err(paths) => match paths.get(1) {
+            None => "give DATA, a folder with a folder of pictures for each class, after the model".into(),
+            Some(extra) => format!("one DATA is enough; what is {} for?", extra.display()),
+        },
+    };
+    Err(Error::Input(text).into())
 }

@@ -45,7 +45,7 @@ struct Report {
 impl Arguments {
     pub(crate) fn run(self) -> Outcome {
         let (source, rest) = self.pretrained.source(self.paths)?;
-        let data = arguments::only(rest, "DATA")?;
+        let data = arguments::data(rest)?;
         let executor = self.processor.executor()?;
         let model = arguments::load(&source, &self.preprocessing.overrides())?.model;
         let transform = Transform::new(&model.metadata.preprocessing)?;

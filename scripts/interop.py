@@ -1,0 +1,150 @@
+"""Checks what offshoot wrote with tools that nobody here wrote. Prints one JSON line; an assertion that fails is the message.
+
+    python scripts/interop.py onnx FILE.onnx PREDICTIONS      onnx, onnxruntime, numpy, pillow
+    python scripts/interop.py weights FILE.safetensors        safetensors, numpy
+    python scripts/interop.py pytorch FILE.safetensors PREDICTIONS    torch, torchvision
+
+PREDICTIONS is what `offshoot predict FILE PICTURES.. --logits --json` printed: pictures are prepared here from their files, as
+the metadata in FILE says, and the logits computed from them must be the printed ones to 1e-4 of the largest, with the same best
+class for each picture.
+"""
+
+import json
+import re
+import sys
+
+import numpy as np
+
+TOLERANCE = 1e-4
+FILTERS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}  # PIL.Image.Resampling
+
+
+def prepare(path, steps):
+    """The network's input for a picture: rotate, lay over the background, fit, normalise."""
+    from PIL import Image, ImageOps
+
+    picture = Image.open(path)
+    if steps["exif_rotation"]:
+        picture = ImageOps.exif_transpose(picture)
+    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+        top = picture.convert("RGBA")
+        ground = Image.new("RGBA", top.size, (*steps["background"], 255))
+        picture = Image.alpha_composite(ground, top)
+    picture = fit(picture.convert("RGB"), steps)
+    x = np.asarray(picture, np.float32) / np.float32(255)
+    x = (x - np.float32(steps["mean"])) / np.float32(steps["std"])
+    return x.transpose(2, 0, 1)
+
+
+def fit(picture, steps):
+    from PIL import Image
+
+    size, filter = steps["size"], FILTERS[steps["interpolation"]]
+    width, height = picture.size
+    if steps["fit"] == "pad":
+        side = max(width, height)
+        square = Image.new("RGB", (side, side), tuple(steps["background"]))
+        square.paste(picture, ((side - width) // 2, (side - height) // 2))
+        picture = square
+    elif steps["fit"] == "crop":
+        # torchvision's Resize and CenterCrop.
+        resize = steps["resize"]
+        short, long = min(width, height), max(width, height)
+        long = int(resize * long / short)
+        picture = picture.resize((resize, long) if width <= height else (long, resize), filter)
+        left, top = (int(round((side - size) / 2.0)) for side in picture.size)
+        return picture.crop((left, top, left + size, top + size))
+    return picture.resize((size, size), filter)
+
+
+def predictions(path):
+    rows = [json.loads(line) for line in open(path)]
+    assert rows, f"{path} is empty"
+    return [row["path"] for row in rows], np.array([row["logits"] for row in rows])
+
+
+def compare(found, wanted):
+    """The largest difference in parts of the largest logit, after the checks."""
+    assert found.shape == wanted.shape, (found.shape, wanted.shape)
+    difference = float(np.abs(found - wanted).max() / np.abs(wanted).max())
+    assert difference < TOLERANCE, f"differs by {difference} of the largest logit"
+    same = (found.argmax(1) == wanted.argmax(1)).sum()
+    assert same == len(wanted), f"top-1 differs on {len(wanted) - same} of {len(wanted)} pictures"
+    return {"pictures": len(wanted), "top1_equal": int(same), "difference": difference}
+
+
+def check_onnx(path, printed):
+    import onnx
+    import onnxruntime
+
+    onnx.checker.check_model(path, full_check=True)
+    model = onnx.load(path)
+    assert [(o.domain, o.version) for o in model.opset_import] == [("", 17)], model.opset_import
+    leftovers = {"Dropout", "BatchNormalization", "Identity"} & {node.op_type for node in model.graph.node}
+    assert not leftovers, f"training left {leftovers}"
+    (entry,), (result,) = model.graph.input, model.graph.output
+    assert (entry.name, result.name) == ("input", "output"), (entry.name, result.name)
+    metadata = json.loads({p.key: p.value for p in model.metadata_props}["offshoot"])
+    paths, wanted = predictions(printed)
+    assert len(metadata["classes"]) == wanted.shape[1]
+    x = np.stack([prepare(path, metadata["preprocessing"]) for path in paths])
+    session = onnxruntime.InferenceSession(path)
+    report = {"classes": metadata["classes"]}
+    for batch in [1, 2, 7, 32]:
+        parts = [session.run(["output"], {"input": x[i : i + batch]})[0] for i in range(0, len(x), batch)]
+        report[f"batch {batch}"] = compare(np.concatenate(parts), wanted)
+    return report
+
+
+def check_weights(path):
+    from safetensors import safe_open
+
+    with safe_open(path, "np") as file:
+        raw = file.metadata()
+        assert list(raw) == ["offshoot"], list(raw)
+        metadata = json.loads(raw["offshoot"])
+        shapes = {key: file.get_tensor(key).shape for key in file.keys()}
+        finite = all(np.isfinite(file.get_tensor(key)).all() for key in file.keys())
+    assert finite and metadata["architecture"] and metadata["preprocessing"]["size"]
+    return {"tensors": len(shapes), "classes": metadata["classes"], "architecture": metadata["architecture"]}
+
+
+def torchvision_model(metadata):
+    """torchvision's own network, with the head that the metadata names in the place of its last layer."""
+    import torchvision
+    from torch import nn
+
+    model = getattr(torchvision.models, metadata["architecture"])()
+    last = model.fc if hasattr(model, "fc") else model.classifier[1]
+    classes, inputs = len(metadata["classes"]), last.in_features
+    kind, dropout = re.fullmatch(r"(linear|mlp:\d+)(?:,dropout=([\d.]+))?", metadata["head"]).groups()
+    head = nn.Linear(inputs, classes)
+    if kind != "linear":
+        hidden = int(kind.removeprefix("mlp:"))
+        dropped = nn.Dropout(float(dropout or 0))
+        head = nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), dropped, nn.Linear(hidden, classes))
+    if hasattr(model, "fc"):
+        model.fc = head
+    else:
+        model.classifier[1] = head
+    return model
+
+
+def check_pytorch(path, printed):
+    import torch
+    from safetensors.torch import load_file, safe_open
+
+    with safe_open(path, "pt") as file:
+        metadata = json.loads(file.metadata()["offshoot"])
+    model = torchvision_model(metadata)
+    model.load_state_dict(load_file(path), strict=True)
+    paths, wanted = predictions(printed)
+    x = torch.from_numpy(np.stack([prepare(path, metadata["preprocessing"]) for path in paths]))
+    with torch.no_grad():
+        found = torch.cat([model.eval()(part) for part in x.split(32)]).numpy()
+    return compare(found, wanted)
+
+
+if __name__ == "__main__":
+    checks = {"onnx": check_onnx, "weights": check_weights, "pytorch": check_pytorch}
+    print(json.dumps(checks[sys.argv[1]](*sys.argv[2:])))
