@@ -214,13 +214,13 @@ fn compare_assets(folder: &str, fits: &[&str]) {
 }
 
 #[test]
-#[ignore = "needs the assets and the peers"]
-fn photographs_with_transparency_agree() {
+#[ignore = "needs the Python peers with PyTorch (OFFSHOOT_PEERS) and the assets (OFFSHOOT_ASSETS)"]
+fn photographs_with_transparency_are_those_of_pillow_and_pytorch() {
     compare_assets("photos6", &["crop", "pad", "stretch"]);
 }
 
 #[test]
-#[ignore = "needs the assets and the peers"]
-fn jpeg_photographs_agree() {
+#[ignore = "needs the Python peers with PyTorch (OFFSHOOT_PEERS) and the assets (OFFSHOOT_ASSETS)"]
+fn jpeg_photographs_are_those_of_pillow_and_pytorch() {
     compare_assets("imagenet20", &["crop", "pad", "stretch"]);
 }

@@ -25,7 +25,7 @@ fn check(files: &[String]) {
 }
 
 #[test]
-#[ignore = "needs the Python peers"]
+#[ignore = "needs the light Python peers (OFFSHOOT_PEERS)"]
 fn what_we_write_passes_the_checker_and_runs_in_onnx_runtime() {
     let folder = tempfile::tempdir().unwrap();
     let mut files = Vec::new();
@@ -48,7 +48,7 @@ fn what_we_write_passes_the_checker_and_runs_in_onnx_runtime() {
 }
 
 #[test]
-#[ignore = "needs the Python peers"]
+#[ignore = "needs the light Python peers (OFFSHOOT_PEERS)"]
 fn a_foreign_file_written_again_computes_the_same() {
     let folder = tempfile::tempdir().unwrap();
     let mut files = Vec::new();

@@ -259,7 +259,7 @@ print(json.dumps({k: {"shape": list(v.shape), "sums": sums(v)} for k, v in state
 "#;
 
 #[test]
-#[ignore = "needs the downloaded weights and a Python with PyTorch"]
+#[ignore = "needs the Python peers with PyTorch (OFFSHOOT_PEERS) and the assets (OFFSHOOT_ASSETS)"]
 fn real_weights_read_as_pytorch_reads_them() {
     for (file, tensors) in [("mobilenet_v2.pth", 314), ("efficientnet_lite0.pth", 296)] {
         let path = assets().join("weights").join(file);
@@ -295,8 +295,8 @@ print(json.dumps({"metadata": metadata, "tensors": tensors}))
 "#;
 
 #[test]
-#[ignore = "needs a Python with PyTorch and safetensors"]
-fn python_reads_what_we_write() {
+#[ignore = "needs the Python peers with PyTorch (OFFSHOOT_PEERS)"]
+fn pytorch_reads_what_we_write() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("w.safetensors");
     safetensors::write(&path, &sample(), r#"{"classes":["ä"]}"#).unwrap();

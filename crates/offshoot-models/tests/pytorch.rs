@@ -42,7 +42,7 @@ fn difference(found: &[f32], wanted: &[f32]) -> f32 {
 
 /// The logits that PyTorch computed from the weights in the same file.
 #[test]
-#[ignore = "needs the Python peers (OFFSHOOT_PEERS)"]
+#[ignore = "needs the Python peers with PyTorch (OFFSHOOT_PEERS)"]
 fn logits_are_pytorchs() {
     let directory = golden_logits();
     for architecture in architectures() {
@@ -120,7 +120,7 @@ fn label(picture: &str) -> usize {
 
 #[test]
 #[ignore = "needs the published weights and imagenet20 (OFFSHOOT_ASSETS)"]
-fn predictions_on_imagenet20_are_pytorchs() {
+fn predictions_on_imagenet20_are_the_golden_ones() {
     for name in ["mobilenet_v2", "efficientnet_lite0"] {
         let architecture = find(name).unwrap();
         let loaded = load_weights(&assets(&format!("weights/{name}.pth"))).unwrap();

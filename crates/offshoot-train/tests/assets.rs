@@ -64,8 +64,8 @@ fn fine_tune(run: &Path, seed: u64, executor: &CpuExecutor) -> (Model, TrainResu
 }
 
 #[test]
-#[ignore = "needs the assets (assets/fetch) and the peers (peers/setup)"]
-fn a_head_on_mobilenet_recognises_photos6_and_loads_in_torchvision() {
+#[ignore = "needs the Python peers with PyTorch (OFFSHOOT_PEERS) and the assets (OFFSHOOT_ASSETS)"]
+fn a_head_on_mobilenet_recognises_photos6_and_loads_in_pytorch() {
     let folder = tempfile::tempdir().unwrap();
     let executor = CpuExecutor::new(CpuOptions::default()).unwrap();
     let mut accuracies = Vec::new();

@@ -53,8 +53,14 @@ impl Arguments {
         let folder = FolderOptions { strict: self.strict, decode, ..FolderOptions::default() };
         let classes = &model.metadata.classes;
         let found = labelled(&data, classes, &folder)?;
-        for class in &found.absent {
-            print::warning(&format!("{}: no picture of the class `{class}`", data.display()));
+        if !found.absent.is_empty() {
+            let (n, all) = (found.absent.len(), classes.len());
+            let shown = found.absent.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
+            let more = if n > 5 { ", ..." } else { "" };
+            print::warning(&format!(
+                "{}: no picture of {n} of the model's {all} classes: {shown}{more}",
+                data.display()
+            ));
         }
         let options = LoaderOptions { strict: self.strict, ..LoaderOptions::evaluation(&transform, BATCH) };
         let bar = print::bar(found.samples.len() as u64, "eval");
