@@ -46,6 +46,18 @@ impl Inference {
         Inference::of_graph(&model.graph, &model.weights, executor)
     }
 
+    /// Prepares a classifier as it was trained, batch norms as operators of their own: what a shipped file is compared
+    /// with, so that the comparison covers the folding too.
+    ///
+    /// # Errors
+    /// When the weights do not fit the graph, or the executor cannot run it.
+    pub fn unfolded(model: &Model, executor: &dyn Executor) -> Result<Inference, NetworkError> {
+        let mut graph = model.graph.clone();
+        freeze(&mut graph, |_| true);
+        let graph = remove_training_leftovers(&graph)?;
+        Inference::prepare(&graph, model.weights.clone(), executor)
+    }
+
     /// Prepares any graph with one input and one output.
     pub(crate) fn of_graph(
         graph: &Graph,
@@ -56,12 +68,16 @@ impl Inference {
         freeze(&mut graph, |_| true);
         let (folded, weights) = fold_batch_norm(&graph, weights)?;
         let graph = fuse(&remove_training_leftovers(&folded)?)?;
+        Inference::prepare(&graph, weights, executor)
+    }
+
+    fn prepare(graph: &Graph, weights: Weights, executor: &dyn Executor) -> Result<Inference, NetworkError> {
         let ([input], [(output, _)]) = (graph.inputs(), graph.outputs()) else {
             let (inputs, outputs) = (graph.inputs().len(), graph.outputs().len());
             return Err(NetworkError::Ends { graph: graph.name().into(), inputs, outputs });
         };
         let (input, output) = (graph.value(*input).name.clone(), output.clone());
-        Ok(Inference { session: executor.prepare(&graph, &weights)?, weights, input, output })
+        Ok(Inference { session: executor.prepare(graph, &weights)?, weights, input, output })
     }
 
     /// The output for one input: for a classifier, logits [n, classes] for pictures [n, 3, size, size].

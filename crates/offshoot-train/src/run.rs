@@ -7,10 +7,12 @@
 //! | `last.safetensors` | the model of the last checkpoint |
 //! | `last.state.safetensors` | what `--resume` needs beside it: what trains, the optimizer, the position |
 //! | `results.csv` | a line an epoch, see [`EpochRow`] |
+//! | `pictures.csv` | a line a picture: `train` or `val`, its class, its path |
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
+use offshoot_data::Dataset;
 use offshoot_formats::atomic::write_atomically;
 use offshoot_formats::checkpoint::{KeyMismatch, match_weights};
 use offshoot_formats::{FormatError, safetensors};
@@ -25,6 +27,8 @@ pub const LAST_FILE: &str = "last.safetensors";
 pub const STATE_FILE: &str = "last.state.safetensors";
 /// A line an epoch.
 pub const RESULTS_FILE: &str = "results.csv";
+/// A line a picture.
+pub const PICTURES_FILE: &str = "pictures.csv";
 
 /// A run directory that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -233,6 +237,28 @@ pub(crate) fn check_unused(run: &Path) -> Result<(), RunError> {
 /// Makes the folder `run` where there is none.
 pub(crate) fn make(run: &Path) -> Result<(), RunError> {
     std::fs::create_dir_all(run).map_err(|source| RunError::Create { run: run.to_owned(), source })
+}
+
+/// Writes which picture is for what.
+pub(crate) fn write_pictures(run: &Path, data: &Dataset) -> Result<(), FormatError> {
+    write_atomically(&run.join(PICTURES_FILE), |file| {
+        writeln!(file, "set,class,path")?;
+        for (set, samples) in [("train", &data.train), ("val", &data.val)] {
+            for sample in samples {
+                let (class, path) = (&data.classes[sample.label], sample.path.to_string_lossy());
+                writeln!(file, "{set},{},{}", quoted(class), quoted(&path))?;
+            }
+        }
+        Ok(())
+    })
+}
+
+/// A field of a CSV line, in quotes where it needs them (RFC 4180).
+fn quoted(field: &str) -> std::borrow::Cow<'_, str> {
+    if field.contains([',', '"', '\n', '\r']) {
+        return format!("\"{}\"", field.replace('"', "\"\"")).into();
+    }
+    field.into()
 }
 
 /// Writes the state of a checkpoint.

@@ -245,6 +245,7 @@ pub fn train(
     // What does not fit has been found by now: no folder is left behind for it.
     run::make(run)?;
     recipe.write(run)?;
+    run::write_pictures(run, data)?;
     let resumed = saved.as_ref().map(|(_, position)| (position.epoch, position.step));
     let position = match saved {
         None => Position::default(),

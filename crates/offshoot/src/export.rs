@@ -79,6 +79,6 @@ fn prove(model: &Model, written: &Model, inputs: &Inputs, executor: &dyn Executo
             "the classes or the preprocessing did not survive the export. Please report this".into(),
         ));
     }
-    let (mut first, mut second) = (Inference::new(model, executor)?, Inference::new(written, executor)?);
+    let (mut first, mut second) = (Inference::unfolded(model, executor)?, Inference::new(written, executor)?);
     compare(&mut first, &mut second, inputs, &BATCHES, TOLERANCE)
 }
