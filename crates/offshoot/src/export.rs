@@ -19,6 +19,7 @@ pub struct Exported {
     /// The format's name on the command line.
     pub format: &'static str,
     /// The file.
+    #[serde(serialize_with = "crate::lossy")]
     pub path: PathBuf,
     /// Its size.
     pub bytes: u64,

@@ -18,6 +18,7 @@ pub enum Inspection {
     /// Weights without a graph.
     Weights {
         /// The file.
+        #[serde(serialize_with = "crate::lossy")]
         path: PathBuf,
         /// Elements of all tensors.
         parameters: u64,
@@ -30,6 +31,7 @@ pub enum Inspection {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ModelInspection {
     /// The file or folder.
+    #[serde(serialize_with = "crate::lossy")]
     pub path: PathBuf,
     /// The architecture, where the file names one.
     pub architecture: Option<String>,

@@ -57,3 +57,11 @@ pub use offshoot_train::{Control, Event, Freeze, Inference, Metrics, Recipe, Set
 pub use predict::{Guess, Prediction, predict};
 pub use source::{Loaded, ModelSource, Overrides};
 pub use start::{own_preprocessing, starting_model};
+
+/// A path in JSON; what is not UTF-8 in it is replaced.
+fn lossy<S: serde::Serializer>(
+    path: &std::path::Path,
+    serializer: S,
+) -> std::result::Result<S::Ok, S::Error> {
+    serializer.serialize_str(&path.to_string_lossy())
+}

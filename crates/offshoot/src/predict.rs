@@ -16,6 +16,7 @@ const BATCH: usize = 16;
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Prediction {
     /// The picture.
+    #[serde(serialize_with = "crate::lossy")]
     pub path: PathBuf,
     /// The best classes, the best first.
     pub top: Vec<Guess>,

@@ -39,8 +39,14 @@ fn train_prints_its_result_and_fills_the_run_directory() {
     assert!(said.err.contains("parameters  2,227,715 trainable, 0 frozen"), "{}", said.err);
     assert!(said.err.contains("12 to train with, 3 to validate with"), "{}", said.err);
 
-    let files =
-        ["best.safetensors", "last.safetensors", "last.state.safetensors", "recipe.toml", "results.csv"];
+    let files = [
+        "best.safetensors",
+        "last.safetensors",
+        "last.state.safetensors",
+        "pictures.csv",
+        "recipe.toml",
+        "results.csv",
+    ];
     assert_eq!(world.names("run"), files);
     let results = world.text("run/results.csv");
     let lines: Vec<&str> = results.lines().collect();
@@ -478,6 +484,37 @@ fn a_full_disk_is_an_error() {
     assert_eq!(output.status.code(), Some(2));
     let err = String::from_utf8(output.stderr).unwrap();
     assert!(err.starts_with("error: standard output: cannot write: No space left"), "{err}");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_name_that_is_not_utf_8_is_no_reason_to_fail() {
+    use std::os::unix::ffi::OsStrExt;
+    let world = World::new("names");
+    let folder = world.root.join(std::ffi::OsStr::from_bytes(b"f\xff"));
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join("m.safetensors"), World::trained().read("run/best.safetensors")).unwrap();
+    support::pictures(&folder.join("d/red"), [200, 40, 40], 1);
+    let run = |command: &str, paths: &[&str]| {
+        let paths = paths.iter().map(|path| folder.join(path));
+        let output = world.command(command).args(paths).output().unwrap();
+        let [out, err] =
+            [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+        assert!(!err.contains("panicked"), "{err}");
+        (output.status.code(), out, err)
+    };
+    for (command, paths) in [
+        ("predict --json", ["m.safetensors", "d"].as_slice()),
+        ("eval --json", &["m.safetensors", "d"]),
+        ("inspect --json", &["m.safetensors"]),
+        ("export --format onnx --json", &["m.safetensors"]),
+    ] {
+        let (code, out, err) = run(command, paths);
+        assert_eq!(code, Some(0), "{err}");
+        serde_json::from_str::<Value>(&out).unwrap();
+    }
+    let (code, _, err) = run("train --model mobilenet_v2", &["d"]);
+    assert!(code == Some(2) && err.contains("the name is not UTF-8"), "{err}");
 }
 
 #[test]

@@ -253,7 +253,7 @@ fn pictures_that_all_turn_out_to_be_broken() {
     let said = world.run(&format!("train d {SMALL} --out run"));
     assert_eq!((said.code, said.out.as_str()), (Some(2), ""), "{said:?}");
     assert_messages("pictures_that_all_turn_out_to_be_broken", &world.relative(&said.err));
-    assert_eq!(world.names("run"), ["recipe.toml"]);
+    assert_eq!(world.names("run"), ["pictures.csv", "recipe.toml"]);
 }
 
 #[test]

@@ -21,8 +21,10 @@ pub(crate) fn line(text: &str) -> Outcome {
 
 /// Prints one JSON object on one line.
 pub(crate) fn json(value: &impl Serialize) -> Outcome {
-    let text = serde_json::to_string(value).expect("results have a JSON form");
-    line(&text)
+    match serde_json::to_string(value) {
+        Ok(text) => line(&text),
+        Err(error) => Err(Error::Input(format!("the result has no JSON form: {error}")).into()),
+    }
 }
 
 /// Says something on standard error.

@@ -161,6 +161,7 @@ impl Arguments {
     /// The settings of the flags and the recipe file, or those of the run to resume.
     fn recipe(&self) -> Result<Recipe, Failure> {
         let mut settings = self.settings();
+        check_names([Some(&self.out), settings.data.as_ref(), settings.weights.as_ref()])?;
         if let Some(path) = &self.recipe {
             settings = settings.over(Settings::read(path)?);
         }
@@ -222,6 +223,20 @@ impl Arguments {
 /// The same path from any folder: a run may be resumed from another one.
 fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+/// The recipe and the result hold these paths, and neither TOML nor JSON takes a name that is not UTF-8.
+fn check_names<const N: usize>(paths: [Option<&PathBuf>; N]) -> Result<(), Failure> {
+    match paths.into_iter().flatten().find(|path| path.to_str().is_none()) {
+        None => Ok(()),
+        Some(path) => {
+            let path = path.display();
+            Err(Error::Input(format!(
+                "{path}: the name is not UTF-8, and a recipe can hold no other; rename it"
+            ))
+            .into())
+        }
+    }
 }
 
 /// True after Ctrl-C. A second one ends the process at once.
