@@ -134,6 +134,15 @@ impl World {
     }
 }
 
+impl Drop for World {
+    /// What a failed test leaves stays there to be looked at.
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            let _ = fs::remove_dir_all(&self.root);
+        }
+    }
+}
+
 impl Said {
     /// The one line on standard output.
     pub(crate) fn json(&self) -> Value {
