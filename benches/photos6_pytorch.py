@@ -7,7 +7,8 @@ Each RUN is a run directory of `offshoot train DATA --model mobilenet_v2 --weigh
 its pictures.csv gives the split, its recipe.toml the fit. The recipe, as a user would write it: torchvision's
 MobileNetV2, everything frozen and in evaluation mode but a new head (dropout 0.2, linear), AdamW 1e-3 with weight decay
 1e-2, 30 epochs, batch 16, cosine after 5 % of warm-up, pictures decoded and resized with Pillow by a DataLoader with one
-worker for each processor. No augmentation. Prints one JSON object a run: accuracy of the last and of the best epoch, and
+worker for each processor. No augmentation. `--cache` runs the frozen part once on each picture and trains on what it
+gives: the same numbers up to dropout's, in a fraction of the time, to compare accuracies. Prints one JSON object a run: accuracy of the last and of the best epoch, and
 seconds.
 """
 import argparse, csv, json, math, os, pathlib, time, tomllib
@@ -49,13 +50,22 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", required=True)
     parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--cache", action="store_true")
     parser.add_argument("runs", nargs="+", type=pathlib.Path)
     args = parser.parse_args()
     for seed, run in enumerate(args.runs):
-        print(json.dumps({"run": str(run), **train(run, args.weights, args.epochs, seed)}), flush=True)
+        print(json.dumps({"run": str(run), **train(run, args, seed)}), flush=True)
 
 
-def train(run, weights, epochs, seed):
+def cached(loader, model, shuffle):
+    with torch.inference_mode():
+        parts = [(model.features(x).mean((2, 3)), y) for x, y in loader]
+    features = torch.utils.data.TensorDataset(*(torch.cat(column).clone() for column in zip(*parts)))
+    return torch.utils.data.DataLoader(features, batch_size=16, shuffle=shuffle)
+
+
+def train(run, args, seed):
+    epochs = args.epochs
     start = time.perf_counter()
     torch.manual_seed(seed)
     rows = list(csv.DictReader(open(run / "pictures.csv")))
@@ -67,9 +77,14 @@ def train(run, weights, epochs, seed):
         for name in ("train", "val")
     }
     model = torchvision.models.mobilenet_v2()
-    model.load_state_dict(torch.load(weights, weights_only=True))
+    model.load_state_dict(torch.load(args.weights, weights_only=True))
     model.requires_grad_(False)
     model.classifier[1] = torch.nn.Linear(model.last_channel, len(classes))
+    network = model
+    if args.cache:
+        model.eval()
+        loaders = {name: cached(loader, model, name == "train") for name, loader in loaders.items()}
+        network = model.classifier
     optimizer = torch.optim.AdamW(model.classifier[1].parameters(), lr=1e-3, weight_decay=1e-2)
     steps = epochs * len(loaders["train"])
     warmup = max(1, round(0.05 * steps))
@@ -81,12 +96,12 @@ def train(run, weights, epochs, seed):
         model.classifier.train()
         for x, y in loaders["train"]:
             optimizer.zero_grad()
-            torch.nn.functional.cross_entropy(model(x), y).backward()
+            torch.nn.functional.cross_entropy(network(x), y).backward()
             optimizer.step()
             schedule.step()
         model.eval()
         with torch.inference_mode():
-            correct = sum(int((model(x).argmax(1) == y).sum()) for x, y in loaders["val"])
+            correct = sum(int((network(x).argmax(1) == y).sum()) for x, y in loaders["val"])
         accuracies.append(correct / len(loaders["val"].dataset))
     return {"last": accuracies[-1], "best": max(accuracies), "seconds": round(time.perf_counter() - start, 1)}
 
