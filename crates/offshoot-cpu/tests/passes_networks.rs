@@ -12,7 +12,7 @@ use offshoot_graph::model::{BATCH, INPUT, OUTPUT};
 use offshoot_graph::op::{AveragePool, BatchNormalization, Pool};
 use offshoot_graph::passes::{
     CLASS_WEIGHTS, LABELS, LOSS, LossOptions, TrainingGraph, fold_batch_norm, freeze, fuse, gradient_output,
-    state_output, training_graph,
+    recompute, state_output, training_graph,
 };
 use offshoot_graph::random::{Purpose, Random};
 use offshoot_graph::{DType, Dim, Executor, Graph, GraphError, Op, Shape, Tensor, ValueId, Weights};
@@ -259,7 +259,7 @@ fn training_steps_agree_with_pytorch() {
             let trained: Vec<&str> = training.trained.iter().map(String::as_str).collect();
             assert_eq!(trained, strings(&case.case["trained"]), "{}", case.name());
             if fused {
-                training.graph = fuse(&training.graph).unwrap();
+                training.graph = recompute(&fuse(&training.graph).unwrap()).unwrap();
             }
             for (isa, executors) in &executors {
                 let what = format!("{} {form} on {isa:?}", case.name());
@@ -289,6 +289,7 @@ fn fusing_changes_no_bit() {
         let training = case.training(&graph).graph;
         let fused = fuse(&training).unwrap();
         assert!(fused.nodes().len() < training.nodes().len() || case.name() == "resnet_head_only");
+        let fused = recompute(&fused).unwrap();
         for isa in [Isa::available()[0], Isa::best()] {
             let executor = CpuExecutor::new(CpuOptions { isa: Some(isa), ..CpuOptions::default() }).unwrap();
             let wanted = run(&executor, &training, &case.inputs(), &weights);
@@ -306,7 +307,7 @@ fn a_pictures_bits_depend_neither_on_its_batch_nor_on_its_place() {
         let mut graph = network(source);
         freeze(&mut graph, |_| true);
         let (graph, weights) = fold_batch_norm(&graph, &golden.under(&format!("{source}/in/"))).unwrap();
-        let graph = fuse(&graph).unwrap();
+        let graph = recompute(&fuse(&graph).unwrap()).unwrap();
         let three = golden.get(&format!("{source}/x"));
         let pictures: Vec<&[f32]> = three.as_f32().unwrap().chunks_exact(three.len() / 3).collect();
         let batch = |order: &[usize]| {

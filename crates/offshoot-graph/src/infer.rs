@@ -170,14 +170,14 @@ fn infer_fused(op: &FusedOp, inputs: &[&Value]) -> Result<Types, String> {
             Ok(vec![(dtype, inputs[0].shape.clone())])
         }
         FusedOp::BatchNormReduce { .. } => {
-            arity(inputs, 5..=5)?;
-            per_channel(inputs[0], &inputs[3..])?;
-            Ok(vec![(DType::F32, inputs[3].shape.clone()); 2])
+            arity(inputs, 6..=6)?;
+            per_channel(inputs[1], &inputs[2..])?;
+            Ok(vec![(DType::F32, inputs[2].shape.clone()); 2])
         }
         FusedOp::BatchNormInput { .. } => {
             arity(inputs, 8..=8)?;
-            per_channel(inputs[0], &inputs[3..])?;
-            Ok(vec![(dtype, inputs[0].shape.clone())])
+            per_channel(inputs[1], &inputs[2..])?;
+            Ok(vec![(dtype, inputs[1].shape.clone())])
         }
     }
 }

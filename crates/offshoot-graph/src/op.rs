@@ -253,14 +253,15 @@ pub enum FusedOp {
         /// Applied last.
         activation: Activation,
     },
-    /// (dz, z, x, mean, inv_std) -> (dweight, dbias) of [`GradOp::BatchNormReduce`], with dy = dz where the activation passed
+    /// (dz, x, mean, inv_std, weight, bias) -> (dweight, dbias) of [`GradOp::BatchNormReduce`], with dy = dz where the
+    /// activation let norm(x) pass
     BatchNormReduce {
-        /// The activation between the norm and z.
+        /// The activation after the norm.
         activation: Activation,
     },
-    /// (dz, z, x, mean, inv_std, weight, dweight, dbias) -> dx of [`GradOp::BatchNormInput`], with dy as above
+    /// (dz, x, mean, inv_std, weight, bias, dweight, dbias) -> dx of [`GradOp::BatchNormInput`], with dy as above
     BatchNormInput {
-        /// The activation between the norm and z.
+        /// The activation after the norm.
         activation: Activation,
     },
 }

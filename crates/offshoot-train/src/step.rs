@@ -3,7 +3,7 @@
 use offshoot_graph::model::{INPUT, OUTPUT};
 use offshoot_graph::passes::{
     CLASS_WEIGHTS, KEYS, LABELS, LOSS, LossOptions, Pattern, TrainingGraph, fold_batch_norm, fuse,
-    gradient_output, state_output, training_graph,
+    gradient_output, recompute, state_output, training_graph,
 };
 use offshoot_graph::{Executor, Graph, Model, Session, Tensor, Weights};
 
@@ -133,7 +133,7 @@ impl TrainStep {
         if trained.is_empty() {
             return Err(StepError::NothingToTrain);
         }
-        let graph = fuse(&graph).map_err(NetworkError::from)?;
+        let graph = fuse(&graph).and_then(|graph| recompute(&graph)).map_err(NetworkError::from)?;
         let session = executor.prepare(&graph, &weights).map_err(NetworkError::from)?;
         let optimizer = Optimizer::new(options.optimizer, groups(&trained, options), &weights);
         let class_weights = options.class_weights.clone().map(|w| Tensor::f32([w.len()], w));

@@ -252,13 +252,13 @@ impl<'a> Lowering<'a> {
             Op::Fused(FusedOp::BatchNormApply { residual, activation }) => {
                 self.batch_norm_apply(node, kernel_activation(*activation), *residual)
             }
-            Op::Grad(GradOp::BatchNormReduce) => self.batch_norm_reduce(node, None),
+            Op::Grad(GradOp::BatchNormReduce) => self.batch_norm_reduce(node),
             Op::Fused(FusedOp::BatchNormReduce { activation }) => {
-                self.batch_norm_reduce(node, Some(kernel_activation(*activation)))
+                self.fused_batch_norm_reduce(node, kernel_activation(*activation))
             }
-            Op::Grad(GradOp::BatchNormInput) => self.batch_norm_input(node, None),
+            Op::Grad(GradOp::BatchNormInput) => self.batch_norm_input(node),
             Op::Fused(FusedOp::BatchNormInput { activation }) => {
-                self.batch_norm_input(node, Some(kernel_activation(*activation)))
+                self.fused_batch_norm_input(node, kernel_activation(*activation))
             }
             Op::Grad(GradOp::BatchNormScale) => self.batch_norm_scale(node),
 

@@ -1,7 +1,7 @@
 //! Batch norms.
 
 use offshoot_graph::op::BatchNormalization;
-use offshoot_graph::{ExecuteError, Node};
+use offshoot_graph::{ExecuteError, Node, ValueId};
 
 use super::{Lowering, unsupported};
 use crate::kernels::batch_norm::{
@@ -21,6 +21,10 @@ struct Vectors {
 }
 
 impl Vectors {
+    fn buffers(&self) -> [BufferId; 4] {
+        [self.mean, self.inv_std, self.gamma, self.beta]
+    }
+
     fn get<'a>(&self, memory: &'a Memory<'_>) -> BatchNorm<'a> {
         BatchNorm {
             mean: memory.get(self.mean),
@@ -111,16 +115,10 @@ impl Lowering<'_> {
         self.picture(node, node.inputs[0])?;
         let isa = self.isa;
         let x = self.read(node.inputs[0])?;
-        let vectors = Vectors {
-            mean: self.plain(node.inputs[1])?,
-            inv_std: self.plain(node.inputs[2])?,
-            gamma: self.plain(node.inputs[3])?,
-            beta: self.plain(node.inputs[4])?,
-        };
+        let vectors = self.vectors(node, 1)?;
         let residual = if residual { Some(self.read(node.inputs[5])?) } else { None };
         let y = self.write(node.outputs[0]);
-        let Vectors { mean, inv_std, gamma, beta } = vectors;
-        let reads = [x, mean, inv_std, gamma, beta].into_iter().chain(residual).collect();
+        let reads = [x].into_iter().chain(vectors.buffers()).chain(residual).collect();
         self.push(&node.name, reads, vec![y], move |memory, _, out| {
             let residual = residual.map(|r| memory.get(r));
             batch_norm_apply(isa, memory.get(x), &vectors.get(memory), residual, activation, out[0]);
@@ -129,72 +127,97 @@ impl Lowering<'_> {
         Ok(())
     }
 
-    /// (dy, [z,] x, mean, inv_std) -> (dgamma, dbeta); with an activation, dy is its gradient and z its output.
-    pub(super) fn batch_norm_reduce(
-        &mut self,
-        node: &Node,
-        activation: Option<Activation>,
-    ) -> Result<(), ExecuteError> {
-        let at = usize::from(activation.is_some());
-        self.picture(node, node.inputs[0])?;
+    /// (dy, x, mean, inv_std) -> (dgamma, dbeta)
+    pub(super) fn batch_norm_reduce(&mut self, node: &Node) -> Result<(), ExecuteError> {
+        self.picture(node, node.inputs[1])?;
         let isa = self.isa;
-        let (dy, z, x) =
-            (self.read(node.inputs[0])?, self.read(node.inputs[at])?, self.read(node.inputs[1 + at])?);
-        let (mean, inverse) = (self.plain(node.inputs[2 + at])?, self.plain(node.inputs[3 + at])?);
+        let (dy, x) = (self.read(node.inputs[0])?, self.read(node.inputs[1])?);
+        let (mean, inverse) = (self.plain(node.inputs[2])?, self.plain(node.inputs[3])?);
         let writes = node.outputs.iter().map(|&o| self.write_plain(o)).collect();
-        self.push(&node.name, vec![dy, z, x, mean, inverse], writes, move |memory, _, out| {
+        self.push(&node.name, vec![dy, x, mean, inverse], writes, move |memory, _, out| {
             let [dgamma, dbeta] = out else { unreachable!("two outputs") };
             // The sums use neither weight nor bias.
             let norm =
                 BatchNorm { mean: memory.get(mean), inv_std: memory.get(inverse), gamma: &[], beta: &[] };
-            let gate = activation.map_or(Gate::Open, |a| Gate::Output(a, memory.get(z)));
-            batch_norm_reduce(isa, memory.get(x), memory.get(dy), &norm, gate, dgamma, dbeta);
+            batch_norm_reduce(isa, memory.get(x), memory.get(dy), &norm, Gate::Open, dgamma, dbeta);
             Ok(())
         });
         Ok(())
     }
 
-    /// (dy, [z,] x, mean, inv_std, gamma, dgamma, dbeta) -> dx
-    pub(super) fn batch_norm_input(
+    /// (dz, x, mean, inv_std, gamma, beta) -> (dgamma, dbeta)
+    pub(super) fn fused_batch_norm_reduce(
         &mut self,
         node: &Node,
+        activation: Activation,
+    ) -> Result<(), ExecuteError> {
+        self.picture(node, node.inputs[1])?;
+        let isa = self.isa;
+        let (dz, x) = (self.read(node.inputs[0])?, self.read(node.inputs[1])?);
+        let vectors = self.vectors(node, 2)?;
+        let writes = node.outputs.iter().map(|&o| self.write_plain(o)).collect();
+        let reads = [dz, x].into_iter().chain(vectors.buffers()).collect();
+        self.push(&node.name, reads, writes, move |memory, _, out| {
+            let [dgamma, dbeta] = out else { unreachable!("two outputs") };
+            let (norm, gate) = (vectors.get(memory), Gate::Recomputed(activation));
+            batch_norm_reduce(isa, memory.get(x), memory.get(dz), &norm, gate, dgamma, dbeta);
+            Ok(())
+        });
+        Ok(())
+    }
+
+    /// (dy, x, mean, inv_std, gamma, dgamma, dbeta) -> dx
+    pub(super) fn batch_norm_input(&mut self, node: &Node) -> Result<(), ExecuteError> {
+        // The formula does not use the bias; the weight stands in for its length.
+        let mut inputs = node.inputs.clone();
+        inputs.insert(5, node.inputs[4]);
+        self.input_gradient(node, &inputs, None)
+    }
+
+    /// (dz, x, mean, inv_std, gamma, beta, dgamma, dbeta) -> dx
+    pub(super) fn fused_batch_norm_input(
+        &mut self,
+        node: &Node,
+        activation: Activation,
+    ) -> Result<(), ExecuteError> {
+        self.input_gradient(node, &node.inputs, Some(activation))
+    }
+
+    fn input_gradient(
+        &mut self,
+        node: &Node,
+        inputs: &[ValueId],
         activation: Option<Activation>,
     ) -> Result<(), ExecuteError> {
-        let at = usize::from(activation.is_some());
-        self.picture(node, node.inputs[0])?;
+        self.picture(node, inputs[1])?;
         let isa = self.isa;
-        let (dy, z, x) =
-            (self.read(node.inputs[0])?, self.read(node.inputs[at])?, self.read(node.inputs[1 + at])?);
-        let mut vectors = [x; 5];
-        for (vector, &input) in vectors.iter_mut().zip(&node.inputs[2 + at..]) {
-            *vector = self.plain(input)?;
-        }
-        let [mean, inverse, gamma, dgamma, dbeta] = vectors;
+        let (dz, x) = (self.read(inputs[0])?, self.read(inputs[1])?);
+        let vectors = self.vectors_of(&inputs[2..6])?;
+        let (dgamma, dbeta) = (self.plain(inputs[6])?, self.plain(inputs[7])?);
         let dx = self.write(node.outputs[0]);
-        self.push(
-            &node.name,
-            vec![dy, z, x, mean, inverse, gamma, dgamma, dbeta],
-            vec![dx],
-            move |memory, _, out| {
-                // The formula does not use the bias; `gamma` stands in for its length.
-                let gamma = memory.get(gamma);
-                let norm =
-                    BatchNorm { mean: memory.get(mean), inv_std: memory.get(inverse), gamma, beta: gamma };
-                let gate = activation.map_or(Gate::Open, |a| Gate::Output(a, memory.get(z)));
-                let place = Place::Apart(memory.get(dy), out[0]);
-                batch_norm_input_grad(
-                    isa,
-                    memory.get(x),
-                    place,
-                    &norm,
-                    gate,
-                    memory.get(dgamma),
-                    memory.get(dbeta),
-                );
-                Ok(())
-            },
-        );
+        let reads = [dz, x, dgamma, dbeta].into_iter().chain(vectors.buffers()).collect();
+        self.push(&node.name, reads, vec![dx], move |memory, _, out| {
+            let gate = activation.map_or(Gate::Open, Gate::Recomputed);
+            let place = Place::Apart(memory.get(dz), out[0]);
+            let (norm, dgamma, dbeta) = (vectors.get(memory), memory.get(dgamma), memory.get(dbeta));
+            batch_norm_input_grad(isa, memory.get(x), place, &norm, gate, dgamma, dbeta);
+            Ok(())
+        });
         Ok(())
+    }
+
+    /// The vectors of a norm, from input `at` of the node on: mean, inv_std, gamma, beta.
+    fn vectors(&mut self, node: &Node, at: usize) -> Result<Vectors, ExecuteError> {
+        self.vectors_of(&node.inputs[at..at + 4])
+    }
+
+    fn vectors_of(&mut self, inputs: &[ValueId]) -> Result<Vectors, ExecuteError> {
+        Ok(Vectors {
+            mean: self.plain(inputs[0])?,
+            inv_std: self.plain(inputs[1])?,
+            gamma: self.plain(inputs[2])?,
+            beta: self.plain(inputs[3])?,
+        })
     }
 
     /// (dy, inv_std, gamma) -> dx

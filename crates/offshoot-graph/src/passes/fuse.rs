@@ -14,6 +14,7 @@ use crate::op::{Activation, FusedOp, GradOp, Op, TrainOp};
 pub fn fuse(graph: &Graph) -> Result<Graph, GraphError> {
     let readers = Readers::new(graph);
     let mut chains = HashMap::new();
+    let mut gates = HashMap::new();
     let mut swallowed = vec![false; graph.nodes().len()];
     for (index, node) in graph.nodes().iter().enumerate() {
         if swallowed[index] {
@@ -22,8 +23,9 @@ pub fn fuse(graph: &Graph) -> Result<Graph, GraphError> {
         if let Some(chain) = Chain::from(graph, &readers, index, &swallowed) {
             chain.nodes.iter().for_each(|n| swallowed[*n] = true);
             chains.insert(chain.last(), chain);
-        } else if activation_gradient(node).is_some() && readers.only_batch_norm_gradients(graph, node) {
+        } else if let Some(apply) = readers.only_batch_norm_gradients(graph, node) {
             swallowed[index] = true;
+            gates.insert(index, apply);
         }
     }
     let mut rewriter = Rewriter::new(graph);
@@ -31,7 +33,7 @@ pub fn fuse(graph: &Graph) -> Result<Graph, GraphError> {
         if let Some(chain) = chains.get(&index) {
             chain.emit(graph, &mut rewriter)?;
         } else if !swallowed[index] {
-            emit_batch_norm_gradient(graph, node, &swallowed, &mut rewriter)?;
+            emit_batch_norm_gradient(graph, node, &gates, &mut rewriter)?;
         }
     }
     rewriter.finish()
@@ -60,16 +62,24 @@ impl Readers {
         }
     }
 
-    fn only_batch_norm_gradients(&self, graph: &Graph, node: &Node) -> bool {
+    /// For the gradient of an activation that stands right behind a BatchNormApply: that node, when nothing but the
+    /// gradients of that very norm read `node`.
+    fn only_batch_norm_gradients<'g>(&self, graph: &'g Graph, node: &Node) -> Option<&'g Node> {
+        activation_gradient(node)?;
+        let activation = graph.node(graph.producer(node.inputs[1])?);
+        activation_of(&activation.op)?;
+        let apply = graph.node(graph.producer(activation.inputs[0])?);
         let value = node.outputs[0];
         let readers = &self.nodes[value.index()];
-        readers.len() == self.uses[value.index()]
-            && !readers.is_empty()
-            && readers.iter().all(|&r| {
-                let reader = &graph.nodes()[r];
-                let takes = matches!(reader.op, Op::Grad(GradOp::BatchNormReduce | GradOp::BatchNormInput));
-                takes && reader.inputs[0] == value
-            })
+        let all_read = readers.len() == self.uses[value.index()] && !readers.is_empty();
+        let takes = |&r: &usize| {
+            let reader = &graph.nodes()[r];
+            let norm = matches!(reader.op, Op::Grad(GradOp::BatchNormReduce | GradOp::BatchNormInput));
+            norm && reader.inputs[0] == value && reader.inputs[1..4] == apply.inputs[..3]
+        };
+        let own =
+            matches!(apply.op, Op::Train(TrainOp::BatchNormApply)) && all_read && readers.iter().all(takes);
+        own.then_some(apply)
     }
 }
 
@@ -156,26 +166,31 @@ fn activation_gradient(node: &Node) -> Option<Activation> {
     }
 }
 
-/// Copies `node`; a batch-norm gradient whose `dy` came from a swallowed activation gradient takes that one's inputs.
+/// Copies `node`; a batch-norm gradient whose `dy` came from a swallowed activation gradient finds out itself what the
+/// activation let pass: from x, so that the activation's output need not be kept.
 fn emit_batch_norm_gradient(
     graph: &Graph,
     node: &Node,
-    swallowed: &[bool],
+    gates: &HashMap<usize, &Node>,
     rewriter: &mut Rewriter<'_>,
 ) -> Result<(), GraphError> {
     let source = node.inputs.first().and_then(|&dy| graph.producer(dy)).map(NodeId::index);
-    let source = source.filter(|&n| swallowed[n]).map(|n| &graph.nodes()[n]);
     let fused = source.and_then(|s| {
-        let activation = activation_gradient(s)?;
-        match node.op {
-            Op::Grad(GradOp::BatchNormReduce) => Some((s, FusedOp::BatchNormReduce { activation })),
-            Op::Grad(GradOp::BatchNormInput) => Some((s, FusedOp::BatchNormInput { activation })),
-            _ => None,
-        }
+        let (apply, gradient) = (gates.get(&s)?, &graph.nodes()[s]);
+        let activation = activation_gradient(gradient)?;
+        let sums = match node.op {
+            Op::Grad(GradOp::BatchNormReduce) => &[][..],
+            Op::Grad(GradOp::BatchNormInput) => &node.inputs[5..],
+            _ => return None,
+        };
+        let op = match sums {
+            [] => FusedOp::BatchNormReduce { activation },
+            _ => FusedOp::BatchNormInput { activation },
+        };
+        Some((op, gradient.inputs[..1].iter().chain(&apply.inputs).chain(sums)))
     });
-    let Some((source, op)) = fused else { return rewriter.copy(node) };
-    let inputs: Vec<ValueId> =
-        source.inputs.iter().chain(&node.inputs[1..]).map(|&v| rewriter.get(v)).collect();
+    let Some((op, inputs)) = fused else { return rewriter.copy(node) };
+    let inputs: Vec<ValueId> = inputs.map(|&v| rewriter.get(v)).collect();
     let outputs = rewriter.new.add_node(&node.name, Op::Fused(op), &inputs)?;
     for (&old, new) in node.outputs.iter().zip(outputs) {
         rewriter.set(old, new);

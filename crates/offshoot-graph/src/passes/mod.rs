@@ -5,6 +5,7 @@ mod fold;
 mod freeze;
 mod fuse;
 mod inference;
+mod recompute;
 mod rewrite;
 mod train;
 
@@ -13,6 +14,7 @@ pub use fold::{FoldError, fold_batch_norm};
 pub use freeze::{Pattern, freeze};
 pub use fuse::fuse;
 pub use inference::{InferenceGraph, NotForInference, remove_training_leftovers};
+pub use recompute::recompute;
 pub use rewrite::prune;
 pub use train::{
     CLASS_WEIGHTS, KEYS, LABELS, LOSS, LossOptions, TrainingGraph, gradient_output, state_output,

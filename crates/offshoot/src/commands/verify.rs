@@ -47,7 +47,7 @@ impl Arguments {
             let run = self.against.as_deref().filter(|p| p.is_dir());
             let inputs = proof_inputs(model, run, self.data.as_deref())?;
             let (mut first, mut second) =
-                (Inference::new(model, &executor)?, Inference::new(file, &executor)?);
+                (Inference::unfolded(model, &executor)?, Inference::new(file, &executor)?);
             (compare(&mut first, &mut second, &inputs, &BATCHES, self.tolerance)?, inputs.len())
         } else {
             (Comparison::impossible(), 0)
