@@ -386,7 +386,7 @@ impl Plan<'_> {
 /// Cuts pixels into blocks, and panels too where that leaves threads without work.
 fn plan<'a>(isa: Isa, gathers: &'a [Gather]) -> Vec<Plan<'a>> {
     let panel = tile::tile_cols(isa);
-    let wanted = 4 * rayon::current_num_threads();
+    let wanted = 4 * parallel::threads();
     let mut filter_start = 0;
     let cut = |gather: &'a Gather| {
         let Gather { groups, cols, .. } = gather;

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 pub mod batch_norm;
+pub mod block;
 pub mod conv;
 pub mod conv_input_grad;
 pub mod conv_weight_grad;

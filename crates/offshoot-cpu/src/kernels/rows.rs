@@ -3,6 +3,7 @@
 //! A task's size depends on the shape only, and partial sums are added in task order, so that the number of
 //! threads cannot change a bit.
 
+use super::parallel;
 use super::simd::{Isa, Kernel, Simd, dispatch};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -10,13 +11,14 @@ use std::ops::Range;
 /// Elements a task reads: 64 KiB of f32, which stays in the second-level cache.
 pub(super) const TASK: usize = 1 << 14;
 
-/// Runs `run` for 0..count, on the thread pool when there is more than one.
+/// Runs `run` for 0..count, on the thread pool when there is more than one (but not inside of
+/// [`parallel::serially`]).
 #[inline]
 pub(super) fn for_tasks(count: usize, run: impl Fn(usize) + Sync + Send) {
-    match count {
-        0 => {}
-        1 => run(0),
-        _ => (0..count).into_par_iter().for_each(run),
+    if count <= 1 || parallel::is_serial() {
+        (0..count).for_each(run);
+    } else {
+        (0..count).into_par_iter().for_each(run);
     }
 }
 

@@ -62,7 +62,7 @@ fn pack(filter: &mut PackedFilter, isa: Isa, shape: &ConvShape, direction: Direc
 }
 
 impl Lowering<'_> {
-    fn conv_shape(&self, attributes: &Conv, x: ValueId, weight: ValueId, y: ValueId) -> ConvShape {
+    pub(super) fn conv_shape(&self, attributes: &Conv, x: ValueId, weight: ValueId, y: ValueId) -> ConvShape {
         let ([batch, in_c, in_h, in_w], [.., r, s], [_, out_c, out_h, out_w]) =
             (self.shape(x), self.shape(weight), self.shape(y))
         else {
@@ -90,19 +90,35 @@ impl Lowering<'_> {
         weight: ValueId,
         direction: Direction,
     ) -> Result<Filter, ExecuteError> {
-        let oihw = self.parameter(weight).filter(|_| !self.changes(weight));
-        let Some(oihw) = oihw else { return Ok(Filter::Live(self.plain(weight)?)) };
+        match self.packed(shape, weight, direction) {
+            Some(packed) => Ok(Filter::Frozen(packed)),
+            None => Ok(Filter::Live(self.plain(weight)?)),
+        }
+    }
+
+    /// The packed form of a filter that is frozen.
+    pub(super) fn packed(
+        &mut self,
+        shape: &ConvShape,
+        weight: ValueId,
+        direction: Direction,
+    ) -> Option<Arc<PackedFilter>> {
+        let oihw = self.parameter(weight).filter(|_| !self.changes(weight))?;
         let isa = self.isa;
         let packed = self.filters.entry((weight, direction)).or_insert_with(|| {
             let mut filter = PackedFilter::default();
             pack(&mut filter, isa, shape, direction, oihw);
             Arc::new(filter)
         });
-        Ok(Filter::Frozen(Arc::clone(packed)))
+        Some(Arc::clone(packed))
     }
 
     /// The filter of a depthwise convolution as its kernels read it: a constant when it is frozen.
-    fn depthwise_filter(&mut self, shape: &ConvShape, weight: ValueId) -> Result<BufferId, ExecuteError> {
+    pub(super) fn depthwise_filter(
+        &mut self,
+        shape: &ConvShape,
+        weight: ValueId,
+    ) -> Result<BufferId, ExecuteError> {
         let (shape, len) = (*shape, self.len(weight));
         if let Some(oihw) = self.parameter(weight).filter(|_| !self.changes(weight)) {
             let mut packed = vec![0.0; len];

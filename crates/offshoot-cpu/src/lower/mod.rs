@@ -1,5 +1,6 @@
 //! From a graph at given sizes to the steps of a plan. Rank-4 activations become NHWC here.
 
+mod block;
 mod conv;
 mod elementwise;
 mod loss;
@@ -26,8 +27,13 @@ pub(crate) fn lower(
     filters: &mut Filters,
 ) -> Result<Plan, ExecuteError> {
     let mut lowering = Lowering::new(graph, bindings, isa, parameters, filters)?;
-    for node in graph.nodes() {
-        lowering.node(node)?;
+    let blocks = lowering.blocks();
+    for (index, node) in graph.nodes().iter().enumerate() {
+        match blocks.chains.get(&index) {
+            Some(&chain) => lowering.block(chain)?,
+            None if blocks.inner.contains(&index) => {}
+            None => lowering.node(node)?,
+        }
     }
     lowering.finish()
 }
