@@ -38,7 +38,8 @@ pub fn gemm(isa: Isa, shape: &GemmShape, a: &[f32], b: &[f32], bias: Option<&[f3
     let c = Shared(c.as_mut_ptr());
     if trans_b && !trans_a {
         let tasks = n.div_ceil(DOT_BLOCK);
-        parallel::for_each_task(tasks, m * n * k, |index| {
+        // With few rows, reading `b` takes longer than multiplying.
+        parallel::for_each_task(tasks, m.max(READ) * n * k, |index| {
             let cols = index * DOT_BLOCK..((index + 1) * DOT_BLOCK).min(n);
             dispatch(isa, Dots { shape, a, b, bias, c, cols });
         });
@@ -53,6 +54,9 @@ pub fn gemm(isa: Isa, shape: &GemmShape, a: &[f32], b: &[f32], bias: Option<&[f3
         });
     }
 }
+
+/// Multiply-adds in the time that it takes to read a float of a matrix that is not in the first caches.
+const READ: usize = 8;
 
 /// Columns of `c` that a task of dot products owns: a multiple of [`DOT_COLS`].
 const DOT_BLOCK: usize = 48;
