@@ -169,7 +169,7 @@ proptest! {
 
 #[test]
 fn strips_and_bands_meet_without_a_seam() {
-    // Tens of strips in several bands: a picture's expanded rows are more than a cache holds.
+    // Several bands of several strips: the expanded picture is 2 MB.
     let wide = |depthwise, residual| Case {
         input: [1, 61, 57, 9],
         expand: Some((POINTWISE, 150)),
