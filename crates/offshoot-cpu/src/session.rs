@@ -17,8 +17,8 @@ use crate::plan::{Place, Plan, Scratch};
 /// Plans kept at once: the whole batches, the last smaller one, and a few more.
 const PLANS: usize = 4;
 
-/// The packed form of a frozen filter, by its parameter and the direction.
-pub(crate) type Filters = HashMap<(ValueId, Direction), Arc<PackedFilter>>;
+/// The packed form of a frozen filter, by its parameter, the direction, and whether it is for Winograd's algorithm.
+pub(crate) type Filters = HashMap<(ValueId, Direction, bool), Arc<PackedFilter>>;
 
 /// What a filter is packed for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -2,6 +2,7 @@
 
 use super::gather::{self, Gather, Operands, Tap, Target, WeightOrder};
 use super::simd::Isa;
+use super::winograd::{self, by_winograd};
 use super::{Activation, ConvShape};
 
 /// What a convolution adds and applies before it stores: `y = activation(conv(x) + bias + residual)`.
@@ -38,6 +39,11 @@ impl PackedFilter {
         self.data.len() * size_of::<f32>()
     }
 
+    /// Whether `shape` is convolved by Winograd's algorithm, and its gradient too: its filters are packed otherwise.
+    pub fn is_for_winograd(shape: &ConvShape) -> bool {
+        by_winograd(shape)
+    }
+
     /// Packs OIHW weights for [`conv`].
     ///
     /// # Panics
@@ -60,7 +66,10 @@ impl PackedFilter {
     ) {
         assert_eq!(oihw.len(), weights_len(shape), "weights of {shape:?}");
         self.isa = Some(isa);
-        self.data.resize(packed_len(isa, gathers), 0.0);
+        self.data.resize(packed_len(isa, shape, gathers), 0.0);
+        if let ([gather], true) = (gathers, by_winograd(shape)) {
+            return winograd::pack(isa, gather, shape.kernel[1], oihw, order, &mut self.data);
+        }
         let mut rest = self.data.as_mut_slice();
         for gather in gathers {
             let (packed, after) = rest.split_at_mut(gather.groups * gather.packed_group(isa));
@@ -73,14 +82,35 @@ impl PackedFilter {
     ///
     /// # Panics
     /// When they were packed for another path or another shape.
-    pub(super) fn get(&self, isa: Isa, gathers: &[Gather]) -> &[f32] {
+    pub(super) fn get(&self, isa: Isa, shape: &ConvShape, gathers: &[Gather]) -> &[f32] {
         assert_eq!(self.isa, Some(isa), "the filter is packed for another instruction set");
-        assert_eq!(self.data.len(), packed_len(isa, gathers), "the filter is packed for another shape");
+        assert_eq!(
+            self.data.len(),
+            packed_len(isa, shape, gathers),
+            "the filter is packed for another shape"
+        );
         &self.data
     }
 }
 
-fn packed_len(isa: Isa, gathers: &[Gather]) -> usize {
+/// Runs `gathers` over the same operands into `out`; see [`gather::run`].
+pub(super) fn run_gathers(
+    isa: Isa,
+    shape: &ConvShape,
+    gathers: &[Gather],
+    operands: Operands<'_>,
+    out: &mut [f32],
+) {
+    match gathers {
+        [gather] if by_winograd(shape) => winograd::run(isa, gather, operands, out),
+        _ => gather::run(isa, gathers, operands, out),
+    }
+}
+
+fn packed_len(isa: Isa, shape: &ConvShape, gathers: &[Gather]) -> usize {
+    if by_winograd(shape) {
+        return gathers.iter().map(winograd::packed_len).sum();
+    }
     gathers.iter().map(|gather| gather.groups * gather.packed_group(isa)).sum()
 }
 
@@ -143,10 +173,10 @@ pub fn conv(
     let gathers = [forward(shape)];
     let operands = Operands {
         source: x,
-        filter: filter.get(isa, &gathers),
+        filter: filter.get(isa, shape, &gathers),
         bias: epilogue.bias,
         residual: epilogue.residual,
         bounds: epilogue.activation.bounds(),
     };
-    gather::run(isa, &gathers, operands, y);
+    run_gathers(isa, shape, &gathers, operands, y);
 }

@@ -4,8 +4,8 @@
 //! that can fulfil it depend on `i mod stride` only, so each such phase is a stride-1 convolution of `dy` with some of
 //! the taps, and no structural zero is multiplied. A phase without taps stores zeros.
 
-use super::conv::{PackedFilter, activations_len};
-use super::gather::{self, Gather, Operands, Tap, Target, WeightOrder};
+use super::conv::{PackedFilter, activations_len, run_gathers};
+use super::gather::{Gather, Operands, Tap, Target, WeightOrder};
 use super::simd::Isa;
 use super::{Activation, ConvShape};
 
@@ -70,10 +70,10 @@ pub fn conv_input_grad(isa: Isa, shape: &ConvShape, dy: &[f32], filter: &PackedF
     let gathers = phases(shape);
     let operands = Operands {
         source: dy,
-        filter: filter.get(isa, &gathers),
+        filter: filter.get(isa, shape, &gathers),
         bias: None,
         residual: None,
         bounds: Activation::None.bounds(),
     };
-    gather::run(isa, &gathers, operands, dx);
+    run_gathers(isa, shape, &gathers, operands, dx);
 }

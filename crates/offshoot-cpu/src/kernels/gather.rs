@@ -103,6 +103,12 @@ impl Gather {
             .collect()
     }
 
+    /// Where each tap lies among the `kernel_h * kernel_w` weights of a pair of channels.
+    pub(super) fn tap_indices(&self, kernel_w: usize) -> Vec<usize> {
+        let [rows, cols] = &self.taps;
+        rows.iter().flat_map(|r| cols.iter().map(|s| r.index * kernel_w + s.index)).collect()
+    }
+
     /// The grid pixel at `index` of the flattened batch.
     pub(super) fn pixel(&self, index: usize) -> Pixel {
         let [h, w] = self.grid;
@@ -278,10 +284,7 @@ pub(super) fn pack(
     let panels = gather.cols.div_ceil(panel);
     let reduction = gather.reduction();
     let out = Shared(packed.as_mut_ptr());
-    let taps: Vec<usize> = gather.taps[0]
-        .iter()
-        .flat_map(|r| gather.taps[1].iter().map(|s| r.index * kernel_w + s.index))
-        .collect();
+    let taps = gather.tap_indices(kernel_w);
     parallel::for_each_task(gather.groups * panels, packed.len() * 16, |task| {
         let (group, first) = (task / panels, task % panels * panel);
         let width = (gather.cols.next_multiple_of(isa.lanes()) - first).min(panel);
@@ -298,7 +301,7 @@ pub(super) fn pack(
 }
 
 /// Packs a panel. A few source channels at a time, so that what all taps read stays in L1.
-fn pack_panel(
+pub(super) fn pack_panel(
     weights: &[f32],
     taps: &[usize],
     order: WeightOrder,

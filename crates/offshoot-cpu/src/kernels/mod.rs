@@ -22,6 +22,7 @@ pub mod softmax;
 mod testing;
 mod tile;
 mod window;
+mod winograd;
 
 pub use rows::Place;
 

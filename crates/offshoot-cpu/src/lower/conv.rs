@@ -105,7 +105,8 @@ impl Lowering<'_> {
     ) -> Option<Arc<PackedFilter>> {
         let oihw = self.parameter(weight).filter(|_| !self.changes(weight))?;
         let isa = self.isa;
-        let packed = self.filters.entry((weight, direction)).or_insert_with(|| {
+        let key = (weight, direction, PackedFilter::is_for_winograd(shape));
+        let packed = self.filters.entry(key).or_insert_with(|| {
             let mut filter = PackedFilter::default();
             pack(&mut filter, isa, shape, direction, oihw);
             Arc::new(filter)
