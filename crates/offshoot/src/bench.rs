@@ -4,14 +4,15 @@ use std::time::Instant;
 
 use offshoot_cpu::CpuExecutor;
 use offshoot_graph::random::{Purpose, Random};
-use offshoot_graph::{Metadata, Model, Tensor};
-use offshoot_models::{BuildOptions, expected_parameters, find};
+use offshoot_graph::{Model, Tensor};
+use offshoot_models::find;
 use offshoot_train::{
     Freeze, Inference, OptimizerKind, OptimizerOptions, StepOptions, TrainStep, apply_freeze, peak_mib,
 };
 use serde::Serialize;
 
 use crate::error::{Error, Result};
+use crate::start::random_model;
 
 /// ImageNet-1k's.
 const CLASSES: usize = 1000;
@@ -86,23 +87,14 @@ fn setup(options: &BenchOptions) -> Result<(Model, Tensor)> {
     let mut preprocessing = architecture.preprocessing();
     preprocessing.size = options.size.unwrap_or(preprocessing.size);
     let size = preprocessing.size;
-    let graph = architecture.build(&BuildOptions { classes: CLASSES, size, head: None })?;
-    let names: Vec<String> = expected_parameters(&graph).into_iter().map(|(name, _)| name).collect();
-    let weights = architecture
-        .init_parameters(&graph, names.iter().map(String::as_str), 0)
-        .map_err(|e| Error::Input(e.to_string()))?;
-    let metadata = Metadata {
-        architecture: Some(architecture.name.into()),
-        head: None,
-        classes: (0..CLASSES).map(|i| i.to_string()).collect(),
-        preprocessing,
-    };
+    let classes: Vec<String> = (0..CLASSES).map(|i| i.to_string()).collect();
+    let model = random_model(architecture, None, &classes, preprocessing, 0)?;
     let mut random = Random::new(0, 0, 0, Purpose::Augment);
     let elements = options.batch.checked_mul(3 * size * size).filter(|&n| n <= 1 << 32);
     let elements = elements.ok_or_else(|| Error::Input(format!("--batch {} is too large", options.batch)))?;
     let images =
         Tensor::f32([options.batch, 3, size, size], (0..elements).map(|_| random.normal()).collect());
-    Ok((Model { graph, weights, metadata }, images))
+    Ok((model, images))
 }
 
 fn measure(

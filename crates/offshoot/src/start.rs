@@ -30,7 +30,7 @@ pub fn starting_model(recipe: &Recipe, classes: &[String]) -> Result<Model> {
     let head: Head = recipe.head.parse().map_err(offshoot_models::BuildError::from)?;
     let preprocessing = recipe.preprocessing.clone();
     match &recipe.weights {
-        None => random_model(architecture, head, classes, preprocessing, recipe.seed),
+        None => random_model(architecture, Some(head), classes, preprocessing, recipe.seed),
         Some(path) => {
             let weights = backbone(architecture, path)?;
             let options =
@@ -61,22 +61,23 @@ fn backbone(architecture: &'static Architecture, path: &Path) -> Result<Weights>
     match_weights(&expected, weights).map_err(|source| Error::Keys { path: path.to_owned(), source })
 }
 
-fn random_model(
+/// A model of random weights; without a new head it keeps the architecture's own.
+pub(crate) fn random_model(
     architecture: &'static Architecture,
-    head: Head,
+    head: Option<Head>,
     classes: &[String],
     preprocessing: Preprocessing,
     seed: u64,
 ) -> Result<Model> {
     let size = preprocessing.size;
-    let graph = architecture.build(&BuildOptions { classes: classes.len(), size, head: Some(head) })?;
+    let graph = architecture.build(&BuildOptions { classes: classes.len(), size, head })?;
     let names: Vec<String> = expected_parameters(&graph).into_iter().map(|(name, _)| name).collect();
     let weights = architecture
         .init_parameters(&graph, names.iter().map(String::as_str), seed)
         .map_err(|e| Error::Input(e.to_string()))?;
     let metadata = Metadata {
         architecture: Some(architecture.name.to_string()),
-        head: Some(head.to_string()),
+        head: head.map(|h| h.to_string()),
         classes: classes.to_vec(),
         preprocessing,
     };

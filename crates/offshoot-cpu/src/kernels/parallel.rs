@@ -29,6 +29,19 @@ unsafe impl Send for Shared {}
 unsafe impl Sync for Shared {}
 
 impl Shared {
+    #[inline(always)]
+    pub(super) fn new(out: &mut [f32]) -> Shared {
+        Shared(out.as_mut_ptr())
+    }
+
+    /// # Safety
+    /// `offset` must be within the slice this was made from.
+    #[inline(always)]
+    pub(super) unsafe fn at(self, offset: usize) -> *mut f32 {
+        // Safety: the caller's promise.
+        unsafe { self.0.add(offset) }
+    }
+
     /// The pointer. (A method, so that a closure captures the whole `Shared`.)
     pub(super) fn get(self) -> *mut f32 {
         self.0

@@ -4,6 +4,7 @@
 //! threads cannot change a bit.
 
 use super::parallel;
+pub(super) use super::parallel::Shared;
 use super::simd::{Isa, Kernel, Simd, dispatch};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -26,30 +27,6 @@ pub(super) fn for_tasks(count: usize, run: impl Fn(usize) + Sync + Send) {
 #[inline]
 pub(super) fn for_chunks(len: usize, size: usize, run: impl Fn(Range<usize>) + Sync + Send) {
     for_tasks(len.div_ceil(size), |task| run(task * size..len.min((task + 1) * size)));
-}
-
-/// A pointer that tasks may share; they write to disjoint parts of what it points to.
-#[derive(Clone, Copy)]
-pub(super) struct Shared(*mut f32);
-
-// Safety: a plain address; every use states why its writes do not overlap.
-unsafe impl Send for Shared {}
-// Safety: as above.
-unsafe impl Sync for Shared {}
-
-impl Shared {
-    #[inline(always)]
-    pub(super) fn new(out: &mut [f32]) -> Shared {
-        Shared(out.as_mut_ptr())
-    }
-
-    /// # Safety
-    /// `offset` must be within the slice this was made from.
-    #[inline(always)]
-    pub(super) unsafe fn at(self, offset: usize) -> *mut f32 {
-        // Safety: the caller's promise.
-        unsafe { self.0.add(offset) }
-    }
 }
 
 /// Asks for some elements to be brought into the second-level cache, where that can be asked for. It is a hint: the
