@@ -4,6 +4,7 @@
 //! gradient flows through them; with frozen statistics it is an affine function of each channel.
 
 use super::Activation;
+use super::element::Element;
 use super::elementwise::{Sum, clamp, gate};
 use super::rows::{Fold, Map, Place, fold_rows, map_rows, map_rows_to, partials, rows_per_part, sum_rows};
 use super::simd::{Isa, Simd};
@@ -49,11 +50,11 @@ impl BatchNorm<'_> {
 
 /// Which elements of the gradient pass the activation after a batch norm.
 #[derive(Clone, Copy, Debug)]
-pub enum Gate<'a> {
+pub enum Gate<'a, E = f32> {
     /// All: there is no activation, or the gradient has been through it.
     Open,
     /// Those that passed it by its output, rows x C. The one to use with a residual.
-    Output(Activation, &'a [f32]),
+    Output(Activation, &'a [E]),
     /// Those that passed it, recomputed from x. Saves reading the output; wrong with a residual.
     Recomputed(Activation),
 }
@@ -87,7 +88,7 @@ impl Fold<1, 1, 2> for Deviations {
 /// The mean of some rows and the sum of squares about it, in one pass: over deviations from the mean of the first eighth
 /// of the rows. An eighth of the rows has a mean at most sqrt(7) standard deviations away from that of them all, so
 /// that the subtraction below loses three bits at worst.
-fn moments(isa: Isa, x: &[f32], rows: Range<usize>, mean: &mut [f32], squares: &mut [f32]) {
+fn moments<E: Element>(isa: Isa, x: &[E], rows: Range<usize>, mean: &mut [f32], squares: &mut [f32]) {
     let n = rows.len() as f32;
     let sample = rows.start..rows.start + rows.len().div_ceil(8);
     let sampled = sample.len() as f32;
@@ -130,9 +131,9 @@ fn join(parts: &[f32], channels: usize, rows: usize, per_part: usize) -> Vec<(f6
 /// The mean and 1 / sqrt(variance + eps) of each channel of `x` (rows x C), the variance biased, and the running
 /// statistics after this batch. `mean` and `inv_std` have C elements. There must be two rows or more for the
 /// unbiased variance to mean anything; of one row it is 0.
-pub fn batch_norm_stats(
+pub fn batch_norm_stats<E: Element>(
     isa: Isa,
-    x: &[f32],
+    x: &[E],
     eps: f32,
     mean: &mut [f32],
     inv_std: &mut [f32],
@@ -189,13 +190,13 @@ impl Map<2, 2> for Affine {
 
 /// out = activation(x scale + shift + residual): an affine function of each channel. `x`, `residual` and `out` are
 /// rows x C, `scale` and `shift` have C elements.
-pub fn affine(
+pub fn affine<E: Element>(
     isa: Isa,
-    x: &[f32],
+    x: &[E],
     (scale, shift): (&[f32], &[f32]),
-    residual: Option<&[f32]>,
+    residual: Option<&[E]>,
     activation: Activation,
-    out: &mut [f32],
+    out: &mut [E],
 ) {
     match residual {
         None => map_rows(isa, [x], [scale, shift], 1, out, Affine(activation)),
@@ -204,13 +205,13 @@ pub fn affine(
 }
 
 /// out = activation((x - mean) inv_std gamma + beta + residual), as [`affine`].
-pub fn batch_norm_apply(
+pub fn batch_norm_apply<E: Element>(
     isa: Isa,
-    x: &[f32],
+    x: &[E],
     norm: &BatchNorm<'_>,
-    residual: Option<&[f32]>,
+    residual: Option<&[E]>,
     activation: Activation,
-    out: &mut [f32],
+    out: &mut [E],
 ) {
     let (scale, shift) = norm.affine();
     affine(isa, x, (&scale, &shift), residual, activation, out);
@@ -258,12 +259,12 @@ impl Fold<2, 3, 2> for Reduce {
 
 /// dgamma = the sum of dy (x - mean) inv_std over rows, and dbeta = the sum of dy, where dy is dz through `gate`.
 /// `x` and `dz` are rows x C, `dgamma` and `dbeta` have C elements.
-pub fn batch_norm_reduce(
+pub fn batch_norm_reduce<E: Element>(
     isa: Isa,
-    x: &[f32],
-    dz: &[f32],
+    x: &[E],
+    dz: &[E],
     norm: &BatchNorm<'_>,
-    gate: Gate<'_>,
+    gate: Gate<'_, E>,
     dgamma: &mut [f32],
     dbeta: &mut [f32],
 ) {
@@ -328,12 +329,12 @@ impl Map<2, 5> for InputGrad {
 
 /// The gradient of x in training mode, dx = gamma inv_std (dy - dbeta / n - (x - mean) inv_std dgamma / n) for n rows,
 /// where dy is dz through `gate`; `dgamma` and `dbeta` are those of [`batch_norm_reduce`]. `dz` says where dz is and where dx goes.
-pub fn batch_norm_input_grad(
+pub fn batch_norm_input_grad<E: Element>(
     isa: Isa,
-    x: &[f32],
-    dz: Place<'_>,
+    x: &[E],
+    dz: Place<'_, E>,
     norm: &BatchNorm<'_>,
-    gate: Gate<'_>,
+    gate: Gate<'_, E>,
     dgamma: &[f32],
     dbeta: &[f32],
 ) {
@@ -343,13 +344,13 @@ pub fn batch_norm_input_grad(
     let slope: Vec<f32> = dgamma.iter().zip(norm.inv_std).map(|(d, i)| d * i / n).collect();
     let p = [&scale, norm.mean, &offset, &slope];
     match gate {
-        Gate::Open => map_rows_to::<1, 2, 4>(isa, dz, [x], p, InputGrad(Activation::None)),
+        Gate::Open => map_rows_to::<E, 1, 2, 4>(isa, dz, [x], p, InputGrad(Activation::None)),
         Gate::Output(activation, z) => {
-            map_rows_to::<2, 3, 4>(isa, dz, [x, z], p, InputGrad(activation));
+            map_rows_to::<E, 2, 3, 4>(isa, dz, [x, z], p, InputGrad(activation));
         }
         Gate::Recomputed(activation) => {
             let p = [&scale, norm.mean, &offset, &slope, &shift];
-            map_rows_to::<1, 2, 5>(isa, dz, [x], p, InputGrad(activation));
+            map_rows_to::<E, 1, 2, 5>(isa, dz, [x], p, InputGrad(activation));
         }
     }
 }
@@ -384,15 +385,21 @@ impl Map<2, 2> for Scale {
 
 /// The gradient of x under frozen statistics, dx = gamma inv_std dy, where dy is dz through `gate`. `dz` says where dz is and
 /// where dx goes. `x` is read by [`Gate::Recomputed`] only.
-pub fn scale_input_grad(isa: Isa, x: &[f32], dz: Place<'_>, norm: &BatchNorm<'_>, gate: Gate<'_>) {
+pub fn scale_input_grad<E: Element>(
+    isa: Isa,
+    x: &[E],
+    dz: Place<'_, E>,
+    norm: &BatchNorm<'_>,
+    gate: Gate<'_, E>,
+) {
     let (scale, shift) = norm.affine();
     match gate {
-        Gate::Open => map_rows_to::<0, 1, 1>(isa, dz, [], [&scale], Scale(Activation::None)),
+        Gate::Open => map_rows_to::<E, 0, 1, 1>(isa, dz, [], [&scale], Scale(Activation::None)),
         Gate::Output(activation, z) => {
-            map_rows_to::<1, 2, 1>(isa, dz, [z], [&scale], Scale(activation));
+            map_rows_to::<E, 1, 2, 1>(isa, dz, [z], [&scale], Scale(activation));
         }
         Gate::Recomputed(activation) => {
-            map_rows_to::<1, 2, 2>(isa, dz, [x], [&scale, &shift], Scale(activation));
+            map_rows_to::<E, 1, 2, 2>(isa, dz, [x], [&scale, &shift], Scale(activation));
         }
     }
 }

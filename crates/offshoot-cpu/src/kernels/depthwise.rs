@@ -4,6 +4,7 @@
 //! multiplications. Rows of the window that fall outside the picture are skipped; columns at the left and right
 //! border go pixel by pixel. Every pixel sums in the order of the kernel's elements, however it is computed.
 
+use super::element::Element;
 use super::layout::transpose;
 use super::rows::{Shared, TASK, add_partials, for_chunks, load, partials, prefetch, store};
 use super::simd::{Isa, Kernel, Simd, dispatch};
@@ -94,8 +95,8 @@ struct Tap {
 /// # Safety
 /// `S` must be available; taps and channels lie within the slices.
 #[inline(always)]
-unsafe fn weighted_sum<S: Simd, const FULL: bool>(
-    source: &[f32],
+unsafe fn weighted_sum<S: Simd, E: Element, const FULL: bool>(
+    source: &[E],
     weights: &[f32],
     taps: &[Tap],
     init: S::V,
@@ -105,45 +106,45 @@ unsafe fn weighted_sum<S: Simd, const FULL: bool>(
     unsafe {
         let mut sum = init;
         for tap in taps {
-            let x = load::<S, FULL>(source.as_ptr().add(tap.source + c.first), c.n);
-            let w = load::<S, FULL>(weights.as_ptr().add(tap.weight + c.first), c.n);
+            let x = load::<S, _, FULL>(source.as_ptr().add(tap.source + c.first), c.n);
+            let w = load::<S, _, FULL>(weights.as_ptr().add(tap.weight + c.first), c.n);
             sum = S::fma(x, w, sum);
         }
         sum
     }
 }
 
-struct Forward<'a> {
+struct Forward<'a, E> {
     shape: &'a ConvShape,
-    x: &'a [f32],
+    x: &'a [E],
     weights: &'a [f32],
     bias: Option<&'a [f32]>,
     activation: Activation,
     /// Output rows of all pictures, counted through.
     rows: Range<usize>,
     /// The first element of those rows.
-    out: *mut f32,
+    out: *mut E,
 }
 
-impl Forward<'_> {
+impl<E: Element> Forward<'_, E> {
     #[inline(always)]
     unsafe fn bias<S: Simd, const FULL: bool>(&self, c: Channels) -> S::V {
         // Safety: the channels are the shape's.
         unsafe {
             match self.bias {
-                Some(bias) => load::<S, FULL>(bias.as_ptr().add(c.first), c.n),
+                Some(bias) => load::<S, _, FULL>(bias.as_ptr().add(c.first), c.n),
                 None => S::splat(0.0),
             }
         }
     }
 
     #[inline(always)]
-    unsafe fn finish<S: Simd, const FULL: bool>(&self, v: S::V, to: *mut f32, c: Channels) {
+    unsafe fn finish<S: Simd, const FULL: bool>(&self, v: S::V, to: *mut E, c: Channels) {
         let (low, high) = self.activation.bounds();
         // Safety: the caller's promise.
         unsafe {
             let v = S::at_most(S::at_least(v, S::splat(low)), S::splat(high));
-            store::<S, FULL>(to.add(c.first), c.n, v);
+            store::<S, _, FULL>(to.add(c.first), c.n, v);
         }
     }
 
@@ -167,7 +168,7 @@ impl Forward<'_> {
         image: usize,
         at: (usize, usize),
         rows: Range<usize>,
-        to: *mut f32,
+        to: *mut E,
         c: Channels,
     ) {
         let (shape, channels) = (self.shape, self.shape.in_c);
@@ -178,9 +179,9 @@ impl Forward<'_> {
                 let x = self.x.as_ptr().add(input(shape, image, at, (r, 0)) + c.first);
                 let w = self.weights.as_ptr().add(r * K * channels + c.first);
                 for s in 0..K {
-                    let w = load::<S, FULL>(w.add(s * channels), c.n);
+                    let w = load::<S, _, FULL>(w.add(s * channels), c.n);
                     for (t, sum) in sums.iter_mut().enumerate() {
-                        let x = load::<S, FULL>(x.add((t * STRIDE + s) * channels), c.n);
+                        let x = load::<S, _, FULL>(x.add((t * STRIDE + s) * channels), c.n);
                         *sum = S::fma(x, w, *sum);
                     }
                 }
@@ -193,7 +194,7 @@ impl Forward<'_> {
 
     /// Pixels `columns` of a row one by one; `out` is the row's first element.
     #[inline(always)]
-    unsafe fn pixels<S: Simd>(&self, image: usize, oh: usize, columns: Range<usize>, out: *mut f32) {
+    unsafe fn pixels<S: Simd>(&self, image: usize, oh: usize, columns: Range<usize>, out: *mut E) {
         let (shape, channels) = (self.shape, self.shape.in_c);
         let whole = channels - channels % S::LANES;
         let mut taps = Vec::with_capacity(shape.kernel[0] * shape.kernel[1]);
@@ -211,13 +212,13 @@ impl Forward<'_> {
                 for first in (0..whole).step_by(S::LANES) {
                     let c = Channels { first, n: S::LANES };
                     let bias = self.bias::<S, true>(c);
-                    let sum = weighted_sum::<S, true>(self.x, self.weights, &taps, bias, c);
+                    let sum = weighted_sum::<S, E, true>(self.x, self.weights, &taps, bias, c);
                     self.finish::<S, true>(sum, to, c);
                 }
                 if whole < channels {
                     let c = Channels { first: whole, n: channels - whole };
                     let bias = self.bias::<S, false>(c);
-                    let sum = weighted_sum::<S, false>(self.x, self.weights, &taps, bias, c);
+                    let sum = weighted_sum::<S, E, false>(self.x, self.weights, &taps, bias, c);
                     self.finish::<S, false>(sum, to, c);
                 }
             }
@@ -231,7 +232,7 @@ impl Forward<'_> {
         image: usize,
         oh: usize,
         columns: Range<usize>,
-        out: *mut f32,
+        out: *mut E,
     ) {
         let (shape, channels) = (self.shape, self.shape.in_c);
         let whole = channels - channels % S::LANES;
@@ -283,7 +284,7 @@ impl Forward<'_> {
     }
 }
 
-impl Kernel for Forward<'_> {
+impl<E: Element> Kernel for Forward<'_, E> {
     type Output = ();
 
     #[inline(always)]
@@ -305,14 +306,14 @@ impl Kernel for Forward<'_> {
 ///
 /// # Panics
 /// When `shape` is not depthwise or a slice has not the size that it gives it.
-pub fn forward(
+pub fn forward<E: Element>(
     isa: Isa,
     shape: &ConvShape,
-    x: &[f32],
+    x: &[E],
     weights: &[f32],
     bias: Option<&[f32]>,
     activation: Activation,
-    out: &mut [f32],
+    out: &mut [E],
 ) {
     check(shape, x.len(), weights.len(), out.len());
     assert!(bias.is_none_or(|bias| bias.len() == shape.out_c), "the bias has not {} elements", shape.out_c);
@@ -325,14 +326,14 @@ pub fn forward(
     });
 }
 
-struct InputGrad<'a> {
+struct InputGrad<'a, E> {
     shape: &'a ConvShape,
-    dy: &'a [f32],
+    dy: &'a [E],
     weights: &'a [f32],
     /// Input rows of all pictures, counted through.
     rows: Range<usize>,
     /// The first element of those rows.
-    dx: *mut f32,
+    dx: *mut E,
 }
 
 /// The output position from which kernel element `k` looks at input position `at` - pad, if there is one.
@@ -342,7 +343,7 @@ fn output(at: usize, k: usize, stride: usize, dilation: usize, len: usize) -> Op
     (offset.is_multiple_of(stride) && offset / stride < len).then_some(offset / stride)
 }
 
-impl InputGrad<'_> {
+impl<E: Element> InputGrad<'_, E> {
     /// `T` neighbouring input pixels. The first is under kernel element 0 of output column `q`, and all output columns
     /// that look at the tile exist.
     #[inline(always)]
@@ -350,7 +351,7 @@ impl InputGrad<'_> {
         &self,
         image: usize,
         (ih, q): (usize, usize),
-        to: *mut f32,
+        to: *mut E,
         c: Channels,
     ) {
         let (shape, channels) = (self.shape, self.shape.in_c);
@@ -363,18 +364,18 @@ impl InputGrad<'_> {
                 let dy = self.dy.as_ptr().add(dy);
                 let w = self.weights.as_ptr().add(r * K * channels + c.first);
                 for s in 0..K {
-                    let w = load::<S, FULL>(w.add(s * channels), c.n);
+                    let w = load::<S, _, FULL>(w.add(s * channels), c.n);
                     for (t, sum) in sums.iter_mut().enumerate() {
                         if (t + K * STRIDE - s).is_multiple_of(STRIDE) {
                             let column = (t as isize - s as isize) / STRIDE as isize;
-                            let dy = load::<S, FULL>(dy.offset(column * channels as isize), c.n);
+                            let dy = load::<S, _, FULL>(dy.offset(column * channels as isize), c.n);
                             *sum = S::fma(dy, w, *sum);
                         }
                     }
                 }
             }
             for (t, sum) in sums.into_iter().enumerate() {
-                store::<S, FULL>(to.add(t * channels + c.first), c.n, sum);
+                store::<S, _, FULL>(to.add(t * channels + c.first), c.n, sum);
             }
         }
     }
@@ -397,7 +398,7 @@ impl InputGrad<'_> {
 
     /// Pixels `columns` of a row one by one; `dx` is the row's first element.
     #[inline(always)]
-    unsafe fn pixels<S: Simd>(&self, image: usize, ih: usize, columns: Range<usize>, dx: *mut f32) {
+    unsafe fn pixels<S: Simd>(&self, image: usize, ih: usize, columns: Range<usize>, dx: *mut E) {
         let channels = self.shape.in_c;
         let whole = channels - channels % S::LANES;
         let mut taps = Vec::with_capacity(self.shape.kernel[0] * self.shape.kernel[1]);
@@ -408,12 +409,13 @@ impl InputGrad<'_> {
                 let (to, zero) = (dx.add(iw * channels), S::splat(0.0));
                 for first in (0..whole).step_by(S::LANES) {
                     let c = Channels { first, n: S::LANES };
-                    S::store(to.add(first), weighted_sum::<S, true>(self.dy, self.weights, &taps, zero, c));
+                    let sum = weighted_sum::<S, E, true>(self.dy, self.weights, &taps, zero, c);
+                    E::store::<S>(to.add(first), sum);
                 }
                 if whole < channels {
                     let c = Channels { first: whole, n: channels - whole };
-                    let sum = weighted_sum::<S, false>(self.dy, self.weights, &taps, zero, c);
-                    S::store_first(to.add(whole), c.n, sum);
+                    let sum = weighted_sum::<S, E, false>(self.dy, self.weights, &taps, zero, c);
+                    E::store_first::<S>(to.add(whole), c.n, sum);
                 }
             }
         }
@@ -436,7 +438,7 @@ impl InputGrad<'_> {
         image: usize,
         ih: usize,
         columns: Range<usize>,
-        dx: *mut f32,
+        dx: *mut E,
     ) {
         let (shape, channels) = (self.shape, self.shape.in_c);
         let whole = channels - channels % S::LANES;
@@ -495,7 +497,7 @@ impl InputGrad<'_> {
     }
 }
 
-impl Kernel for InputGrad<'_> {
+impl<E: Element> Kernel for InputGrad<'_, E> {
     type Output = ();
 
     #[inline(always)]
@@ -517,7 +519,7 @@ impl Kernel for InputGrad<'_> {
 ///
 /// # Panics
 /// As [`forward`].
-pub fn input_grad(isa: Isa, shape: &ConvShape, dy: &[f32], weights: &[f32], dx: &mut [f32]) {
+pub fn input_grad<E: Element>(isa: Isa, shape: &ConvShape, dy: &[E], weights: &[f32], dx: &mut [E]) {
     check(shape, dx.len(), weights.len(), dy.len());
     let width = shape.in_w * shape.in_c;
     let shared = Shared::new(dx);
@@ -528,17 +530,17 @@ pub fn input_grad(isa: Isa, shape: &ConvShape, dy: &[f32], weights: &[f32], dx: 
     });
 }
 
-struct WeightGrad<'a> {
+struct WeightGrad<'a, E> {
     shape: &'a ConvShape,
-    x: &'a [f32],
-    dy: &'a [f32],
+    x: &'a [E],
+    dy: &'a [E],
     /// Output rows of all pictures, counted through.
     rows: Range<usize>,
     /// R, S, C.
     dw: &'a mut [f32],
 }
 
-impl WeightGrad<'_> {
+impl<E: Element> WeightGrad<'_, E> {
     #[inline(always)]
     fn output(&self, image: usize, oh: usize, ow: usize) -> usize {
         ((image * self.shape.out_h + oh) * self.shape.out_w + ow) * self.shape.in_c
@@ -568,12 +570,12 @@ impl WeightGrad<'_> {
         for ow in 0..shape.out_w {
             // Safety: the ranges keep to the picture, the channels are the shape's.
             unsafe {
-                let dy = load::<S, FULL>(self.dy.as_ptr().add(self.output(image, oh, ow) + c.first), c.n);
+                let dy = load::<S, _, FULL>(self.dy.as_ptr().add(self.output(image, oh, ow) + c.first), c.n);
                 for s in column_range(shape, ow) {
                     let x = self.x.as_ptr().add(input(shape, image, (oh, ow), (r, s)) + c.first);
                     let to = self.dw.as_mut_ptr().add((r * shape.kernel[1] + s) * shape.in_c + c.first);
-                    let sum = S::fma(load::<S, FULL>(x, c.n), dy, load::<S, FULL>(to, c.n));
-                    store::<S, FULL>(to, c.n, sum);
+                    let sum = S::fma(load::<S, _, FULL>(x, c.n), dy, load::<S, _, FULL>(to, c.n));
+                    store::<S, _, FULL>(to, c.n, sum);
                 }
             }
         }
@@ -585,17 +587,17 @@ impl WeightGrad<'_> {
     unsafe fn border<S: Simd, const K: usize, const FULL: bool>(
         &self,
         sums: &mut [S::V; K],
-        dy: *const f32,
-        x: *const f32,
+        dy: *const E,
+        x: *const E,
         columns: Range<usize>,
         n: usize,
     ) {
         // Safety: only what `columns` says is in the picture is read.
         unsafe {
-            let dy = load::<S, FULL>(dy, n);
+            let dy = load::<S, _, FULL>(dy, n);
             for (s, sum) in sums.iter_mut().enumerate() {
                 if columns.contains(&s) {
-                    let x = load::<S, FULL>(x.wrapping_add(s * self.shape.in_c), n);
+                    let x = load::<S, _, FULL>(x.wrapping_add(s * self.shape.in_c), n);
                     *sum = S::fma(x, dy, *sum);
                 }
             }
@@ -626,9 +628,9 @@ impl WeightGrad<'_> {
             for ow in paired.clone().step_by(2) {
                 let (dy, x) = (dy.add(ow * channels), x.wrapping_add(ow * STRIDE * channels));
                 for (t, sums) in sums.iter_mut().enumerate() {
-                    let dy = load::<S, FULL>(dy.add(t * channels), c.n);
+                    let dy = load::<S, _, FULL>(dy.add(t * channels), c.n);
                     for (s, sum) in sums.iter_mut().enumerate() {
-                        let x = load::<S, FULL>(x.add((t * STRIDE + s) * channels), c.n);
+                        let x = load::<S, _, FULL>(x.add((t * STRIDE + s) * channels), c.n);
                         *sum = S::fma(x, dy, *sum);
                     }
                 }
@@ -636,8 +638,8 @@ impl WeightGrad<'_> {
             let [even, odd] = sums;
             for (s, (even, odd)) in even.into_iter().zip(odd).enumerate() {
                 let to = self.dw.as_mut_ptr().add((r * K + s) * channels + c.first);
-                let sum = S::add(load::<S, FULL>(to, c.n), S::add(even, odd));
-                store::<S, FULL>(to, c.n, sum);
+                let sum = S::add(load::<S, _, FULL>(to, c.n), S::add(even, odd));
+                store::<S, _, FULL>(to, c.n, sum);
             }
         }
     }
@@ -684,7 +686,7 @@ impl WeightGrad<'_> {
     }
 }
 
-impl Kernel for WeightGrad<'_> {
+impl<E: Element> Kernel for WeightGrad<'_, E> {
     type Output = ();
 
     #[inline(always)]
@@ -709,7 +711,7 @@ const PIXELS_PER_PART: usize = 256;
 ///
 /// # Panics
 /// As [`forward`].
-pub fn weight_grad(isa: Isa, shape: &ConvShape, x: &[f32], dy: &[f32], dw: &mut [f32]) {
+pub fn weight_grad<E: Element>(isa: Isa, shape: &ConvShape, x: &[E], dy: &[E], dw: &mut [f32]) {
     check(shape, x.len(), dw.len(), dy.len());
     let rows = shape.batch * shape.out_h;
     let parts = (rows * shape.out_w).div_ceil(PIXELS_PER_PART).clamp(1, rows.max(1));

@@ -1,5 +1,6 @@
 //! Dropout whose mask is a function of a key, so that nothing is stored and nothing depends on the batch.
 
+use super::element::Element;
 use super::rows::{Shared, TASK, for_tasks};
 use super::simd::{Isa, Kernel, Simd, dispatch};
 use offshoot_graph::random::mix;
@@ -19,25 +20,25 @@ pub struct Dropout<'a> {
 /// SplitMix64's increment.
 const STEP: u64 = 0x9E37_79B9_7F4A_7C15;
 
-struct Part<'a> {
+struct Part<'a, E> {
     key: u64,
     /// The first element's place in the row, even.
     start: usize,
-    x: &'a [f32],
-    out: &'a mut [f32],
+    x: &'a [E],
+    out: &'a mut [E],
     /// An element is dropped when its 32 random bits are below this.
     threshold: u64,
     scale: f32,
 }
 
-impl Part<'_> {
+impl<E: Element> Part<'_, E> {
     #[inline(always)]
-    fn kept(&self, bits: u64, x: f32) -> f32 {
-        if bits < self.threshold { 0.0 } else { x * self.scale }
+    fn kept(&self, bits: u64, x: E) -> E {
+        E::from_f32(if bits < self.threshold { 0.0 } else { x.to_f32() * self.scale })
     }
 }
 
-impl Kernel for Part<'_> {
+impl<E: Element> Kernel for Part<'_, E> {
     type Output = ();
 
     /// Plain loops, which the compiler turns into vectors of each path: 64 random bits serve two elements.
@@ -62,7 +63,7 @@ impl Kernel for Part<'_> {
 ///
 /// # Panics
 /// When the slices differ in length or do not divide into rows.
-pub fn dropout(isa: Isa, dropout: &Dropout<'_>, x: &[f32], out: &mut [f32]) {
+pub fn dropout<E: Element>(isa: Isa, dropout: &Dropout<'_>, x: &[E], out: &mut [E]) {
     let rows = dropout.keys.len();
     assert!(
         x.len() == out.len() && (rows > 0 && x.len().is_multiple_of(rows) || x.is_empty()),

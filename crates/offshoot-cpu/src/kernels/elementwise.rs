@@ -1,6 +1,7 @@
 //! Functions of one element or of two, their gradients, broadcasting, and sums over rows.
 
 use super::Activation;
+use super::element::Element;
 use super::math;
 use super::rows::{Fold, Map, map, map_in_place, map_rows, sum_rows};
 use super::simd::{Isa, Simd};
@@ -185,38 +186,38 @@ impl Map<1, 1> for Binary {
 }
 
 /// out = op(x). The slices have one length.
-pub fn unary(isa: Isa, op: Unary, x: &[f32], out: &mut [f32]) {
+pub fn unary<E: Element>(isa: Isa, op: Unary, x: &[E], out: &mut [E]) {
     map(isa, [x], out, op);
 }
 
 /// x = op(x).
-pub fn unary_in_place(isa: Isa, op: Unary, x: &mut [f32]) {
+pub fn unary_in_place<E: Element>(isa: Isa, op: Unary, x: &mut [E]) {
     map_in_place(isa, x, [], op);
 }
 
 /// dx = dy op'(x), `x` being what `op` was applied to. For `Relu` and `Clip` its output serves as well.
-pub fn unary_grad(isa: Isa, op: Unary, x: &[f32], dy: &[f32], dx: &mut [f32]) {
+pub fn unary_grad<E: Element>(isa: Isa, op: Unary, x: &[E], dy: &[E], dx: &mut [E]) {
     map(isa, [dy, x], dx, Gradient(op));
 }
 
 /// [`unary_grad`] that overwrites dy with dx.
-pub fn unary_grad_in_place(isa: Isa, op: Unary, x: &[f32], dy: &mut [f32]) {
+pub fn unary_grad_in_place<E: Element>(isa: Isa, op: Unary, x: &[E], dy: &mut [E]) {
     map_in_place(isa, dy, [x], Gradient(op));
 }
 
 /// out = a op b, element by element. The slices have one length.
-pub fn binary(isa: Isa, op: Binary, a: &[f32], b: &[f32], out: &mut [f32]) {
+pub fn binary<E: Element>(isa: Isa, op: Binary, a: &[E], b: &[E], out: &mut [E]) {
     map(isa, [a, b], out, op);
 }
 
 /// a = a op b. `Add` accumulates a gradient.
-pub fn binary_in_place(isa: Isa, op: Binary, a: &mut [f32], b: &[f32]) {
+pub fn binary_in_place<E: Element>(isa: Isa, op: Binary, a: &mut [E], b: &[E]) {
     map_in_place(isa, a, [b], op);
 }
 
 /// x op p for every row: `x` is rows x channels and `p` is `groups` x channels. One group is a vector of all rows
 /// (bias, scale); as many groups as pictures is an `[N, 1, 1, C]` operand (squeeze and excitation).
-pub fn binary_rows(isa: Isa, op: Binary, x: &[f32], p: &[f32], groups: usize, out: &mut [f32]) {
+pub fn binary_rows<E: Element>(isa: Isa, op: Binary, x: &[E], p: &[f32], groups: usize, out: &mut [E]) {
     map_rows(isa, [x], [p], groups, out, op);
 }
 
@@ -233,12 +234,12 @@ impl Map<2, 0> for AddActivation {
 }
 
 /// out = activation(a + b).
-pub fn add_activation(isa: Isa, a: &[f32], b: &[f32], activation: Activation, out: &mut [f32]) {
+pub fn add_activation<E: Element>(isa: Isa, a: &[E], b: &[E], activation: Activation, out: &mut [E]) {
     map(isa, [a, b], out, AddActivation(activation));
 }
 
 /// a = activation(a + b).
-pub fn add_activation_in_place(isa: Isa, a: &mut [f32], b: &[f32], activation: Activation) {
+pub fn add_activation_in_place<E: Element>(isa: Isa, a: &mut [E], b: &[E], activation: Activation) {
     map_in_place(isa, a, [b], AddActivation(activation));
 }
 
@@ -254,12 +255,12 @@ impl Map<2, 0> for ActivationGradient {
 }
 
 /// dy = dz where the activation passes, else 0; `z` is the activation's output (or its input).
-pub fn activation_grad(isa: Isa, activation: Activation, z: &[f32], dz: &[f32], dy: &mut [f32]) {
+pub fn activation_grad<E: Element>(isa: Isa, activation: Activation, z: &[E], dz: &[E], dy: &mut [E]) {
     map(isa, [dz, z], dy, ActivationGradient(activation));
 }
 
 /// [`activation_grad`] that overwrites dz with dy.
-pub fn activation_grad_in_place(isa: Isa, activation: Activation, z: &[f32], dz: &mut [f32]) {
+pub fn activation_grad_in_place<E: Element>(isa: Isa, activation: Activation, z: &[E], dz: &mut [E]) {
     map_in_place(isa, dz, [z], ActivationGradient(activation));
 }
 
@@ -287,11 +288,11 @@ impl Fold<2, 0, 1> for SumOfProducts {
 }
 
 /// Runs `part` for each group's slice of the operands and of `out` (`groups` x channels).
-fn for_groups<const N: usize>(
-    inputs: [&[f32]; N],
+fn for_groups<E, const N: usize>(
+    inputs: [&[E]; N],
     groups: usize,
     out: &mut [f32],
-    mut part: impl FnMut([&[f32]; N], &mut [f32]),
+    mut part: impl FnMut([&[E]; N], &mut [f32]),
 ) {
     assert!(groups > 0 && out.len().is_multiple_of(groups), "{} sums, {groups} groups", out.len());
     let (channels, rows) = (out.len() / groups, inputs[0].len() / groups);
@@ -303,12 +304,12 @@ fn for_groups<const N: usize>(
 
 /// out[g, c] = the sum of x over the rows of group g: the gradient of an operand that [`binary_rows`] added (with one
 /// group, a bias). `x` is rows x channels, split evenly among the groups.
-pub fn sum_to_rows(isa: Isa, x: &[f32], groups: usize, out: &mut [f32]) {
+pub fn sum_to_rows<E: Element>(isa: Isa, x: &[E], groups: usize, out: &mut [f32]) {
     for_groups([x], groups, out, |x, out| sum_rows(isa, x, [], out, Sum));
 }
 
 /// out[g, c] = the sum of a b over the rows of group g: the gradient of an operand that [`binary_rows`] multiplied by.
-pub fn sum_products_to_rows(isa: Isa, a: &[f32], b: &[f32], groups: usize, out: &mut [f32]) {
+pub fn sum_products_to_rows<E: Element>(isa: Isa, a: &[E], b: &[E], groups: usize, out: &mut [f32]) {
     for_groups([a, b], groups, out, |ab, out| sum_rows(isa, ab, [], out, SumOfProducts));
 }
 
@@ -357,27 +358,29 @@ fn for_offsets<const N: usize>(
 ///
 /// # Panics
 /// When a shape does not broadcast to `shape`, or a slice has not the size of its shape.
-pub fn broadcast_binary(
+pub fn broadcast_binary<E: Element>(
     op: Binary,
-    (a, a_shape): (&[f32], &[usize]),
-    (b, b_shape): (&[f32], &[usize]),
+    (a, a_shape): (&[E], &[usize]),
+    (b, b_shape): (&[E], &[usize]),
     shape: &[usize],
-    out: &mut [f32],
+    out: &mut [E],
 ) {
     let (a_strides, b_strides) = (broadcast_strides(a_shape, shape), broadcast_strides(b_shape, shape));
-    for_offsets(shape, [&a_strides, &b_strides], |i, [at_a, at_b]| out[i] = op.scalar(a[at_a], b[at_b]));
+    for_offsets(shape, [&a_strides, &b_strides], |i, [at_a, at_b]| {
+        out[i] = E::from_f32(op.scalar(a[at_a].to_f32(), b[at_b].to_f32()));
+    });
 }
 
 /// The gradient of broadcasting `shape` to `dy_shape`: sums of dy over the axes that were broadcast. Plain and serial.
 ///
 /// # Panics
 /// As [`broadcast_binary`].
-pub fn sum_to_shape(dy: &[f32], dy_shape: &[usize], shape: &[usize], out: &mut [f32]) {
+pub fn sum_to_shape<E: Element>(dy: &[E], dy_shape: &[usize], shape: &[usize], out: &mut [E]) {
     let strides = broadcast_strides(shape, dy_shape);
     let mut sums = vec![0.0f64; out.len()];
-    for_offsets(dy_shape, [&strides], |i, [at]| sums[at] += f64::from(dy[i]));
+    for_offsets(dy_shape, [&strides], |i, [at]| sums[at] += f64::from(dy[i].to_f32()));
     for (out, sum) in out.iter_mut().zip(sums) {
-        *out = sum as f32;
+        *out = E::from_f32(sum as f32);
     }
 }
 

@@ -1,5 +1,6 @@
 //! Between NCHW, which files and the graph speak, and NHWC, which the kernels do.
 
+use super::element::Element;
 use super::rows::{Shared, TASK, for_tasks};
 
 /// Side of the square that is transposed at a time: two of them fit in the first-level cache.
@@ -9,7 +10,7 @@ const TILE: usize = 16;
 ///
 /// # Panics
 /// When a slice has not that size.
-pub fn transpose(batch: usize, rows: usize, columns: usize, x: &[f32], out: &mut [f32]) {
+pub fn transpose<E: Copy + Send + Sync>(batch: usize, rows: usize, columns: usize, x: &[E], out: &mut [E]) {
     assert!(x.len() == batch * rows * columns && out.len() == x.len(), "{batch} x {rows} x {columns}");
     if x.is_empty() {
         return;
@@ -33,7 +34,7 @@ fn band(rows: usize) -> usize {
 }
 
 /// Transposes the columns from `start` on that fill `out`.
-fn transpose_band(x: &[f32], rows: usize, columns: usize, start: usize, out: &mut [f32]) {
+fn transpose_band<E: Copy>(x: &[E], rows: usize, columns: usize, start: usize, out: &mut [E]) {
     let width = out.len() / rows;
     for first_row in (0..rows).step_by(TILE) {
         let end_row = rows.min(first_row + TILE);
@@ -51,7 +52,7 @@ fn transpose_band(x: &[f32], rows: usize, columns: usize, start: usize, out: &mu
 ///
 /// # Panics
 /// When a slice has not batch x channels x pixels elements.
-pub fn nchw_to_nhwc(batch: usize, channels: usize, pixels: usize, x: &[f32], out: &mut [f32]) {
+pub fn nchw_to_nhwc<E: Element>(batch: usize, channels: usize, pixels: usize, x: &[E], out: &mut [E]) {
     transpose(batch, channels, pixels, x, out);
 }
 
@@ -59,7 +60,7 @@ pub fn nchw_to_nhwc(batch: usize, channels: usize, pixels: usize, x: &[f32], out
 ///
 /// # Panics
 /// When a slice has not batch x channels x pixels elements.
-pub fn nhwc_to_nchw(batch: usize, channels: usize, pixels: usize, x: &[f32], out: &mut [f32]) {
+pub fn nhwc_to_nchw<E: Element>(batch: usize, channels: usize, pixels: usize, x: &[E], out: &mut [E]) {
     transpose(batch, pixels, channels, x, out);
 }
 

@@ -1,4 +1,5 @@
-//! The kernels: plain functions on slices, NHWC, f32. One file a kernel, generic over [`simd::Simd`].
+//! The kernels: plain functions on slices, NHWC. One file a kernel, generic over [`simd::Simd`] and, where they work on
+//! activations, over the [`element::Element`] that these are stored in.
 #![allow(unsafe_code)]
 
 pub mod batch_norm;
@@ -6,8 +7,10 @@ pub mod block;
 pub mod conv;
 pub mod conv_input_grad;
 pub mod conv_weight_grad;
+pub mod convert;
 pub mod depthwise;
 pub mod dropout;
+pub mod element;
 pub mod elementwise;
 mod gather;
 pub mod gemm;

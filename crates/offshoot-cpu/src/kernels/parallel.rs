@@ -21,29 +21,29 @@ pub(super) fn for_each_task(count: usize, work: usize, task: impl Fn(usize) + Sy
 
 /// A pointer that tasks share because each of them touches other elements.
 #[derive(Clone, Copy)]
-pub(super) struct Shared(pub(super) *mut f32);
+pub(super) struct Shared<T = f32>(pub(super) *mut T);
 
 // Safety: whoever makes a `Shared` proves that its tasks write disjoint elements.
-unsafe impl Send for Shared {}
+unsafe impl<T: Send> Send for Shared<T> {}
 // Safety: as above.
-unsafe impl Sync for Shared {}
+unsafe impl<T: Send> Sync for Shared<T> {}
 
-impl Shared {
+impl<T> Shared<T> {
     #[inline(always)]
-    pub(super) fn new(out: &mut [f32]) -> Shared {
+    pub(super) fn new(out: &mut [T]) -> Shared<T> {
         Shared(out.as_mut_ptr())
     }
 
     /// # Safety
     /// `offset` must be within the slice this was made from.
     #[inline(always)]
-    pub(super) unsafe fn at(self, offset: usize) -> *mut f32 {
+    pub(super) unsafe fn at(self, offset: usize) -> *mut T {
         // Safety: the caller's promise.
         unsafe { self.0.add(offset) }
     }
 
     /// The pointer. (A method, so that a closure captures the whole `Shared`.)
-    pub(super) fn get(self) -> *mut f32 {
+    pub(super) fn get(self) -> *mut T {
         self.0
     }
 }

@@ -1,6 +1,9 @@
 //! Max, average and global average pooling over NHWC activations, and their gradients.
 
+use super::convert::convert_task;
+use super::element::{Element, ViewMut};
 use super::elementwise::Sum;
+use super::parallel::with_scratch;
 use super::rows::{Map, Shared, TASK, fold_rows, for_chunks, for_tasks, load, map_rows, store};
 use super::simd::{Isa, Kernel, Simd, dispatch};
 use super::window::inside;
@@ -109,32 +112,37 @@ unsafe fn max<S: Simd>(a: S::V, b: S::V) -> S::V {
     unsafe { S::select_nan(a, a, S::at_least(b, a)) }
 }
 
-struct Forward<'a> {
+struct Forward<'a, E> {
     shape: &'a PoolShape,
     pool: Pool,
-    x: &'a [f32],
+    x: &'a [E],
     /// Output rows of all pictures, counted through.
     rows: Range<usize>,
-    out: *mut f32,
+    out: *mut E,
 }
 
 /// The pooled value of `n` channels of a window; `x` is the picture from the first of them on.
 #[inline(always)]
-unsafe fn pooled<S: Simd, const FULL: bool>(x: *const f32, window: &Window, pool: Pool, n: usize) -> S::V {
+unsafe fn pooled<S: Simd, E: Element, const FULL: bool>(
+    x: *const E,
+    window: &Window,
+    pool: Pool,
+    n: usize,
+) -> S::V {
     // Safety: the window's elements lie in the picture.
     unsafe {
         match pool {
             Pool::Max => {
                 let mut most = S::splat(f32::NEG_INFINITY);
                 for &at in &window.elements {
-                    most = max::<S>(most, load::<S, FULL>(x.add(at), n));
+                    most = max::<S>(most, load::<S, _, FULL>(x.add(at), n));
                 }
                 most
             }
             Pool::Average { .. } => {
                 let mut sum = S::splat(0.0);
                 for &at in &window.elements {
-                    sum = S::add(sum, load::<S, FULL>(x.add(at), n));
+                    sum = S::add(sum, load::<S, _, FULL>(x.add(at), n));
                 }
                 S::div(sum, S::splat(window.count))
             }
@@ -142,7 +150,7 @@ unsafe fn pooled<S: Simd, const FULL: bool>(x: *const f32, window: &Window, pool
     }
 }
 
-impl Kernel for Forward<'_> {
+impl<E: Element> Kernel for Forward<'_, E> {
     type Output = ();
 
     #[inline(always)]
@@ -159,12 +167,13 @@ impl Kernel for Forward<'_> {
                     let x = self.x.as_ptr().add(image * shape.in_h * shape.in_w * channels);
                     let out = self.out.add(((row - self.rows.start) * shape.out_w + ow) * channels);
                     for c in (0..whole).step_by(S::LANES) {
-                        S::store(out.add(c), pooled::<S, true>(x.add(c), &window, self.pool, S::LANES));
+                        let v = pooled::<S, E, true>(x.add(c), &window, self.pool, S::LANES);
+                        E::store::<S>(out.add(c), v);
                     }
                     if whole < channels {
                         let n = channels - whole;
-                        let v = pooled::<S, false>(x.add(whole), &window, self.pool, n);
-                        S::store_first(out.add(whole), n, v);
+                        let v = pooled::<S, E, false>(x.add(whole), &window, self.pool, n);
+                        E::store_first::<S>(out.add(whole), n, v);
                     }
                 }
             }
@@ -176,7 +185,7 @@ impl Kernel for Forward<'_> {
 ///
 /// # Panics
 /// When a slice has not the size that `shape` gives it.
-pub fn pool(isa: Isa, pool: Pool, shape: &PoolShape, x: &[f32], out: &mut [f32]) {
+pub fn pool<E: Element>(isa: Isa, pool: Pool, shape: &PoolShape, x: &[E], out: &mut [E]) {
     shape.check(x.len(), out.len());
     let width = shape.out_w * shape.channels;
     let window = shape.kernel[0] * shape.kernel[1];
@@ -188,30 +197,30 @@ pub fn pool(isa: Isa, pool: Pool, shape: &PoolShape, x: &[f32], out: &mut [f32])
     });
 }
 
-struct Backward<'a> {
+struct Backward<'a, E> {
     shape: &'a PoolShape,
     pool: Pool,
     /// The picture's input.
-    x: &'a [f32],
+    x: &'a [E],
     /// The picture's gradient.
-    dy: &'a [f32],
+    dy: &'a [E],
     /// Input rows of the picture that this task writes.
     band: Range<usize>,
-    /// The elements of the band.
+    /// The elements of the band: sums, so f32.
     dx: &'a mut [f32],
 }
 
 /// The place among the window's elements of the one that a maximum came from: the first of the largest, or the last
 /// NaN, as PyTorch has it.
 #[inline(always)]
-unsafe fn winner<S: Simd, const FULL: bool>(x: *const f32, window: &Window, n: usize) -> S::V {
+unsafe fn winner<S: Simd, E: Element, const FULL: bool>(x: *const E, window: &Window, n: usize) -> S::V {
     // Safety: the window's elements lie in the picture.
     unsafe {
         let mut most = S::splat(f32::NEG_INFINITY);
         // If all elements are minus infinity, none is larger: the first has it.
         let mut winner = S::splat(0.0);
         for (place, &at) in window.elements.iter().enumerate() {
-            let x = load::<S, FULL>(x.add(at), n);
+            let x = load::<S, _, FULL>(x.add(at), n);
             let here = S::splat(place as f32);
             winner = S::select_nan(x, here, S::select_gt(x, most, here, winner));
             most = max::<S>(most, x);
@@ -220,7 +229,7 @@ unsafe fn winner<S: Simd, const FULL: bool>(x: *const f32, window: &Window, n: u
     }
 }
 
-impl Backward<'_> {
+impl<E: Element> Backward<'_, E> {
     /// Spreads the gradient of one output over those of its window's elements, `inside`, that lie in the band; `from` is
     /// the offset of the output.
     #[inline(always)]
@@ -234,22 +243,22 @@ impl Backward<'_> {
         let start = self.band.start * self.shape.in_w * self.shape.channels;
         // Safety: the window's elements lie in the picture, `inside` in the band, the channels are the shape's.
         unsafe {
-            let dy = load::<S, FULL>(self.dy.as_ptr().add(from + c), n);
+            let dy = load::<S, _, FULL>(self.dy.as_ptr().add(from + c), n);
             let dx = self.dx.as_mut_ptr();
             match self.pool {
                 Pool::Max => {
-                    let winner = winner::<S, FULL>(self.x.as_ptr().add(c), window, n);
+                    let winner = winner::<S, E, FULL>(self.x.as_ptr().add(c), window, n);
                     for place in inside {
                         let to = dx.add(window.elements[place] - start + c);
                         let share = S::where_eq(winner, S::splat(place as f32), dy);
-                        store::<S, FULL>(to, n, S::add(load::<S, FULL>(to, n), share));
+                        store::<S, _, FULL>(to, n, S::add(load::<S, _, FULL>(to, n), share));
                     }
                 }
                 Pool::Average { .. } => {
                     let share = S::div(dy, S::splat(window.count));
                     for place in inside {
                         let to = dx.add(window.elements[place] - start + c);
-                        store::<S, FULL>(to, n, S::add(load::<S, FULL>(to, n), share));
+                        store::<S, _, FULL>(to, n, S::add(load::<S, _, FULL>(to, n), share));
                     }
                 }
             }
@@ -273,7 +282,7 @@ impl Backward<'_> {
     }
 }
 
-impl Kernel for Backward<'_> {
+impl<E: Element> Kernel for Backward<'_, E> {
     type Output = ();
 
     #[inline(always)]
@@ -305,7 +314,7 @@ impl Kernel for Backward<'_> {
 ///
 /// # Panics
 /// When a slice has not the size that `shape` gives it.
-pub fn pool_grad(isa: Isa, pool: Pool, shape: &PoolShape, x: &[f32], dy: &[f32], dx: &mut [f32]) {
+pub fn pool_grad<E: Element>(isa: Isa, pool: Pool, shape: &PoolShape, x: &[E], dy: &[E], dx: &mut [E]) {
     shape.check(dx.len(), dy.len());
     assert!(pool != Pool::Max || x.len() == dx.len(), "a maximum's gradient needs its input");
     if dx.is_empty() {
@@ -326,7 +335,13 @@ pub fn pool_grad(isa: Isa, pool: Pool, shape: &PoolShape, x: &[f32], dy: &[f32],
         let dx = unsafe { std::slice::from_raw_parts_mut(shared.at(at), len) };
         let x = if pool == Pool::Max { &x[image * in_size..(image + 1) * in_size] } else { x };
         let dy = &dy[image * out_size..(image + 1) * out_size];
-        dispatch(isa, Backward { shape, pool, x, dy, band, dx });
+        match E::view_mut(dx) {
+            ViewMut::F32(dx) => dispatch(isa, Backward { shape, pool, x, dy, band, dx }),
+            ViewMut::Bf16(_) | ViewMut::F16(_) => with_scratch(len, |sums| {
+                dispatch(isa, Backward { shape, pool, x, dy, band, dx: sums });
+                convert_task(isa, sums, dx);
+            }),
+        }
     });
 }
 
@@ -334,7 +349,7 @@ pub fn pool_grad(isa: Isa, pool: Pool, shape: &PoolShape, x: &[f32], dy: &[f32],
 ///
 /// # Panics
 /// When `out` is not `batch` rows, or `x` not a whole number of pixels for each.
-pub fn global_average(isa: Isa, batch: usize, x: &[f32], out: &mut [f32]) {
+pub fn global_average<E: Element>(isa: Isa, batch: usize, x: &[E], out: &mut [E]) {
     assert!(
         batch > 0 && !out.is_empty() && out.len().is_multiple_of(batch) && x.len().is_multiple_of(out.len())
     );
@@ -343,9 +358,10 @@ pub fn global_average(isa: Isa, batch: usize, x: &[f32], out: &mut [f32]) {
     for_tasks(batch, |image| {
         // Safety: each picture has its own row of `out`.
         let out = unsafe { std::slice::from_raw_parts_mut(shared.at(image * channels), channels) };
-        fold_rows(isa, [x], [], image * pixels..(image + 1) * pixels, out, Sum);
-        for mean in out {
-            *mean /= pixels as f32;
+        let mut sums = vec![0.0; channels];
+        fold_rows(isa, [x], [], image * pixels..(image + 1) * pixels, &mut sums, Sum);
+        for (mean, sum) in out.iter_mut().zip(sums) {
+            *mean = E::from_f32(sum / pixels as f32);
         }
     });
 }
@@ -367,9 +383,10 @@ impl Map<0, 1> for Spread {
 ///
 /// # Panics
 /// As [`global_average`].
-pub fn global_average_grad(isa: Isa, batch: usize, dy: &[f32], dx: &mut [f32]) {
+pub fn global_average_grad<E: Element>(isa: Isa, batch: usize, dy: &[E], dx: &mut [E]) {
     let pixels = (dx.len() / dy.len().max(1)) as f32;
-    map_rows(isa, [], [dy], batch, dx, Spread { pixels });
+    let dy: Vec<f32> = dy.iter().map(|dy| dy.to_f32()).collect();
+    map_rows(isa, [], [&dy], batch, dx, Spread { pixels });
 }
 
 #[cfg(test)]

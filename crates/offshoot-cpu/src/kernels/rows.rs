@@ -3,6 +3,7 @@
 //! A task's size depends on the shape only, and partial sums are added in task order, so that the number of
 //! threads cannot change a bit.
 
+use super::element::Element;
 use super::parallel;
 pub(super) use super::parallel::Shared;
 use super::simd::{Isa, Kernel, Simd, dispatch};
@@ -32,9 +33,9 @@ pub(super) fn for_chunks(len: usize, size: usize, run: impl Fn(Range<usize>) + S
 /// Asks for some elements to be brought into the second-level cache, where that can be asked for. It is a hint: the
 /// elements need not exist.
 #[inline(always)]
-pub(super) fn prefetch(from: &[f32], elements: Range<usize>) {
+pub(super) fn prefetch<E: Element>(from: &[E], elements: Range<usize>) {
     #[cfg(target_arch = "x86_64")]
-    for at in elements.step_by(LINE) {
+    for at in elements.step_by(LINE / size_of::<E>()) {
         // Safety: a prefetch does not fault, and every x86-64 processor has it.
         unsafe {
             std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(
@@ -46,18 +47,18 @@ pub(super) fn prefetch(from: &[f32], elements: Range<usize>) {
     let _ = (from, elements);
 }
 
-/// Elements in a line of the cache.
+/// Bytes in a line of the cache.
 #[cfg(target_arch = "x86_64")]
-const LINE: usize = 16;
+const LINE: usize = 64;
 
 /// Reads a whole vector, or its first `n` lanes.
 ///
 /// # Safety
 /// As [`Simd::load`] and [`Simd::load_first`].
 #[inline(always)]
-pub(super) unsafe fn load<S: Simd, const FULL: bool>(from: *const f32, n: usize) -> S::V {
+pub(super) unsafe fn load<S: Simd, E: Element, const FULL: bool>(from: *const E, n: usize) -> S::V {
     // Safety: the caller's promise.
-    unsafe { if FULL { S::load(from) } else { S::load_first(from, n) } }
+    unsafe { if FULL { E::load::<S>(from) } else { E::load_first::<S>(from, n) } }
 }
 
 /// Reads a vector of each operand. A loop, not a closure: closures do not take on their caller's target features.
@@ -65,8 +66,8 @@ pub(super) unsafe fn load<S: Simd, const FULL: bool>(from: *const f32, n: usize)
 /// # Safety
 /// As [`load`], for each pointer moved by `offset`.
 #[inline(always)]
-pub(super) unsafe fn load_all<S: Simd, const N: usize, const FULL: bool>(
-    from: [*const f32; N],
+pub(super) unsafe fn load_all<S: Simd, E: Element, const N: usize, const FULL: bool>(
+    from: [*const E; N],
     offset: usize,
     n: usize,
 ) -> [S::V; N] {
@@ -74,7 +75,7 @@ pub(super) unsafe fn load_all<S: Simd, const N: usize, const FULL: bool>(
     unsafe {
         let mut vectors = [S::splat(0.0); N];
         for (vector, from) in vectors.iter_mut().zip(from) {
-            *vector = load::<S, FULL>(from.add(offset), n);
+            *vector = load::<S, E, FULL>(from.add(offset), n);
         }
         vectors
     }
@@ -85,9 +86,9 @@ pub(super) unsafe fn load_all<S: Simd, const N: usize, const FULL: bool>(
 /// # Safety
 /// As [`Simd::store`] and [`Simd::store_first`].
 #[inline(always)]
-pub(super) unsafe fn store<S: Simd, const FULL: bool>(to: *mut f32, n: usize, v: S::V) {
+pub(super) unsafe fn store<S: Simd, E: Element, const FULL: bool>(to: *mut E, n: usize, v: S::V) {
     // Safety: the caller's promise.
-    unsafe { if FULL { S::store(to, v) } else { S::store_first(to, n, v) } }
+    unsafe { if FULL { E::store::<S>(to, v) } else { E::store_first::<S>(to, n, v) } }
 }
 
 /// A function of `N` elements and `P` per-channel parameters, for a vector of elements at a time.
@@ -99,28 +100,28 @@ pub(super) trait Map<const N: usize, const P: usize>: Copy + Send + Sync {
 
 /// Where the inputs of a map are, and where its result goes (which may be the first input).
 #[derive(Clone, Copy)]
-struct MapRows<const N: usize, const P: usize, F> {
-    inputs: [*const f32; N],
+struct MapRows<E, const N: usize, const P: usize, F> {
+    inputs: [*const E; N],
     params: [*const f32; P],
-    out: *mut f32,
+    out: *mut E,
     rows: usize,
     channels: usize,
     map: F,
 }
 
-impl<const N: usize, const P: usize, F: Map<N, P>> MapRows<N, P, F> {
+impl<E: Element, const N: usize, const P: usize, F: Map<N, P>> MapRows<E, N, P, F> {
     #[inline(always)]
     unsafe fn block<S: Simd, const FULL: bool>(&self, at: usize, channel: usize, n: usize) {
         // Safety: `run` passes offsets within the rows and the parameters.
         unsafe {
-            let x = load_all::<S, N, FULL>(self.inputs, at, n);
-            let p = load_all::<S, P, FULL>(self.params, channel, n);
-            store::<S, FULL>(self.out.add(at), n, self.map.call::<S>(x, p));
+            let x = load_all::<S, E, N, FULL>(self.inputs, at, n);
+            let p = load_all::<S, f32, P, FULL>(self.params, channel, n);
+            store::<S, E, FULL>(self.out.add(at), n, self.map.call::<S>(x, p));
         }
     }
 }
 
-impl<const N: usize, const P: usize, F: Map<N, P>> Kernel for MapRows<N, P, F> {
+impl<E: Element, const N: usize, const P: usize, F: Map<N, P>> Kernel for MapRows<E, N, P, F> {
     type Output = ();
 
     #[inline(always)]
@@ -142,18 +143,18 @@ impl<const N: usize, const P: usize, F: Map<N, P>> Kernel for MapRows<N, P, F> {
 
 /// An operand of a map: read only, and never a part of the result other than the element being written.
 #[derive(Clone, Copy)]
-struct Operand(*const f32);
+struct Operand<E>(*const E);
 
 // Safety: a plain address, of memory that outlives the map and is read at the element being written only.
-unsafe impl Send for Operand {}
+unsafe impl<E: Element> Send for Operand<E> {}
 // Safety: as above.
-unsafe impl Sync for Operand {}
+unsafe impl<E: Element> Sync for Operand<E> {}
 
-impl Operand {
+impl<E: Element> Operand<E> {
     /// # Safety
     /// `offset` must be within the slice this was made from.
     #[inline(always)]
-    unsafe fn at(self, offset: usize) -> *const f32 {
+    unsafe fn at(self, offset: usize) -> *const E {
         // Safety: the caller's promise.
         unsafe { self.0.add(offset) }
     }
@@ -161,10 +162,10 @@ impl Operand {
 
 /// # Safety
 /// Every input has `len` elements, and is either disjoint from `out` or the same memory.
-unsafe fn map_operands<const N: usize>(
+unsafe fn map_operands<E: Element, const N: usize>(
     isa: Isa,
-    inputs: [Operand; N],
-    out: Shared,
+    inputs: [Operand<E>; N],
+    out: Shared<E>,
     len: usize,
     map: impl Map<N, 0>,
 ) {
@@ -176,17 +177,22 @@ unsafe fn map_operands<const N: usize>(
 }
 
 /// out[i] = map(inputs[0][i], ..), element by element.
-pub(super) fn map<const N: usize>(isa: Isa, inputs: [&[f32]; N], out: &mut [f32], map: impl Map<N, 0>) {
+pub(super) fn map<E: Element, const N: usize>(
+    isa: Isa,
+    inputs: [&[E]; N],
+    out: &mut [E],
+    map: impl Map<N, 0>,
+) {
     assert!(inputs.iter().all(|i| i.len() == out.len()), "the operands of a map differ in length");
     // Safety: lengths are equal, and a mutable slice is disjoint from others.
     unsafe { map_operands(isa, inputs.map(|i| Operand(i.as_ptr())), Shared::new(out), out.len(), map) };
 }
 
 /// The operands of an in-place map: `inout`, then `others`. `M` is `N` + 1.
-fn in_place<const N: usize, const M: usize>(
-    inout: &mut [f32],
-    others: [&[f32]; N],
-) -> ([Operand; M], Shared) {
+fn in_place<E: Element, const N: usize, const M: usize>(
+    inout: &mut [E],
+    others: [&[E]; N],
+) -> ([Operand<E>; M], Shared<E>) {
     const { assert!(M == N + 1) };
     assert!(others.iter().all(|o| o.len() == inout.len()), "the operands of a map differ in length");
     let out = Shared::new(inout);
@@ -194,25 +200,25 @@ fn in_place<const N: usize, const M: usize>(
 }
 
 /// inout[i] = map(inout[i], others[0][i], ..): a map whose first operand is overwritten.
-pub(super) fn map_in_place<const N: usize, const M: usize>(
+pub(super) fn map_in_place<E: Element, const N: usize, const M: usize>(
     isa: Isa,
-    inout: &mut [f32],
-    others: [&[f32]; N],
+    inout: &mut [E],
+    others: [&[E]; N],
     map: impl Map<M, 0>,
 ) {
-    let (inputs, out) = in_place::<N, M>(inout, others);
+    let (inputs, out) = in_place::<E, N, M>(inout, others);
     // Safety: lengths were checked; the first operand is the result itself.
     unsafe { map_operands(isa, inputs, out, inout.len(), map) };
 }
 
 /// # Safety
 /// As [`map_operands`].
-unsafe fn map_rows_operands<const N: usize, const P: usize>(
+unsafe fn map_rows_operands<E: Element, const N: usize, const P: usize>(
     isa: Isa,
-    inputs: [Operand; N],
+    inputs: [Operand<E>; N],
     params: [&[f32]; P],
     groups: usize,
-    (out, len): (Shared, usize),
+    (out, len): (Shared<E>, usize),
     map: impl Map<N, P>,
 ) {
     let width = params[0].len();
@@ -238,12 +244,12 @@ unsafe fn map_rows_operands<const N: usize, const P: usize>(
 /// out[row, c] = map(inputs[0][row, c], .., params[0][g, c], ..), where the parameters are `groups` x channels and g is
 /// the group of the row: rows are split evenly among the groups (1 for per-channel parameters, the batch size for
 /// parameters of each picture).
-pub(super) fn map_rows<const N: usize, const P: usize>(
+pub(super) fn map_rows<E: Element, const N: usize, const P: usize>(
     isa: Isa,
-    inputs: [&[f32]; N],
+    inputs: [&[E]; N],
     params: [&[f32]; P],
     groups: usize,
-    out: &mut [f32],
+    out: &mut [E],
     map: impl Map<N, P>,
 ) {
     assert!(inputs.iter().all(|i| i.len() == out.len()), "the operands of a map differ in length");
@@ -254,16 +260,16 @@ pub(super) fn map_rows<const N: usize, const P: usize>(
 
 /// The first operand of a kernel and where its result goes, of equal lengths.
 #[derive(Debug)]
-pub enum Place<'a> {
+pub enum Place<'a, E = f32> {
     /// The result overwrites the operand.
-    Over(&'a mut [f32]),
+    Over(&'a mut [E]),
     /// The result goes elsewhere: (operand, result).
-    Apart(&'a [f32], &'a mut [f32]),
+    Apart(&'a [E], &'a mut [E]),
 }
 
-impl Place<'_> {
+impl<E> Place<'_, E> {
     /// The operand.
-    pub(super) fn operand(&self) -> &[f32] {
+    pub(super) fn operand(&self) -> &[E] {
         match self {
             Place::Over(inout) => inout,
             Place::Apart(from, _) => from,
@@ -272,21 +278,21 @@ impl Place<'_> {
 }
 
 /// [`map_rows`] with one group, whose first operand and result are at `place`.
-pub(super) fn map_rows_to<const N: usize, const M: usize, const P: usize>(
+pub(super) fn map_rows_to<E: Element, const N: usize, const M: usize, const P: usize>(
     isa: Isa,
-    place: Place<'_>,
-    others: [&[f32]; N],
+    place: Place<'_, E>,
+    others: [&[E]; N],
     params: [&[f32]; P],
     map: impl Map<M, P>,
 ) {
     match place {
         Place::Over(inout) => {
-            let (inputs, out) = in_place::<N, M>(inout, others);
+            let (inputs, out) = in_place::<E, N, M>(inout, others);
             // Safety: lengths were checked; the first operand is the result itself.
             unsafe { map_rows_operands(isa, inputs, params, 1, (out, inout.len()), map) };
         }
         Place::Apart(from, out) => {
-            let inputs: [&[f32]; M] = std::array::from_fn(|i| if i == 0 { from } else { others[i - 1] });
+            let inputs: [&[E]; M] = std::array::from_fn(|i| if i == 0 { from } else { others[i - 1] });
             map_rows(isa, inputs, params, 1, out, map);
         }
     }
@@ -308,8 +314,8 @@ pub(super) trait Fold<const N: usize, const P: usize, const M: usize>: Copy + Se
 /// sequence.
 const RUN: usize = 1;
 
-struct FoldRows<'a, const N: usize, const P: usize, F> {
-    inputs: [*const f32; N],
+struct FoldRows<'a, E, const N: usize, const P: usize, F> {
+    inputs: [*const E; N],
     params: [*const f32; P],
     rows: usize,
     channels: usize,
@@ -318,7 +324,7 @@ struct FoldRows<'a, const N: usize, const P: usize, F> {
     fold: F,
 }
 
-impl<const N: usize, const P: usize, F> FoldRows<'_, N, P, F> {
+impl<E: Element, const N: usize, const P: usize, F> FoldRows<'_, E, N, P, F> {
     #[inline(always)]
     unsafe fn block<S: Simd, const M: usize, const FULL: bool>(
         &mut self,
@@ -330,15 +336,15 @@ impl<const N: usize, const P: usize, F> FoldRows<'_, N, P, F> {
     {
         // Safety: `fold` passes channels and rows within the inputs, the parameters and the sums.
         unsafe {
-            let p = load_all::<S, P, FULL>(self.params, c, n);
+            let p = load_all::<S, f32, P, FULL>(self.params, c, n);
             let mut sums = [S::splat(0.0); M];
             for row in rows {
-                let x = load_all::<S, N, FULL>(self.inputs, row * self.channels + c, n);
+                let x = load_all::<S, E, N, FULL>(self.inputs, row * self.channels + c, n);
                 sums = self.fold.call::<S>(sums, x, p);
             }
             for (m, sum) in sums.into_iter().enumerate() {
                 let to = self.sums.as_mut_ptr().add(m * self.channels + c);
-                store::<S, FULL>(to, n, S::add(load::<S, FULL>(to, n), sum));
+                store::<S, f32, FULL>(to, n, S::add(load::<S, f32, FULL>(to, n), sum));
             }
         }
     }
@@ -364,9 +370,11 @@ impl<const N: usize, const P: usize, F> FoldRows<'_, N, P, F> {
 }
 
 /// [`FoldRows`] with its number of sums, which a trait without type parameters cannot carry.
-struct FoldInto<'a, const N: usize, const P: usize, const M: usize, F>(FoldRows<'a, N, P, F>);
+struct FoldInto<'a, E, const N: usize, const P: usize, const M: usize, F>(FoldRows<'a, E, N, P, F>);
 
-impl<const N: usize, const P: usize, const M: usize, F: Fold<N, P, M>> Kernel for FoldInto<'_, N, P, M, F> {
+impl<E: Element, const N: usize, const P: usize, const M: usize, F: Fold<N, P, M>> Kernel
+    for FoldInto<'_, E, N, P, M, F>
+{
     type Output = ();
 
     #[inline(always)]
@@ -377,9 +385,9 @@ impl<const N: usize, const P: usize, const M: usize, F: Fold<N, P, M>> Kernel fo
 }
 
 /// Column sums of the rows `rows` of the inputs into `sums` (`M` x channels, overwritten).
-pub(super) fn fold_rows<const N: usize, const P: usize, const M: usize>(
+pub(super) fn fold_rows<E: Element, const N: usize, const P: usize, const M: usize>(
     isa: Isa,
-    inputs: [&[f32]; N],
+    inputs: [&[E]; N],
     params: [&[f32]; P],
     rows: Range<usize>,
     sums: &mut [f32],
@@ -392,7 +400,7 @@ pub(super) fn fold_rows<const N: usize, const P: usize, const M: usize>(
     let params = params.map(|p| p.as_ptr());
     dispatch(
         isa,
-        FoldInto::<N, P, M, _>(FoldRows { inputs, params, rows: rows.len(), channels, sums, fold }),
+        FoldInto::<E, N, P, M, _>(FoldRows { inputs, params, rows: rows.len(), channels, sums, fold }),
     );
 }
 
@@ -442,9 +450,9 @@ pub(super) fn rows_per_part(channels: usize) -> usize {
 }
 
 /// out[m][c] = the sum over all rows of the fold's m-th function.
-pub(super) fn sum_rows<const N: usize, const P: usize, const M: usize>(
+pub(super) fn sum_rows<E: Element, const N: usize, const P: usize, const M: usize>(
     isa: Isa,
-    inputs: [&[f32]; N],
+    inputs: [&[E]; N],
     params: [&[f32]; P],
     out: &mut [f32],
     fold: impl Fold<N, P, M>,

@@ -6,12 +6,14 @@
 
 use std::fmt;
 
+use half::{bf16, f16};
+
 /// A SIMD path. `Portable` runs anywhere and is what the tests compare the others with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Isa {
     /// Plain Rust on arrays of eight.
     Portable,
-    /// x86-64 with AVX2 and FMA.
+    /// x86-64 with AVX2, FMA and F16C.
     Avx2,
     /// x86-64 with AVX-512 F, BW, DQ and VL.
     Avx512,
@@ -25,7 +27,10 @@ impl Isa {
         let mut all = vec![Isa::Portable];
         #[cfg(target_arch = "x86_64")]
         {
-            if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
+            let narrow = std::arch::is_x86_feature_detected!("avx2")
+                && std::arch::is_x86_feature_detected!("fma")
+                && std::arch::is_x86_feature_detected!("f16c");
+            if narrow {
                 all.push(Isa::Avx2);
                 let wide = std::arch::is_x86_feature_detected!("avx512f")
                     && std::arch::is_x86_feature_detected!("avx512bw")
@@ -126,6 +131,20 @@ pub trait Simd: Copy + Send + Sync + 'static {
     unsafe fn scale_by_power(v: Self::V, n: Self::V) -> Self::V;
     /// The sum of the lanes, as a tree.
     unsafe fn sum(v: Self::V) -> f32;
+    /// As many 16-bit elements as there are lanes.
+    type Half: Copy;
+    unsafe fn load_half(from: *const u16) -> Self::Half;
+    unsafe fn store_half(to: *mut u16, v: Self::Half);
+    /// As `load_first`, for 16-bit elements.
+    unsafe fn load_half_first(from: *const u16, n: usize) -> Self::Half;
+    /// As `store_first`, for 16-bit elements.
+    unsafe fn store_half_first(to: *mut u16, n: usize, v: Self::Half);
+    unsafe fn from_bf16(v: Self::Half) -> Self::V;
+    /// Rounds to nearest even; a NaN stays a NaN.
+    unsafe fn to_bf16(v: Self::V) -> Self::Half;
+    unsafe fn from_f16(v: Self::Half) -> Self::V;
+    /// Rounds to nearest even; a NaN stays a NaN, what is too large becomes infinite.
+    unsafe fn to_f16(v: Self::V) -> Self::Half;
 }
 
 /// A computation that [`dispatch`] runs on one instruction set. Mark `run` `#[inline(always)]`.
@@ -169,14 +188,14 @@ pub fn dispatch<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
+#[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn run_avx2<K: Kernel>(kernel: K) -> K::Output {
-    // Safety: the caller has AVX2 and FMA.
+    // Safety: the caller has AVX2, FMA and F16C.
     unsafe { kernel.run::<x86::Avx2>() }
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
 unsafe fn run_avx512<K: Kernel>(kernel: K) -> K::Output {
     // Safety: the caller has AVX-512 F, BW, DQ and VL.
     unsafe { kernel.run::<x86::Avx512>() }
@@ -284,6 +303,43 @@ impl Simd for Portable {
     #[inline(always)]
     unsafe fn sum(v: [f32; 8]) -> f32 {
         ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]))
+    }
+
+    type Half = [u16; 8];
+
+    #[inline(always)]
+    unsafe fn load_half(from: *const u16) -> [u16; 8] {
+        unsafe { from.cast::<[u16; 8]>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn store_half(to: *mut u16, v: [u16; 8]) {
+        unsafe { to.cast::<[u16; 8]>().write_unaligned(v) }
+    }
+    #[inline(always)]
+    unsafe fn load_half_first(from: *const u16, n: usize) -> [u16; 8] {
+        let mut v = [0; 8];
+        unsafe { std::ptr::copy_nonoverlapping(from, v.as_mut_ptr(), n) };
+        v
+    }
+    #[inline(always)]
+    unsafe fn store_half_first(to: *mut u16, n: usize, v: [u16; 8]) {
+        unsafe { std::ptr::copy_nonoverlapping(v.as_ptr(), to, n) }
+    }
+    #[inline(always)]
+    unsafe fn from_bf16(v: [u16; 8]) -> [f32; 8] {
+        std::array::from_fn(|i| bf16::from_bits(v[i]).to_f32())
+    }
+    #[inline(always)]
+    unsafe fn to_bf16(v: [f32; 8]) -> [u16; 8] {
+        std::array::from_fn(|i| bf16::from_f32(v[i]).to_bits())
+    }
+    #[inline(always)]
+    unsafe fn from_f16(v: [u16; 8]) -> [f32; 8] {
+        std::array::from_fn(|i| f16::from_bits(v[i]).to_f32_const())
+    }
+    #[inline(always)]
+    unsafe fn to_f16(v: [f32; 8]) -> [u16; 8] {
+        std::array::from_fn(|i| f16::from_f32_const(v[i]).to_bits())
     }
 }
 
@@ -408,6 +464,59 @@ mod x86 {
                 _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps::<1>(two, two)))
             }
         }
+
+        type Half = __m128i;
+
+        #[inline(always)]
+        unsafe fn load_half(from: *const u16) -> __m128i {
+            unsafe { _mm_loadu_si128(from.cast()) }
+        }
+        #[inline(always)]
+        unsafe fn store_half(to: *mut u16, v: __m128i) {
+            unsafe { _mm_storeu_si128(to.cast(), v) }
+        }
+        #[inline(always)]
+        unsafe fn load_half_first(from: *const u16, n: usize) -> __m128i {
+            let mut lanes = [0u16; 8];
+            unsafe {
+                std::ptr::copy_nonoverlapping(from, lanes.as_mut_ptr(), n);
+                _mm_loadu_si128(lanes.as_ptr().cast())
+            }
+        }
+        #[inline(always)]
+        unsafe fn store_half_first(to: *mut u16, n: usize, v: __m128i) {
+            let mut lanes = [0u16; 8];
+            unsafe {
+                _mm_storeu_si128(lanes.as_mut_ptr().cast(), v);
+                std::ptr::copy_nonoverlapping(lanes.as_ptr(), to, n);
+            }
+        }
+        #[inline(always)]
+        unsafe fn from_bf16(v: __m128i) -> __m256 {
+            unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(v))) }
+        }
+        #[inline(always)]
+        unsafe fn to_bf16(v: __m256) -> __m128i {
+            unsafe {
+                let bits = _mm256_castps_si256(v);
+                // Half a unit of what is kept, less one bit where that is even.
+                let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+                let rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7FFF)));
+                let quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x40_0000));
+                let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(v, v));
+                let kept = _mm256_srli_epi32::<16>(_mm256_blendv_epi8(rounded, quiet, nan));
+                let packed = _mm256_packus_epi32(kept, kept);
+                _mm256_castsi256_si128(_mm256_permute4x64_epi64::<0b1000>(packed))
+            }
+        }
+        #[inline(always)]
+        unsafe fn from_f16(v: __m128i) -> __m256 {
+            unsafe { _mm256_cvtph_ps(v) }
+        }
+        #[inline(always)]
+        unsafe fn to_f16(v: __m256) -> __m128i {
+            unsafe { _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v) }
+        }
     }
 
     /// Sixteen lanes of AVX-512.
@@ -500,6 +609,49 @@ mod x86 {
         unsafe fn sum(v: __m512) -> f32 {
             unsafe { _mm512_reduce_add_ps(v) }
         }
+
+        type Half = __m256i;
+
+        #[inline(always)]
+        unsafe fn load_half(from: *const u16) -> __m256i {
+            unsafe { _mm256_loadu_si256(from.cast()) }
+        }
+        #[inline(always)]
+        unsafe fn store_half(to: *mut u16, v: __m256i) {
+            unsafe { _mm256_storeu_si256(to.cast(), v) }
+        }
+        #[inline(always)]
+        unsafe fn load_half_first(from: *const u16, n: usize) -> __m256i {
+            unsafe { _mm256_maskz_loadu_epi16(((1u32 << n) - 1) as __mmask16, from.cast()) }
+        }
+        #[inline(always)]
+        unsafe fn store_half_first(to: *mut u16, n: usize, v: __m256i) {
+            unsafe { _mm256_mask_storeu_epi16(to.cast(), ((1u32 << n) - 1) as __mmask16, v) }
+        }
+        #[inline(always)]
+        unsafe fn from_bf16(v: __m256i) -> __m512 {
+            unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(v))) }
+        }
+        #[inline(always)]
+        unsafe fn to_bf16(v: __m512) -> __m256i {
+            unsafe {
+                let bits = _mm512_castps_si512(v);
+                // Half a unit of what is kept, less one bit where that is even.
+                let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+                let rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF)));
+                let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v);
+                let kept = _mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x40_0000));
+                _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(kept))
+            }
+        }
+        #[inline(always)]
+        unsafe fn from_f16(v: __m256i) -> __m512 {
+            unsafe { _mm512_cvtph_ps(v) }
+        }
+        #[inline(always)]
+        unsafe fn to_f16(v: __m512) -> __m256i {
+            unsafe { _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v) }
+        }
     }
 }
 
@@ -507,6 +659,7 @@ mod x86 {
 #[allow(clippy::undocumented_unsafe_blocks)] // the trait states what each method asks of its caller
 mod neon {
     use super::Simd;
+    use half::f16;
     #[allow(clippy::wildcard_imports)] // the intrinsics have names of their own
     use std::arch::aarch64::*;
 
@@ -623,6 +776,70 @@ mod neon {
         #[inline(always)]
         unsafe fn sum(v: float32x4_t) -> f32 {
             unsafe { vaddvq_f32(v) }
+        }
+
+        type Half = uint16x4_t;
+
+        #[inline(always)]
+        unsafe fn load_half(from: *const u16) -> uint16x4_t {
+            unsafe { vld1_u16(from) }
+        }
+        #[inline(always)]
+        unsafe fn store_half(to: *mut u16, v: uint16x4_t) {
+            unsafe { vst1_u16(to, v) }
+        }
+        #[inline(always)]
+        unsafe fn load_half_first(from: *const u16, n: usize) -> uint16x4_t {
+            let mut lanes = [0u16; 4];
+            unsafe {
+                std::ptr::copy_nonoverlapping(from, lanes.as_mut_ptr(), n);
+                vld1_u16(lanes.as_ptr())
+            }
+        }
+        #[inline(always)]
+        unsafe fn store_half_first(to: *mut u16, n: usize, v: uint16x4_t) {
+            let mut lanes = [0u16; 4];
+            unsafe {
+                vst1_u16(lanes.as_mut_ptr(), v);
+                std::ptr::copy_nonoverlapping(lanes.as_ptr(), to, n);
+            }
+        }
+        #[inline(always)]
+        unsafe fn from_bf16(v: uint16x4_t) -> float32x4_t {
+            unsafe { vreinterpretq_f32_u32(vshll_n_u16::<16>(v)) }
+        }
+        #[inline(always)]
+        unsafe fn to_bf16(v: float32x4_t) -> uint16x4_t {
+            unsafe {
+                let bits = vreinterpretq_u32_f32(v);
+                // Half a unit of what is kept, less one bit where that is even.
+                let odd = vandq_u32(vshrq_n_u32::<16>(bits), vdupq_n_u32(1));
+                let rounded = vaddq_u32(bits, vaddq_u32(odd, vdupq_n_u32(0x7FFF)));
+                let quiet = vorrq_u32(bits, vdupq_n_u32(0x40_0000));
+                vshrn_n_u32::<16>(vbslq_u32(vceqq_f32(v, v), rounded, quiet))
+            }
+        }
+        #[inline(always)]
+        unsafe fn from_f16(v: uint16x4_t) -> float32x4_t {
+            let (mut halves, mut lanes) = ([0u16; 4], [0.0f32; 4]);
+            unsafe {
+                vst1_u16(halves.as_mut_ptr(), v);
+                for (lane, half) in lanes.iter_mut().zip(halves) {
+                    *lane = f16::from_bits(half).to_f32_const();
+                }
+                vld1q_f32(lanes.as_ptr())
+            }
+        }
+        #[inline(always)]
+        unsafe fn to_f16(v: float32x4_t) -> uint16x4_t {
+            let (mut halves, mut lanes) = ([0u16; 4], [0.0f32; 4]);
+            unsafe {
+                vst1q_f32(lanes.as_mut_ptr(), v);
+                for (half, lane) in halves.iter_mut().zip(lanes) {
+                    *half = f16::from_f32_const(lane).to_bits();
+                }
+                vld1_u16(halves.as_ptr())
+            }
         }
     }
 }

@@ -1,0 +1,153 @@
+//! What activations are stored in: f32, or half of it. Arithmetic is in f32; a kernel converts what it loads and stores.
+
+use bytemuck::Pod;
+use half::{bf16, f16};
+use offshoot_graph::DType;
+
+use super::simd::Simd;
+
+/// An element in memory.
+pub trait Element: Pod + Send + Sync {
+    /// Its type in the graph.
+    const DTYPE: DType;
+
+    /// Reads a vector.
+    ///
+    /// # Safety
+    /// As [`Simd::load`].
+    unsafe fn load<S: Simd>(from: *const Self) -> S::V;
+
+    /// Reads the first `n` < LANES elements and zeros the rest.
+    ///
+    /// # Safety
+    /// As [`Simd::load_first`].
+    unsafe fn load_first<S: Simd>(from: *const Self, n: usize) -> S::V;
+
+    /// Writes a vector, rounded to nearest even.
+    ///
+    /// # Safety
+    /// As [`Simd::store`].
+    unsafe fn store<S: Simd>(to: *mut Self, v: S::V);
+
+    /// Writes the first `n` < LANES elements, rounded to nearest even.
+    ///
+    /// # Safety
+    /// As [`Simd::store_first`].
+    unsafe fn store_first<S: Simd>(to: *mut Self, n: usize, v: S::V);
+
+    /// The number that it holds.
+    fn to_f32(self) -> f32;
+
+    /// The nearest element, ties to even.
+    fn from_f32(x: f32) -> Self;
+
+    /// A slice whose type is known at run time.
+    fn view(elements: &[Self]) -> View<'_>;
+
+    /// As [`Element::view`], to change.
+    fn view_mut(elements: &mut [Self]) -> ViewMut<'_>;
+}
+
+/// Elements of a type that is known at run time.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs)] // the variants are those of `DType`
+pub enum View<'a> {
+    F32(&'a [f32]),
+    Bf16(&'a [bf16]),
+    F16(&'a [f16]),
+}
+
+/// Elements to change, of a type that is known at run time.
+#[derive(Debug)]
+#[allow(missing_docs)] // the variants are those of `DType`
+pub enum ViewMut<'a> {
+    F32(&'a mut [f32]),
+    Bf16(&'a mut [bf16]),
+    F16(&'a mut [f16]),
+}
+
+impl Element for f32 {
+    const DTYPE: DType = DType::F32;
+
+    #[inline(always)]
+    unsafe fn load<S: Simd>(from: *const f32) -> S::V {
+        // Safety: the caller's promise.
+        unsafe { S::load(from) }
+    }
+    #[inline(always)]
+    unsafe fn load_first<S: Simd>(from: *const f32, n: usize) -> S::V {
+        // Safety: the caller's promise.
+        unsafe { S::load_first(from, n) }
+    }
+    #[inline(always)]
+    unsafe fn store<S: Simd>(to: *mut f32, v: S::V) {
+        // Safety: the caller's promise.
+        unsafe { S::store(to, v) }
+    }
+    #[inline(always)]
+    unsafe fn store_first<S: Simd>(to: *mut f32, n: usize, v: S::V) {
+        // Safety: the caller's promise.
+        unsafe { S::store_first(to, n, v) }
+    }
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        self
+    }
+    #[inline(always)]
+    fn from_f32(x: f32) -> f32 {
+        x
+    }
+    fn view(elements: &[f32]) -> View<'_> {
+        View::F32(elements)
+    }
+    fn view_mut(elements: &mut [f32]) -> ViewMut<'_> {
+        ViewMut::F32(elements)
+    }
+}
+
+/// A 16-bit float: `$from` and `$to` convert a vector of it.
+macro_rules! half_element {
+    ($type:ty, $variant:ident, $dtype:expr, $from:ident, $to:ident) => {
+        impl Element for $type {
+            const DTYPE: DType = $dtype;
+
+            #[inline(always)]
+            unsafe fn load<S: Simd>(from: *const $type) -> S::V {
+                // Safety: the caller's promise; the type has the layout of u16.
+                unsafe { S::$from(S::load_half(from.cast())) }
+            }
+            #[inline(always)]
+            unsafe fn load_first<S: Simd>(from: *const $type, n: usize) -> S::V {
+                // Safety: as above.
+                unsafe { S::$from(S::load_half_first(from.cast(), n)) }
+            }
+            #[inline(always)]
+            unsafe fn store<S: Simd>(to: *mut $type, v: S::V) {
+                // Safety: as above.
+                unsafe { S::store_half(to.cast(), S::$to(v)) }
+            }
+            #[inline(always)]
+            unsafe fn store_first<S: Simd>(to: *mut $type, n: usize, v: S::V) {
+                // Safety: as above.
+                unsafe { S::store_half_first(to.cast(), n, S::$to(v)) }
+            }
+            #[inline(always)]
+            fn to_f32(self) -> f32 {
+                self.to_f32()
+            }
+            #[inline(always)]
+            fn from_f32(x: f32) -> $type {
+                <$type>::from_f32(x)
+            }
+            fn view(elements: &[$type]) -> View<'_> {
+                View::$variant(elements)
+            }
+            fn view_mut(elements: &mut [$type]) -> ViewMut<'_> {
+                ViewMut::$variant(elements)
+            }
+        }
+    };
+}
+
+half_element!(bf16, Bf16, DType::BF16, from_bf16, to_bf16);
+half_element!(f16, F16, DType::F16, from_f16, to_f16);
