@@ -1,5 +1,6 @@
 //! Dense and grouped convolution. (Depthwise convolution has a kernel of its own.)
 
+use super::element::{Element, ViewMut};
 use super::gather::{self, Gather, Operands, Tap, Target, WeightOrder};
 use super::simd::Isa;
 use super::winograd::{self, by_winograd};
@@ -7,18 +8,19 @@ use super::{Activation, ConvShape};
 
 /// What a convolution adds and applies before it stores: `y = activation(conv(x) + bias + residual)`.
 #[derive(Clone, Copy, Debug)]
-pub struct Epilogue<'a> {
+pub struct Epilogue<'a, E = f32> {
     /// One float an output channel.
     pub bias: Option<&'a [f32]>,
     /// As large as the output, NHWC.
-    pub residual: Option<&'a [f32]>,
+    pub residual: Option<&'a [E]>,
     /// Applied last.
     pub activation: Activation,
 }
 
-impl Epilogue<'_> {
+impl<E: Element> Epilogue<'_, E> {
     /// Nothing at all.
-    pub const NONE: Epilogue<'static> = Epilogue { bias: None, residual: None, activation: Activation::None };
+    pub const NONE: Epilogue<'static, E> =
+        Epilogue { bias: None, residual: None, activation: Activation::None };
 }
 
 /// Weights in the order that a kernel reads them. Packing again reuses the memory.
@@ -99,7 +101,7 @@ pub(super) fn run_gathers(
     shape: &ConvShape,
     gathers: &[Gather],
     operands: Operands<'_>,
-    out: &mut [f32],
+    out: ViewMut<'_>,
 ) {
     match gathers {
         [gather] if by_winograd(shape) => winograd::run(isa, gather, operands, out),
@@ -154,29 +156,30 @@ pub(super) fn forward(shape: &ConvShape) -> Gather {
 
 /// `y = activation(conv(x) + bias + residual)`, NHWC.
 ///
-/// Every output element is summed in the same order wherever its pixel lies in the batch and however many threads
+/// Where `x` and `y` are no f32, `y` is the sum of the same products in f32, rounded once; a filter of rounded weights is
+/// the caller's business. Every output element is summed in the same order wherever its pixel lies in the batch and however many threads
 /// there are.
 ///
 /// # Panics
 /// When a slice has not the size that `shape` says, or `filter` is packed for another shape or path.
-pub fn conv(
+pub fn conv<E: Element>(
     isa: Isa,
     shape: &ConvShape,
-    x: &[f32],
+    x: &[E],
     filter: &PackedFilter,
-    epilogue: &Epilogue<'_>,
-    y: &mut [f32],
+    epilogue: &Epilogue<'_, E>,
+    y: &mut [E],
 ) {
     assert_eq!([x.len(), y.len()], activations_len(shape), "input and output of {shape:?}");
     assert!(epilogue.bias.is_none_or(|bias| bias.len() == shape.out_c), "bias of {shape:?}");
     assert!(epilogue.residual.is_none_or(|residual| residual.len() == y.len()), "residual of {shape:?}");
     let gathers = [forward(shape)];
     let operands = Operands {
-        source: x,
+        source: E::view(x),
         filter: filter.get(isa, shape, &gathers),
         bias: epilogue.bias,
-        residual: epilogue.residual,
+        residual: epilogue.residual.map(E::view),
         bounds: epilogue.activation.bounds(),
     };
-    run_gathers(isa, shape, &gathers, operands, y);
+    run_gathers(isa, shape, &gathers, operands, E::view_mut(y));
 }

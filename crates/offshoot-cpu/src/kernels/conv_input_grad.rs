@@ -5,6 +5,7 @@
 //! the taps, and no structural zero is multiplied. A phase without taps stores zeros.
 
 use super::conv::{PackedFilter, activations_len, run_gathers};
+use super::element::Element;
 use super::gather::{Gather, Operands, Tap, Target, WeightOrder};
 use super::simd::Isa;
 use super::{Activation, ConvShape};
@@ -65,15 +66,21 @@ fn taps(shape: &ConvShape, axis: usize, phase: usize) -> Vec<Tap> {
 /// # Panics
 /// When a slice has not the size that `shape` says, or `filter` was not packed by
 /// [`PackedFilter::pack_for_input_grad`] for this shape and path.
-pub fn conv_input_grad(isa: Isa, shape: &ConvShape, dy: &[f32], filter: &PackedFilter, dx: &mut [f32]) {
+pub fn conv_input_grad<E: Element>(
+    isa: Isa,
+    shape: &ConvShape,
+    dy: &[E],
+    filter: &PackedFilter,
+    dx: &mut [E],
+) {
     assert_eq!([dx.len(), dy.len()], activations_len(shape), "input and output of {shape:?}");
     let gathers = phases(shape);
     let operands = Operands {
-        source: dy,
+        source: E::view(dy),
         filter: filter.get(isa, shape, &gathers),
         bias: None,
         residual: None,
         bounds: Activation::None.bounds(),
     };
-    run_gathers(isa, shape, &gathers, operands, dx);
+    run_gathers(isa, shape, &gathers, operands, E::view_mut(dx));
 }

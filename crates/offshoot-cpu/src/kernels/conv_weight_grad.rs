@@ -8,8 +8,11 @@
 
 use std::ops::Range;
 
+use half::{bf16, f16};
+
 use super::ConvShape;
 use super::conv::{activations_len, forward, weights_len};
+use super::element::{Element, View};
 use super::gather::{self, Ahead, Gather, Run};
 use super::parallel::{self, Shared};
 use super::simd::{Isa, Kernel, Simd, dispatch};
@@ -70,11 +73,11 @@ pub fn conv_weight_grad_workspace(isa: Isa, shape: &ConvShape) -> usize {
 ///
 /// # Panics
 /// When a slice has not the size that `shape` says, or `workspace` is shorter than [`conv_weight_grad_workspace`].
-pub fn conv_weight_grad(
+pub fn conv_weight_grad<E: Element>(
     isa: Isa,
     shape: &ConvShape,
-    x: &[f32],
-    dy: &[f32],
+    x: &[E],
+    dy: &[E],
     dw: &mut [f32],
     workspace: &mut [f32],
 ) {
@@ -86,6 +89,7 @@ pub fn conv_weight_grad(
         dw.fill(0.0);
         return;
     }
+    let (x, dy) = (E::view(x), E::view(dy));
     let sums = Shared(workspace.as_mut_ptr());
     let work = plan.gather.pixels() * dw.len();
     parallel::for_each_task(plan.tasks(), work, |index| {
@@ -120,8 +124,8 @@ fn sum_chunks(plan: &Plan, shape: &ConvShape, sums: &[f32], dw: &mut [f32]) {
 struct Block<'a> {
     plan: &'a Plan,
     index: usize,
-    x: &'a [f32],
-    dy: &'a [f32],
+    x: View<'a>,
+    dy: View<'a>,
     sums: Shared,
     /// Two rows of [`STRIDE`] floats for each of [`PIXELS`].
     scratch: &'a mut [f32],
@@ -150,8 +154,16 @@ impl Kernel for Block<'_> {
             let these = start..(start + PIXELS).min(pixels.end);
             // Safety: the scratch has a row of STRIDE floats for every pixel and operand; `sums` is this task's.
             unsafe {
-                self.copy_dy::<S>(&area, these.clone(), left);
-                self.gather_x::<S>(&area, these.clone(), right);
+                match self.dy {
+                    View::F32(dy) => self.copy_dy::<S, f32>(dy, &area, these.clone(), left),
+                    View::Bf16(dy) => self.copy_dy::<S, bf16>(dy, &area, these.clone(), left),
+                    View::F16(dy) => self.copy_dy::<S, f16>(dy, &area, these.clone(), left),
+                }
+                match self.x {
+                    View::F32(x) => self.gather_x::<S, f32>(x, &area, these.clone(), right),
+                    View::Bf16(x) => self.gather_x::<S, bf16>(x, &area, these.clone(), right),
+                    View::F16(x) => self.gather_x::<S, f16>(x, &area, these.clone(), right),
+                }
                 let next = these.end..(these.end + PIXELS).min(pixels.end);
                 let next =
                     Ahead { pixels: next, group, depth: area.cols.clone(), portions: area.tiles::<S>() };
@@ -187,25 +199,25 @@ struct Step {
 impl Block<'_> {
     /// Copies the area's output channels of `pixels`.
     #[inline(always)]
-    unsafe fn copy_dy<S: Simd>(&self, area: &Area, pixels: Range<usize>, to: *mut f32) {
+    unsafe fn copy_dy<S: Simd, E: Element>(&self, dy: &[E], area: &Area, pixels: Range<usize>, to: *mut f32) {
         let plan = self.plan;
         let channels = plan.rows * plan.gather.groups;
         for (i, pixel) in pixels.enumerate() {
-            let from = &self.dy[pixel * channels + area.group * plan.rows..][area.rows.clone()];
+            let from = &dy[pixel * channels + area.group * plan.rows..][area.rows.clone()];
             // Safety: a row of `to` has room for DEPTH floats and a vector.
-            unsafe { gather::copy::<S>(from.as_ptr(), to.add(i * STRIDE), from.len()) };
+            unsafe { gather::copy::<S, E>(from.as_ptr(), to.add(i * STRIDE), from.len()) };
         }
     }
 
     /// Gathers the area's columns of the input of `pixels`.
     #[inline(always)]
-    unsafe fn gather_x<S: Simd>(&self, area: &Area, pixels: Range<usize>, to: *mut f32) {
+    unsafe fn gather_x<S: Simd, E: Element>(&self, x: &[E], area: &Area, pixels: Range<usize>, to: *mut f32) {
         let Plan { gather, runs, .. } = self.plan;
         let mut pixel = gather.pixel(pixels.start);
         for i in 0..pixels.len() {
-            let (x, to, cols) = (self.x.as_ptr(), to.wrapping_add(i * STRIDE), area.cols.clone());
+            let (x, to, cols) = (x.as_ptr(), to.wrapping_add(i * STRIDE), area.cols.clone());
             // Safety: a row of `to` has room for DEPTH floats and a vector.
-            unsafe { gather.copy::<S>(runs, x, pixel, area.group, cols, to) };
+            unsafe { gather.copy::<S, E>(runs, x, pixel, area.group, cols, to) };
             pixel = gather.next(pixel);
         }
     }
@@ -214,11 +226,11 @@ impl Block<'_> {
     #[inline(always)]
     fn prefetch(&self, area: &Area, next: &Ahead, portion: usize) {
         let plan = self.plan;
-        plan.gather.prefetch(self.x.as_ptr(), next, portion);
+        plan.gather.prefetch(self.x, next, portion);
         let pixels = parallel::part(next.pixels.len(), next.portions, portion);
         for pixel in next.pixels.start + pixels.start..next.pixels.start + pixels.end {
             let from = (pixel * plan.gather.groups + next.group) * plan.rows + area.rows.start;
-            gather::prefetch(self.dy.as_ptr().wrapping_add(from), area.rows.len());
+            gather::prefetch(self.dy, from as isize, area.rows.len());
         }
     }
 

@@ -4,6 +4,7 @@ use bytemuck::Pod;
 use half::{bf16, f16};
 use offshoot_graph::DType;
 
+use super::parallel::Shared;
 use super::simd::Simd;
 
 /// An element in memory.
@@ -41,6 +42,9 @@ pub trait Element: Pod + Send + Sync {
     /// The nearest element, ties to even.
     fn from_f32(x: f32) -> Self;
 
+    /// The elements of `view`, if they are of this type.
+    fn of(view: View<'_>) -> Option<&[Self]>;
+
     /// A slice whose type is known at run time.
     fn view(elements: &[Self]) -> View<'_>;
 
@@ -57,6 +61,31 @@ pub enum View<'a> {
     F16(&'a [f16]),
 }
 
+impl View<'_> {
+    /// The number of elements.
+    pub fn len(&self) -> usize {
+        match self {
+            View::F32(v) => v.len(),
+            View::Bf16(v) => v.len(),
+            View::F16(v) => v.len(),
+        }
+    }
+
+    /// True when there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Where the elements begin, and the bytes that each takes.
+    pub(super) fn bytes(&self) -> (*const u8, usize) {
+        match self {
+            View::F32(v) => (v.as_ptr().cast(), 4),
+            View::Bf16(v) => (v.as_ptr().cast(), 2),
+            View::F16(v) => (v.as_ptr().cast(), 2),
+        }
+    }
+}
+
 /// Elements to change, of a type that is known at run time.
 #[derive(Debug)]
 #[allow(missing_docs)] // the variants are those of `DType`
@@ -64,6 +93,25 @@ pub enum ViewMut<'a> {
     F32(&'a mut [f32]),
     Bf16(&'a mut [bf16]),
     F16(&'a mut [f16]),
+}
+
+impl ViewMut<'_> {
+    /// The elements as what tasks share.
+    pub(super) fn shared(self) -> SharedView {
+        match self {
+            ViewMut::F32(v) => SharedView::F32(Shared::new(v)),
+            ViewMut::Bf16(v) => SharedView::Bf16(Shared::new(v)),
+            ViewMut::F16(v) => SharedView::F16(Shared::new(v)),
+        }
+    }
+}
+
+/// A [`ViewMut`] that tasks share because each of them touches other elements.
+#[derive(Clone, Copy)]
+pub(super) enum SharedView {
+    F32(Shared<f32>),
+    Bf16(Shared<bf16>),
+    F16(Shared<f16>),
 }
 
 impl Element for f32 {
@@ -96,6 +144,12 @@ impl Element for f32 {
     #[inline(always)]
     fn from_f32(x: f32) -> f32 {
         x
+    }
+    fn of(view: View<'_>) -> Option<&[f32]> {
+        match view {
+            View::F32(elements) => Some(elements),
+            View::Bf16(_) | View::F16(_) => None,
+        }
     }
     fn view(elements: &[f32]) -> View<'_> {
         View::F32(elements)
@@ -138,6 +192,12 @@ macro_rules! half_element {
             #[inline(always)]
             fn from_f32(x: f32) -> $type {
                 <$type>::from_f32(x)
+            }
+            fn of(view: View<'_>) -> Option<&[$type]> {
+                match view {
+                    View::$variant(elements) => Some(elements),
+                    _ => None,
+                }
             }
             fn view(elements: &[$type]) -> View<'_> {
                 View::$variant(elements)

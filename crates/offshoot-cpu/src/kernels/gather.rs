@@ -7,7 +7,11 @@
 
 use std::ops::Range;
 
+use half::{bf16, f16};
+
+use super::element::{Element, SharedView, View, ViewMut};
 use super::parallel::{self, Shared};
+use super::rows::load;
 use super::simd::{Isa, Kernel, Simd, dispatch};
 use super::tile::{self, DEPTH, RowMajor, STRIDE, Tile, run_tile};
 
@@ -135,16 +139,16 @@ impl Gather {
         base + pixel.image * image + pixel.y * row + pixel.x * col
     }
 
-    /// Copies elements `range` of the reduction of one pixel to `to`.
+    /// Copies elements `range` of the reduction of one pixel to `to`, as f32.
     ///
     /// # Safety
     /// `source` holds the source pictures, `runs` comes from [`Gather::runs`], and `to` has room for `range` and one
     /// vector more.
     #[inline(always)]
-    pub(super) unsafe fn copy<S: Simd>(
+    pub(super) unsafe fn copy<S: Simd, E: Element>(
         &self,
         runs: &[Run],
-        source: *const f32,
+        source: *const E,
         pixel: Pixel,
         group: usize,
         range: Range<usize>,
@@ -173,13 +177,13 @@ impl Gather {
                     (x0 + run.x) * channels as isize + (group * self.depth + start - run.start) as isize;
                 let span = (width * channels) as isize;
                 if first >= 0 && first + len <= span {
-                    copy::<S>(row.offset(first), to, len as usize);
+                    copy::<S, E>(row.offset(first), to, len as usize);
                     continue;
                 }
                 let left = (-first).clamp(0, len);
                 let right = (span - first).clamp(left, len);
                 zero::<S>(to, left as usize);
-                copy::<S>(row.wrapping_offset(first + left), to.offset(left), (right - left) as usize);
+                copy::<S, E>(row.wrapping_offset(first + left), to.offset(left), (right - left) as usize);
                 zero::<S>(to.offset(right), (len - right) as usize);
             }
         }
@@ -200,7 +204,7 @@ impl Gather {
     /// Asks for portion `index` of `ahead`, if the convolution is pointwise: others have so much to do for each
     /// source row that the processor's own prefetching keeps up.
     #[inline(always)]
-    pub(super) fn prefetch(&self, source: *const f32, ahead: &Ahead, index: usize) {
+    pub(super) fn prefetch(&self, source: View<'_>, ahead: &Ahead, index: usize) {
         let [rows, cols] = &self.taps;
         if rows.len() * cols.len() != 1 {
             return;
@@ -212,16 +216,18 @@ impl Gather {
             let x = (pixel.x * self.step[1]) as isize + cols[0].offset;
             let first = (y * self.source[1] as isize + x) * self.source_c() as isize;
             let first = first + (ahead.group * self.depth + ahead.depth.start) as isize;
-            prefetch(source.wrapping_offset(first), ahead.depth.len());
+            prefetch(source, first, ahead.depth.len());
             pixel = self.next(pixel);
         }
     }
 }
 
-/// Asks for `n` floats, a hint that reads nothing: any address is allowed.
+/// Asks for the `n` elements from `first` on, a hint that reads nothing: any address is allowed.
 #[inline(always)]
-pub(super) fn prefetch(from: *const f32, n: usize) {
-    for i in (0..n).step_by(16) {
+pub(super) fn prefetch(source: View<'_>, first: isize, n: usize) {
+    let (start, size) = source.bytes();
+    let from = start.wrapping_offset(first * size as isize);
+    for i in (0..n * size).step_by(64) {
         #[cfg(target_arch = "x86_64")]
         // Safety: every x86-64 processor has the instruction, and it never faults.
         unsafe {
@@ -233,21 +239,21 @@ pub(super) fn prefetch(from: *const f32, n: usize) {
     }
 }
 
-/// Copies `n` floats; may write up to the end of a vector.
+/// Copies `n` elements as f32; may write up to the end of a vector.
 ///
 /// # Safety
-/// `from` is valid for `n` floats, `to` for `n` and one vector more.
+/// `from` is valid for `n` elements, `to` for `n` and one vector more.
 #[inline(always)]
-pub(super) unsafe fn copy<S: Simd>(from: *const f32, to: *mut f32, n: usize) {
+pub(super) unsafe fn copy<S: Simd, E: Element>(from: *const E, to: *mut f32, n: usize) {
     let mut i = 0;
     // Safety: the caller's.
     unsafe {
         while i + S::LANES <= n {
-            S::store(to.add(i), S::load(from.add(i)));
+            S::store(to.add(i), E::load::<S>(from.add(i)));
             i += S::LANES;
         }
         if i < n {
-            S::store(to.add(i), S::load_first(from.add(i), n - i));
+            S::store(to.add(i), E::load_first::<S>(from.add(i), n - i));
         }
     }
 }
@@ -333,13 +339,13 @@ pub(super) fn pack_panel(
 /// What one run of gathers reads and writes.
 #[derive(Clone, Copy)]
 pub(super) struct Operands<'a> {
-    pub(super) source: &'a [f32],
+    pub(super) source: View<'a>,
     /// The packed filters of all gathers, one after the other.
     pub(super) filter: &'a [f32],
     /// One float an output channel.
     pub(super) bias: Option<&'a [f32]>,
-    /// As large as the output.
-    pub(super) residual: Option<&'a [f32]>,
+    /// As large as the output, and of its type.
+    pub(super) residual: Option<View<'a>>,
     pub(super) bounds: (f32, f32),
 }
 
@@ -347,16 +353,16 @@ pub(super) struct Operands<'a> {
 ///
 /// The caller has checked that source, filter, bias and residual have the sizes that the gathers say, and that the
 /// gathers' targets are disjoint places of `out`.
-pub(super) fn run(isa: Isa, gathers: &[Gather], operands: Operands<'_>, out: &mut [f32]) {
+pub(super) fn run(isa: Isa, gathers: &[Gather], operands: Operands<'_>, out: ViewMut<'_>) {
+    let out = out.shared();
     let plans = plan(isa, gathers);
     let work = gathers.iter().map(|g| g.pixels() * g.groups * g.cols * g.reduction().max(1)).sum();
     let tasks = plans.iter().map(|plan| plan.tasks()).sum();
-    let shared = Shared(out.as_mut_ptr());
     parallel::for_each_task(tasks, work, |mut index| {
         for plan in &plans {
             if index < plan.tasks() {
-                return parallel::with_scratch(BLOCK * STRIDE, |scratch| {
-                    dispatch(isa, Block { plan, index, operands, out: shared, scratch });
+                return parallel::with_scratch(BLOCK * STRIDE + plan.stage(out), |scratch| {
+                    dispatch(isa, Block { plan, index, operands, out, scratch });
                 });
             }
             index -= plan.tasks();
@@ -384,6 +390,25 @@ impl Plan<'_> {
     fn panels(&self) -> usize {
         self.gather.cols.div_ceil(self.panel)
     }
+
+    /// Parts of the reduction, each of which one product runs over.
+    fn parts(&self) -> usize {
+        self.gather.reduction().div_ceil(DEPTH).max(1)
+    }
+
+    /// Columns of the sums that a task keeps apart where its output is no f32: those of one panel, unless all panels'
+    /// sums must outlast a part of the reduction.
+    fn stage_cols(&self) -> usize {
+        if self.parts() == 1 { self.panel } else { self.panels().div_ceil(self.panel_blocks) * self.panel }
+    }
+
+    /// Floats of such sums.
+    fn stage(&self, out: SharedView) -> usize {
+        match out {
+            SharedView::F32(_) => 0,
+            SharedView::Bf16(_) | SharedView::F16(_) => BLOCK * self.stage_cols(),
+        }
+    }
 }
 
 /// Cuts pixels into blocks, and panels too where that leaves threads without work.
@@ -410,8 +435,8 @@ struct Block<'a> {
     plan: &'a Plan<'a>,
     index: usize,
     operands: Operands<'a>,
-    out: Shared,
-    /// A row of [`STRIDE`] floats for every pixel of the largest block.
+    out: SharedView,
+    /// A row of [`STRIDE`] floats for every pixel of the largest block, and the sums of [`Plan::stage`].
     scratch: &'a mut [f32],
 }
 
@@ -431,20 +456,59 @@ impl Kernel for Block<'_> {
             *target = gather.target_of(pixel) + group * gather.cols;
             pixel = gather.next(pixel);
         }
+        let targets = &targets[..pixels.len()];
+        let mut stage_rows = [0; BLOCK];
+        stage_rows.iter_mut().enumerate().for_each(|(i, row)| *row = i * plan.stage_cols());
+        let stage = self.scratch.as_mut_ptr().wrapping_add(BLOCK * STRIDE);
         let reduction = gather.reduction();
-        let parts = reduction.div_ceil(DEPTH).max(1);
+        let parts = plan.parts();
         for i in 0..parts {
             let depth = parallel::part(reduction, parts, i);
             // Safety: the scratch has a row of STRIDE floats for every pixel.
             unsafe { self.gather_rows::<S>(pixels.clone(), group, depth.clone()) };
             let place = Place { group, first: i == 0, last: i + 1 == parts, depth };
             for panel in panels.clone() {
-                // Safety: `S` is available; the rows have been gathered.
-                unsafe { self.multiply::<S>(&place, panel, &targets[..pixels.len()]) };
+                let first_col = panel * plan.panel;
+                // Safety: `S` is available; the rows have been gathered; targets lie within the output.
+                unsafe {
+                    let sums = match self.out {
+                        SharedView::F32(out) => {
+                            let residual = self.operands.residual.and_then(f32::of);
+                            let residual = residual.map(|r| r.as_ptr().add(first_col));
+                            let out = out.get().add(first_col);
+                            Sums { out, rows: targets, residual, bounds: self.operands.bounds }
+                        }
+                        SharedView::Bf16(_) | SharedView::F16(_) => {
+                            let at = if parts == 1 { 0 } else { (panel - panels.start) * plan.panel };
+                            let (out, rows) = (stage.wrapping_add(at), &stage_rows[..targets.len()]);
+                            Sums { out, rows, residual: None, bounds: UNBOUNDED }
+                        }
+                    };
+                    self.multiply::<S>(&place, panel, &sums);
+                    match self.out {
+                        SharedView::Bf16(out) if place.last => self.store::<S, _>(panel, &sums, out, targets),
+                        SharedView::F16(out) if place.last => self.store::<S, _>(panel, &sums, out, targets),
+                        SharedView::F32(_) | SharedView::Bf16(_) | SharedView::F16(_) => {}
+                    }
+                }
             }
         }
     }
 }
+
+/// Where the sums of a panel go.
+struct Sums<'a> {
+    /// The panel's first column: in the output or, where that is no f32, in scratch.
+    out: *mut f32,
+    /// Where each pixel's begin, in floats past `out`.
+    rows: &'a [usize],
+    /// Added; at the same places as `out`.
+    residual: Option<*const f32>,
+    /// What is clipped to.
+    bounds: (f32, f32),
+}
+
+const UNBOUNDED: (f32, f32) = (f32::NEG_INFINITY, f32::INFINITY);
 
 /// Which part of the reduction, of which group.
 struct Place {
@@ -465,20 +529,70 @@ impl Block<'_> {
     /// Gathers part `depth` of the rows of `pixels`.
     #[inline(always)]
     unsafe fn gather_rows<S: Simd>(&mut self, pixels: Range<usize>, group: usize, depth: Range<usize>) {
+        // Safety: the caller's.
+        unsafe {
+            match self.operands.source {
+                View::F32(source) => self.gather_rows_of::<S, f32>(source, pixels, group, depth),
+                View::Bf16(source) => self.gather_rows_of::<S, bf16>(source, pixels, group, depth),
+                View::F16(source) => self.gather_rows_of::<S, f16>(source, pixels, group, depth),
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn gather_rows_of<S: Simd, E: Element>(
+        &mut self,
+        source: &[E],
+        pixels: Range<usize>,
+        group: usize,
+        depth: Range<usize>,
+    ) {
         let to = self.scratch.as_mut_ptr();
-        let (gather, runs) = (self.plan.gather, &self.plan.runs);
-        let source = self.operands.source.as_ptr();
+        let (gather, runs, source) = (self.plan.gather, &self.plan.runs, source.as_ptr());
         let mut pixel = gather.pixel(pixels.start);
         for i in 0..pixels.len() {
             // Safety: a row has room for DEPTH floats and a vector.
-            unsafe { gather.copy::<S>(runs, source, pixel, group, depth.clone(), to.add(i * STRIDE)) };
+            unsafe { gather.copy::<S, E>(runs, source, pixel, group, depth.clone(), to.add(i * STRIDE)) };
             pixel = gather.next(pixel);
+        }
+    }
+
+    /// Adds the residual to finished sums, clips them, and stores them rounded.
+    #[inline(always)]
+    unsafe fn store<S: Simd, E: Element>(
+        &self,
+        panel: usize,
+        sums: &Sums<'_>,
+        out: Shared<E>,
+        targets: &[usize],
+    ) {
+        let (plan, operands) = (self.plan, &self.operands);
+        let first_col = panel * plan.panel;
+        let cols = (plan.gather.cols - first_col).min(plan.panel);
+        let whole = cols - cols % S::LANES;
+        let residual = operands.residual.and_then(E::of).map(|residual| residual.as_ptr());
+        for (&row, &target) in sums.rows.iter().zip(targets) {
+            let (from, at) = (sums.out.wrapping_add(row).cast_const(), target + first_col);
+            // Safety: `cols` columns from `at` on are within the output and the residual, and from `from` on in the stage.
+            unsafe {
+                let (to, residual) = (out.at(at), residual.map(|residual| residual.add(at)));
+                for v in (0..whole).step_by(S::LANES) {
+                    let residual = residual.map(|residual| residual.add(v));
+                    let y = finish::<S, E, true>(from.add(v), residual, operands.bounds, S::LANES);
+                    E::store::<S>(to.add(v), y);
+                }
+                if whole < cols {
+                    let residual = residual.map(|residual| residual.add(whole));
+                    let y = finish::<S, E, false>(from.add(whole), residual, operands.bounds, cols - whole);
+                    E::store_first::<S>(to.add(whole), cols - whole, y);
+                }
+            }
         }
     }
 
     /// Multiplies the gathered rows with one panel.
     #[inline(always)]
-    unsafe fn multiply<S: Simd>(&self, place: &Place, panel: usize, targets: &[usize]) {
+    unsafe fn multiply<S: Simd>(&self, place: &Place, panel: usize, sums: &Sums<'_>) {
         const ZEROS: [f32; tile::MAX_COLS] = [0.0; tile::MAX_COLS];
         let (plan, gather, operands) = (self.plan, self.plan.gather, &self.operands);
         let first_col = panel * plan.panel;
@@ -492,13 +606,12 @@ impl Block<'_> {
         let filter = operands.filter[filter + place.depth.start * b_step..].as_ptr();
         // Safety: pointers stay within the output, the residual and the packed filter, whose sizes were checked.
         unsafe {
-            let out = self.out.get().add(first_col);
-            let residual = operands.residual.map(|residual| residual.as_ptr().add(first_col));
+            let Sums { out, rows, residual, bounds } = *sums;
             let add = if place.first { residual } else { Some(out.cast_const()) };
-            let bounds = if place.last { operands.bounds } else { (f32::NEG_INFINITY, f32::INFINITY) };
-            let tiles = targets.len().div_ceil(S::TILE_ROWS);
+            let bounds = if place.last { bounds } else { UNBOUNDED };
+            let tiles = rows.len().div_ceil(S::TILE_ROWS);
             for i in 0..tiles {
-                let part = parallel::part(targets.len(), tiles, i);
+                let part = parallel::part(rows.len(), tiles, i);
                 run_tile::<S, RowMajor>(Tile {
                     depth: place.depth.len(),
                     a: self.scratch.as_ptr().add(part.start * STRIDE),
@@ -507,11 +620,29 @@ impl Block<'_> {
                     bias,
                     add,
                     out,
-                    rows: &targets[part],
+                    rows: &rows[part],
                     cols,
                     bounds,
                 });
             }
         }
+    }
+}
+
+/// Up to a vector of sums, with the residual, clipped.
+#[inline(always)]
+unsafe fn finish<S: Simd, E: Element, const FULL: bool>(
+    sums: *const f32,
+    residual: Option<*const E>,
+    (low, high): (f32, f32),
+    n: usize,
+) -> S::V {
+    // Safety: the caller's.
+    unsafe {
+        let mut y = load::<S, f32, FULL>(sums, n);
+        if let Some(residual) = residual {
+            y = S::add(y, load::<S, E, FULL>(residual, n));
+        }
+        S::at_most(S::at_least(y, S::splat(low)), S::splat(high))
     }
 }

@@ -11,6 +11,7 @@
 use std::ops::Range;
 
 use super::ConvShape;
+use super::element::{Element, SharedView, View, ViewMut};
 use super::gather::{Gather, Operands, WeightOrder, pack_panel};
 use super::parallel::{self, Shared};
 use super::simd::{Isa, Kernel, Simd, dispatch};
@@ -186,13 +187,13 @@ unsafe fn outputs<S: Simd>(m: [S::V; IN]) -> [S::V; OUT] {
 /// Runs `gather`, of a shape that [`by_winograd`] agrees to, into `out`.
 ///
 /// The caller has checked that source, filter, bias and residual have the sizes that the gather says.
-pub(super) fn run(isa: Isa, gather: &Gather, operands: Operands<'_>, out: &mut [f32]) {
+pub(super) fn run(isa: Isa, gather: &Gather, operands: Operands<'_>, out: ViewMut<'_>) {
     let plan = Plan::new(isa, gather);
     let work = plan.tiles() * POINTS * gather.depth * gather.cols;
-    let shared = Shared(out.as_mut_ptr());
+    let out = out.shared();
     parallel::for_each_task(plan.tile_blocks * plan.panel_blocks, work, |index| {
         parallel::with_scratch(plan.scratch(), |scratch| {
-            dispatch(isa, Block { plan: &plan, index, operands, out: shared, scratch });
+            dispatch(isa, Block { plan: &plan, index, operands, out, scratch });
         });
     });
 }
@@ -260,7 +261,7 @@ struct Block<'a> {
     plan: &'a Plan<'a>,
     index: usize,
     operands: Operands<'a>,
-    out: Shared,
+    out: SharedView,
     scratch: &'a mut [f32],
 }
 
@@ -277,9 +278,11 @@ impl Kernel for Block<'_> {
         zeros.fill(0.0);
         // Safety: `S` is available; the parts of the scratch have the sizes that these ask for.
         unsafe {
-            for (i, tile) in tiles.clone().enumerate() {
-                let pixels = pixels(plan, self.operands.source, tile, zeros);
-                transform_input::<S>(plan, &pixels, inputs.as_mut_ptr().add(i * STRIDE));
+            let to = inputs.as_mut_ptr();
+            match self.operands.source {
+                View::F32(source) => transform_inputs::<S, _>(plan, source, tiles.clone(), zeros, to),
+                View::Bf16(source) => transform_inputs::<S, _>(plan, source, tiles.clone(), zeros, to),
+                View::F16(source) => transform_inputs::<S, _>(plan, source, tiles.clone(), zeros, to),
             }
             for panel in panels {
                 multiply::<S>(
@@ -290,18 +293,42 @@ impl Kernel for Block<'_> {
                     inputs.as_ptr(),
                     products.as_mut_ptr(),
                 );
-                for (i, tile) in tiles.clone().enumerate() {
-                    let products = products.as_ptr().add(i * plan.panel);
-                    transform_output::<S>(plan, &self.operands, panel, tile, products, self.out.get());
+                let (operands, from) = (&self.operands, products.as_ptr());
+                match self.out {
+                    SharedView::F32(out) => {
+                        transform_outputs::<S, _>(plan, operands, panel, tiles.clone(), from, out);
+                    }
+                    SharedView::Bf16(out) => {
+                        transform_outputs::<S, _>(plan, operands, panel, tiles.clone(), from, out);
+                    }
+                    SharedView::F16(out) => {
+                        transform_outputs::<S, _>(plan, operands, panel, tiles.clone(), from, out);
+                    }
                 }
             }
         }
     }
 }
 
+/// Transforms the inputs of `tiles`; `zeros` are as many as a pixel has channels.
+#[inline(always)]
+unsafe fn transform_inputs<S: Simd, E: Element>(
+    plan: &Plan<'_>,
+    source: &[E],
+    tiles: Range<usize>,
+    zeros: &[f32],
+    to: *mut f32,
+) {
+    for (i, tile) in tiles.enumerate() {
+        let pixels = pixels(plan, source, tile, bytemuck::cast_slice(zeros));
+        // Safety: the caller's.
+        unsafe { transform_input::<S, E>(plan, &pixels, to.add(i * STRIDE)) };
+    }
+}
+
 /// The 36 pixels that a tile reads; `zeros` stands for those outside the picture.
 #[inline(always)]
-fn pixels(plan: &Plan<'_>, source: &[f32], tile: usize, zeros: &[f32]) -> [*const f32; POINTS] {
+fn pixels<E: Element>(plan: &Plan<'_>, source: &[E], tile: usize, zeros: &[E]) -> [*const E; POINTS] {
     let Gather { source: [height, width], taps, depth, .. } = plan.gather;
     let [image, row, col] = plan.tile(tile);
     let (first_y, first_x) = (row as isize + taps[0][0].offset, col as isize + taps[1][0].offset);
@@ -317,7 +344,7 @@ fn pixels(plan: &Plan<'_>, source: &[f32], tile: usize, zeros: &[f32]) -> [*cons
 
 /// Transforms the inputs of one tile to `[part][point][tile][STRIDE]`.
 #[inline(always)]
-unsafe fn transform_input<S: Simd>(plan: &Plan<'_>, pixels: &[*const f32; POINTS], to: *mut f32) {
+unsafe fn transform_input<S: Simd, E: Element>(plan: &Plan<'_>, pixels: &[*const E; POINTS], to: *mut f32) {
     let point = plan.block() * STRIDE;
     for part in 0..plan.parts {
         let depth = depth_part(plan, part);
@@ -329,7 +356,7 @@ unsafe fn transform_input<S: Simd>(plan: &Plan<'_>, pixels: &[*const f32; POINTS
                 for j in 0..IN {
                     let mut column = [S::splat(0.0); IN];
                     for (i, value) in column.iter_mut().enumerate() {
-                        *value = S::load(pixels[i * IN + j].add(depth.start + c));
+                        *value = E::load::<S>(pixels[i * IN + j].add(depth.start + c));
                     }
                     for (row, value) in half.iter_mut().zip(input_points::<S>(column)) {
                         row[j] = value;
@@ -401,15 +428,34 @@ unsafe fn multiply<S: Simd>(
     }
 }
 
+/// Transforms the products of `tiles` and one panel back.
+#[inline(always)]
+unsafe fn transform_outputs<S: Simd, E: Element>(
+    plan: &Plan<'_>,
+    operands: &Operands<'_>,
+    panel: usize,
+    tiles: Range<usize>,
+    products: *const f32,
+    out: Shared<E>,
+) {
+    for (i, tile) in tiles.enumerate() {
+        // Safety: the caller's.
+        unsafe {
+            let products = products.add(i * plan.panel);
+            transform_output::<S, E>(plan, operands, panel, tile, products, out.get());
+        }
+    }
+}
+
 /// Transforms the products of one tile and panel back, and stores the outputs that are inside the picture.
 #[inline(always)]
-unsafe fn transform_output<S: Simd>(
+unsafe fn transform_output<S: Simd, E: Element>(
     plan: &Plan<'_>,
     operands: &Operands<'_>,
     panel: usize,
     tile: usize,
     products: *const f32,
-    out: *mut f32,
+    out: *mut E,
 ) {
     let gather = plan.gather;
     let first_col = panel * plan.panel;
@@ -448,10 +494,10 @@ unsafe fn transform_output<S: Simd>(
                     }
                     let at = start + i * target.row + j * target.col + v;
                     let mut y = S::add(value, bias);
-                    if let Some(residual) = operands.residual {
-                        y = S::add(y, S::load(residual.as_ptr().add(at)));
+                    if let Some(residual) = operands.residual.and_then(E::of) {
+                        y = S::add(y, E::load::<S>(residual.as_ptr().add(at)));
                     }
-                    S::store(out.add(at), S::at_most(S::at_least(y, low), high));
+                    E::store::<S>(out.add(at), S::at_most(S::at_least(y, low), high));
                 }
             }
         }
