@@ -152,8 +152,11 @@ impl<'a> Case<'a> {
 
     fn training(&self, graph: &Graph) -> TrainingGraph {
         let label_smoothing = self.case["smoothing"].as_f64().unwrap() as f32;
-        training_graph(graph, LossOptions { label_smoothing, class_weights: self.class_weights.is_some() })
-            .unwrap()
+        training_graph(
+            graph,
+            LossOptions { label_smoothing, class_weights: self.class_weights.is_some(), scaled: false },
+        )
+        .unwrap()
     }
 
     fn inputs(&self) -> Vec<(&str, &Tensor)> {

@@ -33,6 +33,7 @@ pub(crate) fn infer(op: &Op, inputs: &[&Value]) -> Result<Types, String> {
         }
         Op::Add | Op::Mul => {
             arity(inputs, 2..=2)?;
+            same_dtype(inputs[0], inputs[1])?;
             one(broadcast(&inputs[0].shape, &inputs[1].shape)?)
         }
         Op::MaxPool(pool) | Op::AveragePool(AveragePool { pool, .. }) => {
@@ -89,15 +90,30 @@ fn infer_train(op: &TrainOp, inputs: &[&Value]) -> Result<Types, String> {
             dropout_keys(inputs)?;
             Ok(vec![(dtype, inputs[0].shape.clone())])
         }
+        TrainOp::Cast { to } => {
+            arity(inputs, 1..=1)?;
+            if !(dtype.is_float() && to.is_float()) {
+                return Err(format!(
+                    "`{}` is {dtype} and cannot become {to}: both must be floats",
+                    inputs[0].name
+                ));
+            }
+            Ok(vec![(*to, inputs[0].shape.clone())])
+        }
     }
 }
 
 fn infer_grad(op: &GradOp, inputs: &[&Value]) -> Result<Types, String> {
     let one = |shape: &Shape| Ok(vec![(inputs[0].dtype, shape.clone())]);
     match op {
-        GradOp::ConvInput { shape, .. } | GradOp::ConvWeight { shape, .. } => {
+        GradOp::ConvInput { shape, .. } => {
             arity(inputs, 2..=2)?;
             one(shape)
+        }
+        GradOp::ConvWeight { shape, .. } => {
+            arity(inputs, 2..=2)?;
+            same_dtype(inputs[0], inputs[1])?;
+            Ok(vec![(DType::F32, shape.clone())])
         }
         GradOp::AveragePool { shape, .. }
         | GradOp::GlobalAveragePool { shape }
@@ -109,15 +125,17 @@ fn infer_grad(op: &GradOp, inputs: &[&Value]) -> Result<Types, String> {
         GradOp::SumToChannels => {
             arity(inputs, 1..=1)?;
             let channels = inputs[0].shape.0.get(1).ok_or("the gradient has no channel axis")?;
-            one(&Shape(vec![channels.clone()]))
+            Ok(vec![(DType::F32, Shape(vec![channels.clone()]))])
         }
         GradOp::BatchNormReduce => {
             arity(inputs, 4..=4)?;
+            same_dtype(inputs[0], inputs[1])?;
             per_channel(inputs[0], &inputs[2..])?;
             Ok(vec![(DType::F32, inputs[2].shape.clone()); 2])
         }
         GradOp::BatchNormInput => {
             arity(inputs, 7..=7)?;
+            same_dtype(inputs[0], inputs[1])?;
             per_channel(inputs[0], &inputs[2..])?;
             one(&inputs[0].shape)
         }
@@ -133,6 +151,7 @@ fn infer_grad(op: &GradOp, inputs: &[&Value]) -> Result<Types, String> {
         }
         GradOp::MaxPool(_) => {
             arity(inputs, 2..=2)?;
+            same_dtype(inputs[0], inputs[1])?;
             one(&inputs[1].shape)
         }
         GradOp::Dropout { .. } => {
@@ -155,8 +174,11 @@ fn infer_fused(op: &FusedOp, inputs: &[&Value]) -> Result<Types, String> {
             let operands = 3 + usize::from(*residual);
             arity(inputs, operands..=operands)?;
             let shape = conv_shape(conv, &inputs[..3])?;
-            if *residual && inputs[3].shape != shape {
-                return Err(format!("the residual is {}, the output {shape}", inputs[3].shape));
+            if *residual {
+                same_dtype(inputs[0], inputs[3])?;
+                if inputs[3].shape != shape {
+                    return Err(format!("the residual is {}, the output {shape}", inputs[3].shape));
+                }
             }
             Ok(vec![(dtype, shape)])
         }
@@ -171,11 +193,13 @@ fn infer_fused(op: &FusedOp, inputs: &[&Value]) -> Result<Types, String> {
         }
         FusedOp::BatchNormReduce { .. } => {
             arity(inputs, 6..=6)?;
+            same_dtype(inputs[0], inputs[1])?;
             per_channel(inputs[1], &inputs[2..])?;
             Ok(vec![(DType::F32, inputs[2].shape.clone()); 2])
         }
         FusedOp::BatchNormInput { .. } => {
             arity(inputs, 8..=8)?;
+            same_dtype(inputs[0], inputs[1])?;
             per_channel(inputs[1], &inputs[2..])?;
             Ok(vec![(dtype, inputs[1].shape.clone())])
         }
@@ -199,10 +223,18 @@ fn rank(value: &Value, wanted: usize) -> Result<(), String> {
 }
 
 fn same_shape(a: &Value, b: &Value) -> Result<(), String> {
+    same_dtype(a, b)?;
     if a.shape == b.shape {
         return Ok(());
     }
     Err(format!("`{}` is {} and `{}` is {}", a.name, a.shape, b.name, b.shape))
+}
+
+fn same_dtype(a: &Value, b: &Value) -> Result<(), String> {
+    if a.dtype == b.dtype {
+        return Ok(());
+    }
+    Err(format!("`{}` is {} and `{}` is {}", a.name, a.dtype, b.name, b.dtype))
 }
 
 /// Every one of `vectors` has one element for each of x's channels.

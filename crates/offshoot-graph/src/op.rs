@@ -1,6 +1,7 @@
 //! The operators. Names and meaning follow ONNX opset 17; PyTorch decides where ONNX is silent.
 
 use crate::shape::Shape;
+use crate::tensor::DType;
 
 /// What a node computes. Matches on it have no wildcard arm: add an operator, and the compiler lists each room
 /// that must learn it.
@@ -148,6 +149,11 @@ pub enum TrainOp {
         ratio: f32,
         /// Tells one dropout of a network from another.
         layer: u64,
+    },
+    /// x -> x rounded to another float type; its gradient is rounded to x's
+    Cast {
+        /// The type of the result.
+        to: DType,
     },
 }
 
@@ -325,6 +331,7 @@ impl TrainOp {
             TrainOp::BatchNormApply => "BatchNormApply",
             TrainOp::InvStd { .. } => "InvStd",
             TrainOp::Dropout { .. } => "TrainDropout",
+            TrainOp::Cast { .. } => "Cast",
         }
     }
 }

@@ -5,8 +5,8 @@ use offshoot_graph::builder::{BATCH_NORM, Conv2d};
 use offshoot_graph::model::{BATCH, INPUT, OUTPUT};
 use offshoot_graph::op::{GradOp, Pool, TrainOp};
 use offshoot_graph::passes::{
-    KEYS, LossOptions, differentiate, fold_batch_norm, freeze, fuse, prune, remove_training_leftovers,
-    training_graph,
+    KEYS, LOSS_SCALE, LossOptions, autocast, differentiate, fold_batch_norm, freeze, fuse, prune,
+    remove_training_leftovers, training_graph,
 };
 use offshoot_graph::{
     Bindings, DType, Dim, Graph, InferenceGraph, Op, Role, Shape, Tensor, ValueId, Weights,
@@ -270,4 +270,70 @@ fn a_loss_has_a_known_shape_and_a_way_back() {
     let y = graph.batch_norm("bn", x, BATCH_NORM).unwrap();
     let error = differentiate(graph, y).unwrap_err();
     assert_eq!((error.node.as_str(), error.op), ("bn", "BatchNormalization"));
+}
+
+/// The type of the value called `name`.
+fn dtype(graph: &Graph, name: &str) -> DType {
+    graph.values().find(|(_, v)| v.name == name).unwrap_or_else(|| panic!("no {name} in\n{graph}")).1.dtype
+}
+
+#[test]
+fn autocast_computes_matrix_operators_in_half_and_losses_in_full() {
+    for half in [DType::BF16, DType::F16] {
+        let network = autocast(&network(), half).unwrap();
+        let line = format!(
+            "  stem.conv: {half}[batch_size, 4, (((height-1)/2)+1), (((width-1)/2)+1)] = \
+             Conv(input.{half}, stem.conv.weight) {{"
+        );
+        let text = network.to_string();
+        assert!(text.contains(&line), "no line {line} in\n{text}");
+        for name in ["stem.conv", "stem.bn", "relu", "add", "gap", "flat", "drop", "fc"] {
+            assert_eq!(dtype(&network, name), half, "{name}");
+        }
+        assert_eq!(network.value(network.output(OUTPUT).unwrap()).dtype, DType::F32);
+        assert!(network.parameters().iter().all(|&p| network.value(p).dtype == DType::F32));
+        // One for the pictures, one for the logits.
+        assert_eq!(count(&network, |op| matches!(op, Op::Train(TrainOp::Cast { .. }))), 2);
+
+        let step = training_graph(&network, LossOptions::default()).unwrap().graph;
+        for name in ["stem.bn.stats", "stem.bn.stats:2", "loss", "grad.stem.bn.sums", "grad.stem.conv.1"] {
+            assert_eq!(dtype(&step, name), DType::F32, "{name}");
+        }
+        for name in ["grad.main.conv.0", "grad.stem.bn.0", "grad.relu.0", "grad.fc.0", "grad.relu.sum"] {
+            assert_eq!(dtype(&step, name), half, "{name}");
+        }
+        for (name, value) in step.outputs() {
+            assert_eq!(step.value(*value).dtype, DType::F32, "{name}");
+        }
+        fuse(&step).unwrap();
+    }
+    assert!(autocast(&network(), DType::F32).unwrap_err().to_string().contains("bf16 or f16"));
+}
+
+#[test]
+fn autocast_adds_in_the_widest_type() {
+    let mut graph = Graph::new("widest");
+    let x = graph.add_input(INPUT, DType::F32, Shape::fixed(&[2, 3]));
+    let y = graph.linear("fc", x, 3).unwrap();
+    let sum = graph.add("sum", Op::Add, &[x, y]).unwrap();
+    let both = graph.add("both", Op::Mul, &[y, y]).unwrap();
+    let softmax = graph.add("softmax", Op::Softmax { axis: 1 }, &[both]).unwrap();
+    graph.add_output(OUTPUT, sum);
+    graph.add_output("softmax", softmax);
+    let cast = autocast(&graph, DType::BF16).unwrap();
+    assert_eq!(dtype(&cast, "fc"), DType::BF16);
+    assert_eq!(dtype(&cast, "sum"), DType::F32);
+    assert_eq!(dtype(&cast, "both"), DType::BF16);
+    assert_eq!(dtype(&cast, "softmax"), DType::F32);
+}
+
+#[test]
+fn a_scaled_loss_is_differentiated_times_its_scale() {
+    let options = LossOptions { scaled: true, ..Default::default() };
+    let step = training_graph(&network(), options).unwrap().graph;
+    let scale = step.inputs().iter().find(|&&id| step.value(id).name == LOSS_SCALE).unwrap();
+    let readers: Vec<&str> =
+        step.nodes().iter().filter(|n| n.inputs.contains(scale)).map(|n| n.name.as_str()).collect();
+    // The scaled loss itself is no output, so only its gradient is left.
+    assert_eq!(readers, ["grad.loss.scaled.0"]);
 }

@@ -127,6 +127,7 @@ impl TrainStep {
         let loss = LossOptions {
             label_smoothing: options.label_smoothing,
             class_weights: options.class_weights.is_some(),
+            scaled: false,
         };
         let TrainingGraph { graph, trained, states } =
             training_graph(&folded, loss).map_err(NetworkError::from)?;

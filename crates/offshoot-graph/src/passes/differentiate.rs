@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 
 use super::train::depends_on_trainable;
-use crate::graph::{Graph, GraphError, Node, ValueId};
+use crate::graph::{Graph, GraphError, Node, Value, ValueId};
 use crate::op::{FusedOp, Gemm};
 use crate::op::{GradOp, Op, TrainOp};
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
 
 /// A graph with the gradients of a loss.
 #[derive(Clone, Debug)]
@@ -87,7 +87,12 @@ impl Tape {
             }
             (Op::Conv(_), _) | (Op::Gemm(_), 2) => (Op::Grad(GradOp::SumToChannels), vec![dy]),
             (Op::Gemm(gemm), 0) => gemm_input(*gemm, dy, input(1)),
-            (Op::Gemm(gemm), _) => gemm_weight(*gemm, dy, input(0)),
+            (Op::Gemm(gemm), _) => {
+                // The gradient has the operand's own type: a parameter's is summed and kept in f32.
+                let dtype = self.graph.value(input(1)).dtype;
+                let (dy, x) = (self.cast(dy, dtype)?, self.cast(input(0), dtype)?);
+                gemm_weight(*gemm, dy, x)
+            }
             (Op::Relu, _) => (Op::Grad(GradOp::Relu), vec![dy, y]),
             (Op::Clip(clip), _) => (Op::Grad(GradOp::Clip(*clip)), vec![dy, y]),
             (Op::Sigmoid, _) => (Op::Grad(GradOp::Sigmoid), vec![dy, input(0)]),
@@ -113,6 +118,9 @@ impl Tape {
             (Op::SoftmaxCrossEntropyLoss(_), _) => return Ok(None),
             (Op::Train(TrainOp::Dropout { ratio, layer }), 0) => {
                 (Op::Grad(GradOp::Dropout { ratio: *ratio, layer: *layer }), vec![dy, input(1)])
+            }
+            (Op::Train(TrainOp::Cast { .. }), _) => {
+                return self.cast(dy, self.graph.value(input(0)).dtype).map(Some);
             }
             (Op::Train(TrainOp::BatchNormApply), 0) => return self.batch_norm_input(node, dy).map(Some),
             (Op::Train(TrainOp::BatchNormApply), 3) => return Ok(Some(self.batch_norm_sums(node, dy)?[0])),
@@ -142,6 +150,16 @@ impl Tape {
             }
         };
         self.graph.add(&grad_name(node, slot), op, &inputs).map(Some)
+    }
+
+    /// `value` as `dtype`.
+    fn cast(&mut self, value: ValueId, dtype: DType) -> Result<ValueId, GraphError> {
+        let Value { name, dtype: own, .. } = self.graph.value(value);
+        if *own == dtype {
+            return Ok(value);
+        }
+        let name = format!("{name}.{dtype}");
+        self.graph.add(&name, Op::Train(TrainOp::Cast { to: dtype }), &[value])
     }
 
     /// Sums `dy` over the axes along which the operand was broadcast.

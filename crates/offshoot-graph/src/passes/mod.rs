@@ -1,5 +1,6 @@
 //! Functions from graph to graph.
 
+mod autocast;
 mod differentiate;
 mod fold;
 mod freeze;
@@ -9,6 +10,7 @@ mod recompute;
 mod rewrite;
 mod train;
 
+pub use autocast::autocast;
 pub use differentiate::{Gradients, differentiate};
 pub use fold::{FoldError, fold_batch_norm};
 pub use freeze::{Pattern, freeze};
@@ -17,6 +19,6 @@ pub use inference::{InferenceGraph, NotForInference, remove_training_leftovers};
 pub use recompute::recompute;
 pub use rewrite::prune;
 pub use train::{
-    CLASS_WEIGHTS, KEYS, LABELS, LOSS, LossOptions, TrainingGraph, gradient_output, state_output,
+    CLASS_WEIGHTS, KEYS, LABELS, LOSS, LOSS_SCALE, LossOptions, TrainingGraph, gradient_output, state_output,
     training_graph,
 };

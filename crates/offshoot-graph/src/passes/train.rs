@@ -16,7 +16,9 @@ pub const LABELS: &str = "labels";
 pub const KEYS: &str = "keys";
 /// The input that holds the class weights: f32, one for each class. Only there when asked for.
 pub const CLASS_WEIGHTS: &str = "class_weights";
-/// The output that holds the loss: an f32 scalar.
+/// The input that holds what the loss is multiplied by before it is differentiated: an f32 scalar. Only there when asked for.
+pub const LOSS_SCALE: &str = "loss_scale";
+/// The output that holds the loss, not scaled: an f32 scalar.
 pub const LOSS: &str = "loss";
 
 /// What is trained for.
@@ -26,6 +28,8 @@ pub struct LossOptions {
     pub label_smoothing: f32,
     /// Whether the loss reads [`CLASS_WEIGHTS`].
     pub class_weights: bool,
+    /// Whether the gradients are those of the loss times [`LOSS_SCALE`].
+    pub scaled: bool,
 }
 
 /// The graph of one training step. Its outputs: [`LOSS`], the logits, [`gradient_output`] of each trainable
@@ -74,7 +78,8 @@ pub fn training_graph(graph: &Graph, options: LossOptions) -> Result<TrainingGra
     let loss = add_loss(&mut new, logits, options)?;
     new.add_output(LOSS, loss);
     new.add_output(OUTPUT, logits);
-    let Gradients { mut graph, gradients } = differentiate(new, loss)?;
+    let scaled = if options.scaled { scale(&mut new, loss)? } else { loss };
+    let Gradients { mut graph, gradients } = differentiate(new, scaled)?;
     let mut trained = Vec::new();
     for (parameter, gradient) in gradients {
         let name = graph.value(parameter).name.clone();
@@ -111,6 +116,11 @@ fn add_loss(graph: &mut Graph, logits: ValueId, options: LossOptions) -> Result<
     }
     let op = CrossEntropy { label_smoothing: options.label_smoothing };
     graph.add(LOSS, Op::SoftmaxCrossEntropyLoss(op), &inputs)
+}
+
+fn scale(graph: &mut Graph, loss: ValueId) -> Result<ValueId, GraphError> {
+    let scale = graph.add_input(LOSS_SCALE, DType::F32, Shape::default());
+    graph.add("loss.scaled", Op::Mul, &[loss, scale])
 }
 
 /// Rewrites what behaves otherwise in training.

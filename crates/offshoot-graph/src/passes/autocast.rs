@@ -1,0 +1,127 @@
+//! Mixed precision: which values of a network are stored in half the bits.
+
+use std::collections::HashMap;
+
+use super::rewrite::Rewriter;
+use crate::graph::{Graph, GraphError, Node, Source, ValueId};
+use crate::op::{FusedOp, Op, TrainOp};
+use crate::tensor::DType;
+
+/// What an operator wants of its float inputs, as in `torch.autocast`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Policy {
+    /// A matrix operator: the half type.
+    Half,
+    /// Sums of exponentials and losses: f32.
+    Full,
+    /// One type for all: the widest that comes in.
+    Widest,
+    /// Whatever comes in. Statistics of a norm, parameters and their gradients are f32 all the same.
+    Follow,
+}
+
+/// The op lists.
+fn policy(op: &Op) -> Policy {
+    match op {
+        Op::Conv(_) | Op::Gemm(_) | Op::Fused(FusedOp::Conv { .. }) => Policy::Half,
+        Op::Softmax { .. } | Op::SoftmaxCrossEntropyLoss(_) => Policy::Full,
+        Op::Add | Op::Mul => Policy::Widest,
+        Op::BatchNormalization(_)
+        | Op::Relu
+        | Op::Clip(_)
+        | Op::Sigmoid
+        | Op::MaxPool(_)
+        | Op::AveragePool(_)
+        | Op::GlobalAveragePool
+        | Op::Flatten { .. }
+        | Op::Identity
+        | Op::Dropout { .. }
+        | Op::Train(_)
+        | Op::Grad(_)
+        | Op::Fused(
+            FusedOp::BatchNormApply { .. } | FusedOp::BatchNormReduce { .. } | FusedOp::BatchNormInput { .. },
+        ) => Policy::Follow,
+    }
+}
+
+/// Inserts the casts of mixed precision into a network, with the semantics of `torch.autocast`: matrix operators compute
+/// on values of type `half` (bf16 or f16) and make such, softmax and loss compute in f32, the rest follows its inputs.
+/// The graph's inputs, parameters and outputs stay f32. To be applied before [`super::training_graph`], whose gradients
+/// have the types of the values they belong to, those of parameters f32.
+///
+/// There is no cast node for a parameter: an operator whose activations are narrower than its weight rounds the weight
+/// to their type.
+///
+/// # Errors
+/// When `half` is no 16-bit float.
+pub fn autocast(graph: &Graph, half: DType) -> Result<Graph, GraphError> {
+    if !matches!(half, DType::BF16 | DType::F16) {
+        let reason = format!("{half} is no type of mixed precision: give bf16 or f16");
+        return Err(GraphError { node: graph.name().into(), op: "Cast", reason });
+    }
+    let mut cast = Autocast { rewriter: Rewriter::new(graph), casts: HashMap::new() };
+    for node in graph.nodes() {
+        cast.copy(graph, node, half)?;
+    }
+    for (_, value) in graph.outputs() {
+        let new = cast.rewriter.get(*value);
+        let new = if cast.is_float(new) { cast.to(new, DType::F32)? } else { new };
+        cast.rewriter.set(*value, new);
+    }
+    cast.rewriter.finish()
+}
+
+struct Autocast<'a> {
+    rewriter: Rewriter<'a>,
+    /// Each value is cast to a type once.
+    casts: HashMap<(ValueId, DType), ValueId>,
+}
+
+impl Autocast<'_> {
+    fn copy(&mut self, graph: &Graph, node: &Node, half: DType) -> Result<(), GraphError> {
+        let mut inputs: Vec<ValueId> = node.inputs.iter().map(|&v| self.rewriter.get(v)).collect();
+        let wanted = match policy(&node.op) {
+            Policy::Half => Some(half),
+            Policy::Full => Some(DType::F32),
+            Policy::Widest => self.widest(&inputs),
+            Policy::Follow => None,
+        };
+        for (input, old) in inputs.iter_mut().zip(&node.inputs) {
+            let rounded_by_operator = wanted == Some(half)
+                && policy(&node.op) == Policy::Half
+                && matches!(graph.value(*old).source, Source::Parameter(_));
+            if let Some(dtype) = wanted.filter(|_| self.is_float(*input) && !rounded_by_operator) {
+                *input = self.to(*input, dtype)?;
+            }
+        }
+        let outputs = self.rewriter.new.add_node(&node.name, node.op.clone(), &inputs)?;
+        for (&old, new) in node.outputs.iter().zip(outputs) {
+            self.rewriter.set(old, new);
+        }
+        Ok(())
+    }
+
+    fn is_float(&self, value: ValueId) -> bool {
+        self.rewriter.new.value(value).dtype.is_float()
+    }
+
+    fn widest(&self, inputs: &[ValueId]) -> Option<DType> {
+        let dtypes = inputs.iter().map(|&v| self.rewriter.new.value(v).dtype);
+        dtypes.max_by_key(|dtype| dtype.size())
+    }
+
+    /// `value` as `dtype`.
+    fn to(&mut self, value: ValueId, dtype: DType) -> Result<ValueId, GraphError> {
+        let own = self.rewriter.new.value(value);
+        if own.dtype == dtype {
+            return Ok(value);
+        }
+        if let Some(&cast) = self.casts.get(&(value, dtype)) {
+            return Ok(cast);
+        }
+        let name = format!("{}.{dtype}", own.name);
+        let cast = self.rewriter.new.add(&name, Op::Train(TrainOp::Cast { to: dtype }), &[value])?;
+        self.casts.insert((value, dtype), cast);
+        Ok(cast)
+    }
+}
