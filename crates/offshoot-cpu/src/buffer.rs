@@ -1,20 +1,25 @@
-//! Memory that kernels like: f32, aligned to a cache line.
+//! Memory that kernels like: aligned to a cache line.
 
 use bytemuck::{Pod, Zeroable};
+
+use crate::kernels::element::Element;
 
 /// A cache line, and a vector of AVX-512.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C, align(64))]
-struct Line([f32; 16]);
+struct Line([u8; LINE]);
 
-/// A growable run of f32 that starts at a cache line.
+/// Bytes of a line.
+const LINE: usize = 64;
+
+/// A growable run of elements that starts at a cache line.
 #[derive(Default)]
 pub(crate) struct Buffer(Vec<Line>);
 
 impl Buffer {
-    /// Makes room for `len` elements. What was there is lost when it grows.
-    pub(crate) fn reserve(&mut self, len: usize) {
-        let lines = len.div_ceil(16);
+    /// Makes room for so many bytes. What was there is lost when it grows.
+    pub(crate) fn reserve(&mut self, bytes: usize) {
+        let lines = bytes.div_ceil(LINE);
         if self.0.len() < lines {
             // A fresh zeroed allocation costs nothing until it is touched, unlike copying the old content.
             self.0 = Vec::new();
@@ -23,12 +28,12 @@ impl Buffer {
     }
 
     /// The first `len` elements.
-    pub(crate) fn get(&self, len: usize) -> &[f32] {
+    pub(crate) fn get<E: Element>(&self, len: usize) -> &[E] {
         &bytemuck::cast_slice(&self.0)[..len]
     }
 
     /// The first `len` elements, to change.
-    pub(crate) fn get_mut(&mut self, len: usize) -> &mut [f32] {
+    pub(crate) fn get_mut<E: Element>(&mut self, len: usize) -> &mut [E] {
         &mut bytemuck::cast_slice_mut(&mut self.0)[..len]
     }
 }

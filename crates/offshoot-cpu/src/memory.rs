@@ -3,6 +3,7 @@
 /// A value that needs memory from step `first` to step `last`, both included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Lifetime {
+    /// Bytes.
     pub(crate) len: usize,
     pub(crate) first: usize,
     pub(crate) last: usize,

@@ -2,13 +2,15 @@
 
 use std::time::Instant;
 
-use offshoot_graph::{ExecuteError, StepTime, Tensor};
+use bytemuck::cast_slice;
+use offshoot_graph::{DType, ExecuteError, StepTime, Tensor};
 
 use crate::buffer::Buffer;
 use crate::kernels::conv::PackedFilter;
+use crate::kernels::element::Element;
 use crate::memory::{Lifetime, place};
 
-/// A run of f32 that a step reads or writes. An index into the plan's table of places.
+/// A run of elements that a step reads or writes. An index into the plan's table of places.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BufferId(pub(crate) usize);
 
@@ -16,7 +18,7 @@ pub(crate) struct BufferId(pub(crate) usize);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
     /// In one of the shared buffers.
-    Slot { slot: usize, len: usize },
+    Slot { slot: usize, len: usize, dtype: DType },
     /// In an input of the run.
     Input(usize),
     /// In a parameter of the run.
@@ -25,9 +27,39 @@ pub(crate) enum Place {
     Constant(usize),
 }
 
+/// A buffer that is yet to be placed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Size {
+    /// Elements.
+    pub(crate) len: usize,
+    /// Their type.
+    pub(crate) dtype: DType,
+}
+
+impl Size {
+    fn bytes(self) -> usize {
+        self.len * self.dtype.size()
+    }
+}
+
+/// A buffer that a step writes.
+pub(crate) struct Out<'a> {
+    buffer: &'a mut Buffer,
+    len: usize,
+    dtype: DType,
+}
+
+impl Out<'_> {
+    /// The elements, whose type is known where the plan is made.
+    pub(crate) fn get<E: Element>(&mut self) -> &mut [E] {
+        debug_assert_eq!(self.dtype, E::DTYPE, "the type of an output");
+        self.buffer.get_mut(self.len)
+    }
+}
+
 /// What a step computes. It reads through [`Memory`] and writes the outputs it is handed, in order.
 pub(crate) type Run =
-    Box<dyn FnMut(&Memory<'_>, &mut Scratch, &mut [&mut [f32]]) -> Result<(), ExecuteError> + Send>;
+    Box<dyn FnMut(&Memory<'_>, &mut Scratch, &mut [Out<'_>]) -> Result<(), ExecuteError> + Send>;
 
 /// One kernel call.
 pub(crate) struct Step {
@@ -55,14 +87,19 @@ pub(crate) struct Memory<'a> {
 }
 
 impl Memory<'_> {
-    /// The elements of a buffer.
-    pub(crate) fn get(&self, id: BufferId) -> &[f32] {
-        match self.places[id.0] {
-            Place::Slot { slot, len } => self.slots[slot].get(len),
+    /// The elements of a buffer, whose type is known where the plan is made.
+    pub(crate) fn get<E: Element>(&self, id: BufferId) -> &[E] {
+        let floats = match self.places[id.0] {
+            Place::Slot { slot, len, dtype } => {
+                debug_assert_eq!(dtype, E::DTYPE, "the type of an operand");
+                return self.slots[slot].get(len);
+            }
             Place::Input(i) => self.inputs[i].as_f32().unwrap_or_default(),
             Place::Parameter(i) => self.parameters[i],
             Place::Constant(i) => &self.constants[i],
-        }
+        };
+        debug_assert_eq!(DType::F32, E::DTYPE, "the type of an operand");
+        cast_slice(floats)
     }
 
     /// The elements of an i64 input.
@@ -76,24 +113,25 @@ pub(crate) struct Plan {
     pub(crate) steps: Vec<Step>,
     pub(crate) places: Vec<Place>,
     pub(crate) constants: Vec<Vec<f32>>,
-    /// The lengths of the shared buffers.
+    /// The shared buffers' lengths in bytes.
     pub(crate) slots: Vec<usize>,
     /// Name, shape and buffer of each output.
     pub(crate) outputs: Vec<(String, Vec<usize>, BufferId)>,
 }
 
 impl Plan {
-    /// Decides where the buffers live. `buffers` holds, for each, its place or, for those to be placed, its length.
+    /// Decides where the buffers live. `buffers` holds, for each, its place or, for those to be placed, its size.
     pub(crate) fn new(
         steps: Vec<Step>,
-        buffers: Vec<Result<Place, usize>>,
+        buffers: Vec<Result<Place, Size>>,
         constants: Vec<Vec<f32>>,
         outputs: Vec<(String, Vec<usize>, BufferId)>,
     ) -> Plan {
         let mut lives: Vec<Option<Lifetime>> = vec![None; buffers.len()];
         let mut touch = |id: BufferId, step: usize| {
-            if let Err(len) = buffers[id.0] {
-                let life = lives[id.0].get_or_insert(Lifetime { len, first: step, last: step });
+            if let Err(size) = buffers[id.0] {
+                let first = Lifetime { len: size.bytes(), first: step, last: step };
+                let life = lives[id.0].get_or_insert(first);
                 life.last = life.last.max(step);
             }
         };
@@ -105,11 +143,14 @@ impl Plan {
         let living: Vec<usize> = (0..buffers.len()).filter(|&i| lives[i].is_some()).collect();
         let lifetimes: Vec<Lifetime> = living.iter().filter_map(|&i| lives[i]).collect();
         let placement = place(&lifetimes);
-        let mut places: Vec<Place> =
-            buffers.into_iter().map(|b| b.unwrap_or(Place::Slot { slot: 0, len: 0 })).collect();
-        for (&buffer, (&slot, life)) in living.iter().zip(placement.slots.iter().zip(&lifetimes)) {
-            places[buffer] = Place::Slot { slot, len: life.len };
+        let mut slot_of = vec![0; buffers.len()];
+        for (&buffer, &slot) in living.iter().zip(&placement.slots) {
+            slot_of[buffer] = slot;
         }
+        let place = |(buffer, slot): (Result<Place, Size>, usize)| {
+            buffer.unwrap_or_else(|Size { len, dtype }| Place::Slot { slot, len, dtype })
+        };
+        let places = buffers.into_iter().zip(slot_of).map(place).collect();
         Plan { steps, places, constants, slots: placement.sizes, outputs }
     }
 
@@ -133,7 +174,7 @@ impl Plan {
             let start = profile.is_some().then(Instant::now);
             // The outputs leave `slots` while they are written, so that the rest can be read.
             let mut taken = take(slots, places, &step.writes);
-            let mut writes: Vec<&mut [f32]> = taken.iter_mut().map(|t| t.buffer.get_mut(t.len)).collect();
+            let mut writes: Vec<Out<'_>> = taken.iter_mut().map(Taken::out).collect();
             let memory = Memory { places, slots, inputs, parameters, constants };
             let result = (step.run)(&memory, scratch, &mut writes);
             for t in taken {
@@ -152,12 +193,21 @@ impl Plan {
 struct Taken {
     slot: usize,
     len: usize,
+    dtype: DType,
     buffer: Buffer,
+}
+
+impl Taken {
+    fn out(&mut self) -> Out<'_> {
+        Out { buffer: &mut self.buffer, len: self.len, dtype: self.dtype }
+    }
 }
 
 fn take(slots: &mut [Buffer], places: &[Place], writes: &[BufferId]) -> Vec<Taken> {
     let taken = writes.iter().map(|id| match places[id.0] {
-        Place::Slot { slot, len } => Taken { slot, len, buffer: std::mem::take(&mut slots[slot]) },
+        Place::Slot { slot, len, dtype } => {
+            Taken { slot, len, dtype, buffer: std::mem::take(&mut slots[slot]) }
+        }
         Place::Input(_) | Place::Parameter(_) | Place::Constant(_) => {
             unreachable!("what steps write is never the caller's")
         }

@@ -17,8 +17,9 @@ use crate::plan::{Place, Plan, Scratch};
 /// Plans kept at once: the whole batches, the last smaller one, and a few more.
 const PLANS: usize = 4;
 
-/// The packed form of a frozen filter, by its parameter, the direction, and whether it is for Winograd's algorithm.
-pub(crate) type Filters = HashMap<(ValueId, Direction, bool), Arc<PackedFilter>>;
+/// The packed form of a frozen filter, by its parameter, the direction, whether it is for Winograd's algorithm, and the
+/// type that its weights were rounded to.
+pub(crate) type Filters = HashMap<(ValueId, Direction, bool, DType), Arc<PackedFilter>>;
 
 /// What a filter is packed for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -97,7 +98,7 @@ impl Session for CpuSession {
         let (_, plan) = &self.plans[self.last?];
         let (_, shape, id) = plan.outputs.iter().find(|(n, _, _)| n == name)?;
         match plan.places[id.0] {
-            Place::Slot { slot, len } => Some(TensorView { shape, data: self.slots[slot].get(len) }),
+            Place::Slot { slot, len, .. } => Some(TensorView { shape, data: self.slots[slot].get(len) }),
             // Outputs are copied where they would be somebody else's.
             Place::Input(_) | Place::Parameter(_) | Place::Constant(_) => None,
         }
@@ -105,7 +106,7 @@ impl Session for CpuSession {
 
     fn workspace_bytes(&self) -> usize {
         let Some(last) = self.last else { return 0 };
-        self.plans[last].1.slots.iter().map(|len| len * size_of::<f32>()).sum()
+        self.plans[last].1.slots.iter().sum()
     }
 
     fn profile(&self) -> &[StepTime] {

@@ -217,8 +217,9 @@ pub fn binary_in_place<E: Element>(isa: Isa, op: Binary, a: &mut [E], b: &[E]) {
 
 /// x op p for every row: `x` is rows x channels and `p` is `groups` x channels. One group is a vector of all rows
 /// (bias, scale); as many groups as pictures is an `[N, 1, 1, C]` operand (squeeze and excitation).
-pub fn binary_rows<E: Element>(isa: Isa, op: Binary, x: &[E], p: &[f32], groups: usize, out: &mut [E]) {
-    map_rows(isa, [x], [p], groups, out, op);
+pub fn binary_rows<E: Element>(isa: Isa, op: Binary, x: &[E], p: &[E], groups: usize, out: &mut [E]) {
+    let p: Vec<f32> = p.iter().map(|p| p.to_f32()).collect();
+    map_rows(isa, [x], [&p], groups, out, op);
 }
 
 #[derive(Clone, Copy)]

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use offshoot_graph::op::{Conv, FusedOp};
-use offshoot_graph::{ExecuteError, Node, Op, ValueId};
+use offshoot_graph::{DType, ExecuteError, Node, Op, ValueId};
 
 use super::{Lowering, kernel_activation};
 use crate::kernels::block::{Block, BlockShape, Dense, Depthwise, block};
@@ -70,11 +70,12 @@ impl Lowering<'_> {
         blocks
     }
 
-    /// The shape of a convolution with a frozen filter.
+    /// The shape of an f32 convolution with a frozen filter.
     fn frozen(&self, index: usize) -> Option<ConvShape> {
         let node = &self.graph.nodes()[index];
         let (conv, ..) = convolution(node)?;
-        let frozen = self.parameter(node.inputs[1]).is_some() && !self.changes(node.inputs[1]);
+        let full = self.dtype(node.inputs[0]) == DType::F32;
+        let frozen = full && self.parameter(node.inputs[1]).is_some() && !self.changes(node.inputs[1]);
         frozen.then(|| self.conv_shape(conv, node.inputs[0], node.inputs[1], node.outputs[0]))
     }
 
@@ -106,7 +107,7 @@ impl Lowering<'_> {
         let (Some((.., activation)), Some(shape)) = (convolution(node), self.frozen(index)) else {
             unreachable!("blocks consist of convolutions with frozen filters")
         };
-        let Some(filter) = self.packed(&shape, node.inputs[1], Direction::Forward) else {
+        let Some(filter) = self.packed::<f32>(&shape, node.inputs[1], Direction::Forward) else {
             unreachable!("blocks consist of convolutions with frozen filters")
         };
         let bias = node.inputs.get(2).map(|&b| self.plain(b)).transpose()?;
@@ -127,7 +128,7 @@ impl Lowering<'_> {
         else {
             unreachable!("blocks consist of convolutions with frozen filters")
         };
-        let weights = self.depthwise_filter(&shape, middle.inputs[1])?;
+        let weights = self.depthwise_filter::<f32>(&shape, middle.inputs[1])?;
         let bias = middle.inputs.get(2).map(|&b| self.plain(b)).transpose()?;
         let last = self.layer(chain.project)?;
         let residual = matches!(convolution(project), Some((_, true, _)));
@@ -144,7 +145,7 @@ impl Lowering<'_> {
                 depthwise: Depthwise { shape, weights, bias: bias.map(|b| memory.get(b)), activation },
                 project: last.dense(memory),
             };
-            block(isa, &parts, memory.get(x), residual.map(|r| memory.get(r)), out[0]);
+            block(isa, &parts, memory.get(x), residual.map(|r| memory.get(r)), out[0].get());
             Ok(())
         });
         Ok(())

@@ -1,15 +1,18 @@
 //! Convolutions and matrix products.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use offshoot_graph::op::{Conv, Gemm};
-use offshoot_graph::{ExecuteError, Node, ValueId};
+use offshoot_graph::{DType, ExecuteError, Node, ValueId};
 
 use super::{Lowering, unsupported};
 use crate::kernels::conv::{Epilogue, PackedFilter, conv};
 use crate::kernels::conv_input_grad::conv_input_grad;
 use crate::kernels::conv_weight_grad::{conv_weight_grad, conv_weight_grad_workspace};
+use crate::kernels::convert::{convert, round};
 use crate::kernels::depthwise;
+use crate::kernels::element::Element;
 use crate::kernels::elementwise::{add_activation_in_place, sum_to_rows};
 use crate::kernels::gemm::{GemmShape, gemm};
 use crate::kernels::simd::Isa;
@@ -61,6 +64,16 @@ fn pack(filter: &mut PackedFilter, isa: Isa, shape: &ConvShape, direction: Direc
     }
 }
 
+/// Weights rounded to what `E` can hold.
+fn rounded<E: Element>(isa: Isa, weights: &[f32]) -> Cow<'_, [f32]> {
+    if E::DTYPE == DType::F32 {
+        return Cow::Borrowed(weights);
+    }
+    let mut rounded = vec![0.0; weights.len()];
+    round::<E>(isa, weights, &mut rounded);
+    Cow::Owned(rounded)
+}
+
 impl Lowering<'_> {
     pub(super) fn conv_shape(&self, attributes: &Conv, x: ValueId, weight: ValueId, y: ValueId) -> ConvShape {
         let ([batch, in_c, in_h, in_w], [.., r, s], [_, out_c, out_h, out_w]) =
@@ -84,20 +97,20 @@ impl Lowering<'_> {
         }
     }
 
-    fn filter(
+    fn filter<E: Element>(
         &mut self,
         shape: &ConvShape,
         weight: ValueId,
         direction: Direction,
     ) -> Result<Filter, ExecuteError> {
-        match self.packed(shape, weight, direction) {
+        match self.packed::<E>(shape, weight, direction) {
             Some(packed) => Ok(Filter::Frozen(packed)),
-            None => Ok(Filter::Live(self.plain(weight)?)),
+            None => Ok(Filter::Live(self.rounded::<E>(weight)?)),
         }
     }
 
-    /// The packed form of a filter that is frozen.
-    pub(super) fn packed(
+    /// The packed form of a filter that is frozen, for a convolution on `E`.
+    pub(super) fn packed<E: Element>(
         &mut self,
         shape: &ConvShape,
         weight: ValueId,
@@ -105,17 +118,17 @@ impl Lowering<'_> {
     ) -> Option<Arc<PackedFilter>> {
         let oihw = self.parameter(weight).filter(|_| !self.changes(weight))?;
         let isa = self.isa;
-        let key = (weight, direction, PackedFilter::is_for_winograd(shape));
+        let key = (weight, direction, PackedFilter::is_for_winograd(shape), E::DTYPE);
         let packed = self.filters.entry(key).or_insert_with(|| {
             let mut filter = PackedFilter::default();
-            pack(&mut filter, isa, shape, direction, oihw);
+            pack(&mut filter, isa, shape, direction, &rounded::<E>(isa, oihw));
             Arc::new(filter)
         });
         Some(Arc::clone(packed))
     }
 
     /// The filter of a depthwise convolution as its kernels read it: a constant when it is frozen.
-    pub(super) fn depthwise_filter(
+    pub(super) fn depthwise_filter<E: Element>(
         &mut self,
         shape: &ConvShape,
         weight: ValueId,
@@ -123,21 +136,21 @@ impl Lowering<'_> {
         let (shape, len) = (*shape, self.len(weight));
         if let Some(oihw) = self.parameter(weight).filter(|_| !self.changes(weight)) {
             let mut packed = vec![0.0; len];
-            depthwise::pack(&shape, oihw, &mut packed);
+            depthwise::pack(&shape, &rounded::<E>(self.isa, oihw), &mut packed);
             self.constants.push(packed);
             self.buffers.push(Ok(Place::Constant(self.constants.len() - 1)));
             return Ok(BufferId(self.buffers.len() - 1));
         }
-        let oihw = self.plain(weight)?;
-        let packed = self.fresh(len);
+        let oihw = self.rounded::<E>(weight)?;
+        let packed = self.fresh(len, DType::F32);
         self.push("pack", vec![oihw], vec![packed], move |memory, _, out| {
-            depthwise::pack(&shape, memory.get(oihw), out[0]);
+            depthwise::pack(&shape, memory.get(oihw), out[0].get());
             Ok(())
         });
         Ok(packed)
     }
 
-    pub(super) fn conv(
+    pub(super) fn conv<E: Element>(
         &mut self,
         node: &Node,
         attributes: &Conv,
@@ -152,110 +165,136 @@ impl Lowering<'_> {
         let y = self.write(node.outputs[0]);
         let mut reads: Vec<BufferId> = [x].into_iter().chain(bias).chain(residual).collect();
         if depthwise::supports(&shape) {
-            let weight = self.depthwise_filter(&shape, node.inputs[1])?;
+            let weight = self.depthwise_filter::<E>(&shape, node.inputs[1])?;
             reads.push(weight);
             let own = if residual.is_some() { Activation::None } else { activation };
             self.push(&node.name, reads, vec![y], move |memory, _, out| {
                 depthwise::forward(
                     isa,
                     &shape,
-                    memory.get(x),
+                    memory.get::<E>(x),
                     memory.get(weight),
                     bias.map(|b| memory.get(b)),
                     own,
-                    out[0],
+                    out[0].get(),
                 );
                 if let Some(residual) = residual {
-                    add_activation_in_place(isa, out[0], memory.get(residual), activation);
+                    add_activation_in_place(isa, out[0].get(), memory.get::<E>(residual), activation);
                 }
                 Ok(())
             });
             return Ok(());
         }
-        let filter = self.filter(&shape, node.inputs[1], Direction::Forward)?;
+        let filter = self.filter::<E>(&shape, node.inputs[1], Direction::Forward)?;
         reads.extend(filter.reads());
         self.push(&node.name, reads, vec![y], move |memory, scratch, out| {
             let bias = bias.map(|b| memory.get(b));
-            let epilogue = Epilogue { bias, residual: residual.map(|r| memory.get(r)), activation };
+            let epilogue = Epilogue { bias, residual: residual.map(|r| memory.get::<E>(r)), activation };
             filter.with(isa, &shape, Direction::Forward, memory, &mut scratch.filter, |filter| {
-                conv(isa, &shape, memory.get(x), filter, &epilogue, out[0]);
+                conv(isa, &shape, memory.get::<E>(x), filter, &epilogue, out[0].get());
             });
             Ok(())
         });
         Ok(())
     }
 
-    pub(super) fn conv_input_grad(&mut self, node: &Node, attributes: &Conv) -> Result<(), ExecuteError> {
+    pub(super) fn conv_input_grad<E: Element>(
+        &mut self,
+        node: &Node,
+        attributes: &Conv,
+    ) -> Result<(), ExecuteError> {
         let shape = self.conv_shape(attributes, node.outputs[0], node.inputs[1], node.inputs[0]);
         let isa = self.isa;
         let dy = self.read(node.inputs[0])?;
         let dx = self.write(node.outputs[0]);
         if depthwise::supports(&shape) {
-            let weight = self.depthwise_filter(&shape, node.inputs[1])?;
+            let weight = self.depthwise_filter::<E>(&shape, node.inputs[1])?;
             self.push(&node.name, vec![dy, weight], vec![dx], move |memory, _, out| {
-                depthwise::input_grad(isa, &shape, memory.get(dy), memory.get(weight), out[0]);
+                depthwise::input_grad(isa, &shape, memory.get::<E>(dy), memory.get(weight), out[0].get());
                 Ok(())
             });
             return Ok(());
         }
-        let filter = self.filter(&shape, node.inputs[1], Direction::Backward)?;
+        let filter = self.filter::<E>(&shape, node.inputs[1], Direction::Backward)?;
         let reads = [dy].into_iter().chain(filter.reads()).collect();
         self.push(&node.name, reads, vec![dx], move |memory, scratch, out| {
             filter.with(isa, &shape, Direction::Backward, memory, &mut scratch.filter, |filter| {
-                conv_input_grad(isa, &shape, memory.get(dy), filter, out[0]);
+                conv_input_grad(isa, &shape, memory.get::<E>(dy), filter, out[0].get());
             });
             Ok(())
         });
         Ok(())
     }
 
-    pub(super) fn conv_weight_grad(&mut self, node: &Node, attributes: &Conv) -> Result<(), ExecuteError> {
+    pub(super) fn conv_weight_grad<E: Element>(
+        &mut self,
+        node: &Node,
+        attributes: &Conv,
+    ) -> Result<(), ExecuteError> {
         let shape = self.conv_shape(attributes, node.inputs[1], node.outputs[0], node.inputs[0]);
         let isa = self.isa;
         let (dy, x) = (self.read(node.inputs[0])?, self.read(node.inputs[1])?);
         let dw = self.write_plain(node.outputs[0]);
         if depthwise::supports(&shape) {
             self.push(&node.name, vec![dy, x], vec![dw], move |memory, _, out| {
-                depthwise::weight_grad(isa, &shape, memory.get(x), memory.get(dy), out[0]);
+                depthwise::weight_grad(isa, &shape, memory.get::<E>(x), memory.get::<E>(dy), out[0].get());
                 Ok(())
             });
             return Ok(());
         }
         let workspace = conv_weight_grad_workspace(isa, &shape);
         self.push(&node.name, vec![dy, x], vec![dw], move |memory, scratch, out| {
-            scratch.floats.reserve(workspace);
+            scratch.floats.reserve(workspace * size_of::<f32>());
             let workspace = scratch.floats.get_mut(workspace);
-            conv_weight_grad(isa, &shape, memory.get(x), memory.get(dy), out[0], workspace);
+            conv_weight_grad(isa, &shape, memory.get::<E>(x), memory.get::<E>(dy), out[0].get(), workspace);
             Ok(())
         });
         Ok(())
     }
 
-    pub(super) fn gemm(&mut self, node: &Node, attributes: Gemm) -> Result<(), ExecuteError> {
+    pub(super) fn gemm<E: Element>(&mut self, node: &Node, attributes: Gemm) -> Result<(), ExecuteError> {
         let Gemm { trans_a, trans_b } = attributes;
         let (&[rows, columns], &[m, n]) = (self.shape(node.inputs[0]), self.shape(node.outputs[0])) else {
             return Err(unsupported(node, "its operands must be matrices".into()));
         };
         let shape = GemmShape { trans_a, trans_b, m, n, k: if trans_a { rows } else { columns } };
         let isa = self.isa;
-        let (a, b) = (self.plain(node.inputs[0])?, self.plain(node.inputs[1])?);
+        let (a, b) = (self.wide::<E>(node.inputs[0])?, self.wide::<E>(node.inputs[1])?);
         let bias = node.inputs.get(2).map(|&c| self.plain(c)).transpose()?;
         let y = self.write_plain(node.outputs[0]);
+        let full = E::DTYPE == DType::F32;
+        let sums = if full { y } else { self.fresh(m * n, DType::F32) };
         let reads = [a, b].into_iter().chain(bias).collect();
-        self.push(&node.name, reads, vec![y], move |memory, _, out| {
-            gemm(isa, &shape, memory.get(a), memory.get(b), bias.map(|c| memory.get(c)), out[0]);
+        self.push(&node.name, reads, vec![sums], move |memory, _, out| {
+            let bias = bias.map(|c| memory.get(c));
+            gemm(isa, &shape, memory.get(a), memory.get(b), bias, out[0].get());
             Ok(())
         });
+        if !full {
+            self.push("cast", vec![sums], vec![y], move |memory, _, out| {
+                convert(isa, memory.get::<f32>(sums), out[0].get::<E>());
+                Ok(())
+            });
+        }
         Ok(())
     }
 
-    pub(super) fn sum_to_channels(&mut self, node: &Node) -> Result<(), ExecuteError> {
+    /// An operand of a matrix product on `E` as f32. It may be a weight, which is rounded to what `E` can hold.
+    fn wide<E: Element>(&mut self, value: ValueId) -> Result<BufferId, ExecuteError> {
+        if self.dtype(value) == DType::F32 {
+            return self.rounded::<E>(value);
+        }
+        let from = self.plain(value)?;
+        Ok(self.cast::<E, f32>(from, value))
+    }
+
+    pub(super) fn sum_to_channels<E: Element>(&mut self, node: &Node) -> Result<(), ExecuteError> {
         self.picture(node, node.inputs[0])?;
         let isa = self.isa;
         let dy = self.read(node.inputs[0])?;
         let sums = self.write_plain(node.outputs[0]);
         self.push(&node.name, vec![dy], vec![sums], move |memory, _, out| {
-            sum_to_rows(isa, memory.get(dy), 1, out[0]);
+            sum_to_rows(isa, memory.get::<E>(dy), 1, out[0].get());
             Ok(())
         });
         Ok(())

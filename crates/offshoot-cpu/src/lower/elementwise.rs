@@ -1,39 +1,45 @@
 //! What works element by element, and reshapes.
 
-use offshoot_graph::{ExecuteError, Node};
+use half::{bf16, f16};
+use offshoot_graph::{DType, ExecuteError, Node};
 
-use super::{Lowering, Order};
+use super::{Lowering, Order, unsupported};
 use crate::kernels::Activation;
 use crate::kernels::dropout::{Dropout, dropout};
+use crate::kernels::element::Element;
 use crate::kernels::elementwise::{
     Binary, Unary, activation_grad, binary, binary_rows, broadcast_binary, sum_to_shape, unary, unary_grad,
 };
 
 impl Lowering<'_> {
-    pub(super) fn activation(&mut self, node: &Node, activation: Activation) -> Result<(), ExecuteError> {
+    pub(super) fn activation<E: Element>(
+        &mut self,
+        node: &Node,
+        activation: Activation,
+    ) -> Result<(), ExecuteError> {
         match activation {
             Activation::None => Ok(()),
-            Activation::Relu => self.unary(node, Unary::Relu),
-            Activation::Clip { min, max } => self.unary(node, Unary::Clip { min, max }),
+            Activation::Relu => self.unary::<E>(node, Unary::Relu),
+            Activation::Clip { min, max } => self.unary::<E>(node, Unary::Clip { min, max }),
         }
     }
 
-    pub(super) fn sigmoid(&mut self, node: &Node) -> Result<(), ExecuteError> {
-        self.unary(node, Unary::Sigmoid)
+    pub(super) fn sigmoid<E: Element>(&mut self, node: &Node) -> Result<(), ExecuteError> {
+        self.unary::<E>(node, Unary::Sigmoid)
     }
 
-    fn unary(&mut self, node: &Node, op: Unary) -> Result<(), ExecuteError> {
+    fn unary<E: Element>(&mut self, node: &Node, op: Unary) -> Result<(), ExecuteError> {
         let isa = self.isa;
         let x = self.read(node.inputs[0])?;
         let y = self.write(node.outputs[0]);
         self.push(&node.name, vec![x], vec![y], move |memory, _, out| {
-            unary(isa, op, memory.get(x), out[0]);
+            unary(isa, op, memory.get::<E>(x), out[0].get());
             Ok(())
         });
         Ok(())
     }
 
-    pub(super) fn activation_grad(
+    pub(super) fn activation_grad<E: Element>(
         &mut self,
         node: &Node,
         activation: Activation,
@@ -42,24 +48,24 @@ impl Lowering<'_> {
         let (dy, y) = (self.read(node.inputs[0])?, self.read(node.inputs[1])?);
         let dx = self.write(node.outputs[0]);
         self.push(&node.name, vec![dy, y], vec![dx], move |memory, _, out| {
-            activation_grad(isa, activation, memory.get(y), memory.get(dy), out[0]);
+            activation_grad(isa, activation, memory.get::<E>(y), memory.get::<E>(dy), out[0].get());
             Ok(())
         });
         Ok(())
     }
 
-    pub(super) fn sigmoid_grad(&mut self, node: &Node) -> Result<(), ExecuteError> {
+    pub(super) fn sigmoid_grad<E: Element>(&mut self, node: &Node) -> Result<(), ExecuteError> {
         let isa = self.isa;
         let (dy, x) = (self.read(node.inputs[0])?, self.read(node.inputs[1])?);
         let dx = self.write(node.outputs[0]);
         self.push(&node.name, vec![dy, x], vec![dx], move |memory, _, out| {
-            unary_grad(isa, Unary::Sigmoid, memory.get(x), memory.get(dy), out[0]);
+            unary_grad(isa, Unary::Sigmoid, memory.get::<E>(x), memory.get::<E>(dy), out[0].get());
             Ok(())
         });
         Ok(())
     }
 
-    pub(super) fn binary(&mut self, node: &Node, op: Binary) -> Result<(), ExecuteError> {
+    pub(super) fn binary<E: Element>(&mut self, node: &Node, op: Binary) -> Result<(), ExecuteError> {
         let isa = self.isa;
         let (a_shape, b_shape) = (self.aligned(node, 0), self.aligned(node, 1));
         let shape = self.memory_shape(node.outputs[0]);
@@ -67,11 +73,11 @@ impl Lowering<'_> {
         let y = self.write(node.outputs[0]);
         let (same, groups) = (a_shape == b_shape, channel_groups(&a_shape, &b_shape));
         self.push(&node.name, vec![a, b], vec![y], move |memory, _, out| {
-            let (a, b) = (memory.get(a), memory.get(b));
+            let (a, b) = (memory.get::<E>(a), memory.get::<E>(b));
             match groups {
-                _ if same => binary(isa, op, a, b, out[0]),
-                Some(groups) => binary_rows(isa, op, a, b, groups, out[0]),
-                None => broadcast_binary(op, (a, &a_shape), (b, &b_shape), &shape, out[0]),
+                _ if same => binary(isa, op, a, b, out[0].get()),
+                Some(groups) => binary_rows(isa, op, a, b, groups, out[0].get()),
+                None => broadcast_binary(op, (a, &a_shape), (b, &b_shape), &shape, out[0].get()),
             }
             Ok(())
         });
@@ -97,7 +103,7 @@ impl Lowering<'_> {
         let aligned = self.aligned(node, input);
         let spans_pixels = aligned.len() == 4 && aligned[1] * aligned[2] > 1 && aligned[3] > 1;
         if self.shape(value).len() == 3 && spans_pixels {
-            return Err(super::unsupported(
+            return Err(unsupported(
                 node,
                 "a [C, H, W] operand of a rank-4 operator is not supported".into(),
             ));
@@ -105,7 +111,7 @@ impl Lowering<'_> {
         self.read(value)
     }
 
-    pub(super) fn reduce_to(&mut self, node: &Node) -> Result<(), ExecuteError> {
+    pub(super) fn reduce_to<E: Element>(&mut self, node: &Node) -> Result<(), ExecuteError> {
         let dy_shape = self.memory_shape(node.inputs[0]);
         let shape = {
             let own = self.shape(node.outputs[0]);
@@ -119,9 +125,22 @@ impl Lowering<'_> {
         let dy = self.read(node.inputs[0])?;
         let dx = self.write(node.outputs[0]);
         self.push(&node.name, vec![dy], vec![dx], move |memory, _, out| {
-            sum_to_shape(memory.get(dy), &dy_shape, &shape, out[0]);
+            sum_to_shape(memory.get::<E>(dy), &dy_shape, &shape, out[0].get());
             Ok(())
         });
+        Ok(())
+    }
+
+    /// The same numbers in another type.
+    pub(super) fn cast_node<E: Element>(&mut self, node: &Node, to: DType) -> Result<(), ExecuteError> {
+        let x = self.read(node.inputs[0])?;
+        let y = match to {
+            DType::BF16 => self.cast::<E, bf16>(x, node.inputs[0]),
+            DType::F16 => self.cast::<E, f16>(x, node.inputs[0]),
+            DType::F32 => self.cast::<E, f32>(x, node.inputs[0]),
+            other => return Err(unsupported(node, format!("there are no kernels for {other}"))),
+        };
+        self.alias(node.outputs[0], self.order_of_rank(node.outputs[0]), y);
         Ok(())
     }
 
@@ -132,14 +151,19 @@ impl Lowering<'_> {
         Ok(())
     }
 
-    pub(super) fn dropout(&mut self, node: &Node, p: f32, layer: u64) -> Result<(), ExecuteError> {
+    pub(super) fn dropout<E: Element>(
+        &mut self,
+        node: &Node,
+        p: f32,
+        layer: u64,
+    ) -> Result<(), ExecuteError> {
         let isa = self.isa;
         // The mask counts elements in the graph's order: it must not depend on the layout.
         let x = self.plain(node.inputs[0])?;
         let keys = self.i64_input(node, node.inputs[1])?;
         let y = self.write_plain(node.outputs[0]);
         self.push(&node.name, vec![x], vec![y], move |memory, _, out| {
-            dropout(isa, &Dropout { keys: memory.get_i64(keys), layer, p }, memory.get(x), out[0]);
+            dropout(isa, &Dropout { keys: memory.get_i64(keys), layer, p }, memory.get::<E>(x), out[0].get());
             Ok(())
         });
         Ok(())

@@ -25,9 +25,9 @@ impl Lowering<'_> {
     pub(super) fn softmax(&mut self, node: &Node, axis: usize) -> Result<(), ExecuteError> {
         let ((width, order), isa) = (self.last_axis(node, axis)?, self.isa);
         let x = self.in_order(node.inputs[0], order)?;
-        let y = self.hold(node.outputs[0], order, Err(self.len(node.outputs[0])));
+        let y = self.hold(node.outputs[0], order, Err(self.size(node.outputs[0])));
         self.push(&node.name, vec![x], vec![y], move |memory, _, out| {
-            softmax(isa, memory.get(x), width, out[0]);
+            softmax(isa, memory.get(x), width, out[0].get());
             Ok(())
         });
         Ok(())
@@ -36,9 +36,9 @@ impl Lowering<'_> {
     pub(super) fn softmax_grad(&mut self, node: &Node, axis: usize) -> Result<(), ExecuteError> {
         let ((width, order), isa) = (self.last_axis(node, axis)?, self.isa);
         let (dy, y) = (self.in_order(node.inputs[0], order)?, self.in_order(node.inputs[1], order)?);
-        let dx = self.hold(node.outputs[0], order, Err(self.len(node.outputs[0])));
+        let dx = self.hold(node.outputs[0], order, Err(self.size(node.outputs[0])));
         self.push(&node.name, vec![dy, y], vec![dx], move |memory, _, out| {
-            softmax_grad(isa, memory.get(y), memory.get(dy), width, out[0]);
+            softmax_grad(isa, memory.get(y), memory.get(dy), width, out[0].get());
             Ok(())
         });
         Ok(())
@@ -55,7 +55,7 @@ impl Lowering<'_> {
             let weights = weights.map(|w| memory.get(w));
             let settings = softmax::CrossEntropy { smoothing: loss.label_smoothing, weights };
             let labels = memory.get_i64(labels);
-            out[0][0] =
+            out[0].get::<f32>()[0] =
                 cross_entropy(isa, memory.get(logits), labels, classes, &settings).map_err(label_error)?;
             Ok(())
         });
@@ -76,8 +76,8 @@ impl Lowering<'_> {
         self.push(&node.name, reads, vec![dlogits], move |memory, _, out| {
             let weights = weights.map(|w| memory.get(w));
             let settings = softmax::CrossEntropy { smoothing: loss.label_smoothing, weights };
-            let (dloss, labels) = (memory.get(dloss)[0], memory.get_i64(labels));
-            cross_entropy_grad(isa, memory.get(logits), labels, classes, &settings, dloss, out[0])
+            let (dloss, labels) = (memory.get::<f32>(dloss)[0], memory.get_i64(labels));
+            cross_entropy_grad(isa, memory.get(logits), labels, classes, &settings, dloss, out[0].get())
                 .map_err(label_error)
         });
         Ok(())

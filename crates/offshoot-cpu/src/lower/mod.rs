@@ -9,13 +9,16 @@ mod pool;
 
 use std::collections::HashMap;
 
+use half::{bf16, f16};
 use offshoot_graph::op::{FusedOp, GradOp, TrainOp};
 use offshoot_graph::{Bindings, DType, ExecuteError, Graph, Node, Op, Parameter, Role, Source, ValueId};
 
 use crate::kernels::Activation;
+use crate::kernels::convert::{convert, round};
+use crate::kernels::element::Element;
 use crate::kernels::layout::{nchw_to_nhwc, nhwc_to_nchw};
 use crate::kernels::simd::Isa;
-use crate::plan::{BufferId, Memory, Place, Plan, Scratch, Step};
+use crate::plan::{BufferId, Memory, Out, Place, Plan, Scratch, Size, Step};
 use crate::session::Filters;
 
 /// Plans `graph` at the sizes of `bindings`. Frozen filters are packed into `filters` from `parameters`.
@@ -32,7 +35,7 @@ pub(crate) fn lower(
         match blocks.chains.get(&index) {
             Some(&chain) => lowering.block(chain)?,
             None if blocks.inner.contains(&index) => {}
-            None => lowering.node(node)?,
+            None => lowering.typed_node(node)?,
         }
     }
     lowering.finish()
@@ -53,8 +56,8 @@ struct Lowering<'a> {
     parameters: &'a [&'a [f32]],
     filters: &'a mut Filters,
     shapes: Vec<Vec<usize>>,
-    /// Each buffer's place, or the length of one that is yet to be placed.
-    buffers: Vec<Result<Place, usize>>,
+    /// Each buffer's place, or the size of one that is yet to be placed.
+    buffers: Vec<Result<Place, Size>>,
     constants: Vec<Vec<f32>>,
     /// The buffers that hold a value so far.
     held: HashMap<(ValueId, Order), BufferId>,
@@ -97,7 +100,7 @@ impl<'a> Lowering<'a> {
         Ok(lowering)
     }
 
-    fn hold(&mut self, value: ValueId, order: Order, buffer: Result<Place, usize>) -> BufferId {
+    fn hold(&mut self, value: ValueId, order: Order, buffer: Result<Place, Size>) -> BufferId {
         self.buffers.push(buffer);
         let id = BufferId(self.buffers.len() - 1);
         self.held.insert((value, order), id);
@@ -107,27 +110,45 @@ impl<'a> Lowering<'a> {
     fn finish(mut self) -> Result<Plan, ExecuteError> {
         let mut outputs = Vec::new();
         for (name, value) in self.graph.outputs() {
-            let mut id = self.plain(*value)?;
-            if self.buffers[id.0].is_ok() {
-                id = self.copy(id, self.len(*value));
-            }
+            let id = self.plain(*value)?;
+            let id = match (self.dtype(*value), self.buffers[id.0]) {
+                (DType::BF16, _) => self.cast::<bf16, f32>(id, *value),
+                (DType::F16, _) => self.cast::<f16, f32>(id, *value),
+                // Somebody else's memory: the output is an input.
+                (_, Ok(_)) => self.cast::<f32, f32>(id, *value),
+                (_, Err(_)) => id,
+            };
             outputs.push((name.clone(), self.shape(*value).to_vec(), id));
         }
         Ok(Plan::new(self.steps, self.buffers, self.constants, outputs))
     }
 
-    /// A copy of somebody else's memory, for an output that is an input.
-    fn copy(&mut self, from: BufferId, len: usize) -> BufferId {
-        let to = self.fresh(len);
-        self.push("copy", vec![from], vec![to], move |memory, _, out| {
-            out[0].copy_from_slice(memory.get(from));
+    /// A copy of the elements of `value`, which `from` holds, as another type.
+    fn cast<A: Element, B: Element>(&mut self, from: BufferId, value: ValueId) -> BufferId {
+        let (to, isa) = (self.fresh(self.len(value), B::DTYPE), self.isa);
+        self.push("cast", vec![from], vec![to], move |memory, _, out| {
+            convert(isa, memory.get::<A>(from), out[0].get::<B>());
             Ok(())
         });
         to
     }
 
-    fn fresh(&mut self, len: usize) -> BufferId {
-        self.buffers.push(Err(len));
+    /// The elements of a weight that an operator on `E` reads, rounded to what `E` can hold.
+    fn rounded<E: Element>(&mut self, weight: ValueId) -> Result<BufferId, ExecuteError> {
+        let from = self.plain(weight)?;
+        if E::DTYPE == DType::F32 {
+            return Ok(from);
+        }
+        let (to, isa) = (self.fresh(self.len(weight), DType::F32), self.isa);
+        self.push("cast", vec![from], vec![to], move |memory, _, out| {
+            round::<E>(isa, memory.get(from), out[0].get());
+            Ok(())
+        });
+        Ok(to)
+    }
+
+    fn fresh(&mut self, len: usize, dtype: DType) -> BufferId {
+        self.buffers.push(Err(Size { len, dtype }));
         BufferId(self.buffers.len() - 1)
     }
 
@@ -141,6 +162,15 @@ impl<'a> Lowering<'a> {
             [n, c, h, w] => vec![n, h, w, c],
             ref other => other.to_vec(),
         }
+    }
+
+    fn dtype(&self, value: ValueId) -> DType {
+        self.graph.value(value).dtype
+    }
+
+    /// The size of a buffer for a value.
+    fn size(&self, value: ValueId) -> Size {
+        Size { len: self.len(value), dtype: self.dtype(value) }
     }
 
     fn len(&self, value: ValueId) -> usize {
@@ -206,23 +236,38 @@ impl<'a> Lowering<'a> {
             self.held.insert((value, order), from);
             return Ok(from);
         }
-        let to = self.hold(value, order, Err(n * c * h * w));
+        let to = self.hold(value, order, Err(self.size(value)));
+        let sizes = [n, c, h * w];
+        match self.dtype(value) {
+            DType::BF16 => self.change_order::<bf16>(sizes, order, from, to),
+            DType::F16 => self.change_order::<f16>(sizes, order, from, to),
+            _ => self.change_order::<f32>(sizes, order, from, to),
+        }
+        Ok(to)
+    }
+
+    fn change_order<E: Element>(
+        &mut self,
+        [n, c, pixels]: [usize; 3],
+        order: Order,
+        from: BufferId,
+        to: BufferId,
+    ) {
         self.push("layout", vec![from], vec![to], move |memory, _, out| {
-            let convert = if order == Order::Graph { nhwc_to_nchw } else { nchw_to_nhwc };
-            convert(n, c, h * w, memory.get(from), out[0]);
+            let change = if order == Order::Graph { nhwc_to_nchw::<E> } else { nchw_to_nhwc::<E> };
+            change(n, c, pixels, memory.get(from), out[0].get());
             Ok(())
         });
-        Ok(to)
     }
 
     /// A new buffer for a value that a kernel makes.
     fn write(&mut self, value: ValueId) -> BufferId {
-        self.hold(value, self.order_of_rank(value), Err(self.len(value)))
+        self.hold(value, self.order_of_rank(value), Err(self.size(value)))
     }
 
     /// A new buffer for a value that a kernel makes in the order of the graph's axes.
     fn write_plain(&mut self, value: ValueId) -> BufferId {
-        self.hold(value, Order::Graph, Err(self.len(value)))
+        self.hold(value, Order::Graph, Err(self.size(value)))
     }
 
     /// Lets `value` be the elements that `id` holds.
@@ -235,57 +280,67 @@ impl<'a> Lowering<'a> {
         node: &str,
         reads: Vec<BufferId>,
         writes: Vec<BufferId>,
-        run: impl FnMut(&Memory<'_>, &mut Scratch, &mut [&mut [f32]]) -> Result<(), ExecuteError> + Send + 'static,
+        run: impl FnMut(&Memory<'_>, &mut Scratch, &mut [Out<'_>]) -> Result<(), ExecuteError> + Send + 'static,
     ) {
         self.steps.push(Step { node: node.to_string(), reads, writes, run: Box::new(run) });
     }
 
-    fn node(&mut self, node: &Node) -> Result<(), ExecuteError> {
+    /// Lowers a node for the type of its activations, which is that of its first input.
+    fn typed_node(&mut self, node: &Node) -> Result<(), ExecuteError> {
+        match self.dtype(node.inputs[0]) {
+            DType::F32 => self.node::<f32>(node),
+            DType::BF16 => self.node::<bf16>(node),
+            DType::F16 => self.node::<f16>(node),
+            other => Err(unsupported(node, format!("there are no kernels for {other}"))),
+        }
+    }
+
+    fn node<E: Element>(&mut self, node: &Node) -> Result<(), ExecuteError> {
         match &node.op {
-            Op::Conv(conv) => self.conv(node, conv, Activation::None, false),
+            Op::Conv(conv) => self.conv::<E>(node, conv, Activation::None, false),
             Op::Fused(FusedOp::Conv { conv, residual, activation }) => {
-                self.conv(node, conv, kernel_activation(*activation), *residual)
+                self.conv::<E>(node, conv, kernel_activation(*activation), *residual)
             }
-            Op::Grad(GradOp::ConvInput { conv, .. }) => self.conv_input_grad(node, conv),
-            Op::Grad(GradOp::ConvWeight { conv, .. }) => self.conv_weight_grad(node, conv),
-            Op::Gemm(gemm) => self.gemm(node, *gemm),
-            Op::Grad(GradOp::SumToChannels) => self.sum_to_channels(node),
+            Op::Grad(GradOp::ConvInput { conv, .. }) => self.conv_input_grad::<E>(node, conv),
+            Op::Grad(GradOp::ConvWeight { conv, .. }) => self.conv_weight_grad::<E>(node, conv),
+            Op::Gemm(gemm) => self.gemm::<E>(node, *gemm),
+            Op::Grad(GradOp::SumToChannels) => self.sum_to_channels::<E>(node),
 
-            Op::BatchNormalization(norm) => self.batch_normalization(node, *norm),
-            Op::Train(TrainOp::BatchNormStats(norm)) => self.batch_norm_stats(node, *norm),
+            Op::BatchNormalization(norm) => self.batch_normalization::<E>(node, *norm),
+            Op::Train(TrainOp::BatchNormStats(norm)) => self.batch_norm_stats::<E>(node, *norm),
             Op::Train(TrainOp::InvStd { epsilon }) => self.inv_std(node, *epsilon),
-            Op::Train(TrainOp::BatchNormApply) => self.batch_norm_apply(node, Activation::None, false),
+            Op::Train(TrainOp::BatchNormApply) => self.batch_norm_apply::<E>(node, Activation::None, false),
             Op::Fused(FusedOp::BatchNormApply { residual, activation }) => {
-                self.batch_norm_apply(node, kernel_activation(*activation), *residual)
+                self.batch_norm_apply::<E>(node, kernel_activation(*activation), *residual)
             }
-            Op::Grad(GradOp::BatchNormReduce) => self.batch_norm_reduce(node),
+            Op::Grad(GradOp::BatchNormReduce) => self.batch_norm_reduce::<E>(node),
             Op::Fused(FusedOp::BatchNormReduce { activation }) => {
-                self.fused_batch_norm_reduce(node, kernel_activation(*activation))
+                self.fused_batch_norm_reduce::<E>(node, kernel_activation(*activation))
             }
-            Op::Grad(GradOp::BatchNormInput) => self.batch_norm_input(node),
+            Op::Grad(GradOp::BatchNormInput) => self.batch_norm_input::<E>(node),
             Op::Fused(FusedOp::BatchNormInput { activation }) => {
-                self.fused_batch_norm_input(node, kernel_activation(*activation))
+                self.fused_batch_norm_input::<E>(node, kernel_activation(*activation))
             }
-            Op::Grad(GradOp::BatchNormScale) => self.batch_norm_scale(node),
+            Op::Grad(GradOp::BatchNormScale) => self.batch_norm_scale::<E>(node),
 
-            Op::Relu => self.activation(node, Activation::Relu),
-            Op::Clip(clip) => self.activation(node, Activation::Clip { min: clip.min, max: clip.max }),
-            Op::Sigmoid => self.sigmoid(node),
-            Op::Grad(GradOp::Relu) => self.activation_grad(node, Activation::Relu),
+            Op::Relu => self.activation::<E>(node, Activation::Relu),
+            Op::Clip(clip) => self.activation::<E>(node, Activation::Clip { min: clip.min, max: clip.max }),
+            Op::Sigmoid => self.sigmoid::<E>(node),
+            Op::Grad(GradOp::Relu) => self.activation_grad::<E>(node, Activation::Relu),
             Op::Grad(GradOp::Clip(clip)) => {
-                self.activation_grad(node, Activation::Clip { min: clip.min, max: clip.max })
+                self.activation_grad::<E>(node, Activation::Clip { min: clip.min, max: clip.max })
             }
-            Op::Grad(GradOp::Sigmoid) => self.sigmoid_grad(node),
-            Op::Add => self.binary(node, crate::kernels::elementwise::Binary::Add),
-            Op::Mul => self.binary(node, crate::kernels::elementwise::Binary::Mul),
-            Op::Grad(GradOp::ReduceTo { .. }) => self.reduce_to(node),
+            Op::Grad(GradOp::Sigmoid) => self.sigmoid_grad::<E>(node),
+            Op::Add => self.binary::<E>(node, crate::kernels::elementwise::Binary::Add),
+            Op::Mul => self.binary::<E>(node, crate::kernels::elementwise::Binary::Mul),
+            Op::Grad(GradOp::ReduceTo { .. }) => self.reduce_to::<E>(node),
 
-            Op::MaxPool(pool) => self.max_pool(node, pool),
-            Op::AveragePool(pool) => self.average_pool(node, pool),
-            Op::GlobalAveragePool => self.global_average_pool(node),
-            Op::Grad(GradOp::MaxPool(pool)) => self.max_pool_grad(node, pool),
-            Op::Grad(GradOp::AveragePool { pool, .. }) => self.average_pool_grad(node, pool),
-            Op::Grad(GradOp::GlobalAveragePool { .. }) => self.global_average_pool_grad(node),
+            Op::MaxPool(pool) => self.max_pool::<E>(node, pool),
+            Op::AveragePool(pool) => self.average_pool::<E>(node, pool),
+            Op::GlobalAveragePool => self.global_average_pool::<E>(node),
+            Op::Grad(GradOp::MaxPool(pool)) => self.max_pool_grad::<E>(node, pool),
+            Op::Grad(GradOp::AveragePool { pool, .. }) => self.average_pool_grad::<E>(node, pool),
+            Op::Grad(GradOp::GlobalAveragePool { .. }) => self.global_average_pool_grad::<E>(node),
 
             Op::Flatten { .. } | Op::Grad(GradOp::Reshape { .. }) => self.reshape(node),
             Op::Identity | Op::Dropout { .. } => {
@@ -294,8 +349,9 @@ impl<'a> Lowering<'a> {
                 self.alias(node.outputs[0], order, id);
                 Ok(())
             }
+            Op::Train(TrainOp::Cast { to }) => self.cast_node::<E>(node, *to),
             Op::Train(TrainOp::Dropout { ratio, layer }) | Op::Grad(GradOp::Dropout { ratio, layer }) => {
-                self.dropout(node, *ratio, *layer)
+                self.dropout::<E>(node, *ratio, *layer)
             }
             Op::Softmax { axis } => self.softmax(node, *axis),
             Op::Grad(GradOp::Softmax { axis }) => self.softmax_grad(node, *axis),

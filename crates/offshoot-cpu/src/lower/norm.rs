@@ -8,6 +8,7 @@ use crate::kernels::batch_norm::{
     BatchNorm, Gate, Running, batch_norm_apply, batch_norm_input_grad, batch_norm_reduce, batch_norm_stats,
     inv_std, scale_input_grad,
 };
+use crate::kernels::element::Element;
 use crate::kernels::{Activation, Place};
 use crate::plan::{BufferId, Memory};
 
@@ -37,7 +38,7 @@ impl Vectors {
 
 impl Lowering<'_> {
     /// Running statistics: an affine function of each channel.
-    pub(super) fn batch_normalization(
+    pub(super) fn batch_normalization<E: Element>(
         &mut self,
         node: &Node,
         norm: BatchNormalization,
@@ -61,13 +62,13 @@ impl Lowering<'_> {
                 gamma: memory.get(gamma),
                 beta: memory.get(beta),
             };
-            batch_norm_apply(isa, memory.get(x), &norm, None, Activation::None, out[0]);
+            batch_norm_apply(isa, memory.get::<E>(x), &norm, None, Activation::None, out[0].get());
             Ok(())
         });
         Ok(())
     }
 
-    pub(super) fn batch_norm_stats(
+    pub(super) fn batch_norm_stats<E: Element>(
         &mut self,
         node: &Node,
         norm: BatchNormalization,
@@ -87,10 +88,11 @@ impl Lowering<'_> {
                 momentum: norm.momentum,
                 mean: memory.get(mean),
                 var: memory.get(var),
-                new_mean,
-                new_var,
+                new_mean: new_mean.get(),
+                new_var: new_var.get(),
             };
-            batch_norm_stats(isa, memory.get(x), norm.epsilon, batch_mean, batch_inv_std, Some(running));
+            let (mean, inv_std) = (batch_mean.get(), batch_inv_std.get());
+            batch_norm_stats(isa, memory.get::<E>(x), norm.epsilon, mean, inv_std, Some(running));
             Ok(())
         });
         Ok(())
@@ -100,13 +102,13 @@ impl Lowering<'_> {
         let var = self.plain(node.inputs[0])?;
         let y = self.write_plain(node.outputs[0]);
         self.push(&node.name, vec![var], vec![y], move |memory, _, out| {
-            inv_std(memory.get(var), epsilon, out[0]);
+            inv_std(memory.get(var), epsilon, out[0].get());
             Ok(())
         });
         Ok(())
     }
 
-    pub(super) fn batch_norm_apply(
+    pub(super) fn batch_norm_apply<E: Element>(
         &mut self,
         node: &Node,
         activation: Activation,
@@ -120,15 +122,22 @@ impl Lowering<'_> {
         let y = self.write(node.outputs[0]);
         let reads = [x].into_iter().chain(vectors.buffers()).chain(residual).collect();
         self.push(&node.name, reads, vec![y], move |memory, _, out| {
-            let residual = residual.map(|r| memory.get(r));
-            batch_norm_apply(isa, memory.get(x), &vectors.get(memory), residual, activation, out[0]);
+            let residual = residual.map(|r| memory.get::<E>(r));
+            batch_norm_apply(
+                isa,
+                memory.get::<E>(x),
+                &vectors.get(memory),
+                residual,
+                activation,
+                out[0].get(),
+            );
             Ok(())
         });
         Ok(())
     }
 
     /// (dy, x, mean, inv_std) -> (dgamma, dbeta)
-    pub(super) fn batch_norm_reduce(&mut self, node: &Node) -> Result<(), ExecuteError> {
+    pub(super) fn batch_norm_reduce<E: Element>(&mut self, node: &Node) -> Result<(), ExecuteError> {
         self.picture(node, node.inputs[1])?;
         let isa = self.isa;
         let (dy, x) = (self.read(node.inputs[0])?, self.read(node.inputs[1])?);
@@ -139,14 +148,22 @@ impl Lowering<'_> {
             // The sums use neither weight nor bias.
             let norm =
                 BatchNorm { mean: memory.get(mean), inv_std: memory.get(inverse), gamma: &[], beta: &[] };
-            batch_norm_reduce(isa, memory.get(x), memory.get(dy), &norm, Gate::Open, dgamma, dbeta);
+            batch_norm_reduce(
+                isa,
+                memory.get::<E>(x),
+                memory.get::<E>(dy),
+                &norm,
+                Gate::Open,
+                dgamma.get(),
+                dbeta.get(),
+            );
             Ok(())
         });
         Ok(())
     }
 
     /// (dz, x, mean, inv_std, gamma, beta) -> (dgamma, dbeta)
-    pub(super) fn fused_batch_norm_reduce(
+    pub(super) fn fused_batch_norm_reduce<E: Element>(
         &mut self,
         node: &Node,
         activation: Activation,
@@ -160,30 +177,38 @@ impl Lowering<'_> {
         self.push(&node.name, reads, writes, move |memory, _, out| {
             let [dgamma, dbeta] = out else { unreachable!("two outputs") };
             let (norm, gate) = (vectors.get(memory), Gate::Recomputed(activation));
-            batch_norm_reduce(isa, memory.get(x), memory.get(dz), &norm, gate, dgamma, dbeta);
+            batch_norm_reduce(
+                isa,
+                memory.get::<E>(x),
+                memory.get::<E>(dz),
+                &norm,
+                gate,
+                dgamma.get(),
+                dbeta.get(),
+            );
             Ok(())
         });
         Ok(())
     }
 
     /// (dy, x, mean, inv_std, gamma, dgamma, dbeta) -> dx
-    pub(super) fn batch_norm_input(&mut self, node: &Node) -> Result<(), ExecuteError> {
+    pub(super) fn batch_norm_input<E: Element>(&mut self, node: &Node) -> Result<(), ExecuteError> {
         // The formula does not use the bias; the weight stands in for its length.
         let mut inputs = node.inputs.clone();
         inputs.insert(5, node.inputs[4]);
-        self.input_gradient(node, &inputs, None)
+        self.input_gradient::<E>(node, &inputs, None)
     }
 
     /// (dz, x, mean, inv_std, gamma, beta, dgamma, dbeta) -> dx
-    pub(super) fn fused_batch_norm_input(
+    pub(super) fn fused_batch_norm_input<E: Element>(
         &mut self,
         node: &Node,
         activation: Activation,
     ) -> Result<(), ExecuteError> {
-        self.input_gradient(node, &node.inputs, Some(activation))
+        self.input_gradient::<E>(node, &node.inputs, Some(activation))
     }
 
-    fn input_gradient(
+    fn input_gradient<E: Element>(
         &mut self,
         node: &Node,
         inputs: &[ValueId],
@@ -198,9 +223,9 @@ impl Lowering<'_> {
         let reads = [dz, x, dgamma, dbeta].into_iter().chain(vectors.buffers()).collect();
         self.push(&node.name, reads, vec![dx], move |memory, _, out| {
             let gate = activation.map_or(Gate::Open, Gate::Recomputed);
-            let place = Place::Apart(memory.get(dz), out[0]);
+            let place = Place::Apart(memory.get::<E>(dz), out[0].get());
             let (norm, dgamma, dbeta) = (vectors.get(memory), memory.get(dgamma), memory.get(dbeta));
-            batch_norm_input_grad(isa, memory.get(x), place, &norm, gate, dgamma, dbeta);
+            batch_norm_input_grad(isa, memory.get::<E>(x), place, &norm, gate, dgamma, dbeta);
             Ok(())
         });
         Ok(())
@@ -221,7 +246,7 @@ impl Lowering<'_> {
     }
 
     /// (dy, inv_std, gamma) -> dx
-    pub(super) fn batch_norm_scale(&mut self, node: &Node) -> Result<(), ExecuteError> {
+    pub(super) fn batch_norm_scale<E: Element>(&mut self, node: &Node) -> Result<(), ExecuteError> {
         self.picture(node, node.inputs[0])?;
         let isa = self.isa;
         let dy = self.read(node.inputs[0])?;
@@ -231,7 +256,7 @@ impl Lowering<'_> {
             // An open gate makes it a scale: neither the mean nor the bias matters.
             let gamma = memory.get(gamma);
             let norm = BatchNorm { mean: gamma, inv_std: memory.get(inverse), gamma, beta: gamma };
-            scale_input_grad(isa, &[], Place::Apart(memory.get(dy), out[0]), &norm, Gate::Open);
+            scale_input_grad(isa, &[], Place::Apart(memory.get::<E>(dy), out[0].get()), &norm, Gate::Open);
             Ok(())
         });
         Ok(())

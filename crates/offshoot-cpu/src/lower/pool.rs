@@ -4,6 +4,7 @@ use offshoot_graph::op::{AveragePool, Pool};
 use offshoot_graph::{ExecuteError, Node, ValueId};
 
 use super::Lowering;
+use crate::kernels::element::Element;
 use crate::kernels::pool::{self, PoolShape, global_average, global_average_grad, pool_grad};
 
 impl Lowering<'_> {
@@ -15,39 +16,52 @@ impl Lowering<'_> {
         PoolShape { batch, in_h, in_w, channels, out_h, out_w, kernel, strides, pads, dilations: [1, 1] }
     }
 
-    pub(super) fn max_pool(&mut self, node: &Node, pool: &Pool) -> Result<(), ExecuteError> {
-        self.pool(node, pool, pool::Pool::Max)
+    pub(super) fn max_pool<E: Element>(&mut self, node: &Node, pool: &Pool) -> Result<(), ExecuteError> {
+        self.pool::<E>(node, pool, pool::Pool::Max)
     }
 
-    pub(super) fn average_pool(&mut self, node: &Node, pool: &AveragePool) -> Result<(), ExecuteError> {
-        self.pool(node, &pool.pool, pool::Pool::Average { count_include_pad: pool.count_include_pad })
+    pub(super) fn average_pool<E: Element>(
+        &mut self,
+        node: &Node,
+        pool: &AveragePool,
+    ) -> Result<(), ExecuteError> {
+        self.pool::<E>(node, &pool.pool, pool::Pool::Average { count_include_pad: pool.count_include_pad })
     }
 
-    fn pool(&mut self, node: &Node, attributes: &Pool, kind: pool::Pool) -> Result<(), ExecuteError> {
+    fn pool<E: Element>(
+        &mut self,
+        node: &Node,
+        attributes: &Pool,
+        kind: pool::Pool,
+    ) -> Result<(), ExecuteError> {
         let shape = self.pool_shape(attributes, node.inputs[0], node.outputs[0]);
         let isa = self.isa;
         let x = self.read(node.inputs[0])?;
         let y = self.write(node.outputs[0]);
         self.push(&node.name, vec![x], vec![y], move |memory, _, out| {
-            pool::pool(isa, kind, &shape, memory.get(x), out[0]);
+            pool::pool(isa, kind, &shape, memory.get::<E>(x), out[0].get());
             Ok(())
         });
         Ok(())
     }
 
-    pub(super) fn max_pool_grad(&mut self, node: &Node, attributes: &Pool) -> Result<(), ExecuteError> {
+    pub(super) fn max_pool_grad<E: Element>(
+        &mut self,
+        node: &Node,
+        attributes: &Pool,
+    ) -> Result<(), ExecuteError> {
         let shape = self.pool_shape(attributes, node.inputs[1], node.inputs[0]);
         let isa = self.isa;
         let (dy, x) = (self.read(node.inputs[0])?, self.read(node.inputs[1])?);
         let dx = self.write(node.outputs[0]);
         self.push(&node.name, vec![dy, x], vec![dx], move |memory, _, out| {
-            pool_grad(isa, pool::Pool::Max, &shape, memory.get(x), memory.get(dy), out[0]);
+            pool_grad(isa, pool::Pool::Max, &shape, memory.get::<E>(x), memory.get::<E>(dy), out[0].get());
             Ok(())
         });
         Ok(())
     }
 
-    pub(super) fn average_pool_grad(
+    pub(super) fn average_pool_grad<E: Element>(
         &mut self,
         node: &Node,
         attributes: &AveragePool,
@@ -58,31 +72,31 @@ impl Lowering<'_> {
         let dy = self.read(node.inputs[0])?;
         let dx = self.write(node.outputs[0]);
         self.push(&node.name, vec![dy], vec![dx], move |memory, _, out| {
-            pool_grad(isa, kind, &shape, &[], memory.get(dy), out[0]);
+            pool_grad(isa, kind, &shape, &[], memory.get::<E>(dy), out[0].get());
             Ok(())
         });
         Ok(())
     }
 
-    pub(super) fn global_average_pool(&mut self, node: &Node) -> Result<(), ExecuteError> {
+    pub(super) fn global_average_pool<E: Element>(&mut self, node: &Node) -> Result<(), ExecuteError> {
         let [batch, ..] = self.picture(node, node.inputs[0])?;
         let isa = self.isa;
         let x = self.read(node.inputs[0])?;
         let y = self.write(node.outputs[0]);
         self.push(&node.name, vec![x], vec![y], move |memory, _, out| {
-            global_average(isa, batch, memory.get(x), out[0]);
+            global_average(isa, batch, memory.get::<E>(x), out[0].get());
             Ok(())
         });
         Ok(())
     }
 
-    pub(super) fn global_average_pool_grad(&mut self, node: &Node) -> Result<(), ExecuteError> {
+    pub(super) fn global_average_pool_grad<E: Element>(&mut self, node: &Node) -> Result<(), ExecuteError> {
         let [batch, ..] = self.picture(node, node.inputs[0])?;
         let isa = self.isa;
         let dy = self.read(node.inputs[0])?;
         let dx = self.write(node.outputs[0]);
         self.push(&node.name, vec![dy], vec![dx], move |memory, _, out| {
-            global_average_grad(isa, batch, memory.get(dy), out[0]);
+            global_average_grad(isa, batch, memory.get::<E>(dy), out[0].get());
             Ok(())
         });
         Ok(())
