@@ -8,6 +8,7 @@
 //! checkpoint needs no more than the weights, the optimizer's moments and a position, and a resumed run ends with
 //! the same bytes as an uninterrupted one.
 
+pub mod amp;
 pub mod evaluate;
 pub mod freeze;
 pub mod inference;
@@ -22,6 +23,7 @@ mod split;
 pub mod step;
 pub mod train;
 
+pub use amp::{Amp, GradScaler, ScalerOptions};
 pub use evaluate::{EvaluateError, evaluate};
 pub use freeze::{FreezeError, apply_freeze};
 pub use inference::{Inference, NetworkError};

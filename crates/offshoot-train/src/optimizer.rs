@@ -130,6 +130,20 @@ impl Optimizer {
         gradient: impl Fn(&str) -> Option<&'g [f32]>,
         factor: f64,
     ) -> Result<f64, UpdateError> {
+        self.step_scaled(weights, gradient, 1.0, factor)
+    }
+
+    /// [`Optimizer::step`] with `unscale` times the gradients.
+    ///
+    /// # Errors
+    /// As [`Optimizer::step`].
+    pub fn step_scaled<'g>(
+        &mut self,
+        weights: &mut Weights,
+        gradient: impl Fn(&str) -> Option<&'g [f32]>,
+        unscale: f32,
+        factor: f64,
+    ) -> Result<f64, UpdateError> {
         let mut squares = 0.0;
         for (name, slot) in &self.slots {
             let given = (weights.get(name).and_then(Tensor::as_f32), gradient(name));
@@ -143,13 +157,13 @@ impl Optimizer {
             if !norm.is_finite() {
                 return Err(UpdateError::NotFiniteGradient(name.clone()));
             }
-            if !self.rule(slot, factor).stays_finite(weight, gradient, slot) {
+            if !self.rule(slot, unscale, factor).stays_finite(weight, gradient, slot) {
                 return Err(UpdateError::NotFiniteValue(name.clone()));
             }
             squares += norm;
         }
         for (name, mut slot) in std::mem::take(&mut self.slots) {
-            let rule = self.rule(&slot, factor);
+            let rule = self.rule(&slot, unscale, factor);
             if let (Some(weight), Some(gradient)) =
                 (weights.get_mut(&name).and_then(Tensor::as_f32_mut), gradient(&name))
             {
@@ -158,7 +172,7 @@ impl Optimizer {
             slot.step += 1;
             self.slots.insert(name, slot);
         }
-        Ok(squares.sqrt())
+        Ok(squares.sqrt() * f64::from(unscale))
     }
 
     /// The state as f32 tensors, under PyTorch's names: `NAME.momentum_buffer`, or `NAME.exp_avg` and
@@ -201,12 +215,13 @@ impl Optimizer {
         Ok(())
     }
 
-    fn rule(&self, slot: &Slot, factor: f64) -> Rule {
+    fn rule(&self, slot: &Slot, unscale: f32, factor: f64) -> Rule {
         let OptimizerOptions { kind, momentum, nesterov, betas, epsilon } = self.options;
         let group = &self.groups[slot.group];
         let lr = group.lr * factor;
         if kind == OptimizerKind::Sgd {
             return Rule::Sgd(Sgd {
+                unscale,
                 lr: lr as f32,
                 decay: group.weight_decay as f32,
                 momentum: momentum as f32,
@@ -218,6 +233,7 @@ impl Optimizer {
         let [correction1, correction2] = betas.map(|beta| 1.0 - beta.powi(step));
         let decoupled = kind == OptimizerKind::AdamW;
         Rule::Adam(Adam {
+            unscale,
             decay: if decoupled { 0.0 } else { group.weight_decay as f32 },
             shrink: if decoupled { (1.0 - lr * group.weight_decay) as f32 } else { 1.0 },
             mix1: (1.0 - betas[0]) as f32,
@@ -252,6 +268,7 @@ enum Rule {
 
 #[derive(Clone, Copy)]
 struct Sgd {
+    unscale: f32,
     lr: f32,
     decay: f32,
     momentum: f32,
@@ -263,7 +280,7 @@ impl Sgd {
     /// The new (weight, momentum).
     #[inline]
     fn next(self, weight: f32, gradient: f32, buffer: f32) -> (f32, f32) {
-        let gradient = gradient + self.decay * weight;
+        let gradient = gradient * self.unscale + self.decay * weight;
         let buffer = buffer * self.momentum + gradient;
         let direction = if self.nesterov { gradient + self.ahead * buffer } else { buffer };
         (weight - self.lr * direction, buffer)
@@ -272,6 +289,7 @@ impl Sgd {
 
 #[derive(Clone, Copy)]
 struct Adam {
+    unscale: f32,
     decay: f32,
     shrink: f32,
     mix1: f32,
@@ -286,7 +304,7 @@ impl Adam {
     /// The new (weight, mean, mean of squares).
     #[inline]
     fn next(self, weight: f32, gradient: f32, mean: f32, square: f32) -> (f32, f32, f32) {
-        let gradient = gradient + self.decay * weight;
+        let gradient = gradient * self.unscale + self.decay * weight;
         let weight = weight * self.shrink;
         let mean = mean + self.mix1 * (gradient - mean);
         let square = square * self.beta2 + self.mix2 * gradient * gradient;

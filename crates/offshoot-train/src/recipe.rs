@@ -12,6 +12,7 @@ use offshoot_graph::passes::Pattern;
 use offshoot_graph::{Fit, Interpolation, Preprocessing};
 use serde::{Deserialize, Serialize};
 
+use crate::amp::Amp;
 use crate::optimizer::{OptimizerKind, OptimizerOptions};
 use crate::schedule::ScheduleKind;
 
@@ -114,6 +115,7 @@ pub struct Settings {
     pub class_weights: Option<BTreeMap<String, f64>>,
     pub balance_classes: Option<bool>,
     pub augment: Option<Augment>,
+    pub amp: Option<Amp>,
     pub val_fraction: Option<f64>,
     pub seed: Option<u64>,
     pub threads: Option<usize>,
@@ -175,6 +177,9 @@ pub struct Recipe {
     pub balance_classes: bool,
     /// What happens to training pictures at random.
     pub augment: Augment,
+    /// Mixed precision.
+    #[serde(default)]
+    pub amp: Amp,
     /// For `DATA/<class>/*`: the part kept for validation.
     pub val_fraction: f64,
     /// Decides the split, the order, augmentation, dropout and the head's first weights.
@@ -348,6 +353,7 @@ impl Recipe {
             label_smoothing: Some(0.0),
             class_weights: Some(BTreeMap::new()),
             balance_classes: Some(false),
+            amp: Some(Amp::Off),
             augment: Some(if frozen { Augment::Off } else { Augment::On }),
             val_fraction: Some(0.2),
             seed: Some(0),

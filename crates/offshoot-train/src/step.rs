@@ -2,11 +2,12 @@
 
 use offshoot_graph::model::{INPUT, OUTPUT};
 use offshoot_graph::passes::{
-    CLASS_WEIGHTS, KEYS, LABELS, LOSS, LossOptions, Pattern, TrainingGraph, fold_batch_norm, fuse,
-    gradient_output, recompute, state_output, training_graph,
+    CLASS_WEIGHTS, KEYS, LABELS, LOSS, LOSS_SCALE, LossOptions, Pattern, TrainingGraph, autocast,
+    fold_batch_norm, fuse, gradient_output, recompute, state_output, training_graph,
 };
 use offshoot_graph::{Executor, Graph, Model, Session, Tensor, Weights};
 
+use crate::amp::{Amp, GradScaler};
 use crate::freeze::{FreezeError, check_matches};
 use crate::inference::{Inference, NetworkError};
 use crate::metrics::argmax;
@@ -28,13 +29,22 @@ pub struct StepOptions {
     pub label_smoothing: f32,
     /// A weight for each class in the loss.
     pub class_weights: Option<Vec<f32>>,
+    /// Mixed precision of the part that is differentiated; a frozen prefix stays f32.
+    pub amp: Amp,
 }
 
 impl StepOptions {
     /// One rate for all parameters, no weight decay, the plain loss.
     pub fn new(optimizer: OptimizerOptions, lr: f64) -> StepOptions {
-        let (lr_groups, class_weights) = (Vec::new(), None);
-        StepOptions { optimizer, lr, weight_decay: 0.0, lr_groups, label_smoothing: 0.0, class_weights }
+        StepOptions {
+            optimizer,
+            lr,
+            weight_decay: 0.0,
+            lr_groups: Vec::new(),
+            label_smoothing: 0.0,
+            class_weights: None,
+            amp: Amp::Off,
+        }
     }
 }
 
@@ -82,6 +92,8 @@ pub struct StepReport {
     pub correct: usize,
     /// The 2-norm of all gradients together.
     pub gradient_norm: f64,
+    /// Whether nothing has changed but the loss scale, which was too large: a gradient was not finite.
+    pub skipped: bool,
 }
 
 /// A model in training.
@@ -104,6 +116,7 @@ pub struct TrainStep {
     optimizer: Optimizer,
     class_weights: Option<Tensor>,
     has_dropout: bool,
+    scaler: Option<GradScaler>,
 }
 
 impl TrainStep {
@@ -127,10 +140,14 @@ impl TrainStep {
         let loss = LossOptions {
             label_smoothing: options.label_smoothing,
             class_weights: options.class_weights.is_some(),
-            scaled: false,
+            scaled: options.amp.scaler().is_some(),
+        };
+        let network = match options.amp.dtype() {
+            Some(half) => autocast(&folded, half).map_err(NetworkError::from)?,
+            None => folded,
         };
         let TrainingGraph { graph, trained, states } =
-            training_graph(&folded, loss).map_err(NetworkError::from)?;
+            training_graph(&network, loss).map_err(NetworkError::from)?;
         if trained.is_empty() {
             return Err(StepError::NothingToTrain);
         }
@@ -151,6 +168,7 @@ impl TrainStep {
             optimizer,
             class_weights,
             has_dropout,
+            scaler: options.amp.scaler(),
         })
     }
 
@@ -189,20 +207,30 @@ impl TrainStep {
         if let Some(weights) = &self.class_weights {
             inputs.push((CLASS_WEIGHTS, weights));
         }
+        let scale = self.scaler.as_ref().map(|scaler| Tensor::full([], scaler.scale()));
+        inputs.extend(scale.as_ref().map(|scale| (LOSS_SCALE, scale)));
         self.session.run(&inputs, &self.weights).map_err(NetworkError::from)?;
         let loss = output(&*self.session, LOSS)[0];
         self.check_finite(loss)?;
         let correct = count_correct(output(&*self.session, OUTPUT), labels.as_i64().unwrap_or_default());
         let session = &*self.session;
         let gradient = |name: &str| session.output(&gradient_output(name)).map(|view| view.data);
-        let updated = self.optimizer.step(&mut self.weights, gradient, factor);
+        let unscale = self.scaler.as_ref().map_or(1.0, GradScaler::inverse);
+        let updated = self.optimizer.step_scaled(&mut self.weights, gradient, unscale, factor);
+        if let Some(scaler) = &mut self.scaler {
+            let overflowed = matches!(updated, Err(UpdateError::NotFiniteGradient(_)));
+            scaler.update(overflowed);
+            if overflowed {
+                return Ok(StepReport { loss, correct, gradient_norm: f64::INFINITY, skipped: true });
+            }
+        }
         let gradient_norm = updated.map_err(|error| self.refused(error))?;
         for name in &self.states {
             if let Some(state) = self.weights.get_mut(name).and_then(Tensor::as_f32_mut) {
                 state.copy_from_slice(output(session, &state_output(name)));
             }
         }
-        Ok(StepReport { loss, correct, gradient_norm })
+        Ok(StepReport { loss, correct, gradient_norm, skipped: false })
     }
 
     /// [`TrainStep::features`] and [`TrainStep::learn`] in one.
@@ -244,13 +272,21 @@ impl TrainStep {
         self.optimizer.groups()
     }
 
-    /// Everything that steps change: `model.NAME` and `optimizer.NAME.exp_avg`, ...
+    /// What the loss is multiplied by, where mixed precision needs that.
+    pub fn loss_scale(&self) -> Option<f32> {
+        self.scaler.as_ref().map(GradScaler::scale)
+    }
+
+    /// Everything that steps change: `model.NAME`, `optimizer.NAME.exp_avg`, ..., `scaler.scale`.
     pub fn state(&self) -> Weights {
         let moving = self.trained.iter().chain(&self.states);
         let model =
             moving.filter_map(|name| Some((format!("model.{name}"), self.weights.get(name)?.clone())));
         let optimizer = self.optimizer.state();
-        model.chain(optimizer.into_iter().map(|(name, t)| (format!("optimizer.{name}"), t))).collect()
+        let scaler = self.scaler.iter().flat_map(GradScaler::state);
+        let scaler = scaler.map(|(name, t)| (format!("scaler.{name}"), t));
+        let optimizer = optimizer.into_iter().map(|(name, t)| (format!("optimizer.{name}"), t));
+        model.chain(optimizer).chain(scaler).collect()
     }
 
     /// Takes over what [`TrainStep::state`] gave.
@@ -266,9 +302,18 @@ impl TrainStep {
             found.ok_or_else(|| StepError::State(format!("it has no `model.{name}` of the right shape")))
         };
         let model: Vec<(String, Tensor)> = moving.map(fits).collect::<Result<_, _>>()?;
-        let moments =
-            state.iter().filter_map(|(key, t)| Some((key.strip_prefix("optimizer.")?.to_owned(), t.clone())));
-        self.optimizer.load_state(&moments.collect())?;
+        let under = |prefix: &str| -> Weights {
+            state
+                .iter()
+                .filter_map(|(key, t)| Some((key.strip_prefix(prefix)?.to_owned(), t.clone())))
+                .collect()
+        };
+        let mut scaler = self.scaler.clone();
+        if let Some(scaler) = &mut scaler {
+            scaler.load_state(&under("scaler."))?;
+        }
+        self.optimizer.load_state(&under("optimizer."))?;
+        self.scaler = scaler;
         self.weights.extend(model);
         Ok(())
     }

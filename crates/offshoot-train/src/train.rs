@@ -293,6 +293,7 @@ fn check_classes(model: &Model, data: &Dataset) -> Result<(), TrainError> {
 fn step_options(recipe: &Recipe, data: &Dataset) -> Result<StepOptions, TrainError> {
     let groups = recipe.lr_groups.iter().map(|(pattern, &lr)| Ok((pattern.parse()?, lr)));
     Ok(StepOptions {
+        amp: recipe.amp,
         optimizer: recipe.optimizer_options(),
         lr: recipe.lr,
         weight_decay: recipe.weight_decay,

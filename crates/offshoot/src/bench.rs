@@ -7,7 +7,7 @@ use offshoot_graph::random::{Purpose, Random};
 use offshoot_graph::{Model, Tensor};
 use offshoot_models::find;
 use offshoot_train::{
-    Freeze, Inference, OptimizerKind, OptimizerOptions, StepOptions, TrainStep, apply_freeze, peak_mib,
+    Amp, Freeze, Inference, OptimizerKind, OptimizerOptions, StepOptions, TrainStep, apply_freeze, peak_mib,
 };
 use serde::Serialize;
 
@@ -62,13 +62,19 @@ pub fn bench_infer(options: &BenchOptions, executor: &CpuExecutor) -> Result<Tim
 ///
 /// # Errors
 /// As [`bench_infer`], and when `freeze` does not fit the model.
-pub fn bench_train(options: &BenchOptions, freeze: &Freeze, executor: &CpuExecutor) -> Result<Timing> {
+pub fn bench_train(
+    options: &BenchOptions,
+    freeze: &Freeze,
+    amp: Amp,
+    executor: &CpuExecutor,
+) -> Result<Timing> {
     let (mut model, images) = setup(options)?;
     apply_freeze(&mut model.graph, freeze).map_err(|e| Error::Input(e.to_string()))?;
     let step_options = StepOptions::new(
         OptimizerOptions { momentum: 0.9, ..OptimizerOptions::new(OptimizerKind::Sgd) },
         1e-3,
     );
+    let step_options = StepOptions { amp, ..step_options };
     let mut step = TrainStep::new(model, &step_options, executor)?;
     let batch = options.batch;
     let labels = Tensor::i64([batch], (0..batch as i64).map(|i| i % 10).collect());

@@ -53,7 +53,9 @@ pub use offshoot_data::{
     Dataset, FolderOptions, Loader, LoaderOptions, PictureError, Transform, labelled, pictures,
 };
 pub use offshoot_graph::{Fit, Metadata, Model, Preprocessing};
-pub use offshoot_train::{Control, Event, Freeze, Inference, Metrics, Recipe, Settings, evaluate, train};
+pub use offshoot_train::{
+    Amp, Control, Event, Freeze, GradScaler, Inference, Metrics, Recipe, Settings, evaluate, train,
+};
 pub use predict::{Guess, Prediction, predict};
 pub use source::{Loaded, ModelSource, Overrides};
 pub use start::{own_preprocessing, starting_model};

@@ -1,10 +1,10 @@
 //! `offshoot bench`
 
 use clap::{Args, Subcommand};
-use offshoot::{BenchOptions, Error, Freeze, Timing, bench_infer, bench_train};
+use offshoot::{Amp, BenchOptions, Error, Freeze, Timing, bench_infer, bench_train};
 
 use super::arguments::Processor;
-use super::{Failure, Outcome, print};
+use super::{Outcome, print};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -48,9 +48,9 @@ struct TrainOptions {
     /// What stays as it is: backbone, none, or patterns on parameter names.
     #[arg(long, value_name = "WHAT", default_value = "none")]
     freeze: String,
-    /// Mixed precision: off.
-    #[arg(long, value_name = "MODE", default_value = "off")]
-    amp: String,
+    /// Mixed precision: off, bf16 or fp16.
+    #[arg(long, value_name = "MODE", default_value_t)]
+    amp: Amp,
 }
 
 impl Options {
@@ -79,19 +79,10 @@ impl Arguments {
                 options.print("infer", &timing)
             }
             What::Train(TrainOptions { options, freeze, amp }) => {
-                off(&amp)?;
                 let freeze: Freeze = freeze.parse().map_err(|e| Error::Input(format!("--freeze: {e}")))?;
-                let timing = bench_train(&options.bench(), &freeze, &options.processor.executor()?)?;
+                let timing = bench_train(&options.bench(), &freeze, amp, &options.processor.executor()?)?;
                 options.print("train", &timing)
             }
         }
-    }
-}
-
-/// Mixed precision is not there yet.
-pub(crate) fn off(amp: &str) -> Result<(), Failure> {
-    match amp {
-        "off" => Ok(()),
-        _ => Err(Error::Input(format!("--amp {amp} is not supported yet; give off")).into()),
     }
 }

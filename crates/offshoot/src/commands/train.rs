@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use clap::Args;
 use indicatif::ProgressBar;
 use offshoot::{
-    Control, Dataset, Error, Event, Freeze, Model, Recipe, Settings, Transform, own_preprocessing,
+    Amp, Control, Dataset, Error, Event, Freeze, Model, Recipe, Settings, Transform, own_preprocessing,
     starting_model, train,
 };
 use offshoot_train::EpochRow;
@@ -19,7 +19,6 @@ use offshoot_train::run::LAST_FILE;
 use offshoot_train::train::TrainResult;
 
 use super::arguments::{PreprocessingArguments, Processor};
-use super::bench::off;
 use super::{Failure, Outcome, print};
 
 #[derive(Args)]
@@ -71,9 +70,9 @@ pub(crate) struct Arguments {
     /// Random crops and flips: on or off [default: on; off when the backbone is frozen].
     #[arg(long, value_name = "on|off", value_parser = augment)]
     augment: Option<Augment>,
-    /// Mixed precision: off.
-    #[arg(long, value_name = "MODE", default_value = "off")]
-    amp: String,
+    /// Mixed precision: off, bf16 or fp16 (with loss scaling) [default: off].
+    #[arg(long, value_name = "MODE")]
+    amp: Option<Amp>,
     /// The part of the pictures kept for validation, where there is no `val` folder [default: 0.2].
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     val_fraction: Option<f64>,
@@ -127,7 +126,6 @@ fn augment(text: &str) -> Result<Augment, String> {
 
 impl Arguments {
     pub(crate) fn run(self) -> Outcome {
-        off(&self.amp)?;
         let recipe = self.recipe()?;
         let executor = self.processor.executor()?;
         // Before the run directory is made.
@@ -210,6 +208,7 @@ impl Arguments {
             lr_groups: (!groups.is_empty()).then_some(groups),
             label_smoothing: self.label_smoothing,
             augment: self.augment,
+            amp: self.amp,
             val_fraction: self.val_fraction,
             seed: self.seed,
             threads: self.processor.threads.map(|n| n.get()),
