@@ -5,8 +5,10 @@ pub mod checkpoint;
 mod content;
 mod elements;
 pub mod error;
+mod metadata;
 pub mod onnx;
 pub mod pth;
 pub mod safetensors;
+pub mod torchscript;
 
 pub use error::{FormatError, Problem};

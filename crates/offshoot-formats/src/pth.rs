@@ -23,13 +23,13 @@ use offshoot_graph::Weights;
 use crate::error::{FormatError, Problem};
 
 mod calls;
-mod container;
+pub(crate) mod container;
 mod input;
 mod opcodes;
-mod pickle;
+pub(crate) mod pickle;
 mod state_dict;
-mod storage;
-mod values;
+pub(crate) mod storage;
+pub(crate) mod values;
 
 /// The most instructions of a pickle that are followed. A large checkpoint with its optimizer has some 100,000.
 pub const MAX_PICKLE_STEPS: u64 = 8_000_000;
@@ -89,6 +89,8 @@ pub fn read_from(source: impl Read + Seek) -> Result<PthFile, Problem> {
     let (mut container, pickled) = container::open(source)?;
     let layout = container.layout();
     let found = state_dict::find(&pickled)?;
-    let weights = storage::load(&pickled.heap, &found.tensors, &mut container)?;
+    let (limit, order) = (container.limit, container.order);
+    let source = storage::Source { bytes: &mut |storage| container.bytes(storage), limit, order };
+    let weights = storage::load(&pickled.heap, &found.tensors, source)?;
     Ok(PthFile { weights, wrappers: found.wrappers, skipped: found.skipped, layout })
 }

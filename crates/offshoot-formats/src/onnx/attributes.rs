@@ -2,9 +2,7 @@
 
 use super::proto::{AttributeProto, NodeProto, TensorProto};
 use crate::error::Problem;
-
-/// More than any size or padding in a classifier, in pixels.
-pub(super) const MAX_SIDE: usize = 1 << 16;
+use crate::metadata::MAX_SIDE;
 
 /// A node with its label for people.
 #[derive(Clone, Copy)]

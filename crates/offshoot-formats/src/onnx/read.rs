@@ -4,22 +4,17 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use offshoot_graph::model::{BATCH, INPUT, OUTPUT};
-use offshoot_graph::preprocessing::Preprocessing;
-use offshoot_graph::{DType, Dim, Graph, Metadata, Model, Shape, Weights};
+use offshoot_graph::{DType, Dim, Graph, Model, Shape, Weights};
 use prost::bytes::Bytes;
 
-use super::attributes::{MAX_SIDE, NodeView};
+use super::attributes::NodeView;
 use super::order::Producers;
 use super::proto::{DimensionProto, GraphProto, ModelProto, TensorProto, ValueInfoProto, decode};
 use super::tensors::TensorReader;
 use super::translate::{Context, Translator};
 use super::{METADATA_KEY, OnnxModel};
 use crate::error::Problem;
-
-/// More rows or columns than any network's input has, and more pictures than any batch.
-const MAX_PICTURE: usize = 1 << 13;
-/// More classes than any classifier of pictures has.
-const MAX_CLASSES: usize = 1 << 20;
+use crate::metadata::{self, MAX_CLASSES, MAX_PICTURE};
 
 /// A classifier's input as the file describes it.
 struct Input<'a> {
@@ -84,8 +79,14 @@ pub(super) fn read(bytes: Bytes, folder: Option<&Path>) -> Result<OnnxModel, Pro
         warnings.push("the file is not all float32; it is computed in float32 here".into());
     }
     let metadata = match own {
-        Some(json) => read_metadata(&json.value, &built, &source.input)?,
-        None => assume_metadata(built.classes, &source.input, &mut warnings),
+        Some(json) => {
+            let place = format!("metadata `{METADATA_KEY}`");
+            metadata::parse(&json.value, &place, built.classes, source.input.sides[1].fixed())?
+        }
+        None => {
+            let [_, height, width] = &source.input.sides;
+            metadata::assume(built.classes, height.fixed().or(width.fixed()), &mut warnings)
+        }
     };
     let model = Model { graph: built.graph, weights: built.weights, metadata };
     Ok(OnnxModel { model, assumed_preprocessing: own.is_none(), warnings })
@@ -252,46 +253,4 @@ fn build(source: &Source<'_>, batch: Dim) -> Result<Built, Problem> {
     let converted = translator.converted;
     let (graph, weights) = translator.finish();
     Ok(Built { graph, weights, classes, converted })
-}
-
-fn read_metadata(json: &str, built: &Built, input: &Input<'_>) -> Result<Metadata, Problem> {
-    let place = format!("metadata `{METADATA_KEY}`");
-    let damaged = |what: String| Problem::damaged(&place, what);
-    let metadata: Metadata = serde_json::from_str(json).map_err(|e| damaged(e.to_string()))?;
-    if metadata.classes.len() != built.classes {
-        return Err(damaged(format!(
-            "it names {} classes, the graph gives {} logits",
-            metadata.classes.len(),
-            built.classes
-        )));
-    }
-    let steps = &metadata.preprocessing;
-    if let Some(size) = input.sides[1].fixed()
-        && size != steps.size
-    {
-        return Err(damaged(format!("it makes pictures of {} pixels, the graph takes {size}", steps.size)));
-    }
-    let usable = |std: &f32| std.is_finite() && *std > 0.0;
-    if !(1..=MAX_PICTURE).contains(&steps.size) || steps.resize > MAX_SIDE || !steps.std.iter().all(usable) {
-        return Err(damaged("its preprocessing has an impossible size or std".into()));
-    }
-    Ok(metadata)
-}
-
-/// What a file without our metadata most likely expects.
-fn assume_metadata(classes: usize, input: &Input<'_>, warnings: &mut Vec<String>) -> Metadata {
-    let defaults = Preprocessing::default();
-    let size = input.sides[1].fixed().or(input.sides[2].fixed()).unwrap_or(defaults.size);
-    // The centre of a picture: 224 of 256, and in proportion.
-    let resize = (size * defaults.resize).div_ceil(defaults.size);
-    warnings.push(format!(
-        "the file does not say how pictures are prepared: assuming {size} by {size} pixels with ImageNet's mean and \
-         std, and class names that are indices"
-    ));
-    Metadata {
-        architecture: None,
-        head: None,
-        classes: (0..classes).map(|i| i.to_string()).collect(),
-        preprocessing: Preprocessing { size, resize, ..defaults },
-    }
 }

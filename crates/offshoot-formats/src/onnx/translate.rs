@@ -6,12 +6,13 @@ use std::rc::Rc;
 use offshoot_graph::op::{AveragePool, BatchNormalization, Clip, Conv, Gemm, Pool};
 use offshoot_graph::{Data, Dim, Graph, Op, Role, Shape, Tensor, ValueId, Weights};
 
-use super::attributes::{MAX_SIDE, NodeView};
+use super::attributes::NodeView;
 use super::complement;
 use super::fold::{MAX_NUMBERS, Number, Numbers, fold, is_foldable};
 use super::proto::TensorProto;
 use super::tensors::TensorReader;
 use crate::error::Problem;
+use crate::metadata::MAX_SIDE;
 
 /// More elements than one picture's activations have anywhere (1 GiB as f32).
 const MAX_ELEMENTS: usize = 1 << 28;

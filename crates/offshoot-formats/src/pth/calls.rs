@@ -104,15 +104,22 @@ fn plain_call(heap: &mut Heap, name: Rc<str>, args: Value) -> Result<(Value, u64
             let tensor = tensor(heap, fields, Some(stored)).ok_or_else(|| odd(&name))?;
             Ok((heap.add(Node::Tensor(tensor)), 0))
         }
-        "torch._utils._rebuild_parameter" | "torch._utils._rebuild_parameter_with_state" | "torch.Size" => {
-            match tuple(heap, &args, &name)? {
-                [first, ..] => Ok((first.clone(), 0)),
-                [] => Err(odd(&name)),
-            }
-        }
+        "torch._utils._rebuild_parameter"
+        | "torch._utils._rebuild_parameter_with_state"
+        | "torch.Size"
+        | "torch.jit._pickle.build_boollist"
+        | "torch.jit._pickle.build_doublelist"
+        | "torch.jit._pickle.build_intlist"
+        | "torch.jit._pickle.build_tensorlist"
+        | "torch.jit._pickle.restore_type_tag" => match tuple(heap, &args, &name)? {
+            [first, ..] => Ok((first.clone(), 0)),
+            [] => Err(odd(&name)),
+        },
         "collections.OrderedDict" | "builtins.dict" | "__builtin__.dict" => dict(heap, &args, &name),
         "collections.defaultdict" => Ok((heap.add(Node::Dict(vec![])), 0)),
-        _ if PLACEHOLDERS.binary_search(&&*name).is_ok() => Ok((heap.add(Node::Object(name)), 0)),
+        _ if PLACEHOLDERS.binary_search(&&*name).is_ok() => {
+            Ok((heap.add(Node::Object { class: name, state: None }), 0))
+        }
         _ => Err(Fault::Forbidden(name.to_string())),
     }
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io::{BufReader, Cursor, Read, Seek, SeekFrom};
 
 use zip::ZipArchive;
-use zip::read::ZipReadOptions;
+use zip::read::{ArchiveOffset, Config, ZipReadOptions};
 use zip::result::ZipError;
 
 use super::input::Input;
@@ -20,21 +20,16 @@ const LEGACY_MAGIC: [u8; 10] = [0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 
 const LEGACY_PROTOCOL: i64 = 1001;
 
 /// The bytes of the storages of a file.
-pub(super) struct Container<R> {
+pub(crate) struct Container<R> {
     files: Files<R>,
     /// The most bytes that may be read into memory, see [`MEMORY_FACTOR`].
-    pub(super) limit: u64,
+    pub(crate) limit: u64,
     /// The byte order of the elements.
-    pub(super) order: ByteOrder,
+    pub(crate) order: ByteOrder,
 }
 
 enum Files<R> {
-    Zip {
-        archive: ZipArchive<BufReader<R>>,
-        /// The folder of `data.pkl` with its slash.
-        root: String,
-        len: u64,
-    },
+    Zip(Archive<R>),
     Legacy {
         source: BufReader<R>,
         /// Where the element count of a storage is, by key; its bytes follow.
@@ -43,7 +38,7 @@ enum Files<R> {
 }
 
 /// Opens a file of either layout and reads its pickle.
-pub(super) fn open<R: Read + Seek>(source: R) -> Result<(Container<R>, Pickled), Problem> {
+pub(crate) fn open<R: Read + Seek>(source: R) -> Result<(Container<R>, Pickled), Problem> {
     let failed = |error| Problem::Io { action: "read", error };
     let mut source = BufReader::new(source);
     let len = source.seek(SeekFrom::End(0)).map_err(failed)?;
@@ -59,23 +54,17 @@ pub(super) fn open<R: Read + Seek>(source: R) -> Result<(Container<R>, Pickled),
 }
 
 impl<R: Read + Seek> Container<R> {
-    pub(super) fn layout(&self) -> Layout {
+    pub(crate) fn layout(&self) -> Layout {
         match self.files {
-            Files::Zip { .. } => Layout::Zip,
+            Files::Zip(_) => Layout::Zip,
             Files::Legacy { .. } => Layout::Legacy,
         }
     }
 
     /// The bytes of `storage`. The caller has checked its size against [`Container::limit`].
-    pub(super) fn bytes(&mut self, storage: &Storage) -> Result<Vec<u8>, Problem> {
+    pub(crate) fn bytes(&mut self, storage: &Storage) -> Result<Vec<u8>, Problem> {
         match &mut self.files {
-            Files::Zip { archive, root, len } => {
-                let name = format!("{root}data/{}", storage.key);
-                read_entry(archive, &name, *len, |size| match size == storage.bytes {
-                    true => Ok(()),
-                    false => Err(format!("the pickle claims {} bytes and the entry {size}", storage.bytes)),
-                })
-            }
+            Files::Zip(archive) => archive.storage("data", storage),
             Files::Legacy { source, places } => read_legacy_storage(source, places, storage),
         }
     }
@@ -88,25 +77,81 @@ fn memory_limit(len: u64) -> u64 {
 // --- zip ---
 
 fn open_zip<R: Read + Seek>(source: BufReader<R>, len: u64) -> Result<(Container<R>, Pickled), Problem> {
-    let mut archive = ZipArchive::new(source).map_err(|e| zip_problem("the archive's directory", e))?;
-    let root = root(&archive)?;
-    let pickle =
-        read_entry(&mut archive, &format!("{root}data.pkl"), len, |size| match size <= MAX_PICKLE_BYTES {
+    let mut archive = Archive::new(source, len)?;
+    if archive.has("constants.pkl") {
+        let way_out = "Save the weights of the model it was made from: torch.save(model.state_dict(), ..)";
+        return Err(Problem::unsupported("the archive", "a TorchScript program, not a state dict", way_out));
+    }
+    let pickled = archive.pickle("data.pkl")?;
+    let order = archive.byte_order()?;
+    Ok((Container { files: Files::Zip(archive), limit: memory_limit(len), order }, pickled))
+}
+
+/// A zip archive as PyTorch writes them: everything in one folder, with `data.pkl` in it.
+pub(crate) struct Archive<R> {
+    zip: ZipArchive<BufReader<R>>,
+    /// The folder with its slash.
+    root: String,
+    /// Bytes of the archive.
+    len: u64,
+}
+
+impl<R: Read + Seek> Archive<R> {
+    /// The archive in the `len` bytes of `source`.
+    pub(crate) fn new(source: BufReader<R>, len: u64) -> Result<Archive<R>, Problem> {
+        // Nothing stands before the archive. The zip64 records that PyTorch writes beside plain ones mislead a reader
+        // that looks for a start: it can take the second entry for the first.
+        let config = Config { archive_offset: ArchiveOffset::Known(0) };
+        let zip = ZipArchive::with_config(config, source).map_err(|e| zip_problem("the archive's directory", e))?;
+        let root = root(&zip)?;
+        Ok(Archive { zip, root, len })
+    }
+
+    /// The most bytes that the tensors of this archive may take in memory, see [`MEMORY_FACTOR`].
+    pub(crate) fn memory_limit(&self) -> u64 {
+        memory_limit(self.len)
+    }
+
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.zip.index_for_name(&format!("{}{name}", self.root)).is_some()
+    }
+
+    /// The whole entry `name` of at most `limit` bytes.
+    pub(crate) fn read(&mut self, name: &str, limit: u64) -> Result<Vec<u8>, Problem> {
+        let name = format!("{}{name}", self.root);
+        read_entry(&mut self.zip, &name, self.len, |size| match size <= limit {
             true => Ok(()),
-            false => Err(format!("it claims {size} bytes, above the limit of {MAX_PICKLE_BYTES}")),
-        })?;
-    let order = match archive.index_for_name(&format!("{root}byteorder")) {
-        Some(_) => byte_order(&mut archive, &format!("{root}byteorder"), len)?,
-        None => ByteOrder::Little,
-    };
-    let pickled = pickle::read(&mut Input::new(Cursor::new(&pickle), pickle.len() as u64, "data.pkl"))?;
-    Ok((Container { files: Files::Zip { archive, root, len }, limit: memory_limit(len), order }, pickled))
+            false => Err(format!("it claims {size} bytes, above the limit of {limit}")),
+        })
+    }
+
+    /// What the pickle `name` describes.
+    pub(crate) fn pickle(&mut self, name: &'static str) -> Result<Pickled, Problem> {
+        let bytes = self.read(name, MAX_PICKLE_BYTES)?;
+        pickle::read(&mut Input::new(Cursor::new(&bytes), bytes.len() as u64, name))
+    }
+
+    /// The bytes of a storage, which is a file in `folder`.
+    pub(crate) fn storage(&mut self, folder: &str, storage: &Storage) -> Result<Vec<u8>, Problem> {
+        let name = format!("{}{folder}/{}", self.root, storage.key);
+        read_entry(&mut self.zip, &name, self.len, |size| match size == storage.bytes {
+            true => Ok(()),
+            false => Err(format!("the pickle claims {} bytes and the entry {size}", storage.bytes)),
+        })
+    }
+
+    /// The byte order of the storages.
+    pub(crate) fn byte_order(&mut self) -> Result<ByteOrder, Problem> {
+        match self.has("byteorder") {
+            true => byte_order(&mut self.zip, &format!("{}byteorder", self.root), self.len),
+            false => Ok(ByteOrder::Little),
+        }
+    }
 }
 
 /// The folder of `data.pkl`, the outermost one when there are several.
 fn root<R: Read + Seek>(archive: &ZipArchive<R>) -> Result<String, Problem> {
     let mut roots: Vec<String> = Vec::new();
-    let mut scripted = false;
     for name in archive.file_names() {
         let name = name.map_err(|e| zip_problem("the archive's directory", e))?;
         if let Some(root) = name.strip_suffix("data.pkl")
@@ -114,11 +159,6 @@ fn root<R: Read + Seek>(archive: &ZipArchive<R>) -> Result<String, Problem> {
         {
             roots.push(root.to_owned());
         }
-        scripted |= name.ends_with("/constants.pkl");
-    }
-    if scripted {
-        let way_out = "Save the weights of the model it was made from: torch.save(model.state_dict(), ..)";
-        return Err(Problem::unsupported("the archive", "a TorchScript program, not a state dict", way_out));
     }
     roots.into_iter().min_by_key(String::len).ok_or_else(|| Problem::Unrecognised {
         found: "a zip archive without the data.pkl of torch.save".into(),

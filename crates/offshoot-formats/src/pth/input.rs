@@ -7,7 +7,7 @@ use crate::error::Problem;
 /// The longest line of the text opcodes (a number, a name).
 const MAX_LINE: u64 = 1 << 16;
 
-pub(super) struct Input<R> {
+pub(crate) struct Input<R> {
     source: R,
     name: &'static str,
     position: u64,
@@ -16,40 +16,40 @@ pub(super) struct Input<R> {
 
 impl<R: BufRead> Input<R> {
     /// The bytes of `source`, which has `len` of them; `name` says in messages what they are.
-    pub(super) fn new(source: R, len: u64, name: &'static str) -> Self {
+    pub(crate) fn new(source: R, len: u64, name: &'static str) -> Self {
         Input { source, name, position: 0, len }
     }
 
-    pub(super) fn position(&self) -> u64 {
+    pub(crate) fn position(&self) -> u64 {
         self.position
     }
 
-    pub(super) fn into_source(self) -> R {
+    pub(crate) fn into_source(self) -> R {
         self.source
     }
 
     /// Where we are, for messages.
-    pub(super) fn place(&self) -> String {
+    pub(crate) fn place(&self) -> String {
         format!("{}, byte {}", self.name, self.position)
     }
 
-    pub(super) fn damaged(&self, what: impl Into<String>) -> Problem {
+    pub(crate) fn damaged(&self, what: impl Into<String>) -> Problem {
         Problem::damaged(self.place(), what)
     }
 
-    pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], Problem> {
+    pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N], Problem> {
         let mut bytes = [0; N];
         self.source.read_exact(&mut bytes).map_err(|e| Problem::read(self.place(), e))?;
         self.position += N as u64;
         Ok(bytes)
     }
 
-    pub(super) fn byte(&mut self) -> Result<u8, Problem> {
+    pub(crate) fn byte(&mut self) -> Result<u8, Problem> {
         self.array::<1>().map(|[b]| b)
     }
 
     /// `count` bytes; an error before any allocation when fewer are left.
-    pub(super) fn bytes(&mut self, count: u64) -> Result<Vec<u8>, Problem> {
+    pub(crate) fn bytes(&mut self, count: u64) -> Result<Vec<u8>, Problem> {
         let left = self.len.saturating_sub(self.position);
         if count > left {
             return Err(self.damaged(format!("a value of {count} bytes where {left} are left")));
@@ -61,7 +61,7 @@ impl<R: BufRead> Input<R> {
     }
 
     /// The text up to the end of the line.
-    pub(super) fn line(&mut self) -> Result<String, Problem> {
+    pub(crate) fn line(&mut self) -> Result<String, Problem> {
         let mut line = Vec::new();
         self.source
             .by_ref()

@@ -15,13 +15,13 @@ use crate::error::Problem;
 const MAX_NAME: usize = 1024;
 
 /// What a pickle described.
-pub(super) struct Pickled {
-    pub(super) heap: Heap,
-    pub(super) root: Value,
+pub(crate) struct Pickled {
+    pub(crate) heap: Heap,
+    pub(crate) root: Value,
 }
 
 /// Reads one pickle, up to its STOP.
-pub(super) fn read<R: BufRead>(input: &mut Input<R>) -> Result<Pickled, Problem> {
+pub(crate) fn read<R: BufRead>(input: &mut Input<R>) -> Result<Pickled, Problem> {
     let mut machine = Machine {
         input,
         heap: Heap::default(),
@@ -59,8 +59,8 @@ impl<R: BufRead> Machine<'_, R> {
             op::FRAME => self.input.array::<8>().map(drop),
             // Plain values.
             op::NONE => self.push(Value::None),
-            op::NEWTRUE => self.push(Value::Plain("bool")),
-            op::NEWFALSE => self.push(Value::Plain("bool")),
+            op::NEWTRUE => self.push(Value::Bool(true)),
+            op::NEWFALSE => self.push(Value::Bool(false)),
             op::INT | op::LONG => self.text_integer(),
             op::BININT => self.integer::<4>(true),
             op::BININT1 => self.integer::<1>(false),
@@ -68,7 +68,9 @@ impl<R: BufRead> Machine<'_, R> {
             op::LONG1 => self.long::<1>(),
             op::LONG4 => self.long::<4>(),
             op::FLOAT => self.input.line().and_then(|_| self.push(Value::Plain("float"))),
-            op::BINFLOAT => self.input.array::<8>().and_then(|_| self.push(Value::Plain("float"))),
+            op::BINFLOAT => {
+                self.input.array().and_then(|bytes| self.push(Value::Float(f64::from_be_bytes(bytes))))
+            }
             op::STRING | op::UNICODE => self.text_line(),
             op::SHORT_BINSTRING | op::SHORT_BINUNICODE => self.text::<1>(),
             op::BINSTRING | op::BINUNICODE => self.text::<4>(),
@@ -216,7 +218,8 @@ impl<R: BufRead> Machine<'_, R> {
     fn text_integer(&mut self) -> Result<(), Problem> {
         let line = self.input.line()?;
         let value = match line.as_str() {
-            "00" | "01" => Value::Plain("bool"),
+            "00" => Value::Bool(false),
+            "01" => Value::Bool(true),
             _ => line.trim_end_matches('L').parse().map_or(Value::Plain("int"), Value::Int),
         };
         self.push(value)
@@ -278,7 +281,7 @@ impl<R: BufRead> Machine<'_, R> {
     fn extend(&mut self, items: Vec<Value>) -> Result<(), Problem> {
         match self.target()? {
             Node::List(list) => list.extend(items),
-            Node::Object(_) => {} // a placeholder has no content
+            Node::Object { .. } => {} // a placeholder has no content
             _ => return Err(self.input.damaged("items for something that is not a list")),
         }
         Ok(())
@@ -300,7 +303,7 @@ impl<R: BufRead> Machine<'_, R> {
                     entries.push((key, value));
                 }
             }
-            Node::Object(_) => {} // a placeholder has no content
+            Node::Object { .. } => {} // a placeholder has no content
             _ => return Err(self.input.damaged("entries for something that is not a dictionary")),
         }
         Ok(())
@@ -375,15 +378,20 @@ impl<R: BufRead> Machine<'_, R> {
             self.pop()?;
         }
         match self.pop()? {
-            Value::Global(class) => self.push_node(Node::Object(class)),
+            Value::Global(class) => self.push_node(Node::Object { class, state: None }),
             _ => Err(self.input.damaged("an instance of something that is not a class")),
         }
     }
 
-    /// Attributes of an object: none of ours has any.
+    /// Attributes of an object. Those of other values are dropped.
     fn build(&mut self) -> Result<(), Problem> {
-        self.pop()?;
-        self.top().map(drop)
+        let attributes = self.pop()?;
+        if let Value::Node(index) = self.top()?
+            && let Node::Object { state, .. } = &mut self.heap.nodes[index]
+        {
+            *state = Some(attributes);
+        }
+        Ok(())
     }
 
     fn placed(&self, fault: calls::Fault) -> Problem {

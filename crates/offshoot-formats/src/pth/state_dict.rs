@@ -100,7 +100,7 @@ fn no_state_dict(heap: &Heap, value: &Value, wrappers: &[String]) -> Problem {
     };
     let entries = entries(heap, value).unwrap_or_default();
     let module = WRAPPERS.iter().find_map(|key| match entries.get(key).and_then(|v| heap.node(v)) {
-        Some(Node::Object(class)) => Some(format!("a pickled `{class}` under `{key}`")),
+        Some(Node::Object { class, .. }) => Some(format!("a pickled `{class}` under `{key}`")),
         _ => None,
     });
     let what = match (module, heap.dict(value)) {

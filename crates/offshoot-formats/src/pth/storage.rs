@@ -1,11 +1,9 @@
 //! Tensors from the bytes of their storages.
 
 use offshoot_graph::{Tensor, Weights};
-use std::io::{Read, Seek};
 
-use super::container::Container;
-use super::values::{Heap, TensorView};
-use crate::elements::Stored;
+use super::values::{Heap, Storage, TensorView};
+use crate::elements::{ByteOrder, Stored};
 use crate::error::Problem;
 
 /// A tensor whose every number was checked: its elements lie within the storage.
@@ -22,27 +20,37 @@ struct Plan<'a> {
     bytes: usize,
 }
 
+/// Where the bytes of storages are.
+pub(crate) struct Source<'a> {
+    /// The bytes of a storage, whose size was checked against `limit`.
+    pub(crate) bytes: &'a mut dyn FnMut(&Storage) -> Result<Vec<u8>, Problem>,
+    /// The most bytes that the tensors may take together.
+    pub(crate) limit: u64,
+    /// The byte order of the elements.
+    pub(crate) order: ByteOrder,
+}
+
 /// Reads `tensors`, one storage after the other, so that only one is in memory beside the result.
-pub(super) fn load<R: Read + Seek>(
+pub(crate) fn load(
     heap: &Heap,
     tensors: &[(String, &TensorView)],
-    container: &mut Container<R>,
+    source: Source<'_>,
 ) -> Result<Weights, Problem> {
     let mut plans =
         tensors.iter().map(|(name, view)| plan(heap, name, view)).collect::<Result<Vec<_>, _>>()?;
     plans.sort_by_key(|plan| plan.storage);
-    check_memory(heap, &plans, container.limit)?;
+    check_memory(heap, &plans, source.limit)?;
 
     let mut weights = Weights::new();
     let mut held: Option<(usize, Vec<u8>)> = None;
     for plan in &plans {
         let bytes = match held.take() {
             Some((storage, bytes)) if storage == plan.storage => bytes,
-            _ => container.bytes(&heap.storages[plan.storage])?,
+            _ => (source.bytes)(&heap.storages[plan.storage])?,
         };
         let data = match is_row_major(plan) {
-            true => plan.stored.decode(&bytes[plan.start..plan.start + plan.bytes], container.order),
-            false => plan.stored.decode(&gather(&bytes, plan), container.order),
+            true => plan.stored.decode(&bytes[plan.start..plan.start + plan.bytes], source.order),
+            false => plan.stored.decode(&gather(&bytes, plan), source.order),
         };
         let tensor = Tensor::new(plan.shape.clone(), data)
             .map_err(|e| Problem::damaged(format!("tensor `{}`", plan.name), e.to_string()))?;
@@ -50,6 +58,11 @@ pub(super) fn load<R: Read + Seek>(
         held = Some((plan.storage, bytes));
     }
     Ok(weights)
+}
+
+/// The shape of a tensor whose elements lie within its storage.
+pub(crate) fn shape(heap: &Heap, name: &str, view: &TensorView) -> Result<Vec<usize>, Problem> {
+    Ok(plan(heap, name, view)?.shape)
 }
 
 /// Refuses tensors that together, or storages that together, take more than `limit` bytes: strides of zero and

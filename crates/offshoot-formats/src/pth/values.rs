@@ -10,9 +10,11 @@ use std::rc::Rc;
 use crate::elements::Stored;
 
 #[derive(Clone, Debug)]
-pub(super) enum Value {
+pub(crate) enum Value {
     None,
+    Bool(bool),
     Int(i64),
+    Float(f64),
     /// An integer beyond 64 bits: its little-endian two's complement.
     BigInt(Rc<[u8]>),
     Text(Rc<str>),
@@ -24,75 +26,80 @@ pub(super) enum Value {
 }
 
 #[derive(Debug)]
-pub(super) enum Node {
+pub(crate) enum Node {
     Tuple(Vec<Value>),
     List(Vec<Value>),
     Dict(Vec<(Value, Value)>),
     Storage(StorageView),
     Tensor(TensorView),
-    /// An object that is not built: the name of its class.
-    Object(Rc<str>),
+    /// An object that is not built.
+    Object {
+        /// The name of its class.
+        class: Rc<str>,
+        /// What BUILD gave it: its attributes.
+        state: Option<Value>,
+    },
 }
 
 /// A part of the bytes saved under one key.
 #[derive(Clone, Debug)]
-pub(super) struct StorageView {
+pub(crate) struct StorageView {
     /// Index into [`Heap::storages`].
-    pub(super) storage: usize,
+    pub(crate) storage: usize,
     /// `None` for `torch.UntypedStorage`, whose elements are bytes.
-    pub(super) stored: Option<ElementType>,
+    pub(crate) stored: Option<ElementType>,
     /// The first element of the view, in the storage.
-    pub(super) offset: u64,
+    pub(crate) offset: u64,
     /// The elements of the view.
-    pub(super) len: u64,
+    pub(crate) len: u64,
 }
 
 /// An element type, or the name of one that we do not read.
-pub(super) type ElementType = Result<Stored, Rc<str>>;
+pub(crate) type ElementType = Result<Stored, Rc<str>>;
 
 /// A tensor whose numbers come from the file and are not checked yet.
 #[derive(Clone, Debug)]
-pub(super) struct TensorView {
-    pub(super) storage: StorageView,
-    pub(super) stored: ElementType,
+pub(crate) struct TensorView {
+    pub(crate) storage: StorageView,
+    pub(crate) stored: ElementType,
     /// In elements, from the start of the view.
-    pub(super) offset: u64,
-    pub(super) shape: Vec<u64>,
+    pub(crate) offset: u64,
+    pub(crate) shape: Vec<u64>,
     /// In elements.
-    pub(super) strides: Vec<u64>,
+    pub(crate) strides: Vec<u64>,
 }
 
 /// The bytes saved under one key, as the pickle declares them.
 #[derive(Debug)]
-pub(super) struct Storage {
-    pub(super) key: String,
-    pub(super) bytes: u64,
+pub(crate) struct Storage {
+    pub(crate) key: String,
+    pub(crate) bytes: u64,
     /// Bytes an element takes.
-    pub(super) width: u64,
+    pub(crate) width: u64,
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Heap {
-    pub(super) nodes: Vec<Node>,
-    pub(super) storages: Vec<Storage>,
+pub(crate) struct Heap {
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) storages: Vec<Storage>,
     /// Positions in `storages` by key.
-    pub(super) storage_index: HashMap<String, usize>,
+    pub(crate) storage_index: HashMap<String, usize>,
 }
 
 impl Heap {
-    pub(super) fn add(&mut self, node: Node) -> Value {
+    pub(crate) fn add(&mut self, node: Node) -> Value {
         self.nodes.push(node);
         Value::Node(self.nodes.len() - 1)
     }
 
-    pub(super) fn node(&self, value: &Value) -> Option<&Node> {
+    pub(crate) fn node(&self, value: &Value) -> Option<&Node> {
         match value {
             Value::Node(index) => self.nodes.get(*index),
             _ => None,
         }
     }
 
-    pub(super) fn tuple(&self, value: &Value) -> Option<&[Value]> {
+    pub(crate) fn tuple(&self, value: &Value) -> Option<&[Value]> {
         match self.node(value) {
             Some(Node::Tuple(items)) => Some(items),
             _ => None,
@@ -100,17 +107,27 @@ impl Heap {
     }
 
     /// The entries of a dictionary.
-    pub(super) fn dict(&self, value: &Value) -> Option<&[(Value, Value)]> {
+    pub(crate) fn dict(&self, value: &Value) -> Option<&[(Value, Value)]> {
         match self.node(value) {
             Some(Node::Dict(entries)) => Some(entries),
             _ => None,
         }
     }
 
+    /// The items of a list.
+    pub(crate) fn list(&self, value: &Value) -> Option<&[Value]> {
+        match self.node(value) {
+            Some(Node::List(items)) => Some(items),
+            _ => None,
+        }
+    }
+
     /// What Python would call the type of `value`.
-    pub(super) fn type_name(&self, value: &Value) -> String {
+    pub(crate) fn type_name(&self, value: &Value) -> String {
         match value {
             Value::None => "None".into(),
+            Value::Bool(_) => "bool".into(),
+            Value::Float(_) => "float".into(),
             Value::Int(_) | Value::BigInt(_) => "int".into(),
             Value::Text(_) => "str".into(),
             Value::Plain(name) => (*name).into(),
@@ -121,7 +138,7 @@ impl Heap {
                 Node::Dict(_) => "dict".into(),
                 Node::Storage(_) => "storage".into(),
                 Node::Tensor(_) => "tensor".into(),
-                Node::Object(class) => class.to_string(),
+                Node::Object { class, .. } => class.to_string(),
             },
         }
     }

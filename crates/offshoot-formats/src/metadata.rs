@@ -1,0 +1,56 @@
+//! What travels with a model: read from a file and checked against its graph, or assumed where a file has nothing.
+
+use offshoot_graph::{Metadata, Preprocessing};
+
+use crate::error::Problem;
+
+/// More rows or columns than any network's input has.
+pub(crate) const MAX_PICTURE: usize = 1 << 13;
+/// More than any size or padding in a classifier, in pixels.
+pub(crate) const MAX_SIDE: usize = 1 << 16;
+/// More classes than any classifier of pictures has.
+pub(crate) const MAX_CLASSES: usize = 1 << 20;
+
+/// The metadata that `json` holds, for a graph of `classes` logits that takes pictures of `size` pixels a side (or any).
+pub(crate) fn parse(
+    json: &str,
+    place: &str,
+    classes: usize,
+    size: Option<usize>,
+) -> Result<Metadata, Problem> {
+    let damaged = |what: String| Problem::damaged(place, what);
+    let metadata: Metadata = serde_json::from_str(json).map_err(|e| damaged(e.to_string()))?;
+    if metadata.classes.len() != classes {
+        let named = metadata.classes.len();
+        return Err(damaged(format!("it names {named} classes, the graph gives {classes} logits")));
+    }
+    let steps = &metadata.preprocessing;
+    if let Some(size) = size
+        && size != steps.size
+    {
+        return Err(damaged(format!("it makes pictures of {} pixels, the graph takes {size}", steps.size)));
+    }
+    let usable = |std: &f32| std.is_finite() && *std > 0.0;
+    if !(1..=MAX_PICTURE).contains(&steps.size) || steps.resize > MAX_SIDE || !steps.std.iter().all(usable) {
+        return Err(damaged("its preprocessing has an impossible size or std".into()));
+    }
+    Ok(metadata)
+}
+
+/// What a file without our metadata most likely expects, and a warning that says so.
+pub(crate) fn assume(classes: usize, size: Option<usize>, warnings: &mut Vec<String>) -> Metadata {
+    let defaults = Preprocessing::default();
+    let size = size.unwrap_or(defaults.size);
+    // The centre of a picture: 224 of 256, and in proportion.
+    let resize = (size * defaults.resize).div_ceil(defaults.size);
+    warnings.push(format!(
+        "the file does not say how pictures are prepared: assuming {size} by {size} pixels with ImageNet's mean and \
+         std, and class names that are indices"
+    ));
+    Metadata {
+        architecture: None,
+        head: None,
+        classes: (0..classes).map(|i| i.to_string()).collect(),
+        preprocessing: Preprocessing { size, resize, ..defaults },
+    }
+}

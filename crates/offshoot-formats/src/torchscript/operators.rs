@@ -1,0 +1,846 @@
+//! Operators of PyTorch into ours, one at a time. Signatures: `native_functions.yaml` of PyTorch.
+
+use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
+
+use offshoot_graph::op::{AveragePool, BatchNormalization, Clip, Conv, Gemm, Pool};
+use offshoot_graph::{Data, Dim, Graph, Op, Role, Shape, Tensor, ValueId, Weights};
+
+use super::place::Place;
+use super::program::Program;
+use super::value::{Stored, Value};
+use crate::error::Problem;
+use crate::metadata::MAX_SIDE;
+use crate::pth::storage;
+
+/// More elements than one picture's activations have anywhere (1 GiB as f32).
+const MAX_ELEMENTS: usize = 1 << 28;
+/// More nodes than any classifier has.
+const MAX_NODES: usize = 1 << 16;
+
+const WAY_OUT: &str = "offshoot reads ResNet-, MobileNet- and EfficientNet-Lite-like classifiers; give a PyTorch \
+                       checkpoint with `--model NAME --weights FILE` where there is one";
+
+/// A call of an operator.
+pub(super) struct OperatorCall<'a> {
+    /// Its name without `torch.`.
+    pub(super) operator: &'a str,
+    /// The name of the node that it becomes.
+    pub(super) name: String,
+    pub(super) values: Vec<Value>,
+    pub(super) named: Vec<(Rc<str>, Value)>,
+    pub(super) place: Place,
+}
+
+/// A tensor of the run as the code sees it. Operators that work in place give it another value; those that share its
+/// memory then see something that we do not follow.
+struct Cell {
+    content: Content,
+    /// Tensors of one group share their memory.
+    group: usize,
+    /// The group's count of changes when this tensor was made or changed.
+    version: u32,
+}
+
+#[derive(Clone, Copy)]
+enum Content {
+    Value(ValueId),
+    /// A value with zeros around it (top, left, bottom, right), for the convolution that reads it.
+    Padded(ValueId, [usize; 4]),
+}
+
+/// The graph built so far.
+pub(super) struct Builder {
+    pub(super) graph: Graph,
+    /// The batch axis of the input.
+    batch: Dim,
+    /// The batch that the file was traced with, which may stand in its reshapes.
+    traced_batch: Option<i64>,
+    cells: Vec<Cell>,
+    /// How often the memory of each group was changed.
+    groups: Vec<u32>,
+    /// Constants of one or a few elements.
+    constants: BTreeMap<usize, Tensor>,
+    /// By tensor, and whether it is a running statistic.
+    parameters: HashMap<(Stored, bool), ValueId>,
+    /// The tensors of the file that are parameters, by name.
+    pub(super) used: Vec<(String, Stored)>,
+    /// How often a name was wanted for something in the graph.
+    names: HashMap<String, u32>,
+}
+
+impl OperatorCall<'_> {
+    fn unsupported(&self, what: impl AsRef<str>) -> Problem {
+        self.place.unsupported(format!("`torch.{:.60}`: {}", self.operator, what.as_ref()), WAY_OUT)
+    }
+
+    fn damaged(&self, what: impl AsRef<str>) -> Problem {
+        self.place.damaged(format!("`torch.{:.60}`: {}", self.operator, what.as_ref()))
+    }
+
+    /// Argument `index`, or the one called `name`.
+    fn get(&self, index: usize, name: &str) -> Option<&Value> {
+        let named = || self.named.iter().find(|(n, _)| &**n == name).map(|(_, value)| value);
+        self.values.get(index).or_else(named).filter(|v| **v != Value::None)
+    }
+
+    fn flag(&self, index: usize, name: &str, default: bool) -> Result<bool, Problem> {
+        match self.get(index, name) {
+            None => Ok(default),
+            Some(Value::Bool(b)) => Ok(*b),
+            Some(Value::Int(n)) => Ok(*n != 0),
+            Some(other) => Err(self.unsupported(format!("{name} is {}", other.kind()))),
+        }
+    }
+
+    fn number(&self, index: usize, name: &str, default: f64) -> Result<f64, Problem> {
+        match self.get(index, name) {
+            None => Ok(default),
+            Some(value) => {
+                value.number().ok_or_else(|| self.unsupported(format!("{name} is {}", value.kind())))
+            }
+        }
+    }
+
+    fn int(&self, index: usize, name: &str, default: i64) -> Result<i64, Problem> {
+        match self.get(index, name) {
+            None => Ok(default),
+            Some(value) => value.int().ok_or_else(|| self.unsupported(format!("{name} is {}", value.kind()))),
+        }
+    }
+
+    fn ints(&self, index: usize, name: &str) -> Result<Option<Vec<i64>>, Problem> {
+        match self.get(index, name) {
+            None => Ok(None),
+            Some(Value::List(items)) => {
+                let ints = items.iter().map(Value::int).collect::<Option<Vec<_>>>();
+                ints.map(Some).ok_or_else(|| self.unsupported(format!("{name} is not known before the run")))
+            }
+            Some(value) => match value.int() {
+                Some(n) => Ok(Some(vec![n])),
+                None => Err(self.unsupported(format!("{name} is {}", value.kind()))),
+            },
+        }
+    }
+
+    /// Height and width, from `least` up; one number stands for both. `None` where nothing or an empty list is given.
+    fn pair(&self, index: usize, name: &str, least: usize) -> Result<Option<[usize; 2]>, Problem> {
+        let Some(values) = self.ints(index, name)? else { return Ok(None) };
+        let fits = |&v: &i64| usize::try_from(v).ok().filter(|v| (least..=MAX_SIDE).contains(v));
+        let sizes: Option<Vec<usize>> = values.iter().map(fits).collect();
+        match sizes.as_deref() {
+            Some([]) => Ok(None),
+            Some(&[both]) => Ok(Some([both, both])),
+            Some(&[height, width]) => Ok(Some([height, width])),
+            _ => {
+                Err(self
+                    .unsupported(format!("{name} is {values:?}, not two numbers from {least} to {MAX_SIDE}")))
+            }
+        }
+    }
+
+    /// An axis of a value of `rank` axes, counted from the end when negative.
+    fn axis(&self, axis: i64, rank: usize) -> Result<usize, Problem> {
+        let counted = if axis < 0 { axis.saturating_add(rank as i64) } else { axis };
+        usize::try_from(counted)
+            .ok()
+            .filter(|&a| a < rank)
+            .ok_or_else(|| self.damaged(format!("axis {axis} is outside of {rank} axes")))
+    }
+}
+
+impl Builder {
+    pub(super) fn new(
+        name: &str,
+        batch: Dim,
+        traced_batch: Option<i64>,
+        constants: BTreeMap<usize, Tensor>,
+    ) -> Builder {
+        Builder {
+            graph: Graph::new(name),
+            batch,
+            traced_batch,
+            cells: Vec::new(),
+            groups: Vec::new(),
+            constants,
+            parameters: HashMap::new(),
+            used: Vec::new(),
+            names: HashMap::new(),
+        }
+    }
+
+    /// A value of the graph as a tensor of the code.
+    pub(super) fn define(&mut self, value: ValueId) -> Value {
+        self.cell(Content::Value(value), None)
+    }
+
+    fn cell(&mut self, content: Content, group: Option<usize>) -> Value {
+        let group = group.unwrap_or_else(|| {
+            self.groups.push(0);
+            self.groups.len() - 1
+        });
+        self.cells.push(Cell { content, group, version: self.groups[group] });
+        Value::Tensor(self.cells.len() - 1)
+    }
+
+    /// The number that a constant of one element is.
+    pub(super) fn number(&self, stored: Stored) -> Option<Value> {
+        let tensor = self.constants.get(&stored.node).filter(|t| t.shape().is_empty())?;
+        match tensor.data() {
+            Data::I64(v) => v.first().map(|&n| Value::Int(n)),
+            Data::I32(v) => v.first().map(|&n| Value::Int(n.into())),
+            Data::F64(v) => v.first().map(|&x| Value::Float(x)),
+            Data::F32(v) => v.first().map(|&x| Value::Float(x.into())),
+            Data::Bool(v) => v.first().map(|&b| Value::Bool(b)),
+            Data::F16(_) | Data::BF16(_) | Data::I8(_) | Data::U8(_) => None,
+        }
+    }
+
+    /// The value of the graph that `value` is, at the end of the code.
+    pub(super) fn result(&self, value: &Value, place: &Place) -> Result<ValueId, Problem> {
+        match value {
+            Value::Tensor(cell) => match self.cells[*cell].content {
+                Content::Value(id) => Ok(id),
+                Content::Padded(..) => Err(place.unsupported("the result ends in a padding", WAY_OUT)),
+            },
+            other => {
+                let what = format!("the result is {}, a classifier's is one tensor", other.kind());
+                Err(place.unsupported(what, WAY_OUT))
+            }
+        }
+    }
+
+    pub(super) fn operator<R>(
+        &mut self,
+        call: &OperatorCall<'_>,
+        program: &Program<R>,
+    ) -> Result<Value, Problem> {
+        if self.graph.nodes().len() > MAX_NODES {
+            return Err(call.place.too_large("the model has too many operators", MAX_NODES as u64));
+        }
+        let (operator, in_place) = match call.operator.strip_suffix('_') {
+            Some(operator) if !operator.ends_with('_') => (operator, true),
+            _ => (call.operator, false),
+        };
+        let op = match operator {
+            "size" => return self.size(call, program),
+            "dim" => return Ok(Value::Int(self.shape_of(call, program)?.rank() as i64)),
+            "t" => return self.transposed(call, program),
+            "contiguous" | "detach" | "clone" | "alias" => return self.same(call),
+            "dropout" | "feature_dropout" | "alpha_dropout" => return self.dropout(call),
+            "pad" | "constant_pad_nd" => return self.pad(call),
+            "flatten" => return self.flatten(call),
+            "view" | "reshape" => return self.reshape(call),
+            "squeeze" => return self.squeeze(call),
+            "mean" => return self.mean(call),
+            "conv2d" | "_convolution" => return self.convolution(call, program),
+            "linear" => return self.linear(call, program),
+            "addmm" => return self.addmm(call, program),
+            "matmul" | "mm" => return self.matmul(call, program),
+            "batch_norm" => return self.batch_norm(call, program),
+            "adaptive_avg_pool2d" => return self.global_pool(call),
+            "add" | "mul" | "sub" | "div" => return self.binary(call, operator, in_place, program),
+            "silu" => return self.silu(call, in_place),
+            "relu" => Op::Relu,
+            "sigmoid" => Op::Sigmoid,
+            "relu6" => Op::Clip(Clip { min: 0.0, max: 6.0 }),
+            "hardtanh" => Op::Clip(Clip {
+                min: call.number(1, "min_val", -1.0)? as f32,
+                max: call.number(2, "max_val", 1.0)? as f32,
+            }),
+            "clamp" => Op::Clip(Clip {
+                min: call.number(1, "min", f64::NEG_INFINITY)? as f32,
+                max: call.number(2, "max", f64::INFINITY)? as f32,
+            }),
+            "softmax" => {
+                let rank = self.shape(self.tensor(call, 0)?).rank();
+                Op::Softmax { axis: call.axis(call.int(1, "dim", -1)?, rank)? }
+            }
+            "max_pool2d" => {
+                if call.pair(4, "dilation", 1)?.is_some_and(|d| d != [1, 1]) {
+                    return Err(call.unsupported("pooling with dilation is not read"));
+                }
+                Op::MaxPool(self.pool(call, call.flag(5, "ceil_mode", false)?)?)
+            }
+            "avg_pool2d" => {
+                if call.get(6, "divisor_override").is_some() {
+                    return Err(call.unsupported("a divisor of its own is not read"));
+                }
+                let pool = self.pool(call, call.flag(4, "ceil_mode", false)?)?;
+                Op::AveragePool(AveragePool {
+                    pool,
+                    count_include_pad: call.flag(5, "count_include_pad", true)?,
+                })
+            }
+            _ => return Err(call.unsupported("this operator is not read")),
+        };
+        let x = self.tensor(call, 0)?;
+        let id = self.push(call, &call.name, op, &[x])?;
+        self.finish(call, in_place, id)
+    }
+
+    // ---- tensors ----
+
+    /// The cell of argument `index`, which must not have been changed through another tensor.
+    fn cell_of(&self, call: &OperatorCall<'_>, index: usize) -> Result<usize, Problem> {
+        match call.values.get(index) {
+            Some(&Value::Tensor(cell)) => {
+                let held = &self.cells[cell];
+                match held.version == self.groups[held.group] {
+                    true => Ok(cell),
+                    false => Err(call.unsupported(
+                        "its input shares memory with a tensor that an operator changed in place since",
+                    )),
+                }
+            }
+            Some(other) => Err(call.unsupported(format!("its argument {index} is {}", other.kind()))),
+            None => Err(call.damaged(format!("its argument {index} is missing"))),
+        }
+    }
+
+    /// Argument `index`, computed at each run.
+    fn tensor(&self, call: &OperatorCall<'_>, index: usize) -> Result<ValueId, Problem> {
+        match self.cells[self.cell_of(call, index)?].content {
+            Content::Value(id) => Ok(id),
+            Content::Padded(..) => Err(call.unsupported("zeros around its input are not read")),
+        }
+    }
+
+    /// A node's output as the result of a call: a new tensor, or the first argument changed in place.
+    fn finish(&mut self, call: &OperatorCall<'_>, in_place: bool, id: ValueId) -> Result<Value, Problem> {
+        if !in_place {
+            return Ok(self.define(id));
+        }
+        let cell = self.cell_of(call, 0)?;
+        let group = self.cells[cell].group;
+        self.groups[group] += 1;
+        self.cells[cell].version = self.groups[group];
+        self.cells[cell].content = Content::Value(id);
+        Ok(Value::Tensor(cell))
+    }
+
+    /// A node's output that shares its memory with the first argument.
+    fn view(&mut self, call: &OperatorCall<'_>, id: ValueId) -> Result<Value, Problem> {
+        let group = self.cells[self.cell_of(call, 0)?].group;
+        Ok(self.cell(Content::Value(id), Some(group)))
+    }
+
+    fn push(
+        &mut self,
+        call: &OperatorCall<'_>,
+        name: &str,
+        op: Op,
+        inputs: &[ValueId],
+    ) -> Result<ValueId, Problem> {
+        let name = self.unused(name);
+        let id = self.graph.add(&name, op, inputs).map_err(|e| call.unsupported(e.reason))?;
+        let shape = self.shape(id);
+        let elements = shape.0.iter().skip(1).filter_map(Dim::fixed).try_fold(1usize, usize::checked_mul);
+        if elements.is_none_or(|n| n > MAX_ELEMENTS) {
+            let what = format!("the output {shape} is too large for one picture");
+            return Err(call.place.too_large(what, MAX_ELEMENTS as u64));
+        }
+        Ok(id)
+    }
+
+    /// `name`, or `name_2`, `name_3`, ... when it was wanted before: what the graph does, without its search.
+    fn unused(&mut self, name: &str) -> String {
+        let times = self.names.entry(name.to_owned()).or_default();
+        *times += 1;
+        if *times == 1 { name.to_owned() } else { format!("{name}_{times}") }
+    }
+
+    fn shape(&self, id: ValueId) -> &Shape {
+        &self.graph.value(id).shape
+    }
+
+    // ---- stored tensors ----
+
+    fn stored(&self, call: &OperatorCall<'_>, index: usize, name: &str) -> Result<Stored, Problem> {
+        match call.get(index, name) {
+            Some(Value::Stored(stored)) => Ok(*stored),
+            Some(other) => {
+                Err(call.unsupported(format!("its {name} is {}, not stored in the file", other.kind())))
+            }
+            None => Err(call.unsupported(format!("it has no {name}"))),
+        }
+    }
+
+    fn stored_shape<R>(&self, stored: Stored, program: &Program<R>) -> Result<Vec<usize>, Problem> {
+        let heap = if stored.constant { &program.constants.heap } else { &program.data.heap };
+        let name = self.key(stored, program);
+        let view = program
+            .tensor(stored.constant, stored.node)
+            .ok_or_else(|| Problem::damaged(format!("`{name}`"), "it is no tensor"))?;
+        let mut shape = storage::shape(heap, &name, view)?;
+        if stored.transposed {
+            shape.reverse();
+        }
+        Ok(shape)
+    }
+
+    /// The name of a tensor of the file.
+    fn key<R>(&self, stored: Stored, program: &Program<R>) -> String {
+        match stored.constant {
+            true => format!("constants.{}", program.constant_index(stored.node)),
+            false => program.name(stored.node).to_string(),
+        }
+    }
+
+    /// The parameter that a stored tensor is.
+    fn parameter<R>(
+        &mut self,
+        call: &OperatorCall<'_>,
+        (index, name): (usize, &str),
+        role: Role,
+        program: &Program<R>,
+    ) -> Result<ValueId, Problem> {
+        let stored = self.stored(call, index, name)?;
+        if stored.transposed {
+            return Err(call.unsupported(format!("its {name} is transposed")));
+        }
+        self.stored_parameter(call, stored, role, program)
+    }
+
+    fn stored_parameter<R>(
+        &mut self,
+        call: &OperatorCall<'_>,
+        stored: Stored,
+        role: Role,
+        program: &Program<R>,
+    ) -> Result<ValueId, Problem> {
+        let stored = Stored { transposed: false, ..stored };
+        if let Some(&id) = self.parameters.get(&(stored, role == Role::Buffer)) {
+            return Ok(id);
+        }
+        let shape = self.stored_shape(stored, program)?;
+        if shape.contains(&0) {
+            return Err(call.damaged("one of its weights has no elements"));
+        }
+        let name = self.unused(&self.key(stored, program));
+        let id = self.graph.add_parameter(&name, &shape, role);
+        self.used.push((self.graph.value(id).name.clone(), stored));
+        self.parameters.insert((stored, role == Role::Buffer), id);
+        Ok(id)
+    }
+
+    fn bias<R>(
+        &mut self,
+        call: &OperatorCall<'_>,
+        index: usize,
+        program: &Program<R>,
+    ) -> Result<Option<ValueId>, Problem> {
+        match call.get(index, "bias") {
+            None => Ok(None),
+            Some(_) => self.parameter(call, (index, "bias"), Role::Weight, program).map(Some),
+        }
+    }
+
+    // ---- sizes ----
+
+    fn shape_of<R>(&self, call: &OperatorCall<'_>, program: &Program<R>) -> Result<Shape, Problem> {
+        match call.values.first() {
+            Some(Value::Stored(stored)) => Ok(Shape::fixed(&self.stored_shape(*stored, program)?)),
+            Some(Value::Tensor(cell)) => match self.cells[*cell].content {
+                Content::Value(id) => Ok(self.shape(id).clone()),
+                Content::Padded(..) => Err(call.unsupported("the size of a padded tensor is not read")),
+            },
+            _ => Err(call.unsupported("it is asked of something that is no tensor")),
+        }
+    }
+
+    fn size<R>(&self, call: &OperatorCall<'_>, program: &Program<R>) -> Result<Value, Problem> {
+        let shape = self.shape_of(call, program)?;
+        let number = |dim: &Dim| match dim {
+            Dim::Fixed(n) => Value::Int(*n as i64),
+            other if *other == self.batch => Value::Batch,
+            Dim::Symbol(_) | Dim::Expr(_) => Value::Unknown,
+        };
+        match call.get(1, "dim") {
+            None => Ok(Value::List(shape.0.iter().map(number).collect())),
+            Some(_) => Ok(number(&shape.0[call.axis(call.int(1, "dim", 0)?, shape.rank())?])),
+        }
+    }
+
+    // ---- operators ----
+
+    fn same(&mut self, call: &OperatorCall<'_>) -> Result<Value, Problem> {
+        let x = self.tensor(call, 0)?;
+        match call.operator {
+            "clone" => Ok(self.define(x)),
+            _ => Ok(call.values[0].clone()),
+        }
+    }
+
+    fn transposed<R>(&mut self, call: &OperatorCall<'_>, program: &Program<R>) -> Result<Value, Problem> {
+        let stored = self.stored(call, 0, "input")?;
+        if self.stored_shape(stored, program)?.len() != 2 {
+            return Err(call.unsupported("only matrices are transposed"));
+        }
+        Ok(Value::Stored(Stored { transposed: !stored.transposed, ..stored }))
+    }
+
+    /// Dropout outside of training is nothing.
+    fn dropout(&mut self, call: &OperatorCall<'_>) -> Result<Value, Problem> {
+        self.check_inference(call.flag(2, "train", false)?, call)?;
+        let ratio = call.number(1, "p", 0.5)? as f32;
+        if !(0.0..1.0).contains(&ratio) || call.operator.starts_with(['f', 'a']) {
+            self.tensor(call, 0)?;
+            return Ok(call.values[0].clone());
+        }
+        let x = self.tensor(call, 0)?;
+        let id = self.push(call, &call.name, Op::Dropout { ratio }, &[x])?;
+        self.view(call, id)
+    }
+
+    fn check_inference(&self, training: bool, call: &OperatorCall<'_>) -> Result<(), Problem> {
+        match training {
+            false => Ok(()),
+            true => Err(call.place.unsupported(
+                format!("`torch.{}`: the model was saved in training mode", call.operator),
+                "Call `model.eval()` before torch.jit.trace or torch.jit.script, and save it again",
+            )),
+        }
+    }
+
+    /// Zeros around a picture: left, right, top, bottom.
+    fn pad(&mut self, call: &OperatorCall<'_>) -> Result<Value, Problem> {
+        let (mode, value) = match call.operator {
+            "pad" => (call.get(2, "mode"), call.number(3, "value", 0.0)?),
+            _ => (None, call.number(2, "value", 0.0)?),
+        };
+        if value != 0.0 || mode.is_some_and(|m| *m != Value::Text("constant".into())) {
+            return Err(call.unsupported("only padding with zeros is read"));
+        }
+        let sides = call.ints(1, "pad")?.unwrap_or_default();
+        let fits = |&v: &i64| usize::try_from(v).ok().filter(|&v| v <= MAX_SIDE);
+        let sides: Option<Vec<usize>> = sides.iter().map(fits).collect();
+        let Some(&[left, right, top, bottom]) = sides.as_deref() else {
+            return Err(
+                call.unsupported(format!("only padding of height and width by 0 to {MAX_SIDE} is read"))
+            );
+        };
+        let x = self.tensor(call, 0)?;
+        match [top, left, bottom, right] {
+            [0, 0, 0, 0] => Ok(self.define(x)),
+            pads => Ok(self.cell(Content::Padded(x, pads), None)),
+        }
+    }
+
+    fn convolution<R>(&mut self, call: &OperatorCall<'_>, program: &Program<R>) -> Result<Value, Problem> {
+        let plain = call.operator == "conv2d";
+        let (x, around) = match self.cells[self.cell_of(call, 0)?].content {
+            Content::Value(id) => (id, [0; 4]),
+            Content::Padded(id, pads) => (id, pads),
+        };
+        if !plain && call.flag(6, "transposed", false)? {
+            return Err(call.unsupported("transposed convolutions are not read"));
+        }
+        let weight = self.parameter(call, (1, "weight"), Role::Weight, program)?;
+        let [_, _, height, width] = self.shape(weight).as_fixed().unwrap_or_default()[..] else {
+            return Err(call.unsupported("only convolutions over pictures (four axes) are read"));
+        };
+        let mut inputs = vec![x, weight];
+        inputs.extend(self.bias(call, 2, program)?);
+        let strides = call.pair(3, "stride", 1)?.unwrap_or([1, 1]);
+        let dilations = call.pair(5, "dilation", 1)?.unwrap_or([1, 1]);
+        let mut pads = convolution_padding(call, [height, width], strides, dilations)?;
+        for (pad, more) in pads.iter_mut().zip(around) {
+            *pad += more;
+        }
+        let group = call.int(if plain { 6 } else { 8 }, "groups", 1)?;
+        let group = usize::try_from(group).ok().filter(|&g| g > 0);
+        let group = group.ok_or_else(|| call.damaged("its number of groups is not above 0"))?;
+        let id = self.push(call, &call.name, Op::Conv(Conv { strides, pads, dilations, group }), &inputs)?;
+        Ok(self.define(id))
+    }
+
+    fn linear<R>(&mut self, call: &OperatorCall<'_>, program: &Program<R>) -> Result<Value, Problem> {
+        let x = self.tensor(call, 0)?;
+        let weight = self.stored(call, 1, "weight")?;
+        let mut inputs = vec![x, self.stored_parameter(call, weight, Role::Weight, program)?];
+        inputs.extend(self.bias(call, 2, program)?);
+        let gemm = Gemm { trans_a: false, trans_b: !weight.transposed };
+        let id = self.push(call, &call.name, Op::Gemm(gemm), &inputs)?;
+        Ok(self.define(id))
+    }
+
+    /// bias + x matrix
+    fn addmm<R>(&mut self, call: &OperatorCall<'_>, program: &Program<R>) -> Result<Value, Problem> {
+        for (index, name) in [(3, "beta"), (4, "alpha")] {
+            if call.number(index, name, 1.0)? != 1.0 {
+                return Err(call.unsupported(format!("{name} other than 1 is not read")));
+            }
+        }
+        let x = self.tensor(call, 1)?;
+        let matrix = self.stored(call, 2, "mat2")?;
+        let inputs = [
+            x,
+            self.stored_parameter(call, matrix, Role::Weight, program)?,
+            self.parameter(call, (0, "bias"), Role::Weight, program)?,
+        ];
+        let gemm = Gemm { trans_a: false, trans_b: matrix.transposed };
+        let id = self.push(call, &call.name, Op::Gemm(gemm), &inputs)?;
+        Ok(self.define(id))
+    }
+
+    fn matmul<R>(&mut self, call: &OperatorCall<'_>, program: &Program<R>) -> Result<Value, Problem> {
+        let x = self.tensor(call, 0)?;
+        let matrix = self.stored(call, 1, "second operand")?;
+        let inputs = [x, self.stored_parameter(call, matrix, Role::Weight, program)?];
+        let gemm = Gemm { trans_a: false, trans_b: matrix.transposed };
+        let id = self.push(call, &call.name, Op::Gemm(gemm), &inputs)?;
+        Ok(self.define(id))
+    }
+
+    fn batch_norm<R>(&mut self, call: &OperatorCall<'_>, program: &Program<R>) -> Result<Value, Problem> {
+        self.check_inference(call.flag(5, "training", false)?, call)?;
+        let mut inputs = vec![self.tensor(call, 0)?];
+        for (index, name, role) in [
+            (1, "weight", Role::Weight),
+            (2, "bias", Role::Weight),
+            (3, "running_mean", Role::Buffer),
+            (4, "running_var", Role::Buffer),
+        ] {
+            inputs.push(self.parameter(call, (index, name), role, program)?);
+        }
+        let momentum = call.number(6, "momentum", 0.1)? as f32;
+        let epsilon = call.number(7, "eps", 1e-5)? as f32;
+        let norm = BatchNormalization { epsilon, momentum };
+        let id = self.push(call, &call.name, Op::BatchNormalization(norm), &inputs)?;
+        Ok(self.define(id))
+    }
+
+    fn pool(&self, call: &OperatorCall<'_>, ceil_mode: bool) -> Result<Pool, Problem> {
+        let kernel = call.pair(1, "kernel_size", 1)?.ok_or_else(|| call.damaged("it has no kernel size"))?;
+        let strides = call.pair(2, "stride", 1)?.unwrap_or(kernel);
+        let [height, width] = call.pair(3, "padding", 0)?.unwrap_or([0, 0]);
+        if height > kernel[0] / 2 || width > kernel[1] / 2 {
+            return Err(call.damaged("its padding is more than half of its kernel"));
+        }
+        Ok(Pool { kernel, strides, pads: [height, width, height, width], ceil_mode })
+    }
+
+    fn global_pool(&mut self, call: &OperatorCall<'_>) -> Result<Value, Problem> {
+        let x = self.tensor(call, 0)?;
+        if call.pair(1, "output_size", 1)? != Some([1, 1]) {
+            return Err(call.unsupported("only the mean of all pixels, an output of 1 by 1, is read"));
+        }
+        let id = self.push(call, &call.name, Op::GlobalAveragePool, &[x])?;
+        Ok(self.define(id))
+    }
+
+    fn mean(&mut self, call: &OperatorCall<'_>) -> Result<Value, Problem> {
+        let x = self.tensor(call, 0)?;
+        let rank = self.shape(x).rank();
+        let axes = call.ints(1, "dim")?.unwrap_or_default();
+        let mut axes = axes.iter().map(|&a| call.axis(a, rank)).collect::<Result<Vec<_>, _>>()?;
+        axes.sort_unstable();
+        if rank != 4 || axes != [2, 3] {
+            return Err(call.unsupported("only the mean over height and width is read"));
+        }
+        let mean = self.push(call, &call.name, Op::GlobalAveragePool, &[x])?;
+        if call.flag(2, "keepdim", false)? {
+            return Ok(self.define(mean));
+        }
+        let id = self.push(call, &format!("{}.flatten", call.name), Op::Flatten { axis: 1 }, &[mean])?;
+        Ok(self.define(id))
+    }
+
+    fn flatten(&mut self, call: &OperatorCall<'_>) -> Result<Value, Problem> {
+        let x = self.tensor(call, 0)?;
+        let rank = self.shape(x).rank();
+        let (start, end) =
+            (call.axis(call.int(1, "start_dim", 0)?, rank)?, call.axis(call.int(2, "end_dim", -1)?, rank)?);
+        if start != 1 || end + 1 != rank {
+            return Err(call.unsupported("only flattening to [batch, everything else] is read"));
+        }
+        self.flat(call, x)
+    }
+
+    fn flat(&mut self, call: &OperatorCall<'_>, x: ValueId) -> Result<Value, Problem> {
+        if self.shape(x).rank() == 2 {
+            return self.view(call, x);
+        }
+        let id = self.push(call, &call.name, Op::Flatten { axis: 1 }, &[x])?;
+        self.view(call, id)
+    }
+
+    fn squeeze(&mut self, call: &OperatorCall<'_>) -> Result<Value, Problem> {
+        let x = self.tensor(call, 0)?;
+        let shape = self.shape(x);
+        let (rank, axes) = (shape.rank(), call.ints(1, "dim")?.unwrap_or_default());
+        let mut axes = axes.iter().map(|&a| call.axis(a, rank)).collect::<Result<Vec<_>, _>>()?;
+        axes.sort_unstable();
+        if rank != 4 || axes != [2, 3] || shape.0[2..] != [Dim::Fixed(1), Dim::Fixed(1)] {
+            return Err(call.unsupported("only a height and width of one are removed together"));
+        }
+        self.flat(call, x)
+    }
+
+    /// A reshape to [batch, everything else] is a Flatten.
+    fn reshape(&mut self, call: &OperatorCall<'_>) -> Result<Value, Problem> {
+        let x = self.tensor(call, 0)?;
+        let dims = self.shape(x).0.clone();
+        let rest = dims.iter().skip(1).map(Dim::fixed).try_fold(1usize, |n, d| n.checked_mul(d?));
+        let flat = match (call.get(1, "shape"), rest) {
+            (Some(Value::List(target)), Some(rest)) => match &target[..] {
+                [first, second] => {
+                    let whole = second.int() == i64::try_from(rest).ok();
+                    let inferred = second.int() == Some(-1);
+                    match first {
+                        Value::Batch => whole || inferred,
+                        Value::Int(-1) => whole,
+                        Value::Int(n) => self.traced_batch == Some(*n) && (whole || inferred),
+                        _ => false,
+                    }
+                }
+                _ => false,
+            },
+            _ => false,
+        };
+        if !flat || dims.len() < 2 || dims[0] != self.batch {
+            return Err(call.unsupported("only a reshape to [batch, everything else] is read"));
+        }
+        self.flat(call, x)
+    }
+
+    /// x * sigmoid(x)
+    fn silu(&mut self, call: &OperatorCall<'_>, in_place: bool) -> Result<Value, Problem> {
+        let x = self.tensor(call, 0)?;
+        let gate = self.push(call, &format!("{}.sigmoid", call.name), Op::Sigmoid, &[x])?;
+        let id = self.push(call, &call.name, Op::Mul, &[x, gate])?;
+        self.finish(call, in_place, id)
+    }
+
+    /// A sum, product, difference or quotient. The second operand of the last two is a number or stored.
+    fn binary<R>(
+        &mut self,
+        call: &OperatorCall<'_>,
+        operator: &str,
+        in_place: bool,
+        program: &Program<R>,
+    ) -> Result<Value, Problem> {
+        if matches!(operator, "add" | "sub") && call.number(2, "alpha", 1.0)? != 1.0 {
+            return Err(call.unsupported("alpha other than 1 is not read"));
+        }
+        if operator == "div" && call.get(2, "rounding_mode").is_some() {
+            return Err(call.unsupported("division with rounding is not read"));
+        }
+        if in_place {
+            // Only the count of batches is a stored tensor that changes.
+            self.check_inference(matches!(call.values.first(), Some(Value::Stored(_))), call)?;
+            self.cell_of(call, 0)?;
+        }
+        let (op, f): (Op, fn(f32) -> f32) = match operator {
+            "add" => (Op::Add, |x| x),
+            "mul" => (Op::Mul, |x| x),
+            "sub" => (Op::Add, |x| -x),
+            _ => (Op::Mul, |x| 1.0 / x),
+        };
+        let commutes = matches!(operator, "add" | "mul");
+        let mut inputs = Vec::new();
+        for index in 0..2 {
+            let id = match call.values.get(index) {
+                Some(Value::Tensor(_)) if index == 0 || commutes => self.tensor(call, index)?,
+                Some(value) if index == 1 || commutes => match (value, value.number()) {
+                    (_, Some(number)) => self.constant(call, Tensor::f32([], vec![f(number as f32)])),
+                    (Value::Stored(stored), None) => self.term(call, *stored, commutes, f, program)?,
+                    _ => return Err(call.unsupported(format!("its argument {index} is {}", value.kind()))),
+                },
+                Some(value) => {
+                    return Err(call.unsupported(format!("its argument {index} is {}", value.kind())));
+                }
+                None => return Err(call.damaged(format!("its argument {index} is missing"))),
+            };
+            inputs.push(id);
+        }
+        let id = self.push(call, &call.name, op, &inputs)?;
+        self.finish(call, in_place, id)
+    }
+
+    fn constant(&mut self, call: &OperatorCall<'_>, tensor: Tensor) -> ValueId {
+        let name = self.unused(&format!("{}.constant", call.name));
+        self.graph.add_constant(&name, tensor)
+    }
+
+    /// A stored operand of a sum or product: a parameter, or a constant where it is one in the file.
+    fn term<R>(
+        &mut self,
+        call: &OperatorCall<'_>,
+        stored: Stored,
+        as_it_is: bool,
+        f: fn(f32) -> f32,
+        program: &Program<R>,
+    ) -> Result<ValueId, Problem> {
+        if stored.transposed {
+            return Err(call.unsupported("one of its operands is transposed"));
+        }
+        if !stored.constant {
+            return match as_it_is {
+                true => self.stored_parameter(call, stored, Role::Weight, program),
+                false => Err(call.unsupported("its second operand is a parameter")),
+            };
+        }
+        let held = self.constants.get(&stored.node).and_then(Tensor::to_f32);
+        let mut tensor = held.ok_or_else(|| call.unsupported("one of its operands is a large constant"))?;
+        tensor.as_f32_mut().into_iter().flatten().for_each(|x| *x = f(*x));
+        Ok(self.constant(call, tensor))
+    }
+}
+
+/// What a convolution adds around its input, as numbers or as a word.
+fn convolution_padding(
+    call: &OperatorCall<'_>,
+    kernel: [usize; 2],
+    strides: [usize; 2],
+    dilations: [usize; 2],
+) -> Result<[usize; 4], Problem> {
+    let word = match call.get(4, "padding") {
+        Some(Value::Text(word)) => word.clone(),
+        _ => {
+            let [height, width] = call.pair(4, "padding", 0)?.unwrap_or([0, 0]);
+            return Ok([height, width, height, width]);
+        }
+    };
+    match &*word {
+        "valid" => Ok([0; 4]),
+        "same" if strides == [1, 1] => {
+            let mut pads = [0; 4];
+            for side in 0..2 {
+                let total = dilations[side].saturating_mul(kernel[side].saturating_sub(1));
+                if total > MAX_SIDE {
+                    return Err(call.unsupported("its padding is too large"));
+                }
+                (pads[side], pads[side + 2]) = (total / 2, total - total / 2);
+            }
+            Ok(pads)
+        }
+        _ => Err(call.unsupported(format!("padding `{word:.20}` with these strides is not read"))),
+    }
+}
+
+/// The weights that the graph uses, from the archive.
+pub(super) fn load<R: std::io::Read + std::io::Seek>(
+    program: &mut Program<R>,
+    used: &[(String, Stored)],
+) -> Result<Weights, Problem> {
+    let mut weights = Weights::new();
+    let (limit, order) = (program.archive.memory_limit(), program.archive.byte_order()?);
+    for constant in [false, true] {
+        let (heap, folder) = match constant {
+            true => (&program.constants.heap, "constants"),
+            false => (&program.data.heap, "data"),
+        };
+        let wanted = used.iter().filter(|(_, stored)| stored.constant == constant);
+        let found = wanted.filter_map(|(name, stored)| match heap.nodes.get(stored.node) {
+            Some(crate::pth::values::Node::Tensor(view)) => Some((name.clone(), view)),
+            _ => None,
+        });
+        let found: Vec<_> = found.collect();
+        let archive = &mut program.archive;
+        let source = storage::Source { bytes: &mut |storage| archive.storage(folder, storage), limit, order };
+        weights.append(&mut storage::load(heap, &found, source)?);
+    }
+    Ok(weights)
+}

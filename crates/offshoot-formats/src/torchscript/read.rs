@@ -1,0 +1,209 @@
+//! An archive as a classifier.
+
+use std::collections::{BTreeMap, HashSet};
+use std::io::{BufReader, Read, Seek, SeekFrom};
+
+use offshoot_graph::model::{BATCH, INPUT, OUTPUT};
+use offshoot_graph::op::Op;
+use offshoot_graph::passes::prune;
+use offshoot_graph::{DType, Dim, Metadata, Model, Shape, Tensor, ValueId, Weights};
+
+use super::evaluate::Evaluator;
+use super::operators::{Builder, load};
+use super::program::Program;
+use super::value::Stored;
+use super::{METADATA_FILE, TorchScriptModel};
+use crate::error::Problem;
+use crate::metadata::{self, MAX_CLASSES, MAX_PICTURE};
+use crate::pth::container::Archive;
+use crate::pth::storage;
+use crate::pth::values::{Node, Value as Pickle};
+
+/// The most bytes of our metadata.
+const MAX_METADATA: u64 = 16 << 20;
+/// The most elements of a constant that takes part in arithmetic, and of all of them.
+const MAX_CONSTANT: usize = 1 << 16;
+const MAX_CONSTANTS: usize = 1 << 20;
+
+const LAYOUT: &str = "Give a classifier of pictures, whose input is [batch, 3, height, width]";
+
+pub(super) fn read(source: impl Read + Seek, size: Option<usize>) -> Result<TorchScriptModel, Problem> {
+    let mut program = open(source)?;
+    let own = own_metadata(&mut program)?;
+    let traced = traced_input(&mut program)?;
+    let stated = own.as_ref().map(|(_, m)| m.preprocessing.size);
+    let side = stated.or(size).or(traced.as_ref().map(|t| t.side)).unwrap_or(224);
+    if !(1..=MAX_PICTURE).contains(&side) {
+        let what = format!("its pictures have {side} pixels a side");
+        return Err(Problem::TooLarge { place: "the archive".into(), what, limit: MAX_PICTURE as u64 });
+    }
+
+    let constants = small_constants(&mut program)?;
+    let name = program.class_name();
+    let mut builder = Builder::new(&name, Dim::symbol(BATCH), traced.map(|t| t.batch), constants);
+    let shape = Shape(vec![Dim::symbol(BATCH), 3.into(), side.into(), side.into()]);
+    let input = builder.graph.add_input(INPUT, DType::F32, shape);
+    let input = builder.define(input);
+    let root = program.root()?;
+    let method = match own.is_some() && program.class(root)?.methods.contains_key("logits") {
+        true => "logits",
+        false => "forward",
+    };
+    let mut evaluator = Evaluator::new(&mut program, builder);
+    let (result, place) = evaluator.run(method, input)?;
+    let mut builder = evaluator.builder;
+    let output = builder.result(&result, &place)?;
+
+    let mut warnings = Vec::new();
+    let output = without_softmax(&builder, output, &mut warnings);
+    let classes = match builder.graph.value(output).shape.0[..] {
+        [ref batch, Dim::Fixed(classes)] if *batch == Dim::symbol(BATCH) => classes,
+        _ => {
+            let shape = &builder.graph.value(output).shape;
+            let what = format!("the result is {shape}, a classifier's is [{BATCH}, classes]");
+            return Err(place.unsupported(what, LAYOUT));
+        }
+    };
+    if classes > MAX_CLASSES {
+        return Err(place.too_large(format!("it gives {classes} classes"), MAX_CLASSES as u64));
+    }
+    builder.graph.add_output(OUTPUT, output);
+    let graph = prune(&builder.graph).map_err(|e| place.damaged(e.to_string()))?;
+    let kept: HashSet<&str> = graph.parameters().iter().map(|&id| graph.value(id).name.as_str()).collect();
+    let used: Vec<(String, Stored)> =
+        builder.used.into_iter().filter(|(name, _)| kept.contains(name.as_str())).collect();
+    let weights = floats(load(&mut program, &used)?, &mut warnings)?;
+    let (metadata, assumed) = match own {
+        Some((json, _)) => {
+            (metadata::parse(&json, &format!("extra/{METADATA_FILE}"), classes, Some(side))?, false)
+        }
+        None => (metadata::assume(classes, Some(side), &mut warnings), true),
+    };
+    Ok(TorchScriptModel {
+        model: Model { graph, weights, metadata },
+        assumed_preprocessing: assumed,
+        warnings,
+    })
+}
+
+pub(super) fn state_dict(source: impl Read + Seek) -> Result<Weights, Problem> {
+    let mut program = open(source)?;
+    let tensors = program.names.iter().filter(|(node, _)| program.tensor(false, **node).is_some());
+    let tensors: Vec<(String, Stored)> = tensors
+        .map(|(&node, name)| (name.to_string(), Stored { constant: false, node, transposed: false }))
+        .collect();
+    load(&mut program, &tensors)
+}
+
+pub(super) fn is_torchscript(source: impl Read + Seek) -> bool {
+    archive(source).is_ok_and(|(source, len)| Archive::new(source, len).is_ok_and(|a| a.has("constants.pkl")))
+}
+
+fn archive<R: Read + Seek>(mut source: R) -> Result<(BufReader<R>, u64), Problem> {
+    let failed = |error| Problem::Io { action: "read", error };
+    let len = source.seek(SeekFrom::End(0)).map_err(failed)?;
+    source.rewind().map_err(failed)?;
+    Ok((BufReader::new(source), len))
+}
+
+fn open<R: Read + Seek>(source: R) -> Result<Program<R>, Problem> {
+    let (source, len) = archive(source)?;
+    Program::open(source, len)
+}
+
+/// Our metadata as it is written, and read.
+fn own_metadata<R: Read + Seek>(program: &mut Program<R>) -> Result<Option<(String, Metadata)>, Problem> {
+    let name = format!("extra/{METADATA_FILE}");
+    if !program.archive.has(&name) {
+        return Ok(None);
+    }
+    let bytes = program.archive.read(&name, MAX_METADATA)?;
+    let json = String::from_utf8(bytes).map_err(|_| Problem::damaged(&name, "it is not UTF-8"))?;
+    let metadata = serde_json::from_str(&json).map_err(|e| Problem::damaged(&name, e.to_string()))?;
+    Ok(Some((json, metadata)))
+}
+
+/// The picture that a model was traced with.
+struct TracedInput {
+    batch: i64,
+    side: usize,
+}
+
+fn traced_input<R: Read + Seek>(program: &mut Program<R>) -> Result<Option<TracedInput>, Problem> {
+    if !program.archive.has("traced_inputs.pkl") {
+        return Ok(None);
+    }
+    let pickled = program.archive.pickle("traced_inputs.pkl")?;
+    let heap = &pickled.heap;
+    let inputs = heap.dict(&pickled.root).and_then(|entries| {
+        entries.iter().find(|(key, _)| matches!(key, Pickle::Text(key) if &**key == "forward"))
+    });
+    let first = inputs.and_then(|(_, list)| heap.list(list)?.first()).and_then(|value| heap.node(value));
+    let Some(Node::Tensor(view)) = first else { return Ok(None) };
+    let [batch, channels, height, width] = view.shape[..] else {
+        let what = format!("it was traced with an input of {} axes", view.shape.len());
+        return Err(Problem::unsupported("traced_inputs.pkl", what, LAYOUT));
+    };
+    if channels != 3 || height != width {
+        let what =
+            format!("it was traced with {channels} channels of {height} by {width}; squares of 3 are read");
+        return Err(Problem::unsupported("traced_inputs.pkl", what, LAYOUT));
+    }
+    let side = usize::try_from(height).unwrap_or(usize::MAX);
+    Ok(Some(TracedInput { batch: i64::try_from(batch).unwrap_or(i64::MAX), side }))
+}
+
+/// The constants that can take part in arithmetic, by node.
+fn small_constants<R: Read + Seek>(program: &mut Program<R>) -> Result<BTreeMap<usize, Tensor>, Problem> {
+    let order = program.archive.byte_order()?;
+    let limit = program.archive.memory_limit();
+    let heap = &program.constants.heap;
+    let (mut small, mut total) = (Vec::new(), 0usize);
+    for item in heap.tuple(&program.constants.root).unwrap_or_default() {
+        let (&Pickle::Node(node), Some(Node::Tensor(view))) = (item, heap.node(item)) else { continue };
+        let name = node.to_string();
+        let elements = storage::shape(heap, &name, view)?.iter().product::<usize>();
+        if elements <= MAX_CONSTANT && total + elements <= MAX_CONSTANTS {
+            total += elements;
+            small.push((name, view));
+        }
+    }
+    let archive = &mut program.archive;
+    let bytes = &mut |storage: &_| archive.storage("constants", storage);
+    let loaded = storage::load(heap, &small, storage::Source { bytes, limit, order })?;
+    Ok(loaded.into_iter().filter_map(|(node, tensor)| Some((node.parse().ok()?, tensor))).collect())
+}
+
+/// The logits under a softmax over the classes.
+fn without_softmax(builder: &Builder, output: ValueId, warnings: &mut Vec<String>) -> ValueId {
+    let graph = &builder.graph;
+    let node = graph.producer(output).map(|id| graph.node(id));
+    match node.map(|n| (&n.op, n.inputs[0])) {
+        Some((Op::Softmax { axis: 1 }, logits)) => {
+            warnings.push("the file ends in a softmax, which is left out: the output is logits".into());
+            logits
+        }
+        _ => output,
+    }
+}
+
+/// The weights as float32.
+fn floats(weights: Weights, warnings: &mut Vec<String>) -> Result<Weights, Problem> {
+    let mut converted = false;
+    let mut float = |(name, tensor): (String, Tensor)| {
+        if tensor.as_f32().is_some() {
+            return Ok((name, tensor));
+        }
+        converted = true;
+        let tensor = tensor.to_f32().ok_or_else(|| {
+            let what = format!("its elements are {}, a weight's are floats", tensor.dtype());
+            Problem::unsupported(format!("tensor `{name}`"), what, "Save the model before it is quantised")
+        })?;
+        Ok((name, tensor))
+    };
+    let weights = weights.into_iter().map(&mut float).collect::<Result<Weights, Problem>>()?;
+    if converted {
+        warnings.push("the file is not all float32; it is computed in float32 here".into());
+    }
+    Ok(weights)
+}
