@@ -25,7 +25,7 @@ use crate::error::{FormatError, Problem};
 mod calls;
 pub(crate) mod container;
 mod input;
-mod opcodes;
+pub(crate) mod opcodes;
 pub(crate) mod pickle;
 mod state_dict;
 pub(crate) mod storage;

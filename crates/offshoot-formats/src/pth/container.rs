@@ -102,7 +102,8 @@ impl<R: Read + Seek> Archive<R> {
         // Nothing stands before the archive. The zip64 records that PyTorch writes beside plain ones mislead a reader
         // that looks for a start: it can take the second entry for the first.
         let config = Config { archive_offset: ArchiveOffset::Known(0) };
-        let zip = ZipArchive::with_config(config, source).map_err(|e| zip_problem("the archive's directory", e))?;
+        let zip =
+            ZipArchive::with_config(config, source).map_err(|e| zip_problem("the archive's directory", e))?;
         let root = root(&zip)?;
         Ok(Archive { zip, root, len })
     }

@@ -12,22 +12,47 @@ mod evaluate;
 mod lex;
 mod operators;
 mod parse;
+mod pickle;
 mod place;
+mod print;
 mod program;
 mod read;
+mod script;
 mod sizes;
+mod tree;
 mod value;
+mod write;
 
 use std::fs::File;
-use std::io::{Cursor, Read, Seek};
+use std::io::{Cursor, Read, Seek, Write};
 use std::path::Path;
 
 use offshoot_graph::{Model, Weights};
 
+use crate::atomic::AtomicFile;
 use crate::error::{FormatError, Problem};
 
 /// The extra file with the model's metadata, one JSON object.
 pub const METADATA_FILE: &str = "offshoot.json";
+
+/// How a model is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// What the file takes.
+    pub form: Form,
+}
+
+/// What a file takes and gives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Form {
+    /// As from `torch.jit.trace`: `forward` takes normalised f32 pictures [n, 3, size, size] and gives logits.
+    #[default]
+    Traced,
+    /// As from `torch.jit.script`: `forward` takes pictures of any size, [3, height, width] or [n, 3, height, width],
+    /// uint8 from 0 to 255 or floats from 0 to 1, prepares them and gives logits. `classify` gives the best label of
+    /// each picture and the probabilities of all, [n, classes]; `preprocess` and `logits` are its two halves.
+    Scripted,
+}
 
 /// What a TorchScript archive holds.
 #[derive(Clone, Debug)]
@@ -70,6 +95,26 @@ pub fn state_dict(source: impl Read + Seek) -> Result<Weights, Problem> {
 /// Whether `source` is a TorchScript archive, and not for example a zip archive of `torch.save`.
 pub fn is_torchscript(source: impl Read + Seek) -> bool {
     read::is_torchscript(source)
+}
+
+/// Writes `model` to `path`, whole or not at all.
+///
+/// # Errors
+/// Those of [`write_to`].
+pub fn write(path: &Path, model: &Model, options: Options) -> Result<(), FormatError> {
+    let mut file = AtomicFile::create(path)?;
+    write_to(&mut file, model, options).map_err(|problem| problem.at(path))?;
+    file.commit()
+}
+
+/// Writes an archive that computes what `model` does. Dropout and Identity are left out; batch norms stay, so that the
+/// state dict has PyTorch's keys (`torch.jit.freeze` folds them). The same model gives the same bytes.
+///
+/// # Errors
+/// When the graph holds an operator of training or one that PyTorch cannot say, a weight is missing or has another
+/// shape, or the file cannot be written.
+pub fn write_to(out: &mut (impl Write + Seek), model: &Model, options: Options) -> Result<(), Problem> {
+    write::write(out, model, options)
 }
 
 fn open(path: &Path) -> Result<File, FormatError> {

@@ -1,0 +1,224 @@
+//! Our graph as TorchScript code.
+
+use std::fmt::Write;
+
+use offshoot_graph::op::{AveragePool, BatchNormalization, Clip, Conv, Gemm, Pool};
+use offshoot_graph::{Dim, Graph, Node, Op, Source, ValueId};
+
+use super::tree::{Held, Module, Tree, is_word};
+use crate::error::Problem;
+
+/// The file of code, as a Python module.
+pub(super) const MODULE: &str = "__torch__.offshoot";
+
+const WAY_OUT: &str = "Export the model's own graph";
+
+/// The code of a model.
+pub(super) struct Printer<'a> {
+    graph: &'a Graph,
+    tree: &'a Tree,
+    /// The constants that the code reads, in their order.
+    pub(super) constants: Vec<ValueId>,
+}
+
+impl<'a> Printer<'a> {
+    pub(super) fn new(graph: &'a Graph, tree: &'a Tree) -> Printer<'a> {
+        let constant = |id: &ValueId| matches!(graph.value(*id).source, Source::Constant(_));
+        let constants = graph.values().map(|(id, _)| id).filter(constant).collect();
+        Printer { graph, tree, constants }
+    }
+
+    /// Every class. `methods` are more methods of the outermost one, whose network has the name `network`.
+    pub(super) fn code(&self, network: &str, attributes: &str, methods: &str) -> Result<String, Problem> {
+        let mut code = String::new();
+        for (index, module) in self.tree.modules.iter().enumerate() {
+            self.declaration(module, &mut code);
+            if index == 0 {
+                code += attributes;
+                code += &self.network(network)?;
+                code += methods;
+            } else if let Some(node) = module.node {
+                code += &self.leaf(module, &self.graph.nodes()[node])?;
+            }
+        }
+        Ok(code)
+    }
+
+    fn declaration(&self, module: &Module, code: &mut String) {
+        let list = |wanted: fn(&Held) -> bool| {
+            let names = module.tensors.iter().filter(|(_, held)| wanted(held));
+            names.map(|(name, _)| format!("\"{name}\", ")).collect::<String>()
+        };
+        let parameters = list(|held| matches!(held, Held::Parameter(_, offshoot_graph::Role::Weight)));
+        let buffers = list(|held| !matches!(held, Held::Parameter(_, offshoot_graph::Role::Weight)));
+        *code += &format!("class {}(Module):\n", module.class);
+        *code += &format!("  __parameters__ = [{parameters}]\n  __buffers__ = [{buffers}]\n");
+        *code += "  training : bool\n  _is_full_backward_hook : Optional[bool]\n";
+        let tensors = module.tensors.iter().map(|(name, _)| (name, "Tensor".to_owned()));
+        let children = module
+            .children
+            .iter()
+            .map(|(name, child)| (name, format!("{MODULE}.{}", self.tree.modules[*child].class)));
+        for (name, class) in tensors.chain(children) {
+            *code += &match is_word(name) {
+                true => format!("  {name} : {class}\n"),
+                false => format!("  __annotations__[\"{name}\"] = {class}\n"),
+            };
+        }
+    }
+
+    /// The method of a module that computes one node.
+    fn leaf(&self, module: &Module, node: &Node) -> Result<String, Problem> {
+        let parameters: Option<Vec<String>> = node
+            .inputs
+            .iter()
+            .skip(1)
+            .map(|&id| Some(super::tree::member("self", self.tree.attribute(id)?)))
+            .collect();
+        let inputs: Vec<String> =
+            std::iter::once("input".to_owned()).chain(parameters.unwrap_or_default()).collect();
+        let result = self.operator(node, &inputs)?;
+        Ok(format!(
+            "  def forward(self: {MODULE}.{},\n    input: Tensor) -> Tensor:\n    return {result}\n",
+            module.class
+        ))
+    }
+
+    /// The method that computes the whole graph.
+    fn network(&self, name: &str) -> Result<String, Problem> {
+        let mut code = format!("  def {name}(self: {MODULE}.Model,\n    input: Tensor) -> Tensor:\n");
+        for (index, node) in self.graph.nodes().iter().enumerate() {
+            let inputs: Vec<String> = node.inputs.iter().map(|&id| self.name(id)).collect();
+            let result = match (self.tree.owner(index), inputs.first()) {
+                (Some(module), Some(input)) => format!("{module}.forward({input}, )"),
+                _ => self.operator(node, &inputs)?,
+            };
+            let _ = writeln!(code, "    {} = {result}", self.name(node.outputs[0])); // a String takes every text
+        }
+        let [(_, output)] = self.graph.outputs() else {
+            return Err(Problem::unsupported("graph", "it has not one output", WAY_OUT));
+        };
+        Ok(code + &format!("    return {}\n", self.name(*output)))
+    }
+
+    /// How the code of the outermost module calls a value.
+    fn name(&self, id: ValueId) -> String {
+        match &self.graph.value(id).source {
+            Source::Input => "input".to_owned(),
+            Source::Parameter(_) => self.tree.expression(id).unwrap_or_default(),
+            Source::Constant(_) => {
+                format!("CONSTANTS.c{}", self.constants.iter().position(|&c| c == id).unwrap_or_default())
+            }
+            Source::Node { node, .. } => format!("x{}", node.index()),
+        }
+    }
+
+    fn operator(&self, node: &Node, inputs: &[String]) -> Result<String, Problem> {
+        let x = &inputs[0];
+        let unsupported = |what: &str| {
+            let place = format!("node `{}` ({})", node.name, node.op.name());
+            Problem::unsupported(place, what, WAY_OUT)
+        };
+        Ok(match &node.op {
+            Op::Conv(conv) => convolution(conv, inputs),
+            Op::Gemm(gemm) => product(*gemm, inputs),
+            Op::BatchNormalization(BatchNormalization { epsilon, momentum }) => {
+                let [_, weight, bias, mean, var] = inputs else {
+                    return Err(unsupported("it has not five inputs"));
+                };
+                let (momentum, epsilon) = (float(*momentum), float(*epsilon));
+                format!(
+                    "torch.batch_norm({x}, {weight}, {bias}, {mean}, {var}, False, {momentum}, {epsilon}, True)"
+                )
+            }
+            Op::Relu => format!("torch.relu({x})"),
+            Op::Sigmoid => format!("torch.sigmoid({x})"),
+            Op::Clip(clip) => clipped(*clip, x),
+            Op::Add => format!("torch.add({x}, {})", inputs[1]),
+            Op::Mul => format!("torch.mul({x}, {})", inputs[1]),
+            Op::MaxPool(pool) => {
+                let windows = windows(pool).ok_or_else(|| {
+                    unsupported("PyTorch pads both sides alike, by at most half of the kernel")
+                })?;
+                format!("torch.max_pool2d({x}, {windows}, [1, 1], {})", truth(pool.ceil_mode))
+            }
+            Op::AveragePool(AveragePool { pool, count_include_pad }) => {
+                let windows = windows(pool).ok_or_else(|| {
+                    unsupported("PyTorch pads both sides alike, by at most half of the kernel")
+                })?;
+                format!(
+                    "torch.avg_pool2d({x}, {windows}, {}, {}, None)",
+                    truth(pool.ceil_mode),
+                    truth(*count_include_pad)
+                )
+            }
+            Op::GlobalAveragePool => format!("torch.adaptive_avg_pool2d({x}, [1, 1])"),
+            Op::Flatten { axis: 1 } => format!("torch.flatten({x}, 1)"),
+            Op::Flatten { .. } => {
+                return Err(unsupported("only flattening to [batch, everything else] is written"));
+            }
+            Op::Softmax { axis } => format!("torch.softmax({x}, {axis}, None)"),
+            Op::Identity
+            | Op::Dropout { .. }
+            | Op::SoftmaxCrossEntropyLoss(_)
+            | Op::Train(_)
+            | Op::Grad(_)
+            | Op::Fused(_) => return Err(unsupported("it belongs to training")),
+        })
+    }
+}
+
+/// A number such that PyTorch reads the same one: its shortest decimals.
+pub(super) fn float(x: f32) -> String {
+    format!("{:?}", f64::from(x))
+}
+
+fn truth(value: bool) -> &'static str {
+    if value { "True" } else { "False" }
+}
+
+fn convolution(conv: &Conv, inputs: &[String]) -> String {
+    let [top, left, bottom, right] = conv.pads;
+    let bias = inputs.get(2).map_or("None", String::as_str);
+    let (x, padding) = match (top, left) == (bottom, right) {
+        true => (inputs[0].clone(), [top, left]),
+        false => (
+            format!("torch.pad({}, [{left}, {right}, {top}, {bottom}], \"constant\", 0.)", inputs[0]),
+            [0, 0],
+        ),
+    };
+    let Conv { strides, dilations, group, .. } = conv;
+    format!("torch.conv2d({x}, {}, {bias}, {strides:?}, {padding:?}, {dilations:?}, {group})", inputs[1])
+}
+
+fn product(gemm: Gemm, inputs: &[String]) -> String {
+    let x = if gemm.trans_a { format!("torch.t({})", inputs[0]) } else { inputs[0].clone() };
+    match (gemm.trans_b, inputs.get(2)) {
+        (true, Some(bias)) => format!("torch.linear({x}, {}, {bias})", inputs[1]),
+        (true, None) => format!("torch.linear({x}, {}, None)", inputs[1]),
+        (false, Some(bias)) => format!("torch.addmm({bias}, {x}, {})", inputs[1]),
+        (false, None) => format!("torch.matmul({x}, {})", inputs[1]),
+    }
+}
+
+fn clipped(clip: Clip, x: &str) -> String {
+    let bound = |x: f32| if x.is_finite() { float(x) } else { "None".to_owned() };
+    match (clip.min.is_finite(), clip.max.is_finite()) {
+        (true, true) => format!("torch.hardtanh({x}, {}, {})", bound(clip.min), bound(clip.max)),
+        (false, false) => x.to_owned(),
+        _ => format!("torch.clamp({x}, {}, {})", bound(clip.min), bound(clip.max)),
+    }
+}
+
+/// Kernel, strides and padding, where PyTorch can say them.
+fn windows(pool: &Pool) -> Option<String> {
+    let [top, left, bottom, right] = pool.pads;
+    let fits = (top, left) == (bottom, right) && top <= pool.kernel[0] / 2 && left <= pool.kernel[1] / 2;
+    fits.then(|| format!("{:?}, {:?}, {:?}", pool.kernel, pool.strides, [top, left]))
+}
+
+/// The number of logits.
+pub(super) fn classes(graph: &Graph) -> Option<usize> {
+    let (_, output) = graph.outputs().first()?;
+    graph.value(*output).shape.0.last().and_then(Dim::fixed)
+}
