@@ -11,7 +11,7 @@ use offshoot_graph::Weights;
 use crate::content::{Content, HEAD, sniff};
 use crate::error::{FormatError, Problem};
 use crate::safetensors::METADATA_KEY;
-use crate::{pth, safetensors};
+use crate::{pth, safetensors, torchscript};
 
 /// What wrappers such as `DataParallel`, Lightning modules and `torch.compile` put before every key.
 const PREFIXES: &[&str] = &["module.", "model.", "_orig_mod."];
@@ -25,6 +25,8 @@ pub enum CheckpointFormat {
     PthZip,
     /// `torch.save` in the legacy layout.
     PthLegacy,
+    /// `torch.jit.save`.
+    TorchScript,
 }
 
 impl fmt::Display for CheckpointFormat {
@@ -33,6 +35,7 @@ impl fmt::Display for CheckpointFormat {
             CheckpointFormat::Safetensors => "safetensors",
             CheckpointFormat::PthZip => "PyTorch zip",
             CheckpointFormat::PthLegacy => "PyTorch legacy",
+            CheckpointFormat::TorchScript => "TorchScript",
         })
     }
 }
@@ -42,7 +45,7 @@ impl fmt::Display for CheckpointFormat {
 pub struct LoadedWeights {
     /// The tensors by PyTorch key, wrappers and prefixes removed.
     pub weights: Weights,
-    /// The strings that a safetensors file carries beside its tensors; empty for a `.pth`.
+    /// The strings that a safetensors file carries beside its tensors; empty for other files.
     pub metadata: BTreeMap<String, String>,
     /// The format of the file.
     pub format: CheckpointFormat,
@@ -92,6 +95,12 @@ fn load(mut file: File) -> Result<LoadedWeights, Problem> {
             let format = CheckpointFormat::Safetensors;
             let (wrappers, skipped) = (vec![], vec![]);
             Ok(LoadedWeights { weights, metadata: file.metadata, format, wrappers, prefix, skipped })
+        }
+        Content::Zip if torchscript::is_torchscript(&mut file) => {
+            let (weights, prefix) = strip_prefixes(torchscript::state_dict(file)?);
+            let format = CheckpointFormat::TorchScript;
+            let (wrappers, skipped) = (vec![], vec![]);
+            Ok(LoadedWeights { weights, metadata: BTreeMap::new(), format, wrappers, prefix, skipped })
         }
         Content::Zip | Content::Pickle => {
             let pth::PthFile { weights, wrappers, skipped, layout } = pth::read_from(file)?;

@@ -120,7 +120,6 @@ fn what_is_no_state_dict_says_what_it_is() {
         ("module-zip.pth", ["`__main__.Tiny` under `model`", "state_dict()"]),
         ("module-legacy.pth", ["`__main__.Tiny` under `model`", "state_dict()"]),
         ("no-tensors-zip.pth", ["`epoch`", "state_dict()"]),
-        ("torchscript.pt", ["TorchScript", "state_dict()"]),
         ("numpy.pkl", ["torch.save did not write", ".safetensors"]),
         ("complex-zip.pth", ["`c`", "ComplexFloatStorage"]),
         ("sparse-zip.pth", ["`torch._utils._rebuild_sparse_tensor`", "state_dict()"]),
@@ -134,6 +133,15 @@ fn what_is_no_state_dict_says_what_it_is() {
             assert!(message.contains(word), "{file}: {message}");
         }
     }
+}
+
+#[test]
+fn a_program_has_weights_and_is_no_state_dict() {
+    let loaded = load_weights(&golden("torchscript.pt")).unwrap();
+    assert_eq!(loaded.format, CheckpointFormat::TorchScript);
+    assert_eq!(loaded.weights.keys().collect::<Vec<_>>(), ["bias", "weight"]);
+    let message = pth::read(&golden("torchscript.pt")).unwrap_err().to_string();
+    assert!(message.contains("a TorchScript program, not a state dict"), "{message}");
 }
 
 #[test]

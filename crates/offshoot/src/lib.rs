@@ -46,12 +46,13 @@ mod start;
 pub use bench::{BenchOptions, Timing, bench_infer, bench_train};
 pub use compare::{BATCHES, Comparison, Inputs, TOLERANCE, compare, disagreements};
 pub use error::{Error, Result};
-pub use export::{Exported, export_onnx, shipped};
+pub use export::{Exported, export_onnx, export_torchscript, shipped};
 pub use inspect::{Inspection, ModelInspection, TensorInspection, inspect};
 pub use offshoot_cpu::{CpuExecutor, CpuOptions, Isa};
 pub use offshoot_data::{
     Dataset, FolderOptions, Loader, LoaderOptions, PictureError, Transform, labelled, pictures,
 };
+pub use offshoot_formats::torchscript::Form;
 pub use offshoot_graph::{Fit, Metadata, Model, Preprocessing};
 pub use offshoot_train::{
     Amp, Control, Event, Freeze, GradScaler, Inference, Metrics, Recipe, Settings, evaluate, train,

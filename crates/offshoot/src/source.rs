@@ -1,4 +1,5 @@
-//! Where a model comes from: a run directory, a file of ours, an ONNX file, or an architecture with a file of weights.
+//! Where a model comes from: a run directory, a file of ours, an ONNX or TorchScript file, or an architecture with a file
+//! of weights.
 
 use std::fs::File;
 use std::io::Read;
@@ -6,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use offshoot_formats::checkpoint::{load_weights, match_weights};
 use offshoot_formats::safetensors::METADATA_KEY;
-use offshoot_formats::{onnx, safetensors};
+use offshoot_formats::{onnx, safetensors, torchscript};
 use offshoot_graph::{Dim, Fit, Metadata, Model, Preprocessing, Weights, model};
 use offshoot_models::{
     Architecture, BuildOptions, canonical_keys, described, expected_parameters, find, original_classes,
@@ -18,7 +19,7 @@ use crate::error::{Error, Result};
 /// A model to load.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ModelSource {
-    /// A run directory, a `.safetensors` of ours, or an `.onnx`.
+    /// A run directory, a `.safetensors` of ours, an `.onnx`, or a TorchScript `.pt`.
     Path(PathBuf),
     /// An architecture by name, with its weights.
     Pretrained {
@@ -84,6 +85,7 @@ impl ModelSource {
             ModelSource::Path(path) => match Content::of(path)? {
                 Content::Safetensors => load_ours(path, overrides),
                 Content::Onnx => load_onnx(path, overrides),
+                Content::Archive if is_torchscript(path)? => load_torchscript(path, overrides),
                 Content::Archive => Err(Error::Input(format!(
                     "{}: weights without a graph; name the architecture: --model NAME --weights {}",
                     path.display(),
@@ -98,7 +100,7 @@ impl ModelSource {
 enum Content {
     Safetensors,
     Onnx,
-    /// A zip or a pickle: what `torch.save` writes.
+    /// A zip or a pickle: what `torch.save` and `torch.jit.save` write.
     Archive,
 }
 
@@ -116,7 +118,7 @@ impl Content {
                 Some("onnx") => Ok(Content::Onnx),
                 Some("safetensors") => Ok(Content::Safetensors),
                 _ => Err(Error::Input(format!(
-                    "{}: not a model; give a run directory, a .safetensors of offshoot, an .onnx, or --model NAME --weights FILE",
+                    "{}: not a model; give a run directory, a .safetensors of offshoot, an .onnx, a TorchScript .pt, or --model NAME --weights FILE",
                     path.display()
                 ))),
             },
@@ -194,6 +196,26 @@ fn load_onnx(path: &Path, overrides: &Overrides) -> Result<Loaded> {
             path.display()
         )));
     }
+    let warnings = warnings.into_iter().map(|w| format!("{}: {w}", path.display())).collect();
+    Ok(Loaded { model, warnings, assumed_metadata: assumed_preprocessing })
+}
+
+fn is_torchscript(path: &Path) -> Result<bool> {
+    let io = |source| Error::Io { path: path.to_owned(), action: "read", source };
+    Ok(torchscript::is_torchscript(File::open(path).map_err(io)?))
+}
+
+fn load_torchscript(path: &Path, overrides: &Overrides) -> Result<Loaded> {
+    let torchscript::TorchScriptModel { mut model, warnings, assumed_preprocessing } =
+        torchscript::read(path, overrides.size)?;
+    let stated = model.metadata.preprocessing.size;
+    if let Some(size) = overrides.size.filter(|&size| size != stated) {
+        return Err(Error::Input(format!(
+            "{}: the file was written for pictures of {stated} x {stated} pixels, not {size}; leave --size out",
+            path.display()
+        )));
+    }
+    model.metadata.preprocessing = overrides.apply(&model.metadata.preprocessing);
     let warnings = warnings.into_iter().map(|w| format!("{}: {w}", path.display())).collect();
     Ok(Loaded { model, warnings, assumed_metadata: assumed_preprocessing })
 }

@@ -296,7 +296,7 @@ impl<'a, R: Read + Seek> Evaluator<'a, R> {
     fn module_attribute(&mut self, frame: &Frame, module: usize, name: &Rc<str>) -> Result<Value, Problem> {
         let attributes = self.program.attributes(module);
         if let Some(value) = attributes.values.get(name) {
-            return self.from_pickle(frame, value, name);
+            return self.pickled_value(frame, value, name);
         }
         let class = self.program.class(module)?;
         match class.constants.get(name) {
@@ -311,7 +311,7 @@ impl<'a, R: Read + Seek> Evaluator<'a, R> {
         }
     }
 
-    fn from_pickle(&mut self, frame: &Frame, value: &Pickle, name: &str) -> Result<Value, Problem> {
+    fn pickled_value(&mut self, frame: &Frame, value: &Pickle, name: &str) -> Result<Value, Problem> {
         let heap = &self.program.data.heap;
         Ok(match value {
             Pickle::None => Value::None,

@@ -99,7 +99,7 @@ pub(super) fn parse(text: &str, file: &Rc<str>) -> Result<Module, Problem> {
                 let (name, function) = parser.function(line)?;
                 module.functions.insert(name, Rc::new(function));
             }
-            "import" => parser.to_end_of_line(),
+            "import" => parser.skip_line(),
             other => return Err(parser.damaged(format!("`{other:.40}` is neither a class nor a function"))),
         }
     }
@@ -169,7 +169,7 @@ impl Parser<'_> {
         self.expect_token(&Token::Newline, "the end of the line")
     }
 
-    fn to_end_of_line(&mut self) {
+    fn skip_line(&mut self) {
         while let Some(token) = self.next() {
             if token == Token::Newline {
                 break;
@@ -215,7 +215,10 @@ impl Parser<'_> {
             }
             "pass" => {}
             // `__annotations__["0"] = ...` and the lists of parameters and buffers.
-            _ if self.is('[') || self.is('=') => return Ok(self.to_end_of_line()),
+            _ if self.is('[') || self.is('=') => {
+                self.skip_line();
+                return Ok(());
+            }
             _ => {
                 self.expect(':')?;
                 self.expression()?;
@@ -335,7 +338,8 @@ impl Parser<'_> {
         Ok(StatementKind::For(name, count, self.block()?))
     }
 
-    /// `expression`, `name = expression`, `name : type = expression` or `name, name, = expression`.
+    /// `expression`, `name = expression`, `name : type = expression`, `name, name, = expression` or
+    /// `name, name = expression, expression`.
     fn assignment(&mut self) -> Result<StatementKind, Problem> {
         let first = self.expression()?;
         let target = match (first, self.peek()) {
@@ -361,7 +365,16 @@ impl Parser<'_> {
             }
         };
         self.expect('=')?;
-        Ok(StatementKind::Assign(target, self.expression()?))
+        let first = self.expression()?;
+        if !self.is(',') {
+            return Ok(StatementKind::Assign(target, first));
+        }
+        let mut values = vec![first];
+        while self.skip(',') {
+            self.check_items(values.len())?;
+            values.push(self.expression()?);
+        }
+        Ok(StatementKind::Assign(target, Expression::Tuple(values)))
     }
 
     // ---- expressions ----

@@ -112,7 +112,7 @@ impl Pretrained {
             return Ok((ModelSource::Pretrained { architecture, weights }, paths));
         }
         if paths.is_empty() {
-            let text = "give MODEL (a run directory, a .safetensors of ours or an .onnx), or --model NAME --weights FILE";
+            let text = "give MODEL (a run directory, a .safetensors of ours, an .onnx or a TorchScript .pt), or --model NAME --weights FILE";
             return Err(Error::Input(text.into()).into());
         }
         let model = paths.remove(0);

@@ -15,7 +15,7 @@ const BATCH: usize = 32;
 
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// MODEL (a run directory, a .safetensors of ours or an .onnx) and DATA (a folder with a folder for each class).
+    /// MODEL (a run directory, a .safetensors of ours, an .onnx or a TorchScript .pt) and DATA (a folder with a folder for each class).
     #[arg(value_name = "MODEL DATA", required = true)]
     paths: Vec<PathBuf>,
     #[command(flatten)]

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use offshoot::{
-    Dataset, Error, Exported, FolderOptions, Inputs, Model, Recipe, Transform, export_onnx, labelled,
+    Dataset, Error, Exported, FolderOptions, Form, Inputs, Model, Recipe, Transform, export_onnx,
+    export_torchscript, labelled,
 };
 use serde_json::json;
 
@@ -13,14 +14,17 @@ use super::{Failure, Outcome, print};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// MODEL: a run directory, a .safetensors of ours or an .onnx.
+    /// MODEL: a run directory, a .safetensors of ours, an .onnx or a TorchScript .pt.
     #[arg(value_name = "MODEL")]
     paths: Vec<PathBuf>,
     #[command(flatten)]
     pretrained: Pretrained,
-    /// What to write: onnx.
+    /// What to write: onnx, torchscript.
     #[arg(long, value_name = "FORMAT,..", value_delimiter = ',', required = true)]
     format: Vec<String>,
+    /// For torchscript: a file that prepares its pictures itself and has a method `classify`.
+    #[arg(long)]
+    script: bool,
     /// The ONNX operator set.
     #[arg(long, default_value_t = 17)]
     opset: u32,
@@ -56,16 +60,30 @@ impl Arguments {
             action: "create",
             source,
         })?;
-        let path = out.join(format!("{}.onnx", self.stem(&model)));
-        let exported = export_onnx(&model, &path, &inputs, &executor)?;
-        if self.json { print::json(&json!({"files": [exported]})) } else { text(&exported) }
+        let stem = self.stem(&model);
+        let onnx = out.join(format!("{stem}.onnx"));
+        let torchscript = out.join(format!("{stem}.pt"));
+        let mut files = Vec::new();
+        for format in &self.format {
+            files.push(match format.as_str() {
+                "torchscript" => {
+                    let form = if self.script { Form::Scripted } else { Form::Traced };
+                    export_torchscript(&model, &torchscript, form, &inputs, &executor)?
+                }
+                _ => export_onnx(&model, &onnx, &inputs, &executor)?,
+            });
+        }
+        if self.json { print::json(&json!({"files": files})) } else { files.iter().try_for_each(text) }
     }
 
     fn check_formats(&self) -> Result<(), Failure> {
-        if let Some(format) = self.format.iter().find(|f| *f != "onnx") {
-            let known = matches!(format.as_str(), "torchscript" | "coreml" | "tensorrt");
+        if let Some(format) = self.format.iter().find(|f| !matches!(f.as_str(), "onnx" | "torchscript")) {
+            let known = matches!(format.as_str(), "coreml" | "tensorrt");
             let what = if known { "is not supported yet" } else { "is no format" };
-            return Err(Error::Input(format!("--format {format} {what}; give onnx")).into());
+            return Err(Error::Input(format!("--format {format} {what}; give onnx or torchscript")).into());
+        }
+        if self.script && !self.format.iter().any(|f| f == "torchscript") {
+            return Err(Error::Input("--script goes with --format torchscript".into()).into());
         }
         if self.opset != 17 {
             return Err(Error::Input(format!("--opset {} is not supported yet; give 17", self.opset)).into());

@@ -10,7 +10,7 @@ use super::{Outcome, print};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// A run directory, a .safetensors, an .onnx, or a .pth.
+    /// A run directory, a .safetensors, an .onnx, a TorchScript .pt, or a .pth.
     file: PathBuf,
     /// Print the whole graph and every tensor.
     #[arg(long)]

@@ -10,7 +10,7 @@ use super::{Failure, Outcome, print};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// MODEL (a run directory, a .safetensors of ours or an .onnx), then pictures, or folders of them.
+    /// MODEL (a run directory, a .safetensors of ours, an .onnx or a TorchScript .pt), then pictures, or folders of them.
     #[arg(value_name = "MODEL PATH", required = true)]
     paths: Vec<PathBuf>,
     #[command(flatten)]
