@@ -9,8 +9,10 @@
 //! the same bytes as an uninterrupted one.
 
 pub mod amp;
+pub mod average;
 pub mod evaluate;
 pub mod freeze;
+pub mod groups;
 pub mod inference;
 pub mod memory;
 pub mod metrics;
@@ -22,16 +24,21 @@ pub mod schedule;
 mod split;
 pub mod step;
 pub mod train;
+mod training;
+pub mod unfreeze;
 
 pub use amp::{Amp, GradScaler, ScalerOptions};
+pub use average::Average;
 pub use evaluate::{EvaluateError, evaluate};
 pub use freeze::{FreezeError, apply_freeze};
+pub use groups::{GroupOptions, GroupRow};
 pub use inference::{Inference, NetworkError};
 pub use memory::peak_mib;
 pub use metrics::Metrics;
-pub use optimizer::{Optimizer, OptimizerKind, OptimizerOptions};
+pub use optimizer::{Clip, Optimizer, OptimizerKind, OptimizerOptions};
 pub use recipe::{Freeze, Recipe, RecipeError, Settings};
 pub use run::{EpochRow, RunError};
 pub use schedule::{Schedule, ScheduleKind};
-pub use step::{StepError, StepOptions, StepReport, TrainStep};
+pub use step::{Batch, StepError, StepOptions, StepReport, TrainStep};
 pub use train::{BestEpoch, Control, Event, Outcome, TrainError, TrainResult, train};
+pub use unfreeze::{Rebuild, Stages, Unfreeze};

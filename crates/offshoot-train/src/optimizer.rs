@@ -59,6 +59,46 @@ pub struct Group {
     pub weight_decay: f64,
 }
 
+/// What is done to gradients that are too large.
+#[derive(Clone, Copy, Debug, PartialEq, Default)]
+pub enum Clip {
+    /// Nothing.
+    #[default]
+    Off,
+    /// All are scaled down together where their common 2-norm is above this (`torch.nn.utils.clip_grad_norm_`).
+    Norm(f64),
+    /// Each element is limited to this size (`torch.nn.utils.clip_grad_value_`).
+    Value(f64),
+}
+
+/// How an update is made.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Update {
+    /// Each group runs at this factor of its own rate.
+    pub factor: f64,
+    /// The gradients are multiplied by it first.
+    pub unscale: f32,
+    /// What is done to them then.
+    pub clip: Clip,
+}
+
+impl Update {
+    /// At `factor` times the rates, with gradients as they are.
+    pub fn new(factor: f64) -> Update {
+        Update { factor, unscale: 1.0, clip: Clip::Off }
+    }
+
+    /// What each element of a gradient goes through, where `norm` is the 2-norm of all of them, unscaled.
+    fn change(&self, norm: f64) -> Change {
+        let (factor, limit) = match self.clip {
+            Clip::Off => (1.0, f32::INFINITY),
+            Clip::Norm(most) => ((most / (norm + 1e-6)).min(1.0) as f32, f32::INFINITY),
+            Clip::Value(most) => (1.0, most as f32),
+        };
+        Change { factor: self.unscale * factor, limit }
+    }
+}
+
 /// A step that was refused: it would have left something that is not a number.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UpdateError {
@@ -119,6 +159,17 @@ impl Optimizer {
         &self.groups
     }
 
+    /// Takes over the moments and the count of updates of each parameter that `old`, of the same kind, has too. The rates
+    /// stay these.
+    pub fn carry_on(&mut self, old: &Optimizer) {
+        for (name, slot) in &mut self.slots {
+            let before = old.slots.get(name).filter(|_| old.options.kind == self.options.kind);
+            if let Some(before) = before.filter(|before| before.first.len() == slot.first.len()) {
+                *slot = Slot { group: slot.group, ..before.clone() };
+            }
+        }
+    }
+
     /// Updates all parameters, each group at `factor` times its own rate, or changes nothing and says why. Returns
     /// the 2-norm of all gradients together.
     ///
@@ -130,19 +181,46 @@ impl Optimizer {
         gradient: impl Fn(&str) -> Option<&'g [f32]>,
         factor: f64,
     ) -> Result<f64, UpdateError> {
-        self.step_scaled(weights, gradient, 1.0, factor)
+        self.update(weights, gradient, Update::new(factor))
     }
 
-    /// [`Optimizer::step`] with `unscale` times the gradients.
+    /// [`Optimizer::step`] with gradients that are unscaled and clipped. The norm is that before clipping.
     ///
     /// # Errors
     /// As [`Optimizer::step`].
-    pub fn step_scaled<'g>(
+    pub fn update<'g>(
         &mut self,
         weights: &mut Weights,
         gradient: impl Fn(&str) -> Option<&'g [f32]>,
-        unscale: f32,
-        factor: f64,
+        update: Update,
+    ) -> Result<f64, UpdateError> {
+        let norm = self.norm(weights, &gradient)? * f64::from(update.unscale);
+        let change = update.change(norm);
+        for (name, slot) in &self.slots {
+            let given = (weights.get(name).and_then(Tensor::as_f32), gradient(name));
+            let (Some(weight), Some(gradient)) = given else { continue };
+            if !self.rule(slot, change, update.factor).stays_finite(weight, gradient, slot) {
+                return Err(UpdateError::NotFiniteValue(name.clone()));
+            }
+        }
+        for (name, mut slot) in std::mem::take(&mut self.slots) {
+            let rule = self.rule(&slot, change, update.factor);
+            if let (Some(weight), Some(gradient)) =
+                (weights.get_mut(&name).and_then(Tensor::as_f32_mut), gradient(&name))
+            {
+                rule.update(weight, gradient, &mut slot);
+            }
+            slot.step += 1;
+            self.slots.insert(name, slot);
+        }
+        Ok(norm)
+    }
+
+    /// The 2-norm of all gradients together, each of which must be there, of its parameter's size, and finite.
+    fn norm<'g>(
+        &self,
+        weights: &Weights,
+        gradient: impl Fn(&str) -> Option<&'g [f32]>,
     ) -> Result<f64, UpdateError> {
         let mut squares = 0.0;
         for (name, slot) in &self.slots {
@@ -157,22 +235,9 @@ impl Optimizer {
             if !norm.is_finite() {
                 return Err(UpdateError::NotFiniteGradient(name.clone()));
             }
-            if !self.rule(slot, unscale, factor).stays_finite(weight, gradient, slot) {
-                return Err(UpdateError::NotFiniteValue(name.clone()));
-            }
             squares += norm;
         }
-        for (name, mut slot) in std::mem::take(&mut self.slots) {
-            let rule = self.rule(&slot, unscale, factor);
-            if let (Some(weight), Some(gradient)) =
-                (weights.get_mut(&name).and_then(Tensor::as_f32_mut), gradient(&name))
-            {
-                rule.update(weight, gradient, &mut slot);
-            }
-            slot.step += 1;
-            self.slots.insert(name, slot);
-        }
-        Ok(squares.sqrt() * f64::from(unscale))
+        Ok(squares.sqrt())
     }
 
     /// The state as f32 tensors, under PyTorch's names: `NAME.momentum_buffer`, or `NAME.exp_avg` and
@@ -215,13 +280,13 @@ impl Optimizer {
         Ok(())
     }
 
-    fn rule(&self, slot: &Slot, unscale: f32, factor: f64) -> Rule {
+    fn rule(&self, slot: &Slot, change: Change, factor: f64) -> Rule {
         let OptimizerOptions { kind, momentum, nesterov, betas, epsilon } = self.options;
         let group = &self.groups[slot.group];
         let lr = group.lr * factor;
         if kind == OptimizerKind::Sgd {
             return Rule::Sgd(Sgd {
-                unscale,
+                change,
                 lr: lr as f32,
                 decay: group.weight_decay as f32,
                 momentum: momentum as f32,
@@ -233,7 +298,7 @@ impl Optimizer {
         let [correction1, correction2] = betas.map(|beta| 1.0 - beta.powi(step));
         let decoupled = kind == OptimizerKind::AdamW;
         Rule::Adam(Adam {
-            unscale,
+            change,
             decay: if decoupled { 0.0 } else { group.weight_decay as f32 },
             shrink: if decoupled { (1.0 - lr * group.weight_decay) as f32 } else { 1.0 },
             mix1: (1.0 - betas[0]) as f32,
@@ -260,6 +325,20 @@ fn sum_of_squares(values: &[f32]) -> f64 {
     values.par_chunks(CHUNK).map(chunk).collect::<Vec<f64>>().into_iter().sum()
 }
 
+/// What a gradient goes through before it is used.
+#[derive(Clone, Copy)]
+struct Change {
+    factor: f32,
+    limit: f32,
+}
+
+impl Change {
+    #[inline]
+    fn of(self, gradient: f32) -> f32 {
+        (gradient * self.factor).clamp(-self.limit, self.limit)
+    }
+}
+
 /// The update of one parameter in one step.
 enum Rule {
     Sgd(Sgd),
@@ -268,7 +347,7 @@ enum Rule {
 
 #[derive(Clone, Copy)]
 struct Sgd {
-    unscale: f32,
+    change: Change,
     lr: f32,
     decay: f32,
     momentum: f32,
@@ -280,7 +359,7 @@ impl Sgd {
     /// The new (weight, momentum).
     #[inline]
     fn next(self, weight: f32, gradient: f32, buffer: f32) -> (f32, f32) {
-        let gradient = gradient * self.unscale + self.decay * weight;
+        let gradient = self.change.of(gradient) + self.decay * weight;
         let buffer = buffer * self.momentum + gradient;
         let direction = if self.nesterov { gradient + self.ahead * buffer } else { buffer };
         (weight - self.lr * direction, buffer)
@@ -289,7 +368,7 @@ impl Sgd {
 
 #[derive(Clone, Copy)]
 struct Adam {
-    unscale: f32,
+    change: Change,
     decay: f32,
     shrink: f32,
     mix1: f32,
@@ -304,7 +383,7 @@ impl Adam {
     /// The new (weight, mean, mean of squares).
     #[inline]
     fn next(self, weight: f32, gradient: f32, mean: f32, square: f32) -> (f32, f32, f32) {
-        let gradient = gradient * self.unscale + self.decay * weight;
+        let gradient = self.change.of(gradient) + self.decay * weight;
         let weight = weight * self.shrink;
         let mean = mean + self.mix1 * (gradient - mean);
         let square = square * self.beta2 + self.mix2 * gradient * gradient;

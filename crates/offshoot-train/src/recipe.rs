@@ -13,8 +13,10 @@ use offshoot_graph::{Fit, Interpolation, Preprocessing};
 use serde::{Deserialize, Serialize};
 
 use crate::amp::Amp;
-use crate::optimizer::{OptimizerKind, OptimizerOptions};
+use crate::groups::GroupOptions;
+use crate::optimizer::{Clip, OptimizerKind, OptimizerOptions};
 use crate::schedule::ScheduleKind;
+use crate::unfreeze::{Rebuild, Stages, Unfreeze};
 
 /// The name of the resolved recipe in a run directory.
 pub const RECIPE_FILE: &str = "recipe.toml";
@@ -109,7 +111,19 @@ pub struct Settings {
     pub nesterov: Option<bool>,
     pub schedule: Option<ScheduleKind>,
     pub warmup: Option<f64>,
+    pub restart: Option<bool>,
     pub freeze: Option<Freeze>,
+    pub unfreeze: Option<Vec<Unfreeze>>,
+    pub rebuild: Option<Rebuild>,
+    pub layer_decay: Option<f64>,
+    pub decay_norms_and_biases: Option<bool>,
+    pub accumulate: Option<usize>,
+    pub clip_norm: Option<f64>,
+    pub clip_value: Option<f64>,
+    pub ema: Option<f64>,
+    pub average_last: Option<u64>,
+    pub patience: Option<u64>,
+    pub min_delta: Option<f64>,
     pub lr_groups: Option<BTreeMap<String, f64>>,
     pub label_smoothing: Option<f64>,
     pub class_weights: Option<BTreeMap<String, f64>>,
@@ -159,7 +173,7 @@ pub struct Recipe {
     pub lr: f64,
     /// The update rule.
     pub optimizer: OptimizerKind,
-    /// Weight decay of every trainable parameter.
+    /// Weight decay of the trainable parameters; see `decay_norms_and_biases`.
     pub weight_decay: f64,
     /// SGD's momentum.
     pub momentum: f64,
@@ -169,8 +183,36 @@ pub struct Recipe {
     pub schedule: ScheduleKind,
     /// The part of all steps in which the rate rises, 0..1.
     pub warmup: f64,
+    /// Whether the schedule starts anew at each unfreezing, and ends before the next. Else one covers the whole run.
+    pub restart: bool,
     /// Which parameters stay as they are.
     pub freeze: Freeze,
+    /// Which of them train after all, from when on, and at which factor of `lr`: `layer4@50%:x0.1`.
+    pub unfreeze: Vec<Unfreeze>,
+    /// Whose optimizer state an unfreezing starts anew: `new` for the newly unfrozen, `all` for all.
+    pub rebuild: Rebuild,
+    /// Each layer learns at this factor of the rate of the layer after it, above 0 and at most 1.
+    pub layer_decay: f64,
+    /// Whether biases and the weights of norms decay too.
+    pub decay_norms_and_biases: bool,
+    /// Batches that an update learns from together.
+    pub accumulate: usize,
+    /// The largest common 2-norm of all gradients.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clip_norm: Option<f64>,
+    /// The largest element of a gradient.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clip_value: Option<f64>,
+    /// The decay of the moving average of the weights that is validated and kept as the best, 0..1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ema: Option<f64>,
+    /// The mean of the weights after this many last epochs is tried at the end; 0 for none.
+    pub average_last: u64,
+    /// The run ends after this many epochs in a row without a better validation accuracy, all stages having started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub patience: Option<u64>,
+    /// By more than this a validation accuracy must be higher to be better for `patience`.
+    pub min_delta: f64,
     /// The part of the target that is spread over all classes, 0..1.
     pub label_smoothing: f64,
     /// Whether each class counts as much as any other, however many pictures it has.
@@ -304,9 +346,17 @@ impl Settings {
             ("label_smoothing", self.label_smoothing),
             ("val_fraction", self.val_fraction),
             ("warmup", self.warmup),
+            ("ema", self.ema),
+            ("min_delta", self.min_delta),
         ] {
             in_range(setting, value, "at least 0 and below 1", |x| (0.0..1.0).contains(&x))?;
         }
+        for (setting, value) in [("clip_norm", self.clip_norm), ("clip_value", self.clip_value)] {
+            in_range(setting, value, "above 0", |x| x > 0.0)?;
+        }
+        in_range("layer_decay", self.layer_decay, "above 0 and at most 1", |x| x > 0.0 && x <= 1.0)?;
+        at_least_one("accumulate", self.accumulate.map(|n| n as u64))?;
+        at_least_one("patience", self.patience)?;
         for (pattern, &rate) in self.lr_groups.iter().flatten() {
             let setting = format!("lr_groups.{pattern}");
             in_range(&setting, Some(rate), "above 0", |x| x > 0.0)?;
@@ -323,19 +373,47 @@ impl Settings {
     }
 }
 
+/// Settings that exclude each other, or leave something undone.
+fn check_together(recipe: &Recipe) -> Result<(), SettingError> {
+    let refuse = |setting: &str, reason: String| Err(SettingError { setting: setting.into(), reason });
+    if let Some(late) = recipe.unfreeze.iter().find(|u| u.epoch(recipe.epochs) >= recipe.epochs) {
+        let reason = format!("has `{late}`, which {} epochs do not reach; give more epochs", recipe.epochs);
+        return refuse("unfreeze", reason);
+    }
+    if recipe.clip_norm.is_some() && recipe.clip_value.is_some() {
+        return refuse("clip_value", "cannot be given together with `clip_norm`".into());
+    }
+    if recipe.average_last > 0 && recipe.patience.is_some() {
+        let reason = "cannot be given together with `patience`: which epochs are the last is not known then";
+        return refuse("average_last", reason.into());
+    }
+    if recipe.average_last > recipe.epochs {
+        let reason = format!("must be at most the {} epochs, not {}", recipe.epochs, recipe.average_last);
+        return refuse("average_last", reason);
+    }
+    if matches!(recipe.schedule, ScheduleKind::OneCycle(_)) && recipe.warmup > 0.0 {
+        return refuse("warmup", "must be 0 with the schedule `onecycle`, which has its own rise".into());
+    }
+    Ok(())
+}
+
 impl Recipe {
     /// Decides what `settings` leave open. `preprocessing` is the model's own.
     ///
     /// The defaults: head `linear,dropout=0.2`, 30 epochs, batch 16, AdamW at 1e-3 with weight decay 1e-2, a cosine after
-    /// 5 % of warm-up, nothing frozen, a fifth for validation, seed 0. Augmentation is on, but off where the backbone is
-    /// frozen: then each picture goes through it only once.
+    /// 5 % of warm-up (none for `onecycle`), a fifth for validation, seed 0. Nothing is frozen, or the backbone where something
+    /// is to be unfrozen. Augmentation is on, but off where the backbone is frozen: then each picture goes through what stays
+    /// frozen only once.
     /// A `size` without `resize` scales the model's own `resize`.
     ///
     /// # Errors
-    /// When a setting is out of range, or `model` or `data` is not given.
+    /// When a setting is out of range or does not go with another, or `model` or `data` is not given.
     pub fn resolve(settings: Settings, preprocessing: &Preprocessing) -> Result<Recipe, RecipeError> {
         settings.check()?;
-        let frozen = settings.freeze == Some(Freeze::Backbone);
+        let unfreezes = settings.unfreeze.as_ref().is_some_and(|u| !u.is_empty());
+        let freeze = if unfreezes { Freeze::Backbone } else { Freeze::None };
+        let frozen = settings.freeze.as_ref().unwrap_or(&freeze) == &Freeze::Backbone;
+        let cycle = matches!(settings.schedule, Some(ScheduleKind::OneCycle(_)));
         let size = settings.preprocessing.as_ref().and_then(|p| p.size);
         let given = settings.over(Settings {
             head: Some(DEFAULT_HEAD.into()),
@@ -347,8 +425,16 @@ impl Recipe {
             momentum: Some(0.9),
             nesterov: Some(false),
             schedule: Some(ScheduleKind::Cosine),
-            warmup: Some(0.05),
-            freeze: Some(Freeze::None),
+            warmup: Some(if cycle { 0.0 } else { 0.05 }),
+            restart: Some(true),
+            freeze: Some(freeze),
+            unfreeze: Some(Vec::new()),
+            rebuild: Some(Rebuild::New),
+            layer_decay: Some(1.0),
+            decay_norms_and_biases: Some(false),
+            accumulate: Some(1),
+            average_last: Some(0),
+            min_delta: Some(0.0),
             lr_groups: Some(BTreeMap::new()),
             label_smoothing: Some(0.0),
             class_weights: Some(BTreeMap::new()),
@@ -361,7 +447,11 @@ impl Recipe {
             preprocessing: Some(scaled(preprocessing, size)),
             ..Settings::default()
         });
-        table(&given).try_into().map_err(|e: toml::de::Error| RecipeError::Missing(e.message().to_owned()))
+        let recipe: Recipe = table(&given)
+            .try_into()
+            .map_err(|e: toml::de::Error| RecipeError::Missing(e.message().to_owned()))?;
+        check_together(&recipe)?;
+        Ok(recipe)
     }
 
     /// Reads the recipe of a run.
@@ -425,6 +515,36 @@ impl Recipe {
             nesterov: self.nesterov,
             ..OptimizerOptions::new(self.optimizer)
         }
+    }
+
+    /// What is done to gradients that are too large.
+    pub fn clip(&self) -> Clip {
+        match (self.clip_norm, self.clip_value) {
+            (Some(most), _) => Clip::Norm(most),
+            (None, Some(most)) => Clip::Value(most),
+            (None, None) => Clip::Off,
+        }
+    }
+
+    /// The stages of the run.
+    pub fn stages(&self) -> Stages {
+        Stages::new(&self.freeze, &self.unfreeze, self.epochs)
+    }
+
+    /// How rates are given out where `unfrozen` has been unfrozen.
+    ///
+    /// # Errors
+    /// When a pattern of `lr_groups` is none.
+    pub fn rates(&self, unfrozen: Vec<Unfreeze>) -> Result<GroupOptions, String> {
+        let groups = self.lr_groups.iter().map(|(pattern, &lr)| Ok((pattern.parse()?, lr)));
+        Ok(GroupOptions {
+            lr: self.lr,
+            weight_decay: self.weight_decay,
+            decay_norms_and_biases: self.decay_norms_and_biases,
+            lr_groups: groups.collect::<Result<_, String>>()?,
+            layer_decay: self.layer_decay,
+            unfrozen,
+        })
     }
 }
 

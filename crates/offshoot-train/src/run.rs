@@ -7,7 +7,9 @@
 //! | `last.safetensors` | the model of the last checkpoint |
 //! | `last.state.safetensors` | what `--resume` needs beside it: what trains, the optimizer, the position |
 //! | `results.csv` | a line an epoch, see [`EpochRow`] |
+//! | `average.safetensors` | the average of the last epochs, where the recipe asks for it |
 //! | `pictures.csv` | a line a picture: `train` or `val`, its class, its path |
+//! | `groups.csv` | a line for each group of parameters in each stage: whether and how fast it learns |
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -19,6 +21,10 @@ use offshoot_formats::{FormatError, safetensors};
 use offshoot_graph::{Model, Weights};
 use serde::{Deserialize, Serialize};
 
+use crate::groups::GroupRow;
+use crate::schedule::Plateau;
+use crate::unfreeze::Stages;
+
 /// The model of the best epoch.
 pub const BEST_FILE: &str = "best.safetensors";
 /// The model of the last checkpoint.
@@ -27,6 +33,10 @@ pub const LAST_FILE: &str = "last.safetensors";
 pub const STATE_FILE: &str = "last.state.safetensors";
 /// A line an epoch.
 pub const RESULTS_FILE: &str = "results.csv";
+/// The average of the last epochs.
+pub const AVERAGE_FILE: &str = "average.safetensors";
+/// A line a group.
+pub const GROUPS_FILE: &str = "groups.csv";
 /// A line a picture.
 pub const PICTURES_FILE: &str = "pictures.csv";
 
@@ -102,6 +112,35 @@ pub(crate) struct Position {
     /// Sums over those steps.
     pub(crate) sums: Sums,
     pub(crate) best: Option<Best>,
+    /// The stage whose optimizer the state belongs to.
+    pub(crate) stage: usize,
+    pub(crate) plateau: Plateau,
+    pub(crate) patience: Patience,
+    /// Whether patience has run out.
+    pub(crate) ended: bool,
+}
+
+/// How long a better validation accuracy has been waited for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Patience {
+    /// The accuracy to beat.
+    best: Option<f64>,
+    /// Epochs without a better one.
+    waited: u64,
+}
+
+impl Patience {
+    /// Takes in the accuracy of an epoch. Says whether `patience` epochs have passed without one that is better by more than
+    /// `min_delta`.
+    pub(crate) fn runs_out(&mut self, accuracy: f64, patience: u64, min_delta: f64) -> bool {
+        if self.best.is_none_or(|best| accuracy - best > min_delta) {
+            *self = Patience { best: Some(accuracy), waited: 0 };
+        } else {
+            self.waited += 1;
+        }
+        self.waited >= patience
+    }
 }
 
 /// What the state file carries as JSON.
@@ -253,6 +292,21 @@ pub(crate) fn write_pictures(run: &Path, data: &Dataset) -> Result<(), FormatErr
     })
 }
 
+/// Writes how fast each group learns: the table of each stage, with the finished epochs at which it starts.
+pub(crate) fn write_groups(run: &Path, stages: &[(u64, Vec<GroupRow>)]) -> Result<(), FormatError> {
+    write_atomically(&run.join(GROUPS_FILE), |file| {
+        writeln!(file, "stage,after_epoch,group,parameters,trainable,learning_rate,weight_decay")?;
+        for (stage, (epoch, rows)) in stages.iter().enumerate() {
+            for GroupRow { name, parameters, trainable, lr, weight_decay } in rows {
+                let name = quoted(name);
+                let stage = stage + 1;
+                writeln!(file, "{stage},{epoch},{name},{parameters},{trainable},{lr:e},{weight_decay:e}")?;
+            }
+        }
+        Ok(())
+    })
+}
+
 /// A field of a CSV line, in quotes where it needs them (RFC 4180).
 fn quoted(field: &str) -> std::borrow::Cow<'_, str> {
     if field.contains([',', '"', '\n', '\r']) {
@@ -298,6 +352,17 @@ pub(crate) fn read_state(run: &Path, setting: &Setting) -> Result<Option<(Weight
         return Err(refuse(format!("claims {} steps in an epoch of {train} pictures", header.position.step)));
     }
     Ok(Some((file.weights, header.position)))
+}
+
+/// Checks that the stage of a checkpoint is one that its epoch can be in: its own, or the one before where that has just ended.
+pub(crate) fn check_stage(run: &Path, position: &Position, stages: &Stages) -> Result<(), RunError> {
+    let Position { epoch, stage, .. } = *position;
+    let now = stages.at(epoch);
+    if stage == now || (stage + 1 == now && stages.span(now).0 == epoch) {
+        return Ok(());
+    }
+    let reason = format!("claims stage {} after {epoch} epochs", stage.saturating_add(1));
+    Err(RunError::Checkpoint { path: run.join(STATE_FILE), reason })
 }
 
 /// The weights in the last checkpoint, checked against the graph of `model`.
@@ -357,7 +422,7 @@ mod tests {
         assert!(read_state(run.path(), &setting("a = 1", 7)).unwrap().is_none());
         let sums = Sums { loss: 0.1 + 0.2, correct: 3, images: 4, gradient_norm: 1.0 / 3.0 };
         let best = Some(Best { epoch: 1, val_accuracy: Some(2.0 / 3.0), val_loss: Some(0.7) });
-        let position = Position { epoch: 2, step: 5, sums, best };
+        let position = Position { epoch: 2, step: 5, sums, best, stage: 1, ..Position::default() };
         let state = Weights::from([("model.w".to_string(), offshoot_graph::Tensor::full([2], 0.5))]);
         write_state(run.path(), &state, &position, &setting("a = 1", 7)).unwrap();
         assert_eq!(read_state(run.path(), &setting("a = 1", 7)).unwrap(), Some((state, position)));
@@ -373,6 +438,16 @@ mod tests {
         std::fs::write(run.path().join(STATE_FILE), b"junk").unwrap();
         let error = read_state(run.path(), &setting("a = 1", 7)).unwrap_err().to_string();
         assert!(error.contains("last.state.safetensors"), "{error}");
+    }
+
+    #[test]
+    fn patience_runs_out_when_nothing_gets_better() {
+        let mut patience = Patience::default();
+        let mut after = |accuracy| patience.runs_out(accuracy, 2, 0.01);
+        assert_eq!(
+            [0.5, 0.505, 0.52, 0.4, 0.6, 0.6, 0.1].map(&mut after),
+            [false, false, false, false, false, false, true]
+        );
     }
 
     #[test]

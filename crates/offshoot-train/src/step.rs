@@ -1,30 +1,32 @@
 //! One training step: the very one that `offshoot train` repeats and `offshoot bench train` times.
 
+use std::collections::BTreeMap;
+
 use offshoot_graph::model::{INPUT, OUTPUT};
 use offshoot_graph::passes::{
-    CLASS_WEIGHTS, KEYS, LABELS, LOSS, LOSS_SCALE, LossOptions, Pattern, TrainingGraph, autocast,
-    fold_batch_norm, fuse, gradient_output, recompute, state_output, training_graph,
+    CLASS_WEIGHTS, KEYS, LABELS, LOSS, LOSS_SCALE, LossOptions, TrainingGraph, autocast, fold_batch_norm,
+    fuse, gradient_output, recompute, state_output, training_graph,
 };
 use offshoot_graph::{Executor, Graph, Model, Session, Tensor, Weights};
 
 use crate::amp::{Amp, GradScaler};
 use crate::freeze::{FreezeError, check_matches};
+use crate::groups::{GroupOptions, GroupRow, groups};
 use crate::inference::{Inference, NetworkError};
 use crate::metrics::argmax;
-use crate::optimizer::{Group, Optimizer, OptimizerOptions, StateError, UpdateError};
+use crate::optimizer::{Clip, Group, Optimizer, OptimizerOptions, StateError, Update, UpdateError};
 use crate::split::{Split, split};
+use crate::unfreeze::Rebuild;
 
 /// How a [`TrainStep`] learns.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StepOptions {
     /// The update rule.
     pub optimizer: OptimizerOptions,
-    /// The learning rate of what no group matches.
-    pub lr: f64,
-    /// The weight decay of every trainable parameter.
-    pub weight_decay: f64,
-    /// Learning rates by pattern; the most specific pattern wins.
-    pub lr_groups: Vec<(Pattern, f64)>,
+    /// The rates and the weight decay.
+    pub rates: GroupOptions,
+    /// What is done to gradients that are too large.
+    pub clip: Clip,
     /// The part of the target that is spread over all classes, 0..1.
     pub label_smoothing: f32,
     /// A weight for each class in the loss.
@@ -38,9 +40,8 @@ impl StepOptions {
     pub fn new(optimizer: OptimizerOptions, lr: f64) -> StepOptions {
         StepOptions {
             optimizer,
-            lr,
-            weight_decay: 0.0,
-            lr_groups: Vec::new(),
+            rates: GroupOptions::new(lr),
+            clip: Clip::Off,
             label_smoothing: 0.0,
             class_weights: None,
             amp: Amp::Off,
@@ -96,6 +97,26 @@ pub struct StepReport {
     pub skipped: bool,
 }
 
+/// What one run of the network learns from.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// Of [`TrainStep::features`].
+    pub features: Tensor,
+    /// The classes: i64, one for each picture.
+    pub labels: Tensor,
+    /// The keys of the dropout masks: i64, one for each picture.
+    pub keys: Tensor,
+}
+
+/// The gradients of several batches.
+#[derive(Default)]
+struct GradientSum {
+    /// Of each trained parameter: the sum over the batches of weight times gradient.
+    gradients: BTreeMap<String, Vec<f32>>,
+    /// The sum of the weights.
+    weight: f64,
+}
+
 /// A model in training.
 ///
 /// Where everything before one value of the graph is frozen and the same in every epoch, that part runs as a
@@ -114,6 +135,8 @@ pub struct TrainStep {
     trained: Vec<String>,
     states: Vec<String>,
     optimizer: Optimizer,
+    table: Vec<GroupRow>,
+    clip: Clip,
     class_weights: Option<Tensor>,
     has_dropout: bool,
     scaler: Option<GradScaler>,
@@ -127,7 +150,7 @@ impl TrainStep {
     /// # Errors
     /// When nothing is trainable, a pattern of a group matches nothing, or the executor cannot run the model.
     pub fn new(model: Model, options: &StepOptions, executor: &dyn Executor) -> Result<TrainStep, StepError> {
-        for (pattern, _) in &options.lr_groups {
+        for (pattern, _) in &options.rates.lr_groups {
             check_matches(&model.graph, pattern)?;
         }
         let (prefix, suffix, input) = match split(&model.graph).map_err(NetworkError::from)? {
@@ -153,7 +176,11 @@ impl TrainStep {
         }
         let graph = fuse(&graph).and_then(|graph| recompute(&graph)).map_err(NetworkError::from)?;
         let session = executor.prepare(&graph, &weights).map_err(NetworkError::from)?;
-        let optimizer = Optimizer::new(options.optimizer, groups(&trained, options), &weights);
+        let (mut groups, table) = groups(&model.graph, &options.rates);
+        for group in &mut groups {
+            group.names.retain(|name| trained.contains(name));
+        }
+        let optimizer = Optimizer::new(options.optimizer, groups, &weights);
         let class_weights = options.class_weights.clone().map(|w| Tensor::f32([w.len()], w));
         let has_dropout = graph.inputs().iter().any(|&id| graph.value(id).name == KEYS);
         Ok(TrainStep {
@@ -166,10 +193,38 @@ impl TrainStep {
             trained,
             states,
             optimizer,
+            table,
+            clip: options.clip,
             class_weights,
             has_dropout,
             scaler: options.amp.scaler(),
         })
+    }
+
+    /// The same model with other parameters in training: those that `mark` marks in its graph. Where `rebuild` says so, the
+    /// optimizer's moments of parameters that go on training are kept; the loss scale is in any case.
+    ///
+    /// # Errors
+    /// As [`TrainStep::new`].
+    pub fn rebuild(
+        mut self,
+        mark: impl FnOnce(&mut Graph) -> Result<(), FreezeError>,
+        options: &StepOptions,
+        rebuild: Rebuild,
+        executor: &dyn Executor,
+    ) -> Result<TrainStep, StepError> {
+        self.model();
+        let TrainStep { mut model, optimizer, scaler, session, prefix, .. } = self;
+        // Before the next ones ask for their memory.
+        drop((session, prefix));
+        mark(&mut model.graph)?;
+        let mut step = TrainStep::new(model, options, executor)?;
+        match rebuild {
+            Rebuild::New => step.optimizer.carry_on(&optimizer),
+            Rebuild::All => {}
+        }
+        step.scaler = scaler;
+        Ok(step)
     }
 
     /// Whether a part of the network is the same function of the picture in every epoch.
@@ -200,6 +255,74 @@ impl TrainStep {
         keys: &Tensor,
         factor: f64,
     ) -> Result<StepReport, StepError> {
+        let (loss, correct) = self.differentiate(features, labels, keys)?;
+        let report = self.update(None, factor)?;
+        if !report.skipped {
+            self.keep_statistics();
+        }
+        Ok(StepReport { loss, correct, ..report })
+    }
+
+    /// Learns from several batches at once: one update with the gradient of the loss over all their pictures. That is the
+    /// update of one large batch where batch norms are frozen or absent; others normalise each batch by itself and move their
+    /// running statistics with each.
+    ///
+    /// # Errors
+    /// As [`TrainStep::learn`]; nothing has changed then, running statistics included.
+    pub fn learn_together(&mut self, batches: &[Batch], factor: f64) -> Result<StepReport, StepError> {
+        if let [Batch { features, labels, keys }] = batches {
+            return self.learn(features, labels, keys, factor);
+        }
+        let statistics: Vec<Option<Tensor>> =
+            self.states.iter().map(|n| self.weights.get(n).cloned()).collect();
+        let report = self.accumulate(batches).and_then(|(sum, loss, correct)| {
+            let report = self.update(Some(&sum), factor)?;
+            Ok(StepReport { loss, correct, ..report })
+        });
+        if !matches!(report, Ok(StepReport { skipped: false, .. })) {
+            for (name, before) in self.states.iter().zip(statistics) {
+                self.weights.extend(before.map(|before| (name.clone(), before)));
+            }
+        }
+        report
+    }
+
+    /// The sum of the gradients, the loss over all pictures, and how many were recognised.
+    fn accumulate(&mut self, batches: &[Batch]) -> Result<(GradientSum, f32, usize), StepError> {
+        let mut sum = GradientSum::default();
+        let (mut loss, mut correct) = (0.0, 0);
+        for Batch { features, labels, keys } in batches {
+            let (batch_loss, batch_correct) = self.differentiate(features, labels, keys)?;
+            let weight = self.weight_of(labels.as_i64().unwrap_or_default());
+            sum.weight += f64::from(weight);
+            loss += f64::from(weight) * f64::from(batch_loss);
+            correct += batch_correct;
+            for name in &self.trained {
+                let gradient = output(&*self.session, &gradient_output(name));
+                let total = sum.gradients.entry(name.clone()).or_insert_with(|| vec![0.0; gradient.len()]);
+                total.iter_mut().zip(gradient).for_each(|(total, &g)| *total += weight * g);
+            }
+            self.keep_statistics();
+        }
+        let loss = (loss / sum.weight) as f32;
+        Ok((sum, loss, correct))
+    }
+
+    /// What the mean over these pictures was divided by: their number, or the sum of their classes' weights.
+    fn weight_of(&self, labels: &[i64]) -> f32 {
+        let Some(weights) = self.class_weights.as_ref().and_then(Tensor::as_f32) else {
+            return labels.len() as f32;
+        };
+        labels.iter().filter_map(|&label| weights.get(usize::try_from(label).ok()?)).sum()
+    }
+
+    /// Runs the network forwards and backwards. Gives the loss and the number of recognised pictures.
+    fn differentiate(
+        &mut self,
+        features: &Tensor,
+        labels: &Tensor,
+        keys: &Tensor,
+    ) -> Result<(f32, usize), StepError> {
         let mut inputs = vec![(self.input.as_str(), features), (LABELS, labels)];
         if self.has_dropout {
             inputs.push((KEYS, keys));
@@ -213,24 +336,39 @@ impl TrainStep {
         let loss = output(&*self.session, LOSS)[0];
         self.check_finite(loss)?;
         let correct = count_correct(output(&*self.session, OUTPUT), labels.as_i64().unwrap_or_default());
+        Ok((loss, correct))
+    }
+
+    /// Updates the weights with `sum`, or with the gradients of the last run.
+    fn update(&mut self, sum: Option<&GradientSum>, factor: f64) -> Result<StepReport, StepError> {
         let session = &*self.session;
-        let gradient = |name: &str| session.output(&gradient_output(name)).map(|view| view.data);
-        let unscale = self.scaler.as_ref().map_or(1.0, GradScaler::inverse);
-        let updated = self.optimizer.step_scaled(&mut self.weights, gradient, unscale, factor);
+        let gradient = |name: &str| match sum {
+            Some(sum) => sum.gradients.get(name).map(Vec::as_slice),
+            None => session.output(&gradient_output(name)).map(|view| view.data),
+        };
+        let mean = sum.map_or(1.0, |sum| (1.0 / sum.weight) as f32);
+        let unscale = self.scaler.as_ref().map_or(1.0, GradScaler::inverse) * mean;
+        let update = Update { factor, unscale, clip: self.clip };
+        let updated = self.optimizer.update(&mut self.weights, gradient, update);
+        let mut report = StepReport { loss: 0.0, correct: 0, gradient_norm: f64::INFINITY, skipped: true };
         if let Some(scaler) = &mut self.scaler {
             let overflowed = matches!(updated, Err(UpdateError::NotFiniteGradient(_)));
             scaler.update(overflowed);
             if overflowed {
-                return Ok(StepReport { loss, correct, gradient_norm: f64::INFINITY, skipped: true });
+                return Ok(report);
             }
         }
-        let gradient_norm = updated.map_err(|error| self.refused(error))?;
+        (report.gradient_norm, report.skipped) = (updated.map_err(|error| self.refused(error))?, false);
+        Ok(report)
+    }
+
+    /// Takes over the running statistics of the last run.
+    fn keep_statistics(&mut self) {
         for name in &self.states {
             if let Some(state) = self.weights.get_mut(name).and_then(Tensor::as_f32_mut) {
-                state.copy_from_slice(output(session, &state_output(name)));
+                state.copy_from_slice(output(&*self.session, &state_output(name)));
             }
         }
-        Ok(StepReport { loss, correct, gradient_norm, skipped: false })
     }
 
     /// [`TrainStep::features`] and [`TrainStep::learn`] in one.
@@ -258,13 +396,29 @@ impl TrainStep {
         &self.model
     }
 
-    /// The network from [`TrainStep::features`] to the logits as it is now, to evaluate.
+    /// The network from [`TrainStep::features`] to the logits, to evaluate: as it is now, or with `weights`, which may be others
+    /// in what trains ([`TrainStep::moving`]).
     ///
     /// # Errors
     /// When the executor cannot run it.
-    pub fn evaluator(&mut self, executor: &dyn Executor) -> Result<Inference, StepError> {
-        let suffix = self.suffix.clone();
-        Ok(Inference::of_graph(&suffix, &self.model().weights, executor)?)
+    pub fn evaluator(
+        &mut self,
+        weights: Option<&Weights>,
+        executor: &dyn Executor,
+    ) -> Result<Inference, StepError> {
+        self.model();
+        Ok(Inference::of_graph(&self.suffix, weights.unwrap_or(&self.model.weights), executor)?)
+    }
+
+    /// What steps change of the model: trained parameters and running statistics.
+    pub fn moving(&self) -> impl Iterator<Item = (&str, &[f32])> {
+        let names = self.trained.iter().chain(&self.states);
+        names.filter_map(|name| Some((name.as_str(), self.weights.get(name)?.as_f32()?)))
+    }
+
+    /// The table of groups.
+    pub fn table(&self) -> &[GroupRow] {
+        &self.table
     }
 
     /// The parameters by group.
@@ -370,19 +524,4 @@ fn count_correct(logits: &[f32], labels: &[i64]) -> usize {
     let classes = logits.len() / labels.len().max(1);
     let rows = logits.chunks_exact(classes.max(1)).zip(labels);
     rows.filter(|&(row, &label)| i64::try_from(argmax(row)) == Ok(label)).count()
-}
-
-/// The parameters by learning rate: one group for each pattern that wins somewhere, and one for the rest.
-fn groups(trained: &[String], options: &StepOptions) -> Vec<Group> {
-    let mut rates: Vec<f64> = options.lr_groups.iter().map(|&(_, lr)| lr).collect();
-    rates.push(options.lr);
-    let rest = options.lr_groups.len();
-    let mut names = vec![Vec::new(); rates.len()];
-    for name in trained {
-        let matching = options.lr_groups.iter().enumerate().filter(|(_, (pattern, _))| pattern.matches(name));
-        let winner = matching.max_by_key(|(_, (pattern, _))| pattern.specificity());
-        names[winner.map_or(rest, |(index, _)| index)].push(name.clone());
-    }
-    let groups = rates.into_iter().zip(names).filter(|(_, names)| !names.is_empty());
-    groups.map(|(lr, names)| Group { names, lr, weight_decay: options.weight_decay }).collect()
 }

@@ -10,8 +10,8 @@ use offshoot_graph::model::{BATCH, INPUT, OUTPUT};
 use offshoot_graph::{DType, Dim, Graph, Metadata, Model, Op, Preprocessing, Shape, Tensor, Weights};
 use offshoot_train::optimizer::Group;
 use offshoot_train::{
-    Freeze, Inference, Optimizer, OptimizerKind, OptimizerOptions, Schedule, ScheduleKind, StepOptions,
-    TrainStep, apply_freeze,
+    Freeze, GroupOptions, Inference, Optimizer, OptimizerKind, OptimizerOptions, Schedule, ScheduleKind,
+    StepOptions, TrainStep, apply_freeze,
 };
 use serde::Deserialize;
 
@@ -101,7 +101,7 @@ struct ScheduleCase {
 fn schedules_are_torchs() {
     for case in golden::<Vec<ScheduleCase>>("schedules") {
         let schedule =
-            Schedule::new(ScheduleKind::Cosine, case.warmup as f64 / case.steps as f64, case.steps);
+            Schedule::new(ScheduleKind::Cosine, case.warmup as f64 / case.steps as f64, case.steps, 1);
         for (step, theirs) in case.factors.iter().enumerate() {
             let ours = schedule.factor(step as u64);
             assert!((ours - theirs).abs() < 1e-12, "step {step}: {ours} is not {theirs}");
@@ -174,7 +174,11 @@ fn a_network_trains_as_in_torch() {
     let executor = CpuExecutor::new(CpuOptions::default()).unwrap();
     for case in &golden.cases {
         let options = StepOptions {
-            weight_decay: case.options.weight_decay,
+            rates: GroupOptions {
+                weight_decay: case.options.weight_decay,
+                decay_norms_and_biases: true,
+                ..GroupOptions::new(case.options.lr)
+            },
             label_smoothing: case.label_smoothing,
             class_weights: case.class_weights.clone(),
             ..StepOptions::new(case.options.options(case.kind), case.options.lr)

@@ -1,0 +1,545 @@
+//! The loop of a run: stages of epochs of steps, validation, checkpoints.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use offshoot_data::{Loader, LoaderOptions, PictureError};
+use offshoot_graph::random::{Purpose, key};
+use offshoot_graph::{Model, Tensor, Weights};
+
+use crate::average::Average;
+use crate::memory::peak_mib;
+use crate::metrics::Metrics;
+use crate::pictures::{Computed, Features, Inputs, Pictures};
+use crate::recipe::Augment;
+use crate::run::{
+    self, AVERAGE_FILE, BEST_FILE, Best, EpochRow, LAST_FILE, Position, Results, Sums, write_model,
+};
+use crate::schedule::{Plateau, Schedule, ScheduleKind};
+use crate::step::{Batch, StepError, TrainStep};
+use crate::train::{BestEpoch, Control, Event, Given, Outcome, TrainError, TrainResult, for_stage};
+
+/// Pictures in a batch of evaluation.
+const EVALUATION_BATCH: usize = 32;
+
+/// Bytes of resized pictures that each of training and validation keeps.
+const PIXEL_CACHE: usize = 256 << 20;
+
+/// A run in progress.
+pub(crate) struct Training<'a, 'c> {
+    given: Given<'a>,
+    control: Control<'c>,
+    step: TrainStep,
+    /// Steps in an epoch; fewer are made where pictures turn out to be unusable.
+    steps: u64,
+    /// The moving average of the weights, one update a step.
+    ema: Option<Average>,
+    /// The mean of the weights at the end of the last epochs.
+    late: Option<Average>,
+    position: Position,
+    results: Results,
+    counts: (u64, u64),
+    clock: Instant,
+    earlier_seconds: f64,
+    last_checkpoint: Instant,
+    /// Steps of this session, and the time they took.
+    steps_made: u64,
+    stepping: Duration,
+    /// Skipped pictures that were told of.
+    reported: HashSet<PathBuf>,
+}
+
+/// Whether to go on.
+#[derive(PartialEq)]
+enum Go {
+    On,
+    Stop,
+}
+
+impl<'a, 'c> Training<'a, 'c> {
+    /// A run before its first step; `results` and `counts` (parameters that train at the end, and others) are only told of.
+    pub(crate) fn new(
+        given: Given<'a>,
+        control: Control<'c>,
+        step: TrainStep,
+        (results, counts, clock): (Results, (u64, u64), Instant),
+    ) -> Training<'a, 'c> {
+        let recipe = given.recipe;
+        let batches = given.data.train.len().div_ceil(recipe.batch_size.max(1));
+        Training {
+            steps: batches.div_ceil(recipe.accumulate.max(1)) as u64,
+            ema: recipe.ema.map(Average::exponential),
+            late: (recipe.average_last > 0).then(Average::equal),
+            given,
+            control,
+            step,
+            earlier_seconds: results.totals().0,
+            position: Position::default(),
+            results,
+            counts,
+            clock,
+            last_checkpoint: Instant::now(),
+            steps_made: 0,
+            stepping: Duration::ZERO,
+            reported: HashSet::new(),
+        }
+    }
+
+    /// Goes to where a checkpoint was made.
+    pub(crate) fn resume(&mut self, state: &Weights, position: Position) -> Result<(), TrainError> {
+        self.step.load_state(state)?;
+        for (prefix, average) in [("ema.", &mut self.ema), ("late.", &mut self.late)] {
+            if let Some(average) = average {
+                average.load_state(&under(state, prefix), self.step.moving()).map_err(StepError::from)?;
+            }
+        }
+        self.position = position;
+        Ok(())
+    }
+
+    pub(crate) fn run_epochs(mut self, resumed: bool) -> Result<Outcome, TrainError> {
+        self.announce(resumed);
+        while !self.finished() {
+            if self.given.stages.at(self.position.epoch) != self.position.stage {
+                self = self.enter_stage()?;
+            }
+            self.announce_stage();
+            let Some((train, val)) = self.open_pictures()? else { return Ok(self.outcome(false)) };
+            if self.run_stage(&train, &val)? == Go::Stop {
+                return Ok(self.outcome(false));
+            }
+        }
+        Ok(self.outcome(true))
+    }
+
+    fn finished(&self) -> bool {
+        self.position.ended || self.position.epoch >= self.given.recipe.epochs
+    }
+
+    fn announce(&mut self, resumed: bool) {
+        (self.control.progress)(Event::Start {
+            trainable_parameters: self.counts.0,
+            frozen_parameters: self.counts.1,
+            train_images: self.given.data.train.len(),
+            val_images: self.given.data.val.len(),
+            epochs: self.given.recipe.epochs,
+            steps: self.steps,
+            resumed: resumed.then_some((self.position.epoch, self.position.step)),
+        });
+    }
+
+    fn announce_stage(&mut self) {
+        let (epoch, _) = self.given.stages.span(self.position.stage);
+        (self.control.progress)(Event::Stage { epoch, groups: self.step.table() });
+    }
+
+    /// Unfreezes what is due: the step is built anew, with the model as it is.
+    ///
+    /// A checkpoint follows at once. It holds what is about to change: the files of a later one are not complete without it.
+    fn enter_stage(mut self) -> Result<Self, TrainError> {
+        let Given { recipe, stages, options, executor, .. } = &self.given;
+        let stage = stages.at(self.position.epoch);
+        let options = for_stage(options, stages, stage);
+        let step =
+            self.step.rebuild(|graph| stages.apply(graph, stage), &options, recipe.rebuild, *executor)?;
+        for average in [&mut self.ema, &mut self.late].into_iter().flatten() {
+            average.join(step.moving());
+        }
+        self.position.stage = stage;
+        if recipe.restart {
+            self.position.plateau = Plateau::default();
+        }
+        let mut next = Training { step, ..self };
+        next.checkpoint()?;
+        Ok(next)
+    }
+
+    /// The epochs of a stage that are left.
+    fn run_stage(&mut self, train: &Pictures, val: &Pictures) -> Result<Go, TrainError> {
+        while !self.finished() && self.given.stages.at(self.position.epoch) == self.position.stage {
+            let start = (Instant::now(), self.position.sums.images);
+            if self.run_steps(train)? == Go::Stop {
+                return self.interrupt();
+            }
+            let seconds = start.0.elapsed().as_secs_f64();
+            let speed = (self.position.sums.images - start.1) as f64 / seconds.max(1e-9);
+            self.report_skipped(train);
+            let average = self.ema.clone().map(|ema| self.averaged(&ema));
+            let Some(metrics) = self.validate(val, average.as_ref())? else { return self.interrupt() };
+            self.report_skipped(val);
+            let late = self.late_average();
+            let tried = match late.as_ref().filter(|_| self.position.epoch + 1 == self.given.recipe.epochs) {
+                None => None,
+                Some(late) => {
+                    let model = self.averaged(late);
+                    let Some(metrics) = self.validate(val, Some(&model))? else { return self.interrupt() };
+                    Some((model, metrics))
+                }
+            };
+            self.late = late;
+            self.finish_epoch(&metrics, average.as_ref(), tried, speed)?;
+        }
+        Ok(Go::On)
+    }
+
+    fn stopped(&self) -> bool {
+        self.control.stop.load(Ordering::Relaxed)
+    }
+
+    fn interrupt(&mut self) -> Result<Go, TrainError> {
+        self.checkpoint()?;
+        Ok(Go::Stop)
+    }
+
+    /// The pictures to train and to validate with, gone through the frozen part where that pays. `None` when stopped.
+    fn open_pictures(&mut self) -> Result<Option<(Pictures, Pictures)>, TrainError> {
+        let (recipe, data) = (self.given.recipe, self.given.data);
+        let transform = self.given.transform.clone();
+        let (batch_size, seed) = (recipe.batch_size.max(1), recipe.seed);
+        let augment = recipe.augment == Augment::On;
+        let kept = |options: LoaderOptions| LoaderOptions {
+            threads: recipe.threads.unwrap_or(0),
+            strict: recipe.strict,
+            cache_bytes: PIXEL_CACHE,
+            ..options
+        };
+        let ordered = |batch_size| kept(LoaderOptions::evaluation(&transform, batch_size));
+        let (val_options, train_options) = (ordered(EVALUATION_BATCH), ordered(batch_size));
+        let shuffled =
+            LoaderOptions { augment, ..kept(LoaderOptions::training(&transform, batch_size, seed)) };
+        let val = Loader::new(data.val.clone(), transform.clone(), val_options);
+        let train = Loader::new(data.train.clone(), transform.clone(), train_options);
+        let mut budget = self.control.feature_bytes;
+        let val = match self.features(&val, (EVALUATION_BATCH, None), &mut budget)? {
+            Computed::Features(features) => Pictures::Features(features),
+            Computed::DoWithout => Pictures::Loader(val),
+            Computed::Stopped => return Ok(None),
+        };
+        let computed = match augment {
+            true => Computed::DoWithout,
+            false => self.features(&train, (batch_size, Some(seed)), &mut budget)?,
+        };
+        let train = match computed {
+            Computed::Features(features) => Pictures::Features(features),
+            Computed::DoWithout => Pictures::Loader(Loader::new(data.train.clone(), transform, shuffled)),
+            Computed::Stopped => return Ok(None),
+        };
+        Ok(Some((train, val)))
+    }
+
+    /// Features of the pictures of `loader`, where there is a frozen part and `budget` allows it.
+    fn features(
+        &mut self,
+        loader: &Loader,
+        order: (usize, Option<u64>),
+        budget: &mut usize,
+    ) -> Result<Computed, TrainError> {
+        if !self.step.has_prefix() || *budget == 0 {
+            return Ok(Computed::DoWithout);
+        }
+        let (total, stop) = (loader.samples().len(), self.control.stop);
+        let progress = &mut *self.control.progress;
+        let computed = Features::compute(&mut self.step, loader, order, *budget, |done| {
+            progress(Event::Features { done, total });
+            !stop.load(Ordering::Relaxed)
+        })?;
+        if let Computed::Features(features) = &computed {
+            *budget -= features.bytes();
+        }
+        Ok(computed)
+    }
+
+    /// Tells of the pictures that were left out since the last time.
+    fn report_skipped(&mut self, pictures: &Pictures) {
+        for error in pictures.skipped() {
+            if self.reported.insert(error.path.clone()) {
+                (self.control.progress)(Event::Skipped(&error));
+            }
+        }
+    }
+
+    /// The steps of the epoch that are left.
+    fn run_steps(&mut self, pictures: &Pictures) -> Result<Go, TrainError> {
+        let epoch = self.position.epoch;
+        let start = (Instant::now(), self.position.sums.images);
+        let together = self.given.recipe.accumulate.max(1);
+        let mut batches = pictures.epoch(epoch, self.position.step.saturating_mul(together as u64));
+        loop {
+            let inputs: Vec<Inputs> = batches.by_ref().take(together).collect::<Result<_, _>>()?;
+            if inputs.is_empty() {
+                break;
+            }
+            if self.stopped() {
+                return Ok(Go::Stop);
+            }
+            let before = Instant::now();
+            let loss = self.make_step(inputs)?;
+            self.stepping += before.elapsed();
+            self.steps_made += 1;
+            let speed =
+                (self.position.sums.images - start.1) as f64 / start.0.elapsed().as_secs_f64().max(1e-9);
+            let remaining = self.remaining();
+            (self.control.progress)(Event::Step {
+                epoch: epoch + 1,
+                step: self.position.step,
+                steps: self.steps,
+                loss,
+                images_per_second: speed,
+                remaining,
+            });
+            if self.last_checkpoint.elapsed() >= self.control.checkpoint_every {
+                self.checkpoint()?;
+            }
+        }
+        if self.position.sums.images == 0 {
+            return Err(self.no_picture(pictures));
+        }
+        Ok(Go::On)
+    }
+
+    fn make_step(&mut self, inputs: Vec<Inputs>) -> Result<f32, TrainError> {
+        let factor = self.factor(self.position.step);
+        let batches: Vec<Batch> = inputs.into_iter().map(|i| self.batch(i)).collect::<Result<_, _>>()?;
+        let images: usize = batches.iter().map(|batch| batch.labels.len()).sum();
+        let report = self.step.learn_together(&batches, factor)?;
+        if let Some(ema) = self.ema.as_mut().filter(|_| !report.skipped) {
+            ema.update(self.step.moving());
+        }
+        let sums = &mut self.position.sums;
+        sums.loss += f64::from(report.loss) * images as f64;
+        sums.correct += report.correct as u64;
+        sums.images += images as u64;
+        sums.gradient_norm += report.gradient_norm;
+        self.position.step += 1;
+        Ok(report.loss)
+    }
+
+    fn batch(&mut self, inputs: Inputs) -> Result<Batch, TrainError> {
+        let (seed, epoch) = (self.given.recipe.seed, self.position.epoch);
+        // The key's bits are what counts, not its sign.
+        let keys = inputs.indices.iter().map(|&picture| key(seed, epoch, picture, Purpose::Dropout) as i64);
+        let keys = Tensor::i64([inputs.indices.len()], keys.collect());
+        let features = if inputs.ready { inputs.tensor } else { self.step.features(inputs.tensor)? };
+        Ok(Batch { features, labels: inputs.labels, keys })
+    }
+
+    /// The factor of the learning rates at a step of the epoch.
+    fn factor(&self, step: u64) -> f64 {
+        let recipe = self.given.recipe;
+        let (start, end) = match recipe.restart {
+            true => self.given.stages.span(self.position.stage),
+            false => (0, recipe.epochs),
+        };
+        let schedule = Schedule::new(recipe.schedule, recipe.warmup, self.steps, end - start);
+        schedule.factor((self.position.epoch - start) * self.steps + step) * self.position.plateau.factor()
+    }
+
+    fn remaining(&self) -> Duration {
+        let left = (self.given.recipe.epochs - self.position.epoch) * self.steps;
+        let left = left.saturating_sub(self.position.step);
+        self.stepping.div_f64(self.steps_made.max(1) as f64).mul_f64(left as f64)
+    }
+
+    fn no_picture(&self, pictures: &Pictures) -> TrainError {
+        let first = pictures.skipped().first().map_or("the list is empty".into(), PictureError::to_string);
+        TrainError::NoPicture { count: self.given.data.train.len(), first }
+    }
+
+    /// The model with an average in place of what trains.
+    fn averaged(&mut self, average: &Average) -> Model {
+        let mut model = self.step.model().clone();
+        average.put_into(&mut model.weights);
+        model
+    }
+
+    /// The average of the last epochs with the epoch that has just been trained, where it is one of them.
+    fn late_average(&self) -> Option<Average> {
+        let mut late = self.late.clone()?;
+        if self.position.epoch + self.given.recipe.average_last >= self.given.recipe.epochs {
+            late.update(self.step.moving());
+        }
+        Some(late)
+    }
+
+    /// Metrics on the validation pictures, of `model` or of the weights as they are. `None` when stopped.
+    fn validate(
+        &mut self,
+        pictures: &Pictures,
+        model: Option<&Model>,
+    ) -> Result<Option<Metrics>, TrainError> {
+        let mut metrics = Metrics::new(self.given.data.classes.len());
+        if self.given.data.val.is_empty() {
+            return Ok(Some(metrics));
+        }
+        let mut network = self.step.evaluator(model.map(|model| &model.weights), self.given.executor)?;
+        for inputs in pictures.epoch(0, 0) {
+            if self.stopped() {
+                return Ok(None);
+            }
+            let inputs = inputs?;
+            let features = if inputs.ready { inputs.tensor } else { self.step.features(inputs.tensor)? };
+            let logits = network.run(&features).map_err(StepError::from)?;
+            metrics.add(logits.data, inputs.labels.as_i64().unwrap_or_default());
+            (self.control.progress)(Event::Validate { done: metrics.images() });
+        }
+        Ok(Some(metrics))
+    }
+
+    /// Keeps what an epoch has brought. `average` is the moving average, `tried` the average of the last epochs.
+    fn finish_epoch(
+        &mut self,
+        metrics: &Metrics,
+        average: Option<&Model>,
+        tried: Option<(Model, Metrics)>,
+        images_per_second: f64,
+    ) -> Result<(), TrainError> {
+        let row = self.row(metrics, images_per_second);
+        if self.is_best(row.epoch, metrics) {
+            let model = average.unwrap_or_else(|| self.step.model());
+            write_model(&self.given.run.join(BEST_FILE), model)?;
+            self.position.best = Some(best_of(row.epoch, metrics));
+        }
+        self.results.push(&row);
+        self.results.write(self.given.run)?;
+        self.watch(&row);
+        let tried =
+            tried.map(|(model, metrics)| self.keep_average(row.epoch, &model, &metrics)).transpose()?;
+        (self.position.epoch, self.position.step) = (row.epoch, 0);
+        self.position.sums = Sums::default();
+        self.checkpoint()?;
+        (self.control.progress)(Event::Epoch(&row));
+        if let Some((val_accuracy, best)) = tried {
+            (self.control.progress)(Event::Average { val_accuracy, best });
+        }
+        if self.position.ended {
+            (self.control.progress)(Event::Ended);
+        }
+        Ok(())
+    }
+
+    fn row(&self, metrics: &Metrics, images_per_second: f64) -> EpochRow {
+        let Position { epoch, step, sums: Sums { loss, correct, images, gradient_norm }, .. } = self.position;
+        let Best { val_accuracy, val_loss, .. } = best_of(epoch + 1, metrics);
+        EpochRow {
+            epoch: epoch + 1,
+            train_loss: loss / images.max(1) as f64,
+            train_accuracy: correct as f64 / images.max(1) as f64,
+            val_loss,
+            val_accuracy,
+            learning_rate: self.given.recipe.lr * self.factor(step.saturating_sub(1)),
+            gradient_norm: gradient_norm / step.max(1) as f64,
+            images_per_second,
+            seconds: self.seconds(),
+            peak_mib: peak_mib(),
+        }
+    }
+
+    fn is_best(&self, epoch: u64, metrics: &Metrics) -> bool {
+        self.position.best.as_ref().is_none_or(|best| is_better(&best_of(epoch, metrics), best))
+    }
+
+    /// Lowers the rate or ends the run where the recipe wants that.
+    fn watch(&mut self, row: &EpochRow) {
+        let recipe = self.given.recipe;
+        if let ScheduleKind::Plateau(options) = recipe.schedule {
+            self.position.plateau.update(row.val_loss.unwrap_or(row.train_loss), &options);
+        }
+        let last_stage = self.position.stage + 1 == self.given.stages.count();
+        if let (Some(patience), Some(accuracy), true) = (recipe.patience, row.val_accuracy, last_stage) {
+            let out = self.position.patience.runs_out(accuracy, patience, recipe.min_delta);
+            self.position.ended = out && row.epoch < recipe.epochs;
+        }
+    }
+
+    /// Writes the average of the last epochs, also as the best model where it is. Says how good it is, and whether it is the best.
+    fn keep_average(
+        &mut self,
+        epoch: u64,
+        model: &Model,
+        metrics: &Metrics,
+    ) -> Result<(Option<f64>, bool), TrainError> {
+        write_model(&self.given.run.join(AVERAGE_FILE), model)?;
+        let best = self.is_best(epoch, metrics);
+        if best {
+            write_model(&self.given.run.join(BEST_FILE), model)?;
+            self.position.best = Some(best_of(epoch, metrics));
+        }
+        Ok((best_of(epoch, metrics).val_accuracy, best))
+    }
+
+    /// The state goes last: it alone decides where a resumed run starts, and holds all that has changed since the files
+    /// before it were the ones that belong to it.
+    fn checkpoint(&mut self) -> Result<(), TrainError> {
+        let Given { run, setting, .. } = &self.given;
+        write_model(&run.join(LAST_FILE), self.step.model())?;
+        let mut state = self.step.state();
+        for (prefix, average) in [("ema.", &self.ema), ("late.", &self.late)] {
+            let average = average.iter().flat_map(Average::state);
+            state.extend(average.map(|(name, tensor)| (format!("{prefix}{name}"), tensor)));
+        }
+        run::write_state(run, &state, &self.position, setting)?;
+        self.last_checkpoint = Instant::now();
+        (self.control.progress)(Event::Checkpoint);
+        Ok(())
+    }
+
+    fn seconds(&self) -> f64 {
+        self.earlier_seconds + self.clock.elapsed().as_secs_f64()
+    }
+
+    fn outcome(&self, finished: bool) -> Outcome {
+        let totals = (self.seconds(), peak_mib());
+        let result = result(self.given.run, &self.position, self.counts, totals);
+        Outcome { result, interrupted: !finished }
+    }
+}
+
+/// What `state` holds under names that start with `prefix`.
+fn under(state: &Weights, prefix: &str) -> Weights {
+    let found = state.iter().filter_map(|(name, t)| Some((name.strip_prefix(prefix)?.to_owned(), t.clone())));
+    found.collect()
+}
+
+pub(crate) fn result(
+    run: &Path,
+    position: &Position,
+    (trainable_parameters, frozen_parameters): (u64, u64),
+    (seconds, peak_mib): (f64, Option<f64>),
+) -> TrainResult {
+    let best = position.best.as_ref().map(|b| BestEpoch { epoch: b.epoch, val_accuracy: b.val_accuracy });
+    let (run, epochs) = (run.to_owned(), position.epoch);
+    TrainResult { run, epochs, best, trainable_parameters, frozen_parameters, seconds, peak_mib }
+}
+
+fn best_of(epoch: u64, metrics: &Metrics) -> Best {
+    let validated = metrics.images() > 0;
+    let (accuracy, loss) = (metrics.accuracy(), metrics.loss());
+    Best { epoch, val_accuracy: validated.then_some(accuracy), val_loss: validated.then_some(loss) }
+}
+
+/// A higher accuracy, or the same with a lower loss. Without validation pictures, the later epoch.
+fn is_better(now: &Best, best: &Best) -> bool {
+    match (now.val_accuracy, best.val_accuracy) {
+        (Some(a), Some(b)) if a == b => now.val_loss < best.val_loss,
+        (Some(a), Some(b)) => a > b,
+        (None, _) | (_, None) => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_best_epoch_is_the_most_accurate_and_then_the_surest() {
+        let epoch = |val_accuracy, val_loss| Best { epoch: 1, val_accuracy, val_loss };
+        let best = epoch(Some(0.5), Some(1.0));
+        assert!(is_better(&epoch(Some(0.6), Some(2.0)), &best));
+        assert!(is_better(&epoch(Some(0.5), Some(0.9)), &best));
+        assert!(!is_better(&epoch(Some(0.5), Some(1.0)), &best));
+        assert!(!is_better(&epoch(Some(0.4), Some(0.1)), &best));
+        assert!(is_better(&epoch(None, None), &epoch(None, None)));
+    }
+}
