@@ -59,7 +59,7 @@ pub use offshoot_train::{
 };
 pub use predict::{Guess, Prediction, predict};
 pub use source::{Loaded, ModelSource, Overrides};
-pub use start::{own_preprocessing, starting_model};
+pub use start::{own_preprocessing, starting_model, with_default_recipe};
 
 /// A path in JSON; what is not UTF-8 in it is replaced.
 fn lossy<S: serde::Serializer>(

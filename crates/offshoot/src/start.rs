@@ -7,7 +7,7 @@ use offshoot_graph::{Metadata, Model, Preprocessing, Weights};
 use offshoot_models::{
     Architecture, BuildOptions, Head, TransferOptions, expected_parameters, find, transfer,
 };
-use offshoot_train::Recipe;
+use offshoot_train::{Recipe, Settings, Unfreeze};
 
 use crate::error::{Error, Result};
 use crate::source::load_state_dict;
@@ -18,6 +18,32 @@ use crate::source::load_state_dict;
 /// When there is no architecture of that name.
 pub fn own_preprocessing(name: &str) -> Result<Preprocessing> {
     Ok(architecture(name)?.preprocessing())
+}
+
+/// The settings, with the default recipe where there are pretrained weights and nothing is said of freezing: the new head is
+/// trained first, on what the pretrained network sees (a linear probe), and from half of the epochs on the last block with it, at
+/// a tenth of the rate. Random weights are no reason to freeze anything.
+///
+/// The head has found its place before the gradients it sends back change pretrained weights (Kumar and others: "Fine-Tuning can
+/// Distort Pretrained Features and Underperform Out-of-Distribution", 2022).
+pub fn with_default_recipe(settings: Settings) -> Settings {
+    let decided = settings.freeze.is_some() || settings.unfreeze.is_some();
+    let architecture = settings.model.as_deref().and_then(|name| find(name).ok());
+    let one_epoch = settings.epochs == Some(1);
+    match architecture {
+        Some(architecture) if !decided && !one_epoch && settings.weights.is_some() => {
+            let unfreeze = Some(last_block(architecture));
+            Settings { unfreeze, ..settings }
+        }
+        _ => settings,
+    }
+}
+
+/// The last block of an architecture and what comes between it and the head, from half of the epochs on.
+fn last_block(architecture: &Architecture) -> Vec<Unfreeze> {
+    let modules = architecture.blocks.iter().rev().take(1).chain(architecture.tail);
+    let patterns = modules.filter_map(|module| module.parse().ok());
+    patterns.map(|pattern| Unfreeze { pattern, at: 0.5, factor: 0.1 }).collect()
 }
 
 /// The model that `recipe` starts from: pretrained weights, or random ones where it names none, and a new head for

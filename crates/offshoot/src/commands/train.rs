@@ -10,13 +10,13 @@ use clap::Args;
 use indicatif::ProgressBar;
 use offshoot::{
     Amp, Control, Dataset, Error, Event, Freeze, Model, Recipe, Settings, Transform, own_preprocessing,
-    starting_model, train,
+    starting_model, train, with_default_recipe,
 };
-use offshoot_train::EpochRow;
 use offshoot_train::optimizer::OptimizerKind;
 use offshoot_train::recipe::{Augment, PreprocessingSettings};
 use offshoot_train::run::LAST_FILE;
 use offshoot_train::train::TrainResult;
+use offshoot_train::{EpochRow, GroupRow, Rebuild, ScheduleKind, Unfreeze};
 
 use super::arguments::{PreprocessingArguments, Processor};
 use super::{Failure, Outcome, print};
@@ -49,12 +49,50 @@ pub(crate) struct Arguments {
     /// What replaces the pretrained head: linear or mlp:256, and a dropout [default: linear,dropout=0.2].
     #[arg(long, value_name = "HEAD")]
     head: Option<String>,
-    /// What stays as it is: backbone, none, or patterns on parameter names [default: none].
+    /// What stays as it is: backbone, none, or patterns on parameter names [default: none; backbone with --unfreeze and in
+    /// the default recipe, which --weights without --freeze and --unfreeze asks for].
     #[arg(long, value_name = "WHAT")]
     freeze: Option<Freeze>,
+    /// What of it trains after all, from when on, and how fast: layer4@50%:x0.1 trains layer4 from half of the epochs on at
+    /// a tenth of --lr. May be given several times [default, with --weights: the last block, @50%:x0.1].
+    #[arg(long, value_name = "PATTERN@PERCENT%[:xF]")]
+    unfreeze: Vec<Unfreeze>,
+    /// Whose optimizer state an unfreezing starts anew: new (of the newly unfrozen) or all [default: new].
+    #[arg(long, value_name = "WHOSE", value_parser = rebuild)]
+    rebuild: Option<Rebuild>,
     /// A learning rate for the parameters that a pattern matches.
     #[arg(long, value_name = "PATTERN=LR", value_parser = lr_group)]
     lr_group: Vec<(String, f64)>,
+    /// Each layer learns at this factor of the rate of the layer after it [default: 1].
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    layer_decay: Option<f64>,
+    /// How the rate changes: cosine, constant, onecycle, step:EPOCHS,gamma=0.1 or plateau:patience=10 [default: cosine].
+    #[arg(long, value_name = "NAME")]
+    schedule: Option<ScheduleKind>,
+    /// The part of a stage's steps in which the rate rises [default: 0.05; 0 for onecycle].
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    warmup: Option<f64>,
+    /// Batches that an update learns from together [default: 1].
+    #[arg(long, value_name = "N", value_parser = batch_size)]
+    accumulate: Option<usize>,
+    /// The largest 2-norm of the gradient; a larger one is scaled down.
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    clip_norm: Option<f64>,
+    /// The largest element of the gradient; larger ones are cut off.
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    clip_value: Option<f64>,
+    /// Validate and keep a moving average of the weights that decays by this a step, such as 0.99.
+    #[arg(long, value_name = "DECAY", allow_negative_numbers = true)]
+    ema: Option<f64>,
+    /// Try the mean of the weights after this many last epochs at the end.
+    #[arg(long, value_name = "N")]
+    average_last: Option<u64>,
+    /// End after this many epochs without a better validation accuracy (counted once everything is unfrozen).
+    #[arg(long, value_name = "N")]
+    patience: Option<u64>,
+    /// By more than this an accuracy must be higher to be better for --patience [default: 0].
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    min_delta: Option<f64>,
     /// The update rule: sgd, adam or adamw [default: adamw].
     #[arg(long, value_name = "NAME", value_parser = optimizer)]
     optimizer: Option<OptimizerKind>,
@@ -113,6 +151,14 @@ fn optimizer(text: &str) -> Result<OptimizerKind, String> {
         "adam" => Ok(OptimizerKind::Adam),
         "adamw" => Ok(OptimizerKind::AdamW),
         _ => Err("give sgd, adam or adamw".into()),
+    }
+}
+
+fn rebuild(text: &str) -> Result<Rebuild, String> {
+    match text {
+        "new" => Ok(Rebuild::New),
+        "all" => Ok(Rebuild::All),
+        _ => Err("give new or all".into()),
     }
 }
 
@@ -179,7 +225,7 @@ impl Arguments {
             return Err(Error::Input(text.into()).into());
         }
         let own = own_preprocessing(name)?;
-        Ok(Recipe::resolve(settings, &own)?)
+        Ok(Recipe::resolve(with_default_recipe(settings), &own)?)
     }
 
     /// What the flags say.
@@ -205,6 +251,18 @@ impl Arguments {
             weight_decay: self.weight_decay,
             momentum: self.momentum,
             freeze: self.freeze.clone(),
+            unfreeze: (!self.unfreeze.is_empty()).then(|| self.unfreeze.clone()),
+            rebuild: self.rebuild,
+            layer_decay: self.layer_decay,
+            schedule: self.schedule,
+            warmup: self.warmup,
+            accumulate: self.accumulate,
+            clip_norm: self.clip_norm,
+            clip_value: self.clip_value,
+            ema: self.ema,
+            average_last: self.average_last,
+            patience: self.patience,
+            min_delta: self.min_delta,
             lr_groups: (!groups.is_empty()).then_some(groups),
             label_smoothing: self.label_smoothing,
             augment: self.augment,
@@ -283,6 +341,20 @@ impl Watcher {
                     eprintln!("resumed     after {epochs} epochs and {steps} steps");
                 }
             }
+            Event::Stage { epoch, groups } => {
+                self.finish();
+                if *epoch > 0 {
+                    eprintln!("unfrozen    after {epoch} epochs");
+                }
+                eprint!("{}", table(groups));
+            }
+            Event::Average { val_accuracy, best } => {
+                let accuracy =
+                    val_accuracy.map_or("not validated".into(), |a| format!("val {:5.1} %", 100.0 * a));
+                let kept = if *best { "   kept as the best" } else { "" };
+                eprintln!("average of the last epochs   {accuracy}{kept}");
+            }
+            Event::Ended => eprintln!("ended early: validation has not got better"),
             Event::Features { done, total } => {
                 let bar = self.bar(*total as u64, "features");
                 bar.set_position(*done as u64);
@@ -334,6 +406,21 @@ impl Watcher {
     }
 }
 
+/// The groups of parameters, a line each.
+fn table(groups: &[GroupRow]) -> String {
+    let width = groups.iter().map(|g| g.name.len()).max().unwrap_or(0).max("group".len());
+    let mut text = format!("{:width$}   parameters   trains       rate   decay\n", "group");
+    for GroupRow { name, parameters, trainable, lr, weight_decay } in groups {
+        let (parameters, trains) = (grouped(*parameters), if *trainable { "yes" } else { "no" });
+        let (rate, decay) = match trainable {
+            true => (format!("{lr:.1e}"), weight_decay.to_string()),
+            false => ("-".to_owned(), "-".to_owned()),
+        };
+        text += &format!("{name:width$}   {parameters:>10}   {trains:>6}   {rate:>8}   {decay:>5}\n");
+    }
+    text
+}
+
 fn epoch_line(row: &EpochRow) -> String {
     let percent = |x: f64| format!("{:5.1} %", 100.0 * x);
     let validation = match (row.val_loss, row.val_accuracy) {
@@ -371,7 +458,24 @@ fn text(result: &TrainResult) -> Outcome {
 
 #[cfg(test)]
 mod tests {
-    use super::grouped;
+    use super::{GroupRow, grouped, table};
+
+    #[test]
+    fn groups_are_shown_with_their_rates() {
+        let row = |name: &str, trainable, lr| GroupRow {
+            name: name.into(),
+            parameters: 2_223_872,
+            trainable,
+            lr,
+            weight_decay: 0.01,
+        };
+        assert_eq!(
+            table(&[row("layer4", true, 1e-4), row("frozen", false, 0.0)]),
+            "group    parameters   trains       rate   decay\n\
+             layer4    2,223,872      yes     1.0e-4    0.01\n\
+             frozen    2,223,872       no          -       -\n"
+        );
+    }
 
     #[test]
     fn thousands_are_grouped() {
