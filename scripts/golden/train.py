@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 OUT = pathlib.Path(__file__).parents[2] / "crates/offshoot-train/tests/golden"
-STEPS = 60
+STEPS = 200
 KEPT = [1, 2, 10, STEPS]
 
 OPTIMIZERS = [
@@ -23,6 +23,9 @@ OPTIMIZERS = [
     ("adam", {"lr": 1e-2, "weight_decay": 0.1}),
     ("adamw", {"lr": 1e-3, "weight_decay": 0.01}),
     ("adamw", {"lr": 3e-2, "weight_decay": 0.5}),
+    ("sgd", {"lr": 0.1, "momentum": 0.9, "clip_norm": 2.0}),
+    ("sgd", {"lr": 0.1, "momentum": 0.9, "clip_value": 0.5}),
+    ("adamw", {"lr": 1e-2, "weight_decay": 0.01, "clip_norm": 0.5}),
 ]
 CLASSES = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
@@ -32,16 +35,21 @@ def optimizer_cases():
     start = torch.randn(12)
     gradients = torch.randn(STEPS, 12) * torch.logspace(-4, 1, 12)
     gradients[3] = 0.0
-    # From the 30th step on at a lower rate, as a schedule would have it.
-    factors = [1.0] * 30 + [0.25] * (STEPS - 30)
+    # From the 100th step on at a lower rate, as a schedule would have it.
+    factors = [1.0] * 100 + [0.25] * (STEPS - 100)
     cases = []
     for kind, options in OPTIMIZERS:
         weight = nn.Parameter(start.clone())
-        optimizer = CLASSES[kind]([weight], **options)
+        rates = {k: v for k, v in options.items() if "clip" not in k}
+        optimizer = CLASSES[kind]([weight], **rates)
         kept = {}
         for step in range(STEPS):
             optimizer.param_groups[0]["lr"] = options["lr"] * factors[step]
             weight.grad = gradients[step].clone()
+            if "clip_norm" in options:
+                torch.nn.utils.clip_grad_norm_([weight], options["clip_norm"])
+            if "clip_value" in options:
+                torch.nn.utils.clip_grad_value_([weight], options["clip_value"])
             optimizer.step()
             if step + 1 in KEPT:
                 kept[step + 1] = weight.tolist()
@@ -51,28 +59,63 @@ def optimizer_cases():
     return {"start": start.tolist(), "gradients": gradients.tolist(), "factors": factors, "cases": cases}
 
 
+def schedulers():
+    """As a recipe writes it, warm-up steps, epochs, steps in an epoch, what makes the scheduler, its steps in an epoch."""
+    lr = torch.optim.lr_scheduler
+    for warmup, steps in [(0, 20), (3, 4), (0, 200), (17, 200)]:
+        yield "cosine", warmup, steps, 1, lambda o, n=steps - warmup: lr.CosineAnnealingLR(o, T_max=n)
+    yield "constant", 10, 200, 1, lambda o: lr.ConstantLR(o, factor=1.0)
+    cycle = dict(max_lr=1.0, total_steps=200, cycle_momentum=False)
+    yield "onecycle", 0, 20, 10, lambda o: lr.OneCycleLR(o, **cycle)
+    yield "onecycle:linear", 0, 20, 10, lambda o: lr.OneCycleLR(o, **cycle, anneal_strategy="linear")
+    yield "onecycle:three,rise=0.4", 0, 1, 200, lambda o: lr.OneCycleLR(o, **cycle, three_phase=True, pct_start=0.4)
+    yield "onecycle:rise=0.15,start=0.1,end=0.01", 0, 200, 1, lambda o: lr.OneCycleLR(
+        o, **cycle, pct_start=0.15, div_factor=10, final_div_factor=100
+    )
+    yield "step:30", 0, 200, 1, lambda o: lr.StepLR(o, step_size=30)
+    yield "step:7,gamma=0.5", 20, 50, 4, lambda o: lr.StepLR(o, step_size=28, gamma=0.5)
+
+
 def schedule_cases():
     cases = []
-    for warmup, steps in [(0, 20), (5, 50), (3, 4)]:
+    for schedule, warmup, epochs, per_epoch, make in schedulers():
         optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps - warmup)
         if warmup:
-            optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-            scheduler = torch.optim.lr_scheduler.SequentialLR(
-                optimizer,
-                [
-                    torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.01, total_iters=warmup),
-                    torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps - warmup),
-                ],
-                milestones=[warmup],
-            )
+            first = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.01, total_iters=warmup)
+            scheduler = torch.optim.lr_scheduler.SequentialLR(optimizer, [first, make(optimizer)], [warmup])
+        else:
+            scheduler = make(optimizer)
         factors = []
-        for _ in range(steps):
+        for _ in range(epochs * per_epoch):
             factors.append(optimizer.param_groups[0]["lr"])
             optimizer.step()
             scheduler.step()
-        cases.append({"warmup": warmup, "steps": steps, "factors": factors})
+        cases.append(
+            {"schedule": schedule, "warmup": warmup, "epochs": epochs, "per_epoch": per_epoch, "factors": factors}
+        )
     return cases
+
+
+def plateau_cases():
+    torch.manual_seed(3)
+    # Falls, stays, falls once more.
+    losses = torch.cat([2.0 * 0.97 ** torch.arange(60), torch.full((80,), 0.35), 0.3 * 0.99 ** torch.arange(60)])
+    losses = [round(x, 6) for x in (losses + 0.01 * torch.randn(200)).tolist()]
+    cases = []
+    for text, options in [
+        ("plateau", {}),
+        ("plateau:patience=3,factor=0.5", {"patience": 3, "factor": 0.5}),
+        ("plateau:patience=2,factor=0.7,threshold=0.02,cooldown=4",
+         {"patience": 2, "factor": 0.7, "threshold": 0.02, "cooldown": 4}),
+    ]:
+        optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+        scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, **options, eps=0.0)
+        factors = []
+        for loss in losses:
+            scheduler.step(loss)
+            factors.append(optimizer.param_groups[0]["lr"])
+        cases.append({"schedule": text, "factors": factors})
+    return {"losses": losses, "cases": cases}
 
 
 class Network(nn.Module):
@@ -158,6 +201,7 @@ def main():
     for name, cases in [
         ("optimizers", optimizer_cases()),
         ("schedules", schedule_cases()),
+        ("plateau", plateau_cases()),
         ("networks", network_cases()),
     ]:
         (OUT / f"{name}.json").write_text(json.dumps(cases) + "\n")

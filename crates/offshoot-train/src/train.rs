@@ -297,7 +297,7 @@ fn tables(model: &Model, recipe: &Recipe, stages: &Stages) -> Result<Vec<(u64, V
     (0..stages.count()).map(table).collect()
 }
 
-fn check_classes(model: &Model, data: &Dataset) -> Result<(), TrainError> {
+pub(crate) fn check_classes(model: &Model, data: &Dataset) -> Result<(), TrainError> {
     let shape = model.graph.output(OUTPUT).map(|id| &model.graph.value(id).shape);
     let classes = shape.and_then(|s| s.0.get(1)).and_then(|d| d.fixed());
     if classes == Some(data.classes.len()) && model.metadata.classes == data.classes {
@@ -307,7 +307,7 @@ fn check_classes(model: &Model, data: &Dataset) -> Result<(), TrainError> {
     Err(TrainError::Classes { model, data: data.classes.len() })
 }
 
-fn step_options(recipe: &Recipe, data: &Dataset) -> Result<StepOptions, TrainError> {
+pub(crate) fn step_options(recipe: &Recipe, data: &Dataset) -> Result<StepOptions, TrainError> {
     Ok(StepOptions {
         optimizer: recipe.optimizer_options(),
         rates: recipe.rates(Vec::new()).map_err(TrainError::Pattern)?,

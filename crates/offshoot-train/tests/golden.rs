@@ -8,7 +8,8 @@ use offshoot_cpu::{CpuExecutor, CpuOptions};
 use offshoot_graph::builder::{BATCH_NORM, Conv2d};
 use offshoot_graph::model::{BATCH, INPUT, OUTPUT};
 use offshoot_graph::{DType, Dim, Graph, Metadata, Model, Op, Preprocessing, Shape, Tensor, Weights};
-use offshoot_train::optimizer::Group;
+use offshoot_train::optimizer::{Clip, Group, Update};
+use offshoot_train::schedule::Plateau;
 use offshoot_train::{
     Freeze, GroupOptions, Inference, Optimizer, OptimizerKind, OptimizerOptions, Schedule, ScheduleKind,
     StepOptions, TrainStep, apply_freeze,
@@ -57,6 +58,8 @@ struct OptimizerCase {
     kind: OptimizerKind,
     #[serde(flatten)]
     rates: Rates,
+    clip_norm: Option<f64>,
+    clip_value: Option<f64>,
     weights: BTreeMap<usize, Vec<f64>>,
     state: BTreeMap<String, Option<Vec<f64>>>,
 }
@@ -69,14 +72,18 @@ fn optimizers_are_torchs() {
         let group =
             Group { names: vec!["w".into()], lr: case.rates.lr, weight_decay: case.rates.weight_decay };
         let mut optimizer = Optimizer::new(case.rates.options(case.kind), vec![group], &weights);
+        let clip = case.clip_norm.map_or(Clip::Off, Clip::Norm);
+        let clip = case.clip_value.map_or(clip, Clip::Value);
         for (step, gradient) in golden.gradients.iter().enumerate() {
-            optimizer.step(&mut weights, |_| Some(gradient), golden.factors[step]).unwrap();
+            let update = Update { clip, ..Update::new(golden.factors[step]) };
+            optimizer.update(&mut weights, |_| Some(gradient), update).unwrap();
             if let Some(theirs) = case.weights.get(&(step + 1)) {
-                // Each element by itself, since their sizes are far apart, and against the largest that it has been.
+                // Each element by itself, since their sizes are far apart, and against the largest that it has been. Each of
+                // 200 steps rounds to 24 bits, here and there in another order.
                 for (i, &x) in theirs.iter().enumerate() {
                     let size = case.weights.values().map(|w| w[i].abs()).fold(0.0, f64::max);
                     let ours = f64::from(weights["w"].as_f32().unwrap()[i]);
-                    assert!((ours - x).abs() < 1e-6 * size, "{:?} step {step}: {ours} is not {x}", case.kind);
+                    assert!((ours - x).abs() < 1e-5 * size, "{:?} step {step}: {ours} is not {x}", case.kind);
                 }
             }
         }
@@ -84,28 +91,63 @@ fn optimizers_are_torchs() {
         let state = optimizer.state();
         for (name, theirs) in case.state.iter().filter_map(|(n, s)| Some((n, s.as_ref()?))) {
             let ours = state[&format!("w.{name}")].as_f32().unwrap();
-            assert!(difference(ours, theirs) < 1e-6, "{:?} {name}: {ours:?} {theirs:?}", case.kind);
+            assert!(difference(ours, theirs) < 3e-6, "{:?} {name}: {ours:?} {theirs:?}", case.kind);
         }
-        assert_eq!(state["w.step"].as_f32(), Some(&[60.0][..]));
+        assert_eq!(state["w.step"].as_f32(), Some(&[200.0][..]));
     }
 }
 
 #[derive(Deserialize)]
 struct ScheduleCase {
+    schedule: ScheduleKind,
     warmup: u64,
-    steps: u64,
+    epochs: u64,
+    per_epoch: u64,
     factors: Vec<f64>,
 }
 
 #[test]
 fn schedules_are_torchs() {
     for case in golden::<Vec<ScheduleCase>>("schedules") {
-        let schedule =
-            Schedule::new(ScheduleKind::Cosine, case.warmup as f64 / case.steps as f64, case.steps, 1);
+        // The part that is rounded down to the whole number of steps.
+        let warmup = (case.warmup as f64 + 0.5) / case.factors.len() as f64;
+        let warmup = if case.warmup == 0 { 0.0 } else { warmup };
+        let schedule = Schedule::new(case.schedule, warmup, case.per_epoch, case.epochs);
         for (step, theirs) in case.factors.iter().enumerate() {
             let ours = schedule.factor(step as u64);
-            assert!((ours - theirs).abs() < 1e-12, "step {step}: {ours} is not {theirs}");
+            assert!((ours - theirs).abs() < 1e-12, "{}, step {step}: {ours} is not {theirs}", case.schedule);
         }
+    }
+}
+
+#[derive(Deserialize)]
+struct Plateaus {
+    losses: Vec<f64>,
+    cases: Vec<PlateauCase>,
+}
+
+#[derive(Deserialize)]
+struct PlateauCase {
+    schedule: ScheduleKind,
+    factors: Vec<f64>,
+}
+
+#[test]
+fn a_plateau_is_torchs() {
+    let golden: Plateaus = golden("plateau");
+    for case in &golden.cases {
+        let ScheduleKind::Plateau(options) = case.schedule else { panic!("{}", case.schedule) };
+        let mut plateau = Plateau::default();
+        for (epoch, (&loss, theirs)) in golden.losses.iter().zip(&case.factors).enumerate() {
+            plateau.update(loss, &options);
+            let ours = plateau.factor();
+            assert!(
+                (ours - theirs).abs() < 1e-12,
+                "{}, epoch {epoch}: {ours} is not {theirs}",
+                case.schedule
+            );
+        }
+        assert!(plateau.factor() < 0.2);
     }
 }
 

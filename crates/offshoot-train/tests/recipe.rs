@@ -158,3 +158,29 @@ fn a_resumed_run_keeps_its_recipe_and_lists_every_conflict() {
     }
     assert!(!error.contains("`epochs`"), "{error}");
 }
+
+#[test]
+fn unfreezing_starts_from_a_frozen_backbone() {
+    let unfreeze = || Some(vec!["layer4@50%".parse().unwrap()]);
+    let recipe = resolve(Settings { unfreeze: unfreeze(), ..least() });
+    assert_eq!((recipe.freeze, recipe.augment), (Freeze::Backbone, Augment::Off));
+    let patterns: Freeze = "conv1,layer4".parse().unwrap();
+    let recipe = resolve(Settings { unfreeze: unfreeze(), freeze: Some(patterns.clone()), ..least() });
+    assert_eq!((recipe.freeze, recipe.augment), (patterns, Augment::On));
+    assert_eq!(resolve(Settings { schedule: Some("onecycle".parse().unwrap()), ..least() }).warmup, 0.0);
+}
+
+#[test]
+fn settings_that_exclude_each_other_are_named() {
+    let error = |settings| Recipe::resolve(settings, &Preprocessing::default()).unwrap_err().to_string();
+    let late = Settings { unfreeze: Some(vec!["fc@60%".parse().unwrap()]), epochs: Some(1), ..least() };
+    assert_eq!(error(late), "`unfreeze` has `fc@60%:x0.1`, which 1 epochs do not reach; give more epochs");
+    let both = Settings { clip_norm: Some(1.0), clip_value: Some(1.0), ..least() };
+    assert_eq!(error(both), "`clip_value` cannot be given together with `clip_norm`");
+    let unknown = Settings { average_last: Some(2), patience: Some(3), ..least() };
+    assert!(error(unknown).starts_with("`average_last` cannot be given together with `patience`"));
+    let few = Settings { average_last: Some(31), ..least() };
+    assert_eq!(error(few), "`average_last` must be at most the 30 epochs, not 31");
+    let rises = Settings { schedule: Some("onecycle".parse().unwrap()), warmup: Some(0.1), ..least() };
+    assert!(error(rises).starts_with("`warmup` must be 0 with the schedule `onecycle`"));
+}

@@ -519,6 +519,66 @@ fn a_name_that_is_not_utf_8_is_no_reason_to_fail() {
 }
 
 #[test]
+fn pretrained_weights_start_with_a_linear_probe() {
+    let world = World::new("probe");
+    fs::write(world.path("m.safetensors"), World::trained().read("run/best.safetensors")).unwrap();
+    data(&world.path("d"), &CLASSES, 5);
+    let said =
+        world.run(&format!("train d {SMALL} --weights m.safetensors --epochs 2 --ema 0.5 --out run --json"));
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert!(said.err.contains("frozen    2,223,872       no"), "{}", said.err);
+    assert!(said.err.contains("unfrozen    after 1 epochs"), "{}", said.err);
+    assert!(said.err.contains("features.18"), "{}", said.err);
+    let recipe = world.text("run/recipe.toml");
+    assert!(recipe.contains(r#"unfreeze = ["features.17@50%:x0.1", "features.18@50%:x0.1"]"#), "{recipe}");
+    assert!(recipe.contains("freeze = \"backbone\"\n") && recipe.contains("augment = \"off\"\n"), "{recipe}");
+    let groups = world.text("run/groups.csv");
+    assert!(
+        groups.contains("\n2,1,features.17,") && groups.contains("\n1,0,frozen,2223872,false,"),
+        "{groups}"
+    );
+    let trainable = said.json()["trainable_parameters"].as_u64().unwrap();
+    assert!(trainable > 1280 * 3 + 3 && trainable < 1_000_000, "{trainable}");
+}
+
+#[test]
+fn the_recipe_of_a_model_is_a_file_that_train_takes() {
+    let world = World::trained();
+    let said = world.run("recipe --model mobilenet_v2");
+    assert_eq!((said.code, said.err.as_str()), (Some(0), ""), "{said:?}");
+    assert!(said.out.contains("# How often each picture is seen.\nepochs = 30\n"), "{}", said.out);
+    assert!(said.out.contains("unfreeze = [\"features.17@50%:x0.1\""), "{}", said.out);
+    let world = World::new("recipe");
+    world.write("r.toml", &said.out);
+    data(&world.path("d"), &CLASSES, 4);
+    let result = world.json(&format!("train d {SMALL} --epochs 2 --recipe r.toml --out run"));
+    assert_eq!(result["epochs"], json!(2));
+    assert_eq!(world.json("recipe --model resnet18")["unfreeze"], json!(["layer4@50%:x0.1"]));
+}
+
+#[test]
+fn lr_find_draws_a_curve_and_changes_nothing() {
+    let world = World::new("lr-find");
+    data(&world.path("d"), &CLASSES, 6);
+    let command = "lr-find d --model mobilenet_v2 --size 32 --freeze backbone --steps 40 --to 100";
+    let before = world.names("");
+    let curve = world.json(command);
+    assert_eq!(world.names(""), before);
+    let points = curve["points"].as_array().unwrap();
+    assert!(points.len() > 10 && points.len() <= 40, "{}", points.len());
+    assert_eq!(points[0]["lr"], json!(1e-7));
+    assert_shape(
+        &curve,
+        &[("suggestion", if curve["suggestion"].is_null() { "null" } else { "number" }), ("points", "array")],
+    );
+    let said = world.run(&format!("{command} --out curve.csv --out curve.svg"));
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert!(said.out.contains('*') && said.out.contains("suggestion"), "{}", said.out);
+    assert_eq!(world.text("curve.csv").lines().count(), points.len() + 1);
+    assert!(world.text("curve.svg").starts_with("<svg"));
+}
+
+#[test]
 fn help_and_version_go_to_standard_output() {
     let world = World::trained();
     for arguments in ["--help", "--version", "train --help", "bench infer --help"] {

@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use clap::Args;
 use offshoot::{CpuExecutor, CpuOptions, Error, Fit, Isa, Loaded, ModelSource, Overrides};
+use offshoot_train::recipe::PreprocessingSettings;
 
 use super::Failure;
 use super::print;
@@ -64,6 +65,19 @@ pub(crate) struct PreprocessingArguments {
 }
 
 impl PreprocessingArguments {
+    /// As settings of a recipe; `None` where nothing is changed.
+    pub(crate) fn settings(&self) -> Option<PreprocessingSettings> {
+        let (mean, std) = (self.mean.map(|c| c.0), self.std.map(|c| c.0));
+        let settings = PreprocessingSettings {
+            size: self.size,
+            fit: self.fit,
+            mean,
+            std,
+            ..PreprocessingSettings::default()
+        };
+        (settings != PreprocessingSettings::default()).then_some(settings)
+    }
+
     pub(crate) fn overrides(&self) -> Overrides {
         let (mean, std) = (self.mean.map(|c| c.0), self.std.map(|c| c.0));
         Overrides { size: self.size, fit: self.fit, mean, std }

@@ -5,8 +5,10 @@ mod bench;
 mod eval;
 mod export;
 mod inspect;
+mod lr_find;
 mod predict;
 mod print;
+mod recipe;
 mod train;
 mod verify;
 
@@ -34,6 +36,10 @@ pub(crate) type Outcome = Result<(), Failure>;
 pub(crate) enum Command {
     /// Fine-tune a model on a folder of pictures.
     Train(Box<train::Arguments>),
+    /// Print the recipe that `train` follows for a model, as a file to change.
+    Recipe(recipe::Arguments),
+    /// Find a learning rate: try growing ones for some steps and look at the loss. Changes nothing.
+    LrFind(Box<lr_find::Arguments>),
     /// Measure a model on a folder of pictures.
     Eval(eval::Arguments),
     /// Classify pictures.
@@ -52,6 +58,8 @@ impl Command {
     pub(crate) fn run(self) -> Outcome {
         match self {
             Command::Train(arguments) => arguments.run(),
+            Command::Recipe(arguments) => arguments.run(),
+            Command::LrFind(arguments) => arguments.run(),
             Command::Eval(arguments) => arguments.run(),
             Command::Predict(arguments) => arguments.run(),
             Command::Export(arguments) => arguments.run(),

@@ -13,7 +13,7 @@ use offshoot::{
     starting_model, train, with_default_recipe,
 };
 use offshoot_train::optimizer::OptimizerKind;
-use offshoot_train::recipe::{Augment, PreprocessingSettings};
+use offshoot_train::recipe::Augment;
 use offshoot_train::run::LAST_FILE;
 use offshoot_train::train::TrainResult;
 use offshoot_train::{EpochRow, GroupRow, Rebuild, ScheduleKind, Unfreeze};
@@ -230,14 +230,6 @@ impl Arguments {
 
     /// What the flags say.
     fn settings(&self) -> Settings {
-        let p = &self.preprocessing;
-        let preprocessing = PreprocessingSettings {
-            size: p.size,
-            fit: p.fit,
-            mean: p.mean.map(|c| c.0),
-            std: p.std.map(|c| c.0),
-            ..PreprocessingSettings::default()
-        };
         let groups: BTreeMap<String, f64> = self.lr_group.iter().cloned().collect();
         Settings {
             model: self.model.clone(),
@@ -271,7 +263,7 @@ impl Arguments {
             seed: self.seed,
             threads: self.processor.threads.map(|n| n.get()),
             strict: self.strict.then_some(true),
-            preprocessing: (preprocessing != PreprocessingSettings::default()).then_some(preprocessing),
+            preprocessing: self.preprocessing.settings(),
             ..Settings::default()
         }
     }

@@ -1,0 +1,43 @@
+//! `offshoot recipe`
+
+use std::path::PathBuf;
+
+use clap::Args;
+use offshoot::{Recipe, Settings, own_preprocessing, with_default_recipe};
+use offshoot_train::template;
+
+use super::{Outcome, print};
+
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// The architecture to fine-tune.
+    #[arg(long, value_name = "NAME")]
+    model: String,
+    /// Settings from a file; the defaults of the others are shown with them.
+    #[arg(long, value_name = "FILE.toml")]
+    recipe: Option<PathBuf>,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Arguments {
+    pub(crate) fn run(self) -> Outcome {
+        let own = own_preprocessing(&self.model)?;
+        let given = self.recipe.as_deref().map(Settings::read).transpose()?.unwrap_or_default();
+        // The recipe is that of pretrained weights; which ones, and of which pictures, the command line of `train` says.
+        let here = Settings { model: Some(self.model), ..Settings::default() };
+        let stand_ins =
+            Settings { weights: Some("weights".into()), data: Some("data".into()), ..Settings::default() };
+        let recipe = Recipe::resolve(with_default_recipe(here.over(given).over(stand_ins)), &own)?;
+        if self.json {
+            return print::json(&recipe);
+        }
+        let text = template(&recipe);
+        print::line(&format!(
+            "# The recipe of {}. Use it with: offshoot train DATA --model {} --weights FILE --recipe THIS.toml",
+            recipe.model, recipe.model
+        ))?;
+        print::line(text.trim_end())
+    }
+}
