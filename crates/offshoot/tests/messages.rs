@@ -161,40 +161,6 @@ fn models() {
 }
 
 #[test]
-fn mechanics() {
-    let flags = [
-        "--unfreeze layer4",
-        "--unfreeze layer4@150%",
-        "--unfreeze layer4@50%",
-        "--unfreeze features.18@99%",
-        "--rebuild some",
-        "--schedule linear",
-        "--schedule step:0",
-        "--schedule onecycle --warmup 0.1",
-        "--layer-decay 2",
-        "--accumulate 0",
-        "--clip-norm 0",
-        "--clip-norm 1 --clip-value 1",
-        "--ema 1",
-        "--average-last 31",
-        "--average-last 2 --patience 3",
-        "--patience 0",
-        "--min-delta -1",
-    ];
-    let commands = flags.map(|flag| format!("train d --model mobilenet_v2 --out run {flag}"));
-    let mut commands: Vec<&str> = commands.iter().map(String::as_str).collect();
-    commands.extend([
-        "recipe",
-        "recipe --model vgg16",
-        "recipe --model resnet18 --recipe range.toml",
-        "lr-find d --model mobilenet_v2 --from 1 --to 0.1",
-        "lr-find d --model mobilenet_v2 --out curve.png",
-        "lr-find nowhere --model mobilenet_v2",
-    ]);
-    assert_messages("mechanics", &messages(&commands));
-}
-
-#[test]
 fn settings() {
     let flags = [
         "--head foo",
