@@ -3,10 +3,16 @@
     python scripts/interop.py onnx FILE.onnx PREDICTIONS      onnx, onnxruntime, numpy, pillow
     python scripts/interop.py weights FILE.safetensors        safetensors, numpy
     python scripts/interop.py pytorch FILE.safetensors PREDICTIONS    torch, torchvision
+    python scripts/interop.py torchscript FILE.pt PREDICTIONS         torch, torchvision
+    python scripts/interop.py scripted FILE.pt PREDICTIONS            torch
+    python scripts/interop.py make FOLDER MODEL SIZE                  torch, torchvision, timm
+    python scripts/interop.py same FILE.pt OTHER.pt SIZE              torch
 
 PREDICTIONS is what `offshoot predict FILE PICTURES.. --logits --json` printed: pictures are prepared here from their files, as
 the metadata in FILE says, and the logits computed from them must be the printed ones to 1e-4 of the largest, with the same best
-class for each picture.
+class for each picture. `scripted` gives the file the pictures as they are, as bytes and as floats, and reports how far its
+own resizing takes the logits from the printed ones. `make` traces and scripts a model of random weights into FOLDER, and
+`same` checks that two archives compute the same, that PyTorch freezes and optimises the first, and that their keys agree.
 """
 
 import json
@@ -145,6 +151,130 @@ def check_pytorch(path, printed):
     return compare(found, wanted)
 
 
+def check_torchscript(path, printed):
+    """The traced form, at several batches, frozen and optimised; its state dict fits the network it came from."""
+    import torch
+
+    extra = {"offshoot.json": "", "classes.json": "", "preprocessing.json": ""}
+    model = torch.jit.load(path, _extra_files=extra)
+    metadata = json.loads(extra["offshoot.json"])
+    assert json.loads(extra["classes.json"]) == metadata["classes"]
+    assert json.loads(extra["preprocessing.json"]) == metadata["preprocessing"]
+    original = torchvision_model(metadata)
+    assert list(original.state_dict()) == list(model.state_dict())
+    original.load_state_dict(model.state_dict(), strict=True)
+    paths, wanted = predictions(printed)
+    x = torch.from_numpy(np.stack([prepare(path, metadata["preprocessing"]) for path in paths]))
+    forms = {
+        "loaded": model,
+        "frozen": torch.jit.freeze(model),
+        "optimised": torch.jit.optimize_for_inference(torch.jit.load(path)),
+        "original": original.eval(),
+    }
+    report = {"classes": metadata["classes"]}
+    with torch.no_grad():
+        for name, form in forms.items():
+            for batch in [1, 2, 7, 32]:
+                part = x[: 4 * batch]
+                found = torch.cat([form(rows) for rows in part.split(batch)]).numpy()
+                report[f"{name}, batch {batch}"] = compare(found, wanted[: 4 * batch])
+    return report
+
+
+def check_scripted(path, printed):
+    """The scripted form on the pictures themselves. Its resizing rounds once, Pillow's and ours twice."""
+    import torch
+    from PIL import Image, ImageOps
+
+    extra = {"offshoot.json": ""}
+    model = torch.jit.load(path, _extra_files=extra)
+    metadata = json.loads(extra["offshoot.json"])
+    steps = metadata["preprocessing"]
+    mean, std = np.float32(steps["mean"])[:, None, None], np.float32(steps["std"])[:, None, None]
+    paths, wanted = predictions(printed)
+    found, levels, furthest = [], [], 0.0
+    with torch.no_grad():
+        for path in paths:
+            picture = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
+            pixels = torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1)
+            logits = model(pixels)
+            batch = model(torch.stack([pixels, pixels]).float() / 255)
+            assert torch.allclose(batch[0], logits[0], rtol=0, atol=1e-3 * float(logits.abs().max())), path
+            labels, probabilities = model.classify(pixels)
+            assert labels == [metadata["classes"][int(logits.argmax())]]
+            assert torch.allclose(probabilities, logits.softmax(1))
+            prepared = model.preprocess(pixels)[0].numpy()
+            change = np.abs((prepared - prepare(path, steps)) * std * 255)
+            levels.append(change.mean())
+            furthest = max(furthest, float(change.max()))
+            found.append(logits[0].numpy())
+    found = np.stack(found)
+    difference = float(np.abs(found - wanted).max() / np.abs(wanted).max())
+    same = int((found.argmax(1) == wanted.argmax(1)).sum())
+    assert furthest < 2.5, f"a pixel differs by {furthest} of 255"
+    return {
+        "pictures": len(wanted),
+        "top1_equal": same,
+        "difference": difference,
+        "furthest_pixel": furthest,
+        "mean_pixel": float(np.mean(levels)),
+    }
+
+
+def pattern(batch, size):
+    count = batch * 3 * size * size
+    numbers = (7919 * np.arange(count)) % 1000 / 500 - 1
+    return numbers.astype(np.float32).reshape(batch, 3, size, size)
+
+
+def make(folder, name, size):
+    """MODEL_trace.pt and MODEL_script.pt, with norms that are not the identity."""
+    import timm
+    import torch
+    import torchvision
+
+    torch.manual_seed(1)
+    ours = hasattr(torchvision.models, name)
+    model = getattr(torchvision.models, name)() if ours else timm.create_model(name)
+    for key, tensor in model.state_dict().items():
+        if key.endswith(("running_mean", "running_var")):
+            tensor.copy_(torch.rand_like(tensor) + (0.5 if key.endswith("var") else -0.5))
+    model.eval()
+    example = torch.from_numpy(pattern(1, int(size)))
+    torch.jit.trace(model, example).save(f"{folder}/{name}_trace.pt")
+    torch.jit.script(model).save(f"{folder}/{name}_script.pt")
+    return {"made": name}
+
+
+def check_same(path, other, size):
+    import torch
+
+    first, second = torch.jit.load(path), torch.jit.load(other)
+    assert list(first.state_dict()) == list(second.state_dict())
+    report = {}
+    forms = {
+        "loaded": first,
+        "frozen": torch.jit.freeze(first),
+        "optimised": torch.jit.optimize_for_inference(torch.jit.load(path)),
+    }
+    with torch.no_grad():
+        for batch in [1, 2, 7]:
+            x = torch.from_numpy(pattern(batch, int(size)))
+            wanted = second(x).numpy()
+            for name, form in forms.items():
+                report[f"{name}, batch {batch}"] = compare(form(x).numpy(), wanted)
+    report["logits"] = second(torch.from_numpy(pattern(7, int(size)))).flatten().tolist()
+    return report
+
+
 if __name__ == "__main__":
-    checks = {"onnx": check_onnx, "weights": check_weights, "pytorch": check_pytorch}
+    checks = {
+        "onnx": check_onnx,
+        "weights": check_weights,
+        "pytorch": check_pytorch,
+        "torchscript": check_torchscript,
+        "scripted": check_scripted,
+        "make": make,
+        "same": check_same,
+    }
     print(json.dumps(checks[sys.argv[1]](*sys.argv[2:])))

@@ -227,7 +227,7 @@ fn the_layout_is_pytorchs() {
     assert!(entry(&bytes, &format!("extra/{METADATA_FILE}")).contains("preprocessing"));
     let code = entry(&bytes, "code/__torch__/offshoot.py");
     for part in [
-        "class Conv2d_features_1_conv_1_0(Module):",
+        "class Conv_features_1_conv_1_0(Module):",
         "    x0 = getattr(getattr(self.features, \"0\"), \"0\").forward(input, )\n",
         "  def classify(self: __torch__.offshoot.Model,",
         "torch._upsample_bilinear2d_aa(x0, [rh, rw], False, None, None)",

@@ -60,7 +60,10 @@ fn refusal(bytes: &[u8]) -> String {
 /// A model whose `forward` has these lines.
 fn forward(lines: &str) -> Vec<u8> {
     let body: String = lines.lines().map(|line| format!("    {line}\n")).collect();
-    with(CODE, format!("{HEAD}  def forward(self: __torch__.offshoot.Model,\n    x: Tensor) -> Tensor:\n{body}"))
+    with(
+        CODE,
+        format!("{HEAD}  def forward(self: __torch__.offshoot.Model,\n    x: Tensor) -> Tensor:\n{body}"),
+    )
 }
 
 #[test]
@@ -83,7 +86,10 @@ fn code_that_is_not_read_names_its_line() {
         ("return torch.relu()", "line 5: `torch.relu`: its argument 0 is missing"),
         ("return open(\"/etc/passwd\")", "line 5: `open` is not read"),
         ("return os.system(\"true\")", "line 5: `os.system` is not read"),
-        ("return (self.stem).explode(x, )", "module `stem`: it has no method `explode`"),
+        (
+            "return (self.stem).explode(x, )",
+            "it has no code for the class `__torch__.offshoot.Container_stem`",
+        ),
         ("return self.absent", "line 5: the module `` has no attribute `absent`"),
         ("return CONSTANTS.c0", "line 5: there is no constant `c0`"),
         ("return x", "the result is [batch_size, 3, 32, 32]"),
@@ -94,23 +100,25 @@ fn code_that_is_not_read_names_its_line() {
         ("for i in range(torch.size(x, 0)):\n  pass\nreturn x", "line 5: this loop depends on the batch"),
         ("for i in x:\n  pass\nreturn x", "line 5: only loops over `range`"),
         ("x[0] = 1", "line 5: only names are assigned to"),
-        ("y = {1: 2}", "line 5: `{`"),
-        ("y = torch.relu(x", "line 5"),
+        ("y = {1: 2}", "line 5: dictionaries are not read"),
+        ("y = torch.relu(x", "a bracket is not closed"),
         ("y = = x", "line 5: an expression is missing"),
-        ("y = torch.flatten(x, 1)\nz = torch.relu_(x)\nreturn y", "the result is [batch_size, 3072]"),
+        ("y = torch.flatten(x, 1)\nz = torch.relu_(x)\nreturn y", "the result shares memory"),
         (
             "y = torch.flatten(x, 1)\nz = torch.relu_(x)\nreturn torch.relu(y)",
             "line 7: `torch.relu`: its input shares memory",
         ),
-        ("return torch.conv2d(x, getattr(self.stem, \"0\").weight, None, [0, 1])", "line 5: `torch.conv2d`: stride is [0, 1]"),
+        (
+            "return torch.conv2d(x, getattr(self.stem, \"0\").weight, None, [0, 1])",
+            "line 5: `torch.conv2d`: stride is [0, 1]",
+        ),
         ("return torch.pad(x, [99999999, 0, 0, 0])", "line 5: `torch.pad`: only padding"),
         ("return torch.max_pool2d(x, [2, 2], [1, 1], [9, 9])", "line 5: `torch.max_pool2d`: its padding"),
         ("y = torch.add(9223372036854775807, 1)\nreturn x", "line 5: `torch.add`"),
         ("y = torch.div(1, 0)\nreturn x", "line 5: `torch.div`"),
     ] {
         let message = refusal(&forward(lines));
-        let expected = what.replace("`{`", "");
-        assert!(message.contains(&expected), "{lines}\n{message}");
+        assert!(message.contains(what), "{lines}\n{message}");
     }
 }
 
@@ -128,7 +136,7 @@ fn endless_and_bottomless_code_ends() {
         (&format!("return [{}]", "1, ".repeat(300)), "a list is too long"),
         (&format!("return [{}]", "1, ".repeat(100_000)), "a list is too long"),
         (&double, "`torch.add`"),
-        ("return 1e999999999", "line 5"),
+        ("return 1e999999999", "the result is a number"),
     ] {
         let start = Instant::now();
         let message = refusal(&forward(lines));
@@ -151,7 +159,7 @@ fn a_bomb_of_code_is_not_unpacked() {
 fn a_tensor_larger_than_the_file_is_not_allocated() {
     let pickle = entries("tiny_trace.pt").into_iter().find(|(name, _)| name == "data.pkl").unwrap().1;
     // The first weight's shape is (8, 3, 3, 3): BININT with four bytes each.
-    let shape = [b"J\x08\0\0\0", b"J\x03\0\0\0"].concat();
+    let shape = b"J\x08\0\0\0J\x03\0\0\0";
     let at = pickle.windows(10).position(|w| w == shape).unwrap();
     let mut huge = pickle.clone();
     huge[at + 1..at + 5].copy_from_slice(&i32::MAX.to_le_bytes());

@@ -73,6 +73,11 @@ fn architecture(name: &str) -> Result<&'static Architecture> {
             "{name}: training from an ONNX file is not supported yet; name an architecture and its weights: --model NAME --weights FILE"
         )));
     }
+    if Path::new(name).extension().is_some_and(|e| e == "pt") {
+        return Err(Error::Input(format!(
+            "{name}: a training starts from an architecture and weights, which a TorchScript file has: --model NAME --weights {name}"
+        )));
+    }
     Ok(find(name)?)
 }
 

@@ -338,6 +338,21 @@ fn export_proves_its_file_and_verify_agrees() {
     // The ONNX file is a model like any other, and the same bytes each time.
     assert_eq!(world.json(&format!("eval {onnx} d"))["images"], json!(30));
     let first = world.read(onnx);
+    let both = world.json("export run --format torchscript,onnx --out both");
+    assert_eq!(world.names("both"), ["mobilenet_v2.onnx", "mobilenet_v2.pt"]);
+    let file = &both["files"][0];
+    assert_eq!((&file["format"], &file["path"]), (&json!("torchscript"), &json!("both/mobilenet_v2.pt")));
+    assert_eq!(file["bytes"], json!(world.read("both/mobilenet_v2.pt").len()));
+    assert_eq!((&file["max_abs_diff"], &file["top1_agreement"]), (&json!(0.0), &json!(1.0)));
+    world.json("export both/mobilenet_v2.pt --format torchscript --script --out scripted");
+    for pt in ["both/mobilenet_v2.pt", "scripted/mobilenet_v2.pt"] {
+        assert_eq!(world.json(&format!("verify {pt} --against run"))["ok"], json!(true));
+        assert_eq!(world.json(&format!("eval {pt} d")), world.json("eval run d"));
+        assert_eq!(world.json(&format!("inspect {pt}"))["kind"], json!("model"));
+    }
+    let flags = "--model mobilenet_v2 --weights both/mobilenet_v2.pt --size 32 --epochs 1 --batch-size 8";
+    world.json(&format!("train d {flags} --out tuned"));
+
     world.json("export run/best.safetensors --format onnx --out elsewhere");
     assert!(world.read("elsewhere/mobilenet_v2.onnx") == first);
     world.json(&format!("export {onnx} --format onnx --out again"));

@@ -77,3 +77,48 @@ fn a_whole_resnet_with_an_mlp_loads_in_pytorch_and_answers_alike() {
     let report = interop(&world, &["pytorch", "run/best.safetensors", "predictions.jsonl"]);
     assert_eq!(report["pictures"], json!(pictures));
 }
+
+#[test]
+#[ignore = "needs the Python peers with PyTorch (OFFSHOOT_PEERS) and the assets (OFFSHOOT_ASSETS)"]
+fn pytorch_runs_our_torchscript_on_every_photograph() {
+    let (world, pictures) = photos6("photos6-torchscript-pytorch");
+    world.json("export run --format torchscript");
+    let report = interop(&world, &["torchscript", "run/exports/mobilenet_v2.pt", "predictions.jsonl"]);
+    for form in ["loaded", "frozen", "optimised", "original"] {
+        assert_eq!(report[format!("{form}, batch 7")]["top1_equal"], json!(28), "{report}");
+    }
+    let verified = world.json("verify run/exports/mobilenet_v2.pt --against run");
+    assert_eq!((&verified["ok"], &verified["top1_agreement"]), (&json!(true), &json!(1.0)));
+
+    world.json("export run --format torchscript --script --out scripted");
+    let report = interop(&world, &["scripted", "scripted/mobilenet_v2.pt", "predictions.jsonl"]);
+    println!("{report}");
+    assert_eq!(report["pictures"], json!(pictures));
+    assert!(report["top1_equal"].as_u64().unwrap() + 1 >= pictures as u64, "{report}");
+}
+
+#[test]
+#[ignore = "needs the Python peers with PyTorch (OFFSHOOT_PEERS)"]
+fn archives_of_pytorch_are_read_and_written_alike() {
+    let world = World::new("archives-pytorch");
+    for (model, size) in
+        [("resnet18", 96), ("resnet50", 96), ("mobilenet_v2", 96), ("tf_efficientnet_lite0", 97)]
+    {
+        let size = size.to_string();
+        interop(&world, &["make", ".", model, &size]);
+        for form in ["trace", "script"] {
+            let file = format!("{model}_{form}.pt");
+            world.json(&format!("export {file} --format torchscript --size {size} --out again"));
+            let report = interop(&world, &["same", &format!("again/{file}"), &file, &size]);
+            for batch in [1, 2, 7] {
+                for ours in ["loaded", "frozen", "optimised"] {
+                    assert_eq!(
+                        report[format!("{ours}, batch {batch}")]["top1_equal"],
+                        json!(batch),
+                        "{file}"
+                    );
+                }
+            }
+        }
+    }
+}

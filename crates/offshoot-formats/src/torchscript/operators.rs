@@ -198,15 +198,18 @@ impl Builder {
 
     /// The value of the graph that `value` is, at the end of the code.
     pub(super) fn result(&self, value: &Value, place: &Place) -> Result<ValueId, Problem> {
-        match value {
-            Value::Tensor(cell) => match self.cells[*cell].content {
-                Content::Value(id) => Ok(id),
-                Content::Padded(..) => Err(place.unsupported("the result ends in a padding", WAY_OUT)),
-            },
-            other => {
-                let what = format!("the result is {}, a classifier's is one tensor", other.kind());
+        let Value::Tensor(cell) = value else {
+            let what = format!("the result is {}, a classifier's is one tensor", value.kind());
+            return Err(place.unsupported(what, WAY_OUT));
+        };
+        let held = &self.cells[*cell];
+        match held.content {
+            _ if held.version != self.groups[held.group] => {
+                let what = "the result shares memory with a tensor that an operator changed in place since";
                 Err(place.unsupported(what, WAY_OUT))
             }
+            Content::Value(id) => Ok(id),
+            Content::Padded(..) => Err(place.unsupported("the result ends in a padding", WAY_OUT)),
         }
     }
 
@@ -731,6 +734,11 @@ impl Builder {
             // Only the count of batches is a stored tensor that changes.
             self.check_inference(matches!(call.values.first(), Some(Value::Stored(_))), call)?;
             self.cell_of(call, 0)?;
+        }
+        if !call.values.iter().take(2).any(|value| matches!(value, Value::Tensor(_))) {
+            return Err(
+                call.unsupported("none of its operands is a tensor, and they are no numbers that fit it")
+            );
         }
         let (op, f): (Op, fn(f32) -> f32) = match operator {
             "add" => (Op::Add, |x| x),

@@ -168,9 +168,9 @@ impl<'a> Printer<'a> {
     }
 }
 
-/// A number such that PyTorch reads the same one: its shortest decimals.
+/// The shortest decimals of a number: what people wrote, `1e-5` and not its nearest float32.
 pub(super) fn float(x: f32) -> String {
-    format!("{:?}", f64::from(x))
+    format!("{x:?}")
 }
 
 fn truth(value: bool) -> &'static str {

@@ -178,13 +178,13 @@ fn small_constants<R: Read + Seek>(program: &mut Program<R>) -> Result<BTreeMap<
 fn without_softmax(builder: &Builder, output: ValueId, warnings: &mut Vec<String>) -> ValueId {
     let graph = &builder.graph;
     let node = graph.producer(output).map(|id| graph.node(id));
-    match node.map(|n| (&n.op, n.inputs[0])) {
-        Some((Op::Softmax { axis: 1 }, logits)) => {
-            warnings.push("the file ends in a softmax, which is left out: the output is logits".into());
-            logits
-        }
-        _ => output,
+    if let Some(node) = node
+        && node.op == (Op::Softmax { axis: 1 })
+    {
+        warnings.push("the file ends in a softmax, which is left out: the output is logits".into());
+        return node.inputs[0];
     }
+    output
 }
 
 /// The weights as float32.

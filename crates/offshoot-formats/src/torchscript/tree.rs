@@ -130,12 +130,8 @@ impl Tree {
         let mut taken = HashSet::from(["Model".to_owned()]);
         self.modules[0].class = "Model".to_owned();
         for index in 1..self.modules.len() {
-            let kind = match self.modules[index].node.map(|node| &graph.nodes()[node].op) {
-                Some(Op::Conv(_)) => "Conv2d",
-                Some(Op::Gemm(_)) => "Linear",
-                Some(Op::BatchNormalization(_)) => "BatchNorm2d",
-                Some(_) | None => "Container",
-            };
+            let node = self.modules[index].node;
+            let kind = node.map_or("Container", |node| graph.nodes()[node].op.name());
             let path = self.paths[index].trim_start_matches("self").replace("getattr(self", "");
             let words = path.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
             let words: Vec<&str> = words.filter(|w| !w.is_empty() && *w != "getattr").collect();

@@ -1,0 +1,75 @@
+"""What tracing and scripting keep of a PyTorch model, and why a scripted function cannot close over one. Needs torch.
+
+    python docs/guide/experiments/torchscript.py
+"""
+
+import torch
+from torch import nn
+
+
+class Doubles(nn.Module):
+    """Doubles its input when the mean is above zero: a branch that the data decides."""
+
+    def forward(self, x):
+        if float(x.mean()) > 0.0:
+            return x * 2
+        return x
+
+
+class Flattens(nn.Module):
+    """Writes the batch size into the reshape, as much old code does."""
+
+    def forward(self, x):
+        return x.reshape(int(x.shape[0]), -1)
+
+
+def trace_against_script():
+    above, below = torch.ones(1, 3), -torch.ones(1, 3)
+    traced, scripted = torch.jit.trace(Doubles(), above), torch.jit.script(Doubles())
+    print("a branch on data, traced with the other side:", traced(below).tolist())
+    print("the same, scripted:                          ", scripted(below).tolist())
+    assert traced(below).tolist() == (2 * below).tolist(), "a trace keeps the side that it saw"
+    assert scripted(below).tolist() == below.tolist(), "a script keeps the branch"
+
+    traced, scripted = torch.jit.trace(Flattens(), torch.ones(1, 2, 2)), torch.jit.script(Flattens())
+    try:
+        shape = list(traced(torch.ones(3, 2, 2)).shape)
+    except RuntimeError as error:
+        shape = str(error).splitlines()[-1]
+    print("three pictures through a trace of one:", shape)
+    print("three pictures through the script:    ", list(scripted(torch.ones(3, 2, 2)).shape))
+    assert shape != [3, 4], "the trace has the batch of its example"
+
+
+def closing_over_a_model():
+    model = nn.Linear(3, 2).eval()
+
+    def classify(x: torch.Tensor) -> torch.Tensor:
+        return model(x).softmax(1)
+
+    try:
+        torch.jit.script(classify)
+        raise AssertionError("a closure over a model compiled")
+    except RuntimeError as error:
+        print("a function that closes over a model:", str(error).strip().splitlines()[0])
+
+    # What to write instead: a module that holds the model. Its parameters are then saved with it.
+    class Classifier(nn.Module):
+        def __init__(self, model: nn.Module):
+            super().__init__()
+            self.model = model
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.model(x).softmax(1)
+
+    program = torch.jit.script(Classifier(model))
+    x = torch.ones(2, 3)
+    assert torch.equal(program(x), classify(x))
+    assert list(program.state_dict()) == ["model.weight", "model.bias"]
+    print("a module that holds it compiles, and saves", list(program.state_dict()))
+
+
+if __name__ == "__main__":
+    with torch.no_grad():
+        trace_against_script()
+        closing_over_a_model()
