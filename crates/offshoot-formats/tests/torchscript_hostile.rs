@@ -92,7 +92,7 @@ fn code_that_is_not_read_names_its_line() {
         ),
         ("return self.absent", "line 5: the module `` has no attribute `absent`"),
         ("return CONSTANTS.c0", "line 5: there is no constant `c0`"),
-        ("return x", "the result is [batch_size, 3, 32, 32]"),
+        ("return x", "the result is [batch_size, 3, 224, 224]"),
         ("return 3", "the result is an integer"),
         ("pass", "the result is None"),
         ("a, b, = x", "line 5: a computed tensor is taken apart into 2 names"),

@@ -10,6 +10,9 @@ const MAX_BRACKETS: u32 = 64;
 /// How deep blocks may nest.
 const MAX_BLOCKS: usize = 32;
 
+/// The longest name.
+const MAX_NAME: usize = 256;
+
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Token {
     Name(Rc<str>),
@@ -124,8 +127,11 @@ impl<'a> Lexer<'a> {
     fn token(&mut self) -> Result<(), Problem> {
         let Some(first) = self.rest.chars().next() else { return Ok(()) };
         if first.is_ascii_alphabetic() || first == '_' {
-            let name = self.take(|c| c.is_ascii_alphanumeric() || c == '_').into();
-            self.push(Token::Name(name));
+            let name = self.take(|c| c.is_ascii_alphanumeric() || c == '_');
+            if name.len() > MAX_NAME {
+                return Err(self.damaged(format!("a name is longer than {MAX_NAME} letters")));
+            }
+            self.push(Token::Name(name.into()));
             return Ok(());
         }
         if first.is_ascii_digit() {
@@ -238,6 +244,7 @@ mod tests {
             ("é", "`é`"),
             (")", "closes nothing"),
             (&"(".repeat(100), "nest deeper"),
+            (&"a".repeat(300), "a name is longer"),
         ] {
             let message = tokens(text, &"f.py".into()).unwrap_err().to_string();
             assert!(message.contains(what) && message.contains("f.py"), "{message}");

@@ -15,7 +15,7 @@ use crate::pth::values::{Node, TensorView, Value};
 const MAX_CODE_FILE: u64 = 1 << 20;
 const MAX_CODE: usize = 4 << 20;
 
-/// The longest name of a parameter.
+/// The longest name of a parameter or a class.
 const MAX_NAME: usize = 512;
 
 pub(super) struct Program<R> {
@@ -77,6 +77,9 @@ impl<R: Read + Seek> Program<R> {
         let Some(Node::Object { class, .. }) = self.data.heap.nodes.get(node) else {
             return Err(Problem::damaged("data.pkl", "a method of something that is no module"));
         };
+        if class.len() > MAX_NAME {
+            return Err(Problem::damaged("data.pkl", "the name of a class is too long"));
+        }
         let class = class.clone();
         let (module, name) = class.rsplit_once('.').unwrap_or(("", &class));
         let found = self.module(module)?.and_then(|m| m.classes.get(name).cloned());
