@@ -343,7 +343,7 @@ fn export_proves_its_file_and_verify_agrees() {
     let file = &both["files"][0];
     assert_eq!((&file["format"], &file["path"]), (&json!("torchscript"), &json!("both/mobilenet_v2.pt")));
     assert_eq!(file["bytes"], json!(world.read("both/mobilenet_v2.pt").len()));
-    assert_eq!((&file["max_abs_diff"], &file["top1_agreement"]), (&json!(0.0), &json!(1.0)));
+    assert!(file["max_abs_diff"].as_f64().unwrap() < 1e-5 && file["top1_agreement"] == json!(1.0), "{file}");
     world.json("export both/mobilenet_v2.pt --format torchscript --script --out scripted");
     for pt in ["both/mobilenet_v2.pt", "scripted/mobilenet_v2.pt"] {
         assert_eq!(world.json(&format!("verify {pt} --against run"))["ok"], json!(true));
