@@ -72,7 +72,7 @@ def closing_over_a_model():
 
     # A plain one is worse where it compiles: the call goes back to Python, and saving fails.
     refused = outcome(lambda: torch.jit.script(over_model))
-    refused = refused or outcome(lambda: torch.jit.script(over_model).save(io.BytesIO()))
+    refused = refused or outcome(lambda: torch.jit.save(torch.jit.script(over_model), io.BytesIO()))
     print("a function that closes over a plain model:   ", refused)
     assert refused, "it was saved"
 
