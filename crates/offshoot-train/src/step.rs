@@ -244,7 +244,8 @@ impl TrainStep {
     }
 
     /// Learns from `features` (of [`TrainStep::features`]) with labels `[n]` and dropout keys `[n]`, both i64, at `factor`
-    /// times the rates of the options. Weights, moments and running statistics change together or not at all.
+    /// times the rates of the options. Weights, moments and running statistics change together or not at all. With a loss
+    /// scale above 1, a gradient that is not finite lowers the scale and is no error.
     ///
     /// # Errors
     /// When a shape does not fit, and when the loss, a gradient or a new value is not finite.
@@ -351,14 +352,14 @@ impl TrainStep {
         let update = Update { factor, unscale, clip: self.clip };
         let updated = self.optimizer.update(&mut self.weights, gradient, update);
         let mut report = StepReport { loss: 0.0, correct: 0, gradient_norm: f64::INFINITY, skipped: true };
-        if let Some(scaler) = &mut self.scaler {
-            let overflowed = matches!(updated, Err(UpdateError::NotFiniteGradient(_)));
-            scaler.update(overflowed);
-            if overflowed {
-                return Ok(report);
-            }
+        if let (Some(scaler), Err(UpdateError::NotFiniteGradient(_))) = (&mut self.scaler, &updated)
+            && scaler.scale() >= 1.0
+        {
+            scaler.update(true);
+            return Ok(report);
         }
         (report.gradient_norm, report.skipped) = (updated.map_err(|error| self.refused(error))?, false);
+        self.scaler.iter_mut().for_each(|scaler| scaler.update(false));
         Ok(report)
     }
 

@@ -11,7 +11,7 @@ use offshoot_graph::random::{Purpose, Random};
 use offshoot_graph::{Fit, Metadata, Model, Tensor};
 use offshoot_train::recipe::{Augment, PreprocessingSettings};
 use offshoot_train::{
-    Control, Event, Freeze, Inference, Recipe, Settings, StepError, StepOptions, TrainStep, apply_freeze,
+    Amp, Control, Event, Freeze, Inference, Recipe, Settings, StepError, StepOptions, TrainStep, apply_freeze,
     train,
 };
 
@@ -19,6 +19,10 @@ use support::{Fixture, SIZE, executor, graph, model};
 
 fn head_only(settings: &mut Settings) {
     settings.freeze = Some(Freeze::Backbone);
+}
+
+fn scaled_half(settings: &mut Settings) {
+    settings.amp = Some(Amp::Fp16);
 }
 
 fn first_layer_frozen(settings: &mut Settings) {
@@ -54,7 +58,7 @@ fn training_learns_the_classes_and_keeps_its_files() {
 
 #[test]
 fn an_interrupted_run_ends_with_the_same_bytes() {
-    for change in [|_: &mut Settings| (), head_only, first_layer_frozen] {
+    for change in [|_: &mut Settings| (), head_only, first_layer_frozen, scaled_half] {
         let fixture = Fixture::new(change);
         fixture.whole("whole");
         // 33 pictures: 5 steps an epoch. In the middle, at an epoch's last step, and just after one.
