@@ -1,7 +1,9 @@
 //! Dense and grouped convolution. (Depthwise convolution has a kernel of its own.)
 
+use offshoot_graph::DType;
+
 use super::element::{Element, ViewMut};
-use super::gather::{self, Gather, Operands, Tap, Target, WeightOrder};
+use super::gather::{self, Cells, Gather, Operands, Tap, Target, WeightOrder};
 use super::simd::Isa;
 use super::winograd::{self, by_winograd};
 use super::{Activation, ConvShape};
@@ -24,14 +26,21 @@ impl<E: Element> Epilogue<'_, E> {
 }
 
 /// Weights in the order that a kernel reads them. Packing again reuses the memory.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct PackedFilter {
     data: Vec<f32>,
     isa: Option<Isa>,
+    element: DType,
+}
+
+impl Default for PackedFilter {
+    fn default() -> PackedFilter {
+        PackedFilter { data: Vec::new(), isa: None, element: DType::F32 }
+    }
 }
 
 impl PackedFilter {
-    /// An empty one.
+    /// An empty one, for f32.
     pub fn new() -> PackedFilter {
         PackedFilter::default()
     }
@@ -44,6 +53,17 @@ impl PackedFilter {
     /// Whether `shape` is convolved by Winograd's algorithm, and its gradient too: its filters are packed otherwise.
     pub fn is_for_winograd(shape: &ConvShape) -> bool {
         by_winograd(shape)
+    }
+
+    /// Packs for convolutions on `E` from now on; the weights are to be rounded to what it can hold.
+    pub fn set_element<E: Element>(&mut self) {
+        self.element = E::DTYPE;
+    }
+
+    /// How the filter of `shape` is packed.
+    fn cells(&self, isa: Isa, shape: &ConvShape) -> Cells {
+        let pairs = self.element == DType::BF16 && isa.multiplies_bf16() && !by_winograd(shape);
+        if pairs { Cells::Pairs } else { Cells::Floats }
     }
 
     /// Packs OIHW weights for [`conv`].
@@ -68,30 +88,33 @@ impl PackedFilter {
     ) {
         assert_eq!(oihw.len(), weights_len(shape), "weights of {shape:?}");
         self.isa = Some(isa);
-        self.data.resize(packed_len(isa, shape, gathers), 0.0);
+        let cells = self.cells(isa, shape);
+        self.data.resize(packed_len(isa, shape, gathers, cells), 0.0);
         if let ([gather], true) = (gathers, by_winograd(shape)) {
             return winograd::pack(isa, gather, shape.kernel[1], oihw, order, &mut self.data);
         }
         let mut rest = self.data.as_mut_slice();
         for gather in gathers {
-            let (packed, after) = rest.split_at_mut(gather.groups * gather.packed_group(isa));
-            gather::pack(isa, gather, shape.kernel[1], oihw, order, packed);
+            let (packed, after) = rest.split_at_mut(gather.groups * gather.packed_group(isa, cells));
+            gather::pack(isa, gather, shape.kernel[1], oihw, order, (cells, packed));
             rest = after;
         }
     }
 
-    /// The packed weights.
+    /// The packed weights, and what they are packed as.
     ///
     /// # Panics
-    /// When they were packed for another path or another shape.
-    pub(super) fn get(&self, isa: Isa, shape: &ConvShape, gathers: &[Gather]) -> &[f32] {
+    /// When they were packed for another path, another shape or other elements.
+    pub(super) fn get<E: Element>(&self, isa: Isa, shape: &ConvShape, gathers: &[Gather]) -> (Cells, &[f32]) {
         assert_eq!(self.isa, Some(isa), "the filter is packed for another instruction set");
+        let cells = self.cells(isa, shape);
+        assert!(cells == Cells::Floats || E::DTYPE == DType::BF16, "the filter is packed for bf16");
         assert_eq!(
             self.data.len(),
-            packed_len(isa, shape, gathers),
+            packed_len(isa, shape, gathers, cells),
             "the filter is packed for another shape"
         );
-        &self.data
+        (cells, &self.data)
     }
 }
 
@@ -109,11 +132,11 @@ pub(super) fn run_gathers(
     }
 }
 
-fn packed_len(isa: Isa, shape: &ConvShape, gathers: &[Gather]) -> usize {
+fn packed_len(isa: Isa, shape: &ConvShape, gathers: &[Gather], cells: Cells) -> usize {
     if by_winograd(shape) {
         return gathers.iter().map(winograd::packed_len).sum();
     }
-    gathers.iter().map(|gather| gather.groups * gather.packed_group(isa)).sum()
+    gathers.iter().map(|gather| gather.groups * gather.packed_group(isa, cells)).sum()
 }
 
 /// Floats in the weights of `shape`.
@@ -174,9 +197,11 @@ pub fn conv<E: Element>(
     assert!(epilogue.bias.is_none_or(|bias| bias.len() == shape.out_c), "bias of {shape:?}");
     assert!(epilogue.residual.is_none_or(|residual| residual.len() == y.len()), "residual of {shape:?}");
     let gathers = [forward(shape)];
+    let (cells, filter) = filter.get::<E>(isa, shape, &gathers);
     let operands = Operands {
         source: E::view(x),
-        filter: filter.get(isa, shape, &gathers),
+        filter,
+        cells,
         bias: epilogue.bias,
         residual: epilogue.residual.map(E::view),
         bounds: epilogue.activation.bounds(),

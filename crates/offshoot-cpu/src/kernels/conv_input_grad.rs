@@ -75,9 +75,11 @@ pub fn conv_input_grad<E: Element>(
 ) {
     assert_eq!([dx.len(), dy.len()], activations_len(shape), "input and output of {shape:?}");
     let gathers = phases(shape);
+    let (cells, filter) = filter.get::<E>(isa, shape, &gathers);
     let operands = Operands {
         source: E::view(dy),
-        filter: filter.get(isa, shape, &gathers),
+        filter,
+        cells,
         bias: None,
         residual: None,
         bounds: Activation::None.bounds(),

@@ -6,6 +6,7 @@
 //! their product to its part of the workspace. The chunks are then summed in order. The cut depends on the shape
 //! alone, so the result is the same bits for any number of threads.
 
+use std::marker::PhantomData;
 use std::ops::Range;
 
 use half::{bf16, f16};
@@ -13,13 +14,16 @@ use half::{bf16, f16};
 use super::ConvShape;
 use super::conv::{activations_len, forward, weights_len};
 use super::element::{Element, View};
-use super::gather::{self, Ahead, Gather, Run};
+use super::gather::{self, Ahead, Cells, Gather, Run};
 use super::parallel::{self, Shared};
-use super::simd::{Isa, Kernel, Simd, dispatch};
-use super::tile::{self, DEPTH, STRIDE, StepMajor, Tile, run_tile};
+use super::simd::{Isa, Kernel, Simd, dispatch, dispatch_bf16};
+use super::tile::{self, DEPTH, Left, STRIDE, StepMajor, StepMajorPairs, Tile, run_tile};
 
-/// Pixels that a task gathers at a time.
+/// Pixels, or pairs of pixels, that a task gathers at a time.
 const PIXELS: usize = 128;
+
+/// Floats of a task's scratch: a row of both operands for each of [`PIXELS`], and two pixels that are being paired.
+const SCRATCH: usize = 2 * PIXELS * STRIDE + STRIDE;
 
 /// Tasks to cut a layer into, if it has the pixels.
 const TASKS: usize = 16;
@@ -93,8 +97,19 @@ pub fn conv_weight_grad<E: Element>(
     let sums = Shared(workspace.as_mut_ptr());
     let work = plan.gather.pixels() * dw.len();
     parallel::for_each_task(plan.tasks(), work, |index| {
-        parallel::with_scratch(2 * PIXELS * STRIDE, |scratch| {
-            dispatch(isa, Block { plan: &plan, index, x, dy, sums, scratch });
+        parallel::with_scratch(SCRATCH, |scratch| match dy {
+            View::Bf16(_) if isa.multiplies_bf16() => {
+                dispatch_bf16(
+                    isa,
+                    Block { plan: &plan, index, x, dy, sums, scratch, left: PhantomData::<StepMajorPairs> },
+                );
+            }
+            View::F32(_) | View::Bf16(_) | View::F16(_) => {
+                dispatch(
+                    isa,
+                    Block { plan: &plan, index, x, dy, sums, scratch, left: PhantomData::<StepMajor> },
+                );
+            }
         });
     });
     sum_chunks(&plan, shape, workspace, dw);
@@ -121,17 +136,19 @@ fn sum_chunks(plan: &Plan, shape: &ConvShape, sums: &[f32], dw: &mut [f32]) {
 }
 
 /// One task: a block of a group's rows and columns over a chunk of the pixels.
-struct Block<'a> {
+struct Block<'a, L> {
     plan: &'a Plan,
     index: usize,
     x: View<'a>,
     dy: View<'a>,
     sums: Shared,
-    /// Two rows of [`STRIDE`] floats for each of [`PIXELS`].
+    /// [`SCRATCH`] floats.
     scratch: &'a mut [f32],
+    /// How the gathered rows lie.
+    left: PhantomData<L>,
 }
 
-impl Kernel for Block<'_> {
+impl<L: Left> Kernel for Block<'_, L> {
     type Output = ();
 
     #[inline(always)]
@@ -150,24 +167,29 @@ impl Kernel for Block<'_> {
         let sums = self.sums.get().wrapping_add(chunk * plan.chunk_len() + group * plan.rows * plan.width);
         let left = self.scratch.as_mut_ptr();
         let right = left.wrapping_add(PIXELS * STRIDE);
-        for start in pixels.clone().step_by(PIXELS) {
-            let these = start..(start + PIXELS).min(pixels.end);
+        let pair = right.wrapping_add(PIXELS * STRIDE).cast::<bf16>();
+        let cells = if L::PAIRS { Cells::Pairs } else { Cells::Floats };
+        let most = PIXELS * cells.elements();
+        for start in pixels.clone().step_by(most) {
+            let these = start..(start + most).min(pixels.end);
             // Safety: the scratch has a row of STRIDE floats for every pixel and operand; `sums` is this task's.
             unsafe {
                 match self.dy {
+                    View::Bf16(dy) if L::PAIRS => self.pair_dy::<S>(dy, &area, these.clone(), left),
                     View::F32(dy) => self.copy_dy::<S, f32>(dy, &area, these.clone(), left),
                     View::Bf16(dy) => self.copy_dy::<S, bf16>(dy, &area, these.clone(), left),
                     View::F16(dy) => self.copy_dy::<S, f16>(dy, &area, these.clone(), left),
                 }
                 match self.x {
+                    View::Bf16(x) if L::PAIRS => self.pair_x::<S>(x, &area, these.clone(), (right, pair)),
                     View::F32(x) => self.gather_x::<S, f32>(x, &area, these.clone(), right),
                     View::Bf16(x) => self.gather_x::<S, bf16>(x, &area, these.clone(), right),
                     View::F16(x) => self.gather_x::<S, f16>(x, &area, these.clone(), right),
                 }
-                let next = these.end..(these.end + PIXELS).min(pixels.end);
+                let next = these.end..(these.end + most).min(pixels.end);
                 let next =
                     Ahead { pixels: next, group, depth: area.cols.clone(), portions: area.tiles::<S>() };
-                let step = Step { depth: these.len(), first: start == pixels.start, next };
+                let step = Step { depth: cells.of(these.len()), first: start == pixels.start, next };
                 self.multiply::<S>(&area, &step, (left, right), sums);
             }
         }
@@ -196,7 +218,7 @@ struct Step {
     next: Ahead,
 }
 
-impl Block<'_> {
+impl<L: Left> Block<'_, L> {
     /// Copies the area's output channels of `pixels`.
     #[inline(always)]
     unsafe fn copy_dy<S: Simd, E: Element>(&self, dy: &[E], area: &Area, pixels: Range<usize>, to: *mut f32) {
@@ -205,7 +227,7 @@ impl Block<'_> {
         for (i, pixel) in pixels.enumerate() {
             let from = &dy[pixel * channels + area.group * plan.rows..][area.rows.clone()];
             // Safety: a row of `to` has room for DEPTH floats and a vector.
-            unsafe { gather::copy::<S, E>(from.as_ptr(), to.add(i * STRIDE), from.len()) };
+            unsafe { gather::copy::<S, E, f32>(from.as_ptr(), to.add(i * STRIDE), from.len()) };
         }
     }
 
@@ -217,8 +239,50 @@ impl Block<'_> {
         for i in 0..pixels.len() {
             let (x, to, cols) = (x.as_ptr(), to.wrapping_add(i * STRIDE), area.cols.clone());
             // Safety: a row of `to` has room for DEPTH floats and a vector.
-            unsafe { gather.copy::<S, E>(runs, x, pixel, area.group, cols, to) };
+            unsafe { gather.copy::<S, E, f32>(runs, x, pixel, area.group, cols, to) };
             pixel = gather.next(pixel);
+        }
+    }
+
+    /// As `copy_dy`, two pixels to a row.
+    #[inline(always)]
+    unsafe fn pair_dy<S: Simd>(&self, dy: &[bf16], area: &Area, pixels: Range<usize>, to: *mut f32) {
+        let plan = self.plan;
+        let channels = plan.rows * plan.gather.groups;
+        let row = |pixel: usize| &dy[pixel * channels + area.group * plan.rows..][area.rows.clone()];
+        for (i, pixel) in pixels.clone().step_by(2).enumerate() {
+            let second = (pixel + 1 < pixels.end).then(|| row(pixel + 1).as_ptr());
+            // Safety: a row of `to` has room for DEPTH floats and a vector.
+            unsafe { join::<S>(row(pixel).as_ptr(), second, area.rows.len(), to.add(i * STRIDE)) };
+        }
+    }
+
+    /// As `gather_x`, two pixels to a row. `pair` has room for a row of two pixels.
+    #[inline(always)]
+    unsafe fn pair_x<S: Simd>(
+        &self,
+        x: &[bf16],
+        area: &Area,
+        pixels: Range<usize>,
+        (to, pair): (*mut f32, *mut bf16),
+    ) {
+        let Plan { gather, runs, .. } = self.plan;
+        let (first, second) = (pair, pair.wrapping_add(STRIDE));
+        let mut pixel = gather.pixel(pixels.start);
+        for i in (0..pixels.len()).step_by(2) {
+            // Safety: a row of `to` has room for DEPTH floats and a vector, and so has each half of `pair`.
+            unsafe {
+                let (x, cols) = (x.as_ptr(), area.cols.clone());
+                gather.copy::<S, bf16, bf16>(runs, x, pixel, area.group, cols.clone(), first);
+                pixel = gather.next(pixel);
+                let both = i + 1 < pixels.len();
+                if both {
+                    gather.copy::<S, bf16, bf16>(runs, x, pixel, area.group, cols.clone(), second);
+                    pixel = gather.next(pixel);
+                }
+                let second = both.then_some(second.cast_const());
+                join::<S>(first, second, cols.len(), to.add(i / 2 * STRIDE));
+            }
         }
     }
 
@@ -254,7 +318,7 @@ impl Block<'_> {
                 // Safety: the tile lies within this task's area of `sums`.
                 unsafe {
                     let out = sums.add((area.rows.start + rows.start) * plan.width + col);
-                    run_tile::<S, StepMajor>(Tile {
+                    run_tile::<S, L>(Tile {
                         depth: step.depth,
                         a: left.add(rows.start),
                         b: right.add(col - area.cols.start),
@@ -268,6 +332,30 @@ impl Block<'_> {
                     });
                 }
             }
+        }
+    }
+}
+
+/// Joins `n` elements of two pixels to pairs; zero stands for a second that there is not. May write up to the end of a
+/// vector.
+///
+/// # Safety
+/// Both are valid for `n` elements, `to` for `n` floats and one vector more.
+#[inline(always)]
+unsafe fn join<S: Simd>(first: *const bf16, second: Option<*const bf16>, n: usize, to: *mut f32) {
+    const ZEROS: [u16; 16] = [0; 16];
+    let first = first.cast::<u16>();
+    for i in (0..n).step_by(S::LANES) {
+        let len = S::LANES.min(n - i);
+        // Safety: the caller's; a vector has at most 16 lanes.
+        unsafe {
+            let second = second.map_or(ZEROS.as_ptr(), |second| second.cast::<u16>().add(i));
+            let pair = if len == S::LANES {
+                S::pair(S::load_half(first.add(i)), S::load_half(second))
+            } else {
+                S::pair(S::load_half_first(first.add(i), len), S::load_half_first(second, len))
+            };
+            S::store(to.add(i), pair);
         }
     }
 }

@@ -5,6 +5,7 @@
 //! zeros, a row of taps becomes one contiguous copy) and multiplies them with packed panels of the filter. The
 //! scratch stays in L2, and there is never an im2col buffer of the whole picture.
 
+use std::marker::PhantomData;
 use std::ops::Range;
 
 use half::{bf16, f16};
@@ -12,8 +13,8 @@ use half::{bf16, f16};
 use super::element::{Element, SharedView, View, ViewMut};
 use super::parallel::{self, Shared};
 use super::rows::load;
-use super::simd::{Isa, Kernel, Simd, dispatch};
-use super::tile::{self, DEPTH, RowMajor, STRIDE, Tile, run_tile};
+use super::simd::{Isa, Kernel, Simd, dispatch, dispatch_bf16};
+use super::tile::{self, DEPTH, Left, RowMajor, RowMajorPairs, STRIDE, Tile, run_tile};
 
 /// Pixels in a block: a multiple of every path's tile rows.
 const BLOCK: usize = 168;
@@ -56,6 +57,31 @@ pub(super) struct Target {
     pub(super) col: usize,
 }
 
+/// What the floats of gathered rows and of a packed filter hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Cells {
+    /// An element of the reduction each.
+    #[default]
+    Floats,
+    /// Two elements each, as bf16 (see [`Simd::dot_bf16`]). Behind an odd number of them stands a zero.
+    Pairs,
+}
+
+impl Cells {
+    /// Elements that a cell holds.
+    pub(super) fn elements(self) -> usize {
+        match self {
+            Cells::Floats => 1,
+            Cells::Pairs => 2,
+        }
+    }
+
+    /// Cells of so many elements.
+    pub(super) fn of(self, elements: usize) -> usize {
+        elements.div_ceil(self.elements())
+    }
+}
+
 /// A stretch of the reduction that is contiguous in a row of the source, where no border cuts it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Run {
@@ -90,8 +116,8 @@ impl Gather {
     }
 
     /// Floats of one group's packed filter: the columns rounded up to whole vectors.
-    pub(super) fn packed_group(&self, isa: Isa) -> usize {
-        self.cols.next_multiple_of(isa.lanes()) * self.reduction()
+    pub(super) fn packed_group(&self, isa: Isa, cells: Cells) -> usize {
+        self.cols.next_multiple_of(isa.lanes()) * cells.of(self.reduction())
     }
 
     /// The reduction's contiguous stretches, in order.
@@ -139,20 +165,20 @@ impl Gather {
         base + pixel.image * image + pixel.y * row + pixel.x * col
     }
 
-    /// Copies elements `range` of the reduction of one pixel to `to`, as f32.
+    /// Copies elements `range` of the reduction of one pixel to `to`.
     ///
     /// # Safety
     /// `source` holds the source pictures, `runs` comes from [`Gather::runs`], and `to` has room for `range` and one
     /// vector more.
     #[inline(always)]
-    pub(super) unsafe fn copy<S: Simd, E: Element>(
+    pub(super) unsafe fn copy<S: Simd, E: CopyTo<T>, T>(
         &self,
         runs: &[Run],
         source: *const E,
         pixel: Pixel,
         group: usize,
         range: Range<usize>,
-        to: *mut f32,
+        to: *mut T,
     ) {
         let [height, width] = self.source;
         let channels = self.source_c();
@@ -169,7 +195,7 @@ impl Gather {
             unsafe {
                 let to = to.add(start - range.start);
                 if y < 0 || y >= height as isize {
-                    zero::<S>(to, len as usize);
+                    E::zero::<S>(to, len as usize);
                     continue;
                 }
                 let row = source.add((image + y as usize) * width * channels);
@@ -177,14 +203,15 @@ impl Gather {
                     (x0 + run.x) * channels as isize + (group * self.depth + start - run.start) as isize;
                 let span = (width * channels) as isize;
                 if first >= 0 && first + len <= span {
-                    copy::<S, E>(row.offset(first), to, len as usize);
+                    copy::<S, E, T>(row.offset(first), to, len as usize);
                     continue;
                 }
                 let left = (-first).clamp(0, len);
                 let right = (span - first).clamp(left, len);
-                zero::<S>(to, left as usize);
-                copy::<S, E>(row.wrapping_offset(first + left), to.offset(left), (right - left) as usize);
-                zero::<S>(to.offset(right), (len - right) as usize);
+                E::zero::<S>(to, left as usize);
+                let inside = row.wrapping_offset(first + left);
+                copy::<S, E, T>(inside, to.offset(left), (right - left) as usize);
+                E::zero::<S>(to.offset(right), (len - right) as usize);
             }
         }
     }
@@ -239,31 +266,83 @@ pub(super) fn prefetch(source: View<'_>, first: isize, n: usize) {
     }
 }
 
-/// Copies `n` elements as f32; may write up to the end of a vector.
-///
-/// # Safety
-/// `from` is valid for `n` elements, `to` for `n` and one vector more.
-#[inline(always)]
-pub(super) unsafe fn copy<S: Simd, E: Element>(from: *const E, to: *mut f32, n: usize) {
-    let mut i = 0;
-    // Safety: the caller's.
-    unsafe {
-        while i + S::LANES <= n {
-            S::store(to.add(i), E::load::<S>(from.add(i)));
-            i += S::LANES;
-        }
-        if i < n {
-            S::store(to.add(i), E::load_first::<S>(from.add(i), n - i));
+/// An element that is copied into scratch as a `T`.
+pub(super) trait CopyTo<T>: Element {
+    /// Copies a vector.
+    ///
+    /// # Safety
+    /// `from` and `to` are valid for a vector.
+    unsafe fn copy<S: Simd>(from: *const Self, to: *mut T);
+
+    /// Copies the first `n` < LANES elements and zeros the rest of the vector.
+    ///
+    /// # Safety
+    /// `from` is valid for `n` elements, `to` for a vector.
+    unsafe fn copy_first<S: Simd>(from: *const Self, to: *mut T, n: usize);
+
+    /// Zeros `n` elements; may write up to the end of a vector.
+    ///
+    /// # Safety
+    /// `to` is valid for `n` elements and one vector more.
+    unsafe fn zero<S: Simd>(to: *mut T, n: usize);
+}
+
+/// Widened.
+impl<E: Element> CopyTo<f32> for E {
+    #[inline(always)]
+    unsafe fn copy<S: Simd>(from: *const E, to: *mut f32) {
+        // Safety: the caller's.
+        unsafe { S::store(to, E::load::<S>(from)) }
+    }
+    #[inline(always)]
+    unsafe fn copy_first<S: Simd>(from: *const E, to: *mut f32, n: usize) {
+        // Safety: the caller's.
+        unsafe { S::store(to, E::load_first::<S>(from, n)) }
+    }
+    #[inline(always)]
+    unsafe fn zero<S: Simd>(to: *mut f32, n: usize) {
+        for i in (0..n).step_by(S::LANES) {
+            // Safety: the caller's.
+            unsafe { S::store(to.add(i), S::splat(0.0)) };
         }
     }
 }
 
-/// Zeros `n` floats; may write up to the end of a vector.
+/// As it is.
+impl CopyTo<bf16> for bf16 {
+    #[inline(always)]
+    unsafe fn copy<S: Simd>(from: *const bf16, to: *mut bf16) {
+        // Safety: the caller's; the type has the layout of u16.
+        unsafe { S::store_half(to.cast(), S::load_half(from.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn copy_first<S: Simd>(from: *const bf16, to: *mut bf16, n: usize) {
+        // Safety: as above.
+        unsafe { S::store_half(to.cast(), S::load_half_first(from.cast(), n)) }
+    }
+    #[inline(always)]
+    unsafe fn zero<S: Simd>(to: *mut bf16, n: usize) {
+        // Safety: the caller's.
+        unsafe { to.write_bytes(0, n) };
+    }
+}
+
+/// Copies `n` elements; may write up to the end of a vector.
+///
+/// # Safety
+/// `from` is valid for `n` elements, `to` for `n` and one vector more.
 #[inline(always)]
-unsafe fn zero<S: Simd>(to: *mut f32, n: usize) {
-    for i in (0..n).step_by(S::LANES) {
-        // Safety: `to` has room for `n` floats and one vector more.
-        unsafe { S::store(to.add(i), S::splat(0.0)) };
+pub(super) unsafe fn copy<S: Simd, E: CopyTo<T>, T>(from: *const E, to: *mut T, n: usize) {
+    let mut i = 0;
+    // Safety: the caller's.
+    unsafe {
+        while i + S::LANES <= n {
+            E::copy::<S>(from.add(i), to.add(i));
+            i += S::LANES;
+        }
+        if i < n {
+            E::copy_first::<S>(from.add(i), to.add(i), n - i);
+        }
     }
 }
 
@@ -276,15 +355,15 @@ pub(super) struct WeightOrder {
     pub(super) depth: usize,
 }
 
-/// Packs one gather's filter, all groups, as `[group][cols / panel][reduction][panel]`; the last panel is as wide as
-/// whole vectors need, and its spare columns are zeros.
+/// Packs one gather's filter, all groups, as `[group][cols / panel][cells of the reduction][panel]`; the last panel is as wide
+/// as whole vectors need, and its spare columns are zeros. Weights that go into pairs have been rounded to bf16.
 pub(super) fn pack(
     isa: Isa,
     gather: &Gather,
     kernel_w: usize,
     weights: &[f32],
     order: WeightOrder,
-    packed: &mut [f32],
+    (cells, packed): (Cells, &mut [f32]),
 ) {
     let panel = tile::tile_cols(isa);
     let panels = gather.cols.div_ceil(panel);
@@ -294,16 +373,35 @@ pub(super) fn pack(
     parallel::for_each_task(gather.groups * panels, packed.len() * 16, |task| {
         let (group, first) = (task / panels, task % panels * panel);
         let width = (gather.cols.next_multiple_of(isa.lanes()) - first).min(panel);
-        let start = group * gather.packed_group(isa) + first * reduction;
+        let rows = cells.of(reduction);
+        let start = group * gather.packed_group(isa, cells) + first * rows;
         // Safety: panels are disjoint parts of `packed`.
-        let out = unsafe { std::slice::from_raw_parts_mut(out.get().add(start), width * reduction) };
+        let out = unsafe { std::slice::from_raw_parts_mut(out.get().add(start), width * rows) };
         let cols = (gather.cols - first).min(panel);
         let weights = &weights[group * order.group + first * order.col..];
         if cols < width {
             out.fill(0.0);
         }
-        pack_panel(weights, &taps, order, [gather.depth, cols, width], out);
+        let sizes = [gather.depth, cols, width];
+        match cells {
+            Cells::Floats => pack_panel(weights, &taps, order, sizes, out),
+            Cells::Pairs => parallel::with_scratch(2 * out.len(), |floats| {
+                floats.fill(0.0);
+                pack_panel(weights, &taps, order, sizes, &mut floats[..width * reduction]);
+                pair_rows(floats, width, out);
+            }),
+        }
     });
+}
+
+/// Joins two rows of `width` floats, numbers that bf16 has, to one of pairs.
+fn pair_rows(floats: &[f32], width: usize, out: &mut [f32]) {
+    for (pair, out) in floats.chunks_exact(2 * width).zip(out.chunks_exact_mut(width)) {
+        let (low, high) = pair.split_at(width);
+        for ((out, low), high) in out.iter_mut().zip(low).zip(high) {
+            *out = f32::from_bits(low.to_bits() >> 16 | (high.to_bits() & !0xFFFF));
+        }
+    }
 }
 
 /// Packs a panel. A few source channels at a time, so that what all taps read stays in L1.
@@ -342,6 +440,8 @@ pub(super) struct Operands<'a> {
     pub(super) source: View<'a>,
     /// The packed filters of all gathers, one after the other.
     pub(super) filter: &'a [f32],
+    /// What the filters were packed as. For pairs, the source is bf16.
+    pub(super) cells: Cells,
     /// One float an output channel.
     pub(super) bias: Option<&'a [f32]>,
     /// As large as the output, and of its type.
@@ -355,14 +455,34 @@ pub(super) struct Operands<'a> {
 /// gathers' targets are disjoint places of `out`.
 pub(super) fn run(isa: Isa, gathers: &[Gather], operands: Operands<'_>, out: ViewMut<'_>) {
     let out = out.shared();
-    let plans = plan(isa, gathers);
+    let plans = plan(isa, gathers, operands.cells);
     let work = gathers.iter().map(|g| g.pixels() * g.groups * g.cols * g.reduction().max(1)).sum();
     let tasks = plans.iter().map(|plan| plan.tasks()).sum();
     parallel::for_each_task(tasks, work, |mut index| {
         for plan in &plans {
             if index < plan.tasks() {
                 return parallel::with_scratch(BLOCK * STRIDE + plan.stage(out), |scratch| {
-                    dispatch(isa, Block { plan, index, operands, out, scratch });
+                    match operands.cells {
+                        Cells::Floats => {
+                            dispatch(
+                                isa,
+                                Block { plan, index, operands, out, scratch, left: PhantomData::<RowMajor> },
+                            );
+                        }
+                        Cells::Pairs => {
+                            dispatch_bf16(
+                                isa,
+                                Block {
+                                    plan,
+                                    index,
+                                    operands,
+                                    out,
+                                    scratch,
+                                    left: PhantomData::<RowMajorPairs>,
+                                },
+                            );
+                        }
+                    }
                 });
             }
             index -= plan.tasks();
@@ -373,6 +493,7 @@ pub(super) fn run(isa: Isa, gathers: &[Gather], operands: Operands<'_>, out: Vie
 /// How a gather is cut into tasks. The cut has no say in the bits of the result.
 struct Plan<'a> {
     gather: &'a Gather,
+    cells: Cells,
     runs: Vec<Run>,
     filter_start: usize,
     packed_group: usize,
@@ -393,7 +514,7 @@ impl Plan<'_> {
 
     /// Parts of the reduction, each of which one product runs over.
     fn parts(&self) -> usize {
-        self.gather.reduction().div_ceil(DEPTH).max(1)
+        self.cells.of(self.gather.reduction()).div_ceil(DEPTH).max(1)
     }
 
     /// Columns of the sums that a task keeps apart where its output is no f32: those of one panel, unless all panels'
@@ -412,7 +533,7 @@ impl Plan<'_> {
 }
 
 /// Cuts pixels into blocks, and panels too where that leaves threads without work.
-fn plan<'a>(isa: Isa, gathers: &'a [Gather]) -> Vec<Plan<'a>> {
+fn plan<'a>(isa: Isa, gathers: &'a [Gather], cells: Cells) -> Vec<Plan<'a>> {
     let panel = tile::tile_cols(isa);
     let wanted = 4 * parallel::threads();
     let mut filter_start = 0;
@@ -421,26 +542,38 @@ fn plan<'a>(isa: Isa, gathers: &'a [Gather]) -> Vec<Plan<'a>> {
         let pixel_blocks = gather.pixels().div_ceil(BLOCK);
         let panels = cols.div_ceil(panel);
         let panel_blocks = wanted.div_ceil((groups * pixel_blocks).max(1)).min(panels).max(1);
-        let packed_group = gather.packed_group(isa);
+        let packed_group = gather.packed_group(isa, cells);
         let start = filter_start;
         filter_start += groups * packed_group;
         let (runs, lanes) = (gather.runs(), isa.lanes());
-        Plan { gather, runs, filter_start: start, packed_group, panel, lanes, pixel_blocks, panel_blocks }
+        Plan {
+            gather,
+            cells,
+            runs,
+            filter_start: start,
+            packed_group,
+            panel,
+            lanes,
+            pixel_blocks,
+            panel_blocks,
+        }
     };
     gathers.iter().map(cut).collect()
 }
 
 /// One task: a block of pixels by a range of panels.
-struct Block<'a> {
+struct Block<'a, L> {
     plan: &'a Plan<'a>,
     index: usize,
     operands: Operands<'a>,
     out: SharedView,
     /// A row of [`STRIDE`] floats for every pixel of the largest block, and the sums of [`Plan::stage`].
     scratch: &'a mut [f32],
+    /// How the gathered rows lie.
+    left: PhantomData<L>,
 }
 
-impl Kernel for Block<'_> {
+impl<L: Left> Kernel for Block<'_, L> {
     type Output = ();
 
     #[inline(always)]
@@ -460,7 +593,7 @@ impl Kernel for Block<'_> {
         let mut stage_rows = [0; BLOCK];
         stage_rows.iter_mut().enumerate().for_each(|(i, row)| *row = i * plan.stage_cols());
         let stage = self.scratch.as_mut_ptr().wrapping_add(BLOCK * STRIDE);
-        let reduction = gather.reduction();
+        let reduction = plan.cells.of(gather.reduction());
         let parts = plan.parts();
         for i in 0..parts {
             let depth = parallel::part(reduction, parts, i);
@@ -510,7 +643,7 @@ struct Sums<'a> {
 
 const UNBOUNDED: (f32, f32) = (f32::NEG_INFINITY, f32::INFINITY);
 
-/// Which part of the reduction, of which group.
+/// Which part of the reduction, in cells, of which group.
 struct Place {
     group: usize,
     depth: Range<usize>,
@@ -525,7 +658,7 @@ fn pixel_block<S: Simd>(pixels: usize, blocks: usize, index: usize) -> Range<usi
     tiles.start * S::TILE_ROWS..(tiles.end * S::TILE_ROWS).min(pixels)
 }
 
-impl Block<'_> {
+impl<L: Left> Block<'_, L> {
     /// Gathers part `depth` of the rows of `pixels`.
     #[inline(always)]
     unsafe fn gather_rows<S: Simd>(&mut self, pixels: Range<usize>, group: usize, depth: Range<usize>) {
@@ -533,6 +666,7 @@ impl Block<'_> {
         unsafe {
             match self.operands.source {
                 View::F32(source) => self.gather_rows_of::<S, f32>(source, pixels, group, depth),
+                View::Bf16(source) if L::PAIRS => self.gather_pairs::<S>(source, pixels, group, depth),
                 View::Bf16(source) => self.gather_rows_of::<S, bf16>(source, pixels, group, depth),
                 View::F16(source) => self.gather_rows_of::<S, f16>(source, pixels, group, depth),
             }
@@ -552,7 +686,35 @@ impl Block<'_> {
         let mut pixel = gather.pixel(pixels.start);
         for i in 0..pixels.len() {
             // Safety: a row has room for DEPTH floats and a vector.
-            unsafe { gather.copy::<S, E>(runs, source, pixel, group, depth.clone(), to.add(i * STRIDE)) };
+            unsafe {
+                gather.copy::<S, E, f32>(runs, source, pixel, group, depth.clone(), to.add(i * STRIDE))
+            };
+            pixel = gather.next(pixel);
+        }
+    }
+
+    /// Gathers rows of pairs.
+    #[inline(always)]
+    unsafe fn gather_pairs<S: Simd>(
+        &mut self,
+        source: &[bf16],
+        pixels: Range<usize>,
+        group: usize,
+        depth: Range<usize>,
+    ) {
+        let to = self.scratch.as_mut_ptr().cast::<bf16>();
+        let (gather, runs, source) = (self.plan.gather, &self.plan.runs, source.as_ptr());
+        let range = 2 * depth.start..(2 * depth.end).min(gather.reduction());
+        let mut pixel = gather.pixel(pixels.start);
+        for i in 0..pixels.len() {
+            // Safety: a row has room for DEPTH pairs and a vector.
+            unsafe {
+                let to = to.add(i * 2 * STRIDE);
+                gather.copy::<S, bf16, bf16>(runs, source, pixel, group, range.clone(), to);
+                if range.len() % 2 == 1 {
+                    to.add(range.len()).write(bf16::ZERO);
+                }
+            }
             pixel = gather.next(pixel);
         }
     }
@@ -602,7 +764,8 @@ impl Block<'_> {
             Some(bias) if place.first => bias[place.group * gather.cols + first_col..].as_ptr(),
             _ => ZEROS.as_ptr(),
         };
-        let filter = plan.filter_start + place.group * plan.packed_group + first_col * gather.reduction();
+        let reduction = plan.cells.of(gather.reduction());
+        let filter = plan.filter_start + place.group * plan.packed_group + first_col * reduction;
         let filter = operands.filter[filter + place.depth.start * b_step..].as_ptr();
         // Safety: pointers stay within the output, the residual and the packed filter, whose sizes were checked.
         unsafe {
@@ -612,7 +775,7 @@ impl Block<'_> {
             let tiles = rows.len().div_ceil(S::TILE_ROWS);
             for i in 0..tiles {
                 let part = parallel::part(rows.len(), tiles, i);
-                run_tile::<S, RowMajor>(Tile {
+                run_tile::<S, L>(Tile {
                     depth: place.depth.len(),
                     a: self.scratch.as_ptr().add(part.start * STRIDE),
                     b: filter,

@@ -266,7 +266,7 @@ unsafe fn copy_block<S: Simd>(
     for (i, row) in rows.enumerate() {
         let from = &from[row * width..][cols.clone()];
         // Safety: a row of `to` has room for `cols` and a vector.
-        unsafe { copy::<S, f32>(from.as_ptr(), to.add(i * STRIDE), from.len()) };
+        unsafe { copy::<S, f32, f32>(from.as_ptr(), to.add(i * STRIDE), from.len()) };
     }
 }
 

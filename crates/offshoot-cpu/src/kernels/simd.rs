@@ -17,6 +17,8 @@ pub enum Isa {
     Avx2,
     /// x86-64 with AVX-512 F, BW, DQ and VL.
     Avx512,
+    /// As `Avx512`, with instructions that multiply pairs of bf16.
+    Avx512Bf16,
     /// AArch64 with NEON.
     Neon,
 }
@@ -38,6 +40,9 @@ impl Isa {
                     && std::arch::is_x86_feature_detected!("avx512vl");
                 if wide {
                     all.push(Isa::Avx512);
+                    if std::arch::is_x86_feature_detected!("avx512bf16") {
+                        all.push(Isa::Avx512Bf16);
+                    }
                 }
             }
         }
@@ -60,16 +65,21 @@ impl Isa {
     pub fn lanes(self) -> usize {
         match self {
             Isa::Portable | Isa::Avx2 => 8,
-            Isa::Avx512 => 16,
+            Isa::Avx512 | Isa::Avx512Bf16 => 16,
             Isa::Neon => 4,
         }
+    }
+
+    /// Whether products of bf16 have instructions of their own ([`Simd::dot_bf16`]).
+    pub(super) fn multiplies_bf16(self) -> bool {
+        self == Isa::Avx512Bf16
     }
 
     /// Vectors in a row of the register tile ([`Simd::TILE_VECTORS`]).
     pub(super) fn tile_vectors(self) -> usize {
         match self {
             Isa::Portable => Portable::TILE_VECTORS,
-            Isa::Avx2 | Isa::Avx512 => 2,
+            Isa::Avx2 | Isa::Avx512 | Isa::Avx512Bf16 => 2,
             Isa::Neon => 4,
         }
     }
@@ -81,6 +91,7 @@ impl fmt::Display for Isa {
             Isa::Portable => "portable",
             Isa::Avx2 => "avx2",
             Isa::Avx512 => "avx512",
+            Isa::Avx512Bf16 => "avx512bf16",
             Isa::Neon => "neon",
         })
     }
@@ -145,6 +156,10 @@ pub trait Simd: Copy + Send + Sync + 'static {
     unsafe fn from_f16(v: Self::Half) -> Self::V;
     /// Rounds to nearest even; a NaN stays a NaN, what is too large becomes infinite.
     unsafe fn to_f16(v: Self::V) -> Self::Half;
+    /// The bits of `a` and of `b` in the lower and the upper half of each lane: pairs for [`Simd::dot_bf16`].
+    unsafe fn pair(a: Self::Half, b: Self::Half) -> Self::V;
+    /// a0 * b0 + a1 * b1 + c in each lane, where `a` and `b` hold pairs of bf16.
+    unsafe fn dot_bf16(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
 }
 
 /// A computation that [`dispatch`] runs on one instruction set. Mark `run` `#[inline(always)]`.
@@ -175,8 +190,8 @@ pub fn dispatch<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
         },
         #[cfg(target_arch = "x86_64")]
         // Safety: as above.
-        Isa::Avx512 => unsafe {
-            debug_assert!(Isa::available().contains(&Isa::Avx512));
+        Isa::Avx512 | Isa::Avx512Bf16 => unsafe {
+            debug_assert!(Isa::available().contains(&isa));
             run_avx512(kernel)
         },
         #[cfg(target_arch = "aarch64")]
@@ -185,6 +200,22 @@ pub fn dispatch<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
         #[allow(unreachable_patterns)]
         other => panic!("this machine cannot run the {other} path"),
     }
+}
+
+/// [`dispatch`] for a kernel that multiplies pairs of bf16.
+///
+/// # Panics
+/// When `isa` has no instructions for it ([`Isa::multiplies_bf16`]).
+pub(super) fn dispatch_bf16<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
+    assert!(isa.multiplies_bf16(), "the {isa} path has no products of bf16");
+    #[cfg(target_arch = "x86_64")]
+    // Safety: as in `dispatch`.
+    unsafe {
+        debug_assert!(Isa::available().contains(&isa));
+        run_avx512_bf16(kernel)
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    dispatch(isa, kernel)
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -198,6 +229,13 @@ unsafe fn run_avx2<K: Kernel>(kernel: K) -> K::Output {
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
 unsafe fn run_avx512<K: Kernel>(kernel: K) -> K::Output {
     // Safety: the caller has AVX-512 F, BW, DQ and VL.
+    unsafe { kernel.run::<x86::Avx512>() }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+unsafe fn run_avx512_bf16<K: Kernel>(kernel: K) -> K::Output {
+    // Safety: the caller has AVX-512 F, BW, DQ, VL and BF16.
     unsafe { kernel.run::<x86::Avx512>() }
 }
 
@@ -341,6 +379,16 @@ impl Simd for Portable {
     unsafe fn to_f16(v: [f32; 8]) -> [u16; 8] {
         std::array::from_fn(|i| f16::from_f32_const(v[i]).to_bits())
     }
+    #[inline(always)]
+    unsafe fn pair(a: [u16; 8], b: [u16; 8]) -> [f32; 8] {
+        std::array::from_fn(|i| f32::from_bits(u32::from(a[i]) | u32::from(b[i]) << 16))
+    }
+    #[inline(always)]
+    unsafe fn dot_bf16(a: [f32; 8], b: [f32; 8], c: [f32; 8]) -> [f32; 8] {
+        let [low, high] =
+            [|x: f32| f32::from_bits(x.to_bits() << 16), |x: f32| f32::from_bits(x.to_bits() & !0xFFFF)];
+        std::array::from_fn(|i| c[i] + low(a[i]) * low(b[i]) + high(a[i]) * high(b[i]))
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -366,6 +414,16 @@ mod x86 {
     #[inline(always)]
     unsafe fn power_of_two_8(n: __m256i) -> __m256 {
         unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(n, _mm256_set1_epi32(127)))) }
+    }
+
+    /// The lower and the upper bf16 of each lane as f32.
+    #[inline(always)]
+    unsafe fn unpaired_8(v: __m256) -> [__m256; 2] {
+        unsafe {
+            let bits = _mm256_castps_si256(v);
+            let high = _mm256_and_si256(bits, _mm256_set1_epi32(!0xFFFF));
+            [_mm256_castsi256_ps(_mm256_slli_epi32::<16>(bits)), _mm256_castsi256_ps(high)]
+        }
     }
 
     impl Simd for Avx2 {
@@ -517,6 +575,20 @@ mod x86 {
         unsafe fn to_f16(v: __m256) -> __m128i {
             unsafe { _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v) }
         }
+        #[inline(always)]
+        unsafe fn pair(a: __m128i, b: __m128i) -> __m256 {
+            unsafe {
+                let high = _mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(b));
+                _mm256_castsi256_ps(_mm256_or_si256(_mm256_cvtepu16_epi32(a), high))
+            }
+        }
+        #[inline(always)]
+        unsafe fn dot_bf16(a: __m256, b: __m256, c: __m256) -> __m256 {
+            unsafe {
+                let ([a_low, a_high], [b_low, b_high]) = (unpaired_8(a), unpaired_8(b));
+                _mm256_fmadd_ps(a_high, b_high, _mm256_fmadd_ps(a_low, b_low, c))
+            }
+        }
     }
 
     /// Sixteen lanes of AVX-512.
@@ -652,6 +724,19 @@ mod x86 {
         unsafe fn to_f16(v: __m512) -> __m256i {
             unsafe { _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v) }
         }
+        #[inline(always)]
+        unsafe fn pair(a: __m256i, b: __m256i) -> __m512 {
+            unsafe {
+                let high = _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(b));
+                _mm512_castsi512_ps(_mm512_or_si512(_mm512_cvtepu16_epi32(a), high))
+            }
+        }
+        /// Only to be used inside of `dispatch_bf16`: it takes AVX512_BF16.
+        #[inline(always)]
+        unsafe fn dot_bf16(a: __m512, b: __m512, c: __m512) -> __m512 {
+            // Safety: vectors of one size, any bits of which are valid.
+            unsafe { _mm512_dpbf16_ps(c, std::mem::transmute(a), std::mem::transmute(b)) }
+        }
     }
 }
 
@@ -671,6 +756,16 @@ mod neon {
     #[inline(always)]
     unsafe fn power_of_two_4(n: int32x4_t) -> float32x4_t {
         unsafe { vreinterpretq_f32_s32(vshlq_n_s32::<23>(vaddq_s32(n, vdupq_n_s32(127)))) }
+    }
+
+    /// The lower and the upper bf16 of each lane as f32.
+    #[inline(always)]
+    unsafe fn unpaired_4(v: float32x4_t) -> [float32x4_t; 2] {
+        unsafe {
+            let bits = vreinterpretq_u32_f32(v);
+            let high = vandq_u32(bits, vdupq_n_u32(!0xFFFF));
+            [vreinterpretq_f32_u32(vshlq_n_u32::<16>(bits)), vreinterpretq_f32_u32(high)]
+        }
     }
 
     impl Simd for Neon {
@@ -839,6 +934,17 @@ mod neon {
                     *half = f16::from_f32_const(lane).to_bits();
                 }
                 vld1_u16(halves.as_ptr())
+            }
+        }
+        #[inline(always)]
+        unsafe fn pair(a: uint16x4_t, b: uint16x4_t) -> float32x4_t {
+            unsafe { vreinterpretq_f32_u32(vorrq_u32(vmovl_u16(a), vshll_n_u16::<16>(b))) }
+        }
+        #[inline(always)]
+        unsafe fn dot_bf16(a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t {
+            unsafe {
+                let ([a_low, a_high], [b_low, b_high]) = (unpaired_4(a), unpaired_4(b));
+                vfmaq_f32(vfmaq_f32(c, a_low, b_low), a_high, b_high)
             }
         }
     }

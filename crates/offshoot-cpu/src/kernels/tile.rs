@@ -25,6 +25,8 @@ pub(super) fn tile_cols(isa: Isa) -> usize {
 
 /// How the left operand lies in memory. Its distances are constants, so that they become displacements.
 pub(super) trait Left {
+    /// Whether each float of both operands is a pair of bf16, two steps of the reduction.
+    const PAIRS: bool = false;
     /// Floats from a row of the tile to the next.
     const ROW: usize;
     /// Floats from a step of the reduction to the next.
@@ -41,6 +43,22 @@ impl Left for RowMajor {
 /// Rows of a gathered block are steps of the reduction.
 pub(super) struct StepMajor;
 impl Left for StepMajor {
+    const ROW: usize = 1;
+    const STEP: usize = STRIDE;
+}
+
+/// As [`RowMajor`], of pairs of bf16.
+pub(super) struct RowMajorPairs;
+impl Left for RowMajorPairs {
+    const PAIRS: bool = true;
+    const ROW: usize = STRIDE;
+    const STEP: usize = 1;
+}
+
+/// As [`StepMajor`], of pairs of bf16.
+pub(super) struct StepMajorPairs;
+impl Left for StepMajorPairs {
+    const PAIRS: bool = true;
     const ROW: usize = 1;
     const STEP: usize = STRIDE;
 }
@@ -208,7 +226,11 @@ unsafe fn run_registers<S: Simd, L: Left, const ROWS: usize, const VECTORS: usiz
             for (i, row) in sums.iter_mut().enumerate() {
                 let left = S::splat(*a.add(i * L::ROW));
                 for (v, sum) in row.iter_mut().enumerate() {
-                    *sum = S::fma(left, right[v], *sum);
+                    *sum = if L::PAIRS {
+                        S::dot_bf16(left, right[v], *sum)
+                    } else {
+                        S::fma(left, right[v], *sum)
+                    };
                 }
             }
             a = a.wrapping_add(L::STEP);

@@ -38,7 +38,7 @@ impl Filter {
     }
 
     /// Calls `f` with the packed filter.
-    fn with(
+    fn with<E: Element>(
         &self,
         isa: Isa,
         shape: &ConvShape,
@@ -50,14 +50,22 @@ impl Filter {
         match self {
             Filter::Frozen(packed) => f(packed),
             Filter::Live(weight) => {
-                pack(scratch, isa, shape, direction, memory.get(*weight));
+                pack::<E>(scratch, isa, shape, direction, memory.get(*weight));
                 f(scratch);
             }
         }
     }
 }
 
-fn pack(filter: &mut PackedFilter, isa: Isa, shape: &ConvShape, direction: Direction, oihw: &[f32]) {
+/// Packs weights that are rounded to what `E` can hold.
+fn pack<E: Element>(
+    filter: &mut PackedFilter,
+    isa: Isa,
+    shape: &ConvShape,
+    direction: Direction,
+    oihw: &[f32],
+) {
+    filter.set_element::<E>();
     match direction {
         Direction::Forward => filter.pack(isa, shape, oihw),
         Direction::Backward => filter.pack_for_input_grad(isa, shape, oihw),
@@ -121,7 +129,7 @@ impl Lowering<'_> {
         let key = (weight, direction, PackedFilter::is_for_winograd(shape), E::DTYPE);
         let packed = self.filters.entry(key).or_insert_with(|| {
             let mut filter = PackedFilter::default();
-            pack(&mut filter, isa, shape, direction, &rounded::<E>(isa, oihw));
+            pack::<E>(&mut filter, isa, shape, direction, &rounded::<E>(isa, oihw));
             Arc::new(filter)
         });
         Some(Arc::clone(packed))
@@ -190,7 +198,7 @@ impl Lowering<'_> {
         self.push(&node.name, reads, vec![y], move |memory, scratch, out| {
             let bias = bias.map(|b| memory.get(b));
             let epilogue = Epilogue { bias, residual: residual.map(|r| memory.get::<E>(r)), activation };
-            filter.with(isa, &shape, Direction::Forward, memory, &mut scratch.filter, |filter| {
+            filter.with::<E>(isa, &shape, Direction::Forward, memory, &mut scratch.filter, |filter| {
                 conv(isa, &shape, memory.get::<E>(x), filter, &epilogue, out[0].get());
             });
             Ok(())
@@ -218,7 +226,7 @@ impl Lowering<'_> {
         let filter = self.filter::<E>(&shape, node.inputs[1], Direction::Backward)?;
         let reads = [dy].into_iter().chain(filter.reads()).collect();
         self.push(&node.name, reads, vec![dx], move |memory, scratch, out| {
-            filter.with(isa, &shape, Direction::Backward, memory, &mut scratch.filter, |filter| {
+            filter.with::<E>(isa, &shape, Direction::Backward, memory, &mut scratch.filter, |filter| {
                 conv_input_grad(isa, &shape, memory.get::<E>(dy), filter, out[0].get());
             });
             Ok(())

@@ -17,7 +17,7 @@ pub(crate) struct Processor {
     /// Threads that share the work; all the machine's by default. Results do not depend on it.
     #[arg(long, value_name = "N", value_parser = threads)]
     pub(crate) threads: Option<NonZeroUsize>,
-    /// SIMD path: portable, avx2, avx512 or neon; the machine's best by default.
+    /// SIMD path: portable, avx2, avx512, avx512bf16 or neon; the machine's best by default.
     #[arg(long, value_name = "NAME", value_parser = isa)]
     isa: Option<Isa>,
 }
