@@ -9,6 +9,8 @@
 //! For each convolution: the part of its output's gradient that f32 has and that became 0 in f16, and the error of its
 //! weight's gradient (the 2-norm of the difference from f32, as a part of that in f32).
 
+#![allow(clippy::print_stdout, reason = "an example")]
+
 use std::error::Error;
 
 use offshoot_cpu::{CpuExecutor, CpuOptions};

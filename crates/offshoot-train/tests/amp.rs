@@ -217,12 +217,15 @@ fn run(model: &Model, amp: Amp, x: &Tensor, labels: &Tensor) -> BTreeMap<String,
     graph.outputs().iter().map(output).collect()
 }
 
-/// The 2-norm of the difference, as a part of the wanted one.
-fn error(found: &[f32], wanted: &[f32]) -> f64 {
+fn norm(values: impl Iterator<Item = f64>) -> f64 {
+    values.map(|x| x * x).sum::<f64>().sqrt()
+}
+
+/// The 2-norm of the difference, as a part of the wanted one's, or of `least` where that is larger.
+fn error(found: &[f32], wanted: &[f32], least: f64) -> f64 {
     assert_eq!(found.len(), wanted.len());
-    let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
-    let difference = norm(&mut found.iter().zip(wanted).map(|(&a, &b)| f64::from(a) - f64::from(b)));
-    difference / norm(&mut wanted.iter().map(|&x| f64::from(x))).max(1e-30)
+    let difference = norm(found.iter().zip(wanted).map(|(&a, &b)| f64::from(a) - f64::from(b)));
+    difference / norm(wanted.iter().map(|&x| f64::from(x))).max(least).max(1e-30)
 }
 
 /// The directory that `variable` names, else `name` in the user's cache of offshoot.
@@ -245,8 +248,8 @@ fn pytorch_step(name: &str, model: &Model, x: &Tensor, labels: &Tensor) -> Weigh
 }
 
 /// Rounding to bf16 has the same effect here as there. Where two right answers differ is a matter of chance: a value that
-/// is rounded the other way moves all that follows. So each of our tensors must be about as near to PyTorch's f32 as
-/// PyTorch's own bf16 is, and loss, logits and statistics near to those of PyTorch's bf16.
+/// is rounded the other way moves all that follows. So each of our tensors must be about as near to PyTorch's f32, and to
+/// PyTorch's bf16, as the two are to each other.
 #[test]
 #[ignore = "needs the Python peers with PyTorch (OFFSHOOT_PEERS)"]
 fn bf16_steps_are_those_of_pytorchs_autocast() {
@@ -255,24 +258,29 @@ fn bf16_steps_are_those_of_pytorchs_autocast() {
         let theirs = pytorch_step(name, &model, &x, &labels);
         let their = |key: String| theirs[&key].as_f32().unwrap();
         let (full, half) = (run(&model, Amp::Off, &x, &labels), run(&model, Amp::Bf16, &x, &labels));
-        let near = |key: &str, ours: &str, most: f64| {
+        // A bias before a batch norm has no gradient but rounding errors: a thousandth of all gradients is nothing.
+        let gradients = theirs.iter().filter(|(key, _)| key.starts_with("f32.grad."));
+        let all = norm(gradients.flat_map(|(_, t)| t.as_f32().unwrap()).map(|&x| f64::from(x)));
+        let near = |key: &str, ours: &str| {
+            let least = if key.starts_with("grad.") { 1e-3 * all } else { 0.0 };
+            let error = |found: &[f32], wanted: &[f32]| error(found, wanted, least);
             let [exact, between] = ["f32", "bf16"].map(|kind| their(format!("{kind}.{key}")));
             let (own, rounding) = (error(&half[ours], exact), error(between, exact));
             let apart = error(&half[ours], between);
             assert!(error(&full[ours], exact) < 1e-3, "{name} {key} in f32");
             assert!(own <= 2.0 * rounding + 0.02, "{name} {key}: {own:.1e} off f32, PyTorch {rounding:.1e}");
-            assert!(apart <= most, "{name} {key}: {apart:.1e} from PyTorch's bf16");
+            assert!(apart <= 2.0 * rounding + 0.02, "{name} {key}: {apart:.1e} from PyTorch's bf16");
             (own, rounding, apart)
         };
-        println!("{name} loss {:?}, logits {:?}", near("loss", LOSS, 0.03), near("logits", OUTPUT, 0.1));
+        println!("{name} loss {:?}, logits {:?}", near("loss", LOSS), near("logits", OUTPUT));
         let mut worst = [(0.0, 0.0, 0.0); 2];
         for key in model.weights.keys() {
-            let (kind, ours, most) = match full.contains_key(&gradient_output(key)) {
-                true => (0, gradient_output(key), 1.0),
-                false => (1, state_output(key), 0.1),
+            let (kind, ours) = match full.contains_key(&gradient_output(key)) {
+                true => (0, gradient_output(key)),
+                false => (1, state_output(key)),
             };
             let prefix = ["grad", "state"][kind];
-            let found = near(&format!("{prefix}.{key}"), &ours, most);
+            let found = near(&format!("{prefix}.{key}"), &ours);
             worst[kind] = if found.2 > worst[kind].2 { found } else { worst[kind] };
         }
         println!("{name} worst gradient {:?}, worst statistic {:?}", worst[0], worst[1]);

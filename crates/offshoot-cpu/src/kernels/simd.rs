@@ -397,6 +397,7 @@ mod x86 {
     use super::Simd;
     #[allow(clippy::wildcard_imports)] // the intrinsics have names of their own
     use std::arch::x86_64::*;
+    use std::mem::transmute;
 
     /// Eight lanes of AVX2.
     #[derive(Clone, Copy, Debug)]
@@ -735,7 +736,7 @@ mod x86 {
         #[inline(always)]
         unsafe fn dot_bf16(a: __m512, b: __m512, c: __m512) -> __m512 {
             // Safety: vectors of one size, any bits of which are valid.
-            unsafe { _mm512_dpbf16_ps(c, std::mem::transmute(a), std::mem::transmute(b)) }
+            unsafe { _mm512_dpbf16_ps(c, transmute::<__m512, __m512bh>(a), transmute::<__m512, __m512bh>(b)) }
         }
     }
 }
