@@ -267,7 +267,7 @@ fn bf16_steps_are_those_of_pytorchs_autocast() {
             let [exact, between] = ["f32", "bf16"].map(|kind| their(format!("{kind}.{key}")));
             let (own, rounding) = (error(&half[ours], exact), error(between, exact));
             let apart = error(&half[ours], between);
-            assert!(error(&full[ours], exact) < 1e-3, "{name} {key} in f32");
+            assert!(error(&full[ours], exact) < 0.1 * rounding + 1e-3, "{name} {key} in f32");
             assert!(own <= 2.0 * rounding + 0.02, "{name} {key}: {own:.1e} off f32, PyTorch {rounding:.1e}");
             assert!(apart <= 2.0 * rounding + 0.02, "{name} {key}: {apart:.1e} from PyTorch's bf16");
             (own, rounding, apart)
