@@ -17,7 +17,7 @@ use offshoot_graph::passes::{
 use offshoot_graph::random::{Purpose, Random};
 use offshoot_graph::{Bindings, DType, Executor, Graph, Metadata, Model, Op, Preprocessing, Tensor, Weights};
 use offshoot_models::{BuildOptions, expected_parameters, find};
-use offshoot_train::optimizer::Group;
+use offshoot_train::optimizer::{Group, Update};
 use offshoot_train::{
     Amp, GradScaler, Optimizer, OptimizerKind, OptimizerOptions, ScalerOptions, StepOptions, TrainStep,
 };
@@ -74,7 +74,8 @@ fn the_scaler_is_pytorchs_step_for_step() {
         let mut rows = case.rows.iter().peekable();
         for step in 0..case.steps {
             let gradient = scripted_gradient(step, scaler.scale(), case.bad.contains(&step));
-            let updated = optimizer.step_scaled(&mut weights, |_| Some(&gradient), scaler.inverse(), 1.0);
+            let update = Update { unscale: scaler.inverse(), ..Update::new(1.0) };
+            let updated = optimizer.update(&mut weights, |_| Some(&gradient), update);
             let overflowed = gradient.iter().any(|x| !x.is_finite());
             assert!(!overflowed || updated.is_err());
             scaler.update(overflowed);

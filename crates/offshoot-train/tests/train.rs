@@ -11,8 +11,8 @@ use offshoot_graph::random::{Purpose, Random};
 use offshoot_graph::{Fit, Metadata, Model, Tensor};
 use offshoot_train::recipe::{Augment, PreprocessingSettings};
 use offshoot_train::{
-    Amp, Control, Event, Freeze, Inference, Recipe, Settings, StepError, StepOptions, TrainStep, apply_freeze,
-    train,
+    Amp, Control, Event, Freeze, Inference, Recipe, Settings, StepError, StepOptions, TrainStep,
+    apply_freeze, train,
 };
 
 use support::{Fixture, SIZE, executor, graph, model};
