@@ -25,8 +25,8 @@ TOLERANCE = 1e-4
 FILTERS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}  # PIL.Image.Resampling
 
 
-def prepare(path, steps):
-    """The network's input for a picture: rotate, lay over the background, fit, normalise."""
+def opened(path, steps):
+    """A picture as RGB: rotated, laid over the background."""
     from PIL import Image, ImageOps
 
     picture = Image.open(path)
@@ -36,7 +36,12 @@ def prepare(path, steps):
         top = picture.convert("RGBA")
         ground = Image.new("RGBA", top.size, (*steps["background"], 255))
         picture = Image.alpha_composite(ground, top)
-    picture = fit(picture.convert("RGB"), steps)
+    return picture.convert("RGB")
+
+
+def prepare(path, steps):
+    """The network's input for a picture: fit, normalise."""
+    picture = fit(opened(path, steps), steps)
     x = np.asarray(picture, np.float32) / np.float32(255)
     x = (x - np.float32(steps["mean"])) / np.float32(steps["std"])
     return x.transpose(2, 0, 1)
@@ -184,19 +189,18 @@ def check_torchscript(path, printed):
 def check_scripted(path, printed):
     """The scripted form on the pictures themselves. Its resizing rounds once, Pillow's and ours twice."""
     import torch
-    from PIL import Image, ImageOps
 
     extra = {"offshoot.json": ""}
     model = torch.jit.load(path, _extra_files=extra)
     metadata = json.loads(extra["offshoot.json"])
     steps = metadata["preprocessing"]
-    mean, std = np.float32(steps["mean"])[:, None, None], np.float32(steps["std"])[:, None, None]
+    std = np.float32(steps["std"])[:, None, None]
     paths, wanted = predictions(printed)
+    paths, wanted = paths[::4], wanted[::4]  # each new size is compiled, which takes a second
     found, levels, furthest = [], [], 0.0
     with torch.no_grad():
         for path in paths:
-            picture = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
-            pixels = torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1)
+            pixels = torch.from_numpy(np.asarray(opened(path, steps)).copy()).permute(2, 0, 1)
             logits = model(pixels)
             batch = model(torch.stack([pixels, pixels]).float() / 255)
             assert torch.allclose(batch[0], logits[0], rtol=0, atol=1e-3 * float(logits.abs().max())), path
@@ -211,7 +215,7 @@ def check_scripted(path, printed):
     found = np.stack(found)
     difference = float(np.abs(found - wanted).max() / np.abs(wanted).max())
     same = int((found.argmax(1) == wanted.argmax(1)).sum())
-    assert furthest < 2.5, f"a pixel differs by {furthest} of 255"
+    assert furthest < 1.5, f"a pixel differs by {furthest} of 255"
     return {
         "pictures": len(wanted),
         "top1_equal": same,

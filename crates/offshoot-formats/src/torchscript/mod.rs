@@ -50,7 +50,10 @@ pub enum Form {
     Traced,
     /// As from `torch.jit.script`: `forward` takes pictures of any size, [3, height, width] or [n, 3, height, width],
     /// uint8 from 0 to 255 or floats from 0 to 1, prepares them and gives logits. `classify` gives the best label of
-    /// each picture and the probabilities of all, [n, classes]; `preprocess` and `logits` are its two halves.
+    /// each picture and the probabilities of all, [n, classes]; `preprocess` and `logits` are its two halves. Its
+    /// resizing rounds to whole levels once, Pillow's and ours after each direction: a level differs by one at most (on
+    /// photographs 0.07 of 255 on average, and the logits by 1 % of the largest). Transparency and EXIF rotation are the
+    /// caller's.
     Scripted,
 }
 
