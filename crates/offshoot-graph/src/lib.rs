@@ -1,6 +1,7 @@
 //! The typed graph that everything in offshoot reads, derives or prints.
 
 pub mod builder;
+mod cost;
 mod executor;
 mod graph;
 mod infer;
@@ -13,6 +14,7 @@ pub mod random;
 mod shape;
 mod tensor;
 
+pub use cost::{Cost, costs};
 pub use executor::{ExecuteError, Executor, Session, StepTime, TensorView};
 pub use graph::{Graph, GraphError, Node, NodeId, Parameter, Role, Source, Value, ValueId};
 pub use model::{Metadata, Model};

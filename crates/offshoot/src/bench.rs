@@ -1,8 +1,10 @@
 //! How fast this machine infers and trains: random weights and pictures, 1000 classes, the median of the steps.
 
+use std::path::PathBuf;
 use std::time::Instant;
 
 use offshoot_cpu::CpuExecutor;
+use offshoot_formats::safetensors;
 use offshoot_graph::random::{Purpose, Random};
 use offshoot_graph::{Model, Tensor};
 use offshoot_models::find;
@@ -46,6 +48,21 @@ pub struct Timing {
     pub cpu: String,
     /// Threads.
     pub threads: usize,
+    /// The loss of each training step, those of the warm-up included.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub losses: Vec<f32>,
+}
+
+/// How training is timed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TrainBenchOptions {
+    /// What stays as it is.
+    pub freeze: Freeze,
+    /// Mixed precision.
+    pub amp: Amp,
+    /// Where to keep the starting weights and the batch (`input`, `labels`) as safetensors, so that another program can
+    /// make the same steps.
+    pub dump: Option<PathBuf>,
 }
 
 /// Times inference: the graph that `export` ships, on our runtime.
@@ -61,28 +78,34 @@ pub fn bench_infer(options: &BenchOptions, executor: &CpuExecutor) -> Result<Tim
 /// Times the very step that `train` runs: forward, backward, statistics, SGD with momentum.
 ///
 /// # Errors
-/// As [`bench_infer`], and when `freeze` does not fit the model.
+/// As [`bench_infer`], when `freeze` does not fit the model, and when the dump cannot be written.
 pub fn bench_train(
     options: &BenchOptions,
-    freeze: &Freeze,
-    amp: Amp,
+    train: &TrainBenchOptions,
     executor: &CpuExecutor,
 ) -> Result<Timing> {
     let (mut model, images) = setup(options)?;
-    apply_freeze(&mut model.graph, freeze).map_err(|e| Error::Input(e.to_string()))?;
+    apply_freeze(&mut model.graph, &train.freeze).map_err(|e| Error::Input(e.to_string()))?;
     let step_options = StepOptions::new(
         OptimizerOptions { momentum: 0.9, ..OptimizerOptions::new(OptimizerKind::Sgd) },
         1e-3,
     );
-    let step_options = StepOptions { amp, ..step_options };
-    let mut step = TrainStep::new(model, &step_options, executor)?;
+    let step_options = StepOptions { amp: train.amp, ..step_options };
     let batch = options.batch;
     let labels = Tensor::i64([batch], (0..batch as i64).map(|i| i % 10).collect());
     let keys = Tensor::i64([batch], (0..batch as i64).collect());
-    measure(options, executor, || {
-        step.run(images.clone(), &labels, &keys, 1.0)?;
+    if let Some(path) = &train.dump {
+        let mut weights = model.weights.clone();
+        weights.extend([("input".to_string(), images.clone()), ("labels".to_string(), labels.clone())]);
+        safetensors::write(path, &weights, "{}")?;
+    }
+    let mut step = TrainStep::new(model, &step_options, executor)?;
+    let mut losses = Vec::new();
+    let timing = measure(options, executor, || {
+        losses.push(step.run(images.clone(), &labels, &keys, 1.0)?.loss);
         Ok(())
-    })
+    })?;
+    Ok(Timing { losses, ..timing })
 }
 
 fn setup(options: &BenchOptions) -> Result<(Model, Tensor)> {
@@ -125,5 +148,6 @@ fn measure(
         peak_mib: peak_mib(),
         cpu: executor.isa().to_string(),
         threads: executor.threads(),
+        losses: Vec::new(),
     })
 }

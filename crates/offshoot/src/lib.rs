@@ -43,7 +43,7 @@ mod predict;
 mod source;
 mod start;
 
-pub use bench::{BenchOptions, Timing, bench_infer, bench_train};
+pub use bench::{BenchOptions, Timing, TrainBenchOptions, bench_infer, bench_train};
 pub use compare::{BATCHES, Comparison, Inputs, TOLERANCE, compare, disagreements};
 pub use error::{Error, Result};
 pub use export::{Exported, export_onnx, export_torchscript, shipped};

@@ -4,6 +4,7 @@
 
 pub mod batch_norm;
 pub mod block;
+pub mod ceiling;
 pub mod conv;
 pub mod conv_input_grad;
 pub mod conv_weight_grad;

@@ -7,52 +7,76 @@ use crate::graph::{Graph, GraphError, Node, ValueId};
 use crate::op::{FusedOp, Op, TrainOp};
 
 /// Computes the output of each batch norm (with its activation) again where the backward part of a training graph reads
-/// it, so that only the norm's input is kept from the way forward. A norm that adds a residual is left as it is: its
-/// operands would have to be computed again first. For a fused graph of a training step.
+/// it, so that only the norm's input is kept from the way forward. Of a chain of norms that add residuals every second
+/// one is kept, and those between are computed again from it. For a fused graph of a training step.
 ///
 /// The numbers are the same bits: the same operator reads the same values.
 ///
 /// # Errors
 /// None for a graph whose nodes passed their shape rules.
 pub fn recompute(graph: &Graph) -> Result<Graph, GraphError> {
-    let cheap: HashMap<ValueId, &Node> =
-        graph.nodes().iter().filter(|n| is_cheap(&n.op)).map(|n| (n.outputs[0], n)).collect();
-    let mut rewriter = Rewriter::new(graph);
-    let mut again: HashMap<ValueId, ValueId> = HashMap::new();
+    let mut pass = Recompute { rewriter: Rewriter::new(graph), norms: dropped_norms(graph), again: HashMap::new() };
     for node in graph.nodes() {
         if !is_backward(&node.op) {
-            rewriter.copy(node)?;
+            pass.rewriter.copy(node)?;
             continue;
         }
-        let mut inputs = Vec::with_capacity(node.inputs.len());
-        for &input in &node.inputs {
-            let value = match (again.get(&input), cheap.get(&input)) {
-                (Some(&value), _) => value,
-                (None, None) => rewriter.get(input),
-                (None, Some(norm)) => {
-                    let operands: Vec<ValueId> = norm.inputs.iter().map(|&v| rewriter.get(v)).collect();
-                    let name = format!("{}.again", norm.name);
-                    let value = rewriter.new.add(&name, norm.op.clone(), &operands)?;
-                    again.insert(input, value);
-                    value
-                }
-            };
-            inputs.push(value);
-        }
-        let outputs = rewriter.new.add_node(&node.name, node.op.clone(), &inputs)?;
+        let inputs = node.inputs.iter().map(|&v| pass.on_the_way_back(v)).collect::<Result<Vec<_>, _>>()?;
+        let outputs = pass.rewriter.new.add_node(&node.name, node.op.clone(), &inputs)?;
         for (&old, new) in node.outputs.iter().zip(outputs) {
-            rewriter.set(old, new);
+            pass.rewriter.set(old, new);
         }
     }
-    rewriter.finish()
+    pass.rewriter.finish()
 }
 
-/// One pass over memory, with all operands kept anyway.
-fn is_cheap(op: &Op) -> bool {
-    matches!(
-        op,
-        Op::Train(TrainOp::BatchNormApply) | Op::Fused(FusedOp::BatchNormApply { residual: false, .. })
-    )
+struct Recompute<'a> {
+    rewriter: Rewriter<'a>,
+    /// The norms whose outputs are not kept, by output.
+    norms: HashMap<ValueId, &'a Node>,
+    /// What those outputs were computed again as.
+    again: HashMap<ValueId, ValueId>,
+}
+
+impl Recompute<'_> {
+    /// What stands for an old value on the way back.
+    fn on_the_way_back(&mut self, old: ValueId) -> Result<ValueId, GraphError> {
+        if let Some(&value) = self.again.get(&old) {
+            return Ok(value);
+        }
+        let Some(&norm) = self.norms.get(&old) else { return Ok(self.rewriter.get(old)) };
+        // One that adds a residual reads the output of a norm, which may have to be computed again first. No further:
+        // `dropped_norms` sees to it.
+        let operands = norm.inputs.iter().map(|&v| self.on_the_way_back(v)).collect::<Result<Vec<_>, _>>()?;
+        let name = format!("{}.again", norm.name);
+        let value = self.rewriter.new.add(&name, norm.op.clone(), &operands)?;
+        self.again.insert(old, value);
+        Ok(value)
+    }
+}
+
+/// The norms that are computed again, by output: those that read kept values only, and of those that add a residual the
+/// ones whose residual is kept or takes a single norm to compute.
+fn dropped_norms(graph: &Graph) -> HashMap<ValueId, &Node> {
+    let mut dropped: HashMap<ValueId, &Node> = HashMap::new();
+    for node in graph.nodes() {
+        let drop = match &node.op {
+            Op::Train(TrainOp::BatchNormApply) | Op::Fused(FusedOp::BatchNormApply { residual: false, .. }) => true,
+            Op::Fused(FusedOp::BatchNormApply { residual: true, .. }) => {
+                let residual = node.inputs.last().and_then(|v| dropped.get(v));
+                !residual.is_some_and(|n| adds_residual(&n.op))
+            }
+            _ => false,
+        };
+        if drop {
+            dropped.insert(node.outputs[0], node);
+        }
+    }
+    dropped
+}
+
+fn adds_residual(op: &Op) -> bool {
+    matches!(op, Op::Fused(FusedOp::BatchNormApply { residual: true, .. }))
 }
 
 fn is_backward(op: &Op) -> bool {

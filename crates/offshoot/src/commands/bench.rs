@@ -1,7 +1,9 @@
 //! `offshoot bench`
 
+use std::path::PathBuf;
+
 use clap::{Args, Subcommand};
-use offshoot::{Amp, BenchOptions, Error, Freeze, Timing, bench_infer, bench_train};
+use offshoot::{Amp, BenchOptions, Error, Freeze, Timing, TrainBenchOptions, bench_infer, bench_train};
 
 use super::arguments::Processor;
 use super::{Outcome, print};
@@ -51,6 +53,9 @@ struct TrainOptions {
     /// Mixed precision: off, bf16 or fp16.
     #[arg(long, value_name = "MODE", default_value_t)]
     amp: Amp,
+    /// Keep the starting weights and the batch there as safetensors, so that another program can make the same steps.
+    #[arg(long, value_name = "FILE")]
+    dump: Option<PathBuf>,
 }
 
 impl Options {
@@ -78,9 +83,10 @@ impl Arguments {
                 let timing = bench_infer(&options.bench(), &options.processor.executor()?)?;
                 options.print("infer", &timing)
             }
-            What::Train(TrainOptions { options, freeze, amp }) => {
+            What::Train(TrainOptions { options, freeze, amp, dump }) => {
                 let freeze: Freeze = freeze.parse().map_err(|e| Error::Input(format!("--freeze: {e}")))?;
-                let timing = bench_train(&options.bench(), &freeze, amp, &options.processor.executor()?)?;
+                let train = TrainBenchOptions { freeze, amp, dump };
+                let timing = bench_train(&options.bench(), &train, &options.processor.executor()?)?;
                 options.print("train", &timing)
             }
         }
