@@ -2,8 +2,6 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::kernels::element::Element;
-
 /// A cache line, and a vector of AVX-512.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C, align(64))]
@@ -28,12 +26,12 @@ impl Buffer {
     }
 
     /// The first `len` elements.
-    pub(crate) fn get<E: Element>(&self, len: usize) -> &[E] {
+    pub(crate) fn get<E: Pod>(&self, len: usize) -> &[E] {
         &bytemuck::cast_slice(&self.0)[..len]
     }
 
     /// The first `len` elements, to change.
-    pub(crate) fn get_mut<E: Element>(&mut self, len: usize) -> &mut [E] {
+    pub(crate) fn get_mut<E: Pod>(&mut self, len: usize) -> &mut [E] {
         &mut bytemuck::cast_slice_mut(&mut self.0)[..len]
     }
 }

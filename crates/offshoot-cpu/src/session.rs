@@ -36,7 +36,7 @@ pub(crate) struct CpuSession {
     executor: CpuExecutor,
     plans: Vec<(Bindings, Plan)>,
     filters: Filters,
-    slots: Vec<Buffer>,
+    arena: Buffer,
     scratch: Scratch,
     /// The plan of the last run, if it went well.
     last: Option<usize>,
@@ -56,7 +56,7 @@ impl CpuSession {
             executor: executor.clone(),
             plans: Vec::new(),
             filters: Filters::new(),
-            slots: Vec::new(),
+            arena: Buffer::default(),
             scratch: Scratch::default(),
             last: None,
             profile: Vec::new(),
@@ -85,10 +85,10 @@ impl Session for CpuSession {
         let pool = Arc::clone(&self.executor.pool);
         pool.install(|| {
             let index = self.plan(bindings, &parameters)?;
-            let CpuSession { plans, slots, scratch, profile, executor, .. } = self;
+            let CpuSession { plans, arena, scratch, profile, executor, .. } = self;
             profile.clear();
             let profile = executor.profile.then_some(profile);
-            plans[index].1.run(slots, scratch, &inputs, &parameters, profile)?;
+            plans[index].1.run(arena, scratch, &inputs, &parameters, profile)?;
             self.last = Some(index);
             Ok(())
         })
@@ -98,15 +98,14 @@ impl Session for CpuSession {
         let (_, plan) = &self.plans[self.last?];
         let (_, shape, id) = plan.outputs.iter().find(|(n, _, _)| n == name)?;
         match plan.places[id.0] {
-            Place::Slot { slot, len, .. } => Some(TensorView { shape, data: self.slots[slot].get(len) }),
+            Place::Arena(region) => Some(TensorView { shape, data: region.of(self.arena.get(plan.bytes)) }),
             // Outputs are copied where they would be somebody else's.
             Place::Input(_) | Place::Parameter(_) | Place::Constant(_) => None,
         }
     }
 
     fn workspace_bytes(&self) -> usize {
-        let Some(last) = self.last else { return 0 };
-        self.plans[last].1.slots.iter().sum()
+        self.last.map_or(0, |last| self.plans[last].1.bytes)
     }
 
     fn profile(&self) -> &[StepTime] {

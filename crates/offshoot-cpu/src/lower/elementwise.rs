@@ -4,12 +4,13 @@ use half::{bf16, f16};
 use offshoot_graph::{DType, ExecuteError, Node};
 
 use super::{Lowering, Order, unsupported};
-use crate::kernels::Activation;
 use crate::kernels::dropout::{Dropout, dropout};
 use crate::kernels::element::Element;
 use crate::kernels::elementwise::{
-    Binary, Unary, activation_grad, binary, binary_rows, broadcast_binary, sum_to_shape, unary, unary_grad,
+    Binary, Unary, activation_grad, activation_grad_in_place, binary, binary_in_place, binary_rows,
+    broadcast_binary, sum_to_shape, unary, unary_grad,
 };
+use crate::kernels::{Activation, Place};
 
 impl Lowering<'_> {
     pub(super) fn activation<E: Element>(
@@ -47,8 +48,11 @@ impl Lowering<'_> {
         let isa = self.isa;
         let (dy, y) = (self.read(node.inputs[0])?, self.read(node.inputs[1])?);
         let dx = self.write(node.outputs[0]);
-        self.push(&node.name, vec![dy, y], vec![dx], move |memory, _, out| {
-            activation_grad(isa, activation, memory.get::<E>(y), memory.get::<E>(dy), out[0].get());
+        self.push_over(&node.name, vec![dy, y], dx, move |memory, _, out| {
+            match memory.place::<E>(dy, &mut out[0]) {
+                Place::Over(dx) => activation_grad_in_place(isa, activation, memory.get(y), dx),
+                Place::Apart(dy, dx) => activation_grad(isa, activation, memory.get(y), dy, dx),
+            }
             Ok(())
         });
         Ok(())
@@ -72,10 +76,19 @@ impl Lowering<'_> {
         let (a, b) = (self.operand(node, 0)?, self.operand(node, 1)?);
         let y = self.write(node.outputs[0]);
         let (same, groups) = (a_shape == b_shape, channel_groups(&a_shape, &b_shape));
+        if same {
+            self.push_over(&node.name, vec![a, b], y, move |memory, _, out| {
+                match memory.place::<E>(a, &mut out[0]) {
+                    Place::Over(inout) => binary_in_place(isa, op, inout, memory.get(b)),
+                    Place::Apart(a, out) => binary(isa, op, a, memory.get(b), out),
+                }
+                Ok(())
+            });
+            return Ok(());
+        }
         self.push(&node.name, vec![a, b], vec![y], move |memory, _, out| {
             let (a, b) = (memory.get::<E>(a), memory.get::<E>(b));
             match groups {
-                _ if same => binary(isa, op, a, b, out[0].get()),
                 Some(groups) => binary_rows(isa, op, a, b, groups, out[0].get()),
                 None => broadcast_binary(op, (a, &a_shape), (b, &b_shape), &shape, out[0].get()),
             }

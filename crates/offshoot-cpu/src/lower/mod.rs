@@ -282,7 +282,26 @@ impl<'a> Lowering<'a> {
         writes: Vec<BufferId>,
         run: impl FnMut(&Memory<'_>, &mut Scratch, &mut [Out<'_>]) -> Result<(), ExecuteError> + Send + 'static,
     ) {
-        self.steps.push(Step { node: node.to_string(), reads, writes, run: Box::new(run) });
+        self.steps.push(Step { node: node.to_string(), reads, writes, over: None, run: Box::new(run) });
+    }
+
+    /// [`Lowering::push`] for a step whose output may take over the memory of its first operand (see
+    /// [`Memory::place`]).
+    fn push_over(
+        &mut self,
+        node: &str,
+        reads: Vec<BufferId>,
+        write: BufferId,
+        run: impl FnMut(&Memory<'_>, &mut Scratch, &mut [Out<'_>]) -> Result<(), ExecuteError> + Send + 'static,
+    ) {
+        let over = reads.first().copied();
+        self.steps.push(Step {
+            node: node.to_string(),
+            reads,
+            writes: vec![write],
+            over,
+            run: Box::new(run),
+        });
     }
 
     /// Lowers a node for the type of its activations, which is that of its first input.

@@ -4,12 +4,12 @@ use offshoot_graph::op::BatchNormalization;
 use offshoot_graph::{ExecuteError, Node, ValueId};
 
 use super::{Lowering, unsupported};
+use crate::kernels::Activation;
 use crate::kernels::batch_norm::{
     BatchNorm, Gate, Running, batch_norm_apply, batch_norm_input_grad, batch_norm_reduce, batch_norm_stats,
     inv_std, scale_input_grad,
 };
 use crate::kernels::element::Element;
-use crate::kernels::{Activation, Place};
 use crate::plan::{BufferId, Memory};
 
 /// The buffers of a norm's vectors.
@@ -221,9 +221,9 @@ impl Lowering<'_> {
         let (dgamma, dbeta) = (self.plain(inputs[6])?, self.plain(inputs[7])?);
         let dx = self.write(node.outputs[0]);
         let reads = [dz, x, dgamma, dbeta].into_iter().chain(vectors.buffers()).collect();
-        self.push(&node.name, reads, vec![dx], move |memory, _, out| {
+        self.push_over(&node.name, reads, dx, move |memory, _, out| {
             let gate = activation.map_or(Gate::Open, Gate::Recomputed);
-            let place = Place::Apart(memory.get::<E>(dz), out[0].get());
+            let place = memory.place(dz, &mut out[0]);
             let (norm, dgamma, dbeta) = (vectors.get(memory), memory.get(dgamma), memory.get(dbeta));
             batch_norm_input_grad(isa, memory.get::<E>(x), place, &norm, gate, dgamma, dbeta);
             Ok(())
@@ -252,11 +252,11 @@ impl Lowering<'_> {
         let dy = self.read(node.inputs[0])?;
         let (inverse, gamma) = (self.plain(node.inputs[1])?, self.plain(node.inputs[2])?);
         let dx = self.write(node.outputs[0]);
-        self.push(&node.name, vec![dy, inverse, gamma], vec![dx], move |memory, _, out| {
+        self.push_over(&node.name, vec![dy, inverse, gamma], dx, move |memory, _, out| {
             // An open gate makes it a scale: neither the mean nor the bias matters.
             let gamma = memory.get(gamma);
             let norm = BatchNorm { mean: gamma, inv_std: memory.get(inverse), gamma, beta: gamma };
-            scale_input_grad(isa, &[], Place::Apart(memory.get::<E>(dy), out[0].get()), &norm, Gate::Open);
+            scale_input_grad::<E>(isa, &[], memory.place(dy, &mut out[0]), &norm, Gate::Open);
             Ok(())
         });
         Ok(())

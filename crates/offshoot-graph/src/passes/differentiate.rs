@@ -38,7 +38,8 @@ pub fn differentiate(graph: Graph, loss: ValueId) -> Result<Gradients, GraphErro
     tape.gradients[loss.index()] = Some(ones);
     for node in forward.iter().rev() {
         let Some(dy) = tape.gradients[node.outputs[0].index()] else { continue };
-        for (&input, slot) in node.inputs.iter().zip(0..) {
+        // Weights before the input: what only the weight's gradient reads dies before the input's gradient is made.
+        for (slot, &input) in node.inputs.iter().enumerate().rev() {
             if needed[input.index()]
                 && let Some(gradient) = tape.rule(node, slot, dy)?
             {
