@@ -47,8 +47,12 @@ fn cost(graph: &Graph, node: &Node, bindings: &Bindings) -> Result<Cost, DimErro
         Op::Conv(_) | Op::Fused(FusedOp::Conv { .. }) => {
             elements(node.outputs[0])?.saturating_mul(filter(node.inputs[1])?)
         }
-        Op::Grad(GradOp::ConvInput { .. }) => elements(node.inputs[0])?.saturating_mul(filter(node.inputs[1])?),
-        Op::Grad(GradOp::ConvWeight { .. }) => elements(node.inputs[0])?.saturating_mul(filter(node.outputs[0])?),
+        Op::Grad(GradOp::ConvInput { .. }) => {
+            elements(node.inputs[0])?.saturating_mul(filter(node.inputs[1])?)
+        }
+        Op::Grad(GradOp::ConvWeight { .. }) => {
+            elements(node.inputs[0])?.saturating_mul(filter(node.outputs[0])?)
+        }
         Op::Gemm(gemm) => {
             let a = graph.value(node.inputs[0]).shape.eval(bindings)?;
             let depth = a.get(usize::from(!gemm.trans_a)).copied().unwrap_or(1);

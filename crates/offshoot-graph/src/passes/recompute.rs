@@ -15,7 +15,8 @@ use crate::op::{FusedOp, Op, TrainOp};
 /// # Errors
 /// None for a graph whose nodes passed their shape rules.
 pub fn recompute(graph: &Graph) -> Result<Graph, GraphError> {
-    let mut pass = Recompute { rewriter: Rewriter::new(graph), norms: dropped_norms(graph), again: HashMap::new() };
+    let mut pass =
+        Recompute { rewriter: Rewriter::new(graph), norms: dropped_norms(graph), again: HashMap::new() };
     for node in graph.nodes() {
         if !is_backward(&node.op) {
             pass.rewriter.copy(node)?;
@@ -61,7 +62,8 @@ fn dropped_norms(graph: &Graph) -> HashMap<ValueId, &Node> {
     let mut dropped: HashMap<ValueId, &Node> = HashMap::new();
     for node in graph.nodes() {
         let drop = match &node.op {
-            Op::Train(TrainOp::BatchNormApply) | Op::Fused(FusedOp::BatchNormApply { residual: false, .. }) => true,
+            Op::Train(TrainOp::BatchNormApply)
+            | Op::Fused(FusedOp::BatchNormApply { residual: false, .. }) => true,
             Op::Fused(FusedOp::BatchNormApply { residual: true, .. }) => {
                 let residual = node.inputs.last().and_then(|v| dropped.get(v));
                 !residual.is_some_and(|n| adds_residual(&n.op))
