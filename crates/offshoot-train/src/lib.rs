@@ -13,6 +13,7 @@ pub mod average;
 pub mod evaluate;
 pub mod freeze;
 pub mod groups;
+pub mod health;
 pub mod inference;
 pub mod lr_find;
 pub mod memory;

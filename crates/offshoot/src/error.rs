@@ -7,6 +7,7 @@ use offshoot_formats::FormatError;
 use offshoot_formats::checkpoint::KeyMismatch;
 use offshoot_graph::{ExecuteError, GraphError};
 use offshoot_models::{BuildError, TransferError, UnknownArchitecture};
+use offshoot_train::health::CheckError;
 use offshoot_train::{EvaluateError, NetworkError, RecipeError, RunError, StepError, TrainError};
 
 /// An error of any part of offshoot. Its text names the file, the place and the way out.
@@ -62,6 +63,9 @@ pub enum Error {
     /// An evaluation failed.
     #[error(transparent)]
     Evaluate(#[from] EvaluateError),
+    /// A check could not be made.
+    #[error(transparent)]
+    Check(#[from] CheckError),
     /// A network cannot run.
     #[error(transparent)]
     Network(#[from] NetworkError),

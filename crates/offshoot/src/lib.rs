@@ -54,6 +54,7 @@ pub use offshoot_data::{
 };
 pub use offshoot_formats::torchscript::Form;
 pub use offshoot_graph::{Fit, Metadata, Model, Preprocessing};
+pub use offshoot_train::health;
 pub use offshoot_train::{
     Amp, Control, Event, Freeze, GradScaler, Inference, Metrics, Recipe, Settings, evaluate, train,
 };

@@ -2,6 +2,7 @@
 
 mod autocast;
 mod differentiate;
+mod expose;
 mod fold;
 mod freeze;
 mod fuse;
@@ -12,6 +13,7 @@ mod train;
 
 pub use autocast::autocast;
 pub use differentiate::{Gradients, differentiate};
+pub use expose::expose;
 pub use fold::{FoldError, fold_batch_norm};
 pub use freeze::{Pattern, freeze};
 pub use fuse::fuse;

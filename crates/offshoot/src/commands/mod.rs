@@ -2,6 +2,7 @@
 
 mod arguments;
 mod bench;
+mod check;
 mod eval;
 mod export;
 mod inspect;
@@ -48,6 +49,8 @@ pub(crate) enum Command {
     Export(export::Arguments),
     /// Check that two models answer alike; exit code 1 if they do not.
     Verify(verify::Arguments),
+    /// Look for what is wrong with a model and a folder of pictures, without training; exit code 1 if something is.
+    Check(check::Arguments),
     /// Time this machine.
     Bench(bench::Arguments),
     /// Say what a file is.
@@ -64,6 +67,7 @@ impl Command {
             Command::Predict(arguments) => arguments.run(),
             Command::Export(arguments) => arguments.run(),
             Command::Verify(arguments) => arguments.run(),
+            Command::Check(arguments) => arguments.run(),
             Command::Bench(arguments) => arguments.run(),
             Command::Inspect(arguments) => arguments.run(),
         }

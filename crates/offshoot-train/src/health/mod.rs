@@ -1,0 +1,10 @@
+//! Whether a model, a batch, or a folder of pictures is fit for training, and what is wrong where it is not.
+//!
+//! [`Probe`] runs a graph so that the values between its nodes can be looked at; [`check()`] looks at a model and pictures
+//! without training.
+
+mod check;
+mod probe;
+
+pub use check::{Block, CheckError, CheckReport, Idle, Pictures, check};
+pub use probe::{NonFinite, Operand, Probe, Range};
