@@ -4,7 +4,7 @@
 
 use offshoot_cpu::{CpuExecutor, CpuOptions};
 use offshoot_graph::model::INPUT;
-use offshoot_graph::passes::{LABELS, LossOptions, TrainingGraph, autocast, training_graph};
+use offshoot_graph::passes::{LABELS, LOSS_SCALE, LossOptions, TrainingGraph, autocast, training_graph};
 use offshoot_graph::random::{Purpose, Random};
 use offshoot_graph::{DType, Graph, Op, Role, Tensor, Weights};
 use offshoot_models::{BuildOptions, expected_parameters, find};
@@ -111,25 +111,22 @@ fn an_overflow_of_finite_weights_names_the_node_where_it_arises() {
 
 #[test]
 fn an_overflow_on_the_way_back_names_a_node_of_the_way_back() {
-    // Forward, the large weight meets zeros only; backward, it meets a gradient.
+    // A loss scale that leaves the scaled loss finite, and a first layer whose small weights make its gradient large.
     let (model, mut weights) = network("resnet18");
-    weights.get_mut("bn1.weight").and_then(Tensor::as_f32_mut).unwrap().fill(0.0);
-    weights.get_mut("bn1.bias").and_then(Tensor::as_f32_mut).unwrap().fill(1e-30);
-    for key in ["layer1.0.conv1.weight", "layer1.0.bn1.weight"] {
-        weights
-            .get_mut(key)
-            .and_then(Tensor::as_f32_mut)
-            .unwrap()
-            .iter_mut()
-            .for_each(|w| *w = w.signum() * 1e30);
-    }
-    let graph = step(&model);
-    let Some(NonFinite::Node { node, .. }) = trace(&graph, &weights, &images()) else {
+    let data = weights.get_mut("conv1.weight").and_then(Tensor::as_f32_mut).unwrap();
+    data.iter_mut().for_each(|w| *w *= 3e-3);
+    let options = LossOptions { scaled: true, ..LossOptions::default() };
+    let graph = training_graph(&model, options).unwrap().graph;
+    let (labels, scale) = (Tensor::i64([BATCH], (0..BATCH as i64).collect()), Tensor::full([], 5e37));
+    let images = images();
+    let inputs = [(INPUT, &images), (LABELS, &labels), (LOSS_SCALE, &scale)];
+    let executor = CpuExecutor::new(CpuOptions::default()).unwrap();
+    let probe = Probe { graph: &graph, weights: &weights, inputs: &inputs, executor: &executor };
+    let Some(NonFinite::Node { node, .. }) = probe.first_nonfinite().unwrap() else {
         panic!("nothing is found")
     };
-    assert!(node.starts_with("grad."), "{node}");
-    let output = |graph: &Graph, name: &str| graph.nodes().iter().position(|n| n.name == name).unwrap();
-    assert!(output(&graph, &node) > output(&graph, "loss"));
+    let place = |name: &str| graph.nodes().iter().position(|n| n.name == name).unwrap();
+    assert!(node.starts_with("grad.") && place(&node) > place("loss.scaled"), "{node}");
 }
 
 #[test]
