@@ -45,5 +45,5 @@ pub use run::{EpochRow, RunError};
 pub use schedule::{Schedule, ScheduleKind};
 pub use step::{Batch, StepError, StepOptions, StepReport, TrainStep};
 pub use template::template;
-pub use train::{BestEpoch, Control, Event, Outcome, TrainError, TrainResult, train};
+pub use train::{BestEpoch, Control, Event, Outcome, Refusal, TrainError, TrainResult, train};
 pub use unfreeze::{Rebuild, Stages, Unfreeze};

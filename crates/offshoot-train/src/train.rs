@@ -15,6 +15,7 @@ use crate::groups::{GroupRow, groups};
 use crate::recipe::Recipe;
 use crate::run::{self, EpochRow, Results, RunError, Setting};
 use crate::step::{StepError, StepOptions, TrainStep};
+pub use crate::training::Refusal;
 use crate::training::{Training, result};
 use crate::unfreeze::Stages;
 
@@ -36,6 +37,9 @@ pub enum TrainError {
     /// A step could not be made.
     #[error(transparent)]
     Step(#[from] StepError),
+    /// A step was refused because of a number that is not finite.
+    #[error(transparent)]
+    Refused(Box<Refusal>),
     /// The preprocessing cannot be carried out.
     #[error(transparent)]
     Transform(#[from] TransformError),

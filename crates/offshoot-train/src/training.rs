@@ -1,5 +1,7 @@
 //! The loop of a run: stages of epochs of steps, validation, checkpoints.
 
+mod refusal;
+
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
@@ -20,6 +22,8 @@ use crate::run::{
 use crate::schedule::{Plateau, Schedule, ScheduleKind};
 use crate::step::{Batch, StepError, TrainStep};
 use crate::train::{BestEpoch, Control, Event, Given, Outcome, TrainError, TrainResult, for_stage};
+
+pub use refusal::Refusal;
 
 /// Pictures in a batch of evaluation.
 const EVALUATION_BATCH: usize = 32;
@@ -275,7 +279,7 @@ impl<'a, 'c> Training<'a, 'c> {
                 return Ok(Go::Stop);
             }
             let before = Instant::now();
-            let loss = self.make_step(inputs)?;
+            let loss = self.make_step(inputs).map_err(|error| self.explain(error, pictures))?;
             self.stepping += before.elapsed();
             self.steps_made += 1;
             let speed =

@@ -5,6 +5,8 @@
 
 mod check;
 mod probe;
+mod trace;
 
 pub use check::{Block, CheckError, CheckReport, Idle, Pictures, check};
 pub use probe::{NonFinite, Operand, Probe, Range};
+pub(crate) use trace::{trace_frozen, trace_trained};
