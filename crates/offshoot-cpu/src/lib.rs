@@ -88,6 +88,10 @@ impl CpuExecutor {
 }
 
 impl Executor for CpuExecutor {
+    fn describe(&self) -> String {
+        format!("cpu {}", self.isa)
+    }
+
     fn prepare(&self, graph: &Graph, weights: &Weights) -> Result<Box<dyn Session>, ExecuteError> {
         Ok(Box::new(CpuSession::new(graph, weights, self)?))
     }

@@ -88,6 +88,9 @@ pub enum DecodeError {
     /// The file could not be read from disk.
     #[error("the file cannot be read: {0}")]
     Read(String),
+    /// What was found wrong with it before, in an earlier session.
+    #[error("{0}")]
+    Before(String),
     /// The file is larger than [`DecodeOptions::max_file_bytes`].
     #[error(
         "the file has {bytes} bytes, more than the limit of {limit}; shrink the picture or raise the limit"

@@ -5,6 +5,7 @@
 //! number of threads, and not on which picture is done first.
 
 use std::collections::{BTreeMap, HashMap};
+use std::num::NonZeroU64;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -13,7 +14,7 @@ use std::thread::JoinHandle;
 
 use offshoot_graph::random::{Purpose, Random};
 
-use crate::decode::{DecodeOptions, PictureError, read_picture};
+use crate::decode::{DecodeError, DecodeOptions, PictureError, read_picture};
 use crate::folder::Sample;
 use crate::transform::Transform;
 
@@ -28,6 +29,9 @@ pub struct LoaderOptions {
     pub augment: bool,
     /// Decides order, crops and flips.
     pub seed: u64,
+    /// How many random versions of each picture take turns: epoch e shows version e modulo this. Without, each epoch has
+    /// its own.
+    pub views: Option<NonZeroU64>,
     /// Threads that decode; 0 for as many as the machine has.
     pub threads: usize,
     /// Batches that are made ahead.
@@ -49,6 +53,7 @@ impl LoaderOptions {
             shuffle: false,
             augment: false,
             seed: 0,
+            views: None,
             threads: 0,
             prefetch: 2,
             cache_bytes: 0,
@@ -69,7 +74,7 @@ impl LoaderOptions {
 }
 
 /// Some pictures, ready for the network.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Batch {
     /// Normalised inputs, `[n, 3, size, size]`.
     pub images: Vec<f32>,
@@ -173,7 +178,47 @@ impl Loader {
     /// Starts to load. An unusable picture is left out and the next one takes its place in the batch; with
     /// [`LoaderOptions::strict`] it ends the epoch with an error. Dropping the iterator stops the threads.
     pub fn epoch(&self, epoch: u64) -> Epoch {
-        Epoch::start(&self.shared, epoch)
+        self.epoch_from(epoch, 0)
+    }
+
+    /// [`Loader::epoch`] without its first batches, none of whose pictures is read. They must hold no picture that is
+    /// unusable and not known to be ([`Loader::leave_out`]).
+    pub fn epoch_from(&self, epoch: u64, batches: usize) -> Epoch {
+        Epoch::start(&self.shared, epoch, batches)
+    }
+
+    /// Places of the pictures in the list of samples, in the order of an epoch, without those known to be unusable.
+    pub fn order(&self, epoch: u64) -> Vec<usize> {
+        self.shared.order(epoch)
+    }
+
+    /// Takes over which pictures were found to be unusable before, as places in the list of samples with the reason. They
+    /// are not tried again.
+    pub fn leave_out(&self, unusable: impl IntoIterator<Item = (usize, String)>) {
+        let samples = &self.shared.samples;
+        let errors = unusable.into_iter().filter_map(|(index, reason)| {
+            let path = samples.get(index)?.path.clone();
+            Some((index, PictureError { path, source: DecodeError::Before(reason) }))
+        });
+        lock(&self.shared.skipped).extend(errors);
+    }
+
+    /// The pictures at `indices` of the list of samples as they are in `epoch`.
+    ///
+    /// # Errors
+    /// The first that cannot be used.
+    pub fn batch(&self, indices: &[usize], epoch: u64) -> Result<Batch, PictureError> {
+        let mut batch = Batch::default();
+        for &index in indices {
+            let pixels = self.shared.load(index, epoch)?;
+            self.shared.add(&mut batch, index, &pixels);
+        }
+        Ok(batch)
+    }
+
+    /// The pictures that could not be used so far: places in the list of samples, with the reason.
+    pub fn unusable(&self) -> Vec<(usize, String)> {
+        lock(&self.shared.skipped).iter().map(|(&index, error)| (index, error.source.to_string())).collect()
     }
 }
 
@@ -200,7 +245,8 @@ impl Shared {
 
     /// The bytes of one picture's input.
     fn load(&self, index: usize, epoch: u64) -> Result<Arc<[u8]>, PictureError> {
-        let mut random = Random::new(self.options.seed, epoch, index as u64, Purpose::Augment);
+        let view = self.options.views.map_or(epoch, |views| epoch % views);
+        let mut random = Random::new(self.options.seed, view, index as u64, Purpose::Augment);
         if self.options.augment && !self.transform.only_flips() {
             let picture = read_picture(&self.samples[index].path, &self.options.decode)?;
             return Ok(self.transform.augment(&picture, &mut random).into());
@@ -222,6 +268,14 @@ impl Shared {
         let pixels: Arc<[u8]> = self.transform.evaluate(&picture).into();
         lock(&self.cache).keep(index, &pixels, self.options.cache_bytes);
         Ok(pixels)
+    }
+
+    fn add(&self, batch: &mut Batch, index: usize, pixels: &[u8]) {
+        let start = batch.images.len();
+        batch.images.resize(start + self.transform.input_len(), 0.0);
+        self.transform.normalize(pixels, &mut batch.images[start..]);
+        batch.labels.push(self.samples[index].label as i64);
+        batch.indices.push(index as u64);
     }
 }
 
@@ -262,8 +316,10 @@ pub struct Epoch {
 }
 
 impl Epoch {
-    fn start(shared: &Arc<Shared>, epoch: u64) -> Epoch {
-        let order = shared.order(epoch);
+    fn start(shared: &Arc<Shared>, epoch: u64, batches: usize) -> Epoch {
+        let mut order = shared.order(epoch);
+        let passed = batches.saturating_mul(shared.options.batch_size.max(1)).min(order.len());
+        order.drain(..passed);
         let (requests, queue) = channel();
         let (done, results) = channel();
         let queue = Arc::new(Mutex::new(queue));
@@ -372,7 +428,7 @@ impl Iterator for Epoch {
         while batch.len() < batch_size {
             match self.take() {
                 None => break,
-                Some((index, Ok(pixels))) => self.add(&mut batch, index, &pixels),
+                Some((index, Ok(pixels))) => self.shared.add(&mut batch, index, &pixels),
                 Some((_, Err(error))) if self.shared.options.strict => {
                     self.stop();
                     return Some(Err(error));
@@ -384,16 +440,6 @@ impl Iterator for Epoch {
         }
         self.request();
         (!batch.is_empty()).then_some(Ok(batch))
-    }
-}
-
-impl Epoch {
-    fn add(&self, batch: &mut Batch, index: usize, pixels: &[u8]) {
-        let start = batch.images.len();
-        batch.images.resize(start + self.shared.transform.input_len(), 0.0);
-        self.shared.transform.normalize(pixels, &mut batch.images[start..]);
-        batch.labels.push(self.shared.samples[index].label as i64);
-        batch.indices.push(index as u64);
     }
 }
 

@@ -143,6 +143,40 @@ fn the_cache_changes_nothing_and_spares_the_files() {
 }
 
 /// The samples with files that cannot be decoded at three places.
+#[test]
+fn an_epoch_can_start_late_without_reading_what_is_before() {
+    let whole = batches(&loader(Fit::Crop, |_| ()), 3);
+    let late = loader(Fit::Crop, |_| ());
+    for from in 0..=whole.len() + 1 {
+        let rest: Vec<Batch> = late.epoch_from(3, from).map(Result::unwrap).collect();
+        assert_eq!(rest, whole[from.min(whole.len())..]);
+    }
+    let indices: Vec<usize> = whole[1].indices.iter().map(|&i| i as usize).collect();
+    assert_eq!(late.batch(&indices, 3).unwrap(), whole[1]);
+    assert_eq!(late.order(3)[4..8], indices);
+}
+
+#[test]
+fn views_take_turns() {
+    let turns = loader(Fit::Crop, |o| o.views = std::num::NonZeroU64::new(2));
+    let anew = loader(Fit::Crop, |_| ());
+    let all: Vec<usize> = (0..samples().len()).collect();
+    for epoch in 0..5 {
+        assert_eq!(turns.batch(&all, epoch).unwrap(), anew.batch(&all, epoch % 2).unwrap());
+        assert_eq!(turns.order(epoch), anew.order(epoch));
+    }
+}
+
+#[test]
+fn what_is_known_to_be_unusable_is_not_tried() {
+    let one = loader(Fit::Crop, |_| ());
+    one.leave_out([(2, "it was broken".to_owned()), (99, "it is not there".to_owned())]);
+    assert!(!one.order(0).contains(&2) && one.order(0).len() == 10);
+    assert!(batches(&one, 0).iter().all(|batch| !batch.indices.contains(&2)));
+    assert_eq!(one.unusable(), [(2, "it was broken".to_owned())]);
+    assert!(one.skipped()[0].to_string().ends_with("small.png: it was broken"), "{}", one.skipped()[0]);
+}
+
 fn with_bad_files(folder: &Path) -> Vec<Sample> {
     let mut all = samples();
     let truncated = fs::read(golden().join("rgb.png")).unwrap();

@@ -8,6 +8,9 @@ use crate::tensor::{Tensor, Weights};
 
 /// Prepares graphs to run on some processor.
 pub trait Executor: Send + Sync {
+    /// What decides how it rounds, in a few words: two executors that say the same give the same bits.
+    fn describe(&self) -> String;
+
     /// Takes a graph to run, with the weights it will run with.
     ///
     /// # Errors

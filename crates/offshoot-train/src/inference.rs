@@ -1,9 +1,12 @@
 //! A network that answers.
 
+use blake3::Hasher;
 use offshoot_graph::passes::{FoldError, fold_batch_norm, freeze, fuse, remove_training_leftovers};
 use offshoot_graph::{
     ExecuteError, Executor, Graph, GraphError, Model, Session, Tensor, TensorView, Weights,
 };
+
+use crate::fingerprint;
 
 /// A network could not be prepared or run.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -31,6 +34,7 @@ pub enum NetworkError {
 
 /// A graph with one input and one output, prepared the way it is shipped: batch norms folded, dropouts removed.
 pub struct Inference {
+    graph: Graph,
     session: Box<dyn Session>,
     weights: Weights,
     input: String,
@@ -77,7 +81,14 @@ impl Inference {
             return Err(NetworkError::Ends { graph: graph.name().into(), inputs, outputs });
         };
         let (input, output) = (graph.value(*input).name.clone(), output.clone());
-        Ok(Inference { session: executor.prepare(graph, &weights)?, weights, input, output })
+        let session = executor.prepare(graph, &weights)?;
+        Ok(Inference { graph: graph.clone(), session, weights, input, output })
+    }
+
+    /// Adds all that decides about its answers but the executor.
+    pub(crate) fn fingerprint(&self, hasher: &mut Hasher) {
+        fingerprint::graph(hasher, &self.graph);
+        fingerprint::weights(hasher, &self.weights, |_| true);
     }
 
     /// The output for one input: for a classifier, logits [n, classes] for pictures [n, 3, size, size].

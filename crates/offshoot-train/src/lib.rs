@@ -10,7 +10,9 @@
 
 pub mod amp;
 pub mod average;
+mod cache;
 pub mod evaluate;
+mod fingerprint;
 pub mod freeze;
 pub mod groups;
 pub mod health;
@@ -32,6 +34,7 @@ pub mod unfreeze;
 
 pub use amp::{Amp, GradScaler, ScalerOptions};
 pub use average::Average;
+pub use cache::{CacheOptions, CacheType};
 pub use evaluate::{EvaluateError, evaluate};
 pub use freeze::{FreezeError, apply_freeze};
 pub use groups::{GroupOptions, GroupRow};

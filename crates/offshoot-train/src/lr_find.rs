@@ -93,9 +93,10 @@ pub fn lr_find(
         let before = points.len();
         for batch in loader.epoch(epoch) {
             let mut batch = batch?;
-            let labels = Tensor::i64([batch.len()], std::mem::take(&mut batch.labels));
+            let count = batch.len();
+            let labels = Tensor::i64([count], std::mem::take(&mut batch.labels));
             let keys = batch.indices.iter().map(|&i| key(recipe.seed, epoch, i, Purpose::Dropout) as i64);
-            let keys = Tensor::i64([batch.len()], keys.collect());
+            let keys = Tensor::i64([count], keys.collect());
             let features = step.features(images(batch, size))?;
             let part = points.len() as f64 / test.steps.saturating_sub(1).max(1) as f64;
             let lr = test.from * libm::pow(growth, part);

@@ -1,10 +1,16 @@
 //! Where the steps of an epoch get their inputs from: pictures, or features kept from them.
 
-use offshoot_data::{Loader, PictureError};
-use offshoot_graph::Tensor;
-use offshoot_graph::random::{Purpose, Random};
+use std::num::NonZeroU64;
+use std::rc::Rc;
 
+use blake3::{Hash, Hasher};
+use offshoot_data::{Batch, Dataset, Loader, LoaderOptions, PictureError, Sample, Transform};
+use offshoot_graph::Tensor;
+
+use crate::cache::{Cache, Layout, RowFile, Writer};
 use crate::evaluate::images;
+use crate::fingerprint;
+use crate::recipe::{Augment, Recipe};
 use crate::step::TrainStep;
 use crate::train::TrainError;
 
@@ -20,148 +26,297 @@ pub(crate) struct Inputs {
 }
 
 /// The pictures of training or of validation.
-pub(crate) enum Pictures {
-    /// Decoded anew, or from the loader's own cache of pixels.
-    Loader(Loader),
-    /// Gone through the frozen part once.
-    Features(Features),
+pub(crate) struct Pictures {
+    loader: Loader,
+    batch_size: usize,
+    features: Option<Features>,
+}
+
+/// What the trainable part of a network reads, for each picture of a set.
+struct Features {
+    /// A file for each random version of the pictures, or one.
+    views: Vec<Rc<RowFile>>,
+    /// The row of each sample.
+    rows: Vec<usize>,
+}
+
+/// Pictures in a batch of evaluation.
+const EVALUATION_BATCH: usize = 32;
+
+/// Bytes of resized pictures that each of training and validation keeps.
+const PIXEL_CACHE: usize = 256 << 20;
+
+/// The pictures to train and to validate with, to be decoded.
+pub(crate) fn open(recipe: &Recipe, data: &Dataset, transform: &Transform) -> (Pictures, Pictures) {
+    let batch_size = recipe.batch_size.max(1);
+    let training = LoaderOptions {
+        shuffle: true,
+        augment: recipe.augment == Augment::On,
+        seed: recipe.seed,
+        views: recipe.cache_views.and_then(NonZeroU64::new),
+        ..in_order(recipe, transform, batch_size)
+    };
+    let validation = in_order(recipe, transform, EVALUATION_BATCH);
+    let loader = |samples: &[Sample], options| Loader::new(samples.to_vec(), transform.clone(), options);
+    let train = Pictures::new(loader(&data.train, training), batch_size);
+    (train, Pictures::new(loader(&data.val, validation), EVALUATION_BATCH))
+}
+
+/// Pictures one after the other, without changes.
+fn in_order(recipe: &Recipe, transform: &Transform, batch_size: usize) -> LoaderOptions {
+    LoaderOptions {
+        threads: recipe.threads.unwrap_or(0),
+        strict: recipe.strict,
+        cache_bytes: PIXEL_CACHE,
+        ..LoaderOptions::evaluation(transform, batch_size)
+    }
 }
 
 impl Pictures {
-    /// The pictures that could not be used so far.
-    pub(crate) fn skipped(&self) -> Vec<PictureError> {
-        match self {
-            Pictures::Loader(loader) => loader.skipped(),
-            Pictures::Features(features) => features.skipped.clone(),
-        }
+    /// Pictures of `loader`, whose batches have `batch_size` of them.
+    pub(crate) fn new(loader: Loader, batch_size: usize) -> Pictures {
+        Pictures { loader, batch_size, features: None }
     }
 
-    /// The batches of an epoch, from the batch `from` on.
+    /// The pictures that could not be used so far.
+    pub(crate) fn skipped(&self) -> Vec<PictureError> {
+        self.loader.skipped()
+    }
+
+    /// Takes over which pictures were found to be unusable before.
+    pub(crate) fn leave_out(&self, unusable: &[(usize, String)]) {
+        self.loader.leave_out(unusable.iter().cloned());
+    }
+
+    /// The same as places in the list of samples, with the reason.
+    pub(crate) fn unusable(&self) -> Vec<(usize, String)> {
+        self.loader.unusable()
+    }
+
+    /// The batches of an epoch, from the batch `from` on. A picture before them that is unusable must be known to be.
     pub(crate) fn epoch(
         &self,
         epoch: u64,
         from: u64,
     ) -> Box<dyn Iterator<Item = Result<Inputs, PictureError>> + '_> {
         let from = usize::try_from(from).unwrap_or(usize::MAX);
-        match self {
-            Pictures::Loader(loader) => {
-                let size = loader.transform().preprocessing().size;
-                // Pictures that are passed over are decoded all the same: only that tells which are usable.
-                Box::new(loader.epoch(epoch).skip(from).map(move |batch| {
-                    let mut batch = batch?;
-                    let labels = Tensor::i64([batch.len()], std::mem::take(&mut batch.labels));
-                    let indices = std::mem::take(&mut batch.indices);
-                    let tensor = Tensor::f32([indices.len(), 3, size, size], batch.images);
-                    Ok(Inputs { tensor, ready: false, labels, indices })
-                }))
+        let Some(features) = &self.features else {
+            let batches = self.loader.epoch_from(epoch, from);
+            return Box::new(batches.map(|batch| Ok(self.inputs(batch?))));
+        };
+        let order = self.loader.order(epoch);
+        let batches = order.len().div_ceil(self.batch_size);
+        Box::new((from..batches).map(move |batch| {
+            let start = batch * self.batch_size;
+            let indices = &order[start..order.len().min(start + self.batch_size)];
+            match features.gather(indices, epoch, self.loader.samples()) {
+                Some(inputs) => Ok(inputs),
+                // The file is damaged.
+                None => Ok(self.inputs(self.loader.batch(indices, epoch)?)),
             }
-            Pictures::Features(features) => Box::new(features.epoch(epoch, from).map(Ok)),
+        }))
+    }
+
+    fn inputs(&self, mut batch: Batch) -> Inputs {
+        let labels = Tensor::i64([batch.len()], std::mem::take(&mut batch.labels));
+        let indices = batch.indices.clone();
+        let tensor = images(batch, self.loader.transform().preprocessing().size);
+        Inputs { tensor, ready: false, labels, indices }
+    }
+
+    /// Takes features instead of pictures from now on.
+    fn take(&mut self, views: Vec<Rc<RowFile>>, rows: Vec<usize>) {
+        if let Some(file) = views.first() {
+            let unusable: Vec<&(usize, String)> = file.unusable().iter().collect();
+            let known = rows.iter().enumerate().filter_map(|(sample, row)| {
+                let (_, reason) = unusable.iter().find(|(unusable, _)| unusable == row)?;
+                Some((sample, reason.clone()))
+            });
+            self.loader.leave_out(known);
         }
+        self.features = Some(Features { views, rows });
     }
 }
 
-/// What the trainable part of a network reads, for each picture of a set.
-pub(crate) struct Features {
-    /// The shape of one picture's.
-    shape: Vec<usize>,
-    rows: Vec<Row>,
-    data: Vec<f32>,
-    /// How many samples there are, usable or not.
-    samples: usize,
-    skipped: Vec<PictureError>,
-    batch_size: usize,
-    /// The seed of the order; `None` to keep the order of the samples.
-    shuffle: Option<u64>,
+impl Features {
+    /// The features of some samples. `None` where the file does not hold what was written.
+    fn gather(&self, indices: &[usize], epoch: u64, samples: &[Sample]) -> Option<Inputs> {
+        let view = (epoch % self.views.len().max(1) as u64) as usize;
+        let file = self.views.get(view)?;
+        let row = &file.layout().shape;
+        let mut data = Vec::with_capacity(indices.len() * row.iter().product::<usize>());
+        for &index in indices {
+            file.read(*self.rows.get(index)?, &mut data)?;
+        }
+        let shape: Vec<usize> = std::iter::once(indices.len()).chain(row.iter().copied()).collect();
+        let labels = indices.iter().map(|&i| samples[i].label as i64).collect();
+        Some(Inputs {
+            tensor: Tensor::f32(shape, data),
+            ready: true,
+            labels: Tensor::i64([indices.len()], labels),
+            indices: indices.iter().map(|&i| i as u64).collect(),
+        })
+    }
 }
 
-/// What came of computing features.
-pub(crate) enum Computed {
-    /// All of them.
-    Features(Features),
-    /// They would take more memory than allowed, or are of no use.
-    DoWithout,
+/// Whether features are kept.
+pub(crate) enum Kept {
+    Yes,
+    /// Why not.
+    Without(String),
     /// By request.
     Stopped,
 }
 
-struct Row {
-    index: u64,
-    label: i64,
+/// Keeps the features of pictures: those of validation, and those of training where each picture has a limited number of
+/// versions.
+pub(crate) struct Keeper<'a, 'w> {
+    pub(crate) step: &'a mut TrainStep,
+    pub(crate) cache: &'a Cache,
+    pub(crate) recipe: &'a Recipe,
+    /// What the executor says about itself.
+    pub(crate) processor: String,
+    /// Is told how many pictures of how many are done, and says whether to go on.
+    pub(crate) watch: &'a mut (dyn FnMut(usize, usize) -> bool + 'w),
 }
 
-impl Features {
-    /// Runs the frozen part of `step` on each picture of `loader`, which neither shuffles nor augments. `done` is told how
-    /// many pictures are done and says whether to go on.
-    pub(crate) fn compute(
-        step: &mut TrainStep,
-        loader: &Loader,
-        (batch_size, shuffle): (usize, Option<u64>),
-        budget: usize,
-        mut done: impl FnMut(usize) -> bool,
-    ) -> Result<Computed, TrainError> {
-        let samples = loader.samples().len();
-        let mut features = Features {
-            shape: vec![],
-            rows: vec![],
-            data: vec![],
-            samples,
-            skipped: vec![],
-            batch_size,
-            shuffle,
-        };
-        for batch in loader.epoch(0) {
-            let batch = batch?;
-            let rows = batch.indices.iter().zip(&batch.labels);
-            features.rows.extend(rows.map(|(&index, &label)| Row { index, label }));
-            let tensor = step.features(images(batch, loader.transform().preprocessing().size))?;
-            features.shape = tensor.shape()[1..].to_vec();
-            let bytes = features.shape.iter().product::<usize>().checked_mul(samples * size_of::<f32>());
-            if bytes.is_none_or(|bytes| bytes > budget) {
-                return Ok(Computed::DoWithout);
-            }
-            features.data.extend_from_slice(tensor.as_f32().unwrap_or_default());
-            if !done(features.rows.len()) {
-                return Ok(Computed::Stopped);
+/// What came of one file.
+enum Rows {
+    There(RowFile),
+    Without(String),
+    Stopped,
+}
+
+impl Keeper<'_, '_> {
+    /// Makes `train` and `val` use features, from files that are there or are made now. Pictures without random changes share
+    /// one file, whatever is trained on and validated with.
+    pub(crate) fn keep(&mut self, train: &mut Pictures, val: &mut Pictures) -> Result<Kept, TrainError> {
+        let augmented = self.recipe.augment == Augment::On;
+        let of_train = if augmented { &[] } else { train.loader.samples() };
+        let samples: Vec<Sample> = of_train.iter().chain(val.loader.samples()).cloned().collect();
+        if !samples.is_empty() {
+            let (file, rows) = match self.plain(samples, val)? {
+                (Rows::There(file), rows) => (Rc::new(file), rows),
+                (Rows::Without(why), _) => return Ok(Kept::Without(why)),
+                (Rows::Stopped, _) => return Ok(Kept::Stopped),
+            };
+            let (train_rows, val_rows) = rows.split_at(of_train.len());
+            let (train_rows, val_rows) = (train_rows.to_vec(), val_rows.to_vec());
+            val.take(vec![file.clone()], val_rows);
+            if !augmented {
+                train.take(vec![file], train_rows);
             }
         }
-        features.skipped = loader.skipped();
-        Ok(Computed::Features(features))
+        let views = self.recipe.cache_views.filter(|_| augmented).unwrap_or(0);
+        let mut files = Vec::new();
+        let hashes = if views > 0 { fingerprint::pictures(train.loader.samples()) } else { Vec::new() };
+        for view in 0..views {
+            match self.view(train, &hashes, view, views)? {
+                Rows::There(file) => files.push(Rc::new(file)),
+                Rows::Without(why) => return Ok(Kept::Without(why)),
+                Rows::Stopped => return Ok(Kept::Stopped),
+            }
+        }
+        if views > 0 {
+            let rows = (0..train.loader.samples().len()).collect();
+            train.take(files, rows);
+        }
+        Ok(Kept::Yes)
     }
 
-    /// The memory that the features take.
-    pub(crate) fn bytes(&self) -> usize {
-        self.data.len() * size_of::<f32>()
+    /// The features of unchanged pictures, and the row of each. They are ordered by content: names, classes and splits do
+    /// not matter.
+    fn plain(&mut self, samples: Vec<Sample>, val: &Pictures) -> Result<(Rows, Vec<usize>), TrainError> {
+        let hashes = fingerprint::pictures(&samples);
+        let mut order: Vec<usize> = (0..samples.len()).collect();
+        order.sort_by_key(|&i| hashes[i].as_bytes());
+        let mut rows = vec![0; samples.len()];
+        order.iter().enumerate().for_each(|(row, &sample)| rows[sample] = row);
+        let sorted = order.iter().map(|&i| samples[i].clone()).collect();
+        let sorted_hashes: Vec<Hash> = order.iter().map(|&i| hashes[i]).collect();
+        let key = self.key("plain", &sorted_hashes);
+        let transform = val.loader.transform();
+        let loader = Loader::new(sorted, transform.clone(), self.in_order(transform));
+        Ok((self.rows(key, &loader, 0, 1)?, rows))
     }
 
-    fn epoch(&self, epoch: u64, from: usize) -> impl Iterator<Item = Inputs> + '_ {
-        let order = self.order(epoch);
-        let batches = order.len().div_ceil(self.batch_size);
-        (from..batches).map(move |batch| {
-            let start = batch * self.batch_size;
-            self.gather(&order[start..order.len().min(start + self.batch_size)])
+    /// The features of one random version of each picture.
+    fn view(&mut self, train: &Pictures, hashes: &[Hash], view: u64, views: u64) -> Result<Rows, TrainError> {
+        let seed = self.recipe.seed;
+        let key = self.key(&format!("seed {seed} view {view}"), hashes);
+        let transform = train.loader.transform();
+        let options = LoaderOptions { augment: true, seed, ..self.in_order(transform) };
+        let loader = Loader::new(train.loader.samples().to_vec(), transform.clone(), options);
+        self.rows(key, &loader, view, views)
+    }
+
+    /// Each picture is read once, so its pixels are not worth keeping.
+    fn in_order(&self, transform: &Transform) -> LoaderOptions {
+        LoaderOptions { cache_bytes: 0, ..in_order(self.recipe, transform, EVALUATION_BATCH) }
+    }
+
+    /// A hash of all that decides about the numbers in a file.
+    fn key(&self, version: &str, pictures: &[Hash]) -> Hash {
+        let mut hasher = Hasher::new_derive_key("offshoot features 1");
+        hasher.update(fingerprint::program().as_bytes());
+        fingerprint::field(&mut hasher, self.processor.as_bytes());
+        self.step.fingerprint_prefix(&mut hasher);
+        let preprocessing = serde_json::to_vec(&self.recipe.preprocessing);
+        fingerprint::field(&mut hasher, &preprocessing.expect("preprocessing has a JSON form"));
+        fingerprint::field(&mut hasher, format!("{:?} {version}", self.recipe.cache_dtype).as_bytes());
+        pictures.iter().for_each(|hash| {
+            hasher.update(hash.as_bytes());
+        });
+        hasher.finalize()
+    }
+
+    /// The file under `key`, one of `files`, made from the pictures of `loader` in the epoch `view` where it is not there.
+    fn rows(&mut self, key: Hash, loader: &Loader, view: u64, files: u64) -> Result<Rows, TrainError> {
+        let Some(file) = self.cache.open(key) else { return self.compute(key, loader, view, files) };
+        if self.recipe.strict && !file.unusable().is_empty() {
+            loader.leave_out(file.unusable().iter().cloned());
+            if let Some(error) = loader.skipped().into_iter().next() {
+                return Err(error.into());
+            }
+        }
+        Ok(Rows::There(file))
+    }
+
+    fn compute(&mut self, key: Hash, loader: &Loader, view: u64, files: u64) -> Result<Rows, TrainError> {
+        let (rows, mut done) = (loader.samples().len(), 0);
+        let mut writer: Option<Writer> = None;
+        for batch in loader.epoch(view) {
+            let batch = batch?;
+            let indices = batch.indices.clone();
+            let features = self.step.features(images(batch, loader.transform().preprocessing().size))?;
+            if writer.is_none() {
+                let shape = features.shape()[1..].to_vec();
+                let layout = Layout { shape, dtype: self.recipe.cache_dtype, rows };
+                match self.cache.create(key, layout, files) {
+                    Ok(started) => writer = Some(started),
+                    Err(error) => return Ok(Rows::Without(error.to_string())),
+                }
+            }
+            if let Some(writer) = &mut writer
+                && let Err(error) = put(writer, &indices, &features)
+            {
+                return Ok(Rows::Without(error.to_string()));
+            }
+            done += indices.len();
+            if !(self.watch)(done, rows) {
+                return Ok(Rows::Stopped);
+            }
+        }
+        let Some(writer) = writer else { return Ok(Rows::Without("no picture can be used".into())) };
+        Ok(match writer.finish(loader.unusable()) {
+            Ok(file) => Rows::There(file),
+            Err(error) => Rows::Without(error.to_string()),
         })
     }
+}
 
-    /// Rows in the order in which a loader goes through its pictures.
-    fn order(&self, epoch: u64) -> Vec<usize> {
-        let Some(seed) = self.shuffle else { return (0..self.rows.len()).collect() };
-        let mut rows: Vec<Option<usize>> = vec![None; self.samples];
-        for (place, row) in self.rows.iter().enumerate() {
-            rows[row.index as usize] = Some(place);
-        }
-        Random::new(seed, epoch, 0, Purpose::Shuffle).shuffle(&mut rows);
-        rows.into_iter().flatten().collect()
-    }
-
-    fn gather(&self, rows: &[usize]) -> Inputs {
-        let len: usize = self.shape.iter().product();
-        let data: Vec<f32> = rows.iter().flat_map(|&r| &self.data[r * len..(r + 1) * len]).copied().collect();
-        let shape: Vec<usize> = std::iter::once(rows.len()).chain(self.shape.iter().copied()).collect();
-        Inputs {
-            tensor: Tensor::f32(shape, data),
-            ready: true,
-            labels: Tensor::i64([rows.len()], rows.iter().map(|&r| self.rows[r].label).collect()),
-            indices: rows.iter().map(|&r| self.rows[r].index).collect(),
-        }
-    }
+fn put(writer: &mut Writer, indices: &[u64], features: &Tensor) -> Result<(), crate::cache::CacheError> {
+    let data = features.as_f32().unwrap_or_default();
+    let rows = data.chunks_exact((data.len() / indices.len().max(1)).max(1));
+    indices.iter().zip(rows).try_for_each(|(&index, row)| writer.put(index as usize, row))
 }

@@ -13,6 +13,7 @@ use offshoot_graph::{Fit, Interpolation, Preprocessing};
 use serde::{Deserialize, Serialize};
 
 use crate::amp::Amp;
+use crate::cache::CacheType;
 use crate::groups::GroupOptions;
 use crate::optimizer::{Clip, OptimizerKind, OptimizerOptions};
 use crate::schedule::ScheduleKind;
@@ -130,6 +131,8 @@ pub struct Settings {
     pub balance_classes: Option<bool>,
     pub augment: Option<Augment>,
     pub amp: Option<Amp>,
+    pub cache_views: Option<u64>,
+    pub cache_dtype: Option<CacheType>,
     pub val_fraction: Option<f64>,
     pub seed: Option<u64>,
     pub threads: Option<usize>,
@@ -222,6 +225,13 @@ pub struct Recipe {
     /// Mixed precision.
     #[serde(default)]
     pub amp: Amp,
+    /// How many random versions of each training picture take turns: epoch e shows version e modulo this, so that what a
+    /// frozen part says about them can be kept. Without, each epoch has its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache_views: Option<u64>,
+    /// How what a frozen part says about a picture is rounded.
+    #[serde(default)]
+    pub cache_dtype: CacheType,
     /// For `DATA/<class>/*`: the part kept for validation.
     pub val_fraction: f64,
     /// Decides the split, the order, augmentation, dropout and the head's first weights.
@@ -338,6 +348,7 @@ impl Settings {
             return Err(SettingError { setting: "epochs".into(), reason });
         }
         at_least_one("batch_size", self.batch_size.map(|n| n as u64))?;
+        at_least_one("cache_views", self.cache_views)?;
         at_least_one("threads", self.threads.map(|n| n as u64))?;
         in_range("lr", self.lr, "above 0", |x| x > 0.0)?;
         in_range("weight_decay", self.weight_decay, "at least 0", |x| x >= 0.0)?;
@@ -402,8 +413,8 @@ impl Recipe {
     ///
     /// The defaults: head `linear,dropout=0.2`, 30 epochs, batch 16, AdamW at 1e-3 with weight decay 1e-2, a cosine after
     /// 5 % of warm-up (none for `onecycle`), a fifth for validation, seed 0. Nothing is frozen, or the backbone where something
-    /// is to be unfrozen. Augmentation is on, but off where the backbone is frozen: then each picture goes through what stays
-    /// frozen only once.
+    /// is to be unfrozen. Augmentation is on, but off where the backbone is frozen and `cache_views` not given: then each
+    /// picture goes through what stays frozen only once.
     /// A `size` without `resize` scales the model's own `resize`.
     ///
     /// # Errors
@@ -413,6 +424,7 @@ impl Recipe {
         let unfreezes = settings.unfreeze.as_ref().is_some_and(|u| !u.is_empty());
         let freeze = if unfreezes { Freeze::Backbone } else { Freeze::None };
         let frozen = settings.freeze.as_ref().unwrap_or(&freeze) == &Freeze::Backbone;
+        let once = frozen && settings.cache_views.is_none();
         let cycle = matches!(settings.schedule, Some(ScheduleKind::OneCycle(_)));
         let size = settings.preprocessing.as_ref().and_then(|p| p.size);
         let given = settings.over(Settings {
@@ -440,7 +452,8 @@ impl Recipe {
             class_weights: Some(BTreeMap::new()),
             balance_classes: Some(false),
             amp: Some(Amp::Off),
-            augment: Some(if frozen { Augment::Off } else { Augment::On }),
+            cache_dtype: Some(CacheType::F32),
+            augment: Some(if once { Augment::Off } else { Augment::On }),
             val_fraction: Some(0.2),
             seed: Some(0),
             strict: Some(false),

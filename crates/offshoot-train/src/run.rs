@@ -6,21 +6,26 @@
 //! | `best.safetensors` | the model of the epoch with the best validation accuracy (of equals, the lower loss) |
 //! | `last.safetensors` | the model of the last checkpoint |
 //! | `last.state.safetensors` | what `--resume` needs beside it: what trains, the optimizer, the position |
+//! | `previous.state.safetensors` | the same of the checkpoint before, which `--resume` takes where that one is missing |
 //! | `results.csv` | a line an epoch, see [`EpochRow`] |
 //! | `average.safetensors` | the average of the last epochs, where the recipe asks for it |
 //! | `pictures.csv` | a line a picture: `train` or `val`, its class, its path |
 //! | `groups.csv` | a line for each group of parameters in each stage: whether and how fast it learns |
 
+use std::fs::{self, File, TryLockError};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
+use blake3::Hasher;
 use offshoot_data::Dataset;
 use offshoot_formats::atomic::write_atomically;
 use offshoot_formats::checkpoint::{KeyMismatch, match_weights};
+use offshoot_formats::error::Problem;
 use offshoot_formats::{FormatError, safetensors};
 use offshoot_graph::{Model, Weights};
 use serde::{Deserialize, Serialize};
 
+use crate::fingerprint;
 use crate::groups::GroupRow;
 use crate::schedule::Plateau;
 use crate::unfreeze::Stages;
@@ -31,6 +36,8 @@ pub const BEST_FILE: &str = "best.safetensors";
 pub const LAST_FILE: &str = "last.safetensors";
 /// The rest of the last checkpoint.
 pub const STATE_FILE: &str = "last.state.safetensors";
+/// The rest of the checkpoint before that.
+pub const PREVIOUS_FILE: &str = "previous.state.safetensors";
 /// A line an epoch.
 pub const RESULTS_FILE: &str = "results.csv";
 /// The average of the last epochs.
@@ -64,6 +71,22 @@ pub enum RunError {
         path: PathBuf,
         /// What is wrong with it.
         reason: String,
+    },
+    /// A file of a checkpoint is not what was written.
+    #[error("{}: {reason}. The file is damaged; {way_out}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+        /// What to do.
+        way_out: String,
+    },
+    /// Another process is at it.
+    #[error("{}: another process is training in this folder; wait for it, or give another folder with --out", run.display())]
+    InUse {
+        /// The folder.
+        run: PathBuf,
     },
     /// The weights are those of another model.
     #[error("{}: {source}", path.display())]
@@ -118,6 +141,8 @@ pub(crate) struct Position {
     pub(crate) patience: Patience,
     /// Whether patience has run out.
     pub(crate) ended: bool,
+    /// Training pictures that were left out so far: places in the list of samples, with the reason.
+    pub(crate) unusable: Vec<(usize, String)>,
 }
 
 /// How long a better validation accuracy has been waited for.
@@ -144,11 +169,73 @@ impl Patience {
 }
 
 /// What the state file carries as JSON.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct StateHeader {
-    position: Position,
+pub(crate) struct StateHeader {
+    pub(crate) position: Position,
     setting: Setting,
+    /// What the executor said about itself.
+    pub(crate) processor: String,
+    /// Of the weights that the state does not hold; see [`FrozenHash`].
+    frozen: String,
+    /// Of the other fields and the tensors.
+    content: String,
+}
+
+impl StateHeader {
+    pub(crate) fn new(
+        position: &Position,
+        setting: &Setting,
+        processor: String,
+        frozen: String,
+    ) -> StateHeader {
+        let (position, setting) = (position.clone(), setting.clone());
+        StateHeader { position, setting, processor, frozen, content: String::new() }
+    }
+
+    /// A hash of this and `state`, this header's own hash left out.
+    fn hash(&self, state: &Weights) -> String {
+        let mut hasher = Hasher::new();
+        let others = StateHeader { content: String::new(), ..self.clone() };
+        fingerprint::field(&mut hasher, others.to_json().as_bytes());
+        fingerprint::weights(&mut hasher, state, |_| true);
+        hasher.finalize().to_string()
+    }
+
+    fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("a position has a JSON form")
+    }
+}
+
+/// A checkpoint.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Saved {
+    pub(crate) weights: Weights,
+    pub(crate) header: StateHeader,
+}
+
+/// Hashes the weights of a model that its state does not hold. They stay the same as long as the state holds the same ones,
+/// so they are hashed once.
+#[derive(Debug, Default)]
+pub(crate) struct FrozenHash {
+    known: Option<(usize, String)>,
+}
+
+impl FrozenHash {
+    pub(crate) fn of(&mut self, weights: &Weights, state: &Weights) -> String {
+        let moving = |name: &str| state.contains_key(&format!("model.{name}"));
+        let count = weights.keys().filter(|name| moving(name)).count();
+        match &self.known {
+            Some((known, hash)) if *known == count => hash.clone(),
+            _ => {
+                let mut hasher = Hasher::new();
+                fingerprint::weights(&mut hasher, weights, |name| !moving(name));
+                let hash = hasher.finalize().to_string();
+                self.known = Some((count, hash.clone()));
+                hash
+            }
+        }
+    }
 }
 
 /// What a checkpoint belongs to.
@@ -315,30 +402,63 @@ fn quoted(field: &str) -> std::borrow::Cow<'_, str> {
     field.into()
 }
 
-/// Writes the state of a checkpoint.
-pub(crate) fn write_state(
-    run: &Path,
-    state: &Weights,
-    position: &Position,
-    setting: &Setting,
-) -> Result<(), FormatError> {
-    let header = StateHeader { position: position.clone(), setting: setting.clone() };
-    let header = serde_json::to_string(&header).expect("a position has a JSON form");
-    safetensors::write(&run.join(STATE_FILE), state, &header)
+/// Takes the folder `run` for this process, as long as the result lives, and removes the temporary files that a killed one
+/// left. `None` where there is no such folder, or folders cannot be locked.
+pub(crate) fn lock(run: &Path) -> Result<Option<File>, RunError> {
+    let Ok(folder) = File::open(run) else { return Ok(None) };
+    match folder.try_lock() {
+        Err(TryLockError::WouldBlock) => return Err(RunError::InUse { run: run.to_owned() }),
+        Err(TryLockError::Error(_)) => return Ok(None),
+        Ok(()) => {}
+    }
+    for entry in fs::read_dir(run).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with('.') && name.ends_with(".tmp") {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+    Ok(Some(folder))
 }
 
-/// The state of the last checkpoint, if there is one. It must belong to `setting`.
-pub(crate) fn read_state(run: &Path, setting: &Setting) -> Result<Option<(Weights, Position)>, RunError> {
+/// Whether there is a checkpoint in the folder `run`.
+pub fn has_checkpoint(run: &Path) -> bool {
+    [STATE_FILE, PREVIOUS_FILE].iter().any(|name| run.join(name).exists())
+}
+
+/// Writes the state of a checkpoint, and keeps the one before.
+pub(crate) fn write_state(run: &Path, state: &Weights, mut header: StateHeader) -> Result<(), FormatError> {
+    header.content = header.hash(state);
     let path = run.join(STATE_FILE);
-    if !path.exists() {
-        return Ok(None);
-    }
+    // Fails where there is none.
+    let _ = fs::rename(&path, run.join(PREVIOUS_FILE));
+    safetensors::write(&path, state, &header.to_json())
+}
+
+/// The state of the last checkpoint, if there is one, or of the one before where the last is missing. It must belong to
+/// `setting`.
+pub(crate) fn read_state(run: &Path, setting: &Setting) -> Result<Option<Saved>, RunError> {
+    let files = [STATE_FILE, PREVIOUS_FILE].map(|name| run.join(name));
+    let Some(path) = files.iter().find(|path| path.exists()) else { return Ok(None) };
     let refuse = |reason: String| RunError::Checkpoint { path: path.clone(), reason };
-    let file = safetensors::read(&path)?;
+    let damaged = |reason: String| {
+        let way_out = match *path == files[0] && files[1].exists() {
+            true => "delete it, and --resume goes on from the checkpoint before it".to_owned(),
+            false => "start again in another folder with --out".to_owned(),
+        };
+        RunError::Damaged { path: path.clone(), reason, way_out }
+    };
+    let file = safetensors::read(path).map_err(|error| match error.problem {
+        Problem::Io { .. } => RunError::File(error),
+        problem => damaged(problem.to_string()),
+    })?;
     let header =
-        file.metadata.get(safetensors::METADATA_KEY).ok_or_else(|| refuse("is no checkpoint".into()))?;
-    let header: StateHeader =
-        serde_json::from_str(header).map_err(|e| refuse(format!("is no checkpoint of this version: {e}")))?;
+        file.metadata.get(safetensors::METADATA_KEY).ok_or_else(|| damaged("is no checkpoint".into()))?;
+    let header: StateHeader = serde_json::from_str(header)
+        .map_err(|e| damaged(format!("is no checkpoint of this version: {e}")))?;
+    if header.content != header.hash(&file.weights) {
+        return Err(damaged("its content does not have the hash that stands in it".into()));
+    }
     if header.setting.recipe != setting.recipe {
         return Err(refuse("belongs to another recipe than the recipe.toml beside it".into()));
     }
@@ -351,7 +471,7 @@ pub(crate) fn read_state(run: &Path, setting: &Setting) -> Result<Option<(Weight
     if header.position.step > train as u64 {
         return Err(refuse(format!("claims {} steps in an epoch of {train} pictures", header.position.step)));
     }
-    Ok(Some((file.weights, header.position)))
+    Ok(Some(Saved { weights: file.weights, header }))
 }
 
 /// Checks that the stage of a checkpoint is one that its epoch can be in: its own, or the one before where that has just ended.
@@ -365,10 +485,16 @@ pub(crate) fn check_stage(run: &Path, position: &Position, stages: &Stages) -> R
     Err(RunError::Checkpoint { path: run.join(STATE_FILE), reason })
 }
 
-/// The weights in the last checkpoint, checked against the graph of `model`.
-pub(crate) fn read_last(run: &Path, model: &Model) -> Result<Weights, RunError> {
+/// The weights in the last checkpoint, checked against the graph of `model` and against `saved`. What the state holds may be
+/// newer in them: a process may have died before it wrote the state.
+pub(crate) fn read_last(run: &Path, model: &Model, saved: &Saved) -> Result<Weights, RunError> {
     let path = run.join(LAST_FILE);
     let file = safetensors::read(&path)?;
+    if FrozenHash::default().of(&file.weights, &saved.weights) != saved.header.frozen {
+        let reason = "its frozen weights do not have the hash that the state holds".into();
+        let way_out = format!("{BEST_FILE} has the same frozen weights: copy it to this name");
+        return Err(RunError::Damaged { path, reason, way_out });
+    }
     let parameters = model.graph.parameters().iter().map(|&id| model.graph.value(id));
     let expected = parameters.map(|v| (v.name.clone(), v.shape.as_fixed().unwrap_or_default()));
     let expected: Vec<(String, Vec<usize>)> = expected.collect();
@@ -416,28 +542,73 @@ mod tests {
         assert!(error.contains("results.csv") && error.contains("3 finished epochs"), "{error}");
     }
 
+    fn header(position: Position, setting: &Setting) -> StateHeader {
+        StateHeader::new(&position, setting, "cpu".into(), "frozen".into())
+    }
+
     #[test]
     fn a_state_comes_back_and_one_of_another_recipe_does_not() {
         let run = tempfile::tempdir().unwrap();
-        assert!(read_state(run.path(), &setting("a = 1", 7)).unwrap().is_none());
+        let ours = setting("a = 1", 7);
+        assert!(read_state(run.path(), &ours).unwrap().is_none() && !has_checkpoint(run.path()));
         let sums = Sums { loss: 0.1 + 0.2, correct: 3, images: 4, gradient_norm: 1.0 / 3.0 };
         let best = Some(Best { epoch: 1, val_accuracy: Some(2.0 / 3.0), val_loss: Some(0.7) });
-        let position = Position { epoch: 2, step: 5, sums, best, stage: 1, ..Position::default() };
+        let unusable = vec![(3, "it is \"broken\"".to_string())];
+        let position = Position { epoch: 2, step: 5, sums, best, stage: 1, unusable, ..Position::default() };
         let state = Weights::from([("model.w".to_string(), offshoot_graph::Tensor::full([2], 0.5))]);
-        write_state(run.path(), &state, &position, &setting("a = 1", 7)).unwrap();
-        assert_eq!(read_state(run.path(), &setting("a = 1", 7)).unwrap(), Some((state, position)));
+        write_state(run.path(), &state, header(position.clone(), &ours)).unwrap();
+        let saved = read_state(run.path(), &ours).unwrap().unwrap();
+        assert_eq!((saved.weights, saved.header.position), (state, position));
         for (other, reason) in [(setting("a = 2", 7), "another recipe"), (setting("a = 1", 8), "7 pictures")]
         {
             let error = read_state(run.path(), &other).unwrap_err().to_string();
             assert!(error.contains("last.state.safetensors") && error.contains(reason), "{error}");
         }
         let position = Position { step: 8, ..Position::default() };
-        write_state(run.path(), &Weights::new(), &position, &setting("a = 1", 7)).unwrap();
-        let error = read_state(run.path(), &setting("a = 1", 7)).unwrap_err().to_string();
+        write_state(run.path(), &Weights::new(), header(position, &ours)).unwrap();
+        let error = read_state(run.path(), &ours).unwrap_err().to_string();
         assert!(error.contains("8 steps"), "{error}");
-        std::fs::write(run.path().join(STATE_FILE), b"junk").unwrap();
-        let error = read_state(run.path(), &setting("a = 1", 7)).unwrap_err().to_string();
-        assert!(error.contains("last.state.safetensors"), "{error}");
+    }
+
+    #[test]
+    fn every_cut_and_every_changed_byte_of_a_state_is_found_and_the_one_before_still_loads() {
+        let run = tempfile::tempdir().unwrap();
+        let ours = setting("a = 1", 7);
+        let state = Weights::from([("model.w".to_string(), offshoot_graph::Tensor::full([5], 0.5))]);
+        for step in [1, 2] {
+            let position = Position { step, ..Position::default() };
+            write_state(run.path(), &state, header(position, &ours)).unwrap();
+        }
+        let path = run.path().join(STATE_FILE);
+        let whole = fs::read(&path).unwrap();
+        let cut = (0..whole.len()).map(|len| whole[..len].to_vec());
+        let changed = (0..whole.len()).map(|at| {
+            let mut changed = whole.clone();
+            changed[at] ^= 1 << (at % 8);
+            changed
+        });
+        for bytes in cut.chain(changed) {
+            fs::write(&path, &bytes).unwrap();
+            let error = read_state(run.path(), &ours).unwrap_err().to_string();
+            assert!(error.contains("last.state.safetensors") && error.contains("delete it"), "{error}");
+        }
+        fs::remove_file(&path).unwrap();
+        assert_eq!(read_state(run.path(), &ours).unwrap().unwrap().header.position.step, 1);
+    }
+
+    #[test]
+    fn a_folder_is_for_one_process_which_tidies_up() {
+        let run = tempfile::tempdir().unwrap();
+        assert!(lock(&run.path().join("nothing")).unwrap().is_none());
+        fs::write(run.path().join(".last.safetensors1x.tmp"), "half").unwrap();
+        fs::write(run.path().join("notes.tmp"), "mine").unwrap();
+        let held = lock(run.path()).unwrap().unwrap();
+        let names: Vec<_> = fs::read_dir(run.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(names, ["notes.tmp"]);
+        let error = lock(run.path()).unwrap_err().to_string();
+        assert!(error.contains("another process") && error.contains("--out"), "{error}");
+        drop(held);
+        assert!(lock(run.path()).unwrap().is_some());
     }
 
     #[test]

@@ -232,6 +232,13 @@ impl TrainStep {
         self.prefix.is_some()
     }
 
+    /// Adds all that decides about [`TrainStep::features`] but the executor.
+    pub(crate) fn fingerprint_prefix(&self, hasher: &mut blake3::Hasher) {
+        if let Some(prefix) = &self.prefix {
+            prefix.fingerprint(hasher);
+        }
+    }
+
     /// What the trainable part reads, for pictures [n, 3, size, size]: the pictures themselves where there is no frozen
     /// part before it.
     ///

@@ -3,7 +3,7 @@
 use crate::recipe::Recipe;
 
 /// What a setting is, in the words of a recipe file.
-const COMMENTS: [(&str, &str); 30] = [
+const COMMENTS: [(&str, &str); 31] = [
     ("head", "What replaces the pretrained head: linear or mlp:256, and a dropout."),
     ("epochs", "How often each picture is seen."),
     ("batch_size", "Pictures in a batch."),
@@ -26,6 +26,7 @@ const COMMENTS: [(&str, &str); 30] = [
     ("label_smoothing", "The part of the target that is spread over all classes."),
     ("balance_classes", "Whether each class counts as much as any other, however many pictures it has."),
     ("augment", "Random crops and flips: on or off."),
+    ("cache_dtype", "How what a frozen part says about pictures is rounded: f32 or f16."),
     ("amp", "Mixed precision: off, bf16 or fp16."),
     ("val_fraction", "The part of the pictures kept for validation, where there is no folder `val`."),
     ("seed", "Decides everything random."),
@@ -46,6 +47,8 @@ const OFF: &str = "\
 # ema = 0.99
 # End after this many epochs without a better validation accuracy.
 # patience = 5
+# Keep this many augmented views of each picture, so that what a frozen part says about them is computed once.
+# cache_views = 4
 ";
 
 /// `recipe` as a TOML file with comments, which reads back as the same settings. `model`, `weights` and `data`, which belong to one

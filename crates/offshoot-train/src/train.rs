@@ -10,6 +10,7 @@ use offshoot_graph::model::OUTPUT;
 use offshoot_graph::{Executor, Model};
 use serde::Serialize;
 
+use crate::cache::CacheOptions;
 use crate::freeze::FreezeError;
 use crate::groups::{GroupRow, groups};
 use crate::recipe::Recipe;
@@ -179,6 +180,8 @@ pub enum Event<'a> {
     Ended,
     /// A picture was left out.
     Skipped(&'a PictureError),
+    /// Something that is no error and that the user should know, in a sentence.
+    Notice(&'a str),
     /// A checkpoint is on disk.
     Checkpoint,
 }
@@ -194,8 +197,8 @@ pub struct Control<'a> {
     /// The longest time between two checkpoints; there is one after each epoch anyway. Ten minutes by
     /// [`Control::new`].
     pub checkpoint_every: Duration,
-    /// Bytes in which features of frozen parts may be kept; 0 keeps none. A GiB by [`Control::new`].
-    pub feature_bytes: usize,
+    /// Where what frozen parts say about pictures is kept. In the run directory by [`Control::new`].
+    pub cache: CacheOptions,
 }
 
 impl<'a> Control<'a> {
@@ -206,7 +209,7 @@ impl<'a> Control<'a> {
             stop,
             resume: false,
             checkpoint_every: Duration::from_secs(600),
-            feature_bytes: 1 << 30,
+            cache: CacheOptions::default(),
         }
     }
 }
@@ -231,11 +234,12 @@ pub fn train(
     let same_for_any_threads = Recipe { threads: None, ..recipe.clone() };
     let setting =
         Setting { recipe: same_for_any_threads.to_toml(), pictures: [data.train.len(), data.val.len()] };
-    let saved = if control.resume {
-        run::read_state(run, &setting)?
+    let (lock, saved) = if control.resume {
+        let lock = run::lock(run)?;
+        (lock, run::read_state(run, &setting)?)
     } else {
         run::check_unused(run)?;
-        None
+        (None, None)
     };
     let mut model = model;
     check_classes(&model, data)?;
@@ -243,30 +247,35 @@ pub fn train(
     let tables = tables(&model, recipe, &stages)?;
     stages.apply(&mut model.graph, stages.count() - 1)?;
     let counts = model.graph.count_parameters();
-    let results = Results::read(run, saved.as_ref().map_or(0, |(_, position)| position.epoch))?;
-    if let Some((_, position)) = &saved {
+    let results = Results::read(run, saved.as_ref().map_or(0, |saved| saved.header.position.epoch))?;
+    if let Some(saved) = &saved {
+        let position = &saved.header.position;
         if position.ended || position.epoch >= recipe.epochs {
             let result = result(run, position, counts, results.totals());
             return Ok(Outcome { result, interrupted: false });
         }
         run::check_stage(run, position, &stages)?;
-        model.weights = run::read_last(run, &model)?;
+        model.weights = run::read_last(run, &model, saved)?;
     }
-    let stage = saved.as_ref().map_or(0, |(_, position)| position.stage);
+    let stage = saved.as_ref().map_or(0, |saved| saved.header.position.stage);
     stages.apply(&mut model.graph, stage)?;
     let transform = Transform::new(&recipe.preprocessing)?;
     let options = step_options(recipe, data)?;
     let step = TrainStep::new(model, &for_stage(&options, &stages, stage), executor)?;
     // What does not fit has been found by now: no folder is left behind for it.
     run::make(run)?;
+    let _lock = match lock {
+        Some(lock) => Some(lock),
+        None => run::lock(run)?,
+    };
     recipe.write(run)?;
     run::write_pictures(run, data)?;
     run::write_groups(run, &tables)?;
     let given = Given { recipe, setting, transform, data, run, executor, options, stages };
     let mut training = Training::new(given, control, step, (results, counts, clock));
     let resumed = saved.is_some();
-    if let Some((state, position)) = saved {
-        training.resume(&state, position)?;
+    if let Some(saved) = saved {
+        training.resume(saved)?;
     }
     training.run_epochs(resumed)
 }

@@ -7,29 +7,24 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use offshoot_data::{Loader, LoaderOptions, PictureError};
+use offshoot_data::PictureError;
 use offshoot_graph::random::{Purpose, key};
 use offshoot_graph::{Model, Tensor, Weights};
 
 use crate::average::Average;
+use crate::cache::Cache;
 use crate::memory::peak_mib;
 use crate::metrics::Metrics;
-use crate::pictures::{Computed, Features, Inputs, Pictures};
-use crate::recipe::Augment;
+use crate::pictures::{self, Inputs, Keeper, Kept, Pictures};
 use crate::run::{
-    self, AVERAGE_FILE, BEST_FILE, Best, EpochRow, LAST_FILE, Position, Results, Sums, write_model,
+    self, AVERAGE_FILE, BEST_FILE, Best, EpochRow, FrozenHash, LAST_FILE, Position, Results, Saved,
+    StateHeader, Sums, write_model,
 };
 use crate::schedule::{Plateau, Schedule, ScheduleKind};
 use crate::step::{Batch, StepError, TrainStep};
 use crate::train::{BestEpoch, Control, Event, Given, Outcome, TrainError, TrainResult, for_stage};
 
 pub use refusal::Refusal;
-
-/// Pictures in a batch of evaluation.
-const EVALUATION_BATCH: usize = 32;
-
-/// Bytes of resized pictures that each of training and validation keeps.
-const PIXEL_CACHE: usize = 256 << 20;
 
 /// A run in progress.
 pub(crate) struct Training<'a, 'c> {
@@ -53,6 +48,8 @@ pub(crate) struct Training<'a, 'c> {
     stepping: Duration,
     /// Skipped pictures that were told of.
     reported: HashSet<PathBuf>,
+    /// Of the weights that do not train in this stage.
+    frozen: FrozenHash,
 }
 
 /// Whether to go on.
@@ -88,18 +85,27 @@ impl<'a, 'c> Training<'a, 'c> {
             steps_made: 0,
             stepping: Duration::ZERO,
             reported: HashSet::new(),
+            frozen: FrozenHash::default(),
         }
     }
 
-    /// Goes to where a checkpoint was made.
-    pub(crate) fn resume(&mut self, state: &Weights, position: Position) -> Result<(), TrainError> {
-        self.step.load_state(state)?;
+    /// Goes to where a checkpoint was made. Says so when it was made where numbers are rounded in another way.
+    pub(crate) fn resume(&mut self, saved: Saved) -> Result<(), TrainError> {
+        let Saved { weights: state, header } = saved;
+        self.step.load_state(&state)?;
         for (prefix, average) in [("ema.", &mut self.ema), ("late.", &mut self.late)] {
             if let Some(average) = average {
-                average.load_state(&under(state, prefix), self.step.moving()).map_err(StepError::from)?;
+                average.load_state(&under(&state, prefix), self.step.moving()).map_err(StepError::from)?;
             }
         }
-        self.position = position;
+        let (before, now) = (header.processor, self.given.executor.describe());
+        if before != now {
+            (self.control.progress)(Event::Notice(&format!(
+                "the run was on `{before}` until now and goes on on `{now}`: last digits may differ from those of a run \
+                 that stays on one"
+            )));
+        }
+        self.position = header.position;
         Ok(())
     }
 
@@ -199,60 +205,43 @@ impl<'a, 'c> Training<'a, 'c> {
 
     /// The pictures to train and to validate with, gone through the frozen part where that pays. `None` when stopped.
     fn open_pictures(&mut self) -> Result<Option<(Pictures, Pictures)>, TrainError> {
-        let (recipe, data) = (self.given.recipe, self.given.data);
-        let transform = self.given.transform.clone();
-        let (batch_size, seed) = (recipe.batch_size.max(1), recipe.seed);
-        let augment = recipe.augment == Augment::On;
-        let kept = |options: LoaderOptions| LoaderOptions {
-            threads: recipe.threads.unwrap_or(0),
-            strict: recipe.strict,
-            cache_bytes: PIXEL_CACHE,
-            ..options
+        let Given { recipe, data, transform, run, executor, .. } = &self.given;
+        let (mut train, mut val) = pictures::open(recipe, data, transform);
+        train.leave_out(&self.position.unusable);
+        let cache = Cache::new(&self.control.cache, run).filter(|_| self.step.has_prefix());
+        let Some(cache) = cache else { return Ok(Some((train, val))) };
+        let (stop, progress) = (self.control.stop, &mut *self.control.progress);
+        let mut watch = |done, total| {
+            progress(Event::Features { done, total });
+            !stop.load(Ordering::Relaxed)
         };
-        let ordered = |batch_size| kept(LoaderOptions::evaluation(&transform, batch_size));
-        let (val_options, train_options) = (ordered(EVALUATION_BATCH), ordered(batch_size));
-        let shuffled =
-            LoaderOptions { augment, ..kept(LoaderOptions::training(&transform, batch_size, seed)) };
-        let val = Loader::new(data.val.clone(), transform.clone(), val_options);
-        let train = Loader::new(data.train.clone(), transform.clone(), train_options);
-        let mut budget = self.control.feature_bytes;
-        let val = match self.features(&val, (EVALUATION_BATCH, None), &mut budget)? {
-            Computed::Features(features) => Pictures::Features(features),
-            Computed::DoWithout => Pictures::Loader(val),
-            Computed::Stopped => return Ok(None),
+        let mut keeper = Keeper {
+            step: &mut self.step,
+            cache: &cache,
+            recipe,
+            processor: executor.describe(),
+            watch: &mut watch,
         };
-        let computed = match augment {
-            true => Computed::DoWithout,
-            false => self.features(&train, (batch_size, Some(seed)), &mut budget)?,
-        };
-        let train = match computed {
-            Computed::Features(features) => Pictures::Features(features),
-            Computed::DoWithout => Pictures::Loader(Loader::new(data.train.clone(), transform, shuffled)),
-            Computed::Stopped => return Ok(None),
-        };
+        match keeper.keep(&mut train, &mut val)? {
+            Kept::Yes => {}
+            Kept::Without(why) => progress(Event::Notice(&format!(
+                "what the frozen part says about each picture is not kept but computed in every epoch: {why}"
+            ))),
+            Kept::Stopped => return Ok(None),
+        }
         Ok(Some((train, val)))
     }
 
-    /// Features of the pictures of `loader`, where there is a frozen part and `budget` allows it.
-    fn features(
-        &mut self,
-        loader: &Loader,
-        order: (usize, Option<u64>),
-        budget: &mut usize,
-    ) -> Result<Computed, TrainError> {
-        if !self.step.has_prefix() || *budget == 0 {
-            return Ok(Computed::DoWithout);
+    /// What the part that trains reads.
+    fn features(&mut self, tensor: Tensor, ready: bool) -> Result<Tensor, TrainError> {
+        if ready {
+            return Ok(tensor);
         }
-        let (total, stop) = (loader.samples().len(), self.control.stop);
-        let progress = &mut *self.control.progress;
-        let computed = Features::compute(&mut self.step, loader, order, *budget, |done| {
-            progress(Event::Features { done, total });
-            !stop.load(Ordering::Relaxed)
-        })?;
-        if let Computed::Features(features) = &computed {
-            *budget -= features.bytes();
+        let mut features = self.step.features(tensor)?;
+        if let Some(values) = features.as_f32_mut().filter(|_| self.step.has_prefix()) {
+            self.given.recipe.cache_dtype.round(values);
         }
-        Ok(computed)
+        Ok(features)
     }
 
     /// Tells of the pictures that were left out since the last time.
@@ -280,6 +269,7 @@ impl<'a, 'c> Training<'a, 'c> {
             }
             let before = Instant::now();
             let loss = self.make_step(inputs).map_err(|error| self.explain(error, pictures))?;
+            self.position.unusable = pictures.unusable();
             self.stepping += before.elapsed();
             self.steps_made += 1;
             let speed =
@@ -325,7 +315,7 @@ impl<'a, 'c> Training<'a, 'c> {
         // The key's bits are what counts, not its sign.
         let keys = inputs.indices.iter().map(|&picture| key(seed, epoch, picture, Purpose::Dropout) as i64);
         let keys = Tensor::i64([inputs.indices.len()], keys.collect());
-        let features = if inputs.ready { inputs.tensor } else { self.step.features(inputs.tensor)? };
+        let features = self.features(inputs.tensor, inputs.ready)?;
         Ok(Batch { features, labels: inputs.labels, keys })
     }
 
@@ -383,7 +373,7 @@ impl<'a, 'c> Training<'a, 'c> {
                 return Ok(None);
             }
             let inputs = inputs?;
-            let features = if inputs.ready { inputs.tensor } else { self.step.features(inputs.tensor)? };
+            let features = self.features(inputs.tensor, inputs.ready)?;
             let logits = network.run(&features).map_err(StepError::from)?;
             metrics.add(logits.data, inputs.labels.as_i64().unwrap_or_default());
             (self.control.progress)(Event::Validate { done: metrics.images() });
@@ -476,14 +466,17 @@ impl<'a, 'c> Training<'a, 'c> {
     /// The state goes last: it alone decides where a resumed run starts, and holds all that has changed since the files
     /// before it were the ones that belong to it.
     fn checkpoint(&mut self) -> Result<(), TrainError> {
-        let Given { run, setting, .. } = &self.given;
-        write_model(&run.join(LAST_FILE), self.step.model())?;
+        let Given { run, setting, executor, .. } = &self.given;
         let mut state = self.step.state();
         for (prefix, average) in [("ema.", &self.ema), ("late.", &self.late)] {
             let average = average.iter().flat_map(Average::state);
             state.extend(average.map(|(name, tensor)| (format!("{prefix}{name}"), tensor)));
         }
-        run::write_state(run, &state, &self.position, setting)?;
+        let model = self.step.model();
+        write_model(&run.join(LAST_FILE), model)?;
+        let frozen = self.frozen.of(&model.weights, &state);
+        let header = StateHeader::new(&self.position, setting, executor.describe(), frozen);
+        run::write_state(run, &state, header)?;
         self.last_checkpoint = Instant::now();
         (self.control.progress)(Event::Checkpoint);
         Ok(())

@@ -129,7 +129,7 @@ fn a_run_is_resumed_to_the_same_bytes_in_every_stage() {
 fn features_that_are_kept_through_unfreezings_change_no_bit() {
     let fixture = Fixture::new(progressive);
     fixture.whole("kept");
-    fixture.train("anew", u64::MAX, |c| c.feature_bytes = 0).unwrap();
+    fixture.train("anew", u64::MAX, |c| c.cache.budget = 0).unwrap();
     fixture.assert_same("kept", "anew");
 }
 

@@ -11,7 +11,7 @@ use offshoot_graph::random::{Purpose, Random};
 use offshoot_graph::{Fit, Metadata, Model, Tensor};
 use offshoot_train::recipe::{Augment, PreprocessingSettings};
 use offshoot_train::{
-    Amp, Control, Event, Freeze, Inference, Recipe, Settings, StepError, StepOptions, TrainStep,
+    Amp, CacheType, Control, Event, Freeze, Inference, Recipe, Settings, StepError, StepOptions, TrainStep,
     apply_freeze, train,
 };
 
@@ -146,10 +146,21 @@ fn a_used_folder_needs_resume_and_a_finished_run_answers_again() {
 
 #[test]
 fn kept_features_change_no_bit() {
-    for change in [head_only, |s: &mut Settings| {
-        first_layer_frozen(s);
-        s.augment = Some(Augment::Off);
-    }] {
+    for change in [
+        head_only,
+        |s: &mut Settings| {
+            first_layer_frozen(s);
+            s.augment = Some(Augment::Off);
+        },
+        |s: &mut Settings| {
+            head_only(s);
+            s.cache_views = Some(2);
+        },
+        |s: &mut Settings| {
+            head_only(s);
+            s.cache_dtype = Some(CacheType::F16);
+        },
+    ] {
         let fixture = Fixture::new(change);
         let mut kept = 0;
         let mut progress = |event: Event<'_>| kept += u32::from(matches!(event, Event::Features { .. }));
@@ -158,7 +169,7 @@ fn kept_features_change_no_bit() {
         let control = Control::new(&mut progress, &stop);
         train(model(), &fixture.recipe, &fixture.data, &run, &fixture.executor, control).unwrap();
         assert!(kept > 0);
-        fixture.train("anew", u64::MAX, |c| c.feature_bytes = 0).unwrap();
+        fixture.train("anew", u64::MAX, |c| c.cache.budget = 0).unwrap();
         fixture.assert_same("kept", "anew");
     }
 }

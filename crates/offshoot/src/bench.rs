@@ -48,7 +48,7 @@ pub struct Timing {
     pub cpu: String,
     /// Threads.
     pub threads: usize,
-    /// The loss of each training step, those of the warm-up included.
+    /// The loss of each training step, those of the warm-up included, where the start was kept for comparison.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub losses: Vec<f32>,
 }
@@ -105,6 +105,7 @@ pub fn bench_train(
         losses.push(step.run(images.clone(), &labels, &keys, 1.0)?.loss);
         Ok(())
     })?;
+    let losses = if train.dump.is_some() { losses } else { Vec::new() };
     Ok(Timing { losses, ..timing })
 }
 

@@ -45,6 +45,7 @@ fn train_prints_its_result_and_fills_the_run_directory() {
         "last.safetensors",
         "last.state.safetensors",
         "pictures.csv",
+        "previous.state.safetensors",
         "recipe.toml",
         "results.csv",
     ];
@@ -565,7 +566,7 @@ fn the_recipe_of_a_model_is_a_file_that_train_takes() {
     assert!(said.out.contains("unfreeze = [\"features.17@50%:x0.1\""), "{}", said.out);
     let world = World::new("recipe");
     world.write("r.toml", &said.out);
-    data(&world.path("d"), &CLASSES, 4);
+    data(&world.path("d"), &CLASSES, 5);
     let result = world.json(&format!("train d {SMALL} --epochs 2 --recipe r.toml --out run"));
     assert_eq!(result["epochs"], json!(2));
     assert_eq!(world.json("recipe --model resnet18")["unfreeze"], json!(["layer4@50%:x0.1"]));

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use clap::Args;
 use indicatif::ProgressBar;
@@ -14,9 +15,9 @@ use offshoot::{
 };
 use offshoot_train::optimizer::OptimizerKind;
 use offshoot_train::recipe::Augment;
-use offshoot_train::run::LAST_FILE;
+use offshoot_train::run::has_checkpoint;
 use offshoot_train::train::TrainResult;
-use offshoot_train::{EpochRow, GroupRow, Rebuild, ScheduleKind, Unfreeze};
+use offshoot_train::{CacheOptions, CacheType, EpochRow, GroupRow, Rebuild, ScheduleKind, Unfreeze};
 
 use super::arguments::{PreprocessingArguments, Processor};
 use super::{Failure, Outcome, print};
@@ -118,18 +119,71 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
     #[command(flatten)]
+    cache: CacheArguments,
+    #[command(flatten)]
     preprocessing: PreprocessingArguments,
     #[command(flatten)]
     processor: Processor,
     /// Go on with the run in RUN.
     #[arg(long)]
     resume: bool,
+    /// The longest time between two checkpoints; there is one after each epoch anyway.
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    checkpoint_every: u64,
     /// Make a picture that cannot be used an error.
     #[arg(long)]
     strict: bool,
     /// Print one JSON object at the end.
     #[arg(long)]
     json: bool,
+}
+
+/// How what a frozen part says about pictures is kept, so that it is computed once and not in every epoch.
+#[derive(Args)]
+struct CacheArguments {
+    /// Where it is kept; runs share it [default: offshoot/features in the user's folder for caches].
+    #[arg(long, value_name = "DIR")]
+    cache_dir: Option<PathBuf>,
+    /// How much room that folder may take, as in 500MiB; what was not used for longest makes room. 0 keeps nothing.
+    #[arg(long, value_name = "SIZE", value_parser = bytes, default_value = "4GiB")]
+    cache_budget: u64,
+    /// Train on that many random versions of each picture in turn instead of new ones in each epoch, so that they can be
+    /// kept.
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u64).range(1..=1000))]
+    cache_views: Option<u64>,
+    /// How it is rounded: f32 not at all; f16 takes half the room and changes the last digits of the result [default: f32].
+    #[arg(long, value_name = "TYPE", value_parser = cache_type)]
+    cache_dtype: Option<CacheType>,
+}
+
+impl CacheArguments {
+    fn options(&self) -> CacheOptions {
+        let shared = || dirs::cache_dir().map(|folder| folder.join("offshoot").join("features"));
+        CacheOptions { folder: self.cache_dir.clone().or_else(shared), budget: self.cache_budget }
+    }
+}
+
+fn cache_type(text: &str) -> Result<CacheType, String> {
+    match text {
+        "f32" => Ok(CacheType::F32),
+        "f16" => Ok(CacheType::F16),
+        _ => Err("give f32 or f16".into()),
+    }
+}
+
+/// A number of bytes, KiB, MiB, GiB or TiB.
+fn bytes(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let shift = match &text[digits.len()..] {
+        "" => 0,
+        "KiB" => 10,
+        "MiB" => 20,
+        "GiB" => 30,
+        "TiB" => 40,
+        _ => 64,
+    };
+    let bytes = digits.parse::<u64>().ok().and_then(|n| n.checked_mul(1u64.checked_shl(shift)?));
+    bytes.ok_or_else(|| "give a whole number of bytes, or with KiB, MiB, GiB or TiB: 500MiB".into())
 }
 
 fn batch_size(text: &str) -> Result<usize, String> {
@@ -184,6 +238,8 @@ impl Arguments {
         let mut progress = |event: Event<'_>| watcher.tell(&event);
         let mut control = Control::new(&mut progress, &stop);
         control.resume = self.resume;
+        control.checkpoint_every = Duration::from_secs(self.checkpoint_every);
+        control.cache = self.cache.options();
         let outcome = train(model, &recipe, &data, &self.out, &executor, control)?;
         watcher.finish();
         print::skipped_count(watcher.skipped);
@@ -196,7 +252,7 @@ impl Arguments {
     /// The model to start from. A run that goes on takes its weights from its checkpoint, so it does not ask for the
     /// pretrained ones again.
     fn model(&self, recipe: &Recipe, classes: &[String]) -> Result<Model, Failure> {
-        if self.resume && self.out.join(LAST_FILE).exists() {
+        if self.resume && has_checkpoint(&self.out) {
             return Ok(starting_model(&Recipe { weights: None, ..recipe.clone() }, classes)?);
         }
         Ok(starting_model(recipe, classes)?)
@@ -259,6 +315,8 @@ impl Arguments {
             label_smoothing: self.label_smoothing,
             augment: self.augment,
             amp: self.amp,
+            cache_views: self.cache.cache_views,
+            cache_dtype: self.cache.cache_dtype,
             val_fraction: self.val_fraction,
             seed: self.seed,
             threads: self.processor.threads.map(|n| n.get()),
@@ -372,6 +430,7 @@ impl Watcher {
                 self.skipped += 1;
                 self.aside(&format!("warning: skipped {picture}"));
             }
+            Event::Notice(text) => self.aside(&format!("note: {text}")),
             _ => {}
         }
     }
@@ -444,13 +503,22 @@ fn text(result: &TrainResult) -> Outcome {
             best.val_accuracy.map_or("not validated".into(), |a| format!("validation accuracy {a:.4}"));
         print::line(&format!("best epoch {}: {accuracy}", best.epoch))?;
     }
-    let time = print::duration(std::time::Duration::from_secs_f64(result.seconds.max(0.0)));
+    let time = print::duration(Duration::from_secs_f64(result.seconds.max(0.0)));
     print::line(&format!("{} epochs in {time}; everything is in {}", result.epochs, run.display()))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{GroupRow, grouped, table};
+    use super::{GroupRow, bytes, grouped, table};
+
+    #[test]
+    fn sizes_have_units() {
+        let sizes = ["0", "17", "3KiB", "500MiB", "4GiB", "1TiB"].map(|text| bytes(text).ok());
+        assert_eq!(sizes, [0, 17, 3 << 10, 500 << 20, 4 << 30, 1 << 40].map(Some));
+        for bad in ["", "GiB", "-1", "1.5GiB", "4GB", "99999999999TiB", "18446744073709551616"] {
+            assert!(bytes(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn groups_are_shown_with_their_rates() {

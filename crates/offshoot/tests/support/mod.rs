@@ -114,6 +114,8 @@ impl World {
     pub(crate) fn command(&self, arguments: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_offshoot"));
         command.current_dir(&self.root).args(arguments.split_whitespace());
+        // Where Linux looks for the user's folder for caches.
+        command.env("XDG_CACHE_HOME", self.root.join("cache"));
         command
     }
 

@@ -1,0 +1,522 @@
+//! Files of features: what a frozen part of a network says about pictures, one row a picture.
+//!
+//! A file's name is a hash of all that decides about its numbers, so runs that share a folder share what they can and
+//! never take one for the other. Nothing in a file is believed before it is checked: the footer with the file, each row when
+//! it is read. Rows are read with `seek` and `read`, through the system's page cache, instead of a memory map: there a
+//! file that somebody cuts short kills the process, here it is a row to be computed again.
+//!
+//! | bytes | hold |
+//! | --- | --- |
+//! | 8 | [`MAGIC`] |
+//! | a row for each picture | its elements, little-endian, and [`CHECK`] bytes of a hash keyed by the file's key |
+//! | as many as the next field says | [`Footer`] as JSON |
+//! | 8 | length of the footer, little-endian |
+//! | 32 | BLAKE3 of the footer |
+
+use std::fs::{self, File, TryLockError};
+use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use blake3::{Hash, Hasher};
+use half::f16;
+use serde::{Deserialize, Serialize};
+use tempfile::NamedTempFile;
+
+const MAGIC: [u8; 8] = *b"offshft1";
+const CHECK: usize = 8;
+const TAIL: u64 = 8 + 32;
+const EXTENSION: &str = "features";
+/// How long a temporary file that nobody holds is left alone: its owner may be about to lock it.
+const ABANDONED: Duration = Duration::from_secs(60);
+
+/// Where features are kept, and how many of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CacheOptions {
+    /// The folder, which runs may share; `cache` in the run directory where not given.
+    pub folder: Option<PathBuf>,
+    /// The bytes that files in the folder may take together; the ones not used for longest make room. 0 keeps none.
+    pub budget: u64,
+}
+
+impl Default for CacheOptions {
+    /// In the run directory, 4 GiB.
+    fn default() -> CacheOptions {
+        CacheOptions { folder: None, budget: 4 << 30 }
+    }
+}
+
+/// How features are stored, and rounded before they are trained on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CacheType {
+    /// As they are.
+    #[default]
+    F32,
+    /// Rounded to half precision, which takes half the room and changes the result in its last digits. Training without
+    /// a cache rounds the same way.
+    F16,
+}
+
+impl CacheType {
+    fn size(self) -> usize {
+        match self {
+            CacheType::F32 => 4,
+            CacheType::F16 => 2,
+        }
+    }
+
+    /// `values` as they come back from a file.
+    pub(crate) fn round(self, values: &mut [f32]) {
+        match self {
+            CacheType::F32 => {}
+            CacheType::F16 => values.iter_mut().for_each(|x| *x = half(*x).to_f32()),
+        }
+    }
+
+    fn encode(self, values: &[f32], bytes: &mut Vec<u8>) {
+        match self {
+            CacheType::F32 => bytes.extend(values.iter().flat_map(|x| x.to_le_bytes())),
+            CacheType::F16 => bytes.extend(values.iter().flat_map(|&x| half(x).to_le_bytes())),
+        }
+    }
+
+    fn decode(self, bytes: &[u8], values: &mut Vec<f32>) {
+        match self {
+            CacheType::F32 => {
+                values.extend(bytes.as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b)));
+            }
+            CacheType::F16 => {
+                values.extend(bytes.as_chunks::<2>().0.iter().map(|&b| f16::from_le_bytes(b).to_f32()));
+            }
+        }
+    }
+}
+
+/// The nearest half; the largest one for what is beyond, so that no infinity appears.
+fn half(x: f32) -> f16 {
+    f16::from_f32(x.clamp(f16::MIN.to_f32(), f16::MAX.to_f32()))
+}
+
+/// Why features are not kept. Training goes on without.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CacheError {
+    #[error("they take {} and the cache may have {}; a larger --cache-budget makes room", mib(*.needed), mib(*.budget))]
+    NoRoom { needed: u64, budget: u64 },
+    #[error("{}: {error}; choose another folder with --cache-dir", path.display())]
+    Io { path: PathBuf, error: io::Error },
+}
+
+fn mib(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+}
+
+/// The form of a file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Layout {
+    /// The shape of one picture's features.
+    pub(crate) shape: Vec<usize>,
+    pub(crate) dtype: CacheType,
+    /// Pictures, usable or not.
+    pub(crate) rows: usize,
+}
+
+impl Layout {
+    /// Bytes of a row with its check.
+    fn stride(&self) -> Option<usize> {
+        let elements = self.shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d))?;
+        elements.checked_mul(self.dtype.size())?.checked_add(CHECK)
+    }
+
+    /// Bytes of the rows.
+    pub(crate) fn bytes(&self) -> u64 {
+        let bytes = self.stride().and_then(|stride| stride.checked_mul(self.rows));
+        bytes.map_or(u64::MAX, |bytes| bytes as u64)
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Footer {
+    key: String,
+    layout: Layout,
+    /// Rows without a picture that can be used, with the reason.
+    unusable: Vec<(usize, String)>,
+}
+
+/// A folder of files of features.
+pub(crate) struct Cache {
+    folder: PathBuf,
+    budget: u64,
+}
+
+impl Cache {
+    /// The cache of a run in the folder `run`; `None` where it may hold nothing.
+    pub(crate) fn new(options: &CacheOptions, run: &Path) -> Option<Cache> {
+        let folder = options.folder.clone().unwrap_or_else(|| run.join("cache"));
+        (options.budget > 0).then_some(Cache { folder, budget: options.budget })
+    }
+
+    fn path(&self, key: Hash) -> PathBuf {
+        self.folder.join(format!("{key}.{EXTENSION}"))
+    }
+
+    /// The file under `key`, if there is one and it is whole. Another is removed.
+    pub(crate) fn open(&self, key: Hash) -> Option<RowFile> {
+        let path = self.path(key);
+        let file = File::open(&path).ok()?;
+        match RowFile::read_footer(file, &path, key) {
+            Some(file) => Some(file),
+            None => {
+                let _ = fs::remove_file(&path);
+                None
+            }
+        }
+    }
+
+    /// Starts the file under `key`, one of `files` of the same size that are needed together.
+    pub(crate) fn create(&self, key: Hash, layout: Layout, files: u64) -> Result<Writer, CacheError> {
+        let path = self.path(key);
+        let failed = |error| CacheError::Io { path: self.folder.clone(), error };
+        let needed = layout.bytes().saturating_mul(files);
+        if needed > self.budget {
+            return Err(CacheError::NoRoom { needed, budget: self.budget });
+        }
+        fs::create_dir_all(&self.folder).map_err(failed)?;
+        self.make_room(layout.bytes())?;
+        let temporary = tempfile::Builder::new()
+            .prefix(&format!(".{key}"))
+            .suffix(".tmp")
+            .tempfile_in(&self.folder)
+            .map_err(failed)?;
+        // Says that somebody is at it. Where files cannot be locked, its age has to do.
+        let _ = temporary.as_file().try_lock();
+        let mut out = BufWriter::with_capacity(1 << 20, temporary);
+        out.write_all(&MAGIC).map_err(failed)?;
+        Ok(Writer { path, key, layout, out, row: 0, bytes: Vec::new() })
+    }
+
+    /// Removes what was not used for longest until `needed` bytes more fit, and what killed processes left. Files that some
+    /// process has open stay.
+    fn make_room(&self, needed: u64) -> Result<(), CacheError> {
+        let mut files: Vec<(SystemTime, u64, PathBuf)> = Vec::new();
+        for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            let Ok(data) = entry.metadata() else { continue };
+            let used = data.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+            match path.extension().and_then(|e| e.to_str()) {
+                Some(EXTENSION) => files.push((used, data.len(), path)),
+                Some("tmp") if used.elapsed().is_ok_and(|age| age > ABANDONED) => {
+                    remove_unused(&path);
+                }
+                _ => {}
+            }
+        }
+        files.sort();
+        let mut total: u64 = files.iter().map(|(_, bytes, _)| bytes).sum();
+        for (_, bytes, path) in files {
+            if total.saturating_add(needed) <= self.budget {
+                break;
+            }
+            if remove_unused(&path) {
+                total -= bytes;
+            }
+        }
+        match total.saturating_add(needed) > self.budget {
+            true => Err(CacheError::NoRoom { needed: total.saturating_add(needed), budget: self.budget }),
+            false => Ok(()),
+        }
+    }
+}
+
+/// Removes a file unless a process holds a lock on it.
+fn remove_unused(path: &Path) -> bool {
+    let Ok(file) = File::open(path) else { return false };
+    !matches!(file.try_lock(), Err(TryLockError::WouldBlock)) && fs::remove_file(path).is_ok()
+}
+
+/// A file in the making, under a temporary name. Dropped, it leaves nothing behind.
+pub(crate) struct Writer {
+    path: PathBuf,
+    key: Hash,
+    layout: Layout,
+    out: BufWriter<NamedTempFile>,
+    /// The next row.
+    row: usize,
+    bytes: Vec<u8>,
+}
+
+impl Writer {
+    fn failed(&self) -> impl Fn(io::Error) -> CacheError + use<> {
+        let path = self.path.clone();
+        move |error| CacheError::Io { path: path.clone(), error }
+    }
+
+    /// Writes the features of the picture `row`. Rows come in order; those left out are unusable.
+    pub(crate) fn put(&mut self, row: usize, values: &[f32]) -> Result<(), CacheError> {
+        let failed = self.failed();
+        self.skip_to(row).map_err(&failed)?;
+        self.bytes.clear();
+        self.layout.dtype.encode(values, &mut self.bytes);
+        let check = check(self.key, row, &self.bytes);
+        self.bytes.extend(check);
+        self.out.write_all(&self.bytes).map_err(&failed)?;
+        self.row = row + 1;
+        Ok(())
+    }
+
+    /// Fills the place of rows that have no picture.
+    fn skip_to(&mut self, row: usize) -> io::Result<()> {
+        let empty = vec![0; self.layout.stride().unwrap_or_default()];
+        (self.row..row).try_for_each(|_| self.out.write_all(&empty))
+    }
+
+    /// Gives the file its name. It is not synced: what a power loss takes is found out when it is read.
+    pub(crate) fn finish(mut self, unusable: Vec<(usize, String)>) -> Result<RowFile, CacheError> {
+        let failed = self.failed();
+        self.skip_to(self.layout.rows).map_err(&failed)?;
+        let footer = Footer { key: self.key.to_string(), layout: self.layout, unusable };
+        let text = serde_json::to_vec(&footer).expect("a footer has a JSON form");
+        let tail = [&text[..], &(text.len() as u64).to_le_bytes(), blake3::hash(&text).as_bytes()].concat();
+        self.out.write_all(&tail).map_err(&failed)?;
+        let temporary = self.out.into_inner().map_err(|e| failed(e.into_error()))?;
+        temporary.persist(&self.path).map_err(|e| failed(e.error))?;
+        let file = File::open(&self.path).map_err(&failed)?;
+        let file = RowFile::read_footer(file, &self.path, self.key);
+        file.ok_or_else(|| failed(io::ErrorKind::InvalidData.into()))
+    }
+}
+
+/// The bytes that stand behind a row.
+fn check(key: Hash, row: usize, bytes: &[u8]) -> [u8; CHECK] {
+    let mut hasher = Hasher::new_keyed(key.as_bytes());
+    hasher.update(&(row as u64).to_le_bytes()).update(bytes);
+    let mut check = [0; CHECK];
+    hasher.finalize_xof().fill(&mut check);
+    check
+}
+
+/// A file of features, open to read.
+#[derive(Debug)]
+pub(crate) struct RowFile {
+    file: File,
+    path: PathBuf,
+    key: Hash,
+    layout: Layout,
+    unusable: Vec<(usize, String)>,
+}
+
+impl RowFile {
+    fn read_footer(mut file: File, path: &Path, key: Hash) -> Option<RowFile> {
+        // While it is held nobody makes room by removing this file.
+        let _ = file.try_lock_shared();
+        let len = file.metadata().ok()?.len();
+        let end = len.checked_sub(TAIL)?;
+        let mut magic = [0; 8];
+        file.read_exact(&mut magic).ok()?;
+        let (mut length, mut hash) = ([0; 8], [0; 32]);
+        file.seek(SeekFrom::Start(end)).ok()?;
+        file.read_exact(&mut length).ok()?;
+        file.read_exact(&mut hash).ok()?;
+        let rows = end.checked_sub(u64::from_le_bytes(length))?.checked_sub(MAGIC.len() as u64)?;
+        let mut text = vec![0; usize::try_from(u64::from_le_bytes(length)).ok()?];
+        file.seek(SeekFrom::Start(end - text.len() as u64)).ok()?;
+        file.read_exact(&mut text).ok()?;
+        if magic != MAGIC || blake3::hash(&text) != hash {
+            return None;
+        }
+        let footer: Footer = serde_json::from_slice(&text).ok()?;
+        if footer.key != key.to_string() || footer.layout.bytes() != rows {
+            return None;
+        }
+        let _ = file.set_modified(SystemTime::now());
+        Some(RowFile { file, path: path.to_owned(), key, layout: footer.layout, unusable: footer.unusable })
+    }
+
+    pub(crate) fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Rows without a picture that can be used, with the reason.
+    pub(crate) fn unusable(&self) -> &[(usize, String)] {
+        &self.unusable
+    }
+
+    /// Appends the row to `values`. `None` when it is not what was written; the file is then removed, for the next run to
+    /// make it anew.
+    pub(crate) fn read(&self, row: usize, values: &mut Vec<f32>) -> Option<()> {
+        let read = self.read_checked(row, values);
+        if read.is_none() {
+            let _ = fs::remove_file(&self.path);
+        }
+        read
+    }
+
+    fn read_checked(&self, row: usize, values: &mut Vec<f32>) -> Option<()> {
+        let stride = self.layout.stride()?;
+        let mut bytes = vec![0; stride];
+        let mut file = &self.file;
+        file.seek(SeekFrom::Start((MAGIC.len() + row.checked_mul(stride)?) as u64)).ok()?;
+        file.read_exact(&mut bytes).ok()?;
+        let (data, found) = bytes.split_at(stride - CHECK);
+        if check(self.key, row, data) != found {
+            return None;
+        }
+        self.layout.dtype.decode(data, values);
+        Some(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cache(budget: u64) -> (tempfile::TempDir, Cache) {
+        let root = tempfile::tempdir().unwrap();
+        let options = CacheOptions { folder: Some(root.path().join("a/b")), budget };
+        let cache = Cache::new(&options, root.path()).unwrap();
+        (root, cache)
+    }
+
+    fn layout(dtype: CacheType) -> Layout {
+        Layout { shape: vec![3], dtype, rows: 4 }
+    }
+
+    fn key(n: u8) -> Hash {
+        blake3::hash(&[n])
+    }
+
+    const ROWS: [[f32; 3]; 3] = [[1.0, -2.5, 1e-9], [0.1, 0.2, 0.3], [4.0, 1e9, 6.0]];
+
+    /// Rows 0, 1 and 3; the picture of row 2 is broken.
+    fn fill(cache: &Cache, key: Hash, dtype: CacheType) -> Result<RowFile, CacheError> {
+        let mut writer = cache.create(key, layout(dtype), 1)?;
+        for (row, values) in [0, 1, 3].into_iter().zip(&ROWS) {
+            writer.put(row, values)?;
+        }
+        writer.finish(vec![(2, "it is broken".into())])
+    }
+
+    fn read(file: &RowFile, row: usize) -> Option<Vec<f32>> {
+        let mut values = Vec::new();
+        file.read(row, &mut values).map(|()| values)
+    }
+
+    #[test]
+    fn rows_come_back_as_they_were_and_rounded_where_asked_for() {
+        let (_root, cache) = cache(1 << 20);
+        assert!(cache.open(key(1)).is_none());
+        for dtype in [CacheType::F32, CacheType::F16] {
+            let written = fill(&cache, key(1), dtype).unwrap();
+            let found = cache.open(key(1)).unwrap();
+            assert_eq!(found.layout(), &layout(dtype));
+            assert_eq!(found.unusable(), [(2, "it is broken".to_string())]);
+            for (row, values) in [0, 1, 3].into_iter().zip(ROWS) {
+                let mut expected = values.to_vec();
+                dtype.round(&mut expected);
+                assert_eq!(read(&written, row).unwrap(), expected);
+                assert_eq!(read(&found, row).unwrap(), expected);
+                assert_eq!(expected == values, dtype == CacheType::F32);
+            }
+        }
+        assert!(cache.open(key(2)).is_none());
+    }
+
+    #[test]
+    fn every_cut_and_every_changed_byte_is_found() {
+        let (_root, cache) = cache(1 << 20);
+        drop(fill(&cache, key(1), CacheType::F32).unwrap());
+        let path = cache.path(key(1));
+        let whole = fs::read(&path).unwrap();
+        for len in 0..whole.len() {
+            fs::write(&path, &whole[..len]).unwrap();
+            assert!(cache.open(key(1)).is_none(), "cut to {len}");
+            assert!(!path.exists());
+        }
+        for at in 0..whole.len() {
+            let mut changed = whole.clone();
+            changed[at] ^= 1 << (at % 8);
+            fs::write(&path, &changed).unwrap();
+            let Some(file) = cache.open(key(1)) else { continue };
+            let rows: Vec<_> = [0, 1, 3].into_iter().map(|row| read(&file, row)).collect();
+            // The place of the row that holds nothing is not read.
+            let unread = (MAGIC.len() + 2 * 20..MAGIC.len() + 3 * 20).contains(&at);
+            assert_eq!(rows.iter().all(Option::is_some), unread, "byte {at}");
+            for (row, expected) in rows.iter().zip(ROWS).filter_map(|(row, e)| Some((row.as_ref()?, e))) {
+                assert_eq!(row, &expected);
+            }
+        }
+        // Of another key, under this name.
+        drop(fill(&cache, key(2), CacheType::F32).unwrap());
+        fs::rename(cache.path(key(2)), &path).unwrap();
+        assert!(cache.open(key(1)).is_none());
+    }
+
+    #[test]
+    fn a_file_cut_short_while_it_is_open_is_found() {
+        let (_root, cache) = cache(1 << 20);
+        let file = fill(&cache, key(1), CacheType::F32).unwrap();
+        File::options().write(true).open(cache.path(key(1))).unwrap().set_len(30).unwrap();
+        assert!(read(&file, 0).is_some() && read(&file, 3).is_none());
+        assert!(!cache.path(key(1)).exists());
+    }
+
+    /// Makes the file look as if it was used so many hours ago.
+    fn age(path: &Path, hours: u64) {
+        let then = SystemTime::now() - Duration::from_secs(3600 * hours);
+        File::options().write(true).open(path).unwrap().set_modified(then).unwrap();
+    }
+
+    #[test]
+    fn the_longest_unused_make_room_and_those_in_use_stay() {
+        let (_root, mut cache) = cache(1 << 20);
+        let fill = |cache: &Cache, n| fill(cache, key(n), CacheType::F32);
+        let there = |cache: &Cache| [0, 1, 2, 3].map(|n| cache.path(key(n)).exists());
+        drop(fill(&cache, 0).unwrap());
+        let bytes = fs::metadata(cache.path(key(0))).unwrap().len();
+        cache.budget = bytes * 5 / 2;
+        drop(fill(&cache, 1).unwrap());
+        age(&cache.path(key(1)), 2);
+        age(&cache.path(key(0)), 1);
+        // Reading makes it the last to go.
+        drop(cache.open(key(1)).unwrap());
+        let two = fill(&cache, 2).unwrap();
+        assert_eq!(there(&cache), [false, true, true, false]);
+        let one = cache.open(key(1)).unwrap();
+        let error = fill(&cache, 3).unwrap_err();
+        assert!(matches!(error, CacheError::NoRoom { .. }) && error.to_string().contains("--cache-budget"));
+        drop(two);
+        fill(&cache, 3).unwrap();
+        assert_eq!(there(&cache), [false, true, false, true]);
+        assert_eq!(read(&one, 1).unwrap(), ROWS[1]);
+    }
+
+    #[test]
+    fn what_killed_processes_left_is_removed_and_what_is_in_the_making_is_not() {
+        let (_root, cache) = cache(1 << 20);
+        let writer = cache.create(key(1), layout(CacheType::F32), 1).unwrap();
+        let temporary = writer.out.get_ref().path().to_owned();
+        let left = cache.folder.join(".left.tmp");
+        fs::write(&left, "half a file").unwrap();
+        for path in [&temporary, &left] {
+            age(path, 1);
+        }
+        drop(fill(&cache, key(2), CacheType::F32).unwrap());
+        assert!(temporary.exists() && !left.exists());
+        drop(writer);
+        assert!(!temporary.exists() && !cache.path(key(1)).exists());
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_used_is_named() {
+        let root = tempfile::tempdir().unwrap();
+        let file = root.path().join("file");
+        fs::write(&file, "").unwrap();
+        let options = CacheOptions { folder: Some(file.join("x")), budget: 1 << 20 };
+        let cache = Cache::new(&options, root.path()).unwrap();
+        let error = fill(&cache, key(1), CacheType::F32).unwrap_err().to_string();
+        assert!(error.contains("file/x") && error.contains("--cache-dir"), "{error}");
+        assert!(Cache::new(&CacheOptions { budget: 0, ..options }, root.path()).is_none());
+    }
+}
