@@ -475,7 +475,7 @@ mod tests {
         let there = |cache: &Cache| [0, 1, 2, 3].map(|n| cache.path(key(n)).exists());
         drop(fill(&cache, 0).unwrap());
         let bytes = fs::metadata(cache.path(key(0))).unwrap().len();
-        cache.budget = bytes * 5 / 2;
+        cache.budget = bytes * 2 + 50;
         drop(fill(&cache, 1).unwrap());
         age(&cache.path(key(1)), 2);
         age(&cache.path(key(0)), 1);

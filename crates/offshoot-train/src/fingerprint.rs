@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::path::Path;
+use std::sync::LazyLock;
 
 use blake3::{Hash, Hasher};
 use offshoot_data::Sample;
@@ -51,9 +52,11 @@ pub(crate) fn graph(hasher: &mut Hasher, graph: &Graph) {
 
 /// The running program: another build may round in another way. Where it cannot be read, its version has to do.
 pub(crate) fn program() -> Hash {
-    let path = std::env::current_exe();
-    path.and_then(|path| content(&path))
-        .unwrap_or_else(|_| blake3::hash(env!("CARGO_PKG_VERSION").as_bytes()))
+    static PROGRAM: LazyLock<Hash> = LazyLock::new(|| {
+        let content = std::env::current_exe().and_then(|path| content(&path));
+        content.unwrap_or_else(|_| blake3::hash(env!("CARGO_PKG_VERSION").as_bytes()))
+    });
+    *PROGRAM
 }
 
 /// The bytes of each picture. A file that cannot be read counts as its name.
