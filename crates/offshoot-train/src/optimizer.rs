@@ -136,6 +136,8 @@ pub struct Optimizer {
     options: OptimizerOptions,
     groups: Vec<Group>,
     slots: BTreeMap<String, Slot>,
+    /// Of the last update: the 2-norm of each group's gradient.
+    norms: Vec<f64>,
 }
 
 impl Optimizer {
@@ -151,12 +153,18 @@ impl Optimizer {
                 slots.insert(name.clone(), slot);
             }
         }
-        Optimizer { options, groups, slots }
+        let norms = vec![0.0; groups.len()];
+        Optimizer { options, groups, slots, norms }
     }
 
     /// The groups of parameters.
     pub fn groups(&self) -> &[Group] {
         &self.groups
+    }
+
+    /// The 2-norm of each group's gradient in the last update that was made, unscaled and before clipping.
+    pub fn norms(&self) -> &[f64] {
+        &self.norms
     }
 
     /// Takes over the moments and the count of updates of each parameter that `old`, of the same kind, has too. The rates
@@ -194,7 +202,8 @@ impl Optimizer {
         gradient: impl Fn(&str) -> Option<&'g [f32]>,
         update: Update,
     ) -> Result<f64, UpdateError> {
-        let norm = self.norm(weights, &gradient)? * f64::from(update.unscale);
+        let (norm, by_group) = self.measure(weights, &gradient)?;
+        let norm = norm * f64::from(update.unscale);
         let change = update.change(norm);
         for (name, slot) in &self.slots {
             let given = (weights.get(name).and_then(Tensor::as_f32), gradient(name));
@@ -213,16 +222,18 @@ impl Optimizer {
             slot.step += 1;
             self.slots.insert(name, slot);
         }
+        self.norms = by_group.into_iter().map(|norm| norm * f64::from(update.unscale)).collect();
         Ok(norm)
     }
 
-    /// The 2-norm of all gradients together, each of which must be there, of its parameter's size, and finite.
-    fn norm<'g>(
+    /// The 2-norm of all gradients together, and that of each group. Each gradient must be there, of its parameter's size, and
+    /// finite.
+    fn measure<'g>(
         &self,
         weights: &Weights,
         gradient: impl Fn(&str) -> Option<&'g [f32]>,
-    ) -> Result<f64, UpdateError> {
-        let mut squares = 0.0;
+    ) -> Result<(f64, Vec<f64>), UpdateError> {
+        let (mut squares, mut by_group) = (0.0, vec![0.0; self.groups.len()]);
         for (name, slot) in &self.slots {
             let given = (weights.get(name).and_then(Tensor::as_f32), gradient(name));
             let (Some(weight), Some(gradient)) = given else {
@@ -236,8 +247,9 @@ impl Optimizer {
                 return Err(UpdateError::NotFiniteGradient(name.clone()));
             }
             squares += norm;
+            by_group[slot.group] += norm;
         }
-        Ok(squares.sqrt())
+        Ok((squares.sqrt(), by_group.into_iter().map(f64::sqrt).collect()))
     }
 
     /// The state as f32 tensors, under PyTorch's names: `NAME.momentum_buffer`, or `NAME.exp_avg` and
@@ -320,7 +332,7 @@ fn moments<T>(kind: OptimizerKind, [first, second]: [T; 2]) -> Vec<(&'static str
 }
 
 /// In f64, chunk by chunk and then over the chunks: the same bits for any number of threads.
-fn sum_of_squares(values: &[f32]) -> f64 {
+pub(crate) fn sum_of_squares(values: &[f32]) -> f64 {
     let chunk = |chunk: &[f32]| chunk.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>();
     values.par_chunks(CHUNK).map(chunk).collect::<Vec<f64>>().into_iter().sum()
 }

@@ -10,6 +10,7 @@
 //! | `results.csv` | a line an epoch, see [`EpochRow`] |
 //! | `average.safetensors` | the average of the last epochs, where the recipe asks for it |
 //! | `pictures.csv` | a line a picture: `train` or `val`, its class, its path |
+//! | `health.csv` | the norms of gradient and weights in each epoch: a line for all that trains, and one a group |
 //! | `groups.csv` | a line for each group of parameters in each stage: whether and how fast it learns |
 
 use std::fs::{self, File, TryLockError};
@@ -27,6 +28,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::fingerprint;
 use crate::groups::GroupRow;
+use crate::health::NormSums;
 use crate::schedule::Plateau;
 use crate::unfreeze::Stages;
 
@@ -120,7 +122,7 @@ pub(crate) struct Sums {
     pub(crate) loss: f64,
     pub(crate) correct: u64,
     pub(crate) images: u64,
-    /// Of the gradient norm of each step.
+    /// Of the gradient norm of each step that changed something.
     pub(crate) gradient_norm: f64,
 }
 
@@ -134,6 +136,8 @@ pub(crate) struct Position {
     pub(crate) step: u64,
     /// Sums over those steps.
     pub(crate) sums: Sums,
+    /// Sums over those that changed something.
+    pub(crate) norms: NormSums,
     pub(crate) best: Option<Best>,
     /// The stage whose optimizer the state belongs to.
     pub(crate) stage: usize,
@@ -395,7 +399,7 @@ pub(crate) fn write_groups(run: &Path, stages: &[(u64, Vec<GroupRow>)]) -> Resul
 }
 
 /// A field of a CSV line, in quotes where it needs them (RFC 4180).
-fn quoted(field: &str) -> std::borrow::Cow<'_, str> {
+pub(crate) fn quoted(field: &str) -> std::borrow::Cow<'_, str> {
     if field.contains([',', '"', '\n', '\r']) {
         return format!("\"{}\"", field.replace('"', "\"\"")).into();
     }

@@ -14,7 +14,9 @@ use crate::freeze::{FreezeError, check_matches};
 use crate::groups::{GroupOptions, GroupRow, groups};
 use crate::inference::{Inference, NetworkError};
 use crate::metrics::argmax;
-use crate::optimizer::{Clip, Group, Optimizer, OptimizerOptions, StateError, Update, UpdateError};
+use crate::optimizer::{
+    Clip, Group, Optimizer, OptimizerOptions, StateError, Update, UpdateError, sum_of_squares,
+};
 use crate::split::{Split, split};
 use crate::unfreeze::Rebuild;
 
@@ -432,6 +434,21 @@ impl TrainStep {
     /// The parameters by group.
     pub fn groups(&self) -> &[Group] {
         self.optimizer.groups()
+    }
+
+    /// The 2-norm of each group's gradient in the last update, with the group's name in the table. Groups that differ in
+    /// weight decay alone share a name.
+    pub fn gradient_norms(&self) -> impl Iterator<Item = (&str, f64)> {
+        let names = self.table.iter().map(|row| row.name.as_str());
+        names.zip(self.optimizer.norms().iter().copied())
+    }
+
+    /// The 2-norm of each group's weights, as [`TrainStep::gradient_norms`].
+    pub fn weight_norms(&self) -> impl Iterator<Item = (&str, f64)> {
+        self.table.iter().zip(self.optimizer.groups()).map(|(row, group)| {
+            let weights = group.names.iter().filter_map(|name| self.weights.get(name)?.as_f32());
+            (row.name.as_str(), weights.map(sum_of_squares).sum::<f64>().sqrt())
+        })
     }
 
     /// What the loss is multiplied by, where mixed precision needs that.

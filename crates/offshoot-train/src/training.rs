@@ -13,6 +13,7 @@ use offshoot_graph::{Model, Tensor, Weights};
 
 use crate::average::Average;
 use crate::cache::Cache;
+use crate::health::HealthLog;
 use crate::memory::peak_mib;
 use crate::metrics::Metrics;
 use crate::pictures::{self, Inputs, Keeper, Kept, Pictures};
@@ -39,6 +40,7 @@ pub(crate) struct Training<'a, 'c> {
     late: Option<Average>,
     position: Position,
     results: Results,
+    health: HealthLog,
     counts: (u64, u64),
     clock: Instant,
     earlier_seconds: f64,
@@ -79,6 +81,7 @@ impl<'a, 'c> Training<'a, 'c> {
             earlier_seconds: results.totals().0,
             position: Position::default(),
             results,
+            health: HealthLog::default(),
             counts,
             clock,
             last_checkpoint: Instant::now(),
@@ -105,6 +108,7 @@ impl<'a, 'c> Training<'a, 'c> {
                  that stays on one"
             )));
         }
+        self.health = HealthLog::read(self.given.run, header.position.epoch)?;
         self.position = header.position;
         Ok(())
     }
@@ -301,11 +305,14 @@ impl<'a, 'c> Training<'a, 'c> {
         if let Some(ema) = self.ema.as_mut().filter(|_| !report.skipped) {
             ema.update(self.step.moving());
         }
+        if !report.skipped {
+            self.position.norms.add(&self.step);
+            self.position.sums.gradient_norm += report.gradient_norm;
+        }
         let sums = &mut self.position.sums;
         sums.loss += f64::from(report.loss) * images as f64;
         sums.correct += report.correct as u64;
         sums.images += images as u64;
-        sums.gradient_norm += report.gradient_norm;
         self.position.step += 1;
         Ok(report.loss)
     }
@@ -397,6 +404,8 @@ impl<'a, 'c> Training<'a, 'c> {
         }
         self.results.push(&row);
         self.results.write(self.given.run)?;
+        self.health.push(row.epoch, &std::mem::take(&mut self.position.norms), &self.step);
+        self.health.write(self.given.run)?;
         self.watch(&row);
         let tried =
             tried.map(|(model, metrics)| self.keep_average(row.epoch, &model, &metrics)).transpose()?;
@@ -423,7 +432,7 @@ impl<'a, 'c> Training<'a, 'c> {
             val_loss,
             val_accuracy,
             learning_rate: self.given.recipe.lr * self.factor(step.saturating_sub(1)),
-            gradient_norm: gradient_norm / step.max(1) as f64,
+            gradient_norm: gradient_norm / self.position.norms.updates().max(1) as f64,
             images_per_second,
             seconds: self.seconds(),
             peak_mib: peak_mib(),

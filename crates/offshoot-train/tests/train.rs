@@ -234,6 +234,68 @@ fn a_step_that_is_not_finite_is_refused_and_changes_nothing() {
 }
 
 #[test]
+fn the_norms_of_each_group_are_kept() {
+    let fixture = Fixture::new(|s| {
+        s.freeze = Some("conv0,bn0".parse().unwrap());
+        s.lr_groups = Some([("fc".to_string(), 0.02)].into());
+    });
+    fixture.whole("run");
+    let text = String::from_utf8(fixture.file("run", "health.csv")).unwrap();
+    let rows: Vec<Vec<&str>> = text.lines().map(|line| line.split(',').collect()).collect();
+    assert_eq!(rows[0], ["epoch", "group", "gradient_norm", "weight_norm"]);
+    let names: Vec<&[&str]> = rows[1..].iter().map(|row| &row[..2]).collect();
+    let expected = [1, 2, 3].map(|n| n.to_string());
+    let expected: Vec<[&str; 2]> =
+        expected.iter().flat_map(|n| ["all", "rest", "fc"].map(|group| [n.as_str(), group])).collect();
+    assert_eq!(names, expected);
+    let number = |row: usize, column: usize| rows[row][column].parse::<f64>().unwrap();
+    let results = fixture.results("run");
+    let weights = safetensors::read(&fixture.root.path().join("run/last.safetensors")).unwrap().weights;
+    let norm = |start: &str| {
+        let trained = weights.iter().filter(|(name, _)| name.starts_with(start) && !name.contains("running"));
+        let all = trained.flat_map(|(_, tensor)| tensor.as_f32().unwrap());
+        all.map(|&w| f64::from(w).powi(2)).sum::<f64>().sqrt()
+    };
+    for (epoch, result) in results.iter().enumerate().skip(1) {
+        let row = 3 * epoch - 2;
+        let total: f64 = result[6].parse().unwrap();
+        assert!((number(row, 2) - total).abs() < 1e-6 * total.max(1.0), "{text}");
+        assert!(number(row + 1, 2) > 0.0 && number(row + 1, 2) < number(row, 2), "{text}");
+    }
+    let close = |found: f64, expected: f64| assert!((found - expected).abs() < 1e-9 * expected, "{text}");
+    close(number(8, 3), norm("conv1").hypot(norm("bn1")));
+    close(number(9, 3), norm("fc"));
+    close(number(7, 3), number(8, 3).hypot(number(9, 3)));
+}
+
+#[test]
+fn a_step_that_the_scaler_skips_is_no_obstacle_to_resuming() {
+    let fixture = Fixture::new(scaled_half);
+    let mut steep = model();
+    for w in steep.weights.get_mut("fc.weight").and_then(Tensor::as_f32_mut).unwrap() {
+        *w *= 30.0;
+    }
+    let stop = AtomicBool::new(false);
+    let run = fixture.root.path().join("run");
+    let go = |resume: bool, steps: u64| {
+        let mut made = 0;
+        let mut progress = |event: Event<'_>| {
+            made += u64::from(matches!(event, Event::Step { .. }));
+            stop.store(made >= steps, std::sync::atomic::Ordering::Relaxed);
+        };
+        let control = Control { resume, ..Control::new(&mut progress, &stop) };
+        train(steep.clone(), &fixture.recipe, &fixture.data, &run, &fixture.executor, control).unwrap()
+    };
+    assert!(go(false, 2).interrupted);
+    let state = safetensors::read(&run.join("last.state.safetensors")).unwrap().weights;
+    assert!(state["scaler.scale"].as_f32().unwrap()[0] < 65536.0, "a step was skipped");
+    stop.store(false, std::sync::atomic::Ordering::Relaxed);
+    assert!(!go(true, u64::MAX).interrupted);
+    let norms = &fixture.results("run")[1..];
+    assert!(norms.iter().all(|row| row[6].parse::<f64>().unwrap().is_finite()), "{norms:?}");
+}
+
+#[test]
 fn a_run_whose_numbers_explode_says_so() {
     let fixture = Fixture::new(|s| {
         s.lr = Some(1e30);

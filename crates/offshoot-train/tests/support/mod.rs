@@ -163,7 +163,9 @@ impl Fixture {
     }
 
     pub(crate) fn assert_same(&self, one: &str, other: &str) {
-        for name in ["best.safetensors", "last.safetensors", "last.state.safetensors", "recipe.toml"] {
+        let names =
+            ["best.safetensors", "last.safetensors", "last.state.safetensors", "recipe.toml", "health.csv"];
+        for name in names {
             assert!(self.file(one, name) == self.file(other, name), "{name} of {one} and {other} differ");
         }
         assert_eq!(self.results(one), self.results(other));
