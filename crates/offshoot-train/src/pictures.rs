@@ -117,8 +117,8 @@ impl Pictures {
         }))
     }
 
-    fn inputs(&self, mut batch: Batch) -> Inputs {
-        let labels = Tensor::i64([batch.len()], std::mem::take(&mut batch.labels));
+    fn inputs(&self, batch: Batch) -> Inputs {
+        let labels = Tensor::i64([batch.len()], batch.labels.clone());
         let indices = batch.indices.clone();
         let tensor = images(batch, self.loader.transform().preprocessing().size);
         Inputs { tensor, ready: false, labels, indices }
