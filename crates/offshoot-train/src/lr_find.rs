@@ -92,9 +92,9 @@ pub fn lr_find(
     'test: for epoch in 0.. {
         let before = points.len();
         for batch in loader.epoch(epoch) {
-            let mut batch = batch?;
+            let batch = batch?;
             let count = batch.len();
-            let labels = Tensor::i64([count], std::mem::take(&mut batch.labels));
+            let labels = Tensor::i64([count], batch.labels.clone());
             let keys = batch.indices.iter().map(|&i| key(recipe.seed, epoch, i, Purpose::Dropout) as i64);
             let keys = Tensor::i64([count], keys.collect());
             let features = step.features(images(batch, size))?;

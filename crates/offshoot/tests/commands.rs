@@ -42,6 +42,7 @@ fn train_prints_its_result_and_fills_the_run_directory() {
     let files = [
         "best.safetensors",
         "groups.csv",
+        "health.csv",
         "last.safetensors",
         "last.state.safetensors",
         "pictures.csv",

@@ -181,7 +181,7 @@ fn settings() {
         "--lr-group layer4=1e-4",
         "--optimizer lion",
         "--augment maybe",
-        "--amp bf16",
+        "--amp int8",
         "--threads 0",
         "--threads 99999999",
         "--fit squeeze",
@@ -237,7 +237,7 @@ fn usage() {
             "bench infer --model resnet",
             "bench infer --model mobilenet_v2 --batch 0",
             "bench infer --model mobilenet_v2 --size 999999999 --batch 9999999999",
-            "bench train --model mobilenet_v2 --amp fp16",
+            "bench train --model mobilenet_v2 --amp int8",
             "bench train --model mobilenet_v2 --freeze layer4",
         ]),
     );
@@ -253,7 +253,7 @@ fn pictures_that_all_turn_out_to_be_broken() {
     let said = world.run(&format!("train d {SMALL} --out run"));
     assert_eq!((said.code, said.out.as_str()), (Some(2), ""), "{said:?}");
     assert_messages("pictures_that_all_turn_out_to_be_broken", &world.relative(&said.err));
-    assert_eq!(world.names("run"), ["pictures.csv", "recipe.toml"]);
+    assert_eq!(world.names("run"), ["groups.csv", "pictures.csv", "recipe.toml"]);
 }
 
 #[test]
