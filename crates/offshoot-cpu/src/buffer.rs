@@ -21,7 +21,7 @@ impl Buffer {
         if self.0.len() < lines {
             // A fresh zeroed allocation costs nothing until it is touched, unlike copying the old content.
             self.0 = Vec::new();
-            self.0 = vec![Line::zeroed(); lines];
+            self.0 = bytemuck::zeroed_vec(lines);
         }
     }
 
