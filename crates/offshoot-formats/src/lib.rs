@@ -6,6 +6,7 @@ mod content;
 mod elements;
 pub mod error;
 mod metadata;
+mod names;
 pub mod onnx;
 pub mod pth;
 pub mod safetensors;

@@ -6,13 +6,11 @@ mod onnx_support;
 
 use std::collections::BTreeMap;
 
-use offshoot_cpu::{CpuExecutor, CpuOptions};
 use offshoot_formats::onnx::{self, OnnxModel, Options};
-use offshoot_graph::model::{INPUT, OUTPUT};
 use offshoot_graph::preprocessing::Preprocessing;
-use offshoot_graph::{Executor, Model, Role, Tensor};
+use offshoot_graph::{Model, Role, Tensor};
 
-use onnx_support::{everything, golden, mobile};
+use onnx_support::{Golden, everything, golden, logits, mobile};
 
 fn bytes(model: &Model) -> Vec<u8> {
     onnx::write_bytes(model, Options::default()).unwrap()
@@ -200,22 +198,6 @@ fn what_was_read_is_written_and_read_again() {
         assert!(!second.assumed_preprocessing);
         assert_eq!(bytes(&second.model), bytes(&first), "{}", path.display());
     }
-}
-
-/// What ONNX Runtime computes from a file, by scripts/golden/onnx_files.py.
-#[derive(serde::Deserialize)]
-struct Golden {
-    shape: Vec<usize>,
-    logits: Vec<f32>,
-}
-
-fn logits(model: &Model, shape: &[usize]) -> Vec<f32> {
-    let count: usize = shape.iter().product();
-    let x = (0..count).map(|i| ((7919 * i) % 1000) as f32 / 500.0 - 1.0).collect();
-    let executor = CpuExecutor::new(CpuOptions::default()).unwrap();
-    let mut session = executor.prepare(&model.graph, &model.weights).unwrap();
-    session.run(&[(INPUT, &Tensor::f32(shape, x))], &model.weights).unwrap();
-    session.output(OUTPUT).unwrap().data.to_vec()
 }
 
 #[test]

@@ -8,35 +8,18 @@ use std::collections::BTreeMap;
 use std::io::Cursor;
 use std::path::PathBuf;
 
-use offshoot_cpu::{CpuExecutor, CpuOptions};
 use offshoot_formats::checkpoint::load_weights;
 use offshoot_formats::torchscript::{self, Form, METADATA_FILE, Options, TorchScriptModel};
 use offshoot_graph::builder::{BATCH_NORM, Conv2d};
-use offshoot_graph::model::{INPUT, OUTPUT};
 use offshoot_graph::op::{AveragePool, Clip, Pool};
-use offshoot_graph::{Executor, Fit, Interpolation, Model, Op, Role, Tensor};
+use offshoot_graph::{Fit, Interpolation, Model, Op, Role, Tensor};
 
-use onnx_support::{classifier, everything, mobile};
+use onnx_support::{Golden, classifier, everything, logits, mobile};
 
 const FORMS: [Form; 2] = [Form::Traced, Form::Scripted];
 
 fn golden(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/torchscript").join(name)
-}
-
-#[derive(serde::Deserialize)]
-struct Golden {
-    shape: Vec<usize>,
-    logits: Vec<f32>,
-}
-
-fn logits(model: &Model, shape: &[usize]) -> Vec<f32> {
-    let count: usize = shape.iter().product();
-    let x = (0..count).map(|i| ((7919 * i) % 1000) as f32 / 500.0 - 1.0).collect();
-    let executor = CpuExecutor::new(CpuOptions::default()).unwrap();
-    let mut session = executor.prepare(&model.graph, &model.weights).unwrap();
-    session.run(&[(INPUT, &Tensor::f32(shape, x))], &model.weights).unwrap();
-    session.output(OUTPUT).unwrap().data.to_vec()
 }
 
 fn read(name: &str) -> TorchScriptModel {

@@ -30,19 +30,17 @@ pub fn costs(graph: &Graph, bindings: &Bindings) -> Result<Vec<Cost>, DimError> 
 }
 
 fn cost(graph: &Graph, node: &Node, bindings: &Bindings) -> Result<Cost, DimError> {
-    let elements = |id: ValueId| {
+    let product = |id: ValueId, from: usize| {
         let shape = graph.value(id).shape.eval(bindings)?;
-        Ok(shape.iter().fold(1u64, |product, &n| product.saturating_mul(n as u64)))
+        Ok(shape.iter().skip(from).fold(1u64, |product, &n| product.saturating_mul(n as u64)))
     };
+    let elements = |id| product(id, 0);
+    // A filter is [K, C / group, R, S]: each element of the output takes one multiply-add an element of filter k.
+    let filter = |id| product(id, 1);
     let mut bytes = 0u64;
     for &id in node.inputs.iter().chain(&node.outputs) {
         bytes = bytes.saturating_add(elements(id)?.saturating_mul(graph.value(id).dtype.size() as u64));
     }
-    // A filter is [K, C / group, R, S]: each element of the output takes one multiply-add an element of filter k.
-    let filter = |id: ValueId| {
-        let shape = graph.value(id).shape.eval(bindings)?;
-        Ok(shape.iter().skip(1).fold(1u64, |product, &n| product.saturating_mul(n as u64)))
-    };
     let multiply_adds = match &node.op {
         Op::Conv(_) | Op::Fused(FusedOp::Conv { .. }) => {
             elements(node.outputs[0])?.saturating_mul(filter(node.inputs[1])?)

@@ -30,16 +30,15 @@ pub fn evaluate(
 ) -> Result<Metrics, EvaluateError> {
     let mut metrics = Metrics::new(classes);
     for batch in loader.epoch(0) {
-        let batch = batch?;
-        let labels = batch.labels.clone();
-        let logits = network.run(&images(batch, loader.transform().preprocessing().size))?;
+        let Batch { images: pixels, labels, .. } = batch?;
+        let logits = network.run(&images(pixels, loader.transform().preprocessing().size))?;
         metrics.add(logits.data, &labels);
         done(metrics.images());
     }
     Ok(metrics)
 }
 
-/// The pictures of a batch as a tensor [n, 3, size, size].
-pub(crate) fn images(batch: Batch, size: usize) -> Tensor {
-    Tensor::f32([batch.len(), 3, size, size], batch.images)
+/// The pictures of a [`Batch`] as a tensor [n, 3, size, size]; `size` is at least 1.
+pub(crate) fn images(pixels: Vec<f32>, size: usize) -> Tensor {
+    Tensor::f32([pixels.len() / (3 * size * size), 3, size, size], pixels)
 }

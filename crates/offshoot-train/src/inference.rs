@@ -1,7 +1,7 @@
 //! A network that answers.
 
 use blake3::Hasher;
-use offshoot_graph::passes::{FoldError, fold_batch_norm, freeze, fuse, remove_training_leftovers};
+use offshoot_graph::passes::{FoldError, freeze, fuse, remove_training_leftovers, shipped};
 use offshoot_graph::{
     ExecuteError, Executor, Graph, GraphError, Model, Session, Tensor, TensorView, Weights,
 };
@@ -68,11 +68,8 @@ impl Inference {
         weights: &Weights,
         executor: &dyn Executor,
     ) -> Result<Inference, NetworkError> {
-        let mut graph = graph.clone();
-        freeze(&mut graph, |_| true);
-        let (folded, weights) = fold_batch_norm(&graph, weights)?;
-        let graph = fuse(&remove_training_leftovers(&folded)?)?;
-        Inference::prepare(&graph, weights, executor)
+        let (graph, weights) = shipped(graph, weights)?;
+        Inference::prepare(&fuse(&graph)?, weights, executor)
     }
 
     fn prepare(graph: &Graph, weights: Weights, executor: &dyn Executor) -> Result<Inference, NetworkError> {

@@ -1,12 +1,11 @@
 //! The learning-rate range test: L. N. Smith, "Cyclical Learning Rates for Training Neural Networks", 2017.
 
-use offshoot_data::{Dataset, Loader, LoaderOptions, Transform};
-use offshoot_graph::random::{Purpose, key};
-use offshoot_graph::{Executor, Model, Tensor};
+use offshoot_data::{Dataset, Transform};
+use offshoot_graph::{Executor, Model};
 use serde::Serialize;
 
-use crate::evaluate::images;
-use crate::recipe::{Augment, Recipe};
+use crate::pictures;
+use crate::recipe::Recipe;
 use crate::step::{StepError, TrainStep};
 use crate::train::{TrainError, check_classes, for_stage, step_options};
 
@@ -75,32 +74,19 @@ pub fn lr_find(
     let options = for_stage(&step_options(recipe, data)?, &stages, 0);
     let mut step = TrainStep::new(model, &options, executor)?;
     let transform = Transform::new(&recipe.preprocessing)?;
-    let size = recipe.preprocessing.size;
-    let loader = Loader::new(
-        data.train.clone(),
-        transform.clone(),
-        LoaderOptions {
-            augment: recipe.augment == Augment::On,
-            threads: recipe.threads.unwrap_or(0),
-            strict: recipe.strict,
-            ..LoaderOptions::training(&transform, recipe.batch_size.max(1), recipe.seed)
-        },
-    );
+    let (pictures, _) = pictures::open(recipe, data, &transform);
     let mut points = Vec::new();
     let (mut mean, mut lowest) = (0.0, f64::INFINITY);
     let growth = test.to / test.from;
     'test: for epoch in 0.. {
         let before = points.len();
-        for batch in loader.epoch(epoch) {
-            let batch = batch?;
-            let count = batch.len();
-            let labels = Tensor::i64([count], batch.labels.clone());
-            let keys = batch.indices.iter().map(|&i| key(recipe.seed, epoch, i, Purpose::Dropout) as i64);
-            let keys = Tensor::i64([count], keys.collect());
-            let features = step.features(images(batch, size))?;
+        for inputs in pictures.epoch(epoch, 0) {
+            let inputs = inputs?;
+            let keys = inputs.dropout_keys(recipe.seed, epoch);
+            let features = step.features(inputs.tensor)?;
             let part = points.len() as f64 / test.steps.saturating_sub(1).max(1) as f64;
             let lr = test.from * libm::pow(growth, part);
-            let report = match step.learn(&features, &labels, &keys, lr / recipe.lr) {
+            let report = match step.learn(&features, &inputs.labels, &keys, lr / recipe.lr) {
                 Ok(report) => report,
                 // The rate has become too high: that is what the test looks for.
                 Err(StepError::NotFinite { .. }) if !points.is_empty() => break 'test,
@@ -116,7 +102,7 @@ pub fn lr_find(
             }
         }
         if points.len() == before {
-            let first = loader.skipped().first().map_or("the list is empty".into(), ToString::to_string);
+            let first = pictures.skipped().first().map_or("the list is empty".into(), ToString::to_string);
             return Err(TrainError::NoPicture { count: data.train.len(), first });
         }
     }

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use blake3::{Hash, Hasher};
 use offshoot_data::{Batch, Dataset, Loader, LoaderOptions, PictureError, Sample, Transform};
 use offshoot_graph::Tensor;
+use offshoot_graph::random::{Purpose, key};
 
 use crate::cache::{Cache, Layout, RowFile, Writer};
 use crate::evaluate::images;
@@ -23,6 +24,15 @@ pub(crate) struct Inputs {
     pub(crate) labels: Tensor,
     /// Places of the pictures in the list of samples.
     pub(crate) indices: Vec<u64>,
+}
+
+impl Inputs {
+    /// The keys of the dropout masks of these pictures: i64, one for each.
+    pub(crate) fn dropout_keys(&self, seed: u64, epoch: u64) -> Tensor {
+        // The key's bits are what counts, not its sign.
+        let keys = self.indices.iter().map(|&picture| key(seed, epoch, picture, Purpose::Dropout) as i64);
+        Tensor::i64([self.indices.len()], keys.collect())
+    }
 }
 
 /// The pictures of training or of validation.
@@ -118,10 +128,9 @@ impl Pictures {
     }
 
     fn inputs(&self, batch: Batch) -> Inputs {
-        let labels = Tensor::i64([batch.len()], batch.labels.clone());
-        let indices = batch.indices.clone();
-        let tensor = images(batch, self.loader.transform().preprocessing().size);
-        Inputs { tensor, ready: false, labels, indices }
+        let Batch { images: pixels, labels, indices } = batch;
+        let tensor = images(pixels, self.loader.transform().preprocessing().size);
+        Inputs { tensor, ready: false, labels: Tensor::i64([labels.len()], labels), indices }
     }
 
     /// Takes features instead of pictures from now on.
@@ -286,9 +295,8 @@ impl Keeper<'_, '_> {
         let (rows, mut done) = (loader.samples().len(), 0);
         let mut writer: Option<Writer> = None;
         for batch in loader.epoch(view) {
-            let batch = batch?;
-            let indices = batch.indices.clone();
-            let features = self.step.features(images(batch, loader.transform().preprocessing().size))?;
+            let Batch { images: pixels, indices, .. } = batch?;
+            let features = self.step.features(images(pixels, loader.transform().preprocessing().size))?;
             if writer.is_none() {
                 let shape = features.shape()[1..].to_vec();
                 let layout = Layout { shape, dtype: self.recipe.cache_dtype, rows };

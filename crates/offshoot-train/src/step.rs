@@ -49,6 +49,20 @@ impl StepOptions {
             amp: Amp::Off,
         }
     }
+
+    /// The loss of the graph that is differentiated.
+    pub(crate) fn loss(&self) -> LossOptions {
+        LossOptions {
+            label_smoothing: self.label_smoothing,
+            class_weights: self.class_weights.is_some(),
+            scaled: self.amp.scaler().is_some(),
+        }
+    }
+
+    /// What that graph takes as [`CLASS_WEIGHTS`].
+    pub(crate) fn class_weights_input(&self) -> Option<Tensor> {
+        self.class_weights.clone().map(|weights| Tensor::f32([weights.len()], weights))
+    }
 }
 
 /// A step that could not be prepared or made.
@@ -162,17 +176,12 @@ impl TrainStep {
             }
         };
         let (folded, weights) = fold_batch_norm(&suffix, &model.weights).map_err(NetworkError::from)?;
-        let loss = LossOptions {
-            label_smoothing: options.label_smoothing,
-            class_weights: options.class_weights.is_some(),
-            scaled: options.amp.scaler().is_some(),
-        };
         let network = match options.amp.dtype() {
             Some(half) => autocast(&folded, half).map_err(NetworkError::from)?,
             None => folded,
         };
         let TrainingGraph { graph, trained, states } =
-            training_graph(&network, loss).map_err(NetworkError::from)?;
+            training_graph(&network, options.loss()).map_err(NetworkError::from)?;
         if trained.is_empty() {
             return Err(StepError::NothingToTrain);
         }
@@ -183,7 +192,6 @@ impl TrainStep {
             group.names.retain(|name| trained.contains(name));
         }
         let optimizer = Optimizer::new(options.optimizer, groups, &weights);
-        let class_weights = options.class_weights.clone().map(|w| Tensor::f32([w.len()], w));
         let has_dropout = graph.inputs().iter().any(|&id| graph.value(id).name == KEYS);
         Ok(TrainStep {
             model,
@@ -197,7 +205,7 @@ impl TrainStep {
             optimizer,
             table,
             clip: options.clip,
-            class_weights,
+            class_weights: options.class_weights_input(),
             has_dropout,
             scaler: options.amp.scaler(),
         })
@@ -481,17 +489,11 @@ impl TrainStep {
             found.ok_or_else(|| StepError::State(format!("it has no `model.{name}` of the right shape")))
         };
         let model: Vec<(String, Tensor)> = moving.map(fits).collect::<Result<_, _>>()?;
-        let under = |prefix: &str| -> Weights {
-            state
-                .iter()
-                .filter_map(|(key, t)| Some((key.strip_prefix(prefix)?.to_owned(), t.clone())))
-                .collect()
-        };
         let mut scaler = self.scaler.clone();
         if let Some(scaler) = &mut scaler {
-            scaler.load_state(&under("scaler."))?;
+            scaler.load_state(&under(state, "scaler."))?;
         }
-        self.optimizer.load_state(&under("optimizer."))?;
+        self.optimizer.load_state(&under(state, "optimizer."))?;
         self.scaler = scaler;
         self.weights.extend(model);
         Ok(())
@@ -529,6 +531,12 @@ impl TrainStep {
         };
         StepError::NotFinite { problem }
     }
+}
+
+/// What `state` holds under names that start with `prefix`.
+pub(crate) fn under(state: &Weights, prefix: &str) -> Weights {
+    let found = state.iter().filter_map(|(name, t)| Some((name.strip_prefix(prefix)?.to_owned(), t.clone())));
+    found.collect()
 }
 
 /// The first of `names` whose output is not finite.

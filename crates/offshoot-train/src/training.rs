@@ -8,8 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use offshoot_data::PictureError;
-use offshoot_graph::random::{Purpose, key};
-use offshoot_graph::{Model, Tensor, Weights};
+use offshoot_graph::{Model, Tensor};
 
 use crate::average::Average;
 use crate::cache::Cache;
@@ -22,7 +21,7 @@ use crate::run::{
     StateHeader, Sums, write_model,
 };
 use crate::schedule::{Plateau, Schedule, ScheduleKind};
-use crate::step::{Batch, StepError, TrainStep};
+use crate::step::{Batch, StepError, TrainStep, under};
 use crate::train::{BestEpoch, Control, Event, Given, Outcome, TrainError, TrainResult, for_stage};
 
 pub use refusal::Refusal;
@@ -319,9 +318,7 @@ impl<'a, 'c> Training<'a, 'c> {
 
     fn batch(&mut self, inputs: Inputs) -> Result<Batch, TrainError> {
         let (seed, epoch) = (self.given.recipe.seed, self.position.epoch);
-        // The key's bits are what counts, not its sign.
-        let keys = inputs.indices.iter().map(|&picture| key(seed, epoch, picture, Purpose::Dropout) as i64);
-        let keys = Tensor::i64([inputs.indices.len()], keys.collect());
+        let keys = inputs.dropout_keys(seed, epoch);
         let features = self.features(inputs.tensor, inputs.ready)?;
         Ok(Batch { features, labels: inputs.labels, keys })
     }
@@ -500,12 +497,6 @@ impl<'a, 'c> Training<'a, 'c> {
         let result = result(self.given.run, &self.position, self.counts, totals);
         Outcome { result, interrupted: !finished }
     }
-}
-
-/// What `state` holds under names that start with `prefix`.
-fn under(state: &Weights, prefix: &str) -> Weights {
-    let found = state.iter().filter_map(|(name, t)| Some((name.strip_prefix(prefix)?.to_owned(), t.clone())));
-    found.collect()
 }
 
 pub(crate) fn result(

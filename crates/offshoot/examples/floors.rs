@@ -13,9 +13,7 @@ use std::error::Error;
 
 use offshoot_cpu::Isa;
 use offshoot_cpu::kernels::ceiling::{copy_bandwidth, peak_flops};
-use offshoot_graph::passes::{
-    LossOptions, fold_batch_norm, freeze, fuse, recompute, remove_training_leftovers, training_graph,
-};
+use offshoot_graph::passes::{LossOptions, fuse, recompute, shipped, training_graph};
 use offshoot_graph::{Bindings, Cost, Graph, costs};
 use offshoot_models::{BuildOptions, expected_parameters, find};
 
@@ -60,12 +58,10 @@ fn build(model: &str) -> Result<Graph, Box<dyn Error>> {
 
 /// What runs at inference: batch norms folded, activations fused.
 fn inference(model: &str) -> Result<Graph, Box<dyn Error>> {
-    let mut graph = build(model)?;
+    let graph = build(model)?;
     let names: Vec<String> = expected_parameters(&graph).into_iter().map(|(name, _)| name).collect();
     let weights = find(model)?.init_parameters(&graph, names.iter().map(String::as_str), 0)?;
-    freeze(&mut graph, |_| true);
-    let (folded, _) = fold_batch_norm(&graph, &weights)?;
-    Ok(fuse(&remove_training_leftovers(&folded)?)?)
+    Ok(fuse(&shipped(&graph, &weights)?.0)?)
 }
 
 /// What a training step runs.

@@ -6,8 +6,7 @@ use std::path::{Path, PathBuf};
 use offshoot_formats::atomic::AtomicFile;
 use offshoot_formats::onnx;
 use offshoot_formats::torchscript::{self, Form};
-use offshoot_graph::passes::{fold_batch_norm, freeze, remove_training_leftovers};
-use offshoot_graph::{Executor, Model};
+use offshoot_graph::{Executor, Model, passes};
 use offshoot_train::{Inference, NetworkError};
 use serde::Serialize;
 
@@ -35,10 +34,7 @@ pub struct Exported {
 /// # Errors
 /// When the weights do not fit the graph.
 pub fn shipped(model: &Model) -> Result<Model> {
-    let mut graph = model.graph.clone();
-    freeze(&mut graph, |_| true);
-    let (graph, weights) = fold_batch_norm(&graph, &model.weights).map_err(NetworkError::from)?;
-    let graph = remove_training_leftovers(&graph)?;
+    let (graph, weights) = passes::shipped(&model.graph, &model.weights).map_err(NetworkError::from)?;
     Ok(Model { graph, weights, metadata: model.metadata.clone() })
 }
 

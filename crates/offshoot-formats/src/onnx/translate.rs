@@ -13,6 +13,7 @@ use super::proto::TensorProto;
 use super::tensors::TensorReader;
 use crate::error::Problem;
 use crate::metadata::MAX_SIDE;
+use crate::names::Names;
 
 /// More elements than one picture's activations have anywhere (1 GiB as f32).
 const MAX_ELEMENTS: usize = 1 << 28;
@@ -73,8 +74,7 @@ pub(super) struct Translator<'a> {
     /// Whether elements of another type were made f32.
     pub(super) converted: bool,
     operands: HashMap<&'a str, Operand>,
-    /// How often a name was wanted for something in the graph.
-    names: HashMap<String, u32>,
+    names: Names,
     parameters: HashMap<(String, bool), ValueId>,
 }
 
@@ -86,7 +86,7 @@ impl<'a> Translator<'a> {
             weights: BTreeMap::new(),
             converted: false,
             operands: HashMap::new(),
-            names: HashMap::new(),
+            names: Names::default(),
             parameters: HashMap::new(),
         }
     }
@@ -269,7 +269,7 @@ impl<'a> Translator<'a> {
             return Ok(id);
         }
         let tensor = self.floats(stored)?;
-        let name = self.unused(&stored.name);
+        let name = self.names.unused(&stored.name);
         let id = self.graph.add_parameter(&name, tensor.shape(), role);
         self.weights.insert(self.graph.value(id).name.clone(), tensor);
         self.parameters.insert(key, id);
@@ -307,7 +307,7 @@ impl<'a> Translator<'a> {
 
     fn push_named(&mut self, name: &str, op: Op, inputs: &[ValueId]) -> Result<ValueId, Problem> {
         let place = format!("node `{name}` ({})", op.name());
-        let unused = self.unused(name);
+        let unused = self.names.unused(name);
         let id = self
             .graph
             .add(&unused, op, inputs)
@@ -323,13 +323,6 @@ impl<'a> Translator<'a> {
             return Err(Problem::TooLarge { place, what, limit: MAX_DEPTH.into() });
         }
         Ok(id)
-    }
-
-    /// `name`, or `name_2`, `name_3`, ... when it was wanted before: what the graph does, without its search.
-    fn unused(&mut self, name: &str) -> String {
-        let times = self.names.entry(name.to_owned()).or_default();
-        *times += 1;
-        if *times == 1 { name.to_owned() } else { format!("{name}_{times}") }
     }
 
     fn shape(&self, id: ValueId) -> &Shape {
@@ -731,7 +724,7 @@ impl<'a> Translator<'a> {
         }
         let mut tensor = Rc::unwrap_or_clone(self.floats(stored)?);
         tensor.as_f32_mut().into_iter().flatten().for_each(|x| *x = f(*x));
-        let name = self.unused(&stored.name);
+        let name = self.names.unused(&stored.name);
         Ok(self.graph.add_constant(&name, tensor))
     }
 

@@ -11,6 +11,7 @@ use super::program::Program;
 use super::value::{Stored, Value};
 use crate::error::Problem;
 use crate::metadata::MAX_SIDE;
+use crate::names::Names;
 use crate::pth::storage;
 
 /// More elements than one picture's activations have anywhere (1 GiB as f32).
@@ -65,8 +66,7 @@ pub(super) struct Builder {
     parameters: HashMap<(Stored, bool), ValueId>,
     /// The tensors of the file that are parameters, by name.
     pub(super) used: Vec<(String, Stored)>,
-    /// How often a name was wanted for something in the graph.
-    names: HashMap<String, u32>,
+    names: Names,
 }
 
 impl OperatorCall<'_> {
@@ -165,7 +165,7 @@ impl Builder {
             constants,
             parameters: HashMap::new(),
             used: Vec::new(),
-            names: HashMap::new(),
+            names: Names::default(),
         }
     }
 
@@ -335,7 +335,7 @@ impl Builder {
         op: Op,
         inputs: &[ValueId],
     ) -> Result<ValueId, Problem> {
-        let name = self.unused(name);
+        let name = self.names.unused(name);
         let id = self.graph.add(&name, op, inputs).map_err(|e| call.unsupported(e.reason))?;
         let shape = self.shape(id);
         let elements = shape.0.iter().skip(1).filter_map(Dim::fixed).try_fold(1usize, usize::checked_mul);
@@ -344,13 +344,6 @@ impl Builder {
             return Err(call.place.too_large(what, MAX_ELEMENTS as u64));
         }
         Ok(id)
-    }
-
-    /// `name`, or `name_2`, `name_3`, ... when it was wanted before: what the graph does, without its search.
-    fn unused(&mut self, name: &str) -> String {
-        let times = self.names.entry(name.to_owned()).or_default();
-        *times += 1;
-        if *times == 1 { name.to_owned() } else { format!("{name}_{times}") }
     }
 
     fn shape(&self, id: ValueId) -> &Shape {
@@ -420,7 +413,7 @@ impl Builder {
         if shape.contains(&0) {
             return Err(call.damaged("one of its weights has no elements"));
         }
-        let name = self.unused(&self.key(stored, program));
+        let name = self.names.unused(&self.key(stored, program));
         let id = self.graph.add_parameter(&name, &shape, role);
         self.used.push((self.graph.value(id).name.clone(), stored));
         self.parameters.insert((stored, role == Role::Buffer), id);
@@ -768,7 +761,7 @@ impl Builder {
     }
 
     fn constant(&mut self, call: &OperatorCall<'_>, tensor: Tensor) -> ValueId {
-        let name = self.unused(&format!("{}.constant", call.name));
+        let name = self.names.unused(&format!("{}.constant", call.name));
         self.graph.add_constant(&name, tensor)
     }
 

@@ -1,16 +1,34 @@
-//! Small classifiers made with the graph builder, for the ONNX tests.
+//! Small classifiers made with the graph builder, for the tests of ONNX and TorchScript files.
 #![allow(dead_code)] // each test file uses a part
 
 use std::path::PathBuf;
 
+use offshoot_cpu::{CpuExecutor, CpuOptions};
 use offshoot_graph::builder::{BATCH_NORM, Conv2d, RELU6};
 use offshoot_graph::model::{BATCH, INPUT, OUTPUT};
 use offshoot_graph::op::{AveragePool, Pool};
 use offshoot_graph::preprocessing::Preprocessing;
-use offshoot_graph::{DType, Dim, Graph, Metadata, Model, Op, Shape, Tensor, ValueId, Weights};
+use offshoot_graph::{DType, Dim, Executor, Graph, Metadata, Model, Op, Shape, Tensor, ValueId, Weights};
 
 pub(crate) fn golden(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/onnx").join(name)
+}
+
+/// What the peer that `scripts/golden/` asked computes from a file, on the pictures of [`logits`].
+#[derive(serde::Deserialize)]
+pub(crate) struct Golden {
+    pub(crate) shape: Vec<usize>,
+    pub(crate) logits: Vec<f32>,
+}
+
+/// What `model` makes of pictures of a fixed pattern.
+pub(crate) fn logits(model: &Model, shape: &[usize]) -> Vec<f32> {
+    let count: usize = shape.iter().product();
+    let x = (0..count).map(|i| ((7919 * i) % 1000) as f32 / 500.0 - 1.0).collect();
+    let executor = CpuExecutor::new(CpuOptions::default()).unwrap();
+    let mut session = executor.prepare(&model.graph, &model.weights).unwrap();
+    session.run(&[(INPUT, &Tensor::f32(shape, x))], &model.weights).unwrap();
+    session.output(OUTPUT).unwrap().data.to_vec()
 }
 
 /// Numbers between -scale and scale that look random.

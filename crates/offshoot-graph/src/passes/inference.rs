@@ -2,9 +2,12 @@
 
 use std::ops::Deref;
 
+use super::fold::{FoldError, fold_batch_norm};
+use super::freeze::freeze;
 use super::rewrite::Rewriter;
 use crate::graph::{Graph, GraphError};
 use crate::op::Op;
+use crate::tensor::Weights;
 
 /// A graph without [`Op::Train`], [`Op::Grad`] and [`Op::Fused`]: what exporters take.
 #[derive(Clone, Debug, PartialEq)]
@@ -45,6 +48,17 @@ impl Deref for InferenceGraph {
     fn deref(&self) -> &Graph {
         &self.0
     }
+}
+
+/// A network as it is shipped: everything frozen, batch norms folded, training leftovers removed.
+///
+/// # Errors
+/// When `weights` does not hold the graph's parameters.
+pub fn shipped(graph: &Graph, weights: &Weights) -> Result<(Graph, Weights), FoldError> {
+    let mut graph = graph.clone();
+    freeze(&mut graph, |_| true);
+    let (graph, weights) = fold_batch_norm(&graph, weights)?;
+    Ok((remove_training_leftovers(&graph)?, weights))
 }
 
 /// The graph without Dropout and Identity, which do nothing outside of training.

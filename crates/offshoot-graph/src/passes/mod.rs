@@ -17,7 +17,7 @@ pub use expose::expose;
 pub use fold::{FoldError, fold_batch_norm};
 pub use freeze::{Pattern, freeze};
 pub use fuse::fuse;
-pub use inference::{InferenceGraph, NotForInference, remove_training_leftovers};
+pub use inference::{InferenceGraph, NotForInference, remove_training_leftovers, shipped};
 pub use recompute::recompute;
 pub use rewrite::prune;
 pub use train::{

@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use super::probe::{NonFinite, Probe, Range};
 use crate::inference::NetworkError;
+use crate::optimizer::sum_of_squares;
 
 /// Pictures that the network is run on, spread evenly over the folder.
 const PROBED: usize = 32;
@@ -223,10 +224,6 @@ fn run(step: &TrainingGraph, probe: &Probe<'_>) -> Result<Run, NetworkError> {
     };
     let loss = output(LOSS).first().copied().unwrap_or(f32::NAN);
     Ok(Run { loss, squares: step.trained.iter().map(squares).collect() })
-}
-
-fn sum_of_squares(values: &[f32]) -> f64 {
-    values.iter().map(|&x| f64::from(x) * f64::from(x)).sum()
 }
 
 /// The parameters by the beginning of their names: as many parts of it as tell at least three blocks apart.

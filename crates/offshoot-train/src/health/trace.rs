@@ -2,7 +2,7 @@
 
 use offshoot_graph::model::INPUT;
 use offshoot_graph::passes::{
-    CLASS_WEIGHTS, KEYS, LABELS, LOSS_SCALE, LossOptions, TrainingGraph, autocast, fold_batch_norm, freeze,
+    CLASS_WEIGHTS, KEYS, LABELS, LOSS_SCALE, TrainingGraph, autocast, fold_batch_norm, freeze,
     remove_training_leftovers, training_graph,
 };
 use offshoot_graph::{Executor, Tensor};
@@ -54,13 +54,8 @@ pub(crate) fn trace_trained(
             (autocast(&folded, half)?, weights)
         }
     };
-    let loss = LossOptions {
-        label_smoothing: options.label_smoothing,
-        class_weights: options.class_weights.is_some(),
-        scaled: scale.is_some(),
-    };
-    let TrainingGraph { graph, .. } = training_graph(&network, loss)?;
-    let class_weights = options.class_weights.clone().map(|w| Tensor::f32([w.len()], w));
+    let TrainingGraph { graph, .. } = training_graph(&network, options.loss())?;
+    let class_weights = options.class_weights_input();
     let mut inputs = vec![(input.as_str(), &batch.features), (LABELS, &batch.labels), (KEYS, &batch.keys)];
     inputs.extend(class_weights.as_ref().map(|weights| (CLASS_WEIGHTS, weights)));
     inputs.extend(scale.as_ref().map(|scale| (LOSS_SCALE, scale)));

@@ -104,6 +104,7 @@ impl Training<'_, '_> {
         let options = LoaderOptions::evaluation(transform, samples.len().max(1));
         let loader = Loader::new(samples, transform.clone(), options);
         let batch = loader.epoch(0).next().transpose()?;
-        Ok(batch.map_or_else(|| Tensor::f32([0, 3, size, size], Vec::new()), |batch| images(batch, size)))
+        Ok(batch
+            .map_or_else(|| Tensor::f32([0, 3, size, size], Vec::new()), |batch| images(batch.images, size)))
     }
 }
