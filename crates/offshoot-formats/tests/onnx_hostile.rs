@@ -163,7 +163,8 @@ fn an_input_that_is_no_picture() {
         let parts = [plain_conv(), tensor("w", &[4, 3, 3, 3], None), head(), info(12, "y", 1, &[])];
         model_of(&[&parts[..], &[info(11, "x", element_type, dims)]].concat(), 17, &[])
     };
-    refused_with(&with(1, &[0, 8, 8, 3]), &["input `x`", "8 channels"]);
+    refused_with(&with(1, &[0, 8, 8, 4]), &["input `x`", "8 channels"]);
+    refused_with(&with(1, &[0, 8, 8, 3]), &["node `the_f` (Conv)", "channels last"]);
     refused_with(&with(1, &[0, 3, 8]), &["3 axes"]);
     refused_with(&with(7, &[0, 3, 8, 8]), &["ONNX type 7"]);
     refused_with(&with(1, &[0, 3, 8, 9]), &["8 by 9"]);
@@ -182,8 +183,10 @@ fn an_operator_that_is_not_read_is_named_with_a_way_out() {
         [field(1, "x"), field(2, "f"), field(4, "Conv"), field(7, "com.example"), field(3, "odd")].concat(),
     );
     refused_with(&model(&[foreign, head()]), &["node `odd` (Conv)", "`com.example`"]);
-    let nhwc = node("Transpose", &["x"], "f", &[ints("perm", &[0, 3, 1, 2])]);
-    refused_with(&model(&[nhwc, head()]), &["node `the_f` (Transpose)", "NCHW"]);
+    for perm in [&[0, 3, 1, 2][..], &[1, 0, 2, 3], &[0, 0, 0, 0], &[i64::MIN], &[]] {
+        let odd = node("Transpose", &["x"], "f", &[ints("perm", perm)]);
+        refused_with(&model(&[odd, head()]), &["node `the_f` (Transpose)", "NCHW"]);
+    }
     for opset in [6, 25, i64::MIN] {
         let ends = [info(11, "x", 1, &[0, 3, 8, 8]), info(12, "y", 1, &[])];
         refused_with(&model_of(&ends, opset, &[]), &[&format!("operator set {opset}"), "opset_version=17"]);
@@ -307,6 +310,50 @@ fn metadata_that_does_not_fit() {
     refused_with(&with(&good.replace(r#""a","b""#, r#""a""#)), &["1 classes", "2 logits"]);
     refused_with(&with(&good.replace(r#""size":8"#, r#""size":9"#)), &["9 pixels", "takes 8"]);
     refused_with(&with(&good.replace("[1,1,1]", "[1,0,1]")), &["std"]);
+}
+
+#[test]
+fn sparse_tensors_are_refused_by_name() {
+    let sparse = field(15, field(1, [int(1, 108), int(2, 1), field(8, "w")].concat()));
+    refused_with(&model(&[plain_conv(), sparse, head()]), &["tensor `w`", "sparse"]);
+    let value = field(5, [field(1, "sparse_value"), field(22, field(1, int(1, 1 << 40)))].concat());
+    let constant = node("Constant", &[], "w", &[value]);
+    refused_with(&model(&[constant, plain_conv(), head()]), &["node `the_w` (Constant)", "sparse"]);
+}
+
+#[test]
+fn layouts_and_weights_that_do_not_fit() {
+    let last = |parts: &[Vec<u8>]| {
+        let ends = [info(11, "x", 1, &[0, 8, 8, 3]), info(12, "y", 1, &[])];
+        model_of(&[parts, &ends].concat(), 17, &[])
+    };
+    let w = || tensor("w", &[4, 3, 3, 3], None);
+    // A Transpose that is none of a weight, a Reshape that does not fit one.
+    let perm = node("Transpose", &["w"], "t", &[ints("perm", &[0, 1, 2, 2])]);
+    let conv = |from: &str| node("Conv", &["x", from], "f", &[]);
+    refused_with(&model(&[perm, conv("t"), w(), head()]), &["`the_t` (Transpose)", "perm"]);
+    let reshape = node("Reshape", &["w"], "t", &[ints("shape", &[-1, -1, 1 << 62])]);
+    refused_with(&model(&[reshape, conv("t"), w(), head()]), &["`the_t` (Reshape)", "does not take"]);
+    // Zeros before a pooling whose input may be negative, and on the wrong axes.
+    let pad = node("Pad", &["x"], "p", &[ints("pads", &[0, 0, 1, 1, 0, 0, 1, 1])]);
+    let pool = node("MaxPool", &["p"], "f", &[ints("kernel_shape", &[3, 3])]);
+    let features = tensor("fc", &[3, 2], None);
+    refused_with(&model(&[pad, pool, head()]), &["`the_f` (MaxPool)", "negative"]);
+    let pad = node("Pad", &["x"], "p", &[ints("pads", &[0, 0, 1, 1, 0, 0, 1, 1])]);
+    refused_with(
+        &last(&[pad, node("Relu", &["p"], "y", &[]), features]),
+        &["`the_p` (Pad)", "around a picture"],
+    );
+    // A mean over the axes of the other layout, a sum of two layouts.
+    let mean = node("ReduceMean", &["x"], "y", &[ints("axes", &[2, 3])]);
+    refused_with(&last(&[mean]), &["`the_y` (ReduceMean)"]);
+    let first = node("Transpose", &["x"], "t", &[ints("perm", &[0, 3, 1, 2])]);
+    refused_with(&last(&[first, node("Add", &["x", "t"], "y", &[])]), &["`the_y` (Add)", "channels"]);
+    let wide = [tensor("s", &[8, 8, 3], None), node("Add", &["x", "s"], "y", &[])].concat();
+    refused_with(&last(&[wide]), &["`the_y` (Add)", "[8, 8, 3]"]);
+    refused_with(&last(&[node("Flatten", &["x"], "y", &[])]), &["`the_y` (Flatten)", "several pixels"]);
+    let far = node("Shape", &["x"], "s", &[attribute("start", i64::MIN), attribute("end", i64::MAX)]);
+    refused_with(&last(&[far, node("Reshape", &["x", "s"], "y", &[])]), &["`the_y` (Reshape)"]);
 }
 
 /// Reads a model whose weight `w` is where `entries` say, from a folder with `w.bin`.

@@ -185,7 +185,8 @@ fn load_ours(path: &Path, overrides: &Overrides) -> Result<Loaded> {
 }
 
 fn load_onnx(path: &Path, overrides: &Overrides) -> Result<Loaded> {
-    let onnx::OnnxModel { mut model, warnings, assumed_preprocessing } = onnx::read(path)?;
+    let options = onnx::ReadOptions { size: overrides.size, ..Default::default() };
+    let onnx::OnnxModel { mut model, warnings, assumed_preprocessing } = onnx::read_with(path, options)?;
     model.metadata.preprocessing = overrides.apply(&model.metadata.preprocessing);
     let size = model.metadata.preprocessing.size;
     let input = model.graph.inputs().iter().map(|&id| model.graph.value(id)).find(|v| v.name == model::INPUT);

@@ -4,8 +4,9 @@
 //! nothing that training left behind, and everything needed to use the model as one JSON object under the metadata
 //! key [`METADATA_KEY`]. The same model gives the same bytes.
 //!
-//! What we read is that, and classifiers of pictures from other exporters, PyTorch's first of all: their Identity and
-//! Constant nodes, folded or unfolded batch norms, shape arithmetic and operator sets 7 to 24.
+//! What we read is that, and classifiers of pictures from other exporters in operator sets 7 to 24. PyTorch's: their
+//! Identity and Constant nodes, folded or unfolded batch norms, shape arithmetic. Those of TensorFlow's converters:
+//! channels last and a Transpose around each convolution, padding by rule or as a Pad, a mean over axes.
 
 mod attributes;
 mod fold;
@@ -44,6 +45,16 @@ impl Default for Options {
     }
 }
 
+/// How a file is read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReadOptions {
+    /// Height and width of the pictures, where the file leaves them open. A file whose padding depends on them
+    /// (`auto_pad`) can only be read with it.
+    pub size: Option<usize>,
+    /// Whether a model may take something else than pictures.
+    pub any_input: bool,
+}
+
 /// What an ONNX file holds.
 #[derive(Clone, Debug)]
 pub struct OnnxModel {
@@ -56,12 +67,20 @@ pub struct OnnxModel {
     pub warnings: Vec<String>,
 }
 
+/// Reads the classifier of pictures at `path`, and the files of tensors beside it that it refers to.
+///
+/// # Errors
+/// Those of [`read_with`].
+pub fn read(path: &Path) -> Result<OnnxModel, FormatError> {
+    read_with(path, ReadOptions::default())
+}
+
 /// Reads the file at `path`, and the files of tensors beside it that it refers to.
 ///
 /// # Errors
 /// When the file cannot be read, contradicts itself, or holds something that no classifier of ours has; the message
 /// names the node and its operator.
-pub fn read(path: &Path) -> Result<OnnxModel, FormatError> {
+pub fn read_with(path: &Path, options: ReadOptions) -> Result<OnnxModel, FormatError> {
     let open = |error| Problem::Io { action: "open", error }.at(path);
     let meta = fs::metadata(path).map_err(open)?;
     if !meta.is_file() {
@@ -74,15 +93,15 @@ pub fn read(path: &Path) -> Result<OnnxModel, FormatError> {
     }
     let bytes = fs::read(path).map_err(open)?;
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    read::read(bytes.into(), Some(folder)).map_err(|problem| problem.at(path))
+    read::read(bytes.into(), Some(folder), options).map_err(|problem| problem.at(path))
 }
 
 /// Reads the bytes of a file that refers to no other.
 ///
 /// # Errors
-/// Those of [`read`].
+/// Those of [`read_with`].
 pub fn read_bytes(bytes: impl Into<Vec<u8>>) -> Result<OnnxModel, Problem> {
-    read::read(bytes.into().into(), None)
+    read::read(bytes.into().into(), None, ReadOptions::default())
 }
 
 /// Writes `model` to `path`, whole or not at all.

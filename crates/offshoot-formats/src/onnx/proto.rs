@@ -59,6 +59,15 @@ pub(super) struct GraphProto {
     pub(super) output: Vec<ValueInfoProto>,
     #[prost(message, repeated, tag = "13")]
     pub(super) value_info: Vec<ValueInfoProto>,
+    #[prost(message, repeated, tag = "15")]
+    pub(super) sparse_initializer: Vec<SparseTensorProto>,
+}
+
+/// Known so that it can be refused by name.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct SparseTensorProto {
+    #[prost(message, optional, tag = "1")]
+    pub(super) values: Option<TensorProto>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -185,6 +194,7 @@ enum Kind {
     Node,
     Attribute,
     Tensor,
+    Sparse,
     ValueInfo,
     Type,
     TensorType,
@@ -197,7 +207,8 @@ impl Kind {
         match (self, tag) {
             (Kind::Model, 7) => Some(Kind::Graph),
             (Kind::Graph, 1) => Some(Kind::Node),
-            (Kind::Graph, 5) | (Kind::Attribute, 5) => Some(Kind::Tensor),
+            (Kind::Graph, 5) | (Kind::Attribute, 5) | (Kind::Sparse, 1) => Some(Kind::Tensor),
+            (Kind::Graph, 15) => Some(Kind::Sparse),
             (Kind::Graph, 11..=13) => Some(Kind::ValueInfo),
             (Kind::Node, 5) => Some(Kind::Attribute),
             (Kind::ValueInfo, 2) => Some(Kind::Type),

@@ -12,18 +12,27 @@ use super::order::Producers;
 use super::proto::{DimensionProto, GraphProto, ModelProto, TensorProto, ValueInfoProto, decode};
 use super::tensors::TensorReader;
 use super::translate::{Context, Translator};
-use super::{METADATA_KEY, OnnxModel};
+use super::{METADATA_KEY, OnnxModel, ReadOptions};
 use crate::error::Problem;
 use crate::metadata::{self, MAX_CLASSES, MAX_PICTURE};
 
-/// A classifier's input as the file describes it.
+/// A model's input as the file describes it.
 struct Input<'a> {
     name: &'a str,
     /// The number in the batch's place, if any.
     batch: Option<usize>,
-    /// Channels, height, width.
-    sides: [Dim; 3],
+    /// All axes but the batch: of a picture its channels, height and width.
+    sides: Vec<Dim>,
+    /// Whether the file has the channels of a picture last.
+    channels_last: bool,
     element_type: i32,
+}
+
+impl Input<'_> {
+    /// The height or width of a picture, when the file fixes it.
+    fn side(&self) -> Option<usize> {
+        self.sides.iter().skip(1).find_map(Dim::fixed)
+    }
 }
 
 /// What stays the same when the graph is built with another batch dim.
@@ -47,7 +56,7 @@ struct Built {
     converted: bool,
 }
 
-pub(super) fn read(bytes: Bytes, folder: Option<&Path>) -> Result<OnnxModel, Problem> {
+pub(super) fn read(bytes: Bytes, folder: Option<&Path>, options: ReadOptions) -> Result<OnnxModel, Problem> {
     let len = bytes.len() as u64;
     let proto = decode(bytes)?;
     let own = proto.metadata_props.iter().find(|p| p.key == METADATA_KEY);
@@ -64,7 +73,7 @@ pub(super) fn read(bytes: Bytes, folder: Option<&Path>) -> Result<OnnxModel, Pro
         initializers: initializers(graph)?,
         uses: count_uses(&nodes, output),
         nodes,
-        input: find_input(graph)?,
+        input: find_input(graph, options)?,
         output,
         opset: opset(&proto)?,
         own: own.is_some(),
@@ -81,12 +90,9 @@ pub(super) fn read(bytes: Bytes, folder: Option<&Path>) -> Result<OnnxModel, Pro
     let metadata = match own {
         Some(json) => {
             let place = format!("metadata `{METADATA_KEY}`");
-            metadata::parse(&json.value, &place, built.classes, source.input.sides[1].fixed())?
+            metadata::parse(&json.value, &place, built.classes, source.input.side())?
         }
-        None => {
-            let [_, height, width] = &source.input.sides;
-            metadata::assume(built.classes, height.fixed().or(width.fixed()), &mut warnings)
-        }
+        None => metadata::assume(built.classes, source.input.side(), &mut warnings),
     };
     let model = Model { graph: built.graph, weights: built.weights, metadata };
     Ok(OnnxModel { model, assumed_preprocessing: own.is_none(), warnings })
@@ -118,7 +124,7 @@ fn initializers(graph: &GraphProto) -> Result<HashMap<&str, &TensorProto>, Probl
 }
 
 /// The one input that is no initializer. (Old files list their initializers as inputs too.)
-fn find_input(graph: &GraphProto) -> Result<Input<'_>, Problem> {
+fn find_input(graph: &GraphProto, options: ReadOptions) -> Result<Input<'_>, Problem> {
     let stored: HashSet<&str> = graph.initializer.iter().map(|t| t.name.as_str()).collect();
     let inputs: Vec<&ValueInfoProto> =
         graph.input.iter().filter(|v| !stored.contains(v.name.as_str())).collect();
@@ -129,29 +135,57 @@ fn find_input(graph: &GraphProto) -> Result<Input<'_>, Problem> {
     let place = format!("input `{}`", input.name);
     let tensor = input.r#type.as_ref().and_then(|t| t.tensor_type.as_ref());
     let tensor = tensor.ok_or_else(|| Problem::damaged(&place, "it is no tensor"))?;
-    let layout = "Export with a float input [batch, 3, height, width]";
     if !matches!(tensor.elem_type, 1 | 10 | 11 | 16) {
         let what = format!("its elements are of ONNX type {}, not floats", tensor.elem_type);
-        return Err(Problem::unsupported(place, what, layout));
+        return Err(Problem::unsupported(place, what, LAYOUT));
     }
     let dims = tensor.shape.as_ref().map(|s| s.dim.as_slice()).unwrap_or_default();
-    let [batch, channels, height, width] = dims else {
-        return Err(Problem::unsupported(place, format!("it has {} axes, not 4", dims.len()), layout));
+    let Some((batch, sides)) = dims.split_first().filter(|_| options.any_input || dims.len() == 4) else {
+        return Err(Problem::unsupported(place, format!("it has {} axes, not 4", dims.len()), LAYOUT));
     };
-    let sides =
-        [side(&place, channels, "channels")?, side(&place, height, "height")?, side(&place, width, "width")?];
-    if sides[0] != Dim::Fixed(3) {
-        let what = format!("it has {} channels, pictures have 3 (NCHW)", sides[0]);
-        return Err(Problem::unsupported(place, what, layout));
+    let batch = side(&place, batch, "batch")?.fixed();
+    let picture = match sides {
+        [a, b, c] => picture_sides(&place, [a, b, c], options.size),
+        _ => Err(Problem::unsupported(&place, format!("it has {} axes, not 4", dims.len()), LAYOUT)),
+    };
+    let (sides, channels_last) = match picture {
+        Err(_) if options.any_input => {
+            let axis = |(i, dim)| side(&place, dim, &format!("axis{}", i + 1));
+            (sides.iter().enumerate().map(axis).collect::<Result<_, _>>()?, false)
+        }
+        picture => picture?,
+    };
+    Ok(Input { name: &input.name, batch, sides, channels_last, element_type: tensor.elem_type })
+}
+
+const LAYOUT: &str = "Export with a float input [batch, 3, height, width] or [batch, height, width, 3]";
+
+/// Channels, height and width of a picture, and whether the file has the channels last. Where it leaves the height and
+/// width open, `size` is both.
+fn picture_sides(
+    place: &str,
+    dims: [&DimensionProto; 3],
+    size: Option<usize>,
+) -> Result<(Vec<Dim>, bool), Problem> {
+    let channels_last = dims[0].dim_value != Some(3) && dims[2].dim_value == Some(3);
+    let [channels, height, width] = if channels_last { [dims[2], dims[0], dims[1]] } else { dims };
+    let open = |dim: Dim| match (dim, size) {
+        (Dim::Symbol(_), Some(size)) => Dim::Fixed(size),
+        (dim, _) => dim,
+    };
+    let channels = side(place, channels, "channels")?;
+    let [height, width] = [side(place, height, "height")?, side(place, width, "width")?].map(open);
+    if channels != Dim::Fixed(3) {
+        let what = format!("it has {channels} channels, pictures have 3");
+        return Err(Problem::unsupported(place, what, LAYOUT));
     }
-    if let [Dim::Fixed(height), Dim::Fixed(width)] = sides[1..]
+    if let (Dim::Fixed(height), Dim::Fixed(width)) = (&height, &width)
         && height != width
     {
         let what = format!("it takes pictures of {height} by {width}, squares are read");
-        return Err(Problem::unsupported(place, what, layout));
+        return Err(Problem::unsupported(place, what, LAYOUT));
     }
-    let batch = side(&place, batch, "batch")?.fixed();
-    Ok(Input { name: &input.name, batch, sides, element_type: tensor.elem_type })
+    Ok((vec![channels, height, width], channels_last))
 }
 
 /// An axis of the input; `axis` names it when it is not fixed.
@@ -177,12 +211,23 @@ fn find_output<'a>(graph: &'a GraphProto, producers: &Producers<'a>) -> Result<(
         let what = format!("it has {} outputs, a classifier has one", graph.output.len());
         return Err(Problem::unsupported("ONNX graph", what, "Export with the logits as the only output"));
     };
+    if let Some(sparse) = graph.sparse_initializer.first() {
+        let name = sparse.values.as_ref().map_or("", |values| values.name.as_str());
+        let what = "it is a sparse tensor";
+        return Err(Problem::unsupported(
+            format!("tensor `{name}`"),
+            what,
+            "Save the model with dense weights",
+        ));
+    }
     let (mut name, mut softmax) = (output.name.as_str(), false);
     for _ in 0..graph.node.len() {
         let Some(node) = producers.producer(name) else { break };
         let along_classes = matches!(node.int("axis", -1), 1 | -1);
         match (node.op(), node.input(0)) {
             ("Identity", Some(input)) => name = input,
+            // Models in half precision end in one.
+            ("Cast", Some(input)) if matches!(node.int("to", 0), 1 | 10 | 11 | 16) => name = input,
             ("Softmax", Some(input)) if along_classes && !softmax => (name, softmax) = (input, true),
             _ => break,
         }
@@ -228,10 +273,13 @@ fn build(source: &Source<'_>, batch: Dim) -> Result<Built, Problem> {
         fixed_batch: source.input.batch,
     };
     let mut translator = Translator::new(context, source.graph.name.as_deref().unwrap_or_default());
-    let [channels, height, width] = source.input.sides.clone();
-    let shape = Shape(vec![batch.clone(), channels, height, width]);
+    let shape = Shape([vec![batch.clone()], source.input.sides.clone()].concat());
     let input = translator.graph.add_input(INPUT, DType::F32, shape);
-    translator.define(source.input.name, input);
+    if source.input.channels_last {
+        translator.define_channels_last(source.input.name, input);
+    } else {
+        translator.define(source.input.name, input);
+    }
     for &node in &source.nodes {
         translator.translate(node)?;
     }

@@ -29,12 +29,14 @@ const SIMPLIFY: &str = "Export the model in inference mode for a plain classifie
 enum Operand {
     /// Computed at each run.
     Value(ValueId),
+    /// A picture computed at each run that the file has with its channels last, and the graph with its channels first.
+    ChannelsLast(ValueId),
     /// Stored in the file.
     Stored(Stored),
     /// Sizes, known now.
     Numbers(Numbers),
-    /// A value with zeros around it, for the convolution that reads it.
-    Padded { x: ValueId, pads: [usize; 4], node: String },
+    /// A value with zeros around it, for the windows that read it; with its channels last in the file, if it says so.
+    Padded { x: ValueId, pads: [usize; 4], node: String, channels_last: bool },
     /// x times a matrix, for the Add of a bias that may read it.
     Product { x: ValueId, matrix: Stored, node: String },
 }
@@ -75,7 +77,7 @@ pub(super) struct Translator<'a> {
     pub(super) converted: bool,
     operands: HashMap<&'a str, Operand>,
     names: Names,
-    parameters: HashMap<(String, bool), ValueId>,
+    parameters: HashMap<(String, bool, Vec<usize>), ValueId>,
 }
 
 impl<'a> Translator<'a> {
@@ -103,13 +105,21 @@ impl<'a> Translator<'a> {
         self.operands.insert(name, Operand::Value(value));
     }
 
+    /// Names a picture of the graph as the file does, which has its channels last.
+    pub(super) fn define_channels_last(&mut self, name: &'a str, value: ValueId) {
+        self.operands.insert(name, Operand::ChannelsLast(value));
+    }
+
     /// The value called `name`, for the end of the graph.
     pub(super) fn result(&mut self, name: &'a str) -> Result<ValueId, Problem> {
         let place = format!("output `{name}`");
         match self.lookup(name)? {
             Some(Operand::Product { x, matrix, node }) => self.gemm(&node, x, &matrix, None),
             Some(Operand::Value(id)) => Ok(id),
-            Some(Operand::Stored(_) | Operand::Numbers(_) | Operand::Padded { .. }) | None => {
+            Some(
+                Operand::Stored(_) | Operand::Numbers(_) | Operand::Padded { .. } | Operand::ChannelsLast(_),
+            )
+            | None => {
                 Err(Problem::unsupported(place, "it does not depend on the input as logits do", SIMPLIFY))
             }
         }
@@ -143,29 +153,24 @@ impl<'a> Translator<'a> {
             "Transpose" => return self.transpose(node),
             "Pad" => return self.pad(node),
             "MatMul" => return self.matmul(node),
-            "Reshape" => return self.reshape(node).map(Operand::Value),
+            "Reshape" => return self.reshape(node),
+            "Relu" => return self.elementwise(node, Op::Relu),
+            "Sigmoid" => return self.elementwise(node, Op::Sigmoid),
+            "Clip" => return self.clip(node),
+            "Max" | "Min" => return self.extreme(node),
+            "Dropout" => return self.dropout(node),
+            "Add" => return self.add(node),
+            "Mul" => return self.binary(node, Op::Mul, |x| x),
+            "Sub" => return self.binary(node, Op::Add, |x| -x),
+            "Div" => return self.binary(node, Op::Mul, |x| 1.0 / x),
+            "ReduceMean" => return self.reduce_mean(node),
             "Conv" => self.conv(node),
             "Gemm" => self.general_product(node),
             "BatchNormalization" => self.batch_norm(node),
-            "Relu" => self.unary(node, Op::Relu),
-            "Sigmoid" => self.unary(node, Op::Sigmoid),
             "GlobalAveragePool" => self.unary(node, Op::GlobalAveragePool),
-            "Clip" => self.clip(node),
-            "Dropout" => self.dropout(node),
             "Softmax" => self.softmax(node),
-            "Add" => self.add(node),
-            "Mul" => self.binary(node, Op::Mul, |x| x),
-            "Sub" => self.binary(node, Op::Add, |x| -x),
-            "Div" => self.binary(node, Op::Mul, |x| 1.0 / x),
-            "MaxPool" => {
-                let pool = self.pool(node)?;
-                self.unary(node, Op::MaxPool(pool))
-            }
-            "AveragePool" => {
-                let (pool, count_include_pad) = (self.pool(node)?, node.flag("count_include_pad"));
-                self.unary(node, Op::AveragePool(AveragePool { pool, count_include_pad }))
-            }
-            "ReduceMean" => self.reduce_mean(node),
+            "MaxPool" => self.max_pool(node),
+            "AveragePool" => self.average_pool(node),
             "Flatten" => self.flatten(node),
             "Squeeze" => self.squeeze(node),
             _ => Err(node.unsupported(
@@ -204,6 +209,10 @@ impl<'a> Translator<'a> {
                 self.define(node.required(index)?, id);
                 Ok(id)
             }
+            Operand::ChannelsLast(_) => {
+                let what = format!("its input {index} has its channels last, where it wants them first");
+                Err(node.unsupported(what, "Check the file with onnx.checker; or convert the model again"))
+            }
             Operand::Padded { node: pad, .. } => Err(Problem::unsupported(
                 format!("node `{pad}` (Pad)"),
                 format!("zeros around the input of {} are not read", node.op()),
@@ -212,6 +221,22 @@ impl<'a> Translator<'a> {
             Operand::Stored(_) | Operand::Numbers(_) => {
                 Err(node.unsupported(format!("its input {index} is a constant"), SIMPLIFY))
             }
+        }
+    }
+
+    /// Input `index`, computed at each run, and whether the file has its channels last.
+    fn laid_out(&mut self, node: NodeView<'a>, index: usize) -> Result<(ValueId, bool), Problem> {
+        match self.operand(node, index)? {
+            Operand::ChannelsLast(id) => Ok((id, true)),
+            _ => Ok((self.value(node, index)?, false)),
+        }
+    }
+
+    /// Input `index` with its channels first, and the zeros around it.
+    fn padded(&mut self, node: NodeView<'a>, index: usize) -> Result<(ValueId, [usize; 4]), Problem> {
+        match self.operand(node, index)? {
+            Operand::Padded { x, pads, channels_last: false, .. } => Ok((x, pads)),
+            _ => Ok((self.value(node, index)?, [0; 4])),
         }
     }
 
@@ -225,7 +250,11 @@ impl<'a> Translator<'a> {
                 let name = node.required(index)?.to_owned();
                 Ok(Stored { name, tensor: Rc::new(tensor), transposed: false, constant: true })
             }
-            Operand::Numbers(_) | Operand::Value(_) | Operand::Padded { .. } | Operand::Product { .. } => {
+            Operand::Numbers(_)
+            | Operand::Value(_)
+            | Operand::ChannelsLast(_)
+            | Operand::Padded { .. }
+            | Operand::Product { .. } => {
                 let what =
                     format!("its input {index}, `{}`, is not stored in the file", node.required(index)?);
                 Err(node.unsupported(what, "Export with the weights as constants"))
@@ -241,7 +270,11 @@ impl<'a> Translator<'a> {
         Ok(match self.operand(node, index)? {
             Operand::Numbers(numbers) => Some(numbers),
             Operand::Stored(s) if !s.transposed => Numbers::from_tensor(&s.tensor),
-            Operand::Stored(_) | Operand::Value(_) | Operand::Padded { .. } | Operand::Product { .. } => None,
+            Operand::Stored(_)
+            | Operand::Value(_)
+            | Operand::ChannelsLast(_)
+            | Operand::Padded { .. }
+            | Operand::Product { .. } => None,
         })
     }
 
@@ -264,7 +297,7 @@ impl<'a> Translator<'a> {
 
     /// The parameter that `stored` is. One tensor in two roles becomes two parameters.
     fn parameter(&mut self, stored: &Stored, role: Role) -> Result<ValueId, Problem> {
-        let key = (stored.name.clone(), role == Role::Buffer);
+        let key = (stored.name.clone(), role == Role::Buffer, stored.tensor.shape().to_vec());
         if let Some(&id) = self.parameters.get(&key) {
             return Ok(id);
         }
@@ -349,9 +382,11 @@ impl<'a> Translator<'a> {
             let numbers = match self.operand(node, index)? {
                 Operand::Numbers(numbers) => Some(numbers),
                 Operand::Stored(s) if is_size(&s) => Numbers::from_tensor(&s.tensor),
-                Operand::Stored(_) | Operand::Value(_) | Operand::Padded { .. } | Operand::Product { .. } => {
-                    None
-                }
+                Operand::Stored(_)
+                | Operand::Value(_)
+                | Operand::ChannelsLast(_)
+                | Operand::Padded { .. }
+                | Operand::Product { .. } => None,
             };
             let Some(numbers) = numbers else { return Ok(None) };
             sizes = true;
@@ -373,17 +408,22 @@ impl<'a> Translator<'a> {
     }
 
     fn shape_of(&mut self, node: NodeView<'a>) -> Result<Numbers, Problem> {
-        if node.has("start") || node.has("end") {
-            return Err(node.unsupported("`start` and `end` are not read", SIMPLIFY));
-        }
-        let shape = match self.operand(node, 0)? {
+        let mut shape = match self.operand(node, 0)? {
             Operand::Stored(stored) => Shape::fixed(stored.tensor.shape()),
             Operand::Numbers(numbers) => Shape::fixed(&numbers.shape),
             Operand::Value(_) | Operand::Padded { .. } | Operand::Product { .. } => {
                 let x = self.value(node, 0)?;
                 self.shape(x).clone()
             }
+            Operand::ChannelsLast(x) => channels_last(self.shape(x)),
         };
+        let rank = shape.rank() as i64;
+        let bound = |name: &str, default| {
+            let axis = node.int(name, default);
+            (if axis < 0 { axis.saturating_add(rank) } else { axis }).clamp(0, rank) as usize
+        };
+        let (start, end) = (bound("start", 0), bound("end", rank));
+        shape.0 = shape.0.drain(start..end.max(start)).collect();
         Ok(Numbers::from_shape(&shape, &self.context.batch))
     }
 
@@ -402,7 +442,9 @@ impl<'a> Translator<'a> {
         } else if let Some(x) = node.ints("value_ints") {
             Tensor::i64([x.len()], x.to_vec())
         } else {
-            return Err(node.unsupported("it holds no numbers", SIMPLIFY));
+            let sparse = node.has("sparse_value");
+            let what = if sparse { "it holds a sparse tensor" } else { "it holds no numbers" };
+            return Err(node.unsupported(what, SIMPLIFY));
         };
         Ok(Operand::Stored(Stored { name, tensor: Rc::new(tensor), transposed: false, constant: true }))
     }
@@ -419,53 +461,100 @@ impl<'a> Translator<'a> {
                 Ok(Operand::Stored(Stored { name, ..stored }))
             }
             Operand::Numbers(numbers) => Ok(Operand::Numbers(numbers)),
+            Operand::ChannelsLast(x) => Ok(Operand::ChannelsLast(x)),
             Operand::Value(_) | Operand::Padded { .. } | Operand::Product { .. } => {
                 self.value(node, 0).map(Operand::Value)
             }
         }
     }
 
+    /// Another order of the axes of a picture (what converters of TensorFlow put around its operators) or of a weight.
     fn transpose(&mut self, node: NodeView<'a>) -> Result<Operand, Problem> {
-        let matrix =
-            |s: &Stored| s.tensor.shape().len() == 2 && matches!(node.ints("perm"), None | Some([1, 0]));
+        let (first, last) = (Some(&[0, 3, 1, 2][..]), Some(&[0, 2, 3, 1][..]));
+        let perm = node.ints("perm");
         match self.operand(node, 0)? {
-            Operand::Stored(s) if matrix(&s) => {
+            Operand::Stored(s) if s.tensor.shape().len() == 2 && matches!(perm, None | Some([1, 0])) => {
                 Ok(Operand::Stored(Stored { transposed: !s.transposed, ..s }))
             }
+            Operand::Stored(s) if !s.transposed => self.transposed_weight(node, &s),
+            Operand::ChannelsLast(x) if perm == first => Ok(Operand::Value(x)),
+            Operand::Value(x) if perm == last && self.shape(x).rank() == 4 => Ok(Operand::ChannelsLast(x)),
+            Operand::Padded { x, pads, node, channels_last }
+                if perm == if channels_last { first } else { last } =>
+            {
+                Ok(Operand::Padded { x, pads, node, channels_last: !channels_last })
+            }
+            same @ (Operand::Value(x) | Operand::ChannelsLast(x))
+                if perm.is_some_and(|p| p.iter().copied().eq(0..self.shape(x).rank() as i64)) =>
+            {
+                Ok(same)
+            }
             _ => Err(node.unsupported(
-                "only a stored matrix is transposed",
+                "only weights, and pictures between the layouts NCHW and NHWC, are transposed",
                 "Export with the layout NCHW (batch, channels, height, width)",
             )),
         }
     }
 
+    fn transposed_weight(&mut self, node: NodeView<'a>, stored: &Stored) -> Result<Operand, Problem> {
+        let rank = stored.tensor.shape().len();
+        let axes: Vec<i64> =
+            node.ints("perm").map_or_else(|| (0..rank as i64).rev().collect(), <[i64]>::to_vec);
+        let floats = self.floats(stored)?;
+        let tensor = permuted(&floats, &axes)
+            .ok_or_else(|| node.damaged(format!("perm is {axes:?} for a tensor of {rank} axes")))?;
+        let name = node.proto.output.first().cloned().unwrap_or_default();
+        Ok(Operand::Stored(Stored { name, tensor: Rc::new(tensor), ..stored.clone() }))
+    }
+
     fn pad(&mut self, node: NodeView<'a>) -> Result<Operand, Problem> {
-        let x = self.value(node, 0)?;
+        let (x, channels_last) = self.laid_out(node, 0)?;
         let fill = self.numbers(node, 2)?.and_then(|n| n.known()).and_then(|n| n.first().copied());
         let zeros = match node.input(2) {
             Some(_) => fill == Some(0.0),
             None => node.float("value").unwrap_or(0.0) == 0.0,
         };
-        if node.text("mode").unwrap_or("constant") != "constant" || !zeros || node.input(3).is_some() {
+        if node.text("mode").unwrap_or("constant") != "constant" || !zeros {
             return Err(node.unsupported("only zeros around a picture are read", SIMPLIFY));
         }
         let pads = self.ints(node, 1, "pads")?.unwrap_or_default();
+        let pads = self.spread(node, pads, self.shape(x).rank())?;
         let side = |&p: &i64| usize::try_from(p).ok().filter(|&p| p <= MAX_SIDE);
         let sides: Option<Vec<usize>> = pads.iter().map(side).collect();
-        match sides.as_deref() {
-            Some([0, 0, 0, 0, 0, 0, 0, 0]) => Ok(Operand::Value(x)),
-            Some(&[0, 0, top, left, 0, 0, bottom, right]) => {
-                Ok(Operand::Padded { x, pads: [top, left, bottom, right], node: node.name().to_owned() })
+        let around = match (sides.as_deref(), channels_last) {
+            (Some([0, 0, 0, 0, 0, 0, 0, 0]), _) => return Ok(laid(x, channels_last)),
+            (Some(&[0, 0, top, left, 0, 0, bottom, right]), false)
+            | (Some(&[0, top, left, 0, 0, bottom, right, 0]), true) => [top, left, bottom, right],
+            _ => {
+                let what = format!("the padding {pads:?} is not around a picture");
+                return Err(node.unsupported(what, SIMPLIFY));
             }
-            _ => Err(node.unsupported(format!("the padding {pads:?} is not around a picture"), SIMPLIFY)),
+        };
+        Ok(Operand::Padded { x, pads: around, node: node.name().to_owned(), channels_last })
+    }
+
+    /// The padding of all `rank` axes, where input 3 says that `pads` are those of some.
+    fn spread(&mut self, node: NodeView<'a>, pads: Vec<i64>, rank: usize) -> Result<Vec<i64>, Problem> {
+        if node.input(3).is_none() {
+            return Ok(pads);
         }
+        let axes = self.ints(node, 3, "axes")?.unwrap_or_default();
+        if pads.len() != 2 * axes.len() {
+            return Err(node.damaged(format!("{} pads for {} axes", pads.len(), axes.len())));
+        }
+        let mut all = vec![0; 2 * rank];
+        for (i, &axis) in axes.iter().enumerate() {
+            let axis = node.axis(axis, rank)?;
+            if axis == rank {
+                return Err(node.damaged(format!("axis {axis} is outside of {rank} axes")));
+            }
+            (all[axis], all[rank + axis]) = (pads[i], pads[axes.len() + i]);
+        }
+        Ok(all)
     }
 
     fn conv(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
-        let (x, around) = match self.operand(node, 0)? {
-            Operand::Padded { x, pads, .. } => (x, pads),
-            _ => (self.value(node, 0)?, [0; 4]),
-        };
+        let (x, around) = self.padded(node, 0)?;
         let kernel = match *self.stored(node, 1)?.tensor.shape() {
             [_, _, rows, columns] => [rows, columns],
             ref shape => {
@@ -509,7 +598,7 @@ impl<'a> Translator<'a> {
             let size = self.shape(x).0.get(2 + side).and_then(Dim::fixed).ok_or_else(|| {
                 node.unsupported(
                     "auto_pad needs a known height and width",
-                    "Export with a fixed picture size, such as 224 by 224",
+                    "Say the pictures' size with --size, or export with a fixed one, such as 224 by 224",
                 )
             })?;
             let size = size.saturating_add(around[side] + around[side + 2]);
@@ -523,8 +612,8 @@ impl<'a> Translator<'a> {
         Ok(pads)
     }
 
-    fn pool(&mut self, node: NodeView<'a>) -> Result<Pool, Problem> {
-        let x = self.value(node, 0)?;
+    /// The windows of a pooling, without what a Pad before it adds: `around`.
+    fn pool(&mut self, node: NodeView<'a>, x: ValueId, around: [usize; 4]) -> Result<Pool, Problem> {
         if node.sizes("dilations", [1, 1], 1)? != [1, 1] {
             return Err(node.unsupported("pooling with dilations is not read", SIMPLIFY));
         }
@@ -533,8 +622,43 @@ impl<'a> Translator<'a> {
             return Err(node.damaged("kernel_shape is missing"));
         }
         let strides = node.sizes("strides", [1, 1], 1)?;
-        let pads = self.pads(node, x, kernel, strides, [1, 1], [0; 4])?;
+        let pads = self.pads(node, x, kernel, strides, [1, 1], around)?;
         Ok(Pool { kernel, strides, pads, ceil_mode: node.flag("ceil_mode") })
+    }
+
+    /// Zeros of a Pad before it never win over what a Relu gave, as padding never does.
+    fn max_pool(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
+        let (x, around) = self.padded(node, 0)?;
+        let mut pool = self.pool(node, x, around)?;
+        if around != [0; 4] && !self.never_negative(x) {
+            let what = "zeros around numbers that may be negative are not read";
+            return Err(node.unsupported(what, "Export with the padding as an attribute"));
+        }
+        pool.pads.iter_mut().zip(around).for_each(|(pad, more)| *pad += more);
+        self.push(node, Op::MaxPool(pool), &[x])
+    }
+
+    /// Zeros of a Pad before it count in the mean.
+    fn average_pool(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
+        let (x, around) = self.padded(node, 0)?;
+        let mut pool = self.pool(node, x, around)?;
+        let mut count_include_pad = node.flag("count_include_pad");
+        if around != [0; 4] {
+            if (pool.pads != [0; 4] && !count_include_pad) || pool.ceil_mode {
+                let what = "padding that counts and padding that does not are not read together";
+                return Err(node.unsupported(what, "Export with the padding as an attribute"));
+            }
+            count_include_pad = true;
+        }
+        pool.pads.iter_mut().zip(around).for_each(|(pad, more)| *pad += more);
+        self.push(node, Op::AveragePool(AveragePool { pool, count_include_pad }), &[x])
+    }
+
+    fn never_negative(&self, x: ValueId) -> bool {
+        let producer = self.graph.producer(x).map(|id| &self.graph.node(id).op);
+        producer.is_some_and(|op| {
+            *op == Op::Relu || *op == Op::Sigmoid || matches!(op, Op::Clip(clip) if clip.min >= 0.0)
+        })
     }
 
     fn unary(&mut self, node: NodeView<'a>, op: Op) -> Result<ValueId, Problem> {
@@ -542,10 +666,34 @@ impl<'a> Translator<'a> {
         self.push(node, op, &[x])
     }
 
-    fn clip(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
+    /// An operator to which all elements are alike, in any layout.
+    fn elementwise(&mut self, node: NodeView<'a>, op: Op) -> Result<Operand, Problem> {
+        let (x, channels_last) = self.laid_out(node, 0)?;
+        Ok(laid(self.push(node, op, &[x])?, channels_last))
+    }
+
+    fn clip(&mut self, node: NodeView<'a>) -> Result<Operand, Problem> {
         let min = self.bound(node, 1, "min", f32::NEG_INFINITY)?;
         let max = self.bound(node, 2, "max", f32::INFINITY)?;
-        self.unary(node, Op::Clip(Clip { min, max }))
+        self.elementwise(node, Op::Clip(Clip { min, max }))
+    }
+
+    /// Max and Min of a value and one number: half of a Clip, as converters of TensorFlow write ReLU6.
+    fn extreme(&mut self, node: NodeView<'a>) -> Result<Operand, Problem> {
+        let two = node.proto.input.len() == 2;
+        for (value, number) in [(0, 1), (1, 0)].into_iter().filter(|_| two) {
+            let Some(&[bound]) = self.numbers(node, number)?.and_then(|n| n.known()).as_deref() else {
+                continue;
+            };
+            let bound = bound as f32;
+            let clip = match node.op() {
+                "Max" => Clip { min: bound, max: f32::INFINITY },
+                _ => Clip { min: f32::NEG_INFINITY, max: bound },
+            };
+            let (x, channels_last) = self.laid_out(node, value)?;
+            return Ok(laid(self.push(node, Op::Clip(clip), &[x])?, channels_last));
+        }
+        Err(node.unsupported("only the extreme of a value and one stored number is read", SIMPLIFY))
     }
 
     fn bound(&mut self, node: NodeView<'a>, index: usize, name: &str, none: f32) -> Result<f32, Problem> {
@@ -560,12 +708,16 @@ impl<'a> Translator<'a> {
         }
     }
 
-    fn dropout(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
+    fn dropout(&mut self, node: NodeView<'a>) -> Result<Operand, Problem> {
+        if self.numbers(node, 2)?.and_then(|n| n.known()).is_some_and(|n| n.iter().any(|&x| x != 0.0)) {
+            let way_out = "Export in inference mode: call `model.eval()` first";
+            return Err(node.unsupported("it was exported in training mode", way_out));
+        }
         let ratio = self.bound(node, 1, "ratio", 0.5)?;
         if !(0.0..1.0).contains(&ratio) {
             return Err(node.damaged(format!("its ratio is {ratio}")));
         }
-        self.unary(node, Op::Dropout { ratio })
+        self.elementwise(node, Op::Dropout { ratio })
     }
 
     fn softmax(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
@@ -665,7 +817,7 @@ impl<'a> Translator<'a> {
     }
 
     /// A sum; of a product and a stored vector it is one Gemm.
-    fn add(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
+    fn add(&mut self, node: NodeView<'a>) -> Result<Operand, Problem> {
         for (index, other) in [(0, 1), (1, 0)] {
             let name = node.required(index)?;
             let alone = self.context.uses.get(name) == Some(&1);
@@ -676,19 +828,28 @@ impl<'a> Translator<'a> {
             };
             let columns = matrix.tensor.shape().get(usize::from(!matrix.transposed));
             if alone && bias.tensor.shape().first() == columns && bias.tensor.shape().len() == 1 {
-                return self.gemm(&product, x, &matrix, Some(&bias));
+                return self.gemm(&product, x, &matrix, Some(&bias)).map(Operand::Value);
             }
         }
         self.binary(node, Op::Add, |x| x)
     }
 
     /// A sum or product of two values, or of a value and a stored tensor to which `f` was applied.
-    fn binary(&mut self, node: NodeView<'a>, op: Op, f: fn(f32) -> f32) -> Result<ValueId, Problem> {
+    fn binary(&mut self, node: NodeView<'a>, op: Op, f: fn(f32) -> f32) -> Result<Operand, Problem> {
         let commutes = matches!(node.op(), "Add" | "Mul");
+        let mut last = [false; 2];
+        for (index, last) in last.iter_mut().enumerate() {
+            *last = matches!(self.operand(node, index)?, Operand::ChannelsLast(_));
+        }
+        let channels_last = last.contains(&true);
         let mut inputs = Vec::new();
         for index in 0..2 {
             let id = match self.operand(node, index)? {
-                Operand::Stored(s) if index == 1 || commutes => self.term(node, &s, commutes, f)?,
+                Operand::ChannelsLast(id) => id,
+                Operand::Stored(s) if index == 1 || commutes => {
+                    let s = if channels_last { self.channels_first(node, s)? } else { s };
+                    self.term(node, &s, commutes, f)?
+                }
                 Operand::Numbers(n) if index == 1 || commutes => {
                     let what = "it computes with a size that is not known before the run";
                     let tensor = n.to_tensor().ok_or_else(|| node.unsupported(what, SIMPLIFY))?;
@@ -699,11 +860,33 @@ impl<'a> Translator<'a> {
                 _ if index == 1 && !commutes => {
                     return Err(node.unsupported("its second operand is not stored in the file", SIMPLIFY));
                 }
+                _ if channels_last => {
+                    let what = "one operand has its channels last, the other has them first";
+                    return Err(node.unsupported(what, SIMPLIFY));
+                }
                 _ => self.value(node, index)?,
             };
             inputs.push(id);
         }
-        self.push(node, op, &inputs)
+        Ok(laid(self.push(node, op, &inputs)?, channels_last))
+    }
+
+    /// A stored operand of a picture with its channels last, for the same picture with its channels first: one number,
+    /// or one a channel.
+    fn channels_first(&mut self, node: NodeView<'a>, stored: Stored) -> Result<Stored, Problem> {
+        let shape = stored.tensor.shape();
+        let (channels, rest) = shape.split_last().map_or((1, &[][..]), |(&c, rest)| (c, rest));
+        if stored.tensor.len() == 1 {
+            return Ok(stored);
+        }
+        if shape.len() > 4 || rest.iter().any(|&d| d != 1) {
+            let what = format!("an operand of {shape:?} with the channels last is not read");
+            return Err(node.unsupported(what, SIMPLIFY));
+        }
+        let tensor = Rc::unwrap_or_clone(self.floats(&stored)?)
+            .reshape([1, channels, 1, 1])
+            .map_err(|e| node.damaged(e.to_string()))?;
+        Ok(Stored { tensor: Rc::new(tensor), ..stored })
     }
 
     /// A stored operand of a sum or product: a parameter, or a constant where it is one in the file, is a single
@@ -728,35 +911,51 @@ impl<'a> Translator<'a> {
         Ok(self.graph.add_constant(&name, tensor))
     }
 
-    fn reduce_mean(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
-        let x = self.value(node, 0)?;
+    fn reduce_mean(&mut self, node: NodeView<'a>) -> Result<Operand, Problem> {
+        let (x, channels_last) = self.laid_out(node, 0)?;
         let rank = self.shape(x).rank();
         let axes = self.ints(node, 1, "axes")?.unwrap_or_default();
         let mut axes = axes.iter().map(|&a| node.axis(a, rank)).collect::<Result<Vec<_>, _>>()?;
         axes.sort_unstable();
-        if rank != 4 || axes != [2, 3] {
+        if rank != 4 || axes != if channels_last { [1, 2] } else { [2, 3] } {
             return Err(node.unsupported("only the mean over height and width is read", SIMPLIFY));
         }
         let mean = self.push(node, Op::GlobalAveragePool, &[x])?;
         if node.int("keepdims", 1) != 0 {
-            return Ok(mean);
+            return Ok(laid(mean, channels_last));
         }
-        self.push_named(&format!("{}.flatten", node.name()), Op::Flatten { axis: 1 }, &[mean])
+        let name = format!("{}.flatten", node.name());
+        self.push_named(&name, Op::Flatten { axis: 1 }, &[mean]).map(Operand::Value)
+    }
+
+    /// Input 0 for an operator that lays its elements in a row: with channels last, of one pixel.
+    fn flattened(&mut self, node: NodeView<'a>) -> Result<(ValueId, bool), Problem> {
+        let (x, channels_last) = self.laid_out(node, 0)?;
+        let pixel = [Dim::Fixed(1), Dim::Fixed(1)];
+        if channels_last && self.shape(x).0.get(2..) != Some(&pixel) {
+            let what = "it flattens a picture of several pixels with its channels last";
+            return Err(node.unsupported(what, "Put a global average pooling before the head"));
+        }
+        Ok((x, channels_last))
     }
 
     fn flatten(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
-        let x = self.value(node, 0)?;
+        let (x, channels_last) = self.flattened(node)?;
         let axis = node.axis(node.int("axis", 1), self.shape(x).rank())?;
+        if channels_last && axis != 1 {
+            return Err(node.unsupported("only a flattening after the batch is read", SIMPLIFY));
+        }
         self.push(node, Op::Flatten { axis }, &[x])
     }
 
     fn squeeze(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
-        let x = self.value(node, 0)?;
+        let (x, channels_last) = self.laid_out(node, 0)?;
         let shape = self.shape(x).clone();
-        let axes = self.ints(node, 1, "axes")?.unwrap_or(vec![2, 3]);
+        let sides = if channels_last { [1, 2] } else { [2, 3] };
+        let axes = self.ints(node, 1, "axes")?.unwrap_or(sides.map(|a| a as i64).to_vec());
         let mut axes = axes.iter().map(|&a| node.axis(a, shape.rank())).collect::<Result<Vec<_>, _>>()?;
         axes.sort_unstable();
-        if axes != [2, 3] || shape.rank() != 4 || shape.0[2..] != [Dim::Fixed(1), Dim::Fixed(1)] {
+        if axes != sides || shape.rank() != 4 || shape.0[2..] != [Dim::Fixed(1), Dim::Fixed(1)] {
             let what = format!("only a height and width of one are removed, the input is {shape}");
             return Err(node.unsupported(what, SIMPLIFY));
         }
@@ -764,8 +963,11 @@ impl<'a> Translator<'a> {
     }
 
     /// A reshape to [batch, everything else] is a Flatten; to the shape it has already it is nothing.
-    fn reshape(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
-        let x = self.value(node, 0)?;
+    fn reshape(&mut self, node: NodeView<'a>) -> Result<Operand, Problem> {
+        if let Operand::Stored(stored) = self.operand(node, 0)? {
+            return self.reshaped_weight(node, stored);
+        }
+        let (x, _) = self.flattened(node)?;
         let dims = self.shape(x).0.clone();
         let target = match node.ints("shape") {
             Some(shape) => shape.iter().map(|&d| Number::Known(d as f64)).collect(),
@@ -793,15 +995,84 @@ impl<'a> Translator<'a> {
             return Err(node.unsupported(what, SIMPLIFY));
         }
         if dims.len() == 2 {
-            return Ok(x);
+            return Ok(Operand::Value(x));
         }
-        self.push(node, Op::Flatten { axis: 1 }, &[x])
+        self.push(node, Op::Flatten { axis: 1 }, &[x]).map(Operand::Value)
+    }
+
+    fn reshaped_weight(&mut self, node: NodeView<'a>, stored: Stored) -> Result<Operand, Problem> {
+        let target = self.ints(node, 1, "shape")?.unwrap_or_default();
+        let shape = reshaped(stored.tensor.shape(), &target, !node.flag("allowzero"));
+        let shape = shape.filter(|_| !stored.transposed).ok_or_else(|| {
+            let what = format!("a weight of {:?} does not take the shape {target:?}", stored.tensor.shape());
+            node.unsupported(what, SIMPLIFY)
+        })?;
+        let name = node.proto.output.first().cloned().unwrap_or_default();
+        let floats = Rc::unwrap_or_clone(self.floats(&stored)?);
+        let tensor = floats.reshape(shape).map_err(|e| node.damaged(e.to_string()))?;
+        Ok(Operand::Stored(Stored { name, tensor: Rc::new(tensor), ..stored }))
     }
 
     /// Whether `n`, which a file with a fixed batch wrote for `dim`, is the batch.
     fn is_batch(&self, dim: Option<&Dim>, n: f64) -> bool {
         dim == Some(&self.context.batch) && self.context.fixed_batch.is_some_and(|b| b as f64 == n)
     }
+}
+
+/// A value under the layout that the file has it in.
+fn laid(x: ValueId, channels_last: bool) -> Operand {
+    if channels_last { Operand::ChannelsLast(x) } else { Operand::Value(x) }
+}
+
+/// The shape of a picture with its channels last.
+fn channels_last(shape: &Shape) -> Shape {
+    match &shape.0[..] {
+        [n, c, rest @ ..] => Shape([&[n.clone()], rest, &[c.clone()]].concat()),
+        _ => shape.clone(),
+    }
+}
+
+/// An f32 tensor with its axes in another order; `None` when `perm` is none.
+fn permuted(tensor: &Tensor, perm: &[i64]) -> Option<Tensor> {
+    let shape = tensor.shape();
+    let axes: Vec<usize> = perm.iter().map(|&a| usize::try_from(a).ok()).collect::<Option<_>>()?;
+    let mut sorted = axes.clone();
+    sorted.sort_unstable();
+    if !sorted.iter().copied().eq(0..shape.len()) {
+        return None;
+    }
+    let strides: Vec<usize> = (0..shape.len()).map(|i| shape[i + 1..].iter().product()).collect();
+    let source = tensor.as_f32()?;
+    let made: Vec<usize> = axes.iter().map(|&a| shape[a]).collect();
+    let mut at = vec![0; made.len()];
+    let mut data = Vec::with_capacity(source.len());
+    for _ in 0..source.len() {
+        data.push(source[at.iter().zip(&axes).map(|(i, &a)| i * strides[a]).sum::<usize>()]);
+        for axis in (0..at.len()).rev() {
+            at[axis] += 1;
+            if at[axis] < made[axis] {
+                break;
+            }
+            at[axis] = 0;
+        }
+    }
+    Some(Tensor::f32(made, data))
+}
+
+/// The shape that `target` gives a tensor of `shape`, with ONNX's 0 (the same) and -1 (the rest).
+fn reshaped(shape: &[usize], target: &[i64], copies: bool) -> Option<Vec<usize>> {
+    let total = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d))?;
+    let dim = |(i, &d): (usize, &i64)| match d {
+        -1 => Some(None),
+        0 if copies => shape.get(i).map(|&d| Some(d)),
+        _ => usize::try_from(d).ok().map(Some),
+    };
+    let dims: Vec<Option<usize>> = target.iter().enumerate().map(dim).collect::<Option<_>>()?;
+    let known = dims.iter().flatten().try_fold(1usize, |n, &d| n.checked_mul(d))?;
+    let rest = total.checked_div(known);
+    let made: Vec<usize> = dims.iter().map(|d| d.or(rest)).collect::<Option<_>>()?;
+    let count = made.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
+    (count == Some(total)).then_some(made)
 }
 
 /// Whether a dim takes at most `depth` steps to compute.

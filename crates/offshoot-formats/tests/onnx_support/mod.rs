@@ -14,6 +14,10 @@ pub(crate) fn golden(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/onnx").join(name)
 }
 
+pub(crate) fn form(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/onnx_forms").join(name)
+}
+
 /// What the peer that `scripts/golden/` asked computes from a file, on the pictures of [`logits`].
 #[derive(serde::Deserialize)]
 pub(crate) struct Golden {
