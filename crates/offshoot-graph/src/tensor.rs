@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use half::{bf16, f16};
 
@@ -114,10 +115,12 @@ impl Data {
 }
 
 /// A dense row-major tensor. A scalar has an empty shape and one element.
+///
+/// Clones share their elements until one of them is changed, which then gets elements of its own.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tensor {
     shape: Vec<usize>,
-    data: Data,
+    data: Arc<Data>,
 }
 
 /// The number of elements did not fit the shape.
@@ -136,7 +139,10 @@ impl Tensor {
     /// # Errors
     /// When the product of `shape` is not `data.len()` (or overflows).
     pub fn new(shape: impl Into<Vec<usize>>, data: Data) -> Result<Tensor, TensorSizeError> {
-        let shape = shape.into();
+        Tensor::of(shape.into(), Arc::new(data))
+    }
+
+    fn of(shape: Vec<usize>, data: Arc<Data>) -> Result<Tensor, TensorSizeError> {
         let wanted = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
         if wanted != Some(data.len()) {
             return Err(TensorSizeError { shape, elements: data.len() });
@@ -169,7 +175,7 @@ impl Tensor {
     pub fn full(shape: impl Into<Vec<usize>>, value: f32) -> Tensor {
         let shape = shape.into();
         let data = Data::F32(vec![value; shape.iter().product()]);
-        Tensor { shape, data }
+        Tensor { shape, data: Arc::new(data) }
     }
 
     /// The size of each axis.
@@ -199,7 +205,7 @@ impl Tensor {
 
     /// The elements, when they are f32.
     pub fn as_f32(&self) -> Option<&[f32]> {
-        match &self.data {
+        match &*self.data {
             Data::F32(v) => Some(v),
             _ => None,
         }
@@ -207,7 +213,7 @@ impl Tensor {
 
     /// The elements to change, when they are f32.
     pub fn as_f32_mut(&mut self) -> Option<&mut [f32]> {
-        match &mut self.data {
+        match Arc::make_mut(&mut self.data) {
             Data::F32(v) => Some(v),
             _ => None,
         }
@@ -215,7 +221,7 @@ impl Tensor {
 
     /// The elements, when they are i64.
     pub fn as_i64(&self) -> Option<&[i64]> {
-        match &self.data {
+        match &*self.data {
             Data::I64(v) => Some(v),
             _ => None,
         }
@@ -223,14 +229,14 @@ impl Tensor {
 
     /// The same elements as f32. Floats of any width are converted (to nearest even); other types are `None`.
     pub fn to_f32(&self) -> Option<Tensor> {
-        let data = match &self.data {
-            Data::F32(v) => v.clone(),
+        let data = match &*self.data {
+            Data::F32(_) => return Some(self.clone()),
             Data::F64(v) => v.iter().map(|&x| x as f32).collect(),
             Data::F16(v) => v.iter().map(|x| x.to_f32()).collect(),
             Data::BF16(v) => v.iter().map(|x| x.to_f32()).collect(),
             Data::I64(_) | Data::I32(_) | Data::I8(_) | Data::U8(_) | Data::Bool(_) => return None,
         };
-        Some(Tensor { shape: self.shape.clone(), data: Data::F32(data) })
+        Some(Tensor { shape: self.shape.clone(), data: Arc::new(Data::F32(data)) })
     }
 
     /// The same elements under another shape.
@@ -238,7 +244,7 @@ impl Tensor {
     /// # Errors
     /// When the product of `shape` is another.
     pub fn reshape(self, shape: impl Into<Vec<usize>>) -> Result<Tensor, TensorSizeError> {
-        Tensor::new(shape, self.data)
+        Tensor::of(shape.into(), self.data)
     }
 }
 

@@ -92,7 +92,7 @@ fn learn(model: &mut Model, x: &Tensor, labels: &Tensor) -> Result<f32, Box<dyn 
         }
         loss = step.learn(x, labels, &keys, 1.0)?.loss;
     }
-    *model = step.model().clone();
+    *model = step.model();
     Ok(loss)
 }
 

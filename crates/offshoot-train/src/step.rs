@@ -139,7 +139,8 @@ struct GradientSum {
 /// network of its own ([`TrainStep::features`]) and only the rest is differentiated. The features of a picture do not depend on
 /// the pictures beside it, so keeping them instead of computing them again changes no bit.
 pub struct TrainStep {
-    /// The model as it is saved; behind on what trains until [`TrainStep::model`].
+    /// The model as it is saved, without what steps change: that is in `weights` alone, as a second owner would make every
+    /// step copy it.
     model: Model,
     prefix: Option<Inference>,
     /// From the border to the logits: what evaluation runs after the prefix.
@@ -165,7 +166,11 @@ impl TrainStep {
     ///
     /// # Errors
     /// When nothing is trainable, a pattern of a group matches nothing, or the executor cannot run the model.
-    pub fn new(model: Model, options: &StepOptions, executor: &dyn Executor) -> Result<TrainStep, StepError> {
+    pub fn new(
+        mut model: Model,
+        options: &StepOptions,
+        executor: &dyn Executor,
+    ) -> Result<TrainStep, StepError> {
         for (pattern, _) in &options.rates.lr_groups {
             check_matches(&model.graph, pattern)?;
         }
@@ -193,6 +198,9 @@ impl TrainStep {
         }
         let optimizer = Optimizer::new(options.optimizer, groups, &weights);
         let has_dropout = graph.inputs().iter().any(|&id| graph.value(id).name == KEYS);
+        for name in trained.iter().chain(&states) {
+            model.weights.remove(name);
+        }
         Ok(TrainStep {
             model,
             prefix,
@@ -217,16 +225,16 @@ impl TrainStep {
     /// # Errors
     /// As [`TrainStep::new`].
     pub fn rebuild(
-        mut self,
+        self,
         mark: impl FnOnce(&mut Graph) -> Result<(), FreezeError>,
         options: &StepOptions,
         rebuild: Rebuild,
         executor: &dyn Executor,
     ) -> Result<TrainStep, StepError> {
-        self.model();
-        let TrainStep { mut model, optimizer, scaler, session, prefix, .. } = self;
-        // Before the next ones ask for their memory.
-        drop((session, prefix));
+        let mut model = self.model();
+        let TrainStep { optimizer, scaler, session, prefix, weights, model: old, .. } = self;
+        // Before the next ones ask for their memory, and so that the model alone owns its weights.
+        drop((session, prefix, weights, old));
         mark(&mut model.graph)?;
         let mut step = TrainStep::new(model, options, executor)?;
         match rebuild {
@@ -404,14 +412,12 @@ impl TrainStep {
         self.learn(&features, labels, keys, factor)
     }
 
-    /// The model as it is now: PyTorch's weights and running statistics, nothing folded.
-    pub fn model(&mut self) -> &Model {
-        for name in self.trained.iter().chain(&self.states) {
-            if let Some(now) = self.weights.get(name) {
-                self.model.weights.insert(name.clone(), now.clone());
-            }
-        }
-        &self.model
+    /// The model as it is now: PyTorch's weights and running statistics, nothing folded. It shares its weights with the
+    /// step: let go of it before the next one, which would have to copy them.
+    pub fn model(&self) -> Model {
+        let mut model = self.model.clone();
+        model.weights.extend(self.moving_tensors().map(|(name, tensor)| (name.clone(), tensor.clone())));
+        model
     }
 
     /// The network from [`TrainStep::features`] to the logits, to evaluate: as it is now, or with `weights`, which may be others
@@ -420,18 +426,25 @@ impl TrainStep {
     /// # Errors
     /// When the executor cannot run it.
     pub fn evaluator(
-        &mut self,
+        &self,
         weights: Option<&Weights>,
         executor: &dyn Executor,
     ) -> Result<Inference, StepError> {
-        self.model();
-        Ok(Inference::of_graph(&self.suffix, weights.unwrap_or(&self.model.weights), executor)?)
+        let network = match weights {
+            Some(weights) => Inference::of_graph(&self.suffix, weights, executor),
+            None => Inference::of_graph(&self.suffix, &self.model().weights, executor),
+        };
+        Ok(network?)
+    }
+
+    fn moving_tensors(&self) -> impl Iterator<Item = (&String, &Tensor)> {
+        let names = self.trained.iter().chain(&self.states);
+        names.filter_map(|name| Some((name, self.weights.get(name)?)))
     }
 
     /// What steps change of the model: trained parameters and running statistics.
     pub fn moving(&self) -> impl Iterator<Item = (&str, &[f32])> {
-        let names = self.trained.iter().chain(&self.states);
-        names.filter_map(|name| Some((name.as_str(), self.weights.get(name)?.as_f32()?)))
+        self.moving_tensors().filter_map(|(name, tensor)| Some((name.as_str(), tensor.as_f32()?)))
     }
 
     /// The table of groups.
@@ -466,9 +479,7 @@ impl TrainStep {
 
     /// Everything that steps change: `model.NAME`, `optimizer.NAME.exp_avg`, ..., `scaler.scale`.
     pub fn state(&self) -> Weights {
-        let moving = self.trained.iter().chain(&self.states);
-        let model =
-            moving.filter_map(|name| Some((format!("model.{name}"), self.weights.get(name)?.clone())));
+        let model = self.moving_tensors().map(|(name, tensor)| (format!("model.{name}"), tensor.clone()));
         let optimizer = self.optimizer.state();
         let scaler = self.scaler.iter().flat_map(GradScaler::state);
         let scaler = scaler.map(|(name, t)| (format!("scaler.{name}"), t));

@@ -346,8 +346,8 @@ impl<'a, 'c> Training<'a, 'c> {
     }
 
     /// The model with an average in place of what trains.
-    fn averaged(&mut self, average: &Average) -> Model {
-        let mut model = self.step.model().clone();
+    fn averaged(&self, average: &Average) -> Model {
+        let mut model = self.step.model();
         average.put_into(&mut model.weights);
         model
     }
@@ -395,8 +395,11 @@ impl<'a, 'c> Training<'a, 'c> {
     ) -> Result<(), TrainError> {
         let row = self.row(metrics, images_per_second);
         if self.is_best(row.epoch, metrics) {
-            let model = average.unwrap_or_else(|| self.step.model());
-            write_model(&self.given.run.join(BEST_FILE), model)?;
+            let path = self.given.run.join(BEST_FILE);
+            match average {
+                Some(model) => write_model(&path, model)?,
+                None => write_model(&path, &self.step.model())?,
+            }
             self.position.best = Some(best_of(row.epoch, metrics));
         }
         self.results.push(&row);
@@ -479,7 +482,7 @@ impl<'a, 'c> Training<'a, 'c> {
             state.extend(average.map(|(name, tensor)| (format!("{prefix}{name}"), tensor)));
         }
         let model = self.step.model();
-        write_model(&run.join(LAST_FILE), model)?;
+        write_model(&run.join(LAST_FILE), &model)?;
         let frozen = self.frozen.of(&model.weights, &state);
         let header = StateHeader::new(&self.position, setting, executor.describe(), frozen);
         run::write_state(run, &state, header)?;

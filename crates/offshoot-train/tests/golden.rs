@@ -236,7 +236,7 @@ fn a_network_trains_as_in_torch() {
             assert!(close(loss, case.losses[i]), "{}, step {i}: loss {loss}, {}", case.name, case.losses[i]);
             assert!(close(norm, case.norms[i]), "{}, step {i}: norm {norm}, {}", case.name, case.norms[i]);
         }
-        let model = step.model().clone();
+        let model = step.model();
         for (name, theirs) in &case.weights {
             let ours = &model.weights[name];
             assert_eq!(ours.shape(), theirs.shape);

@@ -166,7 +166,7 @@ fn accumulated_batches_are_one_large_batch_where_norms_are_frozen() {
                 let mut step = TrainStep::new(frozen.clone(), &options, &executor(2)).unwrap();
                 let batches = batches(&mut step, sizes);
                 let reports: Vec<_> = (0..3).map(|_| step.learn_together(&batches, 1.0).unwrap()).collect();
-                (step.model().weights.clone(), reports)
+                (step.model().weights, reports)
             };
             let ((large, one), (small, many)) = (run(&[10]), run(&[4, 3, 3]));
             for (a, b) in one.iter().zip(&many) {
@@ -188,11 +188,11 @@ fn accumulated_batches_are_one_large_batch_where_norms_are_frozen() {
 fn a_refused_window_of_batches_leaves_the_running_statistics() {
     let mut step = TrainStep::new(model(), &options(Clip::Off), &executor(1)).unwrap();
     let mut batches = batches(&mut step, &[4, 6]);
-    let (before, state) = (step.model().weights.clone(), step.state());
+    let (before, state) = (step.model().weights, step.state());
     let images = batches[1].features.as_f32_mut().unwrap();
     images[7] = f32::NAN;
     step.learn_together(&batches, 1.0).unwrap_err();
-    assert_eq!((step.model().weights.clone(), step.state()), (before.clone(), state));
+    assert_eq!((step.model().weights, step.state()), (before.clone(), state));
     batches.truncate(1);
     step.learn_together(&batches, 1.0).unwrap();
     assert_ne!(step.model().weights["bn0.running_mean"], before["bn0.running_mean"]);

@@ -220,7 +220,7 @@ fn a_step_that_is_not_finite_is_refused_and_changes_nothing() {
     let mut images = vec![0.5; 2 * 3 * SIZE * SIZE];
     let (labels, keys) = (Tensor::i64([2], vec![0, 1]), Tensor::i64([2], vec![7, 8]));
     let tensor = |images: &[f32]| Tensor::f32([2, 3, SIZE, SIZE], images.to_vec());
-    let (before, state) = (step.model().weights.clone(), step.state());
+    let (before, state) = (step.model().weights, step.state());
     images[3] = f32::INFINITY;
     let error = step.run(tensor(&images), &labels, &keys, 1.0).unwrap_err();
     let StepError::NotFinite { problem } = &error else { panic!("{error}") };
