@@ -11,6 +11,7 @@ use offshoot_graph::{
 use crate::CpuExecutor;
 use crate::buffer::Buffer;
 use crate::kernels::conv::PackedFilter;
+use crate::kernels::together;
 use crate::lower::lower;
 use crate::plan::{Place, Plan, Scratch};
 
@@ -83,7 +84,7 @@ impl Session for CpuSession {
         let (inputs, bindings) = bind(&self.graph, inputs)?;
         let parameters = parameters(&self.graph, weights)?;
         let pool = Arc::clone(&self.executor.pool);
-        pool.install(|| {
+        let work = || {
             let index = self.plan(bindings, &parameters)?;
             let CpuSession { plans, arena, scratch, profile, executor, .. } = self;
             profile.clear();
@@ -91,7 +92,8 @@ impl Session for CpuSession {
             plans[index].1.run(arena, scratch, &inputs, &parameters, profile)?;
             self.last = Some(index);
             Ok(())
-        })
+        };
+        pool.install(|| together(work))
     }
 
     fn output(&self, name: &str) -> Option<TensorView<'_>> {

@@ -6,9 +6,10 @@
 use super::Activation;
 use super::element::Element;
 use super::elementwise::{Sum, clamp, gate};
-use super::rows::{Fold, Map, Place, fold_rows, map_rows, map_rows_to, partials, rows_per_part, sum_rows};
+use super::rows::{
+    Fold, Map, Place, Shared, fold_rows, for_chunks, map_rows, map_rows_to, partials, rows_per_part, sum_rows,
+};
 use super::simd::{Isa, Simd};
-use rayon::prelude::*;
 use std::ops::Range;
 
 /// The running statistics before a step, and where the new ones go.
@@ -110,13 +111,16 @@ const COLUMNS: usize = 64;
 /// sample variances", 1979), in f64 and in order: the mean and the sum of squares of each channel.
 fn join(parts: &[f32], channels: usize, rows: usize, per_part: usize) -> Vec<(f64, f64)> {
     let mut joined = vec![(0.0f64, 0.0f64); channels];
-    joined.par_chunks_mut(COLUMNS).enumerate().for_each(|(block, joined)| {
+    let shared = Shared::new(&mut joined);
+    for_chunks(channels, COLUMNS, |columns| {
+        // Safety: chunks do not overlap and lie within the channels.
+        let joined = unsafe { std::slice::from_raw_parts_mut(shared.at(columns.start), columns.len()) };
         let mut n = 0.0f64;
         for (i, part) in parts.chunks_exact(2 * channels).enumerate() {
             let m = per_part.min(rows - i * per_part) as f64;
             let share = m / (n + m);
             let (means, squares) = part.split_at(channels);
-            let columns = means.iter().zip(squares).skip(block * COLUMNS);
+            let columns = means[columns.clone()].iter().zip(&squares[columns.clone()]);
             for ((mean, square), (m, s)) in joined.iter_mut().zip(columns) {
                 let delta = f64::from(*m) - *mean;
                 *mean += delta * share;

@@ -22,12 +22,14 @@ pub mod pool;
 mod rows;
 pub mod simd;
 pub mod softmax;
+mod team;
 #[cfg(test)]
 mod testing;
 mod tile;
 mod window;
 mod winograd;
 
+pub(crate) use parallel::together;
 pub use rows::Place;
 
 /// The shape of a two-dimensional convolution, as in ONNX `Conv`. Activations are NHWC, weights OIHW.

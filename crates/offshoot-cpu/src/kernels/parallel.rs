@@ -1,11 +1,45 @@
-//! Splitting work over rayon's threads, and the scratch memory of a thread.
+//! Splitting work over threads, and the scratch memory of a thread.
 
 use std::cell::{Cell, RefCell};
 
 use rayon::prelude::*;
 
-/// Multiply-adds worth a task of their own: about 20 microseconds on one AVX2 core.
-pub(super) const TASK_WORK: usize = 1 << 20;
+use super::team::Team;
+
+/// Multiply-adds worth a task of their own: a few microseconds of one core.
+pub(super) const TASK_WORK: usize = 1 << 18;
+
+thread_local! {
+    /// The threads that wait for this one's tasks, inside of [`together`].
+    static TEAM: RefCell<Option<Team>> = const { RefCell::new(None) };
+}
+
+/// Calls `f`, which calls kernels one after the other. Meanwhile the threads of the current rayon pool do nothing but wait
+/// for tasks of these kernels, which takes them a fraction of the time that rayon needs to wake one up.
+pub(crate) fn together<R>(f: impl FnOnce() -> R) -> R {
+    /// Sends the team home, also when `f` panics.
+    struct End<'a>(&'a Team);
+    impl Drop for End<'_> {
+        fn drop(&mut self) {
+            TEAM.set(None);
+            self.0.disband();
+        }
+    }
+    let others = rayon::current_num_threads() - 1;
+    if others == 0 || rayon::current_thread_index().is_none() {
+        return f();
+    }
+    let team = Team::new(others);
+    rayon::in_place_scope(|scope| {
+        for _ in 0..others {
+            let team = team.clone();
+            scope.spawn(move |_| team.help());
+        }
+        TEAM.set(Some(team.clone()));
+        let _end = End(&team);
+        f()
+    })
+}
 
 /// Runs `task(0)`, ..., `task(count - 1)`, in any order and on any thread, together `work` multiply-adds.
 ///
@@ -13,9 +47,22 @@ pub(super) const TASK_WORK: usize = 1 << 20;
 pub(super) fn for_each_task(count: usize, work: usize, task: impl Fn(usize) + Sync + Send) {
     let least_tasks = count.saturating_mul(TASK_WORK).div_ceil(work.max(1)).max(1);
     if least_tasks >= count || is_serial() {
-        (0..count).for_each(task);
-    } else {
-        (0..count).into_par_iter().with_min_len(least_tasks).for_each(task);
+        return (0..count).for_each(task);
+    }
+    // Taken for the time being: a task that splits its own work is not to interrupt this.
+    let Some(team) = TEAM.take() else {
+        return (0..count).into_par_iter().with_min_len(least_tasks).for_each(task);
+    };
+    let run = |i: usize| (i * least_tasks..count.min((i + 1) * least_tasks)).for_each(&task);
+    Back(team).0.run(count.div_ceil(least_tasks), &run);
+}
+
+/// Gives the team back to its thread in the end, also when a task panics.
+struct Back(Team);
+
+impl Drop for Back {
+    fn drop(&mut self) {
+        TEAM.set(Some(self.0.clone()));
     }
 }
 

@@ -7,7 +7,6 @@ use super::element::Element;
 use super::parallel;
 pub(super) use super::parallel::Shared;
 use super::simd::{Isa, Kernel, Simd, dispatch};
-use rayon::prelude::*;
 use std::ops::Range;
 
 /// Elements a task reads: 64 KiB of f32, which stays in the second-level cache.
@@ -17,11 +16,7 @@ pub(super) const TASK: usize = 1 << 14;
 /// [`parallel::serially`]).
 #[inline]
 pub(super) fn for_tasks(count: usize, run: impl Fn(usize) + Sync + Send) {
-    if count <= 1 || parallel::is_serial() {
-        (0..count).for_each(run);
-    } else {
-        (0..count).into_par_iter().for_each(run);
-    }
+    parallel::for_each_task(count, usize::MAX, run);
 }
 
 /// Splits 0..len into chunks of `size` and runs each as a task.
