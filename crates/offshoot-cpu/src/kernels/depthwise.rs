@@ -1,8 +1,8 @@
 //! Depthwise convolution: one filter a channel (groups = input channels = output channels), vectorised over channels.
 //!
 //! A tile of neighbouring pixels is kept in registers, so that inputs and weights are loaded once for several
-//! multiplications. Rows of the window that fall outside the picture are skipped; columns at the left and right
-//! border go pixel by pixel. Every pixel sums in the order of the kernel's elements, however it is computed.
+//! multiplications. Rows of the window that fall outside the picture are skipped; tiles at the left and right border
+//! read zeros for what is outside. Every pixel sums in the order of the kernel's elements.
 
 use super::element::Element;
 use super::layout::transpose;
@@ -11,6 +11,11 @@ use super::simd::{Isa, Kernel, Simd, dispatch};
 use super::window::inside;
 use super::{Activation, ConvShape};
 use std::ops::Range;
+
+/// Rows of `width` elements that make a task: so few that threads end together on the small pictures of deep layers.
+fn rows_per_task(width: usize) -> usize {
+    (TASK / 4 / width.max(1)).max(1)
+}
 
 /// Whether `shape` is a depthwise convolution that this module computes.
 pub fn supports(shape: &ConvShape) -> bool {
@@ -114,9 +119,17 @@ unsafe fn weighted_sum<S: Simd, E: Element, const FULL: bool>(
     }
 }
 
+/// Pixels of a tile of outputs: the widths of most networks' pictures are multiples of it.
+const TILE: usize = 7;
+
+/// Most input columns under a tile: those of a 5 x 5 kernel with stride 2.
+const COLUMNS: usize = (TILE - 1) * 2 + 5;
+
 struct Forward<'a, E> {
     shape: &'a ConvShape,
     x: &'a [E],
+    /// A pixel outside the picture.
+    zeros: &'a [E],
     weights: &'a [f32],
     bias: Option<&'a [f32]>,
     activation: Activation,
@@ -161,35 +174,67 @@ impl<E: Element> Forward<'_, E> {
         }
     }
 
-    /// `T` neighbouring output pixels whose windows' columns lie in the picture.
+    /// Neighbouring output pixels from `at` on: [`TILE`] of them whose windows' columns lie in the picture or, at a
+    /// border, `n`. `x` holds the input columns under them in each row of the window, of which a tile that is at no border
+    /// needs the first only.
     #[inline(always)]
-    unsafe fn tile<S: Simd, const K: usize, const STRIDE: usize, const T: usize, const FULL: bool>(
+    unsafe fn tile<S: Simd, const K: usize, const STRIDE: usize, const BORDER: bool, const FULL: bool>(
         &self,
-        image: usize,
-        at: (usize, usize),
+        x: &[[*const E; COLUMNS]; K],
         rows: Range<usize>,
+        n: usize,
         to: *mut E,
         c: Channels,
     ) {
-        let (shape, channels) = (self.shape, self.shape.in_c);
-        // Safety: the row range and the caller keep the windows in the picture.
+        let channels = self.shape.in_c;
+        // Safety: the caller's promise; rows are the kernel's.
         unsafe {
-            let mut sums = [self.bias::<S, FULL>(c); T];
+            let mut sums = [self.bias::<S, FULL>(c); TILE];
             for r in rows {
-                let x = self.x.as_ptr().add(input(shape, image, at, (r, 0)) + c.first);
                 let w = self.weights.as_ptr().add(r * K * channels + c.first);
-                for s in 0..K {
-                    let w = load::<S, _, FULL>(w.add(s * channels), c.n);
+                let mut weights = [S::splat(0.0); K];
+                for (s, weight) in weights.iter_mut().enumerate() {
+                    *weight = load::<S, _, FULL>(w.add(s * channels), c.n);
+                }
+                let row = x.get_unchecked(r);
+                for j in 0..(TILE - 1) * STRIDE + K {
+                    let column = if BORDER { row[j] } else { row[0].add(j * channels) };
+                    let x = load::<S, _, FULL>(column.add(c.first), c.n);
                     for (t, sum) in sums.iter_mut().enumerate() {
-                        let x = load::<S, _, FULL>(x.add((t * STRIDE + s) * channels), c.n);
-                        *sum = S::fma(x, w, *sum);
+                        if j >= t * STRIDE && j < t * STRIDE + K {
+                            *sum = S::fma(x, weights[j - t * STRIDE], *sum);
+                        }
                     }
                 }
             }
             for (t, sum) in sums.into_iter().enumerate() {
-                self.finish::<S, FULL>(sum, to.add(t * channels), c);
+                if !BORDER || t < n {
+                    self.finish::<S, FULL>(sum, to.add(t * channels), c);
+                }
             }
         }
+    }
+
+    /// The input columns under the tile at `at`, for the rows of the window that are in the picture.
+    #[inline(always)]
+    fn columns<const K: usize, const STRIDE: usize>(
+        &self,
+        image: usize,
+        (oh, ow): (usize, usize),
+        rows: &Range<usize>,
+    ) -> [[*const E; COLUMNS]; K] {
+        let ConvShape { in_h, in_w, in_c, pads: [top, left, ..], .. } = *self.shape;
+        let mut columns = [[self.zeros.as_ptr(); COLUMNS]; K];
+        for r in rows.clone() {
+            let row = self.x[(image * in_h + oh * STRIDE + r - top) * in_w * in_c..].as_ptr();
+            for (j, column) in columns[r][..(TILE - 1) * STRIDE + K].iter_mut().enumerate() {
+                let w = (ow * STRIDE + j).wrapping_sub(left);
+                if w < in_w {
+                    *column = row.wrapping_add(w * in_c);
+                }
+            }
+        }
+        columns
     }
 
     /// Pixels `columns` of a row one by one; `out` is the row's first element.
@@ -225,30 +270,36 @@ impl<E: Element> Forward<'_, E> {
         }
     }
 
-    /// The tiles of `T` pixels in `columns` of a row, a whole number.
+    /// The tiles of an output row; `out` is its first element.
     #[inline(always)]
-    unsafe fn tiles<S: Simd, const K: usize, const STRIDE: usize, const T: usize>(
+    unsafe fn tiles<S: Simd, const K: usize, const STRIDE: usize>(
         &self,
-        image: usize,
-        oh: usize,
-        columns: Range<usize>,
+        (image, oh): (usize, usize),
+        interior: &Range<usize>,
         out: *mut E,
     ) {
         let (shape, channels) = (self.shape, self.shape.in_c);
         let whole = channels - channels % S::LANES;
         let window = row_range(shape, oh);
-        for ow in columns.step_by(T) {
-            self.prefetch_below(image, (oh, ow), T);
-            // Safety: the tile stays in the interior, the channels are the shape's.
+        for ow in (0..shape.out_w).step_by(TILE) {
+            self.prefetch_below(image, (oh, ow), TILE);
+            let n = TILE.min(shape.out_w - ow);
+            let inside = interior.contains(&ow) && ow + TILE <= interior.end;
+            let x = self.columns::<K, STRIDE>(image, (oh, ow), &window);
+            // Safety: what `columns` points to has the shape's channels, and only a tile inside reads beyond it.
             unsafe {
                 let to = out.add(ow * channels);
                 for first in (0..whole).step_by(S::LANES) {
                     let c = Channels { first, n: S::LANES };
-                    self.tile::<S, K, STRIDE, T, true>(image, (oh, ow), window.clone(), to, c);
+                    if inside {
+                        self.tile::<S, K, STRIDE, false, true>(&x, window.clone(), n, to, c);
+                    } else {
+                        self.tile::<S, K, STRIDE, true, true>(&x, window.clone(), n, to, c);
+                    }
                 }
                 if whole < channels {
                     let c = Channels { first: whole, n: channels - whole };
-                    self.tile::<S, K, STRIDE, T, false>(image, (oh, ow), window.clone(), to, c);
+                    self.tile::<S, K, STRIDE, true, false>(&x, window.clone(), n, to, c);
                 }
             }
         }
@@ -258,15 +309,11 @@ impl<E: Element> Forward<'_, E> {
     unsafe fn rows<S: Simd, const K: usize, const STRIDE: usize>(self) {
         let shape = self.shape;
         let interior = interior(shape);
-        let tiled = interior.start..interior.end - interior.len() % 4;
         for row in self.rows.clone() {
-            let (image, oh) = (row / shape.out_h, row % shape.out_h);
             // Safety: `out` holds this task's rows.
             unsafe {
                 let out = self.out.add((row - self.rows.start) * shape.out_w * shape.in_c);
-                self.pixels::<S>(image, oh, 0..tiled.start, out);
-                self.tiles::<S, K, STRIDE, 4>(image, oh, tiled.clone(), out);
-                self.pixels::<S>(image, oh, tiled.end..shape.out_w, out);
+                self.tiles::<S, K, STRIDE>((row / shape.out_h, row % shape.out_h), &interior, out);
             }
         }
     }
@@ -319,10 +366,11 @@ pub fn forward<E: Element>(
     assert!(bias.is_none_or(|bias| bias.len() == shape.out_c), "the bias has not {} elements", shape.out_c);
     let width = shape.out_w * shape.out_c;
     let shared = Shared::new(out);
-    for_chunks(shape.batch * shape.out_h, (TASK / width.max(1)).max(1), |rows| {
+    let zeros: &[E] = &bytemuck::zeroed_vec(shape.in_c);
+    for_chunks(shape.batch * shape.out_h, rows_per_task(width), |rows| {
         // Safety: the rows of a task are its own.
         let out = unsafe { shared.at(rows.start * width) };
-        dispatch(isa, Forward { shape, x, weights, bias, activation, rows, out });
+        dispatch(isa, Forward { shape, x, zeros, weights, bias, activation, rows, out });
     });
 }
 
@@ -523,7 +571,7 @@ pub fn input_grad<E: Element>(isa: Isa, shape: &ConvShape, dy: &[E], weights: &[
     check(shape, dx.len(), weights.len(), dy.len());
     let width = shape.in_w * shape.in_c;
     let shared = Shared::new(dx);
-    for_chunks(shape.batch * shape.in_h, (TASK / width.max(1)).max(1), |rows| {
+    for_chunks(shape.batch * shape.in_h, rows_per_task(width), |rows| {
         // Safety: the rows of a task are its own.
         let dx = unsafe { shared.at(rows.start * width) };
         dispatch(isa, InputGrad { shape, dy, weights, rows, dx });

@@ -16,8 +16,11 @@ use super::rows::load;
 use super::simd::{Isa, Kernel, Simd, dispatch, dispatch_bf16};
 use super::tile::{self, DEPTH, Left, RowMajor, RowMajorPairs, STRIDE, Tile, run_tile};
 
-/// Pixels in a block: a multiple of every path's tile rows.
+/// Most pixels in a block: a multiple of every path's tile rows.
 const BLOCK: usize = 168;
+
+/// Fewest pixels in a block that is cut off for another thread.
+const LEAST: usize = 24;
 
 /// A row or column of the kernel: its index in OIHW weights and the source pixel that it reads, from the pixel that
 /// the grid's step leads to.
@@ -213,6 +216,74 @@ impl Gather {
                 copy::<S, E, T>(inside, to.offset(left), (right - left) as usize);
                 E::zero::<S>(to.offset(right), (len - right) as usize);
             }
+        }
+    }
+}
+
+/// Most stretches that [`Inner`] knows.
+const PIECES: usize = 8;
+
+/// A stretch of the reduction: where it goes, how long it is, and where it starts, from the source pixel that the grid's
+/// step leads to.
+#[derive(Clone, Copy, Default)]
+struct Piece {
+    to: usize,
+    len: usize,
+    offset: isize,
+}
+
+/// How part of the reduction is gathered for pixels whose windows no border cuts: the same pieces for each of them.
+struct Inner<'a> {
+    gather: &'a Gather,
+    pieces: [Piece; PIECES],
+    count: usize,
+    /// The rows and columns of these pixels in the grid.
+    ranges: [Range<usize>; 2],
+}
+
+impl<'a> Inner<'a> {
+    /// For elements `depth` of the reduction of `group`, unless they are in too many pieces.
+    fn new(gather: &'a Gather, runs: &[Run], group: usize, depth: &Range<usize>) -> Option<Inner<'a>> {
+        let channels = gather.source_c() as isize;
+        let (mut pieces, mut count) = ([Piece::default(); PIECES], 0);
+        for run in runs {
+            let (start, end) = (depth.start.max(run.start), depth.end.min(run.start + run.len));
+            if start < end {
+                let pixel = run.y * gather.source[1] as isize + run.x;
+                let offset = pixel * channels + (group * gather.depth + start - run.start) as isize;
+                *pieces.get_mut(count)? = Piece { to: start - depth.start, len: end - start, offset };
+                count += 1;
+            }
+        }
+        let range = |axis: usize| {
+            let offsets = gather.taps[axis].iter().map(|tap| tap.offset);
+            let (low, high) = (offsets.clone().min()?, offsets.max()?);
+            let step = gather.step[axis];
+            let first = low.min(0).unsigned_abs().div_ceil(step);
+            let last = (gather.source[axis] as isize - 1).checked_sub(high.max(0)).filter(|&last| last >= 0);
+            let end = last.map_or(0, |last| last as usize / step + 1).min(gather.grid[axis]);
+            Some(first..end)
+        };
+        Some(Inner { gather, pieces, count, ranges: [range(0)?, range(1)?] })
+    }
+
+    #[inline(always)]
+    fn has(&self, pixel: Pixel) -> bool {
+        self.ranges[0].contains(&pixel.y) && self.ranges[1].contains(&pixel.x)
+    }
+
+    /// As [`Gather::copy`], for a pixel that this has.
+    ///
+    /// # Safety
+    /// As there.
+    #[inline(always)]
+    unsafe fn copy<S: Simd, E: Element>(&self, source: *const E, pixel: Pixel, to: *mut f32) {
+        let Gather { source: [height, width], step, .. } = *self.gather;
+        let row = pixel.image * height + pixel.y * step[0];
+        let start = source.wrapping_add((row * width + pixel.x * step[1]) * self.gather.source_c());
+        for piece in &self.pieces[..self.count] {
+            // Safety: the pieces are within the source, and `to` has room.
+            unsafe { copy::<S, E, f32>(start.wrapping_offset(piece.offset), to.add(piece.to), piece.len) };
         }
     }
 }
@@ -539,7 +610,9 @@ fn plan<'a>(isa: Isa, gathers: &'a [Gather], cells: Cells) -> Vec<Plan<'a>> {
     let mut filter_start = 0;
     let cut = |gather: &'a Gather| {
         let Gather { groups, cols, .. } = gather;
-        let pixel_blocks = gather.pixels().div_ceil(BLOCK);
+        // Pixels first: the next convolution then finds its part of them in the cache of the same core.
+        let least = parallel::threads().min(gather.pixels() / LEAST);
+        let pixel_blocks = gather.pixels().div_ceil(BLOCK).max(least);
         let panels = cols.div_ceil(panel);
         let panel_blocks = wanted.div_ceil((groups * pixel_blocks).max(1)).min(panels).max(1);
         let packed_group = gather.packed_group(isa, cells);
@@ -581,7 +654,7 @@ impl<L: Left> Kernel for Block<'_, L> {
         let (plan, gather) = (self.plan, self.plan.gather);
         let panels = parallel::part(plan.panels(), plan.panel_blocks, self.index % plan.panel_blocks);
         let rest = self.index / plan.panel_blocks;
-        let pixels = pixel_block::<S>(gather.pixels(), plan.pixel_blocks, rest % plan.pixel_blocks);
+        let pixels = parallel::part(gather.pixels(), plan.pixel_blocks, rest % plan.pixel_blocks);
         let group = rest / plan.pixel_blocks;
         let mut targets = [0; BLOCK];
         let mut pixel = gather.pixel(pixels.start);
@@ -651,13 +724,6 @@ struct Place {
     last: bool,
 }
 
-/// Block `index` of `blocks`: evenly cut, in whole tiles as far as they go.
-#[inline(always)]
-fn pixel_block<S: Simd>(pixels: usize, blocks: usize, index: usize) -> Range<usize> {
-    let tiles = parallel::part(pixels.div_ceil(S::TILE_ROWS), blocks, index);
-    tiles.start * S::TILE_ROWS..(tiles.end * S::TILE_ROWS).min(pixels)
-}
-
 impl<L: Left> Block<'_, L> {
     /// Gathers part `depth` of the rows of `pixels`.
     #[inline(always)]
@@ -683,11 +749,16 @@ impl<L: Left> Block<'_, L> {
     ) {
         let to = self.scratch.as_mut_ptr();
         let (gather, runs, source) = (self.plan.gather, &self.plan.runs, source.as_ptr());
+        let inner = Inner::new(gather, runs, group, &depth);
         let mut pixel = gather.pixel(pixels.start);
         for i in 0..pixels.len() {
+            let to = to.wrapping_add(i * STRIDE);
             // Safety: a row has room for DEPTH floats and a vector.
             unsafe {
-                gather.copy::<S, E, f32>(runs, source, pixel, group, depth.clone(), to.add(i * STRIDE))
+                match &inner {
+                    Some(inner) if inner.has(pixel) => inner.copy::<S, E>(source, pixel, to),
+                    _ => gather.copy::<S, E, f32>(runs, source, pixel, group, depth.clone(), to),
+                }
             };
             pixel = gather.next(pixel);
         }

@@ -35,6 +35,9 @@ fn band(rows: usize) -> usize {
 
 /// Transposes the columns from `start` on that fill `out`.
 fn transpose_band<E: Copy>(x: &[E], rows: usize, columns: usize, start: usize, out: &mut [E]) {
+    if rows == 3 {
+        return interleave::<3, E>(x, columns, start, out);
+    }
     let width = out.len() / rows;
     for first_row in (0..rows).step_by(TILE) {
         let end_row = rows.min(first_row + TILE);
@@ -44,6 +47,17 @@ fn transpose_band<E: Copy>(x: &[E], rows: usize, columns: usize, start: usize, o
                     out[column * rows + row] = x[row * columns + start + column];
                 }
             }
+        }
+    }
+}
+
+/// [`transpose_band`] for few rows, such as the colours of a picture.
+fn interleave<const ROWS: usize, E: Copy>(x: &[E], columns: usize, start: usize, out: &mut [E]) {
+    let width = out.len() / ROWS;
+    let rows: [&[E]; ROWS] = std::array::from_fn(|row| &x[row * columns + start..][..width]);
+    for (column, out) in out.chunks_exact_mut(ROWS).enumerate() {
+        for (out, row) in out.iter_mut().zip(rows) {
+            *out = row[column];
         }
     }
 }
