@@ -4,7 +4,9 @@ Transpose around each convolution, padding by rule or as a Pad of its own, ReLU6
 
     python scripts/golden/onnx_forms.py        onnx, onnxruntime, numpy
 
-logits.json holds, for each file, the input's shape and the logits that ONNX Runtime computes before a last Softmax, for
+features.onnx takes numbers and no pictures, features.npz holds some; features_changed.onnx is another network.
+
+logits.json holds, for each file of pictures, the input's shape and the logits that ONNX Runtime computes before a last Softmax, for
 the input x[i] = ((7919 i) mod 1000) / 500 - 1 (i counts the elements of [n, 3, 32, 32] in row-major order; a file with
 channels last gets the same pictures).
 """
@@ -220,6 +222,16 @@ def keras_resnet():
     b.save("keras_resnet", x, ["N", 32, 32, 3])
 
 
+def features():
+    """A network on thirteen numbers, and another."""
+    for name, seed in [("features", 6), ("features_changed", 7)]:
+        b = Builder(17, seed)
+        x = b.node("Relu", [b.node("Gemm", ["x", b.weight(13, 8), b.weight(8)])])
+        b.save(name, b.node("Gemm", [x, b.weight(8, 4), b.weight(4)]), ["N", 13])
+    rows = np.random.default_rng(8).normal(size=(9, 13)).astype(np.float32)
+    np.savez(HERE / "features.npz", rows=rows)
+
+
 def logits(path):
     """The input's shape and the logits by ONNX Runtime, before the last Softmax."""
     model = onnx.load(path)
@@ -244,6 +256,7 @@ def main():
     for make in [tf_each_transposed, tf_optimised, tf_any_size, keras_efficient, keras_resnet]:
         make()
     files = sorted(HERE.glob("*.onnx"))
+    features()
     table = {path.stem: logits(path) for path in files}
     lines = ",\n".join(f'"{name}": {json.dumps(row)}' for name, row in table.items())
     (HERE / "logits.json").write_text("{\n" + lines + "\n}\n")

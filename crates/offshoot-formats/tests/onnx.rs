@@ -46,10 +46,11 @@ fn our_own_file_is_read_back_as_it_was() {
 fn every_operator_set_that_we_write_is_read_back() {
     let model = everything();
     for opset in 13..=21 {
-        let bytes = onnx::write_bytes(&model, Options { opset }).unwrap();
+        let bytes = onnx::write_bytes(&model, Options { opset, ..Options::default() }).unwrap();
         assert_eq!(onnx::read_bytes(bytes).unwrap().model.graph, model.graph);
     }
-    let message = onnx::write_bytes(&model, Options { opset: 12 }).unwrap_err().to_string();
+    let message =
+        onnx::write_bytes(&model, Options { opset: 12, ..Options::default() }).unwrap_err().to_string();
     assert!(message.contains("operator set 12") && message.contains("13 to 21"), "{message}");
 }
 
@@ -214,4 +215,48 @@ fn logits_are_those_of_onnx_runtime() {
         let tolerance = if name.ends_with("half") { 1e-2 } else { 1e-4 };
         assert!(difference <= tolerance * largest, "{name}: {difference} of {largest}");
     }
+}
+
+/// Options under which weights go to a file beside the model.
+const BESIDE: Options = Options { opset: 17, in_one_file: 0 };
+
+#[test]
+fn weights_beside_the_file_are_those_within_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.onnx");
+    let side = folder.path().join("model.onnx.data");
+    let model = everything();
+    onnx::write(&path, &model, BESIDE).unwrap();
+    let large: usize = model.weights.values().map(|t| 4 * t.len()).filter(|&n| n >= 1024).sum();
+    let held = std::fs::metadata(&side).unwrap().len();
+    assert!(large > 0 && held >= large as u64, "{held} bytes for {large}");
+    assert!(std::fs::metadata(&path).unwrap().len() < bytes(&model).len() as u64 - large as u64 + 1024);
+    let read = onnx::read(&path).unwrap().model;
+    assert_eq!((&read.graph, &read.weights), (&model.graph, &model.weights));
+    assert_eq!(bytes(&read), bytes(&model));
+    let both = [std::fs::read(&path).unwrap(), std::fs::read(&side).unwrap()];
+    onnx::write(&path, &model, BESIDE).unwrap();
+    assert_eq!(both, [std::fs::read(&path).unwrap(), std::fs::read(&side).unwrap()]);
+}
+
+#[test]
+fn small_weights_stay_in_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.onnx");
+    onnx::write(&path, &mobile(false), Options { in_one_file: u64::MAX, ..BESIDE }).unwrap();
+    assert!(!folder.path().join("model.onnx.data").exists());
+}
+
+#[cfg(unix)]
+#[test]
+fn a_link_in_the_place_of_the_weights_is_not_written_through() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.onnx");
+    let precious = folder.path().join("precious");
+    std::fs::write(&precious, b"keep").unwrap();
+    std::os::unix::fs::symlink(&precious, folder.path().join("model.onnx.data")).unwrap();
+    let message = onnx::write(&path, &everything(), BESIDE).unwrap_err().to_string();
+    assert!(message.contains("model.onnx.data") && message.contains("symbolic link"), "{message}");
+    assert_eq!(std::fs::read(&precious).unwrap(), b"keep");
+    assert!(!path.exists());
 }

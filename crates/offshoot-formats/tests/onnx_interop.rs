@@ -31,7 +31,7 @@ fn what_we_write_passes_the_checker_and_runs_in_onnx_runtime() {
     let mut files = Vec::new();
     let mut write = |name: &str, model: &Model, opset| {
         let path = folder.path().join(name);
-        onnx::write(&path, model, Options { opset }).unwrap();
+        onnx::write(&path, model, Options { opset, ..Options::default() }).unwrap();
         files.push(path.display().to_string());
     };
     for opset in [13, 17, 20, 21] {

@@ -1,12 +1,17 @@
 //! Whether two models answer alike.
 
+use std::ops::Range;
+use std::path::Path;
+
 use offshoot_data::{Loader, LoaderOptions, Sample, Transform};
+use offshoot_graph::model::INPUT;
 use offshoot_graph::random::{Purpose, Random};
-use offshoot_graph::{Preprocessing, Tensor};
+use offshoot_graph::{Dim, Graph, Model, Preprocessing, Tensor};
 use offshoot_train::Inference;
 use serde::Serialize;
 
 use crate::error::{Error, Result};
+use crate::npz;
 use crate::source::Loaded;
 
 /// The largest difference of logits, in parts of the largest logit, between two files of the same model.
@@ -46,10 +51,11 @@ impl Comparison {
     }
 }
 
-/// Inputs to compare models on: [n, 3, size, size].
+/// Inputs to compare models on: pictures [n, 3, size, size], or what other models take.
 pub struct Inputs {
-    size: usize,
-    pictures: Vec<Vec<f32>>,
+    /// The shape of one.
+    shape: Vec<usize>,
+    rows: Vec<Vec<f32>>,
 }
 
 impl Inputs {
@@ -64,7 +70,29 @@ impl Inputs {
                 input
             })
             .collect();
-        Ok(Inputs { size, pictures })
+        Ok(Inputs { shape: vec![3, size, size], rows: pictures })
+    }
+
+    /// The rows of an array in a `.npz` file: the one called `input`, or the only one.
+    ///
+    /// # Errors
+    /// When there is no such array of plain numbers, or `graph` takes other inputs.
+    pub fn from_npz(path: &Path, graph: &Graph) -> Result<Inputs> {
+        let array = npz::read(path, INPUT)?;
+        let wanted = graph.inputs().first().map(|&id| graph.value(id).shape.clone()).unwrap_or_default();
+        let fits = |(held, dim): (&usize, &Dim)| dim.fixed().is_none_or(|n| n == *held);
+        let (Some((&count, row)), Some((_, axes))) = (array.shape.split_first(), wanted.0.split_first())
+        else {
+            return Err(Error::Input(format!("{}: one number is no batch of inputs", path.display())));
+        };
+        let len: usize = row.iter().product();
+        if row.len() != axes.len() || !row.iter().zip(axes).all(fits) || count == 0 || len == 0 {
+            let held = &array.shape;
+            let text = format!("{}: it holds an array of {held:?}, the model takes {wanted}", path.display());
+            return Err(Error::Input(text));
+        }
+        let rows = array.data.chunks_exact(len).map(<[f32]>::to_vec).collect();
+        Ok(Inputs { shape: row.to_vec(), rows })
     }
 
     /// The pictures of `samples`, through `preprocessing`. Those that cannot be decoded are left out.
@@ -82,24 +110,23 @@ impl Inputs {
         if pictures.is_empty() {
             return Err(Error::Input("no picture to compare the models on could be decoded".into()));
         }
-        Ok(Inputs { size, pictures })
+        Ok(Inputs { shape: vec![3, size, size], rows: pictures })
     }
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.pictures.len()
+        self.rows.len()
     }
 
     /// True when there is none.
     pub fn is_empty(&self) -> bool {
-        self.pictures.is_empty()
+        self.rows.is_empty()
     }
 
-    fn batch(&self, pictures: impl Iterator<Item = usize>) -> Tensor {
-        let data: Vec<f32> =
-            pictures.flat_map(|i| &self.pictures[i % self.pictures.len()]).copied().collect();
-        let n = data.len() / (3 * self.size * self.size);
-        Tensor::f32([n, 3, self.size, self.size], data)
+    fn batch(&self, rows: Range<usize>) -> Tensor {
+        let shape = [&[rows.len()], &self.shape[..]].concat();
+        let data: Vec<f32> = rows.flat_map(|i| &self.rows[i % self.rows.len()]).copied().collect();
+        Tensor::f32(shape, data)
     }
 }
 
@@ -125,8 +152,17 @@ fn waves(size: usize, index: u64) -> Vec<u8> {
     pixels
 }
 
+/// The batches that `models` can be compared at: [`BATCHES`], or the one that a model takes only.
+pub fn batches(models: &[&Model]) -> Vec<usize> {
+    let fixed = |model: &&Model| {
+        let input = model.graph.inputs().first()?;
+        model.graph.value(*input).shape.0.first()?.fixed()
+    };
+    models.iter().find_map(fixed).map_or(BATCHES.to_vec(), |batch| vec![batch])
+}
+
 /// Runs both models on every input (the largest of `batches` at a time, and once at each other size) and compares
-/// their logits.
+/// their logits. Where there is one batch size, that is all that is run.
 ///
 /// # Errors
 /// When a model cannot run, or the two have another number of classes.
@@ -140,9 +176,11 @@ pub fn compare(
     let mut seen = Differences::default();
     let largest = batches.iter().copied().max().unwrap_or(1);
     for start in (0..inputs.len()).step_by(largest) {
-        seen.add(first, second, &inputs.batch(start..inputs.len().min(start + largest)))?;
+        // Of a single size, the last batch is filled from the first inputs.
+        let end = if batches.len() == 1 { start + largest } else { inputs.len().min(start + largest) };
+        seen.add(first, second, &inputs.batch(start..end))?;
     }
-    for &n in batches {
+    for &n in batches.iter().filter(|_| batches.len() > 1) {
         seen.add(first, second, &inputs.batch(0..n))?;
     }
     Ok(seen.judge(batches.to_vec(), tolerance))

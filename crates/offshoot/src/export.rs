@@ -1,32 +1,43 @@
 //! From a model to files for deployment, each proven to answer like it before it takes its name.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use offshoot_formats::atomic::AtomicFile;
 use offshoot_formats::onnx;
 use offshoot_formats::torchscript::{self, Form};
 use offshoot_graph::{Executor, Model, passes};
 use offshoot_train::{Inference, NetworkError};
 use serde::Serialize;
 
-use crate::compare::{BATCHES, Comparison, Inputs, TOLERANCE, compare};
+use crate::compare::{Comparison, Inputs, TOLERANCE, batches, compare};
 use crate::error::{Error, Result};
+use crate::manifest::{Manifest, ManifestProof};
+use crate::staging::Staging;
 
 /// A file that was exported, and the proof.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Exported {
     /// The format's name on the command line.
     pub format: &'static str,
-    /// The file.
+    /// The file. Its [`Manifest`] stands beside it.
     #[serde(serialize_with = "crate::lossy")]
     pub path: PathBuf,
-    /// Its size.
+    /// Its size, with what stands beside it for it.
     pub bytes: u64,
     /// The largest difference of a logit, from re-reading the file.
     pub max_abs_diff: f64,
     /// The part of the pictures whose best class is the same.
     pub top1_agreement: f64,
+}
+
+/// What an exported file is compared with, and how.
+#[derive(Clone, Copy)]
+pub struct Proof<'a> {
+    /// Pictures.
+    pub inputs: &'a Inputs,
+    /// What runs the models.
+    pub executor: &'a dyn Executor,
+    /// SHA-256 of the checkpoint, for the manifest.
+    pub source_sha256: Option<&'a str>,
 }
 
 /// The model as it is shipped: batch norms folded, dropout removed.
@@ -38,18 +49,16 @@ pub fn shipped(model: &Model) -> Result<Model> {
     Ok(Model { graph, weights, metadata: model.metadata.clone() })
 }
 
-/// Writes `model` as ONNX to `path`: opset 17, `input` and `output`, dynamic batch, classes and preprocessing in its
-/// metadata. Before the file takes its name, its bytes are read again, run on `inputs` beside `model`, and compared.
+/// Writes `model` as ONNX to `path`: `input` and `output`, dynamic batch, classes and preprocessing in its metadata. Before
+/// the file takes its name, its bytes are read again, run on the proof's inputs beside `model`, and compared.
 ///
 /// # Errors
 /// When the file cannot be written, or does not answer like `model`; nothing is left at `path` then.
-pub fn export_onnx(model: &Model, path: &Path, inputs: &Inputs, executor: &dyn Executor) -> Result<Exported> {
-    let bytes = onnx::write_bytes(&shipped(model)?, onnx::Options::default()).map_err(|e| e.at(path))?;
-    let write = |file: &mut AtomicFile| {
-        file.write_all(&bytes).map_err(|source| Error::Io { path: path.to_owned(), action: "write", source })
-    };
-    let read = |written: &Path| Ok(onnx::read(written)?.model);
-    export("onnx", path, write, read, Proof { model, inputs, executor })
+pub fn export_onnx(model: &Model, path: &Path, options: onnx::Options, proof: Proof<'_>) -> Result<Exported> {
+    let write =
+        |staged: &Path| Ok(onnx::write(staged, &shipped(model)?, options).map_err(|e| e.problem.at(path))?);
+    let read = |staged: &Path| Ok(onnx::read(staged)?.model);
+    export("onnx", model, path, write, read, proof)
 }
 
 /// Writes `model` as TorchScript to `path`, with the batch norms and the state-dict keys that it has, classes and
@@ -58,42 +67,30 @@ pub fn export_onnx(model: &Model, path: &Path, inputs: &Inputs, executor: &dyn E
 ///
 /// # Errors
 /// When the file cannot be written, or does not answer like `model`; nothing is left at `path` then.
-pub fn export_torchscript(
-    model: &Model,
-    path: &Path,
-    form: Form,
-    inputs: &Inputs,
-    executor: &dyn Executor,
-) -> Result<Exported> {
-    let write = |file: &mut AtomicFile| {
-        Ok(torchscript::write_to(file, model, torchscript::Options { form }).map_err(|e| e.at(path))?)
-    };
-    let read = |written: &Path| Ok(torchscript::read(written, None)?.model);
-    export("torchscript", path, write, read, Proof { model, inputs, executor })
+pub fn export_torchscript(model: &Model, path: &Path, form: Form, proof: Proof<'_>) -> Result<Exported> {
+    let options = torchscript::Options { form };
+    let write =
+        |staged: &Path| Ok(torchscript::write(staged, model, options).map_err(|e| e.problem.at(path))?);
+    let read = |staged: &Path| Ok(torchscript::read(staged, None)?.model);
+    export("torchscript", model, path, write, read, proof)
 }
 
-/// What a file is compared with, and how.
-struct Proof<'a> {
-    model: &'a Model,
-    inputs: &'a Inputs,
-    executor: &'a dyn Executor,
-}
-
-/// Writes a file, reads it again, compares it, and only then gives it its name.
+/// Writes a file, reads it again, compares it, and only then gives it its name, and its manifest one beside it.
 fn export(
     format: &'static str,
+    model: &Model,
     path: &Path,
-    write: impl FnOnce(&mut AtomicFile) -> Result<()>,
+    write: impl FnOnce(&Path) -> Result<()>,
     read: impl FnOnce(&Path) -> Result<Model>,
     proof: Proof<'_>,
 ) -> Result<Exported> {
-    let io = |action| move |source| Error::Io { path: path.to_owned(), action, source };
-    let mut file = AtomicFile::create(path)?;
-    write(&mut file)?;
-    file.flush().map_err(io("write"))?;
-    let bytes = std::fs::metadata(file.temporary_path()).map_err(io("read"))?.len();
-    let written = read(file.temporary_path())?;
-    let comparison = prove(proof.model, &written, proof.inputs, proof.executor)?;
+    if path.is_dir() {
+        return Err(Error::Input(format!("{}: a folder is in the way", path.display())));
+    }
+    let staging = Staging::new(path)?;
+    write(&staging.path())?;
+    let written = read(&staging.path())?;
+    let comparison = prove(model, &written, proof)?;
     if !comparison.ok {
         return Err(Error::Input(format!(
             "{}: not written, because the {format} file would not answer like the model: the largest difference is {:e} of the largest logit, top-1 agrees on {} of the pictures. Please report this",
@@ -102,12 +99,17 @@ fn export(
             comparison.top1_agreement
         )));
     }
-    file.commit()?;
+    let evidence = ManifestProof::compared(&comparison, TOLERANCE, proof.inputs.len());
+    let source = proof.source_sha256.map(str::to_owned);
+    let manifest = Manifest::of(format, &staging.made()?, source, evidence)?;
+    manifest.write(&Manifest::beside(&staging.path()))?;
+    staging.commit()?;
+    let bytes = manifest.files.iter().map(|file| file.bytes).sum();
     let Comparison { max_abs_diff, top1_agreement, .. } = comparison;
     Ok(Exported { format, path: path.to_owned(), bytes, max_abs_diff, top1_agreement })
 }
 
-fn prove(model: &Model, written: &Model, inputs: &Inputs, executor: &dyn Executor) -> Result<Comparison> {
+fn prove(model: &Model, written: &Model, proof: Proof<'_>) -> Result<Comparison> {
     if written.metadata.classes != model.metadata.classes
         || written.metadata.preprocessing != model.metadata.preprocessing
     {
@@ -115,6 +117,8 @@ fn prove(model: &Model, written: &Model, inputs: &Inputs, executor: &dyn Executo
             "the classes or the preprocessing did not survive the export. Please report this".into(),
         ));
     }
+    let batches = batches(&[model, written]);
+    let executor = proof.executor;
     let (mut first, mut second) = (Inference::unfolded(model, executor)?, Inference::new(written, executor)?);
-    compare(&mut first, &mut second, inputs, &BATCHES, TOLERANCE)
+    compare(&mut first, &mut second, proof.inputs, &batches, TOLERANCE)
 }

@@ -5,7 +5,9 @@
 //! use std::path::Path;
 //! use std::sync::atomic::AtomicBool;
 //!
-//! use offshoot::{Control, CpuExecutor, CpuOptions, Dataset, Event, Inputs, ModelSource, Recipe, Settings};
+//! use offshoot::{
+//!     Control, CpuExecutor, CpuOptions, Dataset, Event, Inputs, ModelSource, Proof, Recipe, Settings,
+//! };
 //!
 //! fn main() -> Result<(), Box<dyn std::error::Error>> {
 //!     let settings = Settings {
@@ -25,7 +27,8 @@
 //!     offshoot::train(model, &recipe, &data, run, &executor, control)?;
 //!     let best = ModelSource::Path(run.into()).load(&Default::default())?.model;
 //!     let inputs = Inputs::from_samples(data.val, &best.metadata.preprocessing)?;
-//!     let exported = offshoot::export_onnx(&best, Path::new("photos.onnx"), &inputs, &executor)?;
+//!     let proof = Proof { inputs: &inputs, executor: &executor, source_sha256: None };
+//!     let exported = offshoot::export_onnx(&best, Path::new("photos.onnx"), Default::default(), proof)?;
 //!     println!("top-1 agrees on {} of the validation pictures", exported.top1_agreement);
 //!     Ok(())
 //! }
@@ -39,19 +42,24 @@ mod compare;
 mod error;
 mod export;
 mod inspect;
+mod manifest;
+mod npz;
 mod predict;
 mod source;
+mod staging;
 mod start;
 
 pub use bench::{BenchOptions, Timing, TrainBenchOptions, bench_infer, bench_train};
-pub use compare::{BATCHES, Comparison, Inputs, TOLERANCE, compare, disagreements};
+pub use compare::{BATCHES, Comparison, Inputs, TOLERANCE, batches, compare, disagreements};
 pub use error::{Error, Result};
-pub use export::{Exported, export_onnx, export_torchscript, shipped};
+pub use export::{Exported, Proof, export_onnx, export_torchscript, shipped};
 pub use inspect::{Inspection, ModelInspection, TensorInspection, inspect};
+pub use manifest::{Manifest, ManifestFile, ManifestProof, sha256};
 pub use offshoot_cpu::{CpuExecutor, CpuOptions, Isa};
 pub use offshoot_data::{
     Dataset, FolderOptions, Loader, LoaderOptions, PictureError, Transform, labelled, pictures,
 };
+pub use offshoot_formats::onnx::Options as OnnxOptions;
 pub use offshoot_formats::torchscript::Form;
 pub use offshoot_graph::{Fit, Metadata, Model, Preprocessing};
 pub use offshoot_train::health;

@@ -72,11 +72,36 @@ impl Overrides {
 }
 
 impl ModelSource {
-    /// Reads the model.
+    /// The file that holds the weights.
+    ///
+    /// # Errors
+    /// When a run directory has none.
+    pub fn checkpoint(&self) -> Result<PathBuf> {
+        match self {
+            ModelSource::Pretrained { weights, .. } => Ok(weights.clone()),
+            ModelSource::Path(path) if path.is_dir() => run_file(path),
+            ModelSource::Path(path) => Ok(path.clone()),
+        }
+    }
+
+    /// Reads the classifier of pictures.
     ///
     /// # Errors
     /// When a file cannot be read, is no model, or does not fit the architecture or the overrides.
     pub fn load(&self, overrides: &Overrides) -> Result<Loaded> {
+        self.load_with(overrides, false)
+    }
+
+    /// Reads a model, which in an ONNX file may take something else than pictures. It is there to be run, and not to
+    /// prepare pictures for.
+    ///
+    /// # Errors
+    /// Those of [`ModelSource::load`].
+    pub fn load_any(&self) -> Result<Loaded> {
+        self.load_with(&Overrides::default(), true)
+    }
+
+    fn load_with(&self, overrides: &Overrides, any_input: bool) -> Result<Loaded> {
         match self {
             ModelSource::Pretrained { architecture, weights } => {
                 load_pretrained(architecture, weights, overrides)
@@ -84,7 +109,7 @@ impl ModelSource {
             ModelSource::Path(path) if path.is_dir() => load_ours(&run_file(path)?, overrides),
             ModelSource::Path(path) => match Content::of(path)? {
                 Content::Safetensors => load_ours(path, overrides),
-                Content::Onnx => load_onnx(path, overrides),
+                Content::Onnx => load_onnx(path, overrides, any_input),
                 Content::Archive if is_torchscript(path)? => load_torchscript(path, overrides),
                 Content::Archive => Err(Error::Input(format!(
                     "{}: weights without a graph; name the architecture: --model NAME --weights {}",
@@ -184,14 +209,14 @@ fn load_ours(path: &Path, overrides: &Overrides) -> Result<Loaded> {
     Ok(Loaded { model, warnings: Vec::new(), assumed_metadata: false })
 }
 
-fn load_onnx(path: &Path, overrides: &Overrides) -> Result<Loaded> {
-    let options = onnx::ReadOptions { size: overrides.size, ..Default::default() };
+fn load_onnx(path: &Path, overrides: &Overrides, any_input: bool) -> Result<Loaded> {
+    let options = onnx::ReadOptions { size: overrides.size, any_input };
     let onnx::OnnxModel { mut model, warnings, assumed_preprocessing } = onnx::read_with(path, options)?;
     model.metadata.preprocessing = overrides.apply(&model.metadata.preprocessing);
     let size = model.metadata.preprocessing.size;
     let input = model.graph.inputs().iter().map(|&id| model.graph.value(id)).find(|v| v.name == model::INPUT);
     let side = input.and_then(|v| v.shape.0.get(2)).and_then(Dim::fixed);
-    if let Some(side) = side.filter(|&side| side != size) {
+    if let Some(side) = side.filter(|&side| side != size && !any_input) {
         return Err(Error::Input(format!(
             "{}: the graph takes pictures of {side} x {side} pixels, not {size}; leave --size out",
             path.display()

@@ -319,7 +319,7 @@ fn export_proves_its_file_and_verify_agrees() {
     assert_eq!((&file["format"], &file["path"]), (&json!("onnx"), &json!(onnx)));
     assert_eq!(file["bytes"], json!(world.read(onnx).len()));
     assert_eq!(file["top1_agreement"], json!(1.0));
-    assert_eq!(world.names("run/exports"), ["mobilenet_v2.onnx"]);
+    assert_eq!(world.names("run/exports"), ["mobilenet_v2.onnx", "mobilenet_v2.onnx.manifest.json"]);
 
     for flags in ["", "--data d"] {
         let report = world.json(&format!("verify {onnx} --against run {flags}"));
@@ -341,7 +341,9 @@ fn export_proves_its_file_and_verify_agrees() {
     assert_eq!(world.json(&format!("eval {onnx} d"))["images"], json!(30));
     let first = world.read(onnx);
     let both = world.json("export run --format torchscript,onnx --out both");
-    assert_eq!(world.names("both"), ["mobilenet_v2.onnx", "mobilenet_v2.pt"]);
+    let names =
+        ["onnx", "onnx.manifest.json", "pt", "pt.manifest.json"].map(|end| format!("mobilenet_v2.{end}"));
+    assert_eq!(world.names("both"), names);
     let file = &both["files"][0];
     assert_eq!((&file["format"], &file["path"]), (&json!("torchscript"), &json!("both/mobilenet_v2.pt")));
     assert_eq!(file["bytes"], json!(world.read("both/mobilenet_v2.pt").len()));

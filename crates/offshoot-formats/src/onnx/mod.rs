@@ -9,6 +9,7 @@
 //! channels last and a Transpose around each convolution, padding by rule or as a Pad, a mean over axes.
 
 mod attributes;
+mod external;
 mod fold;
 mod order;
 mod proto;
@@ -32,16 +33,22 @@ pub const METADATA_KEY: &str = "offshoot";
 /// The largest file that Protocol Buffers allow, in bytes. Elements in other files do not count.
 const MAX_FILE: u64 = i32::MAX as u64;
 
+/// Room for the graph around the weights, in bytes.
+const GRAPH: u64 = 1 << 26;
+
 /// How a model is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
     /// The version of the operator set, 13 to 21.
     pub opset: i64,
+    /// The most bytes of weights that go into the model's own file. More go into a file beside it, called as the
+    /// model's with `.data` at the end. Protocol Buffers allow 2 GiB in all.
+    pub in_one_file: u64,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { opset: 17 }
+        Options { opset: 17, in_one_file: MAX_FILE - GRAPH }
     }
 }
 
@@ -104,13 +111,20 @@ pub fn read_bytes(bytes: impl Into<Vec<u8>>) -> Result<OnnxModel, Problem> {
     read::read(bytes.into().into(), None, ReadOptions::default())
 }
 
-/// Writes `model` to `path`, whole or not at all.
+/// Writes `model` to `path`, whole or not at all, and weights of more than [`Options::in_one_file`] bytes to a file beside
+/// it. The name of that one is taken first: a crash between the two leaves the old model with new weights.
 ///
 /// # Errors
-/// Those of [`write_bytes`], and when the file cannot be written.
+/// Those of [`write_bytes`], when a file cannot be written, and when one is in the way that is a link.
 pub fn write(path: &Path, model: &Model, options: Options) -> Result<(), FormatError> {
-    let bytes = write_bytes(model, options).map_err(|problem| problem.at(path))?;
-    write_atomically(path, |file| file.write_all(&bytes))
+    let name = path.file_name().and_then(|n| n.to_str()).map(|name| format!("{name}.data"));
+    let written = write::write(model, options, name).map_err(|problem| problem.at(path))?;
+    if let Some(side) = &written.side {
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let beside = external::resolve("weights", folder, side.location()).map_err(|p| p.at(path))?;
+        write_atomically(&beside, |file| side.write_to(file))?;
+    }
+    write_atomically(path, |file| file.write_all(&written.bytes))
 }
 
 /// The bytes of an ONNX file that computes what `model` does. Dropout and Identity are left out; fold batch norms
@@ -118,9 +132,9 @@ pub fn write(path: &Path, model: &Model, options: Options) -> Result<(), FormatE
 ///
 /// # Errors
 /// When the graph holds an operator of training, a weight is missing or has another shape, or the file would be
-/// larger than 2 GiB.
+/// larger than 2 GiB: [`write()`] can put weights beside it.
 pub fn write_bytes(model: &Model, options: Options) -> Result<Vec<u8>, Problem> {
-    write::write(model, options)
+    Ok(write::write(model, options, None)?.bytes)
 }
 
 /// 1 - x of the decimals that x is written with: ONNX's momentum of a batch norm from PyTorch's, and back. The decimals

@@ -1,14 +1,15 @@
 //! Tensors of an ONNX file: elements in the file itself, in typed fields, or in a file beside it.
 
 use std::collections::HashMap;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
 use offshoot_graph::{Data, Tensor};
 use prost::bytes::Bytes;
 
+use super::external::{refusal, resolve};
 use super::proto::{EXTERNAL, TensorProto};
 use crate::elements::{ByteOrder, Stored};
 use crate::error::Problem;
@@ -96,33 +97,26 @@ impl TensorReader {
             return Err(Problem::damaged(in_file, what));
         }
         file.seek(SeekFrom::Start(offset)).map_err(|e| Problem::read(&in_file, e))?;
-        let mut bytes = vec![0; wanted as usize];
-        file.read_exact(&mut bytes).map_err(|e| Problem::read(&in_file, e))?;
+        // A file with holes can claim more than there is memory.
+        let mut bytes = Vec::new();
+        let reserved = usize::try_from(wanted).ok().filter(|&n| bytes.try_reserve_exact(n).is_ok());
+        let wanted = reserved.ok_or_else(|| {
+            let what = format!("{wanted} bytes, which this machine does not give");
+            Problem::unsupported(&in_file, what, "Read the model on a machine with more memory")
+        })?;
+        file.take(wanted as u64).read_to_end(&mut bytes).map_err(|e| Problem::read(&in_file, e))?;
+        if bytes.len() != wanted {
+            return Err(Problem::damaged(in_file, "the file ends here"));
+        }
         Ok(bytes.into())
     }
 
-    /// The file of tensors called `location`, a plain path below the model's folder.
+    /// The file of tensors called `location`.
     fn open(&mut self, place: &str, location: &str) -> Result<&mut File, Problem> {
-        let refused = |what: &str| {
-            let what = format!("its elements are in `{location}`, {what}");
-            Problem::unsupported(
-                place,
-                what,
-                "Load the model in Python and save it as one file with `onnx.save`",
-            )
-        };
+        let refused = |what: &str| refusal(place, location, what);
         let folder =
             self.folder.as_ref().ok_or_else(|| refused("and only the bytes of one file were given"))?;
-        let mut path = folder.clone();
-        for component in Path::new(location).components() {
-            let Component::Normal(part) = component else {
-                return Err(refused("which does not stay in the model's folder"));
-            };
-            path.push(part);
-            if fs::symlink_metadata(&path).is_ok_and(|m| m.file_type().is_symlink()) {
-                return Err(refused("which is a symbolic link"));
-            }
-        }
+        let path = resolve(place, folder, location)?;
         if !self.files.contains_key(&path) {
             let file = File::open(&path).map_err(|e| refused(&format!("which cannot be opened: {e}")))?;
             let meta = file.metadata().map_err(|e| refused(&format!("which cannot be read: {e}")))?;

@@ -9,6 +9,7 @@ use offshoot_graph::{
 };
 use prost::Message;
 
+use super::external::SideFile;
 use super::proto::{
     AttributeProto, DimensionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto,
     StringStringEntryProto, TensorProto, TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto,
@@ -20,7 +21,21 @@ use crate::error::Problem;
 
 const WAY_OUT: &str = "Export the model's own graph";
 
-pub(super) fn write(model: &Model, options: Options) -> Result<Vec<u8>, Problem> {
+/// What is written for a model.
+pub(super) struct Written<'a> {
+    /// The model's own file.
+    pub(super) bytes: Vec<u8>,
+    /// The file beside it, when its weights are there.
+    pub(super) side: Option<SideFile<'a>>,
+}
+
+/// The bytes of a model, and what stands at `location` beside it: weights of more than `options.in_one_file` bytes.
+/// Without a location they must fit.
+pub(super) fn write<'a>(
+    model: &'a Model,
+    options: Options,
+    location: Option<String>,
+) -> Result<Written<'a>, Problem> {
     let ir_version = ir_version(options.opset)?;
     let graph = remove_training_leftovers(&model.graph)
         .map_err(|e| Problem::unsupported("graph", e.to_string(), WAY_OUT))?;
@@ -28,11 +43,14 @@ pub(super) fn write(model: &Model, options: Options) -> Result<Vec<u8>, Problem>
         InferenceGraph::new(graph).map_err(|e| Problem::unsupported("graph", e.to_string(), WAY_OUT))?;
     let metadata = serde_json::to_string(&model.metadata)
         .map_err(|e| Problem::unsupported("metadata", e.to_string(), "Use finite numbers"))?;
+    let weights = model.weights.values().map(|t| (t.len() * t.dtype().size()) as u64).sum::<u64>();
+    let side = location.filter(|_| weights > options.in_one_file).map(SideFile::new);
+    let (proto, side) = Writer::new(&graph, &model.weights, side)?.graph()?;
     let proto = ModelProto {
         ir_version: Some(ir_version),
         producer_name: Some("offshoot".into()),
         producer_version: Some(env!("CARGO_PKG_VERSION").into()),
-        graph: Some(Writer::new(&graph, &model.weights)?.graph()?),
+        graph: Some(proto),
         opset_import: vec![OperatorSetIdProto { domain: Some(String::new()), version: Some(options.opset) }],
         metadata_props: vec![StringStringEntryProto { key: METADATA_KEY.into(), value: metadata }],
     };
@@ -41,7 +59,7 @@ pub(super) fn write(model: &Model, options: Options) -> Result<Vec<u8>, Problem>
         let what = format!("an ONNX file of {len} bytes");
         return Err(Problem::TooLarge { place: "weights".into(), what, limit: MAX_FILE });
     }
-    Ok(proto.encode_to_vec())
+    Ok(Written { bytes: proto.encode_to_vec(), side })
 }
 
 /// The version of the container that came with an operator set.
@@ -58,17 +76,23 @@ fn ir_version(opset: i64) -> Result<i64, Problem> {
     }
 }
 
-struct Writer<'a> {
-    graph: &'a Graph,
-    weights: &'a Weights,
+/// Writes the graph `'g` of the weights `'w`.
+struct Writer<'g, 'w> {
+    graph: &'g Graph,
+    weights: &'w Weights,
+    side: Option<SideFile<'w>>,
     /// The name of each value in the file.
     names: Vec<String>,
     taken: HashSet<String>,
     proto: GraphProto,
 }
 
-impl<'a> Writer<'a> {
-    fn new(graph: &'a InferenceGraph, weights: &'a Weights) -> Result<Writer<'a>, Problem> {
+impl<'g, 'w> Writer<'g, 'w> {
+    fn new(
+        graph: &'g InferenceGraph,
+        weights: &'w Weights,
+        side: Option<SideFile<'w>>,
+    ) -> Result<Writer<'g, 'w>, Problem> {
         let graph: &Graph = graph;
         let mut names: Vec<String> = graph.values().map(|(_, v)| v.name.clone()).collect();
         // A computed value takes the name of the output it is; the others are copied to it at the end.
@@ -82,10 +106,10 @@ impl<'a> Writer<'a> {
         if taken.len() != names.len() {
             return Err(Problem::unsupported("graph", "an output has the name of another value", WAY_OUT));
         }
-        Ok(Writer { graph, weights, names, taken, proto: GraphProto::default() })
+        Ok(Writer { graph, weights, side, names, taken, proto: GraphProto::default() })
     }
 
-    fn graph(mut self) -> Result<GraphProto, Problem> {
+    fn graph(mut self) -> Result<(GraphProto, Option<SideFile<'w>>), Problem> {
         let graph = self.graph;
         self.proto.name = Some(if graph.name().is_empty() { "graph" } else { graph.name() }.to_owned());
         for (id, value) in graph.values() {
@@ -112,7 +136,7 @@ impl<'a> Writer<'a> {
         let inner = computed.filter(|id| !outputs.contains(&self.names[id.index()]));
         let infos = inner.map(|&id| self.info(id)).collect();
         self.proto.value_info = infos;
-        Ok(self.proto)
+        Ok((self.proto, self.side))
     }
 
     fn name(&self, id: ValueId) -> &str {
@@ -139,7 +163,10 @@ impl<'a> Writer<'a> {
             let what = format!("the weights hold {held}, the graph takes {}{}", value.dtype, value.shape);
             return Err(Problem::unsupported(place(), what, "Load the weights of this model"));
         }
-        let proto = self.tensor(self.name(id), tensor)?;
+        let proto = match self.side.as_mut().and_then(|side| side.place(tensor)) {
+            Some(placed) => described(self.name(id), tensor, placed),
+            None => self.tensor(self.name(id), tensor)?,
+        };
         self.proto.initializer.push(proto);
         Ok(())
     }
@@ -162,13 +189,7 @@ impl<'a> Writer<'a> {
     fn tensor(&self, name: &str, tensor: &Tensor) -> Result<TensorProto, Problem> {
         let mut raw = Vec::with_capacity(tensor.len() * tensor.dtype().size());
         write_le(tensor.data(), &mut raw).map_err(|error| Problem::Io { action: "write", error })?;
-        Ok(TensorProto {
-            dims: tensor.shape().iter().map(|&d| d as i64).collect(),
-            data_type: Some(element_type(tensor.dtype())),
-            name: name.to_owned(),
-            raw_data: Some(raw.into()),
-            ..Default::default()
-        })
+        Ok(described(name, tensor, TensorProto { raw_data: Some(raw.into()), ..Default::default() }))
     }
 
     fn node(&mut self, node: &Node) -> Result<(), Problem> {
@@ -276,6 +297,16 @@ impl<'a> Writer<'a> {
         let given = names.iter().rposition(|n| !n.is_empty()).map_or(0, |last| last + 1);
         names.truncate(given);
         Ok(names)
+    }
+}
+
+/// The words for `tensor`, whose elements are where `elements` has them.
+fn described(name: &str, tensor: &Tensor, elements: TensorProto) -> TensorProto {
+    TensorProto {
+        dims: tensor.shape().iter().map(|&d| d as i64).collect(),
+        data_type: Some(element_type(tensor.dtype())),
+        name: name.to_owned(),
+        ..elements
     }
 }
 

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use offshoot::{
-    Dataset, Error, Exported, FolderOptions, Form, Inputs, Model, Recipe, Transform, export_onnx,
-    export_torchscript, labelled,
+    Dataset, Error, Exported, FolderOptions, Form, Inputs, Model, OnnxOptions, Proof, Recipe, Transform,
+    export_onnx, export_torchscript, labelled, sha256,
 };
 use serde_json::json;
 
@@ -25,9 +25,9 @@ pub(crate) struct Arguments {
     /// For torchscript: a file that prepares its pictures itself and has a method `classify`.
     #[arg(long)]
     script: bool,
-    /// The ONNX operator set.
-    #[arg(long, default_value_t = 17)]
-    opset: u32,
+    /// The ONNX operator set, 13 to 21.
+    #[arg(long, default_value_t = 17, value_parser = clap::value_parser!(i64).range(13..=21))]
+    opset: i64,
     /// Pictures for the proof; by default the run's validation pictures, else some that are built in.
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
@@ -63,14 +63,19 @@ impl Arguments {
         let stem = self.stem(&model);
         let onnx = out.join(format!("{stem}.onnx"));
         let torchscript = out.join(format!("{stem}.pt"));
+        let source = source.checkpoint().and_then(|path| sha256(&path))?;
+        let proof = Proof { inputs: &inputs, executor: &executor, source_sha256: Some(&source) };
         let mut files = Vec::new();
         for format in &self.format {
             files.push(match format.as_str() {
                 "torchscript" => {
                     let form = if self.script { Form::Scripted } else { Form::Traced };
-                    export_torchscript(&model, &torchscript, form, &inputs, &executor)?
+                    export_torchscript(&model, &torchscript, form, proof)?
                 }
-                _ => export_onnx(&model, &onnx, &inputs, &executor)?,
+                _ => {
+                    let options = OnnxOptions { opset: self.opset, ..OnnxOptions::default() };
+                    export_onnx(&model, &onnx, options, proof)?
+                }
             });
         }
         if self.json { print::json(&json!({"files": files})) } else { files.iter().try_for_each(text) }
@@ -84,9 +89,6 @@ impl Arguments {
         }
         if self.script && !self.format.iter().any(|f| f == "torchscript") {
             return Err(Error::Input("--script goes with --format torchscript".into()).into());
-        }
-        if self.opset != 17 {
-            return Err(Error::Input(format!("--opset {} is not supported yet; give 17", self.opset)).into());
         }
         Ok(())
     }

@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use offshoot::{BATCHES, Comparison, Inference, Loaded, ModelSource, TOLERANCE, compare, disagreements};
+use offshoot::{
+    Comparison, Inference, Inputs, Loaded, Manifest, ModelSource, TOLERANCE, batches, compare, disagreements,
+};
 
 use super::arguments::{self, PreprocessingArguments, Pretrained, Processor};
 use super::export::proof_inputs;
@@ -21,6 +23,10 @@ pub(crate) struct Arguments {
     /// Pictures to compare on; by default the run's validation pictures, else some that are built in.
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
+    /// What to compare on in place of pictures: the array `input` of a file of numpy.savez, or its only one. The models
+    /// may take anything then.
+    #[arg(long, value_name = "FILE.npz", conflicts_with_all = ["data", "size", "fit", "mean", "std"])]
+    inputs: Option<PathBuf>,
     /// The largest difference, in parts of the largest logit.
     #[arg(long, value_name = "X", default_value_t = TOLERANCE, value_parser = tolerance)]
     tolerance: f64,
@@ -37,24 +43,51 @@ impl Arguments {
     pub(crate) fn run(self) -> Outcome {
         let (against, _) = self.pretrained.source(self.against.iter().cloned().collect())?;
         let executor = self.processor.executor()?;
-        let overrides = self.preprocessing.overrides();
-        let model = arguments::load(&against, &overrides)?;
-        let file = arguments::load(&ModelSource::Path(self.file.clone()), &overrides)?;
-        let disagreements = disagreements(&file, &model);
+        let (file, model) = (self.load(&ModelSource::Path(self.file.clone()))?, self.load(&against)?);
+        let mut disagreements = self.manifest()?;
+        if self.inputs.is_none() {
+            disagreements.extend(self::disagreements(&file, &model));
+        }
         disagreements.iter().for_each(|what| print::warning(&format!("{}: {what}", self.names())));
-        let (mut comparison, pictures) = if comparable(&file, &model) {
+        let (mut comparison, pictures) = if self.comparable(&file, &model) {
             let (file, model) = (&file.model, &model.model);
-            let run = self.against.as_deref().filter(|p| p.is_dir());
-            let inputs = proof_inputs(model, run, self.data.as_deref())?;
+            let inputs = match &self.inputs {
+                Some(path) => Inputs::from_npz(path, &model.graph)?,
+                None => {
+                    let run = self.against.as_deref().filter(|p| p.is_dir());
+                    proof_inputs(model, run, self.data.as_deref())?
+                }
+            };
+            let batches = batches(&[file, model]);
             let (mut first, mut second) =
                 (Inference::unfolded(model, &executor)?, Inference::new(file, &executor)?);
-            (compare(&mut first, &mut second, &inputs, &BATCHES, self.tolerance)?, inputs.len())
+            (compare(&mut first, &mut second, &inputs, &batches, self.tolerance)?, inputs.len())
         } else {
             (Comparison::impossible(), 0)
         };
         comparison.ok &= disagreements.is_empty();
         self.print(&comparison, pictures)?;
         if comparison.ok { Ok(()) } else { Err(Failure::Check) }
+    }
+
+    fn load(&self, source: &ModelSource) -> Result<Loaded, Failure> {
+        match self.inputs {
+            Some(_) => Ok(source.load_any()?),
+            None => arguments::load(source, &self.preprocessing.overrides()),
+        }
+    }
+
+    /// What the manifest beside the file says that does not hold.
+    fn manifest(&self) -> Result<Vec<String>, Failure> {
+        let Some(manifest) = Manifest::read_beside(&self.file)? else { return Ok(Vec::new()) };
+        Ok(manifest.check(self.file.parent().unwrap_or(Path::new("")))?)
+    }
+
+    /// Whether the same inputs fit both, and their logits can be set side by side.
+    fn comparable(&self, first: &Loaded, second: &Loaded) -> bool {
+        let classes = |l: &Loaded| l.model.metadata.classes.len();
+        let size = |l: &Loaded| l.model.metadata.preprocessing.size;
+        classes(first) == classes(second) && (self.inputs.is_some() || size(first) == size(second))
     }
 
     /// The two models, for messages.
@@ -82,18 +115,13 @@ impl Arguments {
         ))?;
         print::line(&format!("  smallest cosine     {:.9}", comparison.cosine))?;
         print::line(&format!(
-            "  top-1 agreement     {:.4}  of {} pictures",
-            comparison.top1_agreement, pictures
+            "  top-1 agreement     {:.4}  of {} {}",
+            comparison.top1_agreement,
+            pictures,
+            if self.inputs.is_some() { "inputs" } else { "pictures" }
         ))?;
         print::line(&format!("  batches             {:?}", comparison.batches))
     }
-}
-
-/// Whether the same inputs fit both, and their logits can be set side by side.
-fn comparable(first: &Loaded, second: &Loaded) -> bool {
-    let [a, b] =
-        [first, second].map(|l| (l.model.metadata.preprocessing.size, l.model.metadata.classes.len()));
-    a == b
 }
 
 fn tolerance(text: &str) -> Result<f64, String> {

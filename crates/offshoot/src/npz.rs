@@ -1,0 +1,207 @@
+//! Arrays from NumPy's `.npz` files.
+
+use std::fs::File;
+use std::io::{Cursor, Read};
+use std::path::Path;
+
+use npyz::{NpyFile, Order};
+use zip::ZipArchive;
+
+use crate::error::{Error, Result};
+
+/// The largest array that is read, in bytes: a zip can claim any size.
+const MAX_BYTES: u64 = 1 << 29;
+/// The most elements: 1 GiB as f32.
+const MAX_ELEMENTS: usize = 1 << 28;
+/// More than the header of a plain array takes, in bytes.
+const MAX_HEADER: usize = 512;
+
+/// An array of numbers as f32.
+pub(crate) struct Array {
+    pub(crate) shape: Vec<usize>,
+    pub(crate) data: Vec<f32>,
+}
+
+/// The array called `name` in the archive at `path`, or the only one.
+///
+/// # Errors
+/// When there is no such array, or it holds no plain numbers, or is larger than 512 MiB.
+pub(crate) fn read(path: &Path, name: &str) -> Result<Array> {
+    let refused = |what: String| Error::Input(format!("{}: {what}", path.display()));
+    let file =
+        File::open(path).map_err(|source| Error::Io { path: path.to_owned(), action: "read", source })?;
+    let way_out = "give a file of numpy.savez";
+    let mut archive =
+        ZipArchive::new(file).map_err(|e| refused(format!("it is no .npz archive: {e}; {way_out}")))?;
+    let names: std::result::Result<Vec<String>, _> =
+        archive.file_names().map(|name| name.map(|name| name.into_owned())).collect();
+    let names = names.map_err(|e| refused(format!("a name in it cannot be read: {e}")))?;
+    let wanted = format!("{name}.npy");
+    let chosen = match &names[..] {
+        [only] => only,
+        _ => names.iter().find(|n| **n == wanted).ok_or_else(|| {
+            refused(format!("it holds {} arrays, none of which is called `{name}`", names.len()))
+        })?,
+    };
+    let entry = archive.by_name(chosen).map_err(|e| refused(format!("`{chosen}`: {e}")))?;
+    if entry.size() > MAX_BYTES {
+        let (size, limit) = (entry.size(), MAX_BYTES);
+        return Err(refused(format!(
+            "`{chosen}` takes {size} bytes, above the limit of {limit}; give fewer rows"
+        )));
+    }
+    // What an entry holds can be more than what it says.
+    let mut bytes = Vec::new();
+    entry
+        .take(MAX_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|e| refused(format!("`{chosen}` is damaged: {e}")))?;
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err(refused(format!("`{chosen}` is larger than {MAX_BYTES} bytes; give fewer rows")));
+    }
+    parse(bytes).map_err(|what| refused(format!("`{chosen}`: {what}")))
+}
+
+/// The array in the bytes of an `.npy` file.
+fn parse(bytes: Vec<u8>) -> std::result::Result<Array, String> {
+    let header = header(&bytes).ok_or("it is no array of plain numbers")?;
+    let length = bytes.len() - header;
+    let npy = NpyFile::new(Cursor::new(bytes)).map_err(|e| format!("its header cannot be read: {e}"))?;
+    let fortran = npy.order() == Order::Fortran && npy.shape().len() > 1;
+    let sizes = npy.shape().iter().map(|&d| usize::try_from(d).ok());
+    let shape: Vec<usize> = sizes.collect::<Option<_>>().ok_or("its shape is too large")?;
+    if fortran {
+        return Err("it is in Fortran's order; save numpy.ascontiguousarray of it".into());
+    }
+    let count = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
+    // Every element takes a byte at least, so that nothing is allocated for what is not there.
+    if count.is_none_or(|n| n > length) {
+        return Err(format!("its shape {shape:?} asks for more than the {length} bytes that it holds"));
+    }
+    if count.is_none_or(|n| n > MAX_ELEMENTS) {
+        return Err(format!(
+            "its shape {shape:?} is above the limit of {MAX_ELEMENTS} elements; give fewer rows"
+        ));
+    }
+    let data = numbers(npy)?;
+    Ok(Array { shape, data })
+}
+
+/// The length of the header, when it is that of a plain array: `numpy` writes one of 128 bytes. A longer one, or one with
+/// brackets within brackets, is no array of numbers, and is not given to a parser.
+fn header(bytes: &[u8]) -> Option<usize> {
+    let (start, length): (usize, usize) = match bytes {
+        [0x93, b'N', b'U', b'M', b'P', b'Y', 1, _, a, b, ..] => (10, u16::from_le_bytes([*a, *b]) as usize),
+        [0x93, b'N', b'U', b'M', b'P', b'Y', 2 | 3, _, a, b, c, d, ..] => {
+            (12, u32::from_le_bytes([*a, *b, *c, *d]) as usize)
+        }
+        _ => return None,
+    };
+    let text = bytes.get(start..start.checked_add(length).filter(|_| length <= MAX_HEADER)?)?;
+    let open = text.iter().filter(|b| matches!(b, b'(' | b'[' | b'{')).count();
+    (open <= 2).then_some(start + length)
+}
+
+fn numbers(npy: NpyFile<Cursor<Vec<u8>>>) -> std::result::Result<Vec<f32>, String> {
+    let broken = |e: std::io::Error| format!("its elements cannot be read: {e}");
+    let npy = match npy.try_data::<f32>() {
+        Ok(data) => return data.collect::<std::io::Result<_>>().map_err(broken),
+        Err(npy) => npy,
+    };
+    let npy = match npy.try_data::<f64>() {
+        Ok(data) => return data.map(|x| x.map(|x| x as f32)).collect::<std::io::Result<_>>().map_err(broken),
+        Err(npy) => npy,
+    };
+    let npy = match npy.try_data::<u8>() {
+        Ok(data) => return data.map(|x| x.map(f32::from)).collect::<std::io::Result<_>>().map_err(broken),
+        Err(npy) => npy,
+    };
+    let npy = match npy.try_data::<i64>() {
+        Ok(data) => return data.map(|x| x.map(|x| x as f32)).collect::<std::io::Result<_>>().map_err(broken),
+        Err(npy) => npy,
+    };
+    match npy.try_data::<i32>() {
+        Ok(data) => data.map(|x| x.map(|x| x as f32)).collect::<std::io::Result<_>>().map_err(broken),
+        Err(npy) => Err(format!("its elements are {}; give float32", npy.dtype().descr())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn npy(header: &str, elements: &[u8]) -> Vec<u8> {
+        let length = (header.len() as u16).to_le_bytes();
+        [&b"\x93NUMPY\x01\x00"[..], &length, header.as_bytes(), elements].concat()
+    }
+
+    fn archive(entries: &[(&str, Vec<u8>)]) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let mut zip = zip::ZipWriter::new(file.reopen().expect("it opens"));
+        for (name, bytes) in entries {
+            zip.start_file(*name, zip::write::SimpleFileOptions::default()).expect("an entry");
+            zip.write_all(bytes).expect("its bytes");
+        }
+        zip.finish().expect("an archive");
+        file
+    }
+
+    fn error(entries: &[(&str, Vec<u8>)]) -> String {
+        read(archive(entries).path(), "input").err().map(|e| e.to_string()).unwrap_or_default()
+    }
+
+    const HEADER: &str = "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 1), }";
+
+    #[test]
+    fn an_array_is_found_by_name_or_alone() {
+        let elements = [1.5f32.to_le_bytes(), (-2.0f32).to_le_bytes()].concat();
+        let array = npy(HEADER, &elements);
+        for entries in [
+            vec![("x.npy", array.clone())],
+            vec![("input.npy", array.clone()), ("labels.npy", npy(HEADER, &[0; 8]))],
+        ] {
+            let read = read(archive(&entries).path(), "input").expect("it is read");
+            assert_eq!((read.shape, read.data), (vec![2, 1], vec![1.5, -2.0]));
+        }
+        let two = [("a.npy", array.clone()), ("b.npy", array)];
+        assert!(error(&two).contains("2 arrays, none of which is called `input`"));
+        let bytes = npy("{'descr': '|u1', 'fortran_order': False, 'shape': (2,), }", &[7, 255]);
+        assert_eq!(
+            read(archive(&[("x.npy", bytes)]).path(), "input").expect("it is read").data,
+            [7.0, 255.0]
+        );
+    }
+
+    #[test]
+    fn a_bomb_is_refused_before_it_is_unpacked() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let mut zip = zip::ZipWriter::new(file.reopen().expect("it opens"));
+        let options = zip::write::SimpleFileOptions::default().compression_level(Some(1));
+        zip.start_file("input.npy", options).expect("an entry");
+        let zeros = vec![0; 1 << 20];
+        (0..513).for_each(|_| zip.write_all(&zeros).expect("its bytes"));
+        zip.finish().expect("an archive");
+        assert!(file.as_file().metadata().expect("its size").len() < 8 << 20);
+        let message = read(file.path(), "input").err().map(|e| e.to_string()).unwrap_or_default();
+        assert!(message.contains("above the limit"), "{message}");
+    }
+
+    #[test]
+    fn what_is_no_array_is_one_error() {
+        assert!(error(&[("x.npy", b"hello".to_vec())]).contains("no array"));
+        assert!(error(&[("x.npy", npy(&"(".repeat(60_000), &[]))]).contains("no array"));
+        assert!(error(&[("x.npy", npy(&"(".repeat(300), &[]))]).contains("no array"));
+        let huge = HEADER.replace("(2, 1)", "(4611686018427387904, 4)");
+        assert!(error(&[("x.npy", npy(&huge, &[0; 8]))]).contains("asks for more"));
+        let short = error(&[("x.npy", npy(HEADER, &[0; 7]))]);
+        assert!(short.contains("cannot be read"), "{short}");
+        let object = HEADER.replace("<f4", "|O");
+        assert!(!error(&[("x.npy", npy(&object, &[0; 8]))]).is_empty());
+        let fortran = HEADER.replace("False", "True");
+        assert!(error(&[("x.npy", npy(&fortran, &[0; 8]))]).contains("Fortran"));
+        let text = tempfile::NamedTempFile::new().expect("a file");
+        assert!(read(text.path(), "input").is_err());
+    }
+}

@@ -1,0 +1,83 @@
+//! Files that appear together, after they were looked at.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+
+use crate::error::{Error, Result};
+
+/// A folder beside the place of a file (or folder) that is being made. What is made in it, under its final name and with
+/// what belongs beside it, moves to its place at once. Dropped before that, it leaves nothing behind.
+pub(crate) struct Staging {
+    target: PathBuf,
+    folder: TempDir,
+}
+
+impl Staging {
+    /// For what will be called `target`.
+    ///
+    /// # Errors
+    /// When the folder of `target` cannot be written to.
+    pub(crate) fn new(target: &Path) -> Result<Staging> {
+        let failed = |source| Error::Io { path: target.to_owned(), action: "create", source };
+        let name = target.file_name().ok_or_else(|| failed(std::io::ErrorKind::InvalidFilename.into()))?;
+        let mut prefix = std::ffi::OsString::from(".");
+        prefix.push(name);
+        let folder = tempfile::Builder::new().prefix(&prefix).suffix(".tmp").tempdir_in(parent(target));
+        Ok(Staging { target: target.to_owned(), folder: folder.map_err(failed)? })
+    }
+
+    /// Where to make it.
+    pub(crate) fn path(&self) -> PathBuf {
+        self.folder.path().join(self.target.file_name().unwrap_or_default())
+    }
+
+    /// What has been made so far: the file and what belongs beside it.
+    ///
+    /// # Errors
+    /// When the folder cannot be listed.
+    pub(crate) fn made(&self) -> Result<Vec<PathBuf>> {
+        let failed = |source| Error::Io { path: self.target.clone(), action: "write", source };
+        let entries = fs::read_dir(self.folder.path()).map_err(failed)?;
+        let mut paths: Vec<PathBuf> =
+            entries.map(|e| e.map(|e| e.path())).collect::<std::io::Result<_>>().map_err(failed)?;
+        paths.sort_by_key(|path| (*path == self.path(), path.clone()));
+        Ok(paths)
+    }
+
+    /// Moves everything to its place, the file itself last.
+    ///
+    /// # Errors
+    /// When something is in the way that is a link or, for a file, a folder.
+    pub(crate) fn commit(self) -> Result<()> {
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| Error::Io { path, action: "write", source }
+        };
+        let made = self.made()?;
+        let place = |staged: &PathBuf| parent(&self.target).join(staged.file_name().unwrap_or_default());
+        let places: Vec<PathBuf> = made.iter().map(place).collect();
+        if let Some(link) = places.iter().find(|p| p.symlink_metadata().is_ok_and(|m| m.is_symlink())) {
+            return Err(Error::Input(format!(
+                "{}: a symbolic link is in the way; remove it or write elsewhere with --out",
+                link.display()
+            )));
+        }
+        for (staged, place) in made.iter().zip(&places) {
+            if staged.is_dir() && place.is_dir() {
+                fs::remove_dir_all(place).map_err(failed(place))?;
+            }
+            fs::rename(staged, place).map_err(failed(place))?;
+        }
+        if cfg!(unix) {
+            // The new names themselves survive a power loss.
+            File::open(parent(&self.target)).and_then(|f| f.sync_all()).map_err(failed(&self.target))?;
+        }
+        Ok(())
+    }
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
