@@ -1,20 +1,26 @@
 """Checks what offshoot wrote with tools that nobody here wrote. Prints one JSON line; an assertion that fails is the message.
 
     python scripts/interop.py onnx FILE.onnx PREDICTIONS      onnx, onnxruntime, numpy, pillow
+    python scripts/interop.py whole FILE.onnx PREDICTIONS     onnx, onnxruntime, numpy, pillow
+    python scripts/interop.py foreign FILE.onnx PREDICTIONS SIZE      onnxruntime, numpy, pillow
     python scripts/interop.py weights FILE.safetensors        safetensors, numpy
     python scripts/interop.py pytorch FILE.safetensors PREDICTIONS    torch, torchvision
     python scripts/interop.py torchscript FILE.pt PREDICTIONS         torch, torchvision
     python scripts/interop.py scripted FILE.pt PREDICTIONS            torch
     python scripts/interop.py make FOLDER MODEL SIZE                  torch, torchvision, timm
+    python scripts/interop.py export FOLDER SIZE                      torch, torchvision
     python scripts/interop.py same FILE.pt OTHER.pt SIZE              torch
 
 PREDICTIONS is what `offshoot predict FILE PICTURES.. --logits --json` printed: pictures are prepared here from their files, as
 the metadata in FILE says, and the logits computed from them must be the printed ones to 1e-4 of the largest, with the same best
-class for each picture. `scripted` gives the file the pictures as they are, as bytes and as floats, and reports how far its
+class for each picture. `whole` gives a file that prepares its pictures the decoded pictures in ONNX Runtime, and reports how
+far its resizing takes pixels and logits from ours. `foreign` runs a file of another converter on pictures prepared as is
+assumed for one (its shorter side 8/7 of SIZE, its middle, ImageNet's mean and std), in the file's layout. `scripted` gives the file the pictures as they are, as bytes and as floats, and reports how far its
 own resizing takes the logits from the printed ones. `make` traces and scripts a model of random weights into FOLDER, and
 `same` checks that two archives compute the same, that PyTorch freezes and optimises the first, and that their keys agree.
 """
 
+import contextlib
 import json
 import re
 import sys
@@ -90,7 +96,8 @@ def check_onnx(path, printed):
 
     onnx.checker.check_model(path, full_check=True)
     model = onnx.load(path)
-    assert [(o.domain, o.version) for o in model.opset_import] == [("", 17)], model.opset_import
+    (imported,) = model.opset_import
+    assert imported.domain == "" and 13 <= imported.version <= 21, imported
     leftovers = {"Dropout", "BatchNormalization", "Identity"} & {node.op_type for node in model.graph.node}
     assert not leftovers, f"training left {leftovers}"
     (entry,), (result,) = model.graph.input, model.graph.output
@@ -105,6 +112,65 @@ def check_onnx(path, printed):
         parts = [session.run(["output"], {"input": x[i : i + batch]})[0] for i in range(0, len(x), batch)]
         report[f"batch {batch}"] = compare(np.concatenate(parts), wanted)
     return report
+
+
+def check_whole(path, printed):
+    """A file that prepares its pictures, on the decoded ones: by itself each, and two of a size as a batch."""
+    import onnx
+    import onnxruntime
+
+    onnx.checker.check_model(path, full_check=True)
+    model = onnx.load(path)
+    metadata = json.loads({p.key: p.value for p in model.metadata_props}["offshoot"])
+    steps = metadata["preprocessing"]
+    std = np.float32(steps["std"])[:, None, None]
+    model.graph.output.append(onnx.ValueInfoProto(name="input"))
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    paths, wanted = predictions(printed)
+    found, levels, furthest, exact = [], [], 0.0, 0
+    for path in paths:
+        pixels = np.asarray(opened(path, steps))[None]
+        logits, prepared = session.run(["output", "input"], {"image": pixels})
+        (twice,) = session.run(["output"], {"image": np.concatenate([pixels, pixels])})
+        assert np.allclose(twice, logits, rtol=0, atol=1e-5 * np.abs(logits).max()), path
+        change = np.abs((prepared[0] - prepare(path, steps)) * std * 255)
+        levels.append(change.mean())
+        furthest, exact = max(furthest, float(change.max())), exact + int(change.max() < 0.01)
+        found.append(logits[0])
+    found = np.stack(found)
+    return {
+        "pictures": len(wanted),
+        "top1_equal": int((found.argmax(1) == wanted.argmax(1)).sum()),
+        "difference": float(np.abs(found - wanted).max() / np.abs(wanted).max()),
+        "same_pixels": exact,
+        "furthest_pixel": furthest,
+        "mean_pixel": float(np.mean(levels)),
+    }
+
+
+def check_foreign(path, printed, size):
+    """A file of another converter: what we print for it are its own logits, or it ends in a Softmax."""
+    import onnxruntime
+
+    size = int(size)
+    steps = {
+        "size": size, "resize": -(-size * 8 // 7), "fit": "crop", "interpolation": "bilinear", "background": [255] * 3,
+        "exif_rotation": True, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225],
+    }  # fmt: skip
+    session = onnxruntime.InferenceSession(path)
+    (entry,) = session.get_inputs()
+    paths, logits = predictions(printed)
+    x = np.stack([prepare(path, steps) for path in paths])
+    if entry.shape[-1] == 3:
+        x = x.transpose(0, 2, 3, 1)
+    batch = entry.shape[0] if isinstance(entry.shape[0], int) else 7
+    x = x[: len(x) // batch * batch]
+    parts = [session.run(None, {entry.name: x[i : i + batch]})[0] for i in range(0, len(x), batch)]
+    found, wanted = np.concatenate(parts), logits[: len(x)]
+    if np.allclose(found.sum(1), 1, atol=1e-4):
+        wanted = np.exp(wanted - wanted.max(1, keepdims=True))
+        wanted /= wanted.sum(1, keepdims=True)
+    return compare(found, wanted)
 
 
 def check_weights(path):
@@ -250,6 +316,30 @@ def make(folder, name, size):
     return {"made": name}
 
 
+def export(folder, size):
+    """torchvision's classifiers through both of PyTorch's exporters, in the operator sets that each writes."""
+    import torch
+    import torchvision
+
+    torch.manual_seed(2)
+    example = torch.from_numpy(pattern(2, int(size)))
+    dynamic = {"dynamic_axes": {"x": {0: "n"}}}
+    both = {"dynamic_axes": {"x": {0: "n", 2: "h", 3: "w"}}}
+    batch = {"dynamic_shapes": ({0: torch.export.Dim("n")},)}
+    rows = [("resnet18", False, v, dynamic) for v in (9, 11, 13, 17)]
+    rows += [("mobilenet_v2", False, v, {}) for v in (10, 12, 18)] + [("resnet50", False, 16, both)]
+    rows += [(name, True, v, batch) for name, v in [("resnet18", 18), ("mobilenet_v2", 20), ("resnet50", 22), ("mobilenet_v2", 23)]]
+    files = []
+    for name, dynamo, opset, options in rows:
+        model = getattr(torchvision.models, name)().eval()
+        file = f"{name}_{'dynamo' if dynamo else 'trace'}_{opset}{'_any' if options is both else ''}.onnx"
+        torch.onnx.export(
+            model, (example,), f"{folder}/{file}", input_names=["x"], dynamo=dynamo, opset_version=opset, **options
+        )
+        files.append(file)
+    return {"files": files}
+
+
 def check_same(path, other, size):
     import torch
 
@@ -274,11 +364,16 @@ def check_same(path, other, size):
 if __name__ == "__main__":
     checks = {
         "onnx": check_onnx,
+        "whole": check_whole,
+        "foreign": check_foreign,
         "weights": check_weights,
         "pytorch": check_pytorch,
         "torchscript": check_torchscript,
         "scripted": check_scripted,
         "make": make,
+        "export": export,
         "same": check_same,
     }
-    print(json.dumps(checks[sys.argv[1]](*sys.argv[2:])))
+    with contextlib.redirect_stdout(sys.stderr):
+        result = checks[sys.argv[1]](*sys.argv[2:])
+    print(json.dumps(result))

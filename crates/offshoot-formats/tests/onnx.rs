@@ -218,7 +218,7 @@ fn logits_are_those_of_onnx_runtime() {
 }
 
 /// Options under which weights go to a file beside the model.
-const BESIDE: Options = Options { opset: 17, in_one_file: 0 };
+const BESIDE: Options = Options { opset: 17, in_one_file: 0, with_preprocess: false };
 
 #[test]
 fn weights_beside_the_file_are_those_within_it() {
@@ -259,4 +259,48 @@ fn a_link_in_the_place_of_the_weights_is_not_written_through() {
     assert!(message.contains("model.onnx.data") && message.contains("symbolic link"), "{message}");
     assert_eq!(std::fs::read(&precious).unwrap(), b"keep");
     assert!(!path.exists());
+}
+
+/// Options under which a file prepares its pictures itself.
+const PREPARING: Options = Options { opset: 18, in_one_file: u64::MAX, with_preprocess: true };
+
+#[test]
+fn a_file_that_prepares_its_pictures_is_read_as_its_network() {
+    use offshoot_graph::{Fit, Interpolation};
+    for (fit, interpolation, background) in [
+        (Fit::Crop, Interpolation::Bilinear, [255; 3]),
+        (Fit::Pad, Interpolation::Bicubic, [1, 2, 3]),
+        (Fit::Pad, Interpolation::Bilinear, [7; 3]),
+        (Fit::Stretch, Interpolation::Nearest, [0; 3]),
+    ] {
+        let mut model = mobile(false);
+        let own = model.metadata.preprocessing;
+        model.metadata.preprocessing = Preprocessing { fit, interpolation, background, ..own };
+        let bytes = onnx::write_bytes(&model, PREPARING).unwrap();
+        assert_eq!(bytes, onnx::write_bytes(&model, PREPARING).unwrap());
+        let read = onnx::read_bytes(bytes).unwrap();
+        assert_eq!((&read.model.graph, &read.model.weights), (&model.graph, &model.weights));
+        assert_eq!((&read.model.metadata, read.warnings), (&model.metadata, Vec::new()));
+    }
+}
+
+#[test]
+fn a_preparation_that_is_not_the_metadatas_is_refused() {
+    let model = mobile(false);
+    let mut bytes = onnx::write_bytes(&model, PREPARING).unwrap();
+    let mean = 0.3f32.to_le_bytes();
+    let at = bytes.windows(4).position(|w| w == mean).unwrap();
+    bytes[at..at + 4].copy_from_slice(&0.4f32.to_le_bytes());
+    let message = onnx::read_bytes(bytes).unwrap_err().to_string();
+    assert!(message.contains("input `image`") && message.contains("another way"), "{message}");
+}
+
+#[test]
+fn a_preparation_that_onnx_cannot_say_is_an_error() {
+    let mut model = mobile(false);
+    let message = onnx::write_bytes(&model, Options { opset: 17, ..PREPARING }).unwrap_err().to_string();
+    assert!(message.contains("operator set 17") && message.contains("18 or more"), "{message}");
+    model.metadata.preprocessing.interpolation = offshoot_graph::Interpolation::Lanczos;
+    let message = onnx::write_bytes(&model, PREPARING).unwrap_err().to_string();
+    assert!(message.contains("Lanczos"), "{message}");
 }

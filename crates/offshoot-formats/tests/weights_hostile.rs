@@ -171,6 +171,13 @@ fn every_way_to_call_is_refused_by_name() {
 }
 
 #[test]
+fn sparse_tensors_are_refused_by_name() {
+    let sparse = [b"ctorch._utils\n_rebuild_sparse_tensor\n(N", &tuple(&[1 << 40])[..], b"tR"].concat();
+    let message = forbidden(&legacy(&state(&sparse), &[]));
+    assert!(message.contains("torch._utils._rebuild_sparse_tensor"), "{message}");
+}
+
+#[test]
 fn a_name_alone_and_an_unknown_class_are_inert() {
     let good = tensor(4, 0, &[4], &[1], b"N");
     // A class by name, and an instance with items and attributes, made without a call.
@@ -386,6 +393,7 @@ fn safetensors_headers_that_lie_are_refused() {
         r#"{"a":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,8]}}"#,
         r#"{"a":{"dtype":"U8","shape":[8],"data_offsets":[0,8]},"b":{"dtype":"U8","shape":[8],"data_offsets":[0,8]}}"#,
         r#"{"a":{"dtype":"U8","shape":[1152921504606846976],"data_offsets":[0,1152921504606846976]}}"#,
+        r#"{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"a":{"dtype":"U8","shape":[4],"data_offsets":[4,8]}}"#,
         r#"{"__metadata__":{"a":1}}"#,
         r#"{"a":"#,
         "[]",

@@ -50,7 +50,9 @@ pub fn shipped(model: &Model) -> Result<Model> {
 }
 
 /// Writes `model` as ONNX to `path`: `input` and `output`, dynamic batch, classes and preprocessing in its metadata. Before
-/// the file takes its name, its bytes are read again, run on the proof's inputs beside `model`, and compared.
+/// the file takes its name, its bytes are read again, run on the proof's inputs beside `model`, and compared. Of a file that
+/// prepares its pictures itself, the network is run, and the nodes before it are compared with those that its metadata asks
+/// for.
 ///
 /// # Errors
 /// When the file cannot be written, or does not answer like `model`; nothing is left at `path` then.

@@ -1,10 +1,9 @@
 //! Arrays from NumPy's `.npz` files.
 
 use std::fs::File;
-use std::io::{Cursor, Read};
+use std::io::Read;
 use std::path::Path;
 
-use npyz::{NpyFile, Order};
 use zip::ZipArchive;
 
 use crate::error::{Error, Result};
@@ -13,8 +12,6 @@ use crate::error::{Error, Result};
 const MAX_BYTES: u64 = 1 << 29;
 /// The most elements: 1 GiB as f32.
 const MAX_ELEMENTS: usize = 1 << 28;
-/// More than the header of a plain array takes, in bytes.
-const MAX_HEADER: usize = 512;
 
 /// An array of numbers as f32.
 pub(crate) struct Array {
@@ -59,71 +56,60 @@ pub(crate) fn read(path: &Path, name: &str) -> Result<Array> {
     if bytes.len() as u64 > MAX_BYTES {
         return Err(refused(format!("`{chosen}` is larger than {MAX_BYTES} bytes; give fewer rows")));
     }
-    parse(bytes).map_err(|what| refused(format!("`{chosen}`: {what}")))
+    parse(&bytes).map_err(|what| refused(format!("`{chosen}`: {what}")))
 }
 
-/// The array in the bytes of an `.npy` file.
-fn parse(bytes: Vec<u8>) -> std::result::Result<Array, String> {
-    let header = header(&bytes).ok_or("it is no array of plain numbers")?;
-    let length = bytes.len() - header;
-    let npy = NpyFile::new(Cursor::new(bytes)).map_err(|e| format!("its header cannot be read: {e}"))?;
-    let fortran = npy.order() == Order::Fortran && npy.shape().len() > 1;
-    let sizes = npy.shape().iter().map(|&d| usize::try_from(d).ok());
-    let shape: Vec<usize> = sizes.collect::<Option<_>>().ok_or("its shape is too large")?;
-    if fortran {
+/// The array in the bytes of an `.npy` file
+/// ([the format](https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html)).
+fn parse(bytes: &[u8]) -> std::result::Result<Array, String> {
+    let (header, elements) = split(bytes).ok_or("it is no array of plain numbers")?;
+    let field = |key: &str| header.split_once(&format!("'{key}':")).map(|(_, rest)| rest.trim_start());
+    let kind = field("descr").and_then(|text| text.strip_prefix('\'')?.split_once('\''));
+    let (kind, _) = kind.ok_or("its header names no type of plain numbers")?;
+    let sizes = field("shape").and_then(|text| text.strip_prefix('(')?.split_once(')'));
+    let sizes = sizes.map(|(inside, _)| inside.split(',').map(str::trim).filter(|d| !d.is_empty()));
+    let shape: Option<Vec<usize>> = sizes.and_then(|sizes| sizes.map(|d| d.parse().ok()).collect());
+    let shape = shape.ok_or("its header names no shape")?;
+    if field("fortran_order").is_none_or(|text| !text.starts_with("False")) && shape.len() > 1 {
         return Err("it is in Fortran's order; save numpy.ascontiguousarray of it".into());
     }
     let count = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
-    // Every element takes a byte at least, so that nothing is allocated for what is not there.
-    if count.is_none_or(|n| n > length) {
-        return Err(format!("its shape {shape:?} asks for more than the {length} bytes that it holds"));
-    }
     if count.is_none_or(|n| n > MAX_ELEMENTS) {
         return Err(format!(
             "its shape {shape:?} is above the limit of {MAX_ELEMENTS} elements; give fewer rows"
         ));
     }
-    let data = numbers(npy)?;
-    Ok(Array { shape, data })
+    let data = match kind {
+        "<f4" => decode(elements, f32::from_le_bytes),
+        "<f8" => decode(elements, |b| f64::from_le_bytes(b) as f32),
+        "<i8" => decode(elements, |b| i64::from_le_bytes(b) as f32),
+        "<i4" => decode(elements, |b| i32::from_le_bytes(b) as f32),
+        "|u1" => decode(elements, |[b]| f32::from(b)),
+        other => return Err(format!("its elements are `{other}`; give float32")),
+    };
+    match data {
+        Some(data) if Some(data.len()) == count => Ok(Array { shape, data }),
+        _ => Err(format!("its shape {shape:?} does not fit the {} bytes that it holds", elements.len())),
+    }
 }
 
-/// The length of the header, when it is that of a plain array: `numpy` writes one of 128 bytes. A longer one, or one with
-/// brackets within brackets, is no array of numbers, and is not given to a parser.
-fn header(bytes: &[u8]) -> Option<usize> {
+/// The header of an `.npy` file, and its elements.
+fn split(bytes: &[u8]) -> Option<(&str, &[u8])> {
     let (start, length): (usize, usize) = match bytes {
-        [0x93, b'N', b'U', b'M', b'P', b'Y', 1, _, a, b, ..] => (10, u16::from_le_bytes([*a, *b]) as usize),
+        [0x93, b'N', b'U', b'M', b'P', b'Y', 1, _, a, b, ..] => (10, u16::from_le_bytes([*a, *b]).into()),
         [0x93, b'N', b'U', b'M', b'P', b'Y', 2 | 3, _, a, b, c, d, ..] => {
-            (12, u32::from_le_bytes([*a, *b, *c, *d]) as usize)
+            (12, u32::from_le_bytes([*a, *b, *c, *d]).try_into().ok()?)
         }
         _ => return None,
     };
-    let text = bytes.get(start..start.checked_add(length).filter(|_| length <= MAX_HEADER)?)?;
-    let open = text.iter().filter(|b| matches!(b, b'(' | b'[' | b'{')).count();
-    (open <= 2).then_some(start + length)
+    let (header, elements) = bytes.get(start..)?.split_at_checked(length)?;
+    Some((std::str::from_utf8(header).ok()?, elements))
 }
 
-fn numbers(npy: NpyFile<Cursor<Vec<u8>>>) -> std::result::Result<Vec<f32>, String> {
-    let broken = |e: std::io::Error| format!("its elements cannot be read: {e}");
-    let npy = match npy.try_data::<f32>() {
-        Ok(data) => return data.collect::<std::io::Result<_>>().map_err(broken),
-        Err(npy) => npy,
-    };
-    let npy = match npy.try_data::<f64>() {
-        Ok(data) => return data.map(|x| x.map(|x| x as f32)).collect::<std::io::Result<_>>().map_err(broken),
-        Err(npy) => npy,
-    };
-    let npy = match npy.try_data::<u8>() {
-        Ok(data) => return data.map(|x| x.map(f32::from)).collect::<std::io::Result<_>>().map_err(broken),
-        Err(npy) => npy,
-    };
-    let npy = match npy.try_data::<i64>() {
-        Ok(data) => return data.map(|x| x.map(|x| x as f32)).collect::<std::io::Result<_>>().map_err(broken),
-        Err(npy) => npy,
-    };
-    match npy.try_data::<i32>() {
-        Ok(data) => data.map(|x| x.map(|x| x as f32)).collect::<std::io::Result<_>>().map_err(broken),
-        Err(npy) => Err(format!("its elements are {}; give float32", npy.dtype().descr())),
-    }
+/// Elements of `N` bytes each; `None` when a part of one is left over.
+fn decode<const N: usize>(bytes: &[u8], number: fn([u8; N]) -> f32) -> Option<Vec<f32>> {
+    let (whole, rest) = bytes.as_chunks::<N>();
+    rest.is_empty().then(|| whole.iter().map(|&chunk| number(chunk)).collect())
 }
 
 #[cfg(test)]
@@ -191,14 +177,21 @@ mod tests {
     #[test]
     fn what_is_no_array_is_one_error() {
         assert!(error(&[("x.npy", b"hello".to_vec())]).contains("no array"));
-        assert!(error(&[("x.npy", npy(&"(".repeat(60_000), &[]))]).contains("no array"));
-        assert!(error(&[("x.npy", npy(&"(".repeat(300), &[]))]).contains("no array"));
-        let huge = HEADER.replace("(2, 1)", "(4611686018427387904, 4)");
-        assert!(error(&[("x.npy", npy(&huge, &[0; 8]))]).contains("asks for more"));
-        let short = error(&[("x.npy", npy(HEADER, &[0; 7]))]);
-        assert!(short.contains("cannot be read"), "{short}");
+        assert!(error(&[("x.npy", npy(&"(".repeat(60_000), &[]))]).contains("no type"));
+        for (shape, part) in [
+            ("(4611686018427387904, 4)", "above the limit"),
+            ("(99999999999999999999999,)", "no shape"),
+            ("(-1, 2)", "no shape"),
+            ("(3, 1)", "does not fit"),
+            ("(2, 1", "no shape"),
+        ] {
+            let message = error(&[("x.npy", npy(&HEADER.replace("(2, 1)", shape), &[0; 8]))]);
+            assert!(message.contains(part), "{message}");
+        }
+        assert!(error(&[("x.npy", npy(HEADER, &[0; 7]))]).contains("does not fit"));
+        assert!(error(&[("x.npy", b"\x93NUMPY\x02\x00\xff\xff\xff\xff".to_vec())]).contains("no array"));
         let object = HEADER.replace("<f4", "|O");
-        assert!(!error(&[("x.npy", npy(&object, &[0; 8]))]).is_empty());
+        assert!(error(&[("x.npy", npy(&object, &[0; 8]))]).contains("`|O`"));
         let fortran = HEADER.replace("False", "True");
         assert!(error(&[("x.npy", npy(&fortran, &[0; 8]))]).contains("Fortran"));
         let text = tempfile::NamedTempFile::new().expect("a file");

@@ -59,6 +59,87 @@ fn onnx_runtime_answers_like_us_on_every_photograph() {
 }
 
 #[test]
+#[ignore = "needs the light Python peers (OFFSHOOT_PEERS) and the assets (OFFSHOOT_ASSETS)"]
+fn onnx_runtime_prepares_every_photograph_as_we_do() {
+    let (world, pictures) = photos6("photos6-whole");
+    let mut reports = Vec::new();
+    let mut check = |model: &str, flags: &str, pictures: usize| {
+        world.json(&format!("export {model} --format onnx --with-preprocess {flags} --out whole"));
+        let file = world.names("whole").into_iter().find(|name| name.ends_with(".onnx")).unwrap();
+        let report = interop(&world, &["whole", &format!("whole/{file}"), "predictions.jsonl"]);
+        std::fs::remove_dir_all(world.path("whole")).unwrap();
+        println!("{model} {flags}: {report}");
+        assert_eq!(report["top1_equal"], json!(pictures), "{report}");
+        reports.push(report);
+    };
+    // Padded, bilinear.
+    check("run", "", pictures);
+    check("run", "--opset 21", pictures);
+    let assets = cached("OFFSHOOT_ASSETS", "assets");
+    let photos = assets.join("photos6");
+    // Cropped, bilinear and bicubic; stretched.
+    for (name, flags) in [("mobilenet_v2", ""), ("efficientnet_lite0", ""), ("mobilenet_v2", "--fit stretch")]
+    {
+        let weights = assets.join(format!("weights/{name}.pth"));
+        let model = format!("--model {name} --weights {}", weights.display());
+        let pictures =
+            predict(&world, &format!("{model} {flags}"), &photos.display().to_string(), "predictions.jsonl");
+        check(&model, flags, pictures);
+    }
+    for report in reports {
+        assert!(report["mean_pixel"].as_f64().unwrap() < 0.02, "{report}");
+        assert!(report["difference"].as_f64().unwrap() < 0.02, "{report}");
+    }
+}
+
+#[test]
+#[ignore = "needs the light Python peers (OFFSHOOT_PEERS) and the assets (OFFSHOOT_ASSETS)"]
+fn each_operator_set_runs_in_onnx_runtime_on_every_photograph() {
+    let (world, pictures) = photos6("photos6-opsets");
+    for opset in [13, 14, 15, 16, 18, 19, 20, 21] {
+        world.json(&format!("export run --format onnx --opset {opset} --out {opset}"));
+        let file = format!("{opset}/mobilenet_v2.onnx");
+        let report = interop(&world, &["onnx", &file, "predictions.jsonl"]);
+        assert_eq!(report["batch 7"]["top1_equal"], json!(pictures), "{report}");
+    }
+}
+
+#[test]
+#[ignore = "needs the light Python peers (OFFSHOOT_PEERS) and the assets (OFFSHOOT_ASSETS)"]
+fn files_of_other_converters_answer_in_onnx_runtime_as_here() {
+    let world = World::new("converters");
+    let forms = Path::new(env!("CARGO_MANIFEST_DIR")).join("../offshoot-formats/tests/golden/onnx_forms");
+    let photos = cached("OFFSHOOT_ASSETS", "assets").join("photos6/birds");
+    let files = std::fs::read_dir(&forms).unwrap().map(|e| e.unwrap().path());
+    let files = files.filter(|p| p.extension().is_some_and(|e| e == "onnx") && !p.ends_with("features.onnx"));
+    let mut count = 0;
+    for path in files.filter(|p| !p.ends_with("features_changed.onnx")) {
+        let file = path.display().to_string();
+        predict(&world, &file, &format!("{} --size 32", photos.display()), "predictions.jsonl");
+        interop(&world, &["foreign", &file, "predictions.jsonl", "32"]);
+        count += 1;
+    }
+    assert_eq!(count, 22);
+}
+
+#[test]
+#[ignore = "needs the Python peers with PyTorch (OFFSHOOT_PEERS) and the assets (OFFSHOOT_ASSETS)"]
+fn onnx_of_pytorchs_exporters_is_read_evaluated_and_exported() {
+    let world = World::new("exporters-pytorch");
+    let photos = cached("OFFSHOOT_ASSETS", "assets").join("photos6/birds");
+    let report = interop(&world, &["export", ".", "96"]);
+    for file in report["files"].as_array().unwrap() {
+        let file = file.as_str().unwrap();
+        let size = if file.contains("any") { "--size 96" } else { "" };
+        predict(&world, file, &format!("{} {size}", photos.display()), "predictions.jsonl");
+        interop(&world, &["foreign", file, "predictions.jsonl", "96"]);
+        world.json(&format!("export {file} --format onnx {size} --out again"));
+        let ours = world.json(&format!("verify again/{file} --against {file} {size}"));
+        assert_eq!(ours["ok"], json!(true), "{file}: {ours}");
+    }
+}
+
+#[test]
 #[ignore = "needs the Python peers with PyTorch (OFFSHOOT_PEERS) and the assets (OFFSHOOT_ASSETS)"]
 fn a_head_loads_in_pytorch_and_answers_alike() {
     let (world, pictures) = photos6("photos6-pytorch");

@@ -12,6 +12,7 @@ mod attributes;
 mod external;
 mod fold;
 mod order;
+mod preprocess;
 mod proto;
 mod read;
 mod tensors;
@@ -44,11 +45,16 @@ pub struct Options {
     /// The most bytes of weights that go into the model's own file. More go into a file beside it, called as the
     /// model's with `.data` at the end. Protocol Buffers allow 2 GiB in all.
     pub in_one_file: u64,
+    /// Whether the file prepares its pictures itself: its input is `image`, u8 RGB [batch_size, height, width, 3] of any
+    /// height and width, and the model's fit, filter, mean and std are nodes before the network. What comes before that
+    /// (decoding, EXIF rotation, the background under transparency) stays outside. Needs operator set 18, the first whose
+    /// Resize is antialiased.
+    pub with_preprocess: bool,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { opset: 17, in_one_file: MAX_FILE - GRAPH }
+        Options { opset: 17, in_one_file: MAX_FILE - GRAPH, with_preprocess: false }
     }
 }
 
@@ -108,7 +114,15 @@ pub fn read_with(path: &Path, options: ReadOptions) -> Result<OnnxModel, FormatE
 /// # Errors
 /// Those of [`read_with`].
 pub fn read_bytes(bytes: impl Into<Vec<u8>>) -> Result<OnnxModel, Problem> {
-    read::read(bytes.into().into(), None, ReadOptions::default())
+    read_bytes_with(bytes, ReadOptions::default())
+}
+
+/// Reads the bytes of a file that refers to no other.
+///
+/// # Errors
+/// Those of [`read_with`].
+pub fn read_bytes_with(bytes: impl Into<Vec<u8>>, options: ReadOptions) -> Result<OnnxModel, Problem> {
+    read::read(bytes.into().into(), None, options)
 }
 
 /// Writes `model` to `path`, whole or not at all, and weights of more than [`Options::in_one_file`] bytes to a file beside

@@ -110,6 +110,7 @@ pub(super) struct AttributeProto {
 pub(super) mod attribute_type {
     pub(in crate::onnx) const FLOAT: i32 = 1;
     pub(in crate::onnx) const INT: i32 = 2;
+    pub(in crate::onnx) const STRING: i32 = 3;
     pub(in crate::onnx) const TENSOR: i32 = 4;
     pub(in crate::onnx) const INTS: i32 = 7;
 }

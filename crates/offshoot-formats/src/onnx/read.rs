@@ -9,6 +9,7 @@ use prost::bytes::Bytes;
 
 use super::attributes::NodeView;
 use super::order::Producers;
+use super::preprocess;
 use super::proto::{DimensionProto, GraphProto, ModelProto, TensorProto, ValueInfoProto, decode};
 use super::tensors::TensorReader;
 use super::translate::{Context, Translator};
@@ -58,7 +59,8 @@ struct Built {
 
 pub(super) fn read(bytes: Bytes, folder: Option<&Path>, options: ReadOptions) -> Result<OnnxModel, Problem> {
     let len = bytes.len() as u64;
-    let proto = decode(bytes)?;
+    let mut proto = decode(bytes)?;
+    take_preparation_out(&mut proto)?;
     let own = proto.metadata_props.iter().find(|p| p.key == METADATA_KEY);
     let graph = proto.graph.as_ref().ok_or_else(|| {
         let what = "it holds no ONNX graph";
@@ -96,6 +98,17 @@ pub(super) fn read(bytes: Bytes, folder: Option<&Path>, options: ReadOptions) ->
     };
     let model = Model { graph: built.graph, weights: built.weights, metadata };
     Ok(OnnxModel { model, assumed_preprocessing: own.is_none(), warnings })
+}
+
+/// Leaves the network of a file of ours that prepares its pictures itself.
+fn take_preparation_out(proto: &mut ModelProto) -> Result<(), Problem> {
+    let own = proto.metadata_props.iter().find(|p| p.key == METADATA_KEY);
+    let (Some(own), Some(graph)) = (own, &mut proto.graph) else { return Ok(()) };
+    let bytes = |v: &ValueInfoProto| {
+        let tensor = v.r#type.as_ref().and_then(|t| t.tensor_type.as_ref());
+        v.name == preprocess::IMAGE && tensor.is_some_and(|t| t.elem_type == preprocess::U8)
+    };
+    if graph.input.iter().any(bytes) { preprocess::remove(graph, &own.value) } else { Ok(()) }
 }
 
 fn opset(proto: &ModelProto) -> Result<i64, Problem> {

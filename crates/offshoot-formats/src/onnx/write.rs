@@ -5,11 +5,13 @@ use std::collections::HashSet;
 use offshoot_graph::op::{AveragePool, Clip, Conv, Pool};
 use offshoot_graph::passes::remove_training_leftovers;
 use offshoot_graph::{
-    DType, Dim, Graph, InferenceGraph, Model, Node, Op, Shape, Source, Tensor, ValueId, Weights,
+    DType, Dim, Graph, InferenceGraph, Model, Node, Op, Preprocessing, Shape, Source, Tensor, ValueId,
+    Weights,
 };
 use prost::Message;
 
 use super::external::SideFile;
+use super::preprocess;
 use super::proto::{
     AttributeProto, DimensionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto,
     StringStringEntryProto, TensorProto, TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto,
@@ -45,7 +47,13 @@ pub(super) fn write<'a>(
         .map_err(|e| Problem::unsupported("metadata", e.to_string(), "Use finite numbers"))?;
     let weights = model.weights.values().map(|t| (t.len() * t.dtype().size()) as u64).sum::<u64>();
     let side = location.filter(|_| weights > options.in_one_file).map(SideFile::new);
-    let (proto, side) = Writer::new(&graph, &model.weights, side)?.graph()?;
+    if side.is_none() {
+        check_size(weights)?;
+    }
+    let (mut proto, side) = Writer::new(&graph, &model.weights, side)?.graph()?;
+    if options.with_preprocess {
+        prepare(&mut proto, &graph, &model.metadata.preprocessing, options.opset)?;
+    }
     let proto = ModelProto {
         ir_version: Some(ir_version),
         producer_name: Some("offshoot".into()),
@@ -54,12 +62,54 @@ pub(super) fn write<'a>(
         opset_import: vec![OperatorSetIdProto { domain: Some(String::new()), version: Some(options.opset) }],
         metadata_props: vec![StringStringEntryProto { key: METADATA_KEY.into(), value: metadata }],
     };
-    let len = proto.encoded_len() as u64;
-    if len > MAX_FILE {
-        let what = format!("an ONNX file of {len} bytes");
-        return Err(Problem::TooLarge { place: "weights".into(), what, limit: MAX_FILE });
-    }
+    check_size(proto.encoded_len() as u64)?;
     Ok(Written { bytes: proto.encode_to_vec(), side })
+}
+
+fn check_size(bytes: u64) -> Result<(), Problem> {
+    if bytes <= MAX_FILE {
+        return Ok(());
+    }
+    let what = format!("an ONNX file of {bytes} bytes");
+    Err(Problem::TooLarge { place: "weights".into(), what, limit: MAX_FILE })
+}
+
+/// Puts the preparation of pictures before a network.
+fn prepare(proto: &mut GraphProto, graph: &Graph, steps: &Preprocessing, opset: i64) -> Result<(), Problem> {
+    if opset < preprocess::OPSET {
+        let what = format!("operator set {opset} has no antialiased Resize to prepare pictures with");
+        return Err(Problem::unsupported("options", what, "Choose operator set 18 or more"));
+    }
+    let taken = |name: &str| name == preprocess::IMAGE || name.starts_with(preprocess::PREFIX);
+    if let Some((_, value)) = graph.values().find(|(_, v)| taken(&v.name)) {
+        let what = "the nodes that prepare pictures have such names";
+        return Err(Problem::unsupported(format!("value `{}`", value.name), what, WAY_OUT));
+    }
+    let [network] = &proto.input[..] else {
+        return Err(Problem::unsupported("graph", "it has several inputs, and one is prepared", WAY_OUT));
+    };
+    let input = graph.inputs().iter().map(|&id| &graph.value(id).shape.0[..]).next();
+    let Some([batch, _, height, width]) = input else {
+        return Err(Problem::unsupported("graph", "it does not take pictures", WAY_OUT));
+    };
+    if [height, width].iter().any(|side| side.fixed().is_some_and(|n| n != steps.size)) {
+        let what =
+            format!("it takes pictures of {height} by {width}, its preprocessing makes {}", steps.size);
+        return Err(Problem::unsupported("graph", what, WAY_OUT));
+    }
+    let image = value_info(preprocess::IMAGE, preprocess::U8, &preprocess::image_shape(batch));
+    proto.value_info.push(network.clone());
+    proto.input = vec![image];
+    let preparation = preprocess::preparation(steps)?;
+    proto.node.splice(..0, preparation.nodes);
+    proto.initializer.extend(preparation.constants);
+    Ok(())
+}
+
+fn value_info(name: &str, elem_type: i32, shape: &Shape) -> ValueInfoProto {
+    let shape = TensorShapeProto { dim: shape.0.iter().map(dimension).collect() };
+    let tensor_type = Some(TensorTypeProto { elem_type, shape: Some(shape) });
+    ValueInfoProto { name: name.to_owned(), r#type: Some(TypeProto { tensor_type }) }
 }
 
 /// The version of the container that came with an operator set.
@@ -145,10 +195,7 @@ impl<'g, 'w> Writer<'g, 'w> {
 
     fn info(&self, id: ValueId) -> ValueInfoProto {
         let value = self.graph.value(id);
-        let shape = TensorShapeProto { dim: value.shape.0.iter().map(dimension).collect() };
-        let tensor_type = TensorTypeProto { elem_type: element_type(value.dtype), shape: Some(shape) };
-        let name = self.name(id).to_owned();
-        ValueInfoProto { name, r#type: Some(TypeProto { tensor_type: Some(tensor_type) }) }
+        value_info(self.name(id), element_type(value.dtype), &value.shape)
     }
 
     fn parameter(&mut self, id: ValueId) -> Result<(), Problem> {
@@ -301,7 +348,7 @@ impl<'g, 'w> Writer<'g, 'w> {
 }
 
 /// The words for `tensor`, whose elements are where `elements` has them.
-fn described(name: &str, tensor: &Tensor, elements: TensorProto) -> TensorProto {
+pub(super) fn described(name: &str, tensor: &Tensor, elements: TensorProto) -> TensorProto {
     TensorProto {
         dims: tensor.shape().iter().map(|&d| d as i64).collect(),
         data_type: Some(element_type(tensor.dtype())),
@@ -310,7 +357,7 @@ fn described(name: &str, tensor: &Tensor, elements: TensorProto) -> TensorProto 
     }
 }
 
-fn proto_node(op: &str, name: &str, input: Vec<String>, output: &str) -> NodeProto {
+pub(super) fn proto_node(op: &str, name: &str, input: Vec<String>, output: &str) -> NodeProto {
     NodeProto {
         input,
         output: vec![output.to_owned()],
@@ -320,17 +367,17 @@ fn proto_node(op: &str, name: &str, input: Vec<String>, output: &str) -> NodePro
     }
 }
 
-fn int(name: &str, value: i64) -> AttributeProto {
+pub(super) fn int(name: &str, value: i64) -> AttributeProto {
     let r#type = Some(attribute_type::INT);
     AttributeProto { name: name.to_owned(), i: Some(value), r#type, ..Default::default() }
 }
 
-fn ints(name: &str, values: &[usize]) -> AttributeProto {
+pub(super) fn ints(name: &str, values: &[usize]) -> AttributeProto {
     let ints = values.iter().map(|&v| v as i64).collect();
     AttributeProto { name: name.to_owned(), ints, r#type: Some(attribute_type::INTS), ..Default::default() }
 }
 
-fn float(name: &str, value: f32) -> AttributeProto {
+pub(super) fn float(name: &str, value: f32) -> AttributeProto {
     let r#type = Some(attribute_type::FLOAT);
     AttributeProto { name: name.to_owned(), f: Some(value), r#type, ..Default::default() }
 }

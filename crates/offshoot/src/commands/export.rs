@@ -25,9 +25,12 @@ pub(crate) struct Arguments {
     /// For torchscript: a file that prepares its pictures itself and has a method `classify`.
     #[arg(long)]
     script: bool,
-    /// The ONNX operator set, 13 to 21.
-    #[arg(long, default_value_t = 17, value_parser = clap::value_parser!(i64).range(13..=21))]
-    opset: i64,
+    /// For onnx: the operator set, 13 to 21. 17 by default, 18 with --with-preprocess.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(13..=21))]
+    opset: Option<i64>,
+    /// For onnx: a file that prepares its pictures itself; it takes bytes [batch, height, width, 3] of any size.
+    #[arg(long)]
+    with_preprocess: bool,
     /// Pictures for the proof; by default the run's validation pictures, else some that are built in.
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
@@ -72,13 +75,16 @@ impl Arguments {
                     let form = if self.script { Form::Scripted } else { Form::Traced };
                     export_torchscript(&model, &torchscript, form, proof)?
                 }
-                _ => {
-                    let options = OnnxOptions { opset: self.opset, ..OnnxOptions::default() };
-                    export_onnx(&model, &onnx, options, proof)?
-                }
+                _ => export_onnx(&model, &onnx, self.onnx_options(), proof)?,
             });
         }
         if self.json { print::json(&json!({"files": files})) } else { files.iter().try_for_each(text) }
+    }
+
+    fn onnx_options(&self) -> OnnxOptions {
+        let with_preprocess = self.with_preprocess;
+        let opset = self.opset.unwrap_or(if with_preprocess { 18 } else { 17 });
+        OnnxOptions { opset, with_preprocess, ..OnnxOptions::default() }
     }
 
     fn check_formats(&self) -> Result<(), Failure> {
@@ -89,6 +95,9 @@ impl Arguments {
         }
         if self.script && !self.format.iter().any(|f| f == "torchscript") {
             return Err(Error::Input("--script goes with --format torchscript".into()).into());
+        }
+        if self.with_preprocess && !self.format.iter().any(|f| f == "onnx") {
+            return Err(Error::Input("--with-preprocess goes with --format onnx".into()).into());
         }
         Ok(())
     }
