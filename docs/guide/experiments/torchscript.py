@@ -1,12 +1,17 @@
 """What tracing and scripting keep of a PyTorch model, and why a scripted function cannot close over one. Needs torch.
 
-    python docs/guide/experiments/torchscript.py
+    python docs/guide/experiments/torchscript.py            prints
+    python docs/guide/experiments/torchscript.py --write    puts what it prints into the guide's pages
 """
 
+import contextlib
 import io
+import sys
 import warnings
 
+import numpy
 import torch
+from blocks import fill
 from torch import nn
 
 warnings.filterwarnings("ignore")  # tracing says of each of these that it may be wrong
@@ -44,6 +49,38 @@ def trace_against_script():
     print("three pictures through a trace of one:", shape)
     print("three pictures through the script:    ", list(scripted(torch.ones(3, 2, 2)).shape))
     assert shape != [3, 4], "the trace has the batch of its example"
+
+
+class Tries(nn.Module):
+    """An exception that is caught."""
+
+    def forward(self, x):
+        try:
+            return x * 2
+        except RuntimeError:
+            return x
+
+
+class AsksNumPy(nn.Module):
+    """Another library in the middle."""
+
+    def forward(self, x):
+        return x * torch.from_numpy(numpy.float32([2.0]))
+
+
+class TakesAnything(nn.Module):
+    """Keyword arguments of any name."""
+
+    def forward(self, x, **options):
+        return x * 2
+
+
+def what_scripting_refuses():
+    for module in [Tries(), AsksNumPy(), TakesAnything()]:
+        traced = outcome(lambda: torch.jit.trace(module, torch.ones(1, 3)))
+        scripted = outcome(lambda: torch.jit.script(module))
+        print(f"{type(module).__name__}: traced: {traced or 'yes'}; scripted: {scripted or 'yes'}")
+        assert traced is None and scripted is not None
 
 
 def outcome(step):
@@ -92,7 +129,18 @@ def closing_over_a_model():
     print("a module that holds it compiles, and saves", list(classifier.state_dict()))
 
 
-if __name__ == "__main__":
+def main():
     with torch.no_grad():
+        print("PyTorch", torch.__version__.partition("+")[0])
         trace_against_script()
+        what_scripting_refuses()
         closing_over_a_model()
+
+
+if __name__ == "__main__":
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        main()
+    print(said.getvalue(), end="")
+    if "--write" in sys.argv:
+        fill("trace-or-script", "torchscript", "```text\n" + said.getvalue() + "```")

@@ -1,0 +1,67 @@
+"""What each target makes of one trained model: bytes, and how far its answers lie from the model's. Needs the assets, the
+peers with PyTorch, and offshoot.
+
+    python docs/guide/experiments/targets.py OFFSHOOT            prints
+    python docs/guide/experiments/targets.py OFFSHOOT --write    puts the table into the guide's pages
+"""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+from blocks import GUIDE, fill
+
+sys.path.insert(0, str(GUIDE.parents[1] / "scripts"))
+import interop  # noqa: E402
+
+ASSETS = pathlib.Path(os.environ.get("OFFSHOOT_ASSETS", pathlib.Path.home() / ".cache/offshoot/assets"))
+NAME = "mobilenet_v2"
+
+
+def offshoot(*arguments):
+    run = subprocess.run([OFFSHOOT, *arguments, "--json"], capture_output=True, text=True, check=True)
+    return run.stdout
+
+
+def export(folder, *flags):
+    flags = ["--model", NAME, "--weights", str(ASSETS / f"weights/{NAME}.pth"), *flags, "--out", str(folder)]
+    (file,) = json.loads(offshoot("export", *flags))["files"]
+    return file
+
+
+def main():
+    rows = []
+    with tempfile.TemporaryDirectory() as root:
+        root = pathlib.Path(root)
+        printed = root / "predictions.jsonl"
+        model = ["--model", NAME, "--weights", str(ASSETS / f"weights/{NAME}.pth")]
+        printed.write_text(offshoot("predict", *model, str(ASSETS / "photos6"), "--logits"))
+        for form, flags, check in [
+            ("ONNX", ["--format", "onnx"], interop.check_onnx),
+            ("ONNX, `--with-preprocess`", ["--format", "onnx", "--with-preprocess"], interop.check_whole),
+            ("TorchScript", ["--format", "torchscript"], interop.check_torchscript),
+            ("TorchScript, `--script`", ["--format", "torchscript", "--script"], interop.check_scripted),
+        ]:
+            file = export(root / str(len(rows)), *flags)
+            report = check(file["path"], printed)
+            result = report.get("batch 7") or report.get("loaded, batch 7") or report
+            rows.append((form, file["bytes"], result))
+    lines = ["| | MB | pictures | top-1 the same | largest difference of a logit | of a pixel, mean |", "| --- | ---: | ---: | ---: | ---: | ---: |"]
+    for form, size, result in rows:
+        pixel = f"{result['mean_pixel']:.4f}" if "mean_pixel" in result else "0"
+        lines.append(
+            f"| {form} | {size / 1e6:.1f} | {result['pictures']} | {result['top1_equal']} | "
+            f"{result['difference']:.1e} | {pixel} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    OFFSHOOT = os.path.abspath(sys.argv[1])
+    table = main()
+    print(table)
+    if "--write" in sys.argv:
+        fill("which-target", "targets", table)
