@@ -68,7 +68,6 @@ fn onnx_runtime_prepares_every_photograph_as_we_do() {
         let file = world.names("whole").into_iter().find(|name| name.ends_with(".onnx")).unwrap();
         let report = interop(&world, &["whole", &format!("whole/{file}"), "predictions.jsonl"]);
         std::fs::remove_dir_all(world.path("whole")).unwrap();
-        println!("{model} {flags}: {report}");
         assert_eq!(report["top1_equal"], json!(pictures), "{report}");
         reports.push(report);
     };

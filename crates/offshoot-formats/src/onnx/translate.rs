@@ -1027,7 +1027,7 @@ fn laid(x: ValueId, channels_last: bool) -> Operand {
 /// The shape of a picture with its channels last.
 fn channels_last(shape: &Shape) -> Shape {
     match &shape.0[..] {
-        [n, c, rest @ ..] => Shape([&[n.clone()], rest, &[c.clone()]].concat()),
+        [n, c, rest @ ..] => Shape([n].into_iter().chain(rest).chain([c]).cloned().collect()),
         _ => shape.clone(),
     }
 }
