@@ -1,9 +1,13 @@
 //! Depthwise convolutions of MobileNetV2 (3x3) and EfficientNet-Lite (5x5): forward and both gradients.
 #![allow(missing_docs)] // what `criterion_group!` writes
 
+mod ceilings;
+
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use offshoot_cpu::kernels::simd::Isa;
 use offshoot_cpu::kernels::{Activation, ConvShape, depthwise};
+
+use ceilings::Ceilings;
 
 fn shape(batch: usize, side: usize, channels: usize, kernel: usize, stride: usize) -> ConvShape {
     let pad = kernel / 2;
@@ -38,7 +42,7 @@ const LAYERS: [(usize, usize, usize, usize); 9] = [
 ];
 
 fn layer(
-    criterion: &mut Criterion,
+    criterion: &mut Criterion<Ceilings>,
     batch: usize,
     (side, channels, kernel, stride): (usize, usize, usize, usize),
 ) {
@@ -68,7 +72,7 @@ fn layer(
     group.finish();
 }
 
-fn layers(criterion: &mut Criterion) {
+fn layers(criterion: &mut Criterion<Ceilings>) {
     for batch in [1, 16] {
         for sizes in LAYERS {
             layer(criterion, batch, sizes);
@@ -76,5 +80,5 @@ fn layers(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, layers);
+criterion_group!(name = benches; config = ceilings::criterion(); targets = layers);
 criterion_main!(benches);

@@ -1,16 +1,20 @@
 //! Matrix products of a classifier's linear layer, forward and backward.
 
+mod ceilings;
+
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use offshoot_cpu::kernels::gemm::{GemmShape, gemm};
 use offshoot_cpu::kernels::simd::Isa;
 
+use ceilings::Ceilings;
+
 /// Features and classes of the layer.
 const FEATURES: usize = 1280;
 const CLASSES: usize = 1000;
 
-fn linear(criterion: &mut Criterion) {
+fn linear(criterion: &mut Criterion<Ceilings>) {
     for batch in [1, 16] {
         let products = [
             ("y = x wT", GemmShape { trans_a: false, trans_b: true, m: batch, n: CLASSES, k: FEATURES }),
@@ -23,12 +27,12 @@ fn linear(criterion: &mut Criterion) {
     }
 }
 
-fn bench_product(criterion: &mut Criterion, name: &str, shape: &GemmShape) {
+fn bench_product(criterion: &mut Criterion<Ceilings>, name: &str, shape: &GemmShape) {
     let GemmShape { m, n, k, .. } = *shape;
     let (a, b, mut c) = (vec![0.5; m * k], vec![0.25; k * n], vec![0.0; m * n]);
     let mut group = criterion.benchmark_group(name);
     group.sample_size(20);
-    group.throughput(Throughput::Elements((m * n * k) as u64));
+    group.throughput(Throughput::Elements((2 * m * n * k) as u64));
     for isa in Isa::available() {
         group.bench_function(isa.to_string(), |bench| {
             bench.iter(|| gemm(isa, shape, black_box(&a), &b, None, &mut c));
@@ -37,5 +41,5 @@ fn bench_product(criterion: &mut Criterion, name: &str, shape: &GemmShape) {
     group.finish();
 }
 
-criterion_group!(benches, linear);
+criterion_group!(name = benches; config = ceilings::criterion(); targets = linear);
 criterion_main!(benches);
