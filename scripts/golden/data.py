@@ -182,7 +182,7 @@ SHAPES = [(1000, 10), (10, 1000), (3, 1), (1, 7), (5, 1)]
 
 def golden():
     GOLDEN.mkdir(parents=True, exist_ok=True)
-    for old in GOLDEN.glob("*"):
+    for old in GOLDEN.glob("*.*"):
         old.unlink()
     lines = ["# Written by scripts/golden/data.py; the last three numbers: width, height and place in expected.rgb."]
     expected = bytearray()

@@ -154,7 +154,11 @@ impl<'a> Case<'a> {
         let label_smoothing = self.case["smoothing"].as_f64().unwrap() as f32;
         training_graph(
             graph,
-            LossOptions { label_smoothing, class_weights: self.class_weights.is_some(), scaled: false },
+            LossOptions {
+                label_smoothing,
+                class_weights: self.class_weights.is_some(),
+                ..LossOptions::default()
+            },
         )
         .unwrap()
     }

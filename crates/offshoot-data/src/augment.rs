@@ -1,14 +1,128 @@
-//! Random crops and flips: pure functions of a stream of random numbers, which the loader keys by (seed, epoch,
-//! picture, [`Purpose::Augment`](offshoot_graph::random::Purpose::Augment)).
+//! What happens to training pictures at random: pure functions of a stream of random numbers, which the loader keys by
+//! (seed, epoch, picture, [`Purpose::Augment`](offshoot_graph::random::Purpose::Augment)).
+//!
+//! The order is: crop, flips, rotation, colours, policy, erasing. [`mix`] then mixes pictures of a batch.
+
+pub mod mix;
+pub mod pixels;
+pub mod policy;
 
 use offshoot_graph::random::Random;
+use serde::{Deserialize, Serialize};
+
+pub use mix::Mix;
+pub use pixels::PixelOp;
+pub use policy::Policy;
 
 /// The part of the picture's area that a crop covers: torchvision's defaults.
-const AREA: (f64, f64) = (0.08, 1.0);
-/// Width over height of a crop, at most; at least its inverse: torchvision's defaults.
-const MAX_ASPECT: f64 = 4.0 / 3.0;
+pub const CROP_SCALE: [f64; 2] = [0.08, 1.0];
+/// Width over height of a crop: torchvision's defaults.
+pub const CROP_RATIO: [f64; 2] = [3.0 / 4.0, 4.0 / 3.0];
 /// Tries before the fallback to the middle of the picture.
 const TRIES: usize = 10;
+/// The part of the area that erasing covers, and its width over height: torchvision's defaults.
+const ERASED_AREA: [f64; 2] = [0.02, 0.33];
+const ERASED_RATIO: [f64; 2] = [0.3, 3.3];
+
+/// What happens to a training picture. By default a random resized crop and a flip, as in torchvision's references.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Augmentation {
+    /// The part of the picture's area that a crop covers, drawn between the two. For [`Fit::Crop`](offshoot_graph::Fit) only.
+    pub crop_scale: [f64; 2],
+    /// Width over height of a crop, drawn between the two on a logarithmic scale.
+    pub crop_ratio: [f64; 2],
+    /// The probability of a flip left to right.
+    pub flip: f64,
+    /// The probability of a flip top to bottom.
+    pub flip_vertical: f64,
+    /// The largest angle of a rotation to either side, in degrees; what comes in from outside is black.
+    pub rotate: f64,
+    /// Brightness is multiplied by a factor between 1 minus and 1 plus this.
+    pub brightness: f64,
+    /// The same for contrast.
+    pub contrast: f64,
+    /// The same for saturation.
+    pub saturation: f64,
+    /// The hue is turned by up to this part of the wheel, 0..0.5.
+    pub hue: f64,
+    /// TrivialAugment or RandAugment.
+    pub policy: Policy,
+    /// The probability that a rectangle gets the mean colour.
+    pub erase: f64,
+    /// Mixup's parameter; see [`Mix`]. 0 is off.
+    pub mixup: f64,
+    /// Cutmix's parameter; see [`Mix`]. 0 is off.
+    pub cutmix: f64,
+}
+
+impl Default for Augmentation {
+    fn default() -> Augmentation {
+        Augmentation { flip: 0.5, ..Augmentation::NONE }
+    }
+}
+
+impl Augmentation {
+    /// A random resized crop where the fit is `crop`, and nothing else.
+    pub const NONE: Augmentation = Augmentation {
+        crop_scale: CROP_SCALE,
+        crop_ratio: CROP_RATIO,
+        flip: 0.0,
+        flip_vertical: 0.0,
+        rotate: 0.0,
+        brightness: 0.0,
+        contrast: 0.0,
+        saturation: 0.0,
+        hue: 0.0,
+        policy: Policy::Off,
+        erase: 0.0,
+        mixup: 0.0,
+        cutmix: 0.0,
+    };
+
+    /// How pictures of a batch are mixed.
+    pub fn mix(&self) -> Mix {
+        Mix { mixup: self.mixup, cutmix: self.cutmix }
+    }
+
+    /// All that comes after the crop, on `size` x `size` RGB pixels. `mean` is the colour of what is erased.
+    pub fn change(&self, pixels: &mut [u8], size: usize, mean: [u8; 3], random: &mut Random) {
+        // One draw a picture even where nothing is flipped: other settings keep their crops and flips.
+        if chance(self.flip, random) {
+            flip(pixels, size);
+        }
+        if self.flip_vertical > 0.0 && chance(self.flip_vertical, random) {
+            flip_vertical(pixels, size);
+        }
+        if self.rotate > 0.0 {
+            let degrees = between(-self.rotate, self.rotate, random);
+            PixelOp::Rotate { degrees, smooth: true }.apply(pixels, size);
+        }
+        self.jitter(random).into_iter().for_each(|op| op.apply(pixels, size));
+        self.policy.draw(size, random).into_iter().for_each(|op| op.apply(pixels, size));
+        if self.erase > 0.0 && chance(self.erase, random) {
+            erase(pixels, size, mean, random);
+        }
+    }
+
+    /// torchvision's `ColorJitter`: the changes of colour, in a random order.
+    fn jitter(&self, random: &mut Random) -> Vec<PixelOp> {
+        let mut ops: Vec<PixelOp> = Vec::new();
+        let mut factor = |range: f64, op: fn(f64) -> PixelOp, ops: &mut Vec<PixelOp>| {
+            if range > 0.0 {
+                ops.push(op(between((1.0 - range).max(0.0), 1.0 + range, random)));
+            }
+        };
+        factor(self.brightness, PixelOp::Brightness, &mut ops);
+        factor(self.contrast, PixelOp::Contrast, &mut ops);
+        factor(self.saturation, PixelOp::Saturation, &mut ops);
+        if self.hue > 0.0 {
+            ops.push(PixelOp::Hue(between(-self.hue, self.hue, random)));
+        }
+        random.shuffle(&mut ops);
+        ops
+    }
+}
 
 /// A rectangle of a picture, in pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,32 +137,37 @@ pub struct Crop {
     pub height: usize,
 }
 
-/// The rectangle of torchvision's `RandomResizedCrop`: area uniform in 0.08..1 of the picture's, aspect
-/// log-uniform in 3/4..4/3, ten tries; then the largest rectangle in the middle with an allowed aspect.
-pub fn random_crop(width: usize, height: usize, random: &mut Random) -> Crop {
+/// The rectangle of torchvision's `RandomResizedCrop`: area uniform within `scale` of the picture's, aspect
+/// log-uniform within `ratio`, ten tries; then the largest rectangle in the middle with an allowed aspect.
+pub fn random_crop(width: usize, height: usize, how: &Augmentation, random: &mut Random) -> Crop {
     let area = width as f64 * height as f64;
     for _ in 0..TRIES {
-        let target = area * between(AREA.0, AREA.1, random);
-        let aspect = aspect(between(-1.0, 1.0, random));
-        let crop_width = (target * aspect).sqrt().round_ties_even() as usize;
-        let crop_height = (target / aspect).sqrt().round_ties_even() as usize;
+        let (crop_width, crop_height) = rectangle(area, how.crop_scale, how.crop_ratio, random);
         if (1..=width).contains(&crop_width) && (1..=height).contains(&crop_height) {
             let top = random.below(height - crop_height + 1);
             let left = random.below(width - crop_width + 1);
             return Crop { left, top, width: crop_width, height: crop_height };
         }
     }
-    middle_crop(width, height)
+    middle_crop(width, height, how.crop_ratio)
 }
 
-/// The largest rectangle in the middle of a picture whose aspect is within 3/4..4/3.
-pub fn middle_crop(width: usize, height: usize) -> Crop {
+/// Width and height of a rectangle of a random part of an area and a random aspect.
+fn rectangle(area: f64, scale: [f64; 2], ratio: [f64; 2], random: &mut Random) -> (usize, usize) {
+    let target = area * between(scale[0], scale[1], random);
+    let aspect = libm::exp(between(libm::log(ratio[0]), libm::log(ratio[1]), random));
+    let rounded = |side: f64| side.round_ties_even() as usize;
+    (rounded((target * aspect).sqrt()), rounded((target / aspect).sqrt()))
+}
+
+/// The largest rectangle in the middle of a picture whose aspect is within `ratio`.
+pub fn middle_crop(width: usize, height: usize, ratio: [f64; 2]) -> Crop {
     let rounded = |side: f64| (side.round_ties_even() as usize).max(1);
     let aspect = width as f64 / height as f64;
-    let (crop_width, crop_height) = if aspect < 1.0 / MAX_ASPECT {
-        (width, rounded(width as f64 * MAX_ASPECT).min(height))
-    } else if aspect > MAX_ASPECT {
-        (rounded(height as f64 * MAX_ASPECT).min(width), height)
+    let (crop_width, crop_height) = if aspect < ratio[0] {
+        (width, rounded(width as f64 / ratio[0]).min(height))
+    } else if aspect > ratio[1] {
+        (rounded(height as f64 * ratio[1]).min(width), height)
     } else {
         (width, height)
     };
@@ -60,18 +179,34 @@ fn between(low: f64, high: f64, random: &mut Random) -> f64 {
     low + (high - low) * f64::from(random.uniform())
 }
 
-/// `MAX_ASPECT` to the power of `exponent` (in -1..1), by its power series: the same bits on every platform, which the
-/// mathematical library does not promise.
-fn aspect(exponent: f64) -> f64 {
-    const LN_MAX_ASPECT: f64 = 0.287_682_072_451_780_9;
-    let x = exponent * LN_MAX_ASPECT;
-    // The terms from the 13th on are below 0.29^13 / 13!, far below an f64's last bit.
-    (1..13).rev().fold(1.0, |sum, n| 1.0 + x / f64::from(n) * sum)
+fn chance(probability: f64, random: &mut Random) -> bool {
+    f64::from(random.uniform()) < probability
 }
 
-/// Whether to flip: one time in two.
-pub fn random_flip(random: &mut Random) -> bool {
-    random.uniform() < 0.5
+/// torchvision's `RandomErasing`: a rectangle of 2 to 33 % of the picture gets one colour.
+fn erase(pixels: &mut [u8], size: usize, colour: [u8; 3], random: &mut Random) {
+    for _ in 0..TRIES {
+        let (width, height) = rectangle((size * size) as f64, ERASED_AREA, ERASED_RATIO, random);
+        if (1..size).contains(&width) && (1..size).contains(&height) {
+            let (top, left) = (random.below(size - height + 1), random.below(size - width + 1));
+            for row in pixels.chunks_exact_mut(size * 3).skip(top).take(height) {
+                row[left * 3..(left + width) * 3]
+                    .chunks_exact_mut(3)
+                    .for_each(|p| p.copy_from_slice(&colour));
+            }
+            return;
+        }
+    }
+}
+
+/// Mirrors rows of `width` RGB pixels, top to bottom, in place.
+pub fn flip_vertical(pixels: &mut [u8], width: usize) {
+    let stride = width * 3;
+    let height = pixels.len() / stride;
+    for y in 0..height / 2 {
+        let (above, below) = pixels.split_at_mut((height - 1 - y) * stride);
+        above[y * stride..(y + 1) * stride].swap_with_slice(&mut below[..stride]);
+    }
 }
 
 /// Mirrors rows of `width` RGB pixels, left to right, in place.
@@ -97,22 +232,13 @@ mod tests {
     }
 
     #[test]
-    fn the_series_is_the_power() {
-        for i in -100..=100 {
-            let exponent = f64::from(i) / 100.0;
-            let error = aspect(exponent) / MAX_ASPECT.powf(exponent) - 1.0;
-            assert!(error.abs() < 1e-15, "{exponent}: {error}");
-        }
-    }
-
-    #[test]
     fn areas_and_aspects_have_the_moments_of_their_distributions() {
         let (mut areas, mut aspects, mut lefts) = (0.0, 0.0, 0.0);
         let count = 20_000;
         // So large that rounding does not matter, and square so that most first tries fit.
         let side = 100_000;
         for picture in 0..count {
-            let crop = random_crop(side, side, &mut stream(3, picture));
+            let crop = random_crop(side, side, &Augmentation::NONE, &mut stream(3, picture));
             areas += crop.width as f64 * crop.height as f64 / (side * side) as f64;
             aspects += (crop.width as f64 / crop.height as f64).ln();
             lefts += crop.left as f64 / (side - crop.width).max(1) as f64;
@@ -125,18 +251,49 @@ mod tests {
     }
 
     #[test]
-    fn one_flip_in_two() {
-        let flips = (0..10_000).filter(|&picture| random_flip(&mut stream(1, picture))).count();
-        assert!((4800..5200).contains(&flips), "{flips}");
+    fn what_is_off_changes_nothing_and_what_is_on_is_drawn_as_often_as_asked_for() {
+        let (size, before) = (8, (0..8 * 8 * 3).map(|i| i as u8).collect::<Vec<u8>>());
+        let changed = |how: Augmentation| {
+            let changed = |&picture: &u64| {
+                let mut pixels = before.clone();
+                how.change(&mut pixels, size, [9; 3], &mut stream(1, picture));
+                pixels != before
+            };
+            (0..4000).filter(changed).count() as f64 / 4000.0
+        };
+        let none = Augmentation::NONE;
+        assert_eq!(changed(none), 0.0);
+        let near = |share: f64, expected: f64| assert!((share - expected).abs() < 0.03, "{share} {expected}");
+        near(changed(Augmentation::default()), 0.5);
+        near(changed(Augmentation { flip_vertical: 0.25, ..none }), 0.25);
+        near(changed(Augmentation { erase: 0.3, ..none }), 0.3);
+        near(changed(Augmentation { rotate: 90.0, ..none }), 1.0);
+        near(
+            changed(Augmentation { brightness: 0.5, contrast: 0.5, saturation: 0.5, hue: 0.2, ..none }),
+            1.0,
+        );
+    }
+
+    #[test]
+    fn erased_areas_have_the_mean_of_their_distribution() {
+        let (size, count) = (100, 2000);
+        let mut areas = 0.0;
+        for picture in 0..count {
+            let mut pixels = vec![0; size * size * 3];
+            erase(&mut pixels, size, [1, 2, 3], &mut stream(5, picture));
+            areas += pixels.iter().filter(|&&x| x == 2).count() as f64 / (size * size) as f64;
+        }
+        let mean = areas / count as f64;
+        assert!((mean - 0.175).abs() < 0.01, "{mean}");
     }
 
     proptest! {
         #[test]
         fn crops_lie_within_the_picture(width in 1..5000usize, height in 1..5000usize, seed: u64) {
-            let crop = random_crop(width, height, &mut stream(seed, 0));
+            let crop = random_crop(width, height, &Augmentation::NONE, &mut stream(seed, 0));
             prop_assert!(crop.width >= 1 && crop.height >= 1);
             prop_assert!(crop.left + crop.width <= width && crop.top + crop.height <= height);
-            prop_assert_eq!(crop, random_crop(width, height, &mut stream(seed, 0)));
+            prop_assert_eq!(crop, random_crop(width, height, &Augmentation::NONE, &mut stream(seed, 0)));
         }
 
         #[test]
@@ -146,6 +303,10 @@ mod tests {
             flip(&mut flipped, width);
             prop_assert_eq!(&flipped[..3], &pixels[(width - 1) * 3..][..3]);
             flip(&mut flipped, width);
+            prop_assert_eq!(&flipped, &pixels);
+            flip_vertical(&mut flipped, width);
+            prop_assert_eq!(&flipped[..width * 3], &pixels[(height - 1) * width * 3..]);
+            flip_vertical(&mut flipped, width);
             prop_assert_eq!(flipped, pixels);
         }
     }

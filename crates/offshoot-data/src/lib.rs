@@ -29,7 +29,8 @@ mod loader;
 mod resample;
 mod transform;
 
+pub use augment::{Augmentation, Mix, Policy};
 pub use decode::{DecodeError, DecodeOptions, Picture, PictureError, decode, probe, read_picture};
 pub use folder::{Dataset, FolderError, FolderOptions, Labelled, Pictures, Sample, labelled, pictures};
-pub use loader::{Batch, Epoch, Loader, LoaderOptions};
+pub use loader::{Batch, Draw, Epoch, Loader, LoaderOptions};
 pub use transform::{Transform, TransformError};

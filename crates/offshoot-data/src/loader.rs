@@ -14,6 +14,8 @@ use std::thread::JoinHandle;
 
 use offshoot_graph::random::{Purpose, Random};
 
+use crate::augment::Augmentation;
+use crate::augment::mix::Partner;
 use crate::decode::{DecodeError, DecodeOptions, PictureError, read_picture};
 use crate::folder::Sample;
 use crate::transform::Transform;
@@ -25,9 +27,12 @@ pub struct LoaderOptions {
     pub batch_size: usize,
     /// Whether each epoch has its own order. Else the pictures come in the order given.
     pub shuffle: bool,
-    /// Whether pictures are cropped and flipped at random; see [`Transform::augment`].
-    pub augment: bool,
-    /// Decides order, crops and flips.
+    /// Whether each class has the same number of places in a shuffled epoch: pictures of small classes come several times,
+    /// each time with other random changes, and of large classes only some come.
+    pub balance: bool,
+    /// What happens to pictures at random; see [`Transform::augment`].
+    pub augment: Option<Augmentation>,
+    /// Decides all that is random.
     pub seed: u64,
     /// How many random versions of each picture take turns: epoch e shows version e modulo this. Without, each epoch has
     /// its own.
@@ -51,7 +56,8 @@ impl LoaderOptions {
         LoaderOptions {
             batch_size,
             shuffle: false,
-            augment: false,
+            balance: false,
+            augment: None,
             seed: 0,
             views: None,
             threads: 0,
@@ -66,7 +72,7 @@ impl LoaderOptions {
     pub fn training(transform: &Transform, batch_size: usize, seed: u64) -> LoaderOptions {
         LoaderOptions {
             shuffle: true,
-            augment: true,
+            augment: Some(Augmentation::default()),
             seed,
             ..LoaderOptions::evaluation(transform, batch_size)
         }
@@ -82,6 +88,8 @@ pub struct Batch {
     pub labels: Vec<i64>,
     /// Places of the pictures in the loader's list of samples, `[n]`: the keys of their random numbers.
     pub indices: Vec<u64>,
+    /// What was mixed into each picture; empty where nothing is mixed.
+    pub partners: Vec<Partner>,
 }
 
 impl Batch {
@@ -94,6 +102,15 @@ impl Batch {
     pub fn is_empty(&self) -> bool {
         self.labels.is_empty()
     }
+}
+
+/// A place in an epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Draw {
+    /// The picture's place in the list of samples.
+    pub index: usize,
+    /// How often the picture has come in this epoch before.
+    pub repetition: u32,
 }
 
 /// A list of pictures that can be gone through epoch by epoch.
@@ -187,8 +204,8 @@ impl Loader {
         Epoch::start(&self.shared, epoch, batches)
     }
 
-    /// Places of the pictures in the list of samples, in the order of an epoch, without those known to be unusable.
-    pub fn order(&self, epoch: u64) -> Vec<usize> {
+    /// The pictures in the order of an epoch, without those known to be unusable.
+    pub fn order(&self, epoch: u64) -> Vec<Draw> {
         self.shared.order(epoch)
     }
 
@@ -203,17 +220,23 @@ impl Loader {
         lock(&self.shared.skipped).extend(errors);
     }
 
-    /// The pictures at `indices` of the list of samples as they are in `epoch`.
+    /// The pictures `draws` as they are in `epoch`.
     ///
     /// # Errors
     /// The first that cannot be used.
-    pub fn batch(&self, indices: &[usize], epoch: u64) -> Result<Batch, PictureError> {
+    pub fn batch(&self, draws: &[Draw], epoch: u64) -> Result<Batch, PictureError> {
         let mut batch = Batch::default();
-        for &index in indices {
-            let pixels = self.shared.load(index, epoch)?;
-            self.shared.add(&mut batch, index, &pixels);
+        for &draw in draws {
+            let pixels = self.shared.load(draw, epoch)?;
+            self.shared.add(&mut batch, draw.index, &pixels);
         }
+        self.shared.mix(&mut batch, epoch);
         Ok(batch)
+    }
+
+    /// Which of `views` random versions of a picture a place of an epoch shows.
+    pub fn view(draw: Draw, epoch: u64, views: NonZeroU64) -> u64 {
+        epoch.wrapping_add(u64::from(draw.repetition)) % views
     }
 
     /// The pictures that could not be used so far: places in the list of samples, with the reason.
@@ -223,17 +246,54 @@ impl Loader {
 }
 
 impl Shared {
-    /// Indices of the samples in the order of this epoch, without those known to be unusable.
-    fn order(&self, epoch: u64) -> Vec<usize> {
-        let mut order: Vec<usize> = (0..self.samples.len()).collect();
-        if self.options.shuffle {
-            Random::new(self.options.seed, epoch, 0, Purpose::Shuffle).shuffle(&mut order);
+    /// The order of this epoch, without pictures known to be unusable.
+    fn order(&self, epoch: u64) -> Vec<Draw> {
+        let options = &self.options;
+        let mut order: Vec<Draw> = match options.shuffle && options.balance {
+            true => self.balanced(epoch),
+            false => (0..self.samples.len()).map(|index| Draw { index, repetition: 0 }).collect(),
+        };
+        if options.shuffle {
+            Random::new(options.seed, epoch, 0, Purpose::Shuffle).shuffle(&mut order);
         }
-        if !self.options.strict {
+        if !options.strict {
             let skipped = lock(&self.skipped);
-            order.retain(|index| !skipped.contains_key(index));
+            order.retain(|draw| !skipped.contains_key(&draw.index));
         }
         order
+    }
+
+    /// As many places as there are pictures, given out to the classes in turn. A class fills its own with all its pictures in a
+    /// random order, then with all of them again. Unusable pictures count: finding one must not change the rest of the order.
+    fn balanced(&self, epoch: u64) -> Vec<Draw> {
+        let mut classes: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        for (index, sample) in self.samples.iter().enumerate() {
+            classes.entry(sample.label).or_default().push(index);
+        }
+        let (places, count) = (self.samples.len(), classes.len().max(1));
+        // The classes that get one place more differ from epoch to epoch.
+        let first = (epoch % count as u64) as usize;
+        let mut order = Vec::with_capacity(places);
+        for (place, (&label, pictures)) in classes.iter_mut().enumerate() {
+            let key = (label as u64).wrapping_add(1);
+            Random::new(self.options.seed, epoch, key, Purpose::Shuffle).shuffle(pictures);
+            let turn = (place + count - first) % count;
+            let share = places / count + usize::from(turn < places % count);
+            let own = (0..share).map(|i| Draw {
+                index: pictures[i % pictures.len()],
+                repetition: (i / pictures.len()) as u32,
+            });
+            order.extend(own);
+        }
+        order
+    }
+
+    /// The epoch whose random numbers a place of an epoch takes. Repetitions take those of epochs that no run reaches.
+    fn random_epoch(&self, draw: Draw, epoch: u64) -> u64 {
+        match self.options.views {
+            Some(views) => Loader::view(draw, epoch, views),
+            None => epoch.wrapping_add(u64::from(draw.repetition) << 32),
+        }
     }
 
     fn threads(&self) -> usize {
@@ -244,19 +304,17 @@ impl Shared {
     }
 
     /// The bytes of one picture's input.
-    fn load(&self, index: usize, epoch: u64) -> Result<Arc<[u8]>, PictureError> {
-        let view = self.options.views.map_or(epoch, |views| epoch % views);
+    fn load(&self, draw: Draw, epoch: u64) -> Result<Arc<[u8]>, PictureError> {
+        let Draw { index, .. } = draw;
+        let Some(how) = &self.options.augment else { return self.evaluation_pixels(index) };
+        let view = self.random_epoch(draw, epoch);
         let mut random = Random::new(self.options.seed, view, index as u64, Purpose::Augment);
-        if self.options.augment && !self.transform.only_flips() {
+        if self.transform.crops_at_random() {
             let picture = read_picture(&self.samples[index].path, &self.options.decode)?;
-            return Ok(self.transform.augment(&picture, &mut random).into());
+            return Ok(self.transform.augment(&picture, how, &mut random).into());
         }
-        let pixels = self.evaluation_pixels(index)?;
-        if !self.options.augment {
-            return Ok(pixels);
-        }
-        let mut pixels = pixels.to_vec();
-        self.transform.flip_at_random(&mut pixels, &mut random);
+        let mut pixels = self.evaluation_pixels(index)?.to_vec();
+        self.transform.change(&mut pixels, how, &mut random);
         Ok(pixels.into())
     }
 
@@ -276,6 +334,13 @@ impl Shared {
         self.transform.normalize(pixels, &mut batch.images[start..]);
         batch.labels.push(self.samples[index].label as i64);
         batch.indices.push(index as u64);
+    }
+
+    fn mix(&self, batch: &mut Batch, epoch: u64) {
+        let Some(how) = &self.options.augment else { return };
+        let (size, random) = (self.transform.preprocessing().size, (self.options.seed, epoch));
+        let (labels, keys) = (&batch.labels[..], &batch.indices[..]);
+        batch.partners = how.mix().apply(&mut batch.images, size, (labels, keys), random);
     }
 }
 
@@ -302,7 +367,7 @@ type Message = (usize, std::thread::Result<Loaded>);
 pub struct Epoch {
     shared: Arc<Shared>,
     epoch: u64,
-    order: Vec<usize>,
+    order: Vec<Draw>,
     /// How many pictures of `order` were handed to the threads.
     requested: usize,
     /// How many pictures of `order` were put into batches or skipped.
@@ -310,7 +375,7 @@ pub struct Epoch {
     /// Pictures that are done before their turn, by position in `order`. No larger than the window.
     early: BTreeMap<usize, Loaded>,
     /// Positions in `order` for the threads; closing it ends them.
-    requests: Option<Sender<(usize, usize)>>,
+    requests: Option<Sender<(usize, Draw)>>,
     results: Receiver<Message>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -356,16 +421,16 @@ impl Epoch {
 
     /// The next picture in the order of the epoch, with its index; `None` at the end.
     fn take(&mut self) -> Option<(usize, Loaded)> {
-        let &index = self.order.get(self.taken)?;
+        let &draw = self.order.get(self.taken)?;
         self.request();
         let loaded = if self.threads.is_empty() {
             // The system allows no more threads.
-            self.shared.load(index, self.epoch)
+            self.shared.load(draw, self.epoch)
         } else {
             self.wait()
         };
         self.taken += 1;
-        Some((index, loaded))
+        Some((draw.index, loaded))
     }
 
     fn wait(&mut self) -> Loaded {
@@ -396,15 +461,15 @@ impl Epoch {
 fn start_thread(
     shared: &Arc<Shared>,
     epoch: u64,
-    queue: &Arc<Mutex<Receiver<(usize, usize)>>>,
+    queue: &Arc<Mutex<Receiver<(usize, Draw)>>>,
     done: &Sender<Message>,
 ) -> std::io::Result<JoinHandle<()>> {
     let (shared, queue, done) = (shared.clone(), queue.clone(), done.clone());
     let work = move || {
         loop {
             let request = lock(&queue).recv();
-            let Ok((position, index)) = request else { return };
-            let loaded = catch_unwind(AssertUnwindSafe(|| shared.load(index, epoch)));
+            let Ok((position, draw)) = request else { return };
+            let loaded = catch_unwind(AssertUnwindSafe(|| shared.load(draw, epoch)));
             if done.send((position, loaded)).is_err() {
                 return;
             }
@@ -424,6 +489,7 @@ impl Iterator for Epoch {
             images: Vec::with_capacity(expected * input_len),
             labels: Vec::with_capacity(expected),
             indices: Vec::with_capacity(expected),
+            partners: Vec::new(),
         };
         while batch.len() < batch_size {
             match self.take() {
@@ -439,6 +505,7 @@ impl Iterator for Epoch {
             }
         }
         self.request();
+        self.shared.mix(&mut batch, self.epoch);
         (!batch.is_empty()).then_some(Ok(batch))
     }
 }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use offshoot_graph::random::Random;
 use offshoot_graph::{Fit, Preprocessing};
 
-use crate::augment::{self, Crop};
+use crate::augment::{self, Augmentation, Crop};
 use crate::decode::{DecodeOptions, Picture};
 use crate::resample::{Span, resample};
 
@@ -118,26 +118,28 @@ impl Transform {
     }
 
     /// The transform for training, a pure function of the picture and the stream of random numbers: for
-    /// [`Fit::Crop`] a random resized crop of the source picture and a random flip; for the others the evaluation
-    /// transform and a random flip. The same shape as from [`Transform::evaluate`].
-    pub fn augment(&self, picture: &Picture, random: &mut Random) -> Vec<u8> {
+    /// [`Fit::Crop`] a random resized crop of the source picture, for the others the evaluation transform; then all else that
+    /// `how` says of single pictures. The same shape as from [`Transform::evaluate`].
+    pub fn augment(&self, picture: &Picture, how: &Augmentation, random: &mut Random) -> Vec<u8> {
         let mut pixels = match self.preprocessing.fit {
-            Fit::Crop => self.crop(picture, augment::random_crop(picture.width(), picture.height(), random)),
+            Fit::Crop => {
+                self.crop(picture, augment::random_crop(picture.width(), picture.height(), how, random))
+            }
             Fit::Pad | Fit::Stretch => self.evaluate(picture),
         };
-        self.flip_at_random(&mut pixels, random);
+        self.change(&mut pixels, how, random);
         pixels
     }
 
-    /// Whether a training picture is the evaluation picture, flipped or not.
-    pub(crate) fn only_flips(&self) -> bool {
-        self.preprocessing.fit != Fit::Crop
+    /// Whether a training picture starts as the evaluation picture.
+    pub(crate) fn crops_at_random(&self) -> bool {
+        self.preprocessing.fit == Fit::Crop
     }
 
-    pub(crate) fn flip_at_random(&self, pixels: &mut [u8], random: &mut Random) {
-        if augment::random_flip(random) {
-            augment::flip(pixels, self.preprocessing.size);
-        }
+    /// All that `how` says but the crop.
+    pub(crate) fn change(&self, pixels: &mut [u8], how: &Augmentation, random: &mut Random) {
+        let mean = self.preprocessing.mean.map(|mean| (mean * 255.0).round() as u8);
+        how.change(pixels, self.preprocessing.size, mean, random);
     }
 
     /// Bytes from [`Transform::evaluate`] or [`Transform::augment`] to the network's input, channel by channel
@@ -241,7 +243,7 @@ mod tests {
                     };
                     let transform = Transform::new(&preprocessing).expect("it can be carried out");
                     let mut random = Random::new(seed, 0, 0, Purpose::Augment);
-                    for pixels in [transform.evaluate(&picture), transform.augment(&picture, &mut random)] {
+                    for pixels in [transform.evaluate(&picture), transform.augment(&picture, &Augmentation::default(), &mut random)] {
                         prop_assert_eq!(pixels, vec![77; transform.input_len()]);
                     }
                 }

@@ -6,7 +6,9 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use offshoot_data::{Batch, DecodeError, Loader, LoaderOptions, Sample, Transform, read_picture};
+use offshoot_data::{
+    Augmentation, Batch, DecodeError, Draw, Loader, LoaderOptions, Sample, Transform, read_picture,
+};
 use offshoot_graph::random::{Purpose, Random};
 use offshoot_graph::{Fit, Preprocessing};
 
@@ -49,6 +51,10 @@ fn batches(loader: &Loader, epoch: u64) -> Vec<Batch> {
     loader.epoch(epoch).map(Result::unwrap).collect()
 }
 
+fn once(index: usize) -> Draw {
+    Draw { index, repetition: 0 }
+}
+
 #[test]
 fn evaluation_yields_every_picture_in_order() {
     let transform = transform(Fit::Pad);
@@ -80,7 +86,10 @@ fn a_training_picture_is_keyed_by_seed_epoch_and_index() {
             let picture = read_picture(path, &transform.decode_options()).unwrap();
             let mut random = Random::new(7, 5, index, Purpose::Augment);
             let mut expected = vec![0.0; transform.input_len()];
-            transform.normalize(&transform.augment(&picture, &mut random), &mut expected);
+            transform.normalize(
+                &transform.augment(&picture, &Augmentation::default(), &mut random),
+                &mut expected,
+            );
             assert_eq!(image, expected);
         }
     }
@@ -123,9 +132,9 @@ fn the_cache_changes_nothing_and_spares_the_files() {
         sample.path = copy;
     }
     for (fit, augment) in [(Fit::Crop, false), (Fit::Pad, true), (Fit::Stretch, true)] {
-        let plain = loader(fit, |options| options.augment = augment);
+        let plain = loader(fit, |options| options.augment = augment.then(Augmentation::default));
         let mut options = LoaderOptions::training(&transform(fit), 4, 7);
-        options.augment = augment;
+        options.augment = augment.then(Augmentation::default);
         options.cache_bytes = 1 << 20;
         let cached = Loader::new(copies.clone(), transform(fit), options);
         assert_eq!(batches(&plain, 0), batches(&cached, 0));
@@ -151,16 +160,16 @@ fn an_epoch_can_start_late_without_reading_what_is_before() {
         let rest: Vec<Batch> = late.epoch_from(3, from).map(Result::unwrap).collect();
         assert_eq!(rest, whole[from.min(whole.len())..]);
     }
-    let indices: Vec<usize> = whole[1].indices.iter().map(|&i| i as usize).collect();
-    assert_eq!(late.batch(&indices, 3).unwrap(), whole[1]);
-    assert_eq!(late.order(3)[4..8], indices);
+    let draws: Vec<Draw> = whole[1].indices.iter().map(|&i| once(i as usize)).collect();
+    assert_eq!(late.batch(&draws, 3).unwrap(), whole[1]);
+    assert_eq!(late.order(3)[4..8], draws);
 }
 
 #[test]
 fn views_take_turns() {
     let turns = loader(Fit::Crop, |o| o.views = std::num::NonZeroU64::new(2));
     let anew = loader(Fit::Crop, |_| ());
-    let all: Vec<usize> = (0..samples().len()).collect();
+    let all: Vec<Draw> = (0..samples().len()).map(once).collect();
     for epoch in 0..5 {
         assert_eq!(turns.batch(&all, epoch).unwrap(), anew.batch(&all, epoch % 2).unwrap());
         assert_eq!(turns.order(epoch), anew.order(epoch));
@@ -171,7 +180,7 @@ fn views_take_turns() {
 fn what_is_known_to_be_unusable_is_not_tried() {
     let one = loader(Fit::Crop, |_| ());
     one.leave_out([(2, "it was broken".to_owned()), (99, "it is not there".to_owned())]);
-    assert!(!one.order(0).contains(&2) && one.order(0).len() == 10);
+    assert!(!one.order(0).contains(&once(2)) && one.order(0).len() == 10);
     assert!(batches(&one, 0).iter().all(|batch| !batch.indices.contains(&2)));
     assert_eq!(one.unusable(), [(2, "it was broken".to_owned())]);
     assert!(one.skipped()[0].to_string().ends_with("small.png: it was broken"), "{}", one.skipped()[0]);
@@ -246,4 +255,49 @@ fn an_epoch_can_be_left_early() {
     let first = epoch.next().unwrap().unwrap();
     drop(epoch);
     assert_eq!(first, batches(&loader, 0)[0]);
+}
+
+#[test]
+fn balanced_classes_have_equal_places_and_repetitions_are_other_pictures() {
+    // 8 pictures of class 0, 2 of class 1, 1 of class 2.
+    let mut samples = samples();
+    samples.iter_mut().enumerate().for_each(|(i, s)| s.label = usize::from(i >= 8) + usize::from(i >= 10));
+    let mut options = LoaderOptions::training(&transform(Fit::Pad), 4, 7);
+    options.balance = true;
+    let loader = Loader::new(samples.clone(), transform(Fit::Pad), options);
+    let mut all = BTreeSet::new();
+    for epoch in 0..6 {
+        let order = loader.order(epoch);
+        assert_eq!(order.len(), 11);
+        let places = |label| order.iter().filter(|draw| samples[draw.index].label == label).count();
+        assert!((0..3).all(|label| (3..=4).contains(&places(label))), "{order:?}");
+        let repeated: Vec<u32> =
+            order.iter().filter(|draw| draw.index == 10).map(|draw| draw.repetition).collect();
+        assert_eq!(repeated.iter().collect::<BTreeSet<_>>().len(), repeated.len());
+        assert_ne!(order, loader.order(epoch + 1));
+        all.extend(order.iter().map(|draw| draw.index));
+    }
+    assert_eq!(all, (0..11).collect());
+    let flipped = |repetition| {
+        let draw = Draw { index: 10, repetition };
+        (0..8).map(|epoch| loader.batch(&[draw], epoch).unwrap().images).collect::<Vec<_>>()
+    };
+    assert_ne!(flipped(0), flipped(1));
+    assert_eq!(flipped(1), flipped(1));
+}
+
+#[test]
+fn mixing_needs_the_batch_only() {
+    let mixed = |threads| {
+        let augment = Augmentation { mixup: 0.4, cutmix: 1.0, ..Augmentation::default() };
+        loader(Fit::Crop, |options| (options.augment, options.threads) = (Some(augment), threads))
+    };
+    let whole = batches(&mixed(1), 3);
+    assert!(whole.iter().all(|batch| batch.partners.len() == batch.len()));
+    assert_eq!(whole, batches(&mixed(3), 3));
+    let late: Vec<Batch> = mixed(2).epoch_from(3, 1).map(Result::unwrap).collect();
+    assert_eq!(late, whole[1..]);
+    let plain = batches(&loader(Fit::Crop, |_| ()), 3);
+    assert_eq!(whole[0].labels, plain[0].labels);
+    assert_ne!(whole[0].images, plain[0].images);
 }

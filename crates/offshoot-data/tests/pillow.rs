@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use offshoot_data::augment::{Crop, middle_crop};
+use offshoot_data::augment::{CROP_RATIO, Crop, middle_crop};
 use offshoot_data::{DecodeOptions, Picture, Transform, decode, read_picture};
 use offshoot_graph::{Fit, Interpolation, Preprocessing};
 
@@ -162,7 +162,7 @@ fn without_a_fitting_crop_the_middle_is_taken() {
     for case in cases("middle") {
         let [width, height, left, top, crop_width, crop_height] = numbers(&case);
         let expected = Crop { left, top, width: crop_width, height: crop_height };
-        assert_eq!(middle_crop(width, height), expected, "{width}x{height}");
+        assert_eq!(middle_crop(width, height, CROP_RATIO), expected, "{width}x{height}");
     }
 }
 

@@ -261,10 +261,12 @@ fn dropout_keys(inputs: &[&Value]) -> Result<(), String> {
 fn loss_operands(inputs: &[&Value]) -> Result<(), String> {
     let (logits, labels) = (inputs[0], inputs[1]);
     rank(logits, 2)?;
-    if labels.dtype != DType::I64 || labels.shape.0 != logits.shape.0[..1] {
+    let hard = labels.dtype == DType::I64 && labels.shape.0 == logits.shape.0[..1];
+    let soft = labels.dtype == DType::F32 && labels.shape == logits.shape;
+    if !hard && !soft {
         return Err(format!(
-            "the labels must be i64 [{}]; they are {} {}",
-            logits.shape.0[0], labels.dtype, labels.shape
+            "the labels must be i64 [{}] or f32 {}; they are {} {}",
+            logits.shape.0[0], logits.shape, labels.dtype, labels.shape
         ));
     }
     match inputs.get(2) {

@@ -46,7 +46,8 @@ pub enum Op {
         /// The axis that sums to one.
         axis: usize,
     },
-    /// (logits [N, C], labels i64 [N], class weights [C]?) -> scalar, as `torch.nn.CrossEntropyLoss` with the weighted mean
+    /// (logits [N, C], labels i64 [N] or targets f32 [N, C], class weights [C]?) -> scalar, as `torch.nn.CrossEntropyLoss`: with
+    /// labels the weighted mean, with targets the sum over N
     SoftmaxCrossEntropyLoss(CrossEntropy),
     /// What only training computes on the way forward.
     Train(TrainOp),

@@ -17,6 +17,8 @@ pub enum Purpose {
     Dropout,
     /// Initial weights of new layers.
     Init,
+    /// Which pictures of a batch are mixed, and how much.
+    Mix,
 }
 
 /// A stream of random numbers.

@@ -4,14 +4,15 @@ use std::num::NonZeroU64;
 use std::rc::Rc;
 
 use blake3::{Hash, Hasher};
-use offshoot_data::{Batch, Dataset, Loader, LoaderOptions, PictureError, Sample, Transform};
+use offshoot_data::augment::mix::Partner;
+use offshoot_data::{Batch, Dataset, Draw, Loader, LoaderOptions, PictureError, Sample, Transform};
 use offshoot_graph::Tensor;
 use offshoot_graph::random::{Purpose, key};
 
 use crate::cache::{Cache, Layout, RowFile, Writer};
 use crate::evaluate::images;
 use crate::fingerprint;
-use crate::recipe::{Augment, Recipe};
+use crate::recipe::Recipe;
 use crate::step::TrainStep;
 use crate::train::TrainError;
 
@@ -21,6 +22,7 @@ pub(crate) struct Inputs {
     pub(crate) tensor: Tensor,
     /// Whether the frozen part has been run.
     pub(crate) ready: bool,
+    /// i64 [n], or where pictures are mixed f32 [n, classes].
     pub(crate) labels: Tensor,
     /// Places of the pictures in the list of samples.
     pub(crate) indices: Vec<u64>,
@@ -39,6 +41,7 @@ impl Inputs {
 pub(crate) struct Pictures {
     loader: Loader,
     batch_size: usize,
+    classes: usize,
     features: Option<Features>,
 }
 
@@ -61,15 +64,18 @@ pub(crate) fn open(recipe: &Recipe, data: &Dataset, transform: &Transform) -> (P
     let batch_size = recipe.batch_size.max(1);
     let training = LoaderOptions {
         shuffle: true,
-        augment: recipe.augment == Augment::On,
+        balance: recipe.balanced_sampling,
+        augment: recipe.augmentation(),
         seed: recipe.seed,
         views: recipe.cache_views.and_then(NonZeroU64::new),
         ..in_order(recipe, transform, batch_size)
     };
     let validation = in_order(recipe, transform, EVALUATION_BATCH);
     let loader = |samples: &[Sample], options| Loader::new(samples.to_vec(), transform.clone(), options);
-    let train = Pictures::new(loader(&data.train, training), batch_size);
-    (train, Pictures::new(loader(&data.val, validation), EVALUATION_BATCH))
+    let pictures =
+        |loader, batch_size| Pictures { loader, batch_size, classes: data.classes.len(), features: None };
+    let train = pictures(loader(&data.train, training), batch_size);
+    (train, pictures(loader(&data.val, validation), EVALUATION_BATCH))
 }
 
 /// Pictures one after the other, without changes.
@@ -83,11 +89,6 @@ fn in_order(recipe: &Recipe, transform: &Transform, batch_size: usize) -> Loader
 }
 
 impl Pictures {
-    /// Pictures of `loader`, whose batches have `batch_size` of them.
-    pub(crate) fn new(loader: Loader, batch_size: usize) -> Pictures {
-        Pictures { loader, batch_size, features: None }
-    }
-
     /// The pictures that could not be used so far.
     pub(crate) fn skipped(&self) -> Vec<PictureError> {
         self.loader.skipped()
@@ -118,19 +119,34 @@ impl Pictures {
         let batches = order.len().div_ceil(self.batch_size);
         Box::new((from..batches).map(move |batch| {
             let start = batch * self.batch_size;
-            let indices = &order[start..order.len().min(start + self.batch_size)];
-            match features.gather(indices, epoch, self.loader.samples()) {
+            let draws = &order[start..order.len().min(start + self.batch_size)];
+            match features.gather(draws, epoch, self.loader.samples()) {
                 Some(inputs) => Ok(inputs),
                 // The file is damaged.
-                None => Ok(self.inputs(self.loader.batch(indices, epoch)?)),
+                None => Ok(self.inputs(self.loader.batch(draws, epoch)?)),
             }
         }))
     }
 
     fn inputs(&self, batch: Batch) -> Inputs {
-        let Batch { images: pixels, labels, indices } = batch;
+        let Batch { images: pixels, labels, indices, partners } = batch;
         let tensor = images(pixels, self.loader.transform().preprocessing().size);
-        Inputs { tensor, ready: false, labels: Tensor::i64([labels.len()], labels), indices }
+        let labels = match partners.is_empty() {
+            true => Tensor::i64([labels.len()], labels),
+            false => self.targets(&labels, &partners),
+        };
+        Inputs { tensor, ready: false, labels, indices }
+    }
+
+    /// The classes' parts of the targets of mixed pictures.
+    fn targets(&self, labels: &[i64], partners: &[Partner]) -> Tensor {
+        let mut targets = vec![0.0; labels.len() * self.classes];
+        for ((row, &label), partner) in targets.chunks_exact_mut(self.classes).zip(labels).zip(partners) {
+            // Labels are places in the list of classes.
+            row[label as usize] += 1.0 - partner.share;
+            row[partner.label as usize] += partner.share;
+        }
+        Tensor::f32([labels.len(), self.classes], targets)
     }
 
     /// Takes features instead of pictures from now on.
@@ -149,21 +165,21 @@ impl Pictures {
 
 impl Features {
     /// The features of some samples. `None` where the file does not hold what was written.
-    fn gather(&self, indices: &[usize], epoch: u64, samples: &[Sample]) -> Option<Inputs> {
-        let view = (epoch % self.views.len().max(1) as u64) as usize;
-        let file = self.views.get(view)?;
-        let row = &file.layout().shape;
-        let mut data = Vec::with_capacity(indices.len() * row.iter().product::<usize>());
-        for &index in indices {
-            file.read(*self.rows.get(index)?, &mut data)?;
+    fn gather(&self, draws: &[Draw], epoch: u64, samples: &[Sample]) -> Option<Inputs> {
+        let views = NonZeroU64::new(self.views.len() as u64)?;
+        let row = &self.views.first()?.layout().shape;
+        let mut data = Vec::with_capacity(draws.len() * row.iter().product::<usize>());
+        for &draw in draws {
+            let file = self.views.get(usize::try_from(Loader::view(draw, epoch, views)).ok()?)?;
+            file.read(*self.rows.get(draw.index)?, &mut data)?;
         }
-        let shape: Vec<usize> = std::iter::once(indices.len()).chain(row.iter().copied()).collect();
-        let labels = indices.iter().map(|&i| samples[i].label as i64).collect();
+        let shape: Vec<usize> = std::iter::once(draws.len()).chain(row.iter().copied()).collect();
+        let labels = draws.iter().map(|draw| samples[draw.index].label as i64).collect();
         Some(Inputs {
             tensor: Tensor::f32(shape, data),
             ready: true,
-            labels: Tensor::i64([indices.len()], labels),
-            indices: indices.iter().map(|&i| i as u64).collect(),
+            labels: Tensor::i64([draws.len()], labels),
+            indices: draws.iter().map(|draw| draw.index as u64).collect(),
         })
     }
 }
@@ -200,7 +216,7 @@ impl Keeper<'_, '_> {
     /// Makes `train` and `val` use features, from files that are there or are made now. Pictures without random changes share
     /// one file, whatever is trained on and validated with.
     pub(crate) fn keep(&mut self, train: &mut Pictures, val: &mut Pictures) -> Result<Kept, TrainError> {
-        let augmented = self.recipe.augment == Augment::On;
+        let augmented = self.recipe.augmentation().is_some();
         let of_train = if augmented { &[] } else { train.loader.samples() };
         let samples: Vec<Sample> = of_train.iter().chain(val.loader.samples()).cloned().collect();
         if !samples.is_empty() {
@@ -252,9 +268,10 @@ impl Keeper<'_, '_> {
     /// The features of one random version of each picture.
     fn view(&mut self, train: &Pictures, hashes: &[Hash], view: u64, views: u64) -> Result<Rows, TrainError> {
         let seed = self.recipe.seed;
-        let key = self.key(&format!("seed {seed} view {view}"), hashes);
+        let augment = self.recipe.augmentation();
+        let key = self.key(&format!("seed {seed} view {view} {augment:?}"), hashes);
         let transform = train.loader.transform();
-        let options = LoaderOptions { augment: true, seed, ..self.in_order(transform) };
+        let options = LoaderOptions { augment, seed, ..self.in_order(transform) };
         let loader = Loader::new(train.loader.samples().to_vec(), transform.clone(), options);
         self.rows(key, &loader, view, views)
     }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use offshoot_data::{DecodeOptions, FolderOptions};
+use offshoot_data::{Augmentation, DecodeOptions, FolderOptions, Policy};
 use offshoot_formats::atomic::write_atomically;
 use offshoot_formats::error::FormatError;
 use offshoot_graph::passes::Pattern;
@@ -89,7 +89,8 @@ impl<'de> Deserialize<'de> for Freeze {
 pub enum Augment {
     /// Nothing: each epoch sees the same pictures.
     Off,
-    /// A random resized crop and a random flip where the fit is `crop`; a random flip where it is `pad` or `stretch`.
+    /// What [`Recipe::augmentation`] says: by default a random resized crop and a random flip where the fit is `crop`, a random
+    /// flip where it is `pad` or `stretch`.
     On,
 }
 
@@ -129,6 +130,7 @@ pub struct Settings {
     pub label_smoothing: Option<f64>,
     pub class_weights: Option<BTreeMap<String, f64>>,
     pub balance_classes: Option<bool>,
+    pub balanced_sampling: Option<bool>,
     pub augment: Option<Augment>,
     pub amp: Option<Amp>,
     pub cache_views: Option<u64>,
@@ -137,7 +139,28 @@ pub struct Settings {
     pub seed: Option<u64>,
     pub threads: Option<usize>,
     pub strict: Option<bool>,
+    pub augmentation: Option<AugmentationSettings>,
     pub preprocessing: Option<PreprocessingSettings>,
+}
+
+/// Changes to the default [`Augmentation`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)] // the fields are those of `Augmentation`
+pub struct AugmentationSettings {
+    pub crop_scale: Option<[f64; 2]>,
+    pub crop_ratio: Option<[f64; 2]>,
+    pub flip: Option<f64>,
+    pub flip_vertical: Option<f64>,
+    pub rotate: Option<f64>,
+    pub brightness: Option<f64>,
+    pub contrast: Option<f64>,
+    pub saturation: Option<f64>,
+    pub hue: Option<f64>,
+    pub policy: Option<Policy>,
+    pub erase: Option<f64>,
+    pub mixup: Option<f64>,
+    pub cutmix: Option<f64>,
 }
 
 /// Changes to a model's [`Preprocessing`].
@@ -220,7 +243,10 @@ pub struct Recipe {
     pub label_smoothing: f64,
     /// Whether each class counts as much as any other, however many pictures it has.
     pub balance_classes: bool,
-    /// What happens to training pictures at random.
+    /// Whether each class has the same number of places in an epoch; see [`offshoot_data::LoaderOptions::balance`].
+    #[serde(default)]
+    pub balanced_sampling: bool,
+    /// Whether training pictures are changed at random.
     pub augment: Augment,
     /// Mixed precision.
     #[serde(default)]
@@ -245,6 +271,9 @@ pub struct Recipe {
     pub lr_groups: BTreeMap<String, f64>,
     /// Weights of classes in the loss by name; the others weigh 1.
     pub class_weights: BTreeMap<String, f64>,
+    /// What happens to training pictures at random, where `augment` is on.
+    #[serde(default)]
+    pub augmentation: Augmentation,
     /// How pictures become inputs.
     pub preprocessing: Preprocessing,
 }
@@ -376,11 +405,50 @@ impl Settings {
         for (class, &weight) in self.class_weights.iter().flatten() {
             in_range(&format!("class_weights.{class}"), Some(weight), "above 0", |x| x > 0.0)?;
         }
+        if let Some(augmentation) = &self.augmentation {
+            augmentation.check()?;
+        }
         let seed = self.seed.filter(|&seed| i64::try_from(seed).is_err());
         seed.map_or(Ok(()), |seed| {
             let reason = format!("must be at most {}, not {seed}", i64::MAX);
             Err(SettingError { setting: "seed".into(), reason })
         })
+    }
+}
+
+impl AugmentationSettings {
+    fn check(&self) -> Result<(), SettingError> {
+        let named = |name: &str| format!("augmentation.{name}");
+        for (name, value) in [
+            ("flip", self.flip),
+            ("flip_vertical", self.flip_vertical),
+            ("erase", self.erase),
+            ("brightness", self.brightness),
+            ("contrast", self.contrast),
+            ("saturation", self.saturation),
+        ] {
+            in_range(&named(name), value, "within 0 and 1", |x| (0.0..=1.0).contains(&x))?;
+        }
+        in_range(&named("hue"), self.hue, "within 0 and 0.5", |x| (0.0..=0.5).contains(&x))?;
+        in_range(&named("rotate"), self.rotate, "within 0 and 180", |x| (0.0..=180.0).contains(&x))?;
+        for (name, value) in [("mixup", self.mixup), ("cutmix", self.cutmix)] {
+            in_range(&named(name), value, "0, or within 0.01 and 100", |x| {
+                x == 0.0 || (0.01..=100.0).contains(&x)
+            })?;
+        }
+        for (name, range, most) in
+            [("crop_scale", self.crop_scale, 1.0), ("crop_ratio", self.crop_ratio, 100.0)]
+        {
+            let Some([low, high]) = range else { continue };
+            let fits = |x: f64| (0.01..=most).contains(&x);
+            if !(fits(low) && fits(high) && low <= high) {
+                let reason = format!(
+                    "must be two numbers within 0.01 and {most}, the smaller first, not {low},{high}"
+                );
+                return Err(SettingError { setting: named(name), reason });
+            }
+        }
+        Ok(())
     }
 }
 
@@ -402,6 +470,21 @@ fn check_together(recipe: &Recipe) -> Result<(), SettingError> {
         let reason = format!("must be at most the {} epochs, not {}", recipe.epochs, recipe.average_last);
         return refuse("average_last", reason);
     }
+    let (how, usual) = (&recipe.augmentation, Augmentation::default());
+    if recipe.augment == Augment::Off && *how != usual {
+        return refuse("augment", "must be `on` where `augmentation` says what happens to pictures".into());
+    }
+    if recipe.preprocessing.fit != Fit::Crop
+        && (how.crop_scale, how.crop_ratio) != (usual.crop_scale, usual.crop_ratio)
+    {
+        let reason = "has crop_scale or crop_ratio, which only the fit `crop` goes by";
+        return refuse("augmentation", reason.into());
+    }
+    if how.mix().is_on() && recipe.cache_views.is_some() {
+        let reason = "cannot be given together with mixup or cutmix: pictures are mixed before the network sees them, so \
+                      that nothing about a single picture can be kept";
+        return refuse("cache_views", reason.into());
+    }
     if matches!(recipe.schedule, ScheduleKind::OneCycle(_)) && recipe.warmup > 0.0 {
         return refuse("warmup", "must be 0 with the schedule `onecycle`, which has its own rise".into());
     }
@@ -413,8 +496,8 @@ impl Recipe {
     ///
     /// The defaults: head `linear,dropout=0.2`, 30 epochs, batch 16, AdamW at 1e-3 with weight decay 1e-2, a cosine after
     /// 5 % of warm-up (none for `onecycle`), a fifth for validation, seed 0. Nothing is frozen, or the backbone where something
-    /// is to be unfrozen. Augmentation is on, but off where the backbone is frozen and `cache_views` not given: then each
-    /// picture goes through what stays frozen only once.
+    /// is to be unfrozen. Augmentation is on, but off where the backbone is frozen and neither `cache_views` nor anything of
+    /// `augmentation` is given: then each picture goes through what stays frozen only once.
     /// A `size` without `resize` scales the model's own `resize`.
     ///
     /// # Errors
@@ -424,7 +507,8 @@ impl Recipe {
         let unfreezes = settings.unfreeze.as_ref().is_some_and(|u| !u.is_empty());
         let freeze = if unfreezes { Freeze::Backbone } else { Freeze::None };
         let frozen = settings.freeze.as_ref().unwrap_or(&freeze) == &Freeze::Backbone;
-        let once = frozen && settings.cache_views.is_none();
+        let changed = settings.augmentation.as_ref().is_some_and(|a| a != &AugmentationSettings::default());
+        let once = frozen && settings.cache_views.is_none() && !changed;
         let cycle = matches!(settings.schedule, Some(ScheduleKind::OneCycle(_)));
         let size = settings.preprocessing.as_ref().and_then(|p| p.size);
         let given = settings.over(Settings {
@@ -453,7 +537,9 @@ impl Recipe {
             balance_classes: Some(false),
             amp: Some(Amp::Off),
             cache_dtype: Some(CacheType::F32),
+            balanced_sampling: Some(false),
             augment: Some(if once { Augment::Off } else { Augment::On }),
+            augmentation: Some(default_augmentation()),
             val_fraction: Some(0.2),
             seed: Some(0),
             strict: Some(false),
@@ -465,6 +551,14 @@ impl Recipe {
             .map_err(|e: toml::de::Error| RecipeError::Missing(e.message().to_owned()))?;
         check_together(&recipe)?;
         Ok(recipe)
+    }
+
+    /// What happens to training pictures at random; `None` where nothing does.
+    pub fn augmentation(&self) -> Option<Augmentation> {
+        match self.augment {
+            Augment::On => Some(self.augmentation),
+            Augment::Off => None,
+        }
     }
 
     /// Reads the recipe of a run.
@@ -561,6 +655,11 @@ impl Recipe {
     }
 }
 
+fn default_augmentation() -> AugmentationSettings {
+    let all = table(&Augmentation::default());
+    all.try_into().expect("settings of augmentation from all that there are")
+}
+
 /// The model's own preprocessing, its `resize` scaled to another `size`.
 fn scaled(own: &Preprocessing, size: Option<usize>) -> PreprocessingSettings {
     let ratio = own.resize as f64 / own.size.max(1) as f64;
@@ -602,11 +701,14 @@ fn table(settings: &impl Serialize) -> toml::Table {
     toml::Table::try_from(settings).expect("settings have a TOML form: `check` bounds the seed")
 }
 
-/// Puts `top` over `base`. Only the preprocessing is merged key by key.
+/// Tables whose keys are settings of their own; others are taken as a whole.
+const MERGED: [&str; 2] = ["augmentation", "preprocessing"];
+
+/// Puts `top` over `base`. Only some tables are merged key by key.
 fn overlay(base: &mut toml::Table, top: toml::Table) {
     for (key, value) in top {
         match (base.get_mut(&key), value) {
-            (Some(toml::Value::Table(base)), toml::Value::Table(top)) if key == "preprocessing" => {
+            (Some(toml::Value::Table(base)), toml::Value::Table(top)) if MERGED.contains(&key.as_str()) => {
                 overlay(base, top)
             }
             (_, value) => {
@@ -620,8 +722,8 @@ fn overlay(base: &mut toml::Table, top: toml::Table) {
 fn compare(path: &str, saved: &toml::Table, flags: &toml::Table, conflicts: &mut Vec<String>) {
     for (key, flag) in flags {
         match (saved.get(key), flag) {
-            (Some(toml::Value::Table(saved)), toml::Value::Table(flag)) if key == "preprocessing" => {
-                compare("preprocessing.", saved, flag, conflicts);
+            (Some(toml::Value::Table(saved)), toml::Value::Table(flag)) if MERGED.contains(&key.as_str()) => {
+                compare(&format!("{key}."), saved, flag, conflicts);
             }
             (Some(saved), flag) if saved == flag => {}
             (saved, flag) => {

@@ -33,6 +33,8 @@ pub struct StepOptions {
     pub label_smoothing: f32,
     /// A weight for each class in the loss.
     pub class_weights: Option<Vec<f32>>,
+    /// Whether labels are f32 [n, classes], the classes' parts of the targets.
+    pub soft_targets: bool,
     /// Mixed precision of the part that is differentiated; a frozen prefix stays f32.
     pub amp: Amp,
 }
@@ -46,6 +48,7 @@ impl StepOptions {
             clip: Clip::Off,
             label_smoothing: 0.0,
             class_weights: None,
+            soft_targets: false,
             amp: Amp::Off,
         }
     }
@@ -55,6 +58,7 @@ impl StepOptions {
         LossOptions {
             label_smoothing: self.label_smoothing,
             class_weights: self.class_weights.is_some(),
+            soft_targets: self.soft_targets,
             scaled: self.amp.scaler().is_some(),
         }
     }
@@ -118,7 +122,7 @@ pub struct StepReport {
 pub struct Batch {
     /// Of [`TrainStep::features`].
     pub features: Tensor,
-    /// The classes: i64, one for each picture.
+    /// The classes: i64, one for each picture; f32, a row for each, with [`StepOptions::soft_targets`].
     pub labels: Tensor,
     /// The keys of the dropout masks: i64, one for each picture.
     pub keys: Tensor,
@@ -268,7 +272,7 @@ impl TrainStep {
         Ok(Tensor::f32(features.shape, features.data.to_vec()))
     }
 
-    /// Learns from `features` (of [`TrainStep::features`]) with labels `[n]` and dropout keys `[n]`, both i64, at `factor`
+    /// Learns from `features` (of [`TrainStep::features`]) with labels (as in [`Batch`]) and dropout keys i64 `[n]`, at `factor`
     /// times the rates of the options. Weights, moments and running statistics change together or not at all. With a loss
     /// scale above 1, a gradient that is not finite lowers the scale and is no error.
     ///
@@ -319,7 +323,7 @@ impl TrainStep {
         let (mut loss, mut correct) = (0.0, 0);
         for Batch { features, labels, keys } in batches {
             let (batch_loss, batch_correct) = self.differentiate(features, labels, keys)?;
-            let weight = self.weight_of(labels.as_i64().unwrap_or_default());
+            let weight = self.weight_of(labels);
             sum.weight += f64::from(weight);
             loss += f64::from(weight) * f64::from(batch_loss);
             correct += batch_correct;
@@ -335,9 +339,10 @@ impl TrainStep {
     }
 
     /// What the mean over these pictures was divided by: their number, or the sum of their classes' weights.
-    fn weight_of(&self, labels: &[i64]) -> f32 {
-        let Some(weights) = self.class_weights.as_ref().and_then(Tensor::as_f32) else {
-            return labels.len() as f32;
+    fn weight_of(&self, labels: &Tensor) -> f32 {
+        let weights = self.class_weights.as_ref().and_then(Tensor::as_f32);
+        let (Some(weights), Some(labels)) = (weights, labels.as_i64()) else {
+            return labels.shape()[0] as f32;
         };
         labels.iter().filter_map(|&label| weights.get(usize::try_from(label).ok()?)).sum()
     }
@@ -361,7 +366,7 @@ impl TrainStep {
         self.session.run(&inputs, &self.weights).map_err(NetworkError::from)?;
         let loss = output(&*self.session, LOSS)[0];
         self.check_finite(loss)?;
-        let correct = count_correct(output(&*self.session, OUTPUT), labels.as_i64().unwrap_or_default());
+        let correct = count_correct(output(&*self.session, OUTPUT), labels);
         Ok((loss, correct))
     }
 
@@ -564,8 +569,17 @@ fn output<'s>(session: &'s dyn Session, name: &str) -> &'s [f32] {
     session.output(name).expect("a session that ran has the graph's outputs").data
 }
 
-fn count_correct(logits: &[f32], labels: &[i64]) -> usize {
-    let classes = logits.len() / labels.len().max(1);
-    let rows = logits.chunks_exact(classes.max(1)).zip(labels);
-    rows.filter(|&(row, &label)| i64::try_from(argmax(row)) == Ok(label)).count()
+/// How often the best class is the label, or has the largest part of the target.
+fn count_correct(logits: &[f32], labels: &Tensor) -> usize {
+    let classes = (logits.len() / labels.shape()[0].max(1)).max(1);
+    let best = logits.chunks_exact(classes).map(argmax);
+    match (labels.as_i64(), labels.as_f32()) {
+        (Some(labels), _) => {
+            best.zip(labels).filter(|&(best, &label)| i64::try_from(best) == Ok(label)).count()
+        }
+        (None, Some(targets)) => {
+            best.zip(targets.chunks_exact(classes)).filter(|(b, t)| *b == argmax(t)).count()
+        }
+        (None, None) => 0,
+    }
 }

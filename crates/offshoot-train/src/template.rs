@@ -3,7 +3,7 @@
 use crate::recipe::Recipe;
 
 /// What a setting is, in the words of a recipe file.
-const COMMENTS: [(&str, &str); 31] = [
+const COMMENTS: [(&str, &str); 33] = [
     ("head", "What replaces the pretrained head: linear or mlp:256, and a dropout."),
     ("epochs", "How often each picture is seen."),
     ("batch_size", "Pictures in a batch."),
@@ -25,7 +25,8 @@ const COMMENTS: [(&str, &str); 31] = [
     ("min_delta", "By more than this a validation accuracy must be higher to be better for patience."),
     ("label_smoothing", "The part of the target that is spread over all classes."),
     ("balance_classes", "Whether each class counts as much as any other, however many pictures it has."),
-    ("augment", "Random crops and flips: on or off."),
+    ("balanced_sampling", "Whether each class has the same number of places in an epoch."),
+    ("augment", "Whether training pictures are changed at random, as [augmentation] says: on or off."),
     ("cache_dtype", "How what a frozen part says about pictures is rounded: f32 or f16."),
     ("amp", "Mixed precision: off, bf16 or fp16."),
     ("val_fraction", "The part of the pictures kept for validation, where there is no folder `val`."),
@@ -34,6 +35,7 @@ const COMMENTS: [(&str, &str); 31] = [
     ("strict", "Whether a picture that cannot be used is an error."),
     ("[lr_groups]", "Learning rates by pattern on parameter names, as in: layer4 = 1e-4"),
     ("[class_weights]", "Weights of classes in the loss, as in: rare = 3.0"),
+    ("[augmentation]", "What happens to training pictures at random, where augment is on."),
     ("[preprocessing]", "How pictures become inputs."),
 ];
 

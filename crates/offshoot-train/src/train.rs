@@ -327,6 +327,7 @@ pub(crate) fn step_options(recipe: &Recipe, data: &Dataset) -> Result<StepOption
         clip: recipe.clip(),
         label_smoothing: recipe.label_smoothing as f32,
         class_weights: class_weights(recipe, data)?,
+        soft_targets: recipe.augmentation().is_some_and(|how| how.mix().is_on()),
         amp: recipe.amp,
     })
 }

@@ -57,7 +57,8 @@ pub use inspect::{Inspection, ModelInspection, TensorInspection, inspect};
 pub use manifest::{Manifest, ManifestFile, ManifestProof, sha256};
 pub use offshoot_cpu::{CpuExecutor, CpuOptions, Isa};
 pub use offshoot_data::{
-    Dataset, FolderOptions, Loader, LoaderOptions, PictureError, Transform, labelled, pictures,
+    Augmentation, Dataset, FolderOptions, Loader, LoaderOptions, PictureError, Policy, Transform, labelled,
+    pictures,
 };
 pub use offshoot_formats::onnx::Options as OnnxOptions;
 pub use offshoot_formats::torchscript::Form;

@@ -350,5 +350,59 @@ pub fn cross_entropy_grad(
     Ok(())
 }
 
+/// The parts of the target with smoothing and class weights: w\[c\] ((1 - e) t\[c\] + e / C).
+fn weighted<'a>(targets: &'a [f32], settings: &'a CrossEntropy<'_>) -> impl Iterator<Item = f32> + 'a {
+    let smooth = settings.smoothing / targets.len() as f32;
+    let part = move |(c, t): (usize, &f32)| settings.weight(c) * ((1.0 - settings.smoothing) * t + smooth);
+    targets.iter().enumerate().map(part)
+}
+
+/// The cross entropy of `logits` and `targets` (rows x classes both), as `torch.nn.CrossEntropyLoss` computes it: with weights w and
+/// smoothing e over C classes,
+///
+/// loss = sum over rows and c of w\[c\] ((1 - e) t\[c\] + e / C) (-log p\[c\]) / rows.
+pub fn soft_cross_entropy(
+    isa: Isa,
+    logits: &[f32],
+    targets: &[f32],
+    classes: usize,
+    settings: &CrossEntropy<'_>,
+) -> f32 {
+    assert_eq!(logits.len(), targets.len(), "a target for each logit");
+    let mut log_p = vec![0.0; logits.len()];
+    log_softmax(isa, logits, classes, &mut log_p);
+    let mut loss = 0.0f64;
+    for (log_p, targets) in log_p.chunks_exact(classes).zip(targets.chunks_exact(classes)) {
+        for (log_p, target) in log_p.iter().zip(weighted(targets, settings)) {
+            // A class that has no part in the target has none in the loss, be its logit infinitely low.
+            if target != 0.0 {
+                loss -= f64::from(target) * f64::from(*log_p);
+            }
+        }
+    }
+    (loss / (logits.len() / classes) as f64) as f32
+}
+
+/// The gradient of [`soft_cross_entropy`] with respect to the logits, times `dloss`.
+pub fn soft_cross_entropy_grad(
+    isa: Isa,
+    logits: &[f32],
+    targets: &[f32],
+    classes: usize,
+    settings: &CrossEntropy<'_>,
+    dloss: f32,
+    dlogits: &mut [f32],
+) {
+    assert_eq!(logits.len(), targets.len(), "a target for each logit");
+    softmax(isa, logits, classes, dlogits);
+    let scale = dloss / (logits.len() / classes) as f32;
+    for (row, targets) in dlogits.chunks_exact_mut(classes).zip(targets.chunks_exact(classes)) {
+        let total: f32 = weighted(targets, settings).sum();
+        for (p, target) in row.iter_mut().zip(weighted(targets, settings)) {
+            *p = scale * (*p * total - target);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -2,10 +2,14 @@
 
 use offshoot_graph::op::CrossEntropy;
 use offshoot_graph::passes::LABELS;
-use offshoot_graph::{ExecuteError, Node};
+use offshoot_graph::{DType, ExecuteError, Node};
 
 use super::{Lowering, Order, unsupported};
-use crate::kernels::softmax::{self, LabelError, cross_entropy, cross_entropy_grad, softmax, softmax_grad};
+use crate::kernels::softmax::{
+    self, LabelError, cross_entropy, cross_entropy_grad, soft_cross_entropy, soft_cross_entropy_grad,
+    softmax, softmax_grad,
+};
+use crate::plan::BufferId;
 
 impl Lowering<'_> {
     /// The length of an axis, and the order of a value's axes in memory that puts it last.
@@ -47,6 +51,9 @@ impl Lowering<'_> {
     pub(super) fn cross_entropy(&mut self, node: &Node, loss: CrossEntropy) -> Result<(), ExecuteError> {
         let ((classes, _), isa) = (self.last_axis(node, 1)?, self.isa);
         let logits = self.plain(node.inputs[0])?;
+        if self.dtype(node.inputs[1]) == DType::F32 {
+            return self.soft_cross_entropy(node, loss, (logits, classes));
+        }
         let labels = self.i64_input(node, node.inputs[1])?;
         let weights = node.inputs.get(2).map(|&w| self.plain(w)).transpose()?;
         let y = self.write_plain(node.outputs[0]);
@@ -62,13 +69,66 @@ impl Lowering<'_> {
         Ok(())
     }
 
-    /// (dloss, logits, labels, class weights?) -> dlogits
+    fn soft_cross_entropy(
+        &mut self,
+        node: &Node,
+        loss: CrossEntropy,
+        (logits, classes): (BufferId, usize),
+    ) -> Result<(), ExecuteError> {
+        let isa = self.isa;
+        let targets = self.plain(node.inputs[1])?;
+        let weights = node.inputs.get(2).map(|&w| self.plain(w)).transpose()?;
+        let y = self.write_plain(node.outputs[0]);
+        let reads = [logits, targets].into_iter().chain(weights).collect();
+        self.push(&node.name, reads, vec![y], move |memory, _, out| {
+            let weights = weights.map(|w| memory.get(w));
+            let settings = softmax::CrossEntropy { smoothing: loss.label_smoothing, weights };
+            let (logits, targets) = (memory.get(logits), memory.get(targets));
+            out[0].get::<f32>()[0] = soft_cross_entropy(isa, logits, targets, classes, &settings);
+            Ok(())
+        });
+        Ok(())
+    }
+
+    fn soft_cross_entropy_grad(
+        &mut self,
+        node: &Node,
+        loss: CrossEntropy,
+        (dloss, logits, classes): (BufferId, BufferId, usize),
+    ) -> Result<(), ExecuteError> {
+        let isa = self.isa;
+        let targets = self.plain(node.inputs[2])?;
+        let weights = node.inputs.get(3).map(|&w| self.plain(w)).transpose()?;
+        let dlogits = self.write_plain(node.outputs[0]);
+        let reads = [dloss, logits, targets].into_iter().chain(weights).collect();
+        self.push(&node.name, reads, vec![dlogits], move |memory, _, out| {
+            let weights = weights.map(|w| memory.get(w));
+            let settings = softmax::CrossEntropy { smoothing: loss.label_smoothing, weights };
+            let (dloss, targets) = (memory.get::<f32>(dloss)[0], memory.get(targets));
+            soft_cross_entropy_grad(
+                isa,
+                memory.get(logits),
+                targets,
+                classes,
+                &settings,
+                dloss,
+                out[0].get(),
+            );
+            Ok(())
+        });
+        Ok(())
+    }
+
+    /// (dloss, logits, labels or targets, class weights?) -> dlogits
     pub(super) fn cross_entropy_grad(&mut self, node: &Node, loss: CrossEntropy) -> Result<(), ExecuteError> {
         let &[_, classes] = self.shape(node.inputs[1]) else {
             return Err(unsupported(node, "the logits must be [N, C]".into()));
         };
         let isa = self.isa;
         let (dloss, logits) = (self.plain(node.inputs[0])?, self.plain(node.inputs[1])?);
+        if self.dtype(node.inputs[2]) == DType::F32 {
+            return self.soft_cross_entropy_grad(node, loss, (dloss, logits, classes));
+        }
         let labels = self.i64_input(node, node.inputs[2])?;
         let weights = node.inputs.get(3).map(|&w| self.plain(w)).transpose()?;
         let dlogits = self.write_plain(node.outputs[0]);

@@ -10,7 +10,8 @@ use crate::op::{CrossEntropy, Op, TrainOp};
 use crate::shape::{Dim, Shape};
 use crate::tensor::DType;
 
-/// The input that holds the labels: i64, one for each picture.
+/// The input that holds the labels: i64, one for each picture, or where asked for f32, a row of the classes' parts of the target
+/// for each picture.
 pub const LABELS: &str = "labels";
 /// The input that holds the keys of the dropout masks: i64, one for each picture. Only there when a dropout is.
 pub const KEYS: &str = "keys";
@@ -28,6 +29,8 @@ pub struct LossOptions {
     pub label_smoothing: f32,
     /// Whether the loss reads [`CLASS_WEIGHTS`].
     pub class_weights: bool,
+    /// Whether [`LABELS`] holds the classes' parts of the target.
+    pub soft_targets: bool,
     /// Whether the gradients are those of the loss times [`LOSS_SCALE`].
     pub scaled: bool,
 }
@@ -108,8 +111,14 @@ pub(super) fn depends_on_trainable(graph: &Graph) -> Vec<bool> {
 
 fn add_loss(graph: &mut Graph, logits: ValueId, options: LossOptions) -> Result<ValueId, GraphError> {
     let shape = graph.value(logits).shape.clone();
-    let batch = Shape(shape.0.first().cloned().into_iter().collect());
-    let mut inputs = vec![logits, graph.add_input(LABELS, DType::I64, batch)];
+    let labels = match options.soft_targets {
+        true => graph.add_input(LABELS, DType::F32, shape.clone()),
+        false => {
+            let batch = Shape(shape.0.first().cloned().into_iter().collect());
+            graph.add_input(LABELS, DType::I64, batch)
+        }
+    };
+    let mut inputs = vec![logits, labels];
     if options.class_weights {
         let classes = Shape(shape.0.get(1).cloned().into_iter().collect());
         inputs.push(graph.add_input(CLASS_WEIGHTS, DType::F32, classes));

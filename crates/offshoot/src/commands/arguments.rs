@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::Args;
-use offshoot::{CpuExecutor, CpuOptions, Error, Fit, Isa, Loaded, ModelSource, Overrides};
-use offshoot_train::recipe::PreprocessingSettings;
+use offshoot::{CpuExecutor, CpuOptions, Error, Fit, Isa, Loaded, ModelSource, Overrides, Policy};
+use offshoot_train::recipe::{Augment, AugmentationSettings, PreprocessingSettings};
 
 use super::Failure;
 use super::print;
@@ -45,6 +45,97 @@ fn isa(name: &str) -> Result<Isa, String> {
         let known: Vec<String> = Isa::available().iter().map(Isa::to_string).collect();
         format!("this machine has {}", known.join(", "))
     })
+}
+
+/// What happens to training pictures at random.
+#[derive(Args)]
+pub(crate) struct AugmentationArguments {
+    /// Random changes of training pictures: on or off [default: on, which is crops and flips; off when the backbone is frozen and
+    /// no other flag asks for a change].
+    #[arg(long, value_name = "on|off", value_parser = augment)]
+    pub(crate) augment: Option<Augment>,
+    /// The part of a picture's area that a random crop covers [default: 0.08,1].
+    #[arg(long, value_name = "FROM,TO", value_parser = pair)]
+    crop_scale: Option<Pair>,
+    /// Width over height of a random crop [default: 0.75,1.3333].
+    #[arg(long, value_name = "FROM,TO", value_parser = pair)]
+    crop_ratio: Option<Pair>,
+    /// The probability of a flip left to right [default: 0.5].
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    flip: Option<f64>,
+    /// The probability of a flip top to bottom [default: 0].
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    flip_vertical: Option<f64>,
+    /// The largest angle of a rotation, in degrees [default: 0].
+    #[arg(long, value_name = "DEGREES", allow_negative_numbers = true)]
+    rotate: Option<f64>,
+    /// How far brightness, contrast, saturation and hue may change, as in 0.4,0.4,0.4,0.1 [default: 0,0,0,0].
+    #[arg(long, value_name = "B,C,S,H", value_parser = jitter)]
+    colour_jitter: Option<Jitter>,
+    /// trivial (TrivialAugment), rand:OPERATIONS,MAGNITUDE (RandAugment) or off [default: off].
+    #[arg(long, value_name = "POLICY")]
+    policy: Option<Policy>,
+    /// The probability that a rectangle is erased [default: 0].
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    erase: Option<f64>,
+    /// Blend pictures of a batch, and their targets: the parameter of the beta distribution, such as 0.2 [default: 0, off].
+    #[arg(long, value_name = "ALPHA", allow_negative_numbers = true)]
+    mixup: Option<f64>,
+    /// Cut rectangles of other pictures of a batch into each, and mix the targets: the parameter, such as 1 [default: 0, off].
+    #[arg(long, value_name = "ALPHA", allow_negative_numbers = true)]
+    cutmix: Option<f64>,
+}
+
+impl AugmentationArguments {
+    /// As settings of a recipe; `None` where nothing is given.
+    pub(crate) fn settings(&self) -> Option<AugmentationSettings> {
+        let jitter = |i: usize| self.colour_jitter.map(|Jitter(values)| values[i]);
+        let settings = AugmentationSettings {
+            crop_scale: self.crop_scale.map(|pair| pair.0),
+            crop_ratio: self.crop_ratio.map(|pair| pair.0),
+            flip: self.flip,
+            flip_vertical: self.flip_vertical,
+            rotate: self.rotate,
+            brightness: jitter(0),
+            contrast: jitter(1),
+            saturation: jitter(2),
+            hue: jitter(3),
+            policy: self.policy,
+            erase: self.erase,
+            mixup: self.mixup,
+            cutmix: self.cutmix,
+        };
+        (settings != AugmentationSettings::default()).then_some(settings)
+    }
+}
+
+/// Two numbers. (A plain array would be taken for two values of the flag.)
+#[derive(Clone, Copy, Debug)]
+struct Pair([f64; 2]);
+
+/// Brightness, contrast, saturation, hue.
+#[derive(Clone, Copy, Debug)]
+struct Jitter([f64; 4]);
+
+fn numbers<const N: usize>(text: &str) -> Option<[f64; N]> {
+    let numbers: Option<Vec<f64>> = text.split(',').map(|n| f64::from_str(n.trim()).ok()).collect();
+    numbers?.try_into().ok()
+}
+
+fn pair(text: &str) -> Result<Pair, String> {
+    numbers(text).map(Pair).ok_or_else(|| "give two numbers: FROM,TO".into())
+}
+
+fn jitter(text: &str) -> Result<Jitter, String> {
+    numbers(text).map(Jitter).ok_or_else(|| "give four numbers: 0.4,0.4,0.4,0.1".into())
+}
+
+fn augment(text: &str) -> Result<Augment, String> {
+    match text {
+        "on" => Ok(Augment::On),
+        "off" => Ok(Augment::Off),
+        _ => Err("give on or off".into()),
+    }
 }
 
 /// Changes to the preprocessing that travels with a model.

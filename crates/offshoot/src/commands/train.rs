@@ -14,12 +14,11 @@ use offshoot::{
     starting_model, train, with_default_recipe,
 };
 use offshoot_train::optimizer::OptimizerKind;
-use offshoot_train::recipe::Augment;
 use offshoot_train::run::has_checkpoint;
 use offshoot_train::train::TrainResult;
 use offshoot_train::{CacheOptions, CacheType, EpochRow, GroupRow, Rebuild, ScheduleKind, Unfreeze};
 
-use super::arguments::{PreprocessingArguments, Processor};
+use super::arguments::{AugmentationArguments, PreprocessingArguments, Processor};
 use super::{Failure, Outcome, print};
 
 #[derive(Args)]
@@ -106,9 +105,14 @@ pub(crate) struct Arguments {
     /// The part of the target that is spread over all classes [default: 0].
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     label_smoothing: Option<f64>,
-    /// Random crops and flips: on or off [default: on; off when the backbone is frozen].
-    #[arg(long, value_name = "on|off", value_parser = augment)]
-    augment: Option<Augment>,
+    /// Weights of classes in the loss: balanced (each class counts as much as any other), or CLASS=WEIGHT, several times.
+    #[arg(long, value_name = "WHICH", value_parser = class_weight)]
+    class_weights: Vec<ClassWeight>,
+    /// Give each class the same number of places in an epoch.
+    #[arg(long)]
+    balanced_sampling: bool,
+    #[command(flatten)]
+    augmentation: AugmentationArguments,
     /// Mixed precision: off, bf16 or fp16 (with loss scaling) [default: off].
     #[arg(long, value_name = "MODE")]
     amp: Option<Amp>,
@@ -216,12 +220,20 @@ fn rebuild(text: &str) -> Result<Rebuild, String> {
     }
 }
 
-fn augment(text: &str) -> Result<Augment, String> {
-    match text {
-        "on" => Ok(Augment::On),
-        "off" => Ok(Augment::Off),
-        _ => Err("give on or off".into()),
+/// What `--class-weights` names.
+#[derive(Clone, Debug)]
+enum ClassWeight {
+    Balanced,
+    Class(String, f64),
+}
+
+fn class_weight(text: &str) -> Result<ClassWeight, String> {
+    if text == "balanced" {
+        return Ok(ClassWeight::Balanced);
     }
+    let parsed = text.rsplit_once('=').and_then(|(class, weight)| Some((class, weight.parse().ok()?)));
+    let class = parsed.map(|(class, weight)| ClassWeight::Class(class.to_owned(), weight));
+    class.ok_or_else(|| "give balanced, or CLASS=WEIGHT as in rare=3".into())
 }
 
 impl Arguments {
@@ -287,6 +299,13 @@ impl Arguments {
     /// What the flags say.
     fn settings(&self) -> Settings {
         let groups: BTreeMap<String, f64> = self.lr_group.iter().cloned().collect();
+        let weights: BTreeMap<String, f64> = (self.class_weights.iter())
+            .filter_map(|weight| match weight {
+                ClassWeight::Balanced => None,
+                ClassWeight::Class(class, weight) => Some((class.clone(), *weight)),
+            })
+            .collect();
+        let balanced = self.class_weights.iter().any(|weight| matches!(weight, ClassWeight::Balanced));
         Settings {
             model: self.model.clone(),
             weights: self.weights.as_deref().map(absolute),
@@ -313,7 +332,11 @@ impl Arguments {
             min_delta: self.min_delta,
             lr_groups: (!groups.is_empty()).then_some(groups),
             label_smoothing: self.label_smoothing,
-            augment: self.augment,
+            class_weights: (!weights.is_empty()).then_some(weights),
+            balance_classes: balanced.then_some(true),
+            balanced_sampling: self.balanced_sampling.then_some(true),
+            augment: self.augmentation.augment,
+            augmentation: self.augmentation.settings(),
             amp: self.amp,
             cache_views: self.cache.cache_views,
             cache_dtype: self.cache.cache_dtype,

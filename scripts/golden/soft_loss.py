@@ -1,0 +1,39 @@
+#!/usr/bin/env python3
+"""Losses and gradients of torch.nn.functional.cross_entropy with targets that are parts of classes.
+
+    soft_loss.py    writes crates/offshoot-cpu/tests/golden/soft_loss.json
+"""
+
+import json
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+OUT = Path(__file__).resolve().parents[2] / "crates/offshoot-cpu/tests/golden/soft_loss.json"
+
+
+def main():
+    torch.manual_seed(5)
+    cases = []
+    for n, c in ((1, 2), (4, 6), (3, 19)):
+        for smoothing in (0.0, 0.1):
+            for weighted in (False, True):
+                logits = (3 * torch.randn(n, c)).requires_grad_()
+                targets = F.one_hot(torch.randint(c, (n,)), c).float()
+                shares = torch.rand(n, 1) / 2
+                targets = (1 - shares) * targets + shares * targets.roll(1, 0)  # mixup's
+                weights = 0.25 + torch.rand(c) if weighted else None
+                loss = F.cross_entropy(logits, targets, weights, label_smoothing=smoothing)
+                (1024 * loss).backward()
+                flat = lambda t: None if t is None else t.detach().flatten().tolist()
+                cases.append({
+                    "rows": n, "classes": c, "label_smoothing": smoothing, "logits": flat(logits),
+                    "targets": flat(targets), "weights": flat(weights), "loss": loss.item(),
+                    "gradient_of_1024_losses": flat(logits.grad),
+                })
+    OUT.write_text("[\n" + ",\n".join(json.dumps(case) for case in cases) + "\n]\n")
+
+
+if __name__ == "__main__":
+    main()
