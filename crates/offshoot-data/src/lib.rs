@@ -24,13 +24,16 @@
 
 pub mod augment;
 mod decode;
+mod encode;
 mod folder;
 mod loader;
 mod resample;
+mod sheet;
 mod transform;
 
 pub use augment::{Augmentation, Mix, Policy};
 pub use decode::{DecodeError, DecodeOptions, Picture, PictureError, decode, probe, read_picture};
 pub use folder::{Dataset, FolderError, FolderOptions, Labelled, Pictures, Sample, labelled, pictures};
 pub use loader::{Batch, Draw, Epoch, Loader, LoaderOptions};
-pub use transform::{Transform, TransformError};
+pub use sheet::{Tile, contact_sheet};
+pub use transform::{Transform, TransformError, Tta, View};

@@ -18,7 +18,7 @@ use crate::augment::Augmentation;
 use crate::augment::mix::Partner;
 use crate::decode::{DecodeError, DecodeOptions, PictureError, read_picture};
 use crate::folder::Sample;
-use crate::transform::Transform;
+use crate::transform::{Transform, View};
 
 /// How pictures are loaded.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,6 +30,8 @@ pub struct LoaderOptions {
     /// Whether each class has the same number of places in a shuffled epoch: pictures of small classes come several times,
     /// each time with other random changes, and of large classes only some come.
     pub balance: bool,
+    /// How pictures are looked at that are not changed at random.
+    pub view: View,
     /// What happens to pictures at random; see [`Transform::augment`].
     pub augment: Option<Augmentation>,
     /// Decides all that is random.
@@ -57,6 +59,7 @@ impl LoaderOptions {
             batch_size,
             shuffle: false,
             balance: false,
+            view: View::default(),
             augment: None,
             seed: 0,
             views: None,
@@ -323,7 +326,7 @@ impl Shared {
             return Ok(pixels.clone());
         }
         let picture = read_picture(&self.samples[index].path, &self.options.decode)?;
-        let pixels: Arc<[u8]> = self.transform.evaluate(&picture).into();
+        let pixels: Arc<[u8]> = self.transform.look(&picture, self.options.view).into();
         lock(&self.cache).keep(index, &pixels, self.options.cache_bytes);
         Ok(pixels)
     }

@@ -41,6 +41,40 @@ pub enum TransformError {
     },
 }
 
+/// How an evaluation picture is looked at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct View {
+    /// For [`Fit::Crop`]: the corner that the crop comes from (whether it lies at the end across, and down); else the middle.
+    pub corner: Option<[bool; 2]>,
+    /// Whether it is mirrored left to right.
+    pub flip: bool,
+}
+
+/// Test-time augmentation: answers to several views of a picture are averaged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Tta {
+    /// One view.
+    #[default]
+    Off,
+    /// The picture and its mirror image.
+    Flip,
+    /// torchvision's `TenCrop`: the corners and the middle, and their mirror images. For [`Fit::Crop`].
+    Ten,
+}
+
+impl Tta {
+    /// The views.
+    pub fn views(self) -> Vec<View> {
+        let corners = [[false, false], [true, false], [false, true], [true, true]].map(Some);
+        let crops = match self {
+            Tta::Off | Tta::Flip => vec![None],
+            Tta::Ten => corners.into_iter().chain([None]).collect(),
+        };
+        let flips: &[bool] = if self == Tta::Off { &[false] } else { &[false, true] };
+        flips.iter().flat_map(|&flip| crops.iter().map(move |&corner| View { corner, flip })).collect()
+    }
+}
+
 /// Carries out a [`Preprocessing`].
 ///
 /// A picture first becomes `size * size * 3` bytes (rows of RGB pixels), then the network's input:
@@ -101,12 +135,17 @@ impl Transform {
 
     /// The transform for evaluation: `size * size * 3` bytes, rows of RGB pixels.
     pub fn evaluate(&self, picture: &Picture) -> Vec<u8> {
+        self.look(picture, View::default())
+    }
+
+    /// [`Transform::evaluate`] from another side: for [`Fit::Crop`] the crop may come from a corner; any may be flipped.
+    pub fn look(&self, picture: &Picture, view: View) -> Vec<u8> {
         let Preprocessing { size, resize, fit, .. } = self.preprocessing;
         let (width, height) = (picture.width(), picture.height());
         let (horizontal, vertical) = match fit {
             Fit::Crop => {
                 let (resized_width, resized_height) = resized(width, height, resize);
-                (centred(width, resized_width, size), centred(height, resized_height, size))
+                (view.crop(width, resized_width, size, 0), view.crop(height, resized_height, size, 1))
             }
             Fit::Pad => {
                 let side = width.max(height);
@@ -114,7 +153,11 @@ impl Transform {
             }
             Fit::Stretch => (cropped(width, 0..width, size), cropped(height, 0..height, size)),
         };
-        self.resample(picture, &horizontal, &vertical)
+        let mut pixels = self.resample(picture, &horizontal, &vertical);
+        if view.flip {
+            augment::flip(&mut pixels, size);
+        }
+        pixels
     }
 
     /// The transform for training, a pure function of the picture and the stream of random numbers: for
@@ -155,6 +198,14 @@ impl Transform {
         }
     }
 
+    /// The network's input back to bytes, as a person can look at it: the inverse of [`Transform::normalize`] but for rounding.
+    pub fn denormalize(&self, input: &[f32]) -> Vec<u8> {
+        let Preprocessing { mean, std, .. } = self.preprocessing;
+        let plane = (input.len() / 3).max(1);
+        let byte = |i: usize, c: usize| ((input[c * plane + i] * std[c] + mean[c]) * 255.0).round() as u8;
+        (0..input.len() / 3).flat_map(|i| [0, 1, 2].map(|c| byte(i, c))).collect()
+    }
+
     /// A part of the picture, resized to the input's size; pixels outside it have no influence. The rectangle must lie
     /// within the picture. The same shape as from [`Transform::evaluate`].
     pub fn crop(&self, picture: &Picture, crop: Crop) -> Vec<u8> {
@@ -176,10 +227,16 @@ fn resized(width: usize, height: usize, shorter: usize) -> (usize, usize) {
     if width <= height { (shorter, longer(height, width)) } else { (longer(width, height), shorter) }
 }
 
-/// The whole picture resized to `resized`, of which `size` in the middle are kept (torchvision's rounding: half to even).
-fn centred(picture: usize, resized: usize, size: usize) -> Span {
-    let start = ((resized - size) as f64 / 2.0).round_ties_even() as usize;
-    Span { picture, canvas: picture, origin: 0, resized, keep: start..start + size }
+impl View {
+    /// The whole picture resized to `resized`, of which `size` are kept (in the middle with torchvision's rounding: half to
+    /// even). `axis` is 0 across and 1 down.
+    fn crop(self, picture: usize, resized: usize, size: usize, axis: usize) -> Span {
+        let start = match self.corner {
+            None => ((resized - size) as f64 / 2.0).round_ties_even() as usize,
+            Some(at_end) => usize::from(at_end[axis]) * (resized - size),
+        };
+        Span { picture, canvas: picture, origin: 0, resized, keep: start..start + size }
+    }
 }
 
 /// The picture in the middle of a canvas of length `side`, resized to `size`. An odd pixel of padding comes last.

@@ -1,10 +1,12 @@
 //! Metrics of a classifier on pictures.
 
+use std::collections::BTreeMap;
+
 use offshoot_data::{Batch, Loader, PictureError};
 use offshoot_graph::Tensor;
 
 use crate::inference::{Inference, NetworkError};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, softmax};
 
 /// An evaluation that could not be finished.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +38,44 @@ pub fn evaluate(
         done(metrics.images());
     }
     Ok(metrics)
+}
+
+/// [`evaluate`] with several views of each picture, whose probabilities are averaged: all loaders have the same pictures, each
+/// from its own side. `done` is told how many views of pictures have been seen.
+///
+/// # Errors
+/// As [`evaluate`].
+pub fn evaluate_views(
+    network: &mut Inference,
+    classes: usize,
+    loaders: &[Loader],
+    mut done: impl FnMut(u64),
+) -> Result<Metrics, EvaluateError> {
+    let mut sums: BTreeMap<u64, (i64, Vec<f64>)> = BTreeMap::new();
+    let mut seen = 0;
+    for loader in loaders {
+        for batch in loader.epoch(0) {
+            let Batch { images: pixels, labels, indices, .. } = batch?;
+            let logits = network.run(&images(pixels, loader.transform().preprocessing().size))?;
+            for ((row, label), index) in logits.data.chunks_exact(classes).zip(labels).zip(indices) {
+                let (_, sum) = sums.entry(index).or_insert_with(|| (label, vec![0.0; classes]));
+                sum.iter_mut().zip(softmax(row)).for_each(|(sum, p)| *sum += p);
+                seen += 1;
+            }
+            done(seen);
+        }
+    }
+    let mut metrics = Metrics::new(classes);
+    for (label, sum) in sums.into_values() {
+        metrics.add(&log_mean(&sum, loaders.len()), &[label]);
+    }
+    Ok(metrics)
+}
+
+/// The logarithms of the means of probabilities: logits whose softmax they are.
+pub fn log_mean(sums: &[f64], views: usize) -> Vec<f32> {
+    // A probability that is 0 in f64 in each view is kept finite.
+    sums.iter().map(|sum| libm::log((sum / views as f64).max(f64::MIN_POSITIVE)) as f32).collect()
 }
 
 /// The pictures of a [`Batch`] as a tensor [n, 3, size, size]; `size` is at least 1.

@@ -93,6 +93,14 @@ pub fn argmax(row: &[f32]) -> usize {
     row.iter().enumerate().fold(0, better)
 }
 
+/// exp(x) / sum(exp(x)), in f64.
+pub fn softmax(row: &[f32]) -> Vec<f64> {
+    let most = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let exp: Vec<f64> = row.iter().map(|&x| libm::exp(f64::from(x) - f64::from(most))).collect();
+    let sum: f64 = exp.iter().sum();
+    exp.into_iter().map(|x| x / sum).collect()
+}
+
 /// How many classes come before `label`; of equals, the first comes first.
 fn rank(row: &[f32], label: usize) -> usize {
     let before = |&(i, &x): &(usize, &f32)| x > row[label] || (x == row[label] && i < label);

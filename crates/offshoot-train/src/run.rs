@@ -11,6 +11,9 @@
 //! | `average.safetensors` | the average of the last epochs, where the recipe asks for it |
 //! | `pictures.csv` | a line a picture: `train` or `val`, its class, its path |
 //! | `health.csv` | the norms of gradient and weights in each epoch: a line for all that trains, and one a group |
+//! | `predictions.csv` | the logits of `best.safetensors` for each validation picture |
+//! | `report.html` | all that is known of the run on one page |
+//! | `tensorboard/` | the numbers of `results.csv` and `health.csv` as TensorBoard reads them |
 //! | `groups.csv` | a line for each group of parameters in each stage: whether and how fast it learns |
 
 use std::fs::{self, File, TryLockError};

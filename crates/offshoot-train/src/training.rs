@@ -16,6 +16,7 @@ use crate::health::HealthLog;
 use crate::memory::peak_mib;
 use crate::metrics::Metrics;
 use crate::pictures::{self, Inputs, Keeper, Kept, Pictures};
+use crate::report::{self, Answers};
 use crate::run::{
     self, AVERAGE_FILE, BEST_FILE, Best, EpochRow, FrozenHash, LAST_FILE, Position, Results, Saved,
     StateHeader, Sums, write_model,
@@ -25,6 +26,9 @@ use crate::step::{Batch, StepError, TrainStep, under};
 use crate::train::{BestEpoch, Control, Event, Given, Outcome, TrainError, TrainResult, for_stage};
 
 pub use refusal::Refusal;
+
+/// The time between two reports of a run that goes on.
+const REPORT_EVERY: Duration = Duration::from_secs(10);
 
 /// A run in progress.
 pub(crate) struct Training<'a, 'c> {
@@ -44,6 +48,7 @@ pub(crate) struct Training<'a, 'c> {
     clock: Instant,
     earlier_seconds: f64,
     last_checkpoint: Instant,
+    last_report: Option<Instant>,
     /// Steps of this session, and the time they took.
     steps_made: u64,
     stepping: Duration,
@@ -84,6 +89,7 @@ impl<'a, 'c> Training<'a, 'c> {
             counts,
             clock,
             last_checkpoint: Instant::now(),
+            last_report: None,
             steps_made: 0,
             stepping: Duration::ZERO,
             reported: HashSet::new(),
@@ -180,19 +186,19 @@ impl<'a, 'c> Training<'a, 'c> {
             let speed = (self.position.sums.images - start.1) as f64 / seconds.max(1e-9);
             self.report_skipped(train);
             let average = self.ema.clone().map(|ema| self.averaged(&ema));
-            let Some(metrics) = self.validate(val, average.as_ref())? else { return self.interrupt() };
+            let Some(answers) = self.validate(val, average.as_ref())? else { return self.interrupt() };
             self.report_skipped(val);
             let late = self.late_average();
             let tried = match late.as_ref().filter(|_| self.position.epoch + 1 == self.given.recipe.epochs) {
                 None => None,
                 Some(late) => {
                     let model = self.averaged(late);
-                    let Some(metrics) = self.validate(val, Some(&model))? else { return self.interrupt() };
-                    Some((model, metrics))
+                    let Some(answers) = self.validate(val, Some(&model))? else { return self.interrupt() };
+                    Some((model, answers))
                 }
             };
             self.late = late;
-            self.finish_epoch(&metrics, average.as_ref(), tried, speed)?;
+            self.finish_epoch(&answers, average.as_ref(), tried, speed)?;
         }
         Ok(Go::On)
     }
@@ -361,15 +367,16 @@ impl<'a, 'c> Training<'a, 'c> {
         Some(late)
     }
 
-    /// Metrics on the validation pictures, of `model` or of the weights as they are. `None` when stopped.
+    /// Metrics on the validation pictures and the logits behind them, of `model` or of the weights as they are. `None` when
+    /// stopped.
     fn validate(
         &mut self,
         pictures: &Pictures,
         model: Option<&Model>,
-    ) -> Result<Option<Metrics>, TrainError> {
-        let mut metrics = Metrics::new(self.given.data.classes.len());
+    ) -> Result<Option<(Metrics, Answers)>, TrainError> {
+        let (mut metrics, mut answers) = (Metrics::new(self.given.data.classes.len()), Answers::default());
         if self.given.data.val.is_empty() {
-            return Ok(Some(metrics));
+            return Ok(Some((metrics, answers)));
         }
         let mut network = self.step.evaluator(model.map(|model| &model.weights), self.given.executor)?;
         for inputs in pictures.epoch(0, 0) {
@@ -380,17 +387,18 @@ impl<'a, 'c> Training<'a, 'c> {
             let features = self.features(inputs.tensor, inputs.ready)?;
             let logits = network.run(&features).map_err(StepError::from)?;
             metrics.add(logits.data, inputs.labels.as_i64().unwrap_or_default());
+            answers.add(&inputs.indices, logits.data);
             (self.control.progress)(Event::Validate { done: metrics.images() });
         }
-        Ok(Some(metrics))
+        Ok(Some((metrics, answers)))
     }
 
     /// Keeps what an epoch has brought. `average` is the moving average, `tried` the average of the last epochs.
     fn finish_epoch(
         &mut self,
-        metrics: &Metrics,
+        (metrics, answers): &(Metrics, Answers),
         average: Option<&Model>,
-        tried: Option<(Model, Metrics)>,
+        tried: Option<(Model, (Metrics, Answers))>,
         images_per_second: f64,
     ) -> Result<(), TrainError> {
         let row = self.row(metrics, images_per_second);
@@ -400,6 +408,7 @@ impl<'a, 'c> Training<'a, 'c> {
                 Some(model) => write_model(&path, model)?,
                 None => write_model(&path, &self.step.model())?,
             }
+            answers.write(self.given.run, self.given.data)?;
             self.position.best = Some(best_of(row.epoch, metrics));
         }
         self.results.push(&row);
@@ -408,10 +417,11 @@ impl<'a, 'c> Training<'a, 'c> {
         self.health.write(self.given.run)?;
         self.watch(&row);
         let tried =
-            tried.map(|(model, metrics)| self.keep_average(row.epoch, &model, &metrics)).transpose()?;
+            tried.map(|(model, answers)| self.keep_average(row.epoch, &model, &answers)).transpose()?;
         (self.position.epoch, self.position.step) = (row.epoch, 0);
         self.position.sums = Sums::default();
         self.checkpoint()?;
+        self.report();
         (self.control.progress)(Event::Epoch(&row));
         if let Some((val_accuracy, best)) = tried {
             (self.control.progress)(Event::Average { val_accuracy, best });
@@ -461,15 +471,28 @@ impl<'a, 'c> Training<'a, 'c> {
         &mut self,
         epoch: u64,
         model: &Model,
-        metrics: &Metrics,
+        (metrics, answers): &(Metrics, Answers),
     ) -> Result<(Option<f64>, bool), TrainError> {
         write_model(&self.given.run.join(AVERAGE_FILE), model)?;
         let best = self.is_best(epoch, metrics);
         if best {
             write_model(&self.given.run.join(BEST_FILE), model)?;
+            answers.write(self.given.run, self.given.data)?;
             self.position.best = Some(best_of(epoch, metrics));
         }
         Ok((best_of(epoch, metrics).val_accuracy, best))
+    }
+
+    /// Writes the report, at the end and now and then before. Training does not need it, so that it cannot end training.
+    fn report(&mut self) {
+        let due = self.last_report.is_none_or(|last| last.elapsed() >= REPORT_EVERY);
+        if !due && !self.finished() {
+            return;
+        }
+        if let Err(error) = report::write(self.given.run, &self.given.executor.describe()) {
+            (self.control.progress)(Event::Notice(&format!("the report was not written: {error}")));
+        }
+        self.last_report = Some(Instant::now());
     }
 
     /// The state goes last: it alone decides where a resumed run starts, and holds all that has changed since the files

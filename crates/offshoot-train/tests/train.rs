@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 use offshoot_formats::safetensors;
 use offshoot_graph::random::{Purpose, Random};
 use offshoot_graph::{Fit, Metadata, Model, Tensor};
-use offshoot_train::recipe::{Augment, PreprocessingSettings};
+use offshoot_train::recipe::{Augment, AugmentationSettings, PreprocessingSettings};
 use offshoot_train::{
     Amp, CacheType, Control, Event, Freeze, Inference, Recipe, Settings, StepError, StepOptions, TrainStep,
     apply_freeze, train,
@@ -19,6 +19,13 @@ use support::{Fixture, SIZE, executor, graph, model};
 
 fn head_only(settings: &mut Settings) {
     settings.freeze = Some(Freeze::Backbone);
+}
+
+fn mixed(settings: &mut Settings) {
+    settings.augmentation =
+        Some(AugmentationSettings { mixup: Some(0.4), cutmix: Some(1.0), ..AugmentationSettings::default() });
+    (settings.balanced_sampling, settings.balance_classes) = (Some(true), Some(true));
+    settings.label_smoothing = Some(0.1);
 }
 
 fn scaled_half(settings: &mut Settings) {
@@ -58,7 +65,7 @@ fn training_learns_the_classes_and_keeps_its_files() {
 
 #[test]
 fn an_interrupted_run_ends_with_the_same_bytes() {
-    for change in [|_: &mut Settings| (), head_only, first_layer_frozen, scaled_half] {
+    for change in [|_: &mut Settings| (), head_only, first_layer_frozen, scaled_half, mixed] {
         let fixture = Fixture::new(change);
         fixture.whole("whole");
         // 33 pictures: 5 steps an epoch. In the middle, at an epoch's last step, and just after one.

@@ -57,15 +57,16 @@ pub use inspect::{Inspection, ModelInspection, TensorInspection, inspect};
 pub use manifest::{Manifest, ManifestFile, ManifestProof, sha256};
 pub use offshoot_cpu::{CpuExecutor, CpuOptions, Isa};
 pub use offshoot_data::{
-    Augmentation, Dataset, FolderOptions, Loader, LoaderOptions, PictureError, Policy, Transform, labelled,
-    pictures,
+    Augmentation, Dataset, FolderOptions, Loader, LoaderOptions, PictureError, Policy, Transform, Tta, View,
+    labelled, pictures,
 };
 pub use offshoot_formats::onnx::Options as OnnxOptions;
 pub use offshoot_formats::torchscript::Form;
 pub use offshoot_graph::{Fit, Metadata, Model, Preprocessing};
 pub use offshoot_train::health;
 pub use offshoot_train::{
-    Amp, Control, Event, Freeze, GradScaler, Inference, Metrics, Recipe, Settings, evaluate, train,
+    Amp, Control, Event, Freeze, GradScaler, Inference, Metrics, Recipe, Settings, evaluate, evaluate_views,
+    train,
 };
 pub use predict::{Guess, Prediction, predict};
 pub use source::{Loaded, ModelSource, Overrides};

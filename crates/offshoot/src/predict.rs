@@ -2,9 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use offshoot_data::{Loader, LoaderOptions, PictureError, Transform};
+use offshoot_data::{Epoch, Loader, LoaderOptions, PictureError, Transform, View};
 use offshoot_graph::{Executor, Model, Tensor};
 use offshoot_train::Inference;
+use offshoot_train::evaluate::log_mean;
+use offshoot_train::metrics::softmax;
 use serde::Serialize;
 
 use crate::error::Result;
@@ -36,14 +38,15 @@ pub struct Guess {
     pub probability: f64,
 }
 
-/// Classifies pictures with `model` and hands each prediction to `found`, in order. Returns the pictures that could not
-/// be decoded.
+/// Classifies pictures with `model` and hands each prediction to `found`, in order. The probabilities of several `views` are
+/// averaged; their logarithms stand for the logits then. Returns the pictures that could not be decoded.
 ///
 /// # Errors
 /// When the model cannot run, or `found` fails.
 pub fn predict(
     model: &Model,
     paths: Vec<PathBuf>,
+    views: &[View],
     (top, logits): (usize, bool),
     executor: &dyn Executor,
     mut found: impl FnMut(Prediction) -> Result<()>,
@@ -51,18 +54,36 @@ pub fn predict(
     let mut network = Inference::new(model, executor)?;
     let transform = Transform::new(&model.metadata.preprocessing)?;
     let size = model.metadata.preprocessing.size;
-    let loader =
-        Loader::unlabelled(paths.clone(), transform.clone(), LoaderOptions::evaluation(&transform, BATCH));
-    for batch in loader.epoch(0) {
-        let batch = batch?;
-        let images = Tensor::f32([batch.len(), 3, size, size], batch.images);
-        let output = network.run(&images)?;
-        let classes = output.shape.last().copied().unwrap_or(1).max(1);
-        for (row, &index) in output.data.chunks_exact(classes).zip(&batch.indices) {
+    let loader = |&view: &View| {
+        let options = LoaderOptions { view, ..LoaderOptions::evaluation(&transform, BATCH) };
+        Loader::unlabelled(paths.clone(), transform.clone(), options)
+    };
+    let loaders: Vec<Loader> = views.iter().map(loader).collect();
+    let mut epochs: Vec<Epoch> = loaders.iter().map(|loader| loader.epoch(0)).collect();
+    // All views of a batch before the next: they leave the same pictures out.
+    loop {
+        let mut sum: Vec<f64> = Vec::new();
+        let (mut row, mut indices) = (Vec::new(), Vec::new());
+        for epoch in &mut epochs {
+            let Some(batch) = epoch.next().transpose()? else { break };
+            let images = Tensor::f32([batch.len(), 3, size, size], batch.images);
+            row = network.run(&images)?.data.to_vec();
+            indices = batch.indices;
+            if loaders.len() > 1 {
+                let classes = (row.len() / indices.len()).max(1);
+                sum.resize(row.len(), 0.0);
+                let probabilities = row.chunks_exact(classes).flat_map(softmax);
+                sum.iter_mut().zip(probabilities).for_each(|(sum, p)| *sum += p);
+            }
+        }
+        if indices.is_empty() {
+            return Ok(loaders.first().map(Loader::skipped).unwrap_or_default());
+        }
+        let answers = if sum.is_empty() { row } else { log_mean(&sum, loaders.len()) };
+        for (row, &index) in answers.chunks_exact((answers.len() / indices.len()).max(1)).zip(&indices) {
             found(prediction(&paths[index as usize], row, &model.metadata.classes, top, logits))?;
         }
     }
-    Ok(loader.skipped())
 }
 
 fn prediction(path: &Path, row: &[f32], classes: &[String], top: usize, logits: bool) -> Prediction {

@@ -46,9 +46,12 @@ fn train_prints_its_result_and_fills_the_run_directory() {
         "last.safetensors",
         "last.state.safetensors",
         "pictures.csv",
+        "predictions.csv",
         "previous.state.safetensors",
         "recipe.toml",
+        "report.html",
         "results.csv",
+        "tensorboard",
     ];
     assert_eq!(world.names("run"), files);
     let results = world.text("run/results.csv");

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::Args;
-use offshoot::{CpuExecutor, CpuOptions, Error, Fit, Isa, Loaded, ModelSource, Overrides, Policy};
+use offshoot::{
+    CpuExecutor, CpuOptions, Error, Fit, Isa, Loaded, Metadata, ModelSource, Overrides, Policy, Tta, View,
+};
 use offshoot_train::recipe::{Augment, AugmentationSettings, PreprocessingSettings};
 
 use super::Failure;
@@ -197,6 +199,36 @@ fn channels(text: &str) -> Result<Channels, String> {
     let numbers = numbers.filter(|n| n.iter().all(|x| x.is_finite()));
     let three = numbers.and_then(|n| <[f32; 3]>::try_from(n).ok());
     three.map(Channels).ok_or_else(|| "give three numbers: R,G,B".into())
+}
+
+/// Test-time augmentation.
+#[derive(Args)]
+pub(crate) struct TtaArgument {
+    /// Average what the model says of several views of each picture: off, flip (the picture and its mirror image) or ten (corners
+    /// and middle, and their mirror images; for --fit crop).
+    #[arg(long, value_name = "VIEWS", value_parser = tta, default_value = "off", num_args = 0..=1, default_missing_value = "flip")]
+    tta: Tta,
+}
+
+impl TtaArgument {
+    /// The views of a model's pictures.
+    pub(crate) fn views(&self, metadata: &Metadata) -> Result<Vec<View>, Failure> {
+        let fit = metadata.preprocessing.fit;
+        if self.tta == Tta::Ten && fit != Fit::Crop {
+            let text = "--tta ten: corners are cut off with the fit `crop` only, and the model has another; give --tta flip";
+            return Err(Error::Input(text.into()).into());
+        }
+        Ok(self.tta.views())
+    }
+}
+
+fn tta(text: &str) -> Result<Tta, String> {
+    match text {
+        "off" => Ok(Tta::Off),
+        "flip" => Ok(Tta::Flip),
+        "ten" => Ok(Tta::Ten),
+        _ => Err("give off, flip or ten".into()),
+    }
 }
 
 /// The pair that names a pretrained model, where no MODEL is given.

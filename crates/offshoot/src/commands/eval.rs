@@ -3,11 +3,13 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use offshoot::{FolderOptions, Inference, Loader, LoaderOptions, Transform, evaluate, labelled};
+use offshoot::{
+    FolderOptions, Inference, Loader, LoaderOptions, Transform, evaluate, evaluate_views, labelled,
+};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::arguments::{self, PreprocessingArguments, Pretrained, Processor};
+use super::arguments::{self, PreprocessingArguments, Pretrained, Processor, TtaArgument};
 use super::{Outcome, print};
 
 /// Pictures that go through the network at once.
@@ -22,6 +24,8 @@ pub(crate) struct Arguments {
     pretrained: Pretrained,
     #[command(flatten)]
     preprocessing: PreprocessingArguments,
+    #[command(flatten)]
+    tta: TtaArgument,
     #[command(flatten)]
     processor: Processor,
     /// Make a picture that cannot be used an error.
@@ -62,14 +66,22 @@ impl Arguments {
                 data.display()
             ));
         }
-        let options = LoaderOptions { strict: self.strict, ..LoaderOptions::evaluation(&transform, BATCH) };
-        let bar = print::bar(found.samples.len() as u64, "eval");
-        let loader = Loader::new(found.samples, transform, options);
+        let loader = |view| {
+            let plain = LoaderOptions::evaluation(&transform, BATCH);
+            let options = LoaderOptions { strict: self.strict, view, ..plain };
+            Loader::new(found.samples.clone(), transform.clone(), options)
+        };
+        let loaders: Vec<Loader> = self.tta.views(&model.metadata)?.into_iter().map(loader).collect();
+        let bar = print::bar((found.samples.len() * loaders.len()) as u64, "eval");
         let mut network = Inference::new(&model, &executor)?;
-        let metrics = evaluate(&mut network, classes.len(), &loader, |done| bar.set_position(done))?;
+        let done = |done| bar.set_position(done);
+        let metrics = match &loaders[..] {
+            [one] => evaluate(&mut network, classes.len(), one, done)?,
+            all => evaluate_views(&mut network, classes.len(), all, done)?,
+        };
         bar.finish_and_clear();
         let mut skipped = found.skipped;
-        skipped.extend(loader.skipped());
+        skipped.extend(loaders.first().map(Loader::skipped).unwrap_or_default());
         print::skipped(&skipped);
 
         let per_class = metrics.per_class().into_iter().zip(classes).filter(|(c, _)| c.images > 0);

@@ -3,6 +3,7 @@
 mod arguments;
 mod bench;
 mod check;
+mod data;
 mod eval;
 mod export;
 mod inspect;
@@ -10,6 +11,7 @@ mod lr_find;
 mod predict;
 mod print;
 mod recipe;
+mod report;
 mod train;
 mod verify;
 
@@ -51,6 +53,10 @@ pub(crate) enum Command {
     Verify(verify::Arguments),
     /// Look for what is wrong with a model and a folder of pictures, without training; exit code 1 if something is.
     Check(check::Arguments),
+    /// Look at a folder of pictures: what the network sees of it, and what is wrong with it.
+    Data(data::Arguments),
+    /// Write the report of a run anew.
+    Report(report::Arguments),
     /// Time this machine.
     Bench(bench::Arguments),
     /// Say what a file is.
@@ -68,6 +74,8 @@ impl Command {
             Command::Export(arguments) => arguments.run(),
             Command::Verify(arguments) => arguments.run(),
             Command::Check(arguments) => arguments.run(),
+            Command::Data(arguments) => arguments.run(),
+            Command::Report(arguments) => arguments.run(),
             Command::Bench(arguments) => arguments.run(),
             Command::Inspect(arguments) => arguments.run(),
         }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use offshoot::{Error, FolderOptions, PictureError, Prediction, Transform, pictures, predict};
 
-use super::arguments::{self, PreprocessingArguments, Pretrained, Processor};
+use super::arguments::{self, PreprocessingArguments, Pretrained, Processor, TtaArgument};
 use super::{Failure, Outcome, print};
 
 #[derive(Args)]
@@ -23,6 +23,8 @@ pub(crate) struct Arguments {
     logits: bool,
     #[command(flatten)]
     preprocessing: PreprocessingArguments,
+    #[command(flatten)]
+    tta: TtaArgument,
     #[command(flatten)]
     processor: Processor,
     /// Make a picture that cannot be used an error.
@@ -46,7 +48,8 @@ impl Arguments {
         let found = pictures(&paths, &folder)?;
         let mut closed = false;
         let mut count = 0;
-        let failed = predict(&model, found.paths, (self.top, self.logits), &executor, |prediction| {
+        let views = self.tta.views(&model.metadata)?;
+        let failed = predict(&model, found.paths, &views, (self.top, self.logits), &executor, |prediction| {
             count += 1;
             let printed = if self.json { print::json(&prediction) } else { text(&prediction) };
             match printed {

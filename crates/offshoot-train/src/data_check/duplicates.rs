@@ -1,0 +1,189 @@
+//! Pictures that are there more than once.
+//!
+//! Candidates share most bits of a perceptual hash: the signs of the low frequencies of a small grey picture, about their
+//! median (as in Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010). Whether they are the
+//! same picture is then decided by the distance of small colour pictures.
+
+use std::f64::consts::PI;
+
+use blake3::Hash;
+use offshoot_data::{Dataset, DecodeOptions, PictureError, Transform, read_picture};
+use offshoot_graph::{Fit, Preprocessing};
+use rayon::prelude::*;
+use serde::Serialize;
+
+use super::{Member, members};
+
+/// Side of the small pictures.
+const SIDE: usize = 32;
+/// Frequencies of the hash in each direction.
+const FREQUENCIES: usize = 8;
+/// The most bits of 64 in which candidates differ.
+const BITS: u32 = 14;
+/// The largest root mean square distance of the small pictures, in levels of 255, of one picture encoded or resized again.
+const SAME: f64 = 6.0;
+/// The same for pictures that are alike: other frames of a scene, other exposures.
+const NEAR: f64 = 18.0;
+
+/// How two pictures belong together, the closest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kinship {
+    /// The same bytes.
+    Identical,
+    /// The same picture, encoded or resized again.
+    Reencoded,
+    /// Very alike.
+    Near,
+}
+
+/// Two pictures that are one, or nearly.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Duplicate {
+    /// How they belong together.
+    pub kind: Kinship,
+    /// The root mean square distance of the two at 32 x 32 pixels, in levels of 255.
+    pub distance: f64,
+    /// Whether one is for training and the other for validation.
+    pub across_splits: bool,
+    /// Whether they have different classes.
+    pub labels_differ: bool,
+    /// The two.
+    pub pictures: [Member; 2],
+}
+
+/// What is compared of a picture.
+struct Print {
+    file: Hash,
+    bits: u64,
+    small: Vec<u8>,
+}
+
+/// The pairs of pictures in a data set that are one picture or nearly, the closest first, and the pictures that cannot be decoded.
+/// `done` is told once for each picture that has been read.
+///
+/// Time grows with the square of the number of pictures; ten thousand take about a second after decoding.
+pub fn duplicates(data: &Dataset, done: &(dyn Fn() + Sync)) -> (Vec<Duplicate>, Vec<PictureError>) {
+    let members = members(data);
+    let small = Preprocessing { size: SIDE, resize: SIDE, fit: Fit::Stretch, ..Preprocessing::default() };
+    let transform = Transform::new(&small).expect("a small square can be made");
+    let cosines = cosines();
+    let prints: Vec<Result<Print, PictureError>> = members
+        .par_iter()
+        .map(|member| {
+            let print = print(member, &transform, &cosines);
+            done();
+            print
+        })
+        .collect();
+    let mut usable = Vec::new();
+    let mut unreadable = Vec::new();
+    for (place, print) in prints.into_iter().enumerate() {
+        match print {
+            Ok(print) => usable.push((place, print)),
+            Err(error) => unreadable.push(error),
+        }
+    }
+    let mut found: Vec<(Kinship, f64, usize, usize)> = (0..usable.len())
+        .into_par_iter()
+        .flat_map_iter(|i| {
+            let (place, print) = &usable[i];
+            let later = usable[i + 1..].iter();
+            later.filter_map(move |(other, its)| {
+                let (kind, distance) = kinship(print, its)?;
+                Some((kind, distance, *place, *other))
+            })
+        })
+        .collect();
+    found.sort_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)).then((a.2, a.3).cmp(&(b.2, b.3))));
+    let pair = |(kind, distance, a, b): (Kinship, f64, usize, usize)| {
+        let pictures = [members[a].clone(), members[b].clone()];
+        Duplicate {
+            kind,
+            distance,
+            across_splits: pictures[0].split != pictures[1].split,
+            labels_differ: pictures[0].class != pictures[1].class,
+            pictures,
+        }
+    };
+    (found.into_iter().map(pair).collect(), unreadable)
+}
+
+fn print(member: &Member, transform: &Transform, cosines: &[[f64; SIDE]]) -> Result<Print, PictureError> {
+    let picture = read_picture(&member.path, &DecodeOptions::default())?;
+    let bytes = std::fs::read(&member.path).unwrap_or_default();
+    let small = transform.evaluate(&picture);
+    Ok(Print { file: blake3::hash(&bytes), bits: perceptual_hash(&small, cosines), small })
+}
+
+fn kinship(a: &Print, b: &Print) -> Option<(Kinship, f64)> {
+    if a.file == b.file {
+        return Some((Kinship::Identical, 0.0));
+    }
+    if (a.bits ^ b.bits).count_ones() > BITS {
+        return None;
+    }
+    let distance = distance(&a.small, &b.small);
+    match distance {
+        d if d <= SAME => Some((Kinship::Reencoded, d)),
+        d if d <= NEAR => Some((Kinship::Near, d)),
+        _ => None,
+    }
+}
+
+fn distance(a: &[u8], b: &[u8]) -> f64 {
+    let squares = a.iter().zip(b).map(|(a, b)| f64::from(a.abs_diff(*b)).powi(2)).sum::<f64>();
+    (squares / a.len().max(1) as f64).sqrt()
+}
+
+/// The cosines of the lowest frequencies.
+fn cosines() -> Vec<[f64; SIDE]> {
+    let row =
+        |u: usize| std::array::from_fn(|x| libm::cos(PI * u as f64 * (2 * x + 1) as f64 / (2 * SIDE) as f64));
+    (0..FREQUENCIES).map(row).collect()
+}
+
+/// A bit for each of the 64 lowest frequencies of the grey picture: whether it is above their median.
+fn perceptual_hash(small: &[u8], cosines: &[[f64; SIDE]]) -> u64 {
+    let grey: Vec<f64> = small
+        .chunks_exact(3)
+        .map(|p| 0.299 * f64::from(p[0]) + 0.587 * f64::from(p[1]) + 0.114 * f64::from(p[2]))
+        .collect();
+    let mut frequencies = Vec::with_capacity(FREQUENCIES * FREQUENCIES);
+    for down in cosines {
+        for across in cosines {
+            let row = |row: &[f64]| row.iter().zip(across).map(|(g, c)| g * c).sum::<f64>();
+            frequencies.push(grey.chunks_exact(SIDE).zip(down).map(|(r, c)| c * row(r)).sum::<f64>());
+        }
+    }
+    // The first is the mean brightness, which says nothing of the shape.
+    frequencies[0] = 0.0;
+    let mut sorted = frequencies.clone();
+    sorted.sort_by(f64::total_cmp);
+    let median = (sorted[sorted.len() / 2 - 1] + sorted[sorted.len() / 2]) / 2.0;
+    frequencies.iter().enumerate().fold(0, |bits, (i, &f)| bits | (u64::from(f > median) << i))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hash_stays_under_noise_and_brightness_and_changes_with_the_shape() {
+        let scene = |shift: usize, light: i32, noise: usize| -> Vec<u8> {
+            let value = |i: usize| {
+                let (x, y) = (i / 3 % SIDE, i / 3 / SIDE);
+                let shape = if (x + shift) * (x + shift) + y * y < 700 { 170 } else { 60 };
+                let noise = (i * 7919 % 13) as i32 * noise as i32 / 4;
+                (shape + x as i32 + light + noise).clamp(0, 255) as u8
+            };
+            (0..SIDE * SIDE * 3).map(value).collect()
+        };
+        let cosines = cosines();
+        let hash = |small: &[u8]| perceptual_hash(small, &cosines);
+        let plain = scene(0, 0, 0);
+        assert!((hash(&plain) ^ hash(&scene(0, 9, 1))).count_ones() <= 6);
+        assert!((hash(&plain) ^ hash(&scene(24, 0, 0))).count_ones() > BITS);
+        assert!(distance(&plain, &scene(0, 3, 0)) < SAME);
+    }
+}

@@ -1,0 +1,81 @@
+//! What the best model says of the validation pictures: `predictions.csv`.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use offshoot_data::Dataset;
+use offshoot_formats::FormatError;
+use offshoot_formats::atomic::write_atomically;
+
+use super::table::Table;
+use crate::run::quoted;
+
+/// A line for each validation picture: path, class, and the logit of each class.
+pub const PREDICTIONS_FILE: &str = "predictions.csv";
+
+/// Logits of validation pictures.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Answers {
+    /// Places in the list of validation samples.
+    indices: Vec<u64>,
+    /// A row for each.
+    logits: Vec<f32>,
+}
+
+impl Answers {
+    pub(crate) fn add(&mut self, indices: &[u64], logits: &[f32]) {
+        self.indices.extend(indices);
+        self.logits.extend(logits);
+    }
+
+    pub(crate) fn write(&self, run: &Path, data: &Dataset) -> Result<(), FormatError> {
+        if self.indices.is_empty() {
+            return Ok(());
+        }
+        let rows = self.logits.chunks_exact(data.classes.len().max(1));
+        write_atomically(&run.join(PREDICTIONS_FILE), |file| {
+            let classes: Vec<_> = data.classes.iter().map(|class| quoted(class)).collect();
+            writeln!(file, "path,class,{}", classes.join(","))?;
+            for (&index, row) in self.indices.iter().zip(rows) {
+                let sample = &data.val[index as usize];
+                let path = sample.path.to_string_lossy();
+                write!(file, "{},{}", quoted(&path), quoted(&data.classes[sample.label]))?;
+                row.iter().try_for_each(|logit| write!(file, ",{logit}"))?;
+                writeln!(file)?;
+            }
+            Ok(())
+        })
+    }
+}
+
+/// The content of `predictions.csv`.
+#[derive(Debug, Default)]
+pub(super) struct Predictions {
+    pub(super) classes: Vec<String>,
+    pub(super) paths: Vec<PathBuf>,
+    pub(super) labels: Vec<usize>,
+    /// A row of as many as there are classes for each picture.
+    pub(super) logits: Vec<f32>,
+}
+
+impl Predictions {
+    /// Those in the folder `run`. `None` where there is no file, or it is not what was written.
+    pub(super) fn read(run: &Path) -> Option<Predictions> {
+        let table = Table::read(&run.join(PREDICTIONS_FILE))?;
+        let classes = table.columns.get(2..)?.to_vec();
+        let mut found = Predictions { classes, ..Predictions::default() };
+        for row in &table.rows {
+            let [path, class, logits @ ..] = &row[..] else { return None };
+            found.paths.push(path.into());
+            found.labels.push(found.classes.iter().position(|c| c == class)?);
+            for logit in logits {
+                found.logits.push(logit.parse().ok()?);
+            }
+        }
+        (found.logits.len() == found.labels.len() * found.classes.len()).then_some(found)
+    }
+
+    pub(super) fn rows(&self) -> impl Iterator<Item = (&[f32], usize)> {
+        self.logits.chunks_exact(self.classes.len().max(1)).zip(self.labels.iter().copied())
+    }
+}

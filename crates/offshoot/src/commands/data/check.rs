@@ -1,0 +1,201 @@
+//! `offshoot data check`
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use clap::Args;
+use offshoot::{
+    Dataset, Error, PictureError, Recipe, Settings, Transform, own_preprocessing, starting_model,
+};
+use offshoot_train::data_check::{
+    Balance, Duplicate, Kinship, LabelOptions, Member, Suspect, balance, duplicates, suspects,
+};
+use serde::Serialize;
+
+use super::super::arguments::{PreprocessingArguments, Processor};
+use super::super::{Failure, Outcome, print};
+
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// A folder with a folder of pictures for each class, or with `train` and `val` that have them.
+    data: PathBuf,
+    /// An architecture, to look for wrong labels with; with --weights.
+    #[arg(long, value_name = "NAME", requires = "weights")]
+    model: Option<String>,
+    /// The pretrained weights of --model: a .pth or .safetensors.
+    #[arg(long, value_name = "FILE", requires = "model")]
+    weights: Option<PathBuf>,
+    /// Parts of the pictures; a probe is asked about each of them after it has learned from the others.
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(2..=100))]
+    folds: u64,
+    /// The most wrong labels to name.
+    #[arg(long, value_name = "N", default_value_t = 40)]
+    top: usize,
+    #[command(flatten)]
+    preprocessing: PreprocessingArguments,
+    #[command(flatten)]
+    processor: Processor,
+    /// The part of the pictures kept for validation, where there is no `val` folder [default: 0.2].
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    val_fraction: Option<f64>,
+    /// Decides the split and the folds [default: 0].
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Exit with 1 if anything is found.
+    #[arg(long)]
+    strict: bool,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Unreadable {
+    path: String,
+    reason: String,
+}
+
+#[derive(Serialize)]
+struct Report {
+    images: usize,
+    problems: usize,
+    unreadable: Vec<Unreadable>,
+    duplicates: Vec<Duplicate>,
+    balance: Balance,
+    /// `null` without a model.
+    labels: Option<Vec<Suspect>>,
+}
+
+impl Arguments {
+    pub(crate) fn run(self) -> Outcome {
+        let recipe = self.recipe()?;
+        Transform::new(&recipe.preprocessing)?;
+        let executor = self.processor.executor()?;
+        let data = Dataset::open(&recipe.data, &recipe.folder_options())?;
+        let images = data.train.len() + data.val.len();
+        let (bar, read) = (print::bar(images as u64, "pictures"), AtomicU64::new(0));
+        let (duplicates, broken) =
+            duplicates(&data, &|| bar.set_position(read.fetch_add(1, Ordering::Relaxed) + 1));
+        bar.finish_and_clear();
+        let labels = match self.model {
+            None => None,
+            Some(_) => Some(self.labels(&recipe, &data, &executor)?),
+        };
+        let unreadable: Vec<Unreadable> = data.skipped.iter().chain(&broken).map(unreadable).collect();
+        let balance = balance(&data);
+        let named = labels.as_ref().map_or(0, Vec::len);
+        let problems = unreadable.len() + duplicates.len() + usize::from(balance.imbalanced) + named;
+        let report = Report { images, problems, unreadable, duplicates, balance, labels };
+        if self.json {
+            print::json(&report)?
+        } else {
+            report.print()?
+        }
+        if self.strict && problems > 0 { Err(Failure::Check) } else { Ok(()) }
+    }
+
+    fn recipe(&self) -> Result<Recipe, Error> {
+        let own = self.model.as_deref().map_or(Ok(offshoot::Preprocessing::default()), own_preprocessing)?;
+        let settings = Settings {
+            model: Some(self.model.clone().unwrap_or_else(|| "none".into())),
+            weights: self.weights.clone(),
+            data: Some(self.data.clone()),
+            head: Some("linear".into()),
+            val_fraction: self.val_fraction,
+            seed: self.seed,
+            preprocessing: self.preprocessing.settings(),
+            ..Settings::default()
+        };
+        Ok(Recipe::resolve(settings, &own)?)
+    }
+
+    fn labels(
+        &self,
+        recipe: &Recipe,
+        data: &Dataset,
+        executor: &offshoot::CpuExecutor,
+    ) -> Result<Vec<Suspect>, Error> {
+        let model = starting_model(recipe, &data.classes)?;
+        let bar = print::bar((data.train.len() + data.val.len()) as u64, "features");
+        let options =
+            LabelOptions { folds: self.folds as usize, seed: recipe.seed, ..LabelOptions::default() };
+        let mut done = |n: usize| bar.set_position(n as u64);
+        let mut found = suspects(|| model.clone(), data, executor, options, &mut done)?;
+        bar.finish_and_clear();
+        found.truncate(self.top);
+        Ok(found)
+    }
+}
+
+fn unreadable(error: &PictureError) -> Unreadable {
+    Unreadable { path: error.path.to_string_lossy().into_owned(), reason: error.source.to_string() }
+}
+
+impl Report {
+    fn print(&self) -> Outcome {
+        print::line(&format!("pictures      {}", self.images))?;
+        print::line(&format!("unreadable    {}", self.unreadable.len()))?;
+        for Unreadable { path, reason } in &self.unreadable {
+            print::line(&format!("  {path}: {reason}"))?;
+        }
+        let [identical, reencoded, near] = [Kinship::Identical, Kinship::Reencoded, Kinship::Near]
+            .map(|kind| self.duplicates.iter().filter(|pair| pair.kind == kind).count());
+        print::line(&format!(
+            "duplicates    {identical} identical, {reencoded} encoded again, {near} alike"
+        ))?;
+        for pair in &self.duplicates {
+            print::line(&pair_line(pair))?;
+        }
+        self.print_balance()?;
+        match &self.labels {
+            None => print::line("labels        not looked at; give --model NAME --weights FILE"),
+            Some(labels) => {
+                print::line(&format!("labels        {} look wrong, the surest first", labels.len()))?;
+                labels.iter().try_for_each(|suspect| print::line(&suspect_line(suspect)))
+            }
+        }
+    }
+
+    fn print_balance(&self) -> Outcome {
+        let Balance { classes, ratio, imbalanced } = &self.balance;
+        let advice =
+            if *imbalanced { "; see --class-weights balanced and --balanced-sampling of train" } else { "" };
+        print::line(&format!(
+            "classes       {}, the largest {ratio:.1} times the smallest{advice}",
+            classes.len()
+        ))?;
+        let width = classes.iter().map(|c| c.class.chars().count()).max().unwrap_or(0);
+        classes.iter().try_for_each(|c| {
+            print::line(&format!(
+                "  {:width$}  {} to train with, {} to validate with",
+                c.class, c.train, c.val
+            ))
+        })
+    }
+}
+
+fn place(Member { path, split, class }: &Member) -> String {
+    format!("{} ({split}, {class})", path.display())
+}
+
+fn pair_line(pair: &Duplicate) -> String {
+    let kind = match pair.kind {
+        Kinship::Identical => "identical",
+        Kinship::Reencoded => "encoded again",
+        Kinship::Near => "alike",
+    };
+    let mut notes = String::new();
+    if pair.across_splits {
+        notes += ", ACROSS SPLITS";
+    }
+    if pair.labels_differ {
+        notes += ", OTHER LABEL";
+    }
+    let [a, b] = &pair.pictures;
+    format!("  {kind} (distance {:.1}){notes}: {} and {}", pair.distance, place(a), place(b))
+}
+
+fn suspect_line(s: &Suspect) -> String {
+    let (label, other) = (100.0 * s.label_probability, 100.0 * s.suggested_probability);
+    format!("  {}: {label:.1} % its label, {other:.1} % {}", place(&s.picture), s.suggested)
+}

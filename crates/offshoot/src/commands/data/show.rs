@@ -1,0 +1,173 @@
+//! `offshoot data show`
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use offshoot::{
+    Dataset, Error, Loader, LoaderOptions, Preprocessing, Recipe, Settings, Transform, own_preprocessing,
+};
+use offshoot_data::{Batch, Draw, Sample, Tile, contact_sheet};
+use offshoot_formats::atomic::write_atomically;
+use serde_json::json;
+
+use super::super::arguments::{AugmentationArguments, PreprocessingArguments};
+use super::super::{Outcome, print};
+
+/// The most pixels of a sheet, so that a flag cannot ask for all memory.
+const MOST_PIXELS: usize = 1 << 28;
+
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// A folder with a folder of pictures for each class, or with `train` and `val` that have them.
+    data: PathBuf,
+    /// The file to write.
+    #[arg(long, value_name = "FILE.png", default_value = "sheet.png")]
+    out: PathBuf,
+    /// The architecture whose preprocessing is shown [default: ImageNet's at 224 pixels].
+    #[arg(long, value_name = "NAME")]
+    model: Option<String>,
+    /// Settings from a file, as for train; flags go before it.
+    #[arg(long, value_name = "FILE.toml")]
+    recipe: Option<PathBuf>,
+    /// Pictures to show.
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    pictures: u64,
+    /// How often each is shown as the network sees it in training: once for each epoch from the first on.
+    #[arg(long, value_name = "N", default_value_t = 6, value_parser = clap::value_parser!(u64).range(0..=100))]
+    views: u64,
+    #[command(flatten)]
+    augmentation: AugmentationArguments,
+    #[command(flatten)]
+    preprocessing: PreprocessingArguments,
+    /// The part of the pictures kept for validation, where there is no `val` folder [default: 0.2].
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    val_fraction: Option<f64>,
+    /// Decides everything random [default: 0].
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Arguments {
+    pub(crate) fn run(self) -> Outcome {
+        let recipe = self.recipe()?;
+        let transform = Transform::new(&recipe.preprocessing)?;
+        let size = recipe.preprocessing.size;
+        let pixels =
+            (self.pictures as usize * (self.views as usize + 1)).saturating_mul((size.max(128) + 40).pow(2));
+        if pixels > MOST_PIXELS {
+            let text = "the sheet would be too large; give fewer --pictures or --views, or a smaller --size";
+            return Err(Error::Input(text.into()).into());
+        }
+        let data = Dataset::open(&recipe.data, &recipe.folder_options())?;
+        print::skipped(&data.skipped);
+        let rows = self.rows(&recipe, &data, &transform)?;
+        let sheet = contact_sheet(&rows, size);
+        let bytes = sheet.to_png().map_err(Error::Input)?;
+        write_atomically(&self.out, |file| file.write_all(&bytes))?;
+        if self.json {
+            let path = self.out.to_string_lossy();
+            return print::json(&json!({"path": path, "pictures": rows.len(), "views": self.views}));
+        }
+        print::line(&format!(
+            "{}: {} pictures, each as it is validated with and as it is in {} epochs",
+            self.out.display(),
+            rows.len(),
+            self.views
+        ))
+    }
+
+    fn recipe(&self) -> Result<Recipe, Error> {
+        let file = self.recipe.as_deref().map(Settings::read).transpose()?.unwrap_or_default();
+        let settings = Settings {
+            model: self.model.clone(),
+            data: Some(self.data.clone()),
+            augment: self.augmentation.augment,
+            augmentation: self.augmentation.settings(),
+            preprocessing: self.preprocessing.settings(),
+            val_fraction: self.val_fraction,
+            seed: self.seed,
+            ..Settings::default()
+        };
+        let settings = settings.over(file);
+        let own = settings.model.as_deref().map_or(Ok(Preprocessing::default()), own_preprocessing)?;
+        let model = settings.model.clone().unwrap_or_else(|| "none".into());
+        Ok(Recipe::resolve(Settings { model: Some(model), ..settings }, &own)?)
+    }
+
+    /// A row for each of the first pictures of the first epoch, which are mixed with each other.
+    fn rows(&self, recipe: &Recipe, data: &Dataset, transform: &Transform) -> Result<Vec<Vec<Tile>>, Error> {
+        let plain = LoaderOptions::evaluation(transform, 1);
+        let options = LoaderOptions {
+            shuffle: true,
+            seed: recipe.seed,
+            balance: recipe.balanced_sampling,
+            augment: recipe.augmentation(),
+            ..plain.clone()
+        };
+        let loader = |options| Loader::new(data.train.clone(), transform.clone(), options);
+        let (plain, training) = (loader(plain), loader(options));
+        let mut shown: Vec<Draw> = Vec::new();
+        let mut rows: Vec<Vec<Tile>> = Vec::new();
+        for draw in training.order(0) {
+            if rows.len() as u64 == self.pictures {
+                break;
+            }
+            match plain.batch(&[draw], 0) {
+                Ok(batch) => {
+                    rows.push(tiles(&batch, data, transform, |sample| {
+                        [name(&sample.path), class(data, sample)]
+                    }));
+                    shown.push(draw);
+                }
+                Err(error) => print::skipped(&[error]),
+            }
+        }
+        for epoch in 0..self.views {
+            let batch = training.batch(&shown, epoch)?;
+            let tiles = tiles(&batch, data, transform, |_| [format!("epoch {}", epoch + 1), String::new()]);
+            for (i, (row, mut tile)) in rows.iter_mut().zip(tiles).enumerate() {
+                tile.caption[1] = target(&batch, i, data);
+                row.push(tile);
+            }
+        }
+        Ok(rows)
+    }
+}
+
+fn tiles(
+    batch: &Batch,
+    data: &Dataset,
+    transform: &Transform,
+    caption: impl Fn(&Sample) -> [String; 2],
+) -> Vec<Tile> {
+    let inputs = batch.images.chunks_exact(transform.input_len()).zip(&batch.indices);
+    let tile = |(input, &index): (&[f32], &u64)| Tile {
+        pixels: transform.denormalize(input),
+        caption: caption(&data.train[index as usize]),
+    };
+    inputs.map(tile).collect()
+}
+
+fn name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+fn class(data: &Dataset, sample: &Sample) -> String {
+    data.classes[sample.label].clone()
+}
+
+/// What the network is to say of a picture.
+fn target(batch: &Batch, i: usize, data: &Dataset) -> String {
+    let class = |label: i64| &data.classes[label as usize];
+    let own = class(batch.labels[i]);
+    match batch.partners.get(i) {
+        None => own.clone(),
+        Some(partner) => {
+            format!("{own} {:.2} + {} {:.2}", 1.0 - partner.share, class(partner.label), partner.share)
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! `offshoot report`
+
+use std::path::PathBuf;
+
+use clap::Args;
+use offshoot::Error;
+use offshoot_graph::Executor as _;
+use offshoot_train::report::{REPORT_FILE, write};
+use offshoot_train::run::RESULTS_FILE;
+use serde_json::json;
+
+use super::arguments::Processor;
+use super::{Outcome, print};
+
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// A run directory.
+    #[arg(value_name = "RUN")]
+    run: PathBuf,
+    #[command(flatten)]
+    processor: Processor,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Arguments {
+    pub(crate) fn run(self) -> Outcome {
+        if !self.run.join(RESULTS_FILE).is_file() {
+            let run = self.run.display();
+            return Err(Error::Input(format!(
+                "{run}: no {RESULTS_FILE} in this folder; is it a run of `offshoot train` with a finished epoch?"
+            ))
+            .into());
+        }
+        write(&self.run, &self.processor.executor()?.describe())?;
+        let path = self.run.join(REPORT_FILE);
+        match self.json {
+            true => print::json(&json!({"path": path.to_string_lossy()})),
+            false => print::line(&path.display().to_string()),
+        }
+    }
+}

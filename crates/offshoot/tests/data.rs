@@ -1,0 +1,233 @@
+//! `offshoot data`: contact sheets, and what is wrong with a folder of pictures.
+
+#![allow(clippy::unwrap_used)] // the helpers are tests too
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+use support::{CLASSES, SMALL, World, bmp, cached, data};
+
+#[test]
+fn a_sheet_shows_pictures_as_the_network_sees_them() {
+    let world = World::new("sheet");
+    data(&world.path("d"), &CLASSES, 6);
+    let command = "data show d --size 32 --pictures 4 --views 3 --mixup 0.4 --cutmix 1 --policy trivial";
+    let said = world.json(&format!("{command} --out one.png"));
+    assert_eq!((said["pictures"].as_u64(), said["views"].as_u64()), (Some(4), Some(3)));
+    world.run(&format!("{command} --out again.png"));
+    assert_eq!(world.read("one.png"), world.read("again.png"));
+    world.run(&format!("{command} --seed 1 --out other.png"));
+    assert_ne!(world.read("one.png"), world.read("other.png"));
+    let sheet = offshoot_data::read_picture(&world.path("one.png"), &Default::default()).unwrap();
+    // Four tiles across and down, magnified to 128 pixels.
+    assert_eq!((sheet.width(), sheet.height()), (4 * 134 + 6, 4 * 154 + 6));
+}
+
+#[test]
+fn what_is_planted_is_found() {
+    let world = World::new("planted");
+    data(&world.path("d"), &CLASSES, 6);
+    // Pictures of the helper differ in noise only: other shapes for those that are to be told apart.
+    for (class, _) in CLASSES {
+        fs::remove_dir_all(world.path(&format!("d/{class}"))).unwrap();
+        fs::create_dir_all(world.path(&format!("d/{class}"))).unwrap();
+    }
+    let paint = |seed: u64| {
+        let mut file = bmp([0, 0, 0], 0);
+        let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+        // Blocks of 4 x 4 pixels in random colours.
+        let colours: Vec<u8> = (0..6 * 5 * 3)
+            .map(|_| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                (state >> 56) as u8
+            })
+            .collect();
+        for pixel in 0..24 * 20 {
+            let block = (pixel / 24 / 4) * 6 + pixel % 24 / 4;
+            for channel in 0..3 {
+                file[54 + pixel * 3 + channel] = colours[block * 3 + channel];
+            }
+        }
+        file
+    };
+    for (label, (class, _)) in CLASSES.iter().enumerate() {
+        for i in 0..(if label == 0 { 12 } else { 4 }) {
+            fs::write(world.path(&format!("d/{class}/{i:02}.bmp")), paint((label * 100 + i) as u64)).unwrap();
+        }
+    }
+    fs::copy(world.path("d/blue/03.bmp"), world.path("d/red/copy.bmp")).unwrap();
+    let mut brighter = paint(205);
+    brighter[54..].iter_mut().for_each(|x| *x = x.saturating_add(2));
+    fs::write(world.path("d/red/05.bmp"), paint(205)).unwrap();
+    fs::write(world.path("d/red/brighter.bmp"), brighter).unwrap();
+    fs::write(world.path("d/green/broken.bmp"), &paint(7)[..200]).unwrap();
+    let said = world.json("data check d");
+    let pairs = said["duplicates"].as_array().unwrap();
+    let of =
+        |pair: &Value| (pair["kind"].as_str().unwrap().to_owned(), pair["labels_differ"].as_bool().unwrap());
+    assert_eq!(
+        pairs.iter().map(of).collect::<Vec<_>>(),
+        [("identical".into(), true), ("reencoded".into(), false)]
+    );
+    assert_eq!(said["unreadable"].as_array().unwrap().len(), 1);
+    assert!(said["unreadable"][0]["path"].as_str().unwrap().ends_with("broken.bmp"));
+    assert_eq!(said["balance"]["imbalanced"].as_bool(), Some(true));
+    assert!(said["labels"].is_null());
+    assert_eq!(said["problems"].as_u64(), Some(4));
+    assert_eq!(world.run("data check d --strict").code, Some(1));
+    assert_eq!(world.run("data check d").code, Some(0));
+    assert_eq!(world.run("data check d --model mobilenet_v2").code, Some(2));
+    assert_eq!(world.run("data check nowhere").code, Some(2));
+}
+
+/// The names of a picture that do not depend on where the folder is.
+fn below(path: &Value) -> String {
+    let path = Path::new(path.as_str().unwrap());
+    let parts: Vec<_> = path.components().rev().take(2).map(|c| c.as_os_str().to_string_lossy()).collect();
+    format!("{}/{}", parts[1], parts[0])
+}
+
+#[test]
+#[ignore = "needs the light Python peers (OFFSHOOT_PEERS) and the assets (OFFSHOOT_ASSETS)"]
+fn flipped_labels_and_duplicates_among_photographs_are_found() {
+    let assets = cached("OFFSHOOT_ASSETS", "assets");
+    let world = World::new("photos");
+    for seed in 0..3 {
+        let out = world.path(&format!("photos{seed}"));
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/plant.py");
+        let python = cached("OFFSHOOT_PEERS", "peers").join("bin/python");
+        let run = Command::new(python)
+            .arg(script)
+            .args([&assets.join("photos6"), &out])
+            .arg(seed.to_string())
+            .output()
+            .expect("the peers' Python starts");
+        assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+        let planted: Value = serde_json::from_slice(&run.stdout).unwrap();
+        let weights = assets.join("weights/mobilenet_v2.pth");
+        let said = world.json(&format!(
+            "data check photos{seed} --model mobilenet_v2 --weights {} --fit pad",
+            weights.display()
+        ));
+        let named = said["labels"].as_array().unwrap();
+        assert!(named.len() <= 40);
+        let named: BTreeSet<String> = named.iter().map(|suspect| below(&suspect["path"])).collect();
+        let flipped = planted["flipped"].as_array().unwrap();
+        let found = flipped.iter().filter(|path| named.contains(&below(path))).count();
+        eprintln!("seed {seed}: {found} of {} flipped labels are among {} named", flipped.len(), named.len());
+        assert!(found * 10 >= flipped.len() * 7);
+        let pairs: Vec<[String; 2]> = (said["duplicates"].as_array().unwrap().iter())
+            .map(|pair| [0, 1].map(|i| below(&pair["pictures"][i]["path"])))
+            .collect();
+        let wanted = planted["duplicates"].as_array().unwrap();
+        for pair in wanted {
+            let [a, b] = [below(&pair[0]), below(&pair[1])];
+            let there = pairs.iter().any(|p| p.contains(&a) && p.contains(&b));
+            assert!(there, "{a} and {b} are not named");
+        }
+        eprintln!("seed {seed}: all {} duplicates are among {} pairs", wanted.len(), pairs.len());
+    }
+}
+
+#[test]
+fn averaged_views_are_the_mean_of_the_answers() {
+    let world = World::new("views");
+    data(&world.path("d"), &CLASSES, 6);
+    assert_eq!(world.run(&format!("train d {SMALL} --epochs 1 --out run")).code, Some(0));
+    let one = world.json("eval run d");
+    let off = world.json("eval run d --tta off");
+    assert_eq!(one, off);
+    for tta in ["flip", "ten"] {
+        let said = world.json(&format!("eval run d --tta {tta}"));
+        assert_eq!(said["images"], one["images"]);
+        assert_ne!(said["loss"], one["loss"]);
+        let predicted = world.json(&format!("predict run d/red/00.bmp --tta {tta} --logits"));
+        let logits = predicted["logits"].as_array().unwrap();
+        // They are logarithms of probabilities.
+        let sum: f64 = logits.iter().map(|x| x.as_f64().unwrap().exp()).sum();
+        assert!((sum - 1.0).abs() < 1e-5, "{sum}");
+    }
+    assert_eq!(world.run("eval run d --tta nine").code, Some(2));
+    assert_eq!(world.run("eval run d --fit pad --tta ten").code, Some(2));
+}
+
+/// The records of an event file, their checksums checked.
+fn records(bytes: &[u8]) -> Vec<Vec<u8>> {
+    let masked = |data: &[u8]| crc32c::crc32c(data).rotate_right(15).wrapping_add(0xA282_EAD8).to_le_bytes();
+    let (mut rest, mut found) = (bytes, Vec::new());
+    while !rest.is_empty() {
+        let length = u64::from_le_bytes(rest[..8].try_into().unwrap()) as usize;
+        assert_eq!(rest[8..12], masked(&rest[..8]));
+        let data = &rest[12..12 + length];
+        assert_eq!(rest[12 + length..16 + length], masked(data));
+        found.push(data.to_vec());
+        rest = &rest[16 + length..];
+    }
+    found
+}
+
+#[test]
+fn a_run_leaves_a_page_that_loads_nothing_and_escapes_every_name() {
+    let world = World::new("report");
+    let classes = [("<b>&amp;", [40, 40, 200]), ("a\"quote\",", [40, 200, 40]), ("'plain'", [200, 40, 40])];
+    data(&world.path("d"), &classes, 8);
+    for (class, _) in classes {
+        let folder = world.path(&format!("d/{class}"));
+        for i in 0..8 {
+            let name = format!("{i:02}.bmp");
+            fs::rename(folder.join(&name), folder.join(format!("<img src=x onerror=y> & \"{name}"))).unwrap();
+        }
+    }
+    let said = world.run(&format!("train d {SMALL} --epochs 2 --out run"));
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let page = world.text("run/report.html");
+    for wanted in [
+        "Curves",
+        "Confusion",
+        "Classes",
+        "The worst pictures",
+        "Calibration",
+        "Groups",
+        "Recipe",
+        "Environment",
+    ] {
+        assert!(page.contains(&format!("<h2>{wanted}")), "{wanted}");
+    }
+    assert!(page.contains("&lt;b&gt;&amp;amp;") && page.contains("&#39;plain&#39;"));
+    assert!(page.contains("a&quot;quote&quot;,"));
+    assert!(page.contains("&lt;img src=x onerror=y&gt; &amp; &quot;0"));
+    assert!(!page.contains("<b>&amp;<") && !page.contains("<img src=x"));
+    assert!(!page.contains("http:") && !page.contains("https:") && !page.contains("<script"));
+    assert!(page.matches("data:image/jpeg;base64,").count() >= 3);
+    // Tags that stand open at the end would be an error of ours.
+    for tag in ["section", "table", "tr", "td", "div", "figure", "svg", "main"] {
+        let (open, close) = (format!("<{tag}"), format!("</{tag}>"));
+        let opened = page
+            .match_indices(&open)
+            .filter(|(at, _)| !page.as_bytes()[at + open.len()].is_ascii_alphabetic());
+        assert_eq!(opened.count(), page.matches(&close).count(), "{tag}");
+    }
+
+    let events = records(&world.read("run/tensorboard/events.out.tfevents.0.offshoot"));
+    let tags = [
+        "loss/train",
+        "loss/val",
+        "accuracy/train",
+        "accuracy/val",
+        "run/learning_rate",
+        "gradient_norm/all",
+    ];
+    for tag in tags {
+        let has = |event: &&Vec<u8>| event.windows(tag.len()).any(|w| w == tag.as_bytes());
+        assert_eq!(events.iter().filter(has).count(), 2, "{tag}");
+    }
+    fs::remove_file(world.path("run/report.html")).unwrap();
+    assert_eq!(world.run("report run").code, Some(0));
+    assert_eq!(world.text("run/report.html").matches("<section").count(), page.matches("<section").count());
+    assert_eq!(world.run("report d").code, Some(2));
+}
