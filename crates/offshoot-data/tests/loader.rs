@@ -266,7 +266,7 @@ fn balanced_classes_have_equal_places_and_repetitions_are_other_pictures() {
     options.balance = true;
     let loader = Loader::new(samples.clone(), transform(Fit::Pad), options);
     let mut all = BTreeSet::new();
-    for epoch in 0..6 {
+    for epoch in 0..30 {
         let order = loader.order(epoch);
         assert_eq!(order.len(), 11);
         let places = |label| order.iter().filter(|draw| samples[draw.index].label == label).count();

@@ -60,7 +60,7 @@ struct Print {
 }
 
 /// The pairs of pictures in a data set that are one picture or nearly, the closest first, and the pictures that cannot be decoded.
-/// `done` is told once for each picture that has been read.
+/// A picture is paired with the closest of those before it, in its own split and in the other. `done` is told once for each picture that has been read.
 ///
 /// Time grows with the square of the number of pictures; ten thousand take about a second after decoding.
 pub fn duplicates(data: &Dataset, done: &(dyn Fn() + Sync)) -> (Vec<Duplicate>, Vec<PictureError>) {
@@ -86,14 +86,7 @@ pub fn duplicates(data: &Dataset, done: &(dyn Fn() + Sync)) -> (Vec<Duplicate>, 
     }
     let mut found: Vec<(Kinship, f64, usize, usize)> = (0..usable.len())
         .into_par_iter()
-        .flat_map_iter(|i| {
-            let (place, print) = &usable[i];
-            let later = usable[i + 1..].iter();
-            later.filter_map(move |(other, its)| {
-                let (kind, distance) = kinship(print, its)?;
-                Some((kind, distance, *place, *other))
-            })
-        })
+        .flat_map_iter(|i| closest(&usable[..i], &usable[i], &members))
         .collect();
     found.sort_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)).then((a.2, a.3).cmp(&(b.2, b.3))));
     let pair = |(kind, distance, a, b): (Kinship, f64, usize, usize)| {
@@ -107,6 +100,25 @@ pub fn duplicates(data: &Dataset, done: &(dyn Fn() + Sync)) -> (Vec<Duplicate>, 
         }
     };
     (found.into_iter().map(pair).collect(), unreadable)
+}
+
+/// The closest relative of a picture among those before it: of its own split, and of the other. One of each, so that a thousand
+/// copies make two thousand pairs and not half a million.
+fn closest(
+    before: &[(usize, Print)],
+    (place, print): &(usize, Print),
+    members: &[Member],
+) -> Vec<(Kinship, f64, usize, usize)> {
+    let mut closest: [Option<(Kinship, f64, usize, usize)>; 2] = [None, None];
+    for (other, its) in before {
+        let Some((kind, distance)) = kinship(print, its) else { continue };
+        let split = usize::from(members[*place].split != members[*other].split);
+        let closer = |(k, d, ..): (Kinship, f64, usize, usize)| (kind, distance) < (k, d);
+        if closest[split].is_none_or(closer) {
+            closest[split] = Some((kind, distance, *other, *place));
+        }
+    }
+    closest.into_iter().flatten().collect()
 }
 
 fn print(member: &Member, transform: &Transform, cosines: &[[f64; SIDE]]) -> Result<Print, PictureError> {

@@ -1,4 +1,4 @@
-//! What the best model says of the validation pictures: `predictions.csv`.
+//! What the best model says of the validation pictures: `predictions.csv`, where they are not too many.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -13,17 +13,26 @@ use crate::run::quoted;
 /// A line for each validation picture: path, class, and the logit of each class.
 pub const PREDICTIONS_FILE: &str = "predictions.csv";
 
-/// Logits of validation pictures.
+/// The most logits that are kept: 4,000 pictures of 1,000 classes. The file would be larger than 50 MB with more.
+const MOST: usize = 1 << 22;
+
+/// Logits of validation pictures; none where there are too many.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Answers {
     /// Places in the list of validation samples.
     indices: Vec<u64>,
     /// A row for each.
     logits: Vec<f32>,
+    /// Whether there were too many.
+    full: bool,
 }
 
 impl Answers {
     pub(crate) fn add(&mut self, indices: &[u64], logits: &[f32]) {
+        if self.full || self.logits.len() + logits.len() > MOST {
+            *self = Answers { full: true, ..Answers::default() };
+            return;
+        }
         self.indices.extend(indices);
         self.logits.extend(logits);
     }

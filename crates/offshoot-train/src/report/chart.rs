@@ -26,9 +26,11 @@ pub(super) fn lines(title: &str, lines: &[Line], log: bool) -> String {
         .map(|l| (&*l.name, l.points.iter().filter(|p| usable(p)).map(|&(x, y)| (x, value(y))).collect()))
         .filter(|(_, points): &(&str, Vec<_>)| !points.is_empty())
         .collect();
+    // A logarithmic axis goes from power to power of ten.
+    let ends = |y: f64| if log { [y.floor(), y.ceil()] } else { [y, y] };
     let all = || lines.iter().flat_map(|(_, points)| points);
     let Some((x_axis, y_axis)) = Axis::of(all().map(|p| p.0), LEFT, WIDTH - RIGHT, true).zip(Axis::of(
-        all().map(|p| p.1),
+        all().flat_map(|p| ends(p.1)),
         HEIGHT - BOTTOM,
         TOP,
         log,

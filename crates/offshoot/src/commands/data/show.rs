@@ -56,8 +56,7 @@ impl Arguments {
         let recipe = self.recipe()?;
         let transform = Transform::new(&recipe.preprocessing)?;
         let size = recipe.preprocessing.size;
-        let pixels =
-            (self.pictures as usize * (self.views as usize + 1)).saturating_mul((size.max(128) + 40).pow(2));
+        let pixels = (self.pictures as usize * (self.views as usize + 1)).saturating_mul((size + 168).pow(2));
         if pixels > MOST_PIXELS {
             let text = "the sheet would be too large; give fewer --pictures or --views, or a smaller --size";
             return Err(Error::Input(text.into()).into());
