@@ -152,6 +152,10 @@ fn by_group(health: &Table, column: &str) -> Vec<Line> {
             None => lines.push(Line { name: group.to_owned(), points: vec![(epoch, y)] }),
         }
     }
+    // The one group there is and all of them are the same line.
+    if lines.len() == 2 {
+        lines.remove(0);
+    }
     lines
 }
 

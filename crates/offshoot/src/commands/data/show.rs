@@ -127,10 +127,9 @@ impl Arguments {
         }
         for epoch in 0..self.views {
             let batch = training.batch(&shown, epoch)?;
-            let tiles = tiles(&batch, data, transform, |_| [format!("epoch {}", epoch + 1), String::new()]);
-            for (i, (row, mut tile)) in rows.iter_mut().zip(tiles).enumerate() {
-                tile.caption[1] = target(&batch, i, data);
-                row.push(tile);
+            let tiles = tiles(&batch, data, transform, |_| Default::default());
+            for (i, (row, tile)) in rows.iter_mut().zip(tiles).enumerate() {
+                row.push(Tile { caption: target(&batch, i, data), ..tile });
             }
         }
         Ok(rows)
@@ -160,13 +159,14 @@ fn class(data: &Dataset, sample: &Sample) -> String {
 }
 
 /// What the network is to say of a picture.
-fn target(batch: &Batch, i: usize, data: &Dataset) -> String {
+fn target(batch: &Batch, i: usize, data: &Dataset) -> [String; 2] {
     let class = |label: i64| &data.classes[label as usize];
     let own = class(batch.labels[i]);
     match batch.partners.get(i) {
-        None => own.clone(),
+        None => [own.clone(), String::new()],
         Some(partner) => {
-            format!("{own} {:.2} + {} {:.2}", 1.0 - partner.share, class(partner.label), partner.share)
+            let (share, other) = (partner.share, class(partner.label));
+            [format!("{:.2} {own}", 1.0 - share), format!("{share:.2} {other}")]
         }
     }
 }
