@@ -90,7 +90,7 @@ mod tests {
         };
         let recipe = Recipe::resolve(settings.clone(), &Preprocessing::default()).unwrap();
         let text = template(&recipe);
-        let (top, _) = text.split_once("[preprocessing]").unwrap();
+        let (top, _) = text.split_once("[augmentation]").unwrap();
         for (number, line) in top.lines().enumerate() {
             let commented = number > 0 && top.lines().nth(number - 1).is_some_and(|l| l.starts_with("# "));
             assert!(line.is_empty() || line.starts_with('#') || commented, "{line}");
