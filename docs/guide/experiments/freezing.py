@@ -14,7 +14,7 @@ import argparse, csv, os, pathlib, shlex, statistics, subprocess, tempfile
 
 from PIL import Image
 
-from tables import fill
+from blocks import fill, tables
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 OFFSHOOT = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release/offshoot"
@@ -93,6 +93,12 @@ def compare(args, folds, make):
     return [[statistics.mean(column) for column in zip(*runs)] for runs in found]
 
 
+def report(name, rows):
+    english, chinese = tables(rows)
+    fill("freezing", name, (english, chinese))
+    print(english, flush=True)
+
+
 def few(args):
     counts = [5, 10, 1000]
     columns = [compare(args, range(args.folds), lambda data, fold: photographs(data, fold, count)) for count in counts]
@@ -100,14 +106,14 @@ def few(args):
              ("all (about 28)", "全部（约 28 张）"), ("time of the last", "最后一列的用时")]]
     for i, (name, _, _) in enumerate(RECIPES):
         rows.append([name, *(f"{column[i][0]:.3f}" for column in columns), f"{columns[-1][i][1]:.1f} s"])
-    fill("freezing", "few", rows)
+    report("few", rows)
 
 
 def far(args):
     rows = [[("what trains", "训练哪些参数"), ("accuracy", "准确率"), ("time", "用时")]]
     for (name, _, _), (accuracy, seconds) in zip(RECIPES, compare(args, [0], turned)):
         rows.append([name, f"{accuracy:.3f}", f"{seconds:.1f} s"])
-    fill("freezing", "far", rows)
+    report("far", rows)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ Runs the example `underflow` (see there) and puts its rows into the guide's page
 """
 import pathlib, subprocess
 
-from tables import fill
+from blocks import fill, tables
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 WANTED = ["layer4.1.conv1", "layer3.1.conv1", "layer2.1.conv1", "layer1.1.conv1", "conv1"]
@@ -18,4 +18,5 @@ found = {line.split()[0]: line.split()[1:] for line in printed.splitlines()[3:]}
 rows = [[("convolution", "卷积层"), ("gradient lost, scale 1", "丢失的梯度，倍数 1"), ("scale 65536", "倍数 65536"),
          ("error of the weight's gradient, scale 1", "权重梯度的误差，倍数 1"), ("scale 65536", "倍数 65536")]]
 rows += [[name.removesuffix(".weight"), *found[name]] for name in found if name.removesuffix(".weight") in WANTED]
-fill("loss-scaling", "underflow", rows)
+fill("loss-scaling", "underflow", tables(rows))
+print(tables(rows)[0])
