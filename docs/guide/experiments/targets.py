@@ -1,5 +1,5 @@
-"""What each target makes of one trained model: bytes, and how far its answers lie from the model's. Needs the assets, the
-peers with PyTorch, and offshoot.
+"""What the two forms of ONNX make of one trained model: bytes, and how far answers in ONNX Runtime lie from the model's.
+Needs the assets, the light peers, and offshoot.
 
     python docs/guide/experiments/targets.py OFFSHOOT            prints
     python docs/guide/experiments/targets.py OFFSHOOT --write    puts the table into the guide's pages
@@ -42,14 +42,13 @@ def main():
         for form, flags, check in [
             ("ONNX", ["--format", "onnx"], interop.check_onnx),
             ("ONNX, `--with-preprocess`", ["--format", "onnx", "--with-preprocess"], interop.check_whole),
-            ("TorchScript", ["--format", "torchscript"], interop.check_torchscript),
-            ("TorchScript, `--script`", ["--format", "torchscript", "--script"], interop.check_scripted),
         ]:
             file = export(root / str(len(rows)), *flags)
             report = check(file["path"], printed)
-            result = report.get("batch 7") or report.get("loaded, batch 7") or report
+            result = report.get("batch 7") or report
             rows.append((form, file["bytes"], result))
-    lines = ["| | MB | pictures | top-1 the same | largest difference of a logit | of a pixel, mean |", "| --- | ---: | ---: | ---: | ---: | ---: |"]
+    heads = "| | MB | pictures | top-1 the same | largest difference of a logit | of a pixel, mean |"
+    lines = [heads, "| --- | ---: | ---: | ---: | ---: | ---: |"]
     for form, size, result in rows:
         pixel = f"{result['mean_pixel']:.4f}" if "mean_pixel" in result else "0"
         lines.append(
