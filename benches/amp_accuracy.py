@@ -1,17 +1,21 @@
 #!/usr/bin/env python3
 """Whether mixed precision costs accuracy: folds and seeds of a fine-tuning in f32, bf16 and f16.
 
-    benches/amp_accuracy.py --data photos6 --weights mobilenet_v2.pth [--folds 5] [--seeds 5] [--epochs 5]
+    benches/amp_accuracy.py --data photos6 --weights mobilenet_v2.pth [--folds 5] [--seeds 5] [--flags "--freeze none"]
 
 DATA has a folder of pictures for each class. Picture i of a class (in the order of the names' bytes) is validated with in fold
-i mod 5 and trained with in the others. Each run is `offshoot train --model mobilenet_v2 --lr 1e-4`, nothing frozen. Prints
-the mean validation accuracy of the last epoch for each mode, and the difference from f32 in points with its standard
-error over the runs. Nothing but Python's standard library is needed.
+i mod 5 and trained with in the others. Each run is `offshoot train --model mobilenet_v2` with the flags given; by
+default the first seven blocks are frozen and the other twelve and the head train for four epochs at 160 x 160.
+Prints the mean validation accuracy of the last epoch for each mode, and the difference from f32 in points with its
+standard error over the runs. Nothing but Python's standard library is needed.
 """
-import argparse, csv, json, pathlib, statistics, subprocess, tempfile
+import argparse, csv, json, pathlib, shlex, statistics, subprocess, tempfile
 
 FOLDS = 5
 MODES = ["off", "bf16", "fp16"]
+# The first blocks, which take most of the time and know least of these pictures, run once.
+FROZEN = ",".join(f"features.{i}" for i in range(7))
+FLAGS = f"--freeze {FROZEN} --epochs 4 --lr 3e-4 --augment off --size 160 --fit pad"
 
 
 def split(data, fold, to):
@@ -25,7 +29,7 @@ def split(data, fold, to):
 
 def accuracy(args, data, run, mode, seed):
     command = [args.offshoot, "train", data, "--model", args.model, "--weights", args.weights, "--out", run, "--json"]
-    command += ["--epochs", args.epochs, "--lr", args.lr, "--batch-size", args.batch, "--amp", mode, "--seed", seed]
+    command += ["--amp", mode, "--seed", seed, *shlex.split(args.flags)]
     result = subprocess.run([str(x) for x in command], capture_output=True, text=True)
     if result.returncode != 0:
         raise SystemExit(f"{' '.join(map(str, command))}: {result.stderr}")
@@ -42,9 +46,7 @@ def main():
     parser.add_argument("--model", default="mobilenet_v2")
     parser.add_argument("--folds", type=int, default=FOLDS)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--lr", type=float, default=1e-4)
+    parser.add_argument("--flags", default=FLAGS)
     args = parser.parse_args()
 
     found, peaks = {mode: [] for mode in MODES}, {}

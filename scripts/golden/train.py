@@ -72,6 +72,8 @@ def schedulers():
     yield "onecycle:rise=0.15,start=0.1,end=0.01", 0, 200, 1, lambda o: lr.OneCycleLR(
         o, **cycle, pct_start=0.15, div_factor=10, final_div_factor=100
     )
+    # A warm-up leads to the rate that the cycle starts from.
+    yield "onecycle", 20, 20, 10, lambda o: lr.OneCycleLR(o, **{**cycle, "total_steps": 180})
     yield "step:30", 0, 200, 1, lambda o: lr.StepLR(o, step_size=30)
     yield "step:7,gamma=0.5", 20, 50, 4, lambda o: lr.StepLR(o, step_size=28, gamma=0.5)
 
@@ -102,19 +104,21 @@ def plateau_cases():
     losses = torch.cat([2.0 * 0.97 ** torch.arange(60), torch.full((80,), 0.35), 0.3 * 0.99 ** torch.arange(60)])
     losses = [round(x, 6) for x in (losses + 0.01 * torch.randn(200)).tolist()]
     cases = []
-    for text, options in [
-        ("plateau", {}),
-        ("plateau:patience=3,factor=0.5", {"patience": 3, "factor": 0.5}),
-        ("plateau:patience=2,factor=0.7,threshold=0.02,cooldown=4",
+    for text, lr, options in [
+        ("plateau", 1.0, {}),
+        ("plateau:patience=3,factor=0.5", 1e-3, {"patience": 3, "factor": 0.5}),
+        ("plateau:patience=2,factor=0.7,threshold=0.02,cooldown=4", 1.0,
          {"patience": 2, "factor": 0.7, "threshold": 0.02, "cooldown": 4}),
+        ("plateau:patience=2,factor=0.5,min_lr=2e-4", 1e-3, {"patience": 2, "factor": 0.5, "min_lr": 2e-4}),
+        ("plateau:patience=2,factor=0.5,eps=1e-4", 1e-3, {"patience": 2, "factor": 0.5, "eps": 1e-4}),
     ]:
-        optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-        scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, **options, eps=0.0)
+        optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=lr)
+        scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, **options)
         factors = []
         for loss in losses:
             scheduler.step(loss)
-            factors.append(optimizer.param_groups[0]["lr"])
-        cases.append({"schedule": text, "factors": factors})
+            factors.append(optimizer.param_groups[0]["lr"] / lr)
+        cases.append({"schedule": text, "lr": lr, "factors": factors})
     return {"losses": losses, "cases": cases}
 
 

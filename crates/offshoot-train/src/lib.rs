@@ -45,7 +45,7 @@ pub use lr_find::{RangeTest, RateCurve, RatePoint, lr_find};
 pub use memory::peak_mib;
 pub use metrics::Metrics;
 pub use optimizer::{Clip, Optimizer, OptimizerKind, OptimizerOptions};
-pub use recipe::{Freeze, Recipe, RecipeError, Settings};
+pub use recipe::{Freeze, OnNonFinite, Recipe, RecipeError, Settings};
 pub use run::{EpochRow, RunError};
 pub use schedule::{Schedule, ScheduleKind};
 pub use step::{Batch, StepError, StepOptions, StepReport, TrainStep};

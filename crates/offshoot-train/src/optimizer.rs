@@ -138,6 +138,18 @@ pub struct Optimizer {
     slots: BTreeMap<String, Slot>,
     /// Of the last update: the 2-norm of each group's gradient.
     norms: Vec<f64>,
+    /// Of the last update: the parameters whose gradient was exactly 0.
+    silent: Vec<String>,
+}
+
+/// What the gradients of an update are like, before anything is done to them.
+struct Measured {
+    /// The 2-norm of all together.
+    norm: f64,
+    /// That of each group.
+    by_group: Vec<f64>,
+    /// The parameters whose gradient is exactly 0.
+    silent: Vec<String>,
 }
 
 impl Optimizer {
@@ -154,7 +166,7 @@ impl Optimizer {
             }
         }
         let norms = vec![0.0; groups.len()];
-        Optimizer { options, groups, slots, norms }
+        Optimizer { options, groups, slots, norms, silent: Vec::new() }
     }
 
     /// The groups of parameters.
@@ -165,6 +177,11 @@ impl Optimizer {
     /// The 2-norm of each group's gradient in the last update that was made, unscaled and before clipping.
     pub fn norms(&self) -> &[f64] {
         &self.norms
+    }
+
+    /// The parameters whose gradient was exactly 0 in the last update that was made.
+    pub fn silent(&self) -> &[String] {
+        &self.silent
     }
 
     /// Takes over the moments and the count of updates of each parameter that `old`, of the same kind, has too. The rates
@@ -202,7 +219,7 @@ impl Optimizer {
         gradient: impl Fn(&str) -> Option<&'g [f32]>,
         update: Update,
     ) -> Result<f64, UpdateError> {
-        let (norm, by_group) = self.measure(weights, &gradient)?;
+        let Measured { norm, by_group, silent } = self.measure(weights, &gradient)?;
         let norm = norm * f64::from(update.unscale);
         let change = update.change(norm);
         for (name, slot) in &self.slots {
@@ -223,17 +240,18 @@ impl Optimizer {
             self.slots.insert(name, slot);
         }
         self.norms = by_group.into_iter().map(|norm| norm * f64::from(update.unscale)).collect();
+        self.silent = silent;
         Ok(norm)
     }
 
-    /// The 2-norm of all gradients together, and that of each group. Each gradient must be there, of its parameter's size, and
-    /// finite.
+    /// Measures the gradients. Each must be there, of its parameter's size, and finite.
     fn measure<'g>(
         &self,
         weights: &Weights,
         gradient: impl Fn(&str) -> Option<&'g [f32]>,
-    ) -> Result<(f64, Vec<f64>), UpdateError> {
+    ) -> Result<Measured, UpdateError> {
         let (mut squares, mut by_group) = (0.0, vec![0.0; self.groups.len()]);
+        let mut silent = Vec::new();
         for (name, slot) in &self.slots {
             let given = (weights.get(name).and_then(Tensor::as_f32), gradient(name));
             let (Some(weight), Some(gradient)) = given else {
@@ -248,8 +266,12 @@ impl Optimizer {
             }
             squares += norm;
             by_group[slot.group] += norm;
+            if norm == 0.0 {
+                silent.push(name.clone());
+            }
         }
-        Ok((squares.sqrt(), by_group.into_iter().map(f64::sqrt).collect()))
+        let by_group = by_group.into_iter().map(f64::sqrt).collect();
+        Ok(Measured { norm: squares.sqrt(), by_group, silent })
     }
 
     /// The state as f32 tensors, under PyTorch's names: `NAME.momentum_buffer`, or `NAME.exp_avg` and

@@ -59,8 +59,25 @@ const EVALUATION_BATCH: usize = 32;
 /// Bytes of resized pictures that each of training and validation keeps.
 const PIXEL_CACHE: usize = 256 << 20;
 
+/// The most pictures that [`Sets::seen`] has.
+const SEEN: usize = 2048;
+
+/// The pictures of a run.
+pub(crate) struct Sets {
+    /// Those to train with.
+    pub(crate) train: Pictures,
+    /// Those to validate with.
+    pub(crate) val: Pictures,
+    /// Some of those to train with as validation would have them, to tell knowing them by heart from having learned: where
+    /// nothing happens to them at random, all of them up to 2048, which is cheap where their features are kept; else as many as
+    /// there are to validate with.
+    pub(crate) seen: Pictures,
+    /// The places of those among the ones to train with.
+    seen_places: Vec<usize>,
+}
+
 /// The pictures to train and to validate with, to be decoded.
-pub(crate) fn open(recipe: &Recipe, data: &Dataset, transform: &Transform) -> (Pictures, Pictures) {
+pub(crate) fn open(recipe: &Recipe, data: &Dataset, transform: &Transform) -> Sets {
     let batch_size = recipe.batch_size.max(1);
     let training = LoaderOptions {
         shuffle: true,
@@ -72,10 +89,30 @@ pub(crate) fn open(recipe: &Recipe, data: &Dataset, transform: &Transform) -> (P
     };
     let validation = in_order(recipe, transform, EVALUATION_BATCH);
     let loader = |samples: &[Sample], options| Loader::new(samples.to_vec(), transform.clone(), options);
+    let seen_places = seen(recipe, data);
+    let seen: Vec<Sample> = seen_places.iter().map(|&place| data.train[place].clone()).collect();
+    // They are read once an epoch, after all others.
+    let seldom = LoaderOptions { cache_bytes: PIXEL_CACHE / 4, ..validation.clone() };
     let pictures =
         |loader, batch_size| Pictures { loader, batch_size, classes: data.classes.len(), features: None };
-    let train = pictures(loader(&data.train, training), batch_size);
-    (train, pictures(loader(&data.val, validation), EVALUATION_BATCH))
+    Sets {
+        train: pictures(loader(&data.train, training), batch_size),
+        val: pictures(loader(&data.val, validation), EVALUATION_BATCH),
+        seen: pictures(loader(&seen, seldom), EVALUATION_BATCH),
+        seen_places,
+    }
+}
+
+/// Places spread evenly over the pictures to train with, whose classes stand one after the other.
+fn seen(recipe: &Recipe, data: &Dataset) -> Vec<usize> {
+    let (train, val) = (data.train.len(), data.val.len());
+    let most = match recipe.augmentation() {
+        _ if val == 0 => 0,
+        None => SEEN,
+        Some(_) => SEEN.min(val),
+    };
+    let count = train.min(most);
+    (0..count).map(|i| i * train / count).collect()
 }
 
 /// Pictures one after the other, without changes.
@@ -89,6 +126,11 @@ fn in_order(recipe: &Recipe, transform: &Transform, batch_size: usize) -> Loader
 }
 
 impl Pictures {
+    /// How many there are, usable or not.
+    pub(crate) fn len(&self) -> u64 {
+        self.loader.samples().len() as u64
+    }
+
     /// The pictures that could not be used so far.
     pub(crate) fn skipped(&self) -> Vec<PictureError> {
         self.loader.skipped()
@@ -213,11 +255,12 @@ enum Rows {
 }
 
 impl Keeper<'_, '_> {
-    /// Makes `train` and `val` use features, from files that are there or are made now. Pictures without random changes share
-    /// one file, whatever is trained on and validated with.
-    pub(crate) fn keep(&mut self, train: &mut Pictures, val: &mut Pictures) -> Result<Kept, TrainError> {
+    /// Makes `sets` use features, from files that are there or are made now. Pictures without random changes share one file,
+    /// whatever is trained on and validated with.
+    pub(crate) fn keep(&mut self, sets: &mut Sets) -> Result<Kept, TrainError> {
+        let Sets { train, val, seen, seen_places } = sets;
         let augmented = self.recipe.augmentation().is_some();
-        let of_train = if augmented { &[] } else { train.loader.samples() };
+        let of_train = if augmented { seen.loader.samples() } else { train.loader.samples() };
         let samples: Vec<Sample> = of_train.iter().chain(val.loader.samples()).cloned().collect();
         if !samples.is_empty() {
             let (file, rows) = match self.plain(samples, val)? {
@@ -228,7 +271,10 @@ impl Keeper<'_, '_> {
             let (train_rows, val_rows) = rows.split_at(of_train.len());
             let (train_rows, val_rows) = (train_rows.to_vec(), val_rows.to_vec());
             val.take(vec![file.clone()], val_rows);
-            if !augmented {
+            if augmented {
+                seen.take(vec![file], train_rows);
+            } else {
+                seen.take(vec![file.clone()], seen_places.iter().map(|&place| train_rows[place]).collect());
                 train.take(vec![file], train_rows);
             }
         }

@@ -94,6 +94,21 @@ pub enum Augment {
     On,
 }
 
+/// What becomes of a step that would leave a number which is not finite, and so is refused. Steps that a loss scaler leaves out
+/// are none of these.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnNonFinite {
+    /// The run ends with an error.
+    #[default]
+    Stop,
+    /// It is left out, with a warning. The run ends with an error after ten of them in a row, or an epoch of nothing else.
+    Skip,
+    /// The run goes back to where its epoch began and goes on at half the rate, with a warning; the sixth time it ends with an
+    /// error. A second copy of what trains is kept in memory for that.
+    Rollback,
+}
+
 /// Settings as a recipe file or the command line gives them; what is not given is decided by [`Recipe::resolve`].
 /// [`Recipe`] says what each means.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -115,6 +130,7 @@ pub struct Settings {
     pub warmup: Option<f64>,
     pub restart: Option<bool>,
     pub freeze: Option<Freeze>,
+    pub freeze_norms: Option<bool>,
     pub unfreeze: Option<Vec<Unfreeze>>,
     pub rebuild: Option<Rebuild>,
     pub layer_decay: Option<f64>,
@@ -133,6 +149,7 @@ pub struct Settings {
     pub balanced_sampling: Option<bool>,
     pub augment: Option<Augment>,
     pub amp: Option<Amp>,
+    pub on_nonfinite: Option<OnNonFinite>,
     pub cache_views: Option<u64>,
     pub cache_dtype: Option<CacheType>,
     pub val_fraction: Option<f64>,
@@ -213,6 +230,10 @@ pub struct Recipe {
     pub restart: bool,
     /// Which parameters stay as they are.
     pub freeze: Freeze,
+    /// Whether batch norms stay as they are in all that trains, and go on using their running statistics: those of a small
+    /// batch, or of few pictures, are worse than those of the pretraining.
+    #[serde(default)]
+    pub freeze_norms: bool,
     /// Which of them train after all, from when on, and at which factor of `lr`: `layer4@50%:x0.1`.
     pub unfreeze: Vec<Unfreeze>,
     /// Whose optimizer state an unfreezing starts anew: `new` for the newly unfrozen, `all` for all.
@@ -251,6 +272,9 @@ pub struct Recipe {
     /// Mixed precision.
     #[serde(default)]
     pub amp: Amp,
+    /// What becomes of a step with a number that is not finite.
+    #[serde(default)]
+    pub on_nonfinite: OnNonFinite,
     /// How many random versions of each training picture take turns: epoch e shows version e modulo this, so that what a
     /// frozen part says about them can be kept. Without, each epoch has its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -485,9 +509,6 @@ fn check_together(recipe: &Recipe) -> Result<(), SettingError> {
                       that nothing about a single picture can be kept";
         return refuse("cache_views", reason.into());
     }
-    if matches!(recipe.schedule, ScheduleKind::OneCycle(_)) && recipe.warmup > 0.0 {
-        return refuse("warmup", "must be 0 with the schedule `onecycle`, which has its own rise".into());
-    }
     Ok(())
 }
 
@@ -524,6 +545,7 @@ impl Recipe {
             warmup: Some(if cycle { 0.0 } else { 0.05 }),
             restart: Some(true),
             freeze: Some(freeze),
+            freeze_norms: Some(false),
             unfreeze: Some(Vec::new()),
             rebuild: Some(Rebuild::New),
             layer_decay: Some(1.0),
@@ -536,6 +558,7 @@ impl Recipe {
             class_weights: Some(BTreeMap::new()),
             balance_classes: Some(false),
             amp: Some(Amp::Off),
+            on_nonfinite: Some(OnNonFinite::Stop),
             cache_dtype: Some(CacheType::F32),
             balanced_sampling: Some(false),
             augment: Some(if once { Augment::Off } else { Augment::On }),
@@ -635,7 +658,7 @@ impl Recipe {
 
     /// The stages of the run.
     pub fn stages(&self) -> Stages {
-        Stages::new(&self.freeze, &self.unfreeze, self.epochs)
+        Stages::new(&self.freeze, &self.unfreeze, self.epochs).freeze_norms(self.freeze_norms)
     }
 
     /// How rates are given out where `unfrozen` has been unfrozen.

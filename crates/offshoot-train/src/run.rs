@@ -10,7 +10,7 @@
 //! | `results.csv` | a line an epoch, see [`EpochRow`] |
 //! | `average.safetensors` | the average of the last epochs, where the recipe asks for it |
 //! | `pictures.csv` | a line a picture: `train` or `val`, its class, its path |
-//! | `health.csv` | the norms of gradient and weights in each epoch: a line for all that trains, and one a group |
+//! | `health.csv` | the norms of gradient and weights in each epoch, and what part of the weights an update changes: a line for all that trains, and one a group |
 //! | `predictions.csv` | the logits of `best.safetensors` for each validation picture |
 //! | `report.html` | all that is known of the run on one page |
 //! | `tensorboard/` | the numbers of `results.csv` and `health.csv` as TensorBoard reads them |
@@ -31,7 +31,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::fingerprint;
 use crate::groups::GroupRow;
-use crate::health::NormSums;
+use crate::health::{NormSums, Watch};
 use crate::schedule::Plateau;
 use crate::unfreeze::Stages;
 
@@ -148,8 +148,22 @@ pub(crate) struct Position {
     pub(crate) patience: Patience,
     /// Whether patience has run out.
     pub(crate) ended: bool,
+    pub(crate) skips: Skips,
+    /// How often the run has gone back; each time the rate is halved.
+    pub(crate) rollbacks: u32,
+    pub(crate) watch: Watch,
     /// Training pictures that were left out so far: places in the list of samples, with the reason.
     pub(crate) unusable: Vec<(usize, String)>,
+}
+
+/// Steps that were refused and left out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Skips {
+    /// In the epoch.
+    pub(crate) epoch: u64,
+    /// Since the last one that was made.
+    pub(crate) in_a_row: u64,
 }
 
 /// How long a better validation accuracy has been waited for.
@@ -180,6 +194,9 @@ impl Patience {
 #[serde(deny_unknown_fields)]
 pub(crate) struct StateHeader {
     pub(crate) position: Position,
+    /// Where the run goes back to when it must, if that is not this position: then the state has it too, under `good.`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) good: Option<Position>,
     setting: Setting,
     /// What the executor said about itself.
     pub(crate) processor: String,
@@ -192,12 +209,13 @@ pub(crate) struct StateHeader {
 impl StateHeader {
     pub(crate) fn new(
         position: &Position,
+        good: Option<&Position>,
         setting: &Setting,
         processor: String,
         frozen: String,
     ) -> StateHeader {
-        let (position, setting) = (position.clone(), setting.clone());
-        StateHeader { position, setting, processor, frozen, content: String::new() }
+        let (position, good, setting) = (position.clone(), good.cloned(), setting.clone());
+        StateHeader { position, good, setting, processor, frozen, content: String::new() }
     }
 
     /// A hash of this and `state`, this header's own hash left out.
@@ -273,6 +291,11 @@ pub struct EpochRow {
     pub learning_rate: f64,
     /// Mean 2-norm of the gradient.
     pub gradient_norm: f64,
+    /// Part of the training pictures recognised after the epoch, in evaluation mode and without random changes: of all up to
+    /// 2048, or where training changes pictures at random, of as many as there are to validate with.
+    pub train_eval_accuracy: Option<f64>,
+    /// Steps that were left out because of a number that is not finite; see [`crate::recipe::OnNonFinite`].
+    pub skipped_steps: u64,
     /// Training pictures a second, validation not counted.
     pub images_per_second: f64,
     /// Seconds of training so far, earlier sessions included.
@@ -282,13 +305,13 @@ pub struct EpochRow {
 }
 
 const COLUMNS: &str = "epoch,train_loss,train_accuracy,val_loss,val_accuracy,learning_rate,gradient_norm,\
-                       images_per_second,seconds,peak_mib";
+                       train_eval_accuracy,skipped_steps,images_per_second,seconds,peak_mib";
 
 impl EpochRow {
     fn line(&self) -> String {
         let optional = |x: Option<f64>, digits: usize| x.map_or(String::new(), |x| format!("{x:.digits$}"));
         format!(
-            "{},{:.6},{:.6},{},{},{:e},{:.6},{:.2},{:.3},{}",
+            "{},{:.6},{:.6},{},{},{:e},{:.6},{},{},{:.2},{:.3},{}",
             self.epoch,
             self.train_loss,
             self.train_accuracy,
@@ -296,6 +319,8 @@ impl EpochRow {
             optional(self.val_accuracy, 6),
             self.learning_rate,
             self.gradient_norm,
+            optional(self.train_eval_accuracy, 6),
+            self.skipped_steps,
             self.images_per_second,
             self.seconds,
             optional(self.peak_mib, 1),
@@ -525,6 +550,8 @@ mod tests {
             val_accuracy: None,
             learning_rate: 1e-3,
             gradient_norm: 2.0,
+            train_eval_accuracy: Some(0.75),
+            skipped_steps: 3,
             images_per_second: 100.0,
             seconds,
             peak_mib: Some(64.0),
@@ -541,7 +568,7 @@ mod tests {
         let text = std::fs::read_to_string(run.path().join(RESULTS_FILE)).unwrap();
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0], COLUMNS);
-        assert_eq!(lines[1], "1,1.250000,0.500000,,,1e-3,2.000000,100.00,10.000,64.0");
+        assert_eq!(lines[1], "1,1.250000,0.500000,,,1e-3,2.000000,0.750000,3,100.00,10.000,64.0");
         assert_eq!(Results::read(run.path(), 1).unwrap().lines, lines[1..2]);
         assert_eq!(Results::read(run.path(), 2).unwrap().totals(), (20.5, Some(64.0)));
         assert_eq!(Results::read(run.path(), 0).unwrap().totals(), (0.0, None));
@@ -550,7 +577,7 @@ mod tests {
     }
 
     fn header(position: Position, setting: &Setting) -> StateHeader {
-        StateHeader::new(&position, setting, "cpu".into(), "frozen".into())
+        StateHeader::new(&position, None, setting, "cpu".into(), "frozen".into())
     }
 
     #[test]

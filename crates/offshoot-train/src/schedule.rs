@@ -62,16 +62,20 @@ pub struct PlateauOptions {
     pub threshold: f64,
     /// Epochs after a lowering that do not count.
     pub cooldown: u64,
+    /// The rate of a recipe (`lr`) is not lowered beyond this. Other groups keep their proportion to it.
+    pub min_lr: f64,
+    /// A lowering of that rate by no more than this is not made.
+    pub eps: f64,
 }
 
 impl Default for PlateauOptions {
     fn default() -> PlateauOptions {
-        PlateauOptions { patience: 10, factor: 0.1, threshold: 1e-4, cooldown: 0 }
+        PlateauOptions { patience: 10, factor: 0.1, threshold: 1e-4, cooldown: 0, min_lr: 0.0, eps: 1e-8 }
     }
 }
 
-/// Lowers the rate when the loss has stopped falling: `torch.optim.lr_scheduler.ReduceLROnPlateau` with `mode="min"`,
-/// `threshold_mode="rel"`, `min_lr=0` and `eps=0`.
+/// Lowers the rate when the loss has stopped falling: `torch.optim.lr_scheduler.ReduceLROnPlateau` with `mode="min"` and
+/// `threshold_mode="rel"`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Plateau {
@@ -97,8 +101,8 @@ impl Plateau {
         self.factor
     }
 
-    /// Takes in the loss of an epoch.
-    pub fn update(&mut self, loss: f64, options: &PlateauOptions) {
+    /// Takes in the loss of an epoch. `lr` is the rate at the factor 1.
+    pub fn update(&mut self, loss: f64, options: &PlateauOptions, lr: f64) {
         if self.best.is_none_or(|best| loss < best * (1.0 - options.threshold)) {
             (self.best, self.bad) = (Some(loss), 0);
         } else {
@@ -108,7 +112,11 @@ impl Plateau {
             (self.cooling, self.bad) = (self.cooling - 1, 0);
         }
         if self.bad > options.patience {
-            self.factor *= options.factor;
+            let rate = lr * self.factor;
+            let lower = (rate * options.factor).max(options.min_lr);
+            if rate - lower > options.eps {
+                self.factor = lower / lr;
+            }
             (self.cooling, self.bad) = (options.cooldown, 0);
         }
     }
@@ -118,7 +126,7 @@ impl Plateau {
 ///
 /// With `w` warm-up steps out of `n`, step `t` (from 0) runs at this factor of the rate:
 ///
-/// - `t < w`: `0.01 + 0.99 t / w`
+/// - `t < w`: `0.01 + 0.99 t / w`, times the factor that the schedule starts from (1, but for [`ScheduleKind::OneCycle`])
 /// - then, for [`ScheduleKind::Cosine`]: `(1 + cos(pi (t - w) / (n - w))) / 2`; for [`ScheduleKind::Constant`] and
 ///   [`ScheduleKind::Plateau`]: 1; for [`ScheduleKind::Step`]: `gamma` to the power of the number of times that `every` epochs
 ///   have passed since; [`ScheduleKind::OneCycle`] as PyTorch has it.
@@ -145,9 +153,15 @@ impl Schedule {
     /// The factor of the learning rate at step `t`, from 0.
     pub fn factor(&self, t: u64) -> f64 {
         if t < self.warmup {
-            return WARMUP_START + (1.0 - WARMUP_START) * t as f64 / self.warmup as f64;
+            let part = WARMUP_START + (1.0 - WARMUP_START) * t as f64 / self.warmup as f64;
+            return part * self.after_warmup(0);
         }
-        let (t, n) = (t - self.warmup, self.steps - self.warmup);
+        self.after_warmup(t - self.warmup)
+    }
+
+    /// The factor at step `t` of those after the warm-up.
+    fn after_warmup(&self, t: u64) -> f64 {
+        let n = self.steps - self.warmup;
         match self.kind {
             ScheduleKind::Constant | ScheduleKind::Plateau(_) => 1.0,
             ScheduleKind::Cosine => {
@@ -271,9 +285,12 @@ fn plateau(options: &[&str]) -> Result<PlateauOptions, String> {
                 plateau.threshold =
                     number("threshold", x, "at least 0 and below 1", |x| (0.0..1.0).contains(&x))?;
             }
+            Some(("min_lr", x)) => plateau.min_lr = number("min_lr", x, "at least 0", |x| x >= 0.0)?,
+            Some(("eps", x)) => plateau.eps = number("eps", x, "at least 0", |x| x >= 0.0)?,
             _ => {
                 return Err(format!(
-                    "plateau has no `{option}`; it has patience=10, factor=0.1, threshold=0.0001, cooldown=0"
+                    "plateau has no `{option}`; it has patience=10, factor=0.1, threshold=0.0001, cooldown=0, min_lr=0, \
+                     eps=1e-8"
                 ));
             }
         }
@@ -302,10 +319,11 @@ impl fmt::Display for ScheduleKind {
                 f.write_str(if *three_phase { ",three" } else { "" })
             }
             ScheduleKind::Step { every, gamma } => write!(f, "step:{every},gamma={gamma}"),
-            ScheduleKind::Plateau(PlateauOptions { patience, factor, threshold, cooldown }) => {
+            ScheduleKind::Plateau(PlateauOptions { patience, factor, threshold, cooldown, min_lr, eps }) => {
                 write!(
                     f,
-                    "plateau:patience={patience},factor={factor},threshold={threshold},cooldown={cooldown}"
+                    "plateau:patience={patience},factor={factor},threshold={threshold},cooldown={cooldown},\
+                     min_lr={min_lr:e},eps={eps:e}"
                 )
             }
         }
@@ -360,7 +378,7 @@ mod tests {
             "cosine",
             "onecycle:rise=0.25,start=0.1,end=0.01,linear,three",
             "step:10,gamma=0.5",
-            "plateau:patience=3,factor=0.2,threshold=0.01,cooldown=1",
+            "plateau:patience=3,factor=0.2,threshold=0.01,cooldown=1,min_lr=1e-6,eps=0e0",
         ] {
             assert_eq!(text.parse::<ScheduleKind>().unwrap().to_string(), text);
         }
@@ -376,6 +394,8 @@ mod tests {
             ("onecycle:fall=1", "no `fall=1`"),
             ("onecycle:three,rise=0.7", "at most 0.5"),
             ("plateau:patience=-1", "`patience` must be"),
+            ("plateau:min_lr=-1", "`min_lr` must be at least 0"),
+            ("plateau:floor=1", "no `floor=1`"),
         ] {
             let error = text.parse::<ScheduleKind>().unwrap_err();
             assert!(error.contains(part), "{error}");

@@ -477,6 +477,29 @@ impl TrainStep {
         })
     }
 
+    /// The parameters whose gradient was exactly 0 in the last update.
+    pub fn silent(&self) -> &[String] {
+        self.optimizer.silent()
+    }
+
+    /// The weights that steps change, without the running statistics.
+    pub fn trained(&self) -> Weights {
+        let trained = self.trained.iter();
+        trained.filter_map(|name| Some((name.clone(), self.weights.get(name)?.clone()))).collect()
+    }
+
+    /// The 2-norm of the difference of each group's weights from those that [`TrainStep::trained`] gave, with names as in
+    /// [`TrainStep::gradient_norms`].
+    pub fn change_norms(&self, before: &Weights) -> impl Iterator<Item = (&str, f64)> {
+        let change = |name: &String| {
+            let (now, before) = (self.weights.get(name)?.as_f32()?, before.get(name)?.as_f32()?);
+            Some(now.iter().zip(before).map(|(&a, &b)| f64::from(a - b).powi(2)).sum::<f64>())
+        };
+        self.table.iter().zip(self.optimizer.groups()).map(move |(row, group)| {
+            (row.name.as_str(), group.names.iter().filter_map(change).sum::<f64>().sqrt())
+        })
+    }
+
     /// What the loss is multiplied by, where mixed precision needs that.
     pub fn loss_scale(&self) -> Option<f32> {
         self.scaler.as_ref().map(GradScaler::scale)

@@ -3,7 +3,7 @@
 use crate::recipe::Recipe;
 
 /// What a setting is, in the words of a recipe file.
-const COMMENTS: [(&str, &str); 33] = [
+const COMMENTS: [(&str, &str); 35] = [
     ("head", "What replaces the pretrained head: linear or mlp:256, and a dropout."),
     ("epochs", "How often each picture is seen."),
     ("batch_size", "Pictures in a batch."),
@@ -16,6 +16,7 @@ const COMMENTS: [(&str, &str); 33] = [
     ("warmup", "The part of a stage's steps in which the rate rises."),
     ("restart", "Whether the schedule starts anew at each unfreezing, and ends before the next."),
     ("freeze", "What stays as it is: backbone, none, or patterns on parameter names."),
+    ("freeze_norms", "Whether batch norms stay as they are in all that trains, and keep their statistics."),
     ("unfreeze", "What of it trains after all, from when on, at which factor of lr."),
     ("rebuild", "Whose optimizer state an unfreezing starts anew: new (of the newly unfrozen) or all."),
     ("layer_decay", "Each layer learns at this factor of the rate of the layer after it."),
@@ -29,6 +30,7 @@ const COMMENTS: [(&str, &str); 33] = [
     ("augment", "Whether training pictures are changed at random, as [augmentation] says: on or off."),
     ("cache_dtype", "How what a frozen part says about pictures is rounded: f32 or f16."),
     ("amp", "Mixed precision: off, bf16 or fp16."),
+    ("on_nonfinite", "What becomes of a step with a number that is not finite: stop, skip or rollback."),
     ("val_fraction", "The part of the pictures kept for validation, where there is no folder `val`."),
     ("seed", "Decides everything random."),
     ("threads", "Threads; the result does not depend on it."),

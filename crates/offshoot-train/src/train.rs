@@ -41,6 +41,25 @@ pub enum TrainError {
     /// A step was refused because of a number that is not finite.
     #[error(transparent)]
     Refused(Box<Refusal>),
+    /// A step was refused once too often.
+    #[error("{refusal}\n{policy}")]
+    GaveUp {
+        /// The last one.
+        refusal: Box<Refusal>,
+        /// What `on_nonfinite` has done about those before it.
+        policy: String,
+    },
+    /// Each step of an epoch was refused, and skipped.
+    #[error(
+        "epoch {epoch}: all of its {steps} steps had numbers that are not finite and were skipped, so nothing was learned; \
+         the warnings name them"
+    )]
+    EpochSkipped {
+        /// The epoch, from 1.
+        epoch: u64,
+        /// Its steps.
+        steps: u64,
+    },
     /// The preprocessing cannot be carried out.
     #[error(transparent)]
     Transform(#[from] TransformError),
@@ -164,8 +183,10 @@ pub enum Event<'a> {
     },
     /// Validation goes on.
     Validate {
-        /// Pictures done.
+        /// Pictures done, those to train with that are looked at again among them.
         done: u64,
+        /// Pictures in all.
+        total: u64,
     },
     /// An epoch is finished.
     Epoch(&'a EpochRow),
@@ -180,6 +201,8 @@ pub enum Event<'a> {
     Ended,
     /// A picture was left out.
     Skipped(&'a PictureError),
+    /// Something that is no error and may spoil the result, in a line.
+    Warning(&'a str),
     /// Something that is no error and that the user should know, in a sentence.
     Notice(&'a str),
     /// A checkpoint is on disk.

@@ -1,5 +1,6 @@
 //! The loop of a run: stages of epochs of steps, validation, checkpoints.
 
+mod recovery;
 mod refusal;
 
 use std::collections::HashSet;
@@ -8,14 +9,14 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use offshoot_data::PictureError;
-use offshoot_graph::{Model, Tensor};
+use offshoot_graph::{Model, Tensor, Weights};
 
 use crate::average::Average;
 use crate::cache::Cache;
-use crate::health::HealthLog;
+use crate::health::{Facts, HealthLog, NormSums};
 use crate::memory::peak_mib;
 use crate::metrics::Metrics;
-use crate::pictures::{self, Inputs, Keeper, Kept, Pictures};
+use crate::pictures::{self, Inputs, Keeper, Kept, Pictures, Sets};
 use crate::report::{self, Answers};
 use crate::run::{
     self, AVERAGE_FILE, BEST_FILE, Best, EpochRow, FrozenHash, LAST_FILE, Position, Results, Saved,
@@ -25,6 +26,7 @@ use crate::schedule::{Plateau, Schedule, ScheduleKind};
 use crate::step::{Batch, StepError, TrainStep, under};
 use crate::train::{BestEpoch, Control, Event, Given, Outcome, TrainError, TrainResult, for_stage};
 
+use recovery::Good;
 pub use refusal::Refusal;
 
 /// The time between two reports of a run that goes on.
@@ -56,6 +58,8 @@ pub(crate) struct Training<'a, 'c> {
     reported: HashSet<PathBuf>,
     /// Of the weights that do not train in this stage.
     frozen: FrozenHash,
+    /// Where the run goes back to when a step is refused, where the recipe wants that.
+    good: Option<Good>,
 }
 
 /// Whether to go on.
@@ -63,6 +67,8 @@ pub(crate) struct Training<'a, 'c> {
 enum Go {
     On,
     Stop,
+    /// From the start of the epoch.
+    Back,
 }
 
 impl<'a, 'c> Training<'a, 'c> {
@@ -94,18 +100,14 @@ impl<'a, 'c> Training<'a, 'c> {
             stepping: Duration::ZERO,
             reported: HashSet::new(),
             frozen: FrozenHash::default(),
+            good: None,
         }
     }
 
     /// Goes to where a checkpoint was made. Says so when it was made where numbers are rounded in another way.
     pub(crate) fn resume(&mut self, saved: Saved) -> Result<(), TrainError> {
         let Saved { weights: state, header } = saved;
-        self.step.load_state(&state)?;
-        for (prefix, average) in [("ema.", &mut self.ema), ("late.", &mut self.late)] {
-            if let Some(average) = average {
-                average.load_state(&under(&state, prefix), self.step.moving()).map_err(StepError::from)?;
-            }
-        }
+        self.load(&state)?;
         let (before, now) = (header.processor, self.given.executor.describe());
         if before != now {
             (self.control.progress)(Event::Notice(&format!(
@@ -115,18 +117,41 @@ impl<'a, 'c> Training<'a, 'c> {
         }
         self.health = HealthLog::read(self.given.run, header.position.epoch)?;
         self.position = header.position;
+        self.load_good(&state, header.good)
+    }
+
+    /// All that steps change.
+    fn state(&self) -> Weights {
+        let mut state = self.step.state();
+        for (prefix, average) in [("ema.", &self.ema), ("late.", &self.late)] {
+            let average = average.iter().flat_map(Average::state);
+            state.extend(average.map(|(name, tensor)| (format!("{prefix}{name}"), tensor)));
+        }
+        state
+    }
+
+    fn load(&mut self, state: &Weights) -> Result<(), TrainError> {
+        self.step.load_state(state)?;
+        for (prefix, average) in [("ema.", &mut self.ema), ("late.", &mut self.late)] {
+            if let Some(average) = average {
+                average.load_state(&under(state, prefix), self.step.moving()).map_err(StepError::from)?;
+            }
+        }
         Ok(())
     }
 
     pub(crate) fn run_epochs(mut self, resumed: bool) -> Result<Outcome, TrainError> {
         self.announce(resumed);
+        if !resumed {
+            self.keep_good();
+        }
         while !self.finished() {
             if self.given.stages.at(self.position.epoch) != self.position.stage {
                 self = self.enter_stage()?;
             }
             self.announce_stage();
-            let Some((train, val)) = self.open_pictures()? else { return Ok(self.outcome(false)) };
-            if self.run_stage(&train, &val)? == Go::Stop {
+            let Some(sets) = self.open_pictures()? else { return Ok(self.outcome(false)) };
+            if self.run_stage(&sets)? == Go::Stop {
                 return Ok(self.outcome(false));
             }
         }
@@ -171,34 +196,42 @@ impl<'a, 'c> Training<'a, 'c> {
             self.position.plateau = Plateau::default();
         }
         let mut next = Training { step, ..self };
+        next.keep_good();
         next.checkpoint()?;
         Ok(next)
     }
 
     /// The epochs of a stage that are left.
-    fn run_stage(&mut self, train: &Pictures, val: &Pictures) -> Result<Go, TrainError> {
+    fn run_stage(&mut self, Sets { train, val, seen, .. }: &Sets) -> Result<Go, TrainError> {
         while !self.finished() && self.given.stages.at(self.position.epoch) == self.position.stage {
             let start = (Instant::now(), self.position.sums.images);
-            if self.run_steps(train)? == Go::Stop {
-                return self.interrupt();
+            match self.run_steps(train)? {
+                Go::On => {}
+                Go::Back => continue,
+                Go::Stop => return self.interrupt(),
             }
             let seconds = start.0.elapsed().as_secs_f64();
             let speed = (self.position.sums.images - start.1) as f64 / seconds.max(1e-9);
             self.report_skipped(train);
             let average = self.ema.clone().map(|ema| self.averaged(&ema));
-            let Some(answers) = self.validate(val, average.as_ref())? else { return self.interrupt() };
+            let Some([answers, (again, _)]) = self.validate([val, seen], average.as_ref())? else {
+                return self.interrupt();
+            };
             self.report_skipped(val);
             let late = self.late_average();
             let tried = match late.as_ref().filter(|_| self.position.epoch + 1 == self.given.recipe.epochs) {
                 None => None,
                 Some(late) => {
                     let model = self.averaged(late);
-                    let Some(answers) = self.validate(val, Some(&model))? else { return self.interrupt() };
+                    let Some([answers]) = self.validate([val], Some(&model))? else {
+                        return self.interrupt();
+                    };
                     Some((model, answers))
                 }
             };
             self.late = late;
-            self.finish_epoch(&answers, average.as_ref(), tried, speed)?;
+            let row = self.row([&answers.0, &again], speed);
+            self.finish_epoch(row, &answers, average.as_ref(), tried)?;
         }
         Ok(Go::On)
     }
@@ -212,13 +245,13 @@ impl<'a, 'c> Training<'a, 'c> {
         Ok(Go::Stop)
     }
 
-    /// The pictures to train and to validate with, gone through the frozen part where that pays. `None` when stopped.
-    fn open_pictures(&mut self) -> Result<Option<(Pictures, Pictures)>, TrainError> {
+    /// The pictures, gone through the frozen part where that pays. `None` when stopped.
+    fn open_pictures(&mut self) -> Result<Option<Sets>, TrainError> {
         let Given { recipe, data, transform, run, executor, .. } = &self.given;
-        let (mut train, mut val) = pictures::open(recipe, data, transform);
-        train.leave_out(&self.position.unusable);
+        let mut sets = pictures::open(recipe, data, transform);
+        sets.train.leave_out(&self.position.unusable);
         let cache = Cache::new(&self.control.cache, run).filter(|_| self.step.has_prefix());
-        let Some(cache) = cache else { return Ok(Some((train, val))) };
+        let Some(cache) = cache else { return Ok(Some(sets)) };
         let (stop, progress) = (self.control.stop, &mut *self.control.progress);
         let mut watch = |done, total| {
             progress(Event::Features { done, total });
@@ -231,14 +264,14 @@ impl<'a, 'c> Training<'a, 'c> {
             processor: executor.describe(),
             watch: &mut watch,
         };
-        match keeper.keep(&mut train, &mut val)? {
+        match keeper.keep(&mut sets)? {
             Kept::Yes => {}
             Kept::Without(why) => progress(Event::Notice(&format!(
                 "what the frozen part says about each picture is not kept but computed in every epoch: {why}"
             ))),
             Kept::Stopped => return Ok(None),
         }
-        Ok(Some((train, val)))
+        Ok(Some(sets))
     }
 
     /// What the part that trains reads.
@@ -277,7 +310,13 @@ impl<'a, 'c> Training<'a, 'c> {
                 return Ok(Go::Stop);
             }
             let before = Instant::now();
-            let loss = self.make_step(inputs).map_err(|error| self.explain(error, pictures))?;
+            let loss = match self.make_step(inputs) {
+                Ok(loss) => loss,
+                Err(error) => match self.recover(error, pictures)? {
+                    Go::On => continue,
+                    back => return Ok(back),
+                },
+            };
             self.position.unusable = pictures.unusable();
             self.stepping += before.elapsed();
             self.steps_made += 1;
@@ -297,7 +336,7 @@ impl<'a, 'c> Training<'a, 'c> {
             }
         }
         if self.position.sums.images == 0 {
-            return Err(self.no_picture(pictures));
+            return Err(self.nothing_learned(pictures));
         }
         Ok(Go::On)
     }
@@ -306,12 +345,14 @@ impl<'a, 'c> Training<'a, 'c> {
         let factor = self.factor(self.position.step);
         let batches: Vec<Batch> = inputs.into_iter().map(|i| self.batch(i)).collect::<Result<_, _>>()?;
         let images: usize = batches.iter().map(|batch| batch.labels.len()).sum();
+        let before = (self.position.step == self.steps / 2).then(|| self.step.trained());
         let report = self.step.learn_together(&batches, factor)?;
         if let Some(ema) = self.ema.as_mut().filter(|_| !report.skipped) {
             ema.update(self.step.moving());
         }
         if !report.skipped {
-            self.position.norms.add(&self.step);
+            self.position.norms.add(&self.step, before.as_ref());
+            self.position.skips.in_a_row = 0;
             self.position.sums.gradient_norm += report.gradient_norm;
         }
         let sums = &mut self.position.sums;
@@ -337,7 +378,9 @@ impl<'a, 'c> Training<'a, 'c> {
             false => (0, recipe.epochs),
         };
         let schedule = Schedule::new(recipe.schedule, recipe.warmup, self.steps, end - start);
-        schedule.factor((self.position.epoch - start) * self.steps + step) * self.position.plateau.factor()
+        schedule.factor((self.position.epoch - start) * self.steps + step)
+            * self.position.plateau.factor()
+            * self.rollback_factor()
     }
 
     fn remaining(&self) -> Duration {
@@ -346,7 +389,12 @@ impl<'a, 'c> Training<'a, 'c> {
         self.stepping.div_f64(self.steps_made.max(1) as f64).mul_f64(left as f64)
     }
 
-    fn no_picture(&self, pictures: &Pictures) -> TrainError {
+    /// Why an epoch has no step.
+    fn nothing_learned(&self, pictures: &Pictures) -> TrainError {
+        if self.position.skips.epoch > 0 {
+            let (epoch, steps) = (self.position.epoch + 1, self.position.skips.epoch);
+            return TrainError::EpochSkipped { epoch, steps };
+        }
         let first = pictures.skipped().first().map_or("the list is empty".into(), PictureError::to_string);
         TrainError::NoPicture { count: self.given.data.train.len(), first }
     }
@@ -367,41 +415,44 @@ impl<'a, 'c> Training<'a, 'c> {
         Some(late)
     }
 
-    /// Metrics on the validation pictures and the logits behind them, of `model` or of the weights as they are. `None` when
-    /// stopped.
-    fn validate(
+    /// Metrics on the validation pictures and the logits behind them, and on others where there are two sets, of `model` or of the
+    /// weights as they are. `None` when stopped.
+    fn validate<const N: usize>(
         &mut self,
-        pictures: &Pictures,
+        sets: [&Pictures; N],
         model: Option<&Model>,
-    ) -> Result<Option<(Metrics, Answers)>, TrainError> {
-        let (mut metrics, mut answers) = (Metrics::new(self.given.data.classes.len()), Answers::default());
+    ) -> Result<Option<[(Metrics, Answers); N]>, TrainError> {
+        let mut all = sets.map(|_| (Metrics::new(self.given.data.classes.len()), Answers::default()));
         if self.given.data.val.is_empty() {
-            return Ok(Some((metrics, answers)));
+            return Ok(Some(all));
         }
         let mut network = self.step.evaluator(model.map(|model| &model.weights), self.given.executor)?;
-        for inputs in pictures.epoch(0, 0) {
-            if self.stopped() {
-                return Ok(None);
+        let (mut done, total) = (0, sets.iter().map(|pictures| pictures.len()).sum());
+        for ((metrics, answers), pictures) in all.iter_mut().zip(sets) {
+            for inputs in pictures.epoch(0, 0) {
+                if self.stopped() {
+                    return Ok(None);
+                }
+                let inputs = inputs?;
+                done += inputs.indices.len() as u64;
+                let features = self.features(inputs.tensor, inputs.ready)?;
+                let logits = network.run(&features).map_err(StepError::from)?;
+                metrics.add(logits.data, inputs.labels.as_i64().unwrap_or_default());
+                answers.add(&inputs.indices, logits.data);
+                (self.control.progress)(Event::Validate { done, total });
             }
-            let inputs = inputs?;
-            let features = self.features(inputs.tensor, inputs.ready)?;
-            let logits = network.run(&features).map_err(StepError::from)?;
-            metrics.add(logits.data, inputs.labels.as_i64().unwrap_or_default());
-            answers.add(&inputs.indices, logits.data);
-            (self.control.progress)(Event::Validate { done: metrics.images() });
         }
-        Ok(Some((metrics, answers)))
+        Ok(Some(all))
     }
 
     /// Keeps what an epoch has brought. `average` is the moving average, `tried` the average of the last epochs.
     fn finish_epoch(
         &mut self,
+        row: EpochRow,
         (metrics, answers): &(Metrics, Answers),
         average: Option<&Model>,
         tried: Option<(Model, (Metrics, Answers))>,
-        images_per_second: f64,
     ) -> Result<(), TrainError> {
-        let row = self.row(metrics, images_per_second);
         if self.is_best(row.epoch, metrics) {
             let path = self.given.run.join(BEST_FILE);
             match average {
@@ -413,16 +464,20 @@ impl<'a, 'c> Training<'a, 'c> {
         }
         self.results.push(&row);
         self.results.write(self.given.run)?;
-        self.health.push(row.epoch, &std::mem::take(&mut self.position.norms), &self.step);
+        let norms = std::mem::take(&mut self.position.norms);
+        self.health.push(row.epoch, &norms, &self.step);
         self.health.write(self.given.run)?;
         self.watch(&row);
+        let warnings = self.warnings(&row, &norms);
         let tried =
             tried.map(|(model, answers)| self.keep_average(row.epoch, &model, &answers)).transpose()?;
         (self.position.epoch, self.position.step) = (row.epoch, 0);
-        self.position.sums = Sums::default();
+        (self.position.sums, self.position.skips.epoch) = (Sums::default(), 0);
+        self.keep_good();
         self.checkpoint()?;
         self.report();
         (self.control.progress)(Event::Epoch(&row));
+        warnings.iter().for_each(|text| (self.control.progress)(Event::Warning(text)));
         if let Some((val_accuracy, best)) = tried {
             (self.control.progress)(Event::Average { val_accuracy, best });
         }
@@ -432,7 +487,9 @@ impl<'a, 'c> Training<'a, 'c> {
         Ok(())
     }
 
-    fn row(&self, metrics: &Metrics, images_per_second: f64) -> EpochRow {
+    /// The figures of the epoch: those of its steps, and what was recognised after it of the validation pictures and of the
+    /// training ones.
+    fn row(&self, [metrics, seen]: [&Metrics; 2], images_per_second: f64) -> EpochRow {
         let Position { epoch, step, sums: Sums { loss, correct, images, gradient_norm }, .. } = self.position;
         let Best { val_accuracy, val_loss, .. } = best_of(epoch + 1, metrics);
         EpochRow {
@@ -443,6 +500,8 @@ impl<'a, 'c> Training<'a, 'c> {
             val_accuracy,
             learning_rate: self.given.recipe.lr * self.factor(step.saturating_sub(1)),
             gradient_norm: gradient_norm / self.position.norms.updates().max(1) as f64,
+            train_eval_accuracy: best_of(epoch + 1, seen).val_accuracy,
+            skipped_steps: self.position.skips.epoch,
             images_per_second,
             seconds: self.seconds(),
             peak_mib: peak_mib(),
@@ -457,13 +516,28 @@ impl<'a, 'c> Training<'a, 'c> {
     fn watch(&mut self, row: &EpochRow) {
         let recipe = self.given.recipe;
         if let ScheduleKind::Plateau(options) = recipe.schedule {
-            self.position.plateau.update(row.val_loss.unwrap_or(row.train_loss), &options);
+            self.position.plateau.update(row.val_loss.unwrap_or(row.train_loss), &options, recipe.lr);
         }
         let last_stage = self.position.stage + 1 == self.given.stages.count();
         if let (Some(patience), Some(accuracy), true) = (recipe.patience, row.val_accuracy, last_stage) {
             let out = self.position.patience.runs_out(accuracy, patience, recipe.min_delta);
             self.position.ended = out && row.epoch < recipe.epochs;
         }
+    }
+
+    /// What the figures of an epoch warn of for the first time.
+    fn warnings(&mut self, row: &EpochRow, norms: &NormSums) -> Vec<String> {
+        let facts = Facts {
+            row,
+            norms,
+            recipe: self.given.recipe,
+            stage: self.position.stage,
+            last: self.position.ended || row.epoch == self.given.recipe.epochs,
+            classes: self.given.data.classes.len(),
+            trained: self.step.groups().iter().map(|group| group.names.len()).sum(),
+            has_prefix: self.step.has_prefix(),
+        };
+        self.position.watch.look(&facts)
     }
 
     /// Writes the average of the last epochs, also as the best model where it is. Says how good it is, and whether it is the best.
@@ -498,16 +572,13 @@ impl<'a, 'c> Training<'a, 'c> {
     /// The state goes last: it alone decides where a resumed run starts, and holds all that has changed since the files
     /// before it were the ones that belong to it.
     fn checkpoint(&mut self) -> Result<(), TrainError> {
-        let Given { run, setting, executor, .. } = &self.given;
-        let mut state = self.step.state();
-        for (prefix, average) in [("ema.", &self.ema), ("late.", &self.late)] {
-            let average = average.iter().flat_map(Average::state);
-            state.extend(average.map(|(name, tensor)| (format!("{prefix}{name}"), tensor)));
-        }
+        let mut state = self.state();
         let model = self.step.model();
-        write_model(&run.join(LAST_FILE), &model)?;
+        write_model(&self.given.run.join(LAST_FILE), &model)?;
         let frozen = self.frozen.of(&model.weights, &state);
-        let header = StateHeader::new(&self.position, setting, executor.describe(), frozen);
+        let good = self.save_good(&mut state);
+        let Given { run, setting, executor, .. } = &self.given;
+        let header = StateHeader::new(&self.position, good, setting, executor.describe(), frozen);
         run::write_state(run, &state, header)?;
         self.last_checkpoint = Instant::now();
         (self.control.progress)(Event::Checkpoint);

@@ -3,9 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use offshoot_graph::Graph;
-use offshoot_graph::passes::Pattern;
-use offshoot_graph::passes::freeze;
+use offshoot_graph::passes::{Pattern, freeze};
+use offshoot_graph::{Graph, Op, ValueId};
 use serde::{Deserialize, Serialize};
 
 use crate::freeze::{FreezeError, apply_freeze, check_matches};
@@ -93,6 +92,8 @@ pub enum Rebuild {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Stages {
     freeze: Freeze,
+    /// Whether batch norms stay frozen in any case.
+    freeze_norms: bool,
     unfreeze: Vec<Unfreeze>,
     epochs: u64,
     /// The finished epochs after which each stage starts; the first is 0.
@@ -106,7 +107,12 @@ impl Stages {
         let mut starts: Vec<u64> = std::iter::once(0).chain(later).collect();
         starts.sort_unstable();
         starts.dedup();
-        Stages { freeze: freeze.clone(), unfreeze: unfreeze.to_vec(), epochs, starts }
+        Stages { freeze: freeze.clone(), freeze_norms: false, unfreeze: unfreeze.to_vec(), epochs, starts }
+    }
+
+    /// The same with batch norms that stay frozen in any case where `freeze` is set: they go on using their running statistics.
+    pub fn freeze_norms(self, freeze: bool) -> Stages {
+        Stages { freeze_norms: freeze, ..self }
     }
 
     /// How many there are; at least one.
@@ -140,24 +146,32 @@ impl Stages {
             check_matches(graph, &unfreeze.pattern)?;
         }
         let unfrozen = self.unfrozen(stage);
-        let frozen = apply_freeze(graph, &self.freeze);
-        if unfrozen.is_empty() {
-            return frozen;
+        match apply_freeze(graph, &self.freeze) {
+            Err(FreezeError::Everything(_)) if !unfrozen.is_empty() => {}
+            applied => applied?,
         }
-        if let Err(error @ FreezeError::Unmatched { .. }) = frozen {
-            return Err(error);
-        }
+        let norms = if self.freeze_norms { norms(graph) } else { Vec::new() };
         let parameters = graph.parameters().iter().map(|&id| (id, graph.value(id).name.clone()));
         let trainable: Vec<String> = parameters
             .filter(|(id, name)| {
                 graph.parameter_info(*id).is_some_and(|p| p.trainable)
                     || unfrozen.iter().any(|u| u.pattern.matches(name))
             })
+            .filter(|(id, _)| !norms.contains(id))
             .map(|(_, name)| name)
             .collect();
         freeze(graph, |name| !trainable.iter().any(|t| t == name));
-        Ok(())
+        match graph.count_parameters().0 {
+            0 => Err(FreezeError::Everything(self.freeze.to_string())),
+            _ => Ok(()),
+        }
     }
+}
+
+/// The parameters of batch norms.
+fn norms(graph: &Graph) -> Vec<ValueId> {
+    let norms = graph.nodes().iter().filter(|node| matches!(node.op, Op::BatchNormalization(_)));
+    norms.flat_map(|node| node.inputs.iter().skip(1)).copied().collect()
 }
 
 #[cfg(test)]

@@ -90,6 +90,24 @@ fn each_layer_moves_from_its_unfreezing_on_and_not_before() {
 }
 
 #[test]
+fn batch_norms_that_are_to_stay_as_they_are_do() {
+    let fixture = Fixture::new(|s| {
+        progressive(s);
+        s.freeze_norms = Some(true);
+    });
+    let (weights, _) = after_each_epoch(&fixture);
+    for (name, end) in &weights[4] {
+        assert_eq!(end == &weights[0][name], name.starts_with("bn"), "{name}");
+    }
+    let fixture = Fixture::new(|s| {
+        s.freeze = Some("conv*,fc".parse().unwrap());
+        s.freeze_norms = Some(true);
+    });
+    let error = fixture.train("run", 1, |_| {}).unwrap_err().to_string();
+    assert!(error.contains("leaves nothing to train"), "{error}");
+}
+
+#[test]
 fn a_run_is_resumed_to_the_same_bytes_in_every_stage() {
     let everything = |s: &mut Settings| {
         progressive(s);

@@ -249,7 +249,7 @@ fn the_norms_of_each_group_are_kept() {
     fixture.whole("run");
     let text = String::from_utf8(fixture.file("run", "health.csv")).unwrap();
     let rows: Vec<Vec<&str>> = text.lines().map(|line| line.split(',').collect()).collect();
-    assert_eq!(rows[0], ["epoch", "group", "gradient_norm", "weight_norm"]);
+    assert_eq!(rows[0], ["epoch", "group", "gradient_norm", "weight_norm", "update_ratio"]);
     let names: Vec<&[&str]> = rows[1..].iter().map(|row| &row[..2]).collect();
     let expected = [1, 2, 3].map(|n| n.to_string());
     let expected: Vec<[&str; 2]> =
@@ -268,6 +268,7 @@ fn the_norms_of_each_group_are_kept() {
         let total: f64 = result[6].parse().unwrap();
         assert!((number(row, 2) - total).abs() < 1e-6 * total.max(1.0), "{text}");
         assert!(number(row + 1, 2) > 0.0 && number(row + 1, 2) < number(row, 2), "{text}");
+        assert!((row..row + 3).all(|row| number(row, 4) > 0.0 && number(row, 4) < 0.5), "{text}");
     }
     let close = |found: f64, expected: f64| assert!((found - expected).abs() < 1e-9 * expected, "{text}");
     close(number(8, 3), norm("conv1").hypot(norm("bn1")));

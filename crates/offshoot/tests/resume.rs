@@ -16,35 +16,54 @@ use offshoot_graph::random::{Purpose, Random};
 
 use support::{CLASSES, SMALL, World, data};
 
-/// Kills in all cases together.
-const KILLS: u32 = 20;
-
-/// What is trained, and which options are for the machine only and may be given again to resume.
+/// What is trained, which options are for the machine only and may be given again to resume, and how often it is killed.
 struct Case {
     name: &'static str,
     settings: &'static str,
     options: &'static str,
+    kills: u32,
 }
 
-const CASES: [Case; 5] = [
-    Case { name: "cached", settings: "--freeze backbone --epochs 30", options: "--checkpoint-every 0" },
-    Case { name: "views", settings: "--freeze backbone --epochs 20 --cache-views 3", options: "" },
-    Case {
-        name: "uncached",
-        settings: "--freeze backbone --epochs 6 --augment on",
-        options: "--cache-budget 0 --checkpoint-every 0",
-    },
+/// With mixed precision and a moving average, twenty kills; fifteen more without.
+const CASES: [Case; 7] = [
     Case {
         name: "mixed",
         settings: "--epochs 3 --policy trivial --rotate 9 --colour-jitter 0.2,0.2,0.2,0.1 --erase 0.5 --mixup 0.2 --cutmix 1 \
                    --balanced-sampling --class-weights balanced --label-smoothing 0.1",
         options: "--checkpoint-every 0",
+        kills: 5,
     },
     Case {
-        name: "half",
-        settings: "--freeze features.0,features.1 --epochs 3 --amp fp16",
+        name: "cached-bf16",
+        settings: "--freeze backbone --epochs 30 --amp bf16 --ema 0.95",
         options: "--checkpoint-every 0",
+        kills: 5,
     },
+    Case {
+        name: "cached-fp16",
+        settings: "--freeze features.0,features.1 --epochs 3 --augment off --amp fp16 --ema 0.9",
+        options: "--checkpoint-every 0",
+        kills: 5,
+    },
+    Case {
+        name: "uncached-bf16",
+        settings: "--freeze backbone --epochs 6 --augment on --amp bf16 --ema 0.9",
+        options: "--cache-budget 0 --checkpoint-every 0",
+        kills: 5,
+    },
+    Case {
+        name: "uncached-fp16",
+        settings: "--freeze features.0,features.1 --epochs 3 --amp fp16 --ema 0.9 --on-nonfinite rollback",
+        options: "--checkpoint-every 0",
+        kills: 5,
+    },
+    Case {
+        name: "cached",
+        settings: "--freeze backbone --epochs 30",
+        options: "--checkpoint-every 0",
+        kills: 5,
+    },
+    Case { name: "views", settings: "--freeze backbone --epochs 20 --cache-views 3", options: "", kills: 5 },
 ];
 
 /// The lines of `results.csv` without what no two runs share.
@@ -68,7 +87,7 @@ fn assert_same(world: &World, one: &str, other: &str) {
 }
 
 #[test]
-#[ignore = "slow: kills twenty runs"]
+#[ignore = "slow: kills thirty-five runs"]
 fn killed_runs_end_with_the_same_bytes() {
     let world = World::new("killed");
     data(&world.path("d"), &CLASSES, 12);
@@ -77,14 +96,14 @@ fn killed_runs_end_with_the_same_bytes() {
     broken.truncate(900);
     world.write("d/red/05.bmp", broken);
     let mut random = Random::new(std::process::id().into(), 0, 0, Purpose::Init);
-    for Case { name, settings, options } in CASES {
+    for Case { name, settings, options, kills: wanted } in CASES {
         let command = format!("train d {SMALL} {settings} {options}");
         let clock = Instant::now();
         let whole = format!("{name}-whole");
         assert_eq!(world.run(&format!("{command} --out {whole}")).code, Some(0), "{name}");
         let whole_time = clock.elapsed().as_secs_f32();
         let (mut kills, mut runs) = (0, 0);
-        while kills < KILLS / CASES.len() as u32 {
+        while kills < wanted {
             let run = format!("{name}-{runs}");
             // What was kept is computed again: kills hit that too.
             let _ = fs::remove_dir_all(world.path("cache"));
@@ -188,6 +207,73 @@ fn a_checkpoint_without_room_is_an_error_and_the_last_one_stays() {
     let said = world.run(&format!("{settings} --resume --out run"));
     assert_eq!(said.code, Some(0), "{said:?}");
     assert_same(&world, "whole", "run");
+}
+
+/// Runs a script with a small file system of its own at `small`: `None` where the system does not allow that.
+fn on_small_disk(world: &World, size: &str, script: &str) -> Option<(Option<i32>, String)> {
+    fs::create_dir_all(world.path("small")).unwrap();
+    let binary = env!("CARGO_BIN_EXE_offshoot");
+    let mount =
+        format!("mount -t tmpfs -o size={size} none small || exit 99; offshoot() {{ {binary} \"$@\"; }};");
+    let output = std::process::Command::new("unshare")
+        .args(["--user", "--map-root-user", "--mount", "sh", "-c", &format!("{mount} {script}")])
+        .current_dir(&world.root)
+        .env("XDG_CACHE_HOME", world.path("cache"))
+        .output()
+        .ok()?;
+    let err = String::from_utf8(output.stderr).unwrap();
+    let possible = output.status.code() != Some(99) && !err.starts_with("unshare:");
+    possible.then_some((output.status.code(), err))
+}
+
+#[test]
+fn a_disk_that_fills_up_is_an_error_and_the_last_checkpoint_stays() {
+    let world = World::new("disk");
+    data(&world.path("d"), &CLASSES, 6);
+    let settings = format!("train d {SMALL} --freeze backbone --epochs 3");
+    let said = world.run(&format!("{settings} --out whole"));
+    assert_eq!(said.code, Some(0), "{said:?}");
+    // Stopped by a disk that is filled up after the first of its checkpoints; then there is room again.
+    let script = format!(
+        "offshoot {settings} --epochs 3 --checkpoint-every 0 --out small/run & run=$!
+         while ! [ -e small/run/last.state.safetensors ]; do sleep 0.01; kill -0 $run || exit 98; done
+         kill -STOP $run; cat /dev/zero > small/filler; kill -CONT $run
+         wait $run; code=$?
+         cp small/run/last.state.safetensors state; ls -A small/run > names
+         rm small/filler
+         offshoot train --resume --out small/run || exit 97
+         cp -r small/run run; exit $code"
+    );
+    let Some((code, err)) = on_small_disk(&world, "40m", &script) else {
+        eprintln!("no small disk can be made here");
+        return;
+    };
+    assert_eq!(code, Some(2), "{err}");
+    assert!(err.contains("error: small/run/") && err.contains("No space left"), "{err}");
+    assert!(!world.text("names").contains(".tmp"), "{}", world.text("names"));
+    assert!(!world.read("state").is_empty());
+    for name in ["best.safetensors", "last.safetensors", "last.state.safetensors", "health.csv"] {
+        assert!(world.read(&format!("whole/{name}")) == world.read(&format!("run/{name}")), "{name}");
+    }
+}
+
+#[test]
+fn a_run_on_a_disk_that_is_made_read_only_ends_and_its_model_still_loads() {
+    let world = World::new("frozen-disk");
+    data(&world.path("d"), &CLASSES, 4);
+    let script = format!(
+        "offshoot train d {SMALL} --freeze backbone --epochs 2 --out small/run || exit 98
+         mv small/run/previous.state.safetensors small/run/last.state.safetensors
+         mount -o remount,ro small
+         offshoot eval small/run d > /dev/null || exit 97
+         offshoot train --resume --out small/run"
+    );
+    let Some((code, err)) = on_small_disk(&world, "40m", &script) else {
+        eprintln!("no small disk can be made here");
+        return;
+    };
+    assert_eq!(code, Some(2), "{err}");
+    assert!(err.contains("error: small/run") && err.contains("Read-only"), "{err}");
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use offshoot_formats::FormatError;
 use offshoot_formats::atomic::write_atomically;
+use offshoot_graph::Weights;
 use serde::{Deserialize, Serialize};
 
 use crate::run::{RunError, quoted};
@@ -14,7 +15,7 @@ use crate::step::TrainStep;
 /// A line for all that trains in each epoch, and one for each group of it.
 pub const HEALTH_FILE: &str = "health.csv";
 
-const COLUMNS: &str = "epoch,group,gradient_norm,weight_norm";
+const COLUMNS: &str = "epoch,group,gradient_norm,weight_norm,update_ratio";
 
 /// What stands for all groups together.
 const ALL: &str = "all";
@@ -26,11 +27,15 @@ pub(crate) struct NormSums {
     updates: u64,
     /// Of the 2-norm of the gradient of all groups and of each.
     gradients: Vec<(String, f64)>,
+    /// What one of the updates, in the middle of the epoch, changed: the 2-norm of the change over that of the weights.
+    ratios: Vec<(String, f64)>,
+    /// The parameters whose gradient was exactly 0 in each of the updates; `None` before the first.
+    silent: Option<Vec<String>>,
 }
 
 impl NormSums {
-    /// Takes in the last update.
-    pub(crate) fn add(&mut self, step: &TrainStep) {
+    /// Takes in the last update, and what it changed where the weights `before` it are given.
+    pub(crate) fn add(&mut self, step: &TrainStep, before: Option<&Weights>) {
         self.updates += 1;
         for (name, norm) in together(step.gradient_norms()) {
             match self.gradients.iter_mut().find(|(known, _)| *known == name) {
@@ -38,11 +43,32 @@ impl NormSums {
                 None => self.gradients.push((name, norm)),
             }
         }
+        match &mut self.silent {
+            None => self.silent = Some(step.silent().to_vec()),
+            Some(silent) => silent.retain(|name| step.silent().contains(name)),
+        }
+        if let Some(before) = before {
+            let pairs = together(step.change_norms(before)).into_iter().zip(together(step.weight_norms()));
+            let ratio = |((name, change), (_, weight)): ((String, f64), (String, f64))| {
+                (name, change / weight.max(f64::MIN_POSITIVE))
+            };
+            self.ratios = pairs.map(ratio).collect();
+        }
     }
 
     /// Steps that changed something.
     pub(crate) fn updates(&self) -> u64 {
         self.updates
+    }
+
+    /// The parameters whose gradient was exactly 0 in each of the updates.
+    pub(crate) fn silent(&self) -> &[String] {
+        self.silent.as_deref().unwrap_or_default()
+    }
+
+    /// How much an update changes of each group, as a part of it.
+    pub(crate) fn ratios(&self) -> impl Iterator<Item = (&str, f64)> {
+        self.ratios.iter().filter(|(name, _)| name != ALL).map(|(name, ratio)| (name.as_str(), *ratio))
     }
 
     /// The mean over the updates.
@@ -93,7 +119,9 @@ impl HealthLog {
     pub(crate) fn push(&mut self, epoch: u64, sums: &NormSums, step: &TrainStep) {
         for (name, weight) in together(step.weight_norms()) {
             let gradient = sums.mean(&name);
-            self.lines.push(format!("{epoch},{},{gradient:e},{weight:e}", quoted(&name)));
+            let ratio = sums.ratios.iter().find(|(known, _)| *known == name);
+            let ratio = ratio.map_or(String::new(), |(_, ratio)| format!("{ratio:e}"));
+            self.lines.push(format!("{epoch},{},{gradient:e},{weight:e},{ratio}", quoted(&name)));
         }
     }
 

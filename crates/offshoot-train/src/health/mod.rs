@@ -7,9 +7,11 @@ mod check;
 mod log;
 mod probe;
 mod trace;
+mod watch;
 
 pub use check::{Block, CheckError, CheckReport, Idle, Pictures, check};
 pub use log::HEALTH_FILE;
 pub(crate) use log::{HealthLog, NormSums};
 pub use probe::{NonFinite, Operand, Probe, Range};
 pub(crate) use trace::{trace_frozen, trace_trained};
+pub(crate) use watch::{Facts, Watch};

@@ -101,6 +101,31 @@ impl fmt::Display for NonFinite {
     }
 }
 
+impl NonFinite {
+    /// The same in a line, without the ranges.
+    pub fn brief(&self) -> String {
+        let counted = |operand: &Operand| {
+            let kind = if operand.parameter { "parameter " } else { "" };
+            match operand.range {
+                Range { nonfinite: 0, .. } => format!("{kind}`{}`", operand.name),
+                Range { nonfinite, elements, .. } => {
+                    format!("{kind}`{}` ({nonfinite} of {elements} not finite)", operand.name)
+                }
+            }
+        };
+        match self {
+            NonFinite::Input(operand) => format!("the input {} is given so", counted(operand)),
+            NonFinite::Node { node, op, inputs, .. } => {
+                let inputs: Vec<String> = inputs.iter().map(counted).collect();
+                format!(
+                    "the first value that is not finite is made by node `{node}` ({op}) of {}",
+                    inputs.join(", ")
+                )
+            }
+        }
+    }
+}
+
 /// A graph with everything that a run of it reads.
 pub struct Probe<'a> {
     /// The graph, not fused.

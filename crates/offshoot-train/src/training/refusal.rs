@@ -47,6 +47,25 @@ impl fmt::Display for Refusal {
     }
 }
 
+impl Refusal {
+    /// The same in a line: what was found, which node made it, and the pictures.
+    pub fn brief(&self) -> String {
+        let problem = match &self.error {
+            StepError::NotFinite { problem } => problem.clone(),
+            error => error.to_string(),
+        };
+        let origin = self.origin.as_ref().map_or(String::new(), |origin| format!("; {}", origin.brief()));
+        let pictures: Vec<String> =
+            self.pictures.iter().take(NAMED).map(|path| path.display().to_string()).collect();
+        let more = match self.pictures.len().saturating_sub(NAMED) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let (epoch, step) = (self.epoch, self.step);
+        format!("epoch {epoch}, step {step}: {problem}{origin}; pictures {}{more}", pictures.join(", "))
+    }
+}
+
 impl Training<'_, '_> {
     /// The error of a step, with the first node that made a number that is not finite where it was refused for one. The
     /// batch is run again for that.

@@ -159,7 +159,7 @@ impl Fixture {
     /// The columns of `results.csv` that do not tell the time.
     pub(crate) fn results(&self, run: &str) -> Vec<Vec<String>> {
         let text = String::from_utf8(self.file(run, "results.csv")).unwrap();
-        text.lines().map(|line| line.split(',').take(7).map(str::to_owned).collect()).collect()
+        text.lines().map(|line| line.split(',').take(9).map(str::to_owned).collect()).collect()
     }
 
     pub(crate) fn assert_same(&self, one: &str, other: &str) {

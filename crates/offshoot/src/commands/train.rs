@@ -16,7 +16,9 @@ use offshoot::{
 use offshoot_train::optimizer::OptimizerKind;
 use offshoot_train::run::has_checkpoint;
 use offshoot_train::train::TrainResult;
-use offshoot_train::{CacheOptions, CacheType, EpochRow, GroupRow, Rebuild, ScheduleKind, Unfreeze};
+use offshoot_train::{
+    CacheOptions, CacheType, EpochRow, GroupRow, OnNonFinite, Rebuild, ScheduleKind, Unfreeze,
+};
 
 use super::arguments::{AugmentationArguments, PreprocessingArguments, Processor};
 use super::{Failure, Outcome, print};
@@ -57,6 +59,10 @@ pub(crate) struct Arguments {
     /// a tenth of --lr. May be given several times [default, with --weights: the last block, @50%:x0.1].
     #[arg(long, value_name = "PATTERN@PERCENT%[:xF]")]
     unfreeze: Vec<Unfreeze>,
+    /// Batch norms stay as they are in all that trains, with the statistics of the pretraining: on or off [default: off; on in
+    /// the default recipe].
+    #[arg(long, value_name = "on|off", value_parser = on_or_off)]
+    freeze_norms: Option<bool>,
     /// Whose optimizer state an unfreezing starts anew: new (of the newly unfrozen) or all [default: new].
     #[arg(long, value_name = "WHOSE", value_parser = rebuild)]
     rebuild: Option<Rebuild>,
@@ -116,6 +122,10 @@ pub(crate) struct Arguments {
     /// Mixed precision: off, bf16 or fp16 (with loss scaling) [default: off].
     #[arg(long, value_name = "MODE")]
     amp: Option<Amp>,
+    /// What becomes of a step with a number that is not finite: stop ends the run, skip leaves the step out, rollback goes back
+    /// to the last good checkpoint and halves the rate [default: stop].
+    #[arg(long, value_name = "POLICY", value_parser = on_nonfinite)]
+    on_nonfinite: Option<OnNonFinite>,
     /// The part of the pictures kept for validation, where there is no `val` folder [default: 0.2].
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     val_fraction: Option<f64>,
@@ -220,6 +230,23 @@ fn rebuild(text: &str) -> Result<Rebuild, String> {
     }
 }
 
+fn on_nonfinite(text: &str) -> Result<OnNonFinite, String> {
+    match text {
+        "stop" => Ok(OnNonFinite::Stop),
+        "skip" => Ok(OnNonFinite::Skip),
+        "rollback" => Ok(OnNonFinite::Rollback),
+        _ => Err("give stop, skip or rollback".into()),
+    }
+}
+
+fn on_or_off(text: &str) -> Result<bool, String> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("give on or off".into()),
+    }
+}
+
 /// What `--class-weights` names.
 #[derive(Clone, Debug)]
 enum ClassWeight {
@@ -319,6 +346,7 @@ impl Arguments {
             momentum: self.momentum,
             freeze: self.freeze.clone(),
             unfreeze: (!self.unfreeze.is_empty()).then(|| self.unfreeze.clone()),
+            freeze_norms: self.freeze_norms,
             rebuild: self.rebuild,
             layer_decay: self.layer_decay,
             schedule: self.schedule,
@@ -338,6 +366,7 @@ impl Arguments {
             augment: self.augmentation.augment,
             augmentation: self.augmentation.settings(),
             amp: self.amp,
+            on_nonfinite: self.on_nonfinite,
             cache_views: self.cache.cache_views,
             cache_dtype: self.cache.cache_dtype,
             val_fraction: self.val_fraction,
@@ -387,7 +416,6 @@ fn stop_on_ctrl_c() -> Arc<AtomicBool> {
 #[derive(Default)]
 struct Watcher {
     bar: Option<ProgressBar>,
-    images: (usize, usize),
     /// Pictures that turned out to be unusable.
     skipped: usize,
 }
@@ -403,7 +431,6 @@ impl Watcher {
                 resumed,
                 ..
             } => {
-                self.images = (*train_images, *val_images);
                 eprintln!(
                     "parameters  {} trainable, {} frozen",
                     grouped(*trainable_parameters),
@@ -441,10 +468,7 @@ impl Watcher {
                 bar.set_position(*step);
                 bar.set_message(format!("loss {loss:.4}, {images_per_second:.1} images/s, {left} left"));
             }
-            Event::Validate { done } => {
-                let total = self.images.1 as u64;
-                self.bar(total, "validate").set_position(*done);
-            }
+            Event::Validate { done, total } => self.bar(*total, "validate").set_position(*done),
             Event::Epoch(row) => {
                 self.finish();
                 eprintln!("{}", epoch_line(row));
@@ -453,6 +477,7 @@ impl Watcher {
                 self.skipped += 1;
                 self.aside(&format!("warning: skipped {picture}"));
             }
+            Event::Warning(text) => self.aside(&format!("warning: {text}")),
             Event::Notice(text) => self.aside(&format!("note: {text}")),
             _ => {}
         }
