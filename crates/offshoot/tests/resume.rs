@@ -230,12 +230,12 @@ fn on_small_disk(world: &World, size: &str, script: &str) -> Option<(Option<i32>
 fn a_disk_that_fills_up_is_an_error_and_the_last_checkpoint_stays() {
     let world = World::new("disk");
     data(&world.path("d"), &CLASSES, 6);
-    let settings = format!("train d {SMALL} --freeze backbone --epochs 3");
+    let settings = format!("train d {SMALL} --freeze backbone --epochs 20");
     let said = world.run(&format!("{settings} --out whole"));
     assert_eq!(said.code, Some(0), "{said:?}");
     // Stopped by a disk that is filled up after the first of its checkpoints; then there is room again.
     let script = format!(
-        "offshoot {settings} --epochs 3 --checkpoint-every 0 --out small/run & run=$!
+        "offshoot {settings} --checkpoint-every 0 --out small/run & run=$!
          while ! [ -e small/run/last.state.safetensors ]; do sleep 0.01; kill -0 $run || exit 98; done
          kill -STOP $run; cat /dev/zero > small/filler; kill -CONT $run
          wait $run; code=$?
