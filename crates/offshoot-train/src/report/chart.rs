@@ -106,7 +106,7 @@ impl Axis {
     fn of(values: impl Iterator<Item = f64>, from: f64, to: f64, whole: bool) -> Option<Axis> {
         let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), x| (a.min(x), b.max(x)));
         let room = if high > low { 0.0 } else { 0.5 * high.abs().max(1e-6) };
-        low.is_finite().then(|| Axis { low: low - room, high: high + room, from, to, whole })
+        low.is_finite().then_some(Axis { low: low - room, high: high + room, from, to, whole })
     }
 
     fn place(&self, value: f64) -> f64 {
