@@ -56,7 +56,7 @@ fn what_is_planted_is_found() {
         file
     };
     for (label, (class, _)) in CLASSES.iter().enumerate() {
-        for i in 0..(if label == 0 { 12 } else { 4 }) {
+        for i in 0..(if label == 0 { 16 } else { 4 }) {
             fs::write(world.path(&format!("d/{class}/{i:02}.bmp")), paint((label * 100 + i) as u64)).unwrap();
         }
     }
@@ -223,7 +223,9 @@ fn a_run_leaves_a_page_that_loads_nothing_and_escapes_every_name() {
         "gradient_norm/all",
     ];
     for tag in tags {
-        let has = |event: &&Vec<u8>| event.windows(tag.len()).any(|w| w == tag.as_bytes());
+        // A string of a protobuf message: its length, then its bytes.
+        let wanted = [&[tag.len() as u8], tag.as_bytes()].concat();
+        let has = |event: &&Vec<u8>| event.windows(wanted.len()).any(|w| w == wanted);
         assert_eq!(events.iter().filter(has).count(), 2, "{tag}");
     }
     fs::remove_file(world.path("run/report.html")).unwrap();
