@@ -3,6 +3,7 @@
 pub mod atomic;
 pub mod checkpoint;
 mod content;
+pub mod coreml;
 mod elements;
 pub mod error;
 mod metadata;
@@ -10,6 +11,8 @@ mod names;
 pub mod onnx;
 pub mod pth;
 pub mod safetensors;
+pub mod tensorrt;
 pub mod torchscript;
+pub mod triton;
 
 pub use error::{FormatError, Problem};

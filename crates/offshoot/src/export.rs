@@ -77,6 +77,15 @@ pub fn export_torchscript(model: &Model, path: &Path, form: Form, proof: Proof<'
     export("torchscript", model, path, write, read, proof)
 }
 
+/// What an export must not differ by from the model.
+#[derive(Clone, Copy)]
+pub(crate) struct Bound {
+    /// The largest difference of a logit, in parts of the largest logit.
+    pub(crate) tolerance: f64,
+    /// Whether the best class of every picture must be the same. Where weights are rounded it is only reported.
+    pub(crate) every_top1: bool,
+}
+
 /// Writes a file, reads it again, compares it, and only then gives it its name, and its manifest one beside it.
 fn export(
     format: &'static str,
@@ -89,11 +98,25 @@ fn export(
     if path.is_dir() {
         return Err(Error::Input(format!("{}: a folder is in the way", path.display())));
     }
+    export_within(format, model, path, Bound { tolerance: TOLERANCE, every_top1: true }, write, read, proof)
+}
+
+/// The same for a file or a folder that may differ by `bound`.
+pub(crate) fn export_within(
+    format: &'static str,
+    model: &Model,
+    path: &Path,
+    bound: Bound,
+    write: impl FnOnce(&Path) -> Result<()>,
+    read: impl FnOnce(&Path) -> Result<Model>,
+    proof: Proof<'_>,
+) -> Result<Exported> {
     let staging = Staging::new(path)?;
     write(&staging.path())?;
     let written = read(&staging.path())?;
-    let comparison = prove(model, &written, proof)?;
-    if !comparison.ok {
+    let comparison = prove(model, &written, proof, bound.tolerance)?;
+    let close = comparison.max_rel_diff < bound.tolerance;
+    if !(comparison.ok || close && !bound.every_top1) {
         return Err(Error::Input(format!(
             "{}: not written, because the {format} file would not answer like the model: the largest difference is {:e} of the largest logit, top-1 agrees on {} of the pictures. Please report this",
             path.display(),
@@ -101,7 +124,7 @@ fn export(
             comparison.top1_agreement
         )));
     }
-    let evidence = ManifestProof::compared(&comparison, TOLERANCE, proof.inputs.len());
+    let evidence = ManifestProof::compared(&comparison, bound.tolerance, proof.inputs.len());
     let source = proof.source_sha256.map(str::to_owned);
     let manifest = Manifest::of(format, &staging.made()?, source, evidence)?;
     manifest.write(&Manifest::beside(&staging.path()))?;
@@ -111,7 +134,7 @@ fn export(
     Ok(Exported { format, path: path.to_owned(), bytes, max_abs_diff, top1_agreement })
 }
 
-fn prove(model: &Model, written: &Model, proof: Proof<'_>) -> Result<Comparison> {
+fn prove(model: &Model, written: &Model, proof: Proof<'_>, tolerance: f64) -> Result<Comparison> {
     if written.metadata.classes != model.metadata.classes
         || written.metadata.preprocessing != model.metadata.preprocessing
     {
@@ -122,5 +145,5 @@ fn prove(model: &Model, written: &Model, proof: Proof<'_>) -> Result<Comparison>
     let batches = batches(&[model, written]);
     let executor = proof.executor;
     let (mut first, mut second) = (Inference::unfolded(model, executor)?, Inference::new(written, executor)?);
-    compare(&mut first, &mut second, proof.inputs, &batches, TOLERANCE)
+    compare(&mut first, &mut second, proof.inputs, &batches, tolerance)
 }

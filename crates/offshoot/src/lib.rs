@@ -39,11 +39,13 @@
 
 mod bench;
 mod compare;
+mod coreml;
 mod error;
 mod export;
 mod inspect;
 mod manifest;
 mod npz;
+mod nvidia;
 mod predict;
 mod source;
 mod staging;
@@ -51,16 +53,22 @@ mod start;
 
 pub use bench::{BenchOptions, Timing, TrainBenchOptions, bench_infer, bench_train};
 pub use compare::{BATCHES, Comparison, Inputs, TOLERANCE, batches, compare, disagreements};
+pub use coreml::{F16_TOLERANCE, INT8_TOLERANCE, export_coreml};
 pub use error::{Error, Result};
 pub use export::{Exported, Proof, export_onnx, export_torchscript, shipped};
 pub use inspect::{Inspection, ModelInspection, TensorInspection, inspect};
 pub use manifest::{Manifest, ManifestFile, ManifestProof, sha256};
+pub use nvidia::{TensorRtExport, TensorRtOptions, export_tensorrt, export_triton};
 pub use offshoot_cpu::{CpuExecutor, CpuOptions, Isa};
 pub use offshoot_data::{
     Augmentation, Dataset, FolderOptions, Loader, LoaderOptions, PictureError, Policy, Transform, Tta, View,
     labelled, pictures,
 };
+pub use offshoot_formats::coreml::{
+    Options as CoreMlOptions, Precision, StoredWeights, is_package as is_coreml_package,
+};
 pub use offshoot_formats::onnx::Options as OnnxOptions;
+pub use offshoot_formats::tensorrt::{EnginePrecision, Profile};
 pub use offshoot_formats::torchscript::Form;
 pub use offshoot_graph::{Fit, Metadata, Model, Preprocessing};
 pub use offshoot_train::health;

@@ -1,5 +1,5 @@
-//! Where a model comes from: a run directory, a file of ours, an ONNX or TorchScript file, or an architecture with a file
-//! of weights.
+//! Where a model comes from: a run directory, a file of ours, an ONNX, TorchScript or Core ML file, or an architecture with
+//! a file of weights.
 
 use std::fs::File;
 use std::io::Read;
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use offshoot_formats::checkpoint::{load_weights, match_weights};
 use offshoot_formats::safetensors::METADATA_KEY;
-use offshoot_formats::{onnx, safetensors, torchscript};
+use offshoot_formats::{coreml, onnx, safetensors, torchscript};
 use offshoot_graph::{Dim, Fit, Metadata, Model, Preprocessing, Weights, model};
 use offshoot_models::{
     Architecture, BuildOptions, canonical_keys, described, expected_parameters, find, original_classes,
@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 /// A model to load.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ModelSource {
-    /// A run directory, a `.safetensors` of ours, an `.onnx`, or a TorchScript `.pt`.
+    /// A run directory, a `.safetensors` of ours, an `.onnx`, a TorchScript `.pt`, or an `.mlpackage` of ours.
     Path(PathBuf),
     /// An architecture by name, with its weights.
     Pretrained {
@@ -79,6 +79,7 @@ impl ModelSource {
     pub fn checkpoint(&self) -> Result<PathBuf> {
         match self {
             ModelSource::Pretrained { weights, .. } => Ok(weights.clone()),
+            ModelSource::Path(path) if coreml::is_package(path) => Ok(coreml::weight_file(path)),
             ModelSource::Path(path) if path.is_dir() => run_file(path),
             ModelSource::Path(path) => Ok(path.clone()),
         }
@@ -106,6 +107,7 @@ impl ModelSource {
             ModelSource::Pretrained { architecture, weights } => {
                 load_pretrained(architecture, weights, overrides)
             }
+            ModelSource::Path(path) if coreml::is_package(path) => load_coreml(path, overrides),
             ModelSource::Path(path) if path.is_dir() => load_ours(&run_file(path)?, overrides),
             ModelSource::Path(path) => match Content::of(path)? {
                 Content::Safetensors => load_ours(path, overrides),
@@ -244,4 +246,17 @@ fn load_torchscript(path: &Path, overrides: &Overrides) -> Result<Loaded> {
     model.metadata.preprocessing = overrides.apply(&model.metadata.preprocessing);
     let warnings = warnings.into_iter().map(|w| format!("{}: {w}", path.display())).collect();
     Ok(Loaded { model, warnings, assumed_metadata: assumed_preprocessing })
+}
+
+fn load_coreml(path: &Path, overrides: &Overrides) -> Result<Loaded> {
+    let mut model = coreml::read(path)?;
+    let stated = model.metadata.preprocessing.size;
+    if let Some(size) = overrides.size.filter(|&size| size != stated) {
+        return Err(Error::Input(format!(
+            "{}: the package takes pictures of {stated} x {stated} pixels, not {size}; leave --size out",
+            path.display()
+        )));
+    }
+    model.metadata.preprocessing = overrides.apply(&model.metadata.preprocessing);
+    Ok(Loaded { model, warnings: Vec::new(), assumed_metadata: false })
 }

@@ -14,7 +14,12 @@ use support::{CLASSES, World, cached, data};
 
 /// Runs a check of scripts/interop.py, which must pass.
 fn interop(world: &World, arguments: &[&str]) -> Value {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/interop.py");
+    python(world, "interop.py", arguments)
+}
+
+/// Runs a script of `scripts/`, which must succeed.
+fn python(world: &World, script: &str, arguments: &[&str]) -> Value {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts").join(script);
     let python = cached("OFFSHOOT_PEERS", "peers").join("bin/python");
     let output = Command::new(python).arg(script).args(arguments).current_dir(&world.root).output().unwrap();
     assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
@@ -201,4 +206,27 @@ fn archives_of_pytorch_are_read_and_written_alike() {
             }
         }
     }
+}
+
+#[test]
+#[ignore = "needs the Python peers with PyTorch and coremltools (OFFSHOOT_PEERS) and the assets (OFFSHOOT_ASSETS)"]
+fn pytorch_runs_our_core_ml_program_on_photographs() {
+    let (world, pictures) = photos6("photos6-coreml-pytorch");
+    let every = 10;
+    let looked_at = pictures.div_ceil(every) as u64;
+    let bounds = [("f32", "1e-3", 0, 1.0), ("f16", "3e-2", 1, 0.51), ("int8", "0.2", 2, 0.28)];
+    let mut bytes_f32 = 0.0;
+    for (precision, tolerance, others, part) in bounds {
+        world.json(&format!("export run --format coreml --precision {precision} --out {precision}"));
+        let package = format!("{precision}/mobilenet_v2.mlpackage");
+        let report =
+            python(&world, "coreml.py", &[&package, "predictions.jsonl", tolerance, &every.to_string()]);
+        assert_eq!(report["pictures"], json!(looked_at));
+        assert!(report["top1_equal"].as_u64().unwrap() + others >= looked_at, "{precision}: {report}");
+        let bytes = report["bytes"].as_f64().unwrap();
+        bytes_f32 = if precision == "f32" { bytes } else { bytes_f32 };
+        assert!(bytes <= part * bytes_f32, "{precision}: {bytes} of {bytes_f32}");
+    }
+    let verified = world.json("verify f32/mobilenet_v2.mlpackage --against run");
+    assert_eq!(verified["ok"], json!(true));
 }

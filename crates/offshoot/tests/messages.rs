@@ -227,7 +227,6 @@ fn usage() {
             "predict m.onnx empty",
             "predict m.onnx text.txt",
             "predict m.onnx short",
-            "export m.onnx --format coreml",
             "export m.onnx --format onnx,pickle",
             "export m.onnx --format onnx --opset 12",
             "export m.onnx d --format onnx",

@@ -4,13 +4,18 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use offshoot::{
-    Dataset, Error, Exported, FolderOptions, Form, Inputs, Model, OnnxOptions, Proof, Recipe, Transform,
-    export_onnx, export_torchscript, labelled, sha256,
+    CoreMlOptions, Dataset, EnginePrecision, Error, FolderOptions, Form, Inputs, Model, OnnxOptions,
+    Precision, Profile, Proof, Recipe, StoredWeights, TensorRtExport, TensorRtOptions, Transform,
+    export_coreml, export_onnx, export_tensorrt, export_torchscript, export_triton, is_coreml_package,
+    labelled, sha256,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::arguments::{self, PreprocessingArguments, Pretrained, Processor};
 use super::{Failure, Outcome, print};
+
+/// What `--format` takes.
+const FORMATS: [&str; 5] = ["onnx", "torchscript", "coreml", "tensorrt", "triton"];
 
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -19,7 +24,7 @@ pub(crate) struct Arguments {
     paths: Vec<PathBuf>,
     #[command(flatten)]
     pretrained: Pretrained,
-    /// What to write: onnx, torchscript.
+    /// What to write: onnx, torchscript, coreml, tensorrt, triton.
     #[arg(long, value_name = "FORMAT,..", value_delimiter = ',', required = true)]
     format: Vec<String>,
     /// For torchscript: a file that prepares its pictures itself and has a method `classify`.
@@ -31,6 +36,15 @@ pub(crate) struct Arguments {
     /// For onnx: a file that prepares its pictures itself; it takes bytes [batch, height, width, 3] of any size.
     #[arg(long)]
     with_preprocess: bool,
+    /// For coreml and tensorrt: f32 or f16 (half the size of a package); for coreml also int8 (a quarter: int8 weights,
+    /// computed with in f16).
+    #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = ["f32", "f16", "int8"])]
+    precision: String,
+    #[command(flatten)]
+    batches: Batches,
+    /// For tensorrt: NVIDIA's `trtexec`, which builds the engine; by default the one on PATH, if there is one.
+    #[arg(long, value_name = "FILE")]
+    trtexec: Option<PathBuf>,
     /// Pictures for the proof; by default the run's validation pictures, else some that are built in.
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
@@ -46,6 +60,24 @@ pub(crate) struct Arguments {
     json: bool,
 }
 
+/// The batches that a server gets.
+#[derive(Args)]
+struct Batches {
+    /// For tensorrt: the smallest batch that the engine takes.
+    #[arg(long, value_name = "N", default_value_t = Profile::default().min)]
+    batch_min: usize,
+    /// For tensorrt: the batch that the engine is tuned for.
+    #[arg(long, value_name = "N", default_value_t = Profile::default().opt)]
+    batch_opt: usize,
+    /// For tensorrt and triton: the largest batch.
+    #[arg(long, value_name = "N", default_value_t = Profile::default().max, value_parser = batch)]
+    batch_max: usize,
+}
+
+fn batch(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|n| (1..=1 << 16).contains(n)).ok_or_else(|| "give a number, 1 to 65536".into())
+}
+
 impl Arguments {
     pub(crate) fn run(self) -> Outcome {
         self.check_formats()?;
@@ -55,7 +87,7 @@ impl Arguments {
         }
         let executor = self.processor.executor()?;
         let model = arguments::load(&source, &self.preprocessing.overrides())?.model;
-        let run = self.paths.first().filter(|p| p.is_dir());
+        let run = self.paths.first().filter(|p| p.is_dir() && !is_coreml_package(p));
         let inputs = proof_inputs(&model, run.map(PathBuf::as_path), self.data.as_deref())?;
         let out = self.out_folder(run.map(PathBuf::as_path));
         std::fs::create_dir_all(&out).map_err(|source| Error::Io {
@@ -64,21 +96,52 @@ impl Arguments {
             source,
         })?;
         let stem = self.stem(&model);
-        let onnx = out.join(format!("{stem}.onnx"));
-        let torchscript = out.join(format!("{stem}.pt"));
         let source = source.checkpoint().and_then(|path| sha256(&path))?;
         let proof = Proof { inputs: &inputs, executor: &executor, source_sha256: Some(&source) };
         let mut files = Vec::new();
         for format in &self.format {
-            files.push(match format.as_str() {
-                "torchscript" => {
-                    let form = if self.script { Form::Scripted } else { Form::Traced };
-                    export_torchscript(&model, &torchscript, form, proof)?
-                }
-                _ => export_onnx(&model, &onnx, self.onnx_options(), proof)?,
-            });
+            files.push(self.export(format, &model, &out.join(&stem), proof)?);
         }
         if self.json { print::json(&json!({"files": files})) } else { files.iter().try_for_each(text) }
+    }
+
+    /// Writes one file, or one folder of them. `stem` is its path without an ending.
+    fn export(&self, format: &str, model: &Model, stem: &Path, proof: Proof<'_>) -> Result<Value, Failure> {
+        let with = |ending: &str| {
+            let mut name = stem.as_os_str().to_owned();
+            name.push(ending);
+            PathBuf::from(name)
+        };
+        let file = match format {
+            "torchscript" => {
+                let form = if self.script { Form::Scripted } else { Form::Traced };
+                export_torchscript(model, &with(".pt"), form, proof)?
+            }
+            "coreml" => export_coreml(model, &with(".mlpackage"), self.coreml_options(), proof)?,
+            "tensorrt" => {
+                let options = self.tensorrt_options();
+                let export = export_tensorrt(model, &with("-tensorrt"), &options, proof)?;
+                self.say(&export);
+                return Ok(json!(export));
+            }
+            "triton" => {
+                let name = stem.file_name().and_then(|n| n.to_str()).unwrap_or("model");
+                export_triton(model, &with("-triton"), name, self.batches.batch_max, proof)?
+            }
+            _ => export_onnx(model, &with(".onnx"), self.onnx_options(), proof)?,
+        };
+        Ok(json!(file))
+    }
+
+    /// What became of the engine, on standard error.
+    fn say(&self, export: &TensorRtExport) {
+        match &export.engine {
+            Some(engine) => eprintln!("built the engine {}", engine.display()),
+            None => eprintln!(
+                "no TensorRT here: no engine was built. Run build-engine.sh where the engine will run, which is\n  {}",
+                export.command
+            ),
+        }
     }
 
     fn onnx_options(&self) -> OnnxOptions {
@@ -88,10 +151,15 @@ impl Arguments {
     }
 
     fn check_formats(&self) -> Result<(), Failure> {
-        if let Some(format) = self.format.iter().find(|f| !matches!(f.as_str(), "onnx" | "torchscript")) {
-            let known = matches!(format.as_str(), "coreml" | "tensorrt");
-            let what = if known { "is not supported yet" } else { "is no format" };
-            return Err(Error::Input(format!("--format {format} {what}; give onnx or torchscript")).into());
+        if let Some(format) = self.format.iter().find(|f| !FORMATS.contains(&f.as_str())) {
+            let formats = FORMATS.join(", ");
+            return Err(
+                Error::Input(format!("--format {format} is no format; give some of {formats}")).into()
+            );
+        }
+        if self.precision == "int8" && self.format.iter().any(|f| f == "tensorrt") {
+            let text = "--format tensorrt --precision int8 is not supported yet; give f16 or f32";
+            return Err(Error::Input(text.into()).into());
         }
         if self.script && !self.format.iter().any(|f| f == "torchscript") {
             return Err(Error::Input("--script goes with --format torchscript".into()).into());
@@ -100,6 +168,21 @@ impl Arguments {
             return Err(Error::Input("--with-preprocess goes with --format onnx".into()).into());
         }
         Ok(())
+    }
+
+    fn coreml_options(&self) -> CoreMlOptions {
+        let (precision, weights) = match self.precision.as_str() {
+            "f32" => (Precision::F32, StoredWeights::Float),
+            "int8" => (Precision::F16, StoredWeights::Int8),
+            _ => (Precision::F16, StoredWeights::Float),
+        };
+        CoreMlOptions { precision, weights }
+    }
+
+    fn tensorrt_options(&self) -> TensorRtOptions {
+        let precision = if self.precision == "f32" { EnginePrecision::F32 } else { EnginePrecision::F16 };
+        let Batches { batch_min: min, batch_opt: opt, batch_max: max } = self.batches;
+        TensorRtOptions { precision, profile: Profile { min, opt, max }, trtexec: self.trtexec.clone() }
     }
 
     fn out_folder(&self, run: Option<&Path>) -> PathBuf {
@@ -143,9 +226,12 @@ pub(crate) fn proof_inputs(
     }
 }
 
-fn text(file: &Exported) -> Outcome {
-    print::line(&format!("{}  {}", file.path.display(), print::bytes(file.bytes)))?;
-    let (diff, agree) = (file.max_abs_diff, 100.0 * file.top1_agreement);
+/// A file for people, from its JSON.
+fn text(file: &Value) -> Outcome {
+    let bytes = print::bytes(file["bytes"].as_u64().unwrap_or_default());
+    print::line(&format!("{}  {bytes}", file["path"].as_str().unwrap_or_default()))?;
+    let number = |key: &str| file[key].as_f64().unwrap_or(f64::NAN);
+    let (diff, agree) = (number("max_abs_diff"), 100.0 * number("top1_agreement"));
     print::line(&format!(
         "  read back and compared: largest difference of a logit {diff:.2e}, top-1 agrees on {agree:.1} %"
     ))

@@ -1,0 +1,417 @@
+//! A program of ours as a graph again: what proves that the bytes of a package say what the model is.
+
+use std::collections::HashMap;
+
+use half::f16;
+use offshoot_graph::model::{BATCH, INPUT as GRAPH_INPUT, OUTPUT};
+use offshoot_graph::op::{AveragePool, BatchNormalization, Clip, Conv, Gemm, Pool};
+use offshoot_graph::passes::prune;
+use offshoot_graph::{DType, Dim, Graph, Metadata, Model, Op, Role, Shape, Tensor, ValueId, Weights};
+
+use super::builder::WEIGHT_FILE;
+use super::program::scale_and_bias;
+use super::proto::{self, Operation, TensorType, Value, data_type};
+use super::{INPUT, LOGITS, METADATA_KEY, blob};
+use crate::error::Problem;
+use crate::metadata;
+
+const WAY_OUT: &str = "offshoot reads the Core ML packages that it wrote";
+
+pub(super) fn model(specification: &proto::Model, file: &[u8]) -> Result<Model, Problem> {
+    let damaged = |what: &str| Problem::damaged("model.mlmodel", what);
+    let foreign = |what: &str| Problem::unsupported("model.mlmodel", what, WAY_OUT);
+    let function = specification.ml_program.as_ref().and_then(|p| p.functions.get("main"));
+    let function = function.ok_or_else(|| foreign("it is no ML Program with a function `main`"))?;
+    let block = function.block_specializations.get(&function.opset);
+    let block = block.ok_or_else(|| damaged("`main` has no block of its operator set"))?;
+    let description = specification.description.as_ref().and_then(|d| d.metadata.as_ref());
+    let json = description.and_then(|m| m.user_defined.get(METADATA_KEY));
+    let json = json.ok_or_else(|| foreign("its metadata has no entry `offshoot`"))?;
+
+    let classes = block.operations.iter().find(|o| o.r#type == "classify").and_then(class_names);
+    let classes = classes.ok_or_else(|| damaged("it names no classes"))?;
+    let metadata = metadata::parse(json, "model.mlmodel, metadata", classes.len(), None)?;
+    if metadata.classes != classes {
+        return Err(damaged("the program and the metadata name different classes"));
+    }
+    let mut reader = Reader::new(file, metadata);
+    for operation in &block.operations {
+        reader.operation(operation)?;
+    }
+    reader.finish()
+}
+
+fn class_names(operation: &Operation) -> Option<Vec<String>> {
+    let list = &operation.inputs.get("classes")?.arguments.first()?.value.as_ref()?.immediate.as_ref()?.list;
+    list.as_ref()?.values.iter().map(|value| text(value).map(str::to_owned)).collect()
+}
+
+fn text(value: &Value) -> Option<&str> {
+    value.immediate.as_ref()?.tensor.as_ref()?.strings.as_ref()?.values.first().map(String::as_str)
+}
+
+/// What a name of the program stands for.
+#[derive(Clone)]
+enum Known {
+    /// The picture's bytes, or these times a number for each channel. Shifted too, it is the graph's input.
+    Picture {
+        scale: Option<[f32; 3]>,
+    },
+    Value(ValueId),
+    Numbers {
+        shape: Vec<usize>,
+        values: Vec<f32>,
+    },
+    Ints(Vec<i32>),
+    Bool(bool),
+    Text(String),
+}
+
+struct Reader<'a> {
+    file: &'a [u8],
+    metadata: Metadata,
+    graph: Graph,
+    input: ValueId,
+    weights: Weights,
+    known: HashMap<String, Known>,
+}
+
+impl<'a> Reader<'a> {
+    fn new(file: &'a [u8], metadata: Metadata) -> Reader<'a> {
+        let mut graph = Graph::new(metadata.architecture.clone().unwrap_or_default());
+        let size = metadata.preprocessing.size;
+        let shape = Shape(vec![Dim::symbol(BATCH), 3.into(), size.into(), size.into()]);
+        let input = graph.add_input(GRAPH_INPUT, DType::F32, shape);
+        let picture = Known::Picture { scale: None };
+        let known = HashMap::from([(INPUT.to_owned(), picture)]);
+        Reader { file, metadata, graph, input, weights: Weights::new(), known }
+    }
+
+    fn finish(mut self) -> Result<Model, Problem> {
+        let logits = match self.known.get(LOGITS) {
+            Some(Known::Value(id)) => *id,
+            _ => return Err(Problem::damaged("model.mlmodel", "the program computes no `logits`")),
+        };
+        let shape = &self.graph.value(logits).shape;
+        if shape.rank() != 2 || shape.0[1].fixed() != Some(self.metadata.classes.len()) {
+            let (classes, what) = (self.metadata.classes.len(), "classes are named, and the logits are");
+            return Err(Problem::damaged("model.mlmodel", format!("{classes} {what} {shape}")));
+        }
+        self.graph.add_output(OUTPUT, logits);
+        let graph = prune(&self.graph).map_err(|e| Problem::damaged("model.mlmodel", e.to_string()))?;
+        Ok(Model { graph, weights: self.weights, metadata: self.metadata })
+    }
+
+    fn operation(&mut self, operation: &Operation) -> Result<(), Problem> {
+        let name = operation.outputs.first().map(|o| o.name.clone()).unwrap_or_default();
+        let call = Call { operation, place: format!("model.mlmodel, `{name}` ({})", operation.r#type) };
+        let result = match operation.r#type.as_str() {
+            "const" => self.constant(&call, call.attribute("val")?)?,
+            "constexpr_affine_dequantize" => self.dequantized(&call)?,
+            "cast" | "identity" => self.get(&call, "x")?.clone(),
+            "mul" | "add" => self.binary(&call, &name)?,
+            "classify" => return Ok(()),
+            _ => self.node(&call, &name)?,
+        };
+        if self.known.insert(name, result).is_some() {
+            return Err(call.damaged("two values have this name"));
+        }
+        Ok(())
+    }
+
+    /// A multiplication or a sum: a step of the preprocessing, or an operator of the graph.
+    fn binary(&mut self, call: &Call<'_>, name: &str) -> Result<Known, Problem> {
+        let multiplies = call.operation.r#type == "mul";
+        if let (&Known::Picture { scale }, Known::Numbers { values, .. }) =
+            (self.get(call, "x")?, self.get(call, "y")?)
+        {
+            let by: [f32; 3] = values
+                .as_slice()
+                .try_into()
+                .map_err(|_| call.damaged("it has no number for each channel"))?;
+            return match scale {
+                None if multiplies => Ok(Known::Picture { scale: Some(by) }),
+                Some(scale) if !multiplies && (scale, by) == scale_and_bias(&self.metadata.preprocessing) => {
+                    Ok(Known::Value(self.input))
+                }
+                _ => Err(call.damaged("the picture is not prepared as the metadata says")),
+            };
+        }
+        let inputs = [self.value(call, "x")?, self.value(call, "y")?];
+        self.add(call, name, if multiplies { Op::Mul } else { Op::Add }, &inputs)
+    }
+
+    /// One row for each operator that the writer writes.
+    fn node(&mut self, call: &Call<'_>, name: &str) -> Result<Known, Problem> {
+        let x = self.value(call, "x")?;
+        let op = match call.operation.r#type.as_str() {
+            "relu" => Op::Relu,
+            "relu6" => Op::Clip(Clip { min: 0.0, max: 6.0 }),
+            "clip" => Op::Clip(Clip { min: self.number(call, "alpha")?, max: self.number(call, "beta")? }),
+            "maximum" => Op::Clip(Clip { min: self.number(call, "y")?, max: f32::INFINITY }),
+            "minimum" => Op::Clip(Clip { min: f32::NEG_INFINITY, max: self.number(call, "y")? }),
+            "sigmoid" => Op::Sigmoid,
+            "softmax" => Op::Softmax { axis: self.sizes::<1>(call, "axis")?[0] },
+            "max_pool" => Op::MaxPool(self.pool(call)?),
+            "avg_pool" => {
+                let exclude = self.bool(call, "exclude_padding_from_average")?;
+                Op::AveragePool(AveragePool { pool: self.pool(call)?, count_include_pad: !exclude })
+            }
+            "reduce_mean" => match self.sizes::<2>(call, "axes")? {
+                [2, 3] if self.bool(call, "keep_dims")? => Op::GlobalAveragePool,
+                _ => return Err(call.foreign("it is no mean of each picture's channels")),
+            },
+            "reshape" => self.flatten(call, x)?,
+            "conv" => return self.layer(call, name, x, Op::Conv(self.conv(call)?)),
+            "linear" => return self.layer(call, name, x, Op::Gemm(Gemm { trans_a: false, trans_b: true })),
+            "matmul" => {
+                let flag = |parameter| self.bool(call, parameter);
+                let gemm = Gemm { trans_a: flag("transpose_x")?, trans_b: flag("transpose_y")? };
+                let inputs = [x, self.value(call, "y")?];
+                return self.add(call, name, Op::Gemm(gemm), &inputs);
+            }
+            "batch_norm" => return self.batch_norm(call, name, x),
+            _ => return Err(call.foreign("the operator is not known")),
+        };
+        self.add(call, name, op, &[x])
+    }
+
+    /// An operator with a weight and perhaps a bias.
+    fn layer(&mut self, call: &Call<'_>, name: &str, x: ValueId, op: Op) -> Result<Known, Problem> {
+        let mut inputs = vec![x, self.value(call, "weight")?];
+        if call.operation.inputs.contains_key("bias") {
+            inputs.push(self.value(call, "bias")?);
+        }
+        self.add(call, name, op, &inputs)
+    }
+
+    fn batch_norm(&mut self, call: &Call<'_>, name: &str, x: ValueId) -> Result<Known, Problem> {
+        let mut inputs = vec![x];
+        for parameter in ["gamma", "beta", "mean", "variance"] {
+            inputs.push(self.value(call, parameter)?);
+        }
+        // The program holds no momentum: training from here would take PyTorch's.
+        let norm = BatchNormalization { epsilon: self.number(call, "epsilon")?, momentum: 0.1 };
+        self.add(call, name, Op::BatchNormalization(norm), &inputs)
+    }
+
+    fn conv(&self, call: &Call<'_>) -> Result<Conv, Problem> {
+        let (strides, dilations) = (self.sizes(call, "strides")?, self.sizes(call, "dilations")?);
+        Ok(Conv { strides, dilations, pads: self.pads(call)?, group: self.sizes::<1>(call, "groups")?[0] })
+    }
+
+    fn pool(&self, call: &Call<'_>) -> Result<Pool, Problem> {
+        if self.bool(call, "ceil_mode")? {
+            return Err(call.foreign("its number of windows is rounded up"));
+        }
+        let (kernel, strides) = (self.sizes(call, "kernel_sizes")?, self.sizes(call, "strides")?);
+        Ok(Pool { kernel, strides, pads: self.pads(call)?, ceil_mode: false })
+    }
+
+    fn pads(&self, call: &Call<'_>) -> Result<[usize; 4], Problem> {
+        if !matches!(self.get(call, "pad_type")?, Known::Text(text) if text == "custom") {
+            return Err(call.foreign("its padding is not given in numbers"));
+        }
+        let [top, bottom, left, right] = self.sizes(call, "pad")?;
+        Ok([top, left, bottom, right])
+    }
+
+    /// A reshape to a matrix, for pictures one at a time.
+    fn flatten(&self, call: &Call<'_>, x: ValueId) -> Result<Op, Problem> {
+        let [rows, columns] = self.sizes(call, "shape")?;
+        let dims: Vec<usize> = self.graph.value(x).shape.0.iter().map(|d| d.fixed().unwrap_or(1)).collect();
+        let product = |dims: &[usize]| dims.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
+        let fits =
+            |&axis: &usize| product(&dims[..axis]) == Some(rows) && product(&dims[axis..]) == Some(columns);
+        let axis = (1..=dims.len()).find(fits);
+        axis.map(|axis| Op::Flatten { axis }).ok_or_else(|| call.foreign("it does not flatten its input"))
+    }
+
+    fn add(&mut self, call: &Call<'_>, name: &str, op: Op, inputs: &[ValueId]) -> Result<Known, Problem> {
+        self.graph.add(name, op, inputs).map(Known::Value).map_err(|e| call.damaged(e.to_string()))
+    }
+
+    fn get(&self, call: &Call<'_>, parameter: &str) -> Result<&Known, Problem> {
+        let argument = call.operation.inputs.get(parameter).map(|a| a.arguments.as_slice());
+        let Some([proto::Binding { name: Some(name), .. }]) = argument else {
+            return Err(call.damaged(format!("it has no `{parameter}`")));
+        };
+        self.known
+            .get(name)
+            .ok_or_else(|| call.damaged(format!("it reads `{name}`, which comes later or never")))
+    }
+
+    /// A value of the graph; numbers become a parameter of it under their name.
+    fn value(&mut self, call: &Call<'_>, parameter: &str) -> Result<ValueId, Problem> {
+        match self.get(call, parameter)? {
+            Known::Value(id) => Ok(*id),
+            Known::Picture { .. } => Err(call.damaged("the picture is not prepared as the metadata says")),
+            Known::Numbers { shape, values } => {
+                let (shape, values) = (shape.clone(), values.clone());
+                let name = call.operation.inputs[parameter].arguments[0].name.clone().unwrap_or_default();
+                let id = self.graph.add_parameter(&name, &shape, Role::Weight);
+                let key = self.graph.value(id).name.clone();
+                self.weights.insert(key, Tensor::f32(shape, values));
+                self.known.insert(name, Known::Value(id));
+                Ok(id)
+            }
+            Known::Ints(_) | Known::Bool(_) | Known::Text(_) => {
+                Err(call.damaged(format!("its `{parameter}` is no tensor of floats")))
+            }
+        }
+    }
+
+    fn number(&self, call: &Call<'_>, parameter: &str) -> Result<f32, Problem> {
+        match self.get(call, parameter)? {
+            Known::Numbers { values, .. } if values.len() == 1 => Ok(values[0]),
+            _ => Err(call.damaged(format!("its `{parameter}` is no number"))),
+        }
+    }
+
+    fn bool(&self, call: &Call<'_>, parameter: &str) -> Result<bool, Problem> {
+        match self.get(call, parameter)? {
+            Known::Bool(value) => Ok(*value),
+            _ => Err(call.damaged(format!("its `{parameter}` is neither true nor false"))),
+        }
+    }
+
+    fn sizes<const N: usize>(&self, call: &Call<'_>, parameter: &str) -> Result<[usize; N], Problem> {
+        let wrong = || call.damaged(format!("its `{parameter}` is not {N} sizes"));
+        let Known::Ints(ints) = self.get(call, parameter)? else { return Err(wrong()) };
+        let in_range = |&n: &i32| usize::try_from(n).ok().filter(|&n| n <= metadata::MAX_SIDE);
+        let sizes: Option<Vec<usize>> = ints.iter().map(in_range).collect();
+        // A shape may be larger than any side.
+        let sizes = match parameter {
+            "shape" => ints.iter().map(|&n| usize::try_from(n).ok()).collect(),
+            _ => sizes,
+        };
+        sizes.and_then(|sizes| <[usize; N]>::try_from(sizes).ok()).ok_or_else(wrong)
+    }
+
+    fn constant(&self, call: &Call<'_>, value: &Value) -> Result<Known, Problem> {
+        let tensor = call.tensor_type(value)?;
+        match tensor.data_type {
+            data_type::FLOAT16 | data_type::FLOAT32 => {
+                let (shape, values) = self.numbers(call, value)?;
+                Ok(Known::Numbers { shape, values })
+            }
+            data_type::INT32 => {
+                let ints = immediate(value).and_then(|t| t.ints.as_ref());
+                ints.map(|ints| Known::Ints(ints.values.clone()))
+                    .ok_or_else(|| call.damaged("it holds no integers"))
+            }
+            data_type::BOOL => {
+                let bools = immediate(value).and_then(|t| t.bools.as_ref()).and_then(|b| b.values.first());
+                bools.map(|&b| Known::Bool(b)).ok_or_else(|| call.damaged("it holds no truth value"))
+            }
+            data_type::STRING => {
+                text(value).map(|t| Known::Text(t.to_owned())).ok_or_else(|| call.damaged("it holds no text"))
+            }
+            other => Err(call.foreign(format!("elements of type {other} are not read"))),
+        }
+    }
+
+    /// int8 levels times the scale of their part along the first axis.
+    fn dequantized(&self, call: &Call<'_>) -> Result<Known, Problem> {
+        let levels = call.attribute("quantized_data")?;
+        let shape = call.shape(call.tensor_type(levels)?)?;
+        let levels = self.raw(call, levels, data_type::INT8)?;
+        let (_, scales) = self.numbers(call, call.attribute("scale")?)?;
+        let zeros = self.raw(call, call.attribute("zero_point")?, data_type::INT8)?;
+        let axis =
+            immediate(call.attribute("axis")?).and_then(|t| t.ints.as_ref()).map(|i| i.values.as_slice());
+        let channels = shape.first().copied().unwrap_or_default();
+        if axis != Some(&[0]) || scales.len() != channels || zeros.iter().any(|&z| z != 0) || channels == 0 {
+            return Err(
+                call.foreign("its weights have no scale for each output channel and a zero point of 0")
+            );
+        }
+        let channel = levels.chunks((levels.len() / channels).max(1)).zip(&scales);
+        let values =
+            channel.flat_map(|(levels, scale)| levels.iter().map(move |&l| f32::from(l as i8) * scale));
+        Ok(Known::Numbers { shape, values: values.collect() })
+    }
+
+    /// The f16 or f32 numbers of a value.
+    fn numbers(&self, call: &Call<'_>, value: &Value) -> Result<(Vec<usize>, Vec<f32>), Problem> {
+        let tensor = call.tensor_type(value)?;
+        let shape = call.shape(tensor)?;
+        if let Some(floats) = immediate(value).and_then(|t| t.floats.as_ref()) {
+            let fits = tensor.data_type == data_type::FLOAT32
+                && floats.values.len() == shape.iter().product::<usize>();
+            return if fits {
+                Ok((shape, floats.values.clone()))
+            } else {
+                Err(call.damaged("its numbers do not fill its shape"))
+            };
+        }
+        let bytes = self.raw(call, value, tensor.data_type)?;
+        let values = match tensor.data_type {
+            data_type::FLOAT16 => {
+                bytes.as_chunks().0.iter().map(|&b| f16::from_le_bytes(b).to_f32()).collect()
+            }
+            _ => bytes.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect(),
+        };
+        Ok((shape, values))
+    }
+
+    /// The bytes of a value of `data_type` elements, in the program or in the file of weights.
+    fn raw<'v>(&'v self, call: &Call<'_>, value: &'v Value, data_type: i32) -> Result<&'v [u8], Problem> {
+        let tensor = call.tensor_type(value)?;
+        let size = match data_type {
+            data_type::INT8 => 1,
+            data_type::FLOAT16 => 2,
+            _ => 4,
+        };
+        let len = call.shape(tensor)?.iter().try_fold(size, |n: usize, &d| n.checked_mul(d));
+        let len =
+            len.filter(|_| tensor.data_type == data_type).ok_or_else(|| call.damaged("its type is wrong"))?;
+        if let Some(blob) = &value.blob {
+            if blob.file_name != WEIGHT_FILE {
+                return Err(call.foreign(format!("its weights are in `{}`", blob.file_name)));
+            }
+            return blob::read(self.file, blob.offset, data_type, len);
+        }
+        let bytes = immediate(value).and_then(|t| t.bytes.as_ref()).map(|b| b.values.as_slice());
+        bytes.filter(|b| b.len() == len).ok_or_else(|| call.damaged("its numbers do not fill its shape"))
+    }
+}
+
+fn immediate(value: &Value) -> Option<&proto::TensorValue> {
+    value.immediate.as_ref()?.tensor.as_ref()
+}
+
+/// An operation, and where it is for messages.
+struct Call<'a> {
+    operation: &'a Operation,
+    place: String,
+}
+
+impl<'a> Call<'a> {
+    fn damaged(&self, what: impl Into<String>) -> Problem {
+        Problem::damaged(&self.place, what)
+    }
+
+    fn foreign(&self, what: impl Into<String>) -> Problem {
+        Problem::unsupported(&self.place, what, WAY_OUT)
+    }
+
+    fn attribute(&self, name: &str) -> Result<&'a Value, Problem> {
+        self.operation.attributes.get(name).ok_or_else(|| self.damaged(format!("it has no `{name}`")))
+    }
+
+    fn tensor_type<'v>(&self, value: &'v Value) -> Result<&'v TensorType, Problem> {
+        let tensor = value.r#type.as_ref().and_then(|t| t.tensor.as_ref());
+        tensor.ok_or_else(|| self.damaged("it holds no tensor"))
+    }
+
+    fn shape(&self, tensor: &TensorType) -> Result<Vec<usize>, Problem> {
+        let size = |d: &proto::Dimension| d.constant.as_ref().and_then(|c| usize::try_from(c.size).ok());
+        let shape: Option<Vec<usize>> = tensor.dimensions.iter().map(size).collect();
+        let fits = |shape: &Vec<usize>| {
+            shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).is_some()
+                && tensor.rank == shape.len() as i64
+        };
+        shape.filter(fits).ok_or_else(|| self.damaged("its shape is not known"))
+    }
+}

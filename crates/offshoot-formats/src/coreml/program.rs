@@ -1,0 +1,484 @@
+//! Our graph as a program.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use offshoot_graph::op::{AveragePool, BatchNormalization, Clip, Conv, Gemm, Pool};
+use offshoot_graph::passes::remove_training_leftovers;
+use offshoot_graph::{
+    Bindings, DType, Dim, Graph, InferenceGraph, Metadata, Model, Node, Op, Preprocessing, Shape, Source,
+    Tensor, ValueId, Weights,
+};
+
+use super::builder::{Builder, named_type};
+use super::proto::{
+    self, ARRAY_FLOAT32, ArrayFeatureType, DictionaryFeatureType, Empty, FeatureDescription, FeatureType,
+    Function, ImageFeatureType, ModelDescription, OPSET, Program, RGB, SPECIFICATION, Value, ValueType,
+    data_type,
+};
+use super::{INPUT, LABEL, LOGITS, METADATA_KEY, Options, PROBABILITIES, Precision, StoredWeights};
+use crate::error::Problem;
+
+const WAY_OUT: &str = "Export the model's own graph";
+const TAKES_PICTURES: &str = "Core ML gets classifiers that take RGB pictures of one size";
+
+/// The specification and the file of weights.
+pub(super) fn program(model: &Model, options: Options) -> Result<(proto::Model, Vec<u8>), Problem> {
+    let unsupported = |what: String| Problem::unsupported("graph", what, WAY_OUT);
+    let graph = remove_training_leftovers(&model.graph).map_err(|e| unsupported(e.to_string()))?;
+    let graph = InferenceGraph::new(graph).map_err(|e| unsupported(e.to_string()))?;
+    let metadata = &model.metadata;
+    check_classes(&metadata.classes)?;
+    let bindings = bindings(&graph, metadata.preprocessing.size)?;
+    let mut writer = Writer {
+        graph: &graph,
+        weights: &model.weights,
+        bindings,
+        int8: options.weights == StoredWeights::Int8,
+        program: Builder::new(options.precision),
+        names: HashMap::new(),
+    };
+    writer.picture(&metadata.preprocessing)?;
+    for node in graph.nodes() {
+        writer.node(node)?;
+    }
+    writer.results(metadata)?;
+    let (block, weights) = writer.program.finish(&[LABEL, PROBABILITIES, LOGITS]);
+    let size = metadata.preprocessing.size;
+    let function = Function {
+        inputs: vec![named_type(INPUT, ValueType::tensor(data_type::FLOAT32, &[1, 3, size, size]))],
+        opset: OPSET.to_owned(),
+        block_specializations: BTreeMap::from([(OPSET.to_owned(), block)]),
+    };
+    let program = Program { version: 1, functions: BTreeMap::from([("main".to_owned(), function)]) };
+    let description = Some(description(metadata)?);
+    Ok((
+        proto::Model { specification_version: SPECIFICATION, description, ml_program: Some(program) },
+        weights,
+    ))
+}
+
+/// A dictionary has one place for each label.
+fn check_classes(classes: &[String]) -> Result<(), Problem> {
+    let mut seen = HashSet::new();
+    match classes.iter().find(|class| !seen.insert(*class)) {
+        None => Ok(()),
+        Some(class) => {
+            let what = format!("two classes are called `{class}`, and Core ML's probabilities go by name");
+            Err(Problem::unsupported("classes", what, "Give the classes different names"))
+        }
+    }
+}
+
+/// The sizes of one picture.
+fn bindings(graph: &Graph, size: usize) -> Result<Bindings, Problem> {
+    let unsupported = |what: String| Problem::unsupported("graph", what, TAKES_PICTURES);
+    let [input] = graph.inputs() else {
+        return Err(unsupported(format!("it has {} inputs, not one", graph.inputs().len())));
+    };
+    let value = graph.value(*input);
+    let mut bindings = Bindings::new();
+    for (dim, n) in value.shape.0.iter().zip([1, 3, size, size]) {
+        if let Dim::Symbol(name) = dim {
+            bindings.insert(name.to_string(), n);
+        }
+    }
+    match value.shape.eval(&bindings) {
+        Ok(shape) if shape == [1, 3, size, size] => Ok(bindings),
+        _ => {
+            Err(unsupported(format!("its input is {}, not pictures of {size} x {size} pixels", value.shape)))
+        }
+    }
+}
+
+fn description(metadata: &Metadata) -> Result<ModelDescription, Problem> {
+    let json = serde_json::to_string(metadata)
+        .map_err(|e| Problem::unsupported("metadata", e.to_string(), "Use finite numbers"))?;
+    let feature = |name: &str, text: &str, r#type: FeatureType| FeatureDescription {
+        name: name.to_owned(),
+        short_description: text.to_owned(),
+        r#type: Some(r#type),
+    };
+    let side = metadata.preprocessing.size as i64;
+    let image = Some(ImageFeatureType { width: side, height: side, color_space: RGB });
+    let shape = vec![1, metadata.classes.len() as i64];
+    let multi_array = Some(ArrayFeatureType { shape, data_type: ARRAY_FLOAT32 });
+    let dictionary = Some(DictionaryFeatureType { string_key: Some(Empty {}) });
+    Ok(ModelDescription {
+        input: vec![feature(INPUT, "an RGB picture", FeatureType { image, ..Default::default() })],
+        output: vec![
+            feature(
+                LABEL,
+                "the most probable class",
+                FeatureType { string: Some(Empty {}), ..Default::default() },
+            ),
+            feature(
+                PROBABILITIES,
+                "the probability of each class",
+                FeatureType { dictionary, ..Default::default() },
+            ),
+            feature(LOGITS, "the network's output", FeatureType { multi_array, ..Default::default() }),
+        ],
+        predicted_feature_name: LABEL.to_owned(),
+        predicted_probabilities_name: PROBABILITIES.to_owned(),
+        metadata: Some(proto::Metadata {
+            short_description: metadata.architecture.clone().unwrap_or_default(),
+            user_defined: BTreeMap::from([(METADATA_KEY.to_owned(), json)]),
+        }),
+    })
+}
+
+/// What a picture's bytes are multiplied by, and what is added then.
+pub(super) fn scale_and_bias(steps: &Preprocessing) -> ([f32; 3], [f32; 3]) {
+    let scale = steps.std.map(|std| (1.0 / (255.0 * f64::from(std))) as f32);
+    let bias = [0, 1, 2].map(|c| (-f64::from(steps.mean[c]) / f64::from(steps.std[c])) as f32);
+    (scale, bias)
+}
+
+struct Writer<'a> {
+    graph: &'a Graph,
+    weights: &'a Weights,
+    bindings: Bindings,
+    int8: bool,
+    program: Builder,
+    /// What each value of the graph is called in the program.
+    names: HashMap<ValueId, String>,
+}
+
+/// An operator that Core ML has in part only.
+fn refused(node: &Node, what: impl Into<String>) -> Problem {
+    Problem::unsupported(place(node), what, "Export ONNX, or change the network here")
+}
+
+fn place(node: &Node) -> String {
+    format!("node `{}` ({})", node.name, node.op.name())
+}
+
+impl Writer<'_> {
+    /// The picture, scaled and shifted, in the program's type.
+    fn picture(&mut self, steps: &Preprocessing) -> Result<(), Problem> {
+        let (scale, bias) = scale_and_bias(steps);
+        if !scale.iter().chain(&bias).all(|x| x.is_finite()) {
+            let what = format!("a mean of {:?} and a std of {:?} cannot be applied", steps.mean, steps.std);
+            return Err(Problem::unsupported("preprocessing", what, "Give another --mean or --std"));
+        }
+        let shape = [1, 3, steps.size, steps.size];
+        let f32_type = ValueType::tensor(data_type::FLOAT32, &shape);
+        let mut name = INPUT.to_owned();
+        for (kind, step, values) in [("mul", "scaled", scale), ("add", "shifted", bias)] {
+            let constant = self.program.constant_f32(&format!("{INPUT}_{step}_y"), &values, &[1, 3, 1, 1]);
+            let result = self.program.unused(&format!("{INPUT}_{step}"));
+            let inputs = [("x", name), ("y", constant)];
+            self.program.named(kind, &inputs, vec![named_type(&result, f32_type.clone())]);
+            name = result;
+        }
+        if self.program.precision == Precision::F16 {
+            let dtype = self.program.constant("input_cast_dtype", Value::string("fp16"));
+            name = self.program.operator("cast", "input_cast", &[("x", name), ("dtype", dtype)], &shape);
+        }
+        self.names.insert(self.graph.inputs()[0], name);
+        Ok(())
+    }
+
+    /// Logits, probabilities and labels, in f32.
+    fn results(&mut self, metadata: &Metadata) -> Result<(), Problem> {
+        let classes = metadata.classes.len();
+        let [(_, output)] = self.graph.outputs() else {
+            let what = format!("it has {} outputs, not one", self.graph.outputs().len());
+            return Err(Problem::unsupported("graph", what, TAKES_PICTURES));
+        };
+        let shape = self.graph.value(*output).shape.eval(&self.bindings).unwrap_or_default();
+        if shape != [1, classes] || self.graph.producer(*output).is_none() {
+            let what = format!("it does not give {classes} logits");
+            return Err(Problem::unsupported("graph", what, TAKES_PICTURES));
+        }
+        let computed = self.names[output].clone();
+        let f32_type = ValueType::tensor(data_type::FLOAT32, &shape);
+        let (kind, parameter) = match self.program.precision {
+            Precision::F16 => {
+                ("cast", Some(("dtype", self.program.constant("logits_dtype", Value::string("fp32")))))
+            }
+            Precision::F32 => ("identity", None),
+        };
+        let inputs: Vec<_> = [("x", computed)].into_iter().chain(parameter).collect();
+        self.program.named(kind, &inputs, vec![named_type(LOGITS, f32_type.clone())]);
+        let axis = self.program.constant("probabilities_axis", Value::ints(vec![1], &[]));
+        let probabilities = self.program.unused("probabilities");
+        let inputs = [("x", LOGITS.to_owned()), ("axis", axis)];
+        self.program.named("softmax", &inputs, vec![named_type(&probabilities, f32_type)]);
+        self.program.classify(&probabilities, &metadata.classes);
+        Ok(())
+    }
+
+    fn node(&mut self, node: &Node) -> Result<(), Problem> {
+        if let Some(value) =
+            node.inputs.iter().map(|&id| self.graph.value(id)).find(|v| v.dtype != DType::F32)
+        {
+            return Err(refused(node, format!("its input `{}` is {}, not f32", value.name, value.dtype)));
+        }
+        let result = match &node.op {
+            Op::Conv(conv) => self.conv(node, conv)?,
+            Op::Gemm(gemm) => self.gemm(node, *gemm)?,
+            Op::BatchNormalization(norm) => self.batch_norm(node, *norm)?,
+            Op::Relu => self.unary(node, "relu")?,
+            Op::Sigmoid => self.unary(node, "sigmoid")?,
+            Op::Clip(clip) => self.clip(node, *clip)?,
+            Op::Add => self.binary(node, "add")?,
+            Op::Mul => self.binary(node, "mul")?,
+            Op::MaxPool(pool) => self.pool(node, pool, None)?,
+            Op::AveragePool(AveragePool { pool, count_include_pad }) => {
+                self.pool(node, pool, Some(*count_include_pad))?
+            }
+            Op::GlobalAveragePool => self.global_average(node)?,
+            Op::Flatten { .. } => self.flatten(node)?,
+            Op::Softmax { axis } => self.softmax(node, *axis)?,
+            Op::Identity
+            | Op::Dropout { .. }
+            | Op::SoftmaxCrossEntropyLoss(_)
+            | Op::Train(_)
+            | Op::Grad(_)
+            | Op::Fused(_) => {
+                return Err(Problem::unsupported(place(node), "it belongs to training", WAY_OUT));
+            }
+        };
+        self.names.insert(node.outputs[0], result);
+        Ok(())
+    }
+
+    fn conv(&mut self, node: &Node, conv: &Conv) -> Result<String, Problem> {
+        let weight = self.weight(node, 1, false)?;
+        let mut inputs = vec![("x", self.operand(node, 0)?), ("weight", weight)];
+        if node.inputs.len() > 2 {
+            inputs.push(("bias", self.vector(node, 2)?));
+        }
+        inputs.push(("strides", self.ints(node, "strides", &conv.strides)?));
+        inputs.extend(self.padding(node, conv.pads)?);
+        inputs.push(("dilations", self.ints(node, "dilations", &conv.dilations)?));
+        let groups = Value::ints(vec![narrow(node, conv.group)?], &[]);
+        inputs.push(("groups", self.program.constant(&format!("{}_groups", node.name), groups)));
+        self.add("conv", node, &inputs)
+    }
+
+    /// A linear layer where the second matrix is stored, else a product.
+    fn gemm(&mut self, node: &Node, gemm: Gemm) -> Result<String, Problem> {
+        let stored = |i: usize| node.inputs.get(i).is_none_or(|&id| self.tensor(id).is_some());
+        if !gemm.trans_a && stored(1) && stored(2) {
+            let weight = self.weight(node, 1, !gemm.trans_b)?;
+            let mut inputs = vec![("x", self.operand(node, 0)?), ("weight", weight)];
+            if node.inputs.len() > 2 {
+                inputs.push(("bias", self.vector(node, 2)?));
+            }
+            return self.add("linear", node, &inputs);
+        }
+        let mut inputs = vec![("x", self.operand(node, 0)?), ("y", self.operand(node, 1)?)];
+        for (parameter, transposed) in [("transpose_x", gemm.trans_a), ("transpose_y", gemm.trans_b)] {
+            let name = format!("{}_{parameter}", node.name);
+            inputs.push((parameter, self.program.constant(&name, Value::bool(transposed))));
+        }
+        let product = self.add("matmul", node, &inputs)?;
+        match node.inputs.len() {
+            2 => Ok(product),
+            _ => {
+                let inputs = [("x", product), ("y", self.operand(node, 2)?)];
+                self.add("add", node, &inputs)
+            }
+        }
+    }
+
+    fn batch_norm(&mut self, node: &Node, norm: BatchNormalization) -> Result<String, Problem> {
+        if self.graph.value(node.inputs[0]).shape.rank() < 3 {
+            return Err(refused(node, "Core ML has no batch norm of a matrix"));
+        }
+        let mut inputs = vec![("x", self.operand(node, 0)?)];
+        for (i, parameter) in [(3, "mean"), (4, "variance"), (1, "gamma"), (2, "beta")] {
+            inputs.push((parameter, self.vector(node, i)?));
+        }
+        let name = format!("{}_epsilon", node.name);
+        inputs.push(("epsilon", self.program.numbers(&place(node), &name, &[norm.epsilon], &[])?));
+        self.add("batch_norm", node, &inputs)
+    }
+
+    fn unary(&mut self, node: &Node, kind: &str) -> Result<String, Problem> {
+        let inputs = [("x", self.operand(node, 0)?)];
+        self.add(kind, node, &inputs)
+    }
+
+    fn binary(&mut self, node: &Node, kind: &str) -> Result<String, Problem> {
+        let inputs = [("x", self.operand(node, 0)?), ("y", self.operand(node, 1)?)];
+        self.add(kind, node, &inputs)
+    }
+
+    /// Core ML's clip takes two finite bounds in order; one alone is a maximum or a minimum.
+    fn clip(&mut self, node: &Node, clip: Clip) -> Result<String, Problem> {
+        if (clip.min, clip.max) == (0.0, 6.0) {
+            return self.unary(node, "relu6");
+        }
+        let mut x = self.operand(node, 0)?;
+        let mut bound = |name: &str, value: f32| {
+            self.program.numbers(&place(node), &format!("{}_{name}", node.name), &[value], &[])
+        };
+        if clip.min.is_finite() && clip.max.is_finite() && clip.min <= clip.max {
+            let inputs = [("x", x), ("alpha", bound("alpha", clip.min)?), ("beta", bound("beta", clip.max)?)];
+            return self.add("clip", node, &inputs);
+        }
+        for (kind, value, free) in
+            [("maximum", clip.min, f32::NEG_INFINITY), ("minimum", clip.max, f32::INFINITY)]
+        {
+            if value != free {
+                let bound =
+                    self.program.numbers(&place(node), &format!("{}_{kind}", node.name), &[value], &[])?;
+                x = self.add(kind, node, &[("x", x), ("y", bound)])?;
+            }
+        }
+        Ok(x)
+    }
+
+    /// `average` says of a mean whether padding counts.
+    fn pool(&mut self, node: &Node, pool: &Pool, average: Option<bool>) -> Result<String, Problem> {
+        let pads = self.pads_without_rounding(node, pool)?;
+        if average == Some(true) && pads != pool.pads {
+            return Err(refused(node, "Core ML cannot count padding in a window that ceil_mode adds"));
+        }
+        let mut inputs = vec![("x", self.operand(node, 0)?)];
+        inputs.push(("kernel_sizes", self.ints(node, "kernel_sizes", &pool.kernel)?));
+        inputs.push(("strides", self.ints(node, "strides", &pool.strides)?));
+        inputs.extend(self.padding(node, pads)?);
+        let mut flag = |parameter: &'static str, value: bool| {
+            (parameter, self.program.constant(&format!("{}_{parameter}", node.name), Value::bool(value)))
+        };
+        inputs.push(flag("ceil_mode", false));
+        let Some(count_include_pad) = average else { return self.add("max_pool", node, &inputs) };
+        inputs.push(flag("exclude_padding_from_average", !count_include_pad));
+        self.add("avg_pool", node, &inputs)
+    }
+
+    /// The padding that gives the graph's windows when their number is rounded down: a window that rounding up adds
+    /// begins inside the picture, and padding neither wins nor counts in it.
+    fn pads_without_rounding(&self, node: &Node, pool: &Pool) -> Result<[usize; 4], Problem> {
+        let (x, y) = (self.shape(node, node.inputs[0])?, self.shape(node, node.outputs[0])?);
+        let mut pads = pool.pads;
+        for axis in 0..2 {
+            let reach = (y[2 + axis] - 1)
+                .checked_mul(pool.strides[axis])
+                .and_then(|n| n.checked_add(pool.kernel[axis]));
+            let reach = reach.ok_or_else(|| refused(node, "its windows are too large"))?;
+            let missing = reach.saturating_sub(x[2 + axis] + pads[axis] + pads[axis + 2]);
+            pads[axis + 2] += missing;
+        }
+        Ok(pads)
+    }
+
+    fn global_average(&mut self, node: &Node) -> Result<String, Problem> {
+        let keep = self.program.constant(&format!("{}_keep_dims", node.name), Value::bool(true));
+        let inputs =
+            [("x", self.operand(node, 0)?), ("axes", self.ints(node, "axes", &[2, 3])?), ("keep_dims", keep)];
+        self.add("reduce_mean", node, &inputs)
+    }
+
+    fn flatten(&mut self, node: &Node) -> Result<String, Problem> {
+        let shape = self.shape(node, node.outputs[0])?;
+        let inputs = [("x", self.operand(node, 0)?), ("shape", self.ints(node, "shape", &shape)?)];
+        self.add("reshape", node, &inputs)
+    }
+
+    fn softmax(&mut self, node: &Node, axis: usize) -> Result<String, Problem> {
+        let axis = Value::ints(vec![narrow(node, axis)?], &[]);
+        let axis = self.program.constant(&format!("{}_axis", node.name), axis);
+        let inputs = [("x", self.operand(node, 0)?), ("axis", axis)];
+        self.add("softmax", node, &inputs)
+    }
+
+    fn add(&mut self, kind: &str, node: &Node, inputs: &[(&str, String)]) -> Result<String, Problem> {
+        let shape = self.shape(node, node.outputs[0])?;
+        Ok(self.program.operator(kind, &node.name, inputs, &shape))
+    }
+
+    /// Core ML's padding: top, bottom, left, right.
+    fn padding(&mut self, node: &Node, pads: [usize; 4]) -> Result<[(&'static str, String); 2], Problem> {
+        let [top, left, bottom, right] = pads;
+        let custom = self.program.constant(&format!("{}_pad_type", node.name), Value::string("custom"));
+        Ok([("pad_type", custom), ("pad", self.ints(node, "pad", &[top, bottom, left, right])?)])
+    }
+
+    fn ints(&mut self, node: &Node, parameter: &str, values: &[usize]) -> Result<String, Problem> {
+        let ints = values.iter().map(|&n| narrow(node, n)).collect::<Result<Vec<i32>, _>>()?;
+        let value = Value::ints(ints, &[values.len()]);
+        Ok(self.program.constant(&format!("{}_{parameter}", node.name), value))
+    }
+
+    fn shape(&self, node: &Node, id: ValueId) -> Result<Vec<usize>, Problem> {
+        self.graph.value(id).shape.eval(&self.bindings).map_err(|e| refused(node, e.to_string()))
+    }
+
+    /// The tensor of a parameter or constant.
+    fn tensor(&self, id: ValueId) -> Option<&Tensor> {
+        let value = self.graph.value(id);
+        match &value.source {
+            Source::Parameter(_) => self.weights.get(&value.name),
+            Source::Constant(tensor) => Some(tensor),
+            Source::Input | Source::Node { .. } => None,
+        }
+    }
+
+    /// The numbers of an input that the operator must know beforehand.
+    fn stored(&self, node: &Node, i: usize) -> Result<(&[f32], Vec<usize>), Problem> {
+        let value = self.graph.value(node.inputs[i]);
+        let place = || format!("parameter `{}`", value.name);
+        let tensor = match self.tensor(node.inputs[i]) {
+            Some(tensor) => tensor,
+            None if self.graph.producer(node.inputs[i]).is_none()
+                && !matches!(value.source, Source::Input) =>
+            {
+                return Err(Problem::unsupported(place(), "the weights do not hold it", "Load all weights"));
+            }
+            None => return Err(refused(node, format!("Core ML wants `{}` to be a constant", value.name))),
+        };
+        match tensor.as_f32() {
+            Some(numbers) if Shape::fixed(tensor.shape()) == value.shape => {
+                Ok((numbers, tensor.shape().to_vec()))
+            }
+            _ => {
+                let held = format!("{}{}", tensor.dtype(), Shape::fixed(tensor.shape()));
+                let what = format!("the weights hold {held}, the graph takes f32{}", value.shape);
+                Err(Problem::unsupported(place(), what, "Load the weights of this model"))
+            }
+        }
+    }
+
+    /// A value that is computed, or a constant in the program's type.
+    fn operand(&mut self, node: &Node, i: usize) -> Result<String, Problem> {
+        if let Some(name) = self.names.get(&node.inputs[i]) {
+            return Ok(name.clone());
+        }
+        self.vector(node, i)
+    }
+
+    /// A constant in the program's type.
+    fn vector(&mut self, node: &Node, i: usize) -> Result<String, Problem> {
+        let (numbers, shape) = self.stored(node, i)?;
+        let (numbers, name) = (numbers.to_vec(), self.graph.value(node.inputs[i]).name.clone());
+        self.program.numbers(&format!("parameter `{name}`"), &name, &numbers, &shape)
+    }
+
+    /// The weight of a convolution or a linear layer, [output channels, ..].
+    fn weight(&mut self, node: &Node, i: usize, transpose: bool) -> Result<String, Problem> {
+        let (numbers, mut shape) = self.stored(node, i)?;
+        let mut numbers = numbers.to_vec();
+        if transpose {
+            let columns = shape[1];
+            numbers =
+                (0..columns).flat_map(|c| numbers.iter().skip(c).step_by(columns.max(1)).copied()).collect();
+            shape.reverse();
+        }
+        let name = self.graph.value(node.inputs[i]).name.clone();
+        let place = format!("parameter `{name}`");
+        match self.int8 {
+            true => self.program.quantized(&place, &name, &numbers, &shape),
+            false => self.program.numbers(&place, &name, &numbers, &shape),
+        }
+    }
+}
+
+/// MIL's integers are of 32 bits.
+fn narrow(node: &Node, n: usize) -> Result<i32, Problem> {
+    i32::try_from(n).map_err(|_| refused(node, format!("a size of {n} is too large")))
+}

@@ -1,0 +1,170 @@
+//! TensorRT engines and model repositories for Triton, both from an ONNX file that is proven first.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use offshoot_formats::atomic::write_atomically;
+use offshoot_formats::onnx::Options as OnnxOptions;
+use offshoot_formats::tensorrt::{self, EnginePrecision, Profile};
+use offshoot_formats::triton;
+use offshoot_graph::Model;
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+use crate::export::{Exported, Proof, export_onnx};
+
+const ONNX: &str = "model.onnx";
+const ENGINE: &str = "model.engine";
+const SCRIPT: &str = "build-engine.sh";
+
+/// The most lines of what `trtexec` said that an error repeats.
+const LAST_LINES: usize = 20;
+
+/// How an engine is built.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TensorRtOptions {
+    /// The type that it may compute in.
+    pub precision: EnginePrecision,
+    /// The batches that it takes.
+    pub profile: Profile,
+    /// The program `trtexec`; without it the one on `PATH` is taken, if there is one.
+    pub trtexec: Option<PathBuf>,
+}
+
+/// What [`export_tensorrt`] left.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct TensorRtExport {
+    /// The ONNX file and its proof. The proof does not cover the engine.
+    #[serde(flatten)]
+    pub file: Exported,
+    /// The engine; `None` where there is no `trtexec`.
+    #[serde(serialize_with = "lossy_option")]
+    pub engine: Option<PathBuf>,
+    /// What builds the engine, in the file's folder.
+    pub command: String,
+}
+
+fn lossy_option<S: serde::Serializer>(
+    path: &Option<PathBuf>,
+    serializer: S,
+) -> std::result::Result<S::Ok, S::Error> {
+    match path {
+        Some(path) => serializer.serialize_some(&path.to_string_lossy()),
+        None => serializer.serialize_none(),
+    }
+}
+
+/// Writes `model` into `folder` for TensorRT: `model.onnx`, proven as by [`export_onnx`], and `build-engine.sh`, which
+/// builds `model.engine` with an optimisation profile for the batches that `options` names. Where `trtexec` is found the
+/// engine is built at once.
+///
+/// # Errors
+/// Those of [`export_onnx`]; when the profile is not in order, or `trtexec` fails: with the end of what it said.
+pub fn export_tensorrt(
+    model: &Model,
+    folder: &Path,
+    options: &TensorRtOptions,
+    proof: Proof<'_>,
+) -> Result<TensorRtExport> {
+    if !options.profile.is_valid() {
+        let Profile { min, opt, max } = options.profile;
+        let text =
+            format!("the batches {min}, {opt} and {max} are not in order: give 1 <= min <= opt <= max");
+        return Err(Error::Input(text));
+    }
+    create(folder)?;
+    let file = Exported {
+        format: "tensorrt",
+        ..export_onnx(model, &folder.join(ONNX), OnnxOptions::default(), proof)?
+    };
+    let size = model.metadata.preprocessing.size;
+    let arguments = tensorrt::arguments(ONNX, ENGINE, size, options.profile, options.precision);
+    let script = folder.join(SCRIPT);
+    write_atomically(&script, |out| out.write_all(tensorrt::script(&arguments).as_bytes()))?;
+    make_executable(&script)?;
+    let words = std::iter::once("trtexec").chain(arguments.iter().map(String::as_str));
+    let command = words.map(tensorrt::quoted).collect::<Vec<_>>().join(" ");
+    let engine = match options.trtexec.clone().or_else(on_path) {
+        Some(trtexec) => Some(build(&trtexec, folder, &arguments)?),
+        None => None,
+    };
+    Ok(TensorRtExport { file, engine, command })
+}
+
+/// Runs `trtexec` in `folder`.
+fn build(trtexec: &Path, folder: &Path, arguments: &[String]) -> Result<PathBuf> {
+    let io = |action| move |source| Error::Io { path: trtexec.to_owned(), action, source };
+    // A path to it is the user's, not one of the folder that it runs in.
+    let program = trtexec.canonicalize().map_err(io("find"))?;
+    let output = Command::new(program).args(arguments).current_dir(folder).output().map_err(io("run"))?;
+    let engine = folder.join(ENGINE);
+    if output.status.success() && engine.is_file() {
+        return Ok(engine);
+    }
+    let said =
+        [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+    let lines: Vec<&str> = said.lines().collect();
+    let end = lines[lines.len().saturating_sub(LAST_LINES)..].join("\n");
+    let what = match output.status.success() {
+        true => "left no engine".to_owned(),
+        false => format!("failed ({})", output.status),
+    };
+    Err(Error::Input(format!(
+        "{} {what}; {} and {SCRIPT} stay in {}. It said:\n{end}",
+        trtexec.display(),
+        ONNX,
+        folder.display()
+    )))
+}
+
+fn on_path() -> Option<PathBuf> {
+    let name = format!("trtexec{}", std::env::consts::EXE_SUFFIX);
+    std::env::split_paths(&std::env::var_os("PATH")?).map(|folder| folder.join(&name)).find(|p| p.is_file())
+}
+
+/// Writes `model` as a repository for Triton Inference Server into the folder `repository`: `NAME/config.pbtxt` with dynamic
+/// batching, `NAME/labels.txt`, and `NAME/1/model.onnx`, which is proven as by [`export_onnx`].
+///
+/// # Errors
+/// Those of [`export_onnx`], and when a class has a line break in its name.
+pub fn export_triton(
+    model: &Model,
+    repository: &Path,
+    name: &str,
+    max_batch: usize,
+    proof: Proof<'_>,
+) -> Result<Exported> {
+    let folder = repository.join(name);
+    let (metadata, onnx) = (&model.metadata, folder.join("1").join(ONNX));
+    let labels = triton::labels(&metadata.classes).map_err(|problem| problem.at(&folder))?;
+    create(&folder.join("1"))?;
+    let file = export_onnx(model, &onnx, OnnxOptions::default(), proof)?;
+    let config = triton::config(name, metadata, max_batch);
+    for (name, text) in [(triton::LABELS, labels), ("config.pbtxt", config)] {
+        write_atomically(&folder.join(name), |out| out.write_all(text.as_bytes()))?;
+    }
+    Ok(Exported { format: "triton", ..file })
+}
+
+fn create(folder: &Path) -> Result<()> {
+    fs::create_dir_all(folder).map_err(|source| Error::Io {
+        path: folder.to_owned(),
+        action: "create",
+        source,
+    })
+}
+
+#[cfg(unix)]
+fn make_executable(script: &Path) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let io = |source| Error::Io { path: script.to_owned(), action: "make executable", source };
+    let mode = fs::metadata(script).map_err(io)?.permissions().mode();
+    fs::set_permissions(script, fs::Permissions::from_mode(mode | (mode & 0o444) >> 2)).map_err(io)
+}
+
+#[cfg(not(unix))]
+fn make_executable(_script: &Path) -> Result<()> {
+    Ok(())
+}
