@@ -117,8 +117,8 @@ fn what_does_not_fit_is_refused_by_name() {
         (Op::Train(TrainOp::BatchNormApply), vec![], "takes inputs"),
         (
             Op::SoftmaxCrossEntropyLoss(offshoot_graph::op::CrossEntropy { label_smoothing: 0.0 }),
-            vec![flat, flat],
-            "i64",
+            vec![flat, w],
+            "the labels must be i64",
         ),
     ];
     for (op, inputs, reason) in attempts {

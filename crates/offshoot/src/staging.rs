@@ -66,7 +66,8 @@ impl Staging {
         }
         for (staged, place) in made.iter().zip(&places) {
             if staged.is_dir() && place.is_dir() {
-                fs::remove_dir_all(place).map_err(failed(place))?;
+                // A folder cannot replace another: the old one steps aside, and goes with the temporary folder.
+                fs::rename(place, self.folder.path().join(".replaced")).map_err(failed(place))?;
             }
             fs::rename(staged, place).map_err(failed(place))?;
         }

@@ -209,14 +209,15 @@ fn a_checkpoint_without_room_is_an_error_and_the_last_one_stays() {
     assert_same(&world, "whole", "run");
 }
 
-/// Runs a script with a small file system of its own at `small`: `None` where the system does not allow that.
+/// Runs a script with a small file system of its own at `small`; `$offshoot` is the program. `None` where the system does not
+/// allow that.
 fn on_small_disk(world: &World, size: &str, script: &str) -> Option<(Option<i32>, String)> {
     fs::create_dir_all(world.path("small")).unwrap();
     let binary = env!("CARGO_BIN_EXE_offshoot");
-    let mount =
-        format!("mount -t tmpfs -o size={size} none small || exit 99; offshoot() {{ {binary} \"$@\"; }};");
+    let mount = format!("mount -t tmpfs -o size={size} none small || exit 99;");
     let output = std::process::Command::new("unshare")
         .args(["--user", "--map-root-user", "--mount", "sh", "-c", &format!("{mount} {script}")])
+        .env("offshoot", binary)
         .current_dir(&world.root)
         .env("XDG_CACHE_HOME", world.path("cache"))
         .output()
@@ -235,13 +236,13 @@ fn a_disk_that_fills_up_is_an_error_and_the_last_checkpoint_stays() {
     assert_eq!(said.code, Some(0), "{said:?}");
     // Stopped by a disk that is filled up after the first of its checkpoints; then there is room again.
     let script = format!(
-        "offshoot {settings} --checkpoint-every 0 --out small/run & run=$!
+        "$offshoot {settings} --checkpoint-every 0 --out small/run & run=$!
          while ! [ -e small/run/last.state.safetensors ]; do sleep 0.01; kill -0 $run || exit 98; done
-         kill -STOP $run; cat /dev/zero > small/filler; kill -CONT $run
+         kill -STOP $run; cat /dev/zero > small/filler 2> /dev/null; kill -CONT $run
          wait $run; code=$?
          cp small/run/last.state.safetensors state; ls -A small/run > names
          rm small/filler
-         offshoot train --resume --out small/run || exit 97
+         $offshoot train --resume --out small/run || exit 97
          cp -r small/run run; exit $code"
     );
     let Some((code, err)) = on_small_disk(&world, "40m", &script) else {
@@ -262,11 +263,11 @@ fn a_run_on_a_disk_that_is_made_read_only_ends_and_its_model_still_loads() {
     let world = World::new("frozen-disk");
     data(&world.path("d"), &CLASSES, 4);
     let script = format!(
-        "offshoot train d {SMALL} --freeze backbone --epochs 2 --out small/run || exit 98
+        "$offshoot train d {SMALL} --freeze backbone --epochs 2 --out small/run || exit 98
          mv small/run/previous.state.safetensors small/run/last.state.safetensors
          mount -o remount,ro small
-         offshoot eval small/run d > /dev/null || exit 97
-         offshoot train --resume --out small/run"
+         $offshoot eval small/run d > /dev/null || exit 97
+         $offshoot train --resume --out small/run"
     );
     let Some((code, err)) = on_small_disk(&world, "40m", &script) else {
         eprintln!("no small disk can be made here");
