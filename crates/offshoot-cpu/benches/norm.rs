@@ -9,6 +9,7 @@ use offshoot_cpu::kernels::batch_norm::{
     BatchNorm, Gate, batch_norm_apply, batch_norm_input_grad, batch_norm_reduce, batch_norm_stats,
 };
 use offshoot_cpu::kernels::convert::convert;
+use offshoot_cpu::kernels::dropout::{Dropout, dropout};
 use offshoot_cpu::kernels::elementwise::{Unary, unary};
 use offshoot_cpu::kernels::layout::nchw_to_nhwc;
 use offshoot_cpu::kernels::pool::{Pool, PoolShape, pool, pool_grad};
@@ -42,6 +43,9 @@ fn elementwise(criterion: &mut Criterion<Ceilings>) {
     });
     bench(criterion, "relu", 2, || unary(Isa::best(), Unary::Relu, &x, &mut y));
     bench(criterion, "silu", 2, || unary(Isa::best(), Unary::Silu, &x, &mut y));
+    let keys: Vec<i64> = (0..16).collect();
+    let mask = Dropout { p: 0.2, layer: 1, keys: &keys };
+    bench(criterion, "dropout", 2, || dropout(Isa::best(), &mask, &x, &mut y));
     bench(criterion, "softmax of each pixel", 2, || softmax(Isa::best(), &x, CHANNELS, &mut y));
     bench(criterion, "NCHW to NHWC", 2, || nchw_to_nhwc(16, CHANNELS, 112 * 112, &x, &mut y));
     let mut half = vec![bf16::ZERO; SIZE];
