@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """When to freeze, when to unfreeze: the same pictures with more and more of the network trained.
 
-    docs/guide/experiments/freezing.py [--folds 3] [--epochs 15] [--size 128] [--only few,far]
+    docs/guide/experiments/freezing.py [--folds 2] [--epochs 10] [--size 128] [--only few,far]
 
 few   `photos6` (six classes of photographs, much like what ImageNet holds) with 5, 10 and all pictures of a class
 far   a task that ImageNet's classes say nothing about: by how many quarter turns was the photograph rotated?
@@ -118,8 +118,8 @@ def far(args):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--folds", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--only", default="few,far")
     arguments = parser.parse_args()
