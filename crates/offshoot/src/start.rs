@@ -22,8 +22,8 @@ pub fn own_preprocessing(name: &str) -> Result<Preprocessing> {
 
 /// The settings, with the default recipe where there are pretrained weights and nothing is said of freezing: the new head is
 /// trained first, on what the pretrained network sees (a linear probe), and from half of the epochs on the last block with it, at
-/// a tenth of the rate. Its batch norms stay as they are: few pictures in small batches give worse statistics than the
-/// pretraining did, which costs more accuracy than the block brings (docs/accuracy.md). Random weights are no reason to freeze anything.
+/// a tenth of the rate. Its batch norms stay as they are, which did better on few pictures in small batches
+/// (docs/accuracy.md). Random weights are no reason to freeze anything.
 ///
 /// The head has found its place before the gradients it sends back change pretrained weights (Kumar and others: "Fine-Tuning can
 /// Distort Pretrained Features and Underperform Out-of-Distribution", 2022).
