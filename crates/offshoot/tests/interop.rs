@@ -219,6 +219,10 @@ fn pytorch_runs_our_core_ml_program_on_photographs() {
     for (precision, tolerance, others, part) in bounds {
         world.json(&format!("export run --format coreml --precision {precision} --out {precision}"));
         let package = format!("{precision}/mobilenet_v2.mlpackage");
+        if precision == "f32" {
+            // Before coremltools opens it, which writes its Manifest.json anew: the package's hashes hold no more then.
+            assert_eq!(world.json(&format!("verify {package} --against run"))["ok"], json!(true));
+        }
         let report =
             python(&world, "coreml.py", &[&package, "predictions.jsonl", tolerance, &every.to_string()]);
         assert_eq!(report["pictures"], json!(looked_at));
@@ -227,6 +231,4 @@ fn pytorch_runs_our_core_ml_program_on_photographs() {
         bytes_f32 = if precision == "f32" { bytes } else { bytes_f32 };
         assert!(bytes <= part * bytes_f32, "{precision}: {bytes} of {bytes_f32}");
     }
-    let verified = world.json("verify f32/mobilenet_v2.mlpackage --against run");
-    assert_eq!(verified["ok"], json!(true));
 }
