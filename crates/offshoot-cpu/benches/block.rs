@@ -2,16 +2,18 @@
 #![allow(missing_docs)] // what `criterion_group!` writes
 
 mod ceilings;
+mod shapes;
 
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use offshoot_cpu::kernels::Activation;
 use offshoot_cpu::kernels::block::{Block, Dense, Depthwise, block};
 use offshoot_cpu::kernels::conv::PackedFilter;
 use offshoot_cpu::kernels::simd::Isa;
-use offshoot_cpu::kernels::{Activation, ConvShape};
 
 use ceilings::Ceilings;
+use shapes::padded;
 
 /// Size of the input, channels in, between and out, and the stride.
 const BLOCKS: [[usize; 5]; 5] = [
@@ -24,29 +26,12 @@ const BLOCKS: [[usize; 5]; 5] = [
 
 const RELU6: Activation = Activation::Clip { min: 0.0, max: 6.0 };
 
-fn shape(batch: usize, [size, out]: [usize; 2], [in_c, out_c]: [usize; 2], depthwise: bool) -> ConvShape {
-    ConvShape {
-        batch,
-        in_h: size,
-        in_w: size,
-        in_c,
-        out_h: out,
-        out_w: out,
-        out_c,
-        kernel: if depthwise { [3, 3] } else { [1, 1] },
-        strides: [size / out; 2],
-        pads: if depthwise { [1; 4] } else { [0; 4] },
-        dilations: [1, 1],
-        groups: if depthwise { in_c } else { 1 },
-    }
-}
-
 fn bench_block(criterion: &mut Criterion<Ceilings>, batch: usize, sizes: [usize; 5]) {
     let [size, in_c, between, out_c, stride] = sizes;
     let (isa, out) = (Isa::best(), size / stride);
-    let expand = shape(batch, [size, size], [in_c, between], false);
-    let middle = shape(batch, [size, out], [between, between], true);
-    let project = shape(batch, [out, out], [between, out_c], false);
+    let expand = padded(batch, [size, in_c, between, 1, 1], 1);
+    let middle = padded(batch, [size, between, between, 3, stride], between);
+    let project = padded(batch, [out, between, out_c, 1, 1], 1);
     let (mut wide, mut narrow) = (PackedFilter::new(), PackedFilter::new());
     wide.pack(isa, &expand, &vec![0.25; in_c * between]);
     narrow.pack(isa, &project, &vec![0.25; between * out_c]);

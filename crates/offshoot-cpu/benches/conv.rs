@@ -2,17 +2,19 @@
 //! written down, also where Winograd's algorithm needs fewer: these layers can be above the peak.
 
 mod ceilings;
+mod shapes;
 
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use offshoot_cpu::kernels::Activation;
 use offshoot_cpu::kernels::conv::{Epilogue, PackedFilter, conv};
 use offshoot_cpu::kernels::conv_input_grad::conv_input_grad;
 use offshoot_cpu::kernels::conv_weight_grad::{conv_weight_grad, conv_weight_grad_workspace};
 use offshoot_cpu::kernels::simd::Isa;
-use offshoot_cpu::kernels::{Activation, ConvShape};
 
 use ceilings::Ceilings;
+use shapes::padded;
 
 /// Size of the input, channels in and out, kernel and stride.
 const LAYERS: [[usize; 5]; 10] = [
@@ -28,24 +30,6 @@ const LAYERS: [[usize; 5]; 10] = [
     [14, 96, 576, 1, 1],
 ];
 
-fn shape(batch: usize, [size, in_c, out_c, kernel, stride]: [usize; 5]) -> ConvShape {
-    let out = (size + 2 * (kernel / 2) - kernel) / stride + 1;
-    ConvShape {
-        batch,
-        in_h: size,
-        in_w: size,
-        in_c,
-        out_h: out,
-        out_w: out,
-        out_c,
-        kernel: [kernel; 2],
-        strides: [stride; 2],
-        pads: [kernel / 2; 4],
-        dilations: [1, 1],
-        groups: 1,
-    }
-}
-
 fn layers(criterion: &mut Criterion<Ceilings>) {
     for (batch, layer) in [1, 16].into_iter().flat_map(|batch| LAYERS.map(|layer| (batch, layer))) {
         for isa in Isa::available().into_iter().filter(|&isa| isa != Isa::Portable) {
@@ -55,7 +39,7 @@ fn layers(criterion: &mut Criterion<Ceilings>) {
 }
 
 fn bench_layer(criterion: &mut Criterion<Ceilings>, isa: Isa, batch: usize, layer: [usize; 5]) {
-    let s = shape(batch, layer);
+    let s = padded(batch, layer, 1);
     let [size, in_c, out_c, kernel, stride] = layer;
     let (x, w) = (vec![0.5; batch * size * size * in_c], vec![0.25; out_c * in_c * kernel * kernel]);
     let dy = vec![0.5; batch * s.out_h * s.out_w * out_c];

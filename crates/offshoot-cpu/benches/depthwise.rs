@@ -2,31 +2,14 @@
 #![allow(missing_docs)] // what `criterion_group!` writes
 
 mod ceilings;
+mod shapes;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use offshoot_cpu::kernels::simd::Isa;
-use offshoot_cpu::kernels::{Activation, ConvShape, depthwise};
+use offshoot_cpu::kernels::{Activation, depthwise};
 
 use ceilings::Ceilings;
-
-fn shape(batch: usize, side: usize, channels: usize, kernel: usize, stride: usize) -> ConvShape {
-    let pad = kernel / 2;
-    let out = (side + 2 * pad - kernel) / stride + 1;
-    ConvShape {
-        batch,
-        in_h: side,
-        in_w: side,
-        in_c: channels,
-        out_h: out,
-        out_w: out,
-        out_c: channels,
-        kernel: [kernel; 2],
-        strides: [stride; 2],
-        pads: [pad; 4],
-        dilations: [1; 2],
-        groups: channels,
-    }
-}
+use shapes::padded;
 
 /// (side, channels, kernel, stride)
 const LAYERS: [(usize, usize, usize, usize); 9] = [
@@ -47,7 +30,7 @@ fn layer(
     (side, channels, kernel, stride): (usize, usize, usize, usize),
 ) {
     let isa = Isa::best();
-    let shape = shape(batch, side, channels, kernel, stride);
+    let shape = padded(batch, [side, channels, channels, kernel, stride], channels);
     let x = vec![0.5; batch * side * side * channels];
     let dy = vec![0.25; batch * shape.out_h * shape.out_w * channels];
     let weights = vec![0.1; kernel * kernel * channels];

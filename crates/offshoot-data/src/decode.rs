@@ -191,8 +191,13 @@ pub fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<Picture, DecodeEr
 
 /// Reads and decodes one file; see [`decode`].
 pub fn read_picture(path: &Path, options: &DecodeOptions) -> Result<Picture, PictureError> {
+    read_with_bytes(path, options).map(|(picture, _)| picture)
+}
+
+/// [`read_picture`], and the bytes of the file.
+pub fn read_with_bytes(path: &Path, options: &DecodeOptions) -> Result<(Picture, Vec<u8>), PictureError> {
     read_file(path, options)
-        .and_then(|bytes| decode(&bytes, options))
+        .and_then(|bytes| Ok((decode(&bytes, options)?, bytes)))
         .map_err(|source| PictureError { path: path.to_owned(), source })
 }
 

@@ -32,7 +32,9 @@ mod sheet;
 mod transform;
 
 pub use augment::{Augmentation, Mix, Policy};
-pub use decode::{DecodeError, DecodeOptions, Picture, PictureError, decode, probe, read_picture};
+pub use decode::{
+    DecodeError, DecodeOptions, Picture, PictureError, decode, probe, read_picture, read_with_bytes,
+};
 pub use folder::{Dataset, FolderError, FolderOptions, Labelled, Pictures, Sample, labelled, pictures};
 pub use loader::{Batch, Draw, Epoch, Loader, LoaderOptions};
 pub use sheet::{Tile, contact_sheet};

@@ -174,7 +174,7 @@ impl Transform {
         pixels
     }
 
-    /// Whether a training picture starts as the evaluation picture.
+    /// Whether a training picture starts as a random crop, and not as the evaluation picture.
     pub(crate) fn crops_at_random(&self) -> bool {
         self.preprocessing.fit == Fit::Crop
     }

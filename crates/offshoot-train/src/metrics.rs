@@ -33,7 +33,7 @@ impl Metrics {
     /// When the lengths do not fit or a label is no class.
     pub fn add(&mut self, logits: &[f32], labels: &[i64]) {
         assert_eq!(logits.len(), labels.len() * self.classes, "one row of logits for each label");
-        for (row, &label) in logits.chunks_exact(self.classes).zip(labels) {
+        for (row, &label) in logits.chunks_exact(self.classes.max(1)).zip(labels) {
             let label =
                 usize::try_from(label).ok().filter(|&l| l < self.classes).expect("a label is a class");
             self.confusion[label * self.classes + argmax(row)] += 1;

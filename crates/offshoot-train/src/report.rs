@@ -30,9 +30,9 @@ use page::{cards, escaped, page, section};
 use table::Table;
 
 use crate::health::HEALTH_FILE;
-use crate::metrics::{argmax, softmax};
+use crate::metrics::{Metrics, argmax, softmax};
 use crate::recipe::{RECIPE_FILE, Recipe};
-use crate::run::{GROUPS_FILE, RESULTS_FILE};
+use crate::run::{Best, GROUPS_FILE, RESULTS_FILE};
 
 /// The name of the page in a run directory.
 pub const REPORT_FILE: &str = "report.html";
@@ -60,8 +60,9 @@ pub fn write(run: &Path, processor: &str) -> Result<(), FormatError> {
     let mut body = summary(&results, predictions.as_ref());
     body += &section("Curves", &curves(&results, &health));
     if let Some(predictions) = &predictions {
-        body += &section("Confusion", &confusion(predictions));
-        body += &section("Classes", &classes(predictions));
+        let metrics = predictions.metrics();
+        body += &section("Confusion", &confusion(&predictions.classes, &metrics));
+        body += &section("Classes", &classes(&predictions.classes, &metrics));
         body += &section("The worst pictures", &worst(predictions, recipe.as_ref()));
         body += &section("Calibration", &calibration_section(predictions));
     }
@@ -82,18 +83,16 @@ fn percent(x: f64) -> String {
 fn summary(results: &Table, predictions: Option<&Predictions>) -> String {
     let numbers = |name| results.numbers(name);
     let last = |name| numbers(name).into_iter().flatten().last();
-    let (accuracies, losses) = (numbers("val_accuracy"), numbers("val_loss"));
-    // The run's own rule: the highest accuracy, and of equals the lowest loss.
-    let better = |&a: &usize, &b: &usize| {
-        let key = |i: usize| (accuracies[i].unwrap_or(-1.0), -losses[i].unwrap_or(f64::MAX));
-        key(a).partial_cmp(&key(b)).unwrap_or(std::cmp::Ordering::Equal)
-    };
-    let best = (0..accuracies.len().min(losses.len())).filter(|&i| accuracies[i].is_some()).max_by(better);
+    let epochs = (1..).zip(numbers("val_accuracy").into_iter().zip(numbers("val_loss")));
+    let validated = epochs.filter(|(_, (accuracy, _))| accuracy.is_some());
+    let best = validated
+        .map(|(epoch, (val_accuracy, val_loss))| Best { epoch, val_accuracy, val_loss })
+        .reduce(|best, now| if now.is_better_than(&best) { now } else { best });
     let mut all = Vec::new();
-    if let Some(best) = best {
-        all.push(("best validation accuracy", accuracies[best].map_or(String::new(), percent)));
-        all.push(("its epoch", (best + 1).to_string()));
-        all.push(("its loss", losses[best].map_or(String::new(), short)));
+    if let Some(Best { epoch, val_accuracy, val_loss }) = best {
+        all.push(("best validation accuracy", val_accuracy.map_or(String::new(), percent)));
+        all.push(("its epoch", epoch.to_string()));
+        all.push(("its loss", val_loss.map_or(String::new(), short)));
     }
     all.push(("epochs", results.rows.len().to_string()));
     if let Some(predictions) = predictions {
@@ -159,16 +158,8 @@ fn by_group(health: &Table, column: &str) -> Vec<Line> {
     lines
 }
 
-/// `counts[label][predicted]`
-fn counts(predictions: &Predictions) -> Vec<Vec<usize>> {
-    let n = predictions.classes.len();
-    let mut counts = vec![vec![0; n]; n];
-    predictions.rows().for_each(|(row, label)| counts[label][argmax(row)] += 1);
-    counts
-}
-
-fn confusion(predictions: &Predictions) -> String {
-    let (counts, classes) = (counts(predictions), &predictions.classes);
+fn confusion(classes: &[String], metrics: &Metrics) -> String {
+    let counts: Vec<&[u64]> = metrics.confusion().collect();
     let mut html = String::new();
     if classes.len() <= MOST_CLASSES {
         html += "<p>Rows are the labels, columns what the best model says.</p><div class=\"scroll\"><table class=\"confusion\">\
@@ -176,7 +167,7 @@ fn confusion(predictions: &Predictions) -> String {
         classes.iter().for_each(|class| html += &format!("<th>{}</th>", escaped(class)));
         html += "</tr></thead><tbody>";
         for (label, row) in counts.iter().enumerate() {
-            let total = row.iter().sum::<usize>().max(1);
+            let total = row.iter().sum::<u64>().max(1);
             let _ = write!(html, "<tr><th>{}</th>", escaped(&classes[label]));
             for (predicted, &count) in row.iter().enumerate() {
                 html += &cell(count, count as f64 / total as f64, label == predicted);
@@ -185,14 +176,14 @@ fn confusion(predictions: &Predictions) -> String {
         }
         html += "</tbody></table></div>";
     }
-    let mut pairs: Vec<(usize, usize, usize)> = Vec::new();
+    let mut pairs: Vec<(u64, usize, usize)> = Vec::new();
     for (label, row) in counts.iter().enumerate() {
         let wrong = row.iter().enumerate().filter(|&(predicted, &count)| predicted != label && count > 0);
         pairs.extend(wrong.map(|(predicted, &count)| (count, label, predicted)));
     }
     pairs.sort_by(|a, b| b.0.cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2))));
-    let row = |&(count, label, predicted): &(usize, usize, usize)| {
-        let total = counts[label].iter().sum::<usize>().max(1);
+    let row = |&(count, label, predicted): &(u64, usize, usize)| {
+        let total = counts[label].iter().sum::<u64>().max(1);
         let part = percent(count as f64 / total as f64);
         vec![classes[label].clone(), classes[predicted].clone(), count.to_string(), part]
     };
@@ -205,7 +196,7 @@ fn confusion(predictions: &Predictions) -> String {
 }
 
 /// A count on a ground that is the stronger the larger its part.
-fn cell(count: usize, part: f64, right: bool) -> String {
+fn cell(count: u64, part: f64, right: bool) -> String {
     if count == 0 {
         return "<td></td>".into();
     }
@@ -213,19 +204,19 @@ fn cell(count: usize, part: f64, right: bool) -> String {
     format!("<td style=\"background:rgba({colour},{:.2})\">{count}</td>", 0.12 + 0.55 * part)
 }
 
-fn classes(predictions: &Predictions) -> String {
-    let counts = counts(predictions);
+fn classes(names: &[String], metrics: &Metrics) -> String {
+    let counts: Vec<&[u64]> = metrics.confusion().collect();
     let row = |(class, name): (usize, &String)| {
         let right = counts[class][class] as f64;
-        let labelled = counts[class].iter().sum::<usize>();
-        let predicted = counts.iter().map(|row| row[class]).sum::<usize>();
-        let ratio = |whole: usize| if whole > 0 { Some(right / whole as f64) } else { None };
+        let labelled = counts[class].iter().sum::<u64>();
+        let predicted = counts.iter().map(|row| row[class]).sum::<u64>();
+        let ratio = |whole: u64| if whole > 0 { Some(right / whole as f64) } else { None };
         let f1 = ratio(labelled + predicted).map(|half| 2.0 * half);
         let shown = |x: Option<f64>| x.map_or("-".to_owned(), |x| format!("{x:.3}"));
         let figures = [ratio(predicted), ratio(labelled), f1].map(shown);
         [vec![name.clone(), labelled.to_string()], figures.to_vec()].concat()
     };
-    let rows: Vec<Vec<String>> = predictions.classes.iter().enumerate().map(row).collect();
+    let rows: Vec<Vec<String>> = names.iter().enumerate().map(row).collect();
     page::table(&["class", "pictures", "precision", "recall", "F1"], &rows, 1)
 }
 

@@ -118,6 +118,17 @@ pub struct Best {
     pub val_loss: Option<f64>,
 }
 
+impl Best {
+    /// A higher accuracy, or the same with a lower loss. Without validation pictures, the later epoch.
+    pub(crate) fn is_better_than(&self, best: &Best) -> bool {
+        match (self.val_accuracy, best.val_accuracy) {
+            (Some(a), Some(b)) if a == b => self.val_loss < best.val_loss,
+            (Some(a), Some(b)) => a > b,
+            (None, _) | (_, None) => true,
+        }
+    }
+}
+
 /// Sums over the steps of an epoch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Sums {

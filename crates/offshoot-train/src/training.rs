@@ -509,7 +509,7 @@ impl<'a, 'c> Training<'a, 'c> {
     }
 
     fn is_best(&self, epoch: u64, metrics: &Metrics) -> bool {
-        self.position.best.as_ref().is_none_or(|best| is_better(&best_of(epoch, metrics), best))
+        self.position.best.as_ref().is_none_or(|best| best_of(epoch, metrics).is_better_than(best))
     }
 
     /// Lowers the rate or ends the run where the recipe wants that.
@@ -613,15 +613,6 @@ fn best_of(epoch: u64, metrics: &Metrics) -> Best {
     Best { epoch, val_accuracy: validated.then_some(accuracy), val_loss: validated.then_some(loss) }
 }
 
-/// A higher accuracy, or the same with a lower loss. Without validation pictures, the later epoch.
-fn is_better(now: &Best, best: &Best) -> bool {
-    match (now.val_accuracy, best.val_accuracy) {
-        (Some(a), Some(b)) if a == b => now.val_loss < best.val_loss,
-        (Some(a), Some(b)) => a > b,
-        (None, _) | (_, None) => true,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -630,10 +621,10 @@ mod tests {
     fn the_best_epoch_is_the_most_accurate_and_then_the_surest() {
         let epoch = |val_accuracy, val_loss| Best { epoch: 1, val_accuracy, val_loss };
         let best = epoch(Some(0.5), Some(1.0));
-        assert!(is_better(&epoch(Some(0.6), Some(2.0)), &best));
-        assert!(is_better(&epoch(Some(0.5), Some(0.9)), &best));
-        assert!(!is_better(&epoch(Some(0.5), Some(1.0)), &best));
-        assert!(!is_better(&epoch(Some(0.4), Some(0.1)), &best));
-        assert!(is_better(&epoch(None, None), &epoch(None, None)));
+        assert!(epoch(Some(0.6), Some(2.0)).is_better_than(&best));
+        assert!(epoch(Some(0.5), Some(0.9)).is_better_than(&best));
+        assert!(!epoch(Some(0.5), Some(1.0)).is_better_than(&best));
+        assert!(!epoch(Some(0.4), Some(0.1)).is_better_than(&best));
+        assert!(epoch(None, None).is_better_than(&epoch(None, None)));
     }
 }

@@ -236,27 +236,26 @@ fn is_torchscript(path: &Path) -> Result<bool> {
 fn load_torchscript(path: &Path, overrides: &Overrides) -> Result<Loaded> {
     let torchscript::TorchScriptModel { mut model, warnings, assumed_preprocessing } =
         torchscript::read(path, overrides.size)?;
-    let stated = model.metadata.preprocessing.size;
-    if let Some(size) = overrides.size.filter(|&size| size != stated) {
-        return Err(Error::Input(format!(
-            "{}: the file was written for pictures of {stated} x {stated} pixels, not {size}; leave --size out",
-            path.display()
-        )));
-    }
-    model.metadata.preprocessing = overrides.apply(&model.metadata.preprocessing);
+    override_all_but_size(path, "the file was written for", &mut model, overrides)?;
     let warnings = warnings.into_iter().map(|w| format!("{}: {w}", path.display())).collect();
     Ok(Loaded { model, warnings, assumed_metadata: assumed_preprocessing })
 }
 
 fn load_coreml(path: &Path, overrides: &Overrides) -> Result<Loaded> {
     let mut model = coreml::read(path)?;
+    override_all_but_size(path, "the package takes", &mut model, overrides)?;
+    Ok(Loaded { model, warnings: Vec::new(), assumed_metadata: false })
+}
+
+/// Applies `overrides` to a model whose file takes pictures of one size.
+fn override_all_but_size(path: &Path, takes: &str, model: &mut Model, overrides: &Overrides) -> Result<()> {
     let stated = model.metadata.preprocessing.size;
     if let Some(size) = overrides.size.filter(|&size| size != stated) {
         return Err(Error::Input(format!(
-            "{}: the package takes pictures of {stated} x {stated} pixels, not {size}; leave --size out",
+            "{}: {takes} pictures of {stated} x {stated} pixels, not {size}; leave --size out",
             path.display()
         )));
     }
     model.metadata.preprocessing = overrides.apply(&model.metadata.preprocessing);
-    Ok(Loaded { model, warnings: Vec::new(), assumed_metadata: false })
+    Ok(())
 }

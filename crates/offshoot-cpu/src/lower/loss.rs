@@ -2,7 +2,7 @@
 
 use offshoot_graph::op::CrossEntropy;
 use offshoot_graph::passes::LABELS;
-use offshoot_graph::{DType, ExecuteError, Node};
+use offshoot_graph::{DType, ExecuteError, Node, ValueId};
 
 use super::{Lowering, Order, unsupported};
 use crate::kernels::softmax::{
@@ -48,72 +48,27 @@ impl Lowering<'_> {
         Ok(())
     }
 
+    /// (logits, labels or targets, class weights?) -> loss
     pub(super) fn cross_entropy(&mut self, node: &Node, loss: CrossEntropy) -> Result<(), ExecuteError> {
         let ((classes, _), isa) = (self.last_axis(node, 1)?, self.isa);
         let logits = self.plain(node.inputs[0])?;
-        if self.dtype(node.inputs[1]) == DType::F32 {
-            return self.soft_cross_entropy(node, loss, (logits, classes));
-        }
-        let labels = self.i64_input(node, node.inputs[1])?;
+        let target = self.target(node, node.inputs[1])?;
         let weights = node.inputs.get(2).map(|&w| self.plain(w)).transpose()?;
         let y = self.write_plain(node.outputs[0]);
-        let reads = [logits].into_iter().chain(weights).collect();
+        let reads = [logits].into_iter().chain(target.buffer()).chain(weights).collect();
         self.push(&node.name, reads, vec![y], move |memory, _, out| {
             let weights = weights.map(|w| memory.get(w));
             let settings = softmax::CrossEntropy { smoothing: loss.label_smoothing, weights };
-            let labels = memory.get_i64(labels);
-            out[0].get::<f32>()[0] =
-                cross_entropy(isa, memory.get(logits), labels, classes, &settings).map_err(label_error)?;
-            Ok(())
-        });
-        Ok(())
-    }
-
-    fn soft_cross_entropy(
-        &mut self,
-        node: &Node,
-        loss: CrossEntropy,
-        (logits, classes): (BufferId, usize),
-    ) -> Result<(), ExecuteError> {
-        let isa = self.isa;
-        let targets = self.plain(node.inputs[1])?;
-        let weights = node.inputs.get(2).map(|&w| self.plain(w)).transpose()?;
-        let y = self.write_plain(node.outputs[0]);
-        let reads = [logits, targets].into_iter().chain(weights).collect();
-        self.push(&node.name, reads, vec![y], move |memory, _, out| {
-            let weights = weights.map(|w| memory.get(w));
-            let settings = softmax::CrossEntropy { smoothing: loss.label_smoothing, weights };
-            let (logits, targets) = (memory.get(logits), memory.get(targets));
-            out[0].get::<f32>()[0] = soft_cross_entropy(isa, logits, targets, classes, &settings);
-            Ok(())
-        });
-        Ok(())
-    }
-
-    fn soft_cross_entropy_grad(
-        &mut self,
-        node: &Node,
-        loss: CrossEntropy,
-        (dloss, logits, classes): (BufferId, BufferId, usize),
-    ) -> Result<(), ExecuteError> {
-        let isa = self.isa;
-        let targets = self.plain(node.inputs[2])?;
-        let weights = node.inputs.get(3).map(|&w| self.plain(w)).transpose()?;
-        let dlogits = self.write_plain(node.outputs[0]);
-        let reads = [dloss, logits, targets].into_iter().chain(weights).collect();
-        self.push(&node.name, reads, vec![dlogits], move |memory, _, out| {
-            let weights = weights.map(|w| memory.get(w));
-            let settings = softmax::CrossEntropy { smoothing: loss.label_smoothing, weights };
-            let (dloss, targets) = (memory.get::<f32>(dloss)[0], memory.get(targets));
-            soft_cross_entropy_grad(
-                isa,
-                memory.get(logits),
-                targets,
-                classes,
-                &settings,
-                dloss,
-                out[0].get(),
-            );
+            let logits = memory.get(logits);
+            out[0].get::<f32>()[0] = match target {
+                Target::Classes(labels) => {
+                    let labels = memory.get_i64(labels);
+                    cross_entropy(isa, logits, labels, classes, &settings).map_err(label_error)?
+                }
+                Target::Parts(parts) => {
+                    soft_cross_entropy(isa, logits, memory.get(parts), classes, &settings)
+                }
+            };
             Ok(())
         });
         Ok(())
@@ -126,21 +81,54 @@ impl Lowering<'_> {
         };
         let isa = self.isa;
         let (dloss, logits) = (self.plain(node.inputs[0])?, self.plain(node.inputs[1])?);
-        if self.dtype(node.inputs[2]) == DType::F32 {
-            return self.soft_cross_entropy_grad(node, loss, (dloss, logits, classes));
-        }
-        let labels = self.i64_input(node, node.inputs[2])?;
+        let target = self.target(node, node.inputs[2])?;
         let weights = node.inputs.get(3).map(|&w| self.plain(w)).transpose()?;
         let dlogits = self.write_plain(node.outputs[0]);
-        let reads = [dloss, logits].into_iter().chain(weights).collect();
+        let reads = [dloss, logits].into_iter().chain(target.buffer()).chain(weights).collect();
         self.push(&node.name, reads, vec![dlogits], move |memory, _, out| {
             let weights = weights.map(|w| memory.get(w));
             let settings = softmax::CrossEntropy { smoothing: loss.label_smoothing, weights };
-            let (dloss, labels) = (memory.get::<f32>(dloss)[0], memory.get_i64(labels));
-            cross_entropy_grad(isa, memory.get(logits), labels, classes, &settings, dloss, out[0].get())
-                .map_err(label_error)
+            let (dloss, logits, dlogits) = (memory.get::<f32>(dloss)[0], memory.get(logits), out[0].get());
+            match target {
+                Target::Classes(labels) => {
+                    let labels = memory.get_i64(labels);
+                    cross_entropy_grad(isa, logits, labels, classes, &settings, dloss, dlogits)
+                        .map_err(label_error)?;
+                }
+                Target::Parts(parts) => {
+                    let parts = memory.get(parts);
+                    soft_cross_entropy_grad(isa, logits, parts, classes, &settings, dloss, dlogits);
+                }
+            }
+            Ok(())
         });
         Ok(())
+    }
+
+    /// What the loss compares logits with.
+    fn target(&mut self, node: &Node, value: ValueId) -> Result<Target, ExecuteError> {
+        match self.dtype(value) {
+            DType::F32 => self.plain(value).map(Target::Parts),
+            _ => self.i64_input(node, value).map(Target::Classes),
+        }
+    }
+}
+
+/// What the loss compares logits with.
+#[derive(Clone, Copy)]
+enum Target {
+    /// A class for each row: this input of the session.
+    Classes(usize),
+    /// The part of each class for each row.
+    Parts(BufferId),
+}
+
+impl Target {
+    fn buffer(self) -> Option<BufferId> {
+        match self {
+            Target::Classes(_) => None,
+            Target::Parts(buffer) => Some(buffer),
+        }
     }
 }
 

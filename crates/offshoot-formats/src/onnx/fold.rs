@@ -309,12 +309,21 @@ fn reshape(x: &Numbers, target: &[i64]) -> Option<Numbers> {
     if target.len() > 8 {
         return None;
     }
-    let known: i64 = target.iter().filter(|&&d| d != -1).try_fold(1i64, |n, &d| n.checked_mul(d))?;
-    let len = x.data.len() as i64;
-    let dim = |&d: &i64| {
-        if d == -1 { usize::try_from(len.checked_div(known)?).ok() } else { usize::try_from(d).ok() }
+    reshaped(&x.shape, target, false).map(|shape| Numbers { shape, ..x.clone() })
+}
+
+/// The shape that `target` gives a tensor of `shape`, with ONNX's 0 (the same) and -1 (the rest).
+pub(super) fn reshaped(shape: &[usize], target: &[i64], copies: bool) -> Option<Vec<usize>> {
+    let total = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d))?;
+    let dim = |(i, &d): (usize, &i64)| match d {
+        -1 => Some(None),
+        0 if copies => shape.get(i).map(|&d| Some(d)),
+        _ => usize::try_from(d).ok().map(Some),
     };
-    let shape: Vec<usize> = target.iter().map(dim).collect::<Option<_>>()?;
-    let fits = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)) == Some(x.data.len());
-    fits.then(|| Numbers { shape, ..x.clone() })
+    let dims: Vec<Option<usize>> = target.iter().enumerate().map(dim).collect::<Option<_>>()?;
+    let known = dims.iter().flatten().try_fold(1usize, |n, &d| n.checked_mul(d))?;
+    let rest = total.checked_div(known);
+    let made: Vec<usize> = dims.iter().map(|d| d.or(rest)).collect::<Option<_>>()?;
+    let count = made.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
+    (count == Some(total)).then_some(made)
 }

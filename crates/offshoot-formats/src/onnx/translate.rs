@@ -8,7 +8,7 @@ use offshoot_graph::{Data, Dim, Graph, Op, Role, Shape, Tensor, ValueId, Weights
 
 use super::attributes::NodeView;
 use super::complement;
-use super::fold::{MAX_NUMBERS, Number, Numbers, fold, is_foldable};
+use super::fold::{MAX_NUMBERS, Number, Numbers, fold, is_foldable, reshaped};
 use super::proto::TensorProto;
 use super::tensors::TensorReader;
 use crate::error::Problem;
@@ -1057,22 +1057,6 @@ fn permuted(tensor: &Tensor, perm: &[i64]) -> Option<Tensor> {
         }
     }
     Some(Tensor::f32(made, data))
-}
-
-/// The shape that `target` gives a tensor of `shape`, with ONNX's 0 (the same) and -1 (the rest).
-fn reshaped(shape: &[usize], target: &[i64], copies: bool) -> Option<Vec<usize>> {
-    let total = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d))?;
-    let dim = |(i, &d): (usize, &i64)| match d {
-        -1 => Some(None),
-        0 if copies => shape.get(i).map(|&d| Some(d)),
-        _ => usize::try_from(d).ok().map(Some),
-    };
-    let dims: Vec<Option<usize>> = target.iter().enumerate().map(dim).collect::<Option<_>>()?;
-    let known = dims.iter().flatten().try_fold(1usize, |n, &d| n.checked_mul(d))?;
-    let rest = total.checked_div(known);
-    let made: Vec<usize> = dims.iter().map(|d| d.or(rest)).collect::<Option<_>>()?;
-    let count = made.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
-    (count == Some(total)).then_some(made)
 }
 
 /// Whether a dim takes at most `depth` steps to compute.

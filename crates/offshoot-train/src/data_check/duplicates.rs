@@ -7,7 +7,7 @@
 use std::f64::consts::PI;
 
 use blake3::Hash;
-use offshoot_data::{Dataset, DecodeOptions, PictureError, Transform, read_picture};
+use offshoot_data::{Dataset, DecodeOptions, PictureError, Transform, read_with_bytes};
 use offshoot_graph::{Fit, Preprocessing};
 use rayon::prelude::*;
 use serde::Serialize;
@@ -123,8 +123,7 @@ fn closest(
 }
 
 fn print(member: &Member, transform: &Transform, cosines: &[[f64; SIDE]]) -> Result<Print, PictureError> {
-    let picture = read_picture(&member.path, &DecodeOptions::default())?;
-    let bytes = std::fs::read(&member.path).unwrap_or_default();
+    let (picture, bytes) = read_with_bytes(&member.path, &DecodeOptions::default())?;
     let small = transform.evaluate(&picture);
     Ok(Print { file: blake3::hash(&bytes), bits: perceptual_hash(&small, cosines), small })
 }

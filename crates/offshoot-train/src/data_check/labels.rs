@@ -15,6 +15,7 @@ use crate::freeze::apply_freeze;
 use crate::metrics::{argmax, softmax};
 use crate::optimizer::{OptimizerKind, OptimizerOptions};
 use crate::recipe::Freeze;
+use crate::schedule::{Schedule, ScheduleKind};
 use crate::step::{StepError, StepOptions, TrainStep};
 use crate::train::TrainError;
 
@@ -173,7 +174,8 @@ fn train(
     options: LabelOptions,
 ) -> Result<(), TrainError> {
     let mut order = places.to_vec();
-    let steps = places.len().div_ceil(BATCH) as u64 * options.epochs;
+    let steps = places.len().div_ceil(BATCH) as u64;
+    let schedule = Schedule::new(ScheduleKind::Cosine, 0.0, steps, options.epochs);
     let mut made = 0;
     for epoch in 0..options.epochs {
         Random::new(options.seed, epoch, 0, Purpose::Shuffle).shuffle(&mut order);
@@ -182,8 +184,7 @@ fn train(
             let labels = Tensor::i64([batch.len()], labels);
             let keys = batch.iter().map(|&i| (epoch << 32) as i64 ^ i as i64).collect();
             let keys = Tensor::i64([batch.len()], keys);
-            let factor = 0.5 * (1.0 + libm::cos(std::f64::consts::PI * made as f64 / steps as f64));
-            step.learn(&features.gather(batch), &labels, &keys, factor)?;
+            step.learn(&features.gather(batch), &labels, &keys, schedule.factor(made))?;
             made += 1;
         }
     }

@@ -14,4 +14,4 @@ pub use log::HEALTH_FILE;
 pub(crate) use log::{HealthLog, NormSums};
 pub use probe::{NonFinite, Operand, Probe, Range};
 pub(crate) use trace::{trace_frozen, trace_trained};
-pub(crate) use watch::{Facts, Watch};
+pub(crate) use watch::{Facts, Watch, listed};

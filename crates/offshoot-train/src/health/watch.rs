@@ -156,17 +156,21 @@ fn dead_layer(facts: &Facts<'_>) -> Option<String> {
     if silent.is_empty() || silent.len() == facts.trained || facts.row.train_loss < PERFECT {
         return None;
     }
-    let named: Vec<String> = silent.iter().take(NAMED).map(|name| format!("`{name}`")).collect();
-    let more = match silent.len().saturating_sub(NAMED) {
-        0 => String::new(),
-        more => format!(" and {more} more"),
-    };
+    let named = listed(silent, NAMED, |name| format!("`{name}`"));
     Some(format!(
-        "a dead layer: the gradient of {}{more} was exactly 0 in each step of epoch {}, as behind an activation that gives \
+        "a dead layer: the gradient of {named} was exactly 0 in each step of epoch {}, as behind an activation that gives \
          zeros only; `offshoot check` names it; start again from the pretrained weights with a lower --lr",
-        named.join(", "),
         facts.row.epoch
     ))
+}
+
+/// The first `most` of some things, and how many more there are.
+pub(crate) fn listed<T>(things: &[T], most: usize, name: impl Fn(&T) -> String) -> String {
+    let named: Vec<String> = things.iter().take(most).map(name).collect();
+    match things.len().saturating_sub(most) {
+        0 => named.join(", "),
+        more => format!("{} and {more} more", named.join(", ")),
+    }
 }
 
 /// What the recipe has not used yet against overfitting.

@@ -8,6 +8,7 @@ use offshoot_formats::FormatError;
 use offshoot_formats::atomic::write_atomically;
 
 use super::table::Table;
+use crate::metrics::Metrics;
 use crate::run::quoted;
 
 /// A line for each validation picture: path, class, and the logit of each class.
@@ -82,6 +83,13 @@ impl Predictions {
             }
         }
         (found.logits.len() == found.labels.len() * found.classes.len()).then_some(found)
+    }
+
+    pub(super) fn metrics(&self) -> Metrics {
+        let mut metrics = Metrics::new(self.classes.len());
+        let labels: Vec<i64> = self.labels.iter().map(|&label| label as i64).collect();
+        metrics.add(&self.logits, &labels);
+        metrics
     }
 
     pub(super) fn rows(&self) -> impl Iterator<Item = (&[f32], usize)> {

@@ -8,7 +8,7 @@ use offshoot_graph::Tensor;
 
 use super::Training;
 use crate::evaluate::images;
-use crate::health::{NonFinite, trace_frozen, trace_trained};
+use crate::health::{NonFinite, listed, trace_frozen, trace_trained};
 use crate::pictures::{Inputs, Pictures};
 use crate::step::StepError;
 use crate::train::{TrainError, for_stage};
@@ -55,14 +55,9 @@ impl Refusal {
             error => error.to_string(),
         };
         let origin = self.origin.as_ref().map_or(String::new(), |origin| format!("; {}", origin.brief()));
-        let pictures: Vec<String> =
-            self.pictures.iter().take(NAMED).map(|path| path.display().to_string()).collect();
-        let more = match self.pictures.len().saturating_sub(NAMED) {
-            0 => String::new(),
-            more => format!(" and {more} more"),
-        };
+        let pictures = listed(&self.pictures, NAMED, |path| path.display().to_string());
         let (epoch, step) = (self.epoch, self.step);
-        format!("epoch {epoch}, step {step}: {problem}{origin}; pictures {}{more}", pictures.join(", "))
+        format!("epoch {epoch}, step {step}: {problem}{origin}; pictures {pictures}")
     }
 }
 
