@@ -15,12 +15,14 @@ pub mod element;
 pub mod elementwise;
 mod gather;
 pub mod gemm;
+pub mod layer_norm;
 pub mod layout;
 pub mod math;
 mod parallel;
 pub mod pool;
 mod rows;
 pub mod simd;
+pub mod shape;
 pub mod softmax;
 #[cfg(test)]
 mod testing;
