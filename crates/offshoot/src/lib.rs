@@ -39,7 +39,9 @@ mod compare;
 mod error;
 mod export;
 mod inspect;
+mod models;
 mod predict;
+mod pull;
 mod source;
 mod start;
 
@@ -47,6 +49,8 @@ pub use bench::{BenchOptions, Timing, TrainBenchOptions, bench_infer, bench_trai
 pub use compare::{BATCHES, Comparison, Inputs, TOLERANCE, compare, disagreements};
 pub use error::{Error, Result};
 pub use export::{Exported, export_onnx, export_torchscript, shipped};
+pub use models::{ModelInfo, WeightsInfo, models};
+pub use pull::{PullOptions, Pulled, fetch, pull};
 pub use inspect::{Inspection, ModelInspection, TensorInspection, inspect};
 pub use offshoot_cpu::{CpuExecutor, CpuOptions, Isa};
 pub use offshoot_data::{

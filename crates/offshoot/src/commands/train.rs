@@ -13,6 +13,7 @@ use offshoot::{
     Amp, Control, Dataset, Error, Event, Freeze, Model, Recipe, Settings, Transform, own_preprocessing,
     starting_model, train, with_default_recipe,
 };
+use offshoot_models::find;
 use offshoot_train::optimizer::OptimizerKind;
 use offshoot_train::recipe::Augment;
 use offshoot_train::run::has_checkpoint;
@@ -232,6 +233,7 @@ impl Arguments {
         Transform::new(&recipe.preprocessing)?;
         let data = Dataset::open(&recipe.data, &recipe.folder_options())?;
         print::skipped(&data.skipped);
+        self.mention_weights(&recipe);
         let model = self.model(&recipe, &data.classes)?;
         let stop = stop_on_ctrl_c();
         let mut watcher = Watcher::default();
@@ -247,6 +249,18 @@ impl Arguments {
             eprintln!("interrupted; go on with: offshoot train --resume --out {}", self.out.display());
         }
         if self.json { print::json(&outcome.result) } else { text(&outcome.result) }
+    }
+
+    /// Random weights are rarely what somebody wants who could have trained ones.
+    fn mention_weights(&self, recipe: &Recipe) {
+        let resumes = self.resume && has_checkpoint(&self.out);
+        let published = find(&recipe.model).is_ok_and(|architecture| architecture.published().is_some());
+        if recipe.weights.is_none() && published && !resumes {
+            let name = &recipe.model;
+            print::warning(&format!(
+                "{name} starts from random weights; `offshoot pull {name}` brings trained ones for --weights"
+            ));
+        }
     }
 
     /// The model to start from. A run that goes on takes its weights from its checkpoint, so it does not ask for the
