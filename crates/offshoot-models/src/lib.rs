@@ -15,6 +15,7 @@ mod convnext;
 mod densenet;
 mod efficientnet;
 mod efficientnet_lite;
+mod graft;
 mod head;
 mod init;
 mod keys;
@@ -30,6 +31,7 @@ mod transfer;
 mod vgg;
 mod vit;
 
+pub use graft::{GraftError, graft, grafted};
 pub use head::{Head, HeadError};
 pub use init::InitError;
 pub use keys::canonical_keys;

@@ -1,7 +1,7 @@
 //! Which parameters training changes, as a recipe says it.
 
-use offshoot_graph::passes::freeze;
-use offshoot_graph::{Graph, Node, Op, ValueId};
+use offshoot_graph::passes::{freeze, layer_before};
+use offshoot_graph::{Graph, Node, ValueId};
 
 use crate::recipe::Freeze;
 
@@ -88,24 +88,6 @@ fn head(graph: &Graph) -> Vec<ValueId> {
         head.extend(parameters_of(graph, first));
     }
     head
-}
-
-/// The linear layer or convolution behind `value` and operators without parameters that heads have.
-fn layer_before(graph: &Graph, value: ValueId) -> Option<&Node> {
-    let mut node = graph.node(graph.producer(value)?);
-    loop {
-        match node.op {
-            Op::Gemm(_) | Op::Conv(_) => return Some(node),
-            Op::Relu
-            | Op::Dropout { .. }
-            | Op::Identity
-            | Op::Softmax { .. }
-            | Op::Flatten { .. }
-            | Op::Reshape { .. }
-            | Op::GlobalAveragePool => node = graph.node(graph.producer(node.inputs[0])?),
-            _ => return None,
-        }
-    }
 }
 
 fn parameters_of(graph: &Graph, node: &Node) -> Vec<ValueId> {

@@ -64,7 +64,7 @@ pub use offshoot_train::{
 };
 pub use predict::{Guess, Prediction, predict};
 pub use source::{Loaded, ModelSource, Overrides};
-pub use start::{own_preprocessing, starting_model, with_default_recipe};
+pub use start::{keep_base, own_preprocessing, resumed, starting_model, with_default_recipe};
 
 /// A path in JSON; what is not UTF-8 in it is replaced.
 fn lossy<S: serde::Serializer>(

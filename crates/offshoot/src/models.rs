@@ -1,8 +1,7 @@
 //! What can be fine-tuned: the architectures, with their sizes and where their weights come from.
 
-use offshoot_graph::Bindings;
-use offshoot_graph::cost::costs;
 use offshoot_graph::model::BATCH;
+use offshoot_graph::{Bindings, costs};
 use offshoot_models::{Architecture, BuildOptions, architectures};
 use serde::Serialize;
 

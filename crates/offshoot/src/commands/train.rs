@@ -10,8 +10,8 @@ use std::time::Duration;
 use clap::Args;
 use indicatif::ProgressBar;
 use offshoot::{
-    Amp, Control, Dataset, Error, Event, Freeze, Model, Recipe, Settings, Transform, own_preprocessing,
-    starting_model, train, with_default_recipe,
+    Amp, Control, Dataset, Error, Event, Freeze, Model, Recipe, Settings, Transform, keep_base, own_preprocessing,
+    resumed, starting_model, train, with_default_recipe,
 };
 use offshoot_models::find;
 use offshoot_train::optimizer::OptimizerKind;
@@ -237,12 +237,19 @@ impl Arguments {
         let model = self.model(&recipe, &data.classes)?;
         let stop = stop_on_ctrl_c();
         let mut watcher = Watcher::default();
-        let mut progress = |event: Event<'_>| watcher.tell(&event);
+        let mut base = Ok(());
+        let mut progress = |event: Event<'_>| {
+            if matches!(event, Event::Start { .. }) {
+                base = keep_base(&recipe, &self.out);
+            }
+            watcher.tell(&event);
+        };
         let mut control = Control::new(&mut progress, &stop);
         control.resume = self.resume;
         control.checkpoint_every = Duration::from_secs(self.checkpoint_every);
         control.cache = self.cache.options();
         let outcome = train(model, &recipe, &data, &self.out, &executor, control)?;
+        base?;
         watcher.finish();
         print::skipped_count(watcher.skipped);
         if outcome.interrupted {
@@ -267,7 +274,7 @@ impl Arguments {
     /// pretrained ones again.
     fn model(&self, recipe: &Recipe, classes: &[String]) -> Result<Model, Failure> {
         if self.resume && has_checkpoint(&self.out) {
-            return Ok(starting_model(&Recipe { weights: None, ..recipe.clone() }, classes)?);
+            return Ok(starting_model(&resumed(recipe, &self.out), classes)?);
         }
         Ok(starting_model(recipe, classes)?)
     }
@@ -302,7 +309,7 @@ impl Arguments {
     fn settings(&self) -> Settings {
         let groups: BTreeMap<String, f64> = self.lr_group.iter().cloned().collect();
         Settings {
-            model: self.model.clone(),
+            model: self.model.as_deref().map(|name| absolute_file(name)),
             weights: self.weights.as_deref().map(absolute),
             data: self.data.as_deref().map(absolute),
             head: self.head.clone(),
@@ -338,6 +345,14 @@ impl Arguments {
             preprocessing: self.preprocessing.settings(),
             ..Settings::default()
         }
+    }
+}
+
+/// The name of an architecture as it is, and that of a file as a path from any folder.
+fn absolute_file(name: &str) -> String {
+    match name.ends_with(".onnx") {
+        true => absolute(Path::new(name)).to_string_lossy().into_owned(),
+        false => name.to_owned(),
     }
 }
 
