@@ -3,11 +3,13 @@
     models.py              writes tests/golden/state_dicts.txt
     models.py predictions  writes tests/golden/imagenet20.txt: the top-1 of the published weights, picture by picture
     models.py logits DIR   writes DIR/NAME.safetensors for every model: a state dict with random weights and statistics,
-                           with `golden.input` and `golden.logits`
+                           with `golden.input` and `golden.logits`; for some also `golden.labels` and `golden.grad.KEY`,
+                           gradients of the cross entropy in training mode without dropout and stochastic depth. Also
+                           DIR/positions.safetensors: what timm makes of the positions of a transformer for other sizes
 
 state_dicts.txt has a block a model. First a line `model NAME PARAMETERS`, with `+HEAD` behind the name when the head is
 replaced by ten classes. Then a line a module: `PATH NAME,NAME SHAPE`, its tensors that share a shape, in the state
-dict's order. `num_batches_tracked` is left out.
+dict's order. The path of the model's own tensors is `.`. `num_batches_tracked` is left out.
 """
 import itertools
 import os
@@ -27,14 +29,29 @@ GOLDEN = pathlib.Path(__file__).parents[2] / "crates/offshoot-models/tests/golde
 ASSETS = pathlib.Path(os.environ.get("OFFSHOOT_ASSETS", pathlib.Path.home() / ".cache/offshoot/assets"))
 NAMES = [f"resnet{n}" for n in (18, 34, 50, 101, 152)] + ["mobilenet_v2"]
 NAMES += [f"efficientnet_lite{n}" for n in range(5)]
+NAMES += ["mobilenet_v3_small", "mobilenet_v3_large", *(f"efficientnet_b{n}" for n in range(5))]
+NAMES += ["convnext_tiny", "convnext_small", "vit_b_16", "vit_small_patch14_dinov2"]
+NAMES += ["vgg16", "vgg16_bn", "densenet121", "regnet_y_400mf", "squeezenet1_1"]
 HEADS = ["linear", "mlp:256,dropout=0.4"]
 # Height and width of the golden inputs: the published size once a family, an odd one to try the padding.
 SIZES = {"resnet18": 97, "resnet34": 64, "resnet50": 224, "resnet101": 64, "resnet152": 65}
 SIZES |= {"mobilenet_v2": 224, "efficientnet_lite0": 224}
 SIZES |= {f"efficientnet_lite{n}": size for n, size in enumerate((97, 130, 95, 64), start=1)}
 
+SIZES |= {"mobilenet_v3_small": 97, "mobilenet_v3_large": 224, "efficientnet_b0": 224, "efficientnet_b1": 97}
+SIZES |= {"efficientnet_b2": 64, "efficientnet_b3": 95, "efficientnet_b4": 96, "convnext_tiny": 97, "convnext_small": 64}
+SIZES |= {"vit_b_16": 224, "vit_small_patch14_dinov2": 98, "vgg16": 224, "vgg16_bn": 224}
+SIZES |= {"densenet121": 97, "regnet_y_400mf": 224, "squeezenet1_1": 97}
+# One of each family with operators that ResNets have not.
+GRADIENTS = ["mobilenet_v3_small", "efficientnet_b0", "convnext_tiny", "vit_small_patch14_dinov2", "densenet121"]
+GRADIENTS += ["regnet_y_400mf", "squeezenet1_1"]
 
-def build(name):
+
+def build(name, size=None):
+    if name == "vit_small_patch14_dinov2":
+        return timm.create_model(name, num_classes=1000, **({"img_size": size} if size else {}))
+    if name == "vit_b_16" and size:
+        return torchvision.models.vit_b_16(weights=None, image_size=size)
     if name.startswith("efficientnet_lite"):
         return timm.create_model("tf_" + name)
     return getattr(torchvision.models, name)(weights=None)
@@ -61,7 +78,7 @@ def replace_head(model, text):
 
 def describe(name, model):
     yield f"model {name} {sum(p.numel() for p in model.parameters())}"
-    tensors = [(*k.rsplit(".", 1), "x".join(map(str, t.shape))) for k, t in model.state_dict().items()]
+    tensors = [(*(k if "." in k else ".." + k).rsplit(".", 1), "x".join(map(str, t.shape))) for k, t in model.state_dict().items()]
     tensors = [t for t in tensors if t[1] != "num_batches_tracked"]
     for (path, shape), group in itertools.groupby(tensors, key=lambda t: (t[0], t[2])):
         yield f"{path} {','.join(name for _, name, _ in group)} {shape}"
@@ -84,6 +101,15 @@ def randomize(model, x):
     The last norm of a residual branch scales down, as in trained networks: without that a ResNet-101 amplifies rounding
     until PyTorch's f32 logits are 1e-4 of the largest away from its own f64 logits (7e-6 with it).
     """
+    for name, p in model.named_parameters():
+        if name.endswith(("layer_scale", ".gamma")):
+            nn.init.uniform_(p, 0.1, 0.4)
+        elif "token" in name or "pos_embed" in name:
+            nn.init.normal_(p, 0, 0.5)
+    for norm in model.modules():
+        if isinstance(norm, nn.LayerNorm):
+            nn.init.uniform_(norm.weight, 0.5, 1.5)
+            nn.init.normal_(norm.bias, 0, 0.2)
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     for norm in norms:
         nn.init.uniform_(norm.weight, 0.5, 1.5)
@@ -105,12 +131,38 @@ def write_logits(directory):
     directory.mkdir(parents=True, exist_ok=True)
     for name in NAMES:
         torch.manual_seed(0)
-        model = build(name)
         size = SIZES[name]
+        model = build(name, size)
         x = torch.randn(2, 3, size, size)
         randomize(model, torch.randn(4, 3, size, size))
         tensors = dict(model.state_dict()) | {"golden.input": x, "golden.logits": model(x)}
+        if name in GRADIENTS:
+            tensors |= gradients(model, size)
         save_file({k: t.contiguous() for k, t in tensors.items()}, directory / f"{name}.safetensors")
+
+    width = 384
+    old = torch.randn(1, 37 * 37 + 1, width)
+    new = {f"golden.{n}": timm.layers.resample_abs_pos_embed(old, [n, n], num_prefix_tokens=1) for n in (7, 16, 40)}
+    save_file({"pos_embed": old} | {k: t.contiguous() for k, t in new.items()}, directory / "positions.safetensors")
+
+
+@torch.enable_grad()
+def gradients(model, size):
+    """Of about eight parameters, spread over the model."""
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.Dropout) or type(module).__name__ == "StochasticDepth":
+            module.p = 0.0
+    x, labels = torch.randn(4, 3, size, size), torch.randint(0, 1000, (4,))
+    parameters = list(model.named_parameters())
+    chosen = dict(parameters[:: len(parameters) // 7] + parameters[-2:])
+    state = {k: b.clone() for k, b in model.named_buffers()}
+    loss = nn.functional.cross_entropy(model(x), labels)
+    for k, b in model.named_buffers():
+        b.data.copy_(state[k])
+    grads = torch.autograd.grad(loss, list(chosen.values()))
+    result = {f"golden.grad.{k}": g for k, g in zip(chosen, grads)}
+    return result | {"golden.batch": x, "golden.labels": labels}
 
 
 def published(name):

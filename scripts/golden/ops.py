@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Golden cases of every operator and of two small networks, computed by PyTorch in double precision.
 
-    python scripts/golden/ops.py            # writes crates/offshoot-cpu/tests/golden/{ops,networks}.{json,safetensors}
+    python scripts/golden/ops.py            # writes {ops,networks,modern}.{json,safetensors} in crates/offshoot-cpu/tests/golden
 
 An operator's case holds its inputs (exact in half precision), its outputs, the coefficients of a random linear
 functional of the first output, and the gradients of that functional. A network's case holds its state dict, a batch,
@@ -360,6 +360,49 @@ def write(stem):
     tensors.clear()
 
 
+def modern():
+    """What came with MobileNetV3, DenseNet, ConvNeXt and transformers."""
+    wide = {"x": grid(2, 5, 3, 4, step=1 / 8, limit=48)}
+    case("hard_sigmoid", "HardSigmoid", {"alpha": 1 / 6, "beta": 0.5}, wide, F.hardsigmoid)
+    case("hard_sigmoid_onnx", "HardSigmoid", {"alpha": 0.2, "beta": 0.5}, {"x": grid(3, 21, step=1 / 32)},
+         lambda x: (0.2 * x + 0.5).clamp(0, 1))
+    case("hard_swish", "HardSwish", {}, {"x": grid(2, 5, 3, 4, step=1 / 8, limit=47)}, F.hardswish)
+    case("erf", "Erf", {}, {"x": grid(3, 21, step=1 / 32)}, torch.erf)
+    case("gelu", "Gelu", {}, {"x": grid(2, 5, 3, 4, step=1 / 16)}, F.gelu)
+    case("silu", "Silu", {}, {"x": grid(2, 5, 3, 4, step=1 / 8)}, F.silu)
+    for name, a, b in [("batched", (2, 3, 5, 7), (2, 3, 7, 4)), ("single", (6, 9), (9, 5)), ("stack", (3, 4, 17), (3, 17, 18))]:
+        case(f"matmul_{name}", "MatMul", {}, {"a": grid(*a), "b": grid(*b)}, torch.matmul)
+    case("scores", "Scores", {}, {"q": grid(2, 2, 5, 9), "k": grid(2, 2, 6, 9)}, lambda q, k: q @ k.transpose(2, 3))
+    for name, shape in [("rows", (5, 19)), ("tokens", (2, 3, 16)), ("pixels", (1, 2, 3, 33))]:
+        c = shape[-1]
+        inputs = {"x": grid(*shape), "weight": grid(c), "bias": grid(c)}
+        case(f"layer_norm_{name}", "LayerNormalization", {"epsilon": 1e-3}, inputs,
+             lambda x, w, b: F.layer_norm(x, (x.shape[-1],), w, b, 1e-3))
+    for perm in [(0, 2, 3, 1), (0, 3, 1, 2), (0, 2, 1, 3), (0, 1, 3, 2), (3, 1, 0, 2)]:
+        name = "".join(map(str, perm))
+        case(f"transpose_{name}", "Transpose", {"perm": perm}, {"x": grid(2, 3, 4, 5)}, lambda x: x.permute(perm))
+    case("transpose_021", "Transpose", {"perm": (0, 2, 1)}, {"x": grid(2, 3, 4)}, lambda x: x.transpose(1, 2))
+    case("reshape", "Reshape", {"shape": (4, 3, 5)}, {"x": grid(2, 3, 2, 5)}, lambda x: x.reshape(4, 3, 5))
+    for name, axis, shapes in [
+        ("channels", 1, [(2, 3, 2, 3), (2, 17, 2, 3), (2, 1, 2, 3)]),
+        ("height", 2, [(2, 3, 2, 3), (2, 3, 1, 3)]),
+        ("tokens", 1, [(2, 1, 5), (2, 4, 5)]),
+    ]:
+        inputs = {f"x{i}": grid(*shape) for i, shape in enumerate(shapes)}
+        case(f"concat_{name}", "Concat", {"axis": axis}, inputs, lambda *x: torch.cat(x, axis))
+    for name, shape, axis, start, end in [
+        ("channels", (2, 7, 2, 3), 1, 2, 6),
+        ("width", (2, 3, 2, 5), 3, 0, 2),
+        ("tokens", (2, 5, 6), 1, 0, 1),
+        ("last", (3, 9), 1, 4, 9),
+    ]:
+        case(f"slice_{name}", "Slice", {"axis": axis, "start": start, "end": end}, {"x": grid(*shape)},
+             lambda x: x.narrow(axis, start, end - start))
+    case("expand", "Expand", {"shape": (3, 2, 5)}, {"x": grid(1, 2, 5)}, lambda x: x.expand(3, 2, 5))
+    case("add_positions", "Add", {}, {"a": grid(3, 4, 5), "b": grid(1, 4, 5)}, torch.add)
+    case("mul_gate_first", "Mul", {}, {"a": grid(2, 9, 1, 1), "b": grid(2, 9, 2, 3)}, torch.mul)
+
+
 convolutions()
 gemms()
 norms()
@@ -373,3 +416,5 @@ network("resnet_head_only", ResNet(), 5, lambda k: not k.startswith("fc"), sourc
 network("resnet_frozen_stem", ResNet(), 5, lambda k: k.startswith(("conv1", "bn1", "layer1")), 0.1, source="resnet", lr=0.01)
 network("mobilenet_frozen_norms", MobileNet(), 4, batch_norm_frozen, 0.1, True, source="mobilenet", lr=0.002)
 write("networks")
+modern()
+write("modern")

@@ -5,6 +5,7 @@
 mod golden;
 
 use golden::{Golden, Report, add_operator, executors, run_on_all, strings};
+use offshoot_cpu::{CpuExecutor, Isa};
 use offshoot_graph::passes::{differentiate, gradient_output};
 use offshoot_graph::{DType, Graph, Op, Role, Shape, Tensor, ValueId, Weights};
 use serde_json::Value;
@@ -12,6 +13,8 @@ use serde_json::Value;
 /// Relative to the largest element.
 const FORWARD: f32 = 2e-6;
 const GRADIENT: f32 = 5e-6;
+/// The golden files with operators.
+const FILES: [&str; 2] = ["ops", "modern"];
 
 /// A case's graph, and what it runs with.
 struct Built {
@@ -49,42 +52,60 @@ fn build(golden: &Golden, case: &Value, trainable: &[&str], frozen: &[&str]) -> 
 
 #[test]
 fn forward_agrees_with_pytorch() {
-    let golden = Golden::load("ops");
     let (executors, mut report) = (executors(), Report::default());
+    for golden in FILES.map(Golden::load) {
+        forward(&golden, &executors, &mut report);
+    }
+    report.finish();
+}
+
+fn forward(golden: &Golden, executors: &[(Isa, Vec<CpuExecutor>)], report: &mut Report) {
     for case in &golden.cases {
         let name = case["name"].as_str().unwrap();
         // As in a network: the first operand comes from outside, the others are frozen.
         let frozen: Vec<&str> =
             strings(&case["inputs"]).into_iter().skip(1).filter(|i| *i != "labels").collect();
-        let mut built = build(&golden, case, &frozen, &[]);
+        let mut built = build(golden, case, &frozen, &[]);
         offshoot_graph::passes::freeze(&mut built.graph, |_| true);
         let (op, attributes) = (case["op"].as_str().unwrap(), &case["attributes"]);
         let outputs = add_operator(&mut built.graph, op, attributes, &built.operands).unwrap();
         for (i, y) in outputs.iter().enumerate() {
             built.graph.add_output(&i.to_string(), *y);
         }
-        for (isa, executors) in &executors {
-            let what = format!("{name} on {isa:?}");
-            let found = run_on_all(executors, &built.graph, &built.inputs(), &built.weights, &what);
-            for (i, y) in &found {
-                let wanted = golden.get(&format!("{name}/out/{i}"));
-                report.compare(y, wanted, FORWARD, &format!("{what}, output {i}"));
+        // Fused as well, where that changes something: products read what was transposed.
+        let fused = offshoot_graph::passes::fuse(&built.graph).unwrap();
+        for graph in [&built.graph, &fused] {
+            for (isa, executors) in executors {
+                let what = format!("{name} on {isa:?}");
+                let found = run_on_all(executors, graph, &built.inputs(), &built.weights, &what);
+                for (i, y) in &found {
+                    let wanted = golden.get(&format!("{name}/out/{i}"));
+                    report.compare(y, wanted, FORWARD, &format!("{what}, output {i}"));
+                }
+            }
+            if fused == built.graph {
+                break;
             }
         }
     }
-    report.finish();
 }
 
 #[test]
 fn gradients_agree_with_pytorch() {
-    let golden = Golden::load("ops");
     let (executors, mut report) = (executors(), Report::default());
+    for golden in FILES.map(Golden::load) {
+        gradients(&golden, &executors, &mut report);
+    }
+    report.finish();
+}
+
+fn gradients(golden: &Golden, executors: &[(Isa, Vec<CpuExecutor>)], report: &mut Report) {
     for case in golden.cases.iter().filter(|c| !strings(&c["gradients"]).is_empty()) {
         let name = case["name"].as_str().unwrap();
         let wanted = strings(&case["gradients"]);
         let running: Vec<&str> =
             strings(&case["inputs"]).into_iter().filter(|i| matches!(*i, "mean" | "var")).collect();
-        let mut built = build(&golden, case, &wanted, &running);
+        let mut built = build(golden, case, &wanted, &running);
         let (op, attributes) = (case["op"].as_str().unwrap(), &case["attributes"]);
         let outputs = add_operator(&mut built.graph, op, attributes, &built.operands).unwrap();
         let functional = golden.get(&format!("{name}/functional")).clone();
@@ -99,7 +120,7 @@ fn gradients_agree_with_pytorch() {
             built.graph.add_output(&output, gradient);
         }
         assert_eq!(built.graph.outputs().len(), wanted.len(), "{name}");
-        for (isa, executors) in &executors {
+        for (isa, executors) in executors {
             let what = format!("{name} on {isa:?}");
             let found = run_on_all(executors, &built.graph, &built.inputs(), &built.weights, &what);
             for input in &wanted {
@@ -109,5 +130,4 @@ fn gradients_agree_with_pytorch() {
             }
         }
     }
-    report.finish();
 }

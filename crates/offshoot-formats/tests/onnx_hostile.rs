@@ -164,7 +164,7 @@ fn an_input_that_is_no_picture() {
         model_of(&[&parts[..], &[info(11, "x", element_type, dims)]].concat(), 17, &[])
     };
     refused_with(&with(1, &[0, 8, 8, 4]), &["input `x`", "8 channels"]);
-    refused_with(&with(1, &[0, 8, 8, 3]), &["node `the_f` (Conv)", "channels last"]);
+    refused_with(&with(1, &[0, 8, 8, 3]), &["node `the_f` (Conv)", "8 input channels"]);
     refused_with(&with(1, &[0, 3, 8]), &["3 axes"]);
     refused_with(&with(7, &[0, 3, 8, 8]), &["ONNX type 7"]);
     refused_with(&with(1, &[0, 3, 8, 9]), &["8 by 9"]);

@@ -56,10 +56,26 @@ fn cost(graph: &Graph, node: &Node, bindings: &Bindings) -> Result<Cost, DimErro
             let depth = a.get(usize::from(!gemm.trans_a)).copied().unwrap_or(1);
             elements(node.outputs[0])?.saturating_mul(depth as u64)
         }
+        Op::MatMul | Op::Fused(FusedOp::MatMul { .. }) => {
+            let a = graph.value(node.inputs[0]).shape.eval(bindings)?;
+            let transposed = matches!(node.op, Op::Fused(FusedOp::MatMul { trans_a: true, .. }));
+            let depth = a.len().checked_sub(1 + usize::from(transposed)).and_then(|axis| a.get(axis));
+            elements(node.outputs[0])?.saturating_mul(depth.copied().unwrap_or(1) as u64)
+        }
         Op::BatchNormalization(_)
         | Op::Relu
         | Op::Clip(_)
         | Op::Sigmoid
+        | Op::HardSigmoid(_)
+        | Op::HardSwish
+        | Op::Erf
+        | Op::Gelu
+        | Op::LayerNormalization(_)
+        | Op::Transpose { .. }
+        | Op::Reshape { .. }
+        | Op::Concat { .. }
+        | Op::Slice { .. }
+        | Op::Expand { .. }
         | Op::Add
         | Op::Mul
         | Op::MaxPool(_)
@@ -85,6 +101,14 @@ fn cost(graph: &Graph, node: &Node, bindings: &Bindings) -> Result<Cost, DimErro
             | GradOp::Relu
             | GradOp::Clip(_)
             | GradOp::Sigmoid
+            | GradOp::HardSigmoid(_)
+            | GradOp::HardSwish
+            | GradOp::Erf
+            | GradOp::Gelu
+            | GradOp::Silu
+            | GradOp::LayerNormReduce(_)
+            | GradOp::LayerNormInput(_)
+            | GradOp::Slice { .. }
             | GradOp::MaxPool(_)
             | GradOp::AveragePool { .. }
             | GradOp::GlobalAveragePool { .. }
@@ -95,7 +119,10 @@ fn cost(graph: &Graph, node: &Node, bindings: &Bindings) -> Result<Cost, DimErro
             | GradOp::SoftmaxCrossEntropyLoss(_),
         )
         | Op::Fused(
-            FusedOp::BatchNormApply { .. } | FusedOp::BatchNormReduce { .. } | FusedOp::BatchNormInput { .. },
+            FusedOp::Silu
+            | FusedOp::BatchNormApply { .. }
+            | FusedOp::BatchNormReduce { .. }
+            | FusedOp::BatchNormInput { .. },
         ) => 0,
     };
     Ok(Cost { operations: multiply_adds.saturating_mul(2), bytes })

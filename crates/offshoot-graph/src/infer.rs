@@ -27,7 +27,15 @@ pub(crate) fn infer(op: &Op, inputs: &[&Value]) -> Result<Types, String> {
             per_channel(inputs[0], &inputs[1..])?;
             one(inputs[0].shape.clone())
         }
-        Op::Relu | Op::Clip(_) | Op::Sigmoid | Op::Identity | Op::Dropout { .. } => {
+        Op::Relu
+        | Op::Clip(_)
+        | Op::Sigmoid
+        | Op::HardSigmoid(_)
+        | Op::HardSwish
+        | Op::Erf
+        | Op::Gelu
+        | Op::Identity
+        | Op::Dropout { .. } => {
             arity(inputs, 1..=1)?;
             one(inputs[0].shape.clone())
         }
@@ -35,6 +43,36 @@ pub(crate) fn infer(op: &Op, inputs: &[&Value]) -> Result<Types, String> {
             arity(inputs, 2..=2)?;
             same_dtype(inputs[0], inputs[1])?;
             one(broadcast(&inputs[0].shape, &inputs[1].shape)?)
+        }
+        Op::MatMul => {
+            arity(inputs, 2..=2)?;
+            one(matmul_shape(inputs, false, false)?)
+        }
+        Op::LayerNormalization(_) => {
+            arity(inputs, 3..=3)?;
+            per_last_axis(inputs[0], &inputs[1..])?;
+            one(inputs[0].shape.clone())
+        }
+        Op::Transpose { perm } => {
+            arity(inputs, 1..=1)?;
+            one(transposed_shape(&inputs[0].shape, perm)?)
+        }
+        Op::Reshape { shape } => {
+            arity(inputs, 1..=1)?;
+            same_count(&inputs[0].shape, shape)?;
+            one(shape.clone())
+        }
+        Op::Concat { axis } => one(concatenated_shape(inputs, *axis)?),
+        Op::Slice { axis, start, end } => {
+            arity(inputs, 1..=1)?;
+            one(sliced_shape(&inputs[0].shape, *axis, *start, *end)?)
+        }
+        Op::Expand { shape } => {
+            arity(inputs, 1..=1)?;
+            if broadcast(&inputs[0].shape, shape)? != *shape {
+                return Err(format!("{} does not broadcast to {shape}", inputs[0].shape));
+            }
+            one(shape.clone())
         }
         Op::MaxPool(pool) | Op::AveragePool(AveragePool { pool, .. }) => {
             arity(inputs, 1..=1)?;
@@ -122,6 +160,22 @@ fn infer_grad(op: &GradOp, inputs: &[&Value]) -> Result<Types, String> {
             arity(inputs, 1..=1)?;
             one(shape)
         }
+        GradOp::Slice { shape, .. } => {
+            arity(inputs, 1..=1)?;
+            one(shape)
+        }
+        GradOp::LayerNormReduce(_) => {
+            arity(inputs, 2..=2)?;
+            same_shape(inputs[0], inputs[1])?;
+            let width = inputs[1].shape.0.last().ok_or("the input has no axis")?;
+            Ok(vec![(DType::F32, Shape(vec![width.clone()])); 2])
+        }
+        GradOp::LayerNormInput(_) => {
+            arity(inputs, 3..=3)?;
+            same_shape(inputs[0], inputs[1])?;
+            per_last_axis(inputs[1], &inputs[2..])?;
+            one(&inputs[1].shape)
+        }
         GradOp::SumToChannels => {
             arity(inputs, 1..=1)?;
             let channels = inputs[0].shape.0.get(1).ok_or("the gradient has no channel axis")?;
@@ -144,7 +198,15 @@ fn infer_grad(op: &GradOp, inputs: &[&Value]) -> Result<Types, String> {
             per_channel(inputs[0], &inputs[1..])?;
             one(&inputs[0].shape)
         }
-        GradOp::Relu | GradOp::Clip(_) | GradOp::Sigmoid | GradOp::Softmax { .. } => {
+        GradOp::Relu
+        | GradOp::Clip(_)
+        | GradOp::Sigmoid
+        | GradOp::HardSigmoid(_)
+        | GradOp::HardSwish
+        | GradOp::Erf
+        | GradOp::Gelu
+        | GradOp::Silu
+        | GradOp::Softmax { .. } => {
             arity(inputs, 2..=2)?;
             same_shape(inputs[0], inputs[1])?;
             one(&inputs[0].shape)
@@ -181,6 +243,14 @@ fn infer_fused(op: &FusedOp, inputs: &[&Value]) -> Result<Types, String> {
                 }
             }
             Ok(vec![(dtype, shape)])
+        }
+        FusedOp::Silu => {
+            arity(inputs, 1..=1)?;
+            Ok(vec![(dtype, inputs[0].shape.clone())])
+        }
+        FusedOp::MatMul { trans_a, trans_b } => {
+            arity(inputs, 2..=2)?;
+            Ok(vec![(dtype, matmul_shape(inputs, *trans_a, *trans_b)?)])
         }
         FusedOp::BatchNormApply { residual, .. } => {
             let operands = 5 + usize::from(*residual);
@@ -243,6 +313,15 @@ fn per_channel(x: &Value, vectors: &[&Value]) -> Result<(), String> {
     match vectors.iter().find(|v| v.shape.0 != std::slice::from_ref(channels)) {
         None => Ok(()),
         Some(v) => Err(format!("`{}` is {}, the input has {channels} channels", v.name, v.shape)),
+    }
+}
+
+/// Every one of `vectors` has one element for each place of x's last axis.
+fn per_last_axis(x: &Value, vectors: &[&Value]) -> Result<(), String> {
+    let width = x.shape.0.last().ok_or_else(|| format!("`{}` is a scalar", x.name))?;
+    match vectors.iter().find(|v| v.shape.0 != std::slice::from_ref(width)) {
+        None => Ok(()),
+        Some(v) => Err(format!("`{}` is {}, the input's rows have {width} elements", v.name, v.shape)),
     }
 }
 
@@ -359,6 +438,77 @@ fn gemm_shape(gemm: Gemm, inputs: &[&Value]) -> Result<Shape, String> {
         Some(c) if c.shape.0 != shape.0[1..] => Err(format!("the bias is {}, the output {shape}", c.shape)),
         Some(_) | None => Ok(shape),
     }
+}
+
+fn matmul_shape(inputs: &[&Value], trans_a: bool, trans_b: bool) -> Result<Shape, String> {
+    let (a, b) = (inputs[0], inputs[1]);
+    same_dtype(a, b)?;
+    let rank = a.shape.rank();
+    if rank < 2 || b.shape.rank() != rank || a.shape.0[..rank - 2] != b.shape.0[..rank - 2] {
+        return Err(format!("{} and {} are no stacks of as many matrices", a.shape, b.shape));
+    }
+    let matrix = |shape: &Shape, transposed: bool| {
+        let [rows, columns] = [rank - 2, rank - 1].map(|i| shape.0[i].clone());
+        if transposed { (columns, rows) } else { (rows, columns) }
+    };
+    let ((m, k), (k2, n)) = (matrix(&a.shape, trans_a), matrix(&b.shape, trans_b));
+    if k != k2 {
+        return Err(format!("`{}` has {k} columns, `{}` {k2} rows", a.name, b.name));
+    }
+    let mut shape = a.shape.0[..rank - 2].to_vec();
+    shape.extend([m, n]);
+    Ok(Shape(shape))
+}
+
+fn transposed_shape(shape: &Shape, perm: &[usize]) -> Result<Shape, String> {
+    let rank = shape.rank();
+    let mut seen = vec![false; rank];
+    for &axis in perm {
+        if axis >= rank || std::mem::replace(&mut seen[axis], true) {
+            return Err(format!("{perm:?} is no permutation of the axes of {shape}"));
+        }
+    }
+    if perm.len() != rank {
+        return Err(format!("{perm:?} is no permutation of the axes of {shape}"));
+    }
+    Ok(Shape(perm.iter().map(|&axis| shape.0[axis].clone()).collect()))
+}
+
+fn concatenated_shape(inputs: &[&Value], axis: usize) -> Result<Shape, String> {
+    let first = inputs[0];
+    let mut shape = first.shape.0.clone();
+    if axis >= shape.len() {
+        return Err(format!("axis {axis} is outside of the shape {}", first.shape));
+    }
+    for other in &inputs[1..] {
+        same_dtype(first, other)?;
+        let same = other.shape.rank() == shape.len()
+            && (0..shape.len()).all(|i| i == axis || other.shape.0[i] == first.shape.0[i]);
+        if !same {
+            return Err(format!("{} and {} differ in more than axis {axis}", first.shape, other.shape));
+        }
+        shape[axis] = shape[axis].combine(DimOp::Add, &other.shape.0[axis]);
+    }
+    Ok(Shape(shape))
+}
+
+fn sliced_shape(shape: &Shape, axis: usize, start: usize, end: usize) -> Result<Shape, String> {
+    let size = shape.0.get(axis).ok_or_else(|| format!("axis {axis} is outside of the shape {shape}"))?;
+    let size = size.fixed().ok_or("the size of the axis must be known")?;
+    if start >= end || end > size {
+        return Err(format!("{start}..{end} is no part of the {size} places of axis {axis}"));
+    }
+    let mut sliced = shape.clone();
+    sliced.0[axis] = Dim::Fixed(end - start);
+    Ok(sliced)
+}
+
+/// Both shapes have as many elements, whatever their symbols stand for.
+fn same_count(a: &Shape, b: &Shape) -> Result<(), String> {
+    if a.has_as_many_as(b) {
+        return Ok(());
+    }
+    Err(format!("{a} and {b} have not the same number of elements"))
 }
 
 fn flatten_shape(shape: &Shape, axis: usize) -> Result<Shape, String> {

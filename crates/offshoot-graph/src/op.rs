@@ -19,6 +19,14 @@ pub enum Op {
     Clip(Clip),
     /// 1 / (1 + exp(-x))
     Sigmoid,
+    /// min(max(alpha x + beta, 0), 1)
+    HardSigmoid(HardSigmoid),
+    /// x min(max(x + 3, 0), 6) / 6
+    HardSwish,
+    /// 2 / sqrt(pi) times the integral of exp(-t^2) from 0 to x
+    Erf,
+    /// x times the standard normal distribution's cumulative function at x: the exact form, x (1 + erf(x / sqrt 2)) / 2
+    Gelu,
     /// a + b, broadcast as NumPy does
     Add,
     /// a * b, broadcast as NumPy does
@@ -33,6 +41,40 @@ pub enum Op {
     Flatten {
         /// The first axis of the second part.
         axis: usize,
+    },
+    /// (a [.., m, k], b [.., k, n]) -> [.., m, n], with the same leading axes in both
+    MatMul,
+    /// (x [.., C], weight [C], bias [C]) -> (x - mean) / sqrt(var + epsilon) * weight + bias, with the mean and the biased
+    /// variance of each row of C
+    LayerNormalization(LayerNormalization),
+    /// Axis i of the result is axis `perm[i]` of x.
+    Transpose {
+        /// A permutation of x's axes.
+        perm: Vec<usize>,
+    },
+    /// The same elements in the same order under `shape`
+    Reshape {
+        /// The result's shape, of as many elements.
+        shape: Shape,
+    },
+    /// Its inputs one after another along `axis`
+    Concat {
+        /// The axis along which the inputs may differ in size.
+        axis: usize,
+    },
+    /// The part of x with indices `start..end` along `axis`
+    Slice {
+        /// The axis.
+        axis: usize,
+        /// The first index.
+        start: usize,
+        /// The index behind the last one.
+        end: usize,
+    },
+    /// x broadcast to `shape` as NumPy does
+    Expand {
+        /// The result's shape.
+        shape: Shape,
     },
     /// x -> x
     Identity,
@@ -92,6 +134,22 @@ pub struct BatchNormalization {
     pub epsilon: f32,
     /// The part of the *batch's* statistics in the new running ones: PyTorch's momentum, 1 minus ONNX's.
     pub momentum: f32,
+}
+
+/// Attributes of [`Op::HardSigmoid`]. PyTorch's is 1/6 and 1/2.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct HardSigmoid {
+    /// The slope.
+    pub alpha: f32,
+    /// The value at 0.
+    pub beta: f32,
+}
+
+/// Attributes of [`Op::LayerNormalization`], over the last axis.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LayerNormalization {
+    /// Added to the variance.
+    pub epsilon: f32,
 }
 
 /// Bounds of [`Op::Clip`]; infinities where there is none.
@@ -189,6 +247,29 @@ pub enum GradOp {
     Clip(Clip),
     /// (dy, x) -> dx
     Sigmoid,
+    /// (dy, x) -> dx; zero at the bounds, as in PyTorch
+    HardSigmoid(HardSigmoid),
+    /// (dy, x) -> dx
+    HardSwish,
+    /// (dy, x) -> dx
+    Erf,
+    /// (dy, x) -> dx
+    Gelu,
+    /// (dy, x) -> dx of [`FusedOp::Silu`]
+    Silu,
+    /// (dy, x) -> (dweight, dbias), each \[C\]
+    LayerNormReduce(LayerNormalization),
+    /// (dy, x, weight) -> dx
+    LayerNormInput(LayerNormalization),
+    /// dy -> dx of `shape`: dy from index `start` of `axis` on, zeros elsewhere
+    Slice {
+        /// The axis.
+        axis: usize,
+        /// The first index.
+        start: usize,
+        /// x's shape.
+        shape: Shape,
+    },
     /// (dy, x) -> dx; the first largest element of a window takes it
     MaxPool(Pool),
     /// dy -> dx of `shape`
@@ -239,6 +320,10 @@ pub enum Activation {
     Relu,
     /// min(max(x, min), max)
     Clip(Clip),
+    /// x min(max(x + 3, 0), 6) / 6, after a convolution only
+    HardSwish,
+    /// x / (1 + exp(-x)), after a convolution only
+    Silu,
 }
 
 /// Several operators in one.
@@ -252,6 +337,15 @@ pub enum FusedOp {
         residual: bool,
         /// Applied last.
         activation: Activation,
+    },
+    /// x / (1 + exp(-x)): x times its Sigmoid
+    Silu,
+    /// (a, b) -> op(a) op(b), where op transposes the last two axes or not
+    MatMul {
+        /// Whether a is used transposed.
+        trans_a: bool,
+        /// Whether b is used transposed.
+        trans_b: bool,
     },
     /// (x, mean, inv_std, weight, bias, residual?) -> activation(norm + residual)
     BatchNormApply {
@@ -283,12 +377,23 @@ impl Op {
             Op::Relu => "Relu",
             Op::Clip(_) => "Clip",
             Op::Sigmoid => "Sigmoid",
+            Op::HardSigmoid(_) => "HardSigmoid",
+            Op::HardSwish => "HardSwish",
+            Op::Erf => "Erf",
+            Op::Gelu => "Gelu",
             Op::Add => "Add",
             Op::Mul => "Mul",
             Op::MaxPool(_) => "MaxPool",
             Op::AveragePool(_) => "AveragePool",
             Op::GlobalAveragePool => "GlobalAveragePool",
             Op::Flatten { .. } => "Flatten",
+            Op::MatMul => "MatMul",
+            Op::LayerNormalization(_) => "LayerNormalization",
+            Op::Transpose { .. } => "Transpose",
+            Op::Reshape { .. } => "Reshape",
+            Op::Concat { .. } => "Concat",
+            Op::Slice { .. } => "Slice",
+            Op::Expand { .. } => "Expand",
             Op::Identity => "Identity",
             Op::Dropout { .. } => "Dropout",
             Op::Softmax { .. } => "Softmax",
@@ -303,7 +408,8 @@ impl Op {
     pub fn outputs(&self) -> usize {
         match self {
             Op::Train(TrainOp::BatchNormStats(_)) => 4,
-            Op::Grad(GradOp::BatchNormReduce) | Op::Fused(FusedOp::BatchNormReduce { .. }) => 2,
+            Op::Grad(GradOp::BatchNormReduce | GradOp::LayerNormReduce(_))
+            | Op::Fused(FusedOp::BatchNormReduce { .. }) => 2,
             Op::Train(_) | Op::Grad(_) | Op::Fused(_) => 1,
             Op::Conv(_)
             | Op::Gemm(_)
@@ -311,6 +417,17 @@ impl Op {
             | Op::Relu
             | Op::Clip(_)
             | Op::Sigmoid
+            | Op::HardSigmoid(_)
+            | Op::HardSwish
+            | Op::Erf
+            | Op::Gelu
+            | Op::MatMul
+            | Op::LayerNormalization(_)
+            | Op::Transpose { .. }
+            | Op::Reshape { .. }
+            | Op::Concat { .. }
+            | Op::Slice { .. }
+            | Op::Expand { .. }
             | Op::Add
             | Op::Mul
             | Op::MaxPool(_)
@@ -349,6 +466,14 @@ impl GradOp {
             GradOp::Relu => "Grad.Relu",
             GradOp::Clip(_) => "Grad.Clip",
             GradOp::Sigmoid => "Grad.Sigmoid",
+            GradOp::HardSigmoid(_) => "Grad.HardSigmoid",
+            GradOp::HardSwish => "Grad.HardSwish",
+            GradOp::Erf => "Grad.Erf",
+            GradOp::Gelu => "Grad.Gelu",
+            GradOp::Silu => "Grad.Silu",
+            GradOp::LayerNormReduce(_) => "Grad.LayerNormReduce",
+            GradOp::LayerNormInput(_) => "Grad.LayerNormInput",
+            GradOp::Slice { .. } => "Grad.Slice",
             GradOp::MaxPool(_) => "Grad.MaxPool",
             GradOp::AveragePool { .. } => "Grad.AveragePool",
             GradOp::GlobalAveragePool { .. } => "Grad.GlobalAveragePool",
@@ -365,6 +490,8 @@ impl FusedOp {
     fn name(&self) -> &'static str {
         match self {
             FusedOp::Conv { .. } => "Fused.Conv",
+            FusedOp::Silu => "Fused.Silu",
+            FusedOp::MatMul { .. } => "Fused.MatMul",
             FusedOp::BatchNormApply { .. } => "Fused.BatchNormApply",
             FusedOp::BatchNormReduce { .. } => "Fused.BatchNormReduce",
             FusedOp::BatchNormInput { .. } => "Fused.BatchNormInput",

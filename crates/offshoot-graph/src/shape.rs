@@ -194,6 +194,52 @@ impl fmt::Display for Shape {
     }
 }
 
+impl Shape {
+    /// Whether both have as many elements, whatever their symbols stand for.
+    pub fn has_as_many_as(&self, other: &Shape) -> bool {
+        factors(&self.0).is_some_and(|own| factors(&other.0) == Some(own))
+    }
+
+    /// The shape `target` with as many elements as this one, where the one dim that is `None` follows from the others.
+    /// `None` when it does not.
+    pub fn reshaped(&self, target: &[Option<Dim>]) -> Option<Shape> {
+        let known: Vec<Dim> = target.iter().flatten().cloned().collect();
+        if known.len() == target.len() {
+            return Some(Shape(known)).filter(|shape| shape.has_as_many_as(self));
+        }
+        let ((mut number, mut others), (by, rest)) = (factors(&self.0)?, factors(&known)?);
+        if known.len() + 1 != target.len() || by == 0 || number % by != 0 {
+            return None;
+        }
+        number /= by;
+        for dim in rest {
+            let at = others.iter().position(|other| *other == dim)?;
+            others.remove(at);
+        }
+        let last = others.into_iter().fold(Dim::Fixed(number), |n, dim| n.combine(DimOp::Mul, &dim));
+        Some(Shape(target.iter().map(|dim| dim.clone().unwrap_or_else(|| last.clone())).collect()))
+    }
+}
+
+/// The product of dims as a number times factors that are not known, in a fixed order.
+fn factors(dims: &[Dim]) -> Option<(usize, Vec<Dim>)> {
+    fn add(dim: &Dim, number: &mut usize, others: &mut Vec<Dim>) -> Option<()> {
+        match dim {
+            Dim::Fixed(n) => *number = number.checked_mul(*n)?,
+            Dim::Expr(e) if e.0 == DimOp::Mul => {
+                add(&e.1, number, others)?;
+                add(&e.2, number, others)?;
+            }
+            Dim::Symbol(_) | Dim::Expr(_) => others.push(dim.clone()),
+        }
+        Some(())
+    }
+    let (mut number, mut others) = (1, Vec::new());
+    dims.iter().try_for_each(|dim| add(dim, &mut number, &mut others))?;
+    others.sort_by_key(Dim::to_string);
+    Some((number, others))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

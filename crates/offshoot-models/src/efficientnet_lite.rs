@@ -6,7 +6,7 @@ use offshoot_graph::op::{BatchNormalization, Op};
 use offshoot_graph::{Graph, GraphError, ValueId};
 
 use crate::init::FanOut;
-use crate::registry::{Architecture, Family, Resize};
+use crate::registry::{Architecture, Family, Resize, Sizes};
 
 /// What distinguishes one EfficientNet-Lite from another.
 #[derive(Clone, Copy, Debug)]
@@ -63,6 +63,7 @@ const fn architecture(name: &'static str, size: usize, dropout: f32, variant: Va
         head: "classifier",
         original_dropout: dropout,
         resize: Resize::EfficientNetLite,
+        sizes: Sizes::Any,
         fan_out: FanOut::PerGroup,
         family: Family::EfficientNetLite(variant),
     }

@@ -3,8 +3,11 @@
 use std::fmt;
 use std::str::FromStr;
 
+use offshoot_graph::builder::Conv2d;
 use offshoot_graph::op::Op;
 use offshoot_graph::{Graph, GraphError, ValueId};
+
+use crate::squeeze::biased;
 
 /// Most hidden features that are accepted.
 const MAX_HIDDEN: usize = 1 << 16;
@@ -89,10 +92,26 @@ impl Head {
 
 /// The dropout in front of a linear layer: torchvision's `classifier.0` in front of `classifier.1`.
 fn dropout_path(path: &str) -> String {
-    match path.strip_suffix(".1") {
-        Some(sequential) => format!("{sequential}.0"),
-        None => "dropout".into(),
+    let place = path.rsplit_once('.').and_then(|(parent, last)| Some((parent, last.parse::<usize>().ok()?)));
+    match place {
+        Some((sequential, index @ 1..)) => format!("{sequential}.{}", index - 1),
+        Some(_) | None => "dropout".into(),
     }
+}
+
+/// A head as SqueezeNet's: Dropout, a 1x1 convolution, ReLU, the mean of all pixels. [N, C, H, W] -> [N, classes].
+pub(crate) fn convolutional(
+    graph: &mut Graph,
+    path: &str,
+    x: ValueId,
+    dropout: f32,
+    classes: usize,
+) -> Result<ValueId, GraphError> {
+    let x = add_dropout(graph, &dropout_path(path), x, dropout)?;
+    let x = biased(graph, path, x, Conv2d::new(classes, 1))?;
+    let x = graph.add("classifier.2", Op::Relu, &[x])?;
+    let x = graph.add("avgpool", Op::GlobalAveragePool, &[x])?;
+    graph.add("flatten", Op::Flatten { axis: 1 }, &[x])
 }
 
 fn add_dropout(graph: &mut Graph, path: &str, x: ValueId, ratio: f32) -> Result<ValueId, GraphError> {

@@ -80,6 +80,15 @@ fn distribution(
     place: usize,
     fan_out: FanOut,
 ) -> Option<Distribution> {
+    match (op, place) {
+        (Op::LayerNormalization(_), 1) => return Some(Distribution::Constant(1.0)),
+        (Op::LayerNormalization(_), 2) => return Some(Distribution::Constant(0.0)),
+        // The scale of a branch: nearly nothing of it at first.
+        (Op::Mul, _) => return Some(Distribution::Constant(1e-6)),
+        // Tokens and positions.
+        (Op::Expand { .. } | Op::Add, _) => return Some(Distribution::Normal(0.02)),
+        _ => {}
+    }
     let weight = graph.value(*operands.get(1)?);
     match (op, place) {
         (Op::Conv(conv), 1) => {

@@ -8,7 +8,8 @@ use crate::registry::{Architecture, Family};
 /// The same weights under the names that the graph of `architecture` has.
 ///
 /// Known are torchvision's and timm's, which are the graph's own, and for EfficientNet-Lite those of
-/// lukemelas' `EfficientNet-PyTorch` (`_blocks.0._depthwise_conv.weight`). Keys of no known library stay as they are,
+/// lukemelas' `EfficientNet-PyTorch` (`_blocks.0._depthwise_conv.weight`). The published
+/// DenseNets have older names (`norm.1`), DINOv2 a token (`mask_token`) that only its training reads. Keys of no known library stay as they are,
 /// for the caller to report.
 pub fn canonical_keys(architecture: &Architecture, weights: Weights) -> Weights {
     match &architecture.family {
@@ -16,7 +17,27 @@ pub fn canonical_keys(architecture: &Architecture, weights: Weights) -> Weights 
             .into_iter()
             .map(|(key, tensor)| (from_lukemelas(variant, &key).unwrap_or(key), tensor))
             .collect(),
-        Family::ResNet(_) | Family::MobileNetV2 | Family::EfficientNetLite(_) => weights,
+        Family::DenseNet => weights.into_iter().map(|(key, tensor)| (without_dots(&key), tensor)).collect(),
+        Family::Vit(_) => weights.into_iter().filter(|(key, _)| key != "mask_token").collect(),
+        Family::ResNet(_)
+        | Family::MobileNetV2
+        | Family::MobileNetV3(_)
+        | Family::EfficientNet(_)
+        | Family::EfficientNetLite(_)
+        | Family::Vgg { .. }
+        | Family::RegNetY
+        | Family::SqueezeNet
+        | Family::ConvNeXt(_) => weights,
+    }
+}
+
+/// A key of the published DenseNets, which call a layer `norm.1` what is `norm1` now.
+fn without_dots(key: &str) -> String {
+    let old = key.contains(".denselayer");
+    let layers = [("norm.1.", "norm1."), ("conv.1.", "conv1."), ("norm.2.", "norm2."), ("conv.2.", "conv2.")];
+    match layers.into_iter().find(|(from, _)| old && key.contains(from)) {
+        Some((from, to)) => key.replace(from, to),
+        None => key.to_string(),
     }
 }
 

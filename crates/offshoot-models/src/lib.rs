@@ -11,18 +11,31 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod convnext;
+mod densenet;
+mod efficientnet;
 mod efficientnet_lite;
+mod graft;
 mod head;
 mod init;
 mod keys;
 mod mobilenet_v2;
+mod mobilenet_v3;
+mod published;
 mod registry;
+mod regnet;
 mod resnet;
+mod squeeze;
+mod squeezenet;
 mod transfer;
+mod vgg;
+mod vit;
 
+pub use graft::{GraftError, graft, grafted};
 pub use head::{Head, HeadError};
 pub use init::InitError;
 pub use keys::canonical_keys;
+pub use published::Published;
 pub use registry::{
     Architecture, BuildError, BuildOptions, MAX_CLASSES, MAX_SIZE, UnknownArchitecture, architectures, build,
     expected_parameters, find,

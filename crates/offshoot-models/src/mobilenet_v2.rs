@@ -6,7 +6,7 @@ use offshoot_graph::op::Op;
 use offshoot_graph::{Graph, GraphError, ValueId};
 
 use crate::init::FanOut;
-use crate::registry::{Architecture, Family, Resize};
+use crate::registry::{Architecture, Family, Resize, Sizes};
 
 /// Expansion, output channels, blocks, and the stride of the first block: the paper's table 2.
 const STAGES: [(usize, usize, usize, usize); 7] = [
@@ -49,6 +49,7 @@ pub(crate) const ARCHITECTURE: Architecture = Architecture {
     head: "classifier.1",
     original_dropout: 0.2,
     resize: Resize::Torchvision,
+    sizes: Sizes::Any,
     fan_out: FanOut::Whole,
     family: Family::MobileNetV2,
 };

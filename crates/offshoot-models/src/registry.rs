@@ -4,9 +4,13 @@ use offshoot_graph::model::{BATCH, INPUT, OUTPUT};
 use offshoot_graph::op::Op;
 use offshoot_graph::{DType, Dim, Graph, GraphError, Interpolation, Preprocessing, Shape, ValueId, Weights};
 
-use crate::head::{Head, HeadError};
+use crate::head::{self, Head, HeadError};
 use crate::init::{self, FanOut, InitError};
-use crate::{efficientnet_lite, mobilenet_v2, resnet};
+use crate::published::{Published, published};
+use crate::{
+    convnext, densenet, efficientnet, efficientnet_lite, mobilenet_v2, mobilenet_v3, regnet, resnet,
+    squeezenet, vgg, vit,
+};
 
 /// Most classes that are accepted.
 pub const MAX_CLASSES: usize = 1 << 17;
@@ -22,7 +26,7 @@ pub struct Architecture {
     pub size: usize,
     /// Features that the head reads.
     pub features: usize,
-    /// The modules before the blocks.
+    /// The modules and parameters before the blocks.
     pub stem: &'static [&'static str],
     /// The modules that repeat, from input to output: ResNet's stages, MobileNetV2's blocks, EfficientNet's stages.
     pub blocks: &'static [&'static str],
@@ -32,6 +36,7 @@ pub struct Architecture {
     pub head: &'static str,
     pub(crate) original_dropout: f32,
     pub(crate) resize: Resize,
+    pub(crate) sizes: Sizes,
     pub(crate) fan_out: FanOut,
     pub(crate) family: Family,
 }
@@ -40,7 +45,53 @@ pub struct Architecture {
 pub(crate) enum Family {
     ResNet(resnet::Variant),
     MobileNetV2,
+    MobileNetV3(mobilenet_v3::Variant),
+    EfficientNet(efficientnet::Variant),
     EfficientNetLite(efficientnet_lite::Variant),
+    Vgg {
+        /// Whether batch norms follow the convolutions.
+        norms: bool,
+    },
+    DenseNet,
+    RegNetY,
+    SqueezeNet,
+    ConvNeXt(convnext::Variant),
+    Vit(vit::Variant),
+}
+
+/// The heights and widths that an architecture can be built for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Sizes {
+    Any,
+    /// Smaller ones leave a layer without pixels.
+    AtLeast(usize),
+    /// Whole patches of so many pixels.
+    MultipleOf(usize),
+    /// What is left of them, divided by `shrinks`, must be pooled evenly to `to` pixels.
+    Pooled {
+        shrinks: usize,
+        to: usize,
+    },
+}
+
+impl Sizes {
+    /// What the sizes must be, when `size` is none.
+    fn refuse(self, size: usize) -> Option<String> {
+        match self {
+            Sizes::AtLeast(least) if size < least => Some(format!("at least {least}")),
+            Sizes::MultipleOf(patch) if !size.is_multiple_of(patch) => {
+                Some(format!("a multiple of {patch}, such as {}", (size / patch).max(1) * patch))
+            }
+            Sizes::Pooled { shrinks, to } => {
+                let left = size / shrinks;
+                let fits = left >= to && left.is_multiple_of(to);
+                let (one, step) = (shrinks * to, shrinks - 1);
+                let wanted = format!("{one} to {}, or {} to {}", one + step, 2 * one, 2 * one + step);
+                (!fits).then_some(wanted)
+            }
+            Sizes::Any | Sizes::AtLeast(_) | Sizes::MultipleOf(_) => None,
+        }
+    }
 }
 
 /// Whose evaluation preprocessing the published weights expect.
@@ -48,6 +99,10 @@ pub(crate) enum Family {
 pub(crate) enum Resize {
     Torchvision,
     EfficientNetLite,
+    /// torchvision's with another length of the shorter side.
+    Bilinear(usize),
+    /// The same with a bicubic filter.
+    Bicubic(usize),
 }
 
 /// What is free in an architecture.
@@ -96,6 +151,16 @@ pub enum BuildError {
         /// The size that was asked for.
         size: usize,
     },
+    /// An input that the architecture cannot take.
+    #[error("{architecture} takes no pictures of {size} pixels a side: the size must be {wanted}")]
+    Shape {
+        /// The architecture's name.
+        architecture: &'static str,
+        /// The size that was asked for.
+        size: usize,
+        /// What it must be.
+        wanted: String,
+    },
     /// See [`GraphError`].
     #[error(transparent)]
     Graph(#[from] GraphError),
@@ -104,8 +169,19 @@ pub enum BuildError {
 /// Every architecture.
 pub fn architectures() -> impl Iterator<Item = &'static Architecture> {
     const MOBILENETS: [Architecture; 1] = [mobilenet_v2::ARCHITECTURE];
-    const FAMILIES: [&[Architecture]; 3] =
-        [&resnet::ARCHITECTURES, &MOBILENETS, &efficientnet_lite::ARCHITECTURES];
+    const OTHERS: [Architecture; 3] =
+        [densenet::ARCHITECTURE, regnet::ARCHITECTURE, squeezenet::ARCHITECTURE];
+    const FAMILIES: [&[Architecture]; 9] = [
+        &resnet::ARCHITECTURES,
+        &MOBILENETS,
+        &mobilenet_v3::ARCHITECTURES,
+        &efficientnet_lite::ARCHITECTURES,
+        &efficientnet::ARCHITECTURES,
+        &convnext::ARCHITECTURES,
+        &vit::ARCHITECTURES,
+        &vgg::ARCHITECTURES,
+        &OTHERS,
+    ];
     FAMILIES.into_iter().flatten()
 }
 
@@ -144,6 +220,9 @@ impl Architecture {
         if !(1..=MAX_SIZE).contains(&size) {
             return Err(BuildError::Size { architecture, size });
         }
+        if let Some(wanted) = self.sizes.refuse(size) {
+            return Err(BuildError::Shape { architecture, size, wanted });
+        }
         let head = head.unwrap_or(Head::Linear { dropout: self.original_dropout }).check()?;
         Ok(self.assemble(size, head, classes)?)
     }
@@ -152,19 +231,54 @@ impl Architecture {
         let mut graph = Graph::new(self.name);
         let shape = Shape(vec![Dim::symbol(BATCH), 3.into(), size.into(), size.into()]);
         let input = graph.add_input(INPUT, DType::F32, shape);
-        let x = self.backbone(&mut graph, input, size)?;
-        let x = graph.add("avgpool", Op::GlobalAveragePool, &[x])?;
-        let x = graph.add("flatten", Op::Flatten { axis: 1 }, &[x])?;
-        let logits = head.append(&mut graph, self.head, x, classes)?;
+        let logits = match (self.convolutional_head(), head) {
+            (true, Head::Linear { dropout }) => {
+                let x = squeezenet::backbone(&mut graph, input)?;
+                head::convolutional(&mut graph, self.head, x, dropout, classes)?
+            }
+            _ => {
+                let x = self.backbone(&mut graph, input, size)?;
+                head.append(&mut graph, self.head, x, classes)?
+            }
+        };
         graph.add_output(OUTPUT, logits);
         Ok(graph)
     }
 
+    /// Whether the original head is a 1x1 convolution in front of the pooling.
+    pub(crate) fn convolutional_head(&self) -> bool {
+        matches!(self.family, Family::SqueezeNet)
+    }
+
+    /// The features that the head reads, [N, features].
     fn backbone(&self, graph: &mut Graph, input: ValueId, size: usize) -> Result<ValueId, GraphError> {
-        match &self.family {
+        let x = match &self.family {
             Family::ResNet(variant) => resnet::backbone(graph, input, variant),
             Family::MobileNetV2 => mobilenet_v2::backbone(graph, input),
+            Family::MobileNetV3(variant) => return mobilenet_v3::features(graph, input, variant),
+            Family::EfficientNet(variant) => efficientnet::backbone(graph, input, variant),
             Family::EfficientNetLite(variant) => efficientnet_lite::backbone(graph, input, size, variant),
+            Family::Vgg { norms } => return vgg::features(graph, input, size, *norms),
+            Family::DenseNet => densenet::backbone(graph, input),
+            Family::RegNetY => regnet::backbone(graph, input),
+            Family::SqueezeNet => squeezenet::backbone(graph, input),
+            Family::ConvNeXt(variant) => return convnext::features(graph, input, variant),
+            Family::Vit(variant) => return vit::features(graph, input, size, variant),
+        }?;
+        let x = graph.add("avgpool", Op::GlobalAveragePool, &[x])?;
+        graph.add("flatten", Op::Flatten { axis: 1 }, &[x])
+    }
+
+    /// Where published weights come from, if there are any that we know of.
+    pub fn published(&self) -> Option<Published> {
+        published(self.name)
+    }
+
+    /// Changes those of `weights` whose shape follows from the input's size to what the graph for `size` pixels has: the
+    /// positions of a transformer's patches are resampled.
+    pub fn fit_to_size(&self, size: usize, weights: &mut Weights) {
+        if let Family::Vit(variant) = &self.family {
+            vit::resample_positions(variant, size, weights);
         }
     }
 
@@ -172,6 +286,13 @@ impl Architecture {
     pub fn preprocessing(&self) -> Preprocessing {
         match self.resize {
             Resize::Torchvision => Preprocessing::default(),
+            Resize::Bilinear(resize) => Preprocessing { size: self.size, resize, ..Preprocessing::default() },
+            Resize::Bicubic(resize) => Preprocessing {
+                size: self.size,
+                resize,
+                interpolation: Interpolation::Bicubic,
+                ..Preprocessing::default()
+            },
             // Google's: (x - 127) / 128 on 0..255. timm's 0.5 and 0.5 are (x - 127.5) / 127.5.
             Resize::EfficientNetLite => Preprocessing {
                 size: self.size,
@@ -237,12 +358,10 @@ mod tests {
     fn an_unknown_name_lists_the_known_and_proposes_the_nearest() {
         assert_eq!(
             find("ResNet5O").unwrap_err().to_string(),
-            "no architecture is called `ResNet5O`; did you mean `resnet50`? Known: resnet18, resnet34, \
-             resnet50, resnet101, resnet152, mobilenet_v2, efficientnet_lite0, efficientnet_lite1, \
-             efficientnet_lite2, efficientnet_lite3, efficientnet_lite4"
+            format!("no architecture is called `ResNet5O`; did you mean `resnet50`? Known: {}", names())
         );
         assert_eq!(find("mobilenetv2").unwrap_err().nearest, Some("mobilenet_v2"));
-        assert_eq!(find("vit_base_patch16_224").unwrap_err().nearest, None);
+        assert_eq!(find("swin_t").unwrap_err().nearest, None);
         assert_eq!(find("").unwrap_err().nearest, None);
         assert_eq!(find("tf_efficientnet_lite0").unwrap().name, "efficientnet_lite0");
     }
@@ -266,9 +385,30 @@ mod tests {
     }
 
     #[test]
+    fn a_size_that_does_not_fit_is_refused_with_those_that_do() {
+        let message =
+            |name, size| build(name, &BuildOptions { classes: 3, size, head: None }).unwrap_err().to_string();
+        assert_eq!(
+            message("vit_b_16", 230),
+            "vit_b_16 takes no pictures of 230 pixels a side: the size must be a multiple of 16, such as 224"
+        );
+        assert_eq!(
+            message("vgg16", 256),
+            "vgg16 takes no pictures of 256 pixels a side: the size must be 224 to 255, or 448 to 479"
+        );
+        assert_eq!(
+            message("densenet121", 31),
+            "densenet121 takes no pictures of 31 pixels a side: the size must be at least 32"
+        );
+    }
+
+    #[test]
     fn every_size_builds() {
         for architecture in architectures() {
-            for size in [1, 2, 31, 33, 97] {
+            for size in [1, 2, 31, 33, 97, 112, 224, 255] {
+                if architecture.sizes.refuse(size).is_some() {
+                    continue;
+                }
                 let graph = architecture.build(&BuildOptions { classes: 3, size, head: None }).unwrap();
                 let logits = graph.value(graph.output(OUTPUT).unwrap());
                 assert_eq!(logits.shape.to_string(), "[batch_size, 3]");
@@ -279,11 +419,12 @@ mod tests {
     #[test]
     fn stem_blocks_tail_and_head_are_all_of_the_parameters() {
         for architecture in architectures() {
-            let graph = architecture.build(&BuildOptions { classes: 3, size: 32, head: None }).unwrap();
+            let size = architecture.size;
+            let graph = architecture.build(&BuildOptions { classes: 3, size, head: None }).unwrap();
             let modules: Vec<&str> =
                 [architecture.stem, architecture.blocks, architecture.tail, &[architecture.head]].concat();
             let inside = |name: &str, module: &str| {
-                name.strip_prefix(module).is_some_and(|rest| rest.starts_with('.'))
+                name.strip_prefix(module).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
             };
             let parameters = expected_parameters(&graph);
             for (name, _) in &parameters {
@@ -295,7 +436,7 @@ mod tests {
             }
             let (_, shape) =
                 parameters.iter().find(|(n, _)| *n == format!("{}.weight", architecture.head)).unwrap();
-            assert_eq!(shape, &[3, architecture.features]);
+            assert_eq!(shape[..2], [3, architecture.features]);
         }
     }
 

@@ -6,7 +6,7 @@ use offshoot_graph::op::{Op, Pool};
 use offshoot_graph::{Graph, GraphError, ValueId};
 
 use crate::init::FanOut;
-use crate::registry::{Architecture, Family, Resize};
+use crate::registry::{Architecture, Family, Resize, Sizes};
 
 /// What distinguishes one ResNet from another.
 #[derive(Clone, Copy, Debug)]
@@ -52,6 +52,7 @@ const fn architecture(name: &'static str, block: Block, repeats: [usize; 4]) -> 
         head: "fc",
         original_dropout: 0.0,
         resize: Resize::Torchvision,
+        sizes: Sizes::Any,
         fan_out: FanOut::Whole,
         family: Family::ResNet(Variant { block, repeats }),
     }

@@ -66,6 +66,11 @@ pub fn original_classes(architecture: &Architecture, weights: &Weights) -> Resul
     let key = format!("{}.weight", architecture.head);
     match weights.get(&key).map(|t| t.shape()) {
         Some(&[classes, features]) if features == architecture.features => Ok(classes),
+        Some(&[classes, features, 1, 1])
+            if features == architecture.features && architecture.convolutional_head() =>
+        {
+            Ok(classes)
+        }
         Some(_) | None => Err(TransferError::NoHead {
             architecture: architecture.name,
             key,
@@ -82,9 +87,10 @@ pub fn original_classes(architecture: &Architecture, weights: &Weights) -> Resul
 /// When the weights lack a parameter, or one has another shape or is not f32.
 pub fn pretrained(
     architecture: &Architecture,
-    weights: Weights,
+    mut weights: Weights,
     preprocessing: Preprocessing,
 ) -> Result<Model, TransferError> {
+    architecture.fit_to_size(preprocessing.size, &mut weights);
     let classes = original_classes(architecture, &weights)?;
     let graph = architecture.build(&BuildOptions { classes, size: preprocessing.size, head: None })?;
     let weights = take(architecture, expected_parameters(&graph), weights)?;
@@ -106,11 +112,12 @@ pub fn pretrained(
 /// out of range.
 pub fn transfer(
     architecture: &Architecture,
-    weights: Weights,
+    mut weights: Weights,
     options: TransferOptions,
 ) -> Result<Model, TransferError> {
     let TransferOptions { classes, head, preprocessing, seed } = options;
     let size = preprocessing.size;
+    architecture.fit_to_size(size, &mut weights);
     let graph = architecture.build(&BuildOptions { classes: classes.len(), size, head: Some(head) })?;
     let (new, kept): (Vec<_>, Vec<_>) =
         expected_parameters(&graph).into_iter().partition(|(name, _)| architecture.is_head(name));

@@ -9,11 +9,14 @@ use offshoot_cpu::{CpuExecutor, CpuOptions};
 use offshoot_data::{Transform, read_picture};
 use offshoot_formats::checkpoint::{load_weights, match_weights};
 use offshoot_graph::model::{INPUT, OUTPUT};
-use offshoot_graph::passes::{fold_batch_norm, freeze, fuse};
+use offshoot_graph::passes::{
+    LABELS, LossOptions, TrainingGraph, fold_batch_norm, freeze, fuse, gradient_output, recompute,
+    training_graph,
+};
 use offshoot_graph::{Executor, Graph, Model, Preprocessing, Tensor, Weights};
 use offshoot_models::{
-    Architecture, BuildOptions, architectures, canonical_keys, expected_parameters, find, original_classes,
-    pretrained,
+    Architecture, BuildOptions, Head, architectures, canonical_keys, expected_parameters, find,
+    original_classes, pretrained,
 };
 
 /// The directory that `variable` names, else `name` in the user's cache of offshoot.
@@ -45,10 +48,12 @@ fn difference(found: &[f32], wanted: &[f32]) -> f32 {
 #[ignore = "needs the Python peers with PyTorch (OFFSHOOT_PEERS)"]
 fn logits_are_pytorchs() {
     let directory = golden_logits();
+    positions_are_timms(&directory.path().join("positions.safetensors"));
     for architecture in architectures() {
         let path = directory.path().join(format!("{}.safetensors", architecture.name));
         let mut weights = load_weights(&path).unwrap().weights;
         let [input, logits] = ["golden.input", "golden.logits"].map(|name| weights.remove(name).unwrap());
+        gradients_are_pytorchs(architecture, &mut weights, input.shape()[2]);
         let model = pretrained_at(architecture, weights, input.shape()[2]);
         let wanted = logits.as_f32().unwrap();
         let plain = difference(&run(&model.graph, &model.weights, &input), wanted);
@@ -56,6 +61,49 @@ fn logits_are_pytorchs() {
         let fused = difference(&run(&graph, &weights, &input), wanted);
         println!("{}: {plain:.1e}, folded and fused {fused:.1e}", architecture.name);
         assert!(plain < 1e-4 && fused < 1e-4, "{}: {plain} and {fused}", architecture.name);
+    }
+}
+
+/// The gradients, in training mode, of those parameters for which PyTorch saved them: within a thousandth of the largest
+/// element.
+fn gradients_are_pytorchs(architecture: &Architecture, weights: &mut Weights, size: usize) {
+    let Some(labels) = weights.remove("golden.labels") else { return };
+    let batch = weights.remove("golden.batch").unwrap();
+    let wanted: Vec<(String, Tensor)> = weights
+        .extract_if(.., |name, _| name.starts_with("golden.grad."))
+        .map(|(name, tensor)| (name.trim_start_matches("golden.grad.").to_string(), tensor))
+        .collect();
+    let head = Some(Head::Linear { dropout: 0.0 });
+    let graph = architecture.build(&BuildOptions { classes: 1000, size, head }).unwrap();
+    let TrainingGraph { graph, .. } = training_graph(&graph, LossOptions::default()).unwrap();
+    let graph = recompute(&fuse(&graph).unwrap()).unwrap();
+    let executor = CpuExecutor::new(CpuOptions::default()).unwrap();
+    let mut session = executor.prepare(&graph, weights).unwrap();
+    session.run(&[(INPUT, &batch), (LABELS, &labels)], weights).unwrap();
+    assert!(wanted.len() >= 8, "{}", architecture.name);
+    let mut worst = 0.0f32;
+    for (name, wanted) in wanted {
+        let found = session.output(&gradient_output(&name)).unwrap().data;
+        let off = difference(found, wanted.as_f32().unwrap());
+        println!("{}: the gradient of {name} is off by {off:.1e}", architecture.name);
+        worst = worst.max(off);
+    }
+    assert!(worst < 1e-3, "{}: gradients are off by {worst}", architecture.name);
+}
+
+/// Positions for other sizes of the picture.
+fn positions_are_timms(path: &Path) {
+    let mut golden = load_weights(path).unwrap().weights;
+    let positions = golden.remove("pos_embed").unwrap();
+    let architecture = find("vit_small_patch14_dinov2").unwrap();
+    assert_eq!(golden.len(), 3);
+    for (name, wanted) in golden {
+        let side: usize = name.trim_start_matches("golden.").parse().unwrap();
+        let mut weights = Weights::from([("pos_embed".to_string(), positions.clone())]);
+        architecture.fit_to_size(14 * side, &mut weights);
+        let off = difference(weights["pos_embed"].as_f32().unwrap(), wanted.as_f32().unwrap());
+        println!("positions for {side} patches a side: {off:.1e}");
+        assert!(off < 1e-5, "{side}: {off}");
     }
 }
 

@@ -30,7 +30,11 @@ fn parse(block: &str) -> Option<StateDict> {
     for line in lines {
         let [path, names, shape] = line.split(' ').collect::<Vec<_>>().try_into().ok()?;
         let shape: Vec<usize> = shape.split('x').map(str::parse).collect::<Result<_, _>>().ok()?;
-        tensors.extend(names.split(',').map(|name| (format!("{path}.{name}"), shape.clone())));
+        tensors.extend(names.split(',').map(|name| {
+            // The model's own tensors have no path.
+            let key = if path == "." { name.to_string() } else { format!("{path}.{name}") };
+            (key, shape.clone())
+        }));
     }
     Some(StateDict { architecture: find(name).ok()?, head, parameters: parameters.parse().ok()?, tensors })
 }

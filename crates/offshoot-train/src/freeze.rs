@@ -1,7 +1,7 @@
 //! Which parameters training changes, as a recipe says it.
 
-use offshoot_graph::passes::freeze;
-use offshoot_graph::{Graph, Op};
+use offshoot_graph::passes::{freeze, layer_before};
+use offshoot_graph::{Graph, Node, ValueId};
 
 use crate::recipe::Freeze;
 
@@ -64,16 +64,32 @@ pub(crate) fn check_matches(
     Err(FreezeError::Unmatched { pattern: pattern.to_string(), names: shown.join(", ") })
 }
 
-/// The parameters of every convolution, of every batch norm and of all that comes before one of them. What is left
-/// is the head.
+/// All parameters but those of the head.
 fn backbone(graph: &Graph) -> Vec<String> {
-    let mut before = vec![false; graph.values().len()];
-    for node in graph.nodes().iter().rev() {
-        let layer = matches!(node.op, Op::Conv(_) | Op::BatchNormalization(_));
-        if layer || node.outputs.iter().any(|v| before[v.index()]) {
-            node.inputs.iter().for_each(|v| before[v.index()] = true);
-        }
-    }
-    let parameters = graph.parameters().iter().filter(|v| before[v.index()]);
+    let head = head(graph);
+    let parameters = graph.parameters().iter().filter(|id| !head.contains(id));
     parameters.map(|&id| graph.value(id).name.clone()).collect()
+}
+
+/// The parameters of the last layer that has some: a linear layer, or a convolution in front of a pooling. Where that layer
+/// is the second of an MLP head, which is called `PATH.3`, also those of the first, `PATH.0`.
+fn head(graph: &Graph) -> Vec<ValueId> {
+    let Some(last) = graph.outputs().first().and_then(|&(_, output)| layer_before(graph, output)) else {
+        return Vec::new();
+    };
+    let mut head = parameters_of(graph, last);
+    let path = |node: &Node, end: &str| {
+        let name = &graph.value(*node.inputs.get(1)?).name;
+        name.strip_suffix(".weight")?.strip_suffix(end).map(str::to_owned)
+    };
+    if let Some(first) = layer_before(graph, last.inputs[0])
+        && path(last, ".3").is_some_and(|mlp| path(first, ".0") == Some(mlp))
+    {
+        head.extend(parameters_of(graph, first));
+    }
+    head
+}
+
+fn parameters_of(graph: &Graph, node: &Node) -> Vec<ValueId> {
+    node.inputs.iter().copied().filter(|&id| graph.parameter_info(id).is_some()).collect()
 }

@@ -147,6 +147,8 @@ pub fn layers(graph: &Graph) -> Vec<(String, Vec<String>)> {
 fn layer_of(name: &str) -> String {
     let parts: Vec<&str> = name.split('.').collect();
     let modules = &parts[..parts.len().saturating_sub(1).max(1)];
-    let numbered = modules.iter().position(|part| part.parse::<u32>().is_ok());
+    // `4`, or torchvision's `encoder_layer_4` and `block2-4`.
+    let number = |part: &&str| part.rsplit(['_', '-']).next().is_some_and(|end| end.parse::<u32>().is_ok());
+    let numbered = modules.iter().position(number);
     modules[..numbered.map_or(modules.len(), |place| place + 1)].join(".")
 }

@@ -58,7 +58,10 @@ fn border(graph: &Graph, moves: &[bool]) -> Option<ValueId> {
         computed && !moves[v.index()]
     });
     let first = still.next()?;
-    (still.all(|v| v == first) && graph.producer(first).is_some()).then_some(first)
+    // A row for each picture: what stands for tokens or pixels of several pictures at once is none.
+    let batch = graph.inputs().first().and_then(|&input| graph.value(input).shape.0.first());
+    let rows = graph.value(first).shape.0.first() == batch;
+    (still.all(|v| v == first) && rows && graph.producer(first).is_some()).then_some(first)
 }
 
 /// A part of a graph as a graph of its own.

@@ -6,7 +6,7 @@ use offshoot_data::{FolderError, PictureError, TransformError};
 use offshoot_formats::FormatError;
 use offshoot_formats::checkpoint::KeyMismatch;
 use offshoot_graph::{ExecuteError, GraphError};
-use offshoot_models::{BuildError, TransferError, UnknownArchitecture};
+use offshoot_models::{BuildError, GraftError, TransferError, UnknownArchitecture};
 use offshoot_train::health::CheckError;
 use offshoot_train::{EvaluateError, NetworkError, RecipeError, RunError, StepError, TrainError};
 
@@ -39,6 +39,14 @@ pub enum Error {
         path: PathBuf,
         /// What does not fit.
         source: Box<TransferError>,
+    },
+    /// The classifier of an ONNX file cannot get a new head.
+    #[error("{}: {source}", path.display())]
+    Graft {
+        /// The ONNX file.
+        path: PathBuf,
+        /// What does not fit.
+        source: Box<GraftError>,
     },
     /// Weights have other keys than the architecture.
     #[error("{}: {source}", path.display())]

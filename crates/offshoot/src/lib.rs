@@ -44,9 +44,11 @@ mod error;
 mod export;
 mod inspect;
 mod manifest;
+mod models;
 mod npz;
 mod nvidia;
 mod predict;
+mod pull;
 mod source;
 mod staging;
 mod start;
@@ -58,6 +60,7 @@ pub use error::{Error, Result};
 pub use export::{Exported, Proof, export_onnx, export_torchscript, shipped};
 pub use inspect::{Inspection, ModelInspection, TensorInspection, inspect};
 pub use manifest::{Manifest, ManifestFile, ManifestProof, sha256};
+pub use models::{ModelInfo, WeightsInfo, models};
 pub use nvidia::{TensorRtExport, TensorRtOptions, export_tensorrt, export_triton};
 pub use offshoot_cpu::{CpuExecutor, CpuOptions, Isa};
 pub use offshoot_data::{
@@ -77,8 +80,9 @@ pub use offshoot_train::{
     train,
 };
 pub use predict::{Guess, Prediction, predict};
+pub use pull::{PullOptions, Pulled, fetch, pull};
 pub use source::{Loaded, ModelSource, Overrides};
-pub use start::{own_preprocessing, starting_model, with_default_recipe};
+pub use start::{keep_base, own_preprocessing, resumed, starting_model, with_default_recipe};
 
 /// A path in JSON; what is not UTF-8 in it is replaced.
 fn lossy<S: serde::Serializer>(

@@ -8,13 +8,14 @@ use std::path::{Path, PathBuf};
 use offshoot_formats::checkpoint::{load_weights, match_weights};
 use offshoot_formats::safetensors::METADATA_KEY;
 use offshoot_formats::{coreml, onnx, safetensors, torchscript};
-use offshoot_graph::{Dim, Fit, Metadata, Model, Preprocessing, Weights, model};
+use offshoot_graph::{Dim, Fit, Graph, Metadata, Model, Preprocessing, Weights, model};
 use offshoot_models::{
-    Architecture, BuildOptions, canonical_keys, described, expected_parameters, find, original_classes,
-    pretrained,
+    Architecture, BuildError, BuildOptions, Head, canonical_keys, described, expected_parameters, find,
+    grafted, original_classes, pretrained,
 };
 
 use crate::error::{Error, Result};
+use crate::start::BASE;
 
 /// A model to load.
 #[derive(Clone, Debug, PartialEq)]
@@ -176,7 +177,8 @@ pub(crate) fn load_state_dict(architecture: &Architecture, path: &Path) -> Resul
 fn load_pretrained(name: &str, path: &Path, overrides: &Overrides) -> Result<Loaded> {
     let architecture = find(name)?;
     let preprocessing = overrides.apply(&architecture.preprocessing());
-    let weights = load_state_dict(architecture, path)?;
+    let mut weights = load_state_dict(architecture, path)?;
+    architecture.fit_to_size(preprocessing.size, &mut weights);
     let transfer = |source| Error::Transfer { path: path.to_owned(), source: Box::new(source) };
     let classes = original_classes(architecture, &weights).map_err(transfer)?;
     let graph = architecture.build(&BuildOptions { classes, size: preprocessing.size, head: None })?;
@@ -205,13 +207,37 @@ fn load_ours(path: &Path, overrides: &Overrides) -> Result<Loaded> {
     })?;
     metadata.preprocessing = overrides.apply(&metadata.preprocessing);
     let transfer = |source| Error::Transfer { path: path.to_owned(), source: Box::new(source) };
-    let graph = described(&metadata).map_err(transfer)?;
-    let weights = matched(path, &graph, file.weights)?;
+    let mut weights = file.weights;
+    let graph = match &metadata.architecture {
+        None => grafted_graph(path, &metadata)?,
+        Some(name) => {
+            find(name)?.fit_to_size(metadata.preprocessing.size, &mut weights);
+            described(&metadata).map_err(transfer)?
+        }
+    };
+    let weights = matched(path, &graph, weights)?;
     let model = Model { graph, weights, metadata };
     Ok(Loaded { model, warnings: Vec::new(), assumed_metadata: false })
 }
 
-fn load_onnx(path: &Path, overrides: &Overrides, any_input: bool) -> Result<Loaded> {
+/// The graph of a run that started from an ONNX file, which is kept beside its weights.
+fn grafted_graph(path: &Path, metadata: &Metadata) -> Result<Graph> {
+    let base = path.with_file_name(BASE);
+    if !base.exists() {
+        return Err(Error::Input(format!(
+            "{}: these weights belong to a graph from an ONNX file, which is not beside them as {BASE}; give the run's folder",
+            path.display()
+        )));
+    }
+    let head: Head = metadata.head.as_deref().unwrap_or("linear").parse().map_err(BuildError::from)?;
+    let size = Some(metadata.preprocessing.size);
+    let model = load_onnx(&base, &Overrides { size, ..Overrides::default() }, false)?.model;
+    let (graph, _) = grafted(&model.graph, head, metadata.classes.len())
+        .map_err(|source| Error::Graft { path: base, source: Box::new(source) })?;
+    Ok(graph)
+}
+
+pub(crate) fn load_onnx(path: &Path, overrides: &Overrides, any_input: bool) -> Result<Loaded> {
     let options = onnx::ReadOptions { size: overrides.size, any_input };
     let onnx::OnnxModel { mut model, warnings, assumed_preprocessing } = onnx::read_with(path, options)?;
     model.metadata.preprocessing = overrides.apply(&model.metadata.preprocessing);

@@ -3,21 +3,60 @@
 use std::path::Path;
 
 use offshoot_formats::checkpoint::match_weights;
+use offshoot_formats::onnx;
 use offshoot_graph::{Metadata, Model, Preprocessing, Weights};
 use offshoot_models::{
-    Architecture, BuildOptions, Head, TransferOptions, expected_parameters, find, transfer,
+    Architecture, BuildOptions, Head, TransferOptions, expected_parameters, find, graft, transfer,
 };
 use offshoot_train::{Recipe, Settings, Unfreeze};
 
 use crate::error::{Error, Result};
-use crate::source::load_state_dict;
+use crate::source::{Overrides, load_onnx, load_state_dict};
 
-/// The preprocessing that the model `name` was pretrained with.
+/// The preprocessing that the model `name` was pretrained with: an architecture's, or that of an ONNX file.
 ///
 /// # Errors
-/// When there is no architecture of that name.
+/// When there is no architecture of that name, or the file cannot be read.
 pub fn own_preprocessing(name: &str) -> Result<Preprocessing> {
-    Ok(architecture(name)?.preprocessing())
+    match onnx_file(name) {
+        Some(path) => Ok(load_onnx(path, &Overrides::default(), false)?.model.metadata.preprocessing),
+        None => Ok(architecture(name)?.preprocessing()),
+    }
+}
+
+/// The ONNX file that a recipe names instead of an architecture.
+fn onnx_file(name: &str) -> Option<&Path> {
+    Some(Path::new(name)).filter(|path| path.extension().is_some_and(|e| e == "onnx"))
+}
+
+/// The file in a run's folder that holds the classifier which the run started from, when that came from an ONNX file: its
+/// graph is described nowhere else.
+pub(crate) const BASE: &str = "base.onnx";
+
+/// Writes the classifier that a run starts from into its folder, when it is an ONNX file. `best.safetensors` and
+/// `last.safetensors` of the run get their graph from it.
+///
+/// # Errors
+/// When the file cannot be read or written.
+pub fn keep_base(recipe: &Recipe, run: &Path) -> Result<()> {
+    let (Some(path), base) = (onnx_file(&recipe.model), run.join(BASE)) else { return Ok(()) };
+    if base.exists() {
+        return Ok(());
+    }
+    let size = Some(recipe.preprocessing.size);
+    let model = load_onnx(path, &Overrides { size, ..Overrides::default() }, false)?.model;
+    Ok(onnx::write(&base, &model, onnx::Options::default())?)
+}
+
+/// The recipe of a run that goes on: what started from an ONNX file goes on from the copy in the run's folder.
+pub fn resumed(recipe: &Recipe, run: &Path) -> Recipe {
+    let base = run.join(BASE);
+    match (onnx_file(&recipe.model), base.to_str()) {
+        (Some(_), Some(base)) if Path::new(base).exists() => {
+            Recipe { model: base.to_owned(), weights: None, ..recipe.clone() }
+        }
+        _ => Recipe { weights: None, ..recipe.clone() },
+    }
 }
 
 /// The settings, with the default recipe where there are pretrained weights and nothing is said of freezing: the new head is
@@ -53,6 +92,9 @@ fn last_block(architecture: &Architecture) -> Vec<Unfreeze> {
 /// # Errors
 /// When the architecture is unknown, or the weights cannot be read or do not fit it.
 pub fn starting_model(recipe: &Recipe, classes: &[String]) -> Result<Model> {
+    if let Some(path) = onnx_file(&recipe.model) {
+        return onnx_model(path, recipe, classes);
+    }
     let architecture = architecture(&recipe.model)?;
     let head: Head = recipe.head.parse().map_err(offshoot_models::BuildError::from)?;
     let preprocessing = recipe.preprocessing.clone();
@@ -68,12 +110,24 @@ pub fn starting_model(recipe: &Recipe, classes: &[String]) -> Result<Model> {
     }
 }
 
-fn architecture(name: &str) -> Result<&'static Architecture> {
-    if Path::new(name).extension().is_some_and(|e| e == "onnx") {
+/// The classifier of an ONNX file with a new head.
+fn onnx_model(path: &Path, recipe: &Recipe, classes: &[String]) -> Result<Model> {
+    if recipe.weights.is_some() {
         return Err(Error::Input(format!(
-            "{name}: training from an ONNX file is not supported yet; name an architecture and its weights: --model NAME --weights FILE"
+            "{}: an ONNX file has its own weights; leave --weights out",
+            path.display()
         )));
     }
+    let head: Head = recipe.head.parse().map_err(offshoot_models::BuildError::from)?;
+    let preprocessing = recipe.preprocessing.clone();
+    let size = Some(preprocessing.size);
+    let base = load_onnx(path, &Overrides { size, ..Overrides::default() }, false)?.model;
+    let options = TransferOptions { classes: classes.to_vec(), head, preprocessing, seed: recipe.seed };
+    graft(&base.graph, &base.weights, options)
+        .map_err(|source| Error::Graft { path: path.to_owned(), source: Box::new(source) })
+}
+
+fn architecture(name: &str) -> Result<&'static Architecture> {
     if Path::new(name).extension().is_some_and(|e| e == "pt") {
         return Err(Error::Input(format!(
             "{name}: a training starts from an architecture and weights, which a TorchScript file has: --model NAME --weights {name}"

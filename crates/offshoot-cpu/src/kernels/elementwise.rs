@@ -35,6 +35,8 @@ pub enum Unary {
     Tanh,
     /// x times the standard normal distribution's cumulative function (the exact form, by erf).
     Gelu,
+    /// 2 / sqrt(pi) times the integral of e^(-t^2) from 0 to x.
+    Erf,
     /// e^x.
     Exp,
     /// -x.
@@ -93,6 +95,11 @@ impl Map<1, 0> for Unary {
                 }
                 Unary::Tanh => math::tanh::<S>(x),
                 Unary::Gelu => S::mul(x, math::normal::<S>(x).0),
+                Unary::Erf => {
+                    // erf x = 2 P(x sqrt 2) - 1 with the normal distribution's cumulative function P.
+                    let cumulative = math::normal::<S>(S::mul(x, S::splat(std::f32::consts::SQRT_2))).0;
+                    S::fma(S::splat(2.0), cumulative, S::splat(-1.0))
+                }
                 Unary::Exp => math::exp::<S>(x),
                 Unary::Negative => S::sub(S::splat(0.0), x),
             }
@@ -137,6 +144,10 @@ impl Map<2, 0> for Gradient {
                 Unary::Gelu => {
                     let (cumulative, density) = math::normal::<S>(x);
                     S::mul(dy, S::fma(x, density, cumulative))
+                }
+                Unary::Erf => {
+                    let density = math::exp::<S>(S::sub(S::splat(0.0), S::mul(x, x)));
+                    S::mul(dy, S::mul(S::splat(std::f32::consts::FRAC_2_SQRT_PI), density))
                 }
                 Unary::Exp => S::mul(dy, math::exp::<S>(x)),
                 Unary::Negative => S::sub(S::splat(0.0), dy),
@@ -315,7 +326,7 @@ pub fn sum_products_to_rows<E: Element>(isa: Isa, a: &[E], b: &[E], groups: usiz
 }
 
 /// `shape` as strides within `to`, right-aligned; 0 along the axes it is broadcast over.
-fn broadcast_strides(shape: &[usize], to: &[usize]) -> Vec<usize> {
+pub(super) fn broadcast_strides(shape: &[usize], to: &[usize]) -> Vec<usize> {
     assert!(shape.len() <= to.len(), "{shape:?} has more axes than {to:?}");
     let missing = to.len() - shape.len();
     let mut strides = vec![0; to.len()];
@@ -329,7 +340,7 @@ fn broadcast_strides(shape: &[usize], to: &[usize]) -> Vec<usize> {
 }
 
 /// Calls `visit(i, offset)` for every element i of `shape` in order, with its offset under each of the strides.
-fn for_offsets<const N: usize>(
+pub(super) fn for_offsets<const N: usize>(
     shape: &[usize],
     strides: [&[usize]; N],
     mut visit: impl FnMut(usize, [usize; N]),

@@ -55,6 +55,22 @@ pub fn gemm(isa: Isa, shape: &GemmShape, a: &[f32], b: &[f32], bias: Option<&[f3
     }
 }
 
+/// `c[i] = a[i] * b[i]` for each of `count` matrices of `shape` one after another.
+///
+/// # Panics
+/// When a slice has not the size that `count` and `shape` say.
+pub fn matmul(isa: Isa, count: usize, shape: &GemmShape, a: &[f32], b: &[f32], c: &mut [f32]) {
+    let GemmShape { m, n, k, .. } = *shape;
+    assert_eq!([a.len(), b.len(), c.len()], [m * k, k * n, m * n].map(|len| len * count), "{shape:?}");
+    let shared = Shared(c.as_mut_ptr());
+    parallel::for_each_task(count, (m * n * k).saturating_mul(count), |i| {
+        let (a, b) = (&a[i * m * k..(i + 1) * m * k], &b[i * k * n..(i + 1) * k * n]);
+        // Safety: each task has a matrix of its own.
+        let c = unsafe { std::slice::from_raw_parts_mut(shared.at(i * m * n), m * n) };
+        parallel::serially(0, |_| gemm(isa, shape, a, b, None, c));
+    });
+}
+
 /// Multiply-adds in the time that it takes to read a float of a matrix that is not in the first caches.
 const READ: usize = 8;
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use offshoot_graph::op::{Conv, FusedOp};
 use offshoot_graph::{DType, ExecuteError, Node, Op, ValueId};
 
-use super::{Lowering, kernel_activation};
+use super::{Lowering, epilogue};
 use crate::kernels::block::{Block, BlockShape, Dense, Depthwise, block};
 use crate::kernels::conv::PackedFilter;
 use crate::kernels::{Activation, ConvShape};
@@ -31,13 +31,14 @@ pub(super) struct Blocks {
     pub(super) inner: HashSet<usize>,
 }
 
-/// A convolution, whether it adds a residual, and its activation.
+/// A convolution, whether it adds a residual, and its activation, if the kernels of a block apply that as they store.
 fn convolution(node: &Node) -> Option<(&Conv, bool, Activation)> {
     match &node.op {
         Op::Conv(conv) => Some((conv, false, Activation::None)),
-        Op::Fused(FusedOp::Conv { conv, residual, activation }) => {
-            Some((conv, *residual, kernel_activation(*activation)))
-        }
+        Op::Fused(FusedOp::Conv { conv, residual, activation }) => match epilogue(*activation) {
+            (activation, None) => Some((conv, *residual, activation)),
+            (_, Some(_)) => None,
+        },
         _ => None,
     }
 }

@@ -4,17 +4,17 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use offshoot_graph::op::{Conv, Gemm};
-use offshoot_graph::{DType, ExecuteError, Node, ValueId};
+use offshoot_graph::{DType, Dim, ExecuteError, Node, ValueId};
 
-use super::{Lowering, unsupported};
+use super::{Lowering, Order, unsupported};
 use crate::kernels::conv::{Epilogue, PackedFilter, conv};
 use crate::kernels::conv_input_grad::conv_input_grad;
 use crate::kernels::conv_weight_grad::{conv_weight_grad, conv_weight_grad_workspace};
 use crate::kernels::convert::{convert, round};
 use crate::kernels::depthwise;
 use crate::kernels::element::Element;
-use crate::kernels::elementwise::{add_activation_in_place, sum_to_rows};
-use crate::kernels::gemm::{GemmShape, gemm};
+use crate::kernels::elementwise::{Unary, add_activation_in_place, sum_to_rows, unary_in_place};
+use crate::kernels::gemm::{GemmShape, gemm, matmul};
 use crate::kernels::simd::Isa;
 use crate::kernels::{Activation, ConvShape};
 use crate::plan::{BufferId, Memory, Place};
@@ -162,7 +162,7 @@ impl Lowering<'_> {
         &mut self,
         node: &Node,
         attributes: &Conv,
-        activation: Activation,
+        (activation, then): (Activation, Option<Unary>),
         residual: bool,
     ) -> Result<(), ExecuteError> {
         let shape = self.conv_shape(attributes, node.inputs[0], node.inputs[1], node.outputs[0]);
@@ -189,6 +189,9 @@ impl Lowering<'_> {
                 if let Some(residual) = residual {
                     add_activation_in_place(isa, out[0].get(), memory.get::<E>(residual), activation);
                 }
+                if let Some(then) = then {
+                    unary_in_place(isa, then, out[0].get::<E>());
+                }
                 Ok(())
             });
             return Ok(());
@@ -201,6 +204,9 @@ impl Lowering<'_> {
             filter.with::<E>(isa, &shape, Direction::Forward, memory, &mut scratch.filter, |filter| {
                 conv(isa, &shape, memory.get::<E>(x), filter, &epilogue, out[0].get());
             });
+            if let Some(then) = then {
+                unary_in_place(isa, then, out[0].get::<E>());
+            }
             Ok(())
         });
         Ok(())
@@ -265,6 +271,9 @@ impl Lowering<'_> {
         let (&[rows, columns], &[m, n]) = (self.shape(node.inputs[0]), self.shape(node.outputs[0])) else {
             return Err(unsupported(node, "its operands must be matrices".into()));
         };
+        if !trans_a && trans_b && self.is_stack(node.inputs[0]) {
+            return self.linear::<E>(node, [m, n, columns]);
+        }
         let shape = GemmShape { trans_a, trans_b, m, n, k: if trans_a { rows } else { columns } };
         let isa = self.isa;
         let (a, b) = (self.wide::<E>(node.inputs[0])?, self.wide::<E>(node.inputs[1])?);
@@ -284,6 +293,73 @@ impl Lowering<'_> {
                 Ok(())
             });
         }
+        Ok(())
+    }
+
+    /// Whether a matrix has many rows for each picture, such as those of all tokens.
+    fn is_stack(&self, value: ValueId) -> bool {
+        match self.graph.value(value).shape.0.first() {
+            Some(Dim::Expr(_)) => true,
+            Some(Dim::Fixed(rows)) => *rows >= 64,
+            Some(Dim::Symbol(_)) | None => false,
+        }
+    }
+
+    /// x wᵀ + b for many rows, as the 1x1 convolution of one row of pixels: its filter is packed.
+    fn linear<E: Element>(&mut self, node: &Node, [m, n, k]: [usize; 3]) -> Result<(), ExecuteError> {
+        let shape = ConvShape {
+            batch: 1,
+            in_h: 1,
+            in_w: m,
+            in_c: k,
+            out_h: 1,
+            out_w: m,
+            out_c: n,
+            kernel: [1, 1],
+            strides: [1, 1],
+            pads: [0; 4],
+            dilations: [1, 1],
+            groups: 1,
+        };
+        let isa = self.isa;
+        let x = self.plain(node.inputs[0])?;
+        let bias = node.inputs.get(2).map(|&c| self.plain(c)).transpose()?;
+        let filter = self.filter::<E>(&shape, node.inputs[1], Direction::Forward)?;
+        let y = self.write_plain(node.outputs[0]);
+        let reads = [x].into_iter().chain(bias).chain(filter.reads()).collect();
+        self.push(&node.name, reads, vec![y], move |memory, scratch, out| {
+            let bias = bias.map(|b| memory.get(b));
+            let epilogue = Epilogue { bias, residual: None, activation: Activation::None };
+            filter.with::<E>(isa, &shape, Direction::Forward, memory, &mut scratch.filter, |filter| {
+                conv(isa, &shape, memory.get::<E>(x), filter, &epilogue, out[0].get());
+            });
+            Ok(())
+        });
+        Ok(())
+    }
+
+    /// A product of two stacks of matrices, the operands' last two axes exchanged where `trans` says so.
+    pub(super) fn matmul<E: Element>(
+        &mut self,
+        node: &Node,
+        [trans_a, trans_b]: [bool; 2],
+    ) -> Result<(), ExecuteError> {
+        let (a_shape, y_shape) = (self.shape(node.inputs[0]), self.shape(node.outputs[0]));
+        let (&[.., rows, columns], &[ref stack @ .., m, n]) = (a_shape, y_shape) else {
+            return Err(unsupported(node, "its operands must be matrices".into()));
+        };
+        let count = stack.iter().product();
+        let shape = GemmShape { trans_a, trans_b, m, n, k: if trans_a { rows } else { columns } };
+        let isa = self.isa;
+        let (a, b) = (self.wide::<E>(node.inputs[0])?, self.wide::<E>(node.inputs[1])?);
+        let product = self.fresh(count * m * n, DType::F32);
+        self.push(&node.name, vec![a, b], vec![product], move |memory, _, out| {
+            matmul(isa, count, &shape, memory.get(a), memory.get(b), out[0].get());
+            Ok(())
+        });
+        let y = node.outputs[0];
+        let product = if E::DTYPE == DType::F32 { product } else { self.cast::<f32, E>(product, y) };
+        self.alias(y, Order::Graph, product);
         Ok(())
     }
 

@@ -1,16 +1,17 @@
 //! What works element by element, and reshapes.
 
 use half::{bf16, f16};
-use offshoot_graph::{DType, ExecuteError, Node};
+use offshoot_graph::{DType, ExecuteError, Node, ValueId};
 
 use super::{Lowering, Order, unsupported};
 use crate::kernels::dropout::{Dropout, dropout};
 use crate::kernels::element::Element;
 use crate::kernels::elementwise::{
     Binary, Unary, activation_grad, activation_grad_in_place, binary, binary_in_place, binary_rows,
-    broadcast_binary, sum_to_shape, unary, unary_grad,
+    broadcast_binary, sum_to_rows, sum_to_shape, unary, unary_grad, unary_grad_in_place,
 };
 use crate::kernels::{Activation, Place};
+use crate::plan::BufferId;
 
 impl Lowering<'_> {
     pub(super) fn activation<E: Element>(
@@ -25,14 +26,11 @@ impl Lowering<'_> {
         }
     }
 
-    pub(super) fn sigmoid<E: Element>(&mut self, node: &Node) -> Result<(), ExecuteError> {
-        self.unary::<E>(node, Unary::Sigmoid)
-    }
-
-    fn unary<E: Element>(&mut self, node: &Node, op: Unary) -> Result<(), ExecuteError> {
+    pub(super) fn unary<E: Element>(&mut self, node: &Node, op: Unary) -> Result<(), ExecuteError> {
         let isa = self.isa;
-        let x = self.read(node.inputs[0])?;
-        let y = self.write(node.outputs[0]);
+        let order = self.held_order(&node.inputs);
+        let x = self.in_order(node.inputs[0], order)?;
+        let y = self.write_in_order(node.outputs[0], order);
         self.push(&node.name, vec![x], vec![y], move |memory, _, out| {
             unary(isa, op, memory.get::<E>(x), out[0].get());
             Ok(())
@@ -46,8 +44,9 @@ impl Lowering<'_> {
         activation: Activation,
     ) -> Result<(), ExecuteError> {
         let isa = self.isa;
-        let (dy, y) = (self.read(node.inputs[0])?, self.read(node.inputs[1])?);
-        let dx = self.write(node.outputs[0]);
+        let order = self.held_order(&node.inputs);
+        let (dy, y) = (self.in_order(node.inputs[0], order)?, self.in_order(node.inputs[1], order)?);
+        let dx = self.write_in_order(node.outputs[0], order);
         self.push_over(&node.name, vec![dy, y], dx, move |memory, _, out| {
             match memory.place::<E>(dy, &mut out[0]) {
                 Place::Over(dx) => activation_grad_in_place(isa, activation, memory.get(y), dx),
@@ -58,25 +57,39 @@ impl Lowering<'_> {
         Ok(())
     }
 
-    pub(super) fn sigmoid_grad<E: Element>(&mut self, node: &Node) -> Result<(), ExecuteError> {
+    /// (dy, x) -> dx of `op`
+    pub(super) fn unary_grad<E: Element>(&mut self, node: &Node, op: Unary) -> Result<(), ExecuteError> {
         let isa = self.isa;
-        let (dy, x) = (self.read(node.inputs[0])?, self.read(node.inputs[1])?);
-        let dx = self.write(node.outputs[0]);
-        self.push(&node.name, vec![dy, x], vec![dx], move |memory, _, out| {
-            unary_grad(isa, Unary::Sigmoid, memory.get::<E>(x), memory.get::<E>(dy), out[0].get());
+        let order = self.held_order(&node.inputs);
+        let (dy, x) = (self.in_order(node.inputs[0], order)?, self.in_order(node.inputs[1], order)?);
+        let dx = self.write_in_order(node.outputs[0], order);
+        self.push_over(&node.name, vec![dy, x], dx, move |memory, _, out| {
+            match memory.place::<E>(dy, &mut out[0]) {
+                Place::Over(dx) => unary_grad_in_place(isa, op, memory.get(x), dx),
+                Place::Apart(dy, dx) => unary_grad(isa, op, memory.get(x), dy, dx),
+            }
             Ok(())
         });
         Ok(())
     }
 
+    /// The order in which elementwise operators read `values`: that of the graph if all are held in it and nowhere else,
+    /// as a Transpose leaves them; otherwise channels last.
+    fn held_order(&self, values: &[ValueId]) -> Order {
+        let plain_only = |&v: &ValueId| !self.held.contains_key(&(v, Order::ChannelsLast));
+        if values.iter().all(plain_only) { Order::Graph } else { self.order_of_rank(values[0]) }
+    }
+
+    fn write_in_order(&mut self, value: ValueId, order: Order) -> BufferId {
+        self.hold(value, order, Err(self.size(value)))
+    }
+
     pub(super) fn binary<E: Element>(&mut self, node: &Node, op: Binary) -> Result<(), ExecuteError> {
         let isa = self.isa;
-        let (a_shape, b_shape) = (self.aligned(node, 0), self.aligned(node, 1));
-        let shape = self.memory_shape(node.outputs[0]);
-        let (a, b) = (self.operand(node, 0)?, self.operand(node, 1)?);
-        let y = self.write(node.outputs[0]);
-        let (same, groups) = (a_shape == b_shape, channel_groups(&a_shape, &b_shape));
-        if same {
+        if self.shape(node.inputs[0]) == self.shape(node.inputs[1]) {
+            let order = self.held_order(&node.inputs);
+            let (a, b) = (self.in_order(node.inputs[0], order)?, self.in_order(node.inputs[1], order)?);
+            let y = self.write_in_order(node.outputs[0], order);
             self.push_over(&node.name, vec![a, b], y, move |memory, _, out| {
                 match memory.place::<E>(a, &mut out[0]) {
                     Place::Over(inout) => binary_in_place(isa, op, inout, memory.get(b)),
@@ -86,11 +99,24 @@ impl Lowering<'_> {
             });
             return Ok(());
         }
+        // Sums and products commute: the operand that is broadcast comes second.
+        let [first, second] = match self.len(node.inputs[0]) < self.len(node.inputs[1]) {
+            true => [1, 0],
+            false => [0, 1],
+        };
+        let (a_shape, b_shape) = (self.aligned(node, first), self.aligned(node, second));
+        let shape = self.memory_shape(node.outputs[0]);
+        let (a, b) = (self.operand(node, first)?, self.operand(node, second)?);
+        let y = self.write(node.outputs[0]);
+        let groups = row_groups(&a_shape, &b_shape);
         self.push(&node.name, vec![a, b], vec![y], move |memory, _, out| {
             let (a, b) = (memory.get::<E>(a), memory.get::<E>(b));
-            match groups {
-                Some(groups) => binary_rows(isa, op, a, b, groups, out[0].get()),
-                None => broadcast_binary(op, (a, &a_shape), (b, &b_shape), &shape, out[0].get()),
+            match (groups, b, a_shape.last()) {
+                (_, &[number], Some(&width)) if a_shape == shape => {
+                    binary_rows(isa, op, a, &vec![number; width], 1, out[0].get());
+                }
+                (Some(groups), ..) => binary_rows(isa, op, a, b, groups, out[0].get()),
+                _ => broadcast_binary(op, (a, &a_shape), (b, &b_shape), &shape, out[0].get()),
             }
             Ok(())
         });
@@ -136,11 +162,27 @@ impl Lowering<'_> {
             }
         };
         let dy = self.read(node.inputs[0])?;
+        if let Some(groups) = row_groups(&dy_shape, &shape) {
+            return self.sum_rows::<E>(node, dy, groups);
+        }
         let dx = self.write(node.outputs[0]);
         self.push(&node.name, vec![dy], vec![dx], move |memory, _, out| {
             sum_to_shape(memory.get::<E>(dy), &dy_shape, &shape, out[0].get());
             Ok(())
         });
+        Ok(())
+    }
+
+    /// The sums of the rows of each group.
+    fn sum_rows<E: Element>(&mut self, node: &Node, dy: BufferId, groups: usize) -> Result<(), ExecuteError> {
+        let (isa, value) = (self.isa, node.outputs[0]);
+        let sums = self.fresh(self.len(value), DType::F32);
+        self.push(&node.name, vec![dy], vec![sums], move |memory, _, out| {
+            sum_to_rows(isa, memory.get::<E>(dy), groups, out[0].get());
+            Ok(())
+        });
+        let dx = if E::DTYPE == DType::F32 { sums } else { self.cast::<f32, E>(sums, value) };
+        self.alias(value, self.order_of_rank(value), dx);
         Ok(())
     }
 
@@ -183,7 +225,14 @@ impl Lowering<'_> {
     }
 }
 
-/// [N, .., C] against [N, 1.., C]: the groups of rows that share one row of the second operand.
+/// The groups of rows of `a` that share one row of `b`: of [N, .., C] against [N, 1.., C], where a row is C elements, or
+/// against the last axes of `a`, which are a row together.
+fn row_groups(a: &[usize], b: &[usize]) -> Option<usize> {
+    let ones = b.iter().take_while(|&&d| d == 1).count();
+    let suffix = a.len() == b.len() && ones < b.len() && a[ones..] == b[ones..];
+    if suffix { Some(1) } else { channel_groups(a, b) }
+}
+
 fn channel_groups(a: &[usize], b: &[usize]) -> Option<usize> {
     let (a_last, b_last) = (a.last()?, b.last()?);
     let middle = &b[1.min(b.len())..b.len() - 1];

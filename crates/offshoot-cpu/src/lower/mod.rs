@@ -6,16 +6,18 @@ mod elementwise;
 mod loss;
 mod norm;
 mod pool;
+mod shape;
 
 use std::collections::HashMap;
 
 use half::{bf16, f16};
-use offshoot_graph::op::{FusedOp, GradOp, TrainOp};
+use offshoot_graph::op::{self, FusedOp, GradOp, HardSigmoid, TrainOp};
 use offshoot_graph::{Bindings, DType, ExecuteError, Graph, Node, Op, Parameter, Role, Source, ValueId};
 
 use crate::kernels::Activation;
 use crate::kernels::convert::{convert, round};
 use crate::kernels::element::Element;
+use crate::kernels::elementwise::Unary;
 use crate::kernels::layout::{nchw_to_nhwc, nhwc_to_nchw};
 use crate::kernels::simd::Isa;
 use crate::plan::{BufferId, Memory, Out, Place, Plan, Scratch, Size, Step};
@@ -314,15 +316,25 @@ impl<'a> Lowering<'a> {
         }
     }
 
+    /// The activation of a fused batch norm: one whose gradient passes or does not.
+    fn gate(&self, node: &Node, activation: op::Activation) -> Result<Activation, ExecuteError> {
+        match epilogue(activation) {
+            (gate, None) => Ok(gate),
+            (_, Some(_)) => Err(unsupported(node, format!("a batch norm does not apply {activation:?}"))),
+        }
+    }
+
     fn node<E: Element>(&mut self, node: &Node) -> Result<(), ExecuteError> {
         match &node.op {
-            Op::Conv(conv) => self.conv::<E>(node, conv, Activation::None, false),
+            Op::Conv(conv) => self.conv::<E>(node, conv, (Activation::None, None), false),
             Op::Fused(FusedOp::Conv { conv, residual, activation }) => {
-                self.conv::<E>(node, conv, kernel_activation(*activation), *residual)
+                self.conv::<E>(node, conv, epilogue(*activation), *residual)
             }
             Op::Grad(GradOp::ConvInput { conv, .. }) => self.conv_input_grad::<E>(node, conv),
             Op::Grad(GradOp::ConvWeight { conv, .. }) => self.conv_weight_grad::<E>(node, conv),
             Op::Gemm(gemm) => self.gemm::<E>(node, *gemm),
+            Op::MatMul => self.matmul::<E>(node, [false, false]),
+            Op::Fused(FusedOp::MatMul { trans_a, trans_b }) => self.matmul::<E>(node, [*trans_a, *trans_b]),
             Op::Grad(GradOp::SumToChannels) => self.sum_to_channels::<E>(node),
 
             Op::BatchNormalization(norm) => self.batch_normalization::<E>(node, *norm),
@@ -330,26 +342,36 @@ impl<'a> Lowering<'a> {
             Op::Train(TrainOp::InvStd { epsilon }) => self.inv_std(node, *epsilon),
             Op::Train(TrainOp::BatchNormApply) => self.batch_norm_apply::<E>(node, Activation::None, false),
             Op::Fused(FusedOp::BatchNormApply { residual, activation }) => {
-                self.batch_norm_apply::<E>(node, kernel_activation(*activation), *residual)
+                self.batch_norm_apply::<E>(node, self.gate(node, *activation)?, *residual)
             }
             Op::Grad(GradOp::BatchNormReduce) => self.batch_norm_reduce::<E>(node),
             Op::Fused(FusedOp::BatchNormReduce { activation }) => {
-                self.fused_batch_norm_reduce::<E>(node, kernel_activation(*activation))
+                self.fused_batch_norm_reduce::<E>(node, self.gate(node, *activation)?)
             }
             Op::Grad(GradOp::BatchNormInput) => self.batch_norm_input::<E>(node),
             Op::Fused(FusedOp::BatchNormInput { activation }) => {
-                self.fused_batch_norm_input::<E>(node, kernel_activation(*activation))
+                self.fused_batch_norm_input::<E>(node, self.gate(node, *activation)?)
             }
             Op::Grad(GradOp::BatchNormScale) => self.batch_norm_scale::<E>(node),
 
             Op::Relu => self.activation::<E>(node, Activation::Relu),
             Op::Clip(clip) => self.activation::<E>(node, Activation::Clip { min: clip.min, max: clip.max }),
-            Op::Sigmoid => self.sigmoid::<E>(node),
+            Op::Sigmoid => self.unary::<E>(node, Unary::Sigmoid),
+            Op::HardSigmoid(op) => self.unary::<E>(node, hard_sigmoid(*op)),
+            Op::HardSwish => self.unary::<E>(node, Unary::HardSwish),
+            Op::Erf => self.unary::<E>(node, Unary::Erf),
+            Op::Gelu => self.unary::<E>(node, Unary::Gelu),
+            Op::Fused(FusedOp::Silu) => self.unary::<E>(node, Unary::Silu),
             Op::Grad(GradOp::Relu) => self.activation_grad::<E>(node, Activation::Relu),
             Op::Grad(GradOp::Clip(clip)) => {
                 self.activation_grad::<E>(node, Activation::Clip { min: clip.min, max: clip.max })
             }
-            Op::Grad(GradOp::Sigmoid) => self.sigmoid_grad::<E>(node),
+            Op::Grad(GradOp::Sigmoid) => self.unary_grad::<E>(node, Unary::Sigmoid),
+            Op::Grad(GradOp::HardSigmoid(op)) => self.unary_grad::<E>(node, hard_sigmoid(*op)),
+            Op::Grad(GradOp::HardSwish) => self.unary_grad::<E>(node, Unary::HardSwish),
+            Op::Grad(GradOp::Erf) => self.unary_grad::<E>(node, Unary::Erf),
+            Op::Grad(GradOp::Gelu) => self.unary_grad::<E>(node, Unary::Gelu),
+            Op::Grad(GradOp::Silu) => self.unary_grad::<E>(node, Unary::Silu),
             Op::Add => self.binary::<E>(node, crate::kernels::elementwise::Binary::Add),
             Op::Mul => self.binary::<E>(node, crate::kernels::elementwise::Binary::Mul),
             Op::Grad(GradOp::ReduceTo { .. }) => self.reduce_to::<E>(node),
@@ -361,7 +383,16 @@ impl<'a> Lowering<'a> {
             Op::Grad(GradOp::AveragePool { pool, .. }) => self.average_pool_grad::<E>(node, pool),
             Op::Grad(GradOp::GlobalAveragePool { .. }) => self.global_average_pool_grad::<E>(node),
 
-            Op::Flatten { .. } | Op::Grad(GradOp::Reshape { .. }) => self.reshape(node),
+            Op::LayerNormalization(norm) => self.layer_norm(node, *norm),
+            Op::Grad(GradOp::LayerNormReduce(norm)) => self.layer_norm_reduce(node, *norm),
+            Op::Grad(GradOp::LayerNormInput(norm)) => self.layer_norm_input(node, *norm),
+
+            Op::Flatten { .. } | Op::Reshape { .. } | Op::Grad(GradOp::Reshape { .. }) => self.reshape(node),
+            Op::Transpose { perm } => self.transpose::<E>(node, perm),
+            Op::Concat { axis } => self.concat::<E>(node, *axis),
+            Op::Slice { axis, start, .. } => self.slice::<E>(node, *axis, *start),
+            Op::Grad(GradOp::Slice { axis, start, .. }) => self.slice_grad::<E>(node, *axis, *start),
+            Op::Expand { .. } => self.expand::<E>(node),
             Op::Identity | Op::Dropout { .. } => {
                 let order = self.order_of_rank(node.inputs[0]);
                 let id = self.read(node.inputs[0])?;
@@ -384,10 +415,17 @@ fn unsupported(node: &Node, reason: String) -> ExecuteError {
     ExecuteError::Unsupported { node: node.name.clone(), op: node.op.name(), reason }
 }
 
-fn kernel_activation(activation: offshoot_graph::op::Activation) -> Activation {
+fn hard_sigmoid(op: HardSigmoid) -> Unary {
+    Unary::HardSigmoid { alpha: op.alpha, beta: op.beta }
+}
+
+/// What a kernel applies as it stores, and what is applied to its result in place after that.
+fn epilogue(activation: op::Activation) -> (Activation, Option<Unary>) {
     match activation {
-        offshoot_graph::op::Activation::None => Activation::None,
-        offshoot_graph::op::Activation::Relu => Activation::Relu,
-        offshoot_graph::op::Activation::Clip(clip) => Activation::Clip { min: clip.min, max: clip.max },
+        op::Activation::None => (Activation::None, None),
+        op::Activation::Relu => (Activation::Relu, None),
+        op::Activation::Clip(clip) => (Activation::Clip { min: clip.min, max: clip.max }, None),
+        op::Activation::HardSwish => (Activation::None, Some(Unary::HardSwish)),
+        op::Activation::Silu => (Activation::None, Some(Unary::Silu)),
     }
 }

@@ -7,8 +7,11 @@ use std::path::Path;
 
 use half::f16;
 use offshoot_cpu::{CpuExecutor, CpuOptions, Isa};
-use offshoot_graph::op::{AveragePool, BatchNormalization, Clip, Conv, CrossEntropy, Gemm, Pool, TrainOp};
-use offshoot_graph::{Executor, Graph, GraphError, Op, Tensor, ValueId, Weights};
+use offshoot_graph::op::{
+    AveragePool, BatchNormalization, Clip, Conv, CrossEntropy, FusedOp, Gemm, HardSigmoid,
+    LayerNormalization, Pool, TrainOp,
+};
+use offshoot_graph::{Executor, Graph, GraphError, Op, Shape, Tensor, ValueId, Weights};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
@@ -61,9 +64,12 @@ pub(crate) fn strings(value: &Value) -> Vec<&str> {
     value.as_array().unwrap().iter().map(|v| v.as_str().unwrap()).collect()
 }
 
+fn all_sizes(value: &Value) -> Vec<usize> {
+    value.as_array().unwrap().iter().map(|v| v.as_u64().unwrap() as usize).collect()
+}
+
 fn sizes<const N: usize>(value: &Value) -> [usize; N] {
-    let all: Vec<usize> = value.as_array().unwrap().iter().map(|v| v.as_u64().unwrap() as usize).collect();
-    all.try_into().unwrap()
+    all_sizes(value).try_into().unwrap()
 }
 
 fn pool(a: &Value) -> Pool {
@@ -95,6 +101,25 @@ fn operator(name: &str, a: &Value) -> Op {
             max: number("max").unwrap_or(f32::INFINITY),
         }),
         "Sigmoid" => Op::Sigmoid,
+        "HardSigmoid" => {
+            Op::HardSigmoid(HardSigmoid { alpha: number("alpha").unwrap(), beta: number("beta").unwrap() })
+        }
+        "HardSwish" => Op::HardSwish,
+        "Erf" => Op::Erf,
+        "Gelu" => Op::Gelu,
+        "Silu" => Op::Fused(FusedOp::Silu),
+        "MatMul" => Op::MatMul,
+        "LayerNormalization" => {
+            Op::LayerNormalization(LayerNormalization { epsilon: number("epsilon").unwrap() })
+        }
+        "Transpose" => Op::Transpose { perm: all_sizes(&a["perm"]) },
+        "Reshape" => Op::Reshape { shape: Shape::fixed(&all_sizes(&a["shape"])) },
+        "Expand" => Op::Expand { shape: Shape::fixed(&all_sizes(&a["shape"])) },
+        "Concat" => Op::Concat { axis: axis() },
+        "Slice" => {
+            let index = |key: &str| a[key].as_u64().unwrap() as usize;
+            Op::Slice { axis: axis(), start: index("start"), end: index("end") }
+        }
         "Add" => Op::Add,
         "Mul" => Op::Mul,
         "MaxPool" => Op::MaxPool(pool(a)),
@@ -137,6 +162,12 @@ pub(crate) fn add_operator(
             let inputs = [x, stats[0], stats[1], weight, bias];
             let y = graph.add("y", Op::Train(TrainOp::BatchNormApply), &inputs)?;
             Ok(vec![y, stats[2], stats[3]])
+        }
+        "Scores" => {
+            let &[q, k] = inputs else { panic!("two inputs") };
+            let perm = vec![0, 1, 3, 2];
+            let k = graph.add("transposed", Op::Transpose { perm }, &[k])?;
+            graph.add_node("y", Op::MatMul, &[q, k])
         }
         one => graph.add_node("y", operator(one, attributes), inputs),
     }

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use offshoot_graph::model::{BATCH, INPUT, OUTPUT};
+use offshoot_graph::passes::recognize_gelu;
 use offshoot_graph::{DType, Dim, Graph, Model, Shape, Weights};
 use prost::bytes::Bytes;
 
@@ -313,5 +314,7 @@ fn build(source: &Source<'_>, batch: Dim) -> Result<Built, Problem> {
     translator.graph.add_output(OUTPUT, output);
     let converted = translator.converted;
     let (graph, weights) = translator.finish();
+    let graph = recognize_gelu(&graph)
+        .map_err(|e| Problem::unsupported("graph", e.to_string(), "Check the file with onnx.checker"))?;
     Ok(Built { graph, weights, classes, converted })
 }

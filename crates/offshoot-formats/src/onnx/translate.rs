@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
-use offshoot_graph::op::{AveragePool, BatchNormalization, Clip, Conv, Gemm, Pool};
+use offshoot_graph::op::{
+    AveragePool, BatchNormalization, Clip, Conv, Gemm, HardSigmoid, LayerNormalization, Pool,
+};
 use offshoot_graph::{Data, Dim, Graph, Op, Role, Shape, Tensor, ValueId, Weights};
 
 use super::attributes::NodeView;
@@ -167,6 +169,21 @@ impl<'a> Translator<'a> {
             "Conv" => self.conv(node),
             "Gemm" => self.general_product(node),
             "BatchNormalization" => self.batch_norm(node),
+            "HardSwish" => return self.elementwise(node, Op::HardSwish),
+            "HardSigmoid" => {
+                let (alpha, beta) = (node.float("alpha").unwrap_or(0.2), node.float("beta").unwrap_or(0.5));
+                return self.elementwise(node, Op::HardSigmoid(HardSigmoid { alpha, beta }));
+            }
+            "Erf" => return self.elementwise(node, Op::Erf),
+            "Gelu" if node.text("approximate").unwrap_or("none") == "none" => {
+                return self.elementwise(node, Op::Gelu);
+            }
+            "LayerNormalization" => self.layer_norm(node),
+            "Concat" => self.concat(node),
+            "Slice" => self.slice(node),
+            "Gather" => self.pick(node),
+            "Unsqueeze" => self.unsqueeze(node),
+            "Expand" => self.expand(node),
             "GlobalAveragePool" => self.unary(node, Op::GlobalAveragePool),
             "Softmax" => self.softmax(node),
             "MaxPool" => self.max_pool(node),
@@ -209,9 +226,10 @@ impl<'a> Translator<'a> {
                 self.define(node.required(index)?, id);
                 Ok(id)
             }
-            Operand::ChannelsLast(_) => {
-                let what = format!("its input {index} has its channels last, where it wants them first");
-                Err(node.unsupported(what, "Check the file with onnx.checker; or convert the model again"))
+            // The picture with its axes as the file has them.
+            Operand::ChannelsLast(id) => {
+                let name = format!("{}.channels_last", node.name());
+                self.push_named(&name, Op::Transpose { perm: vec![0, 2, 3, 1] }, &[id])
             }
             Operand::Padded { node: pad, .. } => Err(Problem::unsupported(
                 format!("node `{pad}` (Pad)"),
@@ -489,10 +507,157 @@ impl<'a> Translator<'a> {
             {
                 Ok(same)
             }
-            _ => Err(node.unsupported(
-                "only weights, and pictures between the layouts NCHW and NHWC, are transposed",
-                "Export with the layout NCHW (batch, channels, height, width)",
-            )),
+            Operand::Stored(_) | Operand::Numbers(_) => {
+                Err(node.unsupported("of what is stored only weights are transposed", SIMPLIFY))
+            }
+            Operand::Value(_)
+            | Operand::ChannelsLast(_)
+            | Operand::Padded { .. }
+            | Operand::Product { .. } => {
+                let x = self.value(node, 0)?;
+                let rank = self.shape(x).rank();
+                let perm = match perm {
+                    Some(perm) => perm.iter().map(|&a| node.axis(a, rank)).collect::<Result<_, _>>()?,
+                    None => (0..rank).rev().collect(),
+                };
+                self.push(node, Op::Transpose { perm }, &[x]).map(Operand::Value)
+            }
+        }
+    }
+
+    fn layer_norm(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
+        let x = self.value(node, 0)?;
+        let rank = self.shape(x).rank();
+        if node.axis(node.int("axis", -1), rank)? + 1 != rank || node.input(2).is_none() {
+            return Err(
+                node.unsupported("only a norm of the last axis with scale and bias is read", SIMPLIFY)
+            );
+        }
+        let epsilon = node.float("epsilon").unwrap_or(1e-5);
+        let mut inputs = vec![x];
+        for index in [1, 2] {
+            inputs.push(self.plain_parameter(node, index, Role::Weight)?);
+        }
+        self.push(node, Op::LayerNormalization(LayerNormalization { epsilon }), &inputs)
+    }
+
+    fn concat(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
+        let mut inputs = Vec::new();
+        for index in 0..node.proto.input.len() {
+            inputs.push(match self.operand(node, index)? {
+                Operand::Stored(s) if !s.transposed => self.term(node, &s, true, |x| x)?,
+                _ => self.value(node, index)?,
+            });
+        }
+        let first = *inputs.first().ok_or_else(|| node.damaged("it has no inputs"))?;
+        let axis = node.axis(node.int("axis", 0), self.shape(first).rank())?;
+        self.push(node, Op::Concat { axis }, &inputs)
+    }
+
+    /// A part of one axis.
+    fn slice(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
+        let x = self.value(node, 0)?;
+        let shape = self.shape(x).clone();
+        let one = |values: Option<Vec<i64>>, name: &str| match values.as_deref() {
+            Some(&[value]) => Ok(value),
+            _ => Err(node.unsupported(format!("its {name} are not one number"), SIMPLIFY)),
+        };
+        let start = one(self.ints(node, 1, "starts")?, "starts")?;
+        let end = one(self.ints(node, 2, "ends")?, "ends")?;
+        let axis = one(Some(self.ints(node, 3, "axes")?.unwrap_or(vec![0])), "axes")?;
+        let step = one(Some(self.ints(node, 4, "steps")?.unwrap_or(vec![1])), "steps")?;
+        let axis = node.axis(axis, shape.rank())?;
+        let Some(size) = shape.0[axis].fixed().filter(|_| step == 1) else {
+            return Err(node.unsupported("only neighbours along an axis of known size are read", SIMPLIFY));
+        };
+        let place = |i: i64| {
+            let counted = if i < 0 { i.saturating_add(size as i64) } else { i };
+            usize::try_from(counted).unwrap_or(0).min(size)
+        };
+        self.push(node, Op::Slice { axis, start: place(start), end: place(end) }, &[x])
+    }
+
+    /// The part of a value with one index along an axis, without that axis.
+    fn pick(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
+        let x = self.value(node, 0)?;
+        let shape = self.shape(x).clone();
+        let axis = node.axis(node.int("axis", 0), shape.rank())?;
+        let indices = self.numbers(node, 1)?;
+        let scalar = indices.as_ref().is_some_and(|n| n.shape.is_empty());
+        let index = indices.and_then(|n| n.ints()).filter(|n| n.len() == 1);
+        let (Some(index), Some(size)) = (index, shape.0[axis].fixed()) else {
+            return Err(node.unsupported("only one index that is known before the run is picked", SIMPLIFY));
+        };
+        let index = if index[0] < 0 { index[0].saturating_add(size as i64) } else { index[0] };
+        let start = usize::try_from(index).ok().filter(|&i| i < size);
+        let start = start.ok_or_else(|| node.damaged(format!("index {index} is outside of {size}")))?;
+        let part = self.push(node, Op::Slice { axis, start, end: start + 1 }, &[x])?;
+        if !scalar {
+            return Ok(part);
+        }
+        let mut rest = shape.0;
+        rest.remove(axis);
+        self.reshape_to(node, part, Shape(rest))
+    }
+
+    /// `x` under another shape of as many elements.
+    fn reshape_to(&mut self, node: NodeView<'a>, x: ValueId, shape: Shape) -> Result<ValueId, Problem> {
+        if shape == *self.shape(x) {
+            return Ok(x);
+        }
+        let flat = Op::Flatten { axis: 1 };
+        let own = self.shape(x);
+        let op = match (&shape.0[..], own.0.first()) {
+            ([first, Dim::Fixed(_)], Some(batch)) if own.rank() > 2 && first == batch => flat,
+            _ => Op::Reshape { shape },
+        };
+        self.push(node, op, &[x])
+    }
+
+    fn unsqueeze(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
+        let x = self.value(node, 0)?;
+        let axes = self.ints(node, 1, "axes")?.unwrap_or_default();
+        let mut shape = self.shape(x).0.clone();
+        let rank = shape.len().saturating_add(axes.len());
+        let mut axes = axes.iter().map(|&a| node.axis(a, rank)).collect::<Result<Vec<_>, _>>()?;
+        axes.sort_unstable();
+        axes.dedup();
+        for axis in axes {
+            if axis > shape.len() {
+                return Err(node.damaged("its axes are not those of the result"));
+            }
+            shape.insert(axis, Dim::Fixed(1));
+        }
+        self.reshape_to(node, x, Shape(shape))
+    }
+
+    fn expand(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
+        let x = match self.operand(node, 0)? {
+            Operand::Stored(s) => self.term(node, &s, true, |x| x)?,
+            _ => self.value(node, 0)?,
+        };
+        let dims = self.shape(x).0.clone();
+        let target = self.numbers(node, 1)?.map(|n| n.data).unwrap_or_default();
+        let missing = target.len().saturating_sub(dims.len());
+        let dim = |(i, number): (usize, &Number)| match *number {
+            Number::Batch => Some(self.context.batch.clone()),
+            Number::Known(1.0) if i >= missing => dims.get(i - missing).cloned(),
+            Number::Known(n) if i == 0 && self.context.fixed_batch.is_some_and(|b| b as f64 == n) => {
+                Some(self.context.batch.clone())
+            }
+            Number::Known(n) if (1.0..=MAX_ELEMENTS as f64).contains(&n) => Some(Dim::Fixed(n as usize)),
+            Number::Known(_) | Number::Unknown => None,
+        };
+        let shape: Option<Vec<Dim>> = target.iter().enumerate().map(dim).collect();
+        match shape {
+            Some(shape) if shape.len() >= dims.len() => {
+                let shape = Shape(shape);
+                if shape == *self.shape(x) {
+                    return Ok(x);
+                }
+                self.push(node, Op::Expand { shape }, &[x])
+            }
+            _ => Err(node.unsupported("its shape is not known before the run", SIMPLIFY)),
         }
     }
 
@@ -748,7 +913,14 @@ impl<'a> Translator<'a> {
     }
 
     fn matmul(&mut self, node: NodeView<'a>) -> Result<Operand, Problem> {
-        let (x, matrix) = (self.value(node, 0)?, self.stored(node, 1)?);
+        let x = self.value(node, 0)?;
+        if let Operand::Value(_) | Operand::ChannelsLast(_) | Operand::Product { .. } =
+            self.operand(node, 1)?
+        {
+            let other = self.value(node, 1)?;
+            return self.push(node, Op::MatMul, &[x, other]).map(Operand::Value);
+        }
+        let matrix = self.stored(node, 1)?;
         Ok(Operand::Product { x, matrix, node: node.name().to_owned() })
     }
 
@@ -759,11 +931,23 @@ impl<'a> Translator<'a> {
         matrix: &Stored,
         bias: Option<&Stored>,
     ) -> Result<ValueId, Problem> {
-        let mut inputs = vec![x, self.parameter(matrix, Role::Weight)?];
+        let shape = self.shape(x).clone();
+        let axis = shape.rank().saturating_sub(1);
+        // Rows of tokens or pixels: one matrix of all of them.
+        let rows = match axis {
+            0 | 1 => x,
+            _ => self.push_named(&format!("{name}.rows"), Op::Flatten { axis }, &[x])?,
+        };
+        let mut inputs = vec![rows, self.parameter(matrix, Role::Weight)?];
         if let Some(bias) = bias {
             inputs.push(self.parameter(bias, Role::Weight)?);
         }
-        self.push_named(name, Op::Gemm(Gemm { trans_a: false, trans_b: matrix.transposed }), &inputs)
+        let product = Op::Gemm(Gemm { trans_a: false, trans_b: matrix.transposed });
+        let y = self.push_named(name, product, &inputs)?;
+        let (true, Some(width)) = (axis > 1, self.shape(y).0.last().cloned()) else { return Ok(y) };
+        let mut shape = shape;
+        shape.0[axis] = width;
+        self.push_named(&format!("{name}.shape"), Op::Reshape { shape }, &[y])
     }
 
     fn general_product(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
@@ -933,8 +1117,7 @@ impl<'a> Translator<'a> {
         let (x, channels_last) = self.laid_out(node, 0)?;
         let pixel = [Dim::Fixed(1), Dim::Fixed(1)];
         if channels_last && self.shape(x).0.get(2..) != Some(&pixel) {
-            let what = "it flattens a picture of several pixels with its channels last";
-            return Err(node.unsupported(what, "Put a global average pooling before the head"));
+            return Ok((self.value(node, 0)?, false));
         }
         Ok((x, channels_last))
     }
@@ -951,53 +1134,65 @@ impl<'a> Translator<'a> {
     fn squeeze(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
         let (x, channels_last) = self.laid_out(node, 0)?;
         let shape = self.shape(x).clone();
-        let sides = if channels_last { [1, 2] } else { [2, 3] };
-        let axes = self.ints(node, 1, "axes")?.unwrap_or(sides.map(|a| a as i64).to_vec());
+        let ones = || {
+            let is_one = |&axis: &usize| shape.0[axis] == Dim::Fixed(1);
+            (0..shape.rank()).filter(is_one).map(|axis| axis as i64).collect()
+        };
+        let axes = self.ints(node, 1, "axes")?.unwrap_or_else(ones);
         let mut axes = axes.iter().map(|&a| node.axis(a, shape.rank())).collect::<Result<Vec<_>, _>>()?;
         axes.sort_unstable();
-        if axes != sides || shape.rank() != 4 || shape.0[2..] != [Dim::Fixed(1), Dim::Fixed(1)] {
-            let what = format!("only a height and width of one are removed, the input is {shape}");
+        axes.dedup();
+        if channels_last {
+            // The graph has its axes 1 and 2 behind the channels.
+            axes = match axes[..] {
+                [1, 2] => vec![2, 3],
+                _ => return Err(node.unsupported("only a height and width of one are removed", SIMPLIFY)),
+            };
+        }
+        if axes.iter().any(|&axis| shape.0[axis] != Dim::Fixed(1)) {
+            let what = format!("only axes of one place are removed, the input is {shape}");
             return Err(node.unsupported(what, SIMPLIFY));
         }
-        self.push(node, Op::Flatten { axis: 1 }, &[x])
+        let kept = (0..shape.rank()).filter(|axis| !axes.contains(axis));
+        let shape = Shape(kept.map(|axis| shape.0[axis].clone()).collect());
+        self.reshape_to(node, x, shape)
     }
 
-    /// A reshape to [batch, everything else] is a Flatten; to the shape it has already it is nothing.
+    /// A reshape to sizes that are known but for the batch and one that follows from the others. To [batch, everything
+    /// else] it is a Flatten; to the shape it has already it is nothing.
     fn reshape(&mut self, node: NodeView<'a>) -> Result<Operand, Problem> {
         if let Operand::Stored(stored) = self.operand(node, 0)? {
             return self.reshaped_weight(node, stored);
         }
         let (x, _) = self.flattened(node)?;
         let dims = self.shape(x).0.clone();
-        let target = match node.ints("shape") {
+        let numbers = match node.ints("shape") {
             Some(shape) => shape.iter().map(|&d| Number::Known(d as f64)).collect(),
             None => self.numbers(node, 1)?.map(|n| n.data).unwrap_or_default(),
         };
-        let rest = dims.iter().skip(1).map(Dim::fixed).try_fold(1usize, |n, d| n.checked_mul(d?));
         let copies = !node.flag("allowzero");
-        let flat = match target[..] {
-            [first, Number::Known(second)] => {
-                let whole = rest.is_some_and(|n| n as f64 == second);
-                let inferred = second == -1.0 && rest.is_some();
-                match first {
-                    Number::Batch => whole || inferred,
-                    Number::Known(-1.0) => whole,
-                    Number::Known(0.0) => copies && (whole || second == -1.0),
-                    Number::Known(n) => self.is_batch(dims.first(), n) && (whole || inferred),
-                    Number::Unknown => false,
+        let mut target: Vec<Option<Dim>> = Vec::new();
+        for (i, number) in numbers.iter().enumerate() {
+            target.push(match *number {
+                Number::Batch => Some(self.context.batch.clone()),
+                Number::Known(-1.0) => None,
+                Number::Known(0.0) if copies && i < dims.len() => Some(dims[i].clone()),
+                Number::Known(n) if i == 0 && self.is_batch(dims.first(), n) => dims.first().cloned(),
+                Number::Known(n) if (1.0..=MAX_ELEMENTS as f64).contains(&n) => Some(Dim::Fixed(n as usize)),
+                Number::Known(_) | Number::Unknown => {
+                    let what = "its shape is not known before the run";
+                    return Err(node.unsupported(what, SIMPLIFY));
                 }
+            });
+        }
+        match Shape(dims).reshaped(&target) {
+            Some(shape) => self.reshape_to(node, x, shape).map(Operand::Value),
+            None => {
+                let shape = self.shape(x);
+                let what = format!("the input, {shape}, has not as many elements as its result");
+                Err(node.unsupported(what, SIMPLIFY))
             }
-            _ => false,
-        };
-        if !flat || dims.len() < 2 {
-            let shape = self.shape(x);
-            let what = format!("only a reshape to [batch, everything else] is read; the input is {shape}");
-            return Err(node.unsupported(what, SIMPLIFY));
         }
-        if dims.len() == 2 {
-            return Ok(Operand::Value(x));
-        }
-        self.push(node, Op::Flatten { axis: 1 }, &[x]).map(Operand::Value)
     }
 
     fn reshaped_weight(&mut self, node: NodeView<'a>, stored: Stored) -> Result<Operand, Problem> {

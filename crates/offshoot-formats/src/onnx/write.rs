@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use offshoot_graph::op::{AveragePool, Clip, Conv, Pool};
+use offshoot_graph::op::{AveragePool, Clip, Conv, HardSigmoid, Pool};
 use offshoot_graph::passes::remove_training_leftovers;
 use offshoot_graph::{
     DType, Dim, Graph, InferenceGraph, Model, Node, Op, Preprocessing, Shape, Source, Tensor, ValueId,
@@ -50,7 +50,7 @@ pub(super) fn write<'a>(
     if side.is_none() {
         check_size(weights)?;
     }
-    let (mut proto, side) = Writer::new(&graph, &model.weights, side)?.graph()?;
+    let (mut proto, side) = Writer::new(&graph, &model.weights, options.opset, side)?.graph()?;
     if options.with_preprocess {
         prepare(&mut proto, &graph, &model.metadata.preprocessing, options.opset)?;
     }
@@ -130,6 +130,7 @@ fn ir_version(opset: i64) -> Result<i64, Problem> {
 struct Writer<'g, 'w> {
     graph: &'g Graph,
     weights: &'w Weights,
+    opset: i64,
     side: Option<SideFile<'w>>,
     /// The name of each value in the file.
     names: Vec<String>,
@@ -141,6 +142,7 @@ impl<'g, 'w> Writer<'g, 'w> {
     fn new(
         graph: &'g InferenceGraph,
         weights: &'w Weights,
+        opset: i64,
         side: Option<SideFile<'w>>,
     ) -> Result<Writer<'g, 'w>, Problem> {
         let graph: &Graph = graph;
@@ -156,7 +158,7 @@ impl<'g, 'w> Writer<'g, 'w> {
         if taken.len() != names.len() {
             return Err(Problem::unsupported("graph", "an output has the name of another value", WAY_OUT));
         }
-        Ok(Writer { graph, weights, side, names, taken, proto: GraphProto::default() })
+        Ok(Writer { graph, weights, opset, side, names, taken, proto: GraphProto::default() })
     }
 
     fn graph(mut self) -> Result<(GraphProto, Option<SideFile<'w>>), Problem> {
@@ -220,7 +222,11 @@ impl<'g, 'w> Writer<'g, 'w> {
 
     /// A Constant node, which tells a constant of the graph from a parameter.
     fn constant(&mut self, id: ValueId, tensor: &Tensor) -> Result<(), Problem> {
-        let mut node = proto_node("Constant", self.name(id), Vec::new(), self.name(id));
+        self.constant_node(&self.name(id).to_owned(), tensor)
+    }
+
+    fn constant_node(&mut self, name: &str, tensor: &Tensor) -> Result<(), Problem> {
+        let mut node = proto_node("Constant", name, Vec::new(), name);
         let value = self.tensor("", tensor)?;
         let r#type = Some(attribute_type::TENSOR);
         node.attribute = vec![AttributeProto {
@@ -260,7 +266,44 @@ impl<'g, 'w> Writer<'g, 'w> {
                 attributes
             }
             Op::Flatten { axis } | Op::Softmax { axis } => vec![int("axis", *axis as i64)],
-            Op::Relu | Op::Sigmoid | Op::Add | Op::Mul | Op::GlobalAveragePool => Vec::new(),
+            Op::Relu | Op::Sigmoid | Op::Add | Op::Mul | Op::GlobalAveragePool | Op::Erf | Op::MatMul => {
+                Vec::new()
+            }
+            Op::HardSigmoid(HardSigmoid { alpha, beta }) => {
+                vec![float("alpha", *alpha), float("beta", *beta)]
+            }
+            Op::HardSwish => {
+                self.since(14, node)?;
+                Vec::new()
+            }
+            Op::Gelu if self.opset < 20 => return self.gelu(node),
+            Op::Gelu => Vec::new(),
+            Op::LayerNormalization(norm) => {
+                self.since(17, node)?;
+                vec![int("axis", -1), float("epsilon", norm.epsilon)]
+            }
+            Op::Transpose { perm } => vec![ints("perm", perm)],
+            Op::Reshape { shape } => {
+                let sizes = shape.0.iter().map(|d| d.fixed().map_or(-1, |n| n as i64)).collect::<Vec<_>>();
+                if sizes.iter().filter(|&&n| n == -1).count() > 1 {
+                    let place = format!("node `{}` ({})", node.name, node.op.name());
+                    let what = format!("{shape} has more than one size that is not known");
+                    return Err(Problem::unsupported(place, what, "Use a fixed picture size"));
+                }
+                inputs.push(self.numbers(node, "shape", sizes)?);
+                Vec::new()
+            }
+            Op::Concat { axis } => vec![int("axis", *axis as i64)],
+            Op::Slice { axis, start, end } => {
+                for (suffix, number) in [("starts", start), ("ends", end), ("axes", axis)] {
+                    inputs.push(self.numbers(node, suffix, vec![*number as i64])?);
+                }
+                Vec::new()
+            }
+            Op::Expand { shape } => {
+                inputs.push(self.expanded(node, shape)?);
+                Vec::new()
+            }
             Op::Identity
             | Op::Dropout { .. }
             | Op::SoftmaxCrossEntropyLoss(_)
@@ -325,6 +368,88 @@ impl<'g, 'w> Writer<'g, 'w> {
         Err(Problem::unsupported(place, what, "Use another picture size"))
     }
 
+    /// An error where the file's operator set is older than the operator.
+    fn since(&self, opset: i64, node: &Node) -> Result<(), Problem> {
+        if self.opset >= opset {
+            return Ok(());
+        }
+        let place = format!("node `{}` ({})", node.name, node.op.name());
+        let what = format!("operator set {} does not have it", self.opset);
+        Err(Problem::unsupported(place, what, &format!("Export with operator set {opset} or a newer one")))
+    }
+
+    /// A name of the file that nothing has yet.
+    fn unused(&mut self, name: String) -> String {
+        let mut name = name;
+        while !self.taken.insert(name.clone()) {
+            name.push('_');
+        }
+        name
+    }
+
+    /// The name of a vector of whole numbers that `node` reads.
+    fn numbers(&mut self, node: &Node, suffix: &str, values: Vec<i64>) -> Result<String, Problem> {
+        let name = self.unused(format!("{}.{suffix}", node.name));
+        let proto = self.tensor(&name, &Tensor::i64([values.len()], values))?;
+        self.proto.initializer.push(proto);
+        Ok(name)
+    }
+
+    /// Adds a node between those of the graph and returns the name of what it makes.
+    fn helper(&mut self, op: &str, node: &Node, suffix: &str, inputs: Vec<String>) -> String {
+        let name = self.unused(format!("{}.{suffix}", node.name));
+        self.proto.node.push(proto_node(op, &name, inputs, &name));
+        name
+    }
+
+    /// x (1 + erf(x / sqrt 2)) / 2, for operator sets without Gelu.
+    fn gelu(&mut self, node: &Node) -> Result<(), Problem> {
+        let x = self.name(node.inputs[0]).to_owned();
+        let mut constants = Vec::new();
+        for (suffix, number) in [("root", std::f32::consts::FRAC_1_SQRT_2), ("one", 1.0), ("half", 0.5)] {
+            let name = self.unused(format!("{}.{suffix}", node.name));
+            self.constant_node(&name, &Tensor::f32([], vec![number]))?;
+            constants.push(name);
+        }
+        let [root, one, half] = [0, 1, 2].map(|i| constants[i].clone());
+        let scaled = self.helper("Mul", node, "scaled", vec![x.clone(), root]);
+        let erf = self.helper("Erf", node, "erf", vec![scaled]);
+        let sum = self.helper("Add", node, "sum", vec![erf, one]);
+        let product = self.helper("Mul", node, "product", vec![x, sum]);
+        let output = self.name(node.outputs[0]).to_owned();
+        self.proto.node.push(proto_node("Mul", &node.name, vec![product, half], &output));
+        Ok(())
+    }
+
+    /// The name of the shape that an Expand makes: what is not known of it is the batch of the graph's input.
+    fn expanded(&mut self, node: &Node, shape: &Shape) -> Result<String, Problem> {
+        let rest: Option<Vec<i64>> = shape.0.iter().skip(1).map(|d| d.fixed().map(|n| n as i64)).collect();
+        let input = self.graph.inputs().first().copied();
+        let batch = input.and_then(|id| self.graph.value(id).shape.0.first());
+        match (shape.0.first(), rest) {
+            (Some(Dim::Fixed(n)), Some(rest)) => {
+                let all = std::iter::once(*n as i64).chain(rest).collect();
+                self.numbers(node, "shape", all)
+            }
+            (first, Some(rest)) if first.is_some() && first == batch => {
+                let input = input.map(|id| self.name(id).to_owned()).unwrap_or_default();
+                let sizes = self.helper("Shape", node, "sizes", vec![input]);
+                let zero = self.numbers(node, "zero", vec![0])?;
+                let batch = self.helper("Gather", node, "batch", vec![sizes, zero]);
+                let rest = self.numbers(node, "rest", rest)?;
+                let name = self.helper("Concat", node, "shape", vec![batch, rest]);
+                if let Some(concat) = self.proto.node.last_mut() {
+                    concat.attribute = vec![int("axis", 0)];
+                }
+                Ok(name)
+            }
+            _ => {
+                let place = format!("node `{}` ({})", node.name, node.op.name());
+                Err(Problem::unsupported(place, format!("{shape} has sizes that are not known"), WAY_OUT))
+            }
+        }
+    }
+
     /// The names of a Clip's bounds, scalars of the file; an infinite one is left out.
     fn bounds(&mut self, node: &Node, clip: Clip) -> Result<Vec<String>, Problem> {
         let mut names = Vec::new();
@@ -333,10 +458,7 @@ impl<'g, 'w> Writer<'g, 'w> {
                 names.push(String::new());
                 continue;
             }
-            let mut name = format!("{}.{suffix}", node.name);
-            while !self.taken.insert(name.clone()) {
-                name.push('_');
-            }
+            let name = self.unused(format!("{}.{suffix}", node.name));
             let proto = self.tensor(&name, &Tensor::f32([], vec![bound]))?;
             self.proto.initializer.push(proto);
             names.push(name);

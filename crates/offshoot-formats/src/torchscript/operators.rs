@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
-use offshoot_graph::op::{AveragePool, BatchNormalization, Clip, Conv, Gemm, Pool};
+use offshoot_graph::op::{
+    AveragePool, BatchNormalization, Clip, Conv, Gemm, HardSigmoid, LayerNormalization, Pool,
+};
 use offshoot_graph::{Data, Dim, Graph, Op, Role, Shape, Tensor, ValueId, Weights};
 
 use super::place::Place;
@@ -233,6 +235,12 @@ impl Builder {
             "dropout" | "feature_dropout" | "alpha_dropout" => return self.dropout(call),
             "pad" | "constant_pad_nd" => return self.pad(call),
             "flatten" => return self.flatten(call),
+            "layer_norm" => return self.layer_norm(call, program),
+            "permute" | "transpose" => return self.permute(call),
+            "cat" | "concat" => return self.concat(call, program),
+            "slice" | "select" => return self.part(call),
+            "unsqueeze" => return self.unsqueeze(call),
+            "expand" => return self.expand(call, program),
             "view" | "reshape" => return self.reshape(call),
             "squeeze" => return self.squeeze(call),
             "mean" => return self.mean(call),
@@ -246,6 +254,11 @@ impl Builder {
             "silu" => return self.silu(call, in_place),
             "relu" => Op::Relu,
             "sigmoid" => Op::Sigmoid,
+            "hardswish" => Op::HardSwish,
+            "hardsigmoid" => Op::HardSigmoid(HardSigmoid { alpha: 1.0 / 6.0, beta: 0.5 }),
+            "erf" => Op::Erf,
+            "gelu" if matches!(call.get(1, "approximate"), None) => Op::Gelu,
+            "gelu" if call.get(1, "approximate") == Some(&Value::Text("none".into())) => Op::Gelu,
             "relu6" => Op::Clip(Clip { min: 0.0, max: 6.0 }),
             "hardtanh" => Op::Clip(Clip {
                 min: call.number(1, "min_val", -1.0)? as f32,
@@ -554,10 +567,165 @@ impl Builder {
     fn linear<R>(&mut self, call: &OperatorCall<'_>, program: &Program<R>) -> Result<Value, Problem> {
         let x = self.tensor(call, 0)?;
         let weight = self.stored(call, 1, "weight")?;
-        let mut inputs = vec![x, self.stored_parameter(call, weight, Role::Weight, program)?];
-        inputs.extend(self.bias(call, 2, program)?);
-        let gemm = Gemm { trans_a: false, trans_b: !weight.transposed };
-        let id = self.push(call, &call.name, Op::Gemm(gemm), &inputs)?;
+        let mut operands = vec![self.stored_parameter(call, weight, Role::Weight, program)?];
+        operands.extend(self.bias(call, 2, program)?);
+        self.product(call, x, !weight.transposed, &operands)
+    }
+
+    /// x times a matrix, plus a bias perhaps. Rows of tokens or pixels become one matrix.
+    fn product(
+        &mut self,
+        call: &OperatorCall<'_>,
+        x: ValueId,
+        trans_b: bool,
+        operands: &[ValueId],
+    ) -> Result<Value, Problem> {
+        let mut shape = self.shape(x).clone();
+        let axis = shape.rank().saturating_sub(1);
+        let rows = match axis {
+            0 | 1 => x,
+            _ => self.push(call, &format!("{}.rows", call.name), Op::Flatten { axis }, &[x])?,
+        };
+        let inputs: Vec<ValueId> = std::iter::once(rows).chain(operands.iter().copied()).collect();
+        let y = self.push(call, &call.name, Op::Gemm(Gemm { trans_a: false, trans_b }), &inputs)?;
+        let (true, Some(width)) = (axis > 1, self.shape(y).0.last().cloned()) else {
+            return Ok(self.define(y));
+        };
+        shape.0[axis] = width;
+        let y = self.push(call, &format!("{}.shape", call.name), Op::Reshape { shape }, &[y])?;
+        Ok(self.define(y))
+    }
+
+    fn layer_norm<R>(&mut self, call: &OperatorCall<'_>, program: &Program<R>) -> Result<Value, Problem> {
+        if call.ints(1, "normalized_shape")?.is_none_or(|shape| shape.len() != 1) {
+            return Err(call.unsupported("only a norm of the last axis is read"));
+        }
+        let inputs = [
+            self.tensor(call, 0)?,
+            self.parameter(call, (2, "weight"), Role::Weight, program)?,
+            self.parameter(call, (3, "bias"), Role::Weight, program)?,
+        ];
+        let epsilon = call.number(4, "eps", 1e-5)? as f32;
+        let op = Op::LayerNormalization(LayerNormalization { epsilon });
+        let id = self.push(call, &call.name, op, &inputs)?;
+        Ok(self.define(id))
+    }
+
+    fn permute(&mut self, call: &OperatorCall<'_>) -> Result<Value, Problem> {
+        let x = self.tensor(call, 0)?;
+        let rank = self.shape(x).rank();
+        let perm = match call.operator {
+            "permute" => {
+                let axes = call.ints(1, "dims")?.unwrap_or_default();
+                axes.iter().map(|&a| call.axis(a, rank)).collect::<Result<Vec<_>, _>>()?
+            }
+            _ => {
+                let mut perm: Vec<usize> = (0..rank).collect();
+                let [a, b] = [(1, "dim0", 0), (2, "dim1", 1)]
+                    .map(|(index, name, default)| call.axis(call.int(index, name, default)?, rank));
+                perm.swap(a?, b?);
+                perm
+            }
+        };
+        let id = self.push(call, &call.name, Op::Transpose { perm }, &[x])?;
+        self.view(call, id)
+    }
+
+    /// A tensor of a list: computed, or a parameter.
+    fn element<R>(
+        &mut self,
+        call: &OperatorCall<'_>,
+        value: &Value,
+        program: &Program<R>,
+    ) -> Result<ValueId, Problem> {
+        match *value {
+            Value::Stored(stored) => self.term(call, stored, true, |x| x, program),
+            Value::Tensor(cell) => {
+                let held = &self.cells[cell];
+                match held.content {
+                    Content::Value(id) if held.version == self.groups[held.group] => Ok(id),
+                    _ => Err(call.unsupported("one of its tensors was changed in place or padded since")),
+                }
+            }
+            _ => Err(call.unsupported(format!("one of its tensors is {}", value.kind()))),
+        }
+    }
+
+    fn concat<R>(&mut self, call: &OperatorCall<'_>, program: &Program<R>) -> Result<Value, Problem> {
+        let Some(Value::List(items)) = call.get(0, "tensors").cloned() else {
+            return Err(call.unsupported("it is given no list of tensors"));
+        };
+        let mut inputs = Vec::new();
+        for item in items.iter() {
+            inputs.push(self.element(call, item, program)?);
+        }
+        let first = *inputs.first().ok_or_else(|| call.damaged("its list is empty"))?;
+        let axis = call.axis(call.int(1, "dim", 0)?, self.shape(first).rank())?;
+        let id = self.push(call, &call.name, Op::Concat { axis }, &inputs)?;
+        Ok(self.define(id))
+    }
+
+    /// Neighbours along an axis (slice), or one place of it without the axis (select).
+    fn part(&mut self, call: &OperatorCall<'_>) -> Result<Value, Problem> {
+        let x = self.tensor(call, 0)?;
+        let mut shape = self.shape(x).clone();
+        let axis = call.axis(call.int(1, "dim", 0)?, shape.rank())?;
+        let first = call.int(2, if call.operator == "slice" { "start" } else { "index" }, 0)?;
+        if call.operator == "slice" {
+            let end = call.int(3, "end", i64::MAX)?;
+            if call.int(4, "step", 1)? != 1 {
+                return Err(call.unsupported("only steps of one are read"));
+            }
+            if first == 0 && end == i64::MAX {
+                return Ok(call.values[0].clone());
+            }
+        }
+        let size = shape.0[axis].fixed().ok_or_else(|| call.unsupported("the axis has no known size"))?;
+        let place = |i: i64| {
+            let counted = if i < 0 { i.saturating_add(size as i64) } else { i };
+            usize::try_from(counted).unwrap_or(0).min(size)
+        };
+        let start = place(first);
+        let end = match call.operator {
+            "slice" => place(call.int(3, "end", i64::MAX)?),
+            _ => start + 1,
+        };
+        let id = self.push(call, &call.name, Op::Slice { axis, start, end }, &[x])?;
+        if call.operator == "slice" {
+            return self.view(call, id);
+        }
+        shape.0.remove(axis);
+        self.reshaped(call, id, shape)
+    }
+
+    fn unsqueeze(&mut self, call: &OperatorCall<'_>) -> Result<Value, Problem> {
+        let x = self.tensor(call, 0)?;
+        let mut shape = self.shape(x).clone();
+        let axis = call.axis(call.int(1, "dim", 0)?, shape.rank() + 1)?;
+        shape.0.insert(axis, Dim::Fixed(1));
+        self.reshaped(call, x, shape)
+    }
+
+    fn expand<R>(&mut self, call: &OperatorCall<'_>, program: &Program<R>) -> Result<Value, Problem> {
+        let value = call.values.first().cloned().unwrap_or(Value::None);
+        let x = self.element(call, &value, program)?;
+        let Some(Value::List(target)) = call.get(1, "size") else {
+            return Err(call.unsupported("it is given no sizes"));
+        };
+        let dims = self.shape(x).0.clone();
+        let missing = target.len().saturating_sub(dims.len());
+        let dim = |(i, size): (usize, &Value)| match size {
+            Value::Batch => Some(self.batch.clone()),
+            Value::Int(-1) if i >= missing => dims.get(i - missing).cloned(),
+            Value::Int(n) if i == 0 && self.traced_batch == Some(*n) => Some(self.batch.clone()),
+            Value::Int(n) => {
+                usize::try_from(*n).ok().filter(|n| (1..=MAX_ELEMENTS).contains(n)).map(Dim::Fixed)
+            }
+            _ => None,
+        };
+        let shape: Option<Vec<Dim>> = target.iter().enumerate().map(dim).collect();
+        let shape = shape.ok_or_else(|| call.unsupported("its sizes are not known before the run"))?;
+        let id = self.push(call, &call.name, Op::Expand { shape: Shape(shape) }, &[x])?;
         Ok(self.define(id))
     }
 
@@ -582,11 +750,14 @@ impl Builder {
 
     fn matmul<R>(&mut self, call: &OperatorCall<'_>, program: &Program<R>) -> Result<Value, Problem> {
         let x = self.tensor(call, 0)?;
+        if let Some(Value::Tensor(_)) = call.values.get(1) {
+            let other = self.tensor(call, 1)?;
+            let id = self.push(call, &call.name, Op::MatMul, &[x, other])?;
+            return Ok(self.define(id));
+        }
         let matrix = self.stored(call, 1, "second operand")?;
-        let inputs = [x, self.stored_parameter(call, matrix, Role::Weight, program)?];
-        let gemm = Gemm { trans_a: false, trans_b: matrix.transposed };
-        let id = self.push(call, &call.name, Op::Gemm(gemm), &inputs)?;
-        Ok(self.define(id))
+        let weight = self.stored_parameter(call, matrix, Role::Weight, program)?;
+        self.product(call, x, matrix.transposed, &[weight])
     }
 
     fn batch_norm<R>(&mut self, call: &OperatorCall<'_>, program: &Program<R>) -> Result<Value, Problem> {
@@ -674,31 +845,54 @@ impl Builder {
         self.flat(call, x)
     }
 
-    /// A reshape to [batch, everything else] is a Flatten.
+    /// A reshape to sizes that are known but for the batch and one that follows from the others.
     fn reshape(&mut self, call: &OperatorCall<'_>) -> Result<Value, Problem> {
         let x = self.tensor(call, 0)?;
-        let dims = self.shape(x).0.clone();
-        let rest = dims.iter().skip(1).map(Dim::fixed).try_fold(1usize, |n, d| n.checked_mul(d?));
-        let flat = match (call.get(1, "shape"), rest) {
-            (Some(Value::List(target)), Some(rest)) => match &target[..] {
-                [first, second] => {
-                    let whole = second.int() == i64::try_from(rest).ok();
-                    let inferred = second.int() == Some(-1);
-                    match first {
-                        Value::Batch => whole || inferred,
-                        Value::Int(-1) => whole,
-                        Value::Int(n) => self.traced_batch == Some(*n) && (whole || inferred),
-                        _ => false,
-                    }
-                }
-                _ => false,
-            },
-            _ => false,
+        let Some(Value::List(target)) = call.get(1, "shape") else {
+            return Err(call.unsupported("it is given no sizes"));
         };
-        if !flat || dims.len() < 2 || dims[0] != self.batch {
-            return Err(call.unsupported("only a reshape to [batch, everything else] is read"));
+        let starts_with_batch = self.shape(x).0.first() == Some(&self.batch);
+        let mut dims: Vec<Option<Dim>> = Vec::new();
+        for (i, size) in target.iter().enumerate() {
+            dims.push(match size {
+                Value::Batch => Some(self.batch.clone()),
+                Value::Int(-1) => None,
+                Value::Int(n) if i == 0 && starts_with_batch && self.traced_batch == Some(*n) => {
+                    Some(self.batch.clone())
+                }
+                Value::Int(n) => match usize::try_from(*n).ok().filter(|n| (1..=MAX_ELEMENTS).contains(n)) {
+                    Some(n) => Some(Dim::Fixed(n)),
+                    None => return Err(call.damaged(format!("a size is {n}"))),
+                },
+                other => return Err(call.unsupported(format!("one of its sizes is {}", other.kind()))),
+            });
         }
-        self.flat(call, x)
+        match self.shape(x).reshaped(&dims) {
+            Some(shape) => self.reshaped(call, x, shape),
+            None => {
+                let what = format!("its input, {}, has not as many elements as its result", self.shape(x));
+                Err(call.unsupported(what))
+            }
+        }
+    }
+
+    /// `x` under another shape of as many elements; to [batch, everything else] it is a Flatten.
+    fn reshaped(&mut self, call: &OperatorCall<'_>, x: ValueId, shape: Shape) -> Result<Value, Problem> {
+        let own = self.shape(x);
+        if shape == *own {
+            return self.view(call, x);
+        }
+        let op = match (&shape.0[..], own.0.first()) {
+            ([first, Dim::Fixed(_)], Some(batch)) if own.rank() > 2 && first == batch => {
+                Op::Flatten { axis: 1 }
+            }
+            _ => Op::Reshape { shape },
+        };
+        let id = self.push(call, &call.name, op, &[x])?;
+        match call.values.first() {
+            Some(Value::Tensor(_)) => self.view(call, id),
+            _ => Ok(self.define(id)),
+        }
     }
 
     /// x * sigmoid(x)

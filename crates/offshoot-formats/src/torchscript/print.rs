@@ -2,8 +2,10 @@
 
 use std::fmt::Write;
 
-use offshoot_graph::op::{AveragePool, BatchNormalization, Clip, Conv, Gemm, Pool};
-use offshoot_graph::{Dim, Graph, Node, Op, Source, ValueId};
+use offshoot_graph::op::{
+    AveragePool, BatchNormalization, Clip, Conv, Gemm, HardSigmoid, LayerNormalization, Pool,
+};
+use offshoot_graph::{Dim, Graph, Node, Op, Shape, Source, ValueId};
 
 use super::tree::{Held, Module, Tree, is_word};
 use crate::error::Problem;
@@ -133,6 +135,36 @@ impl<'a> Printer<'a> {
             }
             Op::Relu => format!("torch.relu({x})"),
             Op::Sigmoid => format!("torch.sigmoid({x})"),
+            Op::HardSigmoid(HardSigmoid { alpha, beta }) => {
+                if (alpha - 1.0 / 6.0).abs() > 1e-6 || *beta != 0.5 {
+                    return Err(unsupported("PyTorch's has a slope of 1/6 and is 1/2 at 0"));
+                }
+                format!("torch.hardsigmoid({x})")
+            }
+            Op::HardSwish => format!("torch.hardswish({x})"),
+            Op::Erf => format!("torch.erf({x})"),
+            Op::Gelu => format!("torch.gelu({x})"),
+            Op::MatMul => format!("torch.matmul({x}, {})", inputs[1]),
+            Op::LayerNormalization(LayerNormalization { epsilon }) => {
+                let [_, weight, bias] = inputs else { return Err(unsupported("it has not three inputs")) };
+                let width = self.graph.value(node.inputs[1]).shape.as_fixed().unwrap_or_default();
+                format!("torch.layer_norm({x}, {width:?}, {weight}, {bias}, {}, True)", float(*epsilon))
+            }
+            Op::Transpose { perm } => format!("torch.permute({x}, {perm:?})"),
+            Op::Reshape { shape } => match sizes(shape) {
+                Some(sizes) => format!("torch.reshape({x}, {sizes:?})"),
+                None => return Err(unsupported("its shape has more than one size that is not known")),
+            },
+            Op::Concat { axis } => format!("torch.cat([{}], {axis})", inputs.join(", ")),
+            Op::Slice { axis, start, end } => format!("torch.slice({x}, {axis}, {start}, {end}, 1)"),
+            Op::Expand { shape } => match sizes(shape).as_deref() {
+                Some([-1, rest @ ..]) if !rest.contains(&-1) => {
+                    let rest: String = rest.iter().map(|n| format!(", {n}")).collect();
+                    format!("torch.expand({x}, [torch.size(input, 0){rest}])")
+                }
+                Some(sizes) if !sizes.contains(&-1) => format!("torch.expand({x}, {sizes:?})"),
+                Some(_) | None => return Err(unsupported("its shape has sizes that are not known")),
+            },
             Op::Clip(clip) => clipped(*clip, x),
             Op::Add => format!("torch.add({x}, {})", inputs[1]),
             Op::Mul => format!("torch.mul({x}, {})", inputs[1]),
@@ -154,9 +186,10 @@ impl<'a> Printer<'a> {
             }
             Op::GlobalAveragePool => format!("torch.adaptive_avg_pool2d({x}, [1, 1])"),
             Op::Flatten { axis: 1 } => format!("torch.flatten({x}, 1)"),
-            Op::Flatten { .. } => {
-                return Err(unsupported("only flattening to [batch, everything else] is written"));
-            }
+            Op::Flatten { .. } => match sizes(&self.graph.value(node.outputs[0]).shape) {
+                Some(sizes) => format!("torch.reshape({x}, {sizes:?})"),
+                None => return Err(unsupported("both sizes of its result are not known")),
+            },
             Op::Softmax { axis } => format!("torch.softmax({x}, {axis}, None)"),
             Op::Identity
             | Op::Dropout { .. }
@@ -171,6 +204,12 @@ impl<'a> Printer<'a> {
 /// The shortest decimals of a number: what people wrote, `1e-5` and not its nearest float32.
 pub(super) fn float(x: f32) -> String {
     format!("{x:?}")
+}
+
+/// The sizes of a shape, -1 in the place of the one that is not known; `None` where more are.
+fn sizes(shape: &Shape) -> Option<Vec<i64>> {
+    let sizes: Vec<i64> = shape.0.iter().map(|d| d.fixed().map_or(-1, |n| n as i64)).collect();
+    (sizes.iter().filter(|&&n| n == -1).count() < 2).then_some(sizes)
 }
 
 fn truth(value: bool) -> &'static str {

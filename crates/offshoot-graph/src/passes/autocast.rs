@@ -23,13 +23,23 @@ enum Policy {
 /// The op lists.
 fn policy(op: &Op) -> Policy {
     match op {
-        Op::Conv(_) | Op::Gemm(_) | Op::Fused(FusedOp::Conv { .. }) => Policy::Half,
-        Op::Softmax { .. } | Op::SoftmaxCrossEntropyLoss(_) => Policy::Full,
-        Op::Add | Op::Mul => Policy::Widest,
+        Op::Conv(_) | Op::Gemm(_) | Op::MatMul | Op::Fused(FusedOp::Conv { .. } | FusedOp::MatMul { .. }) => {
+            Policy::Half
+        }
+        Op::Softmax { .. } | Op::SoftmaxCrossEntropyLoss(_) | Op::LayerNormalization(_) => Policy::Full,
+        Op::Add | Op::Mul | Op::Concat { .. } => Policy::Widest,
         Op::BatchNormalization(_)
         | Op::Relu
         | Op::Clip(_)
         | Op::Sigmoid
+        | Op::HardSigmoid(_)
+        | Op::HardSwish
+        | Op::Erf
+        | Op::Gelu
+        | Op::Transpose { .. }
+        | Op::Reshape { .. }
+        | Op::Slice { .. }
+        | Op::Expand { .. }
         | Op::MaxPool(_)
         | Op::AveragePool(_)
         | Op::GlobalAveragePool
@@ -39,7 +49,10 @@ fn policy(op: &Op) -> Policy {
         | Op::Train(_)
         | Op::Grad(_)
         | Op::Fused(
-            FusedOp::BatchNormApply { .. } | FusedOp::BatchNormReduce { .. } | FusedOp::BatchNormInput { .. },
+            FusedOp::Silu
+            | FusedOp::BatchNormApply { .. }
+            | FusedOp::BatchNormReduce { .. }
+            | FusedOp::BatchNormInput { .. },
         ) => Policy::Follow,
     }
 }

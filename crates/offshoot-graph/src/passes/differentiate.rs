@@ -33,7 +33,7 @@ pub fn differentiate(graph: Graph, loss: ValueId) -> Result<Gradients, GraphErro
         op: "loss",
         reason: format!("the loss must have a known shape, its shape is {}", value.shape),
     })?;
-    let mut tape = Tape { gradients: vec![None; values], batch_norm_sums: HashMap::new(), graph };
+    let mut tape = Tape { gradients: vec![None; values], norm_sums: HashMap::new(), graph };
     let ones = tape.graph.add_constant("grad.seed", Tensor::full(shape, 1.0));
     tape.gradients[loss.index()] = Some(ones);
     for node in forward.iter().rev() {
@@ -56,8 +56,8 @@ struct Tape {
     graph: Graph,
     /// The gradient of each forward value, where one has been found.
     gradients: Vec<Option<ValueId>>,
-    /// The gradients of a batch norm's weight and bias, by the norm's output: up to three inputs ask for them.
-    batch_norm_sums: HashMap<ValueId, [ValueId; 2]>,
+    /// The gradients of a norm's weight and bias, by the norm's output: up to three inputs ask for them.
+    norm_sums: HashMap<ValueId, [ValueId; 2]>,
 }
 
 impl Tape {
@@ -97,6 +97,46 @@ impl Tape {
             (Op::Relu, _) => (Op::Grad(GradOp::Relu), vec![dy, y]),
             (Op::Clip(clip), _) => (Op::Grad(GradOp::Clip(*clip)), vec![dy, y]),
             (Op::Sigmoid, _) => (Op::Grad(GradOp::Sigmoid), vec![dy, input(0)]),
+            (Op::HardSigmoid(op), _) => (Op::Grad(GradOp::HardSigmoid(*op)), vec![dy, input(0)]),
+            (Op::HardSwish, _) => (Op::Grad(GradOp::HardSwish), vec![dy, input(0)]),
+            (Op::Erf, _) => (Op::Grad(GradOp::Erf), vec![dy, input(0)]),
+            (Op::Gelu, _) => (Op::Grad(GradOp::Gelu), vec![dy, input(0)]),
+            (Op::Fused(FusedOp::Silu), _) => (Op::Grad(GradOp::Silu), vec![dy, input(0)]),
+            (Op::MatMul, 0) => {
+                (Op::Fused(FusedOp::MatMul { trans_a: false, trans_b: true }), vec![dy, input(1)])
+            }
+            (Op::MatMul, _) => {
+                (Op::Fused(FusedOp::MatMul { trans_a: true, trans_b: false }), vec![input(0), dy])
+            }
+            (Op::LayerNormalization(norm), 0) => {
+                (Op::Grad(GradOp::LayerNormInput(*norm)), vec![dy, input(0), input(1)])
+            }
+            (Op::LayerNormalization(norm), slot) => {
+                let op = Op::Grad(GradOp::LayerNormReduce(*norm));
+                return Ok(Some(self.norm_sums(node, op, &[dy, input(0)])?[slot - 1]));
+            }
+            (Op::Transpose { perm }, _) => {
+                let mut inverse = vec![0; perm.len()];
+                perm.iter().enumerate().for_each(|(i, &axis)| inverse[axis] = i);
+                (Op::Transpose { perm: inverse }, vec![dy])
+            }
+            (Op::Concat { axis }, _) => {
+                let size = |id: ValueId| self.graph.value(id).shape.0[*axis].fixed();
+                let start = node.inputs[..slot].iter().map(|&id| size(id)).sum::<Option<usize>>();
+                let end = start.zip(size(node.inputs[slot])).map(|(start, size)| start + size);
+                let (Some(start), Some(end)) = (start, end) else {
+                    return Err(GraphError {
+                        node: node.name.clone(),
+                        op: node.op.name(),
+                        reason: "has no gradient along an axis whose sizes are not known".into(),
+                    });
+                };
+                (Op::Slice { axis: *axis, start, end }, vec![dy])
+            }
+            (Op::Slice { axis, start, .. }, _) => {
+                (Op::Grad(GradOp::Slice { axis: *axis, start: *start, shape: shape(self) }), vec![dy])
+            }
+            (Op::Expand { .. }, _) => return self.reduce_to(node, slot, dy).map(Some),
             (Op::Add, _) => return self.reduce_to(node, slot, dy).map(Some),
             (Op::Mul, _) => {
                 let product = self.graph.add(&grad_name(node, slot), Op::Mul, &[dy, input(1 - slot)])?;
@@ -109,7 +149,9 @@ impl Tape {
             (Op::GlobalAveragePool, _) => {
                 (Op::Grad(GradOp::GlobalAveragePool { shape: shape(self) }), vec![dy])
             }
-            (Op::Flatten { .. }, _) => (Op::Grad(GradOp::Reshape { shape: shape(self) }), vec![dy]),
+            (Op::Flatten { .. } | Op::Reshape { .. }, _) => {
+                (Op::Grad(GradOp::Reshape { shape: shape(self) }), vec![dy])
+            }
             (Op::Identity | Op::Dropout { .. }, _) => return Ok(Some(dy)),
             (Op::Softmax { axis }, _) => (Op::Grad(GradOp::Softmax { axis: *axis }), vec![dy, y]),
             (Op::SoftmaxCrossEntropyLoss(loss), 0) => {
@@ -135,6 +177,7 @@ impl Tape {
                 | Op::Grad(_)
                 | Op::Fused(
                     FusedOp::Conv { .. }
+                    | FusedOp::MatMul { .. }
                     | FusedOp::BatchNormApply { .. }
                     | FusedOp::BatchNormReduce { .. }
                     | FusedOp::BatchNormInput { .. },
@@ -178,14 +221,18 @@ impl Tape {
 
     /// The gradients of a batch norm's weight and bias.
     fn batch_norm_sums(&mut self, node: &Node, dy: ValueId) -> Result<[ValueId; 2], GraphError> {
-        if let Some(&sums) = self.batch_norm_sums.get(&node.outputs[0]) {
+        let inputs = [dy, node.inputs[0], node.inputs[1], node.inputs[2]];
+        self.norm_sums(node, Op::Grad(GradOp::BatchNormReduce), &inputs)
+    }
+
+    /// The gradients of a norm's weight and bias, which `op` computes of `inputs`.
+    fn norm_sums(&mut self, node: &Node, op: Op, inputs: &[ValueId]) -> Result<[ValueId; 2], GraphError> {
+        if let Some(&sums) = self.norm_sums.get(&node.outputs[0]) {
             return Ok(sums);
         }
-        let name = format!("grad.{}.sums", node.name);
-        let inputs = [dy, node.inputs[0], node.inputs[1], node.inputs[2]];
-        let sums = self.graph.add_node(&name, Op::Grad(GradOp::BatchNormReduce), &inputs)?;
+        let sums = self.graph.add_node(&format!("grad.{}.sums", node.name), op, inputs)?;
         let sums = [sums[0], sums[1]];
-        self.batch_norm_sums.insert(node.outputs[0], sums);
+        self.norm_sums.insert(node.outputs[0], sums);
         Ok(sums)
     }
 

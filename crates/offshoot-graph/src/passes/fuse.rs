@@ -6,12 +6,14 @@ use super::rewrite::Rewriter;
 use crate::graph::{Graph, GraphError, Node, NodeId, ValueId};
 use crate::op::{Activation, FusedOp, GradOp, Op, TrainOp};
 
-/// Fuses a Conv with a bias, or a BatchNormApply, with the Add of a residual and the activation that follow it; and
-/// an activation's gradient with the batch-norm gradients that alone read it. The result is for executors only.
+/// Fuses a Conv with a bias, or a BatchNormApply, with the Add of a residual and the activation that follow it; an
+/// activation's gradient with the batch-norm gradients that alone read it; x with its Sigmoid; and a product of matrices
+/// with transposes in front of it. The result is for executors only.
 ///
 /// # Errors
 /// None for a graph whose nodes passed their shape rules.
 pub fn fuse(graph: &Graph) -> Result<Graph, GraphError> {
+    let graph = &fuse_transposes(&fuse_silu(graph)?)?;
     let readers = Readers::new(graph);
     let mut chains = HashMap::new();
     let mut gates = HashMap::new();
@@ -101,6 +103,7 @@ impl Chain {
         if !heads_chain {
             return None;
         }
+        let smooth = matches!(node.op, Op::Conv(_));
         let mut chain = Chain { nodes: vec![first], residual: None, activation: Activation::None };
         let mut value = node.outputs[0];
         let next = |value: ValueId| readers.only(value).filter(|&n| !swallowed[n]);
@@ -113,6 +116,7 @@ impl Chain {
         }
         if let Some(activation) = next(value)
             && let Some(kind) = activation_of(&graph.nodes()[activation].op)
+                .or_else(|| smooth_activation_of(&graph.nodes()[activation].op).filter(|_| smooth))
         {
             chain.activation = kind;
             chain.nodes.push(activation);
@@ -156,6 +160,79 @@ fn activation_of(op: &Op) -> Option<Activation> {
         Op::Clip(clip) => Some(Activation::Clip(*clip)),
         _ => None,
     }
+}
+
+/// Activations whose gradient is no gate: a convolution applies them, a batch norm does not.
+fn smooth_activation_of(op: &Op) -> Option<Activation> {
+    match op {
+        Op::HardSwish => Some(Activation::HardSwish),
+        Op::Fused(FusedOp::Silu) => Some(Activation::Silu),
+        _ => None,
+    }
+}
+
+/// The products of a value and its own Sigmoid as [`FusedOp::Silu`].
+pub(super) fn fuse_silu(graph: &Graph) -> Result<Graph, GraphError> {
+    let mut rewriter = Rewriter::new(graph);
+    for node in graph.nodes() {
+        match gated_by_itself(graph, node) {
+            Some(x) => {
+                let x = rewriter.get(x);
+                let y = rewriter.new.add(&node.name, Op::Fused(FusedOp::Silu), &[x])?;
+                rewriter.set(node.outputs[0], y);
+            }
+            None => rewriter.copy(node)?,
+        }
+    }
+    rewriter.finish()
+}
+
+/// x, when `node` computes x Sigmoid(x).
+fn gated_by_itself(graph: &Graph, node: &Node) -> Option<ValueId> {
+    let (Op::Mul, &[a, b]) = (&node.op, &node.inputs[..]) else { return None };
+    let gates = |gate: ValueId, x: ValueId| {
+        graph.producer(gate).map(|n| graph.node(n)).is_some_and(|n| n.op == Op::Sigmoid && n.inputs[0] == x)
+    };
+    if gates(b, a) {
+        Some(a)
+    } else if gates(a, b) {
+        Some(b)
+    } else {
+        None
+    }
+}
+
+/// Products of matrices that read their operands as they are before a Transpose of their last two axes.
+fn fuse_transposes(graph: &Graph) -> Result<Graph, GraphError> {
+    let mut rewriter = Rewriter::new(graph);
+    for node in graph.nodes() {
+        let (trans_a, trans_b) = match node.op {
+            Op::MatMul => (false, false),
+            Op::Fused(FusedOp::MatMul { trans_a, trans_b }) => (trans_a, trans_b),
+            _ => {
+                rewriter.copy(node)?;
+                continue;
+            }
+        };
+        let [a, b] = [0, 1].map(|i| transposed(graph, node.inputs[i]));
+        let trans_a = trans_a ^ a.is_some();
+        let trans_b = trans_b ^ b.is_some();
+        let inputs = [a.unwrap_or(node.inputs[0]), b.unwrap_or(node.inputs[1])].map(|v| rewriter.get(v));
+        let op = Op::Fused(FusedOp::MatMul { trans_a, trans_b });
+        let y = rewriter.new.add(&node.name, op, &inputs)?;
+        rewriter.set(node.outputs[0], y);
+    }
+    rewriter.finish()
+}
+
+/// What `value` is with its last two axes exchanged, if a Transpose does just that.
+fn transposed(graph: &Graph, value: ValueId) -> Option<ValueId> {
+    let node = graph.node(graph.producer(value)?);
+    let Op::Transpose { perm } = &node.op else { return None };
+    let matrix = perm.len().checked_sub(2)?;
+    let exchanges = perm[..matrix].iter().enumerate().all(|(i, &axis)| i == axis)
+        && perm[matrix..] == [matrix + 1, matrix];
+    exchanges.then_some(node.inputs[0])
 }
 
 fn activation_gradient(node: &Node) -> Option<Activation> {

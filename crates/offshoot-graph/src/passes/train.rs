@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::differentiate::{Gradients, differentiate};
+use super::fuse::fuse_silu;
 use super::rewrite::{Rewriter, prune};
 use crate::graph::{Graph, GraphError, Node, Parameter, ValueId};
 use crate::model::OUTPUT;
@@ -65,6 +66,7 @@ pub fn state_output(name: &str) -> String {
 /// # Errors
 /// When the graph has no [`OUTPUT`] of rank 2.
 pub fn training_graph(graph: &Graph, options: LossOptions) -> Result<TrainingGraph, GraphError> {
+    let graph = &fuse_silu(graph)?;
     let output = graph.output(OUTPUT).ok_or_else(|| GraphError {
         node: OUTPUT.into(),
         op: "output",

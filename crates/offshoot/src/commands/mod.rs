@@ -8,8 +8,10 @@ mod eval;
 mod export;
 mod inspect;
 mod lr_find;
+mod models;
 mod predict;
 mod print;
+mod pull;
 mod recipe;
 mod report;
 mod train;
@@ -39,6 +41,10 @@ pub(crate) type Outcome = Result<(), Failure>;
 pub(crate) enum Command {
     /// Fine-tune a model on a folder of pictures.
     Train(Box<train::Arguments>),
+    /// List the models that can be fine-tuned, with their sizes and where their weights come from.
+    Models(models::Arguments),
+    /// Bring the published weights of a model over HTTPS, checked by their hash.
+    Pull(pull::Arguments),
     /// Print the recipe that `train` follows for a model, as a file to change.
     Recipe(recipe::Arguments),
     /// Find a learning rate: try growing ones for some steps and look at the loss. Changes nothing.
@@ -67,6 +73,8 @@ impl Command {
     pub(crate) fn run(self) -> Outcome {
         match self {
             Command::Train(arguments) => arguments.run(),
+            Command::Models(arguments) => arguments.run(),
+            Command::Pull(arguments) => arguments.run(),
             Command::Recipe(arguments) => arguments.run(),
             Command::LrFind(arguments) => arguments.run(),
             Command::Eval(arguments) => arguments.run(),

@@ -10,9 +10,10 @@ use std::time::Duration;
 use clap::Args;
 use indicatif::ProgressBar;
 use offshoot::{
-    Amp, Control, Dataset, Error, Event, Freeze, Model, Recipe, Settings, Transform, own_preprocessing,
-    starting_model, train, with_default_recipe,
+    Amp, Control, Dataset, Error, Event, Freeze, Model, Recipe, Settings, Transform, keep_base,
+    own_preprocessing, resumed, starting_model, train, with_default_recipe,
 };
+use offshoot_models::find;
 use offshoot_train::optimizer::OptimizerKind;
 use offshoot_train::run::has_checkpoint;
 use offshoot_train::train::TrainResult;
@@ -271,15 +272,23 @@ impl Arguments {
         Transform::new(&recipe.preprocessing)?;
         let data = Dataset::open(&recipe.data, &recipe.folder_options())?;
         print::skipped(&data.skipped);
+        self.mention_weights(&recipe);
         let model = self.model(&recipe, &data.classes)?;
         let stop = stop_on_ctrl_c();
         let mut watcher = Watcher::default();
-        let mut progress = |event: Event<'_>| watcher.tell(&event);
+        let mut base = Ok(());
+        let mut progress = |event: Event<'_>| {
+            if matches!(event, Event::Start { .. }) {
+                base = keep_base(&recipe, &self.out);
+            }
+            watcher.tell(&event);
+        };
         let mut control = Control::new(&mut progress, &stop);
         control.resume = self.resume;
         control.checkpoint_every = Duration::from_secs(self.checkpoint_every);
         control.cache = self.cache.options();
         let outcome = train(model, &recipe, &data, &self.out, &executor, control)?;
+        base?;
         watcher.finish();
         print::skipped_count(watcher.skipped);
         if outcome.interrupted {
@@ -288,11 +297,23 @@ impl Arguments {
         if self.json { print::json(&outcome.result) } else { text(&outcome.result) }
     }
 
+    /// Random weights are rarely what somebody wants who could have trained ones.
+    fn mention_weights(&self, recipe: &Recipe) {
+        let resumes = self.resume && has_checkpoint(&self.out);
+        let published = find(&recipe.model).is_ok_and(|architecture| architecture.published().is_some());
+        if recipe.weights.is_none() && published && !resumes {
+            let name = &recipe.model;
+            print::warning(&format!(
+                "{name} starts from random weights; `offshoot pull {name}` brings trained ones for --weights"
+            ));
+        }
+    }
+
     /// The model to start from. A run that goes on takes its weights from its checkpoint, so it does not ask for the
     /// pretrained ones again.
     fn model(&self, recipe: &Recipe, classes: &[String]) -> Result<Model, Failure> {
         if self.resume && has_checkpoint(&self.out) {
-            return Ok(starting_model(&Recipe { weights: None, ..recipe.clone() }, classes)?);
+            return Ok(starting_model(&resumed(recipe, &self.out), classes)?);
         }
         Ok(starting_model(recipe, classes)?)
     }
@@ -334,7 +355,7 @@ impl Arguments {
             .collect();
         let balanced = self.class_weights.iter().any(|weight| matches!(weight, ClassWeight::Balanced));
         Settings {
-            model: self.model.clone(),
+            model: self.model.as_deref().map(|name| absolute_file(name)),
             weights: self.weights.as_deref().map(absolute),
             data: self.data.as_deref().map(absolute),
             head: self.head.clone(),
@@ -376,6 +397,14 @@ impl Arguments {
             preprocessing: self.preprocessing.settings(),
             ..Settings::default()
         }
+    }
+}
+
+/// The name of an architecture as it is, and that of a file as a path from any folder.
+fn absolute_file(name: &str) -> String {
+    match name.ends_with(".onnx") {
+        true => absolute(Path::new(name)).to_string_lossy().into_owned(),
+        false => name.to_owned(),
     }
 }
 

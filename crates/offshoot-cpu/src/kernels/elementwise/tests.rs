@@ -2,7 +2,7 @@ use super::super::testing::{assert_close, assert_same_on_any_threads, normals};
 use super::*;
 use proptest::prelude::*;
 
-const UNARY: [Unary; 10] = [
+const UNARY: [Unary; 11] = [
     Unary::Relu,
     Unary::Clip { min: 0.0, max: 6.0 },
     Unary::Sigmoid,
@@ -11,6 +11,7 @@ const UNARY: [Unary; 10] = [
     Unary::HardSwish,
     Unary::Tanh,
     Unary::Gelu,
+    Unary::Erf,
     Unary::Exp,
     Unary::Negative,
 ];
@@ -40,6 +41,7 @@ fn reference(op: Unary, x: f64) -> f64 {
         Unary::HardSwish => x * (x + 3.0).clamp(0.0, 6.0) / 6.0,
         Unary::Tanh => x.tanh(),
         Unary::Gelu => 0.5 * x * (1.0 + erf(x / std::f64::consts::SQRT_2)),
+        Unary::Erf => erf(x),
         Unary::Exp => x.exp(),
         Unary::Negative => -x,
     }

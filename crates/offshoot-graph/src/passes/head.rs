@@ -1,0 +1,45 @@
+//! The last layer of a classifier, which a new head replaces.
+
+use super::rewrite::{Rewriter, prune};
+use crate::graph::{Graph, GraphError, Node, ValueId};
+use crate::op::Op;
+
+/// What stands behind a value and operators without parameters that heads have: a linear layer or a convolution.
+pub fn layer_before(graph: &Graph, value: ValueId) -> Option<&Node> {
+    let mut node = graph.node(graph.producer(value)?);
+    loop {
+        match node.op {
+            Op::Gemm(_) | Op::Conv(_) => return Some(node),
+            Op::Relu
+            | Op::Dropout { .. }
+            | Op::Identity
+            | Op::Softmax { .. }
+            | Op::Flatten { .. }
+            | Op::Reshape { .. }
+            | Op::GlobalAveragePool => node = graph.node(graph.producer(node.inputs[0])?),
+            _ => return None,
+        }
+    }
+}
+
+/// The graph without what comes behind `value` and without outputs, and `value` in it.
+///
+/// # Errors
+/// None for a graph whose nodes passed their shape rules.
+pub fn up_to(graph: &Graph, value: ValueId) -> Result<(Graph, ValueId), GraphError> {
+    let mut rewriter = Rewriter::new(graph);
+    for node in graph.nodes() {
+        rewriter.copy(node)?;
+    }
+    let end = rewriter.get(value);
+    rewriter.new.add_output(END, end);
+    let pruned = prune(&rewriter.new)?;
+    let mut rewriter = Rewriter::new(&pruned);
+    for node in pruned.nodes() {
+        rewriter.copy(node)?;
+    }
+    let end = pruned.output(END).map_or(value, |end| rewriter.get(end));
+    Ok((rewriter.new, end))
+}
+
+const END: &str = "end";

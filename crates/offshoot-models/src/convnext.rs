@@ -1,0 +1,101 @@
+//! ConvNeXt (Liu et al., "A ConvNet for the 2020s", 2022) as torchvision builds it. Norms and linear layers work on
+//! channels last, between two transposes. There is no stochastic depth.
+
+use offshoot_graph::builder::Conv2d;
+use offshoot_graph::op::Op;
+use offshoot_graph::{Graph, GraphError, Role, Shape, ValueId};
+
+use crate::init::FanOut;
+use crate::registry::{Architecture, Family, Resize, Sizes};
+use crate::squeeze::{biased, layer_norm};
+
+/// What distinguishes one ConvNeXt from another.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Variant {
+    /// Blocks in each of the four stages.
+    repeats: [usize; 4],
+}
+
+const CHANNELS: [usize; 4] = [96, 192, 384, 768];
+const EPSILON: f32 = 1e-6;
+
+pub(crate) const ARCHITECTURES: [Architecture; 2] =
+    [architecture("convnext_tiny", 236, [3, 3, 9, 3]), architecture("convnext_small", 230, [3, 3, 27, 3])];
+
+const fn architecture(name: &'static str, resize: usize, repeats: [usize; 4]) -> Architecture {
+    Architecture {
+        name,
+        size: 224,
+        features: CHANNELS[3],
+        stem: &["features.0"],
+        blocks: &[
+            "features.1",
+            "features.2",
+            "features.3",
+            "features.4",
+            "features.5",
+            "features.6",
+            "features.7",
+        ],
+        tail: &["classifier.0"],
+        head: "classifier.2",
+        original_dropout: 0.0,
+        resize: Resize::Bilinear(resize),
+        sizes: Sizes::AtLeast(32),
+        fan_out: FanOut::Whole,
+        family: Family::ConvNeXt(Variant { repeats }),
+    }
+}
+
+/// Everything before the head: [N, 3, H, W] -> [N, 768].
+pub(crate) fn features(graph: &mut Graph, input: ValueId, variant: &Variant) -> Result<ValueId, GraphError> {
+    let mut x = biased(graph, "features.0.0", input, patches(CHANNELS[0], 4))?;
+    x = norm_of_channels(graph, "features.0.1", x, CHANNELS[0])?;
+    for (stage, (&channels, repeats)) in CHANNELS.iter().zip(variant.repeats).enumerate() {
+        if stage > 0 {
+            let path = format!("features.{}", 2 * stage);
+            x = norm_of_channels(graph, &format!("{path}.0"), x, CHANNELS[stage - 1])?;
+            x = biased(graph, &format!("{path}.1"), x, patches(channels, 2))?;
+        }
+        for block in 0..repeats {
+            x = self::block(graph, &format!("features.{}.{block}", 2 * stage + 1), x, channels)?;
+        }
+    }
+    x = graph.add("avgpool", Op::GlobalAveragePool, &[x])?;
+    x = graph.add("classifier.1", Op::Flatten { axis: 1 }, &[x])?;
+    layer_norm(graph, "classifier.0", x, CHANNELS[3], EPSILON)
+}
+
+/// A convolution over squares that do not overlap.
+fn patches(channels: usize, side: usize) -> Conv2d {
+    Conv2d::new(channels, side).stride(side).pads([0; 4])
+}
+
+/// torchvision's `LayerNorm2d`: a norm of the channels of each pixel.
+fn norm_of_channels(
+    graph: &mut Graph,
+    path: &str,
+    x: ValueId,
+    channels: usize,
+) -> Result<ValueId, GraphError> {
+    let x = graph.add(&format!("{path}.last"), Op::Transpose { perm: vec![0, 2, 3, 1] }, &[x])?;
+    let x = layer_norm(graph, path, x, channels, EPSILON)?;
+    graph.add(&format!("{path}.first"), Op::Transpose { perm: vec![0, 3, 1, 2] }, &[x])
+}
+
+fn block(graph: &mut Graph, path: &str, input: ValueId, channels: usize) -> Result<ValueId, GraphError> {
+    let scale = graph.add_parameter(&format!("{path}.layer_scale"), &[channels, 1, 1], Role::Weight);
+    let depthwise = Conv2d::new(channels, 7).group(channels);
+    let x = biased(graph, &format!("{path}.block.0"), input, depthwise)?;
+    let x = graph.add(&format!("{path}.block.1"), Op::Transpose { perm: vec![0, 2, 3, 1] }, &[x])?;
+    let shape: Shape = graph.value(x).shape.clone();
+    let x = layer_norm(graph, &format!("{path}.block.2"), x, channels, EPSILON)?;
+    let x = graph.add(&format!("{path}.block.rows"), Op::Flatten { axis: 3 }, &[x])?;
+    let x = graph.linear(&format!("{path}.block.3"), x, 4 * channels)?;
+    let x = graph.add(&format!("{path}.block.4"), Op::Gelu, &[x])?;
+    let x = graph.linear(&format!("{path}.block.5"), x, channels)?;
+    let x = graph.add(&format!("{path}.block.pixels"), Op::Reshape { shape }, &[x])?;
+    let x = graph.add(&format!("{path}.block.6"), Op::Transpose { perm: vec![0, 3, 1, 2] }, &[x])?;
+    let x = graph.add(&format!("{path}.scaled"), Op::Mul, &[x, scale])?;
+    graph.add(&format!("{path}.add"), Op::Add, &[x, input])
+}

@@ -1,0 +1,186 @@
+//! MobileNetV3 (Howard et al., "Searching for MobileNetV3", 2019) as torchvision builds it.
+
+use offshoot_graph::builder::Conv2d;
+use offshoot_graph::op::{BatchNormalization, HardSigmoid, Op};
+use offshoot_graph::{Graph, GraphError, ValueId};
+
+use crate::init::FanOut;
+use crate::registry::{Architecture, Family, Resize, Sizes};
+use crate::squeeze::{SqueezeExcitation, divisible_by_8};
+
+/// What distinguishes the large from the small one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Variant {
+    blocks: &'static [Bottleneck],
+    /// Features between the two linear layers of the classifier.
+    hidden: usize,
+}
+
+/// A row of the paper's tables 1 and 2: kernel, expanded channels, output channels, squeeze and excitation, hard swish
+/// rather than ReLU, stride.
+type Bottleneck = (usize, usize, usize, bool, bool, usize);
+
+const LARGE: [Bottleneck; 15] = [
+    (3, 16, 16, false, false, 1),
+    (3, 64, 24, false, false, 2),
+    (3, 72, 24, false, false, 1),
+    (5, 72, 40, true, false, 2),
+    (5, 120, 40, true, false, 1),
+    (5, 120, 40, true, false, 1),
+    (3, 240, 80, false, true, 2),
+    (3, 200, 80, false, true, 1),
+    (3, 184, 80, false, true, 1),
+    (3, 184, 80, false, true, 1),
+    (3, 480, 112, true, true, 1),
+    (3, 672, 112, true, true, 1),
+    (5, 672, 160, true, true, 2),
+    (5, 960, 160, true, true, 1),
+    (5, 960, 160, true, true, 1),
+];
+
+const SMALL: [Bottleneck; 11] = [
+    (3, 16, 16, true, false, 2),
+    (3, 72, 24, false, false, 2),
+    (3, 88, 24, false, false, 1),
+    (5, 96, 40, true, true, 2),
+    (5, 240, 40, true, true, 1),
+    (5, 240, 40, true, true, 1),
+    (5, 120, 48, true, true, 1),
+    (5, 144, 48, true, true, 1),
+    (5, 288, 96, true, true, 2),
+    (5, 576, 96, true, true, 1),
+    (5, 576, 96, true, true, 1),
+];
+
+const STEM: usize = 16;
+const NORM: BatchNormalization = BatchNormalization { epsilon: 1e-3, momentum: 0.01 };
+
+/// PyTorch's hard sigmoid.
+const GATE: Op = Op::HardSigmoid(HardSigmoid { alpha: 1.0 / 6.0, beta: 0.5 });
+
+pub(crate) const ARCHITECTURES: [Architecture; 2] = [
+    architecture(
+        "mobilenet_v3_small",
+        Variant { blocks: &SMALL, hidden: 1024 },
+        &[
+            "features.1",
+            "features.2",
+            "features.3",
+            "features.4",
+            "features.5",
+            "features.6",
+            "features.7",
+            "features.8",
+            "features.9",
+            "features.10",
+            "features.11",
+        ],
+        &["features.12", "classifier.0"],
+    ),
+    architecture(
+        "mobilenet_v3_large",
+        Variant { blocks: &LARGE, hidden: 1280 },
+        &[
+            "features.1",
+            "features.2",
+            "features.3",
+            "features.4",
+            "features.5",
+            "features.6",
+            "features.7",
+            "features.8",
+            "features.9",
+            "features.10",
+            "features.11",
+            "features.12",
+            "features.13",
+            "features.14",
+            "features.15",
+        ],
+        &["features.16", "classifier.0"],
+    ),
+];
+
+const fn architecture(
+    name: &'static str,
+    variant: Variant,
+    blocks: &'static [&'static str],
+    tail: &'static [&'static str],
+) -> Architecture {
+    Architecture {
+        name,
+        size: 224,
+        features: variant.hidden,
+        stem: &["features.0"],
+        blocks,
+        tail,
+        head: "classifier.3",
+        original_dropout: 0.2,
+        resize: Resize::Torchvision,
+        sizes: Sizes::Any,
+        fan_out: FanOut::Whole,
+        family: Family::MobileNetV3(variant),
+    }
+}
+
+/// Everything before the head: [N, 3, H, W] -> [N, hidden].
+pub(crate) fn features(graph: &mut Graph, input: ValueId, variant: &Variant) -> Result<ValueId, GraphError> {
+    let stem = Conv2d::new(STEM, 3).stride(2);
+    let mut x = conv_norm_act(graph, "features.0", input, &stem, Some(Op::HardSwish))?;
+    let mut channels = STEM;
+    for (i, block) in variant.blocks.iter().enumerate() {
+        x = bottleneck(graph, &format!("features.{}", i + 1), x, channels, *block)?;
+        channels = block.2;
+    }
+    let last = Conv2d::new(6 * channels, 1);
+    let path = format!("features.{}", variant.blocks.len() + 1);
+    x = conv_norm_act(graph, &path, x, &last, Some(Op::HardSwish))?;
+    x = graph.add("avgpool", Op::GlobalAveragePool, &[x])?;
+    x = graph.add("flatten", Op::Flatten { axis: 1 }, &[x])?;
+    x = graph.linear("classifier.0", x, variant.hidden)?;
+    graph.add("classifier.1", Op::HardSwish, &[x])
+}
+
+fn bottleneck(
+    graph: &mut Graph,
+    path: &str,
+    input: ValueId,
+    channels: usize,
+    (kernel, hidden, out, squeezes, swish, stride): Bottleneck,
+) -> Result<ValueId, GraphError> {
+    let activation = || Some(if swish { Op::HardSwish } else { Op::Relu });
+    let (mut x, mut index) = (input, 0);
+    if hidden != channels {
+        x = conv_norm_act(graph, &format!("{path}.block.0"), x, &Conv2d::new(hidden, 1), activation())?;
+        index += 1;
+    }
+    let depthwise = Conv2d::new(hidden, kernel).stride(stride).group(hidden);
+    x = conv_norm_act(graph, &format!("{path}.block.{index}"), x, &depthwise, activation())?;
+    index += 1;
+    if squeezes {
+        let squeezed = divisible_by_8(hidden as f64 / 4.0);
+        let gate = SqueezeExcitation { squeezed, activation: Op::Relu, gate: GATE };
+        x = gate.append(graph, &format!("{path}.block.{index}"), x, hidden)?;
+        index += 1;
+    }
+    x = conv_norm_act(graph, &format!("{path}.block.{index}"), x, &Conv2d::new(out, 1), None)?;
+    if stride == 1 && channels == out {
+        x = graph.add(&format!("{path}.add"), Op::Add, &[x, input])?;
+    }
+    Ok(x)
+}
+
+fn conv_norm_act(
+    graph: &mut Graph,
+    path: &str,
+    x: ValueId,
+    conv: &Conv2d,
+    activation: Option<Op>,
+) -> Result<ValueId, GraphError> {
+    let x = graph.conv2d(&format!("{path}.0"), x, conv)?;
+    let x = graph.batch_norm(&format!("{path}.1"), x, NORM)?;
+    match activation {
+        Some(op) => graph.add(&format!("{path}.2"), op, &[x]),
+        None => Ok(x),
+    }
+}

@@ -1,0 +1,292 @@
+//! Vision transformers (Dosovitskiy et al., "An image is worth 16x16 words", 2020): ViT-B/16 as torchvision builds it, and
+//! ViT-S/14 as DINOv2 (Oquab et al., "DINOv2: learning robust visual features without supervision", 2023) trained it,
+//! under the names of timm's `vit_small_patch14_dinov2`. The head reads the class token.
+
+use offshoot_graph::builder::Conv2d;
+use offshoot_graph::op::{Gemm, Op};
+use offshoot_graph::{Dim, Graph, GraphError, Role, Shape, Tensor, ValueId, Weights};
+
+use crate::init::FanOut;
+use crate::registry::{Architecture, Family, Resize, Sizes};
+use crate::squeeze::{biased, layer_norm};
+
+/// What distinguishes one transformer from another.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Variant {
+    patch: usize,
+    width: usize,
+    heads: usize,
+    blocks: usize,
+    /// Whether the names are timm's and the branches have scales.
+    timm: bool,
+}
+
+const EPSILON: f32 = 1e-6;
+const BASE: Variant = Variant { patch: 16, width: 768, heads: 12, blocks: 12, timm: false };
+const SMALL: Variant = Variant { patch: 14, width: 384, heads: 6, blocks: 12, timm: true };
+
+pub(crate) const ARCHITECTURES: [Architecture; 2] = [
+    Architecture {
+        name: "vit_b_16",
+        size: 224,
+        features: BASE.width,
+        stem: &["class_token", "conv_proj", "encoder.pos_embedding"],
+        blocks: &[
+            "encoder.layers.encoder_layer_0",
+            "encoder.layers.encoder_layer_1",
+            "encoder.layers.encoder_layer_2",
+            "encoder.layers.encoder_layer_3",
+            "encoder.layers.encoder_layer_4",
+            "encoder.layers.encoder_layer_5",
+            "encoder.layers.encoder_layer_6",
+            "encoder.layers.encoder_layer_7",
+            "encoder.layers.encoder_layer_8",
+            "encoder.layers.encoder_layer_9",
+            "encoder.layers.encoder_layer_10",
+            "encoder.layers.encoder_layer_11",
+        ],
+        tail: &["encoder.ln"],
+        head: "heads.head",
+        original_dropout: 0.0,
+        resize: Resize::Torchvision,
+        sizes: Sizes::MultipleOf(BASE.patch),
+        fan_out: FanOut::Whole,
+        family: Family::Vit(BASE),
+    },
+    Architecture {
+        name: "vit_small_patch14_dinov2",
+        size: 518,
+        features: SMALL.width,
+        stem: &["cls_token", "pos_embed", "patch_embed"],
+        blocks: &[
+            "blocks.0",
+            "blocks.1",
+            "blocks.2",
+            "blocks.3",
+            "blocks.4",
+            "blocks.5",
+            "blocks.6",
+            "blocks.7",
+            "blocks.8",
+            "blocks.9",
+            "blocks.10",
+            "blocks.11",
+        ],
+        tail: &["norm"],
+        head: "head",
+        original_dropout: 0.0,
+        resize: Resize::Bicubic(518),
+        sizes: Sizes::MultipleOf(SMALL.patch),
+        fan_out: FanOut::Whole,
+        family: Family::Vit(SMALL),
+    },
+];
+
+/// Everything before the head: [N, 3, size, size] -> [N, width].
+pub(crate) fn features(
+    graph: &mut Graph,
+    input: ValueId,
+    size: usize,
+    variant: &Variant,
+) -> Result<ValueId, GraphError> {
+    let &Variant { patch, width, timm, .. } = variant;
+    let [class_name, position_name, patch_name] = match timm {
+        true => ["cls_token", "pos_embed", "patch_embed.proj"],
+        false => ["class_token", "encoder.pos_embedding", "conv_proj"],
+    };
+    let patches = (size / patch).pow(2);
+    let batch = graph.value(input).shape.0.first().cloned().unwrap_or(Dim::Fixed(1));
+    let rows = |count: usize| Shape(vec![batch.clone(), count.into(), width.into()]);
+    let position_shape = [1, patches + 1, width];
+    let class = graph.add_parameter(class_name, &[1, 1, width], Role::Weight);
+    let first = timm.then(|| graph.add_parameter(position_name, &position_shape, Role::Weight));
+    let conv = Conv2d::new(width, patch).stride(patch).pads([0; 4]);
+    let x = biased(graph, patch_name, input, conv)?;
+    let positions =
+        first.unwrap_or_else(|| graph.add_parameter(position_name, &position_shape, Role::Weight));
+    let x = graph.add("patches.last", Op::Transpose { perm: vec![0, 2, 3, 1] }, &[x])?;
+    let x = graph.add("patches.rows", Op::Reshape { shape: rows(patches) }, &[x])?;
+    let class = graph.add("class", Op::Expand { shape: rows(1) }, &[class])?;
+    let x = graph.add("tokens", Op::Concat { axis: 1 }, &[class, x])?;
+    let mut x = graph.add("positions", Op::Add, &[x, positions])?;
+    for index in 0..variant.blocks {
+        x = block(graph, index, x, rows(patches + 1), variant)?;
+    }
+    // A norm of a token does not depend on the others.
+    let x = graph.add("class.part", Op::Slice { axis: 1, start: 0, end: 1 }, &[x])?;
+    let x = graph.add("flatten", Op::Flatten { axis: 1 }, &[x])?;
+    layer_norm(graph, if timm { "norm" } else { "encoder.ln" }, x, width, EPSILON)
+}
+
+/// The names of a block's modules.
+struct Names {
+    path: String,
+    norms: [&'static str; 2],
+    input: [&'static str; 2],
+    output: &'static str,
+    scales: Option<[&'static str; 2]>,
+    linear: [&'static str; 2],
+}
+
+impl Names {
+    fn new(index: usize, timm: bool) -> Names {
+        match timm {
+            true => Names {
+                path: format!("blocks.{index}"),
+                norms: ["norm1", "norm2"],
+                input: ["attn.qkv.weight", "attn.qkv.bias"],
+                output: "attn.proj",
+                scales: Some(["ls1.gamma", "ls2.gamma"]),
+                linear: ["mlp.fc1", "mlp.fc2"],
+            },
+            false => Names {
+                path: format!("encoder.layers.encoder_layer_{index}"),
+                norms: ["ln_1", "ln_2"],
+                input: ["self_attention.in_proj_weight", "self_attention.in_proj_bias"],
+                output: "self_attention.out_proj",
+                scales: None,
+                linear: ["mlp.0", "mlp.3"],
+            },
+        }
+    }
+}
+
+/// Attention and two linear layers, each added to what comes in: [N, T, width] -> the same.
+fn block(
+    graph: &mut Graph,
+    index: usize,
+    input: ValueId,
+    shape: Shape,
+    variant: &Variant,
+) -> Result<ValueId, GraphError> {
+    let width = variant.width;
+    let names = Names::new(index, variant.timm);
+    let path = |name: &str| format!("{}.{name}", names.path);
+
+    let x = layer_norm(graph, &path(names.norms[0]), input, width, EPSILON)?;
+    let x = graph.add(&path("attention.rows"), Op::Flatten { axis: 2 }, &[x])?;
+    let weight = graph.add_parameter(&path(names.input[0]), &[3 * width, width], Role::Weight);
+    let bias = graph.add_parameter(&path(names.input[1]), &[3 * width], Role::Weight);
+    let product = Op::Gemm(Gemm { trans_a: false, trans_b: true });
+    let projected = graph.add(&path("attention.in"), product, &[x, weight, bias])?;
+    let x = attention(graph, &path("attention"), projected, &shape, variant)?;
+    let x = graph.linear(&path(names.output), x, width)?;
+    let x = scaled(graph, &names, 0, x, width)?;
+    let x = graph.add(&path("attention.tokens"), Op::Reshape { shape: shape.clone() }, &[x])?;
+    let input = graph.add(&path("attention.add"), Op::Add, &[x, input])?;
+
+    let x = layer_norm(graph, &path(names.norms[1]), input, width, EPSILON)?;
+    let x = graph.add(&path("mlp.rows"), Op::Flatten { axis: 2 }, &[x])?;
+    let x = graph.linear(&path(names.linear[0]), x, 4 * width)?;
+    let x = graph.add(&path("mlp.1"), Op::Gelu, &[x])?;
+    let x = graph.linear(&path(names.linear[1]), x, width)?;
+    let x = scaled(graph, &names, 1, x, width)?;
+    let x = graph.add(&path("mlp.tokens"), Op::Reshape { shape }, &[x])?;
+    graph.add(&path("mlp.add"), Op::Add, &[x, input])
+}
+
+/// timm's `LayerScale`.
+fn scaled(
+    graph: &mut Graph,
+    names: &Names,
+    branch: usize,
+    x: ValueId,
+    width: usize,
+) -> Result<ValueId, GraphError> {
+    let Some(scales) = names.scales else { return Ok(x) };
+    let name = format!("{}.{}", names.path, scales[branch]);
+    let scale = graph.add_parameter(&name, &[width], Role::Weight);
+    graph.add(&format!("{name}.scaled"), Op::Mul, &[x, scale])
+}
+
+/// softmax(q kᵀ / sqrt d) v of each head: rows of queries, keys and values [N T, 3 width] -> [N T, width].
+fn attention(
+    graph: &mut Graph,
+    path: &str,
+    projected: ValueId,
+    shape: &Shape,
+    variant: &Variant,
+) -> Result<ValueId, GraphError> {
+    let &Variant { width, heads, .. } = variant;
+    let depth = width / heads;
+    let (batch, tokens) = (shape.0[0].clone(), shape.0[1].clone());
+    let heads_shape = Shape(vec![batch, tokens, heads.into(), depth.into()]);
+    let part = |graph: &mut Graph, name: &str, index: usize| {
+        let (start, end) = (index * width, (index + 1) * width);
+        let mut x = graph.add(&format!("{path}.{name}"), Op::Slice { axis: 1, start, end }, &[projected])?;
+        if name == "q" {
+            let factor = Tensor::f32([], vec![1.0 / (depth as f32).sqrt()]);
+            let factor = graph.add_constant(&format!("{path}.factor"), factor);
+            x = graph.add(&format!("{path}.q.scaled"), Op::Mul, &[x, factor])?;
+        }
+        let x =
+            graph.add(&format!("{path}.{name}.heads"), Op::Reshape { shape: heads_shape.clone() }, &[x])?;
+        graph.add(&format!("{path}.{name}.tokens"), Op::Transpose { perm: vec![0, 2, 1, 3] }, &[x])
+    };
+    let (q, k, v) = (part(graph, "q", 0)?, part(graph, "k", 1)?, part(graph, "v", 2)?);
+    let k = graph.add(&format!("{path}.k.columns"), Op::Transpose { perm: vec![0, 1, 3, 2] }, &[k])?;
+    let scores = graph.add(&format!("{path}.scores"), Op::MatMul, &[q, k])?;
+    let scores = graph.add(&format!("{path}.softmax"), Op::Softmax { axis: 3 }, &[scores])?;
+    let x = graph.add(&format!("{path}.values"), Op::MatMul, &[scores, v])?;
+    let x = graph.add(&format!("{path}.together"), Op::Transpose { perm: vec![0, 2, 1, 3] }, &[x])?;
+    let x = graph.add(&format!("{path}.merged"), Op::Reshape { shape: shape.clone() }, &[x])?;
+    graph.add(&format!("{path}.out.rows"), Op::Flatten { axis: 2 }, &[x])
+}
+
+/// Resamples the positions of patches among `weights` for inputs of `size` pixels, as timm's `resample_abs_pos_embed`
+/// does: bicubic (a = -1/2), antialiased, the class token's left alone. What has the right number, or is no square
+/// grid, stays.
+pub(crate) fn resample_positions(variant: &Variant, size: usize, weights: &mut Weights) {
+    let name = if variant.timm { "pos_embed" } else { "encoder.pos_embedding" };
+    let side = size / variant.patch;
+    let Some(tensor) = weights.get(name) else { return };
+    let (&[1, rows, width], Some(values)) = (tensor.shape(), tensor.as_f32()) else { return };
+    let old = rows.saturating_sub(1).isqrt();
+    if width != variant.width || old == 0 || side == 0 || old * old + 1 != rows || old == side {
+        return;
+    }
+    let (class, grid) = values.split_at(width);
+    // Columns, then rows, as PyTorch does.
+    let grid = resample(grid, [old, old, width], side);
+    let grid = resample(&grid, [1, old, side * width], side);
+    let resampled = [class, &grid].concat();
+    weights.insert(name.to_string(), Tensor::f32([1, side * side + 1, width], resampled));
+}
+
+/// Resamples the middle axis of [outer, old, inner] to `new` places.
+fn resample(x: &[f32], [outer, old, inner]: [usize; 3], new: usize) -> Vec<f32> {
+    let mut out = vec![0.0; outer * new * inner];
+    for (place, taps) in taps(old, new).into_iter().enumerate() {
+        for row in 0..outer {
+            let to = (row * new + place) * inner;
+            for &(from, weight) in &taps {
+                let from = (row * old + from) * inner;
+                for i in 0..inner {
+                    out[to + i] += weight * x[from + i];
+                }
+            }
+        }
+    }
+    out
+}
+
+/// The places that each new place reads, with weights that sum to one: a cubic kernel as wide as the scale, around the
+/// new place's centre.
+fn taps(old: usize, new: usize) -> Vec<Vec<(usize, f32)>> {
+    let scale = old as f64 / new as f64;
+    let (wide, support) = (scale.max(1.0), 2.0 * scale.max(1.0));
+    let cubic = |x: f64| match x.abs() {
+        x if x < 1.0 => (1.5 * x - 2.5) * x * x + 1.0,
+        x if x < 2.0 => ((-0.5 * x + 2.5) * x - 4.0) * x + 2.0,
+        _ => 0.0,
+    };
+    let at = |place: usize| {
+        let centre = scale * (place as f64 + 0.5);
+        let first = (centre - support + 0.5).max(0.0) as usize;
+        let last = ((centre + support + 0.5) as usize).min(old);
+        let weights: Vec<f64> = (first..last).map(|i| cubic((i as f64 - centre + 0.5) / wide)).collect();
+        let sum: f64 = weights.iter().sum();
+        (first..last).zip(weights).map(|(i, weight)| (i, (weight / sum) as f32)).collect()
+    };
+    (0..new).map(at).collect()
+}

@@ -1,0 +1,52 @@
+//! `offshoot models`
+
+use clap::Args;
+use offshoot::{ModelInfo, models};
+use serde::Serialize;
+
+use super::{Outcome, print};
+
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// Print one JSON object on one line.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct All {
+    models: Vec<ModelInfo>,
+}
+
+impl Arguments {
+    pub(crate) fn run(self) -> Outcome {
+        let models = models()?;
+        if self.json {
+            return print::json(&All { models });
+        }
+        print::line("name                      size   parameters   multiply-adds   classes   weights")?;
+        for model in models {
+            print::line(&row(&model))?;
+        }
+        print::line(
+            "`offshoot pull NAME` brings the weights. Any ONNX classifier can be fine-tuned, too: --model FILE.onnx",
+        )
+    }
+}
+
+fn row(model: &ModelInfo) -> String {
+    let millions = |n: u64| n as f64 / 1e6;
+    let classes = model.classes.map_or("no head".into(), |n| n.to_string());
+    let weights = match &model.weights {
+        Some(weights) => format!("{} ({})", weights.url, weights.license),
+        None => "none published".into(),
+    };
+    format!(
+        "{:24} {:5} {:10.1} M {:13.0} M {:>9}   {weights}",
+        model.name,
+        model.size,
+        millions(model.parameters),
+        millions(model.multiply_adds),
+        classes
+    )
+}

@@ -1,0 +1,50 @@
+//! `offshoot pull`
+
+use std::path::PathBuf;
+
+use clap::Args;
+use indicatif::ProgressBar;
+use offshoot::{PullOptions, Pulled, pull};
+
+use super::{Outcome, print};
+
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// The architecture; `offshoot models` lists them.
+    name: String,
+    /// The file to write; the published name in this folder where not given.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Where the published files are instead of at their authors'.
+    #[arg(long, value_name = "URL", env = "OFFSHOOT_WEIGHTS_URL")]
+    base_url: Option<String>,
+    /// Print one JSON object on one line.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Arguments {
+    pub(crate) fn run(self) -> Outcome {
+        let options = PullOptions { out: self.out, base_url: self.base_url };
+        let mut bar: Option<ProgressBar> = None;
+        let result = pull(&self.name, &options, &mut |done, total| {
+            let bar = bar.get_or_insert_with(|| print::bar(total.unwrap_or(0) >> 10, "KiB"));
+            bar.set_position(done >> 10);
+        });
+        if let Some(bar) = bar {
+            bar.finish_and_clear();
+        }
+        let pulled = result?;
+        if self.json { print::json(&pulled) } else { print::line(&text(&pulled)) }
+    }
+}
+
+fn text(pulled: &Pulled) -> String {
+    let Pulled { path, bytes, sha256, pinned_digits, downloaded } = pulled;
+    let how = if *downloaded { "downloaded" } else { "was there" };
+    let pinned = match pinned_digits {
+        64 => "as pinned".to_owned(),
+        digits => format!("its first {digits} digits as pinned: the authors publish no more"),
+    };
+    format!("{} {how}: {bytes} bytes, SHA-256 {sha256} ({pinned})", path.display())
+}

@@ -1,0 +1,67 @@
+//! What can be fine-tuned: the architectures, with their sizes and where their weights come from.
+
+use offshoot_graph::model::BATCH;
+use offshoot_graph::{Bindings, costs};
+use offshoot_models::{Architecture, BuildOptions, architectures};
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+
+/// Classes of the published weights: ImageNet-1k's.
+const CLASSES: usize = 1000;
+
+/// An architecture of the registry.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ModelInfo {
+    /// Its name, for `--model`.
+    pub name: &'static str,
+    /// Height and width of the input that the published weights were trained for, in pixels.
+    pub size: usize,
+    /// Weights with a head for 1000 classes; running statistics are not counted.
+    pub parameters: u64,
+    /// Multiply-adds of one picture of `size` in convolutions and matrix products.
+    pub multiply_adds: u64,
+    /// The module that a new head replaces.
+    pub head: &'static str,
+    /// The classes that the published weights tell apart; none where they come without a head.
+    pub classes: Option<usize>,
+    /// Where `offshoot pull` finds the published weights.
+    pub weights: Option<WeightsInfo>,
+}
+
+/// Published weights.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct WeightsInfo {
+    /// Where the file is.
+    pub url: &'static str,
+    /// The digits of its SHA-256 that are known: 64, 8, or none.
+    pub sha256: &'static str,
+    /// What its authors say of its licence.
+    pub license: &'static str,
+}
+
+/// Every architecture, in the order of the registry.
+///
+/// # Errors
+/// None for a registry whose architectures can be built.
+pub fn models() -> Result<Vec<ModelInfo>> {
+    architectures().map(describe).collect()
+}
+
+fn describe(architecture: &'static Architecture) -> Result<ModelInfo> {
+    let Architecture { name, size, head, .. } = *architecture;
+    let graph = architecture.build(&BuildOptions { classes: CLASSES, size, head: None })?;
+    let one = Bindings::from([(BATCH.to_string(), 1)]);
+    let costs = costs(&graph, &one).map_err(|e| Error::Input(format!("{name}: {e}")))?;
+    let operations: u64 = costs.iter().map(|cost| cost.operations).sum();
+    let weights = architecture.published();
+    Ok(ModelInfo {
+        name,
+        size,
+        parameters: graph.count_parameters().0,
+        multiply_adds: operations / 2,
+        head,
+        classes: weights.filter(|w| w.has_head).map(|_| CLASSES),
+        weights: weights.map(|w| WeightsInfo { url: w.url, sha256: w.sha256, license: w.license }),
+    })
+}

@@ -1,0 +1,94 @@
+//! Training from an ONNX file: the same as from the architecture that the file came from, and a run like any other.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod support;
+
+use std::fs;
+
+use offshoot::{Recipe, Settings, own_preprocessing, starting_model};
+use offshoot_formats::{onnx, safetensors};
+use offshoot_train::recipe::PreprocessingSettings;
+use support::{CLASSES, World, data};
+
+/// A network of random weights with 1000 classes as `NAME.safetensors`, and the same as `NAME.onnx`.
+fn files(world: &World, name: &str) {
+    let classes: Vec<String> = (0..1000).map(|i| i.to_string()).collect();
+    let mut settings = Settings { model: Some(name.into()), data: Some("d".into()), ..Settings::default() };
+    settings.head = Some("linear,dropout=0".into());
+    settings.preprocessing = Some(PreprocessingSettings { size: Some(32), ..Default::default() });
+    let recipe = Recipe::resolve(settings, &own_preprocessing(name).unwrap()).unwrap();
+    let model = starting_model(&recipe, &classes).unwrap();
+    let path = world.path(&format!("{name}.safetensors"));
+    safetensors::write(&path, &model.weights, "{}").unwrap();
+    // Batch norms are as they are, not folded.
+    onnx::write(&world.path(&format!("{name}.onnx")), &model, onnx::Options::default()).unwrap();
+}
+
+fn column(world: &World, run: &str, name: &str) -> Vec<String> {
+    let text = fs::read_to_string(world.path(run).join("results.csv")).unwrap();
+    let mut lines = text.lines();
+    let at = lines.next().unwrap().split(',').position(|column| column == name).unwrap();
+    lines.map(|line| line.split(',').nth(at).unwrap().to_owned()).collect()
+}
+
+#[test]
+fn training_from_a_file_is_training_the_architecture() {
+    for name in ["resnet18", "mobilenet_v2"] {
+        let world = World::new(&format!("same-{name}"));
+        data(&world.path("d"), &CLASSES, 6);
+        files(&world, name);
+        let common = "--size 32 --batch-size 4 --epochs 2 --freeze none --optimizer sgd --lr 0.01";
+        for (model, run) in
+            [(format!("{name} --weights {name}.safetensors"), "native"), (format!("{name}.onnx"), "grafted")]
+        {
+            let said = world.run(&format!("train d --model {model} {common} --out {run}"));
+            assert_eq!(said.code, Some(0), "{said:?}");
+        }
+        for name in ["train_loss", "val_loss", "val_accuracy"] {
+            assert_eq!(column(&world, "native", name), column(&world, "grafted", name), "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_run_from_a_file_is_a_run_like_any_other() {
+    let world = World::new("like-any-other");
+    data(&world.path("d"), &CLASSES, 6);
+    files(&world, "mobilenet_v2");
+    let train = "train d --model mobilenet_v2.onnx --size 32 --batch-size 4 --epochs 2 --freeze backbone \
+                 --head mlp:8 --out run --json";
+    let said = world.run(train);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let result: serde_json::Value = serde_json::from_str(&said.out).unwrap();
+    assert_eq!(result["trainable_parameters"], 1280 * 8 + 8 + 8 * 3 + 3);
+    // The file that it came from is not needed any more.
+    fs::remove_file(world.path("mobilenet_v2.onnx")).unwrap();
+    for command in [
+        "train d --resume --out run --json",
+        "eval run d --json",
+        "predict run d --json",
+        "export run --format onnx,torchscript --out out --json",
+        "eval run/best.safetensors d --json",
+    ] {
+        let said = world.run(command);
+        assert_eq!(said.code, Some(0), "{command}: {said:?}");
+    }
+    let said = world.run("verify out/run.onnx --against run --data d --json");
+    assert_eq!(said.code, Some(0), "{said:?}");
+    fs::copy(world.path("run/best.safetensors"), world.path("alone.safetensors")).unwrap();
+    let said = world.run("eval alone.safetensors d");
+    assert!(said.code == Some(2) && said.err.contains("base.onnx"), "{said:?}");
+}
+
+#[test]
+fn a_file_without_a_head_and_needless_weights_are_refused() {
+    let world = World::new("refused");
+    data(&world.path("d"), &CLASSES, 6);
+    files(&world, "mobilenet_v2");
+    let said =
+        world.run("train d --model mobilenet_v2.onnx --weights mobilenet_v2.safetensors --size 32 --out r");
+    assert!(said.code == Some(2) && said.err.contains("leave --weights out"), "{said:?}");
+    let said = world.run("train d --model absent.onnx --out r");
+    assert!(said.code == Some(2) && said.err.contains("absent.onnx"), "{said:?}");
+}
