@@ -6,7 +6,7 @@ use bytemuck::{cast_slice, cast_slice_mut};
 use offshoot_graph::{DType, ExecuteError, StepTime, Tensor};
 
 use crate::buffer::Buffer;
-use crate::kernels::element::Element;
+use crate::kernels::element::Stored;
 use crate::kernels::{self, conv::PackedFilter};
 use crate::memory::{Lifetime, place};
 
@@ -41,7 +41,7 @@ impl Region {
     }
 
     /// The region's elements in `arena`, whose type is known where the plan is made.
-    pub(crate) fn of<E: Element>(self, arena: &[u8]) -> &[E] {
+    pub(crate) fn of<E: Stored>(self, arena: &[u8]) -> &[E] {
         debug_assert_eq!(self.size.dtype, E::DTYPE, "the type of an operand");
         cast_slice(&arena[self.offset..self.end()])
     }
@@ -70,7 +70,7 @@ pub(crate) struct Out<'a> {
 
 impl Out<'_> {
     /// The elements, whose type is known where the plan is made.
-    pub(crate) fn get<E: Element>(&mut self) -> &mut [E] {
+    pub(crate) fn get<E: Stored>(&mut self) -> &mut [E] {
         debug_assert_eq!(self.dtype, E::DTYPE, "the type of an output");
         cast_slice_mut(self.bytes)
     }
@@ -104,13 +104,13 @@ pub(crate) struct Memory<'a> {
     places: &'a [Place],
     arena: Gaps<'a>,
     inputs: &'a [&'a Tensor],
-    parameters: &'a [&'a [f32]],
-    constants: &'a [Vec<f32>],
+    parameters: &'a [&'a Tensor],
+    constants: &'a [Tensor],
 }
 
 impl Memory<'_> {
     /// The elements of a buffer, whose type is known where the plan is made.
-    pub(crate) fn get<E: Element>(&self, id: BufferId) -> &[E] {
+    pub(crate) fn get<E: Stored>(&self, id: BufferId) -> &[E] {
         match self.try_get(id) {
             Some(elements) => elements,
             None => unreachable!("a step reads what it writes only where it asked to"),
@@ -118,19 +118,19 @@ impl Memory<'_> {
     }
 
     /// The elements of a buffer, unless an output has taken its memory over.
-    fn try_get<E: Element>(&self, id: BufferId) -> Option<&[E]> {
-        let floats = match self.places[id.0] {
+    fn try_get<E: Stored>(&self, id: BufferId) -> Option<&[E]> {
+        let tensor = match self.places[id.0] {
             Place::Arena(region) => return self.arena.get(region),
-            Place::Input(i) => self.inputs[i].as_f32().unwrap_or_default(),
+            Place::Input(i) => self.inputs[i],
             Place::Parameter(i) => self.parameters[i],
             Place::Constant(i) => &self.constants[i],
         };
-        debug_assert_eq!(DType::F32, E::DTYPE, "the type of an operand");
-        Some(cast_slice(floats))
+        debug_assert_eq!(tensor.dtype(), E::DTYPE, "the type of an operand");
+        Some(E::of_data(tensor.data()).unwrap_or_default())
     }
 
     /// The operand that the step's first output may take over, and that output.
-    pub(crate) fn place<'m, E: Element>(
+    pub(crate) fn place<'m, E: Stored>(
         &'m self,
         over: BufferId,
         out: &'m mut Out<'_>,
@@ -152,7 +152,7 @@ struct Gaps<'a>(Vec<(usize, &'a [u8])>);
 
 impl Gaps<'_> {
     /// The elements of a region that nobody writes.
-    fn get<E: Element>(&self, region: Region) -> Option<&[E]> {
+    fn get<E: Stored>(&self, region: Region) -> Option<&[E]> {
         let after = self.0.partition_point(|&(start, _)| start <= region.offset);
         let (start, gap) = *self.0.get(after.checked_sub(1)?)?;
         let moved = Region { offset: region.offset - start, ..region };
@@ -182,7 +182,7 @@ fn split<'a>(arena: &'a mut [u8], writes: &[Region]) -> (Vec<Out<'a>>, Gaps<'a>)
 pub(crate) struct Plan {
     pub(crate) steps: Vec<Step>,
     pub(crate) places: Vec<Place>,
-    pub(crate) constants: Vec<Vec<f32>>,
+    pub(crate) constants: Vec<Tensor>,
     /// Bytes of the arena.
     pub(crate) bytes: usize,
     /// Name, shape and buffer of each output.
@@ -194,7 +194,7 @@ impl Plan {
     pub(crate) fn new(
         steps: Vec<Step>,
         buffers: Vec<Result<Place, Size>>,
-        constants: Vec<Vec<f32>>,
+        constants: Vec<Tensor>,
         outputs: Vec<(String, Vec<usize>, BufferId)>,
     ) -> Plan {
         let kept: Vec<BufferId> = outputs.iter().map(|&(_, _, id)| id).collect();
@@ -213,7 +213,7 @@ impl Plan {
         arena: &mut Buffer,
         scratch: &mut Scratch,
         inputs: &[&Tensor],
-        parameters: &[&[f32]],
+        parameters: &[&Tensor],
         mut profile: Option<&mut Vec<StepTime>>,
     ) -> Result<(), ExecuteError> {
         arena.reserve(self.bytes);

@@ -4,8 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use offshoot_graph::{
-    Bindings, DType, Dim, ExecuteError, Graph, Session, Source, StepTime, Tensor, TensorView, ValueId,
-    Weights,
+    Bindings, DType, Dim, ExecuteError, Graph, Session, StepTime, Tensor, TensorView, ValueId, Weights,
 };
 
 use crate::CpuExecutor;
@@ -65,7 +64,7 @@ impl CpuSession {
     }
 
     /// The place of the plan for `bindings`, made now if it is not there. The least recently made one makes room.
-    fn plan(&mut self, bindings: Bindings, parameters: &[&[f32]]) -> Result<usize, ExecuteError> {
+    fn plan(&mut self, bindings: Bindings, parameters: &[&Tensor]) -> Result<usize, ExecuteError> {
         if let Some(found) = self.plans.iter().position(|(b, _)| *b == bindings) {
             return Ok(found);
         }
@@ -148,14 +147,14 @@ fn bind<'a>(
     Ok((tensors, bindings))
 }
 
-/// The elements of the graph's parameters in order.
-fn parameters<'a>(graph: &Graph, weights: &'a Weights) -> Result<Vec<&'a [f32]>, ExecuteError> {
+/// The tensors of the graph's parameters in order.
+fn parameters<'a>(graph: &Graph, weights: &'a Weights) -> Result<Vec<&'a Tensor>, ExecuteError> {
     let parameter = |&id: &ValueId| {
         let value = graph.value(id);
-        debug_assert!(matches!(value.source, Source::Parameter(_)) && value.dtype == DType::F32);
         let tensor = weights.get(&value.name);
-        let fits = tensor.filter(|t| Some(t.shape()) == value.shape.as_fixed().as_deref());
-        fits.and_then(Tensor::as_f32).ok_or_else(|| ExecuteError::Parameter {
+        let fits = tensor
+            .filter(|t| t.dtype() == value.dtype && Some(t.shape()) == value.shape.as_fixed().as_deref());
+        fits.ok_or_else(|| ExecuteError::Parameter {
             name: value.name.clone(),
             wanted: format!("{}{}", value.dtype, value.shape),
             found: tensor.map_or("missing".into(), |t| format!("{}{:?}", t.dtype(), t.shape())),

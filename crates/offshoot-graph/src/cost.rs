@@ -86,6 +86,8 @@ fn cost(graph: &Graph, node: &Node, bindings: &Bindings) -> Result<Cost, DimErro
         | Op::Dropout { .. }
         | Op::Softmax { .. }
         | Op::SoftmaxCrossEntropyLoss(_)
+        | Op::QuantizeLinear { .. }
+        | Op::DequantizeLinear { .. }
         | Op::Train(
             TrainOp::BatchNormStats(_)
             | TrainOp::BatchNormApply
@@ -116,7 +118,8 @@ fn cost(graph: &Graph, node: &Node, bindings: &Bindings) -> Result<Cost, DimErro
             | GradOp::ReduceTo { .. }
             | GradOp::Dropout { .. }
             | GradOp::Softmax { .. }
-            | GradOp::SoftmaxCrossEntropyLoss(_),
+            | GradOp::SoftmaxCrossEntropyLoss(_)
+            | GradOp::QuantizeLinear { .. },
         )
         | Op::Fused(
             FusedOp::Silu

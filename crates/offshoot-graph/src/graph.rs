@@ -218,8 +218,14 @@ impl Graph {
 
     /// Adds an f32 parameter, trainable if it is a weight. `name` is its PyTorch key.
     pub fn add_parameter(&mut self, name: &str, shape: &[usize], role: Role) -> ValueId {
-        let source = Source::Parameter(Parameter { trainable: role == Role::Weight, role });
-        let id = self.add_value(name, DType::F32, Shape::fixed(shape), source);
+        self.add_typed_parameter(name, DType::F32, shape, role)
+    }
+
+    /// Adds a parameter of any type. Integers are never trained.
+    pub fn add_typed_parameter(&mut self, name: &str, dtype: DType, shape: &[usize], role: Role) -> ValueId {
+        let trainable = role == Role::Weight && dtype.is_float();
+        let source = Source::Parameter(Parameter { trainable, role });
+        let id = self.add_value(name, dtype, Shape::fixed(shape), source);
         self.parameters.push(id);
         id
     }
@@ -268,10 +274,11 @@ impl Graph {
         Ok(outputs)
     }
 
-    /// Changes whether training changes a parameter. Running statistics stay as they are.
+    /// Changes whether training changes a parameter. Running statistics and integers stay as they are.
     pub(crate) fn set_trainable(&mut self, id: ValueId, to: bool) {
-        if let Source::Parameter(Parameter { trainable, role: Role::Weight }) =
-            &mut self.values[id.index()].source
+        let value = &mut self.values[id.index()];
+        if let Source::Parameter(Parameter { trainable, role: Role::Weight }) = &mut value.source
+            && value.dtype.is_float()
         {
             *trainable = to;
         }

@@ -100,6 +100,25 @@ pub(crate) fn infer(op: &Op, inputs: &[&Value]) -> Result<Types, String> {
             loss_operands(inputs)?;
             one(Shape::default())
         }
+        Op::QuantizeLinear { axis } => {
+            arity(inputs, 3..=3)?;
+            if inputs[0].dtype != DType::F32 {
+                return Err(format!(
+                    "`{}` is {}, and only f32 is quantised",
+                    inputs[0].name, inputs[0].dtype
+                ));
+            }
+            one_of(inputs[2], &[DType::U8, DType::I8])?;
+            scale_and_zero_point(inputs[0], &inputs[1..], *axis)?;
+            Ok(vec![(inputs[2].dtype, inputs[0].shape.clone())])
+        }
+        Op::DequantizeLinear { axis } => {
+            arity(inputs, 3..=3)?;
+            one_of(inputs[0], &[DType::U8, DType::I8, DType::I32])?;
+            same_dtype(inputs[0], inputs[2])?;
+            scale_and_zero_point(inputs[0], &inputs[1..], *axis)?;
+            Ok(vec![(DType::F32, inputs[0].shape.clone())])
+        }
         Op::Train(op) => infer_train(op, inputs),
         Op::Grad(op) => infer_grad(op, inputs),
         Op::Fused(op) => infer_fused(op, inputs),
@@ -226,6 +245,13 @@ fn infer_grad(op: &GradOp, inputs: &[&Value]) -> Result<Types, String> {
             loss_operands(&inputs[1..])?;
             one(&inputs[1].shape)
         }
+        GradOp::QuantizeLinear { axis } => {
+            arity(inputs, 4..=4)?;
+            same_shape(inputs[0], inputs[1])?;
+            one_of(inputs[3], &[DType::U8, DType::I8])?;
+            scale_and_zero_point(inputs[1], &inputs[2..], *axis)?;
+            one(&inputs[0].shape)
+        }
     }
 }
 
@@ -307,6 +333,46 @@ fn same_dtype(a: &Value, b: &Value) -> Result<(), String> {
     Err(format!("`{}` is {} and `{}` is {}", a.name, a.dtype, b.name, b.dtype))
 }
 
+fn one_of(value: &Value, dtypes: &[DType]) -> Result<(), String> {
+    if dtypes.contains(&value.dtype) {
+        return Ok(());
+    }
+    let names: Vec<String> = dtypes.iter().map(DType::to_string).collect();
+    Err(format!("`{}` is {}, and must be {}", value.name, value.dtype, names.join(" or ")))
+}
+
+/// Both `[scale, zero_point]` are scalars, or have a number for each place of x's `axis`.
+fn scale_and_zero_point(x: &Value, vectors: &[&Value], axis: usize) -> Result<(), String> {
+    let (scale, zero_point) = (vectors[0], vectors[1]);
+    one_of(scale, &[DType::F32])?;
+    let fits = match &scale.shape.0[..] {
+        [] => axis == 0,
+        [places] => x.shape.0.get(axis) == Some(places),
+        _ => false,
+    };
+    if !fits {
+        let (name, shape) = (&scale.name, &scale.shape);
+        return Err(format!(
+            "`{name}` is {shape}: one number, or one for each place of axis {axis} of {}",
+            x.shape
+        ));
+    }
+    if scale.shape != zero_point.shape {
+        return Err(format!(
+            "`{}` is {}, `{}` is {}",
+            scale.name, scale.shape, zero_point.name, zero_point.shape
+        ));
+    }
+    Ok(())
+}
+
+fn floats(values: &[&Value]) -> Result<(), String> {
+    match values.iter().find(|v| !v.dtype.is_float()) {
+        None => Ok(()),
+        Some(v) => Err(format!("`{}` is {}, and must be a float: dequantize it first", v.name, v.dtype)),
+    }
+}
+
 /// Every one of `vectors` has one element for each of x's channels.
 fn per_channel(x: &Value, vectors: &[&Value]) -> Result<(), String> {
     let channels = x.shape.0.get(1).ok_or_else(|| format!("`{}` {} has no channel axis", x.name, x.shape))?;
@@ -356,6 +422,7 @@ fn loss_operands(inputs: &[&Value]) -> Result<(), String> {
 
 fn conv_shape(conv: &Conv, inputs: &[&Value]) -> Result<Shape, String> {
     let (x, w) = (inputs[0], inputs[1]);
+    floats(inputs)?;
     rank(x, 4)?;
     rank(w, 4)?;
     let weight = w.shape.as_fixed().ok_or("the weight's shape must be known")?;
@@ -424,6 +491,7 @@ fn pool_shape(pool: &Pool, x: &Value) -> Result<Shape, String> {
 }
 
 fn gemm_shape(gemm: Gemm, inputs: &[&Value]) -> Result<Shape, String> {
+    floats(inputs)?;
     let matrix = |value: &Value, transposed: bool| {
         rank(value, 2)?;
         let [rows, columns] = [0, 1].map(|i| value.shape.0[i].clone());

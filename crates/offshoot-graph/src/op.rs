@@ -1,4 +1,26 @@
 //! The operators. Names and meaning follow ONNX opset 17; PyTorch decides where ONNX is silent.
+//!
+//! # Integers in a graph
+//!
+//! A quantised network says what is to be computed in integers by what stands between [`Op::QuantizeLinear`] (Q) and
+//! [`Op::DequantizeLinear`] (DQ), as ONNX does ("QDQ"): each operator is the float one, and an executor that knows the
+//! pattern computes it on the integers. In the canonical form, which `offshoot-quant` writes and ONNX Runtime reads,
+//!
+//! - an activation is `DQ(Q(x, s, z), s, z)` with one scale and one zero point a tensor: u8 with any zero point, or i8
+//!   with zero point 0 where the target asks for symmetric activations. Q and DQ read the same two constants;
+//! - a weight is a parameter of i8 behind `DQ(w, s, z)`, z = 0, with one scale, or one for each output channel: axis 0 of
+//!   the filter of a Conv, axis 0 of the matrix of a Gemm with `trans_b` (axis 1 without). It holds -127..127, or
+//!   -64..63 where the target's products of two bytes saturate in 16 bits;
+//! - a bias is a parameter of i32 behind `DQ(b, s, z)`, z = 0, whose scale for each channel is the scale of the
+//!   activation times that of the weight, rounded to f32 once; or it is a float parameter as it was;
+//! - `DQ, DQ [, DQ] -> Conv | Gemm [-> Relu | Clip] -> Q` is a product of integers and one requantisation;
+//! - `DQ, DQ -> Add [-> Relu | Clip] -> Q` is a sum of integers under two scales;
+//! - `DQ -> MaxPool | Flatten | Reshape | Transpose | Slice -> Q` with the same constants on both sides moves integers;
+//! - `DQ -> AveragePool | GlobalAveragePool -> Q` takes means of integers; `DQ, .. -> Concat -> Q` rescales where the
+//!   constants differ;
+//! - what has no Q behind it (the logits) or no DQ before it (operators kept in float) is float on that side.
+//!
+//! `fuse` leaves Q and DQ where they are; it may make `Conv -> Relu` one [`FusedOp::Conv`].
 
 use crate::shape::Shape;
 use crate::tensor::DType;
@@ -95,6 +117,18 @@ pub enum Op {
     Train(TrainOp),
     /// What only training computes on the way back.
     Grad(GradOp),
+    /// (x f32, scale f32, zero_point u8 or i8) -> saturate(round(x / scale) + zero_point) of zero_point's type, rounded half to
+    /// even. The scale and the zero point are scalars, or have a number for each place of `axis`.
+    QuantizeLinear {
+        /// The axis of x that the scale goes along; 0 when it is a scalar.
+        axis: usize,
+    },
+    /// (x u8, i8 or i32, scale f32, zero_point of x's type) -> (x - zero_point) * scale, f32. The scale and the zero point as in
+    /// [`Op::QuantizeLinear`].
+    DequantizeLinear {
+        /// The axis of x that the scale goes along; 0 when it is a scalar.
+        axis: usize,
+    },
     /// Several operators in one pass over memory, made by `fuse` for an executor.
     Fused(FusedOp),
 }
@@ -308,6 +342,12 @@ pub enum GradOp {
     },
     /// (dloss, logits, labels, class weights?) -> dlogits
     SoftmaxCrossEntropyLoss(CrossEntropy),
+    /// (dy, x, scale, zero_point) -> dy where the quantised x did not saturate, else 0: the straight-through gradient of a
+    /// Q and the DQ behind it, as PyTorch's `fake_quantize`
+    QuantizeLinear {
+        /// The axis of x that the scale goes along.
+        axis: usize,
+    },
 }
 
 /// An activation in the epilogue of a fused operator.
@@ -398,6 +438,8 @@ impl Op {
             Op::Dropout { .. } => "Dropout",
             Op::Softmax { .. } => "Softmax",
             Op::SoftmaxCrossEntropyLoss(_) => "SoftmaxCrossEntropyLoss",
+            Op::QuantizeLinear { .. } => "QuantizeLinear",
+            Op::DequantizeLinear { .. } => "DequantizeLinear",
             Op::Train(op) => op.name(),
             Op::Grad(op) => op.name(),
             Op::Fused(op) => op.name(),
@@ -437,7 +479,9 @@ impl Op {
             | Op::Identity
             | Op::Dropout { .. }
             | Op::Softmax { .. }
-            | Op::SoftmaxCrossEntropyLoss(_) => 1,
+            | Op::SoftmaxCrossEntropyLoss(_)
+            | Op::QuantizeLinear { .. }
+            | Op::DequantizeLinear { .. } => 1,
         }
     }
 }
@@ -482,6 +526,7 @@ impl GradOp {
             GradOp::Dropout { .. } => "Grad.Dropout",
             GradOp::Softmax { .. } => "Grad.Softmax",
             GradOp::SoftmaxCrossEntropyLoss(_) => "Grad.SoftmaxCrossEntropyLoss",
+            GradOp::QuantizeLinear { .. } => "Grad.QuantizeLinear",
         }
     }
 }

@@ -78,9 +78,10 @@ impl<'a> Part<'a> {
         for (id, value) in old.values().filter(|&(id, _)| keep(id)) {
             part.map[id.index()] = match &value.source {
                 Source::Input => Some(part.new.add_input(&value.name, value.dtype, value.shape.clone())),
-                Source::Parameter(p) => {
-                    value.shape.as_fixed().map(|shape| part.new.add_parameter(&value.name, &shape, p.role))
-                }
+                Source::Parameter(p) => value
+                    .shape
+                    .as_fixed()
+                    .map(|shape| part.new.add_typed_parameter(&value.name, value.dtype, &shape, p.role)),
                 Source::Constant(tensor) => Some(part.new.add_constant(&value.name, tensor.clone())),
                 Source::Node { .. } => None,
             };

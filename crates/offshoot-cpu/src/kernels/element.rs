@@ -1,17 +1,48 @@
 //! What activations are stored in: f32, or half of it. Arithmetic is in f32; a kernel converts what it loads and stores.
+//! Quantised ones are integers.
 
 use bytemuck::Pod;
 use half::{bf16, f16};
-use offshoot_graph::DType;
+use offshoot_graph::{DType, Data};
 
 use super::parallel::Shared;
 use super::simd::Simd;
 
-/// An element in memory.
-pub trait Element: Pod + Send + Sync {
+/// What memory holds: a float or an integer.
+pub trait Stored: Pod + Send + Sync {
     /// Its type in the graph.
     const DTYPE: DType;
 
+    /// The elements of a tensor, if they are of this type.
+    fn of_data(data: &Data) -> Option<&[Self]>;
+}
+
+macro_rules! stored {
+    ($($type:ty, $variant:ident;)*) => {
+        $(impl Stored for $type {
+            const DTYPE: DType = DType::$variant;
+
+            fn of_data(data: &Data) -> Option<&[$type]> {
+                match data {
+                    Data::$variant(elements) => Some(elements),
+                    _ => None,
+                }
+            }
+        })*
+    };
+}
+
+stored! {
+    f32, F32;
+    bf16, BF16;
+    f16, F16;
+    i8, I8;
+    u8, U8;
+    i32, I32;
+}
+
+/// A float in memory.
+pub trait Element: Stored {
     /// Reads a vector.
     ///
     /// # Safety
@@ -115,8 +146,6 @@ pub(super) enum SharedView {
 }
 
 impl Element for f32 {
-    const DTYPE: DType = DType::F32;
-
     #[inline(always)]
     unsafe fn load<S: Simd>(from: *const f32) -> S::V {
         // Safety: the caller's promise.
@@ -161,10 +190,8 @@ impl Element for f32 {
 
 /// A 16-bit float: `$from` and `$to` convert a vector of it.
 macro_rules! half_element {
-    ($type:ty, $variant:ident, $dtype:expr, $from:ident, $to:ident) => {
+    ($type:ty, $variant:ident, $from:ident, $to:ident) => {
         impl Element for $type {
-            const DTYPE: DType = $dtype;
-
             #[inline(always)]
             unsafe fn load<S: Simd>(from: *const $type) -> S::V {
                 // Safety: the caller's promise; the type has the layout of u16.
@@ -209,5 +236,5 @@ macro_rules! half_element {
     };
 }
 
-half_element!(bf16, Bf16, DType::BF16, from_bf16, to_bf16);
-half_element!(f16, F16, DType::F16, from_f16, to_f16);
+half_element!(bf16, Bf16, from_bf16, to_bf16);
+half_element!(f16, F16, from_f16, to_f16);

@@ -1,6 +1,6 @@
 //! Between NCHW, which files and the graph speak, and NHWC, which the kernels do.
 
-use super::element::Element;
+use super::element::Stored;
 use super::rows::{Shared, TASK, for_tasks};
 
 /// Side of the square that is transposed at a time: two of them fit in the first-level cache.
@@ -66,7 +66,7 @@ fn interleave<const ROWS: usize, E: Copy>(x: &[E], columns: usize, start: usize,
 ///
 /// # Panics
 /// When a slice has not batch x channels x pixels elements.
-pub fn nchw_to_nhwc<E: Element>(batch: usize, channels: usize, pixels: usize, x: &[E], out: &mut [E]) {
+pub fn nchw_to_nhwc<E: Stored>(batch: usize, channels: usize, pixels: usize, x: &[E], out: &mut [E]) {
     transpose(batch, channels, pixels, x, out);
 }
 
@@ -74,7 +74,7 @@ pub fn nchw_to_nhwc<E: Element>(batch: usize, channels: usize, pixels: usize, x:
 ///
 /// # Panics
 /// When a slice has not batch x channels x pixels elements.
-pub fn nhwc_to_nchw<E: Element>(batch: usize, channels: usize, pixels: usize, x: &[E], out: &mut [E]) {
+pub fn nhwc_to_nchw<E: Stored>(batch: usize, channels: usize, pixels: usize, x: &[E], out: &mut [E]) {
     transpose(batch, pixels, channels, x, out);
 }
 

@@ -20,6 +20,7 @@ pub mod layout;
 pub mod math;
 mod parallel;
 pub mod pool;
+pub mod quantize;
 mod rows;
 pub mod shape;
 pub mod simd;

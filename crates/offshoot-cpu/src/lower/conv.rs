@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use offshoot_graph::op::{Conv, Gemm};
-use offshoot_graph::{DType, Dim, ExecuteError, Node, ValueId};
+use offshoot_graph::{DType, Dim, ExecuteError, Node, Tensor, ValueId};
 
 use super::{Lowering, Order, unsupported};
 use crate::kernels::conv::{Epilogue, PackedFilter, conv};
@@ -17,7 +17,7 @@ use crate::kernels::elementwise::{Unary, add_activation_in_place, sum_to_rows, u
 use crate::kernels::gemm::{GemmShape, gemm, matmul};
 use crate::kernels::simd::Isa;
 use crate::kernels::{Activation, ConvShape};
-use crate::plan::{BufferId, Memory, Place};
+use crate::plan::{BufferId, Memory};
 use crate::session::Direction;
 
 /// Where a convolution's packed filter comes from.
@@ -124,15 +124,16 @@ impl Lowering<'_> {
         weight: ValueId,
         direction: Direction,
     ) -> Option<Arc<PackedFilter>> {
-        let oihw = self.parameter(weight).filter(|_| !self.changes(weight))?;
-        let isa = self.isa;
         let key = (weight, direction, PackedFilter::is_for_winograd(shape), E::DTYPE);
-        let packed = self.filters.entry(key).or_insert_with(|| {
-            let mut filter = PackedFilter::default();
-            pack::<E>(&mut filter, isa, shape, direction, &rounded::<E>(isa, oihw));
-            Arc::new(filter)
-        });
-        Some(Arc::clone(packed))
+        if let Some(packed) = self.filters.get(&key) {
+            return Some(Arc::clone(packed));
+        }
+        let oihw = self.known(weight)?.as_f32()?;
+        let mut filter = PackedFilter::default();
+        pack::<E>(&mut filter, self.isa, shape, direction, &rounded::<E>(self.isa, oihw));
+        let packed = Arc::new(filter);
+        self.filters.insert(key, Arc::clone(&packed));
+        Some(packed)
     }
 
     /// The filter of a depthwise convolution as its kernels read it: a constant when it is frozen.
@@ -142,12 +143,10 @@ impl Lowering<'_> {
         weight: ValueId,
     ) -> Result<BufferId, ExecuteError> {
         let (shape, len) = (*shape, self.len(weight));
-        if let Some(oihw) = self.parameter(weight).filter(|_| !self.changes(weight)) {
+        if let Some(oihw) = self.known(weight).and_then(Tensor::as_f32) {
             let mut packed = vec![0.0; len];
             depthwise::pack(&shape, &rounded::<E>(self.isa, oihw), &mut packed);
-            self.constants.push(packed);
-            self.buffers.push(Ok(Place::Constant(self.constants.len() - 1)));
-            return Ok(BufferId(self.buffers.len() - 1));
+            return Ok(self.constant(Tensor::f32([len], packed)));
         }
         let oihw = self.rounded::<E>(weight)?;
         let packed = self.fresh(len, DType::F32);

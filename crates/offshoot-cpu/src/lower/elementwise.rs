@@ -75,12 +75,12 @@ impl Lowering<'_> {
 
     /// The order in which elementwise operators read `values`: that of the graph if all are held in it and nowhere else,
     /// as a Transpose leaves them; otherwise channels last.
-    fn held_order(&self, values: &[ValueId]) -> Order {
+    pub(super) fn held_order(&self, values: &[ValueId]) -> Order {
         let plain_only = |&v: &ValueId| !self.held.contains_key(&(v, Order::ChannelsLast));
         if values.iter().all(plain_only) { Order::Graph } else { self.order_of_rank(values[0]) }
     }
 
-    fn write_in_order(&mut self, value: ValueId, order: Order) -> BufferId {
+    pub(super) fn write_in_order(&mut self, value: ValueId, order: Order) -> BufferId {
         self.hold(value, order, Err(self.size(value)))
     }
 

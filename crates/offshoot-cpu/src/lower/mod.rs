@@ -6,17 +6,20 @@ mod elementwise;
 mod loss;
 mod norm;
 mod pool;
+mod quantize;
 mod shape;
 
 use std::collections::HashMap;
 
 use half::{bf16, f16};
 use offshoot_graph::op::{self, FusedOp, GradOp, HardSigmoid, TrainOp};
-use offshoot_graph::{Bindings, DType, ExecuteError, Graph, Node, Op, Parameter, Role, Source, ValueId};
+use offshoot_graph::{
+    Bindings, DType, ExecuteError, Graph, Node, Op, Parameter, Role, Source, Tensor, ValueId,
+};
 
 use crate::kernels::Activation;
 use crate::kernels::convert::{convert, round};
-use crate::kernels::element::Element;
+use crate::kernels::element::{Element, Stored};
 use crate::kernels::elementwise::Unary;
 use crate::kernels::layout::{nchw_to_nhwc, nhwc_to_nchw};
 use crate::kernels::simd::Isa;
@@ -28,7 +31,7 @@ pub(crate) fn lower(
     graph: &Graph,
     bindings: &Bindings,
     isa: Isa,
-    parameters: &[&[f32]],
+    parameters: &[&Tensor],
     filters: &mut Filters,
 ) -> Result<Plan, ExecuteError> {
     let mut lowering = Lowering::new(graph, bindings, isa, parameters, filters)?;
@@ -55,12 +58,12 @@ enum Order {
 struct Lowering<'a> {
     graph: &'a Graph,
     isa: Isa,
-    parameters: &'a [&'a [f32]],
+    parameters: &'a [&'a Tensor],
     filters: &'a mut Filters,
     shapes: Vec<Vec<usize>>,
     /// Each buffer's place, or the size of one that is yet to be placed.
     buffers: Vec<Result<Place, Size>>,
-    constants: Vec<Vec<f32>>,
+    constants: Vec<Tensor>,
     /// The buffers that hold a value so far.
     held: HashMap<(ValueId, Order), BufferId>,
     steps: Vec<Step>,
@@ -71,7 +74,7 @@ impl<'a> Lowering<'a> {
         graph: &'a Graph,
         bindings: &Bindings,
         isa: Isa,
-        parameters: &'a [&'a [f32]],
+        parameters: &'a [&'a Tensor],
         filters: &'a mut Filters,
     ) -> Result<Lowering<'a>, ExecuteError> {
         let shapes = graph.values().map(|(_, v)| v.shape.eval(bindings)).collect::<Result<Vec<_>, _>>()?;
@@ -94,9 +97,8 @@ impl<'a> Lowering<'a> {
         }
         for (id, value) in graph.values() {
             if let Source::Constant(tensor) = &value.source {
-                lowering.constants.push(tensor.as_f32().unwrap_or_default().to_vec());
-                let place = Place::Constant(lowering.constants.len() - 1);
-                lowering.hold(id, Order::Graph, Ok(place));
+                let buffer = lowering.constant(tensor.clone());
+                lowering.held.insert((id, Order::Graph), buffer);
             }
         }
         Ok(lowering)
@@ -109,6 +111,13 @@ impl<'a> Lowering<'a> {
         id
     }
 
+    /// A buffer that holds a tensor known now.
+    fn constant(&mut self, tensor: Tensor) -> BufferId {
+        self.constants.push(tensor);
+        self.buffers.push(Ok(Place::Constant(self.constants.len() - 1)));
+        BufferId(self.buffers.len() - 1)
+    }
+
     fn finish(mut self) -> Result<Plan, ExecuteError> {
         let mut outputs = Vec::new();
         for (name, value) in self.graph.outputs() {
@@ -116,6 +125,10 @@ impl<'a> Lowering<'a> {
             let id = match (self.dtype(*value), self.buffers[id.0]) {
                 (DType::BF16, _) => self.cast::<bf16, f32>(id, *value),
                 (DType::F16, _) => self.cast::<f16, f32>(id, *value),
+                (dtype @ (DType::U8 | DType::I8 | DType::I32), _) => {
+                    let reason = format!("it is {dtype}, and outputs are floats");
+                    return Err(ExecuteError::Unsupported { node: name.clone(), op: "output", reason });
+                }
                 // Somebody else's memory: the output is an input.
                 (_, Ok(_)) => self.cast::<f32, f32>(id, *value),
                 (_, Err(_)) => id,
@@ -199,10 +212,25 @@ impl<'a> Lowering<'a> {
         )
     }
 
-    /// The elements of a parameter.
+    /// The elements of an f32 parameter.
     fn parameter(&self, value: ValueId) -> Option<&'a [f32]> {
+        self.parameter_tensor(value)?.as_f32()
+    }
+
+    fn parameter_tensor(&self, value: ValueId) -> Option<&'a Tensor> {
         let index = self.graph.parameters().iter().position(|&p| p == value)?;
         Some(self.parameters[index])
+    }
+
+    /// The tensor of a constant, or of a parameter that is frozen.
+    fn known(&self, value: ValueId) -> Option<&Tensor> {
+        if self.parameter_tensor(value).is_some() {
+            return self.parameter_tensor(value).filter(|_| !self.changes(value));
+        }
+        match self.buffers[self.held.get(&(value, Order::Graph))?.0] {
+            Ok(Place::Constant(index)) => Some(&self.constants[index]),
+            Ok(Place::Arena(_) | Place::Input(_) | Place::Parameter(_)) | Err(_) => None,
+        }
     }
 
     /// The place of an i64 input among the graph's inputs.
@@ -243,12 +271,14 @@ impl<'a> Lowering<'a> {
         match self.dtype(value) {
             DType::BF16 => self.change_order::<bf16>(sizes, order, from, to),
             DType::F16 => self.change_order::<f16>(sizes, order, from, to),
+            DType::I8 => self.change_order::<i8>(sizes, order, from, to),
+            DType::U8 => self.change_order::<u8>(sizes, order, from, to),
             _ => self.change_order::<f32>(sizes, order, from, to),
         }
         Ok(to)
     }
 
-    fn change_order<E: Element>(
+    fn change_order<E: Stored>(
         &mut self,
         [n, c, pixels]: [usize; 3],
         order: Order,
@@ -312,6 +342,9 @@ impl<'a> Lowering<'a> {
             DType::F32 => self.node::<f32>(node),
             DType::BF16 => self.node::<bf16>(node),
             DType::F16 => self.node::<f16>(node),
+            DType::I8 | DType::U8 | DType::I32 if matches!(node.op, Op::DequantizeLinear { .. }) => {
+                self.node::<f32>(node)
+            }
             other => Err(unsupported(node, format!("there are no kernels for {other}"))),
         }
     }
@@ -405,6 +438,9 @@ impl<'a> Lowering<'a> {
             }
             Op::Softmax { axis } => self.softmax(node, *axis),
             Op::Grad(GradOp::Softmax { axis }) => self.softmax_grad(node, *axis),
+            Op::QuantizeLinear { axis } => self.quantize(node, *axis),
+            Op::DequantizeLinear { axis } => self.dequantize(node, *axis),
+            Op::Grad(GradOp::QuantizeLinear { axis }) => self.quantize_grad(node, *axis),
             Op::SoftmaxCrossEntropyLoss(loss) => self.cross_entropy(node, *loss),
             Op::Grad(GradOp::SoftmaxCrossEntropyLoss(loss)) => self.cross_entropy_grad(node, *loss),
         }

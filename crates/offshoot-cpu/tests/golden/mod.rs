@@ -11,11 +11,11 @@ use offshoot_graph::op::{
     AveragePool, BatchNormalization, Clip, Conv, CrossEntropy, FusedOp, Gemm, HardSigmoid,
     LayerNormalization, Pool, TrainOp,
 };
-use offshoot_graph::{Executor, Graph, GraphError, Op, Shape, Tensor, ValueId, Weights};
+use offshoot_graph::{Data, Executor, Graph, GraphError, Op, Shape, Tensor, ValueId, Weights};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
-/// A golden file: its cases, and its tensors as f32 or i64.
+/// A golden file: its cases, and its tensors, half floats as f32.
 pub(crate) struct Golden {
     pub(crate) cases: Vec<Value>,
     pub(crate) tensors: HashMap<String, Tensor>,
@@ -33,6 +33,9 @@ impl Golden {
             let tensor = match view.dtype() {
                 Dtype::F16 => Tensor::f32(shape, chunks(data, |b| f16::from_le_bytes(b).to_f32())),
                 Dtype::F32 => Tensor::f32(shape, chunks(data, f32::from_le_bytes)),
+                Dtype::U8 => Tensor::new(shape, Data::U8(data.to_vec())).unwrap(),
+                Dtype::I8 => Tensor::new(shape, Data::I8(chunks(data, i8::from_le_bytes))).unwrap(),
+                Dtype::I32 => Tensor::new(shape, Data::I32(chunks(data, i32::from_le_bytes))).unwrap(),
                 Dtype::I64 => Tensor::i64(shape, chunks(data, i64::from_le_bytes)),
                 other => panic!("{name} is {other:?}"),
             };

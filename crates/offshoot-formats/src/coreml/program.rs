@@ -242,6 +242,10 @@ impl Writer<'_> {
             | Op::Concat { .. }
             | Op::Slice { .. }
             | Op::Expand { .. } => return Err(refused(node, "the exporter has no row for it yet")),
+            Op::QuantizeLinear { .. } | Op::DequantizeLinear { .. } => {
+                let what = "quantised models are not written; give the float model, whose weights the exporter rounds";
+                return Err(refused(node, what));
+            }
             Op::Identity
             | Op::Dropout { .. }
             | Op::SoftmaxCrossEntropyLoss(_)

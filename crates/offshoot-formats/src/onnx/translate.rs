@@ -6,7 +6,7 @@ use std::rc::Rc;
 use offshoot_graph::op::{
     AveragePool, BatchNormalization, Clip, Conv, Gemm, HardSigmoid, LayerNormalization, Pool,
 };
-use offshoot_graph::{Data, Dim, Graph, Op, Role, Shape, Tensor, ValueId, Weights};
+use offshoot_graph::{DType, Data, Dim, Graph, Op, Role, Shape, Tensor, ValueId, Weights};
 
 use super::attributes::NodeView;
 use super::complement;
@@ -25,6 +25,8 @@ const MAX_DEPTH: u32 = 512;
 
 const SIMPLIFY: &str = "Export the model in inference mode for a plain classifier of pictures, or simplify the file \
                         with onnxsim";
+
+const FLOAT: &str = "Export the model in float32, before quantisation";
 
 /// What stands behind a name of the file.
 #[derive(Clone)]
@@ -80,6 +82,8 @@ pub(super) struct Translator<'a> {
     operands: HashMap<&'a str, Operand>,
     names: Names,
     parameters: HashMap<(String, bool, Vec<usize>), ValueId>,
+    /// Scales and zero points.
+    scales: HashMap<(String, DType), ValueId>,
 }
 
 impl<'a> Translator<'a> {
@@ -92,6 +96,7 @@ impl<'a> Translator<'a> {
             operands: HashMap::new(),
             names: Names::default(),
             parameters: HashMap::new(),
+            scales: HashMap::new(),
         }
     }
 
@@ -178,6 +183,8 @@ impl<'a> Translator<'a> {
             "Gelu" if node.text("approximate").unwrap_or("none") == "none" => {
                 return self.elementwise(node, Op::Gelu);
             }
+            "QuantizeLinear" => return self.quantize(node),
+            "DequantizeLinear" => return self.dequantize(node),
             "LayerNormalization" => self.layer_norm(node),
             "Concat" => self.concat(node),
             "Slice" => self.slice(node),
@@ -525,6 +532,137 @@ impl<'a> Translator<'a> {
         }
     }
 
+    /// A value, or a weight that a file keeps as floats and rounds at each run.
+    fn quantize(&mut self, node: NodeView<'a>) -> Result<Operand, Problem> {
+        if node.int("precision", 0) != 0
+            || node.has("output_dtype") && !matches!(node.int("output_dtype", 0), 0 | 2 | 3)
+        {
+            return Err(node.unsupported("only 8-bit integers are read", FLOAT));
+        }
+        let (x, channels_last) = match self.operand(node, 0)? {
+            Operand::Stored(_) => (self.plain_parameter(node, 0, Role::Weight)?, false),
+            _ => self.laid_out(node, 0)?,
+        };
+        let default = if node.int("output_dtype", 2) == 3 { DType::I8 } else { DType::U8 };
+        let (axis, inputs) = self.scale_and_zero_point(node, x, channels_last, default)?;
+        let y = self.push(node, Op::QuantizeLinear { axis }, &[x, inputs[0], inputs[1]])?;
+        Ok(laid(y, channels_last))
+    }
+
+    fn dequantize(&mut self, node: NodeView<'a>) -> Result<Operand, Problem> {
+        if node.has("output_dtype") && !matches!(node.int("output_dtype", 0), 0 | 1) {
+            return Err(node.unsupported("only floats of 32 bits are read", FLOAT));
+        }
+        let (x, channels_last) = match self.operand(node, 0)? {
+            Operand::Stored(stored) if !stored.transposed => (self.integers(node, &stored)?, false),
+            _ => self.laid_out(node, 0)?,
+        };
+        let default = self.graph.value(x).dtype;
+        let (axis, inputs) = self.scale_and_zero_point(node, x, channels_last, default)?;
+        let y = self.push(node, Op::DequantizeLinear { axis }, &[x, inputs[0], inputs[1]])?;
+        Ok(laid(y, channels_last))
+    }
+
+    /// The axis and the two constants of a node that quantises to, or dequantises from, `dtype` where it does not say.
+    fn scale_and_zero_point(
+        &mut self,
+        node: NodeView<'a>,
+        x: ValueId,
+        channels_last: bool,
+        dtype: DType,
+    ) -> Result<(usize, [ValueId; 2]), Problem> {
+        if node.int("block_size", 0) != 0 {
+            return Err(node.unsupported("scales of blocks are not read", FLOAT));
+        }
+        let stored = self.stored(node, 1)?;
+        let scale = self.floats(&stored)?;
+        let valid = |&s: &f32| s.is_finite() && (s > 0.0 || s == 0.0 && node.op() == "DequantizeLinear");
+        if !scale.as_f32().is_some_and(|s| s.iter().all(valid)) {
+            return Err(node.damaged("a scale is no positive number"));
+        }
+        let places = scale.len();
+        let zero_point = match node.input(2) {
+            Some(_) => self.stored(node, 2)?.tensor,
+            None => {
+                Rc::new(zeros(dtype, places).ok_or_else(|| node.unsupported("it has no integers", FLOAT))?)
+            }
+        };
+        if !matches!(zero_point.dtype(), DType::U8 | DType::I8 | DType::I32) || zero_point.len() != places {
+            let (found, n) = (zero_point.dtype(), zero_point.len());
+            let what =
+                format!("{n} zero points of {found} for {places} scales: one of u8 or i8 for each is read");
+            return Err(node.unsupported(what, FLOAT));
+        }
+        // One pair is for all elements, whatever its rank.
+        let shape = if places == 1 { vec![] } else { vec![places] };
+        let rank = self.shape(x).rank();
+        let axis = if places == 1 { 0 } else { node.axis(node.int("axis", 1), rank)? };
+        if channels_last && places != 1 {
+            return Err(node.unsupported("of pictures with their channels last one scale is read", FLOAT));
+        }
+        let mut ids = [x; 2];
+        for (index, tensor) in [scale, zero_point].into_iter().enumerate() {
+            let name =
+                node.input(index + 1).map_or_else(|| format!("{}.zero_point", node.name()), str::to_owned);
+            ids[index] = self.shared_constant(name, Rc::unwrap_or_clone(tensor), &shape, node)?;
+        }
+        Ok((axis, ids))
+    }
+
+    /// A constant under the name that the file has for it. The same tensor of the file is one constant.
+    fn shared_constant(
+        &mut self,
+        name: String,
+        tensor: Tensor,
+        shape: &[usize],
+        node: NodeView<'a>,
+    ) -> Result<ValueId, Problem> {
+        let tensor = tensor.reshape(shape).map_err(|e| node.damaged(e.to_string()))?;
+        let key = (name, tensor.dtype());
+        if let Some(&id) = self.scales.get(&key) {
+            return Ok(id);
+        }
+        self.context.tensors.charge(&node.place(), tensor.len(), tensor.dtype().size())?;
+        let unused = self.names.unused(&key.0);
+        let id = self.graph.add_constant(&unused, tensor);
+        self.scales.insert(key, id);
+        Ok(id)
+    }
+
+    /// The parameter of integers that `stored` is.
+    fn integers(&mut self, node: NodeView<'a>, stored: &Stored) -> Result<ValueId, Problem> {
+        let key = (stored.name.clone(), false, stored.tensor.shape().to_vec());
+        if let Some(&id) = self.parameters.get(&key) {
+            return Ok(id);
+        }
+        let tensor = Rc::clone(&stored.tensor);
+        if !matches!(tensor.dtype(), DType::U8 | DType::I8 | DType::I32) || tensor.is_empty() {
+            let what = format!("its input is {} elements of {}", tensor.len(), tensor.dtype());
+            return Err(node.unsupported(what, FLOAT));
+        }
+        self.context.tensors.charge(&node.place(), tensor.len(), tensor.dtype().size())?;
+        let name = self.names.unused(&stored.name);
+        let id = self.graph.add_typed_parameter(&name, tensor.dtype(), tensor.shape(), Role::Weight);
+        self.weights.insert(self.graph.value(id).name.clone(), tensor);
+        self.parameters.insert(key, id);
+        Ok(id)
+    }
+
+    /// Input `index` when a node computes it from a weight of the file, rounded to integers.
+    fn dequantized(&mut self, node: NodeView<'a>, index: usize) -> Result<Option<ValueId>, Problem> {
+        let Operand::Value(id) = self.operand(node, index)? else { return Ok(None) };
+        let producer = self.graph.producer(id).map(|n| &self.graph.node(n).op);
+        Ok(matches!(producer, Some(Op::DequantizeLinear { .. })).then_some(id))
+    }
+
+    /// A weight or bias: dequantised, or stored as floats.
+    fn weight(&mut self, node: NodeView<'a>, index: usize) -> Result<ValueId, Problem> {
+        match self.dequantized(node, index)? {
+            Some(id) => Ok(id),
+            None => self.plain_parameter(node, index, Role::Weight),
+        }
+    }
+
     fn layer_norm(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
         let x = self.value(node, 0)?;
         let rank = self.shape(x).rank();
@@ -720,7 +858,11 @@ impl<'a> Translator<'a> {
 
     fn conv(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
         let (x, around) = self.padded(node, 0)?;
-        let kernel = match *self.stored(node, 1)?.tensor.shape() {
+        let shape = match self.dequantized(node, 1)? {
+            Some(weight) => self.shape(weight).as_fixed().unwrap_or_default(),
+            None => self.stored(node, 1)?.tensor.shape().to_vec(),
+        };
+        let kernel = match shape[..] {
             [_, _, rows, columns] => [rows, columns],
             ref shape => {
                 let what = format!("a weight of {} axes is no convolution over pictures", shape.len());
@@ -734,9 +876,9 @@ impl<'a> Translator<'a> {
         let mut pads = self.pads(node, x, kernel, strides, dilations, around)?;
         pads.iter_mut().zip(around).for_each(|(pad, more)| *pad += more);
         let group = usize::try_from(node.int("group", 1)).map_err(|_| node.damaged("group is negative"))?;
-        let mut inputs = vec![x, self.plain_parameter(node, 1, Role::Weight)?];
+        let mut inputs = vec![x, self.weight(node, 1)?];
         if node.input(2).is_some() {
-            inputs.push(self.plain_parameter(node, 2, Role::Weight)?);
+            inputs.push(self.weight(node, 2)?);
         }
         self.push(node, Op::Conv(Conv { strides, pads, dilations, group }), &inputs)
     }
@@ -914,6 +1056,14 @@ impl<'a> Translator<'a> {
 
     fn matmul(&mut self, node: NodeView<'a>) -> Result<Operand, Problem> {
         let x = self.value(node, 0)?;
+        if let Some(matrix) = self.dequantized(node, 1)?.filter(|&m| self.shape(m).rank() == 2) {
+            let rank = self.shape(x).rank();
+            if rank != 2 {
+                let what = format!("a quantised product of a value of {rank} axes is not read");
+                return Err(node.unsupported(what, FLOAT));
+            }
+            return self.push(node, Op::Gemm(Gemm::default()), &[x, matrix]).map(Operand::Value);
+        }
         if let Operand::Value(_) | Operand::ChannelsLast(_) | Operand::Product { .. } =
             self.operand(node, 1)?
         {
@@ -955,6 +1105,9 @@ impl<'a> Translator<'a> {
             return Err(node.unsupported("a transposed first operand is not read", SIMPLIFY));
         }
         let x = self.value(node, 0)?;
+        if let Some(matrix) = self.dequantized(node, 1)? {
+            return self.integer_product(node, x, matrix);
+        }
         let mut matrix = self.scaled(node, 1, "alpha")?;
         matrix.transposed ^= node.flag("transB");
         let bias = match node.input(2) {
@@ -965,6 +1118,23 @@ impl<'a> Translator<'a> {
             None => None,
         };
         self.gemm(node.name(), x, &matrix, bias.as_ref())
+    }
+
+    /// A Gemm whose matrix is stored as integers.
+    fn integer_product(
+        &mut self,
+        node: NodeView<'a>,
+        x: ValueId,
+        matrix: ValueId,
+    ) -> Result<ValueId, Problem> {
+        if ["alpha", "beta"].iter().any(|name| node.float(name).is_some_and(|x| x != 1.0)) {
+            return Err(node.unsupported("factors of a quantised product are not read", FLOAT));
+        }
+        let mut inputs = vec![x, matrix];
+        if node.input(2).is_some() {
+            inputs.push(self.weight(node, 2)?);
+        }
+        self.push(node, Op::Gemm(Gemm { trans_a: false, trans_b: node.flag("transB") }), &inputs)
     }
 
     /// Input `index` times the attribute `name`, which is 1 in practice.
@@ -1212,6 +1382,17 @@ impl<'a> Translator<'a> {
     fn is_batch(&self, dim: Option<&Dim>, n: f64) -> bool {
         dim == Some(&self.context.batch) && self.context.fixed_batch.is_some_and(|b| b as f64 == n)
     }
+}
+
+/// Zero points of integers.
+fn zeros(dtype: DType, places: usize) -> Option<Tensor> {
+    let data = match dtype {
+        DType::U8 => Data::U8(vec![0; places]),
+        DType::I8 => Data::I8(vec![0; places]),
+        DType::I32 => Data::I32(vec![0; places]),
+        DType::F32 | DType::F64 | DType::F16 | DType::BF16 | DType::I64 | DType::Bool => return None,
+    };
+    Tensor::new([places], data).ok()
 }
 
 /// A value under the layout that the file has it in.

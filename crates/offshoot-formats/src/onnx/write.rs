@@ -112,6 +112,18 @@ fn value_info(name: &str, elem_type: i32, shape: &Shape) -> ValueInfoProto {
     ValueInfoProto { name: name.to_owned(), r#type: Some(TypeProto { tensor_type }) }
 }
 
+/// The values that only nodes which quantise read, as scale or zero point.
+fn scales(graph: &Graph) -> HashSet<ValueId> {
+    let (mut scales, mut others) = (HashSet::new(), HashSet::new());
+    for node in graph.nodes() {
+        let quantizes = matches!(node.op, Op::QuantizeLinear { .. } | Op::DequantizeLinear { .. });
+        let (plain, scaling) = node.inputs.split_at(if quantizes { 1 } else { node.inputs.len() });
+        others.extend(plain);
+        scales.extend(scaling);
+    }
+    scales.difference(&others).copied().collect()
+}
+
 /// The version of the container that came with an operator set.
 fn ir_version(opset: i64) -> Result<i64, Problem> {
     match opset {
@@ -135,6 +147,8 @@ struct Writer<'g, 'w> {
     /// The name of each value in the file.
     names: Vec<String>,
     taken: HashSet<String>,
+    /// The scales and zero points of the nodes that quantise.
+    scales: HashSet<ValueId>,
     proto: GraphProto,
 }
 
@@ -158,7 +172,8 @@ impl<'g, 'w> Writer<'g, 'w> {
         if taken.len() != names.len() {
             return Err(Problem::unsupported("graph", "an output has the name of another value", WAY_OUT));
         }
-        Ok(Writer { graph, weights, opset, side, names, taken, proto: GraphProto::default() })
+        let scales = scales(graph);
+        Ok(Writer { graph, weights, opset, side, names, taken, scales, proto: GraphProto::default() })
     }
 
     fn graph(mut self) -> Result<(GraphProto, Option<SideFile<'w>>), Problem> {
@@ -220,8 +235,14 @@ impl<'g, 'w> Writer<'g, 'w> {
         Ok(())
     }
 
-    /// A Constant node, which tells a constant of the graph from a parameter.
+    /// A Constant node, which tells a constant of the graph from a parameter. What scales integers is an initializer, as
+    /// everywhere: some runtimes look for it there.
     fn constant(&mut self, id: ValueId, tensor: &Tensor) -> Result<(), Problem> {
+        if self.scales.contains(&id) {
+            let proto = self.tensor(self.name(id), tensor)?;
+            self.proto.initializer.push(proto);
+            return Ok(());
+        }
         self.constant_node(&self.name(id).to_owned(), tensor)
     }
 
@@ -303,6 +324,10 @@ impl<'g, 'w> Writer<'g, 'w> {
             Op::Expand { shape } => {
                 inputs.push(self.expanded(node, shape)?);
                 Vec::new()
+            }
+            Op::QuantizeLinear { axis } | Op::DequantizeLinear { axis } => {
+                let per_axis = self.graph.value(node.inputs[1]).shape.rank() == 1;
+                per_axis.then(|| int("axis", *axis as i64)).into_iter().collect()
             }
             Op::Identity
             | Op::Dropout { .. }

@@ -26,7 +26,10 @@ fn policy(op: &Op) -> Policy {
         Op::Conv(_) | Op::Gemm(_) | Op::MatMul | Op::Fused(FusedOp::Conv { .. } | FusedOp::MatMul { .. }) => {
             Policy::Half
         }
-        Op::Softmax { .. } | Op::SoftmaxCrossEntropyLoss(_) | Op::LayerNormalization(_) => Policy::Full,
+        Op::Softmax { .. }
+        | Op::SoftmaxCrossEntropyLoss(_)
+        | Op::LayerNormalization(_)
+        | Op::QuantizeLinear { .. } => Policy::Full,
         Op::Add | Op::Mul | Op::Concat { .. } => Policy::Widest,
         Op::BatchNormalization(_)
         | Op::Relu
@@ -46,6 +49,7 @@ fn policy(op: &Op) -> Policy {
         | Op::Flatten { .. }
         | Op::Identity
         | Op::Dropout { .. }
+        | Op::DequantizeLinear { .. }
         | Op::Train(_)
         | Op::Grad(_)
         | Op::Fused(

@@ -159,6 +159,11 @@ impl Tape {
                 (Op::Grad(GradOp::SoftmaxCrossEntropyLoss(*loss)), inputs)
             }
             (Op::SoftmaxCrossEntropyLoss(_), _) => return Ok(None),
+            (Op::DequantizeLinear { .. }, 0) if self.follows_its_quantize(node) => return Ok(Some(dy)),
+            // The gradient that comes here is the DQ's own: see above.
+            (Op::QuantizeLinear { axis }, 0) => {
+                (Op::Grad(GradOp::QuantizeLinear { axis: *axis }), vec![dy, input(0), input(1), input(2)])
+            }
             (Op::Train(TrainOp::Dropout { ratio, layer }), 0) => {
                 (Op::Grad(GradOp::Dropout { ratio: *ratio, layer: *layer }), vec![dy, input(1)])
             }
@@ -171,6 +176,15 @@ impl Tape {
             // Through the batch's own statistics: part of BatchNormInput.
             (Op::Train(TrainOp::BatchNormApply), _) if self.uses_own_statistics(node) => return Ok(None),
             (Op::Train(TrainOp::Dropout { .. } | TrainOp::BatchNormStats(_)), _) => return Ok(None),
+            (Op::QuantizeLinear { .. } | Op::DequantizeLinear { .. }, _) => {
+                return Err(GraphError {
+                    node: node.name.clone(),
+                    op: node.op.name(),
+                    reason: "has a gradient where a DequantizeLinear undoes a QuantizeLinear with the same scale and \
+                             zero point, both frozen: only such pairs can be trained through"
+                        .into(),
+                });
+            }
             (
                 Op::BatchNormalization(_)
                 | Op::Train(TrainOp::InvStd { .. } | TrainOp::BatchNormApply)
@@ -234,6 +248,17 @@ impl Tape {
         let sums = [sums[0], sums[1]];
         self.norm_sums.insert(node.outputs[0], sums);
         Ok(sums)
+    }
+
+    /// Whether a DequantizeLinear undoes a QuantizeLinear, of which only it and its like know.
+    fn follows_its_quantize(&self, node: &Node) -> bool {
+        let quantize = self.graph.producer(node.inputs[0]).map(|n| self.graph.node(n));
+        quantize.is_some_and(|q| match (&q.op, &node.op) {
+            (Op::QuantizeLinear { axis }, Op::DequantizeLinear { axis: undone }) => {
+                axis == undone && q.inputs[1..] == node.inputs[1..]
+            }
+            _ => false,
+        })
     }
 
     /// Whether a BatchNormApply normalises x with the statistics of that very x.

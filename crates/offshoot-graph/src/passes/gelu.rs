@@ -14,6 +14,9 @@ use crate::op::Op;
 pub fn recognize_gelu(graph: &Graph) -> Result<Graph, GraphError> {
     let search = Search::new(graph);
     let found: HashMap<ValueId, ValueId> = graph.nodes().iter().filter_map(|erf| search.gelu(erf)).collect();
+    if found.is_empty() {
+        return Ok(graph.clone());
+    }
     let mut rewriter = Rewriter::new(graph);
     for node in graph.nodes() {
         match found.get(&node.outputs[0]) {

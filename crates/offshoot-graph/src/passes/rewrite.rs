@@ -25,7 +25,7 @@ impl<'a> Rewriter<'a> {
                 Source::Input => new.add_input(&value.name, value.dtype, value.shape.clone()),
                 Source::Parameter(p) => {
                     let shape = value.shape.as_fixed().expect("a parameter is added with a fixed shape");
-                    let copy = new.add_parameter(&value.name, &shape, p.role);
+                    let copy = new.add_typed_parameter(&value.name, value.dtype, &shape, p.role);
                     new.set_trainable(copy, p.trainable);
                     copy
                 }
