@@ -67,7 +67,18 @@ def step(op, value):
         levels, scale = constant(op.quantized_data.val), value(op.scale)
         assert op.axis.val == 0 and not op.zero_point.val.any(), "not symmetric by output channel"
         return levels.to(scale.dtype) * scale.reshape(-1, *[1] * (levels.ndim - 1))
+    if kind == "concat":
+        assert not op.interleave.val
+        return torch.cat([value(v) for v in op.inputs["values"]], int(op.axis.val))
     x = value(op.inputs["x"])
+    if kind == "layer_norm":
+        assert ints(op.axes) == [-1]
+        return F.layer_norm(x, x.shape[-1:], value(op.gamma), value(op.beta), float(op.epsilon.val))
+    if kind == "slice_by_index":
+        return x[tuple(slice(int(b), int(e)) for b, e in zip(op.begin.val, op.end.val))]
+    if kind == "gelu":
+        assert op.mode.val == "EXACT"
+        return F.gelu(x)
     if kind in ("add", "mul", "maximum", "minimum", "matmul"):
         y = value(op.y)
         if kind == "matmul":
@@ -86,6 +97,10 @@ def step(op, value):
         "relu": lambda: x.relu(),
         "relu6": lambda: F.relu6(x),
         "sigmoid": lambda: x.sigmoid(),
+        "sigmoid_hard": lambda: (x * float(op.alpha.val) + float(op.beta.val)).clamp(0, 1),
+        "erf": lambda: x.erf(),
+        "transpose": lambda: x.permute(ints(op.perm)),
+        "tile": lambda: x.tile(ints(op.reps)),
         "softmax": lambda: x.softmax(int(op.axis.val)),
         "max_pool": lambda: max_pool(op, x),
         "avg_pool": lambda: avg_pool(op, x),

@@ -43,7 +43,7 @@ fn difference(found: &[f32], wanted: &[f32]) -> f32 {
     found.iter().zip(wanted).fold(0.0, |m: f32, (a, b)| m.max((a - b).abs())) / largest
 }
 
-/// The logits that PyTorch computed from the weights in the same file.
+/// The logits that PyTorch computed in f64 from the weights in the same file.
 #[test]
 #[ignore = "needs the Python peers with PyTorch (OFFSHOOT_PEERS)"]
 fn logits_are_pytorchs() {
@@ -52,15 +52,19 @@ fn logits_are_pytorchs() {
     for architecture in architectures() {
         let path = directory.path().join(format!("{}.safetensors", architecture.name));
         let mut weights = load_weights(&path).unwrap().weights;
-        let [input, logits] = ["golden.input", "golden.logits"].map(|name| weights.remove(name).unwrap());
+        let [input, logits, exact] =
+            ["golden.input", "golden.logits", "golden.exact"].map(|name| weights.remove(name).unwrap());
         gradients_are_pytorchs(architecture, &mut weights, input.shape()[2]);
         let model = pretrained_at(architecture, weights, input.shape()[2]);
-        let wanted = logits.as_f32().unwrap();
+        let wanted = exact.as_f32().unwrap();
+        // Random weights can make a network that multiplies rounding errors; PyTorch's own tell by how much.
+        let pytorch = difference(logits.as_f32().unwrap(), wanted);
+        let bound = f32::max(1e-4, 4.0 * pytorch);
         let plain = difference(&run(&model.graph, &model.weights, &input), wanted);
         let (graph, weights) = folded(&model);
         let fused = difference(&run(&graph, &weights, &input), wanted);
-        println!("{}: {plain:.1e}, folded and fused {fused:.1e}", architecture.name);
-        assert!(plain < 1e-4 && fused < 1e-4, "{}: {plain} and {fused}", architecture.name);
+        println!("{}: {plain:.1e}, folded and fused {fused:.1e}, PyTorch {pytorch:.1e}", architecture.name);
+        assert!(plain < bound && fused < bound, "{}: {plain} and {fused}", architecture.name);
     }
 }
 

@@ -91,6 +91,14 @@ impl Builder {
         name
     }
 
+    /// Gives the operator that was added last a list of values.
+    pub(super) fn give_list(&mut self, parameter: &str, names: &[String]) {
+        let arguments = names.iter().flat_map(|name| by_name(name).arguments).collect();
+        if let Some(operation) = self.operations.last_mut() {
+            operation.inputs.insert(parameter.to_owned(), Argument { arguments });
+        }
+    }
+
     /// Adds the operator that names the classes.
     pub(super) fn classify(&mut self, probabilities: &str, classes: &[String]) {
         let label = named_type(LABEL, ValueType::tensor(data_type::STRING, &[]));

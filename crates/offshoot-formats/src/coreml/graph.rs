@@ -4,9 +4,13 @@ use std::collections::HashMap;
 
 use half::f16;
 use offshoot_graph::model::{BATCH, INPUT as GRAPH_INPUT, OUTPUT};
-use offshoot_graph::op::{AveragePool, BatchNormalization, Clip, Conv, Gemm, Pool};
+use offshoot_graph::op::{
+    AveragePool, BatchNormalization, Clip, Conv, Gemm, HardSigmoid, LayerNormalization, Pool,
+};
 use offshoot_graph::passes::prune;
-use offshoot_graph::{DType, Dim, Graph, Metadata, Model, Op, Role, Shape, Tensor, ValueId, Weights};
+use offshoot_graph::{
+    Bindings, DType, Dim, Graph, Metadata, Model, Op, Role, Shape, Tensor, ValueId, Weights,
+};
 
 use super::builder::WEIGHT_FILE;
 use super::program::scale_and_bias;
@@ -143,6 +147,9 @@ impl<'a> Reader<'a> {
 
     /// One row for each operator that the writer writes.
     fn node(&mut self, call: &Call<'_>, name: &str) -> Result<Known, Problem> {
+        if call.operation.r#type == "concat" {
+            return self.concat(call, name);
+        }
         let x = self.value(call, "x")?;
         let op = match call.operation.r#type.as_str() {
             "relu" => Op::Relu,
@@ -151,6 +158,18 @@ impl<'a> Reader<'a> {
             "maximum" => Op::Clip(Clip { min: self.number(call, "y")?, max: f32::INFINITY }),
             "minimum" => Op::Clip(Clip { min: f32::NEG_INFINITY, max: self.number(call, "y")? }),
             "sigmoid" => Op::Sigmoid,
+            "sigmoid_hard" => Op::HardSigmoid(HardSigmoid {
+                alpha: self.number(call, "alpha")?,
+                beta: self.number(call, "beta")?,
+            }),
+            "erf" => Op::Erf,
+            "gelu" => match self.get(call, "mode")? {
+                Known::Text(mode) if mode == "EXACT" => Op::Gelu,
+                _ => return Err(call.foreign("it is no exact gelu")),
+            },
+            "transpose" => Op::Transpose { perm: self.list(call, "perm")? },
+            "slice_by_index" => self.slice(call, x)?,
+            "tile" => self.expand(call, x)?,
             "softmax" => Op::Softmax { axis: self.sizes::<1>(call, "axis")?[0] },
             "max_pool" => Op::MaxPool(self.pool(call)?),
             "avg_pool" => {
@@ -161,15 +180,21 @@ impl<'a> Reader<'a> {
                 [2, 3] if self.bool(call, "keep_dims")? => Op::GlobalAveragePool,
                 _ => return Err(call.foreign("it is no mean of each picture's channels")),
             },
-            "reshape" => self.flatten(call, x)?,
+            "reshape" => self.reshape(call, x)?,
             "conv" => return self.layer(call, name, x, Op::Conv(self.conv(call)?)),
             "linear" => return self.layer(call, name, x, Op::Gemm(Gemm { trans_a: false, trans_b: true })),
             "matmul" => {
                 let flag = |parameter| self.bool(call, parameter);
                 let gemm = Gemm { trans_a: flag("transpose_x")?, trans_b: flag("transpose_y")? };
+                let op = match (self.graph.value(x).shape.rank(), gemm) {
+                    (2, gemm) => Op::Gemm(gemm),
+                    (_, Gemm { trans_a: false, trans_b: false }) => Op::MatMul,
+                    _ => return Err(call.foreign("it transposes what it multiplies")),
+                };
                 let inputs = [x, self.value(call, "y")?];
-                return self.add(call, name, Op::Gemm(gemm), &inputs);
+                return self.add(call, name, op, &inputs);
             }
+            "layer_norm" => return self.layer_norm(call, name, x),
             "batch_norm" => return self.batch_norm(call, name, x),
             _ => return Err(call.foreign("the operator is not known")),
         };
@@ -216,15 +241,75 @@ impl<'a> Reader<'a> {
         Ok([top, left, bottom, right])
     }
 
-    /// A reshape to a matrix, for pictures one at a time.
-    fn flatten(&self, call: &Call<'_>, x: ValueId) -> Result<Op, Problem> {
-        let [rows, columns] = self.sizes(call, "shape")?;
-        let dims: Vec<usize> = self.graph.value(x).shape.0.iter().map(|d| d.fixed().unwrap_or(1)).collect();
+    fn layer_norm(&mut self, call: &Call<'_>, name: &str, x: ValueId) -> Result<Known, Problem> {
+        if !matches!(self.get(call, "axes")?, Known::Ints(axes) if axes == &[-1]) {
+            return Err(call.foreign("it is no norm of the last axis"));
+        }
+        let norm = LayerNormalization { epsilon: self.number(call, "epsilon")? };
+        let inputs = [x, self.value(call, "gamma")?, self.value(call, "beta")?];
+        self.add(call, name, Op::LayerNormalization(norm), &inputs)
+    }
+
+    /// The only operator that takes a list of values.
+    fn concat(&mut self, call: &Call<'_>, name: &str) -> Result<Known, Problem> {
+        if self.bool(call, "interleave")? {
+            return Err(call.foreign("it interleaves its inputs"));
+        }
+        let axis = self.sizes::<1>(call, "axis")?[0];
+        let arguments = call.operation.inputs.get("values").map(|a| a.arguments.as_slice());
+        let mut inputs = Vec::new();
+        for argument in arguments.unwrap_or_default() {
+            inputs.push(self.value_of(call, "values", argument)?);
+        }
+        self.add(call, name, Op::Concat { axis }, &inputs)
+    }
+
+    /// A value's sizes for one picture.
+    fn one_picture(&self, x: ValueId) -> Vec<usize> {
+        let one = Bindings::from([(BATCH.to_owned(), 1)]);
+        self.graph.value(x).shape.eval(&one).unwrap_or_default()
+    }
+
+    /// For pictures one at a time, so that a first size of 1 in what depends on the batch stands for the batch.
+    fn reshape(&self, call: &Call<'_>, x: ValueId) -> Result<Op, Problem> {
+        let shape = self.list(call, "shape")?;
+        let (dims, of_batch) = (self.one_picture(x), self.graph.value(x).shape.0.first());
         let product = |dims: &[usize]| dims.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
-        let fits =
-            |&axis: &usize| product(&dims[..axis]) == Some(rows) && product(&dims[axis..]) == Some(columns);
-        let axis = (1..=dims.len()).find(fits);
-        axis.map(|axis| Op::Flatten { axis }).ok_or_else(|| call.foreign("it does not flatten its input"))
+        if let [rows, columns] = shape[..] {
+            let fits = |&axis: &usize| {
+                product(&dims[..axis]) == Some(rows) && product(&dims[axis..]) == Some(columns)
+            };
+            if let Some(axis) = (1..=dims.len()).find(fits) {
+                return Ok(Op::Flatten { axis });
+            }
+        }
+        let of_batch = of_batch.is_some_and(|dim| dim.fixed().is_none());
+        Ok(Op::Reshape { shape: if of_batch { pictures(&shape) } else { Shape::fixed(&shape) } })
+    }
+
+    fn slice(&self, call: &Call<'_>, x: ValueId) -> Result<Op, Problem> {
+        let (begin, end) = (self.list(call, "begin")?, self.list(call, "end")?);
+        let dims = self.one_picture(x);
+        if begin.len() != dims.len() || end.len() != dims.len() {
+            return Err(call.damaged("it does not begin and end on every axis"));
+        }
+        let part = |&axis: &usize| begin[axis] != 0 || end[axis] != dims[axis];
+        let axes: Vec<usize> = (0..dims.len()).filter(part).collect();
+        match axes[..] {
+            [] => Ok(Op::Identity),
+            [axis] => Ok(Op::Slice { axis, start: begin[axis], end: end[axis] }),
+            _ => Err(call.foreign("it takes a part of more than one axis")),
+        }
+    }
+
+    /// A parameter repeated for each picture.
+    fn expand(&self, call: &Call<'_>, x: ValueId) -> Result<Op, Problem> {
+        let (dims, times) = (self.one_picture(x), self.list(call, "reps")?);
+        if times.len() != dims.len() || dims.iter().zip(&times).any(|(&dim, &n)| dim != 1 && n != 1) {
+            return Err(call.foreign("it repeats what is more than one"));
+        }
+        let shape: Vec<usize> = dims.iter().zip(&times).map(|(dim, n)| dim * n).collect();
+        Ok(Op::Expand { shape: pictures(&shape) })
     }
 
     fn add(&mut self, call: &Call<'_>, name: &str, op: Op, inputs: &[ValueId]) -> Result<Known, Problem> {
@@ -233,9 +318,15 @@ impl<'a> Reader<'a> {
 
     fn get(&self, call: &Call<'_>, parameter: &str) -> Result<&Known, Problem> {
         let argument = call.operation.inputs.get(parameter).map(|a| a.arguments.as_slice());
-        let Some([proto::Binding { name: Some(name), .. }]) = argument else {
-            return Err(call.damaged(format!("it has no `{parameter}`")));
-        };
+        match argument {
+            Some([argument]) => self.named(call, parameter, argument),
+            _ => Err(call.damaged(format!("it has no `{parameter}`"))),
+        }
+    }
+
+    fn named(&self, call: &Call<'_>, parameter: &str, argument: &proto::Binding) -> Result<&Known, Problem> {
+        let name = argument.name.as_ref();
+        let name = name.ok_or_else(|| call.damaged(format!("its `{parameter}` has no name")))?;
         self.known
             .get(name)
             .ok_or_else(|| call.damaged(format!("it reads `{name}`, which comes later or never")))
@@ -243,12 +334,24 @@ impl<'a> Reader<'a> {
 
     /// A value of the graph; numbers become a parameter of it under their name.
     fn value(&mut self, call: &Call<'_>, parameter: &str) -> Result<ValueId, Problem> {
-        match self.get(call, parameter)? {
+        match call.operation.inputs.get(parameter).map(|a| a.arguments.as_slice()) {
+            Some([argument]) => self.value_of(call, parameter, argument),
+            _ => Err(call.damaged(format!("it has no `{parameter}`"))),
+        }
+    }
+
+    fn value_of(
+        &mut self,
+        call: &Call<'_>,
+        parameter: &str,
+        argument: &proto::Binding,
+    ) -> Result<ValueId, Problem> {
+        match self.named(call, parameter, argument)? {
             Known::Value(id) => Ok(*id),
             Known::Picture { .. } => Err(call.damaged("the picture is not prepared as the metadata says")),
             Known::Numbers { shape, values } => {
                 let (shape, values) = (shape.clone(), values.clone());
-                let name = call.operation.inputs[parameter].arguments[0].name.clone().unwrap_or_default();
+                let name = argument.name.clone().unwrap_or_default();
                 let id = self.graph.add_parameter(&name, &shape, Role::Weight);
                 let key = self.graph.value(id).name.clone();
                 self.weights.insert(key, Tensor::f32(shape, values));
@@ -275,17 +378,19 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// N sizes, none larger than a side may be.
     fn sizes<const N: usize>(&self, call: &Call<'_>, parameter: &str) -> Result<[usize; N], Problem> {
+        let sizes = self.list(call, parameter)?;
+        let sizes = Some(sizes).filter(|sizes| sizes.iter().all(|&n| n <= metadata::MAX_SIDE));
         let wrong = || call.damaged(format!("its `{parameter}` is not {N} sizes"));
-        let Known::Ints(ints) = self.get(call, parameter)? else { return Err(wrong()) };
-        let in_range = |&n: &i32| usize::try_from(n).ok().filter(|&n| n <= metadata::MAX_SIDE);
-        let sizes: Option<Vec<usize>> = ints.iter().map(in_range).collect();
-        // A shape may be larger than any side.
-        let sizes = match parameter {
-            "shape" => ints.iter().map(|&n| usize::try_from(n).ok()).collect(),
-            _ => sizes,
-        };
         sizes.and_then(|sizes| <[usize; N]>::try_from(sizes).ok()).ok_or_else(wrong)
+    }
+
+    /// Numbers that are not negative.
+    fn list(&self, call: &Call<'_>, parameter: &str) -> Result<Vec<usize>, Problem> {
+        let wrong = || call.damaged(format!("its `{parameter}` is no list of sizes"));
+        let Known::Ints(ints) = self.get(call, parameter)? else { return Err(wrong()) };
+        ints.iter().map(|&n| usize::try_from(n).map_err(|_| wrong())).collect()
     }
 
     fn constant(&self, call: &Call<'_>, value: &Value) -> Result<Known, Problem> {
@@ -375,6 +480,15 @@ impl<'a> Reader<'a> {
         let bytes = immediate(value).and_then(|t| t.bytes.as_ref()).map(|b| b.values.as_slice());
         bytes.filter(|b| b.len() == len).ok_or_else(|| call.damaged("its numbers do not fill its shape"))
     }
+}
+
+/// A shape for any number of pictures from one for one picture.
+fn pictures(shape: &[usize]) -> Shape {
+    let mut shape = Shape::fixed(shape);
+    if let Some(first) = shape.0.first_mut().filter(|dim| dim.fixed() == Some(1)) {
+        *first = Dim::symbol(BATCH);
+    }
+    shape
 }
 
 fn immediate(value: &Value) -> Option<&proto::TensorValue> {

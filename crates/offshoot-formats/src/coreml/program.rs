@@ -1,8 +1,11 @@
 //! Our graph as a program.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::Range;
 
-use offshoot_graph::op::{AveragePool, BatchNormalization, Clip, Conv, Gemm, Pool};
+use offshoot_graph::op::{
+    AveragePool, BatchNormalization, Clip, Conv, Gemm, HardSigmoid, LayerNormalization, Pool,
+};
 use offshoot_graph::passes::remove_training_leftovers;
 use offshoot_graph::{
     Bindings, DType, Dim, Graph, InferenceGraph, Metadata, Model, Node, Op, Preprocessing, Shape, Source,
@@ -229,19 +232,24 @@ impl Writer<'_> {
                 self.pool(node, pool, Some(*count_include_pad))?
             }
             Op::GlobalAveragePool => self.global_average(node)?,
-            Op::Flatten { .. } => self.flatten(node)?,
+            Op::Flatten { .. } | Op::Reshape { .. } => self.reshape(node)?,
             Op::Softmax { axis } => self.softmax(node, *axis)?,
-            Op::HardSigmoid(_)
-            | Op::HardSwish
-            | Op::Erf
-            | Op::Gelu
-            | Op::MatMul
-            | Op::LayerNormalization(_)
-            | Op::Transpose { .. }
-            | Op::Reshape { .. }
-            | Op::Concat { .. }
-            | Op::Slice { .. }
-            | Op::Expand { .. } => return Err(refused(node, "the exporter has no row for it yet")),
+            Op::HardSigmoid(hard) => {
+                let x = self.operand(node, 0)?;
+                self.hard_sigmoid(node, *hard, x)?
+            }
+            Op::HardSwish => self.hard_swish(node)?,
+            Op::Erf => self.unary(node, "erf")?,
+            Op::Gelu => self.gelu(node)?,
+            Op::MatMul => self.product(node, [false; 2])?,
+            Op::LayerNormalization(norm) => self.layer_norm(node, *norm)?,
+            Op::Transpose { perm } => {
+                let inputs = [("x", self.operand(node, 0)?), ("perm", self.ints(node, "perm", perm)?)];
+                self.add("transpose", node, &inputs)?
+            }
+            Op::Concat { axis } => self.concat(node, *axis)?,
+            Op::Slice { axis, start, end } => self.slice(node, *axis, *start..*end)?,
+            Op::Expand { .. } => self.tile(node)?,
             Op::QuantizeLinear { .. } | Op::DequantizeLinear { .. } => {
                 let what = "quantised models are not written; give the float model, whose weights the exporter rounds";
                 return Err(refused(node, what));
@@ -284,12 +292,7 @@ impl Writer<'_> {
             }
             return self.add("linear", node, &inputs);
         }
-        let mut inputs = vec![("x", self.operand(node, 0)?), ("y", self.operand(node, 1)?)];
-        for (parameter, transposed) in [("transpose_x", gemm.trans_a), ("transpose_y", gemm.trans_b)] {
-            let name = format!("{}_{parameter}", node.name);
-            inputs.push((parameter, self.program.constant(&name, Value::bool(transposed))));
-        }
-        let product = self.add("matmul", node, &inputs)?;
+        let product = self.product(node, [gemm.trans_a, gemm.trans_b])?;
         match node.inputs.len() {
             2 => Ok(product),
             _ => {
@@ -297,6 +300,90 @@ impl Writer<'_> {
                 self.add("add", node, &inputs)
             }
         }
+    }
+
+    /// The product of the first two inputs, each transposed or not.
+    fn product(&mut self, node: &Node, [trans_a, trans_b]: [bool; 2]) -> Result<String, Problem> {
+        let mut inputs = vec![("x", self.operand(node, 0)?), ("y", self.operand(node, 1)?)];
+        for (parameter, transposed) in [("transpose_x", trans_a), ("transpose_y", trans_b)] {
+            let name = format!("{}_{parameter}", node.name);
+            inputs.push((parameter, self.program.constant(&name, Value::bool(transposed))));
+        }
+        self.add("matmul", node, &inputs)
+    }
+
+    fn hard_sigmoid(&mut self, node: &Node, hard: HardSigmoid, x: String) -> Result<String, Problem> {
+        let mut inputs = vec![("x", x)];
+        for (parameter, number) in [("alpha", hard.alpha), ("beta", hard.beta)] {
+            let name = format!("{}_{parameter}", node.name);
+            inputs.push((parameter, self.program.numbers(&place(node), &name, &[number], &[])?));
+        }
+        self.add("sigmoid_hard", node, &inputs)
+    }
+
+    /// x times its hard sigmoid: MIL has no operator of its own for it.
+    fn hard_swish(&mut self, node: &Node) -> Result<String, Problem> {
+        let x = self.operand(node, 0)?;
+        let gate = self.hard_sigmoid(node, HardSigmoid { alpha: 1.0 / 6.0, beta: 0.5 }, x.clone())?;
+        self.add("mul", node, &[("x", x), ("y", gate)])
+    }
+
+    fn gelu(&mut self, node: &Node) -> Result<String, Problem> {
+        let mode = self.program.constant(&format!("{}_mode", node.name), Value::string("EXACT"));
+        let inputs = [("x", self.operand(node, 0)?), ("mode", mode)];
+        self.add("gelu", node, &inputs)
+    }
+
+    fn layer_norm(&mut self, node: &Node, norm: LayerNormalization) -> Result<String, Problem> {
+        let axes = self.program.constant(&format!("{}_axes", node.name), Value::ints(vec![-1], &[1]));
+        let name = format!("{}_epsilon", node.name);
+        let inputs = [
+            ("x", self.operand(node, 0)?),
+            ("axes", axes),
+            ("gamma", self.vector(node, 1)?),
+            ("beta", self.vector(node, 2)?),
+            ("epsilon", self.program.numbers(&place(node), &name, &[norm.epsilon], &[])?),
+        ];
+        self.add("layer_norm", node, &inputs)
+    }
+
+    fn concat(&mut self, node: &Node, axis: usize) -> Result<String, Problem> {
+        let axis = Value::ints(vec![narrow(node, axis)?], &[]);
+        let inputs = [
+            ("axis", self.program.constant(&format!("{}_axis", node.name), axis)),
+            ("interleave", self.program.constant(&format!("{}_interleave", node.name), Value::bool(false))),
+        ];
+        let mut values = Vec::with_capacity(node.inputs.len());
+        for i in 0..node.inputs.len() {
+            values.push(self.operand(node, i)?);
+        }
+        let result = self.add("concat", node, &inputs)?;
+        self.program.give_list("values", &values);
+        Ok(result)
+    }
+
+    /// From the first index of every axis to behind the last one.
+    fn slice(&mut self, node: &Node, axis: usize, part: Range<usize>) -> Result<String, Problem> {
+        let mut end = self.shape(node, node.inputs[0])?;
+        let mut begin = vec![0; end.len()];
+        (begin[axis], end[axis]) = (part.start, part.end);
+        let inputs = [
+            ("x", self.operand(node, 0)?),
+            ("begin", self.ints(node, "begin", &begin)?),
+            ("end", self.ints(node, "end", &end)?),
+        ];
+        self.add("slice_by_index", node, &inputs)
+    }
+
+    /// A broadcast: how often each axis is repeated.
+    fn tile(&mut self, node: &Node) -> Result<String, Problem> {
+        let (x, y) = (self.shape(node, node.inputs[0])?, self.shape(node, node.outputs[0])?);
+        if x.len() != y.len() {
+            return Err(refused(node, "Core ML repeats along axes that are there"));
+        }
+        let times: Vec<usize> = x.iter().zip(&y).map(|(x, y)| y / (*x).max(1)).collect();
+        let inputs = [("x", self.operand(node, 0)?), ("reps", self.ints(node, "reps", &times)?)];
+        self.add("tile", node, &inputs)
     }
 
     fn batch_norm(&mut self, node: &Node, norm: BatchNormalization) -> Result<String, Problem> {
@@ -389,7 +476,7 @@ impl Writer<'_> {
         self.add("reduce_mean", node, &inputs)
     }
 
-    fn flatten(&mut self, node: &Node) -> Result<String, Problem> {
+    fn reshape(&mut self, node: &Node) -> Result<String, Problem> {
         let shape = self.shape(node, node.outputs[0])?;
         let inputs = [("x", self.operand(node, 0)?), ("shape", self.ints(node, "shape", &shape)?)];
         self.add("reshape", node, &inputs)

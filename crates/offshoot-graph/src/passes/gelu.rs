@@ -123,7 +123,7 @@ mod tests {
         for order in 0..4 {
             let mut graph = Graph::new("g");
             let x = graph.add_input("x", DType::F32, Shape::fixed(&[2, 3]));
-            let mut number = |graph: &mut Graph, x| graph.add_constant("c", Tensor::f32([], vec![x]));
+            let number = |graph: &mut Graph, x| graph.add_constant("c", Tensor::f32([], vec![x]));
             let root = number(&mut graph, std::f32::consts::FRAC_1_SQRT_2);
             let one = number(&mut graph, if order == 3 { 2.0 } else { 1.0 });
             let half = number(&mut graph, 0.5);

@@ -272,13 +272,13 @@ impl Arguments {
         Transform::new(&recipe.preprocessing)?;
         let data = Dataset::open(&recipe.data, &recipe.folder_options())?;
         print::skipped(&data.skipped);
-        self.mention_weights(&recipe);
         let model = self.model(&recipe, &data.classes)?;
         let stop = stop_on_ctrl_c();
         let mut watcher = Watcher::default();
         let mut base = Ok(());
         let mut progress = |event: Event<'_>| {
             if matches!(event, Event::Start { .. }) {
+                self.mention_weights(&recipe);
                 base = keep_base(&recipe, &self.out);
             }
             watcher.tell(&event);
