@@ -191,19 +191,18 @@ def torchvision_model(metadata):
     import torchvision
     from torch import nn
 
-    model = getattr(torchvision.models, metadata["architecture"])()
-    last = model.fc if hasattr(model, "fc") else model.classifier[1]
-    classes, inputs = len(metadata["classes"]), last.in_features
+    name = metadata["architecture"]
+    sized = {"image_size": metadata["preprocessing"]["size"]} if name.startswith("vit") else {}
+    model = getattr(torchvision.models, name)(**sized)
+    path, last = [(n, m) for n, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))][-1]
+    classes, inputs = len(metadata["classes"]), last.weight.shape[1]
     kind, dropout = re.fullmatch(r"(linear|mlp:\d+)(?:,dropout=([\d.]+))?", metadata["head"]).groups()
-    head = nn.Linear(inputs, classes)
+    head = nn.Linear(inputs, classes) if isinstance(last, nn.Linear) else nn.Conv2d(inputs, classes, 1)
     if kind != "linear":
         hidden = int(kind.removeprefix("mlp:"))
         dropped = nn.Dropout(float(dropout or 0))
         head = nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), dropped, nn.Linear(hidden, classes))
-    if hasattr(model, "fc"):
-        model.fc = head
-    else:
-        model.classifier[1] = head
+    model.set_submodule(path, head)
     return model
 
 
@@ -250,6 +249,11 @@ def check_torchscript(path, printed):
                 found = torch.cat([form(rows) for rows in part.split(batch)]).numpy()
                 report[f"{name}, batch {batch}"] = compare(found, wanted[: 4 * batch])
     return report
+
+
+def check_ships(onnx, torchscript, printed):
+    """The same network as ONNX and as TorchScript."""
+    return {"onnx": check_onnx(onnx, printed), "torchscript": check_torchscript(torchscript, printed)}
 
 
 def check_scripted(path, printed):

@@ -108,6 +108,10 @@ def randomize(model, x):
             nn.init.uniform_(p, 0.1, 0.4)
         elif "token" in name or "pos_embed" in name:
             nn.init.normal_(p, 0, 0.5)
+    for layer in model.modules():
+        # torchvision's transformers start with a head of zeros.
+        if isinstance(layer, nn.Linear) and not layer.weight.any():
+            nn.init.normal_(layer.weight, 0, 0.05)
     for norm in model.modules():
         if isinstance(norm, nn.LayerNorm):
             nn.init.uniform_(norm.weight, 0.5, 1.5)
@@ -138,6 +142,7 @@ def write_logits(directory):
         x = torch.randn(2, 3, size, size)
         randomize(model, torch.randn(4, 3, size, size))
         exact = copy.deepcopy(model).double()(x.double()).float()
+        assert exact.isfinite().all() and exact.any(), name
         tensors = dict(model.state_dict()) | {"golden.input": x, "golden.logits": model(x), "golden.exact": exact}
         if name in GRADIENTS:
             tensors |= gradients(model, size)

@@ -183,9 +183,9 @@ fn an_operator_that_is_not_read_is_named_with_a_way_out() {
         [field(1, "x"), field(2, "f"), field(4, "Conv"), field(7, "com.example"), field(3, "odd")].concat(),
     );
     refused_with(&model(&[foreign, head()]), &["node `odd` (Conv)", "`com.example`"]);
-    for perm in [&[0, 3, 1, 2][..], &[1, 0, 2, 3], &[0, 0, 0, 0], &[i64::MIN], &[]] {
+    for perm in [&[0, 0, 0, 0][..], &[0, 3, 1], &[i64::MIN], &[]] {
         let odd = node("Transpose", &["x"], "f", &[ints("perm", perm)]);
-        refused_with(&model(&[odd, head()]), &["node `the_f` (Transpose)", "NCHW"]);
+        refused_with(&model(&[odd, head()]), &["node `the_f` (Transpose)"]);
     }
     for opset in [6, 25, i64::MIN] {
         let ends = [info(11, "x", 1, &[0, 3, 8, 8]), info(12, "y", 1, &[])];
@@ -351,7 +351,6 @@ fn layouts_and_weights_that_do_not_fit() {
     refused_with(&last(&[first, node("Add", &["x", "t"], "y", &[])]), &["`the_y` (Add)", "channels"]);
     let wide = [tensor("s", &[8, 8, 3], None), node("Add", &["x", "s"], "y", &[])].concat();
     refused_with(&last(&[wide]), &["`the_y` (Add)", "[8, 8, 3]"]);
-    refused_with(&last(&[node("Flatten", &["x"], "y", &[])]), &["`the_y` (Flatten)", "several pixels"]);
     let far = node("Shape", &["x"], "s", &[attribute("start", i64::MIN), attribute("end", i64::MAX)]);
     refused_with(&last(&[far, node("Reshape", &["x", "s"], "y", &[])]), &["`the_y` (Reshape)"]);
 }

@@ -74,7 +74,7 @@ pub fn lr_find(
     let options = for_stage(&step_options(recipe, data)?, &stages, 0);
     let mut step = TrainStep::new(model, &options, executor)?;
     let transform = Transform::new(&recipe.preprocessing)?;
-    let pictures = pictures::open(recipe, data, &transform).train;
+    let pictures = pictures::open(recipe, data, &transform, &transform).train;
     let mut points = Vec::new();
     let (mut mean, mut lowest) = (0.0, f64::INFINITY);
     let growth = test.to / test.from;

@@ -76,19 +76,21 @@ pub(crate) struct Sets {
     seen_places: Vec<usize>,
 }
 
-/// The pictures to train and to validate with, to be decoded.
-pub(crate) fn open(recipe: &Recipe, data: &Dataset, transform: &Transform) -> Sets {
+/// The pictures to train with (by `training`) and to validate with (by `transform`), to be decoded.
+pub(crate) fn open(recipe: &Recipe, data: &Dataset, training: &Transform, transform: &Transform) -> Sets {
     let batch_size = recipe.batch_size.max(1);
-    let training = LoaderOptions {
+    let training_options = LoaderOptions {
         shuffle: true,
         balance: recipe.balanced_sampling,
         augment: recipe.augmentation(),
         seed: recipe.seed,
         views: recipe.cache_views.and_then(NonZeroU64::new),
-        ..in_order(recipe, transform, batch_size)
+        ..in_order(recipe, training, batch_size)
     };
     let validation = in_order(recipe, transform, EVALUATION_BATCH);
-    let loader = |samples: &[Sample], options| Loader::new(samples.to_vec(), transform.clone(), options);
+    let loader = |samples: &[Sample], transform: &Transform, options| {
+        Loader::new(samples.to_vec(), transform.clone(), options)
+    };
     let seen_places = seen(recipe, data);
     let seen: Vec<Sample> = seen_places.iter().map(|&place| data.train[place].clone()).collect();
     // They are read once an epoch, after all others.
@@ -96,9 +98,9 @@ pub(crate) fn open(recipe: &Recipe, data: &Dataset, transform: &Transform) -> Se
     let pictures =
         |loader, batch_size| Pictures { loader, batch_size, classes: data.classes.len(), features: None };
     Sets {
-        train: pictures(loader(&data.train, training), batch_size),
-        val: pictures(loader(&data.val, validation), EVALUATION_BATCH),
-        seen: pictures(loader(&seen, seldom), EVALUATION_BATCH),
+        train: pictures(loader(&data.train, training, training_options), batch_size),
+        val: pictures(loader(&data.val, transform, validation), EVALUATION_BATCH),
+        seen: pictures(loader(&seen, transform, seldom), EVALUATION_BATCH),
         seen_places,
     }
 }

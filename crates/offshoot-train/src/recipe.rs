@@ -16,6 +16,7 @@ use crate::amp::Amp;
 use crate::cache::CacheType;
 use crate::groups::GroupOptions;
 use crate::optimizer::{Clip, OptimizerKind, OptimizerOptions};
+use crate::progressive::{Progressive, resized, size_at};
 use crate::schedule::ScheduleKind;
 use crate::unfreeze::{Rebuild, Stages, Unfreeze};
 
@@ -148,6 +149,7 @@ pub struct Settings {
     pub balance_classes: Option<bool>,
     pub balanced_sampling: Option<bool>,
     pub augment: Option<Augment>,
+    pub progressive: Option<Vec<Progressive>>,
     pub amp: Option<Amp>,
     pub on_nonfinite: Option<OnNonFinite>,
     pub cache_views: Option<u64>,
@@ -269,6 +271,10 @@ pub struct Recipe {
     pub balanced_sampling: bool,
     /// Whether training pictures are changed at random.
     pub augment: Augment,
+    /// The sizes of training pictures: `128@0%` and `224@60%` for small ones in the first 60 % of the epochs. Validation has those
+    /// of `preprocessing` in any case.
+    #[serde(default)]
+    pub progressive: Vec<Progressive>,
     /// Mixed precision.
     #[serde(default)]
     pub amp: Amp,
@@ -483,6 +489,20 @@ fn check_together(recipe: &Recipe) -> Result<(), SettingError> {
         let reason = format!("has `{late}`, which {} epochs do not reach; give more epochs", recipe.epochs);
         return refuse("unfreeze", reason);
     }
+    for change in &recipe.progressive {
+        if let Some(problem) = change.problem(recipe.preprocessing.size) {
+            return refuse("progressive", problem);
+        }
+        if change.epoch(recipe.epochs) >= recipe.epochs {
+            let reason =
+                format!("has `{change}`, which {} epochs do not reach; give more epochs", recipe.epochs);
+            return refuse("progressive", reason);
+        }
+    }
+    if !recipe.progressive.is_empty() && recipe.cache_views.is_some() {
+        let reason = "cannot be given together with progressive: what is kept of a picture is of one size";
+        return refuse("cache_views", reason.into());
+    }
     if recipe.clip_norm.is_some() && recipe.clip_value.is_some() {
         return refuse("clip_value", "cannot be given together with `clip_norm`".into());
     }
@@ -557,6 +577,7 @@ impl Recipe {
             label_smoothing: Some(0.0),
             class_weights: Some(BTreeMap::new()),
             balance_classes: Some(false),
+            progressive: Some(Vec::new()),
             amp: Some(Amp::Off),
             on_nonfinite: Some(OnNonFinite::Stop),
             cache_dtype: Some(CacheType::F32),
@@ -574,6 +595,15 @@ impl Recipe {
             .map_err(|e: toml::de::Error| RecipeError::Missing(e.message().to_owned()))?;
         check_together(&recipe)?;
         Ok(recipe)
+    }
+
+    /// How training pictures become inputs in the epoch after `epoch` finished ones.
+    pub fn training_preprocessing(&self, epoch: u64) -> Preprocessing {
+        let own = &self.preprocessing;
+        match size_at(&self.progressive, epoch, self.epochs, own.size) {
+            size if size == own.size => own.clone(),
+            size => resized(own, size),
+        }
     }
 
     /// What happens to training pictures at random; `None` where nothing does.

@@ -289,7 +289,7 @@ fn calibration_section(predictions: &Predictions) -> String {
         ("the error with it, on these pictures", percent(after.error)),
     ]);
     format!(
-        "{figures}<h3>Reliability</h3><p>Across: how sure the model is, in percent; up: how often it is right. Above the line it is \
+        "{figures}<p>Across: how sure the model is, in percent; up: how often it is right. Above the line it is \
          too modest, below it too sure. The logits are those of the shipped model, which the temperature does not change.</p>\
          <div class=\"charts\">{}</div>",
         chart::lines("Reliability", &lines, false)

@@ -307,6 +307,8 @@ pub struct EpochRow {
     pub train_eval_accuracy: Option<f64>,
     /// Steps that were left out because of a number that is not finite; see [`crate::recipe::OnNonFinite`].
     pub skipped_steps: u64,
+    /// The loss scale after the epoch, where gradients are scaled.
+    pub loss_scale: Option<f32>,
     /// Training pictures a second, validation not counted.
     pub images_per_second: f64,
     /// Seconds of training so far, earlier sessions included.
@@ -316,13 +318,13 @@ pub struct EpochRow {
 }
 
 const COLUMNS: &str = "epoch,train_loss,train_accuracy,val_loss,val_accuracy,learning_rate,gradient_norm,\
-                       train_eval_accuracy,skipped_steps,images_per_second,seconds,peak_mib";
+                       train_eval_accuracy,skipped_steps,loss_scale,images_per_second,seconds,peak_mib";
 
 impl EpochRow {
     fn line(&self) -> String {
         let optional = |x: Option<f64>, digits: usize| x.map_or(String::new(), |x| format!("{x:.digits$}"));
         format!(
-            "{},{:.6},{:.6},{},{},{:e},{:.6},{},{},{:.2},{:.3},{}",
+            "{},{:.6},{:.6},{},{},{:e},{:.6},{},{},{},{:.2},{:.3},{}",
             self.epoch,
             self.train_loss,
             self.train_accuracy,
@@ -332,6 +334,7 @@ impl EpochRow {
             self.gradient_norm,
             optional(self.train_eval_accuracy, 6),
             self.skipped_steps,
+            self.loss_scale.map_or(String::new(), |scale| scale.to_string()),
             self.images_per_second,
             self.seconds,
             optional(self.peak_mib, 1),
@@ -563,6 +566,7 @@ mod tests {
             gradient_norm: 2.0,
             train_eval_accuracy: Some(0.75),
             skipped_steps: 3,
+            loss_scale: None,
             images_per_second: 100.0,
             seconds,
             peak_mib: Some(64.0),
@@ -579,7 +583,7 @@ mod tests {
         let text = std::fs::read_to_string(run.path().join(RESULTS_FILE)).unwrap();
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0], COLUMNS);
-        assert_eq!(lines[1], "1,1.250000,0.500000,,,1e-3,2.000000,0.750000,3,100.00,10.000,64.0");
+        assert_eq!(lines[1], "1,1.250000,0.500000,,,1e-3,2.000000,0.750000,3,,100.00,10.000,64.0");
         assert_eq!(Results::read(run.path(), 1).unwrap().lines, lines[1..2]);
         assert_eq!(Results::read(run.path(), 2).unwrap().totals(), (20.5, Some(64.0)));
         assert_eq!(Results::read(run.path(), 0).unwrap().totals(), (0.0, None));

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use offshoot_data::{Dataset, PictureError, Transform, TransformError};
 use offshoot_formats::FormatError;
 use offshoot_graph::model::OUTPUT;
-use offshoot_graph::{Executor, Model};
+use offshoot_graph::passes::any_picture_size;
+use offshoot_graph::{Executor, GraphError, Model};
 use serde::Serialize;
 
 use crate::cache::CacheOptions;
@@ -84,6 +85,9 @@ pub enum TrainError {
         /// The classes there are.
         classes: String,
     },
+    /// The recipe changes the size of training pictures, and the network takes only one.
+    #[error("progressive: the network takes pictures of its own size only; leave it out ({0})")]
+    OneSize(GraphError),
     /// No picture can be used.
     #[error("no picture to train with could be decoded; the first of {count}: {first}")]
     NoPicture {
@@ -266,6 +270,9 @@ pub fn train(
     };
     let mut model = model;
     check_classes(&model, data)?;
+    if !recipe.progressive.is_empty() {
+        model.graph = any_picture_size(&model.graph).map_err(TrainError::OneSize)?;
+    }
     let stages = recipe.stages();
     let tables = tables(&model, recipe, &stages)?;
     stages.apply(&mut model.graph, stages.count() - 1)?;

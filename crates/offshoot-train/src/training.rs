@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use offshoot_data::PictureError;
+use offshoot_data::{PictureError, Transform};
 use offshoot_graph::{Model, Tensor, Weights};
 
 use crate::average::Average;
@@ -150,6 +150,7 @@ impl<'a, 'c> Training<'a, 'c> {
                 self = self.enter_stage()?;
             }
             self.announce_stage();
+            self.announce_size();
             let Some(sets) = self.open_pictures()? else { return Ok(self.outcome(false)) };
             if self.run_stage(&sets)? == Go::Stop {
                 return Ok(self.outcome(false));
@@ -179,6 +180,19 @@ impl<'a, 'c> Training<'a, 'c> {
         (self.control.progress)(Event::Stage { epoch, groups: self.step.table() });
     }
 
+    /// Height and width of the training pictures of this epoch.
+    fn size(&self) -> usize {
+        self.given.recipe.training_preprocessing(self.position.epoch).size
+    }
+
+    fn announce_size(&mut self) {
+        if !self.given.recipe.progressive.is_empty() {
+            let (size, epoch) = (self.size(), self.position.epoch + 1);
+            let text = format!("training pictures have {size} x {size} pixels from epoch {epoch} on");
+            (self.control.progress)(Event::Notice(&text));
+        }
+    }
+
     /// Unfreezes what is due: the step is built anew, with the model as it is.
     ///
     /// A checkpoint follows at once. It holds what is about to change: the files of a later one are not complete without it.
@@ -201,9 +215,13 @@ impl<'a, 'c> Training<'a, 'c> {
         Ok(next)
     }
 
-    /// The epochs of a stage that are left.
+    /// The epochs of a stage that are left and train with pictures of the same size.
     fn run_stage(&mut self, Sets { train, val, seen, .. }: &Sets) -> Result<Go, TrainError> {
-        while !self.finished() && self.given.stages.at(self.position.epoch) == self.position.stage {
+        let size = self.size();
+        while !self.finished()
+            && self.given.stages.at(self.position.epoch) == self.position.stage
+            && self.size() == size
+        {
             let start = (Instant::now(), self.position.sums.images);
             match self.run_steps(train)? {
                 Go::On => {}
@@ -248,9 +266,11 @@ impl<'a, 'c> Training<'a, 'c> {
     /// The pictures, gone through the frozen part where that pays. `None` when stopped.
     fn open_pictures(&mut self) -> Result<Option<Sets>, TrainError> {
         let Given { recipe, data, transform, run, executor, .. } = &self.given;
-        let mut sets = pictures::open(recipe, data, transform);
+        let training = Transform::new(&recipe.training_preprocessing(self.position.epoch))?;
+        let mut sets = pictures::open(recipe, data, &training, transform);
         sets.train.leave_out(&self.position.unusable);
-        let cache = Cache::new(&self.control.cache, run).filter(|_| self.step.has_prefix());
+        let cache = Cache::new(&self.control.cache, run)
+            .filter(|_| self.step.has_prefix() && recipe.progressive.is_empty());
         let Some(cache) = cache else { return Ok(Some(sets)) };
         let (stop, progress) = (self.control.stop, &mut *self.control.progress);
         let mut watch = |done, total| {
@@ -502,6 +522,7 @@ impl<'a, 'c> Training<'a, 'c> {
             gradient_norm: gradient_norm / self.position.norms.updates().max(1) as f64,
             train_eval_accuracy: best_of(epoch + 1, seen).val_accuracy,
             skipped_steps: self.position.skips.epoch,
+            loss_scale: self.step.loss_scale(),
             images_per_second,
             seconds: self.seconds(),
             peak_mib: peak_mib(),

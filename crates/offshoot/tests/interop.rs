@@ -152,6 +152,54 @@ fn a_head_loads_in_pytorch_and_answers_alike() {
 }
 
 #[test]
+#[ignore = "needs the Python peers with PyTorch and coremltools (OFFSHOOT_PEERS)"]
+fn every_kind_of_backbone_ships_in_every_format_pytorch() {
+    for name in [
+        "mobilenet_v3_small",
+        "efficientnet_b0",
+        "convnext_tiny",
+        "vit_b_16",
+        "densenet121",
+        "regnet_y_400mf",
+        "squeezenet1_1",
+    ] {
+        let world = World::new(&format!("ships-{name}"));
+        data(&world.path("d"), &CLASSES, 6);
+        world.json(&format!(
+            "train d --model {name} --size 64 --batch-size 8 --epochs 1 --freeze backbone --out run"
+        ));
+        let pictures = predict(&world, "run", "d", "predictions.jsonl");
+        world.json("export run --format onnx,torchscript,coreml --precision f32 --out out");
+        let [onnx, torchscript, coreml] =
+            ["onnx", "pt", "mlpackage"].map(|extension| format!("out/{name}.{extension}"));
+        let report = interop(&world, &["ships", &onnx, &torchscript, "predictions.jsonl"]);
+        assert_eq!(report["onnx"]["batch 7"]["top1_equal"], json!(pictures), "{name}: {report}");
+        let report = python(&world, "coreml.py", &[&coreml, "predictions.jsonl", "1e-3"]);
+        assert_eq!(report["top1_equal"], json!(pictures), "{name}: {report}");
+    }
+}
+
+#[test]
+#[ignore = "needs the assets (OFFSHOOT_ASSETS)"]
+fn an_onnx_file_is_fine_tuned_as_well_as_the_weights_it_came_from() {
+    let world = World::new("photos6-from-onnx");
+    let assets = cached("OFFSHOOT_ASSETS", "assets");
+    let (photos, weights) = (assets.join("photos6"), assets.join("weights/mobilenet_v2.pth"));
+    let (photos, weights) = (photos.display(), weights.display());
+    world.json(&format!("export --model mobilenet_v2 --weights {weights} --format onnx --out ."));
+    let common = "--freeze backbone --fit pad --epochs 30";
+    let accuracy = |flags: &str, run: &str| {
+        let result = world.json(&format!("train {photos} {flags} {common} --out {run}"));
+        result["best"]["val_accuracy"].as_f64().unwrap()
+    };
+    let native = accuracy(&format!("--model mobilenet_v2 --weights {weights}"), "native");
+    let grafted = accuracy("--model mobilenet_v2.onnx", "grafted");
+    assert!(grafted > native - 0.05 && grafted > 0.85, "{grafted} from ONNX, {native} from the weights");
+    world.json("export grafted --format onnx");
+    predict(&world, "grafted", &photos.to_string(), "predictions.jsonl");
+}
+
+#[test]
 #[ignore = "needs the Python peers with PyTorch (OFFSHOOT_PEERS)"]
 fn a_whole_resnet_with_an_mlp_loads_in_pytorch_and_answers_alike() {
     let world = World::new("resnet-pytorch");

@@ -64,7 +64,7 @@ fn bad_models(world: &World, best: &[u8]) {
     world.write("plain.safetensors", with_header(best, |h| h["__metadata__"] = json!({})));
     let change = |key: &'static str, value| with_metadata(best, move |m| m[key] = value);
     world.write("four.safetensors", change("classes", json!(["a", "b", "c", "d"])));
-    world.write("vgg.safetensors", change("architecture", json!("vgg16")));
+    world.write("vgg.safetensors", change("architecture", json!("alexnet")));
     world.write("garbled.safetensors", change("preprocessing", json!("none")));
     let lying = with_header(best, |h| h["classifier.1.bias"]["data_offsets"] = json!([0, 1u64 << 60]));
     world.write("lying.safetensors", lying);
@@ -201,7 +201,7 @@ fn settings() {
         "d",
         "--model mobilenet_v2",
         "d --model mobilnet_v2",
-        "d --model vgg16",
+        "d --model alexnet",
         "d --model net.onnx",
         "d --model mobilenet_v2 --size 0",
         "d --model mobilenet_v2 --size 99999",

@@ -1,5 +1,6 @@
 //! Functions from graph to graph.
 
+mod any_size;
 mod autocast;
 mod differentiate;
 mod expose;
@@ -13,6 +14,7 @@ mod recompute;
 mod rewrite;
 mod train;
 
+pub use any_size::any_picture_size;
 pub use autocast::autocast;
 pub use differentiate::{Gradients, differentiate};
 pub use expose::expose;

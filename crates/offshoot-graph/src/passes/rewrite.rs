@@ -1,6 +1,7 @@
 //! What every pass that makes a new graph from an old one shares.
 
-use crate::graph::{Graph, GraphError, Node, Source, ValueId};
+use crate::graph::{Graph, GraphError, Node, Source, Value, ValueId};
+use crate::shape::Shape;
 
 /// A new graph that grows from an old one, node by node.
 pub(super) struct Rewriter<'a> {
@@ -13,16 +14,26 @@ pub(super) struct Rewriter<'a> {
 impl<'a> Rewriter<'a> {
     /// Starts with the inputs, parameters and constants of `old`.
     pub(super) fn new(old: &'a Graph) -> Rewriter<'a> {
-        Rewriter::with_sources(old, |_| true)
+        Rewriter::with_sources(old, |_| true, |input| input.shape.clone())
     }
 
-    /// Starts with those inputs, parameters and constants of `old` that `keep` holds for.
-    fn with_sources(old: &'a Graph, keep: impl Fn(ValueId) -> bool) -> Rewriter<'a> {
+    /// As [`Rewriter::new`], with inputs of the shapes that `shape` gives.
+    pub(super) fn with_inputs(old: &'a Graph, shape: impl Fn(&Value) -> Shape) -> Rewriter<'a> {
+        Rewriter::with_sources(old, |_| true, shape)
+    }
+
+    /// Starts with those inputs, parameters and constants of `old` that `keep` holds for, inputs in the shape that `shape`
+    /// gives.
+    fn with_sources(
+        old: &'a Graph,
+        keep: impl Fn(ValueId) -> bool,
+        shape: impl Fn(&Value) -> Shape,
+    ) -> Rewriter<'a> {
         let mut rewriter = Rewriter { old, new: Graph::new(old.name()), map: vec![None; old.values().len()] };
         for (id, value) in old.values().filter(|&(id, _)| keep(id)) {
             let new = &mut rewriter.new;
             let copy = match &value.source {
-                Source::Input => new.add_input(&value.name, value.dtype, value.shape.clone()),
+                Source::Input => new.add_input(&value.name, value.dtype, shape(value)),
                 Source::Parameter(p) => {
                     let shape = value.shape.as_fixed().expect("a parameter is added with a fixed shape");
                     let copy = new.add_typed_parameter(&value.name, value.dtype, &shape, p.role);
@@ -82,7 +93,7 @@ pub fn prune(graph: &Graph) -> Result<Graph, GraphError> {
         }
     }
     let keep = |id: ValueId| live[id.index()] || matches!(graph.value(id).source, Source::Input);
-    let mut rewriter = Rewriter::with_sources(graph, keep);
+    let mut rewriter = Rewriter::with_sources(graph, keep, |input| input.shape.clone());
     for node in graph.nodes() {
         if node.outputs.iter().any(|v| live[v.index()]) {
             rewriter.copy(node)?;

@@ -242,6 +242,7 @@ mod tests {
             gradient_norm: 1.0,
             train_eval_accuracy: Some(accuracies[0]),
             skipped_steps: 0,
+            loss_scale: None,
             images_per_second: 1.0,
             seconds: 1.0,
             peak_mib: None,

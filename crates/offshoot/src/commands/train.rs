@@ -18,7 +18,7 @@ use offshoot_train::optimizer::OptimizerKind;
 use offshoot_train::run::has_checkpoint;
 use offshoot_train::train::TrainResult;
 use offshoot_train::{
-    CacheOptions, CacheType, EpochRow, GroupRow, OnNonFinite, Rebuild, ScheduleKind, Unfreeze,
+    CacheOptions, CacheType, EpochRow, GroupRow, OnNonFinite, Progressive, Rebuild, ScheduleKind, Unfreeze,
 };
 
 use super::arguments::{AugmentationArguments, PreprocessingArguments, Processor};
@@ -120,6 +120,10 @@ pub(crate) struct Arguments {
     balanced_sampling: bool,
     #[command(flatten)]
     augmentation: AugmentationArguments,
+    /// The size of training pictures from a part of the epochs on: 128@0% and 224@60% for small ones in the first 60 %. May be
+    /// given several times.
+    #[arg(long, value_name = "SIZE@PERCENT%")]
+    progressive: Vec<Progressive>,
     /// Mixed precision: off, bf16 or fp16 (with loss scaling) [default: off].
     #[arg(long, value_name = "MODE")]
     amp: Option<Amp>,
@@ -386,6 +390,7 @@ impl Arguments {
             balanced_sampling: self.balanced_sampling.then_some(true),
             augment: self.augmentation.augment,
             augmentation: self.augmentation.settings(),
+            progressive: (!self.progressive.is_empty()).then(|| self.progressive.clone()),
             amp: self.amp,
             on_nonfinite: self.on_nonfinite,
             cache_views: self.cache.cache_views,
