@@ -352,7 +352,10 @@ fn layouts_and_weights_that_do_not_fit() {
     let wide = [tensor("s", &[8, 8, 3], None), node("Add", &["x", "s"], "y", &[])].concat();
     refused_with(&last(&[wide]), &["`the_y` (Add)", "[8, 8, 3]"]);
     let far = node("Shape", &["x"], "s", &[attribute("start", i64::MIN), attribute("end", i64::MAX)]);
-    refused_with(&last(&[far, node("Reshape", &["x", "s"], "y", &[])]), &["`the_y` (Reshape)"]);
+    refused_with(
+        &last(&[far, node("Reshape", &["x", "s"], "y", &[])]),
+        &["output `y`", "[batch_size, classes]"],
+    );
 }
 
 /// Reads a model whose weight `w` is where `entries` say, from a folder with `w.bin`.
