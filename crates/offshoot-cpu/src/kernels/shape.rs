@@ -22,7 +22,7 @@ pub struct Columns {
 /// When the columns are outside of the rows, differ in number, or the slices have not as many rows.
 pub fn copy_columns<E: Element>(x: &[E], from: Columns, out: &mut [E], to: Columns) {
     assert!(from.width == to.width && from.start + from.width <= from.row && to.start + to.width <= to.row);
-    let rows = if from.row == 0 { 0 } else { x.len() / from.row };
+    let rows = x.len().checked_div(from.row).unwrap_or(0);
     assert!(x.len() == rows * from.row && out.len() == rows * to.row, "rows of {from:?} and {to:?}");
     let shared = Shared::new(out);
     for_chunks(rows, rows_per_task(from.width), |rows| {

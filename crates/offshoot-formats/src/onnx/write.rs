@@ -243,7 +243,8 @@ impl<'g, 'w> Writer<'g, 'w> {
             self.proto.initializer.push(proto);
             return Ok(());
         }
-        self.constant_node(&self.name(id).to_owned(), tensor)
+        let name = self.name(id).to_owned();
+        self.constant_node(&name, tensor)
     }
 
     fn constant_node(&mut self, name: &str, tensor: &Tensor) -> Result<(), Problem> {
@@ -400,7 +401,7 @@ impl<'g, 'w> Writer<'g, 'w> {
         }
         let place = format!("node `{}` ({})", node.name, node.op.name());
         let what = format!("operator set {} does not have it", self.opset);
-        Err(Problem::unsupported(place, what, &format!("Export with operator set {opset} or a newer one")))
+        Err(Problem::unsupported(place, what, format!("Export with operator set {opset} or a newer one")))
     }
 
     /// A name of the file that nothing has yet.

@@ -257,7 +257,7 @@ impl Builder {
             "hardswish" => Op::HardSwish,
             "hardsigmoid" => Op::HardSigmoid(HardSigmoid { alpha: 1.0 / 6.0, beta: 0.5 }),
             "erf" => Op::Erf,
-            "gelu" if matches!(call.get(1, "approximate"), None) => Op::Gelu,
+            "gelu" if call.get(1, "approximate").is_none() => Op::Gelu,
             "gelu" if call.get(1, "approximate") == Some(&Value::Text("none".into())) => Op::Gelu,
             "relu6" => Op::Clip(Clip { min: 0.0, max: 6.0 }),
             "hardtanh" => Op::Clip(Clip {

@@ -359,7 +359,7 @@ impl Arguments {
             .collect();
         let balanced = self.class_weights.iter().any(|weight| matches!(weight, ClassWeight::Balanced));
         Settings {
-            model: self.model.as_deref().map(|name| absolute_file(name)),
+            model: self.model.as_deref().map(absolute_file),
             weights: self.weights.as_deref().map(absolute),
             data: self.data.as_deref().map(absolute),
             head: self.head.clone(),
