@@ -11,7 +11,7 @@ evaluation mode, and starts the schedule anew. Nothing happens to pictures at ra
 frozen part says about them. Accuracy is that of the last epoch over all pictures. Prints a Markdown table: the mean over the
 seeds, their standard deviation, and the mean difference with its standard error. The seeds have nothing in common.
 """
-import argparse, math, pathlib, statistics, tempfile
+import argparse, math, pathlib, statistics, sys, tempfile
 
 import torch, torchvision
 
@@ -121,6 +121,7 @@ def main():
                     run = folder / f"{recipe}-{seed}"
                     right[recipe, "offshoot"][seed] += offshoot(args, folder / "data", run, f"{flags} --fit {args.fit}", seed)[0]
                     right[recipe, "PyTorch"][seed] += pytorch(state, inputs, labels, trains, recipe, seed)
+        print(f"fold {fold}: {[sum(r) for r in right.values()]}", file=sys.stderr)
     print("| recipe | offshoot | PyTorch | difference |\n| --- | --- | --- | --- |")
     for recipe in RECIPES:
         ours, theirs = ([n / len(pictures) for n in right[recipe, who]] for who in ("offshoot", "PyTorch"))
