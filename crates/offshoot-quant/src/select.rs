@@ -1,0 +1,218 @@
+//! Which operators are computed in integers, and which values are rounded for that.
+
+use std::collections::BTreeSet;
+
+use offshoot_graph::op::Gemm;
+use offshoot_graph::passes::shipped;
+use offshoot_graph::{DType, Graph, Metadata, Model, Node, Op, Source, ValueId, Weights};
+
+use crate::error::QuantError;
+use crate::scheme::{Placement, Scheme};
+
+/// A network in float, batch norms folded, and what of it a [`Scheme`] computes in integers.
+#[derive(Clone, Debug)]
+pub struct Network {
+    pub(crate) graph: Graph,
+    pub(crate) weights: Weights,
+    pub(crate) metadata: Metadata,
+    pub(crate) scheme: Scheme,
+    /// What each node is.
+    pub(crate) parts: Vec<Part>,
+    uses: Vec<usize>,
+}
+
+/// What a node of a quantised network is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// In float.
+    Float,
+    /// A convolution or product with a weight.
+    Weighted,
+    /// Computed on integers, with a result under a scale of its own.
+    Computed,
+    /// Moves integers: the result has the scale of the operand.
+    Moved,
+    /// An activation that belongs to the operator before it.
+    Follows,
+}
+
+impl Network {
+    /// Folds the batch norms of `model` and selects what `scheme` quantises.
+    ///
+    /// # Errors
+    /// When the weights do not fit, or there is nothing to quantise.
+    pub fn new(model: &Model, scheme: Scheme) -> Result<Network, QuantError> {
+        let (graph, weights) = shipped(&model.graph, &model.weights)?;
+        let uses = graph.use_counts();
+        let mut network = Network {
+            metadata: model.metadata.clone(),
+            parts: Vec::with_capacity(graph.nodes().len()),
+            graph,
+            weights,
+            scheme,
+            uses,
+        };
+        for index in 0..network.graph.nodes().len() {
+            let part = network.part(&network.graph.nodes()[index]);
+            network.parts.push(part);
+        }
+        if !network.parts.contains(&Part::Weighted) {
+            return Err(QuantError::Nothing);
+        }
+        Ok(network)
+    }
+
+    /// The float model: batch norms folded.
+    pub fn model(&self) -> Model {
+        Model { graph: self.graph.clone(), weights: self.weights.clone(), metadata: self.metadata.clone() }
+    }
+
+    /// The scheme.
+    pub fn scheme(&self) -> Scheme {
+        self.scheme
+    }
+
+    /// The names of the operators that are quantised and may be kept in float instead.
+    pub fn operators(&self) -> Vec<String> {
+        let nodes = self.graph.nodes().iter().zip(&self.parts);
+        let own = nodes.filter(|(_, part)| matches!(part, Part::Weighted | Part::Computed));
+        own.map(|(node, _)| node.name.clone()).collect()
+    }
+
+    /// What `node` is, whose predecessors are known.
+    fn part(&self, node: &Node) -> Part {
+        let everywhere = self.scheme.placement == Placement::Everywhere;
+        let integers = || self.operands(node).iter().all(|&v| self.is_integer(v));
+        match &node.op {
+            Op::Conv(_) | Op::Gemm(Gemm { trans_a: false, .. }) if self.has_weight(node) => Part::Weighted,
+            Op::Relu | Op::Clip(_) if self.follows(node) => Part::Follows,
+            Op::Add | Op::GlobalAveragePool
+                if self.operands(node).len() == node.inputs.len() && integers() =>
+            {
+                Part::Computed
+            }
+            Op::AveragePool(_) | Op::Concat { .. }
+                if everywhere && self.operands(node).len() == node.inputs.len() && integers() =>
+            {
+                Part::Computed
+            }
+            Op::MaxPool(_)
+            | Op::Flatten { .. }
+            | Op::Reshape { .. }
+            | Op::Transpose { .. }
+            | Op::Slice { .. }
+                if everywhere && integers() =>
+            {
+                Part::Moved
+            }
+            Op::Conv(_)
+            | Op::Gemm(_)
+            | Op::Relu
+            | Op::Clip(_)
+            | Op::Add
+            | Op::GlobalAveragePool
+            | Op::AveragePool(_)
+            | Op::Concat { .. }
+            | Op::MaxPool(_)
+            | Op::Flatten { .. }
+            | Op::Reshape { .. }
+            | Op::Transpose { .. }
+            | Op::Slice { .. }
+            | Op::BatchNormalization(_)
+            | Op::Sigmoid
+            | Op::HardSigmoid(_)
+            | Op::HardSwish
+            | Op::Erf
+            | Op::Gelu
+            | Op::Mul
+            | Op::MatMul
+            | Op::LayerNormalization(_)
+            | Op::Expand { .. }
+            | Op::Identity
+            | Op::Dropout { .. }
+            | Op::Softmax { .. }
+            | Op::SoftmaxCrossEntropyLoss(_)
+            | Op::QuantizeLinear { .. }
+            | Op::DequantizeLinear { .. }
+            | Op::Train(_)
+            | Op::Grad(_)
+            | Op::Fused(_) => Part::Float,
+        }
+    }
+
+    /// Whether a convolution or product has a float weight of its own, and a bias of its own if any.
+    fn has_weight(&self, node: &Node) -> bool {
+        let parameter = |id: ValueId| {
+            let value = self.graph.value(id);
+            matches!(value.source, Source::Parameter(_)) && value.dtype == DType::F32
+        };
+        self.is_computed(node.inputs[0]) && node.inputs[1..].iter().all(|&id| parameter(id))
+    }
+
+    /// Whether an activation alone reads what an operator in integers gives.
+    fn follows(&self, node: &Node) -> bool {
+        let producer = self.graph.producer(node.inputs[0]).map(|n| self.parts[n.index()]);
+        self.uses[node.inputs[0].index()] == 1 && matches!(producer, Some(Part::Weighted | Part::Computed))
+    }
+
+    fn is_computed(&self, id: ValueId) -> bool {
+        matches!(self.graph.value(id).source, Source::Input | Source::Node { .. })
+    }
+
+    /// The operands of a node that a run computes.
+    fn operands(&self, node: &Node) -> Vec<ValueId> {
+        node.inputs.iter().copied().filter(|&v| self.is_computed(v)).collect()
+    }
+
+    /// Whether an operator in integers gives a value.
+    fn is_integer(&self, id: ValueId) -> bool {
+        self.graph.producer(id).is_some_and(|n| self.parts[n.index()] != Part::Float)
+    }
+
+    /// Which values are rounded to integers when the operators in `kept` stay in float.
+    pub(crate) fn rounded(&self, kept: &BTreeSet<String>) -> Vec<bool> {
+        let mut rounded = vec![false; self.graph.values().len()];
+        for (node, &part) in self.graph.nodes().iter().zip(&self.parts) {
+            if kept.contains(&node.name) {
+                continue;
+            }
+            for id in self.reads(node, part) {
+                rounded[id.index()] = true;
+            }
+        }
+        rounded
+    }
+
+    /// The activations that a node takes as integers.
+    pub(crate) fn reads(&self, node: &Node, part: Part) -> Vec<ValueId> {
+        match part {
+            Part::Float | Part::Follows => Vec::new(),
+            Part::Weighted => vec![node.inputs[0]],
+            Part::Computed if node.op == Op::Add && self.scheme.placement == Placement::Inputs => {
+                vec![self.skipping(node)]
+            }
+            Part::Computed | Part::Moved => self.operands(node),
+        }
+    }
+
+    /// The operand of a sum that does not come straight out of a convolution that nothing else reads; of two that do, the
+    /// second.
+    fn skipping(&self, add: &Node) -> ValueId {
+        let fused = |id: ValueId| {
+            let producer = self.graph.producer(id).map(|n| self.parts[n.index()]);
+            producer == Some(Part::Weighted) && self.uses[id.index()] == 1
+        };
+        match (fused(add.inputs[0]), fused(add.inputs[1])) {
+            (false, true) => add.inputs[0],
+            _ => add.inputs[1],
+        }
+    }
+
+    /// The value whose scale `id` has: where it was moved from.
+    pub(crate) fn origin(&self, mut id: ValueId) -> ValueId {
+        while let Some(node) = self.graph.producer(id).filter(|n| self.parts[n.index()] == Part::Moved) {
+            id = self.graph.node(node).inputs[0];
+        }
+        id
+    }
+}
