@@ -7,6 +7,7 @@ use offshoot_formats::FormatError;
 use offshoot_formats::checkpoint::KeyMismatch;
 use offshoot_graph::{ExecuteError, GraphError};
 use offshoot_models::{BuildError, GraftError, TransferError, UnknownArchitecture};
+use offshoot_quant::QuantError;
 use offshoot_train::health::CheckError;
 use offshoot_train::{EvaluateError, NetworkError, RecipeError, RunError, StepError, TrainError};
 
@@ -71,6 +72,9 @@ pub enum Error {
     /// An evaluation failed.
     #[error(transparent)]
     Evaluate(#[from] EvaluateError),
+    /// A model cannot be quantised.
+    #[error(transparent)]
+    Quant(#[from] QuantError),
     /// A check could not be made.
     #[error(transparent)]
     Check(#[from] CheckError),

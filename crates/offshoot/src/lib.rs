@@ -35,7 +35,7 @@
 //! ```
 //!
 //! The crates below it can be used by themselves: `offshoot-graph` (the graph and its passes), `offshoot-cpu` (the
-//! executor), `offshoot-models`, `offshoot-formats`, `offshoot-data`, `offshoot-train`.
+//! executor), `offshoot-models`, `offshoot-formats`, `offshoot-data`, `offshoot-train`, `offshoot-quant`.
 
 mod bench;
 mod compare;
@@ -49,6 +49,7 @@ mod npz;
 mod nvidia;
 mod predict;
 mod pull;
+mod quantize;
 mod source;
 mod staging;
 mod start;
@@ -74,13 +75,18 @@ pub use offshoot_formats::onnx::Options as OnnxOptions;
 pub use offshoot_formats::tensorrt::{EnginePrecision, Profile};
 pub use offshoot_formats::torchscript::Form;
 pub use offshoot_graph::{Fit, Metadata, Model, Preprocessing};
+pub use offshoot_quant::{Method, Scheme, WeightBits};
 pub use offshoot_train::health;
 pub use offshoot_train::{
-    Amp, Control, Event, Freeze, GradScaler, Inference, Metrics, Recipe, Settings, evaluate, evaluate_views,
-    train,
+    Amp, Control, Event, Freeze, GradScaler, Inference, Metrics, Recipe, RunPictures, Settings, evaluate,
+    evaluate_views, train,
 };
 pub use predict::{Guess, Prediction, predict};
 pub use pull::{PullOptions, Pulled, fetch, pull};
+pub use quantize::{
+    QuantizePictures, Quantized, StaticModel, StaticOptions, calibration_batches, export_static,
+    is_quantized, quantize_static,
+};
 pub use source::{Loaded, ModelSource, Overrides};
 pub use start::{keep_base, own_preprocessing, resumed, starting_model, with_default_recipe};
 

@@ -12,6 +12,7 @@ mod models;
 mod predict;
 mod print;
 mod pull;
+mod quantize;
 mod recipe;
 mod report;
 mod train;
@@ -55,6 +56,8 @@ pub(crate) enum Command {
     Predict(predict::Arguments),
     /// Write a model in a deployment format, proven to answer like it.
     Export(export::Arguments),
+    /// Turn a trained model into one that computes in 8-bit integers, as an ONNX file.
+    Quantize(quantize::Arguments),
     /// Check that two models answer alike; exit code 1 if they do not.
     Verify(verify::Arguments),
     /// Look for what is wrong with a model and a folder of pictures, without training; exit code 1 if something is.
@@ -80,6 +83,7 @@ impl Command {
             Command::Eval(arguments) => arguments.run(),
             Command::Predict(arguments) => arguments.run(),
             Command::Export(arguments) => arguments.run(),
+            Command::Quantize(arguments) => arguments.run(),
             Command::Verify(arguments) => arguments.run(),
             Command::Check(arguments) => arguments.run(),
             Command::Data(arguments) => arguments.run(),

@@ -1,0 +1,344 @@
+//! Static int8: from a trained model to one in integers, within an accuracy budget.
+
+use std::collections::{BTreeSet, HashSet};
+use std::path::{Path, PathBuf};
+
+use offshoot_data::{Loader, LoaderOptions, Sample, Transform};
+use offshoot_formats::onnx;
+use offshoot_graph::passes::freeze;
+use offshoot_graph::{Executor, Model, Op, Tensor, Weights};
+use offshoot_quant::{
+    Calibration, Method, Network, Scheme, WeightBits, calibrate, fake_quantize, quantize, rank,
+};
+use offshoot_train::{Inference, OptimizerKind, OptimizerOptions, StepOptions, TrainStep, evaluate};
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+use crate::export::{Proof, export_onnx, shipped};
+
+/// Pictures that are run at once, to calibrate and to measure.
+const BATCH: usize = 8;
+/// Pictures that operators are ranked on: of the first batches of the calibration.
+const RANKED_BATCHES: usize = 3;
+/// The rate of `--qat`, of Adam, at its start; it falls to 0 along a line. Small steps: the weights are good already.
+const QAT_RATE: f64 = 1e-5;
+/// Pictures of a step of `--qat`.
+const QAT_BATCH: usize = 16;
+
+/// How a model is quantised.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StaticOptions {
+    /// The types and where they stand.
+    pub scheme: Scheme,
+    /// How the range of an activation is chosen.
+    pub method: Method,
+    /// The most pictures to calibrate on; of more, evenly spaced ones are taken.
+    pub pictures: usize,
+    /// The accuracy that may be lost; operators stay in float until no more is. Without, everything is quantised.
+    pub max_drop: Option<f64>,
+    /// Epochs of training through the rounding.
+    pub qat_epochs: u64,
+}
+
+impl Default for StaticOptions {
+    /// Seven-bit weights, ranges of the least squared error over 128 pictures, no budget, no training.
+    fn default() -> StaticOptions {
+        StaticOptions {
+            scheme: Scheme::cpu(WeightBits::Seven),
+            method: Method::default(),
+            pictures: 128,
+            max_drop: None,
+            qat_epochs: 0,
+        }
+    }
+}
+
+/// The pictures that quantisation looks at.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct QuantizePictures {
+    /// To calibrate on: pictures that the model was trained with, or others like them; never those it is measured on.
+    pub calibration: Vec<PathBuf>,
+    /// To train with, where that is asked for.
+    pub train: Vec<Sample>,
+    /// To measure on; empty where nothing is measured.
+    pub measured: Vec<Sample>,
+}
+
+/// What became of a model.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Quantized {
+    /// The file. Its manifest stands beside it.
+    #[serde(serialize_with = "crate::lossy")]
+    pub path: PathBuf,
+    /// Its size.
+    pub bytes: u64,
+    /// The size of the same model as an ONNX file in f32, batch norms folded.
+    pub bytes_before: u64,
+    /// The part of the pictures that it gets right, where it was measured.
+    pub accuracy: Option<f64>,
+    /// The same of the float model.
+    pub accuracy_before: Option<f64>,
+    /// The operators that stayed in float, the costliest first.
+    pub kept_float: Vec<String>,
+}
+
+/// A quantised model, and what is known of it.
+#[derive(Clone, Debug)]
+pub struct StaticModel {
+    /// The model: QuantizeLinear and DequantizeLinear around float operators, weights of i8.
+    pub model: Model,
+    /// The part of the measured pictures that it gets right.
+    pub accuracy: Option<f64>,
+    /// The same of the float model.
+    pub accuracy_before: Option<f64>,
+    /// The operators that stayed in float, the costliest first.
+    pub kept_float: Vec<String>,
+}
+
+/// Whether a model computes in integers already.
+pub fn is_quantized(model: &Model) -> bool {
+    model
+        .graph
+        .nodes()
+        .iter()
+        .any(|n| matches!(n.op, Op::QuantizeLinear { .. } | Op::DequantizeLinear { .. }))
+}
+
+/// Pictures to calibrate `model` on, in batches: at most `most` of `paths`, evenly spaced. Those that cannot be decoded are
+/// left out.
+///
+/// # Errors
+/// When none can be used.
+pub fn calibration_batches(model: &Model, paths: &[PathBuf], most: usize) -> Result<Vec<Tensor>> {
+    let preprocessing = &model.metadata.preprocessing;
+    let transform = Transform::new(preprocessing)?;
+    let count = paths.len().min(most);
+    let chosen = (0..count).map(|i| paths[i * paths.len() / count].clone()).collect();
+    let options = LoaderOptions::evaluation(&transform, BATCH);
+    let loader = Loader::unlabelled(chosen, transform, options);
+    let mut batches = Vec::new();
+    for batch in loader.epoch(0) {
+        let batch = batch?;
+        let shape = [batch.len(), 3, preprocessing.size, preprocessing.size];
+        batches.push(Tensor::f32(shape, batch.images));
+    }
+    if batches.is_empty() {
+        return Err(Error::Input("no picture to calibrate on could be decoded".into()));
+    }
+    Ok(batches)
+}
+
+/// Quantises `model` by what it does on the calibration pictures. `say` is told, in words, what is being done.
+///
+/// # Errors
+/// When there is nothing to quantise or to calibrate on, a picture is both to calibrate and to measure on, or a budget is asked
+/// for and nothing can be measured.
+pub fn quantize_static(
+    model: &Model,
+    pictures: &QuantizePictures,
+    options: &StaticOptions,
+    executor: &dyn Executor,
+    say: &mut dyn FnMut(&str),
+) -> Result<StaticModel> {
+    check(model, pictures, options)?;
+    let batches = calibration_batches(model, &pictures.calibration, options.pictures)?;
+    let mut work = Work { pictures, options, executor, batches, say };
+    let network = Network::new(model, options.scheme)?;
+    let accuracy_before = work.measure(model)?;
+    let plain = work.candidate(network)?;
+    let mut best = plain;
+    if options.qat_epochs > 0 {
+        let trained = work.train(&best.network)?;
+        let trained = work.candidate(trained)?;
+        // Where both are as good, what was trained for the rounding is closer to it.
+        if trained.accuracy >= best.accuracy {
+            best = trained;
+        } else {
+            (work.say)("training through the rounding has made it no better; its result is not used");
+        }
+    }
+    let mut found = StaticModel {
+        model: best.model.clone(),
+        accuracy: best.accuracy,
+        accuracy_before,
+        kept_float: vec![],
+    };
+    if let (Some(max_drop), Some(before)) = (options.max_drop, accuracy_before) {
+        work.guard(&best, before - max_drop, &mut found)?;
+    }
+    Ok(found)
+}
+
+fn check(model: &Model, pictures: &QuantizePictures, options: &StaticOptions) -> Result<()> {
+    if is_quantized(model) {
+        return Err(Error::Input(
+            "the model is quantised already; give the float model it was made of".into(),
+        ));
+    }
+    if options.max_drop.is_some() && pictures.measured.is_empty() {
+        let text = "--max-drop needs pictures with classes to measure the accuracy on; give --data DIR";
+        return Err(Error::Input(text.into()));
+    }
+    if options.qat_epochs > 0 && pictures.train.is_empty() {
+        let text = "--qat needs pictures with classes to train with; give a run directory, or --calibration DIR with a folder for each class";
+        return Err(Error::Input(text.into()));
+    }
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let measured: HashSet<PathBuf> = pictures.measured.iter().map(|s| real(&s.path)).collect();
+    let used = pictures.calibration.iter().chain(pictures.train.iter().map(|s| &s.path));
+    if let Some(both) = used.map(|path| real(path)).find(|path| measured.contains(path)) {
+        return Err(Error::Input(format!(
+            "{}: a picture that the accuracy is measured on must not be one to calibrate on; give others with --calibration DIR",
+            both.display()
+        )));
+    }
+    Ok(())
+}
+
+/// A float network, its calibration, and what comes out of both.
+struct Candidate {
+    network: Network,
+    calibration: Calibration,
+    model: Model,
+    accuracy: Option<f64>,
+}
+
+struct Work<'a> {
+    pictures: &'a QuantizePictures,
+    options: &'a StaticOptions,
+    executor: &'a dyn Executor,
+    batches: Vec<Tensor>,
+    say: &'a mut dyn FnMut(&str),
+}
+
+impl Work<'_> {
+    fn candidate(&mut self, network: Network) -> Result<Candidate> {
+        let count: usize = self.batches.iter().map(|b| b.shape()[0]).sum();
+        (self.say)(&format!("calibrating on {count} pictures ({})", self.options.method));
+        let calibration = calibrate(&network, &self.batches, self.options.method, self.executor)?;
+        let model = quantize(&network, &calibration, &BTreeSet::new())?;
+        let accuracy = self.measure(&model)?;
+        Ok(Candidate { network, calibration, model, accuracy })
+    }
+
+    /// The part of the pictures that a model gets right.
+    fn measure(&self, model: &Model) -> Result<Option<f64>> {
+        if self.pictures.measured.is_empty() {
+            return Ok(None);
+        }
+        let transform = Transform::new(&model.metadata.preprocessing)?;
+        let options = LoaderOptions::evaluation(&transform, BATCH);
+        let loader = Loader::new(self.pictures.measured.clone(), transform, options);
+        let mut inference = Inference::new(model, self.executor)?;
+        let metrics = evaluate(&mut inference, model.metadata.classes.len(), &loader, |_| {})?;
+        Ok(Some(metrics.accuracy()))
+    }
+
+    /// The network after some epochs of training through the rounding, whose scales follow the weights after each.
+    fn train(&mut self, network: &Network) -> Result<Network> {
+        let mut model = network.model();
+        let transform = Transform::new(&model.metadata.preprocessing)?;
+        let options = LoaderOptions::training(&transform, QAT_BATCH, 0);
+        let loader = Loader::new(self.pictures.train.clone(), transform, options);
+        let epochs = self.options.qat_epochs;
+        for epoch in 0..epochs {
+            let network = Network::new(&model, self.options.scheme)?;
+            let calibration = calibrate(&network, &self.batches, self.options.method, self.executor)?;
+            let fake = fake_quantize(&network, &calibration, &BTreeSet::new())?;
+            let (weights, loss) = self.epoch(fake, &loader, epoch)?;
+            (self.say)(&format!("epoch {} of {epochs} through the rounding: loss {loss:.4}", epoch + 1));
+            model = network.model();
+            for (name, tensor) in &mut model.weights {
+                if let Some(trained) = weights.get(name) {
+                    tensor.clone_from(trained);
+                }
+            }
+        }
+        Ok(Network::new(&model, self.options.scheme)?)
+    }
+
+    /// One epoch: the trained weights and the mean loss.
+    fn epoch(&mut self, mut fake: Model, loader: &Loader, epoch: u64) -> Result<(Weights, f64)> {
+        freeze(&mut fake.graph, |_| false);
+        let size = fake.metadata.preprocessing.size;
+        let options = StepOptions::new(OptimizerOptions::new(OptimizerKind::Adam), QAT_RATE);
+        let mut step = TrainStep::new(fake, &options, self.executor)?;
+        let steps = loader.batches() as f64;
+        let (mut losses, mut count) = (0.0, 0u64);
+        for (index, batch) in loader.epoch(epoch).enumerate() {
+            let batch = batch?;
+            let n = batch.len();
+            let images = Tensor::f32([n, 3, size, size], batch.images);
+            let keys = Tensor::i64([n], batch.indices.iter().map(|&i| i as i64).collect());
+            let done = (epoch as f64 + index as f64 / steps) / self.options.qat_epochs as f64;
+            losses += f64::from(step.run(images, &Tensor::i64([n], batch.labels), &keys, 1.0 - done)?.loss);
+            count += 1;
+        }
+        Ok((step.model().weights, losses / count.max(1) as f64))
+    }
+
+    /// Leaves as many of the costliest operators in float as it takes to get `least` of the pictures right.
+    fn guard(&mut self, candidate: &Candidate, least: f64, found: &mut StaticModel) -> Result<()> {
+        let enough = |accuracy: Option<f64>| accuracy.is_some_and(|a| a >= least - 1e-9);
+        if enough(candidate.accuracy) {
+            return Ok(());
+        }
+        (self.say)("the accuracy falls too far: measuring what each operator costs");
+        let ranked = &self.batches[..self.batches.len().min(RANKED_BATCHES)];
+        let costs = rank(&candidate.network, &candidate.calibration, ranked, self.executor, |_, _| {})?;
+        let order: Vec<String> = costs.into_iter().map(|cost| cost.operator).collect();
+        let mut attempt = |count: usize| -> Result<(Model, Option<f64>)> {
+            let kept = order[..count].iter().cloned().collect();
+            let model = quantize(&candidate.network, &candidate.calibration, &kept)?;
+            let accuracy = self.measure(&model)?;
+            let accuracy_text = accuracy.map_or_else(String::new, |a| format!("{a:.4}"));
+            (self.say)(&format!("{count} of {} operators in float: accuracy {accuracy_text}", order.len()));
+            Ok((model, accuracy))
+        };
+        // Twice as many until it is enough, then the least number in between.
+        let (mut too_few, mut count) = (0, 1);
+        let mut best = loop {
+            let made = attempt(count.min(order.len()))?;
+            if enough(made.1) || count >= order.len() {
+                break made;
+            }
+            (too_few, count) = (count, 2 * count);
+        };
+        let mut count = count.min(order.len());
+        while count - too_few > 1 {
+            let middle = (count + too_few) / 2;
+            let made = attempt(middle)?;
+            if enough(made.1) {
+                (best, count) = (made, middle);
+            } else {
+                too_few = middle;
+            }
+        }
+        (found.model, found.accuracy) = best;
+        found.kept_float = order[..count].to_vec();
+        Ok(())
+    }
+}
+
+/// Writes a quantised model as ONNX to `path`, proven as by [`export_onnx`]; `float` is the model it was made of.
+///
+/// # Errors
+/// Those of [`export_onnx`].
+pub fn export_static(
+    quantized: StaticModel,
+    float: &Model,
+    path: &Path,
+    options: onnx::Options,
+    proof: Proof<'_>,
+) -> Result<Quantized> {
+    let before = onnx::write_bytes(&shipped(float)?, options).map_err(|problem| problem.at(path))?;
+    let exported = export_onnx(&quantized.model, path, options, proof)?;
+    Ok(Quantized {
+        path: exported.path,
+        bytes: exported.bytes,
+        bytes_before: before.len() as u64,
+        accuracy: quantized.accuracy,
+        accuracy_before: quantized.accuracy_before,
+        kept_float: quantized.kept_float,
+    })
+}
