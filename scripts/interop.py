@@ -2,6 +2,7 @@
 
     python scripts/interop.py onnx FILE.onnx PREDICTIONS      onnx, onnxruntime, numpy, pillow
     python scripts/interop.py whole FILE.onnx PREDICTIONS     onnx, onnxruntime, numpy, pillow
+    python scripts/interop.py int8 FILE.onnx PREDICTIONS      onnx, onnxruntime, numpy, pillow
     python scripts/interop.py foreign FILE.onnx PREDICTIONS SIZE      onnxruntime, numpy, pillow
     python scripts/interop.py weights FILE.safetensors        safetensors, numpy
     python scripts/interop.py pytorch FILE.safetensors PREDICTIONS    torch, torchvision
@@ -14,7 +15,9 @@
 PREDICTIONS is what `offshoot predict FILE PICTURES.. --logits --json` printed: pictures are prepared here from their files, as
 the metadata in FILE says, and the logits computed from them must be the printed ones to 1e-4 of the largest, with the same best
 class for each picture. `whole` gives a file that prepares its pictures the decoded pictures in ONNX Runtime, and reports how
-far its resizing takes pixels and logits from ours. `foreign` runs a file of another converter on pictures prepared as is
+far its resizing takes pixels and logits from ours. `int8` gives a file of integers to ONNX Runtime, which rounds on its own: the best class must be
+the printed one on 99 % of the pictures, and it reports how far the logits lie apart, with its optimisations and without (then it
+computes in floats what the file says). `foreign` runs a file of another converter on pictures prepared as is
 assumed for one (its shorter side 8/7 of SIZE, its middle, ImageNet's mean and std), in the file's layout. `scripted` gives the file the pictures as they are, as bytes and as floats, and reports how far its
 own resizing takes the logits from the printed ones. `make` traces and scripts a model of random weights into FOLDER, and
 `same` checks that two archives compute the same, that PyTorch freezes and optimises the first, and that their keys agree.
@@ -114,6 +117,32 @@ def check_onnx(path, printed):
     for batch in [1, 2, 7, 32]:
         parts = [session.run(["output"], {"input": x[i : i + batch]})[0] for i in range(0, len(x), batch)]
         report[f"batch {batch}"] = compare(np.concatenate(parts), wanted)
+    return report
+
+
+def check_int8(path, printed):
+    import onnx
+    import onnxruntime
+
+    onnx.checker.check_model(path, full_check=True)
+    model = onnx.load(path)
+    metadata = json.loads({p.key: p.value for p in model.metadata_props}["offshoot"])
+    paths, wanted = predictions(printed)
+    x = np.stack([prepare(path, metadata["preprocessing"]) for path in paths])
+    operators = sorted({node.op_type for node in model.graph.node})
+    weights = {tensor.name: onnx.TensorProto.DataType.Name(tensor.data_type) for tensor in model.graph.initializer}
+    report = {"pictures": len(paths), "operators": operators, "types": sorted(set(weights.values()))}
+    levels = onnxruntime.GraphOptimizationLevel
+    for name, level in [("optimised", levels.ORT_ENABLE_ALL), ("as_written", levels.ORT_DISABLE_ALL)]:
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = level
+        session = onnxruntime.InferenceSession(path, options)
+        parts = [session.run(["output"], {"input": x[i : i + 8]})[0] for i in range(0, len(x), 8)]
+        found = np.concatenate(parts)
+        same = float((found.argmax(1) == wanted.argmax(1)).mean())
+        difference = float(np.abs(found - wanted).max() / np.abs(wanted).max())
+        assert same >= 0.99, f"{name}: top-1 is the same on {same} of the pictures"
+        report[name] = {"top1_equal": same, "difference": difference}
     return report
 
 
@@ -371,6 +400,7 @@ def check_same(path, other, size):
 if __name__ == "__main__":
     checks = {
         "onnx": check_onnx,
+        "int8": check_int8,
         "whole": check_whole,
         "foreign": check_foreign,
         "weights": check_weights,

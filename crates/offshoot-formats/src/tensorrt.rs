@@ -12,6 +12,9 @@ pub enum EnginePrecision {
     F16,
     /// f32.
     F32,
+    /// i8 where the file quantises, f16 elsewhere. The file says itself where: by QuantizeLinear and DequantizeLinear
+    /// ("explicit quantisation").
+    Int8,
 }
 
 /// The sizes of batches that an engine takes, and the one that it is tuned for.
@@ -57,6 +60,7 @@ pub fn arguments(
     match precision {
         EnginePrecision::F16 => arguments.push("--fp16".to_owned()),
         EnginePrecision::F32 => {}
+        EnginePrecision::Int8 => arguments.extend(["--int8".to_owned(), "--fp16".to_owned()]),
     }
     arguments
 }

@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::export::{Exported, Proof, export_onnx};
+use crate::quantize::is_quantized;
 
 const ONNX: &str = "model.onnx";
 const ENGINE: &str = "model.engine";
@@ -60,8 +61,10 @@ fn lossy_option<S: serde::Serializer>(
 /// builds `model.engine` with an optimisation profile for the batches that `options` names. Where `trtexec` is found the
 /// engine is built at once.
 ///
+/// For [`EnginePrecision::Int8`], `model` is one that [`crate::quantize_static`] made under [`offshoot_quant::Scheme::tensorrt`].
+///
 /// # Errors
-/// Those of [`export_onnx`]; when the profile is not in order, or `trtexec` fails: with the end of what it said.
+/// Those of [`export_onnx`]; when a model for int8 is not quantised; when the profile is not in order, or `trtexec` fails: with the end of what it said.
 pub fn export_tensorrt(
     model: &Model,
     folder: &Path,
@@ -73,6 +76,11 @@ pub fn export_tensorrt(
         let text =
             format!("the batches {min}, {opt} and {max} are not in order: give 1 <= min <= opt <= max");
         return Err(Error::Input(text));
+    }
+    if options.precision == EnginePrecision::Int8 && !is_quantized(model) {
+        return Err(Error::Input(
+            "an engine in int8 is made of a model that is quantised for TensorRT".into(),
+        ));
     }
     create(folder)?;
     let file = Exported {

@@ -280,3 +280,36 @@ fn pytorch_runs_our_core_ml_program_on_photographs() {
         assert!(bytes <= part * bytes_f32, "{precision}: {bytes} of {bytes_f32}");
     }
 }
+
+/// Calibrated on pictures that the networks were not trained with; the five folds are in `benches/int8_accuracy.py`.
+#[test]
+#[ignore = "needs the light Python peers (OFFSHOOT_PEERS) and the assets (OFFSHOOT_ASSETS)"]
+fn onnx_runtime_answers_like_our_integers() {
+    let world = World::new("int8");
+    let assets = cached("OFFSHOOT_ASSETS", "assets");
+    let pictures = assets.join("imagenet20").display().to_string();
+    let classes = |file: &str| -> Vec<u64> {
+        let rows = world.text(file);
+        let best =
+            |line: &str| serde_json::from_str::<Value>(line).unwrap()["top"][0]["index"].as_u64().unwrap();
+        rows.lines().map(best).collect()
+    };
+    for name in ["mobilenet_v2", "efficientnet_lite0"] {
+        let weights = assets.join(format!("weights/{name}.pth"));
+        let model = format!("--model {name} --weights {}", weights.display());
+        let calibration = assets.join("photos6");
+        let made = world.json(&format!(
+            "quantize {model} --mode static --calibration {} --out {name}",
+            calibration.display()
+        ));
+        let file = made["path"].as_str().unwrap();
+        assert_eq!(predict(&world, file, &pictures, "int8.jsonl"), 20);
+        predict(&world, &model, &pictures, "f32.jsonl");
+        let same = classes("int8.jsonl").iter().zip(classes("f32.jsonl")).filter(|(a, b)| **a == *b).count();
+        assert!(same >= 18, "{name}: top-1 is the float network's on {same} of 20");
+        let report = interop(&world, &["int8", file, "int8.jsonl"]);
+        for how in ["optimised", "as_written"] {
+            assert_eq!(report[how]["top1_equal"], json!(1.0), "{report}");
+        }
+    }
+}

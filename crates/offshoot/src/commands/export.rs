@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use offshoot::{
     CoreMlOptions, Dataset, EnginePrecision, Error, FolderOptions, Form, Inputs, Model, OnnxOptions,
-    Precision, Profile, Proof, Recipe, StoredWeights, TensorRtExport, TensorRtOptions, Transform,
+    Precision, Profile, Proof, Recipe, Scheme, StoredWeights, TensorRtExport, TensorRtOptions, Transform,
     export_coreml, export_onnx, export_tensorrt, export_torchscript, export_triton, is_coreml_package,
-    labelled, sha256,
+    labelled, quantize_static, sha256,
 };
 use serde_json::{Value, json};
 
 use super::arguments::{self, PreprocessingArguments, Pretrained, Processor};
+use super::quantize::CalibrationArguments;
 use super::{Failure, Outcome, print};
 
 /// What `--format` takes.
@@ -36,10 +37,12 @@ pub(crate) struct Arguments {
     /// For onnx: a file that prepares its pictures itself; it takes bytes [batch, height, width, 3] of any size.
     #[arg(long)]
     with_preprocess: bool,
-    /// For coreml and tensorrt: f32 or f16 (half the size of a package); for coreml also int8 (a quarter: int8 weights,
-    /// computed with in f16).
+    /// For coreml and tensorrt: f32, f16 (half the size of a package) or int8. For coreml that is int8 weights, computed with in
+    /// f16; for tensorrt weights and activations in the explicit form that TensorRT takes, with ranges from pictures.
     #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = ["f32", "f16", "int8"])]
     precision: String,
+    #[command(flatten)]
+    calibration: CalibrationArguments,
     #[command(flatten)]
     batches: Batches,
     /// For tensorrt: NVIDIA's `trtexec`, which builds the engine; by default the one on PATH, if there is one.
@@ -100,6 +103,11 @@ impl Arguments {
         let proof = Proof { inputs: &inputs, executor: &executor, source_sha256: Some(&source) };
         let mut files = Vec::new();
         for format in &self.format {
+            if format == "tensorrt" && self.precision == "int8" {
+                let run = run.map(PathBuf::as_path);
+                files.push(self.export_int8_engine(&model, run, &out.join(&stem), proof)?);
+                continue;
+            }
             files.push(self.export(format, &model, &out.join(&stem), proof)?);
         }
         if self.json { print::json(&json!({"files": files})) } else { files.iter().try_for_each(text) }
@@ -133,6 +141,31 @@ impl Arguments {
         Ok(json!(file))
     }
 
+    /// An engine of the model quantised as TensorRT wants it.
+    fn export_int8_engine(
+        &self,
+        model: &Model,
+        run: Option<&Path>,
+        stem: &Path,
+        proof: Proof<'_>,
+    ) -> Result<Value, Failure> {
+        let pictures = self.calibration.pictures(model, run, self.data.as_deref())?;
+        let options = self.calibration.options(Scheme::tensorrt());
+        let mut say = |text: &str| eprintln!("{text}");
+        let quantized = quantize_static(model, &pictures, &options, proof.executor, &mut say)?;
+        if let (Some(now), Some(before)) = (quantized.accuracy, quantized.accuracy_before) {
+            eprintln!("accuracy {now:.4} in int8, {before:.4} in float");
+        }
+        let mut folder = stem.as_os_str().to_owned();
+        folder.push("-tensorrt");
+        let export = export_tensorrt(&quantized.model, folder.as_ref(), &self.tensorrt_options(), proof)?;
+        self.say(&export);
+        let mut report = json!(export);
+        report["accuracy"] = json!(quantized.accuracy);
+        report["accuracy_before"] = json!(quantized.accuracy_before);
+        Ok(report)
+    }
+
     /// What became of the engine, on standard error.
     fn say(&self, export: &TensorRtExport) {
         match &export.engine {
@@ -157,10 +190,6 @@ impl Arguments {
                 Error::Input(format!("--format {format} is no format; give some of {formats}")).into()
             );
         }
-        if self.precision == "int8" && self.format.iter().any(|f| f == "tensorrt") {
-            let text = "--format tensorrt --precision int8 is not supported yet; give f16 or f32";
-            return Err(Error::Input(text.into()).into());
-        }
         if self.script && !self.format.iter().any(|f| f == "torchscript") {
             return Err(Error::Input("--script goes with --format torchscript".into()).into());
         }
@@ -180,7 +209,11 @@ impl Arguments {
     }
 
     fn tensorrt_options(&self) -> TensorRtOptions {
-        let precision = if self.precision == "f32" { EnginePrecision::F32 } else { EnginePrecision::F16 };
+        let precision = match self.precision.as_str() {
+            "f32" => EnginePrecision::F32,
+            "int8" => EnginePrecision::Int8,
+            _ => EnginePrecision::F16,
+        };
         let Batches { batch_min: min, batch_opt: opt, batch_max: max } = self.batches;
         TensorRtOptions { precision, profile: Profile { min, opt, max }, trtexec: self.trtexec.clone() }
     }
