@@ -61,6 +61,8 @@ struct Rewriting<'a> {
     map: Vec<Option<ValueId>>,
     /// The scale and the zero point of each value that others take theirs from.
     scales: HashMap<ValueId, [ValueId; 2]>,
+    /// Zero points that are all zero, by type and number: one constant for all channels of that number.
+    zeros: HashMap<(DType, usize), ValueId>,
 }
 
 impl<'a> Rewriting<'a> {
@@ -84,6 +86,7 @@ impl<'a> Rewriting<'a> {
             weights: Weights::new(),
             map: vec![None; network.graph.values().len()],
             scales: HashMap::new(),
+            zeros: HashMap::new(),
         })
     }
 
@@ -238,6 +241,18 @@ impl<'a> Rewriting<'a> {
         Ok(inputs)
     }
 
+    /// As many zero points of i8 or i32 that are zero.
+    fn zeros(&mut self, dtype: DType, places: usize) -> ValueId {
+        if let Some(&zeros) = self.zeros.get(&(dtype, places)) {
+            return zeros;
+        }
+        let data = if dtype == DType::I8 { Data::I8(vec![0; places]) } else { Data::I32(vec![0; places]) };
+        let tensor = Tensor::new([places], data).expect("one for each place");
+        let zeros = self.new.add_constant(&format!("zeros.{dtype}.{places}"), tensor);
+        self.zeros.insert((dtype, places), zeros);
+        zeros
+    }
+
     /// A weight behind its DequantizeLinear.
     fn weight(
         &mut self,
@@ -249,8 +264,7 @@ impl<'a> Rewriting<'a> {
     ) -> Result<ValueId, GraphError> {
         let places = scales.len();
         let scale = self.new.add_constant(&format!("{name}.scale"), Tensor::f32([places], scales.to_vec()));
-        let zero = zeros(DType::I8, places);
-        let zero = self.new.add_constant(&format!("{name}.zero_point"), zero);
+        let zero = self.zeros(DType::I8, places);
         match self.weight {
             Weight::Float => {
                 let w = self.parameter(name, float.clone(), Role::Weight);
@@ -278,15 +292,9 @@ impl<'a> Rewriting<'a> {
         }
         let (integers, scales) = round_bias(&bias, activation, weight);
         let scale = self.new.add_constant(&format!("{name}.scale"), Tensor::f32([places], scales));
-        let zero = self.new.add_constant(&format!("{name}.zero_point"), zeros(DType::I32, places));
+        let zero = self.zeros(DType::I32, places);
         let integers = Tensor::new([places], Data::I32(integers)).expect("one for each place");
         let b = self.parameter(name, integers, Role::Weight);
         self.new.add(&format!("{name}.dequantized"), Op::DequantizeLinear { axis: 0 }, &[b, scale, zero])
     }
-}
-
-/// Zero points of i8 or i32.
-fn zeros(dtype: DType, places: usize) -> Tensor {
-    let data = if dtype == DType::I8 { Data::I8(vec![0; places]) } else { Data::I32(vec![0; places]) };
-    Tensor::new([places], data).expect("one for each place")
 }
