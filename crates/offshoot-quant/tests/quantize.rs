@@ -131,7 +131,7 @@ fn every_method_stays_close_to_float() {
     let exact = logits(&model(), &held);
     for scheme in [Scheme::cpu(WeightBits::Eight), Scheme::cpu(WeightBits::Seven), Scheme::tensorrt()] {
         let network = network(scheme);
-        assert_eq!(distance(&exact, &logits(&network.model(), &held)) < 1e-5, true);
+        assert!(distance(&exact, &logits(&network.model(), &held)) < 1e-5);
         for method in METHODS {
             let model = quantize(&network, &calibrated(&network, method), &none()).unwrap();
             let off = distance(&exact, &logits(&model, &held));
