@@ -15,6 +15,7 @@ pub mod element;
 pub mod elementwise;
 mod gather;
 pub mod gemm;
+pub mod int8;
 pub mod layer_norm;
 pub mod layout;
 pub mod math;

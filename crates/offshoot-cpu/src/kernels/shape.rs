@@ -1,6 +1,6 @@
 //! What moves elements and computes nothing: parts of rows, axes in another order, broadcasting.
 
-use super::element::Element;
+use super::element::{Element, Stored};
 use super::elementwise::{broadcast_strides, for_offsets};
 use super::layout::transpose;
 use super::rows::{Shared, for_chunks, rows_per_task};
@@ -20,7 +20,7 @@ pub struct Columns {
 ///
 /// # Panics
 /// When the columns are outside of the rows, differ in number, or the slices have not as many rows.
-pub fn copy_columns<E: Element>(x: &[E], from: Columns, out: &mut [E], to: Columns) {
+pub fn copy_columns<E: Stored>(x: &[E], from: Columns, out: &mut [E], to: Columns) {
     assert!(from.width == to.width && from.start + from.width <= from.row && to.start + to.width <= to.row);
     let rows = x.len().checked_div(from.row).unwrap_or(0);
     assert!(x.len() == rows * from.row && out.len() == rows * to.row, "rows of {from:?} and {to:?}");

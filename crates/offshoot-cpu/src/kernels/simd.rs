@@ -393,7 +393,7 @@ impl Simd for Portable {
 
 #[cfg(target_arch = "x86_64")]
 #[allow(clippy::undocumented_unsafe_blocks)] // the trait states what each method asks of its caller
-mod x86 {
+pub(super) mod x86 {
     use super::Simd;
     #[allow(clippy::wildcard_imports)] // the intrinsics have names of their own
     use std::arch::x86_64::*;
@@ -401,7 +401,7 @@ mod x86 {
 
     /// Eight lanes of AVX2.
     #[derive(Clone, Copy, Debug)]
-    pub(super) struct Avx2;
+    pub(in crate::kernels) struct Avx2;
 
     /// A mask whose first `n` of eight lanes are set.
     #[inline(always)]
@@ -594,7 +594,7 @@ mod x86 {
 
     /// Sixteen lanes of AVX-512.
     #[derive(Clone, Copy, Debug)]
-    pub(super) struct Avx512;
+    pub(in crate::kernels) struct Avx512;
 
     impl Simd for Avx512 {
         type V = __m512;

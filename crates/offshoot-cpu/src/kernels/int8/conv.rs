@@ -1,0 +1,357 @@
+//! Dense and grouped convolution of bytes, and with one pixel a picture the product of matrices.
+//!
+//! A task takes a block of output pixels and gathers the bytes under their windows into rows of a thread's scratch
+//! (padding becomes the zero point). It multiplies them with packed panels of the filter, keeping sums in registers over
+//! the whole reduction.
+
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
+use super::super::ConvShape;
+use super::super::conv::{activations_len, weights_len};
+use super::super::parallel;
+use super::super::simd::Isa;
+use super::products::{MOST_SUMS, PART, STRIDE, Tile, run};
+use super::requantize::{Output, Target};
+use super::simd::{Cells, Integers, Packing, Product, dispatch_product};
+
+/// Bytes of scratch that a task's rows may take: half of a second-level cache of 512 KiB.
+const ROOM: usize = 192 << 10;
+
+/// Most output pixels of a task, and what it is a multiple of: whole tiles of every path.
+const BLOCK: usize = 168;
+const STEP: usize = 42;
+
+/// Tasks of a small convolution.
+const TASKS: usize = 8;
+
+/// A filter in the order that [`conv`] reads it, and what makes its sums numbers.
+#[derive(Clone, Debug)]
+pub struct ByteFilter {
+    isa: Isa,
+    packing: Packing,
+    /// Output channels and the length of the reduction of a group.
+    sizes: [usize; 2],
+    /// `[group][panel][cells of the reduction][columns of the panel]`
+    cells: Vec<i32>,
+    /// What the sum of each column starts from, by group, each rounded up to whole vectors.
+    init: Vec<i32>,
+    /// What its sum is multiplied with.
+    scale: Vec<f32>,
+    zero_point: u8,
+}
+
+/// The numbers of a filter.
+#[derive(Clone, Copy, Debug)]
+pub struct Numbers<'a> {
+    /// OIHW.
+    pub weights: &'a [i8],
+    /// What is added to the sum of products of each output channel, in units of x's scale times the weight's.
+    pub bias: &'a [i32],
+    /// What the sum of each output channel is multiplied with.
+    pub scale: &'a [f32],
+    /// The byte of x that stands for 0.
+    pub zero_point: u8,
+}
+
+impl ByteFilter {
+    /// Packs the filter of `shape`.
+    ///
+    /// # Panics
+    /// When a slice has not the size that `shape` says.
+    pub fn pack(isa: Isa, shape: &ConvShape, numbers: &Numbers<'_>) -> ByteFilter {
+        ByteFilter::pack_as(isa, Packing::of(isa, numbers.weights), shape, numbers)
+    }
+
+    pub(super) fn pack_as(
+        isa: Isa,
+        packing: Packing,
+        shape: &ConvShape,
+        numbers: &Numbers<'_>,
+    ) -> ByteFilter {
+        assert_eq!(numbers.weights.len(), weights_len(shape), "weights of {shape:?}");
+        assert_eq!([numbers.bias.len(), numbers.scale.len()], [shape.out_c; 2], "numbers of {shape:?}");
+        let panels = Panels::new(isa, packing, shape);
+        let (cols, depth) = (panels.cols, panels.reduction);
+        let padded = shape.groups * panels.padded();
+        let mut filter = ByteFilter {
+            isa,
+            packing,
+            sizes: [cols, depth],
+            cells: vec![0; padded * panels.depth],
+            init: vec![0; padded],
+            scale: vec![0.0; padded],
+            zero_point: numbers.zero_point,
+        };
+        for channel in 0..shape.out_c {
+            let (group, col) = (channel / cols, channel % cols);
+            let weights = Weights { all: &numbers.weights[channel * depth..][..depth], shape };
+            let start = group * panels.padded() + col;
+            filter.scale[start] = numbers.scale[channel];
+            filter.init[start] = numbers.bias[channel];
+            if packing.keeps_zero_point() {
+                let sum: i32 = weights.all.iter().map(|&w| i32::from(w)).sum();
+                filter.init[start] = numbers.bias[channel].wrapping_sub(sum * i32::from(numbers.zero_point));
+            }
+            let (place, width) = panels.column(col);
+            let cells = &mut filter.cells[group * panels.group() + place..];
+            for step in 0..panels.depth {
+                cells[step * width] = weights.cell(step, packing.group());
+            }
+        }
+        filter
+    }
+
+    /// Bytes that it holds.
+    pub fn bytes(&self) -> usize {
+        4 * (self.cells.len() + self.init.len() + self.scale.len())
+    }
+}
+
+/// The weights of an output channel, OIHW.
+struct Weights<'a> {
+    all: &'a [i8],
+    shape: &'a ConvShape,
+}
+
+impl Weights<'_> {
+    /// Element `i` of the reduction, which goes over the window's pixels and, for each, over its channels.
+    fn at(&self, i: usize) -> i8 {
+        let (area, channels) =
+            (self.shape.kernel[0] * self.shape.kernel[1], self.shape.in_c / self.shape.groups);
+        if i < self.all.len() { self.all[i % channels * area + i / channels] } else { 0 }
+    }
+
+    /// The elements of step `step`, `group` of them in 32 bits.
+    fn cell(&self, step: usize, group: usize) -> i32 {
+        let first = step * group;
+        match group {
+            2 => {
+                let [low, high] = [0, 1].map(|i| i32::from(self.at(first + i)));
+                (low & 0xFFFF) | high << 16
+            }
+            _ => i32::from_le_bytes([0, 1, 2, 3].map(|i| self.at(first + i) as u8)),
+        }
+    }
+}
+
+/// How the output channels of a group lie in panels.
+#[derive(Clone, Copy)]
+struct Panels {
+    cols: usize,
+    lanes: usize,
+    vectors: usize,
+    /// Elements of the reduction.
+    reduction: usize,
+    /// The reduction in units of 32 bits.
+    depth: usize,
+}
+
+impl Panels {
+    fn new(isa: Isa, packing: Packing, shape: &ConvShape) -> Panels {
+        let (lanes, vectors) = packing.panel(isa);
+        let reduction = shape.kernel[0] * shape.kernel[1] * (shape.in_c / shape.groups);
+        let depth = reduction.div_ceil(packing.group());
+        Panels { cols: shape.out_c / shape.groups, lanes, vectors, reduction, depth }
+    }
+
+    fn width(&self) -> usize {
+        self.lanes * self.vectors
+    }
+
+    fn count(&self) -> usize {
+        self.cols.div_ceil(self.width())
+    }
+
+    /// Columns with those that fill the last vector.
+    fn padded(&self) -> usize {
+        self.cols.next_multiple_of(self.lanes)
+    }
+
+    /// Cells of a group.
+    fn group(&self) -> usize {
+        self.padded() * self.depth
+    }
+
+    /// Columns of panel `index`, with those that fill the last vector.
+    fn width_of(&self, index: usize) -> usize {
+        (self.padded() - index * self.width()).min(self.width())
+    }
+
+    /// Where column `col` starts in its group, and the width of its panel.
+    fn column(&self, col: usize) -> (usize, usize) {
+        let (panel, within) = (col / self.width(), col % self.width());
+        (panel * self.width() * self.depth + within, self.width_of(panel))
+    }
+}
+
+/// y = the convolution of x with `filter`, as `output` says.
+///
+/// # Panics
+/// When a slice has not the size that `shape` says, or `filter` is packed for another shape or path.
+pub fn conv(isa: Isa, shape: &ConvShape, x: &[u8], filter: &ByteFilter, mut output: Output<'_>) {
+    assert_eq!([x.len(), output.len()], activations_len(shape), "input and output of {shape:?}");
+    let panels = Panels::new(isa, filter.packing, shape);
+    assert!(filter.isa == isa && filter.sizes == [panels.cols, panels.reduction], "filter of {shape:?}");
+    assert_eq!(filter.init.len(), shape.groups * panels.padded(), "filter of {shape:?}");
+    assert!(shape.strides.iter().all(|&step| step > 0), "a step of 0 in {shape:?}");
+    let pixels = shape.batch * shape.out_h * shape.out_w;
+    let row_parts = (4 * panels.depth).div_ceil(PART).max(1);
+    let block = (ROOM / (row_parts * STRIDE) / STEP * STEP).clamp(STEP, BLOCK);
+    let row_blocks = pixels.div_ceil(block);
+    let col_blocks = TASKS.div_ceil(row_blocks.max(1) * shape.groups).min(panels.count());
+    let target = output.shared();
+    let work = pixels * shape.out_c * panels.reduction / 4;
+    parallel::for_each_task(shape.groups * row_blocks * col_blocks, work, |index| {
+        let (rest, col_block) = (index / col_blocks, index % col_blocks);
+        let (group, row_block) = (rest / row_blocks, rest % row_blocks);
+        let rows = parallel::part(pixels, row_blocks, row_block);
+        let columns = parallel::part(panels.count(), col_blocks, col_block);
+        parallel::with_scratch(row_parts * rows.len() * STRIDE / 4, |scratch| {
+            let scratch = scratch.as_mut_ptr().cast();
+            let task = Task { shape, x, filter, panels, target, group, rows, columns, scratch };
+            dispatch_product(isa, filter.packing, task);
+        });
+    });
+}
+
+struct Task<'a> {
+    shape: &'a ConvShape,
+    x: &'a [u8],
+    filter: &'a ByteFilter,
+    panels: Panels,
+    target: Target<'a>,
+    group: usize,
+    /// Output pixels of the flattened batch.
+    rows: Range<usize>,
+    /// Panels.
+    columns: Range<usize>,
+    /// [`STRIDE`] bytes for each part of each row.
+    scratch: *mut u8,
+}
+
+impl Product for Task<'_> {
+    #[inline(always)]
+    unsafe fn run<S: Integers, C: Cells<S>>(self) {
+        let part = self.rows.len() * STRIDE;
+        // Safety: `S` and what `C` needs are available; rows and columns are those of the shape.
+        unsafe {
+            for row in self.rows.clone() {
+                let to = self.scratch.add((row - self.rows.start) * STRIDE);
+                self.gather::<S, C>(row, Row { to, part, at: 0 });
+            }
+            let tiles = self.rows.len().div_ceil(S::TILE_ROWS);
+            for panel in self.columns.clone() {
+                for i in 0..tiles {
+                    self.tile::<S, C>(panel, parallel::part(self.rows.len(), tiles, i), part);
+                }
+            }
+        }
+    }
+}
+
+/// A row of cells that is being filled.
+struct Row {
+    to: *mut u8,
+    /// Bytes from one part to the next.
+    part: usize,
+    /// The next element.
+    at: usize,
+}
+
+impl Row {
+    /// Appends `n` elements: those that `from` points to, or some that stand for 0.
+    #[inline(always)]
+    unsafe fn push<S: Integers, C: Cells<S>>(&mut self, from: Option<*const u8>, n: usize, zero_point: u8) {
+        let size = 4 / C::GROUP;
+        let whole = PART / size;
+        let mut done = 0;
+        while done < n {
+            let (part, within) = (self.at / whole, self.at % whole);
+            let len = (n - done).min(whole - within);
+            // Safety: the caller's; a part has 64 bytes more than its elements.
+            unsafe {
+                let to = self.to.add(part * self.part + within * size);
+                match from {
+                    Some(from) => C::copy(from.add(done), len, zero_point, to),
+                    None => C::pad(len, zero_point, to),
+                }
+            }
+            self.at += len;
+            done += len;
+        }
+    }
+}
+
+impl Task<'_> {
+    /// Fills a row with what is under the window of output pixel `pixel`.
+    #[inline(always)]
+    unsafe fn gather<S: Integers, C: Cells<S>>(&self, pixel: usize, mut row: Row) {
+        let shape = self.shape;
+        let (depth, zero_point) = (shape.in_c / shape.groups, self.filter.zero_point);
+        let (ox, rest) = (pixel % shape.out_w, pixel / shape.out_w);
+        let (oy, image) = (rest % shape.out_h, rest / shape.out_h);
+        let [kernel_h, kernel_w] = shape.kernel;
+        let x0 = (ox * shape.strides[1]) as isize - shape.pads[1] as isize;
+        let together = shape.dilations[1] == 1 && shape.groups == 1;
+        // Safety: what is copied lies within row `y` of the picture.
+        unsafe {
+            for r in 0..kernel_h {
+                let y = (oy * shape.strides[0] + r * shape.dilations[0]).wrapping_sub(shape.pads[0]);
+                if y >= shape.in_h {
+                    row.push::<S, C>(None, kernel_w * depth, zero_point);
+                    continue;
+                }
+                let line = self.x.as_ptr().add((image * shape.in_h + y) * shape.in_w * shape.in_c);
+                if together {
+                    let width = shape.in_w as isize;
+                    let left = (-x0).clamp(0, kernel_w as isize);
+                    let right = (width - x0).clamp(left, kernel_w as isize);
+                    row.push::<S, C>(None, left as usize * depth, zero_point);
+                    let from = line.wrapping_offset((x0 + left) * depth as isize);
+                    row.push::<S, C>(Some(from), (right - left) as usize * depth, zero_point);
+                    row.push::<S, C>(None, (kernel_w as isize - right) as usize * depth, zero_point);
+                    continue;
+                }
+                for s in 0..kernel_w {
+                    let x = x0.wrapping_add_unsigned(s * shape.dilations[1]) as usize;
+                    let from = line.wrapping_add(x.wrapping_mul(shape.in_c) + self.group * depth);
+                    row.push::<S, C>((x < shape.in_w).then_some(from), depth, zero_point);
+                }
+            }
+        }
+    }
+
+    /// Multiplies some of the gathered rows with a panel.
+    #[inline(always)]
+    unsafe fn tile<S: Integers, C: Cells<S>>(&self, panel: usize, rows: Range<usize>, part: usize) {
+        let Panels { cols, .. } = self.panels;
+        let mut sums = MaybeUninit::<[i32; MOST_SUMS]>::uninit();
+        let sums = sums.as_mut_ptr().cast::<i32>();
+        let first = panel * self.panels.width();
+        let (width, n) = (self.panels.width_of(panel), (cols - first).min(self.panels.width()));
+        let channel = self.group * self.panels.padded() + first;
+        let cells = self.group * self.panels.group() + first * self.panels.depth;
+        // Safety: the rows have been gathered; the panel, its numbers and the outputs are those of the shape.
+        unsafe {
+            let tile = Tile {
+                a: self.scratch.add(rows.start * STRIDE),
+                part,
+                b: self.filter.cells.as_ptr().add(cells),
+                depth: self.panels.depth,
+                init: self.filter.init.as_ptr().add(channel),
+            };
+            run::<S, C>(tile, rows.len(), width / S::LANES, sums);
+            let scale = self.filter.scale.as_ptr().add(channel);
+            for (i, row) in rows.enumerate() {
+                let to = (self.rows.start + row) * self.shape.out_c + self.group * cols + first;
+                let mut col = 0;
+                while col < n {
+                    let sum = S::to_floats(S::load_i32(sums.add(i * width + col)));
+                    self.target.store::<S>(to + col, (n - col).min(S::LANES), sum, scale.add(col));
+                    col += S::LANES;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! Kernels on quantised activations: bytes that stand for (byte - zero point) * scale, NHWC.
+//!
+//! Products of bytes are summed exactly, in 32 bits, and leave by one requantisation: the sum as f32 times a scale for
+//! each channel, rounded half to even, saturated. That is what ONNX Runtime's integer kernels compute; a float
+//! simulation differs by a step where it rounds a tie otherwise. Integers do not depend on order: all paths give the same bits.
+
+pub mod conv;
+pub mod depthwise;
+pub mod elementwise;
+pub mod pool;
+mod products;
+mod requantize;
+mod simd;
+#[cfg(test)]
+mod tests;
+
+pub use requantize::{Output, Requantize, Residual};

@@ -1,0 +1,173 @@
+//! From sums of products to bytes.
+
+use super::simd::Integers;
+
+/// y = clamp(round(sum * scale) + zero_point, bounds), saturated to a byte, where `scale` is the channel's.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Requantize {
+    /// What stands for 0.
+    pub zero_point: u8,
+    /// The smallest and the largest byte: an activation, or 0 and 255.
+    pub bounds: [u8; 2],
+}
+
+/// What is added to a requantised result y before it is stored:
+/// clamp(round((y - zero_point) * scale + (x - its zero point) * its scale) + zero_point, bounds), saturated to a byte.
+#[derive(Clone, Copy, Debug)]
+pub struct Residual<'a> {
+    /// x, as large as the output.
+    pub x: &'a [u8],
+    /// x's zero point.
+    pub x_zero_point: u8,
+    /// x's scale over that of the sum.
+    pub x_scale: f32,
+    /// y's scale over that of the sum.
+    pub scale: f32,
+    /// How the sum is stored.
+    pub sum: Requantize,
+}
+
+/// Where the results of a product go.
+#[derive(Debug)]
+pub enum Output<'a> {
+    /// As bytes.
+    Bytes {
+        /// The bytes, NHWC.
+        y: &'a mut [u8],
+        /// How they are made.
+        requantize: Requantize,
+        /// What is added.
+        residual: Option<Residual<'a>>,
+    },
+    /// As floats: sum * scale, clamped.
+    Floats {
+        /// The floats, NHWC.
+        y: &'a mut [f32],
+        /// The smallest and the largest one.
+        bounds: (f32, f32),
+    },
+}
+
+impl Output<'_> {
+    /// Elements.
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Output::Bytes { y, .. } => y.len(),
+            Output::Floats { y, .. } => y.len(),
+        }
+    }
+
+    /// The same to share between tasks.
+    pub(super) fn shared(&mut self) -> Target<'_> {
+        match self {
+            Output::Bytes { y, requantize, residual } => {
+                if let Some(residual) = residual {
+                    assert_eq!(residual.x.len(), y.len(), "the residual's size");
+                }
+                Target::Bytes(y.as_mut_ptr(), *requantize, *residual)
+            }
+            Output::Floats { y, bounds } => Target::Floats(y.as_mut_ptr(), *bounds),
+        }
+    }
+}
+
+/// An [`Output`] that tasks share, each of which writes other elements.
+#[derive(Clone, Copy)]
+pub(super) enum Target<'a> {
+    Bytes(*mut u8, Requantize, Option<Residual<'a>>),
+    Floats(*mut f32, (f32, f32)),
+}
+
+// Safety: tasks write disjoint elements.
+unsafe impl Send for Target<'_> {}
+// Safety: as above.
+unsafe impl Sync for Target<'_> {}
+
+impl Target<'_> {
+    /// Stores `n` <= LANES sums of products from element `at` on, of channels with these scales.
+    ///
+    /// # Safety
+    /// `S` is available; a vector may be read from `scale`; the elements lie within the output and are the caller's.
+    #[inline(always)]
+    pub(super) unsafe fn store<S: Integers>(&self, at: usize, n: usize, sums: S::V, scale: *const f32) {
+        // Safety: the caller's.
+        unsafe {
+            let y = S::mul(sums, S::load(scale));
+            match self {
+                Target::Floats(to, (low, high)) => {
+                    let y = S::at_most(S::at_least(y, S::splat(*low)), S::splat(*high));
+                    if n == S::LANES { S::store(to.add(at), y) } else { S::store_first(to.add(at), n, y) }
+                }
+                Target::Bytes(to, requantize, None) => store_bytes::<S>(*to, at, n, requantize.bytes::<S>(y)),
+                Target::Bytes(to, requantize, Some(residual)) => {
+                    let y = S::to_floats(requantize.steps::<S>(y));
+                    store_bytes::<S>(*to, at, n, residual.add::<S>(at, n, y));
+                }
+            }
+        }
+    }
+}
+
+impl Requantize {
+    /// The byte of y in units of the scale.
+    pub fn of(&self, y: f32) -> u8 {
+        let [low, high] = self.bounds.map(|bound| f32::from(bound) - f32::from(self.zero_point));
+        (y.max(low).min(high).round_ties_even() + f32::from(self.zero_point)) as u8
+    }
+
+    /// Rounded steps from the zero point, within the bounds.
+    #[inline(always)]
+    unsafe fn steps<S: Integers>(&self, y: S::V) -> S::I {
+        let [low, high] = self.bounds.map(|bound| f32::from(bound) - f32::from(self.zero_point));
+        // Safety: the caller's. Rounding keeps whole bounds, so that y can be cut before.
+        unsafe { S::to_integers(S::at_most(S::at_least(y, S::splat(low)), S::splat(high))) }
+    }
+
+    /// The bytes of y in units of the scale.
+    ///
+    /// # Safety
+    /// `S` is available.
+    #[inline(always)]
+    pub(super) unsafe fn bytes<S: Integers>(&self, y: S::V) -> S::I {
+        // Safety: the caller's.
+        unsafe { S::add_i32(self.steps::<S>(y), S::splat_i32(self.zero_point.into())) }
+    }
+}
+
+impl Residual<'_> {
+    /// The bytes of the sum of y, in steps, and this from element `at` on.
+    ///
+    /// # Safety
+    /// `S` is available, and x has `n` elements there.
+    #[inline(always)]
+    pub(super) unsafe fn add<S: Integers>(&self, at: usize, n: usize, y: S::V) -> S::I {
+        // Safety: the caller's.
+        unsafe {
+            let x = S::to_floats(load_bytes::<S>(self.x.as_ptr(), at, n));
+            let x = S::sub(x, S::splat(self.x_zero_point.into()));
+            self.sum.bytes::<S>(S::fma(x, S::splat(self.x_scale), S::mul(y, S::splat(self.scale))))
+        }
+    }
+}
+
+/// `n` <= LANES bytes from `at` on.
+///
+/// # Safety
+/// `S` is available, and they are readable.
+#[inline(always)]
+pub(super) unsafe fn load_bytes<S: Integers>(from: *const u8, at: usize, n: usize) -> S::I {
+    // Safety: the caller's.
+    unsafe { if n == S::LANES { S::load_bytes(from.add(at)) } else { S::load_bytes_first(from.add(at), n) } }
+}
+
+/// Writes `n` <= LANES bytes from `at` on.
+///
+/// # Safety
+/// `S` is available, and they are the caller's.
+#[inline(always)]
+pub(super) unsafe fn store_bytes<S: Integers>(to: *mut u8, at: usize, n: usize, y: S::I) {
+    // Safety: the caller's.
+    unsafe {
+        if n == S::LANES { S::store_bytes(to.add(at), y) } else { S::store_bytes_first(to.add(at), n, y) }
+    }
+}

@@ -1,0 +1,618 @@
+//! Vectors of 32-bit integers, and products of bytes.
+
+use super::super::simd::{Isa, Portable, Simd};
+
+/// Lanes of 32-bit integers beside those of f32. Everything is `#[inline(always)]`.
+///
+/// # Safety
+/// As [`Simd`].
+#[allow(clippy::missing_safety_doc)] // the trait's own section speaks for each method
+pub(super) trait Integers: Simd {
+    /// As many integers as there are lanes.
+    type I: Copy;
+    unsafe fn splat_i32(x: i32) -> Self::I;
+    unsafe fn load_i32(from: *const i32) -> Self::I;
+    unsafe fn store_i32(to: *mut i32, v: Self::I);
+    unsafe fn add_i32(a: Self::I, b: Self::I) -> Self::I;
+    unsafe fn to_floats(v: Self::I) -> Self::V;
+    /// The nearest integers, ties to even. |x| must be below 2^31.
+    unsafe fn to_integers(v: Self::V) -> Self::I;
+    /// Reads a vector of bytes.
+    unsafe fn load_bytes(from: *const u8) -> Self::I;
+    /// Reads `n` < LANES bytes and zeros the rest.
+    unsafe fn load_bytes_first(from: *const u8, n: usize) -> Self::I;
+    /// Writes a vector of numbers that are bytes.
+    unsafe fn store_bytes(to: *mut u8, v: Self::I);
+    /// Writes the first `n` < LANES of them.
+    unsafe fn store_bytes_first(to: *mut u8, n: usize, v: Self::I);
+    /// Copies `n` bytes; may write up to 64 bytes more.
+    unsafe fn copy_bytes(from: *const u8, to: *mut u8, n: usize);
+    /// Writes 16 bytes less `zero_point`, as i16.
+    unsafe fn widen_16(from: *const u8, zero_point: i16, to: *mut i16);
+}
+
+/// How the two operands of a product lie in memory: `GROUP` elements of the reduction side by side in 32 bits.
+pub(super) trait Cells<S: Integers> {
+    /// Elements in 32 bits.
+    const GROUP: usize;
+
+    /// Copies `n` bytes to a row of cells; may write up to 64 bytes more.
+    ///
+    /// # Safety
+    /// `S` is available, `from` holds `n` bytes, and `to` has the room.
+    unsafe fn copy(from: *const u8, n: usize, zero_point: u8, to: *mut u8);
+
+    /// Writes `n` elements that stand for 0.
+    ///
+    /// # Safety
+    /// `to` has room for them.
+    unsafe fn pad(n: usize, zero_point: u8, to: *mut u8);
+
+    /// sum + the products of the elements of `a` and `b`.
+    ///
+    /// # Safety
+    /// `S` is available, and what else the cells need.
+    unsafe fn dot(sum: S::I, a: S::I, b: S::I) -> S::I;
+}
+
+/// Two of i16: bytes less their zero point, times weights.
+pub(super) struct Pairs;
+
+/// Four bytes times four weights in -64..=63, whose products in pairs fit into 16 bits.
+#[cfg(target_arch = "x86_64")]
+pub(super) struct SevenBits;
+
+/// Four bytes times four weights, by an instruction that sums in 32 bits (VNNI).
+#[cfg(target_arch = "x86_64")]
+pub(super) struct Bytes;
+
+/// The [`Cells`] that a filter is packed for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Packing {
+    Pairs,
+    #[cfg(target_arch = "x86_64")]
+    SevenBits,
+    #[cfg(target_arch = "x86_64")]
+    Bytes,
+}
+
+impl Packing {
+    /// The fastest one for `weights` on `isa`.
+    pub(super) fn of(isa: Isa, weights: &[i8]) -> Packing {
+        #[cfg(target_arch = "x86_64")]
+        match isa {
+            Isa::Avx512 | Isa::Avx512Bf16 if std::arch::is_x86_feature_detected!("avx512vnni") => {
+                return Packing::Bytes;
+            }
+            Isa::Avx2 | Isa::Avx512 | Isa::Avx512Bf16 if weights.iter().all(|w| (-64..64).contains(w)) => {
+                return Packing::SevenBits;
+            }
+            _ => {}
+        }
+        let _ = (isa, weights);
+        Packing::Pairs
+    }
+
+    /// Elements in 32 bits.
+    pub(super) fn group(self) -> usize {
+        match self {
+            Packing::Pairs => 2,
+            #[cfg(target_arch = "x86_64")]
+            Packing::SevenBits | Packing::Bytes => 4,
+        }
+    }
+
+    /// What 0 stands for in a packed row: whether the zero point is still to be taken off.
+    pub(super) fn keeps_zero_point(self) -> bool {
+        self.group() == 4
+    }
+
+    /// Lanes, and vectors in a row of the tile, of the path that runs it on `isa`.
+    pub(super) fn panel(self, isa: Isa) -> (usize, usize) {
+        match (self, isa) {
+            #[cfg(target_arch = "x86_64")]
+            (Packing::Bytes, _) => lanes::<super::super::simd::x86::Avx512>(),
+            #[cfg(target_arch = "x86_64")]
+            (_, Isa::Avx2 | Isa::Avx512 | Isa::Avx512Bf16) => lanes::<super::super::simd::x86::Avx2>(),
+            _ => lanes::<Portable>(),
+        }
+    }
+}
+
+fn lanes<S: Simd>() -> (usize, usize) {
+    (S::LANES, S::TILE_VECTORS)
+}
+
+/// A computation on cells. Mark `run` `#[inline(always)]`.
+pub(super) trait Product {
+    /// # Safety
+    /// `S`'s instruction set and the instructions that `C` needs must be available.
+    unsafe fn run<S: Integers, C: Cells<S>>(self);
+}
+
+/// Runs `product` compiled for `packing` on `isa`.
+///
+/// # Panics
+/// When this machine cannot run it (a [`Packing`] comes from [`Packing::of`] the same `isa`).
+pub(super) fn dispatch_product<P: Product>(isa: Isa, packing: Packing, product: P) {
+    match (packing, isa) {
+        #[cfg(target_arch = "x86_64")]
+        // Safety: `Packing::of` asked the processor for VNNI, and `Isa::available` for the rest.
+        (Packing::Bytes, _) => unsafe { x86::product_vnni(product) },
+        #[cfg(target_arch = "x86_64")]
+        // Safety: those paths come from `Isa::available`, and all of them have AVX2.
+        (Packing::SevenBits, _) => unsafe { x86::product_avx2::<P, SevenBits>(product) },
+        #[cfg(target_arch = "x86_64")]
+        // Safety: as above.
+        (Packing::Pairs, Isa::Avx2 | Isa::Avx512 | Isa::Avx512Bf16) => unsafe {
+            x86::product_avx2::<P, Pairs>(product);
+        },
+        // Safety: `Portable` is plain Rust.
+        (Packing::Pairs, _) => unsafe { product.run::<Portable, Pairs>() },
+    }
+}
+
+/// A computation on vectors of integers. Mark `run` `#[inline(always)]`.
+pub(super) trait IntegerKernel {
+    /// # Safety
+    /// `S`'s instruction set must be available.
+    unsafe fn run<S: Integers>(self);
+}
+
+/// Runs `kernel` compiled for `isa`.
+pub(super) fn dispatch_integers<K: IntegerKernel>(isa: Isa, kernel: K) {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        // Safety: the path comes from `Isa::available`.
+        Isa::Avx2 => unsafe { x86::integers_avx2(kernel) },
+        #[cfg(target_arch = "x86_64")]
+        // Safety: as above.
+        Isa::Avx512 | Isa::Avx512Bf16 => unsafe { x86::integers_avx512(kernel) },
+        // Safety: `Portable` is plain Rust.
+        _ => unsafe { kernel.run::<Portable>() },
+    }
+}
+
+/// Paths that sum four products of bytes and weights in 32 bits.
+pub(super) trait Quads: Integers {
+    /// The first `n` <= LANES bytes of `R` <= 4 rows: four rows' bytes in each lane, zeros where there is no row.
+    ///
+    /// # Safety
+    /// As [`Simd`].
+    unsafe fn load_rows<const R: usize>(rows: [*const u8; R], n: usize) -> Self::I;
+
+    /// sum + four products in each lane.
+    ///
+    /// # Safety
+    /// As [`Simd`].
+    unsafe fn dot_quads(sum: Self::I, bytes: Self::I, weights: Self::I) -> Self::I;
+}
+
+/// A computation on four bytes a lane. Mark `run_quads` `#[inline(always)]`.
+pub(super) trait QuadKernel {
+    /// # Safety
+    /// `S`'s instruction set must be available, with VNNI.
+    unsafe fn run_quads<S: Quads>(self);
+}
+
+/// Whether `isa` has [`Quads`] on this machine.
+pub(super) fn has_quads(isa: Isa) -> bool {
+    // Weights of eight bits lie in fours only there.
+    Packing::of(isa, &[127]).group() == 4
+}
+
+/// Runs `kernel`.
+///
+/// # Panics
+/// When this machine cannot run it (see [`has_quads`]).
+pub(super) fn dispatch_quads<K: QuadKernel>(isa: Isa, kernel: K) {
+    assert!(has_quads(isa), "the {isa} path has no products of four bytes");
+    #[cfg(target_arch = "x86_64")]
+    // Safety: asked above.
+    unsafe {
+        x86::quads_vnni(kernel);
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = kernel;
+}
+
+impl<S: Integers + DotPairs> Cells<S> for Pairs {
+    const GROUP: usize = 2;
+
+    #[inline(always)]
+    unsafe fn copy(from: *const u8, n: usize, zero_point: u8, to: *mut u8) {
+        let (zero_point, to) = (i16::from(zero_point), to.cast::<i16>());
+        let mut i = 0;
+        // Safety: the caller's; what is read at the end goes through a copy.
+        unsafe {
+            while i + 16 <= n {
+                S::widen_16(from.add(i), zero_point, to.add(i));
+                i += 16;
+            }
+            if i < n {
+                let mut last = [0u8; 16];
+                copy_few(from.add(i), last.as_mut_ptr(), n - i);
+                S::widen_16(last.as_ptr(), zero_point, to.add(i));
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn pad(n: usize, _: u8, to: *mut u8) {
+        // Safety: the caller's.
+        unsafe { to.write_bytes(0, 2 * n) };
+    }
+
+    #[inline(always)]
+    unsafe fn dot(sum: S::I, a: S::I, b: S::I) -> S::I {
+        // Safety: the caller's.
+        unsafe { S::dot_pairs(sum, a, b) }
+    }
+}
+
+/// Paths that multiply pairs of i16.
+pub(super) trait DotPairs: Integers {
+    /// sum + a0 * b0 + a1 * b1 in each lane.
+    ///
+    /// # Safety
+    /// As [`Simd`].
+    unsafe fn dot_pairs(sum: Self::I, a: Self::I, b: Self::I) -> Self::I;
+}
+
+/// Copies `n` < 64 bytes in few steps, some of them twice.
+#[inline(always)]
+unsafe fn copy_few(from: *const u8, to: *mut u8, n: usize) {
+    // Safety: each step stays within `n` of both, which the caller vouches for.
+    unsafe {
+        match n {
+            32.. => copy_ends::<[u8; 32]>(from, to, n),
+            16.. => copy_ends::<[u8; 16]>(from, to, n),
+            8.. => copy_ends::<[u8; 8]>(from, to, n),
+            4.. => copy_ends::<[u8; 4]>(from, to, n),
+            2.. => copy_ends::<[u8; 2]>(from, to, n),
+            1 => *to = *from,
+            0 => {}
+        }
+    }
+}
+
+/// Copies the first and the last bytes of `n`, as many as a `T` has, at most `n`.
+#[inline(always)]
+unsafe fn copy_ends<T: Copy>(from: *const u8, to: *mut u8, n: usize) {
+    let last = n - size_of::<T>();
+    // Safety: the caller's.
+    unsafe {
+        let (head, tail) = (from.cast::<T>().read_unaligned(), from.add(last).cast::<T>().read_unaligned());
+        to.cast::<T>().write_unaligned(head);
+        to.add(last).cast::<T>().write_unaligned(tail);
+    }
+}
+
+#[allow(clippy::undocumented_unsafe_blocks)] // the trait states what each method asks of its caller
+impl Integers for Portable {
+    type I = [i32; 8];
+
+    #[inline(always)]
+    unsafe fn splat_i32(x: i32) -> [i32; 8] {
+        [x; 8]
+    }
+    #[inline(always)]
+    unsafe fn load_i32(from: *const i32) -> [i32; 8] {
+        unsafe { from.cast::<[i32; 8]>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn store_i32(to: *mut i32, v: [i32; 8]) {
+        unsafe { to.cast::<[i32; 8]>().write_unaligned(v) }
+    }
+    #[inline(always)]
+    unsafe fn add_i32(a: [i32; 8], b: [i32; 8]) -> [i32; 8] {
+        std::array::from_fn(|i| a[i].wrapping_add(b[i]))
+    }
+    #[inline(always)]
+    unsafe fn to_floats(v: [i32; 8]) -> [f32; 8] {
+        v.map(|x| x as f32)
+    }
+    #[inline(always)]
+    unsafe fn to_integers(v: [f32; 8]) -> [i32; 8] {
+        v.map(|x| x.round_ties_even() as i32)
+    }
+    #[inline(always)]
+    unsafe fn load_bytes(from: *const u8) -> [i32; 8] {
+        unsafe { from.cast::<[u8; 8]>().read_unaligned().map(i32::from) }
+    }
+    #[inline(always)]
+    unsafe fn load_bytes_first(from: *const u8, n: usize) -> [i32; 8] {
+        let mut bytes = [0u8; 8];
+        unsafe { std::ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), n) };
+        bytes.map(i32::from)
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(to: *mut u8, v: [i32; 8]) {
+        unsafe { to.cast::<[u8; 8]>().write_unaligned(v.map(|x| x as u8)) }
+    }
+    #[inline(always)]
+    unsafe fn store_bytes_first(to: *mut u8, n: usize, v: [i32; 8]) {
+        unsafe { std::ptr::copy_nonoverlapping(v.map(|x| x as u8).as_ptr(), to, n) }
+    }
+    #[inline(always)]
+    unsafe fn copy_bytes(from: *const u8, to: *mut u8, n: usize) {
+        unsafe { std::ptr::copy_nonoverlapping(from, to, n) }
+    }
+    #[inline(always)]
+    unsafe fn widen_16(from: *const u8, zero_point: i16, to: *mut i16) {
+        unsafe {
+            let bytes = from.cast::<[u8; 16]>().read_unaligned();
+            to.cast::<[i16; 16]>().write_unaligned(bytes.map(|b| i16::from(b) - zero_point));
+        }
+    }
+}
+
+#[allow(clippy::undocumented_unsafe_blocks)] // the trait states what each method asks of its caller
+impl DotPairs for Portable {
+    #[inline(always)]
+    unsafe fn dot_pairs(sum: [i32; 8], a: [i32; 8], b: [i32; 8]) -> [i32; 8] {
+        let [low, high] = [|x: i32| i32::from(x as i16), |x: i32| x >> 16];
+        std::array::from_fn(|i| {
+            sum[i].wrapping_add(low(a[i]) * low(b[i])).wrapping_add(high(a[i]) * high(b[i]))
+        })
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[allow(clippy::undocumented_unsafe_blocks)] // the traits state what each method asks of its caller
+mod x86 {
+    use super::super::super::simd::x86::{Avx2, Avx512};
+    use super::{
+        Bytes, Cells, DotPairs, IntegerKernel, Integers, Product, QuadKernel, Quads, SevenBits, copy_few,
+    };
+    #[allow(clippy::wildcard_imports)] // the intrinsics have names of their own
+    use std::arch::x86_64::*;
+
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+    pub(super) unsafe fn product_vnni<P: Product>(product: P) {
+        unsafe { product.run::<Avx512, Bytes>() }
+    }
+
+    #[target_feature(enable = "avx2,fma,f16c")]
+    pub(super) unsafe fn product_avx2<P: Product, C: Cells<Avx2>>(product: P) {
+        unsafe { product.run::<Avx2, C>() }
+    }
+
+    #[target_feature(enable = "avx2,fma,f16c")]
+    pub(super) unsafe fn integers_avx2<K: IntegerKernel>(kernel: K) {
+        unsafe { kernel.run::<Avx2>() }
+    }
+
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
+    pub(super) unsafe fn integers_avx512<K: IntegerKernel>(kernel: K) {
+        unsafe { kernel.run::<Avx512>() }
+    }
+
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+    pub(super) unsafe fn quads_vnni<K: QuadKernel>(kernel: K) {
+        unsafe { kernel.run_quads::<Avx512>() }
+    }
+
+    /// For each row, where in a lane of 32 bits its bytes go: those of channel 4 i + d into lane d of quarter i. The high bit
+    /// gives 0.
+    const PLACES: [[u8; 64]; 4] = {
+        let mut places = [[0x80; 64]; 4];
+        let mut channel = 0;
+        while channel < 16 {
+            let mut row = 0;
+            while row < 4 {
+                places[row][4 * channel + row] = channel as u8;
+                row += 1;
+            }
+            channel += 1;
+        }
+        places
+    };
+
+    impl Quads for Avx512 {
+        #[inline(always)]
+        unsafe fn load_rows<const R: usize>(rows: [*const u8; R], n: usize) -> __m512i {
+            unsafe {
+                let mut all = _mm512_setzero_si512();
+                for (row, places) in rows.iter().zip(&PLACES) {
+                    let bytes = if n == 16 {
+                        _mm_loadu_si128(row.cast())
+                    } else {
+                        _mm_maskz_loadu_epi8(((1u32 << n) - 1) as __mmask16, row.cast())
+                    };
+                    let places = _mm512_loadu_si512(places.as_ptr().cast());
+                    let placed = _mm512_shuffle_epi8(_mm512_broadcast_i32x4(bytes), places);
+                    all = _mm512_or_si512(all, placed);
+                }
+                all
+            }
+        }
+        #[inline(always)]
+        unsafe fn dot_quads(sum: __m512i, bytes: __m512i, weights: __m512i) -> __m512i {
+            unsafe { _mm512_dpbusd_epi32(sum, bytes, weights) }
+        }
+    }
+
+    impl Integers for Avx2 {
+        type I = __m256i;
+
+        #[inline(always)]
+        unsafe fn splat_i32(x: i32) -> __m256i {
+            unsafe { _mm256_set1_epi32(x) }
+        }
+        #[inline(always)]
+        unsafe fn load_i32(from: *const i32) -> __m256i {
+            unsafe { _mm256_loadu_si256(from.cast()) }
+        }
+        #[inline(always)]
+        unsafe fn store_i32(to: *mut i32, v: __m256i) {
+            unsafe { _mm256_storeu_si256(to.cast(), v) }
+        }
+        #[inline(always)]
+        unsafe fn add_i32(a: __m256i, b: __m256i) -> __m256i {
+            unsafe { _mm256_add_epi32(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn to_floats(v: __m256i) -> __m256 {
+            unsafe { _mm256_cvtepi32_ps(v) }
+        }
+        #[inline(always)]
+        unsafe fn to_integers(v: __m256) -> __m256i {
+            unsafe { _mm256_cvtps_epi32(v) }
+        }
+        #[inline(always)]
+        unsafe fn load_bytes(from: *const u8) -> __m256i {
+            unsafe { _mm256_cvtepu8_epi32(_mm_loadl_epi64(from.cast())) }
+        }
+        #[inline(always)]
+        unsafe fn load_bytes_first(from: *const u8, n: usize) -> __m256i {
+            let mut bytes = [0u8; 8];
+            unsafe {
+                copy_few(from, bytes.as_mut_ptr(), n);
+                Self::load_bytes(bytes.as_ptr())
+            }
+        }
+        #[inline(always)]
+        unsafe fn store_bytes(to: *mut u8, v: __m256i) {
+            unsafe {
+                let words = _mm_packus_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v));
+                _mm_storel_epi64(to.cast(), _mm_packus_epi16(words, words));
+            }
+        }
+        #[inline(always)]
+        unsafe fn store_bytes_first(to: *mut u8, n: usize, v: __m256i) {
+            let mut bytes = [0u8; 8];
+            unsafe {
+                Self::store_bytes(bytes.as_mut_ptr(), v);
+                copy_few(bytes.as_ptr(), to, n);
+            }
+        }
+        #[inline(always)]
+        unsafe fn copy_bytes(from: *const u8, to: *mut u8, n: usize) {
+            let mut i = 0;
+            unsafe {
+                while i + 32 <= n {
+                    _mm256_storeu_si256(to.add(i).cast(), _mm256_loadu_si256(from.add(i).cast()));
+                    i += 32;
+                }
+                copy_few(from.add(i), to.add(i), n - i);
+            }
+        }
+        #[inline(always)]
+        unsafe fn widen_16(from: *const u8, zero_point: i16, to: *mut i16) {
+            unsafe {
+                let words = _mm256_cvtepu8_epi16(_mm_loadu_si128(from.cast()));
+                _mm256_storeu_si256(to.cast(), _mm256_sub_epi16(words, _mm256_set1_epi16(zero_point)));
+            }
+        }
+    }
+
+    impl DotPairs for Avx2 {
+        #[inline(always)]
+        unsafe fn dot_pairs(sum: __m256i, a: __m256i, b: __m256i) -> __m256i {
+            unsafe { _mm256_add_epi32(sum, _mm256_madd_epi16(a, b)) }
+        }
+    }
+
+    impl Cells<Avx2> for SevenBits {
+        const GROUP: usize = 4;
+
+        #[inline(always)]
+        unsafe fn copy(from: *const u8, n: usize, _: u8, to: *mut u8) {
+            unsafe { Avx2::copy_bytes(from, to, n) }
+        }
+        #[inline(always)]
+        unsafe fn pad(n: usize, zero_point: u8, to: *mut u8) {
+            unsafe { to.write_bytes(zero_point, n) };
+        }
+        #[inline(always)]
+        unsafe fn dot(sum: __m256i, a: __m256i, b: __m256i) -> __m256i {
+            unsafe {
+                let pairs = _mm256_maddubs_epi16(a, b);
+                _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+            }
+        }
+    }
+
+    impl Integers for Avx512 {
+        type I = __m512i;
+
+        #[inline(always)]
+        unsafe fn splat_i32(x: i32) -> __m512i {
+            unsafe { _mm512_set1_epi32(x) }
+        }
+        #[inline(always)]
+        unsafe fn load_i32(from: *const i32) -> __m512i {
+            unsafe { _mm512_loadu_si512(from.cast()) }
+        }
+        #[inline(always)]
+        unsafe fn store_i32(to: *mut i32, v: __m512i) {
+            unsafe { _mm512_storeu_si512(to.cast(), v) }
+        }
+        #[inline(always)]
+        unsafe fn add_i32(a: __m512i, b: __m512i) -> __m512i {
+            unsafe { _mm512_add_epi32(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn to_floats(v: __m512i) -> __m512 {
+            unsafe { _mm512_cvtepi32_ps(v) }
+        }
+        #[inline(always)]
+        unsafe fn to_integers(v: __m512) -> __m512i {
+            unsafe { _mm512_cvtps_epi32(v) }
+        }
+        #[inline(always)]
+        unsafe fn load_bytes(from: *const u8) -> __m512i {
+            unsafe { _mm512_cvtepu8_epi32(_mm_loadu_si128(from.cast())) }
+        }
+        #[inline(always)]
+        unsafe fn load_bytes_first(from: *const u8, n: usize) -> __m512i {
+            unsafe { _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(((1u32 << n) - 1) as __mmask16, from.cast())) }
+        }
+        #[inline(always)]
+        unsafe fn store_bytes(to: *mut u8, v: __m512i) {
+            unsafe { _mm_storeu_si128(to.cast(), _mm512_cvtepi32_epi8(v)) }
+        }
+        #[inline(always)]
+        unsafe fn store_bytes_first(to: *mut u8, n: usize, v: __m512i) {
+            unsafe {
+                _mm_mask_storeu_epi8(to.cast(), ((1u32 << n) - 1) as __mmask16, _mm512_cvtepi32_epi8(v));
+            }
+        }
+        #[inline(always)]
+        unsafe fn copy_bytes(from: *const u8, to: *mut u8, n: usize) {
+            let mut i = 0;
+            unsafe {
+                while i + 64 <= n {
+                    _mm512_storeu_si512(to.add(i).cast(), _mm512_loadu_si512(from.add(i).cast()));
+                    i += 64;
+                }
+                if i < n {
+                    let last = _mm512_maskz_loadu_epi8((1u64 << (n - i)) - 1, from.add(i).cast());
+                    _mm512_storeu_si512(to.add(i).cast(), last);
+                }
+            }
+        }
+        #[inline(always)]
+        unsafe fn widen_16(from: *const u8, zero_point: i16, to: *mut i16) {
+            unsafe { Avx2::widen_16(from, zero_point, to) }
+        }
+    }
+
+    impl Cells<Avx512> for Bytes {
+        const GROUP: usize = 4;
+
+        #[inline(always)]
+        unsafe fn copy(from: *const u8, n: usize, _: u8, to: *mut u8) {
+            unsafe { Avx512::copy_bytes(from, to, n) }
+        }
+        #[inline(always)]
+        unsafe fn pad(n: usize, zero_point: u8, to: *mut u8) {
+            unsafe { to.write_bytes(zero_point, n) };
+        }
+        #[inline(always)]
+        unsafe fn dot(sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
+            unsafe { _mm512_dpbusd_epi32(sum, a, b) }
+        }
+    }
+}
