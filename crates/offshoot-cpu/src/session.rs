@@ -10,6 +10,8 @@ use offshoot_graph::{
 use crate::CpuExecutor;
 use crate::buffer::Buffer;
 use crate::kernels::conv::PackedFilter;
+use crate::kernels::int8::conv::ByteFilter;
+use crate::kernels::int8::depthwise::DepthwiseFilter;
 use crate::kernels::together;
 use crate::lower::lower;
 use crate::plan::{Place, Plan, Scratch};
@@ -17,9 +19,24 @@ use crate::plan::{Place, Plan, Scratch};
 /// Plans kept at once: the whole batches, the last smaller one, and a few more.
 const PLANS: usize = 4;
 
-/// The packed form of a frozen filter, by its parameter, the direction, whether it is for Winograd's algorithm, and the
-/// type that its weights were rounded to.
-pub(crate) type Filters = HashMap<(ValueId, Direction, bool, DType), Arc<PackedFilter>>;
+/// The packed form of frozen filters.
+#[derive(Default)]
+pub(crate) struct Filters {
+    /// By its parameter, the direction, whether it is for Winograd's algorithm, and the type that its weights were rounded
+    /// to.
+    pub(crate) floats: HashMap<(ValueId, Direction, bool, DType), Arc<PackedFilter>>,
+    /// Filters of integers, by the result.
+    pub(crate) integers: HashMap<ValueId, IntegerFilter>,
+}
+
+/// A packed filter of integers.
+#[derive(Clone)]
+pub(crate) enum IntegerFilter {
+    /// Of a dense or grouped convolution.
+    Dense(Arc<ByteFilter>),
+    /// Of a depthwise one.
+    Depthwise(Arc<DepthwiseFilter>),
+}
 
 /// What a filter is packed for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -55,7 +72,7 @@ impl CpuSession {
             graph: graph.clone(),
             executor: executor.clone(),
             plans: Vec::new(),
-            filters: Filters::new(),
+            filters: Filters::default(),
             arena: Buffer::default(),
             scratch: Scratch::default(),
             last: None,

@@ -1,7 +1,7 @@
 //! What a graph costs at least: its operations, and the bytes that its nodes read and write.
 
 use crate::graph::{Graph, Node, ValueId};
-use crate::op::{FusedOp, GradOp, Op, TrainOp};
+use crate::op::{FusedOp, GradOp, Op, Quantized, QuantizedOp, TrainOp};
 use crate::shape::{Bindings, DimError};
 
 /// The least work of a node or a graph.
@@ -42,9 +42,10 @@ fn cost(graph: &Graph, node: &Node, bindings: &Bindings) -> Result<Cost, DimErro
         bytes = bytes.saturating_add(elements(id)?.saturating_mul(graph.value(id).dtype.size() as u64));
     }
     let multiply_adds = match &node.op {
-        Op::Conv(_) | Op::Fused(FusedOp::Conv { .. }) => {
-            elements(node.outputs[0])?.saturating_mul(filter(node.inputs[1])?)
-        }
+        Op::Conv(_)
+        | Op::Fused(
+            FusedOp::Conv { .. } | FusedOp::Quantized(Quantized { op: QuantizedOp::Conv { .. }, .. }),
+        ) => elements(node.outputs[0])?.saturating_mul(filter(node.inputs[1])?),
         Op::Grad(GradOp::ConvInput { .. }) => {
             elements(node.inputs[0])?.saturating_mul(filter(node.inputs[1])?)
         }
@@ -55,6 +56,9 @@ fn cost(graph: &Graph, node: &Node, bindings: &Bindings) -> Result<Cost, DimErro
             let a = graph.value(node.inputs[0]).shape.eval(bindings)?;
             let depth = a.get(usize::from(!gemm.trans_a)).copied().unwrap_or(1);
             elements(node.outputs[0])?.saturating_mul(depth as u64)
+        }
+        Op::Fused(FusedOp::Quantized(Quantized { op: QuantizedOp::Gemm { .. }, .. })) => {
+            elements(node.outputs[0])?.saturating_mul(product(node.inputs[0], 1)?)
         }
         Op::MatMul | Op::Fused(FusedOp::MatMul { .. }) => {
             let a = graph.value(node.inputs[0]).shape.eval(bindings)?;
@@ -122,7 +126,15 @@ fn cost(graph: &Graph, node: &Node, bindings: &Bindings) -> Result<Cost, DimErro
             | GradOp::QuantizeLinear { .. },
         )
         | Op::Fused(
-            FusedOp::Silu
+            FusedOp::Quantized(Quantized {
+                op:
+                    QuantizedOp::Add { .. }
+                    | QuantizedOp::AveragePool(_)
+                    | QuantizedOp::GlobalAveragePool
+                    | QuantizedOp::Rescale,
+                ..
+            })
+            | FusedOp::Silu
             | FusedOp::BatchNormApply { .. }
             | FusedOp::BatchNormReduce { .. }
             | FusedOp::BatchNormInput { .. },

@@ -1,7 +1,7 @@
 //! The shape rule of each operator.
 
 use crate::graph::Value;
-use crate::op::{AveragePool, Conv, FusedOp, Gemm, GradOp, Op, Pool, TrainOp};
+use crate::op::{AveragePool, Conv, FusedOp, Gemm, GradOp, Op, Pool, Quantized, QuantizedOp, TrainOp};
 use crate::shape::{Dim, DimOp, Shape};
 use crate::tensor::DType;
 
@@ -258,6 +258,7 @@ fn infer_grad(op: &GradOp, inputs: &[&Value]) -> Result<Types, String> {
 fn infer_fused(op: &FusedOp, inputs: &[&Value]) -> Result<Types, String> {
     let dtype = inputs[0].dtype;
     match op {
+        FusedOp::Quantized(quantized) => infer_quantized(quantized, inputs),
         FusedOp::Conv { conv, residual, .. } => {
             let operands = 3 + usize::from(*residual);
             arity(inputs, operands..=operands)?;
@@ -300,6 +301,64 @@ fn infer_fused(op: &FusedOp, inputs: &[&Value]) -> Result<Types, String> {
             Ok(vec![(dtype, inputs[1].shape.clone())])
         }
     }
+}
+
+fn infer_quantized(quantized: &Quantized, inputs: &[&Value]) -> Result<Types, String> {
+    let bytes = |count: usize| {
+        arity(inputs, count..=count)?;
+        inputs.iter().try_for_each(|x| one_of(x, &[DType::U8]))
+    };
+    let shape = match &quantized.op {
+        QuantizedOp::Conv { conv, residual } => {
+            let others = usize::from(residual.is_some());
+            let last = inputs.len().saturating_sub(others);
+            product_operands(&inputs[..last])?;
+            let shape = filter_shape(conv, inputs[0], inputs[1], inputs[..last].get(3).copied())?;
+            if let Some(other) = inputs.get(last) {
+                one_of(other, &[DType::U8])?;
+                if other.shape != shape {
+                    return Err(format!("the residual is {}, the output {shape}", other.shape));
+                }
+            }
+            shape
+        }
+        QuantizedOp::Gemm { trans_b } => {
+            product_operands(inputs)?;
+            {
+                let gemm = Gemm { trans_a: false, trans_b: *trans_b };
+                matrices_shape(gemm, inputs[0], inputs[1], inputs.get(3).copied())?
+            }
+        }
+        QuantizedOp::Add { .. } => {
+            bytes(2)?;
+            same_shape(inputs[0], inputs[1])?;
+            inputs[0].shape.clone()
+        }
+        QuantizedOp::AveragePool(pool) => {
+            bytes(1)?;
+            pool_shape(&pool.pool, inputs[0])?
+        }
+        QuantizedOp::GlobalAveragePool => {
+            bytes(1)?;
+            rank(inputs[0], 4)?;
+            let [n, c] = [0, 1].map(|i| inputs[0].shape.0[i].clone());
+            Shape(vec![n, c, Dim::Fixed(1), Dim::Fixed(1)])
+        }
+        QuantizedOp::Rescale => {
+            bytes(1)?;
+            inputs[0].shape.clone()
+        }
+    };
+    Ok(vec![(if quantized.y.is_some() { DType::U8 } else { DType::F32 }, shape)])
+}
+
+/// (x u8, weight i8, weight scale, bias?)
+fn product_operands(inputs: &[&Value]) -> Result<(), String> {
+    arity(inputs, 3..=4)?;
+    one_of(inputs[0], &[DType::U8])?;
+    one_of(inputs[1], &[DType::I8])?;
+    one_of(inputs[2], &[DType::F32])?;
+    inputs.get(3).map_or(Ok(()), |bias| one_of(bias, &[DType::F32, DType::I32]))
 }
 
 fn arity(inputs: &[&Value], wanted: std::ops::RangeInclusive<usize>) -> Result<(), String> {
@@ -421,8 +480,11 @@ fn loss_operands(inputs: &[&Value]) -> Result<(), String> {
 }
 
 fn conv_shape(conv: &Conv, inputs: &[&Value]) -> Result<Shape, String> {
-    let (x, w) = (inputs[0], inputs[1]);
     floats(inputs)?;
+    filter_shape(conv, inputs[0], inputs[1], inputs.get(2).copied())
+}
+
+fn filter_shape(conv: &Conv, x: &Value, w: &Value, bias: Option<&Value>) -> Result<Shape, String> {
     rank(x, 4)?;
     rank(w, 4)?;
     let weight = w.shape.as_fixed().ok_or("the weight's shape must be known")?;
@@ -431,7 +493,7 @@ fn conv_shape(conv: &Conv, inputs: &[&Value]) -> Result<Shape, String> {
         let (w, g) = (&w.shape, conv.group);
         return Err(format!("a weight of {w} in {g} group(s) does not fit {channels} input channels"));
     }
-    if let Some(bias) = inputs.get(2)
+    if let Some(bias) = bias
         && bias.shape != Shape::fixed(&weight[..1])
     {
         return Err(format!("a bias of {} does not fit {} output channels", bias.shape, weight[0]));
@@ -492,17 +554,21 @@ fn pool_shape(pool: &Pool, x: &Value) -> Result<Shape, String> {
 
 fn gemm_shape(gemm: Gemm, inputs: &[&Value]) -> Result<Shape, String> {
     floats(inputs)?;
+    matrices_shape(gemm, inputs[0], inputs[1], inputs.get(2).copied())
+}
+
+fn matrices_shape(gemm: Gemm, a: &Value, b: &Value, c: Option<&Value>) -> Result<Shape, String> {
     let matrix = |value: &Value, transposed: bool| {
         rank(value, 2)?;
         let [rows, columns] = [0, 1].map(|i| value.shape.0[i].clone());
         Ok::<_, String>(if transposed { (columns, rows) } else { (rows, columns) })
     };
-    let ((m, k), (k2, n)) = (matrix(inputs[0], gemm.trans_a)?, matrix(inputs[1], gemm.trans_b)?);
+    let ((m, k), (k2, n)) = (matrix(a, gemm.trans_a)?, matrix(b, gemm.trans_b)?);
     if k != k2 {
-        return Err(format!("`{}` has {k} columns, `{}` {k2} rows", inputs[0].name, inputs[1].name));
+        return Err(format!("`{}` has {k} columns, `{}` {k2} rows", a.name, b.name));
     }
     let shape = Shape(vec![m, n]);
-    match inputs.get(2) {
+    match c {
         Some(c) if c.shape.0 != shape.0[1..] => Err(format!("the bias is {}, the output {shape}", c.shape)),
         Some(_) | None => Ok(shape),
     }

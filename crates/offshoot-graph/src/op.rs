@@ -20,7 +20,8 @@
 //!   constants differ;
 //! - what has no Q behind it (the logits) or no DQ before it (operators kept in float) is float on that side.
 //!
-//! `fuse` leaves Q and DQ where they are; it may make `Conv -> Relu` one [`FusedOp::Conv`].
+//! `fuse_quantized` makes one [`FusedOp::Quantized`] of each of these patterns where activations have one scale, for an
+//! executor. `fuse` leaves Q and DQ where they are; it may make `Conv -> Relu` one [`FusedOp::Conv`].
 
 use crate::shape::Shape;
 use crate::tensor::DType;
@@ -195,6 +196,11 @@ pub struct Clip {
     pub max: f32,
 }
 
+impl Clip {
+    /// No bounds.
+    pub const NONE: Clip = Clip { min: f32::NEG_INFINITY, max: f32::INFINITY };
+}
+
 /// Windows of a pooling operator.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Pool {
@@ -366,9 +372,72 @@ pub enum Activation {
     Silu,
 }
 
+/// What the bytes of a quantised tensor stand for: (byte - zero_point) * scale.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Steps {
+    /// The size of a step, positive and finite.
+    pub scale: f32,
+    /// The byte that stands for 0.
+    pub zero_point: u8,
+}
+
+/// What is added to a quantised result before it is stored.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct QuantizedResidual {
+    /// The steps in which the result is rounded before the addition.
+    pub rounded: Steps,
+    /// An activation after that rounding's operator: the smallest and the largest number.
+    pub clip: Clip,
+    /// The steps of what is added.
+    pub other: Steps,
+}
+
+/// An operator on u8 that stand for floats, made by `fuse_quantized` from one between DequantizeLinear and QuantizeLinear.
+#[derive(Clone, Debug, PartialEq)]
+pub enum QuantizedOp {
+    /// (x u8, weight i8, weight scale [K] or scalar, bias?, residual u8?) -> u8, or f32 without `y`
+    Conv {
+        /// The convolution.
+        conv: Conv,
+        /// The last input is added.
+        residual: Option<QuantizedResidual>,
+    },
+    /// (x u8, weight i8, weight scale, bias?) -> u8, or f32 without `y`; x is not transposed
+    Gemm {
+        /// Whether the weight is used transposed.
+        trans_b: bool,
+    },
+    /// (a u8, b u8) -> u8
+    Add {
+        /// b's steps.
+        other: Steps,
+    },
+    /// x u8 -> u8
+    AveragePool(AveragePool),
+    /// x u8 -> u8
+    GlobalAveragePool,
+    /// x u8 -> u8: the same numbers, clipped, in other steps
+    Rescale,
+}
+
+/// A [`QuantizedOp`] and the meaning of its bytes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Quantized {
+    /// What is computed.
+    pub op: QuantizedOp,
+    /// The steps of the first input.
+    pub x: Steps,
+    /// Bounds of the result before it is rounded: an activation.
+    pub clip: Clip,
+    /// The steps of the result; a Conv or a Gemm without them gives floats.
+    pub y: Option<Steps>,
+}
+
 /// Several operators in one.
 #[derive(Clone, Debug, PartialEq)]
 pub enum FusedOp {
+    /// An operator on bytes.
+    Quantized(Quantized),
     /// (x, weight, bias, residual?) -> activation(conv + residual)
     Conv {
         /// The convolution.
@@ -531,9 +600,23 @@ impl GradOp {
     }
 }
 
+impl QuantizedOp {
+    fn name(&self) -> &'static str {
+        match self {
+            QuantizedOp::Conv { .. } => "Quantized.Conv",
+            QuantizedOp::Gemm { .. } => "Quantized.Gemm",
+            QuantizedOp::Add { .. } => "Quantized.Add",
+            QuantizedOp::AveragePool(_) => "Quantized.AveragePool",
+            QuantizedOp::GlobalAveragePool => "Quantized.GlobalAveragePool",
+            QuantizedOp::Rescale => "Quantized.Rescale",
+        }
+    }
+}
+
 impl FusedOp {
     fn name(&self) -> &'static str {
         match self {
+            FusedOp::Quantized(quantized) => quantized.op.name(),
             FusedOp::Conv { .. } => "Fused.Conv",
             FusedOp::Silu => "Fused.Silu",
             FusedOp::MatMul { .. } => "Fused.MatMul",

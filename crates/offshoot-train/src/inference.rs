@@ -1,7 +1,7 @@
 //! A network that answers.
 
 use blake3::Hasher;
-use offshoot_graph::passes::{FoldError, freeze, fuse, remove_training_leftovers, shipped};
+use offshoot_graph::passes::{FoldError, freeze, fuse, fuse_quantized, remove_training_leftovers, shipped};
 use offshoot_graph::{
     ExecuteError, Executor, Graph, GraphError, Model, Session, Tensor, TensorView, Weights,
 };
@@ -69,7 +69,7 @@ impl Inference {
         executor: &dyn Executor,
     ) -> Result<Inference, NetworkError> {
         let (graph, weights) = shipped(graph, weights)?;
-        Inference::prepare(&fuse(&graph)?, weights, executor)
+        Inference::prepare(&fuse(&fuse_quantized(&graph)?)?, weights, executor)
     }
 
     fn prepare(graph: &Graph, weights: Weights, executor: &dyn Executor) -> Result<Inference, NetworkError> {

@@ -125,14 +125,14 @@ impl Lowering<'_> {
         direction: Direction,
     ) -> Option<Arc<PackedFilter>> {
         let key = (weight, direction, PackedFilter::is_for_winograd(shape), E::DTYPE);
-        if let Some(packed) = self.filters.get(&key) {
+        if let Some(packed) = self.filters.floats.get(&key) {
             return Some(Arc::clone(packed));
         }
         let oihw = self.known(weight)?.as_f32()?;
         let mut filter = PackedFilter::default();
         pack::<E>(&mut filter, self.isa, shape, direction, &rounded::<E>(self.isa, oihw));
         let packed = Arc::new(filter);
-        self.filters.insert(key, Arc::clone(&packed));
+        self.filters.floats.insert(key, Arc::clone(&packed));
         Some(packed)
     }
 

@@ -3,6 +3,7 @@
 mod block;
 mod conv;
 mod elementwise;
+mod integers;
 mod loss;
 mod norm;
 mod pool;
@@ -345,6 +346,7 @@ impl<'a> Lowering<'a> {
             DType::I8 | DType::U8 | DType::I32 if matches!(node.op, Op::DequantizeLinear { .. }) => {
                 self.node::<f32>(node)
             }
+            DType::U8 => self.integers(node),
             other => Err(unsupported(node, format!("there are no kernels for {other}"))),
         }
     }
@@ -360,6 +362,7 @@ impl<'a> Lowering<'a> {
     fn node<E: Element>(&mut self, node: &Node) -> Result<(), ExecuteError> {
         match &node.op {
             Op::Conv(conv) => self.conv::<E>(node, conv, (Activation::None, None), false),
+            Op::Fused(FusedOp::Quantized(quantized)) => self.quantized(node, quantized),
             Op::Fused(FusedOp::Conv { conv, residual, activation }) => {
                 self.conv::<E>(node, conv, epilogue(*activation), *residual)
             }

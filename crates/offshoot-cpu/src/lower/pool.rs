@@ -8,7 +8,7 @@ use crate::kernels::element::Element;
 use crate::kernels::pool::{self, PoolShape, global_average, global_average_grad, pool_grad};
 
 impl Lowering<'_> {
-    fn pool_shape(&self, pool: &Pool, x: ValueId, y: ValueId) -> PoolShape {
+    pub(super) fn pool_shape(&self, pool: &Pool, x: ValueId, y: ValueId) -> PoolShape {
         let (&[batch, channels, in_h, in_w], &[_, _, out_h, out_w]) = (self.shape(x), self.shape(y)) else {
             unreachable!("the shape rule of pooling asks for rank 4")
         };

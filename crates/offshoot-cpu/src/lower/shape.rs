@@ -4,7 +4,7 @@ use offshoot_graph::op::LayerNormalization;
 use offshoot_graph::{ExecuteError, Node, ValueId};
 
 use super::{Lowering, Order};
-use crate::kernels::element::Element;
+use crate::kernels::element::{Element, Stored};
 use crate::kernels::layer_norm::{layer_norm, layer_norm_input_grad, layer_norm_reduce};
 use crate::kernels::shape::{Columns, broadcast, copy_columns, permute};
 
@@ -48,7 +48,7 @@ impl Lowering<'_> {
         Columns { row: shape[axis] * inner, start: start * inner, width: size * inner }
     }
 
-    pub(super) fn concat<E: Element>(&mut self, node: &Node, axis: usize) -> Result<(), ExecuteError> {
+    pub(super) fn concat<E: Stored>(&mut self, node: &Node, axis: usize) -> Result<(), ExecuteError> {
         let (mut parts, mut start) = (Vec::new(), 0);
         for &input in &node.inputs {
             let size = self.shape(input)[axis];

@@ -54,6 +54,7 @@ fn policy(op: &Op) -> Policy {
         | Op::Grad(_)
         | Op::Fused(
             FusedOp::Silu
+            | FusedOp::Quantized(_)
             | FusedOp::BatchNormApply { .. }
             | FusedOp::BatchNormReduce { .. }
             | FusedOp::BatchNormInput { .. },

@@ -190,7 +190,8 @@ impl Tape {
                 | Op::Train(TrainOp::InvStd { .. } | TrainOp::BatchNormApply)
                 | Op::Grad(_)
                 | Op::Fused(
-                    FusedOp::Conv { .. }
+                    FusedOp::Quantized(_)
+                    | FusedOp::Conv { .. }
                     | FusedOp::MatMul { .. }
                     | FusedOp::BatchNormApply { .. }
                     | FusedOp::BatchNormReduce { .. }

@@ -10,6 +10,7 @@ mod fuse;
 mod gelu;
 mod head;
 mod inference;
+mod quantized;
 mod recompute;
 mod rewrite;
 mod train;
@@ -24,6 +25,7 @@ pub use fuse::fuse;
 pub use gelu::recognize_gelu;
 pub use head::{layer_before, up_to};
 pub use inference::{InferenceGraph, NotForInference, remove_training_leftovers, shipped};
+pub use quantized::fuse_quantized;
 pub use recompute::recompute;
 pub use rewrite::prune;
 pub use train::{

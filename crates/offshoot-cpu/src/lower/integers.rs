@@ -1,0 +1,279 @@
+//! Operators on bytes.
+
+use std::sync::Arc;
+
+use offshoot_graph::op::{Clip, FusedOp, Quantized, QuantizedOp, QuantizedResidual, Steps};
+use offshoot_graph::{Data, ExecuteError, Node, Op, Tensor, ValueId};
+
+use super::{Lowering, unsupported};
+use crate::kernels::ConvShape;
+use crate::kernels::int8::conv::{ByteFilter, Numbers, conv};
+use crate::kernels::int8::depthwise::{self, DepthwiseFilter, depthwise};
+use crate::kernels::int8::elementwise::{add, table, table_of};
+use crate::kernels::int8::pool::{self, Mean, global_average};
+use crate::kernels::int8::{Output, Requantize, Residual};
+use crate::kernels::pool::Pool;
+use crate::plan::BufferId;
+use crate::session::IntegerFilter;
+
+/// The numbers of a product: OIHW weights, and for each output channel what is added to the sum and what multiplies it.
+struct ProductNumbers {
+    weights: Vec<i8>,
+    bias: Vec<i32>,
+    scale: Vec<f32>,
+}
+
+impl Lowering<'_> {
+    /// A node whose first input are bytes.
+    pub(super) fn integers(&mut self, node: &Node) -> Result<(), ExecuteError> {
+        match &node.op {
+            Op::Fused(FusedOp::Quantized(quantized)) => self.quantized(node, quantized),
+            Op::MaxPool(pool) => {
+                let none = Steps { scale: 1.0, zero_point: 0 };
+                self.byte_pool(node, Pool::Max, pool, mean(none, none, Clip::NONE))
+            }
+            Op::Flatten { .. } | Op::Reshape { .. } => self.reshape(node),
+            Op::Concat { axis } => self.concat::<u8>(node, *axis),
+            _ => Err(unsupported(node, "there are no kernels for u8".into())),
+        }
+    }
+
+    pub(super) fn quantized(&mut self, node: &Node, quantized: &Quantized) -> Result<(), ExecuteError> {
+        let Quantized { op, x, clip, y } = quantized;
+        match op {
+            QuantizedOp::Conv { conv, residual } => {
+                let shape = self.conv_shape(conv, node.inputs[0], node.inputs[1], node.outputs[0]);
+                self.byte_conv(node, quantized, &shape, *residual, false)
+            }
+            QuantizedOp::Gemm { trans_b } => {
+                let (m, k, n) = match (self.shape(node.inputs[0]), self.shape(node.outputs[0])) {
+                    (&[m, k], &[_, n]) => (m, k, n),
+                    _ => return Err(unsupported(node, "its operands must be matrices".into())),
+                };
+                self.byte_conv(node, quantized, &ConvShape::of_matrices(m, k, n), None, !trans_b)
+            }
+            QuantizedOp::Add { other } => self.byte_add(node, *x, *other, *clip, result(node, *y)?),
+            QuantizedOp::AveragePool(pool) => {
+                let kind = Pool::Average { count_include_pad: pool.count_include_pad };
+                self.byte_pool(node, kind, &pool.pool, mean(*x, result(node, *y)?, *clip))
+            }
+            QuantizedOp::GlobalAveragePool => self.byte_mean(node, mean(*x, result(node, *y)?, *clip)),
+            QuantizedOp::Rescale => self.rescale(node, *x, *clip, result(node, *y)?),
+        }
+    }
+
+    /// A convolution, or a product of matrices as one of a row of pixels, whose weight may lie transposed.
+    fn byte_conv(
+        &mut self,
+        node: &Node,
+        quantized: &Quantized,
+        shape: &ConvShape,
+        residual: Option<QuantizedResidual>,
+        transposed: bool,
+    ) -> Result<(), ExecuteError> {
+        let rounded = residual.map_or(quantized.y, |r| Some(r.rounded));
+        let filter =
+            self.integer_filter(node, quantized.x, rounded, shape, transposed, residual.is_some())?;
+        let (isa, shape, clip) = (self.isa, *shape, quantized.clip);
+        let x = self.read(node.inputs[0])?;
+        let other = if residual.is_some() { node.inputs.last().copied() } else { None };
+        let other = other.map(|v| self.read(v)).transpose()?;
+        let y = self.write(node.outputs[0]);
+        let reads = [x].into_iter().chain(other).collect();
+        let result = quantized.y;
+        self.push(&node.name, reads, vec![y], move |memory, _, out| {
+            let output = match (result, residual, other) {
+                (Some(y), Some(residual), Some(other)) => Output::Bytes {
+                    y: out[0].get(),
+                    requantize: requantize(residual.rounded, residual.clip),
+                    residual: Some(sum(memory.get(other), residual.rounded, residual.other, y, clip)),
+                },
+                (Some(y), ..) => {
+                    Output::Bytes { y: out[0].get(), requantize: requantize(y, clip), residual: None }
+                }
+                (None, ..) => Output::Floats { y: out[0].get(), bounds: (clip.min, clip.max) },
+            };
+            match &filter {
+                IntegerFilter::Dense(filter) => conv(isa, &shape, memory.get(x), filter, output),
+                IntegerFilter::Depthwise(filter) => depthwise(isa, &shape, memory.get(x), filter, output),
+            }
+            Ok(())
+        });
+        Ok(())
+    }
+
+    /// The packed filter of a node, whose sums become numbers in steps of `y`, or floats.
+    fn integer_filter(
+        &mut self,
+        node: &Node,
+        x: Steps,
+        y: Option<Steps>,
+        shape: &ConvShape,
+        transposed: bool,
+        residual: bool,
+    ) -> Result<IntegerFilter, ExecuteError> {
+        let key = node.outputs[0];
+        if let Some(filter) = self.filters.integers.get(&key) {
+            return Ok(filter.clone());
+        }
+        let last = node.inputs.len() - usize::from(residual);
+        let numbers = self.product_numbers(&node.inputs[..last], x, y, shape, transposed);
+        let numbers = numbers.ok_or_else(|| {
+            unsupported(node, "its weights, their scale and the bias must be frozen".into())
+        })?;
+        let ProductNumbers { weights, bias, scale } = &numbers;
+        let numbers = Numbers { weights, bias, scale, zero_point: x.zero_point };
+        let filter = if depthwise::supports(shape) {
+            IntegerFilter::Depthwise(Arc::new(DepthwiseFilter::pack(shape, &numbers)))
+        } else {
+            IntegerFilter::Dense(Arc::new(ByteFilter::pack(self.isa, shape, &numbers)))
+        };
+        self.filters.integers.insert(key, filter.clone());
+        Ok(filter)
+    }
+
+    /// (x, weight, weight scale, bias?) as numbers, if they are known.
+    fn product_numbers(
+        &self,
+        inputs: &[ValueId],
+        x: Steps,
+        y: Option<Steps>,
+        shape: &ConvShape,
+        transposed: bool,
+    ) -> Option<ProductNumbers> {
+        let Data::I8(weights) = self.known(inputs[1])?.data() else { return None };
+        let weights = if transposed {
+            (0..weights.len()).map(|i| weights[i % shape.in_c * shape.out_c + i / shape.in_c]).collect()
+        } else {
+            weights.clone()
+        };
+        let scale = self.known(inputs[2])?.as_f32()?;
+        let steps: Vec<f32> = (0..shape.out_c).map(|k| x.scale * scale[k.min(scale.len() - 1)]).collect();
+        let bias = match inputs.get(3).map(|&bias| self.known(bias)) {
+            None => vec![0; shape.out_c],
+            Some(bias) => in_steps(bias?, &steps)?,
+        };
+        let scale = steps.iter().map(|&step| y.map_or(step, |y| step / y.scale)).collect();
+        Some(ProductNumbers { weights, bias, scale })
+    }
+
+    fn byte_add(
+        &mut self,
+        node: &Node,
+        a_steps: Steps,
+        b_steps: Steps,
+        clip: Clip,
+        y_steps: Steps,
+    ) -> Result<(), ExecuteError> {
+        let isa = self.isa;
+        let order = self.held_order(&node.inputs);
+        let (a, b) = (self.in_order(node.inputs[0], order)?, self.in_order(node.inputs[1], order)?);
+        let y = self.write_in_order(node.outputs[0], order);
+        self.push(&node.name, vec![a, b], vec![y], move |memory, _, out| {
+            let residual = sum(memory.get(b), a_steps, b_steps, y_steps, clip);
+            add(isa, memory.get(a), a_steps.zero_point, &residual, out[0].get());
+            Ok(())
+        });
+        Ok(())
+    }
+
+    fn byte_pool(
+        &mut self,
+        node: &Node,
+        kind: Pool,
+        attributes: &offshoot_graph::op::Pool,
+        mean: Mean,
+    ) -> Result<(), ExecuteError> {
+        let shape = self.pool_shape(attributes, node.inputs[0], node.outputs[0]);
+        let x = self.read(node.inputs[0])?;
+        let y = self.write(node.outputs[0]);
+        self.push(&node.name, vec![x], vec![y], move |memory, _, out| {
+            pool::pool(kind, &mean, &shape, memory.get(x), out[0].get());
+            Ok(())
+        });
+        Ok(())
+    }
+
+    fn byte_mean(&mut self, node: &Node, mean: Mean) -> Result<(), ExecuteError> {
+        let [batch, _, h, w] = self.picture(node, node.inputs[0])?;
+        if h.saturating_mul(w) > pool::PIXELS {
+            return Err(unsupported(node, format!("a mean of bytes takes at most {} pixels", pool::PIXELS)));
+        }
+        let x = self.read(node.inputs[0])?;
+        let y = self.write(node.outputs[0]);
+        self.push(&node.name, vec![x], vec![y], move |memory, _, out| {
+            global_average(&mean, batch, memory.get(x), out[0].get());
+            Ok(())
+        });
+        Ok(())
+    }
+
+    fn rescale(&mut self, node: &Node, from: Steps, clip: Clip, to: Steps) -> Result<(), ExecuteError> {
+        let order = self.held_order(&node.inputs);
+        let x: BufferId = self.in_order(node.inputs[0], order)?;
+        let y = self.write_in_order(node.outputs[0], order);
+        let bytes = table_of(from.zero_point, from.scale, to.scale, requantize(to, clip));
+        self.push(&node.name, vec![x], vec![y], move |memory, _, out| {
+            table(memory.get(x), &bytes, out[0].get());
+            Ok(())
+        });
+        Ok(())
+    }
+}
+
+impl ConvShape {
+    /// The product of a matrix of `m` rows of `k` and one of `k` rows of `n`, as the 1x1 convolution of a row of pixels.
+    pub(super) fn of_matrices(m: usize, k: usize, n: usize) -> ConvShape {
+        ConvShape {
+            batch: 1,
+            in_h: 1,
+            in_w: m,
+            in_c: k,
+            out_h: 1,
+            out_w: m,
+            out_c: n,
+            kernel: [1, 1],
+            strides: [1, 1],
+            pads: [0; 4],
+            dilations: [1, 1],
+            groups: 1,
+        }
+    }
+}
+
+/// The steps of a result that is bytes.
+fn result(node: &Node, y: Option<Steps>) -> Result<Steps, ExecuteError> {
+    y.ok_or_else(|| unsupported(node, "its result must be quantised".into()))
+}
+
+/// A bias in the steps of each output channel.
+fn in_steps(bias: &Tensor, steps: &[f32]) -> Option<Vec<i32>> {
+    match bias.data() {
+        Data::I32(bias) => Some(bias.clone()),
+        Data::F32(bias) => {
+            Some(bias.iter().zip(steps).map(|(b, step)| (b / step).round_ties_even() as i32).collect())
+        }
+        _ => None,
+    }
+}
+
+/// How numbers that are clipped become bytes.
+fn requantize(steps: Steps, clip: Clip) -> Requantize {
+    let all = Requantize { zero_point: steps.zero_point, bounds: [0, 255] };
+    Requantize { bounds: [clip.min, clip.max].map(|bound| all.of(bound / steps.scale)), ..all }
+}
+
+/// x, which is added to numbers in steps of `rounded`.
+fn sum(x: &[u8], rounded: Steps, other: Steps, y: Steps, clip: Clip) -> Residual<'_> {
+    Residual {
+        x,
+        x_zero_point: other.zero_point,
+        x_scale: other.scale / y.scale,
+        scale: rounded.scale / y.scale,
+        sum: requantize(y, clip),
+    }
+}
+
+fn mean(x: Steps, y: Steps, clip: Clip) -> Mean {
+    Mean { zero_point: x.zero_point, scale: x.scale / y.scale, requantize: requantize(y, clip) }
+}
