@@ -1,6 +1,6 @@
 //! How fast this machine infers and trains: random weights and pictures, 1000 classes, the median of the steps.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use offshoot_cpu::CpuExecutor;
@@ -14,6 +14,7 @@ use offshoot_train::{
 use serde::Serialize;
 
 use crate::error::{Error, Result};
+use crate::source::{ModelSource, Overrides};
 use crate::start::random_model;
 
 /// ImageNet-1k's.
@@ -25,7 +26,7 @@ const WARMUP: usize = 2;
 /// What to time.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BenchOptions {
-    /// The architecture.
+    /// The architecture; for inference also a model's file.
     pub model: String,
     /// Pictures at once.
     pub batch: usize,
@@ -65,12 +66,19 @@ pub struct TrainBenchOptions {
     pub dump: Option<PathBuf>,
 }
 
-/// Times inference: the graph that `export` ships, on our runtime.
+/// Times inference: the graph that `export` ships, on our runtime; of a file the network that it holds.
 ///
 /// # Errors
-/// When the architecture is unknown or a size is out of range.
+/// When the architecture is unknown, the file is no model, or a size is out of range.
 pub fn bench_infer(options: &BenchOptions, executor: &CpuExecutor) -> Result<Timing> {
-    let (model, images) = setup(options)?;
+    let (model, images) = if Path::new(&options.model).exists() {
+        let overrides = Overrides { size: options.size, ..Overrides::default() };
+        let model = ModelSource::Path(options.model.clone().into()).load(&overrides)?.model;
+        let images = random_images(options, model.metadata.preprocessing.size)?;
+        (model, images)
+    } else {
+        setup(options)?
+    };
     let mut network = Inference::new(&model, executor)?;
     measure(options, executor, || Ok(network.run(&images).map(|_| ())?))
 }
@@ -110,21 +118,25 @@ pub fn bench_train(
 }
 
 fn setup(options: &BenchOptions) -> Result<(Model, Tensor)> {
-    if options.batch == 0 {
-        return Err(Error::Input("--batch must be at least 1, not 0".into()));
-    }
     let architecture = find(&options.model)?;
     let mut preprocessing = architecture.preprocessing();
     preprocessing.size = options.size.unwrap_or(preprocessing.size);
     let size = preprocessing.size;
     let classes: Vec<String> = (0..CLASSES).map(|i| i.to_string()).collect();
     let model = random_model(architecture, None, &classes, preprocessing, 0)?;
-    let mut random = Random::new(0, 0, 0, Purpose::Augment);
-    let elements = options.batch.checked_mul(3 * size * size).filter(|&n| n <= 1 << 32);
-    let elements = elements.ok_or_else(|| Error::Input(format!("--batch {} is too large", options.batch)))?;
-    let images =
-        Tensor::f32([options.batch, 3, size, size], (0..elements).map(|_| random.normal()).collect());
+    let images = random_images(options, size)?;
     Ok((model, images))
+}
+
+fn random_images(options: &BenchOptions, size: usize) -> Result<Tensor> {
+    if options.batch == 0 {
+        return Err(Error::Input("--batch must be at least 1, not 0".into()));
+    }
+    let mut random = Random::new(0, 0, 0, Purpose::Augment);
+    let elements = size.checked_mul(size).and_then(|area| area.checked_mul(3));
+    let elements = elements.and_then(|n| n.checked_mul(options.batch)).filter(|&n| n <= 1 << 32);
+    let elements = elements.ok_or_else(|| Error::Input(format!("--batch {} is too large", options.batch)))?;
+    Ok(Tensor::f32([options.batch, 3, size, size], (0..elements).map(|_| random.normal()).collect()))
 }
 
 fn measure(

@@ -24,8 +24,8 @@ enum What {
 
 #[derive(Args)]
 struct Options {
-    /// The architecture; its weights are random.
-    #[arg(long, value_name = "NAME")]
+    /// The architecture, whose weights are random; or, to time inference, a model's file.
+    #[arg(long, value_name = "NAME|FILE")]
     model: String,
     /// Pictures at once.
     #[arg(long, value_name = "N", default_value_t = 16)]
