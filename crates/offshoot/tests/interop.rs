@@ -307,6 +307,15 @@ fn onnx_runtime_answers_like_our_integers() {
     // Which checks that 99 % of the pictures get the same class.
     let report = interop(&world, &["int8", file, "int8.jsonl"]);
     assert_eq!(report["types"], json!(["FLOAT", "INT32", "INT8", "UINT8"]), "{report}");
+
+    // What TensorRT takes: no u8, no integer biases.
+    world.json("export run --format tensorrt --precision int8 --out trt");
+    let file = "trt/mobilenet_v2-tensorrt/model.onnx";
+    predict(&world, file, &photos, "trt.jsonl");
+    let same = agreeing(&classes(&world, "trt.jsonl"), &classes(&world, "predictions.jsonl"));
+    assert!(same * 100 >= 97 * pictures, "top-1 is the float network's on {same} of {pictures}");
+    let report = interop(&world, &["int8", file, "trt.jsonl"]);
+    assert_eq!(report["types"], json!(["FLOAT", "INT8"]), "{report}");
 }
 
 /// Calibrated on pictures that the networks were not trained with.
