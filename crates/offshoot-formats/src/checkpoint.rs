@@ -103,7 +103,7 @@ fn load(mut file: File) -> Result<LoadedWeights, Problem> {
             Ok(LoadedWeights { weights, metadata: BTreeMap::new(), format, wrappers, prefix, skipped })
         }
         Content::Zip | Content::Pickle => {
-            let pth::PthFile { weights, wrappers, skipped, layout } = pth::read_from(file)?;
+            let pth::PthFile { weights, wrappers, skipped, layout, .. } = pth::read_from(file)?;
             let (weights, prefix) = strip_prefixes(weights);
             let format = match layout {
                 pth::Layout::Zip => CheckpointFormat::PthZip,

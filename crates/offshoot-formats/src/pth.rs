@@ -4,8 +4,8 @@
 //! program: it can name any Python function and ask for a call of it. Nothing here can call anything. A small
 //! machine builds inert values, and knows three kinds of calls:
 //!
-//! - those that describe tensors and dictionaries (`torch._utils._rebuild_tensor_v2`,
-//!   `collections.OrderedDict`, ...) are understood;
+//! - those that describe tensors, quantised ones too, and dictionaries (`torch._utils._rebuild_tensor_v2`,
+//!   `_rebuild_qtensor`, `collections.OrderedDict`, ...) are understood;
 //! - those of a fixed list of plain values that checkpoints hold beside the weights (`numpy` scalars,
 //!   `argparse.Namespace`, `torch.device`, ...), and instances that are made without a call (`NEWOBJ`), become
 //!   placeholders that keep the name of their class only;
@@ -14,6 +14,7 @@
 //! Sizes are checked before memory is taken: what a pickle may build is limited by [`MAX_PICKLE_STEPS`], and all
 //! tensors together by [`MEMORY_FACTOR`] times the size of the file, whatever strides or compression claim.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Seek};
 use std::path::Path;
@@ -27,9 +28,12 @@ pub(crate) mod container;
 mod input;
 pub(crate) mod opcodes;
 pub(crate) mod pickle;
+mod quantized;
 mod state_dict;
 pub(crate) mod storage;
 pub(crate) mod values;
+
+pub use quantized::QuantizedTensor;
 
 /// The most instructions of a pickle that are followed. A large checkpoint with its optimizer has some 100,000.
 pub const MAX_PICKLE_STEPS: u64 = 8_000_000;
@@ -57,8 +61,11 @@ pub enum Layout {
 /// The state dict of a `torch.save` file.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PthFile {
-    /// The tensors by key, as the file spells the keys.
+    /// The tensors by key, as the file spells the keys. Those of integers that stand for floats are floats here, and the
+    /// packed weight of a quantised `Linear` (`fc._packed_params._packed_params`) is `fc.weight` and `fc.bias`.
     pub weights: Weights,
+    /// The integers of those that were quantised.
+    pub quantized: BTreeMap<String, QuantizedTensor>,
     /// The keys under which the state dict was found, outermost first: `["state_dict"]`. Empty at the root.
     pub wrappers: Vec<String>,
     /// The keys of the state dict whose value is no tensor, with the type of the value.
@@ -91,6 +98,6 @@ pub fn read_from(source: impl Read + Seek) -> Result<PthFile, Problem> {
     let found = state_dict::find(&pickled)?;
     let (limit, order) = (container.limit, container.order);
     let source = storage::Source { bytes: &mut |storage| container.bytes(storage), limit, order };
-    let weights = storage::load(&pickled.heap, &found.tensors, source)?;
-    Ok(PthFile { weights, wrappers: found.wrappers, skipped: found.skipped, layout })
+    let (weights, quantized) = quantized::load(&pickled.heap, found.tensors, &found.quantized, source)?;
+    Ok(PthFile { weights, quantized, wrappers: found.wrappers, skipped: found.skipped, layout })
 }

@@ -336,3 +336,30 @@ fn bytes_of(data: &Data) -> Vec<u8> {
         Data::Bool(v) => v.iter().map(|&x| u8::from(x)).collect(),
     }
 }
+
+#[test]
+fn state_dicts_of_quantize_dynamic_read_as_pytorch_dequantises_them() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/dynamic");
+    let expected: BTreeMap<String, BTreeMap<String, Value>> =
+        serde_json::from_slice(&std::fs::read(folder.join("floats.json")).unwrap()).unwrap();
+    assert_eq!(expected.len(), 4);
+    for (name, tensors) in expected {
+        let file = pth::read(&folder.join(format!("{name}.pth"))).unwrap();
+        assert_eq!(file.weights.keys().collect::<Vec<_>>(), tensors.keys().collect::<Vec<_>>(), "{name}");
+        for (key, tensor) in tensors {
+            let list = |field: &str| {
+                let values = tensor[field].as_array().unwrap();
+                values.iter().map(|x| x.as_f64().unwrap()).collect::<Vec<_>>()
+            };
+            assert_eq!(numbers(file.weights[&key].data()), list("values"), "{name}: {key}");
+            let quantized = file.quantized.get(&key);
+            assert_eq!(quantized.is_some(), tensor.get("integers").is_some(), "{name}: {key}");
+            if let Some(quantized) = quantized {
+                assert_eq!(numbers(quantized.integers.data()), list("integers"), "{name}: {key}");
+                assert_eq!(quantized.axis, (name == "per_channel").then_some(0), "{name}: {key}");
+            }
+        }
+        // The packed cells of an LSTM are an object that is not built, and said to be left out.
+        assert_eq!(file.skipped.iter().any(|(key, _)| key.starts_with("lstm.")), name == "lstm");
+    }
+}

@@ -2,7 +2,9 @@
 
 use std::rc::Rc;
 
-use super::values::{ElementType, Heap, Node, Storage, StorageView, TensorView, Value};
+use super::values::{
+    ElementType, Heap, Node, QuantizedView, Quantizer, Storage, StorageView, TensorView, Value,
+};
 use crate::elements::Stored;
 
 /// Why a call or a persistent id has no value.
@@ -104,6 +106,10 @@ fn plain_call(heap: &mut Heap, name: Rc<str>, args: Value) -> Result<(Value, u64
             let tensor = tensor(heap, fields, Some(stored)).ok_or_else(|| odd(&name))?;
             Ok((heap.add(Node::Tensor(tensor)), 0))
         }
+        "torch._utils._rebuild_qtensor" => {
+            let tensor = quantized(heap, tuple(heap, &args, &name)?).ok_or_else(|| odd(&name))?;
+            Ok((heap.add(Node::Quantized(tensor)), 0))
+        }
         "torch._utils._rebuild_parameter"
         | "torch._utils._rebuild_parameter_with_state"
         | "torch.Size"
@@ -165,6 +171,30 @@ fn tensor(heap: &Heap, fields: &[Value], stored: Option<ElementType>) -> Option<
         shape: naturals(heap, shape)?,
         strides: naturals(heap, strides)?,
     })
+}
+
+/// `(storage, offset, shape, strides, quantizer, ...)`, where the quantizer is `(per_tensor_affine, scale, zero_point)` or
+/// `(per_channel_affine, scales, zero_points, axis)`.
+fn quantized(heap: &Heap, fields: &[Value]) -> Option<QuantizedView> {
+    let integers = tensor(heap, fields, None)?;
+    let view = |value: &Value| match heap.node(value)? {
+        Node::Tensor(view) => Some(view.clone()),
+        _ => None,
+    };
+    let quantizer = match heap.tuple(fields.get(4)?)? {
+        [Value::Global(scheme), Value::Float(scale), Value::Int(zero_point)]
+            if &**scheme == "torch.per_tensor_affine" =>
+        {
+            Quantizer::Tensor { scale: *scale, zero_point: *zero_point }
+        }
+        [Value::Global(scheme), scales, zero_points, axis]
+            if matches!(&**scheme, "torch.per_channel_affine" | "torch.per_channel_affine_float_qparams") =>
+        {
+            Quantizer::Axis { scales: view(scales)?, zero_points: view(zero_points)?, axis: natural(axis)? }
+        }
+        _ => return None,
+    };
+    Some(QuantizedView { integers, quantizer })
 }
 
 fn natural(value: &Value) -> Option<u64> {
@@ -251,6 +281,9 @@ fn storage_type(class: &str) -> Option<ElementType> {
         "CharStorage" => Stored::I8,
         "ByteStorage" => Stored::U8,
         "BoolStorage" => Stored::Bool,
+        "QInt8Storage" => Stored::I8,
+        "QUInt8Storage" => Stored::U8,
+        "QInt32Storage" => Stored::I32,
         _ => return Some(Err(class.into())),
     }))
 }
@@ -260,7 +293,6 @@ fn unread_width(class: &str) -> u64 {
     match class.rsplit('.').next().unwrap_or(class) {
         "ComplexDoubleStorage" => 16,
         "ComplexFloatStorage" => 8,
-        "QInt32Storage" => 4,
         _ => 1,
     }
 }

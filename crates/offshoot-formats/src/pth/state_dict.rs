@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::pickle::Pickled;
-use super::values::{Heap, Node, TensorView, Value};
+use super::values::{Heap, Node, QuantizedView, TensorView, Value};
 use crate::error::Problem;
 
 /// Keys that hold the state dict, the likeliest first; averaged weights only when there are no others.
@@ -22,6 +22,9 @@ const WRAPPERS: &[&str] = &[
     "ema",
 ];
 
+/// The key under which PyTorch's quantised `Linear` keeps its weight and bias.
+const PACKED: &str = "._packed_params._packed_params";
+
 /// How deep wrappers are followed.
 const MAX_WRAPPERS: usize = 4;
 
@@ -29,6 +32,8 @@ pub(super) struct Found<'a> {
     pub(super) wrappers: Vec<String>,
     /// By key, in the order of the keys.
     pub(super) tensors: Vec<(String, &'a TensorView)>,
+    /// Those of integers that stand for floats.
+    pub(super) quantized: Vec<(String, &'a QuantizedView)>,
     /// Keys of other values, with their type.
     pub(super) skipped: Vec<(String, String)>,
 }
@@ -69,7 +74,7 @@ fn wrapped<'a>(heap: &'a Heap, entries: &Entries<'a>) -> Option<(&'static str, &
         .collect();
     let has_tensors = |value| {
         let inner = heap.dict(value).unwrap_or_default();
-        inner.iter().any(|(_, value)| matches!(heap.node(value), Some(Node::Tensor(_))))
+        inner.iter().any(|(_, value)| matches!(heap.node(value), Some(Node::Tensor(_) | Node::Quantized(_))))
     };
     candidates.iter().find(|(_, value)| has_tensors(value)).or(candidates.first()).copied()
 }
@@ -80,17 +85,46 @@ fn collect<'a>(
     entries: &Entries<'a>,
     wrappers: Vec<String>,
 ) -> Result<Found<'a>, Problem> {
-    let mut found = Found { wrappers, tensors: vec![], skipped: vec![] };
+    let mut found = Found { wrappers, tensors: vec![], quantized: vec![], skipped: vec![] };
     for (&key, &value) in entries {
-        match heap.node(value) {
-            Some(Node::Tensor(tensor)) => found.tensors.push((key.to_owned(), tensor)),
+        match (heap.node(value), key.strip_suffix(PACKED)) {
+            (Some(Node::Tuple(parts)), Some(layer))
+                if !entries.contains_key(format!("{layer}.weight").as_str()) =>
+            {
+                found.unpack(heap, layer, parts);
+            }
+            // What the layer would scale its output by, were it quantised too.
+            (Some(Node::Tensor(_)), _) if of_packed(entries, key) => {}
+            (Some(Node::Tensor(tensor)), _) => found.tensors.push((key.to_owned(), tensor)),
+            (Some(Node::Quantized(tensor)), _) => found.quantized.push((key.to_owned(), tensor)),
             _ => found.skipped.push((key.to_owned(), heap.type_name(value))),
         }
     }
-    if found.tensors.is_empty() {
+    if found.tensors.is_empty() && found.quantized.is_empty() {
         return Err(no_state_dict(heap, dict, &found.wrappers));
     }
     Ok(found)
+}
+
+impl<'a> Found<'a> {
+    /// Enters the weight and the bias of a quantised `Linear` under the names that a `Linear` has for them.
+    fn unpack(&mut self, heap: &'a Heap, layer: &str, parts: &'a [Value]) {
+        for (part, name) in parts.iter().zip(["weight", "bias"]) {
+            let key = format!("{layer}.{name}");
+            match heap.node(part) {
+                Some(Node::Tensor(tensor)) => self.tensors.push((key, tensor)),
+                Some(Node::Quantized(tensor)) => self.quantized.push((key, tensor)),
+                _ if matches!(part, Value::None) => {}
+                _ => self.skipped.push((key, heap.type_name(part))),
+            }
+        }
+    }
+}
+
+/// Whether `key` is the `scale` or `zero_point` beside the packed weight of a `Linear`.
+fn of_packed(entries: &Entries<'_>, key: &str) -> bool {
+    let layer = key.strip_suffix(".scale").or_else(|| key.strip_suffix(".zero_point"));
+    layer.is_some_and(|layer| entries.contains_key(format!("{layer}{PACKED}").as_str()))
 }
 
 fn no_state_dict(heap: &Heap, value: &Value, wrappers: &[String]) -> Problem {

@@ -32,6 +32,8 @@ pub(crate) enum Node {
     Dict(Vec<(Value, Value)>),
     Storage(StorageView),
     Tensor(TensorView),
+    /// A tensor of integers that stand for floats.
+    Quantized(QuantizedView),
     /// An object that is not built.
     Object {
         /// The name of its class.
@@ -67,6 +69,22 @@ pub(crate) struct TensorView {
     pub(crate) shape: Vec<u64>,
     /// In elements.
     pub(crate) strides: Vec<u64>,
+}
+
+/// A quantised tensor, not checked yet: its integers, and what they stand for.
+#[derive(Clone, Debug)]
+pub(crate) struct QuantizedView {
+    pub(crate) integers: TensorView,
+    pub(crate) quantizer: Quantizer,
+}
+
+/// A float is (integer - zero point) * scale.
+#[derive(Clone, Debug)]
+pub(crate) enum Quantizer {
+    /// One pair for the tensor.
+    Tensor { scale: f64, zero_point: i64 },
+    /// One for each place of an axis.
+    Axis { scales: TensorView, zero_points: TensorView, axis: u64 },
 }
 
 /// The bytes saved under one key, as the pickle declares them.
@@ -137,7 +155,7 @@ impl Heap {
                 Node::List(_) => "list".into(),
                 Node::Dict(_) => "dict".into(),
                 Node::Storage(_) => "storage".into(),
-                Node::Tensor(_) => "tensor".into(),
+                Node::Tensor(_) | Node::Quantized(_) => "tensor".into(),
                 Node::Object { class, .. } => class.to_string(),
             },
         }
