@@ -2,9 +2,14 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use offshoot_formats::onnx::{Options, ReadOptions, read_bytes, read_bytes_with, write_bytes};
+use offshoot_formats::onnx::{
+    Options, ReadOptions, quantize_dynamic_bytes, read_bytes, read_bytes_with, write_bytes,
+};
 
 fuzz_target!(|bytes: &[u8]| {
+    if let Ok(file) = quantize_dynamic_bytes(bytes) {
+        let _ = read_bytes(file.bytes);
+    }
     let _ = read_bytes_with(bytes, ReadOptions { size: None, any_input: true });
     let Ok(file) = read_bytes_with(bytes, ReadOptions { size: Some(32), any_input: false }) else { return };
     // A graph may be read and not written: a window of a pooling that ONNX cannot say.

@@ -60,6 +60,10 @@ fn cost(graph: &Graph, node: &Node, bindings: &Bindings) -> Result<Cost, DimErro
         Op::Fused(FusedOp::Quantized(Quantized { op: QuantizedOp::Gemm { .. }, .. })) => {
             elements(node.outputs[0])?.saturating_mul(product(node.inputs[0], 1)?)
         }
+        Op::DynamicQuantizeMatMul { .. } => {
+            let depth = graph.value(node.inputs[0]).shape.eval(bindings)?.get(1).copied().unwrap_or(1);
+            elements(node.outputs[0])?.saturating_mul(depth as u64)
+        }
         Op::MatMul | Op::Fused(FusedOp::MatMul { .. }) => {
             let a = graph.value(node.inputs[0]).shape.eval(bindings)?;
             let transposed = matches!(node.op, Op::Fused(FusedOp::MatMul { trans_a: true, .. }));

@@ -112,6 +112,10 @@ pub(crate) fn infer(op: &Op, inputs: &[&Value]) -> Result<Types, String> {
             scale_and_zero_point(inputs[0], &inputs[1..], *axis)?;
             Ok(vec![(inputs[2].dtype, inputs[0].shape.clone())])
         }
+        Op::DynamicQuantizeMatMul { trans_b } => {
+            arity(inputs, 3..=4)?;
+            one(dynamic_product_shape(inputs, *trans_b)?)
+        }
         Op::DequantizeLinear { axis } => {
             arity(inputs, 3..=3)?;
             one_of(inputs[0], &[DType::U8, DType::I8, DType::I32])?;
@@ -359,6 +363,25 @@ fn product_operands(inputs: &[&Value]) -> Result<(), String> {
     one_of(inputs[1], &[DType::I8])?;
     one_of(inputs[2], &[DType::F32])?;
     inputs.get(3).map_or(Ok(()), |bias| one_of(bias, &[DType::F32, DType::I32]))
+}
+
+fn dynamic_product_shape(inputs: &[&Value], trans_b: bool) -> Result<Shape, String> {
+    let (x, weight) = (inputs[0], inputs[1]);
+    if x.dtype != DType::F32 {
+        return Err(format!("`{}` is {}, and only f32 is quantised", x.name, x.dtype));
+    }
+    one_of(weight, &[DType::I8])?;
+    rank(x, 2)?;
+    rank(weight, 2)?;
+    let (depth, width) = (&weight.shape.0[usize::from(trans_b)], &weight.shape.0[usize::from(!trans_b)]);
+    if x.shape.0[1] != *depth {
+        return Err(format!("`{}` is {} and `{}` is {}", x.name, x.shape, weight.name, weight.shape));
+    }
+    let one_each = |v: &&&Value| v.dtype == DType::F32 && v.shape.0 == std::slice::from_ref(width);
+    match inputs[2..].iter().find(|v| !one_each(v)) {
+        None => Ok(Shape(vec![x.shape.0[0].clone(), width.clone()])),
+        Some(v) => Err(format!("`{}` is {}{}, the product has {width} columns", v.name, v.dtype, v.shape)),
+    }
 }
 
 fn arity(inputs: &[&Value], wanted: std::ops::RangeInclusive<usize>) -> Result<(), String> {

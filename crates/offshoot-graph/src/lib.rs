@@ -5,6 +5,7 @@ mod cost;
 mod executor;
 mod graph;
 mod infer;
+pub mod int8;
 pub mod model;
 pub mod op;
 pub mod passes;

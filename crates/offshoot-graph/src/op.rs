@@ -20,6 +20,9 @@
 //!   constants differ;
 //! - what has no Q behind it (the logits) or no DQ before it (operators kept in float) is float on that side.
 //!
+//! In dynamic int8 only weights are integers in the file: [`Op::DynamicQuantizeMatMul`] finds the scale of what it multiplies them with
+//! at each run.
+//!
 //! `fuse_quantized` makes one [`FusedOp::Quantized`] of each of these patterns where activations have one scale, for an
 //! executor. `fuse` leaves Q and DQ where they are; it may make `Conv -> Relu` one [`FusedOp::Conv`].
 
@@ -129,6 +132,13 @@ pub enum Op {
     DequantizeLinear {
         /// The axis of x that the scale goes along; 0 when it is a scalar.
         axis: usize,
+    },
+    /// (x f32 [M, K], weight i8, scale f32 [N], bias f32 [N]?) -> [M, N], f32: q, s, z = ONNX's DynamicQuantizeLinear(x), the
+    /// bytes of all of x under one scale; (q - z) weight in integers; times s scale; plus bias. ONNX Runtime has it under
+    /// this name, ONNX as several nodes. A picture's result depends on what else is in its batch.
+    DynamicQuantizeMatMul {
+        /// Whether the weight is [N, K], as PyTorch's `Linear` has it, and not [K, N].
+        trans_b: bool,
     },
     /// Several operators in one pass over memory, made by `fuse` for an executor.
     Fused(FusedOp),
@@ -509,6 +519,7 @@ impl Op {
             Op::SoftmaxCrossEntropyLoss(_) => "SoftmaxCrossEntropyLoss",
             Op::QuantizeLinear { .. } => "QuantizeLinear",
             Op::DequantizeLinear { .. } => "DequantizeLinear",
+            Op::DynamicQuantizeMatMul { .. } => "DynamicQuantizeMatMul",
             Op::Train(op) => op.name(),
             Op::Grad(op) => op.name(),
             Op::Fused(op) => op.name(),
@@ -550,7 +561,8 @@ impl Op {
             | Op::Softmax { .. }
             | Op::SoftmaxCrossEntropyLoss(_)
             | Op::QuantizeLinear { .. }
-            | Op::DequantizeLinear { .. } => 1,
+            | Op::DequantizeLinear { .. }
+            | Op::DynamicQuantizeMatMul { .. } => 1,
         }
     }
 }

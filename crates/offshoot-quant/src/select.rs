@@ -136,6 +136,7 @@ impl Network {
             | Op::DequantizeLinear { .. }
             | Op::Train(_)
             | Op::Grad(_)
+            | Op::DynamicQuantizeMatMul { .. }
             | Op::Fused(_) => Part::Float,
         }
     }

@@ -11,6 +11,7 @@ pub mod conv_weight_grad;
 pub mod convert;
 pub mod depthwise;
 pub mod dropout;
+pub mod dynamic;
 pub mod element;
 pub mod elementwise;
 mod gather;

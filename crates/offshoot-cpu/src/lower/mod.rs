@@ -2,6 +2,7 @@
 
 mod block;
 mod conv;
+mod dynamic;
 mod elementwise;
 mod integers;
 mod loss;
@@ -443,6 +444,7 @@ impl<'a> Lowering<'a> {
             Op::Grad(GradOp::Softmax { axis }) => self.softmax_grad(node, *axis),
             Op::QuantizeLinear { axis } => self.quantize(node, *axis),
             Op::DequantizeLinear { axis } => self.dequantize(node, *axis),
+            Op::DynamicQuantizeMatMul { trans_b } => self.dynamic_product(node, *trans_b),
             Op::Grad(GradOp::QuantizeLinear { axis }) => self.quantize_grad(node, *axis),
             Op::SoftmaxCrossEntropyLoss(loss) => self.cross_entropy(node, *loss),
             Op::Grad(GradOp::SoftmaxCrossEntropyLoss(loss)) => self.cross_entropy_grad(node, *loss),

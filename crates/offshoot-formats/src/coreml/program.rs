@@ -250,7 +250,7 @@ impl Writer<'_> {
             Op::Concat { axis } => self.concat(node, *axis)?,
             Op::Slice { axis, start, end } => self.slice(node, *axis, *start..*end)?,
             Op::Expand { .. } => self.tile(node)?,
-            Op::QuantizeLinear { .. } | Op::DequantizeLinear { .. } => {
+            Op::QuantizeLinear { .. } | Op::DequantizeLinear { .. } | Op::DynamicQuantizeMatMul { .. } => {
                 let what = "quantised models are not written; give the float model, whose weights the exporter rounds";
                 return Err(refused(node, what));
             }

@@ -9,6 +9,7 @@
 //! channels last and a Transpose around each convolution, padding by rule or as a Pad, a mean over axes.
 
 mod attributes;
+mod dynamic;
 mod external;
 mod fold;
 mod order;
@@ -17,6 +18,7 @@ mod proto;
 mod read;
 mod tensors;
 mod translate;
+mod wire;
 mod write;
 
 use std::fs;
@@ -27,6 +29,8 @@ use offshoot_graph::Model;
 
 use crate::atomic::write_atomically;
 use crate::error::{FormatError, Problem};
+
+pub use dynamic::{DynamicModel, DynamicReport, KeptFloat};
 
 /// The metadata key of the one JSON string that we write.
 pub const METADATA_KEY: &str = "offshoot";
@@ -94,6 +98,42 @@ pub fn read(path: &Path) -> Result<OnnxModel, FormatError> {
 /// When the file cannot be read, contradicts itself, or holds something that no classifier of ours has; the message
 /// names the node and its operator.
 pub fn read_with(path: &Path, options: ReadOptions) -> Result<OnnxModel, FormatError> {
+    let bytes = bytes_of(path)?;
+    read::read(bytes.into(), Some(folder(path)), options).map_err(|problem| problem.at(path))
+}
+
+/// The file at `path`, and the files of tensors beside it that it refers to, in dynamic int8: whatever it computes, products
+/// with stored matrices and LSTMs do it with bytes, and everything else is as it was.
+///
+/// # Errors
+/// When a file cannot be read or contradicts itself, when it is of an operator set before 11, when nothing in it can be
+/// quantised, and when the result would be larger than 2 GiB.
+pub fn quantize_dynamic(path: &Path) -> Result<DynamicModel, FormatError> {
+    let bytes = bytes_of(path)?;
+    dynamic::quantize(bytes.into(), Some(folder(path))).map_err(|problem| problem.at(path))
+}
+
+/// [`quantize_dynamic`] of the bytes of a file that refers to no other.
+///
+/// # Errors
+/// Those of [`quantize_dynamic`].
+pub fn quantize_dynamic_bytes(bytes: impl Into<Vec<u8>>) -> Result<DynamicModel, Problem> {
+    dynamic::quantize(bytes.into().into(), None)
+}
+
+/// Writes the bytes of a [`DynamicModel`] to `path`, whole or not at all.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn write_quantized(path: &Path, bytes: &[u8]) -> Result<(), FormatError> {
+    write_atomically(path, |file| file.write_all(bytes))
+}
+
+fn folder(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+fn bytes_of(path: &Path) -> Result<Vec<u8>, FormatError> {
     let open = |error| Problem::Io { action: "open", error }.at(path);
     let meta = fs::metadata(path).map_err(open)?;
     if !meta.is_file() {
@@ -104,9 +144,7 @@ pub fn read_with(path: &Path, options: ReadOptions) -> Result<OnnxModel, FormatE
         let place = "ONNX file".into();
         return Err(Problem::TooLarge { place, what, limit: MAX_FILE }.at(path));
     }
-    let bytes = fs::read(path).map_err(open)?;
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    read::read(bytes.into(), Some(folder), options).map_err(|problem| problem.at(path))
+    fs::read(path).map_err(open)
 }
 
 /// Reads the bytes of a file that refers to no other.

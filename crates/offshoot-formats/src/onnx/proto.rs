@@ -187,6 +187,18 @@ pub(super) fn decode(bytes: Bytes) -> Result<ModelProto, Problem> {
     ModelProto::decode(bytes).map_err(|e| Problem::damaged("ONNX messages", e.to_string()))
 }
 
+/// The node in `bytes`, of at most `left` fields.
+pub(super) fn decode_node(bytes: Bytes, left: &mut u64) -> Result<NodeProto, Problem> {
+    count_fields(&bytes, Kind::Node, left)?;
+    NodeProto::decode(bytes).map_err(|e| Problem::damaged("ONNX messages", e.to_string()))
+}
+
+/// The tensor in `bytes`, of at most `left` fields.
+pub(super) fn decode_tensor(bytes: Bytes, left: &mut u64) -> Result<TensorProto, Problem> {
+    count_fields(&bytes, Kind::Tensor, left)?;
+    TensorProto::decode(bytes).map_err(|e| Problem::damaged("ONNX messages", e.to_string()))
+}
+
 /// The messages that hold others.
 #[derive(Clone, Copy)]
 enum Kind {

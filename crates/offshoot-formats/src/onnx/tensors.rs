@@ -67,6 +67,15 @@ impl TensorReader {
         Tensor::new(shape, data).map_err(|e| Problem::damaged(&place, e.to_string()))
     }
 
+    /// The bytes of the elements of `proto`, which are in another file.
+    pub(super) fn external_bytes(&mut self, proto: &TensorProto) -> Result<Bytes, Problem> {
+        let place = format!("tensor `{}`", proto.name);
+        let size = element_type(&place, proto.data_type.unwrap_or_default())?.size();
+        let elements = count(&shape(&place, &proto.dims)?);
+        let elements = elements.ok_or_else(|| Problem::damaged(&place, "its dims are too large"))?;
+        self.read_external(&place, proto, elements, size)
+    }
+
     fn read_external(
         &mut self,
         place: &str,
@@ -150,6 +159,18 @@ fn check_len(place: &str, wanted: Option<usize>, held: usize, unit: &str) -> Res
     }
     let wanted = wanted.map_or("too many".into(), |n| n.to_string());
     Err(Problem::damaged(place, format!("its dims ask for {wanted} {unit}, the file has {held}")))
+}
+
+/// Whether the elements of `proto` are of a type that is read.
+pub(super) fn is_read(proto: &TensorProto) -> bool {
+    element_type("", proto.data_type.unwrap_or_default()).is_ok()
+}
+
+/// Bytes that the elements of `proto` take, as far as its words say.
+pub(super) fn claimed_bytes(proto: &TensorProto) -> u64 {
+    let size = element_type("", proto.data_type.unwrap_or_default()).map_or(1, Stored::size);
+    let count = proto.dims.iter().fold(1u64, |n, &d| n.saturating_mul(u64::try_from(d).unwrap_or(0)));
+    count.saturating_mul(size as u64)
 }
 
 fn element_type(place: &str, data_type: i32) -> Result<Stored, Problem> {

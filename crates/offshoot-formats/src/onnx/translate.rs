@@ -43,6 +43,8 @@ enum Operand {
     Padded { x: ValueId, pads: [usize; 4], node: String, channels_last: bool },
     /// x times a matrix, for the Add of a bias that may read it.
     Product { x: ValueId, matrix: Stored, node: String },
+    /// On the way to a product with a matrix of bytes.
+    Dynamic(Dynamic),
 }
 
 /// A tensor of the file.
@@ -54,6 +56,27 @@ struct Stored {
     transposed: bool,
     /// Whether it is part of the computation rather than a parameter.
     constant: bool,
+}
+
+/// What stands behind the names in the nodes of [`Op::DynamicQuantizeMatMul`].
+#[derive(Clone)]
+enum Dynamic {
+    /// An output of DynamicQuantizeLinear.
+    Of { x: ValueId, part: Part },
+    /// (bytes of x - their zero point) times a matrix of bytes.
+    Sums { x: ValueId, matrix: Stored },
+    /// The scale of x's bytes times those of a matrix.
+    Scales { x: ValueId, scale: Stored },
+    /// The product, for the Add of a bias that may read it.
+    Product { x: ValueId, matrix: Stored, scale: Stored, node: String },
+}
+
+/// The outputs of DynamicQuantizeLinear in order.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Bytes,
+    Scale,
+    ZeroPoint,
 }
 
 /// What a translation starts from.
@@ -123,8 +146,15 @@ impl<'a> Translator<'a> {
         match self.lookup(name)? {
             Some(Operand::Product { x, matrix, node }) => self.gemm(&node, x, &matrix, None),
             Some(Operand::Value(id)) => Ok(id),
+            Some(Operand::Dynamic(Dynamic::Product { x, matrix, scale, node })) => {
+                self.dynamic_product(&node, x, [&matrix, &scale], None)
+            }
             Some(
-                Operand::Stored(_) | Operand::Numbers(_) | Operand::Padded { .. } | Operand::ChannelsLast(_),
+                Operand::Stored(_)
+                | Operand::Numbers(_)
+                | Operand::Padded { .. }
+                | Operand::ChannelsLast(_)
+                | Operand::Dynamic(_),
             )
             | None => {
                 Err(Problem::unsupported(place, "it does not depend on the input as logits do", SIMPLIFY))
@@ -137,6 +167,9 @@ impl<'a> Translator<'a> {
         if !matches!(node.proto.domain.as_str(), "" | "ai.onnx") {
             let what = format!("operators of the domain `{}` are not read", node.proto.domain);
             return Err(node.unsupported(what, SIMPLIFY));
+        }
+        if node.op() == "DynamicQuantizeLinear" {
+            return self.dynamic_quantize(node);
         }
         let further = node.proto.output.iter().skip(1);
         if let Some(used) = further.into_iter().find(|o| self.context.uses.contains_key(o.as_str())) {
@@ -167,7 +200,13 @@ impl<'a> Translator<'a> {
             "Max" | "Min" => return self.extreme(node),
             "Dropout" => return self.dropout(node),
             "Add" => return self.add(node),
-            "Mul" => return self.binary(node, Op::Mul, |x| x),
+            "Mul" => {
+                return match self.dynamic_mul(node)? {
+                    Some(product) => Ok(product),
+                    None => self.binary(node, Op::Mul, |x| x),
+                };
+            }
+            "MatMulInteger" => return self.dynamic_sums(node),
             "Sub" => return self.binary(node, Op::Add, |x| -x),
             "Div" => return self.binary(node, Op::Mul, |x| 1.0 / x),
             "ReduceMean" => return self.reduce_mean(node),
@@ -238,6 +277,17 @@ impl<'a> Translator<'a> {
                 let name = format!("{}.channels_last", node.name());
                 self.push_named(&name, Op::Transpose { perm: vec![0, 2, 3, 1] }, &[id])
             }
+            Operand::Dynamic(Dynamic::Product { x, matrix, scale, node: name }) => {
+                let id = self.dynamic_product(&name, x, [&matrix, &scale], None)?;
+                self.define(node.required(index)?, id);
+                Ok(id)
+            }
+            Operand::Dynamic(_) => Err(node.unsupported(
+                format!(
+                    "its input {index} is a part of a product of bytes, of which this is no form that is read"
+                ),
+                FLOAT,
+            )),
             Operand::Padded { node: pad, .. } => Err(Problem::unsupported(
                 format!("node `{pad}` (Pad)"),
                 format!("zeros around the input of {} are not read", node.op()),
@@ -279,7 +329,8 @@ impl<'a> Translator<'a> {
             | Operand::Value(_)
             | Operand::ChannelsLast(_)
             | Operand::Padded { .. }
-            | Operand::Product { .. } => {
+            | Operand::Product { .. }
+            | Operand::Dynamic(_) => {
                 let what =
                     format!("its input {index}, `{}`, is not stored in the file", node.required(index)?);
                 Err(node.unsupported(what, "Export with the weights as constants"))
@@ -299,7 +350,8 @@ impl<'a> Translator<'a> {
             | Operand::Value(_)
             | Operand::ChannelsLast(_)
             | Operand::Padded { .. }
-            | Operand::Product { .. } => None,
+            | Operand::Product { .. }
+            | Operand::Dynamic(_) => None,
         })
     }
 
@@ -411,7 +463,8 @@ impl<'a> Translator<'a> {
                 | Operand::Value(_)
                 | Operand::ChannelsLast(_)
                 | Operand::Padded { .. }
-                | Operand::Product { .. } => None,
+                | Operand::Product { .. }
+                | Operand::Dynamic(_) => None,
             };
             let Some(numbers) = numbers else { return Ok(None) };
             sizes = true;
@@ -436,7 +489,7 @@ impl<'a> Translator<'a> {
         let mut shape = match self.operand(node, 0)? {
             Operand::Stored(stored) => Shape::fixed(stored.tensor.shape()),
             Operand::Numbers(numbers) => Shape::fixed(&numbers.shape),
-            Operand::Value(_) | Operand::Padded { .. } | Operand::Product { .. } => {
+            Operand::Value(_) | Operand::Padded { .. } | Operand::Product { .. } | Operand::Dynamic(_) => {
                 let x = self.value(node, 0)?;
                 self.shape(x).clone()
             }
@@ -487,7 +540,8 @@ impl<'a> Translator<'a> {
             }
             Operand::Numbers(numbers) => Ok(Operand::Numbers(numbers)),
             Operand::ChannelsLast(x) => Ok(Operand::ChannelsLast(x)),
-            Operand::Value(_) | Operand::Padded { .. } | Operand::Product { .. } => {
+            same @ Operand::Dynamic(Dynamic::Sums { .. }) if node.op() == "Cast" => Ok(same),
+            Operand::Value(_) | Operand::Padded { .. } | Operand::Product { .. } | Operand::Dynamic(_) => {
                 self.value(node, 0).map(Operand::Value)
             }
         }
@@ -520,7 +574,8 @@ impl<'a> Translator<'a> {
             Operand::Value(_)
             | Operand::ChannelsLast(_)
             | Operand::Padded { .. }
-            | Operand::Product { .. } => {
+            | Operand::Product { .. }
+            | Operand::Dynamic(_) => {
                 let x = self.value(node, 0)?;
                 let rank = self.shape(x).rank();
                 let perm = match perm {
@@ -1081,23 +1136,123 @@ impl<'a> Translator<'a> {
         matrix: &Stored,
         bias: Option<&Stored>,
     ) -> Result<ValueId, Problem> {
-        let shape = self.shape(x).clone();
+        let mut operands = vec![self.parameter(matrix, Role::Weight)?];
+        if let Some(bias) = bias {
+            operands.push(self.parameter(bias, Role::Weight)?);
+        }
+        let product = Op::Gemm(Gemm { trans_a: false, trans_b: matrix.transposed });
+        self.by_rows(name, product, x, operands)
+    }
+
+    /// A product of x, perhaps of rows of tokens or pixels, with `operands`: one matrix of all of them.
+    fn by_rows(
+        &mut self,
+        name: &str,
+        product: Op,
+        x: ValueId,
+        operands: Vec<ValueId>,
+    ) -> Result<ValueId, Problem> {
+        let mut shape = self.shape(x).clone();
         let axis = shape.rank().saturating_sub(1);
-        // Rows of tokens or pixels: one matrix of all of them.
         let rows = match axis {
             0 | 1 => x,
             _ => self.push_named(&format!("{name}.rows"), Op::Flatten { axis }, &[x])?,
         };
-        let mut inputs = vec![rows, self.parameter(matrix, Role::Weight)?];
-        if let Some(bias) = bias {
-            inputs.push(self.parameter(bias, Role::Weight)?);
-        }
-        let product = Op::Gemm(Gemm { trans_a: false, trans_b: matrix.transposed });
-        let y = self.push_named(name, product, &inputs)?;
+        let y = self.push_named(name, product, &[vec![rows], operands].concat())?;
         let (true, Some(width)) = (axis > 1, self.shape(y).0.last().cloned()) else { return Ok(y) };
-        let mut shape = shape;
         shape.0[axis] = width;
         self.push_named(&format!("{name}.shape"), Op::Reshape { shape }, &[y])
+    }
+
+    // ---- products of bytes ----
+
+    /// DynamicQuantizeLinear: nothing is computed before the product that reads what it gives.
+    fn dynamic_quantize(&mut self, node: NodeView<'a>) -> Result<(), Problem> {
+        let x = self.value(node, 0)?;
+        for (output, part) in node.proto.output.iter().zip([Part::Bytes, Part::Scale, Part::ZeroPoint]) {
+            self.operands.insert(output, Operand::Dynamic(Dynamic::Of { x, part }));
+        }
+        Ok(())
+    }
+
+    fn dynamic_sums(&mut self, node: NodeView<'a>) -> Result<Operand, Problem> {
+        let other =
+            || node.unsupported("only bytes of DynamicQuantizeLinear times stored bytes are read", FLOAT);
+        let Operand::Dynamic(Dynamic::Of { x, part: Part::Bytes }) = self.operand(node, 0)? else {
+            return Err(other());
+        };
+        let zero_point = node.input(2).map(|_| self.operand(node, 2)).transpose()?;
+        match zero_point {
+            Some(Operand::Dynamic(Dynamic::Of { x: of, part: Part::ZeroPoint })) if of == x => {}
+            _ => return Err(other()),
+        }
+        let mut matrix = self.stored(node, 1)?;
+        if matrix.tensor.shape().len() != 2 || matrix.tensor.is_empty() {
+            return Err(other());
+        }
+        let zeros = match node.input(3) {
+            Some(_) => Some(self.stored(node, 3)?.tensor),
+            None => None,
+        };
+        self.context.tensors.charge(&node.place(), matrix.tensor.len(), 1)?;
+        let shifted = centred(&matrix.tensor, zeros.as_deref());
+        let shifted = shifted.ok_or_else(|| {
+            node.unsupported("its weights do not lie around one zero point, as signed bytes", FLOAT)
+        })?;
+        matrix.tensor = Rc::new(shifted);
+        Ok(Operand::Dynamic(Dynamic::Sums { x, matrix }))
+    }
+
+    /// What a Mul makes of the scales or the sums of a product of bytes; `None` where it multiplies something else.
+    fn dynamic_mul(&mut self, node: NodeView<'a>) -> Result<Option<Operand>, Problem> {
+        for (index, other) in [(0, 1), (1, 0)] {
+            let pair = (self.operand(node, index)?, self.operand(node, other)?);
+            return Ok(Some(Operand::Dynamic(match pair {
+                (Operand::Dynamic(Dynamic::Of { x, part: Part::Scale }), Operand::Stored(scale)) => {
+                    Dynamic::Scales { x, scale }
+                }
+                (
+                    Operand::Dynamic(Dynamic::Sums { x, matrix }),
+                    Operand::Dynamic(Dynamic::Scales { x: of, scale }),
+                ) if x == of => Dynamic::Product { x, matrix, scale, node: node.name().to_owned() },
+                _ => continue,
+            })));
+        }
+        Ok(None)
+    }
+
+    fn dynamic_product(
+        &mut self,
+        name: &str,
+        x: ValueId,
+        [matrix, scale]: [&Stored; 2],
+        bias: Option<&Stored>,
+    ) -> Result<ValueId, Problem> {
+        let place = || format!("node `{name}` (MatMulInteger)");
+        let key = (matrix.name.clone(), false, matrix.tensor.shape().to_vec());
+        let weight = match self.parameters.get(&key) {
+            Some(&id) => id,
+            None => {
+                let unused = self.names.unused(&matrix.name);
+                let id =
+                    self.graph.add_typed_parameter(&unused, DType::I8, matrix.tensor.shape(), Role::Weight);
+                self.weights.insert(self.graph.value(id).name.clone(), Rc::clone(&matrix.tensor));
+                self.parameters.insert(key, id);
+                id
+            }
+        };
+        let columns = matrix.tensor.shape()[usize::from(!matrix.transposed)];
+        let mut scale = scale.clone();
+        if scale.tensor.len() == 1 && columns != 1 {
+            self.context.tensors.charge(&place(), columns, 4)?;
+            let one = self.floats(&scale)?.as_f32().map_or(1.0, |s| s[0]);
+            scale.tensor = Rc::new(Tensor::full([columns], one));
+        }
+        let mut operands = vec![weight, self.parameter(&scale, Role::Buffer)?];
+        if let Some(bias) = bias {
+            operands.push(self.parameter(bias, Role::Weight)?);
+        }
+        self.by_rows(name, Op::DynamicQuantizeMatMul { trans_b: matrix.transposed }, x, operands)
     }
 
     fn general_product(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
@@ -1175,14 +1330,28 @@ impl<'a> Translator<'a> {
         for (index, other) in [(0, 1), (1, 0)] {
             let name = node.required(index)?;
             let alone = self.context.uses.get(name) == Some(&1);
-            let (Operand::Product { x, matrix, node: product }, Operand::Stored(bias)) =
-                (self.operand(node, index)?, self.operand(node, other)?)
+            let (product, Operand::Stored(bias)) = (self.operand(node, index)?, self.operand(node, other)?)
+            else {
+                continue;
+            };
+            let (Operand::Product { ref matrix, .. } | Operand::Dynamic(Dynamic::Product { ref matrix, .. })) =
+                product
             else {
                 continue;
             };
             let columns = matrix.tensor.shape().get(usize::from(!matrix.transposed));
-            if alone && bias.tensor.shape().first() == columns && bias.tensor.shape().len() == 1 {
-                return self.gemm(&product, x, &matrix, Some(&bias)).map(Operand::Value);
+            if !alone || bias.tensor.shape().first() != columns || bias.tensor.shape().len() != 1 {
+                continue;
+            }
+            match product {
+                Operand::Product { x, matrix, node } => {
+                    return self.gemm(&node, x, &matrix, Some(&bias)).map(Operand::Value);
+                }
+                Operand::Dynamic(Dynamic::Product { x, matrix, scale, node }) => {
+                    let product = self.dynamic_product(&node, x, [&matrix, &scale], Some(&bias));
+                    return product.map(Operand::Value);
+                }
+                _ => {}
             }
         }
         self.binary(node, Op::Add, |x| x)
@@ -1395,6 +1564,23 @@ fn zeros(dtype: DType, places: usize) -> Option<Tensor> {
     Tensor::new([places], data).ok()
 }
 
+/// Bytes without their zero point, as signed ones; `None` where they are no bytes or do not fit.
+fn centred(tensor: &Tensor, zero_point: Option<&Tensor>) -> Option<Tensor> {
+    let zeros: Vec<i16> = match zero_point.map(Tensor::data) {
+        None => vec![0],
+        Some(Data::I8(zeros)) => zeros.iter().map(|&z| z.into()).collect(),
+        Some(Data::U8(zeros)) => zeros.iter().map(|&z| z.into()).collect(),
+        Some(_) => return None,
+    };
+    let zero = *zeros.first().filter(|&first| zeros.iter().all(|z| z == first))?;
+    let data: Vec<i8> = match tensor.data() {
+        Data::I8(v) => v.iter().map(|&x| i8::try_from(i16::from(x) - zero).ok()).collect::<Option<_>>()?,
+        Data::U8(v) => v.iter().map(|&x| i8::try_from(i16::from(x) - zero).ok()).collect::<Option<_>>()?,
+        _ => return None,
+    };
+    Tensor::new(tensor.shape(), Data::I8(data)).ok()
+}
+
 /// A value under the layout that the file has it in.
 fn laid(x: ValueId, channels_last: bool) -> Operand {
     if channels_last { Operand::ChannelsLast(x) } else { Operand::Value(x) }
@@ -1409,7 +1595,7 @@ fn channels_last(shape: &Shape) -> Shape {
 }
 
 /// An f32 tensor with its axes in another order; `None` when `perm` is none.
-fn permuted(tensor: &Tensor, perm: &[i64]) -> Option<Tensor> {
+pub(super) fn permuted(tensor: &Tensor, perm: &[i64]) -> Option<Tensor> {
     let shape = tensor.shape();
     let axes: Vec<usize> = perm.iter().map(|&a| usize::try_from(a).ok()).collect::<Option<_>>()?;
     let mut sorted = axes.clone();

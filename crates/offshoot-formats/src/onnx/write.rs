@@ -1,6 +1,6 @@
 //! Our graph as ONNX messages.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use offshoot_graph::op::{AveragePool, Clip, Conv, HardSigmoid, Pool};
 use offshoot_graph::passes::remove_training_leftovers;
@@ -149,6 +149,8 @@ struct Writer<'g, 'w> {
     taken: HashSet<String>,
     /// The scales and zero points of the nodes that quantise.
     scales: HashSet<ValueId>,
+    /// What DynamicQuantizeLinear made of values: their bytes, scale and zero point.
+    dynamic: HashMap<ValueId, [String; 3]>,
     proto: GraphProto,
 }
 
@@ -173,7 +175,8 @@ impl<'g, 'w> Writer<'g, 'w> {
             return Err(Problem::unsupported("graph", "an output has the name of another value", WAY_OUT));
         }
         let scales = scales(graph);
-        Ok(Writer { graph, weights, opset, side, names, taken, scales, proto: GraphProto::default() })
+        let (dynamic, proto) = (HashMap::new(), GraphProto::default());
+        Ok(Writer { graph, weights, opset, side, names, taken, scales, dynamic, proto })
     }
 
     fn graph(mut self) -> Result<(GraphProto, Option<SideFile<'w>>), Problem> {
@@ -326,6 +329,7 @@ impl<'g, 'w> Writer<'g, 'w> {
                 inputs.push(self.expanded(node, shape)?);
                 Vec::new()
             }
+            Op::DynamicQuantizeMatMul { trans_b } => return self.dynamic_product(node, *trans_b),
             Op::QuantizeLinear { axis } | Op::DequantizeLinear { axis } => {
                 let per_axis = self.graph.value(node.inputs[1]).shape.rank() == 1;
                 per_axis.then(|| int("axis", *axis as i64)).into_iter().collect()
@@ -445,6 +449,52 @@ impl<'g, 'w> Writer<'g, 'w> {
         let output = self.name(node.outputs[0]).to_owned();
         self.proto.node.push(proto_node("Mul", &node.name, vec![product, half], &output));
         Ok(())
+    }
+
+    /// ONNX's nodes for a product that quantises what it reads (see [`super::dynamic`]). Its weight stands in
+    /// the file as it is in the graph: what has to be transposed is, by a runtime that folds constants, once. Products of
+    /// one value share its bytes.
+    fn dynamic_product(&mut self, node: &Node, trans_b: bool) -> Result<(), Problem> {
+        let [bytes, scale, zero_point] = self.quantized(node.inputs[0]);
+        let mut weight = self.name(node.inputs[1]).to_owned();
+        if trans_b {
+            weight = self.helper("Transpose", node, "weight", vec![weight]);
+            if let Some(transpose) = self.proto.node.last_mut() {
+                transpose.attribute = vec![ints("perm", &[1, 0])];
+            }
+        }
+        let sums = self.helper("MatMulInteger", node, "sums", vec![bytes, weight, zero_point]);
+        let floats = self.helper("Cast", node, "floats", vec![sums]);
+        if let Some(cast) = self.proto.node.last_mut() {
+            cast.attribute = vec![int("to", element_type(DType::F32).into())];
+        }
+        let weight_scale = self.name(node.inputs[2]).to_owned();
+        let scales = self.helper("Mul", node, "scales", vec![scale, weight_scale]);
+        let output = self.name(node.outputs[0]).to_owned();
+        let operands = match node.inputs.get(3) {
+            None => ("Mul", vec![floats, scales]),
+            Some(&bias) => {
+                let product = self.helper("Mul", node, "product", vec![floats, scales]);
+                ("Add", vec![product, self.name(bias).to_owned()])
+            }
+        };
+        self.proto.node.push(proto_node(operands.0, &node.name, operands.1, &output));
+        Ok(())
+    }
+
+    /// The names of the bytes of a value, their scale and their zero point.
+    fn quantized(&mut self, value: ValueId) -> [String; 3] {
+        if let Some(names) = self.dynamic.get(&value) {
+            return names.clone();
+        }
+        let x = self.name(value).to_owned();
+        let names = ["bytes", "scale", "zero_point"].map(|part| self.unused(format!("{x}.{part}")));
+        let name = self.unused(format!("{x}.quantize"));
+        let mut proto = proto_node("DynamicQuantizeLinear", &name, vec![x], "");
+        proto.output = names.to_vec();
+        self.proto.node.push(proto);
+        self.dynamic.insert(value, names.clone());
+        names
     }
 
     /// The name of the shape that an Expand makes: what is not known of it is the batch of the graph's input.

@@ -29,7 +29,8 @@ fn policy(op: &Op) -> Policy {
         Op::Softmax { .. }
         | Op::SoftmaxCrossEntropyLoss(_)
         | Op::LayerNormalization(_)
-        | Op::QuantizeLinear { .. } => Policy::Full,
+        | Op::QuantizeLinear { .. }
+        | Op::DynamicQuantizeMatMul { .. } => Policy::Full,
         Op::Add | Op::Mul | Op::Concat { .. } => Policy::Widest,
         Op::BatchNormalization(_)
         | Op::Relu

@@ -176,6 +176,13 @@ impl Tape {
             // Through the batch's own statistics: part of BatchNormInput.
             (Op::Train(TrainOp::BatchNormApply), _) if self.uses_own_statistics(node) => return Ok(None),
             (Op::Train(TrainOp::Dropout { .. } | TrainOp::BatchNormStats(_)), _) => return Ok(None),
+            (Op::DynamicQuantizeMatMul { .. }, _) => {
+                return Err(GraphError {
+                    node: node.name.clone(),
+                    op: node.op.name(),
+                    reason: "has no gradient: dynamic int8 is for a model that is trained already".into(),
+                });
+            }
             (Op::QuantizeLinear { .. } | Op::DequantizeLinear { .. }, _) => {
                 return Err(GraphError {
                     node: node.name.clone(),

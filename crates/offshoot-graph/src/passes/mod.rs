@@ -3,6 +3,7 @@
 mod any_size;
 mod autocast;
 mod differentiate;
+mod dynamic;
 mod expose;
 mod fold;
 mod freeze;
@@ -18,6 +19,7 @@ mod train;
 pub use any_size::any_picture_size;
 pub use autocast::autocast;
 pub use differentiate::{Gradients, differentiate};
+pub use dynamic::{dynamic_int8, dynamic_int8_graph};
 pub use expose::expose;
 pub use fold::{FoldError, fold_batch_norm};
 pub use freeze::{Pattern, freeze};

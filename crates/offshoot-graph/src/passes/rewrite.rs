@@ -24,7 +24,7 @@ impl<'a> Rewriter<'a> {
 
     /// Starts with those inputs, parameters and constants of `old` that `keep` holds for, inputs in the shape that `shape`
     /// gives.
-    fn with_sources(
+    pub(super) fn with_sources(
         old: &'a Graph,
         keep: impl Fn(ValueId) -> bool,
         shape: impl Fn(&Value) -> Shape,
