@@ -58,7 +58,7 @@ pub(super) trait Cells<S: Integers> {
 /// Two of i16: bytes less their zero point, times weights.
 pub(super) struct Pairs;
 
-/// Four bytes times four weights in -64..=63, whose products in pairs fit into 16 bits.
+/// Four bytes times four weights in -64..=64, whose products in pairs fit into 16 bits: 2 * 255 * 64 < 2^15.
 #[cfg(target_arch = "x86_64")]
 pub(super) struct SevenBits;
 
@@ -84,7 +84,7 @@ impl Packing {
             Isa::Avx512 | Isa::Avx512Bf16 if std::arch::is_x86_feature_detected!("avx512vnni") => {
                 return Packing::Bytes;
             }
-            Isa::Avx2 | Isa::Avx512 | Isa::Avx512Bf16 if weights.iter().all(|w| (-64..64).contains(w)) => {
+            Isa::Avx2 | Isa::Avx512 | Isa::Avx512Bf16 if weights.iter().all(|w| (-64..=64).contains(w)) => {
                 return Packing::SevenBits;
             }
             _ => {}

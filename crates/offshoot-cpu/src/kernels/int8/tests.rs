@@ -25,8 +25,8 @@ impl Bytes {
         (0..len).map(|_| (self.0.normal() * 100.0 + 128.0).clamp(0.0, 255.0) as u8).collect()
     }
 
-    fn weights(&mut self, len: usize, most: f32) -> Vec<i8> {
-        (0..len).map(|_| (self.0.normal() * most).clamp(-most - 1.0, most) as i8).collect()
+    fn weights(&mut self, len: usize, [low, high]: [f32; 2]) -> Vec<i8> {
+        (0..len).map(|_| (self.0.normal() * high).clamp(low, high) as i8).collect()
     }
 }
 
@@ -89,7 +89,7 @@ fn packings(seven_bits: bool) -> Vec<(Isa, Packing)> {
     let mut all: Vec<(Isa, Packing)> = Vec::new();
     for isa in Isa::available() {
         all.push((isa, Packing::Pairs));
-        for weights in [[127], [63]] {
+        for weights in [[127], [64]] {
             let packing = Packing::of(isa, &weights);
             if (seven_bits || weights == [127]) && !all.contains(&(isa, packing)) {
                 all.push((isa, packing));
@@ -103,7 +103,8 @@ fn check_conv(shape: &ConvShape, seed: u64, seven_bits: bool) {
     let mut random = Bytes::new(seed);
     let x = random.bytes(shape.batch * shape.in_h * shape.in_w * shape.in_c);
     let area = shape.kernel[0] * shape.kernel[1] * (shape.in_c / shape.groups);
-    let weights = random.weights(shape.out_c * area, if seven_bits { 63.0 } else { 127.0 });
+    let weights =
+        random.weights(shape.out_c * area, if seven_bits { [-64.0, 64.0] } else { [-128.0, 127.0] });
     let bias: Vec<i32> = (0..shape.out_c).map(|k| (k as i32 - 5) * 1000).collect();
     let scale: Vec<f32> = (0..shape.out_c).map(|k| 0.3 / (area as f32).sqrt() / (100.0 + k as f32)).collect();
     let numbers = Numbers { weights: &weights, bias: &bias, scale: &scale, zero_point: 117 };
