@@ -40,6 +40,7 @@
 mod bench;
 mod compare;
 mod coreml;
+mod dynamic;
 mod error;
 mod export;
 mod inspect;
@@ -57,6 +58,7 @@ mod start;
 pub use bench::{BenchOptions, Timing, TrainBenchOptions, bench_infer, bench_train};
 pub use compare::{BATCHES, Comparison, Inputs, TOLERANCE, batches, compare, disagreements};
 pub use coreml::{F16_TOLERANCE, INT8_TOLERANCE, export_coreml};
+pub use dynamic::DynamicInt8;
 pub use error::{Error, Result};
 pub use export::{Exported, Proof, export_onnx, export_torchscript, shipped};
 pub use inspect::{Inspection, ModelInspection, TensorInspection, inspect};
@@ -87,7 +89,7 @@ pub use quantize::{
     QuantizePictures, Quantized, StaticModel, StaticOptions, calibration_batches, export_static,
     is_quantized, quantize_static,
 };
-pub use source::{Loaded, ModelSource, Overrides};
+pub use source::{Loaded, ModelSource, Overrides, is_onnx};
 pub use start::{keep_base, own_preprocessing, resumed, starting_model, with_default_recipe};
 
 /// A path in JSON; what is not UTF-8 in it is replaced.

@@ -72,7 +72,7 @@ pub struct Quantized {
     pub path: PathBuf,
     /// Its size.
     pub bytes: u64,
-    /// The size of the same model as an ONNX file in f32, batch norms folded.
+    /// The size of the same model in f32, as the same kind of file, batch norms folded.
     pub bytes_before: u64,
     /// The part of the pictures that it gets right, where it was measured.
     pub accuracy: Option<f64>,
@@ -97,11 +97,12 @@ pub struct StaticModel {
 
 /// Whether a model computes in integers already.
 pub fn is_quantized(model: &Model) -> bool {
-    model
-        .graph
-        .nodes()
-        .iter()
-        .any(|n| matches!(n.op, Op::QuantizeLinear { .. } | Op::DequantizeLinear { .. }))
+    model.graph.nodes().iter().any(|n| {
+        matches!(
+            n.op,
+            Op::QuantizeLinear { .. } | Op::DequantizeLinear { .. } | Op::DynamicQuantizeMatMul { .. }
+        )
+    })
 }
 
 /// Pictures to calibrate `model` on, in batches: at most `most` of `paths`, evenly spaced. Those that cannot be decoded are

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use offshoot_formats::checkpoint::{load_weights, match_weights};
 use offshoot_formats::safetensors::METADATA_KEY;
 use offshoot_formats::{coreml, onnx, safetensors, torchscript};
-use offshoot_graph::{Dim, Fit, Graph, Metadata, Model, Preprocessing, Weights, model};
+use offshoot_graph::{DType, Dim, Fit, Graph, Metadata, Model, Preprocessing, Weights, model, passes};
 use offshoot_models::{
     Architecture, BuildError, BuildOptions, Head, canonical_keys, described, expected_parameters, find,
     grafted, original_classes, pretrained,
@@ -124,6 +124,14 @@ impl ModelSource {
     }
 }
 
+/// Whether `path` is an ONNX file.
+///
+/// # Errors
+/// When it cannot be read, or is no model.
+pub fn is_onnx(path: &Path) -> Result<bool> {
+    Ok(!path.is_dir() && matches!(Content::of(path)?, Content::Onnx))
+}
+
 /// What a model file is, by its first bytes.
 enum Content {
     Safetensors,
@@ -215,6 +223,8 @@ fn load_ours(path: &Path, overrides: &Overrides) -> Result<Loaded> {
             described(&metadata).map_err(transfer)?
         }
     };
+    let bytes = |name: &str| weights.get(name).is_some_and(|tensor| tensor.dtype() == DType::I8);
+    let graph = passes::dynamic_int8_graph(&graph, bytes)?;
     let weights = matched(path, &graph, weights)?;
     let model = Model { graph, weights, metadata };
     Ok(Loaded { model, warnings: Vec::new(), assumed_metadata: false })

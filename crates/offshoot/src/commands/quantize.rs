@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use offshoot::{
-    Error, FolderOptions, Method, Model, OnnxOptions, Proof, QuantizePictures, Quantized, RunPictures,
-    Scheme, StaticOptions, Transform, WeightBits, export_static, is_coreml_package, labelled, pictures,
+    CpuExecutor, DynamicInt8, Error, FolderOptions, Inference, Loader, LoaderOptions, Method, Model,
+    ModelSource, OnnxOptions, Proof, QuantizePictures, Quantized, RunPictures, Scheme, StaticOptions,
+    Transform, WeightBits, evaluate, export_static, is_coreml_package, is_onnx, labelled, pictures,
     quantize_static, sha256,
 };
 
@@ -13,16 +14,31 @@ use super::arguments::{self, PreprocessingArguments, Pretrained, Processor};
 use super::export::proof_inputs;
 use super::{Failure, Outcome, print};
 
+/// Pictures that go through the network at once.
+const BATCH: usize = 32;
+
 /// How the integers come about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Mode {
     /// Weights and activations, with ranges that some pictures show. For convolutional networks.
     Static,
+    /// Weights of linear layers and LSTMs; activations are scaled at each run. For transformers, text and sound.
+    Dynamic,
+}
+
+/// The file of a model in dynamic int8.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// What every runtime of ONNX takes.
+    Onnx,
+    /// offshoot's own, with PyTorch's names.
+    Safetensors,
 }
 
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// MODEL: a run directory, a .safetensors of ours, an .onnx or a TorchScript .pt.
+    /// MODEL: a run directory, a .safetensors of ours, an .onnx or a TorchScript .pt. For --mode dynamic any ONNX file, of
+    /// text or sound too.
     #[arg(value_name = "MODEL")]
     paths: Vec<PathBuf>,
     #[command(flatten)]
@@ -30,6 +46,9 @@ pub(crate) struct Arguments {
     /// How.
     #[arg(long, value_enum)]
     mode: Mode,
+    /// For dynamic: the file to write.
+    #[arg(long, value_enum, default_value_t = Format::Onnx)]
+    format: Format,
     #[command(flatten)]
     calibration: CalibrationArguments,
     /// The bits of weights: 7 is right on every processor, 8 is finer, and right where there are 8-bit dot products (VNNI,
@@ -134,9 +153,33 @@ impl Arguments {
         if let Some(extra) = rest.first() {
             return Err(Error::Input(format!("one model at a time; what is {} for?", extra.display())).into());
         }
-        let Mode::Static = self.mode;
+        self.check_flags()?;
+        let report = match self.mode {
+            Mode::Static => self.in_static(&source)?,
+            Mode::Dynamic => self.in_dynamic(&source)?,
+        };
+        if self.json { print::json(&report) } else { text(&report) }
+    }
+
+    /// An error for a flag that means nothing in this mode.
+    fn check_flags(&self) -> Result<(), Failure> {
+        let stray = match self.mode {
+            Mode::Static => {
+                (self.format == Format::Safetensors).then_some("--format goes with --mode dynamic")
+            }
+            Mode::Dynamic if self.calibration.calibration.is_some() => {
+                Some("--calibration goes with --mode static")
+            }
+            Mode::Dynamic if self.max_drop.is_some() => Some("--max-drop goes with --mode static"),
+            Mode::Dynamic if self.qat > 0 => Some("--qat goes with --mode static"),
+            Mode::Dynamic => None,
+        };
+        stray.map_or(Ok(()), |text| Err(Error::Input(text.into()).into()))
+    }
+
+    fn in_static(&self, source: &ModelSource) -> Result<Quantized, Failure> {
         let executor = self.processor.executor()?;
-        let model = arguments::load(&source, &self.preprocessing.overrides())?.model;
+        let model = arguments::load(source, &self.preprocessing.overrides())?.model;
         let run = self.paths.first().filter(|p| p.is_dir() && !is_coreml_package(p)).map(PathBuf::as_path);
         let bits = if self.weight_bits == "8" { WeightBits::Eight } else { WeightBits::Seven };
         let options = StaticOptions {
@@ -152,12 +195,74 @@ impl Arguments {
         let proof = Proof { inputs: &inputs, executor: &executor, source_sha256: Some(&source) };
         let path = self.path(&model, run)?;
         let onnx = OnnxOptions { opset: self.opset, ..OnnxOptions::default() };
-        let report = export_static(quantized, &model, &path, onnx, proof)?;
-        if self.json { print::json(&report) } else { text(&report) }
+        Ok(export_static(quantized, &model, &path, onnx, proof)?)
+    }
+
+    fn in_dynamic(&self, source: &ModelSource) -> Result<Quantized, Failure> {
+        let overrides = self.preprocessing.overrides();
+        let run = self.paths.first().filter(|p| p.is_dir() && !is_coreml_package(p)).map(PathBuf::as_path);
+        let (int8, architecture) = match source {
+            ModelSource::Path(path) if is_onnx(path)? => (DynamicInt8::of_onnx(path, &overrides)?, None),
+            _ => {
+                let model = arguments::load(source, &overrides)?.model;
+                let architecture = model.metadata.architecture.clone();
+                (DynamicInt8::of_model(model)?, architecture)
+            }
+        };
+        if let Some(advice) = int8.advice() {
+            print::warning(&advice);
+        }
+        for (node, reason) in int8.kept_float() {
+            print::warning(&format!("`{node}` stays in float: {reason}"));
+        }
+        let executor = self.processor.executor()?;
+        let accuracy = match &self.data {
+            Some(data) => {
+                let [before, after] = int8.classifiers()?;
+                [accuracy(&before, data, &executor)?, accuracy(&after, data, &executor)?].map(Some)
+            }
+            None => [None, None],
+        };
+        let path = self.path_of(architecture, run, &format!("-dynamic-int8.{}", self.ending()))?;
+        let [bytes, bytes_before] = match self.format {
+            Format::Safetensors => int8.write_safetensors(&path)?,
+            Format::Onnx => {
+                let onnx = OnnxOptions { opset: self.opset, ..OnnxOptions::default() };
+                match int8.model() {
+                    None => int8.write_onnx(&path, onnx, None)?,
+                    Some(model) => {
+                        let inputs = proof_inputs(model, run, self.data.as_deref())?;
+                        let sha256 = source.checkpoint().and_then(|path| sha256(&path))?;
+                        let source_sha256 = Some(sha256.as_str());
+                        let proof = Proof { inputs: &inputs, executor: &executor, source_sha256 };
+                        int8.write_onnx(&path, onnx, Some(proof))?
+                    }
+                }
+            }
+        };
+        let [accuracy_before, accuracy] = accuracy;
+        let kept_float = int8.kept_float().iter().map(|(node, _)| node.clone()).collect();
+        Ok(Quantized { path, bytes, bytes_before, accuracy, accuracy_before, kept_float })
+    }
+
+    fn ending(&self) -> &'static str {
+        match self.format {
+            Format::Onnx => "onnx",
+            Format::Safetensors => "safetensors",
+        }
     }
 
     /// The file to write, in a folder that is there.
     fn path(&self, model: &Model, run: Option<&Path>) -> Result<PathBuf, Failure> {
+        self.path_of(model.metadata.architecture.clone(), run, "-int8.onnx")
+    }
+
+    fn path_of(
+        &self,
+        architecture: Option<String>,
+        run: Option<&Path>,
+        ending: &str,
+    ) -> Result<PathBuf, Failure> {
         let first = self.paths.first();
         let folder = match (&self.out, run, first.and_then(|p| p.parent())) {
             (Some(out), _, _) => out.clone(),
@@ -171,9 +276,19 @@ impl Arguments {
             source,
         })?;
         let file = || first?.file_stem()?.to_str().map(str::to_owned);
-        let stem = model.metadata.architecture.clone().or_else(file).unwrap_or_else(|| "model".into());
-        Ok(folder.join(format!("{stem}-int8.onnx")))
+        let stem = architecture.or_else(file).unwrap_or_else(|| "model".into());
+        Ok(folder.join(format!("{stem}{ending}")))
     }
+}
+
+/// The part of the pictures in `data` that a model classifies right.
+fn accuracy(model: &Model, data: &Path, executor: &CpuExecutor) -> Result<f64, Failure> {
+    let transform = Transform::new(&model.metadata.preprocessing)?;
+    let folder = FolderOptions { decode: transform.decode_options(), ..FolderOptions::default() };
+    let samples = labelled(data, &model.metadata.classes, &folder)?.samples;
+    let loader = Loader::new(samples, transform.clone(), LoaderOptions::evaluation(&transform, BATCH));
+    let mut network = Inference::new(model, executor)?;
+    Ok(evaluate(&mut network, model.metadata.classes.len(), &loader, |_| {})?.accuracy())
 }
 
 fn text(report: &Quantized) -> Outcome {

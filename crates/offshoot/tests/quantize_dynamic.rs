@@ -1,0 +1,84 @@
+//! `quantize --mode dynamic`: files in int8 and what is said of them.
+
+#![allow(clippy::unwrap_used)] // a test's panic is its failure
+
+mod support;
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use support::{CLASSES, World, data};
+
+/// A world with the small trained model in `m.safetensors` and pictures in `d`.
+fn trained(name: &str) -> World {
+    let world = World::new(name);
+    world.write("m.safetensors", World::trained().read("run/best.safetensors"));
+    data(&world.path("d"), &CLASSES, 3);
+    world
+}
+
+/// Copies a file of another converter into the world.
+fn foreign(world: &World, name: &str) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../offshoot-formats/tests/golden/dynamic");
+    fs::copy(folder.join(name), world.path(name)).unwrap();
+}
+
+/// The first logits of the pictures, by file.
+fn logits(world: &World, model: &str) -> Vec<Value> {
+    let said = world.run(&format!("predict {model} d --logits --json"));
+    assert_eq!(said.code, Some(0), "{said:?}");
+    said.out.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["logits"].clone()).collect()
+}
+
+#[test]
+fn a_convolutional_network_is_told_so_beforehand_and_its_linear_layer_is_quantised() {
+    let world = trained("dynamic");
+    let said = world.run("quantize m.safetensors --mode dynamic --data d --json");
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert!(said.err.contains("gains little") && said.err.contains("--mode static"), "{said:?}");
+    let file = said.json();
+    let path = "mobilenet_v2-dynamic-int8.onnx";
+    assert_eq!((&file["path"], &file["kept_float"]), (&json!(path), &json!([])));
+    assert_eq!(file["bytes"], json!(world.read(path).len()));
+    assert!(file["bytes"].as_u64() < file["bytes_before"].as_u64(), "{file}");
+    assert!(file["accuracy"].is_number() && file["accuracy_before"].is_number(), "{file}");
+    assert_eq!(world.json(&format!("eval {path} d"))["accuracy"], file["accuracy"]);
+}
+
+#[test]
+fn both_formats_of_a_model_in_int8_answer_alike() {
+    let world = trained("formats");
+    let file = world.json("quantize m.safetensors --mode dynamic --format safetensors --out q");
+    assert_eq!(file["accuracy"], Value::Null);
+    world.json("quantize m.safetensors --mode dynamic --out q");
+    let kept = logits(&world, "q/mobilenet_v2-dynamic-int8.safetensors");
+    assert_eq!(kept, logits(&world, "q/mobilenet_v2-dynamic-int8.onnx"));
+    assert_ne!(kept, logits(&world, "m.safetensors"));
+    let tensors = world.json("inspect q/mobilenet_v2-dynamic-int8.safetensors");
+    assert_eq!(tensors["operators"]["DynamicQuantizeMatMul"], json!(1));
+    // Exported, it is the same file.
+    world.json("export q/mobilenet_v2-dynamic-int8.safetensors --format onnx --out e");
+    assert_eq!(world.read("e/mobilenet_v2.onnx"), world.read("q/mobilenet_v2-dynamic-int8.onnx"));
+}
+
+#[test]
+fn a_text_model_is_quantised_though_it_does_not_run_here() {
+    let world = World::new("text");
+    foreign(&world, "text.onnx");
+    let file = world.json("quantize text.onnx --mode dynamic --out q");
+    assert_eq!((&file["path"], &file["accuracy"]), (&json!("q/text-dynamic-int8.onnx"), &Value::Null));
+    assert_eq!(file["bytes"], json!(world.read("q/text-dynamic-int8.onnx").len()));
+    for (arguments, words) in [
+        ("quantize text.onnx --mode dynamic --data q", "text.onnx"),
+        ("quantize text.onnx --mode dynamic --format safetensors", "--format"),
+        ("quantize q/text-dynamic-int8.onnx --mode dynamic", "stored float weights"),
+        ("quantize text.onnx", "--mode"),
+        ("quantize text.onnx --mode dynamic --max-drop 0.01", "--max-drop goes with"),
+        ("quantize text.onnx --mode static --format safetensors", "--format goes with"),
+    ] {
+        let said = world.run(arguments);
+        assert!(said.code == Some(2) && said.err.contains(words), "{arguments}: {said:?}");
+    }
+}
