@@ -206,7 +206,6 @@ fn check(arguments: &[&Path], tolerance: &str) {
     let output = command.arg(script).arg(arguments[0]).arg(tolerance).args(&arguments[1..]).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{text}");
-    println!("{text}");
 }
 
 #[test]

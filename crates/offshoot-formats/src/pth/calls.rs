@@ -108,7 +108,7 @@ fn plain_call(heap: &mut Heap, name: Rc<str>, args: Value) -> Result<(Value, u64
         }
         "torch._utils._rebuild_qtensor" => {
             let tensor = quantized(heap, tuple(heap, &args, &name)?).ok_or_else(|| odd(&name))?;
-            Ok((heap.add(Node::Quantized(tensor)), 0))
+            Ok((heap.add(Node::Quantized(Box::new(tensor))), 0))
         }
         "torch._utils._rebuild_parameter"
         | "torch._utils._rebuild_parameter_with_state"
@@ -190,7 +190,11 @@ fn quantized(heap: &Heap, fields: &[Value]) -> Option<QuantizedView> {
         [Value::Global(scheme), scales, zero_points, axis]
             if matches!(&**scheme, "torch.per_channel_affine" | "torch.per_channel_affine_float_qparams") =>
         {
-            Quantizer::Axis { scales: view(scales)?, zero_points: view(zero_points)?, axis: natural(axis)? }
+            Quantizer::Axis {
+                scales: Box::new(view(scales)?),
+                zero_points: Box::new(view(zero_points)?),
+                axis: natural(axis)?,
+            }
         }
         _ => return None,
     };

@@ -35,7 +35,7 @@ pub(super) fn load<'a>(
     for (name, view) in quantized {
         let mut parts = vec![&view.integers];
         if let Quantizer::Axis { scales, zero_points, .. } = &view.quantizer {
-            parts.extend([scales, zero_points]);
+            parts.extend([scales.as_ref(), zero_points.as_ref()]);
         }
         tensors.extend(PARTS.iter().zip(parts).map(|(part, view)| (part_name(name, part), view)));
     }

@@ -33,7 +33,7 @@ pub(crate) enum Node {
     Storage(StorageView),
     Tensor(TensorView),
     /// A tensor of integers that stand for floats.
-    Quantized(QuantizedView),
+    Quantized(Box<QuantizedView>),
     /// An object that is not built.
     Object {
         /// The name of its class.
@@ -84,7 +84,7 @@ pub(crate) enum Quantizer {
     /// One pair for the tensor.
     Tensor { scale: f64, zero_point: i64 },
     /// One for each place of an axis.
-    Axis { scales: TensorView, zero_points: TensorView, axis: u64 },
+    Axis { scales: Box<TensorView>, zero_points: Box<TensorView>, axis: u64 },
 }
 
 /// The bytes saved under one key, as the pickle declares them.
