@@ -52,6 +52,14 @@ pub struct Preprocessing {
     pub exif_rotation: bool,
 }
 
+impl Preprocessing {
+    /// `resize` in the same proportion for another `size`, in pixels.
+    pub fn resize_for(&self, size: usize) -> usize {
+        let ratio = self.resize as f64 / self.size.max(1) as f64;
+        (size as f64 * ratio).round() as usize
+    }
+}
+
 /// The mean of ImageNet's pictures, per RGB channel, on 0..1.
 pub const IMAGENET_MEAN: [f32; 3] = [0.485, 0.456, 0.406];
 /// The standard deviation of ImageNet's pictures, per RGB channel, on 0..1.

@@ -7,7 +7,7 @@ use offshoot_graph::{Graph, GraphError, Role, Shape, ValueId};
 
 use crate::init::FanOut;
 use crate::registry::{Architecture, Family, Resize, Sizes};
-use crate::squeeze::{biased, layer_norm};
+use crate::squeeze::{FEATURES, biased, layer_norm};
 
 /// What distinguishes one ConvNeXt from another.
 #[derive(Clone, Copy, Debug)]
@@ -28,15 +28,7 @@ const fn architecture(name: &'static str, resize: usize, repeats: [usize; 4]) ->
         size: 224,
         features: CHANNELS[3],
         stem: &["features.0"],
-        blocks: &[
-            "features.1",
-            "features.2",
-            "features.3",
-            "features.4",
-            "features.5",
-            "features.6",
-            "features.7",
-        ],
+        blocks: FEATURES.split_at(7).0,
         tail: &["classifier.0"],
         head: "classifier.2",
         original_dropout: 0.0,

@@ -7,7 +7,7 @@ use offshoot_graph::{Graph, GraphError, ValueId};
 
 use crate::init::FanOut;
 use crate::registry::{Architecture, Family, Resize, Sizes};
-use crate::squeeze::{SqueezeExcitation, activate, divisible_by_8};
+use crate::squeeze::{FEATURES, SqueezeExcitation, conv_norm_act, divisible_by_8};
 
 /// What distinguishes one EfficientNet from another.
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +28,9 @@ const STAGES: [(usize, usize, usize, usize, usize); 7] = [
 ];
 
 const STEM: f64 = 32.0;
+
+/// As [`activate`](crate::squeeze::activate) has it.
+const SILU: Option<Op> = Some(Op::Sigmoid);
 
 /// Names, input sizes and resizing are those of the published `IMAGENET1K_V1` weights.
 pub(crate) const ARCHITECTURES: [Architecture; 5] = [
@@ -50,15 +53,7 @@ const fn architecture(
         size,
         features,
         stem: &["features.0"],
-        blocks: &[
-            "features.1",
-            "features.2",
-            "features.3",
-            "features.4",
-            "features.5",
-            "features.6",
-            "features.7",
-        ],
+        blocks: FEATURES.split_at(7).0,
         tail: &["features.8"],
         head: "classifier.1",
         original_dropout: dropout,
@@ -72,7 +67,8 @@ const fn architecture(
 /// Everything before the head: [N, 3, H, W] -> [N, features, H', W'].
 pub(crate) fn backbone(graph: &mut Graph, input: ValueId, variant: &Variant) -> Result<ValueId, GraphError> {
     let mut channels = divisible_by_8(STEM * variant.width);
-    let mut x = conv_norm_act(graph, "features.0", input, &Conv2d::new(channels, 3).stride(2), true)?;
+    let mut x =
+        conv_norm_act(graph, "features.0", input, &Conv2d::new(channels, 3).stride(2), BATCH_NORM, SILU)?;
     for (stage, (expansion, kernel, first_stride, out, repeats)) in STAGES.into_iter().enumerate() {
         let out = divisible_by_8(out as f64 * variant.width);
         for repeat in 0..(repeats as f64 * variant.depth).ceil() as usize {
@@ -82,7 +78,7 @@ pub(crate) fn backbone(graph: &mut Graph, input: ValueId, variant: &Variant) -> 
             channels = out;
         }
     }
-    conv_norm_act(graph, "features.8", x, &Conv2d::new(4 * channels, 1), true)
+    conv_norm_act(graph, "features.8", x, &Conv2d::new(4 * channels, 1), BATCH_NORM, SILU)
 }
 
 /// torchvision's `MBConv`.
@@ -99,30 +95,32 @@ impl Block {
         let &Block { channels, hidden, kernel, stride, out } = self;
         let (mut x, mut index) = (input, 0);
         if hidden != channels {
-            x = conv_norm_act(graph, &format!("{path}.block.0"), x, &Conv2d::new(hidden, 1), true)?;
+            x = conv_norm_act(
+                graph,
+                &format!("{path}.block.0"),
+                x,
+                &Conv2d::new(hidden, 1),
+                BATCH_NORM,
+                SILU,
+            )?;
             index += 1;
         }
         let depthwise = Conv2d::new(hidden, kernel).stride(stride).group(hidden);
-        x = conv_norm_act(graph, &format!("{path}.block.{index}"), x, &depthwise, true)?;
+        x = conv_norm_act(graph, &format!("{path}.block.{index}"), x, &depthwise, BATCH_NORM, SILU)?;
         let squeezed = (channels / 4).max(1);
         let gate = SqueezeExcitation { squeezed, activation: Op::Sigmoid, gate: Op::Sigmoid };
         x = gate.append(graph, &format!("{path}.block.{}", index + 1), x, hidden)?;
-        x = conv_norm_act(graph, &format!("{path}.block.{}", index + 2), x, &Conv2d::new(out, 1), false)?;
+        x = conv_norm_act(
+            graph,
+            &format!("{path}.block.{}", index + 2),
+            x,
+            &Conv2d::new(out, 1),
+            BATCH_NORM,
+            None,
+        )?;
         if stride == 1 && channels == out {
             x = graph.add(&format!("{path}.add"), Op::Add, &[x, input])?;
         }
         Ok(x)
     }
-}
-
-fn conv_norm_act(
-    graph: &mut Graph,
-    path: &str,
-    x: ValueId,
-    conv: &Conv2d,
-    active: bool,
-) -> Result<ValueId, GraphError> {
-    let x = graph.conv2d(&format!("{path}.0"), x, conv)?;
-    let x = graph.batch_norm(&format!("{path}.1"), x, BATCH_NORM)?;
-    if active { activate(graph, &format!("{path}.2"), x, Op::Sigmoid) } else { Ok(x) }
 }

@@ -7,6 +7,7 @@ use offshoot_graph::{Graph, GraphError, ValueId};
 
 use crate::init::FanOut;
 use crate::registry::{Architecture, Family, Resize, Sizes};
+use crate::squeeze::{self, FEATURES};
 
 /// Expansion, output channels, blocks, and the stride of the first block: the paper's table 2.
 const STAGES: [(usize, usize, usize, usize); 7] = [
@@ -19,32 +20,14 @@ const STAGES: [(usize, usize, usize, usize); 7] = [
     (6, 320, 1, 1),
 ];
 
-const FEATURES: usize = 1280;
+const WIDTH: usize = 1280;
 
 pub(crate) const ARCHITECTURE: Architecture = Architecture {
     name: "mobilenet_v2",
     size: 224,
-    features: FEATURES,
+    features: WIDTH,
     stem: &["features.0"],
-    blocks: &[
-        "features.1",
-        "features.2",
-        "features.3",
-        "features.4",
-        "features.5",
-        "features.6",
-        "features.7",
-        "features.8",
-        "features.9",
-        "features.10",
-        "features.11",
-        "features.12",
-        "features.13",
-        "features.14",
-        "features.15",
-        "features.16",
-        "features.17",
-    ],
+    blocks: FEATURES,
     tail: &["features.18"],
     head: "classifier.1",
     original_dropout: 0.2,
@@ -67,7 +50,7 @@ pub(crate) fn backbone(graph: &mut Graph, input: ValueId) -> Result<ValueId, Gra
             index += 1;
         }
     }
-    conv_norm_act(graph, &format!("features.{index}"), x, &Conv2d::new(FEATURES, 1))
+    conv_norm_act(graph, &format!("features.{index}"), x, &Conv2d::new(WIDTH, 1))
 }
 
 struct InvertedResidual {
@@ -100,9 +83,6 @@ fn inverted_residual(
     Ok(x)
 }
 
-/// torchvision's `Conv2dNormActivation`: `path.0`, `path.1`, `path.2`.
 fn conv_norm_act(graph: &mut Graph, path: &str, x: ValueId, conv: &Conv2d) -> Result<ValueId, GraphError> {
-    let x = graph.conv2d(&format!("{path}.0"), x, conv)?;
-    let x = graph.batch_norm(&format!("{path}.1"), x, BATCH_NORM)?;
-    graph.add(&format!("{path}.2"), RELU6, &[x])
+    squeeze::conv_norm_act(graph, path, x, conv, BATCH_NORM, Some(RELU6))
 }

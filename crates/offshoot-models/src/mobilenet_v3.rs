@@ -6,7 +6,7 @@ use offshoot_graph::{Graph, GraphError, ValueId};
 
 use crate::init::FanOut;
 use crate::registry::{Architecture, Family, Resize, Sizes};
-use crate::squeeze::{SqueezeExcitation, divisible_by_8};
+use crate::squeeze::{FEATURES, SqueezeExcitation, conv_norm_act, divisible_by_8};
 
 /// What distinguishes the large from the small one.
 #[derive(Clone, Copy, Debug)]
@@ -62,41 +62,13 @@ pub(crate) const ARCHITECTURES: [Architecture; 2] = [
     architecture(
         "mobilenet_v3_small",
         Variant { blocks: &SMALL, hidden: 1024 },
-        &[
-            "features.1",
-            "features.2",
-            "features.3",
-            "features.4",
-            "features.5",
-            "features.6",
-            "features.7",
-            "features.8",
-            "features.9",
-            "features.10",
-            "features.11",
-        ],
+        FEATURES.split_at(11).0,
         &["features.12", "classifier.0"],
     ),
     architecture(
         "mobilenet_v3_large",
         Variant { blocks: &LARGE, hidden: 1280 },
-        &[
-            "features.1",
-            "features.2",
-            "features.3",
-            "features.4",
-            "features.5",
-            "features.6",
-            "features.7",
-            "features.8",
-            "features.9",
-            "features.10",
-            "features.11",
-            "features.12",
-            "features.13",
-            "features.14",
-            "features.15",
-        ],
+        FEATURES.split_at(15).0,
         &["features.16", "classifier.0"],
     ),
 ];
@@ -126,7 +98,7 @@ const fn architecture(
 /// Everything before the head: [N, 3, H, W] -> [N, hidden].
 pub(crate) fn features(graph: &mut Graph, input: ValueId, variant: &Variant) -> Result<ValueId, GraphError> {
     let stem = Conv2d::new(STEM, 3).stride(2);
-    let mut x = conv_norm_act(graph, "features.0", input, &stem, Some(Op::HardSwish))?;
+    let mut x = conv_norm_act(graph, "features.0", input, &stem, NORM, Some(Op::HardSwish))?;
     let mut channels = STEM;
     for (i, block) in variant.blocks.iter().enumerate() {
         x = bottleneck(graph, &format!("features.{}", i + 1), x, channels, *block)?;
@@ -134,7 +106,7 @@ pub(crate) fn features(graph: &mut Graph, input: ValueId, variant: &Variant) -> 
     }
     let last = Conv2d::new(6 * channels, 1);
     let path = format!("features.{}", variant.blocks.len() + 1);
-    x = conv_norm_act(graph, &path, x, &last, Some(Op::HardSwish))?;
+    x = conv_norm_act(graph, &path, x, &last, NORM, Some(Op::HardSwish))?;
     x = graph.add("avgpool", Op::GlobalAveragePool, &[x])?;
     x = graph.add("flatten", Op::Flatten { axis: 1 }, &[x])?;
     x = graph.linear("classifier.0", x, variant.hidden)?;
@@ -151,11 +123,11 @@ fn bottleneck(
     let activation = || Some(if swish { Op::HardSwish } else { Op::Relu });
     let (mut x, mut index) = (input, 0);
     if hidden != channels {
-        x = conv_norm_act(graph, &format!("{path}.block.0"), x, &Conv2d::new(hidden, 1), activation())?;
+        x = conv_norm_act(graph, &format!("{path}.block.0"), x, &Conv2d::new(hidden, 1), NORM, activation())?;
         index += 1;
     }
     let depthwise = Conv2d::new(hidden, kernel).stride(stride).group(hidden);
-    x = conv_norm_act(graph, &format!("{path}.block.{index}"), x, &depthwise, activation())?;
+    x = conv_norm_act(graph, &format!("{path}.block.{index}"), x, &depthwise, NORM, activation())?;
     index += 1;
     if squeezes {
         let squeezed = divisible_by_8(hidden as f64 / 4.0);
@@ -163,24 +135,9 @@ fn bottleneck(
         x = gate.append(graph, &format!("{path}.block.{index}"), x, hidden)?;
         index += 1;
     }
-    x = conv_norm_act(graph, &format!("{path}.block.{index}"), x, &Conv2d::new(out, 1), None)?;
+    x = conv_norm_act(graph, &format!("{path}.block.{index}"), x, &Conv2d::new(out, 1), NORM, None)?;
     if stride == 1 && channels == out {
         x = graph.add(&format!("{path}.add"), Op::Add, &[x, input])?;
     }
     Ok(x)
-}
-
-fn conv_norm_act(
-    graph: &mut Graph,
-    path: &str,
-    x: ValueId,
-    conv: &Conv2d,
-    activation: Option<Op>,
-) -> Result<ValueId, GraphError> {
-    let x = graph.conv2d(&format!("{path}.0"), x, conv)?;
-    let x = graph.batch_norm(&format!("{path}.1"), x, NORM)?;
-    match activation {
-        Some(op) => graph.add(&format!("{path}.2"), op, &[x]),
-        None => Ok(x),
-    }
 }

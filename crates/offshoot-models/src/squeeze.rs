@@ -1,8 +1,30 @@
-//! What several families share: squeeze and excitation, channels in multiples of eight, SiLU, norms of channels.
+//! What several families share: the names of modules, convolutions with norms, squeeze and excitation, channels in
+//! multiples of eight, SiLU, norms of channels.
 
 use offshoot_graph::builder::Conv2d;
-use offshoot_graph::op::{LayerNormalization, Op};
+use offshoot_graph::op::{BatchNormalization, LayerNormalization, Op};
 use offshoot_graph::{Graph, GraphError, Role, ValueId};
+
+/// torchvision's modules behind the stem `features.0`; a network has the first ones.
+pub(crate) const FEATURES: &[&str] = &[
+    "features.1",
+    "features.2",
+    "features.3",
+    "features.4",
+    "features.5",
+    "features.6",
+    "features.7",
+    "features.8",
+    "features.9",
+    "features.10",
+    "features.11",
+    "features.12",
+    "features.13",
+    "features.14",
+    "features.15",
+    "features.16",
+    "features.17",
+];
 
 /// A gate for each channel, computed from the means of all channels (Hu et al., "Squeeze-and-excitation networks", 2017),
 /// with the parameters of torchvision's `SqueezeExcitation`: `fc1` and `fc2`.
@@ -30,6 +52,23 @@ impl SqueezeExcitation {
         let gate = biased(graph, &format!("{path}.fc2"), gate, Conv2d::new(channels, 1))?;
         let gate = graph.add(&format!("{path}.scale_activation"), self.gate, &[gate])?;
         graph.add(path, Op::Mul, &[x, gate])
+    }
+}
+
+/// torchvision's `Conv2dNormActivation`: `path.0`, `path.1` and, where there is an activation (see [`activate`]), `path.2`.
+pub(crate) fn conv_norm_act(
+    graph: &mut Graph,
+    path: &str,
+    x: ValueId,
+    conv: &Conv2d,
+    norm: BatchNormalization,
+    activation: Option<Op>,
+) -> Result<ValueId, GraphError> {
+    let x = graph.conv2d(&format!("{path}.0"), x, conv)?;
+    let x = graph.batch_norm(&format!("{path}.1"), x, norm)?;
+    match activation {
+        Some(op) => activate(graph, &format!("{path}.2"), x, op),
+        None => Ok(x),
     }
 }
 

@@ -11,6 +11,7 @@
 pub mod amp;
 pub mod average;
 mod cache;
+mod csv;
 pub mod data_check;
 pub mod evaluate;
 mod fingerprint;
@@ -22,6 +23,7 @@ pub mod lr_find;
 pub mod memory;
 pub mod metrics;
 pub mod optimizer;
+mod part;
 mod pictures;
 pub mod progressive;
 pub mod recipe;

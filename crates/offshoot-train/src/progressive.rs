@@ -6,6 +6,8 @@ use std::str::FromStr;
 use offshoot_graph::Preprocessing;
 use serde::{Deserialize, Serialize};
 
+use crate::part;
+
 /// What networks halve a picture by in all: sizes that differ by multiples of it are halved alike.
 const STRIDE: usize = 32;
 
@@ -21,7 +23,7 @@ pub struct Progressive {
 impl Progressive {
     /// The finished epochs after which it happens, in a run of `epochs`.
     pub fn epoch(&self, epochs: u64) -> u64 {
-        (self.at * epochs as f64 - 1e-9).ceil().max(0.0) as u64
+        part::epoch(self.at, epochs)
     }
 
     /// Why a network for pictures of `size` pixels cannot be trained with these.
@@ -46,8 +48,7 @@ pub fn size_at(changes: &[Progressive], epoch: u64, epochs: u64, own: usize) -> 
 
 /// `own` for pictures of another size, resized in the same proportion before they are cut.
 pub fn resized(own: &Preprocessing, size: usize) -> Preprocessing {
-    let resize = (own.resize as f64 * size as f64 / own.size.max(1) as f64).round() as usize;
-    Preprocessing { size, resize: resize.max(size), ..own.clone() }
+    Preprocessing { size, resize: own.resize_for(size).max(size), ..own.clone() }
 }
 
 impl FromStr for Progressive {
@@ -57,17 +58,13 @@ impl FromStr for Progressive {
         let explain = || format!("`{text}` is not SIZE@PERCENT% as in 128@0%, with 0 to below 100 percent");
         let (size, at) = text.split_once('@').ok_or_else(explain)?;
         let size = size.parse().map_err(|_| explain())?;
-        let percent = at.strip_suffix('%').and_then(|at| at.parse::<f64>().ok());
-        let percent = percent.filter(|p| (0.0..100.0).contains(p)).ok_or_else(explain)?;
-        Ok(Progressive { size, at: percent / 100.0 })
+        Ok(Progressive { size, at: part::parse(at).ok_or_else(explain)? })
     }
 }
 
 impl fmt::Display for Progressive {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Rounded where the percentage has come out of binary fractions.
-        let percent = (self.at * 100.0 * 1e9).round() / 1e9;
-        write!(f, "{}@{percent}%", self.size)
+        write!(f, "{}@{}", self.size, part::text(self.at))
     }
 }
 

@@ -715,8 +715,7 @@ fn default_augmentation() -> AugmentationSettings {
 
 /// The model's own preprocessing, its `resize` scaled to another `size`.
 fn scaled(own: &Preprocessing, size: Option<usize>) -> PreprocessingSettings {
-    let ratio = own.resize as f64 / own.size.max(1) as f64;
-    let resize = size.map_or(own.resize, |size| (size as f64 * ratio).round() as usize);
+    let resize = size.map_or(own.resize, |size| own.resize_for(size));
     PreprocessingSettings {
         size: Some(own.size),
         resize: Some(resize),

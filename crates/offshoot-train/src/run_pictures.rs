@@ -6,6 +6,7 @@ use std::path::Path;
 
 use offshoot_data::Sample;
 
+use crate::csv::records;
 use crate::run::{PICTURES_FILE, RunError};
 
 /// More bytes than the names of a hundred million pictures take.
@@ -49,30 +50,6 @@ impl RunPictures {
         }
         Ok(pictures)
     }
-}
-
-/// The fields of each line of a CSV file (RFC 4180).
-fn records(text: &str) -> Vec<Vec<String>> {
-    let (mut records, mut record, mut field) = (Vec::new(), Vec::new(), String::new());
-    let mut quoted = false;
-    let mut characters = text.chars().peekable();
-    while let Some(c) = characters.next() {
-        match c {
-            '"' if quoted && characters.peek() == Some(&'"') => {
-                characters.next();
-                field.push('"');
-            }
-            '"' => quoted = !quoted,
-            ',' if !quoted => record.push(std::mem::take(&mut field)),
-            '\n' if !quoted => {
-                record.push(std::mem::take(&mut field));
-                records.push(std::mem::take(&mut record));
-            }
-            '\r' if !quoted => {}
-            c => field.push(c),
-        }
-    }
-    records
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use offshoot_graph::{Graph, Op, ValueId};
 use serde::{Deserialize, Serialize};
 
 use crate::freeze::{FreezeError, apply_freeze, check_matches};
+use crate::part;
 use crate::recipe::Freeze;
 
 /// The factor of an [`Unfreeze`] that names none.
@@ -27,8 +28,7 @@ pub struct Unfreeze {
 impl Unfreeze {
     /// The finished epochs after which it happens, in a run of `epochs`.
     pub fn epoch(&self, epochs: u64) -> u64 {
-        // 75 % of 4 epochs is 3, whatever the last bit of the product says.
-        (self.at * epochs as f64 - 1e-9).ceil().max(0.0) as u64
+        part::epoch(self.at, epochs)
     }
 }
 
@@ -43,8 +43,7 @@ impl FromStr for Unfreeze {
             Some((at, factor)) => (at, Some(factor)),
         };
         let number = |text: &str| text.parse::<f64>().ok();
-        let percent = at.strip_suffix('%').and_then(number).filter(|p| (0.0..100.0).contains(p));
-        let percent = percent.ok_or_else(|| format!("{}; the percentage is 0 to below 100", explain()))?;
+        let at = part::parse(at).ok_or_else(|| format!("{}; the percentage is 0 to below 100", explain()))?;
         let factor = match factor {
             None => DEFAULT_FACTOR,
             Some(factor) => {
@@ -53,15 +52,13 @@ impl FromStr for Unfreeze {
             }
         };
         let pattern = pattern.parse().map_err(|_| explain())?;
-        Ok(Unfreeze { pattern, at: percent / 100.0, factor })
+        Ok(Unfreeze { pattern, at, factor })
     }
 }
 
 impl fmt::Display for Unfreeze {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Rounded where the percentage has come out of binary fractions.
-        let percent = (self.at * 100.0 * 1e9).round() / 1e9;
-        write!(f, "{}@{percent}%:x{}", self.pattern, self.factor)
+        write!(f, "{}@{}:x{}", self.pattern, part::text(self.at), self.factor)
     }
 }
 

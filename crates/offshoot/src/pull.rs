@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use offshoot_models::{Published, find};
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
+use crate::manifest::sha256;
 
 /// Larger than any file of weights that is published for the registry's architectures.
 const MAX_BYTES: u64 = 4 << 30;
@@ -189,20 +189,8 @@ fn download(url: &str, part: &Path, progress: &mut dyn FnMut(u64, Option<u64>)) 
 
 /// Size and SHA-256 of a file.
 fn hash(path: &Path) -> Result<(u64, String)> {
-    let mut file = File::open(path).map_err(io_error(path, "read"))?;
-    let (mut hasher, mut buffer, mut bytes) = (Sha256::new(), vec![0; 1 << 16], 0);
-    loop {
-        match file.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(count) => {
-                hasher.update(&buffer[..count]);
-                bytes += count as u64;
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(io_error(path, "read")(error)),
-        }
-    }
-    Ok((bytes, hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()))
+    let bytes = fs::metadata(path).map_err(io_error(path, "read"))?.len();
+    Ok((bytes, sha256(path)?))
 }
 
 /// Makes the new name of a file last.

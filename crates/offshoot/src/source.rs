@@ -59,8 +59,7 @@ impl Overrides {
     /// `own` with these changes. Another `size` scales `resize` with it.
     pub fn apply(&self, own: &Preprocessing) -> Preprocessing {
         let size = self.size.unwrap_or(own.size);
-        let ratio = own.resize as f64 / own.size.max(1) as f64;
-        let resize = if size == own.size { own.resize } else { (size as f64 * ratio).round() as usize };
+        let resize = if size == own.size { own.resize } else { own.resize_for(size) };
         Preprocessing {
             size,
             resize,
@@ -240,11 +239,15 @@ fn grafted_graph(path: &Path, metadata: &Metadata) -> Result<Graph> {
         )));
     }
     let head: Head = metadata.head.as_deref().unwrap_or("linear").parse().map_err(BuildError::from)?;
-    let size = Some(metadata.preprocessing.size);
-    let model = load_onnx(&base, &Overrides { size, ..Overrides::default() }, false)?.model;
+    let model = classifier_of_size(&base, metadata.preprocessing.size)?;
     let (graph, _) = grafted(&model.graph, head, metadata.classes.len())
         .map_err(|source| Error::Graft { path: base, source: Box::new(source) })?;
     Ok(graph)
+}
+
+/// The classifier in an ONNX file, for pictures of `size` pixels a side.
+pub(crate) fn classifier_of_size(path: &Path, size: usize) -> Result<Model> {
+    Ok(load_onnx(path, &Overrides { size: Some(size), ..Overrides::default() }, false)?.model)
 }
 
 pub(crate) fn load_onnx(path: &Path, overrides: &Overrides, any_input: bool) -> Result<Loaded> {

@@ -11,7 +11,7 @@ use offshoot_models::{
 use offshoot_train::{Recipe, Settings, Unfreeze};
 
 use crate::error::{Error, Result};
-use crate::source::{Overrides, load_onnx, load_state_dict};
+use crate::source::{Overrides, classifier_of_size, load_onnx, load_state_dict};
 
 /// The preprocessing that the model `name` was pretrained with: an architecture's, or that of an ONNX file.
 ///
@@ -43,8 +43,7 @@ pub fn keep_base(recipe: &Recipe, run: &Path) -> Result<()> {
     if base.exists() {
         return Ok(());
     }
-    let size = Some(recipe.preprocessing.size);
-    let model = load_onnx(path, &Overrides { size, ..Overrides::default() }, false)?.model;
+    let model = classifier_of_size(path, recipe.preprocessing.size)?;
     Ok(onnx::write(&base, &model, onnx::Options::default())?)
 }
 
@@ -120,8 +119,7 @@ fn onnx_model(path: &Path, recipe: &Recipe, classes: &[String]) -> Result<Model>
     }
     let head: Head = recipe.head.parse().map_err(offshoot_models::BuildError::from)?;
     let preprocessing = recipe.preprocessing.clone();
-    let size = Some(preprocessing.size);
-    let base = load_onnx(path, &Overrides { size, ..Overrides::default() }, false)?.model;
+    let base = classifier_of_size(path, preprocessing.size)?;
     let options = TransferOptions { classes: classes.to_vec(), head, preprocessing, seed: recipe.seed };
     graft(&base.graph, &base.weights, options)
         .map_err(|source| Error::Graft { path: path.to_owned(), source: Box::new(source) })

@@ -306,20 +306,7 @@ impl Lowering<'_> {
 
     /// x wᵀ + b for many rows, as the 1x1 convolution of one row of pixels: its filter is packed.
     fn linear<E: Element>(&mut self, node: &Node, [m, n, k]: [usize; 3]) -> Result<(), ExecuteError> {
-        let shape = ConvShape {
-            batch: 1,
-            in_h: 1,
-            in_w: m,
-            in_c: k,
-            out_h: 1,
-            out_w: m,
-            out_c: n,
-            kernel: [1, 1],
-            strides: [1, 1],
-            pads: [0; 4],
-            dilations: [1, 1],
-            groups: 1,
-        };
+        let shape = ConvShape::of_matrices(m, k, n);
         let isa = self.isa;
         let x = self.plain(node.inputs[0])?;
         let bias = node.inputs.get(2).map(|&c| self.plain(c)).transpose()?;

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use crate::csv::records;
+
 /// A CSV file (RFC 4180).
 #[derive(Debug, Default)]
 pub(super) struct Table {
@@ -33,33 +35,6 @@ impl Table {
         let finite = |text: &str| text.parse().ok().filter(|x: &f64| x.is_finite());
         self.column(name).map(|column| column.map(finite).collect()).unwrap_or_default()
     }
-}
-
-fn records(text: &str) -> Vec<Vec<String>> {
-    let mut records = Vec::new();
-    let (mut record, mut field, mut quoted) = (Vec::new(), String::new(), false);
-    let mut letters = text.chars().peekable();
-    while let Some(letter) = letters.next() {
-        match letter {
-            '"' if quoted && letters.peek() == Some(&'"') => {
-                letters.next();
-                field.push('"');
-            }
-            '"' => quoted = !quoted,
-            ',' if !quoted => record.push(std::mem::take(&mut field)),
-            '\n' if !quoted => {
-                record.push(std::mem::take(&mut field));
-                records.push(std::mem::take(&mut record));
-            }
-            '\r' if !quoted => {}
-            other => field.push(other),
-        }
-    }
-    if !field.is_empty() || !record.is_empty() {
-        record.push(field);
-        records.push(record);
-    }
-    records
 }
 
 #[cfg(test)]

@@ -1,12 +1,13 @@
 //! Arguments that several commands share.
 
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::Args;
 use offshoot::{
     CpuExecutor, CpuOptions, Error, Fit, Isa, Loaded, Metadata, ModelSource, Overrides, Policy, Tta, View,
+    is_coreml_package,
 };
 use offshoot_train::recipe::{Augment, AugmentationSettings, PreprocessingSettings};
 
@@ -262,6 +263,30 @@ pub(crate) fn load(source: &ModelSource, overrides: &Overrides) -> Result<Loaded
     let loaded = source.load(overrides)?;
     loaded.warnings.iter().for_each(|w| print::warning(w));
     Ok(loaded)
+}
+
+/// The run directory that `path` is.
+pub(crate) fn run_directory(path: Option<&PathBuf>) -> Option<&Path> {
+    path.filter(|path| path.is_dir() && !is_coreml_package(path)).map(PathBuf::as_path)
+}
+
+/// Where files of a model go, and what they are called without their endings: into `out` where that is given, else the run's
+/// `exports`, else the folder of the model file; by the architecture's name, else by the model file's. The folder is made.
+pub(crate) fn destination(
+    path: Option<&PathBuf>,
+    out: Option<&PathBuf>,
+    architecture: Option<String>,
+) -> Result<(PathBuf, String), Failure> {
+    let folder = match (out, run_directory(path), path.and_then(|p| p.parent())) {
+        (Some(out), _, _) => out.clone(),
+        (None, Some(run), _) => run.join("exports"),
+        (None, None, Some(parent)) => parent.to_owned(),
+        (None, None, None) => PathBuf::new(),
+    };
+    let failed = |source| Error::Io { path: folder.clone(), action: "create", source };
+    std::fs::create_dir_all(&folder).map_err(failed)?;
+    let file = || path?.file_stem()?.to_str().map(str::to_owned);
+    Ok((folder, architecture.or_else(file).unwrap_or_else(|| "model".into())))
 }
 
 /// DATA, which must be all that is left.

@@ -6,8 +6,8 @@ use clap::Args;
 use offshoot::{
     CoreMlOptions, Dataset, EnginePrecision, Error, FolderOptions, Form, Inputs, Model, OnnxOptions,
     Precision, Profile, Proof, Recipe, Scheme, StoredWeights, TensorRtExport, TensorRtOptions, Transform,
-    export_coreml, export_onnx, export_tensorrt, export_torchscript, export_triton, is_coreml_package,
-    labelled, quantize_static, sha256,
+    export_coreml, export_onnx, export_tensorrt, export_torchscript, export_triton, labelled,
+    quantize_static, sha256,
 };
 use serde_json::{Value, json};
 
@@ -90,21 +90,15 @@ impl Arguments {
         }
         let executor = self.processor.executor()?;
         let model = arguments::load(&source, &self.preprocessing.overrides())?.model;
-        let run = self.paths.first().filter(|p| p.is_dir() && !is_coreml_package(p));
-        let inputs = proof_inputs(&model, run.map(PathBuf::as_path), self.data.as_deref())?;
-        let out = self.out_folder(run.map(PathBuf::as_path));
-        std::fs::create_dir_all(&out).map_err(|source| Error::Io {
-            path: out.clone(),
-            action: "create",
-            source,
-        })?;
-        let stem = self.stem(&model);
+        let run = arguments::run_directory(self.paths.first());
+        let inputs = proof_inputs(&model, run, self.data.as_deref())?;
+        let architecture = model.metadata.architecture.clone();
+        let (out, stem) = arguments::destination(self.paths.first(), self.out.as_ref(), architecture)?;
         let source = source.checkpoint().and_then(|path| sha256(&path))?;
         let proof = Proof { inputs: &inputs, executor: &executor, source_sha256: Some(&source) };
         let mut files = Vec::new();
         for format in &self.format {
             if format == "tensorrt" && self.precision == "int8" {
-                let run = run.map(PathBuf::as_path);
                 files.push(self.export_int8_engine(&model, run, &out.join(&stem), proof)?);
                 continue;
             }
@@ -216,21 +210,6 @@ impl Arguments {
         };
         let Batches { batch_min: min, batch_opt: opt, batch_max: max } = self.batches;
         TensorRtOptions { precision, profile: Profile { min, opt, max }, trtexec: self.trtexec.clone() }
-    }
-
-    fn out_folder(&self, run: Option<&Path>) -> PathBuf {
-        match (&self.out, run, self.paths.first().and_then(|p| p.parent())) {
-            (Some(out), _, _) => out.clone(),
-            (None, Some(run), _) => run.join("exports"),
-            (None, None, Some(parent)) => parent.to_owned(),
-            (None, None, None) => PathBuf::new(),
-        }
-    }
-
-    /// The file's name without its ending: the architecture's, else that of the model file.
-    fn stem(&self, model: &Model) -> String {
-        let file = || self.paths.first()?.file_stem()?.to_str().map(str::to_owned);
-        model.metadata.architecture.clone().or_else(file).unwrap_or_else(|| "model".into())
     }
 }
 

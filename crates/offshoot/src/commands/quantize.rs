@@ -6,8 +6,7 @@ use clap::{Args, ValueEnum};
 use offshoot::{
     CpuExecutor, DynamicInt8, Error, FolderOptions, Inference, Loader, LoaderOptions, Method, Model,
     ModelSource, OnnxOptions, Proof, QuantizePictures, Quantized, RunPictures, Scheme, StaticOptions,
-    Transform, WeightBits, evaluate, export_static, is_coreml_package, is_onnx, labelled, pictures,
-    quantize_static, sha256,
+    Transform, WeightBits, evaluate, export_static, is_onnx, labelled, pictures, quantize_static, sha256,
 };
 
 use super::arguments::{self, PreprocessingArguments, Pretrained, Processor};
@@ -180,7 +179,7 @@ impl Arguments {
     fn in_static(&self, source: &ModelSource) -> Result<Quantized, Failure> {
         let executor = self.processor.executor()?;
         let model = arguments::load(source, &self.preprocessing.overrides())?.model;
-        let run = self.paths.first().filter(|p| p.is_dir() && !is_coreml_package(p)).map(PathBuf::as_path);
+        let run = arguments::run_directory(self.paths.first());
         let bits = if self.weight_bits == "8" { WeightBits::Eight } else { WeightBits::Seven };
         let options = StaticOptions {
             max_drop: self.max_drop,
@@ -193,14 +192,14 @@ impl Arguments {
         let inputs = proof_inputs(&model, run, self.data.as_deref())?;
         let source = source.checkpoint().and_then(|path| sha256(&path))?;
         let proof = Proof { inputs: &inputs, executor: &executor, source_sha256: Some(&source) };
-        let path = self.path(&model, run)?;
+        let path = self.path(model.metadata.architecture.clone(), "-int8.onnx")?;
         let onnx = OnnxOptions { opset: self.opset, ..OnnxOptions::default() };
         Ok(export_static(quantized, &model, &path, onnx, proof)?)
     }
 
     fn in_dynamic(&self, source: &ModelSource) -> Result<Quantized, Failure> {
         let overrides = self.preprocessing.overrides();
-        let run = self.paths.first().filter(|p| p.is_dir() && !is_coreml_package(p)).map(PathBuf::as_path);
+        let run = arguments::run_directory(self.paths.first());
         let (int8, architecture) = match source {
             ModelSource::Path(path) if is_onnx(path)? => (DynamicInt8::of_onnx(path, &overrides)?, None),
             _ => {
@@ -223,7 +222,7 @@ impl Arguments {
             }
             None => [None, None],
         };
-        let path = self.path_of(architecture, run, &format!("-dynamic-int8.{}", self.ending()))?;
+        let path = self.path(architecture, &format!("-dynamic-int8.{}", self.ending()))?;
         let [bytes, bytes_before] = match self.format {
             Format::Safetensors => int8.write_safetensors(&path)?,
             Format::Onnx => {
@@ -253,30 +252,8 @@ impl Arguments {
     }
 
     /// The file to write, in a folder that is there.
-    fn path(&self, model: &Model, run: Option<&Path>) -> Result<PathBuf, Failure> {
-        self.path_of(model.metadata.architecture.clone(), run, "-int8.onnx")
-    }
-
-    fn path_of(
-        &self,
-        architecture: Option<String>,
-        run: Option<&Path>,
-        ending: &str,
-    ) -> Result<PathBuf, Failure> {
-        let first = self.paths.first();
-        let folder = match (&self.out, run, first.and_then(|p| p.parent())) {
-            (Some(out), _, _) => out.clone(),
-            (None, Some(run), _) => run.join("exports"),
-            (None, None, Some(parent)) => parent.to_owned(),
-            (None, None, None) => PathBuf::new(),
-        };
-        std::fs::create_dir_all(&folder).map_err(|source| Error::Io {
-            path: folder.clone(),
-            action: "create",
-            source,
-        })?;
-        let file = || first?.file_stem()?.to_str().map(str::to_owned);
-        let stem = architecture.or_else(file).unwrap_or_else(|| "model".into());
+    fn path(&self, architecture: Option<String>, ending: &str) -> Result<PathBuf, Failure> {
+        let (folder, stem) = arguments::destination(self.paths.first(), self.out.as_ref(), architecture)?;
         Ok(folder.join(format!("{stem}{ending}")))
     }
 }

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use offshoot::{
     Comparison, Inference, Inputs, Loaded, Manifest, ModelSource, TOLERANCE, batches, compare, disagreements,
-    is_coreml_package,
 };
 
 use super::arguments::{self, PreprocessingArguments, Pretrained, Processor};
@@ -55,7 +54,7 @@ impl Arguments {
             let inputs = match &self.inputs {
                 Some(path) => Inputs::from_npz(path, &model.graph)?,
                 None => {
-                    let run = self.against.as_deref().filter(|p| p.is_dir() && !is_coreml_package(p));
+                    let run = arguments::run_directory(self.against.as_ref());
                     proof_inputs(model, run, self.data.as_deref())?
                 }
             };
