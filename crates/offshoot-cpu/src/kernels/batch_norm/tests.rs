@@ -67,7 +67,8 @@ proptest! {
     #[test]
     fn statistics_survive_a_large_mean(rows in 2usize..700, channels in 1usize..20) {
         let x: Vec<f32> = normals(1, rows * channels).iter().map(|x| x + 1000.0).collect();
-        check_statistics(&x, channels, 2e-6);
+        // The sums run about the mean of an eighth of the rows: up to three bits are lost (see `moments`).
+        check_statistics(&x, channels, 1e-5);
     }
 
     #[test]
