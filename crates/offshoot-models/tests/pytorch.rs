@@ -54,7 +54,7 @@ fn logits_are_pytorchs() {
         let mut weights = load_weights(&path).unwrap().weights;
         let [input, logits, exact] =
             ["golden.input", "golden.logits", "golden.exact"].map(|name| weights.remove(name).unwrap());
-        gradients_are_pytorchs(architecture, &mut weights, input.shape()[2]);
+        gradients_are_pytorchs(architecture, &mut weights);
         let model = pretrained_at(architecture, weights, input.shape()[2]);
         let wanted = exact.as_f32().unwrap();
         // Random weights can make a network that multiplies rounding errors; PyTorch's own tell by how much.
@@ -70,7 +70,7 @@ fn logits_are_pytorchs() {
 
 /// The gradients, in training mode, of those parameters for which PyTorch saved them: most of them within a ten-thousandth of
 /// the largest element.
-fn gradients_are_pytorchs(architecture: &Architecture, weights: &mut Weights, size: usize) {
+fn gradients_are_pytorchs(architecture: &Architecture, weights: &mut Weights) {
     let Some(labels) = weights.remove("golden.labels") else { return };
     let batch = weights.remove("golden.batch").unwrap();
     let wanted: Vec<(String, Tensor)> = weights
@@ -78,7 +78,7 @@ fn gradients_are_pytorchs(architecture: &Architecture, weights: &mut Weights, si
         .map(|(name, tensor)| (name.trim_start_matches("golden.grad.").to_string(), tensor))
         .collect();
     let head = Some(Head::Linear { dropout: 0.0 });
-    let graph = architecture.build(&BuildOptions { classes: 1000, size, head }).unwrap();
+    let graph = architecture.build(&BuildOptions { classes: 1000, size: batch.shape()[2], head }).unwrap();
     let TrainingGraph { graph, .. } = training_graph(&graph, LossOptions::default()).unwrap();
     let graph = recompute(&fuse(&graph).unwrap()).unwrap();
     let executor = CpuExecutor::new(CpuOptions::default()).unwrap();
