@@ -12,7 +12,7 @@ use super::super::conv::{activations_len, weights_len};
 use super::super::parallel;
 use super::super::simd::Isa;
 use super::products::{MOST_SUMS, PART, STRIDE, Tile, run};
-use super::requantize::{Output, Target};
+use super::requantize::{Output, Rows, Target};
 use super::simd::{Cells, Integers, Packing, Product, dispatch_product};
 
 /// Bytes of scratch that a task's rows may take: half of a second-level cache of 512 KiB.
@@ -233,21 +233,39 @@ struct Task<'a> {
 impl Product for Task<'_> {
     #[inline(always)]
     unsafe fn run<S: Integers, C: Cells<S>>(self) {
-        let part = self.rows.len() * STRIDE;
         // Safety: `S` and what `C` needs are available; rows and columns are those of the shape.
         unsafe {
-            for row in self.rows.clone() {
-                let to = self.scratch.add((row - self.rows.start) * STRIDE);
-                self.gather::<S, C>(row, Row { to, part, at: 0 });
-            }
+            let left = if C::GROUP == 4 && rows_as_they_are(self.shape) {
+                let bytes = self.shape.in_c;
+                Left { from: self.x.as_ptr().add(self.rows.start * bytes), row: bytes, part: [bytes / 4, 0] }
+            } else {
+                self.gather_rows::<S, C>()
+            };
             let tiles = self.rows.len().div_ceil(S::TILE_ROWS);
             for panel in self.columns.clone() {
                 for i in 0..tiles {
-                    self.tile::<S, C>(panel, parallel::part(self.rows.len(), tiles, i), part);
+                    self.tile::<S, C>(panel, parallel::part(self.rows.len(), tiles, i), left);
                 }
             }
         }
     }
+}
+
+/// Whether each output pixel's window is one pixel, one after the other, of whole cells of four bytes.
+fn rows_as_they_are(shape: &ConvShape) -> bool {
+    let ConvShape { kernel, strides, pads, groups, in_c, .. } = *shape;
+    kernel == [1, 1] && strides == [1, 1] && pads == [0; 4] && groups == 1 && in_c.is_multiple_of(4)
+}
+
+/// The left operand of a task.
+#[derive(Clone, Copy)]
+struct Left {
+    /// The first row.
+    from: *const u8,
+    /// Bytes from one row to the next.
+    row: usize,
+    /// 32 bits of the reduction in a part, and bytes from one part to the next.
+    part: [usize; 2],
 }
 
 /// A row of cells that is being filled.
@@ -284,13 +302,35 @@ impl Row {
 }
 
 impl Task<'_> {
-    /// Fills a row with what is under the window of output pixel `pixel`.
+    /// Fills the scratch with what is under the windows of the task's pixels.
     #[inline(always)]
-    unsafe fn gather<S: Integers, C: Cells<S>>(&self, pixel: usize, mut row: Row) {
+    unsafe fn gather_rows<S: Integers, C: Cells<S>>(&self) -> Left {
+        let part = self.rows.len() * STRIDE;
+        let ConvShape { out_h, out_w, .. } = *self.shape;
+        let (line, mut ox) = (self.rows.start / out_w, self.rows.start % out_w);
+        let (mut image, mut oy) = (line / out_h, line % out_h);
+        for i in 0..self.rows.len() {
+            // Safety: the caller's; the scratch has these rows.
+            unsafe {
+                let to = self.scratch.add(i * STRIDE);
+                self.gather::<S, C>([image, oy, ox], Row { to, part, at: 0 });
+            }
+            ox += 1;
+            if ox == out_w {
+                (ox, oy) = (0, oy + 1);
+            }
+            if oy == out_h {
+                (oy, image) = (0, image + 1);
+            }
+        }
+        Left { from: self.scratch, row: STRIDE, part: [PART / 4, part] }
+    }
+
+    /// Fills a row with what is under the window of the output pixel in column `ox` of row `oy`.
+    #[inline(always)]
+    unsafe fn gather<S: Integers, C: Cells<S>>(&self, [image, oy, ox]: [usize; 3], mut row: Row) {
         let shape = self.shape;
         let (depth, zero_point) = (shape.in_c / shape.groups, self.filter.zero_point);
-        let (ox, rest) = (pixel % shape.out_w, pixel / shape.out_w);
-        let (oy, image) = (rest % shape.out_h, rest / shape.out_h);
         let [kernel_h, kernel_w] = shape.kernel;
         let x0 = (ox * shape.strides[1]) as isize - shape.pads[1] as isize;
         let together = shape.dilations[1] == 1 && shape.groups == 1;
@@ -303,6 +343,10 @@ impl Task<'_> {
                     continue;
                 }
                 let line = self.x.as_ptr().add((image * shape.in_h + y) * shape.in_w * shape.in_c);
+                if together && x0 >= 0 && x0 + kernel_w as isize <= shape.in_w as isize {
+                    row.push::<S, C>(Some(line.add(x0 as usize * depth)), kernel_w * depth, zero_point);
+                    continue;
+                }
                 if together {
                     let width = shape.in_w as isize;
                     let left = (-x0).clamp(0, kernel_w as isize);
@@ -322,9 +366,9 @@ impl Task<'_> {
         }
     }
 
-    /// Multiplies some of the gathered rows with a panel.
+    /// Multiplies some of the rows with a panel.
     #[inline(always)]
-    unsafe fn tile<S: Integers, C: Cells<S>>(&self, panel: usize, rows: Range<usize>, part: usize) {
+    unsafe fn tile<S: Integers, C: Cells<S>>(&self, panel: usize, rows: Range<usize>, left: Left) {
         let Panels { cols, .. } = self.panels;
         let mut sums = MaybeUninit::<[i32; MOST_SUMS]>::uninit();
         let sums = sums.as_mut_ptr().cast::<i32>();
@@ -335,23 +379,18 @@ impl Task<'_> {
         // Safety: the rows have been gathered; the panel, its numbers and the outputs are those of the shape.
         unsafe {
             let tile = Tile {
-                a: self.scratch.add(rows.start * STRIDE),
-                part,
+                a: left.from.add(rows.start * left.row),
+                row: left.row / 4,
+                part: left.part,
                 b: self.filter.cells.as_ptr().add(cells),
                 depth: self.panels.depth,
                 init: self.filter.init.as_ptr().add(channel),
             };
             run::<S, C>(tile, rows.len(), width / S::LANES, sums);
+            let (count, step) = (rows.len(), self.shape.out_c);
+            let at = (self.rows.start + rows.start) * step + self.group * cols + first;
             let scale = self.filter.scale.as_ptr().add(channel);
-            for (i, row) in rows.enumerate() {
-                let to = (self.rows.start + row) * self.shape.out_c + self.group * cols + first;
-                let mut col = 0;
-                while col < n {
-                    let sum = S::to_floats(S::load_i32(sums.add(i * width + col)));
-                    self.target.store::<S>(to + col, (n - col).min(S::LANES), sum, scale.add(col));
-                    col += S::LANES;
-                }
-            }
+            self.target.store_rows::<S>(Rows { sums, count, width, at, step }, n, scale);
         }
     }
 }

@@ -85,7 +85,8 @@ pub fn depthwise(isa: Isa, shape: &ConvShape, x: &[u8], filter: &DepthwiseFilter
     assert!(supports(shape) && shape.strides.iter().all(|&step| step > 0), "{shape:?}");
     let rows = shape.batch * shape.out_h;
     let target = output.shared();
-    let work = rows * shape.out_w * shape.out_c * shape.kernel[0] * shape.kernel[1] / 4;
+    // Loading the bytes and storing the results takes longer than the products.
+    let work = 2 * rows * shape.out_w * shape.out_c * shape.kernel[0] * shape.kernel[1];
     let quads = has_quads(isa) && tiled(shape);
     parallel::for_each_task(rows, work, |row| {
         let task = Task { shape, x, filter, target, row };
@@ -99,9 +100,6 @@ pub fn depthwise(isa: Isa, shape: &ConvShape, x: &[u8], filter: &DepthwiseFilter
 
 /// Pixels of a tile: the widths of most networks' pictures are multiples of it.
 const TILE: usize = 7;
-
-/// Most input columns under a tile: those of a 5 x 5 kernel with stride 2.
-const COLUMNS: usize = (TILE - 1) * 2 + 5;
 
 /// Whether there are tiles for the kernel and the stride.
 fn tiled(shape: &ConvShape) -> bool {
@@ -131,10 +129,10 @@ impl IntegerKernel for Task<'_> {
         // Safety: `S` is available.
         unsafe {
             match (kernel, stride) {
-                (3, 1) if tiled => self.tiles::<S, Floats, 3, 1>(),
-                (3, 2) if tiled => self.tiles::<S, Floats, 3, 2>(),
-                (5, 1) if tiled => self.tiles::<S, Floats, 5, 1>(),
-                (5, 2) if tiled => self.tiles::<S, Floats, 5, 2>(),
+                (3, 1) if tiled => self.tiles::<S, Floats, 3, 1, 9>(),
+                (3, 2) if tiled => self.tiles::<S, Floats, 3, 2, 15>(),
+                (5, 1) if tiled => self.tiles::<S, Floats, 5, 1, 11>(),
+                (5, 2) if tiled => self.tiles::<S, Floats, 5, 2, 17>(),
                 _ => self.pixels::<S>(),
             }
         }
@@ -147,10 +145,10 @@ impl QuadKernel for Task<'_> {
         // Safety: `S` is available; only kernels that have tiles come here.
         unsafe {
             match (self.shape.kernel[0], self.shape.strides[0]) {
-                (3, 1) => self.tiles::<S, Fours, 3, 1>(),
-                (3, 2) => self.tiles::<S, Fours, 3, 2>(),
-                (5, 1) => self.tiles::<S, Fours, 5, 1>(),
-                _ => self.tiles::<S, Fours, 5, 2>(),
+                (3, 1) => self.tiles::<S, Fours, 3, 1, 9>(),
+                (3, 2) => self.tiles::<S, Fours, 3, 2, 15>(),
+                (5, 1) => self.tiles::<S, Fours, 5, 1, 11>(),
+                _ => self.tiles::<S, Fours, 5, 2, 17>(),
             }
         }
     }
@@ -158,11 +156,12 @@ impl QuadKernel for Task<'_> {
 
 /// How a tile is summed.
 trait Sums<S: Integers> {
-    /// The sums of `n` channels from `first` on of neighbouring pixels, under whose windows are the columns `x`.
+    /// The sums of `n` channels from `first` on of neighbouring pixels, under whose windows of `K` x `K` are the `COLUMNS`
+    /// columns `x`.
     ///
     /// # Safety
     /// `S` is available, `x` points to pixels of that many channels, and the filter is that of a window of `K`.
-    unsafe fn tile<const K: usize, const STRIDE: usize>(
+    unsafe fn tile<const K: usize, const STRIDE: usize, const COLUMNS: usize>(
         filter: &DepthwiseFilter,
         x: &[[*const u8; COLUMNS]; K],
         first: usize,
@@ -178,7 +177,7 @@ struct Fours;
 
 impl<S: Quads> Sums<S> for Fours {
     #[inline(always)]
-    unsafe fn tile<const K: usize, const STRIDE: usize>(
+    unsafe fn tile<const K: usize, const STRIDE: usize, const COLUMNS: usize>(
         filter: &DepthwiseFilter,
         x: &[[*const u8; COLUMNS]; K],
         first: usize,
@@ -195,8 +194,9 @@ impl<S: Quads> Sums<S> for Fours {
                     let at = (s * K.div_ceil(4) + row / 4) * padded + first;
                     *weight = S::load_i32(filter.quads.as_ptr().add(at));
                 }
-                for j in 0..(TILE - 1) * STRIDE + K {
-                    let quad = match K - row {
+                let mut quads = [S::splat_i32(0); COLUMNS];
+                for (j, quad) in quads.iter_mut().enumerate() {
+                    *quad = match K - row {
                         1 => S::load_rows([x[row][j].add(first)], n),
                         3 => S::load_rows(
                             [x[row][j].add(first), x[row + 1][j].add(first), x[row + 2][j].add(first)],
@@ -207,10 +207,11 @@ impl<S: Quads> Sums<S> for Fours {
                             S::load_rows([a.add(first), b.add(first), c.add(first), d.add(first)], n)
                         }
                     };
-                    for (t, sum) in sums.iter_mut().enumerate() {
-                        if j >= t * STRIDE && j < t * STRIDE + K {
-                            *sum = S::dot_quads(*sum, quad, weights[j - t * STRIDE]);
-                        }
+                }
+                // (Not by column and, in it, by the pixels that it is for: those loops are not unrolled.)
+                for (t, sum) in sums.iter_mut().enumerate() {
+                    for (s, &weight) in weights.iter().enumerate() {
+                        *sum = S::dot_quads(*sum, quads[t * STRIDE + s], weight);
                     }
                 }
                 row += 4;
@@ -226,7 +227,7 @@ impl<S: Quads> Sums<S> for Fours {
 
 impl<S: Integers> Sums<S> for Floats {
     #[inline(always)]
-    unsafe fn tile<const K: usize, const STRIDE: usize>(
+    unsafe fn tile<const K: usize, const STRIDE: usize, const COLUMNS: usize>(
         filter: &DepthwiseFilter,
         x: &[[*const u8; COLUMNS]; K],
         first: usize,
@@ -241,12 +242,13 @@ impl<S: Integers> Sums<S> for Floats {
                 for (s, weight) in weights.iter_mut().enumerate() {
                     *weight = S::load(filter.weights.as_ptr().add((r * K + s) * padded + first));
                 }
-                for (j, &pixel) in line[..(TILE - 1) * STRIDE + K].iter().enumerate() {
-                    let x = S::to_floats(load_bytes::<S>(pixel, first, n));
-                    for (t, sum) in sums.iter_mut().enumerate() {
-                        if j >= t * STRIDE && j < t * STRIDE + K {
-                            *sum = S::fma(x, weights[j - t * STRIDE], *sum);
-                        }
+                let mut floats = [S::splat(0.0); COLUMNS];
+                for (float, &pixel) in floats.iter_mut().zip(line) {
+                    *float = S::to_floats(load_bytes::<S>(pixel, first, n));
+                }
+                for (t, sum) in sums.iter_mut().enumerate() {
+                    for (s, &weight) in weights.iter().enumerate() {
+                        *sum = S::fma(floats[t * STRIDE + s], weight, *sum);
                     }
                 }
             }
@@ -267,16 +269,37 @@ impl Task<'_> {
         self.x.as_ptr().wrapping_add(((image * in_h + h) * in_w + w) * in_c)
     }
 
+    /// Neighbouring pixels of row `h`, which is in the picture, from column `w` on.
     #[inline(always)]
-    unsafe fn tiles<S: Integers, T: Sums<S>, const K: usize, const STRIDE: usize>(&self) {
-        let ConvShape { out_w, out_h, out_c, pads: [top, left, ..], .. } = *self.shape;
+    fn line<const N: usize>(&self, h: usize, w: usize, pixels: &mut [*const u8; N]) {
+        let ConvShape { in_h, in_w, in_c, out_h, .. } = *self.shape;
+        let row = (self.row / out_h * in_h + h) * in_w;
+        let first = self.x.as_ptr().wrapping_add(row.wrapping_add(w).wrapping_mul(in_c));
+        for (j, pixel) in pixels.iter_mut().enumerate() {
+            *pixel = first.wrapping_add(j * in_c);
+        }
+        if w >= in_w || w + N > in_w {
+            for (j, pixel) in pixels.iter_mut().enumerate() {
+                if w.wrapping_add(j) >= in_w {
+                    *pixel = self.filter.zeros.as_ptr();
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn tiles<S: Integers, T: Sums<S>, const K: usize, const STRIDE: usize, const COLUMNS: usize>(
+        &self,
+    ) {
+        const { assert!(COLUMNS == (TILE - 1) * STRIDE + K, "columns under a tile") };
+        let ConvShape { in_h, out_w, out_h, out_c, pads: [top, left, ..], .. } = *self.shape;
         let oh = self.row % out_h;
         for ow in (0..out_w).step_by(TILE) {
             let mut x = [[self.filter.zeros.as_ptr(); COLUMNS]; K];
             for (r, line) in x.iter_mut().enumerate() {
                 let h = (oh * STRIDE + r).wrapping_sub(top);
-                for (j, pixel) in line[..(TILE - 1) * STRIDE + K].iter_mut().enumerate() {
-                    *pixel = self.pixel(h, (ow * STRIDE + j).wrapping_sub(left));
+                if h < in_h {
+                    self.line(h, (ow * STRIDE).wrapping_sub(left), line);
                 }
             }
             let pixels = TILE.min(out_w - ow);
@@ -285,12 +308,27 @@ impl Task<'_> {
                 let n = (out_c - first).min(S::LANES);
                 // Safety: all of `x` points to pixels of `out_c` channels; the outputs are this task's.
                 unsafe {
-                    let sums = T::tile::<K, STRIDE>(self.filter, &x, first, n);
-                    for (t, &sum) in sums[..pixels].iter().enumerate() {
-                        let scale = self.filter.scale.as_ptr().add(first);
-                        self.target.store::<S>(to + t * out_c + first, n, sum, scale);
-                    }
+                    let sums = T::tile::<K, STRIDE, COLUMNS>(self.filter, &x, first, n);
+                    self.store::<S>(&sums[..pixels], to + first, n, self.filter.scale.as_ptr().add(first));
                 }
+            }
+        }
+    }
+
+    /// Stores `n` channels of neighbouring pixels from element `to` on.
+    #[inline(always)]
+    unsafe fn store<S: Integers>(&self, sums: &[S::V], to: usize, n: usize, scale: *const f32) {
+        let channels = self.shape.out_c;
+        let mut t = 0;
+        // Safety: the caller's.
+        unsafe {
+            while n == S::LANES && t + 2 <= sums.len() {
+                let at = [to + t * channels, to + (t + 1) * channels];
+                self.target.store_two::<S>(at, [sums[t], sums[t + 1]], scale);
+                t += 2;
+            }
+            for (t, &sum) in sums.iter().enumerate().skip(t) {
+                self.target.store::<S>(to + t * channels, n, sum, scale);
             }
         }
     }

@@ -15,10 +15,12 @@ pub(super) const MOST_SUMS: usize = 14 * 32;
 /// A tile of sums: init\[j\] + the products of row i of `a` and column j of `b`.
 #[derive(Clone, Copy)]
 pub(super) struct Tile {
-    /// Rows of the left operand, [`STRIDE`] apart.
+    /// Rows of the left operand.
     pub(super) a: *const u8,
-    /// Bytes from one part to the next.
-    pub(super) part: usize,
+    /// Cells from one row to the next.
+    pub(super) row: usize,
+    /// The reduction's 32 bits in a part of the rows, and the bytes from one part to the next.
+    pub(super) part: [usize; 2],
     /// The packed panel, a row of cells for each 32 bits of the reduction.
     pub(super) b: *const i32,
     /// The reduction in units of 32 bits.
@@ -88,7 +90,7 @@ unsafe fn registers<S: Integers, C: Cells<S>, const ROWS: usize, const VECTORS: 
         let mut sums = [init; ROWS];
         let (mut part, mut b, mut left) = (tile.a, tile.b, tile.depth);
         while left > 0 {
-            let steps = left.min(PART / 4);
+            let steps = left.min(tile.part[0]);
             let mut a = part.cast::<i32>();
             for _ in 0..steps {
                 let mut right = [S::splat_i32(0); VECTORS];
@@ -96,7 +98,7 @@ unsafe fn registers<S: Integers, C: Cells<S>, const ROWS: usize, const VECTORS: 
                     *right = S::load_i32(b.add(v * S::LANES));
                 }
                 for (i, row) in sums.iter_mut().enumerate() {
-                    let x = S::splat_i32(*a.add(i * (STRIDE / 4)));
+                    let x = S::splat_i32(a.add(i * tile.row).read_unaligned());
                     for (v, sum) in row.iter_mut().enumerate() {
                         *sum = C::dot(*sum, x, right[v]);
                     }
@@ -104,7 +106,7 @@ unsafe fn registers<S: Integers, C: Cells<S>, const ROWS: usize, const VECTORS: 
                 a = a.add(1);
                 b = b.add(VECTORS * S::LANES);
             }
-            part = part.wrapping_add(tile.part);
+            part = part.wrapping_add(tile.part[1]);
             left -= steps;
         }
         for (i, row) in sums.iter().enumerate() {

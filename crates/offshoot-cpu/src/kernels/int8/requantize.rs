@@ -106,6 +106,68 @@ impl Target<'_> {
             }
         }
     }
+
+    /// Stores a whole vector of sums of two pixels, from the elements `at` on, of channels with these scales.
+    ///
+    /// # Safety
+    /// As [`store`](Self::store).
+    #[inline(always)]
+    pub(super) unsafe fn store_two<S: Integers>(&self, at: [usize; 2], sums: [S::V; 2], scale: *const f32) {
+        // Safety: the caller's.
+        unsafe {
+            if let Target::Bytes(to, requantize, None) = self {
+                let scale = S::load(scale);
+                let y = [S::mul(sums[0], scale), S::mul(sums[1], scale)];
+                requantize.store::<S>([to.add(at[0]), to.add(at[1])], y);
+            } else {
+                self.store::<S>(at[0], S::LANES, sums[0], scale);
+                self.store::<S>(at[1], S::LANES, sums[1], scale);
+            }
+        }
+    }
+
+    /// Stores rows of `n` sums, `width` apart, from element `at` on, `step` elements apart.
+    ///
+    /// # Safety
+    /// As [`store`](Self::store); whole vectors may be read from a row's sums and from `scale`.
+    #[inline(always)]
+    pub(super) unsafe fn store_rows<S: Integers>(&self, sums: Rows, n: usize, scale: *const f32) {
+        let Rows { sums, count, width, at, step } = sums;
+        // Safety: the caller's.
+        unsafe {
+            if let (Target::Bytes(to, requantize, None), true) = (self, n == 2 * S::LANES) {
+                let scales = [S::load(scale), S::load(scale.add(S::LANES))];
+                for row in 0..count {
+                    let sums = sums.add(row * width);
+                    let left = S::mul(S::to_floats(S::load_i32(sums)), scales[0]);
+                    let right = S::mul(S::to_floats(S::load_i32(sums.add(S::LANES))), scales[1]);
+                    let to = to.add(at + row * step);
+                    requantize.store::<S>([to, to.add(S::LANES)], [left, right]);
+                }
+                return;
+            }
+            for row in 0..count {
+                for col in (0..n).step_by(S::LANES) {
+                    let sum = S::to_floats(S::load_i32(sums.add(row * width + col)));
+                    self.store::<S>(at + row * step + col, (n - col).min(S::LANES), sum, scale.add(col));
+                }
+            }
+        }
+    }
+}
+
+/// A tile of sums, and where in the output it goes.
+#[derive(Clone, Copy)]
+pub(super) struct Rows {
+    pub(super) sums: *const i32,
+    /// How many rows.
+    pub(super) count: usize,
+    /// Sums from one row to the next.
+    pub(super) width: usize,
+    /// The element of the output that the first one goes to.
+    pub(super) at: usize,
+    /// Elements of the output from one row to the next.
+    pub(super) step: usize,
 }
 
 impl Requantize {
@@ -113,6 +175,16 @@ impl Requantize {
     pub fn of(&self, y: f32) -> u8 {
         let [low, high] = self.bounds.map(|bound| f32::from(bound) - f32::from(self.zero_point));
         (y.max(low).min(high).round_ties_even() + f32::from(self.zero_point)) as u8
+    }
+
+    /// Writes the bytes of two vectors of y in units of the scale.
+    ///
+    /// # Safety
+    /// `S` is available, and the bytes are the caller's.
+    #[inline(always)]
+    pub(super) unsafe fn store<S: Integers>(&self, to: [*mut u8; 2], y: [S::V; 2]) {
+        // Safety: the caller's.
+        unsafe { S::store_requantized(to, y, self.zero_point, self.bounds) }
     }
 
     /// Rounded steps from the zero point, within the bounds.

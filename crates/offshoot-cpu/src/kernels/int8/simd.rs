@@ -25,6 +25,9 @@ pub(super) trait Integers: Simd {
     unsafe fn store_bytes(to: *mut u8, v: Self::I);
     /// Writes the first `n` < LANES of them.
     unsafe fn store_bytes_first(to: *mut u8, n: usize, v: Self::I);
+    /// Rounds two vectors (ties to even), adds `zero_point`, cuts at the bounds and writes the bytes of each. A NaN becomes the
+    /// smallest one.
+    unsafe fn store_requantized(to: [*mut u8; 2], y: [Self::V; 2], zero_point: u8, bounds: [u8; 2]);
     /// Copies `n` bytes; may write up to 64 bytes more.
     unsafe fn copy_bytes(from: *const u8, to: *mut u8, n: usize);
     /// Writes 16 bytes less `zero_point`, as i16.
@@ -33,7 +36,7 @@ pub(super) trait Integers: Simd {
 
 /// How the two operands of a product lie in memory: `GROUP` elements of the reduction side by side in 32 bits.
 pub(super) trait Cells<S: Integers> {
-    /// Elements in 32 bits.
+    /// Elements in 32 bits: two that are widened, or four bytes as they are.
     const GROUP: usize;
 
     /// Copies `n` bytes to a row of cells; may write up to 64 bytes more.
@@ -173,7 +176,7 @@ pub(super) fn dispatch_integers<K: IntegerKernel>(isa: Isa, kernel: K) {
     }
 }
 
-/// Paths that sum four products of bytes and weights in 32 bits.
+/// Paths that sum four products of bytes and weights in 32 bits, and permute bytes across lanes (VBMI).
 pub(super) trait Quads: Integers {
     /// The first `n` <= LANES bytes of `R` <= 4 rows: four rows' bytes in each lane, zeros where there is no row.
     ///
@@ -191,14 +194,19 @@ pub(super) trait Quads: Integers {
 /// A computation on four bytes a lane. Mark `run_quads` `#[inline(always)]`.
 pub(super) trait QuadKernel {
     /// # Safety
-    /// `S`'s instruction set must be available, with VNNI.
+    /// `S`'s instruction set must be available, with VNNI and VBMI.
     unsafe fn run_quads<S: Quads>(self);
 }
 
 /// Whether `isa` has [`Quads`] on this machine.
 pub(super) fn has_quads(isa: Isa) -> bool {
-    // Weights of eight bits lie in fours only there.
-    Packing::of(isa, &[127]).group() == 4
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx512vbmi") {
+        // Weights of eight bits lie in fours only where there is VNNI.
+        return Packing::of(isa, &[127]).group() == 4;
+    }
+    let _ = isa;
+    false
 }
 
 /// Runs `kernel`.
@@ -335,6 +343,14 @@ impl Integers for Portable {
         unsafe { std::ptr::copy_nonoverlapping(v.map(|x| x as u8).as_ptr(), to, n) }
     }
     #[inline(always)]
+    unsafe fn store_requantized(to: [*mut u8; 2], y: [[f32; 8]; 2], zero_point: u8, [low, high]: [u8; 2]) {
+        let byte =
+            |y: f32| (y.round_ties_even() + f32::from(zero_point)).max(low.into()).min(high.into()) as u8;
+        for (to, y) in to.into_iter().zip(y) {
+            unsafe { to.cast::<[u8; 8]>().write_unaligned(y.map(byte)) };
+        }
+    }
+    #[inline(always)]
     unsafe fn copy_bytes(from: *const u8, to: *mut u8, n: usize) {
         unsafe { std::ptr::copy_nonoverlapping(from, to, n) }
     }
@@ -388,43 +404,52 @@ mod x86 {
         unsafe { kernel.run::<Avx512>() }
     }
 
-    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi")]
     pub(super) unsafe fn quads_vnni<K: QuadKernel>(kernel: K) {
         unsafe { kernel.run_quads::<Avx512>() }
     }
 
-    /// For each row, where in a lane of 32 bits its bytes go: those of channel 4 i + d into lane d of quarter i. The high bit
-    /// gives 0.
-    const PLACES: [[u8; 64]; 4] = {
-        let mut places = [[0x80; 64]; 4];
-        let mut channel = 0;
-        while channel < 16 {
-            let mut row = 0;
-            while row < 4 {
-                places[row][4 * channel + row] = channel as u8;
-                row += 1;
-            }
-            channel += 1;
+    /// From four rows of 16 bytes to four bytes, one of each row, for each of 16 channels.
+    const PLACES: [u8; 64] = {
+        let mut places = [0; 64];
+        let mut i = 0;
+        while i < 64 {
+            places[i] = (i % 4 * 16 + i / 4) as u8;
+            i += 1;
         }
         places
     };
+
+    /// A row of 16 bytes, of which there are `n`.
+    #[inline(always)]
+    unsafe fn row(from: *const u8, n: usize) -> __m128i {
+        unsafe {
+            if n == 16 {
+                _mm_loadu_si128(from.cast())
+            } else {
+                _mm_maskz_loadu_epi8(((1u32 << n) - 1) as __mmask16, from.cast())
+            }
+        }
+    }
+
+    /// Conversion to an integer gives the smallest one for what is too large: numbers are cut there before.
+    const FAR: f32 = 1e9;
 
     impl Quads for Avx512 {
         #[inline(always)]
         unsafe fn load_rows<const R: usize>(rows: [*const u8; R], n: usize) -> __m512i {
             unsafe {
-                let mut all = _mm512_setzero_si512();
-                for (row, places) in rows.iter().zip(&PLACES) {
-                    let bytes = if n == 16 {
-                        _mm_loadu_si128(row.cast())
-                    } else {
-                        _mm_maskz_loadu_epi8(((1u32 << n) - 1) as __mmask16, row.cast())
-                    };
-                    let places = _mm512_loadu_si512(places.as_ptr().cast());
-                    let placed = _mm512_shuffle_epi8(_mm512_broadcast_i32x4(bytes), places);
-                    all = _mm512_or_si512(all, placed);
+                let mut all = _mm512_zextsi128_si512(row(rows[0], n));
+                if const { R > 1 } {
+                    all = _mm512_inserti32x4::<1>(all, row(rows[1], n));
                 }
-                all
+                if const { R > 2 } {
+                    all = _mm512_inserti32x4::<2>(all, row(rows[2], n));
+                }
+                if const { R > 3 } {
+                    all = _mm512_inserti32x4::<3>(all, row(rows[3], n));
+                }
+                _mm512_permutexvar_epi8(_mm512_loadu_si512(PLACES.as_ptr().cast()), all)
             }
         }
         #[inline(always)]
@@ -485,6 +510,24 @@ mod x86 {
             unsafe {
                 Self::store_bytes(bytes.as_mut_ptr(), v);
                 copy_few(bytes.as_ptr(), to, n);
+            }
+        }
+        #[inline(always)]
+        unsafe fn store_requantized(to: [*mut u8; 2], y: [__m256; 2], zero_point: u8, [low, high]: [u8; 2]) {
+            unsafe {
+                // (In this order a NaN stays one.)
+                let far = _mm256_set1_ps(FAR);
+                let [a, b] = [_mm256_min_ps(far, y[0]), _mm256_min_ps(far, y[1])];
+                let words = _mm256_packs_epi32(_mm256_cvtps_epi32(a), _mm256_cvtps_epi32(b));
+                let words = _mm256_adds_epi16(words, _mm256_set1_epi16(zero_point.into()));
+                let bytes = _mm256_packus_epi16(words, words);
+                // A lane has four bytes of each vector, twice.
+                let order = _mm256_setr_epi32(0, 4, 1, 5, 0, 4, 1, 5);
+                let bytes = _mm256_castsi256_si128(_mm256_permutevar8x32_epi32(bytes, order));
+                let bytes = _mm_max_epu8(bytes, _mm_set1_epi8(low as i8));
+                let bytes = _mm_min_epu8(bytes, _mm_set1_epi8(high as i8));
+                _mm_storel_epi64(to[0].cast(), bytes);
+                _mm_storeh_pd(to[1].cast(), _mm_castsi128_pd(bytes));
             }
         }
         #[inline(always)]
@@ -577,6 +620,23 @@ mod x86 {
         unsafe fn store_bytes_first(to: *mut u8, n: usize, v: __m512i) {
             unsafe {
                 _mm_mask_storeu_epi8(to.cast(), ((1u32 << n) - 1) as __mmask16, _mm512_cvtepi32_epi8(v));
+            }
+        }
+        #[inline(always)]
+        unsafe fn store_requantized(to: [*mut u8; 2], y: [__m512; 2], zero_point: u8, [low, high]: [u8; 2]) {
+            unsafe {
+                // (In this order a NaN stays one.)
+                let far = _mm512_set1_ps(FAR);
+                let [a, b] = [_mm512_min_ps(far, y[0]), _mm512_min_ps(far, y[1])];
+                let words = _mm512_packs_epi32(_mm512_cvtps_epi32(a), _mm512_cvtps_epi32(b));
+                let words = _mm512_adds_epi16(words, _mm512_set1_epi16(zero_point.into()));
+                let words = _mm512_max_epi16(words, _mm512_set1_epi16(low.into()));
+                let words = _mm512_min_epi16(words, _mm512_set1_epi16(high.into()));
+                // A lane has four bytes of each vector.
+                let order = _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7);
+                let bytes = _mm256_permutevar8x32_epi32(_mm512_cvtepi16_epi8(words), order);
+                _mm_storeu_si128(to[0].cast(), _mm256_castsi256_si128(bytes));
+                _mm_storeu_si128(to[1].cast(), _mm256_extracti128_si256::<1>(bytes));
             }
         }
         #[inline(always)]
