@@ -100,7 +100,7 @@ impl Target<'_> {
                 }
                 Target::Bytes(to, requantize, None) => store_bytes::<S>(*to, at, n, requantize.bytes::<S>(y)),
                 Target::Bytes(to, requantize, Some(residual)) => {
-                    let y = S::to_floats(requantize.steps::<S>(y));
+                    let y = requantize.rounded::<S>(y);
                     store_bytes::<S>(*to, at, n, residual.add::<S>(at, n, y));
                 }
             }
@@ -135,14 +135,22 @@ impl Target<'_> {
         let Rows { sums, count, width, at, step } = sums;
         // Safety: the caller's.
         unsafe {
-            if let (Target::Bytes(to, requantize, None), true) = (self, n == 2 * S::LANES) {
+            if let (Target::Bytes(to, requantize, residual), true) = (self, n == 2 * S::LANES) {
                 let scales = [S::load(scale), S::load(scale.add(S::LANES))];
                 for row in 0..count {
-                    let sums = sums.add(row * width);
+                    let (sums, at) = (sums.add(row * width), at + row * step);
                     let left = S::mul(S::to_floats(S::load_i32(sums)), scales[0]);
                     let right = S::mul(S::to_floats(S::load_i32(sums.add(S::LANES))), scales[1]);
-                    let to = to.add(at + row * step);
-                    requantize.store::<S>([to, to.add(S::LANES)], [left, right]);
+                    let to = [to.add(at), to.add(at + S::LANES)];
+                    match residual {
+                        None => requantize.store::<S>(to, [left, right]),
+                        Some(residual) => {
+                            let left = residual.with::<S>(at, S::LANES, requantize.rounded::<S>(left));
+                            let right =
+                                residual.with::<S>(at + S::LANES, S::LANES, requantize.rounded::<S>(right));
+                            residual.sum.store::<S>(to, [left, right]);
+                        }
+                    }
                 }
                 return;
             }
@@ -189,10 +197,10 @@ impl Requantize {
 
     /// Rounded steps from the zero point, within the bounds.
     #[inline(always)]
-    unsafe fn steps<S: Integers>(&self, y: S::V) -> S::I {
+    unsafe fn rounded<S: Integers>(&self, y: S::V) -> S::V {
         let [low, high] = self.bounds.map(|bound| f32::from(bound) - f32::from(self.zero_point));
         // Safety: the caller's. Rounding keeps whole bounds, so that y can be cut before.
-        unsafe { S::to_integers(S::at_most(S::at_least(y, S::splat(low)), S::splat(high))) }
+        unsafe { S::round(S::at_most(S::at_least(y, S::splat(low)), S::splat(high))) }
     }
 
     /// The bytes of y in units of the scale.
@@ -202,23 +210,33 @@ impl Requantize {
     #[inline(always)]
     pub(super) unsafe fn bytes<S: Integers>(&self, y: S::V) -> S::I {
         // Safety: the caller's.
-        unsafe { S::add_i32(self.steps::<S>(y), S::splat_i32(self.zero_point.into())) }
+        unsafe { S::add_i32(S::to_integers(self.rounded::<S>(y)), S::splat_i32(self.zero_point.into())) }
     }
 }
 
 impl Residual<'_> {
-    /// The bytes of the sum of y, in steps, and this from element `at` on.
+    /// The sum of y, in steps, and this from element `at` on, in units of the sum's scale.
     ///
     /// # Safety
     /// `S` is available, and x has `n` elements there.
     #[inline(always)]
-    pub(super) unsafe fn add<S: Integers>(&self, at: usize, n: usize, y: S::V) -> S::I {
+    unsafe fn with<S: Integers>(&self, at: usize, n: usize, y: S::V) -> S::V {
         // Safety: the caller's.
         unsafe {
             let x = S::to_floats(load_bytes::<S>(self.x.as_ptr(), at, n));
             let x = S::sub(x, S::splat(self.x_zero_point.into()));
-            self.sum.bytes::<S>(S::fma(x, S::splat(self.x_scale), S::mul(y, S::splat(self.scale))))
+            S::fma(x, S::splat(self.x_scale), S::mul(y, S::splat(self.scale)))
         }
+    }
+
+    /// The bytes of that sum.
+    ///
+    /// # Safety
+    /// As [`with`](Self::with).
+    #[inline(always)]
+    pub(super) unsafe fn add<S: Integers>(&self, at: usize, n: usize, y: S::V) -> S::I {
+        // Safety: the caller's.
+        unsafe { self.sum.bytes::<S>(self.with::<S>(at, n, y)) }
     }
 }
 
