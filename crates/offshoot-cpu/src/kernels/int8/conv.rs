@@ -278,9 +278,15 @@ struct Row {
 }
 
 impl Row {
-    /// Appends `n` elements: those that `from` points to, or some that stand for 0.
+    /// Appends `n` elements: those of `x` from `from` on, or some that stand for 0.
     #[inline(always)]
-    unsafe fn push<S: Integers, C: Cells<S>>(&mut self, from: Option<*const u8>, n: usize, zero_point: u8) {
+    unsafe fn push<S: Integers, C: Cells<S>>(
+        &mut self,
+        x: &[u8],
+        from: Option<usize>,
+        n: usize,
+        zero_point: u8,
+    ) {
         let size = 4 / C::GROUP;
         let whole = PART / size;
         let mut done = 0;
@@ -291,7 +297,10 @@ impl Row {
             unsafe {
                 let to = self.to.add(part * self.part + within * size);
                 match from {
-                    Some(from) => C::copy(from.add(done), len, zero_point, to),
+                    Some(from) => {
+                        let from = from + done;
+                        C::copy(x.as_ptr().add(from), x.len() - from, len, zero_point, to);
+                    }
                     None => C::pad(len, zero_point, to),
                 }
             }
@@ -339,28 +348,28 @@ impl Task<'_> {
             for r in 0..kernel_h {
                 let y = (oy * shape.strides[0] + r * shape.dilations[0]).wrapping_sub(shape.pads[0]);
                 if y >= shape.in_h {
-                    row.push::<S, C>(None, kernel_w * depth, zero_point);
+                    row.push::<S, C>(self.x, None, kernel_w * depth, zero_point);
                     continue;
                 }
-                let line = self.x.as_ptr().add((image * shape.in_h + y) * shape.in_w * shape.in_c);
+                let line = (image * shape.in_h + y) * shape.in_w * shape.in_c;
                 if together && x0 >= 0 && x0 + kernel_w as isize <= shape.in_w as isize {
-                    row.push::<S, C>(Some(line.add(x0 as usize * depth)), kernel_w * depth, zero_point);
+                    row.push::<S, C>(self.x, Some(line + x0 as usize * depth), kernel_w * depth, zero_point);
                     continue;
                 }
                 if together {
                     let width = shape.in_w as isize;
                     let left = (-x0).clamp(0, kernel_w as isize);
                     let right = (width - x0).clamp(left, kernel_w as isize);
-                    row.push::<S, C>(None, left as usize * depth, zero_point);
-                    let from = line.wrapping_offset((x0 + left) * depth as isize);
-                    row.push::<S, C>(Some(from), (right - left) as usize * depth, zero_point);
-                    row.push::<S, C>(None, (kernel_w as isize - right) as usize * depth, zero_point);
+                    row.push::<S, C>(self.x, None, left as usize * depth, zero_point);
+                    let from = line.wrapping_add_signed((x0 + left) * depth as isize);
+                    row.push::<S, C>(self.x, Some(from), (right - left) as usize * depth, zero_point);
+                    row.push::<S, C>(self.x, None, (kernel_w as isize - right) as usize * depth, zero_point);
                     continue;
                 }
                 for s in 0..kernel_w {
                     let x = x0.wrapping_add_unsigned(s * shape.dilations[1]) as usize;
                     let from = line.wrapping_add(x.wrapping_mul(shape.in_c) + self.group * depth);
-                    row.push::<S, C>((x < shape.in_w).then_some(from), depth, zero_point);
+                    row.push::<S, C>(self.x, (x < shape.in_w).then_some(from), depth, zero_point);
                 }
             }
         }

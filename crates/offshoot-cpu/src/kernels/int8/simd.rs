@@ -28,8 +28,8 @@ pub(super) trait Integers: Simd {
     /// Rounds two vectors (ties to even), adds `zero_point`, cuts at the bounds and writes the bytes of each. A NaN becomes the
     /// smallest one.
     unsafe fn store_requantized(to: [*mut u8; 2], y: [Self::V; 2], zero_point: u8, bounds: [u8; 2]);
-    /// Copies `n` bytes; may write up to 64 bytes more.
-    unsafe fn copy_bytes(from: *const u8, to: *mut u8, n: usize);
+    /// Copies `n` bytes of the `readable` >= n at `from`; may write up to 64 bytes more, whatever they are.
+    unsafe fn copy_bytes(from: *const u8, readable: usize, to: *mut u8, n: usize);
     /// Writes 16 bytes less `zero_point`, as i16.
     unsafe fn widen_16(from: *const u8, zero_point: i16, to: *mut i16);
 }
@@ -39,11 +39,11 @@ pub(super) trait Cells<S: Integers> {
     /// Elements in 32 bits: two that are widened, or four bytes as they are.
     const GROUP: usize;
 
-    /// Copies `n` bytes to a row of cells; may write up to 64 bytes more.
+    /// Copies `n` bytes of the `readable` >= n at `from` to a row of cells; may write up to 64 bytes more, whatever they are.
     ///
     /// # Safety
-    /// `S` is available, `from` holds `n` bytes, and `to` has the room.
-    unsafe fn copy(from: *const u8, n: usize, zero_point: u8, to: *mut u8);
+    /// `S` is available, `from` holds that many bytes, and `to` has the room.
+    unsafe fn copy(from: *const u8, readable: usize, n: usize, zero_point: u8, to: *mut u8);
 
     /// Writes `n` elements that stand for 0.
     ///
@@ -228,7 +228,7 @@ impl<S: Integers + DotPairs> Cells<S> for Pairs {
     const GROUP: usize = 2;
 
     #[inline(always)]
-    unsafe fn copy(from: *const u8, n: usize, zero_point: u8, to: *mut u8) {
+    unsafe fn copy(from: *const u8, _: usize, n: usize, zero_point: u8, to: *mut u8) {
         let (zero_point, to) = (i16::from(zero_point), to.cast::<i16>());
         let mut i = 0;
         // Safety: the caller's; what is read at the end goes through a copy.
@@ -351,7 +351,7 @@ impl Integers for Portable {
         }
     }
     #[inline(always)]
-    unsafe fn copy_bytes(from: *const u8, to: *mut u8, n: usize) {
+    unsafe fn copy_bytes(from: *const u8, _: usize, to: *mut u8, n: usize) {
         unsafe { std::ptr::copy_nonoverlapping(from, to, n) }
     }
     #[inline(always)]
@@ -531,14 +531,16 @@ mod x86 {
             }
         }
         #[inline(always)]
-        unsafe fn copy_bytes(from: *const u8, to: *mut u8, n: usize) {
+        unsafe fn copy_bytes(from: *const u8, readable: usize, to: *mut u8, n: usize) {
             let mut i = 0;
             unsafe {
-                while i + 32 <= n {
+                while i + 32 <= n || (i < n && i + 32 <= readable) {
                     _mm256_storeu_si256(to.add(i).cast(), _mm256_loadu_si256(from.add(i).cast()));
                     i += 32;
                 }
-                copy_few(from.add(i), to.add(i), n - i);
+                if i < n {
+                    copy_few(from.add(i), to.add(i), n - i);
+                }
             }
         }
         #[inline(always)]
@@ -561,8 +563,8 @@ mod x86 {
         const GROUP: usize = 4;
 
         #[inline(always)]
-        unsafe fn copy(from: *const u8, n: usize, _: u8, to: *mut u8) {
-            unsafe { Avx2::copy_bytes(from, to, n) }
+        unsafe fn copy(from: *const u8, readable: usize, n: usize, _: u8, to: *mut u8) {
+            unsafe { Avx2::copy_bytes(from, readable, to, n) }
         }
         #[inline(always)]
         unsafe fn pad(n: usize, zero_point: u8, to: *mut u8) {
@@ -640,10 +642,10 @@ mod x86 {
             }
         }
         #[inline(always)]
-        unsafe fn copy_bytes(from: *const u8, to: *mut u8, n: usize) {
+        unsafe fn copy_bytes(from: *const u8, readable: usize, to: *mut u8, n: usize) {
             let mut i = 0;
             unsafe {
-                while i + 64 <= n {
+                while i + 64 <= n || (i < n && i + 64 <= readable) {
                     _mm512_storeu_si512(to.add(i).cast(), _mm512_loadu_si512(from.add(i).cast()));
                     i += 64;
                 }
@@ -663,8 +665,8 @@ mod x86 {
         const GROUP: usize = 4;
 
         #[inline(always)]
-        unsafe fn copy(from: *const u8, n: usize, _: u8, to: *mut u8) {
-            unsafe { Avx512::copy_bytes(from, to, n) }
+        unsafe fn copy(from: *const u8, readable: usize, n: usize, _: u8, to: *mut u8) {
+            unsafe { Avx512::copy_bytes(from, readable, to, n) }
         }
         #[inline(always)]
         unsafe fn pad(n: usize, zero_point: u8, to: *mut u8) {
