@@ -6,8 +6,7 @@
 mod onnx_support;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 
 use offshoot_cpu::{CpuExecutor, CpuOptions};
 use offshoot_formats::Problem;
@@ -17,7 +16,7 @@ use offshoot_graph::passes::{LossOptions, dynamic_int8, training_graph};
 use offshoot_graph::{DType, Executor, Model, Op, Tensor};
 use serde_json::{Value, json};
 
-use onnx_support::everything;
+use onnx_support::{check_dynamic as check, everything};
 
 fn golden(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/dynamic").join(name)
@@ -194,18 +193,6 @@ fn graphs_in_graphs_end_somewhere() {
     let model = [field(7, &graph), field(8, &[0x10, 17])].concat();
     let said = onnx::quantize_dynamic_bytes(model).unwrap_err();
     assert!(matches!(said, Problem::TooLarge { .. }), "{said}");
-}
-
-/// Runs scripts/check_dynamic.py.
-fn check(arguments: &[&Path], tolerance: &str) {
-    let home = std::env::var("HOME").unwrap_or_default();
-    let peers = std::env::var("OFFSHOOT_PEERS")
-        .map_or(PathBuf::from(home).join(".cache/offshoot/peers"), PathBuf::from);
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/check_dynamic.py");
-    let mut command = Command::new(peers.join("bin/python"));
-    let output = command.arg(script).arg(arguments[0]).arg(tolerance).args(&arguments[1..]).output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{text}");
 }
 
 #[test]

@@ -64,6 +64,12 @@ fn cost(graph: &Graph, node: &Node, bindings: &Bindings) -> Result<Cost, DimErro
             let depth = graph.value(node.inputs[0]).shape.eval(bindings)?.get(1).copied().unwrap_or(1);
             elements(node.outputs[0])?.saturating_mul(depth as u64)
         }
+        // Four gates, each with a product of x and one of h.
+        Op::Lstm(_) | Op::DynamicQuantizeLstm(_) => {
+            let depth = graph.value(node.inputs[0]).shape.eval(bindings)?.last().copied().unwrap_or(1);
+            let hidden = graph.value(node.outputs[0]).shape.eval(bindings)?.last().copied().unwrap_or(1);
+            elements(node.outputs[0])?.saturating_mul(4 * (depth + hidden) as u64)
+        }
         Op::MatMul | Op::Fused(FusedOp::MatMul { .. }) => {
             let a = graph.value(node.inputs[0]).shape.eval(bindings)?;
             let transposed = matches!(node.op, Op::Fused(FusedOp::MatMul { trans_a: true, .. }));

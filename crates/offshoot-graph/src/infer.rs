@@ -1,7 +1,9 @@
 //! The shape rule of each operator.
 
 use crate::graph::Value;
-use crate::op::{AveragePool, Conv, FusedOp, Gemm, GradOp, Op, Pool, Quantized, QuantizedOp, TrainOp};
+use crate::op::{
+    AveragePool, Conv, Direction, FusedOp, Gemm, GradOp, Op, Pool, Quantized, QuantizedOp, TrainOp,
+};
 use crate::shape::{Dim, DimOp, Shape};
 use crate::tensor::DType;
 
@@ -115,6 +117,11 @@ pub(crate) fn infer(op: &Op, inputs: &[&Value]) -> Result<Types, String> {
         Op::DynamicQuantizeMatMul { trans_b } => {
             arity(inputs, 3..=4)?;
             one(dynamic_product_shape(inputs, *trans_b)?)
+        }
+        Op::Lstm(direction) | Op::DynamicQuantizeLstm(direction) => {
+            let bytes = matches!(op, Op::DynamicQuantizeLstm(_));
+            arity(inputs, if bytes { 6..=6 } else { 4..=4 })?;
+            lstm_shapes(inputs, *direction, bytes)
         }
         Op::DequantizeLinear { axis } => {
             arity(inputs, 3..=3)?;
@@ -382,6 +389,37 @@ fn dynamic_product_shape(inputs: &[&Value], trans_b: bool) -> Result<Shape, Stri
         None => Ok(Shape(vec![x.shape.0[0].clone(), width.clone()])),
         Some(v) => Err(format!("`{}` is {}{}, the product has {width} columns", v.name, v.dtype, v.shape)),
     }
+}
+
+/// The weights are [D, 4 H, k], or bytes [D, k, 4 H].
+fn lstm_shapes(inputs: &[&Value], direction: Direction, bytes: bool) -> Result<Types, String> {
+    rank(inputs[0], 3)?;
+    rank(inputs[2], 3)?;
+    let [steps, batch, depth] = [0, 1, 2].map(|axis| inputs[0].shape.0[axis].clone());
+    let hidden = inputs[2].shape.0[if bytes { 1 } else { 2 }].clone();
+    let (Some(k), Some(h)) = (depth.fixed(), hidden.fixed().filter(|&h| h > 0)) else {
+        return Err("its input's last axis and its hidden size must be known".into());
+    };
+    let (ways, units) = (direction.ways(), h.checked_mul(4).ok_or("its hidden size is out of range")?);
+    let weight = |k| if bytes { vec![ways, k, units] } else { vec![ways, units, k] };
+    let weights = if bytes { DType::I8 } else { DType::F32 };
+    let mut wanted = vec![(weights, weight(k)), (weights, weight(h))];
+    if bytes {
+        wanted.extend([(DType::F32, vec![ways, units]), (DType::F32, vec![ways, units])]);
+    }
+    wanted.push((DType::F32, vec![ways, 2 * units]));
+    for (value, (dtype, shape)) in inputs[1..].iter().zip(wanted) {
+        if value.dtype != dtype || value.shape != Shape::fixed(&shape) {
+            return Err(format!(
+                "`{}` is {}{}, and must be {dtype}{shape:?}",
+                value.name, value.dtype, value.shape
+            ));
+        }
+    }
+    one_of(inputs[0], &[DType::F32])?;
+    let ways = Dim::Fixed(ways);
+    let y = Shape(vec![steps, ways.clone(), batch.clone(), hidden.clone()]);
+    Ok(vec![(DType::F32, y), (DType::F32, Shape(vec![ways, batch, hidden]))])
 }
 
 fn arity(inputs: &[&Value], wanted: std::ops::RangeInclusive<usize>) -> Result<(), String> {

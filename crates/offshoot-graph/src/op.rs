@@ -140,8 +140,41 @@ pub enum Op {
         /// Whether the weight is [N, K], as PyTorch's `Linear` has it, and not [K, N].
         trans_b: bool,
     },
+    /// (x [T, N, F], weight [D, 4 H, F], recurrence [D, 4 H, H], bias [D, 8 H]) -> (y [T, D, N, H], last h [D, N, H]): ONNX's LSTM with
+    /// its own activations, from states of 0; gates in the order i, o, f, c; the bias is that of the weight and that of the
+    /// recurrence. D is 2 when it runs both ways.
+    Lstm(Direction),
+    /// (x, weight i8 [D, F, 4 H], recurrence i8 [D, H, 4 H], weight scale [D, 4 H], recurrence scale [D, 4 H], bias [D, 8 H]) -> as
+    /// [`Op::Lstm`], f32: products as in [`Op::DynamicQuantizeMatMul`], with one scale for all of x and one for h at each step.
+    DynamicQuantizeLstm(Direction),
     /// Several operators in one pass over memory, made by `fuse` for an executor.
     Fused(FusedOp),
+}
+
+/// The order in which an LSTM takes the steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// From the first to the last.
+    Forward,
+    /// From the last to the first.
+    Reverse,
+    /// The first of two forward, the second in reverse.
+    Bidirectional,
+}
+
+impl Direction {
+    /// How many ways it runs.
+    pub fn ways(self) -> usize {
+        match self {
+            Direction::Forward | Direction::Reverse => 1,
+            Direction::Bidirectional => 2,
+        }
+    }
+
+    /// Whether way `index` takes the steps from the last to the first.
+    pub fn is_reverse(self, index: usize) -> bool {
+        self == Direction::Reverse || index == 1
+    }
 }
 
 /// Attributes of a 2-d convolution.
@@ -520,6 +553,8 @@ impl Op {
             Op::QuantizeLinear { .. } => "QuantizeLinear",
             Op::DequantizeLinear { .. } => "DequantizeLinear",
             Op::DynamicQuantizeMatMul { .. } => "DynamicQuantizeMatMul",
+            Op::Lstm(_) => "LSTM",
+            Op::DynamicQuantizeLstm(_) => "DynamicQuantizeLSTM",
             Op::Train(op) => op.name(),
             Op::Grad(op) => op.name(),
             Op::Fused(op) => op.name(),
@@ -531,7 +566,9 @@ impl Op {
         match self {
             Op::Train(TrainOp::BatchNormStats(_)) => 4,
             Op::Grad(GradOp::BatchNormReduce | GradOp::LayerNormReduce(_))
-            | Op::Fused(FusedOp::BatchNormReduce { .. }) => 2,
+            | Op::Fused(FusedOp::BatchNormReduce { .. })
+            | Op::Lstm(_)
+            | Op::DynamicQuantizeLstm(_) => 2,
             Op::Train(_) | Op::Grad(_) | Op::Fused(_) => 1,
             Op::Conv(_)
             | Op::Gemm(_)

@@ -137,6 +137,8 @@ impl Network {
             | Op::Train(_)
             | Op::Grad(_)
             | Op::DynamicQuantizeMatMul { .. }
+            | Op::Lstm(_)
+            | Op::DynamicQuantizeLstm(_)
             | Op::Fused(_) => Part::Float,
         }
     }

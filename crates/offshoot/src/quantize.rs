@@ -100,7 +100,10 @@ pub fn is_quantized(model: &Model) -> bool {
     model.graph.nodes().iter().any(|n| {
         matches!(
             n.op,
-            Op::QuantizeLinear { .. } | Op::DequantizeLinear { .. } | Op::DynamicQuantizeMatMul { .. }
+            Op::QuantizeLinear { .. }
+                | Op::DequantizeLinear { .. }
+                | Op::DynamicQuantizeMatMul { .. }
+                | Op::DynamicQuantizeLstm(_)
         )
     })
 }

@@ -19,6 +19,7 @@ pub mod gemm;
 pub mod int8;
 pub mod layer_norm;
 pub mod layout;
+pub mod lstm;
 pub mod math;
 mod parallel;
 pub mod pool;
@@ -64,6 +65,26 @@ pub struct ConvShape {
     pub dilations: [usize; 2],
     /// Groups; input and output channels are multiples of it.
     pub groups: usize,
+}
+
+impl ConvShape {
+    /// The product of a matrix of `m` rows of `k` and one of `k` rows of `n`, as the 1x1 convolution of a row of pixels.
+    pub fn of_matrices(m: usize, k: usize, n: usize) -> ConvShape {
+        ConvShape {
+            batch: 1,
+            in_h: 1,
+            in_w: m,
+            in_c: k,
+            out_h: 1,
+            out_w: m,
+            out_c: n,
+            kernel: [1, 1],
+            strides: [1, 1],
+            pads: [0; 4],
+            dilations: [1, 1],
+            groups: 1,
+        }
+    }
 }
 
 /// What a kernel does to its result before it stores it.

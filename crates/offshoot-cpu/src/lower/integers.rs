@@ -221,26 +221,6 @@ impl Lowering<'_> {
     }
 }
 
-impl ConvShape {
-    /// The product of a matrix of `m` rows of `k` and one of `k` rows of `n`, as the 1x1 convolution of a row of pixels.
-    pub(super) fn of_matrices(m: usize, k: usize, n: usize) -> ConvShape {
-        ConvShape {
-            batch: 1,
-            in_h: 1,
-            in_w: m,
-            in_c: k,
-            out_h: 1,
-            out_w: m,
-            out_c: n,
-            kernel: [1, 1],
-            strides: [1, 1],
-            pads: [0; 4],
-            dilations: [1, 1],
-            groups: 1,
-        }
-    }
-}
-
 /// The steps of a result that is bytes.
 fn result(node: &Node, y: Option<Steps>) -> Result<Steps, ExecuteError> {
     y.ok_or_else(|| unsupported(node, "its result must be quantised".into()))

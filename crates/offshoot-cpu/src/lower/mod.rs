@@ -9,6 +9,7 @@ mod loss;
 mod norm;
 mod pool;
 mod quantize;
+mod recurrent;
 mod shape;
 
 use std::collections::HashMap;
@@ -445,6 +446,7 @@ impl<'a> Lowering<'a> {
             Op::QuantizeLinear { axis } => self.quantize(node, *axis),
             Op::DequantizeLinear { axis } => self.dequantize(node, *axis),
             Op::DynamicQuantizeMatMul { trans_b } => self.dynamic_product(node, *trans_b),
+            Op::Lstm(direction) | Op::DynamicQuantizeLstm(direction) => self.lstm(node, *direction),
             Op::Grad(GradOp::QuantizeLinear { axis }) => self.quantize_grad(node, *axis),
             Op::SoftmaxCrossEntropyLoss(loss) => self.cross_entropy(node, *loss),
             Op::Grad(GradOp::SoftmaxCrossEntropyLoss(loss)) => self.cross_entropy_grad(node, *loss),

@@ -250,7 +250,11 @@ impl Writer<'_> {
             Op::Concat { axis } => self.concat(node, *axis)?,
             Op::Slice { axis, start, end } => self.slice(node, *axis, *start..*end)?,
             Op::Expand { .. } => self.tile(node)?,
-            Op::QuantizeLinear { .. } | Op::DequantizeLinear { .. } | Op::DynamicQuantizeMatMul { .. } => {
+            Op::Lstm(_) => return Err(refused(node, "it is not written: export to ONNX")),
+            Op::QuantizeLinear { .. }
+            | Op::DequantizeLinear { .. }
+            | Op::DynamicQuantizeMatMul { .. }
+            | Op::DynamicQuantizeLstm(_) => {
                 let what = "quantised models are not written; give the float model, whose weights the exporter rounds";
                 return Err(refused(node, what));
             }

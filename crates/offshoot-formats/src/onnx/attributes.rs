@@ -78,6 +78,12 @@ impl<'a> NodeView<'a> {
         self.find(name).and_then(|a| a.s.as_deref()).and_then(|s| std::str::from_utf8(s).ok())
     }
 
+    /// Whether the attribute is these texts, over and over.
+    pub(super) fn repeats(&self, name: &str, texts: &[&str]) -> bool {
+        let given = self.find(name).map_or(&[][..], |a| a.strings.as_slice());
+        given.iter().zip(texts.iter().cycle()).all(|(given, text)| **given == *text.as_bytes())
+    }
+
     pub(super) fn tensor(&self, name: &str) -> Option<&'a TensorProto> {
         self.find(name).and_then(|a| a.t.as_deref())
     }

@@ -1,5 +1,7 @@
 //! ONNX nodes into ours, one operator at a time.
 
+mod recurrent;
+
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
@@ -8,6 +10,7 @@ use offshoot_graph::op::{
 };
 use offshoot_graph::{DType, Data, Dim, Graph, Op, Role, Shape, Tensor, ValueId, Weights};
 
+use self::recurrent::MICROSOFT;
 use super::attributes::NodeView;
 use super::complement;
 use super::fold::{MAX_NUMBERS, Number, Numbers, fold, is_foldable, reshaped};
@@ -45,6 +48,8 @@ enum Operand {
     Product { x: ValueId, matrix: Stored, node: String },
     /// On the way to a product with a matrix of bytes.
     Dynamic(Dynamic),
+    /// Zeros of whatever shape: the states that an LSTM starts from.
+    Zeros,
 }
 
 /// A tensor of the file.
@@ -154,7 +159,8 @@ impl<'a> Translator<'a> {
                 | Operand::Numbers(_)
                 | Operand::Padded { .. }
                 | Operand::ChannelsLast(_)
-                | Operand::Dynamic(_),
+                | Operand::Dynamic(_)
+                | Operand::Zeros,
             )
             | None => {
                 Err(Problem::unsupported(place, "it does not depend on the input as logits do", SIMPLIFY))
@@ -164,6 +170,11 @@ impl<'a> Translator<'a> {
 
     /// Adds what `node` computes.
     pub(super) fn translate(&mut self, node: NodeView<'a>) -> Result<(), Problem> {
+        if matches!((node.proto.domain.as_str(), node.op()), ("" | "ai.onnx", "LSTM"))
+            || (node.proto.domain == MICROSOFT && node.op() == "DynamicQuantizeLSTM")
+        {
+            return self.lstm(node);
+        }
         if !matches!(node.proto.domain.as_str(), "" | "ai.onnx") {
             let what = format!("operators of the domain `{}` are not read", node.proto.domain);
             return Err(node.unsupported(what, SIMPLIFY));
@@ -176,9 +187,13 @@ impl<'a> Translator<'a> {
             let what = format!("its output `{used}` is not read");
             return Err(node.unsupported(what, SIMPLIFY));
         }
-        let operand = match self.fold(node)? {
-            Some(numbers) => Operand::Numbers(numbers),
-            None => self.operator(node)?,
+        let operand = if self.is_zeros(node)? {
+            Operand::Zeros
+        } else {
+            match self.fold(node)? {
+                Some(numbers) => Operand::Numbers(numbers),
+                None => self.operator(node)?,
+            }
         };
         if let Some(output) = node.proto.output.first() {
             self.operands.insert(output, operand);
@@ -293,7 +308,7 @@ impl<'a> Translator<'a> {
                 format!("zeros around the input of {} are not read", node.op()),
                 "Export with the padding as an attribute",
             )),
-            Operand::Stored(_) | Operand::Numbers(_) => {
+            Operand::Stored(_) | Operand::Numbers(_) | Operand::Zeros => {
                 Err(node.unsupported(format!("its input {index} is a constant"), SIMPLIFY))
             }
         }
@@ -330,7 +345,8 @@ impl<'a> Translator<'a> {
             | Operand::ChannelsLast(_)
             | Operand::Padded { .. }
             | Operand::Product { .. }
-            | Operand::Dynamic(_) => {
+            | Operand::Dynamic(_)
+            | Operand::Zeros => {
                 let what =
                     format!("its input {index}, `{}`, is not stored in the file", node.required(index)?);
                 Err(node.unsupported(what, "Export with the weights as constants"))
@@ -351,7 +367,8 @@ impl<'a> Translator<'a> {
             | Operand::ChannelsLast(_)
             | Operand::Padded { .. }
             | Operand::Product { .. }
-            | Operand::Dynamic(_) => None,
+            | Operand::Dynamic(_)
+            | Operand::Zeros => None,
         })
     }
 
@@ -416,12 +433,18 @@ impl<'a> Translator<'a> {
     }
 
     fn push_named(&mut self, name: &str, op: Op, inputs: &[ValueId]) -> Result<ValueId, Problem> {
+        self.push_all(name, op, inputs).map(|results| results[0])
+    }
+
+    /// The results of a node, of which the first is the largest.
+    fn push_all(&mut self, name: &str, op: Op, inputs: &[ValueId]) -> Result<Vec<ValueId>, Problem> {
         let place = format!("node `{name}` ({})", op.name());
         let unused = self.names.unused(name);
-        let id = self
+        let results = self
             .graph
-            .add(&unused, op, inputs)
+            .add_node(&unused, op, inputs)
             .map_err(|e| Problem::unsupported(&place, e.reason, "Check the file with onnx.checker"))?;
+        let id = results[0];
         let shape = &self.graph.value(id).shape;
         let elements = shape.0.iter().skip(1).filter_map(Dim::fixed).try_fold(1usize, usize::checked_mul);
         if elements.is_none_or(|n| n > MAX_ELEMENTS) {
@@ -432,7 +455,7 @@ impl<'a> Translator<'a> {
             let what = "its output has a size that takes too many steps to compute".into();
             return Err(Problem::TooLarge { place, what, limit: MAX_DEPTH.into() });
         }
-        Ok(id)
+        Ok(results)
     }
 
     fn shape(&self, id: ValueId) -> &Shape {
@@ -464,7 +487,8 @@ impl<'a> Translator<'a> {
                 | Operand::ChannelsLast(_)
                 | Operand::Padded { .. }
                 | Operand::Product { .. }
-                | Operand::Dynamic(_) => None,
+                | Operand::Dynamic(_)
+                | Operand::Zeros => None,
             };
             let Some(numbers) = numbers else { return Ok(None) };
             sizes = true;
@@ -489,7 +513,11 @@ impl<'a> Translator<'a> {
         let mut shape = match self.operand(node, 0)? {
             Operand::Stored(stored) => Shape::fixed(stored.tensor.shape()),
             Operand::Numbers(numbers) => Shape::fixed(&numbers.shape),
-            Operand::Value(_) | Operand::Padded { .. } | Operand::Product { .. } | Operand::Dynamic(_) => {
+            Operand::Value(_)
+            | Operand::Padded { .. }
+            | Operand::Product { .. }
+            | Operand::Dynamic(_)
+            | Operand::Zeros => {
                 let x = self.value(node, 0)?;
                 self.shape(x).clone()
             }
@@ -541,9 +569,11 @@ impl<'a> Translator<'a> {
             Operand::Numbers(numbers) => Ok(Operand::Numbers(numbers)),
             Operand::ChannelsLast(x) => Ok(Operand::ChannelsLast(x)),
             same @ Operand::Dynamic(Dynamic::Sums { .. }) if node.op() == "Cast" => Ok(same),
-            Operand::Value(_) | Operand::Padded { .. } | Operand::Product { .. } | Operand::Dynamic(_) => {
-                self.value(node, 0).map(Operand::Value)
-            }
+            Operand::Value(_)
+            | Operand::Padded { .. }
+            | Operand::Product { .. }
+            | Operand::Dynamic(_)
+            | Operand::Zeros => self.value(node, 0).map(Operand::Value),
         }
     }
 
@@ -575,7 +605,8 @@ impl<'a> Translator<'a> {
             | Operand::ChannelsLast(_)
             | Operand::Padded { .. }
             | Operand::Product { .. }
-            | Operand::Dynamic(_) => {
+            | Operand::Dynamic(_)
+            | Operand::Zeros => {
                 let x = self.value(node, 0)?;
                 let rank = self.shape(x).rank();
                 let perm = match perm {
@@ -1440,6 +1471,9 @@ impl<'a> Translator<'a> {
         let axes = self.ints(node, 1, "axes")?.unwrap_or_default();
         let mut axes = axes.iter().map(|&a| node.axis(a, rank)).collect::<Result<Vec<_>, _>>()?;
         axes.sort_unstable();
+        if rank == 3 && axes == [1] && node.int("keepdims", 1) == 0 && !channels_last {
+            return self.mean_of_steps(node, x).map(Operand::Value);
+        }
         if rank != 4 || axes != if channels_last { [1, 2] } else { [2, 3] } {
             return Err(node.unsupported("only the mean over height and width is read", SIMPLIFY));
         }

@@ -334,6 +334,10 @@ impl<'g, 'w> Writer<'g, 'w> {
                 let per_axis = self.graph.value(node.inputs[1]).shape.rank() == 1;
                 per_axis.then(|| int("axis", *axis as i64)).into_iter().collect()
             }
+            Op::Lstm(_) | Op::DynamicQuantizeLstm(_) => {
+                let place = format!("node `{}` ({})", node.name, node.op.name());
+                return Err(Problem::unsupported(place, "recurrent networks are run, not written", WAY_OUT));
+            }
             Op::Identity
             | Op::Dropout { .. }
             | Op::SoftmaxCrossEntropyLoss(_)

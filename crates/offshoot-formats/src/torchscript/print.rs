@@ -191,7 +191,11 @@ impl<'a> Printer<'a> {
                 None => return Err(unsupported("both sizes of its result are not known")),
             },
             Op::Softmax { axis } => format!("torch.softmax({x}, {axis}, None)"),
-            Op::QuantizeLinear { .. } | Op::DequantizeLinear { .. } | Op::DynamicQuantizeMatMul { .. } => {
+            Op::Lstm(_) => return Err(unsupported("it is not written: export to ONNX")),
+            Op::QuantizeLinear { .. }
+            | Op::DequantizeLinear { .. }
+            | Op::DynamicQuantizeMatMul { .. }
+            | Op::DynamicQuantizeLstm(_) => {
                 return Err(unsupported("TorchScript of quantised models is not written: export to ONNX"));
             }
             Op::Identity

@@ -1,7 +1,8 @@
 //! Small classifiers made with the graph builder, for the tests of ONNX and TorchScript files.
 #![allow(dead_code)] // each test file uses a part
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use offshoot_cpu::{CpuExecutor, CpuOptions};
 use offshoot_graph::builder::{BATCH_NORM, Conv2d, RELU6};
@@ -134,4 +135,16 @@ pub(crate) fn everything() -> Model {
         let weight = g.add_parameter("fc.1", &[7, 4], offshoot_graph::Role::Weight);
         g.add("fc", Op::Gemm(Default::default()), &[x, weight]).unwrap()
     })
+}
+
+/// Runs scripts/check_dynamic.py.
+pub(crate) fn check_dynamic(arguments: &[&Path], tolerance: &str) {
+    let home = std::env::var("HOME").unwrap_or_default();
+    let peers = std::env::var("OFFSHOOT_PEERS")
+        .map_or(PathBuf::from(home).join(".cache/offshoot/peers"), PathBuf::from);
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/check_dynamic.py");
+    let mut command = Command::new(peers.join("bin/python"));
+    let output = command.arg(script).arg(arguments[0]).arg(tolerance).args(&arguments[1..]).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}");
 }

@@ -30,6 +30,8 @@ fn policy(op: &Op) -> Policy {
         | Op::SoftmaxCrossEntropyLoss(_)
         | Op::LayerNormalization(_)
         | Op::QuantizeLinear { .. }
+        | Op::Lstm(_)
+        | Op::DynamicQuantizeLstm(_)
         | Op::DynamicQuantizeMatMul { .. } => Policy::Full,
         Op::Add | Op::Mul | Op::Concat { .. } => Policy::Widest,
         Op::BatchNormalization(_)

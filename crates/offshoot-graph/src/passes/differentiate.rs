@@ -176,7 +176,14 @@ impl Tape {
             // Through the batch's own statistics: part of BatchNormInput.
             (Op::Train(TrainOp::BatchNormApply), _) if self.uses_own_statistics(node) => return Ok(None),
             (Op::Train(TrainOp::Dropout { .. } | TrainOp::BatchNormStats(_)), _) => return Ok(None),
-            (Op::DynamicQuantizeMatMul { .. }, _) => {
+            (Op::Lstm(_), _) => {
+                return Err(GraphError {
+                    node: node.name.clone(),
+                    op: node.op.name(),
+                    reason: "has no gradient here: freeze it and what is before it".into(),
+                });
+            }
+            (Op::DynamicQuantizeMatMul { .. } | Op::DynamicQuantizeLstm(_), _) => {
                 return Err(GraphError {
                     node: node.name.clone(),
                     op: node.op.name(),

@@ -1,0 +1,68 @@
+//! LSTMs, whose weights do not change.
+
+use offshoot_graph::op::Direction;
+use offshoot_graph::{Data, ExecuteError, Node, Tensor};
+
+use super::{Lowering, unsupported};
+use crate::kernels::ConvShape;
+use crate::kernels::conv::PackedFilter;
+use crate::kernels::lstm::{Matrix, Sizes, Way, Work, lstm};
+
+impl Lowering<'_> {
+    /// (x, weight, recurrence, scales of both if they are bytes, bias) -> (y, last h)
+    pub(super) fn lstm(&mut self, node: &Node, direction: Direction) -> Result<(), ExecuteError> {
+        let (&[steps, batch, input], &[_, _, hidden]) =
+            (self.shape(node.inputs[0]), self.shape(node.outputs[1]))
+        else {
+            return Err(unsupported(node, "its input must be steps of rows".into()));
+        };
+        let sizes = Sizes { steps, batch, input, hidden };
+        let ways = (0..direction.ways()).map(|index| self.way(node, direction, index, sizes));
+        let ways = ways.collect::<Result<Vec<Way>, _>>()?;
+        let x = self.plain(node.inputs[0])?;
+        let (y, last) = (self.write_plain(node.outputs[0]), self.write_plain(node.outputs[1]));
+        let (isa, mut work) = (self.isa, Work::default());
+        self.push(&node.name, vec![x], vec![y, last], move |memory, _, out| {
+            let [y, last] = out else { unreachable!("the step has two outputs") };
+            lstm(isa, sizes, memory.get(x), &ways, &mut work, [y.get(), last.get()]);
+            Ok(())
+        });
+        Ok(())
+    }
+
+    fn way(
+        &self,
+        node: &Node,
+        direction: Direction,
+        index: usize,
+        sizes: Sizes,
+    ) -> Result<Way, ExecuteError> {
+        let Sizes { input, hidden, .. } = sizes;
+        let units = 4 * hidden;
+        let frozen = || unsupported(node, "its weights must be frozen".into());
+        let known = |i: usize| self.known(node.inputs[i]).map(Tensor::data).ok_or_else(frozen);
+        let floats = |i: usize, len: usize| match known(i)? {
+            Data::F32(all) => Ok(&all[index * len..(index + 1) * len]),
+            _ => Err(frozen()),
+        };
+        let matrix = |i: usize, k: usize| match known(i)? {
+            Data::F32(all) => {
+                let mut filter = PackedFilter::new();
+                let weight = &all[index * units * k..][..units * k];
+                filter.pack(self.isa, &ConvShape::of_matrices(1, k, units), weight);
+                Ok(Matrix::Floats(filter))
+            }
+            Data::I8(all) => {
+                let columns = &all[index * units * k..][..units * k];
+                let weight: Vec<i8> = (0..units * k).map(|at| columns[at % k * units + at / k]).collect();
+                let sums = weight.chunks_exact(k.max(1)).map(|row| row.iter().map(|&w| i32::from(w)).sum());
+                Ok(Matrix::Bytes { sums: sums.collect(), scale: floats(i + 2, units)?.to_vec(), weight })
+            }
+            _ => Err(frozen()),
+        };
+        let bias = floats(node.inputs.len() - 1, 2 * units)?;
+        let bias = bias[..units].iter().zip(&bias[units..]).map(|(w, r)| w + r).collect();
+        let (weight, recurrence) = (matrix(1, input)?, matrix(2, hidden)?);
+        Ok(Way { weight, recurrence, bias, reverse: direction.is_reverse(index) })
+    }
+}

@@ -1,0 +1,170 @@
+//! LSTM, and ONNX Runtime's DynamicQuantizeLSTM.
+
+use offshoot_graph::op::Direction;
+use offshoot_graph::{Data, Dim, Op, Role, Source, Tensor, ValueId};
+
+use super::super::attributes::NodeView;
+use super::{MAX_ELEMENTS, Operand, SIMPLIFY, Stored, Translator};
+use crate::error::Problem;
+
+/// The domain of ONNX Runtime's own operators.
+pub(super) const MICROSOFT: &str = "com.microsoft";
+
+/// Inputs of LSTM that come before those of bytes: X, W, R, B, sequence_lens, initial_h, initial_c, P.
+const INPUTS: usize = 8;
+
+impl<'a> Translator<'a> {
+    pub(super) fn lstm(&mut self, node: NodeView<'a>) -> Result<(), Problem> {
+        let bytes = node.op() != "LSTM";
+        let x = self.value(node, 0)?;
+        let direction = self.checked_direction(node)?;
+        let ways = direction.ways();
+        let units = self.stored(node, 2)?.tensor.shape().get(if bytes { 2 } else { 1 }).copied();
+        let units = units
+            .filter(|&units| units <= 1 << 24)
+            .ok_or_else(|| node.damaged("its weights have no three axes"))?;
+        let steps = self.shape(x).0.first().and_then(Dim::fixed).unwrap_or(1);
+        if steps.saturating_mul(ways).saturating_mul(units) > MAX_ELEMENTS {
+            let what = format!("its gates at {steps} steps are too large for one row of the batch");
+            return Err(Problem::TooLarge { place: node.place(), what, limit: MAX_ELEMENTS as u64 });
+        }
+        let mut operands = vec![x];
+        for index in [1, 2] {
+            let stored = self.stored(node, index)?;
+            operands.push(match bytes {
+                true => self.integers(node, &stored)?,
+                false => self.plain_parameter(node, index, Role::Weight)?,
+            });
+        }
+        if bytes {
+            for index in [INPUTS, INPUTS + 2] {
+                self.no_zero_point(node, index + 1)?;
+                operands.push(self.gate_scales(node, index, ways, units)?);
+            }
+        }
+        operands.push(match node.input(3) {
+            Some(_) => self.plain_parameter(node, 3, Role::Weight)?,
+            None => {
+                let name = self.names.unused(&format!("{}.bias", node.name()));
+                self.graph.add_constant(&name, Tensor::zeros([ways, 2 * units]))
+            }
+        });
+        let op = if bytes { Op::DynamicQuantizeLstm(direction) } else { Op::Lstm(direction) };
+        let results = self.push_all(node.name(), op, &operands)?;
+        for (name, id) in node.proto.output.iter().zip(results).filter(|(name, _)| !name.is_empty()) {
+            self.define(name, id);
+        }
+        Ok(())
+    }
+
+    /// The direction, of an LSTM that has nothing which [`Op::Lstm`] has not.
+    fn checked_direction(&mut self, node: NodeView<'a>) -> Result<Direction, Problem> {
+        let refused = |what: &str| Err(node.unsupported(what, SIMPLIFY));
+        if !node.repeats("activations", &["Sigmoid", "Tanh", "Tanh"]) {
+            return refused("other activations than Sigmoid, Tanh, Tanh are not read");
+        }
+        if node.has("clip") || node.flag("input_forget") || node.flag("layout") {
+            return refused("clip, input_forget and the batch first (layout = 1) are not read");
+        }
+        if node.input(4).is_some() || node.input(7).is_some() {
+            return refused("sequence_lens and peepholes are not read");
+        }
+        for index in [5, 6] {
+            if node.input(index).is_some() && !self.is_zero(node, index)? {
+                return refused("it starts from other states than zeros");
+            }
+        }
+        if node.proto.output.get(2).is_some_and(|name| self.context.uses.contains_key(name.as_str())) {
+            return refused("its last cell state (the third output) is not read");
+        }
+        match node.text("direction").unwrap_or("forward") {
+            "forward" => Ok(Direction::Forward),
+            "reverse" => Ok(Direction::Reverse),
+            "bidirectional" => Ok(Direction::Bidirectional),
+            other => Err(node.damaged(format!("its direction is `{other}`"))),
+        }
+    }
+
+    /// Whether `node` makes zeros of a shape that grows with the batch, or takes a part of some.
+    pub(super) fn is_zeros(&mut self, node: NodeView<'a>) -> Result<bool, Problem> {
+        match node.op() {
+            "ConstantOfShape" => {
+                let value = node.tensor("value").map(|proto| self.context.tensors.read(proto)).transpose()?;
+                let zero = value.is_none_or(|t| t.as_f32().is_some_and(|t| t.iter().all(|&x| x == 0.0)));
+                let shape = self.operand(node, 0)?;
+                Ok(zero && matches!(shape, Operand::Numbers(numbers) if numbers.known().is_none()))
+            }
+            "Slice" => Ok(matches!(self.operand(node, 0)?, Operand::Zeros)),
+            _ => Ok(false),
+        }
+    }
+
+    fn is_zero(&mut self, node: NodeView<'a>, index: usize) -> Result<bool, Problem> {
+        let all_zero = |tensor: &Tensor| {
+            tensor.to_f32().is_some_and(|t| t.as_f32().is_some_and(|t| t.iter().all(|&x| x == 0.0)))
+        };
+        Ok(match self.operand(node, index)? {
+            Operand::Zeros => true,
+            Operand::Stored(Stored { tensor, .. }) => all_zero(&tensor),
+            Operand::Numbers(numbers) => numbers.to_tensor().is_some_and(|t| all_zero(&t)),
+            Operand::Value(id) => self.source_of(id).is_some_and(|tensor| all_zero(&tensor)),
+            _ => false,
+        })
+    }
+
+    /// The constant that a value is a part or a repetition of.
+    fn source_of(&self, mut id: ValueId) -> Option<Tensor> {
+        while let Some(producer) = self.graph.producer(id) {
+            let node = self.graph.node(producer);
+            if !matches!(node.op, Op::Slice { .. } | Op::Expand { .. } | Op::Reshape { .. }) {
+                return None;
+            }
+            id = node.inputs[0];
+        }
+        match &self.graph.value(id).source {
+            Source::Constant(tensor) => Some(tensor.clone()),
+            _ => None,
+        }
+    }
+
+    fn no_zero_point(&mut self, node: NodeView<'a>, index: usize) -> Result<(), Problem> {
+        let tensor = self.stored(node, index)?.tensor;
+        let zeros = matches!(tensor.data(), Data::I8(points) if points.iter().all(|&z| z == 0));
+        if zeros {
+            Ok(())
+        } else {
+            Err(node.unsupported("its weights do not lie around 0, as signed bytes", super::FLOAT))
+        }
+    }
+
+    /// The scale of each gate unit, of which the file may have one for each way.
+    fn gate_scales(
+        &mut self,
+        node: NodeView<'a>,
+        index: usize,
+        ways: usize,
+        units: usize,
+    ) -> Result<ValueId, Problem> {
+        let stored = self.stored(node, index)?;
+        let scales = self.floats(&stored)?;
+        let mut tensor = (*scales).clone();
+        if tensor.shape() == [ways] {
+            self.context.tensors.charge(&node.place(), ways.saturating_mul(units), 4)?;
+            let scales = scales.as_f32().unwrap_or_default().iter();
+            let repeated = scales.flat_map(|&scale| std::iter::repeat_n(scale, units)).collect();
+            tensor = Tensor::f32([ways, units], repeated);
+        }
+        self.shared_constant(stored.name, tensor, &[ways, units], node)
+    }
+
+    /// The mean over the steps of [N, T, H], as that of a picture of one column.
+    pub(super) fn mean_of_steps(&mut self, node: NodeView<'a>, x: ValueId) -> Result<ValueId, Problem> {
+        let name = |part: &str| format!("{}.{part}", node.name());
+        let last = self.push_named(&name("steps_last"), Op::Transpose { perm: vec![0, 2, 1] }, &[x])?;
+        let mut shape = self.shape(last).clone();
+        shape.0.push(Dim::Fixed(1));
+        let picture = self.push_named(&name("picture"), Op::Reshape { shape }, &[last])?;
+        let mean = self.push_named(node.name(), Op::GlobalAveragePool, &[picture])?;
+        self.push_named(&name("flatten"), Op::Flatten { axis: 1 }, &[mean])
+    }
+}
