@@ -23,7 +23,7 @@ use offshoot_formats::atomic::write_atomically;
 pub(crate) use answers::Answers;
 pub use answers::PREDICTIONS_FILE;
 pub use calibration::{BINS, Bin, Calibration, calibration, temperature};
-pub use formats::{FORMATS_FILE, FormatRow, FormatStatus, FormatsReport};
+pub use formats::{FORMAT_COLUMNS, FORMATS_FILE, FormatRow, FormatStatus, FormatsReport};
 pub use tensorboard::{EVENTS_FILE, TENSORBOARD_FOLDER};
 
 use answers::Predictions;

@@ -72,8 +72,8 @@ fn legend<'a>(names: impl Iterator<Item = &'a str>) -> String {
     html + "</div>"
 }
 
-/// Width of the names beside bars.
-const NAMES: f64 = 176.0;
+/// Width of a letter of the names beside bars, about.
+const LETTER: f64 = 6.8;
 /// Room for a number after a bar.
 const NUMBER: f64 = 46.0;
 /// Height of a bar, and of the gap between two groups of them.
@@ -94,6 +94,8 @@ pub(super) fn bars(title: &str, Bars { series, groups }: &Bars) -> String {
     if most <= 0.0 {
         return String::new();
     }
+    let letters = groups.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
+    let names = (LETTER * letters as f64 + 8.0).min(WIDTH / 2.0);
     let group_height = BAR * series.len() as f64;
     let height = (group_height + GAP) * groups.len() as f64;
     let mut svg = format!(
@@ -103,18 +105,18 @@ pub(super) fn bars(title: &str, Bars { series, groups }: &Bars) -> String {
     );
     for (place, (name, numbers)) in groups.iter().enumerate() {
         let top = place as f64 * (group_height + GAP) + GAP / 2.0;
-        let (x, y, name) = (NAMES - 8.0, top + group_height / 2.0 + 4.0, escaped(name));
+        let (x, y, name) = (names - 8.0, top + group_height / 2.0 + 4.0, escaped(name));
         let _ = write!(svg, "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"end\">{name}</text>");
         for (place, &number) in numbers.iter().enumerate() {
             let Some(number) = number.filter(|x| x.is_finite()) else { continue };
-            let (y, width) = (top + BAR * place as f64, number / most * (WIDTH - NAMES - NUMBER));
+            let (y, width) = (top + BAR * place as f64, number / most * (WIDTH - names - NUMBER));
             let _ = write!(
                 svg,
-                "<rect class=\"f{}\" x=\"{NAMES}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{:.1}\" rx=\"2\"/>\
+                "<rect class=\"f{}\" x=\"{names}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{:.1}\" rx=\"2\"/>\
                  <text x=\"{:.1}\" y=\"{:.1}\">{}</text>",
                 place % COLOURS,
                 BAR - 2.0,
-                NAMES + width + 5.0,
+                names + width + 5.0,
                 y + BAR - 3.0,
                 short(number)
             );
@@ -213,11 +215,10 @@ mod tests {
 
     #[test]
     fn bars_are_as_long_as_their_numbers() {
-        let groups =
-            vec![("a < b".into(), vec![Some(119.0), Some(238.0)]), ("c".into(), vec![None, Some(0.0)])];
+        let groups = vec![("a < b".into(), vec![Some(0.5), Some(1.0)]), ("c".into(), vec![None, Some(0.0)])];
         let svg = bars("t", &Bars { series: vec!["1".into(), "16".into()], groups });
         assert!(svg.contains("a &lt; b") && svg.matches("<rect").count() == 3, "{svg}");
-        for width in ["width=\"119.0\"", "width=\"238.0\"", "width=\"0.0\""] {
+        for width in ["width=\"186.0\"", "width=\"372.0\"", "width=\"0.0\""] {
             assert!(svg.contains(width), "{svg}");
         }
         let nothing = vec![("a".into(), vec![Some(f64::NAN), None])];

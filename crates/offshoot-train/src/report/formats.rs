@@ -1,18 +1,33 @@
 //! What `offshoot bench formats` has measured, and its part of the page.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::chart::{Bars, bars, short};
+use super::chart::{Bars, bars};
 use super::page::{escaped, table};
 use super::percent;
 
 /// The name of the measurements in a run directory.
 pub const FORMATS_FILE: &str = "formats.json";
+
+/// The heads of a table of targets, for [`FormatRow::cells`].
+pub const FORMAT_COLUMNS: [&str; 10] = [
+    "target",
+    "batch",
+    "images/s",
+    "p50 ms",
+    "p95 ms",
+    "speed",
+    "MB",
+    "accuracy",
+    "difference",
+    "top-1 same",
+];
 
 /// More bytes than any such file takes.
 const MAX_BYTES: u64 = 1 << 24;
@@ -116,63 +131,40 @@ impl FormatsReport {
 
     /// The part of the page: a chart, a table, and what was not run.
     pub(super) fn section(&self) -> String {
-        let row = |row: &FormatRow| {
-            let number = |x: Option<f64>| x.map_or("-".to_owned(), short);
-            let part = |x: Option<f64>| x.map_or("-".to_owned(), percent);
-            vec![
-                row.target.clone(),
-                row.batch.map_or("-".into(), |n| n.to_string()),
-                number(row.images_per_second),
-                number(row.p50_ms),
-                number(row.p95_ms),
-                number(row.speedup),
-                row.bytes.map_or("-".into(), |n| format!("{:.1}", n as f64 / 1e6)),
-                part(row.accuracy),
-                row.max_rel_diff.map_or("-".into(), |x| format!("{x:.1e}")),
-                part(row.top1_agreement),
-            ]
-        };
-        let ran = || self.rows.iter().filter(|row| row.status == FormatStatus::Ran);
-        let rows: Vec<Vec<String>> = ran().map(row).collect();
-        let columns = [
-            "target",
-            "batch",
-            "images/s",
-            "p50 ms",
-            "p95 ms",
-            "speed",
-            "MB",
-            "accuracy",
-            "difference",
-            "top-1 same",
-        ];
         let pictures = match self.pictures {
             0 => {
                 "There were no pictures with classes: differences are those on pictures that offshoot makes."
                     .to_owned()
             }
-            n => format!("Accuracy and differences are those on {n} validation pictures."),
+            n => format!("Accuracy and differences are those on {n} pictures."),
         };
         let mut html = format!(
-            "<p>{}. {pictures} Speed and difference are relative to offshoot in f32.</p>",
+            "<p>{}. {pictures} Speed and difference are relative to offshoot in f32; a difference is in parts of the \
+             largest logit.</p>",
             escaped(&self.conditions())
         );
         html += &self.chart();
-        html += &table(&columns, &rows, 1);
-        let others: Vec<Vec<String>> = self
-            .rows
-            .iter()
-            .filter(|row| row.status == FormatStatus::NotRun)
-            .map(|row| {
-                let bytes = row.bytes.map_or("-".into(), |n| format!("{:.1}", n as f64 / 1e6));
-                vec![row.target.clone(), bytes, row.reason.clone().unwrap_or_default()]
-            })
-            .collect();
-        if !others.is_empty() {
+        let rows: Vec<Vec<String>> = self.ran().map(FormatRow::cells).collect();
+        html += &table(&FORMAT_COLUMNS, &rows, 1);
+        if self.not_run().next().is_some() {
             html += "<h3>Not run</h3>";
-            html += &table(&["target", "MB", "because"], &others, 3);
+        }
+        for row in self.not_run() {
+            let (target, size, reason) = (&row.target, megabytes(row.bytes), row.reason.as_deref());
+            let text = escaped(&format!("{target}, {size} MB: {}", reason.unwrap_or_default()));
+            let _ = write!(html, "<p>{text}</p>");
         }
         html
+    }
+
+    /// The rows of targets that were run.
+    pub fn ran(&self) -> impl Iterator<Item = &FormatRow> {
+        self.rows.iter().filter(|row| row.status == FormatStatus::Ran)
+    }
+
+    /// The rows of those that were not.
+    pub fn not_run(&self) -> impl Iterator<Item = &FormatRow> {
+        self.rows.iter().filter(|row| row.status == FormatStatus::NotRun)
     }
 
     /// Pictures a second by target, a bar for each batch.
@@ -183,7 +175,7 @@ impl FormatsReport {
             row.and_then(|row| row.images_per_second)
         };
         let mut groups: Vec<(String, Vec<Option<f64>>)> = Vec::new();
-        for row in self.rows.iter().filter(|row| row.status == FormatStatus::Ran) {
+        for row in self.ran() {
             if groups.iter().all(|(target, _)| *target != row.target) {
                 groups.push((row.target.clone(), batches.iter().map(|&n| speed(&row.target, n)).collect()));
             }
@@ -192,4 +184,29 @@ impl FormatsReport {
         let chart = bars("Pictures a second", &Bars { series, groups });
         if chart.is_empty() { chart } else { format!("<div class=\"charts\">{chart}</div>") }
     }
+}
+
+impl FormatRow {
+    /// The row as text, a cell for each of [`FORMAT_COLUMNS`]. The difference is the one in parts of the largest logit.
+    pub fn cells(&self) -> Vec<String> {
+        let number = |x: Option<f64>, digits: usize| x.map_or("-".into(), |x| format!("{x:.digits$}"));
+        let part = |x: Option<f64>| x.map_or("-".into(), percent);
+        let difference = |x: f64| if x == 0.0 { "0".into() } else { format!("{x:.1e}") };
+        vec![
+            self.target.clone(),
+            self.batch.map_or("-".into(), |n| n.to_string()),
+            number(self.images_per_second, 1),
+            number(self.p50_ms, 2),
+            number(self.p95_ms, 2),
+            number(self.speedup, 2),
+            megabytes(self.bytes),
+            part(self.accuracy),
+            self.max_rel_diff.map_or("-".into(), difference),
+            part(self.top1_agreement),
+        ]
+    }
+}
+
+fn megabytes(bytes: Option<u64>) -> String {
+    bytes.map_or("-".into(), |n| format!("{:.1}", n as f64 / 1e6))
 }

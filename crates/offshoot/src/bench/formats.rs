@@ -24,7 +24,7 @@ use crate::quantize::{QuantizePictures, is_quantized};
 /// Steps of each target at each batch before those that are timed. PyTorch compiles in its first ones.
 const WARM_UP: usize = 3;
 /// Steps in a row that are timed when a target has its turn; one before them is not.
-const STEPS_A_TURN: usize = 4;
+const STEPS_A_TURN: usize = 2;
 /// A pause before a turn, for the threads of the target before it to stop watching for work.
 const REST: Duration = Duration::from_millis(20);
 
@@ -178,7 +178,7 @@ fn open(files: &Files, executor: &CpuExecutor, versions: &mut BTreeMap<String, S
     add("onnxruntime-f32", &files.onnx, &mut theirs);
     add("onnxruntime-int8-static", &files.int8_static, &mut theirs);
     add("onnxruntime-int8-dynamic", &files.int8_dynamic, &mut theirs);
-    add("pytorch-torchscript-optimized", &files.torchscript, &mut |path| {
+    add("pytorch-f32-optimized", &files.torchscript, &mut |path| {
         let pytorch = pytorch::PyTorch::start(&environments, path, threads)?;
         versions.insert("pytorch".into(), pytorch.version().into());
         Ok(Box::new(pytorch))

@@ -10,7 +10,7 @@ use offshoot::{
     Transform, bench_formats, labelled, sha256, write_formats,
 };
 use offshoot_graph::Executor as _;
-use offshoot_train::report::{self, FormatRow, FormatStatus, FormatsReport};
+use offshoot_train::report::{self, FORMAT_COLUMNS, FormatRow, FormatsReport};
 use offshoot_train::run::RESULTS_FILE;
 
 use super::arguments::{self, PreprocessingArguments, Pretrained, Processor};
@@ -146,22 +146,10 @@ impl Shown {
 
 /// The table for people.
 fn text(report: &FormatsReport) -> Outcome {
-    let heads = [
-        "target",
-        "batch",
-        "images/s",
-        "p50 ms",
-        "p95 ms",
-        "speed",
-        "size",
-        "accuracy",
-        "difference",
-        "top-1 same",
-    ];
-    let mut lines = vec![heads.map(str::to_owned).to_vec()];
-    lines.extend(report.rows.iter().filter(|row| row.status == FormatStatus::Ran).map(cells));
+    let mut lines = vec![FORMAT_COLUMNS.map(str::to_owned).to_vec()];
+    lines.extend(report.ran().map(FormatRow::cells));
     let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..heads.len()).map(width).collect();
+    let widths: Vec<usize> = (0..FORMAT_COLUMNS.len()).map(width).collect();
     for line in &lines {
         let mut padded = format!("{:<width$}", line[0], width = widths[0]);
         for (cell, width) in line.iter().zip(&widths).skip(1) {
@@ -169,31 +157,14 @@ fn text(report: &FormatsReport) -> Outcome {
         }
         print::line(&padded)?;
     }
-    for row in report.rows.iter().filter(|row| row.status == FormatStatus::NotRun) {
-        let bytes = row.bytes.map_or("-".into(), print::bytes);
+    for row in report.not_run() {
+        let bytes = row.bytes.map_or(String::new(), |n| format!(", {}", print::bytes(n)));
         let reason = row.reason.as_deref().unwrap_or_default();
-        print::line(&format!("{:<width$}  not run, {bytes}: {reason}", row.target, width = widths[0]))?;
+        print::line(&format!("{:<width$}  not run{bytes}: {reason}", row.target, width = widths[0]))?;
     }
     print::line(&match report.pictures {
         0 => "differences on built-in pictures; --data DIR measures accuracy".into(),
         n => format!("accuracy and differences on {n} pictures"),
     })?;
     print::line(&report.conditions())
-}
-
-/// The cells of a row.
-fn cells(row: &FormatRow) -> Vec<String> {
-    let number = |x: Option<f64>, digits: usize| x.map_or("-".into(), |x| format!("{x:.digits$}"));
-    vec![
-        row.target.clone(),
-        row.batch.map_or("-".into(), |n| n.to_string()),
-        number(row.images_per_second, 1),
-        number(row.p50_ms, 2),
-        number(row.p95_ms, 2),
-        number(row.speedup, 2),
-        row.bytes.map_or("-".into(), print::bytes),
-        number(row.accuracy, 4),
-        row.max_rel_diff.map_or("-".into(), |x| format!("{x:.1e}")),
-        number(row.top1_agreement, 4),
-    ]
 }
