@@ -104,7 +104,7 @@ fn our_targets_run_and_the_others_say_why_not() {
     let results = world.text("run/results.csv");
     let column = results.lines().next().unwrap().split(',').position(|name| name == "val_accuracy").unwrap();
     let validated: f64 = results.lines().nth(1).unwrap().split(',').nth(column).unwrap().parse().unwrap();
-    assert!((accuracy - validated).abs() < 1e-9, "{accuracy} {validated}");
+    assert!((accuracy - validated).abs() < 1e-6, "{accuracy} {validated}");
     assert_eq!((&report["pictures"], &report["threads"]), (&json!(6), &json!(1)));
     assert_eq!((&report["runs"], &report["warm_up"]), (&json!(6), &json!(3)));
     assert_eq!(report["versions"], json!({"offshoot": env!("CARGO_PKG_VERSION")}));
