@@ -7,8 +7,8 @@ Run from the root of the repository with PyTorch installed:
         what torch.amp.GradScaler does: tests/golden/scaler.json of offshoot-train
     python scripts/golden/amp.py autocast NAME DIR
         one step of torchvision's NAME, in f32 and under torch.autocast("cpu", torch.bfloat16): reads DIR/in.safetensors
-        (weights, `input`, `labels`) and writes `f32.*` and `bf16.*` (`loss`, `logits`, `grad.PARAMETER`, `state.BUFFER`)
-        to DIR/out.safetensors
+        (weights, `input`, `labels`) and writes `f32.*` and `bf16.*` (`loss`, `logits`, `grad.PARAMETER`, `state.BUFFER`, and
+        `answer`, the logits of the network as it is when nothing is trained) to DIR/out.safetensors
 """
 
 import json
@@ -78,6 +78,8 @@ def autocast_step(name, directory):
     for kind in ("f32", "bf16"):
         model = getattr(torchvision.models, name)(num_classes=given[HEADS[name]].shape[0])
         model.load_state_dict(given, strict=False)
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=kind == "bf16"):
+            result[f"{kind}.answer"] = model.eval()(x).float()
         model.train()
         for module in model.modules():
             if isinstance(module, nn.Dropout):

@@ -1,9 +1,11 @@
 //! A network that answers.
 
 use blake3::Hasher;
-use offshoot_graph::passes::{FoldError, freeze, fuse, fuse_quantized, remove_training_leftovers, shipped};
+use offshoot_graph::passes::{
+    FoldError, autocast, freeze, fuse, fuse_quantized, remove_training_leftovers, shipped,
+};
 use offshoot_graph::{
-    ExecuteError, Executor, Graph, GraphError, Model, Session, Tensor, TensorView, Weights,
+    DType, ExecuteError, Executor, Graph, GraphError, Model, Session, Tensor, TensorView, Weights,
 };
 
 use crate::fingerprint;
@@ -60,6 +62,16 @@ impl Inference {
         freeze(&mut graph, |_| true);
         let graph = remove_training_leftovers(&graph)?;
         Inference::prepare(&graph, model.weights.clone(), executor)
+    }
+
+    /// Prepares a classifier whose activations are stored as `half`, bf16 or f16, as in [`autocast`]: matrix operators round
+    /// their weights to it; logits are f32.
+    ///
+    /// # Errors
+    /// When `half` is no 16-bit float, the weights do not fit the graph, or the executor cannot run it.
+    pub fn in_half(model: &Model, half: DType, executor: &dyn Executor) -> Result<Inference, NetworkError> {
+        let (graph, weights) = shipped(&model.graph, &model.weights)?;
+        Inference::prepare(&fuse(&autocast(&graph, half)?)?, weights, executor)
     }
 
     /// Prepares any graph with one input and one output.

@@ -5,6 +5,7 @@
 mod answers;
 mod calibration;
 mod chart;
+mod formats;
 mod page;
 mod table;
 mod tensorboard;
@@ -22,6 +23,7 @@ use offshoot_formats::atomic::write_atomically;
 pub(crate) use answers::Answers;
 pub use answers::PREDICTIONS_FILE;
 pub use calibration::{BINS, Bin, Calibration, calibration, temperature};
+pub use formats::{FORMAT_COLUMNS, FORMATS_FILE, FormatRow, FormatStatus, FormatsReport};
 pub use tensorboard::{EVENTS_FILE, TENSORBOARD_FOLDER};
 
 use answers::Predictions;
@@ -65,6 +67,9 @@ pub fn write(run: &Path, processor: &str) -> Result<(), FormatError> {
         body += &section("Classes", &classes(&predictions.classes, &metrics));
         body += &section("The worst pictures", &worst(predictions, recipe.as_ref()));
         body += &section("Calibration", &calibration_section(predictions));
+    }
+    if let Some(formats) = FormatsReport::read(run) {
+        body += &section("Targets", &formats.section());
     }
     body += &section("Groups of parameters", &groups(run));
     body += &section("Recipe", &recipe_section(run));

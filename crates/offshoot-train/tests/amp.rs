@@ -19,7 +19,8 @@ use offshoot_graph::{Bindings, DType, Executor, Graph, Metadata, Model, Op, Prep
 use offshoot_models::{BuildOptions, expected_parameters, find};
 use offshoot_train::optimizer::{Group, Update};
 use offshoot_train::{
-    Amp, GradScaler, Optimizer, OptimizerKind, OptimizerOptions, ScalerOptions, StepOptions, TrainStep,
+    Amp, GradScaler, Inference, Optimizer, OptimizerKind, OptimizerOptions, ScalerOptions, StepOptions,
+    TrainStep,
 };
 use serde::Deserialize;
 
@@ -208,15 +209,24 @@ fn a_step_too_large_for_f16_is_skipped_and_lowers_the_scale() {
     assert!(step.learn(&x, &labels, &keys, 1.0).is_err());
 }
 
-/// Runs one step: the loss, the logits, the gradients, the new statistics.
+/// Runs one step: the loss, the logits, the gradients, the new statistics; and [`ANSWER`].
 fn run(model: &Model, amp: Amp, x: &Tensor, labels: &Tensor) -> BTreeMap<String, Vec<f32>> {
     let graph = step_graph(model, amp);
     let executor = CpuExecutor::new(CpuOptions::default()).unwrap();
     let mut session = executor.prepare(&graph, &model.weights).unwrap();
     session.run(&[(INPUT, x), (LABELS, labels)], &model.weights).unwrap();
     let output = |(name, _): &(String, _)| (name.clone(), session.output(name).unwrap().data.to_vec());
-    graph.outputs().iter().map(output).collect()
+    let mut outputs: BTreeMap<_, _> = graph.outputs().iter().map(output).collect();
+    let mut network = match amp.dtype() {
+        Some(half) => Inference::in_half(model, half, &executor).unwrap(),
+        None => Inference::new(model, &executor).unwrap(),
+    };
+    outputs.insert(ANSWER.into(), network.run(x).unwrap().data.to_vec());
+    outputs
 }
+
+/// The logits of the network as it is when nothing is trained: running statistics, batch norms folded.
+const ANSWER: &str = "answer";
 
 fn norm(values: impl Iterator<Item = f64>) -> f64 {
     values.map(|x| x * x).sum::<f64>().sqrt()
@@ -274,6 +284,7 @@ fn bf16_steps_are_those_of_pytorchs_autocast() {
             (own, rounding, apart)
         };
         println!("{name} loss {:?}, logits {:?}", near("loss", LOSS), near("logits", OUTPUT));
+        println!("{name} answer {:?}", near("answer", ANSWER));
         let mut worst = [(0.0, 0.0, 0.0); 2];
         for key in model.weights.keys() {
             let (kind, ours) = match full.contains_key(&gradient_output(key)) {

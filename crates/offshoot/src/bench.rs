@@ -1,4 +1,15 @@
-//! How fast this machine infers and trains: random weights and pictures, 1000 classes, the median of the steps.
+//! How fast this machine infers and trains: random weights and pictures, 1000 classes, the median of the steps. And, in
+//! [`formats`], how fast and how well one model runs on each target.
+
+mod files;
+mod formats;
+mod onnx_runtime;
+mod processor;
+mod python;
+mod pytorch;
+mod runner;
+
+pub use formats::{FormatsOptions, FormatsProgress, bench_formats, write_formats};
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -129,14 +140,27 @@ fn setup(options: &BenchOptions) -> Result<(Model, Tensor)> {
 }
 
 fn random_images(options: &BenchOptions, size: usize) -> Result<Tensor> {
-    if options.batch == 0 {
+    let elements = check_batch(options.batch, size)?;
+    let mut random = Random::new(0, 0, 0, Purpose::Augment);
+    Ok(Tensor::f32([options.batch, 3, size, size], (0..elements).map(|_| random.normal()).collect()))
+}
+
+/// The elements of a batch of pictures, where it is one that can be asked for.
+fn check_batch(batch: usize, size: usize) -> Result<usize> {
+    if batch == 0 {
         return Err(Error::Input("--batch must be at least 1, not 0".into()));
     }
-    let mut random = Random::new(0, 0, 0, Purpose::Augment);
     let elements = size.checked_mul(size).and_then(|area| area.checked_mul(3));
-    let elements = elements.and_then(|n| n.checked_mul(options.batch)).filter(|&n| n <= 1 << 32);
-    let elements = elements.ok_or_else(|| Error::Input(format!("--batch {} is too large", options.batch)))?;
-    Ok(Tensor::f32([options.batch, 3, size, size], (0..elements).map(|_| random.normal()).collect()))
+    let elements = elements.and_then(|n| n.checked_mul(batch)).filter(|&n| n <= 1 << 32);
+    elements.ok_or_else(|| Error::Input(format!("--batch {batch} is too large")))
+}
+
+/// The value that a part `q` of `values`, at least one of them, do not exceed: 0.5 for the median. `None` where there is none.
+fn quantile(values: &[f64], q: f64) -> Option<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let rank = (q * sorted.len() as f64).ceil() as usize;
+    sorted.get(rank.max(1) - 1).copied()
 }
 
 fn measure(
@@ -153,8 +177,7 @@ fn measure(
         step()?;
         times.push(start.elapsed().as_secs_f64());
     }
-    times.sort_by(f64::total_cmp);
-    let median = times[times.len() / 2];
+    let median = quantile(&times, 0.5).unwrap_or(f64::NAN);
     Ok(Timing {
         images_per_second: options.batch as f64 / median,
         milliseconds: median * 1e3,
@@ -163,4 +186,16 @@ fn measure(
         threads: executor.threads(),
         losses: Vec::new(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_values_that_were_measured() {
+        let times: Vec<f64> = (1..=20).rev().map(f64::from).collect();
+        assert_eq!([0.0, 0.5, 0.95, 1.0].map(|q| quantile(&times, q)), [1.0, 10.0, 19.0, 20.0].map(Some));
+        assert_eq!([quantile(&[3.0, 1.0, 2.0], 0.5), quantile(&[], 0.5)], [Some(2.0), None]);
+    }
 }

@@ -123,7 +123,8 @@ impl Inputs {
         self.rows.is_empty()
     }
 
-    fn batch(&self, rows: Range<usize>) -> Tensor {
+    /// The inputs in `rows` as one batch; past the end they begin anew.
+    pub(crate) fn batch(&self, rows: Range<usize>) -> Tensor {
         let shape = [&[rows.len()], &self.shape[..]].concat();
         let data: Vec<f32> = rows.flat_map(|i| &self.rows[i % self.rows.len()]).copied().collect();
         Tensor::f32(shape, data)
@@ -188,7 +189,7 @@ pub fn compare(
 
 /// What has been seen so far.
 #[derive(Default)]
-struct Differences {
+pub(crate) struct Differences {
     max_abs_diff: f64,
     largest_logit: f64,
     least_cosine: Option<f64>,
@@ -210,7 +211,8 @@ impl Differences {
         Ok(())
     }
 
-    fn add_picture(&mut self, a: &[f32], b: &[f32]) {
+    /// Adds two models' logits of one picture.
+    pub(crate) fn add_picture(&mut self, a: &[f32], b: &[f32]) {
         let (mut dot, mut aa, mut bb) = (0.0, 0.0, 0.0);
         for (&x, &y) in a.iter().zip(b) {
             let (x, y) = (f64::from(x), f64::from(y));
@@ -226,7 +228,7 @@ impl Differences {
         self.top1.push((best_a == best_b, gap));
     }
 
-    fn judge(self, batches: Vec<usize>, tolerance: f64) -> Comparison {
+    pub(crate) fn judge(self, batches: Vec<usize>, tolerance: f64) -> Comparison {
         let close_call = 2.0 * tolerance * self.largest_logit;
         let agreeing = self.top1.iter().filter(|(same, gap)| *same || *gap < close_call).count();
         let max_rel_diff =

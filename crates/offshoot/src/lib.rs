@@ -55,7 +55,10 @@ mod source;
 mod staging;
 mod start;
 
-pub use bench::{BenchOptions, Timing, TrainBenchOptions, bench_infer, bench_train};
+pub use bench::{
+    BenchOptions, FormatsOptions, FormatsProgress, Timing, TrainBenchOptions, bench_formats, bench_infer,
+    bench_train, write_formats,
+};
 pub use compare::{BATCHES, Comparison, Inputs, TOLERANCE, batches, compare, disagreements};
 pub use coreml::{F16_TOLERANCE, INT8_TOLERANCE, export_coreml};
 pub use dynamic::DynamicInt8;

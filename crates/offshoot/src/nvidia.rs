@@ -71,6 +71,23 @@ pub fn export_tensorrt(
     options: &TensorRtOptions,
     proof: Proof<'_>,
 ) -> Result<TensorRtExport> {
+    let (file, arguments) = tensorrt_folder(model, folder, options, proof)?;
+    let words = std::iter::once("trtexec").chain(arguments.iter().map(String::as_str));
+    let command = words.map(tensorrt::quoted).collect::<Vec<_>>().join(" ");
+    let engine = match options.trtexec.clone().or_else(on_path) {
+        Some(trtexec) => Some(build(&trtexec, folder, &arguments)?),
+        None => None,
+    };
+    Ok(TensorRtExport { file, engine, command })
+}
+
+/// All of [`export_tensorrt`] but the engine: the ONNX file, and what `trtexec` is to be asked.
+pub(crate) fn tensorrt_folder(
+    model: &Model,
+    folder: &Path,
+    options: &TensorRtOptions,
+    proof: Proof<'_>,
+) -> Result<(Exported, Vec<String>)> {
     if !options.profile.is_valid() {
         let Profile { min, opt, max } = options.profile;
         let text =
@@ -92,13 +109,7 @@ pub fn export_tensorrt(
     let script = folder.join(SCRIPT);
     write_atomically(&script, |out| out.write_all(tensorrt::script(&arguments).as_bytes()))?;
     make_executable(&script)?;
-    let words = std::iter::once("trtexec").chain(arguments.iter().map(String::as_str));
-    let command = words.map(tensorrt::quoted).collect::<Vec<_>>().join(" ");
-    let engine = match options.trtexec.clone().or_else(on_path) {
-        Some(trtexec) => Some(build(&trtexec, folder, &arguments)?),
-        None => None,
-    };
-    Ok(TensorRtExport { file, engine, command })
+    Ok((file, arguments))
 }
 
 /// Runs `trtexec` in `folder`.

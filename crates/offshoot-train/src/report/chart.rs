@@ -1,4 +1,4 @@
-//! Line charts as SVG.
+//! Charts as SVG: lines and bars.
 
 use std::fmt::Write as _;
 
@@ -61,11 +61,68 @@ pub(super) fn lines(title: &str, lines: &[Line], log: bool) -> String {
     for (place, (name, points)) in lines.iter().enumerate() {
         svg += &line(place, name, points, (&x_axis, &y_axis), log);
     }
-    svg += "</svg><div class=\"legend\">";
-    for (place, (name, _)) in lines.iter().enumerate() {
-        let _ = write!(svg, "<span><i class=\"k{}\"></i>{}</span>", place % COLOURS, escaped(name));
+    svg + "</svg>" + &legend(lines.iter().map(|(name, _)| *name)) + "</figure>"
+}
+
+fn legend<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let mut html = String::from("<div class=\"legend\">");
+    for (place, name) in names.enumerate() {
+        let _ = write!(html, "<span><i class=\"k{}\"></i>{}</span>", place % COLOURS, escaped(name));
     }
-    svg + "</div></figure>"
+    html + "</div>"
+}
+
+/// Width of a letter of the names beside bars, about.
+const LETTER: f64 = 6.8;
+/// Room for a number after a bar.
+const NUMBER: f64 = 46.0;
+/// Height of a bar, and of the gap between two groups of them.
+const BAR: f64 = 13.0;
+const GAP: f64 = 9.0;
+
+/// Groups of bars from 0 to the right, one bar in each group for each series.
+pub(super) struct Bars {
+    pub(super) series: Vec<String>,
+    /// A name and its numbers, in the order of the series.
+    pub(super) groups: Vec<(String, Vec<Option<f64>>)>,
+}
+
+/// A bar chart with a legend under it. Empty where no number is above 0.
+pub(super) fn bars(title: &str, Bars { series, groups }: &Bars) -> String {
+    let numbers = groups.iter().flat_map(|(_, numbers)| numbers).flatten();
+    let most = numbers.copied().filter(|x| x.is_finite()).fold(0.0, f64::max);
+    if most <= 0.0 {
+        return String::new();
+    }
+    let letters = groups.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
+    let names = (LETTER * letters as f64 + 8.0).min(WIDTH / 2.0);
+    let group_height = BAR * series.len() as f64;
+    let height = (group_height + GAP) * groups.len() as f64;
+    let mut svg = format!(
+        "<figure><figcaption>{}</figcaption><svg viewBox=\"0 0 {WIDTH} {height}\" role=\"img\" aria-label=\"{}\">",
+        escaped(title),
+        escaped(title)
+    );
+    for (place, (name, numbers)) in groups.iter().enumerate() {
+        let top = place as f64 * (group_height + GAP) + GAP / 2.0;
+        let (x, y, name) = (names - 8.0, top + group_height / 2.0 + 4.0, escaped(name));
+        let _ = write!(svg, "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"end\">{name}</text>");
+        for (place, &number) in numbers.iter().enumerate() {
+            let Some(number) = number.filter(|x| x.is_finite()) else { continue };
+            let (y, width) = (top + BAR * place as f64, number / most * (WIDTH - names - NUMBER));
+            let _ = write!(
+                svg,
+                "<rect class=\"f{}\" x=\"{names}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{:.1}\" rx=\"2\"/>\
+                 <text x=\"{:.1}\" y=\"{:.1}\">{}</text>",
+                place % COLOURS,
+                BAR - 2.0,
+                names + width + 5.0,
+                y + BAR - 3.0,
+                short(number)
+            );
+        }
+    }
+    svg + "</svg>" + &legend(series.iter().map(String::as_str)) + "</figure>"
 }
 
 /// Colours that the page's style has.
@@ -154,6 +211,18 @@ mod tests {
         assert!(lines("t", &[line("x", vec![(1.0, 3.0)])], true).contains("<circle"));
         assert_eq!(lines("t", &[line("x", vec![(1.0, f64::NAN)])], false), "");
         assert_eq!(lines("t", &[line("x", vec![(1.0, 0.0)])], true), "");
+    }
+
+    #[test]
+    fn bars_are_as_long_as_their_numbers() {
+        let groups = vec![("a < b".into(), vec![Some(0.5), Some(1.0)]), ("c".into(), vec![None, Some(0.0)])];
+        let svg = bars("t", &Bars { series: vec!["1".into(), "16".into()], groups });
+        assert!(svg.contains("a &lt; b") && svg.matches("<rect").count() == 3, "{svg}");
+        for width in ["width=\"186.0\"", "width=\"372.0\"", "width=\"0.0\""] {
+            assert!(svg.contains(width), "{svg}");
+        }
+        let nothing = vec![("a".into(), vec![Some(f64::NAN), None])];
+        assert_eq!(bars("t", &Bars { series: vec!["1".into(), "16".into()], groups: nothing }), "");
     }
 
     #[test]

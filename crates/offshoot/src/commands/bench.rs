@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use offshoot::{Amp, BenchOptions, Error, Freeze, Timing, TrainBenchOptions, bench_infer, bench_train};
 
 use super::arguments::Processor;
-use super::{Outcome, print};
+use super::{Outcome, bench_formats, print};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -20,6 +20,8 @@ enum What {
     Infer(Options),
     /// Time the step that `train` runs.
     Train(TrainOptions),
+    /// Run a model on every target that this machine can run, side by side: speed, size, accuracy, difference.
+    Formats(Box<bench_formats::Arguments>),
 }
 
 #[derive(Args)]
@@ -89,6 +91,7 @@ impl Arguments {
                 let timing = bench_train(&options.bench(), &train, &options.processor.executor()?)?;
                 options.print("train", &timing)
             }
+            What::Formats(arguments) => arguments.run(),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod arguments;
 mod bench;
+mod bench_formats;
 mod check;
 mod data;
 mod eval;

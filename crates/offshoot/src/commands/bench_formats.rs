@@ -1,0 +1,170 @@
+//! `offshoot bench formats`
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use indicatif::ProgressBar;
+use offshoot::{
+    Dataset, Error, FolderOptions, FormatsOptions, FormatsProgress, Model, QuantizePictures, RunPictures,
+    Transform, bench_formats, labelled, sha256, write_formats,
+};
+use offshoot_graph::Executor as _;
+use offshoot_train::report::{self, FORMAT_COLUMNS, FormatRow, FormatsReport};
+use offshoot_train::run::RESULTS_FILE;
+
+use super::arguments::{self, PreprocessingArguments, Pretrained, Processor};
+use super::{Failure, Outcome, print};
+
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// MODEL: a run directory, a .safetensors of ours, an .onnx or a TorchScript .pt.
+    #[arg(value_name = "MODEL")]
+    paths: Vec<PathBuf>,
+    #[command(flatten)]
+    pretrained: Pretrained,
+    /// Pictures with classes, as `train` takes them: those to train with calibrate static int8, those to validate with are
+    /// measured on. By default the run's own.
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Pictures at once; each batch is measured.
+    #[arg(long, value_name = "N,..", value_delimiter = ',', default_value = "1,16", value_parser = batch)]
+    batch: Vec<usize>,
+    /// Timed steps of each target at each batch.
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = runs)]
+    runs: usize,
+    /// Where the files of the targets and formats.json stay; without, the files are removed in the end.
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    #[command(flatten)]
+    preprocessing: PreprocessingArguments,
+    #[command(flatten)]
+    processor: Processor,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+fn batch(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|n| (1..=1 << 16).contains(n)).ok_or_else(|| "give numbers, 1 to 65536".into())
+}
+
+fn runs(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|n| (1..=100_000).contains(n)).ok_or_else(|| "give a number, 1 to 100000".into())
+}
+
+impl Arguments {
+    pub(crate) fn run(mut self) -> Outcome {
+        let (source, rest) = self.pretrained.source(self.paths.clone())?;
+        if let Some(extra) = rest.first() {
+            return Err(Error::Input(format!("one model at a time; what is {} for?", extra.display())).into());
+        }
+        let executor = self.processor.executor()?;
+        let model = arguments::load(&source, &self.preprocessing.overrides())?.model;
+        let run = arguments::run_directory(self.paths.first());
+        let pictures = pictures(&model, run, self.data.as_deref())?;
+        let options = FormatsOptions {
+            batches: without_repeats(std::mem::take(&mut self.batch)),
+            runs: self.runs,
+            out: self.out.take(),
+            source_sha256: Some(sha256(&source.checkpoint()?)?),
+        };
+        let mut shown = Shown::default();
+        let measured =
+            bench_formats(&model, &pictures, &options, &executor, &mut |progress| shown.show(progress));
+        shown.clear();
+        let measured = measured?;
+        if let Some(run) = run {
+            write_formats(run, &measured)?;
+            if run.join(RESULTS_FILE).is_file() {
+                report::write(run, &executor.describe())?;
+            }
+        }
+        if self.json { print::json(&measured) } else { text(&measured) }
+    }
+}
+
+/// Each number once.
+fn without_repeats(numbers: Vec<usize>) -> Vec<usize> {
+    let mut seen = HashSet::new();
+    numbers.into_iter().filter(|&n| seen.insert(n)).collect()
+}
+
+/// The pictures to calibrate and to measure on: those of `data`, else those of the run. A run is calibrated on what it was
+/// trained with in any case.
+fn pictures(model: &Model, run: Option<&Path>, data: Option<&Path>) -> Result<QuantizePictures, Failure> {
+    let classes = &model.metadata.classes;
+    let of_run = match run {
+        Some(run) => RunPictures::read(run, classes)?,
+        None => RunPictures::default(),
+    };
+    let (mut train, mut measured) = (of_run.train, of_run.val);
+    if let Some(data) = data {
+        let decode = Transform::new(&model.metadata.preprocessing)?.decode_options();
+        let folder = FolderOptions { decode, ..FolderOptions::default() };
+        // All of the folder, which also says which of its classes the model does not know.
+        measured = labelled(data, classes, &folder)?.samples;
+        if run.is_none() {
+            let split = Dataset::open(data, &folder)?;
+            let kept: HashSet<PathBuf> = split.val.into_iter().map(|sample| sample.path).collect();
+            measured.retain(|sample| kept.contains(&sample.path));
+            train = split.train;
+        }
+    }
+    let looked_at: HashSet<&Path> = measured.iter().map(|sample| &*sample.path).collect();
+    let calibration = train.into_iter().map(|sample| sample.path);
+    let calibration = calibration.filter(|path| !looked_at.contains(&**path)).collect();
+    Ok(QuantizePictures { calibration, measured, ..QuantizePictures::default() })
+}
+
+/// What is shown on standard error meanwhile: a line for each thing that is done, a bar for what is counted.
+#[derive(Default)]
+struct Shown(Option<(&'static str, ProgressBar)>);
+
+impl Shown {
+    fn show(&mut self, progress: FormatsProgress<'_>) {
+        match progress {
+            FormatsProgress::Doing(text) => eprintln!("{text}"),
+            FormatsProgress::Counting { what, done, total } => {
+                if self.0.as_ref().is_none_or(|(counted, _)| *counted != what) {
+                    self.clear();
+                    self.0 = Some((what, print::bar(total, what)));
+                }
+                if let Some((_, bar)) = &self.0 {
+                    bar.set_position(done);
+                }
+            }
+        }
+    }
+
+    fn clear(&mut self) {
+        if let Some((_, bar)) = self.0.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// The table for people.
+fn text(report: &FormatsReport) -> Outcome {
+    let mut lines = vec![FORMAT_COLUMNS.map(str::to_owned).to_vec()];
+    lines.extend(report.ran().map(FormatRow::cells));
+    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..FORMAT_COLUMNS.len()).map(width).collect();
+    for line in &lines {
+        let mut padded = format!("{:<width$}", line[0], width = widths[0]);
+        for (cell, width) in line.iter().zip(&widths).skip(1) {
+            padded += &format!("  {cell:>width$}");
+        }
+        print::line(&padded)?;
+    }
+    for row in report.not_run() {
+        let bytes = row.bytes.map_or(String::new(), |n| format!(", {}", print::bytes(n)));
+        let reason = row.reason.as_deref().unwrap_or_default();
+        print::line(&format!("{:<width$}  not run{bytes}: {reason}", row.target, width = widths[0]))?;
+    }
+    print::line(&match report.pictures {
+        0 => "differences on built-in pictures; --data DIR measures accuracy".into(),
+        n => format!("accuracy and differences on {n} pictures"),
+    })?;
+    print::line(&report.conditions())
+}
