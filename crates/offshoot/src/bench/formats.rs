@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use offshoot_cpu::CpuExecutor;
 use offshoot_data::{Loader, LoaderOptions, Transform};
@@ -15,7 +15,7 @@ use offshoot_train::report::{FORMATS_FILE, FormatRow, FormatStatus, FormatsRepor
 use super::files::{Files, Made};
 use super::onnx_runtime::OnnxRuntime;
 use super::python::Environments;
-use super::runner::{Opened, of_file, of_file_in_bf16};
+use super::runner::{Answer, Opened, Runner, of_file, of_file_in_bf16};
 use super::{check_batch, processor, pytorch, quantile};
 use crate::compare::{Comparison, Differences, Inputs, TOLERANCE, batches};
 use crate::error::{Error, Result};
@@ -23,8 +23,10 @@ use crate::quantize::{QuantizePictures, is_quantized};
 
 /// Steps of each target at each batch before those that are timed. PyTorch compiles in its first ones.
 const WARM_UP: usize = 3;
-/// Steps in a row that are timed when a target has its turn; one before them is not.
-const STEPS_A_TURN: usize = 2;
+/// Steps in a row that are timed when a target has its turn.
+const STEPS_A_TURN: usize = 5;
+/// For so long, and at least for one step, it runs untimed before them: its threads are to be awake, its weights in the cache.
+const AWAKE: Duration = Duration::from_millis(50);
 /// A pause before a turn, for the threads of the target before it to stop watching for work.
 const REST: Duration = Duration::from_millis(20);
 
@@ -206,16 +208,16 @@ impl Bench<'_> {
             let images = inputs.batch(0..batch);
             for turn in 0..turns {
                 // The first turn warms up. Then every other round goes backwards, so that no target always follows the same.
-                let (skipped, timed) = match turn {
-                    0 => (WARM_UP, 0),
-                    _ => (1, STEPS_A_TURN.min(runs - (turn - 1) * STEPS_A_TURN)),
+                let timed = match turn {
+                    0 => 0,
+                    _ => STEPS_A_TURN.min(runs - (turn - 1) * STEPS_A_TURN),
                 };
                 let mut order: Vec<usize> = (0..self.targets.len()).collect();
                 if turn % 2 == 1 {
                     order.reverse();
                 }
                 for place in order {
-                    self.targets[place].turn(&images, batch, skipped, timed);
+                    self.targets[place].turn(&images, batch, timed);
                     done += 1;
                     (self.progress)(FormatsProgress::Counting { what: "measure", done, total });
                 }
@@ -288,12 +290,16 @@ fn full(mut pixels: Vec<f32>, batch: usize, size: usize) -> Tensor {
 }
 
 impl Target {
-    /// Runs `skipped` steps and then `timed` that count.
-    fn turn(&mut self, images: &Tensor, batch: usize, skipped: usize, timed: usize) {
+    /// Runs `timed` steps that count, after some that do not; where none is to count, those that warm up.
+    fn turn(&mut self, images: &Tensor, batch: usize, timed: usize) {
         let Ok(runner) = &mut self.runner else { return };
         std::thread::sleep(REST);
-        match runner.run(images, skipped + timed) {
-            Ok(answer) => self.times.entry(batch).or_default().extend(&answer.milliseconds[skipped..]),
+        let answer = match timed {
+            0 => runner.run(images, WARM_UP).map(|_| Vec::new()),
+            _ => awake(&mut **runner, images, timed).map(|answer| answer.milliseconds),
+        };
+        match answer {
+            Ok(times) => self.times.entry(batch).or_default().extend(times),
             Err(reason) => self.runner = Err(reason),
         }
     }
@@ -309,6 +315,16 @@ impl Target {
         self.runner = Err(reason);
         None
     }
+}
+
+/// Runs for [`AWAKE`], and then the steps that count.
+fn awake(runner: &mut dyn Runner, images: &Tensor, steps: usize) -> std::result::Result<Answer, String> {
+    let start = Instant::now();
+    runner.run(images, 1)?;
+    while start.elapsed() < AWAKE {
+        runner.run(images, 1)?;
+    }
+    runner.run(images, steps)
 }
 
 /// What a target has said so far.
