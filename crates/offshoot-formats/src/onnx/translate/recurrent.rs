@@ -85,14 +85,14 @@ impl<'a> Translator<'a> {
         }
     }
 
-    /// Whether `node` makes zeros of a shape that grows with the batch, or takes a part of some.
+    /// Whether `node` makes zeros of a shape [D, N, H] that grows with the batch, or takes a part of some.
     pub(super) fn is_zeros(&mut self, node: NodeView<'a>) -> Result<bool, Problem> {
         match node.op() {
             "ConstantOfShape" => {
                 let value = node.tensor("value").map(|proto| self.context.tensors.read(proto)).transpose()?;
                 let zero = value.is_none_or(|t| t.as_f32().is_some_and(|t| t.iter().all(|&x| x == 0.0)));
                 let shape = self.operand(node, 0)?;
-                Ok(zero && matches!(shape, Operand::Numbers(numbers) if numbers.known().is_none()))
+                Ok(zero && matches!(shape, Operand::Numbers(n) if n.data.len() == 3 && n.known().is_none()))
             }
             "Slice" => Ok(matches!(self.operand(node, 0)?, Operand::Zeros)),
             _ => Ok(false),
