@@ -16,7 +16,7 @@ use offshoot_graph::passes::{LossOptions, dynamic_int8, training_graph};
 use offshoot_graph::{DType, Executor, Model, Op, Tensor};
 use serde_json::{Value, json};
 
-use onnx_support::{check_dynamic as check, everything};
+use onnx_support::{check_dynamic as check, difference, everything};
 
 fn golden(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/dynamic").join(name)
@@ -41,13 +41,6 @@ fn logits(model: &Model) -> Vec<f32> {
 
 fn read(name: &str) -> Model {
     onnx::read(&golden(name)).unwrap().model
-}
-
-/// The largest difference in parts of the largest of `b`.
-fn difference(a: &[f32], b: &[f32]) -> f32 {
-    assert_eq!(a.len(), b.len());
-    let largest = b.iter().fold(0.0f32, |m, x| m.max(x.abs()));
-    a.iter().zip(b).fold(0.0f32, |m, (a, b)| m.max((a - b).abs())) / largest
 }
 
 fn products(model: &Model) -> usize {

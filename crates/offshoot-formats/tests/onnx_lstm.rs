@@ -13,7 +13,7 @@ use offshoot_graph::passes::{freeze, fuse};
 use offshoot_graph::{Executor, Graph, Op, Tensor, Weights};
 use serde_json::{Value, json};
 
-use onnx_support::check_dynamic as check;
+use onnx_support::{check_dynamic as check, difference};
 
 fn golden(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/lstm").join(name)
@@ -37,13 +37,6 @@ fn run(isa: Isa, graph: &Graph, weights: &Weights, input: &Tensor) -> Vec<f32> {
     let mut session = executor.prepare(graph, weights).unwrap();
     session.run(&[(INPUT, input)], weights).unwrap();
     session.output(OUTPUT).unwrap().data.to_vec()
-}
-
-/// The largest difference in parts of the largest of `b`.
-fn difference(a: &[f32], b: &[f32]) -> f32 {
-    assert_eq!(a.len(), b.len());
-    let largest = b.iter().fold(0.0f32, |m, x| m.max(x.abs()));
-    a.iter().zip(b).fold(0.0f32, |m, (a, b)| m.max((a - b).abs())) / largest
 }
 
 #[test]

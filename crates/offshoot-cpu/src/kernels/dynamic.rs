@@ -35,7 +35,7 @@ pub fn dynamic_product(isa: Isa, product: &DynamicProduct<'_>, bytes: &mut [u8],
     assert_eq!([x.len(), weight.len(), sums.len(), y.len()], [m * k, n * k, n, m * n], "{m} x {k} x {n}");
     assert!(bytes.len() == x.len() && bias.is_none_or(|b| b.len() == n), "{m} x {k} x {n}");
     let (x_scale, zero_point) = scale_of(isa, x);
-    quantize(x, Scales::new(&[x_scale], &[zero_point], 1), bytes);
+    quantize(isa, x, Scales::new(&[x_scale], &[zero_point], 1), bytes);
     let (bytes, shared) = (&*bytes, Shared(y.as_mut_ptr()));
     let (row_blocks, unit_blocks) = (m.div_ceil(ROWS), n.div_ceil(UNITS));
     parallel::for_each_task(row_blocks * unit_blocks, m * n * k / 4, |index| {

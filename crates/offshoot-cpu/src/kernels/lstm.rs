@@ -4,6 +4,7 @@
 use super::conv::{Epilogue, PackedFilter, conv};
 use super::dynamic::{DynamicProduct, dynamic_product};
 use super::parallel::{self, Shared};
+use super::rows::{load, load_all, store};
 use super::simd::{Isa, Kernel, Simd, dispatch};
 use super::{Activation, ConvShape, math};
 
@@ -158,32 +159,36 @@ impl Kernel for Advance<'_> {
     type Output = ();
 
     #[inline(always)]
-    unsafe fn run<S: Simd>(self) {
-        let hidden = self.h.len();
-        for at in (0..hidden).step_by(S::LANES) {
-            let n = (hidden - at).min(S::LANES);
-            // Safety: `S` is available; the four gates, the cell and h have `n` elements from there on.
-            unsafe {
-                let mut gates = [S::splat(0.0); 4];
-                for (i, gate) in gates.iter_mut().enumerate() {
-                    *gate = load::<S>(self.gates.as_ptr().add(i * hidden + at), n);
-                }
-                let [input, output, forget, candidate] = gates;
-                let old = load::<S>(self.cell.as_ptr().add(at), n);
-                let new = S::mul(math::sigmoid::<S>(input), math::tanh::<S>(candidate));
-                let cell = S::fma(math::sigmoid::<S>(forget), old, new);
-                let h = S::mul(math::sigmoid::<S>(output), math::tanh::<S>(cell));
-                for (to, v) in [(self.cell.as_mut_ptr(), cell), (self.h.as_mut_ptr(), h)] {
-                    if n == S::LANES { S::store(to.add(at), v) } else { S::store_first(to.add(at), n, v) }
-                }
+    unsafe fn run<S: Simd>(mut self) {
+        let (hidden, mut at) = (self.h.len(), 0);
+        // Safety: `S` is available; the four gates, the cell and h have `hidden` elements.
+        unsafe {
+            while at + S::LANES <= hidden {
+                self.step::<S, true>(at, S::LANES);
+                at += S::LANES;
+            }
+            if at < hidden {
+                self.step::<S, false>(at, hidden - at);
             }
         }
     }
 }
 
-/// `n` <= LANES elements.
-#[inline(always)]
-unsafe fn load<S: Simd>(from: *const f32, n: usize) -> S::V {
-    // Safety: the caller's.
-    unsafe { if n == S::LANES { S::load(from) } else { S::load_first(from, n) } }
+impl Advance<'_> {
+    /// The `n` <= LANES elements from `at` on.
+    #[inline(always)]
+    unsafe fn step<S: Simd, const FULL: bool>(&mut self, at: usize, n: usize) {
+        let (hidden, gates, cell) = (self.h.len(), self.gates.as_ptr(), self.cell.as_mut_ptr());
+        // Safety: the caller's.
+        unsafe {
+            let gates = [gates, gates.add(hidden), gates.add(2 * hidden), gates.add(3 * hidden)];
+            let [input, output, forget, candidate] = load_all::<S, f32, 4, FULL>(gates, at, n);
+            let old = load::<S, f32, FULL>(cell.add(at), n);
+            let new = S::mul(math::sigmoid::<S>(input), math::tanh::<S>(candidate));
+            let next = S::fma(math::sigmoid::<S>(forget), old, new);
+            store::<S, f32, FULL>(cell.add(at), n, next);
+            let h = S::mul(math::sigmoid::<S>(output), math::tanh::<S>(next));
+            store::<S, f32, FULL>(self.h.as_mut_ptr().add(at), n, h);
+        }
+    }
 }

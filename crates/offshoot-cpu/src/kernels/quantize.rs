@@ -1,7 +1,9 @@
 //! Between floats and the integers that stand for them: ONNX's QuantizeLinear and DequantizeLinear.
 
 use super::element::Stored;
+use super::int8::elementwise::quantize_bytes;
 use super::rows::{Shared, TASK, for_chunks, rows_per_task};
+use super::simd::Isa;
 
 /// An integer that stands for a float.
 pub trait Integer: Stored {
@@ -16,6 +18,16 @@ pub trait Byte: Integer {
 
     /// The byte of a number that is in its range.
     fn from_i32(x: i32) -> Self;
+
+    /// out = saturate(round(x / scale) + zero point), see [`quantize`].
+    fn quantize(_isa: Isa, x: &[f32], scale: f32, zero_point: Self, out: &mut [Self]) {
+        let zero_point = zero_point.to_i32();
+        // Rounding keeps whole bounds, so that x can be cut before.
+        let [low, high] = Self::RANGE.map(|bound| (bound - zero_point) as f32);
+        for (out, &x) in out.iter_mut().zip(x) {
+            *out = Self::from_i32(round((x / scale).max(low).min(high)) as i32 + zero_point);
+        }
+    }
 }
 
 impl Integer for i8 {
@@ -48,6 +60,10 @@ impl Byte for u8 {
     fn from_i32(x: i32) -> u8 {
         x as u8
     }
+
+    fn quantize(isa: Isa, x: &[f32], scale: f32, zero_point: u8, out: &mut [u8]) {
+        quantize_bytes(isa, x, scale, zero_point, out);
+    }
 }
 
 impl Integer for i32 {
@@ -78,9 +94,9 @@ impl<'a, Q: Integer> Scales<'a, Q> {
     }
 
     #[inline(always)]
-    fn of_row(&self, row: usize) -> (f32, i32) {
+    fn of_row(&self, row: usize) -> (f32, Q) {
         let place = row % self.scale.len();
-        (self.scale[place], self.zero_point[place].to_i32())
+        (self.scale[place], self.zero_point[place])
     }
 
     /// Calls `run` with parts of both slices, and the scale and zero point of each.
@@ -88,7 +104,7 @@ impl<'a, Q: Integer> Scales<'a, Q> {
         &self,
         x: &[A],
         out: &mut [B],
-        run: impl Fn(&[A], &mut [B], f32, i32) + Sync + Send,
+        run: impl Fn(&[A], &mut [B], f32, Q) + Sync + Send,
     ) where
         Q: Sync,
     {
@@ -120,14 +136,8 @@ fn round(x: f32) -> f32 {
 ///
 /// # Panics
 /// When the slices differ in length.
-pub fn quantize<Q: Byte>(x: &[f32], scales: Scales<'_, Q>, out: &mut [Q]) {
-    scales.for_rows(x, out, |x, out, scale, zero_point| {
-        // Rounding keeps whole bounds, so that x can be cut before.
-        let [low, high] = Q::RANGE.map(|bound| (bound - zero_point) as f32);
-        for (out, &x) in out.iter_mut().zip(x) {
-            *out = Q::from_i32(round((x / scale).max(low).min(high)) as i32 + zero_point);
-        }
-    });
+pub fn quantize<Q: Byte>(isa: Isa, x: &[f32], scales: Scales<'_, Q>, out: &mut [Q]) {
+    scales.for_rows(x, out, |x, out, scale, zero_point| Q::quantize(isa, x, scale, zero_point, out));
 }
 
 /// out = (x - zero point) * scale.
@@ -136,6 +146,7 @@ pub fn quantize<Q: Byte>(x: &[f32], scales: Scales<'_, Q>, out: &mut [Q]) {
 /// When the slices differ in length.
 pub fn dequantize<Q: Integer>(x: &[Q], scales: Scales<'_, Q>, out: &mut [f32]) {
     scales.for_rows(x, out, |x, out, scale, zero_point| {
+        let zero_point = zero_point.to_i32();
         for (out, x) in out.iter_mut().zip(x) {
             *out = x.to_i32().wrapping_sub(zero_point) as f32 * scale;
         }
@@ -150,7 +161,7 @@ pub fn quantize_grad<Q: Byte>(dy: &[f32], x: &[f32], scales: Scales<'_, Q>, dx: 
     assert_eq!(x.len(), dy.len(), "elements and their gradients");
     dx.copy_from_slice(dy);
     scales.for_rows(x, dx, |x, dx, scale, zero_point| {
-        let [low, high] = Q::RANGE.map(|bound| (bound - zero_point) as f32);
+        let [low, high] = Q::RANGE.map(|bound| (bound - zero_point.to_i32()) as f32);
         for (dx, &x) in dx.iter_mut().zip(x) {
             // One step beyond the range is outside of it as well as a million.
             let level = round((x / scale).max(low - 1.0).min(high + 1.0));

@@ -49,12 +49,22 @@ impl Lowering<'_> {
         };
         let rows: Vec<i8> = match trans_b {
             true => weight.clone(),
-            false => (0..n * k).map(|i| weight[i % k * n + i / k]).collect(),
+            false => transposed(weight, [k, n]),
         };
-        let sums = rows.chunks_exact(k.max(1)).map(|row| row.iter().map(|&w| i32::from(w)).sum()).collect();
+        let sums = sums_of_rows(&rows, k);
         let constant =
             |shape: &[usize], data| Tensor::new(shape, data).map_err(|e| unsupported(node, e.to_string()));
         let (rows, sums) = (constant(&[n, k], Data::I8(rows))?, constant(&[n], Data::I32(sums))?);
         Ok((self.constant(rows), self.constant(sums)))
     }
+}
+
+/// A matrix [rows, columns] as [columns, rows].
+pub(super) fn transposed(matrix: &[i8], [rows, columns]: [usize; 2]) -> Vec<i8> {
+    (0..rows * columns).map(|i| matrix[i % rows * columns + i / rows]).collect()
+}
+
+/// The sum of each row of `k` bytes.
+pub(super) fn sums_of_rows(matrix: &[i8], k: usize) -> Vec<i32> {
+    matrix.chunks_exact(k.max(1)).map(|row| row.iter().map(|&w| i32::from(w)).sum()).collect()
 }

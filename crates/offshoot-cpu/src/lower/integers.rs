@@ -5,6 +5,7 @@ use std::sync::Arc;
 use offshoot_graph::op::{Clip, FusedOp, Quantized, QuantizedOp, QuantizedResidual, Steps};
 use offshoot_graph::{Data, ExecuteError, Node, Op, Tensor, ValueId};
 
+use super::dynamic::transposed;
 use super::{Lowering, unsupported};
 use crate::kernels::ConvShape;
 use crate::kernels::int8::conv::{ByteFilter, Numbers, conv};
@@ -139,13 +140,12 @@ impl Lowering<'_> {
         x: Steps,
         y: Option<Steps>,
         shape: &ConvShape,
-        transposed: bool,
+        transpose: bool,
     ) -> Option<ProductNumbers> {
         let Data::I8(weights) = self.known(inputs[1])?.data() else { return None };
-        let weights = if transposed {
-            (0..weights.len()).map(|i| weights[i % shape.in_c * shape.out_c + i / shape.in_c]).collect()
-        } else {
-            weights.clone()
+        let weights = match transpose {
+            true => transposed(weights, [shape.in_c, shape.out_c]),
+            false => weights.clone(),
         };
         let scale = self.known(inputs[2])?.as_f32()?;
         let steps: Vec<f32> = (0..shape.out_c).map(|k| x.scale * scale[k.min(scale.len() - 1)]).collect();

@@ -3,16 +3,12 @@
 use offshoot_graph::{DType, ExecuteError, Node, Tensor, ValueId};
 
 use super::{Lowering, Order, unsupported};
-use crate::kernels::int8::elementwise::quantize_bytes;
 use crate::kernels::quantize::{Byte, Integer, Scales, dequantize, quantize, quantize_grad};
 use crate::plan::BufferId;
 
 impl Lowering<'_> {
     pub(super) fn quantize(&mut self, node: &Node, axis: usize) -> Result<(), ExecuteError> {
         match self.dtype(node.outputs[0]) {
-            DType::U8 if self.shape(node.inputs[1]).iter().product::<usize>() == 1 => {
-                self.quantize_bytes(node)
-            }
             DType::U8 => self.quantize_to::<u8>(node, axis),
             DType::I8 => self.quantize_to::<i8>(node, axis),
             other => Err(unsupported(node, format!("there are no kernels for {other}"))),
@@ -37,29 +33,15 @@ impl Lowering<'_> {
         }
     }
 
-    /// To u8 with one scale: what stands at the start of every network of integers.
-    fn quantize_bytes(&mut self, node: &Node) -> Result<(), ExecuteError> {
-        let order = self.held_order(&node.inputs[..1]);
-        let x = self.in_order(node.inputs[0], order)?;
-        let (scale, zero_point) = (self.plain(node.inputs[1])?, self.plain(node.inputs[2])?);
-        let (isa, y) = (self.isa, self.write_in_order(node.outputs[0], order));
-        self.push(&node.name, vec![x, scale, zero_point], vec![y], move |memory, _, out| {
-            let (scale, zero_point): (&[f32], &[u8]) = (memory.get(scale), memory.get(zero_point));
-            quantize_bytes(isa, memory.get(x), scale[0], zero_point[0], out[0].get());
-            Ok(())
-        });
-        Ok(())
-    }
-
     fn quantize_to<Q: Byte>(&mut self, node: &Node, axis: usize) -> Result<(), ExecuteError> {
         let order = self.held_order(&node.inputs[..1]);
         let x = self.in_order(node.inputs[0], order)?;
         let (scale, zero_point) = (self.plain(node.inputs[1])?, self.plain(node.inputs[2])?);
         let inner = self.inner(node.inputs[0], order, axis);
-        let y = self.write_in_order(node.outputs[0], order);
+        let (isa, y) = (self.isa, self.write_in_order(node.outputs[0], order));
         self.push(&node.name, vec![x, scale, zero_point], vec![y], move |memory, _, out| {
             let scales = Scales::<Q>::new(memory.get(scale), memory.get(zero_point), inner);
-            quantize(memory.get(x), scales, out[0].get());
+            quantize(isa, memory.get(x), scales, out[0].get());
             Ok(())
         });
         Ok(())

@@ -3,6 +3,7 @@
 use offshoot_graph::op::Direction;
 use offshoot_graph::{Data, ExecuteError, Node, Tensor};
 
+use super::dynamic::{sums_of_rows, transposed};
 use super::{Lowering, unsupported};
 use crate::kernels::ConvShape;
 use crate::kernels::conv::PackedFilter;
@@ -53,10 +54,9 @@ impl Lowering<'_> {
                 Ok(Matrix::Floats(filter))
             }
             Data::I8(all) => {
-                let columns = &all[index * units * k..][..units * k];
-                let weight: Vec<i8> = (0..units * k).map(|at| columns[at % k * units + at / k]).collect();
-                let sums = weight.chunks_exact(k.max(1)).map(|row| row.iter().map(|&w| i32::from(w)).sum());
-                Ok(Matrix::Bytes { sums: sums.collect(), scale: floats(i + 2, units)?.to_vec(), weight })
+                let weight = transposed(&all[index * units * k..][..units * k], [k, units]);
+                let sums = sums_of_rows(&weight, k);
+                Ok(Matrix::Bytes { weight, sums, scale: floats(i + 2, units)?.to_vec() })
             }
             _ => Err(frozen()),
         };

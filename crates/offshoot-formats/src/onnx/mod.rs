@@ -38,6 +38,9 @@ pub const METADATA_KEY: &str = "offshoot";
 /// The largest file that Protocol Buffers allow, in bytes. Elements in other files do not count.
 const MAX_FILE: u64 = i32::MAX as u64;
 
+/// The domain of ONNX Runtime's own operators.
+const MICROSOFT: &str = "com.microsoft";
+
 /// Room for the graph around the weights, in bytes.
 const GRAPH: u64 = 1 << 26;
 

@@ -10,12 +10,11 @@ use offshoot_graph::op::{
 };
 use offshoot_graph::{DType, Data, Dim, Graph, Op, Role, Shape, Tensor, ValueId, Weights};
 
-use self::recurrent::MICROSOFT;
 use super::attributes::NodeView;
-use super::complement;
 use super::fold::{MAX_NUMBERS, Number, Numbers, fold, is_foldable, reshaped};
 use super::proto::TensorProto;
 use super::tensors::TensorReader;
+use super::{MICROSOFT, complement};
 use crate::error::Problem;
 use crate::metadata::MAX_SIDE;
 use crate::names::Names;

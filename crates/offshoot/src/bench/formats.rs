@@ -247,7 +247,7 @@ impl Bench<'_> {
         let (total, mut done) = (pictures.measured.len() as u64, 0);
         for pictures in loader.epoch(0) {
             let pictures = pictures?;
-            self.look(full(pictures.images, batch, size), Some(&pictures.labels), &mut answers)?;
+            self.look(full(&pictures.images, batch, size), Some(&pictures.labels), &mut answers)?;
             done += pictures.labels.len() as u64;
             (self.progress)(FormatsProgress::Counting { what: "classify", done, total });
         }
@@ -280,13 +280,9 @@ impl Bench<'_> {
 }
 
 /// Pictures as a batch of `batch`, filled from the start where they are fewer.
-fn full(mut pixels: Vec<f32>, batch: usize, size: usize) -> Tensor {
-    let held = pixels.len();
-    while pixels.len() < batch * 3 * size * size {
-        let missing = batch * 3 * size * size - pixels.len();
-        pixels.extend_from_within(..held.min(missing));
-    }
-    Tensor::f32([batch, 3, size, size], pixels)
+fn full(pixels: &[f32], batch: usize, size: usize) -> Tensor {
+    let filled = pixels.iter().copied().cycle().take(batch * 3 * size * size);
+    Tensor::f32([batch, 3, size, size], filled.collect())
 }
 
 impl Target {

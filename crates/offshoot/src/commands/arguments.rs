@@ -256,6 +256,17 @@ impl Pretrained {
         let model = paths.remove(0);
         Ok((ModelSource::Path(model), paths))
     }
+
+    /// The model, where a command takes no other path.
+    pub(crate) fn only_source(&self, paths: &[PathBuf]) -> Result<ModelSource, Failure> {
+        let (source, rest) = self.source(paths.to_vec())?;
+        match rest.first() {
+            None => Ok(source),
+            Some(extra) => {
+                Err(Error::Input(format!("one model at a time; what is {} for?", extra.display())).into())
+            }
+        }
+    }
 }
 
 /// Loads a model and says what was assumed.

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use indicatif::ProgressBar;
 use offshoot::{
-    Dataset, Error, FolderOptions, FormatsOptions, FormatsProgress, Model, QuantizePictures, RunPictures,
-    Transform, bench_formats, labelled, sha256, write_formats,
+    Dataset, FolderOptions, FormatsOptions, FormatsProgress, Model, QuantizePictures, RunPictures, Transform,
+    bench_formats, labelled, sha256, write_formats,
 };
 use offshoot_graph::Executor as _;
 use offshoot_train::report::{self, FORMAT_COLUMNS, FormatRow, FormatsReport};
@@ -55,10 +55,7 @@ fn runs(text: &str) -> Result<usize, String> {
 
 impl Arguments {
     pub(crate) fn run(mut self) -> Outcome {
-        let (source, rest) = self.pretrained.source(self.paths.clone())?;
-        if let Some(extra) = rest.first() {
-            return Err(Error::Input(format!("one model at a time; what is {} for?", extra.display())).into());
-        }
+        let source = self.pretrained.only_source(&self.paths)?;
         let executor = self.processor.executor()?;
         let model = arguments::load(&source, &self.preprocessing.overrides())?.model;
         let run = arguments::run_directory(self.paths.first());

@@ -84,10 +84,7 @@ fn batch(text: &str) -> Result<usize, String> {
 impl Arguments {
     pub(crate) fn run(self) -> Outcome {
         self.check_formats()?;
-        let (source, rest) = self.pretrained.source(self.paths.clone())?;
-        if let Some(extra) = rest.first() {
-            return Err(Error::Input(format!("one model at a time; what is {} for?", extra.display())).into());
-        }
+        let source = self.pretrained.only_source(&self.paths)?;
         let executor = self.processor.executor()?;
         let model = arguments::load(&source, &self.preprocessing.overrides())?.model;
         let run = arguments::run_directory(self.paths.first());

@@ -148,10 +148,7 @@ impl CalibrationArguments {
 
 impl Arguments {
     pub(crate) fn run(self) -> Outcome {
-        let (source, rest) = self.pretrained.source(self.paths.clone())?;
-        if let Some(extra) = rest.first() {
-            return Err(Error::Input(format!("one model at a time; what is {} for?", extra.display())).into());
-        }
+        let source = self.pretrained.only_source(&self.paths)?;
         self.check_flags()?;
         let report = match self.mode {
             Mode::Static => self.in_static(&source)?,

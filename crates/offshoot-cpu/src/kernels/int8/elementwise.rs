@@ -7,50 +7,42 @@ use super::super::simd::Isa;
 use super::requantize::{Requantize, Residual, load_bytes, store_bytes};
 use super::simd::{IntegerKernel, Integers, dispatch_integers};
 
-/// Floats of a task.
-const FLOATS: usize = 1 << 14;
-
 /// Bytes of a task.
 const TASK: usize = 1 << 16;
 
-/// y = saturate(round(x / scale) + zero point), as [`quantize`](super::super::quantize::quantize) for one scale and bytes.
+/// y = saturate(round(x / scale) + zero point), on this thread.
 ///
 /// # Panics
 /// When the slices differ in length.
-pub fn quantize_bytes(isa: Isa, x: &[f32], scale: f32, zero_point: u8, y: &mut [u8]) {
+pub(in super::super) fn quantize_bytes(isa: Isa, x: &[f32], scale: f32, zero_point: u8, y: &mut [u8]) {
     assert_eq!(x.len(), y.len(), "elements in and out");
-    let (len, y) = (y.len(), parallel::Shared::new(y));
-    parallel::for_each_task(len.div_ceil(FLOATS), len, |i| {
-        let range = i * FLOATS..len.min((i + 1) * FLOATS);
-        dispatch_integers(isa, QuantizeBytes { x, scale, zero_point, range, y: y.get() });
-    });
+    dispatch_integers(isa, QuantizeBytes { x, scale, zero_point, y });
 }
 
 struct QuantizeBytes<'a> {
     x: &'a [f32],
     scale: f32,
     zero_point: u8,
-    range: Range<usize>,
-    y: *mut u8,
+    y: &'a mut [u8],
 }
 
 impl IntegerKernel for QuantizeBytes<'_> {
     #[inline(always)]
     unsafe fn run<S: Integers>(self) {
         let requantize = Requantize { zero_point: self.zero_point, bounds: [0, 255] };
-        let mut at = self.range.start;
-        // Safety: `S` is available; the elements lie within the slices, and those of `y` are this task's.
+        let mut at = 0;
+        // Safety: `S` is available; the elements lie within the slices.
         unsafe {
             let (scale, x) = (S::splat(self.scale), self.x.as_ptr());
-            while at + 2 * S::LANES <= self.range.end {
+            while at + 2 * S::LANES <= self.x.len() {
                 let y = [S::div(S::load(x.add(at)), scale), S::div(S::load(x.add(at + S::LANES)), scale)];
-                let to = self.y.add(at);
+                let to = self.y.as_mut_ptr().add(at);
                 requantize.store::<S>([to, to.add(S::LANES)], y);
                 at += 2 * S::LANES;
             }
-            for at in at..self.range.end {
-                *self.y.add(at) = requantize.of(self.x[at] / self.scale);
-            }
+        }
+        for (y, x) in self.y[at..].iter_mut().zip(&self.x[at..]) {
+            *y = requantize.of(x / self.scale);
         }
     }
 }

@@ -4,12 +4,13 @@ use offshoot_graph::{Data, Tensor, int8};
 use prost::Message;
 use prost::bytes::Bytes;
 
+use super::super::MICROSOFT;
 use super::super::attributes::NodeView;
 use super::super::proto::{AttributeProto, NodeProto};
 use super::super::wire::{Field, join};
 use super::product::unfit;
 use super::scope::{Scope, home, stored};
-use super::{Bytewise, MICROSOFT, Pass, tag};
+use super::{Bytewise, Pass, tag};
 use crate::error::Problem;
 
 /// X, W, R, B, sequence_lens, initial_h, initial_c, P.

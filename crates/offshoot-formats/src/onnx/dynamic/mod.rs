@@ -27,12 +27,12 @@ use prost::Message;
 use prost::bytes::Bytes;
 
 use self::scope::Scope;
-use super::MAX_FILE;
 use super::attributes::NodeView;
 use super::proto::{EXTERNAL, NodeProto, OperatorSetIdProto, TensorProto, ValueInfoProto};
 use super::tensors::{TensorReader, claimed_bytes};
 use super::wire::{Field, Splitter, join};
 use super::write::described;
+use super::{MAX_FILE, MICROSOFT};
 use crate::elements::write_le;
 use crate::error::Problem;
 
@@ -41,9 +41,6 @@ const OPSET: i64 = 11;
 
 /// The first version of the container in which an initializer need not be an input, too.
 const INITIALIZERS_ALONE: u64 = 4;
-
-/// The domain of ONNX Runtime's own operators.
-const MICROSOFT: &str = "com.microsoft";
 
 /// How deep graphs may stand in each other.
 const MAX_DEPTH: usize = 16;

@@ -7,9 +7,6 @@ use super::super::attributes::NodeView;
 use super::{MAX_ELEMENTS, Operand, SIMPLIFY, Stored, Translator};
 use crate::error::Problem;
 
-/// The domain of ONNX Runtime's own operators.
-pub(super) const MICROSOFT: &str = "com.microsoft";
-
 /// Inputs of LSTM that come before those of bytes: X, W, R, B, sequence_lens, initial_h, initial_c, P.
 const INPUTS: usize = 8;
 
@@ -90,7 +87,7 @@ impl<'a> Translator<'a> {
         match node.op() {
             "ConstantOfShape" => {
                 let value = node.tensor("value").map(|proto| self.context.tensors.read(proto)).transpose()?;
-                let zero = value.is_none_or(|t| t.as_f32().is_some_and(|t| t.iter().all(|&x| x == 0.0)));
+                let zero = value.is_none_or(|t| t.as_f32().is_some() && all_zero(&t));
                 let shape = self.operand(node, 0)?;
                 Ok(zero && matches!(shape, Operand::Numbers(n) if n.data.len() == 3 && n.known().is_none()))
             }
@@ -100,9 +97,6 @@ impl<'a> Translator<'a> {
     }
 
     fn is_zero(&mut self, node: NodeView<'a>, index: usize) -> Result<bool, Problem> {
-        let all_zero = |tensor: &Tensor| {
-            tensor.to_f32().is_some_and(|t| t.as_f32().is_some_and(|t| t.iter().all(|&x| x == 0.0)))
-        };
         Ok(match self.operand(node, index)? {
             Operand::Zeros => true,
             Operand::Stored(Stored { tensor, .. }) => all_zero(&tensor),
@@ -167,4 +161,9 @@ impl<'a> Translator<'a> {
         let mean = self.push_named(node.name(), Op::GlobalAveragePool, &[picture])?;
         self.push_named(&name("flatten"), Op::Flatten { axis: 1 }, &[mean])
     }
+}
+
+/// Whether a tensor is floats of 0.
+fn all_zero(tensor: &Tensor) -> bool {
+    tensor.to_f32().is_some_and(|t| t.as_f32().is_some_and(|t| t.iter().all(|&x| x == 0.0)))
 }
