@@ -5,7 +5,7 @@ mod golden;
 
 use std::collections::BTreeMap;
 
-use golden::{Golden, Report, executors, run, run_on_all, same_bits, strings};
+use golden::{Golden, Report, executors, run, run_on_all, strings};
 use offshoot_cpu::{CpuExecutor, CpuOptions, Isa};
 use offshoot_graph::builder::{BATCH_NORM, Conv2d, RELU6};
 use offshoot_graph::model::{BATCH, INPUT, OUTPUT};
@@ -287,9 +287,11 @@ fn training_steps_agree_with_pytorch() {
     report.finish();
 }
 
+/// Sums over pixels are taken in another order where the kernels of a fused step take them on the way.
 #[test]
-fn fusing_changes_no_bit() {
+fn fusing_changes_no_more_than_rounding() {
     let golden = Golden::load("networks");
+    let mut report = Report::default();
     for case in &golden.cases {
         let case = Case::new(&golden, case);
         let (graph, weights) = case.model();
@@ -301,10 +303,16 @@ fn fusing_changes_no_bit() {
             let executor = CpuExecutor::new(CpuOptions { isa: Some(isa), ..CpuOptions::default() }).unwrap();
             let wanted = run(&executor, &training, &case.inputs(), &weights);
             for (name, found) in run(&executor, &fused, &case.inputs(), &weights) {
-                assert!(same_bits(&found, &wanted[&name]), "{} on {isa:?}: `{name}`", case.name());
+                report.compare(
+                    &found,
+                    &wanted[&name],
+                    2e-5,
+                    &format!("{} on {isa:?}: `{name}`", case.name()),
+                );
             }
         }
     }
+    report.finish();
 }
 
 #[test]

@@ -7,7 +7,8 @@ use super::Activation;
 use super::element::Element;
 use super::elementwise::{Sum, clamp, gate};
 use super::rows::{
-    Fold, Map, Place, Shared, fold_rows, for_chunks, map_rows, map_rows_to, partials, rows_per_part, sum_rows,
+    Area, Fold, Map, Place, Shared, add_partials, fold_area, fold_rows, for_chunks, map_rows, map_rows_to,
+    partials, rows_per_part, sum_rows,
 };
 use super::simd::{Isa, Simd};
 use std::ops::Range;
@@ -107,17 +108,17 @@ fn moments<E: Element>(isa: Isa, x: &[E], rows: Range<usize>, mean: &mut [f32], 
 /// Columns that a task of [`join`] takes.
 const COLUMNS: usize = 64;
 
-/// Joins the moments of all chunks (Chan, Golub, LeVeque: "Updating formulae and a pairwise algorithm for computing
-/// sample variances", 1979), in f64 and in order: the mean and the sum of squares of each channel.
-fn join(parts: &[f32], channels: usize, rows: usize, per_part: usize) -> Vec<(f64, f64)> {
+/// Joins the moments of all parts, of `rows[i]` rows each (Chan, Golub, LeVeque: "Updating formulae and a pairwise algorithm for
+/// computing sample variances", 1979), in f64 and in order: the mean and the sum of squares of each channel.
+fn join(parts: &[f32], channels: usize, rows: &[usize]) -> Vec<(f64, f64)> {
     let mut joined = vec![(0.0f64, 0.0f64); channels];
     let shared = Shared::new(&mut joined);
     for_chunks(channels, COLUMNS, |columns| {
         // Safety: chunks do not overlap and lie within the channels.
         let joined = unsafe { std::slice::from_raw_parts_mut(shared.at(columns.start), columns.len()) };
         let mut n = 0.0f64;
-        for (i, part) in parts.chunks_exact(2 * channels).enumerate() {
-            let m = per_part.min(rows - i * per_part) as f64;
+        for (part, &rows) in parts.chunks_exact(2 * channels).zip(rows) {
+            let m = rows as f64;
             let share = m / (n + m);
             let (means, squares) = part.split_at(channels);
             let columns = means[columns.clone()].iter().zip(&squares[columns.clone()]);
@@ -151,7 +152,22 @@ pub fn batch_norm_stats<E: Element>(
         let (mean, squares) = part.split_at_mut(channels);
         moments(isa, x, rows, mean, squares);
     });
-    let joined = join(&parts, channels, rows, per_part);
+    let rows: Vec<usize> = (0..rows).step_by(per_part).map(|start| per_part.min(rows - start)).collect();
+    batch_norm_join(&parts, &rows, eps, mean, inv_std, running);
+}
+
+/// As [`batch_norm_stats`], from the moments of parts of the rows: of each part, which has `rows[i]` of them, the means of the C
+/// channels and then the sums of squares about these, as convolutions leave them.
+pub fn batch_norm_join(
+    parts: &[f32],
+    rows: &[usize],
+    eps: f32,
+    mean: &mut [f32],
+    inv_std: &mut [f32],
+    running: Option<Running<'_>>,
+) {
+    let joined = join(parts, mean.len(), rows);
+    let rows: usize = rows.iter().sum();
     for (c, &(m, squares)) in joined.iter().enumerate() {
         mean[c] = m as f32;
         inv_std[c] = inverse_root(squares / rows as f64, eps);
@@ -160,6 +176,38 @@ pub fn batch_norm_stats<E: Element>(
         update(running, &joined, rows);
     }
 }
+
+/// The moments of an area that lies in the cache: the mean of each of its columns, and `pitch` floats behind it the sum of squares
+/// about that.
+///
+/// # Safety
+/// As [`fold_area`].
+pub(super) unsafe fn area_moments<E: Element>(
+    isa: Isa,
+    x: *const E,
+    area: Area,
+    (to, pitch): (*mut f32, usize),
+) {
+    let mut means = [0.0; MOST_COLUMNS];
+    let rows = area.rows as f32;
+    for first in (0..area.cols).step_by(MOST_COLUMNS) {
+        let area = Area { cols: MOST_COLUMNS.min(area.cols - first), ..area };
+        // Safety: the caller's promise; the means have room for these columns. The sums of deviations take the place of the
+        // means, which are added to them.
+        unsafe {
+            let (x, to) = (x.add(first), to.add(first));
+            fold_area::<E, 1, 0, 1>(isa, [x], [], area, (means.as_mut_ptr(), 0), Sum);
+            means[..area.cols].iter_mut().for_each(|mean| *mean /= rows);
+            fold_area::<E, 1, 1, 2>(isa, [x], [means.as_ptr()], area, (to, pitch), Deviations);
+            for (c, mean) in means[..area.cols].iter().enumerate() {
+                *to.add(c) = mean + *to.add(c) / rows;
+            }
+        }
+    }
+}
+
+/// Columns that [`area_moments`] takes at a time.
+const MOST_COLUMNS: usize = 64;
 
 fn update(running: Running<'_>, joined: &[(f64, f64)], rows: usize) {
     let momentum = f64::from(running.momentum);
@@ -172,7 +220,7 @@ fn update(running: Running<'_>, joined: &[(f64, f64)], rows: usize) {
 
 /// y = activation(x scale + shift), or with a residual, activation(x scale + shift + residual).
 #[derive(Clone, Copy)]
-struct Affine(Activation);
+pub(super) struct Affine(pub(super) Activation);
 
 impl Map<1, 2> for Affine {
     #[inline(always)]
@@ -282,15 +330,83 @@ pub fn batch_norm_reduce<E: Element>(
             sum_rows(isa, [dz, x], [norm.mean, &scale, &shift], &mut sums, Reduce(activation));
         }
     }
-    dbeta.copy_from_slice(&sums[..channels]);
-    for (c, dgamma) in dgamma.iter_mut().enumerate() {
-        *dgamma = sums[channels + c] * norm.inv_std[c];
+    finish_reduction(&sums, norm.inv_std, dgamma, dbeta);
+}
+
+fn finish_reduction(sums: &[f32], inv_std: &[f32], dgamma: &mut [f32], dbeta: &mut [f32]) {
+    let (offsets, products) = sums.split_at(dbeta.len());
+    dbeta.copy_from_slice(offsets);
+    for ((dgamma, products), inv_std) in dgamma.iter_mut().zip(products).zip(inv_std) {
+        *dgamma = products * inv_std;
+    }
+}
+
+/// As [`batch_norm_reduce`], from the sums over parts of the rows: of each part, those of dy and then those of dy (x - mean).
+pub fn batch_norm_reduce_join(parts: &[f32], inv_std: &[f32], dgamma: &mut [f32], dbeta: &mut [f32]) {
+    let mut sums = vec![0.0; 2 * dbeta.len()];
+    add_partials(parts, &mut sums);
+    finish_reduction(&sums, inv_std, dgamma, dbeta);
+}
+
+/// What [`batch_norm_reduce`] sums, for a kernel that makes dz and knows where its part of it lies.
+#[derive(Clone, Copy, Debug)]
+pub struct Reduction<'a, E = f32> {
+    /// The norm's input, as large as dz.
+    pub x: &'a [E],
+    /// Its mean.
+    pub mean: &'a [f32],
+    /// (scale, shift) of the norm, with the activation behind it; without one, dy is dz.
+    pub gate: Option<(&'a [f32], &'a [f32], Activation)>,
+}
+
+impl<E: Element> Reduction<'_, E> {
+    /// The two sums over `rows` of all channels, one behind the other.
+    ///
+    /// # Safety
+    /// `dz` points to the first of the rows, and `sums` has room for two rows.
+    pub(super) unsafe fn add(&self, isa: Isa, dz: *const E, rows: Range<usize>, sums: *mut f32) {
+        let pitch = self.mean.len();
+        let area = Area { rows: rows.len(), pitch, cols: pitch };
+        let x = self.x[rows.start * pitch..rows.end * pitch].as_ptr();
+        let (mean, to) = (self.mean.as_ptr(), (sums, pitch));
+        // Safety: the rows are within x, and the vectors have an element for each channel.
+        unsafe {
+            match self.gate {
+                None => {
+                    fold_area::<E, 2, 1, 2>(isa, [dz, x], [mean], area, to, Reduce(Activation::None));
+                }
+                Some((scale, shift, activation)) => {
+                    let p = [mean, scale[..pitch].as_ptr(), shift[..pitch].as_ptr()];
+                    fold_area::<E, 2, 3, 2>(isa, [dz, x], p, area, to, Reduce(activation));
+                }
+            }
+        }
+    }
+}
+
+/// The vectors of dx = scale (dy - offset - (x - mean) slope), and the shift with which the norm is computed again.
+#[derive(Clone, Debug)]
+pub(super) struct GradVectors {
+    pub(super) scale: Vec<f32>,
+    pub(super) shift: Vec<f32>,
+    pub(super) offset: Vec<f32>,
+    pub(super) slope: Vec<f32>,
+}
+
+impl GradVectors {
+    /// Of a norm of so many rows whose gradients are `dgamma` and `dbeta`.
+    pub(super) fn new(norm: &BatchNorm<'_>, dgamma: &[f32], dbeta: &[f32], rows: usize) -> GradVectors {
+        let n = rows as f32;
+        let (scale, shift) = norm.affine();
+        let offset = dbeta.iter().map(|d| d / n).collect();
+        let slope = dgamma.iter().zip(norm.inv_std).map(|(d, i)| d * i / n).collect();
+        GradVectors { scale, shift, offset, slope }
     }
 }
 
 /// dx = scale (dy - offset - (x - mean) slope), where dy is dz through the gate.
 #[derive(Clone, Copy)]
-struct InputGrad(Activation);
+pub(super) struct InputGrad(pub(super) Activation);
 
 impl InputGrad {
     #[inline(always)]
@@ -342,10 +458,8 @@ pub fn batch_norm_input_grad<E: Element>(
     dgamma: &[f32],
     dbeta: &[f32],
 ) {
-    let n = (dz.operand().len() / norm.mean.len().max(1)) as f32;
-    let (scale, shift) = norm.affine();
-    let offset: Vec<f32> = dbeta.iter().map(|d| d / n).collect();
-    let slope: Vec<f32> = dgamma.iter().zip(norm.inv_std).map(|(d, i)| d * i / n).collect();
+    let rows = dz.operand().len() / norm.mean.len().max(1);
+    let GradVectors { scale, shift, offset, slope } = GradVectors::new(norm, dgamma, dbeta, rows);
     let p = [&scale, norm.mean, &offset, &slope];
     match gate {
         Gate::Open => map_rows_to::<E, 1, 2, 4>(isa, dz, [x], p, InputGrad(Activation::None)),

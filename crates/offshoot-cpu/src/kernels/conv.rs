@@ -4,7 +4,9 @@ use offshoot_graph::DType;
 
 use super::element::{Element, ViewMut};
 use super::gather::{self, Cells, Gather, Operands, Tap, Target, WeightOrder};
+use super::parallel::{self, Shared};
 use super::simd::Isa;
+use super::source::Source;
 use super::winograd::{self, by_winograd};
 use super::{Activation, ConvShape};
 
@@ -205,6 +207,69 @@ pub fn conv<E: Element>(
         bias: epilogue.bias,
         residual: epilogue.residual.map(E::view),
         bounds: epilogue.activation.bounds(),
+        norm: None,
+        moments: None,
+    };
+    run_gathers(isa, shape, &gathers, operands, E::view_mut(y));
+}
+
+/// Whether [`conv_in_training`] reads the input of `shape`, on `E`, through a norm: where each pixel is read once, as floats.
+pub fn reads_norm<E: Element>(isa: Isa, shape: &ConvShape) -> bool {
+    let pairs = E::DTYPE == DType::BF16 && isa.multiplies_bf16();
+    is_pointwise(shape) && !pairs
+}
+
+/// Whether an output pixel is a product of the input pixel at its place.
+pub(super) fn is_pointwise(shape: &ConvShape) -> bool {
+    shape.groups == 1 && forward(shape).is_pointwise()
+}
+
+/// The rows of the parts of which [`conv_in_training`] leaves moments, if it does for `shape`.
+pub fn moment_rows(shape: &ConvShape) -> Option<Vec<usize>> {
+    let gather = forward(shape);
+    let blocks = gather::moment_blocks(&gather);
+    let rows = (0..blocks).map(|block| parallel::part(gather.pixels(), blocks, block).len());
+    (!by_winograd(shape)).then(|| rows.collect())
+}
+
+/// y = conv(x) for a batch norm to follow: as [`conv`], with an input that is computed while it is read, and with the moments of
+/// the output in `moments`, for [`batch_norm_join`](super::batch_norm::batch_norm_join): two rows of the output's channels for
+/// each of [`moment_rows`].
+///
+/// # Panics
+/// As [`conv`]; when `x` is neither plain nor a norm that [`reads_norm`]; when `moments` has another size.
+pub fn conv_in_training<E: Element>(
+    isa: Isa,
+    shape: &ConvShape,
+    x: &Source<'_, E>,
+    filter: &PackedFilter,
+    y: &mut [E],
+    moments: Option<&mut [f32]>,
+) {
+    assert_eq!([x.len(), y.len()], activations_len(shape), "input and output of {shape:?}");
+    let gathers = [forward(shape)];
+    let (cells, filter) = filter.get::<E>(isa, shape, &gathers);
+    let (source, norm) = match x {
+        Source::Plain(x) => (*x, None),
+        Source::Norm(norm) if reads_norm::<E>(isa, shape) => {
+            let (x, affine) = norm.parts();
+            (x, Some(affine))
+        }
+        Source::Norm(_) | Source::NormGrad(_) => panic!("{shape:?} reads what is in memory"),
+    };
+    if let Some(moments) = &moments {
+        let parts = moment_rows(shape).map(|rows| rows.len());
+        assert_eq!(Some(moments.len()), parts.map(|parts| 2 * parts * shape.out_c), "moments of {shape:?}");
+    }
+    let operands = Operands {
+        source: E::view(source),
+        filter,
+        cells,
+        bias: None,
+        residual: None,
+        bounds: Activation::None.bounds(),
+        norm,
+        moments: moments.map(Shared::new),
     };
     run_gathers(isa, shape, &gathers, operands, E::view_mut(y));
 }

@@ -24,7 +24,7 @@ impl PackedFilter {
 }
 
 /// One gather for each phase of the input that has pixels.
-fn phases(shape: &ConvShape) -> Vec<Gather> {
+pub(super) fn phases(shape: &ConvShape) -> Vec<Gather> {
     let [rows, cols] = shape.strides;
     let all = (0..rows).flat_map(|y| (0..cols).map(move |x| [y, x]));
     all.filter(|phase| phase[0] < shape.in_h && phase[1] < shape.in_w).map(|at| phase(shape, at)).collect()
@@ -83,6 +83,8 @@ pub fn conv_input_grad<E: Element>(
         bias: None,
         residual: None,
         bounds: Activation::None.bounds(),
+        norm: None,
+        moments: None,
     };
     run_gathers(isa, shape, &gathers, operands, E::view_mut(dx));
 }

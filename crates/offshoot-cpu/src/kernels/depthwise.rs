@@ -125,11 +125,12 @@ const TILE: usize = 7;
 /// Most input columns under a tile: those of a 5 x 5 kernel with stride 2.
 const COLUMNS: usize = (TILE - 1) * 2 + 5;
 
-struct Forward<'a, E> {
+/// A forward convolution of elements `A` to elements `E`.
+struct Forward<'a, A, E> {
     shape: &'a ConvShape,
-    x: &'a [E],
+    x: &'a [A],
     /// A pixel outside the picture.
-    zeros: &'a [E],
+    zeros: &'a [A],
     weights: &'a [f32],
     bias: Option<&'a [f32]>,
     activation: Activation,
@@ -139,7 +140,7 @@ struct Forward<'a, E> {
     out: *mut E,
 }
 
-impl<E: Element> Forward<'_, E> {
+impl<A: Element, E: Element> Forward<'_, A, E> {
     #[inline(always)]
     unsafe fn bias<S: Simd, const FULL: bool>(&self, c: Channels) -> S::V {
         // Safety: the channels are the shape's.
@@ -180,7 +181,7 @@ impl<E: Element> Forward<'_, E> {
     #[inline(always)]
     unsafe fn tile<S: Simd, const K: usize, const STRIDE: usize, const BORDER: bool, const FULL: bool>(
         &self,
-        x: &[[*const E; COLUMNS]; K],
+        x: &[[*const A; COLUMNS]; K],
         rows: Range<usize>,
         n: usize,
         to: *mut E,
@@ -222,7 +223,7 @@ impl<E: Element> Forward<'_, E> {
         image: usize,
         (oh, ow): (usize, usize),
         rows: &Range<usize>,
-    ) -> [[*const E; COLUMNS]; K] {
+    ) -> [[*const A; COLUMNS]; K] {
         let ConvShape { in_h, in_w, in_c, pads: [top, left, ..], .. } = *self.shape;
         let mut columns = [[self.zeros.as_ptr(); COLUMNS]; K];
         for r in rows.clone() {
@@ -257,13 +258,13 @@ impl<E: Element> Forward<'_, E> {
                 for first in (0..whole).step_by(S::LANES) {
                     let c = Channels { first, n: S::LANES };
                     let bias = self.bias::<S, true>(c);
-                    let sum = weighted_sum::<S, E, true>(self.x, self.weights, &taps, bias, c);
+                    let sum = weighted_sum::<S, A, true>(self.x, self.weights, &taps, bias, c);
                     self.finish::<S, true>(sum, to, c);
                 }
                 if whole < channels {
                     let c = Channels { first: whole, n: channels - whole };
                     let bias = self.bias::<S, false>(c);
-                    let sum = weighted_sum::<S, E, false>(self.x, self.weights, &taps, bias, c);
+                    let sum = weighted_sum::<S, A, false>(self.x, self.weights, &taps, bias, c);
                     self.finish::<S, false>(sum, to, c);
                 }
             }
@@ -331,7 +332,7 @@ impl<E: Element> Forward<'_, E> {
     }
 }
 
-impl<E: Element> Kernel for Forward<'_, E> {
+impl<A: Element, E: Element> Kernel for Forward<'_, A, E> {
     type Output = ();
 
     #[inline(always)]
@@ -770,6 +771,11 @@ pub fn weight_grad<E: Element>(isa: Isa, shape: &ConvShape, x: &[E], dy: &[E], d
     add_partials(&sums, &mut packed);
     transpose(1, taps(shape), shape.out_c, &packed, dw);
 }
+
+mod strips;
+pub use strips::{
+    BackwardOperands, Gradients, backward, forward_in_training, moment_rows, sum_parts, takes_strips,
+};
 
 #[cfg(test)]
 mod tests;

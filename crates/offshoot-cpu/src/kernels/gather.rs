@@ -10,9 +10,11 @@ use std::ops::Range;
 
 use half::{bf16, f16};
 
+use super::Activation;
+use super::batch_norm::{Affine, area_moments};
 use super::element::{Element, SharedView, View, ViewMut};
 use super::parallel::{self, Shared};
-use super::rows::load;
+use super::rows::{Area, load, read_rows};
 use super::simd::{Isa, Kernel, Simd, dispatch, dispatch_bf16};
 use super::tile::{self, DEPTH, Left, RowMajor, RowMajorPairs, STRIDE, Tile, run_tile};
 
@@ -111,6 +113,12 @@ impl Gather {
     /// Elements of the reduction: taps times channels.
     pub(super) fn reduction(&self) -> usize {
         self.taps[0].len() * self.taps[1].len() * self.depth
+    }
+
+    /// Whether grid pixel i reads source pixel i and nothing else.
+    pub(super) fn is_pointwise(&self) -> bool {
+        let single = |taps: &[Tap]| matches!(taps, [tap] if tap.offset == 0);
+        self.taps.iter().all(|taps| single(taps)) && self.step == [1, 1] && self.grid == self.source
     }
 
     /// Channels of a source pixel.
@@ -518,6 +526,19 @@ pub(super) struct Operands<'a> {
     /// As large as the output, and of its type.
     pub(super) residual: Option<View<'a>>,
     pub(super) bounds: (f32, f32),
+    /// The scale and shift of each channel and the activation that the source is read through. For a
+    /// [pointwise](Gather::is_pointwise) gather of floats.
+    pub(super) norm: Option<(&'a [f32], &'a [f32], Activation)>,
+    /// Where the moments of the output go: those of each of [`moment_blocks`], as [`area_moments`] leaves them. For one gather
+    /// whose output has nothing but its grid.
+    pub(super) moments: Option<Shared>,
+}
+
+/// The blocks of a gather's pixels whose moments are taken: cut by the shape alone, unlike other tasks.
+pub(super) fn moment_blocks(gather: &Gather) -> usize {
+    /// Blocks that a small picture is cut into, for the sake of threads.
+    const BLOCKS: usize = 8;
+    gather.pixels().div_ceil(BLOCK).max(BLOCKS.min(gather.pixels() / LEAST))
 }
 
 /// Runs `gathers` over the same operands into `out`.
@@ -526,7 +547,7 @@ pub(super) struct Operands<'a> {
 /// gathers' targets are disjoint places of `out`.
 pub(super) fn run(isa: Isa, gathers: &[Gather], operands: Operands<'_>, out: ViewMut<'_>) {
     let out = out.shared();
-    let plans = plan(isa, gathers, operands.cells);
+    let plans = plan(isa, gathers, &operands);
     let work = gathers.iter().map(|g| g.pixels() * g.groups * g.cols * g.reduction().max(1)).sum();
     let tasks = plans.iter().map(|plan| plan.tasks()).sum();
     parallel::for_each_task(tasks, work, |mut index| {
@@ -563,6 +584,7 @@ pub(super) fn run(isa: Isa, gathers: &[Gather], operands: Operands<'_>, out: Vie
 
 /// How a gather is cut into tasks. The cut has no say in the bits of the result.
 struct Plan<'a> {
+    isa: Isa,
     gather: &'a Gather,
     cells: Cells,
     runs: Vec<Run>,
@@ -604,7 +626,8 @@ impl Plan<'_> {
 }
 
 /// Cuts pixels into blocks, and panels too where that leaves threads without work.
-fn plan<'a>(isa: Isa, gathers: &'a [Gather], cells: Cells) -> Vec<Plan<'a>> {
+fn plan<'a>(isa: Isa, gathers: &'a [Gather], operands: &Operands<'_>) -> Vec<Plan<'a>> {
+    let cells = operands.cells;
     let panel = tile::tile_cols(isa);
     let wanted = 4 * parallel::threads();
     let mut filter_start = 0;
@@ -612,7 +635,10 @@ fn plan<'a>(isa: Isa, gathers: &'a [Gather], cells: Cells) -> Vec<Plan<'a>> {
         let Gather { groups, cols, .. } = gather;
         // Pixels first: the next convolution then finds its part of them in the cache of the same core.
         let least = parallel::threads().min(gather.pixels() / LEAST);
-        let pixel_blocks = gather.pixels().div_ceil(BLOCK).max(least);
+        let pixel_blocks = match operands.moments {
+            Some(_) => moment_blocks(gather),
+            None => gather.pixels().div_ceil(BLOCK).max(least),
+        };
         let panels = cols.div_ceil(panel);
         let panel_blocks = wanted.div_ceil((groups * pixel_blocks).max(1)).min(panels).max(1);
         let packed_group = gather.packed_group(isa, cells);
@@ -620,6 +646,7 @@ fn plan<'a>(isa: Isa, gathers: &'a [Gather], cells: Cells) -> Vec<Plan<'a>> {
         filter_start += groups * packed_group;
         let (runs, lanes) = (gather.runs(), isa.lanes());
         Plan {
+            isa,
             gather,
             cells,
             runs,
@@ -691,10 +718,20 @@ impl<L: Left> Kernel for Block<'_, L> {
                         }
                     };
                     self.multiply::<S>(&place, panel, &sums);
+                    if !place.last {
+                        continue;
+                    }
+                    let block = (rest % plan.pixel_blocks, group, panel);
                     match self.out {
-                        SharedView::Bf16(out) if place.last => self.store::<S, _>(panel, &sums, out, targets),
-                        SharedView::F16(out) if place.last => self.store::<S, _>(panel, &sums, out, targets),
-                        SharedView::F32(_) | SharedView::Bf16(_) | SharedView::F16(_) => {}
+                        SharedView::F32(out) => self.moments(block, out, targets),
+                        SharedView::Bf16(out) => {
+                            self.store::<S, _>(panel, &sums, out, targets);
+                            self.moments(block, out, targets);
+                        }
+                        SharedView::F16(out) => {
+                            self.store::<S, _>(panel, &sums, out, targets);
+                            self.moments(block, out, targets);
+                        }
                     }
                 }
             }
@@ -749,6 +786,16 @@ impl<L: Left> Block<'_, L> {
     ) {
         let to = self.scratch.as_mut_ptr();
         let (gather, runs, source) = (self.plan.gather, &self.plan.runs, source.as_ptr());
+        if let Some((scale, shift, activation)) = self.operands.norm {
+            let cols = group * gather.depth + depth.start..group * gather.depth + depth.end;
+            let area = Area { rows: pixels.len(), pitch: gather.source_c(), cols: cols.len() };
+            let params = [scale[cols.clone()].as_ptr(), shift[cols.clone()].as_ptr()];
+            // Safety: a pointwise gather reads pixels in order; a row has room for DEPTH floats and a vector.
+            return unsafe {
+                let source = source.add(pixels.start * area.pitch + cols.start);
+                read_rows(self.plan.isa, [source], params, area, (to, STRIDE), Affine(activation));
+            };
+        }
         let inner = Inner::new(gather, runs, group, &depth);
         let mut pixel = gather.pixel(pixels.start);
         for i in 0..pixels.len() {
@@ -787,6 +834,27 @@ impl<L: Left> Block<'_, L> {
                 }
             }
             pixel = gather.next(pixel);
+        }
+    }
+
+    /// Leaves the moments of a panel's columns over the pixels of block `block`.
+    unsafe fn moments<E: Element>(
+        &self,
+        (block, group, panel): (usize, usize, usize),
+        out: Shared<E>,
+        targets: &[usize],
+    ) {
+        let (Some(moments), Some(&first)) = (self.operands.moments, targets.first()) else { return };
+        let (plan, gather) = (self.plan, self.plan.gather);
+        let pitch = gather.cols * gather.groups;
+        let first_col = panel * plan.panel;
+        let cols = (gather.cols - first_col).min(plan.panel);
+        let area = Area { rows: targets.len(), pitch, cols };
+        // Safety: the grid is all of the output, so that its pixels follow one another; this task alone has these columns of the
+        // block, and its part of the moments is two rows of the output's channels.
+        unsafe {
+            let to = moments.at(2 * block * pitch + group * gather.cols + first_col);
+            area_moments(plan.isa, out.at(first + first_col).cast_const(), area, (to, pitch));
         }
     }
 

@@ -22,12 +22,14 @@ pub mod layout;
 pub mod lstm;
 pub mod math;
 mod parallel;
+pub mod pointwise_backward;
 pub mod pool;
 pub mod quantize;
 mod rows;
 pub mod shape;
 pub mod simd;
 pub mod softmax;
+pub mod source;
 mod team;
 #[cfg(test)]
 mod testing;

@@ -3,11 +3,14 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use offshoot_graph::op::{Conv, Gemm};
-use offshoot_graph::{DType, Dim, ExecuteError, Node, Tensor, ValueId};
+use half::{bf16, f16};
+use offshoot_graph::op::{Conv, Gemm, GradOp};
+use offshoot_graph::{DType, Dim, ExecuteError, Node, Op, Tensor, ValueId};
 
+use super::lazy::{Awaited, Operand};
 use super::{Lowering, Order, unsupported};
-use crate::kernels::conv::{Epilogue, PackedFilter, conv};
+use crate::kernels::batch_norm::Reduction;
+use crate::kernels::conv::{Epilogue, PackedFilter, conv, conv_in_training, moment_rows, reads_norm};
 use crate::kernels::conv_input_grad::conv_input_grad;
 use crate::kernels::conv_weight_grad::{conv_weight_grad, conv_weight_grad_workspace};
 use crate::kernels::convert::{convert, round};
@@ -15,9 +18,10 @@ use crate::kernels::depthwise;
 use crate::kernels::element::Element;
 use crate::kernels::elementwise::{Unary, add_activation_in_place, sum_to_rows, unary_in_place};
 use crate::kernels::gemm::{GemmShape, gemm, matmul};
+use crate::kernels::pointwise_backward;
 use crate::kernels::simd::Isa;
 use crate::kernels::{Activation, ConvShape};
-use crate::plan::{BufferId, Memory};
+use crate::plan::{BufferId, Memory, Out};
 use crate::session::Direction;
 
 /// Where a convolution's packed filter comes from.
@@ -80,6 +84,18 @@ fn rounded<E: Element>(isa: Isa, weights: &[f32]) -> Cow<'_, [f32]> {
     let mut rounded = vec![0.0; weights.len()];
     round::<E>(isa, weights, &mut rounded);
     Cow::Owned(rounded)
+}
+
+/// Calls `f` with what a norm waits for, if one does.
+fn with_reduction<E: Element>(
+    awaited: Option<Awaited>,
+    memory: &Memory<'_>,
+    f: impl FnOnce(Option<Reduction<'_, E>>),
+) {
+    match awaited {
+        None => f(None),
+        Some(awaited) => awaited.with(memory, |reduction| f(Some(reduction))),
+    }
 }
 
 impl Lowering<'_> {
@@ -165,6 +181,12 @@ impl Lowering<'_> {
         residual: bool,
     ) -> Result<(), ExecuteError> {
         let shape = self.conv_shape(attributes, node.inputs[0], node.inputs[1], node.outputs[0]);
+        if self.is_normalized(node.outputs[0])
+            && node.inputs.len() == 2
+            && self.conv_for_norm::<E>(node, shape)?
+        {
+            return Ok(());
+        }
         let isa = self.isa;
         let x = self.read(node.inputs[0])?;
         let bias = node.inputs.get(2).map(|&b| self.plain(b)).transpose()?;
@@ -209,6 +231,138 @@ impl Lowering<'_> {
             Ok(())
         });
         Ok(())
+    }
+
+    /// A convolution that a batch norm follows, if there is a kernel that leaves what the norm waits for.
+    fn conv_for_norm<E: Element>(&mut self, node: &Node, shape: ConvShape) -> Result<bool, ExecuteError> {
+        let isa = self.isa;
+        let y = node.outputs[0];
+        if depthwise::supports(&shape) {
+            if !depthwise::takes_strips(&shape) {
+                return Ok(false);
+            }
+            let x = self.lazy_operand(node.inputs[0])?;
+            let weight = self.depthwise_filter::<E>(&shape, node.inputs[1])?;
+            let moments = self.moments(y, depthwise::moment_rows(&shape), shape.out_c);
+            let writes = vec![self.write(y), moments];
+            let reads = x.buffers().into_iter().chain([weight]).collect();
+            self.push(&node.name, reads, writes, move |memory, _, out| {
+                let [y, moments] = out else { unreachable!("two outputs") };
+                let (x, weight) = (x.get::<E>(memory), memory.get(weight));
+                depthwise::forward_in_training(isa, &shape, &x, weight, y.get(), Some(moments.get()));
+                Ok(())
+            });
+            return Ok(true);
+        }
+        let Some(rows) = moment_rows(&shape) else { return Ok(false) };
+        let x = match reads_norm::<E>(isa, &shape) {
+            true => self.lazy_operand(node.inputs[0])?,
+            false => Operand::Held(self.read(node.inputs[0])?),
+        };
+        let filter = self.filter::<E>(&shape, node.inputs[1], Direction::Forward)?;
+        let moments = self.moments(y, rows, shape.out_c);
+        let writes = vec![self.write(y), moments];
+        let reads = x.buffers().into_iter().chain(filter.reads()).collect();
+        self.push(&node.name, reads, writes, move |memory, scratch, out| {
+            let [y, moments] = out else { unreachable!("two outputs") };
+            let x = x.get::<E>(memory);
+            filter.with::<E>(isa, &shape, Direction::Forward, memory, &mut scratch.filter, |filter| {
+                conv_in_training(isa, &shape, &x, filter, y.get(), Some(moments.get()));
+            });
+            Ok(())
+        });
+        Ok(true)
+    }
+
+    /// A buffer for the moments of a value's channels over parts of its pixels.
+    fn moments(&mut self, value: ValueId, rows: Vec<usize>, channels: usize) -> BufferId {
+        let buffer = self.fresh(2 * rows.len() * channels, DType::F32);
+        self.lazy.moments.insert(value, (buffer, rows));
+        buffer
+    }
+
+    /// The gradients of a convolution's input and weight, in one step if there is a kernel for that.
+    pub(super) fn conv_gradients(&mut self, input: &Node, weight: &Node) -> Result<(), ExecuteError> {
+        let done = match self.dtype(input.inputs[0]) {
+            DType::F32 => self.conv_gradients_at_once::<f32>(input, weight)?,
+            DType::BF16 => self.conv_gradients_at_once::<bf16>(input, weight)?,
+            DType::F16 => self.conv_gradients_at_once::<f16>(input, weight)?,
+            _ => false,
+        };
+        if !done {
+            self.typed_node(input)?;
+            self.typed_node(weight)?;
+        }
+        Ok(())
+    }
+
+    fn conv_gradients_at_once<E: Element>(
+        &mut self,
+        input: &Node,
+        weight: &Node,
+    ) -> Result<bool, ExecuteError> {
+        let Op::Grad(GradOp::ConvInput { conv, .. }) = &input.op else { return Ok(false) };
+        let (filter, dx) = (input.inputs[1], input.outputs[0]);
+        let shape = self.conv_shape(conv, dx, filter, input.inputs[0]);
+        let isa = self.isa;
+        let by_channel = depthwise::takes_strips(&shape);
+        if !by_channel && !pointwise_backward::supports::<E>(isa, &shape) {
+            return Ok(false);
+        }
+        let (dy, x) = (self.lazy_operand(input.inputs[0])?, self.lazy_operand(weight.inputs[1])?);
+        if !dy.is_computed() && !x.is_computed() {
+            return Ok(false);
+        }
+        let awaited = self.awaited(dx)?;
+        let parts = match by_channel {
+            true => depthwise::sum_parts(&shape),
+            false => pointwise_backward::sum_parts(isa, &shape),
+        };
+        let awaited_buffers = awaited.map(|awaited| awaited.buffers()).unwrap_or_default();
+        let mut reads: Vec<BufferId> =
+            dy.buffers().into_iter().chain(x.buffers()).chain(awaited_buffers).collect();
+        let mut writes = vec![self.write(dx), self.write_plain(weight.outputs[0])];
+        if awaited.is_some() {
+            let sums = self.fresh(2 * parts * shape.in_c, DType::F32);
+            self.lazy.sums.insert(dx, sums);
+            writes.push(sums);
+        }
+        if by_channel {
+            let weight = self.depthwise_filter::<E>(&shape, filter)?;
+            reads.push(weight);
+            self.push(&input.name, reads, writes, move |memory, _, out| {
+                let [dx, dw, sums @ ..] = out else { unreachable!("two outputs or three") };
+                let sums = sums.first_mut().map_or(&mut [][..], Out::get);
+                let (dy, x) = (dy.get::<E>(memory), x.get::<E>(memory));
+                let weights = memory.get(weight);
+                let gradients = depthwise::Gradients { dx: dx.get(), dw: dw.get(), sums };
+                with_reduction::<E>(awaited, memory, |reduction| {
+                    let operands = depthwise::BackwardOperands { dy: &dy, x: &x, weights, reduction };
+                    depthwise::backward(isa, &shape, operands, gradients);
+                });
+                Ok(())
+            });
+            return Ok(true);
+        }
+        let filter = self.filter::<E>(&shape, filter, Direction::Backward)?;
+        reads.extend(filter.reads());
+        let workspace = pointwise_backward::workspace(isa, &shape);
+        self.push(&input.name, reads, writes, move |memory, scratch, out| {
+            let [dx, dw, sums @ ..] = out else { unreachable!("two outputs or three") };
+            let sums = sums.first_mut().map_or(&mut [][..], Out::get);
+            let (dy, x) = (dy.get::<E>(memory), x.get::<E>(memory));
+            scratch.floats.reserve(workspace * size_of::<f32>());
+            let workspace = scratch.floats.get_mut(workspace);
+            let gradients = pointwise_backward::Gradients { dx: dx.get(), dw: dw.get(), sums };
+            filter.with::<E>(isa, &shape, Direction::Backward, memory, &mut scratch.filter, |filter| {
+                with_reduction::<E>(awaited, memory, |reduction| {
+                    let operands = pointwise_backward::Operands { dy: &dy, x: &x, filter, reduction };
+                    pointwise_backward::pointwise_backward(isa, &shape, operands, gradients, workspace);
+                });
+            });
+            Ok(())
+        });
+        Ok(true)
     }
 
     pub(super) fn conv_input_grad<E: Element>(

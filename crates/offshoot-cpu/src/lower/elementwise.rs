@@ -76,7 +76,9 @@ impl Lowering<'_> {
     /// The order in which elementwise operators read `values`: that of the graph if all are held in it and nowhere else,
     /// as a Transpose leaves them; otherwise channels last.
     pub(super) fn held_order(&self, values: &[ValueId]) -> Order {
-        let plain_only = |&v: &ValueId| !self.held.contains_key(&(v, Order::ChannelsLast));
+        let plain_only = |&v: &ValueId| {
+            !self.held.contains_key(&(v, Order::ChannelsLast)) && !self.lazy.nodes.contains_key(&v)
+        };
         if values.iter().all(plain_only) { Order::Graph } else { self.order_of_rank(values[0]) }
     }
 

@@ -5,6 +5,7 @@ mod conv;
 mod dynamic;
 mod elementwise;
 mod integers;
+mod lazy;
 mod loss;
 mod norm;
 mod pool;
@@ -29,6 +30,8 @@ use crate::kernels::simd::Isa;
 use crate::plan::{BufferId, Memory, Out, Place, Plan, Scratch, Size, Step};
 use crate::session::Filters;
 
+use lazy::Lazy;
+
 /// Plans `graph` at the sizes of `bindings`. Frozen filters are packed into `filters` from `parameters`.
 pub(crate) fn lower(
     graph: &Graph,
@@ -43,7 +46,7 @@ pub(crate) fn lower(
         match blocks.chains.get(&index) {
             Some(&chain) => lowering.block(chain)?,
             None if blocks.inner.contains(&index) => {}
-            None => lowering.typed_node(node)?,
+            None => lowering.visit(index, node)?,
         }
     }
     lowering.finish()
@@ -69,6 +72,8 @@ struct Lowering<'a> {
     constants: Vec<Tensor>,
     /// The buffers that hold a value so far.
     held: HashMap<(ValueId, Order), BufferId>,
+    /// What is computed where it is read.
+    lazy: Lazy<'a>,
     steps: Vec<Step>,
 }
 
@@ -90,6 +95,7 @@ impl<'a> Lowering<'a> {
             buffers: Vec::new(),
             constants: Vec::new(),
             held: HashMap::new(),
+            lazy: Lazy::new(graph),
             steps: Vec::new(),
         };
         let given = graph.inputs().iter().enumerate().map(|(i, &id)| (id, Place::Input(i)));
@@ -261,6 +267,10 @@ impl<'a> Lowering<'a> {
     fn in_order(&mut self, value: ValueId, order: Order) -> Result<BufferId, ExecuteError> {
         if let Some(&id) = self.held.get(&(value, order)) {
             return Ok(id);
+        }
+        if let Some(node) = self.lazy.nodes.remove(&value) {
+            self.typed_node(node)?;
+            return self.in_order(value, order);
         }
         let other = if order == Order::Graph { Order::ChannelsLast } else { Order::Graph };
         let from = self.held[&(value, other)];

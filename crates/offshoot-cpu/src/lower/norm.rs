@@ -6,15 +6,15 @@ use offshoot_graph::{ExecuteError, Node, ValueId};
 use super::{Lowering, unsupported};
 use crate::kernels::Activation;
 use crate::kernels::batch_norm::{
-    BatchNorm, Gate, Running, batch_norm_apply, batch_norm_input_grad, batch_norm_reduce, batch_norm_stats,
-    inv_std, scale_input_grad,
+    BatchNorm, Gate, Running, batch_norm_apply, batch_norm_input_grad, batch_norm_join, batch_norm_reduce,
+    batch_norm_reduce_join, batch_norm_stats, inv_std, scale_input_grad,
 };
 use crate::kernels::element::Element;
-use crate::plan::{BufferId, Memory};
+use crate::plan::{BufferId, Memory, Out};
 
 /// The buffers of a norm's vectors.
 #[derive(Clone, Copy)]
-struct Vectors {
+pub(super) struct Vectors {
     mean: BufferId,
     inv_std: BufferId,
     gamma: BufferId,
@@ -22,11 +22,11 @@ struct Vectors {
 }
 
 impl Vectors {
-    fn buffers(&self) -> [BufferId; 4] {
+    pub(super) fn buffers(&self) -> [BufferId; 4] {
         [self.mean, self.inv_std, self.gamma, self.beta]
     }
 
-    fn get<'a>(&self, memory: &'a Memory<'_>) -> BatchNorm<'a> {
+    pub(super) fn get<'a>(&self, memory: &'a Memory<'_>) -> BatchNorm<'a> {
         BatchNorm {
             mean: memory.get(self.mean),
             inv_std: memory.get(self.inv_std),
@@ -34,6 +34,23 @@ impl Vectors {
             beta: memory.get(self.beta),
         }
     }
+}
+
+/// The outputs of a norm's statistics: mean, inv_std, and the running ones of mean and variance.
+fn statistics<'m>(
+    memory: &'m Memory<'_>,
+    (norm, mean, var): (BatchNormalization, BufferId, BufferId),
+    out: &'m mut [Out<'_>],
+) -> (&'m mut [f32], &'m mut [f32], Running<'m>) {
+    let [batch_mean, batch_inv_std, new_mean, new_var] = out else { unreachable!("four outputs") };
+    let running = Running {
+        momentum: norm.momentum,
+        mean: memory.get(mean),
+        var: memory.get(var),
+        new_mean: new_mean.get(),
+        new_var: new_var.get(),
+    };
+    (batch_mean.get(), batch_inv_std.get(), running)
 }
 
 impl Lowering<'_> {
@@ -79,19 +96,19 @@ impl Lowering<'_> {
             return Err(unsupported(node, reason.into()));
         }
         let isa = self.isa;
-        let x = self.read(node.inputs[0])?;
         let (mean, var) = (self.plain(node.inputs[1])?, self.plain(node.inputs[2])?);
         let writes = node.outputs.iter().map(|&o| self.write_plain(o)).collect();
+        if let Some((moments, rows)) = self.lazy.moments.remove(&node.inputs[0]) {
+            self.push(&node.name, vec![moments, mean, var], writes, move |memory, _, out| {
+                let (mean, inv_std, running) = statistics(memory, (norm, mean, var), out);
+                batch_norm_join(memory.get(moments), &rows, norm.epsilon, mean, inv_std, Some(running));
+                Ok(())
+            });
+            return Ok(());
+        }
+        let x = self.read(node.inputs[0])?;
         self.push(&node.name, vec![x, mean, var], writes, move |memory, _, out| {
-            let [batch_mean, batch_inv_std, new_mean, new_var] = out else { unreachable!("four outputs") };
-            let running = Running {
-                momentum: norm.momentum,
-                mean: memory.get(mean),
-                var: memory.get(var),
-                new_mean: new_mean.get(),
-                new_var: new_var.get(),
-            };
-            let (mean, inv_std) = (batch_mean.get(), batch_inv_std.get());
+            let (mean, inv_std, running) = statistics(memory, (norm, mean, var), out);
             batch_norm_stats(isa, memory.get::<E>(x), norm.epsilon, mean, inv_std, Some(running));
             Ok(())
         });
@@ -139,6 +156,9 @@ impl Lowering<'_> {
     /// (dy, x, mean, inv_std) -> (dgamma, dbeta)
     pub(super) fn batch_norm_reduce<E: Element>(&mut self, node: &Node) -> Result<(), ExecuteError> {
         self.picture(node, node.inputs[1])?;
+        if self.reduce_left(node)? {
+            return Ok(());
+        }
         let isa = self.isa;
         let (dy, x) = (self.read(node.inputs[0])?, self.read(node.inputs[1])?);
         let (mean, inverse) = (self.plain(node.inputs[2])?, self.plain(node.inputs[3])?);
@@ -162,6 +182,19 @@ impl Lowering<'_> {
         Ok(())
     }
 
+    /// Makes (dgamma, dbeta) of the sums that the step which made the gradient has left, if it has.
+    fn reduce_left(&mut self, node: &Node) -> Result<bool, ExecuteError> {
+        let Some(sums) = self.lazy.sums.remove(&node.inputs[0]) else { return Ok(false) };
+        let inverse = self.plain(node.inputs[3])?;
+        let writes = node.outputs.iter().map(|&o| self.write_plain(o)).collect();
+        self.push(&node.name, vec![sums, inverse], writes, move |memory, _, out| {
+            let [dgamma, dbeta] = out else { unreachable!("two outputs") };
+            batch_norm_reduce_join(memory.get(sums), memory.get(inverse), dgamma.get(), dbeta.get());
+            Ok(())
+        });
+        Ok(true)
+    }
+
     /// (dz, x, mean, inv_std, gamma, beta) -> (dgamma, dbeta)
     pub(super) fn fused_batch_norm_reduce<E: Element>(
         &mut self,
@@ -169,6 +202,9 @@ impl Lowering<'_> {
         activation: Activation,
     ) -> Result<(), ExecuteError> {
         self.picture(node, node.inputs[1])?;
+        if self.reduce_left(node)? {
+            return Ok(());
+        }
         let isa = self.isa;
         let (dz, x) = (self.read(node.inputs[0])?, self.read(node.inputs[1])?);
         let vectors = self.vectors(node, 2)?;
@@ -236,7 +272,7 @@ impl Lowering<'_> {
         self.vectors_of(&node.inputs[at..at + 4])
     }
 
-    fn vectors_of(&mut self, inputs: &[ValueId]) -> Result<Vectors, ExecuteError> {
+    pub(super) fn vectors_of(&mut self, inputs: &[ValueId]) -> Result<Vectors, ExecuteError> {
         Ok(Vectors {
             mean: self.plain(inputs[0])?,
             inv_std: self.plain(inputs[1])?,

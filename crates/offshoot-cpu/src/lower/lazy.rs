@@ -1,0 +1,227 @@
+//! What a training step computes where it is read rather than in a step of its own: batch norms and the gradients that come back
+//! through them, and the sums over a convolution's output that batch norms wait for.
+//!
+//! A norm is lowered when an operator asks for its output in memory, which those that can read through it do not. So neither
+//! its output nor a pass over it exists where all its readers can.
+
+use std::collections::{HashMap, HashSet};
+
+use offshoot_graph::op::{FusedOp, GradOp, TrainOp};
+use offshoot_graph::{ExecuteError, Graph, Node, Op, ValueId};
+
+use super::Lowering;
+use super::norm::Vectors;
+use crate::kernels::Activation;
+use crate::kernels::batch_norm::Reduction;
+use crate::kernels::element::Element;
+use crate::kernels::source::Source;
+use crate::plan::{BufferId, Memory};
+
+/// The state of a lowering that concerns norms.
+pub(super) struct Lazy<'a> {
+    /// The nodes that nobody has asked for yet, by output.
+    pub(super) nodes: HashMap<ValueId, &'a Node>,
+    /// Values that a norm takes the statistics of.
+    normalized: HashSet<ValueId>,
+    /// The node that sums each gradient of a norm's output.
+    reductions: HashMap<ValueId, &'a Node>,
+    /// By the place of the later of two nodes, the gradients of a convolution's input and weight.
+    pairs: HashMap<usize, [&'a Node; 2]>,
+    /// The places of the earlier ones.
+    earlier: HashSet<usize>,
+    /// The moments of parts of a value that a step has left: the buffer, and the rows of each part.
+    pub(super) moments: HashMap<ValueId, (BufferId, Vec<usize>)>,
+    /// The sums over parts of a gradient that a step has left.
+    pub(super) sums: HashMap<ValueId, BufferId>,
+}
+
+impl<'a> Lazy<'a> {
+    pub(super) fn new(graph: &'a Graph) -> Lazy<'a> {
+        let mut lazy = Lazy {
+            nodes: HashMap::new(),
+            normalized: HashSet::new(),
+            reductions: HashMap::new(),
+            pairs: HashMap::new(),
+            earlier: HashSet::new(),
+            moments: HashMap::new(),
+            sums: HashMap::new(),
+        };
+        for node in graph.nodes() {
+            match node.op {
+                Op::Train(TrainOp::BatchNormStats(_)) => {
+                    lazy.normalized.insert(node.inputs[0]);
+                }
+                Op::Grad(GradOp::BatchNormReduce) | Op::Fused(FusedOp::BatchNormReduce { .. }) => {
+                    lazy.reductions.insert(node.inputs[0], node);
+                }
+                _ => {}
+            }
+        }
+        lazy.find_pairs(graph);
+        lazy
+    }
+
+    /// Finds the gradients of the same convolution that can be computed where the later one stands.
+    fn find_pairs(&mut self, graph: &'a Graph) {
+        let mut inputs: HashMap<ValueId, usize> = HashMap::new();
+        let mut weights: HashMap<ValueId, usize> = HashMap::new();
+        for (index, node) in graph.nodes().iter().enumerate() {
+            match node.op {
+                Op::Grad(GradOp::ConvInput { .. }) => inputs.insert(node.inputs[0], index),
+                Op::Grad(GradOp::ConvWeight { .. }) => weights.insert(node.inputs[0], index),
+                _ => None,
+            };
+        }
+        for (dy, &input) in &inputs {
+            let Some(&weight) = weights.get(dy) else { continue };
+            let (first, last) = (input.min(weight), input.max(weight));
+            let early = graph.nodes()[first].outputs[0];
+            let between = &graph.nodes()[first + 1..last];
+            if between.iter().all(|node| !node.inputs.contains(&early)) {
+                self.pairs.insert(last, [&graph.nodes()[input], &graph.nodes()[weight]]);
+                self.earlier.insert(first);
+            }
+        }
+    }
+}
+
+/// What a kernel reads: a buffer, or a norm of one.
+#[derive(Clone, Copy)]
+pub(super) enum Operand {
+    Held(BufferId),
+    Norm { x: BufferId, norm: Vectors, activation: Activation },
+    NormGrad { dz: BufferId, x: BufferId, norm: Vectors, sums: [BufferId; 2], activation: Option<Activation> },
+}
+
+impl Operand {
+    pub(super) fn buffers(&self) -> Vec<BufferId> {
+        match self {
+            Operand::Held(x) => vec![*x],
+            Operand::Norm { x, norm, .. } => [*x].into_iter().chain(norm.buffers()).collect(),
+            Operand::NormGrad { dz, x, norm, sums, .. } => {
+                [*dz, *x].into_iter().chain(norm.buffers()).chain(*sums).collect()
+            }
+        }
+    }
+
+    pub(super) fn is_computed(&self) -> bool {
+        !matches!(self, Operand::Held(_))
+    }
+
+    pub(super) fn get<'m, E: Element>(&self, memory: &'m Memory<'_>) -> Source<'m, E> {
+        match *self {
+            Operand::Held(x) => Source::Plain(memory.get(x)),
+            Operand::Norm { x, norm, activation } => {
+                Source::norm(memory.get(x), &norm.get(memory), activation)
+            }
+            Operand::NormGrad { dz, x, norm, sums, activation } => {
+                let sums = sums.map(|sum| memory.get(sum));
+                Source::norm_grad([memory.get(dz), memory.get(x)], &norm.get(memory), activation, sums)
+            }
+        }
+    }
+}
+
+/// What a norm waits for of the gradient of its output.
+#[derive(Clone, Copy)]
+pub(super) struct Awaited {
+    x: BufferId,
+    mean: BufferId,
+    gate: Option<(Vectors, Activation)>,
+}
+
+impl Awaited {
+    pub(super) fn buffers(&self) -> Vec<BufferId> {
+        let gate = self.gate.map(|(norm, _)| norm.buffers());
+        [self.x, self.mean].into_iter().chain(gate.into_iter().flatten()).collect()
+    }
+
+    /// Calls `f` with the reduction.
+    pub(super) fn with<E: Element, R>(
+        &self,
+        memory: &Memory<'_>,
+        f: impl FnOnce(Reduction<'_, E>) -> R,
+    ) -> R {
+        let (x, mean) = (memory.get(self.x), memory.get(self.mean));
+        match self.gate {
+            None => f(Reduction { x, mean, gate: None }),
+            Some((norm, activation)) => {
+                let (scale, shift) = norm.get(memory).affine();
+                f(Reduction { x, mean, gate: Some((&scale, &shift, activation)) })
+            }
+        }
+    }
+}
+
+impl<'a> Lowering<'a> {
+    /// Lowers a node, unless it can wait.
+    pub(super) fn visit(&mut self, index: usize, node: &'a Node) -> Result<(), ExecuteError> {
+        let waits = match &node.op {
+            Op::Train(TrainOp::BatchNormApply)
+            | Op::Fused(FusedOp::BatchNormApply { residual: false, .. } | FusedOp::BatchNormInput { .. })
+            | Op::Grad(GradOp::BatchNormInput) => self.shape(node.inputs[0]).len() == 4,
+            _ => false,
+        };
+        if waits {
+            self.lazy.nodes.insert(node.outputs[0], node);
+            return Ok(());
+        }
+        if self.lazy.earlier.contains(&index) {
+            return Ok(());
+        }
+        match self.lazy.pairs.get(&index) {
+            Some(&[input, weight]) => self.conv_gradients(input, weight),
+            None => self.typed_node(node),
+        }
+    }
+
+    /// An operand for a kernel that reads through norms.
+    pub(super) fn lazy_operand(&mut self, value: ValueId) -> Result<Operand, ExecuteError> {
+        let Some(&node) = self.lazy.nodes.get(&value) else { return Ok(Operand::Held(self.read(value)?)) };
+        let activation = match &node.op {
+            Op::Fused(
+                FusedOp::BatchNormApply { activation, .. } | FusedOp::BatchNormInput { activation },
+            ) => Some(self.gate(node, *activation)?),
+            _ => None,
+        };
+        let inputs = &node.inputs;
+        match &node.op {
+            Op::Train(TrainOp::BatchNormApply) | Op::Fused(FusedOp::BatchNormApply { .. }) => {
+                let (x, norm) = (self.read(inputs[0])?, self.vectors_of(&inputs[1..5])?);
+                Ok(Operand::Norm { x, norm, activation: activation.unwrap_or(Activation::None) })
+            }
+            Op::Fused(FusedOp::BatchNormInput { .. }) => {
+                let (dz, x, norm) =
+                    (self.read(inputs[0])?, self.read(inputs[1])?, self.vectors_of(&inputs[2..6])?);
+                let sums = [self.plain(inputs[6])?, self.plain(inputs[7])?];
+                Ok(Operand::NormGrad { dz, x, norm, sums, activation })
+            }
+            _ => {
+                // The formula does not use the bias; the weight stands in for its length.
+                let vectors = [inputs[2], inputs[3], inputs[4], inputs[4]];
+                let (dz, x, norm) =
+                    (self.read(inputs[0])?, self.read(inputs[1])?, self.vectors_of(&vectors)?);
+                let sums = [self.plain(inputs[5])?, self.plain(inputs[6])?];
+                Ok(Operand::NormGrad { dz, x, norm, sums, activation: None })
+            }
+        }
+    }
+
+    /// Whether a norm takes the statistics of `value`.
+    pub(super) fn is_normalized(&self, value: ValueId) -> bool {
+        self.lazy.normalized.contains(&value)
+    }
+
+    /// What a norm waits for of `dz`, if it is the gradient of its output.
+    pub(super) fn awaited(&mut self, dz: ValueId) -> Result<Option<Awaited>, ExecuteError> {
+        let Some(&node) = self.lazy.reductions.get(&dz) else { return Ok(None) };
+        let (x, mean) = (self.read(node.inputs[1])?, self.plain(node.inputs[2])?);
+        let gate = match node.op {
+            Op::Fused(FusedOp::BatchNormReduce { activation }) => {
+                Some((self.vectors_of(&node.inputs[2..6])?, self.gate(node, activation)?))
+            }
+            _ => None,
+        };
+        Ok(Some(Awaited { x, mean, gate }))
+    }
+}
