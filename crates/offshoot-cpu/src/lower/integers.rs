@@ -7,14 +7,14 @@ use offshoot_graph::{Data, ExecuteError, Node, Op, Tensor, ValueId};
 
 use super::dynamic::transposed;
 use super::{Lowering, unsupported};
-use crate::kernels::ConvShape;
 use crate::kernels::int8::conv::{ByteFilter, Numbers, conv};
 use crate::kernels::int8::depthwise::{self, DepthwiseFilter, depthwise};
 use crate::kernels::int8::elementwise::{add, table, table_of};
 use crate::kernels::int8::pool::{self, Mean, global_average};
 use crate::kernels::int8::{Output, Requantize, Residual};
 use crate::kernels::pool::Pool;
-use crate::plan::BufferId;
+use crate::kernels::{ConvShape, Place};
+use crate::plan::{BufferId, Memory, Out, Scratch};
 use crate::session::IntegerFilter;
 
 /// The numbers of a product: OIHW weights, and for each output channel what is added to the sum and what multiplies it.
@@ -80,15 +80,20 @@ impl Lowering<'_> {
         let other = if residual.is_some() { node.inputs.last().copied() } else { None };
         let other = other.map(|v| self.read(v)).transpose()?;
         let y = self.write(node.outputs[0]);
-        let reads = [x].into_iter().chain(other).collect();
         let result = quantized.y;
-        self.push(&node.name, reads, vec![y], move |memory, _, out| {
+        let run = move |memory: &Memory<'_>, _: &mut Scratch, out: &mut [Out<'_>]| {
             let output = match (result, residual, other) {
-                (Some(y), Some(residual), Some(other)) => Output::Bytes {
-                    y: out[0].get(),
-                    requantize: requantize(residual.rounded, residual.clip),
-                    residual: Some(sum(memory.get(other), residual.rounded, residual.other, y, clip)),
-                },
+                (Some(y), Some(residual), Some(other)) => {
+                    let (other, bytes) = match memory.place(other, &mut out[0]) {
+                        Place::Apart(other, bytes) => (other, bytes),
+                        Place::Over(bytes) => (&[][..], bytes),
+                    };
+                    Output::Bytes {
+                        y: bytes,
+                        requantize: requantize(residual.rounded, residual.clip),
+                        residual: Some(sum(other, residual.rounded, residual.other, y, clip)),
+                    }
+                }
                 (Some(y), ..) => {
                     Output::Bytes { y: out[0].get(), requantize: requantize(y, clip), residual: None }
                 }
@@ -99,7 +104,11 @@ impl Lowering<'_> {
                 IntegerFilter::Depthwise(filter) => depthwise(isa, &shape, memory.get(x), filter, output),
             }
             Ok(())
-        });
+        };
+        match other {
+            Some(other) => self.push_over(&node.name, vec![other, x], y, run),
+            None => self.push(&node.name, vec![x], vec![y], run),
+        }
         Ok(())
     }
 

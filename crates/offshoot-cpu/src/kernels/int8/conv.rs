@@ -1,8 +1,9 @@
 //! Dense and grouped convolution of bytes, and with one pixel a picture the product of matrices.
 //!
-//! A task takes a block of output pixels and gathers the bytes under their windows into rows of a thread's scratch
-//! (padding becomes the zero point). It multiplies them with packed panels of the filter, keeping sums in registers over
-//! the whole reduction.
+//! A task takes a block of output pixels and multiplies the bytes under their windows with packed panels of the filter,
+//! keeping sums in registers over the whole reduction. A window of one pixel is read where it lies. Of larger ones a task
+//! copies the lines of the picture into a thread's scratch, padded with the zero point, and each row of a window is read
+//! there (a strip); or, where the output's lines are no whole number of tiles, it gathers each window into a row of its own.
 
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -22,8 +23,14 @@ const ROOM: usize = 192 << 10;
 const BLOCK: usize = 168;
 const STEP: usize = 42;
 
+/// Output pixels of a task that reads its windows from a strip, rounded down to whole lines.
+const STRIP: usize = 224;
+
 /// Tasks of a small convolution.
 const TASKS: usize = 8;
+
+/// Bytes of a filter that stay in the caches while a tile of pixels is multiplied with all of it.
+const SMALL_FILTER: usize = 64 << 10;
 
 /// A filter in the order that [`conv`] reads it, and what makes its sums numbers.
 #[derive(Clone, Debug)]
@@ -96,7 +103,10 @@ impl ByteFilter {
             let (place, width) = panels.column(col);
             let cells = &mut filter.cells[group * panels.group() + place..];
             for step in 0..panels.depth {
-                cells[step * width] = weights.cell(step, packing.group());
+                let (run, within) = (step / panels.run_depth(), step % panels.run_depth());
+                let first = run * panels.run + within * packing.group();
+                let end = (run + 1) * panels.run;
+                cells[step * width] = weights.cell(first..end, packing.group());
             }
         }
         filter
@@ -119,18 +129,18 @@ impl Weights<'_> {
     fn at(&self, i: usize) -> i8 {
         let (area, channels) =
             (self.shape.kernel[0] * self.shape.kernel[1], self.shape.in_c / self.shape.groups);
-        if i < self.all.len() { self.all[i % channels * area + i / channels] } else { 0 }
+        self.all[i % channels * area + i / channels]
     }
 
-    /// The elements of step `step`, `group` of them in 32 bits.
-    fn cell(&self, step: usize, group: usize) -> i32 {
-        let first = step * group;
+    /// The first elements of `range`, `group` of them in 32 bits; zeros where it ends.
+    fn cell(&self, range: Range<usize>, group: usize) -> i32 {
+        let at = |i: usize| range.clone().nth(i).map_or(0, |i| self.at(i));
         match group {
             2 => {
-                let [low, high] = [0, 1].map(|i| i32::from(self.at(first + i)));
+                let [low, high] = [0, 1].map(|i| i32::from(at(i)));
                 (low & 0xFFFF) | high << 16
             }
-            _ => i32::from_le_bytes([0, 1, 2, 3].map(|i| self.at(first + i) as u8)),
+            _ => i32::from_le_bytes([0, 1, 2, 3].map(|i| at(i) as u8)),
         }
     }
 }
@@ -143,16 +153,30 @@ struct Panels {
     vectors: usize,
     /// Elements of the reduction.
     reduction: usize,
+    /// Runs of them that lie together, each from a multiple of 32 bits on: the rows of a window, or one of all.
+    runs: usize,
+    /// Elements of a run.
+    run: usize,
     /// The reduction in units of 32 bits.
     depth: usize,
+    /// Whether windows are read from strips.
+    strips: bool,
 }
 
 impl Panels {
     fn new(isa: Isa, packing: Packing, shape: &ConvShape) -> Panels {
-        let (lanes, vectors) = packing.panel(isa);
+        let [lanes, vectors, rows] = packing.tile(isa);
         let reduction = shape.kernel[0] * shape.kernel[1] * (shape.in_c / shape.groups);
-        let depth = reduction.div_ceil(packing.group());
-        Panels { cols: shape.out_c / shape.groups, lanes, vectors, reduction, depth }
+        let strips = fits_strips(shape, rows);
+        let runs = if strips { shape.kernel[0] } else { 1 };
+        let run = reduction / runs;
+        let depth = runs * run.div_ceil(packing.group());
+        Panels { cols: shape.out_c / shape.groups, lanes, vectors, reduction, runs, run, depth, strips }
+    }
+
+    /// A run in units of 32 bits.
+    fn run_depth(&self) -> usize {
+        self.depth / self.runs
     }
 
     fn width(&self) -> usize {
@@ -195,24 +219,78 @@ pub fn conv(isa: Isa, shape: &ConvShape, x: &[u8], filter: &ByteFilter, mut outp
     assert!(filter.isa == isa && filter.sizes == [panels.cols, panels.reduction], "filter of {shape:?}");
     assert_eq!(filter.init.len(), shape.groups * panels.padded(), "filter of {shape:?}");
     assert!(shape.strides.iter().all(|&step| step > 0), "a step of 0 in {shape:?}");
-    let pixels = shape.batch * shape.out_h * shape.out_w;
-    let row_parts = (4 * panels.depth).div_ceil(PART).max(1);
-    let block = (ROOM / (row_parts * STRIDE) / STEP * STEP).clamp(STEP, BLOCK);
-    let row_blocks = pixels.div_ceil(block);
-    let col_blocks = TASKS.div_ceil(row_blocks.max(1) * shape.groups).min(panels.count());
+    let blocks = Blocks::new(shape, &panels, filter.packing);
+    let col_blocks = TASKS.div_ceil(blocks.count.max(1) * shape.groups).min(panels.count());
     let target = output.shared();
-    let work = pixels * shape.out_c * panels.reduction / 4;
-    parallel::for_each_task(shape.groups * row_blocks * col_blocks, work, |index| {
+    let work = shape.batch * shape.out_h * shape.out_w * shape.out_c * panels.reduction / 4;
+    parallel::for_each_task(shape.groups * blocks.count * col_blocks, work, |index| {
         let (rest, col_block) = (index / col_blocks, index % col_blocks);
-        let (group, row_block) = (rest / row_blocks, rest % row_blocks);
-        let rows = parallel::part(pixels, row_blocks, row_block);
+        let (group, row_block) = (rest / blocks.count, rest % blocks.count);
+        let rows = blocks.rows(shape, row_block);
         let columns = parallel::part(panels.count(), col_blocks, col_block);
-        parallel::with_scratch(row_parts * rows.len() * STRIDE / 4, |scratch| {
+        parallel::with_scratch(blocks.scratch.div_ceil(4), |scratch| {
             let scratch = scratch.as_mut_ptr().cast();
             let task = Task { shape, x, filter, panels, target, group, rows, columns, scratch };
             dispatch_product(isa, filter.packing, task);
         });
     });
+}
+
+/// The output pixels of a convolution in blocks.
+struct Blocks {
+    count: usize,
+    /// Blocks of a picture, where each is of whole lines of one.
+    of_picture: Option<usize>,
+    /// Bytes of scratch that one takes.
+    scratch: usize,
+}
+
+impl Blocks {
+    fn new(shape: &ConvShape, panels: &Panels, packing: Packing) -> Blocks {
+        let &ConvShape { batch, out_h, out_w, .. } = shape;
+        if panels.strips {
+            let line = strip_line(shape, 4 / packing.group());
+            let lines = |out: usize| (out - 1) * shape.strides[0] + shape.kernel[0];
+            let fits = (ROOM / line).saturating_sub(shape.kernel[0]) / shape.strides[0] + 1;
+            let of_picture = out_h.div_ceil((STRIP / out_w).clamp(1, fits));
+            let scratch = lines(out_h.div_ceil(of_picture)) * line;
+            return Blocks { count: batch * of_picture, of_picture: Some(of_picture), scratch };
+        }
+        let pixels = batch * out_h * out_w;
+        let row_parts = (4 * panels.depth).div_ceil(PART).max(1);
+        let block = (ROOM / (row_parts * STRIDE) / STEP * STEP).clamp(STEP, BLOCK);
+        let count = pixels.div_ceil(block);
+        let scratch = row_parts * pixels.div_ceil(count.max(1)) * STRIDE;
+        Blocks { count, of_picture: None, scratch }
+    }
+
+    /// The pixels of block `index`.
+    fn rows(&self, shape: &ConvShape, index: usize) -> Range<usize> {
+        let &ConvShape { batch, out_h, out_w, .. } = shape;
+        let Some(of_picture) = self.of_picture else {
+            return parallel::part(batch * out_h * out_w, self.count, index);
+        };
+        let first = index / of_picture * out_h;
+        let lines = parallel::part(out_h, of_picture, index % of_picture);
+        (first + lines.start) * out_w..(first + lines.end) * out_w
+    }
+}
+
+/// Whether windows are rows of neighbouring elements of some lines of the padded picture, and tiles of `rows` pixels fill the
+/// output's lines, all but a ninth: gathering windows costs about as much as that.
+fn fits_strips(shape: &ConvShape, rows: usize) -> bool {
+    let ConvShape { kernel, strides, dilations, pads, groups, in_w, out_h, out_w, .. } = *shape;
+    let some = kernel.iter().all(|&n| n > 0) && out_h > 0 && out_w > 0;
+    let filled = 9 * out_w >= 8 * out_w.next_multiple_of(rows);
+    some && kernel != [1, 1] && filled && dilations == [1, 1] && groups == 1
+        // (No picture has windows beyond its padding, but a shape may say so.)
+        && (out_w - 1) * strides[1] + kernel[1] <= in_w + pads[1] + pads[3]
+}
+
+/// Bytes of a line of a strip of elements of `size` bytes: the padded picture's, and room for what is written or read in
+/// whole vectors and cells behind it.
+fn strip_line(shape: &ConvShape, size: usize) -> usize {
+    ((shape.in_w + shape.pads[1] + shape.pads[3]) * shape.in_c * size).next_multiple_of(64) + 64
 }
 
 struct Task<'a> {
@@ -236,16 +314,18 @@ impl Product for Task<'_> {
         // Safety: `S` and what `C` needs are available; rows and columns are those of the shape.
         unsafe {
             let left = if C::GROUP == 4 && rows_as_they_are(self.shape) {
-                let bytes = self.shape.in_c;
-                Left { from: self.x.as_ptr().add(self.rows.start * bytes), row: bytes, part: [bytes / 4, 0] }
+                let row = self.shape.in_c;
+                let from = self.x.as_ptr().add(self.rows.start * row);
+                Left { from, row, part: [row / 4, 0], line: [self.rows.len(), 0] }
+            } else if self.panels.strips {
+                self.copy_strip::<S, C>()
             } else {
                 self.gather_rows::<S, C>()
             };
-            let tiles = self.rows.len().div_ceil(S::TILE_ROWS);
-            for panel in self.columns.clone() {
-                for i in 0..tiles {
-                    self.tile::<S, C>(panel, parallel::part(self.rows.len(), tiles, i), left);
-                }
+            let small = 4 * self.columns.len() * self.panels.width() * self.panels.depth <= SMALL_FILTER;
+            let step = if small { self.columns.len() } else { 1 };
+            for panels in self.columns.clone().step_by(step) {
+                self.multiply::<S, C>(panels..panels + step, left);
             }
         }
     }
@@ -266,6 +346,8 @@ struct Left {
     row: usize,
     /// 32 bits of the reduction in a part, and bytes from one part to the next.
     part: [usize; 2],
+    /// Rows of a line, and bytes from one line to the next.
+    line: [usize; 2],
 }
 
 /// A row of cells that is being filled.
@@ -332,7 +414,57 @@ impl Task<'_> {
                 (oy, image) = (0, image + 1);
             }
         }
-        Left { from: self.scratch, row: STRIDE, part: [PART / 4, part] }
+        Left { from: self.scratch, row: STRIDE, part: [PART / 4, part], line: [self.rows.len(), 0] }
+    }
+
+    /// Fills the scratch with the lines of the picture that are under the windows of the task's pixels, padded.
+    #[inline(always)]
+    unsafe fn copy_strip<S: Integers, C: Cells<S>>(&self) -> Left {
+        let shape = self.shape;
+        let &ConvShape { in_h, in_w, in_c, out_h, out_w, kernel, strides, pads, .. } = shape;
+        let (size, zero_point) = (4 / C::GROUP, self.filter.zero_point);
+        let line = strip_line(shape, size);
+        let (first, count) = (self.rows.start / out_w, self.rows.len() / out_w);
+        let (image, oy) = (first / out_h, first % out_h);
+        for i in 0..(count - 1) * strides[0] + kernel[0] {
+            let y = (oy * strides[0] + i).wrapping_sub(pads[0]);
+            // Safety: the caller's; the scratch has these lines, the picture has line `y`, and what is written behind an
+            // element is overwritten by those that come there, or is in the room behind the line.
+            unsafe {
+                let mut to = self.scratch.add(i * line);
+                if y >= in_h {
+                    C::pad((pads[1] + in_w + pads[3]) * in_c, zero_point, to);
+                    continue;
+                }
+                let from = (image * in_h + y) * in_w * in_c;
+                C::pad(pads[1] * in_c, zero_point, to);
+                to = to.add(pads[1] * in_c * size);
+                C::copy(self.x.as_ptr().add(from), self.x.len() - from, in_w * in_c, zero_point, to);
+                C::pad(pads[3] * in_c, zero_point, to.add(in_w * in_c * size));
+            }
+        }
+        let part = [self.panels.run_depth(), line];
+        Left { from: self.scratch, row: strides[1] * in_c * size, part, line: [out_w, strides[0] * line] }
+    }
+
+    /// Multiplies all rows with some panels.
+    #[inline(always)]
+    unsafe fn multiply<S: Integers, C: Cells<S>>(&self, panels: Range<usize>, left: Left) {
+        let [width, bytes] = left.line;
+        let tiles = width.div_ceil(S::TILE_ROWS);
+        for line in 0..self.rows.len() / width {
+            for i in 0..tiles {
+                let rows = parallel::part(width, tiles, i);
+                for panel in panels.clone() {
+                    // Safety: the caller's; the left operand has these lines and rows.
+                    unsafe {
+                        let from = left.from.add(line * bytes + rows.start * left.row);
+                        let rows = line * width + rows.start..line * width + rows.end;
+                        self.tile::<S, C>(panel, rows, Left { from, ..left });
+                    }
+                }
+            }
+        }
     }
 
     /// Fills a row with what is under the window of the output pixel in column `ox` of row `oy`.
@@ -375,7 +507,7 @@ impl Task<'_> {
         }
     }
 
-    /// Multiplies some of the rows with a panel.
+    /// Multiplies some of the rows, which `left` starts with, with a panel.
     #[inline(always)]
     unsafe fn tile<S: Integers, C: Cells<S>>(&self, panel: usize, rows: Range<usize>, left: Left) {
         let Panels { cols, .. } = self.panels;
@@ -388,8 +520,8 @@ impl Task<'_> {
         // Safety: the rows have been gathered; the panel, its numbers and the outputs are those of the shape.
         unsafe {
             let tile = Tile {
-                a: left.from.add(rows.start * left.row),
-                row: left.row / 4,
+                a: left.from,
+                row: left.row,
                 part: left.part,
                 b: self.filter.cells.as_ptr().add(cells),
                 depth: self.panels.depth,

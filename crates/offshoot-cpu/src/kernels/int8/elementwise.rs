@@ -78,7 +78,12 @@ impl IntegerKernel for Add<'_> {
             unsafe {
                 let a = S::to_floats(load_bytes::<S>(self.a.as_ptr(), at, n));
                 let a = S::sub(a, S::splat(self.a_zero_point.into()));
-                store_bytes::<S>(self.y, at, n, self.residual.add::<S>(at, n, a));
+                store_bytes::<S>(
+                    self.y,
+                    at,
+                    n,
+                    self.residual.add::<S>(self.residual.x.as_ptr().add(at), n, a),
+                );
             }
         }
     }

@@ -17,7 +17,7 @@ pub(super) const MOST_SUMS: usize = 14 * 32;
 pub(super) struct Tile {
     /// Rows of the left operand.
     pub(super) a: *const u8,
-    /// Cells from one row to the next.
+    /// Bytes from one row to the next.
     pub(super) row: usize,
     /// The reduction's 32 bits in a part of the rows, and the bytes from one part to the next.
     pub(super) part: [usize; 2],
@@ -98,7 +98,7 @@ unsafe fn registers<S: Integers, C: Cells<S>, const ROWS: usize, const VECTORS: 
                     *right = S::load_i32(b.add(v * S::LANES));
                 }
                 for (i, row) in sums.iter_mut().enumerate() {
-                    let x = S::splat_i32(a.add(i * tile.row).read_unaligned());
+                    let x = S::splat_i32(a.byte_add(i * tile.row).read_unaligned());
                     for (v, sum) in row.iter_mut().enumerate() {
                         *sum = C::dot(*sum, x, right[v]);
                     }

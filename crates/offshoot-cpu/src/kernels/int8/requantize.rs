@@ -15,7 +15,7 @@ pub struct Requantize {
 /// clamp(round((y - zero_point) * scale + (x - its zero point) * its scale) + zero_point, bounds), saturated to a byte.
 #[derive(Clone, Copy, Debug)]
 pub struct Residual<'a> {
-    /// x, as large as the output.
+    /// x, as large as the output; or nothing, where x stands in the output and is replaced.
     pub x: &'a [u8],
     /// x's zero point.
     pub x_zero_point: u8,
@@ -61,10 +61,14 @@ impl Output<'_> {
     pub(super) fn shared(&mut self) -> Target<'_> {
         match self {
             Output::Bytes { y, requantize, residual } => {
-                if let Some(residual) = residual {
-                    assert_eq!(residual.x.len(), y.len(), "the residual's size");
-                }
-                Target::Bytes(y.as_mut_ptr(), *requantize, *residual)
+                let to = y.as_mut_ptr();
+                let added = residual.map(|residual| {
+                    let inside = residual.x.is_empty();
+                    assert!(inside || residual.x.len() == y.len(), "the residual's size");
+                    let x = if inside { to.cast_const() } else { residual.x.as_ptr() };
+                    Added { x, residual }
+                });
+                Target::Bytes(to, *requantize, added)
             }
             Output::Floats { y, bounds } => Target::Floats(y.as_mut_ptr(), *bounds),
         }
@@ -74,11 +78,19 @@ impl Output<'_> {
 /// An [`Output`] that tasks share, each of which writes other elements.
 #[derive(Clone, Copy)]
 pub(super) enum Target<'a> {
-    Bytes(*mut u8, Requantize, Option<Residual<'a>>),
+    Bytes(*mut u8, Requantize, Option<Added<'a>>),
     Floats(*mut f32, (f32, f32)),
 }
 
-// Safety: tasks write disjoint elements.
+/// A [`Residual`] and where its x is, which may be the output itself: an element is read before it is written, and by the
+/// same task.
+#[derive(Clone, Copy)]
+pub(super) struct Added<'a> {
+    x: *const u8,
+    residual: Residual<'a>,
+}
+
+// Safety: tasks write disjoint elements, and read of what is written only their own.
 unsafe impl Send for Target<'_> {}
 // Safety: as above.
 unsafe impl Sync for Target<'_> {}
@@ -99,9 +111,9 @@ impl Target<'_> {
                     if n == S::LANES { S::store(to.add(at), y) } else { S::store_first(to.add(at), n, y) }
                 }
                 Target::Bytes(to, requantize, None) => store_bytes::<S>(*to, at, n, requantize.bytes::<S>(y)),
-                Target::Bytes(to, requantize, Some(residual)) => {
+                Target::Bytes(to, requantize, Some(Added { x, residual })) => {
                     let y = requantize.rounded::<S>(y);
-                    store_bytes::<S>(*to, at, n, residual.add::<S>(at, n, y));
+                    store_bytes::<S>(*to, at, n, residual.add::<S>(x.add(at), n, y));
                 }
             }
         }
@@ -144,10 +156,11 @@ impl Target<'_> {
                     let to = [to.add(at), to.add(at + S::LANES)];
                     match residual {
                         None => requantize.store::<S>(to, [left, right]),
-                        Some(residual) => {
-                            let left = residual.with::<S>(at, S::LANES, requantize.rounded::<S>(left));
+                        Some(Added { x, residual }) => {
+                            let x = x.add(at);
+                            let left = residual.with::<S>(x, S::LANES, requantize.rounded::<S>(left));
                             let right =
-                                residual.with::<S>(at + S::LANES, S::LANES, requantize.rounded::<S>(right));
+                                residual.with::<S>(x.add(S::LANES), S::LANES, requantize.rounded::<S>(right));
                             residual.sum.store::<S>(to, [left, right]);
                         }
                     }
@@ -215,15 +228,15 @@ impl Requantize {
 }
 
 impl Residual<'_> {
-    /// The sum of y, in steps, and this from element `at` on, in units of the sum's scale.
+    /// The sum of y, in steps, and the `n` elements of this at `x`, in units of the sum's scale.
     ///
     /// # Safety
-    /// `S` is available, and x has `n` elements there.
+    /// `S` is available, and there are `n` elements.
     #[inline(always)]
-    unsafe fn with<S: Integers>(&self, at: usize, n: usize, y: S::V) -> S::V {
+    unsafe fn with<S: Integers>(&self, x: *const u8, n: usize, y: S::V) -> S::V {
         // Safety: the caller's.
         unsafe {
-            let x = S::to_floats(load_bytes::<S>(self.x.as_ptr(), at, n));
+            let x = S::to_floats(load_bytes::<S>(x, 0, n));
             let x = S::sub(x, S::splat(self.x_zero_point.into()));
             S::fma(x, S::splat(self.x_scale), S::mul(y, S::splat(self.scale)))
         }
@@ -234,9 +247,9 @@ impl Residual<'_> {
     /// # Safety
     /// As [`with`](Self::with).
     #[inline(always)]
-    pub(super) unsafe fn add<S: Integers>(&self, at: usize, n: usize, y: S::V) -> S::I {
+    pub(super) unsafe fn add<S: Integers>(&self, x: *const u8, n: usize, y: S::V) -> S::I {
         // Safety: the caller's.
-        unsafe { self.sum.bytes::<S>(self.with::<S>(at, n, y)) }
+        unsafe { self.sum.bytes::<S>(self.with::<S>(x, n, y)) }
     }
 }
 

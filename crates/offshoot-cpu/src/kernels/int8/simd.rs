@@ -110,20 +110,20 @@ impl Packing {
         self.group() == 4
     }
 
-    /// Lanes, and vectors in a row of the tile, of the path that runs it on `isa`.
-    pub(super) fn panel(self, isa: Isa) -> (usize, usize) {
+    /// Lanes, and the vectors and rows of the tile, of the path that runs it on `isa`.
+    pub(super) fn tile(self, isa: Isa) -> [usize; 3] {
         match (self, isa) {
             #[cfg(target_arch = "x86_64")]
-            (Packing::Bytes, _) => lanes::<super::super::simd::x86::Avx512>(),
+            (Packing::Bytes, _) => tile::<super::super::simd::x86::Avx512>(),
             #[cfg(target_arch = "x86_64")]
-            (_, Isa::Avx2 | Isa::Avx512 | Isa::Avx512Bf16) => lanes::<super::super::simd::x86::Avx2>(),
-            _ => lanes::<Portable>(),
+            (_, Isa::Avx2 | Isa::Avx512 | Isa::Avx512Bf16) => tile::<super::super::simd::x86::Avx2>(),
+            _ => tile::<Portable>(),
         }
     }
 }
 
-fn lanes<S: Simd>() -> (usize, usize) {
-    (S::LANES, S::TILE_VECTORS)
+fn tile<S: Simd>() -> [usize; 3] {
+    [S::LANES, S::TILE_VECTORS, S::TILE_ROWS]
 }
 
 /// A computation on cells. Mark `run` `#[inline(always)]`.

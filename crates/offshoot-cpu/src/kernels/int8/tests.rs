@@ -129,6 +129,10 @@ fn check_conv(shape: &ConvShape, seed: u64, seven_bits: bool) {
         assert!(y == plain, "bytes of {what}");
         run(Output::Bytes { y: &mut y, requantize, residual: Some(residual) });
         assert!(y == added, "bytes with a residual of {what}");
+        y.copy_from_slice(&other);
+        let inside = Residual { x: &[], ..residual };
+        run(Output::Bytes { y: &mut y, requantize, residual: Some(inside) });
+        assert!(y == added, "bytes over a residual of {what}");
         run(Output::Floats { y: &mut z, bounds: (-3.0, 100.0) });
         assert!(z == floats, "floats of {what}");
     };
@@ -150,6 +154,26 @@ proptest! {
     #[test]
     fn convolutions_are_their_sums(shape in conv_shapes(), seed in 0u64..1000, seven_bits in any::<bool>()) {
         check_conv(&shape, seed, seven_bits);
+    }
+
+    /// Lines of whole tiles of some path or of all, and windows of more than a pixel, some of them beyond the picture.
+    #[test]
+    fn windows_read_from_strips_give_their_sums(
+        size in (1usize..3, 1usize..6, [12usize..13, 27usize..29, 84usize..85], 0usize..3), channels in [1usize..10, 1usize..70],
+        kernel in [1usize..5, 2usize..8], strides in [1usize..3, 1usize..4], pads in [0usize..4, 0usize..4, 0usize..4, 0usize..4],
+        seed in 0u64..1000, seven_bits in any::<bool>(),
+    ) {
+        let (batch, out_h, widths, width) = size;
+        let input = |out: usize, i: usize| {
+            let from = (out - 1) * strides[i] + kernel[i];
+            let pads = [pads[i].min(from - 1), pads[i + 2].min(from - 1 - pads[i].min(from - 1))];
+            (from - pads[0] - pads[1], pads)
+        };
+        let ((in_h, vertical), (in_w, horizontal)) = (input(out_h, 0), input(widths[width], 1));
+        check_conv(&ConvShape {
+            batch, in_h, in_w, in_c: channels[0], out_h, out_w: widths[width], out_c: channels[1], kernel, strides,
+            pads: [vertical[0], horizontal[0], vertical[1], horizontal[1]], dilations: [1; 2], groups: 1,
+        }, seed, seven_bits);
     }
 
     #[test]
@@ -251,7 +275,13 @@ fn long_reductions_and_many_pixels_are_summed_too() {
         dilations: [1; 2],
         groups: 1,
     };
-    for shape in [square(7, 260, 40, 3), square(1, 2049, 1000, 1), square(20, 3, 17, 7)] {
+    for shape in [
+        square(7, 260, 40, 3),
+        square(1, 2049, 1000, 1),
+        square(20, 3, 17, 7),
+        square(84, 3, 40, 7),
+        square(28, 520, 5, 3),
+    ] {
         check_conv(&shape, 1, false);
         check_conv(&shape, 2, true);
     }
