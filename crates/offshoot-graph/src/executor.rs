@@ -96,7 +96,9 @@ pub enum ExecuteError {
         found: String,
     },
     /// A row of a table that is not there.
-    #[error("node `{node}` (Gather): index {index} is outside of a table of {rows} rows")]
+    #[error(
+        "node `{node}` (Gather): index {index} is outside of a table of {rows} rows; give tokens of the model's vocabulary, and no more steps than it has positions"
+    )]
     Index {
         /// The node's name.
         node: String,

@@ -162,6 +162,11 @@ fn infer_sequence(op: SequenceOp, inputs: &[&Value]) -> Result<Types, String> {
             one_of(inputs[0], &[DType::I64])?;
             Ok(vec![(DType::F32, inputs[0].shape.clone())])
         }
+        SequenceOp::Tanh => {
+            inputs_of(1)?;
+            one_of(inputs[0], &[DType::F32])?;
+            Ok(vec![(DType::F32, inputs[0].shape.clone())])
+        }
         SequenceOp::Where | SequenceOp::Div => {
             inputs_of(if op == SequenceOp::Div { 2 } else { 3 })?;
             inputs.iter().try_for_each(|x| one_of(x, &[DType::F32]))?;

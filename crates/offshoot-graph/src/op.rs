@@ -173,6 +173,8 @@ pub enum SequenceOp {
     ToFloat,
     /// (condition, a, b) -> a where the condition is not 0, else b; broadcast as NumPy does
     Where,
+    /// The hyperbolic tangent
+    Tanh,
     /// a / b, broadcast as NumPy does
     Div,
     /// The sum along an axis, which stays with one place.
@@ -190,6 +192,7 @@ impl SequenceOp {
             SequenceOp::Equal { .. } => "Equal",
             SequenceOp::ToFloat => "ToFloat",
             SequenceOp::Where => "Where",
+            SequenceOp::Tanh => "Tanh",
             SequenceOp::Div => "Div",
             SequenceOp::Sum { .. } => "ReduceSum",
         }

@@ -4,7 +4,7 @@ use offshoot_graph::op::SequenceOp;
 use offshoot_graph::{DType, ExecuteError, Node, Op, Tensor};
 
 use super::{Lowering, Order, unsupported};
-use crate::kernels::elementwise::Binary;
+use crate::kernels::elementwise::{Binary, Unary};
 use crate::kernels::shape::{copy_rows, select};
 
 impl Lowering<'_> {
@@ -17,6 +17,7 @@ impl Lowering<'_> {
             }
             SequenceOp::ToFloat => self.of_tokens(node, |x| x as f32),
             SequenceOp::Where => self.select(node),
+            SequenceOp::Tanh => self.unary::<f32>(node, Unary::Tanh),
             SequenceOp::Div => self.binary::<f32>(node, Binary::Div),
             SequenceOp::Sum { .. } => self.reduce_to::<f32>(node),
         }

@@ -26,6 +26,7 @@ impl Writer<'_, '_> {
                 self.attribute(int("to", element_type(DType::Bool).into()));
                 ("Where", Vec::new())
             }
+            SequenceOp::Tanh => ("Tanh", Vec::new()),
             SequenceOp::Div => ("Div", Vec::new()),
             SequenceOp::Sum { axis } => {
                 inputs.push(self.numbers(node, "axes", vec![axis as i64])?);
