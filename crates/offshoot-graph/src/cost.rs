@@ -102,6 +102,7 @@ fn cost(graph: &Graph, node: &Node, bindings: &Bindings) -> Result<Cost, DimErro
         | Op::SoftmaxCrossEntropyLoss(_)
         | Op::QuantizeLinear { .. }
         | Op::DequantizeLinear { .. }
+        | Op::Sequence(_)
         | Op::Train(
             TrainOp::BatchNormStats(_)
             | TrainOp::BatchNormApply

@@ -95,6 +95,18 @@ pub enum ExecuteError {
         /// What the weights hold.
         found: String,
     },
+    /// A row of a table that is not there.
+    #[error(
+        "node `{node}` (Gather): index {index} is outside of a table of {rows} rows; give tokens of the model's vocabulary, and no more steps than it has positions"
+    )]
+    Index {
+        /// The node's name.
+        node: String,
+        /// What was asked for.
+        index: i64,
+        /// What there is.
+        rows: usize,
+    },
     /// A size that cannot be computed from the inputs.
     #[error(transparent)]
     Size(#[from] DimError),

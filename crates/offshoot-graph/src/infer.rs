@@ -2,7 +2,8 @@
 
 use crate::graph::Value;
 use crate::op::{
-    AveragePool, Conv, Direction, FusedOp, Gemm, GradOp, Op, Pool, Quantized, QuantizedOp, TrainOp,
+    AveragePool, Conv, Direction, FusedOp, Gemm, GradOp, Op, Pool, Quantized, QuantizedOp, SequenceOp,
+    TrainOp,
 };
 use crate::shape::{Dim, DimOp, Shape};
 use crate::tensor::DType;
@@ -130,9 +131,59 @@ pub(crate) fn infer(op: &Op, inputs: &[&Value]) -> Result<Types, String> {
             scale_and_zero_point(inputs[0], &inputs[1..], *axis)?;
             Ok(vec![(DType::F32, inputs[0].shape.clone())])
         }
+        Op::Sequence(op) => infer_sequence(*op, inputs),
         Op::Train(op) => infer_train(op, inputs),
         Op::Grad(op) => infer_grad(op, inputs),
         Op::Fused(op) => infer_fused(op, inputs),
+    }
+}
+
+fn infer_sequence(op: SequenceOp, inputs: &[&Value]) -> Result<Types, String> {
+    let axis_of = |axis: usize| {
+        let shape = &inputs[0].shape;
+        shape.0.get(axis).cloned().ok_or_else(|| format!("axis {axis} is outside of the shape {shape}"))
+    };
+    let inputs_of = |count: usize| arity(inputs, count..=count);
+    match op {
+        SequenceOp::Gather => {
+            inputs_of(2)?;
+            one_of(inputs[0], &[DType::F32])?;
+            one_of(inputs[1], &[DType::I64])?;
+            axis_of(0)?;
+            let shape = [&inputs[1].shape.0[..], &inputs[0].shape.0[1..]].concat();
+            Ok(vec![(DType::F32, Shape(shape))])
+        }
+        SequenceOp::Positions { axis } => {
+            inputs_of(1)?;
+            Ok(vec![(DType::I64, Shape(vec![axis_of(axis)?]))])
+        }
+        SequenceOp::Equal { .. } | SequenceOp::ToFloat => {
+            inputs_of(1)?;
+            one_of(inputs[0], &[DType::I64])?;
+            Ok(vec![(DType::F32, inputs[0].shape.clone())])
+        }
+        SequenceOp::Tanh => {
+            inputs_of(1)?;
+            one_of(inputs[0], &[DType::F32])?;
+            Ok(vec![(DType::F32, inputs[0].shape.clone())])
+        }
+        SequenceOp::Where | SequenceOp::Div => {
+            inputs_of(if op == SequenceOp::Div { 2 } else { 3 })?;
+            inputs.iter().try_for_each(|x| one_of(x, &[DType::F32]))?;
+            let mut shape = inputs[0].shape.clone();
+            for other in &inputs[1..] {
+                shape = broadcast(&shape, &other.shape)?;
+            }
+            Ok(vec![(DType::F32, shape)])
+        }
+        SequenceOp::Sum { axis } => {
+            inputs_of(1)?;
+            one_of(inputs[0], &[DType::F32])?;
+            axis_of(axis)?;
+            let mut shape = inputs[0].shape.clone();
+            shape.0[axis] = Dim::Fixed(1);
+            Ok(vec![(DType::F32, shape)])
+        }
     }
 }
 

@@ -147,8 +147,56 @@ pub enum Op {
     /// (x, weight i8 [D, F, 4 H], recurrence i8 [D, H, 4 H], weight scale [D, 4 H], recurrence scale [D, 4 H], bias [D, 8 H]) -> as
     /// [`Op::Lstm`], f32: products as in [`Op::DynamicQuantizeMatMul`], with one scale for all of x and one for h at each step.
     DynamicQuantizeLstm(Direction),
+    /// What networks over tokens compute and those over pictures do not.
+    Sequence(SequenceOp),
     /// Several operators in one pass over memory, made by `fuse` for an executor.
     Fused(FusedOp),
+}
+
+/// Operators on tokens: numbers of rows in a table, i64. A truth value is an f32 that is 1 or 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SequenceOp {
+    /// (table [R, ..], indices i64 [..]) -> the table's rows in the indices' places, as `torch.nn.Embedding`. An index
+    /// below 0 counts from the end; one outside of the table is an error of the run.
+    Gather,
+    /// x -> i64 [d]: 0, 1, .., d - 1, where d is the size of x's axis. x's elements are not looked at.
+    Positions {
+        /// The axis that is counted.
+        axis: usize,
+    },
+    /// x i64 -> 1 where an element is `number`, else 0
+    Equal {
+        /// What is looked for.
+        number: i64,
+    },
+    /// x i64 -> the nearest f32
+    ToFloat,
+    /// (condition, a, b) -> a where the condition is not 0, else b; broadcast as NumPy does
+    Where,
+    /// The hyperbolic tangent
+    Tanh,
+    /// a / b, broadcast as NumPy does
+    Div,
+    /// The sum along an axis, which stays with one place.
+    Sum {
+        /// The axis.
+        axis: usize,
+    },
+}
+
+impl SequenceOp {
+    fn name(self) -> &'static str {
+        match self {
+            SequenceOp::Gather => "Gather",
+            SequenceOp::Positions { .. } => "Positions",
+            SequenceOp::Equal { .. } => "Equal",
+            SequenceOp::ToFloat => "ToFloat",
+            SequenceOp::Where => "Where",
+            SequenceOp::Tanh => "Tanh",
+            SequenceOp::Div => "Div",
+            SequenceOp::Sum { .. } => "ReduceSum",
+        }
+    }
 }
 
 /// The order in which an LSTM takes the steps.
@@ -555,6 +603,7 @@ impl Op {
             Op::DynamicQuantizeMatMul { .. } => "DynamicQuantizeMatMul",
             Op::Lstm(_) => "LSTM",
             Op::DynamicQuantizeLstm(_) => "DynamicQuantizeLSTM",
+            Op::Sequence(op) => op.name(),
             Op::Train(op) => op.name(),
             Op::Grad(op) => op.name(),
             Op::Fused(op) => op.name(),
@@ -569,7 +618,7 @@ impl Op {
             | Op::Fused(FusedOp::BatchNormReduce { .. })
             | Op::Lstm(_)
             | Op::DynamicQuantizeLstm(_) => 2,
-            Op::Train(_) | Op::Grad(_) | Op::Fused(_) => 1,
+            Op::Sequence(_) | Op::Train(_) | Op::Grad(_) | Op::Fused(_) => 1,
             Op::Conv(_)
             | Op::Gemm(_)
             | Op::BatchNormalization(_)

@@ -57,7 +57,8 @@ impl Dim {
     }
 
     /// The dim `self op other`, computed at once where both are numbers and the result is one. Numbers added and
-    /// subtracted one after another become one, so that branches which keep a symbolic size agree on it.
+    /// subtracted one after another become one, and factors stand in one order, so that branches which keep a symbolic
+    /// size agree on it.
     pub fn combine(&self, op: DimOp, other: &Dim) -> Dim {
         if let (DimOp::Add | DimOp::Sub, Dim::Fixed(n)) = (op, other)
             && let Some(dim) = self.shift(op, *n)
@@ -72,6 +73,7 @@ impl Dim {
                 self.clone()
             }
             (DimOp::Add, Dim::Fixed(0), _) | (DimOp::Mul, Dim::Fixed(1), _) => other.clone(),
+            (DimOp::Mul, ..) => product(self, other),
             _ => Dim::Expr(Arc::new((op, self.clone(), other.clone()))),
         }
     }
@@ -86,6 +88,19 @@ impl Dim {
             false => (op, n - m),
         };
         Some(base.combine(op, &Dim::Fixed(k)))
+    }
+
+    /// Whether it is written with at most `most` numbers, symbols and signs: a size that is cheap to compute, whatever a
+    /// file made it of.
+    pub fn is_small(&self, most: usize) -> bool {
+        fn left(dim: &Dim, most: usize) -> Option<usize> {
+            let most = most.checked_sub(1)?;
+            match dim {
+                Dim::Fixed(_) | Dim::Symbol(_) => Some(most),
+                Dim::Expr(e) => left(&e.2, left(&e.1, most)?),
+            }
+        }
+        left(self, most).is_some()
     }
 
     /// The number it stands for.
@@ -219,6 +234,15 @@ impl Shape {
         let last = others.into_iter().fold(Dim::Fixed(number), |n, dim| n.combine(DimOp::Mul, &dim));
         Some(Shape(target.iter().map(|dim| dim.clone().unwrap_or_else(|| last.clone())).collect()))
     }
+}
+
+/// a b, as a number times factors in a fixed order.
+fn product(a: &Dim, b: &Dim) -> Dim {
+    let plain = |a: Dim, b: &Dim| Dim::Expr(Arc::new((DimOp::Mul, a, b.clone())));
+    let Some((number, others)) = factors(&[a.clone(), b.clone()]) else { return plain(a.clone(), b) };
+    let number = Some(Dim::Fixed(number)).filter(|n| *n != Dim::Fixed(1) || others.is_empty());
+    let all = number.into_iter().chain(others);
+    all.reduce(|product, dim| plain(product, &dim)).unwrap_or(Dim::Fixed(1))
 }
 
 /// The product of dims as a number times factors that are not known, in a fixed order.

@@ -134,6 +134,7 @@ impl Network {
             | Op::SoftmaxCrossEntropyLoss(_)
             | Op::QuantizeLinear { .. }
             | Op::DequantizeLinear { .. }
+            | Op::Sequence(_)
             | Op::Train(_)
             | Op::Grad(_)
             | Op::DynamicQuantizeMatMul { .. }

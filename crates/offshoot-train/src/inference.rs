@@ -22,7 +22,7 @@ pub enum NetworkError {
     /// The executor cannot run it.
     #[error(transparent)]
     Execute(#[from] ExecuteError),
-    /// A graph with another number of inputs or outputs than one.
+    /// A graph without an input, or with another number of outputs than one.
     #[error("the graph `{graph}` has {inputs} inputs and {outputs} outputs; a classifier has one of each")]
     Ends {
         /// The graph's name.
@@ -34,12 +34,12 @@ pub enum NetworkError {
     },
 }
 
-/// A graph with one input and one output, prepared the way it is shipped: batch norms folded, dropouts removed.
+/// A graph with one output, and with one input unless it is for tokens, prepared the way it is shipped: batch norms folded, dropouts removed.
 pub struct Inference {
     graph: Graph,
     session: Box<dyn Session>,
     weights: Weights,
-    input: String,
+    inputs: Vec<String>,
     output: String,
 }
 
@@ -74,7 +74,7 @@ impl Inference {
         Inference::prepare(&fuse(&autocast(&graph, half)?)?, weights, executor)
     }
 
-    /// Prepares any graph with one input and one output.
+    /// Prepares any graph with one output.
     pub(crate) fn of_graph(
         graph: &Graph,
         weights: &Weights,
@@ -85,13 +85,13 @@ impl Inference {
     }
 
     fn prepare(graph: &Graph, weights: Weights, executor: &dyn Executor) -> Result<Inference, NetworkError> {
-        let ([input], [(output, _)]) = (graph.inputs(), graph.outputs()) else {
+        let ([_, ..], [(output, _)]) = (graph.inputs(), graph.outputs()) else {
             let (inputs, outputs) = (graph.inputs().len(), graph.outputs().len());
             return Err(NetworkError::Ends { graph: graph.name().into(), inputs, outputs });
         };
-        let (input, output) = (graph.value(*input).name.clone(), output.clone());
+        let inputs = graph.inputs().iter().map(|&id| graph.value(id).name.clone()).collect();
         let session = executor.prepare(graph, &weights)?;
-        Ok(Inference { graph: graph.clone(), session, weights, input, output })
+        Ok(Inference { graph: graph.clone(), session, weights, inputs, output: output.clone() })
     }
 
     /// Adds all that decides about its answers but the executor.
@@ -105,7 +105,16 @@ impl Inference {
     /// # Errors
     /// When the input has another shape than the graph's.
     pub fn run(&mut self, input: &Tensor) -> Result<TensorView<'_>, NetworkError> {
-        self.session.run(&[(&self.input, input)], &self.weights)?;
+        self.run_all(std::slice::from_ref(input))
+    }
+
+    /// The output for all inputs, in the graph's order.
+    ///
+    /// # Errors
+    /// When one is missing or has another shape than the graph's.
+    pub fn run_all(&mut self, inputs: &[Tensor]) -> Result<TensorView<'_>, NetworkError> {
+        let named: Vec<(&str, &Tensor)> = self.inputs.iter().map(String::as_str).zip(inputs).collect();
+        self.session.run(&named, &self.weights)?;
         let output = self.session.output(&self.output);
         Ok(output.expect("a session that ran has the graph's outputs"))
     }

@@ -6,12 +6,12 @@ use std::path::Path;
 use offshoot_data::{Loader, LoaderOptions, Sample, Transform};
 use offshoot_graph::model::INPUT;
 use offshoot_graph::random::{Purpose, Random};
-use offshoot_graph::{Dim, Graph, Model, Preprocessing, Tensor};
+use offshoot_graph::{DType, Dim, Graph, Model, Preprocessing, Shape, Tensor};
 use offshoot_train::Inference;
 use serde::Serialize;
 
 use crate::error::{Error, Result};
-use crate::npz;
+use crate::npz::{self, Numbers};
 use crate::source::Loaded;
 
 /// The largest difference of logits, in parts of the largest logit, between two files of the same model.
@@ -53,46 +53,78 @@ impl Comparison {
 
 /// Inputs to compare models on: pictures [n, 3, size, size], or what other models take.
 pub struct Inputs {
-    /// The shape of one.
-    shape: Vec<usize>,
-    rows: Vec<Vec<f32>>,
+    /// One for each input of a model, with as many rows.
+    parts: Vec<Part>,
+    count: usize,
 }
 
+/// What one input of a model gets.
+struct Part {
+    /// The shape of a row.
+    shape: Vec<usize>,
+    numbers: Numbers,
+}
+
+impl Part {
+    /// The rows in `rows`; past the end they begin anew.
+    fn batch(&self, rows: Range<usize>, count: usize) -> Tensor {
+        let shape = [&[rows.len()], &self.shape[..]].concat();
+        let width: usize = self.shape.iter().product();
+        let places = rows.map(|row| row % count * width);
+        match &self.numbers {
+            Numbers::Floats(all) => {
+                Tensor::f32(shape, places.flat_map(|at| &all[at..at + width]).copied().collect())
+            }
+            Numbers::Integers(all) => {
+                Tensor::i64(shape, places.flat_map(|at| &all[at..at + width]).copied().collect())
+            }
+        }
+    }
+}
+
+/// Above this, not every integer is an f32.
+const EXACT: u64 = 1 << 24;
+
 impl Inputs {
+    fn pictures(size: usize, pictures: Vec<f32>) -> Inputs {
+        let shape = vec![3, size, size];
+        let count = pictures.len() / shape.iter().product::<usize>().max(1);
+        Inputs { parts: vec![Part { shape, numbers: Numbers::Floats(pictures) }], count }
+    }
+
     /// Pictures that come with offshoot: coloured waves and noise, the same on every machine.
     pub fn built_in(preprocessing: &Preprocessing) -> Result<Inputs> {
         let transform = Transform::new(preprocessing)?;
         let size = preprocessing.size;
-        let pictures = (0..BUILT_IN as u64)
-            .map(|index| {
-                let mut input = vec![0.0; transform.input_len()];
-                transform.normalize(&waves(size, index), &mut input);
-                input
-            })
-            .collect();
-        Ok(Inputs { shape: vec![3, size, size], rows: pictures })
+        let mut pictures = vec![0.0; BUILT_IN * transform.input_len()];
+        for (index, input) in pictures.chunks_exact_mut(transform.input_len()).enumerate() {
+            transform.normalize(&waves(size, index as u64), input);
+        }
+        Ok(Inputs::pictures(size, pictures))
     }
 
-    /// The rows of an array in a `.npz` file: the one called `input`, or the only one.
+    /// The rows of the arrays in a `.npz` file that `graph` takes: those with the names of its inputs, or the only one.
     ///
     /// # Errors
     /// When there is no such array of plain numbers, or `graph` takes other inputs.
     pub fn from_npz(path: &Path, graph: &Graph) -> Result<Inputs> {
-        let array = npz::read(path, INPUT)?;
-        let wanted = graph.inputs().first().map(|&id| graph.value(id).shape.clone()).unwrap_or_default();
-        let fits = |(held, dim): (&usize, &Dim)| dim.fixed().is_none_or(|n| n == *held);
-        let (Some((&count, row)), Some((_, axes))) = (array.shape.split_first(), wanted.0.split_first())
-        else {
-            return Err(Error::Input(format!("{}: one number is no batch of inputs", path.display())));
-        };
-        let len: usize = row.iter().product();
-        if row.len() != axes.len() || !row.iter().zip(axes).all(fits) || count == 0 || len == 0 {
-            let held = &array.shape;
-            let text = format!("{}: it holds an array of {held:?}, the model takes {wanted}", path.display());
-            return Err(Error::Input(text));
+        let (mut parts, mut count) = (Vec::new(), None);
+        for &id in graph.inputs() {
+            let input = graph.value(id);
+            let name = if graph.inputs().len() == 1 { INPUT } else { &input.name };
+            let array = npz::read(path, name)?;
+            let refused = |what: String| Error::Input(format!("{}: `{name}`: {what}", path.display()));
+            let rows = rows_of(&array.shape, &input.shape).map_err(refused)?;
+            if *count.get_or_insert(rows) != rows {
+                return Err(refused(format!("it holds {rows} rows, other arrays {count:?}")));
+            }
+            let numbers = fitting(array.data, input.dtype).map_err(refused)?;
+            parts.push(Part { shape: array.shape[1..].to_vec(), numbers });
         }
-        let rows = array.data.chunks_exact(len).map(<[f32]>::to_vec).collect();
-        Ok(Inputs { shape: row.to_vec(), rows })
+        match count {
+            Some(count) => Ok(Inputs { parts, count }),
+            None => Err(Error::Input(format!("{}: the model takes no inputs", path.display()))),
+        }
     }
 
     /// The pictures of `samples`, through `preprocessing`. Those that cannot be decoded are left out.
@@ -101,33 +133,62 @@ impl Inputs {
     /// When none can be used.
     pub fn from_samples(samples: Vec<Sample>, preprocessing: &Preprocessing) -> Result<Inputs> {
         let transform = Transform::new(preprocessing)?;
-        let size = preprocessing.size;
         let loader = Loader::new(samples, transform.clone(), LoaderOptions::evaluation(&transform, 32));
         let mut pictures = Vec::new();
         for batch in loader.epoch(0) {
-            pictures.extend(batch?.images.chunks_exact(transform.input_len()).map(<[f32]>::to_vec));
+            pictures.extend(batch?.images);
         }
         if pictures.is_empty() {
             return Err(Error::Input("no picture to compare the models on could be decoded".into()));
         }
-        Ok(Inputs { shape: vec![3, size, size], rows: pictures })
+        Ok(Inputs::pictures(preprocessing.size, pictures))
     }
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.rows.len()
+        self.count
     }
 
     /// True when there is none.
     pub fn is_empty(&self) -> bool {
-        self.rows.is_empty()
+        self.count == 0
     }
 
-    /// The inputs in `rows` as one batch; past the end they begin anew.
+    /// The pictures in `rows` as one batch; past the end they begin anew.
     pub(crate) fn batch(&self, rows: Range<usize>) -> Tensor {
-        let shape = [&[rows.len()], &self.shape[..]].concat();
-        let data: Vec<f32> = rows.flat_map(|i| &self.rows[i % self.rows.len()]).copied().collect();
-        Tensor::f32(shape, data)
+        self.parts[0].batch(rows, self.count)
+    }
+
+    /// What each input of a model gets for `rows`.
+    fn all(&self, rows: Range<usize>) -> Vec<Tensor> {
+        self.parts.iter().map(|part| part.batch(rows.clone(), self.count)).collect()
+    }
+}
+
+/// The rows of an array of the shape `held`, for an input of the shape `wanted`.
+fn rows_of(held: &[usize], wanted: &Shape) -> std::result::Result<usize, String> {
+    let fits = |(held, dim): (&usize, &Dim)| dim.fixed().is_none_or(|n| n == *held);
+    let (Some((&count, row)), Some((_, axes))) = (held.split_first(), wanted.0.split_first()) else {
+        return Err("one number is no batch of inputs".into());
+    };
+    let len = row.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).unwrap_or(0);
+    if row.len() != axes.len() || !row.iter().zip(axes).all(fits) || count == 0 || len == 0 {
+        return Err(format!("it holds an array of {held:?}, the model takes {wanted}"));
+    }
+    Ok(count)
+}
+
+/// Numbers for an input of `dtype`.
+fn fitting(numbers: Numbers, dtype: DType) -> std::result::Result<Numbers, String> {
+    match (numbers, dtype) {
+        (Numbers::Floats(_), DType::I64) => {
+            Err("it holds floats, the model takes whole numbers (tokens); give int64".into())
+        }
+        (Numbers::Integers(all), DType::F32) => match all.iter().find(|n| n.unsigned_abs() > EXACT) {
+            Some(n) => Err(format!("it holds {n}, which is no float32 exactly; give float32")),
+            None => Ok(Numbers::Floats(all.into_iter().map(|n| n as f32).collect())),
+        },
+        (numbers, _) => Ok(numbers),
     }
 }
 
@@ -179,10 +240,10 @@ pub fn compare(
     for start in (0..inputs.len()).step_by(largest) {
         // Of a single size, the last batch is filled from the first inputs.
         let end = if batches.len() == 1 { start + largest } else { inputs.len().min(start + largest) };
-        seen.add(first, second, &inputs.batch(start..end))?;
+        seen.add(first, second, &inputs.all(start..end))?;
     }
     for &n in batches.iter().filter(|_| batches.len() > 1) {
-        seen.add(first, second, &inputs.batch(0..n))?;
+        seen.add(first, second, &inputs.all(0..n))?;
     }
     Ok(seen.judge(batches.to_vec(), tolerance))
 }
@@ -198,8 +259,8 @@ pub(crate) struct Differences {
 }
 
 impl Differences {
-    fn add(&mut self, first: &mut Inference, second: &mut Inference, batch: &Tensor) -> Result<()> {
-        let (a, b) = (first.run(batch)?, second.run(batch)?);
+    fn add(&mut self, first: &mut Inference, second: &mut Inference, batch: &[Tensor]) -> Result<()> {
+        let (a, b) = (first.run_all(batch)?, second.run_all(batch)?);
         if a.shape != b.shape {
             let (a, b) = (a.shape, b.shape);
             return Err(Error::Input(format!("the models differ in their outputs: {a:?} and {b:?}")));

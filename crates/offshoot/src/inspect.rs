@@ -73,7 +73,9 @@ pub struct TensorInspection {
 /// # Errors
 /// When the file cannot be read, or is neither.
 pub fn inspect(path: &Path, overrides: &Overrides) -> Result<Inspection> {
-    match ModelSource::Path(path.to_owned()).load(overrides) {
+    // A model that takes something else than pictures can be looked at too, where nothing is said of pictures.
+    let any_input = *overrides == Overrides::default();
+    match ModelSource::Path(path.to_owned()).load_with(overrides, any_input) {
         Ok(loaded) => {
             let (model, warnings) = (loaded.model, loaded.warnings);
             let graph = &model.graph;

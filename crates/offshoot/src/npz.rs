@@ -13,10 +13,26 @@ const MAX_BYTES: u64 = 1 << 29;
 /// The most elements: 1 GiB as f32.
 const MAX_ELEMENTS: usize = 1 << 28;
 
-/// An array of numbers as f32.
+/// An array of numbers.
 pub(crate) struct Array {
     pub(crate) shape: Vec<usize>,
-    pub(crate) data: Vec<f32>,
+    pub(crate) data: Numbers,
+}
+
+/// Floats as f32, integers of more than a byte as i64: tokens are no floats.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Numbers {
+    Floats(Vec<f32>),
+    Integers(Vec<i64>),
+}
+
+impl Numbers {
+    fn len(&self) -> usize {
+        match self {
+            Numbers::Floats(numbers) => numbers.len(),
+            Numbers::Integers(numbers) => numbers.len(),
+        }
+    }
 }
 
 /// The array called `name` in the archive at `path`, or the only one.
@@ -80,12 +96,12 @@ fn parse(bytes: &[u8]) -> std::result::Result<Array, String> {
         ));
     }
     let data = match kind {
-        "<f4" => decode(elements, f32::from_le_bytes),
-        "<f8" => decode(elements, |b| f64::from_le_bytes(b) as f32),
-        "<i8" => decode(elements, |b| i64::from_le_bytes(b) as f32),
-        "<i4" => decode(elements, |b| i32::from_le_bytes(b) as f32),
-        "|u1" => decode(elements, |[b]| f32::from(b)),
-        other => return Err(format!("its elements are `{other}`; give float32")),
+        "<f4" => decode(elements, f32::from_le_bytes).map(Numbers::Floats),
+        "<f8" => decode(elements, |b| f64::from_le_bytes(b) as f32).map(Numbers::Floats),
+        "<i8" => decode(elements, i64::from_le_bytes).map(Numbers::Integers),
+        "<i4" => decode(elements, |b| i32::from_le_bytes(b).into()).map(Numbers::Integers),
+        "|u1" => decode(elements, |[b]| f32::from(b)).map(Numbers::Floats),
+        other => return Err(format!("its elements are `{other}`; give float32, or int64 for tokens")),
     };
     match data {
         Some(data) if Some(data.len()) == count => Ok(Array { shape, data }),
@@ -107,7 +123,7 @@ fn split(bytes: &[u8]) -> Option<(&str, &[u8])> {
 }
 
 /// Elements of `N` bytes each; `None` when a part of one is left over.
-fn decode<const N: usize>(bytes: &[u8], number: fn([u8; N]) -> f32) -> Option<Vec<f32>> {
+fn decode<const N: usize, T>(bytes: &[u8], number: fn([u8; N]) -> T) -> Option<Vec<T>> {
     let (whole, rest) = bytes.as_chunks::<N>();
     rest.is_empty().then(|| whole.iter().map(|&chunk| number(chunk)).collect())
 }
@@ -149,15 +165,20 @@ mod tests {
             vec![("input.npy", array.clone()), ("labels.npy", npy(HEADER, &[0; 8]))],
         ] {
             let read = read(archive(&entries).path(), "input").expect("it is read");
-            assert_eq!((read.shape, read.data), (vec![2, 1], vec![1.5, -2.0]));
+            assert_eq!((read.shape, read.data), (vec![2, 1], Numbers::Floats(vec![1.5, -2.0])));
         }
         let two = [("a.npy", array.clone()), ("b.npy", array)];
         assert!(error(&two).contains("2 arrays, none of which is called `input`"));
         let bytes = npy("{'descr': '|u1', 'fortran_order': False, 'shape': (2,), }", &[7, 255]);
         assert_eq!(
             read(archive(&[("x.npy", bytes)]).path(), "input").expect("it is read").data,
-            [7.0, 255.0]
+            Numbers::Floats(vec![7.0, 255.0])
         );
+        // More than a float holds exactly.
+        let tokens = [16_777_217i64.to_le_bytes(), (-1i64).to_le_bytes()].concat();
+        let tokens = npy("{'descr': '<i8', 'fortran_order': False, 'shape': (2,), }", &tokens);
+        let read = read(archive(&[("x.npy", tokens)]).path(), "input").expect("it is read");
+        assert_eq!(read.data, Numbers::Integers(vec![16_777_217, -1]));
     }
 
     #[test]

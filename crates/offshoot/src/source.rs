@@ -102,7 +102,8 @@ impl ModelSource {
         self.load_with(&Overrides::default(), true)
     }
 
-    fn load_with(&self, overrides: &Overrides, any_input: bool) -> Result<Loaded> {
+    /// As [`ModelSource::load_any`], with the preprocessing that `overrides` say.
+    pub(crate) fn load_with(&self, overrides: &Overrides, any_input: bool) -> Result<Loaded> {
         match self {
             ModelSource::Pretrained { architecture, weights } => {
                 load_pretrained(architecture, weights, overrides)

@@ -5,6 +5,7 @@
 mod support;
 
 use std::fs;
+use std::io::Write;
 use std::path::Path;
 
 use serde_json::{Value, json};
@@ -63,8 +64,52 @@ fn both_formats_of_a_model_in_int8_answer_alike() {
     assert_eq!(world.read("e/mobilenet_v2.onnx"), world.read("q/mobilenet_v2-dynamic-int8.onnx"));
 }
 
+/// Writes an array of the type `descr` as an .npz.
+fn npz(world: &World, name: &str, descr: &str, shape: [usize; 2], elements: &[u8]) {
+    let [rows, steps] = shape;
+    let header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({rows}, {steps}), }}\n");
+    let length = (header.len() as u16).to_le_bytes();
+    let mut archive = zip::ZipWriter::new(fs::File::create(world.path(name)).unwrap());
+    archive.start_file("input.npy", zip::write::SimpleFileOptions::default()).unwrap();
+    for part in [&b"\x93NUMPY\x01\x00"[..], &length, header.as_bytes(), elements] {
+        archive.write_all(part).unwrap();
+    }
+    archive.finish().unwrap();
+}
+
 #[test]
-fn a_text_model_is_quantised_though_it_does_not_run_here() {
+fn a_text_model_runs_in_float_and_in_int8() {
+    let world = World::new("tokens");
+    foreign(&world, "text.onnx");
+    world.json("quantize text.onnx --mode dynamic --out q");
+    let rows = [[5i64, 39, 1, 17, 0, 0, 0], [8, 2, 30, 21, 7, -1, 3], [1, 1, 2, 0, 0, 0, 0]];
+    let bytes = |rows: &[[i64; 7]]| rows.iter().flatten().flat_map(|n| n.to_le_bytes()).collect::<Vec<u8>>();
+    npz(&world, "tokens.npz", "<i8", [3, 7], &bytes(&rows));
+    let command = "verify q/text-dynamic-int8.onnx --against text.onnx --tolerance 0.05 --inputs";
+    let report = world.json(&format!("{command} tokens.npz"));
+    let off = report["max_rel_diff"].as_f64().unwrap();
+    assert!(report["ok"] == true && off > 1e-6, "{report}");
+    let inspected = world.json("inspect text.onnx");
+    assert_eq!(inspected["inputs"][0]["dtype"], json!("i64"));
+
+    npz(&world, "outside.npz", "<i8", [1, 7], &bytes(&[[1, 2, 40, 3, 4, 5, 6]]));
+    npz(&world, "floats.npz", "<f4", [1, 7], &[0; 28]);
+    npz(&world, "long.npz", "<i8", [1, 14], &bytes(&[[1; 7], [1; 7]]));
+    for (arguments, words) in [
+        (format!("{command} outside.npz"), "index 40 is outside of a table of 40 rows"),
+        (format!("{command} floats.npz"), "give int64"),
+        (format!("{command} long.npz"), "the model takes"),
+        ("verify text.onnx --against text.onnx".into(), "tokens, not pictures"),
+        ("export text.onnx --format onnx --out e".into(), "tokens, not pictures"),
+        ("predict text.onnx q".into(), "tokens, not pictures"),
+    ] {
+        let said = world.run(&arguments);
+        assert!(said.code == Some(2) && said.err.contains(words), "{arguments}: {said:?}");
+    }
+}
+
+#[test]
+fn a_text_model_is_quantised_without_being_run() {
     let world = World::new("text");
     foreign(&world, "text.onnx");
     let file = world.json("quantize text.onnx --mode dynamic --out q");

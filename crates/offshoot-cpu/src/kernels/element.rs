@@ -39,6 +39,7 @@ stored! {
     i8, I8;
     u8, U8;
     i32, I32;
+    i64, I64;
 }
 
 /// A float in memory.

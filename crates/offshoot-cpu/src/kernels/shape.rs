@@ -80,7 +80,68 @@ pub fn permute<E: Element>(x: &[E], shape: &[usize], perm: &[usize], out: &mut [
 ///
 /// # Panics
 /// When the shape does not broadcast, or a slice has not the size of its shape.
-pub fn broadcast<E: Element>(x: &[E], x_shape: &[usize], shape: &[usize], out: &mut [E]) {
+pub fn broadcast<E: Stored>(x: &[E], x_shape: &[usize], shape: &[usize], out: &mut [E]) {
     let strides = broadcast_strides(x_shape, shape);
     for_offsets(shape, [&strides], |i, [at]| out[i] = x[at]);
+}
+
+/// The rows of `table`, of `width` elements each, that `indices` name, one after another. An index below 0 counts from
+/// the end.
+///
+/// # Errors
+/// The first index that is no row of the table.
+///
+/// # Panics
+/// When `out` has not a row for each index.
+pub fn copy_rows<E: Stored>(table: &[E], width: usize, indices: &[i64], out: &mut [E]) -> Result<(), i64> {
+    assert_eq!(out.len(), indices.len() * width, "rows of {width}");
+    let rows = table.len().checked_div(width).unwrap_or(0);
+    for (at, &index) in indices.iter().enumerate() {
+        let row = place_of(index, rows).ok_or(index)?;
+        out[at * width..][..width].copy_from_slice(&table[row * width..][..width]);
+    }
+    Ok(())
+}
+
+/// The place that `index` names among `count`.
+fn place_of(index: i64, count: usize) -> Option<usize> {
+    let from_start = if index < 0 { index.checked_add(i64::try_from(count).ok()?)? } else { index };
+    usize::try_from(from_start).ok().filter(|&place| place < count)
+}
+
+/// out = a where the condition is not 0, else b, with NumPy's broadcasting; `shape` is the result's. Plain and serial:
+/// for masks.
+///
+/// # Panics
+/// When a shape does not broadcast to `shape`, or a slice has not the size of its shape.
+pub fn select([condition, a, b]: [&[f32]; 3], shapes: [&[usize]; 3], shape: &[usize], out: &mut [f32]) {
+    let strides = shapes.map(|own| broadcast_strides(own, shape));
+    let [first, second, third] = &strides;
+    for_offsets(shape, [first, second, third], |i, [at_condition, at_a, at_b]| {
+        out[i] = if condition[at_condition] != 0.0 { a[at_a] } else { b[at_b] };
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_counted_from_both_ends_and_no_further() {
+        let table = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0];
+        let mut out = [9.0; 4];
+        assert_eq!(copy_rows(&table, 2, &[-1, 1], &mut out), Ok(()));
+        assert_eq!(out, [4.0, 5.0, 2.0, 3.0]);
+        for index in [3, -4, i64::MAX, i64::MIN] {
+            assert_eq!(copy_rows(&table, 2, &[0, index], &mut out), Err(index));
+        }
+    }
+
+    #[test]
+    fn a_choice_broadcasts() {
+        let mut out = [0.0; 6];
+        let shapes: [&[usize]; 3] = [&[2, 1], &[], &[3]];
+        select([&[0.0, 1.0], &[f32::NEG_INFINITY], &[1.0, 2.0, 3.0]], shapes, &[2, 3], &mut out);
+        assert_eq!(out, [1.0, 2.0, 3.0, f32::NEG_INFINITY, f32::NEG_INFINITY, f32::NEG_INFINITY]);
+    }
 }

@@ -102,7 +102,8 @@ impl Lowering<'_> {
             return Ok(());
         }
         // Sums and products commute: the operand that is broadcast comes second.
-        let [first, second] = match self.len(node.inputs[0]) < self.len(node.inputs[1]) {
+        let commutes = matches!(op, Binary::Add | Binary::Mul);
+        let [first, second] = match commutes && self.len(node.inputs[0]) < self.len(node.inputs[1]) {
             true => [1, 0],
             false => [0, 1],
         };

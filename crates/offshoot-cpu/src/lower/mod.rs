@@ -11,6 +11,7 @@ mod norm;
 mod pool;
 mod quantize;
 mod recurrent;
+mod sequence;
 mod shape;
 
 use std::collections::HashMap;
@@ -18,7 +19,7 @@ use std::collections::HashMap;
 use half::{bf16, f16};
 use offshoot_graph::op::{self, FusedOp, GradOp, HardSigmoid, TrainOp};
 use offshoot_graph::{
-    Bindings, DType, ExecuteError, Graph, Node, Op, Parameter, Role, Source, Tensor, ValueId,
+    Bindings, DType, DimError, ExecuteError, Graph, Node, Op, Parameter, Role, Shape, Source, Tensor, ValueId,
 };
 
 use crate::kernels::Activation;
@@ -85,7 +86,7 @@ impl<'a> Lowering<'a> {
         parameters: &'a [&'a Tensor],
         filters: &'a mut Filters,
     ) -> Result<Lowering<'a>, ExecuteError> {
-        let shapes = graph.values().map(|(_, v)| v.shape.eval(bindings)).collect::<Result<Vec<_>, _>>()?;
+        let shapes = graph.values().map(|(_, v)| shape_of(&v.shape, bindings)).collect::<Result<_, _>>()?;
         let mut lowering = Lowering {
             graph,
             isa,
@@ -134,13 +135,13 @@ impl<'a> Lowering<'a> {
             let id = match (self.dtype(*value), self.buffers[id.0]) {
                 (DType::BF16, _) => self.cast::<bf16, f32>(id, *value),
                 (DType::F16, _) => self.cast::<f16, f32>(id, *value),
-                (dtype @ (DType::U8 | DType::I8 | DType::I32), _) => {
+                (dtype @ (DType::U8 | DType::I8 | DType::I32 | DType::I64 | DType::F64 | DType::Bool), _) => {
                     let reason = format!("it is {dtype}, and outputs are floats");
                     return Err(ExecuteError::Unsupported { node: name.clone(), op: "output", reason });
                 }
                 // Somebody else's memory: the output is an input.
-                (_, Ok(_)) => self.cast::<f32, f32>(id, *value),
-                (_, Err(_)) => id,
+                (DType::F32, Ok(_)) => self.cast::<f32, f32>(id, *value),
+                (DType::F32, Err(_)) => id,
             };
             outputs.push((name.clone(), self.shape(*value).to_vec(), id));
         }
@@ -351,6 +352,9 @@ impl<'a> Lowering<'a> {
 
     /// Lowers a node for the type of its activations, which is that of its first input.
     fn typed_node(&mut self, node: &Node) -> Result<(), ExecuteError> {
+        if let Op::Sequence(op) = node.op {
+            return self.sequence(node, op);
+        }
         match self.dtype(node.inputs[0]) {
             DType::F32 => self.node::<f32>(node),
             DType::BF16 => self.node::<bf16>(node),
@@ -359,6 +363,7 @@ impl<'a> Lowering<'a> {
                 self.node::<f32>(node)
             }
             DType::U8 => self.integers(node),
+            DType::I64 => self.tokens(node),
             other => Err(unsupported(node, format!("there are no kernels for {other}"))),
         }
     }
@@ -456,11 +461,25 @@ impl<'a> Lowering<'a> {
             Op::QuantizeLinear { axis } => self.quantize(node, *axis),
             Op::DequantizeLinear { axis } => self.dequantize(node, *axis),
             Op::DynamicQuantizeMatMul { trans_b } => self.dynamic_product(node, *trans_b),
+            Op::Sequence(op) => self.sequence(node, *op),
             Op::Lstm(direction) | Op::DynamicQuantizeLstm(direction) => self.lstm(node, *direction),
             Op::Grad(GradOp::QuantizeLinear { axis }) => self.quantize_grad(node, *axis),
             Op::SoftmaxCrossEntropyLoss(loss) => self.cross_entropy(node, *loss),
             Op::Grad(GradOp::SoftmaxCrossEntropyLoss(loss)) => self.cross_entropy_grad(node, *loss),
         }
+    }
+}
+
+/// More elements than a value can have in memory: a file may multiply the sizes of its inputs as often as it likes.
+const MAX_ELEMENTS: usize = 1 << 32;
+
+/// The numbers that a shape stands for.
+fn shape_of(shape: &Shape, bindings: &Bindings) -> Result<Vec<usize>, DimError> {
+    let numbers = shape.eval(bindings)?;
+    let elements = numbers.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
+    match elements.filter(|&n| n <= MAX_ELEMENTS) {
+        Some(_) => Ok(numbers),
+        None => Err(DimError::Invalid(format!("{shape} = {numbers:?}"))),
     }
 }
 

@@ -104,7 +104,7 @@ impl Lowering<'_> {
         Ok(())
     }
 
-    pub(super) fn expand<E: Element>(&mut self, node: &Node) -> Result<(), ExecuteError> {
+    pub(super) fn expand<E: Stored>(&mut self, node: &Node) -> Result<(), ExecuteError> {
         let (from, to) = (self.shape(node.inputs[0]).to_vec(), self.shape(node.outputs[0]).to_vec());
         let (x, y) = (self.plain(node.inputs[0])?, self.write_plain(node.outputs[0]));
         self.push(&node.name, vec![x], vec![y], move |memory, _, out| {

@@ -250,7 +250,7 @@ impl Writer<'_> {
             Op::Concat { axis } => self.concat(node, *axis)?,
             Op::Slice { axis, start, end } => self.slice(node, *axis, *start..*end)?,
             Op::Expand { .. } => self.tile(node)?,
-            Op::Lstm(_) => return Err(refused(node, "it is not written: export to ONNX")),
+            Op::Lstm(_) | Op::Sequence(_) => return Err(refused(node, "it is not written: export to ONNX")),
             Op::QuantizeLinear { .. }
             | Op::DequantizeLinear { .. }
             | Op::DynamicQuantizeMatMul { .. }

@@ -105,6 +105,15 @@ impl<'a> NodeView<'a> {
     }
 
     /// An axis of a value of `rank` axes, counted from the end when negative.
+    pub(super) fn place_of(&self, axis: i64, rank: usize) -> Result<usize, Problem> {
+        let place = self.axis(axis, rank)?;
+        if place < rank {
+            return Ok(place);
+        }
+        Err(self.damaged(format!("axis {axis} is outside of {rank} axes")))
+    }
+
+    /// As [`NodeView::place_of`], or the end: `rank` itself, behind which nothing stands.
     pub(super) fn axis(&self, axis: i64, rank: usize) -> Result<usize, Problem> {
         let counted = if axis < 0 { axis.saturating_add(rank as i64) } else { axis };
         usize::try_from(counted)

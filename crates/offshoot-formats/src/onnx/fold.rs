@@ -1,9 +1,10 @@
 //! Small tensors of sizes, computed while a file is read.
 //!
 //! Exporters that trace a model write the arithmetic of its shapes into the graph (TensorFlow-style padding, flattening).
-//! With a known height and width all of it is numbers, except for the batch, which is only ever passed on.
+//! With a known height and width all of it is numbers, except for the batch and the steps of a sequence, which stay
+//! expressions.
 
-use offshoot_graph::{Data, Dim, Shape, Tensor};
+use offshoot_graph::{Data, Dim, DimOp, Shape, Tensor};
 
 use super::attributes::NodeView;
 use crate::error::Problem;
@@ -11,15 +12,42 @@ use crate::error::Problem;
 /// More numbers than any arithmetic on shapes needs.
 pub(super) const MAX_NUMBERS: usize = 256;
 
+/// An expression of sizes has at most this many parts: it is computed by recursion, and a file can double it with each node.
+pub(super) const MAX_PARTS: usize = 512;
+
 /// One element.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) enum Number {
     Known(f64),
-    /// The batch size itself.
-    Batch,
-    /// Something computed from a size that is not known.
+    /// A size of the inputs, or what is computed from some.
+    Size(Dim),
+    /// Something that is no size and not known.
     Unknown,
 }
+
+impl Number {
+    fn of(dim: Dim) -> Number {
+        match dim {
+            Dim::Fixed(n) => Number::Known(n as f64),
+            dim if dim.is_small(MAX_PARTS) => Number::Size(dim),
+            Dim::Symbol(_) | Dim::Expr(_) => Number::Unknown,
+        }
+    }
+
+    /// The size that it is.
+    fn dim(&self) -> Option<Dim> {
+        match self {
+            Number::Known(n) if n.fract() == 0.0 && (0.0..=MAX_SIZE).contains(n) => {
+                Some(Dim::Fixed(*n as usize))
+            }
+            Number::Size(dim) => Some(dim.clone()),
+            Number::Known(_) | Number::Unknown => None,
+        }
+    }
+}
+
+/// More than any size is.
+const MAX_SIZE: f64 = (1u64 << 40) as f64;
 
 /// A small tensor.
 #[derive(Clone, Debug, PartialEq)]
@@ -54,21 +82,21 @@ impl Numbers {
         Some(Numbers { shape: tensor.shape().to_vec(), data, float: tensor.dtype().is_float() })
     }
 
-    /// The dims of a value, of which the one equal to `batch` is the batch.
-    pub(super) fn from_shape(shape: &Shape, batch: &Dim) -> Numbers {
-        let number = |dim: &Dim| match dim {
-            Dim::Fixed(n) => Number::Known(*n as f64),
-            other if other == batch => Number::Batch,
-            Dim::Symbol(_) | Dim::Expr(_) => Number::Unknown,
-        };
-        Numbers::vector(shape.0.iter().map(number).collect(), false)
+    /// The dims of a value.
+    pub(super) fn from_shape(shape: &Shape) -> Numbers {
+        Numbers::vector(shape.0.iter().cloned().map(Number::of).collect(), false)
+    }
+
+    /// The shape that the elements are.
+    pub(super) fn to_shape(&self) -> Option<Shape> {
+        self.data.iter().map(Number::dim).collect::<Option<_>>().map(Shape)
     }
 
     /// The elements, when all are known.
     pub(super) fn known(&self) -> Option<Vec<f64>> {
         let known = |n: &Number| match n {
             Number::Known(x) => Some(*x),
-            Number::Batch | Number::Unknown => None,
+            Number::Size(_) | Number::Unknown => None,
         };
         self.data.iter().map(known).collect()
     }
@@ -87,7 +115,7 @@ impl Numbers {
     fn map(&self, f: impl Fn(f64) -> f64) -> Numbers {
         let apply = |n: &Number| match n {
             Number::Known(x) => Number::Known(f(*x)),
-            Number::Batch | Number::Unknown => Number::Unknown,
+            Number::Size(_) | Number::Unknown => Number::Unknown,
         };
         Numbers { data: self.data.iter().map(apply).collect(), ..self.clone() }
     }
@@ -101,6 +129,10 @@ pub(super) fn is_foldable(op: &str) -> bool {
             | "Sub"
             | "Mul"
             | "Div"
+            | "Mod"
+            | "Sqrt"
+            | "Equal"
+            | "Where"
             | "Max"
             | "Min"
             | "Ceil"
@@ -141,14 +173,19 @@ fn evaluate(node: NodeView<'_>, inputs: &[Option<Numbers>], fill: Option<Number>
         None => node.ints("axes").map(<[i64]>::to_vec),
     };
     match node.op() {
-        "Add" => binary(x, input(1)?, |a, b| a + b),
-        "Sub" => binary(x, input(1)?, |a, b| a - b),
-        "Mul" => binary(x, input(1)?, |a, b| a * b),
+        "Add" => arithmetic(x, input(1)?, DimOp::Add, |a, b| a + b),
+        "Sub" => arithmetic(x, input(1)?, DimOp::Sub, |a, b| a - b),
+        "Mul" => arithmetic(x, input(1)?, DimOp::Mul, |a, b| a * b),
         "Div" => divide(x, input(1)?),
-        "Max" if inputs.len() == 2 => binary(x, input(1)?, f64::max),
-        "Min" if inputs.len() == 2 => binary(x, input(1)?, f64::min),
+        "Mod" => modulo(x, input(1)?, node.flag("fmod")),
+        "Max" if inputs.len() == 2 => known(x, input(1)?, f64::max),
+        "Min" if inputs.len() == 2 => known(x, input(1)?, f64::min),
+        "Equal" => equal(x, input(1)?),
+        "Where" => choice(x, input(1)?, input(2)?),
         "Ceil" => Some(x.map(f64::ceil)),
         "Floor" => Some(x.map(f64::floor)),
+        // In f32, as a runtime has it.
+        "Sqrt" => Some(x.map(|v| f64::from((v as f32).sqrt()))),
         "Cast" => Some(cast(x, matches!(node.int("to", 0), 1 | 10 | 11 | 16))),
         "Clip" => {
             let bound = |i: usize, name: &str, default: f64| match input(i) {
@@ -171,19 +208,37 @@ fn evaluate(node: NodeView<'_>, inputs: &[Option<Numbers>], fill: Option<Number>
 }
 
 /// Elements of equal shapes, or one element with each of the other's.
-fn binary(a: &Numbers, b: &Numbers, f: impl Fn(f64, f64) -> f64) -> Option<Numbers> {
+fn binary(a: &Numbers, b: &Numbers, f: impl Fn(&Number, &Number) -> Number) -> Option<Numbers> {
     let (shape, len) = match (a.data.len(), b.data.len()) {
         (n, _) if a.shape == b.shape => (&a.shape, n),
         (n, 1) if b.shape.len() <= a.shape.len() => (&a.shape, n),
         (1, n) if a.shape.len() <= b.shape.len() => (&b.shape, n),
         _ => return None,
     };
-    let at = |side: &Numbers, i: usize| side.data[if side.data.len() == 1 { 0 } else { i }];
-    let data = (0..len).map(|i| match (at(a, i), at(b, i)) {
-        (Number::Known(x), Number::Known(y)) => Number::Known(f(x, y)),
-        _ => Number::Unknown,
-    });
+    let at = |side: &'_ Numbers, i: usize| if side.data.len() == 1 { 0 } else { i };
+    let data = (0..len).map(|i| f(&a.data[at(a, i)], &b.data[at(b, i)]));
     Some(Numbers { shape: shape.clone(), data: data.collect(), float: a.float })
+}
+
+/// A function of numbers that are known.
+fn known(a: &Numbers, b: &Numbers, f: impl Fn(f64, f64) -> f64) -> Option<Numbers> {
+    binary(a, b, |a, b| match (a, b) {
+        (Number::Known(x), Number::Known(y)) => Number::Known(f(*x, *y)),
+        _ => Number::Unknown,
+    })
+}
+
+/// A function of numbers or sizes.
+fn arithmetic(a: &Numbers, b: &Numbers, op: DimOp, f: impl Fn(f64, f64) -> f64) -> Option<Numbers> {
+    let float = a.float;
+    binary(a, b, |a, b| match (a, b) {
+        (Number::Known(x), Number::Known(y)) => Number::Known(f(*x, *y)),
+        _ if float => Number::Unknown,
+        (a, b) => match (a.dim(), b.dim()) {
+            (Some(a), Some(b)) => Number::of(a.combine(op, &b)),
+            _ => Number::Unknown,
+        },
+    })
 }
 
 fn divide(a: &Numbers, b: &Numbers) -> Option<Numbers> {
@@ -191,13 +246,49 @@ fn divide(a: &Numbers, b: &Numbers) -> Option<Numbers> {
         return None;
     }
     let float = a.float;
-    binary(a, b, |x, y| if float { x / y } else { (x / y).trunc() })
+    arithmetic(a, b, DimOp::Div, |x, y| match float {
+        // In f32, as a runtime has it.
+        true => f64::from(x as f32 / y as f32),
+        false => (x / y).trunc(),
+    })
+}
+
+/// What is left of a division: of the divisor's sign, or with `fmod` of the dividend's.
+fn modulo(a: &Numbers, b: &Numbers, fmod: bool) -> Option<Numbers> {
+    if b.data.contains(&Number::Known(0.0)) {
+        return None;
+    }
+    known(a, b, |x, y| if fmod { x % y } else { x - y * (x / y).floor() })
+}
+
+fn equal(a: &Numbers, b: &Numbers) -> Option<Numbers> {
+    let truths = binary(a, b, |a, b| match (a, b) {
+        (Number::Known(x), Number::Known(y)) => Number::Known((x == y).into()),
+        // A size is never below zero.
+        (Number::Size(_), Number::Known(n)) | (Number::Known(n), Number::Size(_)) if *n < 0.0 => {
+            Number::Known(0.0)
+        }
+        _ => Number::Unknown,
+    });
+    truths.map(|truths| Numbers { float: false, ..truths })
+}
+
+fn choice(condition: &Numbers, a: &Numbers, b: &Numbers) -> Option<Numbers> {
+    let truths = condition.known()?;
+    let pick = |(i, truth): (usize, &f64)| {
+        let side = if *truth != 0.0 { a } else { b };
+        side.data.get(if side.data.len() == 1 { 0 } else { i }).cloned()
+    };
+    let fits = |side: &Numbers| side.shape == condition.shape || side.data.len() == 1;
+    let data: Option<Vec<Number>> = truths.iter().enumerate().map(pick).collect();
+    let shape = condition.shape.clone();
+    Some(Numbers { shape, data: data?, float: a.float }).filter(|_| fits(a) && fits(b))
 }
 
 fn cast(x: &Numbers, float: bool) -> Numbers {
-    let data = x.data.iter().map(|&n| match n {
+    let data = x.data.iter().map(|n| match n {
         Number::Known(v) if !float => Number::Known(v.trunc()),
-        other => other,
+        other => other.clone(),
     });
     Numbers { shape: x.shape.clone(), data: data.collect(), float }
 }
@@ -208,7 +299,7 @@ fn gather(x: &Numbers, indices: &Numbers, axis: i64) -> Option<Numbers> {
     }
     let pick = |i: i64| {
         let i = if i < 0 { i.checked_add(x.data.len() as i64)? } else { i };
-        x.data.get(usize::try_from(i).ok()?).copied()
+        x.data.get(usize::try_from(i).ok()?).cloned()
     };
     let data: Option<Vec<Number>> = indices.ints()?.into_iter().map(pick).collect();
     Some(Numbers { shape: indices.shape.clone(), data: data?, float: x.float })
@@ -249,7 +340,7 @@ fn concat(inputs: &[Option<Numbers>]) -> Option<Numbers> {
     {
         return None;
     }
-    let data = parts.iter().flat_map(|p| p.data.iter().copied()).collect();
+    let data = parts.iter().flat_map(|p| p.data.iter().cloned()).collect();
     Some(Numbers::vector(data, parts[0].float))
 }
 
@@ -257,7 +348,8 @@ fn constant_of_shape(shape: &Numbers, fill: Option<Number>) -> Option<Numbers> {
     let shape: Vec<usize> =
         shape.ints()?.into_iter().map(|d| usize::try_from(d).ok()).collect::<Option<_>>()?;
     let len = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).filter(|&n| n <= MAX_NUMBERS)?;
-    Some(Numbers { shape, data: vec![fill.unwrap_or(Number::Known(0.0)); len], float: fill.is_none() })
+    let float = fill.is_none();
+    Some(Numbers { shape, data: vec![fill.unwrap_or(Number::Known(0.0)); len], float })
 }
 
 /// A slice along the first axis.
@@ -298,7 +390,8 @@ fn transpose(x: &Numbers, perm: Option<&[i64]>) -> Option<Numbers> {
     match (&x.shape[..], perm) {
         ([_], _) | ([], _) | ([_, _], Some([0, 1])) => Some(x.clone()),
         (&[rows, columns], None | Some([1, 0])) => {
-            let data = (0..columns).flat_map(|c| (0..rows).map(move |r| x.data[r * columns + c])).collect();
+            let data =
+                (0..columns).flat_map(|c| (0..rows).map(move |r| x.data[r * columns + c].clone())).collect();
             Some(Numbers { shape: vec![columns, rows], data, float: x.float })
         }
         _ => None,

@@ -1,11 +1,12 @@
 //! ONNX messages as a classifier.
 
+use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use offshoot_graph::model::{BATCH, INPUT, OUTPUT};
 use offshoot_graph::passes::recognize_gelu;
-use offshoot_graph::{DType, Dim, Graph, Model, Shape, Weights};
+use offshoot_graph::{DType, Dim, Graph, Model, Weights};
 use prost::bytes::Bytes;
 
 use super::attributes::NodeView;
@@ -18,9 +19,10 @@ use super::{METADATA_KEY, OnnxModel, ReadOptions};
 use crate::error::Problem;
 use crate::metadata::{self, MAX_CLASSES, MAX_PICTURE};
 
-/// A model's input as the file describes it.
+/// One of a model's inputs as the file describes it.
 struct Input<'a> {
     name: &'a str,
+    dtype: DType,
     /// The number in the batch's place, if any.
     batch: Option<usize>,
     /// All axes but the batch: of a picture its channels, height and width.
@@ -31,6 +33,10 @@ struct Input<'a> {
 }
 
 impl Input<'_> {
+    fn is_picture(&self) -> bool {
+        self.dtype == DType::F32 && self.sides.len() == 3
+    }
+
     /// The height or width of a picture, when the file fixes it.
     fn side(&self) -> Option<usize> {
         self.sides.iter().skip(1).find_map(Dim::fixed)
@@ -43,7 +49,7 @@ struct Source<'a> {
     nodes: Vec<NodeView<'a>>,
     initializers: HashMap<&'a str, &'a TensorProto>,
     uses: HashMap<&'a str, usize>,
-    input: Input<'a>,
+    inputs: Vec<Input<'a>>,
     output: &'a str,
     opset: i64,
     own: bool,
@@ -76,7 +82,7 @@ pub(super) fn read(bytes: Bytes, folder: Option<&Path>, options: ReadOptions) ->
         initializers: initializers(graph)?,
         uses: count_uses(&nodes, output),
         nodes,
-        input: find_input(graph, options)?,
+        inputs: find_inputs(graph, options)?,
         output,
         opset: opset(&proto)?,
         own: own.is_some(),
@@ -86,16 +92,22 @@ pub(super) fn read(bytes: Bytes, folder: Option<&Path>, options: ReadOptions) ->
     if softmax {
         warnings.push("the file ends in a Softmax, which is left out: the output is logits".into());
     }
-    let built = build_for_any_batch(&source, &mut warnings)?;
-    if built.converted || source.input.element_type != 1 {
+    let built = build_for_any_sizes(&source, &mut warnings)?;
+    let halved = |input: &Input<'_>| input.dtype == DType::F32 && input.element_type != 1;
+    if built.converted || source.inputs.iter().any(halved) {
         warnings.push("the file is not all float32; it is computed in float32 here".into());
     }
+    let side = source.inputs.iter().find_map(Input::side);
     let metadata = match own {
         Some(json) => {
             let place = format!("metadata `{METADATA_KEY}`");
-            metadata::parse(&json.value, &place, built.classes, source.input.side())?
+            metadata::parse(&json.value, &place, built.classes, side)?
         }
-        None => metadata::assume(built.classes, source.input.side(), &mut warnings),
+        // What no picture is prepared for needs no word on how it was assumed.
+        None if !source.inputs.iter().any(Input::is_picture) => {
+            metadata::assume(built.classes, side, &mut Vec::new())
+        }
+        None => metadata::assume(built.classes, side, &mut warnings),
     };
     let model = Model { graph: built.graph, weights: built.weights, metadata };
     Ok(OnnxModel { model, assumed_preprocessing: own.is_none(), warnings })
@@ -137,29 +149,51 @@ fn initializers(graph: &GraphProto) -> Result<HashMap<&str, &TensorProto>, Probl
     Ok(by_name)
 }
 
-/// The one input that is no initializer. (Old files list their initializers as inputs too.)
-fn find_input(graph: &GraphProto, options: ReadOptions) -> Result<Input<'_>, Problem> {
+/// The inputs that are no initializers: of a classifier of pictures, one. (Old files list their initializers as inputs
+/// too.)
+fn find_inputs(graph: &GraphProto, options: ReadOptions) -> Result<Vec<Input<'_>>, Problem> {
     let stored: HashSet<&str> = graph.initializer.iter().map(|t| t.name.as_str()).collect();
     let inputs: Vec<&ValueInfoProto> =
         graph.input.iter().filter(|v| !stored.contains(v.name.as_str())).collect();
-    let [input] = inputs[..] else {
+    if inputs.len() != 1 && !(options.any_input && (1..=MAX_INPUTS).contains(&inputs.len())) {
         let what = format!("it has {} inputs, a classifier of pictures has one", inputs.len());
         return Err(Problem::unsupported("ONNX graph", what, "Export the part that takes pictures"));
-    };
+    }
+    let inputs = inputs.into_iter().map(|input| find_input(input, options)).collect::<Result<Vec<_>, _>>()?;
+    let batch = inputs.first().and_then(|input| input.batch);
+    if inputs.iter().any(|input| input.batch != batch) {
+        let what = "its inputs have different batches as their first axes";
+        return Err(Problem::unsupported("ONNX graph", what, "Export with the batch first in each input"));
+    }
+    Ok(inputs)
+}
+
+/// More than any network has.
+const MAX_INPUTS: usize = 64;
+
+fn find_input(input: &ValueInfoProto, options: ReadOptions) -> Result<Input<'_>, Problem> {
     let place = format!("input `{}`", input.name);
     let tensor = input.r#type.as_ref().and_then(|t| t.tensor_type.as_ref());
     let tensor = tensor.ok_or_else(|| Problem::damaged(&place, "it is no tensor"))?;
-    if !matches!(tensor.elem_type, 1 | 10 | 11 | 16) {
-        let what = format!("its elements are of ONNX type {}, not floats", tensor.elem_type);
-        return Err(Problem::unsupported(place, what, LAYOUT));
-    }
+    let dtype = match tensor.elem_type {
+        1 | 10 | 11 | 16 => DType::F32,
+        6 | 7 if options.any_input => DType::I64,
+        6 | 7 => {
+            let what = "its elements are whole numbers: it takes tokens, not pictures";
+            return Err(Problem::unsupported(place, what, TOKENS));
+        }
+        other => {
+            let what = format!("its elements are of ONNX type {other}, not floats");
+            return Err(Problem::unsupported(place, what, LAYOUT));
+        }
+    };
     let dims = tensor.shape.as_ref().map(|s| s.dim.as_slice()).unwrap_or_default();
     let Some((batch, sides)) = dims.split_first().filter(|_| options.any_input || dims.len() == 4) else {
         return Err(Problem::unsupported(place, format!("it has {} axes, not 4", dims.len()), LAYOUT));
     };
     let batch = side(&place, batch, "batch")?.fixed();
     let picture = match sides {
-        [a, b, c] => picture_sides(&place, [a, b, c], options.size),
+        [a, b, c] if dtype == DType::F32 => picture_sides(&place, [a, b, c], options.size),
         _ => Err(Problem::unsupported(&place, format!("it has {} axes, not 4", dims.len()), LAYOUT)),
     };
     let (sides, channels_last) = match picture {
@@ -169,8 +203,11 @@ fn find_input(graph: &GraphProto, options: ReadOptions) -> Result<Input<'_>, Pro
         }
         picture => picture?,
     };
-    Ok(Input { name: &input.name, batch, sides, channels_last, element_type: tensor.elem_type })
+    Ok(Input { name: &input.name, dtype, batch, sides, channels_last, element_type: tensor.elem_type })
 }
+
+const TOKENS: &str =
+    "Run it with `offshoot verify --inputs FILE.npz`, or quantise it with `offshoot quantize --mode dynamic`";
 
 const LAYOUT: &str = "Export with a float input [batch, 3, height, width] or [batch, height, width, 3]";
 
@@ -258,10 +295,46 @@ fn count_uses<'a>(nodes: &[NodeView<'a>], output: &'a str) -> HashMap<&'a str, u
     uses
 }
 
+/// Builds with the sizes that the file leaves open, but for those which its graph counts on: what PyTorch's older exporter writes
+/// of attention takes the number of steps that it was exported with.
+fn build_for_any_sizes(source: &Source<'_>, warnings: &mut Vec<String>) -> Result<Built, Problem> {
+    let (mut fixed, counted_on) = (Sizes::new(), Cell::new(None));
+    loop {
+        let problem =
+            match build_for_any_batch(source, &Given { fixed: &fixed, counted_on: &counted_on }, warnings) {
+                Ok(built) => return Ok(built),
+                Err(problem) => problem,
+            };
+        match counted_on.take() {
+            Some((dim, n)) if fixed.len() < MAX_INPUTS && !fixed.contains_key(&dim) => {
+                warnings
+                    .push(format!("the file leaves the size `{dim}` open, and takes {n} only ({problem})"));
+                fixed.insert(dim, n);
+            }
+            _ => return Err(problem),
+        }
+    }
+}
+
+/// Numbers for sizes that a file leaves open.
+type Sizes = HashMap<Dim, usize>;
+
+/// What a graph is built with.
+struct Given<'a> {
+    fixed: &'a Sizes,
+    counted_on: &'a Cell<Option<(Dim, usize)>>,
+}
+
 /// Builds with a symbolic batch. Where the file fixes the batch and its graph depends on the number, the number stays.
-fn build_for_any_batch(source: &Source<'_>, warnings: &mut Vec<String>) -> Result<Built, Problem> {
-    let Some(batch) = source.input.batch else { return build(source, Dim::symbol(BATCH)) };
-    match build(source, Dim::symbol(BATCH)) {
+fn build_for_any_batch(
+    source: &Source<'_>,
+    given: &Given<'_>,
+    warnings: &mut Vec<String>,
+) -> Result<Built, Problem> {
+    let Some(batch) = source.inputs.first().and_then(|input| input.batch) else {
+        return build(source, given, Dim::symbol(BATCH));
+    };
+    match build(source, given, Dim::symbol(BATCH)) {
         Ok(built) => {
             warnings.push(format!(
                 "the file fixes the batch at {batch}; nothing depends on it, any batch is taken"
@@ -269,14 +342,14 @@ fn build_for_any_batch(source: &Source<'_>, warnings: &mut Vec<String>) -> Resul
             Ok(built)
         }
         Err(problem) => {
-            let built = build(source, Dim::Fixed(batch))?;
+            let built = build(source, given, Dim::Fixed(batch))?;
             warnings.push(format!("the file takes batches of {batch} only ({problem})"));
             Ok(built)
         }
     }
 }
 
-fn build(source: &Source<'_>, batch: Dim) -> Result<Built, Problem> {
+fn build(source: &Source<'_>, given: &Given<'_>, batch: Dim) -> Result<Built, Problem> {
     let context = Context {
         initializers: &source.initializers,
         uses: source.uses.clone(),
@@ -284,15 +357,21 @@ fn build(source: &Source<'_>, batch: Dim) -> Result<Built, Problem> {
         opset: source.opset,
         own: source.own,
         batch: batch.clone(),
-        fixed_batch: source.input.batch,
+        fixed_batch: source.inputs.first().and_then(|input| input.batch),
+        counted_on: given.counted_on,
     };
     let mut translator = Translator::new(context, source.graph.name.as_deref().unwrap_or_default());
-    let shape = Shape([vec![batch.clone()], source.input.sides.clone()].concat());
-    let input = translator.graph.add_input(INPUT, DType::F32, shape);
-    if source.input.channels_last {
-        translator.define_channels_last(source.input.name, input);
-    } else {
-        translator.define(source.input.name, input);
+    for input in &source.inputs {
+        let side = |dim: &Dim| given.fixed.get(dim).map_or_else(|| dim.clone(), |&n| Dim::Fixed(n));
+        let shape = std::iter::once(batch.clone()).chain(input.sides.iter().map(side)).collect();
+        // The one input of a network has the name that it has everywhere here.
+        let name = if source.inputs.len() == 1 { INPUT } else { input.name };
+        let value = translator.graph.add_input(name, input.dtype, shape);
+        if input.channels_last {
+            translator.define_channels_last(input.name, value);
+        } else {
+            translator.define(input.name, value);
+        }
     }
     for &node in &source.nodes {
         translator.translate(node)?;

@@ -1,17 +1,19 @@
 //! ONNX nodes into ours, one operator at a time.
 
 mod recurrent;
+mod tokens;
 
-use std::collections::{BTreeMap, HashMap};
+use std::cell::Cell;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::Rc;
 
 use offshoot_graph::op::{
-    AveragePool, BatchNormalization, Clip, Conv, Gemm, HardSigmoid, LayerNormalization, Pool,
+    AveragePool, BatchNormalization, Clip, Conv, Gemm, HardSigmoid, LayerNormalization, Pool, SequenceOp,
 };
-use offshoot_graph::{DType, Data, Dim, Graph, Op, Role, Shape, Tensor, ValueId, Weights};
+use offshoot_graph::{DType, Data, Dim, DimOp, Graph, Op, Role, Shape, Tensor, ValueId, Weights};
 
 use super::attributes::NodeView;
-use super::fold::{MAX_NUMBERS, Number, Numbers, fold, is_foldable, reshaped};
+use super::fold::{MAX_NUMBERS, MAX_PARTS, Number, Numbers, fold, is_foldable, reshaped};
 use super::proto::TensorProto;
 use super::tensors::TensorReader;
 use super::{MICROSOFT, complement};
@@ -21,9 +23,6 @@ use crate::names::Names;
 
 /// More elements than one picture's activations have anywhere (1 GiB as f32).
 const MAX_ELEMENTS: usize = 1 << 28;
-
-/// More steps than lead from a symbolic height to any size computed from it. Deeper expressions would not fit the stack.
-const MAX_DEPTH: u32 = 512;
 
 const SIMPLIFY: &str = "Export the model in inference mode for a plain classifier of pictures, or simplify the file \
                         with onnxsim";
@@ -47,8 +46,8 @@ enum Operand {
     Product { x: ValueId, matrix: Stored, node: String },
     /// On the way to a product with a matrix of bytes.
     Dynamic(Dynamic),
-    /// Zeros of whatever shape: the states that an LSTM starts from.
-    Zeros,
+    /// One number everywhere, under a shape that is not all known: the states that an LSTM starts from, masks of nothing.
+    Filled(Filled),
 }
 
 /// A tensor of the file.
@@ -60,6 +59,15 @@ struct Stored {
     transposed: bool,
     /// Whether it is part of the computation rather than a parameter.
     constant: bool,
+}
+
+/// What ConstantOfShape makes.
+#[derive(Clone)]
+struct Filled {
+    number: f32,
+    /// `None` where it does not follow from the sizes of the inputs.
+    shape: Option<Shape>,
+    node: String,
 }
 
 /// What stands behind the names in the nodes of [`Op::DynamicQuantizeMatMul`].
@@ -97,6 +105,8 @@ pub(super) struct Context<'a> {
     pub(super) batch: Dim,
     /// The number the file has in its place, if any.
     pub(super) fixed_batch: Option<usize>,
+    /// A size of the inputs that the file leaves open, and the number that it counts on nevertheless.
+    pub(super) counted_on: &'a Cell<Option<(Dim, usize)>>,
 }
 
 /// The graph built so far.
@@ -111,6 +121,8 @@ pub(super) struct Translator<'a> {
     parameters: HashMap<(String, bool, Vec<usize>), ValueId>,
     /// Scales and zero points.
     scales: HashMap<(String, DType), ValueId>,
+    /// Values that ONNX calls truth values, and that are f32 of 1 or 0 here.
+    truths: HashSet<ValueId>,
 }
 
 impl<'a> Translator<'a> {
@@ -124,6 +136,7 @@ impl<'a> Translator<'a> {
             names: Names::default(),
             parameters: HashMap::new(),
             scales: HashMap::new(),
+            truths: HashSet::new(),
         }
     }
 
@@ -159,7 +172,7 @@ impl<'a> Translator<'a> {
                 | Operand::Padded { .. }
                 | Operand::ChannelsLast(_)
                 | Operand::Dynamic(_)
-                | Operand::Zeros,
+                | Operand::Filled(_),
             )
             | None => {
                 Err(Problem::unsupported(place, "it does not depend on the input as logits do", SIMPLIFY))
@@ -186,18 +199,31 @@ impl<'a> Translator<'a> {
             let what = format!("its output `{used}` is not read");
             return Err(node.unsupported(what, SIMPLIFY));
         }
-        let operand = if self.is_zeros(node)? {
-            Operand::Zeros
-        } else {
-            match self.fold(node)? {
-                Some(numbers) => Operand::Numbers(numbers),
-                None => self.operator(node)?,
-            }
+        let operand = match self.filled(node)? {
+            Some(filled) => Operand::Filled(filled),
+            None => self.known(node)?.map_or_else(|| self.operator(node), Ok)?,
         };
         if let Some(output) = node.proto.output.first() {
             self.operands.insert(output, operand);
         }
         Ok(())
+    }
+
+    /// What `node` gives when that is known now. (Arithmetic on sizes is on vectors of them.)
+    fn known(&mut self, node: NodeView<'a>) -> Result<Option<Operand>, Problem> {
+        let x = if node.input(0).is_some() { Some(self.operand(node, 0)?) } else { None };
+        if matches!(x, Some(Operand::Stored(x)) if x.tensor.shape().len() > 1)
+            && let Some(stored) = self.moved(node)?
+        {
+            return Ok(Some(Operand::Stored(stored)));
+        }
+        if self.is_table(node)? {
+            return Ok(None);
+        }
+        match self.fold(node)? {
+            Some(numbers) => Ok(Some(Operand::Numbers(numbers))),
+            None => Ok(self.moved(node)?.map(Operand::Stored)),
+        }
     }
 
     fn operator(&mut self, node: NodeView<'a>) -> Result<Operand, Problem> {
@@ -221,7 +247,9 @@ impl<'a> Translator<'a> {
                 };
             }
             "MatMulInteger" => return self.dynamic_sums(node),
+            "Sub" if self.is_computed(node, 1)? => self.difference(node),
             "Sub" => return self.binary(node, Op::Add, |x| -x),
+            "Div" if self.is_computed(node, 1)? => self.sequence(node, SequenceOp::Div),
             "Div" => return self.binary(node, Op::Mul, |x| 1.0 / x),
             "ReduceMean" => return self.reduce_mean(node),
             "Conv" => self.conv(node),
@@ -241,7 +269,14 @@ impl<'a> Translator<'a> {
             "LayerNormalization" => self.layer_norm(node),
             "Concat" => self.concat(node),
             "Slice" => self.slice(node),
-            "Gather" => self.pick(node),
+            "Gather" => return self.gather(node),
+            "Tanh" => self.sequence(node, SequenceOp::Tanh),
+            "Range" => return self.range(node),
+            "Equal" => self.equal(node),
+            "Not" => self.not(node),
+            "And" | "Or" => self.both_or_either(node),
+            "Where" => self.choice(node),
+            "ReduceSum" => self.sum(node),
             "Unsqueeze" => self.unsqueeze(node),
             "Expand" => self.expand(node),
             "GlobalAveragePool" => self.unary(node, Op::GlobalAveragePool),
@@ -307,10 +342,40 @@ impl<'a> Translator<'a> {
                 format!("zeros around the input of {} are not read", node.op()),
                 "Export with the padding as an attribute",
             )),
-            Operand::Stored(_) | Operand::Numbers(_) | Operand::Zeros => {
+            Operand::Filled(filled) => {
+                let id = self.spread_number(node, &filled)?;
+                self.define(node.required(index)?, id);
+                Ok(id)
+            }
+            Operand::Stored(_) | Operand::Numbers(_) => {
                 Err(node.unsupported(format!("its input {index} is a constant"), SIMPLIFY))
             }
         }
+    }
+
+    /// Input `index`, computed at each run or stored.
+    fn any(&mut self, node: NodeView<'a>, index: usize) -> Result<ValueId, Problem> {
+        match self.operand(node, index)? {
+            Operand::Stored(stored) => self.term(node, &stored, true, |x| x),
+            Operand::Numbers(numbers) => {
+                let what = "it computes with a size that is not known before the run";
+                let tensor = numbers.to_tensor().ok_or_else(|| node.unsupported(what, SIMPLIFY))?;
+                let name = node.required(index)?.to_owned();
+                let stored = Stored { name, tensor: Rc::new(tensor), transposed: false, constant: true };
+                self.term(node, &stored, true, |x| x)
+            }
+            Operand::Value(_)
+            | Operand::ChannelsLast(_)
+            | Operand::Padded { .. }
+            | Operand::Product { .. }
+            | Operand::Dynamic(_)
+            | Operand::Filled(_) => self.value(node, index),
+        }
+    }
+
+    /// Whether input `index` is computed at each run.
+    fn is_computed(&mut self, node: NodeView<'a>, index: usize) -> Result<bool, Problem> {
+        Ok(!matches!(self.operand(node, index)?, Operand::Stored(_) | Operand::Numbers(_)))
     }
 
     /// Input `index`, computed at each run, and whether the file has its channels last.
@@ -345,7 +410,7 @@ impl<'a> Translator<'a> {
             | Operand::Padded { .. }
             | Operand::Product { .. }
             | Operand::Dynamic(_)
-            | Operand::Zeros => {
+            | Operand::Filled(_) => {
                 let what =
                     format!("its input {index}, `{}`, is not stored in the file", node.required(index)?);
                 Err(node.unsupported(what, "Export with the weights as constants"))
@@ -367,7 +432,7 @@ impl<'a> Translator<'a> {
             | Operand::Padded { .. }
             | Operand::Product { .. }
             | Operand::Dynamic(_)
-            | Operand::Zeros => None,
+            | Operand::Filled(_) => None,
         })
     }
 
@@ -445,14 +510,14 @@ impl<'a> Translator<'a> {
             .map_err(|e| Problem::unsupported(&place, e.reason, "Check the file with onnx.checker"))?;
         let id = results[0];
         let shape = &self.graph.value(id).shape;
-        let elements = shape.0.iter().skip(1).filter_map(Dim::fixed).try_fold(1usize, usize::checked_mul);
+        let elements = shape.0.iter().skip(1).map(known_factor).try_fold(1usize, usize::checked_mul);
         if elements.is_none_or(|n| n > MAX_ELEMENTS) {
             let what = format!("its output {shape} is too large for one picture");
             return Err(Problem::TooLarge { place, what, limit: MAX_ELEMENTS as u64 });
         }
-        if !shape.0.iter().all(|dim| is_shallow(dim, MAX_DEPTH)) {
+        if !shape.0.iter().all(|dim| dim.is_small(MAX_PARTS)) {
             let what = "its output has a size that takes too many steps to compute".into();
-            return Err(Problem::TooLarge { place, what, limit: MAX_DEPTH.into() });
+            return Err(Problem::TooLarge { place, what, limit: MAX_PARTS as u64 });
         }
         Ok(results)
     }
@@ -487,7 +552,7 @@ impl<'a> Translator<'a> {
                 | Operand::Padded { .. }
                 | Operand::Product { .. }
                 | Operand::Dynamic(_)
-                | Operand::Zeros => None,
+                | Operand::Filled(_) => None,
             };
             let Some(numbers) = numbers else { return Ok(None) };
             sizes = true;
@@ -499,7 +564,7 @@ impl<'a> Translator<'a> {
         let fill = match node.tensor("value") {
             Some(proto) => {
                 let tensor = self.context.tensors.read(proto)?;
-                Numbers::from_tensor(&tensor).and_then(|n| n.data.first().copied())
+                Numbers::from_tensor(&tensor).and_then(|n| n.data.first().cloned())
             }
             None => None,
         };
@@ -516,7 +581,7 @@ impl<'a> Translator<'a> {
             | Operand::Padded { .. }
             | Operand::Product { .. }
             | Operand::Dynamic(_)
-            | Operand::Zeros => {
+            | Operand::Filled(_) => {
                 let x = self.value(node, 0)?;
                 self.shape(x).clone()
             }
@@ -529,7 +594,7 @@ impl<'a> Translator<'a> {
         };
         let (start, end) = (bound("start", 0), bound("end", rank));
         shape.0 = shape.0.drain(start..end.max(start)).collect();
-        Ok(Numbers::from_shape(&shape, &self.context.batch))
+        Ok(Numbers::from_shape(&shape))
     }
 
     // ---- operators ----
@@ -557,6 +622,9 @@ impl<'a> Translator<'a> {
     /// Identity, and Cast between float types (everything is computed in f32). The exporter of PyTorch writes
     /// Identity where two parameters are equal; they become two again.
     fn alias(&mut self, node: NodeView<'a>) -> Result<Operand, Problem> {
+        if let ("Cast", Operand::Value(x)) = (node.op(), self.operand(node, 0)?) {
+            return self.cast(node, x).map(Operand::Value);
+        }
         if node.op() == "Cast" && !matches!(node.int("to", 0), 1 | 10 | 11 | 16) {
             return Err(node.unsupported("a cast to integers is not read", SIMPLIFY));
         }
@@ -572,7 +640,7 @@ impl<'a> Translator<'a> {
             | Operand::Padded { .. }
             | Operand::Product { .. }
             | Operand::Dynamic(_)
-            | Operand::Zeros => self.value(node, 0).map(Operand::Value),
+            | Operand::Filled(_) => self.value(node, 0).map(Operand::Value),
         }
     }
 
@@ -605,7 +673,7 @@ impl<'a> Translator<'a> {
             | Operand::Padded { .. }
             | Operand::Product { .. }
             | Operand::Dynamic(_)
-            | Operand::Zeros => {
+            | Operand::Filled(_) => {
                 let x = self.value(node, 0)?;
                 let rank = self.shape(x).rank();
                 let perm = match perm {
@@ -779,7 +847,13 @@ impl<'a> Translator<'a> {
 
     /// A part of one axis.
     fn slice(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
+        if let Operand::Stored(table) = self.operand(node, 0)? {
+            return self.first_places(node, &table);
+        }
         let x = self.value(node, 0)?;
+        if self.is_whole(node, x)? {
+            return Ok(x);
+        }
         let shape = self.shape(x).clone();
         let one = |values: Option<Vec<i64>>, name: &str| match values.as_deref() {
             Some(&[value]) => Ok(value),
@@ -789,7 +863,7 @@ impl<'a> Translator<'a> {
         let end = one(self.ints(node, 2, "ends")?, "ends")?;
         let axis = one(Some(self.ints(node, 3, "axes")?.unwrap_or(vec![0])), "axes")?;
         let step = one(Some(self.ints(node, 4, "steps")?.unwrap_or(vec![1])), "steps")?;
-        let axis = node.axis(axis, shape.rank())?;
+        let axis = node.place_of(axis, shape.rank())?;
         let Some(size) = shape.0[axis].fixed().filter(|_| step == 1) else {
             return Err(node.unsupported("only neighbours along an axis of known size are read", SIMPLIFY));
         };
@@ -804,12 +878,15 @@ impl<'a> Translator<'a> {
     fn pick(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
         let x = self.value(node, 0)?;
         let shape = self.shape(x).clone();
-        let axis = node.axis(node.int("axis", 0), shape.rank())?;
+        let axis = node.place_of(node.int("axis", 0), shape.rank())?;
         let indices = self.numbers(node, 1)?;
         let scalar = indices.as_ref().is_some_and(|n| n.shape.is_empty());
         let index = indices.and_then(|n| n.ints()).filter(|n| n.len() == 1);
-        let (Some(index), Some(size)) = (index, shape.0[axis].fixed()) else {
+        let Some(index) = index else {
             return Err(node.unsupported("only one index that is known before the run is picked", SIMPLIFY));
+        };
+        let Some(size) = shape.0[axis].fixed() else {
+            return self.pick_counted(node, x, axis, index[0], scalar);
         };
         let index = if index[0] < 0 { index[0].saturating_add(size as i64) } else { index[0] };
         let start = usize::try_from(index).ok().filter(|&i| i < size);
@@ -856,6 +933,7 @@ impl<'a> Translator<'a> {
 
     fn expand(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
         let x = match self.operand(node, 0)? {
+            Operand::Stored(s) if s.tensor.dtype() == DType::I64 => self.known_tokens(node, &s)?,
             Operand::Stored(s) => self.term(node, &s, true, |x| x)?,
             _ => self.value(node, 0)?,
         };
@@ -863,7 +941,7 @@ impl<'a> Translator<'a> {
         let target = self.numbers(node, 1)?.map(|n| n.data).unwrap_or_default();
         let missing = target.len().saturating_sub(dims.len());
         let dim = |(i, number): (usize, &Number)| match *number {
-            Number::Batch => Some(self.context.batch.clone()),
+            Number::Size(ref dim) => Some(dim.clone()),
             Number::Known(1.0) if i >= missing => dims.get(i - missing).cloned(),
             Number::Known(n) if i == 0 && self.context.fixed_batch.is_some_and(|b| b as f64 == n) => {
                 Some(self.context.batch.clone())
@@ -1511,7 +1589,7 @@ impl<'a> Translator<'a> {
             (0..shape.rank()).filter(is_one).map(|axis| axis as i64).collect()
         };
         let axes = self.ints(node, 1, "axes")?.unwrap_or_else(ones);
-        let mut axes = axes.iter().map(|&a| node.axis(a, shape.rank())).collect::<Result<Vec<_>, _>>()?;
+        let mut axes = axes.iter().map(|&a| node.place_of(a, shape.rank())).collect::<Result<Vec<_>, _>>()?;
         axes.sort_unstable();
         axes.dedup();
         if channels_last {
@@ -1540,13 +1618,16 @@ impl<'a> Translator<'a> {
         let dims = self.shape(x).0.clone();
         let numbers = match node.ints("shape") {
             Some(shape) => shape.iter().map(|&d| Number::Known(d as f64)).collect(),
-            None => self.numbers(node, 1)?.map(|n| n.data).unwrap_or_default(),
+            None => match self.numbers(node, 1)? {
+                Some(numbers) => numbers.data,
+                None => return Err(node.unsupported("its shape is not known before the run", SIMPLIFY)),
+            },
         };
         let copies = !node.flag("allowzero");
         let mut target: Vec<Option<Dim>> = Vec::new();
-        for (i, number) in numbers.iter().enumerate() {
-            target.push(match *number {
-                Number::Batch => Some(self.context.batch.clone()),
+        for (i, number) in numbers.into_iter().enumerate() {
+            target.push(match number {
+                Number::Size(dim) => Some(dim),
                 Number::Known(-1.0) => None,
                 Number::Known(0.0) if copies && i < dims.len() => Some(dims[i].clone()),
                 Number::Known(n) if i == 0 && self.is_batch(dims.first(), n) => dims.first().cloned(),
@@ -1557,9 +1638,16 @@ impl<'a> Translator<'a> {
                 }
             });
         }
+        let counted_on = dims.iter().zip(&target).find_map(|pair| match pair {
+            (dim @ Dim::Symbol(_), Some(Dim::Fixed(n))) if *dim != self.context.batch => {
+                Some((dim.clone(), *n))
+            }
+            _ => None,
+        });
         match Shape(dims).reshaped(&target) {
             Some(shape) => self.reshape_to(node, x, shape).map(Operand::Value),
             None => {
+                self.context.counted_on.set(counted_on);
                 let shape = self.shape(x);
                 let what = format!("the input, {shape}, has not as many elements as its result");
                 Err(node.unsupported(what, SIMPLIFY))
@@ -1654,11 +1742,16 @@ pub(super) fn permuted(tensor: &Tensor, perm: &[i64]) -> Option<Tensor> {
     Some(Tensor::f32(made, data))
 }
 
-/// Whether a dim takes at most `depth` steps to compute.
-fn is_shallow(dim: &Dim, depth: u32) -> bool {
+/// The part of a size that a file decides, whatever the sizes of the inputs are.
+fn known_factor(dim: &Dim) -> usize {
     match dim {
-        Dim::Fixed(_) | Dim::Symbol(_) => true,
-        Dim::Expr(e) => depth > 0 && is_shallow(&e.1, depth - 1) && is_shallow(&e.2, depth - 1),
+        Dim::Fixed(n) => *n,
+        Dim::Symbol(_) => 1,
+        Dim::Expr(e) if !dim.is_small(MAX_PARTS) || matches!(e.0, DimOp::Div | DimOp::Sub) => 1,
+        Dim::Expr(e) => {
+            let (a, b) = (known_factor(&e.1), known_factor(&e.2));
+            if e.0 == DimOp::Mul { a.saturating_mul(b) } else { a.saturating_add(b) }
+        }
     }
 }
 

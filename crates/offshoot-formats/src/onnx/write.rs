@@ -1,5 +1,7 @@
 //! Our graph as ONNX messages.
 
+mod sequence;
+
 use std::collections::{HashMap, HashSet};
 
 use offshoot_graph::op::{AveragePool, Clip, Conv, HardSigmoid, Pool};
@@ -310,12 +312,10 @@ impl<'g, 'w> Writer<'g, 'w> {
             Op::Transpose { perm } => vec![ints("perm", perm)],
             Op::Reshape { shape } => {
                 let sizes = shape.0.iter().map(|d| d.fixed().map_or(-1, |n| n as i64)).collect::<Vec<_>>();
-                if sizes.iter().filter(|&&n| n == -1).count() > 1 {
-                    let place = format!("node `{}` ({})", node.name, node.op.name());
-                    let what = format!("{shape} has more than one size that is not known");
-                    return Err(Problem::unsupported(place, what, "Use a fixed picture size"));
-                }
-                inputs.push(self.numbers(node, "shape", sizes)?);
+                inputs.push(match sizes.iter().filter(|&&n| n == -1).count() {
+                    0 | 1 => self.numbers(node, "shape", sizes)?,
+                    _ => self.computed_shape(node, shape)?,
+                });
                 Vec::new()
             }
             Op::Concat { axis } => vec![int("axis", *axis as i64)],
@@ -329,6 +329,7 @@ impl<'g, 'w> Writer<'g, 'w> {
                 inputs.push(self.expanded(node, shape)?);
                 Vec::new()
             }
+            Op::Sequence(op) => return self.sequence(node, *op),
             Op::DynamicQuantizeMatMul { trans_b } => return self.dynamic_product(node, *trans_b),
             Op::QuantizeLinear { axis } | Op::DequantizeLinear { axis } => {
                 let per_axis = self.graph.value(node.inputs[1]).shape.rank() == 1;
@@ -436,6 +437,13 @@ impl<'g, 'w> Writer<'g, 'w> {
         name
     }
 
+    /// Gives the last helper an attribute.
+    fn attribute(&mut self, attribute: AttributeProto) {
+        if let Some(helper) = self.proto.node.last_mut() {
+            helper.attribute.push(attribute);
+        }
+    }
+
     /// x (1 + erf(x / sqrt 2)) / 2, for operator sets without Gelu.
     fn gelu(&mut self, node: &Node) -> Result<(), Problem> {
         let x = self.name(node.inputs[0]).to_owned();
@@ -463,15 +471,11 @@ impl<'g, 'w> Writer<'g, 'w> {
         let mut weight = self.name(node.inputs[1]).to_owned();
         if trans_b {
             weight = self.helper("Transpose", node, "weight", vec![weight]);
-            if let Some(transpose) = self.proto.node.last_mut() {
-                transpose.attribute = vec![ints("perm", &[1, 0])];
-            }
+            self.attribute(ints("perm", &[1, 0]));
         }
         let sums = self.helper("MatMulInteger", node, "sums", vec![bytes, weight, zero_point]);
         let floats = self.helper("Cast", node, "floats", vec![sums]);
-        if let Some(cast) = self.proto.node.last_mut() {
-            cast.attribute = vec![int("to", element_type(DType::F32).into())];
-        }
+        self.attribute(int("to", element_type(DType::F32).into()));
         let weight_scale = self.name(node.inputs[2]).to_owned();
         let scales = self.helper("Mul", node, "scales", vec![scale, weight_scale]);
         let output = self.name(node.outputs[0]).to_owned();
@@ -518,15 +522,10 @@ impl<'g, 'w> Writer<'g, 'w> {
                 let batch = self.helper("Gather", node, "batch", vec![sizes, zero]);
                 let rest = self.numbers(node, "rest", rest)?;
                 let name = self.helper("Concat", node, "shape", vec![batch, rest]);
-                if let Some(concat) = self.proto.node.last_mut() {
-                    concat.attribute = vec![int("axis", 0)];
-                }
+                self.attribute(int("axis", 0));
                 Ok(name)
             }
-            _ => {
-                let place = format!("node `{}` ({})", node.name, node.op.name());
-                Err(Problem::unsupported(place, format!("{shape} has sizes that are not known"), WAY_OUT))
-            }
+            _ => self.computed_shape(node, shape),
         }
     }
 

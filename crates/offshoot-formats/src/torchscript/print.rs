@@ -191,7 +191,7 @@ impl<'a> Printer<'a> {
                 None => return Err(unsupported("both sizes of its result are not known")),
             },
             Op::Softmax { axis } => format!("torch.softmax({x}, {axis}, None)"),
-            Op::Lstm(_) => return Err(unsupported("it is not written: export to ONNX")),
+            Op::Lstm(_) | Op::Sequence(_) => return Err(unsupported("it is not written: export to ONNX")),
             Op::QuantizeLinear { .. }
             | Op::DequantizeLinear { .. }
             | Op::DynamicQuantizeMatMul { .. }

@@ -32,6 +32,7 @@ fn policy(op: &Op) -> Policy {
         | Op::QuantizeLinear { .. }
         | Op::Lstm(_)
         | Op::DynamicQuantizeLstm(_)
+        | Op::Sequence(_)
         | Op::DynamicQuantizeMatMul { .. } => Policy::Full,
         Op::Add | Op::Mul | Op::Concat { .. } => Policy::Widest,
         Op::BatchNormalization(_)

@@ -176,7 +176,7 @@ impl Tape {
             // Through the batch's own statistics: part of BatchNormInput.
             (Op::Train(TrainOp::BatchNormApply), _) if self.uses_own_statistics(node) => return Ok(None),
             (Op::Train(TrainOp::Dropout { .. } | TrainOp::BatchNormStats(_)), _) => return Ok(None),
-            (Op::Lstm(_), _) => {
+            (Op::Lstm(_) | Op::Sequence(_), _) => {
                 return Err(GraphError {
                     node: node.name.clone(),
                     op: node.op.name(),

@@ -27,6 +27,7 @@ use prost::Message;
 use prost::bytes::Bytes;
 
 use self::scope::Scope;
+pub(super) use self::scope::moved;
 use super::attributes::NodeView;
 use super::proto::{EXTERNAL, NodeProto, OperatorSetIdProto, TensorProto, ValueInfoProto};
 use super::tensors::{TensorReader, claimed_bytes};

@@ -126,7 +126,7 @@ fn element(proto: &TensorProto, tensors: &mut TensorReader) -> Result<Option<Ten
 }
 
 /// What a node makes of stored tensors; `None` for what no exporter writes.
-fn moved(node: NodeView<'_>, inputs: &[Tensor]) -> Option<Tensor> {
+pub(in crate::onnx) fn moved(node: NodeView<'_>, inputs: &[Tensor]) -> Option<Tensor> {
     let x = inputs.first()?;
     let rank = x.shape().len();
     let axes = || match inputs.get(1) {
@@ -217,13 +217,18 @@ fn sliced(inputs: &[Tensor]) -> Option<Tensor> {
     let (start, end) = (place(start), place(end).max(place(start)));
     let (outer, inner) =
         (x.shape()[..axis].iter().product::<usize>(), x.shape()[axis + 1..].iter().product::<usize>());
-    let source = x.as_f32()?;
-    let mut data = Vec::with_capacity(outer * (end - start) * inner);
-    for row in 0..outer {
-        let row = row * size * inner;
-        data.extend_from_slice(&source[row + start * inner..row + end * inner]);
-    }
+    let part = [start * inner, end * inner];
+    let data = match x.data() {
+        Data::F32(all) => Data::F32(columns(all, outer, size * inner, part)),
+        Data::I64(all) => Data::I64(columns(all, outer, size * inner, part)),
+        _ => return None,
+    };
     let mut shape = x.shape().to_vec();
     shape[axis] = end - start;
-    Tensor::new(shape, Data::F32(data)).ok()
+    Tensor::new(shape, data).ok()
+}
+
+/// The elements from `start` to `end` of each of `rows` rows.
+fn columns<T: Copy>(all: &[T], rows: usize, width: usize, [start, end]: [usize; 2]) -> Vec<T> {
+    (0..rows).flat_map(|row| &all[row * width + start..row * width + end]).copied().collect()
 }

@@ -82,23 +82,9 @@ impl<'a> Translator<'a> {
         }
     }
 
-    /// Whether `node` makes zeros of a shape [D, N, H] that grows with the batch, or takes a part of some.
-    pub(super) fn is_zeros(&mut self, node: NodeView<'a>) -> Result<bool, Problem> {
-        match node.op() {
-            "ConstantOfShape" => {
-                let value = node.tensor("value").map(|proto| self.context.tensors.read(proto)).transpose()?;
-                let zero = value.is_none_or(|t| t.as_f32().is_some() && all_zero(&t));
-                let shape = self.operand(node, 0)?;
-                Ok(zero && matches!(shape, Operand::Numbers(n) if n.data.len() == 3 && n.known().is_none()))
-            }
-            "Slice" => Ok(matches!(self.operand(node, 0)?, Operand::Zeros)),
-            _ => Ok(false),
-        }
-    }
-
     fn is_zero(&mut self, node: NodeView<'a>, index: usize) -> Result<bool, Problem> {
         Ok(match self.operand(node, index)? {
-            Operand::Zeros => true,
+            Operand::Filled(filled) => filled.number == 0.0,
             Operand::Stored(Stored { tensor, .. }) => all_zero(&tensor),
             Operand::Numbers(numbers) => numbers.to_tensor().is_some_and(|t| all_zero(&t)),
             Operand::Value(id) => self.source_of(id).is_some_and(|tensor| all_zero(&tensor)),

@@ -1,0 +1,85 @@
+//! Operators on tokens.
+
+use offshoot_graph::op::SequenceOp;
+use offshoot_graph::{DType, ExecuteError, Node, Op, Tensor};
+
+use super::{Lowering, Order, unsupported};
+use crate::kernels::elementwise::{Binary, Unary};
+use crate::kernels::shape::{copy_rows, select};
+
+impl Lowering<'_> {
+    pub(super) fn sequence(&mut self, node: &Node, op: SequenceOp) -> Result<(), ExecuteError> {
+        match op {
+            SequenceOp::Gather => self.gather_rows(node),
+            SequenceOp::Positions { axis } => self.positions(node, axis),
+            SequenceOp::Equal { number } => {
+                self.of_tokens(node, move |x| if x == number { 1.0 } else { 0.0 })
+            }
+            SequenceOp::ToFloat => self.of_tokens(node, |x| x as f32),
+            SequenceOp::Where => self.select(node),
+            SequenceOp::Tanh => self.unary::<f32>(node, Unary::Tanh),
+            SequenceOp::Div => self.binary::<f32>(node, Binary::Div),
+            SequenceOp::Sum { .. } => self.reduce_to::<f32>(node),
+        }
+    }
+
+    /// A node that moves or renames tokens.
+    pub(super) fn tokens(&mut self, node: &Node) -> Result<(), ExecuteError> {
+        match node.op {
+            Op::Reshape { .. } | Op::Flatten { .. } | Op::Identity => self.reshape(node),
+            Op::Expand { .. } => self.expand::<i64>(node),
+            _ => Err(unsupported(node, format!("there are no kernels for {}", DType::I64))),
+        }
+    }
+
+    fn gather_rows(&mut self, node: &Node) -> Result<(), ExecuteError> {
+        let rows = self.shape(node.inputs[0])[0];
+        let width: usize = self.shape(node.inputs[0])[1..].iter().product();
+        let (table, indices) = (self.plain(node.inputs[0])?, self.plain(node.inputs[1])?);
+        let y = self.write_plain(node.outputs[0]);
+        let name = node.name.clone();
+        self.push(&node.name, vec![table, indices], vec![y], move |memory, _, out| {
+            copy_rows::<f32>(memory.get(table), width, memory.get(indices), out[0].get())
+                .map_err(|index| ExecuteError::Index { node: name.clone(), index, rows })
+        });
+        Ok(())
+    }
+
+    /// Known with the sizes: a constant of the plan.
+    fn positions(&mut self, node: &Node, axis: usize) -> Result<(), ExecuteError> {
+        let count = self.shape(node.inputs[0])[axis];
+        let positions = i64::try_from(count).map_err(|e| unsupported(node, e.to_string()))?;
+        let constant = self.constant(Tensor::i64([count], (0..positions).collect()));
+        self.alias(node.outputs[0], Order::Graph, constant);
+        Ok(())
+    }
+
+    fn of_tokens(
+        &mut self,
+        node: &Node,
+        f: impl Fn(i64) -> f32 + Send + 'static,
+    ) -> Result<(), ExecuteError> {
+        let (x, y) = (self.plain(node.inputs[0])?, self.write_plain(node.outputs[0]));
+        self.push(&node.name, vec![x], vec![y], move |memory, _, out| {
+            for (y, &x) in out[0].get::<f32>().iter_mut().zip(memory.get::<i64>(x)) {
+                *y = f(x);
+            }
+            Ok(())
+        });
+        Ok(())
+    }
+
+    fn select(&mut self, node: &Node) -> Result<(), ExecuteError> {
+        let shape = self.shape(node.outputs[0]).to_vec();
+        let shapes = [0, 1, 2].map(|i| self.shape(node.inputs[i]).to_vec());
+        let [condition, a, b] = [0, 1, 2].map(|i| self.plain(node.inputs[i]));
+        let (condition, a, b) = (condition?, a?, b?);
+        let y = self.write_plain(node.outputs[0]);
+        self.push(&node.name, vec![condition, a, b], vec![y], move |memory, _, out| {
+            let operands = [condition, a, b].map(|id| memory.get::<f32>(id));
+            select(operands, [0, 1, 2].map(|i| &shapes[i][..]), &shape, out[0].get());
+            Ok(())
+        });
+        Ok(())
+    }
+}
