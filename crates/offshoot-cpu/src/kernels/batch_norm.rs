@@ -11,6 +11,7 @@ use super::rows::{
     partials, rows_per_part, sum_rows,
 };
 use super::simd::{Isa, Simd};
+use super::source::ScaleShift;
 use std::ops::Range;
 
 /// The running statistics before a step, and where the new ones go.
@@ -356,7 +357,7 @@ pub struct Reduction<'a, E = f32> {
     /// Its mean.
     pub mean: &'a [f32],
     /// (scale, shift) of the norm, with the activation behind it; without one, dy is dz.
-    pub gate: Option<(&'a [f32], &'a [f32], Activation)>,
+    pub gate: Option<ScaleShift<'a>>,
 }
 
 impl<E: Element> Reduction<'_, E> {

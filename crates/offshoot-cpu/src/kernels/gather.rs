@@ -10,12 +10,12 @@ use std::ops::Range;
 
 use half::{bf16, f16};
 
-use super::Activation;
 use super::batch_norm::{Affine, area_moments};
 use super::element::{Element, SharedView, View, ViewMut};
 use super::parallel::{self, Shared};
 use super::rows::{Area, load, read_rows};
 use super::simd::{Isa, Kernel, Simd, dispatch, dispatch_bf16};
+use super::source::ScaleShift;
 use super::tile::{self, DEPTH, Left, RowMajor, RowMajorPairs, STRIDE, Tile, run_tile};
 
 /// Most pixels in a block: a multiple of every path's tile rows.
@@ -528,7 +528,7 @@ pub(super) struct Operands<'a> {
     pub(super) bounds: (f32, f32),
     /// The scale and shift of each channel and the activation that the source is read through. For a
     /// [pointwise](Gather::is_pointwise) gather of floats.
-    pub(super) norm: Option<(&'a [f32], &'a [f32], Activation)>,
+    pub(super) norm: Option<ScaleShift<'a>>,
     /// Where the moments of the output go: those of each of [`moment_blocks`], as [`area_moments`] leaves them. For one gather
     /// whose output has nothing but its grid.
     pub(super) moments: Option<Shared>,

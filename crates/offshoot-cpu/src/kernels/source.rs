@@ -22,6 +22,9 @@ pub enum Source<'a, E = f32> {
     NormGrad(NormGrad<'a, E>),
 }
 
+/// The scale and shift of each channel, and the activation after them.
+pub type ScaleShift<'a> = (&'a [f32], &'a [f32], Activation);
+
 /// What [`Source::norm`] makes.
 #[derive(Clone, Debug)]
 pub struct Norm<'a, E> {
@@ -33,7 +36,7 @@ pub struct Norm<'a, E> {
 
 impl<E: Element> Norm<'_, E> {
     /// x, and the scale and shift of each channel and the activation that it is read through.
-    pub(super) fn parts(&self) -> (&[E], (&[f32], &[f32], Activation)) {
+    pub(super) fn parts(&self) -> (&[E], ScaleShift<'_>) {
         (self.x, (&self.scale, &self.shift, self.activation))
     }
 }
