@@ -1,6 +1,7 @@
 //! Kernels of a training step that read through batch norms and sum for them, against those that work on what lies in memory.
 
 use half::f16;
+use offshoot_cpu::kernels::backward::{Gradients, Operands};
 use offshoot_cpu::kernels::batch_norm::{
     BatchNorm, Gate, Reduction, batch_norm_apply, batch_norm_input_grad, batch_norm_join, batch_norm_reduce,
     batch_norm_reduce_join, batch_norm_stats,
@@ -150,11 +151,10 @@ impl<E: Element> Case<E> {
         let (scale, shift) = norm.affine();
         let reduction = Reduction { x: &self.x, mean: norm.mean, gate: Some((&scale, &shift, activation)) };
         let dy = self.output_grad(gate);
-        let operands =
-            depthwise::BackwardOperands { dy: &dy, x: &x, weights: &packed, reduction: Some(reduction) };
+        let operands = Operands { dy: &dy, x: &x, weights: &packed[..], reduction: Some(reduction) };
         let (mut dx, mut dw) = (vec![zero; self.x.len()], vec![f32::NAN; self.w.len()]);
         let mut sums = vec![f32::NAN; 2 * depthwise::sum_parts(shape) * shape.in_c];
-        let gradients = depthwise::Gradients { dx: &mut dx, dw: &mut dw, sums: &mut sums };
+        let gradients = Gradients { dx: &mut dx, dw: &mut dw, sums: &mut sums };
         depthwise::backward(isa, shape, operands, gradients);
         let dy = self.output_grad_in_memory(isa, gate);
         let (mut wanted_dx, mut wanted_dw) = (vec![zero; self.x.len()], vec![0.0; self.w.len()]);
@@ -190,11 +190,11 @@ impl<E: Element> Case<E> {
         let of_gate = gate.map(|activation| (&scale[..], &shift[..], activation));
         let reduction = Some(Reduction { x: &self.x, mean: norm.mean, gate: of_gate });
         let dy = self.output_grad(gate);
-        let operands = pointwise_backward::Operands { dy: &dy, x: &x, filter: &filter, reduction };
+        let operands = Operands { dy: &dy, x: &x, weights: &filter, reduction };
         let (mut dx, mut dw) = (vec![zero; self.x.len()], vec![f32::NAN; self.w.len()]);
         let mut sums = vec![f32::NAN; 2 * pointwise_backward::sum_parts(isa, shape) * shape.in_c];
         let mut workspace = vec![f32::NAN; pointwise_backward::workspace(isa, shape)];
-        let gradients = pointwise_backward::Gradients { dx: &mut dx, dw: &mut dw, sums: &mut sums };
+        let gradients = Gradients { dx: &mut dx, dw: &mut dw, sums: &mut sums };
         pointwise_backward::pointwise_backward(isa, shape, operands, gradients, &mut workspace);
         let dy = self.output_grad_in_memory(isa, gate);
         let (mut wanted_dx, mut wanted_dw) = (vec![zero; self.x.len()], vec![0.0; self.w.len()]);
@@ -250,21 +250,8 @@ fn depthwise_shapes() -> Vec<ConvShape> {
     shapes
 }
 
-fn pointwise_shape(batch: usize, [h, w]: [usize; 2], [in_c, out_c]: [usize; 2]) -> ConvShape {
-    ConvShape {
-        batch,
-        in_h: h,
-        in_w: w,
-        in_c,
-        out_h: h,
-        out_w: w,
-        out_c,
-        kernel: [1, 1],
-        strides: [1, 1],
-        pads: [0; 4],
-        dilations: [1, 1],
-        groups: 1,
-    }
+fn pointwise_shape(batch: usize, size: [usize; 2], [in_c, out_c]: [usize; 2]) -> ConvShape {
+    ConvShape { in_c, groups: 1, ..depthwise_shape(batch, size, out_c, [1, 1], [0; 4]) }
 }
 
 fn pointwise_shapes() -> [ConvShape; 5] {
@@ -316,8 +303,8 @@ fn the_number_of_threads_changes_no_bit() {
             let isa = Isa::best();
             depthwise::forward_in_training(isa, shape, &x, &packed, &mut y, Some(&mut moments));
             let (mut dx, mut dw) = (vec![0.0; case.x.len()], vec![0.0; case.w.len()]);
-            let operands = depthwise::BackwardOperands { dy: &dy, x: &x, weights: &packed, reduction: None };
-            let gradients = depthwise::Gradients { dx: &mut dx, dw: &mut dw, sums: &mut [] };
+            let operands = Operands { dy: &dy, x: &x, weights: &packed[..], reduction: None };
+            let gradients = Gradients { dx: &mut dx, dw: &mut dw, sums: &mut [] };
             depthwise::backward(isa, shape, operands, gradients);
             [y, moments, dx, dw].concat().iter().map(|v| v.to_bits()).collect::<Vec<_>>()
         })

@@ -361,6 +361,15 @@ pub struct Reduction<'a, E = f32> {
 }
 
 impl<E: Element> Reduction<'_, E> {
+    /// Checks that this is about `len` elements of `channels`, and that `sums` elements hold so many parts of it.
+    ///
+    /// # Panics
+    /// When it is not.
+    pub(super) fn check(&self, len: usize, channels: usize, parts: usize, sums: usize) {
+        assert_eq!([self.x.len(), self.mean.len()], [len, channels], "the norm's input and mean");
+        assert_eq!(sums, 2 * parts * channels, "sums of {parts} parts");
+    }
+
     /// The two sums over `rows` of all channels, one behind the other.
     ///
     /// # Safety

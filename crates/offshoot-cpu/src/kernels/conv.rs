@@ -64,7 +64,7 @@ impl PackedFilter {
 
     /// How the filter of `shape` is packed.
     fn cells(&self, isa: Isa, shape: &ConvShape) -> Cells {
-        let pairs = self.element == DType::BF16 && isa.multiplies_bf16() && !by_winograd(shape);
+        let pairs = are_pairs(isa, self.element) && !by_winograd(shape);
         if pairs { Cells::Pairs } else { Cells::Floats }
     }
 
@@ -215,13 +215,12 @@ pub fn conv<E: Element>(
 
 /// Whether [`conv_in_training`] reads the input of `shape`, on `E`, through a norm: where each pixel is read once, as floats.
 pub fn reads_norm<E: Element>(isa: Isa, shape: &ConvShape) -> bool {
-    let pairs = E::DTYPE == DType::BF16 && isa.multiplies_bf16();
-    is_pointwise(shape) && !pairs
+    shape.groups == 1 && forward(shape).is_pointwise() && !are_pairs(isa, E::DTYPE)
 }
 
-/// Whether an output pixel is a product of the input pixel at its place.
-pub(super) fn is_pointwise(shape: &ConvShape) -> bool {
-    shape.groups == 1 && forward(shape).is_pointwise()
+/// Whether elements of type `dtype` are multiplied in pairs.
+fn are_pairs(isa: Isa, dtype: DType) -> bool {
+    dtype == DType::BF16 && isa.multiplies_bf16()
 }
 
 /// The rows of the parts of which [`conv_in_training`] leaves moments, if it does for `shape`.

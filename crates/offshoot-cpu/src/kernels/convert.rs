@@ -49,6 +49,13 @@ pub fn convert<A: Element, B: Element>(isa: Isa, from: &[A], to: &mut [B]) {
     });
 }
 
+/// Rounds rows of scratch to rows of `channels` elements; both say how many elements lie from a row to the next.
+pub(super) fn convert_rows<E: Element>(isa: Isa, from: (&[f32], usize), (to, channels): (&mut [E], usize)) {
+    for (to, row) in to.chunks_exact_mut(channels).zip(from.0.chunks_exact(from.1)) {
+        convert_task(isa, &row[..channels], to);
+    }
+}
+
 struct Round<'a, E> {
     from: &'a [f32],
     to: &'a mut [f32],

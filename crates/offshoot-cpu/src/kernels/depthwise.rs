@@ -773,9 +773,7 @@ pub fn weight_grad<E: Element>(isa: Isa, shape: &ConvShape, x: &[E], dy: &[E], d
 }
 
 mod strips;
-pub use strips::{
-    BackwardOperands, Gradients, backward, forward_in_training, moment_rows, sum_parts, takes_strips,
-};
+pub use strips::{backward, forward_in_training, moment_rows, sum_parts, takes_strips};
 
 #[cfg(test)]
 mod tests;

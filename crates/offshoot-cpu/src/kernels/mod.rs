@@ -2,6 +2,7 @@
 //! activations, over the [`element::Element`] that these are stored in.
 #![allow(unsafe_code)]
 
+pub mod backward;
 pub mod batch_norm;
 pub mod block;
 pub mod ceiling;

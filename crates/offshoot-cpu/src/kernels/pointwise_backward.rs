@@ -8,10 +8,11 @@
 use std::ops::Range;
 
 use super::ConvShape;
+use super::backward::{Gradients, Operands};
 use super::batch_norm::Reduction;
-use super::conv::{PackedFilter, activations_len, is_pointwise, weights_len};
+use super::conv::{PackedFilter, activations_len, reads_norm, weights_len};
 use super::conv_input_grad::phases;
-use super::convert::convert_task;
+use super::convert::convert_rows;
 use super::element::{Element, Stored};
 use super::gather::Cells;
 use super::parallel::{self, Shared};
@@ -35,8 +36,7 @@ const SCRATCH: usize = 3 * PIXELS * STRIDE;
 
 /// Whether [`pointwise_backward`] takes `shape` on `E`: with so few channels that the rows of some pixels fit in the cache.
 pub fn supports<E: Element>(isa: Isa, shape: &ConvShape) -> bool {
-    let pairs = E::DTYPE == offshoot_graph::DType::BF16 && isa.multiplies_bf16();
-    is_pointwise(shape) && shape.in_c.max(shape.out_c) <= DEPTH && !pairs
+    reads_norm::<E>(isa, shape) && shape.in_c.max(shape.out_c) <= DEPTH
 }
 
 /// How the work is cut, by shape alone.
@@ -68,51 +68,26 @@ pub fn sum_parts(isa: Isa, shape: &ConvShape) -> usize {
     Plan::new(isa, shape).chunks
 }
 
-/// What goes into [`pointwise_backward`].
-#[derive(Clone, Copy, Debug)]
-pub struct Operands<'a, E> {
-    /// The gradient of the output.
-    pub dy: &'a Source<'a, E>,
-    /// The input.
-    pub x: &'a Source<'a, E>,
-    /// Packed by [`PackedFilter::pack_for_input_grad`].
-    pub filter: &'a PackedFilter,
-    /// The norm whose output is the input, before or after its activation.
-    pub reduction: Option<Reduction<'a, E>>,
-}
-
-/// What comes out of [`pointwise_backward`].
-#[derive(Debug)]
-pub struct Gradients<'a, E> {
-    /// Of the input, NHWC.
-    pub dx: &'a mut [E],
-    /// Of the weights, OIHW.
-    pub dw: &'a mut [f32],
-    /// Sums of the reduction, for [`batch_norm_reduce_join`](super::batch_norm::batch_norm_reduce_join): two rows of the input's
-    /// channels for each of [`sum_parts`], or nothing.
-    pub sums: &'a mut [f32],
-}
-
-/// The gradients of a convolution that [`supports`] says yes to. What `workspace` holds before and after means nothing.
+/// The gradients of a convolution that [`supports`] says yes to. The weights are packed by
+/// [`PackedFilter::pack_for_input_grad`]. What `workspace` holds before and after means nothing.
 ///
 /// # Panics
 /// When a slice has not the size that `shape` says, or `workspace` is shorter than [`workspace`].
 pub fn pointwise_backward<E: Element>(
     isa: Isa,
     shape: &ConvShape,
-    operands: Operands<'_, E>,
+    operands: Operands<'_, E, &PackedFilter>,
     gradients: Gradients<'_, E>,
     workspace: &mut [f32],
 ) {
-    let Operands { dy, x, filter, reduction } = operands;
+    let Operands { dy, x, weights, reduction } = operands;
     let Gradients { dx, dw, sums } = gradients;
     assert!(supports::<E>(isa, shape), "not for {shape:?}");
     assert_eq!([x.len(), dy.len()], activations_len(shape), "input and output of {shape:?}");
     assert_eq!([dx.len(), dw.len()], [x.len(), weights_len(shape)], "gradients of {shape:?}");
     let plan = Plan::new(isa, shape);
     if let Some(reduction) = reduction {
-        assert_eq!([reduction.x.len(), reduction.mean.len()], [x.len(), shape.in_c], "norm of {shape:?}");
-        assert_eq!(sums.len(), plan.chunks * 2 * shape.in_c, "sums of {shape:?}");
+        reduction.check(x.len(), shape.in_c, plan.chunks, sums.len());
     }
     let chunk_len = shape.out_c * plan.width;
     let workspace = &mut workspace[..plan.chunks * chunk_len];
@@ -121,7 +96,7 @@ pub fn pointwise_backward<E: Element>(
         sums.fill(0.0);
         return;
     }
-    let (cells, filter) = filter.get::<E>(isa, shape, &phases(shape));
+    let (cells, filter) = weights.get::<E>(isa, shape, &phases(shape));
     assert!(cells == Cells::Floats, "the filter is packed for pairs");
     let (out, products, parts) = (Shared::new(dx), Shared::new(workspace), Shared::new(sums));
     let work = 2 * plan.pixels * dw.len();
@@ -213,9 +188,7 @@ impl<E: Element> Chunk<'_, E> {
         if !direct {
             // Safety: as above.
             let out = unsafe { std::slice::from_raw_parts_mut(out, pixels.len() * in_c) };
-            for (out, row) in out.chunks_exact_mut(in_c).zip(stage.chunks_exact(STRIDE)) {
-                convert_task(isa, &row[..in_c], out);
-            }
+            convert_rows(isa, (stage, STRIDE), (out, in_c));
         }
     }
 

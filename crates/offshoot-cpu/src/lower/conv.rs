@@ -9,6 +9,7 @@ use offshoot_graph::{DType, Dim, ExecuteError, Node, Op, Tensor, ValueId};
 
 use super::lazy::{Awaited, Operand};
 use super::{Lowering, Order, unsupported};
+use crate::kernels::backward::{Gradients, Operands};
 use crate::kernels::batch_norm::Reduction;
 use crate::kernels::conv::{Epilogue, PackedFilter, conv, conv_in_training, moment_rows, reads_norm};
 use crate::kernels::conv_input_grad::conv_input_grad;
@@ -335,9 +336,9 @@ impl Lowering<'_> {
                 let sums = sums.first_mut().map_or(&mut [][..], Out::get);
                 let (dy, x) = (dy.get::<E>(memory), x.get::<E>(memory));
                 let weights = memory.get(weight);
-                let gradients = depthwise::Gradients { dx: dx.get(), dw: dw.get(), sums };
+                let gradients = Gradients { dx: dx.get(), dw: dw.get(), sums };
                 with_reduction::<E>(awaited, memory, |reduction| {
-                    let operands = depthwise::BackwardOperands { dy: &dy, x: &x, weights, reduction };
+                    let operands = Operands { dy: &dy, x: &x, weights, reduction };
                     depthwise::backward(isa, &shape, operands, gradients);
                 });
                 Ok(())
@@ -353,10 +354,10 @@ impl Lowering<'_> {
             let (dy, x) = (dy.get::<E>(memory), x.get::<E>(memory));
             scratch.floats.reserve(workspace * size_of::<f32>());
             let workspace = scratch.floats.get_mut(workspace);
-            let gradients = pointwise_backward::Gradients { dx: dx.get(), dw: dw.get(), sums };
-            filter.with::<E>(isa, &shape, Direction::Backward, memory, &mut scratch.filter, |filter| {
+            let gradients = Gradients { dx: dx.get(), dw: dw.get(), sums };
+            filter.with::<E>(isa, &shape, Direction::Backward, memory, &mut scratch.filter, |weights| {
                 with_reduction::<E>(awaited, memory, |reduction| {
-                    let operands = pointwise_backward::Operands { dy: &dy, x: &x, filter, reduction };
+                    let operands = Operands { dy: &dy, x: &x, weights, reduction };
                     pointwise_backward::pointwise_backward(isa, &shape, operands, gradients, workspace);
                 });
             });

@@ -10,8 +10,9 @@ use std::ops::Range;
 use super::{Forward, check, fast_path, supports, taps};
 use crate::kernels::Activation;
 use crate::kernels::ConvShape;
-use crate::kernels::batch_norm::{Reduction, area_moments};
-use crate::kernels::convert::convert_task;
+use crate::kernels::backward::{Gradients, Operands};
+use crate::kernels::batch_norm::area_moments;
+use crate::kernels::convert::convert_rows;
 use crate::kernels::element::{Element, Stored};
 use crate::kernels::parallel::{self, Shared};
 use crate::kernels::rows::{Area, add_partials, prefetch};
@@ -230,39 +231,14 @@ impl<E: Element> ForwardTask<'_, E> {
     }
 }
 
-/// What goes into [`backward`].
-#[derive(Clone, Copy, Debug)]
-pub struct BackwardOperands<'a, E> {
-    /// The gradient of the output.
-    pub dy: &'a Source<'a, E>,
-    /// The input.
-    pub x: &'a Source<'a, E>,
-    /// Packed by [`pack`](super::pack).
-    pub weights: &'a [f32],
-    /// The norm whose output is the input, before or after its activation.
-    pub reduction: Option<Reduction<'a, E>>,
-}
-
-/// What comes out of [`backward`].
-#[derive(Debug)]
-pub struct Gradients<'a, E> {
-    /// Of the input, NHWC.
-    pub dx: &'a mut [E],
-    /// Of the weights, OIHW (C, 1, R, S).
-    pub dw: &'a mut [f32],
-    /// Sums of the reduction, for [`batch_norm_reduce_join`](crate::kernels::batch_norm::batch_norm_reduce_join): two rows of
-    /// channels for each of [`sum_parts`], or nothing.
-    pub sums: &'a mut [f32],
-}
-
-/// All gradients of a depthwise convolution in one pass over memory.
+/// All gradients of a depthwise convolution in one pass over memory. The weights are packed by [`pack`](super::pack).
 ///
 /// # Panics
 /// As [`forward_in_training`].
 pub fn backward<E: Element>(
     isa: Isa,
     shape: &ConvShape,
-    operands: BackwardOperands<'_, E>,
+    operands: Operands<'_, E, &[f32]>,
     gradients: Gradients<'_, E>,
 ) {
     let Gradients { dx, dw, sums } = gradients;
@@ -271,9 +247,7 @@ pub fn backward<E: Element>(
     assert_eq!([dx.len(), dw.len()], [operands.x.len(), operands.weights.len()], "gradients of {shape:?}");
     let tasks = backward_tasks(shape);
     if let Some(reduction) = operands.reduction {
-        assert_eq!([reduction.x.len(), reduction.mean.len()], [dx.len(), shape.in_c], "norm of {shape:?}");
-        let parts: usize = tasks.iter().map(Vec::len).sum();
-        assert_eq!(sums.len(), 2 * parts * shape.in_c, "sums of {shape:?}");
+        reduction.check(dx.len(), shape.in_c, tasks.iter().map(Vec::len).sum(), sums.len());
     }
     let firsts = firsts(&tasks);
     let most = tasks.iter().flatten().map(|strip| strip.rows.len()).max().unwrap_or(0);
@@ -345,7 +319,7 @@ struct BackwardTask<'a, E> {
     isa: Isa,
     shape: &'a ConvShape,
     frame: &'a Frame,
-    operands: BackwardOperands<'a, E>,
+    operands: Operands<'a, E, &'a [f32]>,
     /// R, S, pixel.
     weights: &'a [f32],
     dx: Shared<E>,
@@ -380,7 +354,7 @@ impl<E: Element> BackwardTask<'_, E> {
     fn run(self, scratch: &mut [f32]) {
         let BackwardTask { isa, shape, frame, operands, weights, dx, dw, sums, strips, first } = self;
         let ConvShape { in_h, in_w, in_c, out_h, out_w, .. } = *shape;
-        let BackwardOperands { dy, x, reduction, .. } = operands;
+        let Operands { dy, x, reduction, .. } = operands;
         let (x_rows, rest) = scratch.split_at_mut(frame.x_len);
         let (dy_rows, rest) = rest.split_at_mut(frame.dy_len);
         x_rows.fill(0.0);
@@ -410,9 +384,7 @@ impl<E: Element> BackwardTask<'_, E> {
                 let pixels = rows.len() * in_w;
                 if !direct {
                     let out = std::slice::from_raw_parts_mut(out, pixels * in_c);
-                    for (out, row) in out.chunks_exact_mut(in_c).zip(rest.chunks_exact(pixel)) {
-                        convert_task(isa, &row[..in_c], out);
-                    }
+                    convert_rows(isa, (rest, pixel), (out, in_c));
                 }
                 let rows = ending(shape, rows, &outputs);
                 dispatch(isa, WeightStrip { scratch: &scratch, rows, dw: &mut *dw });
