@@ -51,10 +51,29 @@ impl AtomicFile {
     /// # Errors
     /// When the disk is full or the name cannot be taken. The file that had the name is then untouched.
     pub fn commit(self) -> Result<(), FormatError> {
+        self.finish(None)
+    }
+
+    /// [`commit`](AtomicFile::commit), where the file that had the name is called `previous` from then on. There is always
+    /// one of the two: a process killed in between leaves only `previous`.
+    ///
+    /// # Errors
+    /// Those of `commit`. While the bytes are written and put on the disk, the file that had the name is untouched.
+    pub fn commit_keeping(self, previous: &Path) -> Result<(), FormatError> {
+        self.finish(Some(previous))
+    }
+
+    fn finish(self, previous: Option<&Path>) -> Result<(), FormatError> {
         let AtomicFile { path, writer } = self;
         let finish = || -> io::Result<()> {
             let file = writer.into_inner().map_err(io::IntoInnerError::into_error)?;
             file.as_file().sync_all()?;
+            if let Some(previous) = previous {
+                match std::fs::rename(&path, previous) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    _ => {}
+                }
+            }
             file.persist(&path).map_err(|e| e.error)?;
             sync_folder(folder(&path))
         };
@@ -145,6 +164,24 @@ mod tests {
         assert!(message.contains("model.bin") && message.contains("no more ink"), "{message}");
         assert_eq!(fs::read(&path).unwrap(), b"old");
         assert_eq!(names(folder.path()), ["model.bin"]);
+    }
+
+    #[test]
+    fn the_file_before_is_kept_and_a_file_given_up_touches_neither() {
+        let folder = tempfile::tempdir().unwrap();
+        let [path, previous] = ["now", "before"].map(|name| folder.path().join(name));
+        for round in 0..3_u8 {
+            let mut file = AtomicFile::create(&path).unwrap();
+            file.write_all(&[round]).unwrap();
+            file.commit_keeping(&previous).unwrap();
+            assert_eq!(fs::read(&path).unwrap(), [round]);
+            assert_eq!(fs::read(&previous).ok(), round.checked_sub(1).map(|round| vec![round]));
+        }
+        let mut file = AtomicFile::create(&path).unwrap();
+        file.write_all(&[9]).unwrap();
+        drop(file);
+        assert_eq!([&path, &previous].map(|path| fs::read(path).unwrap()), [[2], [1]]);
+        assert_eq!(names(folder.path()), ["before", "now"]);
     }
 
     #[cfg(unix)]

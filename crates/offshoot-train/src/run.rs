@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 
 use blake3::Hasher;
 use offshoot_data::Dataset;
-use offshoot_formats::atomic::write_atomically;
+use offshoot_formats::atomic::{AtomicFile, write_atomically};
 use offshoot_formats::checkpoint::{KeyMismatch, match_weights};
 use offshoot_formats::error::Problem;
 use offshoot_formats::{FormatError, safetensors};
@@ -476,9 +476,10 @@ pub fn has_checkpoint(run: &Path) -> bool {
 pub(crate) fn write_state(run: &Path, state: &Weights, mut header: StateHeader) -> Result<(), FormatError> {
     header.content = header.hash(state);
     let path = run.join(STATE_FILE);
-    // Fails where there is none.
-    let _ = fs::rename(&path, run.join(PREVIOUS_FILE));
-    safetensors::write(&path, state, &header.to_json())
+    let mut file = AtomicFile::create(&path)?;
+    safetensors::write_to(&mut file, state, &header.to_json())
+        .map_err(|error| Problem::Io { action: "write", error }.at(&path))?;
+    file.commit_keeping(&run.join(PREVIOUS_FILE))
 }
 
 /// The state of the last checkpoint, if there is one, or of the one before where the last is missing. It must belong to
