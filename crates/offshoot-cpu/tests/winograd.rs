@@ -184,6 +184,15 @@ fn a_picture_gives_the_same_bits_alone() {
 }
 
 #[test]
+fn an_empty_batch_gives_nothing() {
+    let case = Case::new(shape(0, [8, 8], [64, 64]));
+    for isa in Isa::available() {
+        assert!(case.forward(isa, &case.everything()).is_empty());
+        assert!(case.input_grad(isa).is_empty());
+    }
+}
+
+#[test]
 fn the_rest_is_left_to_plain_products() {
     let usual = shape(1, [14, 14], [64, 64]);
     let others = [

@@ -9,13 +9,16 @@
 
 #![allow(clippy::print_stdout)] // what it prints is what it is for
 
+mod networks;
+
 use std::error::Error;
 
 use offshoot_cpu::Isa;
 use offshoot_cpu::kernels::ceiling::{copy_bandwidth, peak_flops};
-use offshoot_graph::passes::{LossOptions, fuse, recompute, shipped, training_graph};
+use offshoot_graph::passes::{LossOptions, fuse, recompute, training_graph};
 use offshoot_graph::{Bindings, Cost, Graph, costs};
-use offshoot_models::{BuildOptions, expected_parameters, find};
+
+use networks::{build, inference};
 
 const MODELS: [&str; 4] = ["resnet50", "resnet18", "mobilenet_v2", "efficientnet_lite0"];
 
@@ -31,7 +34,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("\n| step | model | batch | GFLOP | MB | floor, ms | at most, img/s |");
     println!("| --- | --- | --- | --- | --- | --- | --- |");
     for model in MODELS {
-        for (step, graph) in [("infer", inference(model)?), ("train", training(model)?)] {
+        for (step, graph) in [("infer", inference(model)?.0), ("train", training(model)?)] {
             let bindings = Bindings::from([("batch_size".to_string(), batch)]);
             let costs = costs(&graph, &bindings)?;
             let total = costs.iter().fold(Cost::default(), |a, b| Cost {
@@ -49,19 +52,6 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     }
     Ok(())
-}
-
-fn build(model: &str) -> Result<Graph, Box<dyn Error>> {
-    let architecture = find(model)?;
-    Ok(architecture.build(&BuildOptions { classes: 1000, size: 224, head: None })?)
-}
-
-/// What runs at inference: batch norms folded, activations fused.
-fn inference(model: &str) -> Result<Graph, Box<dyn Error>> {
-    let graph = build(model)?;
-    let names: Vec<String> = expected_parameters(&graph).into_iter().map(|(name, _)| name).collect();
-    let weights = find(model)?.init_parameters(&graph, names.iter().map(String::as_str), 0)?;
-    Ok(fuse(&shipped(&graph, &weights)?.0)?)
 }
 
 /// What a training step runs.

@@ -9,6 +9,7 @@ use super::simd::Isa;
 use super::source::Source;
 use super::winograd::{self, by_winograd};
 use super::{Activation, ConvShape};
+use crate::buffer::Buffer;
 
 /// What a convolution adds and applies before it stores: `y = activation(conv(x) + bias + residual)`.
 #[derive(Clone, Copy, Debug)]
@@ -30,14 +31,16 @@ impl<E: Element> Epilogue<'_, E> {
 /// Weights in the order that a kernel reads them. Packing again reuses the memory.
 #[derive(Clone, Debug)]
 pub struct PackedFilter {
-    data: Vec<f32>,
+    data: Buffer,
+    /// Floats of `data` that are packed.
+    len: usize,
     isa: Option<Isa>,
     element: DType,
 }
 
 impl Default for PackedFilter {
     fn default() -> PackedFilter {
-        PackedFilter { data: Vec::new(), isa: None, element: DType::F32 }
+        PackedFilter { data: Buffer::default(), len: 0, isa: None, element: DType::F32 }
     }
 }
 
@@ -49,7 +52,7 @@ impl PackedFilter {
 
     /// Bytes that it holds.
     pub fn bytes(&self) -> usize {
-        self.data.len() * size_of::<f32>()
+        self.len * size_of::<f32>()
     }
 
     /// Whether `shape` is convolved by Winograd's algorithm, and its gradient too: its filters are packed otherwise.
@@ -91,11 +94,13 @@ impl PackedFilter {
         assert_eq!(oihw.len(), weights_len(shape), "weights of {shape:?}");
         self.isa = Some(isa);
         let cells = self.cells(isa, shape);
-        self.data.resize(packed_len(isa, shape, gathers, cells), 0.0);
+        self.len = packed_len(isa, shape, gathers, cells);
+        self.data.reserve(self.bytes());
+        let data = self.data.get_mut(self.len);
         if let ([gather], true) = (gathers, by_winograd(shape)) {
-            return winograd::pack(isa, gather, shape.kernel[1], oihw, order, &mut self.data);
+            return winograd::pack(isa, gather, shape.kernel[1], oihw, order, data);
         }
-        let mut rest = self.data.as_mut_slice();
+        let mut rest = data;
         for gather in gathers {
             let (packed, after) = rest.split_at_mut(gather.groups * gather.packed_group(isa, cells));
             gather::pack(isa, gather, shape.kernel[1], oihw, order, (cells, packed));
@@ -112,11 +117,11 @@ impl PackedFilter {
         let cells = self.cells(isa, shape);
         assert!(cells == Cells::Floats || E::DTYPE == DType::BF16, "the filter is packed for bf16");
         assert_eq!(
-            self.data.len(),
+            self.len,
             packed_len(isa, shape, gathers, cells),
             "the filter is packed for another shape"
         );
-        (cells, &self.data)
+        (cells, self.data.get(self.len))
     }
 }
 

@@ -16,8 +16,9 @@ use super::conv::{activations_len, forward, weights_len};
 use super::element::{Element, View};
 use super::gather::{self, Ahead, Cells, Gather, Run};
 use super::parallel::{self, Shared};
+use super::prefetch;
 use super::simd::{Isa, Kernel, Simd, dispatch, dispatch_bf16};
-use super::tile::{self, DEPTH, Left, STRIDE, StepMajor, StepMajorPairs, Tile, run_tile};
+use super::tile::{self, DEPTH, Layout, STRIDE, StepMajor, StepMajorPairs, Tile, run_tile};
 
 /// Pixels, or pairs of pixels, that a task gathers at a time.
 const PIXELS: usize = 128;
@@ -148,7 +149,7 @@ struct Block<'a, L> {
     left: PhantomData<L>,
 }
 
-impl<L: Left> Kernel for Block<'_, L> {
+impl<L: Layout> Kernel for Block<'_, L> {
     type Output = ();
 
     #[inline(always)]
@@ -218,7 +219,7 @@ struct Step {
     next: Ahead,
 }
 
-impl<L: Left> Block<'_, L> {
+impl<L: Layout> Block<'_, L> {
     /// Copies the area's output channels of `pixels`.
     #[inline(always)]
     unsafe fn copy_dy<S: Simd, E: Element>(&self, dy: &[E], area: &Area, pixels: Range<usize>, to: *mut f32) {
@@ -294,7 +295,7 @@ impl<L: Left> Block<'_, L> {
         let pixels = parallel::part(next.pixels.len(), next.portions, portion);
         for pixel in next.pixels.start + pixels.start..next.pixels.start + pixels.end {
             let from = (pixel * plan.gather.groups + next.group) * plan.rows + area.rows.start;
-            gather::prefetch(self.dy, from as isize, area.rows.len());
+            prefetch::view(self.dy, from as isize, area.rows.len());
         }
     }
 
@@ -307,7 +308,6 @@ impl<L: Left> Block<'_, L> {
         (left, right): (*mut f32, *mut f32),
         sums: *mut f32,
     ) {
-        const ZEROS: [f32; tile::MAX_COLS] = [0.0; tile::MAX_COLS];
         let plan = self.plan;
         let offsets: [usize; tile::MAX_ROWS] = std::array::from_fn(|i| i * plan.width);
         let tiles = area.rows.len().div_ceil(S::TILE_ROWS);
@@ -322,13 +322,11 @@ impl<L: Left> Block<'_, L> {
                         depth: step.depth,
                         a: left.add(rows.start),
                         b: right.add(col - area.cols.start),
-                        b_step: STRIDE,
-                        bias: ZEROS.as_ptr(),
                         add: if step.first { None } else { Some(out.cast_const()) },
                         out,
                         rows: &offsets[..rows.len()],
                         cols: (area.cols.end - col).min(plan.panel),
-                        bounds: (f32::NEG_INFINITY, f32::INFINITY),
+                        ..Tile::PRODUCT
                     });
                 }
             }

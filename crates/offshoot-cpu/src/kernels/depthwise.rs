@@ -6,7 +6,8 @@
 
 use super::element::Element;
 use super::layout::transpose;
-use super::rows::{Shared, TASK, add_partials, for_chunks, load, partials, prefetch, store};
+use super::prefetch;
+use super::rows::{Shared, TASK, add_partials, for_chunks, load, partials, store};
 use super::simd::{Isa, Kernel, Simd, dispatch};
 use super::window::inside;
 use super::{Activation, ConvShape};
@@ -171,7 +172,7 @@ impl<A: Element, E: Element> Forward<'_, A, E> {
         let w = (ow * right + shape.kernel[1]).saturating_sub(shape.pads[1] + right);
         for h in h..shape.in_h.min(h + down) {
             let start = ((image * shape.in_h + h) * shape.in_w + w) * shape.in_c;
-            prefetch(self.x, start..start + pixels * right * shape.in_c);
+            prefetch::elements(self.x, start..start + pixels * right * shape.in_c);
         }
     }
 
@@ -496,7 +497,7 @@ impl<E: Element> InputGrad<'_, E> {
         for q in columns.step_by(T / STRIDE) {
             if below < shape.out_h {
                 let start = ((image * shape.out_h + below) * shape.out_w + q) * channels;
-                prefetch(self.dy, start..start + T / STRIDE * channels);
+                prefetch::elements(self.dy, start..start + T / STRIDE * channels);
             }
             // Safety: `interior` keeps to both pictures, the channels are the shape's.
             unsafe {
@@ -600,11 +601,14 @@ impl<E: Element> WeightGrad<'_, E> {
     fn prefetch_below(&self, (image, oh): (usize, usize)) {
         let shape = self.shape;
         let start = self.output(image, oh + 1, 0);
-        prefetch(self.dy, start..start + shape.out_w * shape.in_c);
+        prefetch::elements(self.dy, start..start + shape.out_w * shape.in_c);
         let width = shape.in_w * shape.in_c;
         let h = (oh * shape.strides[0] + shape.kernel[0]).saturating_sub(shape.pads[0]);
         let h = h..shape.in_h.min(h + shape.strides[0]);
-        prefetch(self.x, (image * shape.in_h + h.start) * width..(image * shape.in_h + h.end) * width);
+        prefetch::elements(
+            self.x,
+            (image * shape.in_h + h.start) * width..(image * shape.in_h + h.end) * width,
+        );
     }
 
     /// Adds the products of kernel row `r` over an output row, for any kernel.

@@ -1,55 +1,59 @@
 //! x times weights of bytes, where x is quantised by its own range: ONNX's DynamicQuantizeLinear and MatMulInteger.
 
-use std::ops::Range;
-
+use super::ConvShape;
+use super::elementwise::Binary;
+use super::int8::conv::{ByteFilter, Numbers, Quantized, product};
 use super::parallel::{self, Shared};
 use super::quantize::{Scales, quantize};
-use super::rows::TASK;
+use super::rows::{Place, TASK, map_rows_to};
 use super::simd::{Isa, Kernel, Simd, dispatch};
+
+/// Weights of bytes \[n, k\], packed.
+#[derive(Clone, Debug)]
+pub struct ByteMatrix {
+    filter: ByteFilter,
+}
+
+impl ByteMatrix {
+    /// Packs `weight` \[n, k\].
+    ///
+    /// # Panics
+    /// When it has not that many elements.
+    pub fn pack(isa: Isa, weight: &[i8], [n, k]: [usize; 2]) -> ByteMatrix {
+        // What the weights and the bytes they are multiplied with stand for is known when they are.
+        let numbers = Numbers { weights: weight, bias: &vec![0; n], scale: &vec![1.0; n], zero_point: 0 };
+        ByteMatrix { filter: ByteFilter::pack(isa, &ConvShape::of_matrices(1, k, n), &numbers) }
+    }
+}
 
 /// The operands of [`dynamic_product`].
 #[derive(Clone, Copy, Debug)]
 pub struct DynamicProduct<'a> {
-    /// [m, k]
+    /// \[m, k\]
     pub x: &'a [f32],
-    /// [n, k]
-    pub weight: &'a [i8],
-    /// The sum of each row of the weight.
-    pub sums: &'a [i32],
+    /// \[n, k\]
+    pub weight: &'a ByteMatrix,
     /// The scale of each row of the weight.
     pub scale: &'a [f32],
     /// One for each row of the weight.
     pub bias: Option<&'a [f32]>,
-    /// Length of the rows.
-    pub k: usize,
 }
 
-/// y [m, n] = x times the transposed weight, from the bytes of both, plus bias; `bytes` become those of x.
+/// y \[m, n\] = x times the transposed weight, from the bytes of both, plus bias; `bytes` become those of x.
 ///
 /// # Panics
 /// When a slice has not the size that the others say.
-pub fn dynamic_product(isa: Isa, product: &DynamicProduct<'_>, bytes: &mut [u8], y: &mut [f32]) {
-    let DynamicProduct { x, weight, sums, scale, bias, k } = *product;
-    let n = scale.len();
-    let m = x.len().checked_div(k).unwrap_or(0);
-    assert_eq!([x.len(), weight.len(), sums.len(), y.len()], [m * k, n * k, n, m * n], "{m} x {k} x {n}");
-    assert!(bytes.len() == x.len() && bias.is_none_or(|b| b.len() == n), "{m} x {k} x {n}");
+pub fn dynamic_product(isa: Isa, operands: &DynamicProduct<'_>, bytes: &mut [u8], y: &mut [f32]) {
+    let DynamicProduct { x, weight, scale, bias } = *operands;
+    assert_eq!(bytes.len(), x.len(), "bytes of x");
+    assert!(bias.is_none_or(|bias| bias.len() == scale.len()), "bias of {} columns", scale.len());
     let (x_scale, zero_point) = scale_of(isa, x);
     quantize(isa, x, Scales::new(&[x_scale], &[zero_point], 1), bytes);
-    let (bytes, shared) = (&*bytes, Shared(y.as_mut_ptr()));
-    let (row_blocks, unit_blocks) = (m.div_ceil(ROWS), n.div_ceil(UNITS));
-    parallel::for_each_task(row_blocks * unit_blocks, m * n * k / 4, |index| {
-        let (row, unit) = (index / unit_blocks * ROWS, index % unit_blocks * UNITS);
-        let (rows, units) = (row..(row + ROWS).min(m), unit..(unit + UNITS).min(n));
-        dispatch(isa, Block { product, bytes, zero_point, x_scale, rows, units, y: shared });
-    });
+    product(isa, Quantized { bytes, scale: x_scale, zero_point }, &weight.filter, scale, y);
+    if let Some(bias) = bias.filter(|bias| !bias.is_empty()) {
+        map_rows_to::<f32, 0, 1, 1>(isa, Place::Over(y), [], [bias], Binary::Add);
+    }
 }
-
-/// Rows of x that a task multiplies with the same rows of the weight.
-const ROWS: usize = 32;
-
-/// Rows of the weight that a task owns.
-const UNITS: usize = 32;
 
 /// The scale and zero point of DynamicQuantizeLinear: the range of x, and 0, on 0..255.
 fn scale_of(isa: Isa, x: &[f32]) -> (f32, u8) {
@@ -92,79 +96,4 @@ impl Kernel for Extremes<'_> {
         }
         range
     }
-}
-
-/// A block of the result. Sums of integers are the same in any order.
-struct Block<'a> {
-    product: &'a DynamicProduct<'a>,
-    bytes: &'a [u8],
-    zero_point: u8,
-    x_scale: f32,
-    rows: Range<usize>,
-    units: Range<usize>,
-    y: Shared<f32>,
-}
-
-impl Kernel for Block<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    unsafe fn run<S: Simd>(self) {
-        let DynamicProduct { weight, sums, scale, bias, k, .. } = *self.product;
-        let n = scale.len();
-        for row in self.rows.clone() {
-            let x = &self.bytes[row * k..(row + 1) * k];
-            let mut unit = self.units.start;
-            while unit < self.units.end {
-                let count = (self.units.end - unit).min(AT_ONCE);
-                let mut totals = [0i32; AT_ONCE];
-                if count == AT_ONCE {
-                    totals = dots(x, &weight[unit * k..(unit + AT_ONCE) * k], k);
-                } else {
-                    for (i, total) in totals.iter_mut().enumerate().take(count) {
-                        *total = dot(x, &weight[(unit + i) * k..(unit + i + 1) * k]);
-                    }
-                }
-                for (i, total) in totals.iter().enumerate().take(count) {
-                    let centred = total.wrapping_sub(i32::from(self.zero_point).wrapping_mul(sums[unit + i]));
-                    let mut value = centred as f32 * (self.x_scale * scale[unit + i]);
-                    if let Some(bias) = bias {
-                        value += bias[unit + i];
-                    }
-                    // Safety: row and unit lie within y, and no other task has this block.
-                    unsafe { *self.y.at(row * n + unit + i) = value };
-                }
-                unit += count;
-            }
-        }
-    }
-}
-
-/// Rows of the weight that are multiplied with a row of x while it stays in registers.
-const AT_ONCE: usize = 4;
-
-/// Sums of products of bytes.
-#[inline(always)]
-fn dots(x: &[u8], weights: &[i8], k: usize) -> [i32; AT_ONCE] {
-    let (w0, rest) = weights.split_at(k);
-    let (w1, rest) = rest.split_at(k);
-    let (w2, w3) = rest.split_at(k);
-    let (mut s0, mut s1, mut s2, mut s3) = (0i32, 0i32, 0i32, 0i32);
-    for i in 0..x.len().min(w0.len()).min(w1.len()).min(w2.len()).min(w3.len()) {
-        let x = i32::from(x[i]);
-        s0 = s0.wrapping_add(x * i32::from(w0[i]));
-        s1 = s1.wrapping_add(x * i32::from(w1[i]));
-        s2 = s2.wrapping_add(x * i32::from(w2[i]));
-        s3 = s3.wrapping_add(x * i32::from(w3[i]));
-    }
-    [s0, s1, s2, s3]
-}
-
-#[inline(always)]
-fn dot(x: &[u8], w: &[i8]) -> i32 {
-    let mut sum = 0i32;
-    for i in 0..x.len().min(w.len()) {
-        sum = sum.wrapping_add(i32::from(x[i]) * i32::from(w[i]));
-    }
-    sum
 }

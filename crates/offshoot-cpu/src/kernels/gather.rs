@@ -12,11 +12,14 @@ use half::{bf16, f16};
 
 use super::batch_norm::{Affine, area_moments};
 use super::element::{Element, SharedView, View, ViewMut};
-use super::parallel::{self, Shared};
+use super::parallel::{self, LINE, Shared};
+use super::prefetch::{self, Stream};
 use super::rows::{Area, load, read_rows};
 use super::simd::{Isa, Kernel, Simd, dispatch, dispatch_bf16};
 use super::source::ScaleShift;
-use super::tile::{self, DEPTH, Left, RowMajor, RowMajorPairs, STRIDE, Tile, run_tile};
+use super::tile::{
+    self, DEPTH, Layout, Matrix, RowMajor, RowMajorPairs, STRIDE, Tile, UNBOUNDED, run_tile, tile_starts,
+};
 
 /// Most pixels in a block: a multiple of every path's tile rows.
 const BLOCK: usize = 168;
@@ -322,26 +325,9 @@ impl Gather {
             let x = (pixel.x * self.step[1]) as isize + cols[0].offset;
             let first = (y * self.source[1] as isize + x) * self.source_c() as isize;
             let first = first + (ahead.group * self.depth + ahead.depth.start) as isize;
-            prefetch(source, first, ahead.depth.len());
+            prefetch::view(source, first, ahead.depth.len());
             pixel = self.next(pixel);
         }
-    }
-}
-
-/// Asks for the `n` elements from `first` on, a hint that reads nothing: any address is allowed.
-#[inline(always)]
-pub(super) fn prefetch(source: View<'_>, first: isize, n: usize) {
-    let (start, size) = source.bytes();
-    let from = start.wrapping_offset(first * size as isize);
-    for i in (0..n * size).step_by(64) {
-        #[cfg(target_arch = "x86_64")]
-        // Safety: every x86-64 processor has the instruction, and it never faults.
-        unsafe {
-            use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-            _mm_prefetch::<_MM_HINT_T1>(from.wrapping_add(i).cast());
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = from.wrapping_add(i);
     }
 }
 
@@ -594,6 +580,8 @@ struct Plan<'a> {
     lanes: usize,
     pixel_blocks: usize,
     panel_blocks: usize,
+    /// Whether one product runs over whole rows of the source, which follow one another as the pixels do.
+    whole_rows: bool,
 }
 
 impl Plan<'_> {
@@ -656,6 +644,7 @@ fn plan<'a>(isa: Isa, gathers: &'a [Gather], operands: &Operands<'_>) -> Vec<Pla
             lanes,
             pixel_blocks,
             panel_blocks,
+            whole_rows: gather.is_pointwise() && gather.groups == 1 && cells.of(gather.depth) <= DEPTH,
         }
     };
     gathers.iter().map(cut).collect()
@@ -673,7 +662,7 @@ struct Block<'a, L> {
     left: PhantomData<L>,
 }
 
-impl<L: Left> Kernel for Block<'_, L> {
+impl<L: Layout> Kernel for Block<'_, L> {
     type Output = ();
 
     #[inline(always)]
@@ -690,17 +679,24 @@ impl<L: Left> Kernel for Block<'_, L> {
             pixel = gather.next(pixel);
         }
         let targets = &targets[..pixels.len()];
+        let mut starts = [0; BLOCK + 1];
+        let starts = tile_starts(targets.len(), S::TILE_ROWS, &mut starts);
         let mut stage_rows = [0; BLOCK];
         stage_rows.iter_mut().enumerate().for_each(|(i, row)| *row = i * plan.stage_cols());
         let stage = self.scratch.as_mut_ptr().wrapping_add(BLOCK * STRIDE);
         let reduction = plan.cells.of(gather.reduction());
         let parts = plan.parts();
+        let (source, following) = (self.rows_in_place(pixels.start), self.following(&pixels));
         for i in 0..parts {
             let depth = parallel::part(reduction, parts, i);
-            // Safety: the scratch has a row of STRIDE floats for every pixel.
-            unsafe { self.gather_rows::<S>(pixels.clone(), group, depth.clone()) };
-            let place = Place { group, first: i == 0, last: i + 1 == parts, depth };
-            for panel in panels.clone() {
+            if source.is_none() {
+                // Safety: the scratch has a row of STRIDE floats for every pixel.
+                unsafe { self.gather_rows::<S>(pixels.clone(), group, depth.clone()) };
+            }
+            let panels = panels.clone();
+            let place =
+                Place { group, first: i == 0, last: i + 1 == parts, depth, panels, source, following };
+            for panel in place.panels.clone() {
                 let first_col = panel * plan.panel;
                 // Safety: `S` is available; the rows have been gathered; targets lie within the output.
                 unsafe {
@@ -712,12 +708,12 @@ impl<L: Left> Kernel for Block<'_, L> {
                             Sums { out, rows: targets, residual, bounds: self.operands.bounds }
                         }
                         SharedView::Bf16(_) | SharedView::F16(_) => {
-                            let at = if parts == 1 { 0 } else { (panel - panels.start) * plan.panel };
+                            let at = if parts == 1 { 0 } else { (panel - place.panels.start) * plan.panel };
                             let (out, rows) = (stage.wrapping_add(at), &stage_rows[..targets.len()]);
                             Sums { out, rows, residual: None, bounds: UNBOUNDED }
                         }
                     };
-                    self.multiply::<S>(&place, panel, &sums);
+                    self.multiply::<S>(&place, panel, &sums, starts);
                     if !place.last {
                         continue;
                     }
@@ -751,17 +747,62 @@ struct Sums<'a> {
     bounds: (f32, f32),
 }
 
-const UNBOUNDED: (f32, f32) = (f32::NEG_INFINITY, f32::INFINITY);
-
-/// Which part of the reduction, in cells, of which group.
+/// Which part of the reduction, in cells, of which panels of which group.
 struct Place {
     group: usize,
+    panels: Range<usize>,
     depth: Range<usize>,
     first: bool,
     last: bool,
+    /// The first pixel's row, where rows are read in place.
+    source: Option<*const f32>,
+    /// The rows of the pixels after the block's, in floats, whatever their elements are.
+    following: (*const f32, usize),
 }
 
-impl<L: Left> Block<'_, L> {
+impl Place {
+    /// The rows that tile `i` of a panel asks for: while tiles read their rows in place for the first time, those of the next one; else a
+    /// portion of those of the next block.
+    #[inline(always)]
+    fn rows_ahead(&self, panel: usize, starts: &[usize], i: usize, pitch: usize) -> Stream {
+        let (depth, tiles, panel) = (self.depth.len(), starts.len() - 1, panel - self.panels.start);
+        let (following, floats) = self.following;
+        match self.source {
+            Some(source) if panel == 0 && (i + 1 < tiles || floats > 0) => {
+                let after = source.wrapping_add(starts[i + 1] * pitch);
+                Stream::of_floats(after, (starts[i + 1] - starts[i]) * pitch, depth)
+            }
+            _ => {
+                let portion = parallel::part(floats, self.panels.len() * tiles, panel * tiles + i);
+                Stream::of_floats(following.wrapping_add(portion.start), portion.len(), depth)
+            }
+        }
+    }
+}
+
+impl<L: Layout> Block<'_, L> {
+    /// The rows of as many pixels after `pixels`, which the block after this one reads; in floats, whatever their elements are. None if
+    /// it does not read [whole rows](Plan::whole_rows).
+    #[inline(always)]
+    fn following(&self, pixels: &Range<usize>) -> (*const f32, usize) {
+        let gather = self.plan.gather;
+        let rows = if self.plan.whole_rows { pixels.len().min(gather.pixels() - pixels.end) } else { 0 };
+        let (start, size) = self.operands.source.bytes();
+        let row = gather.source_c() * size;
+        (start.wrapping_add(pixels.end * row).cast(), rows * row / size_of::<f32>())
+    }
+
+    /// The row of `pixel` in the source, where tiles may read it there: [whole rows](Plan::whole_rows) of floats as they are.
+    #[inline(always)]
+    fn rows_in_place(&self, pixel: usize) -> Option<*const f32> {
+        match self.operands.source {
+            View::F32(source) if self.plan.whole_rows && self.operands.norm.is_none() => {
+                Some(source[pixel * self.plan.gather.source_c()..].as_ptr())
+            }
+            _ => None,
+        }
+    }
+
     /// Gathers part `depth` of the rows of `pixels`.
     #[inline(always)]
     unsafe fn gather_rows<S: Simd>(&mut self, pixels: Range<usize>, group: usize, depth: Range<usize>) {
@@ -893,39 +934,69 @@ impl<L: Left> Block<'_, L> {
 
     /// Multiplies the gathered rows with one panel.
     #[inline(always)]
-    unsafe fn multiply<S: Simd>(&self, place: &Place, panel: usize, sums: &Sums<'_>) {
-        const ZEROS: [f32; tile::MAX_COLS] = [0.0; tile::MAX_COLS];
+    unsafe fn multiply<S: Simd>(&self, place: &Place, panel: usize, sums: &Sums<'_>, starts: &[usize]) {
         let (plan, gather, operands) = (self.plan, self.plan.gather, &self.operands);
         let first_col = panel * plan.panel;
         let cols = (gather.cols - first_col).min(plan.panel);
         let b_step = cols.next_multiple_of(plan.lanes);
         let bias = match operands.bias {
             Some(bias) if place.first => bias[place.group * gather.cols + first_col..].as_ptr(),
-            _ => ZEROS.as_ptr(),
+            _ => tile::ZEROS.as_ptr(),
         };
         let reduction = plan.cells.of(gather.reduction());
-        let filter = plan.filter_start + place.group * plan.packed_group + first_col * reduction;
-        let filter = operands.filter[filter + place.depth.start * b_step..].as_ptr();
+        let group = plan.filter_start + place.group * plan.packed_group;
+        let filter = operands.filter[group + first_col * reduction + place.depth.start * b_step..].as_ptr();
+        let (next_panel, step) = if panel + 1 < place.panels.end {
+            (panel + 1, place.depth.start)
+        } else {
+            (place.panels.start, place.depth.end)
+        };
+        let next = group + next_panel * plan.panel * reduction + step * b_step;
+        let next = operands.filter.as_ptr().wrapping_add(next);
         // Safety: pointers stay within the output, the residual and the packed filter, whose sizes were checked.
         unsafe {
             let Sums { out, rows, residual, bounds } = *sums;
             let add = if place.first { residual } else { Some(out.cast_const()) };
             let bounds = if place.last { bounds } else { UNBOUNDED };
-            let tiles = rows.len().div_ceil(S::TILE_ROWS);
-            for i in 0..tiles {
-                let part = parallel::part(rows.len(), tiles, i);
-                run_tile::<S, L>(Tile {
-                    depth: place.depth.len(),
-                    a: self.scratch.as_ptr().add(part.start * STRIDE),
+            let (depth, tiles, pitch) = (place.depth.len(), starts.len() - 1, gather.source_c());
+            for (i, part) in starts.windows(2).enumerate() {
+                // What comes next is asked for now, or each tile would wait for the memory of its sums.
+                let (after, col) = match starts.get(i + 2) {
+                    Some(&end) => (part[1]..end, 0),
+                    None => (0..starts[1], plan.panel),
+                };
+                for &row in &rows[after] {
+                    for col in (col..col + cols).step_by(LINE) {
+                        if let Some(add) = add {
+                            prefetch::soon(add.wrapping_add(row + col));
+                        }
+                        prefetch::soon(out.wrapping_add(row + col));
+                    }
+                }
+                let a = match place.source {
+                    Some(source) => source.add(part[0] * pitch),
+                    None => self.scratch.as_ptr().add(part[0] * STRIDE),
+                };
+                let tile = Tile {
+                    depth,
+                    a,
+                    pitch,
                     b: filter,
-                    b_step,
                     bias,
                     add,
                     out,
-                    rows: &rows[part],
+                    rows: &rows[part[0]..part[1]],
                     cols,
                     bounds,
-                });
+                    ahead: [
+                        Stream::of_panel(next, [depth, b_step], i, tiles),
+                        place.rows_ahead(panel, starts, i, pitch),
+                    ],
+                };
+                match place.source {
+                    Some(_) => run_tile::<S, Matrix>(tile),
+                    None => run_tile::<S, L>(tile),
+                }
             }
         }
     }

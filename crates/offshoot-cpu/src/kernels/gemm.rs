@@ -10,7 +10,7 @@ use std::ops::Range;
 use super::gather::copy;
 use super::parallel::{self, Shared};
 use super::simd::{Isa, Kernel, Simd, dispatch};
-use super::tile::{self, DEPTH, Left, RowMajor, STRIDE, StepMajor, Tile, run_tile};
+use super::tile::{self, DEPTH, Layout, RowMajorBlocks, STRIDE, StepMajor, Tile, run_tile};
 
 /// Sizes of `c[m][n] = a[m][k] * b[k][n]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -196,7 +196,7 @@ impl Kernel for Product<'_> {
             if self.shape.trans_a {
                 self.run_parts::<S, StepMajor>();
             } else {
-                self.run_parts::<S, RowMajor>();
+                self.run_parts::<S, RowMajorBlocks>();
             }
         }
     }
@@ -205,7 +205,7 @@ impl Kernel for Product<'_> {
 impl Product<'_> {
     /// Runs over the parts of the sums.
     #[inline(always)]
-    unsafe fn run_parts<S: Simd, L: Left>(&mut self) {
+    unsafe fn run_parts<S: Simd, L: Layout>(&mut self) {
         let GemmShape { trans_a, trans_b, m, n, k } = *self.shape;
         let parts = k.div_ceil(DEPTH).max(1);
         let left = self.scratch.as_mut_ptr();
@@ -230,14 +230,13 @@ impl Product<'_> {
 
     /// Multiplies the gathered blocks into `c`.
     #[inline(always)]
-    unsafe fn multiply<S: Simd, L: Left>(
+    unsafe fn multiply<S: Simd, L: Layout>(
         &self,
         depth: usize,
         first: bool,
         left: *const f32,
         right: *const f32,
     ) {
-        const ZEROS: [f32; tile::MAX_COLS] = [0.0; tile::MAX_COLS];
         let n = self.shape.n;
         let panel = S::LANES * S::TILE_VECTORS;
         let offsets: [usize; tile::MAX_ROWS] = std::array::from_fn(|i| i * n);
@@ -245,7 +244,7 @@ impl Product<'_> {
         for col in self.cols.clone().step_by(panel) {
             let bias = match self.bias {
                 Some(bias) if first => bias[col..].as_ptr(),
-                _ => ZEROS.as_ptr(),
+                _ => tile::ZEROS.as_ptr(),
             };
             for i in 0..tiles {
                 let rows = parallel::part(self.rows.len(), tiles, i);
@@ -254,15 +253,16 @@ impl Product<'_> {
                     let out = self.c.get().add((self.rows.start + rows.start) * n + col);
                     run_tile::<S, L>(Tile {
                         depth,
-                        a: left.add(rows.start * L::ROW),
+                        a: left.add(
+                            rows.start * const { L::ROW.expect("rows of a block are a constant apart") },
+                        ),
                         b: right.add(col - self.cols.start),
-                        b_step: STRIDE,
                         bias,
                         add: if first { None } else { Some(out.cast_const()) },
                         out,
                         rows: &offsets[..rows.len()],
                         cols: (self.cols.end - col).min(panel),
-                        bounds: (f32::NEG_INFINITY, f32::INFINITY),
+                        ..Tile::PRODUCT
                     });
                 }
             }

@@ -1,7 +1,8 @@
 //! Layer normalisation of the rows of a matrix, and its gradients. Mean and variance of a row are cheap to compute, so
 //! that they are computed again on the way back and not kept.
 
-use super::rows::{Shared, prefetch};
+use super::prefetch;
+use super::rows::Shared;
 use super::rows::{add_partials, for_chunks, load, partials, rows_per_part, rows_per_task, store};
 use super::simd::{Isa, Kernel, Simd, dispatch};
 
@@ -230,7 +231,7 @@ impl Kernel for Reduce<'_> {
     unsafe fn run<S: Simd>(mut self) {
         let whole = self.width - self.width % S::LANES;
         for row in (0..self.x.len()).step_by(self.width) {
-            prefetch(self.dy, row..row + self.width);
+            prefetch::elements(self.dy, row..row + self.width);
             // Safety: the row is within dy and x, which have one length.
             unsafe {
                 let (mean, inverse) = statistics::<S>(&self.x[row..row + self.width], self.epsilon);

@@ -2,7 +2,7 @@
 //! C = sigmoid(f) C + sigmoid(i) tanh(c) and h = sigmoid(o) tanh(C), from states of 0.
 
 use super::conv::{Epilogue, PackedFilter, conv};
-use super::dynamic::{DynamicProduct, dynamic_product};
+use super::dynamic::{ByteMatrix, DynamicProduct, dynamic_product};
 use super::parallel::{self, Shared};
 use super::rows::{load, load_all, store};
 use super::simd::{Isa, Kernel, Simd, dispatch};
@@ -29,9 +29,7 @@ pub enum Matrix {
     /// Bytes; what they are multiplied with is quantised by its own range.
     Bytes {
         /// [4 hidden, k]
-        weight: Vec<i8>,
-        /// The sum of each row.
-        sums: Vec<i32>,
+        weight: ByteMatrix,
         /// The scale of each row.
         scale: Vec<f32>,
     },
@@ -121,9 +119,9 @@ impl Matrix {
                 let epilogue = Epilogue { bias, residual: rows, activation: Activation::None };
                 conv(isa, shape, x, filter, &epilogue, out);
             }
-            Matrix::Bytes { weight, sums, scale } => {
+            Matrix::Bytes { weight, scale } => {
                 bytes.resize(x.len(), 0);
-                let product = DynamicProduct { x, weight, sums, scale, bias, k: shape.in_c };
+                let product = DynamicProduct { x, weight, scale, bias };
                 dynamic_product(isa, &product, bytes, out);
                 if let Some(rows) = rows {
                     out.iter_mut().zip(rows).for_each(|(out, x)| *out += x);

@@ -25,6 +25,7 @@ pub mod math;
 mod parallel;
 pub mod pointwise_backward;
 pub mod pool;
+mod prefetch;
 pub mod quantize;
 mod rows;
 pub mod shape;

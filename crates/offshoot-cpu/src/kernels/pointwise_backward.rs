@@ -16,10 +16,10 @@ use super::convert::convert_rows;
 use super::element::{Element, Stored};
 use super::gather::Cells;
 use super::parallel::{self, Shared};
-use super::rows::prefetch;
+use super::prefetch::Stream;
 use super::simd::{Isa, Kernel, Simd, dispatch};
 use super::source::Source;
-use super::tile::{self, DEPTH, MAX_COLS, MAX_ROWS, RowMajor, STRIDE, StepMajor, Tile, run_tile};
+use super::tile::{self, DEPTH, MAX_ROWS, RowMajor, STRIDE, StepMajor, Tile, run_tile};
 
 /// Pixels that a task takes at a time.
 const PIXELS: usize = 128;
@@ -143,9 +143,6 @@ struct Chunk<'a, E> {
     sums: *mut f32,
 }
 
-const ZEROS: [f32; MAX_COLS] = [0.0; MAX_COLS];
-const UNBOUNDED: (f32, f32) = (f32::NEG_INFINITY, f32::INFINITY);
-
 impl<E: Element> Chunk<'_, E> {
     /// `scratch` has [`SCRATCH`] floats.
     fn run(&self, scratch: &mut [f32]) {
@@ -238,13 +235,10 @@ impl Kernel for InputProduct<'_> {
                         depth: out_c,
                         a: self.left.add(rows.start * STRIDE),
                         b: self.filter[first * out_c..].as_ptr(),
-                        b_step: cols.next_multiple_of(S::LANES),
-                        bias: ZEROS.as_ptr(),
-                        add: None,
                         out: self.to.add(rows.start * self.pitch + first),
                         rows: &offsets[..rows.len()],
                         cols,
-                        bounds: UNBOUNDED,
+                        ..Tile::PRODUCT
                     });
                 }
             }
@@ -272,11 +266,16 @@ impl Kernel for WeightProduct<'_> {
         let [out_c, pixels, width] = self.sizes;
         let offsets: [usize; MAX_ROWS] = std::array::from_fn(|i| i * width);
         let tiles = out_c.div_ceil(S::TILE_ROWS);
-        let portions = tiles * width.div_ceil(self.panel);
+        let half = (tiles * width.div_ceil(self.panel)).div_ceil(2);
         for (done, col) in (0..width).step_by(self.panel).enumerate() {
             for i in 0..tiles {
-                for stream in self.next {
-                    prefetch(stream, parallel::part(stream.len(), portions, done * tiles + i));
+                // The first half of the tiles asks for the first stream of dy and of x, the other half for the second.
+                let tile = done * tiles + i;
+                let mut ahead = [Stream::NOTHING; 2];
+                for (operand, ahead) in ahead.iter_mut().enumerate() {
+                    let stream = self.next[2 * operand + tile / half];
+                    *ahead =
+                        Stream::of_bytes(&stream[parallel::part(stream.len(), half, tile % half)], pixels);
                 }
                 let rows = parallel::part(out_c, tiles, i);
                 // Safety: the tile lies within this task's products, the operands within the scratch.
@@ -286,13 +285,12 @@ impl Kernel for WeightProduct<'_> {
                         depth: pixels,
                         a: self.left.add(rows.start),
                         b: self.right.add(col),
-                        b_step: STRIDE,
-                        bias: ZEROS.as_ptr(),
                         add: if self.first { None } else { Some(out.cast_const()) },
                         out,
                         rows: &offsets[..rows.len()],
                         cols: (width - col).min(self.panel),
-                        bounds: UNBOUNDED,
+                        ahead,
+                        ..Tile::PRODUCT
                     });
                 }
             }

@@ -25,27 +25,6 @@ pub(super) fn for_chunks(len: usize, size: usize, run: impl Fn(Range<usize>) + S
     for_tasks(len.div_ceil(size), |task| run(task * size..len.min((task + 1) * size)));
 }
 
-/// Asks for some elements to be brought into the second-level cache, where that can be asked for. It is a hint: the
-/// elements need not exist.
-#[inline(always)]
-pub(super) fn prefetch<E>(from: &[E], elements: Range<usize>) {
-    #[cfg(target_arch = "x86_64")]
-    for at in elements.step_by(LINE / size_of::<E>()) {
-        // Safety: a prefetch does not fault, and every x86-64 processor has it.
-        unsafe {
-            std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(
-                from.as_ptr().wrapping_add(at).cast(),
-            );
-        }
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = (from, elements);
-}
-
-/// Bytes in a line of the cache.
-#[cfg(target_arch = "x86_64")]
-const LINE: usize = 64;
-
 /// Reads a whole vector, or its first `n` lanes.
 ///
 /// # Safety

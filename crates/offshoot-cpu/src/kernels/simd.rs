@@ -160,6 +160,14 @@ pub trait Simd: Copy + Send + Sync + 'static {
     unsafe fn pair(a: Self::Half, b: Self::Half) -> Self::V;
     /// a0 * b0 + a1 * b1 + c in each lane, where `a` and `b` hold pairs of bf16.
     unsafe fn dot_bf16(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// Runs `kernel` on this path as a function of its own, which all who call it share: where it would be too much to compile it into
+    /// each of them.
+    unsafe fn apart<K: Kernel>(kernel: K) -> K::Output;
+    /// As [`Simd::apart`], from inside of [`dispatch_bf16`].
+    unsafe fn apart_bf16<K: Kernel>(kernel: K) -> K::Output {
+        // Safety: the caller's.
+        unsafe { Self::apart(kernel) }
+    }
 }
 
 /// A computation that [`dispatch`] runs on one instruction set. Mark `run` `#[inline(always)]`.
@@ -255,6 +263,11 @@ impl Simd for Portable {
     const LANES: usize = 8;
     const TILE_ROWS: usize = 4;
     const TILE_VECTORS: usize = 1;
+
+    #[inline(never)]
+    unsafe fn apart<K: Kernel>(kernel: K) -> K::Output {
+        unsafe { kernel.run::<Portable>() }
+    }
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> [f32; 8] {
@@ -394,7 +407,7 @@ impl Simd for Portable {
 #[cfg(target_arch = "x86_64")]
 #[allow(clippy::undocumented_unsafe_blocks)] // the trait states what each method asks of its caller
 pub(super) mod x86 {
-    use super::Simd;
+    use super::{Kernel, Simd, run_avx2, run_avx512, run_avx512_bf16};
     #[allow(clippy::wildcard_imports)] // the intrinsics have names of their own
     use std::arch::x86_64::*;
     use std::mem::transmute;
@@ -432,6 +445,11 @@ pub(super) mod x86 {
         const LANES: usize = 8;
         const TILE_ROWS: usize = 6;
         const TILE_VECTORS: usize = 2;
+
+        #[inline(always)]
+        unsafe fn apart<K: Kernel>(kernel: K) -> K::Output {
+            unsafe { run_avx2(kernel) }
+        }
 
         #[inline(always)]
         unsafe fn splat(x: f32) -> __m256 {
@@ -603,6 +621,16 @@ pub(super) mod x86 {
         const TILE_VECTORS: usize = 2;
 
         #[inline(always)]
+        unsafe fn apart<K: Kernel>(kernel: K) -> K::Output {
+            unsafe { run_avx512(kernel) }
+        }
+
+        #[inline(always)]
+        unsafe fn apart_bf16<K: Kernel>(kernel: K) -> K::Output {
+            unsafe { run_avx512_bf16(kernel) }
+        }
+
+        #[inline(always)]
         unsafe fn splat(x: f32) -> __m512 {
             unsafe { _mm512_set1_ps(x) }
         }
@@ -744,7 +772,7 @@ pub(super) mod x86 {
 #[cfg(target_arch = "aarch64")]
 #[allow(clippy::undocumented_unsafe_blocks)] // the trait states what each method asks of its caller
 mod neon {
-    use super::Simd;
+    use super::{Kernel, Simd};
     use half::f16;
     #[allow(clippy::wildcard_imports)] // the intrinsics have names of their own
     use std::arch::aarch64::*;
@@ -774,6 +802,11 @@ mod neon {
         const LANES: usize = 4;
         const TILE_ROWS: usize = 6;
         const TILE_VECTORS: usize = 4;
+
+        #[inline(never)]
+        unsafe fn apart<K: Kernel>(kernel: K) -> K::Output {
+            unsafe { kernel.run::<Neon>() }
+        }
 
         #[inline(always)]
         unsafe fn splat(x: f32) -> float32x4_t {

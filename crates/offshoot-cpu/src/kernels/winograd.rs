@@ -14,8 +14,9 @@ use super::ConvShape;
 use super::element::{Element, SharedView, View, ViewMut};
 use super::gather::{Gather, Operands, WeightOrder, pack_panel};
 use super::parallel::{self, Shared};
+use super::prefetch::Stream;
 use super::simd::{Isa, Kernel, Simd, dispatch};
-use super::tile::{self, DEPTH, RowMajor, STRIDE, Tile, run_tile};
+use super::tile::{self, DEPTH, RowMajor, STRIDE, Tile, run_tile, tile_starts};
 
 /// The points ±A and ±B. Chosen for small rounding errors, and so that their powers are exact.
 const A: f32 = 0.75;
@@ -32,6 +33,10 @@ const POINTS: usize = IN * IN;
 
 /// Most tiles in a block.
 const BLOCK: usize = 56;
+/// Fewest tiles in a block that is cut off for another thread.
+const LEAST: usize = 16;
+/// Floats of products that are kept before they are transformed back: a part of L2.
+const PRODUCTS: usize = 1 << 15;
 /// Fewest input and output channels that pay for the transforms.
 const MIN_CHANNELS: usize = 64;
 /// Channels are multiples of this: of every path's lanes, so that vectors are always whole.
@@ -189,6 +194,9 @@ unsafe fn outputs<S: Simd>(m: [S::V; IN]) -> [S::V; OUT] {
 /// The caller has checked that source, filter, bias and residual have the sizes that the gather says.
 pub(super) fn run(isa: Isa, gather: &Gather, operands: Operands<'_>, out: ViewMut<'_>) {
     let plan = Plan::new(isa, gather);
+    if plan.tiles() == 0 {
+        return;
+    }
     let work = plan.tiles() * POINTS * gather.depth * gather.cols;
     let out = out.shared();
     parallel::for_each_task(plan.tile_blocks * plan.panel_blocks, work, |index| {
@@ -218,9 +226,11 @@ impl<'a> Plan<'a> {
         let mut plan = Plan { gather, grid, panel, parts, tile_blocks: 1, panel_blocks: 1 };
         let wanted = 2 * parallel::threads();
         let most = block_tiles(gather.depth);
-        // Tiles first: tasks that share a block of tiles each transform all of its inputs.
+        // Tiles first: tasks that share a block of tiles each transform all of its inputs. But every block reads all of the
+        // filter, which takes longer than to multiply it with a few tiles.
         let blocks = |of: usize| plan.tiles().div_ceil(of).max(1);
-        plan.tile_blocks = wanted.clamp(blocks(most), blocks(most / 2));
+        let least = blocks(most);
+        plan.tile_blocks = wanted.clamp(least, blocks(most / 2).min(plan.tiles() / LEAST).max(least));
         plan.panel_blocks = wanted.div_ceil(plan.tile_blocks).min(plan.panels());
         plan
     }
@@ -238,10 +248,21 @@ impl<'a> Plan<'a> {
         self.tiles().div_ceil(self.tile_blocks)
     }
 
+    /// Floats of the products of a block and a panel.
+    fn products(&self) -> usize {
+        POINTS * self.block() * self.panel
+    }
+
+    /// Panels that are multiplied before their products are transformed back: the inputs of a point are read once for all of
+    /// them.
+    fn group(&self) -> usize {
+        (PRODUCTS / self.products()).clamp(1, self.panels())
+    }
+
     /// Floats of scratch: zeros for the pixels around the picture, the transformed inputs of a block, and the
-    /// products of a block and a panel.
+    /// products of a block and a group of panels.
     fn scratch(&self) -> usize {
-        self.gather.depth + POINTS * self.block() * (self.parts * STRIDE + self.panel)
+        self.gather.depth + POINTS * self.block() * self.parts * STRIDE + self.group() * self.products()
     }
 
     /// Where a tile is: its picture, and its first output row and column.
@@ -284,25 +305,29 @@ impl Kernel for Block<'_> {
                 View::Bf16(source) => transform_inputs::<S, _>(plan, source, tiles.clone(), zeros, to),
                 View::F16(source) => transform_inputs::<S, _>(plan, source, tiles.clone(), zeros, to),
             }
-            for panel in panels {
+            let operands = &self.operands;
+            for first in panels.clone().step_by(plan.group()) {
+                let group = first..(first + plan.group()).min(panels.end);
                 multiply::<S>(
                     plan,
-                    &self.operands,
-                    panel,
+                    operands,
+                    group.clone(),
                     tiles.len(),
                     inputs.as_ptr(),
                     products.as_mut_ptr(),
                 );
-                let (operands, from) = (&self.operands, products.as_ptr());
-                match self.out {
-                    SharedView::F32(out) => {
-                        transform_outputs::<S, _>(plan, operands, panel, tiles.clone(), from, out);
-                    }
-                    SharedView::Bf16(out) => {
-                        transform_outputs::<S, _>(plan, operands, panel, tiles.clone(), from, out);
-                    }
-                    SharedView::F16(out) => {
-                        transform_outputs::<S, _>(plan, operands, panel, tiles.clone(), from, out);
+                for panel in group {
+                    let from = products[(panel - first) * plan.products()..].as_ptr();
+                    match self.out {
+                        SharedView::F32(out) => {
+                            transform_outputs::<S, _>(plan, operands, panel, tiles.clone(), from, out);
+                        }
+                        SharedView::Bf16(out) => {
+                            transform_outputs::<S, _>(plan, operands, panel, tiles.clone(), from, out);
+                        }
+                        SharedView::F16(out) => {
+                            transform_outputs::<S, _>(plan, operands, panel, tiles.clone(), from, out);
+                        }
                     }
                 }
             }
@@ -380,48 +405,54 @@ fn depth_part(plan: &Plan<'_>, index: usize) -> Range<usize> {
     part.start * LANES..part.end * LANES
 }
 
-/// Multiplies the transformed inputs of `tiles` tiles with one panel, to `[point][tile][panel]`.
+/// Multiplies the transformed inputs of `tiles` tiles with a group of panels, to `[panel][point][tile][column]`.
 #[inline(always)]
 unsafe fn multiply<S: Simd>(
     plan: &Plan<'_>,
     operands: &Operands<'_>,
-    panel: usize,
+    panels: Range<usize>,
     tiles: usize,
     inputs: *const f32,
     products: *mut f32,
 ) {
-    const ZEROS: [f32; tile::MAX_COLS] = [0.0; tile::MAX_COLS];
     let (gather, block) = (plan.gather, plan.block());
-    let first_col = panel * plan.panel;
-    let cols = (gather.cols - first_col).min(plan.panel);
     let mut rows = [0; BLOCK];
     for (i, row) in rows.iter_mut().enumerate() {
         *row = i * plan.panel;
     }
-    let calls = tiles.div_ceil(S::TILE_ROWS);
+    let mut starts = [0; BLOCK + 1];
+    let starts = tile_starts(tiles, S::TILE_ROWS, &mut starts);
+    let calls = starts.len() - 1;
+    let cols = |panel: usize| (gather.cols - panel * plan.panel).min(plan.panel);
+    let filter = |point: usize, panel: usize| {
+        let start = (panel * plan.panel * POINTS + point * cols(panel)) * gather.depth;
+        operands.filter.as_ptr().wrapping_add(start)
+    };
     for point in 0..POINTS {
-        for part in 0..plan.parts {
-            let depth = depth_part(plan, part);
-            let filter = (first_col * POINTS + point * cols) * gather.depth + depth.start * cols;
-            let filter = operands.filter[filter..].as_ptr();
-            for i in 0..calls {
-                let tile = parallel::part(tiles, calls, i);
-                // Safety: the scratch and the packed filter hold what the tile reads and writes.
-                unsafe {
-                    let out = products.add(point * block * plan.panel);
-                    let add = if part > 0 { Some(out.cast_const()) } else { None };
-                    run_tile::<S, RowMajor>(Tile {
-                        depth: depth.len(),
-                        a: inputs.add(((part * POINTS + point) * block + tile.start) * STRIDE),
-                        b: filter,
-                        b_step: cols,
-                        bias: ZEROS.as_ptr(),
-                        add,
-                        out,
-                        rows: &rows[tile],
-                        cols,
-                        bounds: (f32::NEG_INFINITY, f32::INFINITY),
-                    });
+        for panel in panels.clone() {
+            let cols = cols(panel);
+            let next = if panel + 1 < panels.end { [point, panel + 1] } else { [point + 1, panels.start] };
+            let (now, next) = (filter(point, panel), filter(next[0], next[1]));
+            let out =
+                products.wrapping_add((panel - panels.start) * plan.products() + point * block * plan.panel);
+            for part in 0..plan.parts {
+                let depth = depth_part(plan, part);
+                let next = next.wrapping_add(depth.start * cols);
+                for (i, tile) in starts.windows(2).enumerate() {
+                    // Safety: the scratch and the packed filter hold what the tile reads and writes.
+                    unsafe {
+                        run_tile::<S, RowMajor>(Tile {
+                            depth: depth.len(),
+                            a: inputs.add(((part * POINTS + point) * block + tile[0]) * STRIDE),
+                            b: now.add(depth.start * cols),
+                            add: if part > 0 { Some(out.cast_const()) } else { None },
+                            out,
+                            rows: &rows[tile[0]..tile[1]],
+                            cols,
+                            ahead: [Stream::of_panel(next, [depth.len(), cols], i, calls), Stream::NOTHING],
+                            ..Tile::PRODUCT
+                        });
+                    }
                 }
             }
         }

@@ -3,10 +3,11 @@
 use offshoot_graph::op::Direction;
 use offshoot_graph::{Data, ExecuteError, Node, Tensor};
 
-use super::dynamic::{sums_of_rows, transposed};
+use super::dynamic::transposed;
 use super::{Lowering, unsupported};
 use crate::kernels::ConvShape;
 use crate::kernels::conv::PackedFilter;
+use crate::kernels::dynamic::ByteMatrix;
 use crate::kernels::lstm::{Matrix, Sizes, Way, Work, lstm};
 
 impl Lowering<'_> {
@@ -55,8 +56,8 @@ impl Lowering<'_> {
             }
             Data::I8(all) => {
                 let weight = transposed(&all[index * units * k..][..units * k], [k, units]);
-                let sums = sums_of_rows(&weight, k);
-                Ok(Matrix::Bytes { weight, sums, scale: floats(i + 2, units)?.to_vec() })
+                let weight = ByteMatrix::pack(self.isa, &weight, [units, k]);
+                Ok(Matrix::Bytes { weight, scale: floats(i + 2, units)?.to_vec() })
             }
             _ => Err(frozen()),
         };

@@ -15,7 +15,8 @@ use crate::kernels::batch_norm::area_moments;
 use crate::kernels::convert::convert_rows;
 use crate::kernels::element::{Element, Stored};
 use crate::kernels::parallel::{self, Shared};
-use crate::kernels::rows::{Area, add_partials, prefetch};
+use crate::kernels::prefetch;
+use crate::kernels::rows::{Area, add_partials};
 use crate::kernels::simd::{Isa, Kernel, Simd, dispatch};
 use crate::kernels::source::Source;
 
@@ -133,7 +134,7 @@ impl<E: Element> Window<'_, E> {
         let first = image * height * width;
         let pixels = first + rows.start * width..first + rows.end * width;
         for stream in self.source.streams(self.channels, &pixels) {
-            prefetch(stream, 0..stream.len());
+            prefetch::elements(stream, 0..stream.len());
         }
     }
 }

@@ -7,7 +7,9 @@
 pub mod conv;
 pub mod depthwise;
 pub mod elementwise;
+mod grouped;
 pub mod pool;
+#[cfg(target_arch = "x86_64")]
 mod products;
 mod requantize;
 mod simd;

@@ -1,6 +1,7 @@
 //! Vectors of 32-bit integers, and products of bytes.
 
 use super::super::simd::{Isa, Portable, Simd};
+use super::grouped::{Grouped, Groups};
 
 /// Lanes of 32-bit integers beside those of f32. Everything is `#[inline(always)]`.
 ///
@@ -30,100 +31,94 @@ pub(super) trait Integers: Simd {
     unsafe fn store_requantized(to: [*mut u8; 2], y: [Self::V; 2], zero_point: u8, bounds: [u8; 2]);
     /// Copies `n` bytes of the `readable` >= n at `from`; may write up to 64 bytes more, whatever they are.
     unsafe fn copy_bytes(from: *const u8, readable: usize, to: *mut u8, n: usize);
-    /// Writes 16 bytes less `zero_point`, as i16.
-    unsafe fn widen_16(from: *const u8, zero_point: i16, to: *mut i16);
 }
 
-/// How the two operands of a product lie in memory: `GROUP` elements of the reduction side by side in 32 bits.
+/// Paths that sum products of bytes in 16 bits.
+pub(super) trait Words: Integers {
+    /// sum + the products of four bytes at each of `a`, `offset` bytes on, with four weights in each lane of `b`. Those of the
+    /// first, and of the last, two bytes of all `CELLS` <= 4 are summed in 16 bits first, which must hold them.
+    ///
+    /// # Safety
+    /// As [`Simd`]; the bytes can be read.
+    unsafe fn add_cells<const CELLS: usize>(
+        sum: Self::I,
+        a: [*const u8; CELLS],
+        offset: usize,
+        b: [Self::I; CELLS],
+    ) -> Self::I;
+}
+
+/// A tile of sums: init\[j\] + the products of row i of the left operand and column j of a panel. Four elements of the
+/// reduction lie side by side in 32 bits, a cell.
+#[derive(Clone, Copy)]
+pub(super) struct Tile<'a> {
+    /// Rows of the left operand.
+    pub(super) a: *const u8,
+    /// Bytes from one row to the next.
+    pub(super) row: usize,
+    /// The reduction's cells in a part of the rows, and the bytes from one part to the next.
+    pub(super) part: [usize; 2],
+    /// The packed panel, a row of cells for each of the reduction; for [`Packing::Bytes`].
+    pub(super) b: &'a [i32],
+    /// The panel's vectors; for [`Packing::Grouped`].
+    pub(super) groups: &'a [Groups],
+    /// A number for each column.
+    pub(super) init: *const i32,
+}
+
+/// Sums of the largest tile.
+pub(super) const MOST_SUMS: usize = 14 * 32;
+
+/// How products of cells are summed.
 pub(super) trait Cells<S: Integers> {
-    /// Elements in 32 bits: two that are widened, or four bytes as they are.
-    const GROUP: usize;
+    /// Rows of a tile.
+    const ROWS: usize;
+    /// Vectors of columns of a tile.
+    const VECTORS: usize;
 
-    /// Copies `n` bytes of the `readable` >= n at `from` to a row of cells; may write up to 64 bytes more, whatever they are.
+    /// Computes a tile of `rows` rows and `vectors` vectors of columns into `out`, row by row without gaps.
     ///
     /// # Safety
-    /// `S` is available, `from` holds that many bytes, and `to` has the room.
-    unsafe fn copy(from: *const u8, readable: usize, n: usize, zero_point: u8, to: *mut u8);
-
-    /// Writes `n` elements that stand for 0.
-    ///
-    /// # Safety
-    /// `to` has room for them.
-    unsafe fn pad(n: usize, zero_point: u8, to: *mut u8);
-
-    /// sum + the products of the elements of `a` and `b`.
-    ///
-    /// # Safety
-    /// `S` is available, and what else the cells need.
-    unsafe fn dot(sum: S::I, a: S::I, b: S::I) -> S::I;
+    /// `S` is available, and what else the cells need; the pointers are valid for what they are said to be, and the panel's
+    /// cells are in the rows; `rows` and `vectors` are at most those of a tile, and `out` holds [`MOST_SUMS`].
+    unsafe fn sums(tile: Tile<'_>, rows: usize, vectors: usize, out: *mut i32);
 }
 
-/// Two of i16: bytes less their zero point, times weights.
-pub(super) struct Pairs;
-
-/// Four bytes times four weights in -64..=64, whose products in pairs fit into 16 bits: 2 * 255 * 64 < 2^15.
-#[cfg(target_arch = "x86_64")]
-pub(super) struct SevenBits;
-
-/// Four bytes times four weights, by an instruction that sums in 32 bits (VNNI).
+/// By an instruction that sums four products in 32 bits (VNNI).
 #[cfg(target_arch = "x86_64")]
 pub(super) struct Bytes;
 
 /// The [`Cells`] that a filter is packed for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Packing {
-    Pairs,
-    #[cfg(target_arch = "x86_64")]
-    SevenBits,
+    Grouped,
     #[cfg(target_arch = "x86_64")]
     Bytes,
 }
 
 impl Packing {
-    /// The fastest one for `weights` on `isa`.
-    pub(super) fn of(isa: Isa, weights: &[i8]) -> Packing {
+    /// The fastest one on `isa`.
+    pub(super) fn of(isa: Isa) -> Packing {
         #[cfg(target_arch = "x86_64")]
-        match isa {
-            Isa::Avx512 | Isa::Avx512Bf16 if std::arch::is_x86_feature_detected!("avx512vnni") => {
-                return Packing::Bytes;
-            }
-            Isa::Avx2 | Isa::Avx512 | Isa::Avx512Bf16 if weights.iter().all(|w| (-64..=64).contains(w)) => {
-                return Packing::SevenBits;
-            }
-            _ => {}
+        if matches!(isa, Isa::Avx512 | Isa::Avx512Bf16) && std::arch::is_x86_feature_detected!("avx512vnni") {
+            return Packing::Bytes;
         }
-        let _ = (isa, weights);
-        Packing::Pairs
+        let _ = isa;
+        Packing::Grouped
     }
 
-    /// Elements in 32 bits.
-    pub(super) fn group(self) -> usize {
+    /// Lanes, and the vectors and rows of the tile, of the path that runs it.
+    pub(super) fn tile(self) -> [usize; 3] {
         match self {
-            Packing::Pairs => 2,
             #[cfg(target_arch = "x86_64")]
-            Packing::SevenBits | Packing::Bytes => 4,
-        }
-    }
-
-    /// What 0 stands for in a packed row: whether the zero point is still to be taken off.
-    pub(super) fn keeps_zero_point(self) -> bool {
-        self.group() == 4
-    }
-
-    /// Lanes, and the vectors and rows of the tile, of the path that runs it on `isa`.
-    pub(super) fn tile(self, isa: Isa) -> [usize; 3] {
-        match (self, isa) {
-            #[cfg(target_arch = "x86_64")]
-            (Packing::Bytes, _) => tile::<super::super::simd::x86::Avx512>(),
-            #[cfg(target_arch = "x86_64")]
-            (_, Isa::Avx2 | Isa::Avx512 | Isa::Avx512Bf16) => tile::<super::super::simd::x86::Avx2>(),
-            _ => tile::<Portable>(),
+            Packing::Bytes => tile::<super::super::simd::x86::Avx512, Bytes>(),
+            Packing::Grouped => tile::<Portable, Grouped>(),
         }
     }
 }
 
-fn tile<S: Simd>() -> [usize; 3] {
-    [S::LANES, S::TILE_VECTORS, S::TILE_ROWS]
+fn tile<S: Integers, C: Cells<S>>() -> [usize; 3] {
+    [S::LANES, C::VECTORS, C::ROWS]
 }
 
 /// A computation on cells. Mark `run` `#[inline(always)]`.
@@ -144,14 +139,11 @@ pub(super) fn dispatch_product<P: Product>(isa: Isa, packing: Packing, product: 
         (Packing::Bytes, _) => unsafe { x86::product_vnni(product) },
         #[cfg(target_arch = "x86_64")]
         // Safety: those paths come from `Isa::available`, and all of them have AVX2.
-        (Packing::SevenBits, _) => unsafe { x86::product_avx2::<P, SevenBits>(product) },
-        #[cfg(target_arch = "x86_64")]
-        // Safety: as above.
-        (Packing::Pairs, Isa::Avx2 | Isa::Avx512 | Isa::Avx512Bf16) => unsafe {
-            x86::product_avx2::<P, Pairs>(product);
+        (Packing::Grouped, Isa::Avx2 | Isa::Avx512 | Isa::Avx512Bf16) => unsafe {
+            x86::product_avx2(product)
         },
         // Safety: `Portable` is plain Rust.
-        (Packing::Pairs, _) => unsafe { product.run::<Portable, Pairs>() },
+        (Packing::Grouped, _) => unsafe { product.run::<Portable, Grouped>() },
     }
 }
 
@@ -176,7 +168,7 @@ pub(super) fn dispatch_integers<K: IntegerKernel>(isa: Isa, kernel: K) {
     }
 }
 
-/// Paths that sum four products of bytes and weights in 32 bits, and permute bytes across lanes (VBMI).
+/// Paths that sum four products of bytes and weights in 32 bits (VNNI), and permute bytes across lanes (VBMI).
 pub(super) trait Quads: Integers {
     /// The first `n` <= LANES bytes of `R` <= 4 rows: four rows' bytes in each lane, zeros where there is no row.
     ///
@@ -187,7 +179,7 @@ pub(super) trait Quads: Integers {
     /// sum + four products in each lane.
     ///
     /// # Safety
-    /// As [`Simd`].
+    /// As [`Simd`]; of the instructions it needs VNNI only.
     unsafe fn dot_quads(sum: Self::I, bytes: Self::I, weights: Self::I) -> Self::I;
 }
 
@@ -202,8 +194,7 @@ pub(super) trait QuadKernel {
 pub(super) fn has_quads(isa: Isa) -> bool {
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx512vbmi") {
-        // Weights of eight bits lie in fours only where there is VNNI.
-        return Packing::of(isa, &[127]).group() == 4;
+        return Packing::of(isa) == Packing::Bytes;
     }
     let _ = isa;
     false
@@ -222,49 +213,6 @@ pub(super) fn dispatch_quads<K: QuadKernel>(isa: Isa, kernel: K) {
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = kernel;
-}
-
-impl<S: Integers + DotPairs> Cells<S> for Pairs {
-    const GROUP: usize = 2;
-
-    #[inline(always)]
-    unsafe fn copy(from: *const u8, _: usize, n: usize, zero_point: u8, to: *mut u8) {
-        let (zero_point, to) = (i16::from(zero_point), to.cast::<i16>());
-        let mut i = 0;
-        // Safety: the caller's; what is read at the end goes through a copy.
-        unsafe {
-            while i + 16 <= n {
-                S::widen_16(from.add(i), zero_point, to.add(i));
-                i += 16;
-            }
-            if i < n {
-                let mut last = [0u8; 16];
-                copy_few(from.add(i), last.as_mut_ptr(), n - i);
-                S::widen_16(last.as_ptr(), zero_point, to.add(i));
-            }
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn pad(n: usize, _: u8, to: *mut u8) {
-        // Safety: the caller's.
-        unsafe { to.write_bytes(0, 2 * n) };
-    }
-
-    #[inline(always)]
-    unsafe fn dot(sum: S::I, a: S::I, b: S::I) -> S::I {
-        // Safety: the caller's.
-        unsafe { S::dot_pairs(sum, a, b) }
-    }
-}
-
-/// Paths that multiply pairs of i16.
-pub(super) trait DotPairs: Integers {
-    /// sum + a0 * b0 + a1 * b1 in each lane.
-    ///
-    /// # Safety
-    /// As [`Simd`].
-    unsafe fn dot_pairs(sum: Self::I, a: Self::I, b: Self::I) -> Self::I;
 }
 
 /// Copies `n` < 64 bytes in few steps, some of them twice.
@@ -354,33 +302,47 @@ impl Integers for Portable {
     unsafe fn copy_bytes(from: *const u8, _: usize, to: *mut u8, n: usize) {
         unsafe { std::ptr::copy_nonoverlapping(from, to, n) }
     }
-    #[inline(always)]
-    unsafe fn widen_16(from: *const u8, zero_point: i16, to: *mut i16) {
-        unsafe {
-            let bytes = from.cast::<[u8; 16]>().read_unaligned();
-            to.cast::<[i16; 16]>().write_unaligned(bytes.map(|b| i16::from(b) - zero_point));
-        }
-    }
 }
 
 #[allow(clippy::undocumented_unsafe_blocks)] // the trait states what each method asks of its caller
-impl DotPairs for Portable {
+impl Words for Portable {
     #[inline(always)]
-    unsafe fn dot_pairs(sum: [i32; 8], a: [i32; 8], b: [i32; 8]) -> [i32; 8] {
-        let [low, high] = [|x: i32| i32::from(x as i16), |x: i32| x >> 16];
-        std::array::from_fn(|i| {
-            sum[i].wrapping_add(low(a[i]) * low(b[i])).wrapping_add(high(a[i]) * high(b[i]))
-        })
+    unsafe fn add_cells<const CELLS: usize>(
+        sum: [i32; 8],
+        a: [*const u8; CELLS],
+        offset: usize,
+        b: [[i32; 8]; CELLS],
+    ) -> [i32; 8] {
+        let mut words = [[0i16; 2]; 8];
+        for (a, b) in a.into_iter().zip(b) {
+            // The even and the odd bytes: those of `a` without, those of `b` with their sign.
+            let a = unsafe { a.add(offset).cast::<i32>().read_unaligned() };
+            let [even, odd] = [halves(a & 0x00FF_00FF), halves((a >> 8) & 0x00FF_00FF)];
+            for (words, b) in words.iter_mut().zip(b) {
+                for (half, b) in halves(b).into_iter().enumerate() {
+                    words[half] += even[half] * (b << 8 >> 8) + odd[half] * (b >> 8);
+                }
+            }
+        }
+        std::array::from_fn(|i| sum[i].wrapping_add(i32::from(words[i][0]) + i32::from(words[i][1])))
     }
+}
+
+/// The lower and the upper 16 bits.
+#[inline(always)]
+fn halves(x: i32) -> [i16; 2] {
+    [x as i16, (x >> 16) as i16]
 }
 
 #[cfg(target_arch = "x86_64")]
 #[allow(clippy::undocumented_unsafe_blocks)] // the traits state what each method asks of its caller
 mod x86 {
+    use super::super::super::simd::Simd;
     use super::super::super::simd::x86::{Avx2, Avx512};
-    use super::{
-        Bytes, Cells, DotPairs, IntegerKernel, Integers, Product, QuadKernel, Quads, SevenBits, copy_few,
-    };
+    use super::super::grouped::Grouped;
+    use super::super::products;
+    use super::{Bytes, Cells, IntegerKernel, Integers, Product, QuadKernel, Quads, Tile, Words, copy_few};
+    use std::arch::asm;
     #[allow(clippy::wildcard_imports)] // the intrinsics have names of their own
     use std::arch::x86_64::*;
 
@@ -390,8 +352,8 @@ mod x86 {
     }
 
     #[target_feature(enable = "avx2,fma,f16c")]
-    pub(super) unsafe fn product_avx2<P: Product, C: Cells<Avx2>>(product: P) {
-        unsafe { product.run::<Avx2, C>() }
+    pub(super) unsafe fn product_avx2<P: Product>(product: P) {
+        unsafe { product.run::<Avx2, Grouped>() }
     }
 
     #[target_feature(enable = "avx2,fma,f16c")]
@@ -543,40 +505,60 @@ mod x86 {
                 }
             }
         }
+    }
+
+    impl Words for Avx2 {
         #[inline(always)]
-        unsafe fn widen_16(from: *const u8, zero_point: i16, to: *mut i16) {
+        unsafe fn add_cells<const CELLS: usize>(
+            sum: __m256i,
+            a: [*const u8; CELLS],
+            offset: usize,
+            b: [__m256i; CELLS],
+        ) -> __m256i {
             unsafe {
-                let words = _mm256_cvtepu8_epi16(_mm_loadu_si128(from.cast()));
-                _mm256_storeu_si256(to.cast(), _mm256_sub_epi16(words, _mm256_set1_epi16(zero_point)));
+                let mut words = multiply(a[0], offset, b[0]);
+                for cell in 1..CELLS {
+                    words = multiply_add(words, a[cell], offset, b[cell]);
+                }
+                _mm256_add_epi32(sum, _mm256_madd_epi16(words, _mm256_set1_epi16(1)))
             }
         }
     }
 
-    impl DotPairs for Avx2 {
-        #[inline(always)]
-        unsafe fn dot_pairs(sum: __m256i, a: __m256i, b: __m256i) -> __m256i {
-            unsafe { _mm256_add_epi32(sum, _mm256_madd_epi16(a, b)) }
+    /// In 16 bits, the products of the four bytes `offset` after `from` with four weights in each lane, those of two added.
+    // In assembly, as the compiler otherwise moves the loads of all rows of a tile together, for which there are no
+    // registers. (`inline(always)` does not go with a feature, which assembly needs.)
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn multiply(from: *const u8, offset: usize, weights: __m256i) -> __m256i {
+        let words;
+        unsafe {
+            asm!(
+                "vpbroadcastd {words}, [{from} + {offset}]",
+                "vpmaddubsw {words}, {words}, {weights}",
+                from = in(reg) from, offset = in(reg) offset, weights = in(ymm_reg) weights,
+                words = out(ymm_reg) words,
+                options(pure, readonly, nostack, preserves_flags),
+            );
         }
+        words
     }
 
-    impl Cells<Avx2> for SevenBits {
-        const GROUP: usize = 4;
-
-        #[inline(always)]
-        unsafe fn copy(from: *const u8, readable: usize, n: usize, _: u8, to: *mut u8) {
-            unsafe { Avx2::copy_bytes(from, readable, to, n) }
+    /// `words`, and [those](multiply).
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn multiply_add(mut words: __m256i, from: *const u8, offset: usize, weights: __m256i) -> __m256i {
+        unsafe {
+            asm!(
+                "vpbroadcastd {x}, [{from} + {offset}]",
+                "vpmaddubsw {x}, {x}, {weights}",
+                "vpaddw {words}, {words}, {x}",
+                from = in(reg) from, offset = in(reg) offset, weights = in(ymm_reg) weights,
+                words = inout(ymm_reg) words, x = out(ymm_reg) _,
+                options(pure, readonly, nostack, preserves_flags),
+            );
         }
-        #[inline(always)]
-        unsafe fn pad(n: usize, zero_point: u8, to: *mut u8) {
-            unsafe { to.write_bytes(zero_point, n) };
-        }
-        #[inline(always)]
-        unsafe fn dot(sum: __m256i, a: __m256i, b: __m256i) -> __m256i {
-            unsafe {
-                let pairs = _mm256_maddubs_epi16(a, b);
-                _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
-            }
-        }
+        words
     }
 
     impl Integers for Avx512 {
@@ -655,26 +637,15 @@ mod x86 {
                 }
             }
         }
-        #[inline(always)]
-        unsafe fn widen_16(from: *const u8, zero_point: i16, to: *mut i16) {
-            unsafe { Avx2::widen_16(from, zero_point, to) }
-        }
     }
 
     impl Cells<Avx512> for Bytes {
-        const GROUP: usize = 4;
+        const ROWS: usize = <Avx512 as Simd>::TILE_ROWS;
+        const VECTORS: usize = <Avx512 as Simd>::TILE_VECTORS;
 
         #[inline(always)]
-        unsafe fn copy(from: *const u8, readable: usize, n: usize, _: u8, to: *mut u8) {
-            unsafe { Avx512::copy_bytes(from, readable, to, n) }
-        }
-        #[inline(always)]
-        unsafe fn pad(n: usize, zero_point: u8, to: *mut u8) {
-            unsafe { to.write_bytes(zero_point, n) };
-        }
-        #[inline(always)]
-        unsafe fn dot(sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
-            unsafe { _mm512_dpbusd_epi32(sum, a, b) }
+        unsafe fn sums(tile: Tile<'_>, rows: usize, vectors: usize, out: *mut i32) {
+            unsafe { products::sums::<Avx512>(tile, rows, vectors, out) }
         }
     }
 }

@@ -4,6 +4,7 @@ use offshoot_graph::random::{Purpose, Random};
 use proptest::prelude::*;
 
 use super::super::ConvShape;
+use super::super::conv::weights_len;
 use super::super::pool::{Pool, PoolShape};
 use super::super::simd::Isa;
 use super::conv::{ByteFilter, Numbers, conv};
@@ -84,21 +85,6 @@ fn conv_shapes() -> impl Strategy<Value = ConvShape> {
     })
 }
 
-/// Every packing that this machine can run, and the path that it needs.
-fn packings(seven_bits: bool) -> Vec<(Isa, Packing)> {
-    let mut all: Vec<(Isa, Packing)> = Vec::new();
-    for isa in Isa::available() {
-        all.push((isa, Packing::Pairs));
-        for weights in [[127], [64]] {
-            let packing = Packing::of(isa, &weights);
-            if (seven_bits || weights == [127]) && !all.contains(&(isa, packing)) {
-                all.push((isa, packing));
-            }
-        }
-    }
-    all
-}
-
 fn check_conv(shape: &ConvShape, seed: u64, seven_bits: bool) {
     let mut random = Bytes::new(seed);
     let x = random.bytes(shape.batch * shape.in_h * shape.in_w * shape.in_c);
@@ -136,15 +122,41 @@ fn check_conv(shape: &ConvShape, seed: u64, seven_bits: bool) {
         run(Output::Floats { y: &mut z, bounds: (-3.0, 100.0) });
         assert!(z == floats, "floats of {what}");
     };
-    for (isa, packing) in packings(seven_bits) {
-        let filter = ByteFilter::pack_as(isa, packing, shape, &numbers);
-        run(&|out| conv(isa, shape, &x, &filter, out), &format!("{shape:?}, {isa} {packing:?}"));
+    for isa in Isa::available() {
+        for packing in [Packing::of(isa), Packing::Grouped] {
+            let filter = ByteFilter::pack_as(isa, packing, shape, &numbers);
+            run(&|out| conv(isa, shape, &x, &filter, out), &format!("{shape:?}, {isa} {packing:?}"));
+        }
     }
     if supports(shape) {
         let filter = DepthwiseFilter::pack(shape, &numbers);
         for isa in Isa::available() {
             run(&|out| depthwise(isa, shape, &x, &filter, out), &format!("{shape:?}, depthwise {isa}"));
         }
+    }
+}
+
+/// Windows that lie beside the picture altogether, or over all of it.
+#[test]
+fn windows_beside_the_picture_give_their_sums() {
+    for (in_w, kernel_w, pads) in
+        [(3, 1, [2, 3]), (3, 2, [4, 3]), (1, 3, [3, 4]), (2, 5, [6, 5]), (30, 2, [0, 3])]
+    {
+        let shape = ConvShape {
+            batch: 2,
+            in_h: 2,
+            in_w,
+            in_c: 9,
+            out_h: 2,
+            out_w: in_w + pads[0] + pads[1] - kernel_w + 1,
+            out_c: 11,
+            kernel: [2, kernel_w],
+            strides: [1; 2],
+            pads: [0, pads[0], 1, pads[1]],
+            dilations: [1; 2],
+            groups: 1,
+        };
+        check_conv(&shape, 1, false);
     }
 }
 
@@ -258,10 +270,9 @@ proptest! {
     }
 }
 
-/// Reductions longer than a part of a row, and more rows than a block.
-#[test]
-fn long_reductions_and_many_pixels_are_summed_too() {
-    let square = |size: usize, in_c: usize, out_c: usize, kernel: usize| ConvShape {
+/// A convolution of a square picture, which keeps its size.
+fn square(size: usize, in_c: usize, out_c: usize, kernel: usize) -> ConvShape {
+    ConvShape {
         batch: 1,
         in_h: size,
         in_w: size,
@@ -274,7 +285,12 @@ fn long_reductions_and_many_pixels_are_summed_too() {
         pads: [kernel / 2; 4],
         dilations: [1; 2],
         groups: 1,
-    };
+    }
+}
+
+/// Reductions longer than a part of a row, and more rows than a block.
+#[test]
+fn long_reductions_and_many_pixels_are_summed_too() {
     for shape in [
         square(7, 260, 40, 3),
         square(1, 2049, 1000, 1),
@@ -284,5 +300,30 @@ fn long_reductions_and_many_pixels_are_summed_too() {
     ] {
         check_conv(&shape, 1, false);
         check_conv(&shape, 2, true);
+    }
+}
+
+#[test]
+fn the_largest_bytes_and_weights_are_summed_without_saturation() {
+    let shape = square(6, 21, 19, 3);
+    for pattern in [[127, 127], [-128, -128], [127, -128], [64, 65], [-64, -65]] {
+        let x = vec![255; shape.in_h * shape.in_w * shape.in_c];
+        let weights: Vec<i8> = pattern.into_iter().cycle().take(weights_len(&shape)).collect();
+        let numbers = Numbers {
+            weights: &weights,
+            bias: &vec![0; shape.out_c],
+            scale: &vec![1.0; shape.out_c],
+            zero_point: 0,
+        };
+        let wanted: Vec<f32> = sums(&shape, &x, &numbers).into_iter().map(|sum| sum as f32).collect();
+        for isa in Isa::available() {
+            for packing in [Packing::of(isa), Packing::Grouped] {
+                let filter = ByteFilter::pack_as(isa, packing, &shape, &numbers);
+                let mut y = vec![0.0; wanted.len()];
+                let bounds = (f32::NEG_INFINITY, f32::INFINITY);
+                conv(isa, &shape, &x, &filter, Output::Floats { y: &mut y, bounds });
+                assert!(y == wanted, "{pattern:?}, {isa} {packing:?}");
+            }
+        }
     }
 }
