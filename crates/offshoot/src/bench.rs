@@ -24,6 +24,7 @@ use offshoot_train::{
 };
 use serde::Serialize;
 
+use crate::compare::Inputs;
 use crate::error::{Error, Result};
 use crate::source::{ModelSource, Overrides};
 use crate::start::random_model;
@@ -45,6 +46,9 @@ pub struct BenchOptions {
     pub size: Option<usize>,
     /// Timed steps.
     pub runs: usize,
+    /// For inference of a file, a `.npz` with what it takes in place of pictures: `batch` rows of it, from the start and
+    /// again.
+    pub inputs: Option<PathBuf>,
 }
 
 /// What was measured.
@@ -80,18 +84,32 @@ pub struct TrainBenchOptions {
 /// Times inference: the graph that `export` ships, on our runtime; of a file the network that it holds.
 ///
 /// # Errors
-/// When the architecture is unknown, the file is no model, or a size is out of range.
+/// When the architecture is unknown, the file is no model, a size is out of range, or the inputs do not fit.
 pub fn bench_infer(options: &BenchOptions, executor: &CpuExecutor) -> Result<Timing> {
-    let (model, images) = if Path::new(&options.model).exists() {
-        let overrides = Overrides { size: options.size, ..Overrides::default() };
-        let model = ModelSource::Path(options.model.clone().into()).load(&overrides)?.model;
-        let images = random_images(options, model.metadata.preprocessing.size)?;
-        (model, images)
-    } else {
-        setup(options)?
+    let (model, inputs) = match (Path::new(&options.model).exists(), &options.inputs) {
+        (true, Some(path)) => {
+            let model = ModelSource::Path(options.model.clone().into()).load_any()?.model;
+            let inputs = Inputs::from_npz(path, &model.graph)?;
+            check_rows(options.batch, Some(inputs.row_len()))?;
+            let batch = inputs.all(0..options.batch);
+            (model, batch)
+        }
+        (false, Some(_)) => {
+            return Err(Error::Input(format!("--inputs: {} is no model's file", options.model)));
+        }
+        (true, None) => {
+            let overrides = Overrides { size: options.size, ..Overrides::default() };
+            let model = ModelSource::Path(options.model.clone().into()).load(&overrides)?.model;
+            let images = random_images(options, model.metadata.preprocessing.size)?;
+            (model, vec![images])
+        }
+        (false, None) => {
+            let (model, images) = setup(options)?;
+            (model, vec![images])
+        }
     };
     let mut network = Inference::new(&model, executor)?;
-    measure(options, executor, || Ok(network.run(&images).map(|_| ())?))
+    measure(options, executor, || Ok(network.run_all(&inputs).map(|_| ())?))
 }
 
 /// Times the very step that `train` runs: forward, backward, statistics, SGD with momentum.
@@ -147,11 +165,15 @@ fn random_images(options: &BenchOptions, size: usize) -> Result<Tensor> {
 
 /// The elements of a batch of pictures, where it is one that can be asked for.
 fn check_batch(batch: usize, size: usize) -> Result<usize> {
+    check_rows(batch, size.checked_mul(size).and_then(|area| area.checked_mul(3)))
+}
+
+/// The same of rows of `row` elements.
+fn check_rows(batch: usize, row: Option<usize>) -> Result<usize> {
     if batch == 0 {
         return Err(Error::Input("--batch must be at least 1, not 0".into()));
     }
-    let elements = size.checked_mul(size).and_then(|area| area.checked_mul(3));
-    let elements = elements.and_then(|n| n.checked_mul(batch)).filter(|&n| n <= 1 << 32);
+    let elements = row.and_then(|n| n.checked_mul(batch)).filter(|&n| n <= 1 << 32);
     elements.ok_or_else(|| Error::Input(format!("--batch {batch} is too large")))
 }
 

@@ -149,6 +149,11 @@ impl Inputs {
         self.count
     }
 
+    /// Numbers in one of them.
+    pub(crate) fn row_len(&self) -> usize {
+        self.parts.iter().map(|part| part.shape.iter().product::<usize>()).sum()
+    }
+
     /// True when there is none.
     pub fn is_empty(&self) -> bool {
         self.count == 0
@@ -159,8 +164,8 @@ impl Inputs {
         self.parts[0].batch(rows, self.count)
     }
 
-    /// What each input of a model gets for `rows`.
-    fn all(&self, rows: Range<usize>) -> Vec<Tensor> {
+    /// What each input of a model gets for `rows`; past the end they begin anew.
+    pub(crate) fn all(&self, rows: Range<usize>) -> Vec<Tensor> {
         self.parts.iter().map(|part| part.batch(rows.clone(), self.count)).collect()
     }
 }

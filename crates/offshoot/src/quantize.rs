@@ -149,28 +149,40 @@ pub fn quantize_static(
     let mut work = Work { pictures, options, executor, batches, say };
     let network = Network::new(model, options.scheme)?;
     let accuracy_before = work.measure(model)?;
-    let plain = work.candidate(network)?;
-    let mut best = plain;
-    if options.qat_epochs > 0 {
+    let least = options.max_drop.zip(accuracy_before).map(|(drop, before)| before - drop);
+    let mut best = work.candidate(network)?;
+    let mut untrained = None;
+    if options.qat_epochs > 0 && least.is_some_and(|least| enough(best.accuracy, least)) {
+        (work.say)(
+            "the accuracy falls no further than --max-drop allows: no need to train through the rounding",
+        );
+    } else if options.qat_epochs > 0 {
         let trained = work.train(&best.network)?;
         let trained = work.candidate(trained)?;
         // Where both are as good, what was trained for the rounding is closer to it.
         if trained.accuracy >= best.accuracy {
-            best = trained;
+            untrained = Some(std::mem::replace(&mut best, trained));
         } else {
             (work.say)("training through the rounding has made it no better; its result is not used");
         }
     }
-    let mut found = StaticModel {
-        model: best.model.clone(),
-        accuracy: best.accuracy,
-        accuracy_before,
-        kept_float: vec![],
-    };
-    if let (Some(max_drop), Some(before)) = (options.max_drop, accuracy_before) {
-        work.guard(&best, before - max_drop, &mut found)?;
+    let Some(least) = least else { return Ok(best.found(accuracy_before)) };
+    let found = work.guard(&best, least, accuracy_before)?;
+    match untrained {
+        // Training changes the float network too.
+        Some(untrained) if !enough(found.accuracy, least) => {
+            (work.say)(
+                "what was trained through the rounding is not good enough in float; its result is not used",
+            );
+            work.guard(&untrained, least, accuracy_before)
+        }
+        _ => Ok(found),
     }
-    Ok(found)
+}
+
+/// Whether an accuracy is `least`, but for rounding.
+fn enough(accuracy: Option<f64>, least: f64) -> bool {
+    accuracy.is_some_and(|accuracy| accuracy >= least - 1e-9)
 }
 
 fn check(model: &Model, pictures: &QuantizePictures, options: &StaticOptions) -> Result<()> {
@@ -205,6 +217,14 @@ struct Candidate {
     calibration: Calibration,
     model: Model,
     accuracy: Option<f64>,
+}
+
+impl Candidate {
+    /// It with every operator in integers that can be.
+    fn found(&self, accuracy_before: Option<f64>) -> StaticModel {
+        let (model, accuracy) = (self.model.clone(), self.accuracy);
+        StaticModel { model, accuracy, accuracy_before, kept_float: Vec::new() }
+    }
 }
 
 struct Work<'a> {
@@ -282,10 +302,14 @@ impl Work<'_> {
     }
 
     /// Leaves as many of the costliest operators in float as it takes to get `least` of the pictures right.
-    fn guard(&mut self, candidate: &Candidate, least: f64, found: &mut StaticModel) -> Result<()> {
-        let enough = |accuracy: Option<f64>| accuracy.is_some_and(|a| a >= least - 1e-9);
-        if enough(candidate.accuracy) {
-            return Ok(());
+    fn guard(
+        &mut self,
+        candidate: &Candidate,
+        least: f64,
+        accuracy_before: Option<f64>,
+    ) -> Result<StaticModel> {
+        if enough(candidate.accuracy, least) {
+            return Ok(candidate.found(accuracy_before));
         }
         (self.say)("the accuracy falls too far: measuring what each operator costs");
         let ranked = &self.batches[..self.batches.len().min(RANKED_BATCHES)];
@@ -303,7 +327,7 @@ impl Work<'_> {
         let (mut too_few, mut count) = (0, 1);
         let mut best = loop {
             let made = attempt(count.min(order.len()))?;
-            if enough(made.1) || count >= order.len() {
+            if enough(made.1, least) || count >= order.len() {
                 break made;
             }
             (too_few, count) = (count, 2 * count);
@@ -312,15 +336,14 @@ impl Work<'_> {
         while count - too_few > 1 {
             let middle = (count + too_few) / 2;
             let made = attempt(middle)?;
-            if enough(made.1) {
+            if enough(made.1, least) {
                 (best, count) = (made, middle);
             } else {
                 too_few = middle;
             }
         }
-        (found.model, found.accuracy) = best;
-        found.kept_float = order[..count].to_vec();
-        Ok(())
+        let (model, accuracy) = best;
+        Ok(StaticModel { model, accuracy, accuracy_before, kept_float: order[..count].to_vec() })
     }
 }
 

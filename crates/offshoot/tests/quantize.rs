@@ -103,6 +103,9 @@ fn training_through_the_rounding_changes_the_weights() {
     let weight = |path: &str| model(&world, path).weights["classifier.1.weight"].clone();
     let changed = weight("trained/mobilenet_v2-int8.onnx") != weight("plain/mobilenet_v2-int8.onnx");
     assert_ne!(changed, said.err.contains("its result is not used"), "{said:?}");
+    let said = world.run("quantize run --mode static --qat 1 --max-drop 1 --out within");
+    assert!(said.code == Some(0) && said.err.contains("no need to train"), "{said:?}");
+    assert_eq!(weight("within/mobilenet_v2-int8.onnx"), weight("plain/mobilenet_v2-int8.onnx"));
 }
 
 #[test]

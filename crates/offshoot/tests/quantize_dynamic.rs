@@ -91,6 +91,9 @@ fn a_text_model_runs_in_float_and_in_int8() {
     assert!(report["ok"] == true && off > 1e-6, "{report}");
     let inspected = world.json("inspect text.onnx");
     assert_eq!(inspected["inputs"][0]["dtype"], json!("i64"));
+    let bench = "bench infer --runs 1 --model";
+    let timing = world.json(&format!("{bench} q/text-dynamic-int8.onnx --inputs tokens.npz --batch 5"));
+    assert!(timing["images_per_second"].as_f64().unwrap() > 0.0, "{timing}");
 
     npz(&world, "outside.npz", "<i8", [1, 7], &bytes(&[[1, 2, 40, 3, 4, 5, 6]]));
     npz(&world, "floats.npz", "<f4", [1, 7], &[0; 28]);
@@ -99,6 +102,11 @@ fn a_text_model_runs_in_float_and_in_int8() {
         (format!("{command} outside.npz"), "index 40 is outside of a table of 40 rows"),
         (format!("{command} floats.npz"), "give int64"),
         (format!("{command} long.npz"), "the model takes"),
+        (format!("{bench} text.onnx --inputs outside.npz"), "index 40 is outside of a table of 40 rows"),
+        (format!("{bench} text.onnx --inputs floats.npz"), "give int64"),
+        (format!("{bench} text.onnx --inputs tokens.npz --batch 9999999999"), "too large"),
+        (format!("{bench} text.onnx"), "tokens, not pictures"),
+        (format!("{bench} mobilenet_v2 --inputs tokens.npz"), "is no model's file"),
         ("verify text.onnx --against text.onnx".into(), "tokens, not pictures"),
         ("export text.onnx --format onnx --out e".into(), "tokens, not pictures"),
         ("predict text.onnx q".into(), "tokens, not pictures"),

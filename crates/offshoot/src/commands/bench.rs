@@ -17,7 +17,7 @@ pub(crate) struct Arguments {
 #[derive(Subcommand)]
 enum What {
     /// Time inference.
-    Infer(Options),
+    Infer(InferOptions),
     /// Time the step that `train` runs.
     Train(TrainOptions),
     /// Run a model on every target that this machine can run, side by side: speed, size, accuracy, difference.
@@ -46,6 +46,15 @@ struct Options {
 }
 
 #[derive(Args)]
+struct InferOptions {
+    #[command(flatten)]
+    options: Options,
+    /// What a model's file takes in place of pictures: its arrays in a file of numpy.savez, of which `--batch` rows are run.
+    #[arg(long, value_name = "FILE.npz", conflicts_with = "size")]
+    inputs: Option<PathBuf>,
+}
+
+#[derive(Args)]
 struct TrainOptions {
     #[command(flatten)]
     options: Options,
@@ -61,18 +70,19 @@ struct TrainOptions {
 }
 
 impl Options {
-    fn bench(&self) -> BenchOptions {
-        BenchOptions { model: self.model.clone(), batch: self.batch, size: self.size, runs: self.runs }
+    fn bench(&self, inputs: Option<PathBuf>) -> BenchOptions {
+        let Options { model, batch, size, runs, .. } = self;
+        BenchOptions { model: model.clone(), batch: *batch, size: *size, runs: *runs, inputs }
     }
 
-    fn print(&self, what: &str, timing: &Timing) -> Outcome {
+    fn print(&self, what: &str, timing: &Timing, unit: &str) -> Outcome {
         if self.json {
             return print::json(timing);
         }
         let Timing { images_per_second, milliseconds, cpu, threads, .. } = timing;
         let memory = timing.peak_mib.map_or(String::new(), |mib| format!(", peak {mib:.0} MiB"));
         print::line(&format!(
-            "{what} {} batch {}: {images_per_second:.1} images/s, {milliseconds:.1} ms a step{memory} ({cpu}, {threads} threads)",
+            "{what} {} batch {}: {images_per_second:.1} {unit}/s, {milliseconds:.1} ms a step{memory} ({cpu}, {threads} threads)",
             self.model, self.batch
         ))
     }
@@ -81,15 +91,16 @@ impl Options {
 impl Arguments {
     pub(crate) fn run(self) -> Outcome {
         match self.what {
-            What::Infer(options) => {
-                let timing = bench_infer(&options.bench(), &options.processor.executor()?)?;
-                options.print("infer", &timing)
+            What::Infer(InferOptions { options, inputs }) => {
+                let unit = if inputs.is_some() { "inputs" } else { "images" };
+                let timing = bench_infer(&options.bench(inputs), &options.processor.executor()?)?;
+                options.print("infer", &timing, unit)
             }
             What::Train(TrainOptions { options, freeze, amp, dump }) => {
                 let freeze: Freeze = freeze.parse().map_err(|e| Error::Input(format!("--freeze: {e}")))?;
                 let train = TrainBenchOptions { freeze, amp, dump };
-                let timing = bench_train(&options.bench(), &train, &options.processor.executor()?)?;
-                options.print("train", &timing)
+                let timing = bench_train(&options.bench(None), &train, &options.processor.executor()?)?;
+                options.print("train", &timing, "images")
             }
             What::Formats(arguments) => arguments.run(),
         }

@@ -57,7 +57,8 @@ pub(crate) struct Arguments {
     /// The accuracy that may be lost, such as 0.01: the operators that cost most stay in float until no more is.
     #[arg(long, value_name = "PART", value_parser = part)]
     max_drop: Option<f64>,
-    /// Epochs of training through the rounding, on the run's training pictures or those of --calibration.
+    /// Epochs of training through the rounding, on the run's training pictures or those of --calibration; with --max-drop
+    /// only where more is lost without.
     #[arg(long, value_name = "EPOCHS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=1000))]
     qat: u64,
     /// Pictures with classes to measure the accuracy on; by default the run's validation pictures.
