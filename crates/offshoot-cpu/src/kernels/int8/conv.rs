@@ -583,7 +583,7 @@ impl Task<'_> {
     /// Multiplies some of the rows, which `left` starts with, with a panel.
     #[inline(always)]
     unsafe fn tile<S: Integers, C: Cells<S>>(&self, panel: usize, rows: Range<usize>, left: Left) {
-        let Panels { cols, lanes, depth, .. } = self.panels;
+        let Panels { cols, lanes, .. } = self.panels;
         let mut sums = MaybeUninit::<[i32; MOST_SUMS]>::uninit();
         let sums = sums.as_mut_ptr().cast::<i32>();
         let first = panel * self.panels.width();
@@ -592,7 +592,10 @@ impl Task<'_> {
         let (b, groups) = match self.filter.packing {
             Packing::Grouped => (&[][..], &self.filter.groups[channel / lanes..][..width / lanes]),
             #[cfg(target_arch = "x86_64")]
-            Packing::Bytes => (&self.filter.cells.get((channel + width) * depth)[channel * depth..], &[][..]),
+            Packing::Bytes => {
+                let depth = self.panels.depth;
+                (&self.filter.cells.get((channel + width) * depth)[channel * depth..], &[][..])
+            }
         };
         // Safety: the rows have been gathered; the panel, its numbers and the outputs are those of the shape.
         unsafe {
