@@ -15,10 +15,9 @@ use std::error::Error;
 
 use offshoot_cpu::Isa;
 use offshoot_cpu::kernels::ceiling::{copy_bandwidth, peak_flops};
-use offshoot_graph::passes::{LossOptions, fuse, recompute, training_graph};
-use offshoot_graph::{Bindings, Cost, Graph, costs};
+use offshoot_graph::{Bindings, Cost, costs};
 
-use networks::{build, inference};
+use networks::{inference, training};
 
 const MODELS: [&str; 4] = ["resnet50", "resnet18", "mobilenet_v2", "efficientnet_lite0"];
 
@@ -34,7 +33,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("\n| step | model | batch | GFLOP | MB | floor, ms | at most, img/s |");
     println!("| --- | --- | --- | --- | --- | --- | --- |");
     for model in MODELS {
-        for (step, graph) in [("infer", inference(model)?.0), ("train", training(model)?)] {
+        for (step, graph) in [("infer", inference(model)?.0), ("train", training(model)?.0)] {
             let bindings = Bindings::from([("batch_size".to_string(), batch)]);
             let costs = costs(&graph, &bindings)?;
             let total = costs.iter().fold(Cost::default(), |a, b| Cost {
@@ -52,9 +51,4 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     }
     Ok(())
-}
-
-/// What a training step runs.
-fn training(model: &str) -> Result<Graph, Box<dyn Error>> {
-    Ok(recompute(&fuse(&training_graph(&build(model)?, LossOptions::default())?.graph)?)?)
 }

@@ -1,6 +1,7 @@
-//! Where the time of inference goes: the least time of each step of a plan, and its rate of operations. Prints Markdown.
+//! Where the time of inference or of a training step goes: the least time of each step of a plan, and its rate of operations.
+//! Prints Markdown.
 //!
-//!     cargo run --release --example profile -- MODEL [BATCH [THREADS]]
+//!     cargo run --release --example profile -- [train] MODEL [BATCH [THREADS]]
 //!
 //! A step that computes several nodes is called after one of them, and the rate is that node's alone.
 
@@ -13,26 +14,24 @@ use std::error::Error;
 use std::time::Duration;
 
 use offshoot_cpu::{CpuExecutor, CpuOptions};
-use offshoot_graph::{Bindings, Executor, Graph, Weights, costs};
+use offshoot_graph::{Bindings, Executor, costs};
 
-use networks::{inference, input};
+use networks::Task;
 
 const WARMUP: usize = 3;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let model = arguments.first().ok_or("which model?")?;
-    let batch = arguments.get(1).map_or(Ok(1), |batch| batch.parse())?;
-    let threads = arguments.get(2).map(|threads| threads.parse()).transpose()?;
-    let executor = CpuExecutor::new(CpuOptions { threads, profile: true, ..CpuOptions::default() })?;
-    let (graph, weights) = inference(model)?;
-    let times = times(&executor, &graph, &weights, batch)?;
+    let task = Task::of_arguments()?;
+    let Task { graph, batch, threads, .. } = &task;
+    let executor =
+        CpuExecutor::new(CpuOptions { threads: *threads, profile: true, ..CpuOptions::default() })?;
+    let times = times(&executor, &task)?;
     let total: Duration = times.iter().map(|(_, time)| *time).sum();
-    let bindings = Bindings::from([("batch_size".to_string(), batch)]);
+    let bindings = Bindings::from([("batch_size".to_string(), *batch)]);
     let operations: HashMap<&str, u64> = graph
         .nodes()
         .iter()
-        .zip(costs(&graph, &bindings)?)
+        .zip(costs(graph, &bindings)?)
         .map(|(node, cost)| (node.name.as_str(), cost.operations))
         .collect();
     println!("| step | ms | of all | GFLOP/s |\n| --- | --- | --- | --- |");
@@ -47,17 +46,11 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// The steps of a run in order, each with the least time that it took in several.
-fn times(
-    executor: &CpuExecutor,
-    graph: &Graph,
-    weights: &Weights,
-    batch: usize,
-) -> Result<Vec<(String, Duration)>, Box<dyn Error>> {
-    let (name, images) = input(graph, batch)?;
-    let mut session = executor.prepare(graph, weights)?;
+fn times(executor: &CpuExecutor, task: &Task) -> Result<Vec<(String, Duration)>, Box<dyn Error>> {
+    let mut session = executor.prepare(&task.graph, &task.weights)?;
     let mut least: Vec<(String, Duration)> = Vec::new();
-    for run in 0..WARMUP + 40usize.div_ceil(batch).max(5) {
-        session.run(&[(&name, &images)], weights)?;
+    for run in 0..WARMUP + 40usize.div_ceil(task.batch).max(5) {
+        session.run(&task.inputs(), &task.weights)?;
         match run {
             0..WARMUP => {}
             WARMUP => least = session.profile().iter().map(|step| (step.node.clone(), step.time)).collect(),
