@@ -370,23 +370,32 @@ impl<E: Element> Reduction<'_, E> {
         assert_eq!(sums, 2 * parts * channels, "sums of {parts} parts");
     }
 
-    /// The two sums over `rows` of all channels, one behind the other.
+    /// The two sums over `rows` of some channels, into rows of all channels, one behind the other.
     ///
     /// # Safety
     /// `dz` points to the first of the rows, and `sums` has room for two rows.
-    pub(super) unsafe fn add(&self, isa: Isa, dz: *const E, rows: Range<usize>, sums: *mut f32) {
+    pub(super) unsafe fn add(
+        &self,
+        isa: Isa,
+        dz: *const E,
+        rows: Range<usize>,
+        channels: Range<usize>,
+        sums: *mut f32,
+    ) {
         let pitch = self.mean.len();
-        let area = Area { rows: rows.len(), pitch, cols: pitch };
+        let area = Area { rows: rows.len(), pitch, cols: channels.len() };
         let x = self.x[rows.start * pitch..rows.end * pitch].as_ptr();
-        let (mean, to) = (self.mean.as_ptr(), (sums, pitch));
+        let mean = self.mean[channels.clone()].as_ptr();
         // Safety: the rows are within x, and the vectors have an element for each channel.
         unsafe {
+            let [dz, x] = [dz.add(channels.start), x.add(channels.start)];
+            let to = (sums.add(channels.start), pitch);
             match self.gate {
                 None => {
                     fold_area::<E, 2, 1, 2>(isa, [dz, x], [mean], area, to, Reduce(Activation::None));
                 }
                 Some((scale, shift, activation)) => {
-                    let p = [mean, scale[..pitch].as_ptr(), shift[..pitch].as_ptr()];
+                    let p = [mean, scale[channels.clone()].as_ptr(), shift[channels].as_ptr()];
                     fold_area::<E, 2, 3, 2>(isa, [dz, x], p, area, to, Reduce(activation));
                 }
             }

@@ -1,7 +1,7 @@
 //! Between element types.
 
 use super::element::Element;
-use super::rows::{Shared, TASK, for_chunks};
+use super::rows::{Area, Shared, TASK, for_chunks};
 use super::simd::{Isa, Kernel, Simd, dispatch};
 
 struct Convert<'a, A, B> {
@@ -49,11 +49,45 @@ pub fn convert<A: Element, B: Element>(isa: Isa, from: &[A], to: &mut [B]) {
     });
 }
 
-/// Rounds rows of scratch to rows of `channels` elements; both say how many elements lie from a row to the next.
-pub(super) fn convert_rows<E: Element>(isa: Isa, from: (&[f32], usize), (to, channels): (&mut [E], usize)) {
-    for (to, row) in to.chunks_exact_mut(channels).zip(from.0.chunks_exact(from.1)) {
-        convert_task(isa, &row[..channels], to);
+/// What [`round_area`] runs.
+struct RoundArea<E> {
+    from: (*const f32, usize),
+    to: *mut E,
+    area: Area,
+}
+
+impl<E: Element> Kernel for RoundArea<E> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let Area { rows, pitch, cols } = self.area;
+        let whole = cols - cols % S::LANES;
+        for row in 0..rows {
+            // Safety: the rows and columns are the area's.
+            unsafe {
+                let (from, to) = (self.from.0.add(row * self.from.1), self.to.add(row * pitch));
+                for c in (0..whole).step_by(S::LANES) {
+                    E::store::<S>(to.add(c), S::load(from.add(c)));
+                }
+                if whole < cols {
+                    E::store_first::<S>(
+                        to.add(whole),
+                        cols - whole,
+                        S::load_first(from.add(whole), cols - whole),
+                    );
+                }
+            }
+        }
     }
+}
+
+/// Rounds rows of scratch, `from.1` floats apart, to an area whose first element `to` points to.
+///
+/// # Safety
+/// There are as many rows of as many columns at both.
+pub(super) unsafe fn round_area<E: Element>(isa: Isa, from: (*const f32, usize), to: *mut E, area: Area) {
+    dispatch(isa, RoundArea { from, to, area });
 }
 
 struct Round<'a, E> {

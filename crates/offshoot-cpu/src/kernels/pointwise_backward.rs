@@ -12,11 +12,12 @@ use super::backward::{Gradients, Operands};
 use super::batch_norm::Reduction;
 use super::conv::{PackedFilter, activations_len, reads_norm, weights_len};
 use super::conv_input_grad::phases;
-use super::convert::convert_rows;
+use super::convert::round_area;
 use super::element::{Element, Stored};
 use super::gather::Cells;
 use super::parallel::{self, Shared};
 use super::prefetch::Stream;
+use super::rows::Area;
 use super::simd::{Isa, Kernel, Simd, dispatch};
 use super::source::Source;
 use super::tile::{self, DEPTH, MAX_ROWS, RowMajor, STRIDE, StepMajor, Tile, run_tile};
@@ -154,9 +155,10 @@ impl<E: Element> Chunk<'_, E> {
             let next = pixels.end..(pixels.end + PIXELS).min(self.pixels.end);
             self.dy.read(isa, out_c, pixels.clone(), 0..out_c, (left, STRIDE));
             self.x.read(isa, in_c, pixels.clone(), 0..in_c, (right, STRIDE));
-            self.input(&pixels, left, stage);
-            self.reduce(&pixels);
             let ([a, b], [c, d]) = (self.dy.streams(out_c, &next), self.x.streams(in_c, &next));
+            let [first, second] = Next([a, b, c, d]).halves();
+            self.input(&pixels, left, stage, first);
+            self.reduce(&pixels);
             dispatch(
                 isa,
                 WeightProduct {
@@ -166,14 +168,14 @@ impl<E: Element> Chunk<'_, E> {
                     left: left.as_ptr(),
                     right: right.as_ptr(),
                     to: self.products,
-                    next: [a, b, c, d],
+                    next: second,
                 },
             );
         }
     }
 
     /// dx of `pixels`: the rows of dy at `left` times the filter.
-    fn input(&self, pixels: &Range<usize>, left: &[f32], stage: &mut [f32]) {
+    fn input(&self, pixels: &Range<usize>, left: &[f32], stage: &mut [f32], next: Next<'_>) {
         let (isa, ConvShape { in_c, out_c, .. }) = (self.isa, *self.shape);
         // Safety: this task's pixels of the output.
         let out = unsafe { self.out.at(pixels.start * in_c) };
@@ -181,11 +183,11 @@ impl<E: Element> Chunk<'_, E> {
         let (to, pitch) = if direct { (out.cast::<f32>(), in_c) } else { (stage.as_mut_ptr(), STRIDE) };
         let (filter, panel) = (self.filter, self.plan.panel);
         let sizes = [pixels.len(), out_c, in_c];
-        dispatch(isa, InputProduct { sizes, panel, left: left.as_ptr(), filter, to, pitch });
+        dispatch(isa, InputProduct { sizes, panel, left: left.as_ptr(), filter, to, pitch, next });
         if !direct {
-            // Safety: as above.
-            let out = unsafe { std::slice::from_raw_parts_mut(out, pixels.len() * in_c) };
-            convert_rows(isa, (stage, STRIDE), (out, in_c));
+            let area = Area { rows: pixels.len(), pitch: in_c, cols: in_c };
+            // Safety: as above; the stage has as many rows.
+            unsafe { round_area(isa, (stage.as_ptr(), STRIDE), out, area) };
         }
     }
 
@@ -197,7 +199,7 @@ impl<E: Element> Chunk<'_, E> {
         // Safety: there are at most DEPTH channels; the sums are this task's.
         unsafe {
             let dz = self.out.at(pixels.start * in_c).cast_const();
-            reduction.add(self.isa, dz, pixels.clone(), sums.as_mut_ptr());
+            reduction.add(self.isa, dz, pixels.clone(), 0..in_c, sums.as_mut_ptr());
             let total = std::slice::from_raw_parts_mut(self.sums, 2 * in_c);
             if pixels.start == self.pixels.start {
                 total.fill(0.0);
@@ -207,7 +209,32 @@ impl<E: Element> Chunk<'_, E> {
     }
 }
 
-/// Rows of scratch times a packed filter: `sizes` are pixels, output and input channels.
+/// The memory that a task reads next: two streams of dy and two of x.
+#[derive(Clone, Copy)]
+struct Next<'a>([&'a [u8]; 4]);
+
+impl<'a> Next<'a> {
+    /// The first half of each stream, and the second.
+    fn halves(self) -> [Next<'a>; 2] {
+        let halves = self.0.map(|stream| stream.split_at(stream.len() / 2));
+        [Next(halves.map(|(first, _)| first)), Next(halves.map(|(_, second)| second))]
+    }
+
+    /// What tile `index` of `tiles`, of so many `steps`, asks for: the first half of them the first stream of dy and of x, the other
+    /// half the second.
+    #[inline(always)]
+    fn of_tile(&self, index: usize, tiles: usize, steps: usize) -> [Stream; 2] {
+        let half = tiles.div_ceil(2);
+        let mut ahead = [Stream::NOTHING; 2];
+        for (operand, ahead) in ahead.iter_mut().enumerate() {
+            let stream = self.0[2 * operand + index / half];
+            *ahead = Stream::of_bytes(&stream[parallel::part(stream.len(), half, index % half)], steps);
+        }
+        ahead
+    }
+}
+
+/// Rows of scratch times a packed filter: `sizes` are pixels, output and input channels. Meanwhile asks for what comes next.
 struct InputProduct<'a> {
     sizes: [usize; 3],
     panel: usize,
@@ -215,6 +242,7 @@ struct InputProduct<'a> {
     filter: &'a [f32],
     to: *mut f32,
     pitch: usize,
+    next: Next<'a>,
 }
 
 impl Kernel for InputProduct<'_> {
@@ -225,9 +253,11 @@ impl Kernel for InputProduct<'_> {
         let [pixels, out_c, in_c] = self.sizes;
         let offsets: [usize; MAX_ROWS] = std::array::from_fn(|i| i * self.pitch);
         let tiles = pixels.div_ceil(S::TILE_ROWS);
-        for first in (0..in_c).step_by(self.panel) {
+        let panels = in_c.div_ceil(self.panel);
+        for (done, first) in (0..in_c).step_by(self.panel).enumerate() {
             let cols = (in_c - first).min(self.panel);
             for i in 0..tiles {
+                let ahead = self.next.of_tile(done * tiles + i, panels * tiles, out_c);
                 let rows = parallel::part(pixels, tiles, i);
                 // Safety: the rows are this task's, and the scratch has a row of STRIDE floats for every pixel.
                 unsafe {
@@ -238,6 +268,7 @@ impl Kernel for InputProduct<'_> {
                         out: self.to.add(rows.start * self.pitch + first),
                         rows: &offsets[..rows.len()],
                         cols,
+                        ahead,
                         ..Tile::PRODUCT
                     });
                 }
@@ -255,7 +286,7 @@ struct WeightProduct<'a> {
     left: *const f32,
     right: *const f32,
     to: *mut f32,
-    next: [&'a [u8]; 4],
+    next: Next<'a>,
 }
 
 impl Kernel for WeightProduct<'_> {
@@ -266,17 +297,10 @@ impl Kernel for WeightProduct<'_> {
         let [out_c, pixels, width] = self.sizes;
         let offsets: [usize; MAX_ROWS] = std::array::from_fn(|i| i * width);
         let tiles = out_c.div_ceil(S::TILE_ROWS);
-        let half = (tiles * width.div_ceil(self.panel)).div_ceil(2);
+        let panels = width.div_ceil(self.panel);
         for (done, col) in (0..width).step_by(self.panel).enumerate() {
             for i in 0..tiles {
-                // The first half of the tiles asks for the first stream of dy and of x, the other half for the second.
-                let tile = done * tiles + i;
-                let mut ahead = [Stream::NOTHING; 2];
-                for (operand, ahead) in ahead.iter_mut().enumerate() {
-                    let stream = self.next[2 * operand + tile / half];
-                    *ahead =
-                        Stream::of_bytes(&stream[parallel::part(stream.len(), half, tile % half)], pixels);
-                }
+                let ahead = self.next.of_tile(done * tiles + i, panels * tiles, pixels);
                 let rows = parallel::part(out_c, tiles, i);
                 // Safety: the tile lies within this task's products, the operands within the scratch.
                 unsafe {

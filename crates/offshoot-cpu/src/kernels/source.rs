@@ -128,20 +128,38 @@ impl<'a, E: Element> Source<'a, E> {
         (to, stride): (&mut [f32], usize),
     ) {
         let area = Area { rows: rows.len(), pitch, cols: cols.len() };
-        assert!(cols.end <= pitch && rows.end * pitch <= self.len(), "rows of the operand");
         if rows.is_empty() || cols.is_empty() {
             return;
         }
         assert!((area.rows - 1) * stride + area.cols <= to.len(), "room for the rows");
+        // Safety: there is room.
+        unsafe { self.visit(pitch, rows, cols, ReadRows { isa, area, to: (to.as_mut_ptr(), stride) }) };
+    }
+
+    /// Gives `reader` the operands of columns `cols` of the rows `rows`, of `pitch` channels each.
+    ///
+    /// # Panics
+    /// When there are no such rows or columns.
+    ///
+    /// # Safety
+    /// The reader reads nothing but those rows and columns, and writes where it may.
+    pub(super) unsafe fn visit(
+        &self,
+        pitch: usize,
+        rows: Range<usize>,
+        cols: Range<usize>,
+        reader: impl Reader<E>,
+    ) {
+        assert!(cols.end <= pitch && rows.end * pitch <= self.len(), "rows of the operand");
         let first = rows.start * pitch + cols.start;
-        let to = (to.as_mut_ptr(), stride);
-        // Safety: the area is within the operands, whose lengths are equal, and has room; the vectors have `pitch` elements.
+        // Safety: the area is within the operands, whose lengths are equal; the vectors have `pitch` elements. The rest is the
+        // caller's promise.
         unsafe {
             match self {
-                Source::Plain(x) => read_rows(isa, [x.as_ptr().add(first)], [], area, to, Same),
+                Source::Plain(x) => reader.read([x.as_ptr().add(first)], [], Same),
                 Source::Norm(Norm { x, scale, shift, activation }) => {
                     let params = [scale, shift].map(|vector| vector[cols.clone()].as_ptr());
-                    read_rows(isa, [x.as_ptr().add(first)], params, area, to, Affine(*activation));
+                    reader.read([x.as_ptr().add(first)], params, Affine(*activation));
                 }
                 Source::NormGrad(NormGrad { dz, x, mean, vectors, gate }) => {
                     let GradVectors { scale, shift, offset, slope } = vectors;
@@ -152,15 +170,48 @@ impl<'a, E: Element> Source<'a, E> {
                     match gate {
                         None => {
                             let params = [scale, mean, offset, slope];
-                            read_rows(isa, inputs, params, area, to, InputGrad(Activation::None));
+                            reader.read(inputs, params, InputGrad(Activation::None));
                         }
                         Some(activation) => {
                             let params = [scale, mean, offset, slope, shift];
-                            read_rows(isa, inputs, params, area, to, InputGrad(*activation));
+                            reader.read(inputs, params, InputGrad(*activation));
                         }
                     }
                 }
             }
         }
+    }
+}
+
+/// What computes an operand from what it is made of.
+pub(super) trait Reader<E> {
+    /// Computes `map` of the inputs, which point to the first element, and of the parameters of each channel.
+    ///
+    /// # Safety
+    /// What the reader reads of them is there.
+    unsafe fn read<const N: usize, const P: usize>(
+        self,
+        inputs: [*const E; N],
+        params: [*const f32; P],
+        map: impl Map<N, P>,
+    );
+}
+
+/// Into rows of scratch, `to.1` floats apart.
+struct ReadRows {
+    isa: Isa,
+    area: Area,
+    to: (*mut f32, usize),
+}
+
+impl<E: Element> Reader<E> for ReadRows {
+    unsafe fn read<const N: usize, const P: usize>(
+        self,
+        inputs: [*const E; N],
+        params: [*const f32; P],
+        map: impl Map<N, P>,
+    ) {
+        // Safety: the caller's.
+        unsafe { read_rows(self.isa, inputs, params, self.area, self.to, map) };
     }
 }
