@@ -231,7 +231,8 @@ fn depthwise_shape(
     }
 }
 
-/// One strip and several, both parities of the padding, TensorFlow's uneven padding, odd widths, narrow channels.
+/// One strip and several, both parities of the padding, TensorFlow's uneven padding, odd widths, narrow channels, several groups of
+/// them, windows beside the picture.
 fn depthwise_shapes() -> Vec<ConvShape> {
     let mut shapes = vec![
         depthwise_shape(2, [56, 57], 48, [3, 1], [1; 4]),
@@ -241,6 +242,10 @@ fn depthwise_shapes() -> Vec<ConvShape> {
         depthwise_shape(1, [1, 1], 8, [3, 1], [1; 4]),
         depthwise_shape(2, [3, 2], 16, [5, 1], [2; 4]),
         depthwise_shape(1, [9, 9], 3, [3, 1], [0; 4]),
+        depthwise_shape(1, [28, 28], 200, [3, 1], [1; 4]),
+        depthwise_shape(1, [29, 28], 200, [5, 2], [2; 4]),
+        depthwise_shape(2, [6, 7], 20, [3, 1], [4, 3, 3, 4]),
+        depthwise_shape(2, [6, 7], 20, [3, 2], [3, 4, 4, 3]),
     ];
     for stride in [1, 2] {
         for pad in 0..3 {
