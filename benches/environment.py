@@ -1,9 +1,11 @@
-"""What the benchmarks here run, and with which Python."""
+"""What the benchmarks here run, with which Python, and the peers' networks."""
 import os, pathlib, sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PEERS = pathlib.Path(os.environ.get("OFFSHOOT_PEERS", pathlib.Path.home() / ".cache/offshoot/peers")) / "bin/python"
 RELEASE = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
+
+SIZE = 224  # height and width of the pictures
 
 
 def with_package(name, script):
@@ -14,3 +16,19 @@ def with_package(name, script):
         if pathlib.Path(sys.prefix) == PEERS.parent.parent:
             sys.exit(f"{pathlib.Path(script).name}: needs {name} in the peers' environment: scripts/peers")
         os.execv(PEERS, [str(PEERS), script, *sys.argv[1:]])
+
+
+def build(name):
+    """A network with random weights."""
+    import timm, torchvision
+    if hasattr(torchvision.models, name):
+        return getattr(torchvision.models, name)(weights=None)
+    return timm.create_model("tf_" + name)
+
+
+def export(name, onnx):
+    """Writes it as an ONNX file."""
+    import torch
+    torch.onnx.export(build(name).eval(), torch.randn(2, 3, SIZE, SIZE), onnx, opset_version=17, dynamo=False,
+                      input_names=["input"], output_names=["output"],
+                      dynamic_axes={"input": {0: "batch"}, "output": {0: "batch"}})

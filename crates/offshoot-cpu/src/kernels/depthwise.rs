@@ -120,18 +120,18 @@ unsafe fn weighted_sum<S: Simd, E: Element, const FULL: bool>(
     }
 }
 
-/// Pixels of a tile of outputs: the widths of most networks' pictures are multiples of it.
+/// Pixels of a tile: the widths of most networks' pictures are multiples of it.
 const TILE: usize = 7;
 
 /// Most input columns under a tile: those of a 5 x 5 kernel with stride 2.
 const COLUMNS: usize = (TILE - 1) * 2 + 5;
 
-/// A forward convolution of elements `A` to elements `E`.
-struct Forward<'a, A, E> {
+/// A forward convolution.
+struct Forward<'a, E> {
     shape: &'a ConvShape,
-    x: &'a [A],
+    x: &'a [E],
     /// A pixel outside the picture.
-    zeros: &'a [A],
+    zeros: &'a [E],
     weights: &'a [f32],
     bias: Option<&'a [f32]>,
     activation: Activation,
@@ -141,7 +141,7 @@ struct Forward<'a, A, E> {
     out: *mut E,
 }
 
-impl<A: Element, E: Element> Forward<'_, A, E> {
+impl<E: Element> Forward<'_, E> {
     #[inline(always)]
     unsafe fn bias<S: Simd, const FULL: bool>(&self, c: Channels) -> S::V {
         // Safety: the channels are the shape's.
@@ -182,7 +182,7 @@ impl<A: Element, E: Element> Forward<'_, A, E> {
     #[inline(always)]
     unsafe fn tile<S: Simd, const K: usize, const STRIDE: usize, const BORDER: bool, const FULL: bool>(
         &self,
-        x: &[[*const A; COLUMNS]; K],
+        x: &[[*const E; COLUMNS]; K],
         rows: Range<usize>,
         n: usize,
         to: *mut E,
@@ -224,7 +224,7 @@ impl<A: Element, E: Element> Forward<'_, A, E> {
         image: usize,
         (oh, ow): (usize, usize),
         rows: &Range<usize>,
-    ) -> [[*const A; COLUMNS]; K] {
+    ) -> [[*const E; COLUMNS]; K] {
         let ConvShape { in_h, in_w, in_c, pads: [top, left, ..], .. } = *self.shape;
         let mut columns = [[self.zeros.as_ptr(); COLUMNS]; K];
         for r in rows.clone() {
@@ -259,13 +259,13 @@ impl<A: Element, E: Element> Forward<'_, A, E> {
                 for first in (0..whole).step_by(S::LANES) {
                     let c = Channels { first, n: S::LANES };
                     let bias = self.bias::<S, true>(c);
-                    let sum = weighted_sum::<S, A, true>(self.x, self.weights, &taps, bias, c);
+                    let sum = weighted_sum::<S, E, true>(self.x, self.weights, &taps, bias, c);
                     self.finish::<S, true>(sum, to, c);
                 }
                 if whole < channels {
                     let c = Channels { first: whole, n: channels - whole };
                     let bias = self.bias::<S, false>(c);
-                    let sum = weighted_sum::<S, A, false>(self.x, self.weights, &taps, bias, c);
+                    let sum = weighted_sum::<S, E, false>(self.x, self.weights, &taps, bias, c);
                     self.finish::<S, false>(sum, to, c);
                 }
             }
@@ -333,7 +333,7 @@ impl<A: Element, E: Element> Forward<'_, A, E> {
     }
 }
 
-impl<A: Element, E: Element> Kernel for Forward<'_, A, E> {
+impl<E: Element> Kernel for Forward<'_, E> {
     type Output = ();
 
     #[inline(always)]

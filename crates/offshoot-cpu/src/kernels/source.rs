@@ -128,15 +128,13 @@ impl<'a, E: Element> Source<'a, E> {
         (to, stride): (&mut [f32], usize),
     ) {
         let area = Area { rows: rows.len(), pitch, cols: cols.len() };
-        if rows.is_empty() || cols.is_empty() {
-            return;
-        }
-        assert!((area.rows - 1) * stride + area.cols <= to.len(), "room for the rows");
+        let empty = rows.is_empty() || cols.is_empty();
+        assert!(empty || (area.rows - 1) * stride + area.cols <= to.len(), "room for the rows");
         // Safety: there is room.
         unsafe { self.visit(pitch, rows, cols, ReadRows { isa, area, to: (to.as_mut_ptr(), stride) }) };
     }
 
-    /// Gives `reader` the operands of columns `cols` of the rows `rows`, of `pitch` channels each.
+    /// Gives `reader` the operands of columns `cols` of the rows `rows`, of `pitch` channels each, if there are any.
     ///
     /// # Panics
     /// When there are no such rows or columns.
@@ -151,6 +149,9 @@ impl<'a, E: Element> Source<'a, E> {
         reader: impl Reader<E>,
     ) {
         assert!(cols.end <= pitch && rows.end * pitch <= self.len(), "rows of the operand");
+        if rows.is_empty() || cols.is_empty() {
+            return;
+        }
         let first = rows.start * pitch + cols.start;
         // Safety: the area is within the operands, whose lengths are equal; the vectors have `pitch` elements. The rest is the
         // caller's promise.

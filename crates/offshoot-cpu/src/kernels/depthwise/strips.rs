@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use super::{Channels, check, fast_path, row_range, supports, taps};
+use super::{Channels, TILE, check, fast_path, row_range, supports, taps};
 use crate::kernels::ConvShape;
 use crate::kernels::backward::{Gradients, Operands};
 use crate::kernels::batch_norm::{Reduction, area_moments};
@@ -601,6 +601,7 @@ struct BackwardTask<'a, E> {
     /// The number of the first strip.
     first: usize,
 }
+
 /// The output rows whose windows reach input rows `rows`.
 fn reached(shape: &ConvShape, rows: &Range<usize>) -> Range<usize> {
     let (stride, pad) = (shape.strides[0], shape.pads[0]);
@@ -736,9 +737,6 @@ unsafe fn store_some<S: Simd>(to: *mut f32, n: usize, v: S::V) {
     // Safety: the caller's.
     unsafe { if n >= S::LANES { S::store(to, v) } else { S::store_first(to, n, v) } }
 }
-
-/// Pixels of a tile: the widths of most networks' pictures are multiples of it.
-const TILE: usize = 7;
 
 /// Output pixels whose products are added to the weights' gradient at a time.
 const QUAD: usize = 4;
