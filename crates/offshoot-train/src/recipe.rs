@@ -208,15 +208,15 @@ pub struct Recipe {
     pub weights: Option<PathBuf>,
     /// The folder of pictures.
     pub data: PathBuf,
-    /// What replaces the pretrained head: `linear` or `mlp:256`, with `,dropout=0.2`.
+    /// The new classification head: `linear` or `mlp:256`, with `,dropout=0.2`.
     pub head: String,
-    /// How often each picture is seen.
+    /// Number of epochs.
     pub epochs: u64,
-    /// Pictures in a step.
+    /// Batch size.
     pub batch_size: usize,
-    /// The learning rate at its highest.
+    /// Peak learning rate.
     pub lr: f64,
-    /// The update rule.
+    /// The optimizer.
     pub optimizer: OptimizerKind,
     /// Weight decay of the trainable parameters; see `decay_norms_and_biases`.
     pub weight_decay: f64,
@@ -224,84 +224,84 @@ pub struct Recipe {
     pub momentum: f64,
     /// Whether SGD's momentum is Nesterov's.
     pub nesterov: bool,
-    /// How the rate changes after the warm-up; see [`crate::schedule::Schedule`].
+    /// Learning rate schedule after the warm-up; see [`crate::schedule::Schedule`].
     pub schedule: ScheduleKind,
-    /// The part of all steps in which the rate rises, 0..1.
+    /// Learning rate warm-up, as a fraction of the steps of each stage, 0..1.
     pub warmup: f64,
-    /// Whether the schedule starts anew at each unfreezing, and ends before the next. Else one covers the whole run.
+    /// Whether the schedule restarts at each unfreezing, and ends before the next. Else one covers the whole run.
     pub restart: bool,
-    /// Which parameters stay as they are.
+    /// Parameters that are frozen.
     pub freeze: Freeze,
-    /// Whether batch norms stay as they are in all that trains, and go on using their running statistics: those of a small
+    /// Whether batch norms are frozen in the layers that are trained, and use their running statistics: those of a small
     /// batch, or of few pictures, are worse than those of the pretraining.
     #[serde(default)]
     pub freeze_norms: bool,
-    /// Which of them train after all, from when on, and at which factor of `lr`: `layer4@50%:x0.1`.
+    /// Parameters to unfreeze during training, from when on, and at which factor of `lr`: `layer4@50%:x0.1`.
     pub unfreeze: Vec<Unfreeze>,
-    /// Whose optimizer state an unfreezing starts anew: `new` for the newly unfrozen, `all` for all.
+    /// Optimizer state that is reset at an unfreezing: `new` for the newly unfrozen parameters, `all` for all.
     pub rebuild: Rebuild,
-    /// Each layer learns at this factor of the rate of the layer after it, above 0 and at most 1.
+    /// Layer-wise learning rate decay: the factor of each layer's rate to that of the layer after it, above 0 and at most 1.
     pub layer_decay: f64,
-    /// Whether biases and the weights of norms decay too.
+    /// Whether weight decay applies to biases and norms too.
     pub decay_norms_and_biases: bool,
-    /// Batches that an update learns from together.
+    /// Gradient accumulation steps: batches per optimizer update.
     pub accumulate: usize,
-    /// The largest common 2-norm of all gradients.
+    /// Gradient clipping by the common 2-norm of all gradients.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clip_norm: Option<f64>,
-    /// The largest element of a gradient.
+    /// Gradient clipping by the absolute value of each element.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clip_value: Option<f64>,
     /// The decay of the moving average of the weights that is validated and kept as the best, 0..1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ema: Option<f64>,
-    /// The mean of the weights after this many last epochs is tried at the end; 0 for none.
+    /// The average of the weights of this many last epochs is validated at the end; 0 for none.
     pub average_last: u64,
-    /// The run ends after this many epochs in a row without a better validation accuracy, all stages having started.
+    /// Early stopping: the run ends after this many epochs in a row without a better validation accuracy, all stages having started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub patience: Option<u64>,
-    /// By more than this a validation accuracy must be higher to be better for `patience`.
+    /// Early-stopping minimum improvement of the validation accuracy.
     pub min_delta: f64,
-    /// The part of the target that is spread over all classes, 0..1.
+    /// Label smoothing: the fraction of the target that is spread over all classes, 0..1.
     pub label_smoothing: f64,
-    /// Whether each class counts as much as any other, however many pictures it has.
+    /// Whether class weights in the loss are inverse to the number of pictures.
     pub balance_classes: bool,
-    /// Whether each class has the same number of places in an epoch; see [`offshoot_data::LoaderOptions::balance`].
+    /// Whether every class is sampled equally often in an epoch; see [`offshoot_data::LoaderOptions::balance`].
     #[serde(default)]
     pub balanced_sampling: bool,
-    /// Whether training pictures are changed at random.
+    /// Random augmentation of training pictures.
     pub augment: Augment,
-    /// The sizes of training pictures: `128@0%` and `224@60%` for small ones in the first 60 % of the epochs. Validation has those
+    /// Progressive resizing, the sizes of training pictures: `128@0%` and `224@60%` for small ones in the first 60 % of the epochs. Validation has those
     /// of `preprocessing` in any case.
     #[serde(default)]
     pub progressive: Vec<Progressive>,
     /// Mixed precision.
     #[serde(default)]
     pub amp: Amp,
-    /// What becomes of a step with a number that is not finite.
+    /// What to do with a step whose loss or gradient is NaN or infinite.
     #[serde(default)]
     pub on_nonfinite: OnNonFinite,
-    /// How many random versions of each training picture take turns: epoch e shows version e modulo this, so that what a
-    /// frozen part says about them can be kept. Without, each epoch has its own.
+    /// Number of fixed augmented views of each training picture: epoch e uses view e modulo this, so that the features of a
+    /// frozen backbone can be cached. Without, each epoch has its own views.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache_views: Option<u64>,
-    /// How what a frozen part says about a picture is rounded.
+    /// Data type of cached backbone features.
     #[serde(default)]
     pub cache_dtype: CacheType,
-    /// For `DATA/<class>/*`: the part kept for validation.
+    /// For `DATA/<class>/*`: the fraction held out for validation.
     pub val_fraction: f64,
-    /// Decides the split, the order, augmentation, dropout and the head's first weights.
+    /// Random seed of the split, the order, augmentation, dropout and the head's first weights.
     pub seed: u64,
-    /// Threads; as many as the machine has where not given. The result does not depend on it.
+    /// Number of threads; all of the machine's where not given. Results do not depend on it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threads: Option<usize>,
-    /// Whether a picture that cannot be used is an error.
+    /// Whether a picture that cannot be read is an error instead of being skipped.
     pub strict: bool,
     /// Learning rates by pattern on parameter names; the most specific pattern wins, and what none matches uses `lr`.
     pub lr_groups: BTreeMap<String, f64>,
-    /// Weights of classes in the loss by name; the others weigh 1.
+    /// Class weights in the loss by name; 1 for the others.
     pub class_weights: BTreeMap<String, f64>,
-    /// What happens to training pictures at random, where `augment` is on.
+    /// Random augmentation, where `augment` is on.
     #[serde(default)]
     pub augmentation: Augmentation,
     /// How pictures become inputs.

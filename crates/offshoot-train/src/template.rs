@@ -4,54 +4,72 @@ use crate::recipe::Recipe;
 
 /// What a setting is, in the words of a recipe file.
 const COMMENTS: [(&str, &str); 35] = [
-    ("head", "What replaces the pretrained head: linear or mlp:256, and a dropout."),
-    ("epochs", "How often each picture is seen."),
-    ("batch_size", "Pictures in a batch."),
-    ("lr", "The learning rate at its highest."),
-    ("optimizer", "sgd, adam or adamw."),
-    ("weight_decay", "How strongly weights are pulled to zero."),
-    ("momentum", "For sgd."),
-    ("nesterov", "For sgd."),
-    ("schedule", "cosine, constant, onecycle:rise=0.3, step:10,gamma=0.1 or plateau:patience=10."),
-    ("warmup", "The part of a stage's steps in which the rate rises."),
-    ("restart", "Whether the schedule starts anew at each unfreezing, and ends before the next."),
-    ("freeze", "What stays as it is: backbone, none, or patterns on parameter names."),
-    ("freeze_norms", "Whether batch norms stay as they are in all that trains, and keep their statistics."),
-    ("unfreeze", "What of it trains after all, from when on, at which factor of lr."),
-    ("rebuild", "Whose optimizer state an unfreezing starts anew: new (of the newly unfrozen) or all."),
-    ("layer_decay", "Each layer learns at this factor of the rate of the layer after it."),
-    ("decay_norms_and_biases", "Whether weight decay reaches biases and norms too."),
-    ("accumulate", "Batches that an update learns from together."),
-    ("average_last", "The mean of the weights after this many last epochs is tried at the end; 0 for none."),
-    ("min_delta", "By more than this a validation accuracy must be higher to be better for patience."),
-    ("label_smoothing", "The part of the target that is spread over all classes."),
-    ("balance_classes", "Whether each class counts as much as any other, however many pictures it has."),
-    ("balanced_sampling", "Whether each class has the same number of places in an epoch."),
-    ("augment", "Whether training pictures are changed at random, as [augmentation] says: on or off."),
-    ("cache_dtype", "How what a frozen part says about pictures is rounded: f32 or f16."),
+    ("head", "New classification head: linear or mlp:256, with an optional dropout."),
+    ("epochs", "Number of epochs."),
+    ("batch_size", "Batch size."),
+    ("lr", "Peak learning rate."),
+    ("optimizer", "Optimizer: sgd, adam or adamw."),
+    ("weight_decay", "Weight decay."),
+    ("momentum", "Momentum of sgd."),
+    ("nesterov", "Whether sgd uses Nesterov momentum."),
+    (
+        "schedule",
+        "Learning rate schedule: cosine, constant, onecycle:rise=0.3, step:10,gamma=0.1 or plateau:patience=10.",
+    ),
+    ("warmup", "Learning rate warm-up, as a fraction of the steps of each stage."),
+    ("restart", "Whether the schedule restarts at each unfreezing, and ends before the next."),
+    ("freeze", "Parameters to freeze: backbone, none, or patterns on parameter names."),
+    (
+        "freeze_norms",
+        "Whether the parameters and running statistics of batch norms are frozen in the layers that are trained.",
+    ),
+    (
+        "unfreeze",
+        "Parameters to unfreeze during training: from which part of the epochs on, and at which factor of lr.",
+    ),
+    (
+        "rebuild",
+        "Optimizer state that is reset at an unfreezing: new (of the newly unfrozen parameters) or all.",
+    ),
+    (
+        "layer_decay",
+        "Layer-wise learning rate decay: each layer's rate is this factor times that of the layer after it.",
+    ),
+    ("decay_norms_and_biases", "Whether weight decay applies to biases and norms too."),
+    ("accumulate", "Gradient accumulation steps: batches per optimizer update."),
+    ("average_last", "Validate the average of the weights of this many last epochs at the end; 0 for none."),
+    ("min_delta", "Early-stopping minimum improvement of the validation accuracy."),
+    ("label_smoothing", "Label smoothing: the fraction of the target that is spread over all classes."),
+    ("balance_classes", "Whether class weights in the loss are inverse to the number of pictures."),
+    ("balanced_sampling", "Whether every class is sampled equally often in an epoch."),
+    ("augment", "Random augmentation of training pictures, as set in [augmentation]: on or off."),
+    ("cache_dtype", "Data type of cached backbone features: f32 or f16."),
     ("amp", "Mixed precision: off, bf16 or fp16."),
-    ("on_nonfinite", "What becomes of a step with a number that is not finite: stop, skip or rollback."),
-    ("val_fraction", "The part of the pictures kept for validation, where there is no folder `val`."),
-    ("seed", "Decides everything random."),
-    ("threads", "Threads; the result does not depend on it."),
-    ("strict", "Whether a picture that cannot be used is an error."),
+    (
+        "on_nonfinite",
+        "What to do with a step whose loss or gradient is NaN or infinite: stop, skip or rollback.",
+    ),
+    ("val_fraction", "Fraction of the pictures held out for validation, where there is no `val` folder."),
+    ("seed", "Random seed."),
+    ("threads", "Number of threads; results do not depend on it."),
+    ("strict", "Whether a picture that cannot be read is an error instead of being skipped."),
     ("[lr_groups]", "Learning rates by pattern on parameter names, as in: layer4 = 1e-4"),
-    ("[class_weights]", "Weights of classes in the loss, as in: rare = 3.0"),
-    ("[augmentation]", "What happens to training pictures at random, where augment is on."),
-    ("[preprocessing]", "How pictures become inputs."),
+    ("[class_weights]", "Class weights in the loss, as in: rare = 3.0"),
+    ("[augmentation]", "Random augmentation of training pictures, where augment is on."),
+    ("[preprocessing]", "Preprocessing: how pictures become network inputs."),
 ];
 
 /// Settings that are off.
 const OFF: &str = "\
-# Scale the gradient down where its 2-norm is larger.
+# Clip the gradient to this 2-norm.
 # clip_norm = 1.0
-# Cut off what is larger of each element of the gradient.
+# Clip each element of the gradient to this absolute value.
 # clip_value = 0.5
-# Validate and keep a moving average of the weights that decays by this a step.
+# Decay per step of the exponential moving average (EMA) of the weights, which is validated and kept.
 # ema = 0.99
-# End after this many epochs without a better validation accuracy.
+# Early stopping: end after this many epochs without a better validation accuracy.
 # patience = 5
-# Keep this many augmented views of each picture, so that what a frozen part says about them is computed once.
+# Number of fixed augmented views of each picture, so that their features can be cached.
 # cache_views = 4
 ";
 

@@ -568,7 +568,7 @@ fn the_recipe_of_a_model_is_a_file_that_train_takes() {
     let world = World::trained();
     let said = world.run("recipe --model mobilenet_v2");
     assert_eq!((said.code, said.err.as_str()), (Some(0), ""), "{said:?}");
-    assert!(said.out.contains("# How often each picture is seen.\nepochs = 30\n"), "{}", said.out);
+    assert!(said.out.contains("# Number of epochs.\nepochs = 30\n"), "{}", said.out);
     assert!(said.out.contains("unfreeze = [\"features.17@50%:x0.1\""), "{}", said.out);
     let world = World::new("recipe");
     world.write("r.toml", &said.out);

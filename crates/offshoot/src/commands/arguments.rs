@@ -17,11 +17,11 @@ use super::print;
 /// How the executor runs.
 #[derive(Args)]
 pub(crate) struct Processor {
-    /// Threads that share the work; all the machine's by default. Results do not depend on it.
-    #[arg(long, value_name = "N", value_parser = threads)]
+    /// Number of threads [default: all of the machine's]. Results do not depend on it.
+    #[arg(long, help_heading = "Execution", value_name = "N", value_parser = threads)]
     pub(crate) threads: Option<NonZeroUsize>,
-    /// SIMD path: portable, avx2, avx512, avx512bf16 or neon; the machine's best by default.
-    #[arg(long, value_name = "NAME", value_parser = isa)]
+    /// Instruction set: portable, avx2, avx512, avx512bf16 or neon [default: the machine's best].
+    #[arg(long, help_heading = "Execution", value_name = "NAME", value_parser = isa)]
     isa: Option<Isa>,
 }
 
@@ -53,39 +53,40 @@ fn isa(name: &str) -> Result<Isa, String> {
 /// What happens to training pictures at random.
 #[derive(Args)]
 pub(crate) struct AugmentationArguments {
-    /// Random changes of training pictures: on or off [default: on, which is crops and flips; off when the backbone is frozen and
-    /// no other flag asks for a change].
-    #[arg(long, value_name = "on|off", value_parser = augment)]
+    /// Random augmentation of training pictures: on or off [default: on, which is random resized crops and horizontal
+    /// flips; off where the backbone is frozen and no other flag asks for augmentation].
+    #[arg(long, help_heading = "Augmentation", value_name = "on|off", value_parser = augment)]
     pub(crate) augment: Option<Augment>,
-    /// The part of a picture's area that a random crop covers [default: 0.08,1].
-    #[arg(long, value_name = "FROM,TO", value_parser = pair)]
+    /// Range of the area of a random resized crop, as fractions of the picture [default: 0.08,1].
+    #[arg(long, help_heading = "Augmentation", value_name = "FROM,TO", value_parser = pair)]
     crop_scale: Option<Pair>,
-    /// Width over height of a random crop [default: 0.75,1.3333].
-    #[arg(long, value_name = "FROM,TO", value_parser = pair)]
+    /// Range of the aspect ratio (width / height) of a random resized crop [default: 0.75,1.3333].
+    #[arg(long, help_heading = "Augmentation", value_name = "FROM,TO", value_parser = pair)]
     crop_ratio: Option<Pair>,
-    /// The probability of a flip left to right [default: 0.5].
-    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    /// Probability of a horizontal flip [default: 0.5].
+    #[arg(long, help_heading = "Augmentation", value_name = "P", allow_negative_numbers = true)]
     flip: Option<f64>,
-    /// The probability of a flip top to bottom [default: 0].
-    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    /// Probability of a vertical flip [default: 0].
+    #[arg(long, help_heading = "Augmentation", value_name = "P", allow_negative_numbers = true)]
     flip_vertical: Option<f64>,
-    /// The largest angle of a rotation, in degrees [default: 0].
-    #[arg(long, value_name = "DEGREES", allow_negative_numbers = true)]
+    /// Largest angle of a random rotation, in degrees [default: 0].
+    #[arg(long, help_heading = "Augmentation", value_name = "DEGREES", allow_negative_numbers = true)]
     rotate: Option<f64>,
-    /// How far brightness, contrast, saturation and hue may change, as in 0.4,0.4,0.4,0.1 [default: 0,0,0,0].
-    #[arg(long, value_name = "B,C,S,H", value_parser = jitter)]
+    /// Colour jitter: strength for brightness, contrast, saturation and hue, such as 0.4,0.4,0.4,0.1 [default:
+    /// 0,0,0,0].
+    #[arg(long, help_heading = "Augmentation", value_name = "B,C,S,H", value_parser = jitter)]
     colour_jitter: Option<Jitter>,
-    /// trivial (TrivialAugment), rand:OPERATIONS,MAGNITUDE (RandAugment) or off [default: off].
-    #[arg(long, value_name = "POLICY")]
+    /// Augmentation policy: trivial (TrivialAugment), rand:OPERATIONS,MAGNITUDE (RandAugment) or off [default: off].
+    #[arg(long, help_heading = "Augmentation", value_name = "POLICY")]
     policy: Option<Policy>,
-    /// The probability that a rectangle is erased [default: 0].
-    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    /// Probability of random erasing [default: 0].
+    #[arg(long, help_heading = "Augmentation", value_name = "P", allow_negative_numbers = true)]
     erase: Option<f64>,
-    /// Blend pictures of a batch, and their targets: the parameter of the beta distribution, such as 0.2 [default: 0, off].
-    #[arg(long, value_name = "ALPHA", allow_negative_numbers = true)]
+    /// Mixup with this alpha of the beta distribution, such as 0.2 [default: 0, off].
+    #[arg(long, help_heading = "Augmentation", value_name = "ALPHA", allow_negative_numbers = true)]
     mixup: Option<f64>,
-    /// Cut rectangles of other pictures of a batch into each, and mix the targets: the parameter, such as 1 [default: 0, off].
-    #[arg(long, value_name = "ALPHA", allow_negative_numbers = true)]
+    /// CutMix with this alpha of the beta distribution, such as 1 [default: 0, off].
+    #[arg(long, help_heading = "Augmentation", value_name = "ALPHA", allow_negative_numbers = true)]
     cutmix: Option<f64>,
 }
 
@@ -144,17 +145,17 @@ fn augment(text: &str) -> Result<Augment, String> {
 /// Changes to the preprocessing that travels with a model.
 #[derive(Args)]
 pub(crate) struct PreprocessingArguments {
-    /// Height and width of the network's input, in pixels.
-    #[arg(long, value_name = "PIXELS", value_parser = size)]
+    /// Input size of the network, in pixels (height and width).
+    #[arg(long, help_heading = "Preprocessing", value_name = "PIXELS", value_parser = size)]
     pub(crate) size: Option<usize>,
     /// How a picture becomes a square: crop, pad or stretch.
-    #[arg(long, value_parser = fit)]
+    #[arg(long, help_heading = "Preprocessing", value_parser = fit)]
     pub(crate) fit: Option<Fit>,
-    /// Subtracted from each channel (RGB, on 0..1): 0.485,0.456,0.406
-    #[arg(long, value_name = "R,G,B", value_parser = channels, allow_hyphen_values = true)]
+    /// Mean of each channel, subtracted (RGB, on 0..1): 0.485,0.456,0.406
+    #[arg(long, help_heading = "Preprocessing", value_name = "R,G,B", value_parser = channels, allow_hyphen_values = true)]
     pub(crate) mean: Option<Channels>,
-    /// Each channel is divided by it (RGB, on 0..1): 0.229,0.224,0.225
-    #[arg(long, value_name = "R,G,B", value_parser = channels)]
+    /// Standard deviation of each channel, divided by (RGB, on 0..1): 0.229,0.224,0.225
+    #[arg(long, help_heading = "Preprocessing", value_name = "R,G,B", value_parser = channels)]
     pub(crate) std: Option<Channels>,
 }
 
@@ -205,9 +206,9 @@ fn channels(text: &str) -> Result<Channels, String> {
 /// Test-time augmentation.
 #[derive(Args)]
 pub(crate) struct TtaArgument {
-    /// Average what the model says of several views of each picture: off, flip (the picture and its mirror image) or ten (corners
-    /// and middle, and their mirror images; for --fit crop).
-    #[arg(long, value_name = "VIEWS", value_parser = tta, default_value = "off", num_args = 0..=1, default_missing_value = "flip")]
+    /// Test-time augmentation: average the predictions over views of each picture: off, flip (the picture and its
+    /// mirror image) or ten (four corners, the centre, and their mirror images; for --fit crop).
+    #[arg(long, help_heading = "Preprocessing", value_name = "VIEWS", value_parser = tta, default_value = "off", num_args = 0..=1, default_missing_value = "flip")]
     tta: Tta,
 }
 
@@ -236,10 +237,10 @@ fn tta(text: &str) -> Result<Tta, String> {
 #[derive(Args)]
 pub(crate) struct Pretrained {
     /// In place of MODEL: an architecture, with --weights.
-    #[arg(long, value_name = "NAME", requires = "weights")]
+    #[arg(long, help_heading = "Model", value_name = "NAME", requires = "weights")]
     model: Option<String>,
-    /// The weights of --model: a .pth or .safetensors.
-    #[arg(long, value_name = "FILE", requires = "model")]
+    /// The weights of --model: a .pth, .safetensors or TorchScript .pt.
+    #[arg(long, help_heading = "Model", value_name = "FILE", requires = "model")]
     weights: Option<PathBuf>,
 }
 

@@ -16,32 +16,32 @@ pub(crate) struct Arguments {
 
 #[derive(Subcommand)]
 enum What {
-    /// Time inference.
+    /// Measure inference speed.
     Infer(InferOptions),
-    /// Time the step that `train` runs.
+    /// Measure the speed of a training step, the same that `train` runs.
     Train(TrainOptions),
-    /// Run a model on every target that this machine can run, side by side: speed, size, accuracy, difference.
+    /// Compare all export targets of a model that this machine can run: speed, size, accuracy, difference.
     Formats(Box<bench_formats::Arguments>),
 }
 
 #[derive(Args)]
 struct Options {
-    /// The architecture, whose weights are random; or, to time inference, a model's file.
-    #[arg(long, value_name = "NAME|FILE")]
+    /// Architecture, with random weights; for `bench infer` also a model file.
+    #[arg(long, help_heading = "Model", value_name = "NAME|FILE")]
     model: String,
-    /// Pictures at once.
-    #[arg(long, value_name = "N", default_value_t = 16)]
+    /// Batch size.
+    #[arg(long, help_heading = "Data", value_name = "N", default_value_t = 16)]
     batch: usize,
-    /// Height and width in pixels; the architecture's own by default.
-    #[arg(long, value_name = "PIXELS")]
+    /// Input size in pixels (height and width) [default: the architecture's own].
+    #[arg(long, help_heading = "Data", value_name = "PIXELS")]
     size: Option<usize>,
-    /// Timed steps, of which the median counts.
-    #[arg(long, value_name = "N", default_value_t = 5)]
+    /// Number of timed steps; the median is reported.
+    #[arg(long, help_heading = "Execution", value_name = "N", default_value_t = 5)]
     runs: usize,
     #[command(flatten)]
     processor: Processor,
-    /// Print one JSON object.
-    #[arg(long)]
+    /// Print one JSON object on one line.
+    #[arg(long, help_heading = "Output")]
     json: bool,
 }
 
@@ -49,8 +49,9 @@ struct Options {
 struct InferOptions {
     #[command(flatten)]
     options: Options,
-    /// What a model's file takes in place of pictures: its arrays in a file of numpy.savez, of which `--batch` rows are run.
-    #[arg(long, value_name = "FILE.npz", conflicts_with = "size")]
+    /// For a model file that takes no pictures: its input arrays, a file of numpy.savez, of which `--batch` rows are
+    /// run.
+    #[arg(long, help_heading = "Data", value_name = "FILE.npz", conflicts_with = "size")]
     inputs: Option<PathBuf>,
 }
 
@@ -58,14 +59,14 @@ struct InferOptions {
 struct TrainOptions {
     #[command(flatten)]
     options: Options,
-    /// What stays as it is: backbone, none, or patterns on parameter names.
-    #[arg(long, value_name = "WHAT", default_value = "none")]
+    /// Parameters to freeze: backbone, none, or patterns on parameter names.
+    #[arg(long, help_heading = "Model", value_name = "WHAT", default_value = "none")]
     freeze: String,
     /// Mixed precision: off, bf16 or fp16.
-    #[arg(long, value_name = "MODE", default_value_t)]
+    #[arg(long, help_heading = "Execution", value_name = "MODE", default_value_t)]
     amp: Amp,
-    /// Keep the starting weights and the batch there as safetensors, so that another program can make the same steps.
-    #[arg(long, value_name = "FILE")]
+    /// Write the initial weights and the batch to a safetensors file, so that another program can run the same steps.
+    #[arg(long, help_heading = "Output", value_name = "FILE")]
     dump: Option<PathBuf>,
 }
 

@@ -23,25 +23,25 @@ pub(crate) struct Arguments {
     paths: Vec<PathBuf>,
     #[command(flatten)]
     pretrained: Pretrained,
-    /// Pictures with classes, as `train` takes them: those to train with calibrate static int8, those to validate with are
-    /// measured on. By default the run's own.
-    #[arg(long, value_name = "DIR")]
+    /// Folder of pictures with classes, as `train` takes it: the training pictures calibrate static int8, accuracy is
+    /// measured on the validation pictures [default: the run's own].
+    #[arg(long, help_heading = "Data", value_name = "DIR")]
     data: Option<PathBuf>,
-    /// Pictures at once; each batch is measured.
-    #[arg(long, value_name = "N,..", value_delimiter = ',', default_value = "1,16", value_parser = batch)]
+    /// Batch sizes; each is measured.
+    #[arg(long, help_heading = "Data", value_name = "N,..", value_delimiter = ',', default_value = "1,16", value_parser = batch)]
     batch: Vec<usize>,
-    /// Timed steps of each target at each batch.
-    #[arg(long, value_name = "N", default_value_t = 20, value_parser = runs)]
+    /// Number of timed steps of each target at each batch size.
+    #[arg(long, help_heading = "Execution", value_name = "N", default_value_t = 20, value_parser = runs)]
     runs: usize,
-    /// Where the files of the targets and formats.json stay; without, the files are removed in the end.
-    #[arg(long, value_name = "DIR")]
+    /// Folder to keep the files of the targets and formats.json in [default: they are removed at the end].
+    #[arg(long, help_heading = "Output", value_name = "DIR")]
     out: Option<PathBuf>,
     #[command(flatten)]
     preprocessing: PreprocessingArguments,
     #[command(flatten)]
     processor: Processor,
-    /// Print one JSON object.
-    #[arg(long)]
+    /// Print one JSON object on one line.
+    #[arg(long, help_heading = "Output")]
     json: bool,
 }
 

@@ -11,7 +11,8 @@ use super::{Failure, Outcome, print};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// MODEL (a run directory, a .safetensors of ours, an .onnx or a TorchScript .pt) and DATA (a folder with a folder for each class).
+    /// MODEL (a run directory, a .safetensors of ours, an .onnx or a TorchScript .pt) and DATA (a folder with one
+    /// folder of pictures for each class).
     #[arg(value_name = "MODEL DATA", required = true)]
     paths: Vec<PathBuf>,
     #[command(flatten)]
@@ -20,8 +21,8 @@ pub(crate) struct Arguments {
     preprocessing: PreprocessingArguments,
     #[command(flatten)]
     processor: Processor,
-    /// Print one JSON object.
-    #[arg(long)]
+    /// Print one JSON object on one line.
+    #[arg(long, help_heading = "Output")]
     json: bool,
 }
 

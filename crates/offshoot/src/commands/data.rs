@@ -15,9 +15,9 @@ pub(crate) struct Arguments {
 
 #[derive(Subcommand)]
 enum What {
-    /// Draw a sheet of what the network sees in training.
+    /// Write a contact sheet of augmented training pictures.
     Show(Box<show::Arguments>),
-    /// Name duplicates, unreadable files, imbalance, and pictures whose label looks wrong.
+    /// Find duplicates, unreadable files, class imbalance, and pictures whose label looks wrong.
     Check(Box<check::Arguments>),
 }
 

@@ -17,7 +17,8 @@ const BATCH: usize = 32;
 
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// MODEL (a run directory, a .safetensors of ours, an .onnx or a TorchScript .pt) and DATA (a folder with a folder for each class).
+    /// MODEL (a run directory, a .safetensors of ours, an .onnx or a TorchScript .pt) and DATA (a folder with one
+    /// folder of pictures for each class).
     #[arg(value_name = "MODEL DATA", required = true)]
     paths: Vec<PathBuf>,
     #[command(flatten)]
@@ -28,11 +29,11 @@ pub(crate) struct Arguments {
     tta: TtaArgument,
     #[command(flatten)]
     processor: Processor,
-    /// Make a picture that cannot be used an error.
-    #[arg(long)]
+    /// Treat a picture that cannot be read as an error instead of skipping it.
+    #[arg(long, help_heading = "Data")]
     strict: bool,
-    /// Print one JSON object.
-    #[arg(long)]
+    /// Print one JSON object on one line.
+    #[arg(long, help_heading = "Output")]
     json: bool,
 }
 

@@ -25,55 +25,56 @@ pub(crate) struct Arguments {
     paths: Vec<PathBuf>,
     #[command(flatten)]
     pretrained: Pretrained,
-    /// What to write: onnx, torchscript, coreml, tensorrt, triton.
-    #[arg(long, value_name = "FORMAT,..", value_delimiter = ',', required = true)]
+    /// Formats to write: onnx, torchscript, coreml, tensorrt, triton.
+    #[arg(long, help_heading = "Output", value_name = "FORMAT,..", value_delimiter = ',', required = true)]
     format: Vec<String>,
-    /// For torchscript: a file that prepares its pictures itself and has a method `classify`.
-    #[arg(long)]
+    /// For torchscript: write a scripted module that does its own preprocessing and has a method `classify`.
+    #[arg(long, help_heading = "Output")]
     script: bool,
-    /// For onnx: the operator set, 13 to 21. 17 by default, 18 with --with-preprocess.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(13..=21))]
+    /// For onnx: opset version, 13 to 21 [default: 17; 18 with --with-preprocess].
+    #[arg(long, help_heading = "Output", value_name = "N", value_parser = clap::value_parser!(i64).range(13..=21))]
     opset: Option<i64>,
-    /// For onnx: a file that prepares its pictures itself; it takes bytes [batch, height, width, 3] of any size.
-    #[arg(long)]
+    /// For onnx: put the preprocessing into the graph; the input is uint8 [batch, height, width, 3] of any size.
+    #[arg(long, help_heading = "Output")]
     with_preprocess: bool,
-    /// For coreml and tensorrt: f32, f16 (half the size of a package) or int8. For coreml that is int8 weights, computed with in
-    /// f16; for tensorrt weights and activations in the explicit form that TensorRT takes, with ranges from pictures.
-    #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = ["f32", "f16", "int8"])]
+    /// For coreml and tensorrt: f32, f16 (half the size of a package) or int8. For coreml int8 means int8 weights with
+    /// computation in f16; for tensorrt explicit quantization of weights and activations, with ranges from calibration
+    /// pictures.
+    #[arg(long, help_heading = "Output", value_name = "TYPE", default_value = "f16", value_parser = ["f32", "f16", "int8"])]
     precision: String,
     #[command(flatten)]
     calibration: CalibrationArguments,
     #[command(flatten)]
     batches: Batches,
-    /// For tensorrt: NVIDIA's `trtexec`, which builds the engine; by default the one on PATH, if there is one.
-    #[arg(long, value_name = "FILE")]
+    /// For tensorrt: NVIDIA's `trtexec`, which builds the engine [default: the one on PATH, if there is one].
+    #[arg(long, help_heading = "Execution", value_name = "FILE")]
     trtexec: Option<PathBuf>,
-    /// Pictures for the proof; by default the run's validation pictures, else some that are built in.
-    #[arg(long, value_name = "DIR")]
+    /// Folder of pictures to compare the exported file on [default: the run's validation pictures, else built-in ones].
+    #[arg(long, help_heading = "Data", value_name = "DIR")]
     data: Option<PathBuf>,
-    /// Where to write; by default the run's `exports`, else the model's folder.
-    #[arg(long, value_name = "DIR")]
+    /// Output folder [default: the run's `exports`, else the model's folder].
+    #[arg(long, help_heading = "Output", value_name = "DIR")]
     out: Option<PathBuf>,
     #[command(flatten)]
     preprocessing: PreprocessingArguments,
     #[command(flatten)]
     processor: Processor,
-    /// Print one JSON object.
-    #[arg(long)]
+    /// Print one JSON object on one line.
+    #[arg(long, help_heading = "Output")]
     json: bool,
 }
 
 /// The batches that a server gets.
 #[derive(Args)]
 struct Batches {
-    /// For tensorrt: the smallest batch that the engine takes.
-    #[arg(long, value_name = "N", default_value_t = Profile::default().min)]
+    /// For tensorrt: smallest batch size of the engine.
+    #[arg(long, help_heading = "Output", value_name = "N", default_value_t = Profile::default().min)]
     batch_min: usize,
-    /// For tensorrt: the batch that the engine is tuned for.
-    #[arg(long, value_name = "N", default_value_t = Profile::default().opt)]
+    /// For tensorrt: batch size that the engine is tuned for.
+    #[arg(long, help_heading = "Output", value_name = "N", default_value_t = Profile::default().opt)]
     batch_opt: usize,
-    /// For tensorrt and triton: the largest batch.
-    #[arg(long, value_name = "N", default_value_t = Profile::default().max, value_parser = batch)]
+    /// For tensorrt and triton: largest batch size.
+    #[arg(long, help_heading = "Output", value_name = "N", default_value_t = Profile::default().max, value_parser = batch)]
     batch_max: usize,
 }
 

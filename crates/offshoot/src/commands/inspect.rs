@@ -13,12 +13,12 @@ pub(crate) struct Arguments {
     /// A run directory, a .safetensors, an .onnx, a TorchScript .pt, or a .pth.
     file: PathBuf,
     /// Print the whole graph and every tensor.
-    #[arg(long)]
+    #[arg(long, help_heading = "Output")]
     graph: bool,
     #[command(flatten)]
     preprocessing: PreprocessingArguments,
-    /// Print one JSON object.
-    #[arg(long)]
+    /// Print one JSON object on one line.
+    #[arg(long, help_heading = "Output")]
     json: bool,
 }
 

@@ -20,44 +20,44 @@ const COLUMNS: usize = 60;
 
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// A folder with a folder of pictures for each class.
+    /// A folder with one folder of pictures for each class, or with `train` and `val` folders that hold those.
     data: PathBuf,
-    /// The architecture to fine-tune.
-    #[arg(long, value_name = "NAME")]
+    /// Architecture to fine-tune (`offshoot models` lists them), or an ONNX classifier: FILE.onnx.
+    #[arg(long, help_heading = "Model", value_name = "NAME")]
     model: String,
-    /// Its pretrained weights: a .pth or .safetensors.
-    #[arg(long, value_name = "FILE")]
+    /// Pretrained weights: a .pth, .safetensors or TorchScript .pt [default: random weights].
+    #[arg(long, help_heading = "Model", value_name = "FILE")]
     weights: Option<PathBuf>,
-    /// Settings from a file; flags go before it.
-    #[arg(long, value_name = "FILE.toml")]
+    /// Recipe file (TOML) with settings; flags take precedence over it.
+    #[arg(long, help_heading = "Model", value_name = "FILE.toml")]
     recipe: Option<PathBuf>,
-    /// What stays as it is: backbone, none, or patterns on parameter names.
-    #[arg(long, value_name = "WHAT")]
+    /// Parameters to freeze: backbone, none, or patterns on parameter names.
+    #[arg(long, help_heading = "Model", value_name = "WHAT")]
     freeze: Option<Freeze>,
-    /// Pictures in a step [default: 16].
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    /// Batch size [default: 16].
+    #[arg(long, help_heading = "Optimisation", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     batch_size: Option<u32>,
-    /// The first rate.
-    #[arg(long, value_name = "X", default_value = "1e-7", value_parser = rate)]
+    /// Lowest learning rate.
+    #[arg(long, help_heading = "Optimisation", value_name = "X", default_value = "1e-7", value_parser = rate)]
     from: f64,
-    /// The last rate.
-    #[arg(long, value_name = "X", default_value = "10", value_parser = rate)]
+    /// Highest learning rate.
+    #[arg(long, help_heading = "Optimisation", value_name = "X", default_value = "10", value_parser = rate)]
     to: f64,
-    /// Steps.
-    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(20..=100_000))]
+    /// Number of steps.
+    #[arg(long, help_heading = "Optimisation", value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(20..=100_000))]
     steps: u32,
-    /// Decides everything random [default: 0].
-    #[arg(long, value_name = "N")]
+    /// Random seed [default: 0].
+    #[arg(long, help_heading = "Optimisation", value_name = "N")]
     seed: Option<u64>,
-    /// Also write the curve into a file: .csv or .svg.
-    #[arg(long, value_name = "FILE", value_parser = curve_file)]
+    /// Also write the curve to a file: .csv or .svg. May be given several times.
+    #[arg(long, help_heading = "Output", value_name = "FILE", value_parser = curve_file)]
     out: Vec<PathBuf>,
     #[command(flatten)]
     preprocessing: PreprocessingArguments,
     #[command(flatten)]
     processor: Processor,
-    /// Print one JSON object.
-    #[arg(long)]
+    /// Print one JSON object on one line.
+    #[arg(long, help_heading = "Output")]
     json: bool,
 }
 

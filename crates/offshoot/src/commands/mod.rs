@@ -41,35 +41,35 @@ pub(crate) type Outcome = Result<(), Failure>;
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// Fine-tune a model on a folder of pictures.
+    /// Fine-tune a pretrained model on a folder of pictures.
     Train(Box<train::Arguments>),
-    /// List the models that can be fine-tuned, with their sizes and where their weights come from.
+    /// List the architectures, with input size, parameters and the source of their weights.
     Models(models::Arguments),
-    /// Bring the published weights of a model over HTTPS, checked by their hash.
+    /// Download the published weights of a model over HTTPS and check their SHA-256.
     Pull(pull::Arguments),
-    /// Print the recipe that `train` follows for a model, as a file to change.
+    /// Print the recipe (all settings) that `train` uses for a model, as a file to edit.
     Recipe(recipe::Arguments),
-    /// Find a learning rate: try growing ones for some steps and look at the loss. Changes nothing.
+    /// Run a learning rate range test and suggest a learning rate. Writes no model.
     LrFind(Box<lr_find::Arguments>),
-    /// Measure a model on a folder of pictures.
+    /// Evaluate a model on a folder of pictures: accuracy, loss and accuracy per class.
     Eval(eval::Arguments),
     /// Classify pictures.
     Predict(predict::Arguments),
-    /// Write a model in a deployment format, proven to answer like it.
+    /// Export a model to a deployment format and verify the file against it.
     Export(export::Arguments),
-    /// Turn a trained model into one that computes in 8-bit integers, as an ONNX file.
+    /// Quantize a trained model to int8.
     Quantize(quantize::Arguments),
-    /// Check that two models answer alike; exit code 1 if they do not.
+    /// Check that two models give the same outputs; exit code 1 if they do not.
     Verify(verify::Arguments),
-    /// Look for what is wrong with a model and a folder of pictures, without training; exit code 1 if something is.
+    /// Look for problems in a model and a folder of pictures, without training; exit code 1 if there are any.
     Check(check::Arguments),
-    /// Look at a folder of pictures: what the network sees of it, and what is wrong with it.
+    /// Check a folder of pictures for problems, or show its augmented pictures.
     Data(data::Arguments),
-    /// Write the report of a run anew.
+    /// Write the HTML report of a run again.
     Report(report::Arguments),
-    /// Time this machine.
+    /// Measure the speed of inference, training and export formats.
     Bench(bench::Arguments),
-    /// Say what a file is.
+    /// Describe a model file: inputs, outputs, classes, preprocessing, operators.
     Inspect(inspect::Arguments),
 }
 

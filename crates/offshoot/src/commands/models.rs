@@ -9,7 +9,7 @@ use super::{Outcome, print};
 #[derive(Args)]
 pub(crate) struct Arguments {
     /// Print one JSON object on one line.
-    #[arg(long)]
+    #[arg(long, help_heading = "Output")]
     json: bool,
 }
 

@@ -10,16 +10,17 @@ use super::{Failure, Outcome, print};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// MODEL (a run directory, a .safetensors of ours, an .onnx or a TorchScript .pt), then pictures, or folders of them.
+    /// MODEL (a run directory, a .safetensors of ours, an .onnx or a TorchScript .pt), then pictures or folders of
+    /// pictures.
     #[arg(value_name = "MODEL PATH", required = true)]
     paths: Vec<PathBuf>,
     #[command(flatten)]
     pretrained: Pretrained,
-    /// How many classes to name.
-    #[arg(long, value_name = "K", default_value_t = 5)]
+    /// Number of classes to print.
+    #[arg(long, help_heading = "Output", value_name = "K", default_value_t = 5)]
     top: usize,
     /// Print the logits too (with --json).
-    #[arg(long)]
+    #[arg(long, help_heading = "Output")]
     logits: bool,
     #[command(flatten)]
     preprocessing: PreprocessingArguments,
@@ -27,11 +28,11 @@ pub(crate) struct Arguments {
     tta: TtaArgument,
     #[command(flatten)]
     processor: Processor,
-    /// Make a picture that cannot be used an error.
-    #[arg(long)]
+    /// Treat a picture that cannot be read as an error instead of skipping it.
+    #[arg(long, help_heading = "Data")]
     strict: bool,
-    /// Print one JSON object for each picture.
-    #[arg(long)]
+    /// Print one JSON object for each picture, one on a line.
+    #[arg(long, help_heading = "Output")]
     json: bool,
 }
 

@@ -10,16 +10,16 @@ use super::{Outcome, print};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// The architecture; `offshoot models` lists them.
+    /// Architecture; `offshoot models` lists them.
     name: String,
-    /// The file to write; the published name in this folder where not given.
-    #[arg(long, value_name = "FILE")]
+    /// File to write [default: the published name, in the current folder].
+    #[arg(long, help_heading = "Output", value_name = "FILE")]
     out: Option<PathBuf>,
-    /// Where the published files are instead of at their authors'.
-    #[arg(long, value_name = "URL", env = "OFFSHOOT_WEIGHTS_URL")]
+    /// Download from this URL instead of the authors' servers.
+    #[arg(long, help_heading = "Model", value_name = "URL", env = "OFFSHOOT_WEIGHTS_URL")]
     base_url: Option<String>,
     /// Print one JSON object on one line.
-    #[arg(long)]
+    #[arg(long, help_heading = "Output")]
     json: bool,
 }
 

@@ -19,78 +19,78 @@ const BATCH: usize = 32;
 /// How the integers come about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Mode {
-    /// Weights and activations, with ranges that some pictures show. For convolutional networks.
+    /// Weights and activations, with ranges from calibration pictures. For convolutional networks.
     Static,
-    /// Weights of linear layers and LSTMs; activations are scaled at each run. For transformers, text and sound.
+    /// Weights of linear layers and LSTMs; ranges of activations are computed at run time. For transformers, text and sound.
     Dynamic,
 }
 
 /// The file of a model in dynamic int8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Format {
-    /// What every runtime of ONNX takes.
+    /// An ONNX file, for any ONNX runtime.
     Onnx,
-    /// offshoot's own, with PyTorch's names.
+    /// offshoot's own file, with PyTorch's state-dict keys.
     Safetensors,
 }
 
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// MODEL: a run directory, a .safetensors of ours, an .onnx or a TorchScript .pt. For --mode dynamic any ONNX file, of
-    /// text or sound too.
+    /// MODEL: a run directory, a .safetensors of ours, an .onnx or a TorchScript .pt. For --mode dynamic any ONNX file,
+    /// of text or sound too.
     #[arg(value_name = "MODEL")]
     paths: Vec<PathBuf>,
     #[command(flatten)]
     pretrained: Pretrained,
-    /// How.
-    #[arg(long, value_enum)]
+    /// Quantization mode.
+    #[arg(long, help_heading = "Output", value_enum)]
     mode: Mode,
-    /// For dynamic: the file to write.
-    #[arg(long, value_enum, default_value_t = Format::Onnx)]
+    /// For dynamic: file format.
+    #[arg(long, help_heading = "Output", value_enum, default_value_t = Format::Onnx)]
     format: Format,
     #[command(flatten)]
     calibration: CalibrationArguments,
-    /// The bits of weights: 7 is right on every processor, 8 is finer, and right where there are 8-bit dot products (VNNI,
-    /// ARM) or a GPU.
-    #[arg(long, value_name = "7|8", default_value = "7", value_parser = ["7", "8"])]
+    /// Bits of the quantized weights: 7 is exact on every processor; 8 is finer, and exact where there are 8-bit dot
+    /// products (VNNI, ARM) or on a GPU.
+    #[arg(long, help_heading = "Output", value_name = "7|8", default_value = "7", value_parser = ["7", "8"])]
     weight_bits: String,
-    /// The accuracy that may be lost, such as 0.01: the operators that cost most stay in float until no more is.
-    #[arg(long, value_name = "PART", value_parser = part)]
+    /// Largest drop in accuracy allowed, such as 0.01: the operators that lose most are kept in float until it is met.
+    #[arg(long, help_heading = "Output", value_name = "PART", value_parser = part)]
     max_drop: Option<f64>,
-    /// Epochs of training through the rounding, on the run's training pictures or those of --calibration; with --max-drop
-    /// only where more is lost without.
-    #[arg(long, value_name = "EPOCHS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=1000))]
+    /// Epochs of quantization-aware training, on the run's training pictures or those of --calibration; with --max-drop
+    /// only where the drop is larger without it.
+    #[arg(long, help_heading = "Optimisation", value_name = "EPOCHS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=1000))]
     qat: u64,
-    /// Pictures with classes to measure the accuracy on; by default the run's validation pictures.
-    #[arg(long, value_name = "DIR")]
+    /// Folder of pictures with classes to measure accuracy on [default: the run's validation pictures].
+    #[arg(long, help_heading = "Data", value_name = "DIR")]
     data: Option<PathBuf>,
-    /// Where to write; by default the run's `exports`, else the model's folder.
-    #[arg(long, value_name = "DIR")]
+    /// Output folder [default: the run's `exports`, else the model's folder].
+    #[arg(long, help_heading = "Output", value_name = "DIR")]
     out: Option<PathBuf>,
-    /// The operator set of the file, 13 to 21.
-    #[arg(long, value_name = "N", default_value_t = 17, value_parser = clap::value_parser!(i64).range(13..=21))]
+    /// ONNX opset version, 13 to 21.
+    #[arg(long, help_heading = "Output", value_name = "N", default_value_t = 17, value_parser = clap::value_parser!(i64).range(13..=21))]
     opset: i64,
     #[command(flatten)]
     preprocessing: PreprocessingArguments,
     #[command(flatten)]
     processor: Processor,
-    /// Print one JSON object.
-    #[arg(long)]
+    /// Print one JSON object on one line.
+    #[arg(long, help_heading = "Output")]
     json: bool,
 }
 
 /// What ranges are found from.
 #[derive(Args)]
 pub(crate) struct CalibrationArguments {
-    /// Pictures like those that the model was trained with, in folders or not (of a folder with `train`, those in it); by
-    /// default the run's training pictures.
-    #[arg(long, value_name = "DIR")]
+    /// Folder of calibration pictures like those that the model was trained on, in class folders or not; of a folder
+    /// with `train`, those in it [default: the run's training pictures].
+    #[arg(long, help_heading = "Data", value_name = "DIR")]
     calibration: Option<PathBuf>,
-    /// The most pictures to calibrate on.
-    #[arg(long, value_name = "N", default_value_t = 128, value_parser = count)]
+    /// Maximum number of calibration pictures.
+    #[arg(long, help_heading = "Data", value_name = "N", default_value_t = 128, value_parser = count)]
     calibration_pictures: usize,
     /// How the range of an activation is chosen: minmax, percentile, entropy or mse.
-    #[arg(long, value_name = "METHOD", default_value_t = Method::default())]
+    #[arg(long, help_heading = "Data", value_name = "METHOD", default_value_t = Method::default())]
     method: Method,
 }
 

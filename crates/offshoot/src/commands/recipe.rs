@@ -10,14 +10,14 @@ use super::{Outcome, print};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// The architecture to fine-tune.
-    #[arg(long, value_name = "NAME")]
+    /// Architecture to fine-tune (`offshoot models` lists them), or an ONNX classifier: FILE.onnx.
+    #[arg(long, help_heading = "Model", value_name = "NAME")]
     model: String,
-    /// Settings from a file; the defaults of the others are shown with them.
-    #[arg(long, value_name = "FILE.toml")]
+    /// Recipe file (TOML) with settings; the defaults of the others are printed with them.
+    #[arg(long, help_heading = "Model", value_name = "FILE.toml")]
     recipe: Option<PathBuf>,
-    /// Print one JSON object.
-    #[arg(long)]
+    /// Print one JSON object on one line.
+    #[arg(long, help_heading = "Output")]
     json: bool,
 }
 

@@ -14,13 +14,13 @@ use super::{Outcome, print};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// A run directory.
+    /// Run directory.
     #[arg(value_name = "RUN")]
     run: PathBuf,
     #[command(flatten)]
     processor: Processor,
-    /// Print one JSON object.
-    #[arg(long)]
+    /// Print one JSON object on one line.
+    #[arg(long, help_heading = "Output")]
     json: bool,
 }
 

@@ -26,116 +26,122 @@ use super::{Failure, Outcome, print};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// A folder with a folder of pictures for each class, or with `train` and `val` that have them.
+    /// A folder with one folder of pictures for each class, or with `train` and `val` folders that hold those.
     data: Option<PathBuf>,
-    /// The architecture to fine-tune.
-    #[arg(long, value_name = "NAME")]
+    /// Architecture to fine-tune (`offshoot models` lists them), or an ONNX classifier: FILE.onnx.
+    #[arg(long, help_heading = "Model", value_name = "NAME")]
     model: Option<String>,
-    /// Its pretrained weights: a .pth or .safetensors. Without, training starts from random weights.
-    #[arg(long, value_name = "FILE")]
+    /// Pretrained weights: a .pth, .safetensors or TorchScript .pt [default: random weights].
+    #[arg(long, help_heading = "Model", value_name = "FILE")]
     weights: Option<PathBuf>,
-    /// The run directory.
-    #[arg(long, value_name = "RUN", default_value = "run")]
+    /// Run directory.
+    #[arg(long, help_heading = "Output", value_name = "RUN", default_value = "run")]
     out: PathBuf,
-    /// Settings from a file; flags go before it.
-    #[arg(long, value_name = "FILE.toml")]
+    /// Recipe file (TOML) with settings; flags take precedence over it.
+    #[arg(long, help_heading = "Model", value_name = "FILE.toml")]
     recipe: Option<PathBuf>,
-    /// How often each picture is seen [default: 30].
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    /// Number of epochs [default: 30].
+    #[arg(long, help_heading = "Optimisation", value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     epochs: Option<u64>,
-    /// Pictures in a step [default: 16].
-    #[arg(long, value_name = "N", value_parser = batch_size)]
+    /// Batch size [default: 16].
+    #[arg(long, help_heading = "Optimisation", value_name = "N", value_parser = batch_size)]
     batch_size: Option<usize>,
-    /// The learning rate at its highest [default: 0.001].
-    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    /// Peak learning rate [default: 0.001].
+    #[arg(long, help_heading = "Optimisation", value_name = "X", allow_negative_numbers = true)]
     lr: Option<f64>,
-    /// What replaces the pretrained head: linear or mlp:256, and a dropout [default: linear,dropout=0.2].
-    #[arg(long, value_name = "HEAD")]
+    /// New classification head: linear or mlp:256, with an optional dropout [default: linear,dropout=0.2].
+    #[arg(long, help_heading = "Model", value_name = "HEAD")]
     head: Option<String>,
-    /// What stays as it is: backbone, none, or patterns on parameter names [default: none; backbone with --unfreeze and in
-    /// the default recipe, which --weights without --freeze and --unfreeze asks for].
-    #[arg(long, value_name = "WHAT")]
+    /// Parameters to freeze: backbone, none, or patterns on parameter names [default: none; backbone with --unfreeze,
+    /// and with --weights where neither --freeze nor --unfreeze is given].
+    #[arg(long, help_heading = "Model", value_name = "WHAT")]
     freeze: Option<Freeze>,
-    /// What of it trains after all, from when on, and how fast: layer4@50%:x0.1 trains layer4 from half of the epochs on at
-    /// a tenth of --lr. May be given several times [default, with --weights: the last block, @50%:x0.1].
-    #[arg(long, value_name = "PATTERN@PERCENT%[:xF]")]
+    /// Parameters to unfreeze during training: layer4@50%:x0.1 trains layer4 after 50 % of the epochs, at 0.1 times the
+    /// learning rate. May be given several times [default with --weights: the last block, @50%:x0.1].
+    #[arg(long, help_heading = "Model", value_name = "PATTERN@PERCENT%[:xF]")]
     unfreeze: Vec<Unfreeze>,
-    /// Batch norms stay as they are in all that trains, with the statistics of the pretraining: on or off [default: off; on in
-    /// the default recipe].
-    #[arg(long, value_name = "on|off", value_parser = on_or_off)]
+    /// Freeze the parameters and running statistics of batch norms in the layers that are trained: on or off [default:
+    /// off; on with --weights where neither --freeze nor --unfreeze is given].
+    #[arg(long, help_heading = "Model", value_name = "on|off", value_parser = on_or_off)]
     freeze_norms: Option<bool>,
-    /// Whose optimizer state an unfreezing starts anew: new (of the newly unfrozen) or all [default: new].
-    #[arg(long, value_name = "WHOSE", value_parser = rebuild)]
+    /// Optimizer state that is reset at an unfreezing: new (that of the newly unfrozen parameters) or all [default:
+    /// new].
+    #[arg(long, help_heading = "Optimisation", value_name = "WHOSE", value_parser = rebuild)]
     rebuild: Option<Rebuild>,
-    /// A learning rate for the parameters that a pattern matches.
-    #[arg(long, value_name = "PATTERN=LR", value_parser = lr_group)]
+    /// Learning rate of the parameters that match a pattern. May be given several times.
+    #[arg(long, help_heading = "Optimisation", value_name = "PATTERN=LR", value_parser = lr_group)]
     lr_group: Vec<(String, f64)>,
-    /// Each layer learns at this factor of the rate of the layer after it [default: 1].
-    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    /// Layer-wise learning rate decay: each layer's learning rate is this factor times that of the layer after it
+    /// [default: 1].
+    #[arg(long, help_heading = "Optimisation", value_name = "X", allow_negative_numbers = true)]
     layer_decay: Option<f64>,
-    /// How the rate changes: cosine, constant, onecycle, step:EPOCHS,gamma=0.1 or plateau:patience=10 [default: cosine].
-    #[arg(long, value_name = "NAME")]
+    /// Learning rate schedule: cosine, constant, onecycle, step:EPOCHS,gamma=0.1 or plateau:patience=10 [default:
+    /// cosine].
+    #[arg(long, help_heading = "Optimisation", value_name = "NAME")]
     schedule: Option<ScheduleKind>,
-    /// The part of a stage's steps in which the rate rises [default: 0.05; 0 for onecycle].
-    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    /// Learning rate warm-up, as a fraction of the steps of each stage [default: 0.05; 0 for onecycle].
+    #[arg(long, help_heading = "Optimisation", value_name = "X", allow_negative_numbers = true)]
     warmup: Option<f64>,
-    /// Batches that an update learns from together [default: 1].
-    #[arg(long, value_name = "N", value_parser = batch_size)]
+    /// Gradient accumulation steps: batches per optimizer update [default: 1].
+    #[arg(long, help_heading = "Optimisation", value_name = "N", value_parser = batch_size)]
     accumulate: Option<usize>,
-    /// The largest 2-norm of the gradient; a larger one is scaled down.
-    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    /// Clip the gradient to this 2-norm [default: no clipping].
+    #[arg(long, help_heading = "Optimisation", value_name = "X", allow_negative_numbers = true)]
     clip_norm: Option<f64>,
-    /// The largest element of the gradient; larger ones are cut off.
-    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    /// Clip each element of the gradient to this absolute value [default: no clipping].
+    #[arg(long, help_heading = "Optimisation", value_name = "X", allow_negative_numbers = true)]
     clip_value: Option<f64>,
-    /// Validate and keep a moving average of the weights that decays by this a step, such as 0.99.
-    #[arg(long, value_name = "DECAY", allow_negative_numbers = true)]
+    /// Keep and validate an exponential moving average (EMA) of the weights with this decay per step, such as 0.99.
+    #[arg(long, help_heading = "Optimisation", value_name = "DECAY", allow_negative_numbers = true)]
     ema: Option<f64>,
-    /// Try the mean of the weights after this many last epochs at the end.
-    #[arg(long, value_name = "N")]
+    /// Validate the average of the weights of this many last epochs at the end, and keep it if it is better.
+    #[arg(long, help_heading = "Optimisation", value_name = "N")]
     average_last: Option<u64>,
-    /// End after this many epochs without a better validation accuracy (counted once everything is unfrozen).
-    #[arg(long, value_name = "N")]
+    /// Early stopping: end after this many epochs without a better validation accuracy (counted once everything is
+    /// unfrozen).
+    #[arg(long, help_heading = "Optimisation", value_name = "N")]
     patience: Option<u64>,
-    /// By more than this an accuracy must be higher to be better for --patience [default: 0].
-    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    /// Early-stopping minimum improvement: validation accuracy must rise by more than this to count as better [default:
+    /// 0].
+    #[arg(long, help_heading = "Optimisation", value_name = "X", allow_negative_numbers = true)]
     min_delta: Option<f64>,
-    /// The update rule: sgd, adam or adamw [default: adamw].
-    #[arg(long, value_name = "NAME", value_parser = optimizer)]
+    /// Optimizer: sgd, adam or adamw [default: adamw].
+    #[arg(long, help_heading = "Optimisation", value_name = "NAME", value_parser = optimizer)]
     optimizer: Option<OptimizerKind>,
-    /// How strongly weights are pulled to zero [default: 0.01].
-    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    /// Weight decay; not applied to biases and norms [default: 0.01].
+    #[arg(long, help_heading = "Optimisation", value_name = "X", allow_negative_numbers = true)]
     weight_decay: Option<f64>,
-    /// SGD's momentum [default: 0.9].
-    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    /// Momentum of SGD [default: 0.9].
+    #[arg(long, help_heading = "Optimisation", value_name = "X", allow_negative_numbers = true)]
     momentum: Option<f64>,
-    /// The part of the target that is spread over all classes [default: 0].
-    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    /// Label smoothing: the fraction of the target that is spread over all classes [default: 0].
+    #[arg(long, help_heading = "Optimisation", value_name = "X", allow_negative_numbers = true)]
     label_smoothing: Option<f64>,
-    /// Weights of classes in the loss: balanced (each class counts as much as any other), or CLASS=WEIGHT, several times.
-    #[arg(long, value_name = "WHICH", value_parser = class_weight)]
+    /// Class weights in the loss: balanced (inverse to the number of pictures), or CLASS=WEIGHT, which may be given
+    /// several times.
+    #[arg(long, help_heading = "Optimisation", value_name = "WHICH", value_parser = class_weight)]
     class_weights: Vec<ClassWeight>,
-    /// Give each class the same number of places in an epoch.
-    #[arg(long)]
+    /// Sample every class equally often in an epoch.
+    #[arg(long, help_heading = "Data")]
     balanced_sampling: bool,
     #[command(flatten)]
     augmentation: AugmentationArguments,
-    /// The size of training pictures from a part of the epochs on: 128@0% and 224@60% for small ones in the first 60 %. May be
-    /// given several times.
-    #[arg(long, value_name = "SIZE@PERCENT%")]
+    /// Progressive resizing: the size of training pictures from a part of the epochs on, such as 128@0% and 224@60%.
+    /// May be given several times.
+    #[arg(long, help_heading = "Augmentation", value_name = "SIZE@PERCENT%")]
     progressive: Vec<Progressive>,
     /// Mixed precision: off, bf16 or fp16 (with loss scaling) [default: off].
-    #[arg(long, value_name = "MODE")]
+    #[arg(long, help_heading = "Optimisation", value_name = "MODE")]
     amp: Option<Amp>,
-    /// What becomes of a step with a number that is not finite: stop ends the run, skip leaves the step out, rollback goes back
-    /// to the last good checkpoint and halves the rate [default: stop].
-    #[arg(long, value_name = "POLICY", value_parser = on_nonfinite)]
+    /// What to do with a step whose loss or gradient is NaN or infinite: stop ends the run, skip leaves the step out,
+    /// rollback goes back to the last good checkpoint and halves the learning rate [default: stop].
+    #[arg(long, help_heading = "Optimisation", value_name = "POLICY", value_parser = on_nonfinite)]
     on_nonfinite: Option<OnNonFinite>,
-    /// The part of the pictures kept for validation, where there is no `val` folder [default: 0.2].
-    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    /// Fraction of the pictures held out for validation, where there is no `val` folder [default: 0.2].
+    #[arg(long, help_heading = "Data", value_name = "X", allow_negative_numbers = true)]
     val_fraction: Option<f64>,
-    /// Decides everything random [default: 0].
-    #[arg(long, value_name = "N")]
+    /// Random seed [default: 0].
+    #[arg(long, help_heading = "Optimisation", value_name = "N")]
     seed: Option<u64>,
     #[command(flatten)]
     cache: CacheArguments,
@@ -143,35 +149,36 @@ pub(crate) struct Arguments {
     preprocessing: PreprocessingArguments,
     #[command(flatten)]
     processor: Processor,
-    /// Go on with the run in RUN.
-    #[arg(long)]
+    /// Resume the run in RUN from its last checkpoint.
+    #[arg(long, help_heading = "Output")]
     resume: bool,
-    /// The longest time between two checkpoints; there is one after each epoch anyway.
-    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    /// Longest time between two checkpoints; one is written after each epoch in any case.
+    #[arg(long, help_heading = "Output", value_name = "SECONDS", default_value_t = 600)]
     checkpoint_every: u64,
-    /// Make a picture that cannot be used an error.
-    #[arg(long)]
+    /// Treat a picture that cannot be read as an error instead of skipping it.
+    #[arg(long, help_heading = "Data")]
     strict: bool,
-    /// Print one JSON object at the end.
-    #[arg(long)]
+    /// Print one JSON object on one line at the end.
+    #[arg(long, help_heading = "Output")]
     json: bool,
 }
 
 /// How what a frozen part says about pictures is kept, so that it is computed once and not in every epoch.
 #[derive(Args)]
 struct CacheArguments {
-    /// Where it is kept; runs share it [default: offshoot/features in the user's folder for caches].
-    #[arg(long, value_name = "DIR")]
+    /// Folder of the cached backbone features; runs share it [default: offshoot/features in the user's cache folder].
+    #[arg(long, help_heading = "Caching", value_name = "DIR")]
     cache_dir: Option<PathBuf>,
-    /// How much room that folder may take, as in 500MiB; what was not used for longest makes room. 0 keeps nothing.
-    #[arg(long, value_name = "SIZE", value_parser = bytes, default_value = "4GiB")]
+    /// Maximum size of that folder, such as 500MiB; least recently used files are removed first. 0 turns caching off.
+    #[arg(long, help_heading = "Caching", value_name = "SIZE", value_parser = bytes, default_value = "4GiB")]
     cache_budget: u64,
-    /// Train on that many random versions of each picture in turn instead of new ones in each epoch, so that they can be
-    /// kept.
-    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u64).range(1..=1000))]
+    /// Number of fixed augmented views of each picture that training cycles through, so that their features can be
+    /// cached [default: new random views in each epoch].
+    #[arg(long, help_heading = "Caching", value_name = "K", value_parser = clap::value_parser!(u64).range(1..=1000))]
     cache_views: Option<u64>,
-    /// How it is rounded: f32 not at all; f16 takes half the room and changes the last digits of the result [default: f32].
-    #[arg(long, value_name = "TYPE", value_parser = cache_type)]
+    /// Data type of cached features: f32, or f16, which takes half the space and changes the last digits of the result
+    /// [default: f32].
+    #[arg(long, help_heading = "Caching", value_name = "TYPE", value_parser = cache_type)]
     cache_dtype: Option<CacheType>,
 }
 

@@ -13,29 +13,29 @@ use super::{Failure, Outcome, print};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// The file to check.
+    /// File to check.
     file: PathBuf,
-    /// The model it must answer like.
-    #[arg(long, value_name = "MODEL", required_unless_present = "model")]
+    /// Model whose outputs it must reproduce.
+    #[arg(long, help_heading = "Model", value_name = "MODEL", required_unless_present = "model")]
     against: Option<PathBuf>,
     #[command(flatten)]
     pretrained: Pretrained,
-    /// Pictures to compare on; by default the run's validation pictures, else some that are built in.
-    #[arg(long, value_name = "DIR")]
+    /// Folder of pictures to compare on [default: the run's validation pictures, else built-in ones].
+    #[arg(long, help_heading = "Data", value_name = "DIR")]
     data: Option<PathBuf>,
-    /// What to compare on in place of pictures: the array `input` of a file of numpy.savez, or its only one. The models
-    /// may take anything then.
-    #[arg(long, value_name = "FILE.npz", conflicts_with_all = ["data", "size", "fit", "mean", "std"])]
+    /// Inputs to compare on in place of pictures: the array `input` of a file of numpy.savez, or its only one. The
+    /// models may then take any inputs.
+    #[arg(long, help_heading = "Data", value_name = "FILE.npz", conflicts_with_all = ["data", "size", "fit", "mean", "std"])]
     inputs: Option<PathBuf>,
-    /// The largest difference, in parts of the largest logit.
-    #[arg(long, value_name = "X", default_value_t = TOLERANCE, value_parser = tolerance)]
+    /// Largest difference allowed, relative to the largest logit.
+    #[arg(long, help_heading = "Output", value_name = "X", default_value_t = TOLERANCE, value_parser = tolerance)]
     tolerance: f64,
     #[command(flatten)]
     preprocessing: PreprocessingArguments,
     #[command(flatten)]
     processor: Processor,
-    /// Print one JSON object.
-    #[arg(long)]
+    /// Print one JSON object on one line.
+    #[arg(long, help_heading = "Output")]
     json: bool,
 }
 

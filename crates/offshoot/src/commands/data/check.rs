@@ -17,35 +17,35 @@ use super::super::{Failure, Outcome, print};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// A folder with a folder of pictures for each class, or with `train` and `val` that have them.
+    /// A folder with one folder of pictures for each class, or with `train` and `val` folders that hold those.
     data: PathBuf,
-    /// An architecture, to look for wrong labels with; with --weights.
-    #[arg(long, value_name = "NAME", requires = "weights")]
+    /// Architecture to look for wrong labels with; needs --weights.
+    #[arg(long, help_heading = "Model", value_name = "NAME", requires = "weights")]
     model: Option<String>,
-    /// The pretrained weights of --model: a .pth or .safetensors.
-    #[arg(long, value_name = "FILE", requires = "model")]
+    /// Pretrained weights of --model: a .pth, .safetensors or TorchScript .pt.
+    #[arg(long, help_heading = "Model", value_name = "FILE", requires = "model")]
     weights: Option<PathBuf>,
-    /// Parts of the pictures; a probe is asked about each of them after it has learned from the others.
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(2..=100))]
+    /// Number of cross-validation folds of the linear probe that looks for wrong labels.
+    #[arg(long, help_heading = "Data", value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(2..=100))]
     folds: u64,
-    /// The most wrong labels to name.
-    #[arg(long, value_name = "N", default_value_t = 40)]
+    /// Maximum number of suspected wrong labels to print.
+    #[arg(long, help_heading = "Output", value_name = "N", default_value_t = 40)]
     top: usize,
     #[command(flatten)]
     preprocessing: PreprocessingArguments,
     #[command(flatten)]
     processor: Processor,
-    /// The part of the pictures kept for validation, where there is no `val` folder [default: 0.2].
-    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    /// Fraction of the pictures held out for validation, where there is no `val` folder [default: 0.2].
+    #[arg(long, help_heading = "Data", value_name = "X", allow_negative_numbers = true)]
     val_fraction: Option<f64>,
-    /// Decides the split and the folds [default: 0].
-    #[arg(long, value_name = "N")]
+    /// Random seed of the split and the folds [default: 0].
+    #[arg(long, help_heading = "Data", value_name = "N")]
     seed: Option<u64>,
     /// Exit with 1 if anything is found.
-    #[arg(long)]
+    #[arg(long, help_heading = "Output")]
     strict: bool,
-    /// Print one JSON object.
-    #[arg(long)]
+    /// Print one JSON object on one line.
+    #[arg(long, help_heading = "Output")]
     json: bool,
 }
 

@@ -19,35 +19,35 @@ const MOST_PIXELS: usize = 1 << 28;
 
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// A folder with a folder of pictures for each class, or with `train` and `val` that have them.
+    /// A folder with one folder of pictures for each class, or with `train` and `val` folders that hold those.
     data: PathBuf,
-    /// The file to write.
-    #[arg(long, value_name = "FILE.png", default_value = "sheet.png")]
+    /// Picture file to write.
+    #[arg(long, help_heading = "Output", value_name = "FILE.png", default_value = "sheet.png")]
     out: PathBuf,
-    /// The architecture whose preprocessing is shown [default: ImageNet's at 224 pixels].
-    #[arg(long, value_name = "NAME")]
+    /// Architecture whose preprocessing is shown [default: ImageNet's at 224 pixels].
+    #[arg(long, help_heading = "Model", value_name = "NAME")]
     model: Option<String>,
-    /// Settings from a file, as for train; flags go before it.
-    #[arg(long, value_name = "FILE.toml")]
+    /// Recipe file (TOML) with settings, as for train; flags take precedence over it.
+    #[arg(long, help_heading = "Model", value_name = "FILE.toml")]
     recipe: Option<PathBuf>,
-    /// Pictures to show.
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    /// Number of pictures to show.
+    #[arg(long, help_heading = "Output", value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=1000))]
     pictures: u64,
-    /// How often each is shown as the network sees it in training: once for each epoch from the first on.
-    #[arg(long, value_name = "N", default_value_t = 6, value_parser = clap::value_parser!(u64).range(0..=100))]
+    /// Number of augmented views of each picture: one for each epoch from the first on.
+    #[arg(long, help_heading = "Output", value_name = "N", default_value_t = 6, value_parser = clap::value_parser!(u64).range(0..=100))]
     views: u64,
     #[command(flatten)]
     augmentation: AugmentationArguments,
     #[command(flatten)]
     preprocessing: PreprocessingArguments,
-    /// The part of the pictures kept for validation, where there is no `val` folder [default: 0.2].
-    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    /// Fraction of the pictures held out for validation, where there is no `val` folder [default: 0.2].
+    #[arg(long, help_heading = "Data", value_name = "X", allow_negative_numbers = true)]
     val_fraction: Option<f64>,
-    /// Decides everything random [default: 0].
-    #[arg(long, value_name = "N")]
+    /// Random seed [default: 0].
+    #[arg(long, help_heading = "Data", value_name = "N")]
     seed: Option<u64>,
-    /// Print one JSON object.
-    #[arg(long)]
+    /// Print one JSON object on one line.
+    #[arg(long, help_heading = "Output")]
     json: bool,
 }
 
