@@ -13,6 +13,7 @@
 //! | 8 | length of the footer, little-endian |
 //! | 32 | BLAKE3 of the footer |
 
+use std::ffi::OsStr;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -27,6 +28,10 @@ const MAGIC: [u8; 8] = *b"offshft1";
 const CHECK: usize = 8;
 const TAIL: u64 = 8 + 32;
 const EXTENSION: &str = "features";
+/// Says that files of ours may be removed from a folder: only one that was made or empty for them has it. Backup programs
+/// know the name and the first line (bford.info/cachedir).
+const TAG_FILE: &str = "CACHEDIR.TAG";
+const TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55\n# The files with .features here are cached backbone features of offshoot.\n";
 /// How long a temporary file that nobody holds is left alone: its owner may be about to lock it.
 const ABANDONED: Duration = Duration::from_secs(60);
 
@@ -103,6 +108,10 @@ fn half(x: f32) -> f16 {
 pub(crate) enum CacheError {
     #[error("they take {} and the cache may have {}; a larger --cache-budget makes room", mib(*.needed), mib(*.budget))]
     NoRoom { needed: u64, budget: u64 },
+    #[error(
+        "{}: there is no room left, and nothing is removed from a folder with files of others; give a folder of its own with --cache-dir, or a larger --cache-budget", folder.display()
+    )]
+    Unmarked { folder: PathBuf },
     #[error("{}: {error}; choose another folder with --cache-dir", path.display())]
     Io { path: PathBuf, error: io::Error },
 }
@@ -162,17 +171,39 @@ impl Cache {
         self.folder.join(format!("{key}.{EXTENSION}"))
     }
 
+    /// Whether the folder was marked as one that files are removed from.
+    fn is_marked(&self) -> bool {
+        fs::read(self.folder.join(TAG_FILE)).is_ok_and(|text| text == TAG.as_bytes())
+    }
+
+    /// Makes the folder, and marks it where nothing but files of ours is in it. Another folder holds files of ours as well,
+    /// but none is ever removed from it.
+    fn prepare_folder(&self) -> io::Result<()> {
+        fs::create_dir_all(&self.folder)?;
+        let mut names = fs::read_dir(&self.folder)?.map(|entry| entry.map(|entry| entry.file_name()));
+        if names.try_fold(true, |all, name| name.map(|name| all && kind(&name).is_some()))? {
+            // Somebody else may have marked it meanwhile.
+            let tag = File::options().write(true).create_new(true).open(self.folder.join(TAG_FILE));
+            tag.and_then(|mut file| file.write_all(TAG.as_bytes())).or_else(|error| match error.kind() {
+                io::ErrorKind::AlreadyExists => Ok(()),
+                _ => Err(error),
+            })?;
+        }
+        Ok(())
+    }
+
     /// The file under `key`, if there is one and it is whole. Another is removed.
     pub(crate) fn open(&self, key: Hash) -> Option<RowFile> {
         let path = self.path(key);
+        // Opening a pipe would wait for its other end.
+        fs::metadata(&path).ok().filter(fs::Metadata::is_file)?;
         let file = File::open(&path).ok()?;
-        match RowFile::read_footer(file, &path, key) {
-            Some(file) => Some(file),
-            None => {
-                let _ = fs::remove_file(&path);
-                None
-            }
+        let removable = self.is_marked();
+        let found = RowFile::read_footer(file, &path, key, removable);
+        if found.is_none() && removable {
+            let _ = fs::remove_file(&path);
         }
+        found
     }
 
     /// Starts the file under `key`, one of `files` of the same size that are needed together.
@@ -183,31 +214,37 @@ impl Cache {
         if needed > self.budget {
             return Err(CacheError::NoRoom { needed, budget: self.budget });
         }
-        fs::create_dir_all(&self.folder).map_err(failed)?;
+        self.prepare_folder().map_err(failed)?;
         self.make_room(layout.bytes())?;
-        let temporary = tempfile::Builder::new()
-            .prefix(&format!(".{key}"))
-            .suffix(".tmp")
-            .tempfile_in(&self.folder)
-            .map_err(failed)?;
+        let temporary = self.temporary(key).map_err(failed)?;
         // Says that somebody is at it. Where files cannot be locked, its age has to do.
         let _ = temporary.as_file().try_lock();
         let mut out = BufWriter::with_capacity(1 << 20, temporary);
         out.write_all(&MAGIC).map_err(failed)?;
-        Ok(Writer { path, key, layout, out, row: 0, bytes: Vec::new() })
+        Ok(Writer { path, key, layout, out, removable: self.is_marked(), row: 0, bytes: Vec::new() })
+    }
+
+    fn temporary(&self, key: Hash) -> io::Result<NamedTempFile> {
+        let prefix = format!(".{key}");
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(&prefix).suffix(".tmp");
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666)); // the umask applies
+        builder.tempfile_in(&self.folder)
     }
 
     /// Removes what was not used for longest until `needed` bytes more fit, and what killed processes left. Files that some
-    /// process has open stay.
+    /// process has open stay, and so does all that is not ours.
     fn make_room(&self, needed: u64) -> Result<(), CacheError> {
+        let marked = self.is_marked();
         let mut files: Vec<(SystemTime, u64, PathBuf)> = Vec::new();
         for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
             let path = entry.path();
-            let Ok(data) = entry.metadata() else { continue };
+            let Some(data) = entry.metadata().ok().filter(fs::Metadata::is_file) else { continue };
             let used = data.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-            match path.extension().and_then(|e| e.to_str()) {
-                Some(EXTENSION) => files.push((used, data.len(), path)),
-                Some("tmp") if used.elapsed().is_ok_and(|age| age > ABANDONED) => {
+            match kind(&entry.file_name()) {
+                Some(Kind::Features) => files.push((used, data.len(), path)),
+                Some(Kind::Temporary) if marked && used.elapsed().is_ok_and(|age| age > ABANDONED) => {
                     remove_unused(&path);
                 }
                 _ => {}
@@ -219,15 +256,36 @@ impl Cache {
             if total.saturating_add(needed) <= self.budget {
                 break;
             }
-            if remove_unused(&path) {
+            if marked && remove_unused(&path) {
                 total -= bytes;
             }
         }
         match total.saturating_add(needed) > self.budget {
+            true if !marked && total > 0 => Err(CacheError::Unmarked { folder: self.folder.clone() }),
             true => Err(CacheError::NoRoom { needed: total.saturating_add(needed), budget: self.budget }),
             false => Ok(()),
         }
     }
+}
+
+/// What a file in the folder is, by a name that only offshoot gives.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Kind {
+    /// `<64 hexadecimal digits>.features`
+    Features,
+    /// `.<64 hexadecimal digits>*.tmp`
+    Temporary,
+}
+
+fn kind(name: &OsStr) -> Option<Kind> {
+    let name = name.to_str()?;
+    let (kind, name) = match name.strip_prefix('.') {
+        Some(rest) => (Kind::Temporary, rest.strip_suffix(".tmp")?),
+        None => (Kind::Features, name.strip_suffix(".features")?),
+    };
+    let (key, rest) = name.split_at_checked(2 * blake3::OUT_LEN)?;
+    let digits = key.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    (digits && (kind == Kind::Temporary || rest.is_empty())).then_some(kind)
 }
 
 /// Removes a file unless a process holds a lock on it.
@@ -242,6 +300,8 @@ pub(crate) struct Writer {
     key: Hash,
     layout: Layout,
     out: BufWriter<NamedTempFile>,
+    /// Whether the file may be removed later, where it is broken.
+    removable: bool,
     /// The next row.
     row: usize,
     bytes: Vec<u8>,
@@ -283,7 +343,7 @@ impl Writer {
         let temporary = self.out.into_inner().map_err(|e| failed(e.into_error()))?;
         temporary.persist(&self.path).map_err(|e| failed(e.error))?;
         let file = File::open(&self.path).map_err(&failed)?;
-        let file = RowFile::read_footer(file, &self.path, self.key);
+        let file = RowFile::read_footer(file, &self.path, self.key, self.removable);
         file.ok_or_else(|| failed(io::ErrorKind::InvalidData.into()))
     }
 }
@@ -304,11 +364,12 @@ pub(crate) struct RowFile {
     path: PathBuf,
     key: Hash,
     layout: Layout,
+    removable: bool,
     unusable: Vec<(usize, String)>,
 }
 
 impl RowFile {
-    fn read_footer(mut file: File, path: &Path, key: Hash) -> Option<RowFile> {
+    fn read_footer(mut file: File, path: &Path, key: Hash, removable: bool) -> Option<RowFile> {
         // While it is held nobody makes room by removing this file.
         let _ = file.try_lock_shared();
         let len = file.metadata().ok()?.len();
@@ -331,7 +392,8 @@ impl RowFile {
             return None;
         }
         let _ = file.set_modified(SystemTime::now());
-        Some(RowFile { file, path: path.to_owned(), key, layout: footer.layout, unusable: footer.unusable })
+        let Footer { layout, unusable, .. } = footer;
+        Some(RowFile { file, path: path.to_owned(), key, layout, removable, unusable })
     }
 
     pub(crate) fn layout(&self) -> &Layout {
@@ -347,7 +409,7 @@ impl RowFile {
     /// make it anew.
     pub(crate) fn read(&self, row: usize, values: &mut Vec<f32>) -> Option<()> {
         let read = self.read_checked(row, values);
-        if read.is_none() {
+        if read.is_none() && self.removable {
             let _ = fs::remove_file(&self.path);
         }
         read
@@ -369,154 +431,4 @@ impl RowFile {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn cache(budget: u64) -> (tempfile::TempDir, Cache) {
-        let root = tempfile::tempdir().unwrap();
-        let options = CacheOptions { folder: Some(root.path().join("a/b")), budget };
-        let cache = Cache::new(&options, root.path()).unwrap();
-        (root, cache)
-    }
-
-    fn layout(dtype: CacheType) -> Layout {
-        Layout { shape: vec![3], dtype, rows: 4 }
-    }
-
-    fn key(n: u8) -> Hash {
-        blake3::hash(&[n])
-    }
-
-    const ROWS: [[f32; 3]; 3] = [[1.0, -2.5, 1e-9], [0.1, 0.2, 0.3], [4.0, 1e9, 6.0]];
-
-    /// Rows 0, 1 and 3; the picture of row 2 is broken.
-    fn fill(cache: &Cache, key: Hash, dtype: CacheType) -> Result<RowFile, CacheError> {
-        let mut writer = cache.create(key, layout(dtype), 1)?;
-        for (row, values) in [0, 1, 3].into_iter().zip(&ROWS) {
-            writer.put(row, values)?;
-        }
-        writer.finish(vec![(2, "it is broken".into())])
-    }
-
-    fn read(file: &RowFile, row: usize) -> Option<Vec<f32>> {
-        let mut values = Vec::new();
-        file.read(row, &mut values).map(|()| values)
-    }
-
-    #[test]
-    fn rows_come_back_as_they_were_and_rounded_where_asked_for() {
-        let (_root, cache) = cache(1 << 20);
-        assert!(cache.open(key(1)).is_none());
-        for dtype in [CacheType::F32, CacheType::F16] {
-            let written = fill(&cache, key(1), dtype).unwrap();
-            let found = cache.open(key(1)).unwrap();
-            assert_eq!(found.layout(), &layout(dtype));
-            assert_eq!(found.unusable(), [(2, "it is broken".to_string())]);
-            for (row, values) in [0, 1, 3].into_iter().zip(ROWS) {
-                let mut expected = values.to_vec();
-                dtype.round(&mut expected);
-                assert_eq!(read(&written, row).unwrap(), expected);
-                assert_eq!(read(&found, row).unwrap(), expected);
-                assert_eq!(expected == values, dtype == CacheType::F32);
-            }
-        }
-        assert!(cache.open(key(2)).is_none());
-    }
-
-    #[test]
-    fn every_cut_and_every_changed_byte_is_found() {
-        let (_root, cache) = cache(1 << 20);
-        drop(fill(&cache, key(1), CacheType::F32).unwrap());
-        let path = cache.path(key(1));
-        let whole = fs::read(&path).unwrap();
-        for len in 0..whole.len() {
-            fs::write(&path, &whole[..len]).unwrap();
-            assert!(cache.open(key(1)).is_none(), "cut to {len}");
-            assert!(!path.exists());
-        }
-        for at in 0..whole.len() {
-            let mut changed = whole.clone();
-            changed[at] ^= 1 << (at % 8);
-            fs::write(&path, &changed).unwrap();
-            let Some(file) = cache.open(key(1)) else { continue };
-            let rows: Vec<_> = [0, 1, 3].into_iter().map(|row| read(&file, row)).collect();
-            // The place of the row that holds nothing is not read.
-            let unread = (MAGIC.len() + 2 * 20..MAGIC.len() + 3 * 20).contains(&at);
-            assert_eq!(rows.iter().all(Option::is_some), unread, "byte {at}");
-            for (row, expected) in rows.iter().zip(ROWS).filter_map(|(row, e)| Some((row.as_ref()?, e))) {
-                assert_eq!(row, &expected);
-            }
-        }
-        // Of another key, under this name.
-        drop(fill(&cache, key(2), CacheType::F32).unwrap());
-        fs::rename(cache.path(key(2)), &path).unwrap();
-        assert!(cache.open(key(1)).is_none());
-    }
-
-    #[test]
-    fn a_file_cut_short_while_it_is_open_is_found() {
-        let (_root, cache) = cache(1 << 20);
-        let file = fill(&cache, key(1), CacheType::F32).unwrap();
-        File::options().write(true).open(cache.path(key(1))).unwrap().set_len(30).unwrap();
-        assert!(read(&file, 0).is_some() && read(&file, 3).is_none());
-        assert!(!cache.path(key(1)).exists());
-    }
-
-    /// Makes the file look as if it was used so many hours ago.
-    fn age(path: &Path, hours: u64) {
-        let then = SystemTime::now() - Duration::from_secs(3600 * hours);
-        File::options().write(true).open(path).unwrap().set_modified(then).unwrap();
-    }
-
-    #[test]
-    fn the_longest_unused_make_room_and_those_in_use_stay() {
-        let (_root, mut cache) = cache(1 << 20);
-        let fill = |cache: &Cache, n| fill(cache, key(n), CacheType::F32);
-        let there = |cache: &Cache| [0, 1, 2, 3].map(|n| cache.path(key(n)).exists());
-        drop(fill(&cache, 0).unwrap());
-        let bytes = fs::metadata(cache.path(key(0))).unwrap().len();
-        cache.budget = bytes * 2 + 50;
-        drop(fill(&cache, 1).unwrap());
-        age(&cache.path(key(1)), 2);
-        age(&cache.path(key(0)), 1);
-        // Reading makes it the last to go.
-        drop(cache.open(key(1)).unwrap());
-        let two = fill(&cache, 2).unwrap();
-        assert_eq!(there(&cache), [false, true, true, false]);
-        let one = cache.open(key(1)).unwrap();
-        let error = fill(&cache, 3).unwrap_err();
-        assert!(matches!(error, CacheError::NoRoom { .. }) && error.to_string().contains("--cache-budget"));
-        drop(two);
-        fill(&cache, 3).unwrap();
-        assert_eq!(there(&cache), [false, true, false, true]);
-        assert_eq!(read(&one, 1).unwrap(), ROWS[1]);
-    }
-
-    #[test]
-    fn what_killed_processes_left_is_removed_and_what_is_in_the_making_is_not() {
-        let (_root, cache) = cache(1 << 20);
-        let writer = cache.create(key(1), layout(CacheType::F32), 1).unwrap();
-        let temporary = writer.out.get_ref().path().to_owned();
-        let left = cache.folder.join(".left.tmp");
-        fs::write(&left, "half a file").unwrap();
-        for path in [&temporary, &left] {
-            age(path, 1);
-        }
-        drop(fill(&cache, key(2), CacheType::F32).unwrap());
-        assert!(temporary.exists() && !left.exists());
-        drop(writer);
-        assert!(!temporary.exists() && !cache.path(key(1)).exists());
-    }
-
-    #[test]
-    fn a_folder_that_cannot_be_used_is_named() {
-        let root = tempfile::tempdir().unwrap();
-        let file = root.path().join("file");
-        fs::write(&file, "").unwrap();
-        let options = CacheOptions { folder: Some(file.join("x")), budget: 1 << 20 };
-        let cache = Cache::new(&options, root.path()).unwrap();
-        let error = fill(&cache, key(1), CacheType::F32).unwrap_err().to_string();
-        assert!(error.contains("file/x") && error.contains("--cache-dir"), "{error}");
-        assert!(Cache::new(&CacheOptions { budget: 0, ..options }, root.path()).is_none());
-    }
-}
+mod tests;
