@@ -16,8 +16,8 @@ WANTED = ["layer4.1.conv1", "layer3.1.conv1", "layer2.1.conv1", "layer1.1.conv1"
 command = ["cargo", "run", "--release", "--quiet", "-p", "offshoot-train", "--example", "underflow"]
 printed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
 found = {line.split()[0]: line.split()[1:] for line in printed.splitlines()[3:]}
-rows = [[("convolution", "卷积层"), ("gradient lost, scale 1", "丢失的梯度，倍数 1"), ("scale 65536", "倍数 65536"),
-         ("error of the weight's gradient, scale 1", "权重梯度的误差，倍数 1"), ("scale 65536", "倍数 65536")]]
+rows = [[("convolution", "卷积层"), ("gradient lost, scale 1", "丢失的梯度，缩放系数 1"), ("scale 65536", "缩放系数 65536"),
+         ("error of the weight's gradient, scale 1", "权重梯度的误差，缩放系数 1"), ("scale 65536", "缩放系数 65536")]]
 rows += [[name.removesuffix(".weight"), *found[name]] for name in found if name.removesuffix(".weight") in WANTED]
 print(tables(rows)[0])
 if "--write" in sys.argv:
