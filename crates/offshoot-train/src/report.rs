@@ -66,6 +66,7 @@ pub fn write(run: &Path, processor: &str) -> Result<(), FormatError> {
     let mut body = summary(&results, predictions.as_ref());
     body += &section("Run", &events.run(recipe.as_ref()));
     body += &section("Warnings", &events.warnings());
+    body += &section("Pictures", &about::pictures(run));
     body += &section("Curves", &curves(&results, &health));
     if let Some(predictions) = &predictions {
         let metrics = predictions.metrics();
@@ -77,7 +78,6 @@ pub fn write(run: &Path, processor: &str) -> Result<(), FormatError> {
     if let Some(formats) = FormatsReport::read(run) {
         body += &section("Targets", &formats.section());
     }
-    body += &section("Pictures", &about::pictures(run));
     body += &section("Parameter groups", &groups(run));
     body += &section("Recipe", &recipe_section(run));
     body += &section("Environment", &environment(processor));
@@ -144,7 +144,7 @@ fn curves(results: &Table, health: &Table) -> String {
             .map(|(name, set)| line(&format!("{set}_{what}"), name, unit))
     };
     let chart = |title: &str, drawn: &[Line], y: &str, log: bool| lines(title, drawn, Axes::epochs(y, log));
-    let rate = line("learning_rate", "groups without a rate of their own", 1.0);
+    let rate = line("learning_rate", "base learning rate", 1.0);
     let mut charts = vec![
         chart("Loss", &both("loss", 1.0), "cross entropy", false),
         chart("Accuracy", &both("accuracy", 100.0), "accuracy, %", false),
@@ -217,7 +217,7 @@ fn confusion(classes: &[String], metrics: &Metrics) -> String {
     let rows: Vec<Vec<String>> = pairs.iter().take(MOST_PAIRS).map(row).collect();
     if !rows.is_empty() {
         html += "<h3>Most confused</h3>";
-        html += &page::table(&["label", "prediction", "pictures", "part of the label's"], &rows, 2);
+        html += &page::table(&["label", "prediction", "pictures", "share of the label"], &rows, 2);
     }
     html
 }
@@ -273,11 +273,12 @@ fn worst(predictions: &Predictions, recipe: Option<&Recipe>) -> String {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let (label, said) = (&predictions.classes[predictions.labels[i]], &predictions.classes[best]);
         let image = transform.as_ref().and_then(|transform| thumbnail(path, transform)).unwrap_or_default();
-        let (label, of_label) = (isolated(label), percent(of_label));
+        let unbroken = |x: f64| percent(x).replace(' ', "\u{a0}");
+        let (label, of_label) = (isolated(label), unbroken(of_label));
         let answer = match best == predictions.labels[i] {
             true => format!("<div>{label} {of_label}</div><div><i>correct</i></div>"),
             false => {
-                let (said, of_best) = (isolated(said), percent(of_best));
+                let (said, of_best) = (isolated(said), unbroken(of_best));
                 format!("<div><b>predicted {said} {of_best}</b></div><div>label {label} {of_label}</div>")
             }
         };

@@ -278,6 +278,9 @@ fn line(place: usize, name: &str, points: &[(f64, f64)], (x, y): (&Axis, &Axis),
     svg
 }
 
+/// What rounding may leave of an end that is a tick, in steps.
+const ROUNDING: f64 = 1e-9;
+
 /// A range of numbers and the pixels that it lies on.
 struct Axis {
     low: f64,
@@ -292,20 +295,34 @@ impl Axis {
     fn of(values: impl Iterator<Item = f64>, from: f64, to: f64, whole: bool) -> Option<Axis> {
         let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), x| (a.min(x), b.max(x)));
         let room = if high > low { 0.0 } else { 0.5 * high.abs().max(1e-6) };
-        low.is_finite().then_some(Axis { low: low - room, high: high + room, from, to, whole })
+        let axis = Axis { low: low - room, high: high + room, from, to, whole };
+        low.is_finite().then_some(if whole { axis } else { axis.to_ticks() })
+    }
+
+    /// From a tick to a tick.
+    fn to_ticks(self) -> Axis {
+        let step = self.step();
+        let (low, high) = ((self.low / step + ROUNDING).floor(), (self.high / step - ROUNDING).ceil());
+        Axis { low: low * step, high: high * step, ..self }
     }
 
     fn place(&self, value: f64) -> f64 {
         self.from + (value - self.low) / (self.high - self.low) * (self.to - self.from)
     }
 
-    /// At most six: multiples of 1, 2 or 5 times a power of ten.
-    fn ticks(&self) -> Vec<f64> {
+    /// Between two ticks: 1, 2 or 5 times a power of ten.
+    fn step(&self) -> f64 {
         let rough = (self.high - self.low) / 5.0;
         let power = libm::exp10(libm::log10(rough).floor());
         let step = [1.0, 2.0, 5.0, 10.0].map(|n| n * power).into_iter().find(|&step| step >= rough);
-        let step = step.unwrap_or(rough).max(if self.whole { 1.0 } else { 0.0 });
-        let (first, last) = ((self.low / step).ceil() as i64, (self.high / step).floor() as i64);
+        step.unwrap_or(rough).max(if self.whole { 1.0 } else { 0.0 })
+    }
+
+    /// At most eleven: the multiples of the step.
+    fn ticks(&self) -> Vec<f64> {
+        let step = self.step();
+        let (first, last) =
+            ((self.low / step - ROUNDING).ceil() as i64, (self.high / step + ROUNDING).floor() as i64);
         (first..=last.min(first + 10)).map(|n| n as f64 * step).collect()
     }
 }

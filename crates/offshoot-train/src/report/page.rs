@@ -114,7 +114,7 @@ p{margin:0 0 12px;color:var(--soft)}\
 .cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(130px,1fr));gap:12px}\
 .cards div{background:var(--paper);border:1px solid var(--line);border-radius:10px;padding:12px}\
 .cards b{display:block;font-size:20px;font-variant-numeric:tabular-nums;overflow-wrap:anywhere}\
-.cards span{color:var(--soft);font-size:13px}\
+.cards+p{margin-top:14px}.legend+.hint,.charts+.hint{margin-top:12px}.cards span{color:var(--soft);font-size:13px}\
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,380px),1fr));gap:16px}\
 figure{margin:0}.charts+.scroll{margin-top:14px}.charts figure{max-width:560px}figcaption{font-size:14px;font-weight:600;color:var(--soft);margin-bottom:4px}\
 svg{width:100%;height:auto;display:block}svg text{fill:var(--soft);font-size:12px}\
@@ -142,6 +142,6 @@ font-variant-numeric:tabular-nums}.confusion th{border:0}.confusion thead th{tex
 .worst figure{font-size:13px;overflow-wrap:anywhere}.worst img{width:100%;height:auto;aspect-ratio:1;border-radius:8px;display:block;\
 border:1px solid var(--line)}.worst b{color:var(--bad)}.worst i{color:var(--good);font-style:normal}.worst small{color:var(--soft);display:block}\
 pre{margin:0;white-space:pre-wrap;overflow-wrap:anywhere;font:13px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}\
-@media(max-width:480px){main{padding:12px 10px 40px}section{padding:12px}th,td{padding:5px 7px}h1{font-size:20px}\
+@media(max-width:480px){main{padding:12px 10px 40px}section{padding:12px}th,td{padding:5px 5px}table{font-size:13px}h1{font-size:20px}\
 .hint{display:block}svg text{font-size:15px}.worst{grid-template-columns:repeat(2,1fr)}\
 dl{grid-template-columns:1fr;gap:0}dd{margin:0 0 8px}}";
