@@ -72,13 +72,13 @@ pub fn write(run: &Path, processor: &str) -> Result<(), FormatError> {
         let metrics = predictions.metrics();
         body += &section("Confusion", &confusion(&predictions.classes, &metrics));
         body += &section("Classes", &classes(&predictions.classes, &metrics));
-        body += &section("Least likely labels", &worst(predictions, recipe.as_ref()));
+        body += &section("The worst pictures", &worst(predictions, recipe.as_ref()));
         body += &section("Calibration", &calibration_section(predictions));
     }
     if let Some(formats) = FormatsReport::read(run) {
         body += &section("Targets", &formats.section());
     }
-    body += &section("Parameter groups", &groups(run));
+    body += &section("Groups of parameters", &groups(run));
     body += &section("Recipe", &recipe_section(run));
     body += &section("Environment", &environment(processor));
     let name = std::path::absolute(run).ok();

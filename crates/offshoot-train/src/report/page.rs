@@ -18,9 +18,12 @@ pub(super) fn escaped(text: &str) -> String {
     out
 }
 
-/// A name from a file, in HTML: it does not change the direction of the text around it.
+/// A name from a file, in HTML: it does not change the direction of the text around it. One of plain letters cannot.
 pub(super) fn isolated(name: &str) -> String {
-    format!("<bdi>{}</bdi>", escaped(name))
+    match name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) {
+        true => escaped(name),
+        false => format!("<bdi>{}</bdi>", escaped(name)),
+    }
 }
 
 /// A part of the page under a heading. Nothing where there is no content.
