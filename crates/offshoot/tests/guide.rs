@@ -231,8 +231,18 @@ fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap().map(|entry| entry.unwrap()) {
         let (path, to) = (entry.path(), to.join(entry.file_name()));
-        if path.is_dir() { copy(&path, &to) } else { drop(fs::copy(&path, &to).unwrap()) }
+        match path.is_dir() {
+            true => copy(&path, &to),
+            false => assert!(fs::copy(&path, &to).is_ok(), "{}", to.display()),
+        }
     }
+}
+
+/// Whether a command makes the run directory `run`, which is the default.
+fn trains(command: &str) -> bool {
+    command.starts_with("offshoot train ")
+        && !command.contains("--help")
+        && (!command.contains("--out ") || command.contains("--out run"))
 }
 
 /// Runs a command in the folder with `offshoot` on the search path.
@@ -258,9 +268,8 @@ fn every_command_of_every_page_runs() {
     }
     for (number, (name, text)) in pages().into_iter().enumerate() {
         let all = commands(&text).unwrap();
-        let trains =
-            all.iter().any(|command| command.starts_with("offshoot train ") && command.contains("--out run"));
-        let world = world(&number.to_string(), (!trains).then_some(&first));
+        let makes_one = all.iter().any(|command| trains(command));
+        let world = world(&number.to_string(), (!makes_one).then_some(&first));
         for command in &all {
             eprintln!("{name}: {command}");
             if let Some(command) = here(command) {

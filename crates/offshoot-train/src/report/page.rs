@@ -119,7 +119,7 @@ p{margin:0 0 12px;color:var(--soft)}\
 .cards b{display:block;font-size:20px;font-variant-numeric:tabular-nums;overflow-wrap:anywhere}\
 .cards+p{margin-top:14px}.legend+.hint,.charts+.hint{margin-top:12px}.cards span{color:var(--soft);font-size:13px}\
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,380px),1fr));gap:16px}\
-figure{margin:0}.charts+.scroll{margin-top:14px}.charts figure{max-width:560px}figcaption{font-size:14px;font-weight:600;color:var(--soft);margin-bottom:4px}\
+figure{margin:0}.charts+.scroll,.charts+.hint+.scroll{margin-top:14px}.charts figure{max-width:560px}figcaption{font-size:14px;font-weight:600;color:var(--soft);margin-bottom:4px}\
 svg{width:100%;height:auto;display:block}svg text{fill:var(--soft);font-size:12px}\
 .ideal{stroke:var(--soft);stroke-dasharray:5 4}circle{fill-opacity:.85}\
 .grid{stroke:var(--line)}polyline{fill:none;stroke-width:2;stroke-linejoin:round}\
