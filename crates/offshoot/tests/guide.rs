@@ -218,7 +218,7 @@ fn world(name: &str, trained: Option<&World>) -> World {
     }
     fs::copy(assets.join("weights/mobilenet_v2.pth"), world.path("mobilenet_v2.pth")).unwrap();
     let text =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../offshoot-formats/tests/golden/dynamic/text.onnx");
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../offshoot-formats/tests/golden/text/encoder.onnx");
     fs::copy(text, world.path("classifier.onnx")).unwrap();
     if let Some(trained) = trained {
         copy(&trained.path("run"), &world.path("run"));

@@ -102,10 +102,7 @@ fn bad_usage_is_an_object_with_help() {
     for command in BAD_USAGE {
         let said = world.run(&format!("{command} --json"));
         let error = error(&said);
-        assert!(
-            error["help"].as_str().is_some_and(|help| help.contains("--help")),
-            "{command}: {said:?}"
-        );
+        assert!(error["help"].as_str().is_some_and(|help| help.contains("--help")), "{command}: {said:?}");
     }
 }
 
