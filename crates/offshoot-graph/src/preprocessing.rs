@@ -1,6 +1,8 @@
 //! How a picture becomes the network's input. Travels inside every file offshoot writes, so that training
 //! and deployment cannot differ. This crate only carries it; `offshoot-data` carries it out.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 /// How a picture of any shape becomes a square.
@@ -15,6 +17,16 @@ pub enum Fit {
     Stretch,
 }
 
+impl fmt::Display for Fit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Fit::Crop => "crop",
+            Fit::Pad => "pad",
+            Fit::Stretch => "stretch",
+        })
+    }
+}
+
 /// The filter that resizes, antialiased as in Pillow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -27,6 +39,17 @@ pub enum Interpolation {
     Lanczos,
     /// Nearest pixel.
     Nearest,
+}
+
+impl fmt::Display for Interpolation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Interpolation::Bilinear => "bilinear",
+            Interpolation::Bicubic => "bicubic",
+            Interpolation::Lanczos => "lanczos",
+            Interpolation::Nearest => "nearest",
+        })
+    }
 }
 
 /// The steps from a decoded picture to the network's input: rotate by EXIF, lay over `background`, fit,
@@ -57,6 +80,39 @@ impl Preprocessing {
     pub fn resize_for(&self, size: usize) -> usize {
         let ratio = self.resize as f64 / self.size.max(1) as f64;
         (size as f64 * ratio).round() as usize
+    }
+
+    /// Each step by name, as text for people.
+    fn steps(&self) -> [(&'static str, String); 8] {
+        [
+            ("size", self.size.to_string()),
+            ("fit", self.fit.to_string()),
+            ("interpolation", self.interpolation.to_string()),
+            ("resize", self.resize.to_string()),
+            ("mean", listed(&self.mean)),
+            ("std", listed(&self.std)),
+            ("background", listed(&self.background)),
+            ("exif rotation", if self.exif_rotation { "on" } else { "off" }.to_owned()),
+        ]
+    }
+
+    /// What differs from `other`, a phrase for each step: `fit crop and pad`.
+    pub fn differences(&self, other: &Preprocessing) -> Vec<String> {
+        let both = self.steps().into_iter().zip(other.steps());
+        let differing = both.filter(|((_, a), (_, b))| a != b);
+        differing.map(|((name, a), (_, b))| format!("{name} {a} and {b}")).collect()
+    }
+}
+
+/// Three numbers as flags take them: `0.485,0.456,0.406`.
+fn listed<T: fmt::Display>(numbers: &[T; 3]) -> String {
+    numbers.each_ref().map(ToString::to_string).join(",")
+}
+
+impl fmt::Display for Preprocessing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let steps = self.steps().map(|(name, text)| format!("{name} {text}"));
+        f.write_str(&steps.join(", "))
     }
 }
 

@@ -71,6 +71,11 @@ fn backbone(graph: &Graph) -> Vec<String> {
     parameters.map(|&id| graph.value(id).name.clone()).collect()
 }
 
+/// The names of the head's parameters.
+pub(crate) fn head_names(graph: &Graph) -> Vec<&str> {
+    head(graph).into_iter().map(|id| graph.value(id).name.as_str()).collect()
+}
+
 /// The parameters of the last layer that has some: a linear layer, or a convolution in front of a pooling. Where that layer
 /// is the second of an MLP head, which is called `PATH.3`, also those of the first, `PATH.0`.
 fn head(graph: &Graph) -> Vec<ValueId> {

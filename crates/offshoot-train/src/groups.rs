@@ -3,6 +3,7 @@
 use offshoot_graph::passes::Pattern;
 use offshoot_graph::{Graph, Role};
 
+use crate::freeze::head_names;
 use crate::optimizer::Group;
 use crate::unfreeze::Unfreeze;
 
@@ -23,6 +24,13 @@ pub struct GroupOptions {
     pub unfrozen: Vec<Unfreeze>,
 }
 
+impl GroupRow {
+    /// The name with the part.
+    pub fn title(&self) -> String {
+        format!("{} {}", self.name, self.part).trim_end().to_owned()
+    }
+}
+
 impl GroupOptions {
     /// One rate for all parameters, no weight decay.
     pub fn new(lr: f64) -> GroupOptions {
@@ -40,8 +48,10 @@ impl GroupOptions {
 /// A row of the table of groups.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GroupRow {
-    /// The pattern or the layer that decides the rate, `rest` where none does, `frozen`.
+    /// The pattern or the layer that decides the rate; where none does `head`, `backbone`, `network` (both) or `others`; `frozen`.
     pub name: String,
+    /// Which of its parameters, where some have weight decay and others none: `weights`, or `biases and norms`. Else empty.
+    pub part: &'static str,
     /// Elements of its parameters.
     pub parameters: u64,
     /// Whether they train.
@@ -54,7 +64,7 @@ pub struct GroupRow {
 
 /// What the rate of a parameter is, and what decides it.
 struct Rate {
-    label: String,
+    label: Option<String>,
     lr: f64,
 }
 
@@ -62,6 +72,8 @@ struct Rate {
 pub fn groups(graph: &Graph, options: &GroupOptions) -> (Vec<Group>, Vec<GroupRow>) {
     let layers = layers(graph);
     let (mut groups, mut rows) = (Vec::<Group>::new(), Vec::<GroupRow>::new());
+    let parts = !options.decay_norms_and_biases && options.weight_decay != 0.0;
+    let others = others(graph, &layers, options);
     let mut frozen = 0;
     for (name, elements, one_dimension, trainable) in weights(graph) {
         if !trainable {
@@ -69,6 +81,12 @@ pub fn groups(graph: &Graph, options: &GroupOptions) -> (Vec<Group>, Vec<GroupRo
             continue;
         }
         let Rate { label, lr } = rate(name, &layers, options);
+        let label = label.unwrap_or_else(|| others.to_owned());
+        let part = match (parts, one_dimension) {
+            (false, _) => "",
+            (true, false) => "weights",
+            (true, true) => "biases and norms",
+        };
         let decays = options.decay_norms_and_biases || !one_dimension;
         let weight_decay = if decays { options.weight_decay } else { 0.0 };
         let same = rows.iter().position(|r| r.name == label && r.lr == lr && r.weight_decay == weight_decay);
@@ -79,13 +97,20 @@ pub fn groups(graph: &Graph, options: &GroupOptions) -> (Vec<Group>, Vec<GroupRo
             }
             None => {
                 groups.push(Group { names: vec![name.to_owned()], lr, weight_decay });
-                rows.push(GroupRow { name: label, parameters: elements, trainable, lr, weight_decay });
+                rows.push(GroupRow { name: label, part, parameters: elements, trainable, lr, weight_decay });
             }
         }
     }
     if frozen > 0 {
         let name = "frozen".to_owned();
-        rows.push(GroupRow { name, parameters: frozen, trainable: false, lr: 0.0, weight_decay: 0.0 });
+        rows.push(GroupRow {
+            name,
+            part: "",
+            parameters: frozen,
+            trainable: false,
+            lr: 0.0,
+            weight_decay: 0.0,
+        });
     }
     (groups, rows)
 }
@@ -104,7 +129,7 @@ fn weights(graph: &Graph) -> impl Iterator<Item = (&str, u64, bool, bool)> {
 fn rate(name: &str, layers: &[(String, Vec<String>)], options: &GroupOptions) -> Rate {
     let given = options.lr_groups.iter().filter(|(pattern, _)| pattern.matches(name));
     if let Some((pattern, lr)) = given.max_by_key(|(pattern, _)| pattern.specificity()) {
-        return Rate { label: pattern.to_string(), lr: *lr };
+        return Rate { label: Some(pattern.to_string()), lr: *lr };
     }
     let unfrozen = options.unfrozen.iter().filter(|u| u.pattern.matches(name));
     let unfrozen = unfrozen.max_by_key(|u| u.pattern.specificity());
@@ -113,9 +138,29 @@ fn rate(name: &str, layers: &[(String, Vec<String>)], options: &GroupOptions) ->
         && let Some(place) = layers.iter().position(|(_, names)| names.iter().any(|n| n == name))
     {
         let after = (layers.len() - 1 - place) as f64;
-        return Rate { label: layers[place].0.clone(), lr: lr * libm::pow(options.layer_decay, after) };
+        return Rate { label: Some(layers[place].0.clone()), lr: lr * libm::pow(options.layer_decay, after) };
     }
-    Rate { label: unfrozen.map_or_else(|| "rest".to_owned(), |u| u.pattern.to_string()), lr }
+    Rate { label: unfrozen.map(|u| u.pattern.to_string()), lr }
+}
+
+/// What the trainable parameters are called whose rate is that of the recipe.
+fn others(graph: &Graph, layers: &[(String, Vec<String>)], options: &GroupOptions) -> &'static str {
+    let head = head_names(graph);
+    let trainable = weights(graph).filter(|&(_, _, _, trainable)| trainable).map(|(name, ..)| name);
+    let (mut in_head, mut in_backbone, mut named) = (false, false, false);
+    for name in trainable {
+        match rate(name, layers, options).label {
+            Some(_) => named = true,
+            None if head.contains(&name) => in_head = true,
+            None => in_backbone = true,
+        }
+    }
+    match (in_head, in_backbone, named) {
+        (_, false, _) => "head",
+        (false, true, _) => "backbone",
+        (true, true, false) => "network",
+        (true, true, true) => "others",
+    }
 }
 
 /// The layers of a network, from input to output, each with its parameters.

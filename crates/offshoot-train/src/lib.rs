@@ -19,6 +19,7 @@ pub mod freeze;
 pub mod groups;
 pub mod health;
 pub mod inference;
+pub mod log;
 pub mod lr_find;
 pub mod memory;
 pub mod metrics;

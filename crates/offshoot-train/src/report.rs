@@ -2,6 +2,7 @@
 //!
 //! The page loads nothing: styles, charts and thumbnails are in it. Names of files and classes are escaped.
 
+mod about;
 mod answers;
 mod calibration;
 mod chart;
@@ -23,12 +24,14 @@ use offshoot_formats::atomic::write_atomically;
 pub(crate) use answers::Answers;
 pub use answers::PREDICTIONS_FILE;
 pub use calibration::{BINS, Bin, Calibration, calibration, temperature};
+pub use chart::rate_curve_svg;
 pub use formats::{FORMAT_COLUMNS, FORMATS_FILE, FormatRow, FormatStatus, FormatsReport};
 pub use tensorboard::{EVENTS_FILE, TENSORBOARD_FOLDER};
 
+use about::Events;
 use answers::Predictions;
-use chart::{Line, lines, short};
-use page::{cards, escaped, page, section};
+use chart::{Axes, Line, lines, reliability, short};
+use page::{cards, escaped, isolated, page, section, wide};
 use table::Table;
 
 use crate::health::HEALTH_FILE;
@@ -39,7 +42,7 @@ use crate::run::{Best, GROUPS_FILE, RESULTS_FILE};
 /// The name of the page in a run directory.
 pub const REPORT_FILE: &str = "report.html";
 
-/// Pictures that are shown as the worst.
+/// Pictures that are shown as those with the least likely labels.
 const WORST: usize = 24;
 /// Side of a thumbnail, in pixels.
 const THUMBNAIL: usize = 160;
@@ -59,7 +62,11 @@ pub fn write(run: &Path, processor: &str) -> Result<(), FormatError> {
     tensorboard::write(run, &results, &health)?;
     let recipe = Recipe::read(run).ok();
     let predictions = Predictions::read(run);
+    let events = Events::read(run);
     let mut body = summary(&results, predictions.as_ref());
+    body += &section("Run", &events.run(recipe.as_ref()));
+    body += &section("Warnings", &events.warnings());
+    body += &section("Pictures", &about::pictures(run));
     body += &section("Curves", &curves(&results, &health));
     if let Some(predictions) = &predictions {
         let metrics = predictions.metrics();
@@ -96,8 +103,8 @@ fn summary(results: &Table, predictions: Option<&Predictions>) -> String {
     let mut all = Vec::new();
     if let Some(Best { epoch, val_accuracy, val_loss }) = best {
         all.push(("best validation accuracy", val_accuracy.map_or(String::new(), percent)));
-        all.push(("its epoch", epoch.to_string()));
-        all.push(("its loss", val_loss.map_or(String::new(), short)));
+        all.push(("best epoch", epoch.to_string()));
+        all.push(("validation loss of the best epoch", val_loss.map_or(String::new(), short)));
     }
     all.push(("epochs", results.rows.len().to_string()));
     if let Some(predictions) = predictions {
@@ -105,9 +112,15 @@ fn summary(results: &Table, predictions: Option<&Predictions>) -> String {
         all.push(("classes", predictions.classes.len().to_string()));
     }
     all.extend(last("seconds").map(|seconds| ("training time", duration(seconds))));
-    all.extend(last("images_per_second").map(|speed| ("pictures a second, last epoch", short(speed))));
+    all.extend(
+        last("images_per_second").map(|speed| ("pictures per second in the last epoch", short(speed))),
+    );
     let peak = numbers("peak_mib").into_iter().flatten().reduce(f64::max);
-    all.extend(peak.map(|peak| ("most memory", format!("{peak:.0} MiB"))));
+    all.extend(peak.map(|peak| ("peak memory", format!("{peak:.0} MiB"))));
+    let skipped: f64 = numbers("skipped_steps").into_iter().flatten().sum();
+    if skipped > 0.0 {
+        all.push(("skipped steps", short(skipped)));
+    }
     cards(&all)
 }
 
@@ -119,25 +132,31 @@ fn duration(seconds: f64) -> String {
     }
 }
 
-/// The columns of `results.csv` that are drawn together.
+/// The columns of `results.csv` and `health.csv` that are drawn together.
 fn curves(results: &Table, health: &Table) -> String {
     let epochs = results.numbers("epoch");
-    let line = |column: &str, name: &str| {
-        let points = epochs.iter().zip(results.numbers(column)).filter_map(|(&x, y)| Some((x?, y?)));
+    let line = |column: &str, name: &str, unit: f64| {
+        let points = epochs.iter().zip(results.numbers(column)).filter_map(|(&x, y)| Some((x?, unit * y?)));
         Line { name: name.into(), points: points.collect() }
     };
-    let both = |what: &str| {
-        [("training", "train"), ("validation", "val")].map(|(name, set)| line(&format!("{set}_{what}"), name))
+    let both = |what: &str, unit: f64| {
+        [("training", "train"), ("validation", "val")]
+            .map(|(name, set)| line(&format!("{set}_{what}"), name, unit))
     };
+    let chart = |title: &str, drawn: &[Line], y: &str, log: bool| lines(title, drawn, Axes::epochs(y, log));
+    let rate = line("learning_rate", "base learning rate", 1.0);
     let mut charts = vec![
-        lines("Loss", &both("loss"), false),
-        lines("Accuracy", &both("accuracy"), false),
-        lines("Learning rate", &[line("learning_rate", "of the main group")], false),
-        lines("Gradient norm by group", &by_group(health, "gradient_norm"), true),
-        lines("Weight norm by group", &by_group(health, "weight_norm"), true),
+        chart("Loss", &both("loss", 1.0), "cross entropy", false),
+        chart("Accuracy", &both("accuracy", 100.0), "accuracy, %", false),
+        chart("Learning rate", &[rate], "learning rate", false),
+        chart("Gradient norm by group", &by_group(health, "gradient_norm"), "2-norm of the gradient", true),
+        chart("Weight norm by group", &by_group(health, "weight_norm"), "2-norm of the weights", true),
+        chart("Loss scale", &[line("loss_scale", "loss scale", 1.0)], "loss scale", true),
+        chart("Skipped steps", &[line("skipped_steps", "skipped steps", 1.0)], "steps", false),
     ];
-    let scale = line("loss_scale", "loss scale");
-    charts.push(lines("Loss scale", &[scale], true));
+    if results.numbers("skipped_steps").into_iter().flatten().all(|steps| steps == 0.0) {
+        charts.pop();
+    }
     charts.retain(|chart| !chart.is_empty());
     if charts.is_empty() {
         return String::new();
@@ -167,19 +186,22 @@ fn confusion(classes: &[String], metrics: &Metrics) -> String {
     let counts: Vec<&[u64]> = metrics.confusion().collect();
     let mut html = String::new();
     if classes.len() <= MOST_CLASSES {
-        html += "<p>Rows are the labels, columns what the best model says.</p><div class=\"scroll\"><table class=\"confusion\">\
-                 <thead><tr><th></th>";
-        classes.iter().for_each(|class| html += &format!("<th>{}</th>", escaped(class)));
-        html += "</tr></thead><tbody>";
+        html += "<p>Number of validation pictures by label (rows) and prediction of the best model (columns).</p>";
+        let mut table = String::from("<table class=\"confusion\"><thead><tr><th>label</th>");
+        classes.iter().for_each(|class| table += &format!("<th>{}</th>", isolated(class)));
+        table += "</tr></thead><tbody>";
         for (label, row) in counts.iter().enumerate() {
             let total = row.iter().sum::<u64>().max(1);
-            let _ = write!(html, "<tr><th>{}</th>", escaped(&classes[label]));
+            let _ = write!(table, "<tr><th>{}</th>", isolated(&classes[label]));
             for (predicted, &count) in row.iter().enumerate() {
-                html += &cell(count, count as f64 / total as f64, label == predicted);
+                table += &cell(count, count as f64 / total as f64, label == predicted);
             }
-            html += "</tr>";
+            table += "</tr>";
         }
-        html += "</tbody></table></div>";
+        let letters = |class: &String| class.chars().count() + 2;
+        let first = classes.iter().map(letters).max().unwrap_or(0);
+        let width = first + classes.iter().map(|class| letters(class).max(6)).sum::<usize>();
+        html += &wide(&(table + "</tbody></table>"), width);
     }
     let mut pairs: Vec<(u64, usize, usize)> = Vec::new();
     for (label, row) in counts.iter().enumerate() {
@@ -195,7 +217,7 @@ fn confusion(classes: &[String], metrics: &Metrics) -> String {
     let rows: Vec<Vec<String>> = pairs.iter().take(MOST_PAIRS).map(row).collect();
     if !rows.is_empty() {
         html += "<h3>Most confused</h3>";
-        html += &page::table(&["label", "taken for", "pictures", "of the label's"], &rows, 2);
+        html += &page::table(&["label", "prediction", "pictures", "share of the label"], &rows, 2);
     }
     html
 }
@@ -217,7 +239,7 @@ fn classes(names: &[String], metrics: &Metrics) -> String {
         let predicted = counts.iter().map(|row| row[class]).sum::<u64>();
         let ratio = |whole: u64| if whole > 0 { Some(right / whole as f64) } else { None };
         let f1 = ratio(labelled + predicted).map(|half| 2.0 * half);
-        let shown = |x: Option<f64>| x.map_or("-".to_owned(), |x| format!("{x:.3}"));
+        let shown = |x: Option<f64>| x.map_or("-".to_owned(), percent);
         let figures = [ratio(predicted), ratio(labelled), f1].map(shown);
         [vec![name.clone(), labelled.to_string()], figures.to_vec()].concat()
     };
@@ -243,25 +265,24 @@ fn worst(predictions: &Predictions, recipe: Option<&Recipe>) -> String {
         .collect();
     pictures.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
     let mut html = String::from(
-        "<p>Those whose label the best model thinks least likely: mistakes, wrong labels, or pictures unlike the others.</p>\
-         <div class=\"worst\">",
+        "<p>The validation pictures to whose label the best model gives the lowest probability: mistakes of the model, wrong \
+         labels, or unusual pictures.</p><div class=\"worst\">",
     );
     for &(of_label, i, best, of_best) in pictures.iter().take(WORST) {
         let path = &predictions.paths[i];
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let (label, said) = (&predictions.classes[predictions.labels[i]], &predictions.classes[best]);
         let image = transform.as_ref().and_then(|transform| thumbnail(path, transform)).unwrap_or_default();
+        let unbroken = |x: f64| percent(x).replace(' ', "\u{a0}");
+        let (label, of_label) = (isolated(label), unbroken(of_label));
         let answer = match best == predictions.labels[i] {
-            true => format!("{} {}", escaped(said), percent(of_best)),
-            false => format!("<b>{} {}</b>", escaped(said), percent(of_best)),
+            true => format!("<div>{label} {of_label}</div><div><i>correct</i></div>"),
+            false => {
+                let (said, of_best) = (isolated(said), unbroken(of_best));
+                format!("<div><b>predicted {said} {of_best}</b></div><div>label {label} {of_label}</div>")
+            }
         };
-        let _ = write!(
-            html,
-            "<figure>{image}<div>{answer}</div><div>is {} ({})</div><small>{}</small></figure>",
-            escaped(label),
-            percent(of_label),
-            escaped(&name)
-        );
+        let _ = write!(html, "<figure>{image}{answer}<small>{}</small></figure>", isolated(&name));
     }
     html + "</div>"
 }
@@ -271,41 +292,61 @@ fn thumbnail(path: &Path, transform: &Transform) -> Option<String> {
     let picture = read_picture(path, &transform.decode_options()).ok()?;
     let small = Picture::new(THUMBNAIL, THUMBNAIL, transform.evaluate(&picture))?;
     let data = STANDARD.encode(small.to_jpeg(80).ok()?);
-    Some(format!("<img alt=\"\" loading=\"lazy\" src=\"data:image/jpeg;base64,{data}\">"))
+    Some(format!(
+        "<img alt=\"\" width=\"{THUMBNAIL}\" height=\"{THUMBNAIL}\" src=\"data:image/jpeg;base64,{data}\">"
+    ))
 }
 
 fn calibration_section(predictions: &Predictions) -> String {
     let (logits, labels, classes) = (&predictions.logits, &predictions.labels, predictions.classes.len());
     let Some(fitted) = temperature(logits, labels, classes) else { return String::new() };
     let [before, after] = [1.0, fitted].map(|t| calibration(logits, labels, classes, t));
-    let points = |calibration: &Calibration| {
-        let filled = calibration.bins.iter().filter(|bin| bin.pictures > 0);
-        filled.map(|bin| (100.0 * bin.confidence, 100.0 * bin.accuracy)).collect()
-    };
-    let line = |name: &str, points| Line { name: name.into(), points };
-    let lines = [
-        line("as it is", points(&before)),
-        line("divided by the temperature", points(&after)),
-        line("ideal", vec![(0.0, 0.0), (100.0, 100.0)]),
-    ];
     let figures = cards(&[
         ("expected calibration error", percent(before.error)),
         ("temperature fitted on these pictures", short(fitted)),
-        ("the error with it, on these pictures", percent(after.error)),
+        ("expected calibration error with it, on these pictures", percent(after.error)),
     ]);
+    let axes = Axes { x: "confidence: probability of the predicted class, %", y: "accuracy, %", log: false };
+    let series = [("without temperature", &before), ("with the fitted temperature", &after)];
     format!(
-        "{figures}<p>Across: how sure the model is, in percent; up: how often it is right. Above the line it is \
-         too modest, below it too sure. The logits are those of the shipped model, which the temperature does not change.</p>\
-         <div class=\"charts\">{}</div>",
-        chart::lines("Reliability", &lines, false)
+        "{figures}<p>Below the dashed line the model is overconfident, above it underconfident. Larger points stand for more \
+         pictures. The shipped model's logits are those without temperature.</p><div class=\"charts\">{}</div>{}",
+        reliability("Reliability diagram", &series, axes),
+        bins(&before, &after)
     )
+}
+
+/// The pictures and the accuracy of each range of confidence.
+fn bins(before: &Calibration, after: &Calibration) -> String {
+    let percents = |place: usize| (100.0 * place as f64 / BINS as f64).round();
+    let both = before.bins.iter().zip(&after.bins).enumerate();
+    let filled = both.filter(|(_, (before, after))| before.pictures + after.pictures > 0);
+    let cells = |bin: &Bin| {
+        let accuracy = if bin.pictures > 0 { percent(bin.accuracy) } else { "-".into() };
+        [bin.pictures.to_string(), accuracy]
+    };
+    let row = |(place, (before, after)): (usize, (&Bin, &Bin))| {
+        let range = format!("{} to {} %", percents(place), percents(place + 1));
+        [vec![range], cells(before).to_vec(), cells(after).to_vec()].concat()
+    };
+    let rows: Vec<Vec<String>> = filled.map(row).collect();
+    let columns =
+        ["confidence", "pictures", "accuracy", "pictures, with temperature", "accuracy, with temperature"];
+    page::table(&columns, &rows, 1)
 }
 
 fn groups(run: &Path) -> String {
     let Some(table) = Table::read(&run.join(GROUPS_FILE)) else { return String::new() };
     let columns: Vec<String> = table.columns.iter().map(|column| column.replace('_', " ")).collect();
     let columns: Vec<&str> = columns.iter().map(String::as_str).collect();
-    page::table(&columns, &table.rows, 0)
+    let cell = |(column, text): (&String, &String)| match (column.as_str(), text.parse::<f64>()) {
+        ("learning_rate" | "weight_decay", Ok(number)) => short(number),
+        ("trainable", _) => if text == "true" { "yes" } else { "no" }.to_owned(),
+        _ => text.clone(),
+    };
+    let cells = |row: &Vec<String>| table.columns.iter().zip(row).map(cell).collect();
+    let rows: Vec<Vec<String>> = table.rows.iter().map(cells).collect();
+    page::table(&columns, &rows, 3)
 }
 
 fn recipe_section(run: &Path) -> String {
@@ -322,8 +363,7 @@ fn environment(processor: &str) -> String {
         ("offshoot", env!("CARGO_PKG_VERSION").to_owned()),
         ("executor", processor.to_owned()),
         ("system", format!("{} on {}", std::env::consts::OS, std::env::consts::ARCH)),
-        ("processors", cores),
+        ("logical processors", cores),
     ];
-    let rows: Vec<Vec<String>> = rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect();
-    page::table(&["what", "is"], &rows, 2)
+    page::facts(&rows)
 }

@@ -12,6 +12,7 @@
 //! | `pictures.csv` | a line a picture: `train` or `val`, its class, its path |
 //! | `health.csv` | the norms of gradient and weights in each epoch, and what part of the weights an update changes: a line for all that trains, and one a group |
 //! | `predictions.csv` | the logits of `best.safetensors` for each validation picture |
+//! | `log.csv` | when and by which command the run was started, and its warnings; see [`crate::log`] |
 //! | `report.html` | all that is known of the run on one page |
 //! | `tensorboard/` | the numbers of `results.csv` and `health.csv` as TensorBoard reads them |
 //! | `groups.csv` | a line for each group of parameters in each stage: whether and how fast it learns |
@@ -430,9 +431,10 @@ pub(crate) fn write_groups(run: &Path, stages: &[(u64, Vec<GroupRow>)]) -> Resul
     write_atomically(&run.join(GROUPS_FILE), |file| {
         writeln!(file, "stage,after_epoch,group,parameters,trainable,learning_rate,weight_decay")?;
         for (stage, (epoch, rows)) in stages.iter().enumerate() {
-            for GroupRow { name, parameters, trainable, lr, weight_decay } in rows {
-                let name = quoted(name);
-                let stage = stage + 1;
+            for row in rows {
+                let GroupRow { parameters, trainable, lr, weight_decay, .. } = row;
+                let (stage, name) = (stage + 1, row.title());
+                let name = quoted(&name);
                 writeln!(file, "{stage},{epoch},{name},{parameters},{trainable},{lr:e},{weight_decay:e}")?;
             }
         }

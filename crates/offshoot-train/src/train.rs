@@ -14,6 +14,7 @@ use serde::Serialize;
 use crate::cache::CacheOptions;
 use crate::freeze::FreezeError;
 use crate::groups::{GroupRow, groups};
+use crate::log::Log;
 use crate::recipe::Recipe;
 use crate::run::{self, EpochRow, Results, RunError, Setting};
 use crate::step::{StepError, StepOptions, TrainStep};
@@ -226,6 +227,8 @@ pub struct Control<'a> {
     pub checkpoint_every: Duration,
     /// Where what frozen parts say about pictures is kept. In the run directory by [`Control::new`].
     pub cache: CacheOptions,
+    /// The command that started the run, for its log.
+    pub command: Option<String>,
 }
 
 impl<'a> Control<'a> {
@@ -237,6 +240,7 @@ impl<'a> Control<'a> {
             resume: false,
             checkpoint_every: Duration::from_secs(600),
             cache: CacheOptions::default(),
+            command: None,
         }
     }
 }
@@ -302,8 +306,19 @@ pub fn train(
     run::write_pictures(run, data)?;
     run::write_groups(run, &tables)?;
     let given = Given { recipe, setting, transform, data, run, executor, options, stages };
-    let mut training = Training::new(given, control, step, (results, counts, clock));
     let resumed = saved.is_some();
+    let mut log = Log::open(run, control.command.as_deref(), resumed);
+    let progress = control.progress;
+    let mut logged = |event: Event<'_>| {
+        // Training does not need its log, so that it cannot end training.
+        let written = log.listen(&event);
+        progress(event);
+        if let Err(error) = written {
+            progress(Event::Notice(&format!("the log was not written: {error}")));
+        }
+    };
+    let control = Control { progress: &mut logged, ..control };
+    let mut training = Training::new(given, control, step, (results, counts, clock));
     if let Some(saved) = saved {
         training.resume(saved)?;
     }

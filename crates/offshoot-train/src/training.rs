@@ -495,7 +495,6 @@ impl<'a, 'c> Training<'a, 'c> {
         (self.position.sums, self.position.skips.epoch) = (Sums::default(), 0);
         self.keep_good();
         self.checkpoint()?;
-        self.report();
         (self.control.progress)(Event::Epoch(&row));
         warnings.iter().for_each(|text| (self.control.progress)(Event::Warning(text)));
         if let Some((val_accuracy, best)) = tried {
@@ -504,6 +503,8 @@ impl<'a, 'c> Training<'a, 'c> {
         if self.position.ended {
             (self.control.progress)(Event::Ended);
         }
+        // It tells of the warnings too.
+        self.report();
         Ok(())
     }
 

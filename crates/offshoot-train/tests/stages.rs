@@ -69,7 +69,7 @@ fn each_layer_moves_from_its_unfreezing_on_and_not_before() {
     let table = |rows: &[&str]| rows.iter().map(|row| row.to_string()).collect::<Vec<_>>();
     assert_eq!(
         stages[0],
-        (0, table(&["rest 48 true 1e-2 1e-2", "rest 3 true 1e-2 0e0", "frozen 1416 false 0e0 0e0"]))
+        (0, table(&["head 48 true 1e-2 1e-2", "head 3 true 1e-2 0e0", "frozen 1416 false 0e0 0e0"]))
     );
     assert_eq!(
         stages[1],
@@ -78,15 +78,18 @@ fn each_layer_moves_from_its_unfreezing_on_and_not_before() {
             table(&[
                 "conv1 1152 true 1e-3 1e-2",
                 "bn1 32 true 1e-3 0e0",
-                "rest 48 true 1e-2 1e-2",
-                "rest 3 true 1e-2 0e0",
+                "head 48 true 1e-2 1e-2",
+                "head 3 true 1e-2 0e0",
                 "frozen 232 false 0e0 0e0"
             ])
         )
     );
     assert_eq!(stages.len(), 3);
     let csv = String::from_utf8(fixture.file("watched", "groups.csv")).unwrap();
-    assert!(csv.contains("\n1,0,frozen,1416,false,0e0,0e0\n2,2,conv1,1152,true,1e-3,1e-2\n"), "{csv}");
+    assert!(
+        csv.contains("\n1,0,frozen,1416,false,0e0,0e0\n2,2,conv1 weights,1152,true,1e-3,1e-2\n"),
+        "{csv}"
+    );
 }
 
 #[test]

@@ -253,7 +253,7 @@ fn the_norms_of_each_group_are_kept() {
     let names: Vec<&[&str]> = rows[1..].iter().map(|row| &row[..2]).collect();
     let expected = [1, 2, 3].map(|n| n.to_string());
     let expected: Vec<[&str; 2]> =
-        expected.iter().flat_map(|n| ["all", "rest", "fc"].map(|group| [n.as_str(), group])).collect();
+        expected.iter().flat_map(|n| ["all", "backbone", "fc"].map(|group| [n.as_str(), group])).collect();
     assert_eq!(names, expected);
     let number = |row: usize, column: usize| rows[row][column].parse::<f64>().unwrap();
     let results = fixture.results("run");

@@ -333,7 +333,8 @@ pub fn disagreements(first: &Loaded, second: &Loaded) -> Vec<String> {
         let (a, b) = (a.preprocessing.size, b.preprocessing.size);
         found.push(format!("they take pictures of different sizes: {a} and {b}"));
     } else if a.preprocessing != b.preprocessing && !assumed {
-        found.push(format!("their preprocessing differs: {:?} and {:?}", a.preprocessing, b.preprocessing));
+        let steps = a.preprocessing.differences(&b.preprocessing).join("; ");
+        found.push(format!("their preprocessing differs: {steps}"));
     }
     if a.classes.len() != b.classes.len() {
         let (a, b) = (a.classes.len(), b.classes.len());

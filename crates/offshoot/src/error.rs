@@ -1,6 +1,6 @@
 //! What can go wrong, in one type.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use offshoot_data::{FolderError, PictureError, TransformError};
 use offshoot_formats::FormatError;
@@ -100,6 +100,60 @@ pub enum Error {
     /// Something that does not fit, with the way out.
     #[error("{0}")]
     Input(String),
+}
+
+impl Error {
+    /// The file or folder that cannot be used, where the error is about one.
+    pub fn file(&self) -> Option<PathBuf> {
+        self.typed_file().map(Path::to_owned).or_else(|| leading_path(&self.to_string()))
+    }
+
+    fn typed_file(&self) -> Option<&Path> {
+        match self {
+            Error::Format(error) => Some(&error.path),
+            Error::Picture(error) => Some(&error.path),
+            Error::Transfer { path, .. }
+            | Error::Graft { path, .. }
+            | Error::Keys { path, .. }
+            | Error::Io { path, .. } => Some(path),
+            Error::Folder(error) => of_folder(error),
+            Error::Recipe(RecipeError::Read { path, .. } | RecipeError::Syntax { path, .. }) => Some(path),
+            Error::Run(error) => of_run(error),
+            Error::Train(error) => match &**error {
+                TrainError::Run(error) => of_run(error),
+                TrainError::File(error) => Some(&error.path),
+                TrainError::Picture(error) => Some(&error.path),
+                _ => None,
+            },
+            Error::Evaluate(EvaluateError::Picture(error)) | Error::Check(CheckError::Picture(error)) => {
+                Some(&error.path)
+            }
+            _ => None,
+        }
+    }
+}
+
+fn of_folder(error: &FolderError) -> Option<&Path> {
+    match error {
+        FolderError::NotFound { path } | FolderError::Read { path, .. } => Some(path),
+        FolderError::Picture(error) => Some(&error.path),
+        _ => None,
+    }
+}
+
+fn of_run(error: &RunError) -> Option<&Path> {
+    match error {
+        RunError::File(error) => Some(&error.path),
+        RunError::Create { run, .. } => Some(run),
+        _ => None,
+    }
+}
+
+/// The longest path at the start of a message, which is `PATH: ...` or `PATH:LINE: ...`, that is there. What is not there, or
+/// may not be, has a type that holds its path.
+fn leading_path(message: &str) -> Option<PathBuf> {
+    let ends = message.match_indices(':').map(|(end, _)| Path::new(&message[..end]));
+    ends.filter(|path| path.exists()).last().map(Path::to_owned)
 }
 
 impl From<TrainError> for Error {

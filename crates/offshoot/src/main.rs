@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use commands::{Command, Failure};
+use commands::{Command, Failure, print};
 
 /// Fine-tune a pretrained image classifier on a folder of pictures and ship it, with the proof that the shipped file
 /// answers like the trained model.
@@ -18,15 +18,43 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    // Clap itself exits with 2 on bad usage.
-    match Arguments::parse().command.run() {
+    let json = wants_json();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return usage(&error, json),
+    };
+    match arguments.command.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Check) => ExitCode::from(1),
         Err(Failure::Error(error)) => {
-            eprintln!("error: {error}");
+            let message = error.to_string();
+            eprintln!("error: {message}");
+            if json {
+                print::error(&message, error.file().as_deref(), None);
+            }
             ExitCode::from(2)
         }
         // Whoever read our output has heard enough.
         Err(Failure::ClosedPipe) => ExitCode::SUCCESS,
     }
+}
+
+/// Whether `--json` is among the arguments, which may be ones that cannot be parsed.
+fn wants_json() -> bool {
+    std::env::args_os().take_while(|argument| argument != "--").any(|argument| argument == "--json")
+}
+
+/// What clap has to say: help, the version, or that it does not understand the arguments.
+fn usage(error: &clap::Error, json: bool) -> ExitCode {
+    let _ = error.print();
+    if json && error.use_stderr() {
+        let text = error.render().to_string();
+        let (message, help) = match text.strip_prefix("error: ") {
+            Some(text) => text.split_once("\n\n").unwrap_or((text, "")),
+            // Where a command is missing, its help is all that clap says.
+            None => ("a command is missing", &*text),
+        };
+        print::error(message.trim(), None, Some(help.trim()));
+    }
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
 }

@@ -190,6 +190,8 @@ fn a_run_leaves_a_page_that_loads_nothing_and_escapes_every_name() {
         "Curves",
         "Confusion",
         "Classes",
+        "Run",
+        "Pictures",
         "The worst pictures",
         "Calibration",
         "Groups",
@@ -202,6 +204,12 @@ fn a_run_leaves_a_page_that_loads_nothing_and_escapes_every_name() {
     assert!(page.contains("a&quot;quote&quot;,"));
     assert!(page.contains("&lt;img src=x onerror=y&gt; &amp; &quot;0"));
     assert!(!page.contains("<b>&amp;<") && !page.contains("<img src=x"));
+    assert!(page.contains("<bdi>a&quot;quote&quot;,</bdi>"));
+    // Pictures are there at once, and have their place before.
+    assert!(!page.contains("loading=") && page.contains("<img alt=\"\" width=\"160\" height=\"160\" src="));
+    assert!(page.contains(">epoch</text>") && page.contains(">accuracy, %</text>"));
+    assert!(page.contains("offshoot train d --model mobilenet_v2"), "the command");
+    assert!(page.contains("network weights") && page.contains("network biases and norms"));
     assert!(!page.contains("http:") && !page.contains("https:") && !page.contains("<script"));
     assert!(page.matches("data:image/jpeg;base64,").count() >= 3);
     // Tags that stand open at the end would be an error of ours.

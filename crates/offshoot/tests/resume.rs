@@ -78,7 +78,7 @@ fn results(world: &World, run: &str) -> Vec<Vec<String>> {
 #[track_caller]
 fn assert_same(world: &World, one: &str, other: &str) {
     assert_eq!(world.names(one), world.names(other));
-    let timed = ["report.html", "results.csv", "tensorboard"];
+    let timed = ["report.html", "results.csv", "tensorboard", "log.csv"];
     for name in world.names(one).iter().filter(|name| !timed.contains(&name.as_str())) {
         let [a, b] = [one, other].map(|run| world.read(&format!("{run}/{name}")));
         assert!(a == b, "{name} of {one} and {other} differ");

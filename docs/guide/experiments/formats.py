@@ -40,7 +40,7 @@ def measure(root, name, flags):
 def rows(report, accuracy):
     """A line for each target that was run, with a column of pictures a second for each batch."""
     batches = sorted({row["batch"] for row in report["rows"] if row["batch"]})
-    speeds = [(f"images/s, batch {n}", f"图片/秒,批 {n}") for n in batches]
+    speeds = [(f"images/s, batch {n}", f"图片/秒，批大小 {n}") for n in batches]
     head = [("target", "目标"), "MB", *speeds, ("difference", "差值"), ("top-1 the same", "top-1 相同")]
     yield head + ([("accuracy", "准确率")] if accuracy else [])
     for target in dict.fromkeys(row["target"] for row in report["rows"] if row["status"] == "ran"):

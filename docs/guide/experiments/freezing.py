@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 """When to freeze, when to unfreeze: the same pictures with more and more of the network trained.
 
-    docs/guide/experiments/freezing.py [--folds 2] [--epochs 10] [--size 128] [--only few,far]
+    docs/guide/experiments/freezing.py [--folds 2] [--epochs 10] [--size 128] [--only few,far] [--write]
 
 few   `photos6` (six classes of photographs, much like what ImageNet holds) with 5, 10 and all pictures of a class
 far   a task that ImageNet's classes say nothing about: by how many quarter turns was the photograph rotated?
 
 Pretrained MobileNetV2, and random weights. Each picture of a fold is validated with, and neither it nor a turned copy of it is
-trained with. The tables go into the guide's page on freezing. Needs a release build (cargo build --release), the pictures and
+trained with. `--write` puts the tables into the guide's pages on freezing. Needs a release build (cargo build --release), the pictures and
 weights of scripts/fetch, and Pillow.
 """
 import argparse, csv, os, pathlib, shlex, statistics, subprocess, tempfile
@@ -93,10 +93,11 @@ def compare(args, folds, make):
     return [[statistics.mean(column) for column in zip(*runs)] for runs in found]
 
 
-def report(name, rows):
-    english, chinese = tables(rows)
-    fill("freezing", name, (english, chinese))
-    print(english, flush=True)
+def report(args, name, rows):
+    texts = tables(rows)
+    print(texts[0], flush=True)
+    if args.write:
+        fill("freezing", name, texts)
 
 
 def few(args):
@@ -106,14 +107,14 @@ def few(args):
              ("all (about 28)", "全部（约 28 张）"), ("time of the last", "最后一列的用时")]]
     for i, (name, _, _) in enumerate(RECIPES):
         rows.append([name, *(f"{column[i][0]:.3f}" for column in columns), f"{columns[-1][i][1]:.1f} s"])
-    report("few", rows)
+    report(args, "few", rows)
 
 
 def far(args):
     rows = [[("what trains", "训练哪些参数"), ("accuracy", "准确率"), ("time", "用时")]]
     for (name, _, _), (accuracy, seconds) in zip(RECIPES, compare(args, [0], turned)):
         rows.append([name, f"{accuracy:.3f}", f"{seconds:.1f} s"])
-    report("far", rows)
+    report(args, "far", rows)
 
 
 if __name__ == "__main__":
@@ -122,6 +123,7 @@ if __name__ == "__main__":
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--only", default="few,far")
+    parser.add_argument("--write", action="store_true", help="put the tables into the guide's pages")
     arguments = parser.parse_args()
     for experiment in arguments.only.split(","):
         {"few": few, "far": far}[experiment](arguments)

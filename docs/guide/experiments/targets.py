@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 
-from blocks import GUIDE, fill
+from blocks import GUIDE, fill, tables
 
 sys.path.insert(0, str(GUIDE.parents[1] / "scripts"))
 import interop  # noqa: E402
@@ -41,26 +41,23 @@ def main():
         printed.write_text(offshoot("predict", *model, str(ASSETS / "photos6"), "--logits"))
         for form, flags, check in [
             ("ONNX", ["--format", "onnx"], interop.check_onnx),
-            ("ONNX, `--with-preprocess`", ["--format", "onnx", "--with-preprocess"], interop.check_whole),
+            (("ONNX, `--with-preprocess`", "ONNX，`--with-preprocess`"), ["--format", "onnx", "--with-preprocess"], interop.check_whole),
         ]:
             file = export(root / str(len(rows)), *flags)
             report = check(file["path"], printed)
             result = report.get("batch 7") or report
             rows.append((form, file["bytes"], result))
-    heads = "| | MB | pictures | top-1 the same | largest difference of a logit | of a pixel, mean |"
-    lines = [heads, "| --- | ---: | ---: | ---: | ---: | ---: |"]
+    lines = [["", "MB", ("pictures", "图片数"), ("top-1 the same", "top-1 相同"),
+              ("largest difference of a logit", "logit 的最大差"), ("of a pixel, mean", "像素的平均差")]]
     for form, size, result in rows:
         pixel = f"{result['mean_pixel']:.4f}" if "mean_pixel" in result else "0"
-        lines.append(
-            f"| {form} | {size / 1e6:.1f} | {result['pictures']} | {result['top1_equal']} | "
-            f"{result['difference']:.1e} | {pixel} |"
-        )
-    return "\n".join(lines)
+        lines.append([form, f"{size / 1e6:.1f}", result["pictures"], result["top1_equal"], f"{result['difference']:.1e}", pixel])
+    return tables(lines)
 
 
 if __name__ == "__main__":
     OFFSHOOT = os.path.abspath(sys.argv[1])
     table = main()
-    print(table)
+    print(table[0])
     if "--write" in sys.argv:
         fill("which-target", "targets", table)

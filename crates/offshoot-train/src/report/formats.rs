@@ -9,7 +9,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::chart::{Bars, bars};
-use super::page::{escaped, table};
+use super::page::{escaped, isolated, table};
 use super::percent;
 
 /// The name of the measurements in a run directory.
@@ -151,7 +151,7 @@ impl FormatsReport {
         }
         for row in self.not_run() {
             let (target, size, reason) = (&row.target, megabytes(row.bytes), row.reason.as_deref());
-            let text = escaped(&format!("{target}, {size} MB: {}", reason.unwrap_or_default()));
+            let text = isolated(&format!("{target}, {size} MB: {}", reason.unwrap_or_default()));
             let _ = write!(html, "<p>{text}</p>");
         }
         html
@@ -181,7 +181,7 @@ impl FormatsReport {
             }
         }
         let series = batches.iter().map(|n| format!("batch {n}")).collect();
-        let chart = bars("Pictures a second", &Bars { series, groups });
+        let chart = bars("Pictures per second", &Bars { series, groups });
         if chart.is_empty() { chart } else { format!("<div class=\"charts\">{chart}</div>") }
     }
 }

@@ -18,6 +18,14 @@ pub(super) fn escaped(text: &str) -> String {
     out
 }
 
+/// A name from a file, in HTML: it does not change the direction of the text around it. One of plain letters cannot.
+pub(super) fn isolated(name: &str) -> String {
+    match name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) {
+        true => escaped(name),
+        false => format!("<bdi>{}</bdi>", escaped(name)),
+    }
+}
+
 /// A part of the page under a heading. Nothing where there is no content.
 pub(super) fn section(title: &str, content: &str) -> String {
     match content.is_empty() {
@@ -26,13 +34,31 @@ pub(super) fn section(title: &str, content: &str) -> String {
     }
 }
 
+/// Characters of a table that fit beside each other on the screen of a phone.
+const NARROW: usize = 46;
+/// What is said above a table that is wider than that.
+const HINT: &str = "<p class=\"hint\">Scroll the table sideways \u{2192}</p>";
+
+/// A part that can be scrolled sideways, `width` characters wide.
+pub(super) fn wide(content: &str, width: usize) -> String {
+    let hint = if width > NARROW { HINT } else { "" };
+    format!("{hint}<div class=\"scroll\" tabindex=\"0\">{content}</div>")
+}
+
 /// A table. Cells are text; the first `left` columns stand at the left, the others are numbers.
 pub(super) fn table(columns: &[&str], rows: &[Vec<String>], left: usize) -> String {
     if rows.is_empty() {
         return String::new();
     }
+    let width = |column: usize| {
+        // Heads break at spaces.
+        let head = columns[column].split(' ').map(|word| word.chars().count()).max().unwrap_or(0);
+        let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
+        cells.max().unwrap_or(0).max(head) + 2
+    };
+    let width: usize = (0..columns.len()).map(width).sum();
     let class = |column: usize| if column < left { "" } else { " class=\"n\"" };
-    let mut html = String::from("<div class=\"scroll\"><table><thead><tr>");
+    let mut html = String::from("<table><thead><tr>");
     for (i, column) in columns.iter().enumerate() {
         let _ = write!(html, "<th{}>{}</th>", class(i), escaped(column));
     }
@@ -40,11 +66,21 @@ pub(super) fn table(columns: &[&str], rows: &[Vec<String>], left: usize) -> Stri
     for row in rows {
         html += "<tr>";
         for (i, cell) in row.iter().enumerate() {
-            let _ = write!(html, "<td{}>{}</td>", class(i), escaped(cell));
+            let cell = if i < left { isolated(cell) } else { escaped(cell) };
+            let _ = write!(html, "<td{}>{cell}</td>", class(i));
         }
         html += "</tr>";
     }
-    html + "</tbody></table></div>"
+    wide(&(html + "</tbody></table>"), width)
+}
+
+/// Names and what they are, in lines that break.
+pub(super) fn facts(facts: &[(&str, String)]) -> String {
+    let mut html = String::from("<dl>");
+    for (name, value) in facts {
+        let _ = write!(html, "<dt>{}</dt><dd>{}</dd>", escaped(name), isolated(value));
+    }
+    html + "</dl>"
 }
 
 /// Figures with a word on each.
@@ -63,15 +99,15 @@ pub(super) fn page(title: &str, body: &str) -> String {
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
          <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">\
-         <title>{title}</title><style>{STYLE}</style></head><body><main><h1>{title}</h1>{body}</main></body></html>\n"
+         <title>{title}</title><style>{STYLE}</style></head><body><main><h1><bdi>{title}</bdi></h1>{body}</main></body></html>\n"
     )
 }
 
 const STYLE: &str = "\
-:root{--paper:#fff;--back:#f4f5f7;--ink:#1d2530;--soft:#667085;--line:#e3e6eb;--accent:#2563eb;--bad:#dc2626;\
+:root{--paper:#fff;--back:#f4f5f7;--ink:#1d2530;--soft:#667085;--line:#e3e6eb;--bad:#dc2626;--good:#15803d;--shade:rgba(16,24,40,.22);\
 --c0:#2563eb;--c1:#ea580c;--c2:#16a34a;--c3:#9333ea;--c4:#0891b2;--c5:#ca8a04}\
 @media(prefers-color-scheme:dark){:root{--paper:#171b22;--back:#0e1116;--ink:#e6e9ee;--soft:#98a2b3;--line:#2b313b;\
---accent:#6ea0ff;--bad:#f87171;--c0:#6ea0ff;--c1:#fb923c;--c2:#4ade80;--c3:#c084fc;--c4:#22d3ee;--c5:#facc15}}\
+--bad:#f87171;--good:#4ade80;--shade:rgba(255,255,255,.22);--c0:#6ea0ff;--c1:#fb923c;--c2:#4ade80;--c3:#c084fc;--c4:#22d3ee;--c5:#facc15}}\
 *{box-sizing:border-box}body{margin:0;background:var(--back);color:var(--ink);\
 font:15px/1.5 system-ui,-apple-system,\"Segoe UI\",Roboto,\"Noto Sans\",\"Noto Sans CJK SC\",sans-serif}\
 main{max-width:1080px;margin:0 auto;padding:24px 16px 64px}h1{font-size:24px;margin:8px 0 16px;overflow-wrap:anywhere}\
@@ -81,10 +117,11 @@ p{margin:0 0 12px;color:var(--soft)}\
 .cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(130px,1fr));gap:12px}\
 .cards div{background:var(--paper);border:1px solid var(--line);border-radius:10px;padding:12px}\
 .cards b{display:block;font-size:20px;font-variant-numeric:tabular-nums;overflow-wrap:anywhere}\
-.cards span{color:var(--soft);font-size:13px}\
+.cards+p{margin-top:14px}.legend+.hint,.charts+.hint{margin-top:12px}.cards span{color:var(--soft);font-size:13px}\
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,380px),1fr));gap:16px}\
-figure{margin:0}.charts+.scroll{margin-top:14px}.charts figure{max-width:560px}figcaption{font-size:14px;font-weight:600;color:var(--soft);margin-bottom:4px}\
+figure{margin:0}.charts+.scroll,.charts+.hint+.scroll{margin-top:14px}.charts figure{max-width:560px}figcaption{font-size:14px;font-weight:600;color:var(--soft);margin-bottom:4px}\
 svg{width:100%;height:auto;display:block}svg text{fill:var(--soft);font-size:12px}\
+.ideal{stroke:var(--soft);stroke-dasharray:5 4}circle{fill-opacity:.85}\
 .grid{stroke:var(--line)}polyline{fill:none;stroke-width:2;stroke-linejoin:round}\
 .c0{stroke:var(--c0)}.c1{stroke:var(--c1)}.c2{stroke:var(--c2)}.c3{stroke:var(--c3)}.c4{stroke:var(--c4)}.c5{stroke:var(--c5)}\
 .f0,.k0{fill:var(--c0);background:var(--c0)}.f1,.k1{fill:var(--c1);background:var(--c1)}\
@@ -92,13 +129,22 @@ svg{width:100%;height:auto;display:block}svg text{fill:var(--soft);font-size:12p
 .f4,.k4{fill:var(--c4);background:var(--c4)}.f5,.k5{fill:var(--c5);background:var(--c5)}\
 .legend{display:flex;flex-wrap:wrap;gap:4px 14px;font-size:13px;color:var(--soft)}\
 .legend i{display:inline-block;width:10px;height:10px;border-radius:3px;margin-right:6px}\
-.scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:14px}\
+.scroll{overflow-x:auto;background:linear-gradient(to right,var(--paper) 40%,transparent),\
+linear-gradient(to left,var(--paper) 40%,transparent) 100% 0,linear-gradient(to right,var(--shade),transparent),\
+linear-gradient(to left,var(--shade),transparent) 100% 0;background-repeat:no-repeat;\
+background-size:48px 100%,48px 100%,16px 100%,16px 100%;background-attachment:local,local,scroll,scroll}\
+.hint{display:none;font-size:13px;margin:0 0 6px}\
+dl{display:grid;grid-template-columns:max-content 1fr;gap:6px 16px;margin:0;font-size:14px}dt{color:var(--soft)}\
+dd{margin:0;overflow-wrap:anywhere}ul{margin:0;padding-left:20px}li{margin:0 0 6px;overflow-wrap:anywhere}li small{color:var(--soft)}\
+table{border-collapse:collapse;width:100%;font-size:14px}\
 th,td{padding:6px 10px;text-align:left;border-bottom:1px solid var(--line);white-space:nowrap}\
-th{color:var(--soft);font-weight:600}.n{text-align:right;font-variant-numeric:tabular-nums}\
+th{color:var(--soft);font-weight:600;white-space:normal;vertical-align:bottom}.n{text-align:right;font-variant-numeric:tabular-nums}\
 .confusion{width:auto}.confusion td{text-align:center;min-width:44px;border:1px solid var(--line);\
 font-variant-numeric:tabular-nums}.confusion th{border:0}.confusion thead th{text-align:center}\
 .worst{display:grid;grid-template-columns:repeat(auto-fill,minmax(132px,1fr));gap:14px}\
-.worst figure{font-size:13px;overflow-wrap:anywhere}.worst img{width:100%;border-radius:8px;display:block;\
-border:1px solid var(--line)}.worst b{color:var(--bad)}.worst small{color:var(--soft);display:block}\
-pre{margin:0;overflow-x:auto;font:13px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}\
-@media(max-width:480px){main{padding:12px 10px 40px}section{padding:12px}th,td{padding:5px 7px}h1{font-size:20px}}";
+.worst figure{font-size:13px;overflow-wrap:anywhere}.worst img{width:100%;height:auto;aspect-ratio:1;border-radius:8px;display:block;\
+border:1px solid var(--line)}.worst b{color:var(--bad)}.worst i{color:var(--good);font-style:normal}.worst small{color:var(--soft);display:block}\
+pre{margin:0;white-space:pre-wrap;overflow-wrap:anywhere;font:13px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}\
+@media(max-width:480px){main{padding:12px 10px 40px}section{padding:12px}th,td{padding:5px 5px}table{font-size:13px}h1{font-size:20px}\
+.hint{display:block}svg text{font-size:15px}.worst{grid-template-columns:repeat(2,1fr)}\
+dl{grid-template-columns:1fr;gap:0}dd{margin:0 0 8px}}";

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use offshoot::{Inspection, ModelInspection, Preprocessing, TensorInspection, inspect};
+use offshoot::{Inspection, ModelInspection, TensorInspection, inspect};
 
 use super::arguments::PreprocessingArguments;
 use super::{Outcome, print};
@@ -56,18 +56,9 @@ fn model_text(model: &ModelInspection, graph: bool) -> Outcome {
     let more = if model.classes.len() > 10 { ", ..." } else { "" };
     print::line(&format!("  classes        {}: {shown}{more}", model.classes.len()))?;
     if model.inputs.iter().any(|input| input.dtype == "f32" && input.shape.len() == 4) {
-        preprocessing(&model.preprocessing)?;
+        print::line(&format!("  preprocessing  {}", model.preprocessing))?;
     }
     let operators: Vec<String> = model.operators.iter().map(|(name, n)| format!("{n} {name}")).collect();
     print::line(&format!("  operators      {}", operators.join(", ")))?;
     if graph { print::line(model.graph.trim_end()) } else { Ok(()) }
-}
-
-fn preprocessing(p: &Preprocessing) -> Outcome {
-    let fit = format!("{:?}", p.fit).to_lowercase();
-    let interpolation = format!("{:?}", p.interpolation).to_lowercase();
-    print::line(&format!(
-        "  preprocessing  {fit} to {} ({interpolation}, resize {}), mean {:?}, std {:?}, background {:?}, exif rotation {}",
-        p.size, p.resize, p.mean, p.std, p.background, p.exif_rotation
-    ))
 }

@@ -9,6 +9,7 @@ use offshoot::{
     with_default_recipe,
 };
 use offshoot_formats::atomic::write_atomically;
+use offshoot_train::report::rate_curve_svg;
 use offshoot_train::{RangeTest, RateCurve, RatePoint, lr_find};
 
 use super::arguments::{PreprocessingArguments, Processor};
@@ -116,7 +117,7 @@ impl Arguments {
 
 fn write(path: &Path, curve: &RateCurve) -> Result<(), Failure> {
     let text = match path.extension().is_some_and(|e| e == "svg") {
-        true => svg(curve),
+        true => rate_curve_svg(curve),
         false => csv(&curve.points),
     };
     Ok(write_atomically(path, |file| file.write_all(text.as_bytes()))?)
@@ -138,24 +139,6 @@ fn places(points: &[RatePoint]) -> Vec<(f64, f64)> {
         ((p.lr / start).ln() / width, ((high - p.loss) / (high - low).max(f64::MIN_POSITIVE)).clamp(0.0, 1.0))
     };
     points.iter().map(place).collect()
-}
-
-fn svg(curve: &RateCurve) -> String {
-    let place = |(x, y): (f64, f64)| format!("{:.1},{:.1}", 40.0 + 560.0 * x, 20.0 + 320.0 * y);
-    let line: Vec<String> = places(&curve.points).into_iter().map(place).collect();
-    let ends = [curve.points.first(), curve.points.last()].map(|p| p.map_or(0.0, |p| p.lr));
-    let said = curve.suggestion.map_or("no suggestion".to_owned(), |lr| format!("suggestion {lr:.1e}"));
-    format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 640 400\" font-family=\"sans-serif\" font-size=\"13\">\n\
-         <rect width=\"640\" height=\"400\" fill=\"#fff\"/>\n\
-         <path d=\"M40,20V340H600\" fill=\"none\" stroke=\"#888\"/>\n\
-         <polyline points=\"{}\" fill=\"none\" stroke=\"#17685c\" stroke-width=\"2\"/>\n\
-         <text x=\"40\" y=\"360\">{:.0e}</text><text x=\"600\" y=\"360\" text-anchor=\"end\">{:.0e}</text>\n\
-         <text x=\"320\" y=\"380\" text-anchor=\"middle\">loss over the learning rate: {said}</text>\n</svg>\n",
-        line.join(" "),
-        ends[0],
-        ends[1]
-    )
 }
 
 /// The curve as lines of text.
@@ -201,8 +184,6 @@ mod tests {
             "{drawn}"
         );
         assert_eq!(csv(&curve().points).lines().nth(2), Some("1e-2,1.000000"));
-        let svg = svg(&curve());
-        assert!(svg.contains("suggestion 5.0e-3") && svg.contains("40.0,180.0 226.7,340.0"), "{svg}");
     }
 
     #[test]

@@ -11,7 +11,7 @@ mod inspect;
 mod lr_find;
 mod models;
 mod predict;
-mod print;
+pub(crate) mod print;
 mod pull;
 mod quantize;
 mod recipe;

@@ -1,11 +1,13 @@
 //! Standard output: the results. Everything else goes to standard error.
 
 use std::io::{ErrorKind, Write};
+use std::path::Path;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use offshoot::Error;
 use serde::Serialize;
+use serde_json::json;
 
 use super::{Failure, Outcome};
 
@@ -25,6 +27,19 @@ pub(crate) fn json(value: &impl Serialize) -> Outcome {
         Ok(text) => line(&text),
         Err(error) => Err(Error::Input(format!("the result has no JSON form: {error}")).into()),
     }
+}
+
+/// Prints what went wrong as one JSON object on one line: `message`, and `file` and `help` where there are any.
+pub(crate) fn error(message: &str, file: Option<&Path>, help: Option<&str>) {
+    let mut error = json!({"message": message});
+    if let Some(file) = file {
+        error["file"] = file.to_string_lossy().into();
+    }
+    if let Some(help) = help.filter(|help| !help.is_empty()) {
+        error["help"] = help.into();
+    }
+    // Standard error and the exit code say it too, should nobody read this.
+    let _ = json(&json!({"error": error}));
 }
 
 /// Says something on standard error.

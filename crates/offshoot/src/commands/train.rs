@@ -298,6 +298,7 @@ impl Arguments {
         control.resume = self.resume;
         control.checkpoint_every = Duration::from_secs(self.checkpoint_every);
         control.cache = self.cache.options();
+        control.command = Some(command_line());
         let outcome = train(model, &recipe, &data, &self.out, &executor, control)?;
         base?;
         watcher.finish();
@@ -439,6 +440,21 @@ fn check_names<const N: usize>(paths: [Option<&PathBuf>; N]) -> Result<(), Failu
     }
 }
 
+/// The command that this process is, as a shell would take it.
+fn command_line() -> String {
+    let quoted = |argument: std::ffi::OsString| {
+        let text = argument.to_string_lossy().into_owned();
+        let plain = |c: char| c.is_alphanumeric() || "-_./=:,%@+".contains(c);
+        if !text.is_empty() && text.chars().all(plain) {
+            text
+        } else {
+            format!("'{}'", text.replace('\'', r"'\''"))
+        }
+    };
+    let arguments = std::env::args_os().skip(1).map(quoted);
+    std::iter::once("offshoot".to_owned()).chain(arguments).collect::<Vec<_>>().join(" ")
+}
+
 /// True after Ctrl-C. A second one ends the process at once.
 fn stop_on_ctrl_c() -> Arc<AtomicBool> {
     let stop = Arc::new(AtomicBool::new(false));
@@ -548,9 +564,11 @@ impl Watcher {
 
 /// The groups of parameters, a line each.
 fn table(groups: &[GroupRow]) -> String {
-    let width = groups.iter().map(|g| g.name.len()).max().unwrap_or(0).max("group".len());
+    let width = groups.iter().map(|g| g.title().chars().count()).max().unwrap_or(0).max("group".len());
     let mut text = format!("{:width$}   parameters   trains       rate   decay\n", "group");
-    for GroupRow { name, parameters, trainable, lr, weight_decay } in groups {
+    for row in groups {
+        let GroupRow { parameters, trainable, lr, weight_decay, .. } = row;
+        let name = row.title();
         let (parameters, trains) = (grouped(*parameters), if *trainable { "yes" } else { "no" });
         let (rate, decay) = match trainable {
             true => (format!("{lr:.1e}"), weight_decay.to_string()),
@@ -588,8 +606,9 @@ fn grouped(n: u64) -> String {
 fn text(result: &TrainResult) -> Outcome {
     let run: &Path = &result.run;
     if let Some(best) = &result.best {
-        let accuracy =
-            best.val_accuracy.map_or("not validated".into(), |a| format!("validation accuracy {a:.4}"));
+        let accuracy = best
+            .val_accuracy
+            .map_or("not validated".into(), |a| format!("validation accuracy {:.1} %", 100.0 * a));
         print::line(&format!("best epoch {}: {accuracy}", best.epoch))?;
     }
     let time = print::duration(Duration::from_secs_f64(result.seconds.max(0.0)));
@@ -613,6 +632,7 @@ mod tests {
     fn groups_are_shown_with_their_rates() {
         let row = |name: &str, trainable, lr| GroupRow {
             name: name.into(),
+            part: if trainable { "weights" } else { "" },
             parameters: 2_223_872,
             trainable,
             lr,
@@ -620,9 +640,9 @@ mod tests {
         };
         assert_eq!(
             table(&[row("layer4", true, 1e-4), row("frozen", false, 0.0)]),
-            "group    parameters   trains       rate   decay\n\
-             layer4    2,223,872      yes     1.0e-4    0.01\n\
-             frozen    2,223,872       no          -       -\n"
+            "group            parameters   trains       rate   decay\n\
+             layer4 weights    2,223,872      yes     1.0e-4    0.01\n\
+             frozen            2,223,872       no          -       -\n"
         );
     }
 

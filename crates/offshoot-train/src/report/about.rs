@@ -1,0 +1,131 @@
+//! What the page says of the run as a whole: when and how it was started, what it warned of, and of which pictures it is.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::Path;
+
+use super::page::{facts, isolated, table};
+use super::table::Table;
+use crate::log::LOG_FILE;
+use crate::recipe::Recipe;
+use crate::run::PICTURES_FILE;
+
+/// Pictures that were left out and are named.
+const MOST_SKIPPED: usize = 20;
+
+/// The lines of `log.csv`: time, kind, text.
+pub(super) struct Events(Vec<[String; 3]>);
+
+impl Events {
+    /// Those in the folder `run`; none where there is no log, or it is not what was written.
+    pub(super) fn read(run: &Path) -> Events {
+        let table = Table::read(&run.join(LOG_FILE)).unwrap_or_default();
+        Events(table.rows.into_iter().filter_map(|row| row.try_into().ok()).collect())
+    }
+
+    fn of<'a>(&'a self, kinds: &'a [&str]) -> impl Iterator<Item = &'a [String; 3]> {
+        self.0.iter().filter(|[_, kind, _]| kinds.contains(&kind.as_str()))
+    }
+
+    /// When the run was started and by what, and its files.
+    pub(super) fn run(&self, recipe: Option<&Recipe>) -> String {
+        let mut all = Vec::new();
+        for [time, kind, text] in self.of(&["started", "resumed", "command"]) {
+            match kind.as_str() {
+                "command" => all.push(("command", text.clone())),
+                kind => all.push((kind, format!("{}, {text}", readable(time)))),
+            }
+        }
+        if let Some(Recipe { model, weights, data, .. }) = recipe {
+            all.push(("model", model.clone()));
+            let weights = weights.as_ref().map(|path| path.display().to_string());
+            all.push(("weights", weights.unwrap_or_else(|| "random".into())));
+            all.push(("data", data.display().to_string()));
+        }
+        if all.is_empty() { String::new() } else { facts(&all) }
+    }
+
+    /// What the run warned of, each text once, and the pictures that it left out.
+    pub(super) fn warnings(&self) -> String {
+        let mut seen: Vec<&str> = Vec::new();
+        let mut html = String::new();
+        for [time, _, text] in self.of(&["warning", "note"]) {
+            if !seen.contains(&text.as_str()) {
+                let _ = write!(html, "<li>{} <small>{}</small></li>", isolated(text), readable(time));
+                seen.push(text);
+            }
+        }
+        let mut skipped: Vec<&str> = self.of(&["skipped"]).map(|[_, _, text]| text.as_str()).collect();
+        skipped.sort_unstable();
+        skipped.dedup();
+        for text in skipped.iter().take(MOST_SKIPPED) {
+            let _ = write!(html, "<li>skipped {}</li>", isolated(text));
+        }
+        if let more @ 1.. = skipped.len().saturating_sub(MOST_SKIPPED) {
+            let _ = write!(html, "<li>{more} more pictures skipped</li>");
+        }
+        if html.is_empty() { html } else { format!("<ul>{html}</ul>") }
+    }
+}
+
+/// `2026-11-28T09:34:45Z` as `2026-11-28 09:34 UTC`.
+fn readable(time: &str) -> String {
+    match (time.get(..10), time.get(11..16)) {
+        (Some(day), Some(minute)) => format!("{day} {minute} UTC"),
+        _ => time.to_owned(),
+    }
+}
+
+/// How many pictures of each class there are to train and to validate with.
+pub(super) fn pictures(run: &Path) -> String {
+    let Some(table) = Table::read(&run.join(PICTURES_FILE)) else { return String::new() };
+    let mut counts: BTreeMap<&str, [u64; 2]> = BTreeMap::new();
+    for row in &table.rows {
+        if let [set, class, _] = &row[..] {
+            counts.entry(class).or_default()[usize::from(set == "val")] += 1;
+        }
+    }
+    let total = counts.values().fold([0, 0], |[a, b], [train, val]| [a + train, b + val]);
+    let row = |(class, [train, val]): (&str, [u64; 2])| {
+        vec![class.to_owned(), train.to_string(), val.to_string(), (train + val).to_string()]
+    };
+    let mut rows: Vec<Vec<String>> = counts.into_iter().map(row).collect();
+    if !rows.is_empty() {
+        rows.push(row(("all classes", total)));
+    }
+    self::table(&["class", "training pictures", "validation pictures", "total"], &rows, 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_and_the_list_of_pictures_are_shown_escaped() {
+        let root = tempfile::tempdir().unwrap();
+        let log = "time,kind,text\n2026-11-28T09:34:45Z,started,offshoot 1\n2026-11-28T09:34:45Z,command,\"offshoot train 'a,b'\"\n\
+                   2026-11-28T09:35:00Z,warning,<b> rises\n2026-11-28T09:36:00Z,warning,<b> rises\n2026-11-28T09:36:00Z,skipped,x.png: cut\n";
+        std::fs::write(root.path().join(LOG_FILE), log).unwrap();
+        let pictures_csv = "set,class,path\ntrain,a<,1.png\ntrain,a<,2.png\nval,b,3.png\n";
+        std::fs::write(root.path().join(PICTURES_FILE), pictures_csv).unwrap();
+        let events = Events::read(root.path());
+        let run = events.run(None);
+        assert!(run.contains("2026-11-28 09:34 UTC, offshoot 1"), "{run}");
+        assert!(run.contains("offshoot train &#39;a,b&#39;"), "{run}");
+        let warnings = events.warnings();
+        assert_eq!(warnings.matches("&lt;b&gt; rises").count(), 1, "{warnings}");
+        assert!(warnings.contains("skipped <bdi>x.png: cut</bdi>"), "{warnings}");
+        let pictures = pictures(root.path());
+        for row in [
+            "<bdi>a&lt;</bdi></td><td class=\"n\">2</td><td class=\"n\">0</td><td class=\"n\">2</td>",
+            "<bdi>all classes</bdi></td><td class=\"n\">2</td><td class=\"n\">1</td><td class=\"n\">3</td>",
+        ] {
+            assert!(pictures.contains(row), "{pictures}");
+        }
+        let nothing = Events::read(&root.path().join("nowhere"));
+        assert_eq!(
+            [nothing.run(None), nothing.warnings(), super::pictures(Path::new("nowhere"))],
+            ["", "", ""]
+        );
+    }
+}
