@@ -5,6 +5,7 @@ mod commands;
 use std::process::ExitCode;
 
 use clap::Parser;
+use offshoot_graph::text::escaped_lines;
 
 use commands::{Command, Failure};
 
@@ -23,7 +24,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Check) => ExitCode::from(1),
         Err(Failure::Error(error)) => {
-            eprintln!("error: {error}");
+            eprintln!("error: {}", escaped_lines(&error.to_string()));
             ExitCode::from(2)
         }
         // Whoever read our output has heard enough.

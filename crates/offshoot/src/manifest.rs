@@ -25,7 +25,7 @@ pub struct Manifest {
     pub files: Vec<ManifestFile>,
     /// SHA-256 of the checkpoint that was exported, where there was one file.
     pub source_sha256: Option<String>,
-    /// How the files were compared with the model.
+    /// How the files were compared with the model that was exported; those in int8, with the float model.
     pub proof: ManifestProof,
 }
 
@@ -45,7 +45,7 @@ pub struct ManifestFile {
 pub struct ManifestProof {
     /// `read back` when the files were read again and run beside the model, `structure` when only their form was checked.
     pub kind: String,
-    /// The largest difference that was accepted, in parts of the largest logit.
+    /// The largest difference that was accepted, in parts of the largest logit. `offshoot verify` accepts the same.
     pub tolerance: Option<f64>,
     /// As in [`Comparison`].
     pub max_abs_diff: Option<f64>,
@@ -114,6 +114,11 @@ impl Manifest {
     /// The manifest's place beside an exported file or folder: its name with `.manifest.json` at the end.
     pub fn beside(path: &Path) -> PathBuf {
         path.with_file_name(format!("{}.manifest.json", name(path)))
+    }
+
+    /// The difference that the files were proven to stay below, in parts of the largest logit.
+    pub fn tolerance(&self) -> Option<f64> {
+        self.proof.tolerance.filter(|x| x.is_finite() && *x > 0.0)
     }
 
     /// Writes it, whole or not at all.

@@ -79,6 +79,34 @@ impl Staging {
     }
 }
 
+/// Folders that were made for files. Dropped, it removes those that hold nothing: where no file came of it, nothing is left.
+pub struct MadeFolders(Vec<PathBuf>);
+
+impl MadeFolders {
+    /// Makes `folder` and the folders above it that are missing.
+    ///
+    /// # Errors
+    /// When one cannot be made.
+    pub fn new(folder: &Path) -> Result<MadeFolders> {
+        let missing = folder.ancestors().take_while(|path| !path.as_os_str().is_empty() && !path.exists());
+        let missing: Vec<PathBuf> = missing.map(Path::to_owned).collect();
+        let failed = |source| Error::Io { path: folder.to_owned(), action: "create", source };
+        if !folder.as_os_str().is_empty() {
+            fs::create_dir_all(folder).map_err(failed)?;
+        }
+        Ok(MadeFolders(missing))
+    }
+}
+
+impl Drop for MadeFolders {
+    fn drop(&mut self) {
+        // The innermost comes first; a folder with something in it is not removed.
+        for folder in &self.0 {
+            let _ = fs::remove_dir(folder);
+        }
+    }
+}
+
 fn parent(path: &Path) -> &Path {
     path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }

@@ -1,6 +1,6 @@
 //! Operators of PyTorch into ours, one at a time. Signatures: `native_functions.yaml` of PyTorch.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::Rc;
 
 use offshoot_graph::op::{
@@ -69,6 +69,8 @@ pub(super) struct Builder {
     /// The tensors of the file that are parameters, by name.
     pub(super) used: Vec<(String, Stored)>,
     names: Names,
+    /// Nodes of Softmax that stand for `log_softmax`.
+    pub(super) logarithms: HashSet<String>,
 }
 
 impl OperatorCall<'_> {
@@ -168,6 +170,7 @@ impl Builder {
             parameters: HashMap::new(),
             used: Vec::new(),
             names: Names::default(),
+            logarithms: HashSet::new(),
         }
     }
 
@@ -268,6 +271,14 @@ impl Builder {
                 min: call.number(1, "min", f64::NEG_INFINITY)? as f32,
                 max: call.number(2, "max", f64::INFINITY)? as f32,
             }),
+            "log_softmax" => {
+                let rank = self.shape(self.tensor(call, 0)?).rank();
+                let axis = call.axis(call.int(1, "dim", -1)?, rank)?;
+                let x = self.tensor(call, 0)?;
+                let id = self.push(call, &call.name, Op::Softmax { axis }, &[x])?;
+                self.logarithms.insert(self.graph.value(id).name.clone());
+                return self.finish(call, in_place, id);
+            }
             "softmax" => {
                 let rank = self.shape(self.tensor(call, 0)?).rank();
                 Op::Softmax { axis: call.axis(call.int(1, "dim", -1)?, rank)? }

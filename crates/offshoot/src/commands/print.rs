@@ -5,12 +5,17 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use offshoot::Error;
+use offshoot_graph::text::escaped_lines;
 use serde::Serialize;
 
 use super::{Failure, Outcome};
 
-/// Prints one line of text.
+/// Prints one line of text, or several, for people: what would command a terminal is escaped.
 pub(crate) fn line(text: &str) -> Outcome {
+    raw(&escaped_lines(text))
+}
+
+fn raw(text: &str) -> Outcome {
     let mut out = std::io::stdout().lock();
     let written = writeln!(out, "{text}").and_then(|()| out.flush());
     written.map_err(|source| match source.kind() {
@@ -22,14 +27,19 @@ pub(crate) fn line(text: &str) -> Outcome {
 /// Prints one JSON object on one line.
 pub(crate) fn json(value: &impl Serialize) -> Outcome {
     match serde_json::to_string(value) {
-        Ok(text) => line(&text),
+        Ok(text) => raw(&text),
         Err(error) => Err(Error::Input(format!("the result has no JSON form: {error}")).into()),
     }
 }
 
-/// Says something on standard error.
+/// Says what is being done, on standard error.
+pub(crate) fn note(text: &str) {
+    eprintln!("{}", escaped_lines(text));
+}
+
+/// Warns on standard error.
 pub(crate) fn warning(text: &str) {
-    eprintln!("warning: {text}");
+    note(&format!("warning: {text}"));
 }
 
 /// Pictures that were left out: each by name, and how many.
