@@ -196,7 +196,7 @@ MODELS = {
         ),
         same,
     ),
-    "hard_sigmoid": (network([node("HardSigmoid", "logits", "output", alpha=0.2, beta=0.5)]), same),
+    "hard_sigmoid": (network([node("HardSigmoid", "logits", "output", alpha=1 / 6, beta=0.5)]), same),
     "mean_of_two": (
         network(
             [

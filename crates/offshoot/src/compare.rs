@@ -6,6 +6,7 @@ use std::path::Path;
 use offshoot_data::{Loader, LoaderOptions, Sample, Transform};
 use offshoot_graph::model::INPUT;
 use offshoot_graph::random::{Purpose, Random};
+use offshoot_graph::text::shown;
 use offshoot_graph::{DType, Dim, Graph, Model, Preprocessing, Shape, Tensor};
 use offshoot_train::Inference;
 use offshoot_train::inference::check_answers;
@@ -118,7 +119,7 @@ impl Inputs {
             let input = graph.value(id);
             let name = if graph.inputs().len() == 1 { INPUT } else { &input.name };
             let array = npz::read(path, name)?;
-            let refused = |what: String| Error::Input(format!("{}: `{name}`: {what}", path.display()));
+            let refused = |what: String| Error::Input(format!("{}: `{name}`: {what}", shown(path)));
             let rows = rows_of(&array.shape, &input.shape).map_err(refused)?;
             if *count.get_or_insert(rows) != rows {
                 return Err(refused(format!("it holds {rows} rows, other arrays {count:?}")));
@@ -128,7 +129,7 @@ impl Inputs {
         }
         match count {
             Some(count) => Ok(Inputs { parts, count }),
-            None => Err(Error::Input(format!("{}: the model takes no inputs", path.display()))),
+            None => Err(Error::Input(format!("{}: the model takes no inputs", shown(path)))),
         }
     }
 

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use offshoot_formats::coreml::{self, Options, Precision, StoredWeights};
 use offshoot_graph::Model;
+use offshoot_graph::text::shown;
 
 use crate::compare::TOLERANCE;
 use crate::error::{Error, Result};
@@ -25,7 +26,7 @@ pub fn export_coreml(model: &Model, path: &Path, options: Options, proof: Proof<
     if path.exists() && !coreml::is_package(path) {
         return Err(Error::Input(format!(
             "{}: there is something else than a package; move it",
-            path.display()
+            shown(path)
         )));
     }
     let tolerance = match (options.precision, options.weights) {

@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use std::path::{Component, Path, PathBuf};
 
 use offshoot_formats::atomic::write_atomically;
+use offshoot_graph::text::shown;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -142,7 +143,7 @@ impl Manifest {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(Error::Io { path: manifest, action: "read", source }),
         }
-        let broken = |e| Error::Input(format!("{}: it is no manifest of offshoot: {e}", manifest.display()));
+        let broken = |e| Error::Input(format!("{}: it is no manifest of offshoot: {e}", shown(&manifest)));
         serde_json::from_str(&text).map(Some).map_err(broken)
     }
 

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
+use offshoot_graph::text::shown;
 use tempfile::TempDir;
 
 use crate::error::{Error, Result};
@@ -61,7 +62,7 @@ impl Staging {
         if let Some(link) = places.iter().find(|p| p.symlink_metadata().is_ok_and(|m| m.is_symlink())) {
             return Err(Error::Input(format!(
                 "{}: a symbolic link is in the way; remove it or write elsewhere with --out",
-                link.display()
+                shown(link)
             )));
         }
         for (staged, place) in made.iter().zip(&places) {
