@@ -171,6 +171,23 @@ impl DynamicInt8 {
         self.classifiers().ok().map(|[float, _]| float)
     }
 
+    /// Looks for NaN among the weights of a file that is no classifier of pictures: it cannot be run here without its inputs.
+    ///
+    /// # Errors
+    /// When a weight holds some. (An infinity may be a mask.)
+    pub fn check_weights(&self) -> Result<()> {
+        let Float::File { source, .. } = &self.float else { return Ok(()) };
+        let Ok(Loaded { model, .. }) = source.load_any() else { return Ok(()) };
+        let broken =
+            model.weights.iter().find(|(_, t)| t.as_f32().is_some_and(|x| x.iter().any(|x| x.is_nan())));
+        match broken {
+            None => Ok(()),
+            Some((name, _)) => Err(Error::Input(format!(
+                "the parameter `{name}` holds NaN, and so does what the model gives; quantise weights that work"
+            ))),
+        }
+    }
+
     /// Writes an ONNX file to `path`. One of a classifier is proven as [`export_onnx`] does it, against the model in int8, and
     /// compared with the float model; its manifest stands beside it.
     ///

@@ -844,16 +844,23 @@ impl Builder {
         self.view(call, id)
     }
 
+    /// Removes the named axes of one place; of an axis with more, as in PyTorch, nothing.
     fn squeeze(&mut self, call: &OperatorCall<'_>) -> Result<Value, Problem> {
         let x = self.tensor(call, 0)?;
-        let shape = self.shape(x);
-        let (rank, axes) = (shape.rank(), call.ints(1, "dim")?.unwrap_or_default());
-        let mut axes = axes.iter().map(|&a| call.axis(a, rank)).collect::<Result<Vec<_>, _>>()?;
+        let mut dims = self.shape(x).0.clone();
+        let axes = call.ints(1, "dim")?.unwrap_or_default();
+        let mut axes = axes.iter().map(|&a| call.axis(a, dims.len())).collect::<Result<Vec<_>, _>>()?;
         axes.sort_unstable();
-        if rank != 4 || axes != [2, 3] || shape.0[2..] != [Dim::Fixed(1), Dim::Fixed(1)] {
-            return Err(call.unsupported("only a height and width of one are removed together"));
+        axes.dedup();
+        if axes.is_empty() || axes.iter().any(|&axis| dims[axis].fixed().is_none()) {
+            return Err(call.unsupported("it would remove the batch where that is one picture"));
         }
-        self.flat(call, x)
+        for axis in axes.into_iter().rev() {
+            if dims[axis] == Dim::Fixed(1) {
+                dims.remove(axis);
+            }
+        }
+        self.reshaped(call, x, Shape(dims))
     }
 
     /// A reshape to sizes that are known but for the batch and one that follows from the others.

@@ -256,6 +256,9 @@ impl Arguments {
         };
         let sha256 = source.checkpoint().and_then(|path| sha256(&path))?;
         let float = int8.float();
+        if float.is_none() {
+            int8.check_weights()?;
+        }
         let inputs =
             float.as_ref().map(|model| proof_inputs(model, run, self.data.as_deref())).transpose()?;
         let proof = inputs.as_ref().map(|inputs| Proof {
