@@ -164,7 +164,7 @@ pub enum DecodeError {
 
 /// A file that is not a picture that can be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{}: {source}", path.display())]
+#[error("{}: {source}", offshoot_graph::text::shown(path))]
 pub struct PictureError {
     /// The file.
     pub path: PathBuf,

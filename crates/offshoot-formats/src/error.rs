@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// A file that could not be read or written, and why.
 #[derive(Debug, thiserror::Error)]
-#[error("{}: {problem}", path.display())]
+#[error("{}: {problem}", offshoot_graph::text::shown(path))]
 pub struct FormatError {
     /// The file.
     pub path: PathBuf,

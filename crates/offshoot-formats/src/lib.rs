@@ -5,6 +5,7 @@ pub mod checkpoint;
 mod content;
 pub mod coreml;
 mod elements;
+mod ending;
 pub mod error;
 mod metadata;
 mod names;

@@ -14,6 +14,7 @@ mod print;
 pub mod random;
 mod shape;
 mod tensor;
+pub mod text;
 
 pub use cost::{Cost, costs};
 pub use executor::{ExecuteError, Executor, Session, StepTime, TensorView};

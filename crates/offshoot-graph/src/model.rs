@@ -3,12 +3,13 @@
 use serde::{Deserialize, Serialize};
 
 use crate::graph::Graph;
+use crate::passes::gives_probabilities;
 use crate::preprocessing::Preprocessing;
 use crate::tensor::Weights;
 
 /// The name of a classifier's input: normalised f32 pictures, [batch_size, 3, size, size].
 pub const INPUT: &str = "input";
-/// The name of a classifier's output: logits, [batch_size, classes].
+/// The name of a classifier's output, [batch_size, classes]: logits, or probabilities where [`Model::gives_probabilities`].
 pub const OUTPUT: &str = "output";
 /// The symbol of the batch axis.
 pub const BATCH: &str = "batch_size";
@@ -23,6 +24,14 @@ pub struct Model {
     pub weights: Weights,
     /// What travels with it in every file.
     pub metadata: Metadata,
+}
+
+impl Model {
+    /// Whether the output is the probability of each class as it is, and not logits: the graph ends in a Sigmoid, say, which is
+    /// part of it.
+    pub fn gives_probabilities(&self) -> bool {
+        gives_probabilities(&self.graph, &self.weights)
+    }
 }
 
 /// What travels with a model in every file offshoot writes, as one JSON object.

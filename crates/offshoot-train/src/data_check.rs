@@ -78,5 +78,5 @@ fn members(data: &Dataset) -> Vec<Member> {
 
 /// A path in JSON; what is not UTF-8 in it is replaced.
 fn lossy<S: serde::Serializer>(path: &std::path::Path, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&path.to_string_lossy())
+    serializer.serialize_str(&offshoot_graph::text::path_text(path))
 }

@@ -23,7 +23,7 @@ pub enum EvaluateError {
 /// how many pictures have been seen, after each batch. Pictures that cannot be used are in `loader.skipped()`.
 ///
 /// # Errors
-/// When the network cannot run on these pictures, or a picture cannot be used and the loader is strict.
+/// When the network cannot run on these pictures or gives NaN or infinities, or a picture cannot be used and the loader is strict.
 pub fn evaluate(
     network: &mut Inference,
     classes: usize,
@@ -33,8 +33,8 @@ pub fn evaluate(
     let mut metrics = Metrics::new(classes);
     for batch in loader.epoch(0) {
         let Batch { images: pixels, labels, .. } = batch?;
-        let logits = network.run(&images(pixels, loader.transform().preprocessing().size))?;
-        metrics.add(logits.data, &labels);
+        let logits = network.logits(&images(pixels, loader.transform().preprocessing().size))?;
+        metrics.add(&logits, &labels);
         done(metrics.images());
     }
     Ok(metrics)
@@ -56,8 +56,8 @@ pub fn evaluate_views(
     for loader in loaders {
         for batch in loader.epoch(0) {
             let Batch { images: pixels, labels, indices, .. } = batch?;
-            let logits = network.run(&images(pixels, loader.transform().preprocessing().size))?;
-            for ((row, label), index) in logits.data.chunks_exact(classes).zip(labels).zip(indices) {
+            let logits = network.logits(&images(pixels, loader.transform().preprocessing().size))?;
+            for ((row, label), index) in logits.chunks_exact(classes).zip(labels).zip(indices) {
                 let (_, sum) = sums.entry(index).or_insert_with(|| (label, vec![0.0; classes]));
                 sum.iter_mut().zip(softmax(row)).for_each(|(sum, p)| *sum += p);
                 seen += 1;

@@ -2,7 +2,8 @@
 
 use blake3::Hasher;
 use offshoot_graph::passes::{
-    FoldError, autocast, freeze, fuse, fuse_quantized, remove_training_leftovers, shipped,
+    FoldError, autocast, freeze, fuse, fuse_quantized, gives_probabilities, remove_training_leftovers,
+    shipped,
 };
 use offshoot_graph::{
     DType, ExecuteError, Executor, Graph, GraphError, Model, Session, Tensor, TensorView, Weights,
@@ -22,6 +23,11 @@ pub enum NetworkError {
     /// The executor cannot run it.
     #[error(transparent)]
     Execute(#[from] ExecuteError),
+    /// The network gives numbers that are no answers.
+    #[error(
+        "the model gives {0} in place of logits: its weights hold some, or its activations overflow. `offshoot check MODEL DATA` finds the first layer that does"
+    )]
+    NotFinite(&'static str),
     /// A graph without an input, or with another number of outputs than one.
     #[error("the graph `{graph}` has {inputs} inputs and {outputs} outputs; a classifier has one of each")]
     Ends {
@@ -41,6 +47,19 @@ pub struct Inference {
     weights: Weights,
     inputs: Vec<String>,
     output: String,
+    probabilities: bool,
+}
+
+/// An error where an answer is NaN or infinite: no class can be told from it.
+///
+/// # Errors
+/// [`NetworkError::NotFinite`].
+pub fn check_answers(answers: &[f32]) -> Result<(), NetworkError> {
+    match answers {
+        all if all.iter().any(|x| x.is_nan()) => Err(NetworkError::NotFinite("NaN")),
+        all if all.iter().any(|x| x.is_infinite()) => Err(NetworkError::NotFinite("infinities")),
+        _ => Ok(()),
+    }
 }
 
 impl Inference {
@@ -61,7 +80,8 @@ impl Inference {
         let mut graph = model.graph.clone();
         freeze(&mut graph, |_| true);
         let graph = remove_training_leftovers(&graph)?;
-        Inference::prepare(&graph, model.weights.clone(), executor)
+        let prepared = Inference::prepare(&graph, model.weights.clone(), executor)?;
+        Ok(Inference { probabilities: model.gives_probabilities(), ..prepared })
     }
 
     /// Prepares a classifier whose activations are stored as `half`, bf16 or f16, as in [`autocast`]: matrix operators round
@@ -71,7 +91,8 @@ impl Inference {
     /// When `half` is no 16-bit float, the weights do not fit the graph, or the executor cannot run it.
     pub fn in_half(model: &Model, half: DType, executor: &dyn Executor) -> Result<Inference, NetworkError> {
         let (graph, weights) = shipped(&model.graph, &model.weights)?;
-        Inference::prepare(&fuse(&autocast(&graph, half)?)?, weights, executor)
+        let prepared = Inference::prepare(&fuse(&autocast(&graph, half)?)?, weights, executor)?;
+        Ok(Inference { probabilities: model.gives_probabilities(), ..prepared })
     }
 
     /// Prepares any graph with one output.
@@ -81,7 +102,9 @@ impl Inference {
         executor: &dyn Executor,
     ) -> Result<Inference, NetworkError> {
         let (graph, weights) = shipped(graph, weights)?;
-        Inference::prepare(&fuse(&fuse_quantized(&graph)?)?, weights, executor)
+        let probabilities = gives_probabilities(&graph, &weights);
+        let prepared = Inference::prepare(&fuse(&fuse_quantized(&graph)?)?, weights, executor)?;
+        Ok(Inference { probabilities, ..prepared })
     }
 
     fn prepare(graph: &Graph, weights: Weights, executor: &dyn Executor) -> Result<Inference, NetworkError> {
@@ -91,13 +114,33 @@ impl Inference {
         };
         let inputs = graph.inputs().iter().map(|&id| graph.value(id).name.clone()).collect();
         let session = executor.prepare(graph, &weights)?;
-        Ok(Inference { graph: graph.clone(), session, weights, inputs, output: output.clone() })
+        let (output, probabilities) = (output.clone(), false);
+        Ok(Inference { graph: graph.clone(), session, weights, inputs, output, probabilities })
     }
 
     /// Adds all that decides about its answers but the executor.
     pub(crate) fn fingerprint(&self, hasher: &mut Hasher) {
         fingerprint::graph(hasher, &self.graph);
         fingerprint::weights(hasher, &self.weights, |_| true);
+    }
+
+    /// Whether the output is the probability of each class, and not logits.
+    pub fn gives_probabilities(&self) -> bool {
+        self.probabilities
+    }
+
+    /// Logits [n, classes] for pictures [n, 3, size, size]; where the network gives probabilities, their logarithms.
+    ///
+    /// # Errors
+    /// As [`Inference::run`], and when an answer is not finite.
+    pub fn logits(&mut self, pictures: &Tensor) -> Result<Vec<f32>, NetworkError> {
+        let mut answers = self.run(pictures)?.data.to_vec();
+        check_answers(&answers)?;
+        if self.probabilities {
+            // A probability of 0 is kept finite.
+            answers.iter_mut().for_each(|p| *p = libm::logf(p.max(f32::MIN_POSITIVE)));
+        }
+        Ok(answers)
     }
 
     /// The output for one input: for a classifier, logits [n, classes] for pictures [n, 3, size, size].

@@ -101,6 +101,11 @@ pub fn softmax(row: &[f32]) -> Vec<f64> {
     exp.into_iter().map(|x| x / sum).collect()
 }
 
+/// The probability of each class: the answers themselves where a network gives `probabilities`, else their softmax.
+pub fn probabilities(answers: &[f32], probabilities: bool) -> Vec<f64> {
+    if probabilities { answers.iter().map(|&p| p.into()).collect() } else { softmax(answers) }
+}
+
 /// How many classes come before `label`; of equals, the first comes first.
 fn rank(row: &[f32], label: usize) -> usize {
     let before = |&(i, &x): &(usize, &f32)| x > row[label] || (x == row[label] && i < label);

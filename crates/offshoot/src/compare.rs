@@ -6,15 +6,18 @@ use std::path::Path;
 use offshoot_data::{Loader, LoaderOptions, Sample, Transform};
 use offshoot_graph::model::INPUT;
 use offshoot_graph::random::{Purpose, Random};
+use offshoot_graph::text::shown;
 use offshoot_graph::{DType, Dim, Graph, Model, Preprocessing, Shape, Tensor};
 use offshoot_train::Inference;
+use offshoot_train::inference::check_answers;
+use offshoot_train::metrics::argmax;
 use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::npz::{self, Numbers};
 use crate::source::Loaded;
 
-/// The largest difference of logits, in parts of the largest logit, between two files of the same model.
+/// The largest difference of logits, in parts of the largest logit, between two files of the same model in f32.
 pub const TOLERANCE: f64 = 1e-4;
 
 /// The batches that a comparison runs.
@@ -26,8 +29,8 @@ const BUILT_IN: usize = 32;
 /// How far two models' logits lie apart.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Comparison {
-    /// Whether they answer alike: the largest difference is below [`TOLERANCE`] of the largest logit, and every top-1
-    /// agrees.
+    /// Whether they answer alike: the largest difference is below the tolerance, in parts of the largest logit. A best class
+    /// that changes is then one whose logit is closer to the second best than twice that.
     pub ok: bool,
     /// The largest difference of two logits.
     pub max_abs_diff: f64,
@@ -35,11 +38,13 @@ pub struct Comparison {
     pub max_rel_diff: f64,
     /// The smallest cosine between the logits of a picture.
     pub cosine: f64,
-    /// The part of the pictures whose best class is the same. One whose two best logits are closer than twice the
-    /// tolerance counts as agreeing.
+    /// The part of the pictures whose best class is the same.
     pub top1_agreement: f64,
     /// The sizes of the batches that were run.
     pub batches: Vec<usize>,
+    /// Whether all answers of both are finite numbers.
+    #[serde(skip)]
+    pub finite: bool,
 }
 
 impl Comparison {
@@ -47,7 +52,8 @@ impl Comparison {
     /// difference is a number (JSON has `null` there).
     pub fn impossible() -> Comparison {
         let (max_abs_diff, max_rel_diff, cosine) = (f64::INFINITY, f64::INFINITY, f64::NAN);
-        Comparison { ok: false, max_abs_diff, max_rel_diff, cosine, top1_agreement: 0.0, batches: Vec::new() }
+        let (top1_agreement, batches) = (0.0, Vec::new());
+        Comparison { ok: false, max_abs_diff, max_rel_diff, cosine, top1_agreement, batches, finite: true }
     }
 }
 
@@ -113,7 +119,7 @@ impl Inputs {
             let input = graph.value(id);
             let name = if graph.inputs().len() == 1 { INPUT } else { &input.name };
             let array = npz::read(path, name)?;
-            let refused = |what: String| Error::Input(format!("{}: `{name}`: {what}", path.display()));
+            let refused = |what: String| Error::Input(format!("{}: `{name}`: {what}", shown(path)));
             let rows = rows_of(&array.shape, &input.shape).map_err(refused)?;
             if *count.get_or_insert(rows) != rows {
                 return Err(refused(format!("it holds {rows} rows, other arrays {count:?}")));
@@ -123,7 +129,7 @@ impl Inputs {
         }
         match count {
             Some(count) => Ok(Inputs { parts, count }),
-            None => Err(Error::Input(format!("{}: the model takes no inputs", path.display()))),
+            None => Err(Error::Input(format!("{}: the model takes no inputs", shown(path)))),
         }
     }
 
@@ -241,16 +247,73 @@ pub fn compare(
     tolerance: f64,
 ) -> Result<Comparison> {
     let mut seen = Differences::default();
-    let largest = batches.iter().copied().max().unwrap_or(1);
-    for start in (0..inputs.len()).step_by(largest) {
-        // Of a single size, the last batch is filled from the first inputs.
-        let end = if batches.len() == 1 { start + largest } else { inputs.len().min(start + largest) };
-        seen.add(first, second, &inputs.all(start..end))?;
-    }
-    for &n in batches.iter().filter(|_| batches.len() > 1) {
-        seen.add(first, second, &inputs.all(0..n))?;
+    for rows in runs(inputs.len(), batches) {
+        let batch = inputs.all(rows);
+        let answers = Answers::of(first, &batch)?;
+        seen.add(&answers, second, &batch)?;
     }
     Ok(seen.judge(batches.to_vec(), tolerance))
+}
+
+/// The inputs of each run of a comparison.
+fn runs(count: usize, batches: &[usize]) -> Vec<Range<usize>> {
+    let largest = batches.iter().copied().max().unwrap_or(1);
+    // Of a single size, the last batch is filled from the first inputs.
+    let end = |start| if batches.len() == 1 { start + largest } else { count.min(start + largest) };
+    let all = (0..count).step_by(largest).map(|start| start..end(start));
+    all.chain(batches.iter().filter(|_| batches.len() > 1).map(|&n| 0..n)).collect()
+}
+
+/// What a model says of a batch.
+struct Answers {
+    shape: Vec<usize>,
+    data: Vec<f32>,
+}
+
+impl Answers {
+    fn of(network: &mut Inference, batch: &[Tensor]) -> Result<Answers> {
+        let answers = network.run_all(batch)?;
+        Ok(Answers { shape: answers.shape.to_vec(), data: answers.data.to_vec() })
+    }
+}
+
+/// What a model says of the inputs of a proof, before a file is made of it.
+pub(crate) struct Reference<'a> {
+    inputs: &'a Inputs,
+    batches: Vec<usize>,
+    answers: Vec<Answers>,
+}
+
+impl<'a> Reference<'a> {
+    /// Runs `network`, which takes batches of the sizes `batches`.
+    ///
+    /// # Errors
+    /// When it cannot run, or gives NaN or infinities: no file can be proven to answer like it.
+    pub(crate) fn new(
+        network: &mut Inference,
+        inputs: &'a Inputs,
+        batches: Vec<usize>,
+    ) -> Result<Reference<'a>> {
+        let mut answers = Vec::new();
+        for rows in runs(inputs.len(), &batches) {
+            let found = Answers::of(network, &inputs.all(rows))?;
+            check_answers(&found.data)?;
+            answers.push(found);
+        }
+        Ok(Reference { inputs, batches, answers })
+    }
+
+    /// As [`compare`], of another model.
+    ///
+    /// # Errors
+    /// When it cannot run, or has another number of classes.
+    pub(crate) fn compare(&self, other: &mut Inference, tolerance: f64) -> Result<Comparison> {
+        let mut seen = Differences::default();
+        for (rows, answers) in runs(self.inputs.len(), &self.batches).into_iter().zip(&self.answers) {
+            seen.add(answers, other, &self.inputs.all(rows))?;
+        }
+        Ok(seen.judge(self.batches.clone(), tolerance))
+    }
 }
 
 /// What has been seen so far.
@@ -259,19 +322,21 @@ pub(crate) struct Differences {
     max_abs_diff: f64,
     largest_logit: f64,
     least_cosine: Option<f64>,
-    /// For each picture: whether the best class is the same, and the gap between the two best logits.
-    top1: Vec<(bool, f64)>,
+    pictures: usize,
+    /// Pictures whose best class is the same.
+    agreeing: usize,
+    not_finite: bool,
 }
 
 impl Differences {
-    fn add(&mut self, first: &mut Inference, second: &mut Inference, batch: &[Tensor]) -> Result<()> {
-        let (a, b) = (first.run_all(batch)?, second.run_all(batch)?);
-        if a.shape != b.shape {
-            let (a, b) = (a.shape, b.shape);
+    fn add(&mut self, first: &Answers, second: &mut Inference, batch: &[Tensor]) -> Result<()> {
+        let second = Answers::of(second, batch)?;
+        if first.shape != second.shape {
+            let (a, b) = (&first.shape, second.shape);
             return Err(Error::Input(format!("the models differ in their outputs: {a:?} and {b:?}")));
         }
-        let classes = a.shape.last().copied().unwrap_or(1).max(1);
-        for (a, b) in a.data.chunks_exact(classes).zip(b.data.chunks_exact(classes)) {
+        let classes = first.shape.last().copied().unwrap_or(1).max(1);
+        for (a, b) in first.data.chunks_exact(classes).zip(second.data.chunks_exact(classes)) {
             self.add_picture(a, b);
         }
         Ok(())
@@ -281,6 +346,7 @@ impl Differences {
     pub(crate) fn add_picture(&mut self, a: &[f32], b: &[f32]) {
         let (mut dot, mut aa, mut bb) = (0.0, 0.0, 0.0);
         for (&x, &y) in a.iter().zip(b) {
+            self.not_finite |= !x.is_finite() || !y.is_finite();
             let (x, y) = (f64::from(x), f64::from(y));
             // `max` would pass over a NaN.
             let difference = if (x - y).is_nan() { f64::INFINITY } else { (x - y).abs() };
@@ -290,37 +356,25 @@ impl Differences {
         }
         let cosine = if aa == 0.0 && bb == 0.0 { 1.0 } else { dot / (aa * bb).sqrt() };
         self.least_cosine = Some(self.least_cosine.map_or(cosine, |least| least.min(cosine)));
-        let ((best_a, gap), (best_b, _)) = (best(a), best(b));
-        self.top1.push((best_a == best_b, gap));
+        self.pictures += 1;
+        // Where a number is no logit, no class is the best.
+        let finite = a.iter().chain(b).all(|x| x.is_finite());
+        self.agreeing += usize::from(finite && argmax(a) == argmax(b));
     }
 
     pub(crate) fn judge(self, batches: Vec<usize>, tolerance: f64) -> Comparison {
-        let close_call = 2.0 * tolerance * self.largest_logit;
-        let agreeing = self.top1.iter().filter(|(same, gap)| *same || *gap < close_call).count();
         let max_rel_diff =
             if self.largest_logit > 0.0 { self.max_abs_diff / self.largest_logit } else { self.max_abs_diff };
-        let top1_agreement = agreeing as f64 / self.top1.len().max(1) as f64;
         Comparison {
-            ok: max_rel_diff < tolerance && agreeing == self.top1.len(),
+            ok: !self.not_finite && max_rel_diff < tolerance,
             max_abs_diff: self.max_abs_diff,
             max_rel_diff,
             cosine: self.least_cosine.unwrap_or(1.0),
-            top1_agreement,
+            top1_agreement: self.agreeing as f64 / self.pictures.max(1) as f64,
             batches,
+            finite: !self.not_finite,
         }
     }
-}
-
-/// The best class and how far its logit is above the second best.
-fn best(logits: &[f32]) -> (usize, f64) {
-    let mut order: Vec<usize> = (0..logits.len()).collect();
-    order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]));
-    let gap = if order.len() > 1 {
-        f64::from(logits[order[0]]) - f64::from(logits[order[1]])
-    } else {
-        f64::INFINITY
-    };
-    (order.first().copied().unwrap_or(0), gap)
 }
 
 /// What two models say of themselves and do not agree on, in words: the size of their inputs, their classes, their

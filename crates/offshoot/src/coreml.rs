@@ -4,20 +4,20 @@ use std::path::Path;
 
 use offshoot_formats::coreml::{self, Options, Precision, StoredWeights};
 use offshoot_graph::Model;
+use offshoot_graph::text::shown;
 
 use crate::compare::TOLERANCE;
 use crate::error::{Error, Result};
-use crate::export::{Bound, Exported, Proof, export_within, shipped};
+use crate::export::{Exported, Proof, export_within, shipped};
 
 /// The largest difference of logits that rounding weights to f16 may make, in parts of the largest logit.
 pub const F16_TOLERANCE: f64 = 5e-2;
-/// The same for weights of int8: past it something else is wrong. What they cost in accuracy is for `eval` to say.
+/// The same for int8: past it something else is wrong. What it costs in accuracy is for `eval` to say.
 pub const INT8_TOLERANCE: f64 = 0.5;
 
 /// Writes `model` as the Core ML package `path`, a folder. Before it takes its name, its bytes are read again and run on the
 /// proof's inputs beside `model`: in f32, so that the difference is that of the stored weights. Core ML itself, which runs on
-/// Apple's systems only, is no part of the proof. Where weights are rounded, a best class that changes is reported and not
-/// refused.
+/// Apple's systems only, is no part of the proof.
 ///
 /// # Errors
 /// When Core ML lacks an operator, the package cannot be written, or does not answer like `model`; what was at `path`
@@ -26,16 +26,16 @@ pub fn export_coreml(model: &Model, path: &Path, options: Options, proof: Proof<
     if path.exists() && !coreml::is_package(path) {
         return Err(Error::Input(format!(
             "{}: there is something else than a package; move it",
-            path.display()
+            shown(path)
         )));
     }
-    let bound = match (options.precision, options.weights) {
-        (_, StoredWeights::Int8) => Bound { tolerance: INT8_TOLERANCE, every_top1: false },
-        (Precision::F16, StoredWeights::Float) => Bound { tolerance: F16_TOLERANCE, every_top1: false },
-        (Precision::F32, StoredWeights::Float) => Bound { tolerance: TOLERANCE, every_top1: true },
+    let tolerance = match (options.precision, options.weights) {
+        (_, StoredWeights::Int8) => INT8_TOLERANCE,
+        (Precision::F16, StoredWeights::Float) => F16_TOLERANCE,
+        (Precision::F32, StoredWeights::Float) => TOLERANCE,
     };
     let write =
         |staged: &Path| Ok(coreml::write(staged, &shipped(model)?, options).map_err(|e| e.problem.at(path))?);
     let read = |staged: &Path| Ok(coreml::read(staged)?);
-    export_within("coreml", model, path, bound, write, read, proof)
+    export_within("coreml", model, path, tolerance, write, read, proof)
 }

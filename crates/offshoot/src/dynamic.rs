@@ -7,8 +7,9 @@ use offshoot_formats::safetensors;
 use offshoot_graph::model::BATCH;
 use offshoot_graph::{Bindings, DType, Model, Op, Role, costs, passes};
 
+use crate::compare::TOLERANCE;
 use crate::error::{Error, Result};
-use crate::export::{Proof, export_onnx, shipped};
+use crate::export::{Proof, export_onnx, export_within, shipped};
 use crate::source::{Loaded, ModelSource, Overrides};
 
 /// Below this part of a network's weights, a user should know that dynamic int8 does little for it.
@@ -147,14 +148,6 @@ impl DynamicInt8 {
         ))
     }
 
-    /// The model in int8, where it is a classifier that does not come from an ONNX file.
-    pub fn model(&self) -> Option<&Model> {
-        match &self.float {
-            Float::Model { int8, .. } => Some(int8),
-            Float::File { .. } => None,
-        }
-    }
-
     /// The float model and the one in int8, to run on pictures.
     ///
     /// # Errors
@@ -173,10 +166,33 @@ impl DynamicInt8 {
         }
     }
 
-    /// Writes an ONNX file to `path`. One of a classifier is proven as [`export_onnx`] does it, against the model in int8.
+    /// The float model, where it is a classifier of pictures.
+    pub fn float(&self) -> Option<Model> {
+        self.classifiers().ok().map(|[float, _]| float)
+    }
+
+    /// Looks for NaN among the weights of a file that is no classifier of pictures: it cannot be run here without its inputs.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// When a weight holds some. (An infinity may be a mask.)
+    pub fn check_weights(&self) -> Result<()> {
+        let Float::File { source, .. } = &self.float else { return Ok(()) };
+        let Ok(Loaded { model, .. }) = source.load_any() else { return Ok(()) };
+        let broken =
+            model.weights.iter().find(|(_, t)| t.as_f32().is_some_and(|x| x.iter().any(|x| x.is_nan())));
+        match broken {
+            None => Ok(()),
+            Some((name, _)) => Err(Error::Input(format!(
+                "the parameter `{name}` holds NaN, and so does what the model gives; quantise weights that work"
+            ))),
+        }
+    }
+
+    /// Writes an ONNX file to `path`. One of a classifier is proven as [`export_onnx`] does it, against the model in int8, and
+    /// compared with the float model; its manifest stands beside it.
+    ///
+    /// # Errors
+    /// When it cannot be written, or a classifier gives NaN or is another one in int8.
     pub fn write_onnx(
         &self,
         path: &Path,
@@ -185,13 +201,20 @@ impl DynamicInt8 {
     ) -> Result<[u64; 2]> {
         match &self.float {
             Float::File { bytes, int8, .. } => {
-                onnx::write_quantized(path, int8)?;
+                let classifiers = proof.and_then(|proof| Some((proof, self.classifiers().ok()?)));
+                match classifiers {
+                    Some((proof, [float, model])) => self.write_file(path, &float, &model, proof)?,
+                    None => onnx::write_quantized(path, int8)?,
+                }
                 Ok([int8.len() as u64, *bytes])
             }
             Float::Model { float, int8 } => {
                 let before = onnx::write_bytes(&shipped(float)?, options).map_err(|p| p.at(path))?.len();
                 match proof {
-                    Some(proof) => Ok([export_onnx(int8, path, options, proof)?.bytes, before as u64]),
+                    Some(proof) => {
+                        let proof = Proof { float: Some(float), ..proof };
+                        Ok([export_onnx(int8, path, options, proof)?.bytes, before as u64])
+                    }
                     None => {
                         onnx::write(path, &shipped(int8)?, options)?;
                         Ok([size(path)?, before as u64])
@@ -201,11 +224,27 @@ impl DynamicInt8 {
         }
     }
 
-    /// Writes weights as bytes under PyTorch's names, with their scales; offshoot makes the graph anew.
+    /// Writes the ONNX file of a classifier, whose bytes are made already.
+    fn write_file(&self, path: &Path, float: &Model, int8: &Model, proof: Proof<'_>) -> Result<()> {
+        let Float::File { int8: bytes, overrides, .. } = &self.float else { return Ok(()) };
+        let write = |staged: &Path| Ok(onnx::write_quantized(staged, bytes)?);
+        let read = |staged: &Path| {
+            let options = onnx::ReadOptions { size: overrides.size, any_input: false };
+            let mut model = onnx::read_with(staged, options)?.model;
+            model.metadata = int8.metadata.clone();
+            Ok(model)
+        };
+        let proof = Proof { float: Some(float), ..proof };
+        export_within("onnx", int8, path, TOLERANCE, write, read, proof)?;
+        Ok(())
+    }
+
+    /// Writes weights as bytes under PyTorch's names, with their scales; offshoot makes the graph anew. The proof is that of
+    /// [`DynamicInt8::write_onnx`].
     ///
     /// # Errors
-    /// When the file cannot be written, or the graph is of no architecture.
-    pub fn write_safetensors(&self, path: &Path) -> Result<[u64; 2]> {
+    /// When the file cannot be written, the graph is of no architecture, or the model gives NaN or is another one in int8.
+    pub fn write_safetensors(&self, path: &Path, proof: Proof<'_>) -> Result<[u64; 2]> {
         let (float, int8) = match &self.float {
             Float::Model { float, int8 } if int8.metadata.architecture.is_some() => (float, int8),
             Float::Model { .. } | Float::File { .. } => {
@@ -218,8 +257,12 @@ impl DynamicInt8 {
         let failed = |source| Error::Io { path: path.to_owned(), action: "write", source };
         let mut before = Vec::new();
         safetensors::write_to(&mut before, &float.weights, &metadata).map_err(failed)?;
-        safetensors::write(path, &int8.weights, &metadata)?;
-        Ok([size(path)?, before.len() as u64])
+        let write = |staged: &Path| Ok(safetensors::write(staged, &int8.weights, &metadata)?);
+        let read =
+            |staged: &Path| Ok(ModelSource::Path(staged.to_owned()).load(&Overrides::default())?.model);
+        let proof = Proof { float: Some(float), ..proof };
+        let written = export_within("safetensors", int8, path, TOLERANCE, write, read, proof)?;
+        Ok([written.bytes, before.len() as u64])
     }
 }
 

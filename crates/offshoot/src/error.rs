@@ -34,7 +34,7 @@ pub enum Error {
     #[error(transparent)]
     Build(#[from] BuildError),
     /// Weights do not make a model of an architecture.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {source}", offshoot_graph::text::shown(path))]
     Transfer {
         /// The file of weights.
         path: PathBuf,
@@ -42,7 +42,7 @@ pub enum Error {
         source: Box<TransferError>,
     },
     /// The classifier of an ONNX file cannot get a new head.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {source}", offshoot_graph::text::shown(path))]
     Graft {
         /// The ONNX file.
         path: PathBuf,
@@ -50,7 +50,7 @@ pub enum Error {
         source: Box<GraftError>,
     },
     /// Weights have other keys than the architecture.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {source}", offshoot_graph::text::shown(path))]
     Keys {
         /// The file of weights.
         path: PathBuf,
@@ -88,7 +88,7 @@ pub enum Error {
     #[error(transparent)]
     Graph(#[from] GraphError),
     /// A file or folder cannot be used.
-    #[error("{}: cannot {action}: {source}", path.display())]
+    #[error("{}: cannot {action}: {source}", offshoot_graph::text::shown(path))]
     Io {
         /// The file or folder.
         path: PathBuf,

@@ -4,11 +4,13 @@ use std::path::{Path, PathBuf};
 
 use offshoot_formats::onnx;
 use offshoot_formats::torchscript::{self, Form};
+use offshoot_graph::text::shown;
 use offshoot_graph::{Executor, Model, passes};
 use offshoot_train::{Inference, NetworkError};
 use serde::Serialize;
 
-use crate::compare::{Comparison, Inputs, TOLERANCE, batches, compare};
+use crate::compare::{Comparison, Inputs, Reference, TOLERANCE, batches};
+use crate::coreml::INT8_TOLERANCE;
 use crate::error::{Error, Result};
 use crate::manifest::{Manifest, ManifestProof};
 use crate::quantize::is_quantized;
@@ -24,7 +26,7 @@ pub struct Exported {
     pub path: PathBuf,
     /// Its size, with what stands beside it for it.
     pub bytes: u64,
-    /// The largest difference of a logit, from re-reading the file.
+    /// The largest difference of a logit between the file, read again, and the model that was asked for.
     pub max_abs_diff: f64,
     /// The part of the pictures whose best class is the same.
     pub top1_agreement: f64,
@@ -39,6 +41,9 @@ pub struct Proof<'a> {
     pub executor: &'a dyn Executor,
     /// SHA-256 of the checkpoint, for the manifest.
     pub source_sha256: Option<&'a str>,
+    /// Of a model in int8, the float model that it was made of. What is reported then, and stands in the manifest, is the
+    /// difference from that one, which may be as large as [`crate::INT8_TOLERANCE`].
+    pub float: Option<&'a Model>,
 }
 
 /// The model as it is shipped: batch norms folded, dropout removed.
@@ -78,15 +83,6 @@ pub fn export_torchscript(model: &Model, path: &Path, form: Form, proof: Proof<'
     export("torchscript", model, path, write, read, proof)
 }
 
-/// What an export must not differ by from the model.
-#[derive(Clone, Copy)]
-pub(crate) struct Bound {
-    /// The largest difference of a logit, in parts of the largest logit.
-    pub(crate) tolerance: f64,
-    /// Whether the best class of every picture must be the same. Where weights are rounded it is only reported.
-    pub(crate) every_top1: bool,
-}
-
 /// Writes a file, reads it again, compares it, and only then gives it its name, and its manifest one beside it.
 fn export(
     format: &'static str,
@@ -97,35 +93,49 @@ fn export(
     proof: Proof<'_>,
 ) -> Result<Exported> {
     if path.is_dir() {
-        return Err(Error::Input(format!("{}: a folder is in the way", path.display())));
+        return Err(Error::Input(format!("{}: a folder is in the way", shown(path))));
     }
-    export_within(format, model, path, Bound { tolerance: TOLERANCE, every_top1: true }, write, read, proof)
+    export_within(format, model, path, TOLERANCE, write, read, proof)
 }
 
-/// The same for a file or a folder that may differ by `bound`.
+/// The same for a file or a folder whose logits may differ by `tolerance`, in parts of the largest logit.
 pub(crate) fn export_within(
     format: &'static str,
     model: &Model,
     path: &Path,
-    bound: Bound,
+    tolerance: f64,
     write: impl FnOnce(&Path) -> Result<()>,
     read: impl FnOnce(&Path) -> Result<Model>,
     proof: Proof<'_>,
 ) -> Result<Exported> {
+    // First: of a model that gives NaN no file is made.
+    let float = proof.float.map(|float| reference(float, proof)).transpose()?;
+    let reference = reference(model, proof)?;
     let staging = Staging::new(path)?;
     write(&staging.path())?;
     let written = read(&staging.path())?;
-    let comparison = prove(model, &written, proof, bound.tolerance)?;
-    let close = comparison.max_rel_diff < bound.tolerance;
-    if !(comparison.ok || close && !bound.every_top1) {
+    if written.metadata.classes != model.metadata.classes
+        || written.metadata.preprocessing != model.metadata.preprocessing
+    {
+        return Err(Error::Input(
+            "the classes or the preprocessing did not survive the export. Please report this".into(),
+        ));
+    }
+    let mut network = Inference::new(&written, proof.executor)?;
+    let comparison = reference.compare(&mut network, tolerance)?;
+    if !comparison.ok {
         return Err(Error::Input(format!(
             "{}: not written, because the {format} file would not answer like the model: the largest difference is {:e} of the largest logit, top-1 agrees on {} of the pictures. Please report this",
-            path.display(),
+            shown(path),
             comparison.max_rel_diff,
             comparison.top1_agreement
         )));
     }
-    let evidence = ManifestProof::compared(&comparison, bound.tolerance, proof.inputs.len());
+    let (comparison, tolerance) = match float {
+        Some(float) => (in_int8(path, &float, &mut network)?, INT8_TOLERANCE),
+        None => (comparison, tolerance),
+    };
+    let evidence = ManifestProof::compared(&comparison, tolerance, proof.inputs.len());
     let source = proof.source_sha256.map(str::to_owned);
     let manifest = Manifest::of(format, &staging.made()?, source, evidence)?;
     manifest.write(&Manifest::beside(&staging.path()))?;
@@ -135,19 +145,27 @@ pub(crate) fn export_within(
     Ok(Exported { format, path: path.to_owned(), bytes, max_abs_diff, top1_agreement })
 }
 
-fn prove(model: &Model, written: &Model, proof: Proof<'_>, tolerance: f64) -> Result<Comparison> {
-    if written.metadata.classes != model.metadata.classes
-        || written.metadata.preprocessing != model.metadata.preprocessing
-    {
-        return Err(Error::Input(
-            "the classes or the preprocessing did not survive the export. Please report this".into(),
-        ));
+/// How far a file in int8 is from the float model.
+fn in_int8(path: &Path, float: &Reference<'_>, network: &mut Inference) -> Result<Comparison> {
+    let comparison = float.compare(network, INT8_TOLERANCE)?;
+    if comparison.ok {
+        return Ok(comparison);
     }
-    let batches = batches(&[model, written]);
-    let executor = proof.executor;
+    Err(Error::Input(format!(
+        "{}: not written: in int8 its answers are not those of the float model any more. The largest difference is {:.2} of the largest logit, more than {INT8_TOLERANCE}; top-1 agrees on {} of the pictures. Leave operators in float with --max-drop, or calibrate on other pictures",
+        shown(path),
+        comparison.max_rel_diff,
+        comparison.top1_agreement
+    )))
+}
+
+/// What `model` says of the proof's inputs.
+///
+/// # Errors
+/// When it cannot run, or gives NaN or infinities.
+pub(crate) fn reference<'a>(model: &Model, proof: Proof<'a>) -> Result<Reference<'a>> {
     // Of integers, the executor's own operators are compared with themselves: it rounds otherwise between operators that it
     // runs apart.
-    let first = if is_quantized(model) { Inference::new } else { Inference::unfolded };
-    let (mut first, mut second) = (first(model, executor)?, Inference::new(written, executor)?);
-    compare(&mut first, &mut second, proof.inputs, &batches, tolerance)
+    let prepare = if is_quantized(model) { Inference::new } else { Inference::unfolded };
+    Reference::new(&mut prepare(model, proof.executor)?, proof.inputs, batches(&[model]))
 }

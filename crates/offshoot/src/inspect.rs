@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use offshoot_formats::checkpoint::load_weights;
+use offshoot_graph::text::shown;
 use offshoot_graph::{Graph, Preprocessing, Role, ValueId};
 use serde::Serialize;
 
@@ -102,6 +103,10 @@ pub fn inspect(path: &Path, overrides: &Overrides) -> Result<Inspection> {
         }
         // No model, but perhaps the weights of one.
         Err(error @ Error::Input(_)) if path.is_file() => match load_weights(path) {
+            Ok(_) if *overrides != Overrides::default() => Err(Error::Input(format!(
+                "{}: weights without a graph take no pictures; leave --size, --fit, --mean and --std out",
+                shown(path)
+            ))),
             Ok(loaded) => {
                 let weights = loaded.weights;
                 let tensors = weights.iter().map(|(name, t)| TensorInspection {

@@ -27,7 +27,7 @@
 //!     offshoot::train(model, &recipe, &data, run, &executor, control)?;
 //!     let best = ModelSource::Path(run.into()).load(&Default::default())?.model;
 //!     let inputs = Inputs::from_samples(data.val, &best.metadata.preprocessing)?;
-//!     let proof = Proof { inputs: &inputs, executor: &executor, source_sha256: None };
+//!     let proof = Proof { inputs: &inputs, executor: &executor, source_sha256: None, float: None };
 //!     let exported = offshoot::export_onnx(&best, Path::new("photos.onnx"), Default::default(), proof)?;
 //!     println!("top-1 agrees on {} of the validation pictures", exported.top1_agreement);
 //!     Ok(())
@@ -93,12 +93,13 @@ pub use quantize::{
     is_quantized, quantize_static,
 };
 pub use source::{Loaded, ModelSource, Overrides, is_onnx};
+pub use staging::MadeFolders;
 pub use start::{keep_base, own_preprocessing, resumed, starting_model, with_default_recipe};
 
-/// A path in JSON; what is not UTF-8 in it is replaced.
+/// A path in JSON; bytes of it that are no UTF-8 are written as `\xNN`.
 fn lossy<S: serde::Serializer>(
     path: &std::path::Path,
     serializer: S,
 ) -> std::result::Result<S::Ok, S::Error> {
-    serializer.serialize_str(&path.to_string_lossy())
+    serializer.serialize_str(&offshoot_graph::text::path_text(path))
 }

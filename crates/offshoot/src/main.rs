@@ -5,6 +5,7 @@ mod commands;
 use std::process::ExitCode;
 
 use clap::Parser;
+use offshoot_graph::text::escaped_lines;
 
 use commands::{Command, Failure, print};
 
@@ -28,7 +29,7 @@ fn main() -> ExitCode {
         Err(Failure::Check) => ExitCode::from(1),
         Err(Failure::Error(error)) => {
             let message = error.to_string();
-            eprintln!("error: {message}");
+            eprintln!("error: {}", escaped_lines(&message));
             if json {
                 print::error(&message, error.file().as_deref(), None);
             }

@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use std::path::{Component, Path, PathBuf};
 
 use offshoot_formats::atomic::write_atomically;
+use offshoot_graph::text::shown;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -25,7 +26,7 @@ pub struct Manifest {
     pub files: Vec<ManifestFile>,
     /// SHA-256 of the checkpoint that was exported, where there was one file.
     pub source_sha256: Option<String>,
-    /// How the files were compared with the model.
+    /// How the files were compared with the model that was exported; those in int8, with the float model.
     pub proof: ManifestProof,
 }
 
@@ -45,7 +46,7 @@ pub struct ManifestFile {
 pub struct ManifestProof {
     /// `read back` when the files were read again and run beside the model, `structure` when only their form was checked.
     pub kind: String,
-    /// The largest difference that was accepted, in parts of the largest logit.
+    /// The largest difference that was accepted, in parts of the largest logit. `offshoot verify` accepts the same.
     pub tolerance: Option<f64>,
     /// As in [`Comparison`].
     pub max_abs_diff: Option<f64>,
@@ -116,6 +117,11 @@ impl Manifest {
         path.with_file_name(format!("{}.manifest.json", name(path)))
     }
 
+    /// The difference that the files were proven to stay below, in parts of the largest logit.
+    pub fn tolerance(&self) -> Option<f64> {
+        self.proof.tolerance.filter(|x| x.is_finite() && *x > 0.0)
+    }
+
     /// Writes it, whole or not at all.
     ///
     /// # Errors
@@ -137,7 +143,7 @@ impl Manifest {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(Error::Io { path: manifest, action: "read", source }),
         }
-        let broken = |e| Error::Input(format!("{}: it is no manifest of offshoot: {e}", manifest.display()));
+        let broken = |e| Error::Input(format!("{}: it is no manifest of offshoot: {e}", shown(&manifest)));
         serde_json::from_str(&text).map(Some).map_err(broken)
     }
 

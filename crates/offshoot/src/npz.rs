@@ -6,6 +6,8 @@ use std::path::Path;
 
 use zip::ZipArchive;
 
+use offshoot_graph::text::shown;
+
 use crate::error::{Error, Result};
 
 /// The largest array that is read, in bytes: a zip can claim any size.
@@ -40,7 +42,7 @@ impl Numbers {
 /// # Errors
 /// When there is no such array, or it holds no plain numbers, or is larger than 512 MiB.
 pub(crate) fn read(path: &Path, name: &str) -> Result<Array> {
-    let refused = |what: String| Error::Input(format!("{}: {what}", path.display()));
+    let refused = |what: String| Error::Input(format!("{}: {what}", shown(path)));
     let file =
         File::open(path).map_err(|source| Error::Io { path: path.to_owned(), action: "read", source })?;
     let way_out = "give a file of numpy.savez";

@@ -10,11 +10,13 @@ use offshoot_formats::onnx::Options as OnnxOptions;
 use offshoot_formats::tensorrt::{self, EnginePrecision, Profile};
 use offshoot_formats::triton;
 use offshoot_graph::Model;
+use offshoot_graph::text::{path_text, shown};
 use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::export::{Exported, Proof, export_onnx};
 use crate::quantize::is_quantized;
+use crate::staging::MadeFolders;
 
 const ONNX: &str = "model.onnx";
 const ENGINE: &str = "model.engine";
@@ -52,7 +54,7 @@ fn lossy_option<S: serde::Serializer>(
     serializer: S,
 ) -> std::result::Result<S::Ok, S::Error> {
     match path {
-        Some(path) => serializer.serialize_some(&path.to_string_lossy()),
+        Some(path) => serializer.serialize_some(&path_text(path)),
         None => serializer.serialize_none(),
     }
 }
@@ -99,7 +101,7 @@ pub(crate) fn tensorrt_folder(
             "an engine in int8 is made of a model that is quantised for TensorRT".into(),
         ));
     }
-    create(folder)?;
+    let _made = MadeFolders::new(folder)?;
     let file = Exported {
         format: "tensorrt",
         ..export_onnx(model, &folder.join(ONNX), OnnxOptions::default(), proof)?
@@ -132,9 +134,9 @@ fn build(trtexec: &Path, folder: &Path, arguments: &[String]) -> Result<PathBuf>
     };
     Err(Error::Input(format!(
         "{} {what}; {} and {SCRIPT} stay in {}. It said:\n{end}",
-        trtexec.display(),
+        shown(trtexec),
         ONNX,
-        folder.display()
+        shown(folder)
     )))
 }
 
@@ -158,21 +160,13 @@ pub fn export_triton(
     let folder = repository.join(name);
     let (metadata, onnx) = (&model.metadata, folder.join("1").join(ONNX));
     let labels = triton::labels(&metadata.classes).map_err(|problem| problem.at(&folder))?;
-    create(&folder.join("1"))?;
+    let _made = MadeFolders::new(&folder.join("1"))?;
     let file = export_onnx(model, &onnx, OnnxOptions::default(), proof)?;
     let config = triton::config(name, metadata, max_batch);
     for (name, text) in [(triton::LABELS, labels), ("config.pbtxt", config)] {
         write_atomically(&folder.join(name), |out| out.write_all(text.as_bytes()))?;
     }
     Ok(Exported { format: "triton", ..file })
-}
-
-fn create(folder: &Path) -> Result<()> {
-    fs::create_dir_all(folder).map_err(|source| Error::Io {
-        path: folder.to_owned(),
-        action: "create",
-        source,
-    })
 }
 
 #[cfg(unix)]

@@ -3,13 +3,15 @@
 use std::path::{Path, PathBuf};
 
 use offshoot_data::{Epoch, Loader, LoaderOptions, PictureError, Transform, View};
+use offshoot_graph::text::shown;
 use offshoot_graph::{Executor, Model, Tensor};
 use offshoot_train::Inference;
 use offshoot_train::evaluate::log_mean;
-use offshoot_train::metrics::softmax;
+use offshoot_train::inference::check_answers;
+use offshoot_train::metrics::probabilities;
 use serde::Serialize;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Pictures that go through the network at once.
 const BATCH: usize = 16;
@@ -22,7 +24,7 @@ pub struct Prediction {
     pub path: PathBuf,
     /// The best classes, the best first.
     pub top: Vec<Guess>,
-    /// The logits, where asked for.
+    /// What the model gives, where asked for: logits, unless its graph ends in probabilities.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub logits: Option<Vec<f32>>,
 }
@@ -34,7 +36,7 @@ pub struct Guess {
     pub class: String,
     /// Its place among the logits.
     pub index: usize,
-    /// The softmax of its logit.
+    /// The softmax of its logit, or what the model gives where that is a probability already.
     pub probability: f64,
 }
 
@@ -42,7 +44,7 @@ pub struct Guess {
 /// averaged; their logarithms stand for the logits then. Returns the pictures that could not be decoded.
 ///
 /// # Errors
-/// When the model cannot run, or `found` fails.
+/// When the model cannot run or gives NaN or infinities, or `found` fails.
 pub fn predict(
     model: &Model,
     paths: Vec<PathBuf>,
@@ -52,6 +54,7 @@ pub fn predict(
     mut found: impl FnMut(Prediction) -> Result<()>,
 ) -> Result<Vec<PictureError>> {
     let mut network = Inference::new(model, executor)?;
+    let as_they_are = network.gives_probabilities();
     let transform = Transform::new(&model.metadata.preprocessing)?;
     let size = model.metadata.preprocessing.size;
     let loader = |&view: &View| {
@@ -62,41 +65,57 @@ pub fn predict(
     let mut epochs: Vec<Epoch> = loaders.iter().map(|loader| loader.epoch(0)).collect();
     // All views of a batch before the next: they leave the same pictures out.
     loop {
-        let mut sum: Vec<f64> = Vec::new();
-        let (mut row, mut indices) = (Vec::new(), Vec::new());
+        let (mut rows, mut sum): (Vec<f32>, Vec<f64>) = (Vec::new(), Vec::new());
+        let mut indices = Vec::new();
         for epoch in &mut epochs {
             let Some(batch) = epoch.next().transpose()? else { break };
             let images = Tensor::f32([batch.len(), 3, size, size], batch.images);
-            row = network.run(&images)?.data.to_vec();
+            rows = network.run(&images)?.data.to_vec();
             indices = batch.indices;
-            if loaders.len() > 1 {
-                let classes = (row.len() / indices.len()).max(1);
-                sum.resize(row.len(), 0.0);
-                let probabilities = row.chunks_exact(classes).flat_map(softmax);
-                sum.iter_mut().zip(probabilities).for_each(|(sum, p)| *sum += p);
-            }
+            check(&rows, &indices, &paths)?;
+            let classes = (rows.len() / indices.len()).max(1);
+            sum.resize(rows.len(), 0.0);
+            let found = rows.chunks_exact(classes).flat_map(|row| probabilities(row, as_they_are));
+            sum.iter_mut().zip(found).for_each(|(sum, p)| *sum += p);
         }
         if indices.is_empty() {
             return Ok(loaders.first().map(Loader::skipped).unwrap_or_default());
         }
-        let answers = if sum.is_empty() { row } else { log_mean(&sum, loaders.len()) };
-        for (row, &index) in answers.chunks_exact((answers.len() / indices.len()).max(1)).zip(&indices) {
-            found(prediction(&paths[index as usize], row, &model.metadata.classes, top, logits))?;
+        if loaders.len() > 1 {
+            rows = log_mean(&sum, loaders.len());
+            sum.iter_mut().for_each(|sum| *sum /= loaders.len() as f64);
+        }
+        let classes = (rows.len() / indices.len()).max(1);
+        let answers = rows.chunks_exact(classes).zip(sum.chunks_exact(classes));
+        for ((row, p), &index) in answers.zip(&indices) {
+            let logits = logits.then(|| row.to_vec());
+            found(prediction(&paths[index as usize], (row, p), &model.metadata.classes, top, logits))?;
         }
     }
 }
 
-fn prediction(path: &Path, row: &[f32], classes: &[String], top: usize, logits: bool) -> Prediction {
+/// An error that names the first picture whose answers are NaN or infinite.
+fn check(rows: &[f32], indices: &[u64], paths: &[PathBuf]) -> Result<()> {
+    let classes = (rows.len() / indices.len()).max(1);
+    for (row, &index) in rows.chunks_exact(classes).zip(indices) {
+        check_answers(row).map_err(|e| Error::Input(format!("{}: {e}", shown(&paths[index as usize]))))?;
+    }
+    Ok(())
+}
+
+fn prediction(
+    path: &Path,
+    (row, probabilities): (&[f32], &[f64]),
+    classes: &[String],
+    top: usize,
+    logits: Option<Vec<f32>>,
+) -> Prediction {
     let mut order: Vec<usize> = (0..row.len()).collect();
     order.sort_by(|&a, &b| row[b].total_cmp(&row[a]));
-    let most = order.first().map_or(0.0, |&i| f64::from(row[i]));
-    let exp = |i: usize| (f64::from(row[i]) - most).exp();
-    let sum: f64 = order.iter().map(|&i| exp(i)).sum();
     let guess = |&index: &usize| Guess {
         class: classes.get(index).cloned().unwrap_or_else(|| index.to_string()),
         index,
-        probability: exp(index) / sum,
+        probability: probabilities[index],
     };
-    let top = order.iter().take(top).map(guess).collect();
-    Prediction { path: path.to_owned(), top, logits: logits.then(|| row.to_vec()) }
+    Prediction { path: path.to_owned(), top: order.iter().take(top).map(guess).collect(), logits }
 }

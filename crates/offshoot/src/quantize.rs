@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use offshoot_data::{Loader, LoaderOptions, Sample, Transform};
 use offshoot_formats::onnx;
 use offshoot_graph::passes::freeze;
+use offshoot_graph::text::shown;
 use offshoot_graph::{Executor, Model, Op, Tensor, Weights};
 use offshoot_quant::{
     Calibration, Method, Network, Scheme, WeightBits, calibrate, fake_quantize, quantize, rank,
@@ -205,7 +206,7 @@ fn check(model: &Model, pictures: &QuantizePictures, options: &StaticOptions) ->
     if let Some(both) = used.map(|path| real(path)).find(|path| measured.contains(path)) {
         return Err(Error::Input(format!(
             "{}: a picture that the accuracy is measured on must not be one to calibrate on; give others with --calibration DIR",
-            both.display()
+            shown(&both)
         )));
     }
     Ok(())
@@ -347,7 +348,7 @@ impl Work<'_> {
     }
 }
 
-/// Writes a quantised model as ONNX to `path`, proven as by [`export_onnx`]; `float` is the model it was made of.
+/// Writes a quantised model as ONNX to `path`, proven as by [`export_onnx`] and compared with `float`, the model it was made of.
 ///
 /// # Errors
 /// Those of [`export_onnx`].
@@ -359,7 +360,7 @@ pub fn export_static(
     proof: Proof<'_>,
 ) -> Result<Quantized> {
     let before = onnx::write_bytes(&shipped(float)?, options).map_err(|problem| problem.at(path))?;
-    let exported = export_onnx(&quantized.model, path, options, proof)?;
+    let exported = export_onnx(&quantized.model, path, options, Proof { float: Some(float), ..proof })?;
     Ok(Quantized {
         path: exported.path,
         bytes: exported.bytes,

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
+use offshoot_graph::text::shown;
 use tempfile::TempDir;
 
 use crate::error::{Error, Result};
@@ -61,7 +62,7 @@ impl Staging {
         if let Some(link) = places.iter().find(|p| p.symlink_metadata().is_ok_and(|m| m.is_symlink())) {
             return Err(Error::Input(format!(
                 "{}: a symbolic link is in the way; remove it or write elsewhere with --out",
-                link.display()
+                shown(link)
             )));
         }
         for (staged, place) in made.iter().zip(&places) {
@@ -76,6 +77,34 @@ impl Staging {
             File::open(parent(&self.target)).and_then(|f| f.sync_all()).map_err(failed(&self.target))?;
         }
         Ok(())
+    }
+}
+
+/// Folders that were made for files. Dropped, it removes those that hold nothing: where no file came of it, nothing is left.
+pub struct MadeFolders(Vec<PathBuf>);
+
+impl MadeFolders {
+    /// Makes `folder` and the folders above it that are missing.
+    ///
+    /// # Errors
+    /// When one cannot be made.
+    pub fn new(folder: &Path) -> Result<MadeFolders> {
+        let missing = folder.ancestors().take_while(|path| !path.as_os_str().is_empty() && !path.exists());
+        let missing: Vec<PathBuf> = missing.map(Path::to_owned).collect();
+        let failed = |source| Error::Io { path: folder.to_owned(), action: "create", source };
+        if !folder.as_os_str().is_empty() {
+            fs::create_dir_all(folder).map_err(failed)?;
+        }
+        Ok(MadeFolders(missing))
+    }
+}
+
+impl Drop for MadeFolders {
+    fn drop(&mut self) {
+        // The innermost comes first; a folder with something in it is not removed.
+        for folder in &self.0 {
+            let _ = fs::remove_dir(folder);
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use offshoot_formats::checkpoint::match_weights;
 use offshoot_formats::onnx;
+use offshoot_graph::text::shown;
 use offshoot_graph::{Metadata, Model, Preprocessing, Weights};
 use offshoot_models::{
     Architecture, BuildOptions, Head, TransferOptions, expected_parameters, find, graft, transfer,
@@ -114,7 +115,7 @@ fn onnx_model(path: &Path, recipe: &Recipe, classes: &[String]) -> Result<Model>
     if recipe.weights.is_some() {
         return Err(Error::Input(format!(
             "{}: an ONNX file has its own weights; leave --weights out",
-            path.display()
+            shown(path)
         )));
     }
     let head: Head = recipe.head.parse().map_err(offshoot_models::BuildError::from)?;

@@ -6,7 +6,7 @@ use std::ops::Range;
 use offshoot_graph::op::{
     AveragePool, BatchNormalization, Clip, Conv, Gemm, HardSigmoid, LayerNormalization, Pool,
 };
-use offshoot_graph::passes::remove_training_leftovers;
+use offshoot_graph::passes::{gives_probabilities, remove_training_leftovers};
 use offshoot_graph::{
     Bindings, DType, Dim, Graph, InferenceGraph, Metadata, Model, Node, Op, Preprocessing, Shape, Source,
     Tensor, ValueId, Weights,
@@ -204,6 +204,10 @@ impl Writer<'_> {
         };
         let inputs: Vec<_> = [("x", computed)].into_iter().chain(parameter).collect();
         self.program.named(kind, &inputs, vec![named_type(LOGITS, f32_type.clone())]);
+        if gives_probabilities(self.graph, self.weights) {
+            self.program.classify(LOGITS, &metadata.classes);
+            return Ok(());
+        }
         let axis = self.program.constant("probabilities_axis", Value::ints(vec![1], &[]));
         let probabilities = self.program.unused("probabilities");
         let inputs = [("x", LOGITS.to_owned()), ("axis", axis)];

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use offshoot_graph::model::{BATCH, INPUT, OUTPUT};
 use offshoot_graph::passes::recognize_gelu;
-use offshoot_graph::{DType, Dim, Graph, Model, Weights};
+use offshoot_graph::{DType, Dim, Graph, GraphError, Model, Weights};
 use prost::bytes::Bytes;
 
 use super::attributes::NodeView;
@@ -16,6 +16,7 @@ use super::proto::{DimensionProto, GraphProto, ModelProto, TensorProto, ValueInf
 use super::tensors::TensorReader;
 use super::translate::{Context, Translator};
 use super::{METADATA_KEY, OnnxModel, ReadOptions};
+use crate::ending::{logits, rows};
 use crate::error::Problem;
 use crate::metadata::{self, MAX_CLASSES, MAX_PICTURE};
 
@@ -62,6 +63,8 @@ struct Built {
     weights: Weights,
     classes: usize,
     converted: bool,
+    /// What a user should know about the end of the graph.
+    ending: Option<String>,
 }
 
 pub(super) fn read(bytes: Bytes, folder: Option<&Path>, options: ReadOptions) -> Result<OnnxModel, Problem> {
@@ -75,7 +78,7 @@ pub(super) fn read(bytes: Bytes, folder: Option<&Path>, options: ReadOptions) ->
     })?;
     let mut warnings = Vec::new();
     let producers = Producers::new(graph)?;
-    let (output, softmax) = find_output(graph, &producers)?;
+    let output = find_output(graph, &producers)?;
     let nodes = producers.needed(output)?;
     let source = Source {
         graph,
@@ -89,10 +92,8 @@ pub(super) fn read(bytes: Bytes, folder: Option<&Path>, options: ReadOptions) ->
         len,
         folder,
     };
-    if softmax {
-        warnings.push("the file ends in a Softmax, which is left out: the output is logits".into());
-    }
     let built = build_for_any_sizes(&source, &mut warnings)?;
+    warnings.extend(built.ending.clone());
     let halved = |input: &Input<'_>| input.dtype == DType::F32 && input.element_type != 1;
     if built.converted || source.inputs.iter().any(halved) {
         warnings.push("the file is not all float32; it is computed in float32 here".into());
@@ -256,8 +257,8 @@ fn side(place: &str, dim: &DimensionProto, axis: &str) -> Result<Dim, Problem> {
     }
 }
 
-/// The value that holds the logits, and whether a Softmax after it was left out.
-fn find_output<'a>(graph: &'a GraphProto, producers: &Producers<'a>) -> Result<(&'a str, bool), Problem> {
+/// The value that is the output.
+fn find_output<'a>(graph: &'a GraphProto, producers: &Producers<'a>) -> Result<&'a str, Problem> {
     let [output] = &graph.output[..] else {
         let what = format!("it has {} outputs, a classifier has one", graph.output.len());
         return Err(Problem::unsupported("ONNX graph", what, "Export with the logits as the only output"));
@@ -271,19 +272,17 @@ fn find_output<'a>(graph: &'a GraphProto, producers: &Producers<'a>) -> Result<(
             "Save the model with dense weights",
         ));
     }
-    let (mut name, mut softmax) = (output.name.as_str(), false);
+    let mut name = output.name.as_str();
     for _ in 0..graph.node.len() {
         let Some(node) = producers.producer(name) else { break };
-        let along_classes = matches!(node.int("axis", -1), 1 | -1);
         match (node.op(), node.input(0)) {
             ("Identity", Some(input)) => name = input,
             // Models in half precision end in one.
             ("Cast", Some(input)) if matches!(node.int("to", 0), 1 | 10 | 11 | 16) => name = input,
-            ("Softmax", Some(input)) if along_classes && !softmax => (name, softmax) = (input, true),
             _ => break,
         }
     }
-    Ok((name, softmax))
+    Ok(name)
 }
 
 fn count_uses<'a>(nodes: &[NodeView<'a>], output: &'a str) -> HashMap<&'a str, usize> {
@@ -377,6 +376,9 @@ fn build(source: &Source<'_>, given: &Given<'_>, batch: Dim) -> Result<Built, Pr
         translator.translate(node)?;
     }
     let output = translator.result(source.output)?;
+    let place =
+        |e: GraphError| Problem::unsupported("graph", e.to_string(), "Check the file with onnx.checker");
+    let output = rows(&mut translator.graph, output).map_err(place)?;
     let shape = &translator.graph.value(output).shape;
     let classes = match shape.0[..] {
         [ref first, Dim::Fixed(classes)] if *first == batch => classes,
@@ -392,8 +394,9 @@ fn build(source: &Source<'_>, given: &Given<'_>, batch: Dim) -> Result<Built, Pr
     }
     translator.graph.add_output(OUTPUT, output);
     let converted = translator.converted;
+    let logarithms = std::mem::take(&mut translator.logarithms);
     let (graph, weights) = translator.finish();
-    let graph = recognize_gelu(&graph)
-        .map_err(|e| Problem::unsupported("graph", e.to_string(), "Check the file with onnx.checker"))?;
-    Ok(Built { graph, weights, classes, converted })
+    let graph = recognize_gelu(&graph).map_err(place)?;
+    let (graph, ending) = logits(graph, &weights, &logarithms)?;
+    Ok(Built { graph, weights, classes, converted, ending })
 }

@@ -1,6 +1,7 @@
 //! ONNX nodes into ours, one operator at a time.
 
 mod recurrent;
+mod soft;
 mod tokens;
 
 use std::cell::Cell;
@@ -12,6 +13,7 @@ use offshoot_graph::op::{
 };
 use offshoot_graph::{DType, Data, Dim, DimOp, Graph, Op, Role, Shape, Tensor, ValueId, Weights};
 
+use self::soft::Soft;
 use super::attributes::NodeView;
 use super::fold::{MAX_NUMBERS, MAX_PARTS, Number, Numbers, fold, is_foldable, reshaped};
 use super::proto::TensorProto;
@@ -48,6 +50,8 @@ enum Operand {
     Dynamic(Dynamic),
     /// One number everywhere, under a shape that is not all known: the states that an LSTM starts from, masks of nothing.
     Filled(Filled),
+    /// Inside of a softmax or a sigmoid that the file spells out.
+    Soft(Soft),
 }
 
 /// A tensor of the file.
@@ -123,6 +127,8 @@ pub(super) struct Translator<'a> {
     scales: HashMap<(String, DType), ValueId>,
     /// Values that ONNX calls truth values, and that are f32 of 1 or 0 here.
     truths: HashSet<ValueId>,
+    /// Nodes of Softmax that stand for a LogSoftmax.
+    pub(super) logarithms: HashSet<String>,
 }
 
 impl<'a> Translator<'a> {
@@ -137,6 +143,7 @@ impl<'a> Translator<'a> {
             parameters: HashMap::new(),
             scales: HashMap::new(),
             truths: HashSet::new(),
+            logarithms: HashSet::new(),
         }
     }
 
@@ -172,7 +179,8 @@ impl<'a> Translator<'a> {
                 | Operand::Padded { .. }
                 | Operand::ChannelsLast(_)
                 | Operand::Dynamic(_)
-                | Operand::Filled(_),
+                | Operand::Filled(_)
+                | Operand::Soft(_),
             )
             | None => {
                 Err(Problem::unsupported(place, "it does not depend on the input as logits do", SIMPLIFY))
@@ -227,6 +235,9 @@ impl<'a> Translator<'a> {
     }
 
     fn operator(&mut self, node: NodeView<'a>) -> Result<Operand, Problem> {
+        if let Some(operand) = self.soft(node)? {
+            return Ok(operand);
+        }
         match node.op() {
             "Constant" => return self.constant(node),
             "Identity" | "Cast" => return self.alias(node),
@@ -347,6 +358,7 @@ impl<'a> Translator<'a> {
                 self.define(node.required(index)?, id);
                 Ok(id)
             }
+            Operand::Soft(_) => Err(self.unread(node)),
             Operand::Stored(_) | Operand::Numbers(_) => {
                 Err(node.unsupported(format!("its input {index} is a constant"), SIMPLIFY))
             }
@@ -369,7 +381,8 @@ impl<'a> Translator<'a> {
             | Operand::Padded { .. }
             | Operand::Product { .. }
             | Operand::Dynamic(_)
-            | Operand::Filled(_) => self.value(node, index),
+            | Operand::Filled(_)
+            | Operand::Soft(_) => self.value(node, index),
         }
     }
 
@@ -410,7 +423,8 @@ impl<'a> Translator<'a> {
             | Operand::Padded { .. }
             | Operand::Product { .. }
             | Operand::Dynamic(_)
-            | Operand::Filled(_) => {
+            | Operand::Filled(_)
+            | Operand::Soft(_) => {
                 let what =
                     format!("its input {index}, `{}`, is not stored in the file", node.required(index)?);
                 Err(node.unsupported(what, "Export with the weights as constants"))
@@ -432,7 +446,8 @@ impl<'a> Translator<'a> {
             | Operand::Padded { .. }
             | Operand::Product { .. }
             | Operand::Dynamic(_)
-            | Operand::Filled(_) => None,
+            | Operand::Filled(_)
+            | Operand::Soft(_) => None,
         })
     }
 
@@ -552,7 +567,8 @@ impl<'a> Translator<'a> {
                 | Operand::Padded { .. }
                 | Operand::Product { .. }
                 | Operand::Dynamic(_)
-                | Operand::Filled(_) => None,
+                | Operand::Filled(_)
+                | Operand::Soft(_) => None,
             };
             let Some(numbers) = numbers else { return Ok(None) };
             sizes = true;
@@ -581,7 +597,8 @@ impl<'a> Translator<'a> {
             | Operand::Padded { .. }
             | Operand::Product { .. }
             | Operand::Dynamic(_)
-            | Operand::Filled(_) => {
+            | Operand::Filled(_)
+            | Operand::Soft(_) => {
                 let x = self.value(node, 0)?;
                 self.shape(x).clone()
             }
@@ -640,7 +657,8 @@ impl<'a> Translator<'a> {
             | Operand::Padded { .. }
             | Operand::Product { .. }
             | Operand::Dynamic(_)
-            | Operand::Filled(_) => self.value(node, 0).map(Operand::Value),
+            | Operand::Filled(_)
+            | Operand::Soft(_) => self.value(node, 0).map(Operand::Value),
         }
     }
 
@@ -673,7 +691,8 @@ impl<'a> Translator<'a> {
             | Operand::Padded { .. }
             | Operand::Product { .. }
             | Operand::Dynamic(_)
-            | Operand::Filled(_) => {
+            | Operand::Filled(_)
+            | Operand::Soft(_) => {
                 let x = self.value(node, 0)?;
                 let rank = self.shape(x).rank();
                 let perm = match perm {
@@ -1193,9 +1212,16 @@ impl<'a> Translator<'a> {
     fn softmax(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
         let x = self.value(node, 0)?;
         let rank = self.shape(x).rank();
-        let axis = node.axis(node.int("axis", if self.context.opset < 13 { 1 } else { -1 }), rank)?;
-        if self.context.opset < 13 && axis + 1 != rank {
-            return Err(node.unsupported("a softmax over several axes is not read", SIMPLIFY));
+        let mut axis = node.axis(node.int("axis", if self.context.opset < 13 { 1 } else { -1 }), rank)?;
+        if self.context.opset < 13 {
+            // Over all axes from there on, of which one may have several places.
+            let dims = &self.shape(x).0;
+            let wide: Vec<usize> = (axis..rank).filter(|&axis| dims[axis] != Dim::Fixed(1)).collect();
+            axis = match wide[..] {
+                [] => axis,
+                [only] => only,
+                _ => return Err(node.unsupported("a softmax over several axes is not read", SIMPLIFY)),
+            };
         }
         self.push(node, Op::Softmax { axis }, &[x])
     }

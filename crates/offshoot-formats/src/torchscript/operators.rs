@@ -1,6 +1,6 @@
 //! Operators of PyTorch into ours, one at a time. Signatures: `native_functions.yaml` of PyTorch.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::Rc;
 
 use offshoot_graph::op::{
@@ -69,6 +69,8 @@ pub(super) struct Builder {
     /// The tensors of the file that are parameters, by name.
     pub(super) used: Vec<(String, Stored)>,
     names: Names,
+    /// Nodes of Softmax that stand for `log_softmax`.
+    pub(super) logarithms: HashSet<String>,
 }
 
 impl OperatorCall<'_> {
@@ -168,6 +170,7 @@ impl Builder {
             parameters: HashMap::new(),
             used: Vec::new(),
             names: Names::default(),
+            logarithms: HashSet::new(),
         }
     }
 
@@ -268,6 +271,14 @@ impl Builder {
                 min: call.number(1, "min", f64::NEG_INFINITY)? as f32,
                 max: call.number(2, "max", f64::INFINITY)? as f32,
             }),
+            "log_softmax" => {
+                let rank = self.shape(self.tensor(call, 0)?).rank();
+                let axis = call.axis(call.int(1, "dim", -1)?, rank)?;
+                let x = self.tensor(call, 0)?;
+                let id = self.push(call, &call.name, Op::Softmax { axis }, &[x])?;
+                self.logarithms.insert(self.graph.value(id).name.clone());
+                return self.finish(call, in_place, id);
+            }
             "softmax" => {
                 let rank = self.shape(self.tensor(call, 0)?).rank();
                 Op::Softmax { axis: call.axis(call.int(1, "dim", -1)?, rank)? }
@@ -833,16 +844,23 @@ impl Builder {
         self.view(call, id)
     }
 
+    /// Removes the named axes of one place; of an axis with more, as in PyTorch, nothing.
     fn squeeze(&mut self, call: &OperatorCall<'_>) -> Result<Value, Problem> {
         let x = self.tensor(call, 0)?;
-        let shape = self.shape(x);
-        let (rank, axes) = (shape.rank(), call.ints(1, "dim")?.unwrap_or_default());
-        let mut axes = axes.iter().map(|&a| call.axis(a, rank)).collect::<Result<Vec<_>, _>>()?;
+        let mut dims = self.shape(x).0.clone();
+        let axes = call.ints(1, "dim")?.unwrap_or_default();
+        let mut axes = axes.iter().map(|&a| call.axis(a, dims.len())).collect::<Result<Vec<_>, _>>()?;
         axes.sort_unstable();
-        if rank != 4 || axes != [2, 3] || shape.0[2..] != [Dim::Fixed(1), Dim::Fixed(1)] {
-            return Err(call.unsupported("only a height and width of one are removed together"));
+        axes.dedup();
+        if axes.is_empty() || axes.iter().any(|&axis| dims[axis].fixed().is_none()) {
+            return Err(call.unsupported("it would remove the batch where that is one picture"));
         }
-        self.flat(call, x)
+        for axis in axes.into_iter().rev() {
+            if dims[axis] == Dim::Fixed(1) {
+                dims.remove(axis);
+            }
+        }
+        self.reshaped(call, x, Shape(dims))
     }
 
     /// A reshape to sizes that are known but for the batch and one that follows from the others.

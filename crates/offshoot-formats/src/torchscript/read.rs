@@ -4,15 +4,15 @@ use std::collections::{BTreeMap, HashSet};
 use std::io::{BufReader, Read, Seek, SeekFrom};
 
 use offshoot_graph::model::{BATCH, INPUT, OUTPUT};
-use offshoot_graph::op::Op;
 use offshoot_graph::passes::prune;
-use offshoot_graph::{DType, Dim, Metadata, Model, Shape, Tensor, ValueId, Weights};
+use offshoot_graph::{DType, Dim, GraphError, Metadata, Model, Shape, Tensor, Weights};
 
 use super::evaluate::Evaluator;
 use super::operators::{Builder, load};
 use super::program::Program;
 use super::value::Stored;
 use super::{METADATA_FILE, TorchScriptModel};
+use crate::ending::{logits, rows};
 use crate::error::Problem;
 use crate::metadata::{self, MAX_CLASSES, MAX_PICTURE};
 use crate::pth::container::Archive;
@@ -55,7 +55,8 @@ pub(super) fn read(source: impl Read + Seek, size: Option<usize>) -> Result<Torc
     let output = builder.result(&result, &place)?;
 
     let mut warnings = Vec::new();
-    let output = without_softmax(&builder, output, &mut warnings);
+    let failed = |e: GraphError| place.damaged(e.to_string());
+    let output = rows(&mut builder.graph, output).map_err(failed)?;
     let classes = match builder.graph.value(output).shape.0[..] {
         [ref batch, Dim::Fixed(classes)] if *batch == Dim::symbol(BATCH) => classes,
         _ => {
@@ -68,7 +69,9 @@ pub(super) fn read(source: impl Read + Seek, size: Option<usize>) -> Result<Torc
         return Err(place.too_large(format!("it gives {classes} classes"), MAX_CLASSES as u64));
     }
     builder.graph.add_output(OUTPUT, output);
-    let graph = prune(&builder.graph).map_err(|e| place.damaged(e.to_string()))?;
+    let (graph, ending) = logits(builder.graph, &Weights::new(), &builder.logarithms)?;
+    warnings.extend(ending);
+    let graph = prune(&graph).map_err(failed)?;
     let kept: HashSet<&str> = graph.parameters().iter().map(|&id| graph.value(id).name.as_str()).collect();
     let used: Vec<(String, Stored)> =
         builder.used.into_iter().filter(|(name, _)| kept.contains(name.as_str())).collect();
@@ -172,19 +175,6 @@ fn small_constants<R: Read + Seek>(program: &mut Program<R>) -> Result<BTreeMap<
     let bytes = &mut |storage: &_| archive.storage("constants", storage);
     let loaded = storage::load(heap, &small, storage::Source { bytes, limit, order })?;
     Ok(loaded.into_iter().filter_map(|(node, tensor)| Some((node.parse().ok()?, tensor))).collect())
-}
-
-/// The logits under a softmax over the classes.
-fn without_softmax(builder: &Builder, output: ValueId, warnings: &mut Vec<String>) -> ValueId {
-    let graph = &builder.graph;
-    let node = graph.producer(output).map(|id| graph.node(id));
-    if let Some(node) = node
-        && node.op == (Op::Softmax { axis: 1 })
-    {
-        warnings.push("the file ends in a softmax, which is left out: the output is logits".into());
-        return node.inputs[0];
-    }
-    output
 }
 
 /// The weights as float32.

@@ -8,9 +8,15 @@ use crate::error::Problem;
 /// The attributes that the methods use.
 pub(super) const ATTRIBUTES: &str = "  classes : List[str]\n";
 
-/// `forward`, `classify` and `preprocess`. The network is the method `logits`.
-pub(super) fn methods(steps: &Preprocessing) -> Result<String, Problem> {
+/// `forward`, `classify` and `preprocess`. The network is the method `logits`, which gives probabilities where
+/// `probabilities` says so.
+pub(super) fn methods(steps: &Preprocessing, probabilities: bool) -> Result<String, Problem> {
     let resize = resize_operator(steps.interpolation)?;
+    let answers = "(self).forward(pictures, )";
+    let probabilities = match probabilities {
+        true => answers.to_owned(),
+        false => format!("torch.softmax({answers}, 1, None)"),
+    };
     Ok(format!(
         r#"  def forward(self: {MODULE}.Model,
     pictures: Tensor) -> Tensor:
@@ -18,7 +24,7 @@ pub(super) fn methods(steps: &Preprocessing) -> Result<String, Problem> {
   def classify(self: {MODULE}.Model,
     pictures: Tensor) -> Tuple[List[str], Tensor]:
     classes = self.classes
-    probabilities = torch.softmax((self).forward(pictures, ), 1, None)
+    probabilities = {probabilities}
     best = torch.argmax(probabilities, 1)
     labels = annotate(List[str], [])
     for i in range(torch.size(best, 0)):

@@ -58,7 +58,8 @@ impl<'a> Files<'a> {
         let code = match options.form {
             Form::Traced => printer.code("forward", "", "")?,
             Form::Scripted => {
-                printer.code("logits", script::ATTRIBUTES, &script::methods(&metadata.preprocessing)?)?
+                let methods = script::methods(&metadata.preprocessing, model.gives_probabilities())?;
+                printer.code("logits", script::ATTRIBUTES, &methods)?
             }
         };
         let json = |text: serde_json::Result<String>| {

@@ -14,6 +14,10 @@ pub fn layer_before(graph: &Graph, value: ValueId) -> Option<&Node> {
             | Op::Dropout { .. }
             | Op::Identity
             | Op::Softmax { .. }
+            | Op::Sigmoid
+            | Op::HardSigmoid(_)
+            | Op::Clip(_)
+            | Op::Transpose { .. }
             | Op::Flatten { .. }
             | Op::Reshape { .. }
             | Op::GlobalAveragePool => node = graph.node(graph.producer(node.inputs[0])?),

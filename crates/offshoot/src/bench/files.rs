@@ -50,7 +50,7 @@ impl Files {
         progress: &mut dyn FnMut(FormatsProgress<'_>),
     ) -> Result<Files> {
         let inputs = Inputs::built_in(&model.metadata.preprocessing)?;
-        let proof = Proof { inputs: &inputs, executor, source_sha256 };
+        let proof = Proof { inputs: &inputs, executor, source_sha256, float: None };
         let stem = model.metadata.architecture.as_deref().unwrap_or("model");
         let path = |ending: &str| folder.join(format!("{stem}{ending}"));
         let shipped = |Exported { path, bytes, .. }| Shipped { path, bytes };
@@ -97,5 +97,6 @@ fn in_static(
     let calibration =
         QuantizePictures { calibration: pictures.calibration.clone(), ..QuantizePictures::default() };
     let quantized = quantize_static(model, &calibration, &StaticOptions::default(), proof.executor, say)?;
+    let proof = Proof { float: Some(model), ..proof };
     export_onnx(&quantized.model, path, onnx::Options::default(), proof)
 }

@@ -20,6 +20,7 @@ use super::{check_batch, processor, pytorch, quantile};
 use crate::compare::{Comparison, Differences, Inputs, TOLERANCE, batches};
 use crate::error::{Error, Result};
 use crate::quantize::{QuantizePictures, is_quantized};
+use crate::staging::MadeFolders;
 
 /// Steps of each target at each batch before those that are timed. PyTorch compiles in its first ones.
 const WARM_UP: usize = 3;
@@ -75,10 +76,10 @@ pub fn bench_formats(
 ) -> Result<FormatsReport> {
     check(model, options)?;
     let temporary;
+    let _made;
     let folder = match &options.out {
         Some(out) => {
-            let failed = |source| Error::Io { path: out.clone(), action: "create", source };
-            std::fs::create_dir_all(out).map_err(failed)?;
+            _made = MadeFolders::new(out)?;
             out.as_path()
         }
         None => {

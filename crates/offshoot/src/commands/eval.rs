@@ -6,6 +6,7 @@ use clap::Args;
 use offshoot::{
     FolderOptions, Inference, Loader, LoaderOptions, Transform, evaluate, evaluate_views, labelled,
 };
+use offshoot_graph::text::shown;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -60,11 +61,11 @@ impl Arguments {
         let found = labelled(&data, classes, &folder)?;
         if !found.absent.is_empty() {
             let (n, all) = (found.absent.len(), classes.len());
-            let shown = found.absent.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
+            let named = found.absent.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
             let more = if n > 5 { ", ..." } else { "" };
             print::warning(&format!(
-                "{}: no picture of {n} of the model's {all} classes: {shown}{more}",
-                data.display()
+                "{}: no picture of {n} of the model's {all} classes: {named}{more}",
+                shown(&data)
             ));
         }
         let loader = |view| {

@@ -9,9 +9,10 @@ use offshoot::{
     export_coreml, export_onnx, export_tensorrt, export_torchscript, export_triton, labelled,
     quantize_static, sha256,
 };
+use offshoot_graph::text::shown;
 use serde_json::{Value, json};
 
-use super::arguments::{self, PreprocessingArguments, Pretrained, Processor};
+use super::arguments::{self, Destination, PreprocessingArguments, Pretrained, Processor};
 use super::quantize::CalibrationArguments;
 use super::{Failure, Outcome, print};
 
@@ -37,11 +38,11 @@ pub(crate) struct Arguments {
     /// For onnx: put the preprocessing into the graph; the input is uint8 [batch, height, width, 3] of any size.
     #[arg(long, help_heading = "Output")]
     with_preprocess: bool,
-    /// For coreml and tensorrt: f32, f16 (half the size of a package) or int8. For coreml int8 means int8 weights with
-    /// computation in f16; for tensorrt explicit quantization of weights and activations, with ranges from calibration
-    /// pictures.
-    #[arg(long, help_heading = "Output", value_name = "TYPE", default_value = "f16", value_parser = ["f32", "f16", "int8"])]
-    precision: String,
+    /// For coreml and tensorrt: f32, f16 (half the size of a package) or int8 [default: f16]. For coreml int8 means int8
+    /// weights with computation in f16; for tensorrt explicit quantization of weights and activations, with ranges from
+    /// calibration pictures. The other formats are f32.
+    #[arg(long, help_heading = "Output", value_name = "TYPE", value_parser = ["f32", "f16", "int8"])]
+    precision: Option<String>,
     #[command(flatten)]
     calibration: CalibrationArguments,
     #[command(flatten)]
@@ -52,8 +53,8 @@ pub(crate) struct Arguments {
     /// Folder of pictures to compare the exported file on [default: the run's validation pictures, else built-in ones].
     #[arg(long, help_heading = "Data", value_name = "DIR")]
     data: Option<PathBuf>,
-    /// Output folder [default: the run's `exports`, else the model's folder].
-    #[arg(long, help_heading = "Output", value_name = "DIR")]
+    /// Output folder, or the file where one format is written [default: the run's `exports`, else the model's folder].
+    #[arg(long, help_heading = "Output", value_name = "DIR|FILE")]
     out: Option<PathBuf>,
     #[command(flatten)]
     preprocessing: PreprocessingArguments,
@@ -67,19 +68,44 @@ pub(crate) struct Arguments {
 /// The batches that a server gets.
 #[derive(Args)]
 struct Batches {
-    /// For tensorrt: smallest batch size of the engine.
-    #[arg(long, help_heading = "Output", value_name = "N", default_value_t = Profile::default().min)]
-    batch_min: usize,
-    /// For tensorrt: batch size that the engine is tuned for.
-    #[arg(long, help_heading = "Output", value_name = "N", default_value_t = Profile::default().opt)]
-    batch_opt: usize,
-    /// For tensorrt and triton: largest batch size.
-    #[arg(long, help_heading = "Output", value_name = "N", default_value_t = Profile::default().max, value_parser = batch)]
-    batch_max: usize,
+    /// For tensorrt: smallest batch size of the engine [default: 1].
+    #[arg(long, help_heading = "Output", value_name = "N")]
+    batch_min: Option<usize>,
+    /// For tensorrt: batch size that the engine is tuned for [default: 8].
+    #[arg(long, help_heading = "Output", value_name = "N")]
+    batch_opt: Option<usize>,
+    /// For tensorrt and triton: largest batch size [default: 32].
+    #[arg(long, help_heading = "Output", value_name = "N", value_parser = batch)]
+    batch_max: Option<usize>,
+}
+
+impl Batches {
+    fn profile(&self) -> Profile {
+        let Profile { min, opt, max } = Profile::default();
+        let (min, opt) = (self.batch_min.unwrap_or(min), self.batch_opt.unwrap_or(opt));
+        Profile { min, opt, max: self.batch_max.unwrap_or(max) }
+    }
 }
 
 fn batch(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|n| (1..=1 << 16).contains(n)).ok_or_else(|| "give a number, 1 to 65536".into())
+}
+
+/// A flag that some formats take.
+struct Flag {
+    name: &'static str,
+    given: bool,
+    formats: &'static [&'static str],
+}
+
+/// The ending of a format's file; `None` where it is a folder of files.
+fn ending(format: &str) -> Option<&'static str> {
+    match format {
+        "onnx" => Some("onnx"),
+        "torchscript" => Some("pt"),
+        "coreml" => Some("mlpackage"),
+        _ => None,
+    }
 }
 
 impl Arguments {
@@ -91,44 +117,50 @@ impl Arguments {
         let run = arguments::run_directory(self.paths.first());
         let inputs = proof_inputs(&model, run, self.data.as_deref())?;
         let architecture = model.metadata.architecture.clone();
-        let (out, stem) = arguments::destination(self.paths.first(), self.out.as_ref(), architecture)?;
+        let formats: Vec<_> = self.format.iter().map(|f| (f.as_str(), ending(f))).collect();
+        let out = Destination::new(self.paths.first(), self.out.as_ref(), architecture, &formats)?;
         let source = source.checkpoint().and_then(|path| sha256(&path))?;
-        let proof = Proof { inputs: &inputs, executor: &executor, source_sha256: Some(&source) };
+        let proof = Proof { inputs: &inputs, executor: &executor, source_sha256: Some(&source), float: None };
         let mut files = Vec::new();
         for format in &self.format {
-            if format == "tensorrt" && self.precision == "int8" {
-                files.push(self.export_int8_engine(&model, run, &out.join(&stem), proof)?);
+            if format == "tensorrt" && self.precision() == "int8" {
+                files.push(self.export_int8_engine(&model, run, &out, proof)?);
                 continue;
             }
-            files.push(self.export(format, &model, &out.join(&stem), proof)?);
+            files.push(self.export(format, &model, &out, proof)?);
         }
         if self.json { print::json(&json!({"files": files})) } else { files.iter().try_for_each(text) }
     }
 
-    /// Writes one file, or one folder of them. `stem` is its path without an ending.
-    fn export(&self, format: &str, model: &Model, stem: &Path, proof: Proof<'_>) -> Result<Value, Failure> {
-        let with = |ending: &str| {
-            let mut name = stem.as_os_str().to_owned();
-            name.push(ending);
-            PathBuf::from(name)
-        };
+    fn precision(&self) -> &str {
+        self.precision.as_deref().unwrap_or("f16")
+    }
+
+    /// Writes one file, or one folder of them.
+    fn export(
+        &self,
+        format: &str,
+        model: &Model,
+        out: &Destination,
+        proof: Proof<'_>,
+    ) -> Result<Value, Failure> {
         let file = match format {
             "torchscript" => {
                 let form = if self.script { Form::Scripted } else { Form::Traced };
-                export_torchscript(model, &with(".pt"), form, proof)?
+                export_torchscript(model, &out.path(".pt")?, form, proof)?
             }
-            "coreml" => export_coreml(model, &with(".mlpackage"), self.coreml_options(), proof)?,
+            "coreml" => export_coreml(model, &out.path(".mlpackage")?, self.coreml_options(), proof)?,
             "tensorrt" => {
                 let options = self.tensorrt_options();
-                let export = export_tensorrt(model, &with("-tensorrt"), &options, proof)?;
+                let export = export_tensorrt(model, &out.path("-tensorrt")?, &options, proof)?;
                 self.say(&export);
                 return Ok(json!(export));
             }
             "triton" => {
-                let name = stem.file_name().and_then(|n| n.to_str()).unwrap_or("model");
-                export_triton(model, &with("-triton"), name, self.batches.batch_max, proof)?
+                let most = self.batches.profile().max;
+                export_triton(model, &out.path("-triton")?, out.stem(), most, proof)?
             }
-            _ => export_onnx(model, &with(".onnx"), self.onnx_options(), proof)?,
+            _ => export_onnx(model, &out.path(".onnx")?, self.onnx_options(), proof)?,
         };
         Ok(json!(file))
     }
@@ -138,19 +170,18 @@ impl Arguments {
         &self,
         model: &Model,
         run: Option<&Path>,
-        stem: &Path,
+        out: &Destination,
         proof: Proof<'_>,
     ) -> Result<Value, Failure> {
         let pictures = self.calibration.pictures(model, run, self.data.as_deref())?;
         let options = self.calibration.options(Scheme::tensorrt());
-        let mut say = |text: &str| eprintln!("{text}");
+        let mut say = |text: &str| print::note(text);
         let quantized = quantize_static(model, &pictures, &options, proof.executor, &mut say)?;
         if let (Some(now), Some(before)) = (quantized.accuracy, quantized.accuracy_before) {
-            eprintln!("accuracy {now:.4} in int8, {before:.4} in float");
+            print::note(&format!("accuracy {now:.4} in int8, {before:.4} in float"));
         }
-        let mut folder = stem.as_os_str().to_owned();
-        folder.push("-tensorrt");
-        let export = export_tensorrt(&quantized.model, folder.as_ref(), &self.tensorrt_options(), proof)?;
+        let (folder, proof) = (out.path("-tensorrt")?, Proof { float: Some(model), ..proof });
+        let export = export_tensorrt(&quantized.model, &folder, &self.tensorrt_options(), proof)?;
         self.say(&export);
         let mut report = json!(export);
         report["accuracy"] = json!(quantized.accuracy);
@@ -161,11 +192,11 @@ impl Arguments {
     /// What became of the engine, on standard error.
     fn say(&self, export: &TensorRtExport) {
         match &export.engine {
-            Some(engine) => eprintln!("built the engine {}", engine.display()),
-            None => eprintln!(
+            Some(engine) => print::note(&format!("built the engine {}", shown(engine))),
+            None => print::note(&format!(
                 "no TensorRT here: no engine was built. Run build-engine.sh where the engine will run, which is\n  {}",
                 export.command
-            ),
+            )),
         }
     }
 
@@ -182,17 +213,53 @@ impl Arguments {
                 Error::Input(format!("--format {format} is no format; give some of {formats}")).into()
             );
         }
-        if self.script && !self.format.iter().any(|f| f == "torchscript") {
-            return Err(Error::Input("--script goes with --format torchscript".into()).into());
+        let strays = self.format.iter().flat_map(|format| self.flags().map(|flag| (format, flag)));
+        match strays.into_iter().find(|(format, flag)| flag.given && !flag.formats.contains(&format.as_str()))
+        {
+            None => self.check_calibration(),
+            Some((format, Flag { name, formats, .. })) => {
+                let with = formats.join(" and --format ");
+                Err(Error::Input(format!(
+                    "{name} means nothing for --format {format}: it goes with --format {with}. Export the others by themselves"
+                ))
+                .into())
+            }
         }
-        if self.with_preprocess && !self.format.iter().any(|f| f == "onnx") {
-            return Err(Error::Input("--with-preprocess goes with --format onnx".into()).into());
+    }
+
+    /// Flags that not every format takes.
+    fn flags(&self) -> [Flag; 8] {
+        let Batches { batch_min, batch_opt, batch_max } = &self.batches;
+        let flag = |name, given, formats| Flag { name, given, formats };
+        // Every format can be f32.
+        let precision = self.precision.as_deref().is_some_and(|precision| precision != "f32");
+        [
+            flag("--script", self.script, &["torchscript"]),
+            flag("--opset", self.opset.is_some(), &["onnx"]),
+            flag("--with-preprocess", self.with_preprocess, &["onnx"]),
+            flag("--precision", precision, &["coreml", "tensorrt"]),
+            flag("--batch-min", batch_min.is_some(), &["tensorrt"]),
+            flag("--batch-opt", batch_opt.is_some(), &["tensorrt"]),
+            flag("--batch-max", batch_max.is_some(), &["tensorrt", "triton"]),
+            flag("--trtexec", self.trtexec.is_some(), &["tensorrt"]),
+        ]
+    }
+
+    /// An error for a flag of the calibration where nothing is calibrated.
+    fn check_calibration(&self) -> Result<(), Failure> {
+        let calibrates = self.precision() == "int8" && self.format.iter().all(|f| f == "tensorrt");
+        match self.calibration.given() {
+            Some(name) if !calibrates => {
+                let text =
+                    "goes with --format tensorrt --precision int8, the only one that looks at pictures";
+                Err(Error::Input(format!("{name} {text}")).into())
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     fn coreml_options(&self) -> CoreMlOptions {
-        let (precision, weights) = match self.precision.as_str() {
+        let (precision, weights) = match self.precision() {
             "f32" => (Precision::F32, StoredWeights::Float),
             "int8" => (Precision::F16, StoredWeights::Int8),
             _ => (Precision::F16, StoredWeights::Float),
@@ -201,13 +268,12 @@ impl Arguments {
     }
 
     fn tensorrt_options(&self) -> TensorRtOptions {
-        let precision = match self.precision.as_str() {
+        let precision = match self.precision() {
             "f32" => EnginePrecision::F32,
             "int8" => EnginePrecision::Int8,
             _ => EnginePrecision::F16,
         };
-        let Batches { batch_min: min, batch_opt: opt, batch_max: max } = self.batches;
-        TensorRtOptions { precision, profile: Profile { min, opt, max }, trtexec: self.trtexec.clone() }
+        TensorRtOptions { precision, profile: self.batches.profile(), trtexec: self.trtexec.clone() }
     }
 }
 
@@ -230,7 +296,7 @@ pub(crate) fn proof_inputs(
     match samples.filter(|s| !s.is_empty()) {
         Some(samples) => Ok(Inputs::from_samples(samples, preprocessing)?),
         None => {
-            eprintln!("comparing on the built-in pictures; --data DIR compares on your own");
+            print::note("comparing on the built-in pictures; --data DIR compares on your own");
             Ok(Inputs::built_in(preprocessing)?)
         }
     }

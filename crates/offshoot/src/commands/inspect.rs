@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use offshoot::{Inspection, ModelInspection, TensorInspection, inspect};
+use offshoot::{Inspection, ModelInspection, Preprocessing, TensorInspection, inspect};
+use offshoot_graph::text::shown;
 
 use super::arguments::PreprocessingArguments;
 use super::{Outcome, print};
@@ -31,7 +32,7 @@ impl Arguments {
         match inspection {
             Inspection::Model(model) => model_text(&model, self.graph),
             Inspection::Weights { path, parameters, tensors } => {
-                print::line(&format!("{}: weights without a graph", path.display()))?;
+                print::line(&format!("{}: weights without a graph", shown(path)))?;
                 print::line(&format!("  {} tensors, {parameters} elements", tensors.len()))?;
                 tensors.iter().try_for_each(|t| print::line(&format!("  {}", typed(t))))
             }
@@ -47,7 +48,7 @@ fn model_text(model: &ModelInspection, graph: bool) -> Outcome {
     model.warnings.iter().for_each(|w| print::warning(w));
     let named = model.architecture.as_deref().unwrap_or("a graph from a file");
     let head = model.head.as_deref().map_or(String::new(), |h| format!(", head {h}"));
-    print::line(&format!("{}: {named}{head}", model.path.display()))?;
+    print::line(&format!("{}: {named}{head}", shown(&model.path)))?;
     let ends = |tensors: &[TensorInspection]| tensors.iter().map(typed).collect::<Vec<_>>().join("; ");
     print::line(&format!("  input          {}", ends(&model.inputs)))?;
     print::line(&format!("  output         {}", ends(&model.outputs)))?;

@@ -6,13 +6,18 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use offshoot::Error;
+use offshoot_graph::text::escaped_lines;
 use serde::Serialize;
 use serde_json::json;
 
 use super::{Failure, Outcome};
 
-/// Prints one line of text.
+/// Prints one line of text, or several, for people: what would command a terminal is escaped.
 pub(crate) fn line(text: &str) -> Outcome {
+    raw(&escaped_lines(text))
+}
+
+fn raw(text: &str) -> Outcome {
     let mut out = std::io::stdout().lock();
     let written = writeln!(out, "{text}").and_then(|()| out.flush());
     written.map_err(|source| match source.kind() {
@@ -24,7 +29,7 @@ pub(crate) fn line(text: &str) -> Outcome {
 /// Prints one JSON object on one line.
 pub(crate) fn json(value: &impl Serialize) -> Outcome {
     match serde_json::to_string(value) {
-        Ok(text) => line(&text),
+        Ok(text) => raw(&text),
         Err(error) => Err(Error::Input(format!("the result has no JSON form: {error}")).into()),
     }
 }
@@ -33,7 +38,7 @@ pub(crate) fn json(value: &impl Serialize) -> Outcome {
 pub(crate) fn error(message: &str, file: Option<&Path>, help: Option<&str>) {
     let mut error = json!({"message": message});
     if let Some(file) = file {
-        error["file"] = file.to_string_lossy().into();
+        error["file"] = offshoot_graph::text::path_text(file).into();
     }
     if let Some(help) = help.filter(|help| !help.is_empty()) {
         error["help"] = help.into();
@@ -42,9 +47,14 @@ pub(crate) fn error(message: &str, file: Option<&Path>, help: Option<&str>) {
     let _ = json(&json!({"error": error}));
 }
 
-/// Says something on standard error.
+/// Says what is being done, on standard error.
+pub(crate) fn note(text: &str) {
+    eprintln!("{}", escaped_lines(text));
+}
+
+/// Warns on standard error.
 pub(crate) fn warning(text: &str) {
-    eprintln!("warning: {text}");
+    note(&format!("warning: {text}"));
 }
 
 /// Pictures that were left out: each by name, and how many.

@@ -8,8 +8,9 @@ use offshoot::{
     ModelSource, OnnxOptions, Proof, QuantizePictures, Quantized, RunPictures, Scheme, StaticOptions,
     Transform, WeightBits, evaluate, export_static, is_onnx, labelled, pictures, quantize_static, sha256,
 };
+use offshoot_graph::text::shown;
 
-use super::arguments::{self, PreprocessingArguments, Pretrained, Processor};
+use super::arguments::{self, Destination, PreprocessingArguments, Pretrained, Processor};
 use super::export::proof_inputs;
 use super::{Failure, Outcome, print};
 
@@ -51,9 +52,9 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     calibration: CalibrationArguments,
     /// Bits of the quantized weights: 7 is exact on every processor; 8 is finer, and exact where there are 8-bit dot
-    /// products (VNNI, ARM) or on a GPU.
-    #[arg(long, help_heading = "Output", value_name = "7|8", default_value = "7", value_parser = ["7", "8"])]
-    weight_bits: String,
+    /// products (VNNI, ARM) or on a GPU [default: 7].
+    #[arg(long, help_heading = "Output", value_name = "7|8", value_parser = ["7", "8"])]
+    weight_bits: Option<String>,
     /// Largest drop in accuracy allowed, such as 0.01: the operators that lose most are kept in float until it is met.
     #[arg(long, help_heading = "Output", value_name = "PART", value_parser = part)]
     max_drop: Option<f64>,
@@ -64,12 +65,12 @@ pub(crate) struct Arguments {
     /// Folder of pictures with classes to measure accuracy on [default: the run's validation pictures].
     #[arg(long, help_heading = "Data", value_name = "DIR")]
     data: Option<PathBuf>,
-    /// Output folder [default: the run's `exports`, else the model's folder].
-    #[arg(long, help_heading = "Output", value_name = "DIR")]
+    /// Output folder, or the file [default: the run's `exports`, else the model's folder].
+    #[arg(long, help_heading = "Output", value_name = "DIR|FILE")]
     out: Option<PathBuf>,
-    /// ONNX opset version, 13 to 21.
-    #[arg(long, help_heading = "Output", value_name = "N", default_value_t = 17, value_parser = clap::value_parser!(i64).range(13..=21))]
-    opset: i64,
+    /// ONNX opset version, 13 to 21 [default: 17].
+    #[arg(long, help_heading = "Output", value_name = "N", value_parser = clap::value_parser!(i64).range(13..=21))]
+    opset: Option<i64>,
     #[command(flatten)]
     preprocessing: PreprocessingArguments,
     #[command(flatten)]
@@ -86,12 +87,12 @@ pub(crate) struct CalibrationArguments {
     /// with `train`, those in it [default: the run's training pictures].
     #[arg(long, help_heading = "Data", value_name = "DIR")]
     calibration: Option<PathBuf>,
-    /// Maximum number of calibration pictures.
-    #[arg(long, help_heading = "Data", value_name = "N", default_value_t = 128, value_parser = count)]
-    calibration_pictures: usize,
-    /// How the range of an activation is chosen: minmax, percentile, entropy or mse.
-    #[arg(long, help_heading = "Data", value_name = "METHOD", default_value_t = Method::default())]
-    method: Method,
+    /// Maximum number of calibration pictures [default: 128].
+    #[arg(long, help_heading = "Data", value_name = "N", value_parser = count)]
+    calibration_pictures: Option<usize>,
+    /// How the range of an activation is chosen: minmax, percentile, entropy or mse [default: mse].
+    #[arg(long, help_heading = "Data", value_name = "METHOD")]
+    method: Option<Method>,
 }
 
 fn count(text: &str) -> Result<usize, String> {
@@ -106,12 +107,19 @@ fn part(text: &str) -> Result<f64, String> {
 impl CalibrationArguments {
     /// The options of a scheme.
     pub(crate) fn options(&self, scheme: Scheme) -> StaticOptions {
-        StaticOptions {
-            scheme,
-            method: self.method,
-            pictures: self.calibration_pictures,
-            ..StaticOptions::default()
-        }
+        let default = StaticOptions::default();
+        let pictures = self.calibration_pictures.unwrap_or(default.pictures);
+        StaticOptions { scheme, method: self.method.unwrap_or(default.method), pictures, ..default }
+    }
+
+    /// The first flag of these that is given.
+    pub(crate) fn given(&self) -> Option<&'static str> {
+        let flags = [
+            ("--calibration", self.calibration.is_some()),
+            ("--calibration-pictures", self.calibration_pictures.is_some()),
+            ("--method", self.method.is_some()),
+        ];
+        flags.into_iter().find_map(|(name, given)| given.then_some(name))
     }
 
     /// The pictures to calibrate and to measure on: those that were asked for, else those of the run.
@@ -161,45 +169,71 @@ impl Arguments {
     /// An error for a flag that means nothing in this mode.
     fn check_flags(&self) -> Result<(), Failure> {
         let stray = match self.mode {
-            Mode::Static => {
-                (self.format == Format::Safetensors).then_some("--format goes with --mode dynamic")
+            Mode::Static => (self.format == Format::Safetensors)
+                .then_some("--format safetensors goes with --mode dynamic".into()),
+            Mode::Dynamic => {
+                let flags = [
+                    ("--weight-bits", self.weight_bits.is_some()),
+                    ("--max-drop", self.max_drop.is_some()),
+                    ("--qat", self.qat > 0),
+                ];
+                let given = flags.into_iter().find_map(|(name, given)| given.then_some(name));
+                let opset = self.opset.is_some() && self.format == Format::Safetensors;
+                match self.calibration.given().or(given) {
+                    Some(name) => Some(format!("{name} goes with --mode static")),
+                    None => opset.then(|| "--opset goes with --format onnx".into()),
+                }
             }
-            Mode::Dynamic if self.calibration.calibration.is_some() => {
-                Some("--calibration goes with --mode static")
-            }
-            Mode::Dynamic if self.max_drop.is_some() => Some("--max-drop goes with --mode static"),
-            Mode::Dynamic if self.qat > 0 => Some("--qat goes with --mode static"),
-            Mode::Dynamic => None,
         };
-        stray.map_or(Ok(()), |text| Err(Error::Input(text.into()).into()))
+        stray.map_or(Ok(()), |text: String| Err(Error::Input(text).into()))
+    }
+
+    /// An error for a flag that means nothing where an ONNX file is carried over with other weights.
+    fn check_carried(&self, path: &Path) -> Result<(), Failure> {
+        let text = match () {
+            () if self.opset.is_some() => "--opset: in dynamic int8 an ONNX file keeps its operator set",
+            () if self.data.is_none() && self.preprocessing.settings().is_some() => {
+                "in dynamic int8 an ONNX file is carried over as it is: --size, --fit, --mean and --std go with --data DIR, which measures the accuracy"
+            }
+            () => return Ok(()),
+        };
+        Err(Error::Input(format!("{}: {text}", shown(path))).into())
+    }
+
+    fn onnx_options(&self) -> OnnxOptions {
+        let default = OnnxOptions::default();
+        OnnxOptions { opset: self.opset.unwrap_or(default.opset), ..default }
     }
 
     fn in_static(&self, source: &ModelSource) -> Result<Quantized, Failure> {
         let executor = self.processor.executor()?;
         let model = arguments::load(source, &self.preprocessing.overrides())?.model;
         let run = arguments::run_directory(self.paths.first());
-        let bits = if self.weight_bits == "8" { WeightBits::Eight } else { WeightBits::Seven };
+        let bits =
+            if self.weight_bits.as_deref() == Some("8") { WeightBits::Eight } else { WeightBits::Seven };
         let options = StaticOptions {
             max_drop: self.max_drop,
             qat_epochs: self.qat,
             ..self.calibration.options(Scheme::cpu(bits))
         };
         let pictures = self.calibration.pictures(&model, run, self.data.as_deref())?;
-        let mut say = |text: &str| eprintln!("{text}");
+        let mut say = |text: &str| print::note(text);
         let quantized = quantize_static(&model, &pictures, &options, &executor, &mut say)?;
         let inputs = proof_inputs(&model, run, self.data.as_deref())?;
         let source = source.checkpoint().and_then(|path| sha256(&path))?;
-        let proof = Proof { inputs: &inputs, executor: &executor, source_sha256: Some(&source) };
-        let path = self.path(model.metadata.architecture.clone(), "-int8.onnx")?;
-        let onnx = OnnxOptions { opset: self.opset, ..OnnxOptions::default() };
-        Ok(export_static(quantized, &model, &path, onnx, proof)?)
+        let proof = Proof { inputs: &inputs, executor: &executor, source_sha256: Some(&source), float: None };
+        let out = self.destination(model.metadata.architecture.clone())?;
+        Ok(export_static(quantized, &model, &out.path("-int8.onnx")?, self.onnx_options(), proof)?)
     }
 
     fn in_dynamic(&self, source: &ModelSource) -> Result<Quantized, Failure> {
         let overrides = self.preprocessing.overrides();
         let run = arguments::run_directory(self.paths.first());
         let (int8, architecture) = match source {
-            ModelSource::Path(path) if is_onnx(path)? => (DynamicInt8::of_onnx(path, &overrides)?, None),
+            ModelSource::Path(path) if is_onnx(path)? => {
+                self.check_carried(path)?;
+                (DynamicInt8::of_onnx(path, &overrides)?, None)
+            }
             _ => {
                 let model = arguments::load(source, &overrides)?.model;
                 let architecture = model.metadata.architecture.clone();
@@ -220,21 +254,27 @@ impl Arguments {
             }
             None => [None, None],
         };
-        let path = self.path(architecture, &format!("-dynamic-int8.{}", self.ending()))?;
-        let [bytes, bytes_before] = match self.format {
-            Format::Safetensors => int8.write_safetensors(&path)?,
-            Format::Onnx => {
-                let onnx = OnnxOptions { opset: self.opset, ..OnnxOptions::default() };
-                match int8.model() {
-                    None => int8.write_onnx(&path, onnx, None)?,
-                    Some(model) => {
-                        let inputs = proof_inputs(model, run, self.data.as_deref())?;
-                        let sha256 = source.checkpoint().and_then(|path| sha256(&path))?;
-                        let source_sha256 = Some(sha256.as_str());
-                        let proof = Proof { inputs: &inputs, executor: &executor, source_sha256 };
-                        int8.write_onnx(&path, onnx, Some(proof))?
-                    }
-                }
+        let sha256 = source.checkpoint().and_then(|path| sha256(&path))?;
+        let float = int8.float();
+        if float.is_none() {
+            int8.check_weights()?;
+        }
+        let inputs =
+            float.as_ref().map(|model| proof_inputs(model, run, self.data.as_deref())).transpose()?;
+        let proof = inputs.as_ref().map(|inputs| Proof {
+            inputs,
+            executor: &executor,
+            source_sha256: Some(&sha256),
+            float: None,
+        });
+        let out = self.destination(architecture)?;
+        let path = out.path(&format!("-dynamic-int8.{}", self.ending()))?;
+        let [bytes, bytes_before] = match (self.format, proof) {
+            (Format::Safetensors, Some(proof)) => int8.write_safetensors(&path, proof)?,
+            (Format::Onnx, proof) => int8.write_onnx(&path, self.onnx_options(), proof)?,
+            (Format::Safetensors, None) => {
+                let text = "a .safetensors holds a classifier of pictures, and this is another network: give --format onnx";
+                return Err(Error::Input(text.into()).into());
             }
         };
         let [accuracy_before, accuracy] = accuracy;
@@ -249,10 +289,10 @@ impl Arguments {
         }
     }
 
-    /// The file to write, in a folder that is there.
-    fn path(&self, architecture: Option<String>, ending: &str) -> Result<PathBuf, Failure> {
-        let (folder, stem) = arguments::destination(self.paths.first(), self.out.as_ref(), architecture)?;
-        Ok(folder.join(format!("{stem}{ending}")))
+    /// Where to write.
+    fn destination(&self, architecture: Option<String>) -> Result<Destination, Failure> {
+        let ending = self.ending();
+        Destination::new(self.paths.first(), self.out.as_ref(), architecture, &[(ending, Some(ending))])
     }
 }
 
@@ -268,7 +308,7 @@ fn accuracy(model: &Model, data: &Path, executor: &CpuExecutor) -> Result<f64, F
 
 fn text(report: &Quantized) -> Outcome {
     let (now, before) = (print::bytes(report.bytes), print::bytes(report.bytes_before));
-    print::line(&format!("{}  {now}, {before} in float", report.path.display()))?;
+    print::line(&format!("{}  {now}, {before} in float", shown(&report.path)))?;
     match (report.accuracy, report.accuracy_before) {
         (Some(now), Some(before)) => print::line(&format!("  accuracy {now:.4}, {before:.4} in float"))?,
         _ => print::line("  accuracy not measured; --data DIR measures it")?,

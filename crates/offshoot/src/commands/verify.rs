@@ -6,6 +6,7 @@ use clap::Args;
 use offshoot::{
     Comparison, Inference, Inputs, Loaded, Manifest, ModelSource, TOLERANCE, batches, compare, disagreements,
 };
+use offshoot_graph::text::shown;
 
 use super::arguments::{self, PreprocessingArguments, Pretrained, Processor};
 use super::export::proof_inputs;
@@ -16,7 +17,7 @@ pub(crate) struct Arguments {
     /// File to check.
     file: PathBuf,
     /// Model whose outputs it must reproduce.
-    #[arg(long, help_heading = "Model", value_name = "MODEL", required_unless_present = "model")]
+    #[arg(long, help_heading = "Model", value_name = "MODEL", required_unless_present = "model", conflicts_with = "model")]
     against: Option<PathBuf>,
     #[command(flatten)]
     pretrained: Pretrained,
@@ -27,9 +28,10 @@ pub(crate) struct Arguments {
     /// models may then take any inputs.
     #[arg(long, help_heading = "Data", value_name = "FILE.npz", conflicts_with_all = ["data", "size", "fit", "mean", "std"])]
     inputs: Option<PathBuf>,
-    /// Largest difference allowed, relative to the largest logit.
-    #[arg(long, help_heading = "Output", value_name = "X", default_value_t = TOLERANCE, value_parser = tolerance)]
-    tolerance: f64,
+    /// Largest difference allowed, relative to the largest logit [default: the tolerance in the file's manifest, else
+    /// 1e-4].
+    #[arg(long, help_heading = "Output", value_name = "X", value_parser = tolerance)]
+    tolerance: Option<f64>,
     #[command(flatten)]
     preprocessing: PreprocessingArguments,
     #[command(flatten)]
@@ -44,7 +46,12 @@ impl Arguments {
         let (against, _) = self.pretrained.source(self.against.iter().cloned().collect())?;
         let executor = self.processor.executor()?;
         let (file, model) = (self.load(&ModelSource::Path(self.file.clone()))?, self.load(&against)?);
-        let mut disagreements = self.manifest()?;
+        let manifest = Manifest::read_beside(&self.file)?;
+        let tolerance = self.tolerance.or_else(|| manifest.as_ref()?.tolerance()).unwrap_or(TOLERANCE);
+        let mut disagreements = match manifest {
+            Some(manifest) => manifest.check(self.file.parent().unwrap_or(Path::new("")))?,
+            None => Vec::new(),
+        };
         if self.inputs.is_none() {
             disagreements.extend(self::disagreements(&file, &model));
         }
@@ -61,12 +68,18 @@ impl Arguments {
             let batches = batches(&[file, model]);
             let (mut first, mut second) =
                 (Inference::unfolded(model, &executor)?, Inference::new(file, &executor)?);
-            (compare(&mut first, &mut second, &inputs, &batches, self.tolerance)?, inputs.len())
+            (compare(&mut first, &mut second, &inputs, &batches, tolerance)?, inputs.len())
         } else {
             (Comparison::impossible(), 0)
         };
         comparison.ok &= disagreements.is_empty();
-        self.print(&comparison, pictures)?;
+        if !comparison.finite {
+            print::warning(&format!(
+                "{}: one of them gives NaN or infinities, and what gives no numbers answers like nothing; `offshoot check` finds the layer",
+                self.names()
+            ));
+        }
+        self.print(&comparison, pictures, tolerance)?;
         if comparison.ok { Ok(()) } else { Err(Failure::Check) }
     }
 
@@ -75,12 +88,6 @@ impl Arguments {
             Some(_) => Ok(source.load_any()?),
             None => arguments::load(source, &self.preprocessing.overrides()),
         }
-    }
-
-    /// What the manifest beside the file says that does not hold.
-    fn manifest(&self) -> Result<Vec<String>, Failure> {
-        let Some(manifest) = Manifest::read_beside(&self.file)? else { return Ok(Vec::new()) };
-        Ok(manifest.check(self.file.parent().unwrap_or(Path::new("")))?)
     }
 
     /// Whether the same inputs fit both, and their logits can be set side by side.
@@ -92,26 +99,26 @@ impl Arguments {
 
     /// The two models, for messages.
     fn names(&self) -> String {
-        format!("{} and {}", self.file.display(), self.against().display())
+        format!("{} and {}", shown(&self.file), shown(self.against()))
     }
 
     fn against(&self) -> &Path {
         self.against.as_deref().unwrap_or(Path::new("the pretrained model"))
     }
 
-    fn print(&self, comparison: &Comparison, pictures: usize) -> Outcome {
+    fn print(&self, comparison: &Comparison, pictures: usize, tolerance: f64) -> Outcome {
         if self.json {
             return print::json(comparison);
         }
         let verdict = if comparison.ok { "answers like" } else { "DOES NOT answer like" };
-        print::line(&format!("{} {verdict} {}", self.file.display(), self.against().display()))?;
+        print::line(&format!("{} {verdict} {}", shown(&self.file), shown(self.against())))?;
         if pictures == 0 {
             return Ok(());
         }
         print::line(&format!("  largest difference  {:.3e}", comparison.max_abs_diff))?;
         print::line(&format!(
             "  of largest logit    {:.3e}  (tolerance {:e})",
-            comparison.max_rel_diff, self.tolerance
+            comparison.max_rel_diff, tolerance
         ))?;
         print::line(&format!("  smallest cosine     {:.9}", comparison.cosine))?;
         print::line(&format!(

@@ -1,0 +1,62 @@
+//! The end of a classifier that is read from a file: logits, whatever the file makes of them.
+
+use std::collections::HashSet;
+
+use offshoot_graph::passes::{LeftOut, gives_probabilities, without_softmax};
+use offshoot_graph::{Dim, Graph, GraphError, Op, ValueId, Weights};
+
+use crate::error::Problem;
+
+/// An output [batch, 1, classes, 1] or the like as [batch, classes]; another one as it is.
+pub(crate) fn rows(graph: &mut Graph, output: ValueId) -> Result<ValueId, GraphError> {
+    let dims = &graph.value(output).shape.0;
+    let wide = dims.iter().skip(1).filter(|dim| **dim != Dim::Fixed(1)).count();
+    if dims.len() < 3 || wide > 1 {
+        return Ok(output);
+    }
+    graph.add("classes", Op::Flatten { axis: 1 }, &[output])
+}
+
+/// The graph without a Softmax at its end, and what a user should know about how it ends. `logarithms` names the nodes of Softmax
+/// that stand for a LogSoftmax.
+pub(crate) fn logits(
+    graph: Graph,
+    weights: &Weights,
+    logarithms: &HashSet<String>,
+) -> Result<(Graph, Option<String>), Problem> {
+    let failed = |e: GraphError| Problem::unsupported("graph", e.to_string(), WAY_OUT);
+    let is_log = |name: &str| logarithms.contains(name);
+    let (graph, warning) = match without_softmax(&graph, weights, is_log).map_err(failed)? {
+        Some((logits, left_out)) => (logits, Some(softmax_warning(&left_out, is_log))),
+        None if gives_probabilities(&graph, weights) => {
+            let end = graph.outputs().first().and_then(|&(_, id)| graph.producer(id));
+            let end = end.map_or("", |id| graph.node(id).op.name());
+            let text = "its outputs are probabilities already, and are taken as they are, without a softmax";
+            (graph, Some(format!("the file ends in {end}: {text}")))
+        }
+        None => (graph, None),
+    };
+    match graph.nodes().iter().find(|n| is_log(&n.name)) {
+        None => Ok((graph, warning)),
+        Some(node) => Err(Problem::unsupported(
+            format!("node `{}` (LogSoftmax)", node.name),
+            "a logarithm of a softmax is read at the end of a classifier only, over its classes",
+            WAY_OUT,
+        )),
+    }
+}
+
+const WAY_OUT: &str = "Export the model with its logits as the output";
+
+fn softmax_warning(left_out: &LeftOut, is_log: impl Fn(&str) -> bool) -> String {
+    let softmax = match left_out.nodes.iter().any(|name| is_log(name)) {
+        true => "the logarithm of a softmax",
+        false => "a Softmax",
+    };
+    match left_out.scale {
+        1.0 => format!("the file ends in {softmax}, which is left out: the output is logits"),
+        scale => {
+            format!("the file ends in {softmax} times {scale}; both are left out: the output is logits")
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! How a classifier ends: in logits, or in what turns them into probabilities.
+
+use super::rewrite::Rewriter;
+use crate::graph::{Graph, GraphError, Node, Source, ValueId};
+use crate::op::{Clip, Op, SequenceOp};
+use crate::shape::{Dim, Shape};
+use crate::tensor::{Tensor, Weights};
+
+/// Nodes that are looked at to find the range of an output.
+const MOST_NODES: usize = 256;
+/// By how much the sum of probabilities in f32 may lie above 1.
+const ROUNDING: f64 = 1e-5;
+/// A Clip this close to 0 and 1 keeps probabilities off both, and changes nothing that shows.
+const MARGIN: f32 = 1e-6;
+
+/// Whether the one output of a classifier is confined to 0..1 by how it is computed (a Sigmoid, a Softmax, their mean, ...): it is
+/// no logits then, but the probability of each class as it is.
+pub fn gives_probabilities(graph: &Graph, weights: &Weights) -> bool {
+    let [(_, output)] = graph.outputs() else { return false };
+    let (low, high) = Ranges { graph, weights, left: MOST_NODES }.of(*output);
+    low >= 0.0 && high <= 1.0 + ROUNDING
+}
+
+/// Finds how small and how large values can be.
+struct Ranges<'a> {
+    graph: &'a Graph,
+    weights: &'a Weights,
+    /// Nodes that may still be looked at.
+    left: usize,
+}
+
+type Range = (f64, f64);
+const ANY: Range = (f64::NEG_INFINITY, f64::INFINITY);
+const UNIT: Range = (0.0, 1.0);
+
+impl Ranges<'_> {
+    fn of(&mut self, id: ValueId) -> Range {
+        let value = self.graph.value(id);
+        match &value.source {
+            Source::Input => ANY,
+            Source::Constant(tensor) => of_tensor(tensor),
+            Source::Parameter(_) => self.weights.get(&value.name).map_or(ANY, of_tensor),
+            Source::Node { .. } if self.left == 0 => ANY,
+            Source::Node { node, .. } => {
+                self.left -= 1;
+                self.of_node(self.graph.node(*node))
+            }
+        }
+    }
+
+    fn of_node(&mut self, node: &Node) -> Range {
+        let x = node.inputs[0];
+        match &node.op {
+            Op::Sigmoid | Op::HardSigmoid(_) | Op::Softmax { .. } => UNIT,
+            Op::Clip(Clip { min, max }) => {
+                let (low, high) = self.of(x);
+                let clip = |x: f64| x.max(f64::from(*min)).min(f64::from(*max));
+                (clip(low), clip(high))
+            }
+            Op::Relu => {
+                let (low, high) = self.of(x);
+                (low.max(0.0), high.max(0.0))
+            }
+            Op::Erf | Op::Sequence(SequenceOp::Tanh) => (-1.0, 1.0),
+            Op::Identity
+            | Op::Dropout { .. }
+            | Op::Reshape { .. }
+            | Op::Flatten { .. }
+            | Op::Transpose { .. }
+            | Op::Slice { .. }
+            | Op::Expand { .. }
+            | Op::MaxPool(_)
+            | Op::GlobalAveragePool => self.of(x),
+            Op::AveragePool(_) => hull(self.of(x), (0.0, 0.0)),
+            Op::Add => {
+                let (a, b) = (self.of(x), self.of(node.inputs[1]));
+                (a.0 + b.0, a.1 + b.1)
+            }
+            Op::Mul => product(self.of(x), self.of(node.inputs[1])),
+            Op::Concat { .. } => {
+                let ranges: Vec<Range> = node.inputs.iter().map(|&id| self.of(id)).collect();
+                ranges.into_iter().reduce(hull).unwrap_or(ANY)
+            }
+            Op::Sequence(SequenceOp::Where) => hull(self.of(node.inputs[1]), self.of(node.inputs[2])),
+            Op::Sequence(SequenceOp::Div) if self.is_sum_of(node.inputs[1], x) && self.of(x).0 >= 0.0 => UNIT,
+            Op::DequantizeLinear { .. } => match self.graph.producer(x).map(|id| self.graph.node(id)) {
+                Some(Node { op: Op::QuantizeLinear { .. }, inputs, .. }) => self.of(inputs[0]),
+                _ => ANY,
+            },
+            Op::Conv(_)
+            | Op::Gemm(_)
+            | Op::MatMul
+            | Op::BatchNormalization(_)
+            | Op::LayerNormalization(_)
+            | Op::HardSwish
+            | Op::Gelu
+            | Op::QuantizeLinear { .. }
+            | Op::DynamicQuantizeMatMul { .. }
+            | Op::Lstm(_)
+            | Op::DynamicQuantizeLstm(_)
+            | Op::Sequence(
+                SequenceOp::Gather
+                | SequenceOp::Positions { .. }
+                | SequenceOp::Equal { .. }
+                | SequenceOp::ToFloat
+                | SequenceOp::Div
+                | SequenceOp::Sum { .. },
+            )
+            | Op::SoftmaxCrossEntropyLoss(_)
+            | Op::Train(_)
+            | Op::Grad(_)
+            | Op::Fused(_) => ANY,
+        }
+    }
+
+    /// Whether `sum` is the sum of `x` along an axis.
+    fn is_sum_of(&self, sum: ValueId, x: ValueId) -> bool {
+        let node = self.graph.producer(sum).map(|id| self.graph.node(id));
+        node.is_some_and(|n| matches!(n.op, Op::Sequence(SequenceOp::Sum { .. })) && n.inputs[0] == x)
+    }
+}
+
+fn of_tensor(tensor: &Tensor) -> Range {
+    let Some(numbers) = tensor.as_f32().filter(|n| !n.is_empty() && !n.iter().any(|x| x.is_nan())) else {
+        return ANY;
+    };
+    let start = (f64::INFINITY, f64::NEG_INFINITY);
+    numbers.iter().fold(start, |(low, high), &x| (low.min(x.into()), high.max(x.into())))
+}
+
+fn hull(a: Range, b: Range) -> Range {
+    (a.0.min(b.0), a.1.max(b.1))
+}
+
+fn product(a: Range, b: Range) -> Range {
+    let corners = [a.0 * b.0, a.0 * b.1, a.1 * b.0, a.1 * b.1];
+    if corners.iter().any(|x| x.is_nan()) {
+        return ANY;
+    }
+    (corners.into_iter().fold(f64::INFINITY, f64::min), corners.into_iter().fold(f64::NEG_INFINITY, f64::max))
+}
+
+/// What [`without_softmax`] left out.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LeftOut {
+    /// The names of the nodes, the last one of the graph first; among them one Softmax.
+    pub nodes: Vec<String>,
+    /// What the file multiplies its probabilities by; 1 where it does not.
+    pub scale: f32,
+}
+
+/// A classifier that ends in a Softmax over its classes, without it, so that the output is logits: the softmax of these is what
+/// the graph gave, whatever moves elements behind the Softmax without taking rows apart. `None` where it ends otherwise, or where the
+/// values without the Softmax are confined to 0..1 too: they would be taken for probabilities.
+///
+/// `is_log` says of a node's name whether its Softmax stands for a LogSoftmax.
+///
+/// # Errors
+/// None for a graph whose nodes passed their shape rules.
+pub fn without_softmax(
+    graph: &Graph,
+    weights: &Weights,
+    is_log: impl Fn(&str) -> bool,
+) -> Result<Option<(Graph, LeftOut)>, GraphError> {
+    let Some(found) = find_softmax(graph, weights, is_log) else { return Ok(None) };
+    let mut rewriter = Rewriter::new(graph);
+    for node in graph.nodes() {
+        if let Some(index) = found.nodes.iter().position(|name| *name == node.name) {
+            let through = rewriter.get(node.inputs[found.kept[index]]);
+            rewriter.set(node.outputs[0], through);
+        } else {
+            rewriter.copy(node)?;
+        }
+    }
+    let logits = rewriter.finish()?;
+    if gives_probabilities(&logits, weights) {
+        return Ok(None);
+    }
+    Ok(Some((logits, LeftOut { nodes: found.nodes, scale: found.scale })))
+}
+
+/// Nodes to leave out.
+struct Found {
+    nodes: Vec<String>,
+    /// Which input of each takes its place.
+    kept: Vec<usize>,
+    scale: f32,
+}
+
+/// Walks from the output to the Softmax.
+fn find_softmax(graph: &Graph, weights: &Weights, is_log: impl Fn(&str) -> bool) -> Option<Found> {
+    let [(_, output)] = graph.outputs() else { return None };
+    let [batch, Dim::Fixed(classes)] = &graph.value(*output).shape.0[..] else { return None };
+    let uses = graph.use_counts();
+    let (mut at, mut found) = (*output, Found { nodes: Vec::new(), kept: Vec::new(), scale: 1.0 });
+    // A clipped logarithm is no logarithm of a probability.
+    let mut changed = false;
+    loop {
+        let node = graph.node(graph.producer(at)?);
+        let x = node.inputs[0];
+        // What else reads probabilities needs them.
+        if uses[at.index()] != 1 {
+            return None;
+        }
+        let left_out = match &node.op {
+            Op::Softmax { axis } => {
+                let log = is_log(&node.name);
+                let ours = is_of_rows(&graph.value(x).shape, *axis, batch, *classes);
+                if !ours || log && changed {
+                    return None;
+                }
+                found.nodes.push(node.name.clone());
+                found.kept.push(0);
+                return Some(found);
+            }
+            Op::Identity | Op::Dropout { .. } | Op::Reshape { .. } | Op::Flatten { .. } => None,
+            Op::Transpose { perm } if keeps_order(&graph.value(x).shape, perm) => None,
+            Op::Slice { axis, start: 0, end } if graph.value(x).shape.0[*axis] == Dim::Fixed(*end) => None,
+            Op::Expand { shape } if *shape == graph.value(x).shape => None,
+            Op::Concat { .. } if node.inputs.len() == 1 => None,
+            Op::Clip(clip) if clip.min <= MARGIN && clip.max >= 1.0 - MARGIN => Some((0, 1.0)),
+            Op::Add => Some((other_than(graph, weights, node, 0.0)?, 1.0)),
+            Op::Mul => scaled(graph, weights, node),
+            _ => return None,
+        };
+        match left_out {
+            None if matches!(node.op, Op::Mul) => return None,
+            None => at = x,
+            Some((kept, scale)) => {
+                changed |= scale != 1.0 || matches!(node.op, Op::Clip(_));
+                found.scale *= scale;
+                found.nodes.push(node.name.clone());
+                found.kept.push(kept);
+                at = node.inputs[kept];
+            }
+        }
+    }
+}
+
+/// The input that a node adds `number` to.
+fn other_than(graph: &Graph, weights: &Weights, node: &Node, number: f32) -> Option<usize> {
+    (0..2).find(|&kept| {
+        same_shape(graph, node, kept) && known(graph, weights, node.inputs[1 - kept]) == Some(number)
+    })
+}
+
+/// The input that a node multiplies by one number above 0, and the number.
+fn scaled(graph: &Graph, weights: &Weights, node: &Node) -> Option<(usize, f32)> {
+    (0..2).find_map(|kept| {
+        let number = known(graph, weights, node.inputs[1 - kept])?;
+        (same_shape(graph, node, kept) && number > 0.0 && number.is_finite()).then_some((kept, number))
+    })
+}
+
+fn same_shape(graph: &Graph, node: &Node, input: usize) -> bool {
+    graph.value(node.inputs[input]).shape == graph.value(node.outputs[0]).shape
+}
+
+/// The number that all elements of a stored tensor are.
+fn known(graph: &Graph, weights: &Weights, id: ValueId) -> Option<f32> {
+    let value = graph.value(id);
+    let tensor = match &value.source {
+        Source::Constant(tensor) => tensor,
+        Source::Parameter(_) => weights.get(&value.name)?,
+        Source::Input | Source::Node { .. } => return None,
+    };
+    let (first, rest) = tensor.as_f32()?.split_first()?;
+    rest.iter().all(|x| x == first).then_some(*first)
+}
+
+/// Whether a Softmax along `axis` sums over the classes of each picture, and over nothing else.
+fn is_of_rows(shape: &Shape, axis: usize, batch: &Dim, classes: usize) -> bool {
+    let others: Vec<&Dim> = shape.0[..axis].iter().filter(|dim| **dim != Dim::Fixed(1)).collect();
+    let ones_behind = shape.0[axis + 1..].iter().all(|dim| *dim == Dim::Fixed(1));
+    let rows = match others[..] {
+        [] => *batch == Dim::Fixed(1),
+        [only] => only == batch,
+        _ => false,
+    };
+    shape.0[axis] == Dim::Fixed(classes) && ones_behind && rows
+}
+
+/// Whether a Transpose moves axes of one place only, so that the elements stay in their order.
+fn keeps_order(shape: &Shape, perm: &[usize]) -> bool {
+    perm.iter().filter(|&&axis| shape.0[axis] != Dim::Fixed(1)).is_sorted()
+}

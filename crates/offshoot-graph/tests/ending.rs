@@ -1,0 +1,126 @@
+//! When a softmax at the end of a classifier may be left out, and when its output is no logits.
+
+#![allow(clippy::unwrap_used)] // a test's panic is its failure
+
+use offshoot_graph::op::{Clip, SequenceOp};
+use offshoot_graph::passes::{gives_probabilities, without_softmax};
+use offshoot_graph::{DType, Dim, Graph, Op, Shape, Tensor, ValueId, Weights};
+
+/// A graph from [batch, 5] to what `end` makes of it.
+fn graph(end: impl FnOnce(&mut Graph, ValueId) -> ValueId) -> Graph {
+    let mut graph = Graph::new("ending");
+    let x = graph.add_input("input", DType::F32, shape([None, Some(5)]));
+    let y = end(&mut graph, x);
+    graph.add_output("output", y);
+    graph
+}
+
+/// With the batch where there is no number.
+fn shape<const N: usize>(dims: [Option<usize>; N]) -> Shape {
+    Shape(dims.map(|dim| dim.map_or(Dim::symbol("batch_size"), Dim::Fixed)).to_vec())
+}
+
+fn softmax(g: &mut Graph, x: ValueId) -> ValueId {
+    g.add("softmax", Op::Softmax { axis: 1 }, &[x]).unwrap()
+}
+
+fn times(g: &mut Graph, x: ValueId, number: f32) -> ValueId {
+    let number = g.add_constant("number", Tensor::f32([], vec![number]));
+    g.add("times", Op::Mul, &[x, number]).unwrap()
+}
+
+fn reshaped<const N: usize>(g: &mut Graph, x: ValueId, dims: [Option<usize>; N]) -> ValueId {
+    g.add("reshape", Op::Reshape { shape: shape(dims) }, &[x]).unwrap()
+}
+
+/// Operators that are left when the softmax is left out; `None` where it stays.
+fn left(graph: &Graph) -> Option<Vec<&'static str>> {
+    let (logits, _) = without_softmax(graph, &Weights::new(), |_| false).unwrap()?;
+    Some(logits.nodes().iter().map(|n| n.op.name()).collect())
+}
+
+#[test]
+fn what_moves_rows_as_a_whole_stays_and_the_softmax_goes() {
+    let moved = graph(|g, x| {
+        let p = softmax(g, x);
+        let p = reshaped(g, p, [None, Some(1), Some(5)]);
+        let p = g.add("t", Op::Transpose { perm: vec![0, 2, 1] }, &[p]).unwrap();
+        let p = reshaped(g, p, [None, Some(5)]);
+        times(g, p, 100.0)
+    });
+    assert_eq!(left(&moved), Some(vec!["Reshape", "Transpose", "Reshape"]));
+    let (_, left_out) = without_softmax(&moved, &Weights::new(), |_| false).unwrap().unwrap();
+    assert_eq!(left_out.scale, 100.0);
+}
+
+#[test]
+fn a_softmax_whose_rows_are_taken_apart_stays() {
+    let scrambled = graph(|g, x| {
+        let p = softmax(g, x);
+        let p = g.add("t", Op::Transpose { perm: vec![1, 0] }, &[p]).unwrap();
+        reshaped(g, p, [None, Some(5)])
+    });
+    let over_the_batch = graph(|g, x| g.add("softmax", Op::Softmax { axis: 0 }, &[x]).unwrap());
+    let read_twice = graph(|g, x| {
+        let p = softmax(g, x);
+        g.add("square", Op::Mul, &[p, p]).unwrap()
+    });
+    let cut = graph(|g, x| {
+        let p = softmax(g, x);
+        g.add("slice", Op::Slice { axis: 1, start: 1, end: 5 }, &[p]).unwrap()
+    });
+    let of_probabilities = graph(|g, x| {
+        let p = g.add("sigmoid", Op::Sigmoid, &[x]).unwrap();
+        softmax(g, p)
+    });
+    for graph in [scrambled, over_the_batch, read_twice, cut, of_probabilities] {
+        assert_eq!(left(&graph), None, "{graph}");
+        assert!(gives_probabilities(&graph, &Weights::new()), "{graph}");
+    }
+    let turned_over = graph(|g, x| {
+        let p = softmax(g, x);
+        times(g, p, -1.0)
+    });
+    assert_eq!(left(&turned_over), None);
+    assert!(!gives_probabilities(&turned_over, &Weights::new()));
+}
+
+#[test]
+fn a_scaled_or_clipped_logarithm_is_no_logarithm_of_a_probability() {
+    let log = |graph: &Graph| without_softmax(graph, &Weights::new(), |name| name == "softmax").unwrap();
+    assert!(log(&graph(softmax)).is_some());
+    let scaled = graph(|g, x| {
+        let p = softmax(g, x);
+        times(g, p, 2.0)
+    });
+    let clipped = graph(|g, x| {
+        let p = softmax(g, x);
+        g.add("clip", Op::Clip(Clip { min: 0.0, max: 1.0 }), &[p]).unwrap()
+    });
+    assert!(log(&scaled).is_none() && log(&clipped).is_none());
+}
+
+#[test]
+fn a_range_is_not_taken_for_less_than_it_can_be() {
+    let unary = |op: Op| graph(|g, x| g.add("end", op, &[x]).unwrap());
+    let tanh = unary(Op::Sequence(SequenceOp::Tanh));
+    let relu6 = unary(Op::Clip(Clip { min: 0.0, max: 6.0 }));
+    let one = unary(Op::Clip(Clip { min: 0.0, max: 1.0 }));
+    let twice = graph(|g, x| {
+        let p = g.add("sigmoid", Op::Sigmoid, &[x]).unwrap();
+        g.add("sum", Op::Add, &[p, p]).unwrap()
+    });
+    let gate = graph(|g, x| {
+        let p = g.add("sigmoid", Op::Sigmoid, &[x]).unwrap();
+        g.add("silu", Op::Mul, &[p, x]).unwrap()
+    });
+    let found = [tanh, relu6, one, twice, gate].map(|graph| gives_probabilities(&graph, &Weights::new()));
+    assert_eq!(found, [false, false, true, false, false]);
+}
+
+/// A chain of sums of a value with itself has as many paths as 2 to the power of its length.
+#[test]
+fn a_deep_end_is_given_up_on() {
+    let deep = graph(|g, x| (0..200).fold(x, |x, _| g.add("sum", Op::Add, &[x, x]).unwrap()));
+    assert!(!gives_probabilities(&deep, &Weights::new()));
+}
