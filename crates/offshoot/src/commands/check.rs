@@ -34,6 +34,7 @@ impl Arguments {
         let decode = Transform::new(&model.metadata.preprocessing)?.decode_options();
         let folder = FolderOptions { decode, ..FolderOptions::default() };
         let found = labelled(&data, &model.metadata.classes, &folder)?;
+        print::notes(&found.notes);
         let bar = print::bar(found.samples.len() as u64, "check");
         let pictures =
             health::Pictures { samples: found.samples, skipped: found.skipped, absent: found.absent };

@@ -57,6 +57,7 @@ impl Arguments {
         let folder = FolderOptions { strict: self.strict, decode, ..FolderOptions::default() };
         let classes = &model.metadata.classes;
         let found = labelled(&data, classes, &folder)?;
+        print::notes(&found.notes);
         if !found.absent.is_empty() {
             let (n, all) = (found.absent.len(), classes.len());
             let shown = found.absent.iter().take(5).cloned().collect::<Vec<_>>().join(", ");

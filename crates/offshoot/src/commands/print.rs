@@ -1,10 +1,12 @@
 //! Standard output: the results. Everything else goes to standard error.
 
+use std::collections::BTreeMap;
 use std::io::{ErrorKind, Write};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use offshoot::Error;
+use offshoot_data::{DecodeError, PictureError, picture_ending};
 use serde::Serialize;
 
 use super::{Failure, Outcome};
@@ -32,10 +34,38 @@ pub(crate) fn warning(text: &str) {
     eprintln!("warning: {text}");
 }
 
-/// Pictures that were left out: each by name, and how many.
-pub(crate) fn skipped<E: std::fmt::Display>(pictures: &[E]) {
-    pictures.iter().for_each(|picture| warning(&format!("skipped {picture}")));
+/// What is worth knowing about how a folder of pictures was read.
+pub(crate) fn notes(notes: &[String]) {
+    notes.iter().for_each(|note| warning(note));
+}
+
+/// Pictures that were left out: those of kinds that are not read by kind, the others by name, and how many.
+pub(crate) fn skipped(pictures: &[PictureError]) {
+    let of_kind = |picture: &&PictureError| matches!(picture.source, DecodeError::UnsupportedFormat { .. });
+    let named = pictures.iter().filter(|picture| !of_kind(picture));
+    named.for_each(|picture| warning(&format!("skipped {picture}")));
+    let unread: Vec<&PictureError> = pictures.iter().filter(of_kind).collect();
+    match &unread[..] {
+        [] => {}
+        [one] => warning(&format!("skipped {one}")),
+        [first, ..] => {
+            let kinds = kinds(unread.iter().map(|picture| picture_ending(&picture.path)));
+            warning(&format!("skipped {} files of kinds that are not read: {kinds}; the first: {first}", unread.len()));
+        }
+    }
     skipped_count(pictures.len());
+}
+
+/// `.jp2 3, .pcx 1`
+fn kinds(endings: impl Iterator<Item = String>) -> String {
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    endings.for_each(|ending| *counts.entry(ending).or_default() += 1);
+    counted(&counts)
+}
+
+/// `.jp2 3, .pcx 1`
+pub(crate) fn counted(counts: &BTreeMap<String, usize>) -> String {
+    counts.iter().map(|(kind, n)| format!("{kind} {n}")).collect::<Vec<_>>().join(", ")
 }
 
 /// How many pictures were left out, where any was.

@@ -11,7 +11,7 @@ use offshoot_data::{Batch, Draw, Sample, Tile, contact_sheet};
 use offshoot_formats::atomic::write_atomically;
 use serde_json::json;
 
-use super::super::arguments::{AugmentationArguments, PreprocessingArguments};
+use super::super::arguments::{AugmentationArguments, PictureLimit, PreprocessingArguments};
 use super::super::{Outcome, print};
 
 /// The most pixels of a sheet, so that a flag cannot ask for all memory.
@@ -40,6 +40,8 @@ pub(crate) struct Arguments {
     augmentation: AugmentationArguments,
     #[command(flatten)]
     preprocessing: PreprocessingArguments,
+    #[command(flatten)]
+    pictures_limit: PictureLimit,
     /// The part of the pictures kept for validation, where there is no `val` folder [default: 0.2].
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     val_fraction: Option<f64>,
@@ -53,6 +55,7 @@ pub(crate) struct Arguments {
 
 impl Arguments {
     pub(crate) fn run(self) -> Outcome {
+        self.pictures_limit.apply();
         let recipe = self.recipe()?;
         let transform = Transform::new(&recipe.preprocessing)?;
         let size = recipe.preprocessing.size;
@@ -62,6 +65,7 @@ impl Arguments {
             return Err(Error::Input(text.into()).into());
         }
         let data = Dataset::open(&recipe.data, &recipe.folder_options())?;
+        print::notes(&data.notes);
         print::skipped(&data.skipped);
         let rows = self.rows(&recipe, &data, &transform)?;
         let sheet = contact_sheet(&rows, size);
