@@ -79,6 +79,16 @@ def renamed(jpeg, names):
     return bytes(data)
 
 
+def resampled(jpeg, factors, size):
+    """With other sampling factors of the first component, and another size."""
+    data, at = bytearray(jpeg), 2
+    while data[at + 1] != 0xC0:
+        at += 2 + struct.unpack(">H", data[at + 2 : at + 4])[0]
+    data[at + 5 : at + 9] = struct.pack(">HH", size[1], size[0])
+    data[at + 11] = factors
+    return bytes(data)
+
+
 def jpegs():
     rgb = scene().convert("RGB")
     # Pillow writes RGB as it is with keep_rgb, and YCbCr otherwise.
@@ -94,6 +104,14 @@ def jpegs():
     bare = raw.replace(raw[2 : 4 + struct.unpack(">H", raw[4:6])[0]], b"", 1)
     yield "rgb_names.jpg", renamed(bare, b"RGB")
     yield "names_0_1_2.jpg", renamed(without_jfif(encoded(rgb, "JPEG", subsampling="4:4:4", **FIT)), bytes([0, 1, 2]))
+    # The blocks of a file with as many blocks a unit, arranged otherwise: samplings that Pillow does not write.
+    square = scene(32, 32).convert("RGB")
+    for name, sampling, factors, size in (
+        ("440", "4:2:2", 0x12, (16, 64)),
+        ("411", "4:2:0", 0x41, (64, 16)),
+        ("141", "4:2:0", 0x14, (16, 64)),
+    ):
+        yield f"sampling_{name}.jpg", resampled(encoded(square, "JPEG", subsampling=sampling, **FIT), factors, size)
     cmyk = encoded(rgb.convert("CMYK"), "JPEG", **FIT)
     at = cmyk.index(b"Adobe") - 4
     for transform in (0, 1, 2):

@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 
+use jpeg_decoder::ColorTransform;
 use zune_jpeg::JpegDecoder;
 use zune_jpeg::zune_core::bytestream::{ZByteReaderTrait, ZCursor};
 use zune_jpeg::zune_core::colorspace::ColorSpace;
@@ -38,7 +39,7 @@ pub(super) fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<Picture, F
         // The decoders fill the rest with grey; Pillow refuses it, and grey halves are nothing to learn from.
         return Err(Failure::Truncated);
     }
-    let pixels = match outline.chroma_420.then(|| decode_420(bytes, options)).flatten() {
+    let pixels = match outline.chroma_420.then(|| decode_420(bytes, outline.plain_transform(), options)).flatten() {
         Some(pixels) => pixels,
         None => decoder.decode()?,
     };
@@ -48,8 +49,9 @@ pub(super) fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<Picture, F
 }
 
 /// RGB by `jpeg-decoder`; `None` for what it refuses and the more tolerant `zune-jpeg` may still decode.
-fn decode_420(bytes: &[u8], options: &DecodeOptions) -> Option<Vec<u8>> {
+fn decode_420(bytes: &[u8], transform: u8, options: &DecodeOptions) -> Option<Vec<u8>> {
     let mut decoder = jpeg_decoder::Decoder::new(bytes);
+    decoder.set_color_transform(if transform == 0 { ColorTransform::RGB } else { ColorTransform::YCbCr });
     decoder.set_max_decoding_buffer_size(usize::try_from(options.max_pixels.saturating_mul(3)).ok()?);
     let pixels = decoder.decode().ok()?;
     (decoder.info()?.pixel_format == jpeg_decoder::PixelFormat::RGB24).then_some(pixels)
