@@ -38,5 +38,5 @@ pub use decode::{
 };
 pub use folder::{Dataset, FolderError, FolderOptions, Labelled, Pictures, Sample, labelled, picture_ending, pictures, training_folder};
 pub use loader::{Batch, Draw, Epoch, Loader, LoaderOptions};
-pub use sheet::{Tile, contact_sheet};
+pub use sheet::{Letters, Tile, contact_sheet};
 pub use transform::{Transform, TransformError, Tta, View};

@@ -109,10 +109,11 @@ impl Report {
         if self.per_class.len() > 30 {
             return Ok(());
         }
-        let width = self.per_class.keys().map(|k| k.chars().count()).max().unwrap_or(0);
+        let width = print::widest(self.per_class.keys().map(String::as_str));
         for (class, figures) in &self.per_class {
             let accuracy = figures["accuracy"].as_f64().unwrap_or(0.0);
-            print::line(&format!("  {class:width$}  {accuracy:.4}  of {}", figures["images"]))?;
+            let class = print::padded(class, width);
+            print::line(&format!("  {class}  {accuracy:.4}  of {}", figures["images"]))?;
         }
         Ok(())
     }

@@ -8,6 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use offshoot::Error;
 use offshoot_data::{DecodeError, PictureError, picture_ending};
 use serde::Serialize;
+use unicode_width::UnicodeWidthStr as _;
 
 use super::{Failure, Outcome};
 
@@ -27,6 +28,21 @@ pub(crate) fn json(value: &impl Serialize) -> Outcome {
         Ok(text) => line(&text),
         Err(error) => Err(Error::Input(format!("the result has no JSON form: {error}")).into()),
     }
+}
+
+/// How many columns of a terminal a text takes.
+pub(crate) fn width(text: &str) -> usize {
+    text.width()
+}
+
+/// The width of the widest text.
+pub(crate) fn widest<'a>(texts: impl IntoIterator<Item = &'a str>) -> usize {
+    texts.into_iter().map(width).max().unwrap_or(0)
+}
+
+/// A text with spaces after it, up to a number of columns.
+pub(crate) fn padded(text: &str, columns: usize) -> String {
+    format!("{text}{}", " ".repeat(columns.saturating_sub(width(text))))
 }
 
 /// Says something on standard error.

@@ -185,11 +185,13 @@ impl Report {
             "classes       {}, the largest {ratio:.1} times the smallest{advice}",
             classes.len()
         ))?;
-        let width = classes.iter().map(|c| c.class.chars().count()).max().unwrap_or(0);
+        let width = print::widest(classes.iter().map(|c| &*c.class));
         classes.iter().try_for_each(|c| {
             print::line(&format!(
-                "  {:width$}  {} to train with, {} to validate with",
-                c.class, c.train, c.val
+                "  {}  {} to train with, {} to validate with",
+                print::padded(&c.class, width),
+                c.train,
+                c.val
             ))
         })
     }
