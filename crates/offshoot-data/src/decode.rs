@@ -1,7 +1,11 @@
-//! Bytes of a file to an RGB picture: JPEG, PNG, WebP, GIF, BMP and TIFF, told apart by content, never by
+//! Bytes of a file to an RGB picture: JPEG, PNG, WebP, GIF, BMP, TIFF and PNM, told apart by content, never by
 //! the file's name. The size in the header is checked before anything is decoded.
 
+mod format;
 mod jpeg;
+mod limit;
+mod orientation;
+mod tiff;
 
 use std::io::{BufRead, Cursor, Read, Seek};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,6 +16,11 @@ use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, RgbImage};
 use offshoot_graph::Preprocessing;
 use zune_jpeg::errors::DecodeErrors;
+
+pub(crate) use self::format::kind_by_name;
+use self::format::{Format, SIGNATURE_BYTES, is_camera_raw};
+pub use self::limit::{DEFAULT_MAX_PIXELS, max_pixels, set_max_pixels};
+use self::orientation::Metadata;
 
 /// A decoded picture: 8-bit RGB, rows from top to bottom, no padding.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,13 +67,13 @@ pub struct DecodeOptions {
 }
 
 impl Default for DecodeOptions {
-    /// White background, EXIF rotation, at most 64 Mi pixels (8192 by 8192) and 512 MiB.
+    /// White background, EXIF rotation, at most [`max_pixels`] pixels and 1 GiB.
     fn default() -> DecodeOptions {
         DecodeOptions {
             background: [255; 3],
             exif_rotation: true,
-            max_pixels: 64 << 20,
-            max_file_bytes: 512 << 20,
+            max_pixels: max_pixels(),
+            max_file_bytes: 1 << 30,
         }
     }
 }
@@ -102,7 +111,7 @@ pub enum DecodeError {
         limit: u64,
     },
     /// The content is not of a known picture format.
-    #[error("not a picture: the content is neither JPEG, PNG, WebP, GIF, BMP nor TIFF")]
+    #[error("not a picture: the content is neither JPEG, PNG, WebP, GIF, BMP, TIFF nor PNM")]
     NotAPicture,
     /// The content is a picture, in a format that is not read.
     #[error("{format} pictures are not read; convert it to PNG or JPEG")]
@@ -120,7 +129,8 @@ pub enum DecodeError {
     },
     /// More pixels than [`DecodeOptions::max_pixels`].
     #[error(
-        "{width}x{height} is more than the limit of {limit} pixels; shrink the picture or raise the limit"
+        "{width}x{height} is {} megapixels, more than the limit of {}; shrink the picture or raise the limit \
+         (--max-megapixels {})", megapixels(*width, *height), *limit as f64 / 1e6, megapixels(*width, *height).ceil()
     )]
     TooLarge {
         /// Width in the header, in pixels.
@@ -162,6 +172,11 @@ pub enum DecodeError {
     },
 }
 
+/// To two digits after the point.
+fn megapixels(width: u64, height: u64) -> f64 {
+    (width as f64 * height as f64 / 1e4).ceil() / 100.0
+}
+
 /// A file that is not a picture that can be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}: {source}", offshoot_graph::text::shown(path))]
@@ -185,20 +200,31 @@ pub fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<Picture, DecodeEr
     let format = Format::guess(bytes)?;
     guard(format, || match format {
         Format::Jpeg => jpeg::decode(bytes, options),
+        Format::Tiff => tiff::decode(bytes, options),
         Format::Other(_, format) => decode_other(bytes, format, options),
     })
 }
 
 /// Reads and decodes one file; see [`decode`].
 pub fn read_picture(path: &Path, options: &DecodeOptions) -> Result<Picture, PictureError> {
-    read_with_bytes(path, options).map(|(picture, _)| picture)
+    with_picture(path, options, |picture, _| picture)
 }
 
-/// [`read_picture`], and the bytes of the file.
-pub fn read_with_bytes(path: &Path, options: &DecodeOptions) -> Result<(Picture, Vec<u8>), PictureError> {
-    read_file(path, options)
-        .and_then(|bytes| Ok((decode(&bytes, options)?, bytes)))
-        .map_err(|source| PictureError { path: path.to_owned(), source })
+/// Reads and decodes one file and hands it over with the bytes of the file. Of very large pictures there is only one at a time
+/// in memory, however many threads do this: `then` must not wait for another thread that may do it too.
+pub fn with_picture<T>(
+    path: &Path,
+    options: &DecodeOptions,
+    then: impl FnOnce(Picture, &[u8]) -> T,
+) -> Result<T, PictureError> {
+    let read = || {
+        let bytes = read_file(path, options)?;
+        let format = Format::guess(&bytes)?;
+        let (width, height) = size(format, Cursor::new(&bytes), options)?;
+        let _turn = limit::turn(width, height);
+        Ok(then(decode(&bytes, options)?, &bytes))
+    };
+    read().map_err(|source| PictureError { path: path.to_owned(), source })
 }
 
 /// Checks the header of one file and returns the width and height it states (before EXIF rotation), in pixels.
@@ -216,43 +242,6 @@ pub(crate) fn looks_like_picture(path: &Path) -> bool {
 
 /// The longest side, in pixels. The work of resizing grows with the sides too, not only with the area.
 const MAX_SIDE: u64 = 1 << 18;
-
-/// The most bytes that any format's signature needs.
-const SIGNATURE_BYTES: u64 = 64;
-
-#[derive(Clone, Copy)]
-enum Format {
-    Jpeg,
-    Other(&'static str, ImageFormat),
-}
-
-impl Format {
-    fn guess(bytes: &[u8]) -> Result<Format, DecodeError> {
-        if bytes.is_empty() {
-            return Err(DecodeError::Empty);
-        }
-        match image::guess_format(bytes) {
-            Ok(ImageFormat::Jpeg) => Ok(Format::Jpeg),
-            Ok(format @ ImageFormat::Png) => Ok(Format::Other("PNG", format)),
-            Ok(format @ ImageFormat::WebP) => Ok(Format::Other("WebP", format)),
-            Ok(format @ ImageFormat::Gif) => Ok(Format::Other("GIF", format)),
-            Ok(format @ ImageFormat::Bmp) => Ok(Format::Other("BMP", format)),
-            Ok(format @ ImageFormat::Tiff) => Ok(Format::Other("TIFF", format)),
-            _ if bytes.get(4..8) == Some(b"ftyp") => {
-                Err(DecodeError::UnsupportedFormat { format: "HEIC or AVIF".to_owned() })
-            }
-            Ok(format) => Err(DecodeError::UnsupportedFormat { format: format!("{format:?}") }),
-            Err(_) => Err(DecodeError::NotAPicture),
-        }
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            Format::Jpeg => "JPEG",
-            Format::Other(name, _) => name,
-        }
-    }
-}
 
 /// Runs a decoder of another library. A panic in it costs one picture, not the training run.
 fn guard<T>(format: Format, decode: impl FnOnce() -> Result<T, Failure>) -> Result<T, DecodeError> {
@@ -329,6 +318,9 @@ fn read_file(path: &Path, options: &DecodeOptions) -> Result<Vec<u8>, DecodeErro
 
 fn open(path: &Path, options: &DecodeOptions) -> Result<std::fs::File, DecodeError> {
     let metadata = std::fs::metadata(path).map_err(unreadable)?;
+    if is_camera_raw(path) {
+        return Err(DecodeError::UnsupportedFormat { format: kind_by_name(path).unwrap_or_default().to_owned() });
+    }
     if !metadata.is_file() {
         // Opening a named pipe would wait for ever.
         return Err(DecodeError::Read("it is not a regular file".to_owned()));
@@ -348,9 +340,22 @@ fn probe_file(path: &Path, options: &DecodeOptions) -> Result<(usize, usize), De
     let mut start = Vec::new();
     reader.by_ref().take(SIGNATURE_BYTES).read_to_end(&mut start).map_err(unreadable)?;
     reader.rewind().map_err(unreadable)?;
-    let format = Format::guess(&start)?;
+    let format = Format::guess(&start).map_err(|error| match (error, kind_by_name(path)) {
+        (DecodeError::NotAPicture, Some(kind)) => DecodeError::UnsupportedFormat { format: kind.to_owned() },
+        (error, _) => error,
+    })?;
+    size(format, reader, options)
+}
+
+/// The width and height that the header states.
+fn size<R: BufRead + Seek>(
+    format: Format,
+    reader: R,
+    options: &DecodeOptions,
+) -> Result<(usize, usize), DecodeError> {
     guard(format, || match format {
         Format::Jpeg => Ok(jpeg::header(reader, options)?.1),
+        Format::Tiff => tiff::probe(reader, options),
         Format::Other(_, format) => {
             let (width, height) = other_header(reader, format, options)?.dimensions();
             Ok((width as usize, height as usize))
@@ -395,14 +400,18 @@ fn memory_limits(pixels: u64) -> Limits {
 }
 
 fn decode_other(bytes: &[u8], format: ImageFormat, options: &DecodeOptions) -> Result<Picture, Failure> {
-    let mut decoder = other_header(Cursor::new(bytes), format, options)?;
+    let decoder = other_header(Cursor::new(bytes), format, options)?;
     if format == ImageFormat::WebP && !webp_is_complete(bytes) {
         return Err(Failure::Truncated);
     }
-    let orientation = decoder.orientation().ok();
+    let metadata = match format {
+        ImageFormat::Png => Metadata::of_png(bytes),
+        ImageFormat::WebP => Metadata::of_webp(bytes),
+        _ => Metadata::default(),
+    };
     let picture = to_rgb(DynamicImage::from_decoder(decoder)?, options.background)
         .ok_or_else(|| Failure::Damaged("the decoded size is not the header's".to_owned()))?;
-    Ok(rotate(picture, orientation, options))
+    Ok(rotate(picture, metadata.orientation(), options))
 }
 
 /// Whether all the bytes are there that the container (`RIFF`, length, ...) announces. The decoder would speak of
@@ -430,8 +439,6 @@ fn to_rgb(picture: DynamicImage, background: [u8; 3]) -> Option<Picture> {
         DynamicImage::ImageLumaA16(picture) => grey_over(&high_bytes(picture.as_raw()), background),
         DynamicImage::ImageRgb16(picture) => high_bytes(picture.as_raw()),
         DynamicImage::ImageRgba16(picture) => lay_over(high_bytes(picture.as_raw()), background),
-        // Floating point (TIFF): 0..1 becomes 0..255.
-        DynamicImage::ImageRgba32F(_) => lay_over(picture.to_rgba8().into_raw(), background),
         picture => picture.to_rgb8().into_raw(),
     };
     Picture::new(width, height, pixels)

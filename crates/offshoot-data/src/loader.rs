@@ -16,7 +16,7 @@ use offshoot_graph::random::{Purpose, Random};
 
 use crate::augment::Augmentation;
 use crate::augment::mix::Partner;
-use crate::decode::{DecodeError, DecodeOptions, PictureError, read_picture};
+use crate::decode::{DecodeError, DecodeOptions, PictureError, with_picture};
 use crate::folder::Sample;
 use crate::transform::{Transform, View};
 
@@ -313,8 +313,9 @@ impl Shared {
         let view = self.random_epoch(draw, epoch);
         let mut random = Random::new(self.options.seed, view, index as u64, Purpose::Augment);
         if self.transform.crops_at_random() {
-            let picture = read_picture(&self.samples[index].path, &self.options.decode)?;
-            return Ok(self.transform.augment(&picture, how, &mut random).into());
+            return with_picture(&self.samples[index].path, &self.options.decode, |picture, _| {
+                self.transform.augment(&picture, how, &mut random).into()
+            });
         }
         let mut pixels = self.evaluation_pixels(index)?.to_vec();
         self.transform.change(&mut pixels, how, &mut random);
@@ -325,8 +326,10 @@ impl Shared {
         if let Some(pixels) = lock(&self.cache).pictures.get(&index) {
             return Ok(pixels.clone());
         }
-        let picture = read_picture(&self.samples[index].path, &self.options.decode)?;
-        let pixels: Arc<[u8]> = self.transform.look(&picture, self.options.view).into();
+        let path = &self.samples[index].path;
+        let pixels: Arc<[u8]> = with_picture(path, &self.options.decode, |picture, _| {
+            self.transform.look(&picture, self.options.view).into()
+        })?;
         lock(&self.cache).keep(index, &pixels, self.options.cache_bytes);
         Ok(pixels)
     }

@@ -47,10 +47,8 @@ fn what_is_no_picture_is_named() {
     assert_eq!(error_of(b"Dear diary"), DecodeError::NotAPicture);
     assert_eq!(error_of(&[0; 5000]), DecodeError::NotAPicture);
     let heic = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic";
-    assert_eq!(error_of(heic), DecodeError::UnsupportedFormat { format: "HEIC or AVIF".to_owned() });
+    assert_eq!(error_of(heic), DecodeError::UnsupportedFormat { format: "HEIC".to_owned() });
     assert!(matches!(error_of(b"\0\0\x01\0\x01\0\x10\x10"), DecodeError::UnsupportedFormat { .. }));
-    let palette = error_of(&golden("palette.tif"));
-    assert!(matches!(palette, DecodeError::UnsupportedFeature { format: "TIFF", .. }), "{palette}");
 }
 
 #[test]
@@ -115,7 +113,7 @@ fn the_size_is_checked_before_anything_is_decoded() {
     let mut bmp = golden("rgb.bmp");
     bmp[18..26].copy_from_slice(&[0xFF, 0xFF, 0, 0, 0xFF, 0xFF, 0, 0]);
     for bytes in [png_of_size(65535, 65535), jpeg, bmp] {
-        let too_large = DecodeError::TooLarge { width: 65535, height: 65535, limit: 64 << 20 };
+        let too_large = DecodeError::TooLarge { width: 65535, height: 65535, limit: 256_000_000 };
         assert_eq!(error_of(&bytes), too_large);
     }
     let too_long = DecodeError::TooLong { width: 1 << 20, height: 1 };

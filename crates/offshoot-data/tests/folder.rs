@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use offshoot_data::{Dataset, DecodeError, FolderError, FolderOptions, Sample, labelled, pictures};
+use offshoot_data::{Dataset, DecodeError, FolderError, FolderOptions, Sample, labelled, pictures, training_folder};
 use proptest::prelude::*;
 
 /// A small picture, of any format but for its name.
@@ -124,28 +124,56 @@ fn what_is_no_data_set_is_explained() {
 
 #[test]
 fn what_is_wrong_with_the_classes_is_explained() {
-    let cases: [(&[&str], &str); 6] = [
+    let cases: [(&[&str], &str); 14] = [
         (&["a/1.jpg"], r#"DATA: only one class ("a") in it; telling classes apart takes at least two"#),
         (
             &["a/1.jpg", "b/"],
             r#"DATA/b: no picture for class "b" (0 unusable); add pictures or remove the folder"#,
         ),
         (
-            &["a/1.jpg", "b/1.png", "b/2.png"],
-            r#"DATA/b: no picture for class "b" (2 unusable); add pictures or remove the folder"#,
+            &["a/1.jpg", "b/1.png", "b/2.jp2"],
+            r#"DATA/b: no picture for class "b" (2 unusable; the first: DATA/b/1.png: not a picture: the content is neither JPEG, PNG, WebP, GIF, BMP, TIFF nor PNM); add pictures or remove the folder"#,
         ),
         (
             &["train/a/1.jpg", "train/b/1.jpg", "val/a/1.jpg", "val/c/1.jpg"],
-            r#"DATA: `train` and `val` must have the same classes; only `train` has "b", only `val` has "c""#,
+            r#"DATA/val: no class "c" in DATA/train, which validation pictures are there for; add training pictures, remove the folder, or give DATA/train alone to have a part of it kept for validation"#,
         ),
+        (&["train/a/1.jpg", "train/b/1.jpg", "val/a/", "val/b/"], "DATA/val: no picture in it"),
         (
-            &["train/a/1.jpg", "train/b/1.jpg", "val/a/1.jpg", "val/b/"],
-            r#"DATA/val/b: no picture for class "b" (0 unusable); add pictures or remove the folder"#,
-        ),
-        (
-            &["train/a/1.jpg", "train/b/1.jpg", "test/a/1.jpg"],
+            &["train/a/1.jpg", "train/b/1.jpg", "test/1.jpg"],
             "DATA: has `train` but no `val`; add `val` with a folder for each class, or give DATA/train to have a part \
              kept for validation",
+        ),
+        (
+            &["val/a/1.jpg", "val/b/1.jpg"],
+            "DATA: has `val` but no `train`; add `train` with a folder for each class, or give DATA/val to train with a \
+             part of it",
+        ),
+        (
+            &["Train/1.jpg", "Val/1.jpg"],
+            r#"DATA: "Train", "Val" would be taken for a part of the data by name, and has no folder for each class in it; move the pictures to DATA/train/<class>/* and DATA/val/<class>/*, or rename it where it is a class"#,
+        ),
+        (
+            &["train/a/1.jpg", "train/b/1.jpg", "validation/1.jpg"],
+            r#"DATA: "validation" would be taken for a part of the data by name, and has no folder for each class in it; move the pictures to DATA/train/<class>/* and DATA/val/<class>/*, or rename it where it is a class"#,
+        ),
+        (
+            &["train/a/1.jpg", "train/b/1.jpg", "dev/a/1.jpg", "valid/a/1.jpg"],
+            r#"DATA: "dev", "valid" may all be meant for `val`; name one of them `val`, or join them"#,
+        ),
+        (
+            &["train/a/1.jpg", "train/b/1.jpg", "quality/a/1.jpg", "quality/b/1.jpg"],
+            "DATA: `train` and `quality` hold the same folders, so they are parts of the data and no classes; name them \
+             `train` and `val`",
+        ),
+        (&["photos/train/a/1.jpg", "photos/val/a/1.jpg"], "DATA/photos: holds `train` and `val`; give this folder"),
+        (
+            &["photos/a/1.jpg", "photos/b/1.jpg", "__MACOSX/photos/._1.jpg"],
+            r#"DATA: only one class ("photos") in it; if the classes are the folders in it, give DATA/photos or move them up"#,
+        ),
+        (
+            &["cat/train/1.jpg", "cat/test/1.jpg", "dog/train/1.jpg", "dog/test/1.jpg"],
+            r#"DATA: "cat" and others hold `train` and `test`; classes stand in the parts, not parts in the classes: DATA/train/cat and DATA/test/cat"#,
         ),
     ];
     for (files, expected) in cases {
@@ -155,11 +183,113 @@ fn what_is_wrong_with_the_classes_is_explained() {
 }
 
 #[test]
+fn parts_are_found_by_other_names_and_said_where_it_matters() {
+    let pairs = [
+        ("Training", "Validation"),
+        ("TRAIN", "VAL"),
+        ("train", "dev"),
+        ("training", "validation"),
+        ("trainset", "valset"),
+        ("train", "Val"),
+        ("train_set", "valid_set"),
+        ("Train2017", "val2017"),
+        ("train-images", "validation-images"),
+        ("ILSVRC_train", "ILSVRC_val"),
+        ("training_data", "valid"),
+    ];
+    for (train, val) in pairs {
+        let files = ["a/1.jpg", "b/1.jpg"].map(|file| [format!("{train}/{file}"), format!("{val}/{file}")]).concat();
+        let root = folder(&files.iter().map(String::as_str).collect::<Vec<_>>());
+        let data = open(&root).unwrap_or_else(|error| panic!("{train} and {val}: {error}"));
+        assert_eq!(data.classes, ["a", "b"], "{train} and {val}");
+        assert!(data.val.iter().all(|sample| sample.path.starts_with(root.path().join(val))));
+        assert_eq!((data.train.len(), data.val.len(), data.notes.len()), (2, 2, 0));
+        let classes = ["a", "b"].map(str::to_owned);
+        assert_eq!(labelled(root.path(), &classes, &options()).unwrap().samples, data.val);
+        assert_eq!(training_folder(root.path()).unwrap(), root.path().join(train));
+    }
+}
+
+#[test]
+fn test_pictures_are_left_out_or_validated_with_and_that_is_said() {
+    let notes = |files: &[&str]| {
+        let root = folder(files);
+        let data = open(&root).unwrap();
+        assert_eq!(data.classes, ["a", "b"]);
+        let path = root.path().display().to_string();
+        (data.notes.iter().map(|note| note.replace(&path, "DATA")).collect::<Vec<_>>(), data.val.len())
+    };
+    let split = ["train/a/1.jpg", "train/b/1.jpg", "val/a/1.jpg", "val/b/1.jpg"];
+    let with = |more: &[&'static str]| [&split[..], more].concat();
+    assert_eq!(notes(&split), (vec![], 2));
+    assert_eq!(notes(&with(&["test/a/1.jpg", "masks/1.jpg"])).0, ["DATA: not used: `masks`, `test`"]);
+    assert_eq!(notes(&with(&["test/1.jpg"])).0, ["DATA: not used: `test`"]);
+    assert_eq!(
+        notes(&["Training/a/1.jpg", "Training/b/1.jpg", "Testing/a/1.jpg", "Testing/b/1.jpg"]).0,
+        ["DATA: no folder of validation pictures, so `Testing` is validated with; the best epoch is chosen by it, so \
+          measure the model on other pictures"]
+    );
+    // A class without validation pictures: no folder, or an empty one.
+    for val in ["val/", "val/b/"] {
+        let found = notes(&["train/a/1.jpg", "train/b/1.jpg", "val/a/1.jpg", val]);
+        assert_eq!(found.0, [r#"DATA/val: no picture of "b"; the validation figures say nothing of that"#]);
+        assert_eq!(found.1, 1);
+    }
+}
+
+#[test]
+fn what_may_be_meant_otherwise_is_said() {
+    let notes = |files: &[&str]| {
+        let root = folder(files);
+        let data = open(&root).unwrap();
+        let path = root.path().display().to_string();
+        data.notes.iter().map(|note| note.replace(&path, "DATA")).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        notes(&["first/a/1.jpg", "first/b/1.jpg", "second/a/1.jpg", "second/b/1.jpg"]),
+        ["DATA: `first`, `second` are taken for classes, and each holds the folders `a`, `b`; if those are the classes, \
+          name the folders `train` and `val`"]
+    );
+    assert_eq!(
+        notes(&["Birds/1.jpg", "birds/1.jpg", "cats/1.jpg"]),
+        [r#"DATA: "Birds", "birds" are classes of their own and differ by upper and lower case only; if they are one class, put their pictures into one folder"#]
+    );
+    assert_eq!(
+        notes(&["a/1.jpg", "b/1.jpg", "__MACOSX/a/1.jpg", ".ipynb_checkpoints/1.jpg", "@eaDir/1.jpg", "lost+found/"]),
+        [r#"DATA: left out, being no classes: ".ipynb_checkpoints", "@eaDir", "__MACOSX", "lost+found""#]
+    );
+    assert_eq!(
+        notes(&["a/1.jpg", "b/1.jpg", "1.jpg", "2.jpg"]),
+        ["DATA: 2 pictures lie beside the class folders, in none of them, and not used"]
+    );
+}
+
+#[test]
+fn files_of_other_kinds_are_counted() {
+    let root = folder(&["a/1.jpg", "b/1.jpg", "a/x.JP2", "a/y.jp2", "b/z.pcx", "b/notes.txt", "b/LICENSE", "a/Thumbs.db"]);
+    add(root.path(), "a/x0.ppm", b"P6 1 1 255\nabc".to_vec());
+    add(root.path(), "b/x0.pgm", b"P5\n# grey\n1 1 255\na".to_vec());
+    let data = Dataset::open(root.path(), &FolderOptions { val_fraction: 0.0, ..options() }).unwrap();
+    assert_eq!(data.train.len(), 4);
+    let kinds: Vec<String> = data.skipped.iter().map(|error| error.source.to_string()).collect();
+    let jpeg2000 = "JPEG 2000 pictures are not read; convert it to PNG or JPEG";
+    assert_eq!(kinds, [jpeg2000, jpeg2000, "PCX pictures are not read; convert it to PNG or JPEG"]);
+    let others: Vec<(&str, usize)> = data.others.iter().map(|(ending, &n)| (&ending[..], n)).collect();
+    assert_eq!(others, [("(none)", 1), (".db", 1), (".txt", 1)]);
+}
+
+#[test]
 fn a_class_may_be_called_train() {
     let root = folder(&["plane/1.jpg", "train/night/1.jpg", "train/day/1.jpg"]);
     assert_eq!(open(&root).unwrap().classes, ["plane", "train"]);
     let root = folder(&["car/1.jpg", "train/1.jpg", "val/1.jpg"]);
-    assert_eq!(open(&root).unwrap().classes, ["car", "train", "val"]);
+    let data = open(&root).unwrap();
+    assert_eq!(data.classes, ["car", "train", "val"]);
+    assert!(data.notes[0].contains("`train`, `val` are taken for classes"), "{:?}", data.notes);
+    let root = folder(&["bus/1.jpg", "car/1.jpg", "train/1.jpg"]);
+    assert_eq!(open(&root).unwrap().notes, Vec::<String>::new());
+    let root = folder(&["invalid/1.jpg", "valid/1.jpg"]);
+    assert_eq!(open(&root).unwrap().classes, ["invalid", "valid"]);
 }
 
 #[test]

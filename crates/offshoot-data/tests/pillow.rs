@@ -98,6 +98,33 @@ fn every_format_decodes_as_in_pillow() {
 }
 
 #[test]
+fn rarer_kinds_decode_as_in_pillow() {
+    let folder = golden("kinds");
+    let all = std::fs::read(folder.join("expected.rgb")).unwrap();
+    let mut wrong = Vec::new();
+    for line in std::fs::read_to_string(folder.join("cases.txt")).unwrap().lines().skip(1) {
+        let words: Vec<String> = line.split(' ').map(str::to_owned).collect();
+        let (name, [width, height, place]) = (&words[1], numbers::<usize, 3>(&words[2..]));
+        let theirs = &all[place..][..width * height * 3];
+        match read_picture(&folder.join(name), &DecodeOptions::default()) {
+            Ok(ours) if (ours.width(), ours.height()) == (width, height) => {
+                let distance = distance(ours.pixels(), theirs);
+                let lossy = is_lossy(name) || name.ends_with("_jpeg.tif");
+                // Of PNM other than 8 bits Pillow rounds to the nearest, and others down.
+                let most = u8::from(name.starts_with("max") || name.starts_with("wide"));
+                let near = if lossy { distance.mean < 0.5 && distance.max <= 5 } else { distance.max <= most };
+                if !near {
+                    wrong.push(format!("{name}: {distance:?}"));
+                }
+            }
+            Ok(ours) => wrong.push(format!("{name}: {}x{}", ours.width(), ours.height())),
+            Err(error) => wrong.push(error.to_string()),
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
 fn transparency_shows_the_background() {
     for case in cases("over") {
         let background = numbers(&case[1..4]);

@@ -66,7 +66,7 @@ mod tests {
             classes: vec!["a".into(), "with, comma".into()],
             train: vec![sample("/x/plain.png", 0), sample("/x/say \"cheese\"\n.png", 1)],
             val: vec![sample("/y/,.png", 1)],
-            skipped: Vec::new(),
+            ..Dataset::default()
         };
         write_pictures(folder.path(), &data).expect("it is written");
         let read = RunPictures::read(folder.path(), &data.classes).expect("it is read");

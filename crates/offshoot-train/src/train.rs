@@ -405,7 +405,7 @@ mod tests {
     fn data() -> Dataset {
         let sample = |label| Sample { path: PathBuf::from("x.png"), label };
         let classes = vec!["a".to_string(), "b".to_string()];
-        Dataset { classes, train: [0, 0, 0, 1].map(sample).to_vec(), val: vec![], skipped: vec![] }
+        Dataset { classes, train: [0, 0, 0, 1].map(sample).to_vec(), ..Dataset::default() }
     }
 
     fn weights(change: impl FnOnce(&mut Settings)) -> Option<Vec<f32>> {

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
-use support::{CLASSES, SMALL, World, bmp, cached, data};
+use support::{CLASSES, SMALL, World, bmp, cached, data, pictures};
 
 #[test]
 fn a_sheet_shows_pictures_as_the_network_sees_them() {
@@ -240,4 +240,118 @@ fn a_run_leaves_a_page_that_loads_nothing_and_escapes_every_name() {
     assert_eq!(world.run("report run").code, Some(0));
     assert_eq!(world.text("run/report.html").matches("<section").count(), page.matches("<section").count());
     assert_eq!(world.run("report d").code, Some(2));
+}
+
+/// A data set of two classes in the folders `train` and `val` by these names.
+fn split(world: &World, folder: &str, train: &str, val: &str) {
+    data(&world.path(&format!("{folder}/{train}")), &CLASSES[..2], 3);
+    data(&world.path(&format!("{folder}/{val}")), &CLASSES[..2], 2);
+}
+
+#[test]
+fn every_command_reads_the_parts_of_a_data_set_by_one_rule() {
+    let world = World::new("parts");
+    split(&world, "d", "Training", "Testing");
+    let said = world.run(&format!("train d {SMALL} --epochs 1 --out run --json"));
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert!(said.err.contains("warning: ") && said.err.contains("`Testing` is validated with"), "{said:?}");
+    for command in ["eval run d", "check run d", "data check d", "quantize run --calibration d --data d --out q"] {
+        let said = world.run(&format!("{command} --json"));
+        // An untrained network may have problems, and that is no matter here.
+        assert!(matches!(said.code, Some(0 | 1)), "{command}: {said:?}");
+        assert!(!said.out.contains("\"error\""), "{command}: {said:?}");
+    }
+    assert_eq!(world.json("eval run d")["images"], 4);
+    let balance = &world.json("data check d")["balance"]["classes"];
+    assert_eq!((&balance[0]["class"], &balance[0]["val"]), (&"blue".into(), &2.into()));
+    pictures(&world.path("flat/TRAIN"), CLASSES[0].1, 3);
+    pictures(&world.path("flat/val"), CLASSES[1].1, 3);
+    for command in ["train flat --model mobilenet_v2 --out other", "eval run flat", "data check flat", "check run flat"] {
+        let said = world.run(command);
+        assert_eq!(said.code, Some(2), "{command}: {said:?}");
+        assert!(said.err.contains("DATA/train/<class>/*"), "{command}: {said:?}");
+    }
+}
+
+#[test]
+fn a_class_without_validation_pictures_is_trained() {
+    let world = World::new("absent");
+    split(&world, "d", "train", "val");
+    fs::remove_dir_all(world.path("d/val/green")).unwrap();
+    let said = world.run(&format!("train d {SMALL} --epochs 1 --out run"));
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert!(said.err.contains("no picture of \"green\""), "{said:?}");
+    fs::create_dir_all(world.path("d/val/green")).unwrap();
+    let said = world.run("eval run d --json");
+    assert!(said.err.contains("no picture of 1 of the model's 2 classes: green"), "{said:?}");
+    let report: Value = serde_json::from_str(&said.out).unwrap();
+    assert_eq!(report["per_class"].as_object().unwrap().keys().collect::<Vec<_>>(), ["blue"]);
+    pictures(&world.path("d/val/purple"), CLASSES[0].1, 1);
+    let said = world.run(&format!("train d {SMALL} --epochs 1 --out other"));
+    assert_eq!(said.code, Some(2), "{said:?}");
+    assert!(said.err.contains("no class \"purple\" in d/train"), "{said:?}");
+}
+
+#[test]
+fn kinds_that_are_not_read_are_counted() {
+    let world = World::new("kinds");
+    data(&world.path("d"), &CLASSES, 4);
+    for name in ["blue/a.jp2", "blue/b.JP2", "green/c.pcx", "green/notes.txt", "red/.DS_Store"] {
+        fs::write(world.path(&format!("d/{name}")), "text").unwrap();
+    }
+    fs::write(world.path("d/red/small.ppm"), b"P6 2 2 255\nabcdefghijkl").unwrap();
+    let said = world.run(&format!("train d {SMALL} --epochs 1 --out run"));
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert!(said.err.contains("skipped 3 files of kinds that are not read: .jp2 2, .pcx 1"), "{said:?}");
+    let said = world.json("eval run d");
+    assert_eq!((&said["images"], &said["skipped"]), (&13.into(), &3.into()));
+    let said = world.json("data check d");
+    assert_eq!(said["unread_kinds"], serde_json::json!({".jp2": 2, ".pcx": 1}));
+    assert_eq!(said["other_files"], serde_json::json!({".txt": 1}));
+    assert_eq!(said["images"], 13);
+}
+
+#[test]
+fn the_limit_of_pixels_is_a_flag() {
+    let world = World::new("limit");
+    data(&world.path("d"), &CLASSES, 2);
+    assert_eq!(world.run(&format!("train d {SMALL} --epochs 1 --out run")).code, Some(0));
+    // Two megapixels of white.
+    let ppm = [&b"P5 2000 1000 255\n"[..], &vec![255; 2_000_000]].concat();
+    fs::write(world.path("big.pgm"), ppm).unwrap();
+    assert_eq!(world.run("predict run big.pgm").code, Some(0));
+    assert_eq!(world.run("predict run big.pgm --max-megapixels 2").code, Some(0));
+    let said = world.run("predict run big.pgm --max-megapixels 1");
+    assert_eq!(said.code, Some(2));
+    assert!(said.err.contains("2000x1000 is 2 megapixels, more than the limit of 1;"), "{said:?}");
+    assert!(said.err.contains("(--max-megapixels 2)"), "{said:?}");
+}
+
+#[test]
+fn a_sheet_is_of_the_format_of_its_name_and_hides_no_name() {
+    let world = World::new("sheets");
+    data(&world.path("d"), &[("猫", [40, 40, 200]), ("зебра", [40, 200, 40]), ("\u{10FFFD}", [200, 40, 40])], 3);
+    let said = world.run("data show d --size 32 --pictures 6 --views 1 --out sheet.jpg --json");
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert_eq!(world.read("sheet.jpg")[..3], [0xFF, 0xD8, 0xFF]);
+    let legend = said.json()["legend"].clone();
+    // No font has a letter for private use at that place; whether one has the others depends on the machine.
+    assert!(legend.as_object().unwrap().values().any(|name| name == "\u{10FFFD}"), "{legend}");
+    let said = world.run("data show d --size 32 --pictures 6 --views 1 --out sheet.png");
+    assert!(said.out.contains("#1  "), "{said:?}");
+    assert_eq!(world.run("data show d --size 32 --out sheet.gif").code, Some(2));
+}
+
+#[test]
+fn columns_are_straight_with_wide_letters() {
+    let world = World::new("wide");
+    data(&world.path("d"), &[("a", [40, 40, 200]), ("汉字汉字", [40, 200, 40])], 3);
+    assert_eq!(world.run(&format!("train d {SMALL} --epochs 1 --out run")).code, Some(0));
+    let said = world.run("eval run d").out;
+    // Eight columns of a terminal each.
+    assert!(said.contains("\n  a         ") && said.contains("\n  汉字汉字  "), "{said}");
+    let said = world.run("data check d").out;
+    assert!(said.contains("\n  a         2 to") && said.contains("\n  汉字汉字  2 to"), "{said}");
+    let spelled = |flag: &str| world.run(&format!("data show d --size 32 --views 1 {flag} 0.1,0.1,0.1,0.1")).code;
+    assert_eq!((spelled("--color-jitter"), spelled("--colour-jitter")), (Some(0), Some(0)));
 }

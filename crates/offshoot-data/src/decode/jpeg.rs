@@ -3,12 +3,15 @@
 //! of the values are within 2; `zune-jpeg`, 1.3 times as fast, rounds chroma up there (0.02 to 0.36, 99.92 %). With
 //! any other sampling, and for CMYK and grey, it is `zune-jpeg` (4:2:2: 0.16 and 99.97 % against 0.20 and 99.91 %).
 
-use image::metadata::Orientation;
+use std::borrow::Cow;
+
+use jpeg_decoder::ColorTransform;
 use zune_jpeg::JpegDecoder;
 use zune_jpeg::zune_core::bytestream::{ZByteReaderTrait, ZCursor};
 use zune_jpeg::zune_core::colorspace::ColorSpace;
 use zune_jpeg::zune_core::options::DecoderOptions;
 
+use super::orientation::Metadata;
 use super::{DecodeOptions, Failure, Picture, check_size, rotate};
 
 /// A JPEG decoder that has read the header, and the size the header states.
@@ -29,25 +32,26 @@ pub(super) fn header<R: ZByteReaderTrait>(
 }
 
 pub(super) fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<Picture, Failure> {
-    let (mut decoder, (width, height)) = header(ZCursor::new(bytes), options)?;
     let outline = Outline::of(bytes);
+    let bytes = &*outline.with_plain_colours(bytes);
+    let (mut decoder, (width, height)) = header(ZCursor::new(bytes), options)?;
     if !outline.complete {
         // The decoders fill the rest with grey; Pillow refuses it, and grey halves are nothing to learn from.
         return Err(Failure::Truncated);
     }
-    let pixels = match outline.chroma_420.then(|| decode_420(bytes, options)).flatten() {
+    let pixels = match outline.chroma_420.then(|| decode_420(bytes, outline.plain_transform(), options)).flatten() {
         Some(pixels) => pixels,
         None => decoder.decode()?,
     };
     let picture = Picture::new(width, height, pixels)
         .ok_or_else(|| Failure::Damaged("the decoded size is not the header's".to_owned()))?;
-    let orientation = decoder.exif().and_then(|chunk| Orientation::from_exif_chunk(chunk));
-    Ok(rotate(picture, orientation, options))
+    Ok(rotate(picture, outline.metadata.orientation(), options))
 }
 
 /// RGB by `jpeg-decoder`; `None` for what it refuses and the more tolerant `zune-jpeg` may still decode.
-fn decode_420(bytes: &[u8], options: &DecodeOptions) -> Option<Vec<u8>> {
+fn decode_420(bytes: &[u8], transform: u8, options: &DecodeOptions) -> Option<Vec<u8>> {
     let mut decoder = jpeg_decoder::Decoder::new(bytes);
+    decoder.set_color_transform(if transform == 0 { ColorTransform::RGB } else { ColorTransform::YCbCr });
     decoder.set_max_decoding_buffer_size(usize::try_from(options.max_pixels.saturating_mul(3)).ok()?);
     let pixels = decoder.decode().ok()?;
     (decoder.info()?.pixel_format == jpeg_decoder::PixelFormat::RGB24).then_some(pixels)
@@ -60,6 +64,14 @@ struct Outline {
     chroma_420: bool,
     /// An end-of-image marker follows the start of the first scan.
     complete: bool,
+    /// There is a JFIF segment.
+    jfif: bool,
+    /// The places of the Adobe segments, and the colour transform that the last one states.
+    adobe: Vec<usize>,
+    transform: Option<u8>,
+    /// The names of the components.
+    components: Vec<u8>,
+    metadata: Metadata,
 }
 
 impl Outline {
@@ -78,16 +90,69 @@ impl Outline {
                 (0xFF, 0x01 | 0xD0..=0xD8) => at += 2,
                 (0xFF, _) => {
                     let Some(&[high, low]) = bytes.get(at + 2..at + 4) else { return outline };
-                    if (0xC0..=0xC2).contains(&marker) {
-                        outline.chroma_420 = is_420(&bytes[at + 4..]);
-                    }
-                    at += 2 + usize::from(u16::from_be_bytes([high, low]));
+                    let length = usize::from(u16::from_be_bytes([high, low]));
+                    outline.segment(marker, at, bytes.get(at + 4..at + 2 + length).unwrap_or_default());
+                    at += 2 + length;
                 }
                 // Stray bytes between segments.
                 _ => at += 1,
             }
         }
         outline
+    }
+
+    fn segment(&mut self, marker: u8, at: usize, content: &[u8]) {
+        match (marker, content) {
+            (0xC0..=0xC2, frame) => {
+                self.chroma_420 = is_420(frame);
+                let components = frame.get(6..).unwrap_or_default();
+                self.components = components.chunks_exact(3).map(|component| component[0]).collect();
+            }
+            (0xE0, [b'J', b'F', b'I', b'F', 0, ..]) => self.jfif = true,
+            (0xEE, [b'A', b'd', b'o', b'b', b'e', _, _, _, _, _, _, transform, ..]) => {
+                self.adobe.push(at);
+                self.transform = Some(*transform);
+            }
+            (0xE1, content) => {
+                if let Some(exif) = content.strip_prefix(b"Exif\0\0") {
+                    self.metadata.exif.get_or_insert_with(|| exif.to_vec());
+                } else if let Some(xmp) = content.strip_prefix(b"http://ns.adobe.com/xap/1.0/\0") {
+                    self.metadata.xmp.get_or_insert_with(|| xmp.to_vec());
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The colour transform of Adobe's segment that says what libjpeg makes of the file: JFIF is always YCbCr, then Adobe's
+    /// segment decides, then the names of the components.
+    fn plain_transform(&self) -> u8 {
+        match (&self.components[..], self.transform) {
+            ([_, _, _], _) if self.jfif => 1,
+            ([_, _, _], Some(0)) => 0,
+            ([b'R', b'G', b'B'], None) => 0,
+            ([_, _, _, _], None | Some(0)) => 0,
+            ([_, _, _, _], _) => 2,
+            _ => 1,
+        }
+    }
+
+    /// The file with segments that no decoder can misunderstand: one of Adobe, and no JFIF, where they are not as usual.
+    fn with_plain_colours<'a>(&self, bytes: &'a [u8]) -> Cow<'a, [u8]> {
+        let transform = self.plain_transform();
+        let usual = match self.transform {
+            Some(stated) => stated == transform,
+            None => transform == 1,
+        };
+        if usual || self.components.len() < 3 {
+            return Cow::Borrowed(bytes);
+        }
+        let mut plain = [&bytes[..2], b"\xFF\xEE\0\x0EAdobe\0\x64\0\0\0\0", &[transform], &bytes[2..]].concat();
+        for at in &self.adobe {
+            // A comment in its place.
+            plain[16 + at + 1] = 0xFE;
+        }
+        Cow::Owned(plain)
     }
 }
 

@@ -7,7 +7,7 @@
 use std::f64::consts::PI;
 
 use blake3::Hash;
-use offshoot_data::{Dataset, DecodeOptions, PictureError, Transform, read_with_bytes};
+use offshoot_data::{Dataset, DecodeOptions, Picture, PictureError, Transform, with_picture};
 use offshoot_graph::{Fit, Preprocessing};
 use rayon::prelude::*;
 use serde::Serialize;
@@ -123,9 +123,9 @@ fn closest(
 }
 
 fn print(member: &Member, transform: &Transform, cosines: &[[f64; SIDE]]) -> Result<Print, PictureError> {
-    let (picture, bytes) = read_with_bytes(&member.path, &DecodeOptions::default())?;
-    let small = transform.evaluate(&picture);
-    Ok(Print { file: blake3::hash(&bytes), bits: perceptual_hash(&small, cosines), small })
+    let seen = |picture: Picture, bytes: &[u8]| (transform.evaluate(&picture), blake3::hash(bytes));
+    let (small, file) = with_picture(&member.path, &DecodeOptions::default(), seen)?;
+    Ok(Print { file, bits: perceptual_hash(&small, cosines), small })
 }
 
 fn kinship(a: &Print, b: &Print) -> Option<(Kinship, f64)> {

@@ -9,6 +9,7 @@ use offshoot::{
     CpuExecutor, CpuOptions, Error, Fit, Isa, Loaded, MadeFolders, Metadata, ModelSource, Overrides, Policy,
     Tta, View, is_coreml_package,
 };
+use offshoot_data::set_max_pixels;
 use offshoot_graph::text::shown;
 use offshoot_train::recipe::{Augment, AugmentationSettings, PreprocessingSettings};
 
@@ -24,10 +25,30 @@ pub(crate) struct Processor {
     /// Instruction set: portable, avx2, avx512, avx512bf16 or neon [default: the machine's best].
     #[arg(long, help_heading = "Execution", value_name = "NAME", value_parser = isa)]
     isa: Option<Isa>,
+    #[command(flatten)]
+    pictures: PictureLimit,
+}
+
+/// How large pictures may be.
+#[derive(Args)]
+pub(crate) struct PictureLimit {
+    /// Leave out pictures of more than this many million pixels, which take much memory [default: 256].
+    #[arg(long, help_heading = "Data", value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    max_megapixels: Option<u64>,
+}
+
+impl PictureLimit {
+    /// Makes it the limit of all that is read from now on.
+    pub(crate) fn apply(&self) {
+        if let Some(millions) = self.max_megapixels {
+            set_max_pixels(millions * 1_000_000);
+        }
+    }
 }
 
 impl Processor {
     pub(crate) fn executor(&self) -> Result<CpuExecutor, Failure> {
+        self.pictures.apply();
         if let Some(threads) = self.threads {
             // The optimizer and the search for pictures use rayon's own pool. It can be there already only in a
             // process that has run a command before, which this one has not.
@@ -73,10 +94,10 @@ pub(crate) struct AugmentationArguments {
     /// Largest angle of a random rotation, in degrees [default: 0].
     #[arg(long, help_heading = "Augmentation", value_name = "DEGREES", allow_negative_numbers = true)]
     rotate: Option<f64>,
-    /// Colour jitter: strength for brightness, contrast, saturation and hue, such as 0.4,0.4,0.4,0.1 [default:
+    /// Color jitter: strength for brightness, contrast, saturation and hue, such as 0.4,0.4,0.4,0.1 [default:
     /// 0,0,0,0].
-    #[arg(long, help_heading = "Augmentation", value_name = "B,C,S,H", value_parser = jitter)]
-    colour_jitter: Option<Jitter>,
+    #[arg(long, alias = "colour-jitter", help_heading = "Augmentation", value_name = "B,C,S,H", value_parser = jitter)]
+    color_jitter: Option<Jitter>,
     /// Augmentation policy: trivial (TrivialAugment), rand:OPERATIONS,MAGNITUDE (RandAugment) or off [default: off].
     #[arg(long, help_heading = "Augmentation", value_name = "POLICY")]
     policy: Option<Policy>,
@@ -94,7 +115,7 @@ pub(crate) struct AugmentationArguments {
 impl AugmentationArguments {
     /// As settings of a recipe; `None` where nothing is given.
     pub(crate) fn settings(&self) -> Option<AugmentationSettings> {
-        let jitter = |i: usize| self.colour_jitter.map(|Jitter(values)| values[i]);
+        let jitter = |i: usize| self.color_jitter.map(|Jitter(values)| values[i]);
         let settings = AugmentationSettings {
             crop_scale: self.crop_scale.map(|pair| pair.0),
             crop_ratio: self.crop_ratio.map(|pair| pair.0),

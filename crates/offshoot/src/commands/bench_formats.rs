@@ -100,7 +100,10 @@ fn pictures(model: &Model, run: Option<&Path>, data: Option<&Path>) -> Result<Qu
         let decode = Transform::new(&model.metadata.preprocessing)?.decode_options();
         let folder = FolderOptions { decode, ..FolderOptions::default() };
         // All of the folder, which also says which of its classes the model does not know.
-        measured = labelled(data, classes, &folder)?.samples;
+        let found = labelled(data, classes, &folder)?;
+        print::notes(&found.notes);
+        print::skipped(&found.skipped);
+        measured = found.samples;
         if run.is_none() {
             let split = Dataset::open(data, &folder)?;
             let kept: HashSet<PathBuf> = split.val.into_iter().map(|sample| sample.path).collect();

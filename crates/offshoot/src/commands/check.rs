@@ -35,6 +35,7 @@ impl Arguments {
         let decode = Transform::new(&model.metadata.preprocessing)?.decode_options();
         let folder = FolderOptions { decode, ..FolderOptions::default() };
         let found = labelled(&data, &model.metadata.classes, &folder)?;
+        print::notes(&found.notes);
         let bar = print::bar(found.samples.len() as u64, "check");
         let pictures =
             health::Pictures { samples: found.samples, skipped: found.skipped, absent: found.absent };
@@ -68,15 +69,15 @@ fn show(report: &CheckReport) -> Outcome {
 }
 
 fn blocks(blocks: &[Block]) -> Outcome {
-    let width = blocks.iter().map(|block| block.name.chars().count()).max().unwrap_or(0).max(5);
+    let width = print::widest(blocks.iter().map(|block| &*block.name)).max(5);
     print::line(&format!(
         "{:width$}  {:>10}  {:>10}  {:>10}  {:>11}  {:>13}",
         "block", "parameters", "min", "max", "weight norm", "gradient norm"
     ))?;
     blocks.iter().try_for_each(|Block { name, parameters, weights, weight_norm, gradient_norm }| {
-        let (min, max) = (weights.min, weights.max);
+        let (name, min, max) = (print::padded(name, width), weights.min, weights.max);
         print::line(&format!(
-            "{name:width$}  {parameters:>10}  {min:>10.3e}  {max:>10.3e}  {weight_norm:>11.4e}  {gradient_norm:>13.4e}"
+            "{name}  {parameters:>10}  {min:>10.3e}  {max:>10.3e}  {weight_norm:>11.4e}  {gradient_norm:>13.4e}"
         ))
     })
 }

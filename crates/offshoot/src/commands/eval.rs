@@ -59,6 +59,7 @@ impl Arguments {
         let folder = FolderOptions { strict: self.strict, decode, ..FolderOptions::default() };
         let classes = &model.metadata.classes;
         let found = labelled(&data, classes, &folder)?;
+        print::notes(&found.notes);
         if !found.absent.is_empty() {
             let (n, all) = (found.absent.len(), classes.len());
             let named = found.absent.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
@@ -110,10 +111,11 @@ impl Report {
         if self.per_class.len() > 30 {
             return Ok(());
         }
-        let width = self.per_class.keys().map(|k| k.chars().count()).max().unwrap_or(0);
+        let width = print::widest(self.per_class.keys().map(String::as_str));
         for (class, figures) in &self.per_class {
             let accuracy = figures["accuracy"].as_f64().unwrap_or(0.0);
-            print::line(&format!("  {class:width$}  {accuracy:.4}  of {}", figures["images"]))?;
+            let class = print::padded(class, width);
+            print::line(&format!("  {class}  {accuracy:.4}  of {}", figures["images"]))?;
         }
         Ok(())
     }

@@ -288,6 +288,8 @@ pub(crate) fn proof_inputs(
     if let Some(data) = data {
         let options = FolderOptions { decode, ..FolderOptions::default() };
         let found = labelled(data, &model.metadata.classes, &options)?;
+        print::notes(&found.notes);
+        print::skipped(&found.skipped);
         return Ok(Inputs::from_samples(found.samples, preprocessing)?);
     }
     let recipe = run.and_then(|run| Recipe::read(run).ok());

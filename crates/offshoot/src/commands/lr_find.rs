@@ -84,6 +84,7 @@ impl Arguments {
         let executor = self.processor.executor()?;
         Transform::new(&recipe.preprocessing)?;
         let data = Dataset::open(&recipe.data, &recipe.folder_options())?;
+        print::notes(&data.notes);
         print::skipped(&data.skipped);
         let model = starting_model(&recipe, &data.classes)?;
         let test = RangeTest { from: self.from, to: self.to, steps: self.steps as usize };

@@ -1,14 +1,17 @@
 //! Standard output: the results. Everything else goes to standard error.
 
+use std::collections::BTreeMap;
 use std::io::{ErrorKind, Write};
 use std::path::Path;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use offshoot::Error;
+use offshoot_data::{DecodeError, PictureError, picture_ending};
 use offshoot_graph::text::escaped_lines;
 use serde::Serialize;
 use serde_json::json;
+use unicode_width::UnicodeWidthStr as _;
 
 use super::{Failure, Outcome};
 
@@ -52,15 +55,59 @@ pub(crate) fn note(text: &str) {
     eprintln!("{}", escaped_lines(text));
 }
 
+
+/// How many columns of a terminal a text takes.
+pub(crate) fn width(text: &str) -> usize {
+    text.width()
+}
+
+/// The width of the widest text.
+pub(crate) fn widest<'a>(texts: impl IntoIterator<Item = &'a str>) -> usize {
+    texts.into_iter().map(width).max().unwrap_or(0)
+}
+
+/// A text with spaces after it, up to a number of columns.
+pub(crate) fn padded(text: &str, columns: usize) -> String {
+    format!("{text}{}", " ".repeat(columns.saturating_sub(width(text))))
+}
+
 /// Warns on standard error.
 pub(crate) fn warning(text: &str) {
     note(&format!("warning: {text}"));
 }
 
-/// Pictures that were left out: each by name, and how many.
-pub(crate) fn skipped<E: std::fmt::Display>(pictures: &[E]) {
-    pictures.iter().for_each(|picture| warning(&format!("skipped {picture}")));
+/// What is worth knowing about how a folder of pictures was read.
+pub(crate) fn notes(notes: &[String]) {
+    notes.iter().for_each(|note| warning(note));
+}
+
+/// Pictures that were left out: those of kinds that are not read by kind, the others by name, and how many.
+pub(crate) fn skipped(pictures: &[PictureError]) {
+    let of_kind = |picture: &&PictureError| matches!(picture.source, DecodeError::UnsupportedFormat { .. });
+    let named = pictures.iter().filter(|picture| !of_kind(picture));
+    named.for_each(|picture| warning(&format!("skipped {picture}")));
+    let unread: Vec<&PictureError> = pictures.iter().filter(of_kind).collect();
+    match &unread[..] {
+        [] => {}
+        [one] => warning(&format!("skipped {one}")),
+        [first, ..] => {
+            let kinds = kinds(unread.iter().map(|picture| picture_ending(&picture.path)));
+            warning(&format!("skipped {} files of kinds that are not read: {kinds}; the first: {first}", unread.len()));
+        }
+    }
     skipped_count(pictures.len());
+}
+
+/// `.jp2 3, .pcx 1`
+fn kinds(endings: impl Iterator<Item = String>) -> String {
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    endings.for_each(|ending| *counts.entry(ending).or_default() += 1);
+    counted(&counts)
+}
+
+/// `.jp2 3, .pcx 1`
+pub(crate) fn counted(counts: &BTreeMap<String, usize>) -> String {
+    counts.iter().map(|(kind, n)| format!("{kind} {n}")).collect::<Vec<_>>().join(", ")
 }
 
 /// How many pictures were left out, where any was.

@@ -9,6 +9,7 @@ use offshoot::{
     Transform, WeightBits, evaluate, export_static, is_onnx, labelled, pictures, quantize_static, sha256,
 };
 use offshoot_graph::text::shown;
+use offshoot_data::{Sample, training_folder};
 
 use super::arguments::{self, Destination, PreprocessingArguments, Pretrained, Processor};
 use super::export::proof_inputs;
@@ -139,13 +140,15 @@ impl CalibrationArguments {
             (found.train, found.measured) = (of_run.train, of_run.val);
         }
         if let Some(folders) = &self.calibration {
-            let train = folders.join("train");
-            let folders = if train.is_dir() { &train } else { folders };
-            found.calibration = pictures(&[folders], &folder)?.paths;
-            found.train = labelled(folders, classes, &folder).map(|found| found.samples).unwrap_or_default();
+            // A single picture or a folder without classes is one to calibrate on too.
+            let folders = training_folder(folders).unwrap_or_else(|_| folders.clone());
+            let all = pictures(&[&folders], &folder)?;
+            print::skipped(&all.skipped);
+            found.calibration = all.paths;
+            found.train = labelled(&folders, classes, &folder).map(|found| found.samples).unwrap_or_default();
         }
         if let Some(data) = data {
-            found.measured = labelled(data, classes, &folder)?.samples;
+            found.measured = measured(data, classes, &folder)?;
         }
         if found.calibration.is_empty() {
             let text = "a static quantisation looks at pictures: give --calibration DIR with some like those that the model was trained with, or a run directory";
@@ -296,11 +299,19 @@ impl Arguments {
     }
 }
 
+/// The pictures to measure on, and a word about what is left out.
+fn measured(data: &Path, classes: &[String], folder: &FolderOptions) -> Result<Vec<Sample>, Failure> {
+    let found = labelled(data, classes, folder)?;
+    print::notes(&found.notes);
+    print::skipped(&found.skipped);
+    Ok(found.samples)
+}
+
 /// The part of the pictures in `data` that a model classifies right.
 fn accuracy(model: &Model, data: &Path, executor: &CpuExecutor) -> Result<f64, Failure> {
     let transform = Transform::new(&model.metadata.preprocessing)?;
     let folder = FolderOptions { decode: transform.decode_options(), ..FolderOptions::default() };
-    let samples = labelled(data, &model.metadata.classes, &folder)?.samples;
+    let samples = measured(data, &model.metadata.classes, &folder)?;
     let loader = Loader::new(samples, transform.clone(), LoaderOptions::evaluation(&transform, BATCH));
     let mut network = Inference::new(model, executor)?;
     Ok(evaluate(&mut network, model.metadata.classes.len(), &loader, |_| {})?.accuracy())

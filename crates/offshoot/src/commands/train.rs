@@ -282,6 +282,7 @@ impl Arguments {
         // Before the run directory is made.
         Transform::new(&recipe.preprocessing)?;
         let data = Dataset::open(&recipe.data, &recipe.folder_options())?;
+        print::notes(&data.notes);
         print::skipped(&data.skipped);
         let model = self.model(&recipe, &data.classes)?;
         let stop = stop_on_ctrl_c();

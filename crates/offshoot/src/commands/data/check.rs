@@ -1,5 +1,6 @@
 //! `offshoot data check`
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -7,6 +8,7 @@ use clap::Args;
 use offshoot::{
     Dataset, Error, PictureError, Recipe, Settings, Transform, own_preprocessing, starting_model,
 };
+use offshoot_data::{DecodeError, picture_ending};
 use offshoot_train::data_check::{
     Balance, Duplicate, Kinship, LabelOptions, Member, Suspect, balance, duplicates, suspects,
 };
@@ -62,6 +64,12 @@ struct Report {
     unreadable: Vec<Unreadable>,
     duplicates: Vec<Duplicate>,
     balance: Balance,
+    /// How many files of each kind were left out, being pictures of kinds that are not read, by the ending of the name.
+    unread_kinds: BTreeMap<String, usize>,
+    /// How many files are no pictures, by the ending of the name.
+    other_files: BTreeMap<String, usize>,
+    /// How the folder was read.
+    notes: Vec<String>,
     /// `null` without a model.
     labels: Option<Vec<Suspect>>,
 }
@@ -82,10 +90,14 @@ impl Arguments {
             Some(_) => Some(self.labels(&recipe, &data, &executor)?),
         };
         let unreadable: Vec<Unreadable> = data.skipped.iter().chain(&broken).map(unreadable).collect();
-        let balance = balance(&data);
+        let mut unread_kinds = BTreeMap::new();
+        let of_kind = data.skipped.iter().filter(|e| matches!(e.source, DecodeError::UnsupportedFormat { .. }));
+        of_kind.for_each(|e| *unread_kinds.entry(picture_ending(&e.path)).or_insert(0) += 1);
+        let (balance, other_files, notes) = (balance(&data), data.others, data.notes);
         let named = labels.as_ref().map_or(0, Vec::len);
         let problems = unreadable.len() + duplicates.len() + usize::from(balance.imbalanced) + named;
-        let report = Report { images, problems, unreadable, duplicates, balance, labels };
+        let report =
+            Report { images, problems, unreadable, duplicates, balance, unread_kinds, other_files, notes, labels };
         if self.json {
             print::json(&report)?
         } else {
@@ -133,7 +145,16 @@ fn unreadable(error: &PictureError) -> Unreadable {
 
 impl Report {
     fn print(&self) -> Outcome {
+        self.notes.iter().try_for_each(|note| print::line(&format!("note          {note}")))?;
         print::line(&format!("pictures      {}", self.images))?;
+        if !self.other_files.is_empty() {
+            let n: usize = self.other_files.values().sum();
+            print::line(&format!("other files   {n}: {}", print::counted(&self.other_files)))?;
+        }
+        if !self.unread_kinds.is_empty() {
+            let n: usize = self.unread_kinds.values().sum();
+            print::line(&format!("kinds not read  {n}: {}", print::counted(&self.unread_kinds)))?;
+        }
         print::line(&format!("unreadable    {}", self.unreadable.len()))?;
         for Unreadable { path, reason } in &self.unreadable {
             print::line(&format!("  {path}: {reason}"))?;
@@ -164,11 +185,13 @@ impl Report {
             "classes       {}, the largest {ratio:.1} times the smallest{advice}",
             classes.len()
         ))?;
-        let width = classes.iter().map(|c| c.class.chars().count()).max().unwrap_or(0);
+        let width = print::widest(classes.iter().map(|c| &*c.class));
         classes.iter().try_for_each(|c| {
             print::line(&format!(
-                "  {:width$}  {} to train with, {} to validate with",
-                c.class, c.train, c.val
+                "  {}  {} to train with, {} to validate with",
+                print::padded(&c.class, width),
+                c.train,
+                c.val
             ))
         })
     }

@@ -1,5 +1,6 @@
 //! `offshoot data show`
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -7,22 +8,25 @@ use clap::Args;
 use offshoot::{
     Dataset, Error, Loader, LoaderOptions, Preprocessing, Recipe, Settings, Transform, own_preprocessing,
 };
-use offshoot_data::{Batch, Draw, Sample, Tile, contact_sheet};
+use offshoot_data::{Batch, Draw, Letters, Sample, Tile, contact_sheet};
 use offshoot_formats::atomic::write_atomically;
 use serde_json::json;
 
-use super::super::arguments::{AugmentationArguments, PreprocessingArguments};
+use super::super::arguments::{AugmentationArguments, PictureLimit, PreprocessingArguments};
 use super::super::{Outcome, print};
 
 /// The most pixels of a sheet, so that a flag cannot ask for all memory.
 const MOST_PIXELS: usize = 1 << 28;
 
+/// Of a sheet as a JPEG.
+const QUALITY: u8 = 92;
+
 #[derive(Args)]
 pub(crate) struct Arguments {
     /// A folder with one folder of pictures for each class, or with `train` and `val` folders that hold those.
     data: PathBuf,
-    /// Picture file to write.
-    #[arg(long, help_heading = "Output", value_name = "FILE.png", default_value = "sheet.png")]
+    /// Picture file to write: a .png or a .jpg.
+    #[arg(long, help_heading = "Output", value_name = "FILE.png", default_value = "sheet.png", value_parser = picture_file)]
     out: PathBuf,
     /// Architecture whose preprocessing is shown [default: ImageNet's at 224 pixels].
     #[arg(long, help_heading = "Model", value_name = "NAME")]
@@ -40,6 +44,8 @@ pub(crate) struct Arguments {
     augmentation: AugmentationArguments,
     #[command(flatten)]
     preprocessing: PreprocessingArguments,
+    #[command(flatten)]
+    pictures_limit: PictureLimit,
     /// Fraction of the pictures held out for validation, where there is no `val` folder [default: 0.2].
     #[arg(long, help_heading = "Data", value_name = "X", allow_negative_numbers = true)]
     val_fraction: Option<f64>,
@@ -53,6 +59,7 @@ pub(crate) struct Arguments {
 
 impl Arguments {
     pub(crate) fn run(self) -> Outcome {
+        self.pictures_limit.apply();
         let recipe = self.recipe()?;
         let transform = Transform::new(&recipe.preprocessing)?;
         let size = recipe.preprocessing.size;
@@ -62,15 +69,21 @@ impl Arguments {
             return Err(Error::Input(text.into()).into());
         }
         let data = Dataset::open(&recipe.data, &recipe.folder_options())?;
+        print::notes(&data.notes);
         print::skipped(&data.skipped);
-        let rows = self.rows(&recipe, &data, &transform)?;
-        let sheet = contact_sheet(&rows, size);
-        let bytes = sheet.to_png().map_err(Error::Input)?;
+        let mut rows = self.rows(&recipe, &data, &transform)?;
+        let letters = Letters::new();
+        let legend = number_names(&mut rows, &letters);
+        let sheet = contact_sheet(&rows, size, &letters);
+        let bytes = if is_png(&self.out) { sheet.to_png() } else { sheet.to_jpeg(QUALITY) }.map_err(Error::Input)?;
         write_atomically(&self.out, |file| file.write_all(&bytes))?;
         if self.json {
             let path = self.out.to_string_lossy();
-            return print::json(&json!({"path": path, "pictures": rows.len(), "views": self.views}));
+            return print::json(
+                &json!({"path": path, "pictures": rows.len(), "views": self.views, "legend": legend}),
+            );
         }
+        legend.iter().try_for_each(|(number, name)| print::line(&format!("{number}  {name}")))?;
         print::line(&format!(
             "{}: {} pictures, each as it is validated with and as it is in {} epochs",
             self.out.display(),
@@ -134,6 +147,34 @@ impl Arguments {
         }
         Ok(rows)
     }
+}
+
+/// Names that no font here can draw become numbers on the sheet; they are returned with these.
+fn number_names(rows: &mut [Vec<Tile>], letters: &Letters) -> BTreeMap<String, String> {
+    let mut numbers: BTreeMap<String, String> = BTreeMap::new();
+    for text in rows.iter_mut().flatten().flat_map(|tile| &mut tile.caption) {
+        // A caption may be a share and a class.
+        let (share, name) = match text.split_once(' ') {
+            Some((share, name)) if share.parse::<f64>().is_ok() => (format!("{share} "), name.to_owned()),
+            _ => (String::new(), text.clone()),
+        };
+        if !letters.can_draw(&name) {
+            let next = format!("#{}", numbers.len() + 1);
+            let number = numbers.entry(name).or_insert(next);
+            *text = format!("{share}{number}");
+        }
+    }
+    numbers.into_iter().map(|(name, number)| (number, name)).collect()
+}
+
+fn is_png(path: &Path) -> bool {
+    path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("png"))
+}
+
+fn picture_file(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    let is_jpeg = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("jpg") || e.eq_ignore_ascii_case("jpeg"));
+    if is_png(&path) || is_jpeg { Ok(path) } else { Err("give a name that ends in .png or .jpg".into()) }
 }
 
 fn tiles(

@@ -1,0 +1,267 @@
+//! Which folders of a data set are classes, and which are its parts: training, validation, test.
+//!
+//! A part is known by its name ([`parts`](super::parts)) and by what it holds: folders, one for each class. Where names and
+//! content do not agree, the data set is refused with the way out: parts are never taken for classes without a word.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use super::files::{holds_pictures, is_junk, pictures_in};
+use super::parts::{Part, parts};
+use super::{FolderError, listed};
+
+/// Class folders by name; a `BTreeMap` of strings is in byte order.
+pub(super) type ClassFolders = BTreeMap<String, PathBuf>;
+
+/// How the folders of a data set are to be read, and what is worth knowing about that.
+pub(super) struct Layout {
+    pub(super) kind: Kind,
+    pub(super) notes: Vec<String>,
+}
+
+pub(super) enum Kind {
+    /// Folders of the parts, each with a folder for each class. A part that is not there is `None`.
+    Split { train: Option<PathBuf>, val: Option<PathBuf> },
+    /// A folder for each class.
+    Classes(ClassFolders),
+}
+
+impl Layout {
+    pub(super) fn of(root: &Path) -> Result<Layout, FolderError> {
+        if !super::metadata(root)?.is_dir() {
+            return Err(FolderError::NotAFolder { path: root.to_owned() });
+        }
+        let (folders, mut notes) = (Folders::of(root)?, Vec::new());
+        let kind = match folders.split(&mut notes)? {
+            Some(split) => split,
+            None => Kind::Classes(class_folders(root, &mut notes)?),
+        };
+        if !folders.junk.is_empty() {
+            notes.push(format!("{}: left out, being no classes: {}", root.display(), listed(&folders.junk)));
+        }
+        Ok(Layout { kind, notes })
+    }
+}
+
+/// The class folders in `root`, which is a data set without parts or one part of a data set.
+pub(super) fn class_folders(root: &Path, notes: &mut Vec<String>) -> Result<ClassFolders, FolderError> {
+    let folders = Folders::of(root)?;
+    let mut classes = ClassFolders::new();
+    for path in folders.all {
+        let name = path.file_name().and_then(|name| name.to_str());
+        let name = name.ok_or_else(|| FolderError::ClassName { path: path.clone() })?;
+        classes.insert(name.to_owned(), path);
+    }
+    check_nesting(root, &classes)?;
+    notes.extend(like_parts(root, &classes));
+    notes.extend(differ_by_case(root, &classes));
+    let outside = if classes.is_empty() { 0 } else { pictures_in(root) };
+    if outside > 0 {
+        let (root, are) = (root.display(), if outside == 1 { "picture lies" } else { "pictures lie" });
+        notes.push(format!("{root}: {outside} {are} beside the class folders, in none of them, and not used"));
+    }
+    Ok(classes)
+}
+
+/// The folders in a folder.
+struct Folders {
+    root: PathBuf,
+    /// Sorted by path.
+    all: Vec<PathBuf>,
+    /// Names of those that tools leave behind.
+    junk: Vec<String>,
+}
+
+impl Folders {
+    fn of(root: &Path) -> Result<Folders, FolderError> {
+        let unreadable = |source| FolderError::Read { path: root.to_owned(), source };
+        let (mut all, mut junk) = (Vec::new(), Vec::new());
+        for entry in std::fs::read_dir(root).map_err(unreadable)? {
+            let entry = entry.map_err(unreadable)?;
+            let (path, kind) = (entry.path(), entry.file_type().map_err(unreadable)?);
+            if !kind.is_dir() && !(kind.is_symlink() && path.is_dir()) {
+                continue;
+            }
+            match entry.file_name() {
+                name if is_junk(&name) => junk.push(name.to_string_lossy().into_owned()),
+                _ => all.push(path),
+            }
+        }
+        all.sort();
+        junk.sort();
+        Ok(Folders { root: root.to_owned(), all, junk })
+    }
+
+    /// The parts among the folders; `None` where they are classes.
+    fn split(&self, notes: &mut Vec<String>) -> Result<Option<Kind>, FolderError> {
+        let parts = parts(&self.all);
+        let of = |part| parts.iter().filter(move |(_, p)| *p == part).map(|(path, _)| *path);
+        let kinds: BTreeSet<Part> = parts.iter().map(|(_, part)| *part).collect();
+        let others: Vec<&PathBuf> = self.all.iter().filter(|path| parts.iter().all(|(p, _)| p != path)).collect();
+        let with_classes = |path: &Path| Folders::of(path).is_ok_and(|folders| !folders.all.is_empty());
+        let has_train = of(Part::Train).any(|path| with_classes(path));
+        let has_other = [Part::Val, Part::Test].into_iter().flat_map(of).any(|path| with_classes(path));
+        let beside = others.iter().any(|path| holds_pictures(path));
+        let is_split = match kinds.len() {
+            0 => return Ok(None),
+            // `train` with folders in it beside other folders may be a class of its own (of railways, say).
+            1 if beside => self.same_classes(&parts, &others)?,
+            1 => has_train || has_other || parts.len() > 1,
+            _ if kinds.contains(&Part::Train) => has_train || !beside,
+            _ => !beside,
+        };
+        let names: Vec<String> = parts.iter().map(|(path, _)| name(path)).collect();
+        if !is_split {
+            if kinds.len() > 1 {
+                let (root, names) = (self.root.display(), quoted(&names));
+                notes.push(format!("{root}: {names} are taken for classes, since they hold pictures like the others"));
+            }
+            return Ok(None);
+        }
+        if !has_train && !has_other {
+            return Err(FolderError::FlatParts { path: self.root.clone(), folders: names });
+        }
+        let train = self.only(of(Part::Train), "train")?;
+        let flat = |path: &&PathBuf| !with_classes(path);
+        if let Some(path) = train.filter(flat) {
+            return Err(FolderError::FlatParts { path: self.root.clone(), folders: vec![name(path)] });
+        }
+        let mut val = self.only(of(Part::Val), "val")?;
+        if let Some(path) = val.filter(flat) {
+            return Err(FolderError::FlatParts { path: self.root.clone(), folders: vec![name(path)] });
+        }
+        if val.is_none() {
+            val = self.only(of(Part::Test).filter(|path| with_classes(path)), "test")?;
+            if let (Some(test), Some(_)) = (val, train) {
+                let (root, test) = (self.root.display(), name(test));
+                notes.push(format!(
+                    "{root}: no folder of validation pictures, so `{test}` is validated with; the best epoch is chosen by \
+                     it, so measure the model on other pictures"
+                ));
+            }
+        }
+        let left: Vec<String> =
+            self.all.iter().filter(|path| ![train, val].contains(&Some(path))).map(|path| name(path)).collect();
+        if !left.is_empty() {
+            notes.push(format!("{}: not used: {}", self.root.display(), quoted(&left)));
+        }
+        Ok(Some(Kind::Split { train: train.cloned(), val: val.cloned() }))
+    }
+
+    /// The one folder of a part, or the one among several that has the part's plain name.
+    fn only<'a>(
+        &self,
+        candidates: impl Iterator<Item = &'a PathBuf>,
+        plain: &str,
+    ) -> Result<Option<&'a PathBuf>, FolderError> {
+        let all: Vec<&PathBuf> = candidates.collect();
+        match all[..] {
+            [] => Ok(None),
+            [one] => Ok(Some(one)),
+            _ => match all.iter().find(|path| name(path) == plain) {
+                Some(one) => Ok(Some(one)),
+                None => Err(FolderError::SeveralParts {
+                    path: self.root.clone(),
+                    folders: all.iter().map(|path| name(path)).collect(),
+                    plain: plain.to_owned(),
+                }),
+            },
+        }
+    }
+
+    /// Whether a part and another folder hold the same class folders; that is an error, since the other is a part then whose
+    /// name says nothing.
+    fn same_classes(&self, parts: &[(&PathBuf, Part)], others: &[&PathBuf]) -> Result<bool, FolderError> {
+        for (part, _) in parts {
+            let classes = names_in(part);
+            if let Some(other) = others.iter().find(|other| names_in(other).intersection(&classes).count() >= 2) {
+                let folders = [name(part), name(other)];
+                return Err(FolderError::UnknownPart { path: self.root.clone(), folders });
+            }
+        }
+        Ok(false)
+    }
+}
+
+fn name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// `a`, `b` and 3 more.
+fn quoted(names: &[String]) -> String {
+    let shown: Vec<String> = names.iter().take(10).map(|name| format!("`{name}`")).collect();
+    match names.len().saturating_sub(10) {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
+    }
+}
+
+/// Names of the folders in a folder.
+fn names_in(path: &Path) -> BTreeSet<String> {
+    Folders::of(path).map(|folders| folders.all.iter().map(|path| name(path)).collect()).unwrap_or_default()
+}
+
+/// An error where what stands in the place of classes holds the data set, or its parts.
+fn check_nesting(root: &Path, classes: &ClassFolders) -> Result<(), FolderError> {
+    let mut nested = Vec::new();
+    for (class, path) in classes {
+        let folders = Folders::of(path)?;
+        let found = parts(&folders.all);
+        let train = found.iter().find(|(_, part)| *part == Part::Train);
+        let other = found.iter().find(|(_, part)| *part != Part::Train);
+        if let (Some((train, _)), Some((other, _))) = (train, other) {
+            nested.push((class, path, [name(train), name(other)]));
+        }
+    }
+    match &nested[..] {
+        [] => {}
+        [(_, path, parts)] => {
+            return Err(FolderError::Nested { path: path.to_path_buf(), parts: parts.clone() });
+        }
+        [(class, _, parts), ..] => {
+            let (path, class) = (root.to_owned(), class.to_string());
+            return Err(FolderError::PartsInClasses { path, class, parts: parts.clone() });
+        }
+    }
+    if let Some((class, path)) = classes.first_key_value().filter(|_| classes.len() == 1)
+        && names_in(path).len() >= 2
+    {
+        return Err(FolderError::OneFolder { path: root.to_owned(), class: class.clone(), inner: path.clone() });
+    }
+    Ok(())
+}
+
+/// A note where all classes hold the same folders and no pictures of their own: they may be parts with names of their own.
+fn like_parts(root: &Path, classes: &ClassFolders) -> Option<String> {
+    let mut inner = classes.values().map(|path| names_in(path));
+    let first = inner.next().filter(|first| classes.len() >= 2 && first.len() >= 2)?;
+    let same = inner.all(|names| names == first) && classes.values().all(|path| pictures_in(path) == 0);
+    let (names, first): (Vec<String>, Vec<String>) =
+        (classes.keys().cloned().collect(), first.into_iter().collect());
+    same.then(|| {
+        format!(
+            "{}: {} are taken for classes, and each holds the folders {}; if those are the classes, name the folders \
+             `train` and `val`",
+            root.display(),
+            quoted(&names),
+            quoted(&first)
+        )
+    })
+}
+
+/// A note where the names of classes differ by upper and lower case only.
+fn differ_by_case(root: &Path, classes: &ClassFolders) -> Option<String> {
+    let mut by_case: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for class in classes.keys() {
+        by_case.entry(class.to_lowercase()).or_default().push(class.clone());
+    }
+    let same: Vec<String> = by_case.into_values().filter(|names| names.len() > 1).flatten().collect();
+    (!same.is_empty()).then(|| {
+        format!(
+            "{}: {} are classes of their own and differ by upper and lower case only; if they are one class, put their \
+             pictures into one folder",
+            root.display(),
+            listed(&same)
+        )
+    })
+}
