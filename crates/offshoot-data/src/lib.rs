@@ -36,6 +36,6 @@ pub use decode::{
     DecodeError, DecodeOptions, Picture, PictureError, decode, probe, read_picture, read_with_bytes,
 };
 pub use folder::{Dataset, FolderError, FolderOptions, Labelled, Pictures, Sample, labelled, pictures};
-pub use loader::{Batch, Draw, Epoch, Loader, LoaderOptions};
+pub use loader::{Batch, Draw, Epoch, Loader, LoaderOptions, batch_count};
 pub use sheet::{Tile, contact_sheet};
 pub use transform::{Transform, TransformError, Tta, View};

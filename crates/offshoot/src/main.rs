@@ -19,13 +19,16 @@ struct Arguments {
 
 fn main() -> ExitCode {
     // Clap itself exits with 2 on bad usage.
-    match Arguments::parse().command.run() {
+    let arguments = Arguments::parse();
+    commands::watch_signals();
+    match arguments.command.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Check) => ExitCode::from(1),
         Err(Failure::Error(error)) => {
             eprintln!("error: {error}");
             ExitCode::from(2)
         }
+        Err(Failure::Interrupted) => ExitCode::from(commands::interrupted_code()),
         // Whoever read our output has heard enough.
         Err(Failure::ClosedPipe) => ExitCode::SUCCESS,
     }

@@ -6,10 +6,12 @@ use std::str::FromStr;
 
 use clap::Args;
 use offshoot::{
-    CpuExecutor, CpuOptions, Error, Fit, Isa, Loaded, Metadata, ModelSource, Overrides, Policy, Tta, View,
-    is_coreml_package,
+    CpuExecutor, CpuOptions, Error, Fit, Isa, Loaded, Metadata, ModelSource, Overrides, Policy, Sample, Tta,
+    View, is_coreml_package,
 };
 use offshoot_train::recipe::{Augment, AugmentationSettings, PreprocessingSettings};
+use offshoot_train::run::{AVERAGE_FILE, BEST_FILE, LAST_FILE, PICTURES_FILE};
+use offshoot_train::{Standing, familiar};
 
 use super::Failure;
 use super::print;
@@ -241,6 +243,31 @@ pub(crate) struct Pretrained {
     /// The weights of --model: a .pth or .safetensors.
     #[arg(long, value_name = "FILE", requires = "model")]
     weights: Option<PathBuf>,
+    #[command(flatten)]
+    last: LastArgument,
+}
+
+/// Which weights of a run.
+#[derive(Args)]
+pub(crate) struct LastArgument {
+    /// Of a run directory, take the weights of the last checkpoint in place of those of the best epoch.
+    #[arg(long)]
+    last: bool,
+}
+
+impl LastArgument {
+    /// The file of the run directory `path` where that is asked for, else `path`.
+    pub(crate) fn of(&self, path: PathBuf) -> Result<PathBuf, Failure> {
+        if !self.last {
+            return Ok(path);
+        }
+        let file = path.join(LAST_FILE);
+        match run_directory(Some(&path)) {
+            Some(_) if file.is_file() => Ok(file),
+            Some(_) => Err(Error::Input(format!("{}: no {LAST_FILE} in this folder", path.display())).into()),
+            None => Err(Error::Input(format!("{}: --last is for a run directory", path.display())).into()),
+        }
+    }
 }
 
 impl Pretrained {
@@ -253,7 +280,7 @@ impl Pretrained {
             let text = "give MODEL (a run directory, a .safetensors of ours, an .onnx or a TorchScript .pt), or --model NAME --weights FILE";
             return Err(Error::Input(text.into()).into());
         }
-        let model = paths.remove(0);
+        let model = self.last.of(paths.remove(0))?;
         Ok((ModelSource::Path(model), paths))
     }
 
@@ -269,11 +296,26 @@ impl Pretrained {
     }
 }
 
-/// Loads a model and says what was assumed.
+/// Loads a model and says what was assumed, and whether it is that of a run which is not finished.
 pub(crate) fn load(source: &ModelSource, overrides: &Overrides) -> Result<Loaded, Failure> {
     let loaded = source.load(overrides)?;
+    if let ModelSource::Path(path) = source {
+        mention_unfinished(path);
+    }
     loaded.warnings.iter().for_each(|w| print::warning(w));
     Ok(loaded)
+}
+
+/// Says so where `path` is a run that has not come to its end.
+pub(crate) fn mention_unfinished(path: &Path) {
+    let standing = Some(path).filter(|path| path.is_dir()).and_then(Standing::read);
+    if let Some(Standing { done, epochs, .. }) = standing.filter(|standing| !standing.finished) {
+        let run = path.display();
+        print::warning(&format!(
+            "{run}: this run is not finished ({done} of {epochs} epochs), and this is its best model so far; \
+             `offshoot train --resume --out {run}` goes on with it"
+        ));
+    }
 }
 
 /// The run directory that `path` is.
@@ -300,14 +342,43 @@ pub(crate) fn destination(
     Ok((folder, architecture.or_else(file).unwrap_or_else(|| "model".into())))
 }
 
-/// DATA, which must be all that is left.
-pub(crate) fn data(paths: Vec<PathBuf>) -> Result<PathBuf, Failure> {
-    let text = match <[PathBuf; 1]>::try_from(paths) {
-        Ok([path]) => return Ok(path),
-        Err(paths) => match paths.get(1) {
-            None => "give DATA, a folder with a folder of pictures for each class, after the model".into(),
-            Some(extra) => format!("one DATA is enough; what is {} for?", extra.display()),
-        },
+/// The error of a command that needs DATA.
+pub(crate) fn no_data() -> Error {
+    Error::Input("give DATA, a folder with a folder of pictures for each class, after the model".into())
+}
+
+/// How many of the pictures in `data` a run has been trained with, whose pictures are `trained`; where there are any, that is told.
+pub(crate) fn mention_familiar(trained: &[Sample], data: &Path, samples: &[Sample]) -> usize {
+    let (known, all) = (familiar(trained, samples), samples.len());
+    if known > 0 {
+        print::warning(&format!(
+            "{}: the model was trained with {known} of these {all} pictures, so that its accuracy on them says little of new ones",
+            data.display()
+        ));
+    }
+    known
+}
+
+/// The run directory of a model: the folder itself, or the one that a file of its weights is in.
+pub(crate) fn run_of(source: &ModelSource) -> Option<PathBuf> {
+    let ModelSource::Path(path) = source else { return None };
+    let weights = [BEST_FILE, LAST_FILE, AVERAGE_FILE].map(Some);
+    let folder = match path.is_dir() {
+        true => path.clone(),
+        false => {
+            path.parent().filter(|_| weights.contains(&path.file_name().and_then(|n| n.to_str())))?.to_owned()
+        }
     };
-    Err(Error::Input(text).into())
+    folder.join(PICTURES_FILE).is_file().then_some(folder)
+}
+
+/// DATA, which must be all that is left; `None` where nothing is left.
+pub(crate) fn data(paths: Vec<PathBuf>) -> Result<Option<PathBuf>, Failure> {
+    match &paths[..] {
+        [] => Ok(None),
+        [path] => Ok(Some(path.clone())),
+        [_, extra, ..] => {
+            Err(Error::Input(format!("one DATA is enough; what is {} for?", extra.display())).into())
+        }
+    }
 }

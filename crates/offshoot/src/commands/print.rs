@@ -27,6 +27,16 @@ pub(crate) fn json(value: &impl Serialize) -> Outcome {
     }
 }
 
+/// Says something on standard error, where anybody may have gone away.
+pub(crate) fn aside(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// Says something on standard error that is no reason to worry.
+pub(crate) fn note(text: &str) {
+    eprintln!("note: {text}");
+}
+
 /// Says something on standard error.
 pub(crate) fn warning(text: &str) {
     eprintln!("warning: {text}");
