@@ -4,7 +4,7 @@
 //! does not grow with the data set. What a batch holds depends on the data, the seed and the epoch only: not on the
 //! number of threads, and not on which picture is done first.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::num::NonZeroU64;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::PathBuf;
@@ -25,6 +25,8 @@ use crate::transform::{Transform, View};
 pub struct LoaderOptions {
     /// Pictures in a batch, at least 1; the last batch of an epoch may be smaller.
     pub batch_size: usize,
+    /// The fewest pictures in the last batch, at least 1 and at most `batch_size`: fewer join the batch before it.
+    pub least: usize,
     /// Whether each epoch has its own order. Else the pictures come in the order given.
     pub shuffle: bool,
     /// Whether each class has the same number of places in a shuffled epoch: pictures of small classes come several times,
@@ -57,6 +59,7 @@ impl LoaderOptions {
     pub fn evaluation(transform: &Transform, batch_size: usize) -> LoaderOptions {
         LoaderOptions {
             batch_size,
+            least: 1,
             shuffle: false,
             balance: false,
             view: View::default(),
@@ -80,6 +83,14 @@ impl LoaderOptions {
             ..LoaderOptions::evaluation(transform, batch_size)
         }
     }
+}
+
+/// The number of batches of `pictures` pictures: of `batch_size` each, where the last has at least `least` and up to
+/// `batch_size + least - 1`. See [`LoaderOptions::least`].
+pub fn batch_count(pictures: usize, batch_size: usize, least: usize) -> usize {
+    let size = batch_size.max(1);
+    let joins = pictures > size && (1..least).contains(&(pictures % size));
+    pictures.div_ceil(size) - usize::from(joins)
 }
 
 /// Some pictures, ready for the network.
@@ -187,7 +198,12 @@ impl Loader {
     /// The number of batches in an epoch, as far as known: unusable pictures that were not met yet are counted.
     pub fn batches(&self) -> usize {
         let usable = self.shared.samples.len() - lock(&self.shared.skipped).len();
-        usable.div_ceil(self.shared.options.batch_size.max(1))
+        self.batches_of(usable)
+    }
+
+    /// The number of batches of so many pictures.
+    pub fn batches_of(&self, pictures: usize) -> usize {
+        batch_count(pictures, self.shared.options.batch_size, self.shared.options.least)
     }
 
     /// The pictures that could not be decoded so far, in the order of the samples.
@@ -380,6 +396,8 @@ pub struct Epoch {
     taken: usize,
     /// Pictures that are done before their turn, by position in `order`. No larger than the window.
     early: BTreeMap<usize, Loaded>,
+    /// Usable pictures for the next batches.
+    ahead: VecDeque<(usize, Arc<[u8]>)>,
     /// Positions in `order` for the threads; closing it ends them.
     requests: Option<Sender<(usize, Draw)>>,
     results: Receiver<Message>,
@@ -389,7 +407,11 @@ pub struct Epoch {
 impl Epoch {
     fn start(shared: &Arc<Shared>, epoch: u64, batches: usize) -> Epoch {
         let mut order = shared.order(epoch);
-        let passed = batches.saturating_mul(shared.options.batch_size.max(1)).min(order.len());
+        let passed = match batches < batch_count(order.len(), shared.options.batch_size, shared.options.least)
+        {
+            true => batches.saturating_mul(shared.options.batch_size.max(1)),
+            false => order.len(),
+        };
         order.drain(..passed);
         let (requests, queue) = channel();
         let (done, results) = channel();
@@ -403,6 +425,7 @@ impl Epoch {
             requested: 0,
             taken: 0,
             early: BTreeMap::new(),
+            ahead: VecDeque::new(),
             requests: Some(requests),
             results,
             threads,
@@ -455,6 +478,7 @@ impl Epoch {
     fn stop(&mut self) {
         self.requests = None;
         self.taken = self.order.len();
+        self.ahead.clear();
         // Without a receiver a thread ends after the picture that it is at.
         self.results = channel().1;
         for thread in self.threads.drain(..) {
@@ -488,19 +512,14 @@ impl Iterator for Epoch {
     type Item = Result<Batch, PictureError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let input_len = self.shared.transform.input_len();
-        let batch_size = self.shared.options.batch_size.max(1);
-        let expected = batch_size.min(self.order.len() - self.taken);
-        let mut batch = Batch {
-            images: Vec::with_capacity(expected * input_len),
-            labels: Vec::with_capacity(expected),
-            indices: Vec::with_capacity(expected),
-            partners: Vec::new(),
-        };
-        while batch.len() < batch_size {
+        let LoaderOptions { batch_size, least, .. } = self.shared.options;
+        let batch_size = batch_size.max(1);
+        // A batch is whole once it is known that those after it are enough for one more.
+        let wanted = batch_size + if least > 1 { least } else { 0 };
+        while self.ahead.len() < wanted {
             match self.take() {
                 None => break,
-                Some((index, Ok(pixels))) => self.shared.add(&mut batch, index, &pixels),
+                Some((index, Ok(pixels))) => self.ahead.push_back((index, pixels)),
                 Some((_, Err(error))) if self.shared.options.strict => {
                     self.stop();
                     return Some(Err(error));
@@ -511,6 +530,16 @@ impl Iterator for Epoch {
             }
         }
         self.request();
+        let count = if self.ahead.len() < wanted { self.ahead.len() } else { batch_size };
+        let mut batch = Batch {
+            images: Vec::with_capacity(count * self.shared.transform.input_len()),
+            labels: Vec::with_capacity(count),
+            indices: Vec::with_capacity(count),
+            partners: Vec::new(),
+        };
+        for (index, pixels) in self.ahead.drain(..count) {
+            self.shared.add(&mut batch, index, &pixels);
+        }
         self.shared.mix(&mut batch, self.epoch);
         (!batch.is_empty()).then_some(Ok(batch))
     }

@@ -301,3 +301,48 @@ fn mixing_needs_the_batch_only() {
     assert_eq!(whole[0].labels, plain[0].labels);
     assert_ne!(whole[0].images, plain[0].images);
 }
+
+#[test]
+fn too_few_pictures_for_a_last_batch_join_the_one_before() {
+    let whole = |batch_size, least| {
+        let loader = loader(Fit::Pad, |options| (options.batch_size, options.least) = (batch_size, least));
+        let all = batches(&loader, 2);
+        assert_eq!(all.len(), loader.batches());
+        (loader, all)
+    };
+    // 11 pictures.
+    for (batch_size, least, lengths) in [
+        (5, 1, &[5, 5, 1][..]),
+        (5, 2, &[5, 6]),
+        (10, 2, &[11]),
+        (4, 2, &[4, 4, 3]),
+        (4, 4, &[4, 7]),
+        (11, 2, &[11]),
+        (16, 2, &[11]),
+    ] {
+        let (loader, all) = whole(batch_size, least);
+        assert_eq!(all.iter().map(Batch::len).collect::<Vec<_>>(), lengths, "{batch_size} {least}");
+        let pictures = |all: &[Batch]| all.iter().flat_map(|batch| batch.indices.clone()).collect::<Vec<_>>();
+        assert_eq!(pictures(&all), pictures(&whole(batch_size, 1).1), "the order stays");
+        // As a resumed run goes on: also after the last batch.
+        for from in 0..=all.len() + 1 {
+            let late: Vec<Batch> = loader.epoch_from(2, from).map(Result::unwrap).collect();
+            assert_eq!(late, all[from.min(all.len())..], "{batch_size} {least} {from}");
+        }
+    }
+}
+
+#[test]
+fn pictures_that_cannot_be_used_leave_no_batch_too_small() {
+    let folder = tempfile::tempdir().unwrap();
+    let transform = transform(Fit::Crop);
+    // 11 of the 14 can be used; which of them cannot is found out on the way.
+    for (batch_size, lengths) in [(5, [5, 6]), (10, [11, 0])] {
+        let options = LoaderOptions { least: 2, ..LoaderOptions::evaluation(&transform, batch_size) };
+        let loader = Loader::new(with_bad_files(folder.path()), transform.clone(), options);
+        for epoch in 0..2 {
+            let found: Vec<usize> = batches(&loader, epoch).iter().map(Batch::len).collect();
+            assert_eq!(found, lengths.into_iter().filter(|&n| n > 0).collect::<Vec<_>>());
+        }
+    }
+}

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
 
 use crate::error::{FormatError, Problem};
+use crate::temporary::Temporary;
 
 /// A file being written under a temporary name in the folder of its final one.
 ///
@@ -16,6 +17,7 @@ use crate::error::{FormatError, Problem};
 pub struct AtomicFile {
     path: PathBuf,
     writer: BufWriter<NamedTempFile>,
+    temporary: Temporary,
 }
 
 impl AtomicFile {
@@ -36,8 +38,9 @@ impl AtomicFile {
         builder.prefix(&prefix).suffix(".tmp");
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666)); // the umask applies
-        let file = builder.tempfile_in(folder(&path)).map_err(failed)?;
-        Ok(AtomicFile { path, writer: BufWriter::with_capacity(1 << 20, file) })
+        let made = Temporary::make(|| builder.tempfile_in(folder(&path)), |file| file.path());
+        let (file, temporary) = made.map_err(failed)?;
+        Ok(AtomicFile { path, writer: BufWriter::with_capacity(1 << 20, file), temporary })
     }
 
     /// Where the bytes are until [`commit`](AtomicFile::commit), for a check of what was written.
@@ -64,7 +67,7 @@ impl AtomicFile {
     }
 
     fn finish(self, previous: Option<&Path>) -> Result<(), FormatError> {
-        let AtomicFile { path, writer } = self;
+        let AtomicFile { path, writer, temporary: _temporary } = self;
         let finish = || -> io::Result<()> {
             let file = writer.into_inner().map_err(io::IntoInnerError::into_error)?;
             file.as_file().sync_all()?;

@@ -12,6 +12,7 @@ mod names;
 pub mod onnx;
 pub mod pth;
 pub mod safetensors;
+pub mod temporary;
 pub mod tensorrt;
 pub mod torchscript;
 pub mod triton;

@@ -38,13 +38,28 @@ pub struct SafetensorsFile {
 /// When the file cannot be read, contradicts itself, or holds an element type that no tensor of ours has
 /// (8-bit floats, `u64`, complex numbers). `i16` and `u16` are widened to `i32`, `u32` to `i64`.
 pub fn read(path: &Path) -> Result<SafetensorsFile, FormatError> {
+    let (file, len) = open(path)?;
+    read_from(BufReader::new(file), len).map_err(|problem| problem.at(path))
+}
+
+/// The strings under `__metadata__` of the file at `path`. Its tensors are not read.
+///
+/// # Errors
+/// When the file cannot be read, or its header contradicts it.
+pub fn read_metadata(path: &Path) -> Result<BTreeMap<String, String>, FormatError> {
+    let (file, len) = open(path)?;
+    let header = read_header(&mut BufReader::new(file), len).map_err(|problem| problem.at(path))?;
+    Ok(header.metadata().iter().flatten().map(|(key, text)| (key.clone(), text.clone())).collect())
+}
+
+/// The file and its length.
+fn open(path: &Path) -> Result<(File, u64), FormatError> {
     let open = || -> std::io::Result<(File, u64)> {
         let file = File::open(path)?;
         let len = file.metadata()?.len();
         Ok((file, len))
     };
-    let (file, len) = open().map_err(|error| Problem::Io { action: "open", error }.at(path))?;
-    read_from(BufReader::new(file), len).map_err(|problem| problem.at(path))
+    open().map_err(|error| Problem::Io { action: "open", error }.at(path))
 }
 
 /// Reads a file of `len` bytes from `source`.

@@ -49,6 +49,14 @@ impl Default for Head {
 }
 
 impl Head {
+    /// The same layers with the dropout that a text leaves out: equal for two heads that have the same weights.
+    pub fn without_dropout(self) -> Head {
+        match self {
+            Head::Linear { .. } => Head::default(),
+            Head::Mlp { hidden, .. } => Head::Mlp { hidden, dropout: DEFAULT_DROPOUT },
+        }
+    }
+
     /// Appends the head to `features` [N, C] and returns the logits [N, classes].
     ///
     /// `path` is the module that the head replaces. Keys: `path.weight` and `path.bias` for [`Head::Linear`], the

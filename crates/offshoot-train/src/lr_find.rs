@@ -4,10 +4,10 @@ use offshoot_data::{Dataset, Transform};
 use offshoot_graph::{Executor, Model};
 use serde::Serialize;
 
-use crate::pictures;
 use crate::recipe::Recipe;
 use crate::step::{StepError, TrainStep};
 use crate::train::{TrainError, check_classes, for_stage, step_options};
+use crate::{leftover, pictures};
 
 /// The part of the smoothed loss that a step keeps.
 const SMOOTHING: f64 = 0.98;
@@ -71,10 +71,11 @@ pub fn lr_find(
     check_classes(&model, data)?;
     let stages = recipe.stages();
     stages.apply(&mut model.graph, 0)?;
+    let least = leftover::check(&model.graph, recipe, data.train.len())?;
     let options = for_stage(&step_options(recipe, data)?, &stages, 0);
     let mut step = TrainStep::new(model, &options, executor)?;
     let transform = Transform::new(&recipe.preprocessing)?;
-    let pictures = pictures::open(recipe, data, &transform, &transform).train;
+    let pictures = pictures::open(recipe, data, [&transform; 2], least).train;
     let mut points = Vec::new();
     let (mut mean, mut lowest) = (0.0, f64::INFINITY);
     let growth = test.to / test.from;

@@ -12,6 +12,14 @@ pub(crate) fn parse(text: &str) -> Option<f64> {
     (0.0..100.0).contains(&percent).then_some(percent / 100.0)
 }
 
+/// A part that [`epoch`] makes `epoch` of in a run of `epochs`, and that stays so when [`text`] has rounded it.
+pub(crate) fn of(epoch: u64, epochs: u64) -> f64 {
+    let [exact, safe] = [epoch as f64, epoch as f64 - 0.5].map(|n| n.max(0.0) / epochs as f64);
+    let kept = parse(&text(exact)).is_some_and(|part| self::epoch(part, epochs) == epoch);
+    let part = if kept { exact } else { safe };
+    parse(&text(part)).unwrap_or(part)
+}
+
 /// The part as [`parse`] reads it.
 pub(crate) fn text(part: f64) -> String {
     // Rounded where the percentage has come out of binary fractions.

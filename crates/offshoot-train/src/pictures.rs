@@ -77,9 +77,16 @@ pub(crate) struct Sets {
 }
 
 /// The pictures to train with (by `training`) and to validate with (by `transform`), to be decoded.
-pub(crate) fn open(recipe: &Recipe, data: &Dataset, training: &Transform, transform: &Transform) -> Sets {
+/// A batch to train with has at least `least` pictures.
+pub(crate) fn open(
+    recipe: &Recipe,
+    data: &Dataset,
+    [training, transform]: [&Transform; 2],
+    least: usize,
+) -> Sets {
     let batch_size = recipe.batch_size.max(1);
     let training_options = LoaderOptions {
+        least,
         shuffle: true,
         balance: recipe.balanced_sampling,
         augment: recipe.augmentation(),
@@ -160,10 +167,11 @@ impl Pictures {
             return Box::new(batches.map(|batch| Ok(self.inputs(batch?))));
         };
         let order = self.loader.order(epoch);
-        let batches = order.len().div_ceil(self.batch_size);
+        let batches = self.loader.batches_of(order.len());
         Box::new((from..batches).map(move |batch| {
             let start = batch * self.batch_size;
-            let draws = &order[start..order.len().min(start + self.batch_size)];
+            let end = if batch + 1 == batches { order.len() } else { start + self.batch_size };
+            let draws = &order[start..end];
             match features.gather(draws, epoch, self.loader.samples()) {
                 Some(inputs) => Ok(inputs),
                 // The file is damaged.

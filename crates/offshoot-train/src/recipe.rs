@@ -626,7 +626,8 @@ impl Recipe {
     }
 
     /// The recipe of the run in the folder `run` if it has one, for `--resume`. The saved recipe wins; `flags` may repeat
-    /// it and must not say otherwise. Only the number of threads may be another, since no result depends on it.
+    /// it and must not say otherwise. Only the number of threads may be another, since no result depends on it, and `epochs` may be
+    /// more: the run then goes on to those.
     ///
     /// # Errors
     /// As [`Recipe::read`], and when `flags` differ: all that do are listed.
@@ -637,9 +638,10 @@ impl Recipe {
         let mut recipe = Recipe::read(run)?;
         recipe.threads = flags.threads.or(recipe.threads);
         let mut conflicts = Vec::new();
+        let more = flags.epochs.filter(|&epochs| epochs > recipe.epochs);
         compare("", &table(&recipe), &table(flags), &mut conflicts);
-        match conflicts.is_empty() {
-            true => Ok(Some(recipe)),
+        match conflicts.len() == usize::from(more.is_some()) {
+            true => Ok(Some(more.map_or(recipe.clone(), |epochs| recipe.longer(epochs)))),
             false => Err(RecipeError::Conflict { run: run.to_owned(), conflicts }),
         }
     }

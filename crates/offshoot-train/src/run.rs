@@ -15,6 +15,7 @@
 //! | `log.csv` | when and by which command the run was started, and its warnings; see [`crate::log`] |
 //! | `report.html` | all that is known of the run on one page |
 //! | `tensorboard/` | the numbers of `results.csv` and `health.csv` as TensorBoard reads them |
+//! | `base.onnx` | the classifier that the run started from, where that was an ONNX file |
 //! | `groups.csv` | a line for each group of parameters in each stage: whether and how fast it learns |
 
 use std::fs::{self, File, TryLockError};
@@ -33,6 +34,7 @@ use serde::{Deserialize, Serialize};
 use crate::fingerprint;
 use crate::groups::GroupRow;
 use crate::health::{NormSums, Watch};
+use crate::longer::is_longer;
 use crate::schedule::Plateau;
 use crate::unfreeze::Stages;
 
@@ -50,15 +52,26 @@ pub const RESULTS_FILE: &str = "results.csv";
 pub const AVERAGE_FILE: &str = "average.safetensors";
 /// A line a group.
 pub const GROUPS_FILE: &str = "groups.csv";
+/// The classifier of the ONNX file that a run started from: its graph is described nowhere else.
+pub const BASE_FILE: &str = "base.onnx";
 /// A line a picture.
 pub const PICTURES_FILE: &str = "pictures.csv";
 
 /// A run directory that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// There is something already.
+    /// There is a run already.
     #[error("{}: there is something already; give --resume to go on with it, or another folder with --out", run.display())]
     Exists {
+        /// The folder.
+        run: PathBuf,
+    },
+    /// There is something that is no run with a checkpoint.
+    #[error(
+        "{}: there is something already, and no checkpoint of a run to go on from; give another folder with --out",
+        run.display()
+    )]
+    Occupied {
         /// The folder.
         run: PathBuf,
     },
@@ -67,6 +80,14 @@ pub enum RunError {
     Create {
         /// The folder.
         run: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// What a run has left that never reached a checkpoint cannot be removed.
+    #[error("{}: cannot be removed: {source}", path.display())]
+    Remove {
+        /// The file or folder.
+        path: PathBuf,
         /// Why not.
         source: std::io::Error,
     },
@@ -172,9 +193,9 @@ pub(crate) struct Position {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Skips {
-    /// In the epoch.
+    /// In the epoch, with those that a loss scaler left out.
     pub(crate) epoch: u64,
-    /// Since the last one that was made.
+    /// Since the last one that was made, without those.
     pub(crate) in_a_row: u64,
 }
 
@@ -185,7 +206,7 @@ pub(crate) struct Patience {
     /// The accuracy to beat.
     best: Option<f64>,
     /// Epochs without a better one.
-    waited: u64,
+    pub(crate) waited: u64,
 }
 
 impl Patience {
@@ -209,7 +230,7 @@ pub(crate) struct StateHeader {
     /// Where the run goes back to when it must, if that is not this position: then the state has it too, under `good.`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) good: Option<Position>,
-    setting: Setting,
+    pub(crate) setting: Setting,
     /// What the executor said about itself.
     pub(crate) processor: String,
     /// Of the weights that the state does not hold; see [`FrozenHash`].
@@ -301,12 +322,13 @@ pub struct EpochRow {
     pub val_accuracy: Option<f64>,
     /// The learning rate of the last step.
     pub learning_rate: f64,
-    /// Mean 2-norm of the gradient.
-    pub gradient_norm: f64,
+    /// Mean 2-norm of the gradient over the steps that changed something; `None` where none did.
+    pub gradient_norm: Option<f64>,
     /// Part of the training pictures recognised after the epoch, in evaluation mode and without random changes: of all up to
     /// 2048, or where training changes pictures at random, of as many as there are to validate with.
     pub train_eval_accuracy: Option<f64>,
-    /// Steps that were left out because of a number that is not finite; see [`crate::recipe::OnNonFinite`].
+    /// Steps that were left out because of a number that is not finite: those of [`crate::recipe::OnNonFinite`], and those whose loss
+    /// scale was too large.
     pub skipped_steps: u64,
     /// The loss scale after the epoch, where gradients are scaled.
     pub loss_scale: Option<f32>,
@@ -325,14 +347,14 @@ impl EpochRow {
     fn line(&self) -> String {
         let optional = |x: Option<f64>, digits: usize| x.map_or(String::new(), |x| format!("{x:.digits$}"));
         format!(
-            "{},{:.6},{:.6},{},{},{:e},{:.6},{},{},{},{:.2},{:.3},{}",
+            "{},{:.6},{:.6},{},{},{:e},{},{},{},{},{:.2},{:.3},{}",
             self.epoch,
             self.train_loss,
             self.train_accuracy,
             optional(self.val_loss, 6),
             optional(self.val_accuracy, 6),
             self.learning_rate,
-            self.gradient_norm,
+            optional(self.gradient_norm, 6),
             optional(self.train_eval_accuracy, 6),
             self.skipped_steps,
             self.loss_scale.map_or(String::new(), |scale| scale.to_string()),
@@ -393,18 +415,6 @@ impl Results {
 pub fn write_model(path: &Path, model: &Model) -> Result<(), FormatError> {
     let metadata = serde_json::to_string(&model.metadata).expect("metadata has a JSON form");
     safetensors::write(path, &model.weights, &metadata)
-}
-
-/// Checks that nothing is in the way of a new run in the folder `run`.
-pub(crate) fn check_unused(run: &Path) -> Result<(), RunError> {
-    let occupied = match std::fs::read_dir(run) {
-        Ok(mut entries) => entries.next().is_some(),
-        Err(error) => error.kind() != std::io::ErrorKind::NotFound,
-    };
-    if occupied {
-        return Err(RunError::Exists { run: run.to_owned() });
-    }
-    Ok(())
 }
 
 /// Makes the folder `run` where there is none.
@@ -508,7 +518,7 @@ pub(crate) fn read_state(run: &Path, setting: &Setting) -> Result<Option<Saved>,
     if header.content != header.hash(&file.weights) {
         return Err(damaged("its content does not have the hash that stands in it".into()));
     }
-    if header.setting.recipe != setting.recipe {
+    if header.setting.recipe != setting.recipe && !is_longer(&header.setting.recipe, &setting.recipe) {
         return Err(refuse("belongs to another recipe than the recipe.toml beside it".into()));
     }
     let ([train, val], [now_train, now_val]) = (header.setting.pictures, setting.pictures);
@@ -566,7 +576,7 @@ mod tests {
             val_loss: None,
             val_accuracy: None,
             learning_rate: 1e-3,
-            gradient_norm: 2.0,
+            gradient_norm: Some(2.0),
             train_eval_accuracy: Some(0.75),
             skipped_steps: 3,
             loss_scale: None,
@@ -671,16 +681,5 @@ mod tests {
             [0.5, 0.505, 0.52, 0.4, 0.6, 0.6, 0.1].map(&mut after),
             [false, false, false, false, false, false, true]
         );
-    }
-
-    #[test]
-    fn a_used_folder_is_refused_and_an_empty_one_is_not() {
-        let root = tempfile::tempdir().unwrap();
-        check_unused(root.path()).unwrap();
-        check_unused(&root.path().join("a/b")).unwrap();
-        std::fs::write(root.path().join("note.txt"), "").unwrap();
-        let error = check_unused(root.path()).unwrap_err().to_string();
-        assert!(error.contains("--resume") && error.contains("--out"), "{error}");
-        assert!(check_unused(&root.path().join("note.txt")).is_err());
     }
 }

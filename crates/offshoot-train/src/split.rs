@@ -2,7 +2,7 @@
 
 use offshoot_graph::model::OUTPUT;
 use offshoot_graph::passes::{freeze, prune};
-use offshoot_graph::{Graph, GraphError, Op, Role, Source, ValueId};
+use offshoot_graph::{Dim, Graph, GraphError, Op, Role, Shape, Source, ValueId};
 
 /// A graph in two parts.
 #[derive(Clone, Debug)]
@@ -29,12 +29,26 @@ pub(crate) fn split(graph: &Graph) -> Result<Option<Split>, GraphError> {
     let prefix = prefix.finish(&name, border)?;
     let mut suffix = Part::new(graph, |id| !matches!(graph.value(id).source, Source::Input));
     let value = graph.value(border);
-    let input = suffix.new.add_input(&name, value.dtype, value.shape.clone());
+    let input = suffix.new.add_input(&name, value.dtype, with_own_symbols(&name, &value.shape));
     suffix.map[border.index()] = Some(input);
     suffix.copy(|node| moves[node.index()])?;
     let output = graph.output(OUTPUT);
     let Some(output) = output.filter(|v| moves[v.index()]) else { return Ok(None) };
     Ok(Some(Split { prefix, suffix: suffix.finish(OUTPUT, output)?, border: name }))
+}
+
+/// `shape` with a symbol in place of each expression. A session finds out what symbols stand for from the shapes of its inputs,
+/// and those in an expression (`(height-1)/2+1`) may stand by themselves in no input of this part.
+fn with_own_symbols(name: &str, shape: &Shape) -> Shape {
+    let dims = &shape.0;
+    let own = |dim: &Dim| match dim {
+        Dim::Fixed(_) | Dim::Symbol(_) => dim.clone(),
+        // What is equal stays equal.
+        Dim::Expr(_) => {
+            Dim::symbol(&format!("{name}.{}", dims.iter().take_while(|&other| other != dim).count()))
+        }
+    };
+    Shape(dims.iter().map(own).collect())
 }
 
 /// Which values change from epoch to epoch for the same picture.

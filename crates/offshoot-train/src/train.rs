@@ -14,7 +14,9 @@ use serde::Serialize;
 use crate::cache::CacheOptions;
 use crate::freeze::FreezeError;
 use crate::groups::{GroupRow, groups};
+use crate::leftover;
 use crate::log::Log;
+use crate::occupied;
 use crate::recipe::Recipe;
 use crate::run::{self, EpochRow, Results, RunError, Setting};
 use crate::step::{StepError, StepOptions, TrainStep};
@@ -89,6 +91,17 @@ pub enum TrainError {
     /// The recipe changes the size of training pictures, and the network takes only one.
     #[error("progressive: the network takes pictures of its own size only; leave it out ({0})")]
     OneSize(GraphError),
+    /// A batch of one picture, of which a batch norm in training has one value a channel.
+    #[error(
+        "{}: batch norms in training take the statistics of a batch, and one value a channel has none; give {}--freeze-norms \
+         on, or larger pictures with --size",
+        if *pictures == 1 { "there is one picture to train with" } else { "--batch-size 1" },
+        if *pictures == 1 { "more pictures, " } else { "a larger --batch-size, " }
+    )]
+    OnePicture {
+        /// The pictures to train with.
+        pictures: usize,
+    },
     /// No picture can be used.
     #[error("no picture to train with could be decoded; the first of {count}: {first}")]
     NoPicture {
@@ -248,7 +261,8 @@ impl<'a> Control<'a> {
 /// Trains `model`, whose head is for the classes of `data`, as `recipe` says, and keeps everything in the folder `run`.
 ///
 /// A resumed run goes on from its last checkpoint with the same numbers as one that was never interrupted; the weights
-/// of `model` are then replaced by the checkpoint's. A finished run gives its result again.
+/// of `model` are then replaced by the checkpoint's. A finished run gives its result again, unless `recipe` is that of
+/// [`Recipe::resume`] with more epochs: then it goes on to those. A run that has left no checkpoint starts anew.
 ///
 /// # Errors
 /// When `run` is used and `control.resume` is not set, recipe, model and pictures do not fit each other, a step is refused
@@ -269,9 +283,11 @@ pub fn train(
         let lock = run::lock(run)?;
         (lock, run::read_state(run, &setting)?)
     } else {
-        run::check_unused(run)?;
         (None, None)
     };
+    if saved.is_none() {
+        occupied::check(run)?;
+    }
     let mut model = model;
     check_classes(&model, data)?;
     if !recipe.progressive.is_empty() {
@@ -280,11 +296,13 @@ pub fn train(
     let stages = recipe.stages();
     let tables = tables(&model, recipe, &stages)?;
     stages.apply(&mut model.graph, stages.count() - 1)?;
+    let least = leftover::check(&model.graph, recipe, data.train.len())?;
     let counts = model.graph.count_parameters();
     let results = Results::read(run, saved.as_ref().map_or(0, |saved| saved.header.position.epoch))?;
     if let Some(saved) = &saved {
         let position = &saved.header.position;
-        if position.ended || position.epoch >= recipe.epochs {
+        let longer = saved.header.setting.recipe != setting.recipe;
+        if (position.ended && !longer) || position.epoch >= recipe.epochs {
             let result = result(run, position, counts, results.totals());
             return Ok(Outcome { result, interrupted: false });
         }
@@ -302,10 +320,13 @@ pub fn train(
         Some(lock) => Some(lock),
         None => run::lock(run)?,
     };
+    if saved.is_none() {
+        occupied::clear(run)?;
+    }
     recipe.write(run)?;
     run::write_pictures(run, data)?;
     run::write_groups(run, &tables)?;
-    let given = Given { recipe, setting, transform, data, run, executor, options, stages };
+    let given = Given { recipe, setting, transform, data, run, executor, options, stages, least };
     let resumed = saved.is_some();
     let mut log = Log::open(run, control.command.as_deref(), resumed);
     let progress = control.progress;
@@ -335,6 +356,8 @@ pub(crate) struct Given<'a> {
     pub(crate) executor: &'a dyn Executor,
     pub(crate) options: StepOptions,
     pub(crate) stages: Stages,
+    /// The fewest pictures of a batch.
+    pub(crate) least: usize,
 }
 
 /// The options of a step in a stage.

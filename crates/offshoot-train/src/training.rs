@@ -8,12 +8,14 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use offshoot_data::{PictureError, Transform};
+use offshoot_data::{PictureError, Transform, batch_count};
 use offshoot_graph::{Model, Tensor, Weights};
 
 use crate::average::Average;
 use crate::cache::Cache;
 use crate::health::{Facts, HealthLog, NormSums};
+use crate::leftover;
+use crate::longer::go_on;
 use crate::memory::peak_mib;
 use crate::metrics::Metrics;
 use crate::pictures::{self, Inputs, Keeper, Kept, Pictures, Sets};
@@ -80,7 +82,7 @@ impl<'a, 'c> Training<'a, 'c> {
         (results, counts, clock): (Results, (u64, u64), Instant),
     ) -> Training<'a, 'c> {
         let recipe = given.recipe;
-        let batches = given.data.train.len().div_ceil(recipe.batch_size.max(1));
+        let batches = batch_count(given.data.train.len(), recipe.batch_size, given.least);
         Training {
             steps: batches.div_ceil(recipe.accumulate.max(1)) as u64,
             ema: recipe.ema.map(Average::exponential),
@@ -117,7 +119,21 @@ impl<'a, 'c> Training<'a, 'c> {
         }
         self.health = HealthLog::read(self.given.run, header.position.epoch)?;
         self.position = header.position;
+        if header.setting.recipe != self.given.setting.recipe {
+            self.go_on_longer();
+        }
         self.load_good(&state, header.good)
+    }
+
+    /// Prepares a run that has got more epochs than the checkpoint knows.
+    fn go_on_longer(&mut self) {
+        go_on(&mut self.position);
+        self.late = self.late.take().map(|_| Average::equal());
+        let (done, epochs) = (self.position.epoch, self.given.recipe.epochs);
+        (self.control.progress)(Event::Notice(&format!(
+            "{done} epochs are finished, and the run goes on to {epochs}: from here on the learning rate is that of a run of \
+             {epochs} epochs"
+        )));
     }
 
     /// All that steps change.
@@ -173,6 +189,10 @@ impl<'a, 'c> Training<'a, 'c> {
             steps: self.steps,
             resumed: resumed.then_some((self.position.epoch, self.position.step)),
         });
+        let Given { recipe, data, least, .. } = &self.given;
+        if let Some(text) = leftover::notice(data.train.len(), recipe.batch_size, *least) {
+            (self.control.progress)(Event::Notice(&text));
+        }
     }
 
     fn announce_stage(&mut self) {
@@ -249,7 +269,7 @@ impl<'a, 'c> Training<'a, 'c> {
             };
             self.late = late;
             let row = self.row([&answers.0, &again], speed);
-            self.finish_epoch(row, &answers, average.as_ref(), tried)?;
+            self.finish_epoch((row, again.images()), &answers, average.as_ref(), tried)?;
         }
         Ok(Go::On)
     }
@@ -267,7 +287,7 @@ impl<'a, 'c> Training<'a, 'c> {
     fn open_pictures(&mut self) -> Result<Option<Sets>, TrainError> {
         let Given { recipe, data, transform, run, executor, .. } = &self.given;
         let training = Transform::new(&recipe.training_preprocessing(self.position.epoch))?;
-        let mut sets = pictures::open(recipe, data, &training, transform);
+        let mut sets = pictures::open(recipe, data, [&training, transform], self.given.least);
         sets.train.leave_out(&self.position.unusable);
         let cache = Cache::new(&self.control.cache, run)
             .filter(|_| self.step.has_prefix() && recipe.progressive.is_empty());
@@ -374,6 +394,8 @@ impl<'a, 'c> Training<'a, 'c> {
             self.position.norms.add(&self.step, before.as_ref());
             self.position.skips.in_a_row = 0;
             self.position.sums.gradient_norm += report.gradient_norm;
+        } else {
+            self.position.skips.epoch += 1;
         }
         let sums = &mut self.position.sums;
         sums.loss += f64::from(report.loss) * images as f64;
@@ -465,10 +487,11 @@ impl<'a, 'c> Training<'a, 'c> {
         Ok(Some(all))
     }
 
-    /// Keeps what an epoch has brought. `average` is the moving average, `tried` the average of the last epochs.
+    /// Keeps what an epoch has brought: its figures, with how many training pictures were looked at again. `average` is the moving
+    /// average, `tried` the average of the last epochs.
     fn finish_epoch(
         &mut self,
-        row: EpochRow,
+        (row, seen): (EpochRow, u64),
         (metrics, answers): &(Metrics, Answers),
         average: Option<&Model>,
         tried: Option<(Model, (Metrics, Answers))>,
@@ -488,7 +511,7 @@ impl<'a, 'c> Training<'a, 'c> {
         self.health.push(row.epoch, &norms, &self.step);
         self.health.write(self.given.run)?;
         self.watch(&row);
-        let warnings = self.warnings(&row, &norms);
+        let warnings = self.warnings(&row, &norms, [seen, metrics.images()]);
         let tried =
             tried.map(|(model, answers)| self.keep_average(row.epoch, &model, &answers)).transpose()?;
         (self.position.epoch, self.position.step) = (row.epoch, 0);
@@ -520,7 +543,9 @@ impl<'a, 'c> Training<'a, 'c> {
             val_loss,
             val_accuracy,
             learning_rate: self.given.recipe.lr * self.factor(step.saturating_sub(1)),
-            gradient_norm: gradient_norm / self.position.norms.updates().max(1) as f64,
+            gradient_norm: Some(self.position.norms.updates())
+                .filter(|&updates| updates > 0)
+                .map(|updates| gradient_norm / updates as f64),
             train_eval_accuracy: best_of(epoch + 1, seen).val_accuracy,
             skipped_steps: self.position.skips.epoch,
             loss_scale: self.step.loss_scale(),
@@ -548,13 +573,13 @@ impl<'a, 'c> Training<'a, 'c> {
     }
 
     /// What the figures of an epoch warn of for the first time.
-    fn warnings(&mut self, row: &EpochRow, norms: &NormSums) -> Vec<String> {
+    fn warnings(&mut self, row: &EpochRow, norms: &NormSums, images: [u64; 2]) -> Vec<String> {
         let facts = Facts {
             row,
             norms,
+            images,
             recipe: self.given.recipe,
             stage: self.position.stage,
-            last: self.position.ended || row.epoch == self.given.recipe.epochs,
             classes: self.given.data.classes.len(),
             trained: self.step.groups().iter().map(|group| group.names.len()).sum(),
             has_prefix: self.step.has_prefix(),

@@ -8,6 +8,7 @@ use offshoot_graph::{Graph, Preprocessing, Role, ValueId};
 use serde::Serialize;
 
 use crate::error::{Error, Result};
+use crate::folded::folded_norms;
 use crate::source::{ModelSource, Overrides};
 
 /// What a file is.
@@ -54,6 +55,9 @@ pub struct ModelInspection {
     pub tensors: Vec<TensorInspection>,
     /// What was assumed.
     pub warnings: Vec<String>,
+    /// What there is to know before it is trained, where the graph is that of a file; see [`folded_norms`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub training: Option<String>,
     /// The graph as text.
     pub graph: String,
 }
@@ -98,6 +102,7 @@ pub fn inspect(path: &Path, overrides: &Overrides) -> Result<Inspection> {
                 operators,
                 tensors: graph.parameters().iter().map(|&id| tensor(graph, id)).collect(),
                 warnings,
+                training: model.metadata.architecture.is_none().then(|| folded_norms(graph)).flatten(),
                 graph: graph.to_string(),
             })))
         }

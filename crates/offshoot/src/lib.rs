@@ -43,6 +43,7 @@ mod coreml;
 mod dynamic;
 mod error;
 mod export;
+mod folded;
 mod inspect;
 mod manifest;
 mod models;
@@ -64,14 +65,15 @@ pub use coreml::{F16_TOLERANCE, INT8_TOLERANCE, export_coreml};
 pub use dynamic::DynamicInt8;
 pub use error::{Error, Result};
 pub use export::{Exported, Proof, export_onnx, export_torchscript, shipped};
+pub use folded::folded_norms;
 pub use inspect::{Inspection, ModelInspection, TensorInspection, inspect};
 pub use manifest::{Manifest, ManifestFile, ManifestProof, sha256};
 pub use models::{ModelInfo, WeightsInfo, models};
 pub use nvidia::{TensorRtExport, TensorRtOptions, export_tensorrt, export_triton};
 pub use offshoot_cpu::{CpuExecutor, CpuOptions, Isa};
 pub use offshoot_data::{
-    Augmentation, Dataset, FolderOptions, Loader, LoaderOptions, PictureError, Policy, Transform, Tta, View,
-    labelled, pictures,
+    Augmentation, Dataset, FolderOptions, Labelled, Loader, LoaderOptions, PictureError, Policy, Sample,
+    Transform, Tta, View, labelled, pictures,
 };
 pub use offshoot_formats::coreml::{
     Options as CoreMlOptions, Precision, StoredWeights, is_package as is_coreml_package,
@@ -94,7 +96,10 @@ pub use quantize::{
 };
 pub use source::{Loaded, ModelSource, Overrides, is_onnx};
 pub use staging::MadeFolders;
-pub use start::{keep_base, own_preprocessing, resumed, starting_model, with_default_recipe};
+pub use start::{
+    keep_base, keeps_head, own_preprocessing, resumed, starting_model, starting_preprocessing,
+    with_default_recipe,
+};
 
 /// A path in JSON; bytes of it that are no UTF-8 are written as `\xNN`.
 fn lossy<S: serde::Serializer>(

@@ -24,6 +24,7 @@ fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => return usage(&error, json),
     };
+    commands::watch_signals();
     match arguments.command.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Check) => ExitCode::from(1),
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
             }
             ExitCode::from(2)
         }
+        Err(Failure::Interrupted) => ExitCode::from(commands::interrupted_code()),
         // Whoever read our output has heard enough.
         Err(Failure::ClosedPipe) => ExitCode::SUCCESS,
     }

@@ -13,9 +13,9 @@ use offshoot_models::{
     Architecture, BuildError, BuildOptions, Head, canonical_keys, described, expected_parameters, find,
     grafted, original_classes, pretrained,
 };
+use offshoot_train::run::{BASE_FILE, BEST_FILE, LAST_FILE};
 
 use crate::error::{Error, Result};
-use crate::start::BASE;
 
 /// A model to load.
 #[derive(Clone, Debug, PartialEq)]
@@ -162,16 +162,20 @@ impl Content {
     }
 }
 
-/// The weights of a run directory: the best epoch's, else the last.
-fn run_file(run: &Path) -> Result<PathBuf> {
-    let found =
-        ["best.safetensors", "last.safetensors"].map(|name| run.join(name)).into_iter().find(|p| p.exists());
-    found.ok_or_else(|| {
-        Error::Input(format!(
-            "{}: no best.safetensors in this folder; is it a run of `offshoot train`?",
-            run.display()
-        ))
-    })
+/// The weights of the best epoch of a run directory.
+pub(crate) fn run_file(run: &Path) -> Result<PathBuf> {
+    let [best, last] = [BEST_FILE, LAST_FILE].map(|name| run.join(name));
+    let folder = run.display();
+    match (best.exists(), last.exists()) {
+        (true, _) => Ok(best),
+        (false, true) => Err(Error::Input(format!(
+            "{folder}: no epoch of this run is finished, so that it has no best model; `offshoot train --resume --out {folder}` \
+             goes on with it, and --last takes the weights of its last checkpoint"
+        ))),
+        (false, false) => Err(Error::Input(format!(
+            "{folder}: no {BEST_FILE} in this folder; is it a run of `offshoot train`?"
+        ))),
+    }
 }
 
 /// Weights of an architecture, with the keys of its own graph.
@@ -232,10 +236,10 @@ fn load_ours(path: &Path, overrides: &Overrides) -> Result<Loaded> {
 
 /// The graph of a run that started from an ONNX file, which is kept beside its weights.
 fn grafted_graph(path: &Path, metadata: &Metadata) -> Result<Graph> {
-    let base = path.with_file_name(BASE);
+    let base = path.with_file_name(BASE_FILE);
     if !base.exists() {
         return Err(Error::Input(format!(
-            "{}: these weights belong to a graph from an ONNX file, which is not beside them as {BASE}; give the run's folder",
+            "{}: these weights belong to a graph from an ONNX file, which is not beside them as {BASE_FILE}; give the run's folder",
             path.display()
         )));
     }

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
+use offshoot_formats::temporary::{Temporary, at_once};
 use offshoot_graph::text::shown;
 use tempfile::TempDir;
 
@@ -13,6 +14,7 @@ use crate::error::{Error, Result};
 pub(crate) struct Staging {
     target: PathBuf,
     folder: TempDir,
+    _temporary: Temporary,
 }
 
 impl Staging {
@@ -25,8 +27,9 @@ impl Staging {
         let name = target.file_name().ok_or_else(|| failed(std::io::ErrorKind::InvalidFilename.into()))?;
         let mut prefix = std::ffi::OsString::from(".");
         prefix.push(name);
-        let folder = tempfile::Builder::new().prefix(&prefix).suffix(".tmp").tempdir_in(parent(target));
-        Ok(Staging { target: target.to_owned(), folder: folder.map_err(failed)? })
+        let folder = || tempfile::Builder::new().prefix(&prefix).suffix(".tmp").tempdir_in(parent(target));
+        let (folder, temporary) = Temporary::make(folder, |folder| folder.path()).map_err(failed)?;
+        Ok(Staging { target: target.to_owned(), folder, _temporary: temporary })
     }
 
     /// Where to make it.
@@ -65,13 +68,16 @@ impl Staging {
                 shown(link)
             )));
         }
-        for (staged, place) in made.iter().zip(&places) {
-            if staged.is_dir() && place.is_dir() {
-                // A folder cannot replace another: the old one steps aside, and goes with the temporary folder.
-                fs::rename(place, self.folder.path().join(".replaced")).map_err(failed(place))?;
+        at_once(|| -> Result<()> {
+            for (staged, place) in made.iter().zip(&places) {
+                if staged.is_dir() && place.is_dir() {
+                    // A folder cannot replace another: the old one steps aside, and goes with the temporary folder.
+                    fs::rename(place, self.folder.path().join(".replaced")).map_err(failed(place))?;
+                }
+                fs::rename(staged, place).map_err(failed(place))?;
             }
-            fs::rename(staged, place).map_err(failed(place))?;
-        }
+            Ok(())
+        })?;
         if cfg!(unix) {
             // The new names themselves survive a power loss.
             File::open(parent(&self.target)).and_then(|f| f.sync_all()).map_err(failed(&self.target))?;

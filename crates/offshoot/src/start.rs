@@ -1,18 +1,19 @@
 //! The model that a training run starts from.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use offshoot_formats::checkpoint::match_weights;
-use offshoot_formats::onnx;
+use offshoot_formats::{onnx, safetensors};
 use offshoot_graph::text::shown;
 use offshoot_graph::{Metadata, Model, Preprocessing, Weights};
 use offshoot_models::{
     Architecture, BuildOptions, Head, TransferOptions, expected_parameters, find, graft, transfer,
 };
+use offshoot_train::run::BASE_FILE;
 use offshoot_train::{Recipe, Settings, Unfreeze};
 
 use crate::error::{Error, Result};
-use crate::source::{Overrides, classifier_of_size, load_onnx, load_state_dict};
+use crate::source::{Overrides, classifier_of_size, load_onnx, load_state_dict, run_file};
 
 /// The preprocessing that the model `name` was pretrained with: an architecture's, or that of an ONNX file.
 ///
@@ -25,14 +26,43 @@ pub fn own_preprocessing(name: &str) -> Result<Preprocessing> {
     }
 }
 
+/// The preprocessing that a run with these settings starts from: that of its weights where they are of offshoot, which know it,
+/// else [`own_preprocessing`] of its model.
+///
+/// # Errors
+/// As [`own_preprocessing`]; `settings` must name a model.
+pub fn starting_preprocessing(settings: &Settings) -> Result<Preprocessing> {
+    match settings.weights.as_deref().and_then(metadata_of) {
+        Some(metadata) => Ok(metadata.preprocessing),
+        None => own_preprocessing(settings.model.as_deref().unwrap_or_default()),
+    }
+}
+
+/// What the weights of a model of offshoot say about it; `path` may be a run directory. `None` for weights of others, and where they
+/// cannot be read, which those find out who read all of them.
+fn metadata_of(path: &Path) -> Option<Metadata> {
+    let metadata = safetensors::read_metadata(&weight_file(path).ok()?).ok()?;
+    serde_json::from_str(metadata.get(safetensors::METADATA_KEY)?).ok()
+}
+
+/// The file of weights that `path` names: itself, or that of the best epoch of a run directory.
+fn weight_file(path: &Path) -> Result<PathBuf> {
+    if path.is_dir() { run_file(path) } else { Ok(path.to_owned()) }
+}
+
+/// Whether the weights of `recipe` bring a head for `classes`, that of the recipe, which then goes on training. `None` where they are
+/// not of offshoot, and have no head of this kind.
+pub fn keeps_head(recipe: &Recipe, classes: &[String]) -> Option<bool> {
+    let metadata = metadata_of(recipe.weights.as_deref()?)?;
+    let kind = |head: &str| Some(head.parse::<Head>().ok()?.without_dropout());
+    let same = metadata.head.as_deref().and_then(kind) == kind(&recipe.head);
+    Some(same && metadata.classes == classes)
+}
+
 /// The ONNX file that a recipe names instead of an architecture.
 fn onnx_file(name: &str) -> Option<&Path> {
     Some(Path::new(name)).filter(|path| path.extension().is_some_and(|e| e == "onnx"))
 }
-
-/// The file in a run's folder that holds the classifier which the run started from, when that came from an ONNX file: its
-/// graph is described nowhere else.
-pub(crate) const BASE: &str = "base.onnx";
 
 /// Writes the classifier that a run starts from into its folder, when it is an ONNX file. `best.safetensors` and
 /// `last.safetensors` of the run get their graph from it.
@@ -40,7 +70,7 @@ pub(crate) const BASE: &str = "base.onnx";
 /// # Errors
 /// When the file cannot be read or written.
 pub fn keep_base(recipe: &Recipe, run: &Path) -> Result<()> {
-    let (Some(path), base) = (onnx_file(&recipe.model), run.join(BASE)) else { return Ok(()) };
+    let (Some(path), base) = (onnx_file(&recipe.model), run.join(BASE_FILE)) else { return Ok(()) };
     if base.exists() {
         return Ok(());
     }
@@ -50,7 +80,7 @@ pub fn keep_base(recipe: &Recipe, run: &Path) -> Result<()> {
 
 /// The recipe of a run that goes on: what started from an ONNX file goes on from the copy in the run's folder.
 pub fn resumed(recipe: &Recipe, run: &Path) -> Recipe {
-    let base = run.join(BASE);
+    let base = run.join(BASE_FILE);
     match (onnx_file(&recipe.model), base.to_str()) {
         (Some(_), Some(base)) if Path::new(base).exists() => {
             Recipe { model: base.to_owned(), weights: None, ..recipe.clone() }
@@ -66,7 +96,12 @@ pub fn resumed(recipe: &Recipe, run: &Path) -> Recipe {
 ///
 /// The head has found its place before the gradients it sends back change pretrained weights (Kumar and others: "Fine-Tuning can
 /// Distort Pretrained Features and Underperform Out-of-Distribution", 2022).
+///
+/// Where the weights are those of a model of offshoot, the head is like theirs.
 pub fn with_default_recipe(settings: Settings) -> Settings {
+    let own_head = || metadata_of(settings.weights.as_deref()?)?.head;
+    let head = settings.head.clone().or_else(own_head);
+    let settings = Settings { head, ..settings };
     let decided = settings.freeze.is_some() || settings.unfreeze.is_some();
     let architecture = settings.model.as_deref().and_then(|name| find(name).ok());
     let one_epoch = settings.epochs == Some(1);
@@ -101,11 +136,16 @@ pub fn starting_model(recipe: &Recipe, classes: &[String]) -> Result<Model> {
     match &recipe.weights {
         None => random_model(architecture, Some(head), classes, preprocessing, recipe.seed),
         Some(path) => {
-            let weights = backbone(architecture, path)?;
+            let path = weight_file(path)?;
+            let (weights, own_head) = backbone_and_head(architecture, &path)?;
             let options =
                 TransferOptions { classes: classes.to_vec(), head, preprocessing, seed: recipe.seed };
-            transfer(architecture, weights, options)
-                .map_err(|source| Error::Transfer { path: path.clone(), source: Box::new(source) })
+            let mut model = transfer(architecture, weights, options)
+                .map_err(|source| Error::Transfer { path, source: Box::new(source) })?;
+            if keeps_head(recipe, classes) == Some(true) {
+                keep_head(&mut model, own_head);
+            }
+            Ok(model)
         }
     }
 }
@@ -135,15 +175,25 @@ fn architecture(name: &str) -> Result<&'static Architecture> {
     Ok(find(name)?)
 }
 
-/// The weights of everything but the head; whatever head the file has is left out.
-fn backbone(architecture: &'static Architecture, path: &Path) -> Result<Weights> {
+/// Puts the weights `head` in place of those that `model` has under the same names, where they have the same shapes.
+fn keep_head(model: &mut Model, head: Weights) {
+    for (name, tensor) in head {
+        if let Some(own) = model.weights.get_mut(&name).filter(|own| own.shape() == tensor.shape()) {
+            *own = tensor;
+        }
+    }
+}
+
+/// The weights of everything but the head, checked, and those of the head that the file has.
+fn backbone_and_head(architecture: &'static Architecture, path: &Path) -> Result<(Weights, Weights)> {
     let weights = load_state_dict(architecture, path)?;
     let graph = architecture.build(&BuildOptions { classes: 1, size: architecture.size, head: None })?;
     let is_head = |name: &String| architecture.is_head(name);
     let expected: Vec<_> =
         expected_parameters(&graph).into_iter().filter(|(name, _)| !is_head(name)).collect();
-    let weights = weights.into_iter().filter(|(name, _)| !is_head(name)).collect();
-    match_weights(&expected, weights).map_err(|source| Error::Keys { path: path.to_owned(), source })
+    let (head, weights) = weights.into_iter().partition(|(name, _)| is_head(name));
+    let backbone = match_weights(&expected, weights);
+    Ok((backbone.map_err(|source| Error::Keys { path: path.to_owned(), source })?, head))
 }
 
 /// A model of random weights; without a new head it keeps the architecture's own.

@@ -148,7 +148,7 @@ fn an_interrupted_run_goes_on_to_the_same_bytes() {
     let child =
         world.command(&format!("{command} --out run")).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let (code, out, err) = interrupt(child.unwrap(), |line| line.starts_with("epoch   2"));
-    assert_eq!(code, Some(0), "{err}");
+    assert_eq!(code, Some(130), "{err}");
     assert!(err.contains("stopping after this step"), "{err}");
     assert!(err.contains("interrupted; go on with: offshoot train --resume --out run"), "{err}");
     let part: Value = serde_json::from_str(&out).unwrap();

@@ -92,3 +92,42 @@ fn a_file_without_a_head_and_needless_weights_are_refused() {
     let said = world.run("train d --model absent.onnx --out r");
     assert!(said.code == Some(2) && said.err.contains("absent.onnx"), "{said:?}");
 }
+
+/// As [`files`], with the batch norms folded as exporters do it.
+fn folded_file(world: &World, name: &str) {
+    files(world, name);
+    let loaded = offshoot::ModelSource::Path(world.path(&format!("{name}.onnx"))).load(&Default::default());
+    let model = loaded.unwrap().model;
+    let (graph, weights) = offshoot_graph::passes::shipped(&model.graph, &model.weights).unwrap();
+    let model = offshoot::Model { graph, weights, ..model };
+    onnx::write(&world.path("folded.onnx"), &model, onnx::Options::default()).unwrap();
+}
+
+#[test]
+fn what_was_folded_into_convolutions_is_told_of() {
+    // Of 20 batch norms none is left; of 121 those in front of a convolution.
+    for (name, left, biased) in [("resnet18", 0, 20), ("densenet121", 62, 59)] {
+        let world = World::new(&format!("folded-{name}"));
+        data(&world.path("d"), &CLASSES, 4);
+        folded_file(&world, name);
+        let words = format!("{left} batch norms are in the graph, and {biased} convolutions have a bias");
+        let said = world.run("inspect folded.onnx");
+        assert!(said.code == Some(0) && said.out.contains(&words), "{said:?}");
+        assert!(!world.run(&format!("inspect {name}.onnx")).out.contains("have a bias"));
+        let statistics = |run: &str| -> Vec<_> {
+            let all = safetensors::read(&world.path(&format!("{run}/last.safetensors"))).unwrap().weights;
+            all.into_iter().filter(|(name, _)| name.contains("running_") || name.contains("mean")).collect()
+        };
+        let train = "train d --model folded.onnx --batch-size 4 --epochs 1";
+        for (run, flags) in
+            [("all", "--freeze none"), ("kept", "--freeze-norms on"), ("still", "--freeze backbone")]
+        {
+            let said = world.run(&format!("{train} {flags} --out {run}"));
+            assert_eq!(said.code, Some(0), "{said:?}");
+            assert_eq!(said.err.matches(&words).count(), 1, "{}", said.err);
+        }
+        let [all, kept, still] = ["all", "kept", "still"].map(statistics);
+        assert_eq!(all.len(), 2 * left);
+        assert!(kept == still && (left == 0 || all != kept), "frozen statistics stay");
+    }
+}

@@ -34,6 +34,25 @@ fn small_pictures_train_as_in_a_run_of_that_size() {
 }
 
 #[test]
+fn a_frozen_part_takes_pictures_of_any_size() {
+    let world = World::new("progressive-frozen");
+    data(&world.path("d"), &CLASSES, 6);
+    // The part that trains starts in the middle of the network, behind strides and paddings.
+    for (name, freeze) in [
+        ("stem", "--freeze conv1,bn1,layer1"),
+        ("block", "--freeze conv1,bn1,layer1,layer2,layer3.0"),
+        ("head", "--freeze backbone"),
+        ("stages", "--unfreeze layer4@50%:x0.1 --unfreeze layer3@75%"),
+    ] {
+        let plain = format!("{freeze} --augment on --epochs 4");
+        let small = trained(&world, &format!("{plain} --size 32"), &format!("{name}-small"));
+        let progressive = format!("{plain} --size 64 --progressive 32@0%");
+        assert!(small == trained(&world, &progressive, &format!("{name}-always")), "{name}");
+        trained(&world, &format!("{progressive} --progressive 64@50%"), &format!("{name}-grown"));
+    }
+}
+
+#[test]
 fn sizes_that_do_not_fit_are_refused() {
     let world = World::new("progressive-refused");
     data(&world.path("d"), &CLASSES, 4);

@@ -71,10 +71,10 @@ impl NormSums {
         self.ratios.iter().filter(|(name, _)| name != ALL).map(|(name, ratio)| (name.as_str(), *ratio))
     }
 
-    /// The mean over the updates.
-    fn mean(&self, name: &str) -> f64 {
-        let sum = self.gradients.iter().find(|(known, _)| known == name).map_or(0.0, |(_, sum)| *sum);
-        sum / self.updates.max(1) as f64
+    /// The mean over the updates; `None` where there were none.
+    fn mean(&self, name: &str) -> Option<f64> {
+        let (_, sum) = self.gradients.iter().find(|(known, _)| known == name)?;
+        (self.updates > 0).then(|| sum / self.updates as f64)
     }
 }
 
@@ -118,10 +118,10 @@ impl HealthLog {
     /// Adds an epoch, from 1, after its last step.
     pub(crate) fn push(&mut self, epoch: u64, sums: &NormSums, step: &TrainStep) {
         for (name, weight) in together(step.weight_norms()) {
-            let gradient = sums.mean(&name);
+            let gradient = sums.mean(&name).map_or(String::new(), |norm| format!("{norm:e}"));
             let ratio = sums.ratios.iter().find(|(known, _)| *known == name);
             let ratio = ratio.map_or(String::new(), |(_, ratio)| format!("{ratio:e}"));
-            self.lines.push(format!("{epoch},{},{gradient:e},{weight:e},{ratio}", quoted(&name)));
+            self.lines.push(format!("{epoch},{},{gradient},{weight:e},{ratio}", quoted(&name)));
         }
     }
 

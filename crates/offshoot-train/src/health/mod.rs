@@ -4,6 +4,7 @@
 //! without training.
 
 mod check;
+mod interval;
 mod log;
 mod probe;
 mod trace;

@@ -2,14 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::interval::wilson;
 use super::log::NormSums;
 use crate::recipe::{Freeze, Recipe};
 use crate::run::EpochRow;
 
-/// By more than this the accuracy on training pictures may not be above that on validation pictures.
-const GAP: f64 = 0.05;
-
-/// Epochs in a row with such a gap before it is told of; one is enough at the end of the run.
+/// Epochs in a row in which a run must look as if it learned its pictures by heart before that is told of.
 const GAP_EPOCHS: u64 = 3;
 
 /// The loss of an epoch is too high when it is by more than this above that of a guess: `offshoot check` says the same of the
@@ -56,8 +54,11 @@ pub(crate) struct Watch {
     lowest: Option<(usize, f64)>,
     /// The training losses of the last epochs.
     losses: Vec<f64>,
-    /// Epochs in a row with a gap between the accuracies.
+    /// Epochs in a row since the lowest validation loss with a gap between the accuracies.
     gaps: u64,
+    /// The lowest validation loss, and its epoch.
+    #[serde(default)]
+    best: Option<(u64, f64)>,
     told: Vec<Trouble>,
 }
 
@@ -67,8 +68,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) norms: &'a NormSums,
     pub(crate) recipe: &'a Recipe,
     pub(crate) stage: usize,
-    /// Whether it is the last of the run.
-    pub(crate) last: bool,
+    /// The training pictures that were looked at again after the epoch, and the validation pictures.
+    pub(crate) images: [u64; 2],
     pub(crate) classes: usize,
     /// How many parameters train.
     pub(crate) trained: usize,
@@ -133,17 +134,27 @@ impl Watch {
         })
     }
 
+    /// Overfitting is a trend: for some epochs in a row the accuracy on training pictures is above that on validation pictures by more
+    /// than so many pictures can show by chance (their intervals do not meet), and the validation loss has not come back to its lowest.
     fn overfitting(&mut self, facts: &Facts<'_>) -> Option<String> {
-        let (seen, new) = (facts.row.train_eval_accuracy?, facts.row.val_accuracy?);
-        self.gaps = if seen - new > GAP { self.gaps + 1 } else { 0 };
-        let enough = self.gaps >= GAP_EPOCHS || (self.gaps > 0 && facts.last);
-        enough.then(|| {
+        let EpochRow { epoch, .. } = *facts.row;
+        let (seen, new, loss) =
+            (facts.row.train_eval_accuracy?, facts.row.val_accuracy?, facts.row.val_loss?);
+        let [seen_images, new_images] = facts.images;
+        let ([least, _], [low, high]) = (wilson(seen, seen_images), wilson(new, new_images));
+        let (best_epoch, lowest) = self.best.filter(|(_, lowest)| loss >= *lowest).unwrap_or((epoch, loss));
+        self.best = Some((best_epoch, lowest));
+        self.gaps = if least > high && best_epoch < epoch { self.gaps + 1 } else { 0 };
+        (self.gaps >= GAP_EPOCHS).then(|| {
+            let percent = |x: f64| 100.0 * x;
             format!(
-                "overfitting: after epoch {} it knows {:.1} % of the pictures it trains with, and {:.1} % of those it does \
-                 not; try {}",
-                facts.row.epoch,
-                100.0 * seen,
-                100.0 * new,
+                "overfitting: after epoch {epoch} it knows {:.1} % of the pictures it trains with, and {:.1} % of those it does not \
+                 (95 % interval of {new_images} pictures: {:.1} to {:.1} %), and the validation loss has been above that of epoch \
+                 {best_epoch} since; try {}",
+                percent(seen),
+                percent(new),
+                percent(low),
+                percent(high),
                 advice(facts).join(", ")
             )
         })
@@ -239,7 +250,7 @@ mod tests {
             val_loss: Some(1.0),
             val_accuracy: Some(accuracies[1]),
             learning_rate: 1e-3,
-            gradient_norm: 1.0,
+            gradient_norm: Some(1.0),
             train_eval_accuracy: Some(accuracies[0]),
             skipped_steps: 0,
             loss_scale: None,
@@ -258,7 +269,7 @@ mod tests {
                 norms,
                 recipe,
                 stage,
-                last: row.epoch == recipe.epochs,
+                images: [400, 100],
                 classes: 6,
                 trained: 8,
                 has_prefix: true,
@@ -274,38 +285,74 @@ mod tests {
         warnings(&recipe(|_| {}), &NormSums::default(), &rows, &vec![0; rows.len()])
     }
 
+    /// The warnings after each of these epochs: the two accuracies, and the validation loss.
+    fn of_gaps(images: [u64; 2], epochs: &[([f64; 2], f64)]) -> Vec<String> {
+        let recipe = recipe(|_| {});
+        let mut watch = Watch::default();
+        let mut told = Vec::new();
+        for (&(accuracies, loss), epoch) in epochs.iter().zip(1..) {
+            let row = EpochRow { val_loss: Some(loss), ..row(epoch, 1.0 / epoch as f64, accuracies) };
+            let norms = &NormSums::default();
+            let facts = Facts {
+                row: &row,
+                norms,
+                recipe: &recipe,
+                stage: 0,
+                images,
+                classes: 6,
+                trained: 8,
+                has_prefix: true,
+            };
+            told.push(watch.look(&facts).join(" "));
+        }
+        told
+    }
+
     #[test]
-    fn a_gap_is_told_of_once_after_three_epochs_or_at_the_end() {
-        let of = |gaps: &[[f64; 2]], epochs| {
-            let rows: Vec<EpochRow> =
-                gaps.iter().zip(1..).map(|(&gap, epoch)| row(epoch, 1.0 / epoch as f64, gap)).collect();
-            let told = warnings(
-                &recipe(|s| s.epochs = Some(epochs)),
-                &NormSums::default(),
-                &rows,
-                &vec![0; rows.len()],
-            );
-            told.iter().map(Vec::len).collect::<Vec<_>>()
+    fn overfitting_is_a_trend_that_is_told_of_once() {
+        let (wide, narrow) = ([1.0, 0.8], [0.9, 0.87]);
+        let told = |images, epochs: &[([f64; 2], f64)]| -> Vec<bool> {
+            of_gaps(images, epochs).iter().map(|text| text.contains("overfitting")).collect()
         };
-        let (wide, narrow) = ([1.0, 0.9], [0.95, 0.91]);
-        assert_eq!(of(&[wide, wide, wide, wide], 9), [0, 0, 1, 0]);
-        assert_eq!(of(&[wide, wide, narrow, wide, wide], 9), [0; 5]);
-        assert_eq!(of(&[narrow, wide], 2), [0, 1]);
-        assert_eq!(of(&[wide, narrow], 2), [0, 0]);
+        let rising = [(wide, 0.5), (wide, 0.6), (wide, 0.7), (wide, 0.8), (wide, 0.9)];
+        assert_eq!(told([400, 100], &rising), [false, false, false, true, false]);
+        // The validation loss goes on falling: it learns.
+        let falling = [(wide, 0.9), (wide, 0.8), (wide, 0.7), (wide, 0.6), (wide, 0.5)];
+        assert_eq!(told([400, 100], &falling), [false; 5]);
+        // Of ten pictures, two more or less are chance.
+        assert_eq!(told([400, 10], &rising), [false; 5]);
+        let interrupted = [(wide, 0.5), (wide, 0.6), (wide, 0.7), (narrow, 0.8), (wide, 0.9), (wide, 0.9)];
+        assert_eq!(told([400, 100], &interrupted), [false; 6]);
+        // One epoch, or the last one, is no trend.
+        assert_eq!(told([400, 1000], &rising[..1]), [false]);
+        let text = &of_gaps([400, 100], &rising)[3];
+        // Of 80 of 100: 0.7111708 to 0.8666331.
+        assert!(
+            text.contains("interval of 100 pictures: 71.1 to 86.7 %") && text.contains("epoch 1 since"),
+            "{text}"
+        );
     }
 
     #[test]
     fn advice_is_what_the_recipe_has_not_used() {
         let advice = |change: &dyn Fn(&mut Settings)| {
-            let recipe = recipe(|s| {
-                s.epochs = Some(1);
-                change(s);
-            });
-            let told = warnings(&recipe, &NormSums::default(), &[row(1, 0.1, [0.99, 0.9])], &[0]);
-            told[0][0].clone()
+            let norms = &NormSums::default();
+            let row = row(1, 0.1, [0.99, 0.9]);
+            let recipe = &recipe(change);
+            let (row, images) = (&row, [400, 100]);
+            super::advice(&Facts {
+                row,
+                norms,
+                recipe,
+                stage: 0,
+                images,
+                classes: 6,
+                trained: 8,
+                has_prefix: true,
+            })
+            .join(", ")
         };
         let text = advice(&|s| s.freeze = Some(Freeze::Backbone));
-        assert!(text.contains("99.0 %") && text.contains("90.0 %"), "{text}");
         for part in ["--augment on --cache-views 4", "dropout=0.5", "--weight-decay 0.1", "more pictures"] {
             assert!(text.contains(part), "{text}");
         }
@@ -316,7 +363,7 @@ mod tests {
             s.weight_decay = Some(0.1);
             s.label_smoothing = Some(0.1);
         });
-        assert!(text.ends_with("try fewer layers that train (--freeze), more pictures"), "{text}");
+        assert_eq!(text, "fewer layers that train (--freeze), more pictures");
         let text = advice(&|s| s.unfreeze = Some(vec!["layer4@0%".parse().unwrap()]));
         assert!(text.contains("fewer unfrozen layers (--freeze backbone)"), "{text}");
     }

@@ -51,6 +51,9 @@ pub struct FormatsReport {
     pub runs: usize,
     /// Pictures that accuracy was measured on; 0 where there were none, and differences are those on built-in pictures.
     pub pictures: u64,
+    /// How many of those the model was trained with, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trained_on: Option<usize>,
     /// The versions of the runtimes, by name.
     pub versions: BTreeMap<String, String>,
 }

@@ -42,6 +42,8 @@ pub struct FormatsOptions {
     pub out: Option<PathBuf>,
     /// SHA-256 of the checkpoint, for the manifests.
     pub source_sha256: Option<String>,
+    /// How many of the pictures the model was trained with, where that is known.
+    pub trained_on: Option<usize>,
 }
 
 /// How far [`bench_formats`] is.
@@ -105,6 +107,7 @@ pub fn bench_formats(
         warm_up: WARM_UP,
         runs: options.runs,
         pictures,
+        trained_on: options.trained_on,
         versions,
     };
     if let Some(out) = &options.out {

@@ -7,11 +7,13 @@ use std::str::FromStr;
 use clap::Args;
 use offshoot::{
     CpuExecutor, CpuOptions, Error, Fit, Isa, Loaded, MadeFolders, Metadata, ModelSource, Overrides, Policy,
-    Tta, View, is_coreml_package,
+    Sample, Tta, View, is_coreml_package,
 };
 use offshoot_data::set_max_pixels;
 use offshoot_graph::text::shown;
 use offshoot_train::recipe::{Augment, AugmentationSettings, PreprocessingSettings};
+use offshoot_train::run::{AVERAGE_FILE, BEST_FILE, LAST_FILE, PICTURES_FILE};
+use offshoot_train::{Standing, familiar};
 
 use super::Failure;
 use super::print;
@@ -264,6 +266,31 @@ pub(crate) struct Pretrained {
     /// The weights of --model: a .pth, .safetensors or TorchScript .pt.
     #[arg(long, help_heading = "Model", value_name = "FILE", requires = "model")]
     weights: Option<PathBuf>,
+    #[command(flatten)]
+    last: LastArgument,
+}
+
+/// Which weights of a run.
+#[derive(Args)]
+pub(crate) struct LastArgument {
+    /// Of a run directory, use the weights of the last checkpoint instead of those of the best epoch.
+    #[arg(long, help_heading = "Model")]
+    last: bool,
+}
+
+impl LastArgument {
+    /// The file of the run directory `path` where that is asked for, else `path`.
+    pub(crate) fn of(&self, path: PathBuf) -> Result<PathBuf, Failure> {
+        if !self.last {
+            return Ok(path);
+        }
+        let file = path.join(LAST_FILE);
+        match run_directory(Some(&path)) {
+            Some(_) if file.is_file() => Ok(file),
+            Some(_) => Err(Error::Input(format!("{}: no {LAST_FILE} in this folder", shown(&path))).into()),
+            None => Err(Error::Input(format!("{}: --last is for a run directory", shown(&path))).into()),
+        }
+    }
 }
 
 impl Pretrained {
@@ -276,7 +303,7 @@ impl Pretrained {
             let text = "give MODEL (a run directory, a .safetensors of ours, an .onnx or a TorchScript .pt), or --model NAME --weights FILE";
             return Err(Error::Input(text.into()).into());
         }
-        let model = paths.remove(0);
+        let model = self.last.of(paths.remove(0))?;
         Ok((ModelSource::Path(model), paths))
     }
 
@@ -292,11 +319,26 @@ impl Pretrained {
     }
 }
 
-/// Loads a model and says what was assumed.
+/// Loads a model and says what was assumed, and whether it is that of a run which is not finished.
 pub(crate) fn load(source: &ModelSource, overrides: &Overrides) -> Result<Loaded, Failure> {
     let loaded = source.load(overrides)?;
+    if let ModelSource::Path(path) = source {
+        mention_unfinished(path);
+    }
     loaded.warnings.iter().for_each(|w| print::warning(w));
     Ok(loaded)
+}
+
+/// Says so where `path` is a run that has not come to its end.
+pub(crate) fn mention_unfinished(path: &Path) {
+    let standing = Some(path).filter(|path| path.is_dir()).and_then(Standing::read);
+    if let Some(Standing { done, epochs, .. }) = standing.filter(|standing| !standing.finished) {
+        let run = path.display();
+        print::warning(&format!(
+            "{run}: this run is not finished ({done} of {epochs} epochs), and this is its best model so far; \
+             `offshoot train --resume --out {run}` goes on with it"
+        ));
+    }
 }
 
 /// The run directory that `path` is.
@@ -407,14 +449,43 @@ fn check_out(file: &Path, formats: &[(&str, Option<&str>)]) -> Result<(), Failur
     Err(Error::Input(format!("{name}: {wrong}")).into())
 }
 
-/// DATA, which must be all that is left.
-pub(crate) fn data(paths: Vec<PathBuf>) -> Result<PathBuf, Failure> {
-    let text = match <[PathBuf; 1]>::try_from(paths) {
-        Ok([path]) => return Ok(path),
-        Err(paths) => match paths.get(1) {
-            None => "give DATA, a folder with a folder of pictures for each class, after the model".into(),
-            Some(extra) => format!("one DATA is enough; what is {} for?", shown(extra)),
-        },
+/// The error of a command that needs DATA.
+pub(crate) fn no_data() -> Error {
+    Error::Input("give DATA, a folder with a folder of pictures for each class, after the model".into())
+}
+
+/// How many of the pictures in `data` a run has been trained with, whose pictures are `trained`; where there are any, that is told.
+pub(crate) fn mention_familiar(trained: &[Sample], data: &Path, samples: &[Sample]) -> usize {
+    let (known, all) = (familiar(trained, samples), samples.len());
+    if known > 0 {
+        print::warning(&format!(
+            "{}: the model was trained with {known} of these {all} pictures, so that its accuracy on them says little of new ones",
+            shown(data)
+        ));
+    }
+    known
+}
+
+/// The run directory of a model: the folder itself, or the one that a file of its weights is in.
+pub(crate) fn run_of(source: &ModelSource) -> Option<PathBuf> {
+    let ModelSource::Path(path) = source else { return None };
+    let weights = [BEST_FILE, LAST_FILE, AVERAGE_FILE].map(Some);
+    let folder = match path.is_dir() {
+        true => path.clone(),
+        false => {
+            path.parent().filter(|_| weights.contains(&path.file_name().and_then(|n| n.to_str())))?.to_owned()
+        }
     };
-    Err(Error::Input(text).into())
+    folder.join(PICTURES_FILE).is_file().then_some(folder)
+}
+
+/// DATA, which must be all that is left; `None` where nothing is left.
+pub(crate) fn data(paths: Vec<PathBuf>) -> Result<Option<PathBuf>, Failure> {
+    match &paths[..] {
+        [] => Ok(None),
+        [path] => Ok(Some(path.clone())),
+        [_, extra, ..] => {
+            Err(Error::Input(format!("one DATA is enough; what is {} for?", shown(extra))).into())
+        }
+    }
 }

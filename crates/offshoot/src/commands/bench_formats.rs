@@ -60,11 +60,19 @@ impl Arguments {
         let model = arguments::load(&source, &self.preprocessing.overrides())?.model;
         let run = arguments::run_directory(self.paths.first());
         let pictures = pictures(&model, run, self.data.as_deref())?;
+        let trained_on = match (run, &self.data) {
+            (Some(run), Some(data)) => {
+                let trained = RunPictures::read(run, &model.metadata.classes)?.train;
+                Some(arguments::mention_familiar(&trained, data, &pictures.measured))
+            }
+            _ => None,
+        };
         let options = FormatsOptions {
             batches: without_repeats(std::mem::take(&mut self.batch)),
             runs: self.runs,
             out: self.out.take(),
             source_sha256: Some(sha256(&source.checkpoint()?)?),
+            trained_on,
         };
         let mut shown = Shown::default();
         let measured =

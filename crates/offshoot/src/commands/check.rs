@@ -29,7 +29,7 @@ pub(crate) struct Arguments {
 impl Arguments {
     pub(crate) fn run(self) -> Outcome {
         let (source, rest) = self.pretrained.source(self.paths)?;
-        let data = arguments::data(rest)?;
+        let data = arguments::data(rest)?.ok_or_else(arguments::no_data)?;
         let executor = self.processor.executor()?;
         let model = arguments::load(&source, &self.preprocessing.overrides())?.model;
         let decode = Transform::new(&model.metadata.preprocessing)?.decode_options();

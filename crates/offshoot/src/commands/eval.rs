@@ -1,17 +1,18 @@
 //! `offshoot eval`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use offshoot::{
-    FolderOptions, Inference, Loader, LoaderOptions, Transform, evaluate, evaluate_views, labelled,
+    Error, FolderOptions, Inference, Labelled, Loader, LoaderOptions, RunPictures, Sample, Transform,
+    evaluate, evaluate_views, labelled,
 };
 use offshoot_graph::text::shown;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::arguments::{self, PreprocessingArguments, Pretrained, Processor, TtaArgument};
-use super::{Outcome, print};
+use super::{Failure, Outcome, print};
 
 /// Pictures that go through the network at once.
 const BATCH: usize = 32;
@@ -19,7 +20,7 @@ const BATCH: usize = 32;
 #[derive(Args)]
 pub(crate) struct Arguments {
     /// MODEL (a run directory, a .safetensors of ours, an .onnx or a TorchScript .pt) and DATA (a folder with one
-    /// folder of pictures for each class).
+    /// folder of pictures for each class) [default for a run: its own validation pictures].
     #[arg(value_name = "MODEL DATA", required = true)]
     paths: Vec<PathBuf>,
     #[command(flatten)]
@@ -52,23 +53,29 @@ impl Arguments {
     pub(crate) fn run(self) -> Outcome {
         let (source, rest) = self.pretrained.source(self.paths)?;
         let data = arguments::data(rest)?;
+        let run = arguments::run_of(&source);
+        if data.is_none() && run.is_none() {
+            return Err(arguments::no_data().into());
+        }
         let executor = self.processor.executor()?;
         let model = arguments::load(&source, &self.preprocessing.overrides())?.model;
         let transform = Transform::new(&model.metadata.preprocessing)?;
         let decode = transform.decode_options();
         let folder = FolderOptions { strict: self.strict, decode, ..FolderOptions::default() };
         let classes = &model.metadata.classes;
-        let found = labelled(&data, classes, &folder)?;
-        print::notes(&found.notes);
-        if !found.absent.is_empty() {
-            let (n, all) = (found.absent.len(), classes.len());
-            let named = found.absent.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
-            let more = if n > 5 { ", ..." } else { "" };
-            print::warning(&format!(
-                "{}: no picture of {n} of the model's {all} classes: {named}{more}",
-                shown(&data)
-            ));
-        }
+        let found = match (&data, &run) {
+            (Some(data), run) => {
+                let found = labelled(data, classes, &folder)?;
+                print::notes(&found.notes);
+                mention_absent(data, &found.absent, classes);
+                if let Some(Ok(of_run)) = run.as_ref().map(|run| RunPictures::read(run, classes)) {
+                    arguments::mention_familiar(&of_run.train, data, &found.samples);
+                }
+                found
+            }
+            (None, Some(run)) => validation(run, classes)?,
+            (None, None) => return Err(arguments::no_data().into()),
+        };
         let loader = |view| {
             let plain = LoaderOptions::evaluation(&transform, BATCH);
             let options = LoaderOptions { strict: self.strict, view, ..plain };
@@ -100,6 +107,40 @@ impl Arguments {
         };
         if self.json { print::json(&report) } else { report.print() }
     }
+}
+
+/// The pictures that a run was validated with.
+fn validation(run: &Path, classes: &[String]) -> Result<Labelled, Failure> {
+    let samples = RunPictures::read(run, classes)?.val;
+    let folder = run.display();
+    if samples.is_empty() {
+        return Err(Error::Input(format!("{folder}: this run has no validation pictures; give DATA")).into());
+    }
+    let gone: Vec<&Sample> = samples.iter().filter(|sample| !sample.path.exists()).collect();
+    if let Some(first) = gone.first() {
+        return Err(Error::Input(format!(
+            "{}: {} of the {} validation pictures of {folder} are no longer where they were, this one the first; put them back, or \
+             give DATA",
+            first.path.display(),
+            gone.len(),
+            samples.len()
+        ))
+        .into());
+    }
+    Ok(Labelled { samples, absent: Vec::new(), skipped: Vec::new() })
+}
+
+fn mention_absent(data: &Path, absent: &[String], classes: &[String]) {
+    if absent.is_empty() {
+        return;
+    }
+    let (n, all) = (absent.len(), classes.len());
+    let shown = absent.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
+    let more = if n > 5 { ", ..." } else { "" };
+    print::warning(&format!(
+        "{}: no picture of {n} of the model's {all} classes: {shown}{more}",
+        data.display()
+    ));
 }
 
 impl Report {

@@ -175,10 +175,10 @@ impl Arguments {
     ) -> Result<Value, Failure> {
         let pictures = self.calibration.pictures(model, run, self.data.as_deref())?;
         let options = self.calibration.options(Scheme::tensorrt());
-        let mut say = |text: &str| print::note(text);
+        let mut say = |text: &str| print::aside(text);
         let quantized = quantize_static(model, &pictures, &options, proof.executor, &mut say)?;
         if let (Some(now), Some(before)) = (quantized.accuracy, quantized.accuracy_before) {
-            print::note(&format!("accuracy {now:.4} in int8, {before:.4} in float"));
+            print::aside(&format!("accuracy {now:.4} in int8, {before:.4} in float"));
         }
         let (folder, proof) = (out.path("-tensorrt")?, Proof { float: Some(model), ..proof });
         let export = export_tensorrt(&quantized.model, &folder, &self.tensorrt_options(), proof)?;
@@ -192,8 +192,8 @@ impl Arguments {
     /// What became of the engine, on standard error.
     fn say(&self, export: &TensorRtExport) {
         match &export.engine {
-            Some(engine) => print::note(&format!("built the engine {}", shown(engine))),
-            None => print::note(&format!(
+            Some(engine) => print::aside(&format!("built the engine {}", shown(engine))),
+            None => print::aside(&format!(
                 "no TensorRT here: no engine was built. Run build-engine.sh where the engine will run, which is\n  {}",
                 export.command
             )),
@@ -298,7 +298,7 @@ pub(crate) fn proof_inputs(
     match samples.filter(|s| !s.is_empty()) {
         Some(samples) => Ok(Inputs::from_samples(samples, preprocessing)?),
         None => {
-            print::note("comparing on the built-in pictures; --data DIR compares on your own");
+            print::aside("comparing on the built-in pictures; --data DIR compares on your own");
             Ok(Inputs::built_in(preprocessing)?)
         }
     }

@@ -6,13 +6,15 @@ use clap::Args;
 use offshoot::{Inspection, ModelInspection, Preprocessing, TensorInspection, inspect};
 use offshoot_graph::text::shown;
 
-use super::arguments::PreprocessingArguments;
+use super::arguments::{self, LastArgument, PreprocessingArguments};
 use super::{Outcome, print};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
     /// A run directory, a .safetensors, an .onnx, a TorchScript .pt, or a .pth.
     file: PathBuf,
+    #[command(flatten)]
+    last: LastArgument,
     /// Print the whole graph and every tensor.
     #[arg(long, help_heading = "Output")]
     graph: bool,
@@ -25,7 +27,9 @@ pub(crate) struct Arguments {
 
 impl Arguments {
     pub(crate) fn run(self) -> Outcome {
-        let inspection = inspect(&self.file, &self.preprocessing.overrides())?;
+        arguments::mention_unfinished(&self.file);
+        let file = self.last.of(self.file)?;
+        let inspection = inspect(&file, &self.preprocessing.overrides())?;
         if self.json {
             return print::json(&inspection);
         }
@@ -61,5 +65,8 @@ fn model_text(model: &ModelInspection, graph: bool) -> Outcome {
     }
     let operators: Vec<String> = model.operators.iter().map(|(name, n)| format!("{n} {name}")).collect();
     print::line(&format!("  operators      {}", operators.join(", ")))?;
+    if let Some(training) = &model.training {
+        print::line(&format!("  training       {training}"))?;
+    }
     if graph { print::line(model.graph.trim_end()) } else { Ok(()) }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use offshoot::{
-    Dataset, Error, Freeze, Recipe, Settings, Transform, own_preprocessing, starting_model,
+    Dataset, Error, Freeze, Recipe, Settings, Transform, starting_model, starting_preprocessing,
     with_default_recipe,
 };
 use offshoot_formats::atomic::write_atomically;
@@ -112,7 +112,8 @@ impl Arguments {
         if let Some(path) = &self.recipe {
             settings = settings.over(Settings::read(path)?);
         }
-        Ok(Recipe::resolve(with_default_recipe(settings), &own_preprocessing(&self.model)?)?)
+        let own = starting_preprocessing(&settings)?;
+        Ok(Recipe::resolve(with_default_recipe(settings), &own)?)
     }
 }
 

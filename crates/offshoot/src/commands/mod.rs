@@ -16,10 +16,13 @@ mod pull;
 mod quantize;
 mod recipe;
 mod report;
+mod signals;
 mod train;
 mod verify;
 
 use clap::Subcommand;
+
+pub(crate) use signals::{exit_code as interrupted_code, watch as watch_signals};
 
 /// How a command ends when it does not end well.
 pub(crate) enum Failure {
@@ -27,6 +30,8 @@ pub(crate) enum Failure {
     Check,
     /// Bad usage or bad input, or something broke.
     Error(offshoot::Error),
+    /// A signal has stopped it. That has been said.
+    Interrupted,
     /// Nobody reads standard output any more.
     ClosedPipe,
 }

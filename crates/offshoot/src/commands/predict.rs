@@ -104,7 +104,7 @@ impl Arguments {
                 match printed {
                     Ok(()) => Ok(()),
                     Err(Failure::Error(error)) => Err(error),
-                    Err(Failure::ClosedPipe | Failure::Check) => {
+                    Err(Failure::ClosedPipe | Failure::Check | Failure::Interrupted) => {
                         closed = true;
                         Err(Error::Input("nobody reads the output".into()))
                     }

@@ -50,9 +50,14 @@ pub(crate) fn error(message: &str, file: Option<&Path>, help: Option<&str>) {
     let _ = json(&json!({"error": error}));
 }
 
-/// Says what is being done, on standard error.
+/// Says what is being done, on standard error, where nobody may listen any more.
+pub(crate) fn aside(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{}", escaped_lines(text));
+}
+
+/// Says something on standard error that is no reason to worry.
 pub(crate) fn note(text: &str) {
-    eprintln!("{}", escaped_lines(text));
+    aside(&format!("note: {text}"));
 }
 
 
@@ -73,7 +78,7 @@ pub(crate) fn padded(text: &str, columns: usize) -> String {
 
 /// Warns on standard error.
 pub(crate) fn warning(text: &str) {
-    note(&format!("warning: {text}"));
+    aside(&format!("warning: {text}"));
 }
 
 /// What is worth knowing about how a folder of pictures was read.

@@ -149,6 +149,7 @@ impl CalibrationArguments {
         }
         if let Some(data) = data {
             found.measured = measured(data, classes, &folder)?;
+            arguments::mention_familiar(&found.train, data, &found.measured);
         }
         if found.calibration.is_empty() {
             let text = "a static quantisation looks at pictures: give --calibration DIR with some like those that the model was trained with, or a run directory";
@@ -220,7 +221,7 @@ impl Arguments {
             ..self.calibration.options(Scheme::cpu(bits))
         };
         let pictures = self.calibration.pictures(&model, run, self.data.as_deref())?;
-        let mut say = |text: &str| print::note(text);
+        let mut say = |text: &str| print::aside(text);
         let quantized = quantize_static(&model, &pictures, &options, &executor, &mut say)?;
         let inputs = proof_inputs(&model, run, self.data.as_deref())?;
         let source = source.checkpoint().and_then(|path| sha256(&path))?;

@@ -1,28 +1,25 @@
 //! `offshoot train`
 
+mod watcher;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::Args;
-use indicatif::ProgressBar;
 use offshoot::{
-    Amp, Control, Dataset, Error, Event, Freeze, Model, Recipe, Settings, Transform, keep_base,
-    own_preprocessing, resumed, starting_model, train, with_default_recipe,
+    Amp, Control, Dataset, Error, Event, Freeze, Model, Recipe, Settings, Transform, folded_norms, keep_base,
+    keeps_head, resumed, starting_model, starting_preprocessing, train, with_default_recipe,
 };
 use offshoot_models::find;
 use offshoot_train::optimizer::OptimizerKind;
 use offshoot_train::run::has_checkpoint;
 use offshoot_train::train::TrainResult;
-use offshoot_train::{
-    CacheOptions, CacheType, EpochRow, GroupRow, OnNonFinite, Progressive, Rebuild, ScheduleKind, Unfreeze,
-};
+use offshoot_train::{CacheOptions, CacheType, OnNonFinite, Progressive, Rebuild, ScheduleKind, Unfreeze};
 
 use super::arguments::{AugmentationArguments, PreprocessingArguments, Processor};
-use super::{Failure, Outcome, print};
+use super::{Failure, Outcome, print, signals};
+use watcher::Watcher;
 
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -31,7 +28,8 @@ pub(crate) struct Arguments {
     /// Architecture to fine-tune (`offshoot models` lists them), or an ONNX classifier: FILE.onnx.
     #[arg(long, help_heading = "Model", value_name = "NAME")]
     model: Option<String>,
-    /// Pretrained weights: a .pth, .safetensors or TorchScript .pt [default: random weights].
+    /// Pretrained weights: a .pth, .safetensors or TorchScript .pt, or a run directory, whose head is kept where the classes
+    /// are the same [default: random weights].
     #[arg(long, help_heading = "Model", value_name = "FILE")]
     weights: Option<PathBuf>,
     /// Run directory.
@@ -149,7 +147,8 @@ pub(crate) struct Arguments {
     preprocessing: PreprocessingArguments,
     #[command(flatten)]
     processor: Processor,
-    /// Resume the run in RUN from its last checkpoint.
+    /// Resume the run in RUN from its last checkpoint; with a larger --epochs also after its end. Where there is no
+    /// checkpoint yet, the run starts.
     #[arg(long, help_heading = "Output")]
     resume: bool,
     /// Longest time between two checkpoints; one is written after each epoch in any case.
@@ -285,17 +284,18 @@ impl Arguments {
         print::notes(&data.notes);
         print::skipped(&data.skipped);
         let model = self.model(&recipe, &data.classes)?;
-        let stop = stop_on_ctrl_c();
+        let notes = self.notes(&recipe, &model);
         let mut watcher = Watcher::default();
         let mut base = Ok(());
         let mut progress = |event: Event<'_>| {
             if matches!(event, Event::Start { .. }) {
                 self.mention_weights(&recipe);
+                notes.iter().for_each(|note| print::note(note));
                 base = keep_base(&recipe, &self.out);
             }
             watcher.tell(&event);
         };
-        let mut control = Control::new(&mut progress, &stop);
+        let mut control = Control::new(&mut progress, signals::stop());
         control.resume = self.resume;
         control.checkpoint_every = Duration::from_secs(self.checkpoint_every);
         control.cache = self.cache.options();
@@ -304,10 +304,13 @@ impl Arguments {
         base?;
         watcher.finish();
         print::skipped_count(watcher.skipped);
+        let printed = if self.json { print::json(&outcome.result) } else { text(&outcome.result) };
         if outcome.interrupted {
-            eprintln!("interrupted; go on with: offshoot train --resume --out {}", self.out.display());
+            let run = self.out.display();
+            print::aside(&format!("interrupted; go on with: offshoot train --resume --out {run}"));
+            return Err(Failure::Interrupted);
         }
-        if self.json { print::json(&outcome.result) } else { text(&outcome.result) }
+        printed
     }
 
     /// Random weights are rarely what somebody wants who could have trained ones.
@@ -320,6 +323,23 @@ impl Arguments {
                 "{name} starts from random weights; `offshoot pull {name}` brings trained ones for --weights"
             ));
         }
+    }
+
+    /// What is said of the model that a run starts from.
+    fn notes(&self, recipe: &Recipe, model: &Model) -> Vec<String> {
+        let resumes = self.resume && has_checkpoint(&self.out);
+        let weights = recipe.weights.as_deref().filter(|_| !resumes).unwrap_or(Path::new(""));
+        let head = match keeps_head(recipe, &model.metadata.classes).filter(|_| !resumes) {
+            Some(true) => Some(format!("{}: the head of these weights is kept", weights.display())),
+            Some(false) => Some(format!(
+                "{}: the head is a new one: these weights have another, or other classes",
+                weights.display()
+            )),
+            None => None,
+        };
+        let from_file = model.metadata.architecture.is_none() && !resumes;
+        let norms = from_file.then(|| folded_norms(&model.graph)).flatten();
+        head.into_iter().chain(norms.map(|text| format!("{}: {text}", recipe.model))).collect()
     }
 
     /// The model to start from. A run that goes on takes its weights from its checkpoint, so it does not ask for the
@@ -338,23 +358,38 @@ impl Arguments {
         if let Some(path) = &self.recipe {
             settings = settings.over(Settings::read(path)?);
         }
-        if self.resume
-            && let Some(recipe) = Recipe::resume(&self.out, &settings)?
-        {
+        if let Some(recipe) = self.saved_recipe(&settings)? {
             return Ok(recipe);
         }
-        let Some(name) = settings.model.as_deref() else {
+        if settings.model.is_none() {
             return Err(
                 Error::Input("name the architecture: --model NAME (with --weights FILE)".into()).into()
             );
-        };
+        }
         if settings.data.is_none() {
             let text =
                 "give DATA, a folder with a folder of pictures for each class (or `data` in the recipe)";
             return Err(Error::Input(text.into()).into());
         }
-        let own = own_preprocessing(name)?;
+        let own = starting_preprocessing(&settings)?;
         Ok(Recipe::resolve(with_default_recipe(settings), &own)?)
+    }
+
+    /// The recipe of the run to resume. `None` where a run starts: also with --resume, where the run has left no checkpoint and
+    /// the settings say all that a new one needs.
+    fn saved_recipe(&self, settings: &Settings) -> Result<Option<Recipe>, Failure> {
+        let complete = settings.model.is_some() && settings.data.is_some();
+        if !self.resume || (complete && !has_checkpoint(&self.out)) {
+            return Ok(None);
+        }
+        match Recipe::resume(&self.out, settings)? {
+            Some(recipe) => Ok(Some(recipe)),
+            None => Err(Error::Input(format!(
+                "{}: there is no run to resume here; give its folder with --out, or DATA and --model NAME to start one",
+                self.out.display()
+            ))
+            .into()),
+        }
     }
 
     /// What the flags say.
@@ -456,154 +491,6 @@ fn command_line() -> String {
     std::iter::once("offshoot".to_owned()).chain(arguments).collect::<Vec<_>>().join(" ")
 }
 
-/// True after Ctrl-C. A second one ends the process at once.
-fn stop_on_ctrl_c() -> Arc<AtomicBool> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let shared = Arc::clone(&stop);
-    // Without a handler, Ctrl-C ends the process and the last checkpoint stays: no reason not to train.
-    let _ = ctrlc::set_handler(move || {
-        if shared.swap(true, Ordering::SeqCst) {
-            process::exit(130);
-        }
-        eprintln!("stopping after this step; press Ctrl-C again to stop at once");
-    });
-    stop
-}
-
-/// Draws what happens.
-#[derive(Default)]
-struct Watcher {
-    bar: Option<ProgressBar>,
-    /// Pictures that turned out to be unusable.
-    skipped: usize,
-}
-
-impl Watcher {
-    fn tell(&mut self, event: &Event<'_>) {
-        match event {
-            Event::Start {
-                trainable_parameters,
-                frozen_parameters,
-                train_images,
-                val_images,
-                resumed,
-                ..
-            } => {
-                eprintln!(
-                    "parameters  {} trainable, {} frozen",
-                    grouped(*trainable_parameters),
-                    grouped(*frozen_parameters)
-                );
-                eprintln!("pictures    {train_images} to train with, {val_images} to validate with");
-                if let Some((epochs, steps)) = resumed {
-                    eprintln!("resumed     after {epochs} epochs and {steps} steps");
-                }
-            }
-            Event::Stage { epoch, groups } => {
-                self.finish();
-                if *epoch > 0 {
-                    eprintln!("unfrozen    after {epoch} epochs");
-                }
-                eprint!("{}", table(groups));
-            }
-            Event::Average { val_accuracy, best } => {
-                let accuracy =
-                    val_accuracy.map_or("not validated".into(), |a| format!("val {:5.1} %", 100.0 * a));
-                let kept = if *best { "   kept as the best" } else { "" };
-                eprintln!("average of the last epochs   {accuracy}{kept}");
-            }
-            Event::Ended => eprintln!("ended early: validation has not got better"),
-            Event::Features { done, total } => {
-                let bar = self.bar(*total as u64, "features");
-                bar.set_position(*done as u64);
-                if done == total {
-                    self.finish();
-                }
-            }
-            Event::Step { epoch, step, steps, loss, images_per_second, remaining } => {
-                let left = print::duration(*remaining);
-                let bar = self.bar(*steps, &format!("epoch {epoch}"));
-                bar.set_position(*step);
-                bar.set_message(format!("loss {loss:.4}, {images_per_second:.1} images/s, {left} left"));
-            }
-            Event::Validate { done, total } => self.bar(*total, "validate").set_position(*done),
-            Event::Epoch(row) => {
-                self.finish();
-                eprintln!("{}", epoch_line(row));
-            }
-            Event::Skipped(picture) => {
-                self.skipped += 1;
-                self.aside(&format!("warning: skipped {picture}"));
-            }
-            Event::Warning(text) => self.aside(&format!("warning: {text}")),
-            Event::Notice(text) => self.aside(&format!("note: {text}")),
-            _ => {}
-        }
-    }
-
-    /// The bar for `what`: a new one when another was there.
-    fn bar(&mut self, total: u64, what: &str) -> &ProgressBar {
-        if self.bar.as_ref().is_some_and(|bar| bar.prefix() != what) {
-            self.finish();
-        }
-        self.bar.get_or_insert_with(|| print::bar(total, what))
-    }
-
-    fn aside(&self, text: &str) {
-        match &self.bar {
-            Some(bar) => bar.suspend(|| eprintln!("{text}")),
-            None => eprintln!("{text}"),
-        }
-    }
-
-    fn finish(&mut self) {
-        if let Some(bar) = self.bar.take() {
-            bar.finish_and_clear();
-        }
-    }
-}
-
-/// The groups of parameters, a line each.
-fn table(groups: &[GroupRow]) -> String {
-    let width = groups.iter().map(|g| g.title().chars().count()).max().unwrap_or(0).max("group".len());
-    let mut text = format!("{:width$}   parameters   trains       rate   decay\n", "group");
-    for row in groups {
-        let GroupRow { parameters, trainable, lr, weight_decay, .. } = row;
-        let name = row.title();
-        let (parameters, trains) = (grouped(*parameters), if *trainable { "yes" } else { "no" });
-        let (rate, decay) = match trainable {
-            true => (format!("{lr:.1e}"), weight_decay.to_string()),
-            false => ("-".to_owned(), "-".to_owned()),
-        };
-        text += &format!("{name:width$}   {parameters:>10}   {trains:>6}   {rate:>8}   {decay:>5}\n");
-    }
-    text
-}
-
-fn epoch_line(row: &EpochRow) -> String {
-    let percent = |x: f64| format!("{:5.1} %", 100.0 * x);
-    let validation = match (row.val_loss, row.val_accuracy) {
-        (Some(loss), Some(accuracy)) => format!("   val {loss:.4} {}", percent(accuracy)),
-        _ => String::new(),
-    };
-    let EpochRow { epoch, train_loss, train_accuracy, images_per_second, .. } = row;
-    let train = percent(*train_accuracy);
-    format!("epoch {epoch:3}   train {train_loss:.4} {train}{validation}   {images_per_second:.1} images/s")
-}
-
-/// 23,508,032
-fn grouped(n: u64) -> String {
-    let digits = n.to_string();
-    let mut text = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
 fn text(result: &TrainResult) -> Outcome {
     let run: &Path = &result.run;
     if let Some(best) = &result.best {
@@ -618,7 +505,7 @@ fn text(result: &TrainResult) -> Outcome {
 
 #[cfg(test)]
 mod tests {
-    use super::{GroupRow, bytes, grouped, table};
+    use super::bytes;
 
     #[test]
     fn sizes_have_units() {
@@ -627,28 +514,5 @@ mod tests {
         for bad in ["", "GiB", "-1", "1.5GiB", "4GB", "99999999999TiB", "18446744073709551616"] {
             assert!(bytes(bad).is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn groups_are_shown_with_their_rates() {
-        let row = |name: &str, trainable, lr| GroupRow {
-            name: name.into(),
-            part: if trainable { "weights" } else { "" },
-            parameters: 2_223_872,
-            trainable,
-            lr,
-            weight_decay: 0.01,
-        };
-        assert_eq!(
-            table(&[row("layer4", true, 1e-4), row("frozen", false, 0.0)]),
-            "group            parameters   trains       rate   decay\n\
-             layer4 weights    2,223,872      yes     1.0e-4    0.01\n\
-             frozen            2,223,872       no          -       -\n"
-        );
-    }
-
-    #[test]
-    fn thousands_are_grouped() {
-        assert_eq!([0, 999, 1000, 23_508_032].map(grouped), ["0", "999", "1,000", "23,508,032"]);
     }
 }

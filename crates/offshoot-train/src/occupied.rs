@@ -1,0 +1,108 @@
+//! Folders that a new run may have: empty ones, and those of a run that never reached a checkpoint.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use crate::recipe::RECIPE_FILE;
+use crate::run::{BASE_FILE, GROUPS_FILE, LAST_FILE, PICTURES_FILE, RunError, has_checkpoint};
+
+/// The folder of kept features, where they are kept with the run.
+const CACHE: &str = "cache";
+
+/// What a run has written before its first checkpoint is whole. A finished epoch leaves more.
+const BEFORE: [&str; 6] = [RECIPE_FILE, PICTURES_FILE, GROUPS_FILE, BASE_FILE, LAST_FILE, CACHE];
+
+/// Checks that nothing is in the way of a new run in the folder `run`. What a run has left that never reached a checkpoint is not:
+/// [`clear`] removes it.
+pub(crate) fn check(run: &Path) -> Result<(), RunError> {
+    let names = match fs::read_dir(run) {
+        Ok(entries) => entries.map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(_) => return Err(RunError::Occupied { run: run.to_owned() }),
+    };
+    let names: Option<Vec<String>> = names.collect();
+    let names = names.unwrap_or_default();
+    let ours = |name: &String| BEFORE.contains(&&**name) || is_temporary(name);
+    // The recipe is the first file that a run writes under its own name.
+    let started = names.iter().all(is_temporary) || names.iter().any(|name| name == RECIPE_FILE);
+    match has_checkpoint(run) {
+        true => Err(RunError::Exists { run: run.to_owned() }),
+        false if started && names.iter().all(ours) => Ok(()),
+        false => Err(RunError::Occupied { run: run.to_owned() }),
+    }
+}
+
+/// Whether it is a file of ours that was not finished: `.NAME` and something at random, `.tmp`.
+fn is_temporary(name: &String) -> bool {
+    let known = |name: &str| BEFORE.iter().any(|known| name.starts_with(known));
+    name.ends_with(".tmp") && name.strip_prefix('.').is_some_and(known)
+}
+
+/// Removes what [`check`] allows, of a run that nobody trains any more.
+pub(crate) fn clear(run: &Path) -> Result<(), RunError> {
+    check(run)?;
+    for name in BEFORE {
+        let path = run.join(name);
+        let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        match removed {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                return Err(RunError::Remove { path, source });
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run::{BEST_FILE, RESULTS_FILE, STATE_FILE};
+
+    fn with(names: &[&str]) -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        names.iter().for_each(|name| fs::write(root.path().join(name), "x").unwrap());
+        root
+    }
+
+    #[test]
+    fn a_folder_is_free_when_nothing_or_no_checkpoint_is_in_it() {
+        check(&with(&[]).path().join("a/b")).unwrap();
+        for free in [
+            &[][..],
+            &[RECIPE_FILE],
+            &[RECIPE_FILE, PICTURES_FILE, LAST_FILE, BASE_FILE],
+            &[".recipe.tomlx1.tmp"],
+        ] {
+            let root = with(free);
+            check(root.path()).unwrap();
+            clear(root.path()).unwrap();
+            let left =
+                fs::read_dir(root.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+            // A lock on the folder removes the temporary ones.
+            assert!(left.into_iter().all(|name| name.ends_with(".tmp")), "{free:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_of_others_and_no_model_is_overwritten() {
+        let foreign = [
+            &["note.txt"][..],
+            &[RECIPE_FILE, "note.txt"],
+            &[PICTURES_FILE],
+            &[RECIPE_FILE, BEST_FILE],
+            &[RECIPE_FILE, RESULTS_FILE],
+            &[".mine.tmp"],
+        ];
+        for names in foreign {
+            let root = with(names);
+            let error = clear(root.path()).unwrap_err().to_string();
+            assert!(error.contains("--out") && !error.contains("--resume"), "{error}");
+            assert!(names.iter().all(|name| root.path().join(name).exists()));
+        }
+        let error = check(with(&[RECIPE_FILE, STATE_FILE]).path()).unwrap_err().to_string();
+        assert!(error.contains("--resume") && error.contains("--out"), "{error}");
+        assert!(check(&with(&["note.txt"]).path().join("note.txt")).is_err());
+    }
+}
