@@ -10,7 +10,8 @@ use serde::Serialize;
 
 use crate::compare::{Comparison, Inputs, TOLERANCE, batches, compare};
 use crate::error::{Error, Result};
-use crate::manifest::{Manifest, ManifestProof};
+use crate::manifest::{Manifest, ManifestPreparation, ManifestProof};
+use crate::preparation;
 use crate::quantize::is_quantized;
 use crate::staging::Staging;
 
@@ -52,21 +53,28 @@ pub fn shipped(model: &Model) -> Result<Model> {
 
 /// Writes `model` as ONNX to `path`: `input` and `output`, dynamic batch, classes and preprocessing in its metadata. Before
 /// the file takes its name, its bytes are read again, run on the proof's inputs beside `model`, and compared. Of a file that
-/// prepares its pictures itself, the network is run, and the nodes before it are compared with those that its metadata asks
-/// for.
+/// prepares its pictures itself, the nodes before the network are computed too, on pictures of awkward sizes: what they make
+/// must be our pixels, but for what [`crate::PREPARED_LEVELS`] allows.
 ///
 /// # Errors
 /// When the file cannot be written, or does not answer like `model`; nothing is left at `path` then.
 pub fn export_onnx(model: &Model, path: &Path, options: onnx::Options, proof: Proof<'_>) -> Result<Exported> {
     let write =
         |staged: &Path| Ok(onnx::write(staged, &shipped(model)?, options).map_err(|e| e.problem.at(path))?);
-    let read = |staged: &Path| Ok(onnx::read(staged)?.model);
+    let read = |staged: &Path| {
+        let written = onnx::read(staged)?.model;
+        let preparation = match onnx::preparer(staged)? {
+            Some(preparer) => Some(preparation::prove(&preparer, model, &written, proof.executor)?),
+            None => None,
+        };
+        Ok((written, preparation))
+    };
     export("onnx", model, path, write, read, proof)
 }
 
 /// Writes `model` as TorchScript to `path`, with the batch norms and the state-dict keys that it has, classes and
 /// preprocessing as extra files. The proof is that of [`export_onnx`]; of the scripted form it covers the network, which
-/// is `logits`, and not the preparation of the picture before it.
+/// is `logits`; how near PyTorch's pixels come to ours was measured beforehand, and the manifest states the bound.
 ///
 /// # Errors
 /// When the file cannot be written, or does not answer like `model`; nothing is left at `path` then.
@@ -74,7 +82,8 @@ pub fn export_torchscript(model: &Model, path: &Path, form: Form, proof: Proof<'
     let options = torchscript::Options { form };
     let write =
         |staged: &Path| Ok(torchscript::write(staged, model, options).map_err(|e| e.problem.at(path))?);
-    let read = |staged: &Path| Ok(torchscript::read(staged, None)?.model);
+    let preparation = (form == Form::Scripted).then(preparation::stated);
+    let read = |staged: &Path| Ok((torchscript::read(staged, None)?.model, preparation));
     export("torchscript", model, path, write, read, proof)
 }
 
@@ -93,7 +102,7 @@ fn export(
     model: &Model,
     path: &Path,
     write: impl FnOnce(&Path) -> Result<()>,
-    read: impl FnOnce(&Path) -> Result<Model>,
+    read: impl FnOnce(&Path) -> Result<(Model, Option<ManifestPreparation>)>,
     proof: Proof<'_>,
 ) -> Result<Exported> {
     if path.is_dir() {
@@ -109,12 +118,12 @@ pub(crate) fn export_within(
     path: &Path,
     bound: Bound,
     write: impl FnOnce(&Path) -> Result<()>,
-    read: impl FnOnce(&Path) -> Result<Model>,
+    read: impl FnOnce(&Path) -> Result<(Model, Option<ManifestPreparation>)>,
     proof: Proof<'_>,
 ) -> Result<Exported> {
     let staging = Staging::new(path)?;
     write(&staging.path())?;
-    let written = read(&staging.path())?;
+    let (written, preparation) = read(&staging.path())?;
     let comparison = prove(model, &written, proof, bound.tolerance)?;
     let close = comparison.max_rel_diff < bound.tolerance;
     if !(comparison.ok || close && !bound.every_top1) {
@@ -125,7 +134,10 @@ pub(crate) fn export_within(
             comparison.top1_agreement
         )));
     }
-    let evidence = ManifestProof::compared(&comparison, bound.tolerance, proof.inputs.len());
+    let evidence = ManifestProof {
+        preparation,
+        ..ManifestProof::compared(&comparison, bound.tolerance, proof.inputs.len())
+    };
     let source = proof.source_sha256.map(str::to_owned);
     let manifest = Manifest::of(format, &staging.made()?, source, evidence)?;
     manifest.write(&Manifest::beside(&staging.path()))?;

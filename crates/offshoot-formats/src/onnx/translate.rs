@@ -1,6 +1,7 @@
 //! ONNX nodes into ours, one operator at a time.
 
 mod recurrent;
+mod tables;
 mod tokens;
 
 use std::cell::Cell;
@@ -12,6 +13,7 @@ use offshoot_graph::op::{
 };
 use offshoot_graph::{DType, Data, Dim, DimOp, Graph, Op, Role, Shape, Tensor, ValueId, Weights};
 
+use self::tables::Rows;
 use super::attributes::NodeView;
 use super::fold::{MAX_NUMBERS, MAX_PARTS, Number, Numbers, fold, is_foldable, reshaped};
 use super::proto::TensorProto;
@@ -31,7 +33,7 @@ const FLOAT: &str = "Export the model in float32, before quantisation";
 
 /// What stands behind a name of the file.
 #[derive(Clone)]
-enum Operand {
+enum Operand<'a> {
     /// Computed at each run.
     Value(ValueId),
     /// A picture computed at each run that the file has with its channels last, and the graph with its channels first.
@@ -48,6 +50,8 @@ enum Operand {
     Dynamic(Dynamic),
     /// One number everywhere, under a shape that is not all known: the states that an LSTM starts from, masks of nothing.
     Filled(Filled),
+    /// Rows of a stored table that what follows may make another: bytes, or a number for each row of them.
+    Rows(Rows<'a>),
 }
 
 /// A tensor of the file.
@@ -116,11 +120,13 @@ pub(super) struct Translator<'a> {
     weights: BTreeMap<String, Rc<Tensor>>,
     /// Whether elements of another type were made f32.
     pub(super) converted: bool,
-    operands: HashMap<&'a str, Operand>,
+    operands: HashMap<&'a str, Operand<'a>>,
     names: Names,
     parameters: HashMap<(String, bool, Vec<usize>), ValueId>,
     /// Scales and zero points.
     scales: HashMap<(String, DType), ValueId>,
+    /// What was made of a tensor of the file, by its name and by what was done: many nodes may share it.
+    derived: HashMap<(String, String), Rc<Tensor>>,
     /// Values that ONNX calls truth values, and that are f32 of 1 or 0 here.
     truths: HashSet<ValueId>,
 }
@@ -136,13 +142,14 @@ impl<'a> Translator<'a> {
             names: Names::default(),
             parameters: HashMap::new(),
             scales: HashMap::new(),
+            derived: HashMap::new(),
             truths: HashSet::new(),
         }
     }
 
     /// The graph and its weights.
     pub(super) fn finish(self) -> (Graph, Weights) {
-        drop(self.operands);
+        drop((self.operands, self.derived));
         let weights = self.weights.into_iter().map(|(name, t)| (name, Rc::unwrap_or_clone(t))).collect();
         (self.graph, weights)
     }
@@ -172,7 +179,8 @@ impl<'a> Translator<'a> {
                 | Operand::Padded { .. }
                 | Operand::ChannelsLast(_)
                 | Operand::Dynamic(_)
-                | Operand::Filled(_),
+                | Operand::Filled(_)
+                | Operand::Rows(_),
             )
             | None => {
                 Err(Problem::unsupported(place, "it does not depend on the input as logits do", SIMPLIFY))
@@ -182,6 +190,9 @@ impl<'a> Translator<'a> {
 
     /// Adds what `node` computes.
     pub(super) fn translate(&mut self, node: NodeView<'a>) -> Result<(), Problem> {
+        if !matches!(node.op(), "Mul" | "Cast" | "Identity" | "DequantizeLinear") {
+            self.settle_rows(node)?;
+        }
         if matches!((node.proto.domain.as_str(), node.op()), ("" | "ai.onnx", "LSTM"))
             || (node.proto.domain == MICROSOFT && node.op() == "DynamicQuantizeLSTM")
         {
@@ -210,7 +221,7 @@ impl<'a> Translator<'a> {
     }
 
     /// What `node` gives when that is known now. (Arithmetic on sizes is on vectors of them.)
-    fn known(&mut self, node: NodeView<'a>) -> Result<Option<Operand>, Problem> {
+    fn known(&mut self, node: NodeView<'a>) -> Result<Option<Operand<'a>>, Problem> {
         let x = if node.input(0).is_some() { Some(self.operand(node, 0)?) } else { None };
         if matches!(x, Some(Operand::Stored(x)) if x.tensor.shape().len() > 1)
             && let Some(stored) = self.moved(node)?
@@ -226,7 +237,7 @@ impl<'a> Translator<'a> {
         }
     }
 
-    fn operator(&mut self, node: NodeView<'a>) -> Result<Operand, Problem> {
+    fn operator(&mut self, node: NodeView<'a>) -> Result<Operand<'a>, Problem> {
         match node.op() {
             "Constant" => return self.constant(node),
             "Identity" | "Cast" => return self.alias(node),
@@ -241,6 +252,10 @@ impl<'a> Translator<'a> {
             "Dropout" => return self.dropout(node),
             "Add" => return self.add(node),
             "Mul" => {
+                if let Some(rows) = self.scaled_rows(node)? {
+                    return Ok(rows);
+                }
+                self.settle_rows(node)?;
                 return match self.dynamic_mul(node)? {
                     Some(product) => Ok(product),
                     None => self.binary(node, Op::Mul, |x| x),
@@ -296,7 +311,7 @@ impl<'a> Translator<'a> {
 
     // ---- operands ----
 
-    fn lookup(&mut self, name: &'a str) -> Result<Option<Operand>, Problem> {
+    fn lookup(&mut self, name: &'a str) -> Result<Option<Operand<'a>>, Problem> {
         if let Some(operand) = self.operands.get(name) {
             return Ok(Some(operand.clone()));
         }
@@ -307,7 +322,7 @@ impl<'a> Translator<'a> {
         Ok(Some(Operand::Stored(stored)))
     }
 
-    fn operand(&mut self, node: NodeView<'a>, index: usize) -> Result<Operand, Problem> {
+    fn operand(&mut self, node: NodeView<'a>, index: usize) -> Result<Operand<'a>, Problem> {
         let name = node.required(index)?;
         self.lookup(name)?.ok_or_else(|| node.damaged(format!("nothing gives its input `{name}`")))
     }
@@ -347,6 +362,10 @@ impl<'a> Translator<'a> {
                 self.define(node.required(index)?, id);
                 Ok(id)
             }
+            Operand::Rows(_) => {
+                self.settle_rows(node)?;
+                self.value(node, index)
+            }
             Operand::Stored(_) | Operand::Numbers(_) => {
                 Err(node.unsupported(format!("its input {index} is a constant"), SIMPLIFY))
             }
@@ -369,7 +388,8 @@ impl<'a> Translator<'a> {
             | Operand::Padded { .. }
             | Operand::Product { .. }
             | Operand::Dynamic(_)
-            | Operand::Filled(_) => self.value(node, index),
+            | Operand::Filled(_)
+            | Operand::Rows(_) => self.value(node, index),
         }
     }
 
@@ -410,7 +430,8 @@ impl<'a> Translator<'a> {
             | Operand::Padded { .. }
             | Operand::Product { .. }
             | Operand::Dynamic(_)
-            | Operand::Filled(_) => {
+            | Operand::Filled(_)
+            | Operand::Rows(_) => {
                 let what =
                     format!("its input {index}, `{}`, is not stored in the file", node.required(index)?);
                 Err(node.unsupported(what, "Export with the weights as constants"))
@@ -432,7 +453,8 @@ impl<'a> Translator<'a> {
             | Operand::Padded { .. }
             | Operand::Product { .. }
             | Operand::Dynamic(_)
-            | Operand::Filled(_) => None,
+            | Operand::Filled(_)
+            | Operand::Rows(_) => None,
         })
     }
 
@@ -460,6 +482,7 @@ impl<'a> Translator<'a> {
             return Ok(id);
         }
         let tensor = self.floats(stored)?;
+        self.context.tensors.charge(&format!("tensor `{}`", stored.name), tensor.len(), 4)?;
         let name = self.names.unused(&stored.name);
         let id = self.graph.add_parameter(&name, tensor.shape(), role);
         self.weights.insert(self.graph.value(id).name.clone(), tensor);
@@ -481,15 +504,36 @@ impl<'a> Translator<'a> {
         if stored.tensor.is_empty() {
             return Err(Problem::damaged(place, "it has no elements"));
         }
-        self.context.tensors.charge(&place, stored.tensor.len(), 4)?;
         if stored.tensor.as_f32().is_some() {
             return Ok(Rc::clone(&stored.tensor));
         }
         self.converted = true;
-        stored.tensor.to_f32().map(Rc::new).ok_or_else(|| {
-            let what = format!("its elements are {}, a weight's are floats", stored.tensor.dtype());
-            Problem::unsupported(place, what, "Export the model in float32, before quantisation")
+        self.once(&place, &stored.name, "f32".to_owned(), stored.tensor.len(), |_| {
+            stored.tensor.to_f32().ok_or_else(|| {
+                let what = format!("its elements are {}, a weight's are floats", stored.tensor.dtype());
+                Problem::unsupported(&place, what, "Export the model in float32, before quantisation")
+            })
         })
+    }
+
+    /// What `make` makes of the tensor `name`, of `len` elements of at most four bytes. What is made in one way takes memory
+    /// once, however many nodes read it.
+    fn once(
+        &mut self,
+        place: &str,
+        name: &str,
+        way: String,
+        len: usize,
+        make: impl FnOnce(&mut Self) -> Result<Tensor, Problem>,
+    ) -> Result<Rc<Tensor>, Problem> {
+        let key = (name.to_owned(), way);
+        if let Some(made) = self.derived.get(&key) {
+            return Ok(Rc::clone(made));
+        }
+        self.context.tensors.charge(place, len, 4)?;
+        let made = Rc::new(make(self)?);
+        self.derived.insert(key, Rc::clone(&made));
+        Ok(made)
     }
 
     fn push(&mut self, node: NodeView<'a>, op: Op, inputs: &[ValueId]) -> Result<ValueId, Problem> {
@@ -552,7 +596,8 @@ impl<'a> Translator<'a> {
                 | Operand::Padded { .. }
                 | Operand::Product { .. }
                 | Operand::Dynamic(_)
-                | Operand::Filled(_) => None,
+                | Operand::Filled(_)
+            | Operand::Rows(_) => None,
             };
             let Some(numbers) = numbers else { return Ok(None) };
             sizes = true;
@@ -581,7 +626,8 @@ impl<'a> Translator<'a> {
             | Operand::Padded { .. }
             | Operand::Product { .. }
             | Operand::Dynamic(_)
-            | Operand::Filled(_) => {
+            | Operand::Filled(_)
+            | Operand::Rows(_) => {
                 let x = self.value(node, 0)?;
                 self.shape(x).clone()
             }
@@ -599,7 +645,7 @@ impl<'a> Translator<'a> {
 
     // ---- operators ----
 
-    fn constant(&mut self, node: NodeView<'a>) -> Result<Operand, Problem> {
+    fn constant(&mut self, node: NodeView<'a>) -> Result<Operand<'a>, Problem> {
         let name = node.proto.output.first().map_or(node.name(), String::as_str).to_owned();
         let tensor = if let Some(proto) = node.tensor("value") {
             self.context.tensors.read(proto)?
@@ -621,7 +667,7 @@ impl<'a> Translator<'a> {
 
     /// Identity, and Cast between float types (everything is computed in f32). The exporter of PyTorch writes
     /// Identity where two parameters are equal; they become two again.
-    fn alias(&mut self, node: NodeView<'a>) -> Result<Operand, Problem> {
+    fn alias(&mut self, node: NodeView<'a>) -> Result<Operand<'a>, Problem> {
         if let ("Cast", Operand::Value(x)) = (node.op(), self.operand(node, 0)?) {
             return self.cast(node, x).map(Operand::Value);
         }
@@ -636,16 +682,18 @@ impl<'a> Translator<'a> {
             Operand::Numbers(numbers) => Ok(Operand::Numbers(numbers)),
             Operand::ChannelsLast(x) => Ok(Operand::ChannelsLast(x)),
             same @ Operand::Dynamic(Dynamic::Sums { .. }) if node.op() == "Cast" => Ok(same),
+            same @ Operand::Rows(_) => Ok(same),
             Operand::Value(_)
             | Operand::Padded { .. }
             | Operand::Product { .. }
             | Operand::Dynamic(_)
-            | Operand::Filled(_) => self.value(node, 0).map(Operand::Value),
+            | Operand::Filled(_)
+            | Operand::Rows(_) => self.value(node, 0).map(Operand::Value),
         }
     }
 
     /// Another order of the axes of a picture (what converters of TensorFlow put around its operators) or of a weight.
-    fn transpose(&mut self, node: NodeView<'a>) -> Result<Operand, Problem> {
+    fn transpose(&mut self, node: NodeView<'a>) -> Result<Operand<'a>, Problem> {
         let (first, last) = (Some(&[0, 3, 1, 2][..]), Some(&[0, 2, 3, 1][..]));
         let perm = node.ints("perm");
         match self.operand(node, 0)? {
@@ -673,7 +721,8 @@ impl<'a> Translator<'a> {
             | Operand::Padded { .. }
             | Operand::Product { .. }
             | Operand::Dynamic(_)
-            | Operand::Filled(_) => {
+            | Operand::Filled(_)
+            | Operand::Rows(_) => {
                 let x = self.value(node, 0)?;
                 let rank = self.shape(x).rank();
                 let perm = match perm {
@@ -686,7 +735,7 @@ impl<'a> Translator<'a> {
     }
 
     /// A value, or a weight that a file keeps as floats and rounds at each run.
-    fn quantize(&mut self, node: NodeView<'a>) -> Result<Operand, Problem> {
+    fn quantize(&mut self, node: NodeView<'a>) -> Result<Operand<'a>, Problem> {
         if node.int("precision", 0) != 0
             || node.has("output_dtype") && !matches!(node.int("output_dtype", 0), 0 | 2 | 3)
         {
@@ -702,9 +751,12 @@ impl<'a> Translator<'a> {
         Ok(laid(y, channels_last))
     }
 
-    fn dequantize(&mut self, node: NodeView<'a>) -> Result<Operand, Problem> {
+    fn dequantize(&mut self, node: NodeView<'a>) -> Result<Operand<'a>, Problem> {
         if node.has("output_dtype") && !matches!(node.int("output_dtype", 0), 0 | 1) {
             return Err(node.unsupported("only floats of 32 bits are read", FLOAT));
+        }
+        if let Operand::Rows(rows) = self.operand(node, 0)? {
+            return self.dequantized_rows(node, &rows);
         }
         let (x, channels_last) = match self.operand(node, 0)? {
             Operand::Stored(stored) if !stored.transposed => (self.integers(node, &stored)?, false),
@@ -962,7 +1014,7 @@ impl<'a> Translator<'a> {
         }
     }
 
-    fn transposed_weight(&mut self, node: NodeView<'a>, stored: &Stored) -> Result<Operand, Problem> {
+    fn transposed_weight(&mut self, node: NodeView<'a>, stored: &Stored) -> Result<Operand<'a>, Problem> {
         let rank = stored.tensor.shape().len();
         let axes: Vec<i64> =
             node.ints("perm").map_or_else(|| (0..rank as i64).rev().collect(), <[i64]>::to_vec);
@@ -973,7 +1025,7 @@ impl<'a> Translator<'a> {
         Ok(Operand::Stored(Stored { name, tensor: Rc::new(tensor), ..stored.clone() }))
     }
 
-    fn pad(&mut self, node: NodeView<'a>) -> Result<Operand, Problem> {
+    fn pad(&mut self, node: NodeView<'a>) -> Result<Operand<'a>, Problem> {
         let (x, channels_last) = self.laid_out(node, 0)?;
         let fill = self.numbers(node, 2)?.and_then(|n| n.known()).and_then(|n| n.first().copied());
         let zeros = match node.input(2) {
@@ -1137,19 +1189,19 @@ impl<'a> Translator<'a> {
     }
 
     /// An operator to which all elements are alike, in any layout.
-    fn elementwise(&mut self, node: NodeView<'a>, op: Op) -> Result<Operand, Problem> {
+    fn elementwise(&mut self, node: NodeView<'a>, op: Op) -> Result<Operand<'a>, Problem> {
         let (x, channels_last) = self.laid_out(node, 0)?;
         Ok(laid(self.push(node, op, &[x])?, channels_last))
     }
 
-    fn clip(&mut self, node: NodeView<'a>) -> Result<Operand, Problem> {
+    fn clip(&mut self, node: NodeView<'a>) -> Result<Operand<'a>, Problem> {
         let min = self.bound(node, 1, "min", f32::NEG_INFINITY)?;
         let max = self.bound(node, 2, "max", f32::INFINITY)?;
         self.elementwise(node, Op::Clip(Clip { min, max }))
     }
 
     /// Max and Min of a value and one number: half of a Clip, as converters of TensorFlow write ReLU6.
-    fn extreme(&mut self, node: NodeView<'a>) -> Result<Operand, Problem> {
+    fn extreme(&mut self, node: NodeView<'a>) -> Result<Operand<'a>, Problem> {
         let two = node.proto.input.len() == 2;
         for (value, number) in [(0, 1), (1, 0)].into_iter().filter(|_| two) {
             let Some(&[bound]) = self.numbers(node, number)?.and_then(|n| n.known()).as_deref() else {
@@ -1178,7 +1230,7 @@ impl<'a> Translator<'a> {
         }
     }
 
-    fn dropout(&mut self, node: NodeView<'a>) -> Result<Operand, Problem> {
+    fn dropout(&mut self, node: NodeView<'a>) -> Result<Operand<'a>, Problem> {
         if self.numbers(node, 2)?.and_then(|n| n.known()).is_some_and(|n| n.iter().any(|&x| x != 0.0)) {
             let way_out = "Export in inference mode: call `model.eval()` first";
             return Err(node.unsupported("it was exported in training mode", way_out));
@@ -1217,7 +1269,7 @@ impl<'a> Translator<'a> {
         self.push(node, Op::BatchNormalization(BatchNormalization { epsilon, momentum }), &inputs)
     }
 
-    fn matmul(&mut self, node: NodeView<'a>) -> Result<Operand, Problem> {
+    fn matmul(&mut self, node: NodeView<'a>) -> Result<Operand<'a>, Problem> {
         let x = self.value(node, 0)?;
         if let Some(matrix) = self.dequantized(node, 1)?.filter(|&m| self.shape(m).rank() == 2) {
             let rank = self.shape(x).rank();
@@ -1283,7 +1335,7 @@ impl<'a> Translator<'a> {
         Ok(())
     }
 
-    fn dynamic_sums(&mut self, node: NodeView<'a>) -> Result<Operand, Problem> {
+    fn dynamic_sums(&mut self, node: NodeView<'a>) -> Result<Operand<'a>, Problem> {
         let other =
             || node.unsupported("only bytes of DynamicQuantizeLinear times stored bytes are read", FLOAT);
         let Operand::Dynamic(Dynamic::Of { x, part: Part::Bytes }) = self.operand(node, 0)? else {
@@ -1299,20 +1351,21 @@ impl<'a> Translator<'a> {
             return Err(other());
         }
         let zeros = match node.input(3) {
-            Some(_) => Some(self.stored(node, 3)?.tensor),
+            Some(_) => Some(self.stored(node, 3)?),
             None => None,
         };
-        self.context.tensors.charge(&node.place(), matrix.tensor.len(), 1)?;
-        let shifted = centred(&matrix.tensor, zeros.as_deref());
-        let shifted = shifted.ok_or_else(|| {
-            node.unsupported("its weights do not lie around one zero point, as signed bytes", FLOAT)
+        let way = format!("centred {}", zeros.as_ref().map_or("", |zeros| &zeros.name));
+        let bytes = Rc::clone(&matrix.tensor);
+        matrix.tensor = self.once(&node.place(), &matrix.name, way, bytes.len().div_ceil(4), |_| {
+            centred(&bytes, zeros.as_ref().map(|zeros| &*zeros.tensor)).ok_or_else(|| {
+                node.unsupported("its weights do not lie around one zero point, as signed bytes", FLOAT)
+            })
         })?;
-        matrix.tensor = Rc::new(shifted);
         Ok(Operand::Dynamic(Dynamic::Sums { x, matrix }))
     }
 
     /// What a Mul makes of the scales or the sums of a product of bytes; `None` where it multiplies something else.
-    fn dynamic_mul(&mut self, node: NodeView<'a>) -> Result<Option<Operand>, Problem> {
+    fn dynamic_mul(&mut self, node: NodeView<'a>) -> Result<Option<Operand<'a>>, Problem> {
         for (index, other) in [(0, 1), (1, 0)] {
             let pair = (self.operand(node, index)?, self.operand(node, other)?);
             return Ok(Some(Operand::Dynamic(match pair {
@@ -1352,9 +1405,10 @@ impl<'a> Translator<'a> {
         let columns = matrix.tensor.shape()[usize::from(!matrix.transposed)];
         let mut scale = scale.clone();
         if scale.tensor.len() == 1 && columns != 1 {
-            self.context.tensors.charge(&place(), columns, 4)?;
             let one = self.floats(&scale)?.as_f32().map_or(1.0, |s| s[0]);
-            scale.tensor = Rc::new(Tensor::full([columns], one));
+            let way = format!("{columns} times");
+            scale.tensor =
+                self.once(&place(), &scale.name, way, columns, |_| Ok(Tensor::full([columns], one)))?;
         }
         let mut operands = vec![weight, self.parameter(&scale, Role::Buffer)?];
         if let Some(bias) = bias {
@@ -1407,34 +1461,41 @@ impl<'a> Translator<'a> {
         if factor == 1.0 {
             return Ok(stored);
         }
-        let mut tensor = Rc::unwrap_or_clone(self.floats(&stored)?);
-        tensor.as_f32_mut().into_iter().flatten().for_each(|x| *x *= factor);
+        let floats = self.floats(&stored)?;
         // Another product may read the same tensor without the factor.
         let name = format!("{}*{factor}", stored.name);
-        Ok(Stored { name, tensor: Rc::new(tensor), ..stored })
+        let tensor = self.once(&node.place(), &name, String::new(), floats.len(), |_| {
+            let mut tensor = (*floats).clone();
+            tensor.as_f32_mut().into_iter().flatten().for_each(|x| *x *= factor);
+            Ok(tensor)
+        })?;
+        Ok(Stored { name, tensor, ..stored })
     }
 
     /// Gemm's third input as one number for each of `columns`.
     fn bias(&mut self, node: NodeView<'a>, columns: usize) -> Result<Stored, Problem> {
         let stored = self.scaled(node, 2, "beta")?;
-        let tensor = match *stored.tensor.shape() {
-            [n] if n == columns => return Ok(stored),
-            [1, n] if n == columns => Rc::unwrap_or_clone(self.floats(&stored)?).reshape([n]).ok(),
-            _ if stored.tensor.len() == 1 => {
-                self.context.tensors.charge(&node.place(), columns, 4)?;
-                self.floats(&stored)?.as_f32().map(|x| Tensor::full([columns], x[0]))
-            }
-            _ => None,
-        };
-        let tensor = tensor.ok_or_else(|| {
-            let what = format!("a bias of {:?} does not fit {columns} outputs", stored.tensor.shape());
-            node.unsupported(what, SIMPLIFY)
+        if *stored.tensor.shape() == [columns] {
+            return Ok(stored);
+        }
+        let floats = self.floats(&stored)?;
+        let way = format!("a bias of {columns}");
+        let tensor = self.once(&node.place(), &stored.name, way, columns, |_| {
+            let tensor = match *floats.shape() {
+                [1, n] if n == columns => (*floats).clone().reshape([n]).ok(),
+                _ if floats.len() == 1 => floats.as_f32().map(|x| Tensor::full([columns], x[0])),
+                _ => None,
+            };
+            tensor.ok_or_else(|| {
+                let what = format!("a bias of {:?} does not fit {columns} outputs", floats.shape());
+                node.unsupported(what, SIMPLIFY)
+            })
         })?;
-        Ok(Stored { tensor: Rc::new(tensor), ..stored })
+        Ok(Stored { tensor, ..stored })
     }
 
     /// A sum; of a product and a stored vector it is one Gemm.
-    fn add(&mut self, node: NodeView<'a>) -> Result<Operand, Problem> {
+    fn add(&mut self, node: NodeView<'a>) -> Result<Operand<'a>, Problem> {
         for (index, other) in [(0, 1), (1, 0)] {
             let name = node.required(index)?;
             let alone = self.context.uses.get(name) == Some(&1);
@@ -1466,7 +1527,7 @@ impl<'a> Translator<'a> {
     }
 
     /// A sum or product of two values, or of a value and a stored tensor to which `f` was applied.
-    fn binary(&mut self, node: NodeView<'a>, op: Op, f: fn(f32) -> f32) -> Result<Operand, Problem> {
+    fn binary(&mut self, node: NodeView<'a>, op: Op, f: fn(f32) -> f32) -> Result<Operand<'a>, Problem> {
         let commutes = matches!(node.op(), "Add" | "Mul");
         let mut last = [false; 2];
         for (index, last) in last.iter_mut().enumerate() {
@@ -1542,7 +1603,7 @@ impl<'a> Translator<'a> {
         Ok(self.graph.add_constant(&name, tensor))
     }
 
-    fn reduce_mean(&mut self, node: NodeView<'a>) -> Result<Operand, Problem> {
+    fn reduce_mean(&mut self, node: NodeView<'a>) -> Result<Operand<'a>, Problem> {
         let (x, channels_last) = self.laid_out(node, 0)?;
         let rank = self.shape(x).rank();
         let axes = self.ints(node, 1, "axes")?.unwrap_or_default();
@@ -1610,7 +1671,7 @@ impl<'a> Translator<'a> {
 
     /// A reshape to sizes that are known but for the batch and one that follows from the others. To [batch, everything
     /// else] it is a Flatten; to the shape it has already it is nothing.
-    fn reshape(&mut self, node: NodeView<'a>) -> Result<Operand, Problem> {
+    fn reshape(&mut self, node: NodeView<'a>) -> Result<Operand<'a>, Problem> {
         if let Operand::Stored(stored) = self.operand(node, 0)? {
             return self.reshaped_weight(node, stored);
         }
@@ -1655,7 +1716,7 @@ impl<'a> Translator<'a> {
         }
     }
 
-    fn reshaped_weight(&mut self, node: NodeView<'a>, stored: Stored) -> Result<Operand, Problem> {
+    fn reshaped_weight(&mut self, node: NodeView<'a>, stored: Stored) -> Result<Operand<'a>, Problem> {
         let target = self.ints(node, 1, "shape")?.unwrap_or_default();
         let shape = reshaped(stored.tensor.shape(), &target, !node.flag("allowzero"));
         let shape = shape.filter(|_| !stored.transposed).ok_or_else(|| {
@@ -1703,7 +1764,7 @@ fn centred(tensor: &Tensor, zero_point: Option<&Tensor>) -> Option<Tensor> {
 }
 
 /// A value under the layout that the file has it in.
-fn laid(x: ValueId, channels_last: bool) -> Operand {
+fn laid<'a>(x: ValueId, channels_last: bool) -> Operand<'a> {
     if channels_last { Operand::ChannelsLast(x) } else { Operand::Value(x) }
 }
 
