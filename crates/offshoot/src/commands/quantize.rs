@@ -21,7 +21,7 @@ const BATCH: usize = 32;
 enum Mode {
     /// Weights and activations, with ranges that some pictures show. For convolutional networks.
     Static,
-    /// Weights of linear layers and LSTMs; activations are scaled at each run. For transformers, text and sound.
+    /// Weights of linear layers and LSTMs, and tables of embeddings; activations are scaled at each run. For transformers, text and sound.
     Dynamic,
 }
 

@@ -88,8 +88,9 @@ impl<'a> Translator<'a> {
         scale: impl Fn(usize) -> (f32, i16),
     ) -> Result<Operand<'a>, Problem> {
         let bytes = Rc::clone(&rows.table.tensor);
-        let mut name = rows.table.name.clone();
-        if self.derived.keys().any(|(made, other)| *made == name && *other != way) {
+        // A product may read the same bytes as they are, and another Gather with other scales.
+        let mut name = format!("{}.floats", rows.table.name);
+        if self.derived.keys().any(|(made, other)| *made == rows.table.name && *other != way) {
             name = format!("{name} {way}");
         }
         let table = self.once(&node.place(), &rows.table.name, way, bytes.len(), |_| {
