@@ -119,7 +119,9 @@ fn awkward(size: usize) -> [(usize, usize); 11] {
 
 /// Where borders and filters show most.
 fn noise(height: usize, width: usize) -> Vec<u8> {
-    (0..height * width * 3).map(|i| (mix((height * 31 + width) as u64 ^ (i as u64) << 20) >> 56) as u8).collect()
+    (0..height * width * 3)
+        .map(|i| (mix((height * 31 + width) as u64 ^ (i as u64) << 20) >> 56) as u8)
+        .collect()
 }
 
 /// The largest and the mean difference of two network inputs, in levels of 255.

@@ -7,8 +7,8 @@ mod support;
 use std::fs;
 
 use offshoot::{
-    CpuExecutor, CpuOptions, Fit, Inputs, Manifest, Model, ModelSource, OnnxOptions, Overrides, Preprocessing,
-    Proof, export_onnx,
+    CpuExecutor, CpuOptions, Fit, Inputs, Manifest, Model, ModelSource, OnnxOptions, Overrides,
+    Preprocessing, Proof, export_onnx,
 };
 use offshoot_data::{Picture, Transform};
 use offshoot_formats::onnx::{self, Preparer};
@@ -32,7 +32,8 @@ fn every_fit_and_filter_is_proven_on_pictures_of_awkward_sizes() {
     for fit in [Fit::Crop, Fit::Pad, Fit::Stretch] {
         for interpolation in [Interpolation::Bilinear, Interpolation::Bicubic, Interpolation::Nearest] {
             for background in [[255; 3], [3, 200, 90]] {
-                model.metadata.preprocessing = Preprocessing { fit, interpolation, background, ..own.clone() };
+                model.metadata.preprocessing =
+                    Preprocessing { fit, interpolation, background, ..own.clone() };
                 let inputs = Inputs::built_in(&model.metadata.preprocessing).unwrap();
                 let proof = Proof { inputs: &inputs, executor: &executor, source_sha256: None };
                 let path = world.path("model.onnx");
@@ -78,8 +79,10 @@ fn the_proof_sees_a_resize_that_counts_what_is_outside() {
     // The attribute's value is the varint behind its name.
     let attribute = b"exclude_outside\x18\x01";
     let mut changed = bytes.clone();
-    let places: Vec<usize> =
-        (0..bytes.len()).filter(|&at| bytes[at..].starts_with(attribute)).map(|at| at + attribute.len() - 1).collect();
+    let places: Vec<usize> = (0..bytes.len())
+        .filter(|&at| bytes[at..].starts_with(attribute))
+        .map(|at| at + attribute.len() - 1)
+        .collect();
     assert_eq!(places.len(), 2);
     places.iter().for_each(|&at| changed[at] = 0);
     assert!(furthest(&preparer(&changed), steps, 99, 101) > 5.0);

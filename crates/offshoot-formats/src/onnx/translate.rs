@@ -597,7 +597,7 @@ impl<'a> Translator<'a> {
                 | Operand::Product { .. }
                 | Operand::Dynamic(_)
                 | Operand::Filled(_)
-            | Operand::Rows(_) => None,
+                | Operand::Rows(_) => None,
             };
             let Some(numbers) = numbers else { return Ok(None) };
             sizes = true;
@@ -687,8 +687,7 @@ impl<'a> Translator<'a> {
             | Operand::Padded { .. }
             | Operand::Product { .. }
             | Operand::Dynamic(_)
-            | Operand::Filled(_)
-            | Operand::Rows(_) => self.value(node, 0).map(Operand::Value),
+            | Operand::Filled(_) => self.value(node, 0).map(Operand::Value),
         }
     }
 

@@ -101,7 +101,9 @@ fn nearest(x: &str, rows: &str, columns: &str) -> String {
     for (at, axis, from, to, source) in [("v", 2, "h", rows, x), ("u", 3, "w", columns, "y1")] {
         let made = axis - 1;
         let full = |count: &str, value: &str| {
-            format!("torch.full([{count}], {value}, dtype=7, layout=None, device=torch.device(\"cpu\"), pin_memory=False)")
+            format!(
+                "torch.full([{count}], {value}, dtype=7, layout=None, device=torch.device(\"cpu\"), pin_memory=False)"
+            )
         };
         let first = full("1", &format!("torch.mul({at}0, 0.5)"));
         let others = full(&format!("torch.sub({to}, 1)"), &format!("{at}0"));

@@ -31,6 +31,9 @@ use crate::error::Problem;
 /// With fewer elements the further nodes take more room than the bytes save.
 const LEAST: usize = 256;
 
+/// Of narrower rows the scale is most.
+const NARROWEST: usize = 4;
+
 /// Scales of rows take room: they must make the error, in the mean over the rows, smaller by this factor.
 const GAIN: f64 = 2.0;
 
@@ -67,7 +70,12 @@ impl Pass {
             Some(made) => made.clone(),
             None => {
                 let Some(floats) = stored(scopes, name, &mut self.tensors)? else { return Ok(None) };
-                if floats.as_f32().is_none() || floats.shape().len() != 2 || floats.len() < LEAST {
+                let &[_, width] = floats.shape() else { return Ok(None) };
+                if floats.as_f32().is_none() || width < NARROWEST || floats.len() < LEAST {
+                    return Ok(None);
+                }
+                if !self.only_looked_up(name) {
+                    self.keep(node, "something else reads its table too");
                     return Ok(None);
                 }
                 let made = self.table(name, &floats, scopes)?.map(Rc::new);
@@ -85,13 +93,14 @@ impl Pass {
         Ok(Some(made.iter().map(node_field).collect()))
     }
 
-    fn lookup(
-        &mut self,
-        node: NodeView<'_>,
-        table: &Table,
-        indices: &str,
-        output: &str,
-    ) -> Vec<NodeProto> {
+    /// Whether only lookups and products read a table, so that its floats go.
+    fn only_looked_up(&self, name: &str) -> bool {
+        let products = self.products.iter().filter(|(product, _)| product == name).count();
+        let lookups = self.lookups.get(name).copied().unwrap_or(0);
+        self.uses.get(name).is_none_or(|&uses| uses <= lookups + products)
+    }
+
+    fn lookup(&mut self, node: NodeView<'_>, table: &Table, indices: &str, output: &str) -> Vec<NodeProto> {
         let mut made = Vec::new();
         let mut step = |op: &str, part: &str, inputs: &[&str], output: Option<&str>| {
             let name = self.unused(format!("{}_{part}", node.name()));
@@ -125,12 +134,14 @@ impl Pass {
         }
         let tied = self.is_tied(floats, scopes)?;
         let by_row = || elements.chunks_exact(width);
-        let (least, most) = elements.iter().fold((0f32, 0f32), |(least, most), &x| (least.min(x), most.max(x)));
+        let (least, most) =
+            elements.iter().fold((0f32, 0f32), |(least, most), &x| (least.min(x), most.max(x)));
         let step = (most / 255.0 - least / 255.0).max(f32::MIN_POSITIVE);
         let own = |row: &[f32]| row.iter().fold(0f32, |most, x| most.max(x.abs())) / LARGEST;
         let mean = by_row().map(|row| f64::from(own(row)).powi(2)).sum::<f64>() / rows as f64;
         self.report.quantized_bytes += 4 * elements.len() as u64;
-        let [bytes, scale, zero_point] = ["quantized", "scale", "zero_point"].map(|part| format!("{name}_{part}"));
+        let [bytes, scale, zero_point] =
+            ["quantized", "scale", "zero_point"].map(|part| format!("{name}_{part}"));
         if !tied && GAIN * mean.sqrt() > f64::from(step) {
             let zero = (-least / step).round().clamp(0.0, 255.0);
             let data = elements.iter().map(|x| (x / step + zero).round().clamp(0.0, 255.0) as u8).collect();

@@ -30,8 +30,8 @@ use prost::Message;
 use prost::bytes::Bytes;
 
 use self::embedding::Table;
-use self::scope::{Scope, Store};
 pub(super) use self::scope::moved;
+use self::scope::{Scope, Store};
 use super::attributes::NodeView;
 use super::proto::{EXTERNAL, NodeProto, OperatorSetIdProto, TensorProto, ValueInfoProto};
 use super::tensors::{TensorReader, claimed_bytes};
@@ -217,6 +217,8 @@ struct Pass {
     dead: HashSet<String>,
     /// `None` where the weights are not finite.
     made: HashMap<Key, Option<Bytewise>>,
+    /// How often rows of each value are looked up.
+    lookups: HashMap<String, usize>,
     /// The matrices that products read, and whether transposed.
     products: Vec<(String, bool)>,
     /// Tables whose bytes a product reads too.
@@ -242,6 +244,7 @@ impl Pass {
             movers: HashMap::new(),
             dead: HashSet::new(),
             made: HashMap::new(),
+            lookups: HashMap::new(),
             products: Vec::new(),
             tables: Vec::new(),
             embeddings: HashMap::new(),
@@ -281,8 +284,14 @@ impl Pass {
             entry.and_modify(|known| *known = None).or_insert(Some(proto.input.clone()));
         }
         if let ("MatMul" | "Gemm", Some(b)) = (proto.op_type.as_str(), proto.input.get(1)) {
-            let transposed = proto.op_type == "Gemm" && NodeView { proto: &proto }.flag("transB");
-            self.products.push((b.clone(), transposed));
+            let node = NodeView { proto: &proto };
+            let gemm = node.op() == "Gemm";
+            if !(gemm && node.float("alpha").is_some_and(|alpha| alpha != 1.0)) {
+                self.products.push((b.clone(), gemm && node.flag("transB")));
+            }
+        }
+        if let ("Gather", Some(table)) = (proto.op_type.as_str(), proto.input.first()) {
+            *self.lookups.entry(table.clone()).or_default() += 1;
         }
         for field in self.splitter.fields(node)? {
             let Some(body) = &field.body else { continue };

@@ -49,13 +49,16 @@ impl Preparer {
             let node = NodeView { proto };
             let made = {
                 let inputs = proto.input.iter().filter(|name| !name.is_empty());
-                let read = |name| values.get(name).ok_or_else(|| node.damaged(format!("nothing gives `{name}`")));
+                let read =
+                    |name| values.get(name).ok_or_else(|| node.damaged(format!("nothing gives `{name}`")));
                 let inputs = inputs.map(read).collect::<Result<Vec<&Tensor>, Problem>>()?;
                 computed(node, &inputs)?.ok_or_else(|| node.damaged("it does not fit what it reads"))?
             };
             values.extend(proto.output.iter().map(|name| (name.clone(), made.clone())));
         }
-        values.remove(INPUT).ok_or_else(|| Problem::damaged(format!("input `{IMAGE}`"), "nothing prepares it"))
+        values
+            .remove(INPUT)
+            .ok_or_else(|| Problem::damaged(format!("input `{IMAGE}`"), "nothing prepares it"))
     }
 }
 
@@ -132,14 +135,19 @@ fn rows<T: Copy>(all: &[T], side: usize, inner: usize, places: &[Option<usize>],
         Some(place) => block[place * inner..(place + 1) * inner].to_vec(),
         None => filler.clone(),
     };
-    blocks.flat_map(|block| places.iter().flat_map(move |place| row(block, place)).collect::<Vec<T>>()).collect()
+    blocks
+        .flat_map(|block| places.iter().flat_map(move |place| row(block, place)).collect::<Vec<T>>())
+        .collect()
 }
 
 /// Rows of pixels as planes.
 fn transposed(x: &Tensor, perm: &[i64]) -> Option<Tensor> {
-    let (Data::U8(bytes), &[n, height, width, 3], [0, 3, 1, 2]) = (x.data(), x.shape(), perm) else { return None };
+    let (Data::U8(bytes), &[n, height, width, 3], [0, 3, 1, 2]) = (x.data(), x.shape(), perm) else {
+        return None;
+    };
     let pictures = bytes.chunks_exact((height * width * 3).max(1));
-    let plane = |picture: &'_ [u8], channel: usize| picture.iter().skip(channel).step_by(3).copied().collect();
+    let plane =
+        |picture: &'_ [u8], channel: usize| picture.iter().skip(channel).step_by(3).copied().collect();
     let planes: Vec<Vec<u8>> = pictures.flat_map(|p| [0, 1, 2].map(|c| plane(p, c))).collect();
     Tensor::new([n, 3, height, width], Data::U8(planes.concat())).ok()
 }
@@ -150,7 +158,9 @@ fn joined(inputs: &[&Tensor], axis: usize) -> Option<Tensor> {
     let outer: usize = Some(shape[..axis].iter().product()).filter(|&n| n > 0)?;
     fn join<T: Copy>(parts: &[&[T]], outer: usize) -> Vec<T> {
         let row = |part: &'_ [T], at: usize| part[at * (part.len() / outer)..][..part.len() / outer].to_vec();
-        (0..outer).flat_map(|at| parts.iter().flat_map(move |part| row(part, at)).collect::<Vec<T>>()).collect()
+        (0..outer)
+            .flat_map(|at| parts.iter().flat_map(move |part| row(part, at)).collect::<Vec<T>>())
+            .collect()
     }
     macro_rules! of {
         ($kind:ident) => {{
@@ -191,7 +201,13 @@ fn expanded(x: &Tensor, shape: &[i64]) -> Option<Tensor> {
 fn running_sum(x: &Tensor) -> Option<Tensor> {
     let Data::F64(x) = x.data() else { return None };
     let mut sum = 0.0;
-    let sums: Vec<f64> = x.iter().map(|x| { sum += x; sum }).collect();
+    let sums: Vec<f64> = x
+        .iter()
+        .map(|x| {
+            sum += x;
+            sum
+        })
+        .collect();
     Tensor::new([sums.len()], Data::F64(sums)).ok()
 }
 
@@ -211,8 +227,8 @@ fn padded(x: &Tensor, pads: &Tensor, fill: Option<&Tensor>) -> Option<Tensor> {
     let (fill, pads, rank) = (*fill.first()?, pads.as_i64()?, x.shape().len());
     let mut x = x.clone();
     for axis in 0..rank {
-        let [before, after] =
-            [pads.get(axis)?, pads.get(axis + rank)?].map(|&n| usize::try_from(n).ok().filter(|&n| n < MAX_BYTES));
+        let [before, after] = [pads.get(axis)?, pads.get(axis + rank)?]
+            .map(|&n| usize::try_from(n).ok().filter(|&n| n < MAX_BYTES));
         let (before, after) = (before?, after?);
         if before + after > 0 {
             let own = (0..x.shape()[axis]).map(Some);
@@ -227,7 +243,12 @@ fn padded(x: &Tensor, pads: &Tensor, fill: Option<&Tensor>) -> Option<Tensor> {
 fn arithmetic(op: &str, x: &Tensor, y: &Tensor) -> Option<Tensor> {
     let inner: usize = x.shape().iter().skip(2).product();
     let place = |i: usize| if y.len() == x.len() { i } else { i / inner.max(1) % y.len().max(1) };
-    fn each<T: Copy>(x: &[T], y: &[T], place: impl Fn(usize) -> usize, f: impl Fn(T, T) -> Option<T>) -> Option<Vec<T>> {
+    fn each<T: Copy>(
+        x: &[T],
+        y: &[T],
+        place: impl Fn(usize) -> usize,
+        f: impl Fn(T, T) -> Option<T>,
+    ) -> Option<Vec<T>> {
         x.iter().enumerate().map(|(i, &x)| f(x, *y.get(place(i))?)).collect()
     }
     let data = match (x.data(), y.data()) {
@@ -293,7 +314,9 @@ impl Taps {
             _ => return Err(node.unsupported("its mode is neither linear nor cubic", "Please report this")),
         };
         if node.text("coordinate_transformation_mode").is_some_and(|mode| mode != "half_pixel") {
-            return Err(node.unsupported("its coordinates are not those of half pixels", "Please report this"));
+            return Err(
+                node.unsupported("its coordinates are not those of half pixels", "Please report this")
+            );
         }
         Ok(Taps {
             filter,

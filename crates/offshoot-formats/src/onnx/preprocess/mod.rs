@@ -61,16 +61,15 @@ pub(super) fn preparation(steps: &Preprocessing) -> Result<Preparation, Problem>
                 let scaled = p.node(&format!("{name}_scaled"), "Mul", &[side, &resize], Vec::new());
                 p.node(name, "Div", &[&scaled, &short], Vec::new())
             });
-            let resized = p.resize(steps, &planes, [&batch, &channels], [&height, &width], [&rows, &columns])?;
+            let resized =
+                p.resize(steps, &planes, [&batch, &channels], [&height, &width], [&rows, &columns])?;
             p.centre(&resized, &rows, &columns, &size)
         }
         Fit::Pad => {
             let (padded, long) = p.pad(steps, &planes, &height, &width);
             p.resize(steps, &padded, [&batch, &channels], [&long, &long], [&size, &size])?
         }
-        Fit::Stretch => {
-            p.resize(steps, &planes, [&batch, &channels], [&height, &width], [&size, &size])?
-        }
+        Fit::Stretch => p.resize(steps, &planes, [&batch, &channels], [&height, &width], [&size, &size])?,
     };
     p.normalise(steps, &square);
     Ok(p)
@@ -144,7 +143,8 @@ impl Preparation {
             }
         };
         let between = self.between(from, to);
-        let between = self.resize_to("resized_once", x, leading, between.each_ref().map(String::as_str), &filter);
+        let between =
+            self.resize_to("resized_once", x, leading, between.each_ref().map(String::as_str), &filter);
         Ok(self.resize_to("resized", &between, leading, to, &filter))
     }
 
@@ -187,7 +187,7 @@ impl Preparation {
         let half = self.double("half", 0.5);
         let one = self.ints("one", &[1]);
         let first_axis = self.ints("first_axis", &[0]);
-                let mut x = x.to_owned();
+        let mut x = x.to_owned();
         for (name, axis, from, to) in [("down", 2, from[0], to[0]), ("across", 3, from[1], to[1])] {
             let part = |end: &str| format!("{name}_{end}");
             let [source, target] = [("from", from), ("to", to)]

@@ -141,7 +141,11 @@ impl<'a> Translator<'a> {
         }
     }
 
-    fn known_range(&mut self, node: NodeView<'a>, [start, end, step]: [f64; 3]) -> Result<Operand<'a>, Problem> {
+    fn known_range(
+        &mut self,
+        node: NodeView<'a>,
+        [start, end, step]: [f64; 3],
+    ) -> Result<Operand<'a>, Problem> {
         let count = ((end - start) / step).ceil().max(0.0);
         if count > MAX_ELEMENTS as f64 {
             let what = format!("it counts {count} numbers");
