@@ -34,8 +34,8 @@ pub(crate) fn prove(
     for &(height, width) in &sizes {
         let bytes = noise(height, width);
         let mut own = vec![0.0; transform.input_len()];
-        let unfit = |_| Error::Input("a picture of the proof has no pixels".into());
-        let picture = Picture::new(width, height, bytes.clone()).map_err(unfit)?;
+        let picture = Picture::new(width, height, bytes.clone())
+            .ok_or_else(|| Error::Input("a picture of the proof has no pixels".into()))?;
         transform.normalize(&transform.evaluate(&picture), &mut own);
         let image = Tensor::new([1, height, width, 3], Data::U8(bytes));
         let image = image.map_err(|e| Error::Input(e.to_string()))?;

@@ -1018,6 +1018,7 @@ impl<'a> Translator<'a> {
         let axes: Vec<i64> =
             node.ints("perm").map_or_else(|| (0..rank as i64).rev().collect(), <[i64]>::to_vec);
         let floats = self.floats(stored)?;
+        self.context.tensors.charge(&node.place(), floats.len(), 4)?;
         let tensor = permuted(&floats, &axes)
             .ok_or_else(|| node.damaged(format!("perm is {axes:?} for a tensor of {rank} axes")))?;
         let name = node.proto.output.first().cloned().unwrap_or_default();
@@ -1597,6 +1598,7 @@ impl<'a> Translator<'a> {
             return self.parameter(stored, Role::Weight);
         }
         let mut tensor = Rc::unwrap_or_clone(self.floats(stored)?);
+        self.context.tensors.charge(&node.place(), tensor.len(), 4)?;
         tensor.as_f32_mut().into_iter().flatten().for_each(|x| *x = f(*x));
         let name = self.names.unused(&stored.name);
         Ok(self.graph.add_constant(&name, tensor))

@@ -358,9 +358,10 @@ fn cubic(x: f64, a: f64) -> f64 {
 /// Weighs rows of `inner` bytes, `side` of which stand together, and rounds half up.
 fn weighed(bytes: &[u8], side: usize, inner: usize, taps: &[Vec<(usize, f64)>]) -> Vec<u8> {
     let mut made = Vec::with_capacity(bytes.len() / (side * inner).max(1) * taps.len() * inner);
+    let mut sums = vec![0.0; inner];
     for block in bytes.chunks_exact((side * inner).max(1)) {
         for taps in taps {
-            let mut sums = vec![0.5; inner];
+            sums.fill(0.5);
             for &(row, weight) in taps {
                 let row = &block[row * inner..(row + 1) * inner];
                 sums.iter_mut().zip(row).for_each(|(sum, &byte)| *sum += weight * f64::from(byte));
