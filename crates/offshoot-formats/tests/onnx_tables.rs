@@ -119,7 +119,9 @@ fn each_number_of_a_table_is_within_half_a_step() {
 fn a_table_that_is_a_products_matrix_too_is_stored_once() {
     let file = onnx::quantize_dynamic(&golden("tables/tied.onnx")).unwrap();
     assert_eq!(file.report.quantized.len(), 3);
-    assert!(file.bytes.len() < 2 * WORDS * WIDTH, "{}", file.bytes.len());
+    // ONNX Runtime's tools store it twice.
+    let theirs = std::fs::metadata(golden("tables/tied.u8.onnx")).unwrap().len() as usize;
+    assert!(file.bytes.len() + WORDS * WIDTH / 2 < theirs, "{}", file.bytes.len());
 }
 
 #[test]

@@ -42,7 +42,7 @@ fn every_fit_and_filter_is_proven_on_pictures_of_awkward_sizes() {
                 let preparation = manifest.proof.preparation.unwrap();
                 assert_eq!((preparation.kind.as_str(), preparation.pictures), ("computed", 11));
                 assert!(preparation.max_levels < 1.01, "{fit:?} {interpolation:?}: {preparation:?}");
-                assert!(preparation.mean_levels < 1e-3, "{fit:?} {interpolation:?}: {preparation:?}");
+                assert!(preparation.mean_levels < 0.05, "{fit:?} {interpolation:?}: {preparation:?}");
                 assert!(preparation.max_rel_diff.unwrap() < 1e-3, "{preparation:?}");
                 if interpolation == Interpolation::Nearest {
                     assert!(preparation.max_levels < 1e-3, "{fit:?}: {preparation:?}");

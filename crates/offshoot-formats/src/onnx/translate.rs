@@ -79,12 +79,12 @@ struct Filled {
 enum Dynamic {
     /// An output of DynamicQuantizeLinear.
     Of { x: ValueId, part: Part },
-    /// (bytes of x - their zero point) times a matrix of bytes.
-    Sums { x: ValueId, matrix: Stored },
+    /// (bytes of x - their zero point) times a matrix of bytes, each of which is less by `less` than the file has it.
+    Sums { x: ValueId, matrix: Stored, less: f32 },
     /// The scale of x's bytes times those of a matrix.
     Scales { x: ValueId, scale: Stored },
     /// The product, for the Add of a bias that may read it.
-    Product { x: ValueId, matrix: Stored, scale: Stored, node: String },
+    Product { x: ValueId, matrix: Stored, less: f32, scale: Stored, node: String },
 }
 
 /// The outputs of DynamicQuantizeLinear in order.
@@ -125,6 +125,8 @@ pub(super) struct Translator<'a> {
     parameters: HashMap<(String, bool, Vec<usize>), ValueId>,
     /// Scales and zero points.
     scales: HashMap<(String, DType), ValueId>,
+    /// Rows of tables of bytes, as floats of the same numbers.
+    bytes: HashSet<ValueId>,
     /// What was made of a tensor of the file, by its name and by what was done: many nodes may share it.
     derived: HashMap<(String, String), Rc<Tensor>>,
     /// Values that ONNX calls truth values, and that are f32 of 1 or 0 here.
@@ -142,6 +144,7 @@ impl<'a> Translator<'a> {
             names: Names::default(),
             parameters: HashMap::new(),
             scales: HashMap::new(),
+            bytes: HashSet::new(),
             derived: HashMap::new(),
             truths: HashSet::new(),
         }
@@ -170,8 +173,8 @@ impl<'a> Translator<'a> {
         match self.lookup(name)? {
             Some(Operand::Product { x, matrix, node }) => self.gemm(&node, x, &matrix, None),
             Some(Operand::Value(id)) => Ok(id),
-            Some(Operand::Dynamic(Dynamic::Product { x, matrix, scale, node })) => {
-                self.dynamic_product(&node, x, [&matrix, &scale], None)
+            Some(Operand::Dynamic(Dynamic::Product { x, matrix, less, scale, node })) => {
+                self.dynamic_product(&node, x, (&matrix, less), &scale, None)
             }
             Some(
                 Operand::Stored(_)
@@ -341,8 +344,8 @@ impl<'a> Translator<'a> {
                 let name = format!("{}.channels_last", node.name());
                 self.push_named(&name, Op::Transpose { perm: vec![0, 2, 3, 1] }, &[id])
             }
-            Operand::Dynamic(Dynamic::Product { x, matrix, scale, node: name }) => {
-                let id = self.dynamic_product(&name, x, [&matrix, &scale], None)?;
+            Operand::Dynamic(Dynamic::Product { x, matrix, less, scale, node: name }) => {
+                let id = self.dynamic_product(&name, x, (&matrix, less), &scale, None)?;
                 self.define(node.required(index)?, id);
                 Ok(id)
             }
@@ -756,6 +759,11 @@ impl<'a> Translator<'a> {
         }
         if let Operand::Rows(rows) = self.operand(node, 0)? {
             return self.dequantized_rows(node, &rows);
+        }
+        if let Operand::Value(x) = self.operand(node, 0)?
+            && self.is_of_bytes(x)
+        {
+            return self.dequantized_bytes(node, x);
         }
         let (x, channels_last) = match self.operand(node, 0)? {
             Operand::Stored(stored) if !stored.transposed => (self.integers(node, &stored)?, false),
@@ -1270,7 +1278,7 @@ impl<'a> Translator<'a> {
     }
 
     fn matmul(&mut self, node: NodeView<'a>) -> Result<Operand<'a>, Problem> {
-        let x = self.value(node, 0)?;
+        let x = self.any(node, 0)?;
         if let Some(matrix) = self.dequantized(node, 1)?.filter(|&m| self.shape(m).rank() == 2) {
             let rank = self.shape(x).rank();
             if rank != 2 {
@@ -1328,7 +1336,7 @@ impl<'a> Translator<'a> {
 
     /// DynamicQuantizeLinear: nothing is computed before the product that reads what it gives.
     fn dynamic_quantize(&mut self, node: NodeView<'a>) -> Result<(), Problem> {
-        let x = self.value(node, 0)?;
+        let x = self.any(node, 0)?;
         for (output, part) in node.proto.output.iter().zip([Part::Bytes, Part::Scale, Part::ZeroPoint]) {
             self.operands.insert(output, Operand::Dynamic(Dynamic::Of { x, part }));
         }
@@ -1354,14 +1362,35 @@ impl<'a> Translator<'a> {
             Some(_) => Some(self.stored(node, 3)?),
             None => None,
         };
-        let way = format!("centred {}", zeros.as_ref().map_or("", |zeros| &zeros.name));
+        let zero_point = zeros
+            .as_ref()
+            .map_or(Some(0), |zeros| common(&zeros.tensor))
+            .ok_or_else(|| node.unsupported("its weights do not lie around one zero point", FLOAT))?;
         let bytes = Rc::clone(&matrix.tensor);
-        matrix.tensor = self.once(&node.place(), &matrix.name, way, bytes.len().div_ceil(4), |_| {
-            centred(&bytes, zeros.as_ref().map(|zeros| &*zeros.tensor)).ok_or_else(|| {
-                node.unsupported("its weights do not lie around one zero point, as signed bytes", FLOAT)
-            })
-        })?;
-        Ok(Operand::Dynamic(Dynamic::Sums { x, matrix }))
+        // Signed bytes do not hold all differences of bytes from a zero point that is not in their middle.
+        let middle = [zero_point, if bytes.dtype() == DType::U8 { 128 } else { 0 }];
+        let (mut less, mut made) = (0, None);
+        for middle in middle {
+            let way = format!("around {middle}");
+            let place = node.place();
+            let shifted = match self.derived.get(&(matrix.name.clone(), way.clone())) {
+                Some(shifted) => Some(Rc::clone(shifted)),
+                None => match centred(&bytes, middle) {
+                    Some(tensor) => {
+                        let len = bytes.len().div_ceil(4);
+                        Some(self.once(&place, &matrix.name, way, len, |_| Ok(tensor))?)
+                    }
+                    None => None,
+                },
+            };
+            if let Some(shifted) = shifted {
+                (less, made) = (zero_point - middle, Some(shifted));
+                break;
+            }
+        }
+        matrix.tensor = made.ok_or_else(|| node.unsupported("its weights are no bytes", FLOAT))?;
+        let less = f32::from(less);
+        Ok(Operand::Dynamic(Dynamic::Sums { x, matrix, less }))
     }
 
     /// What a Mul makes of the scales or the sums of a product of bytes; `None` where it multiplies something else.
@@ -1373,9 +1402,9 @@ impl<'a> Translator<'a> {
                     Dynamic::Scales { x, scale }
                 }
                 (
-                    Operand::Dynamic(Dynamic::Sums { x, matrix }),
+                    Operand::Dynamic(Dynamic::Sums { x, matrix, less }),
                     Operand::Dynamic(Dynamic::Scales { x: of, scale }),
-                ) if x == of => Dynamic::Product { x, matrix, scale, node: node.name().to_owned() },
+                ) if x == of => Dynamic::Product { x, matrix, less, scale, node: node.name().to_owned() },
                 _ => continue,
             })));
         }
@@ -1386,7 +1415,8 @@ impl<'a> Translator<'a> {
         &mut self,
         name: &str,
         x: ValueId,
-        [matrix, scale]: [&Stored; 2],
+        (matrix, less): (&Stored, f32),
+        scale: &Stored,
         bias: Option<&Stored>,
     ) -> Result<ValueId, Problem> {
         let place = || format!("node `{name}` (MatMulInteger)");
@@ -1410,11 +1440,42 @@ impl<'a> Translator<'a> {
             scale.tensor =
                 self.once(&place(), &scale.name, way, columns, |_| Ok(Tensor::full([columns], one)))?;
         }
-        let mut operands = vec![weight, self.parameter(&scale, Role::Buffer)?];
+        let scales = self.parameter(&scale, Role::Buffer)?;
+        let mut operands = vec![weight, scales];
         if let Some(bias) = bias {
             operands.push(self.parameter(bias, Role::Weight)?);
         }
-        self.by_rows(name, Op::DynamicQuantizeMatMul { trans_b: matrix.transposed }, x, operands)
+        let product = Op::DynamicQuantizeMatMul { trans_b: matrix.transposed };
+        let y = self.by_rows(name, product, x, operands)?;
+        if less == 0.0 {
+            return Ok(y);
+        }
+        // Each weight is too large by `less`: so many times the sum of x's bytes.
+        let width = matrix.tensor.shape()[usize::from(matrix.transposed)];
+        let ones = self.ones(&place(), width)?;
+        let times = self.names.unused(&format!("{name}.less"));
+        let times = self.graph.add_parameter(&times, &[1], Role::Buffer);
+        self.weights.insert(self.graph.value(times).name.clone(), Rc::new(Tensor::f32([1], vec![-less])));
+        let sums = Op::DynamicQuantizeMatMul { trans_b: false };
+        let sums = self.by_rows(&format!("{name}.sums"), sums, x, vec![ones, times])?;
+        let sums = self.push_named(&format!("{name}.scaled_sums"), Op::Mul, &[sums, scales])?;
+        self.push_named(&format!("{name}.shifted"), Op::Add, &[y, sums])
+    }
+
+    /// A column of bytes that are 1.
+    fn ones(&mut self, place: &str, rows: usize) -> Result<ValueId, Problem> {
+        let key = ("ones".to_owned(), true, vec![rows, 1]);
+        if let Some(&id) = self.parameters.get(&key) {
+            return Ok(id);
+        }
+        self.context.tensors.charge(place, rows, 1)?;
+        let tensor = Tensor::new([rows, 1], Data::I8(vec![1; rows]));
+        let tensor = tensor.map_err(|e| Problem::damaged(place, e.to_string()))?;
+        let name = self.names.unused(&format!("ones_{rows}"));
+        let id = self.graph.add_typed_parameter(&name, DType::I8, tensor.shape(), Role::Weight);
+        self.weights.insert(self.graph.value(id).name.clone(), Rc::new(tensor));
+        self.parameters.insert(key, id);
+        Ok(id)
     }
 
     fn general_product(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
@@ -1516,8 +1577,8 @@ impl<'a> Translator<'a> {
                 Operand::Product { x, matrix, node } => {
                     return self.gemm(&node, x, &matrix, Some(&bias)).map(Operand::Value);
                 }
-                Operand::Dynamic(Dynamic::Product { x, matrix, scale, node }) => {
-                    let product = self.dynamic_product(&node, x, [&matrix, &scale], Some(&bias));
+                Operand::Dynamic(Dynamic::Product { x, matrix, less, scale, node }) => {
+                    let product = self.dynamic_product(&node, x, (&matrix, less), &scale, Some(&bias));
                     return product.map(Operand::Value);
                 }
                 _ => {}
@@ -1747,15 +1808,18 @@ fn zeros(dtype: DType, places: usize) -> Option<Tensor> {
     Tensor::new([places], data).ok()
 }
 
-/// Bytes without their zero point, as signed ones; `None` where they are no bytes or do not fit.
-fn centred(tensor: &Tensor, zero_point: Option<&Tensor>) -> Option<Tensor> {
-    let zeros: Vec<i16> = match zero_point.map(Tensor::data) {
-        None => vec![0],
-        Some(Data::I8(zeros)) => zeros.iter().map(|&z| z.into()).collect(),
-        Some(Data::U8(zeros)) => zeros.iter().map(|&z| z.into()).collect(),
-        Some(_) => return None,
+/// The number that all zero points are.
+fn common(zero_points: &Tensor) -> Option<i16> {
+    let zeros: Vec<i16> = match zero_points.data() {
+        Data::I8(zeros) => zeros.iter().map(|&z| z.into()).collect(),
+        Data::U8(zeros) => zeros.iter().map(|&z| z.into()).collect(),
+        _ => return None,
     };
-    let zero = *zeros.first().filter(|&first| zeros.iter().all(|z| z == first))?;
+    zeros.first().copied().filter(|first| zeros.iter().all(|z| z == first))
+}
+
+/// Bytes without their zero point, as signed ones; `None` where they are no bytes or do not fit.
+fn centred(tensor: &Tensor, zero: i16) -> Option<Tensor> {
     let data: Vec<i8> = match tensor.data() {
         Data::I8(v) => v.iter().map(|&x| i8::try_from(i16::from(x) - zero).ok()).collect::<Option<_>>()?,
         Data::U8(v) => v.iter().map(|&x| i8::try_from(i16::from(x) - zero).ok()).collect::<Option<_>>()?,

@@ -97,7 +97,9 @@ impl Pass {
     fn only_looked_up(&self, name: &str) -> bool {
         let products = self.products.iter().filter(|(product, _)| product == name).count();
         let lookups = self.lookups.get(name).copied().unwrap_or(0);
-        self.uses.get(name).is_none_or(|&uses| uses <= lookups + products)
+        // A Transpose before a product.
+        let movers = self.movers.values().flatten().filter(|inputs| inputs.iter().any(|i| i == name)).count();
+        self.uses.get(name).is_none_or(|&uses| uses <= lookups + products + movers)
     }
 
     fn lookup(&mut self, node: NodeView<'_>, table: &Table, indices: &str, output: &str) -> Vec<NodeProto> {
@@ -181,6 +183,7 @@ impl Pass {
     /// Whether a product reads the same numbers.
     fn is_tied(&mut self, table: &Tensor, scopes: &[Scope]) -> Result<bool, Problem> {
         for (name, transposed) in self.products.clone() {
+            let Some(transposed) = transposed else { continue };
             let matrix = stored(scopes, &name, &mut self.tensors)?;
             if matrix.is_some_and(|matrix| is_same(table, &matrix, transposed)) {
                 return Ok(true);

@@ -219,8 +219,8 @@ struct Pass {
     made: HashMap<Key, Option<Bytewise>>,
     /// How often rows of each value are looked up.
     lookups: HashMap<String, usize>,
-    /// The matrices that products read, and whether transposed.
-    products: Vec<(String, bool)>,
+    /// The matrices that products read, and whether transposed; `None` where they are read times a factor.
+    products: Vec<(String, Option<bool>)>,
     /// Tables whose bytes a product reads too.
     tables: Vec<Table>,
     /// What stands for tables of embeddings, by scope and name; `None` where they are not finite.
@@ -286,9 +286,8 @@ impl Pass {
         if let ("MatMul" | "Gemm", Some(b)) = (proto.op_type.as_str(), proto.input.get(1)) {
             let node = NodeView { proto: &proto };
             let gemm = node.op() == "Gemm";
-            if !(gemm && node.float("alpha").is_some_and(|alpha| alpha != 1.0)) {
-                self.products.push((b.clone(), gemm && node.flag("transB")));
-            }
+            let alike = !gemm || node.float("alpha").is_none_or(|alpha| alpha == 1.0);
+            self.products.push((b.clone(), alike.then_some(gemm && node.flag("transB"))));
         }
         if let ("Gather", Some(table)) = (proto.op_type.as_str(), proto.input.first()) {
             *self.lookups.entry(table.clone()).or_default() += 1;

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use offshoot_graph::{DType, Data, Tensor};
+use offshoot_graph::{DType, Data, Op, Tensor, ValueId};
 
 use super::super::attributes::NodeView;
 use super::{FLOAT, Operand, Stored, Translator};
@@ -30,7 +30,14 @@ impl<'a> Translator<'a> {
     pub(super) fn settle_rows(&mut self, node: NodeView<'a>) -> Result<(), Problem> {
         for name in &node.proto.input {
             if let Some(Operand::Rows(rows)) = self.operands.get(name.as_str()).cloned() {
-                let found = self.looked_up(rows.node, &rows.table)?;
+                let found = match is_bytes(&rows.table) {
+                    // What moves them stands before the node that makes floats of them.
+                    true => self.floats_of_bytes(node, &rows, "as they are".to_owned(), |_| (1.0, 0))?,
+                    false => self.looked_up(rows.node, &rows.table)?,
+                };
+                if let (Operand::Value(id), true) = (&found, is_bytes(&rows.table)) {
+                    self.bytes.insert(*id);
+                }
                 self.operands.insert(name, found);
             }
         }
@@ -43,19 +50,53 @@ impl<'a> Translator<'a> {
         node: NodeView<'a>,
         rows: &Rows<'a>,
     ) -> Result<Operand<'a>, Problem> {
-        let scale = self.stored(node, 1)?;
-        let zero = match node.input(2) {
-            Some(_) => Some(self.stored(node, 2)?),
-            None => None,
-        };
-        let numbers = self.floats(&scale)?;
-        let numbers = numbers.as_f32().unwrap_or_default();
-        let zero_point = zero.as_ref().map_or(Some(0), |zero| only(&zero.tensor));
-        let (&[step], Some(zero_point), true) = (numbers, zero_point, is_bytes(&rows.table)) else {
-            return Err(node.unsupported("of rows of bytes one scale and one zero point are read", FLOAT));
-        };
-        let way = format!("times {} from {}", scale.name, zero.map_or(String::new(), |zero| zero.name));
+        let (step, zero_point) = self.step(node)?;
+        let way = format!("times {step} from {zero_point}");
         self.floats_of_bytes(node, rows, way, |_| (step, zero_point))
+    }
+
+    /// The scale and the zero point of all that a DequantizeLinear reads.
+    fn step(&mut self, node: NodeView<'a>) -> Result<(f32, i16), Problem> {
+        let scale = self.stored(node, 1)?;
+        let zero_point = match node.input(2) {
+            Some(_) => only(&self.stored(node, 2)?.tensor),
+            None => Some(0),
+        };
+        let scale = self.floats(&scale)?;
+        match (scale.as_f32().unwrap_or_default(), zero_point) {
+            (&[step], Some(zero_point)) => Ok((step, zero_point)),
+            _ => Err(node.unsupported("of rows of bytes one scale and one zero point are read", FLOAT)),
+        }
+    }
+
+    /// Whether `x` is bytes of a table that are floats here, with their axes moved perhaps.
+    pub(super) fn is_of_bytes(&self, mut x: ValueId) -> bool {
+        while !self.bytes.contains(&x) {
+            let Some(producer) = self.graph.producer(x) else { return false };
+            let node = self.graph.node(producer);
+            if !matches!(node.op, Op::Reshape { .. } | Op::Flatten { .. } | Op::Transpose { .. }) {
+                return false;
+            }
+            x = node.inputs[0];
+        }
+        true
+    }
+
+    /// The floats that such bytes stand for.
+    pub(super) fn dequantized_bytes(
+        &mut self,
+        node: NodeView<'a>,
+        x: ValueId,
+    ) -> Result<Operand<'a>, Problem> {
+        let (step, zero_point) = self.step(node)?;
+        let mut number = |translator: &mut Self, part: &str, number: f32| {
+            let name = translator.names.unused(&format!("{}.{part}", node.name()));
+            translator.graph.add_constant(&name, Tensor::f32([], vec![number]))
+        };
+        let zero = number(self, "zero", -f32::from(zero_point));
+        let centred = self.push_named(&format!("{}.centred", node.name()), Op::Add, &[x, zero])?;
+        let scale = number(self, "step", step);
+        self.push(node, Op::Mul, &[centred, scale]).map(Operand::Value)
     }
 
     /// Rows of bytes times the scale of each: what we write where the rows of a table differ in size.
