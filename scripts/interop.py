@@ -177,6 +177,7 @@ def check_whole(path, printed):
         "same_pixels": exact,
         "furthest_pixel": furthest,
         "mean_pixel": float(np.mean(levels)),
+        "worst_mean_pixel": float(np.max(levels)),
     }
 
 
@@ -289,7 +290,7 @@ def check_ships(onnx, torchscript, printed):
 
 
 def check_scripted(path, printed):
-    """The scripted form on the pictures themselves. Its resizing rounds once, Pillow's and ours twice."""
+    """The scripted form on the pictures themselves. """
     import torch
 
     extra = {"offshoot.json": ""}
@@ -324,6 +325,48 @@ def check_scripted(path, printed):
         "difference": difference,
         "furthest_pixel": furthest,
         "mean_pixel": float(np.mean(levels)),
+    }
+
+
+# Heights and widths: odd, upright, long, small, a line, a pixel.
+AWKWARD = [(999, 1001), (400, 300), (97, 485), (487, 97), (9, 7), (1, 37), (53, 1), (1, 1), (224, 224)]
+
+
+def awkward(folder):
+    """Pictures of noise, where borders and filters show most."""
+    from PIL import Image
+
+    numbers = np.random.default_rng(0)
+    for height, width in AWKWARD:
+        picture = Image.fromarray(numbers.integers(0, 256, (height, width, 3), np.uint8))
+        picture.save(f"{folder}/{height}x{width}.png")
+    return {"pictures": len(AWKWARD)}
+
+
+def check_whole_script(path, printed):
+    """Our TorchScript that prepares its pictures, on the decoded ones."""
+    import torch
+
+    extra = {"offshoot.json": ""}
+    model = torch.jit.load(path, _extra_files=extra)
+    steps = json.loads(extra["offshoot.json"])["preprocessing"]
+    std = np.float32(steps["std"])[:, None, None]
+    paths, wanted = predictions(printed)
+    levels, furthest, found = [], 0.0, []
+    with torch.no_grad():
+        for path in paths:
+            pixels = torch.from_numpy(np.asarray(opened(path, steps)).transpose(2, 0, 1).copy())
+            change = np.abs((model.preprocess(pixels).numpy()[0] - prepare(path, steps)) * std * 255)
+            levels.append(float(change.mean()))
+            furthest = max(furthest, float(change.max()))
+            found.append(model(pixels).numpy()[0])
+    found = np.stack(found)
+    return {
+        "top1_equal": int((found.argmax(1) == wanted.argmax(1)).sum()),
+        "difference": float(np.abs(found - wanted).max() / np.abs(wanted).max()),
+        "furthest_pixel": furthest,
+        "mean_pixel": float(np.mean(levels)),
+        "worst_mean_pixel": max(levels),
     }
 
 
@@ -408,6 +451,8 @@ if __name__ == "__main__":
         "torchscript": check_torchscript,
         "ships": check_ships,
         "scripted": check_scripted,
+        "awkward": awkward,
+        "whole_script": check_whole_script,
         "make": make,
         "export": export,
         "same": check_same,

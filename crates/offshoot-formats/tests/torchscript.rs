@@ -213,7 +213,8 @@ fn the_layout_is_pytorchs() {
         "class Conv_features_1_conv_1_0(Module):",
         "    x0 = getattr(getattr(self.features, \"0\"), \"0\").forward(input, )\n",
         "  def classify(self: __torch__.offshoot.Model,",
-        "torch._upsample_bilinear2d_aa(x0, [rh, rw], False, None, None)",
+        "torch._upsample_bilinear2d_aa(y0, between, False, None, None)",
+        "torch._upsample_bilinear2d_aa(y1, [rh, rw], False, None, None)",
     ] {
         assert!(code.contains(part), "{part}\n{code}");
     }

@@ -36,6 +36,6 @@ pub fn export_coreml(model: &Model, path: &Path, options: Options, proof: Proof<
     };
     let write =
         |staged: &Path| Ok(coreml::write(staged, &shipped(model)?, options).map_err(|e| e.problem.at(path))?);
-    let read = |staged: &Path| Ok(coreml::read(staged)?);
+    let read = |staged: &Path| Ok((coreml::read(staged)?, None));
     export_within("coreml", model, path, tolerance, write, read, proof)
 }

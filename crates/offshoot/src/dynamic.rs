@@ -1,4 +1,4 @@
-//! Dynamic int8: weights of linear layers and LSTMs as bytes, activations quantised at each run.
+//! Dynamic int8: weights of linear layers and LSTMs and tables of embeddings as bytes, activations quantised at each run.
 
 use std::path::Path;
 

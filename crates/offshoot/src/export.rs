@@ -12,7 +12,8 @@ use serde::Serialize;
 use crate::compare::{Comparison, Inputs, Reference, TOLERANCE, batches};
 use crate::coreml::INT8_TOLERANCE;
 use crate::error::{Error, Result};
-use crate::manifest::{Manifest, ManifestProof};
+use crate::manifest::{Manifest, ManifestPreparation, ManifestProof};
+use crate::preparation;
 use crate::quantize::is_quantized;
 use crate::staging::Staging;
 
@@ -57,21 +58,28 @@ pub fn shipped(model: &Model) -> Result<Model> {
 
 /// Writes `model` as ONNX to `path`: `input` and `output`, dynamic batch, classes and preprocessing in its metadata. Before
 /// the file takes its name, its bytes are read again, run on the proof's inputs beside `model`, and compared. Of a file that
-/// prepares its pictures itself, the network is run, and the nodes before it are compared with those that its metadata asks
-/// for.
+/// prepares its pictures itself, the nodes before the network are computed too, on pictures of awkward sizes: what they make
+/// must be our pixels, but for what [`crate::PREPARED_LEVELS`] allows.
 ///
 /// # Errors
 /// When the file cannot be written, or does not answer like `model`; nothing is left at `path` then.
 pub fn export_onnx(model: &Model, path: &Path, options: onnx::Options, proof: Proof<'_>) -> Result<Exported> {
     let write =
         |staged: &Path| Ok(onnx::write(staged, &shipped(model)?, options).map_err(|e| e.problem.at(path))?);
-    let read = |staged: &Path| Ok(onnx::read(staged)?.model);
+    let read = |staged: &Path| {
+        let written = onnx::read(staged)?.model;
+        let preparation = match onnx::preparer(staged)? {
+            Some(preparer) => Some(preparation::prove(&preparer, model, &written, proof.executor)?),
+            None => None,
+        };
+        Ok((written, preparation))
+    };
     export("onnx", model, path, write, read, proof)
 }
 
 /// Writes `model` as TorchScript to `path`, with the batch norms and the state-dict keys that it has, classes and
 /// preprocessing as extra files. The proof is that of [`export_onnx`]; of the scripted form it covers the network, which
-/// is `logits`, and not the preparation of the picture before it.
+/// is `logits`; how near PyTorch's pixels come to ours was measured beforehand, and the manifest states the bound.
 ///
 /// # Errors
 /// When the file cannot be written, or does not answer like `model`; nothing is left at `path` then.
@@ -79,7 +87,8 @@ pub fn export_torchscript(model: &Model, path: &Path, form: Form, proof: Proof<'
     let options = torchscript::Options { form };
     let write =
         |staged: &Path| Ok(torchscript::write(staged, model, options).map_err(|e| e.problem.at(path))?);
-    let read = |staged: &Path| Ok(torchscript::read(staged, None)?.model);
+    let preparation = (form == Form::Scripted).then(preparation::stated);
+    let read = |staged: &Path| Ok((torchscript::read(staged, None)?.model, preparation));
     export("torchscript", model, path, write, read, proof)
 }
 
@@ -89,7 +98,7 @@ fn export(
     model: &Model,
     path: &Path,
     write: impl FnOnce(&Path) -> Result<()>,
-    read: impl FnOnce(&Path) -> Result<Model>,
+    read: impl FnOnce(&Path) -> Result<(Model, Option<ManifestPreparation>)>,
     proof: Proof<'_>,
 ) -> Result<Exported> {
     if path.is_dir() {
@@ -105,7 +114,7 @@ pub(crate) fn export_within(
     path: &Path,
     tolerance: f64,
     write: impl FnOnce(&Path) -> Result<()>,
-    read: impl FnOnce(&Path) -> Result<Model>,
+    read: impl FnOnce(&Path) -> Result<(Model, Option<ManifestPreparation>)>,
     proof: Proof<'_>,
 ) -> Result<Exported> {
     // First: of a model that gives NaN no file is made.
@@ -113,7 +122,7 @@ pub(crate) fn export_within(
     let reference = reference(model, proof)?;
     let staging = Staging::new(path)?;
     write(&staging.path())?;
-    let written = read(&staging.path())?;
+    let (written, preparation) = read(&staging.path())?;
     if written.metadata.classes != model.metadata.classes
         || written.metadata.preprocessing != model.metadata.preprocessing
     {
@@ -135,7 +144,10 @@ pub(crate) fn export_within(
         Some(float) => (in_int8(path, &float, &mut network)?, INT8_TOLERANCE),
         None => (comparison, tolerance),
     };
-    let evidence = ManifestProof::compared(&comparison, tolerance, proof.inputs.len());
+    let evidence = ManifestProof {
+        preparation,
+        ..ManifestProof::compared(&comparison, tolerance, proof.inputs.len())
+    };
     let source = proof.source_sha256.map(str::to_owned);
     let manifest = Manifest::of(format, &staging.made()?, source, evidence)?;
     manifest.write(&Manifest::beside(&staging.path()))?;

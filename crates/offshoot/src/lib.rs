@@ -50,6 +50,7 @@ mod models;
 mod npz;
 mod nvidia;
 mod predict;
+mod preparation;
 mod pull;
 mod quantize;
 mod source;
@@ -67,7 +68,7 @@ pub use error::{Error, Result};
 pub use export::{Exported, Proof, export_onnx, export_torchscript, shipped};
 pub use folded::folded_norms;
 pub use inspect::{Inspection, ModelInspection, TensorInspection, inspect};
-pub use manifest::{Manifest, ManifestFile, ManifestProof, sha256};
+pub use manifest::{Manifest, ManifestFile, ManifestPreparation, ManifestProof, sha256};
 pub use models::{ModelInfo, WeightsInfo, models};
 pub use nvidia::{TensorRtExport, TensorRtOptions, export_tensorrt, export_triton};
 pub use offshoot_cpu::{CpuExecutor, CpuOptions, Isa};
@@ -89,6 +90,7 @@ pub use offshoot_train::{
     evaluate_views, train,
 };
 pub use predict::{Guess, Prediction, predict};
+pub use preparation::{PREPARED_LEVELS, PREPARED_MEAN_LEVELS};
 pub use pull::{PullOptions, Pulled, fetch, pull};
 pub use quantize::{
     QuantizePictures, Quantized, StaticModel, StaticOptions, calibration_batches, export_static,

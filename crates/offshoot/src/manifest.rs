@@ -60,6 +60,26 @@ pub struct ManifestProof {
     pub batches: Vec<usize>,
     /// How many pictures were compared.
     pub pictures: usize,
+    /// How near a file that prepares its pictures itself comes to our pixels. Others leave that to who gives them pictures.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preparation: Option<ManifestPreparation>,
+}
+
+/// How near the pixels that a file prepares are to ours, on pictures of awkward sizes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ManifestPreparation {
+    /// `computed` when the nodes of the file were computed by their definition, `stated` when what is said was measured beforehand
+    /// in the format's own runtime and not on this file.
+    pub kind: String,
+    /// How many pictures were prepared.
+    pub pictures: usize,
+    /// The most that a pixel differs by, in levels of 255: measured, or the bound where it is stated.
+    pub max_levels: f64,
+    /// The most that the pixels of a picture differ by in the mean; the same.
+    pub mean_levels: f64,
+    /// The largest difference of a logit, in parts of the largest: that of the file beginning with bytes, from the model on our
+    /// pixels.
+    pub max_rel_diff: Option<f64>,
 }
 
 impl ManifestProof {
@@ -74,6 +94,7 @@ impl ManifestProof {
             top1_agreement: Some(comparison.top1_agreement),
             batches: comparison.batches.clone(),
             pictures,
+            preparation: None,
         }
     }
 
@@ -88,6 +109,7 @@ impl ManifestProof {
             top1_agreement: None,
             batches: Vec::new(),
             pictures: 0,
+            preparation: None,
         }
     }
 }

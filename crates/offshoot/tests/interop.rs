@@ -8,6 +8,9 @@ mod support;
 use std::path::Path;
 use std::process::Command;
 
+use offshoot::{Fit, ModelSource, Overrides, PREPARED_LEVELS, PREPARED_MEAN_LEVELS};
+use offshoot_formats::safetensors;
+use offshoot_graph::Interpolation;
 use serde_json::{Value, json};
 
 use support::{CLASSES, World, cached, data};
@@ -94,6 +97,43 @@ fn onnx_runtime_prepares_every_photograph_as_we_do() {
         assert!(report["mean_pixel"].as_f64().unwrap() < 0.02, "{report}");
         assert!(report["difference"].as_f64().unwrap() < 0.02, "{report}");
     }
+}
+
+/// Exports a model with each fit and filter, and has its preparation of pictures of awkward sizes compared with Pillow's.
+fn prepares_awkward_pictures(name: &str, flags: &str, ending: &str, check: &str) {
+    let world = World::new(name);
+    std::fs::create_dir(world.path("noise")).unwrap();
+    interop(&world, &["awkward", "noise"]);
+    let source = ModelSource::Path(World::trained().path("run/best.safetensors"));
+    let mut model = source.load(&Overrides::default()).unwrap().model;
+    for fit in [Fit::Crop, Fit::Pad, Fit::Stretch] {
+        for filter in [Interpolation::Bilinear, Interpolation::Bicubic, Interpolation::Nearest] {
+            (model.metadata.preprocessing.fit, model.metadata.preprocessing.interpolation) = (fit, filter);
+            let metadata = serde_json::to_string(&model.metadata).unwrap();
+            safetensors::write(&world.path("m.safetensors"), &model.weights, &metadata).unwrap();
+            world.json(&format!("export m.safetensors {flags} --out out"));
+            predict(&world, "m.safetensors", "noise", "predictions.jsonl");
+            let file = format!("out/mobilenet_v2.{ending}");
+            let report = interop(&world, &[check, &file, "predictions.jsonl"]);
+            let most = |key: &str| report[key].as_f64().unwrap();
+            let furthest = if filter == Interpolation::Nearest { 0.01 } else { PREPARED_LEVELS + 0.01 };
+            assert!(most("furthest_pixel") < furthest, "{fit:?}, {filter:?}: {report}");
+            assert!(most("worst_mean_pixel") < PREPARED_MEAN_LEVELS, "{fit:?}, {filter:?}: {report}");
+            assert!(most("difference") < 0.01, "{fit:?}, {filter:?}: {report}");
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs the light Python peers (OFFSHOOT_PEERS)"]
+fn onnx_runtime_prepares_pictures_of_awkward_sizes_as_we_do() {
+    prepares_awkward_pictures("awkward-onnx", "--format onnx --with-preprocess", "onnx", "whole");
+}
+
+#[test]
+#[ignore = "needs the Python peers with PyTorch (OFFSHOOT_PEERS)"]
+fn pytorch_prepares_pictures_of_awkward_sizes_as_we_do() {
+    prepares_awkward_pictures("awkward-pytorch", "--format torchscript --script", "pt", "whole_script");
 }
 
 #[test]

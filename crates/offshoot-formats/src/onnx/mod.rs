@@ -31,6 +31,7 @@ use crate::atomic::write_atomically;
 use crate::error::{FormatError, Problem};
 
 pub use dynamic::{DynamicModel, DynamicReport, KeptFloat};
+pub use preprocess::Preparer;
 
 /// The metadata key of the one JSON string that we write.
 pub const METADATA_KEY: &str = "offshoot";
@@ -103,6 +104,22 @@ pub fn read(path: &Path) -> Result<OnnxModel, FormatError> {
 pub fn read_with(path: &Path, options: ReadOptions) -> Result<OnnxModel, FormatError> {
     let bytes = bytes_of(path)?;
     read::read(bytes.into(), Some(folder(path)), options).map_err(|problem| problem.at(path))
+}
+
+/// What prepares the pictures of the file at `path`, where one of ours does that itself.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn preparer(path: &Path) -> Result<Option<Preparer>, FormatError> {
+    preparer_of_bytes(bytes_of(path)?).map_err(|problem| problem.at(path))
+}
+
+/// [`preparer`] of the bytes of a file.
+///
+/// # Errors
+/// When they are no ONNX file.
+pub fn preparer_of_bytes(bytes: impl Into<Vec<u8>>) -> Result<Option<Preparer>, Problem> {
+    Preparer::of(bytes.into().into())
 }
 
 /// The file at `path`, and the files of tensors beside it that it refers to, in dynamic int8: whatever it computes, products

@@ -2,6 +2,7 @@
 
 mod recurrent;
 mod soft;
+mod tables;
 mod tokens;
 
 use std::cell::Cell;
@@ -14,6 +15,7 @@ use offshoot_graph::op::{
 use offshoot_graph::{DType, Data, Dim, DimOp, Graph, Op, Role, Shape, Tensor, ValueId, Weights};
 
 use self::soft::Soft;
+use self::tables::Rows;
 use super::attributes::NodeView;
 use super::fold::{MAX_NUMBERS, MAX_PARTS, Number, Numbers, fold, is_foldable, reshaped};
 use super::proto::TensorProto;
@@ -33,7 +35,7 @@ const FLOAT: &str = "Export the model in float32, before quantisation";
 
 /// What stands behind a name of the file.
 #[derive(Clone)]
-enum Operand {
+enum Operand<'a> {
     /// Computed at each run.
     Value(ValueId),
     /// A picture computed at each run that the file has with its channels last, and the graph with its channels first.
@@ -52,6 +54,8 @@ enum Operand {
     Filled(Filled),
     /// Inside of a softmax or a sigmoid that the file spells out.
     Soft(Soft),
+    /// Rows of a stored table that what follows may make another: bytes, or a number for each row of them.
+    Rows(Rows<'a>),
 }
 
 /// A tensor of the file.
@@ -79,12 +83,12 @@ struct Filled {
 enum Dynamic {
     /// An output of DynamicQuantizeLinear.
     Of { x: ValueId, part: Part },
-    /// (bytes of x - their zero point) times a matrix of bytes.
-    Sums { x: ValueId, matrix: Stored },
+    /// (bytes of x - their zero point) times a matrix of bytes, each of which is less by `less` than the file has it.
+    Sums { x: ValueId, matrix: Stored, less: f32 },
     /// The scale of x's bytes times those of a matrix.
     Scales { x: ValueId, scale: Stored },
     /// The product, for the Add of a bias that may read it.
-    Product { x: ValueId, matrix: Stored, scale: Stored, node: String },
+    Product { x: ValueId, matrix: Stored, less: f32, scale: Stored, node: String },
 }
 
 /// The outputs of DynamicQuantizeLinear in order.
@@ -120,11 +124,15 @@ pub(super) struct Translator<'a> {
     weights: BTreeMap<String, Rc<Tensor>>,
     /// Whether elements of another type were made f32.
     pub(super) converted: bool,
-    operands: HashMap<&'a str, Operand>,
+    operands: HashMap<&'a str, Operand<'a>>,
     names: Names,
     parameters: HashMap<(String, bool, Vec<usize>), ValueId>,
     /// Scales and zero points.
     scales: HashMap<(String, DType), ValueId>,
+    /// Rows of tables of bytes, as floats of the same numbers.
+    bytes: HashSet<ValueId>,
+    /// What was made of a tensor of the file, by its name and by what was done: many nodes may share it.
+    derived: HashMap<(String, String), Rc<Tensor>>,
     /// Values that ONNX calls truth values, and that are f32 of 1 or 0 here.
     truths: HashSet<ValueId>,
     /// Nodes of Softmax that stand for a LogSoftmax.
@@ -142,6 +150,8 @@ impl<'a> Translator<'a> {
             names: Names::default(),
             parameters: HashMap::new(),
             scales: HashMap::new(),
+            bytes: HashSet::new(),
+            derived: HashMap::new(),
             truths: HashSet::new(),
             logarithms: HashSet::new(),
         }
@@ -149,7 +159,7 @@ impl<'a> Translator<'a> {
 
     /// The graph and its weights.
     pub(super) fn finish(self) -> (Graph, Weights) {
-        drop(self.operands);
+        drop((self.operands, self.derived));
         let weights = self.weights.into_iter().map(|(name, t)| (name, Rc::unwrap_or_clone(t))).collect();
         (self.graph, weights)
     }
@@ -170,8 +180,8 @@ impl<'a> Translator<'a> {
         match self.lookup(name)? {
             Some(Operand::Product { x, matrix, node }) => self.gemm(&node, x, &matrix, None),
             Some(Operand::Value(id)) => Ok(id),
-            Some(Operand::Dynamic(Dynamic::Product { x, matrix, scale, node })) => {
-                self.dynamic_product(&node, x, [&matrix, &scale], None)
+            Some(Operand::Dynamic(Dynamic::Product { x, matrix, less, scale, node })) => {
+                self.dynamic_product(&node, x, (&matrix, less), &scale, None)
             }
             Some(
                 Operand::Stored(_)
@@ -180,7 +190,8 @@ impl<'a> Translator<'a> {
                 | Operand::ChannelsLast(_)
                 | Operand::Dynamic(_)
                 | Operand::Filled(_)
-                | Operand::Soft(_),
+                | Operand::Soft(_)
+                | Operand::Rows(_),
             )
             | None => {
                 Err(Problem::unsupported(place, "it does not depend on the input as logits do", SIMPLIFY))
@@ -190,6 +201,9 @@ impl<'a> Translator<'a> {
 
     /// Adds what `node` computes.
     pub(super) fn translate(&mut self, node: NodeView<'a>) -> Result<(), Problem> {
+        if !matches!(node.op(), "Mul" | "Cast" | "Identity" | "DequantizeLinear") {
+            self.settle_rows(node)?;
+        }
         if matches!((node.proto.domain.as_str(), node.op()), ("" | "ai.onnx", "LSTM"))
             || (node.proto.domain == MICROSOFT && node.op() == "DynamicQuantizeLSTM")
         {
@@ -218,7 +232,7 @@ impl<'a> Translator<'a> {
     }
 
     /// What `node` gives when that is known now. (Arithmetic on sizes is on vectors of them.)
-    fn known(&mut self, node: NodeView<'a>) -> Result<Option<Operand>, Problem> {
+    fn known(&mut self, node: NodeView<'a>) -> Result<Option<Operand<'a>>, Problem> {
         let x = if node.input(0).is_some() { Some(self.operand(node, 0)?) } else { None };
         if matches!(x, Some(Operand::Stored(x)) if x.tensor.shape().len() > 1)
             && let Some(stored) = self.moved(node)?
@@ -234,7 +248,7 @@ impl<'a> Translator<'a> {
         }
     }
 
-    fn operator(&mut self, node: NodeView<'a>) -> Result<Operand, Problem> {
+    fn operator(&mut self, node: NodeView<'a>) -> Result<Operand<'a>, Problem> {
         if let Some(operand) = self.soft(node)? {
             return Ok(operand);
         }
@@ -252,6 +266,10 @@ impl<'a> Translator<'a> {
             "Dropout" => return self.dropout(node),
             "Add" => return self.add(node),
             "Mul" => {
+                if let Some(rows) = self.scaled_rows(node)? {
+                    return Ok(rows);
+                }
+                self.settle_rows(node)?;
                 return match self.dynamic_mul(node)? {
                     Some(product) => Ok(product),
                     None => self.binary(node, Op::Mul, |x| x),
@@ -307,7 +325,7 @@ impl<'a> Translator<'a> {
 
     // ---- operands ----
 
-    fn lookup(&mut self, name: &'a str) -> Result<Option<Operand>, Problem> {
+    fn lookup(&mut self, name: &'a str) -> Result<Option<Operand<'a>>, Problem> {
         if let Some(operand) = self.operands.get(name) {
             return Ok(Some(operand.clone()));
         }
@@ -318,7 +336,7 @@ impl<'a> Translator<'a> {
         Ok(Some(Operand::Stored(stored)))
     }
 
-    fn operand(&mut self, node: NodeView<'a>, index: usize) -> Result<Operand, Problem> {
+    fn operand(&mut self, node: NodeView<'a>, index: usize) -> Result<Operand<'a>, Problem> {
         let name = node.required(index)?;
         self.lookup(name)?.ok_or_else(|| node.damaged(format!("nothing gives its input `{name}`")))
     }
@@ -337,8 +355,8 @@ impl<'a> Translator<'a> {
                 let name = format!("{}.channels_last", node.name());
                 self.push_named(&name, Op::Transpose { perm: vec![0, 2, 3, 1] }, &[id])
             }
-            Operand::Dynamic(Dynamic::Product { x, matrix, scale, node: name }) => {
-                let id = self.dynamic_product(&name, x, [&matrix, &scale], None)?;
+            Operand::Dynamic(Dynamic::Product { x, matrix, less, scale, node: name }) => {
+                let id = self.dynamic_product(&name, x, (&matrix, less), &scale, None)?;
                 self.define(node.required(index)?, id);
                 Ok(id)
             }
@@ -359,6 +377,10 @@ impl<'a> Translator<'a> {
                 Ok(id)
             }
             Operand::Soft(_) => Err(self.unread(node)),
+            Operand::Rows(_) => {
+                self.settle_rows(node)?;
+                self.value(node, index)
+            }
             Operand::Stored(_) | Operand::Numbers(_) => {
                 Err(node.unsupported(format!("its input {index} is a constant"), SIMPLIFY))
             }
@@ -382,7 +404,8 @@ impl<'a> Translator<'a> {
             | Operand::Product { .. }
             | Operand::Dynamic(_)
             | Operand::Filled(_)
-            | Operand::Soft(_) => self.value(node, index),
+            | Operand::Soft(_)
+            | Operand::Rows(_) => self.value(node, index),
         }
     }
 
@@ -424,7 +447,8 @@ impl<'a> Translator<'a> {
             | Operand::Product { .. }
             | Operand::Dynamic(_)
             | Operand::Filled(_)
-            | Operand::Soft(_) => {
+            | Operand::Soft(_)
+            | Operand::Rows(_) => {
                 let what =
                     format!("its input {index}, `{}`, is not stored in the file", node.required(index)?);
                 Err(node.unsupported(what, "Export with the weights as constants"))
@@ -447,7 +471,8 @@ impl<'a> Translator<'a> {
             | Operand::Product { .. }
             | Operand::Dynamic(_)
             | Operand::Filled(_)
-            | Operand::Soft(_) => None,
+            | Operand::Soft(_)
+            | Operand::Rows(_) => None,
         })
     }
 
@@ -475,6 +500,7 @@ impl<'a> Translator<'a> {
             return Ok(id);
         }
         let tensor = self.floats(stored)?;
+        self.context.tensors.charge(&format!("tensor `{}`", stored.name), tensor.len(), 4)?;
         let name = self.names.unused(&stored.name);
         let id = self.graph.add_parameter(&name, tensor.shape(), role);
         self.weights.insert(self.graph.value(id).name.clone(), tensor);
@@ -496,15 +522,36 @@ impl<'a> Translator<'a> {
         if stored.tensor.is_empty() {
             return Err(Problem::damaged(place, "it has no elements"));
         }
-        self.context.tensors.charge(&place, stored.tensor.len(), 4)?;
         if stored.tensor.as_f32().is_some() {
             return Ok(Rc::clone(&stored.tensor));
         }
         self.converted = true;
-        stored.tensor.to_f32().map(Rc::new).ok_or_else(|| {
-            let what = format!("its elements are {}, a weight's are floats", stored.tensor.dtype());
-            Problem::unsupported(place, what, "Export the model in float32, before quantisation")
+        self.once(&place, &stored.name, "f32".to_owned(), stored.tensor.len(), |_| {
+            stored.tensor.to_f32().ok_or_else(|| {
+                let what = format!("its elements are {}, a weight's are floats", stored.tensor.dtype());
+                Problem::unsupported(&place, what, "Export the model in float32, before quantisation")
+            })
         })
+    }
+
+    /// What `make` makes of the tensor `name`, of `len` elements of at most four bytes. What is made in one way takes memory
+    /// once, however many nodes read it.
+    fn once(
+        &mut self,
+        place: &str,
+        name: &str,
+        way: String,
+        len: usize,
+        make: impl FnOnce(&mut Self) -> Result<Tensor, Problem>,
+    ) -> Result<Rc<Tensor>, Problem> {
+        let key = (name.to_owned(), way);
+        if let Some(made) = self.derived.get(&key) {
+            return Ok(Rc::clone(made));
+        }
+        self.context.tensors.charge(place, len, 4)?;
+        let made = Rc::new(make(self)?);
+        self.derived.insert(key, Rc::clone(&made));
+        Ok(made)
     }
 
     fn push(&mut self, node: NodeView<'a>, op: Op, inputs: &[ValueId]) -> Result<ValueId, Problem> {
@@ -568,7 +615,8 @@ impl<'a> Translator<'a> {
                 | Operand::Product { .. }
                 | Operand::Dynamic(_)
                 | Operand::Filled(_)
-                | Operand::Soft(_) => None,
+                | Operand::Soft(_)
+                | Operand::Rows(_) => None,
             };
             let Some(numbers) = numbers else { return Ok(None) };
             sizes = true;
@@ -598,7 +646,8 @@ impl<'a> Translator<'a> {
             | Operand::Product { .. }
             | Operand::Dynamic(_)
             | Operand::Filled(_)
-            | Operand::Soft(_) => {
+            | Operand::Soft(_)
+            | Operand::Rows(_) => {
                 let x = self.value(node, 0)?;
                 self.shape(x).clone()
             }
@@ -616,7 +665,7 @@ impl<'a> Translator<'a> {
 
     // ---- operators ----
 
-    fn constant(&mut self, node: NodeView<'a>) -> Result<Operand, Problem> {
+    fn constant(&mut self, node: NodeView<'a>) -> Result<Operand<'a>, Problem> {
         let name = node.proto.output.first().map_or(node.name(), String::as_str).to_owned();
         let tensor = if let Some(proto) = node.tensor("value") {
             self.context.tensors.read(proto)?
@@ -638,7 +687,7 @@ impl<'a> Translator<'a> {
 
     /// Identity, and Cast between float types (everything is computed in f32). The exporter of PyTorch writes
     /// Identity where two parameters are equal; they become two again.
-    fn alias(&mut self, node: NodeView<'a>) -> Result<Operand, Problem> {
+    fn alias(&mut self, node: NodeView<'a>) -> Result<Operand<'a>, Problem> {
         if let ("Cast", Operand::Value(x)) = (node.op(), self.operand(node, 0)?) {
             return self.cast(node, x).map(Operand::Value);
         }
@@ -653,6 +702,7 @@ impl<'a> Translator<'a> {
             Operand::Numbers(numbers) => Ok(Operand::Numbers(numbers)),
             Operand::ChannelsLast(x) => Ok(Operand::ChannelsLast(x)),
             same @ Operand::Dynamic(Dynamic::Sums { .. }) if node.op() == "Cast" => Ok(same),
+            same @ Operand::Rows(_) => Ok(same),
             Operand::Value(_)
             | Operand::Padded { .. }
             | Operand::Product { .. }
@@ -663,7 +713,7 @@ impl<'a> Translator<'a> {
     }
 
     /// Another order of the axes of a picture (what converters of TensorFlow put around its operators) or of a weight.
-    fn transpose(&mut self, node: NodeView<'a>) -> Result<Operand, Problem> {
+    fn transpose(&mut self, node: NodeView<'a>) -> Result<Operand<'a>, Problem> {
         let (first, last) = (Some(&[0, 3, 1, 2][..]), Some(&[0, 2, 3, 1][..]));
         let perm = node.ints("perm");
         match self.operand(node, 0)? {
@@ -692,7 +742,8 @@ impl<'a> Translator<'a> {
             | Operand::Product { .. }
             | Operand::Dynamic(_)
             | Operand::Filled(_)
-            | Operand::Soft(_) => {
+            | Operand::Soft(_)
+            | Operand::Rows(_) => {
                 let x = self.value(node, 0)?;
                 let rank = self.shape(x).rank();
                 let perm = match perm {
@@ -705,7 +756,7 @@ impl<'a> Translator<'a> {
     }
 
     /// A value, or a weight that a file keeps as floats and rounds at each run.
-    fn quantize(&mut self, node: NodeView<'a>) -> Result<Operand, Problem> {
+    fn quantize(&mut self, node: NodeView<'a>) -> Result<Operand<'a>, Problem> {
         if node.int("precision", 0) != 0
             || node.has("output_dtype") && !matches!(node.int("output_dtype", 0), 0 | 2 | 3)
         {
@@ -721,9 +772,17 @@ impl<'a> Translator<'a> {
         Ok(laid(y, channels_last))
     }
 
-    fn dequantize(&mut self, node: NodeView<'a>) -> Result<Operand, Problem> {
+    fn dequantize(&mut self, node: NodeView<'a>) -> Result<Operand<'a>, Problem> {
         if node.has("output_dtype") && !matches!(node.int("output_dtype", 0), 0 | 1) {
             return Err(node.unsupported("only floats of 32 bits are read", FLOAT));
+        }
+        if let Operand::Rows(rows) = self.operand(node, 0)? {
+            return self.dequantized_rows(node, &rows);
+        }
+        if let Operand::Value(x) = self.operand(node, 0)?
+            && self.is_of_bytes(x)
+        {
+            return self.dequantized_bytes(node, x);
         }
         let (x, channels_last) = match self.operand(node, 0)? {
             Operand::Stored(stored) if !stored.transposed => (self.integers(node, &stored)?, false),
@@ -981,18 +1040,19 @@ impl<'a> Translator<'a> {
         }
     }
 
-    fn transposed_weight(&mut self, node: NodeView<'a>, stored: &Stored) -> Result<Operand, Problem> {
+    fn transposed_weight(&mut self, node: NodeView<'a>, stored: &Stored) -> Result<Operand<'a>, Problem> {
         let rank = stored.tensor.shape().len();
         let axes: Vec<i64> =
             node.ints("perm").map_or_else(|| (0..rank as i64).rev().collect(), <[i64]>::to_vec);
         let floats = self.floats(stored)?;
+        self.context.tensors.charge(&node.place(), floats.len(), 4)?;
         let tensor = permuted(&floats, &axes)
             .ok_or_else(|| node.damaged(format!("perm is {axes:?} for a tensor of {rank} axes")))?;
         let name = node.proto.output.first().cloned().unwrap_or_default();
         Ok(Operand::Stored(Stored { name, tensor: Rc::new(tensor), ..stored.clone() }))
     }
 
-    fn pad(&mut self, node: NodeView<'a>) -> Result<Operand, Problem> {
+    fn pad(&mut self, node: NodeView<'a>) -> Result<Operand<'a>, Problem> {
         let (x, channels_last) = self.laid_out(node, 0)?;
         let fill = self.numbers(node, 2)?.and_then(|n| n.known()).and_then(|n| n.first().copied());
         let zeros = match node.input(2) {
@@ -1156,19 +1216,19 @@ impl<'a> Translator<'a> {
     }
 
     /// An operator to which all elements are alike, in any layout.
-    fn elementwise(&mut self, node: NodeView<'a>, op: Op) -> Result<Operand, Problem> {
+    fn elementwise(&mut self, node: NodeView<'a>, op: Op) -> Result<Operand<'a>, Problem> {
         let (x, channels_last) = self.laid_out(node, 0)?;
         Ok(laid(self.push(node, op, &[x])?, channels_last))
     }
 
-    fn clip(&mut self, node: NodeView<'a>) -> Result<Operand, Problem> {
+    fn clip(&mut self, node: NodeView<'a>) -> Result<Operand<'a>, Problem> {
         let min = self.bound(node, 1, "min", f32::NEG_INFINITY)?;
         let max = self.bound(node, 2, "max", f32::INFINITY)?;
         self.elementwise(node, Op::Clip(Clip { min, max }))
     }
 
     /// Max and Min of a value and one number: half of a Clip, as converters of TensorFlow write ReLU6.
-    fn extreme(&mut self, node: NodeView<'a>) -> Result<Operand, Problem> {
+    fn extreme(&mut self, node: NodeView<'a>) -> Result<Operand<'a>, Problem> {
         let two = node.proto.input.len() == 2;
         for (value, number) in [(0, 1), (1, 0)].into_iter().filter(|_| two) {
             let Some(&[bound]) = self.numbers(node, number)?.and_then(|n| n.known()).as_deref() else {
@@ -1197,7 +1257,7 @@ impl<'a> Translator<'a> {
         }
     }
 
-    fn dropout(&mut self, node: NodeView<'a>) -> Result<Operand, Problem> {
+    fn dropout(&mut self, node: NodeView<'a>) -> Result<Operand<'a>, Problem> {
         if self.numbers(node, 2)?.and_then(|n| n.known()).is_some_and(|n| n.iter().any(|&x| x != 0.0)) {
             let way_out = "Export in inference mode: call `model.eval()` first";
             return Err(node.unsupported("it was exported in training mode", way_out));
@@ -1243,8 +1303,8 @@ impl<'a> Translator<'a> {
         self.push(node, Op::BatchNormalization(BatchNormalization { epsilon, momentum }), &inputs)
     }
 
-    fn matmul(&mut self, node: NodeView<'a>) -> Result<Operand, Problem> {
-        let x = self.value(node, 0)?;
+    fn matmul(&mut self, node: NodeView<'a>) -> Result<Operand<'a>, Problem> {
+        let x = self.any(node, 0)?;
         if let Some(matrix) = self.dequantized(node, 1)?.filter(|&m| self.shape(m).rank() == 2) {
             let rank = self.shape(x).rank();
             if rank != 2 {
@@ -1302,14 +1362,14 @@ impl<'a> Translator<'a> {
 
     /// DynamicQuantizeLinear: nothing is computed before the product that reads what it gives.
     fn dynamic_quantize(&mut self, node: NodeView<'a>) -> Result<(), Problem> {
-        let x = self.value(node, 0)?;
+        let x = self.any(node, 0)?;
         for (output, part) in node.proto.output.iter().zip([Part::Bytes, Part::Scale, Part::ZeroPoint]) {
             self.operands.insert(output, Operand::Dynamic(Dynamic::Of { x, part }));
         }
         Ok(())
     }
 
-    fn dynamic_sums(&mut self, node: NodeView<'a>) -> Result<Operand, Problem> {
+    fn dynamic_sums(&mut self, node: NodeView<'a>) -> Result<Operand<'a>, Problem> {
         let other =
             || node.unsupported("only bytes of DynamicQuantizeLinear times stored bytes are read", FLOAT);
         let Operand::Dynamic(Dynamic::Of { x, part: Part::Bytes }) = self.operand(node, 0)? else {
@@ -1325,20 +1385,42 @@ impl<'a> Translator<'a> {
             return Err(other());
         }
         let zeros = match node.input(3) {
-            Some(_) => Some(self.stored(node, 3)?.tensor),
+            Some(_) => Some(self.stored(node, 3)?),
             None => None,
         };
-        self.context.tensors.charge(&node.place(), matrix.tensor.len(), 1)?;
-        let shifted = centred(&matrix.tensor, zeros.as_deref());
-        let shifted = shifted.ok_or_else(|| {
-            node.unsupported("its weights do not lie around one zero point, as signed bytes", FLOAT)
-        })?;
-        matrix.tensor = Rc::new(shifted);
-        Ok(Operand::Dynamic(Dynamic::Sums { x, matrix }))
+        let zero_point = zeros
+            .as_ref()
+            .map_or(Some(0), |zeros| common(&zeros.tensor))
+            .ok_or_else(|| node.unsupported("its weights do not lie around one zero point", FLOAT))?;
+        let bytes = Rc::clone(&matrix.tensor);
+        // Signed bytes do not hold all differences of bytes from a zero point that is not in their middle.
+        let middle = [zero_point, if bytes.dtype() == DType::U8 { 128 } else { 0 }];
+        let (mut less, mut made) = (0, None);
+        for middle in middle {
+            let way = format!("around {middle}");
+            let place = node.place();
+            let shifted = match self.derived.get(&(matrix.name.clone(), way.clone())) {
+                Some(shifted) => Some(Rc::clone(shifted)),
+                None => match centred(&bytes, middle) {
+                    Some(tensor) => {
+                        let len = bytes.len().div_ceil(4);
+                        Some(self.once(&place, &matrix.name, way, len, |_| Ok(tensor))?)
+                    }
+                    None => None,
+                },
+            };
+            if let Some(shifted) = shifted {
+                (less, made) = (zero_point - middle, Some(shifted));
+                break;
+            }
+        }
+        matrix.tensor = made.ok_or_else(|| node.unsupported("its weights are no bytes", FLOAT))?;
+        let less = f32::from(less);
+        Ok(Operand::Dynamic(Dynamic::Sums { x, matrix, less }))
     }
 
     /// What a Mul makes of the scales or the sums of a product of bytes; `None` where it multiplies something else.
-    fn dynamic_mul(&mut self, node: NodeView<'a>) -> Result<Option<Operand>, Problem> {
+    fn dynamic_mul(&mut self, node: NodeView<'a>) -> Result<Option<Operand<'a>>, Problem> {
         for (index, other) in [(0, 1), (1, 0)] {
             let pair = (self.operand(node, index)?, self.operand(node, other)?);
             return Ok(Some(Operand::Dynamic(match pair {
@@ -1346,9 +1428,9 @@ impl<'a> Translator<'a> {
                     Dynamic::Scales { x, scale }
                 }
                 (
-                    Operand::Dynamic(Dynamic::Sums { x, matrix }),
+                    Operand::Dynamic(Dynamic::Sums { x, matrix, less }),
                     Operand::Dynamic(Dynamic::Scales { x: of, scale }),
-                ) if x == of => Dynamic::Product { x, matrix, scale, node: node.name().to_owned() },
+                ) if x == of => Dynamic::Product { x, matrix, less, scale, node: node.name().to_owned() },
                 _ => continue,
             })));
         }
@@ -1359,7 +1441,8 @@ impl<'a> Translator<'a> {
         &mut self,
         name: &str,
         x: ValueId,
-        [matrix, scale]: [&Stored; 2],
+        (matrix, less): (&Stored, f32),
+        scale: &Stored,
         bias: Option<&Stored>,
     ) -> Result<ValueId, Problem> {
         let place = || format!("node `{name}` (MatMulInteger)");
@@ -1378,15 +1461,47 @@ impl<'a> Translator<'a> {
         let columns = matrix.tensor.shape()[usize::from(!matrix.transposed)];
         let mut scale = scale.clone();
         if scale.tensor.len() == 1 && columns != 1 {
-            self.context.tensors.charge(&place(), columns, 4)?;
             let one = self.floats(&scale)?.as_f32().map_or(1.0, |s| s[0]);
-            scale.tensor = Rc::new(Tensor::full([columns], one));
+            let way = format!("{columns} times");
+            scale.tensor =
+                self.once(&place(), &scale.name, way, columns, |_| Ok(Tensor::full([columns], one)))?;
         }
-        let mut operands = vec![weight, self.parameter(&scale, Role::Buffer)?];
+        let scales = self.parameter(&scale, Role::Buffer)?;
+        let mut operands = vec![weight, scales];
         if let Some(bias) = bias {
             operands.push(self.parameter(bias, Role::Weight)?);
         }
-        self.by_rows(name, Op::DynamicQuantizeMatMul { trans_b: matrix.transposed }, x, operands)
+        let product = Op::DynamicQuantizeMatMul { trans_b: matrix.transposed };
+        let y = self.by_rows(name, product, x, operands)?;
+        if less == 0.0 {
+            return Ok(y);
+        }
+        // Each weight is too large by `less`: so many times the sum of x's bytes.
+        let width = matrix.tensor.shape()[usize::from(matrix.transposed)];
+        let ones = self.ones(&place(), width)?;
+        let times = self.names.unused(&format!("{name}.less"));
+        let times = self.graph.add_parameter(&times, &[1], Role::Buffer);
+        self.weights.insert(self.graph.value(times).name.clone(), Rc::new(Tensor::f32([1], vec![-less])));
+        let sums = Op::DynamicQuantizeMatMul { trans_b: false };
+        let sums = self.by_rows(&format!("{name}.sums"), sums, x, vec![ones, times])?;
+        let sums = self.push_named(&format!("{name}.scaled_sums"), Op::Mul, &[sums, scales])?;
+        self.push_named(&format!("{name}.shifted"), Op::Add, &[y, sums])
+    }
+
+    /// A column of bytes that are 1.
+    fn ones(&mut self, place: &str, rows: usize) -> Result<ValueId, Problem> {
+        let key = ("ones".to_owned(), true, vec![rows, 1]);
+        if let Some(&id) = self.parameters.get(&key) {
+            return Ok(id);
+        }
+        self.context.tensors.charge(place, rows, 1)?;
+        let tensor = Tensor::new([rows, 1], Data::I8(vec![1; rows]));
+        let tensor = tensor.map_err(|e| Problem::damaged(place, e.to_string()))?;
+        let name = self.names.unused(&format!("ones_{rows}"));
+        let id = self.graph.add_typed_parameter(&name, DType::I8, tensor.shape(), Role::Weight);
+        self.weights.insert(self.graph.value(id).name.clone(), Rc::new(tensor));
+        self.parameters.insert(key, id);
+        Ok(id)
     }
 
     fn general_product(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
@@ -1433,34 +1548,41 @@ impl<'a> Translator<'a> {
         if factor == 1.0 {
             return Ok(stored);
         }
-        let mut tensor = Rc::unwrap_or_clone(self.floats(&stored)?);
-        tensor.as_f32_mut().into_iter().flatten().for_each(|x| *x *= factor);
+        let floats = self.floats(&stored)?;
         // Another product may read the same tensor without the factor.
         let name = format!("{}*{factor}", stored.name);
-        Ok(Stored { name, tensor: Rc::new(tensor), ..stored })
+        let tensor = self.once(&node.place(), &name, String::new(), floats.len(), |_| {
+            let mut tensor = (*floats).clone();
+            tensor.as_f32_mut().into_iter().flatten().for_each(|x| *x *= factor);
+            Ok(tensor)
+        })?;
+        Ok(Stored { name, tensor, ..stored })
     }
 
     /// Gemm's third input as one number for each of `columns`.
     fn bias(&mut self, node: NodeView<'a>, columns: usize) -> Result<Stored, Problem> {
         let stored = self.scaled(node, 2, "beta")?;
-        let tensor = match *stored.tensor.shape() {
-            [n] if n == columns => return Ok(stored),
-            [1, n] if n == columns => Rc::unwrap_or_clone(self.floats(&stored)?).reshape([n]).ok(),
-            _ if stored.tensor.len() == 1 => {
-                self.context.tensors.charge(&node.place(), columns, 4)?;
-                self.floats(&stored)?.as_f32().map(|x| Tensor::full([columns], x[0]))
-            }
-            _ => None,
-        };
-        let tensor = tensor.ok_or_else(|| {
-            let what = format!("a bias of {:?} does not fit {columns} outputs", stored.tensor.shape());
-            node.unsupported(what, SIMPLIFY)
+        if *stored.tensor.shape() == [columns] {
+            return Ok(stored);
+        }
+        let floats = self.floats(&stored)?;
+        let way = format!("a bias of {columns}");
+        let tensor = self.once(&node.place(), &stored.name, way, columns, |_| {
+            let tensor = match *floats.shape() {
+                [1, n] if n == columns => (*floats).clone().reshape([n]).ok(),
+                _ if floats.len() == 1 => floats.as_f32().map(|x| Tensor::full([columns], x[0])),
+                _ => None,
+            };
+            tensor.ok_or_else(|| {
+                let what = format!("a bias of {:?} does not fit {columns} outputs", floats.shape());
+                node.unsupported(what, SIMPLIFY)
+            })
         })?;
-        Ok(Stored { tensor: Rc::new(tensor), ..stored })
+        Ok(Stored { tensor, ..stored })
     }
 
     /// A sum; of a product and a stored vector it is one Gemm.
-    fn add(&mut self, node: NodeView<'a>) -> Result<Operand, Problem> {
+    fn add(&mut self, node: NodeView<'a>) -> Result<Operand<'a>, Problem> {
         for (index, other) in [(0, 1), (1, 0)] {
             let name = node.required(index)?;
             let alone = self.context.uses.get(name) == Some(&1);
@@ -1481,8 +1603,8 @@ impl<'a> Translator<'a> {
                 Operand::Product { x, matrix, node } => {
                     return self.gemm(&node, x, &matrix, Some(&bias)).map(Operand::Value);
                 }
-                Operand::Dynamic(Dynamic::Product { x, matrix, scale, node }) => {
-                    let product = self.dynamic_product(&node, x, [&matrix, &scale], Some(&bias));
+                Operand::Dynamic(Dynamic::Product { x, matrix, less, scale, node }) => {
+                    let product = self.dynamic_product(&node, x, (&matrix, less), &scale, Some(&bias));
                     return product.map(Operand::Value);
                 }
                 _ => {}
@@ -1492,7 +1614,7 @@ impl<'a> Translator<'a> {
     }
 
     /// A sum or product of two values, or of a value and a stored tensor to which `f` was applied.
-    fn binary(&mut self, node: NodeView<'a>, op: Op, f: fn(f32) -> f32) -> Result<Operand, Problem> {
+    fn binary(&mut self, node: NodeView<'a>, op: Op, f: fn(f32) -> f32) -> Result<Operand<'a>, Problem> {
         let commutes = matches!(node.op(), "Add" | "Mul");
         let mut last = [false; 2];
         for (index, last) in last.iter_mut().enumerate() {
@@ -1563,12 +1685,13 @@ impl<'a> Translator<'a> {
             return self.parameter(stored, Role::Weight);
         }
         let mut tensor = Rc::unwrap_or_clone(self.floats(stored)?);
+        self.context.tensors.charge(&node.place(), tensor.len(), 4)?;
         tensor.as_f32_mut().into_iter().flatten().for_each(|x| *x = f(*x));
         let name = self.names.unused(&stored.name);
         Ok(self.graph.add_constant(&name, tensor))
     }
 
-    fn reduce_mean(&mut self, node: NodeView<'a>) -> Result<Operand, Problem> {
+    fn reduce_mean(&mut self, node: NodeView<'a>) -> Result<Operand<'a>, Problem> {
         let (x, channels_last) = self.laid_out(node, 0)?;
         let rank = self.shape(x).rank();
         let axes = self.ints(node, 1, "axes")?.unwrap_or_default();
@@ -1636,7 +1759,7 @@ impl<'a> Translator<'a> {
 
     /// A reshape to sizes that are known but for the batch and one that follows from the others. To [batch, everything
     /// else] it is a Flatten; to the shape it has already it is nothing.
-    fn reshape(&mut self, node: NodeView<'a>) -> Result<Operand, Problem> {
+    fn reshape(&mut self, node: NodeView<'a>) -> Result<Operand<'a>, Problem> {
         if let Operand::Stored(stored) = self.operand(node, 0)? {
             return self.reshaped_weight(node, stored);
         }
@@ -1681,7 +1804,7 @@ impl<'a> Translator<'a> {
         }
     }
 
-    fn reshaped_weight(&mut self, node: NodeView<'a>, stored: Stored) -> Result<Operand, Problem> {
+    fn reshaped_weight(&mut self, node: NodeView<'a>, stored: Stored) -> Result<Operand<'a>, Problem> {
         let target = self.ints(node, 1, "shape")?.unwrap_or_default();
         let shape = reshaped(stored.tensor.shape(), &target, !node.flag("allowzero"));
         let shape = shape.filter(|_| !stored.transposed).ok_or_else(|| {
@@ -1711,15 +1834,18 @@ fn zeros(dtype: DType, places: usize) -> Option<Tensor> {
     Tensor::new([places], data).ok()
 }
 
-/// Bytes without their zero point, as signed ones; `None` where they are no bytes or do not fit.
-fn centred(tensor: &Tensor, zero_point: Option<&Tensor>) -> Option<Tensor> {
-    let zeros: Vec<i16> = match zero_point.map(Tensor::data) {
-        None => vec![0],
-        Some(Data::I8(zeros)) => zeros.iter().map(|&z| z.into()).collect(),
-        Some(Data::U8(zeros)) => zeros.iter().map(|&z| z.into()).collect(),
-        Some(_) => return None,
+/// The number that all zero points are.
+fn common(zero_points: &Tensor) -> Option<i16> {
+    let zeros: Vec<i16> = match zero_points.data() {
+        Data::I8(zeros) => zeros.iter().map(|&z| z.into()).collect(),
+        Data::U8(zeros) => zeros.iter().map(|&z| z.into()).collect(),
+        _ => return None,
     };
-    let zero = *zeros.first().filter(|&first| zeros.iter().all(|z| z == first))?;
+    zeros.first().copied().filter(|first| zeros.iter().all(|z| z == first))
+}
+
+/// Bytes without their zero point, as signed ones; `None` where they are no bytes or do not fit.
+fn centred(tensor: &Tensor, zero: i16) -> Option<Tensor> {
     let data: Vec<i8> = match tensor.data() {
         Data::I8(v) => v.iter().map(|&x| i8::try_from(i16::from(x) - zero).ok()).collect::<Option<_>>()?,
         Data::U8(v) => v.iter().map(|&x| i8::try_from(i16::from(x) - zero).ok()).collect::<Option<_>>()?,
@@ -1729,7 +1855,7 @@ fn centred(tensor: &Tensor, zero_point: Option<&Tensor>) -> Option<Tensor> {
 }
 
 /// A value under the layout that the file has it in.
-fn laid(x: ValueId, channels_last: bool) -> Operand {
+fn laid<'a>(x: ValueId, channels_last: bool) -> Operand<'a> {
     if channels_last { Operand::ChannelsLast(x) } else { Operand::Value(x) }
 }
 

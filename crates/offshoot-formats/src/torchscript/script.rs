@@ -11,7 +11,6 @@ pub(super) const ATTRIBUTES: &str = "  classes : List[str]\n";
 /// `forward`, `classify` and `preprocess`. The network is the method `logits`, which gives probabilities where
 /// `probabilities` says so.
 pub(super) fn methods(steps: &Preprocessing, probabilities: bool) -> Result<String, Problem> {
-    let resize = resize_operator(steps.interpolation)?;
     let answers = "(self).forward(pictures, )";
     let probabilities = match probabilities {
         true => answers.to_owned(),
@@ -53,50 +52,96 @@ pub(super) fn methods(steps: &Preprocessing, probabilities: bool) -> Result<Stri
       else:
         ops.prim.RaiseException("give pictures as uint8 from 0 to 255, or as floats from 0 to 1", "builtins.ValueError")
     x0 = torch.mul(torch.to(x, 6), scale)
-    h = torch.size(x0, 2)
-    w = torch.size(x0, 3)
+    {h} = torch.size(x0, 2)
+    {w} = torch.size(x0, 3)
 {fit}{normalise}"#,
-        fit = fit(steps, resize),
+        h = if steps.fit == Fit::Pad { "h0" } else { "h" },
+        w = if steps.fit == Fit::Pad { "w0" } else { "w" },
+        fit = fit(steps)?,
         normalise = normalise(steps),
     ))
 }
 
-/// The operator that resizes as the preprocessing says, and its arguments after the size.
-fn resize_operator(interpolation: Interpolation) -> Result<(&'static str, &'static str), Problem> {
-    match interpolation {
-        Interpolation::Bilinear => Ok(("torch._upsample_bilinear2d_aa", "False, None, None")),
-        Interpolation::Bicubic => Ok(("torch._upsample_bicubic2d_aa", "False, None, None")),
-        Interpolation::Nearest => Ok(("torch._upsample_nearest_exact2d", "None, None")),
-        Interpolation::Lanczos => Err(Problem::unsupported(
-            "preprocessing",
-            "PyTorch has no Lanczos filter to put in the file",
-            "Write the traced form, which takes prepared pictures: leave --script out",
-        )),
+/// The lines that resize `x` of `h` by `w` to `rows` by `columns`, into `y2`: as Pillow does and we do, with whole numbers after
+/// each of two directions, of which the first is down where that shrinks by more than twice as many pixels.
+fn resize(interpolation: Interpolation, x: &str, rows: &str, columns: &str) -> Result<String, Problem> {
+    let (operator, arguments) = match interpolation {
+        Interpolation::Bilinear => ("torch._upsample_bilinear2d_aa", "False, None, None"),
+        Interpolation::Bicubic => ("torch._upsample_bicubic2d_aa", "False, None, None"),
+        Interpolation::Nearest => return Ok(nearest(x, rows, columns)),
+        Interpolation::Lanczos => {
+            return Err(Problem::unsupported(
+                "preprocessing",
+                "PyTorch has no Lanczos filter to put in the file",
+                "Write the traced form, which takes prepared pictures: leave --script out",
+            ));
+        }
+    };
+    let once = |from: &str, sides: &str| {
+        let resized = format!("{operator}({from}, {sides}, {arguments})");
+        format!("torch.clamp(torch.floor(torch.add({resized}, 0.5)), 0., 255.)")
+    };
+    // PyTorch resizes a column of one pixel wrongly: two of them side by side come to the same.
+    Ok(format!(
+        r#"    if torch.eq(w, 1):
+      y0 = torch.cat([{x}, {x}], 3)
+    else:
+      y0 = {x}
+    shrinks = torch.sub(h, {rows})
+    if torch.__and__(torch.gt(shrinks, 0), torch.lt(torch.mul(torch.sub(w, {columns}), 2), shrinks)):
+      between = [{rows}, torch.size(y0, 3)]
+    else:
+      between = [h, {columns}]
+    y1 = {first}
+    y2 = {second}
+"#,
+        first = once("y0", "between"),
+        second = once("y1", &format!("[{rows}, {columns}]")),
+    ))
+}
+
+/// The same for the nearest pixels. Where a middle falls between two of them, the rounding of a running sum decides, in Pillow and
+/// here: it is computed as there.
+fn nearest(x: &str, rows: &str, columns: &str) -> String {
+    let mut lines = String::new();
+    for (at, axis, from, to, source) in [("v", 2, "h", rows, x), ("u", 3, "w", columns, "y1")] {
+        let made = axis - 1;
+        let full = |count: &str, value: &str| {
+            format!(
+                "torch.full([{count}], {value}, dtype=7, layout=None, device=torch.device(\"cpu\"), pin_memory=False)"
+            )
+        };
+        let first = full("1", &format!("torch.mul({at}0, 0.5)"));
+        let others = full(&format!("torch.sub({to}, 1)"), &format!("{at}0"));
+        lines += &format!(
+            r#"    {at}0 = torch.div({from}, {to})
+    {at}1 = torch.cumsum(torch.cat([{first}, {others}], 0), 0)
+    y{made} = torch.index_select({source}, {axis}, torch.to({at}1, ops.prim.device({x}), 4))
+"#
+        );
     }
+    lines
 }
 
 /// Steps from `x0`, `h` and `w` to the square `x2` of whole numbers from 0 to 255.
-fn fit(steps: &Preprocessing, (operator, arguments): (&str, &str)) -> String {
-    let (size, resize) = (steps.size, steps.resize);
-    let resized = |from: &str, to: &str| {
-        format!("torch.clamp(torch.round({operator}({from}, {to}, {arguments})), 0., 255.)")
-    };
-    match steps.fit {
+fn fit(steps: &Preprocessing) -> Result<String, Problem> {
+    let (size, side) = (steps.size, steps.resize);
+    let square = size.to_string();
+    Ok(match steps.fit {
         Fit::Crop => format!(
             r#"    if torch.le(w, h):
-      rh = torch.floordiv(torch.mul(h, {resize}), w)
-      rw = {resize}
+      rh = torch.floordiv(torch.mul(h, {side}), w)
+      rw = {side}
     else:
-      rh = {resize}
-      rw = torch.floordiv(torch.mul(w, {resize}), h)
-    x1 = {}
-    dh = torch.sub(rh, {size})
+      rh = {side}
+      rw = torch.floordiv(torch.mul(w, {side}), h)
+{}    dh = torch.sub(rh, {size})
     dw = torch.sub(rw, {size})
     top = torch.floordiv(torch.add(dh, torch.remainder(torch.floordiv(dh, 2), 2)), 2)
     left = torch.floordiv(torch.add(dw, torch.remainder(torch.floordiv(dw, 2), 2)), 2)
-    x2 = torch.slice(torch.slice(x1, 2, top, torch.add(top, {size})), 3, left, torch.add(left, {size}))
+    x2 = torch.slice(torch.slice(y2, 2, top, torch.add(top, {size})), 3, left, torch.add(left, {size}))
 "#,
-            resized("x0", "[rh, rw]")
+            resize(steps.interpolation, "x0", "rh", "rw")?
         ),
         Fit::Pad => {
             let padded = |channel: usize| {
@@ -107,21 +152,25 @@ fn fit(steps: &Preprocessing, (operator, arguments): (&str, &str)) -> String {
                 )
             };
             format!(
-                r#"    side = ops.prim.max(h, w)
-    top = torch.floordiv(torch.sub(side, h), 2)
-    left = torch.floordiv(torch.sub(side, w), 2)
-    sides = [left, torch.sub(torch.sub(side, w), left), top, torch.sub(torch.sub(side, h), top)]
+                r#"    side = ops.prim.max(h0, w0)
+    top = torch.floordiv(torch.sub(side, h0), 2)
+    left = torch.floordiv(torch.sub(side, w0), 2)
+    sides = [left, torch.sub(torch.sub(side, w0), left), top, torch.sub(torch.sub(side, h0), top)]
     x1 = torch.cat([{}, {}, {}], 1)
-    x2 = {}
+    h = side
+    w = side
+{}    x2 = y2
 "#,
                 padded(0),
                 padded(1),
                 padded(2),
-                resized("x1", &format!("[{size}, {size}]"))
+                resize(steps.interpolation, "x1", &square, &square)?
             )
         }
-        Fit::Stretch => format!("    x2 = {}\n", resized("x0", &format!("[{size}, {size}]"))),
-    }
+        Fit::Stretch => {
+            format!("{}    x2 = y2\n", resize(steps.interpolation, "x0", &square, &square)?)
+        }
+    })
 }
 
 fn normalise(steps: &Preprocessing) -> String {

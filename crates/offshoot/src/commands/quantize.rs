@@ -23,7 +23,8 @@ const BATCH: usize = 32;
 enum Mode {
     /// Weights and activations, with ranges from calibration pictures. For convolutional networks.
     Static,
-    /// Weights of linear layers and LSTMs; ranges of activations are computed at run time. For transformers, text and sound.
+    /// Weights of linear layers and LSTMs, and embedding tables; ranges of activations are computed at run time. For
+    /// transformers, text and sound.
     Dynamic,
 }
 

@@ -1,4 +1,5 @@
-//! Dynamic int8 of any ONNX file: products with stored matrices and LSTMs compute with bytes, everything else stays.
+//! Dynamic int8 of any ONNX file: products with stored matrices and LSTMs compute with bytes, tables of embeddings are stored as
+//! bytes, everything else stays.
 //!
 //! A matrix becomes one signed byte a weight with a scale for each output ([`offshoot_graph::int8`]). What it is multiplied
 //! with is quantised at each run, by the smallest and the largest number in it:
@@ -9,25 +10,28 @@
 //! ```
 //!
 //! A Gemm is the same with its bias added; an LSTM becomes `com.microsoft.DynamicQuantizeLSTM`, for there is no such
-//! operator in ONNX itself.
+//! operator in ONNX itself. Of a table only the rows that are looked up become floats, after they are looked up.
 //!
 //! The file is not understood but edited: the messages of the graph and of subgraphs are taken apart into fields, some
 //! nodes and tensors are exchanged, and every other field keeps its bytes, whatever operator, attribute or version it is
 //! of. Elements that stand in other files move into this one.
 
+mod embedding;
 mod lstm;
 mod product;
 mod scope;
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
+use std::rc::Rc;
 
 use offshoot_graph::{Data, Tensor};
 use prost::Message;
 use prost::bytes::Bytes;
 
-use self::scope::Scope;
+use self::embedding::Table;
 pub(super) use self::scope::moved;
+use self::scope::{Scope, Store};
 use super::attributes::NodeView;
 use super::proto::{EXTERNAL, NodeProto, OperatorSetIdProto, TensorProto, ValueInfoProto};
 use super::tensors::{TensorReader, claimed_bytes};
@@ -72,7 +76,7 @@ mod tag {
 /// What dynamic int8 made of a file, or would make.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct DynamicReport {
-    /// The nodes that compute with bytes.
+    /// The nodes that compute with bytes or look up rows of them.
     pub quantized: Vec<String>,
     /// Products with stored matrices, and LSTMs, that stay as they are.
     pub kept_float: Vec<KeptFloat>,
@@ -121,7 +125,8 @@ pub(super) fn quantize(bytes: Bytes, folder: Option<&Path>) -> Result<DynamicMod
     if pass.report.quantized.is_empty() {
         return Err(nothing_to_do(&pass.report));
     }
-    let mut swept = pass.swept(&rewritten)?;
+    let mut swept: Vec<Field> = pass.first.iter().map(node_field).collect();
+    swept.extend(pass.swept(&rewritten)?);
     swept.extend(pass.added.iter().map(|tensor| Field::message(tag::GRAPH_INITIALIZER, tensor)));
     model[at] = Field::new(tag::MODEL_GRAPH, &sized(&swept)?);
     for version in model.iter_mut().filter(|f| f.tag == tag::MODEL_IR_VERSION) {
@@ -142,10 +147,10 @@ fn nothing_to_do(report: &DynamicReport) -> Problem {
         Some(KeptFloat { node, reason }) => {
             format!("no product or LSTM of it can be quantised (`{node}`: {reason})")
         }
-        None => "no MatMul, Gemm or LSTM in it has stored float weights".into(),
+        None => "no MatMul, Gemm, LSTM or embedding in it has stored float weights".into(),
     };
     let way_out = match report.convolutions {
-        0 => "Give a float model with linear layers or LSTMs",
+        0 => "Give a float model with linear layers, LSTMs or embeddings",
         _ => "Its weights are in convolutions: quantise it with `--mode static`",
     };
     Problem::unsupported("ONNX graph", what, way_out)
@@ -200,7 +205,7 @@ type Key = (usize, String, bool, u32);
 /// What goes on while a file is edited.
 struct Pass {
     splitter: Splitter,
-    tensors: TensorReader,
+    tensors: Store,
     report: DynamicReport,
     /// All names of the file, of values and nodes.
     taken: HashSet<String>,
@@ -212,8 +217,18 @@ struct Pass {
     dead: HashSet<String>,
     /// `None` where the weights are not finite.
     made: HashMap<Key, Option<Bytewise>>,
+    /// How often rows of each value are looked up.
+    lookups: HashMap<String, usize>,
+    /// The matrices that products read, and whether transposed; `None` where they are read times a factor.
+    products: Vec<(String, Option<bool>)>,
+    /// Tables whose bytes a product reads too.
+    tables: Vec<Table>,
+    /// What stands for tables of embeddings, by scope and name; `None` where they are not finite.
+    embeddings: HashMap<(usize, String), Option<Rc<Table>>>,
     /// New tensors of the main graph, which all subgraphs see.
     added: Vec<TensorProto>,
+    /// New nodes before all others of the main graph.
+    first: Vec<NodeProto>,
     scopes: usize,
     microsoft: bool,
 }
@@ -222,14 +237,19 @@ impl Pass {
     fn new(tensors: TensorReader) -> Pass {
         Pass {
             splitter: Splitter::new(),
-            tensors,
+            tensors: Store::new(tensors),
             report: DynamicReport::default(),
             taken: HashSet::new(),
             uses: HashMap::new(),
             movers: HashMap::new(),
             dead: HashSet::new(),
             made: HashMap::new(),
+            lookups: HashMap::new(),
+            products: Vec::new(),
+            tables: Vec::new(),
+            embeddings: HashMap::new(),
             added: Vec::new(),
+            first: Vec::new(),
             scopes: 0,
             microsoft: false,
         }
@@ -262,6 +282,15 @@ impl Pass {
         if let ([output], true) = (&proto.output[..], scope::moves_weights(&proto)) {
             let entry = self.movers.entry(output.clone());
             entry.and_modify(|known| *known = None).or_insert(Some(proto.input.clone()));
+        }
+        if let ("MatMul" | "Gemm", Some(b)) = (proto.op_type.as_str(), proto.input.get(1)) {
+            let node = NodeView { proto: &proto };
+            let gemm = node.op() == "Gemm";
+            let alike = !gemm || node.float("alpha").is_none_or(|alpha| alpha == 1.0);
+            self.products.push((b.clone(), alike.then_some(gemm && node.flag("transB"))));
+        }
+        if let ("Gather", Some(table)) = (proto.op_type.as_str(), proto.input.first()) {
+            *self.lookups.entry(table.clone()).or_default() += 1;
         }
         for field in self.splitter.fields(node)? {
             let Some(body) = &field.body else { continue };
@@ -331,6 +360,7 @@ impl Pass {
         match node.op() {
             "MatMul" | "Gemm" => self.product(node, scopes),
             "LSTM" => self.lstm(node, body, scopes),
+            "Gather" => self.embedding(node, scopes),
             "Conv" | "ConvTranspose" => {
                 self.report.convolutions += 1;
                 Ok(None)
@@ -426,7 +456,7 @@ impl Pass {
 
     /// A tensor with the elements that another file holds for it.
     fn moved_in(&mut self, body: &Bytes, tensor: &TensorProto) -> Result<Field, Problem> {
-        let elements = self.tensors.external_bytes(tensor)?;
+        let elements = self.tensors.reader.external_bytes(tensor)?;
         let elsewhere = [tag::TENSOR_RAW, tag::TENSOR_EXTERNAL, tag::TENSOR_LOCATION];
         let mut fields = self.splitter.fields(body)?;
         fields.retain(|f| !elsewhere.contains(&f.tag));

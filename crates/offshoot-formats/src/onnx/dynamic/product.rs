@@ -11,7 +11,7 @@ use super::{Bytewise, Pass, node_field};
 use crate::error::Problem;
 
 /// ONNX's number of f32.
-const FLOAT: i32 = 1;
+pub(super) const FLOAT: i32 = 1;
 
 impl Pass {
     /// What stands in the place of a MatMul or Gemm, if something does.
@@ -47,7 +47,10 @@ impl Pass {
                     self.keep(node, reason);
                     return Ok(None);
                 }
-                let made = self.matrix(b, &matrix, transposed, factor)?;
+                let made = match self.tied(&matrix, transposed, factor)? {
+                    Some(tied) => Some(tied),
+                    None => self.matrix(b, &matrix, transposed, factor)?,
+                };
                 self.made.insert(key, made.clone());
                 made
             }

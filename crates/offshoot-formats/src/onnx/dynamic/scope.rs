@@ -84,40 +84,62 @@ pub(super) fn is_initializer(scopes: &[Scope], name: &str) -> bool {
     home(scopes, name).is_some_and(|at| matches!(scopes[at].makers.get(name), Some(Maker::Tensor(_))))
 }
 
-/// The tensor that `name` stands for, read in the last of `scopes`; `None` where it depends on what is given at a run.
-pub(super) fn stored(
-    scopes: &[Scope],
-    name: &str,
-    tensors: &mut TensorReader,
-) -> Result<Option<Tensor>, Problem> {
-    read(scopes, name, tensors, MAX_STEPS)
+/// The tensors of a file that were read, by the scope and the name they have: what many nodes share takes memory once.
+pub(super) struct Store {
+    pub(super) reader: TensorReader,
+    read: HashMap<(usize, String), Tensor>,
 }
 
-fn read(
+impl Store {
+    pub(super) fn new(reader: TensorReader) -> Store {
+        Store { reader, read: HashMap::new() }
+    }
+}
+
+/// The tensor that `name` stands for, read in the last of `scopes`; `None` where it depends on what is given at a run.
+pub(super) fn stored(scopes: &[Scope], name: &str, store: &mut Store) -> Result<Option<Tensor>, Problem> {
+    read(scopes, name, store, MAX_STEPS)
+}
+
+fn read(scopes: &[Scope], name: &str, store: &mut Store, steps: usize) -> Result<Option<Tensor>, Problem> {
+    let Some(at) = home(scopes, name) else { return Ok(None) };
+    let key = (scopes[at].id, name.to_owned());
+    if let Some(tensor) = store.read.get(&key) {
+        return Ok(Some(tensor.clone()));
+    }
+    let tensor = match scopes[at].makers.get(name) {
+        Some(Maker::Tensor(proto)) => element(proto, &mut store.reader)?,
+        Some(Maker::Node(node)) if steps > 0 => {
+            given(&scopes[..=at], NodeView { proto: node }, store, steps - 1)?
+        }
+        Some(Maker::Node(_) | Maker::Other) | None => None,
+    };
+    if let Some(tensor) = &tensor {
+        store.read.insert(key, tensor.clone());
+    }
+    Ok(tensor)
+}
+
+/// What a node gives that gives or moves weights.
+fn given(
     scopes: &[Scope],
-    name: &str,
-    tensors: &mut TensorReader,
+    node: NodeView<'_>,
+    store: &mut Store,
     steps: usize,
 ) -> Result<Option<Tensor>, Problem> {
-    let Some(at) = home(scopes, name) else { return Ok(None) };
-    let node = match scopes[at].makers.get(name) {
-        Some(Maker::Tensor(proto)) => return element(proto, tensors),
-        Some(Maker::Node(node)) if steps > 0 => NodeView { proto: node },
-        Some(Maker::Node(_) | Maker::Other) | None => return Ok(None),
-    };
     if node.op() == "Constant" {
-        return node.tensor("value").map_or(Ok(None), |proto| element(proto, tensors));
+        return node.tensor("value").map_or(Ok(None), |proto| element(proto, &mut store.reader));
     }
-    tensors.charge(&node.place(), STEP, 1)?;
+    store.reader.charge(&node.place(), STEP, 1)?;
     let mut inputs = Vec::new();
     for input in node.proto.input.iter().filter(|i| !i.is_empty()) {
-        match read(&scopes[..=at], input, tensors, steps - 1)? {
+        match read(scopes, input, store, steps)? {
             Some(tensor) => inputs.push(tensor),
             None => return Ok(None),
         }
     }
     let Some(moved) = moved(node, &inputs) else { return Ok(None) };
-    tensors.charge(&node.place(), moved.len(), moved.dtype().size())?;
+    store.reader.charge(&node.place(), moved.len(), moved.dtype().size())?;
     Ok(Some(moved))
 }
 

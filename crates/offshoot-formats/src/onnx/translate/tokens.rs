@@ -8,6 +8,7 @@ use offshoot_graph::{DType, Data, Dim, Op, Role, Shape, Tensor, ValueId};
 use super::super::attributes::NodeView;
 use super::super::dynamic::moved;
 use super::super::fold::{MAX_NUMBERS, Number};
+use super::tables::{Rows, is_part_of_bytes};
 use super::{Filled, MAX_ELEMENTS, Operand, SIMPLIFY, Stored, Translator};
 use crate::error::Problem;
 
@@ -28,7 +29,7 @@ impl<'a> Translator<'a> {
     // ---- rows of tables ----
 
     /// Rows of a table, or one place of an axis.
-    pub(super) fn gather(&mut self, node: NodeView<'a>) -> Result<Operand, Problem> {
+    pub(super) fn gather(&mut self, node: NodeView<'a>) -> Result<Operand<'a>, Problem> {
         let indices = match self.operand(node, 1)? {
             Operand::Value(id) => Some(id),
             _ => None,
@@ -37,17 +38,27 @@ impl<'a> Translator<'a> {
             (Operand::Stored(table), _) if node.int("axis", 0) != 0 || table.transposed => {
                 Err(node.unsupported("of what is stored only rows (axis 0) are looked up", SIMPLIFY))
             }
-            (Operand::Stored(table), Some(indices)) => {
-                let table = self.parameter(&table, Role::Weight)?;
-                self.rows(node, table, indices).map(Operand::Value)
+            (Operand::Stored(table), _) if is_part_of_bytes(&table) => {
+                Ok(Operand::Rows(Rows { table, node }))
             }
-            (Operand::Stored(table), None) => self.known_rows(node, &table).map(Operand::Stored),
+            (Operand::Stored(table), _) => self.looked_up(node, &table),
             (_, Some(indices)) if node.int("axis", 0) == 0 => {
                 let x = self.value(node, 0)?;
                 self.rows(node, x, indices).map(Operand::Value)
             }
             (_, Some(_)) => Err(node.unsupported("only rows (axis 0) are looked up by tokens", SIMPLIFY)),
             (_, None) => self.pick(node).map(Operand::Value),
+        }
+    }
+
+    /// Rows of a stored table of floats, at places that are known or given at each run.
+    pub(super) fn looked_up(&mut self, node: NodeView<'a>, table: &Stored) -> Result<Operand<'a>, Problem> {
+        match self.operand(node, 1)? {
+            Operand::Value(indices) => {
+                let table = self.parameter(table, Role::Weight)?;
+                self.rows(node, table, indices).map(Operand::Value)
+            }
+            _ => self.known_rows(node, table).map(Operand::Stored),
         }
     }
 
@@ -112,7 +123,7 @@ impl<'a> Translator<'a> {
     }
 
     /// The numbers from 0 on: known, or as many as an axis of an input has places.
-    pub(super) fn range(&mut self, node: NodeView<'a>) -> Result<Operand, Problem> {
+    pub(super) fn range(&mut self, node: NodeView<'a>) -> Result<Operand<'a>, Problem> {
         let mut bounds = Vec::new();
         for index in 0..3 {
             let numbers = self.numbers(node, index)?.filter(|n| !n.float && n.data.len() == 1);
@@ -130,7 +141,11 @@ impl<'a> Translator<'a> {
         }
     }
 
-    fn known_range(&mut self, node: NodeView<'a>, [start, end, step]: [f64; 3]) -> Result<Operand, Problem> {
+    fn known_range(
+        &mut self,
+        node: NodeView<'a>,
+        [start, end, step]: [f64; 3],
+    ) -> Result<Operand<'a>, Problem> {
         let count = ((end - start) / step).ceil().max(0.0);
         if count > MAX_ELEMENTS as f64 {
             let what = format!("it counts {count} numbers");
@@ -174,7 +189,7 @@ impl<'a> Translator<'a> {
         if let Data::I64(tokens) = table.tensor.data() {
             return self.first_tokens(node, tokens, &end, whole);
         }
-        let rows = Rc::unwrap_or_clone(self.floats(table)?).reshape(&shape[axis..]);
+        let rows = (*self.floats(table)?).clone().reshape(&shape[axis..]);
         let rows = rows.map_err(|e| node.damaged(e.to_string()))?;
         let rows = self.parameter(&Stored { tensor: Rc::new(rows), ..table.clone() }, Role::Weight)?;
         let positions = self.positions(node, &format!("{}.positions", node.name()), &end)?;
