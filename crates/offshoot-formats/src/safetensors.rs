@@ -5,7 +5,6 @@
 //! one JSON string under the metadata key [`METADATA_KEY`].
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
 use std::io::{BufReader, Read, Write};
 use std::path::Path;
 
@@ -14,6 +13,7 @@ use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 
 use crate::atomic::write_atomically;
+use crate::content::open_plain;
 use crate::elements::{ByteOrder, Stored, write_le};
 use crate::error::{FormatError, Problem};
 
@@ -21,7 +21,7 @@ use crate::error::{FormatError, Problem};
 pub const METADATA_KEY: &str = "offshoot";
 
 /// The largest header that the format allows, in bytes.
-const MAX_HEADER: u64 = 100_000_000;
+pub(crate) const MAX_HEADER: u64 = 100_000_000;
 
 /// What a safetensors file holds.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,12 +38,8 @@ pub struct SafetensorsFile {
 /// When the file cannot be read, contradicts itself, or holds an element type that no tensor of ours has
 /// (8-bit floats, `u64`, complex numbers). `i16` and `u16` are widened to `i32`, `u32` to `i64`.
 pub fn read(path: &Path) -> Result<SafetensorsFile, FormatError> {
-    let open = || -> std::io::Result<(File, u64)> {
-        let file = File::open(path)?;
-        let len = file.metadata()?.len();
-        Ok((file, len))
-    };
-    let (file, len) = open().map_err(|error| Problem::Io { action: "open", error }.at(path))?;
+    let file = open_plain(path)?;
+    let len = file.metadata().map_err(|error| Problem::Io { action: "read", error }.at(path))?.len();
     read_from(BufReader::new(file), len).map_err(|problem| problem.at(path))
 }
 

@@ -185,14 +185,15 @@ pub fn architectures() -> impl Iterator<Item = &'static Architecture> {
     FAMILIES.into_iter().flatten()
 }
 
-/// The architecture called `name`; timm's prefix `tf_` may stand before it.
+/// The architecture called `name`; timm's prefix `tf_` may stand before that of an EfficientNet-Lite, whose padding is
+/// TensorFlow's. Its other models with that prefix are not those without.
 ///
 /// # Errors
 /// When none is; the message lists all and proposes the nearest.
 pub fn find(name: &str) -> Result<&'static Architecture, UnknownArchitecture> {
     let known = |name: &str| architectures().find(|a| a.name == name);
     known(name)
-        .or_else(|| known(name.strip_prefix("tf_")?))
+        .or_else(|| known(name.strip_prefix("tf_")?).filter(|a| a.pads_as_tensorflow()))
         .ok_or_else(|| UnknownArchitecture { name: name.to_string(), nearest: nearest(name) })
 }
 
@@ -243,6 +244,11 @@ impl Architecture {
         };
         graph.add_output(OUTPUT, logits);
         Ok(graph)
+    }
+
+    /// Whether strided convolutions pad as TensorFlow's do.
+    fn pads_as_tensorflow(&self) -> bool {
+        matches!(&self.family, Family::EfficientNetLite(variant) if !variant.symmetric())
     }
 
     /// Whether the original head is a 1x1 convolution in front of the pooling.
@@ -364,6 +370,10 @@ mod tests {
         assert_eq!(find("swin_t").unwrap_err().nearest, None);
         assert_eq!(find("").unwrap_err().nearest, None);
         assert_eq!(find("tf_efficientnet_lite0").unwrap().name, "efficientnet_lite0");
+        // These pad otherwise than those without the prefix.
+        for name in ["tf_efficientnet_b0", "tf_mobilenet_v3_small", "tf_efficientnet_lite0_symmetric"] {
+            assert!(find(name).is_err(), "{name}");
+        }
     }
 
     #[test]

@@ -130,7 +130,7 @@ fn golden_logits() -> tempfile::TempDir {
 
 /// The model in `weights` for inputs of `size` pixels, after the checks that loading makes.
 fn pretrained_at(architecture: &Architecture, weights: Weights, size: usize) -> Model {
-    let weights = canonical_keys(architecture, weights);
+    let weights = canonical_keys(architecture, weights).weights;
     let classes = original_classes(architecture, &weights).unwrap();
     let graph = architecture.build(&BuildOptions { classes, size, head: None }).unwrap();
     let weights = match_weights(&expected_parameters(&graph), weights).unwrap();

@@ -19,7 +19,7 @@
 //!     };
 //!     let recipe = Recipe::resolve(settings, &offshoot::own_preprocessing("mobilenet_v2")?)?;
 //!     let data = Dataset::open(&recipe.data, &recipe.folder_options())?;
-//!     let model = offshoot::starting_model(&recipe, &data.classes)?;
+//!     let model = offshoot::starting_model(&recipe, &data.classes, &mut |warning| eprintln!("{warning}"))?;
 //!     let executor = CpuExecutor::new(CpuOptions::default())?;
 //!     let (run, stop) = (Path::new("run"), AtomicBool::new(false));
 //!     let mut progress = |event: Event<'_>| println!("{event:?}");

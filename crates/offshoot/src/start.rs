@@ -11,7 +11,7 @@ use offshoot_models::{
 use offshoot_train::{Recipe, Settings, Unfreeze};
 
 use crate::error::{Error, Result};
-use crate::source::{Overrides, classifier_of_size, load_onnx, load_state_dict};
+use crate::source::{Overrides, StateDict, is_onnx, classifier_of_size, load_onnx, load_state_dict};
 
 /// The preprocessing that the model `name` was pretrained with: an architecture's, or that of an ONNX file.
 ///
@@ -26,7 +26,10 @@ pub fn own_preprocessing(name: &str) -> Result<Preprocessing> {
 
 /// The ONNX file that a recipe names instead of an architecture.
 fn onnx_file(name: &str) -> Option<&Path> {
-    Some(Path::new(name)).filter(|path| path.extension().is_some_and(|e| e == "onnx"))
+    let path = Path::new(name);
+    let named = path.extension().is_some_and(|e| e == "onnx");
+    let is_onnx = || find(name).is_err() && path.is_file() && is_onnx(path).unwrap_or(false);
+    (named || is_onnx()).then_some(path)
 }
 
 /// The file in a run's folder that holds the classifier which the run started from, when that came from an ONNX file: its
@@ -86,11 +89,11 @@ fn last_block(architecture: &Architecture) -> Vec<Unfreeze> {
 }
 
 /// The model that `recipe` starts from: pretrained weights, or random ones where it names none, and a new head for
-/// `classes`.
+/// `classes`. `say` hears what there is to say about how the weights were read.
 ///
 /// # Errors
 /// When the architecture is unknown, or the weights cannot be read or do not fit it.
-pub fn starting_model(recipe: &Recipe, classes: &[String]) -> Result<Model> {
+pub fn starting_model(recipe: &Recipe, classes: &[String], say: &mut dyn FnMut(&str)) -> Result<Model> {
     if let Some(path) = onnx_file(&recipe.model) {
         return onnx_model(path, recipe, classes);
     }
@@ -100,7 +103,7 @@ pub fn starting_model(recipe: &Recipe, classes: &[String]) -> Result<Model> {
     match &recipe.weights {
         None => random_model(architecture, Some(head), classes, preprocessing, recipe.seed),
         Some(path) => {
-            let weights = backbone(architecture, path)?;
+            let weights = backbone(architecture, path, say)?;
             let options =
                 TransferOptions { classes: classes.to_vec(), head, preprocessing, seed: recipe.seed };
             transfer(architecture, weights, options)
@@ -135,8 +138,14 @@ fn architecture(name: &str) -> Result<&'static Architecture> {
 }
 
 /// The weights of everything but the head; whatever head the file has is left out.
-fn backbone(architecture: &'static Architecture, path: &Path) -> Result<Weights> {
-    let weights = load_state_dict(architecture, path)?;
+fn backbone(
+    architecture: &'static Architecture,
+    path: &Path,
+    say: &mut dyn FnMut(&str),
+) -> Result<Weights> {
+    let StateDict { mut weights, warnings } = load_state_dict(architecture, path)?;
+    warnings.iter().for_each(|warning| say(warning));
+    architecture.fit_to_size(architecture.size, &mut weights);
     let graph = architecture.build(&BuildOptions { classes: 1, size: architecture.size, head: None })?;
     let is_head = |name: &String| architecture.is_head(name);
     let expected: Vec<_> =

@@ -54,7 +54,8 @@ struct Source<'a> {
     opset: i64,
     own: bool,
     len: u64,
-    folder: Option<&'a Path>,
+    /// The file, where there is one.
+    path: Option<&'a Path>,
 }
 
 struct Built {
@@ -64,7 +65,7 @@ struct Built {
     converted: bool,
 }
 
-pub(super) fn read(bytes: Bytes, folder: Option<&Path>, options: ReadOptions) -> Result<OnnxModel, Problem> {
+pub(super) fn read(bytes: Bytes, path: Option<&Path>, options: ReadOptions) -> Result<OnnxModel, Problem> {
     let len = bytes.len() as u64;
     let mut proto = decode(bytes)?;
     take_preparation_out(&mut proto)?;
@@ -87,7 +88,7 @@ pub(super) fn read(bytes: Bytes, folder: Option<&Path>, options: ReadOptions) ->
         opset: opset(&proto)?,
         own: own.is_some(),
         len,
-        folder,
+        path,
     };
     if softmax {
         warnings.push("the file ends in a Softmax, which is left out: the output is logits".into());
@@ -353,7 +354,7 @@ fn build(source: &Source<'_>, given: &Given<'_>, batch: Dim) -> Result<Built, Pr
     let context = Context {
         initializers: &source.initializers,
         uses: source.uses.clone(),
-        tensors: TensorReader::new(source.len, source.folder),
+        tensors: TensorReader::new(source.len, source.path),
         opset: source.opset,
         own: source.own,
         batch: batch.clone(),

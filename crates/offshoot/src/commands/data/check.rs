@@ -115,7 +115,7 @@ impl Arguments {
         data: &Dataset,
         executor: &offshoot::CpuExecutor,
     ) -> Result<Vec<Suspect>, Error> {
-        let model = starting_model(recipe, &data.classes)?;
+        let model = starting_model(recipe, &data.classes, &mut print::warning)?;
         let bar = print::bar((data.train.len() + data.val.len()) as u64, "features");
         let options =
             LabelOptions { folds: self.folds as usize, seed: recipe.seed, ..LabelOptions::default() };
