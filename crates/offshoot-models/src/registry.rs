@@ -275,8 +275,13 @@ impl Architecture {
         graph.add("flatten", Op::Flatten { axis: 1 }, &[x])
     }
 
-    /// Where published weights come from, if there are any that we know of.
+    /// The best published weights, if there are any that we know of.
     pub fn published(&self) -> Option<Published> {
+        self.all_published().into_iter().next()
+    }
+
+    /// All published weights that we know of, the best first.
+    pub fn all_published(&self) -> Vec<Published> {
         published(self.name)
     }
 
@@ -288,7 +293,8 @@ impl Architecture {
         }
     }
 
-    /// How pictures become the input that the published weights were trained for.
+    /// How pictures become the input that weights of this architecture are assumed to expect where nothing else is known: what
+    /// its first published ones were trained for.
     pub fn preprocessing(&self) -> Preprocessing {
         match self.resize {
             Resize::Torchvision => Preprocessing::default(),

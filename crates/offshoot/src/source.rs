@@ -11,10 +11,11 @@ use offshoot_formats::{Problem, coreml, onnx, safetensors, torchscript};
 use offshoot_graph::{DType, Dim, Fit, Graph, Metadata, Model, Preprocessing, Weights, model, passes};
 use offshoot_models::{
     Architecture, BuildError, BuildOptions, CanonicalKeys, Head, canonical_keys, described,
-    expected_parameters, find, grafted, original_classes, pretrained, recognise,
+    Published, expected_parameters, find, grafted, imagenet_classes, original_classes, pretrained, recognise,
 };
 
 use crate::error::{Error, Result};
+use crate::manifest::sha256;
 use crate::start::BASE;
 
 /// A model to load.
@@ -169,7 +170,8 @@ pub(crate) fn load_state_dict(architecture: &Architecture, path: &Path) -> Resul
     let loaded = load_weights(path)?.into_f32();
     let ours = loaded.metadata.contains_key(METADATA_KEY);
     let CanonicalKeys { weights, mut notes } = canonical_keys(architecture, loaded.weights);
-    if ours {
+    // What the names cannot tell is known of these.
+    if ours || published_file(architecture, path)?.is_some() {
         notes.clear();
     }
     if !fits(architecture, &weights)
@@ -207,15 +209,56 @@ fn fits(architecture: &Architecture, weights: &Weights) -> bool {
 
 fn load_pretrained(name: &str, path: &Path, overrides: &Overrides) -> Result<Loaded> {
     let architecture = find(name)?;
-    let preprocessing = overrides.apply(&architecture.preprocessing());
-    let StateDict { mut weights, warnings } = load_state_dict(architecture, path)?;
+    let StateDict { mut weights, mut warnings } = load_state_dict(architecture, path)?;
+    let published = published_file(architecture, path)?;
+    let own = own_preprocessing(architecture, published);
+    let preprocessing = overrides.apply(&own);
     architecture.fit_to_size(preprocessing.size, &mut weights);
     let transfer = |source| Error::Transfer { path: path.to_owned(), source: Box::new(source) };
     let classes = original_classes(architecture, &weights).map_err(transfer)?;
     let graph = architecture.build(&BuildOptions { classes, size: preprocessing.size, head: None })?;
     let matched = matched(path, &graph, weights)?;
-    let model = pretrained(architecture, matched, preprocessing).map_err(transfer)?;
+    let mut model = pretrained(architecture, matched, preprocessing).map_err(transfer)?;
+    match published {
+        // Only of these is it known what the logits mean: other weights of 1000 classes may be of other classes.
+        Some(published) if published.has_head => {
+            model.metadata.classes = imagenet_classes().map(str::to_owned).collect();
+        }
+        _ => warnings.push(format!(
+            "{}: no file that its authors publish: classes are called by their indices, and pictures are prepared as for \
+             {name} in general ({} of {} pixels, {}); --size, --fit, --mean and --std say otherwise",
+            path.display(),
+            own.size,
+            own.resize,
+            format!("{:?}", own.interpolation).to_lowercase(),
+        )),
+    }
     Ok(Loaded { model, warnings, assumed_metadata: false })
+}
+
+/// The published weights that the file `path` holds: it is called as they are, or has their hash.
+pub(crate) fn published_file(architecture: &Architecture, path: &Path) -> Result<Option<Published>> {
+    let io = |source| Error::Io { path: path.to_owned(), action: "read", source };
+    let all = architecture.all_published();
+    if let Some(named) = all.iter().find(|published| published.names(path)) {
+        return Ok(Some(*named));
+    }
+    let bytes = path.metadata().map_err(io)?.len();
+    let possible: Vec<&Published> = all.iter().filter(|published| published.may_have(bytes)).collect();
+    if possible.is_empty() {
+        return Ok(None);
+    }
+    let hash = sha256(path)?;
+    Ok(possible.into_iter().find(|published| hash.starts_with(published.sha256)).copied())
+}
+
+/// How pictures are prepared for weights of an architecture.
+pub(crate) fn own_preprocessing(architecture: &Architecture, published: Option<Published>) -> Preprocessing {
+    let own = architecture.preprocessing();
+    match published {
+        Some(published) => published.preprocessing(own),
+        None => own,
+    }
 }
 
 fn matched(path: &Path, graph: &offshoot_graph::Graph, weights: Weights) -> Result<Weights> {

@@ -11,17 +11,23 @@ use offshoot_models::{
 use offshoot_train::{Recipe, Settings, Unfreeze};
 
 use crate::error::{Error, Result};
-use crate::source::{Overrides, StateDict, is_onnx, classifier_of_size, load_onnx, load_state_dict};
+use crate::source::{self, Overrides, StateDict, is_onnx, classifier_of_size, load_onnx, load_state_dict};
 
-/// The preprocessing that the model `name` was pretrained with: an architecture's, or that of an ONNX file.
+/// The preprocessing that the model `name` was pretrained with: that of published `weights`, an architecture's, or that of an
+/// ONNX file.
 ///
 /// # Errors
-/// When there is no architecture of that name, or the file cannot be read.
-pub fn own_preprocessing(name: &str) -> Result<Preprocessing> {
-    match onnx_file(name) {
-        Some(path) => Ok(load_onnx(path, &Overrides::default(), false)?.model.metadata.preprocessing),
-        None => Ok(architecture(name)?.preprocessing()),
+/// When there is no architecture of that name, or a file cannot be read.
+pub fn own_preprocessing(name: &str, weights: Option<&Path>) -> Result<Preprocessing> {
+    if let Some(path) = onnx_file(name) {
+        return Ok(load_onnx(path, &Overrides::default(), false)?.model.metadata.preprocessing);
     }
+    let architecture = architecture(name)?;
+    let published = match weights {
+        Some(path) => source::published_file(architecture, path)?,
+        None => None,
+    };
+    Ok(source::own_preprocessing(architecture, published))
 }
 
 /// The ONNX file that a recipe names instead of an architecture.

@@ -110,7 +110,8 @@ impl Arguments {
         if let Some(path) = &self.recipe {
             settings = settings.over(Settings::read(path)?);
         }
-        Ok(Recipe::resolve(with_default_recipe(settings), &own_preprocessing(&self.model)?)?)
+        let own = own_preprocessing(&self.model, settings.weights.as_deref())?;
+        Ok(Recipe::resolve(with_default_recipe(settings), &own)?)
     }
 }
 

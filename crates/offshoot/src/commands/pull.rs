@@ -10,9 +10,11 @@ use super::{Outcome, print};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// The architecture; `offshoot models` lists them.
+    /// The architecture, for its best weights, or with their version, as resnet50.IMAGENET1K_V1 or resnet50.V1; `offshoot
+    /// models` lists them.
     name: String,
-    /// The file to write; the published name in this folder where not given.
+    /// The file to write; the published name in this folder where not given. Until it is whole it has .part at the end: a
+    /// download that broke off goes on from there.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     /// Where the published files are instead of at their authors'.

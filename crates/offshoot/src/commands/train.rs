@@ -344,7 +344,7 @@ impl Arguments {
                 "give DATA, a folder with a folder of pictures for each class (or `data` in the recipe)";
             return Err(Error::Input(text.into()).into());
         }
-        let own = own_preprocessing(name)?;
+        let own = own_preprocessing(name, settings.weights.as_deref())?;
         Ok(Recipe::resolve(with_default_recipe(settings), &own)?)
     }
 

@@ -95,7 +95,10 @@ impl Arguments {
     }
 
     fn recipe(&self) -> Result<Recipe, Error> {
-        let own = self.model.as_deref().map_or(Ok(offshoot::Preprocessing::default()), own_preprocessing)?;
+        let own = match &self.model {
+            Some(model) => own_preprocessing(model, self.weights.as_deref())?,
+            None => offshoot::Preprocessing::default(),
+        };
         let settings = Settings {
             model: Some(self.model.clone().unwrap_or_else(|| "none".into())),
             weights: self.weights.clone(),

@@ -92,7 +92,10 @@ impl Arguments {
             ..Settings::default()
         };
         let settings = settings.over(file);
-        let own = settings.model.as_deref().map_or(Ok(Preprocessing::default()), own_preprocessing)?;
+        let own = match &settings.model {
+            Some(model) => own_preprocessing(model, settings.weights.as_deref())?,
+            None => Preprocessing::default(),
+        };
         let model = settings.model.clone().unwrap_or_else(|| "none".into());
         Ok(Recipe::resolve(Settings { model: Some(model), ..settings }, &own)?)
     }
