@@ -285,3 +285,31 @@ fn regnet(name: &str) -> String {
     let rules = [("stem.0.", "stem.conv."), ("stem.1.", "stem.bn."), ("fc.", "head.fc.")];
     spell().unwrap_or_else(|| replace_start(name, &rules))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lukemelas_names_are_known() {
+        // Lite1 has three blocks in its second stage.
+        let repeats = [1, 3, 3, 4, 4, 5, 1];
+        for (own, theirs) in [
+            ("conv_stem.weight", "_conv_stem.weight"),
+            ("bn1.running_var", "_bn0.running_var"),
+            ("blocks.0.0.conv_dw.weight", "_blocks.0._depthwise_conv.weight"),
+            ("blocks.0.0.conv_pw.weight", "_blocks.0._project_conv.weight"),
+            ("blocks.0.0.bn2.bias", "_blocks.0._bn2.bias"),
+            ("blocks.1.0.conv_pw.weight", "_blocks.1._expand_conv.weight"),
+            ("blocks.1.1.bn1.weight", "_blocks.2._bn0.weight"),
+            ("blocks.2.0.bn2.bias", "_blocks.4._bn1.bias"),
+            ("blocks.2.0.bn3.weight", "_blocks.4._bn2.weight"),
+            ("blocks.2.0.conv_pwl.weight", "_blocks.4._project_conv.weight"),
+            ("conv_head.weight", "_conv_head.weight"),
+            ("bn2.bias", "_bn1.bias"),
+            ("classifier.weight", "_fc.weight"),
+        ] {
+            assert_eq!(lukemelas(&repeats, own), theirs);
+        }
+    }
+}
