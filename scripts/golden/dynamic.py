@@ -134,6 +134,7 @@ def pictures():
 
 
 def state_dicts():
+    from torch.ao.nn.quantized import dynamic
     from torch.ao.quantization import per_channel_dynamic_qconfig, quantize_dynamic
 
     torch.manual_seed(2)
@@ -143,6 +144,12 @@ def state_dicts():
         "per_channel": quantize_dynamic(layers(), {nn.Linear: per_channel_dynamic_qconfig}),
         "halves": quantize_dynamic(layers(), {nn.Linear}, dtype=torch.float16),
         "lstm": quantize_dynamic(Sound().eval(), {nn.Linear, nn.LSTM}, dtype=torch.qint8),
+        "gru": quantize_dynamic(nn.Sequential(nn.GRU(5, 3, num_layers=3)), {nn.GRU}, dtype=torch.qint8),
+        "cells": quantize_dynamic(
+            nn.Sequential(nn.LSTMCell(4, 3), nn.GRUCell(4, 3), nn.RNNCell(4, 3)),
+            {nn.LSTMCell, nn.GRUCell, nn.RNNCell}, dtype=torch.qint8),
+        "lstm_halves": quantize_dynamic(
+            nn.Sequential(nn.LSTM(4, 3, bidirectional=True)), {nn.LSTM}, dtype=torch.float16),
     }
     floats = {}
     for name, model in made.items():
@@ -159,6 +166,13 @@ def state_dicts():
                     floats[name][f"{layer}.weight"]["integers"] = integers.flatten().tolist()
                 if bias is not None:
                     floats[name][f"{layer}.bias"] = listed(bias.detach().numpy())
+        for layer, module in model.named_modules():
+            if isinstance(module, (dynamic.LSTM, dynamic.GRU, dynamic.LSTMCell, dynamic.GRUCell, dynamic.RNNCell)):
+                for key, value in {**module.get_weight(), **module.get_bias()}.items():
+                    key = f"{layer}.{key}"
+                    floats[name][key] = listed((value.dequantize() if value.is_quantized else value).detach().numpy())
+                    if value.is_quantized:
+                        floats[name][key]["integers"] = value.int_repr().flatten().tolist()
     (OUT / "floats.json").write_text(json.dumps(floats))
 
 

@@ -1,10 +1,11 @@
 """What torchvision and timm hold and compute, for the tests of crates/offshoot-models.
 
-    models.py              writes tests/golden/state_dicts.txt
+    models.py              writes tests/golden/state_dicts.txt, and timm_keys.txt in the same form: our name, timm's keys
     models.py predictions  writes tests/golden/imagenet20.txt: the top-1 of the published weights, picture by picture
     models.py logits DIR   writes DIR/NAME.safetensors for every model: a state dict with random weights and statistics,
                            with `golden.input`, `golden.logits` and, computed in f64, `golden.exact`; for some also `golden.labels` and `golden.grad.KEY`,
                            gradients of the cross entropy in training mode without dropout and stochastic depth. Also
+                           DIR/timm_NAME.safetensors with timm's keys and logits for our NAME, and
                            DIR/positions.safetensors: what timm makes of the positions of a transformer for other sizes
 
 state_dicts.txt has a block a model. First a line `model NAME PARAMETERS`, with `+HEAD` behind the name when the head is
@@ -30,7 +31,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 GOLDEN = pathlib.Path(__file__).parents[2] / "crates/offshoot-models/tests/golden"
 ASSETS = pathlib.Path(os.environ.get("OFFSHOOT_ASSETS", pathlib.Path.home() / ".cache/offshoot/assets"))
 NAMES = [f"resnet{n}" for n in (18, 34, 50, 101, 152)] + ["mobilenet_v2"]
-NAMES += [f"efficientnet_lite{n}" for n in range(5)]
+NAMES += [f"efficientnet_lite{n}{end}" for end in ("", "_symmetric") for n in range(5)]
 NAMES += ["mobilenet_v3_small", "mobilenet_v3_large", *(f"efficientnet_b{n}" for n in range(5))]
 NAMES += ["convnext_tiny", "convnext_small", "vit_b_16", "vit_small_patch14_dinov2"]
 NAMES += ["vgg16", "vgg16_bn", "densenet121", "regnet_y_400mf", "squeezenet1_1"]
@@ -40,6 +41,7 @@ SIZES = {"resnet18": 97, "resnet34": 64, "resnet50": 224, "resnet101": 64, "resn
 SIZES |= {"mobilenet_v2": 224, "efficientnet_lite0": 224}
 SIZES |= {f"efficientnet_lite{n}": size for n, size in enumerate((97, 130, 95, 64), start=1)}
 
+SIZES |= {f"efficientnet_lite{n}_symmetric": size for n, size in enumerate((224, 97, 64, 65, 66))}
 SIZES |= {"mobilenet_v3_small": 97, "mobilenet_v3_large": 224, "efficientnet_b0": 224, "efficientnet_b1": 97}
 SIZES |= {"efficientnet_b2": 97, "efficientnet_b3": 95, "efficientnet_b4": 96, "convnext_tiny": 97, "convnext_small": 64}
 SIZES |= {"vit_b_16": 224, "vit_small_patch14_dinov2": 98, "vgg16": 224, "vgg16_bn": 224}
@@ -49,11 +51,21 @@ GRADIENTS = ["mobilenet_v3_small", "efficientnet_b0", "convnext_tiny", "vit_smal
 GRADIENTS += ["regnet_y_400mf", "squeezenet1_1"]
 
 
+# timm's models that compute what ours do, under other names. Its sizes are our defaults.
+TIMM = {"mobilenet_v2": "mobilenetv2_100", "mobilenet_v3_small": "mobilenetv3_small_100"}
+TIMM |= {"mobilenet_v3_large": "mobilenetv3_large_100", "convnext_tiny": "convnext_tiny", "convnext_small": "convnext_small"}
+TIMM |= {f"efficientnet_b{n}": f"efficientnet_b{n}" for n in range(5)}
+TIMM |= {"vgg16": "vgg16", "vgg16_bn": "vgg16_bn", "vit_b_16": "vit_base_patch16_224", "regnet_y_400mf": "regnety_004"}
+TIMM |= {"resnet50": "resnet50", "densenet121": "densenet121"}
+
+
 def build(name, size=None):
     if name == "vit_small_patch14_dinov2":
         return timm.create_model(name, num_classes=1000, **({"img_size": size} if size else {}))
     if name == "vit_b_16" and size:
         return torchvision.models.vit_b_16(weights=None, image_size=size)
+    if name.endswith("_symmetric"):
+        return timm.create_model(name.removesuffix("_symmetric"))
     if name.startswith("efficientnet_lite"):
         return timm.create_model("tf_" + name)
     return getattr(torchvision.models, name)(weights=None)
@@ -95,6 +107,14 @@ def write_state_dicts():
         replace_head(model, head)
         lines += describe(f"{name}+{head}", model)
     (GOLDEN / "state_dicts.txt").write_text("\n".join(lines) + "\n")
+
+
+def write_timm_keys():
+    # One a family: the others differ in the number of blocks.
+    same = ["convnext_small", "vgg16_bn", "resnet50", "densenet121", *(f"efficientnet_b{n}" for n in range(1, 5))]
+    names = [name for name in TIMM if name not in same]
+    lines = [line for name in names for line in describe(name, timm.create_model(TIMM[name]))]
+    (GOLDEN / "timm_keys.txt").write_text("\n".join(lines) + "\n")
 
 
 def randomize(model, x):
@@ -148,6 +168,15 @@ def write_logits(directory):
             # Small, so that few inputs of ReLUs are close to zero; a transformer has its positions' size.
             tensors |= gradients(model, size if "vit" in name else 64)
         save_file({k: t.contiguous() for k, t in tensors.items()}, directory / f"{name}.safetensors")
+
+    for name, other in TIMM.items():
+        torch.manual_seed(0)
+        model = timm.create_model(other)
+        x = torch.randn(2, 3, 224, 224)
+        randomize(model, torch.randn(4, 3, 224, 224))
+        exact = copy.deepcopy(model).double()(x.double()).float()
+        tensors = dict(model.state_dict()) | {"golden.input": x, "golden.logits": model(x), "golden.exact": exact}
+        save_file({k: t.contiguous() for k, t in tensors.items()}, directory / f"timm_{name}.safetensors")
 
     width = 384
     old = torch.randn(1, 37 * 37 + 1, width)
@@ -226,3 +255,4 @@ if __name__ == "__main__":
         write_predictions()
     else:
         write_state_dicts()
+        write_timm_keys()

@@ -171,6 +171,8 @@ def main():
     expect("compiled-zip.pth", {"w": torch.ones(1), "b": torch.zeros(1)})
     save("extras-zip.pth", {"w": torch.ones(1), "_extra_state": {"a": 1}, "scale": 0.5, "where": pathlib.PurePosixPath("x")})
     expect("extras-zip.pth", {"w": torch.ones(1)})
+    nested = {"w": torch.ones(1), "buffers": [torch.zeros(2)], "packed": ("a", {"b": torch.ones(1)}), "lr": [0.1]}
+    save("nested-zip.pth", nested)
     save("ema-zip.pth", {"ema": {"w": torch.zeros(1)}, "model": {"w": torch.ones(1)}})
     expect("ema-zip.pth", {"w": torch.ones(1)})
 

@@ -33,8 +33,8 @@ mod transform;
 
 pub use augment::{Augmentation, Mix, Policy};
 pub use decode::{
-    DEFAULT_MAX_PIXELS, DecodeError, DecodeOptions, Picture, PictureError, decode, max_pixels, probe, read_picture,
-    set_max_pixels, with_picture,
+    DEFAULT_MAX_PIXELS, DecodeError, DecodeOptions, Picture, PictureError, decode, max_pixels, probe,
+    read_picture, set_max_pixels, with_picture,
 };
 pub use folder::{
     Dataset, FolderError, FolderOptions, Labelled, Pictures, Sample, labelled, picture_ending, pictures,

@@ -3,12 +3,11 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
-use std::io::{Read, Seek};
 use std::path::Path;
 
 use offshoot_graph::Weights;
 
-use crate::content::{Content, HEAD, sniff};
+use crate::content::{self, Content};
 use crate::error::{FormatError, Problem};
 use crate::safetensors::METADATA_KEY;
 use crate::{pth, safetensors, torchscript};
@@ -55,6 +54,8 @@ pub struct LoadedWeights {
     pub prefix: String,
     /// The keys of the state dict whose value is no tensor, with the type of the value.
     pub skipped: Vec<(String, String)>,
+    /// Those of them that hold tensors, which are not read.
+    pub unread: Vec<(String, String)>,
 }
 
 impl LoadedWeights {
@@ -79,47 +80,58 @@ impl LoadedWeights {
 /// # Errors
 /// When the file cannot be read, is damaged, is of no known format, or asks for a call that weights do not need.
 pub fn load_weights(path: &Path) -> Result<LoadedWeights, FormatError> {
-    let file = File::open(path).map_err(|error| Problem::Io { action: "open", error }.at(path))?;
-    load(file).map_err(|problem| problem.at(path))
+    let (file, content) = content::open(path)?;
+    load(file, content).map_err(|problem| problem.at(path))
 }
 
-fn load(mut file: File) -> Result<LoadedWeights, Problem> {
-    let (head, len) = head(&mut file).map_err(|error| Problem::Io { action: "read", error })?;
-    match sniff(&head, len)? {
+fn load(mut file: File, content: Content) -> Result<LoadedWeights, Problem> {
+    match content {
         Content::Safetensors => {
+            let len = file.metadata().map_err(|error| Problem::Io { action: "read", error })?.len();
             let file = safetensors::read_from(std::io::BufReader::new(file), len)?;
             let (weights, prefix) = match file.metadata.contains_key(METADATA_KEY) {
                 true => (file.weights, String::new()),
                 false => strip_prefixes(file.weights),
             };
             let format = CheckpointFormat::Safetensors;
-            let (wrappers, skipped) = (vec![], vec![]);
-            Ok(LoadedWeights { weights, metadata: file.metadata, format, wrappers, prefix, skipped })
+            let (wrappers, skipped, unread) = (vec![], vec![], vec![]);
+            Ok(LoadedWeights { weights, metadata: file.metadata, format, wrappers, prefix, skipped, unread })
         }
         Content::Zip if torchscript::is_torchscript(&mut file) => {
             let (weights, prefix) = strip_prefixes(torchscript::state_dict(file)?);
             let format = CheckpointFormat::TorchScript;
-            let (wrappers, skipped) = (vec![], vec![]);
-            Ok(LoadedWeights { weights, metadata: BTreeMap::new(), format, wrappers, prefix, skipped })
+            let (wrappers, skipped, unread) = (vec![], vec![], vec![]);
+            Ok(LoadedWeights {
+                weights,
+                metadata: BTreeMap::new(),
+                format,
+                wrappers,
+                prefix,
+                skipped,
+                unread,
+            })
         }
         Content::Zip | Content::Pickle => {
-            let pth::PthFile { weights, wrappers, skipped, layout, .. } = pth::read_from(file)?;
+            let pth::PthFile { weights, wrappers, skipped, unread, layout, .. } = pth::read_from(file)?;
             let (weights, prefix) = strip_prefixes(weights);
             let format = match layout {
                 pth::Layout::Zip => CheckpointFormat::PthZip,
                 pth::Layout::Legacy => CheckpointFormat::PthLegacy,
             };
-            Ok(LoadedWeights { weights, metadata: BTreeMap::new(), format, wrappers, prefix, skipped })
+            Ok(LoadedWeights {
+                weights,
+                metadata: BTreeMap::new(),
+                format,
+                wrappers,
+                prefix,
+                skipped,
+                unread,
+            })
         }
+        Content::Onnx => Err(Problem::Unrecognised {
+            found: "an ONNX model, which has a graph of its own: give it in place of the architecture".into(),
+        }),
     }
-}
-
-fn head(file: &mut File) -> std::io::Result<(Vec<u8>, u64)> {
-    let len = file.metadata()?.len();
-    let mut head = Vec::with_capacity(HEAD);
-    file.by_ref().take(HEAD as u64).read_to_end(&mut head)?;
-    file.rewind()?;
-    Ok((head, len))
 }
 
 /// Removes what every key begins with, as long as that is one of [`PREFIXES`].
@@ -197,7 +209,8 @@ fn list<T>(
 
 /// The weights of exactly the parameters `expected`, given by name and shape.
 ///
-/// `num_batches_tracked`, a counter that inference does not use, is neither missed nor unexpected.
+/// Counters that inference does not use (`num_batches_tracked`, and `total_ops` and `total_params` of the profiler `thop`) are
+/// neither missed nor unexpected.
 ///
 /// # Errors
 /// When names or shapes differ; all that do are listed, in the order of `expected` and of the file's keys.
@@ -229,5 +242,5 @@ pub fn match_weights(
 }
 
 fn is_counter(name: &str) -> bool {
-    name.rsplit('.').next() == Some("num_batches_tracked")
+    matches!(name.rsplit('.').next(), Some("num_batches_tracked" | "total_ops" | "total_params"))
 }

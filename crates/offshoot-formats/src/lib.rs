@@ -2,7 +2,7 @@
 
 pub mod atomic;
 pub mod checkpoint;
-mod content;
+pub mod content;
 pub mod coreml;
 mod elements;
 mod ending;

@@ -15,18 +15,19 @@
 //! tensors together by [`MEMORY_FACTOR`] times the size of the file, whatever strides or compression claim.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{Read, Seek};
 use std::path::Path;
 
 use offshoot_graph::Weights;
 
+use crate::content::open_plain;
 use crate::error::{FormatError, Problem};
 
 mod calls;
 pub(crate) mod container;
 mod input;
 pub(crate) mod opcodes;
+mod packed;
 pub(crate) mod pickle;
 mod quantized;
 mod state_dict;
@@ -62,7 +63,8 @@ pub enum Layout {
 #[derive(Clone, Debug, PartialEq)]
 pub struct PthFile {
     /// The tensors by key, as the file spells the keys. Those of integers that stand for floats are floats here, and the
-    /// packed weight of a quantised `Linear` (`fc._packed_params._packed_params`) is `fc.weight` and `fc.bias`.
+    /// packed weights of quantised layers (`fc._packed_params._packed_params`, `rnn._all_weight_values.0.param`) stand under the
+    /// names of the float layer (`fc.weight`, `rnn.weight_ih_l0`).
     pub weights: Weights,
     /// The integers of those that were quantised.
     pub quantized: BTreeMap<String, QuantizedTensor>,
@@ -70,6 +72,8 @@ pub struct PthFile {
     pub wrappers: Vec<String>,
     /// The keys of the state dict whose value is no tensor, with the type of the value.
     pub skipped: Vec<(String, String)>,
+    /// Those of them that hold tensors, which are not read.
+    pub unread: Vec<(String, String)>,
     /// The layout of the file.
     pub layout: Layout,
 }
@@ -84,8 +88,7 @@ pub struct PthFile {
 /// When the file cannot be read, contradicts itself, asks for a call that is not known to be harmless, or holds no
 /// state dict.
 pub fn read(path: &Path) -> Result<PthFile, FormatError> {
-    let file = File::open(path).map_err(|error| Problem::Io { action: "open", error }.at(path))?;
-    read_from(file).map_err(|problem| problem.at(path))
+    read_from(open_plain(path)?).map_err(|problem| problem.at(path))
 }
 
 /// Reads the state dict from `source`.
@@ -99,5 +102,6 @@ pub fn read_from(source: impl Read + Seek) -> Result<PthFile, Problem> {
     let (limit, order) = (container.limit, container.order);
     let source = storage::Source { bytes: &mut |storage| container.bytes(storage), limit, order };
     let (weights, quantized) = quantized::load(&pickled.heap, found.tensors, &found.quantized, source)?;
-    Ok(PthFile { weights, quantized, wrappers: found.wrappers, skipped: found.skipped, layout })
+    let state_dict::Found { wrappers, skipped, unread, .. } = found;
+    Ok(PthFile { weights, quantized, wrappers, skipped, unread, layout })
 }

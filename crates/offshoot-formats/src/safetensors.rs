@@ -5,7 +5,6 @@
 //! one JSON string under the metadata key [`METADATA_KEY`].
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
 use std::io::{BufReader, Read, Write};
 use std::path::Path;
 
@@ -14,6 +13,7 @@ use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 
 use crate::atomic::write_atomically;
+use crate::content::open_plain;
 use crate::elements::{ByteOrder, Stored, write_le};
 use crate::error::{FormatError, Problem};
 
@@ -21,7 +21,7 @@ use crate::error::{FormatError, Problem};
 pub const METADATA_KEY: &str = "offshoot";
 
 /// The largest header that the format allows, in bytes.
-const MAX_HEADER: u64 = 100_000_000;
+pub(crate) const MAX_HEADER: u64 = 100_000_000;
 
 /// What a safetensors file holds.
 #[derive(Clone, Debug, PartialEq)]
@@ -54,12 +54,9 @@ pub fn read_metadata(path: &Path) -> Result<BTreeMap<String, String>, FormatErro
 
 /// The file and its length.
 fn open(path: &Path) -> Result<(File, u64), FormatError> {
-    let open = || -> std::io::Result<(File, u64)> {
-        let file = File::open(path)?;
-        let len = file.metadata()?.len();
-        Ok((file, len))
-    };
-    open().map_err(|error| Problem::Io { action: "open", error }.at(path))
+    let file = open_plain(path)?;
+    let len = file.metadata().map_err(|error| Problem::Io { action: "read", error }.at(path))?.len();
+    Ok((file, len))
 }
 
 /// Reads a file of `len` bytes from `source`.

@@ -5,6 +5,7 @@
 mod onnx_support;
 
 use std::fs;
+use std::path::Path;
 
 use offshoot_formats::onnx::{self, Options, ReadOptions};
 use offshoot_formats::{FormatError, Problem};
@@ -198,6 +199,16 @@ fn an_operator_that_is_not_read_is_named_with_a_way_out() {
 fn a_batch_norm_in_training_is_refused() {
     let norm = node("BatchNormalization", &["x", "c", "c", "c", "c"], "f", &[attribute("training_mode", 1)]);
     refused_with(&model(&[norm, tensor("c", &[3], None), head()]), &["`the_f`", "model.eval()"]);
+    // Before operator set 14 five outputs say the same; empty names are no outputs.
+    let outputs = |names: &[&str]| {
+        let names = names.iter().map(|name| field(2, name)).collect::<Vec<_>>().concat();
+        let inputs = ["x", "c", "c", "c", "c"].map(|name| field(1, name)).concat();
+        field(1, [inputs, names, field(3, "the_f"), field(4, "BatchNormalization")].concat())
+    };
+    refused_with(
+        &model(&[outputs(&["f", "m", "v", "sm", "sv"]), tensor("c", &[3], None), head()]),
+        &["`the_f`", "model.eval()"],
+    );
 }
 
 #[test]
@@ -447,6 +458,16 @@ fn layouts_and_weights_that_do_not_fit() {
     );
 }
 
+#[test]
+fn an_operator_whose_mode_is_not_known_is_refused() {
+    let zero = || [node("Shape", &["x"], "s", &[]), node("Gather", &["s", "first"], "mode", &[])].concat();
+    let dropout = node("Dropout", &["x", "", "mode"], "f", &[]);
+    refused_with(
+        &model(&[tensor("first", &[1], None), zero(), dropout, head()]),
+        &["`the_f`", "training mode"],
+    );
+}
+
 /// Reads a model whose weight `w` is where `entries` say, from a folder with `w.bin`.
 fn read_external(entries: &[(&str, &str)]) -> Result<(), FormatError> {
     let folder = tempfile::tempdir().unwrap();
@@ -454,6 +475,8 @@ fn read_external(entries: &[(&str, &str)]) -> Result<(), FormatError> {
     fs::create_dir(&inside).unwrap();
     let elements = vec![0; 4 * 108];
     fs::write(inside.join("w.bin"), &elements).unwrap();
+    fs::create_dir(inside.join("sub")).unwrap();
+    fs::write(inside.join("sub/w.bin"), &elements).unwrap();
     fs::write(folder.path().join("outside.bin"), &elements).unwrap();
     #[cfg(unix)]
     std::os::unix::fs::symlink(folder.path().join("outside.bin"), inside.join("link.bin")).unwrap();
@@ -468,7 +491,9 @@ fn read_external(entries: &[(&str, &str)]) -> Result<(), FormatError> {
 #[test]
 fn elements_beside_the_file_are_read() {
     read_external(&[("location", "w.bin")]).unwrap();
-    read_external(&[("location", "./w.bin"), ("offset", "0"), ("length", "432")]).unwrap_err();
+    read_external(&[("location", "./w.bin"), ("offset", "0"), ("length", "432")]).unwrap();
+    read_external(&[("location", "sub//./w.bin")]).unwrap();
+    read_external(&[("location", "sub/../w.bin")]).unwrap();
     read_external(&[("location", "w.bin"), ("offset", "0"), ("length", "432"), ("checksum", "x")]).unwrap();
 }
 
@@ -476,6 +501,9 @@ fn elements_beside_the_file_are_read() {
 fn elements_elsewhere_are_refused() {
     for (entries, part) in [
         (vec![("location", "../outside.bin")], "does not stay in the model's folder"),
+        (vec![("location", "../missing.bin")], "does not stay in the model's folder"),
+        (vec![("location", "sub/../../outside.bin")], "does not stay in the model's folder"),
+        (vec![("location", "sub")], "no plain file"),
         (vec![("location", "ABSOLUTE")], "does not stay in the model's folder"),
         (vec![("location", "missing.bin")], "cannot be opened"),
         (vec![("location", "")], "`w`"),
@@ -493,6 +521,84 @@ fn elements_elsewhere_are_refused() {
     }
     let bytes = model(&[plain_conv(), external("w", &[4, 3, 3, 3], &[("location", "w.bin")]), head()]);
     refused_with(&bytes, &["tensor `w`", "`w.bin`", "onnx.save"]);
+}
+
+/// A model whose weight is in `w.bin` beside it.
+fn beside() -> Vec<u8> {
+    model(&[plain_conv(), external("w", &[4, 3, 3, 3], &[("location", "w.bin")]), head()])
+}
+
+/// Each case as ONNX Runtime 1.32 has it.
+#[cfg(unix)]
+#[test]
+fn links_are_followed_to_where_the_model_is() {
+    use std::os::unix::fs::symlink;
+    let root = tempfile::tempdir().unwrap();
+    let read = |name: &str, make: fn(&Path)| {
+        let folder = root.path().join(name);
+        fs::create_dir_all(&folder).unwrap();
+        make(&folder);
+        onnx::read(&folder.join("m.onnx")).map(|_| ()).map_err(|e| e.to_string())
+    };
+    fn put(path: &Path, bytes: &[u8]) {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+    }
+    const W: [u8; 432] = [0; 432];
+    let plain = read("a_link_to_a_file_in_a_folder_below", |at| {
+        put(&at.join("m.onnx"), &beside());
+        put(&at.join("s/real.bin"), &W);
+        symlink("s/real.bin", at.join("w.bin")).unwrap();
+    });
+    assert_eq!(plain, Ok(()));
+    let absolute = read("an_absolute_link_that_stays", |at| {
+        put(&at.join("m.onnx"), &beside());
+        put(&at.join("real.bin"), &W);
+        symlink(at.join("real.bin"), at.join("w.bin")).unwrap();
+    });
+    assert_eq!(absolute, Ok(()));
+    let cache = read("models--x/snapshots/abc/onnx", |at| {
+        let blobs = at.join("../../../blobs");
+        put(&blobs.join("aaaa"), &beside());
+        put(&blobs.join("bbbb"), &W);
+        symlink("../../../blobs/aaaa", at.join("m.onnx")).unwrap();
+        symlink("../../../blobs/bbbb", at.join("w.bin")).unwrap();
+    });
+    assert_eq!(cache, Ok(()));
+    let moved = read("a_model_that_is_a_link_and_elements_beside_the_link", |at| {
+        put(&at.join("s/m.onnx"), &beside());
+        put(&at.join("w.bin"), &W);
+        symlink("s/m.onnx", at.join("m.onnx")).unwrap();
+    });
+    assert_eq!(moved, Ok(()));
+    let another = read("models--y/snapshots/abc", |at| {
+        put(&at.join("../../blobs/aaaa"), &beside());
+        symlink("../../blobs/aaaa", at.join("m.onnx")).unwrap();
+        symlink("../../../models--x/blobs/bbbb", at.join("w.bin")).unwrap();
+    });
+    assert!(another.as_ref().unwrap_err().contains("symbolic link"), "{another:?}");
+    let folder = read("a_folder_that_is_a_link_out", |at| {
+        let model = model(&[plain_conv(), external("w", &[4, 3, 3, 3], &[("location", "d/bbbb")]), head()]);
+        put(&at.join("m.onnx"), &model);
+        symlink("../models--x/blobs", at.join("d")).unwrap();
+    });
+    assert!(folder.as_ref().unwrap_err().contains("symbolic link"), "{folder:?}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_pipe_beside_the_file_is_refused_without_waiting() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.onnx");
+    fs::write(&path, beside()).unwrap();
+    let pipe = folder.path().join("w.bin");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let message = onnx::read(&path).unwrap_err().to_string();
+    assert!(message.contains("no plain file"), "{message}");
+    for read in [onnx::read(&pipe).err(), offshoot_formats::safetensors::read(&pipe).err()] {
+        assert!(read.unwrap().to_string().contains("pipe"));
+    }
+    assert!(offshoot_formats::content::of(&pipe).unwrap_err().to_string().contains("pipe"));
 }
 
 fn seeds() -> Vec<Vec<u8>> {

@@ -1,5 +1,7 @@
 //! EfficientNet-Lite (Google, 2020: EfficientNet without squeeze-and-excitation, with ReLU6) under the names of timm's
-//! `tf_efficientnet_lite*`. Strided convolutions pad as TensorFlow's SAME does, more at the bottom and right.
+//! `tf_efficientnet_lite*`. Strided convolutions pad as TensorFlow's SAME does, more at the bottom and right. The variants
+//! with [`SYMMETRIC`] at the end are timm's `efficientnet_lite*`: they pad all sides alike, and their norms have another
+//! epsilon. Parameters have the same names in both.
 
 use offshoot_graph::builder::{Conv2d, RELU6};
 use offshoot_graph::op::{BatchNormalization, Op};
@@ -13,6 +15,8 @@ use crate::registry::{Architecture, Family, Resize, Sizes};
 pub(crate) struct Variant {
     width: f64,
     depth: f64,
+    /// Whether convolutions pad all sides alike.
+    symmetric: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -41,15 +45,46 @@ const STAGES: [Stage; 7] = [
 const STEM: usize = 32;
 const FEATURES: usize = 1280;
 
-const NORM: BatchNormalization = BatchNormalization { epsilon: 1e-3, momentum: 0.1 };
+/// The end of the names of timm's variants.
+pub(crate) const SYMMETRIC: &str = "_symmetric";
 
 /// Width, depth, input size and dropout are those of Google's `efficientnet_lite_builder.py`.
-pub(crate) const ARCHITECTURES: [Architecture; 5] = [
-    architecture("efficientnet_lite0", 224, 0.2, Variant { width: 1.0, depth: 1.0 }),
-    architecture("efficientnet_lite1", 240, 0.2, Variant { width: 1.0, depth: 1.1 }),
-    architecture("efficientnet_lite2", 260, 0.3, Variant { width: 1.1, depth: 1.2 }),
-    architecture("efficientnet_lite3", 280, 0.3, Variant { width: 1.2, depth: 1.4 }),
-    architecture("efficientnet_lite4", 300, 0.3, Variant { width: 1.4, depth: 1.8 }),
+pub(crate) const ARCHITECTURES: [Architecture; 10] = [
+    architecture("efficientnet_lite0", 224, 0.2, Variant { width: 1.0, depth: 1.0, symmetric: false }),
+    architecture("efficientnet_lite1", 240, 0.2, Variant { width: 1.0, depth: 1.1, symmetric: false }),
+    architecture("efficientnet_lite2", 260, 0.3, Variant { width: 1.1, depth: 1.2, symmetric: false }),
+    architecture("efficientnet_lite3", 280, 0.3, Variant { width: 1.2, depth: 1.4, symmetric: false }),
+    architecture("efficientnet_lite4", 300, 0.3, Variant { width: 1.4, depth: 1.8, symmetric: false }),
+    architecture(
+        "efficientnet_lite0_symmetric",
+        224,
+        0.2,
+        Variant { width: 1.0, depth: 1.0, symmetric: true },
+    ),
+    architecture(
+        "efficientnet_lite1_symmetric",
+        240,
+        0.2,
+        Variant { width: 1.0, depth: 1.1, symmetric: true },
+    ),
+    architecture(
+        "efficientnet_lite2_symmetric",
+        260,
+        0.3,
+        Variant { width: 1.1, depth: 1.2, symmetric: true },
+    ),
+    architecture(
+        "efficientnet_lite3_symmetric",
+        280,
+        0.3,
+        Variant { width: 1.2, depth: 1.4, symmetric: true },
+    ),
+    architecture(
+        "efficientnet_lite4_symmetric",
+        300,
+        0.3,
+        Variant { width: 1.4, depth: 1.8, symmetric: true },
+    ),
 ];
 
 const fn architecture(name: &'static str, size: usize, dropout: f32, variant: Variant) -> Architecture {
@@ -62,7 +97,8 @@ const fn architecture(name: &'static str, size: usize, dropout: f32, variant: Va
         tail: &["conv_head", "bn2"],
         head: "classifier",
         original_dropout: dropout,
-        resize: Resize::EfficientNetLite,
+        // timm crops 224 of 256, and alike for larger pictures.
+        resize: if variant.symmetric { Resize::Bicubic(size + 32) } else { Resize::EfficientNetLite },
         sizes: Sizes::Any,
         fan_out: FanOut::PerGroup,
         family: Family::EfficientNetLite(variant),
@@ -70,6 +106,15 @@ const fn architecture(name: &'static str, size: usize, dropout: f32, variant: Va
 }
 
 impl Variant {
+    /// Whether convolutions pad all sides alike.
+    pub(crate) fn symmetric(&self) -> bool {
+        self.symmetric
+    }
+
+    fn norm(&self) -> BatchNormalization {
+        BatchNormalization { epsilon: if self.symmetric { 1e-5 } else { 1e-3 }, momentum: 0.1 }
+    }
+
     /// Channels scaled by the width and rounded to a multiple of 8, but never down by more than a tenth.
     fn channels(&self, base: usize) -> usize {
         let scaled = base as f64 * self.width;
@@ -99,7 +144,7 @@ pub(crate) fn backbone(
     size: usize,
     variant: &Variant,
 ) -> Result<ValueId, GraphError> {
-    let mut net = Net { graph, size };
+    let mut net = Net { graph, size, symmetric: variant.symmetric, norm: variant.norm() };
     let mut x = net.conv("conv_stem", input, Conv2d::new(STEM, 3).stride(2))?;
     x = net.norm_act("bn1", x)?;
     let mut channels = STEM;
@@ -132,6 +177,8 @@ struct Block {
 struct Net<'g> {
     graph: &'g mut Graph,
     size: usize,
+    symmetric: bool,
+    norm: BatchNormalization,
 }
 
 impl Net<'_> {
@@ -148,23 +195,26 @@ impl Net<'_> {
         x = self.conv(&format!("{path}.conv_dw"), x, depthwise)?;
         x = self.norm_act(&format!("{path}.bn{norm}"), x)?;
         x = self.conv(&format!("{path}.{project}"), x, Conv2d::new(block.out, 1))?;
-        x = self.graph.batch_norm(&format!("{path}.bn{}", norm + 1), x, NORM)?;
+        x = self.graph.batch_norm(&format!("{path}.bn{}", norm + 1), x, self.norm)?;
         if block.stride == 1 && block.channels == block.out {
             x = self.graph.add(&format!("{path}.add"), Op::Add, &[x, input])?;
         }
         Ok(x)
     }
 
-    /// A convolution with TensorFlow's SAME padding.
+    /// A convolution with TensorFlow's SAME padding, or half of the kernel on each side.
     fn conv(&mut self, path: &str, x: ValueId, conv: Conv2d) -> Result<ValueId, GraphError> {
         let stride = conv.attributes.strides[0];
-        let (before, after) = same_padding(self.size, conv.kernel, stride);
+        let (before, after) = match self.symmetric {
+            true => (conv.kernel / 2, conv.kernel / 2),
+            false => same_padding(self.size, conv.kernel, stride),
+        };
         self.size = self.size.div_ceil(stride);
         self.graph.conv2d(path, x, &conv.pads([before, before, after, after]))
     }
 
     fn norm_act(&mut self, path: &str, x: ValueId) -> Result<ValueId, GraphError> {
-        let x = self.graph.batch_norm(path, x, NORM)?;
+        let x = self.graph.batch_norm(path, x, self.norm)?;
         self.graph.add(&format!("{path}.act"), RELU6, &[x])
     }
 }

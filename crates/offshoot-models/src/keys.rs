@@ -1,142 +1,278 @@
-//! The names that other libraries give the parameters of an architecture.
+//! The names that other libraries give the parameters of an architecture, and the prefixes that wrappers put before them.
 
-use offshoot_graph::Weights;
+use std::collections::HashMap;
 
-use crate::efficientnet_lite::{self, Variant};
-use crate::registry::{Architecture, Family};
+use offshoot_graph::{Tensor, Weights};
+
+use crate::registry::{Architecture, BuildOptions, architectures, expected_parameters};
+
+mod names;
+
+use names::{Library, Names, spellings};
+
+/// How many left out keys a note names.
+const SHOWN: usize = 4;
+
+/// Weights under the names that the graph of an architecture has.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CanonicalKeys {
+    /// The weights. Keys that no known library has stay as they are, for the caller to report.
+    pub weights: Weights,
+    /// What a user should know about how they were read.
+    pub notes: Vec<String>,
+}
 
 /// The same weights under the names that the graph of `architecture` has.
 ///
-/// Known are torchvision's and timm's, which are the graph's own, and for EfficientNet-Lite those of
-/// lukemelas' `EfficientNet-PyTorch` (`_blocks.0._depthwise_conv.weight`). The published
-/// DenseNets have older names (`norm.1`), DINOv2 a token (`mask_token`) that only its training reads. Keys of no known library stay as they are,
-/// for the caller to report.
-pub fn canonical_keys(architecture: &Architecture, weights: Weights) -> Weights {
-    match &architecture.family {
-        Family::EfficientNetLite(variant) if weights.keys().all(|key| key.starts_with('_')) => weights
-            .into_iter()
-            .map(|(key, tensor)| (from_lukemelas(variant, &key).unwrap_or(key), tensor))
-            .collect(),
-        Family::DenseNet => weights.into_iter().map(|(key, tensor)| (without_dots(&key), tensor)).collect(),
-        Family::Vit(_) => weights.into_iter().filter(|(key, _)| key != "mask_token").collect(),
-        Family::ResNet(_)
-        | Family::MobileNetV2
-        | Family::MobileNetV3(_)
-        | Family::EfficientNet(_)
-        | Family::EfficientNetLite(_)
-        | Family::Vgg { .. }
-        | Family::RegNetY
-        | Family::SqueezeNet
-        | Family::ConvNeXt(_) => weights,
-    }
-}
-
-/// A key of the published DenseNets, which call a layer `norm.1` what is `norm1` now.
-fn without_dots(key: &str) -> String {
-    let old = key.contains(".denselayer");
-    let layers = [("norm.1.", "norm1."), ("conv.1.", "conv1."), ("norm.2.", "norm2."), ("conv.2.", "conv2.")];
-    match layers.into_iter().find(|(from, _)| old && key.contains(from)) {
-        Some((from, to)) => key.replace(from, to),
-        None => key.to_string(),
-    }
-}
-
-/// timm's name of a parameter in lukemelas' EfficientNet.
-fn from_lukemelas(variant: &Variant, key: &str) -> Option<String> {
-    let (module, parameter) = key.rsplit_once('.')?;
-    let module = match module {
-        "_conv_stem" => "conv_stem".to_string(),
-        "_bn0" => "bn1".to_string(),
-        "_conv_head" => "conv_head".to_string(),
-        "_bn1" => "bn2".to_string(),
-        "_fc" => "classifier".to_string(),
-        _ => {
-            let (index, layer) = module.strip_prefix("_blocks.")?.split_once('.')?;
-            let (stage, index) = stage_and_index(variant, index.parse().ok()?)?;
-            format!("blocks.{stage}.{index}.{}", layer_name(layer, efficientnet_lite::expands(stage))?)
-        }
+/// Known are the names of torchvision, of timm where it has the same function, for EfficientNet-Lite those of lukemelas'
+/// `EfficientNet-PyTorch`, and those that torchvision had in earlier versions. Whatever stands before every one of these names
+/// (`module.`, `model.`, `backbone._orig_mod.`) is removed, and what does not stand behind it is left out with a note.
+pub fn canonical_keys(architecture: &Architecture, weights: Weights) -> CanonicalKeys {
+    let expected = parameters(architecture);
+    let spellings = spellings(architecture, &expected);
+    let Some(best) = best_spelling(&spellings, &weights).filter(|best| 2 * best.matched >= expected.len())
+    else {
+        return CanonicalKeys { weights, notes: Vec::new() };
     };
-    Some(format!("{module}.{parameter}"))
-}
-
-/// The stage of the block that is the `index`th of all, and its place there.
-fn stage_and_index(variant: &Variant, mut index: usize) -> Option<(usize, usize)> {
-    for (stage, repeats) in variant.repeats().into_iter().enumerate() {
-        if index < repeats {
-            return Some((stage, index));
-        }
-        index -= repeats;
+    let names = &spellings[best.spelling];
+    let (inside, outside): (Weights, Weights) = weights.into_iter().partition(|(key, _)| {
+        key.starts_with(&best.prefix) && !best.others.iter().any(|other| key.starts_with(other.as_str()))
+    });
+    let mut renamed = rename(inside, best.prefix.len(), names);
+    if let Some((from, to)) = names.epsilon {
+        change_epsilon(&mut renamed, from, to);
     }
-    None
+    let mut notes = Vec::new();
+    let left_out: Vec<String> = outside.into_keys().filter(|key| !is_counter(key)).collect();
+    if !left_out.is_empty() {
+        notes.push(left_out_note(&best, &left_out));
+    }
+    notes.extend(names.note.clone());
+    CanonicalKeys { weights: renamed, notes }
 }
 
-/// timm counts a block's norms from 1 and calls the last 1x1 convolution `conv_pw` where it is the only one.
-fn layer_name(layer: &str, expands: bool) -> Option<&'static str> {
-    match (layer, expands) {
-        ("_expand_conv", true) => Some("conv_pw"),
-        ("_bn0", true) => Some("bn1"),
-        ("_depthwise_conv", _) => Some("conv_dw"),
-        ("_bn1", true) => Some("bn2"),
-        ("_bn1", false) => Some("bn1"),
-        ("_project_conv", true) => Some("conv_pwl"),
-        ("_project_conv", false) => Some("conv_pw"),
-        ("_bn2", true) => Some("bn3"),
-        ("_bn2", false) => Some("bn2"),
-        _ => None,
+/// The architecture whose parameters `weights` have, by name and shape, whatever their head.
+pub fn recognise(weights: &Weights) -> Option<&'static Architecture> {
+    /// The part of the parameters of both that are the same.
+    const ENOUGH: f64 = 0.95;
+    let likeness = |architecture: &'static Architecture| {
+        let expected: Vec<_> =
+            parameters(architecture).into_iter().filter(|(name, _)| !architecture.is_head(name)).collect();
+        let shapes: HashMap<&str, usize> =
+            expected.iter().map(|(name, shape)| (name.as_str(), shape.iter().product())).collect();
+        let canonical = canonical_keys(architecture, weights.clone()).weights;
+        let keys = canonical.keys().filter(|key| !architecture.is_head(key) && !is_counter(key)).count();
+        let same = canonical.iter().filter(|(key, t)| shapes.get(key.as_str()) == Some(&t.len())).count();
+        2.0 * same as f64 / (expected.len() + keys) as f64
+    };
+    let mut best = (ENOUGH, None);
+    for architecture in architectures() {
+        let likeness = likeness(architecture);
+        if likeness > best.0 {
+            best = (likeness, Some(architecture));
+        }
+    }
+    best.1
+}
+
+/// Names and shapes of the parameters for one class.
+fn parameters(architecture: &Architecture) -> Vec<(String, Vec<usize>)> {
+    let options = BuildOptions { classes: 1, size: architecture.size, head: None };
+    architecture.build(&options).map_or_else(|_| Vec::new(), |graph| expected_parameters(&graph))
+}
+
+/// Whether a key is that of a counter, which no graph has: of a batch norm, of averaged weights, of a profiler.
+fn is_counter(key: &str) -> bool {
+    let last = key.rsplit('.').next().unwrap_or(key);
+    matches!(last, "num_batches_tracked" | "n_averaged" | "total_ops" | "total_params")
+}
+
+struct Best {
+    spelling: usize,
+    prefix: String,
+    matched: usize,
+    /// Prefixes under which there are as many parameters.
+    others: Vec<String>,
+}
+
+/// The spelling and the prefix under which most parameters are found: of equal ones the graph's own and the shortest.
+fn best_spelling(spellings: &[Names], weights: &Weights) -> Option<Best> {
+    let mut found: Vec<(usize, usize, String)> = Vec::new();
+    for (index, names) in spellings.iter().enumerate() {
+        let mut counts: HashMap<&str, usize> = HashMap::new();
+        for key in weights.keys() {
+            let starts = std::iter::once(0).chain(key.match_indices('.').map(|(at, _)| at + 1));
+            for start in starts.filter(|&start| names.own.contains_key(&key[start..])) {
+                *counts.entry(&key[..start]).or_default() += 1;
+            }
+        }
+        found.extend(counts.into_iter().map(|(prefix, count)| (count, index, prefix.to_owned())));
+    }
+    found.sort_by(|a, b| (b.0, a.1, a.2.len(), &a.2).cmp(&(a.0, b.1, b.2.len(), &b.2)));
+    let (matched, spelling, prefix) = found.first()?.clone();
+    let others = found.iter().filter(|f| f.0 == matched && f.2 != prefix).map(|f| f.2.clone()).collect();
+    Some(Best { spelling, prefix, matched, others })
+}
+
+fn rename(weights: Weights, prefix: usize, names: &Names) -> Weights {
+    let mut renamed = Weights::new();
+    for (key, tensor) in weights {
+        let name = &key[prefix..];
+        match names.own.get(name) {
+            Some((own, shape)) => {
+                let tensor = if names.library == Library::Own { tensor } else { reshape(tensor, shape) };
+                renamed.insert(own.clone(), tensor);
+            }
+            // The first counts that has a name: two must not overwrite each other.
+            None if !names.taken.contains(name) => {
+                renamed.insert(name.to_owned(), tensor);
+            }
+            None => {
+                renamed.insert(key, tensor);
+            }
+        }
+    }
+    renamed
+}
+
+/// `tensor` in `shape` where it has as many elements: a linear layer can be a 1x1 convolution elsewhere. The first axis of a
+/// head, which goes over the classes, stays as it is.
+fn reshape(tensor: Tensor, shape: &[usize]) -> Tensor {
+    if tensor.shape() == shape || tensor.len() != shape.iter().product::<usize>() {
+        return tensor;
+    }
+    Tensor::new(shape, tensor.data().clone()).unwrap_or(tensor)
+}
+
+/// Makes the norms of weights that were trained with an epsilon of `from` compute the same with one of `to`. The variance takes
+/// up the difference; where it is too small for that, it becomes zero and the scale takes up the rest.
+fn change_epsilon(weights: &mut Weights, from: f32, to: f32) {
+    let norms: Vec<String> =
+        weights.keys().filter_map(|k| k.strip_suffix(".running_var")).map(str::to_owned).collect();
+    for norm in norms {
+        let [variance, scale] =
+            ["running_var", "weight"].map(|part| weights.get(&format!("{norm}.{part}")).cloned());
+        let (Some(variance), Some(scale)) = (variance, scale) else { continue };
+        let (Some(old), Some(gamma)) = (variance.as_f32(), scale.as_f32()) else { continue };
+        let moved: Vec<f32> = old.iter().map(|&v| (v + (from - to)).max(0.0)).collect();
+        let factor = |(&old, &new): (&f32, &f32)| {
+            ((f64::from(new) + f64::from(to)) / (f64::from(old) + f64::from(from))).sqrt()
+        };
+        let scaled: Vec<f32> = gamma
+            .iter()
+            .zip(old.iter().zip(&moved))
+            .map(|(&gamma, pair)| (f64::from(gamma) * factor(pair)) as f32)
+            .collect();
+        weights.insert(format!("{norm}.running_var"), Tensor::f32(variance.shape(), moved));
+        weights.insert(format!("{norm}.weight"), Tensor::f32(scale.shape(), scaled));
+    }
+}
+
+fn left_out_note(best: &Best, left_out: &[String]) -> String {
+    let shown: Vec<String> = left_out.iter().take(SHOWN).map(|key| format!("`{key}`")).collect();
+    let more = match left_out.len().saturating_sub(SHOWN) {
+        0 => String::new(),
+        rest => format!(" and {rest} more"),
+    };
+    let (shown, prefix) = (shown.join(", "), &best.prefix);
+    let rivals: Vec<String> = best.others.iter().map(|other| format!("`{other}`")).collect();
+    match (rivals.is_empty(), prefix.is_empty()) {
+        (true, _) => format!("the weights under `{prefix}` are read; left out are {shown}{more}"),
+        (false, true) => {
+            format!("the file holds these weights twice; left out are those under {}", rivals.join(", "))
+        }
+        (false, false) => format!(
+            "the file holds these weights more than once; those under `{prefix}` are read and those under {} left out. \
+             Save the ones you want alone if these are not they",
+            rivals.join(", ")
+        ),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use offshoot_graph::Tensor;
-
     use super::*;
     use crate::find;
 
-    fn translated(architecture: &str, keys: &[&str]) -> Vec<String> {
-        let weights = keys.iter().map(|k| (k.to_string(), Tensor::zeros([1]))).collect();
-        canonical_keys(find(architecture).unwrap(), weights).into_keys().collect()
+    /// Zeros for all parameters of an architecture, with names changed.
+    fn weights(architecture: &str, name: impl Fn(&str) -> String) -> Weights {
+        let parameters = parameters(find(architecture).unwrap());
+        parameters.into_iter().map(|(key, shape)| (name(&key), Tensor::zeros(shape))).collect()
+    }
+
+    fn names(weights: &Weights) -> Vec<&str> {
+        weights.keys().map(String::as_str).collect()
     }
 
     #[test]
-    fn lukemelas_keys_become_timms() {
-        for (key, name) in [
-            ("_conv_stem.weight", "conv_stem.weight"),
-            ("_bn0.running_var", "bn1.running_var"),
-            ("_blocks.0._depthwise_conv.weight", "blocks.0.0.conv_dw.weight"),
-            ("_blocks.0._project_conv.weight", "blocks.0.0.conv_pw.weight"),
-            ("_blocks.0._bn2.bias", "blocks.0.0.bn2.bias"),
-            ("_blocks.1._expand_conv.weight", "blocks.1.0.conv_pw.weight"),
-            ("_blocks.2._bn0.weight", "blocks.1.1.bn1.weight"),
-            ("_blocks.15._project_conv.weight", "blocks.6.0.conv_pwl.weight"),
-            ("_blocks.15._bn2.weight", "blocks.6.0.bn3.weight"),
-            ("_conv_head.weight", "conv_head.weight"),
-            ("_bn1.bias", "bn2.bias"),
-            ("_fc.weight", "classifier.weight"),
-        ] {
-            assert_eq!(translated("efficientnet_lite0", &[key]), [name]);
+    fn a_prefix_is_found_by_what_stands_behind_it() {
+        let plain = weights("resnet18", str::to_owned);
+        let architecture = find("resnet18").unwrap();
+        for prefix in
+            ["", "module.", "model.", "net.", "backbone.", "encoder.", "_orig_mod.", "a.module._orig_mod.fc."]
+        {
+            let mut wrapped = weights("resnet18", |key| format!("{prefix}{key}"));
+            wrapped.insert("n_averaged".into(), Tensor::zeros([]));
+            wrapped.insert(format!("{prefix}layer1.0.bn1.num_batches_tracked"), Tensor::zeros([]));
+            if !prefix.is_empty() {
+                wrapped.insert("criterion.weight".into(), Tensor::zeros([3]));
+            }
+            let CanonicalKeys { weights, notes } = canonical_keys(architecture, wrapped);
+            let found: Vec<&str> = names(&weights).into_iter().filter(|key| !is_counter(key)).collect();
+            assert_eq!(found, names(&plain), "{prefix}");
+            assert_eq!(notes.len(), usize::from(!prefix.is_empty()), "{notes:?}");
+            assert!(notes.iter().all(|note| note.contains("`criterion.weight`") && note.contains(prefix)));
         }
-        // Lite1 has three blocks in its second stage.
-        assert_eq!(translated("efficientnet_lite1", &["_blocks.4._bn1.bias"]), ["blocks.2.0.bn2.bias"]);
+    }
+
+    #[test]
+    fn of_two_sets_one_is_read_and_both_are_named() {
+        let architecture = find("squeezenet1_1").unwrap();
+        let mut both = weights("squeezenet1_1", |key| format!("model.{key}"));
+        both.extend(weights("squeezenet1_1", |key| format!("ema_model.{key}")));
+        let found = canonical_keys(architecture, both);
+        assert_eq!(names(&found.weights), names(&weights("squeezenet1_1", str::to_owned)));
+        assert!(found.notes[0].contains("`model.`") && found.notes[0].contains("`ema_model.`"));
     }
 
     #[test]
     fn unknown_keys_stay() {
-        for key in [
-            "_blocks.16._bn2.weight",
-            "_blocks.99999999999999999999._bn2.weight",
-            "_blocks.0._expand_conv.weight",
-            "_blocks.0._se_reduce.weight",
-            "_swish",
-            "conv_stem.weight",
-        ] {
-            assert_eq!(translated("efficientnet_lite0", &[key]), [key]);
+        let architecture = find("resnet18").unwrap();
+        let mut some = weights("resnet18", str::to_owned);
+        some.insert("se.weight".into(), Tensor::zeros([1]));
+        let found = canonical_keys(architecture, some.clone());
+        assert_eq!((found.weights, found.notes), (some, vec![]));
+        let foreign = weights("vgg16", |key| format!("model.{key}"));
+        assert_eq!(canonical_keys(architecture, foreign.clone()).weights, foreign);
+    }
+
+    #[test]
+    fn weights_of_another_architecture_are_recognised() {
+        for name in ["resnet34", "mobilenet_v3_large", "densenet121", "efficientnet_lite2", "regnet_y_400mf"]
+        {
+            let wrapped = weights(name, |key| format!("net.{key}"));
+            assert_eq!(recognise(&wrapped).map(|a| a.name), Some(name));
         }
-        assert_eq!(translated("resnet18", &["_fc.weight"]), ["_fc.weight"]);
-        // Two names of one parameter must not overwrite each other.
-        assert_eq!(
-            translated("efficientnet_lite0", &["_fc.weight", "classifier.weight"]),
-            ["_fc.weight", "classifier.weight"]
-        );
+        assert!(recognise(&Weights::from([("a.weight".to_owned(), Tensor::zeros([3, 3]))])).is_none());
+    }
+
+    #[test]
+    fn another_epsilon_leaves_the_function_as_it_was() {
+        let (variance, scale) = ([2.0f32, 1e-3, 1e-7], [0.5f32, 2.0, -1.0]);
+        let mut weights = Weights::from([
+            ("bn.running_var".to_owned(), Tensor::f32([3], variance.to_vec())),
+            ("bn.weight".to_owned(), Tensor::f32([3], scale.to_vec())),
+        ]);
+        change_epsilon(&mut weights, 1e-5, 1e-3);
+        let part = |name: &str| weights[name].as_f32().unwrap().to_vec();
+        let (moved, scaled) = (part("bn.running_var"), part("bn.weight"));
+        for i in 0..3 {
+            let before = scale[i] / (variance[i] + 1e-5).sqrt();
+            let after = scaled[i] / (moved[i] + 1e-3).sqrt();
+            assert!((before - after).abs() <= 1e-5 * before.abs(), "{i}: {before} {after}");
+            assert!(moved[i] >= 0.0);
+        }
+        // Where the variance can take it up, the scale is the trained one.
+        assert!((scaled[0] - scale[0]).abs() < 1e-6);
     }
 }

@@ -34,8 +34,8 @@ mod vit;
 pub use graft::{GraftError, graft, grafted};
 pub use head::{Head, HeadError};
 pub use init::InitError;
-pub use keys::canonical_keys;
-pub use published::Published;
+pub use keys::{CanonicalKeys, canonical_keys, recognise};
+pub use published::{Published, imagenet_classes};
 pub use registry::{
     Architecture, BuildError, BuildOptions, MAX_CLASSES, MAX_SIZE, UnknownArchitecture, architectures, build,
     expected_parameters, find,

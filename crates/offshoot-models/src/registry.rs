@@ -185,14 +185,15 @@ pub fn architectures() -> impl Iterator<Item = &'static Architecture> {
     FAMILIES.into_iter().flatten()
 }
 
-/// The architecture called `name`; timm's prefix `tf_` may stand before it.
+/// The architecture called `name`; timm's prefix `tf_` may stand before that of an EfficientNet-Lite, whose padding is
+/// TensorFlow's. Its other models with that prefix are not those without.
 ///
 /// # Errors
 /// When none is; the message lists all and proposes the nearest.
 pub fn find(name: &str) -> Result<&'static Architecture, UnknownArchitecture> {
     let known = |name: &str| architectures().find(|a| a.name == name);
     known(name)
-        .or_else(|| known(name.strip_prefix("tf_")?))
+        .or_else(|| known(name.strip_prefix("tf_")?).filter(|a| a.pads_as_tensorflow()))
         .ok_or_else(|| UnknownArchitecture { name: name.to_string(), nearest: nearest(name) })
 }
 
@@ -245,6 +246,11 @@ impl Architecture {
         Ok(graph)
     }
 
+    /// Whether strided convolutions pad as TensorFlow's do.
+    fn pads_as_tensorflow(&self) -> bool {
+        matches!(&self.family, Family::EfficientNetLite(variant) if !variant.symmetric())
+    }
+
     /// Whether the original head is a 1x1 convolution in front of the pooling.
     pub(crate) fn convolutional_head(&self) -> bool {
         matches!(self.family, Family::SqueezeNet)
@@ -269,8 +275,13 @@ impl Architecture {
         graph.add("flatten", Op::Flatten { axis: 1 }, &[x])
     }
 
-    /// Where published weights come from, if there are any that we know of.
+    /// The best published weights, if there are any that we know of.
     pub fn published(&self) -> Option<Published> {
+        self.all_published().into_iter().next()
+    }
+
+    /// All published weights that we know of, the best first.
+    pub fn all_published(&self) -> Vec<Published> {
         published(self.name)
     }
 
@@ -282,7 +293,8 @@ impl Architecture {
         }
     }
 
-    /// How pictures become the input that the published weights were trained for.
+    /// How pictures become the input that weights of this architecture are assumed to expect where nothing else is known: what
+    /// its first published ones were trained for.
     pub fn preprocessing(&self) -> Preprocessing {
         match self.resize {
             Resize::Torchvision => Preprocessing::default(),
@@ -364,6 +376,10 @@ mod tests {
         assert_eq!(find("swin_t").unwrap_err().nearest, None);
         assert_eq!(find("").unwrap_err().nearest, None);
         assert_eq!(find("tf_efficientnet_lite0").unwrap().name, "efficientnet_lite0");
+        // These pad otherwise than those without the prefix.
+        for name in ["tf_efficientnet_b0", "tf_mobilenet_v3_small", "tf_efficientnet_lite0_symmetric"] {
+            assert!(find(name).is_err(), "{name}");
+        }
     }
 
     #[test]

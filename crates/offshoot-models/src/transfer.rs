@@ -30,8 +30,8 @@ pub enum TransferError {
     Init(#[from] InitError),
     /// The weights do not show how many classes there are.
     #[error(
-        "the weights have no `{key}` of shape [classes, {features}], the head of {architecture}: is this another \
-         architecture, or does the file hold a model with another head?"
+        "the weights have no `{key}` of shape [classes, {features}], the head of {architecture}: the file holds no head, or \
+         another one. `offshoot train --model {architecture} --weights FILE` gives them a new one"
     )]
     NoHead {
         /// The architecture's name.

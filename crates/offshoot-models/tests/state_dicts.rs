@@ -2,7 +2,10 @@
 //! (`scripts/golden/models.py`).
 
 use offshoot_graph::passes::freeze;
-use offshoot_models::{Architecture, BuildOptions, Head, architectures, expected_parameters, find};
+use offshoot_graph::{Tensor, Weights};
+use offshoot_models::{
+    Architecture, BuildOptions, Head, architectures, canonical_keys, expected_parameters, find,
+};
 
 /// One model of the golden file.
 struct StateDict {
@@ -14,7 +17,10 @@ struct StateDict {
 }
 
 fn golden() -> Vec<StateDict> {
-    let text = include_str!("golden/state_dicts.txt");
+    parse_all(include_str!("golden/state_dicts.txt"))
+}
+
+fn parse_all(text: &str) -> Vec<StateDict> {
     let blocks = text.split("model ").skip(1);
     blocks.map(|block| parse(block).expect("the golden file is well formed")).collect()
 }
@@ -56,6 +62,47 @@ fn state_dicts_are_those_of_torchvision_and_timm() {
             assert_eq!(found, wanted, "{what}");
         }
         assert_eq!(found.len(), tensors.len(), "{what}");
+    }
+}
+
+#[test]
+fn timms_keys_become_the_graphs() {
+    for StateDict { architecture, tensors, .. } in parse_all(include_str!("golden/timm_keys.txt")) {
+        let name = architecture.name;
+        let options = BuildOptions { classes: 1000, size: architecture.size, head: None };
+        let wanted = expected_parameters(&architecture.build(&options).unwrap());
+        for prefix in ["", "model.", "backbone._orig_mod."] {
+            let key = |key: &str| format!("{prefix}{key}");
+            let weights: Weights =
+                tensors.iter().map(|(k, shape)| (key(k), Tensor::zeros(shape.clone()))).collect();
+            let found = canonical_keys(architecture, weights).weights;
+            for (key, shape) in &wanted {
+                assert_eq!(found.get(key).map(|t| t.shape()), Some(&shape[..]), "{name}: {key}");
+            }
+            assert_eq!(found.len(), wanted.len(), "{name}");
+        }
+    }
+}
+
+#[test]
+fn older_names_become_the_graphs() {
+    for (name, changes) in [
+        ("vit_b_16", [(".mlp.0.", ".mlp.linear_1."), (".mlp.3.", ".mlp.linear_2.")]),
+        ("densenet121", [("norm1.", "norm.1."), ("conv2.", "conv.2.")]),
+    ] {
+        let architecture = find(name).unwrap();
+        let options = BuildOptions { classes: 3, size: architecture.size, head: None };
+        let wanted = expected_parameters(&architecture.build(&options).unwrap());
+        let old = |key: &str| match key.contains("layer") {
+            true => changes.iter().fold(key.to_owned(), |key, (now, old)| key.replace(now, old)),
+            false => key.to_owned(),
+        };
+        let weights = wanted.iter().map(|(key, shape)| (old(key), Tensor::zeros(shape.clone()))).collect();
+        let found = canonical_keys(architecture, weights).weights;
+        assert!(
+            wanted.iter().all(|(key, _)| found.contains_key(key)) && found.len() == wanted.len(),
+            "{name}"
+        );
     }
 }
 

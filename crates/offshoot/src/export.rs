@@ -144,10 +144,8 @@ pub(crate) fn export_within(
         Some(float) => (in_int8(path, &float, &mut network)?, INT8_TOLERANCE),
         None => (comparison, tolerance),
     };
-    let evidence = ManifestProof {
-        preparation,
-        ..ManifestProof::compared(&comparison, tolerance, proof.inputs.len())
-    };
+    let evidence =
+        ManifestProof { preparation, ..ManifestProof::compared(&comparison, tolerance, proof.inputs.len()) };
     let source = proof.source_sha256.map(str::to_owned);
     let manifest = Manifest::of(format, &staging.made()?, source, evidence)?;
     manifest.write(&Manifest::beside(&staging.path()))?;

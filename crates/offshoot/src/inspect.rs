@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::folded::folded_norms;
-use crate::source::{ModelSource, Overrides};
+use crate::source::{ModelSource, Overrides, unread};
 
 /// What a file is.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -26,6 +26,9 @@ pub enum Inspection {
         parameters: u64,
         /// The tensors.
         tensors: Vec<TensorInspection>,
+        /// What could not be read.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        warnings: Vec<String>,
     },
 }
 
@@ -113,6 +116,7 @@ pub fn inspect(path: &Path, overrides: &Overrides) -> Result<Inspection> {
                 shown(path)
             ))),
             Ok(loaded) => {
+                let warnings = unread(&loaded.unread).into_iter().collect();
                 let weights = loaded.weights;
                 let tensors = weights.iter().map(|(name, t)| TensorInspection {
                     name: name.clone(),
@@ -120,7 +124,8 @@ pub fn inspect(path: &Path, overrides: &Overrides) -> Result<Inspection> {
                     shape: t.shape().iter().map(usize::to_string).collect(),
                 });
                 let parameters = weights.values().map(|t| t.len() as u64).sum();
-                Ok(Inspection::Weights { path: path.to_owned(), parameters, tensors: tensors.collect() })
+                let (path, tensors) = (path.to_owned(), tensors.collect());
+                Ok(Inspection::Weights { path, parameters, tensors, warnings })
             }
             // A file that says it is weights has the better error in its own reader.
             Err(problem) if is_archive(path) => Err(problem.into()),

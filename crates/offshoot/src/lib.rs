@@ -17,9 +17,10 @@
 //!         freeze: Some("backbone".parse()?),
 //!         ..Settings::default()
 //!     };
-//!     let recipe = Recipe::resolve(settings, &offshoot::own_preprocessing("mobilenet_v2")?)?;
+//!     let own = offshoot::own_preprocessing("mobilenet_v2", settings.weights.as_deref())?;
+//!     let recipe = Recipe::resolve(settings, &own)?;
 //!     let data = Dataset::open(&recipe.data, &recipe.folder_options())?;
-//!     let model = offshoot::starting_model(&recipe, &data.classes)?;
+//!     let model = offshoot::starting_model(&recipe, &data.classes, &mut |warning| eprintln!("{warning}"))?;
 //!     let executor = CpuExecutor::new(CpuOptions::default())?;
 //!     let (run, stop) = (Path::new("run"), AtomicBool::new(false));
 //!     let mut progress = |event: Event<'_>| println!("{event:?}");
@@ -45,6 +46,7 @@ mod error;
 mod export;
 mod folded;
 mod inspect;
+mod labels;
 mod manifest;
 mod models;
 mod npz;
@@ -68,13 +70,14 @@ pub use error::{Error, Result};
 pub use export::{Exported, Proof, export_onnx, export_torchscript, shipped};
 pub use folded::folded_norms;
 pub use inspect::{Inspection, ModelInspection, TensorInspection, inspect};
+pub use labels::labelled;
 pub use manifest::{Manifest, ManifestFile, ManifestPreparation, ManifestProof, sha256};
 pub use models::{ModelInfo, WeightsInfo, models};
 pub use nvidia::{TensorRtExport, TensorRtOptions, export_tensorrt, export_triton};
 pub use offshoot_cpu::{CpuExecutor, CpuOptions, Isa};
 pub use offshoot_data::{
     Augmentation, Dataset, FolderOptions, Labelled, Loader, LoaderOptions, PictureError, Policy, Sample,
-    Transform, Tta, View, labelled, pictures,
+    Transform, Tta, View, pictures,
 };
 pub use offshoot_formats::coreml::{
     Options as CoreMlOptions, Precision, StoredWeights, is_package as is_coreml_package,

@@ -2,7 +2,7 @@
 
 use offshoot_graph::model::BATCH;
 use offshoot_graph::{Bindings, costs};
-use offshoot_models::{Architecture, BuildOptions, architectures};
+use offshoot_models::{Architecture, BuildOptions, Published, architectures};
 use serde::Serialize;
 
 use crate::error::{Error, Result};
@@ -25,13 +25,19 @@ pub struct ModelInfo {
     pub head: &'static str,
     /// The classes that the published weights tell apart; none where they come without a head.
     pub classes: Option<usize>,
-    /// Where `offshoot pull` finds the published weights.
+    /// The weights that `offshoot pull NAME` brings.
     pub weights: Option<WeightsInfo>,
+    /// Other published weights, which `offshoot pull NAME.VERSION` brings.
+    pub other_weights: Vec<WeightsInfo>,
 }
 
 /// Published weights.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct WeightsInfo {
+    /// What their authors call them.
+    pub version: &'static str,
+    /// The part of ImageNet-1k's validation pictures that they get right, in percent, as their authors say.
+    pub accuracy: Option<f64>,
     /// Where the file is.
     pub url: &'static str,
     /// The digits of its SHA-256 that are known: 64, 8, or none.
@@ -54,7 +60,8 @@ fn describe(architecture: &'static Architecture) -> Result<ModelInfo> {
     let one = Bindings::from([(BATCH.to_string(), 1)]);
     let costs = costs(&graph, &one).map_err(|e| Error::Input(format!("{name}: {e}")))?;
     let operations: u64 = costs.iter().map(|cost| cost.operations).sum();
-    let weights = architecture.published();
+    let mut published = architecture.all_published().into_iter();
+    let weights = published.next();
     Ok(ModelInfo {
         name,
         size,
@@ -62,6 +69,12 @@ fn describe(architecture: &'static Architecture) -> Result<ModelInfo> {
         multiply_adds: operations / 2,
         head,
         classes: weights.filter(|w| w.has_head).map(|_| CLASSES),
-        weights: weights.map(|w| WeightsInfo { url: w.url, sha256: w.sha256, license: w.license }),
+        weights: weights.map(weights_info),
+        other_weights: published.map(weights_info).collect(),
     })
+}
+
+fn weights_info(published: Published) -> WeightsInfo {
+    let Published { version, accuracy, url, sha256, license, .. } = published;
+    WeightsInfo { version, accuracy, url, sha256, license }
 }

@@ -1,6 +1,5 @@
 //! Published weights over HTTPS.
 
-use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
@@ -39,9 +38,10 @@ pub struct Pulled {
     pub downloaded: bool,
 }
 
-/// Brings the published weights of the architecture called `name`. A download that broke off goes on where it stopped;
-/// a file with another hash than the pinned one is deleted. `progress` hears the bytes so far and, where the server says
-/// it, of how many.
+/// Brings the published weights called `name`: that of an architecture for the best of them, or with a version behind it
+/// (`resnet50.IMAGENET1K_V1`, or short `resnet50.V1`). A download that broke off goes on where it stopped: until it is whole
+/// the file has `.part` at the end of its name. A file with another hash than the pinned one is deleted. `progress` hears the
+/// bytes so far and, where the server says it, of how many.
 ///
 /// The proxies of the environment (`HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`) are used.
 ///
@@ -49,11 +49,7 @@ pub struct Pulled {
 /// When there are no such weights or no hash of them is known, the server does not give them, the file cannot be written,
 /// or its hash is not the pinned one.
 pub fn pull(name: &str, options: &PullOptions, progress: &mut dyn FnMut(u64, Option<u64>)) -> Result<Pulled> {
-    let architecture = find(name)?;
-    let published = architecture
-        .published()
-        .ok_or_else(|| Error::Input(format!("{name}: there are no published weights that we know of")))?;
-    let Published { url, sha256, .. } = published;
+    let Published { url, sha256, .. } = find_published(name)?;
     if sha256.is_empty() {
         return Err(Error::Input(format!(
             "{name}: no hash of the published weights is known, so that they cannot be checked; download {url} yourself and \
@@ -67,6 +63,28 @@ pub fn pull(name: &str, options: &PullOptions, progress: &mut dyn FnMut(u64, Opt
     };
     let path = options.out.clone().unwrap_or_else(|| file_name.into());
     fetch(&url, sha256, path, progress)
+}
+
+/// The published weights called `name`, see [`pull`].
+fn find_published(name: &str) -> Result<Published> {
+    let (architecture, version) = match name.split_once('.') {
+        Some((architecture, version)) => (find(architecture)?, Some(version)),
+        None => (find(name)?, None),
+    };
+    let all = architecture.all_published();
+    let found = match version {
+        None => all.first(),
+        Some(version) => all.iter().find(|published| published.is_called(version)),
+    };
+    found.copied().ok_or_else(|| {
+        let versions: Vec<&str> = all.iter().map(|published| published.version).collect();
+        Error::Input(match versions.is_empty() {
+            true => format!("{name}: there are no published weights that we know of"),
+            false => {
+                format!("{name}: no published weights are called so; there are {}", versions.join(", "))
+            }
+        })
+    })
 }
 
 /// Brings the file at `url` whose SHA-256 in hexadecimal starts with `sha256` to `path`, as [`pull`] does.
@@ -91,7 +109,13 @@ pub fn fetch(
         };
     }
     let part = part_of(&path)?;
-    download(url, &part, progress)?;
+    if let Err(error) = download(url, &part, progress) {
+        // Nothing has come: nothing stays.
+        if fs::metadata(&part).is_ok_and(|meta| meta.len() == 0) {
+            fs::remove_file(&part).map_err(io_error(&part, "remove"))?;
+        }
+        return Err(error);
+    }
     let (bytes, found) = hash(&part)?;
     if !found.starts_with(sha256) {
         fs::remove_file(&part).map_err(io_error(&part, "remove"))?;
@@ -109,8 +133,7 @@ fn part_of(path: &Path) -> Result<PathBuf> {
     let name = path
         .file_name()
         .ok_or_else(|| Error::Input(format!("{}: this is no name of a file", path.display())))?;
-    let mut part = OsString::from(".");
-    part.push(name);
+    let mut part = name.to_owned();
     part.push(".part");
     Ok(path.with_file_name(part))
 }
@@ -125,10 +148,14 @@ fn download(url: &str, part: &Path, progress: &mut dyn FnMut(u64, Option<u64>)) 
         .open(part)
         .map_err(io_error(part, "create"))?;
     let have = file.metadata().map_err(io_error(part, "read"))?.len();
-    let failed = |error: ureq::Error| {
-        Error::Input(format!(
-            "{url}: {error}; the part that is there is kept: run the command again to go on"
-        ))
+    let failed = |error: ureq::Error, done: u64| {
+        Error::Input(match done {
+            0 => format!("{url}: {error}"),
+            _ => format!(
+                "{url}: {error}; {} holds what has come: run the command again to go on",
+                part.display()
+            ),
+        })
     };
     let agent: ureq::Agent = ureq::Agent::config_builder()
         .timeout_connect(Some(Duration::from_secs(30)))
@@ -141,7 +168,7 @@ fn download(url: &str, part: &Path, progress: &mut dyn FnMut(u64, Option<u64>)) 
     if have > 0 {
         request = request.header("Range", format!("bytes={have}-"));
     }
-    let response = request.call().map_err(failed)?;
+    let response = request.call().map_err(|error| failed(error, have))?;
     let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
     let length = header("content-length").and_then(|text| text.parse::<u64>().ok());
     let goes_on = header("content-range").is_some_and(|range| range.starts_with(&format!("bytes {have}-")));
@@ -150,13 +177,7 @@ fn download(url: &str, part: &Path, progress: &mut dyn FnMut(u64, Option<u64>)) 
         206 if goes_on => have,
         // Nothing is missing, or the part is of another file: the hash tells.
         416 if have > 0 => return Ok(()),
-        status => {
-            if have == 0 {
-                // Nothing was written: leave nothing behind.
-                let _ = fs::remove_file(part);
-            }
-            return Err(Error::Input(format!("{url}: the server answers with status {status}")));
-        }
+        status => return Err(Error::Input(format!("{url}: the server answers with status {status}"))),
     };
     if start == 0 {
         file.set_len(0).map_err(io_error(part, "write"))?;
@@ -170,10 +191,11 @@ fn download(url: &str, part: &Path, progress: &mut dyn FnMut(u64, Option<u64>)) 
             Ok(0) => break,
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(failed(error.into())),
+            Err(error) => return Err(failed(error.into(), done)),
         };
         done += count as u64;
         if done > MAX_BYTES {
+            file.set_len(0).map_err(io_error(part, "write"))?;
             return Err(Error::Input(format!(
                 "{url}: more than {MAX_BYTES} bytes came; no weights are so large"
             )));
@@ -182,7 +204,7 @@ fn download(url: &str, part: &Path, progress: &mut dyn FnMut(u64, Option<u64>)) 
         progress(done, total);
     }
     if total.is_some_and(|total| done < total) {
-        return Err(failed(io::Error::from(io::ErrorKind::UnexpectedEof).into()));
+        return Err(failed(io::Error::from(io::ErrorKind::UnexpectedEof).into(), done));
     }
     file.sync_all().map_err(io_error(part, "write"))
 }

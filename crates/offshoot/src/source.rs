@@ -2,20 +2,21 @@
 //! a file of weights.
 
 use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use offshoot_formats::checkpoint::{load_weights, match_weights};
+use offshoot_formats::content::{self, Content};
 use offshoot_formats::safetensors::METADATA_KEY;
-use offshoot_formats::{coreml, onnx, safetensors, torchscript};
+use offshoot_formats::{Problem, coreml, onnx, safetensors, torchscript};
 use offshoot_graph::{DType, Dim, Fit, Graph, Metadata, Model, Preprocessing, Weights, model, passes};
 use offshoot_models::{
-    Architecture, BuildError, BuildOptions, Head, canonical_keys, described, expected_parameters, find,
-    grafted, original_classes, pretrained,
+    Architecture, BuildError, BuildOptions, CanonicalKeys, Head, Published, canonical_keys, described,
+    expected_parameters, find, grafted, imagenet_classes, original_classes, pretrained, recognise,
 };
 use offshoot_train::run::{BASE_FILE, BEST_FILE, LAST_FILE};
 
 use crate::error::{Error, Result};
+use crate::manifest::sha256;
 
 /// A model to load.
 #[derive(Clone, Debug, PartialEq)]
@@ -110,11 +111,11 @@ impl ModelSource {
             }
             ModelSource::Path(path) if coreml::is_package(path) => load_coreml(path, overrides),
             ModelSource::Path(path) if path.is_dir() => load_ours(&run_file(path)?, overrides),
-            ModelSource::Path(path) => match Content::of(path)? {
+            ModelSource::Path(path) => match content_of(path)? {
                 Content::Safetensors => load_ours(path, overrides),
                 Content::Onnx => load_onnx(path, overrides, any_input),
-                Content::Archive if is_torchscript(path)? => load_torchscript(path, overrides),
-                Content::Archive => Err(Error::Input(format!(
+                Content::Zip if is_torchscript(path)? => load_torchscript(path, overrides),
+                Content::Zip | Content::Pickle => Err(Error::Input(format!(
                     "{}: weights without a graph; name the architecture: --model NAME --weights {}",
                     path.display(),
                     path.display()
@@ -129,37 +130,18 @@ impl ModelSource {
 /// # Errors
 /// When it cannot be read, or is no model.
 pub fn is_onnx(path: &Path) -> Result<bool> {
-    Ok(!path.is_dir() && matches!(Content::of(path)?, Content::Onnx))
+    Ok(!path.is_dir() && content_of(path)? == Content::Onnx)
 }
 
-/// What a model file is, by its first bytes.
-enum Content {
-    Safetensors,
-    Onnx,
-    /// A zip or a pickle: what `torch.save` and `torch.jit.save` write.
-    Archive,
-}
-
-impl Content {
-    fn of(path: &Path) -> Result<Content> {
-        let io = |source| Error::Io { path: path.to_owned(), action: "read", source };
-        let mut start = Vec::new();
-        File::open(path).and_then(|f| f.take(16).read_to_end(&mut start)).map_err(io)?;
-        match start[..] {
-            [b'P', b'K', ..] | [0x80, ..] => Ok(Content::Archive),
-            [_, _, _, _, _, _, _, _, b'{', ..] => Ok(Content::Safetensors),
-            // The first field of an ONNX ModelProto, `ir_version`.
-            [0x08, ..] => Ok(Content::Onnx),
-            _ => match path.extension().and_then(|e| e.to_str()) {
-                Some("onnx") => Ok(Content::Onnx),
-                Some("safetensors") => Ok(Content::Safetensors),
-                _ => Err(Error::Input(format!(
-                    "{}: not a model; give a run directory, a .safetensors of offshoot, an .onnx, a TorchScript .pt, or --model NAME --weights FILE",
-                    path.display()
-                ))),
-            },
-        }
-    }
+/// The kind of a file that shall be a model.
+fn content_of(path: &Path) -> Result<Content> {
+    content::of(path).map_err(|error| match error.problem {
+        Problem::Unrecognised { found } => Error::Input(format!(
+            "{}: not a model: {found}; give a run directory, a .safetensors of offshoot, an .onnx, a TorchScript .pt, or --model NAME --weights FILE",
+            path.display()
+        )),
+        _ => error.into(),
+    })
 }
 
 /// The weights of the best epoch of a run directory.
@@ -178,25 +160,109 @@ pub(crate) fn run_file(run: &Path) -> Result<PathBuf> {
     }
 }
 
-/// Weights of an architecture, with the keys of its own graph.
+/// Weights of an architecture, with the keys of its own graph, and what there is to say about how they were read.
+pub(crate) struct StateDict {
+    pub(crate) weights: Weights,
+    pub(crate) warnings: Vec<String>,
+}
+
+/// Reads the weights of an architecture.
 ///
 /// # Errors
-/// When the file cannot be read.
-pub(crate) fn load_state_dict(architecture: &Architecture, path: &Path) -> Result<Weights> {
-    Ok(canonical_keys(architecture, load_weights(path)?.into_f32().weights))
+/// When the file cannot be read, or holds the weights of another architecture.
+pub(crate) fn load_state_dict(architecture: &Architecture, path: &Path) -> Result<StateDict> {
+    let loaded = load_weights(path)?.into_f32();
+    let ours = loaded.metadata.contains_key(METADATA_KEY);
+    let CanonicalKeys { weights, mut notes } = canonical_keys(architecture, loaded.weights);
+    // What the names cannot tell is known of these.
+    if ours || published_file(architecture, path)?.is_some() {
+        notes.clear();
+    }
+    if !fits(architecture, &weights)
+        && let Some(other) = recognise(&weights).filter(|other| other.name != architecture.name)
+    {
+        return Err(Error::Input(format!(
+            "{}: these are the weights of {}, not of {}: give --model {}",
+            path.display(),
+            other.name,
+            architecture.name,
+            other.name
+        )));
+    }
+    notes.extend(unread(&loaded.unread));
+    let warnings = notes.into_iter().map(|note| format!("{}: {note}", path.display())).collect();
+    Ok(StateDict { weights, warnings })
+}
+
+/// What to say of tensors of a file that could not be read.
+pub(crate) fn unread(tensors: &[(String, String)]) -> Option<String> {
+    let named: Vec<String> = tensors.iter().map(|(key, what)| format!("`{key}` ({what})")).collect();
+    (!named.is_empty()).then(|| format!("not read, and left out: {}", named.join(", ")))
+}
+
+/// Whether `weights` have all parameters of an architecture but those of its head.
+fn fits(architecture: &Architecture, weights: &Weights) -> bool {
+    let options = BuildOptions { classes: 1, size: architecture.size, head: None };
+    let Ok(graph) = architecture.build(&options) else { return false };
+    let backbone = expected_parameters(&graph).into_iter().filter(|(name, _)| !architecture.is_head(name));
+    backbone.into_iter().all(|(name, shape)| {
+        // Positions of another size of the picture are resampled.
+        weights.get(&name).is_some_and(|t| t.shape() == shape || name.contains("pos_embed"))
+    })
 }
 
 fn load_pretrained(name: &str, path: &Path, overrides: &Overrides) -> Result<Loaded> {
     let architecture = find(name)?;
-    let preprocessing = overrides.apply(&architecture.preprocessing());
-    let mut weights = load_state_dict(architecture, path)?;
+    let StateDict { mut weights, mut warnings } = load_state_dict(architecture, path)?;
+    let published = published_file(architecture, path)?;
+    let own = own_preprocessing(architecture, published);
+    let preprocessing = overrides.apply(&own);
     architecture.fit_to_size(preprocessing.size, &mut weights);
     let transfer = |source| Error::Transfer { path: path.to_owned(), source: Box::new(source) };
     let classes = original_classes(architecture, &weights).map_err(transfer)?;
     let graph = architecture.build(&BuildOptions { classes, size: preprocessing.size, head: None })?;
     let matched = matched(path, &graph, weights)?;
-    let model = pretrained(architecture, matched, preprocessing).map_err(transfer)?;
-    Ok(Loaded { model, warnings: Vec::new(), assumed_metadata: false })
+    let mut model = pretrained(architecture, matched, preprocessing).map_err(transfer)?;
+    match published {
+        // Only of these is it known what the logits mean: other weights of 1000 classes may be of other classes.
+        Some(published) if published.has_head => {
+            model.metadata.classes = imagenet_classes().map(str::to_owned).collect();
+        }
+        _ => warnings.push(format!(
+            "{}: no file that its authors publish: classes are called by their indices, and pictures are prepared as for \
+             {name} in general ({} of {} pixels, {}); --size, --fit, --mean and --std say otherwise",
+            path.display(),
+            own.size,
+            own.resize,
+            format!("{:?}", own.interpolation).to_lowercase(),
+        )),
+    }
+    Ok(Loaded { model, warnings, assumed_metadata: false })
+}
+
+/// The published weights that the file `path` holds: it is called as they are, or has their hash.
+pub(crate) fn published_file(architecture: &Architecture, path: &Path) -> Result<Option<Published>> {
+    let io = |source| Error::Io { path: path.to_owned(), action: "read", source };
+    let all = architecture.all_published();
+    if let Some(named) = all.iter().find(|published| published.names(path)) {
+        return Ok(Some(*named));
+    }
+    let bytes = path.metadata().map_err(io)?.len();
+    let possible: Vec<&Published> = all.iter().filter(|published| published.may_have(bytes)).collect();
+    if possible.is_empty() {
+        return Ok(None);
+    }
+    let hash = sha256(path)?;
+    Ok(possible.into_iter().find(|published| hash.starts_with(published.sha256)).copied())
+}
+
+/// How pictures are prepared for weights of an architecture.
+pub(crate) fn own_preprocessing(architecture: &Architecture, published: Option<Published>) -> Preprocessing {
+    let own = architecture.preprocessing();
+    match published {
+        Some(published) => published.preprocessing(own),
+        None => own,
+    }
 }
 
 fn matched(path: &Path, graph: &offshoot_graph::Graph, weights: Weights) -> Result<Weights> {

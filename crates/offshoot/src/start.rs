@@ -13,17 +13,25 @@ use offshoot_train::run::BASE_FILE;
 use offshoot_train::{Recipe, Settings, Unfreeze};
 
 use crate::error::{Error, Result};
-use crate::source::{Overrides, classifier_of_size, load_onnx, load_state_dict, run_file};
+use crate::source::{
+    self, Overrides, StateDict, classifier_of_size, is_onnx, load_onnx, load_state_dict, run_file,
+};
 
-/// The preprocessing that the model `name` was pretrained with: an architecture's, or that of an ONNX file.
+/// The preprocessing that the model `name` was pretrained with: that of published `weights`, an architecture's, or that of an
+/// ONNX file.
 ///
 /// # Errors
-/// When there is no architecture of that name, or the file cannot be read.
-pub fn own_preprocessing(name: &str) -> Result<Preprocessing> {
-    match onnx_file(name) {
-        Some(path) => Ok(load_onnx(path, &Overrides::default(), false)?.model.metadata.preprocessing),
-        None => Ok(architecture(name)?.preprocessing()),
+/// When there is no architecture of that name, or a file cannot be read.
+pub fn own_preprocessing(name: &str, weights: Option<&Path>) -> Result<Preprocessing> {
+    if let Some(path) = onnx_file(name) {
+        return Ok(load_onnx(path, &Overrides::default(), false)?.model.metadata.preprocessing);
     }
+    let architecture = architecture(name)?;
+    let published = match weights {
+        Some(path) => source::published_file(architecture, path)?,
+        None => None,
+    };
+    Ok(source::own_preprocessing(architecture, published))
 }
 
 /// The preprocessing that a run with these settings starts from: that of its weights where they are of offshoot, which know it,
@@ -34,7 +42,10 @@ pub fn own_preprocessing(name: &str) -> Result<Preprocessing> {
 pub fn starting_preprocessing(settings: &Settings) -> Result<Preprocessing> {
     match settings.weights.as_deref().and_then(metadata_of) {
         Some(metadata) => Ok(metadata.preprocessing),
-        None => own_preprocessing(settings.model.as_deref().unwrap_or_default()),
+        None => {
+            let weights = settings.weights.as_deref().map(weight_file).transpose()?;
+            own_preprocessing(settings.model.as_deref().unwrap_or_default(), weights.as_deref())
+        }
     }
 }
 
@@ -61,7 +72,10 @@ pub fn keeps_head(recipe: &Recipe, classes: &[String]) -> Option<bool> {
 
 /// The ONNX file that a recipe names instead of an architecture.
 fn onnx_file(name: &str) -> Option<&Path> {
-    Some(Path::new(name)).filter(|path| path.extension().is_some_and(|e| e == "onnx"))
+    let path = Path::new(name);
+    let named = path.extension().is_some_and(|e| e == "onnx");
+    let is_onnx = || find(name).is_err() && path.is_file() && is_onnx(path).unwrap_or(false);
+    (named || is_onnx()).then_some(path)
 }
 
 /// Writes the classifier that a run starts from into its folder, when it is an ONNX file. `best.safetensors` and
@@ -122,11 +136,11 @@ fn last_block(architecture: &Architecture) -> Vec<Unfreeze> {
 }
 
 /// The model that `recipe` starts from: pretrained weights, or random ones where it names none, and a new head for
-/// `classes`.
+/// `classes`. `say` hears what there is to say about how the weights were read.
 ///
 /// # Errors
 /// When the architecture is unknown, or the weights cannot be read or do not fit it.
-pub fn starting_model(recipe: &Recipe, classes: &[String]) -> Result<Model> {
+pub fn starting_model(recipe: &Recipe, classes: &[String], say: &mut dyn FnMut(&str)) -> Result<Model> {
     if let Some(path) = onnx_file(&recipe.model) {
         return onnx_model(path, recipe, classes);
     }
@@ -137,7 +151,7 @@ pub fn starting_model(recipe: &Recipe, classes: &[String]) -> Result<Model> {
         None => random_model(architecture, Some(head), classes, preprocessing, recipe.seed),
         Some(path) => {
             let path = weight_file(path)?;
-            let (weights, own_head) = backbone_and_head(architecture, &path)?;
+            let (weights, own_head) = backbone_and_head(architecture, &path, say)?;
             let options =
                 TransferOptions { classes: classes.to_vec(), head, preprocessing, seed: recipe.seed };
             let mut model = transfer(architecture, weights, options)
@@ -185,8 +199,14 @@ fn keep_head(model: &mut Model, head: Weights) {
 }
 
 /// The weights of everything but the head, checked, and those of the head that the file has.
-fn backbone_and_head(architecture: &'static Architecture, path: &Path) -> Result<(Weights, Weights)> {
-    let weights = load_state_dict(architecture, path)?;
+fn backbone_and_head(
+    architecture: &'static Architecture,
+    path: &Path,
+    say: &mut dyn FnMut(&str),
+) -> Result<(Weights, Weights)> {
+    let StateDict { mut weights, warnings } = load_state_dict(architecture, path)?;
+    warnings.iter().for_each(|warning| say(warning));
+    architecture.fit_to_size(architecture.size, &mut weights);
     let graph = architecture.build(&BuildOptions { classes: 1, size: architecture.size, head: None })?;
     let is_head = |name: &String| architecture.is_head(name);
     let expected: Vec<_> =

@@ -465,6 +465,27 @@ fn inspect_says_what_a_file_is() {
 }
 
 #[test]
+fn a_model_is_one_whatever_the_length_of_its_header() {
+    let (world, copy) = (World::trained(), World::new("headers"));
+    let best = world.read("run/best.safetensors");
+    let (length, rest) = best.split_at(8);
+    let length = u64::from_le_bytes(length.try_into().unwrap()) as usize;
+    let (header, data) = rest.split_at(length);
+    // The first bytes are those of a pickle, of an ONNX file, of a zip archive.
+    for first in [0x80, 0x08, 0x4b50] {
+        let step = if first > 0xff { 1 << 16 } else { 1 << 8 };
+        let longer = (length + 8..).find(|n| n % step == first).unwrap();
+        let mut file = (longer as u64).to_le_bytes().to_vec();
+        file.extend(header);
+        file.resize(8 + longer, b' ');
+        file.extend(data);
+        copy.write("model.safetensors", &file);
+        let inspected = copy.json("inspect model.safetensors");
+        assert_eq!(inspected["architecture"], "mobilenet_v2", "{first:#x}");
+    }
+}
+
+#[test]
 fn bench_prints_a_row() {
     let world = World::trained();
     for what in ["infer", "train", "train --freeze backbone"] {

@@ -17,8 +17,8 @@ fn files(world: &World, name: &str) {
     let mut settings = Settings { model: Some(name.into()), data: Some("d".into()), ..Settings::default() };
     settings.head = Some("linear,dropout=0".into());
     settings.preprocessing = Some(PreprocessingSettings { size: Some(32), ..Default::default() });
-    let recipe = Recipe::resolve(settings, &own_preprocessing(name).unwrap()).unwrap();
-    let model = starting_model(&recipe, &classes).unwrap();
+    let recipe = Recipe::resolve(settings, &own_preprocessing(name, None).unwrap()).unwrap();
+    let model = starting_model(&recipe, &classes, &mut |_| {}).unwrap();
     let path = world.path(&format!("{name}.safetensors"));
     safetensors::write(&path, &model.weights, "{}").unwrap();
     // Batch norms are as they are, not folded.

@@ -102,6 +102,7 @@ fn a_download_that_breaks_off_goes_on() {
         let error = fetch(&url, MILLION, path.clone(), &mut |_, _| {}).unwrap_err().to_string();
         assert!(error.contains("run the command again to go on"), "{error}");
         assert!(!path.exists());
+        assert_eq!(world.names(""), ["weights.pth.part"]);
         fetch(&url, MILLION, path.clone(), &mut |_, _| {}).unwrap();
         assert_eq!(fs::read(&path).unwrap(), content());
         assert_eq!(ranges.iter().collect::<Vec<_>>(), [None, Some(300_000)]);
@@ -113,7 +114,7 @@ fn a_download_that_breaks_off_goes_on() {
 fn another_hash_and_a_refusal_leave_nothing() {
     let world = World::new("refused");
     let (url, _) = serve(b"no weights".to_vec(), &[Answer::All, Answer::Status(404)]);
-    let said = world.run(&format!("pull mobilenet_v2 --base-url {url}/models/ --out w.pth"));
+    let said = world.run(&format!("pull mobilenet_v2.V1 --base-url {url}/models/ --out w.pth"));
     assert_eq!(said.code, Some(2), "{said:?}");
     assert!(
         said.err.contains("/models/mobilenet_v2-b0353104.pth") && said.err.contains("nothing was kept"),
@@ -123,6 +124,12 @@ fn another_hash_and_a_refusal_leave_nothing() {
     assert_eq!(said.code, Some(2), "{said:?}");
     assert!(said.err.contains("404"), "{said:?}");
     assert_eq!(fs::read_dir(&world.root).unwrap().count(), 0);
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let said = world.run(&format!("pull resnet50 --base-url http://{closed}"));
+    assert!(said.code == Some(2) && said.err.contains("resnet50-11ad3fa6.pth"), "{said:?}");
+    assert_eq!(fs::read_dir(&world.root).unwrap().count(), 0);
+    let said = world.run("pull resnet50.V3");
+    assert!(said.code == Some(2) && said.err.contains("IMAGENET1K_V2, IMAGENET1K_V1"), "{said:?}");
     let said = world.run("pull vit_small_patch14_dinov2");
     assert!(said.code == Some(2) && said.err.contains("no hash"), "{said:?}");
 }
@@ -155,5 +162,9 @@ fn models_are_listed() {
     }
     assert!(find("vit_small_patch14_dinov2")["classes"].is_null());
     let said = world.run("models");
-    assert_eq!(said.out.lines().count(), models.len() + 2, "{said:?}");
+    let others: usize = models.iter().map(|model| model["other_weights"].as_array().unwrap().len()).sum();
+    assert_eq!(said.out.lines().count(), models.len() + others + 2, "{said:?}");
+    let resnet = find("resnet50");
+    assert_eq!(resnet["weights"]["version"], "IMAGENET1K_V2");
+    assert_eq!(resnet["other_weights"][0]["accuracy"], 76.13);
 }

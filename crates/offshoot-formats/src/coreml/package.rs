@@ -1,7 +1,7 @@
 //! The folder of a package: a manifest, the specification, the weights.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use offshoot_graph::Model;
@@ -12,6 +12,7 @@ use super::graph::model;
 use super::program::program;
 use super::{Options, proto};
 use crate::atomic::write_atomically;
+use crate::content::open_plain;
 use crate::error::{FormatError, Problem};
 
 pub(super) const MANIFEST: &str = "Manifest.json";
@@ -101,10 +102,13 @@ pub(super) fn read(path: &Path) -> Result<Model, Problem> {
 
 fn file(path: &PathBuf, place: &str, limit: u64) -> Result<Vec<u8>, Problem> {
     let read = |error: io::Error| Problem::Io { action: "read", error };
-    let len = fs::metadata(path).map_err(read)?.len();
+    let mut source = open_plain(path).map_err(|error| error.problem)?;
+    let len = source.metadata().map_err(read)?.len();
     if len > limit {
         let what = format!("a file of {len} bytes");
         return Err(Problem::TooLarge { place: place.into(), what, limit });
     }
-    fs::read(path).map_err(read)
+    let mut bytes = Vec::new();
+    source.read_to_end(&mut bytes).map_err(read)?;
+    Ok(bytes)
 }

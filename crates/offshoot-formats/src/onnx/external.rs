@@ -16,20 +16,63 @@ const SMALLEST: usize = 1024;
 /// Where a tensor may begin: the size of a page, so that a runtime can map it.
 const ALIGNMENT: u64 = 4096;
 
-/// The file called `location` below `folder`, a plain path without links in it.
-pub(super) fn resolve(place: &str, folder: &Path, location: &str) -> Result<PathBuf, Problem> {
-    let refused = |what| Err(refusal(place, location, what));
-    let mut path = folder.to_owned();
-    for component in Path::new(location).components() {
-        let Component::Normal(part) = component else {
-            return refused("which does not stay in the model's folder");
-        };
-        path.push(part);
-        if fs::symlink_metadata(&path).is_ok_and(|m| m.file_type().is_symlink()) {
-            return refused("which is a symbolic link");
-        }
+const ESCAPES: &str = "which does not stay in the model's folder";
+
+/// The file of elements called `location` beside the model in the file `model`, as ONNX Runtime finds it: a path from the
+/// folder where `model` is, whose links may lead to files in that folder, and where `model` is a link itself, in the folder of
+/// the file that it leads to. In the cache of Hugging Face all files of a model are links to files of one folder.
+pub(super) fn resolve(place: &str, model: &Path, location: &str) -> Result<PathBuf, Problem> {
+    let refused = |what: &str| refusal(place, location, what);
+    let relative = Path::new(location);
+    if !relative
+        .components()
+        .all(|c| matches!(c, Component::Normal(_) | Component::CurDir | Component::ParentDir))
+    {
+        return Err(refused(ESCAPES));
     }
-    Ok(path)
+    let failed = |error: io::Error| refused(&format!("which cannot be opened: {error}"));
+    let folder = folder(model).canonicalize().map_err(failed)?;
+    let found = match folder.join(relative).canonicalize() {
+        Err(_) if climbs_out(relative) => return Err(refused(ESCAPES)),
+        found => found.map_err(failed)?,
+    };
+    let target = model.canonicalize().ok();
+    let beside_target =
+        |found: &Path| target.as_deref().and_then(Path::parent).is_some_and(|f| found.starts_with(f));
+    match found.starts_with(&folder) || beside_target(&found) {
+        true => Ok(found),
+        false if climbs_out(relative) => Err(refused(ESCAPES)),
+        false => Err(refused("which leads out of the model's folder through a symbolic link")),
+    }
+}
+
+/// The folder where the file `path` is.
+fn folder(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Whether a path leaves the folder that it starts from, as far as its text says.
+fn climbs_out(path: &Path) -> bool {
+    let mut depth = 0i64;
+    path.components().any(|component| {
+        depth += match component {
+            Component::ParentDir => -1,
+            Component::Normal(_) => 1,
+            Component::CurDir | Component::RootDir | Component::Prefix(_) => 0,
+        };
+        depth < 0
+    })
+}
+
+/// Where the file called `name` beside `model` is written. A link there is not written through.
+pub(super) fn beside(model: &Path, name: &str) -> Result<PathBuf, Problem> {
+    let path = folder(model).join(name);
+    match fs::symlink_metadata(&path) {
+        Ok(meta) if meta.file_type().is_symlink() => {
+            Err(refusal("weights", name, "which is a symbolic link"))
+        }
+        _ => Ok(path),
+    }
 }
 
 /// Why elements at `location` are not touched.

@@ -21,13 +21,13 @@ mod translate;
 mod wire;
 mod write;
 
-use std::fs;
-use std::io::{self, Write};
+use std::io::{Read, Write};
 use std::path::Path;
 
 use offshoot_graph::Model;
 
 use crate::atomic::write_atomically;
+use crate::content::open_plain;
 use crate::error::{FormatError, Problem};
 
 pub use dynamic::{DynamicModel, DynamicReport, KeptFloat};
@@ -103,7 +103,7 @@ pub fn read(path: &Path) -> Result<OnnxModel, FormatError> {
 /// names the node and its operator.
 pub fn read_with(path: &Path, options: ReadOptions) -> Result<OnnxModel, FormatError> {
     let bytes = bytes_of(path)?;
-    read::read(bytes.into(), Some(folder(path)), options).map_err(|problem| problem.at(path))
+    read::read(bytes.into(), Some(path), options).map_err(|problem| problem.at(path))
 }
 
 /// What prepares the pictures of the file at `path`, where one of ours does that itself.
@@ -130,7 +130,7 @@ pub fn preparer_of_bytes(bytes: impl Into<Vec<u8>>) -> Result<Option<Preparer>, 
 /// quantised, and when the result would be larger than 2 GiB.
 pub fn quantize_dynamic(path: &Path) -> Result<DynamicModel, FormatError> {
     let bytes = bytes_of(path)?;
-    dynamic::quantize(bytes.into(), Some(folder(path))).map_err(|problem| problem.at(path))
+    dynamic::quantize(bytes.into(), Some(path)).map_err(|problem| problem.at(path))
 }
 
 /// [`quantize_dynamic`] of the bytes of a file that refers to no other.
@@ -149,22 +149,18 @@ pub fn write_quantized(path: &Path, bytes: &[u8]) -> Result<(), FormatError> {
     write_atomically(path, |file| file.write_all(bytes))
 }
 
-fn folder(path: &Path) -> &Path {
-    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
 fn bytes_of(path: &Path) -> Result<Vec<u8>, FormatError> {
-    let open = |error| Problem::Io { action: "open", error }.at(path);
-    let meta = fs::metadata(path).map_err(open)?;
-    if !meta.is_file() {
-        return Err(open(io::Error::new(io::ErrorKind::InvalidInput, "it is no file")));
-    }
+    let read = |error| Problem::Io { action: "read", error }.at(path);
+    let mut file = open_plain(path)?;
+    let meta = file.metadata().map_err(read)?;
     if meta.len() > MAX_FILE {
         let what = format!("a file of {} bytes", meta.len());
         let place = "ONNX file".into();
         return Err(Problem::TooLarge { place, what, limit: MAX_FILE }.at(path));
     }
-    fs::read(path).map_err(open)
+    let mut bytes = Vec::with_capacity(meta.len() as usize); // at most MAX_FILE
+    file.read_to_end(&mut bytes).map_err(read)?;
+    Ok(bytes)
 }
 
 /// Reads the bytes of a file that refers to no other.
@@ -192,8 +188,7 @@ pub fn write(path: &Path, model: &Model, options: Options) -> Result<(), FormatE
     let name = path.file_name().and_then(|n| n.to_str()).map(|name| format!("{name}.data"));
     let written = write::write(model, options, name).map_err(|problem| problem.at(path))?;
     if let Some(side) = &written.side {
-        let folder = path.parent().unwrap_or(Path::new(""));
-        let beside = external::resolve("weights", folder, side.location()).map_err(|p| p.at(path))?;
+        let beside = external::beside(path, side.location()).map_err(|p| p.at(path))?;
         write_atomically(&beside, |file| side.write_to(file))?;
     }
     write_atomically(path, |file| file.write_all(&written.bytes))

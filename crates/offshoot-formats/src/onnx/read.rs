@@ -55,7 +55,8 @@ struct Source<'a> {
     opset: i64,
     own: bool,
     len: u64,
-    folder: Option<&'a Path>,
+    /// The file, where there is one.
+    path: Option<&'a Path>,
 }
 
 struct Built {
@@ -67,7 +68,7 @@ struct Built {
     ending: Option<String>,
 }
 
-pub(super) fn read(bytes: Bytes, folder: Option<&Path>, options: ReadOptions) -> Result<OnnxModel, Problem> {
+pub(super) fn read(bytes: Bytes, path: Option<&Path>, options: ReadOptions) -> Result<OnnxModel, Problem> {
     let len = bytes.len() as u64;
     let mut proto = decode(bytes)?;
     take_preparation_out(&mut proto)?;
@@ -90,7 +91,7 @@ pub(super) fn read(bytes: Bytes, folder: Option<&Path>, options: ReadOptions) ->
         opset: opset(&proto)?,
         own: own.is_some(),
         len,
-        folder,
+        path,
     };
     let built = build_for_any_sizes(&source, &mut warnings)?;
     warnings.extend(built.ending.clone());
@@ -352,7 +353,7 @@ fn build(source: &Source<'_>, given: &Given<'_>, batch: Dim) -> Result<Built, Pr
     let context = Context {
         initializers: &source.initializers,
         uses: source.uses.clone(),
-        tensors: TensorReader::new(source.len, source.folder),
+        tensors: TensorReader::new(source.len, source.path),
         opset: source.opset,
         own: source.own,
         batch: batch.clone(),

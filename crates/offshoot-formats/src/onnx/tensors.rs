@@ -21,16 +21,17 @@ const SLACK: u64 = 1 << 20;
 
 /// Decodes tensors within a budget of memory that follows from the size of the files.
 pub(super) struct TensorReader {
-    folder: Option<PathBuf>,
+    /// The file that holds the model.
+    model: Option<PathBuf>,
     files: HashMap<PathBuf, File>,
     budget: u64,
 }
 
 impl TensorReader {
-    /// For a file of `len` bytes in `folder`; without a folder, elements in other files are an error.
-    pub(super) fn new(len: u64, folder: Option<&Path>) -> TensorReader {
+    /// For the file `model` of `len` bytes; without a path, elements in other files are an error.
+    pub(super) fn new(len: u64, model: Option<&Path>) -> TensorReader {
         let budget = len.saturating_mul(EXPANSION).saturating_add(SLACK);
-        TensorReader { folder: folder.map(Path::to_owned), files: HashMap::new(), budget }
+        TensorReader { model: model.map(Path::to_owned), files: HashMap::new(), budget }
     }
 
     /// Takes the memory of a further copy of `tensor`'s elements as f32 from the budget.
@@ -123,15 +124,16 @@ impl TensorReader {
     /// The file of tensors called `location`.
     fn open(&mut self, place: &str, location: &str) -> Result<&mut File, Problem> {
         let refused = |what: &str| refusal(place, location, what);
-        let folder =
-            self.folder.as_ref().ok_or_else(|| refused("and only the bytes of one file were given"))?;
-        let path = resolve(place, folder, location)?;
+        let model =
+            self.model.as_ref().ok_or_else(|| refused("and only the bytes of one file were given"))?;
+        let path = resolve(place, model, location)?;
         if !self.files.contains_key(&path) {
-            let file = File::open(&path).map_err(|e| refused(&format!("which cannot be opened: {e}")))?;
-            let meta = file.metadata().map_err(|e| refused(&format!("which cannot be read: {e}")))?;
+            // Opening a pipe would wait for its writer.
+            let meta = path.metadata().map_err(|e| refused(&format!("which cannot be read: {e}")))?;
             if !meta.is_file() {
                 return Err(refused("which is no plain file"));
             }
+            let file = File::open(&path).map_err(|e| refused(&format!("which cannot be opened: {e}")))?;
             self.budget = self.budget.saturating_add(meta.len().saturating_mul(EXPANSION));
             self.files.insert(path.clone(), file);
         }

@@ -1258,9 +1258,10 @@ impl<'a> Translator<'a> {
     }
 
     fn dropout(&mut self, node: NodeView<'a>) -> Result<Operand<'a>, Problem> {
-        if self.numbers(node, 2)?.and_then(|n| n.known()).is_some_and(|n| n.iter().any(|&x| x != 0.0)) {
-            let way_out = "Export in inference mode: call `model.eval()` first";
-            return Err(node.unsupported("it was exported in training mode", way_out));
+        // A mode that is not known before the run may be training.
+        let inference = |n: Vec<f64>| n.iter().all(|&x| x == 0.0);
+        if node.input(2).is_some() && !self.numbers(node, 2)?.and_then(|n| n.known()).is_some_and(inference) {
+            return Err(in_training_mode(node));
         }
         let ratio = self.bound(node, 1, "ratio", 0.5)?;
         if !(0.0..1.0).contains(&ratio) {
@@ -1287,9 +1288,9 @@ impl<'a> Translator<'a> {
     }
 
     fn batch_norm(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
-        if node.flag("training_mode") {
-            let way_out = "Export in inference mode: call `model.eval()` first";
-            return Err(node.unsupported("it was exported in training mode", way_out));
+        // Before operator set 14, the statistics among the outputs say that those of the batch are meant.
+        if node.flag("training_mode") || node.proto.output.iter().skip(1).any(|name| !name.is_empty()) {
+            return Err(in_training_mode(node));
         }
         if node.int("spatial", 1) != 1 {
             return Err(node.unsupported("`spatial` = 0 is not read", SIMPLIFY));
@@ -1824,6 +1825,14 @@ impl<'a> Translator<'a> {
 }
 
 /// Zero points of integers.
+/// An operator that computes something else in training.
+fn in_training_mode(node: NodeView<'_>) -> Problem {
+    node.unsupported(
+        "it was exported in training mode",
+        "Export in inference mode: call `model.eval()` first",
+    )
+}
+
 fn zeros(dtype: DType, places: usize) -> Option<Tensor> {
     let data = match dtype {
         DType::U8 => Data::U8(vec![0; places]),

@@ -11,7 +11,7 @@ use super::input::Input;
 use super::pickle::{self, Pickled};
 use super::values::{Heap, Node, Storage, Value};
 use super::{Layout, MAX_PICKLE_BYTES, MEMORY_FACTOR, MEMORY_FLOOR};
-use crate::content::{Content, HEAD, sniff};
+use crate::content::{Content, sniff};
 use crate::elements::ByteOrder;
 use crate::error::Problem;
 
@@ -42,14 +42,11 @@ pub(crate) fn open<R: Read + Seek>(source: R) -> Result<(Container<R>, Pickled),
     let failed = |error| Problem::Io { action: "read", error };
     let mut source = BufReader::new(source);
     let len = source.seek(SeekFrom::End(0)).map_err(failed)?;
-    source.rewind().map_err(failed)?;
-    let mut head = Vec::with_capacity(HEAD);
-    source.by_ref().take(HEAD as u64).read_to_end(&mut head).map_err(failed)?;
-    source.rewind().map_err(failed)?;
-    match sniff(&head, len)? {
+    match sniff(&mut source, None)? {
         Content::Zip => open_zip(source, len),
         Content::Pickle => open_legacy(source, len),
         Content::Safetensors => Err(Problem::Unrecognised { found: "a safetensors file, not a .pth".into() }),
+        Content::Onnx => Err(Problem::Unrecognised { found: "an ONNX model, not a .pth".into() }),
     }
 }
 

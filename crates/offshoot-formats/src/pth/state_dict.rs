@@ -1,7 +1,8 @@
 //! The state dict in what a pickle describes, under the wrappers that training scripts put around it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
+use super::packed;
 use super::pickle::Pickled;
 use super::values::{Heap, Node, QuantizedView, TensorView, Value};
 use crate::error::Problem;
@@ -22,9 +23,6 @@ const WRAPPERS: &[&str] = &[
     "ema",
 ];
 
-/// The key under which PyTorch's quantised `Linear` keeps its weight and bias.
-const PACKED: &str = "._packed_params._packed_params";
-
 /// How deep wrappers are followed.
 const MAX_WRAPPERS: usize = 4;
 
@@ -36,10 +34,12 @@ pub(super) struct Found<'a> {
     pub(super) quantized: Vec<(String, &'a QuantizedView)>,
     /// Keys of other values, with their type.
     pub(super) skipped: Vec<(String, String)>,
+    /// Those of them that tensors stand in.
+    pub(super) unread: Vec<(String, String)>,
 }
 
 /// The entries of a dictionary whose keys are text; the last of equal keys counts, as in Python.
-type Entries<'a> = BTreeMap<&'a str, &'a Value>;
+pub(super) type Entries<'a> = BTreeMap<&'a str, &'a Value>;
 
 pub(super) fn find(pickled: &Pickled) -> Result<Found<'_>, Problem> {
     let heap = &pickled.heap;
@@ -85,19 +85,14 @@ fn collect<'a>(
     entries: &Entries<'a>,
     wrappers: Vec<String>,
 ) -> Result<Found<'a>, Problem> {
-    let mut found = Found { wrappers, tensors: vec![], quantized: vec![], skipped: vec![] };
+    let mut found = Found { wrappers, tensors: vec![], quantized: vec![], skipped: vec![], unread: vec![] };
     for (&key, &value) in entries {
-        match (heap.node(value), key.strip_suffix(PACKED)) {
-            (Some(Node::Tuple(parts)), Some(layer))
-                if !entries.contains_key(format!("{layer}.weight").as_str()) =>
-            {
-                found.unpack(heap, layer, parts);
+        match packed::parts(heap, entries, key, value) {
+            Some(parts) if parts.iter().all(|(name, _)| !entries.contains_key(name.as_str())) => {
+                parts.into_iter().for_each(|(name, part)| found.enter(heap, name, part));
             }
-            // What the layer would scale its output by, were it quantised too.
-            (Some(Node::Tensor(_)), _) if of_packed(entries, key) => {}
-            (Some(Node::Tensor(tensor)), _) => found.tensors.push((key.to_owned(), tensor)),
-            (Some(Node::Quantized(tensor)), _) => found.quantized.push((key.to_owned(), tensor)),
-            _ => found.skipped.push((key.to_owned(), heap.type_name(value))),
+            _ if packed::is_output_scale(entries, key) => {}
+            _ => found.enter(heap, key.to_owned(), value),
         }
     }
     if found.tensors.is_empty() && found.quantized.is_empty() {
@@ -107,24 +102,40 @@ fn collect<'a>(
 }
 
 impl<'a> Found<'a> {
-    /// Enters the weight and the bias of a quantised `Linear` under the names that a `Linear` has for them.
-    fn unpack(&mut self, heap: &'a Heap, layer: &str, parts: &'a [Value]) {
-        for (part, name) in parts.iter().zip(["weight", "bias"]) {
-            let key = format!("{layer}.{name}");
-            match heap.node(part) {
-                Some(Node::Tensor(tensor)) => self.tensors.push((key, tensor)),
-                Some(Node::Quantized(tensor)) => self.quantized.push((key, tensor)),
-                _ if matches!(part, Value::None) => {}
-                _ => self.skipped.push((key, heap.type_name(part))),
+    fn enter(&mut self, heap: &'a Heap, key: String, value: &'a Value) {
+        match heap.node(value) {
+            Some(Node::Tensor(tensor)) => self.tensors.push((key, tensor)),
+            Some(Node::Quantized(tensor)) => self.quantized.push((key, tensor)),
+            // A layer without a bias.
+            _ if matches!(value, Value::None) => {}
+            _ => {
+                if holds_tensor(heap, value) {
+                    self.unread.push((key.clone(), heap.type_name(value)));
+                }
+                self.skipped.push((key, heap.type_name(value)));
             }
         }
     }
 }
 
-/// Whether `key` is the `scale` or `zero_point` beside the packed weight of a `Linear`.
-fn of_packed(entries: &Entries<'_>, key: &str) -> bool {
-    let layer = key.strip_suffix(".scale").or_else(|| key.strip_suffix(".zero_point"));
-    layer.is_some_and(|layer| entries.contains_key(format!("{layer}{PACKED}").as_str()))
+/// Whether a tensor stands anywhere in `value`.
+fn holds_tensor(heap: &Heap, value: &Value) -> bool {
+    let mut seen = HashSet::new();
+    let mut next = vec![value];
+    while let Some(value) = next.pop() {
+        let (Value::Node(index), Some(node)) = (value, heap.node(value)) else { continue };
+        if !seen.insert(*index) {
+            continue;
+        }
+        match node {
+            Node::Tensor(_) | Node::Quantized(_) => return true,
+            Node::Tuple(items) | Node::List(items) => next.extend(items),
+            Node::Dict(pairs) => next.extend(pairs.iter().map(|(_, value)| value)),
+            Node::Object { state, .. } => next.extend(state),
+            Node::Storage(_) => {}
+        }
+    }
+    false
 }
 
 fn no_state_dict(heap: &Heap, value: &Value, wrappers: &[String]) -> Problem {

@@ -23,13 +23,13 @@ mod tree;
 mod value;
 mod write;
 
-use std::fs::File;
 use std::io::{Cursor, Read, Seek, Write};
 use std::path::Path;
 
 use offshoot_graph::{Model, Weights};
 
 use crate::atomic::AtomicFile;
+use crate::content::open_plain;
 use crate::error::{FormatError, Problem};
 
 /// The extra file with the model's metadata, one JSON object.
@@ -76,7 +76,7 @@ pub struct TorchScriptModel {
 /// When the file cannot be read, contradicts itself, or holds something that no classifier of ours has; the message
 /// names the file of code in the archive, and the line.
 pub fn read(path: &Path, size: Option<usize>) -> Result<TorchScriptModel, FormatError> {
-    read::read(open(path)?, size).map_err(|problem| problem.at(path))
+    read::read(open_plain(path)?, size).map_err(|problem| problem.at(path))
 }
 
 /// Reads the bytes of an archive.
@@ -118,8 +118,4 @@ pub fn write(path: &Path, model: &Model, options: Options) -> Result<(), FormatE
 /// shape, or the file cannot be written.
 pub fn write_to(out: &mut (impl Write + Seek), model: &Model, options: Options) -> Result<(), Problem> {
     write::write(out, model, options)
-}
-
-fn open(path: &Path) -> Result<File, FormatError> {
-    File::open(path).map_err(|error| Problem::Io { action: "open", error }.at(path))
 }

@@ -35,7 +35,8 @@ impl Arguments {
         }
         match inspection {
             Inspection::Model(model) => model_text(&model, self.graph),
-            Inspection::Weights { path, parameters, tensors } => {
+            Inspection::Weights { path, parameters, tensors, warnings } => {
+                warnings.iter().for_each(|warning| print::warning(&format!("{}: {warning}", path.display())));
                 print::line(&format!("{}: weights without a graph", shown(path)))?;
                 print::line(&format!("  {} tensors, {parameters} elements", tensors.len()))?;
                 tensors.iter().try_for_each(|t| print::line(&format!("  {}", typed(t))))

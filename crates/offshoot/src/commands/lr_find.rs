@@ -86,7 +86,7 @@ impl Arguments {
         let data = Dataset::open(&recipe.data, &recipe.folder_options())?;
         print::notes(&data.notes);
         print::skipped(&data.skipped);
-        let model = starting_model(&recipe, &data.classes)?;
+        let model = starting_model(&recipe, &data.classes, &mut print::warning)?;
         let test = RangeTest { from: self.from, to: self.to, steps: self.steps as usize };
         let bar = print::bar(test.steps as u64, "rates");
         let curve = lr_find(model, &recipe, &data, &executor, test, |done| bar.set_position(done as u64))?;

@@ -1,7 +1,7 @@
 //! `offshoot models`
 
 use clap::Args;
-use offshoot::{ModelInfo, models};
+use offshoot::{ModelInfo, WeightsInfo, models};
 use serde::Serialize;
 
 use super::{Outcome, print};
@@ -24,12 +24,17 @@ impl Arguments {
         if self.json {
             return print::json(&All { models });
         }
-        print::line("name                      size   parameters   multiply-adds   classes   weights")?;
+        print::line("name                          size   parameters   multiply-adds   classes   weights")?;
         for model in models {
             print::line(&row(&model))?;
+            for weights in &model.other_weights {
+                let name = format!("  {}.{}", model.name, weights.version);
+                print::line(&format!("{name:76}   {}", where_from(weights)))?;
+            }
         }
         print::line(
-            "`offshoot pull NAME` brings the weights. Any ONNX classifier can be fine-tuned, too: --model FILE.onnx",
+            "`offshoot pull NAME` brings the weights, `offshoot pull NAME.VERSION` others of them. timm's efficientnet_lite models \
+             without tf_ are those with _symmetric here. Any ONNX classifier can be fine-tuned, too: --model FILE.onnx",
         )
     }
 }
@@ -38,15 +43,20 @@ fn row(model: &ModelInfo) -> String {
     let millions = |n: u64| n as f64 / 1e6;
     let classes = model.classes.map_or("no head".into(), |n| n.to_string());
     let weights = match &model.weights {
-        Some(weights) => format!("{} ({})", weights.url, weights.license),
+        Some(weights) => where_from(weights),
         None => "none published".into(),
     };
     format!(
-        "{:24} {:5} {:10.1} M {:13.0} M {:>9}   {weights}",
+        "{:28} {:5} {:10.1} M {:13.0} M {:>9}   {weights}",
         model.name,
         model.size,
         millions(model.parameters),
         millions(model.multiply_adds),
         classes
     )
+}
+
+fn where_from(weights: &WeightsInfo) -> String {
+    let accuracy = weights.accuracy.map_or_else(String::new, |percent| format!(", top-1 {percent:.1} %"));
+    format!("{} ({}{accuracy})", weights.url, weights.license)
 }

@@ -60,7 +60,6 @@ pub(crate) fn note(text: &str) {
     aside(&format!("note: {text}"));
 }
 
-
 /// How many columns of a terminal a text takes.
 pub(crate) fn width(text: &str) -> usize {
     text.width()
@@ -97,7 +96,10 @@ pub(crate) fn skipped(pictures: &[PictureError]) {
         [one] => warning(&format!("skipped {one}")),
         [first, ..] => {
             let kinds = kinds(unread.iter().map(|picture| picture_ending(&picture.path)));
-            warning(&format!("skipped {} files of kinds that are not read: {kinds}; the first: {first}", unread.len()));
+            warning(&format!(
+                "skipped {} files of kinds that are not read: {kinds}; the first: {first}",
+                unread.len()
+            ));
         }
     }
     skipped_count(pictures.len());

@@ -10,9 +10,11 @@ use super::{Outcome, print};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// Architecture; `offshoot models` lists them.
+    /// Architecture, for its best weights, or with their version, as in resnet50.IMAGENET1K_V1 or resnet50.V1; `offshoot
+    /// models` lists them.
     name: String,
-    /// File to write [default: the published name, in the current folder].
+    /// File to write [default: the published name, in the current folder]. A download in progress ends in .part, and is
+    /// resumed from there.
     #[arg(long, help_heading = "Output", value_name = "FILE")]
     out: Option<PathBuf>,
     /// Download from this URL instead of the authors' servers.

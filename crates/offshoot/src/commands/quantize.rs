@@ -8,8 +8,8 @@ use offshoot::{
     ModelSource, OnnxOptions, Proof, QuantizePictures, Quantized, RunPictures, Scheme, StaticOptions,
     Transform, WeightBits, evaluate, export_static, is_onnx, labelled, pictures, quantize_static, sha256,
 };
-use offshoot_graph::text::shown;
 use offshoot_data::{Sample, training_folder};
+use offshoot_graph::text::shown;
 
 use super::arguments::{self, Destination, PreprocessingArguments, Pretrained, Processor};
 use super::export::proof_inputs;

@@ -23,7 +23,7 @@ pub(crate) struct Arguments {
 
 impl Arguments {
     pub(crate) fn run(self) -> Outcome {
-        let own = own_preprocessing(&self.model)?;
+        let own = own_preprocessing(&self.model, None)?;
         let given = self.recipe.as_deref().map(Settings::read).transpose()?.unwrap_or_default();
         // The recipe is that of pretrained weights; which ones, and of which pictures, the command line of `train` says.
         let here = Settings { model: Some(self.model), ..Settings::default() };

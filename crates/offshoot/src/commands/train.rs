@@ -346,9 +346,9 @@ impl Arguments {
     /// pretrained ones again.
     fn model(&self, recipe: &Recipe, classes: &[String]) -> Result<Model, Failure> {
         if self.resume && has_checkpoint(&self.out) {
-            return Ok(starting_model(&resumed(recipe, &self.out), classes)?);
+            return Ok(starting_model(&resumed(recipe, &self.out), classes, &mut print::warning)?);
         }
-        Ok(starting_model(recipe, classes)?)
+        Ok(starting_model(recipe, classes, &mut print::warning)?)
     }
 
     /// The settings of the flags and the recipe file, or those of the run to resume.

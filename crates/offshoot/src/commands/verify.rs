@@ -17,7 +17,13 @@ pub(crate) struct Arguments {
     /// File to check.
     file: PathBuf,
     /// Model whose outputs it must reproduce.
-    #[arg(long, help_heading = "Model", value_name = "MODEL", required_unless_present = "model", conflicts_with = "model")]
+    #[arg(
+        long,
+        help_heading = "Model",
+        value_name = "MODEL",
+        required_unless_present = "model",
+        conflicts_with = "model"
+    )]
     against: Option<PathBuf>,
     #[command(flatten)]
     pretrained: Pretrained,

@@ -108,9 +108,9 @@ pub struct DynamicModel {
     pub report: DynamicReport,
 }
 
-/// The file in `bytes`, from `folder`, in dynamic int8.
-pub(super) fn quantize(bytes: Bytes, folder: Option<&Path>) -> Result<DynamicModel, Problem> {
-    let mut pass = Pass::new(TensorReader::new(bytes.len() as u64, folder));
+/// The file in `bytes`, which are at `path`, in dynamic int8.
+pub(super) fn quantize(bytes: Bytes, path: Option<&Path>) -> Result<DynamicModel, Problem> {
+    let mut pass = Pass::new(TensorReader::new(bytes.len() as u64, path));
     pass.report.file_bytes = bytes.len() as u64;
     let mut model = pass.splitter.fields(&bytes)?;
     let graphs: Vec<usize> =

@@ -91,13 +91,23 @@ impl Arguments {
         };
         let unreadable: Vec<Unreadable> = data.skipped.iter().chain(&broken).map(unreadable).collect();
         let mut unread_kinds = BTreeMap::new();
-        let of_kind = data.skipped.iter().filter(|e| matches!(e.source, DecodeError::UnsupportedFormat { .. }));
+        let of_kind =
+            data.skipped.iter().filter(|e| matches!(e.source, DecodeError::UnsupportedFormat { .. }));
         of_kind.for_each(|e| *unread_kinds.entry(picture_ending(&e.path)).or_insert(0) += 1);
         let (balance, other_files, notes) = (balance(&data), data.others, data.notes);
         let named = labels.as_ref().map_or(0, Vec::len);
         let problems = unreadable.len() + duplicates.len() + usize::from(balance.imbalanced) + named;
-        let report =
-            Report { images, problems, unreadable, duplicates, balance, unread_kinds, other_files, notes, labels };
+        let report = Report {
+            images,
+            problems,
+            unreadable,
+            duplicates,
+            balance,
+            unread_kinds,
+            other_files,
+            notes,
+            labels,
+        };
         if self.json {
             print::json(&report)?
         } else {
@@ -107,7 +117,10 @@ impl Arguments {
     }
 
     fn recipe(&self) -> Result<Recipe, Error> {
-        let own = self.model.as_deref().map_or(Ok(offshoot::Preprocessing::default()), own_preprocessing)?;
+        let own = match &self.model {
+            Some(model) => own_preprocessing(model, self.weights.as_deref())?,
+            None => offshoot::Preprocessing::default(),
+        };
         let settings = Settings {
             model: Some(self.model.clone().unwrap_or_else(|| "none".into())),
             weights: self.weights.clone(),
@@ -127,7 +140,7 @@ impl Arguments {
         data: &Dataset,
         executor: &offshoot::CpuExecutor,
     ) -> Result<Vec<Suspect>, Error> {
-        let model = starting_model(recipe, &data.classes)?;
+        let model = starting_model(recipe, &data.classes, &mut print::warning)?;
         let bar = print::bar((data.train.len() + data.val.len()) as u64, "features");
         let options =
             LabelOptions { folds: self.folds as usize, seed: recipe.seed, ..LabelOptions::default() };
