@@ -5,6 +5,7 @@
 //! one JSON string under the metadata key [`METADATA_KEY`].
 
 use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
 use std::io::{BufReader, Read, Write};
 use std::path::Path;
 

@@ -232,7 +232,7 @@ impl DynamicInt8 {
             let options = onnx::ReadOptions { size: overrides.size, any_input: false };
             let mut model = onnx::read_with(staged, options)?.model;
             model.metadata = int8.metadata.clone();
-            Ok(model)
+            Ok((model, None))
         };
         let proof = Proof { float: Some(float), ..proof };
         export_within("onnx", int8, path, TOLERANCE, write, read, proof)?;
@@ -258,8 +258,9 @@ impl DynamicInt8 {
         let mut before = Vec::new();
         safetensors::write_to(&mut before, &float.weights, &metadata).map_err(failed)?;
         let write = |staged: &Path| Ok(safetensors::write(staged, &int8.weights, &metadata)?);
-        let read =
-            |staged: &Path| Ok(ModelSource::Path(staged.to_owned()).load(&Overrides::default())?.model);
+        let read = |staged: &Path| {
+            Ok((ModelSource::Path(staged.to_owned()).load(&Overrides::default())?.model, None))
+        };
         let proof = Proof { float: Some(float), ..proof };
         let written = export_within("safetensors", int8, path, TOLERANCE, write, read, proof)?;
         Ok([written.bytes, before.len() as u64])

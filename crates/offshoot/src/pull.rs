@@ -5,6 +5,7 @@ use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use offshoot_graph::text::shown;
 use offshoot_models::{Published, find};
 use serde::Serialize;
 
@@ -104,7 +105,7 @@ pub fn fetch(
             false => Err(Error::Input(format!(
                 "{}: the file is there, but its SHA-256 {found} does not start with {sha256}; remove it or choose another \
                  with --out",
-                path.display()
+                shown(path)
             ))),
         };
     }
@@ -132,7 +133,7 @@ pub fn fetch(
 fn part_of(path: &Path) -> Result<PathBuf> {
     let name = path
         .file_name()
-        .ok_or_else(|| Error::Input(format!("{}: this is no name of a file", path.display())))?;
+        .ok_or_else(|| Error::Input(format!("{}: this is no name of a file", shown(path))))?;
     let mut part = name.to_owned();
     part.push(".part");
     Ok(path.with_file_name(part))
@@ -151,10 +152,9 @@ fn download(url: &str, part: &Path, progress: &mut dyn FnMut(u64, Option<u64>)) 
     let failed = |error: ureq::Error, done: u64| {
         Error::Input(match done {
             0 => format!("{url}: {error}"),
-            _ => format!(
-                "{url}: {error}; {} holds what has come: run the command again to go on",
-                part.display()
-            ),
+            _ => {
+                format!("{url}: {error}; {} holds what has come: run the command again to go on", shown(part))
+            }
         })
     };
     let agent: ureq::Agent = ureq::Agent::config_builder()

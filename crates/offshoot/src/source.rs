@@ -17,6 +17,7 @@ use offshoot_train::run::{BASE_FILE, BEST_FILE, LAST_FILE};
 
 use crate::error::{Error, Result};
 use crate::manifest::sha256;
+use offshoot_graph::text::shown;
 
 /// A model to load.
 #[derive(Clone, Debug, PartialEq)]
@@ -117,8 +118,8 @@ impl ModelSource {
                 Content::Zip if is_torchscript(path)? => load_torchscript(path, overrides),
                 Content::Zip | Content::Pickle => Err(Error::Input(format!(
                     "{}: weights without a graph; name the architecture: --model NAME --weights {}",
-                    path.display(),
-                    path.display()
+                    shown(path),
+                    shown(path)
                 ))),
             },
         }
@@ -138,7 +139,7 @@ fn content_of(path: &Path) -> Result<Content> {
     content::of(path).map_err(|error| match error.problem {
         Problem::Unrecognised { found } => Error::Input(format!(
             "{}: not a model: {found}; give a run directory, a .safetensors of offshoot, an .onnx, a TorchScript .pt, or --model NAME --weights FILE",
-            path.display()
+            shown(path)
         )),
         _ => error.into(),
     })
@@ -147,7 +148,7 @@ fn content_of(path: &Path) -> Result<Content> {
 /// The weights of the best epoch of a run directory.
 pub(crate) fn run_file(run: &Path) -> Result<PathBuf> {
     let [best, last] = [BEST_FILE, LAST_FILE].map(|name| run.join(name));
-    let folder = run.display();
+    let folder = shown(run);
     match (best.exists(), last.exists()) {
         (true, _) => Ok(best),
         (false, true) => Err(Error::Input(format!(
@@ -183,14 +184,14 @@ pub(crate) fn load_state_dict(architecture: &Architecture, path: &Path) -> Resul
     {
         return Err(Error::Input(format!(
             "{}: these are the weights of {}, not of {}: give --model {}",
-            path.display(),
+            shown(path),
             other.name,
             architecture.name,
             other.name
         )));
     }
     notes.extend(unread(&loaded.unread));
-    let warnings = notes.into_iter().map(|note| format!("{}: {note}", path.display())).collect();
+    let warnings = notes.into_iter().map(|note| format!("{}: {note}", shown(path))).collect();
     Ok(StateDict { weights, warnings })
 }
 
@@ -231,7 +232,7 @@ fn load_pretrained(name: &str, path: &Path, overrides: &Overrides) -> Result<Loa
         _ => warnings.push(format!(
             "{}: no file that its authors publish: classes are called by their indices, and pictures are prepared as for \
              {name} in general ({} of {} pixels, {}); --size, --fit, --mean and --std say otherwise",
-            path.display(),
+            shown(path),
             own.size,
             own.resize,
             format!("{:?}", own.interpolation).to_lowercase(),
@@ -276,12 +277,12 @@ fn load_ours(path: &Path, overrides: &Overrides) -> Result<Loaded> {
     let text = file.metadata.get(METADATA_KEY).ok_or_else(|| {
         Error::Input(format!(
             "{}: weights without offshoot's metadata; name the architecture: --model NAME --weights {}",
-            path.display(),
-            path.display()
+            shown(path),
+            shown(path)
         ))
     })?;
     let mut metadata: Metadata = serde_json::from_str(text).map_err(|e| {
-        Error::Input(format!("{}: the metadata under `{METADATA_KEY}` cannot be read: {e}", path.display()))
+        Error::Input(format!("{}: the metadata under `{METADATA_KEY}` cannot be read: {e}", shown(path)))
     })?;
     metadata.preprocessing = overrides.apply(&metadata.preprocessing);
     let transfer = |source| Error::Transfer { path: path.to_owned(), source: Box::new(source) };
@@ -306,7 +307,7 @@ fn grafted_graph(path: &Path, metadata: &Metadata) -> Result<Graph> {
     if !base.exists() {
         return Err(Error::Input(format!(
             "{}: these weights belong to a graph from an ONNX file, which is not beside them as {BASE_FILE}; give the run's folder",
-            path.display()
+            shown(path)
         )));
     }
     let head: Head = metadata.head.as_deref().unwrap_or("linear").parse().map_err(BuildError::from)?;
@@ -331,10 +332,10 @@ pub(crate) fn load_onnx(path: &Path, overrides: &Overrides, any_input: bool) -> 
     if let Some(side) = side.filter(|&side| side != size && !any_input) {
         return Err(Error::Input(format!(
             "{}: the graph takes pictures of {side} x {side} pixels, not {size}; leave --size out",
-            path.display()
+            shown(path)
         )));
     }
-    let warnings = warnings.into_iter().map(|w| format!("{}: {w}", path.display())).collect();
+    let warnings = warnings.into_iter().map(|w| format!("{}: {w}", shown(path))).collect();
     Ok(Loaded { model, warnings, assumed_metadata: assumed_preprocessing })
 }
 
@@ -347,7 +348,7 @@ fn load_torchscript(path: &Path, overrides: &Overrides) -> Result<Loaded> {
     let torchscript::TorchScriptModel { mut model, warnings, assumed_preprocessing } =
         torchscript::read(path, overrides.size)?;
     override_all_but_size(path, "the file was written for", &mut model, overrides)?;
-    let warnings = warnings.into_iter().map(|w| format!("{}: {w}", path.display())).collect();
+    let warnings = warnings.into_iter().map(|w| format!("{}: {w}", shown(path))).collect();
     Ok(Loaded { model, warnings, assumed_metadata: assumed_preprocessing })
 }
 
@@ -363,7 +364,7 @@ fn override_all_but_size(path: &Path, takes: &str, model: &mut Model, overrides:
     if let Some(size) = overrides.size.filter(|&size| size != stated) {
         return Err(Error::Input(format!(
             "{}: {takes} pictures of {stated} x {stated} pixels, not {size}; leave --size out",
-            path.display()
+            shown(path)
         )));
     }
     model.metadata.preprocessing = overrides.apply(&model.metadata.preprocessing);

@@ -333,7 +333,7 @@ pub(crate) fn load(source: &ModelSource, overrides: &Overrides) -> Result<Loaded
 pub(crate) fn mention_unfinished(path: &Path) {
     let standing = Some(path).filter(|path| path.is_dir()).and_then(Standing::read);
     if let Some(Standing { done, epochs, .. }) = standing.filter(|standing| !standing.finished) {
-        let run = path.display();
+        let run = shown(path);
         print::warning(&format!(
             "{run}: this run is not finished ({done} of {epochs} epochs), and this is its best model so far; \
              `offshoot train --resume --out {run}` goes on with it"

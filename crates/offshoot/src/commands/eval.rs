@@ -46,6 +46,9 @@ struct Report {
     loss: f64,
     images: u64,
     skipped: usize,
+    /// How many of the pictures the run was trained with, where DATA is given for a run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trained_on: Option<usize>,
     per_class: Map<String, Value>,
 }
 
@@ -63,13 +66,14 @@ impl Arguments {
         let decode = transform.decode_options();
         let folder = FolderOptions { strict: self.strict, decode, ..FolderOptions::default() };
         let classes = &model.metadata.classes;
+        let mut trained_on = None;
         let found = match (&data, &run) {
             (Some(data), run) => {
                 let found = labelled(data, classes, &folder)?;
                 print::notes(&found.notes);
                 mention_absent(data, &found.absent, classes);
                 if let Some(Ok(of_run)) = run.as_ref().map(|run| RunPictures::read(run, classes)) {
-                    arguments::mention_familiar(&of_run.train, data, &found.samples);
+                    trained_on = Some(arguments::mention_familiar(&of_run.train, data, &found.samples));
                 }
                 found
             }
@@ -101,6 +105,7 @@ impl Arguments {
             loss: metrics.loss(),
             images: metrics.images(),
             skipped: skipped.len(),
+            trained_on,
             per_class: per_class
                 .map(|(c, name)| (name.clone(), json!({"images": c.images, "accuracy": c.accuracy})))
                 .collect(),
@@ -112,7 +117,7 @@ impl Arguments {
 /// The pictures that a run was validated with.
 fn validation(run: &Path, classes: &[String]) -> Result<Labelled, Failure> {
     let samples = RunPictures::read(run, classes)?.val;
-    let folder = run.display();
+    let folder = shown(run);
     if samples.is_empty() {
         return Err(Error::Input(format!("{folder}: this run has no validation pictures; give DATA")).into());
     }
@@ -121,13 +126,13 @@ fn validation(run: &Path, classes: &[String]) -> Result<Labelled, Failure> {
         return Err(Error::Input(format!(
             "{}: {} of the {} validation pictures of {folder} are no longer where they were, this one the first; put them back, or \
              give DATA",
-            first.path.display(),
+            shown(&first.path),
             gone.len(),
             samples.len()
         ))
         .into());
     }
-    Ok(Labelled { samples, absent: Vec::new(), skipped: Vec::new() })
+    Ok(Labelled { samples, absent: Vec::new(), skipped: Vec::new(), notes: Vec::new() })
 }
 
 fn mention_absent(data: &Path, absent: &[String], classes: &[String]) {
@@ -135,11 +140,11 @@ fn mention_absent(data: &Path, absent: &[String], classes: &[String]) {
         return;
     }
     let (n, all) = (absent.len(), classes.len());
-    let shown = absent.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
+    let named = absent.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
     let more = if n > 5 { ", ..." } else { "" };
     print::warning(&format!(
-        "{}: no picture of {n} of the model's {all} classes: {shown}{more}",
-        data.display()
+        "{}: no picture of {n} of the model's {all} classes: {named}{more}",
+        shown(data)
     ));
 }
 

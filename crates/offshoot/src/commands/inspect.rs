@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use offshoot::{Inspection, ModelInspection, Preprocessing, TensorInspection, inspect};
+use offshoot::{Inspection, ModelInspection, TensorInspection, inspect};
 use offshoot_graph::text::shown;
 
 use super::arguments::{self, LastArgument, PreprocessingArguments};
@@ -36,8 +36,8 @@ impl Arguments {
         match inspection {
             Inspection::Model(model) => model_text(&model, self.graph),
             Inspection::Weights { path, parameters, tensors, warnings } => {
-                warnings.iter().for_each(|warning| print::warning(&format!("{}: {warning}", path.display())));
-                print::line(&format!("{}: weights without a graph", shown(path)))?;
+                warnings.iter().for_each(|warning| print::warning(&format!("{}: {warning}", shown(&path))));
+                print::line(&format!("{}: weights without a graph", shown(&path)))?;
                 print::line(&format!("  {} tensors, {parameters} elements", tensors.len()))?;
                 tensors.iter().try_for_each(|t| print::line(&format!("  {}", typed(t))))
             }

@@ -7,6 +7,7 @@ use indicatif::ProgressBar;
 use offshoot::{PullOptions, Pulled, pull};
 
 use super::{Outcome, print};
+use offshoot_graph::text::shown;
 
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -48,5 +49,5 @@ fn text(pulled: &Pulled) -> String {
         64 => "as pinned".to_owned(),
         digits => format!("its first {digits} digits as pinned: the authors publish no more"),
     };
-    format!("{} {how}: {bytes} bytes, SHA-256 {sha256} ({pinned})", path.display())
+    format!("{} {how}: {bytes} bytes, SHA-256 {sha256} ({pinned})", shown(path))
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use offshoot::Error;
 use offshoot_graph::Executor as _;
+use offshoot_graph::text::shown;
 use offshoot_train::report::{REPORT_FILE, write};
 use offshoot_train::run::RESULTS_FILE;
 use serde_json::json;
@@ -27,7 +28,7 @@ pub(crate) struct Arguments {
 impl Arguments {
     pub(crate) fn run(self) -> Outcome {
         if !self.run.join(RESULTS_FILE).is_file() {
-            let run = self.run.display();
+            let run = shown(&self.run);
             return Err(Error::Input(format!(
                 "{run}: no {RESULTS_FILE} in this folder; is it a run of `offshoot train` with a finished epoch?"
             ))
@@ -37,7 +38,7 @@ impl Arguments {
         let path = self.run.join(REPORT_FILE);
         match self.json {
             true => print::json(&json!({"path": path.to_string_lossy()})),
-            false => print::line(&path.display().to_string()),
+            false => print::line(&shown(path)),
         }
     }
 }

@@ -19,6 +19,7 @@ use offshoot_train::{CacheOptions, CacheType, OnNonFinite, Progressive, Rebuild,
 
 use super::arguments::{AugmentationArguments, PreprocessingArguments, Processor};
 use super::{Failure, Outcome, print, signals};
+use offshoot_graph::text::shown;
 use watcher::Watcher;
 
 #[derive(Args)]
@@ -306,7 +307,7 @@ impl Arguments {
         print::skipped_count(watcher.skipped);
         let printed = if self.json { print::json(&outcome.result) } else { text(&outcome.result) };
         if outcome.interrupted {
-            let run = self.out.display();
+            let run = shown(&self.out);
             print::aside(&format!("interrupted; go on with: offshoot train --resume --out {run}"));
             return Err(Failure::Interrupted);
         }
@@ -330,10 +331,10 @@ impl Arguments {
         let resumes = self.resume && has_checkpoint(&self.out);
         let weights = recipe.weights.as_deref().filter(|_| !resumes).unwrap_or(Path::new(""));
         let head = match keeps_head(recipe, &model.metadata.classes).filter(|_| !resumes) {
-            Some(true) => Some(format!("{}: the head of these weights is kept", weights.display())),
+            Some(true) => Some(format!("{}: the head of these weights is kept", shown(weights))),
             Some(false) => Some(format!(
                 "{}: the head is a new one: these weights have another, or other classes",
-                weights.display()
+                shown(weights)
             )),
             None => None,
         };
@@ -386,7 +387,7 @@ impl Arguments {
             Some(recipe) => Ok(Some(recipe)),
             None => Err(Error::Input(format!(
                 "{}: there is no run to resume here; give its folder with --out, or DATA and --model NAME to start one",
-                self.out.display()
+                shown(&self.out)
             ))
             .into()),
         }
@@ -467,7 +468,7 @@ fn check_names<const N: usize>(paths: [Option<&PathBuf>; N]) -> Result<(), Failu
     match paths.into_iter().flatten().find(|path| path.to_str().is_none()) {
         None => Ok(()),
         Some(path) => {
-            let path = path.display();
+            let path = shown(path);
             Err(Error::Input(format!(
                 "{path}: the name is not UTF-8, and a recipe can hold no other; rename it"
             ))
@@ -500,7 +501,7 @@ fn text(result: &TrainResult) -> Outcome {
         print::line(&format!("best epoch {}: {accuracy}", best.epoch))?;
     }
     let time = print::duration(Duration::from_secs_f64(result.seconds.max(0.0)));
-    print::line(&format!("{} epochs in {time}; everything is in {}", result.epochs, run.display()))
+    print::line(&format!("{} epochs in {time}; everything is in {}", result.epochs, shown(run)))
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ pub(super) enum Soft {
 
 impl<'a> Translator<'a> {
     /// What `node` gives when it is part of such a group.
-    pub(super) fn soft(&mut self, node: NodeView<'a>) -> Result<Option<Operand>, Problem> {
+    pub(super) fn soft(&mut self, node: NodeView<'a>) -> Result<Option<Operand<'a>>, Problem> {
         let soft = match node.op() {
             "Neg" => Soft::Negative(self.value(node, 0)?),
             "ReduceMax" => {
@@ -99,12 +99,12 @@ impl<'a> Translator<'a> {
         Ok(Some(Operand::Soft(soft)))
     }
 
-    fn sigmoid(&mut self, node: NodeView<'a>, x: ValueId) -> Result<Option<Operand>, Problem> {
+    fn sigmoid(&mut self, node: NodeView<'a>, x: ValueId) -> Result<Option<Operand<'a>>, Problem> {
         self.push(node, Op::Sigmoid, &[x]).map(Operand::Value).map(Some)
     }
 
     /// The Softmax `y`, taken for its logarithm. It must not stay in the graph.
-    fn logarithm(&mut self, y: ValueId) -> Operand {
+    fn logarithm(&mut self, y: ValueId) -> Operand<'a> {
         let name = self.graph.value(y).name.clone();
         self.logarithms.insert(name);
         Operand::Value(y)

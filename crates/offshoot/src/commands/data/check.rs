@@ -9,6 +9,7 @@ use offshoot::{
     Dataset, Error, PictureError, Recipe, Settings, Transform, own_preprocessing, starting_model,
 };
 use offshoot_data::{DecodeError, picture_ending};
+use offshoot_graph::text::shown;
 use offshoot_train::data_check::{
     Balance, Duplicate, Kinship, LabelOptions, Member, Suspect, balance, duplicates, suspects,
 };
@@ -211,7 +212,7 @@ impl Report {
 }
 
 fn place(Member { path, split, class }: &Member) -> String {
-    format!("{} ({split}, {class})", path.display())
+    format!("{} ({split}, {class})", shown(path))
 }
 
 fn pair_line(pair: &Duplicate) -> String {

@@ -10,6 +10,7 @@ use offshoot::{
 };
 use offshoot_data::{Batch, Draw, Letters, Sample, Tile, contact_sheet};
 use offshoot_formats::atomic::write_atomically;
+use offshoot_graph::text::shown;
 use serde_json::json;
 
 use super::super::arguments::{AugmentationArguments, PictureLimit, PreprocessingArguments};
@@ -87,7 +88,7 @@ impl Arguments {
         legend.iter().try_for_each(|(number, name)| print::line(&format!("{number}  {name}")))?;
         print::line(&format!(
             "{}: {} pictures, each as it is validated with and as it is in {} epochs",
-            self.out.display(),
+            shown(&self.out),
             rows.len(),
             self.views
         ))
