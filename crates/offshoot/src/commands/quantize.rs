@@ -175,7 +175,7 @@ impl Arguments {
     fn check_flags(&self) -> Result<(), Failure> {
         let stray = match self.mode {
             Mode::Static => (self.format == Format::Safetensors)
-                .then_some("--format safetensors goes with --mode dynamic".into()),
+                .then_some("--format goes with --mode dynamic".into()),
             Mode::Dynamic => {
                 let flags = [
                     ("--weight-bits", self.weight_bits.is_some()),
