@@ -319,7 +319,9 @@ fn read_file(path: &Path, options: &DecodeOptions) -> Result<Vec<u8>, DecodeErro
 fn open(path: &Path, options: &DecodeOptions) -> Result<std::fs::File, DecodeError> {
     let metadata = std::fs::metadata(path).map_err(unreadable)?;
     if is_camera_raw(path) {
-        return Err(DecodeError::UnsupportedFormat { format: kind_by_name(path).unwrap_or_default().to_owned() });
+        return Err(DecodeError::UnsupportedFormat {
+            format: kind_by_name(path).unwrap_or_default().to_owned(),
+        });
     }
     if !metadata.is_file() {
         // Opening a named pipe would wait for ever.

@@ -122,8 +122,12 @@ impl Dataset {
         let mut data = Dataset { notes, ..Dataset::default() };
         let path = || root.to_owned();
         match kind {
-            Kind::Split { train: Some(train), val: Some(val) } => data.split_by_folder(&train, &val, options)?,
-            Kind::Split { train: Some(train), val: None } => return Err(FolderError::NoVal { path: path(), train }),
+            Kind::Split { train: Some(train), val: Some(val) } => {
+                data.split_by_folder(&train, &val, options)?
+            }
+            Kind::Split { train: Some(train), val: None } => {
+                return Err(FolderError::NoVal { path: path(), train });
+            }
             Kind::Split { train: None, val } => {
                 return Err(FolderError::NoTrain { path: path(), val: val.unwrap_or_else(path) });
             }
@@ -132,7 +136,12 @@ impl Dataset {
         Ok(data)
     }
 
-    fn split_by_folder(&mut self, train: &Path, val: &Path, options: &FolderOptions) -> Result<(), FolderError> {
+    fn split_by_folder(
+        &mut self,
+        train: &Path,
+        val: &Path,
+        options: &FolderOptions,
+    ) -> Result<(), FolderError> {
         let folders = class_folders(train, &mut self.notes)?;
         self.classes = check_classes(train, &folders)?;
         let val_folders = class_folders(val, &mut self.notes)?;
@@ -158,7 +167,8 @@ impl Dataset {
         }
         if !absent.is_empty() {
             let (val, few) = (val.display(), listed(&absent));
-            self.notes.push(format!("{val}: no picture of {few}; the validation figures say nothing of that"));
+            self.notes
+                .push(format!("{val}: no picture of {few}; the validation figures say nothing of that"));
         }
         Ok(())
     }
@@ -191,7 +201,8 @@ impl Dataset {
         let before = self.skipped.len();
         let paths = self.pictures(folder, options)?;
         if paths.is_empty() {
-            let (path, class, skipped) = (folder.to_owned(), class.to_owned(), self.skipped[before..].to_vec());
+            let (path, class, skipped) =
+                (folder.to_owned(), class.to_owned(), self.skipped[before..].to_vec());
             return Err(FolderError::EmptyClass { path, class, skipped });
         }
         Ok(paths.into_iter().map(|path| Sample { path, label }).collect())

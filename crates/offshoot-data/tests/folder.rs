@@ -6,7 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use offshoot_data::{Dataset, DecodeError, FolderError, FolderOptions, Sample, labelled, pictures, training_folder};
+use offshoot_data::{
+    Dataset, DecodeError, FolderError, FolderOptions, Sample, labelled, pictures, training_folder,
+};
 use proptest::prelude::*;
 
 /// A small picture, of any format but for its name.
@@ -166,7 +168,10 @@ fn what_is_wrong_with_the_classes_is_explained() {
             "DATA: `train` and `quality` hold the same folders, so they are parts of the data and no classes; name them \
              `train` and `val`",
         ),
-        (&["photos/train/a/1.jpg", "photos/val/a/1.jpg"], "DATA/photos: holds `train` and `val`; give this folder"),
+        (
+            &["photos/train/a/1.jpg", "photos/val/a/1.jpg"],
+            "DATA/photos: holds `train` and `val`; give this folder",
+        ),
         (
             &["photos/a/1.jpg", "photos/b/1.jpg", "__MACOSX/photos/._1.jpg"],
             r#"DATA: only one class ("photos") in it; if the classes are the folders in it, give DATA/photos or move them up"#,
@@ -198,7 +203,8 @@ fn parts_are_found_by_other_names_and_said_where_it_matters() {
         ("training_data", "valid"),
     ];
     for (train, val) in pairs {
-        let files = ["a/1.jpg", "b/1.jpg"].map(|file| [format!("{train}/{file}"), format!("{val}/{file}")]).concat();
+        let files =
+            ["a/1.jpg", "b/1.jpg"].map(|file| [format!("{train}/{file}"), format!("{val}/{file}")]).concat();
         let root = folder(&files.iter().map(String::as_str).collect::<Vec<_>>());
         let data = open(&root).unwrap_or_else(|error| panic!("{train} and {val}: {error}"));
         assert_eq!(data.classes, ["a", "b"], "{train} and {val}");
@@ -226,8 +232,10 @@ fn test_pictures_are_left_out_or_validated_with_and_that_is_said() {
     assert_eq!(notes(&with(&["test/1.jpg"])).0, ["DATA: not used: `test`"]);
     assert_eq!(
         notes(&["Training/a/1.jpg", "Training/b/1.jpg", "Testing/a/1.jpg", "Testing/b/1.jpg"]).0,
-        ["DATA: no folder of validation pictures, so `Testing` is validated with; the best epoch is chosen by it, so \
-          measure the model on other pictures"]
+        [
+            "DATA: no folder of validation pictures, so `Testing` is validated with; the best epoch is chosen by it, so \
+          measure the model on other pictures"
+        ]
     );
     // A class without validation pictures: no folder, or an empty one.
     for val in ["val/", "val/b/"] {
@@ -247,15 +255,26 @@ fn what_may_be_meant_otherwise_is_said() {
     };
     assert_eq!(
         notes(&["first/a/1.jpg", "first/b/1.jpg", "second/a/1.jpg", "second/b/1.jpg"]),
-        ["DATA: `first`, `second` are taken for classes, and each holds the folders `a`, `b`; if those are the classes, \
-          name the folders `train` and `val`"]
+        [
+            "DATA: `first`, `second` are taken for classes, and each holds the folders `a`, `b`; if those are the classes, \
+          name the folders `train` and `val`"
+        ]
     );
     assert_eq!(
         notes(&["Birds/1.jpg", "birds/1.jpg", "cats/1.jpg"]),
-        [r#"DATA: "Birds", "birds" are classes of their own and differ by upper and lower case only; if they are one class, put their pictures into one folder"#]
+        [
+            r#"DATA: "Birds", "birds" are classes of their own and differ by upper and lower case only; if they are one class, put their pictures into one folder"#
+        ]
     );
     assert_eq!(
-        notes(&["a/1.jpg", "b/1.jpg", "__MACOSX/a/1.jpg", ".ipynb_checkpoints/1.jpg", "@eaDir/1.jpg", "lost+found/"]),
+        notes(&[
+            "a/1.jpg",
+            "b/1.jpg",
+            "__MACOSX/a/1.jpg",
+            ".ipynb_checkpoints/1.jpg",
+            "@eaDir/1.jpg",
+            "lost+found/"
+        ]),
         [r#"DATA: left out, being no classes: ".ipynb_checkpoints", "@eaDir", "__MACOSX", "lost+found""#]
     );
     assert_eq!(
@@ -266,7 +285,16 @@ fn what_may_be_meant_otherwise_is_said() {
 
 #[test]
 fn files_of_other_kinds_are_counted() {
-    let root = folder(&["a/1.jpg", "b/1.jpg", "a/x.JP2", "a/y.jp2", "b/z.pcx", "b/notes.txt", "b/LICENSE", "a/Thumbs.db"]);
+    let root = folder(&[
+        "a/1.jpg",
+        "b/1.jpg",
+        "a/x.JP2",
+        "a/y.jp2",
+        "b/z.pcx",
+        "b/notes.txt",
+        "b/LICENSE",
+        "a/Thumbs.db",
+    ]);
     add(root.path(), "a/x0.ppm", b"P6 1 1 255\nabc".to_vec());
     add(root.path(), "b/x0.pgm", b"P5\n# grey\n1 1 255\na".to_vec());
     let data = Dataset::open(root.path(), &FolderOptions { val_fraction: 0.0, ..options() }).unwrap();

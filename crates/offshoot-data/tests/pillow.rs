@@ -112,7 +112,8 @@ fn rarer_kinds_decode_as_in_pillow() {
                 let lossy = is_lossy(name) || name.ends_with("_jpeg.tif");
                 // Of PNM other than 8 bits Pillow rounds to the nearest, and others down.
                 let most = u8::from(name.starts_with("max") || name.starts_with("wide"));
-                let near = if lossy { distance.mean < 0.5 && distance.max <= 5 } else { distance.max <= most };
+                let near =
+                    if lossy { distance.mean < 0.5 && distance.max <= 5 } else { distance.max <= most };
                 if !near {
                     wrong.push(format!("{name}: {distance:?}"));
                 }

@@ -24,7 +24,11 @@ struct Unread(&'static str, &'static [&'static [u8]], &'static [&'static str]);
 const CAMERA_RAW: &str = "Camera raw";
 
 const UNREAD: [Unread; 26] = [
-    Unread("JPEG 2000", &[b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51"], &["jp2", "j2k", "j2c", "jpc", "jpf", "jpx", "jpm"]),
+    Unread(
+        "JPEG 2000",
+        &[b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51"],
+        &["jp2", "j2k", "j2c", "jpc", "jpf", "jpx", "jpm"],
+    ),
     Unread("JPEG XL", &[b"\xff\x0a", b"\0\0\0\x0cJXL "], &["jxl"]),
     Unread("JPEG XR", &[b"II\xbc"], &["jxr", "wdp", "hdp"]),
     Unread("AVIF", &[], &["avif", "avifs"]),
@@ -54,8 +58,8 @@ const UNREAD: [Unread; 26] = [
         CAMERA_RAW,
         &[],
         &[
-            "cr2", "cr3", "crw", "nef", "nrw", "arw", "srf", "sr2", "dng", "orf", "rw2", "raf", "pef", "srw", "3fr", "erf",
-            "kdc", "mrw", "x3f", "iiq", "rwl", "gpr",
+            "cr2", "cr3", "crw", "nef", "nrw", "arw", "srf", "sr2", "dng", "orf", "rw2", "raf", "pef", "srw",
+            "3fr", "erf", "kdc", "mrw", "x3f", "iiq", "rwl", "gpr",
         ],
     ),
 ];
@@ -106,13 +110,17 @@ fn unread(bytes: &[u8]) -> Option<&'static str> {
             _ => None,
         };
     }
-    UNREAD.iter().find(|Unread(_, starts, _)| starts.iter().any(|start| bytes.starts_with(start))).map(|u| u.0)
+    UNREAD
+        .iter()
+        .find(|Unread(_, starts, _)| starts.iter().any(|start| bytes.starts_with(start)))
+        .map(|u| u.0)
 }
 
 /// The name of the format that a file's name speaks of, of those that are not read.
 pub(crate) fn kind_by_name(path: &Path) -> Option<&'static str> {
     let ending = path.extension().and_then(OsStr::to_str)?;
-    let has = |Unread(_, _, endings): &&Unread| endings.iter().any(|known| ending.eq_ignore_ascii_case(known));
+    let has =
+        |Unread(_, _, endings): &&Unread| endings.iter().any(|known| ending.eq_ignore_ascii_case(known));
     UNREAD.iter().find(has).map(|unread| unread.0)
 }
 

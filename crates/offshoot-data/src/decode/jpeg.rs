@@ -39,10 +39,11 @@ pub(super) fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<Picture, F
         // The decoders fill the rest with grey; Pillow refuses it, and grey halves are nothing to learn from.
         return Err(Failure::Truncated);
     }
-    let pixels = match outline.chroma_420.then(|| decode_420(bytes, outline.plain_transform(), options)).flatten() {
-        Some(pixels) => pixels,
-        None => decoder.decode()?,
-    };
+    let pixels =
+        match outline.chroma_420.then(|| decode_420(bytes, outline.plain_transform(), options)).flatten() {
+            Some(pixels) => pixels,
+            None => decoder.decode()?,
+        };
     let picture = Picture::new(width, height, pixels)
         .ok_or_else(|| Failure::Damaged("the decoded size is not the header's".to_owned()))?;
     Ok(rotate(picture, outline.metadata.orientation(), options))
@@ -147,7 +148,8 @@ impl Outline {
         if usual || self.components.len() < 3 {
             return Cow::Borrowed(bytes);
         }
-        let mut plain = [&bytes[..2], b"\xFF\xEE\0\x0EAdobe\0\x64\0\0\0\0", &[transform], &bytes[2..]].concat();
+        let mut plain =
+            [&bytes[..2], b"\xFF\xEE\0\x0EAdobe\0\x64\0\0\0\0", &[transform], &bytes[2..]].concat();
         for at in &self.adobe {
             // A comment in its place.
             plain[16 + at + 1] = 0xFE;

@@ -62,7 +62,9 @@ impl Metadata {
 
 /// The XMP of an `iTXt` chunk: keyword, 0, whether compressed, method, language, 0, translated keyword, 0, text.
 fn international_text(data: &[u8]) -> Option<Vec<u8>> {
-    let (&[compressed, _, ..], rest) = (data.strip_prefix(b"XML:com.adobe.xmp\0")?, &data[20..]) else { return None };
+    let (&[compressed, _, ..], rest) = (data.strip_prefix(b"XML:com.adobe.xmp\0")?, &data[20..]) else {
+        return None;
+    };
     let mut parts = rest.splitn(3, |&byte| byte == 0);
     let (_, _, text) = (parts.next()?, parts.next()?, parts.next()?);
     if compressed == 1 { inflated(text) } else { Some(text.to_vec()) }

@@ -75,7 +75,8 @@ fn photometric(bytes: &[u8]) -> Option<(usize, bool)> {
         Some(if little { bytes.iter().rev().fold(0, join) } else { bytes.iter().fold(0, join) })
     };
     // In BigTIFF places and counts have 8 bytes.
-    let (place, count, entry, value) = if number(2, 2)? == 43 { ((8, 8), 8, 20, 12) } else { ((4, 4), 2, 12, 8) };
+    let (place, count, entry, value) =
+        if number(2, 2)? == 43 { ((8, 8), 8, 20, 12) } else { ((4, 4), 2, 12, 8) };
     let start = usize::try_from(number(place.0, place.1)?).ok()?;
     let entries = number(start, count)?.min(1 << 16);
     let first = start.checked_add(count)?;
@@ -106,13 +107,19 @@ fn orientation<R: Read + Seek>(decoder: &mut Decoder<R>) -> Option<Orientation> 
 enum Kind {
     Grey,
     /// With alpha, which the grey was multiplied by already or not.
-    GreyAlpha { premultiplied: bool },
+    GreyAlpha {
+        premultiplied: bool,
+    },
     /// More samples of grey: the first is taken.
     FirstOf(usize),
     Palette(Vec<[u8; 3]>),
     Rgb,
-    Rgba { premultiplied: bool },
-    Cmyk { samples: usize },
+    Rgba {
+        premultiplied: bool,
+    },
+    Cmyk {
+        samples: usize,
+    },
     YCbCr,
 }
 
@@ -126,7 +133,9 @@ impl Kind {
             ColorType::Gray(1 | 2 | 4 | 8) if has_palette => Kind::Palette(palette(decoder)?),
             _ if has_palette => return Err(unsupported(&format!("a palette with {}", named(colour)))),
             ColorType::Gray(1 | 2 | 4 | 8 | 16) => Kind::Grey,
-            ColorType::Multiband { bit_depth: 8 | 16, num_samples: 2 } if has_alpha => Kind::GreyAlpha { premultiplied },
+            ColorType::Multiband { bit_depth: 8 | 16, num_samples: 2 } if has_alpha => {
+                Kind::GreyAlpha { premultiplied }
+            }
             ColorType::Multiband { bit_depth: 8 | 16, num_samples } if num_samples > 0 && !has_alpha => {
                 Kind::FirstOf(num_samples.into())
             }
@@ -142,7 +151,9 @@ impl Kind {
     fn rgb(self, samples: Vec<u8>, background: [u8; 3]) -> Result<Vec<u8>, Failure> {
         Ok(match self {
             Kind::Grey => samples.iter().flat_map(|&grey| [grey; 3]).collect(),
-            Kind::FirstOf(count) => samples.chunks_exact(count.max(1)).flat_map(|pixel| [pixel[0]; 3]).collect(),
+            Kind::FirstOf(count) => {
+                samples.chunks_exact(count.max(1)).flat_map(|pixel| [pixel[0]; 3]).collect()
+            }
             Kind::GreyAlpha { premultiplied } => {
                 let straight = if premultiplied { divided::<2>(samples) } else { samples };
                 grey_over(&straight, background)
@@ -158,9 +169,14 @@ impl Kind {
             }
             Kind::Cmyk { samples: count } => samples
                 .chunks_exact(count)
-                .flat_map(|pixel| [pixel[0], pixel[1], pixel[2]].map(|ink| (255 - pixel[3]).saturating_sub(blend(ink, 0, 255 - pixel[3]))))
+                .flat_map(|pixel| {
+                    [pixel[0], pixel[1], pixel[2]]
+                        .map(|ink| (255 - pixel[3]).saturating_sub(blend(ink, 0, 255 - pixel[3])))
+                })
                 .collect(),
-            Kind::YCbCr => samples.chunks_exact(3).flat_map(|pixel| of_ycbcr([pixel[0], pixel[1], pixel[2]])).collect(),
+            Kind::YCbCr => {
+                samples.chunks_exact(3).flat_map(|pixel| of_ycbcr([pixel[0], pixel[1], pixel[2]])).collect()
+            }
         })
     }
 }
@@ -174,7 +190,9 @@ fn named(colour: ColorType) -> String {
     match colour {
         ColorType::Gray(32 | 64) => format!("grey at {} bits, whose range is not stated", colour.bit_depth()),
         ColorType::Gray(bits) => format!("grey at {bits} bits"),
-        ColorType::Multiband { bit_depth, num_samples } => format!("{num_samples} samples of {bit_depth} bits"),
+        ColorType::Multiband { bit_depth, num_samples } => {
+            format!("{num_samples} samples of {bit_depth} bits")
+        }
         colour => format!("{colour:?}"),
     }
 }
@@ -200,7 +218,8 @@ fn divided<const N: usize>(mut samples: Vec<u8>) -> Vec<u8> {
 /// The conversion of JPEG (ITU-R BT.601, full range), which TIFF has by default.
 fn of_ycbcr([y, cb, cr]: [u8; 3]) -> [u8; 3] {
     let (y, cb, cr) = (f32::from(y), f32::from(cb) - 128.0, f32::from(cr) - 128.0);
-    [y + 1.402 * cr, y - 0.344_136 * cb - 0.714_136 * cr, y + 1.772 * cb].map(|x| (x + 0.5).clamp(0.0, 255.0) as u8)
+    [y + 1.402 * cr, y - 0.344_136 * cb - 0.714_136 * cr, y + 1.772 * cb]
+        .map(|x| (x + 0.5).clamp(0.0, 255.0) as u8)
 }
 
 /// All samples at 8 bits, pixel by pixel.
@@ -225,7 +244,11 @@ fn samples<R: Read + Seek>(
         DecodingResult::U8(samples) => samples,
         DecodingResult::U16(samples) => samples.into_iter().map(high_byte).collect(),
         DecodingResult::F32(samples) => samples.into_iter().map(unit).collect(),
-        _ => return Err(unsupported("samples that are neither unsigned numbers nor floating point at 32 bits")),
+        _ => {
+            return Err(unsupported(
+                "samples that are neither unsigned numbers nor floating point at 32 bits",
+            ));
+        }
     };
     Ok(if layout.planes > 1 { interleaved(&samples, layout.planes) } else { samples })
 }
@@ -257,7 +280,9 @@ fn interleaved(planes: &[u8], count: usize) -> Vec<u8> {
 impl From<TiffError> for Failure {
     fn from(error: TiffError) -> Failure {
         match error {
-            TiffError::IoError(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Failure::Truncated,
+            TiffError::IoError(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+                Failure::Truncated
+            }
             TiffError::UnsupportedError(what) => Failure::Unsupported(what.to_string()),
             TiffError::LimitsExceeded => {
                 Failure::Damaged("it asks for far more memory than its size explains".to_owned())

@@ -60,9 +60,8 @@ pub(super) fn holds_pictures(folder: &Path) -> bool {
 pub(super) fn pictures_in(folder: &Path) -> usize {
     let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
     let paths = entries.flatten().map(|entry| entry.path());
-    let is_picture = |path: &PathBuf| {
-        !path.file_name().is_none_or(is_junk) && has_picture_name(path) && path.is_file()
-    };
+    let is_picture =
+        |path: &PathBuf| !path.file_name().is_none_or(is_junk) && has_picture_name(path) && path.is_file();
     paths.filter(is_picture).count()
 }
 
@@ -112,8 +111,8 @@ pub fn picture_ending(path: &Path) -> String {
 
 fn has_picture_name(path: &Path) -> bool {
     const READ: [&str; 18] = [
-        "jpg", "jpeg", "jpe", "jfif", "mpo", "png", "apng", "webp", "gif", "bmp", "dib", "tif", "tiff", "ppm", "pgm",
-        "pbm", "pnm", "pam",
+        "jpg", "jpeg", "jpe", "jfif", "mpo", "png", "apng", "webp", "gif", "bmp", "dib", "tif", "tiff",
+        "ppm", "pgm", "pbm", "pnm", "pam",
     ];
     let ending = path.extension().and_then(OsStr::to_str).unwrap_or_default();
     READ.iter().any(|known| ending.eq_ignore_ascii_case(known)) || kind_by_name(path).is_some()

@@ -58,7 +58,8 @@ pub(super) fn class_folders(root: &Path, notes: &mut Vec<String>) -> Result<Clas
     let outside = if classes.is_empty() { 0 } else { pictures_in(root) };
     if outside > 0 {
         let (root, are) = (root.display(), if outside == 1 { "picture lies" } else { "pictures lie" });
-        notes.push(format!("{root}: {outside} {are} beside the class folders, in none of them, and not used"));
+        notes
+            .push(format!("{root}: {outside} {are} beside the class folders, in none of them, and not used"));
     }
     Ok(classes)
 }
@@ -97,7 +98,8 @@ impl Folders {
         let parts = parts(&self.all);
         let of = |part| parts.iter().filter(move |(_, p)| *p == part).map(|(path, _)| *path);
         let kinds: BTreeSet<Part> = parts.iter().map(|(_, part)| *part).collect();
-        let others: Vec<&PathBuf> = self.all.iter().filter(|path| parts.iter().all(|(p, _)| p != path)).collect();
+        let others: Vec<&PathBuf> =
+            self.all.iter().filter(|path| parts.iter().all(|(p, _)| p != path)).collect();
         let with_classes = |path: &Path| Folders::of(path).is_ok_and(|folders| !folders.all.is_empty());
         let has_train = of(Part::Train).any(|path| with_classes(path));
         let has_other = [Part::Val, Part::Test].into_iter().flat_map(of).any(|path| with_classes(path));
@@ -114,7 +116,9 @@ impl Folders {
         if !is_split {
             if kinds.len() > 1 {
                 let (root, names) = (self.root.display(), quoted(&names));
-                notes.push(format!("{root}: {names} are taken for classes, since they hold pictures like the others"));
+                notes.push(format!(
+                    "{root}: {names} are taken for classes, since they hold pictures like the others"
+                ));
             }
             return Ok(None);
         }
@@ -140,8 +144,12 @@ impl Folders {
                 ));
             }
         }
-        let left: Vec<String> =
-            self.all.iter().filter(|path| ![train, val].contains(&Some(path))).map(|path| name(path)).collect();
+        let left: Vec<String> = self
+            .all
+            .iter()
+            .filter(|path| ![train, val].contains(&Some(path)))
+            .map(|path| name(path))
+            .collect();
         if !left.is_empty() {
             notes.push(format!("{}: not used: {}", self.root.display(), quoted(&left)));
         }
@@ -174,7 +182,9 @@ impl Folders {
     fn same_classes(&self, parts: &[(&PathBuf, Part)], others: &[&PathBuf]) -> Result<bool, FolderError> {
         for (part, _) in parts {
             let classes = names_in(part);
-            if let Some(other) = others.iter().find(|other| names_in(other).intersection(&classes).count() >= 2) {
+            if let Some(other) =
+                others.iter().find(|other| names_in(other).intersection(&classes).count() >= 2)
+            {
                 let folders = [name(part), name(other)];
                 return Err(FolderError::UnknownPart { path: self.root.clone(), folders });
             }
@@ -226,7 +236,11 @@ fn check_nesting(root: &Path, classes: &ClassFolders) -> Result<(), FolderError>
     if let Some((class, path)) = classes.first_key_value().filter(|_| classes.len() == 1)
         && names_in(path).len() >= 2
     {
-        return Err(FolderError::OneFolder { path: root.to_owned(), class: class.clone(), inner: path.clone() });
+        return Err(FolderError::OneFolder {
+            path: root.to_owned(),
+            class: class.clone(),
+            inner: path.clone(),
+        });
     }
     Ok(())
 }

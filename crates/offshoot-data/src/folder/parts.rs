@@ -15,37 +15,111 @@ pub(super) enum Part {
 const WORDS: [(Part, &[&str]); 3] = [
     (
         Part::Train,
-        &["train", "training", "trains", "trn", "trainval", "entrainement", "entraînement", "entrenamiento", "训练"],
+        &[
+            "train",
+            "training",
+            "trains",
+            "trn",
+            "trainval",
+            "entrainement",
+            "entraînement",
+            "entrenamiento",
+            "训练",
+        ],
     ),
     (
         Part::Val,
         &[
-            "val", "vals", "valid", "validation", "validate", "validating", "vali", "vld", "dev", "devel",
-            "development", "crossval", "validación", "validacion", "validierung", "验证", "驗證",
+            "val",
+            "vals",
+            "valid",
+            "validation",
+            "validate",
+            "validating",
+            "vali",
+            "vld",
+            "dev",
+            "devel",
+            "development",
+            "crossval",
+            "validación",
+            "validacion",
+            "validierung",
+            "验证",
+            "驗證",
         ],
     ),
     (
         Part::Test,
         &[
-            "test", "tests", "testing", "tst", "eval", "evaluation", "evaluate", "holdout", "heldout", "prueba",
-            "测试", "測試",
+            "test",
+            "tests",
+            "testing",
+            "tst",
+            "eval",
+            "evaluation",
+            "evaluate",
+            "holdout",
+            "heldout",
+            "prueba",
+            "测试",
+            "測試",
         ],
     ),
 ];
 
 /// Words beside them that say no more than that the folder holds data.
 const PLAIN: [&str; 42] = [
-    "set", "sets", "data", "dataset", "datasets", "image", "images", "img", "imgs", "jpeg", "jpg", "png", "pic", "pics",
-    "picture", "pictures", "photo", "photos", "sample", "samples", "split", "splits", "folder", "dir", "part", "subset",
-    "ds", "new", "final", "original", "orig", "raw", "full", "all", "extra", "cropped", "resized", "aug", "augmented",
-    "集", "数据", "数据集",
+    "set",
+    "sets",
+    "data",
+    "dataset",
+    "datasets",
+    "image",
+    "images",
+    "img",
+    "imgs",
+    "jpeg",
+    "jpg",
+    "png",
+    "pic",
+    "pics",
+    "picture",
+    "pictures",
+    "photo",
+    "photos",
+    "sample",
+    "samples",
+    "split",
+    "splits",
+    "folder",
+    "dir",
+    "part",
+    "subset",
+    "ds",
+    "new",
+    "final",
+    "original",
+    "orig",
+    "raw",
+    "full",
+    "all",
+    "extra",
+    "cropped",
+    "resized",
+    "aug",
+    "augmented",
+    "集",
+    "数据",
+    "数据集",
 ];
 
 /// The part that one word names: with `set`, `data`, `images` and the like written to it or not.
 fn of_word(word: &str) -> Option<Part> {
     let named = WORDS.iter().find(|(_, words)| words.contains(&word)).map(|(part, _)| *part);
     named.or_else(|| {
-        let shorter = PLAIN.iter().filter_map(|plain| word.strip_suffix(plain).or_else(|| word.strip_prefix(plain)));
+        let shorter =
+            PLAIN.iter().filter_map(|plain| word.strip_suffix(plain).or_else(|| word.strip_prefix(plain)));
         shorter.filter(|rest| !rest.is_empty()).find_map(of_word)
     })
 }
@@ -74,7 +148,8 @@ fn of_name(name: &str) -> Option<(Part, Vec<String>)> {
         return Some((part, Vec::new()));
     }
     let named: Vec<Part> = words.iter().filter_map(|word| of_word(word)).collect();
-    let others = words.into_iter().filter(|word| of_word(word).is_none() && !PLAIN.contains(&&word[..])).collect();
+    let others =
+        words.into_iter().filter(|word| of_word(word).is_none() && !PLAIN.contains(&&word[..])).collect();
     match named[..] {
         [part] => Some((part, others)),
         _ => None,
@@ -105,17 +180,31 @@ mod tests {
     #[test]
     fn parts_are_known_by_their_spellings() {
         let cases = [
-            (Part::Train, "train Training TRAIN train_set trainset TrainSet train-images Train2017 train.1 traindata"),
-            (Part::Train, "images_train imgtrain trainval training_data 训练集 01_train TRAINING-SET trainImages"),
-            (Part::Val, "val Val VAL valid validation valset val2017 dev devset Validation_Data 验证集 validset"),
-            (Part::Test, "test Testing TEST test_images testset eval hold_out hold-out holdout Test1 测试 evaluation"),
+            (
+                Part::Train,
+                "train Training TRAIN train_set trainset TrainSet train-images Train2017 train.1 traindata",
+            ),
+            (
+                Part::Train,
+                "images_train imgtrain trainval training_data 训练集 01_train TRAINING-SET trainImages",
+            ),
+            (
+                Part::Val,
+                "val Val VAL valid validation valset val2017 dev devset Validation_Data 验证集 validset",
+            ),
+            (
+                Part::Test,
+                "test Testing TEST test_images testset eval hold_out hold-out holdout Test1 测试 evaluation",
+            ),
         ];
         for (part, names) in cases {
             for name in names.split(' ') {
                 assert_eq!(of_name(name), Some((part, vec![])), "{name}");
             }
         }
-        for name in "trainer strain bus invalid device value contest latest testament valley bird trains_and_buses".split(' ')
+        for name in
+            "trainer strain bus invalid device value contest latest testament valley bird trains_and_buses"
+                .split(' ')
         {
             assert!(of_name(name).is_none_or(|(_, others)| !others.is_empty()), "{name}");
         }
@@ -125,7 +214,10 @@ mod tests {
     fn words_that_parts_share_do_not_hide_them() {
         let found = |names: &str| {
             let folders: Vec<PathBuf> = names.split(' ').map(PathBuf::from).collect();
-            parts(&folders).into_iter().map(|(path, part)| (path.display().to_string(), part)).collect::<Vec<_>>()
+            parts(&folders)
+                .into_iter()
+                .map(|(path, part)| (path.display().to_string(), part))
+                .collect::<Vec<_>>()
         };
         assert_eq!(
             found("seg_pred seg_test seg_train"),

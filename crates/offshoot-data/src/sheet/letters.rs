@@ -183,7 +183,10 @@ mod tests {
         let short = |text: &str, left_out| {
             without_middle(&text.chars().collect::<Vec<_>>(), left_out).into_iter().collect::<String>()
         };
-        assert_eq!([short("abcdefghij", 0), short("abcdefghij", 6), short("abc", 3)], ["abcdefghij", "ab..ij", ".."]);
+        assert_eq!(
+            [short("abcdefghij", 0), short("abcdefghij", 6), short("abc", 3)],
+            ["abcdefghij", "ab..ij", ".."]
+        );
         let letters = Letters::new();
         assert_eq!(letters.draw("abcdefghij", 6 * SIDE, SIDE).width, 6 * SIDE);
         assert_eq!(letters.draw("abc", SIDE, SIDE).width, 0);

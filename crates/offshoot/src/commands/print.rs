@@ -66,7 +66,10 @@ pub(crate) fn skipped(pictures: &[PictureError]) {
         [one] => warning(&format!("skipped {one}")),
         [first, ..] => {
             let kinds = kinds(unread.iter().map(|picture| picture_ending(&picture.path)));
-            warning(&format!("skipped {} files of kinds that are not read: {kinds}; the first: {first}", unread.len()));
+            warning(&format!(
+                "skipped {} files of kinds that are not read: {kinds}; the first: {first}",
+                unread.len()
+            ));
         }
     }
     skipped_count(pictures.len());

@@ -91,13 +91,23 @@ impl Arguments {
         };
         let unreadable: Vec<Unreadable> = data.skipped.iter().chain(&broken).map(unreadable).collect();
         let mut unread_kinds = BTreeMap::new();
-        let of_kind = data.skipped.iter().filter(|e| matches!(e.source, DecodeError::UnsupportedFormat { .. }));
+        let of_kind =
+            data.skipped.iter().filter(|e| matches!(e.source, DecodeError::UnsupportedFormat { .. }));
         of_kind.for_each(|e| *unread_kinds.entry(picture_ending(&e.path)).or_insert(0) += 1);
         let (balance, other_files, notes) = (balance(&data), data.others, data.notes);
         let named = labels.as_ref().map_or(0, Vec::len);
         let problems = unreadable.len() + duplicates.len() + usize::from(balance.imbalanced) + named;
-        let report =
-            Report { images, problems, unreadable, duplicates, balance, unread_kinds, other_files, notes, labels };
+        let report = Report {
+            images,
+            problems,
+            unreadable,
+            duplicates,
+            balance,
+            unread_kinds,
+            other_files,
+            notes,
+            labels,
+        };
         if self.json {
             print::json(&report)?
         } else {

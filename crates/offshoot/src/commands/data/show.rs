@@ -75,7 +75,8 @@ impl Arguments {
         let letters = Letters::new();
         let legend = number_names(&mut rows, &letters);
         let sheet = contact_sheet(&rows, size, &letters);
-        let bytes = if is_png(&self.out) { sheet.to_png() } else { sheet.to_jpeg(QUALITY) }.map_err(Error::Input)?;
+        let bytes =
+            if is_png(&self.out) { sheet.to_png() } else { sheet.to_jpeg(QUALITY) }.map_err(Error::Input)?;
         write_atomically(&self.out, |file| file.write_all(&bytes))?;
         if self.json {
             let path = self.out.to_string_lossy();
@@ -173,7 +174,8 @@ fn is_png(path: &Path) -> bool {
 
 fn picture_file(text: &str) -> Result<PathBuf, String> {
     let path = PathBuf::from(text);
-    let is_jpeg = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("jpg") || e.eq_ignore_ascii_case("jpeg"));
+    let is_jpeg =
+        path.extension().is_some_and(|e| e.eq_ignore_ascii_case("jpg") || e.eq_ignore_ascii_case("jpeg"));
     if is_png(&path) || is_jpeg { Ok(path) } else { Err("give a name that ends in .png or .jpg".into()) }
 }
 
