@@ -20,7 +20,7 @@ fn error_of(bytes: &[u8]) -> DecodeError {
 }
 
 /// One of each kind of decoder.
-const KINDS: [&str; 18] = [
+const KINDS: [&str; 27] = [
     "baseline_420.jpg",
     "baseline_444.jpg",
     "progressive.jpg",
@@ -39,6 +39,15 @@ const KINDS: [&str; 18] = [
     "rgba_lzw.tif",
     "grey_deflate.tif",
     "cmyk.tif",
+    "kinds/palette.tif",
+    "kinds/palette4.tif",
+    "kinds/big.tif",
+    "kinds/ycbcr_jpeg.tif",
+    "kinds/group4.tif",
+    "kinds/rgb.ppm",
+    "kinds/text.pgm",
+    "kinds/rgb_names.jpg",
+    "kinds/profile_packed.png",
 ];
 
 #[test]
@@ -49,6 +58,39 @@ fn what_is_no_picture_is_named() {
     let heic = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic";
     assert_eq!(error_of(heic), DecodeError::UnsupportedFormat { format: "HEIC".to_owned() });
     assert!(matches!(error_of(b"\0\0\x01\0\x01\0\x10\x10"), DecodeError::UnsupportedFormat { .. }));
+}
+
+#[test]
+fn formats_that_are_not_read_are_named() {
+    let contents: [(&[u8], &str); 8] = [
+        (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000"),
+        (b"\xff\x0a\xfa\x1f", "JPEG XL"),
+        (b"\0\0\0\x1cftypavif\0\0\0\0", "AVIF"),
+        (b"\0\0\0\x1cftypmif1\0\0\0\0", "HEIC"),
+        (b"8BPS\0\x01", "Photoshop"),
+        (b"\0\0\x01\0\x01\0", "Windows icon"),
+        (b"qoif\0\0", "QOI"),
+        (b"\x0a\x05\x01\x08\0", "PCX"),
+    ];
+    for (bytes, format) in contents {
+        assert_eq!(error_of(bytes), DecodeError::UnsupportedFormat { format: format.to_owned() });
+    }
+    // A film is no picture, nor is a text that starts like one.
+    for bytes in [&b"\0\0\0\x20ftypisom\0\0\x02\0"[..], b"P3riod", b"P1"] {
+        assert_eq!(error_of(bytes), DecodeError::NotAPicture);
+    }
+    // The content is TIFF, and what TIFF shows of such a file is its preview.
+    let folder = tempfile::tempdir().unwrap();
+    for (name, format) in [("a.NEF", "Camera raw"), ("b.tga", "TGA")] {
+        let path = folder.path().join(name);
+        std::fs::write(&path, if format == "TGA" { vec![0; 100] } else { golden("rgb.tif") }).unwrap();
+        let error = probe(&path, &DecodeOptions::default()).unwrap_err();
+        assert_eq!(error.source, DecodeError::UnsupportedFormat { format: format.to_owned() });
+    }
+    // What a wrong name has is read all the same.
+    let path = folder.path().join("c.jp2");
+    std::fs::write(&path, golden("rgb.png")).unwrap();
+    assert!(read_picture(&path, &DecodeOptions::default()).is_ok());
 }
 
 #[test]

@@ -41,8 +41,12 @@ fn bad_data(world: &World) {
     world.write("one/cat/a.bmp", &picture);
     data(&world.path("hole"), &CLASSES[..2], 1);
     fs::create_dir(world.path("hole/cyan")).unwrap();
-    data(&world.path("split/train"), &CLASSES, 1);
-    data(&world.path("split/val"), &CLASSES[..2], 1);
+    data(&world.path("split/train"), &CLASSES[..2], 1);
+    data(&world.path("split/val"), &CLASSES, 1);
+    world.write("parts/Training/a.bmp", &picture);
+    world.write("parts/Testing/a.bmp", &picture);
+    data(&world.path("nested/photos/train"), &CLASSES, 1);
+    data(&world.path("nested/photos/val"), &CLASSES, 1);
     data(&world.path("halved/train"), &CLASSES, 1);
     world.write("junk/a/a.jpg", "junk");
     world.write("junk/b/b.jpg", "junk");
@@ -106,7 +110,8 @@ fn train(arguments: &[&str]) -> String {
 
 #[test]
 fn data_folders() {
-    let folders = ["nowhere", "text.txt", "empty", "flat", "one", "hole", "split", "halved", "junk"];
+    let folders =
+        ["nowhere", "text.txt", "empty", "flat", "one", "hole", "split", "halved", "junk", "parts", "nested"];
     let commands = folders.map(|folder| format!("{folder} {SMALL}"));
     assert_messages("data_folders", &train(&commands.each_ref().map(String::as_str)));
 }
