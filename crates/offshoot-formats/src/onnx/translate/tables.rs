@@ -89,7 +89,7 @@ impl<'a> Translator<'a> {
         x: ValueId,
     ) -> Result<Operand<'a>, Problem> {
         let (step, zero_point) = self.step(node)?;
-        let mut number = |translator: &mut Self, part: &str, number: f32| {
+        let number = |translator: &mut Self, part: &str, number: f32| {
             let name = translator.names.unused(&format!("{}.{part}", node.name()));
             translator.graph.add_constant(&name, Tensor::f32([], vec![number]))
         };
