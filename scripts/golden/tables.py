@@ -3,7 +3,8 @@
     python scripts/golden/tables.py target/debug/offshoot
 
 - mean: the mean of the words, two linear layers; uneven: the same, and the rows of the table differ in size a thousand times;
-  tied: the table is the matrix of the last product too; gru: a GRU and no linear layer.
+  tied: the table is the matrix of the last product too; gru: a GRU and no linear layer; lstm: an LSTM, before which
+  ONNX Runtime's tools move the bytes themselves.
 - NAME.onnx by PyTorch's older exporter; NAME.u8.onnx and NAME.i8.onnx by onnxruntime.quantization.quantize_dynamic.
 - answers.json: the words and, of each network, the answers of `float`, `u8`, `i8` and `ours`.
 """
@@ -51,6 +52,15 @@ class Gru(nn.Module):
         return self.gru(self.table(words))[0][:, -1]
 
 
+class Lstm(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table, self.lstm = nn.Embedding(WORDS, WIDTH), nn.LSTM(WIDTH, CLASSES, batch_first=True)
+
+    def forward(self, words):
+        return self.lstm(self.table(words))[0][:, -1]
+
+
 def answer(path, words):
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 3
@@ -66,7 +76,7 @@ def main():
     words = torch.randint(0, WORDS, (5, STEPS))
     words[0, 0], words[0, 1] = 0, -1
     answers = {"words": words.tolist()}
-    for name, model in {"mean": Mean(), "uneven": Mean(uneven=True), "tied": Mean(tied=True), "gru": Gru()}.items():
+    for name, model in {"mean": Mean(), "uneven": Mean(uneven=True), "tied": Mean(tied=True), "gru": Gru(), "lstm": Lstm()}.items():
         path = OUT / f"{name}.onnx"
         torch.onnx.export(model.eval(), (words.clamp(min=0),), path, input_names=["words"], output_names=["output"],
                           dynamic_axes={"words": {0: "batch_size"}, "output": {0: "batch_size"}}, dynamo=False, opset_version=17)

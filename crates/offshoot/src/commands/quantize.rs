@@ -282,6 +282,9 @@ impl Arguments {
                 return Err(Error::Input(text.into()).into());
             }
         };
+        if bytes >= bytes_before {
+            print::warning("the file did not get smaller: its nodes take more room than its weights save");
+        }
         let [accuracy_before, accuracy] = accuracy;
         let kept_float = int8.kept_float().iter().map(|(node, _)| node.clone()).collect();
         Ok(Quantized { path, bytes, bytes_before, accuracy, accuracy_before, kept_float })
