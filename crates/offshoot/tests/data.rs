@@ -209,7 +209,7 @@ fn a_run_leaves_a_page_that_loads_nothing_and_escapes_every_name() {
     assert!(!page.contains("loading=") && page.contains("<img alt=\"\" width=\"160\" height=\"160\" src="));
     assert!(page.contains(">epoch</text>") && page.contains(">accuracy, %</text>"));
     assert!(page.contains("offshoot train d --model mobilenet_v2"), "the command");
-    assert!(page.contains("network weights") && page.contains("network biases and norms"));
+    assert!(page.contains("network: weights") && page.contains("network: biases and norms"));
     assert!(!page.contains("http:") && !page.contains("https:") && !page.contains("<script"));
     assert!(page.matches("data:image/jpeg;base64,").count() >= 3);
     // Tags that stand open at the end would be an error of ours.
