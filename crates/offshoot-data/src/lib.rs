@@ -35,20 +35,11 @@ pub use augment::{Augmentation, Mix, Policy};
 pub use decode::{
     DEFAULT_MAX_PIXELS, DecodeError, DecodeOptions, Picture, PictureError, decode, max_pixels, probe,
     read_picture, set_max_pixels, with_picture,
-<<<<<<< HEAD
 };
 pub use folder::{
     Dataset, FolderError, FolderOptions, Labelled, Pictures, Sample, labelled, picture_ending, pictures,
     training_folder,
 };
 pub use loader::{Batch, Draw, Epoch, Loader, LoaderOptions, batch_count};
-=======
-};
-pub use folder::{
-    Dataset, FolderError, FolderOptions, Labelled, Pictures, Sample, labelled, picture_ending, pictures,
-    training_folder,
-};
-pub use loader::{Batch, Draw, Epoch, Loader, LoaderOptions};
->>>>>>> data
 pub use sheet::{Letters, Tile, contact_sheet};
 pub use transform::{Transform, TransformError, Tta, View};

@@ -24,13 +24,6 @@ pub struct GroupOptions {
     pub unfrozen: Vec<Unfreeze>,
 }
 
-impl GroupRow {
-    /// The name with the part.
-    pub fn title(&self) -> String {
-        format!("{} {}", self.name, self.part).trim_end().to_owned()
-    }
-}
-
 impl GroupOptions {
     /// One rate for all parameters, no weight decay.
     pub fn new(lr: f64) -> GroupOptions {

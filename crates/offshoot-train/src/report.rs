@@ -336,7 +336,8 @@ fn bins(before: &Calibration, after: &Calibration) -> String {
 }
 
 fn groups(run: &Path) -> String {
-    let Some(table) = Table::read(&run.join(GROUPS_FILE)) else { return String::new() };
+    let table = Table::read(&run.join(GROUPS_FILE)).filter(|table| table.columns.len() == 7);
+    let Some(table) = table else { return String::new() };
     let columns: Vec<String> = table.columns.iter().map(|column| column.replace('_', " ")).collect();
     let columns: Vec<&str> = columns.iter().map(String::as_str).collect();
     let cell = |(column, text): (&String, &String)| match (column.as_str(), text.parse::<f64>()) {
@@ -345,8 +346,20 @@ fn groups(run: &Path) -> String {
         _ => text.clone(),
     };
     let cells = |row: &Vec<String>| table.columns.iter().zip(row).map(cell).collect();
-    let rows: Vec<Vec<String>> = table.rows.iter().map(cells).collect();
+    let mut rows: Vec<Vec<String>> = table.rows.iter().map(cells).collect();
+    name_parts(&mut rows);
     page::table(&columns, &rows, 3)
+}
+
+/// Tells the two rows of a group apart of which one has weight decay. A row is stage, epoch, group, .., weight decay.
+fn name_parts(rows: &mut [Vec<String>]) {
+    let groups: Vec<[String; 2]> = rows.iter().map(|row| [0, 2].map(|i| row[i].clone())).collect();
+    for (row, group) in rows.iter_mut().zip(&groups) {
+        if groups.iter().filter(|other| *other == group).count() == 2 {
+            let decays = row.last().is_some_and(|decay| decay != "0");
+            row[2] += if decays { ": weights" } else { ": biases and norms" };
+        }
+    }
 }
 
 fn recipe_section(run: &Path) -> String {

@@ -441,10 +441,9 @@ pub(crate) fn write_groups(run: &Path, stages: &[(u64, Vec<GroupRow>)]) -> Resul
     write_atomically(&run.join(GROUPS_FILE), |file| {
         writeln!(file, "stage,after_epoch,group,parameters,trainable,learning_rate,weight_decay")?;
         for (stage, (epoch, rows)) in stages.iter().enumerate() {
-            for row in rows {
-                let GroupRow { parameters, trainable, lr, weight_decay, .. } = row;
-                let (stage, name) = (stage + 1, row.title());
-                let name = quoted(&name);
+            for GroupRow { name, parameters, trainable, lr, weight_decay, .. } in rows {
+                let name = quoted(name);
+                let stage = stage + 1;
                 writeln!(file, "{stage},{epoch},{name},{parameters},{trainable},{lr:e},{weight_decay:e}")?;
             }
         }

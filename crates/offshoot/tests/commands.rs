@@ -45,6 +45,7 @@ fn train_prints_its_result_and_fills_the_run_directory() {
         "health.csv",
         "last.safetensors",
         "last.state.safetensors",
+        "log.csv",
         "pictures.csv",
         "predictions.csv",
         "previous.state.safetensors",

@@ -209,7 +209,7 @@ fn a_run_leaves_a_page_that_loads_nothing_and_escapes_every_name() {
     assert!(!page.contains("loading=") && page.contains("<img alt=\"\" width=\"160\" height=\"160\" src="));
     assert!(page.contains(">epoch</text>") && page.contains(">accuracy, %</text>"));
     assert!(page.contains("offshoot train d --model mobilenet_v2"), "the command");
-    assert!(page.contains("network weights") && page.contains("network biases and norms"));
+    assert!(page.contains("network: weights") && page.contains("network: biases and norms"));
     assert!(!page.contains("http:") && !page.contains("https:") && !page.contains("<script"));
     assert!(page.matches("data:image/jpeg;base64,").count() >= 3);
     // Tags that stand open at the end would be an error of ours.
@@ -255,18 +255,12 @@ fn every_command_reads_the_parts_of_a_data_set_by_one_rule() {
     let said = world.run(&format!("train d {SMALL} --epochs 1 --out run --json"));
     assert_eq!(said.code, Some(0), "{said:?}");
     assert!(said.err.contains("warning: ") && said.err.contains("`Testing` is validated with"), "{said:?}");
-<<<<<<< HEAD
-    for command in
-        ["eval run d", "check run d", "data check d", "quantize run --calibration d --data d --out q"]
-    {
-=======
     for command in [
         "eval run d",
         "check run d",
         "data check d",
         "quantize run --mode static --calibration d --data d --out q",
     ] {
->>>>>>> data
         let said = world.run(&format!("{command} --json"));
         // An untrained network may have problems, and that is no matter here.
         assert!(matches!(said.code, Some(0 | 1)), "{command}: {said:?}");

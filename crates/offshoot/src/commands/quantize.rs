@@ -174,8 +174,9 @@ impl Arguments {
     /// An error for a flag that means nothing in this mode.
     fn check_flags(&self) -> Result<(), Failure> {
         let stray = match self.mode {
-            Mode::Static => (self.format == Format::Safetensors)
-                .then_some("--format goes with --mode dynamic".into()),
+            Mode::Static => {
+                (self.format == Format::Safetensors).then_some("--format goes with --mode dynamic".into())
+            }
             Mode::Dynamic => {
                 let flags = [
                     ("--weight-bits", self.weight_bits.is_some()),

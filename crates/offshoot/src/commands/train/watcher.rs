@@ -103,17 +103,19 @@ impl Watcher {
 
 /// The groups of parameters, a line each.
 fn table(groups: &[GroupRow]) -> String {
-    let width = groups.iter().map(|g| print::width(&g.title())).max().unwrap_or(0).max("group".len());
-    let mut text = format!("{:width$}   parameters   trains       rate   decay\n", "group");
+    let width = groups.iter().map(|g| print::width(&g.name)).max().unwrap_or(0).max("group".len());
+    let mut text = format!("{:width$}   parameters   trains       rate   decay   part\n", "group");
     for row in groups {
-        let GroupRow { parameters, trainable, lr, weight_decay, .. } = row;
-        let name = row.title();
+        let GroupRow { name, part, parameters, trainable, lr, weight_decay } = row;
         let (parameters, trains) = (grouped(*parameters), if *trainable { "yes" } else { "no" });
         let (rate, decay) = match trainable {
             true => (format!("{lr:.1e}"), weight_decay.to_string()),
             false => ("-".to_owned(), "-".to_owned()),
         };
-        text += &format!("{name:width$}   {parameters:>10}   {trains:>6}   {rate:>8}   {decay:>5}\n");
+        let name = print::padded(name, width);
+        text += &format!("{name}   {parameters:>10}   {trains:>6}   {rate:>8}   {decay:>5}   {part}");
+        text.truncate(text.trim_end().len());
+        text.push('\n');
     }
     text
 }
@@ -158,9 +160,9 @@ mod tests {
         };
         assert_eq!(
             table(&[row("layer4", true, 1e-4), row("frozen", false, 0.0)]),
-            "group            parameters   trains       rate   decay\n\
-             layer4 weights    2,223,872      yes     1.0e-4    0.01\n\
-             frozen            2,223,872       no          -       -\n"
+            "group    parameters   trains       rate   decay   part\n\
+             layer4    2,223,872      yes     1.0e-4    0.01   weights\n\
+             frozen    2,223,872       no          -       -\n"
         );
     }
 
