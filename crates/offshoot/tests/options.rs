@@ -143,7 +143,7 @@ impl Run<'_> {
         control.resume = resume;
         control.cache.folder = Some(self.world.path("cache"));
         control.cache.budget = self.cache_budget;
-        let model = starting_model(&self.recipe, &self.data.classes).unwrap();
+        let model = starting_model(&self.recipe, &self.data.classes, &mut |_| ()).unwrap();
         let outcome = train(model, &self.recipe, &self.data, &run, &self.executor, control);
         let outcome = outcome.unwrap_or_else(|e| panic!("{e}\n{}", self.recipe.to_toml()));
         outcome.interrupted
@@ -172,7 +172,7 @@ fn each_option_works_with_each_other_and_an_interruption_changes_no_bit() {
     data(&world.path("d"), &CLASSES, 6);
     let executor =
         CpuExecutor::new(CpuOptions { threads: 2.try_into().ok(), ..CpuOptions::default() }).unwrap();
-    let mut own = own_preprocessing(MODEL).unwrap();
+    let mut own = own_preprocessing(MODEL, None).unwrap();
     (own.size, own.resize) = (64, 64);
     let rows = pairwise();
     for (number, row) in rows.iter().enumerate() {
@@ -200,7 +200,7 @@ fn each_option_works_with_each_other_and_an_interruption_changes_no_bit() {
             let [one, other] = [&whole, &parts].map(|name| world.read(&format!("{name}/{file}")));
             assert!(one == other, "{file} of a resumed run differs\n{text}");
         }
-        let start = starting_model(&run.recipe, &run.data.classes).unwrap().weights;
+        let start = starting_model(&run.recipe, &run.data.classes, &mut |_| ()).unwrap().weights;
         let end = safetensors::read(&world.path(&format!("{whole}/last.safetensors"))).unwrap().weights;
         assert!(
             end != start && end.values().all(|t| t.as_f32().is_none_or(|x| x.iter().all(|x| x.is_finite()))),
@@ -225,7 +225,8 @@ fn what_excludes_each_other_is_refused() {
         let text = format!("model = \"{MODEL}\"\ndata = \"d\"\n{COMMON}{}", lines.join("\n"));
         world.write("recipe.toml", text);
         let settings = Settings::read(&world.path("recipe.toml")).unwrap();
-        let error = Recipe::resolve(settings, &own_preprocessing(MODEL).unwrap()).unwrap_err().to_string();
+        let error =
+            Recipe::resolve(settings, &own_preprocessing(MODEL, None).unwrap()).unwrap_err().to_string();
         assert!(error.contains("cannot be given together"), "{error}");
     }
 }
