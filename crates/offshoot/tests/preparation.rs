@@ -35,7 +35,7 @@ fn every_fit_and_filter_is_proven_on_pictures_of_awkward_sizes() {
                 model.metadata.preprocessing =
                     Preprocessing { fit, interpolation, background, ..own.clone() };
                 let inputs = Inputs::built_in(&model.metadata.preprocessing).unwrap();
-                let proof = Proof { inputs: &inputs, executor: &executor, source_sha256: None };
+                let proof = Proof { inputs: &inputs, executor: &executor, source_sha256: None, float: None };
                 let path = world.path("model.onnx");
                 export_onnx(&model, &path, PREPARING, proof).unwrap();
                 let manifest = Manifest::read_beside(&path).unwrap().unwrap();
