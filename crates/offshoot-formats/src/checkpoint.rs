@@ -101,7 +101,15 @@ fn load(mut file: File, content: Content) -> Result<LoadedWeights, Problem> {
             let (weights, prefix) = strip_prefixes(torchscript::state_dict(file)?);
             let format = CheckpointFormat::TorchScript;
             let (wrappers, skipped, unread) = (vec![], vec![], vec![]);
-            Ok(LoadedWeights { weights, metadata: BTreeMap::new(), format, wrappers, prefix, skipped, unread })
+            Ok(LoadedWeights {
+                weights,
+                metadata: BTreeMap::new(),
+                format,
+                wrappers,
+                prefix,
+                skipped,
+                unread,
+            })
         }
         Content::Zip | Content::Pickle => {
             let pth::PthFile { weights, wrappers, skipped, unread, layout, .. } = pth::read_from(file)?;
@@ -110,7 +118,15 @@ fn load(mut file: File, content: Content) -> Result<LoadedWeights, Problem> {
                 pth::Layout::Zip => CheckpointFormat::PthZip,
                 pth::Layout::Legacy => CheckpointFormat::PthLegacy,
             };
-            Ok(LoadedWeights { weights, metadata: BTreeMap::new(), format, wrappers, prefix, skipped, unread })
+            Ok(LoadedWeights {
+                weights,
+                metadata: BTreeMap::new(),
+                format,
+                wrappers,
+                prefix,
+                skipped,
+                unread,
+            })
         }
         Content::Onnx => Err(Problem::Unrecognised {
             found: "an ONNX model, which has a graph of its own: give it in place of the architecture".into(),

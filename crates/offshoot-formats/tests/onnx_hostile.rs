@@ -205,7 +205,10 @@ fn a_batch_norm_in_training_is_refused() {
         let inputs = ["x", "c", "c", "c", "c"].map(|name| field(1, name)).concat();
         field(1, [inputs, names, field(3, "the_f"), field(4, "BatchNormalization")].concat())
     };
-    refused_with(&model(&[outputs(&["f", "m", "v", "sm", "sv"]), tensor("c", &[3], None), head()]), &["`the_f`", "model.eval()"]);
+    refused_with(
+        &model(&[outputs(&["f", "m", "v", "sm", "sv"]), tensor("c", &[3], None), head()]),
+        &["`the_f`", "model.eval()"],
+    );
 }
 
 #[test]
@@ -459,7 +462,10 @@ fn layouts_and_weights_that_do_not_fit() {
 fn an_operator_whose_mode_is_not_known_is_refused() {
     let zero = || [node("Shape", &["x"], "s", &[]), node("Gather", &["s", "first"], "mode", &[])].concat();
     let dropout = node("Dropout", &["x", "", "mode"], "f", &[]);
-    refused_with(&model(&[tensor("first", &[1], None), zero(), dropout, head()]), &["`the_f`", "training mode"]);
+    refused_with(
+        &model(&[tensor("first", &[1], None), zero(), dropout, head()]),
+        &["`the_f`", "training mode"],
+    );
 }
 
 /// Reads a model whose weight `w` is where `entries` say, from a folder with `w.bin`.

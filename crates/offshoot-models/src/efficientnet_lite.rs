@@ -55,11 +55,36 @@ pub(crate) const ARCHITECTURES: [Architecture; 10] = [
     architecture("efficientnet_lite2", 260, 0.3, Variant { width: 1.1, depth: 1.2, symmetric: false }),
     architecture("efficientnet_lite3", 280, 0.3, Variant { width: 1.2, depth: 1.4, symmetric: false }),
     architecture("efficientnet_lite4", 300, 0.3, Variant { width: 1.4, depth: 1.8, symmetric: false }),
-    architecture("efficientnet_lite0_symmetric", 224, 0.2, Variant { width: 1.0, depth: 1.0, symmetric: true }),
-    architecture("efficientnet_lite1_symmetric", 240, 0.2, Variant { width: 1.0, depth: 1.1, symmetric: true }),
-    architecture("efficientnet_lite2_symmetric", 260, 0.3, Variant { width: 1.1, depth: 1.2, symmetric: true }),
-    architecture("efficientnet_lite3_symmetric", 280, 0.3, Variant { width: 1.2, depth: 1.4, symmetric: true }),
-    architecture("efficientnet_lite4_symmetric", 300, 0.3, Variant { width: 1.4, depth: 1.8, symmetric: true }),
+    architecture(
+        "efficientnet_lite0_symmetric",
+        224,
+        0.2,
+        Variant { width: 1.0, depth: 1.0, symmetric: true },
+    ),
+    architecture(
+        "efficientnet_lite1_symmetric",
+        240,
+        0.2,
+        Variant { width: 1.0, depth: 1.1, symmetric: true },
+    ),
+    architecture(
+        "efficientnet_lite2_symmetric",
+        260,
+        0.3,
+        Variant { width: 1.1, depth: 1.2, symmetric: true },
+    ),
+    architecture(
+        "efficientnet_lite3_symmetric",
+        280,
+        0.3,
+        Variant { width: 1.2, depth: 1.4, symmetric: true },
+    ),
+    architecture(
+        "efficientnet_lite4_symmetric",
+        300,
+        0.3,
+        Variant { width: 1.4, depth: 1.8, symmetric: true },
+    ),
 ];
 
 const fn architecture(name: &'static str, size: usize, dropout: f32, variant: Variant) -> Architecture {

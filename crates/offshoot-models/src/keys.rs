@@ -178,7 +178,9 @@ fn left_out_note(best: &Best, left_out: &[String]) -> String {
     let rivals: Vec<String> = best.others.iter().map(|other| format!("`{other}`")).collect();
     match (rivals.is_empty(), prefix.is_empty()) {
         (true, _) => format!("the weights under `{prefix}` are read; left out are {shown}{more}"),
-        (false, true) => format!("the file holds these weights twice; left out are those under {}", rivals.join(", ")),
+        (false, true) => {
+            format!("the file holds these weights twice; left out are those under {}", rivals.join(", "))
+        }
         (false, false) => format!(
             "the file holds these weights more than once; those under `{prefix}` are read and those under {} left out. \
              Save the ones you want alone if these are not they",
@@ -246,7 +248,8 @@ mod tests {
 
     #[test]
     fn weights_of_another_architecture_are_recognised() {
-        for name in ["resnet34", "mobilenet_v3_large", "densenet121", "efficientnet_lite2", "regnet_y_400mf"] {
+        for name in ["resnet34", "mobilenet_v3_large", "densenet121", "efficientnet_lite2", "regnet_y_400mf"]
+        {
             let wrapped = weights(name, |key| format!("net.{key}"));
             assert_eq!(recognise(&wrapped).map(|a| a.name), Some(name));
         }

@@ -186,6 +186,9 @@ mod tests {
     #[test]
     fn imagenet_has_a_thousand_classes() {
         let classes: Vec<&str> = imagenet_classes().collect();
-        assert_eq!((classes.len(), classes[0], classes[207], classes[999]), (1000, "tench", "golden retriever", "toilet tissue"));
+        assert_eq!(
+            (classes.len(), classes[0], classes[207], classes[999]),
+            (1000, "tench", "golden retriever", "toilet tissue")
+        );
     }
 }

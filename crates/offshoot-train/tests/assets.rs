@@ -56,7 +56,8 @@ fn fine_tune(run: &Path, seed: u64, executor: &CpuExecutor) -> (Model, TrainResu
         preprocessing: recipe.preprocessing.clone(),
         seed: recipe.seed,
     };
-    let model = transfer(architecture, canonical_keys(architecture, loaded.weights).weights, options).unwrap();
+    let model =
+        transfer(architecture, canonical_keys(architecture, loaded.weights).weights, options).unwrap();
     let (stop, mut progress) = (AtomicBool::new(false), |_: Event<'_>| {});
     let control = Control::new(&mut progress, &stop);
     let outcome = train(model.clone(), &recipe, &data, run, executor, control).unwrap();

@@ -16,7 +16,9 @@ pub fn labelled(root: &Path, classes: &[String], options: &FolderOptions) -> Res
     let indices: Vec<String> = (0..classes.len()).map(|index| index.to_string()).collect();
     match offshoot_data::labelled(root, &indices, options) {
         Ok(mut found) => {
-            let name = |index: &String| index.parse().ok().and_then(|i: usize| classes.get(i)).unwrap_or(index).clone();
+            let name = |index: &String| {
+                index.parse().ok().and_then(|i: usize| classes.get(i)).unwrap_or(index).clone()
+            };
             found.absent = found.absent.iter().map(name).collect();
             Ok(found)
         }

@@ -151,7 +151,10 @@ fn download(url: &str, part: &Path, progress: &mut dyn FnMut(u64, Option<u64>)) 
     let failed = |error: ureq::Error, done: u64| {
         Error::Input(match done {
             0 => format!("{url}: {error}"),
-            _ => format!("{url}: {error}; {} holds what has come: run the command again to go on", part.display()),
+            _ => format!(
+                "{url}: {error}; {} holds what has come: run the command again to go on",
+                part.display()
+            ),
         })
     };
     let agent: ureq::Agent = ureq::Agent::config_builder()

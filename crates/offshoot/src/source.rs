@@ -10,8 +10,8 @@ use offshoot_formats::safetensors::METADATA_KEY;
 use offshoot_formats::{Problem, coreml, onnx, safetensors, torchscript};
 use offshoot_graph::{DType, Dim, Fit, Graph, Metadata, Model, Preprocessing, Weights, model, passes};
 use offshoot_models::{
-    Architecture, BuildError, BuildOptions, CanonicalKeys, Head, canonical_keys, described,
-    Published, expected_parameters, find, grafted, imagenet_classes, original_classes, pretrained, recognise,
+    Architecture, BuildError, BuildOptions, CanonicalKeys, Head, Published, canonical_keys, described,
+    expected_parameters, find, grafted, imagenet_classes, original_classes, pretrained, recognise,
 };
 
 use crate::error::{Error, Result};
@@ -238,14 +238,14 @@ fn load_pretrained(name: &str, path: &Path, overrides: &Overrides) -> Result<Loa
 
 /// The published weights that the file `path` holds: it is called as they are, or has their hash.
 pub(crate) fn published_file(architecture: &Architecture, path: &Path) -> Result<Option<Published>> {
-    let io = |source| Error::Io { path: path.to_owned(), action: "read", source };
+    let io = |source| Error::Io { path: path.to_owned(), action: "open", source };
     let all = architecture.all_published();
     if let Some(named) = all.iter().find(|published| published.names(path)) {
         return Ok(Some(*named));
     }
-    let bytes = path.metadata().map_err(io)?.len();
-    let possible: Vec<&Published> = all.iter().filter(|published| published.may_have(bytes)).collect();
-    if possible.is_empty() {
+    let meta = path.metadata().map_err(io)?;
+    let possible: Vec<&Published> = all.iter().filter(|published| published.may_have(meta.len())).collect();
+    if possible.is_empty() || !meta.is_file() {
         return Ok(None);
     }
     let hash = sha256(path)?;

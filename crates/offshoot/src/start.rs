@@ -11,7 +11,7 @@ use offshoot_models::{
 use offshoot_train::{Recipe, Settings, Unfreeze};
 
 use crate::error::{Error, Result};
-use crate::source::{self, Overrides, StateDict, is_onnx, classifier_of_size, load_onnx, load_state_dict};
+use crate::source::{self, Overrides, StateDict, classifier_of_size, is_onnx, load_onnx, load_state_dict};
 
 /// The preprocessing that the model `name` was pretrained with: that of published `weights`, an architecture's, or that of an
 /// ONNX file.
@@ -144,11 +144,7 @@ fn architecture(name: &str) -> Result<&'static Architecture> {
 }
 
 /// The weights of everything but the head; whatever head the file has is left out.
-fn backbone(
-    architecture: &'static Architecture,
-    path: &Path,
-    say: &mut dyn FnMut(&str),
-) -> Result<Weights> {
+fn backbone(architecture: &'static Architecture, path: &Path, say: &mut dyn FnMut(&str)) -> Result<Weights> {
     let StateDict { mut weights, warnings } = load_state_dict(architecture, path)?;
     warnings.iter().for_each(|warning| say(warning));
     architecture.fit_to_size(architecture.size, &mut weights);

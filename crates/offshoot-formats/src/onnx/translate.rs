@@ -1678,7 +1678,10 @@ impl<'a> Translator<'a> {
 /// Zero points of integers.
 /// An operator that computes something else in training.
 fn in_training_mode(node: NodeView<'_>) -> Problem {
-    node.unsupported("it was exported in training mode", "Export in inference mode: call `model.eval()` first")
+    node.unsupported(
+        "it was exported in training mode",
+        "Export in inference mode: call `model.eval()` first",
+    )
 }
 
 fn zeros(dtype: DType, places: usize) -> Option<Tensor> {

@@ -21,11 +21,16 @@ pub(super) fn parts<'a>(
 ) -> Option<Vec<(String, &'a Value)>> {
     if let Some(layer) = key.strip_suffix(LINEAR) {
         let parts = heap.tuple(value)?.iter();
-        return Some(["weight", "bias"].iter().zip(parts).map(|(n, part)| (format!("{layer}.{n}"), part)).collect());
+        return Some(
+            ["weight", "bias"].iter().zip(parts).map(|(n, part)| (format!("{layer}.{n}"), part)).collect(),
+        );
     }
     if let Some((layer, which)) = key.split_once(CELL) {
         let (weight, bias) = linear(heap, value)?;
-        return Some(vec![(format!("{layer}.weight_{which}"), weight), (format!("{layer}.bias_{which}"), bias)]);
+        return Some(vec![
+            (format!("{layer}.weight_{which}"), weight),
+            (format!("{layer}.bias_{which}"), bias),
+        ]);
     }
     let (layer, index) = cell_of(key)?;
     let cell = cell(heap, value)?;
@@ -101,7 +106,11 @@ fn place(heap: &Heap, entries: &Entries<'_>, layer: &str, index: usize) -> Optio
         (Some((_, hidden)), _, Some((input, _))) if input == 2 * hidden => 2,
         (_, _, Some(_)) => 1,
         (Some((first, hidden)), Some((second, _)), None) if first != hidden => {
-            if second == first { 2 } else { 1 }
+            if second == first {
+                2
+            } else {
+                1
+            }
         }
         _ => return None,
     };

@@ -53,7 +53,12 @@ pub(super) fn spellings(architecture: &Architecture, expected: &Parameters) -> V
             let repeats: &[usize] = if large { &[1, 2, 3, 4, 2, 3] } else { &[1, 2, 3, 2, 3] };
             let place = |n: usize, _: &str| consecutive(repeats, n);
             let last = repeats.len();
-            let tail = [&format!("blocks.{last}.0.conv"), &format!("blocks.{last}.0.bn1"), "conv_head", "classifier"];
+            let tail = [
+                &format!("blocks.{last}.0.conv"),
+                &format!("blocks.{last}.0.bn1"),
+                "conv_head",
+                "classifier",
+            ];
             let spelled = inverted_residuals(expected, &place, &tail);
             let plain = if large { "mobilenetv3_large_100" } else { "mobilenetv3_small_100" };
             let note = Some(same_names_as_tf(plain));
@@ -122,7 +127,8 @@ fn inverted_residuals(
     place: &dyn Fn(usize, &str) -> (usize, usize),
     tail: &[&str],
 ) -> Vec<String> {
-    let mut modules: Vec<&str> = expected.iter().filter_map(|(name, _)| Some(name.rsplit_once('.')?.0)).collect();
+    let mut modules: Vec<&str> =
+        expected.iter().filter_map(|(name, _)| Some(name.rsplit_once('.')?.0)).collect();
     modules.dedup();
     let (head, end) = (2.min(modules.len()), modules.len().saturating_sub(tail.len()));
     let mut names: HashMap<&str, String> = HashMap::new();
@@ -172,9 +178,13 @@ fn lukemelas(repeats: &[usize], name: &str) -> String {
             "classifier" => "_fc".to_owned(),
             _ => {
                 let mut parts = module.strip_prefix("blocks.")?.splitn(3, '.');
-                let (stage, index): (usize, usize) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+                let (stage, index): (usize, usize) =
+                    (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
                 let index = repeats.iter().take(stage).sum::<usize>() + index;
-                format!("_blocks.{index}.{}", lukemelas_layer(parts.next()?, efficientnet_lite::expands(stage))?)
+                format!(
+                    "_blocks.{index}.{}",
+                    lukemelas_layer(parts.next()?, efficientnet_lite::expands(stage))?
+                )
             }
         };
         Some(format!("{module}.{parameter}"))
@@ -216,7 +226,11 @@ fn replace_start(name: &str, rules: &[(&str, &str)]) -> String {
 }
 
 fn vgg(name: &str) -> String {
-    let rules = [("classifier.0.", "pre_logits.fc1."), ("classifier.3.", "pre_logits.fc2."), ("classifier.6.", "head.fc.")];
+    let rules = [
+        ("classifier.0.", "pre_logits.fc1."),
+        ("classifier.3.", "pre_logits.fc2."),
+        ("classifier.6.", "head.fc."),
+    ];
     replace_start(name, &rules)
 }
 
