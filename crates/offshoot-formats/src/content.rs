@@ -1,7 +1,7 @@
 //! What a file is, by its content: extensions lie, and so do first bytes alone.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 
 use crate::error::{FormatError, Problem};
@@ -153,10 +153,12 @@ fn is_field(tag: u64, wire: u64) -> bool {
 }
 
 /// The next number of `source` and how many bytes it takes.
-fn varint(source: &mut impl Read) -> Option<(u64, u64)> {
+fn varint(source: &mut impl BufRead) -> Option<(u64, u64)> {
     let mut value = 0;
-    for (index, byte) in (0..10).zip(source.bytes()) {
-        let byte = byte.ok()?;
+    for index in 0..10 {
+        let mut byte = [0];
+        source.read_exact(&mut byte).ok()?;
+        let [byte] = byte;
         value |= u64::from(byte & 0x7f).checked_shl(7 * index)?;
         if byte < 0x80 {
             return Some((value, u64::from(index) + 1));

@@ -86,10 +86,10 @@ fn timms_keys_become_the_graphs() {
 
 #[test]
 fn older_names_become_the_graphs() {
-    for (name, changes) in [
-        ("vit_b_16", [(".mlp.0.", ".mlp.linear_1."), (".mlp.3.", ".mlp.linear_2.")]),
-        ("densenet121", [("norm1.", "norm.1."), ("conv2.", "conv.2.")]),
-    ] {
+    const MLP: &[(&str, &str)] = &[(".mlp.0.", ".mlp.linear_1."), (".mlp.3.", ".mlp.linear_2.")];
+    const LAYERS: &[(&str, &str)] =
+        &[(".norm1.", ".norm.1."), (".norm2.", ".norm.2."), (".conv1.", ".conv.1."), (".conv2.", ".conv.2.")];
+    for (name, changes) in [("vit_b_16", MLP), ("densenet121", LAYERS)] {
         let architecture = find(name).unwrap();
         let options = BuildOptions { classes: 3, size: architecture.size, head: None };
         let wanted = expected_parameters(&architecture.build(&options).unwrap());

@@ -243,14 +243,14 @@ fn load_pretrained(name: &str, path: &Path, overrides: &Overrides) -> Result<Loa
 
 /// The published weights that the file `path` holds: it is called as they are, or has their hash.
 pub(crate) fn published_file(architecture: &Architecture, path: &Path) -> Result<Option<Published>> {
-    let io = |source| Error::Io { path: path.to_owned(), action: "read", source };
+    let io = |source| Error::Io { path: path.to_owned(), action: "open", source };
     let all = architecture.all_published();
     if let Some(named) = all.iter().find(|published| published.names(path)) {
         return Ok(Some(*named));
     }
-    let bytes = path.metadata().map_err(io)?.len();
-    let possible: Vec<&Published> = all.iter().filter(|published| published.may_have(bytes)).collect();
-    if possible.is_empty() {
+    let meta = path.metadata().map_err(io)?;
+    let possible: Vec<&Published> = all.iter().filter(|published| published.may_have(meta.len())).collect();
+    if possible.is_empty() || !meta.is_file() {
         return Ok(None);
     }
     let hash = sha256(path)?;

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use offshoot_graph::Model;
 use prost::Message;
@@ -100,7 +100,7 @@ pub(super) fn read(path: &Path) -> Result<Model, Problem> {
     model(&specification, &weights)
 }
 
-fn file(path: &PathBuf, place: &str, limit: u64) -> Result<Vec<u8>, Problem> {
+fn file(path: &Path, place: &str, limit: u64) -> Result<Vec<u8>, Problem> {
     let read = |error: io::Error| Problem::Io { action: "read", error };
     let mut source = open_plain(path).map_err(|error| error.problem)?;
     let len = source.metadata().map_err(read)?.len();
