@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use offshoot::{
-    CpuExecutor, DynamicInt8, Error, FolderOptions, Inference, Loader, LoaderOptions, Method, Model,
-    ModelSource, OnnxOptions, Proof, QuantizePictures, Quantized, RunPictures, Scheme, StaticOptions,
-    Transform, WeightBits, evaluate, export_static, is_onnx, labelled, pictures, quantize_static, sha256,
+    CpuExecutor, DynamicInt8, Error, FolderOptions, INT8_TOLERANCE, Inference, Loader, LoaderOptions,
+    Manifest, Method, Model, ModelSource, OnnxOptions, Proof, QuantizePictures, Quantized, RunPictures,
+    Scheme, StaticOptions, Transform, WeightBits, evaluate, export_static, is_onnx, labelled, pictures,
+    quantize_static, sha256,
 };
 use offshoot_graph::text::shown;
 
@@ -163,14 +164,16 @@ impl Arguments {
             Mode::Static => self.in_static(&source)?,
             Mode::Dynamic => self.in_dynamic(&source)?,
         };
+        warn_of_distance(&report.path)?;
         if self.json { print::json(&report) } else { text(&report) }
     }
 
     /// An error for a flag that means nothing in this mode.
     fn check_flags(&self) -> Result<(), Failure> {
         let stray = match self.mode {
-            Mode::Static => (self.format == Format::Safetensors)
-                .then_some("--format goes with --mode dynamic".into()),
+            Mode::Static => {
+                (self.format == Format::Safetensors).then_some("--format goes with --mode dynamic".into())
+            }
             Mode::Dynamic => {
                 let flags = [
                     ("--weight-bits", self.weight_bits.is_some()),
@@ -294,6 +297,21 @@ impl Arguments {
         let ending = self.ending();
         Destination::new(self.paths.first(), self.out.as_ref(), architecture, &[(ending, Some(ending))])
     }
+}
+
+/// Warns where the manifest says that the file is far from the float model.
+fn warn_of_distance(path: &Path) -> Result<(), Failure> {
+    let proof = Manifest::read_beside(path)?.map(|manifest| manifest.proof);
+    if let Some((found, same)) = proof.and_then(|proof| proof.max_rel_diff.zip(proof.top1_agreement))
+        && found >= INT8_TOLERANCE
+    {
+        print::warning(&format!(
+            "{}: in int8 the answers are far from those of the float model: they differ by up to {found:.2} of the largest logit, and top-1 agrees on {:.1} %. Measure the accuracy with --data DIR; --max-drop keeps operators in float",
+            shown(path),
+            100.0 * same
+        ));
+    }
+    Ok(())
 }
 
 /// The part of the pictures in `data` that a model classifies right.
