@@ -192,7 +192,7 @@ impl DynamicInt8 {
     /// compared with the float model; its manifest stands beside it.
     ///
     /// # Errors
-    /// When it cannot be written, or a classifier gives NaN or is another one in int8.
+    /// When it cannot be written, or a classifier gives NaN.
     pub fn write_onnx(
         &self,
         path: &Path,
@@ -243,7 +243,7 @@ impl DynamicInt8 {
     /// [`DynamicInt8::write_onnx`].
     ///
     /// # Errors
-    /// When the file cannot be written, the graph is of no architecture, or the model gives NaN or is another one in int8.
+    /// When the file cannot be written, the graph is of no architecture, or the model gives NaN.
     pub fn write_safetensors(&self, path: &Path, proof: Proof<'_>) -> Result<[u64; 2]> {
         let (float, int8) = match &self.float {
             Float::Model { float, int8 } if int8.metadata.architecture.is_some() => (float, int8),

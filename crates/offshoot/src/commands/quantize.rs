@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use offshoot::{
-    CpuExecutor, DynamicInt8, Error, FolderOptions, Inference, Loader, LoaderOptions, Method, Model,
-    ModelSource, OnnxOptions, Proof, QuantizePictures, Quantized, RunPictures, Scheme, StaticOptions,
-    Transform, WeightBits, evaluate, export_static, is_onnx, labelled, pictures, quantize_static, sha256,
+    CpuExecutor, DynamicInt8, Error, FolderOptions, INT8_TOLERANCE, Inference, Loader, LoaderOptions,
+    Manifest, Method, Model, ModelSource, OnnxOptions, Proof, QuantizePictures, Quantized, RunPictures,
+    Scheme, StaticOptions, Transform, WeightBits, evaluate, export_static, is_onnx, labelled, pictures,
+    quantize_static, sha256,
 };
 use offshoot_data::{Sample, training_folder};
 use offshoot_graph::text::shown;
@@ -168,6 +169,7 @@ impl Arguments {
             Mode::Static => self.in_static(&source)?,
             Mode::Dynamic => self.in_dynamic(&source)?,
         };
+        warn_of_distance(&report.path)?;
         if self.json { print::json(&report) } else { text(&report) }
     }
 
@@ -311,6 +313,21 @@ fn measured(data: &Path, classes: &[String], folder: &FolderOptions) -> Result<V
     print::notes(&found.notes);
     print::skipped(&found.skipped);
     Ok(found.samples)
+}
+
+/// Warns where the manifest says that the file is far from the float model.
+fn warn_of_distance(path: &Path) -> Result<(), Failure> {
+    let proof = Manifest::read_beside(path)?.map(|manifest| manifest.proof);
+    if let Some((found, same)) = proof.and_then(|proof| proof.max_rel_diff.zip(proof.top1_agreement))
+        && found >= INT8_TOLERANCE
+    {
+        print::warning(&format!(
+            "{}: in int8 the answers are far from those of the float model: they differ by up to {found:.2} of the largest logit, and top-1 agrees on {:.1} %. Measure the accuracy with --data DIR; --max-drop keeps operators in float",
+            shown(path),
+            100.0 * same
+        ));
+    }
+    Ok(())
 }
 
 /// The part of the pictures in `data` that a model classifies right.
