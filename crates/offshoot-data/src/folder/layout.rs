@@ -80,7 +80,7 @@ impl Folders {
         for entry in std::fs::read_dir(root).map_err(unreadable)? {
             let entry = entry.map_err(unreadable)?;
             let (path, kind) = (entry.path(), entry.file_type().map_err(unreadable)?);
-            if !kind.is_dir() && !(kind.is_symlink() && path.is_dir()) {
+            if !(kind.is_dir() || kind.is_symlink() && path.is_dir()) {
                 continue;
             }
             match entry.file_name() {
@@ -234,15 +234,26 @@ fn check_nesting(root: &Path, classes: &ClassFolders) -> Result<(), FolderError>
         }
     }
     if let Some((class, path)) = classes.first_key_value().filter(|_| classes.len() == 1)
-        && names_in(path).len() >= 2
+        && let Some(inner) = with_several(path)
     {
-        return Err(FolderError::OneFolder {
-            path: root.to_owned(),
-            class: class.clone(),
-            inner: path.clone(),
-        });
+        return Err(FolderError::OneFolder { path: root.to_owned(), class: class.clone(), inner });
     }
     Ok(())
+}
+
+/// The first folder with several folders, down from `path`, as long as there is one only.
+fn with_several(path: &Path) -> Option<PathBuf> {
+    let mut path = path.to_owned();
+    // Links may lead in a circle.
+    for _ in 0..16 {
+        let mut folders = Folders::of(&path).ok()?.all;
+        match folders.len() {
+            0 => return None,
+            1 => path = folders.remove(0),
+            _ => return Some(path),
+        }
+    }
+    None
 }
 
 /// A note where all classes hold the same folders and no pictures of their own: they may be parts with names of their own.
