@@ -126,7 +126,7 @@ fn what_is_no_data_set_is_explained() {
 
 #[test]
 fn what_is_wrong_with_the_classes_is_explained() {
-    let cases: [(&[&str], &str); 14] = [
+    let cases: [(&[&str], &str); 15] = [
         (&["a/1.jpg"], r#"DATA: only one class ("a") in it; telling classes apart takes at least two"#),
         (
             &["a/1.jpg", "b/"],
@@ -153,11 +153,11 @@ fn what_is_wrong_with_the_classes_is_explained() {
         ),
         (
             &["Train/1.jpg", "Val/1.jpg"],
-            r#"DATA: "Train", "Val" would be taken for a part of the data by name, and has no folder for each class in it; move the pictures to DATA/train/<class>/* and DATA/val/<class>/*, or rename it where it is a class"#,
+            r#"DATA: "Train", "Val" are by name a part of the data, but without a folder for each class; move the pictures to DATA/train/<class>/* and DATA/val/<class>/*, or rename what is a class"#,
         ),
         (
             &["train/a/1.jpg", "train/b/1.jpg", "validation/1.jpg"],
-            r#"DATA: "validation" would be taken for a part of the data by name, and has no folder for each class in it; move the pictures to DATA/train/<class>/* and DATA/val/<class>/*, or rename it where it is a class"#,
+            r#"DATA: "validation" is by name a part of the data, but without a folder for each class; move the pictures to DATA/train/<class>/* and DATA/val/<class>/*, or rename what is a class"#,
         ),
         (
             &["train/a/1.jpg", "train/b/1.jpg", "dev/a/1.jpg", "valid/a/1.jpg"],
@@ -175,6 +175,10 @@ fn what_is_wrong_with_the_classes_is_explained() {
         (
             &["photos/a/1.jpg", "photos/b/1.jpg", "__MACOSX/photos/._1.jpg"],
             r#"DATA: only one class ("photos") in it; if the classes are the folders in it, give DATA/photos or move them up"#,
+        ),
+        (
+            &["outer/photos/a/1.jpg", "outer/photos/b/1.jpg"],
+            r#"DATA: only one class ("outer") in it; if the classes are the folders in it, give DATA/outer/photos or move them up"#,
         ),
         (
             &["cat/train/1.jpg", "cat/test/1.jpg", "dog/train/1.jpg", "dog/test/1.jpg"],

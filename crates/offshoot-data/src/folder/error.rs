@@ -100,8 +100,8 @@ pub enum FolderError {
     },
     /// Folders have the names of parts and hold no class folders.
     #[error(
-        "{}: {} would be taken for a part of the data by name, and has no folder for each class in it; move the pictures to \
-         DATA/train/<class>/* and DATA/val/<class>/*, or rename it where it is a class", path.display(), listed(folders)
+        "{}: {} by name a part of the data, but without a folder for each class; move the pictures to DATA/train/<class>/* \
+         and DATA/val/<class>/*, or rename what is a class", path.display(), are(folders)
     )]
     FlatParts {
         /// The folder.
@@ -205,6 +205,11 @@ pub enum FolderError {
 
 fn name(path: &Path) -> std::borrow::Cow<'_, str> {
     path.file_name().unwrap_or_default().to_string_lossy()
+}
+
+/// "train" is, or "train", "val" are.
+fn are(folders: &[String]) -> String {
+    format!("{} {}", listed(folders), if folders.len() == 1 { "is" } else { "are" })
 }
 
 fn unusable(skipped: &[PictureError]) -> String {

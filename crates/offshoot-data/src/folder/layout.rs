@@ -80,7 +80,7 @@ impl Folders {
         for entry in std::fs::read_dir(root).map_err(unreadable)? {
             let entry = entry.map_err(unreadable)?;
             let (path, kind) = (entry.path(), entry.file_type().map_err(unreadable)?);
-            if !kind.is_dir() && !(kind.is_symlink() && path.is_dir()) {
+            if !(kind.is_dir() || kind.is_symlink() && path.is_dir()) {
                 continue;
             }
             match entry.file_name() {
@@ -96,46 +96,50 @@ impl Folders {
     /// The parts among the folders; `None` where they are classes.
     fn split(&self, notes: &mut Vec<String>) -> Result<Option<Kind>, FolderError> {
         let parts = parts(&self.all);
-        let of = |part| parts.iter().filter(move |(_, p)| *p == part).map(|(path, _)| *path);
+        match self.is_split(&parts, notes)? {
+            true => self.choose(&parts, notes).map(Some),
+            false => Ok(None),
+        }
+    }
+
+    /// Whether folders that are named after parts are parts, and not classes.
+    fn is_split(&self, parts: &[(&PathBuf, Part)], notes: &mut Vec<String>) -> Result<bool, FolderError> {
         let kinds: BTreeSet<Part> = parts.iter().map(|(_, part)| *part).collect();
         let others: Vec<&PathBuf> =
             self.all.iter().filter(|path| parts.iter().all(|(p, _)| p != path)).collect();
-        let with_classes = |path: &Path| Folders::of(path).is_ok_and(|folders| !folders.all.is_empty());
-        let has_train = of(Part::Train).any(|path| with_classes(path));
-        let has_other = [Part::Val, Part::Test].into_iter().flat_map(of).any(|path| with_classes(path));
         let beside = others.iter().any(|path| holds_pictures(path));
+        let has_train = parts.iter().any(|(path, part)| *part == Part::Train && has_folders(path));
         let is_split = match kinds.len() {
-            0 => return Ok(None),
+            0 => return Ok(false),
             // `train` with folders in it beside other folders may be a class of its own (of railways, say).
-            1 if beside => self.same_classes(&parts, &others)?,
-            1 => has_train || has_other || parts.len() > 1,
+            1 if beside => self.same_classes(parts, &others)?,
+            1 => parts.len() > 1 || parts.iter().any(|(path, _)| has_folders(path)),
             _ if kinds.contains(&Part::Train) => has_train || !beside,
             _ => !beside,
         };
-        let names: Vec<String> = parts.iter().map(|(path, _)| name(path)).collect();
-        if !is_split {
-            if kinds.len() > 1 {
-                let (root, names) = (self.root.display(), quoted(&names));
-                notes.push(format!(
-                    "{root}: {names} are taken for classes, since they hold pictures like the others"
-                ));
-            }
-            return Ok(None);
+        if !is_split && kinds.len() > 1 {
+            let (root, names) = (self.root.display(), quoted(&names(parts)));
+            notes.push(format!(
+                "{root}: {names} are taken for classes, since they hold pictures like the others"
+            ));
         }
-        if !has_train && !has_other {
-            return Err(FolderError::FlatParts { path: self.root.clone(), folders: names });
+        Ok(is_split)
+    }
+
+    /// The folders to train and to validate with.
+    fn choose(&self, parts: &[(&PathBuf, Part)], notes: &mut Vec<String>) -> Result<Kind, FolderError> {
+        let flat = |folders| FolderError::FlatParts { path: self.root.clone(), folders };
+        if !parts.iter().any(|(path, _)| has_folders(path)) {
+            return Err(flat(names(parts)));
         }
+        let of = |part| parts.iter().filter(move |(_, p)| *p == part).map(|(path, _)| *path);
         let train = self.only(of(Part::Train), "train")?;
-        let flat = |path: &&PathBuf| !with_classes(path);
-        if let Some(path) = train.filter(flat) {
-            return Err(FolderError::FlatParts { path: self.root.clone(), folders: vec![name(path)] });
-        }
         let mut val = self.only(of(Part::Val), "val")?;
-        if let Some(path) = val.filter(flat) {
-            return Err(FolderError::FlatParts { path: self.root.clone(), folders: vec![name(path)] });
+        if let Some(path) = [train, val].into_iter().flatten().find(|path| !has_folders(path)) {
+            return Err(flat(vec![name(path)]));
         }
         if val.is_none() {
-            val = self.only(of(Part::Test).filter(|path| with_classes(path)), "test")?;
+            val = self.only(of(Part::Test).filter(|path| has_folders(path)), "test")?;
             if let (Some(test), Some(_)) = (val, train) {
                 let (root, test) = (self.root.display(), name(test));
                 notes.push(format!(
@@ -144,16 +148,12 @@ impl Folders {
                 ));
             }
         }
-        let left: Vec<String> = self
-            .all
-            .iter()
-            .filter(|path| ![train, val].contains(&Some(path)))
-            .map(|path| name(path))
-            .collect();
+        let left = self.all.iter().filter(|path| ![train, val].contains(&Some(path)));
+        let left: Vec<String> = left.map(|path| name(path)).collect();
         if !left.is_empty() {
             notes.push(format!("{}: not used: {}", self.root.display(), quoted(&left)));
         }
-        Ok(Some(Kind::Split { train: train.cloned(), val: val.cloned() }))
+        Ok(Kind::Split { train: train.cloned(), val: val.cloned() })
     }
 
     /// The one folder of a part, or the one among several that has the part's plain name.
@@ -191,6 +191,14 @@ impl Folders {
         }
         Ok(false)
     }
+}
+
+fn has_folders(path: &Path) -> bool {
+    Folders::of(path).is_ok_and(|folders| !folders.all.is_empty())
+}
+
+fn names(parts: &[(&PathBuf, Part)]) -> Vec<String> {
+    parts.iter().map(|(path, _)| name(path)).collect()
 }
 
 fn name(path: &Path) -> String {
@@ -234,15 +242,26 @@ fn check_nesting(root: &Path, classes: &ClassFolders) -> Result<(), FolderError>
         }
     }
     if let Some((class, path)) = classes.first_key_value().filter(|_| classes.len() == 1)
-        && names_in(path).len() >= 2
+        && let Some(inner) = with_several(path)
     {
-        return Err(FolderError::OneFolder {
-            path: root.to_owned(),
-            class: class.clone(),
-            inner: path.clone(),
-        });
+        return Err(FolderError::OneFolder { path: root.to_owned(), class: class.clone(), inner });
     }
     Ok(())
+}
+
+/// The first folder with several folders, down from `path`, as long as there is one only.
+fn with_several(path: &Path) -> Option<PathBuf> {
+    let mut path = path.to_owned();
+    // Links may lead in a circle.
+    for _ in 0..16 {
+        let mut folders = Folders::of(&path).ok()?.all;
+        match folders.len() {
+            0 => return None,
+            1 => path = folders.remove(0),
+            _ => return Some(path),
+        }
+    }
+    None
 }
 
 /// A note where all classes hold the same folders and no pictures of their own: they may be parts with names of their own.
