@@ -9,6 +9,7 @@ use offshoot_graph::{Metadata, Model, Preprocessing, Weights};
 use offshoot_models::{
     Architecture, BuildOptions, Head, TransferOptions, expected_parameters, find, graft, transfer,
 };
+use offshoot_train::recipe::RECIPE_FILE;
 use offshoot_train::run::BASE_FILE;
 use offshoot_train::{Recipe, Settings, Unfreeze};
 
@@ -58,7 +59,7 @@ fn metadata_of(path: &Path) -> Option<Metadata> {
 
 /// The file of weights that `path` names: itself, or that of the best epoch of a run directory.
 fn weight_file(path: &Path) -> Result<PathBuf> {
-    if path.is_dir() { run_file(path) } else { Ok(path.to_owned()) }
+    if path.join(RECIPE_FILE).is_file() { run_file(path) } else { Ok(path.to_owned()) }
 }
 
 /// Whether the weights of `recipe` bring a head for `classes`, that of the recipe, which then goes on training. `None` where they are

@@ -5,6 +5,7 @@
 mod support;
 
 use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -112,7 +113,8 @@ fn pairwise() -> Vec<Row> {
                     chosen.iter().filter(|&&other| open.contains(&(other.min(*value), other.max(*value))));
                 (pairs.count(), usize::MAX - value.1)
             };
-            chosen.push(fitting.max_by_key(gain).expect("the first value of an option is never excluded"));
+            let best = fitting.max_by_key(gain).expect("the first value of an option is never excluded");
+            chosen.push(best);
         }
         chosen.sort_unstable();
         open.retain(|(a, b)| !(chosen.contains(a) && chosen.contains(b)));
@@ -171,7 +173,7 @@ fn each_option_works_with_each_other_and_an_interruption_changes_no_bit() {
     let world = World::new("options");
     data(&world.path("d"), &CLASSES, 6);
     let executor =
-        CpuExecutor::new(CpuOptions { threads: 2.try_into().ok(), ..CpuOptions::default() }).unwrap();
+        CpuExecutor::new(CpuOptions { threads: NonZeroUsize::new(2), ..CpuOptions::default() }).unwrap();
     let mut own = own_preprocessing(MODEL, None).unwrap();
     (own.size, own.resize) = (64, 64);
     let rows = pairwise();

@@ -331,7 +331,7 @@ pub(crate) fn load(source: &ModelSource, overrides: &Overrides) -> Result<Loaded
 
 /// Says so where `path` is a run that has not come to its end.
 pub(crate) fn mention_unfinished(path: &Path) {
-    let standing = Some(path).filter(|path| path.is_dir()).and_then(Standing::read);
+    let standing = Some(path).filter(|path| path.join(BEST_FILE).is_file()).and_then(Standing::read);
     if let Some(Standing { done, epochs, .. }) = standing.filter(|standing| !standing.finished) {
         let run = shown(path);
         print::warning(&format!(

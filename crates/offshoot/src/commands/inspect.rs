@@ -27,8 +27,8 @@ pub(crate) struct Arguments {
 
 impl Arguments {
     pub(crate) fn run(self) -> Outcome {
-        arguments::mention_unfinished(&self.file);
         let file = self.last.of(self.file)?;
+        arguments::mention_unfinished(&file);
         let inspection = inspect(&file, &self.preprocessing.overrides())?;
         if self.json {
             return print::json(&inspection);

@@ -47,7 +47,8 @@ fn arrived(signal: u8) {
 #[cfg(unix)]
 pub(crate) fn watch() {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-    let wanted = [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|&signal| !is_ignored(signal));
+    let hang_up = (!ignores(SIGHUP)).then_some(SIGHUP);
+    let wanted = [SIGINT, SIGTERM].into_iter().chain(hang_up);
     let Ok(mut signals) = signal_hook::iterator::Signals::new(wanted) else { return };
     let wait = move || signals.forever().filter_map(|signal| u8::try_from(signal).ok()).for_each(arrived);
     let _ = std::thread::Builder::new().name("offshoot-signals".into()).spawn(wait);
@@ -60,11 +61,9 @@ pub(crate) fn watch() {
 
 /// Whether whoever started this program wants a signal to do nothing, as `nohup` does.
 #[cfg(unix)]
-fn is_ignored(signal: i32) -> bool {
-    let Ok(status) = std::fs::read_to_string("/proc/self/status") else {
-        // Not Linux: the signal that `nohup` is about is left as it is.
-        return signal == signal_hook::consts::SIGHUP;
-    };
+fn ignores(signal: i32) -> bool {
+    // Not Linux: the signal is left as it is.
+    let Ok(status) = std::fs::read_to_string("/proc/self/status") else { return true };
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
     mask >> (signal - 1) & 1 == 1
