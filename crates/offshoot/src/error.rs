@@ -152,8 +152,8 @@ fn of_run(error: &RunError) -> Option<&Path> {
 /// The longest path at the start of a message, which is `PATH: ...` or `PATH:LINE: ...`, that is there. What is not there, or
 /// may not be, has a type that holds its path.
 fn leading_path(message: &str) -> Option<PathBuf> {
-    let ends = message.match_indices(':').map(|(end, _)| Path::new(&message[..end]));
-    ends.filter(|path| path.exists()).last().map(Path::to_owned)
+    let mut paths = message.match_indices(':').map(|(end, _)| Path::new(&message[..end]));
+    paths.rfind(|path| path.exists()).map(Path::to_owned)
 }
 
 impl From<TrainError> for Error {

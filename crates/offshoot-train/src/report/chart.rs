@@ -296,11 +296,11 @@ impl Axis {
         let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), x| (a.min(x), b.max(x)));
         let room = if high > low { 0.0 } else { 0.5 * high.abs().max(1e-6) };
         let axis = Axis { low: low - room, high: high + room, from, to, whole };
-        low.is_finite().then_some(if whole { axis } else { axis.to_ticks() })
+        low.is_finite().then_some(if whole { axis } else { axis.over_ticks() })
     }
 
-    /// From a tick to a tick.
-    fn to_ticks(self) -> Axis {
+    /// The same axis, made longer so that it starts and ends at a tick.
+    fn over_ticks(self) -> Axis {
         let step = self.step();
         let (low, high) = ((self.low / step + ROUNDING).floor(), (self.high / step - ROUNDING).ceil());
         Axis { low: low * step, high: high * step, ..self }
