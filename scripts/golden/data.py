@@ -191,8 +191,6 @@ def golden():
         lines.append(f"{line} {picture.width} {picture.height} {len(expected)}")
         expected.extend(picture.tobytes())
 
-    # Not read by offshoot, which says so.
-    (GOLDEN / "palette.tif").write_bytes(encoded(scene(31, 22).convert("RGB").quantize(16), "TIFF"))
     for source in (jpegs(), pngs(), others()):
         for name, data in source:
             (GOLDEN / name).write_bytes(data)
