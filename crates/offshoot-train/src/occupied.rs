@@ -25,7 +25,7 @@ pub(crate) fn check(run: &Path) -> Result<(), RunError> {
     let names = names.unwrap_or_default();
     let ours = |name: &String| BEFORE.contains(&&**name) || is_temporary(name);
     // The recipe is the first file that a run writes under its own name.
-    let started = names.iter().all(is_temporary) || names.iter().any(|name| name == RECIPE_FILE);
+    let started = names.iter().all(|name| is_temporary(name)) || names.iter().any(|name| name == RECIPE_FILE);
     match has_checkpoint(run) {
         true => Err(RunError::Exists { run: run.to_owned() }),
         false if started && names.iter().all(ours) => Ok(()),
@@ -34,7 +34,7 @@ pub(crate) fn check(run: &Path) -> Result<(), RunError> {
 }
 
 /// Whether it is a file of ours that was not finished: `.NAME` and something at random, `.tmp`.
-fn is_temporary(name: &String) -> bool {
+fn is_temporary(name: &str) -> bool {
     let known = |name: &str| BEFORE.iter().any(|known| name.starts_with(known));
     name.ends_with(".tmp") && name.strip_prefix('.').is_some_and(known)
 }

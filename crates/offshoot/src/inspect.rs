@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::folded::folded_norms;
-use crate::source::{ModelSource, Overrides, unread};
+use crate::source::{ModelSource, Overrides, is_onnx, unread};
 
 /// What a file is.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -58,8 +58,8 @@ pub struct ModelInspection {
     pub tensors: Vec<TensorInspection>,
     /// What was assumed.
     pub warnings: Vec<String>,
-    /// What there is to know before it is trained, where the graph is that of a file; see [`folded_norms`].
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// What there is to know before it is trained, where it is an ONNX file; for people, see [`folded_norms`].
+    #[serde(skip)]
     pub training: Option<String>,
     /// The graph as text.
     pub graph: String,
@@ -105,7 +105,7 @@ pub fn inspect(path: &Path, overrides: &Overrides) -> Result<Inspection> {
                 operators,
                 tensors: graph.parameters().iter().map(|&id| tensor(graph, id)).collect(),
                 warnings,
-                training: model.metadata.architecture.is_none().then(|| folded_norms(graph)).flatten(),
+                training: is_onnx(path).unwrap_or(false).then(|| folded_norms(graph)).flatten(),
                 graph: graph.to_string(),
             })))
         }

@@ -320,7 +320,9 @@ mod tests {
         let falling = [(wide, 0.9), (wide, 0.8), (wide, 0.7), (wide, 0.6), (wide, 0.5)];
         assert_eq!(told([400, 100], &falling), [false; 5]);
         // Of ten pictures, two more or less are chance.
-        assert_eq!(told([400, 10], &rising), [false; 5]);
+        let few = rising.map(|(_, loss)| ([0.95, 0.8], loss));
+        assert_eq!(told([400, 10], &few), [false; 5]);
+        assert_eq!(told([400, 100], &few), [false, false, false, true, false]);
         let interrupted = [(wide, 0.5), (wide, 0.6), (wide, 0.7), (narrow, 0.8), (wide, 0.9), (wide, 0.9)];
         assert_eq!(told([400, 100], &interrupted), [false; 6]);
         // One epoch, or the last one, is no trend.
