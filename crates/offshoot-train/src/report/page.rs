@@ -20,7 +20,7 @@ pub(super) fn escaped(text: &str) -> String {
 
 /// A name from a file, in HTML: it does not change the direction of the text around it. One of plain letters cannot.
 pub(super) fn isolated(name: &str) -> String {
-    match name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) {
+    match name.chars().all(|c| c.is_ascii_alphanumeric() || "-_. ".contains(c)) {
         true => escaped(name),
         false => format!("<bdi>{}</bdi>", escaped(name)),
     }
