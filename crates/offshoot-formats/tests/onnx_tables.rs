@@ -170,3 +170,13 @@ fn a_file_whose_steps_share_their_weights_is_read_and_answers_as_before() {
     let off = difference(&run(&model, &input), &floats(&answer["output"]));
     assert!(off < 0.05, "{off}");
 }
+
+#[test]
+fn a_shared_product_with_factors_answers_as_before() {
+    let answer = &answers("unrolled")["scaled"];
+    let input = Tensor::f32([3, 16], floats(&answer["input"]));
+    let model = read(onnx::quantize_dynamic(&golden("unrolled/scaled.onnx")).unwrap().bytes);
+    assert_eq!(model.weights.values().filter(|t| t.dtype() == DType::I8).count(), 1);
+    let off = difference(&run(&model, &input), &floats(&answer["output"]));
+    assert!(off < 0.05, "{off}");
+}

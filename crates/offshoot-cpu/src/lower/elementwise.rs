@@ -238,8 +238,24 @@ fn row_groups(a: &[usize], b: &[usize]) -> Option<usize> {
 
 fn channel_groups(a: &[usize], b: &[usize]) -> Option<usize> {
     let (a_last, b_last) = (a.last()?, b.last()?);
-    let middle = &b[1.min(b.len())..b.len() - 1];
+    // A row has no axes between its first and its last.
+    let middle = b.get(1..b.len().checked_sub(1)?)?;
     let fits =
         a.len() > 1 && a_last == b_last && middle.iter().all(|&d| d == 1) && (b[0] == a[0] || b[0] == 1);
     fits.then(|| b[0])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_of_rows_are_found_and_a_single_axis_has_none() {
+        assert_eq!(row_groups(&[4, 5, 6], &[4, 1, 6]), Some(4));
+        assert_eq!(row_groups(&[4, 5, 6], &[1, 1, 6]), Some(1));
+        assert_eq!(row_groups(&[4, 5, 6], &[1, 5, 6]), Some(1));
+        assert_eq!(row_groups(&[4, 5, 6], &[4, 5, 1]), None);
+        assert_eq!(row_groups(&[128], &[1]), None);
+        assert_eq!(row_groups(&[], &[]), None);
+    }
 }
