@@ -16,6 +16,8 @@ mod parts;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use offshoot_graph::text::shown;
+
 use offshoot_graph::random::{Purpose, Random};
 
 pub use self::error::FolderError;
@@ -166,7 +168,7 @@ impl Dataset {
             return Err(FolderError::NoPicture { path: val.to_owned() });
         }
         if !absent.is_empty() {
-            let (val, few) = (val.display(), listed(&absent));
+            let (val, few) = (shown(&val), listed(&absent));
             self.notes
                 .push(format!("{val}: no picture of {few}; the validation figures say nothing of that"));
         }

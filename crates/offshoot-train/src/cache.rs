@@ -19,6 +19,8 @@ use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use offshoot_graph::text::shown;
+
 use blake3::{Hash, Hasher};
 use half::f16;
 use serde::{Deserialize, Serialize};
@@ -109,10 +111,10 @@ pub(crate) enum CacheError {
     #[error("they take {} and the cache may have {}; a larger --cache-budget makes room", mib(*.needed), mib(*.budget))]
     NoRoom { needed: u64, budget: u64 },
     #[error(
-        "{}: there is no room left, and nothing is removed from a folder with files of others; give a folder of its own with --cache-dir, or a larger --cache-budget", folder.display()
+        "{}: there is no room left, and nothing is removed from a folder with files of others; give a folder of its own with --cache-dir, or a larger --cache-budget", shown(&folder)
     )]
     Unmarked { folder: PathBuf },
-    #[error("{}: {error}; choose another folder with --cache-dir", path.display())]
+    #[error("{}: {error}; choose another folder with --cache-dir", shown(&path))]
     Io { path: PathBuf, error: io::Error },
 }
 

@@ -5,6 +5,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use offshoot_graph::text::shown;
+
 use offshoot_data::{Augmentation, DecodeOptions, FolderOptions, Policy};
 use offshoot_formats::atomic::write_atomically;
 use offshoot_formats::error::FormatError;
@@ -322,7 +324,7 @@ pub struct SettingError {
 #[derive(Debug, thiserror::Error)]
 pub enum RecipeError {
     /// The file cannot be read.
-    #[error("{}: cannot be read: {source}", path.display())]
+    #[error("{}: cannot be read: {source}", shown(&path))]
     Read {
         /// The file.
         path: PathBuf,
@@ -330,7 +332,7 @@ pub enum RecipeError {
         source: std::io::Error,
     },
     /// The file is no recipe: not TOML, an unknown setting, or a value of the wrong type.
-    #[error("{}: {message}", path.display())]
+    #[error("{}: {message}", shown(&path))]
     Syntax {
         /// The file.
         path: PathBuf,
@@ -338,7 +340,7 @@ pub enum RecipeError {
         message: String,
     },
     /// A setting in a file is out of range.
-    #[error("{}:{line}: {problem}", path.display())]
+    #[error("{}:{line}: {problem}", shown(&path))]
     File {
         /// The file.
         path: PathBuf,
@@ -356,7 +358,7 @@ pub enum RecipeError {
     /// Settings that differ from those of the run that is resumed.
     #[error(
         "{}: the run was started with other settings: {}. Leave them out to resume it, or start another run with --out",
-        run.display(), conflicts.join(", ")
+        shown(&run), conflicts.join(", ")
     )]
     Conflict {
         /// The run directory.

@@ -22,6 +22,8 @@ use std::fs::{self, File, TryLockError};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
+use offshoot_graph::text::shown;
+
 use blake3::Hasher;
 use offshoot_data::Dataset;
 use offshoot_formats::atomic::{AtomicFile, write_atomically};
@@ -61,7 +63,7 @@ pub const PICTURES_FILE: &str = "pictures.csv";
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// There is a run already.
-    #[error("{}: there is something already; give --resume to go on with it, or another folder with --out", run.display())]
+    #[error("{}: there is something already; give --resume to go on with it, or another folder with --out", shown(&run))]
     Exists {
         /// The folder.
         run: PathBuf,
@@ -69,14 +71,14 @@ pub enum RunError {
     /// There is something that is no run with a checkpoint.
     #[error(
         "{}: there is something already, and no checkpoint of a run to go on from; give another folder with --out",
-        run.display()
+        shown(&run)
     )]
     Occupied {
         /// The folder.
         run: PathBuf,
     },
     /// The folder cannot be made.
-    #[error("{}: the folder cannot be made: {source}", run.display())]
+    #[error("{}: the folder cannot be made: {source}", shown(&run))]
     Create {
         /// The folder.
         run: PathBuf,
@@ -84,7 +86,7 @@ pub enum RunError {
         source: std::io::Error,
     },
     /// What a run has left that never reached a checkpoint cannot be removed.
-    #[error("{}: cannot be removed: {source}", path.display())]
+    #[error("{}: cannot be removed: {source}", shown(&path))]
     Remove {
         /// The file or folder.
         path: PathBuf,
@@ -92,7 +94,7 @@ pub enum RunError {
         source: std::io::Error,
     },
     /// A file that is no part of a checkpoint of ours.
-    #[error("{}: {reason}. Start again in another folder with --out", path.display())]
+    #[error("{}: {reason}. Start again in another folder with --out", shown(&path))]
     Checkpoint {
         /// The file.
         path: PathBuf,
@@ -100,7 +102,7 @@ pub enum RunError {
         reason: String,
     },
     /// A file of a checkpoint is not what was written.
-    #[error("{}: {reason}. The file is damaged; {way_out}", path.display())]
+    #[error("{}: {reason}. The file is damaged; {way_out}", shown(&path))]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -110,13 +112,13 @@ pub enum RunError {
         way_out: String,
     },
     /// Another process is at it.
-    #[error("{}: another process is training in this folder; wait for it, or give another folder with --out", run.display())]
+    #[error("{}: another process is training in this folder; wait for it, or give another folder with --out", shown(&run))]
     InUse {
         /// The folder.
         run: PathBuf,
     },
     /// The weights are those of another model.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {source}", shown(&path))]
     Weights {
         /// The file.
         path: PathBuf,

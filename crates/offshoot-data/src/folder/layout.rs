@@ -6,6 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use offshoot_graph::text::{escaped, shown};
+
 use super::files::{holds_pictures, is_junk, pictures_in};
 use super::parts::{Part, parts};
 use super::{FolderError, listed};
@@ -37,7 +39,7 @@ impl Layout {
             None => Kind::Classes(class_folders(root, &mut notes)?),
         };
         if !folders.junk.is_empty() {
-            notes.push(format!("{}: left out, being no classes: {}", root.display(), listed(&folders.junk)));
+            notes.push(format!("{}: left out, being no classes: {}", shown(&root), listed(&folders.junk)));
         }
         Ok(Layout { kind, notes })
     }
@@ -57,7 +59,7 @@ pub(super) fn class_folders(root: &Path, notes: &mut Vec<String>) -> Result<Clas
     notes.extend(differ_by_case(root, &classes));
     let outside = if classes.is_empty() { 0 } else { pictures_in(root) };
     if outside > 0 {
-        let (root, are) = (root.display(), if outside == 1 { "picture lies" } else { "pictures lie" });
+        let (root, are) = (shown(&root), if outside == 1 { "picture lies" } else { "pictures lie" });
         notes
             .push(format!("{root}: {outside} {are} beside the class folders, in none of them, and not used"));
     }
@@ -118,7 +120,7 @@ impl Folders {
             _ => !beside,
         };
         if !is_split && kinds.len() > 1 {
-            let (root, names) = (self.root.display(), quoted(&names(parts)));
+            let (root, names) = (shown(&self.root), quoted(&names(parts)));
             notes.push(format!(
                 "{root}: {names} are taken for classes, since they hold pictures like the others"
             ));
@@ -141,7 +143,7 @@ impl Folders {
         if val.is_none() {
             val = self.only(of(Part::Test).filter(|path| has_folders(path)), "test")?;
             if let (Some(test), Some(_)) = (val, train) {
-                let (root, test) = (self.root.display(), name(test));
+                let (root, test) = (shown(&self.root), name(test));
                 notes.push(format!(
                     "{root}: no folder of validation pictures, so `{test}` is validated with; the best epoch is chosen by \
                      it, so measure the model on other pictures"
@@ -151,7 +153,7 @@ impl Folders {
         let left = self.all.iter().filter(|path| ![train, val].contains(&Some(path)));
         let left: Vec<String> = left.map(|path| name(path)).collect();
         if !left.is_empty() {
-            notes.push(format!("{}: not used: {}", self.root.display(), quoted(&left)));
+            notes.push(format!("{}: not used: {}", shown(&self.root), quoted(&left)));
         }
         Ok(Kind::Split { train: train.cloned(), val: val.cloned() })
     }
@@ -207,7 +209,7 @@ fn name(path: &Path) -> String {
 
 /// `a`, `b` and 3 more.
 fn quoted(names: &[String]) -> String {
-    let shown: Vec<String> = names.iter().take(10).map(|name| format!("`{name}`")).collect();
+    let shown: Vec<String> = names.iter().take(10).map(|name| format!("`{}`", escaped(name))).collect();
     match names.len().saturating_sub(10) {
         0 => shown.join(", "),
         more => format!("{} and {more} more", shown.join(", ")),
@@ -275,7 +277,7 @@ fn like_parts(root: &Path, classes: &ClassFolders) -> Option<String> {
         format!(
             "{}: {} are taken for classes, and each holds the folders {}; if those are the classes, name the folders \
              `train` and `val`",
-            root.display(),
+            shown(&root),
             quoted(&names),
             quoted(&first)
         )
@@ -293,7 +295,7 @@ fn differ_by_case(root: &Path, classes: &ClassFolders) -> Option<String> {
         format!(
             "{}: {} are classes of their own and differ by upper and lower case only; if they are one class, put their \
              pictures into one folder",
-            root.display(),
+            shown(&root),
             listed(&same)
         )
     })
