@@ -149,26 +149,22 @@ fn stored_once(name: &str) -> Vec<u8> {
 }
 
 #[test]
-fn weights_that_many_steps_share_are_stored_once() {
-    // The steps of a GRU take their products apart with a Split, which is not read here.
-    stored_once("gru");
-    stored_once("rnn");
-}
-
-#[test]
-fn a_file_whose_steps_share_their_weights_is_read_and_answers_as_before() {
-    let answer = &answers("unrolled")["rnn"];
-    let steps = answer["steps"].as_u64().unwrap() as usize;
-    let input = Tensor::f32([2, steps, 4], floats(&answer["input"]));
-    let float = onnx::read_with(&golden("unrolled/rnn.onnx"), ANY).unwrap().model;
-    let off = difference(&run(&float, &input), &floats(&answer["output"]));
-    assert!(off < 1e-5, "{off}");
-    let model = read(stored_once("rnn"));
-    let products = model.graph.nodes().iter().filter(|n| matches!(n.op, Op::DynamicQuantizeMatMul { .. }));
-    assert!(products.count() >= steps);
-    assert_eq!(model.weights.values().filter(|t| t.dtype() == DType::I8).count(), 3);
-    let off = difference(&run(&model, &input), &floats(&answer["output"]));
-    assert!(off < 0.05, "{off}");
+fn files_whose_steps_share_their_weights_are_stored_once_and_answer_as_before() {
+    for name in ["rnn", "gru"] {
+        let answer = &answers("unrolled")[name];
+        let steps = answer["steps"].as_u64().unwrap() as usize;
+        let input = Tensor::f32([2, steps, 4], floats(&answer["input"]));
+        let float = onnx::read_with(&golden(&format!("unrolled/{name}.onnx")), ANY).unwrap().model;
+        let off = difference(&run(&float, &input), &floats(&answer["output"]));
+        assert!(off < 1e-5, "{name}: {off}");
+        let model = read(stored_once(name));
+        let products =
+            model.graph.nodes().iter().filter(|n| matches!(n.op, Op::DynamicQuantizeMatMul { .. }));
+        assert!(products.count() >= steps, "{name}");
+        assert_eq!(model.weights.values().filter(|t| t.dtype() == DType::I8).count(), 3, "{name}");
+        let off = difference(&run(&model, &input), &floats(&answer["output"]));
+        assert!(off < 0.05, "{name}: {off}");
+    }
 }
 
 #[test]

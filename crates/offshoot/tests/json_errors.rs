@@ -11,7 +11,7 @@ use support::{Said, World};
 /// Each command with a file or folder that is not there, or that cannot be used.
 const BAD_INPUT: [(&str, &str); 18] = [
     ("train nowhere --model resnet18 --out r", "nowhere"),
-    ("train . --model resnet18 --weights lost.pth --out r", "."),
+    ("train . --model resnet18 --weights lost.pth --out r", "lost.pth"),
     ("recipe --model resnet18 --recipe lost.toml", "lost.toml"),
     ("lr-find nowhere --model resnet18", "nowhere"),
     ("eval lost.safetensors nowhere", "lost.safetensors"),

@@ -66,7 +66,9 @@ fn a_model_that_gives_nan_is_said_to_and_no_file_is_made_of_it() {
         }
         for command in commands {
             let said = refused(&world, &command, &[&format!("gives {what}"), "offshoot check"]);
-            assert!(!said.err.contains("Please report") && said.out.is_empty(), "{command}: {said:?}");
+            assert!(!said.err.contains("Please report"), "{command}: {said:?}");
+            let answers = said.out.starts_with("{\"error\"") && command.ends_with("--json");
+            assert!(said.out.is_empty() || answers, "{command}: {said:?}");
         }
         let said = refused(&world, "quantize broken.onnx --mode static --calibration d", &["offshoot check"]);
         assert!(!said.err.contains("Please report"), "{said:?}");

@@ -2,6 +2,7 @@
 
 mod recurrent;
 mod soft;
+mod split;
 mod tables;
 mod tokens;
 
@@ -215,6 +216,9 @@ impl<'a> Translator<'a> {
         }
         if node.op() == "DynamicQuantizeLinear" {
             return self.dynamic_quantize(node);
+        }
+        if node.op() == "Split" {
+            return self.split(node);
         }
         let further = node.proto.output.iter().skip(1);
         if let Some(used) = further.into_iter().find(|o| self.context.uses.contains_key(o.as_str())) {

@@ -46,9 +46,6 @@ struct Report {
     loss: f64,
     images: u64,
     skipped: usize,
-    /// How many of the pictures the run was trained with, where DATA is given for a run.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    trained_on: Option<usize>,
     per_class: Map<String, Value>,
 }
 
@@ -66,14 +63,13 @@ impl Arguments {
         let decode = transform.decode_options();
         let folder = FolderOptions { strict: self.strict, decode, ..FolderOptions::default() };
         let classes = &model.metadata.classes;
-        let mut trained_on = None;
         let found = match (&data, &run) {
             (Some(data), run) => {
                 let found = labelled(data, classes, &folder)?;
                 print::notes(&found.notes);
                 mention_absent(data, &found.absent, classes);
                 if let Some(Ok(of_run)) = run.as_ref().map(|run| RunPictures::read(run, classes)) {
-                    trained_on = Some(arguments::mention_familiar(&of_run.train, data, &found.samples));
+                    arguments::mention_familiar(&of_run.train, data, &found.samples);
                 }
                 found
             }
@@ -105,7 +101,6 @@ impl Arguments {
             loss: metrics.loss(),
             images: metrics.images(),
             skipped: skipped.len(),
-            trained_on,
             per_class: per_class
                 .map(|(c, name)| (name.clone(), json!({"images": c.images, "accuracy": c.accuracy})))
                 .collect(),
