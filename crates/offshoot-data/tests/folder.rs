@@ -237,8 +237,8 @@ fn test_pictures_are_left_out_or_validated_with_and_that_is_said() {
     assert_eq!(
         notes(&["Training/a/1.jpg", "Training/b/1.jpg", "Testing/a/1.jpg", "Testing/b/1.jpg"]).0,
         [
-            "DATA: no folder of validation pictures, so `Testing` is validated with; the best epoch is chosen by it, so \
-          measure the model on other pictures"
+            "DATA: no folder of validation pictures, so `Testing` is taken for them; a model whose best epoch was \
+          chosen by them is to be measured on other pictures"
         ]
     );
     // A class without validation pictures: no folder, or an empty one.

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use offshoot_graph::passes::{LeftOut, gives_probabilities, without_softmax};
+use offshoot_graph::passes::{LeftOut, confined_scores, gives_probabilities, without_softmax};
 use offshoot_graph::{Dim, Graph, GraphError, Op, ValueId, Weights};
 
 use crate::error::Problem;
@@ -34,7 +34,15 @@ pub(crate) fn logits(
             let text = "its outputs are probabilities already, and are taken as they are, without a softmax";
             (graph, Some(format!("the file ends in {end}: {text}")))
         }
-        None => (graph, None),
+        None => {
+            let warning = confined_scores(&graph, weights).map(|(low, high)| {
+                format!(
+                    "a Softmax or Sigmoid stands near the end of the file, and its outputs lie between {low:.4} and {high:.4}; they are taken \
+                     for logits, to which a softmax is applied. If they are scores already, export the model without what follows its logits"
+                )
+            });
+            (graph, warning)
+        }
     };
     match graph.nodes().iter().find(|n| is_log(&n.name)) {
         None => Ok((graph, warning)),

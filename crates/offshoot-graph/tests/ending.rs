@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)] // a test's panic is its failure
 
 use offshoot_graph::op::{Clip, SequenceOp};
-use offshoot_graph::passes::{gives_probabilities, without_softmax};
+use offshoot_graph::passes::{confined_scores, gives_probabilities, without_softmax};
 use offshoot_graph::{DType, Dim, Graph, Op, Shape, Tensor, ValueId, Weights};
 
 /// A graph from [batch, 5] to what `end` makes of it.
@@ -123,4 +123,36 @@ fn a_range_is_not_taken_for_less_than_it_can_be() {
 fn a_deep_end_is_given_up_on() {
     let deep = graph(|g, x| (0..200).fold(x, |x, _| g.add("sum", Op::Add, &[x, x]).unwrap()));
     assert!(!gives_probabilities(&deep, &Weights::new()));
+}
+
+#[test]
+fn a_linear_map_of_probabilities_is_told_from_logits() {
+    let linear = |weights: Vec<f32>, outputs: usize| {
+        graph(|g, x| {
+            let p = softmax(g, x);
+            let w = g.add_constant("w", Tensor::f32([5, outputs], weights));
+            g.add("linear", Op::MatMul, &[p, w]).unwrap()
+        })
+    };
+    let none = Weights::new();
+    // The classes in another order.
+    let order: Vec<f32> = (0..25).map(|i| f32::from(u8::from(i % 5 == 4 - i / 5))).collect();
+    let swapped = linear(order, 5);
+    assert!(gives_probabilities(&swapped, &none) && confined_scores(&swapped, &none).is_none());
+    // Sums over classes, of which each row of probabilities has 1 to give.
+    let groups = linear(vec![1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 1.0], 2);
+    assert!(gives_probabilities(&groups, &none));
+    let wide = linear((0..25).map(|i| i as f32 - 10.0).collect(), 5);
+    assert!(!gives_probabilities(&wide, &none));
+    assert_eq!(confined_scores(&wide, &none), Some((-10.0, 14.0)));
+    // Of two heads, added.
+    let twice = graph(|g, x| {
+        let p = softmax(g, x);
+        g.add("twice", Op::Add, &[p, p]).unwrap()
+    });
+    assert_eq!(confined_scores(&twice, &none), Some((0.0, 2.0)));
+    // Logits have no bounds, and those that only a Clip gives them are no scores.
+    assert_eq!(confined_scores(&graph(|_, x| x), &none), None);
+    let clipped = graph(|g, x| g.add("clip", Op::Clip(Clip { min: -9.0, max: 9.0 }), &[x]).unwrap());
+    assert_eq!(confined_scores(&clipped, &none), None);
 }

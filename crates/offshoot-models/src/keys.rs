@@ -36,7 +36,8 @@ pub fn canonical_keys(architecture: &Architecture, weights: Weights) -> Canonica
     };
     let names = &spellings[best.spelling];
     let (inside, outside): (Weights, Weights) = weights.into_iter().partition(|(key, _)| {
-        key.starts_with(&best.prefix) && !best.others.iter().any(|other| key.starts_with(other.as_str()))
+        key.strip_prefix(&best.prefix).is_some_and(|name| !is_of_training(name))
+            && !best.others.iter().any(|other| key.starts_with(other.as_str()))
     });
     let mut renamed = rename(inside, best.prefix.len(), names);
     if let Some((from, to)) = names.epsilon {
@@ -73,6 +74,13 @@ pub fn recognise(weights: &Weights) -> Option<&'static Architecture> {
         }
     }
     best.1
+}
+
+/// Whether training has put a key beside the model's: a criterion, a metric, a counter.
+fn is_of_training(name: &str) -> bool {
+    let module = name.split('.').next().unwrap_or(name);
+    let counter = is_counter(name) && !name.ends_with("num_batches_tracked");
+    counter || ["criterion", "loss", "metric"].iter().any(|word| module.contains(word))
 }
 
 /// Names and shapes of the parameters for one class.
@@ -177,7 +185,8 @@ fn left_out_note(best: &Best, left_out: &[String]) -> String {
     let (shown, prefix) = (shown.join(", "), &best.prefix);
     let rivals: Vec<String> = best.others.iter().map(|other| format!("`{other}`")).collect();
     match (rivals.is_empty(), prefix.is_empty()) {
-        (true, _) => format!("the weights under `{prefix}` are read; left out are {shown}{more}"),
+        (true, true) => format!("left out are {shown}{more}, which are no weights of the model"),
+        (true, false) => format!("the weights under `{prefix}` are read; left out are {shown}{more}"),
         (false, true) => {
             format!("the file holds these weights twice; left out are those under {}", rivals.join(", "))
         }
@@ -214,14 +223,14 @@ mod tests {
             let mut wrapped = weights("resnet18", |key| format!("{prefix}{key}"));
             wrapped.insert("n_averaged".into(), Tensor::zeros([]));
             wrapped.insert(format!("{prefix}layer1.0.bn1.num_batches_tracked"), Tensor::zeros([]));
-            if !prefix.is_empty() {
-                wrapped.insert("criterion.weight".into(), Tensor::zeros([3]));
-            }
+            wrapped.insert(format!("{prefix}fc.total_ops"), Tensor::zeros([1]));
+            wrapped.insert(format!("{prefix}loss_fn.pos_weight"), Tensor::zeros([3]));
+            wrapped.insert("criterion.weight".into(), Tensor::zeros([3]));
             let CanonicalKeys { weights, notes } = canonical_keys(architecture, wrapped);
             let found: Vec<&str> = names(&weights).into_iter().filter(|key| !is_counter(key)).collect();
             assert_eq!(found, names(&plain), "{prefix}");
-            assert_eq!(notes.len(), usize::from(!prefix.is_empty()), "{notes:?}");
-            assert!(notes.iter().all(|note| note.contains("`criterion.weight`") && note.contains(prefix)));
+            assert_eq!(notes.len(), 1, "{notes:?}");
+            assert!(notes[0].contains("criterion.weight`") && notes[0].contains(prefix), "{notes:?}");
         }
     }
 

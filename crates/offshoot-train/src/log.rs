@@ -57,7 +57,8 @@ impl Log {
         if self.started { self.write() } else { Ok(()) }
     }
 
-    fn add(&mut self, kind: &str, text: &str) {
+    /// Adds a line, which is written with the next event that is.
+    pub(crate) fn add(&mut self, kind: &str, text: &str) {
         let time = humantime::format_rfc3339_seconds(SystemTime::now());
         let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
         self.lines.push(format!("{time},{kind},{}", quoted(&text)));

@@ -518,7 +518,7 @@ fn check_together(recipe: &Recipe) -> Result<(), SettingError> {
     }
     let (how, usual) = (&recipe.augmentation, Augmentation::default());
     if recipe.augment == Augment::Off && *how != usual {
-        return refuse("augment", "must be `on` where `augmentation` says what happens to pictures".into());
+        return refuse("augment", "must be `on` where flags or `augmentation` ask for random changes of pictures (flips, mixup and the like)".into());
     }
     if recipe.preprocessing.fit != Fit::Crop
         && (how.crop_scale, how.crop_ratio) != (usual.crop_scale, usual.crop_ratio)

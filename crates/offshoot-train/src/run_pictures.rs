@@ -4,7 +4,8 @@ use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
 
-use offshoot_data::Sample;
+use offshoot_data::{Dataset, Sample};
+use offshoot_graph::text::{escaped, shown};
 
 use crate::csv::records;
 use crate::run::{PICTURES_FILE, RunError};
@@ -52,11 +53,47 @@ impl RunPictures {
     }
 }
 
+/// Checks that `data` has the classes and pictures that the run in the folder `run` has, each in its place: another order, split
+/// or class would go on training with other labels. A run without its list is believed.
+///
+/// # Errors
+/// When they differ. The first that does is named.
+pub(crate) fn check_same(run: &Path, data: &Dataset) -> Result<(), RunError> {
+    let path = run.join(PICTURES_FILE);
+    if !path.exists() {
+        return Ok(());
+    }
+    let listed = RunPictures::read(run, &data.classes)?;
+    let differs = |what: String| {
+        let reason = format!("the run was made with other pictures: {what}; put them back as they were");
+        Err(RunError::Checkpoint { path: path.clone(), reason })
+    };
+    for (set, was, now) in [("train", &listed.train, &data.train), ("val", &listed.val, &data.val)] {
+        if was.len() != now.len() {
+            return differs(format!("`{set}` had {}, and now it has {}", was.len(), now.len()));
+        }
+        // The list has names that are not UTF-8 with replacements.
+        let same = |a: &Sample, b: &Sample| {
+            a.label == b.label && a.path.to_string_lossy() == b.path.to_string_lossy()
+        };
+        if let Some((was, now)) = was.iter().zip(now).find(|(was, now)| !same(was, now)) {
+            let class = |sample: &Sample| data.classes.get(sample.label).cloned().unwrap_or_default();
+            return differs(format!(
+                "where `{set}` had {} ({}), it has {} ({}) now",
+                shown(&was.path),
+                escaped(&class(was)),
+                shown(&now.path),
+                escaped(&class(now))
+            ));
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::run::write_pictures;
-    use offshoot_data::Dataset;
 
     #[test]
     fn what_a_run_writes_is_read_back() {
@@ -75,5 +112,31 @@ mod tests {
         assert!(error.to_string().contains("`with, comma`"), "{error}");
         let error = RunPictures::read(&folder.path().join("none"), &[]).expect_err("there is no list");
         assert!(error.to_string().contains("pictures.csv"), "{error}");
+    }
+
+    #[test]
+    fn other_pictures_classes_and_orders_are_found() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let sample = |path: &str, label| Sample { path: path.into(), label };
+        let data = |classes: [&str; 2], train: Vec<Sample>| Dataset {
+            classes: classes.map(str::to_owned).to_vec(),
+            train,
+            val: vec![sample("v", 1)],
+            ..Dataset::default()
+        };
+        let ours = || data(["a", "b"], vec![sample("x", 0), sample("y", 1)]);
+        check_same(folder.path(), &ours()).expect("without a list nothing is compared");
+        write_pictures(folder.path(), &ours()).expect("it is written");
+        check_same(folder.path(), &ours()).expect("they are the same");
+        for (other, named) in [
+            (data(["a", "c"], ours().train), "`b`"),
+            (data(["b", "a"], ours().train), "x (b)"),
+            (data(["a", "b"], vec![sample("x", 0), sample("z", 1)]), "z (b)"),
+            (data(["a", "b"], vec![sample("y", 1), sample("x", 0)]), "y (b)"),
+            (data(["a", "b"], vec![sample("x", 0)]), "`train` had 2"),
+        ] {
+            let error = check_same(folder.path(), &other).expect_err("they differ").to_string();
+            assert!(error.contains("pictures.csv") && error.contains(named), "{error}");
+        }
     }
 }

@@ -19,6 +19,7 @@ use crate::log::Log;
 use crate::occupied;
 use crate::recipe::Recipe;
 use crate::run::{self, EpochRow, Results, RunError, Setting};
+use crate::run_pictures;
 use crate::step::{StepError, StepOptions, TrainStep};
 pub use crate::training::Refusal;
 use crate::training::{Training, result};
@@ -307,6 +308,7 @@ pub fn train(
             return Ok(Outcome { result, interrupted: false });
         }
         run::check_stage(run, position, &stages)?;
+        run_pictures::check_same(run, data)?;
         model.weights = run::read_last(run, &model, saved)?;
     }
     let stage = saved.as_ref().map_or(0, |saved| saved.header.position.stage);
@@ -329,6 +331,14 @@ pub fn train(
     let given = Given { recipe, setting, transform, data, run, executor, options, stages, least };
     let resumed = saved.is_some();
     let mut log = Log::open(run, control.command.as_deref(), resumed);
+    if !resumed {
+        for note in &data.notes {
+            log.add("warning", note);
+        }
+        for picture in &data.skipped {
+            log.add("skipped", &picture.to_string());
+        }
+    }
     let progress = control.progress;
     let mut logged = |event: Event<'_>| {
         // Training does not need its log, so that it cannot end training.

@@ -102,8 +102,8 @@ pub use quantize::{
 pub use source::{Loaded, ModelSource, Overrides, is_onnx};
 pub use staging::MadeFolders;
 pub use start::{
-    keep_base, keeps_head, own_preprocessing, resumed, starting_model, starting_preprocessing,
-    with_default_recipe,
+    architecture_of, keep_base, keeps_head, own_preprocessing, resumed, starting_model,
+    starting_preprocessing, with_default_recipe,
 };
 
 /// A path in JSON; bytes of it that are no UTF-8 are written as `\xNN`.

@@ -153,7 +153,7 @@ pub(crate) fn run_file(run: &Path) -> Result<PathBuf> {
         (true, _) => Ok(best),
         (false, true) => Err(Error::Input(format!(
             "{folder}: no epoch of this run is finished, so that it has no best model; `offshoot train --resume --out {folder}` \
-             goes on with it, and --last takes the weights of its last checkpoint"
+             goes on with it, and {folder}/{LAST_FILE} (--last) has the weights of its last checkpoint"
         ))),
         (false, false) => Err(Error::Input(format!(
             "{folder}: no {BEST_FILE} in this folder; is it a run of `offshoot train`?"

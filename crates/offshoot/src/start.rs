@@ -50,6 +50,11 @@ pub fn starting_preprocessing(settings: &Settings) -> Result<Preprocessing> {
     }
 }
 
+/// The architecture of weights that are of offshoot; `path` may be a run directory.
+pub fn architecture_of(path: &Path) -> Option<String> {
+    metadata_of(path)?.architecture
+}
+
 /// What the weights of a model of offshoot say about it; `path` may be a run directory. `None` for weights of others, and where they
 /// cannot be read, which those find out who read all of them.
 fn metadata_of(path: &Path) -> Option<Metadata> {

@@ -35,7 +35,7 @@ const UNREAD: [Unread; 26] = [
     Unread("HEIC", &[], &["heic", "heics", "heif", "heifs", "hif"]),
     Unread("Photoshop", &[b"8BPS"], &["psd", "psb"]),
     Unread("GIMP", &[b"gimp xcf"], &["xcf"]),
-    Unread("Windows icon", &[b"\0\0\x01\0", b"\0\0\x02\0"], &["ico", "cur"]),
+    Unread("Windows icon", &[b"\0\0\x01\0", b"\0\0\x02\0\x01\0"], &["ico", "cur"]),
     Unread("Apple icon", &[b"icns"], &["icns"]),
     Unread("PCX", &[b"\x0a\x05\x01\x08", b"\x0a\x05\x01\x01"], &["pcx", "dcx"]),
     Unread("TGA", &[], &["tga", "targa", "icb", "vda", "vst"]),

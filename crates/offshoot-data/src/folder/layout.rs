@@ -75,6 +75,11 @@ struct Folders {
     junk: Vec<String>,
 }
 
+/// Whether a folder is a run that `train` has made, which may lie among the classes.
+fn is_run(folder: &Path) -> bool {
+    ["recipe.toml", "pictures.csv"].iter().all(|name| folder.join(name).is_file())
+}
+
 impl Folders {
     fn of(root: &Path) -> Result<Folders, FolderError> {
         let unreadable = |source| FolderError::Read { path: root.to_owned(), source };
@@ -86,7 +91,7 @@ impl Folders {
                 continue;
             }
             match entry.file_name() {
-                name if is_junk(&name) => junk.push(name.to_string_lossy().into_owned()),
+                name if is_junk(&name) || is_run(&path) => junk.push(name.to_string_lossy().into_owned()),
                 _ => all.push(path),
             }
         }
@@ -145,8 +150,8 @@ impl Folders {
             if let (Some(test), Some(_)) = (val, train) {
                 let (root, test) = (shown(&self.root), name(test));
                 notes.push(format!(
-                    "{root}: no folder of validation pictures, so `{test}` is validated with; the best epoch is chosen by \
-                     it, so measure the model on other pictures"
+                    "{root}: no folder of validation pictures, so `{test}` is taken for them; a model whose best epoch was \
+                     chosen by them is to be measured on other pictures"
                 ));
             }
         }

@@ -320,7 +320,7 @@ impl<'a> Translator<'a> {
             "Squeeze" => self.squeeze(node),
             _ => Err(node.unsupported(
                 "this operator is not read",
-                "offshoot reads ResNet-, MobileNet- and EfficientNet-Lite-like classifiers; give a PyTorch \
+                "offshoot reads convolutional networks, transformers and LSTMs of the usual operators; give a PyTorch \
                  checkpoint with `--model NAME --weights FILE` where there is one",
             )),
         }

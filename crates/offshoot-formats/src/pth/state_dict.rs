@@ -17,6 +17,7 @@ const WRAPPERS: &[&str] = &[
     "module",
     "weights",
     "params",
+    "params_ema",
     "model_ema",
     "state_dict_ema",
     "ema_state_dict",
@@ -43,16 +44,23 @@ pub(super) type Entries<'a> = BTreeMap<&'a str, &'a Value>;
 
 pub(super) fn find(pickled: &Pickled) -> Result<Found<'_>, Problem> {
     let heap = &pickled.heap;
-    let mut wrappers = Vec::new();
+    let (mut wrappers, mut rivals) = (Vec::new(), Vec::new());
     let mut dict = &pickled.root;
     loop {
         let Some(entries) = entries(heap, dict) else { return Err(no_state_dict(heap, dict, &wrappers)) };
         match wrapped(heap, &entries) {
             Some((key, inner)) if wrappers.len() < MAX_WRAPPERS => {
                 wrappers.push(key.to_owned());
+                rivals.extend(others_with_tensors(heap, &entries, key));
                 dict = inner;
             }
-            _ => return collect(heap, dict, &entries, wrappers),
+            _ => {
+                let mut found = collect(heap, dict, &entries, wrappers)?;
+                let read = found.wrappers.join(".");
+                let other = |key| (key, format!("a state dict too; the one under `{read}` is read"));
+                found.unread.extend(rivals.into_iter().map(other));
+                return Ok(found);
+            }
         }
     }
 }
@@ -72,11 +80,18 @@ fn wrapped<'a>(heap: &'a Heap, entries: &Entries<'a>) -> Option<(&'static str, &
         .filter_map(|&key| entries.get(key).map(|&value| (key, value)))
         .filter(|(_, value)| heap.dict(value).is_some_and(|inner| !inner.is_empty()))
         .collect();
-    let has_tensors = |value| {
-        let inner = heap.dict(value).unwrap_or_default();
-        inner.iter().any(|(_, value)| matches!(heap.node(value), Some(Node::Tensor(_) | Node::Quantized(_))))
-    };
-    candidates.iter().find(|(_, value)| has_tensors(value)).or(candidates.first()).copied()
+    candidates.iter().find(|(_, value)| has_tensors(heap, value)).or(candidates.first()).copied()
+}
+
+fn has_tensors(heap: &Heap, value: &Value) -> bool {
+    let inner = heap.dict(value).unwrap_or_default();
+    inner.iter().any(|(_, value)| matches!(heap.node(value), Some(Node::Tensor(_) | Node::Quantized(_))))
+}
+
+/// The keys beside `read` whose dictionaries have tensors, as those of averaged weights do.
+fn others_with_tensors(heap: &Heap, entries: &Entries<'_>, read: &str) -> Vec<String> {
+    let others = entries.iter().filter(|(key, value)| **key != read && has_tensors(heap, value));
+    others.map(|(key, _)| (*key).to_owned()).collect()
 }
 
 fn collect<'a>(

@@ -2,7 +2,7 @@
 
 use super::rewrite::Rewriter;
 use crate::graph::{Graph, GraphError, Node, Source, ValueId};
-use crate::op::{Clip, Op, SequenceOp};
+use crate::op::{Clip, Gemm, Op, SequenceOp};
 use crate::shape::{Dim, Shape};
 use crate::tensor::{Tensor, Weights};
 
@@ -17,7 +17,20 @@ const MARGIN: f32 = 1e-6;
 /// no logits then, but the probability of each class as it is.
 pub fn gives_probabilities(graph: &Graph, weights: &Weights) -> bool {
     let [(_, output)] = graph.outputs() else { return false };
-    let (low, high) = Ranges { graph, weights, left: MOST_NODES }.of(*output);
+    is_unit(Ranges::new(graph, weights).of(*output))
+}
+
+/// What the one output of a classifier is confined to where a Softmax or a Sigmoid takes part in that and it is not 0..1: scores of
+/// another scale, perhaps, which are no logits.
+pub fn confined_scores(graph: &Graph, weights: &Weights) -> Option<(f64, f64)> {
+    let [(_, output)] = graph.outputs() else { return None };
+    let mut ranges = Ranges::new(graph, weights);
+    let (low, high) = ranges.of(*output);
+    let confined = ranges.seen && low.is_finite() && high.is_finite() && !is_unit((low, high));
+    confined.then_some((low, high))
+}
+
+fn is_unit((low, high): Range) -> bool {
     low >= 0.0 && high <= 1.0 + ROUNDING
 }
 
@@ -27,13 +40,19 @@ struct Ranges<'a> {
     weights: &'a Weights,
     /// Nodes that may still be looked at.
     left: usize,
+    /// Whether one of them gives probabilities.
+    seen: bool,
 }
 
 type Range = (f64, f64);
 const ANY: Range = (f64::NEG_INFINITY, f64::INFINITY);
 const UNIT: Range = (0.0, 1.0);
 
-impl Ranges<'_> {
+impl<'a> Ranges<'a> {
+    fn new(graph: &'a Graph, weights: &'a Weights) -> Ranges<'a> {
+        Ranges { graph, weights, left: MOST_NODES, seen: false }
+    }
+
     fn of(&mut self, id: ValueId) -> Range {
         let value = self.graph.value(id);
         match &value.source {
@@ -51,7 +70,12 @@ impl Ranges<'_> {
     fn of_node(&mut self, node: &Node) -> Range {
         let x = node.inputs[0];
         match &node.op {
-            Op::Sigmoid | Op::HardSigmoid(_) | Op::Softmax { .. } => UNIT,
+            Op::Sigmoid | Op::HardSigmoid(_) | Op::Softmax { .. } => {
+                self.seen = true;
+                UNIT
+            }
+            Op::Gemm(Gemm { trans_a: false, trans_b }) => self.linear(node, *trans_b),
+            Op::MatMul => self.linear(node, false),
             Op::Clip(Clip { min, max }) => {
                 let (low, high) = self.of(x);
                 let clip = |x: f64| x.max(f64::from(*min)).min(f64::from(*max));
@@ -89,7 +113,6 @@ impl Ranges<'_> {
             },
             Op::Conv(_)
             | Op::Gemm(_)
-            | Op::MatMul
             | Op::BatchNormalization(_)
             | Op::LayerNormalization(_)
             | Op::HardSwish
@@ -110,6 +133,60 @@ impl Ranges<'_> {
             | Op::Train(_)
             | Op::Grad(_)
             | Op::Fused(_) => ANY,
+        }
+    }
+
+    /// The range of x W + b, where W is stored: of each output the least and the most that its weights make of the range of x.
+    fn linear(&mut self, node: &Node, trans_b: bool) -> Range {
+        let (low, high) = self.of(node.inputs[0]);
+        let bias = node.inputs.get(2).map_or((0.0, 0.0), |&id| self.of(id));
+        let Some(([rows, columns], numbers)) = self.matrix(node.inputs[1]) else { return ANY };
+        if !low.is_finite() || !high.is_finite() {
+            return ANY;
+        }
+        let (outputs, inputs) = if trans_b { (rows, columns) } else { (columns, rows) };
+        let weight = |input, output| {
+            f64::from(if trans_b {
+                numbers[output * columns + input]
+            } else {
+                numbers[input * columns + output]
+            })
+        };
+        let sums_to_one = self.is_softmax(node.inputs[0]);
+        let of_output = |output| {
+            let weights = (0..inputs).map(|input| weight(input, output));
+            if sums_to_one {
+                let start = (f64::INFINITY, f64::NEG_INFINITY);
+                return weights.fold(start, |(least, most), w| (least.min(w), most.max(w)));
+            }
+            weights.fold((0.0, 0.0), |(least, most), w| {
+                (least + (w * low).min(w * high), most + (w * low).max(w * high))
+            })
+        };
+        let (least, most) = (0..outputs).map(of_output).reduce(hull).unwrap_or(ANY);
+        let range = (least + bias.0, most + bias.1);
+        if range.0.is_nan() || range.1.is_nan() { ANY } else { range }
+    }
+
+    /// The sizes and elements of a stored matrix that is not empty.
+    fn matrix(&self, id: ValueId) -> Option<([usize; 2], &'a [f32])> {
+        let value = self.graph.value(id);
+        let tensor = match &value.source {
+            Source::Constant(tensor) => tensor,
+            Source::Parameter(_) => self.weights.get(&value.name)?,
+            Source::Input | Source::Node { .. } => return None,
+        };
+        let shape = <[usize; 2]>::try_from(tensor.shape()).ok()?;
+        tensor.as_f32().filter(|numbers| !numbers.is_empty()).map(|numbers| (shape, numbers))
+    }
+
+    /// Whether the rows of a matrix are those of a Softmax.
+    fn is_softmax(&self, id: ValueId) -> bool {
+        let Some(node) = self.graph.producer(id).map(|id| self.graph.node(id)) else { return false };
+        match &node.op {
+            Op::Softmax { axis } => *axis + 1 == self.graph.value(id).shape.rank(),
+            Op::Identity | Op::Dropout { .. } => self.is_softmax(node.inputs[0]),
+            _ => false,
         }
     }
 

@@ -21,7 +21,7 @@ pub use any_size::any_picture_size;
 pub use autocast::autocast;
 pub use differentiate::{Gradients, differentiate};
 pub use dynamic::{dynamic_int8, dynamic_int8_graph};
-pub use ending::{LeftOut, gives_probabilities, without_softmax};
+pub use ending::{LeftOut, confined_scores, gives_probabilities, without_softmax};
 pub use expose::expose;
 pub use fold::{FoldError, fold_batch_norm};
 pub use freeze::{Pattern, freeze};

@@ -112,10 +112,7 @@ impl Watch {
                 100.0 * ratio
             )
         };
-        Some(format!(
-            "the learning rate looks too high: {what}; try --lr {:e}, or what `offshoot lr-find` suggests",
-            facts.recipe.lr / 10.0
-        ))
+        Some(format!("the learning rate looks too high: {what}; try --lr {}", a_tenth(facts.recipe.lr)))
     }
 
     fn still_loss(&mut self, facts: &Facts<'_>) -> Option<String> {
@@ -226,6 +223,12 @@ fn least(values: &[f64]) -> f64 {
 
 fn greatest(values: &[f64]) -> f64 {
     values.iter().copied().fold(f64::NEG_INFINITY, f64::max)
+}
+
+/// A tenth of a learning rate, without the digits that only rounding gives it.
+fn a_tenth(lr: f64) -> String {
+    let rounded = format!("{:.3e}", lr / 10.0).parse().unwrap_or(lr / 10.0);
+    format!("{rounded:e}")
 }
 
 #[cfg(test)]

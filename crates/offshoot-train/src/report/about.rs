@@ -49,7 +49,7 @@ impl Events {
     pub(super) fn warnings(&self) -> String {
         let mut seen: Vec<&str> = Vec::new();
         let mut html = String::new();
-        for [time, _, text] in self.of(&["warning", "note"]) {
+        for [time, _, text] in self.of(&["warning"]) {
             if !seen.contains(&text.as_str()) {
                 let _ = write!(html, "<li>{} <small>{}</small></li>", isolated(text), readable(time));
                 seen.push(text);

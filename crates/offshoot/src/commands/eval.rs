@@ -7,7 +7,7 @@ use offshoot::{
     Error, FolderOptions, Inference, Labelled, Loader, LoaderOptions, RunPictures, Sample, Transform,
     evaluate, evaluate_views, labelled,
 };
-use offshoot_graph::text::shown;
+use offshoot_graph::text::{escaped, shown};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -152,8 +152,9 @@ impl Report {
         if self.per_class.len() > 30 {
             return Ok(());
         }
-        let width = print::widest(self.per_class.keys().map(String::as_str));
-        for (class, figures) in &self.per_class {
+        let names: Vec<String> = self.per_class.keys().map(|class| escaped(class)).collect();
+        let width = print::widest(names.iter().map(String::as_str));
+        for (class, figures) in names.iter().zip(self.per_class.values()) {
             let accuracy = figures["accuracy"].as_f64().unwrap_or(0.0);
             let class = print::padded(class, width);
             print::line(&format!("  {class}  {accuracy:.4}  of {}", figures["images"]))?;

@@ -151,7 +151,9 @@ impl CalibrationArguments {
         }
         if let Some(data) = data {
             found.measured = measured(data, classes, &folder)?;
-            arguments::mention_familiar(&found.train, data, &found.measured);
+            if run.is_some() {
+                arguments::mention_familiar(&found.train, data, &found.measured);
+            }
         }
         if found.calibration.is_empty() {
             let text = "a static quantisation looks at pictures: give --calibration DIR with some like those that the model was trained with, or a run directory";

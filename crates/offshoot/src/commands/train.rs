@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use clap::Args;
 use offshoot::{
-    Amp, Control, Dataset, Error, Event, Freeze, Model, Recipe, Settings, Transform, folded_norms, keep_base,
-    keeps_head, resumed, starting_model, starting_preprocessing, train, with_default_recipe,
+    Amp, Control, Dataset, Error, Event, Freeze, Model, Recipe, Settings, Transform, architecture_of,
+    folded_norms, keep_base, keeps_head, resumed, starting_model, starting_preprocessing, train,
+    with_default_recipe,
 };
 use offshoot_models::find;
 use offshoot_train::optimizer::OptimizerKind;
@@ -56,7 +57,8 @@ pub(crate) struct Arguments {
     #[arg(long, help_heading = "Model", value_name = "WHAT")]
     freeze: Option<Freeze>,
     /// Parameters to unfreeze during training: layer4@50%:x0.1 trains layer4 after 50 % of the epochs, at 0.1 times the
-    /// learning rate. May be given several times [default with --weights: the last block, @50%:x0.1].
+    /// learning rate. May be given several times [default with --weights: the last block, @50%:x0.1; with one epoch, the whole
+    /// network is trained].
     #[arg(long, help_heading = "Model", value_name = "PATTERN@PERCENT%[:xF]")]
     unfreeze: Vec<Unfreeze>,
     /// Freeze the parameters and running statistics of batch norms in the layers that are trained: on or off [default:
@@ -362,6 +364,7 @@ impl Arguments {
         if let Some(recipe) = self.saved_recipe(&settings)? {
             return Ok(recipe);
         }
+        settings.model = settings.model.or_else(|| architecture_of(settings.weights.as_deref()?));
         if settings.model.is_none() {
             return Err(
                 Error::Input("name the architecture: --model NAME (with --weights FILE)".into()).into()

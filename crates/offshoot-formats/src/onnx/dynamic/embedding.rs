@@ -25,7 +25,7 @@ use super::super::wire::Field;
 use super::super::write::{int, ints, proto_node};
 use super::product::FLOAT;
 use super::scope::{Scope, home, stored};
-use super::{Bytewise, Pass, node_field};
+use super::{Bytewise, Pass, node_field, not_finite};
 use crate::error::Problem;
 
 /// With fewer elements the further nodes take more room than the bytes save.
@@ -84,6 +84,10 @@ impl Pass {
             }
         };
         let Some(table) = table else {
+            // Infinities may be masks; what reads a NaN gives NaN.
+            if stored(scopes, name, &mut self.tensors)?.is_some_and(|table| has_nan(&table)) {
+                return Err(not_finite(node));
+            }
             self.keep(node, "its table is not all finite numbers");
             return Ok(None);
         };
@@ -225,4 +229,8 @@ fn is_same(table: &Tensor, matrix: &Tensor, transposed: bool) -> bool {
     }
     let at = |i: usize| b[i % width * rows + i / width];
     *matrix.shape() == [width, rows] && (0..a.len()).all(|i| a[i] == at(i))
+}
+
+fn has_nan(table: &Tensor) -> bool {
+    table.as_f32().is_some_and(|numbers| numbers.iter().any(|x| x.is_nan()))
 }

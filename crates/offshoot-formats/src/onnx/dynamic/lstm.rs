@@ -10,7 +10,7 @@ use super::super::proto::{AttributeProto, NodeProto};
 use super::super::wire::{Field, join};
 use super::product::unfit;
 use super::scope::{Scope, home, stored};
-use super::{Bytewise, Pass, tag};
+use super::{Bytewise, Pass, not_finite, tag};
 use crate::error::Problem;
 
 /// X, W, R, B, sequence_lens, initial_h, initial_c, P.
@@ -35,8 +35,7 @@ impl Pass {
             weights.push(self.gates(name, &tensor, scopes)?);
         }
         let [Some(input), Some(recurrent)] = &weights[..] else {
-            self.keep(node, "its weights are not all finite numbers");
-            return Ok(None);
+            return Err(not_finite(node));
         };
         let mut inputs = node.proto.input.clone();
         inputs.resize(INPUTS, String::new());

@@ -530,3 +530,11 @@ fn value_name(body: &Bytes) -> Result<String, Problem> {
 fn node_field(node: &NodeProto) -> Field {
     Field::message(tag::GRAPH_NODE, node)
 }
+
+/// The error of weights with which a network gives no numbers.
+fn not_finite(node: NodeView<'_>) -> Problem {
+    node.unsupported(
+        "its weights are not all finite numbers (NaN or infinities)",
+        "`offshoot check MODEL DATA` finds the first layer that gives such numbers; take weights from before they appeared",
+    )
+}

@@ -7,7 +7,7 @@ use super::super::proto::NodeProto;
 use super::super::wire::Field;
 use super::super::write::{int, proto_node};
 use super::scope::{Scope, home, is_initializer, stored};
-use super::{Bytewise, Pass, node_field};
+use super::{Bytewise, Pass, node_field, not_finite};
 use crate::error::Problem;
 
 /// ONNX's number of f32.
@@ -56,8 +56,7 @@ impl Pass {
             }
         };
         let Some(bytes) = bytes else {
-            self.keep(node, "its weights are not all finite numbers");
-            return Ok(None);
+            return Err(not_finite(node));
         };
         let mut nodes = Vec::new();
         let quantized = self.quantized(a, scopes, &mut nodes);
