@@ -143,8 +143,7 @@ fn a_linear_map_of_probabilities_is_told_from_logits() {
     let groups = linear(vec![1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 1.0], 2);
     assert!(gives_probabilities(&groups, &none));
     let wide = linear((0..25).map(|i| i as f32 - 10.0).collect(), 5);
-    assert!(!gives_probabilities(&wide, &none));
-    assert_eq!(confined_scores(&wide, &none), Some((-10.0, 14.0)));
+    assert!(!gives_probabilities(&wide, &none) && confined_scores(&wide, &none).is_none());
     // Of two heads, added.
     let twice = graph(|g, x| {
         let p = softmax(g, x);

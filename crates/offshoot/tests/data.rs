@@ -254,7 +254,7 @@ fn every_command_reads_the_parts_of_a_data_set_by_one_rule() {
     split(&world, "d", "Training", "Testing");
     let said = world.run(&format!("train d {SMALL} --epochs 1 --out run --json"));
     assert_eq!(said.code, Some(0), "{said:?}");
-    assert!(said.err.contains("warning: ") && said.err.contains("`Testing` is validated with"), "{said:?}");
+    assert!(said.err.contains("warning: ") && said.err.contains("`Testing` is taken for them"), "{said:?}");
     for command in [
         "eval run d",
         "check run d",

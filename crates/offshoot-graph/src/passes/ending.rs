@@ -92,10 +92,9 @@ impl<'a> Ranges<'a> {
             | Op::Flatten { .. }
             | Op::Transpose { .. }
             | Op::Slice { .. }
-            | Op::Expand { .. }
-            | Op::MaxPool(_)
-            | Op::GlobalAveragePool => self.of(x),
-            Op::AveragePool(_) => hull(self.of(x), (0.0, 0.0)),
+            | Op::Expand { .. } => self.of(x),
+            Op::MaxPool(_) | Op::GlobalAveragePool => self.pooled(x),
+            Op::AveragePool(_) => hull(self.pooled(x), (0.0, 0.0)),
             Op::Add => {
                 let (a, b) = (self.of(x), self.of(node.inputs[1]));
                 (a.0 + b.0, a.1 + b.1)
@@ -136,8 +135,24 @@ impl<'a> Ranges<'a> {
         }
     }
 
-    /// The range of x W + b, where W is stored: of each output the least and the most that its weights make of the range of x.
+    /// The range of what is pooled: a Sigmoid before that weighs features, and gives no scores.
+    fn pooled(&mut self, x: ValueId) -> Range {
+        let seen = self.seen;
+        let range = self.of(x);
+        self.seen = seen;
+        range
+    }
+
+    /// The range of x W + b, where W is stored. Unless that is 0..1, these are logits of a layer that reads probabilities.
     fn linear(&mut self, node: &Node, trans_b: bool) -> Range {
+        let seen = self.seen;
+        let range = self.product_of(node, trans_b);
+        self.seen = if is_unit(range) { self.seen } else { seen };
+        range
+    }
+
+    /// Of each output of x W + b the least and the most that its weights make of the range of x.
+    fn product_of(&mut self, node: &Node, trans_b: bool) -> Range {
         let (low, high) = self.of(node.inputs[0]);
         let bias = node.inputs.get(2).map_or((0.0, 0.0), |&id| self.of(id));
         let Some(([rows, columns], numbers)) = self.matrix(node.inputs[1]) else { return ANY };

@@ -1,40 +1,68 @@
 //! Split: parts of an axis, an output each.
 
-use offshoot_graph::{Op, ValueId};
+use std::rc::Rc;
 
-use super::{SIMPLIFY, Translator};
+use offshoot_graph::{Op, Tensor, ValueId};
+
+use super::{Operand, SIMPLIFY, Stored, Translator};
 use crate::error::Problem;
 use crate::onnx::attributes::NodeView;
 
 impl<'a> Translator<'a> {
     /// Gives each output that is used its part of an axis of known size.
     pub(super) fn split(&mut self, node: NodeView<'a>) -> Result<(), Problem> {
+        if let Operand::Stored(stored) = self.operand(node, 0)? {
+            return self.split_stored(node, &stored);
+        }
         let x = self.value(node, 0)?;
         let axis = node.place_of(node.int("axis", 0), self.shape(x).rank())?;
         let Some(size) = self.shape(x).0[axis].fixed() else {
             return Err(node.unsupported("only an axis of known size is split", SIMPLIFY));
         };
-        let sizes = match self.ints(node, 1, "split")? {
-            Some(sizes) => sizes,
-            None => equal_parts(node, size)?,
-        };
+        let sizes = self.sizes(node, size)?;
         let outputs = &node.proto.output;
-        let sum = sizes.iter().try_fold(0_i64, |sum, &part| sum.checked_add(part).filter(|_| part >= 0));
-        if sizes.len() != outputs.len() || sum != i64::try_from(size).ok() {
-            return Err(node.damaged(format!(
-                "its {} outputs cannot have the sizes {sizes:?} of an axis of {size}",
-                outputs.len()
-            )));
-        }
         let mut start = 0;
         for (index, (output, part)) in outputs.iter().zip(sizes).enumerate() {
-            // Checked: no part is below 0, and they add up to a usize.
-            let end = start + usize::try_from(part).unwrap_or(0);
+            let end = start + part;
             if self.context.uses.contains_key(output.as_str()) {
                 let id = self.part(node, index, x, (axis, start, end, size))?;
                 self.define(output, id);
             }
             start = end;
+        }
+        Ok(())
+    }
+
+    /// The sizes of the parts of an axis of `size`, which add up to it.
+    fn sizes(&mut self, node: NodeView<'a>, size: usize) -> Result<Vec<usize>, Problem> {
+        let outputs = node.proto.output.len();
+        let sizes = match self.ints(node, 1, "split")? {
+            Some(sizes) => sizes.iter().map(|&part| usize::try_from(part).ok()).collect(),
+            None => Some(equal_parts(node, size)),
+        };
+        let sum = |sizes: &Vec<usize>| sizes.iter().try_fold(0_usize, |sum, &part| sum.checked_add(part));
+        sizes.filter(|sizes| sizes.len() == outputs && sum(sizes) == Some(size)).ok_or_else(|| {
+            node.damaged(format!("its sizes are not those of {outputs} outputs and an axis of {size}"))
+        })
+    }
+
+    fn split_stored(&mut self, node: NodeView<'a>, stored: &Stored) -> Result<(), Problem> {
+        let shape = stored.tensor.shape().to_vec();
+        let axis = node.place_of(node.int("axis", 0), shape.len())?;
+        let numbers = stored.tensor.as_f32().filter(|_| !stored.transposed);
+        let numbers = numbers.ok_or_else(|| node.unsupported("only stored floats are split", SIMPLIFY))?;
+        let inner: usize = shape[axis + 1..].iter().product();
+        let mut start = 0;
+        for (output, part) in node.proto.output.iter().zip(self.sizes(node, shape[axis])?) {
+            let rows = numbers.chunks_exact((shape[axis] * inner).max(1));
+            let of_row = rows.flat_map(|row| row[start * inner..(start + part) * inner].iter().copied());
+            let mut shape = shape.clone();
+            shape[axis] = part;
+            let tensor = Rc::new(Tensor::f32(shape, of_row.collect()));
+            let stored =
+                Stored { name: output.clone(), tensor, transposed: false, constant: stored.constant };
+            self.operands.insert(output, Operand::Stored(stored));
+            start += part;
         }
         Ok(())
     }
@@ -55,12 +83,9 @@ impl<'a> Translator<'a> {
 }
 
 /// The sizes where none are given: as equal as they can be, the last one smaller.
-fn equal_parts(node: NodeView<'_>, size: usize) -> Result<Vec<i64>, Problem> {
-    let parts = usize::try_from(node.int("num_outputs", 0)).unwrap_or(0).max(node.proto.output.len());
+fn equal_parts(node: NodeView<'_>, size: usize) -> Vec<usize> {
+    let parts =
+        usize::try_from(node.int("num_outputs", 0)).unwrap_or(0).min(size).max(node.proto.output.len());
     let most = size.div_ceil(parts.max(1));
-    let sizes = (0..parts).map(|part| most.min(size.saturating_sub(part * most)));
-    sizes
-        .map(|part| i64::try_from(part).ok())
-        .collect::<Option<Vec<i64>>>()
-        .ok_or_else(|| node.damaged(format!("an axis of {size} is too large")))
+    (0..parts).map(|part| most.min(size.saturating_sub(part * most))).collect()
 }
