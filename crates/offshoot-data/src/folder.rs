@@ -168,7 +168,7 @@ impl Dataset {
             return Err(FolderError::NoPicture { path: val.to_owned() });
         }
         if !absent.is_empty() {
-            let (val, few) = (shown(&val), listed(&absent));
+            let (val, few) = (shown(val), listed(&absent));
             self.notes
                 .push(format!("{val}: no picture of {few}; the validation figures say nothing of that"));
         }

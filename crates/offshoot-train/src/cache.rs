@@ -111,10 +111,11 @@ pub(crate) enum CacheError {
     #[error("they take {} and the cache may have {}; a larger --cache-budget makes room", mib(*.needed), mib(*.budget))]
     NoRoom { needed: u64, budget: u64 },
     #[error(
-        "{}: there is no room left, and nothing is removed from a folder with files of others; give a folder of its own with --cache-dir, or a larger --cache-budget", shown(&folder)
+        "{}: there is no room left, and nothing is removed from a folder with files of others; give a folder of its own with --cache-dir, or a larger --cache-budget",
+        shown(folder)
     )]
     Unmarked { folder: PathBuf },
-    #[error("{}: {error}; choose another folder with --cache-dir", shown(&path))]
+    #[error("{}: {error}; choose another folder with --cache-dir", shown(path))]
     Io { path: PathBuf, error: io::Error },
 }
 

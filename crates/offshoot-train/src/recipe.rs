@@ -324,7 +324,7 @@ pub struct SettingError {
 #[derive(Debug, thiserror::Error)]
 pub enum RecipeError {
     /// The file cannot be read.
-    #[error("{}: cannot be read: {source}", shown(&path))]
+    #[error("{}: cannot be read: {source}", shown(path))]
     Read {
         /// The file.
         path: PathBuf,
@@ -332,7 +332,7 @@ pub enum RecipeError {
         source: std::io::Error,
     },
     /// The file is no recipe: not TOML, an unknown setting, or a value of the wrong type.
-    #[error("{}: {message}", shown(&path))]
+    #[error("{}: {message}", shown(path))]
     Syntax {
         /// The file.
         path: PathBuf,
@@ -340,7 +340,7 @@ pub enum RecipeError {
         message: String,
     },
     /// A setting in a file is out of range.
-    #[error("{}:{line}: {problem}", shown(&path))]
+    #[error("{}:{line}: {problem}", shown(path))]
     File {
         /// The file.
         path: PathBuf,
@@ -358,7 +358,7 @@ pub enum RecipeError {
     /// Settings that differ from those of the run that is resumed.
     #[error(
         "{}: the run was started with other settings: {}. Leave them out to resume it, or start another run with --out",
-        shown(&run), conflicts.join(", ")
+        shown(run), conflicts.join(", ")
     )]
     Conflict {
         /// The run directory.

@@ -63,7 +63,10 @@ pub const PICTURES_FILE: &str = "pictures.csv";
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// There is a run already.
-    #[error("{}: there is something already; give --resume to go on with it, or another folder with --out", shown(&run))]
+    #[error(
+        "{}: there is something already; give --resume to go on with it, or another folder with --out",
+        shown(run)
+    )]
     Exists {
         /// The folder.
         run: PathBuf,
@@ -71,14 +74,14 @@ pub enum RunError {
     /// There is something that is no run with a checkpoint.
     #[error(
         "{}: there is something already, and no checkpoint of a run to go on from; give another folder with --out",
-        shown(&run)
+        shown(run)
     )]
     Occupied {
         /// The folder.
         run: PathBuf,
     },
     /// The folder cannot be made.
-    #[error("{}: the folder cannot be made: {source}", shown(&run))]
+    #[error("{}: the folder cannot be made: {source}", shown(run))]
     Create {
         /// The folder.
         run: PathBuf,
@@ -86,7 +89,7 @@ pub enum RunError {
         source: std::io::Error,
     },
     /// What a run has left that never reached a checkpoint cannot be removed.
-    #[error("{}: cannot be removed: {source}", shown(&path))]
+    #[error("{}: cannot be removed: {source}", shown(path))]
     Remove {
         /// The file or folder.
         path: PathBuf,
@@ -94,7 +97,7 @@ pub enum RunError {
         source: std::io::Error,
     },
     /// A file that is no part of a checkpoint of ours.
-    #[error("{}: {reason}. Start again in another folder with --out", shown(&path))]
+    #[error("{}: {reason}. Start again in another folder with --out", shown(path))]
     Checkpoint {
         /// The file.
         path: PathBuf,
@@ -102,7 +105,7 @@ pub enum RunError {
         reason: String,
     },
     /// A file of a checkpoint is not what was written.
-    #[error("{}: {reason}. The file is damaged; {way_out}", shown(&path))]
+    #[error("{}: {reason}. The file is damaged; {way_out}", shown(path))]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -112,13 +115,16 @@ pub enum RunError {
         way_out: String,
     },
     /// Another process is at it.
-    #[error("{}: another process is training in this folder; wait for it, or give another folder with --out", shown(&run))]
+    #[error(
+        "{}: another process is training in this folder; wait for it, or give another folder with --out",
+        shown(run)
+    )]
     InUse {
         /// The folder.
         run: PathBuf,
     },
     /// The weights are those of another model.
-    #[error("{}: {source}", shown(&path))]
+    #[error("{}: {source}", shown(path))]
     Weights {
         /// The file.
         path: PathBuf,

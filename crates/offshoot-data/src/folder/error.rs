@@ -10,19 +10,22 @@ use crate::decode::PictureError;
 #[derive(Debug, thiserror::Error)]
 pub enum FolderError {
     /// There is nothing at this path.
-    #[error("{}: no such file or folder", shown(&path))]
+    #[error("{}: no such file or folder", shown(path))]
     NotFound {
         /// The path.
         path: PathBuf,
     },
     /// A file stands where a folder is needed.
-    #[error("{}: not a folder; a data set is a folder with one folder of pictures for each class", shown(&path))]
+    #[error(
+        "{}: not a folder; a data set is a folder with one folder of pictures for each class",
+        shown(path)
+    )]
     NotAFolder {
         /// The path.
         path: PathBuf,
     },
     /// The folder cannot be listed.
-    #[error("{}: cannot be read: {source}", shown(&path))]
+    #[error("{}: cannot be read: {source}", shown(path))]
     Read {
         /// The path.
         path: PathBuf,
@@ -32,14 +35,15 @@ pub enum FolderError {
     /// There is no class folder.
     #[error(
         "{}: no class in it; put the pictures into one folder for each class: DATA/<class>/*, or DATA/train/<class>/* \
-         with DATA/val/<class>/*", shown(&path)
+         with DATA/val/<class>/*",
+        shown(path)
     )]
     NoClass {
         /// The folder.
         path: PathBuf,
     },
     /// There is one class folder only.
-    #[error("{}: only one class ({class:?}) in it; telling classes apart takes at least two", shown(&path))]
+    #[error("{}: only one class ({class:?}) in it; telling classes apart takes at least two", shown(path))]
     OneClass {
         /// The folder.
         path: PathBuf,
@@ -48,7 +52,9 @@ pub enum FolderError {
     },
     /// A class folder has no picture.
     #[error(
-        "{}: no picture for class {class:?} ({}); add pictures or remove the folder", shown(&path), unusable(skipped)
+        "{}: no picture for class {class:?} ({}); add pictures or remove the folder",
+        shown(path),
+        unusable(skipped)
     )]
     EmptyClass {
         /// The class folder.
@@ -59,7 +65,7 @@ pub enum FolderError {
         skipped: Vec<PictureError>,
     },
     /// A name that is not UTF-8 cannot be stored as a class.
-    #[error("{}: the name of a class must be UTF-8; rename the folder", shown(&path))]
+    #[error("{}: the name of a class must be UTF-8; rename the folder", shown(path))]
     ClassName {
         /// The class folder.
         path: PathBuf,
@@ -67,7 +73,10 @@ pub enum FolderError {
     /// There are training pictures and none to validate with.
     #[error(
         "{}: has `{}` but no `val`; add `val` with a folder for each class, or give {} to have a part kept for \
-         validation", shown(&path), name(train), shown(&train)
+         validation",
+        shown(path),
+        name(train),
+        shown(train)
     )]
     NoVal {
         /// The folder.
@@ -78,7 +87,9 @@ pub enum FolderError {
     /// There are pictures to validate or to test with and none to train with.
     #[error(
         "{}: has `{}` but no `train`; add `train` with a folder for each class, or give {} to train with a part of it",
-        shown(&path), name(val), shown(&val)
+        shown(path),
+        name(val),
+        shown(val)
     )]
     NoTrain {
         /// The folder.
@@ -90,7 +101,10 @@ pub enum FolderError {
     #[error(
         "{}: no class {} in {}, which validation pictures are there for; add training pictures, remove the folder, or give \
          {} alone to have a part of it kept for validation",
-        shown(&val), listed(extra), shown(&train), shown(&train)
+        shown(val),
+        listed(extra),
+        shown(train),
+        shown(train)
     )]
     ValClasses {
         /// The folder of training pictures.
@@ -103,7 +117,9 @@ pub enum FolderError {
     /// Folders have the names of parts and hold no class folders.
     #[error(
         "{}: {} by name a part of the data, but without a folder for each class; move the pictures to DATA/train/<class>/* \
-         and DATA/val/<class>/*, or rename what is a class", shown(&path), are(folders)
+         and DATA/val/<class>/*, or rename what is a class",
+        shown(path),
+        are(folders)
     )]
     FlatParts {
         /// The folder.
@@ -113,7 +129,9 @@ pub enum FolderError {
     },
     /// Several folders have names of the same part.
     #[error(
-        "{}: {} may all be meant for `{plain}`; name one of them `{plain}`, or join them", shown(&path), listed(folders)
+        "{}: {} may all be meant for `{plain}`; name one of them `{plain}`, or join them",
+        shown(path),
+        listed(folders)
     )]
     SeveralParts {
         /// The folder.
@@ -126,7 +144,7 @@ pub enum FolderError {
     /// A folder beside a part holds the same classes and has a name that says nothing.
     #[error(
         "{}: `{}` and `{}` hold the same folders, so they are parts of the data and no classes; name them `train` and `val`",
-        shown(&path), folders[0], folders[1]
+        shown(path), folders[0], folders[1]
     )]
     UnknownPart {
         /// The folder.
@@ -135,7 +153,7 @@ pub enum FolderError {
         folders: [String; 2],
     },
     /// The data set is one folder further down.
-    #[error("{}: holds `{}` and `{}`; give this folder", shown(&path), parts[0], parts[1])]
+    #[error("{}: holds `{}` and `{}`; give this folder", shown(path), parts[0], parts[1])]
     Nested {
         /// The folder that is the data set.
         path: PathBuf,
@@ -145,7 +163,8 @@ pub enum FolderError {
     /// There is one folder only, and it holds folders.
     #[error(
         "{}: only one class ({class:?}) in it; if the classes are the folders in it, give {} or move them up",
-        shown(&path), shown(&inner)
+        shown(path),
+        shown(inner)
     )]
     OneFolder {
         /// The folder.
@@ -158,7 +177,7 @@ pub enum FolderError {
     /// Each class has parts of its own.
     #[error(
         "{path}: {class:?} and others hold `{train}` and `{val}`; classes stand in the parts, not parts in the classes: \
-         {path}/{train}/{class} and {path}/{val}/{class}", path = shown(&path), train = parts[0], val = parts[1]
+         {path}/{train}/{class} and {path}/{val}/{class}", path = shown(path), train = parts[0], val = parts[1]
     )]
     PartsInClasses {
         /// The folder.
@@ -170,7 +189,10 @@ pub enum FolderError {
     },
     /// The folder has classes that the model does not know.
     #[error(
-        "{}: the model does not know {}; its classes are {}", shown(&path), listed(unknown), listed(classes)
+        "{}: the model does not know {}; its classes are {}",
+        shown(path),
+        listed(unknown),
+        listed(classes)
     )]
     UnknownClass {
         /// The folder.
@@ -187,13 +209,13 @@ pub enum FolderError {
         fraction: f64,
     },
     /// There is no picture to work on.
-    #[error("{}: no picture in it", shown(&path))]
+    #[error("{}: no picture in it", shown(path))]
     NoPicture {
         /// The folder.
         path: PathBuf,
     },
     /// There are pictures, and none can be used.
-    #[error("{}: no picture in it that can be used; the first: {first}", shown(&path))]
+    #[error("{}: no picture in it that can be used; the first: {first}", shown(path))]
     NoUsablePicture {
         /// The folder.
         path: PathBuf,

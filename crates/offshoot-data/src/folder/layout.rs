@@ -39,7 +39,7 @@ impl Layout {
             None => Kind::Classes(class_folders(root, &mut notes)?),
         };
         if !folders.junk.is_empty() {
-            notes.push(format!("{}: left out, being no classes: {}", shown(&root), listed(&folders.junk)));
+            notes.push(format!("{}: left out, being no classes: {}", shown(root), listed(&folders.junk)));
         }
         Ok(Layout { kind, notes })
     }
@@ -59,7 +59,7 @@ pub(super) fn class_folders(root: &Path, notes: &mut Vec<String>) -> Result<Clas
     notes.extend(differ_by_case(root, &classes));
     let outside = if classes.is_empty() { 0 } else { pictures_in(root) };
     if outside > 0 {
-        let (root, are) = (shown(&root), if outside == 1 { "picture lies" } else { "pictures lie" });
+        let (root, are) = (shown(root), if outside == 1 { "picture lies" } else { "pictures lie" });
         notes
             .push(format!("{root}: {outside} {are} beside the class folders, in none of them, and not used"));
     }
@@ -282,7 +282,7 @@ fn like_parts(root: &Path, classes: &ClassFolders) -> Option<String> {
         format!(
             "{}: {} are taken for classes, and each holds the folders {}; if those are the classes, name the folders \
              `train` and `val`",
-            shown(&root),
+            shown(root),
             quoted(&names),
             quoted(&first)
         )
@@ -300,7 +300,7 @@ fn differ_by_case(root: &Path, classes: &ClassFolders) -> Option<String> {
         format!(
             "{}: {} are classes of their own and differ by upper and lower case only; if they are one class, put their \
              pictures into one folder",
-            shown(&root),
+            shown(root),
             listed(&same)
         )
     })

@@ -41,7 +41,7 @@ impl fmt::Display for Refusal {
             write!(f, "\n{origin}")?;
         }
         write!(f, "\npictures of the batch:")?;
-        self.pictures.iter().take(NAMED).try_for_each(|path| write!(f, "\n  {}", shown(&path)))?;
+        self.pictures.iter().take(NAMED).try_for_each(|path| write!(f, "\n  {}", shown(path)))?;
         match self.pictures.len().saturating_sub(NAMED) {
             0 => Ok(()),
             more => write!(f, "\n  and {more} more"),
@@ -57,7 +57,7 @@ impl Refusal {
             error => error.to_string(),
         };
         let origin = self.origin.as_ref().map_or(String::new(), |origin| format!("; {}", origin.brief()));
-        let pictures = listed(&self.pictures, NAMED, |path| shown(&path));
+        let pictures = listed(&self.pictures, NAMED, |path| shown(path));
         let (epoch, step) = (self.epoch, self.step);
         format!("epoch {epoch}, step {step}: {problem}{origin}; pictures {pictures}")
     }
