@@ -85,53 +85,45 @@ pub fn load_weights(path: &Path) -> Result<LoadedWeights, FormatError> {
 }
 
 fn load(mut file: File, content: Content) -> Result<LoadedWeights, Problem> {
+    let mut found = LoadedWeights {
+        weights: Weights::new(),
+        metadata: BTreeMap::new(),
+        format: CheckpointFormat::Safetensors,
+        wrappers: vec![],
+        prefix: String::new(),
+        skipped: vec![],
+        unread: vec![],
+    };
     match content {
         Content::Safetensors => {
             let len = file.metadata().map_err(|error| Problem::Io { action: "read", error })?.len();
             let file = safetensors::read_from(std::io::BufReader::new(file), len)?;
-            let (weights, prefix) = match file.metadata.contains_key(METADATA_KEY) {
-                true => (file.weights, String::new()),
-                false => strip_prefixes(file.weights),
-            };
-            let format = CheckpointFormat::Safetensors;
-            let (wrappers, skipped, unread) = (vec![], vec![], vec![]);
-            Ok(LoadedWeights { weights, metadata: file.metadata, format, wrappers, prefix, skipped, unread })
+            (found.weights, found.metadata) = (file.weights, file.metadata);
         }
         Content::Zip if torchscript::is_torchscript(&mut file) => {
-            let (weights, prefix) = strip_prefixes(torchscript::state_dict(file)?);
-            let format = CheckpointFormat::TorchScript;
-            let (wrappers, skipped, unread) = (vec![], vec![], vec![]);
-            Ok(LoadedWeights {
-                weights,
-                metadata: BTreeMap::new(),
-                format,
-                wrappers,
-                prefix,
-                skipped,
-                unread,
-            })
+            found.format = CheckpointFormat::TorchScript;
+            found.weights = torchscript::state_dict(file)?;
         }
         Content::Zip | Content::Pickle => {
             let pth::PthFile { weights, wrappers, skipped, unread, layout, .. } = pth::read_from(file)?;
-            let (weights, prefix) = strip_prefixes(weights);
-            let format = match layout {
+            found = LoadedWeights { weights, wrappers, skipped, unread, ..found };
+            found.format = match layout {
                 pth::Layout::Zip => CheckpointFormat::PthZip,
                 pth::Layout::Legacy => CheckpointFormat::PthLegacy,
             };
-            Ok(LoadedWeights {
-                weights,
-                metadata: BTreeMap::new(),
-                format,
-                wrappers,
-                prefix,
-                skipped,
-                unread,
-            })
         }
-        Content::Onnx => Err(Problem::Unrecognised {
-            found: "an ONNX model, which has a graph of its own: give it in place of the architecture".into(),
-        }),
+        Content::Onnx => {
+            return Err(Problem::Unrecognised {
+                found: "an ONNX model, which has a graph of its own: give it in place of the architecture"
+                    .into(),
+            });
+        }
     }
+    // Keys of our own files are those of the graph.
+    if !found.metadata.contains_key(METADATA_KEY) {
+        (found.weights, found.prefix) = strip_prefixes(found.weights);
+    }
+    Ok(found)
 }
 
 /// Removes what every key begins with, as long as that is one of [`PREFIXES`].

@@ -185,12 +185,7 @@ impl<'a> Ranges<'a> {
 
     /// The sizes and elements of a stored matrix that is not empty.
     fn matrix(&self, id: ValueId) -> Option<([usize; 2], &'a [f32])> {
-        let value = self.graph.value(id);
-        let tensor = match &value.source {
-            Source::Constant(tensor) => tensor,
-            Source::Parameter(_) => self.weights.get(&value.name)?,
-            Source::Input | Source::Node { .. } => return None,
-        };
+        let tensor = stored(self.graph, self.weights, id)?;
         let shape = <[usize; 2]>::try_from(tensor.shape()).ok()?;
         tensor.as_f32().filter(|numbers| !numbers.is_empty()).map(|numbers| (shape, numbers))
     }
@@ -348,15 +343,19 @@ fn same_shape(graph: &Graph, node: &Node, input: usize) -> bool {
     graph.value(node.inputs[input]).shape == graph.value(node.outputs[0]).shape
 }
 
+/// The tensor of a value that is not computed.
+fn stored<'a>(graph: &'a Graph, weights: &'a Weights, id: ValueId) -> Option<&'a Tensor> {
+    let value = graph.value(id);
+    match &value.source {
+        Source::Constant(tensor) => Some(tensor),
+        Source::Parameter(_) => weights.get(&value.name),
+        Source::Input | Source::Node { .. } => None,
+    }
+}
+
 /// The number that all elements of a stored tensor are.
 fn known(graph: &Graph, weights: &Weights, id: ValueId) -> Option<f32> {
-    let value = graph.value(id);
-    let tensor = match &value.source {
-        Source::Constant(tensor) => tensor,
-        Source::Parameter(_) => weights.get(&value.name)?,
-        Source::Input | Source::Node { .. } => return None,
-    };
-    let (first, rest) = tensor.as_f32()?.split_first()?;
+    let (first, rest) = stored(graph, weights, id)?.as_f32()?.split_first()?;
     rest.iter().all(|x| x == first).then_some(*first)
 }
 
