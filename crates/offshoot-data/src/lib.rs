@@ -22,6 +22,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+#![warn(clippy::print_stderr)] // it panics where standard error cannot be written
+
 pub mod augment;
 mod decode;
 mod encode;

@@ -1,5 +1,7 @@
 //! Reads and writes model files for offshoot.
 
+#![warn(clippy::print_stderr)] // it panics where standard error cannot be written
+
 pub mod atomic;
 pub mod checkpoint;
 pub mod content;

@@ -11,6 +11,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+#![warn(clippy::print_stderr)] // it panics where standard error cannot be written
+
 mod convnext;
 mod densenet;
 mod efficientnet;

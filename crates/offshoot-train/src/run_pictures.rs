@@ -1,5 +1,6 @@
 //! Which pictures a run was trained and validated with.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
@@ -34,12 +35,14 @@ impl RunPictures {
         File::open(&path)
             .and_then(|file| file.take(MAX_BYTES).read_to_string(&mut text))
             .map_err(|e| wrong(format!("the list of pictures cannot be read: {e}")))?;
+        let labels: HashMap<&str, usize> =
+            classes.iter().enumerate().rev().map(|(label, class)| (class.as_str(), label)).collect();
         let mut pictures = RunPictures::default();
         for (line, fields) in records(&text).into_iter().enumerate().skip(1) {
             let [set, class, file] = &fields[..] else {
                 return Err(wrong(format!("line {} has not three fields", line + 1)));
             };
-            let label = classes.iter().position(|c| c == class).ok_or_else(|| {
+            let label = labels.get(class.as_str()).copied().ok_or_else(|| {
                 wrong(format!("line {} names the class `{class}`, which the model does not have", line + 1))
             })?;
             let sample = Sample { path: file.into(), label };

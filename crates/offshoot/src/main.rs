@@ -1,11 +1,13 @@
 //! The command line: a thin shell over the library.
 
+#![warn(clippy::print_stderr)] // it panics where standard error cannot be written
+
 mod commands;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::Parser;
-use offshoot_graph::text::escaped_lines;
 
 use commands::{Command, Failure, print};
 
@@ -30,7 +32,7 @@ fn main() -> ExitCode {
         Err(Failure::Check) => ExitCode::from(1),
         Err(Failure::Error(error)) => {
             let message = error.to_string();
-            eprintln!("error: {}", escaped_lines(&message));
+            print::aside(&format!("error: {message}"));
             if json {
                 print::error(&message, error.file().as_deref(), None);
             }
@@ -49,7 +51,11 @@ fn wants_json() -> bool {
 
 /// What clap has to say: help, the version, or that it does not understand the arguments.
 fn usage(error: &clap::Error, json: bool) -> ExitCode {
-    let _ = error.print();
+    let printed = error.print().and_then(|()| std::io::stdout().flush());
+    if let Some(Failure::Error(error)) = printed.err().filter(|_| !error.use_stderr()).map(print::unwritten) {
+        print::aside(&format!("error: {error}"));
+        return ExitCode::from(2);
+    }
     if json && error.use_stderr() {
         let text = error.render().to_string();
         let (message, help) = match text.strip_prefix("error: ") {

@@ -199,10 +199,14 @@ impl Manifest {
 /// # Errors
 /// When it cannot be read.
 pub fn sha256(path: &Path) -> Result<String> {
-    let mut hasher = Sha256::new();
     let failed = |source| Error::Io { path: path.to_owned(), action: "read", source };
-    let mut file = File::open(path).map_err(failed)?;
-    io::copy(&mut file, &mut HashWriter(&mut hasher)).map_err(failed)?;
+    sha256_of(&mut File::open(path).map_err(failed)?).map_err(failed)
+}
+
+/// SHA-256 of what is left to read of `source`, in hexadecimal digits.
+pub(crate) fn sha256_of(source: &mut impl io::Read) -> io::Result<String> {
+    let mut hasher = Sha256::new();
+    io::copy(source, &mut HashWriter(&mut hasher))?;
     Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 

@@ -132,7 +132,7 @@ struct Shown(Option<(&'static str, ProgressBar)>);
 impl Shown {
     fn show(&mut self, progress: FormatsProgress<'_>) {
         match progress {
-            FormatsProgress::Doing(text) => eprintln!("{text}"),
+            FormatsProgress::Doing(text) => print::aside(text),
             FormatsProgress::Counting { what, done, total } => {
                 if self.0.as_ref().is_none_or(|(counted, _)| *counted != what) {
                     self.clear();

@@ -23,10 +23,23 @@ pub(crate) fn line(text: &str) -> Outcome {
 fn raw(text: &str) -> Outcome {
     let mut out = std::io::stdout().lock();
     let written = writeln!(out, "{text}").and_then(|()| out.flush());
-    written.map_err(|source| match source.kind() {
+    written.map_err(unwritten)
+}
+
+/// What it means that standard output cannot be written.
+pub(crate) fn unwritten(source: std::io::Error) -> Failure {
+    match source.kind() {
         ErrorKind::BrokenPipe => Failure::ClosedPipe,
         _ => Failure::Error(Error::Io { path: "standard output".into(), action: "write", source }),
-    })
+    }
+}
+
+/// How a command ends that has printed what it found: what is not `good` is so whether or not somebody has read it.
+pub(crate) fn verdict(printed: Outcome, good: bool) -> Outcome {
+    match printed {
+        Ok(()) | Err(Failure::ClosedPipe) if !good => Err(Failure::Check),
+        printed => printed,
+    }
 }
 
 /// Prints one JSON object on one line.
@@ -50,7 +63,8 @@ pub(crate) fn error(message: &str, file: Option<&Path>, help: Option<&str>) {
     let _ = json(&json!({"error": error}));
 }
 
-/// Says what is being done, on standard error, where nobody may listen any more.
+/// Says what is being done, or went wrong, on standard error: all that goes there comes through here. Nobody may listen any more, or the
+/// disk that takes it is full; that is no reason to stop.
 pub(crate) fn aside(text: &str) {
     let _ = writeln!(std::io::stderr(), "{}", escaped_lines(text));
 }

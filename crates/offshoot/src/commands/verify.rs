@@ -85,8 +85,7 @@ impl Arguments {
                 self.names()
             ));
         }
-        self.print(&comparison, pictures, tolerance)?;
-        if comparison.ok { Ok(()) } else { Err(Failure::Check) }
+        print::verdict(self.print(&comparison, pictures, tolerance), comparison.ok)
     }
 
     fn load(&self, source: &ModelSource) -> Result<Loaded, Failure> {
