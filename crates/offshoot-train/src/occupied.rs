@@ -5,13 +5,16 @@ use std::io;
 use std::path::Path;
 
 use crate::recipe::RECIPE_FILE;
-use crate::run::{BASE_FILE, GROUPS_FILE, LAST_FILE, PICTURES_FILE, RunError, has_checkpoint};
+use crate::run::{
+    BASE_FILE, BASE_HASH_FILE, GROUPS_FILE, LAST_FILE, PICTURES_FILE, RunError, has_checkpoint, is_temporary,
+};
 
 /// The folder of kept features, where they are kept with the run.
 const CACHE: &str = "cache";
 
 /// What a run has written before its first checkpoint is whole. A finished epoch leaves more.
-const BEFORE: [&str; 6] = [RECIPE_FILE, PICTURES_FILE, GROUPS_FILE, BASE_FILE, LAST_FILE, CACHE];
+const BEFORE: [&str; 7] =
+    [RECIPE_FILE, PICTURES_FILE, GROUPS_FILE, BASE_FILE, BASE_HASH_FILE, LAST_FILE, CACHE];
 
 /// Checks that nothing is in the way of a new run in the folder `run`. What a run has left that never reached a checkpoint is not:
 /// [`clear`] removes it.
@@ -31,12 +34,6 @@ pub(crate) fn check(run: &Path) -> Result<(), RunError> {
         false if started && names.iter().all(ours) => Ok(()),
         false => Err(RunError::Occupied { run: run.to_owned() }),
     }
-}
-
-/// Whether it is a file of ours that was not finished: `.NAME` and something at random, `.tmp`.
-fn is_temporary(name: &str) -> bool {
-    let known = |name: &str| BEFORE.iter().any(|known| name.starts_with(known));
-    name.ends_with(".tmp") && name.strip_prefix('.').is_some_and(known)
 }
 
 /// Removes what [`check`] allows, of a run that nobody trains any more.

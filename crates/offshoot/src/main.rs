@@ -29,7 +29,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Check) => ExitCode::from(1),
         Err(Failure::Error(error)) => {
-            let message = error.to_string();
+            let message = print::short_numbers(&error.to_string());
             eprintln!("error: {}", escaped_lines(&message));
             if json {
                 print::error(&message, error.file().as_deref(), None);
@@ -49,9 +49,13 @@ fn wants_json() -> bool {
 
 /// What clap has to say: help, the version, or that it does not understand the arguments.
 fn usage(error: &clap::Error, json: bool) -> ExitCode {
-    let _ = error.print();
+    let whole = error.render().to_string();
+    let text = print::short_numbers(&whole);
+    match text == whole {
+        true => drop(error.print()),
+        false => eprint!("{text}"),
+    }
     if json && error.use_stderr() {
-        let text = error.render().to_string();
         let (message, help) = match text.strip_prefix("error: ") {
             Some(text) => text.split_once("\n\n").unwrap_or((text, "")),
             // Where a command is missing, its help is all that clap says.
