@@ -20,7 +20,7 @@
 //! | `groups.csv` | a line for each group of parameters in each stage: whether and how fast it learns |
 
 use std::fs::{self, File, TryLockError};
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use offshoot_graph::text::shown;
@@ -412,6 +412,9 @@ pub struct EpochRow {
     pub peak_mib: Option<f64>,
 }
 
+/// The first of [`COLUMNS`], which every version has.
+const RESULTS_START: &str = "epoch,train_loss,train_accuracy,";
+
 const COLUMNS: &str = "epoch,train_loss,train_accuracy,val_loss,val_accuracy,learning_rate,gradient_norm,\
                        train_eval_accuracy,skipped_steps,loss_scale,images_per_second,seconds,peak_mib";
 
@@ -540,6 +543,13 @@ pub(crate) fn is_temporary(name: &str) -> bool {
     let random = |rest: &str| !rest.is_empty() && rest.chars().all(|c| c.is_ascii_alphanumeric());
     let inner = name.strip_prefix('.').and_then(|name| name.strip_suffix(".tmp"));
     inner.is_some_and(|inner| FILES.iter().any(|file| inner.strip_prefix(file).is_some_and(random)))
+}
+
+/// Whether the folder `run` has the table of finished epochs that a run writes.
+pub fn has_results(run: &Path) -> bool {
+    let mut start = [0; RESULTS_START.len()];
+    let read = File::open(run.join(RESULTS_FILE)).and_then(|mut file| file.read_exact(&mut start));
+    read.is_ok() && start == *RESULTS_START.as_bytes()
 }
 
 /// Whether there is a checkpoint in the folder `run`.

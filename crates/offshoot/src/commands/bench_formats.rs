@@ -11,7 +11,7 @@ use offshoot::{
 };
 use offshoot_graph::Executor as _;
 use offshoot_train::report::{self, FORMAT_COLUMNS, FormatRow, FormatsReport};
-use offshoot_train::run::RESULTS_FILE;
+use offshoot_train::run::has_results;
 
 use super::arguments::{self, PreprocessingArguments, Pretrained, Processor};
 use super::{Failure, Outcome, print};
@@ -81,7 +81,7 @@ impl Arguments {
         let measured = measured?;
         if let Some(run) = run {
             write_formats(run, &measured)?;
-            if run.join(RESULTS_FILE).is_file() {
+            if has_results(run) {
                 report::write(run, &executor.describe())?;
             }
         }
