@@ -76,8 +76,7 @@ mod tests {
     }
 
     fn recipe() -> Recipe {
-        let settings =
-            Settings { model: Some("m".into()), data: Some("d".into()), ..Settings::default() };
+        let settings = Settings { model: Some("m".into()), data: Some("d".into()), ..Settings::default() };
         Recipe::resolve(settings, &Preprocessing::default()).unwrap()
     }
 

@@ -11,9 +11,9 @@ use rayon::prelude::*;
 use crate::fingerprint;
 
 /// The columns of a [`PictureFile`] in `pictures.csv`.
-pub(crate) const COLUMNS: [&str; 4] = ["bytes", "modified", "changed", "blake3"];
+pub(crate) const COLUMNS: [&str; 5] = ["bytes", "modified", "changed", "inode", "blake3"];
 
-/// The size and the times of a file. All are text, as `pictures.csv` has them: they are only compared.
+/// The size, the times and the number of a file. All are text, as `pictures.csv` has them: they are only compared.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Stat {
     pub(crate) bytes: String,
@@ -21,6 +21,9 @@ pub(crate) struct Stat {
     modified: String,
     /// When its content or its attributes last changed, which no program can set; empty where the system does not say.
     changed: String,
+    /// Its number in the file system: files that were written at once have the same times, and may have the same size. Empty where the
+    /// system does not say.
+    inode: String,
 }
 
 /// A file of a picture. Fields are empty where it could not be read.
@@ -35,23 +38,21 @@ impl Stat {
     fn of(path: &Path) -> Stat {
         let Ok(data) = fs::metadata(path) else { return Stat::default() };
         let modified = data.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-        Stat {
-            bytes: data.len().to_string(),
-            modified: modified.map_or(String::new(), |time| time.as_nanos().to_string()),
-            changed: changed(&data),
-        }
+        let [changed, inode] = changed_and_inode(&data);
+        let modified = modified.map_or(String::new(), |time| time.as_nanos().to_string());
+        Stat { bytes: data.len().to_string(), modified, changed, inode }
     }
 }
 
 #[cfg(unix)]
-fn changed(data: &Metadata) -> String {
+fn changed_and_inode(data: &Metadata) -> [String; 2] {
     use std::os::unix::fs::MetadataExt as _;
-    format!("{}.{:09}", data.ctime(), data.ctime_nsec())
+    [format!("{}.{:09}", data.ctime(), data.ctime_nsec()), data.ino().to_string()]
 }
 
 #[cfg(not(unix))]
-fn changed(_: &Metadata) -> String {
-    String::new()
+fn changed_and_inode(_: &Metadata) -> [String; 2] {
+    [String::new(), String::new()]
 }
 
 impl PictureFile {
@@ -70,13 +71,14 @@ impl PictureFile {
     }
 
     /// The fields in the order of [`COLUMNS`].
-    pub(crate) fn fields(&self) -> [&str; 4] {
-        [&self.stat.bytes, &self.stat.modified, &self.stat.changed, &self.hash]
+    pub(crate) fn fields(&self) -> [&str; 5] {
+        let Stat { bytes, modified, changed, inode } = &self.stat;
+        [bytes, modified, changed, inode, &self.hash]
     }
 
-    pub(crate) fn from_fields([bytes, modified, changed, hash]: [&String; 4]) -> PictureFile {
-        let stat = Stat { bytes: bytes.clone(), modified: modified.clone(), changed: changed.clone() };
-        PictureFile { stat, hash: hash.clone() }
+    pub(crate) fn from_fields(fields: [&String; 5]) -> PictureFile {
+        let [bytes, modified, changed, inode, hash] = fields.map(String::clone);
+        PictureFile { stat: Stat { bytes, modified, changed, inode }, hash }
     }
 
     /// The size and the hash, where they are known.

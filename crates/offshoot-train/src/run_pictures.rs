@@ -108,10 +108,11 @@ fn read_lines(run: &Path) -> Result<Vec<Line>, RunError> {
     let line = |(place, fields): (usize, Vec<String>)| {
         let (set, class, path, file) = match &fields[..] {
             [set, class, path] => (set, class, path, PictureFile::default()),
-            [set, class, path, bytes, modified, changed, hash] => {
-                (set, class, path, PictureFile::from_fields([bytes, modified, changed, hash]))
+            [set, class, path, bytes, modified, changed, inode, hash] => {
+                let file = PictureFile::from_fields([bytes, modified, changed, inode, hash]);
+                (set, class, path, file)
             }
-            _ => return Err(wrong(format!("line {} has not three fields or seven", place + 1))),
+            _ => return Err(wrong(format!("line {} has not three fields or eight", place + 1))),
         };
         Ok(Line { set: set.clone(), class: class.clone(), path: path.clone(), file })
     };
@@ -186,21 +187,22 @@ fn differences(was: &[Line], now: &[Line]) -> Vec<String> {
     };
     let named = |line: &Line| format!("{} ({}, {})", escaped(&line.path), line.set, escaped(&line.class));
     let (old, new) = (by_path(was), by_path(now));
-    let mut found = Vec::new();
+    // A picture more or less changes how others are split: what it is itself comes first.
+    let (mut found, mut moved) = (Vec::new(), Vec::new());
     for line in was {
-        match new.get(&line.path) {
-            None => found.push(format!("{} is not there any more", named(line))),
-            Some(other) if (&other.set, &other.class) != (&line.set, &line.class) => {
-                found.push(format!("{} is ({}, {}) now", named(line), other.set, escaped(&other.class)));
-            }
-            Some(other) => {
-                let how = line.file.difference(&other.file);
-                found.extend(how.map(|how| format!("{} {how}", named(line))));
-            }
+        let Some(other) = new.get(&line.path) else {
+            found.push(format!("{} is not there any more", named(line)));
+            continue;
+        };
+        if (&other.set, &other.class) != (&line.set, &line.class) {
+            moved.push(format!("{} is ({}, {}) now", named(line), other.set, escaped(&other.class)));
+        } else if let Some(how) = line.file.difference(&other.file) {
+            found.push(format!("{} {how}", named(line)));
         }
     }
     let added = now.iter().filter(|line| !old.contains_key(&line.path));
     found.extend(added.map(|line| format!("{} is new", named(line))));
+    found.extend(moved);
     let places = |lines: &[Line]| lines.iter().map(|line| line.path.clone()).collect::<Vec<_>>();
     if found.is_empty() && places(was) != places(now) {
         found.push("their order is another".into());

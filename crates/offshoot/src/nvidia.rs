@@ -108,8 +108,7 @@ pub(crate) fn tensorrt_folder(
     let (onnx, engine) = (folder.join(ONNX), folder.join(ENGINE));
     check_beside(&onnx, &[(&script, Some(&text)), (&engine, None)])?;
     let _made = MadeFolders::new(folder)?;
-    let file =
-        Exported { format: "tensorrt", ..export_onnx(model, &onnx, OnnxOptions::default(), proof)? };
+    let file = Exported { format: "tensorrt", ..export_onnx(model, &onnx, OnnxOptions::default(), proof)? };
     write_atomically(&script, |out| out.write_all(text.as_bytes()))?;
     make_executable(&script)?;
     Ok((file, arguments))

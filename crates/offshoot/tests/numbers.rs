@@ -131,7 +131,7 @@ fn no_number_of_a_recipe_panics() {
     let (text, path) = (recipe.to_toml(), world.path("recipe.toml"));
     let more = "patience = 5\nclip_value = 0.5\n";
     let mut tried = 0;
-    for number in hostile().iter().map(|number| number.replace("nan", "nan").to_owned()) {
+    for number in hostile() {
         for place in 0.. {
             let Some(changed) = put(&text, place, &number) else { break };
             tried += 1;
@@ -141,7 +141,8 @@ fn no_number_of_a_recipe_panics() {
                 let Ok(read) = Settings::read(&path) else { continue };
                 let over = Settings::default().over(read.clone()).unwrap();
                 if let Ok(recipe) = Recipe::resolve(over, &own) {
-                    assert_eq!(toml::from_str::<Recipe>(&recipe.to_toml()).unwrap(), recipe, "{number:.30}");
+                    recipe.write(&world.root).unwrap();
+                    assert_eq!(Recipe::read(&world.root).unwrap(), recipe, "{number:.30}");
                 }
             }
         }
@@ -206,7 +207,10 @@ fn no_number_of_a_table_of_a_run_panics() {
                     fields[field] = &number;
                     fields.join(",")
                 };
-                let one = [vec![lines[0].to_owned(), change(&lines[1])], lines[2..].iter().map(|l| (*l).to_owned()).collect()];
+                let one = [
+                    vec![lines[0].to_owned(), change(&lines[1])],
+                    lines[2..].iter().map(|l| (*l).to_owned()).collect(),
+                ];
                 let all = [vec![lines[0].to_owned()], lines[1..].iter().map(change).collect()];
                 for changed in [one.concat(), all.concat()] {
                     world.write(&format!("run/{name}"), changed.join("\n") + "\n");

@@ -54,7 +54,7 @@ fn a_run_is_resumed_with_the_pictures_that_it_was_started_with() {
     // A class under another name, two that change places, a picture more and one less, one in another class.
     let rename = |from: &str, to: &str| fs::rename(world.path(from), world.path(to)).unwrap();
     rename("d/red", "d/rose");
-    refused(&resume(), &["12 differ", "d/red/", "is not there any more", "7 more"]);
+    refused(&resume(), &["12 differ", "d/red/", "is not there any more", "and 7 more"]);
     rename("d/rose", "d/red");
     rename("d/red", "x");
     rename("d/blue", "d/red");
@@ -67,7 +67,7 @@ fn a_run_is_resumed_with_the_pictures_that_it_was_started_with() {
     refused(&resume(), &["d/red/99.bmp", "is new"]);
     rename("d/red/99.bmp", "gone");
     rename("d/red/03.bmp", "d/green/93.bmp");
-    refused(&resume(), &["2 differ", "d/green/93.bmp", "d/red/03.bmp"]);
+    refused(&resume(), &["differ", "d/green/93.bmp", "d/red/03.bmp"]);
     rename("d/green/93.bmp", "d/red/03.bmp");
     assert!(content(&world, "run") == before, "a refused run is as it was");
 
@@ -75,7 +75,7 @@ fn a_run_is_resumed_with_the_pictures_that_it_was_started_with() {
     world.write("d/red/03.bmp", &whole);
     let said = resume();
     assert_eq!(said.code, Some(0), "{said:?}");
-    assert!(!said.err.contains("pictures"), "{}", said.err);
+    assert!(!said.err.contains("other pictures") && !said.err.contains("only their"), "{}", said.err);
 
     // A run from before the contents were kept.
     let short = |line: &str| line.split(',').take(3).collect::<Vec<_>>().join(",");
@@ -128,13 +128,15 @@ fn no_epoch_without_validation_is_the_best() {
     data(&world.path("d/val"), &CLASSES, 4);
     let train = |out: &str| world.run(&format!("train d {SMALL} {TRAIN} --epochs 2 --out {out}"));
     // All pictures of a class.
-    let names = |set: &str, class: &str| {
-        world.names(&format!("d/{set}/{class}")).into_iter().map(move |name| format!("d/{set}/{class}/{name}"))
+    let cut_all = |set: &str, class: &str| {
+        let folder = format!("d/{set}/{class}");
+        world.names(&folder).iter().for_each(|name| cut(&world, &format!("{folder}/{name}")));
     };
     let whole: Vec<(String, Vec<u8>)> = content(&world, "d");
     let restore = || whole.iter().for_each(|(name, bytes)| world.write(name, bytes));
-    for (set, what) in [("val", "no validation picture of `red`"), ("train", "no training picture of `red`")] {
-        names(set, "red").collect::<Vec<_>>().iter().for_each(|name| cut(&world, name));
+    for (set, what) in [("val", "no validation picture of `red`"), ("train", "no training picture of `red`")]
+    {
+        cut_all(set, "red");
         let out = format!("class-{set}");
         refused(&train(&out), &[what, &format!("d/{set}/red/00.bmp")]);
         assert!(!world.path(&format!("{out}/best.safetensors")).exists());
@@ -142,7 +144,7 @@ fn no_epoch_without_validation_is_the_best() {
     }
     // All of validation.
     for (class, _) in CLASSES {
-        names("val", class).collect::<Vec<_>>().iter().for_each(|name| cut(&world, name));
+        cut_all("val", class);
     }
     refused(&train("all"), &["none of the validation pictures", "the first of 12", "d/val/blue/00.bmp"]);
     restore();
@@ -180,7 +182,7 @@ fn a_flipped_bit_of_a_model_is_an_error_wherever_it_is_read() {
     let said = world.run(&format!("train d {SMALL} {TRAIN} --epochs 2 --average-last 2 --out run"));
     assert_eq!(said.code, Some(0), "{said:?}");
     let best = world.read("run/best.safetensors");
-    let class = best.windows(7).position(|bytes| bytes == b"\"green\\" || bytes == b"green\\\"").unwrap();
+    let class = best.windows(5).position(|bytes| bytes == b"green").unwrap();
     for at in [best.len() / 2, best.len() - 3, class] {
         world.write("run/best.safetensors", &best);
         flip(&world, "run/best.safetensors", at);
@@ -249,7 +251,7 @@ fn what_is_somebody_elses_is_not_replaced() {
     assert_eq!(said.code, Some(0), "{said:?}");
     let kept = |command: &str, file: &str| {
         let before = content(&world, file.split('/').next().unwrap());
-        refused(&world.run(command), &[file, "--out"]);
+        refused(&world.run(command), &[file]);
         assert!(content(&world, file.split('/').next().unwrap()) == before, "{command}");
     };
     // Files and folders of others, where an export would go.
@@ -307,7 +309,14 @@ fn links_in_place_of_files_are_not_followed() {
         symlink(world.path(&format!("away-{name}")), &path).unwrap();
         (format!("away-{name}"), world.read(&format!("away-{name}")))
     };
-    let names = ["best.safetensors", "last.safetensors", "last.state.safetensors", "results.csv", "pictures.csv", "report.html"];
+    let names = [
+        "best.safetensors",
+        "last.safetensors",
+        "last.state.safetensors",
+        "results.csv",
+        "pictures.csv",
+        "report.html",
+    ];
     let linked = names.map(link);
     symlink(world.path("d"), world.path("run/.best.safetensorsAbC123.tmp")).unwrap();
     let said = world.run("train --resume --epochs 3 --out run");
