@@ -13,7 +13,8 @@ mod tensorboard;
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::io::Write as _;
+use std::fs::File;
+use std::io::{Read as _, Write as _};
 use std::path::Path;
 
 use base64::Engine as _;
@@ -21,6 +22,7 @@ use base64::engine::general_purpose::STANDARD;
 use offshoot_data::{Picture, Transform, read_picture};
 use offshoot_formats::FormatError;
 use offshoot_formats::atomic::write_atomically;
+use offshoot_formats::error::Problem;
 
 pub(crate) use answers::Answers;
 pub use answers::PREDICTIONS_FILE;
@@ -56,8 +58,9 @@ const MOST_PAIRS: usize = 12;
 /// executor says about itself.
 ///
 /// # Errors
-/// When a file cannot be written. A table that is missing or damaged leaves its part of the page out.
+/// When a file cannot be written, or another `report.html` is there. A table that is missing or damaged leaves its part of the page out.
 pub fn write(run: &Path, processor: &str) -> Result<(), FormatError> {
+    check_ours(&run.join(REPORT_FILE))?;
     let results = Table::read(&run.join(RESULTS_FILE)).unwrap_or_default();
     let health = Table::read(&run.join(HEALTH_FILE)).unwrap_or_default();
     tensorboard::write(run, &results, &health)?;
@@ -87,6 +90,17 @@ pub fn write(run: &Path, processor: &str) -> Result<(), FormatError> {
     let model = recipe.map_or(String::new(), |recipe| format!(": {}", recipe.model));
     let html = page(&format!("{name}{model}"), &body);
     write_atomically(&run.join(REPORT_FILE), |file| file.write_all(html.as_bytes()))
+}
+
+/// Checks that what has the name of the page, if anything does, is a page of ours.
+fn check_ours(page: &Path) -> Result<(), FormatError> {
+    let mut start = Vec::new();
+    let read = File::open(page).and_then(|file| file.take(page::HEAD.len() as u64).read_to_end(&mut start));
+    if read.is_err() || start == page::HEAD.as_bytes() {
+        return Ok(());
+    }
+    let what = "there is a file of this name already that is no report of offshoot".to_owned();
+    Err(Problem::unsupported("report", what, "Move it away").at(page))
 }
 
 fn percent(x: f64) -> String {

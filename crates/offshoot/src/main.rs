@@ -31,7 +31,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Check) => ExitCode::from(1),
         Err(Failure::Error(error)) => {
-            let message = error.to_string();
+            let message = print::short_numbers(&error.to_string());
             print::aside(&format!("error: {message}"));
             if json {
                 print::error(&message, error.file().as_deref(), None);
@@ -51,13 +51,20 @@ fn wants_json() -> bool {
 
 /// What clap has to say: help, the version, or that it does not understand the arguments.
 fn usage(error: &clap::Error, json: bool) -> ExitCode {
-    let printed = error.print().and_then(|()| std::io::stdout().flush());
-    if let Some(Failure::Error(error)) = printed.err().filter(|_| !error.use_stderr()).map(print::unwritten) {
-        print::aside(&format!("error: {error}"));
-        return ExitCode::from(2);
+    let whole = error.render().to_string();
+    let text = print::short_numbers(&whole);
+    if text != whole {
+        print::aside(text.trim_end());
+    } else {
+        let printed = error.print().and_then(|()| std::io::stdout().flush());
+        if let Some(Failure::Error(error)) =
+            printed.err().filter(|_| !error.use_stderr()).map(print::unwritten)
+        {
+            print::aside(&format!("error: {error}"));
+            return ExitCode::from(2);
+        }
     }
     if json && error.use_stderr() {
-        let text = error.render().to_string();
         let (message, help) = match text.strip_prefix("error: ") {
             Some(text) => text.split_once("\n\n").unwrap_or((text, "")),
             // Where a command is missing, its help is all that clap says.

@@ -169,6 +169,32 @@ impl Manifest {
         serde_json::from_str(&text).map(Some).map_err(broken)
     }
 
+    /// Whether the file at `path`, or each file in the folder there, stands in this manifest as it is. Links do not.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub(crate) fn owns(&self, path: &Path) -> Result<bool> {
+        self.owns_under(path, &name(path))
+    }
+
+    fn owns_under(&self, path: &Path, relative: &str) -> Result<bool> {
+        let failed = |source| Error::Io { path: path.to_owned(), action: "read", source };
+        let found = path.symlink_metadata().map_err(failed)?;
+        if !found.is_dir() {
+            let listed = self.files.iter().find(|file| file.name == relative);
+            let same_size = listed.filter(|file| found.is_file() && file.bytes == found.len());
+            return same_size.map_or(Ok(false), |file| Ok(sha256(path)? == file.sha256));
+        }
+        for entry in fs::read_dir(path).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let below = format!("{relative}/{}", entry.file_name().to_string_lossy());
+            if !self.owns_under(&entry.path(), &below)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// What does not hold of the files below `folder`, in words.
     ///
     /// # Errors
@@ -264,7 +290,14 @@ mod tests {
         let read = Manifest::read_beside(&at("m.package")).expect("it is read").expect("it is there");
         assert_eq!(read, manifest);
         assert_eq!(read.check(folder.path()).expect("it is checked"), [""; 0]);
+        let owns = |name: &str| read.owns(&at(name)).expect("it is looked at");
+        assert!(owns("m.package") && owns("m.data"));
+        fs::write(at("m.package/mine"), b"").expect("a file");
+        assert!(!owns("m.package"));
+        fs::remove_file(at("m.package/mine")).expect("it was there");
+        assert!(owns("m.package"));
         fs::write(at("m.package/a"), b"abd").expect("a file");
+        assert!(!owns("m.package"));
         fs::remove_file(at("m.data")).expect("it was there");
         let found = read.check(folder.path()).expect("it is checked");
         assert!(found[0].contains("missing") && found[1].contains("SHA-256"), "{found:?}");

@@ -85,7 +85,7 @@ pub(super) fn pictures(run: &Path) -> String {
     let Some(table) = Table::read(&run.join(PICTURES_FILE)) else { return String::new() };
     let mut counts: BTreeMap<&str, [u64; 2]> = BTreeMap::new();
     for row in &table.rows {
-        if let [set, class, _] = &row[..] {
+        if let [set, class, _, ..] = &row[..] {
             counts.entry(class).or_default()[usize::from(set == "val")] += 1;
         }
     }
@@ -111,7 +111,7 @@ mod tests {
         let log = "time,kind,text\n2026-11-28T09:34:45Z,started,offshoot 1\n2026-11-28T09:34:45Z,command,\"offshoot train 'a,b'\"\n\
                    2026-11-28T09:35:00Z,warning,<b> rises\n2026-11-28T09:36:00Z,warning,<b> rises\n2026-11-28T09:36:00Z,skipped,x.png: cut\n";
         std::fs::write(root.path().join(LOG_FILE), log).unwrap();
-        let pictures_csv = "set,class,path\ntrain,a<,1.png\ntrain,a<,2.png\nval,b,3.png\n";
+        let pictures_csv = "set,class,path,bytes\ntrain,a<,1.png,9\ntrain,a<,2.png,9\nval,b,3.png,9\n";
         std::fs::write(root.path().join(PICTURES_FILE), pictures_csv).unwrap();
         let events = Events::read(root.path());
         let run = events.run(None);

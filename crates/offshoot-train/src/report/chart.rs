@@ -321,7 +321,7 @@ impl Axis {
         let rough = (self.high - self.low) / 5.0;
         let power = libm::exp10(libm::log10(rough).floor());
         let step = [1.0, 2.0, 5.0, 10.0].map(|n| n * power).into_iter().find(|&step| step >= rough);
-        step.unwrap_or(rough).max(if self.whole { 1.0 } else { 0.0 })
+        step.unwrap_or(rough).max(if self.whole { 1.0 } else { f64::MIN_POSITIVE })
     }
 
     /// At most eleven: the multiples of the step.
@@ -329,7 +329,7 @@ impl Axis {
         let step = self.step();
         let (first, last) =
             ((self.low / step - ROUNDING).ceil() as i64, (self.high / step + ROUNDING).floor() as i64);
-        (first..=last.min(first + 10)).map(|n| n as f64 * step).collect()
+        (first..=last.min(first.saturating_add(10))).map(|n| n as f64 * step).collect()
     }
 }
 

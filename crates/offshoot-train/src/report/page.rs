@@ -98,14 +98,16 @@ pub(super) fn cards(cards: &[(&str, String)]) -> String {
     html + "</div>"
 }
 
+/// What every page of ours begins with.
+pub(super) const HEAD: &str = "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
+    <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
+    <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">";
+
 /// The whole page. `body` is HTML, `title` is text.
 pub(super) fn page(title: &str, body: &str) -> String {
     let title = escaped(title);
     format!(
-        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
-         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">\
-         <title>{title}</title><style>{STYLE}</style></head><body><main><h1><bdi>{title}</bdi></h1>{body}</main></body></html>\n"
+        "{HEAD}<title>{title}</title><style>{STYLE}</style></head><body><main><h1><bdi>{title}</bdi></h1>{body}</main></body></html>\n"
     )
 }
 

@@ -50,6 +50,27 @@ pub(crate) fn json(value: &impl Serialize) -> Outcome {
     }
 }
 
+/// The most digits of a number in a message, and of marks under it.
+const DIGITS: usize = 40;
+
+/// `text` with its numbers of hundreds of digits cut, and the marks that a parser puts under them.
+pub(crate) fn short_numbers(text: &str) -> String {
+    let kind = |c: char| match c {
+        '0'..='9' => 1,
+        '^' => 2,
+        _ => 0,
+    };
+    let mut short = String::with_capacity(text.len());
+    for run in text.chars().collect::<Vec<char>>().chunk_by(|&a, &b| kind(a) == kind(b)) {
+        let shown = if kind(run[0]) > 0 && run.len() > DIGITS { &run[..DIGITS / 2] } else { run };
+        short.extend(shown);
+        if shown.len() < run.len() && kind(run[0]) == 1 {
+            short += &format!("... ({} digits)", run.len());
+        }
+    }
+    short
+}
+
 /// Prints what went wrong as one JSON object on one line: `message`, and `file` and `help` where there are any.
 pub(crate) fn error(message: &str, file: Option<&Path>, help: Option<&str>) {
     let mut error = json!({"message": message});
@@ -164,5 +185,28 @@ pub(crate) fn bytes(n: u64) -> String {
         0..1024 => format!("{n} B"),
         1024..0x10_0000 => format!("{:.1} KiB", n as f64 / 1024.0),
         _ => format!("{:.1} MiB", n as f64 / (1024.0 * 1024.0)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_numbers_are_cut_and_all_else_stays() {
+        let digits = "7".repeat(10_000);
+        let marks = "^".repeat(10_000);
+        assert_eq!(
+            short_numbers(&format!("a -{digits}.5\n{marks}")),
+            "a -77777777777777777777... (10000 digits).5\n^^^^^^^^^^^^^^^^^^^^"
+        );
+        for text in [
+            "",
+            "epochs 18446744073709551615",
+            "Ä1.5e300",
+            "/x/0123456789abcdef0123456789abcdef0123456789abcdef",
+        ] {
+            assert_eq!(short_numbers(text), text);
+        }
     }
 }
