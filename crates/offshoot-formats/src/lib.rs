@@ -1,5 +1,7 @@
 //! Reads and writes model files for offshoot.
 
+#![cfg_attr(not(test), warn(clippy::disallowed_methods))]
+
 pub mod atomic;
 pub mod checkpoint;
 pub mod content;

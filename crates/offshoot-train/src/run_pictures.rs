@@ -1,17 +1,13 @@
 //! Which pictures a run was trained and validated with.
 
-use std::fs::File;
-use std::io::Read as _;
 use std::path::Path;
 
 use offshoot_data::{Dataset, Sample};
+use offshoot_files::{Kind, read_text};
 use offshoot_graph::text::{escaped, shown};
 
 use crate::csv::records;
 use crate::run::{PICTURES_FILE, RunError};
-
-/// More bytes than the names of a hundred million pictures take.
-const MAX_BYTES: u64 = 1 << 34;
 
 /// The pictures of a run, as its `pictures.csv` has them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,9 +26,7 @@ impl RunPictures {
     pub fn read(run: &Path, classes: &[String]) -> Result<RunPictures, RunError> {
         let path = run.join(PICTURES_FILE);
         let wrong = |reason: String| RunError::Checkpoint { path: path.clone(), reason };
-        let mut text = String::new();
-        File::open(&path)
-            .and_then(|file| file.take(MAX_BYTES).read_to_string(&mut text))
+        let text = read_text(&path, Kind::TABLE)
             .map_err(|e| wrong(format!("the list of pictures cannot be read: {e}")))?;
         let mut pictures = RunPictures::default();
         for (line, fields) in records(&text).into_iter().enumerate().skip(1) {

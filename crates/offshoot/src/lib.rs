@@ -38,6 +38,8 @@
 //! The crates below it can be used by themselves: `offshoot-graph` (the graph and its passes), `offshoot-cpu` (the
 //! executor), `offshoot-models`, `offshoot-formats`, `offshoot-data`, `offshoot-train`, `offshoot-quant`.
 
+#![cfg_attr(not(test), warn(clippy::disallowed_methods))]
+
 mod bench;
 mod compare;
 mod coreml;

@@ -1,5 +1,7 @@
 //! The command line: a thin shell over the library.
 
+#![cfg_attr(not(test), warn(clippy::disallowed_methods))]
+
 mod commands;
 
 use std::process::ExitCode;

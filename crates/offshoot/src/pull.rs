@@ -1,6 +1,6 @@
 //! Published weights over HTTPS.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -218,10 +218,7 @@ fn hash(path: &Path) -> Result<(u64, String)> {
 /// Makes the new name of a file last.
 fn sync_folder(path: &Path) -> Result<()> {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    match cfg!(unix) {
-        true => File::open(folder).and_then(|f| f.sync_all()).map_err(io_error(folder, "write")),
-        false => Ok(()),
-    }
+    offshoot_files::sync_folder(folder).map_err(io_error(folder, "write"))
 }
 
 fn io_error(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> Error {

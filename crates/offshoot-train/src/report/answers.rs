@@ -9,7 +9,7 @@ use offshoot_formats::atomic::write_atomically;
 
 use super::table::Table;
 use crate::metrics::Metrics;
-use crate::run::quoted;
+use crate::csv::quoted;
 
 /// A line for each validation picture: path, class, and the logit of each class.
 pub const PREDICTIONS_FILE: &str = "predictions.csv";
