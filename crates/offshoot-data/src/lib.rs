@@ -23,6 +23,7 @@
 //! ```
 
 #![warn(clippy::print_stderr)] // it panics where standard error cannot be written
+#![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
 pub mod augment;
 mod decode;

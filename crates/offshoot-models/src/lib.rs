@@ -12,6 +12,7 @@
 //! ```
 
 #![warn(clippy::print_stderr)] // it panics where standard error cannot be written
+#![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
 mod convnext;
 mod densenet;

@@ -7,6 +7,7 @@
 //! [`rank`] measures what each operator costs, so that the worst can stay in float.
 
 #![warn(clippy::print_stderr)] // it panics where standard error cannot be written
+#![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
 mod calibrate;
 mod error;

@@ -9,6 +9,7 @@
 //! the same bytes as an uninterrupted one.
 
 #![warn(clippy::print_stderr)] // it panics where standard error cannot be written
+#![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
 pub mod amp;
 pub mod average;

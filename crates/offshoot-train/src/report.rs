@@ -20,6 +20,7 @@ use std::path::Path;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use offshoot_data::{Picture, Transform, read_picture};
+use offshoot_files::{Kind, read_text};
 use offshoot_formats::FormatError;
 use offshoot_formats::atomic::write_atomically;
 use offshoot_formats::error::Problem;
@@ -384,7 +385,7 @@ fn name_parts(rows: &mut [Vec<String>]) {
 }
 
 fn recipe_section(run: &Path) -> String {
-    let text = std::fs::read_to_string(run.join(RECIPE_FILE)).unwrap_or_default();
+    let text = read_text(&run.join(RECIPE_FILE), Kind::RECIPE).unwrap_or_default();
     match text.trim().is_empty() {
         true => String::new(),
         false => format!("<pre>{}</pre>", escaped(text.trim())),

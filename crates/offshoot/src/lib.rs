@@ -39,6 +39,7 @@
 //! executor), `offshoot-models`, `offshoot-formats`, `offshoot-data`, `offshoot-train`, `offshoot-quant`.
 
 #![warn(clippy::print_stderr)] // it panics where standard error cannot be written
+#![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
 mod bench;
 mod compare;

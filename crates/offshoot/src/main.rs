@@ -1,6 +1,7 @@
 //! The command line: a thin shell over the library.
 
 #![warn(clippy::print_stderr)] // it panics where standard error cannot be written
+#![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
 mod commands;
 

@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use offshoot_graph::text;
+
 /// Text in HTML, between tags or in an attribute in quotes.
 pub(super) fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
@@ -12,7 +14,9 @@ pub(super) fn escaped(text: &str) -> String {
             '>' => out.push_str("&gt;"),
             '"' => out.push_str("&quot;"),
             '\'' => out.push_str("&#39;"),
-            other => out.push(other),
+            '\n' => out.push(letter),
+            // HTML has no control characters.
+            other => out.push_str(&text::escaped(other.encode_utf8(&mut [0; 4]))),
         }
     }
     out
