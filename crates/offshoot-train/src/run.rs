@@ -469,7 +469,8 @@ impl Results {
 
     /// The seconds of training so far, and the high-water mark of memory.
     pub(crate) fn totals(&self) -> (f64, Option<f64>) {
-        let number = |line: &str, from_end: usize| line.rsplit(',').nth(from_end)?.parse().ok();
+        let sane = |x: &f64| (0.0..=MAX_NUMBER).contains(x);
+        let number = |line: &str, from_end: usize| line.rsplit(',').nth(from_end)?.parse().ok().filter(sane);
         let seconds = self.lines.last().and_then(|line| number(line, 1)).unwrap_or(0.0);
         let peaks = self.lines.iter().filter_map(|line| number(line, 0));
         (seconds, peaks.reduce(f64::max))

@@ -513,7 +513,7 @@ fn text(result: &TrainResult) -> Outcome {
             .map_or("not validated".into(), |a| format!("validation accuracy {:.1} %", 100.0 * a));
         print::line(&format!("best epoch {}: {accuracy}", best.epoch))?;
     }
-    let time = print::duration(Duration::from_secs_f64(result.seconds.max(0.0)));
+    let time = print::duration(Duration::try_from_secs_f64(result.seconds).unwrap_or_default());
     print::line(&format!("{} epochs in {time}; everything is in {}", result.epochs, shown(run)))
 }
 
