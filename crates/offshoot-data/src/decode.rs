@@ -148,6 +148,21 @@ pub enum DecodeError {
         /// Height in the header, in pixels.
         height: u64,
     },
+    /// So many scans that decoding them all would take far longer than a picture of this size takes.
+    #[error(
+        "the JPEG data have {scans} scans, more than the limit of {limit} for {width}x{height}; save it again: a usual progressive \
+         JPEG has about 10"
+    )]
+    TooManyScans {
+        /// How many there are.
+        scans: usize,
+        /// The limit.
+        limit: usize,
+        /// Width in the header, in pixels.
+        width: usize,
+        /// Height in the header, in pixels.
+        height: usize,
+    },
     /// A side has no pixels.
     #[error("the header says {width}x{height}: there are no pixels")]
     NoPixels {
@@ -236,7 +251,7 @@ pub fn probe(path: &Path, options: &DecodeOptions) -> Result<(usize, usize), Pic
 /// Whether a file starts like a picture; `false` too if it cannot be read.
 pub(crate) fn looks_like_picture(path: &Path) -> bool {
     let mut start = Vec::new();
-    let read = std::fs::File::open(path).and_then(|file| file.take(SIGNATURE_BYTES).read_to_end(&mut start));
+    let read = offshoot_files::open(path).and_then(|file| file.take(SIGNATURE_BYTES).read_to_end(&mut start));
     read.is_ok() && Format::guess(&start).is_ok()
 }
 
@@ -317,20 +332,17 @@ fn read_file(path: &Path, options: &DecodeOptions) -> Result<Vec<u8>, DecodeErro
 }
 
 fn open(path: &Path, options: &DecodeOptions) -> Result<std::fs::File, DecodeError> {
-    let metadata = std::fs::metadata(path).map_err(unreadable)?;
     if is_camera_raw(path) {
         return Err(DecodeError::UnsupportedFormat {
             format: kind_by_name(path).unwrap_or_default().to_owned(),
         });
     }
-    if !metadata.is_file() {
-        // Opening a named pipe would wait for ever.
-        return Err(DecodeError::Read("it is not a regular file".to_owned()));
+    let file = offshoot_files::open(path).map_err(unreadable)?;
+    let bytes = file.metadata().map_err(unreadable)?.len();
+    if bytes > options.max_file_bytes {
+        return Err(DecodeError::FileTooLarge { bytes, limit: options.max_file_bytes });
     }
-    if metadata.len() > options.max_file_bytes {
-        return Err(DecodeError::FileTooLarge { bytes: metadata.len(), limit: options.max_file_bytes });
-    }
-    std::fs::File::open(path).map_err(unreadable)
+    Ok(file)
 }
 
 fn unreadable(error: std::io::Error) -> DecodeError {

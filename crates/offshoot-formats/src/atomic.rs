@@ -1,6 +1,5 @@
 //! Files that appear whole or not at all.
 
-use std::fs::File;
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
@@ -78,7 +77,7 @@ impl AtomicFile {
                 }
             }
             file.persist(&path).map_err(|e| e.error)?;
-            sync_folder(folder(&path))
+            offshoot_files::sync_folder(folder(&path))
         };
         finish().map_err(|error| Problem::Io { action: "write", error }.at(&path))
     }
@@ -118,11 +117,6 @@ fn folder(path: &Path) -> &Path {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     }
-}
-
-/// Makes the new name itself survive a power loss. Windows has no such call and needs none.
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
 }
 
 #[cfg(test)]

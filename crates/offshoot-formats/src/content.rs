@@ -1,7 +1,7 @@
 //! What a file is, by its content: extensions lie, and so do first bytes alone.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 
 use crate::error::{FormatError, Problem};
@@ -53,18 +53,9 @@ fn by_name(path: &Path) -> Option<Content> {
     }
 }
 
-/// The plain file at `path`: opening a pipe would wait for its writer.
+/// The regular file at `path`.
 pub(crate) fn open_plain(path: &Path) -> Result<File, FormatError> {
-    let failed = |error| Problem::Io { action: "open", error }.at(path);
-    match path.metadata().map_err(failed)? {
-        meta if meta.is_file() => File::open(path).map_err(failed),
-        meta => Err(failed(io::Error::other(not_plain(&meta)))),
-    }
-}
-
-/// What is wrong with what is no plain file.
-pub(crate) fn not_plain(meta: &std::fs::Metadata) -> &'static str {
-    if meta.is_dir() { "it is a folder" } else { "it is a pipe, a device or a socket, not a file" }
+    offshoot_files::open(path).map_err(|error| Problem::Io { action: "open", error }.at(path))
 }
 
 /// The kind of `source`, which is at its start then; `otherwise`, where the content is of no kind that is known.

@@ -3,9 +3,11 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use offshoot_graph::text::{escaped, shown};
+
 /// A file that could not be read or written, and why.
 #[derive(Debug, thiserror::Error)]
-#[error("{}: {problem}", offshoot_graph::text::shown(path))]
+#[error("{}: {}", shown(path), escaped(&problem.to_string()))]
 pub struct FormatError {
     /// The file.
     pub path: PathBuf,

@@ -1,8 +1,11 @@
 //! What NVIDIA's Triton Inference Server reads beside an ONNX file of ours.
 //! [Model configuration](https://github.com/triton-inference-server/server/blob/main/docs/user_guide/model_configuration.md)
 
+use std::collections::HashMap;
+
 use offshoot_graph::Metadata;
 use offshoot_graph::model::{INPUT, OUTPUT};
+use offshoot_graph::text::escaped;
 
 use crate::error::Problem;
 
@@ -42,18 +45,23 @@ dynamic_batching {{
     )
 }
 
-/// The file of labels: one a line, in the order of the logits.
+/// The file of labels: one a line, in the order of the logits. Ends of lines and other control characters in a name are
+/// written as escapes.
 ///
 /// # Errors
-/// When a label has a line break in it.
+/// When two classes that have different names would have the same label.
 pub fn labels(classes: &[String]) -> Result<String, Problem> {
-    match classes.iter().find(|class| class.contains(['\n', '\r'])) {
-        None => Ok(classes.iter().map(|class| format!("{class}\n")).collect()),
-        Some(class) => {
-            let what = format!("the class {class:?} has a line break in it, and Triton's labels are lines");
-            Err(Problem::unsupported("classes", what, "Give the class another name"))
+    let mut text = String::new();
+    let mut seen = HashMap::new();
+    for class in classes {
+        let label = escaped(class);
+        text += &format!("{label}\n");
+        if let Some(other) = seen.insert(label, class).filter(|other| *other != class) {
+            let what = format!("the classes {other:?} and {class:?} would have the same label");
+            return Err(Problem::unsupported("classes", what, "Give one of them another name"));
         }
     }
+    Ok(text)
 }
 
 /// A string of protobuf's text format.
@@ -74,6 +82,10 @@ mod tests {
     fn names_are_escaped_and_labels_are_lines() {
         assert_eq!(text("a\"b\\c\nü"), r#""a\"b\\c\012ü""#);
         assert_eq!(labels(&["a b".into(), "c".into()]).unwrap(), "a b\nc\n");
-        assert!(labels(&["a\nb".into()]).unwrap_err().to_string().contains("line break"));
+        assert_eq!(
+            labels(&["a\r\nb".into(), "\u{1b}[2J\u{2028}".into()]).unwrap(),
+            "a\\r\\nb\n\\x1b[2J\\u{2028}\n"
+        );
+        assert!(labels(&["a\nb".into(), "a\\nb".into()]).unwrap_err().to_string().contains("same label"));
     }
 }

@@ -23,6 +23,7 @@ use offshoot_graph::text::shown;
 
 use blake3::{Hash, Hasher};
 use half::f16;
+use offshoot_files::{open, read};
 use serde::{Deserialize, Serialize};
 use tempfile::NamedTempFile;
 
@@ -176,7 +177,7 @@ impl Cache {
 
     /// Whether the folder was marked as one that files are removed from.
     fn is_marked(&self) -> bool {
-        fs::read(self.folder.join(TAG_FILE)).is_ok_and(|text| text == TAG.as_bytes())
+        read(&self.folder.join(TAG_FILE), offshoot_files::Kind::MARK).is_ok_and(|text| text == TAG.as_bytes())
     }
 
     /// Makes the folder, and marks it where nothing but files of ours is in it. Another folder holds files of ours as well,
@@ -198,9 +199,7 @@ impl Cache {
     /// The file under `key`, if there is one and it is whole. Another is removed.
     pub(crate) fn open(&self, key: Hash) -> Option<RowFile> {
         let path = self.path(key);
-        // Opening a pipe would wait for its other end.
-        fs::metadata(&path).ok().filter(fs::Metadata::is_file)?;
-        let file = File::open(&path).ok()?;
+        let file = open(&path).ok()?;
         let removable = self.is_marked();
         let found = RowFile::read_footer(file, &path, key, removable);
         if found.is_none() && removable {
@@ -293,7 +292,7 @@ fn kind(name: &OsStr) -> Option<Kind> {
 
 /// Removes a file unless a process holds a lock on it.
 fn remove_unused(path: &Path) -> bool {
-    let Ok(file) = File::open(path) else { return false };
+    let Ok(file) = open(path) else { return false };
     !matches!(file.try_lock(), Err(TryLockError::WouldBlock)) && fs::remove_file(path).is_ok()
 }
 
@@ -345,7 +344,7 @@ impl Writer {
         self.out.write_all(&tail).map_err(&failed)?;
         let temporary = self.out.into_inner().map_err(|e| failed(e.into_error()))?;
         temporary.persist(&self.path).map_err(|e| failed(e.error))?;
-        let file = File::open(&self.path).map_err(&failed)?;
+        let file = open(&self.path).map_err(&failed)?;
         let file = RowFile::read_footer(file, &self.path, self.key, self.removable);
         file.ok_or_else(|| failed(io::ErrorKind::InvalidData.into()))
     }

@@ -1,6 +1,5 @@
 //! Hashes of all that decides about numbers, for the cache and for checkpoints. BLAKE3 everywhere.
 
-use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::sync::LazyLock;
@@ -70,7 +69,7 @@ pub(crate) fn pictures(samples: &[Sample]) -> Vec<Hash> {
 
 /// The bytes of a file.
 pub(crate) fn content(path: &Path) -> io::Result<Hash> {
-    Ok(Hasher::new().update_reader(File::open(path)?)?.finalize())
+    Ok(Hasher::new().update_reader(offshoot_files::open(path)?)?.finalize())
 }
 
 #[cfg(test)]

@@ -8,6 +8,9 @@
 //! checkpoint needs no more than the weights, the optimizer's moments and a position, and a resumed run ends with
 //! the same bytes as an uninterrupted one.
 
+#![warn(clippy::print_stderr)] // it panics where standard error cannot be written
+#![cfg_attr(not(test), warn(clippy::disallowed_methods))]
+
 pub mod amp;
 pub mod average;
 mod cache;

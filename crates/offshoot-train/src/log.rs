@@ -1,14 +1,15 @@
 //! What happened in a run, with the time: `log.csv`. Nothing reads it but the report, and it is no part of a model.
 
-use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use offshoot_files::{Kind, read_text};
 use offshoot_formats::FormatError;
 use offshoot_formats::atomic::write_atomically;
+use offshoot_graph::text::escaped;
 
-use crate::run::quoted;
+use crate::csv::quoted;
 use crate::train::Event;
 
 /// A line for each start of a run, its command, and each warning, note and picture left out.
@@ -28,7 +29,7 @@ impl Log {
     /// The log of the folder `run`, which goes on where there is one; `command` is what started the run.
     pub(crate) fn open(run: &Path, command: Option<&str>, resumed: bool) -> Log {
         let path = run.join(LOG_FILE);
-        let text = if resumed { fs::read_to_string(&path).unwrap_or_default() } else { String::new() };
+        let text = if resumed { read_text(&path, Kind::TABLE).unwrap_or_default() } else { String::new() };
         let lines = text.lines().skip(1).map(str::to_owned).collect();
         let mut log = Log { path, lines, started: resumed };
         let version = concat!("offshoot ", env!("CARGO_PKG_VERSION"));
@@ -60,7 +61,7 @@ impl Log {
     /// Adds a line, which is written with the next event that is.
     pub(crate) fn add(&mut self, kind: &str, text: &str) {
         let time = humantime::format_rfc3339_seconds(SystemTime::now());
-        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        let text = escaped(&text.split_whitespace().collect::<Vec<_>>().join(" "));
         self.lines.push(format!("{time},{kind},{}", quoted(&text)));
     }
 
@@ -81,7 +82,7 @@ mod tests {
     fn a_log_starts_with_the_first_checkpoint_and_goes_on_when_resumed() {
         let root = tempfile::tempdir().unwrap();
         let lines = || {
-            let text = fs::read_to_string(root.path().join(LOG_FILE)).unwrap();
+            let text = std::fs::read_to_string(root.path().join(LOG_FILE)).unwrap();
             let rows: Vec<Vec<String>> = records(&text).into_iter().skip(1).collect();
             rows.into_iter().map(|row| [row[1].clone(), row[2].clone()].join(" ")).collect::<Vec<_>>()
         };

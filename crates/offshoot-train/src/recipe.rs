@@ -375,7 +375,7 @@ impl Settings {
     /// # Errors
     /// When the file cannot be read, has an unknown setting or a value that cannot be used. The message names the line.
     pub fn read(path: &Path) -> Result<Settings, RecipeError> {
-        let text = std::fs::read_to_string(path)
+        let text = offshoot_files::read_text(path, offshoot_files::Kind::RECIPE)
             .map_err(|source| RecipeError::Read { path: path.to_owned(), source })?;
         let settings: Settings = toml::from_str(&text).map_err(|error| RecipeError::Syntax {
             path: path.to_owned(),

@@ -23,9 +23,10 @@ use std::fs::{self, File, TryLockError};
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
-use offshoot_graph::text::shown;
+use offshoot_graph::text::{escaped, shown};
 
 use blake3::Hasher;
+use offshoot_files::{Kind, open_folder, read_text};
 use offshoot_formats::atomic::{AtomicFile, write_atomically};
 use offshoot_formats::checkpoint::{KeyMismatch, match_weights};
 use offshoot_formats::error::Problem;
@@ -33,6 +34,7 @@ use offshoot_formats::{FormatError, safetensors};
 use offshoot_graph::{Model, Weights};
 use serde::{Deserialize, Serialize};
 
+use crate::csv::quoted;
 use crate::fingerprint;
 use crate::groups::GroupRow;
 use crate::health::{HEALTH_FILE, NormSums, Watch};
@@ -454,7 +456,7 @@ impl Results {
         if epochs == 0 {
             return Ok(Results::default());
         }
-        let text = std::fs::read_to_string(&path).map_err(|e| refuse(format!("cannot be read: {e}")))?;
+        let text = read_text(&path, Kind::TABLE).map_err(|e| refuse(format!("cannot be read: {e}")))?;
         let epochs = usize::try_from(epochs).unwrap_or(usize::MAX);
         let lines: Vec<String> = text.lines().skip(1).take(epochs).map(str::to_owned).collect();
         if lines.len() != epochs || text.lines().next() != Some(COLUMNS) {
@@ -504,7 +506,8 @@ pub(crate) fn write_groups(run: &Path, stages: &[(u64, Vec<GroupRow>)]) -> Resul
         writeln!(file, "stage,after_epoch,group,parameters,trainable,learning_rate,weight_decay")?;
         for (stage, (epoch, rows)) in stages.iter().enumerate() {
             for GroupRow { name, parameters, trainable, lr, weight_decay, .. } in rows {
-                let name = quoted(name);
+                let name = escaped(name);
+                let name = quoted(&name);
                 let stage = stage + 1;
                 writeln!(file, "{stage},{epoch},{name},{parameters},{trainable},{lr:e},{weight_decay:e}")?;
             }
@@ -513,18 +516,10 @@ pub(crate) fn write_groups(run: &Path, stages: &[(u64, Vec<GroupRow>)]) -> Resul
     })
 }
 
-/// A field of a CSV line, in quotes where it needs them (RFC 4180).
-pub(crate) fn quoted(field: &str) -> std::borrow::Cow<'_, str> {
-    if field.contains([',', '"', '\n', '\r']) {
-        return format!("\"{}\"", field.replace('"', "\"\"")).into();
-    }
-    field.into()
-}
-
 /// Takes the folder `run` for this process, as long as the result lives, and removes the temporary files that a killed one
 /// left. `None` where there is no such folder, or folders cannot be locked.
 pub(crate) fn lock(run: &Path) -> Result<Option<File>, RunError> {
-    let Ok(folder) = File::open(run) else { return Ok(None) };
+    let Ok(folder) = open_folder(run) else { return Ok(None) };
     match folder.try_lock() {
         Err(TryLockError::WouldBlock) => return Err(RunError::InUse { run: run.to_owned() }),
         Err(TryLockError::Error(_)) => return Ok(None),

@@ -1,23 +1,20 @@
 //! Which pictures a run was trained and validated with.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use offshoot_data::{Dataset, Sample};
+use offshoot_files::{Kind, read_text};
 use offshoot_formats::FormatError;
 use offshoot_formats::atomic::write_atomically;
 use offshoot_graph::text::{escaped, shown};
 
-use crate::csv::records;
+use crate::csv::{quoted, records};
 use crate::health::listed;
 use crate::picture_files::{COLUMNS, PictureFile, files};
-use crate::run::{PICTURES_FILE, RunError, quoted};
-
-/// More bytes than the names of a hundred million pictures take.
-const MAX_BYTES: u64 = 1 << 34;
+use crate::run::{PICTURES_FILE, RunError};
 
 /// Differences that are named in a message.
 const NAMED: usize = 5;
@@ -52,10 +49,12 @@ impl RunPictures {
     /// When there is no list, or it is not one of ours, or it names another class.
     pub fn read(run: &Path, classes: &[String]) -> Result<RunPictures, RunError> {
         let wrong = |reason: String| RunError::Checkpoint { path: run.join(PICTURES_FILE), reason };
+        let labels: HashMap<&str, usize> =
+            classes.iter().enumerate().rev().map(|(label, class)| (class.as_str(), label)).collect();
         let mut pictures = RunPictures::default();
         for (place, Line { set, class, path, file }) in read_lines(run)?.into_iter().enumerate() {
             let line = place + 2;
-            let label = classes.iter().position(|c| *c == class).ok_or_else(|| {
+            let label = labels.get(class.as_str()).copied().ok_or_else(|| {
                 wrong(format!("line {line} names the class `{class}`, which the model does not have"))
             })?;
             let sample = Sample { path: path.into(), label };
@@ -101,9 +100,7 @@ impl RunPictures {
 fn read_lines(run: &Path) -> Result<Vec<Line>, RunError> {
     let path = run.join(PICTURES_FILE);
     let wrong = |reason: String| RunError::Checkpoint { path: path.clone(), reason };
-    let mut text = String::new();
-    File::open(&path)
-        .and_then(|file| file.take(MAX_BYTES).read_to_string(&mut text))
+    let text = read_text(&path, Kind::TABLE)
         .map_err(|e| wrong(format!("the list of pictures cannot be read: {e}")))?;
     let line = |(place, fields): (usize, Vec<String>)| {
         let (set, class, path, file) = match &fields[..] {

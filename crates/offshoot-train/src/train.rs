@@ -481,13 +481,14 @@ fn class_weights(recipe: &Recipe, data: &Dataset) -> Result<Option<Vec<f32>>, Tr
     if recipe.class_weights.is_empty() && !recipe.balance_classes {
         return Ok(None);
     }
-    let weight = |(label, class): (usize, &String)| {
+    let mut pictures = vec![0; data.classes.len()];
+    data.train.iter().for_each(|sample| pictures[sample.label] += 1);
+    let weight = |(class, pictures): (&String, usize)| {
         let given = recipe.class_weights.get(class).copied().unwrap_or(1.0);
-        let pictures = data.train.iter().filter(|sample| sample.label == label).count().max(1);
-        let balance = data.train.len() as f64 / (data.classes.len() * pictures) as f64;
+        let balance = data.train.len() as f64 / (data.classes.len() * pictures.max(1)) as f64;
         (if recipe.balance_classes { given * balance } else { given }) as f32
     };
-    Ok(Some(data.classes.iter().enumerate().map(weight).collect()))
+    Ok(Some(data.classes.iter().zip(pictures).map(weight).collect()))
 }
 
 #[cfg(test)]

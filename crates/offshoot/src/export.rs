@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::compare::{Comparison, Inputs, Reference, TOLERANCE, batches};
 use crate::coreml::INT8_TOLERANCE;
 use crate::error::{Error, Result};
-use crate::manifest::{Manifest, ManifestPreparation, ManifestProof};
+use crate::manifest::{MOST_TOLERANCE, Manifest, ManifestPreparation, ManifestProof};
 use crate::preparation;
 use crate::quantize::is_quantized;
 use crate::staging::Staging;
@@ -121,8 +121,8 @@ pub(crate) fn export_within(
     let float = proof.float.map(|float| reference(float, proof)).transpose()?;
     let reference = reference(model, proof)?;
     let staging = Staging::new(path)?;
-    write(&staging.path())?;
-    let (written, preparation) = read(&staging.path())?;
+    write(&staging.path()).map_err(|error| staging.named(error))?;
+    let (written, preparation) = read(&staging.path()).map_err(|error| staging.named(error))?;
     if written.metadata.classes != model.metadata.classes
         || written.metadata.preprocessing != model.metadata.preprocessing
     {
@@ -147,8 +147,9 @@ pub(crate) fn export_within(
     let evidence =
         ManifestProof { preparation, ..ManifestProof::compared(&comparison, tolerance, proof.inputs.len()) };
     let source = proof.source_sha256.map(str::to_owned);
-    let manifest = Manifest::of(format, &staging.made()?, source, evidence)?;
-    manifest.write(&Manifest::beside(&staging.path()))?;
+    let manifest = Manifest::of(format, &staging.made()?, source, evidence);
+    let manifest = manifest.map_err(|error| staging.named(error))?;
+    manifest.write(&Manifest::beside(&staging.path())).map_err(|error| staging.named(error))?;
     staging.commit()?;
     let bytes = manifest.files.iter().map(|file| file.bytes).sum();
     let Comparison { max_abs_diff, top1_agreement, .. } = comparison;
@@ -164,6 +165,13 @@ fn in_int8(path: &Path, float: &Reference<'_>, network: &mut Inference) -> Resul
         return Err(Error::Input(format!("{}: {text}", shown(path))));
     }
     let bound = if comparison.ok { INT8_TOLERANCE } else { 2.0 * comparison.max_rel_diff };
+    if bound > MOST_TOLERANCE {
+        return Err(Error::Input(format!(
+            "{}: not written, because the answers in int8 have nothing in common with those of the float model: they differ by up to {:.1} of the largest logit",
+            shown(path),
+            comparison.max_rel_diff
+        )));
+    }
     Ok((comparison, bound))
 }
 

@@ -1,11 +1,14 @@
 //! The command line: a thin shell over the library.
 
+#![warn(clippy::print_stderr)] // it panics where standard error cannot be written
+#![cfg_attr(not(test), warn(clippy::disallowed_methods))]
+
 mod commands;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser};
-use offshoot_graph::text::escaped_lines;
 
 use commands::{Command, Failure, print};
 
@@ -30,7 +33,7 @@ fn main() -> ExitCode {
         Err(Failure::Check) => ExitCode::from(1),
         Err(Failure::Error(error)) => {
             let message = print::short_numbers(&error.to_string());
-            eprintln!("error: {}", escaped_lines(&message));
+            print::aside(&format!("error: {message}"));
             if json {
                 print::error(&message, error.file().as_deref(), None);
             }
@@ -70,9 +73,16 @@ fn wants_json() -> bool {
 fn usage(error: &clap::Error, json: bool) -> ExitCode {
     let whole = error.render().to_string();
     let text = print::short_numbers(&whole);
-    match text == whole {
-        true => drop(error.print()),
-        false => eprint!("{text}"),
+    if text != whole {
+        print::aside(text.trim_end());
+    } else {
+        let printed = error.print().and_then(|()| std::io::stdout().flush());
+        if let Some(Failure::Error(error)) =
+            printed.err().filter(|_| !error.use_stderr()).map(print::unwritten)
+        {
+            print::aside(&format!("error: {error}"));
+            return ExitCode::from(2);
+        }
     }
     if json && error.use_stderr() {
         let (message, help) = match text.strip_prefix("error: ") {

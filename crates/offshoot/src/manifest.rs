@@ -1,9 +1,12 @@
 //! What stands beside each exported file: its hash, where it came from, and how it was proven.
 
-use std::fs::{self, File};
-use std::io::{self, Read, Write};
-use std::path::{Component, Path, PathBuf};
+mod check;
 
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use offshoot_files::{Kind, read_text};
 use offshoot_formats::atomic::write_atomically;
 use offshoot_graph::text::shown;
 use serde::{Deserialize, Serialize};
@@ -12,11 +15,14 @@ use sha2::{Digest, Sha256};
 use crate::compare::Comparison;
 use crate::error::{Error, Result};
 
-/// More than any manifest takes, in bytes.
-const MAX_BYTES: u64 = 1 << 24;
+pub(crate) use check::MOST_TOLERANCE;
+
+/// What is added to the name of an exported file.
+const ENDING: &str = ".manifest.json";
 
 /// The manifest of an export. The same export of the same model gives the same manifest: it holds no time, path or host.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Manifest {
     /// The version of offshoot that wrote the files.
     pub offshoot: String,
@@ -32,6 +38,7 @@ pub struct Manifest {
 
 /// A file of an export.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ManifestFile {
     /// Its path below the manifest's folder, with `/` between names.
     pub name: String,
@@ -43,8 +50,9 @@ pub struct ManifestFile {
 
 /// How an export was proven.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ManifestProof {
-    /// `read back` when the files were read again and run beside the model, `structure` when only their form was checked.
+    /// `read back`: the files were read again and run beside the model.
     pub kind: String,
     /// The largest difference that was accepted, in parts of the largest logit. `offshoot verify` accepts the same.
     pub tolerance: Option<f64>,
@@ -67,6 +75,7 @@ pub struct ManifestProof {
 
 /// How near the pixels that a file prepares are to ours, on pictures of awkward sizes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ManifestPreparation {
     /// `computed` when the nodes of the file were computed by their definition, `stated` when what is said was measured beforehand
     /// in the format's own runtime and not on this file.
@@ -97,21 +106,6 @@ impl ManifestProof {
             preparation: None,
         }
     }
-
-    /// Of files that cannot be read back here.
-    pub fn structure() -> ManifestProof {
-        ManifestProof {
-            kind: "structure".into(),
-            tolerance: None,
-            max_abs_diff: None,
-            max_rel_diff: None,
-            cosine: None,
-            top1_agreement: None,
-            batches: Vec::new(),
-            pictures: 0,
-            preparation: None,
-        }
-    }
 }
 
 impl Manifest {
@@ -127,7 +121,12 @@ impl Manifest {
     ) -> Result<Manifest> {
         let mut files = Vec::new();
         for path in paths {
-            collect(path, &name(path), &mut files)?;
+            walk(path, &name(path), &mut |path, relative| {
+                let failed = |source| Error::Io { path: path.to_owned(), action: "read", source };
+                let bytes = fs::metadata(path).map_err(failed)?.len();
+                files.push(ManifestFile { name: relative.into(), bytes, sha256: sha256(path)? });
+                Ok(())
+            })?;
         }
         files.sort_by(|a, b| a.name.cmp(&b.name));
         let offshoot = env!("CARGO_PKG_VERSION").into();
@@ -136,12 +135,7 @@ impl Manifest {
 
     /// The manifest's place beside an exported file or folder: its name with `.manifest.json` at the end.
     pub fn beside(path: &Path) -> PathBuf {
-        path.with_file_name(format!("{}.manifest.json", name(path)))
-    }
-
-    /// The difference that the files were proven to stay below, in parts of the largest logit.
-    pub fn tolerance(&self) -> Option<f64> {
-        self.proof.tolerance.filter(|x| x.is_finite() && *x > 0.0)
+        path.with_file_name(format!("{}{ENDING}", name(path)))
     }
 
     /// Writes it, whole or not at all.
@@ -158,15 +152,7 @@ impl Manifest {
     /// # Errors
     /// When it cannot be read.
     pub fn read_beside(path: &Path) -> Result<Option<Manifest>> {
-        let manifest = Manifest::beside(path);
-        let mut text = String::new();
-        match File::open(&manifest).and_then(|f| f.take(MAX_BYTES).read_to_string(&mut text)) {
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(Error::Io { path: manifest, action: "read", source }),
-        }
-        let broken = |e| Error::Input(format!("{}: it is no manifest of offshoot: {e}", shown(&manifest)));
-        serde_json::from_str(&text).map(Some).map_err(broken)
+        Manifest::read(&Manifest::beside(path))
     }
 
     /// Whether the file at `path`, or each file in the folder there, stands in this manifest as it is. Links do not.
@@ -195,28 +181,15 @@ impl Manifest {
         Ok(true)
     }
 
-    /// What does not hold of the files below `folder`, in words.
-    ///
-    /// # Errors
-    /// When a file cannot be read.
-    pub fn check(&self, folder: &Path) -> Result<Vec<String>> {
-        let mut found = Vec::new();
-        for file in &self.files {
-            let below = Path::new(&file.name);
-            let plain = below.components().all(|c| matches!(c, Component::Normal(_)));
-            let path = folder.join(below);
-            if !plain {
-                found.push(format!("the manifest names `{}`, which is not below its folder", file.name));
-            } else if !path.is_file() {
-                found.push(format!("`{}`, which the manifest names, is missing", file.name));
-            } else if sha256(&path)? != file.sha256 {
-                found.push(format!(
-                    "`{}` is not the file that the manifest describes: its SHA-256 differs",
-                    file.name
-                ));
-            }
-        }
-        Ok(found)
+    /// Reads the manifest at `manifest`; `None` when there is none.
+    fn read(manifest: &Path) -> Result<Option<Manifest>> {
+        let text = match read_text(manifest, Kind::MANIFEST) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(Error::Io { path: manifest.to_owned(), action: "read", source }),
+        };
+        let broken = |e| Error::Input(format!("{}: it is no manifest of offshoot: {e}", shown(manifest)));
+        serde_json::from_str(&text).map(Some).map_err(broken)
     }
 }
 
@@ -225,10 +198,14 @@ impl Manifest {
 /// # Errors
 /// When it cannot be read.
 pub fn sha256(path: &Path) -> Result<String> {
-    let mut hasher = Sha256::new();
     let failed = |source| Error::Io { path: path.to_owned(), action: "read", source };
-    let mut file = File::open(path).map_err(failed)?;
-    io::copy(&mut file, &mut HashWriter(&mut hasher)).map_err(failed)?;
+    sha256_of(&mut offshoot_files::open(path).map_err(failed)?).map_err(failed)
+}
+
+/// SHA-256 of what is left to read of `source`, in hexadecimal digits.
+pub(crate) fn sha256_of(source: &mut impl io::Read) -> io::Result<String> {
+    let mut hasher = Sha256::new();
+    io::copy(source, &mut HashWriter(&mut hasher))?;
     Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
@@ -249,17 +226,20 @@ fn name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-fn collect(path: &Path, relative: &str, files: &mut Vec<ManifestFile>) -> Result<()> {
+/// Hands each file at or below `path` to `found`, with its path from there, of which `relative` is the start.
+fn walk(path: &Path, relative: &str, found: &mut dyn FnMut(&Path, &str) -> Result<()>) -> Result<()> {
     let failed = |source| Error::Io { path: path.to_owned(), action: "read", source };
     if !path.is_dir() {
-        let bytes = fs::metadata(path).map_err(failed)?.len();
-        files.push(ManifestFile { name: relative.into(), bytes, sha256: sha256(path)? });
-        return Ok(());
+        return found(path, relative);
     }
     for entry in fs::read_dir(path).map_err(failed)? {
         let entry = entry.map_err(failed)?;
         let below = format!("{relative}/{}", entry.file_name().to_string_lossy());
-        collect(&entry.path(), &below, files)?;
+        // A link to a folder is none: links may go round.
+        match entry.file_type().map_err(failed)?.is_dir() {
+            true => walk(&entry.path(), &below, found)?,
+            false => found(&entry.path(), &below)?,
+        }
     }
     Ok(())
 }
@@ -269,14 +249,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_manifest_finds_what_changed() {
+    fn a_manifest_names_files_and_is_read_as_it_was_written() {
         let folder = tempfile::tempdir().expect("a folder");
         let at = |name: &str| folder.path().join(name);
         fs::create_dir(at("m.package")).expect("a folder");
         fs::write(at("m.package/a"), b"abc").expect("a file");
         fs::write(at("m.data"), b"").expect("a file");
         let paths = [at("m.package"), at("m.data")];
-        let manifest = Manifest::of("onnx", &paths, None, ManifestProof::structure()).expect("it is made");
+        let proof = ManifestProof::compared(&Comparison::impossible(), 1e-4, 1);
+        let proof = ManifestProof { max_abs_diff: Some(0.0), max_rel_diff: None, cosine: Some(1.0), ..proof };
+        let manifest = Manifest::of("onnx", &paths, None, proof).expect("it is made");
         let names: Vec<&str> = manifest.files.iter().map(|f| f.name.as_str()).collect();
         assert_eq!(names, ["m.data", "m.package/a"]);
         // FIPS 180-2, appendix B.1.
@@ -285,7 +267,6 @@ mod tests {
         manifest.write(&Manifest::beside(&at("m.package"))).expect("it is written");
         let read = Manifest::read_beside(&at("m.package")).expect("it is read").expect("it is there");
         assert_eq!(read, manifest);
-        assert_eq!(read.check(folder.path()).expect("it is checked"), [""; 0]);
         let owns = |name: &str| read.owns(&at(name)).expect("it is looked at");
         assert!(owns("m.package") && owns("m.data"));
         fs::write(at("m.package/mine"), b"").expect("a file");
@@ -294,23 +275,5 @@ mod tests {
         assert!(owns("m.package"));
         fs::write(at("m.package/a"), b"abd").expect("a file");
         assert!(!owns("m.package"));
-        fs::remove_file(at("m.data")).expect("it was there");
-        let found = read.check(folder.path()).expect("it is checked");
-        assert!(found[0].contains("missing") && found[1].contains("SHA-256"), "{found:?}");
-    }
-
-    #[test]
-    fn a_manifest_does_not_lead_elsewhere() {
-        let entry = |name: &str| ManifestFile { name: name.into(), bytes: 0, sha256: String::new() };
-        let files = vec![entry("../secret"), entry("/etc/passwd")];
-        let manifest = Manifest {
-            offshoot: String::new(),
-            format: String::new(),
-            files,
-            source_sha256: None,
-            proof: ManifestProof::structure(),
-        };
-        let found = manifest.check(Path::new("/nowhere")).expect("nothing is opened");
-        assert!(found.iter().all(|f| f.contains("not below its folder")) && found.len() == 2, "{found:?}");
     }
 }

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use offshoot_files::stem;
 use offshoot_formats::atomic::write_atomically;
 use offshoot_formats::onnx::Options as OnnxOptions;
 use offshoot_formats::tensorrt::{self, EnginePrecision, Profile};
@@ -74,10 +75,11 @@ pub fn export_tensorrt(
     options: &TensorRtOptions,
     proof: Proof<'_>,
 ) -> Result<TensorRtExport> {
+    let trtexec = options.trtexec.as_deref().map(program).transpose()?.or_else(on_path);
     let (file, arguments) = tensorrt_folder(model, folder, options, proof)?;
     let words = std::iter::once("trtexec").chain(arguments.iter().map(String::as_str));
     let command = words.map(tensorrt::quoted).collect::<Vec<_>>().join(" ");
-    let engine = match options.trtexec.clone().or_else(on_path) {
+    let engine = match trtexec {
         Some(trtexec) => Some(build(&trtexec, folder, &arguments)?),
         None => None,
     };
@@ -136,12 +138,20 @@ fn check_beside(onnx: &Path, files: &[(&Path, Option<&str>)]) -> Result<()> {
     }
 }
 
+/// The program at `trtexec`, a path of the user's and not one of the folder that it runs in.
+fn program(trtexec: &Path) -> Result<PathBuf> {
+    let io = |source| Error::Io { path: trtexec.to_owned(), action: "find", source };
+    let program = trtexec.canonicalize().map_err(io)?;
+    match program.is_file() {
+        true => Ok(program),
+        false => Err(io(std::io::Error::other("it is no program"))),
+    }
+}
+
 /// Runs `trtexec` in `folder`.
 fn build(trtexec: &Path, folder: &Path, arguments: &[String]) -> Result<PathBuf> {
-    let io = |action| move |source| Error::Io { path: trtexec.to_owned(), action, source };
-    // A path to it is the user's, not one of the folder that it runs in.
-    let program = trtexec.canonicalize().map_err(io("find"))?;
-    let output = Command::new(program).args(arguments).current_dir(folder).output().map_err(io("run"))?;
+    let io = |source| Error::Io { path: trtexec.to_owned(), action: "run", source };
+    let output = Command::new(trtexec).args(arguments).current_dir(folder).output().map_err(io)?;
     let engine = folder.join(ENGINE);
     if output.status.success() && engine.is_file() {
         return Ok(engine);
@@ -168,10 +178,11 @@ fn on_path() -> Option<PathBuf> {
 }
 
 /// Writes `model` as a repository for Triton Inference Server into the folder `repository`: `NAME/config.pbtxt` with dynamic
-/// batching, `NAME/labels.txt`, and `NAME/1/model.onnx`, which is proven as by [`export_onnx`].
+/// batching, `NAME/labels.txt`, and `NAME/1/model.onnx`, which is proven as by [`export_onnx`]. Of `name` only what a file can
+/// be called by is taken ([`stem`]).
 ///
 /// # Errors
-/// Those of [`export_onnx`], and when a class has a line break in its name.
+/// Those of [`export_onnx`], and when two classes would have the same label.
 pub fn export_triton(
     model: &Model,
     repository: &Path,
@@ -179,6 +190,7 @@ pub fn export_triton(
     max_batch: usize,
     proof: Proof<'_>,
 ) -> Result<Exported> {
+    let name = &*stem(name);
     let folder = repository.join(name);
     let (metadata, onnx) = (&model.metadata, folder.join("1").join(ONNX));
     let labels = triton::labels(&metadata.classes).map_err(|problem| problem.at(&folder))?;

@@ -362,7 +362,7 @@ pub(crate) fn load_onnx(path: &Path, overrides: &Overrides, any_input: bool) -> 
 
 fn is_torchscript(path: &Path) -> Result<bool> {
     let io = |source| Error::Io { path: path.to_owned(), action: "read", source };
-    Ok(torchscript::is_torchscript(File::open(path).map_err(io)?))
+    Ok(torchscript::is_torchscript(offshoot_files::open(path).map_err(io)?))
 }
 
 fn load_torchscript(path: &Path, overrides: &Overrides) -> Result<Loaded> {

@@ -1,8 +1,10 @@
 //! Files that appear together, after they were looked at.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 
+use offshoot_files::sync_folder;
+use offshoot_formats::FormatError;
 use offshoot_formats::temporary::{Temporary, at_once};
 use offshoot_graph::text::shown;
 use tempfile::TempDir;
@@ -37,6 +39,21 @@ impl Staging {
     /// Where to make it.
     pub(crate) fn path(&self) -> PathBuf {
         self.folder.path().join(self.target.file_name().unwrap_or_default())
+    }
+
+    /// An error about what is being made, with the name that it will have.
+    pub(crate) fn named(&self, error: Error) -> Error {
+        let place = |path: PathBuf| match path.strip_prefix(self.folder.path()) {
+            Ok(below) => parent(&self.target).join(below),
+            Err(_) => path,
+        };
+        let [staged, named] = [self.path(), self.target.clone()].map(shown);
+        match error {
+            Error::Format(FormatError { path, problem }) => FormatError { path: place(path), problem }.into(),
+            Error::Io { path, action, source } => Error::Io { path: place(path), action, source },
+            Error::Input(text) => Error::Input(text.replace(&staged, &named)),
+            other => other,
+        }
     }
 
     /// What has been made so far: the file and what belongs beside it.
@@ -75,11 +92,7 @@ impl Staging {
             }
             Ok(())
         })?;
-        if cfg!(unix) {
-            // The new names themselves survive a power loss.
-            File::open(parent(&self.target)).and_then(|f| f.sync_all()).map_err(failed(&self.target))?;
-        }
-        Ok(())
+        sync_folder(parent(&self.target)).map_err(failed(&self.target))
     }
 }
 

@@ -12,7 +12,17 @@ use zune_jpeg::zune_core::colorspace::ColorSpace;
 use zune_jpeg::zune_core::options::DecoderOptions;
 
 use super::orientation::Metadata;
-use super::{DecodeOptions, Failure, Picture, check_size, rotate};
+use super::{DecodeError, DecodeOptions, Failure, Picture, check_size, rotate};
+
+/// A scan says something of each block of 8 by 8 pixels, and of one component of the first of them at least a bit.
+const MOST_PIXELS_A_BYTE: u64 = 64 * 8;
+
+/// Decoding a scan takes a time that grows with the pixels, however few bytes it has. Of large pictures so many scans are decoded,
+const FEW_SCANS: usize = 24;
+/// of small ones so many,
+const MANY_SCANS: usize = 128;
+/// and in between as many as make so many pixels in all.
+const SCANNED_PIXELS: usize = 400_000_000;
 
 /// A JPEG decoder that has read the header, and the size the header states.
 pub(super) fn header<R: ZByteReaderTrait>(
@@ -35,7 +45,9 @@ pub(super) fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<Picture, F
     let outline = Outline::of(bytes);
     let bytes = &*outline.with_plain_colours(bytes);
     let (mut decoder, (width, height)) = header(ZCursor::new(bytes), options)?;
-    if !outline.complete {
+    outline.check_work(width, height)?;
+    if !outline.complete || (outline.data as u64).saturating_mul(MOST_PIXELS_A_BYTE) < (width * height) as u64
+    {
         // The decoders fill the rest with grey; Pillow refuses it, and grey halves are nothing to learn from.
         return Err(Failure::Truncated);
     }
@@ -60,11 +72,17 @@ fn decode_420(bytes: &[u8], transform: u8, options: &DecodeOptions) -> Option<Ve
 
 /// What the segments of a JPEG say, without decoding it.
 #[derive(Default)]
-struct Outline {
+pub(super) struct Outline {
     /// Chroma at half the width and half the height.
     chroma_420: bool,
     /// An end-of-image marker follows the start of the first scan.
     complete: bool,
+    /// How many scans there are.
+    scans: usize,
+    /// The pixels that the last frame header states.
+    pixels: usize,
+    /// Bytes from the first scan on.
+    data: usize,
     /// There is a JFIF segment.
     jfif: bool,
     /// The places of the Adobe segments, and the colour transform that the last one states.
@@ -76,14 +94,17 @@ struct Outline {
 }
 
 impl Outline {
-    fn of(bytes: &[u8]) -> Outline {
+    pub(super) fn of(bytes: &[u8]) -> Outline {
         let mut outline = Outline::default();
         let mut at = 2;
         while let Some(&[byte, marker]) = bytes.get(at..at + 2) {
             match (byte, marker) {
                 // Start of scan. Inside its data 0xFF is escaped, so that a marker is a marker.
                 (0xFF, 0xDA) => {
-                    outline.complete = bytes[at..].windows(2).rev().any(|pair| pair == [0xFF, 0xD9]);
+                    let rest = &bytes[at..];
+                    outline.complete = rest.windows(2).rev().any(|pair| pair == [0xFF, 0xD9]);
+                    outline.scans = scans(rest);
+                    outline.data = rest.len();
                     return outline;
                 }
                 // Fill bytes, and markers without a length.
@@ -102,10 +123,30 @@ impl Outline {
         outline
     }
 
+    /// An error for more scans than a picture of this size can have.
+    pub(super) fn check_work(&self, width: usize, height: usize) -> Result<(), Failure> {
+        let limit = (most_work(width, height) / width.saturating_mul(height).max(1)).min(MANY_SCANS);
+        match self.scans > limit {
+            true => {
+                Err(Failure::Refused(DecodeError::TooManyScans { scans: self.scans, limit, width, height }))
+            }
+            false => Ok(()),
+        }
+    }
+
+    /// The pixels of all scans.
+    pub(super) fn work(&self) -> usize {
+        self.scans.saturating_mul(self.pixels)
+    }
+
     fn segment(&mut self, marker: u8, at: usize, content: &[u8]) {
         match (marker, content) {
             (0xC0..=0xC2, frame) => {
                 self.chroma_420 = is_420(frame);
+                if let [_, a, b, c, d, ..] = *frame {
+                    let [height, width] = [[a, b], [c, d]].map(|side| usize::from(u16::from_be_bytes(side)));
+                    self.pixels = width * height;
+                }
                 let components = frame.get(6..).unwrap_or_default();
                 self.components = components.chunks_exact(3).map(|component| component[0]).collect();
             }
@@ -156,6 +197,31 @@ impl Outline {
         }
         Cow::Owned(plain)
     }
+}
+
+/// The most pixels that the scans of a picture may have in all.
+pub(super) fn most_work(width: usize, height: usize) -> usize {
+    width.saturating_mul(height).saturating_mul(FEW_SCANS).max(SCANNED_PIXELS)
+}
+
+/// The scans of a file, of which `rest` begins with the first, up to the end of the picture.
+fn scans(rest: &[u8]) -> usize {
+    let (mut count, mut at) = (0, 0);
+    while let Some(&[byte, marker]) = rest.get(at..at + 2) {
+        let length = || rest.get(at + 2..at + 4).map_or(0, |n| usize::from(u16::from_be_bytes([n[0], n[1]])));
+        match (byte, marker) {
+            (0xFF, 0xD9) => break,
+            (0xFF, 0xDA) => {
+                count += 1;
+                at += 2 + length();
+            }
+            // Data, fill bytes, and markers without a length.
+            (0xFF, 0x00..=0x01 | 0xD0..=0xD8 | 0xFF) => at += 1,
+            (0xFF, _) => at += 2 + length(),
+            _ => at += rest[at..].iter().position(|&byte| byte == 0xFF).unwrap_or(rest.len()),
+        }
+    }
+    count
 }
 
 /// Whether a frame header (precision, height, width, then a count of components of three bytes each: name,

@@ -8,6 +8,7 @@ use tiff::decoder::{Decoder, DecodingResult, Limits};
 use tiff::tags::Tag;
 use tiff::{ColorType, TiffError};
 
+use super::jpeg::{self, Outline};
 use super::orientation::of_xmp;
 use super::{DecodeOptions, Failure, Picture, blend, check_size, grey_over, high_byte, lay_over, rotate};
 
@@ -17,6 +18,10 @@ const XMP: u16 = 700;
 /// The photometric interpretations that need a hand.
 const GREY: u16 = 1;
 const PALETTE: u16 = 3;
+/// The compression that is JPEG.
+const JPEG: u16 = 7;
+/// Strips may share bytes, where they look alike; so often on the average.
+const MOST_SHARED: u64 = 8;
 
 /// A decoder that has read the header, and the size the header states.
 pub(super) fn header<R: Read + Seek>(
@@ -40,8 +45,10 @@ pub(super) fn probe<R: Read + Seek>(reader: R, options: &DecodeOptions) -> Resul
 
 pub(super) fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<Picture, Failure> {
     let (bytes, has_palette) = palette_as_grey(bytes);
+    let bytes = &*bytes;
     let (mut decoder, (width, height)) = header(Cursor::new(bytes), options)?;
     decoder = decoder.with_limits(limits(width, height));
+    check_chunks(&mut decoder, bytes, (width, height))?;
     let orientation = orientation(&mut decoder);
     let kind = Kind::of(&mut decoder, has_palette)?;
     let samples = samples(&mut decoder, (width, height), has_palette)?;
@@ -83,6 +90,46 @@ fn photometric(bytes: &[u8]) -> Option<(usize, bool)> {
     let mut places = (0..entries as usize).map_while(|i| first.checked_add(entry * i));
     let at = places.find(|&at| number(at, 2) == Some(u64::from(PHOTOMETRIC)))?;
     Some((at.checked_add(value)?, little))
+}
+
+/// An error for strips or tiles that take far more work than a picture of this size: that hold the same bytes again and again, or
+/// JPEG data of other sizes or of many scans.
+fn check_chunks<R: Read + Seek>(
+    decoder: &mut Decoder<R>,
+    bytes: &[u8],
+    (width, height): (usize, usize),
+) -> Result<(), Failure> {
+    let mut numbers = |tags: [Tag; 2]| -> Result<Vec<u64>, Failure> {
+        for tag in tags {
+            if let Some(numbers) = decoder.find_tag_unsigned_vec(tag)? {
+                return Ok(numbers);
+            }
+        }
+        Ok(Vec::new())
+    };
+    let offsets = numbers([Tag::StripOffsets, Tag::TileOffsets])?;
+    let counts = numbers([Tag::StripByteCounts, Tag::TileByteCounts])?;
+    let all = counts.iter().fold(0u64, |sum, &count| sum.saturating_add(count));
+    if all > (bytes.len() as u64).saturating_mul(MOST_SHARED) {
+        return Err(Failure::Damaged("its strips hold more bytes than the file".to_owned()));
+    }
+    if decoder.find_tag_unsigned::<u16>(Tag::Compression)? != Some(JPEG) {
+        return Ok(());
+    }
+    let tables = decoder.get_tag_u8_vec(Tag::JPEGTables).unwrap_or_default();
+    let chunk = |(&offset, &count): (&u64, &u64)| {
+        let start = usize::try_from(offset).ok()?;
+        bytes.get(start..start.checked_add(usize::try_from(count).ok()?)?)
+    };
+    let chunks = offsets.iter().zip(&counts).filter_map(chunk);
+    let work =
+        chunks.chain([&*tables]).fold(0usize, |sum, data| sum.saturating_add(Outline::of(data).work()));
+    match work > jpeg::most_work(width, height) {
+        true => Err(Failure::Damaged(
+            "its JPEG data have too many scans, or pixels outside of the picture".to_owned(),
+        )),
+        false => Ok(()),
+    }
 }
 
 /// Sixteen bytes a pixel are RGBA at 32 bits.

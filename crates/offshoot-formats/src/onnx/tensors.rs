@@ -128,13 +128,10 @@ impl TensorReader {
             self.model.as_ref().ok_or_else(|| refused("and only the bytes of one file were given"))?;
         let path = resolve(place, model, location)?;
         if !self.files.contains_key(&path) {
-            // Opening a pipe would wait for its writer.
-            let meta = path.metadata().map_err(|e| refused(&format!("which cannot be read: {e}")))?;
-            if !meta.is_file() {
-                return Err(refused("which is no plain file"));
-            }
-            let file = File::open(&path).map_err(|e| refused(&format!("which cannot be opened: {e}")))?;
-            self.budget = self.budget.saturating_add(meta.len().saturating_mul(EXPANSION));
+            let failed = |e| refused(&format!("which cannot be opened: {e}"));
+            let file = offshoot_files::open(&path).map_err(failed)?;
+            let len = file.metadata().map_err(failed)?.len();
+            self.budget = self.budget.saturating_add(len.saturating_mul(EXPANSION));
             self.files.insert(path.clone(), file);
         }
         self.files.get_mut(&path).ok_or_else(|| refused("which cannot be opened"))

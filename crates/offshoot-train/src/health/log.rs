@@ -1,15 +1,17 @@
 //! The norms of gradients and weights, epoch by epoch: `health.csv`.
 
-use std::fs;
 use std::io::Write as _;
 use std::path::Path;
 
+use offshoot_files::{Kind, read_text};
 use offshoot_formats::FormatError;
 use offshoot_formats::atomic::write_atomically;
 use offshoot_graph::Weights;
+use offshoot_graph::text::escaped;
 use serde::{Deserialize, Serialize};
 
-use crate::run::{RunError, quoted};
+use crate::csv::quoted;
+use crate::run::RunError;
 use crate::step::TrainStep;
 
 /// A line for all that trains in each epoch, and one for each group of it.
@@ -105,7 +107,7 @@ impl HealthLog {
         }
         let path = run.join(HEALTH_FILE);
         let refuse = |reason: String| RunError::Checkpoint { path: path.clone(), reason };
-        let text = fs::read_to_string(&path).map_err(|e| refuse(format!("cannot be read: {e}")))?;
+        let text = read_text(&path, Kind::TABLE).map_err(|e| refuse(format!("cannot be read: {e}")))?;
         let epoch = |line: &str| line.split(',').next().and_then(|epoch| epoch.parse::<u64>().ok());
         let kept = text.lines().skip(1).take_while(|line| epoch(line).is_some_and(|epoch| epoch <= epochs));
         let lines: Vec<String> = kept.map(str::to_owned).collect();
@@ -121,7 +123,7 @@ impl HealthLog {
             let gradient = sums.mean(&name).map_or(String::new(), |norm| format!("{norm:e}"));
             let ratio = sums.ratios.iter().find(|(known, _)| *known == name);
             let ratio = ratio.map_or(String::new(), |(_, ratio)| format!("{ratio:e}"));
-            self.lines.push(format!("{epoch},{},{gradient},{weight:e},{ratio}", quoted(&name)));
+            self.lines.push(format!("{epoch},{},{gradient},{weight:e},{ratio}", quoted(&escaped(&name))));
         }
     }
 

@@ -1,15 +1,17 @@
 //! What the page says of the run as a whole: when and how it was started, what it warned of, and of which pictures it is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
 use std::path::Path;
 
-use super::page::{facts, isolated, table};
+use super::page::{MOST_ROWS, facts, isolated, table};
 use super::table::Table;
 use crate::log::LOG_FILE;
 use crate::recipe::Recipe;
 use crate::run::PICTURES_FILE;
 
+/// Warnings that are told.
+const MOST_WARNINGS: usize = 100;
 /// Pictures that were left out and are named.
 const MOST_SKIPPED: usize = 20;
 
@@ -47,13 +49,15 @@ impl Events {
 
     /// What the run warned of, each text once, and the pictures that it left out.
     pub(super) fn warnings(&self) -> String {
-        let mut seen: Vec<&str> = Vec::new();
+        let mut seen: HashSet<&str> = HashSet::new();
         let mut html = String::new();
         for [time, _, text] in self.of(&["warning"]) {
-            if !seen.contains(&text.as_str()) {
+            if seen.insert(text) && seen.len() <= MOST_WARNINGS {
                 let _ = write!(html, "<li>{} <small>{}</small></li>", isolated(text), readable(time));
-                seen.push(text);
             }
+        }
+        if let more @ 1.. = seen.len().saturating_sub(MOST_WARNINGS) {
+            let _ = write!(html, "<li>{more} more warnings, in {LOG_FILE}</li>");
         }
         let mut skipped: Vec<&str> = self.of(&["skipped"]).map(|[_, _, text]| text.as_str()).collect();
         skipped.sort_unstable();
@@ -91,7 +95,8 @@ pub(super) fn pictures(run: &Path) -> String {
     };
     let mut rows: Vec<Vec<String>> = counts.into_iter().map(row).collect();
     if !rows.is_empty() {
-        rows.push(row(("all classes", total)));
+        // The last of those that are shown.
+        rows.insert(rows.len().min(MOST_ROWS - 1), row(("all classes", total)));
     }
     self::table(&["class", "training pictures", "validation pictures", "total"], &rows, 1)
 }

@@ -2,10 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::fs::File;
-use std::io::Read as _;
 use std::path::Path;
 
+use offshoot_files::{Kind, read_text};
 use serde::{Deserialize, Serialize};
 
 use super::chart::{Bars, bars};
@@ -28,9 +27,6 @@ pub const FORMAT_COLUMNS: [&str; 10] = [
     "difference",
     "top-1 same",
 ];
-
-/// More bytes than any such file takes.
-const MAX_BYTES: u64 = 1 << 24;
 
 /// One model on every target, measured side by side.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -103,8 +99,7 @@ pub struct FormatRow {
 impl FormatsReport {
     /// Reads the measurements in the folder `run`. `None` where there are none, or they are damaged.
     pub fn read(run: &Path) -> Option<FormatsReport> {
-        let mut text = String::new();
-        File::open(run.join(FORMATS_FILE)).ok()?.take(MAX_BYTES).read_to_string(&mut text).ok()?;
+        let text = read_text(&run.join(FORMATS_FILE), Kind::MEASUREMENTS).ok()?;
         serde_json::from_str(&text).ok()
     }
 

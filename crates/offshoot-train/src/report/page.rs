@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use offshoot_graph::text;
+
 /// Text in HTML, between tags or in an attribute in quotes.
 pub(super) fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
@@ -12,7 +14,9 @@ pub(super) fn escaped(text: &str) -> String {
             '>' => out.push_str("&gt;"),
             '"' => out.push_str("&quot;"),
             '\'' => out.push_str("&#39;"),
-            other => out.push(other),
+            '\n' => out.push(letter),
+            // HTML has no control characters.
+            other => out.push_str(&text::escaped(other.encode_utf8(&mut [0; 4]))),
         }
     }
     out
@@ -45,11 +49,16 @@ pub(super) fn wide(content: &str, width: usize) -> String {
     format!("{hint}<div class=\"scroll\" tabindex=\"0\">{content}</div>")
 }
 
+/// Rows of a table that are shown: no more can be read, and a page of all of them could not be opened.
+pub(super) const MOST_ROWS: usize = 1000;
+
 /// A table. Cells are text; the first `left` columns stand at the left, the others are numbers.
 pub(super) fn table(columns: &[&str], rows: &[Vec<String>], left: usize) -> String {
     if rows.is_empty() {
         return String::new();
     }
+    let more = rows.len().saturating_sub(MOST_ROWS);
+    let rows = &rows[..rows.len() - more];
     let width = |column: usize| {
         // Heads break at spaces.
         let head = columns[column].split(' ').map(|word| word.chars().count()).max().unwrap_or(0);
@@ -71,7 +80,8 @@ pub(super) fn table(columns: &[&str], rows: &[Vec<String>], left: usize) -> Stri
         }
         html += "</tr>";
     }
-    wide(&(html + "</tbody></table>"), width)
+    let html = wide(&(html + "</tbody></table>"), width);
+    if more == 0 { html } else { format!("{html}<p>{more} more rows are not shown.</p>") }
 }
 
 /// Names and what they are, in lines that break.

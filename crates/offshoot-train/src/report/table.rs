@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use offshoot_files::{Kind, read_text};
+
 use crate::csv::records;
 
 /// A CSV file (RFC 4180).
@@ -15,7 +17,7 @@ pub(super) struct Table {
 impl Table {
     /// `None` where there is no such file or a line has another length than the first.
     pub(super) fn read(path: &Path) -> Option<Table> {
-        Table::parse(&std::fs::read_to_string(path).ok()?)
+        Table::parse(&read_text(path, Kind::TABLE).ok()?)
     }
 
     fn parse(text: &str) -> Option<Table> {

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use offshoot_cpu::CpuExecutor;
+use offshoot_files::stem;
 use offshoot_formats::coreml;
 use offshoot_formats::onnx;
 use offshoot_formats::torchscript::Form;
@@ -51,7 +52,7 @@ impl Files {
     ) -> Result<Files> {
         let inputs = Inputs::built_in(&model.metadata.preprocessing)?;
         let proof = Proof { inputs: &inputs, executor, source_sha256, float: None };
-        let stem = model.metadata.architecture.as_deref().unwrap_or("model");
+        let stem = stem(model.metadata.architecture.as_deref().unwrap_or("model"));
         let path = |ending: &str| folder.join(format!("{stem}{ending}"));
         let shipped = |Exported { path, bytes, .. }| Shipped { path, bytes };
         let reason = |made: Result<Exported>| made.map(shipped).map_err(|e| e.to_string());

@@ -7,7 +7,7 @@ pub(super) fn name() -> String {
 
 #[cfg(target_os = "linux")]
 fn said() -> Option<String> {
-    let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;
+    let text = offshoot_files::read_text("/proc/cpuinfo".as_ref(), offshoot_files::Kind::SYSTEM).ok()?;
     let line = text.lines().find(|line| line.starts_with("model name"))?;
     Some(line.split_once(':')?.1.trim().to_owned())
 }

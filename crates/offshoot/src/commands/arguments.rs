@@ -6,8 +6,8 @@ use std::str::FromStr;
 
 use clap::Args;
 use offshoot::{
-    CpuExecutor, CpuOptions, Error, Fit, Isa, Loaded, MadeFolders, Metadata, ModelSource, Overrides, Policy,
-    RunPictures, Tta, View, is_coreml_package,
+    CpuExecutor, CpuOptions, Error, Fit, Isa, Loaded, Metadata, ModelSource, Overrides, Policy, RunPictures,
+    Tta, View, is_coreml_package,
 };
 use offshoot_data::set_max_pixels;
 use offshoot_graph::text::shown;
@@ -356,109 +356,6 @@ pub(crate) fn unfinished(path: &Path) -> Option<String> {
 /// The run directory that `path` is.
 pub(crate) fn run_directory(path: Option<&PathBuf>) -> Option<&Path> {
     path.filter(|path| path.is_dir() && !is_coreml_package(path)).map(PathBuf::as_path)
-}
-
-/// Where files of a model go.
-pub(crate) struct Destination {
-    folder: PathBuf,
-    /// What they are called without their endings.
-    stem: String,
-    /// The one file that --out names.
-    file: Option<PathBuf>,
-    /// The file that is read, which is not written over.
-    source: Option<PathBuf>,
-    _made: MadeFolders,
-}
-
-/// Endings of files of models: an --out with one of them is a file, and otherwise a folder.
-const MODEL_ENDINGS: [&str; 12] = [
-    "onnx",
-    "pt",
-    "pth",
-    "pt2",
-    "ts",
-    "mlpackage",
-    "mlmodel",
-    "safetensors",
-    "engine",
-    "plan",
-    "tflite",
-    "trt",
-];
-
-impl Destination {
-    /// Into the folder `out` where that is given, else the run's `exports`, else the folder of the model file; by the
-    /// architecture's name, else by the model file's. Where `out` has the ending of a model's file it is the file itself, for the
-    /// one of `formats` (names, and endings where they have one) that is written. Folders that are missing are made.
-    pub(crate) fn new(
-        path: Option<&PathBuf>,
-        out: Option<&PathBuf>,
-        architecture: Option<String>,
-        formats: &[(&str, Option<&str>)],
-    ) -> Result<Destination, Failure> {
-        let file = out.filter(|out| is_model_file(out));
-        if let Some(file) = file {
-            check_out(file, formats)?;
-        }
-        let parent = |path: &PathBuf| path.parent().map(Path::to_owned);
-        let folder = match (file, out, run_directory(path)) {
-            (Some(file), _, _) => parent(file).unwrap_or_default(),
-            (None, Some(out), _) => out.clone(),
-            (None, None, Some(run)) => run.join("exports"),
-            (None, None, None) => path.and_then(parent).unwrap_or_default(),
-        };
-        let made = MadeFolders::new(&folder)?;
-        let named = || path?.file_stem()?.to_str().map(str::to_owned);
-        let stem = architecture.or_else(named).unwrap_or_else(|| "model".into());
-        let source = path.filter(|path| run_directory(Some(path)).is_none()).cloned();
-        Ok(Destination { folder, stem, file: file.cloned(), source, _made: made })
-    }
-
-    /// What files are called without their endings.
-    pub(crate) fn stem(&self) -> &str {
-        &self.stem
-    }
-
-    /// The file with this ending.
-    pub(crate) fn path(&self, ending: &str) -> Result<PathBuf, Failure> {
-        let path = self.file.clone().unwrap_or_else(|| self.folder.join(format!("{}{ending}", self.stem)));
-        let same = |source: &PathBuf| {
-            source.canonicalize().ok().zip(path.canonicalize().ok()).is_some_and(|(a, b)| a == b)
-        };
-        if self.source.as_ref().is_some_and(same) {
-            let text = "this is the model that is read; write elsewhere with --out";
-            return Err(Error::Input(format!("{}: {text}", shown(&path))).into());
-        }
-        Ok(path)
-    }
-}
-
-fn ending(path: &Path) -> String {
-    path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase()
-}
-
-fn is_model_file(path: &Path) -> bool {
-    MODEL_ENDINGS.contains(&&*ending(path))
-}
-
-/// An error where `file` cannot be what the one of `formats` writes.
-fn check_out(file: &Path, formats: &[(&str, Option<&str>)]) -> Result<(), Failure> {
-    let name = shown(file);
-    let wrong = match formats {
-        [(_, Some(wanted))] if ending(file) == *wanted => match file.is_dir() && *wanted != "mlpackage" {
-            true => "a folder of that name is in the way; move it, or give another --out".to_owned(),
-            false => return Ok(()),
-        },
-        [(format, Some(wanted))] => format!(
-            "--format {format} writes a file that ends in .{wanted}, not .{}; give that ending to --out, or a folder",
-            ending(file)
-        ),
-        [(format, None)] => {
-            format!("--format {format} writes a folder, and --out names a file; give a folder")
-        }
-        all => format!("--out names one file, and {} formats are asked for; give a folder", all.len()),
-    };
-    Err(Error::Input(format!("{name}: {wrong}")).into())
 }
 
 /// The error of a command that needs DATA.

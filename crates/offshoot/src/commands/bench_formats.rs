@@ -10,10 +10,11 @@ use offshoot::{
     bench_formats, labelled, sha256, write_formats,
 };
 use offshoot_graph::Executor as _;
-use offshoot_train::report::{self, FORMAT_COLUMNS, FormatRow, FormatsReport};
+use offshoot_train::report::{self, FORMAT_COLUMNS, FORMATS_FILE, FormatRow, FormatsReport};
 use offshoot_train::run::has_results;
 
 use super::arguments::{self, PreprocessingArguments, Pretrained, Processor};
+use super::destination::{writable_file, writable_folder};
 use super::{Failure, Outcome, print};
 
 #[derive(Args)]
@@ -56,9 +57,15 @@ fn runs(text: &str) -> Result<usize, String> {
 impl Arguments {
     pub(crate) fn run(mut self) -> Outcome {
         let source = self.pretrained.only_source(&self.paths)?;
+        if let Some(out) = &self.out {
+            writable_folder(out)?;
+        }
         let executor = self.processor.executor()?;
         let model = arguments::load(&source, &self.preprocessing.overrides())?.model;
         let run = arguments::run_directory(self.paths.first());
+        if let Some(run) = run {
+            writable_file(&run.join(FORMATS_FILE))?;
+        }
         let pictures = pictures(&model, run, self.data.as_deref())?;
         let trained_on = match (run, &self.data) {
             (Some(run), Some(data)) => {
@@ -135,7 +142,7 @@ struct Shown(Option<(&'static str, ProgressBar)>);
 impl Shown {
     fn show(&mut self, progress: FormatsProgress<'_>) {
         match progress {
-            FormatsProgress::Doing(text) => eprintln!("{text}"),
+            FormatsProgress::Doing(text) => print::aside(text),
             FormatsProgress::Counting { what, done, total } => {
                 if self.0.as_ref().is_none_or(|(counted, _)| *counted != what) {
                     self.clear();

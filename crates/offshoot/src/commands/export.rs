@@ -1,5 +1,6 @@
 //! `offshoot export`
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -12,7 +13,8 @@ use offshoot::{
 use offshoot_graph::text::shown;
 use serde_json::{Value, json};
 
-use super::arguments::{self, Destination, PreprocessingArguments, Pretrained, Processor};
+use super::arguments::{self, PreprocessingArguments, Pretrained, Processor};
+use super::destination::Destination;
 use super::quantize::CalibrationArguments;
 use super::{Failure, Outcome, print};
 
@@ -109,16 +111,18 @@ fn ending(format: &str) -> Option<&'static str> {
 }
 
 impl Arguments {
-    pub(crate) fn run(self) -> Outcome {
+    pub(crate) fn run(mut self) -> Outcome {
         self.check_formats()?;
+        let mut seen = HashSet::new();
+        self.format.retain(|format| seen.insert(format.clone()));
         let source = self.pretrained.only_source(&self.paths)?;
+        let formats: Vec<_> = self.format.iter().map(|f| (f.as_str(), ending(f))).collect();
+        let out = Destination::new(self.paths.first(), self.out.as_ref(), &formats)?;
         let executor = self.processor.executor()?;
         let model = arguments::load(&source, &self.preprocessing.overrides())?.model;
         let run = arguments::run_directory(self.paths.first());
         let inputs = proof_inputs(&model, run, self.data.as_deref())?;
-        let architecture = model.metadata.architecture.clone();
-        let formats: Vec<_> = self.format.iter().map(|f| (f.as_str(), ending(f))).collect();
-        let out = Destination::new(self.paths.first(), self.out.as_ref(), architecture, &formats)?;
+        let out = out.make(model.metadata.architecture.as_deref())?;
         let source = source.checkpoint().and_then(|path| sha256(&path))?;
         let proof = Proof { inputs: &inputs, executor: &executor, source_sha256: Some(&source), float: None };
         let mut files = Vec::new();
@@ -193,7 +197,7 @@ impl Arguments {
     fn say(&self, export: &TensorRtExport) {
         match &export.engine {
             Some(engine) => print::aside(&format!("built the engine {}", shown(engine))),
-            None => print::aside(&format!(
+            None => print::aside_lines(&format!(
                 "no TensorRT here: no engine was built. Run build-engine.sh where the engine will run, which is\n  {}",
                 export.command
             )),

@@ -69,5 +69,5 @@ fn model_text(model: &ModelInspection, graph: bool) -> Outcome {
     if let Some(training) = &model.training {
         print::line(&format!("  training       {training}"))?;
     }
-    if graph { print::line(model.graph.trim_end()) } else { Ok(()) }
+    if graph { print::lines(model.graph.trim_end()) } else { Ok(()) }
 }

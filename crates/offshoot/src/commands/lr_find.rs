@@ -13,6 +13,7 @@ use offshoot_train::report::rate_curve_svg;
 use offshoot_train::{RangeTest, RateCurve, RatePoint, lr_find};
 
 use super::arguments::{PreprocessingArguments, Processor, whole};
+use super::destination::writable_file;
 use super::{Failure, Outcome, print};
 
 /// Lines and columns of the curve on the terminal.
@@ -80,6 +81,7 @@ impl Arguments {
         if self.from >= self.to {
             return Err(Error::Input(format!("--from {} must be below --to {}", self.from, self.to)).into());
         }
+        self.out.iter().try_for_each(|path| writable_file(path))?;
         let recipe = self.recipe()?;
         let executor = self.processor.executor()?;
         Transform::new(&recipe.preprocessing)?;
@@ -154,7 +156,7 @@ fn drawing(points: &[RatePoint]) -> String {
 
 fn text(curve: &RateCurve) -> Outcome {
     let ends = [curve.points.first(), curve.points.last()].map(|p| p.map_or(0.0, |p| p.lr));
-    print::line(drawing(&curve.points).trim_end())?;
+    print::lines(drawing(&curve.points).trim_end())?;
     let (first, last) = (format!("{:.0e}", ends[0]), format!("{:.0e}", ends[1]));
     print::line(&format!(
         "{first}{last:>width$}   loss over the learning rate",

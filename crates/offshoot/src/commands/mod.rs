@@ -5,6 +5,7 @@ mod bench;
 mod bench_formats;
 mod check;
 mod data;
+mod destination;
 mod eval;
 mod export;
 mod inspect;

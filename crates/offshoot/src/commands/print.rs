@@ -8,31 +8,49 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use offshoot::Error;
 use offshoot_data::{DecodeError, PictureError, picture_ending};
-use offshoot_graph::text::escaped_lines;
+use offshoot_graph::text::{escaped, escaped_lines};
 use serde::Serialize;
 use serde_json::json;
 use unicode_width::UnicodeWidthStr as _;
 
 use super::{Failure, Outcome};
 
-/// Prints one line of text, or several, for people: what would command a terminal is escaped.
+/// Prints one line of text for people: what would command a terminal or begin another line is escaped.
 pub(crate) fn line(text: &str) -> Outcome {
+    raw(&escaped(text))
+}
+
+/// [`line`] of several lines, none of which is of another's making.
+pub(crate) fn lines(text: &str) -> Outcome {
     raw(&escaped_lines(text))
 }
 
 fn raw(text: &str) -> Outcome {
     let mut out = std::io::stdout().lock();
     let written = writeln!(out, "{text}").and_then(|()| out.flush());
-    written.map_err(|source| match source.kind() {
+    written.map_err(unwritten)
+}
+
+/// What it means that standard output cannot be written.
+pub(crate) fn unwritten(source: std::io::Error) -> Failure {
+    match source.kind() {
         ErrorKind::BrokenPipe => Failure::ClosedPipe,
         _ => Failure::Error(Error::Io { path: "standard output".into(), action: "write", source }),
-    })
+    }
+}
+
+/// How a command ends that has printed what it found: what is not `good` is so whether or not somebody has read it.
+pub(crate) fn verdict(printed: Outcome, good: bool) -> Outcome {
+    match printed {
+        Ok(()) | Err(Failure::ClosedPipe) if !good => Err(Failure::Check),
+        printed => printed,
+    }
 }
 
 /// Prints one JSON object on one line.
 pub(crate) fn json(value: &impl Serialize) -> Outcome {
     match serde_json::to_string(value) {
-        Ok(text) => raw(&text),
+        Ok(text) => raw(&plain_json(&text)),
         Err(error) => Err(Error::Input(format!("the result has no JSON form: {error}")).into()),
     }
 }
@@ -58,6 +76,17 @@ pub(crate) fn short_numbers(text: &str) -> String {
     short
 }
 
+/// JSON without the characters that would change what a terminal shows, which JSON has in strings alone.
+fn plain_json(json: &str) -> String {
+    json.chars().fold(String::with_capacity(json.len()), |mut all, c| {
+        match escaped(c.encode_utf8(&mut [0; 4])) {
+            text if text.len() == c.len_utf8() => all.push(c),
+            _ => all += &format!("\\u{:04x}", u32::from(c)),
+        }
+        all
+    })
+}
+
 /// Prints what went wrong as one JSON object on one line: `message`, and `file` and `help` where there are any.
 pub(crate) fn error(message: &str, file: Option<&Path>, help: Option<&str>) {
     let mut error = json!({"message": message});
@@ -71,8 +100,14 @@ pub(crate) fn error(message: &str, file: Option<&Path>, help: Option<&str>) {
     let _ = json(&json!({"error": error}));
 }
 
-/// Says what is being done, on standard error, where nobody may listen any more.
+/// Says what is being done, or went wrong, on standard error: all that goes there comes through here. Nobody may listen any more, or the
+/// disk that takes it is full; that is no reason to stop.
 pub(crate) fn aside(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{}", escaped(text));
+}
+
+/// [`aside`] of several lines.
+pub(crate) fn aside_lines(text: &str) {
     let _ = writeln!(std::io::stderr(), "{}", escaped_lines(text));
 }
 
@@ -189,5 +224,14 @@ mod tests {
         ] {
             assert_eq!(short_numbers(text), text);
         }
+    }
+
+    #[test]
+    fn json_holds_no_character_that_commands_a_terminal() {
+        let text = "a\u{9b}2J\u{7f}\u{202e}\u{2028}\"\\名";
+        let json = serde_json::to_string(text).unwrap();
+        let plain = plain_json(&json);
+        assert_eq!(plain, r#""a\u009b2J\u007f\u202e\u2028\"\\名""#);
+        assert_eq!(serde_json::from_str::<String>(&plain).unwrap(), text);
     }
 }

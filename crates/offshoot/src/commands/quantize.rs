@@ -12,7 +12,8 @@ use offshoot::{
 use offshoot_data::{Sample, training_folder};
 use offshoot_graph::text::shown;
 
-use super::arguments::{self, Destination, PreprocessingArguments, Pretrained, Processor};
+use super::arguments::{self, PreprocessingArguments, Pretrained, Processor};
+use super::destination::Destination;
 use super::export::proof_inputs;
 use super::{Failure, Outcome, print};
 
@@ -170,9 +171,11 @@ impl Arguments {
     pub(crate) fn run(self) -> Outcome {
         let source = self.pretrained.only_source(&self.paths)?;
         self.check_flags()?;
+        let ending = self.ending();
+        let out = Destination::new(self.paths.first(), self.out.as_ref(), &[(ending, Some(ending))])?;
         let report = match self.mode {
-            Mode::Static => self.in_static(&source)?,
-            Mode::Dynamic => self.in_dynamic(&source)?,
+            Mode::Static => self.in_static(&source, out)?,
+            Mode::Dynamic => self.in_dynamic(&source, out)?,
         };
         warn_of_distance(&report.path)?;
         if self.json { print::json(&report) } else { text(&report) }
@@ -218,7 +221,7 @@ impl Arguments {
         OnnxOptions { opset: self.opset.unwrap_or(default.opset), ..default }
     }
 
-    fn in_static(&self, source: &ModelSource) -> Result<Quantized, Failure> {
+    fn in_static(&self, source: &ModelSource, out: Destination) -> Result<Quantized, Failure> {
         let executor = self.processor.executor()?;
         let model = arguments::load(source, &self.preprocessing.overrides())?.model;
         let run = arguments::run_directory(self.paths.first());
@@ -229,17 +232,18 @@ impl Arguments {
             qat_epochs: self.qat,
             ..self.calibration.options(Scheme::cpu(bits))
         };
+        let out = out.make(model.metadata.architecture.as_deref())?;
+        let path = out.path("-int8.onnx")?;
         let pictures = self.calibration.pictures(&model, run, self.data.as_deref())?;
         let mut say = |text: &str| print::aside(text);
         let quantized = quantize_static(&model, &pictures, &options, &executor, &mut say)?;
         let inputs = proof_inputs(&model, run, self.data.as_deref())?;
         let source = source.checkpoint().and_then(|path| sha256(&path))?;
         let proof = Proof { inputs: &inputs, executor: &executor, source_sha256: Some(&source), float: None };
-        let out = self.destination(model.metadata.architecture.clone())?;
-        Ok(export_static(quantized, &model, &out.path("-int8.onnx")?, self.onnx_options(), proof)?)
+        Ok(export_static(quantized, &model, &path, self.onnx_options(), proof)?)
     }
 
-    fn in_dynamic(&self, source: &ModelSource) -> Result<Quantized, Failure> {
+    fn in_dynamic(&self, source: &ModelSource, out: Destination) -> Result<Quantized, Failure> {
         let overrides = self.preprocessing.overrides();
         let run = arguments::run_directory(self.paths.first());
         let (int8, architecture) = match source {
@@ -253,6 +257,8 @@ impl Arguments {
                 (DynamicInt8::of_model(model)?, architecture)
             }
         };
+        let out = out.make(architecture.as_deref())?;
+        let path = out.path(&format!("-dynamic-int8.{}", self.ending()))?;
         if let Some(advice) = int8.advice() {
             print::warning(&advice);
         }
@@ -280,8 +286,6 @@ impl Arguments {
             source_sha256: Some(&sha256),
             float: None,
         });
-        let out = self.destination(architecture)?;
-        let path = out.path(&format!("-dynamic-int8.{}", self.ending()))?;
         let [bytes, bytes_before] = match (self.format, proof) {
             (Format::Safetensors, Some(proof)) => int8.write_safetensors(&path, proof)?,
             (Format::Onnx, proof) => int8.write_onnx(&path, self.onnx_options(), proof)?,
@@ -303,12 +307,6 @@ impl Arguments {
             Format::Onnx => "onnx",
             Format::Safetensors => "safetensors",
         }
-    }
-
-    /// Where to write.
-    fn destination(&self, architecture: Option<String>) -> Result<Destination, Failure> {
-        let ending = self.ending();
-        Destination::new(self.paths.first(), self.out.as_ref(), architecture, &[(ending, Some(ending))])
     }
 }
 

@@ -11,6 +11,7 @@ use offshoot_train::run::{RESULTS_FILE, has_results};
 use serde_json::json;
 
 use super::arguments::Processor;
+use super::destination::writable_file;
 use super::{Outcome, print};
 
 #[derive(Args)]
@@ -34,6 +35,7 @@ impl Arguments {
             ))
             .into());
         }
+        writable_file(&self.run.join(REPORT_FILE))?;
         write(&self.run, &self.processor.executor()?.describe())?;
         let path = self.run.join(REPORT_FILE);
         match self.json {

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use offshoot::{
-    Comparison, Inference, Inputs, Loaded, Manifest, ModelSource, TOLERANCE, batches, compare, disagreements,
+    Comparison, Inference, Inputs, Loaded, Manifest, Model, ModelSource, TOLERANCE, batches, compare,
+    disagreements, sha256,
 };
 use offshoot_graph::text::shown;
 
@@ -53,11 +54,11 @@ impl Arguments {
         let executor = self.processor.executor()?;
         let (file, model) = (self.load(&ModelSource::Path(self.file.clone()))?, self.load(&against)?);
         let manifest = Manifest::read_beside(&self.file)?;
-        let tolerance = self.tolerance.or_else(|| manifest.as_ref()?.tolerance()).unwrap_or(TOLERANCE);
-        let mut disagreements = match manifest {
-            Some(manifest) => manifest.check(self.file.parent().unwrap_or(Path::new("")))?,
-            None => Vec::new(),
+        let (mut disagreements, proven) = match manifest {
+            Some(manifest) => self.check(&manifest, &file.model, &against)?,
+            None => (Vec::new(), TOLERANCE),
         };
+        let tolerance = self.tolerance.unwrap_or(proven);
         if self.inputs.is_none() {
             disagreements.extend(self::disagreements(&file, &model));
         }
@@ -85,8 +86,31 @@ impl Arguments {
                 self.names()
             ));
         }
-        self.print(&comparison, pictures, tolerance)?;
-        if comparison.ok { Ok(()) } else { Err(Failure::Check) }
+        print::verdict(self.print(&comparison, pictures, tolerance), comparison.ok)
+    }
+
+    /// What does not hold of the manifest beside the file, and the tolerance that the file was proven with.
+    fn check(
+        &self,
+        manifest: &Manifest,
+        file: &Model,
+        against: &ModelSource,
+    ) -> Result<(Vec<String>, f64), Failure> {
+        let (proof, tolerance) = manifest.check_proof(file);
+        let mut found = manifest.check(&self.file)?;
+        found.extend(proof);
+        let source = against.checkpoint()?;
+        // Another file may have been made of the same checkpoint.
+        let beside = Manifest::read_beside(&source).ok().flatten().and_then(|beside| beside.source_sha256);
+        let folder = self.file.parent().unwrap_or(Path::new(""));
+        let sources = beside.into_iter().chain([sha256(&source)?]);
+        if !sources.into_iter().any(|source| manifest.is_made_of(&source, folder)) {
+            found.push(format!(
+                "the manifest says that the file was made of another checkpoint than {}: its SHA-256 is not `source_sha256`",
+                shown(&source)
+            ));
+        }
+        Ok((found, tolerance))
     }
 
     fn load(&self, source: &ModelSource) -> Result<Loaded, Failure> {

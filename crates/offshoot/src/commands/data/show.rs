@@ -14,6 +14,7 @@ use offshoot_graph::text::shown;
 use serde_json::json;
 
 use super::super::arguments::{AugmentationArguments, PictureLimit, PreprocessingArguments, whole};
+use super::super::destination::writable_file;
 use super::super::{Outcome, print};
 
 /// The most pixels of a sheet, so that a flag cannot ask for all memory.
@@ -61,6 +62,7 @@ pub(crate) struct Arguments {
 impl Arguments {
     pub(crate) fn run(self) -> Outcome {
         self.pictures_limit.apply();
+        writable_file(&self.out)?;
         let recipe = self.recipe()?;
         let transform = Transform::new(&recipe.preprocessing)?;
         let size = recipe.preprocessing.size;

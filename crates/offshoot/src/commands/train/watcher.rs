@@ -42,7 +42,7 @@ impl Watcher {
                 if *epoch > 0 {
                     print::aside(&format!("unfrozen    after {epoch} epochs"));
                 }
-                print::aside(table(groups).trim_end());
+                print::aside_lines(table(groups).trim_end());
             }
             Event::Average { val_accuracy, best } => {
                 let accuracy =

@@ -1,0 +1,142 @@
+//! Where files go. Each place is tried before the work for what is to stand there.
+
+use std::path::{Path, PathBuf};
+
+use offshoot::{Error, MadeFolders, is_coreml_package};
+use offshoot_files::{check_file, check_folder, stem};
+use offshoot_graph::text::shown;
+
+use super::Failure;
+use super::arguments::run_directory;
+
+/// An error where no file can be written at `path`.
+pub(crate) fn writable_file(path: &Path) -> Result<(), Failure> {
+    check_file(path).map_err(|error| unwritable(path, error))
+}
+
+/// An error where no files can be written into the folder `path`, which is made later where it is missing.
+pub(crate) fn writable_folder(path: &Path) -> Result<(), Failure> {
+    if is_model_file(path) && !path.is_dir() {
+        let text =
+            "it has the ending of a model's file, and a folder is to be made there; give another --out";
+        return Err(Error::Input(format!("{}: {text}", shown(path))).into());
+    }
+    check_folder(path).map_err(|error| unwritable(path, error))
+}
+
+fn unwritable(path: &Path, source: std::io::Error) -> Failure {
+    Error::Io { path: path.to_owned(), action: "write", source }.into()
+}
+
+/// Where files of a model go.
+pub(crate) struct Destination {
+    folder: PathBuf,
+    /// What they are called without their endings.
+    stem: String,
+    /// The one file that --out names.
+    file: Option<PathBuf>,
+    /// The file that is read, which is not written over.
+    source: Option<PathBuf>,
+    _made: Option<MadeFolders>,
+}
+
+/// Endings of files of models: an --out with one of them is a file, and otherwise a folder.
+const MODEL_ENDINGS: [&str; 12] = [
+    "onnx",
+    "pt",
+    "pth",
+    "pt2",
+    "ts",
+    "mlpackage",
+    "mlmodel",
+    "safetensors",
+    "engine",
+    "plan",
+    "tflite",
+    "trt",
+];
+
+impl Destination {
+    /// Into the folder `out` where that is given, else the run's `exports`, else the folder of the model file. Where `out` has
+    /// the ending of a model's file it is the file itself, for the one of `formats` (names, and endings where they have one)
+    /// that is written. Nothing is made yet.
+    pub(crate) fn new(
+        path: Option<&PathBuf>,
+        out: Option<&PathBuf>,
+        formats: &[(&str, Option<&str>)],
+    ) -> Result<Destination, Failure> {
+        let file = out.filter(|out| is_model_file(out));
+        if let Some(file) = file {
+            check_out(file, formats)?;
+        }
+        let parent = |path: &PathBuf| path.parent().map(Path::to_owned);
+        let folder = match (file, out, run_directory(path)) {
+            (Some(file), _, _) => parent(file).unwrap_or_default(),
+            (None, Some(out), _) => out.clone(),
+            (None, None, Some(run)) => run.join("exports"),
+            (None, None, None) => path.and_then(parent).unwrap_or_default(),
+        };
+        check_folder(&folder).map_err(|error| unwritable(file.unwrap_or(&folder), error))?;
+        if let Some(file) = file.filter(|file| file.symlink_metadata().is_ok() && !is_coreml_package(file)) {
+            writable_file(file)?;
+        }
+        let named = || path?.file_stem()?.to_str().map(stem);
+        let stem = named().unwrap_or_else(|| stem(""));
+        let source = path.filter(|path| run_directory(Some(path)).is_none()).cloned();
+        Ok(Destination { folder, stem, file: file.cloned(), source, _made: None })
+    }
+
+    /// Makes the folder where it is missing. Files are called by `architecture`, which is a word out of a model, or else by the
+    /// model file's name.
+    pub(crate) fn make(self, architecture: Option<&str>) -> Result<Destination, Failure> {
+        let _made = Some(MadeFolders::new(&self.folder)?);
+        let stem = architecture.map(stem).unwrap_or(self.stem);
+        Ok(Destination { stem, _made, ..self })
+    }
+
+    /// What files are called without their endings.
+    pub(crate) fn stem(&self) -> &str {
+        &self.stem
+    }
+
+    /// The file with this ending.
+    pub(crate) fn path(&self, ending: &str) -> Result<PathBuf, Failure> {
+        let path = self.file.clone().unwrap_or_else(|| self.folder.join(format!("{}{ending}", self.stem)));
+        let same = |source: &PathBuf| {
+            source.canonicalize().ok().zip(path.canonicalize().ok()).is_some_and(|(a, b)| a == b)
+        };
+        if self.source.as_ref().is_some_and(same) {
+            let text = "this is the model that is read; write elsewhere with --out";
+            return Err(Error::Input(format!("{}: {text}", shown(&path))).into());
+        }
+        Ok(path)
+    }
+}
+
+fn ending(path: &Path) -> String {
+    path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase()
+}
+
+fn is_model_file(path: &Path) -> bool {
+    MODEL_ENDINGS.contains(&&*ending(path))
+}
+
+/// An error where `file` cannot be what the one of `formats` writes.
+fn check_out(file: &Path, formats: &[(&str, Option<&str>)]) -> Result<(), Failure> {
+    let name = shown(file);
+    let wrong = match formats {
+        [(_, Some(wanted))] if ending(file) == *wanted => match file.is_dir() && *wanted != "mlpackage" {
+            true => "a folder of that name is in the way; move it, or give another --out".to_owned(),
+            false => return Ok(()),
+        },
+        [(format, Some(wanted))] => format!(
+            "--format {format} writes a file that ends in .{wanted}, not .{}; give that ending to --out, or a folder",
+            ending(file)
+        ),
+        [(format, None)] => {
+            format!("--format {format} writes a folder, and --out names a file; give a folder")
+        }
+        all => format!("--out names one file, and {} formats are asked for; give a folder", all.len()),
+    };
+    Err(Error::Input(format!("{name}: {wrong}")).into())
+}

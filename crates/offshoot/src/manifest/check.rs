@@ -1,0 +1,214 @@
+//! What of a manifest does not hold. Every field of it is looked at, and what it names is never believed to be a path that may
+//! be opened.
+
+use std::collections::BTreeSet;
+use std::path::{Component, Path};
+
+use offshoot_formats::content::{self, Content};
+use offshoot_formats::coreml;
+use offshoot_graph::Model;
+use offshoot_graph::text::escaped;
+
+use super::{Manifest, ManifestFile, ManifestPreparation, name, sha256};
+use crate::compare::TOLERANCE;
+use crate::coreml::INT8_TOLERANCE;
+use crate::error::Result;
+use crate::quantize::is_quantized;
+
+/// No file that is further from its model is written: its answers have nothing in common with the model's.
+pub(crate) const MOST_TOLERANCE: f64 = 10.0;
+
+/// Above 1 only by rounding.
+const MOST_COSINE: f64 = 1.0 + 1e-6;
+
+/// The formats that manifests name.
+const FORMATS: [&str; 4] = ["onnx", "torchscript", "coreml", "safetensors"];
+
+/// The most files of whose source another manifest in the folder tells.
+const MOST_STEPS: usize = 16;
+
+impl Manifest {
+    /// What does not hold of the file or package at `path`, which the manifest stands beside, in words.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn check(&self, path: &Path) -> Result<Vec<String>> {
+        let mut found = self.check_words(path)?;
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let mut named = BTreeSet::new();
+        for file in &self.files {
+            match named.insert(&*file.name) {
+                true => found.extend(check_file(folder, file)?),
+                false => found.push(format!("the manifest names `{}` twice", escaped(&file.name))),
+            }
+        }
+        found.extend(unnamed(path, &named)?);
+        Ok(found)
+    }
+
+    /// Its words on the program and the format.
+    fn check_words(&self, path: &Path) -> Result<Vec<String>> {
+        let mut found = Vec::new();
+        let parts: Vec<&str> =
+            self.offshoot.split(['-', '+']).next().unwrap_or_default().split('.').collect();
+        if parts.len() != 3 || parts.iter().any(|part| part.parse::<u32>().is_err()) {
+            found.push(format!(
+                "the manifest's version of offshoot is `{}`, which is none",
+                escaped(&self.offshoot)
+            ));
+        }
+        let format = match () {
+            () if coreml::is_package(path) => "coreml",
+            () if path.is_dir() => "a folder",
+            () => match content::of(path)? {
+                Content::Onnx => "onnx",
+                Content::Safetensors => "safetensors",
+                Content::Zip => "torchscript",
+                Content::Pickle => "a pickle",
+            },
+        };
+        if self.format != format || !FORMATS.contains(&format) {
+            let stated = escaped(&self.format);
+            found.push(format!("the manifest is of the format `{stated}`, and the file is {format}"));
+        }
+        Ok(found)
+    }
+
+    /// Whether the files were made of the checkpoint with the SHA-256 `source`, as far as is known: of the checkpoint itself, or
+    /// of a file that another manifest in `folder` says was made of it.
+    pub fn is_made_of(&self, source: &str, folder: &Path) -> bool {
+        let Some(mut made_of) = self.source_sha256.clone() else { return true };
+        let others = manifests(folder);
+        for _ in 0..MOST_STEPS {
+            if made_of.eq_ignore_ascii_case(source) {
+                return true;
+            }
+            let mut makers = others
+                .iter()
+                .filter(|other| other.files.iter().any(|file| file.sha256.eq_ignore_ascii_case(&made_of)));
+            match makers.find_map(|other| other.source_sha256.clone()) {
+                Some(further) => made_of = further,
+                None => return false,
+            }
+        }
+        false
+    }
+
+    /// What does not hold of the proof of `model`, the model that the file holds, in words; and the tolerance that it may be
+    /// checked with.
+    pub fn check_proof(&self, model: &Model) -> (Vec<String>, f64) {
+        let proof = &self.proof;
+        let mut found = Vec::new();
+        let mut wrong = |what: &str, value: Option<f64>| match value {
+            Some(value) => found.push(format!("the manifest's proof is none: `{what}` is {value:e}")),
+            None => found.push(format!("the manifest's proof is none: it has no `{what}` that could be")),
+        };
+        if proof.kind != "read back" {
+            wrong("kind", None);
+        }
+        let known = |x: Option<f64>| x.filter(|x| x.is_finite()).unwrap_or(f64::NAN);
+        let (rel, abs) = (known(proof.max_rel_diff), known(proof.max_abs_diff));
+        let most = self.most_tolerance(model, rel);
+        let tolerance = known(proof.tolerance);
+        if !(tolerance > 0.0 && tolerance <= most) {
+            wrong("tolerance", proof.tolerance);
+        }
+        if !(0.0..=most.min(if tolerance > 0.0 { tolerance } else { most })).contains(&rel) {
+            wrong("max_rel_diff", proof.max_rel_diff);
+        }
+        if !(0.0..=f64::from(f32::MAX)).contains(&abs) || (abs == 0.0) != (rel == 0.0) {
+            wrong("max_abs_diff", proof.max_abs_diff);
+        }
+        if !(-MOST_COSINE..=MOST_COSINE).contains(&known(proof.cosine)) {
+            wrong("cosine", proof.cosine);
+        }
+        if !(0.0..=1.0).contains(&known(proof.top1_agreement)) {
+            wrong("top1_agreement", proof.top1_agreement);
+        }
+        if proof.batches.is_empty() || proof.batches.iter().any(|n| !(1..=1 << 16).contains(n)) {
+            wrong("batches", None);
+        }
+        if proof.pictures == 0 {
+            wrong("pictures", None);
+        }
+        if proof.preparation.as_ref().is_some_and(|preparation| !preparation.is_possible()) {
+            wrong("preparation", None);
+        }
+        let usable = tolerance > 0.0 && tolerance <= most;
+        (found, if usable { tolerance } else { TOLERANCE })
+    }
+
+    /// The largest tolerance that an export of `model` states, where the largest difference was `found`.
+    fn most_tolerance(&self, model: &Model, found: f64) -> f64 {
+        match &*self.format {
+            _ if is_quantized(model) => INT8_TOLERANCE.max(2.0 * found).min(MOST_TOLERANCE),
+            // Weights that are stored in less are floats again when they are read.
+            "coreml" => INT8_TOLERANCE,
+            _ => TOLERANCE,
+        }
+    }
+}
+
+impl ManifestPreparation {
+    fn is_possible(&self) -> bool {
+        let levels = |x: f64| (0.0..=255.0).contains(&x);
+        let diff = self.max_rel_diff.is_none_or(|x| x.is_finite() && x >= 0.0);
+        let pictures = match &*self.kind {
+            "computed" => self.pictures > 0,
+            "stated" => self.pictures == 0,
+            _ => false,
+        };
+        pictures
+            && levels(self.max_levels)
+            && levels(self.mean_levels)
+            && self.mean_levels <= self.max_levels
+            && diff
+    }
+}
+
+/// What does not hold of one file below `folder`.
+fn check_file(folder: &Path, file: &ManifestFile) -> Result<Option<String>> {
+    let (below, name) = (Path::new(&file.name), escaped(&file.name));
+    let plain = below.components().all(|c| matches!(c, Component::Normal(_)));
+    if file.name.is_empty() || !plain || file.name.contains('\\') {
+        return Ok(Some(format!("the manifest names `{name}`, which is not below its folder")));
+    }
+    let path = folder.join(below);
+    let meta = match path.metadata() {
+        Ok(meta) if meta.is_file() => meta,
+        _ => return Ok(Some(format!("`{name}`, which the manifest names, is missing"))),
+    };
+    if meta.len() != file.bytes {
+        let (is, stated) = (meta.len(), file.bytes);
+        return Ok(Some(format!(
+            "`{name}` is not the file that the manifest describes: it has {is} bytes, not {stated}"
+        )));
+    }
+    let same = sha256(&path)?.eq_ignore_ascii_case(&file.sha256);
+    Ok((!same).then(|| format!("`{name}` is not the file that the manifest describes: its SHA-256 differs")))
+}
+
+/// What belongs to the file or package at `path` and is not among the `named` files.
+fn unnamed(path: &Path, named: &BTreeSet<&str>) -> Result<Vec<String>> {
+    let mut there = Vec::new();
+    let beside = path.with_file_name(format!("{}.data", name(path)));
+    for path in [path, &beside] {
+        if path.exists() {
+            super::walk(path, &name(path), &mut |_, relative| {
+                there.push(relative.to_owned());
+                Ok(())
+            })?;
+        }
+    }
+    let missing = there.into_iter().filter(|relative| !named.contains(&**relative));
+    Ok(missing.map(|relative| format!("`{}` is not in the manifest", escaped(&relative))).collect())
+}
+
+/// The manifests in a folder that can be read.
+fn manifests(folder: &Path) -> Vec<Manifest> {
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let paths = entries.map(|entry| entry.path());
+    let ours = paths.filter(|path| path.to_string_lossy().ends_with(super::ENDING));
+    ours.filter_map(|path| Manifest::read(&path).ok().flatten()).collect()
+}
