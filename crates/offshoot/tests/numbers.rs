@@ -226,8 +226,8 @@ fn no_number_of_a_table_of_a_run_panics() {
 fn no_number_of_a_table_stops_a_run_that_is_resumed() {
     let world = World::new("resumed");
     support::data(&world.path("d"), &support::CLASSES, 4);
-    let said =
-        world.run(&format!("train d {} --freeze backbone --augment off --epochs 1 --out run", support::SMALL));
+    let said = world
+        .run(&format!("train d {} --freeze backbone --augment off --epochs 1 --out run", support::SMALL));
     assert_eq!(said.code, Some(0), "{said:?}");
     let results = world.text("run/results.csv");
     let (head, line) = results.trim_end().split_once('\n').unwrap();
