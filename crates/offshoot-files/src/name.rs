@@ -42,8 +42,7 @@ fn is_device(name: &str) -> bool {
         first.get(..3).is_some_and(|start| start.eq_ignore_ascii_case(device))
             && matches!(first.as_bytes()[3..], [b'0'..=b'9'])
     };
-    DEVICES.iter().any(|device| first.eq_ignore_ascii_case(device))
-        || NUMBERED_DEVICES.iter().any(|device| numbered(&device))
+    DEVICES.iter().any(|device| first.eq_ignore_ascii_case(device)) || NUMBERED_DEVICES.iter().any(numbered)
 }
 
 #[cfg(test)]

@@ -4,6 +4,8 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use offshoot_files::{Kind, read_text};
+
 use crate::recipe::{RECIPE_FILE, Recipe};
 use crate::run::{
     BASE_FILE, BASE_HASH_FILE, GROUPS_FILE, LAST_FILE, PICTURES_FILE, RunError, has_checkpoint, is_temporary,
@@ -38,7 +40,7 @@ pub(crate) fn check(run: &Path) -> Result<(), RunError> {
 
 /// Whether the folder has a recipe that a run wrote, to the letter.
 fn is_recipe_of_run(run: &Path) -> bool {
-    let text = fs::read_to_string(run.join(RECIPE_FILE)).unwrap_or_default();
+    let text = read_text(&run.join(RECIPE_FILE), Kind::RECIPE).unwrap_or_default();
     Recipe::read(run).is_ok_and(|recipe| recipe.to_toml() == text)
 }
 

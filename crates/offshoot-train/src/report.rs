@@ -13,14 +13,13 @@ mod tensorboard;
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::fs::File;
-use std::io::{Read as _, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::path::Path;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use offshoot_data::{Picture, Transform, read_picture};
-use offshoot_files::{Kind, read_text};
+use offshoot_files::{Kind, open, read_text};
 use offshoot_formats::FormatError;
 use offshoot_formats::atomic::write_atomically;
 use offshoot_formats::error::Problem;
@@ -96,9 +95,11 @@ pub fn write(run: &Path, processor: &str) -> Result<(), FormatError> {
 /// Checks that what has the name of the page, if anything does, is a page of ours.
 fn check_ours(page: &Path) -> Result<(), FormatError> {
     let mut start = Vec::new();
-    let read = File::open(page).and_then(|file| file.take(page::HEAD.len() as u64).read_to_end(&mut start));
-    if read.is_err() || start == page::HEAD.as_bytes() {
-        return Ok(());
+    let read = open(page).and_then(|file| file.take(page::HEAD.len() as u64).read_to_end(&mut start));
+    match read {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Ok(_) if start == page::HEAD.as_bytes() => return Ok(()),
+        _ => {}
     }
     let what = "there is a file of this name already that is no report of offshoot".to_owned();
     Err(Problem::unsupported("report", what, "Move it away").at(page))

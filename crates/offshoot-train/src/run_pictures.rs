@@ -315,7 +315,7 @@ mod tests {
         // Edited, with the same size and the time that it had.
         let time = fs::metadata(path("b")).and_then(|data| data.modified()).expect("a time");
         fs::write(path("b"), "abbb").expect("it is written");
-        File::options()
+        std::fs::File::options()
             .write(true)
             .open(path("b"))
             .and_then(|f| f.set_modified(time))

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use offshoot_files::stem;
+use offshoot_files::{Kind, read, stem};
 use offshoot_formats::atomic::write_atomically;
 use offshoot_formats::onnx::Options as OnnxOptions;
 use offshoot_formats::tensorrt::{self, EnginePrecision, Profile};
@@ -125,7 +125,8 @@ fn check_beside(onnx: &Path, files: &[(&Path, Option<&str>)]) -> Result<()> {
     };
     let theirs = |(path, text): &&(&Path, Option<&str>)| {
         let Ok(found) = path.symlink_metadata() else { return false };
-        let same = || text.is_some_and(|text| fs::read(path).is_ok_and(|bytes| bytes == text.as_bytes()));
+        let read = || read(path, Kind::MANIFEST);
+        let same = || text.is_some_and(|text| read().is_ok_and(|bytes| bytes == text.as_bytes()));
         found.is_symlink() || (!exported && !same())
     };
     match files.iter().find(theirs) {
