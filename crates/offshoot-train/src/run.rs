@@ -33,6 +33,7 @@ use offshoot_formats::{FormatError, safetensors};
 use offshoot_graph::{Model, Weights};
 use serde::{Deserialize, Serialize};
 
+use crate::csv::path_field;
 use crate::fingerprint;
 use crate::groups::GroupRow;
 use crate::health::{NormSums, Watch};
@@ -436,8 +437,9 @@ pub(crate) fn write_pictures(run: &Path, data: &Dataset) -> Result<(), FormatErr
         writeln!(file, "set,class,path")?;
         for (set, samples) in [("train", &data.train), ("val", &data.val)] {
             for sample in samples {
-                let (class, path) = (&data.classes[sample.label], sample.path.to_string_lossy());
-                writeln!(file, "{set},{},{}", quoted(class), quoted(&path))?;
+                write!(file, "{set},{},", quoted(&data.classes[sample.label]))?;
+                file.write_all(&path_field(&sample.path))?;
+                writeln!(file)?;
             }
         }
         Ok(())

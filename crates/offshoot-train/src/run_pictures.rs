@@ -8,7 +8,7 @@ use std::path::Path;
 use offshoot_data::{Dataset, Sample};
 use offshoot_graph::text::{escaped, shown};
 
-use crate::csv::records;
+use crate::csv::{byte_records, path_of};
 use crate::run::{PICTURES_FILE, RunError};
 
 /// More bytes than the names of a hundred million pictures take.
@@ -31,21 +31,22 @@ impl RunPictures {
     pub fn read(run: &Path, classes: &[String]) -> Result<RunPictures, RunError> {
         let path = run.join(PICTURES_FILE);
         let wrong = |reason: String| RunError::Checkpoint { path: path.clone(), reason };
-        let mut text = String::new();
+        let mut bytes = Vec::new();
         File::open(&path)
-            .and_then(|file| file.take(MAX_BYTES).read_to_string(&mut text))
+            .and_then(|file| file.take(MAX_BYTES).read_to_end(&mut bytes))
             .map_err(|e| wrong(format!("the list of pictures cannot be read: {e}")))?;
         let labels: HashMap<&str, usize> =
             classes.iter().enumerate().rev().map(|(label, class)| (class.as_str(), label)).collect();
         let mut pictures = RunPictures::default();
-        for (line, fields) in records(&text).into_iter().enumerate().skip(1) {
-            let [set, class, file] = &fields[..] else {
+        for (line, fields) in byte_records(&bytes).into_iter().enumerate().skip(1) {
+            let Ok([set, class, file]) = <[Vec<u8>; 3]>::try_from(fields) else {
                 return Err(wrong(format!("line {} has not three fields", line + 1)));
             };
+            let [set, class] = [set, class].map(|field| String::from_utf8_lossy(&field).into_owned());
             let label = labels.get(class.as_str()).copied().ok_or_else(|| {
                 wrong(format!("line {} names the class `{class}`, which the model does not have", line + 1))
             })?;
-            let sample = Sample { path: file.into(), label };
+            let sample = Sample { path: path_of(file), label };
             match set.as_str() {
                 "train" => pictures.train.push(sample),
                 "val" => pictures.val.push(sample),
@@ -75,7 +76,7 @@ pub(crate) fn check_same(run: &Path, data: &Dataset) -> Result<(), RunError> {
         if was.len() != now.len() {
             return differs(format!("`{set}` had {}, and now it has {}", was.len(), now.len()));
         }
-        // The list has names that are not UTF-8 with replacements.
+        // Lists of older runs have names that are not UTF-8 with replacements.
         let same = |a: &Sample, b: &Sample| {
             a.label == b.label && a.path.to_string_lossy() == b.path.to_string_lossy()
         };

@@ -13,9 +13,9 @@ pub(super) struct Table {
 }
 
 impl Table {
-    /// `None` where there is no such file or a line has another length than the first.
+    /// `None` where there is no such file or a line has another length than the first. What is not UTF-8 is replaced.
     pub(super) fn read(path: &Path) -> Option<Table> {
-        Table::parse(&std::fs::read_to_string(path).ok()?)
+        Table::parse(&String::from_utf8_lossy(&std::fs::read(path).ok()?))
     }
 
     fn parse(text: &str) -> Option<Table> {
