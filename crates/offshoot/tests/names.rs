@@ -109,6 +109,13 @@ fn other_names_work_or_are_refused_before_the_work() {
         assert_eq!(said.code, Some(2), "{said:?}");
         assert!(said.err.contains("the name is not UTF-8") && said.err.contains("\\xff"), "{said:?}");
     }
+    for (command, value) in [
+        ("data show d --size 32", &b"s\xff.png"[..]),
+        ("lr-find d --model mobilenet_v2 --steps 20", b"l\xff.csv"),
+    ] {
+        let said = run(&world, command, &[b"--out", value]);
+        assert!(said.code == Some(2) && said.err.contains("invalid UTF-8"), "{said:?}");
+    }
     assert_eq!(fs::read_dir(&world.root).unwrap().count(), 3, "something was made");
     let recipe = "model = \"mobilenet_v2\"\ndata = \"d\"\nepochs = 1\n";
     fs::write(world.root.join(OsStr::from_bytes(b"r\xff.toml")), recipe).unwrap();
@@ -116,10 +123,8 @@ fn other_names_work_or_are_refused_before_the_work() {
         (format!("{train} --freeze backbone --out r1 --json"), "--cache-dir", &b"c\xff"[..]),
         (format!("{train} --freeze backbone --out r2 --json"), "--cache-dir", b"c\xff"),
         ("train --size 32 --out r3 --json".into(), "--recipe", b"r\xff.toml"),
-        ("data show d --size 32 --json".into(), "--out", b"s\xff.png"),
         ("export m.safetensors --format onnx,torchscript,coreml --json".into(), "--out", b"o\xff"),
         ("quantize m.safetensors --mode dynamic --json".into(), "--out", b"o\xff.onnx"),
-        ("lr-find d --model mobilenet_v2 --size 32 --steps 20 --json".into(), "--out", b"l\xff.csv"),
         ("inspect --json".into(), "--", b"w\xff.safetensors"),
         ("verify --against m.safetensors --json".into(), "--", b"w\xff.safetensors"),
     ] {
