@@ -23,6 +23,7 @@ use offshoot_files::{Kind, open, read_text};
 use offshoot_formats::FormatError;
 use offshoot_formats::atomic::write_atomically;
 use offshoot_formats::error::Problem;
+use offshoot_graph::text::path_text;
 
 pub(crate) use answers::Answers;
 pub use answers::PREDICTIONS_FILE;
@@ -291,7 +292,7 @@ fn worst(predictions: &Predictions, recipe: Option<&Recipe>) -> String {
     );
     for &(of_label, i, best, of_best) in pictures.iter().take(WORST) {
         let path = &predictions.paths[i];
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let name = path_text(path.file_name().unwrap_or_default());
         let (label, said) = (&predictions.classes[predictions.labels[i]], &predictions.classes[best]);
         let image = transform.as_ref().and_then(|transform| thumbnail(path, transform)).unwrap_or_default();
         let unbroken = |x: f64| percent(x).replace(' ', "\u{a0}");
