@@ -260,3 +260,34 @@ proptest! {
         survives(&bytes);
     }
 }
+
+/// A JPEG whose last scan stands there `more` times more.
+fn with_scans(jpeg: &[u8], more: usize) -> Vec<u8> {
+    let scan = jpeg.windows(2).rposition(|pair| pair == [0xFF, 0xDA]).unwrap();
+    let (start, end) = jpeg.split_at(jpeg.len() - 2);
+    [start, &start[scan..].repeat(more), end].concat()
+}
+
+#[test]
+fn a_jpeg_of_very_many_scans_is_refused() {
+    let jpeg = golden("progressive.jpg");
+    let picture = decode(&jpeg, &DecodeOptions::default()).unwrap();
+    let scans = jpeg.windows(2).filter(|pair| *pair == [0xFF, 0xDA]).count();
+    let usual = with_scans(&jpeg, 100 - scans);
+    // The last scan says the last bit of coefficients: again, it says nothing new or damages them, and is decoded.
+    assert!(!matches!(decode(&usual, &DecodeOptions::default()), Err(DecodeError::TooManyScans { .. })));
+    let error = error_of(&with_scans(&jpeg, 400));
+    let (width, height) = (picture.width(), picture.height());
+    assert_eq!(error, DecodeError::TooManyScans { scans: scans + 400, limit: 128, width, height });
+    // Scans of a baseline file count too.
+    let error = error_of(&with_scans(&golden("baseline_444.jpg"), 200));
+    assert!(matches!(error, DecodeError::TooManyScans { .. }), "{error}");
+}
+
+#[test]
+fn a_jpeg_of_too_few_bytes_for_its_pixels_is_cut_short() {
+    let mut jpeg = golden("grey.jpg");
+    let frame = jpeg.windows(2).position(|pair| pair == [0xFF, 0xC0]).unwrap();
+    jpeg[frame + 5..frame + 9].copy_from_slice(&[0x3E, 0x80, 0x3E, 0x80]);
+    assert_eq!(error_of(&jpeg), DecodeError::Truncated { format: "JPEG" });
+}

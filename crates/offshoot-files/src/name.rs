@@ -26,7 +26,12 @@ fn stays(c: char) -> bool {
     match c {
         c if c.is_ascii() => c.is_ascii_alphanumeric() || "-_.+=,@ ".contains(c),
         // Spaces of other kinds, what cannot be seen, and marks of the writing direction.
-        '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202f}' | '\u{2060}'..='\u{206f}' | '\u{feff}' => false,
+        '\u{ad}'
+        | '\u{61c}'
+        | '\u{200b}'..='\u{200f}'
+        | '\u{2028}'..='\u{202f}'
+        | '\u{2060}'..='\u{206f}'
+        | '\u{feff}' => false,
         c => !c.is_control() && !c.is_whitespace(),
     }
 }

@@ -82,7 +82,10 @@ mod tests {
     fn names_are_escaped_and_labels_are_lines() {
         assert_eq!(text("a\"b\\c\nü"), r#""a\"b\\c\012ü""#);
         assert_eq!(labels(&["a b".into(), "c".into()]).unwrap(), "a b\nc\n");
-        assert_eq!(labels(&["a\r\nb".into(), "\u{1b}[2J\u{2028}".into()]).unwrap(), "a\\r\\nb\n\\x1b[2J\\u{2028}\n");
+        assert_eq!(
+            labels(&["a\r\nb".into(), "\u{1b}[2J\u{2028}".into()]).unwrap(),
+            "a\\r\\nb\n\\x1b[2J\\u{2028}\n"
+        );
         assert!(labels(&["a\nb".into(), "a\\nb".into()]).unwrap_err().to_string().contains("same label"));
     }
 }

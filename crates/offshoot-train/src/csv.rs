@@ -78,7 +78,20 @@ mod tests {
             assert_eq!(quoted(text), text);
         }
         let marked = [
-            "=1+1", "+cmd|x", "-2+3", "@SUM(A1)", "\t=1", "\r\n=1", "-", "--1", "-inf", "+nan", "'=1", "''@x", "'-1", "＝1",
+            "=1+1",
+            "+cmd|x",
+            "-2+3",
+            "@SUM(A1)",
+            "\t=1",
+            "\r\n=1",
+            "-",
+            "--1",
+            "-inf",
+            "+nan",
+            "'=1",
+            "''@x",
+            "'-1",
+            "＝1",
             "=HYPERLINK(\"http://x,y\")",
         ];
         for text in marked {

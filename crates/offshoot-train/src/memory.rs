@@ -8,7 +8,8 @@ pub fn peak_mib() -> Option<f64> {
 #[cfg(target_os = "linux")]
 fn peak_bytes() -> Option<u64> {
     // Not getrusage: its figure survives exec, and would be the parent's where that one was larger.
-    let status = offshoot_files::read_text("/proc/self/status".as_ref(), offshoot_files::Kind::SYSTEM).ok()?;
+    let status =
+        offshoot_files::read_text("/proc/self/status".as_ref(), offshoot_files::Kind::SYSTEM).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     kib.checked_mul(1024)

@@ -50,6 +50,7 @@ mod folded;
 mod inspect;
 mod labels;
 mod manifest;
+mod memory;
 mod models;
 mod npz;
 mod nvidia;
@@ -74,8 +75,9 @@ pub use folded::folded_norms;
 pub use inspect::{Inspection, ModelInspection, TensorInspection, inspect};
 pub use labels::labelled;
 pub use manifest::{Manifest, ManifestFile, ManifestPreparation, ManifestProof, sha256};
+pub use memory::{batch_within, check_memory};
 pub use models::{ModelInfo, WeightsInfo, models};
-pub use nvidia::{TensorRtExport, TensorRtOptions, export_tensorrt, export_triton};
+pub use nvidia::{TensorRtExport, TensorRtOptions, export_tensorrt, export_triton, trtexec_program};
 pub use offshoot_cpu::{CpuExecutor, CpuOptions, Isa};
 pub use offshoot_data::{
     Augmentation, Dataset, FolderOptions, Labelled, Loader, LoaderOptions, PictureError, Policy, Sample,
@@ -101,7 +103,7 @@ pub use quantize::{
     QuantizePictures, Quantized, StaticModel, StaticOptions, calibration_batches, export_static,
     is_quantized, quantize_static,
 };
-pub use source::{Loaded, ModelSource, Overrides, is_onnx};
+pub use source::{Loaded, ModelSource, Overrides, is_onnx, word};
 pub use staging::MadeFolders;
 pub use start::{
     architecture_of, keep_base, keeps_head, own_preprocessing, resumed, starting_model,

@@ -7,7 +7,6 @@ mod commands;
 use std::process::ExitCode;
 
 use clap::Parser;
-use offshoot_graph::text::escaped_lines;
 
 use commands::{Command, Failure, print};
 
@@ -31,10 +30,10 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Check) => ExitCode::from(1),
         Err(Failure::Error(error)) => {
-            let message = error.to_string();
-            eprintln!("error: {}", escaped_lines(&message));
+            let (message, file) = commands::described(&error);
+            print::aside_lines(&format!("error: {message}"));
             if json {
-                print::error(&message, error.file().as_deref(), None);
+                print::error(&message, file.as_deref(), None);
             }
             ExitCode::from(2)
         }

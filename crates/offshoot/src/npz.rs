@@ -42,8 +42,11 @@ impl Numbers {
 /// When there is no such array, or it holds no plain numbers, or is larger than 512 MiB.
 pub(crate) fn read(path: &Path, name: &str) -> Result<Array> {
     let refused = |what: String| Error::Input(format!("{}: {what}", shown(path)));
-    let file =
-        offshoot_files::open(path).map_err(|source| Error::Io { path: path.to_owned(), action: "read", source })?;
+    let file = offshoot_files::open(path).map_err(|source| Error::Io {
+        path: path.to_owned(),
+        action: "read",
+        source,
+    })?;
     let way_out = "give a file of numpy.savez";
     let mut archive =
         ZipArchive::new(file).map_err(|e| refused(format!("it is no .npz archive: {e}; {way_out}")))?;

@@ -16,6 +16,7 @@ use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::export::{Proof, export_onnx, shipped};
+use crate::memory::batch_within;
 
 /// Pictures that are run at once, to calibrate and to measure.
 const BATCH: usize = 8;
@@ -119,7 +120,7 @@ pub fn calibration_batches(model: &Model, paths: &[PathBuf], most: usize) -> Res
     let transform = Transform::new(preprocessing)?;
     let count = paths.len().min(most);
     let chosen = (0..count).map(|i| paths[i * paths.len() / count].clone()).collect();
-    let options = LoaderOptions::evaluation(&transform, BATCH);
+    let options = LoaderOptions::evaluation(&transform, batch_within(model, BATCH));
     let loader = Loader::unlabelled(chosen, transform, options);
     let mut batches = Vec::new();
     for batch in loader.epoch(0) {
@@ -252,7 +253,7 @@ impl Work<'_> {
             return Ok(None);
         }
         let transform = Transform::new(&model.metadata.preprocessing)?;
-        let options = LoaderOptions::evaluation(&transform, BATCH);
+        let options = LoaderOptions::evaluation(&transform, batch_within(model, BATCH));
         let loader = Loader::new(self.pictures.measured.clone(), transform, options);
         let mut inference = Inference::new(model, self.executor)?;
         let metrics = evaluate(&mut inference, model.metadata.classes.len(), &loader, |_| {})?;

@@ -46,7 +46,8 @@ pub(super) fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<Picture, F
     let bytes = &*outline.with_plain_colours(bytes);
     let (mut decoder, (width, height)) = header(ZCursor::new(bytes), options)?;
     outline.check_work(width, height)?;
-    if !outline.complete || (outline.data as u64).saturating_mul(MOST_PIXELS_A_BYTE) < (width * height) as u64 {
+    if !outline.complete || (outline.data as u64).saturating_mul(MOST_PIXELS_A_BYTE) < (width * height) as u64
+    {
         // The decoders fill the rest with grey; Pillow refuses it, and grey halves are nothing to learn from.
         return Err(Failure::Truncated);
     }
@@ -126,7 +127,9 @@ impl Outline {
     pub(super) fn check_work(&self, width: usize, height: usize) -> Result<(), Failure> {
         let limit = (most_work(width, height) / width.saturating_mul(height).max(1)).min(MANY_SCANS);
         match self.scans > limit {
-            true => Err(Failure::Refused(DecodeError::TooManyScans { scans: self.scans, limit, width, height })),
+            true => {
+                Err(Failure::Refused(DecodeError::TooManyScans { scans: self.scans, limit, width, height }))
+            }
             false => Ok(()),
         }
     }

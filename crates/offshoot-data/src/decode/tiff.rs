@@ -122,9 +122,12 @@ fn check_chunks<R: Read + Seek>(
         bytes.get(start..start.checked_add(usize::try_from(count).ok()?)?)
     };
     let chunks = offsets.iter().zip(&counts).filter_map(chunk);
-    let work = chunks.chain([&*tables]).fold(0usize, |sum, data| sum.saturating_add(Outline::of(data).work()));
+    let work =
+        chunks.chain([&*tables]).fold(0usize, |sum, data| sum.saturating_add(Outline::of(data).work()));
     match work > jpeg::most_work(width, height) {
-        true => Err(Failure::Damaged("its JPEG data have too many scans, or pixels outside of the picture".to_owned())),
+        true => Err(Failure::Damaged(
+            "its JPEG data have too many scans, or pixels outside of the picture".to_owned(),
+        )),
         false => Ok(()),
     }
 }

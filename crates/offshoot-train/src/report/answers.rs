@@ -8,8 +8,8 @@ use offshoot_formats::FormatError;
 use offshoot_formats::atomic::write_atomically;
 
 use super::table::Table;
-use crate::metrics::Metrics;
 use crate::csv::quoted;
+use crate::metrics::Metrics;
 
 /// A line for each validation picture: path, class, and the logit of each class.
 pub const PREDICTIONS_FILE: &str = "predictions.csv";

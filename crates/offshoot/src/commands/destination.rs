@@ -17,7 +17,8 @@ pub(crate) fn writable_file(path: &Path) -> Result<(), Failure> {
 /// An error where no files can be written into the folder `path`, which is made later where it is missing.
 pub(crate) fn writable_folder(path: &Path) -> Result<(), Failure> {
     if is_model_file(path) && !path.is_dir() {
-        let text = "it has the ending of a model's file, and a folder is to be made there; give another --out";
+        let text =
+            "it has the ending of a model's file, and a folder is to be made there; give another --out";
         return Err(Error::Input(format!("{}: {text}", shown(path))).into());
     }
     check_folder(path).map_err(|error| unwritable(path, error))

@@ -8,7 +8,7 @@ use offshoot::{
     CoreMlOptions, Dataset, EnginePrecision, Error, FolderOptions, Form, Inputs, Model, OnnxOptions,
     Precision, Profile, Proof, Recipe, Scheme, StoredWeights, TensorRtExport, TensorRtOptions, Transform,
     export_coreml, export_onnx, export_tensorrt, export_torchscript, export_triton, labelled,
-    quantize_static, sha256,
+    quantize_static, sha256, trtexec_program,
 };
 use offshoot_graph::text::shown;
 use serde_json::{Value, json};
@@ -116,6 +116,7 @@ impl Arguments {
         let mut seen = HashSet::new();
         self.format.retain(|format| seen.insert(format.clone()));
         let source = self.pretrained.only_source(&self.paths)?;
+        self.trtexec.as_deref().map(trtexec_program).transpose()?;
         let formats: Vec<_> = self.format.iter().map(|f| (f.as_str(), ending(f))).collect();
         let out = Destination::new(self.paths.first(), self.out.as_ref(), &formats)?;
         let executor = self.processor.executor()?;

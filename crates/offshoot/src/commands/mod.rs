@@ -23,6 +23,7 @@ mod verify;
 
 use clap::Subcommand;
 
+pub(crate) use arguments::described;
 pub(crate) use signals::{exit_code as interrupted_code, watch as watch_signals};
 
 /// How a command ends when it does not end well.

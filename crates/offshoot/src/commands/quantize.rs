@@ -6,8 +6,8 @@ use clap::{Args, ValueEnum};
 use offshoot::{
     CpuExecutor, DynamicInt8, Error, FolderOptions, INT8_TOLERANCE, Inference, Loader, LoaderOptions,
     Manifest, Method, Model, ModelSource, OnnxOptions, Proof, QuantizePictures, Quantized, RunPictures,
-    Scheme, StaticOptions, Transform, WeightBits, evaluate, export_static, is_onnx, labelled, pictures,
-    quantize_static, sha256,
+    Scheme, StaticOptions, Transform, WeightBits, batch_within, evaluate, export_static, is_onnx, labelled,
+    pictures, quantize_static, sha256,
 };
 use offshoot_data::{Sample, training_folder};
 use offshoot_graph::text::shown;
@@ -241,6 +241,7 @@ impl Arguments {
     }
 
     fn in_dynamic(&self, source: &ModelSource, out: Destination) -> Result<Quantized, Failure> {
+        let executor = self.processor.executor()?;
         let overrides = self.preprocessing.overrides();
         let run = arguments::run_directory(self.paths.first());
         let (int8, architecture) = match source {
@@ -262,7 +263,6 @@ impl Arguments {
         for (node, reason) in int8.kept_float() {
             print::warning(&format!("`{node}` stays in float: {reason}"));
         }
-        let executor = self.processor.executor()?;
         let accuracy = match &self.data {
             Some(data) => {
                 let [before, after] = int8.classifiers()?;
@@ -335,7 +335,11 @@ fn accuracy(model: &Model, data: &Path, executor: &CpuExecutor) -> Result<f64, F
     let transform = Transform::new(&model.metadata.preprocessing)?;
     let folder = FolderOptions { decode: transform.decode_options(), ..FolderOptions::default() };
     let samples = measured(data, &model.metadata.classes, &folder)?;
-    let loader = Loader::new(samples, transform.clone(), LoaderOptions::evaluation(&transform, BATCH));
+    let loader = Loader::new(
+        samples,
+        transform.clone(),
+        LoaderOptions::evaluation(&transform, batch_within(model, BATCH)),
+    );
     let mut network = Inference::new(model, executor)?;
     Ok(evaluate(&mut network, model.metadata.classes.len(), &loader, |_| {})?.accuracy())
 }

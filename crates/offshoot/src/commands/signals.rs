@@ -63,7 +63,10 @@ pub(crate) fn watch() {
 #[cfg(unix)]
 fn ignores(signal: i32) -> bool {
     // Not Linux: the signal is left as it is.
-    let Ok(status) = offshoot_files::read_text("/proc/self/status".as_ref(), offshoot_files::Kind::SYSTEM) else { return true };
+    let Ok(status) = offshoot_files::read_text("/proc/self/status".as_ref(), offshoot_files::Kind::SYSTEM)
+    else {
+        return true;
+    };
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
     mask >> (signal - 1) & 1 == 1

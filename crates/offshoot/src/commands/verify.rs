@@ -102,7 +102,8 @@ impl Arguments {
         found.extend(proof);
         let source = against.checkpoint()?;
         // Another file may have been made of the same checkpoint.
-        let beside = Manifest::read_beside(&source).ok().flatten().and_then(|beside| beside.source_sha256);
+        let beside =
+            Manifest::read_beside(against.path()).ok().flatten().and_then(|beside| beside.source_sha256);
         let folder = self.file.parent().unwrap_or(Path::new(""));
         let sources = beside.into_iter().chain([sha256(&source)?]);
         if !sources.into_iter().any(|source| manifest.is_made_of(&source, folder)) {

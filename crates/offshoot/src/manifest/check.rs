@@ -49,9 +49,13 @@ impl Manifest {
     /// Its words on the program and the format.
     fn check_words(&self, path: &Path) -> Result<Vec<String>> {
         let mut found = Vec::new();
-        let parts: Vec<&str> = self.offshoot.split(['-', '+']).next().unwrap_or_default().split('.').collect();
+        let parts: Vec<&str> =
+            self.offshoot.split(['-', '+']).next().unwrap_or_default().split('.').collect();
         if parts.len() != 3 || parts.iter().any(|part| part.parse::<u32>().is_err()) {
-            found.push(format!("the manifest's version of offshoot is `{}`, which is none", escaped(&self.offshoot)));
+            found.push(format!(
+                "the manifest's version of offshoot is `{}`, which is none",
+                escaped(&self.offshoot)
+            ));
         }
         let format = match () {
             () if coreml::is_package(path) => "coreml",
@@ -79,9 +83,9 @@ impl Manifest {
             if made_of.eq_ignore_ascii_case(source) {
                 return true;
             }
-            let mut makers = others.iter().filter(|other| {
-                other.files.iter().any(|file| file.sha256.eq_ignore_ascii_case(&made_of))
-            });
+            let mut makers = others
+                .iter()
+                .filter(|other| other.files.iter().any(|file| file.sha256.eq_ignore_ascii_case(&made_of)));
             match makers.find_map(|other| other.source_sha256.clone()) {
                 Some(further) => made_of = further,
                 None => return false,
@@ -154,7 +158,11 @@ impl ManifestPreparation {
             "stated" => self.pictures == 0,
             _ => false,
         };
-        pictures && levels(self.max_levels) && levels(self.mean_levels) && self.mean_levels <= self.max_levels && diff
+        pictures
+            && levels(self.max_levels)
+            && levels(self.mean_levels)
+            && self.mean_levels <= self.max_levels
+            && diff
     }
 }
 
