@@ -34,6 +34,9 @@ pub fn check_file(path: &Path) -> io::Result<()> {
 pub fn check_folder(path: &Path) -> io::Result<()> {
     let here =
         path.ancestors().find(|folder| folder.as_os_str().is_empty() || folder.symlink_metadata().is_ok());
+    if here == Some(path) && !path.as_os_str().is_empty() && !path.is_dir() {
+        return Err(io::Error::new(io::ErrorKind::NotADirectory, "it is no folder"));
+    }
     try_writing(here.filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")))
 }
 

@@ -74,7 +74,7 @@ pub use export::{Exported, Proof, export_onnx, export_torchscript, shipped};
 pub use folded::folded_norms;
 pub use inspect::{Inspection, ModelInspection, TensorInspection, inspect};
 pub use labels::labelled;
-pub use manifest::{Manifest, ManifestFile, ManifestPreparation, ManifestProof, sha256};
+pub use manifest::{Manifest, ManifestFile, ManifestPreparation, ManifestProof, origin, sha256};
 pub use memory::{batch_within, check_memory};
 pub use models::{ModelInfo, WeightsInfo, models};
 pub use nvidia::{TensorRtExport, TensorRtOptions, export_tensorrt, export_triton, trtexec_program};
@@ -100,7 +100,7 @@ pub use predict::{Guess, Prediction, predict};
 pub use preparation::{PREPARED_LEVELS, PREPARED_MEAN_LEVELS};
 pub use pull::{PullOptions, Pulled, fetch, pull};
 pub use quantize::{
-    QuantizePictures, Quantized, StaticModel, StaticOptions, calibration_batches, export_static,
+    QuantizePictures, Quantized, StaticModel, StaticOptions, calibration_batches, check_float, export_static,
     is_quantized, quantize_static,
 };
 pub use source::{Loaded, ModelSource, Overrides, is_onnx, word};

@@ -110,6 +110,19 @@ pub fn is_quantized(model: &Model) -> bool {
     })
 }
 
+/// An error for a model that computes in integers already.
+///
+/// # Errors
+/// When it does.
+pub fn check_float(model: &Model) -> Result<()> {
+    match is_quantized(model) {
+        true => {
+            Err(Error::Input("the model is quantised already; give the float model it was made of".into()))
+        }
+        false => Ok(()),
+    }
+}
+
 /// Pictures to calibrate `model` on, in batches: at most `most` of `paths`, evenly spaced. Those that cannot be decoded are
 /// left out.
 ///
@@ -188,11 +201,7 @@ fn enough(accuracy: Option<f64>, least: f64) -> bool {
 }
 
 fn check(model: &Model, pictures: &QuantizePictures, options: &StaticOptions) -> Result<()> {
-    if is_quantized(model) {
-        return Err(Error::Input(
-            "the model is quantised already; give the float model it was made of".into(),
-        ));
-    }
+    check_float(model)?;
     if options.max_drop.is_some() && pictures.measured.is_empty() {
         let text = "--max-drop needs pictures with classes to measure the accuracy on; give --data DIR";
         return Err(Error::Input(text.into()));

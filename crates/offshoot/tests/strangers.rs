@@ -138,6 +138,10 @@ fn what_is_no_file_is_refused_and_not_waited_for() {
     for pipe in ["pipe.onnx", "pipe.pth", "pipe.toml", "pipe.npz", "pipe.png", "n.onnx.manifest.json"] {
         assert!(Command::new("mkfifo").arg(world.path(pipe)).status().unwrap().success());
     }
+    fs::create_dir(world.path("piped_run")).unwrap();
+    for pipe in ["best.safetensors", "results.csv", "recipe.toml", "pictures.csv"] {
+        assert!(Command::new("mkfifo").arg(world.path("piped_run").join(pipe)).status().unwrap().success());
+    }
     fs::create_dir(world.path("pictures")).unwrap();
     assert!(Command::new("mkfifo").arg(world.path("pictures/a.png")).status().unwrap().success());
     for command in [
@@ -160,6 +164,10 @@ fn what_is_no_file_is_refused_and_not_waited_for() {
         "quantize m.onnx --mode static --calibration pictures",
         "quantize pipe.onnx --mode dynamic",
         "export pipe.onnx --format onnx",
+        "predict piped_run p.bmp",
+        "eval piped_run d",
+        "report piped_run",
+        "export piped_run --format onnx",
     ] {
         let named = command
             .split(' ')

@@ -6,8 +6,8 @@ use clap::{Args, ValueEnum};
 use offshoot::{
     CpuExecutor, DynamicInt8, Error, FolderOptions, INT8_TOLERANCE, Inference, Loader, LoaderOptions,
     Manifest, Method, Model, ModelSource, OnnxOptions, Proof, QuantizePictures, Quantized, RunPictures,
-    Scheme, StaticOptions, Transform, WeightBits, batch_within, evaluate, export_static, is_onnx, labelled,
-    pictures, quantize_static, sha256,
+    Scheme, StaticOptions, Transform, WeightBits, batch_within, check_float, evaluate, export_static,
+    is_onnx, labelled, origin, pictures, quantize_static,
 };
 use offshoot_data::{Sample, training_folder};
 use offshoot_graph::text::shown;
@@ -229,13 +229,14 @@ impl Arguments {
             qat_epochs: self.qat,
             ..self.calibration.options(Scheme::cpu(bits))
         };
+        check_float(&model)?;
         let out = out.make(model.metadata.architecture.as_deref())?;
         let path = out.path("-int8.onnx")?;
         let pictures = self.calibration.pictures(&model, run, self.data.as_deref())?;
         let mut say = |text: &str| print::aside(text);
         let quantized = quantize_static(&model, &pictures, &options, &executor, &mut say)?;
         let inputs = proof_inputs(&model, run, self.data.as_deref())?;
-        let source = source.checkpoint().and_then(|path| sha256(&path))?;
+        let source = origin(source)?;
         let proof = Proof { inputs: &inputs, executor: &executor, source_sha256: Some(&source), float: None };
         Ok(export_static(quantized, &model, &path, self.onnx_options(), proof)?)
     }
@@ -270,7 +271,7 @@ impl Arguments {
             }
             None => [None, None],
         };
-        let sha256 = source.checkpoint().and_then(|path| sha256(&path))?;
+        let sha256 = origin(source)?;
         let float = int8.float();
         if float.is_none() {
             int8.check_weights()?;
