@@ -246,3 +246,46 @@ fn plans_run_blocks_as_one_step_with_the_same_bits() {
     let (_, alone) = run(false, 1, &first);
     assert_eq!(alone, wanted[..alone.len()]);
 }
+
+/// Depthwise and pointwise convolutions in turn: the same pointwise one could end a block and begin the next.
+fn in_turn(seen: bool) -> (Graph, Weights) {
+    let mut graph = Graph::new("in turn");
+    let mut x = graph.add_input("x", DType::F32, Shape::fixed(&[2, 16, 67, 49]));
+    let mut channels = 16;
+    for (i, out) in [None, Some(40), None, Some(16), None, Some(40), None, Some(9)].into_iter().enumerate() {
+        let conv = match out {
+            None => Conv2d::new(channels, 3).group(channels),
+            Some(out) => Conv2d::new(out, 1),
+        };
+        channels = out.unwrap_or(channels);
+        x = graph.conv2d(&format!("layer{i}"), x, &conv).unwrap();
+        if seen {
+            graph.add_output(&format!("seen{i}"), x);
+        }
+    }
+    graph.add_output("y", x);
+    freeze(&mut graph, |_| true);
+    let tensor = |(i, &id): (usize, &ValueId)| {
+        let shape = graph.value(id).shape.as_fixed().unwrap();
+        let values = values(shape.iter().product(), 100 + i as u32);
+        (graph.value(id).name.clone(), Tensor::f32(shape, values))
+    };
+    let weights = graph.parameters().iter().enumerate().map(tensor).collect();
+    (graph, weights)
+}
+
+#[test]
+fn no_convolution_is_in_two_blocks() {
+    let x = Tensor::f32([2, 16, 67, 49], values(2 * 16 * 67 * 49, 5));
+    let run = |seen: bool| {
+        let (graph, weights) = in_turn(seen);
+        let options = CpuOptions { threads: NonZeroUsize::new(2), profile: true, isa: None };
+        let mut session = CpuExecutor::new(options).unwrap().prepare(&graph, &weights).unwrap();
+        session.run(&[("x", &x)], &weights).unwrap();
+        let blocks = session.profile().iter().filter(|step| step.node.contains(" .. ")).count();
+        (blocks, session.output("y").unwrap().data.to_vec())
+    };
+    let ((apart, wanted), (blocks, found)) = (run(true), run(false));
+    assert!(apart == 0 && blocks > 1, "{apart}, {blocks}");
+    assert!(found == wanted);
+}

@@ -155,14 +155,21 @@ impl Dataset {
         for (label, class) in self.classes.clone().into_iter().enumerate() {
             let samples = self.samples(&class, label, &folders[&class], options)?;
             self.train.extend(samples);
+            let before = self.skipped.len();
             let found = match val_folders.get(&class) {
                 Some(folder) => self.pictures(folder, options)?,
                 None => Vec::new(),
             };
-            if found.is_empty() {
-                absent.push(class);
+            self.val.extend(found.iter().map(|path| Sample { path: path.clone(), label }));
+            match (found.is_empty(), val_folders.get(&class)) {
+                (false, _) => {}
+                // There were some: losing them all is not the same as having none.
+                (true, Some(folder)) if self.skipped.len() > before => {
+                    let (path, skipped) = (folder.clone(), self.skipped[before..].to_vec());
+                    return Err(FolderError::EmptyClass { path, class, skipped });
+                }
+                (true, _) => absent.push(class),
             }
-            self.val.extend(found.into_iter().map(|path| Sample { path, label }));
         }
         if self.val.is_empty() {
             return Err(FolderError::NoPicture { path: val.to_owned() });

@@ -41,6 +41,16 @@ pub enum Problem {
         /// What does not hold.
         what: String,
     },
+    /// The file does not hold what was written into it.
+    #[error(
+        "the file is damaged: its content does not have the SHA-256 that stands in it. Put back a copy that is whole, or make the file \
+         again; of a run, --last takes the weights of its last checkpoint. (A program that changes weights on purpose must leave the \
+         metadata `{key}` out.)"
+    )]
+    Hash {
+        /// The metadata key of the hash.
+        key: &'static str,
+    },
     /// The file asks for more memory than a file of its size has a use for.
     #[error(
         "{place}: {what}, above the limit of {limit}. Nothing was allocated for it; save the weights alone"

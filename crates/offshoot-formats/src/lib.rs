@@ -1,5 +1,6 @@
 //! Reads and writes model files for offshoot.
 
+#![warn(clippy::print_stderr)] // it panics where standard error cannot be written
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
 pub mod atomic;

@@ -1,17 +1,19 @@
 //! The [safetensors](https://github.com/huggingface/safetensors) format, read and written.
 //!
 //! A file is the length of a JSON header (u64, little-endian), the header, and the elements of all tensors, without
-//! a gap. What we write is the same bytes for the same weights: tensors ordered by element width, then by name, and
-//! one JSON string under the metadata key [`METADATA_KEY`].
+//! a gap. What we write is the same bytes for the same weights: tensors ordered by element width, then by name, one
+//! JSON string under the metadata key [`METADATA_KEY`], and a hash of all that under [`HASH_KEY`], which finds a damaged file.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufReader, Read, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::path::Path;
 
 use offshoot_graph::{DType, Tensor, Weights};
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
+use serde::ser::{Serialize, SerializeMap as _, Serializer};
+use sha2::{Digest as _, Sha256};
 
 use crate::atomic::write_atomically;
 use crate::content::open_plain;
@@ -20,6 +22,9 @@ use crate::error::{FormatError, Problem};
 
 /// The metadata key of the one JSON string that we write.
 pub const METADATA_KEY: &str = "offshoot";
+
+/// The metadata key of the hash of what a file holds, which we write beside that and check. Files from before, and of others, have none.
+pub const HASH_KEY: &str = "offshoot_sha256";
 
 /// The largest header that the format allows, in bytes.
 pub(crate) const MAX_HEADER: u64 = 100_000_000;
@@ -36,7 +41,7 @@ pub struct SafetensorsFile {
 /// Reads the file at `path`.
 ///
 /// # Errors
-/// When the file cannot be read, contradicts itself, or holds an element type that no tensor of ours has
+/// When the file cannot be read, contradicts itself, does not have the hash that stands in it, or holds an element type that no tensor of ours has
 /// (8-bit floats, `u64`, complex numbers). `i16` and `u16` are widened to `i32`, `u32` to `i64`.
 pub fn read(path: &Path) -> Result<SafetensorsFile, FormatError> {
     let (file, len) = open(path)?;
@@ -50,7 +55,13 @@ pub fn read(path: &Path) -> Result<SafetensorsFile, FormatError> {
 pub fn read_metadata(path: &Path) -> Result<BTreeMap<String, String>, FormatError> {
     let (file, len) = open(path)?;
     let header = read_header(&mut BufReader::new(file), len).map_err(|problem| problem.at(path))?;
-    Ok(header.metadata().iter().flatten().map(|(key, text)| (key.clone(), text.clone())).collect())
+    let mut metadata = strings(&header);
+    metadata.remove(HASH_KEY);
+    Ok(metadata)
+}
+
+fn strings(header: &Metadata) -> BTreeMap<String, String> {
+    header.metadata().iter().flatten().map(|(key, text)| (key.clone(), text.clone())).collect()
 }
 
 /// The file and its length.
@@ -66,15 +77,23 @@ fn open(path: &Path) -> Result<(File, u64), FormatError> {
 /// Those of [`read`].
 pub fn read_from(mut source: impl Read, len: u64) -> Result<SafetensorsFile, Problem> {
     let header = read_header(&mut source, len)?;
+    let mut metadata = strings(&header);
+    let stated = metadata.remove(HASH_KEY);
+    let mut hash = stated.is_some().then(ContentHash::default);
+    if let Some(hash) = &mut hash {
+        hash.strings(metadata.iter().map(|(key, text)| (key.as_str(), text.as_str())));
+    }
     let mut weights = Weights::new();
     for name in header.offset_keys() {
         if let Some(info) = header.info(&name) {
-            let tensor = read_tensor(&mut source, &name, info)?;
+            let tensor = read_tensor(&mut source, &name, info, hash.as_mut())?;
             weights.insert(name, tensor);
         }
     }
-    let metadata = header.metadata().clone().unwrap_or_default().into_iter().collect();
-    Ok(SafetensorsFile { weights, metadata })
+    match (stated, hash.map(ContentHash::finish)) {
+        (Some(stated), Some(found)) if stated != found => Err(Problem::Hash { key: HASH_KEY }),
+        _ => Ok(SafetensorsFile { weights, metadata }),
+    }
 }
 
 /// The header, checked against the length of the file, so that the sizes in it can be trusted.
@@ -108,7 +127,12 @@ fn read_header(source: &mut impl Read, len: u64) -> Result<Metadata, Problem> {
 }
 
 /// The next tensor of `source`; its size was checked with the header.
-fn read_tensor(source: &mut impl Read, name: &str, info: &TensorInfo) -> Result<Tensor, Problem> {
+fn read_tensor(
+    source: &mut impl Read,
+    name: &str,
+    info: &TensorInfo,
+    hash: Option<&mut ContentHash>,
+) -> Result<Tensor, Problem> {
     let place = || format!("tensor `{name}`");
     let stored = stored(info.dtype).ok_or_else(|| {
         let what = format!("its element type {:?} is not supported", info.dtype);
@@ -116,6 +140,10 @@ fn read_tensor(source: &mut impl Read, name: &str, info: &TensorInfo) -> Result<
     })?;
     let mut bytes = vec![0; info.data_offsets.1 - info.data_offsets.0];
     source.read_exact(&mut bytes).map_err(|e| Problem::read(place(), e))?;
+    if let Some(hash) = hash {
+        hash.tensor(name, info);
+        hash.0.update(&bytes);
+    }
     Tensor::new(info.shape.clone(), stored.decode(&bytes, ByteOrder::Little))
         .map_err(|e| Problem::damaged(place(), e.to_string()))
 }
@@ -152,38 +180,118 @@ fn file_dtype(dtype: DType) -> Dtype {
     }
 }
 
-/// Writes `weights` to `path`, whole or not at all. `metadata` is the JSON that goes under [`METADATA_KEY`].
+/// Writes `weights` to `path`, whole or not at all. `metadata` is the JSON that goes under [`METADATA_KEY`]; beside it stands a hash of
+/// all that the file holds, which [`read()`] checks.
 ///
 /// The same arguments give the same bytes: put no time, path or host name into `metadata`.
 ///
 /// # Errors
 /// When the file cannot be written.
 pub fn write(path: &Path, weights: &Weights, metadata: &str) -> Result<(), FormatError> {
-    write_atomically(path, |file| write_to(file, weights, metadata))
+    write_atomically(path, |file| {
+        let header = Header::of(weights, metadata);
+        let mut hash = ContentHash::default();
+        hash.strings(header.metadata.iter().map(|(key, text)| (*key, *text)));
+        for ((name, info), tensor) in header.tensors.iter().zip(header.data.iter()) {
+            hash.tensor(name, info);
+            write_le(tensor.data(), &mut hash)?;
+        }
+        let hash = hash.finish();
+        let mut header = header;
+        header.metadata.insert(HASH_KEY, &hash);
+        header.write(file)
+    })
 }
 
-/// Writes the bytes of [`write()`] to `out`.
+/// Writes the bytes of [`write()`] to `out`, without the hash.
 ///
 /// # Errors
 /// Those of `out`.
 pub fn write_to(out: &mut impl Write, weights: &Weights, metadata: &str) -> std::io::Result<()> {
-    // The widest elements first keep every tensor aligned, as the reference implementation does.
-    let mut order: Vec<(&String, &Tensor)> = weights.iter().collect();
-    order.sort_by_key(|(_, tensor)| std::cmp::Reverse(file_dtype(tensor.dtype())));
+    Header::of(weights, metadata).write(out)
+}
 
-    let mut end = 0;
-    let infos = order.iter().map(|(name, tensor)| {
-        let start = end;
-        end += tensor.len() * tensor.dtype().size();
-        let (dtype, shape) = (file_dtype(tensor.dtype()), tensor.shape().to_vec());
-        ((*name).clone(), TensorInfo { dtype, shape, data_offsets: (start, end) })
-    });
-    let strings = HashMap::from([(METADATA_KEY.to_owned(), metadata.to_owned())]);
-    let header = Metadata::new(Some(strings), infos.collect()).map_err(std::io::Error::other)?;
+/// A header with the tensors that it is of.
+struct Header<'w> {
+    metadata: BTreeMap<&'w str, &'w str>,
+    /// In the order of the file.
+    tensors: Vec<(&'w str, TensorInfo)>,
+    data: Vec<&'w Tensor>,
+}
 
-    let mut text = serde_json::to_vec(&header)?;
-    text.resize(text.len().next_multiple_of(8), b' ');
-    out.write_all(&(text.len() as u64).to_le_bytes())?;
-    out.write_all(&text)?;
-    order.iter().try_for_each(|(_, tensor)| write_le(tensor.data(), out))
+impl<'w> Header<'w> {
+    fn of(weights: &'w Weights, metadata: &'w str) -> Header<'w> {
+        // The widest elements first keep every tensor aligned, as the reference implementation does.
+        let mut order: Vec<(&String, &Tensor)> = weights.iter().collect();
+        order.sort_by_key(|(_, tensor)| std::cmp::Reverse(file_dtype(tensor.dtype())));
+        let mut end = 0;
+        let infos = order.iter().map(|(name, tensor)| {
+            let start = end;
+            end += tensor.len() * tensor.dtype().size();
+            let (dtype, shape) = (file_dtype(tensor.dtype()), tensor.shape().to_vec());
+            (name.as_str(), TensorInfo { dtype, shape, data_offsets: (start, end) })
+        });
+        let tensors = infos.collect();
+        let data = order.into_iter().map(|(_, tensor)| tensor).collect();
+        Header { metadata: BTreeMap::from([(METADATA_KEY, metadata)]), tensors, data }
+    }
+
+    /// The length, this header and the elements of its tensors.
+    fn write(&self, out: &mut impl Write) -> io::Result<()> {
+        let mut text = serde_json::to_vec(self)?;
+        text.resize(text.len().next_multiple_of(8), b' ');
+        out.write_all(&(text.len() as u64).to_le_bytes())?;
+        out.write_all(&text)?;
+        self.data.iter().try_for_each(|tensor| write_le(tensor.data(), out))
+    }
+}
+
+impl Serialize for Header<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.tensors.len() + 1))?;
+        map.serialize_entry("__metadata__", &self.metadata)?;
+        self.tensors.iter().try_for_each(|(name, info)| map.serialize_entry(name, info))?;
+        map.end()
+    }
+}
+
+/// SHA-256 of what a file holds: the strings of its metadata but for the hash, by key, and then name, type, shape and bytes of each
+/// tensor in the order of the file. Lengths stand before strings and bytes.
+#[derive(Default)]
+struct ContentHash(Sha256);
+
+impl ContentHash {
+    fn field(&mut self, bytes: &[u8]) {
+        self.0.update((bytes.len() as u64).to_le_bytes());
+        self.0.update(bytes);
+    }
+
+    fn strings<'s>(&mut self, strings: impl Iterator<Item = (&'s str, &'s str)>) {
+        for (key, text) in strings.filter(|(key, _)| *key != HASH_KEY) {
+            self.field(key.as_bytes());
+            self.field(text.as_bytes());
+        }
+    }
+
+    /// What comes before the bytes of a tensor.
+    fn tensor(&mut self, name: &str, info: &TensorInfo) {
+        self.field(name.as_bytes());
+        self.field(format!("{:?} {:?}", info.dtype, info.shape).as_bytes());
+        self.0.update(((info.data_offsets.1 - info.data_offsets.0) as u64).to_le_bytes());
+    }
+
+    fn finish(self) -> String {
+        self.0.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+impl Write for ContentHash {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }

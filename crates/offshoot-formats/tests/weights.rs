@@ -370,3 +370,40 @@ fn state_dicts_of_quantize_dynamic_read_as_pytorch_dequantises_them() {
         assert!(file.unread.is_empty(), "{name}: {:?}", file.unread);
     }
 }
+
+#[test]
+fn every_changed_bit_of_our_own_file_is_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("w.safetensors");
+    let weights = Weights::from([
+        ("a.weight".into(), Tensor::f32([3], vec![0.5, -1.0, 2.0])),
+        ("b".into(), Tensor::i64([1], vec![7])),
+    ]);
+    safetensors::write(&path, &weights, r#"{"classes":["a","b"]}"#).unwrap();
+    let (whole, read) = (std::fs::read(&path).unwrap(), safetensors::read(&path).unwrap());
+    let key = whole.windows(15).position(|bytes| bytes == b"offshoot_sha256").unwrap();
+    let mut found = 0;
+    for bit in 0..whole.len() * 8 {
+        let mut changed = whole.clone();
+        changed[bit / 8] ^= 1 << (bit % 8);
+        std::fs::write(&path, &changed).unwrap();
+        match safetensors::read(&path) {
+            Err(error) => {
+                found += 1;
+                let message = error.to_string();
+                assert!(message.contains("w.safetensors"), "{message}");
+            }
+            // Spaces before the tensors, or the name of the hash itself: all else is what was written.
+            Ok(other) => {
+                assert_eq!(other.weights, read.weights, "bit {bit}");
+                assert!((key..key + 15).contains(&(bit / 8)) || other == read, "bit {bit}");
+            }
+        }
+    }
+    assert!(found > whole.len() * 7, "{found} of {}", whole.len() * 8);
+    // A file from before there was a hash, and one of another program.
+    let mut plain = Vec::new();
+    safetensors::write_to(&mut plain, &weights, r#"{"classes":["a","b"]}"#).unwrap();
+    std::fs::write(&path, &plain).unwrap();
+    assert_eq!(safetensors::read(&path).unwrap(), read);
+}

@@ -11,6 +11,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+#![warn(clippy::print_stderr)] // it panics where standard error cannot be written
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
 mod convnext;

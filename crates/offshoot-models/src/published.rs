@@ -1,5 +1,6 @@
 //! Where published weights come from, and what goes with them.
 
+use std::ops::RangeInclusive;
 use std::path::Path;
 
 use offshoot_graph::{Interpolation, Preprocessing};
@@ -128,8 +129,13 @@ impl Published {
 
     /// Whether a file of `bytes` bytes can be these weights, as far as its size tells.
     pub fn may_have(&self, bytes: u64) -> bool {
-        let differs = |known: f64| (bytes as f64 / f64::from(1 << 20) - known).abs() > 0.002;
-        !self.sha256.is_empty() && !self.mebibytes.is_some_and(differs)
+        !self.sha256.is_empty() && self.bytes().is_none_or(|known| known.contains(&bytes))
+    }
+
+    /// The sizes that the file may have, in bytes. `None` where its size is not known.
+    pub fn bytes(&self) -> Option<RangeInclusive<u64>> {
+        let bytes = |mebibytes: f64| (mebibytes * f64::from(1 << 20)) as u64;
+        self.mebibytes.map(|known| bytes(known - 0.002)..=bytes(known + 0.002))
     }
 
     /// How pictures become the input that these weights were measured with, where that is not the architecture's

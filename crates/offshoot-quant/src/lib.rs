@@ -6,6 +6,7 @@
 //! that `offshoot_graph::op` describes. [`fake_quantize`] leaves the weights as floats, to train through the rounding.
 //! [`rank`] measures what each operator costs, so that the worst can stay in float.
 
+#![warn(clippy::print_stderr)] // it panics where standard error cannot be written
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
 mod calibrate;

@@ -82,7 +82,7 @@ impl Average {
     /// What a checkpoint keeps: `count` and each average under its name.
     pub fn state(&self) -> Weights {
         let values = self.values.iter().map(|(name, v)| (name.clone(), Tensor::f32([v.len()], v.clone())));
-        let count = (String::from("count"), Tensor::full([], self.count as f32));
+        let count = (String::from("count"), Tensor::full([], (self.count as f32).min(MAX_COUNT)));
         values.chain([count]).collect()
     }
 

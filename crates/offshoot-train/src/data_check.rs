@@ -3,6 +3,7 @@
 
 mod duplicates;
 mod labels;
+mod nearest;
 
 use std::path::PathBuf;
 
@@ -11,6 +12,9 @@ use serde::Serialize;
 
 pub use duplicates::{Duplicate, Kinship, duplicates};
 pub use labels::{LabelOptions, Suspect, suspects};
+
+/// The split of the pictures to train with.
+const TRAIN: &str = "train";
 
 /// From this many times the pictures of the smallest class on, the largest is worth a word.
 const IMBALANCE: f64 = 3.0;
@@ -51,14 +55,12 @@ pub struct Balance {
 
 /// How many pictures each class has.
 pub fn balance(data: &Dataset) -> Balance {
-    let count =
-        |samples: &[offshoot_data::Sample], label| samples.iter().filter(|s| s.label == label).count();
-    let size = |(label, class): (usize, &String)| ClassSize {
-        class: class.clone(),
-        train: count(&data.train, label),
-        val: count(&data.val, label),
-    };
-    let classes: Vec<ClassSize> = data.classes.iter().enumerate().map(size).collect();
+    let mut counts = vec![[0, 0]; data.classes.len()];
+    for (part, samples) in [&data.train, &data.val].into_iter().enumerate() {
+        samples.iter().for_each(|sample| counts[sample.label][part] += 1);
+    }
+    let size = |(class, [train, val]): (&String, [usize; 2])| ClassSize { class: class.clone(), train, val };
+    let classes: Vec<ClassSize> = data.classes.iter().zip(counts).map(size).collect();
     let sizes = || classes.iter().map(|class| class.train);
     let ratio = sizes().max().unwrap_or(0) as f64 / sizes().min().unwrap_or(0).max(1) as f64;
     Balance { ratio, imbalanced: ratio >= IMBALANCE, classes }
@@ -73,7 +75,7 @@ fn members(data: &Dataset) -> Vec<Member> {
             class: data.classes[sample.label].clone(),
         }
     };
-    data.train.iter().map(member("train")).chain(data.val.iter().map(member("val"))).collect()
+    data.train.iter().map(member(TRAIN)).chain(data.val.iter().map(member("val"))).collect()
 }
 
 /// A path in JSON; what is not UTF-8 in it is replaced.

@@ -51,22 +51,36 @@ pub fn evaluate_views(
     loaders: &[Loader],
     mut done: impl FnMut(u64),
 ) -> Result<Metrics, EvaluateError> {
-    let mut sums: BTreeMap<u64, (i64, Vec<f64>)> = BTreeMap::new();
+    let mut metrics = Metrics::new(classes);
+    // What of a picture is summed: the label, the views, and the probabilities. Views are taken in turns, so that few pictures wait.
+    let mut sums: BTreeMap<u64, (i64, usize, Vec<f64>)> = BTreeMap::new();
+    let mut epochs: Vec<_> = loaders.iter().map(|loader| (loader, loader.epoch(0))).collect();
     let mut seen = 0;
-    for loader in loaders {
-        for batch in loader.epoch(0) {
+    while !epochs.is_empty() {
+        let mut left = Vec::with_capacity(epochs.len());
+        for (loader, mut epoch) in epochs {
+            let Some(batch) = epoch.next() else { continue };
             let Batch { images: pixels, labels, indices, .. } = batch?;
             let logits = network.logits(&images(pixels, loader.transform().preprocessing().size))?;
             for ((row, label), index) in logits.chunks_exact(classes).zip(labels).zip(indices) {
-                let (_, sum) = sums.entry(index).or_insert_with(|| (label, vec![0.0; classes]));
+                let (_, views, sum) = sums.entry(index).or_insert_with(|| (label, 0, vec![0.0; classes]));
                 sum.iter_mut().zip(softmax(row)).for_each(|(sum, p)| *sum += p);
+                *views += 1;
                 seen += 1;
             }
+            left.push((loader, epoch));
             done(seen);
         }
+        epochs = left;
+        sums.retain(|_, (label, views, sum)| {
+            let waits = *views < loaders.len();
+            if !waits {
+                metrics.add(&log_mean(sum, loaders.len()), &[*label]);
+            }
+            waits
+        });
     }
-    let mut metrics = Metrics::new(classes);
-    for (label, sum) in sums.into_values() {
+    for (label, _, sum) in sums.into_values() {
         metrics.add(&log_mean(&sum, loaders.len()), &[label]);
     }
     Ok(metrics)

@@ -7,18 +7,31 @@ use std::path::Path;
 use offshoot_data::Sample;
 
 use crate::fingerprint;
+use crate::picture_files::PictureFile;
 
 /// How many of `samples` a model has been trained with, if that was done with the pictures `trained`: those with the same bytes, and
 /// where a training picture is no longer there, those with the same name in a folder of the same name. A picture that is there several
 /// times counts as often.
 pub fn familiar(trained: &[Sample], samples: &[Sample]) -> usize {
+    familiar_to(trained, &[], samples)
+}
+
+/// The same, where it is known what the files of some of the `trained` pictures were: those bytes count then, whatever has become of
+/// the files.
+pub(crate) fn familiar_to(trained: &[Sample], files: &[PictureFile], samples: &[Sample]) -> usize {
     let size = |sample: &Sample| fs::metadata(&sample.path).map(|data| data.len()).ok();
     let sizes: Vec<Option<u64>> = samples.iter().map(size).collect();
     // Files of other sizes have other bytes, and need not be read.
     let wanted: HashSet<u64> = sizes.iter().copied().flatten().collect();
     let mut gone = HashSet::new();
     let mut alike = HashMap::new();
-    for sample in trained {
+    let mut known = HashSet::new();
+    for (place, sample) in trained.iter().enumerate() {
+        if let Some((size, hash)) = files.get(place).and_then(PictureFile::identity) {
+            alike.entry(size).or_insert_with(Vec::new);
+            known.insert(hash);
+            continue;
+        }
         match size(sample) {
             None => {
                 gone.extend(ends(&sample.path));
@@ -29,8 +42,8 @@ pub fn familiar(trained: &[Sample], samples: &[Sample]) -> usize {
             Some(_) => {}
         }
     }
-    let known: Vec<Sample> = alike.values().flatten().cloned().collect();
-    let known: HashSet<blake3::Hash> = fingerprint::pictures(&known).into_iter().collect();
+    let unknown: Vec<Sample> = alike.values().flatten().cloned().collect();
+    known.extend(fingerprint::pictures(&unknown));
     let maybe = |(sample, size): (&Sample, &Option<u64>)| {
         size.is_some_and(|size| alike.contains_key(&size)).then(|| sample.clone())
     };

@@ -67,7 +67,8 @@ pub(crate) fn pictures(samples: &[Sample]) -> Vec<Hash> {
     samples.par_iter().map(hash).collect()
 }
 
-fn content(path: &Path) -> io::Result<Hash> {
+/// The bytes of a file.
+pub(crate) fn content(path: &Path) -> io::Result<Hash> {
     Ok(Hasher::new().update_reader(offshoot_files::open(path)?)?.finalize())
 }
 

@@ -8,6 +8,7 @@
 //! checkpoint needs no more than the weights, the optimizer's moments and a position, and a resumed run ends with
 //! the same bytes as an uninterrupted one.
 
+#![warn(clippy::print_stderr)] // it panics where standard error cannot be written
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
 pub mod amp;
@@ -31,8 +32,10 @@ pub mod metrics;
 mod occupied;
 pub mod optimizer;
 mod part;
+mod picture_files;
 mod pictures;
 pub mod progressive;
+pub mod ranges;
 pub mod recipe;
 pub mod report;
 pub mod run;

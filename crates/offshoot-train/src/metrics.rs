@@ -1,13 +1,17 @@
 //! How well logits fit labels.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 /// Counts over pictures, from which every figure comes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Metrics {
     classes: usize,
-    /// `confusion[label * classes + predicted]`.
-    confusion: Vec<u64>,
+    /// By label and predicted class: a table of all would take the square of the classes.
+    confusion: BTreeMap<(usize, usize), u64>,
+    images: u64,
+    correct: u64,
     in_top5: u64,
     loss: f64,
 }
@@ -24,7 +28,7 @@ pub struct ClassAccuracy {
 impl Metrics {
     /// No picture yet.
     pub fn new(classes: usize) -> Metrics {
-        Metrics { classes, confusion: vec![0; classes * classes], in_top5: 0, loss: 0.0 }
+        Metrics { classes, confusion: BTreeMap::new(), images: 0, correct: 0, in_top5: 0, loss: 0.0 }
     }
 
     /// Adds pictures: `logits` is `[n, classes]`, `labels` is `[n]`.
@@ -36,7 +40,10 @@ impl Metrics {
         for (row, &label) in logits.chunks_exact(self.classes.max(1)).zip(labels) {
             let label =
                 usize::try_from(label).ok().filter(|&l| l < self.classes).expect("a label is a class");
-            self.confusion[label * self.classes + argmax(row)] += 1;
+            let predicted = argmax(row);
+            *self.confusion.entry((label, predicted)).or_default() += 1;
+            self.images += 1;
+            self.correct += u64::from(predicted == label);
             self.in_top5 += u64::from(rank(row, label) < 5);
             self.loss += cross_entropy(row, label);
         }
@@ -44,12 +51,12 @@ impl Metrics {
 
     /// How many pictures were added.
     pub fn images(&self) -> u64 {
-        self.confusion.iter().sum()
+        self.images
     }
 
     /// How many pictures have their label as the best class.
     pub fn correct(&self) -> u64 {
-        (0..self.classes).map(|c| self.confusion[c * self.classes + c]).sum()
+        self.correct
     }
 
     /// The part of the pictures whose best class is their label. 0 without pictures.
@@ -67,18 +74,20 @@ impl Metrics {
         self.loss / self.images().max(1) as f64
     }
 
-    /// Pictures by label and predicted class: row `label`, column `predicted`.
-    pub fn confusion(&self) -> impl ExactSizeIterator<Item = &[u64]> {
-        self.confusion.chunks_exact(self.classes.max(1))
+    /// How many pictures have a label and a predicted class, for each pair with any, in the order of the pairs.
+    pub fn confusion(&self) -> impl ExactSizeIterator<Item = ((usize, usize), u64)> {
+        self.confusion.iter().map(|(&pair, &count)| (pair, count))
     }
 
     /// The accuracy of each class.
     pub fn per_class(&self) -> Vec<ClassAccuracy> {
-        let class = |(class, row): (usize, &[u64])| {
-            let images = row.iter().sum();
-            ClassAccuracy { images, accuracy: ratio(row[class], images) }
-        };
-        self.confusion().enumerate().map(class).collect()
+        let mut counts = vec![[0, 0]; self.classes];
+        for ((label, predicted), count) in self.confusion() {
+            counts[label][0] += count;
+            counts[label][1] += if label == predicted { count } else { 0 };
+        }
+        let class = |[images, right]: [u64; 2]| ClassAccuracy { images, accuracy: ratio(right, images) };
+        counts.into_iter().map(class).collect()
     }
 }
 
@@ -131,10 +140,20 @@ mod tests {
         assert_eq!((metrics.images(), metrics.correct()), (3, 1));
         assert!((metrics.accuracy() - 1.0 / 3.0).abs() < 1e-12);
         assert!((metrics.top5() - 2.0 / 3.0).abs() < 1e-12);
-        let rows: Vec<&[u64]> = metrics.confusion().collect();
-        assert_eq!(rows[2], [0, 1, 0, 0, 0, 0]);
+        assert_eq!(metrics.confusion().collect::<Vec<_>>(), [((0, 0), 1), ((2, 1), 1), ((5, 0), 1)]);
         assert_eq!(metrics.per_class()[2], ClassAccuracy { images: 1, accuracy: Some(0.0) });
         assert_eq!(metrics.per_class()[1], ClassAccuracy { images: 0, accuracy: None });
+    }
+
+    #[test]
+    fn what_is_kept_grows_with_the_pictures_and_not_with_the_square_of_the_classes() {
+        // A table of them all would have 80 GB.
+        let mut metrics = Metrics::new(100_000);
+        let mut row = vec![0.0; 100_000];
+        row[99_999] = 1.0;
+        metrics.add(&row, &[99_999]);
+        assert_eq!((metrics.accuracy(), metrics.confusion().len()), (1.0, 1));
+        assert_eq!(metrics.per_class()[99_999].accuracy, Some(1.0));
     }
 
     #[test]

@@ -4,14 +4,19 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use crate::recipe::RECIPE_FILE;
-use crate::run::{BASE_FILE, GROUPS_FILE, LAST_FILE, PICTURES_FILE, RunError, has_checkpoint};
+use offshoot_files::{Kind, read_text};
+
+use crate::recipe::{RECIPE_FILE, Recipe};
+use crate::run::{
+    BASE_FILE, BASE_HASH_FILE, GROUPS_FILE, LAST_FILE, PICTURES_FILE, RunError, has_checkpoint, is_temporary,
+};
 
 /// The folder of kept features, where they are kept with the run.
 const CACHE: &str = "cache";
 
 /// What a run has written before its first checkpoint is whole. A finished epoch leaves more.
-const BEFORE: [&str; 6] = [RECIPE_FILE, PICTURES_FILE, GROUPS_FILE, BASE_FILE, LAST_FILE, CACHE];
+const BEFORE: [&str; 7] =
+    [RECIPE_FILE, PICTURES_FILE, GROUPS_FILE, BASE_FILE, BASE_HASH_FILE, LAST_FILE, CACHE];
 
 /// Checks that nothing is in the way of a new run in the folder `run`. What a run has left that never reached a checkpoint is not:
 /// [`clear`] removes it.
@@ -24,8 +29,8 @@ pub(crate) fn check(run: &Path) -> Result<(), RunError> {
     let names: Option<Vec<String>> = names.collect();
     let names = names.unwrap_or_default();
     let ours = |name: &String| BEFORE.contains(&&**name) || is_temporary(name);
-    // The recipe is the first file that a run writes under its own name.
-    let started = names.iter().all(|name| is_temporary(name)) || names.iter().any(|name| name == RECIPE_FILE);
+    // The recipe is the first file that a run writes under its own name, and not one that somebody wrote.
+    let started = names.iter().all(|name| is_temporary(name)) || is_recipe_of_run(run);
     match has_checkpoint(run) {
         true => Err(RunError::Exists { run: run.to_owned() }),
         false if started && names.iter().all(ours) => Ok(()),
@@ -33,10 +38,10 @@ pub(crate) fn check(run: &Path) -> Result<(), RunError> {
     }
 }
 
-/// Whether it is a file of ours that was not finished: `.NAME` and something at random, `.tmp`.
-fn is_temporary(name: &str) -> bool {
-    let known = |name: &str| BEFORE.iter().any(|known| name.starts_with(known));
-    name.ends_with(".tmp") && name.strip_prefix('.').is_some_and(known)
+/// Whether the folder has a recipe that a run wrote, to the letter.
+fn is_recipe_of_run(run: &Path) -> bool {
+    let text = read_text(&run.join(RECIPE_FILE), Kind::RECIPE).unwrap_or_default();
+    Recipe::read(run).is_ok_and(|recipe| recipe.to_toml() == text)
 }
 
 /// Removes what [`check`] allows, of a run that nobody trains any more.
@@ -57,13 +62,36 @@ pub(crate) fn clear(run: &Path) -> Result<(), RunError> {
 
 #[cfg(test)]
 mod tests {
+    use offshoot_graph::Preprocessing;
+
     use super::*;
+    use crate::recipe::Settings;
     use crate::run::{BEST_FILE, RESULTS_FILE, STATE_FILE};
 
     fn with(names: &[&str]) -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
         names.iter().for_each(|name| fs::write(root.path().join(name), "x").unwrap());
+        if names.contains(&RECIPE_FILE) {
+            recipe().write(root.path()).unwrap();
+        }
         root
+    }
+
+    fn recipe() -> Recipe {
+        let settings = Settings { model: Some("m".into()), data: Some("d".into()), ..Settings::default() };
+        Recipe::resolve(settings, &Preprocessing::default()).unwrap()
+    }
+
+    #[test]
+    fn a_recipe_that_somebody_wrote_is_kept() {
+        let root = with(&[RECIPE_FILE]);
+        let path = root.path().join(RECIPE_FILE);
+        let text = format!("# mine\n{}", fs::read_to_string(&path).unwrap());
+        for text in [text.as_str(), "lr = 0.1", "x"] {
+            fs::write(&path, text).unwrap();
+            let error = clear(root.path()).unwrap_err().to_string();
+            assert!(error.contains("--out") && fs::read_to_string(&path).unwrap() == text, "{error}");
+        }
     }
 
     #[test]

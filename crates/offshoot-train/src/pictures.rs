@@ -1,5 +1,6 @@
 //! Where the steps of an epoch get their inputs from: pictures, or features kept from them.
 
+use std::collections::HashMap;
 use std::num::NonZeroU64;
 use std::rc::Rc;
 
@@ -204,11 +205,11 @@ impl Pictures {
     /// Takes features instead of pictures from now on.
     fn take(&mut self, views: Vec<Rc<RowFile>>, rows: Vec<usize>) {
         if let Some(file) = views.first() {
-            let unusable: Vec<&(usize, String)> = file.unusable().iter().collect();
-            let known = rows.iter().enumerate().filter_map(|(sample, row)| {
-                let (_, reason) = unusable.iter().find(|(unusable, _)| unusable == row)?;
-                Some((sample, reason.clone()))
-            });
+            let unusable: HashMap<usize, String> = file.unusable().iter().cloned().collect();
+            let known = rows
+                .iter()
+                .enumerate()
+                .filter_map(|(sample, row)| Some((sample, unusable.get(row)?.clone())));
             self.loader.leave_out(known);
         }
         self.features = Some(Features { views, rows });

@@ -19,6 +19,7 @@ use crate::cache::CacheType;
 use crate::groups::GroupOptions;
 use crate::optimizer::{Clip, OptimizerKind, OptimizerOptions};
 use crate::progressive::{Progressive, resized, size_at};
+use crate::ranges::{self, check_real, check_whole, product_fits};
 use crate::schedule::ScheduleKind;
 use crate::unfreeze::{Rebuild, Stages, Unfreeze};
 
@@ -27,9 +28,6 @@ pub const RECIPE_FILE: &str = "recipe.toml";
 
 /// The head that replaces the pretrained one unless another is asked for.
 pub const DEFAULT_HEAD: &str = "linear,dropout=0.2";
-
-/// The most epochs that are accepted.
-const MAX_EPOCHS: u64 = 1_000_000;
 
 /// Which parameters training leaves alone: `backbone`, `none`, or patterns with commas between them.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -392,10 +390,15 @@ impl Settings {
     }
 
     /// These settings, and those of `base` where these say nothing.
-    pub fn over(self, base: Settings) -> Settings {
+    ///
+    /// # Errors
+    /// When one of them is out of range.
+    pub fn over(self, base: Settings) -> Result<Settings, RecipeError> {
+        self.check()?;
+        base.check()?;
         let mut merged = table(&base);
         overlay(&mut merged, table(&self));
-        merged.try_into().expect("a table of settings from two tables of settings")
+        Ok(merged.try_into().expect("a table of settings from two tables of settings"))
     }
 
     /// Checks the range of each setting that is given.
@@ -403,48 +406,51 @@ impl Settings {
     /// # Errors
     /// The first that is out of range.
     pub fn check(&self) -> Result<(), SettingError> {
-        at_least_one("epochs", self.epochs)?;
-        if let Some(epochs) = self.epochs.filter(|&epochs| epochs > MAX_EPOCHS) {
-            let reason = format!("must be at most {MAX_EPOCHS}, not {epochs}");
-            return Err(SettingError { setting: "epochs".into(), reason });
-        }
-        at_least_one("batch_size", self.batch_size.map(|n| n as u64))?;
-        at_least_one("cache_views", self.cache_views)?;
-        at_least_one("threads", self.threads.map(|n| n as u64))?;
-        in_range("lr", self.lr, "above 0", |x| x > 0.0)?;
-        in_range("weight_decay", self.weight_decay, "at least 0", |x| x >= 0.0)?;
+        let preprocessing = self.preprocessing.as_ref();
         for (setting, value) in [
+            ("epochs", self.epochs),
+            ("batch_size", self.batch_size.map(|n| n as u64)),
+            ("accumulate", self.accumulate.map(|n| n as u64)),
+            ("average_last", self.average_last),
+            ("patience", self.patience),
+            ("cache_views", self.cache_views),
+            ("threads", self.threads.map(|n| n as u64)),
+            ("seed", self.seed),
+            ("preprocessing.size", preprocessing.and_then(|p| p.size).map(|n| n as u64)),
+            ("preprocessing.resize", preprocessing.and_then(|p| p.resize).map(|n| n as u64)),
+        ] {
+            check_whole(setting, value)?;
+        }
+        for (setting, value) in [
+            ("lr", self.lr),
+            ("weight_decay", self.weight_decay),
             ("momentum", self.momentum),
             ("label_smoothing", self.label_smoothing),
             ("val_fraction", self.val_fraction),
             ("warmup", self.warmup),
             ("ema", self.ema),
             ("min_delta", self.min_delta),
+            ("clip_norm", self.clip_norm),
+            ("clip_value", self.clip_value),
+            ("layer_decay", self.layer_decay),
         ] {
-            in_range(setting, value, "at least 0 and below 1", |x| (0.0..1.0).contains(&x))?;
+            check_real(setting, value)?;
         }
-        for (setting, value) in [("clip_norm", self.clip_norm), ("clip_value", self.clip_value)] {
-            in_range(setting, value, "above 0", |x| x > 0.0)?;
-        }
-        in_range("layer_decay", self.layer_decay, "above 0 and at most 1", |x| x > 0.0 && x <= 1.0)?;
-        at_least_one("accumulate", self.accumulate.map(|n| n as u64))?;
-        at_least_one("patience", self.patience)?;
         for (pattern, &rate) in self.lr_groups.iter().flatten() {
             let setting = format!("lr_groups.{pattern}");
-            in_range(&setting, Some(rate), "above 0", |x| x > 0.0)?;
+            check_real(&setting, Some(rate))?;
             pattern.parse::<Pattern>().map_err(|reason| SettingError { setting, reason })?;
         }
         for (class, &weight) in self.class_weights.iter().flatten() {
-            in_range(&format!("class_weights.{class}"), Some(weight), "above 0", |x| x > 0.0)?;
+            check_real(&format!("class_weights.{class}"), Some(weight))?;
         }
-        if let Some(augmentation) = &self.augmentation {
-            augmentation.check()?;
+        for (setting, values) in [
+            ("preprocessing.mean", preprocessing.and_then(|p| p.mean)),
+            ("preprocessing.std", preprocessing.and_then(|p| p.std)),
+        ] {
+            values.iter().flatten().try_for_each(|&x| check_real(setting, Some(x.into())))?;
         }
-        let seed = self.seed.filter(|&seed| i64::try_from(seed).is_err());
-        seed.map_or(Ok(()), |seed| {
-            let reason = format!("must be at most {}, not {seed}", i64::MAX);
-            Err(SettingError { setting: "seed".into(), reason })
-        })
+        self.augmentation.as_ref().map_or(Ok(()), AugmentationSettings::check)
     }
 }
 
@@ -458,15 +464,12 @@ impl AugmentationSettings {
             ("brightness", self.brightness),
             ("contrast", self.contrast),
             ("saturation", self.saturation),
+            ("hue", self.hue),
+            ("rotate", self.rotate),
+            ("mixup", self.mixup),
+            ("cutmix", self.cutmix),
         ] {
-            in_range(&named(name), value, "within 0 and 1", |x| (0.0..=1.0).contains(&x))?;
-        }
-        in_range(&named("hue"), self.hue, "within 0 and 0.5", |x| (0.0..=0.5).contains(&x))?;
-        in_range(&named("rotate"), self.rotate, "within 0 and 180", |x| (0.0..=180.0).contains(&x))?;
-        for (name, value) in [("mixup", self.mixup), ("cutmix", self.cutmix)] {
-            in_range(&named(name), value, "0, or within 0.01 and 100", |x| {
-                x == 0.0 || (0.01..=100.0).contains(&x)
-            })?;
+            check_real(&named(name), value)?;
         }
         for (name, range, most) in
             [("crop_scale", self.crop_scale, 1.0), ("crop_ratio", self.crop_ratio, 100.0)]
@@ -475,7 +478,9 @@ impl AugmentationSettings {
             let fits = |x: f64| (0.01..=most).contains(&x);
             if !(fits(low) && fits(high) && low <= high) {
                 let reason = format!(
-                    "must be two numbers within 0.01 and {most}, the smaller first, not {low},{high}"
+                    "must be two numbers within 0.01 and {most}, the smaller first, not {},{}",
+                    ranges::shown(low),
+                    ranges::shown(high)
                 );
                 return Err(SettingError { setting: named(name), reason });
             }
@@ -489,6 +494,13 @@ fn check_together(recipe: &Recipe) -> Result<(), SettingError> {
     let refuse = |setting: &str, reason: String| Err(SettingError { setting: setting.into(), reason });
     if let Some(late) = recipe.unfreeze.iter().find(|u| u.epoch(recipe.epochs) >= recipe.epochs) {
         let reason = format!("has `{late}`, which {} epochs do not reach; give more epochs", recipe.epochs);
+        return refuse("unfreeze", reason);
+    }
+    let rate = |u: &&Unfreeze| product_fits(u.factor, recipe.lr);
+    if let Some(unfreeze) = recipe.unfreeze.iter().find(|u| !rate(u)) {
+        let lr = ranges::shown(recipe.lr);
+        let reason =
+            format!("has `{unfreeze}`, whose learning rate, that many times {lr}, is no f32 above 0");
         return refuse("unfreeze", reason);
     }
     for change in &recipe.progressive {
@@ -591,7 +603,7 @@ impl Recipe {
             strict: Some(false),
             preprocessing: Some(scaled(preprocessing, size)),
             ..Settings::default()
-        });
+        })?;
         let recipe: Recipe = table(&given)
             .try_into()
             .map_err(|e: toml::de::Error| RecipeError::Missing(e.message().to_owned()))?;
@@ -637,6 +649,7 @@ impl Recipe {
         if !run.join(RECIPE_FILE).exists() {
             return Ok(None);
         }
+        flags.check()?;
         let mut recipe = Recipe::read(run)?;
         recipe.threads = flags.threads.or(recipe.threads);
         let mut conflicts = Vec::new();
@@ -732,29 +745,8 @@ fn scaled(own: &Preprocessing, size: Option<usize>) -> PreprocessingSettings {
     }
 }
 
-fn at_least_one(setting: &str, value: Option<u64>) -> Result<(), SettingError> {
-    match value {
-        Some(0) => Err(SettingError { setting: setting.into(), reason: "must be at least 1, not 0".into() }),
-        _ => Ok(()),
-    }
-}
-
-fn in_range(
-    setting: &str,
-    value: Option<f64>,
-    range: &str,
-    holds: impl Fn(f64) -> bool,
-) -> Result<(), SettingError> {
-    match value {
-        Some(x) if !x.is_finite() || !holds(x) => {
-            Err(SettingError { setting: setting.into(), reason: format!("must be {range}, not {x}") })
-        }
-        _ => Ok(()),
-    }
-}
-
 fn table(settings: &impl Serialize) -> toml::Table {
-    toml::Table::try_from(settings).expect("settings have a TOML form: `check` bounds the seed")
+    toml::Table::try_from(settings).expect("settings have a TOML form: `check` bounds whole numbers")
 }
 
 /// Tables whose keys are settings of their own; others are taken as a whole.

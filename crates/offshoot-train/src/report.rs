@@ -11,8 +11,9 @@ mod page;
 mod table;
 mod tensorboard;
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::path::Path;
 
 use base64::Engine as _;
@@ -21,6 +22,7 @@ use offshoot_data::{Picture, Transform, read_picture};
 use offshoot_files::{Kind, read_text};
 use offshoot_formats::FormatError;
 use offshoot_formats::atomic::write_atomically;
+use offshoot_formats::error::Problem;
 
 pub(crate) use answers::Answers;
 pub use answers::PREDICTIONS_FILE;
@@ -56,8 +58,9 @@ const MOST_PAIRS: usize = 12;
 /// executor says about itself.
 ///
 /// # Errors
-/// When a file cannot be written. A table that is missing or damaged leaves its part of the page out.
+/// When a file cannot be written, or another `report.html` is there. A table that is missing or damaged leaves its part of the page out.
 pub fn write(run: &Path, processor: &str) -> Result<(), FormatError> {
+    check_ours(&run.join(REPORT_FILE))?;
     let results = Table::read(&run.join(RESULTS_FILE)).unwrap_or_default();
     let health = Table::read(&run.join(HEALTH_FILE)).unwrap_or_default();
     tensorboard::write(run, &results, &health)?;
@@ -87,6 +90,17 @@ pub fn write(run: &Path, processor: &str) -> Result<(), FormatError> {
     let model = recipe.map_or(String::new(), |recipe| format!(": {}", recipe.model));
     let html = page(&format!("{name}{model}"), &body);
     write_atomically(&run.join(REPORT_FILE), |file| file.write_all(html.as_bytes()))
+}
+
+/// Checks that what has the name of the page, if anything does, is a page of ours.
+fn check_ours(page: &Path) -> Result<(), FormatError> {
+    let mut start = Vec::new();
+    let read = offshoot_files::open(page).and_then(|file| file.take(page::HEAD.len() as u64).read_to_end(&mut start));
+    if read.is_err() || start == page::HEAD.as_bytes() {
+        return Ok(());
+    }
+    let what = "there is a file of this name already that is no report of offshoot".to_owned();
+    Err(Problem::unsupported("report", what, "Move it away").at(page))
 }
 
 fn percent(x: f64) -> String {
@@ -169,12 +183,14 @@ fn curves(results: &Table, health: &Table) -> String {
 fn by_group(health: &Table, column: &str) -> Vec<Line> {
     let Some(groups) = health.column("group") else { return Vec::new() };
     let mut lines: Vec<Line> = Vec::new();
+    let mut places: HashMap<&str, usize> = HashMap::new();
     for ((group, epoch), y) in groups.zip(health.numbers("epoch")).zip(health.numbers(column)) {
         let (Some(epoch), Some(y)) = (epoch, y) else { continue };
-        match lines.iter_mut().find(|line| line.name == group) {
-            Some(line) => line.points.push((epoch, y)),
-            None => lines.push(Line { name: group.to_owned(), points: vec![(epoch, y)] }),
-        }
+        let place = *places.entry(group).or_insert_with(|| {
+            lines.push(Line { name: group.to_owned(), points: Vec::new() });
+            lines.len() - 1
+        });
+        lines[place].points.push((epoch, y));
     }
     // The one group there is and all of them are the same line.
     if lines.len() == 2 {
@@ -184,18 +200,20 @@ fn by_group(health: &Table, column: &str) -> Vec<Line> {
 }
 
 fn confusion(classes: &[String], metrics: &Metrics) -> String {
-    let counts: Vec<&[u64]> = metrics.confusion().collect();
+    let labelled: Vec<u64> = metrics.per_class().iter().map(|class| class.images).collect();
     let mut html = String::new();
     if classes.len() <= MOST_CLASSES {
+        let counts: HashMap<(usize, usize), u64> = metrics.confusion().collect();
         html += "<p>Number of validation pictures by label (rows) and prediction of the best model (columns).</p>";
         let mut table = String::from("<table class=\"confusion\"><thead><tr><th>label</th>");
         classes.iter().for_each(|class| table += &format!("<th>{}</th>", isolated(class)));
         table += "</tr></thead><tbody>";
-        for (label, row) in counts.iter().enumerate() {
-            let total = row.iter().sum::<u64>().max(1);
-            let _ = write!(table, "<tr><th>{}</th>", isolated(&classes[label]));
-            for (predicted, &count) in row.iter().enumerate() {
-                table += &cell(count, count as f64 / total as f64, label == predicted);
+        for (label, class) in classes.iter().enumerate() {
+            let total = labelled[label].max(1) as f64;
+            let _ = write!(table, "<tr><th>{}</th>", isolated(class));
+            for predicted in 0..classes.len() {
+                let count = counts.get(&(label, predicted)).copied().unwrap_or(0);
+                table += &cell(count, count as f64 / total, label == predicted);
             }
             table += "</tr>";
         }
@@ -204,15 +222,11 @@ fn confusion(classes: &[String], metrics: &Metrics) -> String {
         let width = first + classes.iter().map(|class| letters(class).max(6)).sum::<usize>();
         html += &wide(&(table + "</tbody></table>"), width);
     }
-    let mut pairs: Vec<(u64, usize, usize)> = Vec::new();
-    for (label, row) in counts.iter().enumerate() {
-        let wrong = row.iter().enumerate().filter(|&(predicted, &count)| predicted != label && count > 0);
-        pairs.extend(wrong.map(|(predicted, &count)| (count, label, predicted)));
-    }
-    pairs.sort_by(|a, b| b.0.cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2))));
-    let row = |&(count, label, predicted): &(u64, usize, usize)| {
-        let total = counts[label].iter().sum::<u64>().max(1);
-        let part = percent(count as f64 / total as f64);
+    let wrong = metrics.confusion().filter(|((label, predicted), _)| label != predicted);
+    let mut pairs: Vec<((usize, usize), u64)> = wrong.collect();
+    pairs.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(&b.0)));
+    let row = |&((label, predicted), count): &((usize, usize), u64)| {
+        let part = percent(count as f64 / labelled[label].max(1) as f64);
         vec![classes[label].clone(), classes[predicted].clone(), count.to_string(), part]
     };
     let rows: Vec<Vec<String>> = pairs.iter().take(MOST_PAIRS).map(row).collect();
@@ -233,18 +247,22 @@ fn cell(count: u64, part: f64, right: bool) -> String {
 }
 
 fn classes(names: &[String], metrics: &Metrics) -> String {
-    let counts: Vec<&[u64]> = metrics.confusion().collect();
-    let row = |(class, name): (usize, &String)| {
-        let right = counts[class][class] as f64;
-        let labelled = counts[class].iter().sum::<u64>();
-        let predicted = counts.iter().map(|row| row[class]).sum::<u64>();
+    // Of each class: pictures with the label, with the prediction, with both.
+    let mut counts = vec![[0, 0, 0]; names.len()];
+    for ((label, predicted), count) in metrics.confusion() {
+        counts[label][0] += count;
+        counts[predicted][1] += count;
+        counts[label][2] += if label == predicted { count } else { 0 };
+    }
+    let row = |(name, [labelled, predicted, right]): (&String, [u64; 3])| {
+        let right = right as f64;
         let ratio = |whole: u64| if whole > 0 { Some(right / whole as f64) } else { None };
         let f1 = ratio(labelled + predicted).map(|half| 2.0 * half);
         let shown = |x: Option<f64>| x.map_or("-".to_owned(), percent);
         let figures = [ratio(predicted), ratio(labelled), f1].map(shown);
         [vec![name.clone(), labelled.to_string()], figures.to_vec()].concat()
     };
-    let rows: Vec<Vec<String>> = names.iter().enumerate().map(row).collect();
+    let rows: Vec<Vec<String>> = names.iter().zip(counts).map(row).collect();
     page::table(&["class", "pictures", "precision", "recall", "F1"], &rows, 1)
 }
 
@@ -355,8 +373,10 @@ fn groups(run: &Path) -> String {
 /// Tells the two rows of a group apart of which one has weight decay. A row is stage, epoch, group, .., weight decay.
 fn name_parts(rows: &mut [Vec<String>]) {
     let groups: Vec<[String; 2]> = rows.iter().map(|row| [0, 2].map(|i| row[i].clone())).collect();
+    let mut counts: HashMap<&[String; 2], usize> = HashMap::new();
+    groups.iter().for_each(|group| *counts.entry(group).or_default() += 1);
     for (row, group) in rows.iter_mut().zip(&groups) {
-        if groups.iter().filter(|other| *other == group).count() == 2 {
+        if counts[group] == 2 {
             let decays = row.last().is_some_and(|decay| decay != "0");
             row[2] += if decays { ": weights" } else { ": biases and norms" };
         }

@@ -9,23 +9,23 @@
 //! | `previous.state.safetensors` | the same of the checkpoint before, which `--resume` takes where that one is missing |
 //! | `results.csv` | a line an epoch, see [`EpochRow`] |
 //! | `average.safetensors` | the average of the last epochs, where the recipe asks for it |
-//! | `pictures.csv` | a line a picture: `train` or `val`, its class, its path |
+//! | `pictures.csv` | a line a picture: `train` or `val`, its class, its path, and size, times and BLAKE3 hash of its file |
 //! | `health.csv` | the norms of gradient and weights in each epoch, and what part of the weights an update changes: a line for all that trains, and one a group |
 //! | `predictions.csv` | the logits of `best.safetensors` for each validation picture |
 //! | `log.csv` | when and by which command the run was started, and its warnings; see [`crate::log`] |
 //! | `report.html` | all that is known of the run on one page |
 //! | `tensorboard/` | the numbers of `results.csv` and `health.csv` as TensorBoard reads them |
 //! | `base.onnx` | the classifier that the run started from, where that was an ONNX file |
+//! | `base.onnx.sha256` | its SHA-256 |
 //! | `groups.csv` | a line for each group of parameters in each stage: whether and how fast it learns |
 
 use std::fs::{self, File, TryLockError};
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use offshoot_graph::text::{escaped, shown};
 
 use blake3::Hasher;
-use offshoot_data::Dataset;
 use offshoot_files::{Kind, open_folder, read_text};
 use offshoot_formats::atomic::{AtomicFile, write_atomically};
 use offshoot_formats::checkpoint::{KeyMismatch, match_weights};
@@ -37,9 +37,14 @@ use serde::{Deserialize, Serialize};
 use crate::csv::quoted;
 use crate::fingerprint;
 use crate::groups::GroupRow;
-use crate::health::{NormSums, Watch};
+use crate::health::{HEALTH_FILE, NormSums, Watch};
+use crate::log::LOG_FILE;
 use crate::longer::is_longer;
+use crate::ranges::MAX_EPOCHS;
+use crate::recipe::RECIPE_FILE;
+use crate::report::{PREDICTIONS_FILE, REPORT_FILE};
 use crate::schedule::Plateau;
+use crate::training::MAX_ROLLBACKS;
 use crate::unfreeze::Stages;
 
 /// The model of the best epoch.
@@ -58,8 +63,29 @@ pub const AVERAGE_FILE: &str = "average.safetensors";
 pub const GROUPS_FILE: &str = "groups.csv";
 /// The classifier of the ONNX file that a run started from: its graph is described nowhere else.
 pub const BASE_FILE: &str = "base.onnx";
+/// The SHA-256 of that file, as `sha256sum` writes it.
+pub const BASE_HASH_FILE: &str = "base.onnx.sha256";
 /// A line a picture.
 pub const PICTURES_FILE: &str = "pictures.csv";
+
+/// What a run writes into its folder.
+const FILES: [&str; 15] = [
+    RECIPE_FILE,
+    BEST_FILE,
+    LAST_FILE,
+    STATE_FILE,
+    PREVIOUS_FILE,
+    RESULTS_FILE,
+    AVERAGE_FILE,
+    PICTURES_FILE,
+    GROUPS_FILE,
+    BASE_FILE,
+    BASE_HASH_FILE,
+    HEALTH_FILE,
+    PREDICTIONS_FILE,
+    LOG_FILE,
+    REPORT_FILE,
+];
 
 /// A run directory that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -151,12 +177,15 @@ pub struct Best {
 }
 
 impl Best {
-    /// A higher accuracy, or the same with a lower loss. Without validation pictures, the later epoch.
+    /// A higher accuracy, or the same with a lower loss. An epoch that was not validated is never better than one that was; of
+    /// two that were not, the later is.
     pub(crate) fn is_better_than(&self, best: &Best) -> bool {
+        let loss = |of: &Best| of.val_loss.unwrap_or(f64::INFINITY);
         match (self.val_accuracy, best.val_accuracy) {
-            (Some(a), Some(b)) if a == b => self.val_loss < best.val_loss,
+            (Some(a), Some(b)) if a == b => loss(self) < loss(best),
             (Some(a), Some(b)) => a > b,
-            (None, _) | (_, None) => true,
+            (Some(_), None) | (None, None) => true,
+            (None, Some(_)) => false,
         }
     }
 }
@@ -171,6 +200,9 @@ pub(crate) struct Sums {
     /// Of the gradient norm of each step that changed something.
     pub(crate) gradient_norm: f64,
 }
+
+/// The largest number in a state: f64 has all whole ones up to it, and no run counts so far.
+const MAX_NUMBER: f64 = (1_u64 << 53) as f64;
 
 /// How far training is.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -199,6 +231,37 @@ pub(crate) struct Position {
     pub(crate) unusable: Vec<(usize, String)>,
 }
 
+impl Position {
+    /// What cannot be of a run with this setting.
+    fn problem(&self, setting: &Setting) -> Option<String> {
+        let json = serde_json::to_value(self).ok()?;
+        if let Some(number) = largest(&json).filter(|number| *number > MAX_NUMBER) {
+            return Some(format!("holds the number {number:e}, which no run reaches"));
+        }
+        let [train, _] = setting.pictures;
+        if self.step > train as u64 {
+            return Some(format!("claims {} steps in an epoch of {train} pictures", self.step));
+        }
+        if self.epoch > MAX_EPOCHS {
+            return Some(format!("claims {} finished epochs", self.epoch));
+        }
+        if self.rollbacks > MAX_ROLLBACKS {
+            return Some(format!("claims that the run has gone back {} times", self.rollbacks));
+        }
+        None
+    }
+}
+
+/// The largest number in a JSON value, the sign left out.
+fn largest(value: &serde_json::Value) -> Option<f64> {
+    match value {
+        serde_json::Value::Number(number) => number.as_f64().map(f64::abs),
+        serde_json::Value::Array(all) => all.iter().filter_map(largest).reduce(f64::max),
+        serde_json::Value::Object(all) => all.values().filter_map(largest).reduce(f64::max),
+        _ => None,
+    }
+}
+
 /// Steps that were refused and left out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -220,13 +283,14 @@ pub(crate) struct Patience {
 }
 
 impl Patience {
-    /// Takes in the accuracy of an epoch. Says whether `patience` epochs have passed without one that is better by more than
-    /// `min_delta`.
-    pub(crate) fn runs_out(&mut self, accuracy: f64, patience: u64, min_delta: f64) -> bool {
-        if self.best.is_none_or(|best| accuracy - best > min_delta) {
-            *self = Patience { best: Some(accuracy), waited: 0 };
-        } else {
-            self.waited += 1;
+    /// Takes in the accuracy of an epoch, `None` where validation gave none. Says whether `patience` epochs have passed without one
+    /// that is better by more than `min_delta`.
+    pub(crate) fn runs_out(&mut self, accuracy: Option<f64>, patience: u64, min_delta: f64) -> bool {
+        match accuracy {
+            Some(accuracy) if self.best.is_none_or(|best| accuracy - best > min_delta) => {
+                *self = Patience { best: Some(accuracy), waited: 0 };
+            }
+            _ => self.waited += 1,
         }
         self.waited >= patience
     }
@@ -350,6 +414,9 @@ pub struct EpochRow {
     pub peak_mib: Option<f64>,
 }
 
+/// The first of [`COLUMNS`], which every version has.
+const RESULTS_START: &str = "epoch,train_loss,train_accuracy,";
+
 const COLUMNS: &str = "epoch,train_loss,train_accuracy,val_loss,val_accuracy,learning_rate,gradient_norm,\
                        train_eval_accuracy,skipped_steps,loss_scale,images_per_second,seconds,peak_mib";
 
@@ -432,20 +499,6 @@ pub(crate) fn make(run: &Path) -> Result<(), RunError> {
     std::fs::create_dir_all(run).map_err(|source| RunError::Create { run: run.to_owned(), source })
 }
 
-/// Writes which picture is for what.
-pub(crate) fn write_pictures(run: &Path, data: &Dataset) -> Result<(), FormatError> {
-    write_atomically(&run.join(PICTURES_FILE), |file| {
-        writeln!(file, "set,class,path")?;
-        for (set, samples) in [("train", &data.train), ("val", &data.val)] {
-            for sample in samples {
-                let (class, path) = (&data.classes[sample.label], sample.path.to_string_lossy());
-                writeln!(file, "{set},{},{}", quoted(class), quoted(&path))?;
-            }
-        }
-        Ok(())
-    })
-}
-
 /// Writes how fast each group learns: the table of each stage, with the finished epochs at which it starts.
 pub(crate) fn write_groups(run: &Path, stages: &[(u64, Vec<GroupRow>)]) -> Result<(), FormatError> {
     write_atomically(&run.join(GROUPS_FILE), |file| {
@@ -473,12 +526,25 @@ pub(crate) fn lock(run: &Path) -> Result<Option<File>, RunError> {
     }
     for entry in fs::read_dir(run).into_iter().flatten().flatten() {
         let name = entry.file_name();
-        let name = name.to_string_lossy();
-        if name.starts_with('.') && name.ends_with(".tmp") {
+        if is_temporary(&name.to_string_lossy()) {
             let _ = fs::remove_file(entry.path());
         }
     }
     Ok(Some(folder))
+}
+
+/// Whether it is a file of a run that was not finished: `.NAME`, something at random, `.tmp`.
+pub(crate) fn is_temporary(name: &str) -> bool {
+    let random = |rest: &str| !rest.is_empty() && rest.chars().all(|c| c.is_ascii_alphanumeric());
+    let inner = name.strip_prefix('.').and_then(|name| name.strip_suffix(".tmp"));
+    inner.is_some_and(|inner| FILES.iter().any(|file| inner.strip_prefix(file).is_some_and(random)))
+}
+
+/// Whether the folder `run` has the table of finished epochs that a run writes.
+pub fn has_results(run: &Path) -> bool {
+    let mut start = [0; RESULTS_START.len()];
+    let read = offshoot_files::open(&run.join(RESULTS_FILE)).and_then(|mut file| file.read_exact(&mut start));
+    read.is_ok() && start == *RESULTS_START.as_bytes()
 }
 
 /// Whether there is a checkpoint in the folder `run`.
@@ -523,16 +589,24 @@ pub(crate) fn read_state(run: &Path, setting: &Setting) -> Result<Option<Saved>,
     if header.setting.recipe != setting.recipe && !is_longer(&header.setting.recipe, &setting.recipe) {
         return Err(refuse("belongs to another recipe than the recipe.toml beside it".into()));
     }
-    let ([train, val], [now_train, now_val]) = (header.setting.pictures, setting.pictures);
-    if [train, val] != setting.pictures {
-        return Err(refuse(format!(
-            "was made with {train} pictures to train and {val} to validate with, and now there are {now_train} and {now_val}"
-        )));
-    }
-    if header.position.step > train as u64 {
-        return Err(refuse(format!("claims {} steps in an epoch of {train} pictures", header.position.step)));
+    for position in std::iter::once(&header.position).chain(&header.good) {
+        if let Some(problem) = position.problem(&header.setting) {
+            return Err(refuse(problem));
+        }
     }
     Ok(Some(Saved { weights: file.weights, header }))
+}
+
+/// Checks that there are as many pictures as when a checkpoint was made.
+pub(crate) fn check_counts(run: &Path, saved: &Saved, setting: &Setting) -> Result<(), RunError> {
+    let ([train, val], [now_train, now_val]) = (saved.header.setting.pictures, setting.pictures);
+    if [train, val] == setting.pictures {
+        return Ok(());
+    }
+    let reason = format!(
+        "was made with {train} pictures to train and {val} to validate with, and now there are {now_train} and {now_val}"
+    );
+    Err(RunError::Checkpoint { path: run.join(STATE_FILE), reason })
 }
 
 /// Checks that the stage of a checkpoint is one that its epoch can be in: its own, or the one before where that has just ended.
@@ -550,10 +624,16 @@ pub(crate) fn check_stage(run: &Path, position: &Position, stages: &Stages) -> R
 /// newer in them: a process may have died before it wrote the state.
 pub(crate) fn read_last(run: &Path, model: &Model, saved: &Saved) -> Result<Weights, RunError> {
     let path = run.join(LAST_FILE);
-    let file = safetensors::read(&path)?;
+    let way_out = format!("{BEST_FILE} has the same frozen weights: copy it to this name");
+    let file = safetensors::read(&path).map_err(|error| match error.problem {
+        Problem::Hash { .. } => {
+            let reason = "its content does not have the hash that stands in it".into();
+            RunError::Damaged { path: path.clone(), reason, way_out: way_out.clone() }
+        }
+        _ => RunError::File(error),
+    })?;
     if FrozenHash::default().of(&file.weights, &saved.weights) != saved.header.frozen {
         let reason = "its frozen weights do not have the hash that the state holds".into();
-        let way_out = format!("{BEST_FILE} has the same frozen weights: copy it to this name");
         return Err(RunError::Damaged { path, reason, way_out });
     }
     let parameters = model.graph.parameters().iter().map(|&id| model.graph.value(id));
@@ -623,15 +703,67 @@ mod tests {
         write_state(run.path(), &state, header(position.clone(), &ours)).unwrap();
         let saved = read_state(run.path(), &ours).unwrap().unwrap();
         assert_eq!((saved.weights, saved.header.position), (state, position));
-        for (other, reason) in [(setting("a = 2", 7), "another recipe"), (setting("a = 1", 8), "7 pictures")]
-        {
-            let error = read_state(run.path(), &other).unwrap_err().to_string();
-            assert!(error.contains("last.state.safetensors") && error.contains(reason), "{error}");
+        let error = read_state(run.path(), &setting("a = 2", 7)).unwrap_err().to_string();
+        assert!(error.contains("last.state.safetensors") && error.contains("another recipe"), "{error}");
+        let saved = read_state(run.path(), &setting("a = 1", 8)).unwrap().unwrap();
+        let error = check_counts(run.path(), &saved, &setting("a = 1", 8)).unwrap_err().to_string();
+        assert!(error.contains("last.state.safetensors") && error.contains("7 pictures"), "{error}");
+    }
+
+    /// Puts `number` in place of the `place`-th number of a JSON value; says how many numbers come before what is left.
+    fn put(value: &mut serde_json::Value, place: &mut usize, number: &serde_json::Value) {
+        match value {
+            serde_json::Value::Number(_) => {
+                if *place == 0 {
+                    *value = number.clone();
+                }
+                *place = place.wrapping_sub(1);
+            }
+            serde_json::Value::Array(all) => all.iter_mut().for_each(|value| put(value, place, number)),
+            serde_json::Value::Object(all) => all.values_mut().for_each(|value| put(value, place, number)),
+            _ => {}
         }
-        let position = Position { step: 8, ..Position::default() };
-        write_state(run.path(), &Weights::new(), header(position, &ours)).unwrap();
-        let error = read_state(run.path(), &ours).unwrap_err().to_string();
-        assert!(error.contains("8 steps"), "{error}");
+    }
+
+    #[test]
+    fn no_number_of_a_state_is_larger_than_a_run_reaches() {
+        let run = tempfile::tempdir().unwrap();
+        let ours = setting("a = 1", 7);
+        let best = Some(Best { epoch: 1, val_accuracy: Some(0.5), val_loss: Some(0.7) });
+        let full = Position { epoch: 2, best, unusable: vec![(3, "x".into())], ..Position::default() };
+        let json = serde_json::to_value(&full).unwrap();
+        let mut tried = 0;
+        for number in [1_u64 << 31, 1 << 32, (1 << 53) + 2, 1 << 63, u64::MAX] {
+            for place in 0.. {
+                let (mut changed, mut left) = (json.clone(), place);
+                put(&mut changed, &mut left, &number.into());
+                if changed == json {
+                    break;
+                }
+                // Of a smaller type, it is no state.
+                let Ok(position) = serde_json::from_value::<Position>(changed) else { continue };
+                write_state(run.path(), &Weights::new(), header(position.clone(), &ours)).unwrap();
+                let read = read_state(run.path(), &ours);
+                tried += 1;
+                match number > 1 << 53 {
+                    true => {
+                        let error = read.unwrap_err().to_string();
+                        assert!(error.contains("last.state.safetensors"), "{error}");
+                    }
+                    false => drop(read),
+                }
+            }
+        }
+        assert!(tried > 60, "{tried}");
+        for position in [
+            Position { step: 8, ..Position::default() },
+            Position { epoch: 1_000_001, ..Position::default() },
+            Position { rollbacks: 6, ..Position::default() },
+        ] {
+            write_state(run.path(), &Weights::new(), header(position, &ours)).unwrap();
+            let error = read_state(run.path(), &ours).unwrap_err().to_string();
+            assert!(error.contains("claims"), "{error}");
+        }
     }
 
     #[test]
@@ -665,10 +797,11 @@ mod tests {
         let run = tempfile::tempdir().unwrap();
         assert!(lock(&run.path().join("nothing")).unwrap().is_none());
         fs::write(run.path().join(".last.safetensors1x.tmp"), "half").unwrap();
-        fs::write(run.path().join("notes.tmp"), "mine").unwrap();
+        let others = ["notes.tmp", ".mine.tmp", ".best.safetensors.tmp", ".best.safetensors-mine.tmp"];
+        others.iter().for_each(|name| fs::write(run.path().join(name), "mine").unwrap());
         let held = lock(run.path()).unwrap().unwrap();
-        let names: Vec<_> = fs::read_dir(run.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
-        assert_eq!(names, ["notes.tmp"]);
+        assert!(others.iter().all(|name| run.path().join(name).exists()));
+        assert_eq!(fs::read_dir(run.path()).unwrap().count(), others.len());
         let error = lock(run.path()).unwrap_err().to_string();
         assert!(error.contains("another process") && error.contains("--out"), "{error}");
         drop(held);
@@ -678,10 +811,15 @@ mod tests {
     #[test]
     fn patience_runs_out_when_nothing_gets_better() {
         let mut patience = Patience::default();
-        let mut after = |accuracy| patience.runs_out(accuracy, 2, 0.01);
+        let mut after = |accuracy| patience.runs_out(Some(accuracy), 2, 0.01);
         assert_eq!(
             [0.5, 0.505, 0.52, 0.4, 0.6, 0.6, 0.1].map(&mut after),
             [false, false, false, false, false, false, true]
+        );
+        let mut broken = Patience::default();
+        assert_eq!(
+            [None, Some(0.1), None, None].map(|a| broken.runs_out(a, 2, 0.0)),
+            [false, false, false, true]
         );
     }
 }

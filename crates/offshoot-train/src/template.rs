@@ -1,5 +1,6 @@
 //! A recipe as a file to start from, with a word on each setting.
 
+use crate::ranges;
 use crate::recipe::Recipe;
 
 /// What a setting is, in the words of a recipe file.
@@ -59,19 +60,22 @@ const COMMENTS: [(&str, &str); 35] = [
     ("[preprocessing]", "Preprocessing: how pictures become network inputs."),
 ];
 
-/// Settings that are off.
-const OFF: &str = "\
-# Clip the gradient to this 2-norm.
-# clip_norm = 1.0
-# Clip each element of the gradient to this absolute value.
-# clip_value = 0.5
-# Decay per step of the exponential moving average (EMA) of the weights, which is validated and kept.
-# ema = 0.99
-# Early stopping: end after this many epochs without a better validation accuracy.
-# patience = 5
-# Number of fixed augmented views of each picture, so that their features can be cached.
-# cache_views = 4
-";
+/// Settings that are off: what they are, their names, and an example.
+const OFF: [(&str, &str, &str); 5] = [
+    ("Clip the gradient to this 2-norm.", "clip_norm", "1.0"),
+    ("Clip each element of the gradient to this absolute value.", "clip_value", "0.5"),
+    (
+        "Decay per step of the exponential moving average (EMA) of the weights, which is validated and kept.",
+        "ema",
+        "0.99",
+    ),
+    ("Early stopping: end after this many epochs without a better validation accuracy.", "patience", "5"),
+    (
+        "Number of fixed augmented views of each picture, so that their features can be cached.",
+        "cache_views",
+        "4",
+    ),
+];
 
 /// `recipe` as a TOML file with comments, which reads back as the same settings. `model`, `weights` and `data`, which belong to one
 /// run, are left to the command line.
@@ -87,14 +91,25 @@ pub fn template(recipe: &Recipe) -> String {
             continue;
         }
         if let Some((_, comment)) = COMMENTS.iter().find(|(name, _)| *name == key) {
-            text += &format!("# {comment}\n");
+            text += &explained(comment, key);
         }
         text += &format!("{line}\n");
         if key == "strict" {
-            text += OFF;
+            let off = OFF
+                .iter()
+                .map(|(comment, key, example)| format!("{}# {key} = {example}\n", explained(comment, key)));
+            text.extend(off);
         }
     }
     text
+}
+
+/// What a setting is, with its range.
+fn explained(comment: &str, key: &str) -> String {
+    match ranges::in_words(key) {
+        Some(range) => format!("# {comment} ({range})\n"),
+        None => format!("# {comment}\n"),
+    }
 }
 
 #[cfg(test)]
@@ -135,7 +150,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("recipe.toml");
         std::fs::write(&path, &text).unwrap();
-        let read = Settings { unfreeze: None, ..settings }.over(Settings::read(&path).unwrap());
+        let read = Settings { unfreeze: None, ..settings }.over(Settings::read(&path).unwrap()).unwrap();
         assert_eq!(Recipe::resolve(read, &Preprocessing::default()).unwrap(), recipe);
         let all = text
             .lines()

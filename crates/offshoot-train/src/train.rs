@@ -8,12 +8,14 @@ use offshoot_data::{Dataset, PictureError, Transform, TransformError};
 use offshoot_formats::FormatError;
 use offshoot_graph::model::OUTPUT;
 use offshoot_graph::passes::any_picture_size;
+use offshoot_graph::text::escaped;
 use offshoot_graph::{Executor, GraphError, Model};
 use serde::Serialize;
 
 use crate::cache::CacheOptions;
 use crate::freeze::FreezeError;
 use crate::groups::{GroupRow, groups};
+use crate::health::listed;
 use crate::leftover;
 use crate::log::Log;
 use crate::occupied;
@@ -24,6 +26,9 @@ use crate::step::{StepError, StepOptions, TrainStep};
 pub use crate::training::Refusal;
 use crate::training::{Training, result};
 use crate::unfreeze::Stages;
+
+/// Classes that are named in a message.
+const LOST_CLASSES: usize = 5;
 
 /// A training run that could not be started or finished. Checkpoints made before it are on disk.
 #[derive(Debug, thiserror::Error)]
@@ -103,6 +108,21 @@ pub enum TrainError {
         /// The pictures to train with.
         pictures: usize,
     },
+    /// No picture to validate with can be used, or none of a class.
+    #[error(
+        "{}; the first of {count}: {first}. Put them right, and --resume goes on from the last checkpoint",
+        lost(classes, set)
+    )]
+    Lost {
+        /// `train` or `val`.
+        set: &'static str,
+        /// The classes that have no picture left; none where all pictures of the set are lost.
+        classes: Vec<String>,
+        /// How many pictures those were.
+        count: usize,
+        /// What is wrong with the first.
+        first: String,
+    },
     /// No picture can be used.
     #[error("no picture to train with could be decoded; the first of {count}: {first}")]
     NoPicture {
@@ -111,6 +131,19 @@ pub enum TrainError {
         /// What is wrong with the first.
         first: String,
     },
+}
+
+fn lost(classes: &[String], set: &str) -> String {
+    let classes: Vec<String> = classes.iter().map(|class| format!("`{}`", escaped(class))).collect();
+    match (&classes[..], set) {
+        ([], _) => "none of the validation pictures could be decoded".into(),
+        (all, "val") => {
+            format!("no validation picture of {} could be decoded", listed(all, LOST_CLASSES, String::clone))
+        }
+        (all, _) => {
+            format!("no training picture of {} could be decoded", listed(all, LOST_CLASSES, String::clone))
+        }
+    }
 }
 
 /// What a run gives: the contract of `train --json`.
@@ -289,6 +322,14 @@ pub fn train(
     if saved.is_none() {
         occupied::check(run)?;
     }
+    let same = match &saved {
+        None => None,
+        Some(saved) => {
+            let same = run_pictures::check_same(run, data, control.stop)?;
+            run::check_counts(run, saved, &setting)?;
+            Some(same)
+        }
+    };
     let mut model = model;
     check_classes(&model, data)?;
     if !recipe.progressive.is_empty() {
@@ -308,7 +349,6 @@ pub fn train(
             return Ok(Outcome { result, interrupted: false });
         }
         run::check_stage(run, position, &stages)?;
-        run_pictures::check_same(run, data)?;
         model.weights = run::read_last(run, &model, saved)?;
     }
     let stage = saved.as_ref().map_or(0, |saved| saved.header.position.stage);
@@ -326,7 +366,8 @@ pub fn train(
         occupied::clear(run)?;
     }
     recipe.write(run)?;
-    run::write_pictures(run, data)?;
+    let (files, told) = same.unwrap_or_else(|| (run_pictures::files_of(data, control.stop), true));
+    run_pictures::write(run, data, &files)?;
     run::write_groups(run, &tables)?;
     let given = Given { recipe, setting, transform, data, run, executor, options, stages, least };
     let resumed = saved.is_some();
@@ -348,6 +389,14 @@ pub fn train(
             progress(Event::Notice(&format!("the log was not written: {error}")));
         }
     };
+    if !told {
+        logged(Event::Notice(
+            "the run does not know what its pictures held when it was started: only their names and classes were compared",
+        ));
+    }
+    if let Some(text) = run_pictures::in_both(data, &files).filter(|_| !resumed) {
+        logged(Event::Warning(&text));
+    }
     let control = Control { progress: &mut logged, ..control };
     let mut training = Training::new(given, control, step, (results, counts, clock));
     if let Some(saved) = saved {
@@ -418,13 +467,14 @@ fn class_weights(recipe: &Recipe, data: &Dataset) -> Result<Option<Vec<f32>>, Tr
     if recipe.class_weights.is_empty() && !recipe.balance_classes {
         return Ok(None);
     }
-    let weight = |(label, class): (usize, &String)| {
+    let mut pictures = vec![0; data.classes.len()];
+    data.train.iter().for_each(|sample| pictures[sample.label] += 1);
+    let weight = |(class, pictures): (&String, usize)| {
         let given = recipe.class_weights.get(class).copied().unwrap_or(1.0);
-        let pictures = data.train.iter().filter(|sample| sample.label == label).count().max(1);
-        let balance = data.train.len() as f64 / (data.classes.len() * pictures) as f64;
+        let balance = data.train.len() as f64 / (data.classes.len() * pictures.max(1)) as f64;
         (if recipe.balance_classes { given * balance } else { given }) as f32
     };
-    Ok(Some(data.classes.iter().enumerate().map(weight).collect()))
+    Ok(Some(data.classes.iter().zip(pictures).map(weight).collect()))
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! The loop of a run: stages of epochs of steps, validation, checkpoints.
 
+mod losses;
 mod recovery;
 mod refusal;
 
@@ -28,7 +29,9 @@ use crate::schedule::{Plateau, Schedule, ScheduleKind};
 use crate::step::{Batch, StepError, TrainStep, under};
 use crate::train::{BestEpoch, Control, Event, Given, Outcome, TrainError, TrainResult, for_stage};
 
+use losses::Told;
 use recovery::Good;
+pub(crate) use recovery::MAX_ROLLBACKS;
 pub use refusal::Refusal;
 
 /// The time between two reports of a run that goes on.
@@ -58,6 +61,8 @@ pub(crate) struct Training<'a, 'c> {
     stepping: Duration,
     /// Skipped pictures that were told of.
     reported: HashSet<PathBuf>,
+    /// Whether it was told that many pictures were left out.
+    many: Told,
     /// Of the weights that do not train in this stage.
     frozen: FrozenHash,
     /// Where the run goes back to when a step is refused, where the recipe wants that.
@@ -101,6 +106,7 @@ impl<'a, 'c> Training<'a, 'c> {
             steps_made: 0,
             stepping: Duration::ZERO,
             reported: HashSet::new(),
+            many: Told::default(),
             frozen: FrozenHash::default(),
             good: None,
         }
@@ -251,11 +257,13 @@ impl<'a, 'c> Training<'a, 'c> {
             let seconds = start.0.elapsed().as_secs_f64();
             let speed = (self.position.sums.images - start.1) as f64 / seconds.max(1e-9);
             self.report_skipped(train);
+            self.check_left("train", &train.unusable())?;
             let average = self.ema.clone().map(|ema| self.averaged(&ema));
             let Some([answers, (again, _)]) = self.validate([val, seen], average.as_ref())? else {
                 return self.interrupt();
             };
             self.report_skipped(val);
+            self.check_left("val", &val.unusable())?;
             let late = self.late_average();
             let tried = match late.as_ref().filter(|_| self.position.epoch + 1 == self.given.recipe.epochs) {
                 None => None,
@@ -511,7 +519,8 @@ impl<'a, 'c> Training<'a, 'c> {
         self.health.push(row.epoch, &norms, &self.step);
         self.health.write(self.given.run)?;
         self.watch(&row);
-        let warnings = self.warnings(&row, &norms, [seen, metrics.images()]);
+        let mut warnings = self.warnings(&row, &norms, [seen, metrics.images()]);
+        warnings.extend(not_finite(row.epoch, metrics));
         let tried =
             tried.map(|(model, answers)| self.keep_average(row.epoch, &model, &answers)).transpose()?;
         (self.position.epoch, self.position.step) = (row.epoch, 0);
@@ -535,7 +544,8 @@ impl<'a, 'c> Training<'a, 'c> {
     /// training ones.
     fn row(&self, [metrics, seen]: [&Metrics; 2], images_per_second: f64) -> EpochRow {
         let Position { epoch, step, sums: Sums { loss, correct, images, gradient_norm }, .. } = self.position;
-        let Best { val_accuracy, val_loss, .. } = best_of(epoch + 1, metrics);
+        let Best { val_accuracy, .. } = best_of(epoch + 1, metrics);
+        let val_loss = Some(metrics.loss()).filter(|_| metrics.images() > 0);
         EpochRow {
             epoch: epoch + 1,
             train_loss: loss / images.max(1) as f64,
@@ -566,8 +576,9 @@ impl<'a, 'c> Training<'a, 'c> {
             self.position.plateau.update(row.val_loss.unwrap_or(row.train_loss), &options, recipe.lr);
         }
         let last_stage = self.position.stage + 1 == self.given.stages.count();
-        if let (Some(patience), Some(accuracy), true) = (recipe.patience, row.val_accuracy, last_stage) {
-            let out = self.position.patience.runs_out(accuracy, patience, recipe.min_delta);
+        let validates = !self.given.data.val.is_empty();
+        if let Some(patience) = recipe.patience.filter(|_| validates && last_stage) {
+            let out = self.position.patience.runs_out(row.val_accuracy, patience, recipe.min_delta);
             self.position.ended = out && row.epoch < recipe.epochs;
         }
     }
@@ -654,15 +665,38 @@ pub(crate) fn result(
     TrainResult { run, epochs, best, trainable_parameters, frozen_parameters, seconds, peak_mib }
 }
 
+/// What an epoch's validation says. Where the loss is not a number, the network gave no answers that could be compared.
 fn best_of(epoch: u64, metrics: &Metrics) -> Best {
-    let validated = metrics.images() > 0;
+    let validated = metrics.images() > 0 && metrics.loss().is_finite();
     let (accuracy, loss) = (metrics.accuracy(), metrics.loss());
     Best { epoch, val_accuracy: validated.then_some(accuracy), val_loss: validated.then_some(loss) }
+}
+
+/// A warning where validation gave numbers that are not finite.
+fn not_finite(epoch: u64, metrics: &Metrics) -> Option<String> {
+    let loss = metrics.loss();
+    (!loss.is_finite()).then(|| {
+        format!(
+            "the validation loss of epoch {epoch} is {loss}: the network gives numbers that are not finite for validation pictures, \
+             and the epoch cannot be the best one; `offshoot check` names where they come from"
+        )
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn answers_that_are_no_numbers_are_no_validation() {
+        let mut metrics = Metrics::new(2);
+        metrics.add(&[f32::NAN, f32::NAN], &[0]);
+        assert_eq!(best_of(3, &metrics), Best { epoch: 3, val_accuracy: None, val_loss: None });
+        assert!(not_finite(3, &metrics).is_some_and(|text| text.contains("epoch 3 is NaN")));
+        let mut good = Metrics::new(2);
+        good.add(&[1.0, 0.0], &[0]);
+        assert!(not_finite(3, &good).is_none() && best_of(3, &good).val_accuracy == Some(1.0));
+    }
 
     #[test]
     fn the_best_epoch_is_the_most_accurate_and_then_the_surest() {
@@ -673,5 +707,9 @@ mod tests {
         assert!(!epoch(Some(0.5), Some(1.0)).is_better_than(&best));
         assert!(!epoch(Some(0.4), Some(0.1)).is_better_than(&best));
         assert!(epoch(None, None).is_better_than(&epoch(None, None)));
+        assert!(!epoch(None, None).is_better_than(&epoch(Some(0.0), Some(9.0))));
+        assert!(epoch(Some(0.0), Some(9.0)).is_better_than(&epoch(None, None)));
+        assert!(epoch(Some(0.5), Some(9.0)).is_better_than(&epoch(Some(0.5), None)));
+        assert!(!epoch(Some(0.5), None).is_better_than(&epoch(Some(0.5), Some(9.0))));
     }
 }

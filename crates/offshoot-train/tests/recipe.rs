@@ -65,7 +65,7 @@ fn flags_win_over_the_file_and_preprocessing_is_merged() {
     std::fs::write(&path, text).unwrap();
     let preprocessing = Some(PreprocessingSettings { size: Some(32), ..Default::default() });
     let flags = Settings { lr: Some(0.25), preprocessing, ..Settings::default() };
-    let recipe = resolve(flags.over(Settings::read(&path).unwrap()));
+    let recipe = resolve(flags.over(Settings::read(&path).unwrap()).unwrap());
     assert_eq!((recipe.lr, recipe.epochs, recipe.lr_groups["fc"]), (0.25, 3, 0.1));
     assert_eq!(recipe.freeze.to_string(), "layer1,bn1");
     assert_eq!((recipe.preprocessing.fit, recipe.preprocessing.size), (Fit::Pad, 32));

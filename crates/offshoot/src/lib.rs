@@ -38,6 +38,7 @@
 //! The crates below it can be used by themselves: `offshoot-graph` (the graph and its passes), `offshoot-cpu` (the
 //! executor), `offshoot-models`, `offshoot-formats`, `offshoot-data`, `offshoot-train`, `offshoot-quant`.
 
+#![warn(clippy::print_stderr)] // it panics where standard error cannot be written
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
 mod bench;
@@ -98,7 +99,7 @@ pub use offshoot_train::{
 };
 pub use predict::{Guess, Prediction, predict};
 pub use preparation::{PREPARED_LEVELS, PREPARED_MEAN_LEVELS};
-pub use pull::{PullOptions, Pulled, fetch, pull};
+pub use pull::{Patience, PullOptions, Pulled, Wanted, fetch, fetch_wanted, pull};
 pub use quantize::{
     QuantizePictures, Quantized, StaticModel, StaticOptions, calibration_batches, check_float, export_static,
     is_quantized, quantize_static,

@@ -1,9 +1,11 @@
 //! The command line: a thin shell over the library.
 
+#![warn(clippy::print_stderr)] // it panics where standard error cannot be written
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
 mod commands;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -31,6 +33,7 @@ fn main() -> ExitCode {
         Err(Failure::Check) => ExitCode::from(1),
         Err(Failure::Error(error)) => {
             let (message, file) = commands::described(&error);
+            let message = print::short_numbers(&message);
             print::aside_lines(&format!("error: {message}"));
             if json {
                 print::error(&message, file.as_deref(), None);
@@ -50,9 +53,20 @@ fn wants_json() -> bool {
 
 /// What clap has to say: help, the version, or that it does not understand the arguments.
 fn usage(error: &clap::Error, json: bool) -> ExitCode {
-    let _ = error.print();
+    let whole = error.render().to_string();
+    let text = print::short_numbers(&whole);
+    if text != whole {
+        print::aside(text.trim_end());
+    } else {
+        let printed = error.print().and_then(|()| std::io::stdout().flush());
+        if let Some(Failure::Error(error)) =
+            printed.err().filter(|_| !error.use_stderr()).map(print::unwritten)
+        {
+            print::aside(&format!("error: {error}"));
+            return ExitCode::from(2);
+        }
+    }
     if json && error.use_stderr() {
-        let text = error.render().to_string();
         let (message, help) = match text.strip_prefix("error: ") {
             Some(text) => text.split_once("\n\n").unwrap_or((text, "")),
             // Where a command is missing, its help is all that clap says.

@@ -145,6 +145,32 @@ impl Manifest {
         Ok(write_atomically(path, |file| writeln!(file, "{json}"))?)
     }
 
+    /// Whether the file at `path`, or each file in the folder there, stands in this manifest as it is. Links do not.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub(crate) fn owns(&self, path: &Path) -> Result<bool> {
+        self.owns_under(path, &name(path))
+    }
+
+    fn owns_under(&self, path: &Path, relative: &str) -> Result<bool> {
+        let failed = |source| Error::Io { path: path.to_owned(), action: "read", source };
+        let found = path.symlink_metadata().map_err(failed)?;
+        if !found.is_dir() {
+            let listed = self.files.iter().find(|file| file.name == relative);
+            let same_size = listed.filter(|file| found.is_file() && file.bytes == found.len());
+            return same_size.map_or(Ok(false), |file| Ok(sha256(path)? == file.sha256));
+        }
+        for entry in fs::read_dir(path).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let below = format!("{relative}/{}", entry.file_name().to_string_lossy());
+            if !self.owns_under(&entry.path(), &below)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Reads the manifest beside `path`; `None` when there is none.
     ///
     /// # Errors
@@ -166,10 +192,14 @@ impl Manifest {
 /// # Errors
 /// When it cannot be read.
 pub fn sha256(path: &Path) -> Result<String> {
-    let mut hasher = Sha256::new();
     let failed = |source| Error::Io { path: path.to_owned(), action: "read", source };
-    let mut file = offshoot_files::open(path).map_err(failed)?;
-    io::copy(&mut file, &mut HashWriter(&mut hasher)).map_err(failed)?;
+    sha256_of(&mut offshoot_files::open(path).map_err(failed)?).map_err(failed)
+}
+
+/// SHA-256 of what is left to read of `source`, in hexadecimal digits.
+pub(crate) fn sha256_of(source: &mut impl io::Read) -> io::Result<String> {
+    let mut hasher = Sha256::new();
+    io::copy(source, &mut HashWriter(&mut hasher))?;
     Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
@@ -231,5 +261,13 @@ mod tests {
         manifest.write(&Manifest::beside(&at("m.package"))).expect("it is written");
         let read = Manifest::read_beside(&at("m.package")).expect("it is read").expect("it is there");
         assert_eq!(read, manifest);
+        let owns = |name: &str| read.owns(&at(name)).expect("it is looked at");
+        assert!(owns("m.package") && owns("m.data"));
+        fs::write(at("m.package/mine"), b"").expect("a file");
+        assert!(!owns("m.package"));
+        fs::remove_file(at("m.package/mine")).expect("it was there");
+        assert!(owns("m.package"));
+        fs::write(at("m.package/a"), b"abd").expect("a file");
+        assert!(!owns("m.package"));
     }
 }

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use offshoot_files::stem;
+use offshoot_files::{Kind, read, stem};
 use offshoot_formats::atomic::write_atomically;
 use offshoot_formats::onnx::Options as OnnxOptions;
 use offshoot_formats::tensorrt::{self, EnginePrecision, Profile};
@@ -16,6 +16,7 @@ use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::export::{Exported, Proof, export_onnx};
+use crate::manifest::Manifest;
 use crate::quantize::is_quantized;
 use crate::staging::MadeFolders;
 
@@ -103,17 +104,38 @@ pub(crate) fn tensorrt_folder(
             "an engine in int8 is made of a model that is quantised for TensorRT".into(),
         ));
     }
-    let _made = MadeFolders::new(folder)?;
-    let file = Exported {
-        format: "tensorrt",
-        ..export_onnx(model, &folder.join(ONNX), OnnxOptions::default(), proof)?
-    };
     let size = model.metadata.preprocessing.size;
     let arguments = tensorrt::arguments(ONNX, ENGINE, size, options.profile, options.precision);
-    let script = folder.join(SCRIPT);
-    write_atomically(&script, |out| out.write_all(tensorrt::script(&arguments).as_bytes()))?;
+    let (script, text) = (folder.join(SCRIPT), tensorrt::script(&arguments));
+    let (onnx, engine) = (folder.join(ONNX), folder.join(ENGINE));
+    check_beside(&onnx, &[(&script, Some(&text)), (&engine, None)])?;
+    let _made = MadeFolders::new(folder)?;
+    let file = Exported { format: "tensorrt", ..export_onnx(model, &onnx, OnnxOptions::default(), proof)? };
+    write_atomically(&script, |out| out.write_all(text.as_bytes()))?;
     make_executable(&script)?;
     Ok((file, arguments))
+}
+
+/// Checks that files which go with `onnx`, with the texts that they shall have where those are known, are not somebody else's: the
+/// ONNX file is one of ours then, or they are not there or what they shall be.
+fn check_beside(onnx: &Path, files: &[(&Path, Option<&str>)]) -> Result<()> {
+    let exported = match Manifest::read_beside(onnx)? {
+        Some(manifest) => onnx.exists() && manifest.owns(onnx)?,
+        None => false,
+    };
+    let theirs = |(path, text): &&(&Path, Option<&str>)| {
+        let Ok(found) = path.symlink_metadata() else { return false };
+        let same = || text.is_some_and(|text| read(path, Kind::MANIFEST).is_ok_and(|bytes| bytes == text.as_bytes()));
+        found.is_symlink() || (!exported && !same())
+    };
+    match files.iter().find(theirs) {
+        None => Ok(()),
+        Some((path, _)) => Err(Error::Input(format!(
+            "{}: there is something already that is no export of offshoot, and it would be lost; move or remove it, or write elsewhere \
+             with --out",
+            shown(path)
+        ))),
+    }
 }
 
 /// The program at `trtexec`, a path of the user's and not one of the folder that it runs in.
@@ -175,11 +197,13 @@ pub fn export_triton(
     let folder = repository.join(name);
     let (metadata, onnx) = (&model.metadata, folder.join("1").join(ONNX));
     let labels = triton::labels(&metadata.classes).map_err(|problem| problem.at(&folder))?;
+    let config = triton::config(name, metadata, max_batch);
+    let files = [(folder.join(triton::LABELS), labels), (folder.join("config.pbtxt"), config)];
+    check_beside(&onnx, &files.each_ref().map(|(path, text)| (path.as_path(), Some(text.as_str()))))?;
     let _made = MadeFolders::new(&folder.join("1"))?;
     let file = export_onnx(model, &onnx, OnnxOptions::default(), proof)?;
-    let config = triton::config(name, metadata, max_batch);
-    for (name, text) in [(triton::LABELS, labels), ("config.pbtxt", config)] {
-        write_atomically(&folder.join(name), |out| out.write_all(text.as_bytes()))?;
+    for (path, text) in &files {
+        write_atomically(path, |out| out.write_all(text.as_bytes()))?;
     }
     Ok(Exported { format: "triton", ..file })
 }

@@ -1,26 +1,36 @@
 //! Published weights over HTTPS.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Read, Seek, Write};
+mod address;
+mod part;
+mod proxies;
+mod transfer;
+
+use std::fs;
+use std::io;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use offshoot_graph::text::shown;
-use offshoot_models::{Published, find};
+use offshoot_models::{Published, UnknownArchitecture, find};
 use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::manifest::sha256;
+use address::Address;
+use part::Part;
+use proxies::Proxies;
+pub use transfer::Patience;
 
-/// Larger than any file of weights that is published for the registry's architectures.
-const MAX_BYTES: u64 = 4 << 30;
+/// Twice the largest file of weights that is published for the registry's architectures.
+const MAX_BYTES: u64 = 1 << 30;
 
 /// What to bring.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PullOptions {
     /// The file to write; the published name in the current folder where not given.
     pub out: Option<PathBuf>,
-    /// Where the published files are instead, as `https://mirror.example/models`.
+    /// Where the published files are instead, as `https://mirror.example/models`. A name and a password in it are sent and
+    /// never printed.
     pub base_url: Option<String>,
 }
 
@@ -39,18 +49,25 @@ pub struct Pulled {
     pub downloaded: bool,
 }
 
+/// What is known of a file to download.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Wanted {
+    /// The start of its SHA-256 in hexadecimal.
+    pub sha256: String,
+    /// The sizes that it may have. `None` where that is not known; then it has 1 GiB at most.
+    pub bytes: Option<RangeInclusive<u64>>,
+    /// How long to wait for it.
+    pub patience: Patience,
+}
+
 /// Brings the published weights called `name`: that of an architecture for the best of them, or with a version behind it
-/// (`resnet50.IMAGENET1K_V1`, or short `resnet50.V1`). A download that broke off goes on where it stopped: until it is whole
-/// the file has `.part` at the end of its name. A file with another hash than the pinned one is deleted. `progress` hears the
-/// bytes so far and, where the server says it, of how many.
-///
-/// The proxies of the environment (`HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`) are used.
+/// (`resnet50.IMAGENET1K_V1`, or short `resnet50.V1`). See [`fetch_wanted`] for how.
 ///
 /// # Errors
-/// When there are no such weights or no hash of them is known, the server does not give them, the file cannot be written,
-/// or its hash is not the pinned one.
+/// When there are no such weights or no hash of them is known, the base URL is none, and as [`fetch_wanted`].
 pub fn pull(name: &str, options: &PullOptions, progress: &mut dyn FnMut(u64, Option<u64>)) -> Result<Pulled> {
-    let Published { url, sha256, .. } = find_published(name)?;
+    let published = find_published(name)?;
+    let Published { url, sha256, .. } = published;
     if sha256.is_empty() {
         return Err(Error::Input(format!(
             "{name}: no hash of the published weights is known, so that they cannot be checked; download {url} yourself and \
@@ -58,20 +75,31 @@ pub fn pull(name: &str, options: &PullOptions, progress: &mut dyn FnMut(u64, Opt
         )));
     }
     let file_name = url.rsplit('/').next().unwrap_or(name);
-    let url = match &options.base_url {
-        Some(base) => format!("{}/{file_name}", base.trim_end_matches('/')),
-        None => url.to_string(),
-    };
     let path = options.out.clone().unwrap_or_else(|| file_name.into());
-    fetch(&url, sha256, path, progress)
+    if path.to_str().is_none() {
+        return Err(Error::Input(format!(
+            "{}: the name is not UTF-8, and the result can hold no other; choose another with --out",
+            shown(&path)
+        )));
+    }
+    let address = match &options.base_url {
+        Some(base) => parsed(base)?.file(file_name),
+        None => parsed(url)?,
+    };
+    let wanted =
+        Wanted { sha256: sha256.to_owned(), bytes: published.bytes(), patience: Patience::default() };
+    bring(&address, &wanted, path, progress)
 }
 
 /// The published weights called `name`, see [`pull`].
 fn find_published(name: &str) -> Result<Published> {
-    let (architecture, version) = match name.split_once('.') {
-        Some((architecture, version)) => (find(architecture)?, Some(version)),
-        None => (find(name)?, None),
+    let (first, version) = match name.split_once('.') {
+        Some((first, version)) => (first, Some(version)),
+        None => (name, None),
     };
+    // The name in the message is the one that was given.
+    let architecture =
+        find(first).map_err(|unknown| UnknownArchitecture { name: name.to_owned(), ..unknown })?;
     let all = architecture.all_published();
     let found = match version {
         None => all.first(),
@@ -88,137 +116,178 @@ fn find_published(name: &str) -> Result<Published> {
     })
 }
 
-/// Brings the file at `url` whose SHA-256 in hexadecimal starts with `sha256` to `path`, as [`pull`] does.
+/// A URL that was given. It is in no message, for it may hold a password.
+fn parsed(url: &str) -> Result<Address> {
+    Address::parse(url).ok_or_else(|| {
+        Error::Input(
+            "the base URL is none: give one as https://mirror.example/models, http:// or https://".into(),
+        )
+    })
+}
+
+/// [`fetch_wanted`] of a file of which only the start of its SHA-256 in hexadecimal is known.
 ///
 /// # Errors
-/// As [`pull`].
+/// As there.
 pub fn fetch(
     url: &str,
     sha256: &str,
     path: PathBuf,
     progress: &mut dyn FnMut(u64, Option<u64>),
 ) -> Result<Pulled> {
-    if path.exists() {
-        let (bytes, found) = hash(&path)?;
-        return match found.starts_with(sha256) {
-            true => Ok(Pulled { path, bytes, sha256: found, pinned_digits: sha256.len(), downloaded: false }),
-            false => Err(Error::Input(format!(
-                "{}: the file is there, but its SHA-256 {found} does not start with {sha256}; remove it or choose another \
-                 with --out",
-                shown(path)
-            ))),
-        };
+    fetch_wanted(url, &Wanted { sha256: sha256.to_owned(), ..Wanted::default() }, path, progress)
+}
+
+/// Brings the file at the `http://` or `https://` URL `url` to `path`, if it is not there. A download that broke off goes on where it stopped: until it is whole the
+/// file has `.part` at the end of its name. Of several at once one downloads, and the others wait for it. A file with another
+/// hash than the wanted one is deleted. `progress` hears the bytes so far and, where the server says it, of how many.
+///
+/// The proxies of the environment (`HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`, `NO_PROXY`) are used.
+///
+/// # Errors
+/// When the server does not give the file, in time, whole, and of a size that it may have; it cannot be written, or its hash is
+/// another one.
+pub fn fetch_wanted(
+    url: &str,
+    wanted: &Wanted,
+    path: PathBuf,
+    progress: &mut dyn FnMut(u64, Option<u64>),
+) -> Result<Pulled> {
+    bring(&parsed(url)?, wanted, path, progress)
+}
+
+fn bring(
+    address: &Address,
+    wanted: &Wanted,
+    path: PathBuf,
+    progress: &mut dyn FnMut(u64, Option<u64>),
+) -> Result<Pulled> {
+    if let Some(there) = present(&path, wanted)? {
+        return Ok(there);
     }
-    let part = part_of(&path)?;
-    if let Err(error) = download(url, &part, progress) {
-        // Nothing has come: nothing stays.
-        if fs::metadata(&part).is_ok_and(|meta| meta.len() == 0) {
-            fs::remove_file(&part).map_err(io_error(&part, "remove"))?;
-        }
-        return Err(error);
+    let proxies = Proxies::of_environment()?;
+    let stalled = wanted.patience.longest_pause();
+    let Some(mut part) = Part::open(&path, stalled, &mut |bytes| progress(bytes, None))? else {
+        return present(&path, wanted)?.ok_or_else(|| {
+            Error::Input(format!("{}: another process has made and removed it; try again", shown(&path)))
+        });
+    };
+    let went_on = download(address, wanted, &proxies, &mut part, progress)?;
+    let mut found = part.sha256()?;
+    if went_on && !found.starts_with(&wanted.sha256) {
+        // What was there before was the start of something else.
+        part.clear()?;
+        download(address, wanted, &proxies, &mut part, progress)?;
+        found = part.sha256()?;
     }
-    let (bytes, found) = hash(&part)?;
-    if !found.starts_with(sha256) {
-        fs::remove_file(&part).map_err(io_error(&part, "remove"))?;
+    if !found.starts_with(&wanted.sha256) {
+        part.remove()?;
         return Err(Error::Input(format!(
-            "{url}: the SHA-256 of what came is {found}, that of the published file starts with {sha256}; nothing was kept"
+            "{address}: the SHA-256 of what came is {found}, that of the published file starts with {}; nothing was kept",
+            wanted.sha256
         )));
     }
-    fs::rename(&part, &path).map_err(io_error(&path, "create"))?;
-    sync_folder(&path)?;
-    Ok(Pulled { path, bytes, sha256: found, pinned_digits: sha256.len(), downloaded: true })
+    let bytes = part.len()?;
+    part.keep_as(&path)?;
+    Ok(Pulled { path, bytes, sha256: found, pinned_digits: wanted.sha256.len(), downloaded: true })
 }
 
-/// Where a download is until it is whole: beside its final place, so that it can be renamed.
-fn part_of(path: &Path) -> Result<PathBuf> {
-    let name = path
-        .file_name()
-        .ok_or_else(|| Error::Input(format!("{}: this is no name of a file", shown(path))))?;
-    let mut part = name.to_owned();
-    part.push(".part");
-    Ok(path.with_file_name(part))
-}
-
-/// Downloads what is missing of `part`.
-fn download(url: &str, part: &Path, progress: &mut dyn FnMut(u64, Option<u64>)) -> Result<()> {
-    let mut file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .read(true)
-        .append(true)
-        .open(part)
-        .map_err(io_error(part, "create"))?;
-    let have = file.metadata().map_err(io_error(part, "read"))?.len();
-    let failed = |error: ureq::Error, done: u64| {
-        Error::Input(match done {
-            0 => format!("{url}: {error}"),
-            _ => {
-                format!("{url}: {error}; {} holds what has come: run the command again to go on", shown(part))
-            }
-        })
+/// The file at `path`, which is the wanted one. `None` where there is none.
+fn present(path: &Path, wanted: &Wanted) -> Result<Option<Pulled>> {
+    let Wanted { sha256: start, .. } = wanted;
+    let meta = match fs::metadata(path) {
+        Ok(meta) => meta,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(io_error(path, "read")(source)),
     };
-    let agent: ureq::Agent = ureq::Agent::config_builder()
-        .timeout_connect(Some(Duration::from_secs(30)))
-        .timeout_recv_response(Some(Duration::from_secs(60)))
-        .http_status_as_error(false)
-        .user_agent(concat!("offshoot/", env!("CARGO_PKG_VERSION")))
-        .build()
-        .into();
-    let mut request = agent.get(url);
-    if have > 0 {
-        request = request.header("Range", format!("bytes={have}-"));
+    if !meta.is_file() {
+        return Err(Error::Input(format!(
+            "{}: this is there and no plain file; choose the name of a file with --out",
+            shown(path)
+        )));
     }
-    let response = request.call().map_err(|error| failed(error, have))?;
-    let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
-    let length = header("content-length").and_then(|text| text.parse::<u64>().ok());
-    let goes_on = header("content-range").is_some_and(|range| range.starts_with(&format!("bytes {have}-")));
-    let start = match response.status().as_u16() {
-        200 => 0,
-        206 if goes_on => have,
+    let found = sha256(path)?;
+    if !found.starts_with(start) {
+        return Err(Error::Input(format!(
+            "{}: the file is there, but its SHA-256 {found} does not start with {start}; remove it or choose another with \
+             --out",
+            shown(path)
+        )));
+    }
+    let (path, bytes, pinned_digits) = (path.to_owned(), meta.len(), start.len());
+    Ok(Some(Pulled { path, bytes, sha256: found, pinned_digits, downloaded: false }))
+}
+
+/// Downloads what is missing of `part`. Whether it went on with what was there.
+fn download(
+    address: &Address,
+    wanted: &Wanted,
+    proxies: &Proxies,
+    part: &mut Part,
+    progress: &mut dyn FnMut(u64, Option<u64>),
+) -> Result<bool> {
+    let most = wanted.bytes.as_ref().map_or(MAX_BYTES, |bytes| *bytes.end());
+    if part.len()? > most {
+        part.clear()?;
+    }
+    let have = part.len()?;
+    let answer = transfer::get(address, have, most, proxies, wanted.patience)?;
+    let from = answer.from.clone();
+    let refused = |reason: String| Err(Error::Input(format!("{from}: {reason}")));
+    let start = match (answer.status(), answer.range()) {
+        (200, _) => 0,
+        (206, Some((first, _))) if have > 0 && first == have => have,
         // Nothing is missing, or the part is of another file: the hash tells.
-        416 if have > 0 => return Ok(()),
-        status => return Err(Error::Input(format!("{url}: the server answers with status {status}"))),
+        (416, _) if have > 0 => return Ok(true),
+        (206, _) if have > 0 => {
+            part.clear()?;
+            return download(address, wanted, proxies, part, progress);
+        }
+        (status, _) => return refused(format!("the server answers with status {status}")),
     };
-    if start == 0 {
-        file.set_len(0).map_err(io_error(part, "write"))?;
-        file.rewind().map_err(io_error(part, "write"))?;
+    if let Some(reason) = answer.is_no_file() {
+        return refused(reason);
     }
-    let total = length.map(|length| start.saturating_add(length));
-    let mut reader = response.into_body().into_reader();
-    let (mut buffer, mut done) = (vec![0; 1 << 16], start);
-    loop {
-        let count = match reader.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(failed(error.into(), done)),
-        };
-        done += count as u64;
-        if done > MAX_BYTES {
-            file.set_len(0).map_err(io_error(part, "write"))?;
+    let total = answer.length().map(|length| start.saturating_add(length));
+    let of_range = answer.range().and_then(|(_, total)| total).filter(|_| start > 0);
+    let least = wanted.bytes.as_ref().map_or(0, |bytes| *bytes.start());
+    if let Some(bytes) = total.into_iter().chain(of_range).find(|bytes| !(least..=most).contains(bytes)) {
+        let kept = if have == 0 { "; nothing was kept" } else { "" };
+        return refused(match wanted.bytes {
+            Some(_) => format!(
+                "the server promises a file of {bytes} bytes, and the published one has about {most}{kept}"
+            ),
+            None => {
+                format!("the server promises a file of {bytes} bytes; no weights are so large{kept}")
+            }
+        });
+    }
+    if start == 0 {
+        part.clear()?;
+    }
+    let mut done = start;
+    let ended = answer.read(|bytes| {
+        done += bytes.len() as u64;
+        if done > most {
+            part.clear()?;
             return Err(Error::Input(format!(
-                "{url}: more than {MAX_BYTES} bytes came; no weights are so large"
+                "{address}: more than {most} bytes came; the published file is not so large"
             )));
         }
-        file.write_all(&buffer[..count]).map_err(io_error(part, "write"))?;
+        part.append(bytes)?;
         progress(done, total);
+        Ok(())
+    })?;
+    let short = done < total.unwrap_or(least);
+    let broke = ended.or_else(|| short.then(|| "the connection broke off".to_owned()));
+    match broke {
+        None => Ok(start > 0),
+        Some(reason) if done == 0 => refused(reason),
+        Some(reason) => refused(format!(
+            "{reason}; {} holds what has come: run the command again to go on",
+            shown(part.path())
+        )),
     }
-    if total.is_some_and(|total| done < total) {
-        return Err(failed(io::Error::from(io::ErrorKind::UnexpectedEof).into(), done));
-    }
-    file.sync_all().map_err(io_error(part, "write"))
-}
-
-/// Size and SHA-256 of a file.
-fn hash(path: &Path) -> Result<(u64, String)> {
-    let bytes = fs::metadata(path).map_err(io_error(path, "read"))?.len();
-    Ok((bytes, sha256(path)?))
-}
-
-/// Makes the new name of a file last.
-fn sync_folder(path: &Path) -> Result<()> {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    offshoot_files::sync_folder(folder).map_err(io_error(folder, "write"))
 }
 
 fn io_error(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> Error {

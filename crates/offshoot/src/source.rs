@@ -1,6 +1,8 @@
 //! Where a model comes from: a run directory, a file of ours, an ONNX, TorchScript or Core ML file, or an architecture with
 //! a file of weights.
 
+use std::fs::File;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use offshoot_formats::checkpoint::{load_weights, match_weights};
@@ -12,7 +14,7 @@ use offshoot_models::{
     Architecture, BuildError, BuildOptions, CanonicalKeys, Head, Published, canonical_keys, described,
     expected_parameters, find, grafted, imagenet_classes, original_classes, pretrained, recognise,
 };
-use offshoot_train::run::{BASE_FILE, BEST_FILE, LAST_FILE};
+use offshoot_train::run::{BASE_FILE, BASE_HASH_FILE, BEST_FILE, LAST_FILE};
 
 use crate::error::{Error, Result};
 use crate::manifest::sha256;
@@ -330,8 +332,28 @@ fn grafted_graph(path: &Path, metadata: &Metadata) -> Result<Graph> {
     Ok(graph)
 }
 
+/// Checks the classifier that a run keeps against the hash that stands beside it; runs from before have none.
+fn check_base(base: &Path) -> Result<()> {
+    let hash = base.with_file_name(BASE_HASH_FILE);
+    if !base.ends_with(BASE_FILE) || !hash.is_file() {
+        return Ok(());
+    }
+    let mut text = String::new();
+    let io = |source| Error::Io { path: hash.clone(), action: "read", source };
+    File::open(&hash).and_then(|file| file.take(1 << 10).read_to_string(&mut text)).map_err(io)?;
+    match text.split_whitespace().next() == Some(&sha256(base)?) {
+        true => Ok(()),
+        false => Err(Error::Input(format!(
+            "{}: the file is damaged: it does not have the SHA-256 in {BASE_HASH_FILE} beside it; put back a copy that is whole, or \
+             train again in another folder with --out",
+            shown(base)
+        ))),
+    }
+}
+
 /// The classifier in an ONNX file, for pictures of `size` pixels a side.
 pub(crate) fn classifier_of_size(path: &Path, size: usize) -> Result<Model> {
+    check_base(path)?;
     Ok(load_onnx(path, &Overrides { size: Some(size), ..Overrides::default() }, false)?.model)
 }
 

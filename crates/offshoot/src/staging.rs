@@ -10,6 +10,7 @@ use offshoot_graph::text::shown;
 use tempfile::TempDir;
 
 use crate::error::{Error, Result};
+use crate::manifest::Manifest;
 
 /// A folder beside the place of a file (or folder) that is being made. What is made in it, under its final name and with
 /// what belongs beside it, moves to its place at once. Dropped before that, it leaves nothing behind.
@@ -23,8 +24,9 @@ impl Staging {
     /// For what will be called `target`.
     ///
     /// # Errors
-    /// When the folder of `target` cannot be written to.
+    /// When the folder of `target` cannot be written to, or something is there that no manifest of ours describes.
     pub(crate) fn new(target: &Path) -> Result<Staging> {
+        check_ours(target, target)?;
         let failed = |source| Error::Io { path: target.to_owned(), action: "create", source: plain(source) };
         let name = target.file_name().ok_or_else(|| failed(std::io::ErrorKind::InvalidFilename.into()))?;
         let mut prefix = std::ffi::OsString::from(".");
@@ -70,7 +72,7 @@ impl Staging {
     /// Moves everything to its place, the file itself last.
     ///
     /// # Errors
-    /// When something is in the way that is a link or, for a file, a folder.
+    /// When something is in the way that is a link, or that no manifest of ours describes.
     pub(crate) fn commit(self) -> Result<()> {
         let failed = |path: &Path| {
             let path = path.to_owned();
@@ -79,12 +81,7 @@ impl Staging {
         let made = self.made()?;
         let place = |staged: &PathBuf| parent(&self.target).join(staged.file_name().unwrap_or_default());
         let places: Vec<PathBuf> = made.iter().map(place).collect();
-        if let Some(link) = places.iter().find(|p| p.symlink_metadata().is_ok_and(|m| m.is_symlink())) {
-            return Err(Error::Input(format!(
-                "{}: a symbolic link is in the way; remove it or write elsewhere with --out",
-                shown(link)
-            )));
-        }
+        places.iter().try_for_each(|place| check_ours(place, &self.target))?;
         at_once(|| -> Result<()> {
             for (staged, place) in made.iter().zip(&places) {
                 if staged.is_dir() && place.is_dir() {
@@ -96,6 +93,30 @@ impl Staging {
             Ok(())
         })?;
         sync_folder(parent(&self.target)).map_err(failed(&self.target))
+    }
+}
+
+/// Checks that what stands at `place`, if anything does, is of an earlier export to `target`: its manifest beside it, or what that
+/// describes, as it was written.
+fn check_ours(place: &Path, target: &Path) -> Result<()> {
+    let Ok(found) = place.symlink_metadata() else { return Ok(()) };
+    let refuse = |what: &str| {
+        let place = shown(place);
+        Err(Error::Input(format!("{place}: {what}; move or remove it, or write elsewhere with --out")))
+    };
+    if found.is_symlink() {
+        return refuse("a symbolic link is in the way");
+    }
+    let ours = match Manifest::read_beside(target)? {
+        None => false,
+        Some(_) if place == Manifest::beside(target) => true,
+        Some(manifest) => manifest.owns(place)?,
+    };
+    match ours {
+        true => Ok(()),
+        false => refuse(
+            "there is something already that is no export of offshoot as it was written, and it would be lost",
+        ),
     }
 }
 

@@ -1,7 +1,9 @@
 //! The model that a training run starts from.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
+use offshoot_formats::atomic::write_atomically;
 use offshoot_formats::checkpoint::match_weights;
 use offshoot_formats::{onnx, safetensors};
 use offshoot_graph::text::shown;
@@ -10,10 +12,11 @@ use offshoot_models::{
     Architecture, BuildOptions, Head, TransferOptions, expected_parameters, find, graft, transfer,
 };
 use offshoot_train::recipe::RECIPE_FILE;
-use offshoot_train::run::BASE_FILE;
+use offshoot_train::run::{BASE_FILE, BASE_HASH_FILE};
 use offshoot_train::{Recipe, Settings, Unfreeze};
 
 use crate::error::{Error, Result};
+use crate::manifest::sha256;
 use crate::source::{
     self, Overrides, StateDict, classifier_of_size, is_onnx, load_onnx, load_state_dict, run_file, word,
 };
@@ -95,7 +98,9 @@ pub fn keep_base(recipe: &Recipe, run: &Path) -> Result<()> {
         return Ok(());
     }
     let model = classifier_of_size(path, recipe.preprocessing.size)?;
-    Ok(onnx::write(&base, &model, onnx::Options::default())?)
+    onnx::write(&base, &model, onnx::Options::default())?;
+    let line = format!("{}  {BASE_FILE}\n", sha256(&base)?);
+    Ok(write_atomically(&run.join(BASE_HASH_FILE), |file| file.write_all(line.as_bytes()))?)
 }
 
 /// The recipe of a run that goes on: what started from an ONNX file goes on from the copy in the run's folder.

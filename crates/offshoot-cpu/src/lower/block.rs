@@ -22,7 +22,7 @@ pub(super) struct Chain {
     project: usize,
 }
 
-/// The blocks of a graph.
+/// The blocks of a graph. No node belongs to two.
 #[derive(Default)]
 pub(super) struct Blocks {
     /// By their last nodes, where they are lowered.
@@ -64,7 +64,8 @@ impl Lowering<'_> {
         let mut blocks = Blocks::default();
         let uses = self.graph.use_counts();
         for project in 0..self.graph.nodes().len() {
-            let Some(chain) = self.chain(project, &uses) else { continue };
+            let free = |index: usize| !blocks.chains.contains_key(&index) && !blocks.inner.contains(&index);
+            let Some(chain) = self.chain(project, &uses, free) else { continue };
             blocks.inner.extend(chain.expand.into_iter().chain([chain.depthwise]));
             blocks.chains.insert(project, chain);
         }
@@ -88,12 +89,15 @@ impl Lowering<'_> {
         (!residual && uses[value.index()] == 1).then_some((index, shape))
     }
 
-    /// The block that ends with node `project`, if there is one that pays.
-    fn chain(&self, project: usize, uses: &[usize]) -> Option<Chain> {
+    /// The block of nodes that are `free` which ends with node `project`, if there is one that pays.
+    fn chain(&self, project: usize, uses: &[usize], free: impl Fn(usize) -> bool) -> Option<Chain> {
         let last = self.frozen(project)?;
-        let input = |node: usize| self.graph.nodes()[node].inputs[0];
-        let (depthwise, middle) = self.before(input(project), uses)?;
-        let first = self.before(input(depthwise), uses);
+        let before = |node: usize| {
+            let found = self.before(self.graph.nodes()[node].inputs[0], uses)?;
+            free(found.0).then_some(found)
+        };
+        let (depthwise, middle) = before(project)?;
+        let first = before(depthwise);
         let from = |first: Option<(usize, ConvShape)>| {
             let (expand, shape) = first.unzip();
             let shape = BlockShape { expand: shape, depthwise: middle, project: last };

@@ -2,9 +2,12 @@
 //!
 //! Candidates share most bits of a perceptual hash: the signs of the low frequencies of a small grey picture, about their
 //! median (as in Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010). Whether they are the
-//! same picture is then decided by the distance of small colour pictures.
+//! same picture is then decided by the distance of small colour pictures. Those of equal bytes, and of equal small pictures, are found by
+//! hashes, the others by a tree ([`nearest`](super::nearest)).
 
+use std::collections::HashMap;
 use std::f64::consts::PI;
+use std::ops::Range;
 
 use blake3::Hash;
 use offshoot_data::{Dataset, DecodeOptions, Picture, PictureError, Transform, with_picture};
@@ -12,10 +15,11 @@ use offshoot_graph::{Fit, Preprocessing};
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::{Member, members};
+use super::nearest::{Limits, Look, SIDE, Tree, Work};
+use super::{Member, TRAIN, members};
 
-/// Side of the small pictures.
-const SIDE: usize = 32;
+/// Numbers of a small picture.
+const NUMBERS: usize = SIDE * SIDE * 3;
 /// Frequencies of the hash in each direction.
 const FREQUENCIES: usize = 8;
 /// The most bits of 64 in which candidates differ.
@@ -56,14 +60,17 @@ pub struct Duplicate {
 /// What is compared of a picture.
 struct Print {
     file: Hash,
-    bits: u64,
-    small: Vec<u8>,
+    /// Of the small picture.
+    pixels: Hash,
+    look: Look,
 }
 
+/// Two pictures of a list: how they belong together, how far apart they are, and their places.
+type Pair = (Kinship, f64, usize, usize);
+
 /// The pairs of pictures in a data set that are one picture or nearly, the closest first, and the pictures that cannot be decoded.
-/// A picture is paired with the closest of those before it, in its own split and in the other. `done` is told once for each picture that has been read.
-///
-/// Time grows with the square of the number of pictures; ten thousand take about a second after decoding.
+/// A picture is paired with the closest of those before it, in its own split and in the other; of more than five hundred that are all near
+/// it, with the closest of those that were compared. `done` is told once for each picture that has been read.
 pub fn duplicates(data: &Dataset, done: &(dyn Fn() + Sync)) -> (Vec<Duplicate>, Vec<PictureError>) {
     let members = members(data);
     let small = Preprocessing { size: SIDE, resize: SIDE, fit: Fit::Stretch, ..Preprocessing::default() };
@@ -77,21 +84,29 @@ pub fn duplicates(data: &Dataset, done: &(dyn Fn() + Sync)) -> (Vec<Duplicate>, 
             print
         })
         .collect();
-    let mut usable = Vec::new();
+    let (mut usable, mut hashes, mut looks) = (Vec::new(), Vec::new(), Vec::new());
     let mut unreadable = Vec::new();
-    for (place, print) in prints.into_iter().enumerate() {
+    for (member, print) in members.iter().zip(prints) {
         match print {
-            Ok(print) => usable.push((place, print)),
+            Ok(Print { file, pixels, look }) => {
+                usable.push(member);
+                hashes.push((file, pixels));
+                looks.push(look);
+            }
             Err(error) => unreadable.push(error),
         }
     }
-    let mut found: Vec<(Kinship, f64, usize, usize)> = (0..usable.len())
+    let trained = usable.iter().take_while(|member| member.split == TRAIN).count();
+    let parts = [0..trained, trained..usable.len()].map(|places| Part::new(&hashes, &looks, places));
+    let mut found: Vec<Pair> = (0..usable.len())
         .into_par_iter()
-        .flat_map_iter(|i| closest(&usable[..i], &usable[i], &members))
+        .flat_map_iter(|place| {
+            parts.iter().filter_map(|part| part.closest(hashes[place], &looks, place)).collect::<Vec<Pair>>()
+        })
         .collect();
     found.sort_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)).then((a.2, a.3).cmp(&(b.2, b.3))));
-    let pair = |(kind, distance, a, b): (Kinship, f64, usize, usize)| {
-        let pictures = [members[a].clone(), members[b].clone()];
+    let pair = |(kind, distance, a, b): Pair| {
+        let pictures = [a, b].map(|place| usable[place].clone());
         Duplicate {
             kind,
             distance,
@@ -103,49 +118,61 @@ pub fn duplicates(data: &Dataset, done: &(dyn Fn() + Sync)) -> (Vec<Duplicate>, 
     (found.into_iter().map(pair).collect(), unreadable)
 }
 
-/// The closest relative of a picture among those before it: of its own split, and of the other. One of each, so that a thousand
-/// copies make two thousand pairs and not half a million.
-fn closest(
-    before: &[(usize, Print)],
-    (place, print): &(usize, Print),
-    members: &[Member],
-) -> Vec<(Kinship, f64, usize, usize)> {
-    let mut closest: [Option<(Kinship, f64, usize, usize)>; 2] = [None, None];
-    for (other, its) in before {
-        let Some((kind, distance)) = kinship(print, its) else { continue };
-        let split = usize::from(members[*place].split != members[*other].split);
-        let closer = |(k, d, ..): (Kinship, f64, usize, usize)| (kind, distance) < (k, d);
-        if closest[split].is_none_or(closer) {
-            closest[split] = Some((kind, distance, *other, *place));
+/// The pictures of one split, to find the closest relative of another picture among: one of each split, so that a thousand copies make
+/// two thousand pairs and not half a million.
+struct Part {
+    /// The first picture with a file's bytes, and with the pixels of a small picture.
+    files: HashMap<Hash, usize>,
+    pixels: HashMap<Hash, usize>,
+    /// Those that are the first with their pixels.
+    tree: Tree,
+}
+
+impl Part {
+    fn new(prints: &[(Hash, Hash)], looks: &[Look], places: Range<usize>) -> Part {
+        let (mut files, mut pixels, mut firsts) = (HashMap::new(), HashMap::new(), Vec::new());
+        for place in places {
+            let (file, small) = prints[place];
+            files.entry(file).or_insert(place);
+            pixels.entry(small).or_insert_with(|| {
+                firsts.push(place);
+                place
+            });
         }
+        Part { files, pixels, tree: Tree::new(looks, firsts) }
     }
-    closest.into_iter().flatten().collect()
+
+    /// The closest relative of a picture among those that stand before it.
+    fn closest(&self, (file, pixels): (Hash, Hash), looks: &[Look], place: usize) -> Option<Pair> {
+        let before = |found: Option<&usize>| found.copied().filter(|&other| other < place);
+        if let Some(other) = before(self.files.get(&file)) {
+            return Some((Kinship::Identical, 0.0, other, place));
+        }
+        if let Some(other) = before(self.pixels.get(&pixels)) {
+            return Some((Kinship::Reencoded, 0.0, other, place));
+        }
+        let (squares, other) = self.tree.nearest(looks, place, limits(), &mut Work::default())?;
+        let distance = root_mean(squares);
+        let kind = if distance <= SAME { Kinship::Reencoded } else { Kinship::Near };
+        Some((kind, distance, other, place))
+    }
+}
+
+/// What pictures that are alike do not exceed.
+fn limits() -> Limits {
+    Limits { bits: BITS, squares: (NEAR * NEAR * NUMBERS as f64) as u32 }
+}
+
+/// The root mean square of differences, from the sum of their squares.
+fn root_mean(squares: u32) -> f64 {
+    (f64::from(squares) / NUMBERS as f64).sqrt()
 }
 
 fn print(member: &Member, transform: &Transform, cosines: &[[f64; SIDE]]) -> Result<Print, PictureError> {
     let seen = |picture: Picture, bytes: &[u8]| (transform.evaluate(&picture), blake3::hash(bytes));
     let (small, file) = with_picture(&member.path, &DecodeOptions::default(), seen)?;
-    Ok(Print { file, bits: perceptual_hash(&small, cosines), small })
-}
-
-fn kinship(a: &Print, b: &Print) -> Option<(Kinship, f64)> {
-    if a.file == b.file {
-        return Some((Kinship::Identical, 0.0));
-    }
-    if (a.bits ^ b.bits).count_ones() > BITS {
-        return None;
-    }
-    let distance = distance(&a.small, &b.small);
-    match distance {
-        d if d <= SAME => Some((Kinship::Reencoded, d)),
-        d if d <= NEAR => Some((Kinship::Near, d)),
-        _ => None,
-    }
-}
-
-fn distance(a: &[u8], b: &[u8]) -> f64 {
-    let squares = a.iter().zip(b).map(|(a, b)| f64::from(a.abs_diff(*b)).powi(2)).sum::<f64>();
-    (squares / a.len().max(1) as f64).sqrt()
+    let (pixels, bits) = (blake3::hash(&small), perceptual_hash(&small, cosines));
+    Ok(Print { file, pixels, look: Look::new(bits, small) })
 }
 
 /// The cosines of the lowest frequencies.
@@ -178,6 +205,7 @@ fn perceptual_hash(small: &[u8], cosines: &[[f64; SIDE]]) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::nearest::squares;
     use super::*;
 
     #[test]
@@ -196,6 +224,6 @@ mod tests {
         let plain = scene(0, 0, 0);
         assert!((hash(&plain) ^ hash(&scene(0, 9, 1))).count_ones() <= 6);
         assert!((hash(&plain) ^ hash(&scene(24, 0, 0))).count_ones() > BITS);
-        assert!(distance(&plain, &scene(0, 3, 0)) < SAME);
+        assert!(root_mean(squares(&plain, &scene(0, 3, 0))) < SAME);
     }
 }

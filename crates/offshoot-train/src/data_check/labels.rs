@@ -156,8 +156,9 @@ impl Features {
 fn folds(labels: &[usize], classes: usize, options: LabelOptions) -> Vec<usize> {
     let mut folds = vec![0; labels.len()];
     let mut next = 0;
-    for class in 0..classes {
-        let mut places: Vec<usize> = (0..labels.len()).filter(|&i| labels[i] == class).collect();
+    let mut of_class = vec![Vec::new(); classes];
+    labels.iter().enumerate().for_each(|(place, &label)| of_class[label].push(place));
+    for (class, mut places) in of_class.into_iter().enumerate() {
         Random::new(options.seed, 0, class as u64, Purpose::Split).shuffle(&mut places);
         for place in places {
             folds[place] = next % options.folds.max(1);

@@ -1,15 +1,17 @@
 //! What the page says of the run as a whole: when and how it was started, what it warned of, and of which pictures it is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
 use std::path::Path;
 
-use super::page::{facts, isolated, table};
+use super::page::{MOST_ROWS, facts, isolated, table};
 use super::table::Table;
 use crate::log::LOG_FILE;
 use crate::recipe::Recipe;
 use crate::run::PICTURES_FILE;
 
+/// Warnings that are told.
+const MOST_WARNINGS: usize = 100;
 /// Pictures that were left out and are named.
 const MOST_SKIPPED: usize = 20;
 
@@ -47,13 +49,15 @@ impl Events {
 
     /// What the run warned of, each text once, and the pictures that it left out.
     pub(super) fn warnings(&self) -> String {
-        let mut seen: Vec<&str> = Vec::new();
+        let mut seen: HashSet<&str> = HashSet::new();
         let mut html = String::new();
         for [time, _, text] in self.of(&["warning"]) {
-            if !seen.contains(&text.as_str()) {
+            if seen.insert(text) && seen.len() <= MOST_WARNINGS {
                 let _ = write!(html, "<li>{} <small>{}</small></li>", isolated(text), readable(time));
-                seen.push(text);
             }
+        }
+        if let more @ 1.. = seen.len().saturating_sub(MOST_WARNINGS) {
+            let _ = write!(html, "<li>{more} more warnings, in {LOG_FILE}</li>");
         }
         let mut skipped: Vec<&str> = self.of(&["skipped"]).map(|[_, _, text]| text.as_str()).collect();
         skipped.sort_unstable();
@@ -81,7 +85,7 @@ pub(super) fn pictures(run: &Path) -> String {
     let Some(table) = Table::read(&run.join(PICTURES_FILE)) else { return String::new() };
     let mut counts: BTreeMap<&str, [u64; 2]> = BTreeMap::new();
     for row in &table.rows {
-        if let [set, class, _] = &row[..] {
+        if let [set, class, _, ..] = &row[..] {
             counts.entry(class).or_default()[usize::from(set == "val")] += 1;
         }
     }
@@ -91,7 +95,8 @@ pub(super) fn pictures(run: &Path) -> String {
     };
     let mut rows: Vec<Vec<String>> = counts.into_iter().map(row).collect();
     if !rows.is_empty() {
-        rows.push(row(("all classes", total)));
+        // The last of those that are shown.
+        rows.insert(rows.len().min(MOST_ROWS - 1), row(("all classes", total)));
     }
     self::table(&["class", "training pictures", "validation pictures", "total"], &rows, 1)
 }
@@ -106,7 +111,7 @@ mod tests {
         let log = "time,kind,text\n2026-11-28T09:34:45Z,started,offshoot 1\n2026-11-28T09:34:45Z,command,\"offshoot train 'a,b'\"\n\
                    2026-11-28T09:35:00Z,warning,<b> rises\n2026-11-28T09:36:00Z,warning,<b> rises\n2026-11-28T09:36:00Z,skipped,x.png: cut\n";
         std::fs::write(root.path().join(LOG_FILE), log).unwrap();
-        let pictures_csv = "set,class,path\ntrain,a<,1.png\ntrain,a<,2.png\nval,b,3.png\n";
+        let pictures_csv = "set,class,path,bytes\ntrain,a<,1.png,9\ntrain,a<,2.png,9\nval,b,3.png,9\n";
         std::fs::write(root.path().join(PICTURES_FILE), pictures_csv).unwrap();
         let events = Events::read(root.path());
         let run = events.run(None);

@@ -1,5 +1,6 @@
 //! What the best model says of the validation pictures: `predictions.csv`, where they are not too many.
 
+use std::collections::HashMap;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -73,11 +74,13 @@ impl Predictions {
     pub(super) fn read(run: &Path) -> Option<Predictions> {
         let table = Table::read(&run.join(PREDICTIONS_FILE))?;
         let classes = table.columns.get(2..)?.to_vec();
-        let mut found = Predictions { classes, ..Predictions::default() };
+        let labels: HashMap<&str, usize> =
+            classes.iter().enumerate().rev().map(|(label, class)| (class.as_str(), label)).collect();
+        let mut found = Predictions { classes: classes.clone(), ..Predictions::default() };
         for row in &table.rows {
             let [path, class, logits @ ..] = &row[..] else { return None };
             found.paths.push(path.into());
-            found.labels.push(found.classes.iter().position(|c| c == class)?);
+            found.labels.push(*labels.get(class.as_str())?);
             for logit in logits {
                 found.logits.push(logit.parse().ok()?);
             }

@@ -14,6 +14,9 @@ const RIGHT: f64 = 14.0;
 const TOP: f64 = 30.0;
 const BOTTOM: f64 = 46.0;
 
+/// Lines that are drawn in one chart.
+const MOST_LINES: usize = 100;
+
 /// A line of a chart: x and y.
 pub(super) struct Line {
     pub(super) name: String,
@@ -56,6 +59,8 @@ pub(super) fn lines(title: &str, lines: &[Line], axes: Axes<'_>) -> String {
         .map(|l| (&*l.name, l.points.iter().filter(|p| usable(p)).map(|&(x, y)| (x, value(y))).collect()))
         .filter(|(_, points): &(&str, Vec<_>)| !points.is_empty())
         .collect();
+    let more = lines.len().saturating_sub(MOST_LINES);
+    let lines = &lines[..lines.len() - more];
     // A logarithmic axis goes from power to power of ten.
     let ends = |y: f64| if log { [y.floor(), y.ceil()] } else { [y, y] };
     let all = || lines.iter().flat_map(|(_, points)| points);
@@ -79,7 +84,8 @@ pub(super) fn lines(title: &str, lines: &[Line], axes: Axes<'_>) -> String {
     for (place, (name, points)) in lines.iter().enumerate() {
         svg += &line(place, name, points, (&x_axis, &y_axis), axes);
     }
-    svg + "</svg>" + &legend(lines.iter().map(|(name, _)| *name)) + "</figure>"
+    let rest = (more > 0).then(|| format!("and {more} more, not drawn"));
+    svg + "</svg>" + &legend(lines.iter().map(|(name, _)| *name).chain(rest.as_deref())) + "</figure>"
 }
 
 /// A reliability diagram: both axes from 0 to 100 %, a line where they are equal, and a point for each bin with pictures, the larger
@@ -315,7 +321,7 @@ impl Axis {
         let rough = (self.high - self.low) / 5.0;
         let power = libm::exp10(libm::log10(rough).floor());
         let step = [1.0, 2.0, 5.0, 10.0].map(|n| n * power).into_iter().find(|&step| step >= rough);
-        step.unwrap_or(rough).max(if self.whole { 1.0 } else { 0.0 })
+        step.unwrap_or(rough).max(if self.whole { 1.0 } else { f64::MIN_POSITIVE })
     }
 
     /// At most eleven: the multiples of the step.
@@ -323,7 +329,7 @@ impl Axis {
         let step = self.step();
         let (first, last) =
             ((self.low / step - ROUNDING).ceil() as i64, (self.high / step + ROUNDING).floor() as i64);
-        (first..=last.min(first + 10)).map(|n| n as f64 * step).collect()
+        (first..=last.min(first.saturating_add(10))).map(|n| n as f64 * step).collect()
     }
 }
 

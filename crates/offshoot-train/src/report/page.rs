@@ -49,11 +49,16 @@ pub(super) fn wide(content: &str, width: usize) -> String {
     format!("{hint}<div class=\"scroll\" tabindex=\"0\">{content}</div>")
 }
 
+/// Rows of a table that are shown: no more can be read, and a page of all of them could not be opened.
+pub(super) const MOST_ROWS: usize = 1000;
+
 /// A table. Cells are text; the first `left` columns stand at the left, the others are numbers.
 pub(super) fn table(columns: &[&str], rows: &[Vec<String>], left: usize) -> String {
     if rows.is_empty() {
         return String::new();
     }
+    let more = rows.len().saturating_sub(MOST_ROWS);
+    let rows = &rows[..rows.len() - more];
     let width = |column: usize| {
         // Heads break at spaces.
         let head = columns[column].split(' ').map(|word| word.chars().count()).max().unwrap_or(0);
@@ -75,7 +80,8 @@ pub(super) fn table(columns: &[&str], rows: &[Vec<String>], left: usize) -> Stri
         }
         html += "</tr>";
     }
-    wide(&(html + "</tbody></table>"), width)
+    let html = wide(&(html + "</tbody></table>"), width);
+    if more == 0 { html } else { format!("{html}<p>{more} more rows are not shown.</p>") }
 }
 
 /// Names and what they are, in lines that break.
@@ -96,14 +102,16 @@ pub(super) fn cards(cards: &[(&str, String)]) -> String {
     html + "</div>"
 }
 
+/// What every page of ours begins with.
+pub(super) const HEAD: &str = "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
+    <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
+    <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">";
+
 /// The whole page. `body` is HTML, `title` is text.
 pub(super) fn page(title: &str, body: &str) -> String {
     let title = escaped(title);
     format!(
-        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
-         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">\
-         <title>{title}</title><style>{STYLE}</style></head><body><main><h1><bdi>{title}</bdi></h1>{body}</main></body></html>\n"
+        "{HEAD}<title>{title}</title><style>{STYLE}</style></head><body><main><h1><bdi>{title}</bdi></h1>{body}</main></body></html>\n"
     )
 }
 

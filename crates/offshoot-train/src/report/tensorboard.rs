@@ -3,6 +3,7 @@
 //! Sources: TensorFlow, `core/lib/io/record_writer.cc` (a record is its length as u64, the masked CRC-32C of that, the data, the masked
 //! CRC-32C of the data), `core/util/event.proto` and `core/framework/summary.proto` (field numbers).
 
+use std::collections::HashMap;
 use std::io::Write as _;
 use std::path::Path;
 
@@ -37,10 +38,10 @@ type Scalar = ((String, i64, f64), f64);
 /// Tag, epoch, value; and time.
 fn scalars(results: &Table, health: &Table) -> Vec<Scalar> {
     let (epochs, seconds) = (results.numbers("epoch"), results.numbers("seconds"));
-    let time = |epoch: f64| {
-        let place = epochs.iter().position(|&e| e == Some(epoch));
-        place.and_then(|place| seconds.get(place).copied().flatten()).unwrap_or(0.0)
-    };
+    let rows = epochs.iter().zip(&seconds).rev();
+    let times: HashMap<u64, f64> =
+        rows.filter_map(|(epoch, &seconds)| Some(((*epoch)?.to_bits(), seconds?))).collect();
+    let time = |epoch: f64| times.get(&epoch.to_bits()).copied().unwrap_or(0.0);
     let mut scalars = Vec::new();
     for column in results.columns.iter().filter(|column| *column != "epoch") {
         let (set, what) = column.split_once('_').unwrap_or(("", column));

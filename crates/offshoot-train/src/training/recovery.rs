@@ -14,7 +14,7 @@ use crate::train::{Event, TrainError};
 const MAX_SKIPS: u64 = 10;
 
 /// So often a run goes back.
-const MAX_ROLLBACKS: u32 = 5;
+pub(crate) const MAX_ROLLBACKS: u32 = 5;
 
 /// What stands before the names of a [`Good`] state in a checkpoint.
 const GOOD: &str = "good.";

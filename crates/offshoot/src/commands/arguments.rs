@@ -7,15 +7,15 @@ use std::sync::Mutex;
 
 use clap::Args;
 use offshoot::{
-    CpuExecutor, CpuOptions, Error, Fit, Isa, Loaded, Metadata, ModelSource, Overrides, Policy, Sample, Tta,
-    View, check_memory, is_coreml_package, word,
+    CpuExecutor, CpuOptions, Error, Fit, Isa, Loaded, Metadata, ModelSource, Overrides, Policy, RunPictures,
+    Tta, View, check_memory, is_coreml_package, word,
 };
 use offshoot_data::set_max_pixels;
 use offshoot_files::set_memory_limit;
 use offshoot_graph::text::shown;
 use offshoot_train::recipe::{Augment, AugmentationSettings, PreprocessingSettings};
 use offshoot_train::run::{AVERAGE_FILE, BEST_FILE, LAST_FILE, PICTURES_FILE};
-use offshoot_train::{Standing, familiar};
+use offshoot_train::{Standing, ranges};
 
 use super::Failure;
 use super::print;
@@ -85,10 +85,15 @@ impl Processor {
 }
 
 fn threads(text: &str) -> Result<NonZeroUsize, String> {
-    text.parse()
-        .ok()
-        .filter(|n: &NonZeroUsize| n.get() <= 1024)
-        .ok_or_else(|| "give a number, 1 to 1024".into())
+    let threads: usize = ranges::parse("threads", text)?;
+    NonZeroUsize::new(threads).ok_or_else(|| "give at least 1".into())
+}
+
+/// Takes a whole number in the range of a setting.
+pub(crate) fn whole<T: TryFrom<u64>>(
+    setting: &'static str,
+) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static {
+    move |text: &str| ranges::parse(setting, text)
 }
 
 fn isa(name: &str) -> Result<Isa, String> {
@@ -194,7 +199,7 @@ fn augment(text: &str) -> Result<Augment, String> {
 #[derive(Args)]
 pub(crate) struct PreprocessingArguments {
     /// Input size of the network, in pixels (height and width).
-    #[arg(long, help_heading = "Preprocessing", value_name = "PIXELS", value_parser = size)]
+    #[arg(long, help_heading = "Preprocessing", value_name = "PIXELS", value_parser = whole::<usize>("preprocessing.size"))]
     pub(crate) size: Option<usize>,
     /// How a picture becomes a square: crop, pad or stretch.
     #[arg(long, help_heading = "Preprocessing", value_parser = fit)]
@@ -230,10 +235,6 @@ impl PreprocessingArguments {
 /// Three numbers. (A plain array would be taken for three values of the flag.)
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Channels(pub(crate) [f32; 3]);
-
-fn size(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|n| (1..=16384).contains(n)).ok_or_else(|| "give pixels, 1 to 16384".into())
-}
 
 fn fit(text: &str) -> Result<Fit, String> {
     match text {
@@ -395,9 +396,8 @@ pub(crate) fn no_data() -> Error {
     Error::Input("give DATA, a folder with a folder of pictures for each class, after the model".into())
 }
 
-/// How many of the pictures in `data` a run has been trained with, whose pictures are `trained`; where there are any, that is told.
-pub(crate) fn mention_familiar(trained: &[Sample], data: &Path, samples: &[Sample]) -> usize {
-    let (known, all) = (familiar(trained, samples), samples.len());
+/// How many of the pictures in `data` are `known`, a run having been trained with them; where there are any, that is told.
+pub(crate) fn mention_familiar(known: usize, data: &Path, all: usize) -> usize {
     if known > 0 {
         print::warning(&format!(
             "{}: the model was trained with {known} of these {all} pictures, so that its accuracy on them says little of new ones",
@@ -405,6 +405,13 @@ pub(crate) fn mention_familiar(trained: &[Sample], data: &Path, samples: &[Sampl
         ));
     }
     known
+}
+
+/// Tells where validation pictures of a run are no longer what they were.
+pub(crate) fn mention_changed(pictures: &RunPictures) {
+    if let Some(text) = pictures.changed_validation() {
+        print::warning(&format!("{text}; the figures are not those of the run"));
+    }
 }
 
 /// The run directory of a model: the folder itself, or the one that a file of its weights is in.

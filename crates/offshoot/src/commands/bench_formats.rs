@@ -11,7 +11,7 @@ use offshoot::{
 };
 use offshoot_graph::Executor as _;
 use offshoot_train::report::{self, FORMAT_COLUMNS, FORMATS_FILE, FormatRow, FormatsReport};
-use offshoot_train::run::RESULTS_FILE;
+use offshoot_train::run::has_results;
 
 use super::arguments::{self, PreprocessingArguments, Pretrained, Processor};
 use super::destination::{writable_file, writable_folder};
@@ -69,8 +69,8 @@ impl Arguments {
         let pictures = pictures(&model, run, self.data.as_deref())?;
         let trained_on = match (run, &self.data) {
             (Some(run), Some(data)) => {
-                let trained = RunPictures::read(run, &model.metadata.classes)?.train;
-                Some(arguments::mention_familiar(&trained, data, &pictures.measured))
+                let known = RunPictures::read(run, &model.metadata.classes)?.familiar(&pictures.measured);
+                Some(arguments::mention_familiar(known, data, pictures.measured.len()))
             }
             _ => None,
         };
@@ -88,7 +88,7 @@ impl Arguments {
         let measured = measured?;
         if let Some(run) = run {
             write_formats(run, &measured)?;
-            if run.join(RESULTS_FILE).is_file() {
+            if has_results(run) {
                 report::write(run, &executor.describe())?;
             }
         }
@@ -110,6 +110,9 @@ fn pictures(model: &Model, run: Option<&Path>, data: Option<&Path>) -> Result<Qu
         Some(run) => RunPictures::read(run, classes)?,
         None => RunPictures::default(),
     };
+    if data.is_none() {
+        arguments::mention_changed(&of_run);
+    }
     let (mut train, mut measured) = (of_run.train, of_run.val);
     if let Some(data) = data {
         let decode = Transform::new(&model.metadata.preprocessing)?.decode_options();

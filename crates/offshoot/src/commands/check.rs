@@ -7,7 +7,7 @@ use offshoot::health::{self, Block, CheckReport};
 use offshoot::{FolderOptions, Transform, labelled};
 
 use super::arguments::{self, PreprocessingArguments, Pretrained, Processor};
-use super::{Failure, Outcome, print};
+use super::{Outcome, print};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -41,12 +41,8 @@ impl Arguments {
             health::Pictures { samples: found.samples, skipped: found.skipped, absent: found.absent };
         let report = health::check(&model, pictures, &executor, |done| bar.set_position(done))?;
         bar.finish_and_clear();
-        if self.json {
-            print::json(&report)?
-        } else {
-            show(&report)?
-        }
-        if report.healthy { Ok(()) } else { Err(Failure::Check) }
+        let printed = if self.json { print::json(&report) } else { show(&report) };
+        print::verdict(printed, report.healthy)
     }
 }
 

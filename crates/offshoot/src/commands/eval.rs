@@ -69,7 +69,7 @@ impl Arguments {
                 print::notes(&found.notes);
                 mention_absent(data, &found.absent, classes);
                 if let Some(Ok(of_run)) = run.as_ref().map(|run| RunPictures::read(run, classes)) {
-                    arguments::mention_familiar(&of_run.train, data, &found.samples);
+                    arguments::mention_familiar(of_run.familiar(&found.samples), data, found.samples.len());
                 }
                 found
             }
@@ -111,7 +111,8 @@ impl Arguments {
 
 /// The pictures that a run was validated with.
 fn validation(run: &Path, classes: &[String]) -> Result<Labelled, Failure> {
-    let samples = RunPictures::read(run, classes)?.val;
+    let of_run = RunPictures::read(run, classes)?;
+    let samples = of_run.val.clone();
     let folder = shown(run);
     if samples.is_empty() {
         return Err(Error::Input(format!("{folder}: this run has no validation pictures; give DATA")).into());
@@ -127,6 +128,7 @@ fn validation(run: &Path, classes: &[String]) -> Result<Labelled, Failure> {
         ))
         .into());
     }
+    arguments::mention_changed(&of_run);
     Ok(Labelled { samples, absent: Vec::new(), skipped: Vec::new(), notes: Vec::new() })
 }
 

@@ -12,7 +12,7 @@ use offshoot_formats::atomic::write_atomically;
 use offshoot_train::report::rate_curve_svg;
 use offshoot_train::{RangeTest, RateCurve, RatePoint, lr_find};
 
-use super::arguments::{PreprocessingArguments, Processor};
+use super::arguments::{PreprocessingArguments, Processor, whole};
 use super::destination::writable_file;
 use super::{Failure, Outcome, print};
 
@@ -37,8 +37,8 @@ pub(crate) struct Arguments {
     #[arg(long, help_heading = "Model", value_name = "WHAT")]
     freeze: Option<Freeze>,
     /// Batch size [default: 16].
-    #[arg(long, help_heading = "Optimisation", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    batch_size: Option<u32>,
+    #[arg(long, help_heading = "Optimisation", value_name = "N", value_parser = whole::<usize>("batch_size"))]
+    batch_size: Option<usize>,
     /// Lowest learning rate.
     #[arg(long, help_heading = "Optimisation", value_name = "X", default_value = "1e-7", value_parser = rate)]
     from: f64,
@@ -49,7 +49,7 @@ pub(crate) struct Arguments {
     #[arg(long, help_heading = "Optimisation", value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(20..=100_000))]
     steps: u32,
     /// Random seed [default: 0].
-    #[arg(long, help_heading = "Optimisation", value_name = "N")]
+    #[arg(long, help_heading = "Optimisation", value_name = "N", value_parser = whole::<u64>("seed"))]
     seed: Option<u64>,
     /// Also write the curve to a file: .csv or .svg. May be given several times.
     #[arg(long, help_heading = "Output", value_name = "FILE", value_parser = curve_file)]
@@ -105,14 +105,14 @@ impl Arguments {
             weights: self.weights.clone(),
             data: Some(self.data.clone()),
             freeze: self.freeze.clone(),
-            batch_size: self.batch_size.map(|n| n as usize),
+            batch_size: self.batch_size,
             seed: self.seed,
             threads: self.processor.threads.map(|n| n.get()),
             preprocessing: self.preprocessing.settings(),
             ..Settings::default()
         };
         if let Some(path) = &self.recipe {
-            settings = settings.over(Settings::read(path)?);
+            settings = settings.over(Settings::read(path)?)?;
         }
         let own = starting_preprocessing(&settings)?;
         Ok(Recipe::resolve(with_default_recipe(settings), &own)?)

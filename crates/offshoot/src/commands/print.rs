@@ -28,10 +28,23 @@ pub(crate) fn lines(text: &str) -> Outcome {
 fn raw(text: &str) -> Outcome {
     let mut out = std::io::stdout().lock();
     let written = writeln!(out, "{text}").and_then(|()| out.flush());
-    written.map_err(|source| match source.kind() {
+    written.map_err(unwritten)
+}
+
+/// What it means that standard output cannot be written.
+pub(crate) fn unwritten(source: std::io::Error) -> Failure {
+    match source.kind() {
         ErrorKind::BrokenPipe => Failure::ClosedPipe,
         _ => Failure::Error(Error::Io { path: "standard output".into(), action: "write", source }),
-    })
+    }
+}
+
+/// How a command ends that has printed what it found: what is not `good` is so whether or not somebody has read it.
+pub(crate) fn verdict(printed: Outcome, good: bool) -> Outcome {
+    match printed {
+        Ok(()) | Err(Failure::ClosedPipe) if !good => Err(Failure::Check),
+        printed => printed,
+    }
 }
 
 /// Prints one JSON object on one line.
@@ -40,6 +53,27 @@ pub(crate) fn json(value: &impl Serialize) -> Outcome {
         Ok(text) => raw(&plain_json(&text)),
         Err(error) => Err(Error::Input(format!("the result has no JSON form: {error}")).into()),
     }
+}
+
+/// The most digits of a number in a message, and of marks under it.
+const DIGITS: usize = 40;
+
+/// `text` with its numbers of hundreds of digits cut, and the marks that a parser puts under them.
+pub(crate) fn short_numbers(text: &str) -> String {
+    let kind = |c: char| match c {
+        '0'..='9' => 1,
+        '^' => 2,
+        _ => 0,
+    };
+    let mut short = String::with_capacity(text.len());
+    for run in text.chars().collect::<Vec<char>>().chunk_by(|&a, &b| kind(a) == kind(b)) {
+        let shown = if kind(run[0]) > 0 && run.len() > DIGITS { &run[..DIGITS / 2] } else { run };
+        short.extend(shown);
+        if shown.len() < run.len() && kind(run[0]) == 1 {
+            short += &format!("... ({} digits)", run.len());
+        }
+    }
+    short
 }
 
 /// JSON without the characters that would change what a terminal shows, which JSON has in strings alone.
@@ -66,7 +100,8 @@ pub(crate) fn error(message: &str, file: Option<&Path>, help: Option<&str>) {
     let _ = json(&json!({"error": error}));
 }
 
-/// Says what is being done, on standard error, where nobody may listen any more.
+/// Says what is being done, or went wrong, on standard error: all that goes there comes through here. Nobody may listen any more, or the
+/// disk that takes it is full; that is no reason to stop.
 pub(crate) fn aside(text: &str) {
     let _ = writeln!(std::io::stderr(), "{}", escaped(text));
 }
@@ -176,7 +211,25 @@ pub(crate) fn bytes(n: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::plain_json;
+    use super::*;
+
+    #[test]
+    fn long_numbers_are_cut_and_all_else_stays() {
+        let digits = "7".repeat(10_000);
+        let marks = "^".repeat(10_000);
+        assert_eq!(
+            short_numbers(&format!("a -{digits}.5\n{marks}")),
+            "a -77777777777777777777... (10000 digits).5\n^^^^^^^^^^^^^^^^^^^^"
+        );
+        for text in [
+            "",
+            "epochs 18446744073709551615",
+            "Ä1.5e300",
+            "/x/0123456789abcdef0123456789abcdef0123456789abcdef",
+        ] {
+            assert_eq!(short_numbers(text), text);
+        }
+    }
 
     #[test]
     fn json_holds_no_character_that_commands_a_terminal() {

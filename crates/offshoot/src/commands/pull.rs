@@ -18,8 +18,14 @@ pub(crate) struct Arguments {
     /// resumed from there.
     #[arg(long, help_heading = "Output", value_name = "FILE")]
     out: Option<PathBuf>,
-    /// Download from this URL instead of the authors' servers.
-    #[arg(long, help_heading = "Model", value_name = "URL", env = "OFFSHOOT_WEIGHTS_URL")]
+    /// Download from this URL instead of the authors' servers. A name and password in it are sent and never printed.
+    #[arg(
+        long,
+        help_heading = "Model",
+        value_name = "URL",
+        env = "OFFSHOOT_WEIGHTS_URL",
+        hide_env_values = true
+    )]
     base_url: Option<String>,
     /// Print one JSON object on one line.
     #[arg(long, help_heading = "Output")]
@@ -32,6 +38,8 @@ impl Arguments {
         let mut bar: Option<ProgressBar> = None;
         let result = pull(&self.name, &options, &mut |done, total| {
             let bar = bar.get_or_insert_with(|| print::bar(total.unwrap_or(0) >> 10, "KiB"));
+            // Not known as long as another process downloads the file.
+            total.inspect(|total| bar.set_length(total >> 10));
             bar.set_position(done >> 10);
         });
         if let Some(bar) = bar {

@@ -139,6 +139,9 @@ impl CalibrationArguments {
         let mut found = QuantizePictures::default();
         if let Some(run) = run.filter(|_| self.calibration.is_none() || data.is_none()) {
             let of_run = RunPictures::read(run, classes)?;
+            if data.is_none() {
+                arguments::mention_changed(&of_run);
+            }
             found.calibration = of_run.train.iter().map(|sample| sample.path.clone()).collect();
             (found.train, found.measured) = (of_run.train, of_run.val);
         }
@@ -152,8 +155,8 @@ impl CalibrationArguments {
         }
         if let Some(data) = data {
             found.measured = measured(data, classes, &folder)?;
-            if run.is_some() {
-                arguments::mention_familiar(&found.train, data, &found.measured);
+            if let Some(Ok(of_run)) = run.map(|run| RunPictures::read(run, classes)) {
+                arguments::mention_familiar(of_run.familiar(&found.measured), data, found.measured.len());
             }
         }
         if found.calibration.is_empty() {

@@ -29,7 +29,7 @@ impl Arguments {
         let here = Settings { model: Some(self.model), ..Settings::default() };
         let stand_ins =
             Settings { weights: Some("weights".into()), data: Some("data".into()), ..Settings::default() };
-        let recipe = Recipe::resolve(with_default_recipe(here.over(given).over(stand_ins)), &own)?;
+        let recipe = Recipe::resolve(with_default_recipe(here.over(given)?.over(stand_ins)?), &own)?;
         if self.json {
             return print::json(&recipe);
         }

@@ -7,7 +7,7 @@ use offshoot::Error;
 use offshoot_graph::Executor as _;
 use offshoot_graph::text::shown;
 use offshoot_train::report::{REPORT_FILE, write};
-use offshoot_train::run::RESULTS_FILE;
+use offshoot_train::run::{RESULTS_FILE, has_results};
 use serde_json::json;
 
 use super::arguments::Processor;
@@ -28,10 +28,10 @@ pub(crate) struct Arguments {
 
 impl Arguments {
     pub(crate) fn run(self) -> Outcome {
-        if !self.run.join(RESULTS_FILE).is_file() {
+        if !has_results(&self.run) {
             let run = shown(&self.run);
             return Err(Error::Input(format!(
-                "{run}: no {RESULTS_FILE} in this folder; is it a run of `offshoot train` with a finished epoch?"
+                "{run}: no {RESULTS_FILE} of a run in this folder; is it a run of `offshoot train` with a finished epoch?"
             ))
             .into());
         }

@@ -18,7 +18,7 @@ use offshoot_train::run::has_checkpoint;
 use offshoot_train::train::TrainResult;
 use offshoot_train::{CacheOptions, CacheType, OnNonFinite, Progressive, Rebuild, ScheduleKind, Unfreeze};
 
-use super::arguments::{AugmentationArguments, PreprocessingArguments, Processor};
+use super::arguments::{AugmentationArguments, PreprocessingArguments, Processor, whole};
 use super::destination::writable_folder;
 use super::{Failure, Outcome, print, signals};
 use offshoot_graph::text::shown;
@@ -42,10 +42,10 @@ pub(crate) struct Arguments {
     #[arg(long, help_heading = "Model", value_name = "FILE.toml")]
     recipe: Option<PathBuf>,
     /// Number of epochs [default: 30].
-    #[arg(long, help_heading = "Optimisation", value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    #[arg(long, help_heading = "Optimisation", value_name = "N", value_parser = whole::<u64>("epochs"))]
     epochs: Option<u64>,
     /// Batch size [default: 16].
-    #[arg(long, help_heading = "Optimisation", value_name = "N", value_parser = batch_size)]
+    #[arg(long, help_heading = "Optimisation", value_name = "N", value_parser = whole::<usize>("batch_size"))]
     batch_size: Option<usize>,
     /// Peak learning rate [default: 0.001].
     #[arg(long, help_heading = "Optimisation", value_name = "X", allow_negative_numbers = true)]
@@ -85,7 +85,7 @@ pub(crate) struct Arguments {
     #[arg(long, help_heading = "Optimisation", value_name = "X", allow_negative_numbers = true)]
     warmup: Option<f64>,
     /// Gradient accumulation steps: batches per optimizer update [default: 1].
-    #[arg(long, help_heading = "Optimisation", value_name = "N", value_parser = batch_size)]
+    #[arg(long, help_heading = "Optimisation", value_name = "N", value_parser = whole::<usize>("accumulate"))]
     accumulate: Option<usize>,
     /// Clip the gradient to this 2-norm [default: no clipping].
     #[arg(long, help_heading = "Optimisation", value_name = "X", allow_negative_numbers = true)]
@@ -97,11 +97,11 @@ pub(crate) struct Arguments {
     #[arg(long, help_heading = "Optimisation", value_name = "DECAY", allow_negative_numbers = true)]
     ema: Option<f64>,
     /// Validate the average of the weights of this many last epochs at the end, and keep it if it is better.
-    #[arg(long, help_heading = "Optimisation", value_name = "N")]
+    #[arg(long, help_heading = "Optimisation", value_name = "N", value_parser = whole::<u64>("average_last"))]
     average_last: Option<u64>,
     /// Early stopping: end after this many epochs without a better validation accuracy (counted once everything is
     /// unfrozen).
-    #[arg(long, help_heading = "Optimisation", value_name = "N")]
+    #[arg(long, help_heading = "Optimisation", value_name = "N", value_parser = whole::<u64>("patience"))]
     patience: Option<u64>,
     /// Early-stopping minimum improvement: validation accuracy must rise by more than this to count as better [default:
     /// 0].
@@ -143,7 +143,7 @@ pub(crate) struct Arguments {
     #[arg(long, help_heading = "Data", value_name = "X", allow_negative_numbers = true)]
     val_fraction: Option<f64>,
     /// Random seed [default: 0].
-    #[arg(long, help_heading = "Optimisation", value_name = "N")]
+    #[arg(long, help_heading = "Optimisation", value_name = "N", value_parser = whole::<u64>("seed"))]
     seed: Option<u64>,
     #[command(flatten)]
     cache: CacheArguments,
@@ -177,7 +177,7 @@ struct CacheArguments {
     cache_budget: u64,
     /// Number of fixed augmented views of each picture that training cycles through, so that their features can be
     /// cached [default: new random views in each epoch].
-    #[arg(long, help_heading = "Caching", value_name = "K", value_parser = clap::value_parser!(u64).range(1..=1000))]
+    #[arg(long, help_heading = "Caching", value_name = "K", value_parser = whole::<u64>("cache_views"))]
     cache_views: Option<u64>,
     /// Data type of cached features: f32, or f16, which takes half the space and changes the last digits of the result
     /// [default: f32].
@@ -213,13 +213,6 @@ fn bytes(text: &str) -> Result<u64, String> {
     };
     let bytes = digits.parse::<u64>().ok().and_then(|n| n.checked_mul(1u64.checked_shl(shift)?));
     bytes.ok_or_else(|| "give a whole number of bytes, or with KiB, MiB, GiB or TiB: 500MiB".into())
-}
-
-fn batch_size(text: &str) -> Result<usize, String> {
-    text.parse()
-        .ok()
-        .filter(|n| (1..=1_000_000).contains(n))
-        .ok_or_else(|| "give a number, 1 to 1000000".into())
 }
 
 fn lr_group(text: &str) -> Result<(String, f64), String> {
@@ -363,7 +356,7 @@ impl Arguments {
         let mut settings = self.settings();
         check_names([Some(&self.out), settings.data.as_ref(), settings.weights.as_ref()])?;
         if let Some(path) = &self.recipe {
-            settings = settings.over(Settings::read(path)?);
+            settings = settings.over(Settings::read(path)?)?;
         }
         if let Some(recipe) = self.saved_recipe(&settings)? {
             return Ok(recipe);

@@ -86,8 +86,7 @@ impl Arguments {
                 self.names()
             ));
         }
-        self.print(&comparison, pictures, tolerance)?;
-        if comparison.ok { Ok(()) } else { Err(Failure::Check) }
+        print::verdict(self.print(&comparison, pictures, tolerance), comparison.ok)
     }
 
     /// What does not hold of the manifest beside the file, and the tolerance that the file was proven with.

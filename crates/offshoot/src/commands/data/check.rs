@@ -16,7 +16,7 @@ use offshoot_train::data_check::{
 use serde::Serialize;
 
 use super::super::arguments::{PreprocessingArguments, Processor};
-use super::super::{Failure, Outcome, print};
+use super::super::{Outcome, print};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -109,12 +109,8 @@ impl Arguments {
             notes,
             labels,
         };
-        if self.json {
-            print::json(&report)?
-        } else {
-            report.print()?
-        }
-        if self.strict && problems > 0 { Err(Failure::Check) } else { Ok(()) }
+        let printed = if self.json { print::json(&report) } else { report.print() };
+        print::verdict(printed, !self.strict || problems == 0)
     }
 
     fn recipe(&self) -> Result<Recipe, Error> {

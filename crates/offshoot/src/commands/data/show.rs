@@ -13,7 +13,7 @@ use offshoot_formats::atomic::write_atomically;
 use offshoot_graph::text::shown;
 use serde_json::json;
 
-use super::super::arguments::{AugmentationArguments, PictureLimit, PreprocessingArguments};
+use super::super::arguments::{AugmentationArguments, PictureLimit, PreprocessingArguments, whole};
 use super::super::destination::writable_file;
 use super::super::{Outcome, print};
 
@@ -52,7 +52,7 @@ pub(crate) struct Arguments {
     #[arg(long, help_heading = "Data", value_name = "X", allow_negative_numbers = true)]
     val_fraction: Option<f64>,
     /// Random seed [default: 0].
-    #[arg(long, help_heading = "Data", value_name = "N")]
+    #[arg(long, help_heading = "Data", value_name = "N", value_parser = whole::<u64>("seed"))]
     seed: Option<u64>,
     /// Print one JSON object on one line.
     #[arg(long, help_heading = "Output")]
@@ -108,7 +108,7 @@ impl Arguments {
             seed: self.seed,
             ..Settings::default()
         };
-        let settings = settings.over(file);
+        let settings = settings.over(file)?;
         let own = match &settings.model {
             Some(model) => own_preprocessing(model, settings.weights.as_deref())?,
             None => Preprocessing::default(),

@@ -1,0 +1,68 @@
+//! Random graphs, quantised: an error where that cannot be, never a panic, and what comes out runs.
+#![allow(clippy::unwrap_used)] // helpers of tests, too
+
+#[path = "../../offshoot-cpu/tests/random_graph/mod.rs"]
+mod random_graph;
+
+use std::collections::BTreeSet;
+
+use offshoot_cpu::{CpuExecutor, CpuOptions, Isa};
+use offshoot_graph::passes::{fuse, fuse_quantized, prune, shipped};
+use offshoot_graph::random::{Purpose, Random};
+use offshoot_graph::{Metadata, Model, Preprocessing};
+use offshoot_quant::{Method, Network, Scheme, WeightBits, calibrate, quantize};
+use proptest::prelude::*;
+
+use random_graph::{Made, Maker};
+
+fn model(made: &Made) -> Option<Model> {
+    let (graph, weights) = made.classifier()?;
+    let (graph, weights) = shipped(&prune(&graph).unwrap(), &weights).unwrap();
+    let size = made.picture().shape()[2];
+    let classes = ["a", "b", "c"].map(String::from).to_vec();
+    let preprocessing = Preprocessing { size, ..Preprocessing::default() };
+    Some(Model {
+        graph,
+        weights,
+        metadata: Metadata { architecture: None, head: None, classes, preprocessing },
+    })
+}
+
+/// Whether the graph was one that could be quantised.
+fn check(choices: &[u16]) -> Result<bool, TestCaseError> {
+    let made = Maker::new(choices).finish();
+    let Some(model) = model(&made) else { return Ok(false) };
+    let executor = CpuExecutor::new(CpuOptions::default()).unwrap();
+    let scheme = if choices.len() % 2 == 0 { Scheme::cpu(WeightBits::Eight) } else { Scheme::tensorrt() };
+    let Ok(network) = Network::new(&model, scheme) else { return Ok(false) };
+    let Ok(ranges) = calibrate(&network, &[made.picture()], Method::MinMax, &executor) else {
+        return Ok(false);
+    };
+    let quantised = quantize(&network, &ranges, &BTreeSet::new());
+    prop_assert!(quantised.is_ok(), "{:?}", quantised.err());
+    let quantised = quantised.unwrap();
+    let plain = made.run(&quantised.graph, &quantised.weights, Isa::best());
+    prop_assert!(plain.is_ok(), "as written: {:?}", plain.err());
+    let bytes = fuse(&fuse_quantized(&quantised.graph).unwrap()).unwrap();
+    for isa in [Isa::available()[0], Isa::best()] {
+        let run = made.run(&bytes, &quantised.weights, isa);
+        prop_assert!(run.is_ok(), "on integers: {:?}", run.err());
+    }
+    Ok(true)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(150))]
+    #[test]
+    fn no_random_graph_panics(choices in proptest::collection::vec(any::<u16>(), 6..120)) {
+        check(&choices)?;
+    }
+}
+
+#[test]
+fn enough_random_graphs_are_quantised() {
+    let mut random = Random::new(3, 0, 0, Purpose::Init);
+    let mut choices = || (0..6 + random.below(110)).map(|_| random.below(1 << 16) as u16).collect::<Vec<_>>();
+    let done = (0..100).filter(|_| check(&choices()).unwrap()).count();
+    assert!(done >= 20, "{done} of 100");
+}

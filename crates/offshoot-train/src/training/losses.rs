@@ -1,0 +1,64 @@
+//! Pictures that turn out to be unusable while a run goes on: how many may be lost before that is told of, or ends the run.
+
+use super::Training;
+use crate::health::listed;
+use crate::train::{Event, TrainError};
+
+/// That more than this part of a set is lost is told of.
+const MANY: f64 = 0.1;
+
+/// Classes whose losses are named.
+const NAMED: usize = 10;
+
+/// Whether it was told that many pictures of training and of validation were left out.
+#[derive(Default)]
+pub(super) struct Told {
+    train: bool,
+    val: bool,
+}
+
+impl Training<'_, '_> {
+    /// Looks at which pictures of `set`, `train` or `val`, could not be used (places with reasons). Losing many is told of once.
+    ///
+    /// # Errors
+    /// When no picture is left to validate with, or none of a class that had some.
+    pub(super) fn check_left(
+        &mut self,
+        set: &'static str,
+        unusable: &[(usize, String)],
+    ) -> Result<(), TrainError> {
+        let data = self.given.data;
+        let samples = if set == "val" { &data.val } else { &data.train };
+        let mut counts = vec![(0_usize, 0_usize); data.classes.len()];
+        samples.iter().for_each(|sample| counts[sample.label].1 += 1);
+        let lost = || unusable.iter().filter_map(|(place, reason)| Some((samples.get(*place)?, reason)));
+        lost().for_each(|(sample, _)| counts[sample.label].0 += 1);
+        let gone = |label: usize| counts[label].0 > 0 && counts[label].0 == counts[label].1;
+        let first = lost().find(|(sample, _)| gone(sample.label));
+        if let Some((sample, reason)) = first {
+            let classes: Vec<usize> = (0..counts.len()).filter(|&label| gone(label)).collect();
+            let count = classes.iter().map(|&label| counts[label].0).sum();
+            let names = classes.iter().map(|&label| data.classes[label].clone());
+            let names = if count == samples.len() { Vec::new() } else { names.collect() };
+            let first = format!("{}: {reason}", offshoot_graph::text::shown(&sample.path));
+            return Err(TrainError::Lost { set, classes: names, count, first });
+        }
+        let told = if set == "val" { &mut self.many.val } else { &mut self.many.train };
+        let count = lost().count();
+        if count as f64 > MANY * samples.len() as f64 && !std::mem::replace(told, true) {
+            let what = if set == "val" { "validation" } else { "training" };
+            let by_class: Vec<String> = (data.classes.iter().zip(&counts))
+                .filter(|(_, (lost, _))| *lost > 0)
+                .map(|(class, (lost, all))| {
+                    format!("{} {lost} of {all}", offshoot_graph::text::escaped(class))
+                })
+                .collect();
+            (self.control.progress)(Event::Warning(&format!(
+                "{count} of the {} {what} pictures could not be used and were left out: {}",
+                samples.len(),
+                listed(&by_class, NAMED, String::clone)
+            )));
+        }
+        Ok(())
+    }
+}
