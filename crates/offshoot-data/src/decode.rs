@@ -398,13 +398,17 @@ fn other_header<'a, R: BufRead + Seek + 'a>(
     options: &DecodeOptions,
 ) -> Result<impl ImageDecoder + 'a, Failure> {
     let mut reader = ImageReader::with_format(reader, format);
-    reader.limits(memory_limits(options.max_pixels));
+    // What stands before the pixels, such as a colour profile, takes no more whatever it unpacks to.
+    reader.limits(memory_limits(HEADER_PIXELS));
     let mut decoder = reader.into_decoder()?;
     let (width, height) = decoder.dimensions();
     check_size(u64::from(width), u64::from(height), options)?;
     decoder.set_limits(memory_limits(u64::from(width) * u64::from(height)))?;
     Ok(decoder)
 }
+
+/// The memory of a picture of so many pixels is enough for all that a header needs.
+const HEADER_PIXELS: u64 = 1 << 22;
 
 /// Eight bytes a pixel are RGBA at 16 bits; as much again for the decoder's buffers, and room for its tables.
 fn memory_limits(pixels: u64) -> Limits {

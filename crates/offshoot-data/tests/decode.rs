@@ -260,3 +260,77 @@ proptest! {
         survives(&bytes);
     }
 }
+
+/// A JPEG whose last scan stands there `more` times more.
+fn with_scans(jpeg: &[u8], more: usize) -> Vec<u8> {
+    let scan = jpeg.windows(2).rposition(|pair| pair == [0xFF, 0xDA]).unwrap();
+    let (start, end) = jpeg.split_at(jpeg.len() - 2);
+    [start, &start[scan..].repeat(more), end].concat()
+}
+
+#[test]
+fn a_jpeg_of_very_many_scans_is_refused() {
+    let jpeg = golden("progressive.jpg");
+    let picture = decode(&jpeg, &DecodeOptions::default()).unwrap();
+    let scans = jpeg.windows(2).filter(|pair| *pair == [0xFF, 0xDA]).count();
+    let usual = with_scans(&jpeg, 100 - scans);
+    // The last scan says the last bit of coefficients: again, it says nothing new or damages them, and is decoded.
+    assert!(!matches!(decode(&usual, &DecodeOptions::default()), Err(DecodeError::TooManyScans { .. })));
+    let error = error_of(&with_scans(&jpeg, 400));
+    let (width, height) = (picture.width(), picture.height());
+    assert_eq!(error, DecodeError::TooManyScans { scans: scans + 400, limit: 128, width, height });
+    // Scans of a baseline file count too.
+    let error = error_of(&with_scans(&golden("baseline_444.jpg"), 200));
+    assert!(matches!(error, DecodeError::TooManyScans { .. }), "{error}");
+}
+
+#[test]
+fn a_jpeg_of_too_few_bytes_for_its_pixels_is_cut_short() {
+    let mut jpeg = golden("grey.jpg");
+    let frame = jpeg.windows(2).position(|pair| pair == [0xFF, 0xC0]).unwrap();
+    jpeg[frame + 5..frame + 9].copy_from_slice(&[0x3E, 0x80, 0x3E, 0x80]);
+    assert_eq!(error_of(&jpeg), DecodeError::Truncated { format: "JPEG" });
+}
+
+/// A TIFF in RGB of `strips` strips of one row, all of which are the bytes `data`, in the compression `compression`.
+fn tiff_of_strips(width: u32, strips: u32, compression: u32, data: &[u8]) -> Vec<u8> {
+    let place = 8 + data.len() as u32;
+    let (entries, after) = (9u16, place + 2 + 9 * 12 + 4);
+    let longs = 4 * strips;
+    let mut file = [&b"II*\0"[..], &place.to_le_bytes(), data, &entries.to_le_bytes()].concat();
+    for (tag, kind, count, value) in [
+        (256u16, 4u16, 1, width),
+        (257, 4, 1, strips),
+        (258, 3, 3, after),
+        (259, 4, 1, compression),
+        (262, 4, 1, 2),
+        (273, 4, strips, after + 6),
+        (277, 4, 1, 3),
+        (278, 4, 1, 1),
+        (279, 4, strips, after + 6 + longs),
+    ] {
+        let (tag, kind) = (tag.to_le_bytes(), kind.to_le_bytes());
+        file.extend([&tag[..], &kind, &u32::to_le_bytes(count), &u32::to_le_bytes(value)].concat());
+    }
+    file.extend([0; 4]);
+    file.extend([8, 0].repeat(3));
+    file.extend(8u32.to_le_bytes().repeat(strips as usize));
+    file.extend((data.len() as u32).to_le_bytes().repeat(strips as usize));
+    file
+}
+
+#[test]
+fn strips_of_a_tiff_do_not_ask_for_the_same_work_again_and_again() {
+    let row = [10, 20, 30].repeat(2);
+    let few = tiff_of_strips(2, 4, 1, &row);
+    assert_eq!(decode(&few, &DecodeOptions::default()).unwrap().pixels(), row.repeat(4));
+    // Four thousand strips that are all the whole of a file of kilobytes.
+    let error = error_of(&tiff_of_strips(2, 4000, 1, &[7; 100_000])).to_string();
+    assert!(error.contains("more bytes than the file"), "{error}");
+    // A JPEG of another size than the picture, whose scans make more pixels than any picture of that size needs.
+    let mut jpeg = with_scans(&golden("progressive.jpg"), 100);
+    let frame = jpeg.windows(2).position(|pair| pair == [0xFF, 0xC2]).unwrap();
+    jpeg[frame + 5..frame + 9].copy_from_slice(&[0x0F, 0xA0, 0x0F, 0xA0]);
+    let error = error_of(&tiff_of_strips(31, 2, 7, &jpeg)).to_string();
+    assert!(error.contains("too many scans"), "{error}");
+}

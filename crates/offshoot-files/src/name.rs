@@ -38,11 +38,12 @@ fn stays(c: char) -> bool {
 
 fn is_device(name: &str) -> bool {
     let first = name.split('.').next().unwrap_or_default().trim_end();
-    let numbered = |device: &&str| {
+    let numbered = |device: &str| {
         first.get(..3).is_some_and(|start| start.eq_ignore_ascii_case(device))
             && matches!(first.as_bytes()[3..], [b'0'..=b'9'])
     };
-    DEVICES.iter().any(|device| first.eq_ignore_ascii_case(device)) || NUMBERED_DEVICES.iter().any(numbered)
+    DEVICES.iter().any(|device| first.eq_ignore_ascii_case(device))
+        || NUMBERED_DEVICES.iter().any(|device| numbered(device))
 }
 
 #[cfg(test)]

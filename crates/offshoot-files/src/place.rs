@@ -34,7 +34,18 @@ pub fn check_file(path: &Path) -> io::Result<()> {
 pub fn check_folder(path: &Path) -> io::Result<()> {
     let here =
         path.ancestors().find(|folder| folder.as_os_str().is_empty() || folder.symlink_metadata().is_ok());
+    if here == Some(path) && !path.as_os_str().is_empty() && !path.is_dir() {
+        return Err(io::Error::new(io::ErrorKind::NotADirectory, "it is no folder"));
+    }
     try_writing(here.filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")))
+}
+
+/// An error of a temporary file without its name, which is nobody's business. What is left is the kind of the error.
+pub fn plain(error: io::Error) -> io::Error {
+    match (error.raw_os_error(), error.kind()) {
+        (Some(_), _) | (None, io::ErrorKind::Other) => error,
+        (None, kind) => kind.into(),
+    }
 }
 
 fn try_writing(folder: &Path) -> io::Result<()> {
@@ -46,7 +57,12 @@ fn try_writing(folder: &Path) -> io::Result<()> {
             };
             Err(io::Error::new(io::ErrorKind::NotADirectory, text))
         }
-        Ok(_) => tempfile::Builder::new().prefix(".offshoot").suffix(".tmp").tempfile_in(folder).map(drop),
+        Ok(_) => tempfile::Builder::new()
+            .prefix(".offshoot")
+            .suffix(".tmp")
+            .tempfile_in(folder)
+            .map(drop)
+            .map_err(plain),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             Err(io::Error::new(io::ErrorKind::NotFound, "there is no such folder"))
         }

@@ -107,10 +107,34 @@ pub fn read_text(path: &Path, kind: Kind) -> io::Result<String> {
 
 fn check_regular(meta: &Metadata) -> io::Result<()> {
     match meta {
-        meta if meta.is_file() => Ok(()),
+        meta if meta.is_file() => check_holes(meta),
         meta if meta.is_dir() => Err(io::Error::new(io::ErrorKind::IsADirectory, "it is a folder")),
         _ => Err(io::Error::other("it is a pipe, a device or a socket, not a file")),
     }
+}
+
+/// Files that are larger are looked at for holes.
+const LARGE: u64 = 1 << 30;
+/// A file of which a smaller part than this is on the disk holds nothing worth the memory that it claims.
+const LEAST_PART: u64 = 64;
+
+/// An error for a file that is all holes but for a little: it would take the memory of what it says it holds. Where the file
+/// system does not say what is on the disk it is believed.
+#[cfg(unix)]
+fn check_holes(meta: &Metadata) -> io::Result<()> {
+    use std::os::unix::fs::MetadataExt;
+    let (bytes, stored) = (meta.len(), meta.blocks().saturating_mul(512));
+    if bytes <= LARGE || stored == 0 || stored >= bytes / LEAST_PART {
+        return Ok(());
+    }
+    let text =
+        format!("it says that it has {bytes} bytes, of which {stored} are on the disk: the rest are holes");
+    Err(io::Error::new(io::ErrorKind::FileTooLarge, text))
+}
+
+#[cfg(not(unix))]
+fn check_holes(_meta: &Metadata) -> io::Result<()> {
+    Ok(())
 }
 
 #[cfg(test)]
@@ -129,6 +153,12 @@ mod tests {
         // A hole of a terabyte: it is refused before it is read.
         File::create(&path).unwrap().set_len(1 << 40).unwrap();
         assert_eq!(read(&path, Kind::RECIPE).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
+        #[cfg(unix)]
+        {
+            std::fs::write(&path, [1; 100]).unwrap();
+            File::options().write(true).open(&path).unwrap().set_len(1 << 40).unwrap();
+            assert!(open(&path).unwrap_err().to_string().contains("holes"));
+        }
         std::fs::write(&path, [0xff]).unwrap();
         assert_eq!(read_text(&path, Kind::RECIPE).unwrap_err().kind(), io::ErrorKind::InvalidData);
         assert!(open(folder.path()).unwrap_err().to_string().contains("folder"));

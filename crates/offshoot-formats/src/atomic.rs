@@ -3,6 +3,7 @@
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use offshoot_files::plain;
 use tempfile::NamedTempFile;
 
 use crate::error::{FormatError, Problem};
@@ -26,7 +27,7 @@ impl AtomicFile {
     /// When `path` names no file, or its folder cannot be written to.
     pub fn create(path: impl Into<PathBuf>) -> Result<AtomicFile, FormatError> {
         let path = path.into();
-        let failed = |error| Problem::Io { action: "create", error }.at(&path);
+        let failed = |error| Problem::Io { action: "create", error: plain(error) }.at(&path);
         let name = path.file_name().ok_or_else(|| failed(io::ErrorKind::InvalidFilename.into()))?;
         if path.is_dir() {
             return Err(failed(io::ErrorKind::IsADirectory.into()));
@@ -79,23 +80,23 @@ impl AtomicFile {
             file.persist(&path).map_err(|e| e.error)?;
             offshoot_files::sync_folder(folder(&path))
         };
-        finish().map_err(|error| Problem::Io { action: "write", error }.at(&path))
+        finish().map_err(|error| Problem::Io { action: "write", error: plain(error) }.at(&path))
     }
 }
 
 impl Write for AtomicFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.writer.write(bytes)
+        self.writer.write(bytes).map_err(plain)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.writer.flush()
+        self.writer.flush().map_err(plain)
     }
 }
 
 impl Seek for AtomicFile {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        self.writer.seek(to)
+        self.writer.seek(to).map_err(plain)
     }
 }
 

@@ -232,7 +232,7 @@ impl Cache {
         builder.prefix(&prefix).suffix(".tmp");
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666)); // the umask applies
-        builder.tempfile_in(&self.folder)
+        builder.tempfile_in(&self.folder).map_err(offshoot_files::plain)
     }
 
     /// Removes what was not used for longest until `needed` bytes more fit, and what killed processes left. Files that some

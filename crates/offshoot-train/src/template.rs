@@ -80,6 +80,10 @@ const OFF: [(&str, &str, &str); 5] = [
 /// `recipe` as a TOML file with comments, which reads back as the same settings. `model`, `weights` and `data`, which belong to one
 /// run, are left to the command line.
 pub fn template(recipe: &Recipe) -> String {
+    // What is left out stands on a line each, whatever is in the names.
+    let [model, data] = ["model", "data"].map(str::to_owned);
+    let weights = recipe.weights.as_ref().map(|_| "weights".into());
+    let recipe = Recipe { model, weights, data: data.into(), ..recipe.clone() };
     let mut text = String::new();
     for line in recipe.to_toml().lines() {
         let key = line.split(" = ").next().unwrap_or(line);
@@ -114,6 +118,19 @@ mod tests {
 
     use super::*;
     use crate::recipe::Settings;
+
+    #[test]
+    fn a_name_of_several_lines_is_no_setting() {
+        let settings = |model: &str| Settings {
+            model: Some(model.into()),
+            data: Some(format!("{model}/d").into()),
+            weights: Some(model.into()),
+            ..Settings::default()
+        };
+        let of =
+            |model: &str| template(&Recipe::resolve(settings(model), &Preprocessing::default()).unwrap());
+        assert_eq!(of("a\nepochs = 3\"\"\"\nlr = 7"), of("m"));
+    }
 
     #[test]
     fn a_template_says_something_of_each_setting_and_reads_back() {

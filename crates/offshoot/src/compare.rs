@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use offshoot_data::{Loader, LoaderOptions, Sample, Transform};
+use offshoot_files::memory_limit;
 use offshoot_graph::model::INPUT;
 use offshoot_graph::random::{Purpose, Random};
 use offshoot_graph::text::shown;
@@ -14,6 +15,7 @@ use offshoot_train::metrics::argmax;
 use serde::Serialize;
 
 use crate::error::{Error, Result};
+use crate::memory::batch_within;
 use crate::npz::{self, Numbers};
 use crate::source::Loaded;
 
@@ -23,7 +25,7 @@ pub const TOLERANCE: f64 = 1e-4;
 /// The batches that a comparison runs.
 pub const BATCHES: [usize; 4] = [1, 2, 7, 32];
 
-/// Pictures of the built-in set.
+/// The most pictures of the built-in set.
 const BUILT_IN: usize = 32;
 
 /// How far two models' logits lie apart.
@@ -98,11 +100,14 @@ impl Inputs {
         Inputs { parts: vec![Part { shape, numbers: Numbers::Floats(pictures) }], count }
     }
 
-    /// Pictures that come with offshoot: coloured waves and noise, the same on every machine.
+    /// Pictures that come with offshoot: coloured waves and noise, the same on every machine. Of very large ones there are as many
+    /// as fit into [`memory_limit`].
     pub fn built_in(preprocessing: &Preprocessing) -> Result<Inputs> {
         let transform = Transform::new(preprocessing)?;
         let size = preprocessing.size;
-        let mut pictures = vec![0.0; BUILT_IN * transform.input_len()];
+        let fit = memory_limit() / (4 * transform.input_len().max(1) as u64);
+        let count = usize::try_from(fit).unwrap_or(BUILT_IN).clamp(1, BUILT_IN);
+        let mut pictures = vec![0.0; count * transform.input_len()];
         for (index, input) in pictures.chunks_exact_mut(transform.input_len()).enumerate() {
             transform.normalize(&waves(size, index as u64), input);
         }
@@ -225,13 +230,17 @@ fn waves(size: usize, index: u64) -> Vec<u8> {
     pixels
 }
 
-/// The batches that `models` can be compared at: [`BATCHES`], or the one that a model takes only.
+/// The batches that `models` can be compared at: those of [`BATCHES`] for which there is memory, or the one that a model takes only.
 pub fn batches(models: &[&Model]) -> Vec<usize> {
     let fixed = |model: &&Model| {
         let input = model.graph.inputs().first()?;
         model.graph.value(*input).shape.0.first()?.fixed()
     };
-    models.iter().find_map(fixed).map_or(BATCHES.to_vec(), |batch| vec![batch])
+    let within = |batch: &usize| models.iter().all(|model| batch_within(model, *batch) == *batch);
+    match models.iter().find_map(fixed) {
+        Some(batch) => vec![batch],
+        None => BATCHES.into_iter().filter(within).collect(),
+    }
 }
 
 /// Runs both models on every input (the largest of `batches` at a time, and once at each other size) and compares

@@ -108,6 +108,19 @@ impl Error {
         self.typed_file().map(Path::to_owned).or_else(|| leading_path(&self.to_string()))
     }
 
+    /// Whether it is about a network, whose file it does not know.
+    pub fn is_of_network(&self) -> bool {
+        let network = match self {
+            Error::Graph(_) | Error::Quant(QuantError::Graph(_) | QuantError::Execute(_)) => return true,
+            Error::Network(error)
+            | Error::Evaluate(EvaluateError::Network(error))
+            | Error::Check(CheckError::Network(error)) => error,
+            _ => return false,
+        };
+        // Which pictures a network gives no numbers for is more to the point.
+        !matches!(network, NetworkError::NotFinite(_))
+    }
+
     fn typed_file(&self) -> Option<&Path> {
         match self {
             Error::Format(error) => Some(&error.path),

@@ -51,6 +51,7 @@ mod folded;
 mod inspect;
 mod labels;
 mod manifest;
+mod memory;
 mod models;
 mod npz;
 mod nvidia;
@@ -74,9 +75,10 @@ pub use export::{Exported, Proof, export_onnx, export_torchscript, shipped};
 pub use folded::folded_norms;
 pub use inspect::{Inspection, ModelInspection, TensorInspection, inspect};
 pub use labels::labelled;
-pub use manifest::{Manifest, ManifestFile, ManifestPreparation, ManifestProof, sha256};
+pub use manifest::{Manifest, ManifestFile, ManifestPreparation, ManifestProof, origin, sha256};
+pub use memory::{batch_within, check_memory};
 pub use models::{ModelInfo, WeightsInfo, models};
-pub use nvidia::{TensorRtExport, TensorRtOptions, export_tensorrt, export_triton};
+pub use nvidia::{TensorRtExport, TensorRtOptions, export_tensorrt, export_triton, trtexec_program};
 pub use offshoot_cpu::{CpuExecutor, CpuOptions, Isa};
 pub use offshoot_data::{
     Augmentation, Dataset, FolderOptions, Labelled, Loader, LoaderOptions, PictureError, Policy, Sample,
@@ -99,10 +101,10 @@ pub use predict::{Guess, Prediction, predict};
 pub use preparation::{PREPARED_LEVELS, PREPARED_MEAN_LEVELS};
 pub use pull::{Patience, PullOptions, Pulled, Wanted, fetch, fetch_wanted, pull};
 pub use quantize::{
-    QuantizePictures, Quantized, StaticModel, StaticOptions, calibration_batches, export_static,
+    QuantizePictures, Quantized, StaticModel, StaticOptions, calibration_batches, check_float, export_static,
     is_quantized, quantize_static,
 };
-pub use source::{Loaded, ModelSource, Overrides, is_onnx};
+pub use source::{Loaded, ModelSource, Overrides, is_onnx, word};
 pub use staging::MadeFolders;
 pub use start::{
     architecture_of, keep_base, keeps_head, own_preprocessing, resumed, starting_model,

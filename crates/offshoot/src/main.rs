@@ -32,10 +32,11 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Check) => ExitCode::from(1),
         Err(Failure::Error(error)) => {
-            let message = print::short_numbers(&error.to_string());
-            print::aside(&format!("error: {message}"));
+            let (message, file) = commands::described(&error);
+            let message = print::short_numbers(&message);
+            print::aside_lines(&format!("error: {message}"));
             if json {
-                print::error(&message, error.file().as_deref(), None);
+                print::error(&message, file.as_deref(), None);
             }
             ExitCode::from(2)
         }

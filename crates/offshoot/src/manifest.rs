@@ -16,9 +16,7 @@ use crate::compare::Comparison;
 use crate::error::{Error, Result};
 
 pub(crate) use check::MOST_TOLERANCE;
-
-/// What is added to the name of an exported file.
-const ENDING: &str = ".manifest.json";
+pub use check::origin;
 
 /// The manifest of an export. The same export of the same model gives the same manifest: it holds no time, path or host.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -30,7 +28,7 @@ pub struct Manifest {
     pub format: String,
     /// The files, by name.
     pub files: Vec<ManifestFile>,
-    /// SHA-256 of the checkpoint that was exported, where there was one file.
+    /// SHA-256 of the checkpoint that the files were made of, where there was one; see [`origin`].
     pub source_sha256: Option<String>,
     /// How the files were compared with the model that was exported; those in int8, with the float model.
     pub proof: ManifestProof,
@@ -135,7 +133,7 @@ impl Manifest {
 
     /// The manifest's place beside an exported file or folder: its name with `.manifest.json` at the end.
     pub fn beside(path: &Path) -> PathBuf {
-        path.with_file_name(format!("{}{ENDING}", name(path)))
+        path.with_file_name(format!("{}.manifest.json", name(path)))
     }
 
     /// Writes it, whole or not at all.
@@ -145,14 +143,6 @@ impl Manifest {
     pub fn write(&self, path: &Path) -> Result<()> {
         let json = serde_json::to_string_pretty(self).map_err(|e| Error::Input(e.to_string()))?;
         Ok(write_atomically(path, |file| writeln!(file, "{json}"))?)
-    }
-
-    /// Reads the manifest beside `path`; `None` when there is none.
-    ///
-    /// # Errors
-    /// When it cannot be read.
-    pub fn read_beside(path: &Path) -> Result<Option<Manifest>> {
-        Manifest::read(&Manifest::beside(path))
     }
 
     /// Whether the file at `path`, or each file in the folder there, stands in this manifest as it is. Links do not.
@@ -181,14 +171,18 @@ impl Manifest {
         Ok(true)
     }
 
-    /// Reads the manifest at `manifest`; `None` when there is none.
-    fn read(manifest: &Path) -> Result<Option<Manifest>> {
-        let text = match read_text(manifest, Kind::MANIFEST) {
+    /// Reads the manifest beside `path`; `None` when there is none.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn read_beside(path: &Path) -> Result<Option<Manifest>> {
+        let manifest = Manifest::beside(path);
+        let text = match read_text(&manifest, Kind::MANIFEST) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(Error::Io { path: manifest.to_owned(), action: "read", source }),
+            Err(source) => return Err(Error::Io { path: manifest, action: "read", source }),
         };
-        let broken = |e| Error::Input(format!("{}: it is no manifest of offshoot: {e}", shown(manifest)));
+        let broken = |e| Error::Input(format!("{}: it is no manifest of offshoot: {e}", shown(&manifest)));
         serde_json::from_str(&text).map(Some).map_err(broken)
     }
 }

@@ -75,7 +75,7 @@ pub fn export_tensorrt(
     options: &TensorRtOptions,
     proof: Proof<'_>,
 ) -> Result<TensorRtExport> {
-    let trtexec = options.trtexec.as_deref().map(program).transpose()?.or_else(on_path);
+    let trtexec = options.trtexec.as_deref().map(trtexec_program).transpose()?.or_else(on_path);
     let (file, arguments) = tensorrt_folder(model, folder, options, proof)?;
     let words = std::iter::once("trtexec").chain(arguments.iter().map(String::as_str));
     let command = words.map(tensorrt::quoted).collect::<Vec<_>>().join(" ");
@@ -140,7 +140,10 @@ fn check_beside(onnx: &Path, files: &[(&Path, Option<&str>)]) -> Result<()> {
 }
 
 /// The program at `trtexec`, a path of the user's and not one of the folder that it runs in.
-fn program(trtexec: &Path) -> Result<PathBuf> {
+///
+/// # Errors
+/// When there is none.
+pub fn trtexec_program(trtexec: &Path) -> Result<PathBuf> {
     let io = |source| Error::Io { path: trtexec.to_owned(), action: "find", source };
     let program = trtexec.canonicalize().map_err(io)?;
     match program.is_file() {

@@ -12,6 +12,7 @@ use offshoot_train::metrics::probabilities;
 use serde::Serialize;
 
 use crate::error::{Error, Result};
+use crate::memory::batch_within;
 
 /// Pictures that go through the network at once.
 const BATCH: usize = 16;
@@ -57,8 +58,9 @@ pub fn predict(
     let as_they_are = network.gives_probabilities();
     let transform = Transform::new(&model.metadata.preprocessing)?;
     let size = model.metadata.preprocessing.size;
+    let batch = batch_within(model, BATCH);
     let loader = |&view: &View| {
-        let options = LoaderOptions { view, ..LoaderOptions::evaluation(&transform, BATCH) };
+        let options = LoaderOptions { view, ..LoaderOptions::evaluation(&transform, batch) };
         Loader::unlabelled(paths.clone(), transform.clone(), options)
     };
     let loaders: Vec<Loader> = views.iter().map(loader).collect();

@@ -16,6 +16,7 @@ use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::export::{Proof, export_onnx, shipped};
+use crate::memory::batch_within;
 
 /// Pictures that are run at once, to calibrate and to measure.
 const BATCH: usize = 8;
@@ -109,6 +110,19 @@ pub fn is_quantized(model: &Model) -> bool {
     })
 }
 
+/// An error for a model that computes in integers already.
+///
+/// # Errors
+/// When it does.
+pub fn check_float(model: &Model) -> Result<()> {
+    match is_quantized(model) {
+        true => {
+            Err(Error::Input("the model is quantised already; give the float model it was made of".into()))
+        }
+        false => Ok(()),
+    }
+}
+
 /// Pictures to calibrate `model` on, in batches: at most `most` of `paths`, evenly spaced. Those that cannot be decoded are
 /// left out.
 ///
@@ -119,7 +133,7 @@ pub fn calibration_batches(model: &Model, paths: &[PathBuf], most: usize) -> Res
     let transform = Transform::new(preprocessing)?;
     let count = paths.len().min(most);
     let chosen = (0..count).map(|i| paths[i * paths.len() / count].clone()).collect();
-    let options = LoaderOptions::evaluation(&transform, BATCH);
+    let options = LoaderOptions::evaluation(&transform, batch_within(model, BATCH));
     let loader = Loader::unlabelled(chosen, transform, options);
     let mut batches = Vec::new();
     for batch in loader.epoch(0) {
@@ -187,11 +201,7 @@ fn enough(accuracy: Option<f64>, least: f64) -> bool {
 }
 
 fn check(model: &Model, pictures: &QuantizePictures, options: &StaticOptions) -> Result<()> {
-    if is_quantized(model) {
-        return Err(Error::Input(
-            "the model is quantised already; give the float model it was made of".into(),
-        ));
-    }
+    check_float(model)?;
     if options.max_drop.is_some() && pictures.measured.is_empty() {
         let text = "--max-drop needs pictures with classes to measure the accuracy on; give --data DIR";
         return Err(Error::Input(text.into()));
@@ -252,7 +262,7 @@ impl Work<'_> {
             return Ok(None);
         }
         let transform = Transform::new(&model.metadata.preprocessing)?;
-        let options = LoaderOptions::evaluation(&transform, BATCH);
+        let options = LoaderOptions::evaluation(&transform, batch_within(model, BATCH));
         let loader = Loader::new(self.pictures.measured.clone(), transform, options);
         let mut inference = Inference::new(model, self.executor)?;
         let metrics = evaluate(&mut inference, model.metadata.classes.len(), &loader, |_| {})?;

@@ -7,7 +7,7 @@ use offshoot_files::{Kind, read_text};
 use offshoot_formats::checkpoint::{load_weights, match_weights};
 use offshoot_formats::content::{self, Content};
 use offshoot_formats::safetensors::METADATA_KEY;
-use offshoot_formats::{Problem, coreml, onnx, safetensors, torchscript};
+use offshoot_formats::{Problem, coreml, onnx, safetensors, tensorrt, torchscript};
 use offshoot_graph::{DType, Dim, Fit, Graph, Metadata, Model, Preprocessing, Weights, model, passes};
 use offshoot_models::{
     Architecture, BuildError, BuildOptions, CanonicalKeys, Head, Published, canonical_keys, described,
@@ -87,6 +87,14 @@ impl ModelSource {
         }
     }
 
+    /// The file or folder that was named.
+    pub fn path(&self) -> &Path {
+        match self {
+            ModelSource::Pretrained { weights, .. } => weights,
+            ModelSource::Path(path) => path,
+        }
+    }
+
     /// Reads the classifier of pictures.
     ///
     /// # Errors
@@ -119,7 +127,7 @@ impl ModelSource {
                 Content::Zip | Content::Pickle => Err(Error::Input(format!(
                     "{}: weights without a graph; name the architecture: --model NAME --weights {}",
                     shown(path),
-                    shown(path)
+                    word(path)
                 ))),
             },
         }
@@ -152,13 +160,19 @@ pub(crate) fn run_file(run: &Path) -> Result<PathBuf> {
     match (best.exists(), last.exists()) {
         (true, _) => Ok(best),
         (false, true) => Err(Error::Input(format!(
-            "{folder}: no epoch of this run is finished, so that it has no best model; `offshoot train --resume --out {folder}` \
-             goes on with it, and {folder}/{LAST_FILE} (--last) has the weights of its last checkpoint"
+            "{folder}: no epoch of this run is finished, so that it has no best model; `offshoot train --resume --out {}` \
+             goes on with it, and {folder}/{LAST_FILE} (--last) has the weights of its last checkpoint",
+            word(run)
         ))),
         (false, false) => Err(Error::Input(format!(
             "{folder}: no {BEST_FILE} in this folder; is it a run of `offshoot train`?"
         ))),
     }
+}
+
+/// A path as a word of a command that a message tells to give.
+pub fn word(path: &Path) -> String {
+    tensorrt::quoted(&shown(path))
 }
 
 /// Weights of an architecture, with the keys of its own graph, and what there is to say about how they were read.
@@ -278,7 +292,7 @@ fn load_ours(path: &Path, overrides: &Overrides) -> Result<Loaded> {
         Error::Input(format!(
             "{}: weights without offshoot's metadata; name the architecture: --model NAME --weights {}",
             shown(path),
-            shown(path)
+            word(path)
         ))
     })?;
     let mut metadata: Metadata = serde_json::from_str(text).map_err(|e| {

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use offshoot_files::sync_folder;
+use offshoot_files::{plain, sync_folder};
 use offshoot_formats::FormatError;
 use offshoot_formats::temporary::{Temporary, at_once};
 use offshoot_graph::text::shown;
@@ -27,7 +27,7 @@ impl Staging {
     /// When the folder of `target` cannot be written to, or something is there that no manifest of ours describes.
     pub(crate) fn new(target: &Path) -> Result<Staging> {
         check_ours(target, target)?;
-        let failed = |source| Error::Io { path: target.to_owned(), action: "create", source };
+        let failed = |source| Error::Io { path: target.to_owned(), action: "create", source: plain(source) };
         let name = target.file_name().ok_or_else(|| failed(std::io::ErrorKind::InvalidFilename.into()))?;
         let mut prefix = std::ffi::OsString::from(".");
         prefix.push(name);

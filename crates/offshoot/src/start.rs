@@ -18,7 +18,7 @@ use offshoot_train::{Recipe, Settings, Unfreeze};
 use crate::error::{Error, Result};
 use crate::manifest::sha256;
 use crate::source::{
-    self, Overrides, StateDict, classifier_of_size, is_onnx, load_onnx, load_state_dict, run_file,
+    self, Overrides, StateDict, classifier_of_size, is_onnx, load_onnx, load_state_dict, run_file, word,
 };
 
 /// The preprocessing that the model `name` was pretrained with: that of published `weights`, an architecture's, or that of an
@@ -194,7 +194,8 @@ fn onnx_model(path: &Path, recipe: &Recipe, classes: &[String]) -> Result<Model>
 fn architecture(name: &str) -> Result<&'static Architecture> {
     if Path::new(name).extension().is_some_and(|e| e == "pt") {
         return Err(Error::Input(format!(
-            "{name}: a training starts from an architecture and weights, which a TorchScript file has: --model NAME --weights {name}"
+            "{name}: a training starts from an architecture and weights, which a TorchScript file has: --model NAME --weights {}",
+            word(name.as_ref())
         )));
     }
     Ok(find(name)?)

@@ -6,6 +6,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
+use offshoot_files::allowed_memory;
 use offshoot_graph::{Data, Tensor};
 use prost::bytes::Bytes;
 
@@ -30,7 +31,7 @@ pub(super) struct TensorReader {
 impl TensorReader {
     /// For the file `model` of `len` bytes; without a path, elements in other files are an error.
     pub(super) fn new(len: u64, model: Option<&Path>) -> TensorReader {
-        let budget = len.saturating_mul(EXPANSION).saturating_add(SLACK);
+        let budget = len.saturating_mul(EXPANSION).saturating_add(SLACK).saturating_add(allowed_memory());
         TensorReader { model: model.map(Path::to_owned), files: HashMap::new(), budget }
     }
 
@@ -39,7 +40,7 @@ impl TensorReader {
         let bytes = elements as u64 * size as u64;
         let left = self.budget.checked_sub(bytes).ok_or_else(|| Problem::TooLarge {
             place: place.into(),
-            what: format!("it takes {bytes} bytes in memory"),
+            what: format!("it takes {bytes} bytes in memory (--memory-limit allows more)"),
             limit: self.budget,
         })?;
         self.budget = left;

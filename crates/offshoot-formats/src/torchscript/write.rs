@@ -1,6 +1,6 @@
 //! A model as an archive.
 
-use std::io::{self, Seek, Write};
+use std::io::{self, Seek, SeekFrom, Write};
 
 use offshoot_graph::passes::remove_training_leftovers;
 use offshoot_graph::{DType, Graph, InferenceGraph, Model, Role, Shape, Source, Tensor, ValueId};
@@ -95,6 +95,12 @@ impl<'a> Files<'a> {
     }
 
     fn write(&self, out: &mut (impl Write + Seek)) -> io::Result<()> {
+        let mut out = Remembering { out, at: 0, failed: None };
+        let written = self.write_archive(&mut out);
+        out.failed.map_or(written, Err)
+    }
+
+    fn write_archive(&self, out: &mut (impl Write + Seek)) -> io::Result<()> {
         let mut zip = ZipWriter::new(out);
         entry(&mut zip, "data.pkl", &self.data)?;
         entry(&mut zip, &format!("code/{}.py", MODULE.replace('.', "/")), self.code.as_bytes())?;
@@ -120,6 +126,50 @@ impl<'a> Files<'a> {
         entry(&mut zip, "byteorder", b"little")?;
         zip.finish()?;
         Ok(())
+    }
+}
+
+/// A writer that remembers its first error and takes everything after it: a [`ZipWriter`] that is dropped tries again to end
+/// its archive, and prints what goes wrong then.
+struct Remembering<'a, W> {
+    out: &'a mut W,
+    at: u64,
+    failed: Option<io::Error>,
+}
+
+impl<W> Remembering<'_, W> {
+    /// What the writer said; what `otherwise` says where it has failed.
+    fn remember<T>(&mut self, said: io::Result<T>, otherwise: T) -> io::Result<T> {
+        said.or_else(|error| {
+            self.failed.get_or_insert(error);
+            Ok(otherwise)
+        })
+    }
+}
+
+impl<W: Write> Write for Remembering<'_, W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let said = if self.failed.is_none() { self.out.write(bytes) } else { Ok(bytes.len()) };
+        let written = self.remember(said, bytes.len())?;
+        self.at += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let said = if self.failed.is_none() { self.out.flush() } else { Ok(()) };
+        self.remember(said, ())
+    }
+}
+
+impl<W: Seek> Seek for Remembering<'_, W> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let place = match to {
+            SeekFrom::Start(place) => place,
+            SeekFrom::Current(by) | SeekFrom::End(by) => self.at.saturating_add_signed(by),
+        };
+        let said = if self.failed.is_none() { self.out.seek(to) } else { Ok(place) };
+        self.at = self.remember(said, place)?;
+        Ok(self.at)
     }
 }
 

@@ -160,3 +160,15 @@ pre{margin:0;white-space:pre-wrap;overflow-wrap:anywhere;font:13px/1.5 ui-monosp
 @media(max-width:480px){main{padding:12px 10px 40px}section{padding:12px}th,td{padding:5px 5px}table{font-size:13px}h1{font-size:20px}\
 .hint{display:block}svg text{font-size:15px}.worst{grid-template-columns:repeat(2,1fr)}\
 dl{grid-template-columns:1fr;gap:0}dd{margin:0 0 8px}}";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_a_text_and_keeps_to_itself() {
+        assert_eq!(escaped("<b>&\"'\n\0\u{1b}[2J\u{9b}"), "&lt;b&gt;&amp;&quot;&#39;\n\\x00\\x1b[2J\\u{9b}");
+        assert_eq!(isolated("\u{202e}=1"), "<bdi>\\u{202e}=1</bdi>");
+        assert_eq!(isolated("plain-name_1"), "plain-name_1");
+    }
+}

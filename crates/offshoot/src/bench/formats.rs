@@ -19,7 +19,7 @@ use super::runner::{Answer, Opened, Runner, of_file, of_file_in_bf16};
 use super::{check_batch, processor, pytorch, quantile};
 use crate::compare::{Comparison, Differences, Inputs, TOLERANCE, batches};
 use crate::error::{Error, Result};
-use crate::quantize::{QuantizePictures, is_quantized};
+use crate::quantize::{QuantizePictures, check_float};
 use crate::staging::MadeFolders;
 
 /// Steps of each target at each batch before those that are timed. PyTorch compiles in its first ones.
@@ -127,10 +127,7 @@ pub fn write_formats(folder: &Path, report: &FormatsReport) -> Result<()> {
 }
 
 fn check(model: &Model, options: &FormatsOptions) -> Result<()> {
-    if is_quantized(model) {
-        let text = "the model is quantised already; give the float model it was made of";
-        return Err(Error::Input(text.into()));
-    }
+    check_float(model)?;
     if options.runs == 0 || options.batches.is_empty() {
         return Err(Error::Input("give at least one batch and one run".into()));
     }

@@ -3,13 +3,15 @@
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Mutex;
 
 use clap::Args;
 use offshoot::{
     CpuExecutor, CpuOptions, Error, Fit, Isa, Loaded, Metadata, ModelSource, Overrides, Policy, RunPictures,
-    Tta, View, is_coreml_package,
+    Tta, View, check_memory, is_coreml_package, word,
 };
 use offshoot_data::set_max_pixels;
+use offshoot_files::set_memory_limit;
 use offshoot_graph::text::shown;
 use offshoot_train::recipe::{Augment, AugmentationSettings, PreprocessingSettings};
 use offshoot_train::run::{AVERAGE_FILE, BEST_FILE, LAST_FILE, PICTURES_FILE};
@@ -28,7 +30,28 @@ pub(crate) struct Processor {
     #[arg(long, help_heading = "Execution", value_name = "NAME", value_parser = isa)]
     isa: Option<Isa>,
     #[command(flatten)]
+    memory: MemoryLimit,
+    #[command(flatten)]
     pictures: PictureLimit,
+}
+
+/// How much memory a network may take.
+#[derive(Args)]
+pub(crate) struct MemoryLimit {
+    /// Most memory for the pictures and activations of a batch, in MiB [default: 1024]: batches are made smaller to fit, and
+    /// a network where one picture takes more is refused. A file whose constants are larger than itself may take as much for
+    /// them.
+    #[arg(long, help_heading = "Execution", value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=1 << 24))]
+    memory_limit: Option<u64>,
+}
+
+impl MemoryLimit {
+    /// Makes it the limit of all that is done from now on.
+    pub(crate) fn apply(&self) {
+        if let Some(mib) = self.memory_limit {
+            set_memory_limit(mib << 20);
+        }
+    }
 }
 
 /// How large pictures may be.
@@ -51,6 +74,7 @@ impl PictureLimit {
 impl Processor {
     pub(crate) fn executor(&self) -> Result<CpuExecutor, Failure> {
         self.pictures.apply();
+        self.memory.apply();
         if let Some(threads) = self.threads {
             // The optimizer and the search for pictures use rayon's own pool. It can be there already only in a
             // process that has run a command before, which this one has not.
@@ -327,9 +351,28 @@ impl Pretrained {
     }
 }
 
+/// The files of the models that were loaded.
+static LOADED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+/// The text of an error and its file. What a network cannot do is told with the file that it came from.
+pub(crate) fn described(error: &Error) -> (String, Option<PathBuf>) {
+    let loaded = LOADED.lock().map(|loaded| loaded.clone()).unwrap_or_default();
+    match &loaded[..] {
+        [first, ..] if error.is_of_network() => {
+            let names: Vec<String> = loaded.iter().map(shown).collect();
+            (format!("{}: {error}", names.join(" or ")), Some(first.clone()).filter(|_| loaded.len() == 1))
+        }
+        _ => (error.to_string(), error.file()),
+    }
+}
+
 /// Loads a model and says what was assumed, and whether it is that of a run which is not finished.
 pub(crate) fn load(source: &ModelSource, overrides: &Overrides) -> Result<Loaded, Failure> {
     let loaded = source.load(overrides)?;
+    check_memory(&loaded.model, source.path())?;
+    if let Ok(mut all) = LOADED.lock() {
+        all.push(source.path().to_owned());
+    }
     if let ModelSource::Path(path) = source {
         mention_unfinished(path);
     }
@@ -346,10 +389,11 @@ pub(crate) fn mention_unfinished(path: &Path) {
 pub(crate) fn unfinished(path: &Path) -> Option<String> {
     let standing = Some(path).filter(|path| path.join(BEST_FILE).is_file()).and_then(Standing::read);
     let Standing { done, epochs, .. } = standing.filter(|standing| !standing.finished)?;
-    let run = shown(path);
     Some(format!(
-        "{run}: this run is not finished ({done} of {epochs} epochs), and this is its best model so far; \
-         `offshoot train --resume --out {run}` goes on with it"
+        "{}: this run is not finished ({done} of {epochs} epochs), and this is its best model so far; \
+         `offshoot train --resume --out {}` goes on with it",
+        shown(path),
+        word(path)
     ))
 }
 

@@ -7,7 +7,7 @@ use clap::Args;
 use indicatif::ProgressBar;
 use offshoot::{
     Dataset, FolderOptions, FormatsOptions, FormatsProgress, Model, QuantizePictures, RunPictures, Transform,
-    bench_formats, labelled, sha256, write_formats,
+    bench_formats, labelled, origin, write_formats,
 };
 use offshoot_graph::Executor as _;
 use offshoot_train::report::{self, FORMAT_COLUMNS, FORMATS_FILE, FormatRow, FormatsReport};
@@ -78,7 +78,7 @@ impl Arguments {
             batches: without_repeats(std::mem::take(&mut self.batch)),
             runs: self.runs,
             out: self.out.take(),
-            source_sha256: Some(sha256(&source.checkpoint()?)?),
+            source_sha256: Some(origin(&source)?),
             trained_on,
         };
         let mut shown = Shown::default();

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use offshoot::{
     Error, FolderOptions, Inference, Labelled, Loader, LoaderOptions, RunPictures, Sample, Transform,
-    evaluate, evaluate_views, labelled,
+    batch_within, evaluate, evaluate_views, labelled,
 };
 use offshoot_graph::text::{escaped, shown};
 use serde::Serialize;
@@ -77,7 +77,7 @@ impl Arguments {
             (None, None) => return Err(arguments::no_data().into()),
         };
         let loader = |view| {
-            let plain = LoaderOptions::evaluation(&transform, BATCH);
+            let plain = LoaderOptions::evaluation(&transform, batch_within(&model, BATCH));
             let options = LoaderOptions { strict: self.strict, view, ..plain };
             Loader::new(found.samples.clone(), transform.clone(), options)
         };

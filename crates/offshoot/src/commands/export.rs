@@ -7,8 +7,8 @@ use clap::Args;
 use offshoot::{
     CoreMlOptions, Dataset, EnginePrecision, Error, FolderOptions, Form, Inputs, Model, OnnxOptions,
     Precision, Profile, Proof, Recipe, Scheme, StoredWeights, TensorRtExport, TensorRtOptions, Transform,
-    export_coreml, export_onnx, export_tensorrt, export_torchscript, export_triton, labelled,
-    quantize_static, sha256,
+    export_coreml, export_onnx, export_tensorrt, export_torchscript, export_triton, labelled, origin,
+    quantize_static, trtexec_program,
 };
 use offshoot_graph::text::shown;
 use serde_json::{Value, json};
@@ -116,6 +116,7 @@ impl Arguments {
         let mut seen = HashSet::new();
         self.format.retain(|format| seen.insert(format.clone()));
         let source = self.pretrained.only_source(&self.paths)?;
+        self.trtexec.as_deref().map(trtexec_program).transpose()?;
         let formats: Vec<_> = self.format.iter().map(|f| (f.as_str(), ending(f))).collect();
         let out = Destination::new(self.paths.first(), self.out.as_ref(), &formats)?;
         let executor = self.processor.executor()?;
@@ -123,7 +124,7 @@ impl Arguments {
         let run = arguments::run_directory(self.paths.first());
         let inputs = proof_inputs(&model, run, self.data.as_deref())?;
         let out = out.make(model.metadata.architecture.as_deref())?;
-        let source = source.checkpoint().and_then(|path| sha256(&path))?;
+        let source = origin(&source)?;
         let proof = Proof { inputs: &inputs, executor: &executor, source_sha256: Some(&source), float: None };
         let mut files = Vec::new();
         for format in &self.format {

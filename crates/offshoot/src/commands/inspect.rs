@@ -6,7 +6,7 @@ use clap::Args;
 use offshoot::{Inspection, ModelInspection, TensorInspection, inspect};
 use offshoot_graph::text::shown;
 
-use super::arguments::{self, LastArgument, PreprocessingArguments};
+use super::arguments::{self, LastArgument, MemoryLimit, PreprocessingArguments};
 use super::{Outcome, print};
 
 #[derive(Args)]
@@ -20,6 +20,8 @@ pub(crate) struct Arguments {
     graph: bool,
     #[command(flatten)]
     preprocessing: PreprocessingArguments,
+    #[command(flatten)]
+    memory: MemoryLimit,
     /// Print one JSON object on one line.
     #[arg(long, help_heading = "Output")]
     json: bool,
@@ -27,6 +29,7 @@ pub(crate) struct Arguments {
 
 impl Arguments {
     pub(crate) fn run(self) -> Outcome {
+        self.memory.apply();
         let file = self.last.of(self.file)?;
         arguments::mention_unfinished(&file);
         let inspection = inspect(&file, &self.preprocessing.overrides())?;

@@ -24,6 +24,7 @@ mod verify;
 use clap::Subcommand;
 use offshoot_train::ranges;
 
+pub(crate) use arguments::described;
 pub(crate) use signals::{exit_code as interrupted_code, watch as watch_signals};
 
 /// How a command ends when it does not end well.

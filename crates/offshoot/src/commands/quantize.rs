@@ -6,8 +6,8 @@ use clap::{Args, ValueEnum};
 use offshoot::{
     CpuExecutor, DynamicInt8, Error, FolderOptions, INT8_TOLERANCE, Inference, Loader, LoaderOptions,
     Manifest, Method, Model, ModelSource, OnnxOptions, Proof, QuantizePictures, Quantized, RunPictures,
-    Scheme, StaticOptions, Transform, WeightBits, evaluate, export_static, is_onnx, labelled, pictures,
-    quantize_static, sha256,
+    Scheme, StaticOptions, Transform, WeightBits, batch_within, check_float, evaluate, export_static,
+    is_onnx, labelled, origin, pictures, quantize_static,
 };
 use offshoot_data::{Sample, training_folder};
 use offshoot_graph::text::shown;
@@ -232,18 +232,20 @@ impl Arguments {
             qat_epochs: self.qat,
             ..self.calibration.options(Scheme::cpu(bits))
         };
+        check_float(&model)?;
         let out = out.make(model.metadata.architecture.as_deref())?;
         let path = out.path("-int8.onnx")?;
         let pictures = self.calibration.pictures(&model, run, self.data.as_deref())?;
         let mut say = |text: &str| print::aside(text);
         let quantized = quantize_static(&model, &pictures, &options, &executor, &mut say)?;
         let inputs = proof_inputs(&model, run, self.data.as_deref())?;
-        let source = source.checkpoint().and_then(|path| sha256(&path))?;
+        let source = origin(source)?;
         let proof = Proof { inputs: &inputs, executor: &executor, source_sha256: Some(&source), float: None };
         Ok(export_static(quantized, &model, &path, self.onnx_options(), proof)?)
     }
 
     fn in_dynamic(&self, source: &ModelSource, out: Destination) -> Result<Quantized, Failure> {
+        let executor = self.processor.executor()?;
         let overrides = self.preprocessing.overrides();
         let run = arguments::run_directory(self.paths.first());
         let (int8, architecture) = match source {
@@ -265,7 +267,6 @@ impl Arguments {
         for (node, reason) in int8.kept_float() {
             print::warning(&format!("`{node}` stays in float: {reason}"));
         }
-        let executor = self.processor.executor()?;
         let accuracy = match &self.data {
             Some(data) => {
                 let [before, after] = int8.classifiers()?;
@@ -273,7 +274,7 @@ impl Arguments {
             }
             None => [None, None],
         };
-        let sha256 = source.checkpoint().and_then(|path| sha256(&path))?;
+        let sha256 = origin(source)?;
         let float = int8.float();
         if float.is_none() {
             int8.check_weights()?;
@@ -338,7 +339,11 @@ fn accuracy(model: &Model, data: &Path, executor: &CpuExecutor) -> Result<f64, F
     let transform = Transform::new(&model.metadata.preprocessing)?;
     let folder = FolderOptions { decode: transform.decode_options(), ..FolderOptions::default() };
     let samples = measured(data, &model.metadata.classes, &folder)?;
-    let loader = Loader::new(samples, transform.clone(), LoaderOptions::evaluation(&transform, BATCH));
+    let loader = Loader::new(
+        samples,
+        transform.clone(),
+        LoaderOptions::evaluation(&transform, batch_within(model, BATCH)),
+    );
     let mut network = Inference::new(model, executor)?;
     Ok(evaluate(&mut network, model.metadata.classes.len(), &loader, |_| {})?.accuracy())
 }

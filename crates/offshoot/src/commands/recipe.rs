@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use offshoot::{Recipe, Settings, own_preprocessing, with_default_recipe};
+use offshoot::{Recipe, Settings, own_preprocessing, with_default_recipe, word};
 use offshoot_train::template;
 
 use super::{Outcome, print};
@@ -36,8 +36,9 @@ impl Arguments {
         let text = template(&recipe);
         print::line(&format!(
             "# The recipe of {}. Use it with: offshoot train DATA --model {} --weights FILE --recipe THIS.toml",
-            recipe.model, recipe.model
+            recipe.model,
+            word(recipe.model.as_ref())
         ))?;
-        print::line(text.trim_end())
+        print::lines(text.trim_end())
     }
 }

@@ -10,7 +10,7 @@ use clap::Args;
 use offshoot::{
     Amp, Control, Dataset, Error, Event, Freeze, Model, ModelSource, Recipe, RunPictures, Settings,
     Transform, architecture_of, folded_norms, keep_base, keeps_head, resumed, starting_model,
-    starting_preprocessing, train, with_default_recipe,
+    starting_preprocessing, train, with_default_recipe, word,
 };
 use offshoot_models::find;
 use offshoot_train::optimizer::OptimizerKind;
@@ -19,6 +19,7 @@ use offshoot_train::train::{Told, TrainResult};
 use offshoot_train::{CacheOptions, CacheType, OnNonFinite, Progressive, Rebuild, ScheduleKind, Unfreeze};
 
 use super::arguments::{self, AugmentationArguments, PreprocessingArguments, Processor, whole};
+use super::destination::writable_folder;
 use super::{Failure, Outcome, print, signals};
 use offshoot_graph::text::shown;
 use watcher::Watcher;
@@ -273,6 +274,9 @@ fn class_weight(text: &str) -> Result<ClassWeight, String> {
 impl Arguments {
     pub(crate) fn run(self) -> Outcome {
         let recipe = self.recipe()?;
+        if !self.resume {
+            writable_folder(&self.out)?;
+        }
         let executor = self.processor.executor()?;
         // Before the run directory is made.
         Transform::new(&recipe.preprocessing)?;
@@ -301,7 +305,7 @@ impl Arguments {
         print::skipped_count(watcher.skipped);
         let printed = if self.json { print::json(&outcome.result) } else { text(&outcome.result) };
         if outcome.interrupted {
-            let run = shown(&self.out);
+            let run = word(&self.out);
             print::aside(&format!("interrupted; go on with: offshoot train --resume --out {run}"));
             return Err(Failure::Interrupted);
         }

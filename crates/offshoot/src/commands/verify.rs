@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use offshoot::{
     Comparison, Inference, Inputs, Loaded, Manifest, Model, ModelSource, TOLERANCE, batches, compare,
-    disagreements, sha256,
+    disagreements, origin, sha256,
 };
 use offshoot_graph::text::shown;
 
@@ -99,15 +99,12 @@ impl Arguments {
         let (proof, tolerance) = manifest.check_proof(file);
         let mut found = manifest.check(&self.file)?;
         found.extend(proof);
-        let source = against.checkpoint()?;
-        // Another file may have been made of the same checkpoint.
-        let beside = Manifest::read_beside(&source).ok().flatten().and_then(|beside| beside.source_sha256);
-        let folder = self.file.parent().unwrap_or(Path::new(""));
-        let sources = beside.into_iter().chain([sha256(&source)?]);
-        if !sources.into_iter().any(|source| manifest.is_made_of(&source, folder)) {
+        let sources = [origin(against)?, sha256(&against.checkpoint()?)?];
+        let made_of = manifest.source_sha256.as_ref();
+        if made_of.is_some_and(|made_of| !sources.iter().any(|source| source.eq_ignore_ascii_case(made_of))) {
             found.push(format!(
                 "the manifest says that the file was made of another checkpoint than {}: its SHA-256 is not `source_sha256`",
-                shown(&source)
+                shown(against.path())
             ));
         }
         Ok((found, tolerance))

@@ -14,6 +14,7 @@ use crate::compare::TOLERANCE;
 use crate::coreml::INT8_TOLERANCE;
 use crate::error::Result;
 use crate::quantize::is_quantized;
+use crate::source::ModelSource;
 
 /// No file that is further from its model is written: its answers have nothing in common with the model's.
 pub(crate) const MOST_TOLERANCE: f64 = 10.0;
@@ -23,9 +24,6 @@ const MOST_COSINE: f64 = 1.0 + 1e-6;
 
 /// The formats that manifests name.
 const FORMATS: [&str; 4] = ["onnx", "torchscript", "coreml", "safetensors"];
-
-/// The most files of whose source another manifest in the folder tells.
-const MOST_STEPS: usize = 16;
 
 impl Manifest {
     /// What does not hold of the file or package at `path`, which the manifest stands beside, in words.
@@ -72,26 +70,6 @@ impl Manifest {
             found.push(format!("the manifest is of the format `{stated}`, and the file is {format}"));
         }
         Ok(found)
-    }
-
-    /// Whether the files were made of the checkpoint with the SHA-256 `source`, as far as is known: of the checkpoint itself, or
-    /// of a file that another manifest in `folder` says was made of it.
-    pub fn is_made_of(&self, source: &str, folder: &Path) -> bool {
-        let Some(mut made_of) = self.source_sha256.clone() else { return true };
-        let others = manifests(folder);
-        for _ in 0..MOST_STEPS {
-            if made_of.eq_ignore_ascii_case(source) {
-                return true;
-            }
-            let mut makers = others
-                .iter()
-                .filter(|other| other.files.iter().any(|file| file.sha256.eq_ignore_ascii_case(&made_of)));
-            match makers.find_map(|other| other.source_sha256.clone()) {
-                Some(further) => made_of = further,
-                None => return false,
-            }
-        }
-        false
     }
 
     /// What does not hold of the proof of `model`, the model that the file holds, in words; and the tolerance that it may be
@@ -204,11 +182,16 @@ fn unnamed(path: &Path, named: &BTreeSet<&str>) -> Result<Vec<String>> {
     Ok(missing.map(|relative| format!("`{}` is not in the manifest", escaped(&relative))).collect())
 }
 
-/// The manifests in a folder that can be read.
-fn manifests(folder: &Path) -> Vec<Manifest> {
-    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let paths = entries.map(|entry| entry.path());
-    let ours = paths.filter(|path| path.to_string_lossy().ends_with(super::ENDING));
-    ours.filter_map(|path| Manifest::read(&path).ok().flatten()).collect()
+/// SHA-256 of the checkpoint that a model comes from: that of its own file, or, of a file of ours, the one that the manifest beside
+/// it says it was made of.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn origin(source: &ModelSource) -> Result<String> {
+    let own = sha256(&source.checkpoint()?)?;
+    let Ok(Some(manifest)) = Manifest::read_beside(source.path()) else { return Ok(own) };
+    let of_this = manifest.files.iter().any(|file| file.sha256 == own);
+    let digits =
+        |made_of: &String| made_of.len() == own.len() && made_of.bytes().all(|b| b.is_ascii_hexdigit());
+    Ok(manifest.source_sha256.filter(digits).filter(|_| of_this).unwrap_or(own))
 }

@@ -194,8 +194,5 @@ fn folder(path: &Path) -> &Path {
 /// Makes the new name of a file last.
 fn sync_folder(path: &Path) -> Result<()> {
     let folder = folder(path);
-    match cfg!(unix) {
-        true => File::open(folder).and_then(|f| f.sync_all()).map_err(io_error(folder, "write")),
-        false => Ok(()),
-    }
+    offshoot_files::sync_folder(folder).map_err(io_error(folder, "write"))
 }

@@ -9,7 +9,7 @@ use offshoot::{
     Dataset, Error, PictureError, Recipe, Settings, Transform, own_preprocessing, starting_model,
 };
 use offshoot_data::{DecodeError, picture_ending};
-use offshoot_graph::text::{path_text, shown};
+use offshoot_graph::text::{escaped, path_text, shown};
 use offshoot_train::data_check::{
     Balance, Duplicate, Kinship, LabelOptions, Member, Suspect, balance, duplicates, suspects,
 };
@@ -195,11 +195,12 @@ impl Report {
             "classes       {}, the largest {ratio:.1} times the smallest{advice}",
             classes.len()
         ))?;
-        let width = print::widest(classes.iter().map(|c| &*c.class));
-        classes.iter().try_for_each(|c| {
+        let names: Vec<String> = classes.iter().map(|c| escaped(&c.class)).collect();
+        let width = print::widest(names.iter().map(String::as_str));
+        classes.iter().zip(&names).try_for_each(|(c, name)| {
             print::line(&format!(
                 "  {}  {} to train with, {} to validate with",
-                print::padded(&c.class, width),
+                print::padded(name, width),
                 c.train,
                 c.val
             ))
