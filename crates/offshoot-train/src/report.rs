@@ -95,7 +95,8 @@ pub fn write(run: &Path, processor: &str) -> Result<(), FormatError> {
 /// Checks that what has the name of the page, if anything does, is a page of ours.
 fn check_ours(page: &Path) -> Result<(), FormatError> {
     let mut start = Vec::new();
-    let read = offshoot_files::open(page).and_then(|file| file.take(page::HEAD.len() as u64).read_to_end(&mut start));
+    let read = offshoot_files::open(page)
+        .and_then(|file| file.take(page::HEAD.len() as u64).read_to_end(&mut start));
     if read.is_err() || start == page::HEAD.as_bytes() {
         return Ok(());
     }
