@@ -13,7 +13,7 @@ mod files;
 mod layout;
 mod parts;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use offshoot_graph::text::shown;
@@ -243,7 +243,8 @@ pub fn labelled(root: &Path, classes: &[String], options: &FolderOptions) -> Res
     if folders.is_empty() {
         return Err(FolderError::NoClass { path: root });
     }
-    let unknown: Vec<_> = folders.keys().filter(|name| !classes.contains(name)).cloned().collect();
+    let known: HashSet<&String> = classes.iter().collect();
+    let unknown: Vec<_> = folders.keys().filter(|name| !known.contains(name)).cloned().collect();
     if !unknown.is_empty() {
         return Err(FolderError::UnknownClass { path: root, unknown, classes: classes.to_vec() });
     }

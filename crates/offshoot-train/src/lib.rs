@@ -69,5 +69,5 @@ pub use schedule::{Schedule, ScheduleKind};
 pub use standing::Standing;
 pub use step::{Batch, StepError, StepOptions, StepReport, TrainStep};
 pub use template::template;
-pub use train::{BestEpoch, Control, Event, Outcome, Refusal, TrainError, TrainResult, train};
+pub use train::{BestEpoch, Control, Event, Outcome, Refusal, Told, TrainError, TrainResult, train};
 pub use unfreeze::{Rebuild, Stages, Unfreeze};

@@ -108,8 +108,11 @@ pub(crate) fn check_whole(setting: &str, value: Option<u64>) -> Result<(), Setti
     Err(SettingError { setting: setting.into(), reason })
 }
 
-/// Checks a number of `setting`, which is in a table where it has a point that is not a setting's own.
-pub(crate) fn check_real(setting: &str, value: Option<f64>) -> Result<(), SettingError> {
+/// Checks a number of `setting`, which is an entry of a table where it has a point that is not a setting's own.
+///
+/// # Errors
+/// When it is given and out of the range.
+pub fn check_real(setting: &str, value: Option<f64>) -> Result<(), SettingError> {
     let table = setting.split_once('.').map_or(setting, |(table, _)| table);
     let found = REAL.iter().find(|(name, _)| *name == setting);
     let found = found.or_else(|| REAL.iter().find(|(name, _)| *name == table));

@@ -13,16 +13,17 @@ mod tensorboard;
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::io::{Read as _, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::path::Path;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use offshoot_data::{Picture, Transform, read_picture};
-use offshoot_files::{Kind, read_text};
+use offshoot_files::{Kind, open, read_text};
 use offshoot_formats::FormatError;
 use offshoot_formats::atomic::write_atomically;
 use offshoot_formats::error::Problem;
+use offshoot_graph::text::path_text;
 
 pub(crate) use answers::Answers;
 pub use answers::PREDICTIONS_FILE;
@@ -95,10 +96,11 @@ pub fn write(run: &Path, processor: &str) -> Result<(), FormatError> {
 /// Checks that what has the name of the page, if anything does, is a page of ours.
 fn check_ours(page: &Path) -> Result<(), FormatError> {
     let mut start = Vec::new();
-    let read = offshoot_files::open(page)
-        .and_then(|file| file.take(page::HEAD.len() as u64).read_to_end(&mut start));
-    if read.is_err() || start == page::HEAD.as_bytes() {
-        return Ok(());
+    let read = open(page).and_then(|file| file.take(page::HEAD.len() as u64).read_to_end(&mut start));
+    match read {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Ok(_) if start == page::HEAD.as_bytes() => return Ok(()),
+        _ => {}
     }
     let what = "there is a file of this name already that is no report of offshoot".to_owned();
     Err(Problem::unsupported("report", what, "Move it away").at(page))
@@ -290,7 +292,7 @@ fn worst(predictions: &Predictions, recipe: Option<&Recipe>) -> String {
     );
     for &(of_label, i, best, of_best) in pictures.iter().take(WORST) {
         let path = &predictions.paths[i];
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let name = path_text(path.file_name().unwrap_or_default());
         let (label, said) = (&predictions.classes[predictions.labels[i]], &predictions.classes[best]);
         let image = transform.as_ref().and_then(|transform| thumbnail(path, transform)).unwrap_or_default();
         let unbroken = |x: f64| percent(x).replace(' ', "\u{a0}");

@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 use offshoot_graph::text::{escaped, shown};
 
 use blake3::Hasher;
-use offshoot_files::{Kind, open_folder, read_text};
+use offshoot_files::{Kind, open, open_folder, read_text};
 use offshoot_formats::atomic::{AtomicFile, write_atomically};
 use offshoot_formats::checkpoint::{KeyMismatch, match_weights};
 use offshoot_formats::error::Problem;
@@ -471,7 +471,8 @@ impl Results {
 
     /// The seconds of training so far, and the high-water mark of memory.
     pub(crate) fn totals(&self) -> (f64, Option<f64>) {
-        let number = |line: &str, from_end: usize| line.rsplit(',').nth(from_end)?.parse().ok();
+        let sane = |x: &f64| (0.0..=MAX_NUMBER).contains(x);
+        let number = |line: &str, from_end: usize| line.rsplit(',').nth(from_end)?.parse().ok().filter(sane);
         let seconds = self.lines.last().and_then(|line| number(line, 1)).unwrap_or(0.0);
         let peaks = self.lines.iter().filter_map(|line| number(line, 0));
         (seconds, peaks.reduce(f64::max))
@@ -543,7 +544,7 @@ pub(crate) fn is_temporary(name: &str) -> bool {
 /// Whether the folder `run` has the table of finished epochs that a run writes.
 pub fn has_results(run: &Path) -> bool {
     let mut start = [0; RESULTS_START.len()];
-    let read = offshoot_files::open(&run.join(RESULTS_FILE)).and_then(|mut file| file.read_exact(&mut start));
+    let read = open(&run.join(RESULTS_FILE)).and_then(|mut file| file.read_exact(&mut start));
     read.is_ok() && start == *RESULTS_START.as_bytes()
 }
 

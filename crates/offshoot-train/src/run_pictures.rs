@@ -2,16 +2,16 @@
 
 use std::collections::HashMap;
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use offshoot_data::{Dataset, Sample};
-use offshoot_files::{Kind, read_text};
+use offshoot_files::{Kind, read};
 use offshoot_formats::FormatError;
 use offshoot_formats::atomic::write_atomically;
 use offshoot_graph::text::{escaped, shown};
 
-use crate::csv::{quoted, records};
+use crate::csv::{byte_records, path_field, path_of, quoted};
 use crate::health::listed;
 use crate::picture_files::{COLUMNS, PictureFile, files};
 use crate::run::{PICTURES_FILE, RunError};
@@ -35,7 +35,7 @@ pub struct RunPictures {
 struct Line {
     set: String,
     class: String,
-    path: String,
+    path: PathBuf,
     file: PictureFile,
 }
 
@@ -57,7 +57,7 @@ impl RunPictures {
             let label = labels.get(class.as_str()).copied().ok_or_else(|| {
                 wrong(format!("line {line} names the class `{class}`, which the model does not have"))
             })?;
-            let sample = Sample { path: path.into(), label };
+            let sample = Sample { path, label };
             let (samples, files) = match set.as_str() {
                 "train" => (&mut pictures.train, &mut pictures.files[0]),
                 "val" => (&mut pictures.val, &mut pictures.files[1]),
@@ -100,20 +100,23 @@ impl RunPictures {
 fn read_lines(run: &Path) -> Result<Vec<Line>, RunError> {
     let path = run.join(PICTURES_FILE);
     let wrong = |reason: String| RunError::Checkpoint { path: path.clone(), reason };
-    let text = read_text(&path, Kind::TABLE)
-        .map_err(|e| wrong(format!("the list of pictures cannot be read: {e}")))?;
-    let line = |(place, fields): (usize, Vec<String>)| {
-        let (set, class, path, file) = match &fields[..] {
-            [set, class, path] => (set, class, path, PictureFile::default()),
-            [set, class, path, bytes, modified, changed, inode, hash] => {
-                let file = PictureFile::from_fields([bytes, modified, changed, inode, hash]);
-                (set, class, path, file)
+    let bytes =
+        read(&path, Kind::TABLE).map_err(|e| wrong(format!("the list of pictures cannot be read: {e}")))?;
+    let line = |(place, mut fields): (usize, Vec<Vec<u8>>)| {
+        if ![3, 8].contains(&fields.len()) {
+            return Err(wrong(format!("line {} has not three fields or eight", place + 1)));
+        }
+        let path = path_of(std::mem::take(&mut fields[2]));
+        let text: Vec<String> = fields.iter().map(|f| String::from_utf8_lossy(f).into_owned()).collect();
+        let file = match &text[3..] {
+            [bytes, modified, changed, inode, hash] => {
+                PictureFile::from_fields([bytes, modified, changed, inode, hash])
             }
-            _ => return Err(wrong(format!("line {} has not three fields or eight", place + 1))),
+            _ => PictureFile::default(),
         };
-        Ok(Line { set: set.clone(), class: class.clone(), path: path.clone(), file })
+        Ok(Line { set: text[0].clone(), class: text[1].clone(), path, file })
     };
-    records(&text).into_iter().enumerate().skip(1).map(line).collect()
+    byte_records(&bytes).into_iter().enumerate().skip(1).map(line).collect()
 }
 
 /// Writes which picture is for what, and what its file is.
@@ -121,7 +124,9 @@ pub(crate) fn write(run: &Path, data: &Dataset, files: &Files) -> Result<(), For
     write_atomically(&run.join(PICTURES_FILE), |out| {
         writeln!(out, "set,class,path,{}", COLUMNS.join(","))?;
         for Line { set, class, path, file } in lines_of(data, files) {
-            writeln!(out, "{set},{},{},{}", quoted(&class), quoted(&path), file.fields().join(","))?;
+            write!(out, "{set},{},", quoted(&class))?;
+            out.write_all(&path_field(&path))?;
+            writeln!(out, ",{}", file.fields().join(","))?;
         }
         Ok(())
     })
@@ -133,8 +138,7 @@ fn lines_of(data: &Dataset, files: &Files) -> Vec<Line> {
         let line = |(place, sample): (usize, &Sample)| Line {
             set: set.to_owned(),
             class: data.classes.get(sample.label).cloned().unwrap_or_default(),
-            // The list has names that are not UTF-8 with replacements.
-            path: sample.path.to_string_lossy().into_owned(),
+            path: sample.path.clone(),
             file: files.get(place).cloned().unwrap_or_default(),
         };
         samples.iter().enumerate().map(line).collect()
@@ -159,9 +163,9 @@ pub(crate) fn check_same(run: &Path, data: &Dataset, stop: &AtomicBool) -> Resul
         return Ok((files_of(data, stop), false));
     }
     let was = read_lines(run)?;
-    let known: HashMap<&str, &PictureFile> = was.iter().map(|line| (&*line.path, &line.file)).collect();
+    let known: HashMap<&Path, &PictureFile> = was.iter().map(|line| (&*line.path, &line.file)).collect();
     let now = [&data.train, &data.val].map(|samples| {
-        let before = samples.iter().map(|s| known.get(&*s.path.to_string_lossy()).copied().cloned());
+        let before = samples.iter().map(|s| known.get(&*s.path).copied().cloned());
         files(samples, &before.map(Option::unwrap_or_default).collect::<Vec<_>>(), stop)
     });
     let differences = differences(&was, &lines_of(data, &now));
@@ -179,10 +183,10 @@ pub(crate) fn check_same(run: &Path, data: &Dataset, stop: &AtomicBool) -> Resul
 
 /// What differs between the pictures of a run and those that there are now, a picture each.
 fn differences(was: &[Line], now: &[Line]) -> Vec<String> {
-    let by_path = |lines: &'_ [Line]| -> HashMap<String, Line> {
+    let by_path = |lines: &'_ [Line]| -> HashMap<PathBuf, Line> {
         lines.iter().map(|line| (line.path.clone(), line.clone())).collect()
     };
-    let named = |line: &Line| format!("{} ({}, {})", escaped(&line.path), line.set, escaped(&line.class));
+    let named = |line: &Line| format!("{} ({}, {})", shown(&line.path), line.set, escaped(&line.class));
     let (old, new) = (by_path(was), by_path(now));
     // A picture more or less changes how others are split: what it is itself comes first.
     let (mut found, mut moved) = (Vec::new(), Vec::new());
@@ -315,7 +319,7 @@ mod tests {
         // Edited, with the same size and the time that it had.
         let time = fs::metadata(path("b")).and_then(|data| data.modified()).expect("a time");
         fs::write(path("b"), "abbb").expect("it is written");
-        File::options()
+        std::fs::File::options()
             .write(true)
             .open(path("b"))
             .and_then(|f| f.set_modified(time))

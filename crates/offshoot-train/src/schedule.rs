@@ -103,7 +103,8 @@ impl Plateau {
 
     /// Takes in the loss of an epoch. `lr` is the rate at the factor 1.
     pub fn update(&mut self, loss: f64, options: &PlateauOptions, lr: f64) {
-        if self.best.is_none_or(|best| loss < best * (1.0 - options.threshold)) {
+        // Of a loss that is not a number, none is lower.
+        if !loss.is_nan() && self.best.is_none_or(|best| loss < best * (1.0 - options.threshold)) {
             (self.best, self.bad) = (Some(loss), 0);
         } else {
             self.bad += 1;
@@ -356,6 +357,14 @@ mod tests {
         assert_eq!(cosine.factor(1000), 0.0);
         assert_eq!(Schedule::new(ScheduleKind::Constant, 0.0, 0, 0).factor(5), 1.0);
         assert_eq!(Schedule::new(ScheduleKind::Cosine, 0.5, 1, 1).factor(0), 1.0);
+    }
+
+    #[test]
+    fn a_loss_that_is_no_number_is_never_the_lowest() {
+        let options = PlateauOptions { patience: 1, ..PlateauOptions::default() };
+        let mut plateau = Plateau::default();
+        [f64::NAN, 1.0, 0.5].iter().for_each(|&loss| plateau.update(loss, &options, 0.1));
+        assert_eq!((plateau.best, plateau.factor()), (Some(0.5), 1.0));
     }
 
     #[test]

@@ -110,7 +110,7 @@ pub enum TrainError {
     },
     /// No picture to validate with can be used, or none of a class.
     #[error(
-        "{}; the first of {count}: {first}. Put them right, and --resume goes on from the last checkpoint",
+        "{}; the first of {count}: {first}. Put the files back as they were and go on with --resume, or repair or remove them and start again in another folder with --out",
         lost(classes, set)
     )]
     Lost {
@@ -276,6 +276,17 @@ pub struct Control<'a> {
     pub cache: CacheOptions,
     /// The command that started the run, for its log.
     pub command: Option<String>,
+    /// What there is to warn of and to say of the start, which the run tells first and puts into its log.
+    pub told: Told,
+}
+
+/// Warnings and notes, a sentence each.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Told {
+    /// What may spoil the result.
+    pub warnings: Vec<String>,
+    /// What the user should know.
+    pub notes: Vec<String>,
 }
 
 impl<'a> Control<'a> {
@@ -288,6 +299,7 @@ impl<'a> Control<'a> {
             checkpoint_every: Duration::from_secs(600),
             cache: CacheOptions::default(),
             command: None,
+            told: Told::default(),
         }
     }
 }
@@ -389,6 +401,8 @@ pub fn train(
             progress(Event::Notice(&format!("the log was not written: {error}")));
         }
     };
+    control.told.warnings.iter().for_each(|text| logged(Event::Warning(text)));
+    control.told.notes.iter().for_each(|text| logged(Event::Notice(text)));
     if !told {
         logged(Event::Notice(
             "the run does not know what its pictures held when it was started: only their names and classes were compared",

@@ -8,7 +8,7 @@ mod commands;
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory as _, FromArgMatches as _, Parser};
 
 use commands::{Command, Failure, print};
 
@@ -23,7 +23,7 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let json = wants_json();
-    let arguments = match Arguments::try_parse() {
+    let arguments = match parse() {
         Ok(arguments) => arguments,
         Err(error) => return usage(&error, json),
     };
@@ -44,6 +44,25 @@ fn main() -> ExitCode {
         // Whoever read our output has heard enough.
         Err(Failure::ClosedPipe) => ExitCode::SUCCESS,
     }
+}
+
+/// The arguments, where the help of each flag of a setting says its range.
+fn parse() -> Result<Arguments, clap::Error> {
+    let mut command = with_ranges(Arguments::command());
+    let matches = command.try_get_matches_from_mut(std::env::args_os())?;
+    Arguments::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+}
+
+/// Adds the range of its setting to the help of each flag that has one.
+fn with_ranges(command: clap::Command) -> clap::Command {
+    let command = command.mut_args(|flag| match commands::range_of_flag(flag.get_id().as_str()) {
+        Some(range) if flag.get_action().takes_values() => {
+            let help = flag.get_help().map(ToString::to_string).unwrap_or_default();
+            flag.help(format!("{help} [range: {range}]"))
+        }
+        _ => flag,
+    });
+    command.mut_subcommands(with_ranges)
 }
 
 /// Whether `--json` is among the arguments, which may be ones that cannot be parsed.

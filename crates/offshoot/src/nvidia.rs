@@ -125,9 +125,8 @@ fn check_beside(onnx: &Path, files: &[(&Path, Option<&str>)]) -> Result<()> {
     };
     let theirs = |(path, text): &&(&Path, Option<&str>)| {
         let Ok(found) = path.symlink_metadata() else { return false };
-        let same = || {
-            text.is_some_and(|text| read(path, Kind::MANIFEST).is_ok_and(|bytes| bytes == text.as_bytes()))
-        };
+        let read = || read(path, Kind::MANIFEST);
+        let same = || text.is_some_and(|text| read().is_ok_and(|bytes| bytes == text.as_bytes()));
         found.is_symlink() || (!exported && !same())
     };
     match files.iter().find(theirs) {

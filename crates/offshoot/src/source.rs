@@ -1,10 +1,9 @@
 //! Where a model comes from: a run directory, a file of ours, an ONNX, TorchScript or Core ML file, or an architecture with
 //! a file of weights.
 
-use std::fs::File;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
+use offshoot_files::{Kind, read_text};
 use offshoot_formats::checkpoint::{load_weights, match_weights};
 use offshoot_formats::content::{self, Content};
 use offshoot_formats::safetensors::METADATA_KEY;
@@ -338,9 +337,10 @@ fn check_base(base: &Path) -> Result<()> {
     if !base.ends_with(BASE_FILE) || !hash.is_file() {
         return Ok(());
     }
-    let mut text = String::new();
-    let io = |source| Error::Io { path: hash.clone(), action: "read", source };
-    File::open(&hash).and_then(|file| file.take(1 << 10).read_to_string(&mut text)).map_err(io)?;
+    let text = read_text(&hash, Kind::MARK).map_err(|source| {
+        let path = hash.clone();
+        Error::Io { path, action: "read", source }
+    })?;
     match text.split_whitespace().next() == Some(&sha256(base)?) {
         true => Ok(()),
         false => Err(Error::Input(format!(

@@ -10,9 +10,12 @@
 mod support;
 
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
+use std::thread;
 
 use support::{CLASSES, SMALL, Said, World, data};
 
@@ -59,6 +62,8 @@ struct Fault {
     nth: usize,
 }
 
+const NONE: Fault = Fault { call: "read", error: "EIO", nth: 0 };
+
 /// A command, the folders whose files fail, what it makes, and the command that goes on after a fault.
 struct Case {
     name: &'static str,
@@ -81,8 +86,12 @@ impl Case {
             .env("FAULT_COUNT", world.path("count"));
     }
 
-    fn run(&self, world: &World, fault: Fault) -> Said {
-        let mut command = world.command(&self.command);
+    /// Runs a command of offshoot, or `fetch URL`, with a fault.
+    fn run(&self, world: &World, arguments: &str, fault: Fault) -> Said {
+        let mut command = match arguments.strip_prefix("fetch ") {
+            Some(url) => fetching(world, url),
+            None => world.command(arguments),
+        };
         self.with(&mut command, world, fault);
         let Output { status, stdout, stderr } = command.output().unwrap();
         let [out, err] = [stdout, stderr].map(|bytes| String::from_utf8(bytes).unwrap());
@@ -93,7 +102,7 @@ impl Case {
     fn calls(&self, world: &World, call: &'static str, start: &dyn Fn(&World)) -> usize {
         start(world);
         let _ = fs::remove_file(world.path("count"));
-        let said = self.run(world, Fault { call, error: "EIO", nth: 0 });
+        let said = self.run(world, &self.command, Fault { call, ..NONE });
         assert_eq!(said.code, Some(0), "{said:?}");
         fs::read_to_string(world.path("count")).map_or(0, |count| count.trim().parse().unwrap())
     }
@@ -101,14 +110,15 @@ impl Case {
     /// Fails some calls of every kind, `positions` of each.
     fn check(&self, world: &World, positions: usize, start: &dyn Fn(&World)) {
         start(world);
-        assert_eq!(world.run(&self.command).code, Some(0));
+        let said = self.run(world, &self.command, NONE);
+        assert_eq!(said.code, Some(0), "{said:?}");
         let wanted = content(&world.path(self.made));
         for (call, error) in FAULTS {
             let calls = self.calls(world, call, start);
             for nth in places(calls, positions) {
                 start(world);
                 let fault = Fault { call, error, nth };
-                let said = self.run(world, fault);
+                let said = self.run(world, &self.command, fault);
                 let what = format!("{}: {fault:?} of {calls}: {said:?}", self.name);
                 self.ended(world, &said, &what);
                 self.goes_on(world, &said, &wanted, &what);
@@ -116,7 +126,7 @@ impl Case {
         }
         for (call, error) in HARMLESS {
             start(world);
-            let said = self.run(world, Fault { call, error, nth: 1 });
+            let said = self.run(world, &self.command, Fault { call, error, nth: 1 });
             assert_eq!(said.code, Some(0), "{}: {call} {error}: {said:?}", self.name);
             assert_equal(&content(&world.path(self.made)), &wanted, &format!("{call} {error}: {said:?}"));
         }
@@ -142,7 +152,7 @@ impl Case {
 
     fn goes_on(&self, world: &World, said: &Said, wanted: &Content, what: &str) {
         if said.code != Some(0) {
-            let ends: Vec<Said> = self.again.iter().map(|command| world.run(command)).collect();
+            let ends: Vec<Said> = self.again.iter().map(|command| self.run(world, command, NONE)).collect();
             assert!(ends.iter().any(|said| said.code == Some(0)), "{what}, then {ends:?}");
         }
         assert_equal(&content(&world.path(self.made)), wanted, what);
@@ -259,6 +269,62 @@ fn ship(name: &'static str, command: &str, positions: usize) {
     case.check(&world, positions, &|world| remove(world, &["shipped"]));
 }
 
+/// A process that does nothing but [`fetch`](offshoot::fetch) `url` to the file `got/file`.
+fn fetching(world: &World, url: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "a_process_of_its_own_fetches", "--ignored", "--nocapture"]);
+    command.current_dir(&world.root).env("FETCH_URL", url);
+    command
+}
+
+#[test]
+#[ignore = "what the test of downloads runs in a process of its own"]
+fn a_process_of_its_own_fetches() {
+    let Ok(url) = std::env::var("FETCH_URL") else { return };
+    // SHA-256 of the million letters `a` (FIPS 180-2, appendix B.3).
+    let hash = "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0";
+    if let Err(error) = offshoot::fetch(&url, hash, "got/file".into(), &mut |_, _| {}) {
+        eprintln!("error: {error}");
+        std::process::exit(2);
+    }
+}
+
+/// Serves the million letters `a` to everyone, from the byte that is asked for.
+fn serve() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let respond = |mut stream: TcpStream| {
+        let lines = BufReader::new(stream.try_clone()?).lines().map_while(Result::ok);
+        let head: Vec<String> = lines.take_while(|line| !line.is_empty()).map(|l| l.to_lowercase()).collect();
+        let range = head
+            .iter()
+            .find_map(|line| line.strip_prefix("range: bytes=")?.trim_end_matches('-').parse().ok());
+        let (from, status) = range.map_or((0, "200 OK"), |from: usize| (from, "206 Partial Content"));
+        let length = 1_000_000 - from;
+        write!(
+            stream,
+            "HTTP/1.1 {status}\r\nContent-Length: {length}\r\nContent-Range: bytes {from}-999999/1000000\r\n\
+             Connection: close\r\n\r\n"
+        )?;
+        stream.write_all(&vec![b'a'; length])
+    };
+    thread::spawn(move || {
+        // A client that fails closes its connection early.
+        listener.incoming().for_each(|stream| drop(respond(stream.unwrap())));
+    });
+    url
+}
+
+fn download(positions: usize) {
+    let world = World::new(&format!("download{positions}"));
+    let command = format!("fetch {}", serve());
+    let case = Case { name: "download", again: vec![command.clone()], command, under: &["got"], made: "got" };
+    case.check(&world, positions, &|world| {
+        remove(world, &["got"]);
+        fs::create_dir(world.path("got")).unwrap();
+    });
+}
+
 const EXPORT: &str = "export run --format onnx,torchscript,coreml --out shipped";
 const QUANTIZE: &str = "quantize run --mode static --calibration d --out shipped";
 
@@ -275,6 +341,11 @@ fn a_resumed_run_survives_faults() {
 #[test]
 fn an_export_survives_faults() {
     ship("export", EXPORT, 2);
+}
+
+#[test]
+fn a_download_survives_faults() {
+    download(5);
 }
 
 #[test]

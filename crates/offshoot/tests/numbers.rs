@@ -221,3 +221,24 @@ fn no_number_of_a_table_of_a_run_panics() {
         restore();
     }
 }
+
+#[test]
+fn no_number_of_a_table_stops_a_run_that_is_resumed() {
+    let world = World::new("resumed");
+    support::data(&world.path("d"), &support::CLASSES, 4);
+    let said = world
+        .run(&format!("train d {} --freeze backbone --augment off --epochs 1 --out run", support::SMALL));
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let results = world.text("run/results.csv");
+    let (head, line) = results.trim_end().split_once('\n').unwrap();
+    for number in hostile() {
+        for field in 0..line.split(',').count() {
+            let mut fields: Vec<&str> = line.split(',').collect();
+            fields[field] = &number;
+            world.write("run/results.csv", format!("{head}\n{}\n", fields.join(",")));
+            let said = world.run("train --resume --out run --json");
+            assert_eq!(said.code, Some(0), "{field} {number:.30}: {said:?}");
+            let _ = said.json();
+        }
+    }
+}

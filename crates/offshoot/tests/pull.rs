@@ -404,7 +404,8 @@ fn redirects_are_followed_within_reason() {
 #[test]
 fn nothing_but_an_own_plain_file_is_gone_on_with() {
     use std::os::unix::fs::{chown, symlink};
-    let make: [(&str, fn(&World)); 6] = [
+    type Make = fn(&World);
+    let make: [(&str, Make); 6] = [
         ("no plain file", |world| symlink("victim", world.path("weights.pth.part")).unwrap()),
         ("no plain file", |world| symlink("nowhere", world.path("weights.pth.part")).unwrap()),
         ("no plain file", |world| fs::create_dir(world.path("weights.pth.part")).unwrap()),

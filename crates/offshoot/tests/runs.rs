@@ -88,6 +88,8 @@ fn a_run_is_resumed_with_the_pictures_that_it_was_started_with() {
     world.write("d/red/03.bmp", &whole);
     refused(&world.run("train --resume --epochs 4 --out run"), &["d/red/03.bmp"]);
 
+    world.write("d/red/03.bmp", &edited);
+
     // What the run was validated with.
     let list = world.text("run/pictures.csv");
     let val = list.lines().find_map(|line| line.strip_prefix("val,")?.split(',').nth(1)).unwrap();
@@ -333,4 +335,30 @@ fn links_in_place_of_files_are_not_followed() {
     assert_eq!(world.text("theirs"), "theirs");
     let is_link = |path: &Path| path.symlink_metadata().unwrap().is_symlink();
     assert!(is_link(&world.path("out/mobilenet_v2.onnx")));
+}
+
+#[test]
+fn weights_of_a_run_and_its_own_pictures_are_told_of_and_logged() {
+    let world = World::new("weights");
+    data(&world.path("d"), &CLASSES, 8);
+    let said = world.run(&format!("train d {SMALL} {TRAIN} --epochs 1 --out first"));
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert!(world.text("first/log.csv").contains("starts from random weights"));
+    let start = |flags: &str, out: &str| {
+        let said =
+            world.run(&format!("train d {SMALL} {TRAIN} --weights first --epochs 1 {flags} --out {out}"));
+        assert_eq!(said.code, Some(0), "{said:?}");
+        said.err
+    };
+    assert!(!start("", "same").contains("trained with"));
+    let text = "of the 6 validation pictures";
+    assert!(start("--seed 5", "other").contains(text));
+    let log = world.text("other/log.csv");
+    assert!(log.contains(text) && log.contains("the head of these weights is kept"), "{log}");
+    // A run that is not finished.
+    let said = world.run("train --resume --epochs 3 --out first");
+    assert_eq!(said.code, Some(0), "{said:?}");
+    fs::rename(world.path("first/previous.state.safetensors"), world.path("first/last.state.safetensors"))
+        .unwrap();
+    assert!(start("", "unfinished").contains("this run is not finished (2 of 3 epochs)"));
 }

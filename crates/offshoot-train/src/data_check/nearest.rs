@@ -20,7 +20,7 @@ const SKETCH: usize = BLOCKS * BLOCKS * CHANNELS;
 /// Points of a region that is not divided any more.
 const LEAF: usize = 16;
 /// The most regions that are looked at for one picture.
-const MOST_REGIONS: usize = 2048;
+const MOST_REGIONS: usize = 1024;
 /// The most pictures that one is compared with.
 const MOST_COMPARED: usize = 512;
 /// What rounding may add to the distance of sketches, relative to it.
@@ -58,6 +58,8 @@ pub(super) struct Limits {
 pub(super) struct Tree {
     /// Places in the list.
     places: Vec<usize>,
+    /// The hashes of the pictures there, side by side: most pictures are told apart by them.
+    bits: Vec<u64>,
     regions: Vec<Region>,
 }
 
@@ -83,10 +85,11 @@ pub(super) struct Work {
 impl Tree {
     /// A tree of the pictures of `all` at `places`.
     pub(super) fn new(all: &[Look], places: Vec<usize>) -> Tree {
-        let mut tree = Tree { places, regions: Vec::new() };
+        let mut tree = Tree { places, bits: Vec::new(), regions: Vec::new() };
         if !tree.places.is_empty() {
             tree.divide(all, 0, tree.places.len());
         }
+        tree.bits = tree.places.iter().map(|&place| all[place].bits).collect();
         tree
     }
 
@@ -148,10 +151,13 @@ impl Tree {
                 continue;
             }
             let Region { from, to, .. } = self.regions[number];
-            for &other in self.places[from..to].iter().filter(|&&other| other < place) {
+            for (&other, bits) in self.places[from..to].iter().zip(&self.bits[from..to]) {
+                let far = (bits ^ look.bits).count_ones() > limits.bits;
+                if far || other >= place {
+                    continue;
+                }
                 let its = &all[other];
-                let far = (its.bits ^ look.bits).count_ones() > limits.bits;
-                if far || between(&its.sketch, &look.sketch) > reach(best) {
+                if between(&its.sketch, &look.sketch) > reach(best) {
                     continue;
                 }
                 own.compared += 1;

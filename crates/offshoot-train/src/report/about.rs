@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
 use std::path::Path;
 
+use offshoot_graph::text::path_text;
+
 use super::page::{MOST_ROWS, facts, isolated, table};
 use super::table::Table;
 use crate::log::LOG_FILE;
@@ -40,9 +42,9 @@ impl Events {
         }
         if let Some(Recipe { model, weights, data, .. }) = recipe {
             all.push(("model", model.clone()));
-            let weights = weights.as_ref().map(|path| path.display().to_string());
+            let weights = weights.as_ref().map(path_text);
             all.push(("weights", weights.unwrap_or_else(|| "random".into())));
-            all.push(("data", data.display().to_string()));
+            all.push(("data", path_text(data)));
         }
         if all.is_empty() { String::new() } else { facts(&all) }
     }

@@ -5,11 +5,11 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use offshoot_data::Dataset;
+use offshoot_files::{Kind, read};
 use offshoot_formats::FormatError;
 use offshoot_formats::atomic::write_atomically;
 
-use super::table::Table;
-use crate::csv::quoted;
+use crate::csv::{byte_records, path_field, path_of, quoted};
 use crate::metrics::Metrics;
 
 /// A line for each validation picture: path, class, and the logit of each class.
@@ -49,8 +49,8 @@ impl Answers {
             writeln!(file, "path,class,{}", classes.join(","))?;
             for (&index, row) in self.indices.iter().zip(rows) {
                 let sample = &data.val[index as usize];
-                let path = sample.path.to_string_lossy();
-                write!(file, "{},{}", quoted(&path), quoted(&data.classes[sample.label]))?;
+                file.write_all(&path_field(&sample.path))?;
+                write!(file, ",{}", quoted(&data.classes[sample.label]))?;
                 row.iter().try_for_each(|logit| write!(file, ",{logit}"))?;
                 writeln!(file)?;
             }
@@ -72,17 +72,18 @@ pub(super) struct Predictions {
 impl Predictions {
     /// Those in the folder `run`. `None` where there is no file, or it is not what was written.
     pub(super) fn read(run: &Path) -> Option<Predictions> {
-        let table = Table::read(&run.join(PREDICTIONS_FILE))?;
-        let classes = table.columns.get(2..)?.to_vec();
+        let mut lines = byte_records(&read(&run.join(PREDICTIONS_FILE), Kind::TABLE).ok()?).into_iter();
+        let text = |field: &Vec<u8>| String::from_utf8(field.clone()).ok();
+        let classes = lines.next()?.get(2..)?.iter().map(text).collect::<Option<Vec<String>>>()?;
         let labels: HashMap<&str, usize> =
             classes.iter().enumerate().rev().map(|(label, class)| (class.as_str(), label)).collect();
         let mut found = Predictions { classes: classes.clone(), ..Predictions::default() };
-        for row in &table.rows {
+        for row in lines {
             let [path, class, logits @ ..] = &row[..] else { return None };
-            found.paths.push(path.into());
-            found.labels.push(*labels.get(class.as_str())?);
+            found.paths.push(path_of(path.clone()));
+            found.labels.push(*labels.get(str::from_utf8(class).ok()?)?);
             for logit in logits {
-                found.logits.push(logit.parse().ok()?);
+                found.logits.push(str::from_utf8(logit).ok()?.parse().ok()?);
             }
         }
         (found.logits.len() == found.labels.len() * found.classes.len()).then_some(found)

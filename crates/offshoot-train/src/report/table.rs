@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use offshoot_files::{Kind, read_text};
+use offshoot_files::{Kind, read};
 
 use crate::csv::records;
 
@@ -15,9 +15,9 @@ pub(super) struct Table {
 }
 
 impl Table {
-    /// `None` where there is no such file or a line has another length than the first.
+    /// `None` where there is no such file or a line has another length than the first. What is not UTF-8 is replaced.
     pub(super) fn read(path: &Path) -> Option<Table> {
-        Table::parse(&read_text(path, Kind::TABLE).ok()?)
+        Table::parse(&String::from_utf8_lossy(&read(path, Kind::TABLE).ok()?))
     }
 
     fn parse(text: &str) -> Option<Table> {

@@ -208,7 +208,7 @@ pub(crate) struct PreprocessingArguments {
     #[arg(long, help_heading = "Preprocessing", value_name = "R,G,B", value_parser = channels, allow_hyphen_values = true)]
     pub(crate) mean: Option<Channels>,
     /// Standard deviation of each channel, divided by (RGB, on 0..1): 0.229,0.224,0.225
-    #[arg(long, help_heading = "Preprocessing", value_name = "R,G,B", value_parser = channels)]
+    #[arg(long, help_heading = "Preprocessing", value_name = "R,G,B", value_parser = deviations)]
     pub(crate) std: Option<Channels>,
 }
 
@@ -250,6 +250,13 @@ fn channels(text: &str) -> Result<Channels, String> {
     let numbers = numbers.filter(|n| n.iter().all(|x| x.is_finite()));
     let three = numbers.and_then(|n| <[f32; 3]>::try_from(n).ok());
     three.map(Channels).ok_or_else(|| "give three numbers: R,G,B".into())
+}
+
+fn deviations(text: &str) -> Result<Channels, String> {
+    let channels = channels(text)?;
+    let check = |&x: &f32| ranges::check_real("preprocessing.std", Some(x.into()));
+    channels.0.iter().try_for_each(check).map_err(|error| error.to_string())?;
+    Ok(channels)
 }
 
 /// Test-time augmentation.
@@ -375,15 +382,19 @@ pub(crate) fn load(source: &ModelSource, overrides: &Overrides) -> Result<Loaded
 
 /// Says so where `path` is a run that has not come to its end.
 pub(crate) fn mention_unfinished(path: &Path) {
+    unfinished(path).iter().for_each(|text| print::warning(text));
+}
+
+/// What to say where `path` is a run that has not come to its end.
+pub(crate) fn unfinished(path: &Path) -> Option<String> {
     let standing = Some(path).filter(|path| path.join(BEST_FILE).is_file()).and_then(Standing::read);
-    if let Some(Standing { done, epochs, .. }) = standing.filter(|standing| !standing.finished) {
-        let run = shown(path);
-        print::warning(&format!(
-            "{run}: this run is not finished ({done} of {epochs} epochs), and this is its best model so far; \
-             `offshoot train --resume --out {}` goes on with it",
-            word(path)
-        ));
-    }
+    let Standing { done, epochs, .. } = standing.filter(|standing| !standing.finished)?;
+    Some(format!(
+        "{}: this run is not finished ({done} of {epochs} epochs), and this is its best model so far; \
+         `offshoot train --resume --out {}` goes on with it",
+        shown(path),
+        word(path)
+    ))
 }
 
 /// The run directory that `path` is.

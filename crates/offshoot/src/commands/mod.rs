@@ -22,6 +22,7 @@ mod train;
 mod verify;
 
 use clap::Subcommand;
+use offshoot_train::ranges;
 
 pub(crate) use arguments::described;
 pub(crate) use signals::{exit_code as interrupted_code, watch as watch_signals};
@@ -42,6 +43,12 @@ impl<E: Into<offshoot::Error>> From<E> for Failure {
     fn from(error: E) -> Failure {
         Failure::Error(error.into())
     }
+}
+
+/// The range of the setting that the flag called `flag` sets, in words.
+pub(crate) fn range_of_flag(flag: &str) -> Option<String> {
+    let tables = ["", "augmentation.", "preprocessing."];
+    tables.iter().find_map(|table| ranges::in_words(&format!("{table}{flag}")))
 }
 
 pub(crate) type Outcome = Result<(), Failure>;

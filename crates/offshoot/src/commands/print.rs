@@ -111,11 +111,6 @@ pub(crate) fn aside_lines(text: &str) {
     let _ = writeln!(std::io::stderr(), "{}", escaped_lines(text));
 }
 
-/// Says something on standard error that is no reason to worry.
-pub(crate) fn note(text: &str) {
-    aside(&format!("note: {text}"));
-}
-
 /// How many columns of a terminal a text takes.
 pub(crate) fn width(text: &str) -> usize {
     text.width()

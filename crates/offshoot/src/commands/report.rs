@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use offshoot::Error;
 use offshoot_graph::Executor as _;
-use offshoot_graph::text::shown;
+use offshoot_graph::text::{path_text, shown};
 use offshoot_train::report::{REPORT_FILE, write};
 use offshoot_train::run::{RESULTS_FILE, has_results};
 use serde_json::json;
@@ -39,7 +39,7 @@ impl Arguments {
         write(&self.run, &self.processor.executor()?.describe())?;
         let path = self.run.join(REPORT_FILE);
         match self.json {
-            true => print::json(&json!({"path": path.to_string_lossy()})),
+            true => print::json(&json!({"path": path_text(path)})),
             false => print::line(&shown(path)),
         }
     }

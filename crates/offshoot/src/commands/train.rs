@@ -8,17 +8,17 @@ use std::time::Duration;
 
 use clap::Args;
 use offshoot::{
-    Amp, Control, Dataset, Error, Event, Freeze, Model, Recipe, Settings, Transform, architecture_of,
-    folded_norms, keep_base, keeps_head, resumed, starting_model, starting_preprocessing, train,
-    with_default_recipe, word,
+    Amp, Control, Dataset, Error, Event, Freeze, Model, ModelSource, Recipe, RunPictures, Settings,
+    Transform, architecture_of, folded_norms, keep_base, keeps_head, resumed, starting_model,
+    starting_preprocessing, train, with_default_recipe, word,
 };
 use offshoot_models::find;
 use offshoot_train::optimizer::OptimizerKind;
 use offshoot_train::run::has_checkpoint;
-use offshoot_train::train::TrainResult;
+use offshoot_train::train::{Told, TrainResult};
 use offshoot_train::{CacheOptions, CacheType, OnNonFinite, Progressive, Rebuild, ScheduleKind, Unfreeze};
 
-use super::arguments::{AugmentationArguments, PreprocessingArguments, Processor, whole};
+use super::arguments::{self, AugmentationArguments, PreprocessingArguments, Processor, whole};
 use super::destination::writable_folder;
 use super::{Failure, Outcome, print, signals};
 use offshoot_graph::text::shown;
@@ -284,13 +284,11 @@ impl Arguments {
         print::notes(&data.notes);
         print::skipped(&data.skipped);
         let model = self.model(&recipe, &data.classes)?;
-        let notes = self.notes(&recipe, &model);
+        let told = Told { warnings: self.warnings(&recipe, &data), notes: self.notes(&recipe, &model) };
         let mut watcher = Watcher::default();
         let mut base = Ok(());
         let mut progress = |event: Event<'_>| {
             if matches!(event, Event::Start { .. }) {
-                self.mention_weights(&recipe);
-                notes.iter().for_each(|note| print::note(note));
                 base = keep_base(&recipe, &self.out);
             }
             watcher.tell(&event);
@@ -300,6 +298,7 @@ impl Arguments {
         control.checkpoint_every = Duration::from_secs(self.checkpoint_every);
         control.cache = self.cache.options();
         control.command = Some(command_line());
+        control.told = told;
         let outcome = train(model, &recipe, &data, &self.out, &executor, control)?;
         base?;
         watcher.finish();
@@ -313,16 +312,34 @@ impl Arguments {
         printed
     }
 
-    /// Random weights are rarely what somebody wants who could have trained ones.
-    fn mention_weights(&self, recipe: &Recipe) {
-        let resumes = self.resume && has_checkpoint(&self.out);
+    /// What there is to warn of before a run starts.
+    fn warnings(&self, recipe: &Recipe, data: &Dataset) -> Vec<String> {
+        if self.resume && has_checkpoint(&self.out) {
+            return Vec::new();
+        }
         let published = find(&recipe.model).is_ok_and(|architecture| architecture.published().is_some());
-        if recipe.weights.is_none() && published && !resumes {
+        let mut warnings = Vec::new();
+        // Random weights are rarely what somebody wants who could have trained ones.
+        if recipe.weights.is_none() && published {
             let name = &recipe.model;
-            print::warning(&format!(
+            warnings.push(format!(
                 "{name} starts from random weights; `offshoot pull {name}` brings trained ones for --weights"
             ));
         }
+        let Some(weights) = &recipe.weights else { return warnings };
+        warnings.extend(arguments::unfinished(weights));
+        let run = arguments::run_of(&ModelSource::Path(weights.clone()));
+        let pictures = run.and_then(|run| RunPictures::read(&run, &data.classes).ok());
+        let known = pictures.map_or(0, |pictures| pictures.familiar(&data.val));
+        if known > 0 {
+            warnings.push(format!(
+                "{}: these weights were trained with {known} of the {} validation pictures, so that the validation accuracy says \
+                 little of new ones; the --seed and --val-fraction of their run split the same pictures as there",
+                shown(weights),
+                data.val.len()
+            ));
+        }
+        warnings
     }
 
     /// What is said of the model that a run starts from.
@@ -500,7 +517,7 @@ fn text(result: &TrainResult) -> Outcome {
             .map_or("not validated".into(), |a| format!("validation accuracy {:.1} %", 100.0 * a));
         print::line(&format!("best epoch {}: {accuracy}", best.epoch))?;
     }
-    let time = print::duration(Duration::from_secs_f64(result.seconds.max(0.0)));
+    let time = print::duration(Duration::try_from_secs_f64(result.seconds).unwrap_or_default());
     print::line(&format!("{} epochs in {time}; everything is in {}", result.epochs, shown(run)))
 }
 

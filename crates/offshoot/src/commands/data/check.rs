@@ -9,7 +9,7 @@ use offshoot::{
     Dataset, Error, PictureError, Recipe, Settings, Transform, own_preprocessing, starting_model,
 };
 use offshoot_data::{DecodeError, picture_ending};
-use offshoot_graph::text::{escaped, shown};
+use offshoot_graph::text::{escaped, path_text, shown};
 use offshoot_train::data_check::{
     Balance, Duplicate, Kinship, LabelOptions, Member, Suspect, balance, duplicates, suspects,
 };
@@ -150,7 +150,7 @@ impl Arguments {
 }
 
 fn unreadable(error: &PictureError) -> Unreadable {
-    Unreadable { path: error.path.to_string_lossy().into_owned(), reason: error.source.to_string() }
+    Unreadable { path: path_text(&error.path), reason: error.source.to_string() }
 }
 
 impl Report {

@@ -10,7 +10,7 @@ use offshoot::{
 };
 use offshoot_data::{Batch, Draw, Letters, Sample, Tile, contact_sheet};
 use offshoot_formats::atomic::write_atomically;
-use offshoot_graph::text::shown;
+use offshoot_graph::text::{path_text, shown};
 use serde_json::json;
 
 use super::super::arguments::{AugmentationArguments, PictureLimit, PreprocessingArguments, whole};
@@ -82,7 +82,7 @@ impl Arguments {
             if is_png(&self.out) { sheet.to_png() } else { sheet.to_jpeg(QUALITY) }.map_err(Error::Input)?;
         write_atomically(&self.out, |file| file.write_all(&bytes))?;
         if self.json {
-            let path = self.out.to_string_lossy();
+            let path = path_text(&self.out);
             return print::json(
                 &json!({"path": path, "pictures": rows.len(), "views": self.views, "legend": legend}),
             );
@@ -200,7 +200,7 @@ fn tiles(
 }
 
 fn name(path: &Path) -> String {
-    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    path_text(path.file_name().unwrap_or_default())
 }
 
 fn class(data: &Dataset, sample: &Sample) -> String {
