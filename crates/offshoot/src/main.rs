@@ -33,7 +33,7 @@ fn main() -> ExitCode {
         Err(Failure::Check) => ExitCode::from(1),
         Err(Failure::Error(error)) => {
             let message = print::short_numbers(&error.to_string());
-            print::aside(&format!("error: {message}"));
+            print::aside_lines(&format!("error: {message}"));
             if json {
                 print::error(&message, error.file().as_deref(), None);
             }
@@ -74,7 +74,7 @@ fn usage(error: &clap::Error, json: bool) -> ExitCode {
     let whole = error.render().to_string();
     let text = print::short_numbers(&whole);
     if text != whole {
-        print::aside(text.trim_end());
+        print::aside_lines(text.trim_end());
     } else {
         let printed = error.print().and_then(|()| std::io::stdout().flush());
         if let Some(Failure::Error(error)) =

@@ -38,6 +38,6 @@ impl Arguments {
             "# The recipe of {}. Use it with: offshoot train DATA --model {} --weights FILE --recipe THIS.toml",
             recipe.model, recipe.model
         ))?;
-        print::line(text.trim_end())
+        print::lines(text.trim_end())
     }
 }
