@@ -75,7 +75,7 @@ fn usage(error: &clap::Error, json: bool) -> ExitCode {
     let whole = error.render().to_string();
     let text = print::short_numbers(&whole);
     if text != whole {
-        print::aside(text.trim_end());
+        print::aside_lines(text.trim_end());
     } else {
         let printed = error.print().and_then(|()| std::io::stdout().flush());
         if let Some(Failure::Error(error)) =
