@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 
 /// Whether a file can be written at `path`: there is a folder for it where one can write, and nothing is in the way but a
-/// regular file, which would be replaced. It is found out by making a file beside it, which is removed at once.
+/// regular file, which would be replaced. It is found out by making a file in the folder, which is removed at once.
 ///
 /// # Errors
 /// What is in the way.
