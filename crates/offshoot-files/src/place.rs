@@ -40,12 +40,22 @@ pub fn check_folder(path: &Path) -> io::Result<()> {
     try_writing(here.filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")))
 }
 
-/// An error of a temporary file without its name, which is nobody's business. What is left is the kind of the error.
+/// An error of a temporary file without its name, which is nobody's business.
 pub fn plain(error: io::Error) -> io::Error {
     match (error.raw_os_error(), error.kind()) {
-        (Some(_), _) | (None, io::ErrorKind::Other) => error,
-        (None, kind) => kind.into(),
+        (Some(_), _) => error,
+        (None, kind) => match system_error(&error.to_string()) {
+            Some(code) => io::Error::from_raw_os_error(code),
+            None if kind == io::ErrorKind::Other => error,
+            None => kind.into(),
+        },
     }
+}
+
+/// The number of the system's error in a message: `tempfile` wraps such an error together with the name, and gives out neither alone.
+fn system_error(message: &str) -> Option<i32> {
+    let (_, rest) = message.split_once("(os error ")?;
+    rest.split_once(')')?.0.parse().ok()
 }
 
 fn try_writing(folder: &Path) -> io::Result<()> {
@@ -57,12 +67,8 @@ fn try_writing(folder: &Path) -> io::Result<()> {
             };
             Err(io::Error::new(io::ErrorKind::NotADirectory, text))
         }
-        Ok(_) => tempfile::Builder::new()
-            .prefix(".offshoot")
-            .suffix(".tmp")
-            .tempfile_in(folder)
-            .map(drop)
-            .map_err(plain),
+        // Without a name, where the file system can do that: nobody sees it.
+        Ok(_) => tempfile::tempfile_in(folder).map(drop).map_err(plain),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             Err(io::Error::new(io::ErrorKind::NotFound, "there is no such folder"))
         }
@@ -95,6 +101,17 @@ mod tests {
         assert_eq!(names.len(), 2, "{names:?}");
         assert_eq!(fs::read(at("file")).unwrap(), b"old");
         assert_eq!(fs::read_dir(at("folder")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn an_error_of_a_temporary_file_says_what_the_system_says() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = tempfile::Builder::new().tempfile_in(folder.path().join("none")).unwrap_err();
+        assert!(error.to_string().contains("none"));
+        let error = plain(error);
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        assert!(error.raw_os_error().is_some() && !error.to_string().contains("none"), "{error}");
+        assert_eq!(plain(io::Error::other("it is full")).to_string(), "it is full");
     }
 
     #[cfg(target_os = "linux")]

@@ -503,7 +503,7 @@ fn elements_elsewhere_are_refused() {
         (vec![("location", "../outside.bin")], "does not stay in the model's folder"),
         (vec![("location", "../missing.bin")], "does not stay in the model's folder"),
         (vec![("location", "sub/../../outside.bin")], "does not stay in the model's folder"),
-        (vec![("location", "sub")], "no plain file"),
+        (vec![("location", "sub")], "it is a folder"),
         (vec![("location", "ABSOLUTE")], "does not stay in the model's folder"),
         (vec![("location", "missing.bin")], "cannot be opened"),
         (vec![("location", "")], "`w`"),
@@ -594,7 +594,7 @@ fn a_pipe_beside_the_file_is_refused_without_waiting() {
     let pipe = folder.path().join("w.bin");
     assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     let message = onnx::read(&path).unwrap_err().to_string();
-    assert!(message.contains("no plain file"), "{message}");
+    assert!(message.contains("it is a pipe"), "{message}");
     for read in [onnx::read(&pipe).err(), offshoot_formats::safetensors::read(&pipe).err()] {
         assert!(read.unwrap().to_string().contains("pipe"));
     }

@@ -109,7 +109,8 @@ fn check_ours(place: &Path, target: &Path) -> Result<()> {
     }
     let ours = match Manifest::read_beside(target)? {
         None => false,
-        Some(_) if place == Manifest::beside(target) => true,
+        // Both are in one folder, which may be spelled in two ways.
+        Some(_) if place.file_name() == Manifest::beside(target).file_name() => true,
         Some(manifest) => manifest.owns(place)?,
     };
     match ours {

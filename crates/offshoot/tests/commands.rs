@@ -370,6 +370,25 @@ fn export_proves_its_file_and_verify_agrees() {
 }
 
 #[test]
+fn an_export_replaces_an_earlier_one() {
+    let world = World::trained();
+    for command in [
+        "export run --format onnx --out m.onnx",
+        "export run --format coreml --out m.mlpackage",
+        "export run --format onnx,torchscript --out ./",
+        "export run --format onnx,torchscript --out new/of/these",
+        "export run --format triton --out new/repository",
+        "quantize run --mode dynamic --format safetensors --out m.safetensors",
+        "quantize run --mode static --calibration d --out ./m-int8.onnx",
+    ] {
+        for _ in 0..2 {
+            let said = world.run(command);
+            assert_eq!(said.code, Some(0), "{command}: {said:?}");
+        }
+    }
+}
+
+#[test]
 fn a_failed_export_leaves_nothing_behind_and_the_old_file_whole() {
     let world = World::new("failed-export");
     fs::copy(World::trained().path("run/best.safetensors"), world.path("m.safetensors")).unwrap();
