@@ -52,9 +52,7 @@ pub enum Problem {
         key: &'static str,
     },
     /// The file asks for more memory than a file of its size has a use for.
-    #[error(
-        "{place}: {what}, above the limit of {limit}. Nothing was allocated for it; save the weights alone"
-    )]
+    #[error("{place}: {what}, above the limit of {limit}. Nothing was allocated for it")]
     TooLarge {
         /// Where in the file.
         place: String,

@@ -19,6 +19,7 @@
 //! | `base.onnx.sha256` | its SHA-256 |
 //! | `groups.csv` | a line for each group of parameters in each stage: whether and how fast it learns |
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -31,7 +32,7 @@ use offshoot_formats::atomic::{AtomicFile, write_atomically};
 use offshoot_formats::checkpoint::{KeyMismatch, match_weights};
 use offshoot_formats::error::Problem;
 use offshoot_formats::{FormatError, safetensors};
-use offshoot_graph::{Model, Weights};
+use offshoot_graph::{Metadata, Model, Weights};
 use serde::{Deserialize, Serialize};
 
 use crate::csv::quoted;
@@ -633,6 +634,7 @@ pub(crate) fn read_last(run: &Path, model: &Model, saved: &Saved) -> Result<Weig
         }
         _ => RunError::File(error),
     })?;
+    check_classes(&path, &file.metadata, model)?;
     if FrozenHash::default().of(&file.weights, &saved.weights) != saved.header.frozen {
         let reason = "its frozen weights do not have the hash that the state holds".into();
         return Err(RunError::Damaged { path, reason, way_out });
@@ -641,6 +643,42 @@ pub(crate) fn read_last(run: &Path, model: &Model, saved: &Saved) -> Result<Weig
     let expected = parameters.map(|v| (v.name.clone(), v.shape.as_fixed().unwrap_or_default()));
     let expected: Vec<(String, Vec<usize>)> = expected.collect();
     match_weights(&expected, file.weights).map_err(|source| RunError::Weights { path, source })
+}
+
+/// Checks that a checkpoint is of the classes of `model`, where it says its classes: a run without its list of pictures would go on
+/// with other names for what it has learned.
+fn check_classes(path: &Path, metadata: &BTreeMap<String, String>, model: &Model) -> Result<(), RunError> {
+    let of_file = metadata.get(safetensors::METADATA_KEY).and_then(|text| serde_json::from_str(text).ok());
+    let Some(Metadata { classes: was, .. }) = of_file else { return Ok(()) };
+    let now = &model.metadata.classes;
+    let differs = was.iter().zip(now).find(|(was, now)| was != now);
+    let reason = match differs {
+        None if was.len() == now.len() => return Ok(()),
+        None => format!("the run has {} classes, and the data has {}", was.len(), now.len()),
+        Some((was, now)) => format!(
+            "the run was made with the class `{}` where the data has `{}` now; put the folders back as they were",
+            escaped(was),
+            escaped(now)
+        ),
+    };
+    Err(RunError::Checkpoint { path: path.to_owned(), reason })
+}
+
+/// Checks that the best model of a run that goes on is there and whole: nothing would make it again.
+pub(crate) fn check_best(run: &Path, position: &Position) -> Result<(), RunError> {
+    let Some(best) = &position.best else { return Ok(()) };
+    let path = run.join(BEST_FILE);
+    match safetensors::read(&path) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(RunError::Damaged {
+            path,
+            reason: error.problem.to_string(),
+            way_out: format!(
+                "It is the model of epoch {}, which nothing makes again: put back a copy, or start again in another folder with --out",
+                best.epoch
+            ),
+        }),
+    }
 }
 
 #[cfg(test)]

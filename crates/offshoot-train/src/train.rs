@@ -123,6 +123,12 @@ pub enum TrainError {
         /// What is wrong with the first.
         first: String,
     },
+    /// The run has come to its end, and validation gave no numbers in any epoch.
+    #[error(
+        "the run has no best model: in no epoch did validation give numbers that are finite. A smaller --lr may help, and `offshoot check` \
+         names where they come from; start again in another folder with --out"
+    )]
+    NoBest,
     /// No picture can be used.
     #[error("no picture to train with could be decoded; the first of {count}: {first}")]
     NoPicture {
@@ -356,6 +362,7 @@ pub fn train(
     if let Some(saved) = &saved {
         let position = &saved.header.position;
         let longer = saved.header.setting.recipe != setting.recipe;
+        run::check_best(run, position)?;
         if (position.ended && !longer) || position.epoch >= recipe.epochs {
             let result = result(run, position, counts, results.totals());
             return Ok(Outcome { result, interrupted: false });
@@ -405,7 +412,8 @@ pub fn train(
     control.told.notes.iter().for_each(|text| logged(Event::Notice(text)));
     if !told {
         logged(Event::Notice(
-            "the run does not know what its pictures held when it was started: only their names and classes were compared",
+            "the run does not know what its pictures were when it was started: only what it recorded, at least its classes and the \
+             number of its pictures, was compared",
         ));
     }
     if let Some(text) = run_pictures::in_both(data, &files).filter(|_| !resumed) {

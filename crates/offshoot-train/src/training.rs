@@ -178,6 +178,9 @@ impl<'a, 'c> Training<'a, 'c> {
                 return Ok(self.outcome(false));
             }
         }
+        if self.position.best.is_none() && self.position.epoch > 0 {
+            return Err(TrainError::NoBest);
+        }
         Ok(self.outcome(true))
     }
 
@@ -565,8 +568,11 @@ impl<'a, 'c> Training<'a, 'c> {
         }
     }
 
+    /// Validation that gives no numbers says that the weights are useless: no model is better than such a one.
     fn is_best(&self, epoch: u64, metrics: &Metrics) -> bool {
-        self.position.best.as_ref().is_none_or(|best| best_of(epoch, metrics).is_better_than(best))
+        let now = best_of(epoch, metrics);
+        let useless = metrics.images() > 0 && now.val_loss.is_none();
+        !useless && self.position.best.as_ref().is_none_or(|best| now.is_better_than(best))
     }
 
     /// Lowers the rate or ends the run where the recipe wants that.

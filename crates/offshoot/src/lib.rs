@@ -105,7 +105,7 @@ pub use quantize::{
     is_quantized, quantize_static,
 };
 pub use source::{Loaded, ModelSource, Overrides, is_onnx, word};
-pub use staging::MadeFolders;
+pub use staging::{MadeFolders, check_replaceable};
 pub use start::{
     architecture_of, keep_base, keeps_head, own_preprocessing, resumed, starting_model,
     starting_preprocessing, with_default_recipe,

@@ -96,6 +96,14 @@ impl Staging {
     }
 }
 
+/// Checks that what stands at `path`, if anything does, is an earlier export of ours, which a new one replaces.
+///
+/// # Errors
+/// When it is something else.
+pub fn check_replaceable(path: &Path) -> Result<()> {
+    check_ours(path, path)
+}
+
 /// Checks that what stands at `place`, if anything does, is of an earlier export to `target`: its manifest beside it, or what that
 /// describes, as it was written.
 fn check_ours(place: &Path, target: &Path) -> Result<()> {

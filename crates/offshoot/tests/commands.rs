@@ -379,7 +379,7 @@ fn an_export_replaces_an_earlier_one() {
         "export run --format onnx,torchscript --out new/of/these",
         "export run --format triton --out new/repository",
         "quantize run --mode dynamic --format safetensors --out m.safetensors",
-        "quantize run --mode static --calibration d --out ./m-int8.onnx",
+        "quantize m.onnx --mode static --calibration d --out ./m-int8.onnx",
     ] {
         for _ in 0..2 {
             let said = world.run(command);

@@ -4,9 +4,10 @@
 //! CRC-32C of the data), `core/util/event.proto` and `core/framework/summary.proto` (field numbers).
 
 use std::collections::HashMap;
-use std::io::Write as _;
+use std::io::{self, Read as _, Write as _};
 use std::path::Path;
 
+use offshoot_files::open;
 use offshoot_formats::FormatError;
 use offshoot_formats::atomic::write_atomically;
 use offshoot_formats::error::Problem;
@@ -27,10 +28,28 @@ pub(super) fn write(run: &Path, results: &Table, health: &Table) -> Result<(), F
     })?;
     let mut records = Vec::new();
     record(&mut records, &event(0.0, 0, Some("brain.Event:2"), None));
+    check_ours(&folder, &records)?;
     for ((tag, epoch, value), time) in scalars(results, health) {
         record(&mut records, &event(time, epoch, None, Some((&tag, value))));
     }
     write_atomically(&folder.join(EVENTS_FILE), |file| file.write_all(&records))
+}
+
+/// Checks that the folder is one of the run, and that what has the name of the file in it, if anything does, begins as ours does.
+fn check_ours(folder: &Path, start: &[u8]) -> Result<(), FormatError> {
+    let refuse = |path: &Path, what: &str| {
+        Err(Problem::unsupported("report", what.to_owned(), "Move it away").at(path))
+    };
+    if folder.is_symlink() {
+        return refuse(folder, "a symbolic link is in the place of the folder for TensorBoard");
+    }
+    let path = folder.join(EVENTS_FILE);
+    let mut found = Vec::new();
+    match open(&path).and_then(|file| file.take(start.len() as u64).read_to_end(&mut found)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Ok(_) if found == start => Ok(()),
+        _ => refuse(&path, "there is a file of this name already that is none of offshoot"),
+    }
 }
 
 type Scalar = ((String, i64, f64), f64);

@@ -7,8 +7,8 @@ use std::sync::Mutex;
 
 use clap::Args;
 use offshoot::{
-    CpuExecutor, CpuOptions, Error, Fit, Isa, Loaded, Metadata, ModelSource, Overrides, Policy, RunPictures,
-    Tta, View, check_memory, is_coreml_package, word,
+    CpuExecutor, CpuOptions, Error, Fit, Isa, Loaded, Manifest, Metadata, ModelSource, Overrides, Policy,
+    RunPictures, Tta, View, check_memory, is_coreml_package, word,
 };
 use offshoot_data::set_max_pixels;
 use offshoot_files::set_memory_limit;
@@ -368,6 +368,14 @@ pub(crate) fn described(error: &Error) -> (String, Option<PathBuf>) {
 
 /// Loads a model and says what was assumed, and whether it is that of a run which is not finished.
 pub(crate) fn load(source: &ModelSource, overrides: &Overrides) -> Result<Loaded, Failure> {
+    if let ModelSource::Path(path) = source {
+        Manifest::check_intact(path)?;
+    }
+    load_as_it_is(source, overrides)
+}
+
+/// [`load`] of a file that may be another than its manifest describes.
+pub(crate) fn load_as_it_is(source: &ModelSource, overrides: &Overrides) -> Result<Loaded, Failure> {
     let loaded = source.load(overrides)?;
     check_memory(&loaded.model, source.path())?;
     if let Ok(mut all) = LOADED.lock() {

@@ -7,8 +7,8 @@ use clap::Args;
 use offshoot::{
     CoreMlOptions, Dataset, EnginePrecision, Error, FolderOptions, Form, Inputs, Model, OnnxOptions,
     Precision, Profile, Proof, Recipe, Scheme, StoredWeights, TensorRtExport, TensorRtOptions, Transform,
-    export_coreml, export_onnx, export_tensorrt, export_torchscript, export_triton, labelled, origin,
-    quantize_static, trtexec_program,
+    check_replaceable, export_coreml, export_onnx, export_tensorrt, export_torchscript, export_triton,
+    labelled, origin, quantize_static, trtexec_program,
 };
 use offshoot_graph::text::shown;
 use serde_json::{Value, json};
@@ -122,8 +122,11 @@ impl Arguments {
         let executor = self.processor.executor()?;
         let model = arguments::load(&source, &self.preprocessing.overrides())?.model;
         let run = arguments::run_directory(self.paths.first());
-        let inputs = proof_inputs(&model, run, self.data.as_deref())?;
         let out = out.make(model.metadata.architecture.as_deref())?;
+        for ending in self.format.iter().filter_map(|format| ending(format)) {
+            check_replaceable(&out.path(&format!(".{ending}"))?)?;
+        }
+        let inputs = proof_inputs(&model, run, self.data.as_deref())?;
         let source = origin(&source)?;
         let proof = Proof { inputs: &inputs, executor: &executor, source_sha256: Some(&source), float: None };
         let mut files = Vec::new();

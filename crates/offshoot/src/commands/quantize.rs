@@ -6,8 +6,8 @@ use clap::{Args, ValueEnum};
 use offshoot::{
     CpuExecutor, DynamicInt8, Error, FolderOptions, INT8_TOLERANCE, Inference, Loader, LoaderOptions,
     Manifest, Method, Model, ModelSource, OnnxOptions, Proof, QuantizePictures, Quantized, RunPictures,
-    Scheme, StaticOptions, Transform, WeightBits, batch_within, check_float, evaluate, export_static,
-    is_onnx, labelled, origin, pictures, quantize_static,
+    Scheme, StaticOptions, Transform, WeightBits, batch_within, check_float, check_replaceable, evaluate,
+    export_static, is_onnx, labelled, origin, pictures, quantize_static,
 };
 use offshoot_data::{Sample, training_folder};
 use offshoot_graph::text::shown;
@@ -235,6 +235,7 @@ impl Arguments {
         check_float(&model)?;
         let out = out.make(model.metadata.architecture.as_deref())?;
         let path = out.path("-int8.onnx")?;
+        check_replaceable(&path)?;
         let pictures = self.calibration.pictures(&model, run, self.data.as_deref())?;
         let mut say = |text: &str| print::aside(text);
         let quantized = quantize_static(&model, &pictures, &options, &executor, &mut say)?;
@@ -250,6 +251,7 @@ impl Arguments {
         let run = arguments::run_directory(self.paths.first());
         let (int8, architecture) = match source {
             ModelSource::Path(path) if is_onnx(path)? => {
+                Manifest::check_intact(path)?;
                 self.check_carried(path)?;
                 (DynamicInt8::of_onnx(path, &overrides)?, None)
             }

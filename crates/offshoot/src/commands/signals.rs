@@ -46,7 +46,9 @@ fn arrived(signal: u8) {
 /// Starts to wait for signals. Without, they end the program all the same, and temporary files stay.
 #[cfg(unix)]
 pub(crate) fn watch() {
-    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
+    // A file that reaches the limit of its size (`ulimit -f`) is then an error of writing, as a full disk is.
+    let _ = signal_hook::flag::register(SIGXFSZ, std::sync::Arc::default());
     let hang_up = (!ignores(SIGHUP)).then_some(SIGHUP);
     let wanted = [SIGINT, SIGTERM].into_iter().chain(hang_up);
     let Ok(mut signals) = signal_hook::iterator::Signals::new(wanted) else { return };

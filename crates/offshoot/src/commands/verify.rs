@@ -113,7 +113,7 @@ impl Arguments {
     fn load(&self, source: &ModelSource) -> Result<Loaded, Failure> {
         match self.inputs {
             Some(_) => Ok(source.load_any()?),
-            None => arguments::load(source, &self.preprocessing.overrides()),
+            None => arguments::load_as_it_is(source, &self.preprocessing.overrides()),
         }
     }
 

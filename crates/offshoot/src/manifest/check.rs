@@ -7,12 +7,12 @@ use std::path::{Component, Path};
 use offshoot_formats::content::{self, Content};
 use offshoot_formats::coreml;
 use offshoot_graph::Model;
-use offshoot_graph::text::escaped;
+use offshoot_graph::text::{escaped, shown};
 
 use super::{Manifest, ManifestFile, ManifestPreparation, name, sha256};
 use crate::compare::TOLERANCE;
 use crate::coreml::INT8_TOLERANCE;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::quantize::is_quantized;
 use crate::source::ModelSource;
 
@@ -33,8 +33,9 @@ impl Manifest {
     pub fn check(&self, path: &Path) -> Result<Vec<String>> {
         let mut found = self.check_words(path)?;
         let folder = path.parent().unwrap_or(Path::new(""));
+        let files = self.under_its_name(path);
         let mut named = BTreeSet::new();
-        for file in &self.files {
+        for file in &files {
             match named.insert(&*file.name) {
                 true => found.extend(check_file(folder, file)?),
                 false => found.push(format!("the manifest names `{}` twice", escaped(&file.name))),
@@ -42,6 +43,41 @@ impl Manifest {
         }
         found.extend(unnamed(path, &named)?);
         Ok(found)
+    }
+
+    /// Its files, where the one file of an export may have been given another name together with its manifest.
+    fn under_its_name(&self, path: &Path) -> Vec<ManifestFile> {
+        let plain = |file: &ManifestFile| {
+            let mut parts = Path::new(&file.name).components();
+            matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None))
+        };
+        match &self.files[..] {
+            [file] if path.is_file() && plain(file) && !file.name.contains('\\') => {
+                vec![ManifestFile { name: name(path), ..file.clone() }]
+            }
+            files => files.to_vec(),
+        }
+    }
+
+    /// Checks that the file or package at `path` is what the manifest beside it describes, where there is one: a damaged file
+    /// would give other answers without a word.
+    ///
+    /// # Errors
+    /// When it is another, or cannot be read.
+    pub fn check_intact(path: &Path) -> Result<()> {
+        // A manifest that cannot be read says nothing; `verify` says so.
+        let Ok(Some(manifest)) = Manifest::read_beside(path) else { return Ok(()) };
+        let folder = path.parent().unwrap_or(Path::new(""));
+        for file in manifest.under_its_name(path) {
+            if let Some(what) = check_file(folder, &file)? {
+                return Err(Error::Input(format!(
+                    "{}: {what}; put back a copy that is whole, or export again; where it was changed on purpose, remove {}",
+                    shown(path),
+                    shown(&Manifest::beside(path))
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// Its words on the program and the format.
