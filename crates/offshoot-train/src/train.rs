@@ -20,7 +20,7 @@ use crate::leftover;
 use crate::log::Log;
 use crate::occupied;
 use crate::recipe::Recipe;
-use crate::run::{self, EpochRow, Results, RunError, Setting};
+use crate::run::{self, EpochRow, PICTURES_FILE, Results, RunError, Setting};
 use crate::run_pictures;
 use crate::step::{StepError, StepOptions, TrainStep};
 pub use crate::training::Refusal;
@@ -385,6 +385,7 @@ pub fn train(
         occupied::clear(run)?;
     }
     recipe.write(run)?;
+    let listed = run.join(PICTURES_FILE).exists();
     let (files, told) = same.unwrap_or_else(|| (run_pictures::files_of(data, control.stop), true));
     run_pictures::write(run, data, &files)?;
     run::write_groups(run, &tables)?;
@@ -411,10 +412,14 @@ pub fn train(
     control.told.warnings.iter().for_each(|text| logged(Event::Warning(text)));
     control.told.notes.iter().for_each(|text| logged(Event::Notice(text)));
     if !told {
-        logged(Event::Notice(
-            "the run does not know what its pictures were when it was started: only what it recorded, at least its classes and the \
-             number of its pictures, was compared",
-        ));
+        logged(Event::Notice(match listed {
+            true => {
+                "the run does not know what its pictures held when it was started: only their names and classes were compared"
+            }
+            false => {
+                "the run has lost its list of pictures: only its classes and the number of its pictures were compared"
+            }
+        }));
     }
     if let Some(text) = run_pictures::in_both(data, &files).filter(|_| !resumed) {
         logged(Event::Warning(&text));

@@ -394,8 +394,15 @@ fn a_failed_export_leaves_nothing_behind_and_the_old_file_whole() {
     fs::copy(World::trained().path("run/best.safetensors"), world.path("m.safetensors")).unwrap();
     world.write("old/mobilenet_v2.onnx", "precious");
     world.write("broken/red/a.bmp", &support::bmp([9; 3], 0)[..200]);
-    let said = world.run("export m.safetensors --format onnx --out old --data broken");
+    let said = world.run("export m.safetensors --format onnx --out new --data broken");
     assert!(said.code == Some(2) && said.err.contains("could be decoded"), "{said:?}");
+    assert!(!world.path("new").exists());
+    // What is in the way is found before the pictures are read.
+    let said = world.run("export m.safetensors --format onnx --out old --data broken");
+    assert!(
+        said.code == Some(2) && said.err.contains("old/mobilenet_v2.onnx: there is something"),
+        "{said:?}"
+    );
     assert_eq!(world.text("old/mobilenet_v2.onnx"), "precious");
     assert_eq!(world.names("old"), ["mobilenet_v2.onnx"]);
 
