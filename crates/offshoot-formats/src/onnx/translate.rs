@@ -578,7 +578,7 @@ impl<'a> Translator<'a> {
         let shape = &self.graph.value(id).shape;
         let elements = shape.0.iter().skip(1).map(known_factor).try_fold(1usize, usize::checked_mul);
         if elements.is_none_or(|n| n > MAX_ELEMENTS) {
-            let what = format!("its output {shape} has more elements than one picture can take");
+            let what = format!("its output {shape} is too large for one picture");
             return Err(Problem::TooLarge { place, what, limit: MAX_ELEMENTS as u64 });
         }
         if !shape.0.iter().all(|dim| dim.is_small(MAX_PARTS)) {
