@@ -33,7 +33,8 @@ fn check(choices: &[u16]) -> Result<bool, TestCaseError> {
     let made = Maker::new(choices).finish();
     let Some(model) = model(&made) else { return Ok(false) };
     let executor = CpuExecutor::new(CpuOptions::default()).unwrap();
-    let scheme = if choices.len() % 2 == 0 { Scheme::cpu(WeightBits::Eight) } else { Scheme::tensorrt() };
+    let scheme =
+        if choices.len().is_multiple_of(2) { Scheme::cpu(WeightBits::Eight) } else { Scheme::tensorrt() };
     let Ok(network) = Network::new(&model, scheme) else { return Ok(false) };
     let Ok(ranges) = calibrate(&network, &[made.picture()], Method::MinMax, &executor) else {
         return Ok(false);

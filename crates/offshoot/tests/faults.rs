@@ -351,8 +351,8 @@ fn a_download_survives_faults() {
 #[test]
 #[ignore = "slow: hundreds of runs"]
 fn everything_survives_faults_anywhere() {
-    train(9);
-    resume(9);
-    ship("export", EXPORT, 9);
-    ship("quantize", QUANTIZE, 9);
+    train(5);
+    resume(5);
+    ship("export", EXPORT, 5);
+    ship("quantize", QUANTIZE, 5);
 }

@@ -2,6 +2,7 @@
 #![allow(dead_code)] // each test binary uses a part
 
 use std::num::NonZeroUsize;
+use std::slice;
 
 use offshoot_cpu::{CpuExecutor, CpuOptions, Isa};
 use offshoot_graph::model::{BATCH, INPUT, OUTPUT};
@@ -171,7 +172,8 @@ impl<'a> Maker<'a> {
 
     fn convolution(&mut self, x: ValueId) -> Option<ValueId> {
         let channels = self.size(x, 1);
-        let groups: Vec<usize> = [1, 2, 4, channels].into_iter().filter(|g| channels % g == 0).collect();
+        let groups: Vec<usize> =
+            [1, 2, 4, channels].into_iter().filter(|g| channels.is_multiple_of(*g)).collect();
         let at = self.below(groups.len());
         let group = groups[at];
         let multiple = 1 + self.below(5);
@@ -333,7 +335,7 @@ impl<'a> Maker<'a> {
             (2, [n, c, rest @ ..]) if c.fixed().is_some_and(|c| c % 2 == 0) => {
                 [&[n.clone(), Dim::Fixed(2), Dim::Fixed(self.size(x, 1) / 2)], rest].concat()
             }
-            (_, [n, c, rest @ ..]) => [&[n.clone()], rest, &[c.clone()]].concat(),
+            (_, [n, c, rest @ ..]) => [slice::from_ref(n), rest, slice::from_ref(c)].concat(),
             _ => return,
         };
         self.add(Op::Reshape { shape: Shape(shape) }, &[x]);

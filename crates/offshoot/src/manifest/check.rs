@@ -73,7 +73,7 @@ impl Manifest {
                 return Err(Error::Input(format!(
                     "{}: {what}; put back a copy that is whole, or export again; where it was changed on purpose, remove {}",
                     shown(path),
-                    shown(&Manifest::beside(path))
+                    shown(Manifest::beside(path))
                 )));
             }
         }
