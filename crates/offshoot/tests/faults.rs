@@ -327,7 +327,7 @@ fn download(positions: usize) {
 }
 
 const EXPORT: &str = "export run --format onnx,torchscript,coreml --out shipped";
-const QUANTIZE: &str = "quantize run --mode static --calibration c --out shipped";
+const QUANTIZE: &str = "quantize run --mode static --calibration c --data d --out shipped";
 
 #[test]
 fn a_run_survives_faults() {
