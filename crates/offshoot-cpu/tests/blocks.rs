@@ -183,6 +183,16 @@ fn strips_and_bands_meet_without_a_seam() {
     wide(Window { kernel: 5, stride: 1, pads: [2, 2] }, false).check();
 }
 
+/// Reproducible values for each parameter.
+fn weights_of(graph: &Graph) -> Weights {
+    let tensor = |(i, &id): (usize, &ValueId)| {
+        let shape = graph.value(id).shape.as_fixed().unwrap();
+        let values = values(shape.iter().product(), 100 + i as u32);
+        (graph.value(id).name.clone(), Tensor::f32(shape, values))
+    };
+    graph.parameters().iter().enumerate().map(tensor).collect()
+}
+
 /// A stem, a depthwise block and two inverted residual blocks, folded as for inference. `seen` makes outputs of what
 /// is inside of the blocks, so that they cannot be one step.
 fn network(seen: bool) -> (Graph, Weights) {
@@ -214,12 +224,7 @@ fn network(seen: bool) -> (Graph, Weights) {
         graph.add_output(&format!("inner{i}"), value);
     }
     freeze(&mut graph, |_| true);
-    let tensor = |(i, &id): (usize, &ValueId)| {
-        let shape = graph.value(id).shape.as_fixed().unwrap();
-        let values = values(shape.iter().product(), 100 + i as u32);
-        (graph.value(id).name.clone(), Tensor::f32(shape, values))
-    };
-    let weights = graph.parameters().iter().enumerate().map(tensor).collect();
+    let weights = weights_of(&graph);
     (fuse(&graph).unwrap(), weights)
 }
 
@@ -265,12 +270,7 @@ fn in_turn(seen: bool) -> (Graph, Weights) {
     }
     graph.add_output("y", x);
     freeze(&mut graph, |_| true);
-    let tensor = |(i, &id): (usize, &ValueId)| {
-        let shape = graph.value(id).shape.as_fixed().unwrap();
-        let values = values(shape.iter().product(), 100 + i as u32);
-        (graph.value(id).name.clone(), Tensor::f32(shape, values))
-    };
-    let weights = graph.parameters().iter().enumerate().map(tensor).collect();
+    let weights = weights_of(&graph);
     (graph, weights)
 }
 

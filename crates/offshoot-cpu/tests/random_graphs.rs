@@ -143,7 +143,7 @@ fn enough_random_graphs_run_and_train() {
     let mut random = Random::new(3, 0, 0, Purpose::Init);
     let (mut run, mut trained) = (0, 0);
     for _ in 0..100 {
-        let choices: Vec<u16> = (0..6 + random.below(150)).map(|_| random.below(1 << 16) as u16).collect();
+        let choices = random_graph::choices(&mut random, 150);
         let made = Maker::new(&choices).finish();
         run += usize::from(one_by_one(&made).is_some());
         let step = made.classifier().and_then(|(graph, weights)| {

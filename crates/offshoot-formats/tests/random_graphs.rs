@@ -9,10 +9,10 @@ use std::io::Cursor;
 
 use offshoot_cpu::Isa;
 use offshoot_formats::{coreml, onnx, torchscript};
+use offshoot_graph::Model;
 use offshoot_graph::model::OUTPUT;
 use offshoot_graph::passes::{prune, remove_training_leftovers};
 use offshoot_graph::random::{Purpose, Random};
-use offshoot_graph::{Metadata, Model, Preprocessing};
 use proptest::prelude::*;
 
 use random_graph::{Made, Maker, Outputs};
@@ -25,13 +25,7 @@ fn model(made: &Made) -> Option<Model> {
     if picture.shape()[1..] != [3, size, size] {
         return None; // files hold square pictures of three channels
     }
-    let classes = ["a", "b", "c"].map(String::from).to_vec();
-    let preprocessing = Preprocessing { size, ..Preprocessing::default() };
-    Some(Model {
-        graph,
-        weights,
-        metadata: Metadata { architecture: None, head: None, classes, preprocessing },
-    })
+    Some(Model { graph, weights, metadata: made.metadata() })
 }
 
 fn output(found: &Outputs) -> &[f32] {
@@ -94,7 +88,6 @@ proptest! {
 #[test]
 fn enough_random_graphs_are_written_and_read() {
     let mut random = Random::new(3, 0, 0, Purpose::Init);
-    let mut choices = || (0..6 + random.below(110)).map(|_| random.below(1 << 16) as u16).collect::<Vec<_>>();
-    let read: usize = (0..100).map(|_| check(&choices()).unwrap()).sum();
+    let read: usize = (0..100).map(|_| check(&random_graph::choices(&mut random, 110)).unwrap()).sum();
     assert!(read >= 15, "{read} of 200");
 }

@@ -7,9 +7,9 @@ mod random_graph;
 use std::collections::BTreeSet;
 
 use offshoot_cpu::{CpuExecutor, CpuOptions, Isa};
+use offshoot_graph::Model;
 use offshoot_graph::passes::{fuse, fuse_quantized, prune, shipped};
 use offshoot_graph::random::{Purpose, Random};
-use offshoot_graph::{Metadata, Model, Preprocessing};
 use offshoot_quant::{Method, Network, Scheme, WeightBits, calibrate, quantize};
 use proptest::prelude::*;
 
@@ -18,14 +18,7 @@ use random_graph::{Made, Maker};
 fn model(made: &Made) -> Option<Model> {
     let (graph, weights) = made.classifier()?;
     let (graph, weights) = shipped(&prune(&graph).unwrap(), &weights).unwrap();
-    let size = made.picture().shape()[2];
-    let classes = ["a", "b", "c"].map(String::from).to_vec();
-    let preprocessing = Preprocessing { size, ..Preprocessing::default() };
-    Some(Model {
-        graph,
-        weights,
-        metadata: Metadata { architecture: None, head: None, classes, preprocessing },
-    })
+    Some(Model { graph, weights, metadata: made.metadata() })
 }
 
 /// Whether the graph was one that could be quantised.
@@ -63,7 +56,6 @@ proptest! {
 #[test]
 fn enough_random_graphs_are_quantised() {
     let mut random = Random::new(3, 0, 0, Purpose::Init);
-    let mut choices = || (0..6 + random.below(110)).map(|_| random.below(1 << 16) as u16).collect::<Vec<_>>();
-    let done = (0..100).filter(|_| check(&choices()).unwrap()).count();
+    let done = (0..100).filter(|_| check(&random_graph::choices(&mut random, 110)).unwrap()).count();
     assert!(done >= 20, "{done} of 100");
 }

@@ -75,7 +75,7 @@ pub use export::{Exported, Proof, export_onnx, export_torchscript, shipped};
 pub use folded::folded_norms;
 pub use inspect::{Inspection, ModelInspection, TensorInspection, inspect};
 pub use labels::labelled;
-pub use manifest::{Manifest, ManifestFile, ManifestPreparation, ManifestProof, origin, sha256};
+pub use manifest::{Manifest, ManifestFile, ManifestPreparation, ManifestProof, origin, origins, sha256};
 pub use memory::{batch_within, check_memory};
 pub use models::{ModelInfo, WeightsInfo, models};
 pub use nvidia::{TensorRtExport, TensorRtOptions, export_tensorrt, export_triton, trtexec_program};

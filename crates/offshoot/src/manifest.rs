@@ -16,7 +16,7 @@ use crate::compare::Comparison;
 use crate::error::{Error, Result};
 
 pub(crate) use check::MOST_TOLERANCE;
-pub use check::origin;
+pub use check::{origin, origins};
 
 /// The manifest of an export. The same export of the same model gives the same manifest: it holds no time, path or host.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

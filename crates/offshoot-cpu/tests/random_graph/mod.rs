@@ -12,7 +12,8 @@ use offshoot_graph::op::{
 use offshoot_graph::passes::LABELS;
 use offshoot_graph::random::{Purpose, Random};
 use offshoot_graph::{
-    Bindings, DType, Data, Dim, ExecuteError, Executor, Graph, Op, Role, Shape, Tensor, ValueId, Weights,
+    Bindings, DType, Data, Dim, ExecuteError, Executor, Graph, Metadata, Op, Preprocessing, Role, Shape,
+    Tensor, ValueId, Weights,
 };
 
 /// Makes a graph of a list of choices, so that a shorter list is a smaller graph.
@@ -390,6 +391,11 @@ pub(crate) struct Made {
     pub(crate) shown: Vec<ValueId>,
 }
 
+/// Choices for a graph, drawn from `random`.
+pub(crate) fn choices(random: &mut Random, most: usize) -> Vec<u16> {
+    (0..6 + random.below(most)).map(|_| random.below(1 << 16) as u16).collect()
+}
+
 /// The outputs of a run by name.
 pub(crate) type Outputs = Vec<(String, Vec<f32>)>;
 
@@ -444,5 +450,12 @@ impl Made {
         weights.insert("head.weight".into(), Tensor::f32([3, inner], vec![0.1; 3 * inner]));
         weights.insert("head.bias".into(), Tensor::f32([3], vec![0.0, 0.1, 0.2]));
         Some((graph, weights))
+    }
+
+    /// What goes with a classifier of the three classes that [`Made::classifier`] has.
+    pub(crate) fn metadata(&self) -> Metadata {
+        let preprocessing = Preprocessing { size: self.picture().shape()[2], ..Preprocessing::default() };
+        let classes = ["a", "b", "c"].map(String::from).to_vec();
+        Metadata { architecture: None, head: None, classes, preprocessing }
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use offshoot::{
     Comparison, Inference, Inputs, Loaded, Manifest, Model, ModelSource, TOLERANCE, batches, compare,
-    disagreements, origin, sha256,
+    disagreements, origins,
 };
 use offshoot_graph::text::shown;
 
@@ -99,7 +99,7 @@ impl Arguments {
         let (proof, tolerance) = manifest.check_proof(file);
         let mut found = manifest.check(&self.file)?;
         found.extend(proof);
-        let sources = [origin(against)?, sha256(&against.checkpoint()?)?];
+        let sources = origins(against)?;
         let made_of = manifest.source_sha256.as_ref();
         if made_of.is_some_and(|made_of| !sources.iter().any(|source| source.eq_ignore_ascii_case(made_of))) {
             found.push(format!(

@@ -218,16 +218,26 @@ fn unnamed(path: &Path, named: &BTreeSet<&str>) -> Result<Vec<String>> {
     Ok(missing.map(|relative| format!("`{}` is not in the manifest", escaped(&relative))).collect())
 }
 
+/// [`origin`] of a model, after the SHA-256 of its own file.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn origins(source: &ModelSource) -> Result<[String; 2]> {
+    let own = sha256(&source.checkpoint()?)?;
+    let Ok(Some(manifest)) = Manifest::read_beside(source.path()) else { return Ok([own.clone(), own]) };
+    let of_this = manifest.files.iter().any(|file| file.sha256 == own);
+    let digits =
+        |made_of: &String| made_of.len() == own.len() && made_of.bytes().all(|b| b.is_ascii_hexdigit());
+    let made_of = manifest.source_sha256.filter(digits).filter(|_| of_this);
+    Ok([own.clone(), made_of.unwrap_or(own)])
+}
+
 /// SHA-256 of the checkpoint that a model comes from: that of its own file, or, of a file of ours, the one that the manifest beside
 /// it says it was made of.
 ///
 /// # Errors
 /// When the file cannot be read.
 pub fn origin(source: &ModelSource) -> Result<String> {
-    let own = sha256(&source.checkpoint()?)?;
-    let Ok(Some(manifest)) = Manifest::read_beside(source.path()) else { return Ok(own) };
-    let of_this = manifest.files.iter().any(|file| file.sha256 == own);
-    let digits =
-        |made_of: &String| made_of.len() == own.len() && made_of.bytes().all(|b| b.is_ascii_hexdigit());
-    Ok(manifest.source_sha256.filter(digits).filter(|_| of_this).unwrap_or(own))
+    let [_, made_of] = origins(source)?;
+    Ok(made_of)
 }
