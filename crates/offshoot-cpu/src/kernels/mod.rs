@@ -27,6 +27,7 @@ pub mod pointwise_backward;
 pub mod pool;
 mod prefetch;
 pub mod quantize;
+pub mod reduce;
 mod rows;
 pub mod shape;
 pub mod simd;

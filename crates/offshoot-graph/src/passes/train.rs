@@ -7,7 +7,7 @@ use super::fuse::fuse_silu;
 use super::rewrite::{Rewriter, prune};
 use crate::graph::{Graph, GraphError, Node, Parameter, ValueId};
 use crate::model::OUTPUT;
-use crate::op::{CrossEntropy, Op, TrainOp};
+use crate::op::{Binary, CrossEntropy, Op, TrainOp};
 use crate::shape::{Dim, Shape};
 use crate::tensor::DType;
 
@@ -131,7 +131,7 @@ fn add_loss(graph: &mut Graph, logits: ValueId, options: LossOptions) -> Result<
 
 fn scale(graph: &mut Graph, loss: ValueId) -> Result<ValueId, GraphError> {
     let scale = graph.add_input(LOSS_SCALE, DType::F32, Shape::default());
-    graph.add("loss.scaled", Op::Mul, &[loss, scale])
+    graph.add("loss.scaled", Op::Binary(Binary::Mul), &[loss, scale])
 }
 
 /// Rewrites what behaves otherwise in training.
