@@ -419,6 +419,7 @@ def functions():
     case("function_LeakyRelu", "LeakyRelu", {"alpha": 0.125}, wide(), lambda x: F.leaky_relu(x, 0.125))
     case("function_Elu", "Elu", {"alpha": 1.5}, wide(), lambda x: F.elu(x, 1.5))
     case("function_Log", "Log", {}, {"x": positive(2, 5, 3, 4)}, torch.log)
+    case("function_Reciprocal", "Reciprocal", {}, {"x": positive(2, 5, 3, 4)}, torch.reciprocal)
     case("function_Sqrt", "Sqrt", {}, {"x": positive(2, 5, 3, 4)}, torch.sqrt)
     for name, function in [
         ("Add", torch.add), ("Sub", torch.sub), ("Mul", torch.mul), ("Div", torch.div), ("Max", torch.maximum),

@@ -35,7 +35,32 @@ impl Lowering<'_> {
             }
             Op::Flatten { .. } | Op::Reshape { .. } => self.reshape(node),
             Op::Concat { axis } => self.concat::<u8>(node, *axis),
-            _ => Err(unsupported(node, "there are no kernels for u8".into())),
+            Op::Conv(_)
+            | Op::Gemm(_)
+            | Op::BatchNormalization(_)
+            | Op::Unary(_)
+            | Op::Binary(_)
+            | Op::Reduce { .. }
+            | Op::AveragePool(_)
+            | Op::GlobalAveragePool
+            | Op::MatMul
+            | Op::LayerNormalization(_)
+            | Op::Transpose { .. }
+            | Op::Slice { .. }
+            | Op::Expand { .. }
+            | Op::Identity
+            | Op::Dropout { .. }
+            | Op::Softmax { .. }
+            | Op::SoftmaxCrossEntropyLoss(_)
+            | Op::Train(_)
+            | Op::Grad(_)
+            | Op::QuantizeLinear { .. }
+            | Op::DequantizeLinear { .. }
+            | Op::DynamicQuantizeMatMul { .. }
+            | Op::Lstm(_)
+            | Op::DynamicQuantizeLstm(_)
+            | Op::Sequence(_)
+            | Op::Fused(_) => Err(unsupported(node, "there are no kernels for u8".into())),
         }
     }
 

@@ -167,7 +167,9 @@ impl<'a> Maker<'a> {
                 let tame: Vec<Unary> = Unary::ALL
                     .iter()
                     .copied()
-                    .filter(|unary| !matches!(unary, Unary::Log | Unary::Sqrt | Unary::Exp))
+                    .filter(|unary| {
+                        !matches!(unary, Unary::Log | Unary::Sqrt | Unary::Exp | Unary::Reciprocal)
+                    })
                     .collect();
                 Op::Unary(tame[self.below(tame.len())])
             }
@@ -353,7 +355,7 @@ impl<'a> Maker<'a> {
             0 => {
                 // Functions that are defined, or stay small, for some numbers only.
                 let gate = self.add(Op::Unary(Unary::Sigmoid), &[x]);
-                let wild = [Unary::Log, Unary::Sqrt, Unary::Exp][self.below(3)];
+                let wild = [Unary::Log, Unary::Sqrt, Unary::Exp, Unary::Reciprocal][self.below(4)];
                 gate.and_then(|gate| self.add(Op::Unary(wild), &[gate]))
             }
             1 => {

@@ -259,7 +259,6 @@ impl Builder {
                 return self.binary(call, operator, in_place, program);
             }
             "sum" | "amax" | "amin" | "linalg_vector_norm" | "norm" => return self.reduce(call, operator),
-            "reciprocal" => return self.reciprocal(call, in_place),
             "rsqrt" => return self.reciprocal_root(call, in_place),
             "relu6" => Op::Unary(Unary::Clip(Clip { min: 0.0, max: 6.0 })),
             "hardtanh" => Op::Unary(Unary::Clip(Clip {
@@ -919,20 +918,11 @@ impl Builder {
         self.finish(call, in_place, id)
     }
 
-    /// 1 / x
-    fn reciprocal(&mut self, call: &OperatorCall<'_>, in_place: bool) -> Result<Value, Problem> {
-        let x = self.tensor(call, 0)?;
-        let one = self.constant(call, Tensor::f32([], vec![1.0]));
-        let id = self.push(call, &call.name, Op::Binary(Binary::Div), &[one, x])?;
-        self.finish(call, in_place, id)
-    }
-
     /// 1 / sqrt x
     fn reciprocal_root(&mut self, call: &OperatorCall<'_>, in_place: bool) -> Result<Value, Problem> {
         let x = self.tensor(call, 0)?;
         let root = self.push(call, &format!("{}.sqrt", call.name), Op::Unary(Unary::Sqrt), &[x])?;
-        let one = self.constant(call, Tensor::f32([], vec![1.0]));
-        let id = self.push(call, &call.name, Op::Binary(Binary::Div), &[one, root])?;
+        let id = self.push(call, &call.name, Op::Unary(Unary::Reciprocal), &[root])?;
         self.finish(call, in_place, id)
     }
 

@@ -154,7 +154,7 @@ pub(crate) fn functions() -> Vec<(String, Model)> {
     };
     for &unary in Unary::ALL {
         add(unary.row().name, &|g, a, b| {
-            let x = if matches!(unary, Unary::Log | Unary::Sqrt) { b } else { a };
+            let x = if matches!(unary, Unary::Log | Unary::Sqrt | Unary::Reciprocal) { b } else { a };
             g.add("y", Op::Unary(unary), &[x]).unwrap()
         });
     }

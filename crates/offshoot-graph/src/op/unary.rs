@@ -272,6 +272,8 @@ unary! {
     Sqrt { onnx: Operator("Sqrt", 6), aten: "sqrt", mil: Operator("sqrt", 0), derivative: OfOutput, range: |_, (low, high)| (low.max(0.0).sqrt(), high.max(0.0).sqrt()) }
     /// -x
     Neg { onnx: Operator("Neg", 6), aten: "neg", range: |_, (low, high)| (-high, -low) }
+    /// 1 / x
+    Reciprocal { onnx: Operator("Reciprocal", 6), aten: "reciprocal", derivative: OfOutput }
     /// |x|; its derivative at 0 is 0
     Abs {
         onnx: Operator("Abs", 6), aten: "abs", mil: Operator("abs", 0), range: |_, (low, high)| (low.max(-high).max(0.0), high.max(-low)),

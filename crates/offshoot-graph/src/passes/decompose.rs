@@ -67,6 +67,11 @@ impl Parts<'_> {
                 let line = self.by(scaled, Binary::Add, beta, "line")?;
                 self.part("", Op::Unary(Unary::Clip(Clip { min: 0.0, max: 1.0 })), &[line]).map(Some)
             }
+            Unary::Reciprocal => {
+                let name = self.unused("one");
+                let one = self.rewriter.new.add_constant(&name, Tensor::f32([], vec![1.0]));
+                self.part("", Op::Binary(Binary::Div), &[one, x]).map(Some)
+            }
             Unary::Neg => self.by(x, Binary::Mul, -1.0, "").map(Some),
             Unary::Relu
             | Unary::Clip(_)
@@ -130,6 +135,7 @@ mod tests {
                     | Unary::Gelu
                     | Unary::HardSigmoid(_)
                     | Unary::Neg
+                    | Unary::Reciprocal
             )
         };
         for &unary in Unary::ALL {

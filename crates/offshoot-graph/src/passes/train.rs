@@ -177,7 +177,34 @@ impl Lowering<'_> {
                 self.rewriter.set(node.outputs[0], through);
                 Ok(())
             }
-            _ => self.rewriter.copy(node),
+            Op::Conv(_)
+            | Op::Gemm(_)
+            | Op::BatchNormalization(_)
+            | Op::Unary(_)
+            | Op::Binary(_)
+            | Op::Reduce { .. }
+            | Op::MaxPool(_)
+            | Op::AveragePool(_)
+            | Op::GlobalAveragePool
+            | Op::Flatten { .. }
+            | Op::MatMul
+            | Op::LayerNormalization(_)
+            | Op::Transpose { .. }
+            | Op::Reshape { .. }
+            | Op::Concat { .. }
+            | Op::Slice { .. }
+            | Op::Expand { .. }
+            | Op::Softmax { .. }
+            | Op::SoftmaxCrossEntropyLoss(_)
+            | Op::Train(_)
+            | Op::Grad(_)
+            | Op::QuantizeLinear { .. }
+            | Op::DequantizeLinear { .. }
+            | Op::DynamicQuantizeMatMul { .. }
+            | Op::Lstm(_)
+            | Op::DynamicQuantizeLstm(_)
+            | Op::Sequence(_)
+            | Op::Fused(_) => self.rewriter.copy(node),
         }
     }
 

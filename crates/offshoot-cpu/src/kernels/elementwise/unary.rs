@@ -37,6 +37,7 @@ impl Map<1, 0> for Unary {
                 Unary::Log => per_lane::<S>(x, math::ln),
                 Unary::Sqrt => per_lane::<S>(x, f32::sqrt),
                 Unary::Neg => S::sub(zero, x),
+                Unary::Reciprocal => S::div(S::splat(1.0), x),
                 Unary::Abs => S::at_least(x, S::sub(zero, x)),
                 Unary::Softplus => {
                     let magnitude = S::at_least(x, S::sub(zero, x));
@@ -114,6 +115,7 @@ impl Map<2, 0> for Gradient {
                 Unary::Log => S::div(dy, x),
                 Unary::Sqrt => S::div(dy, S::add(y, y)),
                 Unary::Neg => S::sub(zero, dy),
+                Unary::Reciprocal => S::mul(S::sub(zero, dy), S::mul(y, y)),
                 Unary::Abs => S::select_gt(x, zero, dy, S::where_gt(zero, x, S::sub(zero, dy))),
                 Unary::Softplus => S::mul(dy, math::sigmoid::<S>(x)),
                 Unary::Mish => {

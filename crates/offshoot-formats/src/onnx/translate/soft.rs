@@ -82,12 +82,7 @@ impl<'a> Translator<'a> {
             "Reciprocal" => {
                 return match self.soft_operand(node, 0)? {
                     Some(Soft::OneMore(x)) => self.sigmoid(node, x),
-                    _ => {
-                        let one = self.number(node, "one", 1.0);
-                        let x = self.value(node, 0)?;
-                        let y = self.push(node, Op::Binary(Binary::Div), &[one, x])?;
-                        Ok(Some(Operand::Value(y)))
-                    }
+                    _ => Ok(None),
                 };
             }
             "LogSoftmax" => return self.softmax(node).map(|y| Some(self.logarithm(y))),

@@ -352,7 +352,7 @@ impl<'a> Translator<'a> {
         Ok(opposite)
     }
 
-    pub(super) fn number(&mut self, node: NodeView<'a>, part: &str, number: f32) -> ValueId {
+    fn number(&mut self, node: NodeView<'a>, part: &str, number: f32) -> ValueId {
         let name = self.names.unused(&format!("{}.{part}", node.name()));
         self.graph.add_constant(&name, Tensor::f32([], vec![number]))
     }
