@@ -333,13 +333,13 @@ fn check_run(path: &Path, best: &Metadata) -> Result<()> {
         return Ok(());
     };
     let what = match () {
-        () if best.classes != last.classes => "classes",
-        () if best.architecture != last.architecture => "architecture",
-        () if best.head != last.head => "head",
+        () if best.classes != last.classes => "other classes",
+        () if best.architecture != last.architecture => "another architecture",
+        () if best.head != last.head => "another head",
         () => return Ok(()),
     };
     Err(Error::Input(format!(
-        "{}: it is not of the run in this folder: its {what} differs from that of {LAST_FILE} beside it; put back the run's own file, or \
+        "{}: it is not of the run in this folder: it has {what} than {LAST_FILE} beside it; put back the run's own file, or \
          move this one to a folder of its own",
         shown(path)
     )))
