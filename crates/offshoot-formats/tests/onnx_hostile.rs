@@ -228,7 +228,7 @@ fn sizes_that_no_picture_has() {
     let w = || tensor("w", &[4, 3, 3, 3], None);
     let conv = |attributes: &[Vec<u8>]| model(&[node("Conv", &["x", "w"], "f", attributes), w(), head()]);
     refused_with(&conv(&[ints("pads", &[i64::MAX; 4])]), &["`the_f` (Conv)", "pads"]);
-    refused_with(&conv(&[ints("pads", &[60_000; 4])]), &["`the_f` (Conv)", "too large for one picture"]);
+    refused_with(&conv(&[ints("pads", &[60_000; 4])]), &["`the_f` (Conv)", "bytes for one picture (--memory-limit", "limit of 1073741824"]);
     refused_with(&conv(&[ints("strides", &[0, 1])]), &["`the_f` (Conv)", "strides"]);
     refused_with(&conv(&[ints("dilations", &[1 << 16; 2])]), &["`the_f` (Conv)", "does not fit"]);
     refused_with(&conv(&[attribute("group", i64::MIN)]), &["`the_f` (Conv)", "group"]);

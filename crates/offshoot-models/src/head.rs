@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use offshoot_graph::builder::Conv2d;
 use offshoot_graph::op::{Op, Unary};
+use offshoot_graph::text::{quoted, shortened};
 use offshoot_graph::{Graph, GraphError, ValueId};
 
 use crate::squeeze::biased;
@@ -135,11 +136,17 @@ impl fmt::Display for Head {
     }
 }
 
+/// The most characters of a reason, which may repeat what was given.
+const REASON: usize = 300;
+
 impl FromStr for Head {
     type Err = HeadError;
 
     fn from_str(text: &str) -> Result<Head, HeadError> {
-        let error = |reason: String| HeadError { head: text.to_string(), reason };
+        let error = |reason: String| HeadError {
+            head: quoted(text).into_owned(),
+            reason: shortened(&reason, REASON).into_owned(),
+        };
         let (kind, option) = match text.split_once(',') {
             Some((kind, option)) => (kind, Some(option)),
             None => (text, None),

@@ -22,12 +22,10 @@ use super::fold::{MAX_NUMBERS, MAX_PARTS, Number, Numbers, fold, is_foldable, re
 use super::proto::TensorProto;
 use super::tensors::TensorReader;
 use super::{MICROSOFT, complement};
+use crate::elements::{MAX_ELEMENTS, check_activation};
 use crate::error::Problem;
 use crate::metadata::MAX_SIDE;
 use crate::names::Names;
-
-/// More elements than one picture's activations have anywhere (1 GiB as f32).
-const MAX_ELEMENTS: usize = 1 << 28;
 
 const SIMPLIFY: &str = "Export the model in inference mode for a plain classifier of pictures, or simplify the file \
                         with onnxsim";
@@ -573,11 +571,7 @@ impl<'a> Translator<'a> {
             .map_err(|e| Problem::unsupported(&place, e.reason, "Check the file with onnx.checker"))?;
         let id = results[0];
         let shape = &self.graph.value(id).shape;
-        let elements = shape.0.iter().skip(1).map(known_factor).try_fold(1usize, usize::checked_mul);
-        if elements.is_none_or(|n| n > MAX_ELEMENTS) {
-            let what = format!("its output {shape} is too large for one picture");
-            return Err(Problem::TooLarge { place, what, limit: MAX_ELEMENTS as u64 });
-        }
+        check_activation(&place, shape.0.iter().skip(1).map(known_factor))?;
         if !shape.0.iter().all(|dim| dim.is_small(MAX_PARTS)) {
             let what = "its output has a size that takes too many steps to compute".into();
             return Err(Problem::TooLarge { place, what, limit: MAX_PARTS as u64 });

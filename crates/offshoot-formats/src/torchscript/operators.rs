@@ -12,13 +12,12 @@ use offshoot_graph::{Data, Dim, Graph, Op, Role, Shape, Tensor, ValueId, Weights
 use super::place::Place;
 use super::program::Program;
 use super::value::{Stored, Value};
+use crate::elements::{MAX_ELEMENTS, check_activation};
 use crate::error::Problem;
 use crate::metadata::MAX_SIDE;
 use crate::names::Names;
 use crate::pth::storage;
 
-/// More elements than one picture's activations have anywhere (1 GiB as f32).
-const MAX_ELEMENTS: usize = 1 << 28;
 /// More nodes than any classifier has.
 const MAX_NODES: usize = 1 << 16;
 
@@ -359,11 +358,7 @@ impl Builder {
         let name = self.names.unused(name);
         let id = self.graph.add(&name, op, inputs).map_err(|e| call.unsupported(e.reason))?;
         let shape = self.shape(id);
-        let elements = shape.0.iter().skip(1).filter_map(Dim::fixed).try_fold(1usize, usize::checked_mul);
-        if elements.is_none_or(|n| n > MAX_ELEMENTS) {
-            let what = format!("the output {shape} is too large for one picture");
-            return Err(call.place.too_large(what, MAX_ELEMENTS as u64));
-        }
+        check_activation(&call.place.text(), shape.0.iter().skip(1).filter_map(Dim::fixed))?;
         Ok(id)
     }
 

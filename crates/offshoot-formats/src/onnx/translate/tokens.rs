@@ -9,7 +9,8 @@ use super::super::attributes::NodeView;
 use super::super::dynamic::moved;
 use super::super::fold::{MAX_NUMBERS, Number};
 use super::tables::{Rows, is_part_of_bytes};
-use super::{Filled, MAX_ELEMENTS, Operand, SIMPLIFY, Stored, Translator};
+use super::{Filled, Operand, SIMPLIFY, Stored, Translator};
+use crate::elements::MAX_ELEMENTS;
 use crate::error::Problem;
 
 /// Types of ONNX that a Cast may name.
