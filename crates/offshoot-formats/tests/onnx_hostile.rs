@@ -191,7 +191,7 @@ fn an_operator_that_is_not_read_is_named_with_a_way_out() {
     }
     for opset in [6, 25, i64::MIN] {
         let ends = [info(11, "x", 1, &[0, 3, 8, 8]), info(12, "y", 1, &[])];
-        refused_with(&model_of(&ends, opset, &[]), &[&format!("operator set {opset}"), "opset_version=17"]);
+        refused_with(&model_of(&ends, opset, &[]), &[&format!("opset {opset}"), "opset_version=17"]);
     }
 }
 
@@ -199,7 +199,7 @@ fn an_operator_that_is_not_read_is_named_with_a_way_out() {
 fn a_batch_norm_in_training_is_refused() {
     let norm = node("BatchNormalization", &["x", "c", "c", "c", "c"], "f", &[attribute("training_mode", 1)]);
     refused_with(&model(&[norm, tensor("c", &[3], None), head()]), &["`the_f`", "model.eval()"]);
-    // Before operator set 14 five outputs say the same; empty names are no outputs.
+    // Before opset 14 five outputs say the same; empty names are no outputs.
     let outputs = |names: &[&str]| {
         let names = names.iter().map(|name| field(2, name)).collect::<Vec<_>>().concat();
         let inputs = ["x", "c", "c", "c", "c"].map(|name| field(1, name)).concat();
@@ -314,7 +314,7 @@ fn comparisons_and_choices_of_other_things_than_tokens() {
     let one = whole("one", &[], &[1]);
     text_refused(&[embedded.clone(), node("Equal", &["e", "one"], "y", &[]), one.clone()], &["(Equal)"]);
     text_refused(&[node("Equal", &["x", "x"], "y", &[])], &["(Equal)", "one number that is known"]);
-    text_refused(&[embedded.clone(), node("Not", &["e"], "y", &[])], &["(Not)", "no truth value"]);
+    text_refused(&[embedded.clone(), node("Not", &["e"], "y", &[])], &["(Not)", "no boolean"]);
     text_refused(&[embedded.clone(), node("Where", &["e", "e", "e"], "y", &[])], &["(Where)"]);
     text_refused(&[embedded.clone(), node("Add", &["e", "x"], "y", &[])], &["(Add)", "i64"]);
     text_refused(&[embedded, node("Cast", &["e"], "y", &[attribute("to", 7)])], &["(Cast)"]);

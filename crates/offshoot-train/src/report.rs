@@ -77,7 +77,7 @@ pub fn write(run: &Path, processor: &str) -> Result<(), FormatError> {
         let metrics = predictions.metrics();
         body += &section("Confusion", &confusion(&predictions.classes, &metrics));
         body += &section("Classes", &classes(&predictions.classes, &metrics));
-        body += &section("The worst pictures", &worst(predictions, recipe.as_ref()));
+        body += &section("Pictures with the highest loss", &worst(predictions, recipe.as_ref()));
         body += &section("Calibration", &calibration_section(predictions));
     }
     if let Some(formats) = FormatsReport::read(run) {
@@ -235,7 +235,7 @@ fn confusion(classes: &[String], metrics: &Metrics) -> String {
     let rows: Vec<Vec<String>> = pairs.iter().take(MOST_PAIRS).map(row).collect();
     if !rows.is_empty() {
         html += "<h3>Most confused</h3>";
-        html += &page::table(&["label", "prediction", "pictures", "share of the label"], &rows, 2);
+        html += &page::table(&["label", "prediction", "pictures", "fraction of the label"], &rows, 2);
     }
     html
 }

@@ -65,7 +65,7 @@ fn a_rate_that_is_too_high_and_one_that_is_too_low_are_told_of_once() {
             s.optimizer = Some(OptimizerKind::AdamW);
             s.epochs = Some(6);
         });
-        // From a guess.
+        // From random guessing.
         let mut model = model();
         model.weights.get_mut("fc.weight").and_then(Tensor::as_f32_mut).unwrap().fill(0.0);
         let told = warnings(&fixture, model, "run");

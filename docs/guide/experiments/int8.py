@@ -3,9 +3,9 @@
 
     docs/guide/experiments/int8.py OFFSHOOT [--write]
 
-A new head is trained on `photos6`; then each file is made and asked about all 208 pictures. `agrees` is how many of them have
+A new head is trained on `photos6`; then each file is made and run on all 208 pictures. `agrees` is how many of them have
 the same answer as in f32, `sure` the same among those that f32 gives at least 0.9. The time is ONNX Runtime's for one picture,
-two threads, the median of 50 runs taken in turns. `--write` puts the tables into the guide's pages. Needs the assets and the light
+two threads, the median of 50 runs taken alternately. `--write` puts the tables into the guide's pages. Needs the assets and the light
 peers (scripts/fetch, scripts/peers --light), onnxruntime.quantization among them.
 """
 

@@ -676,7 +676,7 @@ impl Builder {
         Ok(self.define(id))
     }
 
-    /// Neighbours along an axis (slice), or one place of it without the axis (select).
+    /// Neighbors along an axis (slice), or one place of it without the axis (select).
     fn part(&mut self, call: &OperatorCall<'_>) -> Result<Value, Problem> {
         let x = self.tensor(call, 0)?;
         let mut shape = self.shape(x).clone();

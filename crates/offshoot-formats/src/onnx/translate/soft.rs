@@ -1,4 +1,4 @@
-//! Softmax and Sigmoid that a file spells out: exp(x - max(x)) / sum(exp(x - max(x))), 1 / (1 + exp(-x)), and their logarithms.
+//! Softmax and Sigmoid that a file computes in several operators: exp(x - max(x)) / sum(exp(x - max(x))), 1 / (1 + exp(-x)), and their logarithms.
 //! Of these operators nothing else is read.
 
 use offshoot_graph::{Op, ValueId};
