@@ -155,6 +155,9 @@ fn places<'a>(text: &'a str, phrase: &'a str) -> impl Iterator<Item = usize> + '
 /// The retired phrases in a text, each with its line and what to say.
 fn retired(text: &str, markdown: bool) -> Vec<String> {
     let lines: Vec<&str> = text.lines().collect();
+    let whole = text.to_lowercase();
+    let first_word = |phrase: &str| phrase.split(' ').next().is_some_and(|word| whole.contains(word));
+    let candidates: Vec<_> = RETIRED.iter().filter(|(phrase, _)| first_word(phrase)).collect();
     let mut found = Vec::new();
     let mut block = false;
     for (i, line) in lines.iter().enumerate() {
@@ -163,7 +166,7 @@ fn retired(text: &str, markdown: bool) -> Vec<String> {
         let first = content(line).to_lowercase();
         let both = format!("{first} {}", lines.get(i + 1).map_or("", |next| content(next)).to_lowercase());
         let alone = if block || fence { String::new() } else { prose(line, markdown).to_lowercase() };
-        for &(phrase, instead) in RETIRED {
+        for &&(phrase, instead) in &candidates {
             let is = match phrase.contains([' ', '-']) {
                 true => places(&both, phrase).any(|at| at < first.len()),
                 false => places(&alone, phrase).next().is_some(),
