@@ -89,6 +89,13 @@ const RETIRED: &[(&str, &str)] = &[
     ("is borne", "is tolerated"),
     ("that kernels like", "for kernels"),
     ("meets the file system", "uses the file system"),
+    // Guide.
+    ("keeps what it says", "caches its features"),
+    ("changes its mind", "predicts another class"),
+    ("quiet trap", "(nothing)"),
+    ("price to pay", "cost"),
+    ("sure answers", "confident predictions"),
+    ("finds its place", "settles"),
     // Spelling.
     ("quantise", "quantize"),
     ("quantised", "quantized"),
