@@ -59,7 +59,7 @@ fn a_dead_layer_is_named() {
 
 #[test]
 fn a_rate_that_is_too_high_and_one_that_is_too_low_are_told_of_once() {
-    for (lr, start) in [(3.0, "the learning rate looks too high"), (1e-9, "the loss does not move")] {
+    for (lr, start) in [(3.0, "the learning rate looks too high"), (1e-9, "the loss does not change")] {
         let fixture = without_augmentation(|s| {
             s.lr = Some(lr);
             s.optimizer = Some(OptimizerKind::AdamW);

@@ -410,7 +410,7 @@ mod tests {
     #[test]
     fn a_loss_that_stays_at_a_guess_is_told_of() {
         let told = of_losses(&[1.80, 1.79, 1.80, 1.79]);
-        assert!(told[2][0].contains("does not move") && told[3].is_empty(), "{told:?}");
+        assert!(told[2][0].contains("does not change") && told[3].is_empty(), "{told:?}");
         assert!(of_losses(&[0.5, 0.5, 0.5, 0.5]).iter().all(Vec::is_empty));
         assert!(of_losses(&[1.8, 1.78, 1.72, 1.66]).iter().all(Vec::is_empty));
     }

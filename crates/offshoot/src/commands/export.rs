@@ -259,7 +259,7 @@ impl Arguments {
         let calibrates = self.precision() == "int8" && self.format.iter().all(|f| f == "tensorrt");
         match self.calibration.given() {
             Some(name) if !calibrates => {
-                let text = "goes with --format tensorrt --precision int8, the only one with calibration";
+                let text = "is for --format tensorrt --precision int8, the only one with calibration";
                 Err(Error::Input(format!("{name} {text}")).into())
             }
             _ => Ok(()),
