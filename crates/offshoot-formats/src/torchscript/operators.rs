@@ -21,7 +21,7 @@ const MAX_ELEMENTS: usize = 1 << 28;
 /// More nodes than any classifier has.
 const MAX_NODES: usize = 1 << 16;
 
-const WAY_OUT: &str = "offshoot reads convolutional networks, transformers and LSTMs of the usual operators; give a PyTorch \
+const WAY_OUT: &str = "In TorchScript, offshoot reads convolutional networks and transformers of the usual operators; give a PyTorch \
                        checkpoint with `--model NAME --weights FILE` where there is one";
 
 /// A call of an operator.
