@@ -1,4 +1,4 @@
-//! Inverted residual blocks in one pass against their convolutions one after the other: the same bits, on every SIMD
+//! Inverted residual blocks in one pass against their convolutions one after the other: bit-identical, on every SIMD
 //! path, for any number of threads and any batch.
 #![allow(clippy::unwrap_used)] // helpers of tests, too
 

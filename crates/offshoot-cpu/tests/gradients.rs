@@ -389,7 +389,7 @@ fn dropout_keeps_the_right_part_and_depends_on_key_and_layer_only() {
     assert_eq!(run(3, &[keys[5], keys[2]]), [&y[5 * c..6 * c], &y[2 * c..3 * c]].concat());
     assert_ne!(run(4, &keys[..1]), y[..c]);
     assert_ne!(y[..c], y[c..2 * c]);
-    // Neighbouring elements are not tied: pairs are kept together as often as independence says.
+    // Neighboring elements are not tied: pairs are kept together as often as independence says.
     let pairs = y.chunks_exact(2).filter(|p| p[0] != 0.0 && p[1] != 0.0).count() as f64;
     assert!((pairs - 0.49 * all / 2.0).abs() < 5.0 * (0.49 * 0.51 * all / 2.0).sqrt(), "{pairs}");
 }

@@ -122,7 +122,7 @@ fn the_pair_has_the_gradient_of_fake_quantize() {
 
 #[test]
 fn a_layout_between_the_two_changes_nothing() {
-    // Quantised channels last behind a pool, dequantised channel by channel.
+    // Quantized channels last behind a pool, dequantized channel by channel.
     let mut graph = Graph::new("g");
     let x = graph.add_input("x", DType::F32, Shape::fixed(&[1, 2, 2, 2]));
     let relu = graph.add("relu", Op::Unary(Unary::Relu), &[x]).unwrap();
@@ -156,7 +156,7 @@ fn what_does_not_fit_is_refused() {
     assert_eq!(reason, "`scale` is [2]: one number, or one for each place of axis 1 of [2, 3]");
     let q = graph.add("q", Op::QuantizeLinear { axis: 0 }, &[x, scale, zero]).unwrap();
     let reason = error(&mut graph, Op::QuantizeLinear { axis: 0 }, &[q, scale, zero]);
-    assert_eq!(reason, "`q` is i8, and only f32 is quantised");
+    assert_eq!(reason, "`q` is i8, and only f32 is quantized");
     let bytes = graph.add_constant("bytes", Tensor::new([2], Data::U8(vec![0; 2])).unwrap());
     let reason = error(&mut graph, Op::DequantizeLinear { axis: 0 }, &[q, scale, bytes]);
     assert_eq!(reason, "`q` is i8 and `bytes` is u8");

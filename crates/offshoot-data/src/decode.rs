@@ -206,7 +206,7 @@ pub struct PictureError {
 /// Decodes the bytes of a picture file: rotated by EXIF and laid over the background, if so asked.
 ///
 /// Samples of 16 bits keep their high byte (as Pillow does for RGB). Of an animation the first frame is taken.
-/// Colour profiles and gamma are ignored, as Pillow and torchvision ignore them.
+/// Color profiles and gamma are ignored, as Pillow and torchvision ignore them.
 ///
 /// ```
 /// use offshoot_data::{DecodeError, DecodeOptions, decode};
@@ -403,7 +403,7 @@ fn other_header<'a, R: BufRead + Seek + 'a>(
     options: &DecodeOptions,
 ) -> Result<impl ImageDecoder + 'a, Failure> {
     let mut reader = ImageReader::with_format(reader, format);
-    // What stands before the pixels, such as a colour profile, takes no more whatever it unpacks to.
+    // What stands before the pixels, such as a color profile, takes no more whatever it unpacks to.
     reader.limits(memory_limits(HEADER_PIXELS));
     let mut decoder = reader.into_decoder()?;
     let (width, height) = decoder.dimensions();

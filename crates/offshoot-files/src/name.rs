@@ -2,14 +2,14 @@
 
 use offshoot_graph::text::is_invisible;
 
-/// More bytes would leave no room for endings and temporary names: file systems take 255.
+/// More bytes would leave no room for extensions and temporary names: file systems take 255.
 const MOST_BYTES: usize = 120;
 
-/// Names that are devices on Windows, with and without an ending.
+/// Names that are devices on Windows, with and without an extension.
 const DEVICES: [&str; 4] = ["CON", "PRN", "AUX", "NUL"];
 const NUMBERED_DEVICES: [&str; 2] = ["COM", "LPT"];
 
-/// A name for a file without its ending, made of any text: one name, never a path, that is the same on every file system and
+/// A name for a file without its extension, made of any text: one name, never a path, that is the same on every file system and
 /// is no option of a program. Letters and digits of any script stay, and `-_.+=,@` and spaces inside; everything else
 /// becomes `_`. `model` where nothing is left.
 pub fn stem(text: &str) -> String {

@@ -15,7 +15,7 @@ pub const LABELS: &str = "labels.txt";
 /// How long a request may wait for others to share its batch, in microseconds.
 const QUEUE_DELAY: u32 = 100;
 
-/// `config.pbtxt` of the model `name`: normalised f32 pictures in, logits out, requests gathered into batches of up to
+/// `config.pbtxt` of the model `name`: normalized f32 pictures in, logits out, requests gathered into batches of up to
 /// `max_batch` pictures.
 pub fn config(name: &str, metadata: &Metadata, max_batch: usize) -> String {
     let (size, classes, name) = (metadata.preprocessing.size, metadata.classes.len(), text(name));

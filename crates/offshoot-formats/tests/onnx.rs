@@ -51,7 +51,7 @@ fn every_operator_set_that_we_write_is_read_back() {
     }
     let message =
         onnx::write_bytes(&model, Options { opset: 12, ..Options::default() }).unwrap_err().to_string();
-    assert!(message.contains("operator set 12") && message.contains("13 to 21"), "{message}");
+    assert!(message.contains("opset 12") && message.contains("13 to 21"), "{message}");
 }
 
 #[test]
@@ -166,7 +166,7 @@ fn forms_of_other_exporters() {
         ops(&auto_pad),
         "Add Mul Conv Clip Conv BatchNormalization AveragePool GlobalAveragePool Flatten Gemm"
     );
-    // Normalisation inside the graph is no parameter.
+    // Normalization inside the graph is no parameter.
     assert_eq!(parameters(&auto_pad)[0], "w1");
     assert_eq!(ops(&read("padded")), "Conv Clip MaxPool GlobalAveragePool Flatten Gemm");
     let legacy = read("legacy");
@@ -299,7 +299,7 @@ fn a_preparation_that_is_not_the_metadatas_is_refused() {
 fn a_preparation_that_onnx_cannot_say_is_an_error() {
     let mut model = mobile(false);
     let message = onnx::write_bytes(&model, Options { opset: 17, ..PREPARING }).unwrap_err().to_string();
-    assert!(message.contains("operator set 17") && message.contains("18 or more"), "{message}");
+    assert!(message.contains("opset 17") && message.contains("18 or newer"), "{message}");
     model.metadata.preprocessing.interpolation = offshoot_graph::Interpolation::Lanczos;
     let message = onnx::write_bytes(&model, PREPARING).unwrap_err().to_string();
     assert!(message.contains("Lanczos"), "{message}");

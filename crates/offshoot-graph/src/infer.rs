@@ -103,7 +103,7 @@ pub(crate) fn infer(op: &Op, inputs: &[&Value]) -> Result<Types, String> {
             arity(inputs, 3..=3)?;
             if inputs[0].dtype != DType::F32 {
                 return Err(format!(
-                    "`{}` is {}, and only f32 is quantised",
+                    "`{}` is {}, and only f32 is quantized",
                     inputs[0].name, inputs[0].dtype
                 ));
             }
@@ -429,7 +429,7 @@ fn product_operands(inputs: &[&Value]) -> Result<(), String> {
 fn dynamic_product_shape(inputs: &[&Value], trans_b: bool) -> Result<Shape, String> {
     let (x, weight) = (inputs[0], inputs[1]);
     if x.dtype != DType::F32 {
-        return Err(format!("`{}` is {}, and only f32 is quantised", x.name, x.dtype));
+        return Err(format!("`{}` is {}, and only f32 is quantized", x.name, x.dtype));
     }
     one_of(weight, &[DType::I8])?;
     rank(x, 2)?;

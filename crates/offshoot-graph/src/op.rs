@@ -2,7 +2,7 @@
 //!
 //! # Integers in a graph
 //!
-//! A quantised network says what is to be computed in integers by what stands between [`Op::QuantizeLinear`] (Q) and
+//! A quantized network says what is to be computed in integers by what stands between [`Op::QuantizeLinear`] (Q) and
 //! [`Op::DequantizeLinear`] (DQ), as ONNX does ("QDQ"): each operator is the float one, and an executor that knows the
 //! pattern computes it on the integers. In the canonical form, which `offshoot-quant` writes and ONNX Runtime reads,
 //!
@@ -13,7 +13,7 @@
 //!   -64..63 where the target's products of two bytes saturate in 16 bits;
 //! - a bias is a parameter of i32 behind `DQ(b, s, z)`, z = 0, whose scale for each channel is the scale of the
 //!   activation times that of the weight, rounded to f32 once; or it is a float parameter as it was;
-//! - `DQ, DQ [, DQ] -> Conv | Gemm [-> Relu | Clip] -> Q` is a product of integers and one requantisation;
+//! - `DQ, DQ [, DQ] -> Conv | Gemm [-> Relu | Clip] -> Q` is a product of integers and one requantization;
 //! - `DQ, DQ -> Add [-> Relu | Clip] -> Q` is a sum of integers under two scales;
 //! - `DQ -> MaxPool | Flatten | Reshape | Transpose | Slice -> Q` with the same constants on both sides moves integers;
 //! - `DQ -> AveragePool | GlobalAveragePool -> Q` takes means of integers; `DQ, .. -> Concat -> Q` rescales where the
@@ -37,8 +37,8 @@ pub use unary::{Alpha, Attribute, Autocast, Derivative, Fixed, Name, Row, Unary}
 use crate::shape::Shape;
 use crate::tensor::DType;
 
-/// What a node computes. Matches on it have no wildcard arm: add an operator, and the compiler lists each room
-/// that must learn it.
+/// What a node computes. Matches on it have no wildcard arm: add an operator, and the compiler lists each module
+/// that must handle it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Op {
     /// (x [N, C, H, W], weight [K, C / group, R, S], bias [K]?) -> [N, K, H', W']
@@ -118,9 +118,9 @@ pub enum Op {
     /// (logits [N, C], labels i64 [N] or targets f32 [N, C], class weights [C]?) -> scalar, as `torch.nn.CrossEntropyLoss`: with
     /// labels the weighted mean, with targets the sum over N
     SoftmaxCrossEntropyLoss(CrossEntropy),
-    /// What only training computes on the way forward.
+    /// What only training computes in the forward pass.
     Train(TrainOp),
-    /// What only training computes on the way back.
+    /// What only training computes in the backward pass.
     Grad(GradOp),
     /// (x f32, scale f32, zero_point u8 or i8) -> saturate(round(x / scale) + zero_point) of zero_point's type, rounded half to
     /// even. The scale and the zero point are scalars, or have a number for each place of `axis`.
@@ -143,7 +143,7 @@ pub enum Op {
     },
     /// (x [T, N, F], weight [D, 4 H, F], recurrence [D, 4 H, H], bias [D, 8 H]) -> (y [T, D, N, H], last h [D, N, H]): ONNX's LSTM with
     /// its own activations, from states of 0; gates in the order i, o, f, c; the bias is that of the weight and that of the
-    /// recurrence. D is 2 when it runs both ways.
+    /// recurrence. D is 2 when it is bidirectional.
     Lstm(Direction),
     /// (x, weight i8 [D, F, 4 H], recurrence i8 [D, H, 4 H], weight scale [D, 4 H], recurrence scale [D, 4 H], bias [D, 8 H]) -> as
     /// [`Op::Lstm`], f32: products as in [`Op::DynamicQuantizeMatMul`], with one scale for all of x and one for h at each step.
@@ -154,7 +154,7 @@ pub enum Op {
     Fused(FusedOp),
 }
 
-/// Operators on tokens: numbers of rows in a table, i64. A truth value is an f32 that is 1 or 0.
+/// Operators on tokens: numbers of rows in a table, i64. A boolean is an f32 that is 1 or 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SequenceOp {
     /// (table [R, ..], indices i64 [..]) -> the table's rows in the indices' places, as `torch.nn.Embedding`. An index
@@ -200,7 +200,7 @@ pub enum Direction {
 }
 
 impl Direction {
-    /// How many ways it runs.
+    /// The number of directions.
     pub fn ways(self) -> usize {
         match self {
             Direction::Forward | Direction::Reverse => 1,
@@ -208,7 +208,7 @@ impl Direction {
         }
     }
 
-    /// Whether way `index` takes the steps from the last to the first.
+    /// Whether direction `index` takes the steps from the last to the first.
     pub fn is_reverse(self, index: usize) -> bool {
         self == Direction::Reverse || index == 1
     }
@@ -221,7 +221,7 @@ pub struct Conv {
     pub strides: [usize; 2],
     /// Zeros around the input: top, left, bottom, right.
     pub pads: [usize; 4],
-    /// Rows and columns from one tap to the next.
+    /// Rows and columns from one kernel element to the next.
     pub dilations: [usize; 2],
     /// Groups of channels that do not see each other.
     pub group: usize,
@@ -247,7 +247,7 @@ pub struct Gemm {
 pub struct BatchNormalization {
     /// Added to the variance.
     pub epsilon: f32,
-    /// The part of the *batch's* statistics in the new running ones: PyTorch's momentum, 1 minus ONNX's.
+    /// The fraction of the *batch's* statistics in the new running ones: PyTorch's momentum, 1 minus ONNX's.
     pub momentum: f32,
 }
 
@@ -306,7 +306,7 @@ pub struct AveragePool {
 /// Attributes of the loss.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct CrossEntropy {
-    /// The part of the target spread over all classes, 0..1.
+    /// The fraction of the target spread over all classes, 0..1.
     pub label_smoothing: f32,
 }
 
@@ -434,7 +434,7 @@ pub enum GradOp {
     },
     /// (dloss, logits, labels, class weights?) -> dlogits
     SoftmaxCrossEntropyLoss(CrossEntropy),
-    /// (dy, x, scale, zero_point) -> dy where the quantised x did not saturate, else 0: the straight-through gradient of a
+    /// (dy, x, scale, zero_point) -> dy where the quantized x did not saturate, else 0: the straight-through gradient of a
     /// Q and the DQ behind it, as PyTorch's `fake_quantize`
     QuantizeLinear {
         /// The axis of x that the scale goes along.
@@ -456,7 +456,7 @@ pub enum Activation {
     Smooth(Unary),
 }
 
-/// What the bytes of a quantised tensor stand for: (byte - zero_point) * scale.
+/// What the bytes of a quantized tensor stand for: (byte - zero_point) * scale.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Steps {
     /// The size of a step, positive and finite.
@@ -465,7 +465,7 @@ pub struct Steps {
     pub zero_point: u8,
 }
 
-/// What is added to a quantised result before it is stored.
+/// What is added to a quantized result before it is stored.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct QuantizedResidual {
     /// The steps in which the result is rounded before the addition.

@@ -232,7 +232,7 @@ mod tests {
 
     #[test]
     fn same_padding_is_tensorflows() {
-        // An even size with stride 2 pads after only; an odd one both sides alike; stride 1 is centred.
+        // An even size with stride 2 pads after only; an odd one both sides alike; stride 1 is centered.
         assert_eq!(same_padding(224, 3, 2), (0, 1));
         assert_eq!(same_padding(224, 5, 2), (1, 2));
         assert_eq!(same_padding(65, 3, 2), (1, 1));

@@ -271,7 +271,7 @@ fn resample(x: &[f32], [outer, old, inner]: [usize; 3], new: usize) -> Vec<f32> 
 }
 
 /// The places that each new place reads, with weights that sum to one: a cubic kernel as wide as the scale, around the
-/// new place's centre.
+/// new place's center.
 fn taps(old: usize, new: usize) -> Vec<Vec<(usize, f32)>> {
     let scale = old as f64 / new as f64;
     let (wide, support) = (scale.max(1.0), 2.0 * scale.max(1.0));

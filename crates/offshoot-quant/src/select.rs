@@ -21,7 +21,7 @@ pub struct Network {
     uses: Vec<usize>,
 }
 
-/// What a node of a quantised network is.
+/// What a node of a quantized network is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Part {
     /// In float.
@@ -37,10 +37,10 @@ pub(crate) enum Part {
 }
 
 impl Network {
-    /// Folds the batch norms of `model` and selects what `scheme` quantises.
+    /// Folds the batch norms of `model` and selects what `scheme` quantizes.
     ///
     /// # Errors
-    /// When the weights do not fit, or there is nothing to quantise.
+    /// When the weights do not fit, or there is nothing to quantize.
     pub fn new(model: &Model, scheme: Scheme) -> Result<Network, QuantError> {
         let (graph, weights) = shipped(&model.graph, &model.weights)?;
         let uses = graph.use_counts();
@@ -72,7 +72,7 @@ impl Network {
         self.scheme
     }
 
-    /// The names of the operators that are quantised and may be kept in float instead.
+    /// The names of the operators that are quantized and may be kept in float instead.
     pub fn operators(&self) -> Vec<String> {
         let nodes = self.graph.nodes().iter().zip(&self.parts);
         let own = nodes.filter(|(_, part)| matches!(part, Part::Weighted | Part::Computed));

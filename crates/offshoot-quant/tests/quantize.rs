@@ -1,4 +1,4 @@
-//! Small networks with the parts of ResNet and MobileNetV2, quantised.
+//! Small networks with the parts of ResNet and MobileNetV2, quantized.
 
 #![allow(clippy::unwrap_used)] // a test's panic is its failure
 
@@ -90,7 +90,7 @@ fn logits(model: &Model, batches: &[Tensor]) -> Vec<f32> {
     found
 }
 
-/// The root of the mean squared difference, in parts of the root of the mean square.
+/// The root of the mean squared difference, relative to the root of the mean square.
 fn distance(a: &[f32], b: &[f32]) -> f64 {
     let square = |x: f32| f64::from(x).powi(2);
     let off: f64 = a.iter().zip(b).map(|(a, b)| square(a - b)).sum();

@@ -1,4 +1,4 @@
-//! Pictures that a model has been trained with.
+//! Pictures that a model was trained on.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;

@@ -1,7 +1,7 @@
 //! Runs that train longer than was asked for at first: `--resume --epochs 20` of a run of 10.
 //!
 //! What has happened stays: the best epoch, and the epochs after which something was unfrozen or pictures changed their size. From
-//! where the run is, the learning rate is that of a run of the new number of epochs. What looks at the last epochs starts anew:
+//! where the run is, the learning rate is that of a run of the new number of epochs. What looks at the last epochs starts again:
 //! the epochs that early stopping has waited, and the average of the last epochs.
 
 use std::path::PathBuf;

@@ -11,7 +11,7 @@ use crate::run::{
     BASE_FILE, BASE_HASH_FILE, GROUPS_FILE, LAST_FILE, PICTURES_FILE, RunError, has_checkpoint, is_temporary,
 };
 
-/// The folder of kept features, where they are kept with the run.
+/// The folder of cached features, where they are cached with the run.
 const CACHE: &str = "cache";
 
 /// What a run has written before its first checkpoint is whole. A finished epoch leaves more.

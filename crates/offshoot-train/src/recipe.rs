@@ -527,7 +527,7 @@ fn check_together(recipe: &Recipe) -> Result<(), SettingError> {
         }
     }
     if !recipe.progressive.is_empty() && recipe.cache_views.is_some() {
-        let reason = "cannot be given together with progressive: what is kept of a picture is of one size";
+        let reason = "cannot be given together with progressive: cached features are of one size";
         return refuse("cache_views", reason.into());
     }
     if recipe.clip_norm.is_some() && recipe.clip_value.is_some() {

@@ -82,7 +82,7 @@ pub fn write(run: &Path, processor: &str) -> Result<Vec<String>, FormatError> {
         let metrics = predictions.metrics();
         body += &section("Confusion", &confusion(&predictions.classes, &metrics));
         body += &section("Classes", &classes(&predictions.classes, &metrics));
-        body += &section("The worst pictures", &worst(predictions, recipe.as_ref()));
+        body += &section("Pictures with the highest loss", &worst(predictions, recipe.as_ref()));
         body += &section("Calibration", &calibration_section(predictions));
     }
     let formats = FormatsReport::read(run).map_err(|error| error.to_string());
@@ -285,7 +285,7 @@ fn confusion(classes: &[String], metrics: &Metrics) -> String {
     let rows: Vec<Vec<String>> = pairs.iter().take(MOST_PAIRS).map(row).collect();
     if !rows.is_empty() {
         html += "<h3>Most confused</h3>";
-        html += &page::table(&["label", "prediction", "pictures", "share of the label"], &rows, 2);
+        html += &page::table(&["label", "prediction", "pictures", "fraction of the label"], &rows, 2);
     }
     html
 }

@@ -93,7 +93,7 @@ const FILES: [&str; 15] = [
 pub enum RunError {
     /// There is a run already.
     #[error(
-        "{}: there is something already; give --resume to go on with it, or another folder with --out",
+        "{}: it is not empty; give --resume to resume the run in it, or another folder with --out",
         shown(run)
     )]
     Exists {
@@ -102,7 +102,7 @@ pub enum RunError {
     },
     /// There is something that is no run with a checkpoint.
     #[error(
-        "{}: there is something already, and no checkpoint of a run to go on from; give another folder with --out",
+        "{}: it is not empty, and has no checkpoint to resume from; give another folder with --out",
         shown(run)
     )]
     Occupied {
@@ -170,7 +170,7 @@ pub enum RunError {
 pub struct Best {
     /// The epoch, from 1.
     pub epoch: u64,
-    /// The part of the validation pictures that were recognised; `None` without validation pictures.
+    /// The fraction of the validation pictures classified correctly; `None` without validation pictures.
     pub val_accuracy: Option<f64>,
     /// The mean cross entropy on the validation pictures.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -237,7 +237,7 @@ impl Position {
     fn problem(&self, setting: &Setting) -> Option<String> {
         let json = serde_json::to_value(self).ok()?;
         if let Some(number) = largest(&json).filter(|number| *number > MAX_NUMBER) {
-            return Some(format!("holds the number {number:e}, which no run reaches"));
+            return Some(format!("holds the number {number:e}, which is out of range"));
         }
         let [train, _] = setting.pictures;
         if self.step > train as u64 {
@@ -247,7 +247,7 @@ impl Position {
             return Some(format!("claims {} finished epochs", self.epoch));
         }
         if self.rollbacks > MAX_ROLLBACKS {
-            return Some(format!("claims that the run has gone back {} times", self.rollbacks));
+            return Some(format!("claims {} rollbacks", self.rollbacks));
         }
         None
     }
@@ -389,17 +389,17 @@ pub struct EpochRow {
     pub epoch: u64,
     /// Mean loss of the training steps (smoothed, weighted and with dropout where those are on).
     pub train_loss: f64,
-    /// Part of the training pictures recognised, during the steps (augmented, with dropout).
+    /// Fraction of the training pictures classified correctly, during the steps (augmented, with dropout).
     pub train_accuracy: f64,
     /// Mean cross entropy on the validation pictures.
     pub val_loss: Option<f64>,
-    /// Part of the validation pictures recognised.
+    /// Fraction of the validation pictures classified correctly.
     pub val_accuracy: Option<f64>,
     /// The learning rate of the last step.
     pub learning_rate: f64,
     /// Mean 2-norm of the gradient over the steps that changed something; `None` where none did.
     pub gradient_norm: Option<f64>,
-    /// Part of the training pictures recognised after the epoch, in evaluation mode and without random changes: of all up to
+    /// Fraction of the training pictures classified correctly after the epoch, in evaluation mode and without random changes: of all up to
     /// 2048, or where training changes pictures at random, of as many as there are to validate with.
     pub train_eval_accuracy: Option<f64>,
     /// Steps that were left out because of a number that is not finite: those of [`crate::recipe::OnNonFinite`], and those whose loss
@@ -411,7 +411,7 @@ pub struct EpochRow {
     pub images_per_second: f64,
     /// Seconds of training so far, earlier sessions included.
     pub seconds: f64,
-    /// The process's high-water mark of memory so far.
+    /// The peak memory of the process so far.
     pub peak_mib: Option<f64>,
 }
 
@@ -470,7 +470,7 @@ impl Results {
         self.lines.push(row.line());
     }
 
-    /// The seconds of training so far, and the high-water mark of memory.
+    /// The seconds of training so far, and the peak memory.
     pub(crate) fn totals(&self) -> (f64, Option<f64>) {
         let sane = |x: &f64| (0.0..=MAX_NUMBER).contains(x);
         let number = |line: &str, from_end: usize| line.rsplit(',').nth(from_end)?.parse().ok().filter(sane);

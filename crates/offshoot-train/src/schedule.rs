@@ -34,7 +34,7 @@ pub enum ScheduleKind {
 /// Smith's 1cycle policy, `torch.optim.lr_scheduler.OneCycleLR` without its cycle of the momentum. PyTorch's defaults.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct OneCycle {
-    /// The part of the steps in which the rate rises, above 0 and below 1.
+    /// The fraction of the steps in which the rate rises, above 0 and below 1.
     pub rise: f64,
     /// The rate starts at this part of the highest.
     pub start: f64,
@@ -55,7 +55,7 @@ impl Default for OneCycle {
 /// When a [`Plateau`] lowers the rate. PyTorch's defaults.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PlateauOptions {
-    /// Epochs without a better loss that are borne.
+    /// Epochs without a better loss before the rate is lowered.
     pub patience: u64,
     /// What the rate is multiplied by, above 0 and below 1.
     pub factor: f64,
@@ -167,7 +167,7 @@ impl Schedule {
         match self.kind {
             ScheduleKind::Constant | ScheduleKind::Plateau(_) => 1.0,
             ScheduleKind::Cosine => {
-                // libm in Rust: the same bits on every machine.
+                // libm in Rust: bit-identical on every machine.
                 (1.0 + libm::cos(PI * (t as f64 / n.max(1) as f64).min(1.0))) / 2.0
             }
             ScheduleKind::OneCycle(cycle) => cycle.factor(t as f64, n as f64),

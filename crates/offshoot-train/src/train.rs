@@ -168,7 +168,7 @@ pub struct TrainResult {
     pub frozen_parameters: u64,
     /// Seconds of training, earlier sessions included.
     pub seconds: f64,
-    /// The high-water mark of memory in MiB; `None` where the system does not say.
+    /// The peak memory in MiB; `None` where the system does not say.
     pub peak_mib: Option<f64>,
 }
 
@@ -177,7 +177,7 @@ pub struct TrainResult {
 pub struct BestEpoch {
     /// The epoch, from 1.
     pub epoch: u64,
-    /// The part of the validation pictures that were recognised; `None` without validation pictures.
+    /// The fraction of the validation pictures classified correctly; `None` without validation pictures.
     pub val_accuracy: Option<f64>,
 }
 
@@ -218,7 +218,7 @@ pub enum Event<'a> {
         /// Which parameters learn, and at which rates.
         groups: &'a [GroupRow],
     },
-    /// The frozen part is run once on each picture, whose features are kept.
+    /// The frozen part is run once on each picture, whose features are cached.
     Features {
         /// Pictures done.
         done: usize,
@@ -251,12 +251,12 @@ pub enum Event<'a> {
     Epoch(&'a EpochRow),
     /// The average of the last epochs was tried.
     Average {
-        /// The part of the validation pictures that it recognises.
+        /// The fraction of the validation pictures that it classifies correctly.
         val_accuracy: Option<f64>,
         /// Whether it is better than each epoch, and so kept as the best model.
         best: bool,
     },
-    /// The run ends before its last epoch, because validation has not got better.
+    /// The run ends before its last epoch, because the validation accuracy has not improved.
     Ended,
     /// A picture was left out.
     Skipped(&'a PictureError),
@@ -279,7 +279,7 @@ pub struct Control<'a> {
     /// The longest time between two checkpoints; there is one after each epoch anyway. Ten minutes by
     /// [`Control::new`].
     pub checkpoint_every: Duration,
-    /// Where what frozen parts say about pictures is kept. In the run directory by [`Control::new`].
+    /// Where features of frozen layers are cached. In the run directory by [`Control::new`].
     pub cache: CacheOptions,
     /// The command that started the run, for its log.
     pub command: Option<String>,
@@ -315,7 +315,7 @@ impl<'a> Control<'a> {
 ///
 /// A resumed run goes on from its last checkpoint with the same numbers as one that was never interrupted; the weights
 /// of `model` are then replaced by the checkpoint's. A finished run gives its result again, unless `recipe` is that of
-/// [`Recipe::resume`] with more epochs: then it goes on to those. A run that has left no checkpoint starts anew.
+/// [`Recipe::resume`] with more epochs: then it goes on to those. A run that has left no checkpoint starts again.
 ///
 /// # Errors
 /// When `run` is used and `control.resume` is not set, recipe, model and pictures do not fit each other, a step is refused

@@ -222,7 +222,7 @@ impl<'a, 'c> Training<'a, 'c> {
         }
     }
 
-    /// Unfreezes what is due: the step is built anew, with the model as it is.
+    /// Unfreezes what is due: the step is built again, with the model as it is.
     ///
     /// A checkpoint follows at once. It holds what is about to change: the files of a later one are not complete without it.
     fn enter_stage(mut self) -> Result<Self, TrainError> {
@@ -543,7 +543,7 @@ impl<'a, 'c> Training<'a, 'c> {
         Ok(())
     }
 
-    /// The figures of the epoch: those of its steps, and what was recognised after it of the validation pictures and of the
+    /// The figures of the epoch: those of its steps, and the accuracy after it on the validation pictures and on the
     /// training ones.
     fn row(&self, [metrics, seen]: [&Metrics; 2], images_per_second: f64) -> EpochRow {
         let Position { epoch, step, sums: Sums { loss, correct, images, gradient_norm }, .. } = self.position;
@@ -674,7 +674,7 @@ pub(crate) fn result(
     TrainResult { run, epochs, best, trainable_parameters, frozen_parameters, seconds, peak_mib }
 }
 
-/// What an epoch's validation says. Where the loss is not a number, the network gave no answers that could be compared.
+/// What an epoch's validation says. Where the loss is not a number, the outputs of the network cannot be compared.
 fn best_of(epoch: u64, metrics: &Metrics) -> Best {
     let validated = metrics.images() > 0 && metrics.loss().is_finite();
     let (accuracy, loss) = (metrics.accuracy(), metrics.loss());

@@ -1,4 +1,4 @@
-//! From a model to files for deployment, each proven to answer like it before it takes its name.
+//! From a model to files for deployment, each read back and compared with the model before it is moved into place.
 
 use std::path::{Path, PathBuf};
 
@@ -29,7 +29,7 @@ pub struct Exported {
     pub bytes: u64,
     /// The largest difference of a logit between the file, read again, and the model that was asked for.
     pub max_abs_diff: f64,
-    /// The part of the pictures whose best class is the same.
+    /// The fraction of the pictures whose best class is the same.
     pub top1_agreement: f64,
 }
 
@@ -57,12 +57,12 @@ pub fn shipped(model: &Model) -> Result<Model> {
 }
 
 /// Writes `model` as ONNX to `path`: `input` and `output`, dynamic batch, classes and preprocessing in its metadata. Before
-/// the file takes its name, its bytes are read again, run on the proof's inputs beside `model`, and compared. Of a file that
-/// prepares its pictures itself, the nodes before the network are computed too, on pictures of awkward sizes: what they make
+/// the file is moved into place, its bytes are read again, run on the proof's inputs beside `model`, and compared. Of a file that
+/// prepares its pictures itself, the nodes before the network are computed too, on pictures of unusual sizes: what they make
 /// must be our pixels, but for what [`crate::PREPARED_LEVELS`] allows.
 ///
 /// # Errors
-/// When the file cannot be written, or does not answer like `model`; nothing is left at `path` then.
+/// When the file cannot be written, or does not match `model`; nothing is left at `path` then.
 pub fn export_onnx(model: &Model, path: &Path, options: onnx::Options, proof: Proof<'_>) -> Result<Exported> {
     export_onnx_with(model, path, options, proof, &[])
 }
@@ -93,7 +93,7 @@ pub(crate) fn export_onnx_with(
 /// is `logits`; how near PyTorch's pixels come to ours was measured beforehand, and the manifest states the bound.
 ///
 /// # Errors
-/// When the file cannot be written, or does not answer like `model`; nothing is left at `path` then.
+/// When the file cannot be written, or does not match `model`; nothing is left at `path` then.
 pub fn export_torchscript(model: &Model, path: &Path, form: Form, proof: Proof<'_>) -> Result<Exported> {
     let options = torchscript::Options { form };
     let write =
@@ -132,7 +132,7 @@ fn export(
     export_within(output, model, TOLERANCE, write, read, proof)
 }
 
-/// The same for a file or a folder whose logits may differ by `tolerance`, in parts of the largest logit.
+/// The same for a file or a folder whose logits may differ by `tolerance`, relative to the largest logit.
 pub(crate) fn export_within(
     Output { format, path, side_files }: Output<'_>,
     model: &Model,
@@ -158,7 +158,7 @@ pub(crate) fn export_within(
     let comparison = reference.compare(&mut network, tolerance)?;
     if !comparison.ok {
         return Err(Error::Input(format!(
-            "{}: not written, because the {format} file would not answer like the model: the largest difference is {:e} of the largest logit, top-1 agrees on {} of the pictures. Please report this",
+            "{}: not written, because the {format} file does not match the model: the largest difference is {:e} of the largest logit, top-1 agrees on {} of the pictures. Please report this",
             shown(path),
             comparison.max_rel_diff,
             comparison.top1_agreement
@@ -192,7 +192,7 @@ fn in_int8(path: &Path, float: &Reference<'_>, network: &mut Inference) -> Resul
     let bound = if comparison.ok { INT8_TOLERANCE } else { 2.0 * comparison.max_rel_diff };
     if bound > MOST_TOLERANCE {
         return Err(Error::Input(format!(
-            "{}: not written, because the answers in int8 have nothing in common with those of the float model: they differ by up to {:.1} of the largest logit",
+            "{}: not written, because the int8 outputs have nothing in common with the float outputs: they differ by up to {:.1} of the largest logit",
             shown(path),
             comparison.max_rel_diff
         )));
@@ -200,7 +200,7 @@ fn in_int8(path: &Path, float: &Reference<'_>, network: &mut Inference) -> Resul
     Ok((comparison, bound))
 }
 
-/// What `model` says of the proof's inputs.
+/// The outputs of `model` for the inputs of the proof.
 ///
 /// # Errors
 /// When it cannot run, or gives NaN or infinities.

@@ -1,5 +1,5 @@
 //! offshoot takes a pretrained image classifier, fine-tunes it on a folder of pictures, and ships it with the proof
-//! that the shipped file answers like the trained model.
+//! that the shipped file matches the trained model.
 //!
 //! ```no_run
 //! use std::path::Path;

@@ -1,4 +1,4 @@
-//! The command line: a thin shell over the library.
+//! The command line: a thin layer over the library.
 
 #![warn(clippy::print_stderr)] // it panics where standard error cannot be written
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
@@ -13,7 +13,7 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser};
 use commands::{Command, Failure, print};
 
 /// Fine-tune a pretrained image classifier on a folder of pictures and ship it, with the proof that the shipped file
-/// answers like the trained model.
+/// matches the trained model.
 #[derive(Parser)]
 #[command(name = "offshoot", version, max_term_width = 100)]
 struct Arguments {

@@ -58,7 +58,7 @@ pub struct ManifestFile {
 pub struct ManifestProof {
     /// `read back`: the files were read again and run beside the model.
     pub kind: String,
-    /// The largest difference that was accepted, in parts of the largest logit. `offshoot verify` accepts the same.
+    /// The largest difference that was accepted, relative to the largest logit. `offshoot verify` accepts the same.
     pub tolerance: Option<f64>,
     /// As in [`Comparison`].
     pub max_abs_diff: Option<f64>,
@@ -77,7 +77,7 @@ pub struct ManifestProof {
     pub preparation: Option<ManifestPreparation>,
 }
 
-/// How near the pixels that a file prepares are to ours, on pictures of awkward sizes.
+/// How near the pixels that a file prepares are to ours, on pictures of unusual sizes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ManifestPreparation {
@@ -90,7 +90,7 @@ pub struct ManifestPreparation {
     pub max_levels: f64,
     /// The most that the pixels of a picture differ by in the mean; the same.
     pub mean_levels: f64,
-    /// The largest difference of a logit, in parts of the largest: that of the file beginning with bytes, from the model on our
+    /// The largest difference of a logit, relative to the largest: that of the file beginning with bytes, from the model on our
     /// pixels.
     pub max_rel_diff: Option<f64>,
 }

@@ -58,13 +58,13 @@ fn lossy_option<S: serde::Serializer>(
 }
 
 /// Writes `model` into `folder` for TensorRT: `model.onnx`, proven as by [`crate::export_onnx`], and `build-engine.sh`, which
-/// builds `model.engine` with an optimisation profile for the batches that `options` names. Where `trtexec` is found the
+/// builds `model.engine` with an optimization profile for the batches that `options` names. Where `trtexec` is found the
 /// engine is built at once.
 ///
 /// For [`EnginePrecision::Int8`], `model` is one that [`crate::quantize_static`] made under [`offshoot_quant::Scheme::tensorrt`].
 ///
 /// # Errors
-/// Those of [`crate::export_onnx`]; when a model for int8 is not quantised; when the profile is not in order, or `trtexec` fails: with the end of what it said.
+/// Those of [`crate::export_onnx`]; when a model for int8 is not quantized; when the profile is not in order, or `trtexec` fails: with the end of what it said.
 pub fn export_tensorrt(
     model: &Model,
     folder: &Path,
@@ -97,7 +97,7 @@ pub(crate) fn tensorrt_folder(
     }
     if options.precision == EnginePrecision::Int8 && !is_quantized(model) {
         return Err(Error::Input(
-            "an engine in int8 is made of a model that is quantised for TensorRT".into(),
+            "an engine in int8 is made of a model that is quantized for TensorRT".into(),
         ));
     }
     let size = model.metadata.preprocessing.size;

@@ -178,7 +178,7 @@ fn check_ours(place: &Path, name: &str, target: &Path, text: Option<&str>) -> Re
     match ours {
         true => Ok(()),
         false => refuse(
-            "there is something already that is no export of offshoot as it was written, and it would be lost",
+            "there is a file or folder already that is not an unchanged export of offshoot, and it would be lost",
         ),
     }
 }

@@ -148,7 +148,7 @@ fn last_block(architecture: &Architecture) -> Vec<Unfreeze> {
 }
 
 /// The model that `recipe` starts from: pretrained weights, or random ones where it names none, and a new head for
-/// `classes`. `say` hears what there is to say about how the weights were read.
+/// `classes`. `say` is given notes about how the weights were read.
 ///
 /// # Errors
 /// When the architecture is unknown, or the weights cannot be read or do not fit it.

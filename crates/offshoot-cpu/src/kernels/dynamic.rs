@@ -1,4 +1,4 @@
-//! x times weights of bytes, where x is quantised by its own range: ONNX's DynamicQuantizeLinear and MatMulInteger.
+//! x times weights of bytes, where x is quantized by its own range: ONNX's DynamicQuantizeLinear and MatMulInteger.
 
 use super::ConvShape;
 use super::int8::conv::{ByteFilter, Numbers, Quantized, product};

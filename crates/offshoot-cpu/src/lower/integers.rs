@@ -257,7 +257,7 @@ impl Lowering<'_> {
 
 /// The steps of a result that is bytes.
 fn result(node: &Node, y: Option<Steps>) -> Result<Steps, ExecuteError> {
-    y.ok_or_else(|| unsupported(node, "its result must be quantised".into()))
+    y.ok_or_else(|| unsupported(node, "its result must be quantized".into()))
 }
 
 /// A bias in the steps of each output channel.

@@ -198,7 +198,7 @@ pub(crate) fn run(
     graph.outputs().iter().map(output).collect()
 }
 
-/// Runs a graph on executors that differ only in their threads; all must give the same bits.
+/// Runs a graph on executors that differ only in their threads; all must give bit-identical results.
 pub(crate) fn run_on_all(
     executors: &[CpuExecutor],
     graph: &Graph,

@@ -27,7 +27,7 @@ pub(super) fn model(specification: &proto::Model, file: &[u8]) -> Result<Model, 
     let function = specification.ml_program.as_ref().and_then(|p| p.functions.get("main"));
     let function = function.ok_or_else(|| foreign("it is no ML Program with a function `main`"))?;
     let block = function.block_specializations.get(&function.opset);
-    let block = block.ok_or_else(|| damaged("`main` has no block of its operator set"))?;
+    let block = block.ok_or_else(|| damaged("`main` has no block of its opset"))?;
     let description = specification.description.as_ref().and_then(|d| d.metadata.as_ref());
     let json = description.and_then(|m| m.user_defined.get(METADATA_KEY));
     let json = json.ok_or_else(|| foreign("its metadata has no entry `offshoot`"))?;
@@ -434,7 +434,7 @@ impl<'a> Reader<'a> {
             }
             data_type::BOOL => {
                 let bools = immediate(value).and_then(|t| t.bools.as_ref()).and_then(|b| b.values.first());
-                bools.map(|&b| Known::Bool(b)).ok_or_else(|| call.damaged("it holds no truth value"))
+                bools.map(|&b| Known::Bool(b)).ok_or_else(|| call.damaged("it holds no boolean"))
             }
             data_type::STRING => {
                 text(value).map(|t| Known::Text(t.to_owned())).ok_or_else(|| call.damaged("it holds no text"))
@@ -474,7 +474,7 @@ impl<'a> Reader<'a> {
             return if fits {
                 Ok((shape, floats.values.clone()))
             } else {
-                Err(call.damaged("its numbers do not fill its shape"))
+                Err(call.damaged("the number of its elements does not match its shape"))
             };
         }
         let bytes = self.raw(call, value, tensor.data_type)?;
@@ -505,7 +505,9 @@ impl<'a> Reader<'a> {
             return blob::read(self.file, blob.offset, data_type, len);
         }
         let bytes = immediate(value).and_then(|t| t.bytes.as_ref()).map(|b| b.values.as_slice());
-        bytes.filter(|b| b.len() == len).ok_or_else(|| call.damaged("its numbers do not fill its shape"))
+        bytes
+            .filter(|b| b.len() == len)
+            .ok_or_else(|| call.damaged("the number of its elements does not match its shape"))
     }
 }
 

@@ -253,7 +253,7 @@ impl Writer<'_> {
             | Op::DequantizeLinear { .. }
             | Op::DynamicQuantizeMatMul { .. }
             | Op::DynamicQuantizeLstm(_) => {
-                let what = "quantised models are not written; give the float model, whose weights the exporter rounds";
+                let what = "quantized models are not written; give the float model, whose weights the exporter rounds";
                 return Err(refused(node, what));
             }
             Op::Identity

@@ -30,7 +30,7 @@ use crate::names::Names;
 const SIMPLIFY: &str = "Export the model in inference mode for a plain classifier of pictures, or simplify the file \
                         with onnxsim";
 
-const FLOAT: &str = "Export the model in float32, before quantisation";
+const FLOAT: &str = "Export the model in float32, before quantization";
 
 /// What stands behind a name of the file.
 #[derive(Clone)]
@@ -104,7 +104,7 @@ pub(super) struct Context<'a> {
     /// How often each name is read.
     pub(super) uses: HashMap<&'a str, usize>,
     pub(super) tensors: TensorReader,
-    /// The version of the operator set.
+    /// The version of the opset.
     pub(super) opset: i64,
     /// Whether we wrote the file.
     pub(super) own: bool,
@@ -132,7 +132,7 @@ pub(super) struct Translator<'a> {
     bytes: HashSet<ValueId>,
     /// What was made of a tensor of the file, by its name and by what was done: many nodes may share it.
     derived: HashMap<(String, String), Rc<Tensor>>,
-    /// Values that ONNX calls truth values, and that are f32 of 1 or 0 here.
+    /// Values that ONNX calls booleans, and that are f32 of 1 or 0 here.
     truths: HashSet<ValueId>,
     /// Nodes of Softmax that stand for a LogSoftmax.
     pub(super) logarithms: HashSet<String>,
@@ -475,7 +475,7 @@ impl<'a> Translator<'a> {
         })
     }
 
-    /// Whole numbers from input `index` or, in older operator sets, from the attribute `name`.
+    /// Whole numbers from input `index` or, in older opsets, from the attribute `name`.
     fn ints(&mut self, node: NodeView<'a>, index: usize, name: &str) -> Result<Option<Vec<i64>>, Problem> {
         if let Some(values) = node.ints(name) {
             return Ok(Some(values.to_vec()));
@@ -528,7 +528,7 @@ impl<'a> Translator<'a> {
         self.once(&place, &stored.name, "f32".to_owned(), stored.tensor.len(), |_| {
             stored.tensor.to_f32().ok_or_else(|| {
                 let what = format!("its elements are {}, a weight's are floats", stored.tensor.dtype());
-                Problem::unsupported(&place, what, "Export the model in float32, before quantisation")
+                Problem::unsupported(&place, what, "Export the model in float32, before quantization")
             })
         })
     }
@@ -789,7 +789,7 @@ impl<'a> Translator<'a> {
         Ok(laid(y, channels_last))
     }
 
-    /// The axis and the two constants of a node that quantises to, or dequantises from, `dtype` where it does not say.
+    /// The axis and the two constants of a node that quantizes to, or dequantizes from, `dtype` where it does not say.
     fn scale_and_zero_point(
         &mut self,
         node: NodeView<'a>,
@@ -881,7 +881,7 @@ impl<'a> Translator<'a> {
         Ok(matches!(producer, Some(Op::DequantizeLinear { .. })).then_some(id))
     }
 
-    /// A weight or bias: dequantised, or stored as floats.
+    /// A weight or bias: dequantized, or stored as floats.
     fn weight(&mut self, node: NodeView<'a>, index: usize) -> Result<ValueId, Problem> {
         match self.dequantized(node, index)? {
             Some(id) => Ok(id),
@@ -1342,7 +1342,7 @@ impl<'a> Translator<'a> {
     }
 
     fn batch_norm(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
-        // Before operator set 14, the statistics among the outputs say that those of the batch are meant.
+        // Before opset 14, the statistics among the outputs say that those of the batch are meant.
         if node.flag("training_mode") || node.proto.output.iter().skip(1).any(|name| !name.is_empty()) {
             return Err(in_training_mode(node));
         }
@@ -1363,7 +1363,7 @@ impl<'a> Translator<'a> {
         if let Some(matrix) = self.dequantized(node, 1)?.filter(|&m| self.shape(m).rank() == 2) {
             let rank = self.shape(x).rank();
             if rank != 2 {
-                let what = format!("a quantised product of a value of {rank} axes is not read");
+                let what = format!("a quantized product of a value of {rank} axes is not read");
                 return Err(node.unsupported(what, FLOAT));
             }
             return self.push(node, Op::Gemm(Gemm::default()), &[x, matrix]).map(Operand::Value);
@@ -1588,7 +1588,7 @@ impl<'a> Translator<'a> {
         matrix: ValueId,
     ) -> Result<ValueId, Problem> {
         if ["alpha", "beta"].iter().any(|name| node.float(name).is_some_and(|x| x != 1.0)) {
-            return Err(node.unsupported("factors of a quantised product are not read", FLOAT));
+            return Err(node.unsupported("factors of a quantized product are not read", FLOAT));
         }
         let mut inputs = vec![x, matrix];
         if node.input(2).is_some() {

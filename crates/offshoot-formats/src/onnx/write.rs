@@ -86,8 +86,8 @@ fn check_size(bytes: u64) -> Result<(), Problem> {
 /// Puts the preparation of pictures before a network.
 fn prepare(proto: &mut GraphProto, graph: &Graph, steps: &Preprocessing, opset: i64) -> Result<(), Problem> {
     if opset < preprocess::OPSET {
-        let what = format!("operator set {opset} has no antialiased Resize to prepare pictures with");
-        return Err(Problem::unsupported("options", what, "Choose operator set 18 or more"));
+        let what = format!("opset {opset} has no antialiased Resize to prepare pictures with");
+        return Err(Problem::unsupported("options", what, "Choose opset 18 or newer"));
     }
     let taken = |name: &str| name == preprocess::IMAGE || name.starts_with(preprocess::PREFIX);
     if let Some((_, value)) = graph.values().find(|(_, v)| taken(&v.name)) {
@@ -121,7 +121,7 @@ fn value_info(name: &str, elem_type: i32, shape: &Shape) -> ValueInfoProto {
     ValueInfoProto { name: name.to_owned(), r#type: Some(TypeProto { tensor_type }) }
 }
 
-/// The values that only nodes which quantise read, as scale or zero point.
+/// The values that only nodes which quantize read, as scale or zero point.
 fn scales(graph: &Graph) -> HashSet<ValueId> {
     let (mut scales, mut others) = (HashSet::new(), HashSet::new());
     for node in graph.nodes() {
@@ -133,7 +133,7 @@ fn scales(graph: &Graph) -> HashSet<ValueId> {
     scales.difference(&others).copied().collect()
 }
 
-/// The version of the container that came with an operator set.
+/// The version of the container that came with an opset.
 fn ir_version(opset: i64) -> Result<i64, Problem> {
     match opset {
         13..=18 => Ok(8),
@@ -141,7 +141,7 @@ fn ir_version(opset: i64) -> Result<i64, Problem> {
         21 => Ok(10),
         _ => Err(Problem::unsupported(
             "options",
-            format!("operator set {opset} is not written"),
+            format!("opset {opset} is not written"),
             "Choose one from 13 to 21; 17 runs nearly everywhere",
         )),
     }
@@ -156,7 +156,7 @@ struct Writer<'g, 'w> {
     /// The name of each value in the file.
     names: Vec<String>,
     taken: HashSet<String>,
-    /// The scales and zero points of the nodes that quantise.
+    /// The scales and zero points of the nodes that quantize.
     scales: HashSet<ValueId>,
     /// What DynamicQuantizeLinear made of values: their bytes, scale and zero point.
     dynamic: HashMap<ValueId, [String; 3]>,
@@ -332,7 +332,11 @@ impl<'g, 'w> Writer<'g, 'w> {
             }
             Op::Lstm(_) | Op::DynamicQuantizeLstm(_) => {
                 let place = format!("node `{}` ({})", node.name, node.op.name());
-                return Err(Problem::unsupported(place, "recurrent networks are run, not written", WAY_OUT));
+                return Err(Problem::unsupported(
+                    place,
+                    "recurrent operators can be run, but not written",
+                    WAY_OUT,
+                ));
             }
             Op::Identity
             | Op::Dropout { .. }
@@ -362,7 +366,7 @@ impl<'g, 'w> Writer<'g, 'w> {
         ]
     }
 
-    /// The windows. ONNX's ceil mode before operator set 22 keeps a last window that lies in the padding alone, which
+    /// The windows. ONNX's ceil mode before opset 22 keeps a last window that lies in the padding alone, which
     /// PyTorch and we do not: where there is one on each axis that is rounded, the floor is the same.
     fn pool(&self, pool: &Pool, node: &Node) -> Result<Vec<AttributeProto>, Problem> {
         let ceil_mode = pool.ceil_mode && self.rounds_up(pool, node)?;
@@ -398,14 +402,14 @@ impl<'g, 'w> Writer<'g, 'w> {
         Err(Problem::unsupported(place, what, "Use another picture size"))
     }
 
-    /// An error where the file's operator set is older than the operator.
+    /// An error where the file's opset is older than the operator.
     fn since(&self, opset: i64, node: &Node) -> Result<(), Problem> {
         if self.opset >= opset {
             return Ok(());
         }
         let place = format!("node `{}` ({})", node.name, node.op.name());
-        let what = format!("operator set {} does not have it", self.opset);
-        Err(Problem::unsupported(place, what, format!("Export with operator set {opset} or a newer one")))
+        let what = format!("opset {} does not have it", self.opset);
+        Err(Problem::unsupported(place, what, format!("Export with opset {opset} or a newer one")))
     }
 
     /// A name of the file that nothing has yet.
@@ -439,7 +443,7 @@ impl<'g, 'w> Writer<'g, 'w> {
         }
     }
 
-    /// ONNX's nodes for a product that quantises what it reads (see [`super::dynamic`]). Its weight stands in
+    /// ONNX's nodes for a product that quantizes what it reads (see [`super::dynamic`]). Its weight stands in
     /// the file as it is in the graph: what has to be transposed is, by a runtime that folds constants, once. Products of
     /// one value share its bytes.
     fn dynamic_product(&mut self, node: &Node, trans_b: bool) -> Result<(), Problem> {

@@ -19,7 +19,7 @@ const MAX_STEPS: u32 = 1 << 20;
 /// How deep calls, blocks and expressions may nest.
 const MAX_DEPTH: u32 = 192;
 
-const WAY_OUT: &str = "offshoot reads convolutional networks, transformers and LSTMs of the usual operators; give a PyTorch \
+const WAY_OUT: &str = "In TorchScript, offshoot reads convolutional networks and transformers of the usual operators; give a PyTorch \
                        checkpoint with `--model NAME --weights FILE` where there is one";
 
 pub(super) struct Evaluator<'a, R> {

@@ -21,7 +21,7 @@ use crate::pth::storage;
 /// More nodes than any classifier has.
 const MAX_NODES: usize = 1 << 16;
 
-const WAY_OUT: &str = "offshoot reads convolutional networks, transformers and LSTMs of the usual operators; give a PyTorch \
+const WAY_OUT: &str = "In TorchScript, offshoot reads convolutional networks and transformers of the usual operators; give a PyTorch \
                        checkpoint with `--model NAME --weights FILE` where there is one";
 
 /// A call of an operator.
@@ -668,7 +668,7 @@ impl Builder {
         Ok(self.define(id))
     }
 
-    /// Neighbours along an axis (slice), or one place of it without the axis (select).
+    /// Neighbors along an axis (slice), or one place of it without the axis (select).
     fn part(&mut self, call: &OperatorCall<'_>) -> Result<Value, Problem> {
         let x = self.tensor(call, 0)?;
         let mut shape = self.shape(x).clone();

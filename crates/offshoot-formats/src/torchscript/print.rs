@@ -191,7 +191,7 @@ impl<'a> Printer<'a> {
             | Op::DequantizeLinear { .. }
             | Op::DynamicQuantizeMatMul { .. }
             | Op::DynamicQuantizeLstm(_) => {
-                return Err(unsupported("TorchScript of quantised models is not written: export to ONNX"));
+                return Err(unsupported("TorchScript of quantized models is not written: export to ONNX"));
             }
             Op::Identity
             | Op::Dropout { .. }

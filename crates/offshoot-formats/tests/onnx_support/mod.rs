@@ -186,7 +186,7 @@ pub(crate) fn check_dynamic(arguments: &[&Path], tolerance: &str) {
     assert!(output.status.success(), "{text}");
 }
 
-/// The largest difference in parts of the largest of `b`.
+/// The largest difference relative to the largest of `b`.
 pub(crate) fn difference(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
     let largest = b.iter().fold(0.0f32, |m, x| m.max(x.abs()));

@@ -1,4 +1,4 @@
-//! Mixed precision: which values of a network are stored in half the bits.
+//! Mixed precision: which values of a network are stored in half precision.
 
 use std::collections::HashMap;
 

@@ -329,7 +329,7 @@ impl Tape {
         })
     }
 
-    /// Whether a BatchNormApply normalises x with the statistics of that very x.
+    /// Whether a BatchNormApply normalizes x with the statistics of that very x.
     fn uses_own_statistics(&self, node: &Node) -> bool {
         let stats = self.graph.producer(node.inputs[1]).map(|n| self.graph.node(n));
         stats.is_some_and(|n| {

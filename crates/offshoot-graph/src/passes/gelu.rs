@@ -1,4 +1,4 @@
-//! The Gaussian error linear unit as files spell it out.
+//! The Gaussian error linear unit as several operators.
 
 use std::collections::HashMap;
 
@@ -7,7 +7,7 @@ use crate::graph::{Graph, GraphError, Node, Source, ValueId};
 use crate::op::{Binary, Op, Unary};
 
 /// Each x (1 + erf(x / sqrt 2)) / 2 that the graph computes operator by operator, in any order of its products, as one
-/// [`Unary::Gelu`]. Files of operator sets before 20 have no other way to say it.
+/// [`Unary::Gelu`]. Files of opsets before 20 have no other way to say it.
 ///
 /// # Errors
 /// None for a graph whose nodes passed their shape rules.

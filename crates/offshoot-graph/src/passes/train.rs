@@ -26,7 +26,7 @@ pub const LOSS: &str = "loss";
 /// What is trained for.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct LossOptions {
-    /// The part of the target spread over all classes, 0..1.
+    /// The fraction of the target spread over all classes, 0..1.
     pub label_smoothing: f32,
     /// Whether the loss reads [`CLASS_WEIGHTS`].
     pub class_weights: bool,

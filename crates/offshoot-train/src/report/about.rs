@@ -1,4 +1,4 @@
-//! What the page says of the run as a whole: when and how it was started, what it warned of, and of which pictures it is.
+//! The part of the page about the run as a whole: when and how it was started, what it warned of, and of which pictures it is.
 
 use offshoot_graph::text::path_text;
 use std::collections::{BTreeMap, HashSet};

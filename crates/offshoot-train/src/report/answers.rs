@@ -1,4 +1,4 @@
-//! What the best model says of the validation pictures: `predictions.csv`, where they are not too many.
+//! The best model's predictions on the validation set: `predictions.csv`, where they are not too many.
 
 use std::collections::HashMap;
 use std::io::{self, Write as _};

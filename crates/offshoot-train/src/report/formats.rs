@@ -72,7 +72,7 @@ pub enum FormatStatus {
 pub struct FormatRow {
     /// Runtime and type, as in `onnxruntime-int8-static`.
     pub target: String,
-    /// Pictures at once.
+    /// Batch size.
     pub batch: Option<usize>,
     /// Whether it was run.
     pub status: FormatStatus,
@@ -86,15 +86,15 @@ pub struct FormatRow {
     pub p95_ms: Option<f64>,
     /// The size of the file or folder that is shipped.
     pub bytes: Option<u64>,
-    /// The part of the pictures whose class is right.
+    /// The fraction of the pictures whose class is right.
     pub accuracy: Option<f64>,
     /// Pictures a second over those of offshoot in f32, at the same batch.
     pub speedup: Option<f64>,
     /// The largest difference of a logit from offshoot's in f32.
     pub max_abs_diff: Option<f64>,
-    /// The same in parts of the largest logit.
+    /// The same relative to the largest logit.
     pub max_rel_diff: Option<f64>,
-    /// The part of the pictures whose best class is that of offshoot in f32.
+    /// The fraction of the pictures whose best class is that of offshoot in f32.
     pub top1_agreement: Option<f64>,
 }
 
@@ -120,7 +120,7 @@ impl FormatsReport {
         let versions: Vec<String> =
             self.versions.iter().map(|(name, version)| format!("{name} {version}")).collect();
         format!(
-            "{cpu} ({}); path {isa}; {threads} {}; {warm_up} steps to warm up, {runs} timed, in turns; {}",
+            "{cpu} ({}); path {isa}; {threads} {}; {warm_up} steps to warm up, {runs} timed, alternately; {}",
             cpu_features.join(" "),
             if *threads == 1 { "thread" } else { "threads" },
             versions.join(", ")
@@ -148,7 +148,7 @@ impl FormatsReport {
             n => format!("Accuracy and differences are those on {n} pictures."),
         };
         let mut html = format!(
-            "<p>{}. {pictures} Speed and difference are relative to offshoot in f32; a difference is in parts of the \
+            "<p>{}. {pictures} Speed and difference are relative to offshoot in f32; a difference is relative to the \
              largest logit.</p>",
             escaped(&self.conditions())
         );
@@ -196,7 +196,7 @@ impl FormatsReport {
 }
 
 impl FormatRow {
-    /// The row as text, a cell for each of [`FORMAT_COLUMNS`]. The difference is the one in parts of the largest logit.
+    /// The row as text, a cell for each of [`FORMAT_COLUMNS`]. The difference is the one relative to the largest logit.
     pub fn cells(&self) -> Vec<String> {
         let number = |x: Option<f64>, digits: usize| x.map_or("-".into(), |x| format!("{x:.digits$}"));
         let part = |x: Option<f64>| x.map_or("-".into(), percent);

@@ -1,4 +1,4 @@
-//! Pictures drawn here, of three classes that differ in colour and shape, a small network, and runs on them.
+//! Pictures drawn here, of three classes that differ in color and shape, a small network, and runs on them.
 
 #![allow(dead_code)] // each test binary uses a part
 #![allow(clippy::unwrap_used)] // the helpers are tests too

@@ -18,7 +18,7 @@ pub(crate) fn writable_file(path: &Path) -> Result<(), Failure> {
 pub(crate) fn writable_folder(path: &Path) -> Result<(), Failure> {
     if is_model_file(path) && !path.is_dir() {
         let text =
-            "it has the ending of a model's file, and a folder is to be made there; give another --out";
+            "it has the extension of a model file, and --out must be a folder here; give another --out";
         return Err(Error::Input(format!("{}: {text}", shown(path))).into());
     }
     check_folder(path).map_err(|error| unwritable(path, error))
@@ -31,7 +31,7 @@ fn unwritable(path: &Path, source: std::io::Error) -> Failure {
 /// Where files of a model go.
 pub(crate) struct Destination {
     folder: PathBuf,
-    /// What they are called without their endings.
+    /// Their names without the extension.
     stem: String,
     /// The one file that --out names.
     file: Option<PathBuf>,
@@ -42,7 +42,7 @@ pub(crate) struct Destination {
     _made: Option<MadeFolders>,
 }
 
-/// Endings of files of models: an --out with one of them is a file, and otherwise a folder.
+/// Extensions of model files: an --out with one of them is a file, and otherwise a folder.
 const MODEL_ENDINGS: [&str; 12] = [
     "onnx",
     "pt",
@@ -60,7 +60,7 @@ const MODEL_ENDINGS: [&str; 12] = [
 
 impl Destination {
     /// Into the folder `out` where that is given, else the run's `exports`, else the folder of the model file. Where `out` has
-    /// the ending of a model's file it is the file itself, for the one of `formats` (names, and endings where they have one)
+    /// the extension of a model file it is the file itself, for the one of `formats` (names, and extensions where they have one)
     /// that is written. Nothing is made yet.
     pub(crate) fn new(
         path: Option<&PathBuf>,
@@ -90,7 +90,7 @@ impl Destination {
         Ok(Destination { folder, stem, file: file.cloned(), source, of_run, _made: None })
     }
 
-    /// Makes the folder where it is missing. Files are called by `architecture`, which is a word out of a model, or else by the
+    /// Makes the folder where it is missing. Files are called by `architecture`, which a model file names, or else by the
     /// model file's name.
     pub(crate) fn make(self, architecture: Option<&str>) -> Result<Destination, Failure> {
         let _made = Some(MadeFolders::new(&self.folder)?);
@@ -105,12 +105,12 @@ impl Destination {
         }
     }
 
-    /// What files are called without their endings.
+    /// The names of files without the extension.
     pub(crate) fn stem(&self) -> &str {
         &self.stem
     }
 
-    /// The file with this ending.
+    /// The file with this extension.
     pub(crate) fn path(&self, ending: &str) -> Result<PathBuf, Failure> {
         let path = self.file.clone().unwrap_or_else(|| self.folder.join(format!("{}{ending}", self.stem)));
         let same = |source: &PathBuf| {
@@ -164,7 +164,7 @@ fn check_out(file: &Path, formats: &[(&str, Option<&str>)]) -> Result<(), Failur
             false => return Ok(()),
         },
         [(format, Some(wanted))] => format!(
-            "--format {format} writes a file that ends in .{wanted}, not .{}; give that ending to --out, or a folder",
+            "--format {format} writes a file that ends in .{wanted}, not .{}; give --out that extension, or a folder",
             ending(file)
         ),
         [(format, None)] => {

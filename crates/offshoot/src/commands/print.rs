@@ -51,7 +51,7 @@ pub(crate) fn verdict(printed: Outcome, good: bool) -> Outcome {
 pub(crate) fn json(value: &impl Serialize) -> Outcome {
     match serde_json::to_string(value) {
         Ok(text) => raw(&plain_json(&text)),
-        Err(error) => Err(Error::Input(format!("the result has no JSON form: {error}")).into()),
+        Err(error) => Err(Error::Input(format!("the result cannot be written as JSON: {error}")).into()),
     }
 }
 

@@ -64,7 +64,7 @@ pub(crate) struct Arguments {
     max_drop: Option<f64>,
     /// Epochs of quantization-aware training, on the run's training pictures or those of --calibration; with --max-drop
     /// only where the drop is larger without it.
-    #[arg(long, help_heading = "Optimisation", value_name = "EPOCHS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=1000))]
+    #[arg(long, help_heading = "Optimization", value_name = "EPOCHS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=1000))]
     qat: u64,
     /// Folder of pictures with classes to measure accuracy on [default: the run's validation pictures].
     #[arg(long, help_heading = "Data", value_name = "DIR")]
@@ -105,7 +105,7 @@ fn count(text: &str) -> Result<usize, String> {
 
 fn part(text: &str) -> Result<f64, String> {
     let number = text.parse().ok().filter(|x| (0.0..=1.0).contains(x));
-    number.ok_or_else(|| "give a part of 1, such as 0.01".into())
+    number.ok_or_else(|| "give a fraction below 1, such as 0.01".into())
 }
 
 impl CalibrationArguments {
@@ -170,7 +170,7 @@ impl CalibrationArguments {
             return Err(Error::Input(text.into()).into());
         }
         if found.calibration.is_empty() {
-            let text = "a static quantisation looks at pictures: give --calibration DIR with some like those that the model was trained with, or a run directory";
+            let text = "static quantization needs calibration pictures: give --calibration DIR with pictures like those that the model was trained with, or a run directory";
             return Err(Error::Input(text.into()).into());
         }
         Ok(found)
@@ -195,7 +195,7 @@ impl Arguments {
     fn check_flags(&self) -> Result<(), Failure> {
         let stray = match self.mode {
             Mode::Static => {
-                (self.format == Format::Safetensors).then_some("--format goes with --mode dynamic".into())
+                (self.format == Format::Safetensors).then_some("--format is for --mode dynamic".into())
             }
             Mode::Dynamic => {
                 let flags = [
@@ -206,8 +206,8 @@ impl Arguments {
                 let given = flags.into_iter().find_map(|(name, given)| given.then_some(name));
                 let opset = self.opset.is_some() && self.format == Format::Safetensors;
                 match self.calibration.given().or(given) {
-                    Some(name) => Some(format!("{name} goes with --mode static")),
-                    None => opset.then(|| "--opset goes with --format onnx".into()),
+                    Some(name) => Some(format!("{name} is for --mode static")),
+                    None => opset.then(|| "--opset is for --format onnx".into()),
                 }
             }
         };
@@ -217,7 +217,7 @@ impl Arguments {
     /// An error for a flag that means nothing where an ONNX file is carried over with other weights.
     fn check_carried(&self, path: &Path) -> Result<(), Failure> {
         let text = match () {
-            () if self.opset.is_some() => "--opset: in dynamic int8 an ONNX file keeps its operator set",
+            () if self.opset.is_some() => "--opset: in dynamic int8 an ONNX file keeps its opset",
             () if self.data.is_none() && self.preprocessing.settings().is_some() => {
                 "in dynamic int8 an ONNX file is carried over as it is: --size, --fit, --mean and --std go with --data DIR, which measures the accuracy"
             }
@@ -310,7 +310,9 @@ impl Arguments {
             }
         };
         if bytes >= bytes_before {
-            print::warning("the file did not get smaller: its nodes take more room than its weights save");
+            print::warning(
+                "the file did not get smaller: its new nodes take more space than its weights save",
+            );
         }
         let [accuracy_before, accuracy] = accuracy;
         let kept_float = int8.kept_float().iter().map(|(node, _)| node.clone()).collect();
@@ -325,7 +327,7 @@ impl Arguments {
     }
 }
 
-/// The pictures to measure on, and a word about what is left out. Where the classes are others, `without` says how to do without them.
+/// The pictures to measure on, and a warning about what is left out. Where the classes are others, `without` says how to do without them.
 fn measured(
     data: &Path,
     classes: &[String],
@@ -348,7 +350,7 @@ fn warn_of_distance(path: &Path) -> Result<(), Failure> {
         && found >= INT8_TOLERANCE
     {
         print::warning(&format!(
-            "{}: in int8 the answers are far from those of the float model: they differ by up to {found:.2} of the largest logit, and top-1 agrees on {:.1} %. Measure the accuracy with --data DIR; --max-drop keeps operators in float",
+            "{}: the int8 outputs are far from the float outputs: they differ by up to {found:.2} of the largest logit, and top-1 agrees on {:.1} %. Measure the accuracy with --data DIR; --max-drop keeps operators in float",
             shown(path),
             100.0 * same
         ));
@@ -356,7 +358,7 @@ fn warn_of_distance(path: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The part of the pictures in `data` that a model classifies right.
+/// The fraction of the pictures in `data` that a model classifies right.
 fn accuracy(model: &Model, data: &Path, executor: &CpuExecutor) -> Result<f64, Failure> {
     let transform = Transform::new(&model.metadata.preprocessing)?;
     let folder = FolderOptions { decode: transform.decode_options(), ..FolderOptions::default() };
@@ -379,7 +381,7 @@ fn text(report: &Quantized) -> Outcome {
         _ => print::line("  accuracy not measured; --data DIR measures it")?,
     }
     match &report.kept_float[..] {
-        [] => print::line("  every operator that can be is in integers"),
+        [] => print::line("  every operator that can be quantized is in int8"),
         kept => print::line(&format!("  kept in float: {}", kept.join(", "))),
     }
 }

@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::quantize::is_quantized;
 use crate::source::ModelSource;
 
-/// No file that is further from its model is written: its answers have nothing in common with the model's.
+/// No file that is further from its model is written: its outputs have nothing in common with the model's.
 pub(crate) const MOST_TOLERANCE: f64 = 10.0;
 
 /// Above 1 only by rounding.
@@ -60,7 +60,7 @@ impl Manifest {
     }
 
     /// Checks that the file or package at `path` is what the manifest beside it describes, where there is one: a damaged file
-    /// would give other answers without a word.
+    /// would silently give other outputs.
     ///
     /// # Errors
     /// When it is another, or cannot be read.

@@ -111,11 +111,12 @@ impl<'a> Translator<'a> {
         if zeros {
             Ok(())
         } else {
-            Err(node.unsupported("its weights do not lie around 0, as signed bytes", super::FLOAT))
+            Err(node
+                .unsupported("its weights are not symmetric around 0, as signed bytes need", super::FLOAT))
         }
     }
 
-    /// The scale of each gate unit, of which the file may have one for each way.
+    /// The scale of each gate unit, of which the file may have one for each direction.
     fn gate_scales(
         &mut self,
         node: NodeView<'a>,

@@ -1,4 +1,4 @@
-//! Softmax and Sigmoid that a file spells out: exp(x - max(x)) / sum(exp(x - max(x))), 1 / (1 + exp(-x)), and their logarithms.
+//! Softmax and Sigmoid that a file computes in several operators: exp(x - max(x)) / sum(exp(x - max(x))), 1 / (1 + exp(-x)), and their logarithms.
 //! A group of nodes that turns out to be something else is read node by node.
 
 use offshoot_graph::op::{Binary, Reduce, Unary};

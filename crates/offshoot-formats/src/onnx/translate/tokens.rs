@@ -270,7 +270,7 @@ impl<'a> Translator<'a> {
         self.rows(node, first, index)
     }
 
-    // ---- numbers of tokens, and truth values ----
+    // ---- numbers of tokens, and booleans ----
 
     /// A Cast of what is computed at each run.
     pub(super) fn cast(&mut self, node: NodeView<'a>, x: ValueId) -> Result<ValueId, Problem> {
@@ -290,7 +290,7 @@ impl<'a> Translator<'a> {
         Err(node.unsupported("a cast to integers is not read", SIMPLIFY))
     }
 
-    /// Whether `x` is a truth value of ONNX: an f32 of 1 or 0 here.
+    /// Whether `x` is a boolean of ONNX: an f32 of 1 or 0 here.
     fn is_truth(&self, mut x: ValueId) -> bool {
         while !self.truths.contains(&x) {
             let Some(producer) = self.graph.producer(x) else { return false };
@@ -323,7 +323,7 @@ impl<'a> Translator<'a> {
         if self.is_truth(x) {
             return Ok(x);
         }
-        Err(node.unsupported(format!("its input {index} is no truth value that is read"), SIMPLIFY))
+        Err(node.unsupported(format!("its input {index} is no boolean that can be read"), SIMPLIFY))
     }
 
     /// Tokens that are a number.

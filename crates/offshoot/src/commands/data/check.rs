@@ -65,9 +65,9 @@ struct Report {
     unreadable: Vec<Unreadable>,
     duplicates: Vec<Duplicate>,
     balance: Balance,
-    /// How many files of each kind were left out, being pictures of kinds that are not read, by the ending of the name.
+    /// How many files of each kind were left out, being pictures of kinds that are not read, by the file extension.
     unread_kinds: BTreeMap<String, usize>,
-    /// How many files are no pictures, by the ending of the name.
+    /// How many files are no pictures, by the file extension.
     other_files: BTreeMap<String, usize>,
     /// How the folder was read.
     notes: Vec<String>,
@@ -171,17 +171,15 @@ impl Report {
         }
         let [identical, reencoded, near] = [Kinship::Identical, Kinship::Reencoded, Kinship::Near]
             .map(|kind| self.duplicates.iter().filter(|pair| pair.kind == kind).count());
-        print::line(&format!(
-            "duplicates    {identical} identical, {reencoded} encoded again, {near} alike"
-        ))?;
+        print::line(&format!("duplicates    {identical} identical, {reencoded} re-encoded, {near} similar"))?;
         for pair in &self.duplicates {
             print::line(&pair_line(pair))?;
         }
         self.print_balance()?;
         match &self.labels {
-            None => print::line("labels        not looked at; give --model NAME --weights FILE"),
+            None => print::line("labels        not checked; give --model NAME --weights FILE"),
             Some(labels) => {
-                print::line(&format!("labels        {} look wrong, the surest first", labels.len()))?;
+                print::line(&format!("labels        {} look wrong, the most certain first", labels.len()))?;
                 labels.iter().try_for_each(|suspect| print::line(&suspect_line(suspect)))
             }
         }
@@ -215,8 +213,8 @@ fn place(Member { path, split, class }: &Member) -> String {
 fn pair_line(pair: &Duplicate) -> String {
     let kind = match pair.kind {
         Kinship::Identical => "identical",
-        Kinship::Reencoded => "encoded again",
-        Kinship::Near => "alike",
+        Kinship::Reencoded => "re-encoded",
+        Kinship::Near => "similar",
     };
     let mut notes = String::new();
     if pair.across_splits {
