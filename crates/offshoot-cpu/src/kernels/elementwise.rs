@@ -239,7 +239,7 @@ pub fn broadcast_binary<E: Element>(
 ///
 /// # Panics
 /// As [`broadcast_binary`].
-pub fn broadcast_slope<E: Element>(
+pub(crate) fn broadcast_slope<E: Element>(
     (op, slot): (Binary, usize),
     dy: &[E],
     (a, a_shape): (&[E], &[usize]),

@@ -4,18 +4,18 @@ use offshoot_graph::op::Reduce;
 
 /// A shape as the axes before an axis, the axis, and those behind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Along {
+pub(crate) struct Along {
     /// The product of the sizes before the axis.
-    pub outer: usize,
+    pub(crate) outer: usize,
     /// The size of the axis.
-    pub count: usize,
+    pub(crate) count: usize,
     /// The product of the sizes behind the axis.
-    pub inner: usize,
+    pub(crate) inner: usize,
 }
 
 impl Along {
     /// `shape` along `axis`.
-    pub fn new(shape: &[usize], axis: usize) -> Along {
+    pub(crate) fn new(shape: &[usize], axis: usize) -> Along {
         let product = |sizes: &[usize]| sizes.iter().product();
         Along { outer: product(&shape[..axis]), count: shape[axis], inner: product(&shape[axis + 1..]) }
     }
@@ -31,7 +31,7 @@ impl Along {
 ///
 /// # Panics
 /// When a slice is shorter than `along` says.
-pub fn reduce(op: Reduce, along: Along, x: &[f32], out: &mut [f32]) {
+pub(crate) fn reduce(op: Reduce, along: Along, x: &[f32], out: &mut [f32]) {
     for (from, to) in along.rows() {
         let row = || (0..along.count).map(|k| x[from + k * along.inner]);
         let sum = |f: fn(f64) -> f64| row().map(|x| f(f64::from(x))).sum::<f64>();
@@ -52,7 +52,7 @@ pub fn reduce(op: Reduce, along: Along, x: &[f32], out: &mut [f32]) {
 ///
 /// # Panics
 /// When a slice is shorter than `along` says.
-pub fn reduce_grad(op: Reduce, along: Along, [dy, x, y]: [&[f32]; 3], dx: &mut [f32]) {
+pub(crate) fn reduce_grad(op: Reduce, along: Along, [dy, x, y]: [&[f32]; 3], dx: &mut [f32]) {
     for (from, to) in along.rows() {
         let (dy, y) = (dy[to], y[to]);
         let at = |k: usize| from + k * along.inner;
