@@ -153,11 +153,11 @@ fn what_is_wrong_with_the_classes_is_explained() {
         ),
         (
             &["Train/1.jpg", "Val/1.jpg"],
-            r#"DATA: "Train", "Val" are named like splits of the data, but have no folder for each class; move the pictures to DATA/train/<class>/* and DATA/val/<class>/*, or rename what is a class"#,
+            r#"DATA: "Train", "Val" are named like a split of the data, but without a folder for each class; move the pictures to DATA/train/<class>/* and DATA/val/<class>/*, or rename what is a class"#,
         ),
         (
             &["train/a/1.jpg", "train/b/1.jpg", "validation/1.jpg"],
-            r#"DATA: "validation" is by name a part of the data, but without a folder for each class; move the pictures to DATA/train/<class>/* and DATA/val/<class>/*, or rename what is a class"#,
+            r#"DATA: "validation" is named like a split of the data, but without a folder for each class; move the pictures to DATA/train/<class>/* and DATA/val/<class>/*, or rename what is a class"#,
         ),
         (
             &["train/a/1.jpg", "train/b/1.jpg", "dev/a/1.jpg", "valid/a/1.jpg"],
