@@ -143,8 +143,8 @@ fn what_is_wrong_with_the_classes_is_explained() {
         (&["train/a/1.jpg", "train/b/1.jpg", "val/a/", "val/b/"], "DATA/val: no picture in it"),
         (
             &["train/a/1.jpg", "train/b/1.jpg", "test/1.jpg"],
-            "DATA: has `train` but no `val`; add `val` with a folder for each class, or give DATA/train to have a part \
-             kept for validation",
+            "DATA: has `train` but no `val`; add `val` with a folder for each class, or give DATA/train to hold out a fraction \
+             for validation",
         ),
         (
             &["val/a/1.jpg", "val/b/1.jpg"],
