@@ -32,7 +32,7 @@ const LAYERS: [[usize; 5]; 10] = [
 
 fn layers(criterion: &mut Criterion<Ceilings>) {
     for (batch, layer) in [1, 16].into_iter().flat_map(|batch| LAYERS.map(|layer| (batch, layer))) {
-        for isa in Isa::available().into_iter().filter(|&isa| isa != Isa::Portable) {
+        for isa in Isa::available().into_iter().filter(|&isa| isa != Isa::PORTABLE) {
             bench_layer(criterion, isa, batch, layer);
         }
     }

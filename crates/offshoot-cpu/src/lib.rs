@@ -43,9 +43,6 @@ const MAX_THREADS: usize = 1024;
 /// The executor could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum CpuError {
-    /// The machine lacks the instructions.
-    #[error("this machine cannot run the `{0}` path")]
-    Isa(Isa),
     /// More threads than make sense.
     #[error("{0} threads are too many; give at most {MAX_THREADS}")]
     TooManyThreads(usize),
@@ -58,12 +55,9 @@ impl CpuExecutor {
     /// Starts the worker threads.
     ///
     /// # Errors
-    /// When the threads are too many or cannot be started, or the machine cannot run the SIMD path that was asked for.
+    /// When the threads are too many or cannot be started.
     pub fn new(options: CpuOptions) -> Result<CpuExecutor, CpuError> {
         let isa = options.isa.unwrap_or_else(Isa::best);
-        if !Isa::available().contains(&isa) {
-            return Err(CpuError::Isa(isa));
-        }
         if let Some(threads) = options.threads.filter(|n| n.get() > MAX_THREADS) {
             return Err(CpuError::TooManyThreads(threads.get()));
         }

@@ -12,7 +12,8 @@ use crate::buffer::Buffer;
 use crate::kernels::conv::PackedFilter;
 use crate::kernels::int8::conv::ByteFilter;
 use crate::kernels::int8::depthwise::DepthwiseFilter;
-use crate::kernels::together;
+use crate::kernels::simd::Isa;
+use crate::kernels::{ConvShape, together};
 use crate::lower::lower;
 use crate::plan::{Place, Plan, Scratch};
 
@@ -36,6 +37,16 @@ pub(crate) enum IntegerFilter {
     Dense(Arc<ByteFilter>),
     /// Of a depthwise one.
     Depthwise(Arc<DepthwiseFilter>),
+}
+
+impl IntegerFilter {
+    /// Whether it is packed for `shape` on `isa`.
+    pub(crate) fn serves(&self, isa: Isa, shape: &ConvShape) -> bool {
+        match self {
+            IntegerFilter::Dense(filter) => filter.serves(isa, shape),
+            IntegerFilter::Depthwise(filter) => filter.serves(shape),
+        }
+    }
 }
 
 /// What a filter is packed for.

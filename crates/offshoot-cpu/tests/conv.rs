@@ -253,7 +253,7 @@ fn a_filter_for_another_shape_is_refused() {
     let one = shape([1, 4, 4, 8], 8, [1, 1], ([1, 1], [0; 4], [1, 1], 1)).unwrap();
     let case = Case::new(shape([1, 4, 4, 8], 8, [3, 3], ([1, 1], [1; 4], [1, 1], 1)).unwrap());
     let mut filter = PackedFilter::new();
-    filter.pack(Isa::Portable, &one, &values(64, 5));
+    filter.pack(Isa::PORTABLE, &one, &values(64, 5));
     let mut y = vec![0.0; case.y_like.len()];
-    conv(Isa::Portable, &case.shape, &case.x, &filter, &Epilogue::NONE, &mut y);
+    conv(Isa::PORTABLE, &case.shape, &case.x, &filter, &Epilogue::NONE, &mut y);
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use offshoot_formats::onnx::{self, OnnxModel, Options};
 use offshoot_graph::preprocessing::Preprocessing;
-use offshoot_graph::{Model, Role, Tensor};
+use offshoot_graph::{Model, Op, Role, Tensor};
 
 use onnx_support::{Golden, everything, golden, logits, mobile};
 
@@ -303,4 +303,17 @@ fn a_preparation_that_onnx_cannot_say_is_an_error() {
     model.metadata.preprocessing.interpolation = offshoot_graph::Interpolation::Lanczos;
     let message = onnx::write_bytes(&model, PREPARING).unwrap_err().to_string();
     assert!(message.contains("Lanczos"), "{message}");
+}
+
+#[test]
+fn rows_of_a_picture_of_one_pixel_with_its_channels_last_are_read_again() {
+    let model = onnx_support::classifier("rows", 8, |g, x| {
+        let x = g.add("pool", Op::GlobalAveragePool, &[x]).unwrap();
+        let x = g.add("last", Op::Transpose { perm: vec![0, 2, 3, 1] }, &[x]).unwrap();
+        let x = g.add("rows", Op::Flatten { axis: 3 }, &[x]).unwrap();
+        g.linear("fc", x, 4).unwrap()
+    });
+    let read = onnx::read_bytes(bytes(&model)).unwrap().model;
+    let shape = [2, 3, 8, 8];
+    assert_eq!(onnx_support::logits(&read, &shape), onnx_support::logits(&model, &shape));
 }

@@ -26,6 +26,14 @@
 //! `fuse_quantized` makes one [`FusedOp::Quantized`] of each of these patterns where activations have one scale, for an
 //! executor. `fuse` leaves Q and DQ where they are; it may make `Conv -> Relu` one [`FusedOp::Conv`].
 
+mod binary;
+mod reduce;
+mod unary;
+
+pub use binary::{Binary, BinaryRow};
+pub use reduce::{Reduce, ReduceRow};
+pub use unary::{Alpha, Attribute, Autocast, Derivative, Fixed, Name, Row, Unary};
+
 use crate::shape::Shape;
 use crate::tensor::DType;
 
@@ -39,24 +47,17 @@ pub enum Op {
     Gemm(Gemm),
     /// (x [N, C, ..], weight [C], bias [C], running_mean [C], running_var [C]) -> x's shape, with the running statistics
     BatchNormalization(BatchNormalization),
-    /// max(x, 0)
-    Relu,
-    /// min(max(x, min), max)
-    Clip(Clip),
-    /// 1 / (1 + exp(-x))
-    Sigmoid,
-    /// min(max(alpha x + beta, 0), 1)
-    HardSigmoid(HardSigmoid),
-    /// x min(max(x + 3, 0), 6) / 6
-    HardSwish,
-    /// 2 / sqrt(pi) times the integral of exp(-t^2) from 0 to x
-    Erf,
-    /// x times the standard normal distribution's cumulative function at x: the exact form, x (1 + erf(x / sqrt 2)) / 2
-    Gelu,
-    /// a + b, broadcast as NumPy does
-    Add,
-    /// a * b, broadcast as NumPy does
-    Mul,
+    /// A function of each element of x
+    Unary(Unary),
+    /// A function of two elements, broadcast as NumPy does
+    Binary(Binary),
+    /// A reduction of x along an axis, which stays with one place
+    Reduce {
+        /// The function.
+        op: Reduce,
+        /// The axis.
+        axis: usize,
+    },
     /// The largest of each window; padding never wins
     MaxPool(Pool),
     /// The mean of each window
@@ -173,15 +174,6 @@ pub enum SequenceOp {
     ToFloat,
     /// (condition, a, b) -> a where the condition is not 0, else b; broadcast as NumPy does
     Where,
-    /// The hyperbolic tangent
-    Tanh,
-    /// a / b, broadcast as NumPy does
-    Div,
-    /// The sum along an axis, which stays with one place.
-    Sum {
-        /// The axis.
-        axis: usize,
-    },
 }
 
 impl SequenceOp {
@@ -192,9 +184,6 @@ impl SequenceOp {
             SequenceOp::Equal { .. } => "Equal",
             SequenceOp::ToFloat => "ToFloat",
             SequenceOp::Where => "Where",
-            SequenceOp::Tanh => "Tanh",
-            SequenceOp::Div => "Div",
-            SequenceOp::Sum { .. } => "ReduceSum",
         }
     }
 }
@@ -262,7 +251,7 @@ pub struct BatchNormalization {
     pub momentum: f32,
 }
 
-/// Attributes of [`Op::HardSigmoid`]. PyTorch's is 1/6 and 1/2.
+/// Attributes of [`Unary::HardSigmoid`]. PyTorch's is 1/6 and 1/2.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct HardSigmoid {
     /// The slope.
@@ -278,7 +267,7 @@ pub struct LayerNormalization {
     pub epsilon: f32,
 }
 
-/// Bounds of [`Op::Clip`]; infinities where there is none.
+/// Bounds of [`Unary::Clip`]; infinities where there is none.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Clip {
     /// The lower bound.
@@ -372,22 +361,28 @@ pub enum GradOp {
     BatchNormInput,
     /// (dy, inv_std, weight) -> dx, where mean and inv_std are constants
     BatchNormScale,
-    /// (dy, y) -> dx
-    Relu,
-    /// (dy, y) -> dx; zero at the bounds, as PyTorch's `hardtanh`
-    Clip(Clip),
-    /// (dy, x) -> dx
-    Sigmoid,
-    /// (dy, x) -> dx; zero at the bounds, as in PyTorch
-    HardSigmoid(HardSigmoid),
-    /// (dy, x) -> dx
-    HardSwish,
-    /// (dy, x) -> dx
-    Erf,
-    /// (dy, x) -> dx
-    Gelu,
-    /// (dy, x) -> dx of [`FusedOp::Silu`]
-    Silu,
+    /// (dy, x or y, as the member's row says) -> dx
+    Unary(Unary),
+    /// (dy, a, b) -> the gradient of operand `slot`, in dy's shape: what the operands' broadcast shapes need is
+    /// summed by [`GradOp::ReduceTo`]
+    Binary {
+        /// The function: [`Binary::Max`], [`Binary::Min`] or [`Binary::Pow`]. The others' gradients are operators.
+        op: Binary,
+        /// 0 for a, 1 for b.
+        slot: usize,
+    },
+    /// (dy, x, y) -> dx
+    Reduce {
+        /// The function.
+        op: Reduce,
+        /// The axis.
+        axis: usize,
+    },
+    /// (dy, indices) -> dx of `shape`: each row of the table takes the sum of the gradients of its places
+    Gather {
+        /// The table's shape.
+        shape: Shape,
+    },
     /// (dy, x) -> (dweight, dbias), each \[C\]
     LayerNormReduce(LayerNormalization),
     /// (dy, x, weight) -> dx
@@ -457,10 +452,8 @@ pub enum Activation {
     Relu,
     /// min(max(x, min), max)
     Clip(Clip),
-    /// x min(max(x + 3, 0), 6) / 6, after a convolution only
-    HardSwish,
-    /// x / (1 + exp(-x)), after a convolution only
-    Silu,
+    /// Any other function, after a convolution only
+    Smooth(Unary),
 }
 
 /// What the bytes of a quantized tensor stand for: (byte - zero_point) * scale.
@@ -538,8 +531,6 @@ pub enum FusedOp {
         /// Applied last.
         activation: Activation,
     },
-    /// x / (1 + exp(-x)): x times its Sigmoid
-    Silu,
     /// (a, b) -> op(a) op(b), where op transposes the last two axes or not
     MatMul {
         /// Whether a is used transposed.
@@ -574,15 +565,9 @@ impl Op {
             Op::Conv(_) => "Conv",
             Op::Gemm(_) => "Gemm",
             Op::BatchNormalization(_) => "BatchNormalization",
-            Op::Relu => "Relu",
-            Op::Clip(_) => "Clip",
-            Op::Sigmoid => "Sigmoid",
-            Op::HardSigmoid(_) => "HardSigmoid",
-            Op::HardSwish => "HardSwish",
-            Op::Erf => "Erf",
-            Op::Gelu => "Gelu",
-            Op::Add => "Add",
-            Op::Mul => "Mul",
+            Op::Unary(unary) => unary.row().name,
+            Op::Binary(binary) => binary.row().onnx,
+            Op::Reduce { op, axis: _ } => op.row().onnx,
             Op::MaxPool(_) => "MaxPool",
             Op::AveragePool(_) => "AveragePool",
             Op::GlobalAveragePool => "GlobalAveragePool",
@@ -622,13 +607,9 @@ impl Op {
             Op::Conv(_)
             | Op::Gemm(_)
             | Op::BatchNormalization(_)
-            | Op::Relu
-            | Op::Clip(_)
-            | Op::Sigmoid
-            | Op::HardSigmoid(_)
-            | Op::HardSwish
-            | Op::Erf
-            | Op::Gelu
+            | Op::Unary(_)
+            | Op::Binary(_)
+            | Op::Reduce { .. }
             | Op::MatMul
             | Op::LayerNormalization(_)
             | Op::Transpose { .. }
@@ -636,8 +617,6 @@ impl Op {
             | Op::Concat { .. }
             | Op::Slice { .. }
             | Op::Expand { .. }
-            | Op::Add
-            | Op::Mul
             | Op::MaxPool(_)
             | Op::AveragePool(_)
             | Op::GlobalAveragePool
@@ -674,14 +653,10 @@ impl GradOp {
             GradOp::BatchNormReduce => "Grad.BatchNormReduce",
             GradOp::BatchNormInput => "Grad.BatchNormInput",
             GradOp::BatchNormScale => "Grad.BatchNormScale",
-            GradOp::Relu => "Grad.Relu",
-            GradOp::Clip(_) => "Grad.Clip",
-            GradOp::Sigmoid => "Grad.Sigmoid",
-            GradOp::HardSigmoid(_) => "Grad.HardSigmoid",
-            GradOp::HardSwish => "Grad.HardSwish",
-            GradOp::Erf => "Grad.Erf",
-            GradOp::Gelu => "Grad.Gelu",
-            GradOp::Silu => "Grad.Silu",
+            GradOp::Unary(unary) => unary.row().gradient,
+            GradOp::Binary { op: _, slot: _ } => "Grad.Binary",
+            GradOp::Reduce { op: _, axis: _ } => "Grad.Reduce",
+            GradOp::Gather { .. } => "Grad.Gather",
             GradOp::LayerNormReduce(_) => "Grad.LayerNormReduce",
             GradOp::LayerNormInput(_) => "Grad.LayerNormInput",
             GradOp::Slice { .. } => "Grad.Slice",
@@ -716,7 +691,6 @@ impl FusedOp {
         match self {
             FusedOp::Quantized(quantized) => quantized.op.name(),
             FusedOp::Conv { .. } => "Fused.Conv",
-            FusedOp::Silu => "Fused.Silu",
             FusedOp::MatMul { .. } => "Fused.MatMul",
             FusedOp::BatchNormApply { .. } => "Fused.BatchNormApply",
             FusedOp::BatchNormReduce { .. } => "Fused.BatchNormReduce",

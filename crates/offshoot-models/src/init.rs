@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use offshoot_graph::op::{Gemm, Op};
+use offshoot_graph::op::{Binary, Gemm, Op};
 use offshoot_graph::random::{Purpose, Random};
 use offshoot_graph::{Graph, Tensor, Value, ValueId, Weights};
 
@@ -84,9 +84,9 @@ fn distribution(
         (Op::LayerNormalization(_), 1) => return Some(Distribution::Constant(1.0)),
         (Op::LayerNormalization(_), 2) => return Some(Distribution::Constant(0.0)),
         // The scale of a branch: nearly nothing of it at first.
-        (Op::Mul, _) => return Some(Distribution::Constant(1e-6)),
+        (Op::Binary(Binary::Mul), _) => return Some(Distribution::Constant(1e-6)),
         // Tokens and positions.
-        (Op::Expand { .. } | Op::Add, _) => return Some(Distribution::Normal(0.02)),
+        (Op::Expand { .. } | Op::Binary(Binary::Add), _) => return Some(Distribution::Normal(0.02)),
         _ => {}
     }
     let weight = graph.value(*operands.get(1)?);

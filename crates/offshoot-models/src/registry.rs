@@ -2,6 +2,7 @@
 
 use offshoot_graph::model::{BATCH, INPUT, OUTPUT};
 use offshoot_graph::op::Op;
+use offshoot_graph::text::quoted;
 use offshoot_graph::{DType, Dim, Graph, GraphError, Interpolation, Preprocessing, Shape, ValueId, Weights};
 
 use crate::head::{self, Head, HeadError};
@@ -118,7 +119,7 @@ pub struct BuildOptions {
 
 /// No architecture has this name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no architecture is called `{name}`{} Known: {}", hint(*.nearest), names())]
+#[error("no architecture is called `{}`{} Known: {}", quoted(name), hint(*.nearest), names())]
 pub struct UnknownArchitecture {
     /// The name that was asked for.
     pub name: String,

@@ -8,7 +8,7 @@ use offshoot_data::{Dataset, PictureError, Transform, TransformError};
 use offshoot_formats::FormatError;
 use offshoot_graph::model::OUTPUT;
 use offshoot_graph::passes::any_picture_size;
-use offshoot_graph::text::escaped;
+use offshoot_graph::text::{escaped, quoted};
 use offshoot_graph::{Executor, GraphError, Model};
 use serde::Serialize;
 
@@ -18,10 +18,11 @@ use crate::groups::{GroupRow, groups};
 use crate::health::listed;
 use crate::leftover;
 use crate::log::Log;
+use crate::longer;
 use crate::occupied;
 use crate::recipe::Recipe;
 use crate::run::{self, EpochRow, PICTURES_FILE, Results, RunError, Setting};
-use crate::run_pictures;
+use crate::run_pictures::{self, Moved};
 use crate::step::{StepError, StepOptions, TrainStep};
 pub use crate::training::Refusal;
 use crate::training::{Training, result};
@@ -87,7 +88,7 @@ pub enum TrainError {
         data: usize,
     },
     /// `class_weights` names a class that the pictures do not have.
-    #[error("class_weights: there is no class `{class}`; the classes are {classes}")]
+    #[error("class_weights: there is no class `{}`; the classes are {classes}", quoted(class))]
     ClassWeight {
         /// The name.
         class: String,
@@ -343,7 +344,9 @@ pub fn train(
     let same = match &saved {
         None => None,
         Some(saved) => {
-            let same = run_pictures::check_same(run, data, control.stop)?;
+            let from = longer::data_of(&saved.header.setting.recipe).unwrap_or_else(|| recipe.data.clone());
+            let moved = Moved { from, to: recipe.data.clone() };
+            let same = run_pictures::check_same(run, data, &moved, control.stop)?;
             run::check_counts(run, saved, &setting)?;
             Some(same)
         }
@@ -361,8 +364,8 @@ pub fn train(
     let results = Results::read(run, saved.as_ref().map_or(0, |saved| saved.header.position.epoch))?;
     if let Some(saved) = &saved {
         let position = &saved.header.position;
-        let longer = saved.header.setting.recipe != setting.recipe;
-        run::check_best(run, position)?;
+        let longer = longer::is_longer(&saved.header.setting.recipe, &setting.recipe);
+        run::check_best(run, &model, saved)?;
         if (position.ended && !longer) || position.epoch >= recipe.epochs {
             let result = result(run, position, counts, results.totals());
             return Ok(Outcome { result, interrupted: false });
@@ -376,6 +379,7 @@ pub fn train(
     let options = step_options(recipe, data)?;
     let step = TrainStep::new(model, &for_stage(&options, &stages, stage), executor)?;
     // What does not fit has been found by now: no folder is left behind for it.
+    run::check_places(run)?;
     run::make(run)?;
     let _lock = match lock {
         Some(lock) => Some(lock),

@@ -16,7 +16,7 @@ use crate::average::Average;
 use crate::cache::Cache;
 use crate::health::{Facts, HealthLog, NormSums};
 use crate::leftover;
-use crate::longer::go_on;
+use crate::longer::{go_on, is_longer};
 use crate::memory::peak_mib;
 use crate::metrics::Metrics;
 use crate::pictures::{self, Inputs, Keeper, Kept, Pictures, Sets};
@@ -125,7 +125,7 @@ impl<'a, 'c> Training<'a, 'c> {
         }
         self.health = HealthLog::read(self.given.run, header.position.epoch)?;
         self.position = header.position;
-        if header.setting.recipe != self.given.setting.recipe {
+        if is_longer(&header.setting.recipe, &self.given.setting.recipe) {
             self.go_on_longer();
         }
         self.load_good(&state, header.good)
@@ -627,8 +627,11 @@ impl<'a, 'c> Training<'a, 'c> {
         if !due && !self.finished() {
             return;
         }
-        if let Err(error) = report::write(self.given.run, &self.given.executor.describe()) {
-            (self.control.progress)(Event::Notice(&format!("the report was not written: {error}")));
+        match report::write(self.given.run, &self.given.executor.describe()) {
+            Ok(damaged) => damaged.iter().for_each(|text| (self.control.progress)(Event::Notice(text))),
+            Err(error) => {
+                (self.control.progress)(Event::Notice(&format!("the report was not written: {error}")))
+            }
         }
         self.last_report = Some(Instant::now());
     }

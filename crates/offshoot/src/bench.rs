@@ -9,7 +9,7 @@ mod python;
 mod pytorch;
 mod runner;
 
-pub use formats::{FormatsOptions, FormatsProgress, bench_formats, write_formats};
+pub use formats::{FormatsOptions, FormatsProgress, bench_formats, check_formats, write_formats};
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;

@@ -8,7 +8,7 @@ use offshoot_graph::text::shown;
 
 use crate::compare::TOLERANCE;
 use crate::error::{Error, Result};
-use crate::export::{Exported, Proof, export_within, shipped};
+use crate::export::{Exported, Output, Proof, export_within, shipped};
 
 /// The largest difference of logits that rounding weights to f16 may make, relative to the largest logit.
 pub const F16_TOLERANCE: f64 = 5e-2;
@@ -37,5 +37,5 @@ pub fn export_coreml(model: &Model, path: &Path, options: Options, proof: Proof<
     let write =
         |staged: &Path| Ok(coreml::write(staged, &shipped(model)?, options).map_err(|e| e.problem.at(path))?);
     let read = |staged: &Path| Ok((coreml::read(staged)?, None));
-    export_within("coreml", model, path, tolerance, write, read, proof)
+    export_within(Output::new("coreml", path), model, tolerance, write, read, proof)
 }

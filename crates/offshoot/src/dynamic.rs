@@ -9,7 +9,7 @@ use offshoot_graph::{Bindings, DType, Model, Op, Role, costs, passes};
 
 use crate::compare::TOLERANCE;
 use crate::error::{Error, Result};
-use crate::export::{Proof, export_onnx, export_within, shipped};
+use crate::export::{Output, Proof, export_onnx, export_within, shipped};
 use crate::source::{Loaded, ModelSource, Overrides};
 
 /// Below this part of a network's weights, a user should know that dynamic int8 does little for it.
@@ -235,7 +235,7 @@ impl DynamicInt8 {
             Ok((model, None))
         };
         let proof = Proof { float: Some(float), ..proof };
-        export_within("onnx", int8, path, TOLERANCE, write, read, proof)?;
+        export_within(Output::new("onnx", path), int8, TOLERANCE, write, read, proof)?;
         Ok(())
     }
 
@@ -262,7 +262,7 @@ impl DynamicInt8 {
             Ok((ModelSource::Path(staged.to_owned()).load(&Overrides::default())?.model, None))
         };
         let proof = Proof { float: Some(float), ..proof };
-        let written = export_within("safetensors", int8, path, TOLERANCE, write, read, proof)?;
+        let written = export_within(Output::new("safetensors", path), int8, TOLERANCE, write, read, proof)?;
         Ok([written.bytes, before.len() as u64])
     }
 }

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::manifest::{MOST_TOLERANCE, Manifest, ManifestPreparation, ManifestProof};
 use crate::preparation;
 use crate::quantize::is_quantized;
-use crate::staging::Staging;
+use crate::staging::{SideFile, Staging};
 
 /// A file that was exported, and the proof.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -64,6 +64,17 @@ pub fn shipped(model: &Model) -> Result<Model> {
 /// # Errors
 /// When the file cannot be written, or does not match `model`; nothing is left at `path` then.
 pub fn export_onnx(model: &Model, path: &Path, options: onnx::Options, proof: Proof<'_>) -> Result<Exported> {
+    export_onnx_with(model, path, options, proof, &[])
+}
+
+/// [`export_onnx`] with texts that go with the file.
+pub(crate) fn export_onnx_with(
+    model: &Model,
+    path: &Path,
+    options: onnx::Options,
+    proof: Proof<'_>,
+    side_files: &[SideFile],
+) -> Result<Exported> {
     let write =
         |staged: &Path| Ok(onnx::write(staged, &shipped(model)?, options).map_err(|e| e.problem.at(path))?);
     let read = |staged: &Path| {
@@ -74,7 +85,7 @@ pub fn export_onnx(model: &Model, path: &Path, options: onnx::Options, proof: Pr
         };
         Ok((written, preparation))
     };
-    export("onnx", model, path, write, read, proof)
+    export(Output { format: "onnx", path, side_files }, model, write, read, proof)
 }
 
 /// Writes `model` as TorchScript to `path`, with the batch norms and the state-dict keys that it has, classes and
@@ -89,29 +100,42 @@ pub fn export_torchscript(model: &Model, path: &Path, form: Form, proof: Proof<'
         |staged: &Path| Ok(torchscript::write(staged, model, options).map_err(|e| e.problem.at(path))?);
     let preparation = (form == Form::Scripted).then(preparation::stated);
     let read = |staged: &Path| Ok((torchscript::read(staged, None)?.model, preparation));
-    export("torchscript", model, path, write, read, proof)
+    export(Output::new("torchscript", path), model, write, read, proof)
+}
+
+/// What is written.
+#[derive(Clone, Copy)]
+pub(crate) struct Output<'a> {
+    format: &'static str,
+    path: &'a Path,
+    /// Texts that go with it.
+    side_files: &'a [SideFile],
+}
+
+impl<'a> Output<'a> {
+    pub(crate) fn new(format: &'static str, path: &'a Path) -> Output<'a> {
+        Output { format, path, side_files: &[] }
+    }
 }
 
 /// Writes a file, reads it again, compares it, and only then gives it its name, and its manifest one beside it.
 fn export(
-    format: &'static str,
+    output: Output<'_>,
     model: &Model,
-    path: &Path,
     write: impl FnOnce(&Path) -> Result<()>,
     read: impl FnOnce(&Path) -> Result<(Model, Option<ManifestPreparation>)>,
     proof: Proof<'_>,
 ) -> Result<Exported> {
-    if path.is_dir() {
-        return Err(Error::Input(format!("{}: a folder is in the way", shown(path))));
+    if output.path.is_dir() {
+        return Err(Error::Input(format!("{}: a folder is in the way", shown(output.path))));
     }
-    export_within(format, model, path, TOLERANCE, write, read, proof)
+    export_within(output, model, TOLERANCE, write, read, proof)
 }
 
 /// The same for a file or a folder whose logits may differ by `tolerance`, relative to the largest logit.
 pub(crate) fn export_within(
-    format: &'static str,
+    Output { format, path, side_files }: Output<'_>,
     model: &Model,
-    path: &Path,
     tolerance: f64,
     write: impl FnOnce(&Path) -> Result<()>,
     read: impl FnOnce(&Path) -> Result<(Model, Option<ManifestPreparation>)>,
@@ -148,9 +172,10 @@ pub(crate) fn export_within(
         ManifestProof { preparation, ..ManifestProof::compared(&comparison, tolerance, proof.inputs.len()) };
     let source = proof.source_sha256.map(str::to_owned);
     let manifest = Manifest::of(format, &staging.made()?, source, evidence);
-    let manifest = manifest.map_err(|error| staging.named(error))?;
+    let mut manifest = manifest.map_err(|error| staging.named(error))?;
+    manifest.side_files = side_files.iter().map(SideFile::in_manifest).collect();
     manifest.write(&Manifest::beside(&staging.path())).map_err(|error| staging.named(error))?;
-    staging.commit()?;
+    staging.commit(side_files)?;
     let bytes = manifest.files.iter().map(|file| file.bytes).sum();
     let Comparison { max_abs_diff, top1_agreement, .. } = comparison;
     Ok(Exported { format, path: path.to_owned(), bytes, max_abs_diff, top1_agreement })

@@ -11,7 +11,7 @@ use offshoot_graph::{Executor, Model, Op, Tensor, Weights};
 use offshoot_quant::{
     Calibration, Method, Network, Scheme, WeightBits, calibrate, fake_quantize, quantize, rank,
 };
-use offshoot_train::{Inference, OptimizerKind, OptimizerOptions, StepOptions, TrainStep, evaluate};
+use offshoot_train::{Inference, OptimizerKind, OptimizerOptions, StepOptions, TrainStep, copies, evaluate};
 use serde::Serialize;
 
 use crate::error::{Error, Result};
@@ -210,16 +210,41 @@ fn check(model: &Model, pictures: &QuantizePictures, options: &StaticOptions) ->
         let text = "--qat needs pictures with classes to train with; give a run directory, or --calibration DIR with a folder for each class";
         return Err(Error::Input(text.into()));
     }
-    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    let measured: HashSet<PathBuf> = pictures.measured.iter().map(|s| real(&s.path)).collect();
     let used = pictures.calibration.iter().chain(pictures.train.iter().map(|s| &s.path));
-    if let Some(both) = used.map(|path| real(path)).find(|path| measured.contains(path)) {
-        return Err(Error::Input(format!(
+    let used: Vec<&Path> = used.map(PathBuf::as_path).collect();
+    let measured: Vec<&Path> = pictures.measured.iter().map(|s| s.path.as_path()).collect();
+    match copies(&used, &measured).into_iter().flatten().next() {
+        Some(both) => Err(Error::Input(format!(
             "{}: a picture that the accuracy is measured on must not be one to calibrate on; give others with --calibration DIR",
-            shown(&both)
-        )));
+            shown(both)
+        ))),
+        None => Ok(()),
     }
-    Ok(())
+}
+
+impl QuantizePictures {
+    /// Takes those out of the pictures to calibrate and to train with that are copies, under another name, of pictures to measure on.
+    /// Says how many pictures those are, with an example.
+    pub fn leave_out_copies(&mut self) -> Option<String> {
+        let measured: Vec<&Path> = self.measured.iter().map(|s| s.path.as_path()).collect();
+        let used = self.calibration.iter().chain(self.train.iter().map(|s| &s.path));
+        let used: Vec<&Path> = used.map(PathBuf::as_path).collect();
+        let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        let found = used.iter().zip(copies(&used, &measured));
+        let copied: Vec<(PathBuf, PathBuf)> = found
+            .filter_map(|(path, of)| Some((path.to_path_buf(), of?.to_path_buf())))
+            .filter(|(path, of)| real(path) != real(of))
+            .collect();
+        let (first, of) = copied.first()?;
+        let text = format!("{} has the same content as {}", shown(first), shown(of));
+        let left_out: HashSet<PathBuf> = copied.into_iter().map(|(path, _)| path).collect();
+        self.calibration.retain(|path| !left_out.contains(path));
+        self.train.retain(|sample| !left_out.contains(&sample.path));
+        Some(format!(
+            "{} of the pictures to calibrate on are also measured on, and are left out of the calibration: {text}",
+            left_out.len()
+        ))
+    }
 }
 
 /// A float network, its calibration, and what comes out of both.

@@ -8,6 +8,7 @@ use std::fs;
 
 use offshoot::{ModelSource, is_quantized};
 use offshoot_formats::onnx;
+use offshoot_graph::op::Binary;
 use offshoot_graph::{DType, Data, Model, Op, Source};
 use serde_json::json;
 
@@ -143,7 +144,7 @@ fn tensorrt_gets_explicit_quantisation() {
                 assert_eq!(graph.value(node.inputs[2]).dtype, DType::F32, "a float bias");
                 assert!(made_by(node.inputs[2]).is_none());
             }
-            Op::Add => {
+            Op::Binary(Binary::Add) => {
                 let convs = node.inputs.iter().filter(|&&id| matches!(made_by(id).unwrap().op, Op::Conv(_)));
                 let rounded = node
                     .inputs

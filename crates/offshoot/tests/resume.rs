@@ -347,7 +347,7 @@ fn another_instruction_set_is_told_of() {
         .unwrap();
     let said = world.run("train --resume --out run");
     assert_eq!(said.code, Some(0), "{said:?}");
-    if offshoot::Isa::best() != offshoot::Isa::Portable {
+    if offshoot::Isa::best() != offshoot::Isa::PORTABLE {
         assert!(said.err.contains("`cpu portable`") && said.err.contains("may differ"), "{}", said.err);
     }
 }

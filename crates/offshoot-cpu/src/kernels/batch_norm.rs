@@ -11,6 +11,7 @@ use super::rows::{
     partials, rows_per_part, sum_rows,
 };
 use super::simd::{Isa, Simd};
+use super::size::elements;
 use super::source::ScaleShift;
 use std::ops::Range;
 
@@ -367,7 +368,7 @@ impl<E: Element> Reduction<'_, E> {
     /// When it is not.
     pub(super) fn check(&self, len: usize, channels: usize, parts: usize, sums: usize) {
         assert_eq!([self.x.len(), self.mean.len()], [len, channels], "the norm's input and mean");
-        assert_eq!(sums, 2 * parts * channels, "sums of {parts} parts");
+        assert_eq!(sums, elements([2, parts, channels]), "sums of {parts} parts");
     }
 
     /// The two sums over `rows` of some channels, into rows of all channels, one behind the other.

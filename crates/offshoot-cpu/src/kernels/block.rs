@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use super::conv::{Epilogue, PackedFilter, conv};
+use super::conv::{Epilogue, PackedFilter, activations_len, conv};
 use super::parallel::{self, LINE, Shared};
 use super::simd::Isa;
 use super::{Activation, ConvShape, depthwise};
@@ -246,13 +246,14 @@ impl Task<'_> {
 pub fn block(isa: Isa, block: &Block<'_>, x: &[f32], residual: Option<&[f32]>, y: &mut [f32]) {
     let shape = block.shape();
     let first = shape.expand.unwrap_or(shape.depthwise);
-    let input = first.batch * first.in_h * first.in_w * first.in_c;
-    let ConvShape { batch, out_h, .. } = shape.project;
-    let width = shape.project.out_w * shape.project.out_c;
+    let ([input, _], [_, output]) = (activations_len(&first), activations_len(&shape.project));
+    shape.depthwise.check();
     assert!(follow(&shape), "{shape:?} do not follow each other");
-    assert_eq!([x.len(), y.len()], [input, batch * out_h * width], "input and output of {shape:?}");
+    assert_eq!([x.len(), y.len()], [input, output], "input and output of {shape:?}");
     assert!(residual.is_none_or(|residual| residual.len() == y.len()), "residual of {shape:?}");
 
+    let ConvShape { batch, out_h, .. } = shape.project;
+    let width = shape.project.out_w * shape.project.out_c;
     let Cut { bands, strip } = shape.cut();
     let len = shape.strip_len(strip) + LINE;
     let task = Task { isa, block, strip, x, residual };

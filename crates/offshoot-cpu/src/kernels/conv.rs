@@ -6,6 +6,7 @@ use super::element::{Element, ViewMut};
 use super::gather::{self, Cells, Gather, Operands, Tap, Target, WeightOrder};
 use super::parallel::{self, Shared};
 use super::simd::Isa;
+use super::size::elements;
 use super::source::Source;
 use super::winograd::{self, by_winograd};
 use super::{Activation, ConvShape};
@@ -35,12 +36,14 @@ pub struct PackedFilter {
     /// Floats of `data` that are packed.
     len: usize,
     isa: Option<Isa>,
+    /// Output channels, input channels, height and width of the kernel, and groups.
+    sizes: [usize; 5],
     element: DType,
 }
 
 impl Default for PackedFilter {
     fn default() -> PackedFilter {
-        PackedFilter { data: Buffer::default(), len: 0, isa: None, element: DType::F32 }
+        PackedFilter { data: Buffer::default(), len: 0, isa: None, sizes: [0; 5], element: DType::F32 }
     }
 }
 
@@ -76,6 +79,7 @@ impl PackedFilter {
     /// # Panics
     /// When `oihw` has not the size that `shape` says.
     pub fn pack(&mut self, isa: Isa, shape: &ConvShape, oihw: &[f32]) {
+        shape.check();
         let area = shape.kernel[0] * shape.kernel[1];
         let (depth, cols) = (shape.in_c / shape.groups, shape.out_c / shape.groups);
         let order = WeightOrder { group: cols * depth * area, col: depth * area, depth: area };
@@ -92,7 +96,7 @@ impl PackedFilter {
         order: WeightOrder,
     ) {
         assert_eq!(oihw.len(), weights_len(shape), "weights of {shape:?}");
-        self.isa = Some(isa);
+        (self.isa, self.sizes) = (Some(isa), filter_sizes(shape));
         let cells = self.cells(isa, shape);
         self.len = packed_len(isa, shape, gathers, cells);
         self.data.reserve(self.bytes());
@@ -102,13 +106,13 @@ impl PackedFilter {
         }
         let mut rest = data;
         for gather in gathers {
-            let (packed, after) = rest.split_at_mut(gather.groups * gather.packed_group(isa, cells));
+            let (packed, after) = rest.split_at_mut(gather.packed_len(isa, cells));
             gather::pack(isa, gather, shape.kernel[1], oihw, order, (cells, packed));
             rest = after;
         }
     }
 
-    /// The packed weights, and what they are packed as.
+    /// The packed weights, and what they are packed as: as many as `gathers` read.
     ///
     /// # Panics
     /// When they were packed for another path, another shape or other elements.
@@ -116,26 +120,29 @@ impl PackedFilter {
         assert_eq!(self.isa, Some(isa), "the filter is packed for another instruction set");
         let cells = self.cells(isa, shape);
         assert!(cells == Cells::Floats || E::DTYPE == DType::BF16, "the filter is packed for bf16");
-        assert_eq!(
-            self.len,
-            packed_len(isa, shape, gathers, cells),
-            "the filter is packed for another shape"
-        );
+        let fits = self.sizes == filter_sizes(shape) && self.len == packed_len(isa, shape, gathers, cells);
+        assert!(fits, "the filter is packed for another shape");
         (cells, self.data.get(self.len))
     }
 }
 
 /// Runs `gathers` over the same operands into `out`; see [`gather::run`].
-pub(super) fn run_gathers(
+///
+/// # Safety
+/// As there; the gathers are those of `shape`.
+pub(super) unsafe fn run_gathers(
     isa: Isa,
     shape: &ConvShape,
     gathers: &[Gather],
     operands: Operands<'_>,
     out: ViewMut<'_>,
 ) {
-    match gathers {
-        [gather] if by_winograd(shape) => winograd::run(isa, gather, operands, out),
-        _ => gather::run(isa, gathers, operands, out),
+    // Safety: the caller's.
+    unsafe {
+        match gathers {
+            [gather] if by_winograd(shape) => winograd::run(isa, gather, operands, out),
+            _ => gather::run(isa, gathers, operands, out),
+        }
     }
 }
 
@@ -143,19 +150,35 @@ fn packed_len(isa: Isa, shape: &ConvShape, gathers: &[Gather], cells: Cells) -> 
     if by_winograd(shape) {
         return gathers.iter().map(winograd::packed_len).sum();
     }
-    gathers.iter().map(|gather| gather.groups * gather.packed_group(isa, cells)).sum()
+    gathers.iter().map(|gather| gather.packed_len(isa, cells)).sum()
+}
+
+/// What a filter that is packed for `shape` must have in common with another that it serves.
+fn filter_sizes(shape: &ConvShape) -> [usize; 5] {
+    let ConvShape { in_c, out_c, kernel, groups, .. } = *shape;
+    [out_c, in_c, kernel[0], kernel[1], groups]
 }
 
 /// Floats in the weights of `shape`.
+///
+/// # Panics
+/// When it does not [fit](ConvShape::fits).
+#[track_caller]
 pub(super) fn weights_len(shape: &ConvShape) -> usize {
-    shape.out_c * (shape.in_c / shape.groups) * shape.kernel[0] * shape.kernel[1]
+    shape.check();
+    elements([shape.out_c, shape.in_c / shape.groups, shape.kernel[0], shape.kernel[1]])
 }
 
 /// Floats in the input and in the output of `shape`.
+///
+/// # Panics
+/// When it does not [fit](ConvShape::fits).
+#[track_caller]
 pub(super) fn activations_len(shape: &ConvShape) -> [usize; 2] {
+    shape.check();
     [
-        shape.batch * shape.in_h * shape.in_w * shape.in_c,
-        shape.batch * shape.out_h * shape.out_w * shape.out_c,
+        elements([shape.batch, shape.in_h, shape.in_w, shape.in_c]),
+        elements([shape.batch, shape.out_h, shape.out_w, shape.out_c]),
     ]
 }
 
@@ -215,7 +238,8 @@ pub fn conv<E: Element>(
         norm: None,
         moments: None,
     };
-    run_gathers(isa, shape, &gathers, operands, E::view_mut(y));
+    // Safety: the operands have the sizes of the shape, which is the gather's, and the filter is packed for it.
+    unsafe { run_gathers(isa, shape, &gathers, operands, E::view_mut(y)) };
 }
 
 /// Whether [`conv_in_training`] reads the input of `shape`, on `E`, through a norm: where each pixel is read once, as floats.
@@ -229,7 +253,11 @@ fn are_pairs(isa: Isa, dtype: DType) -> bool {
 }
 
 /// The rows of the parts of which [`conv_in_training`] leaves moments, if it does for `shape`.
+///
+/// # Panics
+/// When the shape does not [fit](ConvShape::fits).
 pub fn moment_rows(shape: &ConvShape) -> Option<Vec<usize>> {
+    shape.check();
     let gather = forward(shape);
     let blocks = gather::moment_blocks(&gather);
     let rows = (0..blocks).map(|block| parallel::part(gather.pixels(), blocks, block).len());
@@ -275,5 +303,6 @@ pub fn conv_in_training<E: Element>(
         norm,
         moments: moments.map(Shared::new),
     };
-    run_gathers(isa, shape, &gathers, operands, E::view_mut(y));
+    // Safety: as in `conv`; only a pointwise gather of floats has a norm, and the moments have a place for each of its blocks.
+    unsafe { run_gathers(isa, shape, &gathers, operands, E::view_mut(y)) };
 }

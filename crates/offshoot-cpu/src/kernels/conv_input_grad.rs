@@ -16,6 +16,7 @@ impl PackedFilter {
     /// # Panics
     /// When `oihw` has not the size that `shape` says.
     pub fn pack_for_input_grad(&mut self, isa: Isa, shape: &ConvShape, oihw: &[f32]) {
+        shape.check();
         let area = shape.kernel[0] * shape.kernel[1];
         let (cols, depth) = (shape.in_c / shape.groups, shape.out_c / shape.groups);
         let order = WeightOrder { group: cols * depth * area, col: area, depth: cols * area };
@@ -86,5 +87,6 @@ pub fn conv_input_grad<E: Element>(
         norm: None,
         moments: None,
     };
-    run_gathers(isa, shape, &gathers, operands, E::view_mut(dx));
+    // Safety: the operands have the sizes of the shape, whose phases are disjoint pixels of the input, and the filter is packed for them.
+    unsafe { run_gathers(isa, shape, &gathers, operands, E::view_mut(dx)) };
 }

@@ -18,6 +18,7 @@ use super::gather::{self, Ahead, Cells, Gather, Run};
 use super::parallel::{self, Shared};
 use super::prefetch;
 use super::simd::{Isa, Kernel, Simd, dispatch, dispatch_bf16};
+use super::size::elements;
 use super::tile::{self, DEPTH, Layout, STRIDE, StepMajor, StepMajorPairs, Tile, run_tile};
 
 /// Pixels, or pairs of pixels, that a task gathers at a time.
@@ -64,14 +65,22 @@ impl Plan {
 
     /// Floats of one chunk's sums.
     fn chunk_len(&self) -> usize {
-        self.gather.groups * self.rows * self.width
+        elements([self.gather.groups, self.rows, self.width])
+    }
+
+    /// Floats of the workspace.
+    fn workspace(&self) -> usize {
+        elements([self.chunks, self.gather.groups, self.rows, self.width])
     }
 }
 
 /// Floats that [`conv_weight_grad`] needs as workspace.
+///
+/// # Panics
+/// When the shape does not [fit](ConvShape::fits).
 pub fn conv_weight_grad_workspace(isa: Isa, shape: &ConvShape) -> usize {
-    let plan = Plan::new(isa, shape);
-    plan.chunks * plan.chunk_len()
+    shape.check();
+    Plan::new(isa, shape).workspace()
 }
 
 /// `dw`, OIHW, from `x` and `dy`, NHWC. What `workspace` holds before and after means nothing.
@@ -89,14 +98,14 @@ pub fn conv_weight_grad<E: Element>(
     assert_eq!([x.len(), dy.len()], activations_len(shape), "input and output of {shape:?}");
     assert_eq!(dw.len(), weights_len(shape), "weights of {shape:?}");
     let plan = Plan::new(isa, shape);
-    let workspace = &mut workspace[..plan.chunks * plan.chunk_len()];
+    let workspace = &mut workspace[..plan.workspace()];
     if x.is_empty() || dy.is_empty() {
         dw.fill(0.0);
         return;
     }
     let (x, dy) = (E::view(x), E::view(dy));
     let sums = Shared(workspace.as_mut_ptr());
-    let work = plan.gather.pixels() * dw.len();
+    let work = plan.gather.pixels().saturating_mul(dw.len());
     parallel::for_each_task(plan.tasks(), work, |index| {
         parallel::with_scratch(SCRATCH, |scratch| match dy {
             View::Bf16(_) if isa.multiplies_bf16() => {
@@ -120,9 +129,10 @@ pub fn conv_weight_grad<E: Element>(
 fn sum_chunks(plan: &Plan, shape: &ConvShape, sums: &[f32], dw: &mut [f32]) {
     let (depth, area) = (plan.gather.depth, shape.kernel[0] * shape.kernel[1]);
     let filter = depth * area;
+    assert_eq!(dw.len(), elements([shape.out_c, depth, area]), "weights of {shape:?}");
     let out = Shared(dw.as_mut_ptr());
     parallel::for_each_task(shape.out_c, dw.len() * plan.chunks, |row| {
-        // Safety: each output channel's weights are a part of their own.
+        // Safety: each output channel's weights are a part of their own, and `dw` has those of all.
         let out = unsafe { std::slice::from_raw_parts_mut(out.get().add(row * filter), filter) };
         for chunk in 0..plan.chunks {
             let sums = &sums[chunk * plan.chunk_len() + row * plan.width..][..filter];

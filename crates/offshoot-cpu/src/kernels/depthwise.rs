@@ -4,6 +4,7 @@
 //! multiplications. Rows of the window that fall outside the picture are skipped; tiles at the left and right border
 //! read zeros for what is outside. Every pixel sums in the order of the kernel's elements.
 
+use super::conv::{activations_len, weights_len};
 use super::element::Element;
 use super::layout::transpose;
 use super::prefetch;
@@ -20,7 +21,7 @@ fn rows_per_task(width: usize) -> usize {
 
 /// Whether `shape` is a depthwise convolution that this module computes.
 pub fn supports(shape: &ConvShape) -> bool {
-    shape.groups == shape.in_c && shape.groups == shape.out_c
+    shape.groups == shape.in_c && shape.groups == shape.out_c && shape.fits()
 }
 
 /// Elements of a filter.
@@ -29,21 +30,19 @@ fn taps(shape: &ConvShape) -> usize {
 }
 
 /// Packs OIHW weights (C, 1, R, S) for the kernels here, as R, S, C. Both slices have C R S elements.
+///
+/// # Panics
+/// When they have not.
 pub fn pack(shape: &ConvShape, weights: &[f32], packed: &mut [f32]) {
+    shape.check();
     transpose(1, shape.out_c, taps(shape), weights, packed);
 }
 
 fn check(shape: &ConvShape, x: usize, weights: usize, y: usize) {
+    assert_eq!([x, y], activations_len(shape), "the sizes of input and output are not {shape:?}");
     assert!(supports(shape), "not depthwise: {shape:?}");
-    assert!(shape.strides.iter().chain(&shape.dilations).all(|&step| step > 0), "a step of 0 in {shape:?}");
     assert!(taps(shape) > 0, "an empty kernel in {shape:?}");
-    assert_eq!(x, shape.batch * shape.in_h * shape.in_w * shape.in_c, "the input's size is not {shape:?}");
-    assert_eq!(
-        y,
-        shape.batch * shape.out_h * shape.out_w * shape.out_c,
-        "the output's size is not {shape:?}"
-    );
-    assert_eq!(weights, taps(shape) * shape.out_c, "the weights' size is not {shape:?}");
+    assert_eq!(weights, weights_len(shape), "the weights' size is not {shape:?}");
 }
 
 /// The kernel rows of output row `oh` that lie in the picture.

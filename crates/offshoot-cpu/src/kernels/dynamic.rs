@@ -1,16 +1,16 @@
 //! x times weights of bytes, where x is quantized by its own range: ONNX's DynamicQuantizeLinear and MatMulInteger.
 
 use super::ConvShape;
-use super::elementwise::Binary;
 use super::int8::conv::{ByteFilter, Numbers, Quantized, product};
 use super::parallel::{self, Shared};
 use super::quantize::{Scales, quantize};
 use super::rows::{Place, TASK, map_rows_to};
 use super::simd::{Isa, Kernel, Simd, dispatch};
+use offshoot_graph::op::Binary;
 
 /// Weights of bytes \[n, k\], packed.
 #[derive(Clone, Debug)]
-pub struct ByteMatrix {
+pub(crate) struct ByteMatrix {
     filter: ByteFilter,
 }
 
@@ -19,7 +19,7 @@ impl ByteMatrix {
     ///
     /// # Panics
     /// When it has not that many elements.
-    pub fn pack(isa: Isa, weight: &[i8], [n, k]: [usize; 2]) -> ByteMatrix {
+    pub(crate) fn pack(isa: Isa, weight: &[i8], [n, k]: [usize; 2]) -> ByteMatrix {
         // What the weights and the bytes they are multiplied with stand for is known when they are.
         let numbers = Numbers { weights: weight, bias: &vec![0; n], scale: &vec![1.0; n], zero_point: 0 };
         ByteMatrix { filter: ByteFilter::pack(isa, &ConvShape::of_matrices(1, k, n), &numbers) }
@@ -28,7 +28,7 @@ impl ByteMatrix {
 
 /// The operands of [`dynamic_product`].
 #[derive(Clone, Copy, Debug)]
-pub struct DynamicProduct<'a> {
+pub(crate) struct DynamicProduct<'a> {
     /// \[m, k\]
     pub x: &'a [f32],
     /// \[n, k\]
@@ -43,7 +43,7 @@ pub struct DynamicProduct<'a> {
 ///
 /// # Panics
 /// When a slice has not the size that the others say.
-pub fn dynamic_product(isa: Isa, operands: &DynamicProduct<'_>, bytes: &mut [u8], y: &mut [f32]) {
+pub(crate) fn dynamic_product(isa: Isa, operands: &DynamicProduct<'_>, bytes: &mut [u8], y: &mut [f32]) {
     let DynamicProduct { x, weight, scale, bias } = *operands;
     assert_eq!(bytes.len(), x.len(), "bytes of x");
     assert!(bias.is_none_or(|bias| bias.len() == scale.len()), "bias of {} columns", scale.len());

@@ -8,8 +8,13 @@ use offshoot_graph::{DType, Data};
 use super::parallel::Shared;
 use super::simd::Simd;
 
-/// What memory holds: a float or an integer.
-pub trait Stored: Pod + Send + Sync {
+mod sealed {
+    /// Types whose memory kernels know.
+    pub trait Sealed {}
+}
+
+/// What memory holds: a float or an integer. No other crate has types of it, as unsafe code relies on what their functions give.
+pub trait Stored: Pod + Send + Sync + sealed::Sealed {
     /// Its type in the graph.
     const DTYPE: DType;
 
@@ -19,7 +24,9 @@ pub trait Stored: Pod + Send + Sync {
 
 macro_rules! stored {
     ($($type:ty, $variant:ident;)*) => {
-        $(impl Stored for $type {
+        $(impl sealed::Sealed for $type {}
+
+        impl Stored for $type {
             const DTYPE: DType = DType::$variant;
 
             fn of_data(data: &Data) -> Option<&[$type]> {

@@ -16,6 +16,7 @@ use super::parallel::{self, LINE, Shared};
 use super::prefetch::{self, Stream};
 use super::rows::{Area, load, read_rows};
 use super::simd::{Isa, Kernel, Simd, dispatch, dispatch_bf16};
+use super::size::elements;
 use super::source::ScaleShift;
 use super::tile::{
     self, DEPTH, Layout, Matrix, RowMajor, RowMajorPairs, STRIDE, Tile, UNBOUNDED, run_tile, tile_starts,
@@ -118,6 +119,11 @@ impl Gather {
         self.taps[0].len() * self.taps[1].len() * self.depth
     }
 
+    /// Multiply-adds, of pixels that are not worth less than one.
+    fn work(&self) -> usize {
+        (self.pixels() * self.groups * self.cols).saturating_mul(self.reduction().max(1))
+    }
+
     /// Whether grid pixel i reads source pixel i and nothing else.
     pub(super) fn is_pointwise(&self) -> bool {
         let single = |taps: &[Tap]| matches!(taps, [tap] if tap.offset == 0);
@@ -132,6 +138,12 @@ impl Gather {
     /// Floats of one group's packed filter: the columns rounded up to whole vectors.
     pub(super) fn packed_group(&self, isa: Isa, cells: Cells) -> usize {
         self.cols.next_multiple_of(isa.lanes()) * cells.of(self.reduction())
+    }
+
+    /// Floats of the packed filter, all groups.
+    pub(super) fn packed_len(&self, isa: Isa, cells: Cells) -> usize {
+        let cols = self.cols.next_multiple_of(isa.lanes());
+        elements([self.groups, cols, cells.of(self.reduction())])
     }
 
     /// The reduction's contiguous stretches, in order.
@@ -430,17 +442,18 @@ pub(super) fn pack(
     order: WeightOrder,
     (cells, packed): (Cells, &mut [f32]),
 ) {
+    assert_eq!(packed.len(), gather.packed_len(isa, cells), "the packed filter");
     let panel = tile::tile_cols(isa);
     let panels = gather.cols.div_ceil(panel);
     let reduction = gather.reduction();
     let out = Shared(packed.as_mut_ptr());
     let taps = gather.tap_indices(kernel_w);
-    parallel::for_each_task(gather.groups * panels, packed.len() * 16, |task| {
+    parallel::for_each_task(gather.groups * panels, packed.len().saturating_mul(16), |task| {
         let (group, first) = (task / panels, task % panels * panel);
         let width = (gather.cols.next_multiple_of(isa.lanes()) - first).min(panel);
         let rows = cells.of(reduction);
         let start = group * gather.packed_group(isa, cells) + first * rows;
-        // Safety: panels are disjoint parts of `packed`.
+        // Safety: panels are disjoint parts of `packed`, whose length was compared with what they take together.
         let out = unsafe { std::slice::from_raw_parts_mut(out.get().add(start), width * rows) };
         let cols = (gather.cols - first).min(panel);
         let weights = &weights[group * order.group + first * order.col..];
@@ -529,12 +542,13 @@ pub(super) fn moment_blocks(gather: &Gather) -> usize {
 
 /// Runs `gathers` over the same operands into `out`.
 ///
-/// The caller has checked that source, filter, bias and residual have the sizes that the gathers say, and that the
-/// gathers' targets are disjoint places of `out`.
-pub(super) fn run(isa: Isa, gathers: &[Gather], operands: Operands<'_>, out: ViewMut<'_>) {
+/// # Safety
+/// Source, filter, bias, residual and moments have the sizes and types that the gathers and [`Operands`] say, and the gathers' targets
+/// are disjoint places of `out`. The gathers are those of a shape that [fits](super::ConvShape::fits).
+pub(super) unsafe fn run(isa: Isa, gathers: &[Gather], operands: Operands<'_>, out: ViewMut<'_>) {
     let out = out.shared();
     let plans = plan(isa, gathers, &operands);
-    let work = gathers.iter().map(|g| g.pixels() * g.groups * g.cols * g.reduction().max(1)).sum();
+    let work = gathers.iter().map(Gather::work).fold(0, usize::saturating_add);
     let tasks = plans.iter().map(|plan| plan.tasks()).sum();
     parallel::for_each_task(tasks, work, |mut index| {
         for plan in &plans {

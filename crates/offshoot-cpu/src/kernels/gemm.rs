@@ -10,6 +10,7 @@ use std::ops::Range;
 use super::gather::copy;
 use super::parallel::{self, Shared};
 use super::simd::{Isa, Kernel, Simd, dispatch};
+use super::size::elements;
 use super::tile::{self, DEPTH, Layout, RowMajorBlocks, STRIDE, StepMajor, Tile, run_tile};
 
 /// Sizes of `c[m][n] = a[m][k] * b[k][n]`.
@@ -33,19 +34,23 @@ pub struct GemmShape {
 /// When a slice has not the size that `shape` says.
 pub fn gemm(isa: Isa, shape: &GemmShape, a: &[f32], b: &[f32], bias: Option<&[f32]>, c: &mut [f32]) {
     let GemmShape { trans_a, trans_b, m, n, k } = *shape;
-    assert_eq!([a.len(), b.len(), c.len()], [m * k, k * n, m * n], "operands of {shape:?}");
+    let sizes = [elements([m, k]), elements([k, n]), elements([m, n])];
+    assert_eq!([a.len(), b.len(), c.len()], sizes, "operands of {shape:?}");
     assert!(bias.is_none_or(|bias| bias.len() == n), "bias of {shape:?}");
+    if c.is_empty() {
+        return;
+    }
     let c = Shared(c.as_mut_ptr());
     if trans_b && !trans_a {
         let tasks = n.div_ceil(DOT_BLOCK);
         // With few rows, reading `b` takes longer than multiplying.
-        parallel::for_each_task(tasks, m.max(READ) * n * k, |index| {
+        parallel::for_each_task(tasks, m.max(READ).saturating_mul(n).saturating_mul(k), |index| {
             let cols = index * DOT_BLOCK..((index + 1) * DOT_BLOCK).min(n);
             dispatch(isa, Dots { shape, a, b, bias, c, cols });
         });
     } else {
         let (row_blocks, col_blocks) = (m.div_ceil(ROWS), n.div_ceil(COLS));
-        parallel::for_each_task(row_blocks * col_blocks, m * n * k, |index| {
+        parallel::for_each_task(row_blocks * col_blocks, (m * n).saturating_mul(k), |index| {
             let (row, col) = (index / col_blocks * ROWS, index % col_blocks * COLS);
             let (rows, cols) = (row..(row + ROWS).min(m), col..(col + COLS).min(n));
             parallel::with_scratch(2 * DEPTH * STRIDE, |scratch| {
@@ -61,11 +66,12 @@ pub fn gemm(isa: Isa, shape: &GemmShape, a: &[f32], b: &[f32], bias: Option<&[f3
 /// When a slice has not the size that `count` and `shape` say.
 pub fn matmul(isa: Isa, count: usize, shape: &GemmShape, a: &[f32], b: &[f32], c: &mut [f32]) {
     let GemmShape { m, n, k, .. } = *shape;
-    assert_eq!([a.len(), b.len(), c.len()], [m * k, k * n, m * n].map(|len| len * count), "{shape:?}");
+    let sizes = [elements([count, m, k]), elements([count, k, n]), elements([count, m, n])];
+    assert_eq!([a.len(), b.len(), c.len()], sizes, "{count} times {shape:?}");
     let shared = Shared(c.as_mut_ptr());
-    parallel::for_each_task(count, (m * n * k).saturating_mul(count), |i| {
+    parallel::for_each_task(count, (count * m * n).saturating_mul(k), |i| {
         let (a, b) = (&a[i * m * k..(i + 1) * m * k], &b[i * k * n..(i + 1) * k * n]);
-        // Safety: each task has a matrix of its own.
+        // Safety: each task has a matrix of its own, of the `count` in `c`.
         let c = unsafe { std::slice::from_raw_parts_mut(shared.at(i * m * n), m * n) };
         parallel::serially(0, |_| gemm(isa, shape, a, b, None, c));
     });

@@ -87,7 +87,7 @@ impl Kernel for Forward<'_> {
 ///
 /// # Panics
 /// When the slices do not fit each other.
-pub fn layer_norm(isa: Isa, x: &[f32], weight: &[f32], bias: &[f32], epsilon: f32, out: &mut [f32]) {
+pub(crate) fn layer_norm(isa: Isa, x: &[f32], weight: &[f32], bias: &[f32], epsilon: f32, out: &mut [f32]) {
     let width = weight.len();
     assert!(width > 0 && bias.len() == width && x.len() == out.len() && x.len().is_multiple_of(width));
     let shared = Shared::new(out);
@@ -186,7 +186,14 @@ impl Kernel for InputGradient<'_> {
 ///
 /// # Panics
 /// As [`layer_norm`].
-pub fn layer_norm_input_grad(isa: Isa, dy: &[f32], x: &[f32], weight: &[f32], epsilon: f32, dx: &mut [f32]) {
+pub(crate) fn layer_norm_input_grad(
+    isa: Isa,
+    dy: &[f32],
+    x: &[f32],
+    weight: &[f32],
+    epsilon: f32,
+    dx: &mut [f32],
+) {
     let width = weight.len();
     assert!(width > 0 && [dy.len(), x.len()] == [dx.len(); 2] && x.len().is_multiple_of(width));
     let shared = Shared::new(dx);
@@ -250,7 +257,7 @@ impl Kernel for Reduce<'_> {
 ///
 /// # Panics
 /// When the slices do not fit each other.
-pub fn layer_norm_reduce(
+pub(crate) fn layer_norm_reduce(
     isa: Isa,
     dy: &[f32],
     x: &[f32],

@@ -2,6 +2,7 @@
 
 use super::element::Stored;
 use super::rows::{Shared, TASK, for_tasks};
+use super::size::elements;
 
 /// Side of the square that is transposed at a time: two of them fit in the first-level cache.
 const TILE: usize = 16;
@@ -11,7 +12,8 @@ const TILE: usize = 16;
 /// # Panics
 /// When a slice has not that size.
 pub fn transpose<E: Copy + Send + Sync>(batch: usize, rows: usize, columns: usize, x: &[E], out: &mut [E]) {
-    assert!(x.len() == batch * rows * columns && out.len() == x.len(), "{batch} x {rows} x {columns}");
+    let len = elements([batch, rows, columns]);
+    assert!(x.len() == len && out.len() == len, "{batch} x {rows} x {columns}");
     if x.is_empty() {
         return;
     }

@@ -6,11 +6,12 @@ use super::dynamic::{ByteMatrix, DynamicProduct, dynamic_product};
 use super::parallel::{self, Shared};
 use super::rows::{load, load_all, store};
 use super::simd::{Isa, Kernel, Simd, dispatch};
+use super::size::elements;
 use super::{Activation, ConvShape, math};
 
 /// Sizes of an LSTM's operands.
 #[derive(Clone, Copy, Debug)]
-pub struct Sizes {
+pub(crate) struct Sizes {
     /// Steps.
     pub steps: usize,
     /// Rows at each step.
@@ -23,7 +24,7 @@ pub struct Sizes {
 
 /// A matrix [4 hidden, k] that rows are multiplied with.
 #[derive(Clone, Debug)]
-pub enum Matrix {
+pub(crate) enum Matrix {
     /// Packed, for rows of the [shape](ConvShape)'s length.
     Floats(PackedFilter),
     /// Bytes; what they are multiplied with is quantized by its own range.
@@ -37,7 +38,7 @@ pub enum Matrix {
 
 /// One way of an LSTM.
 #[derive(Clone, Debug)]
-pub struct Way {
+pub(crate) struct Way {
     /// W, of x.
     pub weight: Matrix,
     /// R, of h.
@@ -50,7 +51,7 @@ pub struct Way {
 
 /// Memory that [`lstm`] works in; it grows to what is needed.
 #[derive(Clone, Debug, Default)]
-pub struct Work {
+pub(crate) struct Work {
     x_gates: Vec<f32>,
     gates: Vec<f32>,
     cell: Vec<f32>,
@@ -61,13 +62,21 @@ pub struct Work {
 ///
 /// # Panics
 /// When a slice has not the size that `sizes` says.
-pub fn lstm(isa: Isa, sizes: Sizes, x: &[f32], ways: &[Way], work: &mut Work, [y, last]: [&mut [f32]; 2]) {
+pub(crate) fn lstm(
+    isa: Isa,
+    sizes: Sizes,
+    x: &[f32],
+    ways: &[Way],
+    work: &mut Work,
+    [y, last]: [&mut [f32]; 2],
+) {
     let Sizes { steps, batch, input, hidden } = sizes;
-    let (units, state) = (4 * hidden, batch * hidden);
-    assert_eq!([x.len(), y.len()], [steps * batch * input, steps * ways.len() * state], "{sizes:?}");
-    assert_eq!(last.len(), ways.len() * state, "{sizes:?}");
-    work.x_gates.resize(steps * batch * units, 0.0);
-    work.gates.resize(batch * units, 0.0);
+    let (units, state) = (elements([4, hidden]), elements([batch, hidden]));
+    let (x_len, y_len) = (elements([steps, batch, input]), elements([steps, ways.len(), batch, hidden]));
+    assert_eq!([x.len(), y.len()], [x_len, y_len], "{sizes:?}");
+    assert_eq!(last.len(), elements([ways.len(), state]), "{sizes:?}");
+    work.x_gates.resize(elements([steps, batch, units]), 0.0);
+    work.gates.resize(elements([batch, units]), 0.0);
     for (index, (way, h)) in ways.iter().zip(last.chunks_exact_mut(state.max(1))).enumerate() {
         let Work { x_gates, gates, cell, bytes } = work;
         let shape = ConvShape::of_matrices(steps * batch, input, units);
@@ -134,11 +143,12 @@ impl Matrix {
 /// The next states from the four gates of each row.
 fn advance(isa: Isa, hidden: usize, gates: &[f32], cell: &mut [f32], h: &mut [f32]) {
     let rows = h.len() / hidden;
+    assert_eq!([cell.len(), gates.len()], [h.len(), elements([4, h.len()])], "states and gates");
     let (cell, h) = (Shared::new(cell), Shared::new(h));
     // An exponential is worth some tens of multiply-adds.
     parallel::for_each_task(rows, rows * hidden * 128, |row| {
         let gates = &gates[4 * row * hidden..][..4 * hidden];
-        // Safety: rows lie within both states, and each is one task's.
+        // Safety: rows lie within both states, which have one length, and each is one task's.
         let (cell, h) = unsafe {
             let at = |state: Shared| std::slice::from_raw_parts_mut(state.at(row * hidden), hidden);
             (at(cell), at(h))

@@ -102,7 +102,7 @@ pub(super) unsafe fn normal<S: Simd>(x: S::V) -> (S::V, S::V) {
 
 /// The natural logarithm: x = 2^k m with m within [sqrt 1/2, sqrt 2], and the series of 2 artanh((m - 1) / (m + 1)).
 /// In f64, so that the rounding to f32 is the only error that counts.
-pub fn ln(x: f32) -> f32 {
+pub(super) fn ln(x: f32) -> f32 {
     if x.is_nan() || x < 0.0 {
         return f32::NAN;
     }

@@ -1,5 +1,9 @@
 //! The kernels: plain functions on slices, NHWC. One file a kernel, generic over [`simd::Simd`] and, where they work on
 //! activations, over the [`element::Element`] that these are stored in.
+//!
+//! They are public for this crate's tests and benchmarks and may change at any time. A safe function checks all that the unsafe
+//! code under it relies on, once a call: the lengths of its slices ([`size`]), the numbers of its shape ([`ConvShape::fits`]), what a
+//! filter is packed for. A path that needs instructions is an [`simd::Isa`], which only the processor gives out.
 #![allow(unsafe_code)]
 
 pub mod backward;
@@ -12,29 +16,33 @@ pub mod conv_weight_grad;
 pub mod convert;
 pub mod depthwise;
 pub mod dropout;
-pub mod dynamic;
+pub(crate) mod dynamic;
 pub mod element;
 pub mod elementwise;
 mod gather;
 pub mod gemm;
 pub mod int8;
-pub mod layer_norm;
+pub(crate) mod layer_norm;
 pub mod layout;
-pub mod lstm;
-pub mod math;
+pub(crate) mod lstm;
+mod math;
 mod parallel;
 pub mod pointwise_backward;
 pub mod pool;
 mod prefetch;
-pub mod quantize;
+pub(crate) mod quantize;
+pub(crate) mod reduce;
 mod rows;
-pub mod shape;
+pub(crate) mod shape;
 pub mod simd;
+pub(crate) mod size;
 pub mod softmax;
 pub mod source;
 mod team;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 mod tile;
 mod window;
 mod winograd;
@@ -72,6 +80,43 @@ pub struct ConvShape {
 }
 
 impl ConvShape {
+    /// Whether it is the shape of a convolution, and all that a kernel computes from its numbers fits an `isize`.
+    pub fn fits(&self) -> bool {
+        let &ConvShape {
+            batch,
+            in_h,
+            in_w,
+            in_c,
+            out_h,
+            out_w,
+            out_c,
+            kernel,
+            strides,
+            pads,
+            dilations,
+            groups,
+        } = self;
+        let along = |axis: usize, sizes: [usize; 2]| {
+            size::reach(sizes, [pads[axis], pads[axis + 2]], [kernel[axis], strides[axis], dilations[axis]])
+        };
+        let (Some(rows), Some(columns)) = (along(0, [in_h, out_h]), along(1, [in_w, out_w])) else {
+            return false;
+        };
+        strides.iter().chain(&dilations).all(|&step| step > 0)
+            && groups > 0
+            && in_c.is_multiple_of(groups)
+            && out_c.is_multiple_of(groups)
+            && size::product([batch, rows, columns, in_c.max(out_c)]).is_some()
+            && size::product([out_c, in_c, kernel[0], kernel[1]]).is_some()
+    }
+
+    /// # Panics
+    /// When it does not [fit](ConvShape::fits).
+    #[track_caller]
+    fn check(&self) {
+        assert!(self.fits(), "no convolution: {self:?}");
+    }
+
     /// The product of a matrix of `m` rows of `k` and one of `k` rows of `n`, as the 1x1 convolution of a row of pixels.
     pub fn of_matrices(m: usize, k: usize, n: usize) -> ConvShape {
         ConvShape {

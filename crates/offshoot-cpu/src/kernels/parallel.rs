@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 
 use rayon::prelude::*;
 
-use super::team::Team;
+use super::team::{Member, Team};
 
 /// Multiply-adds worth a task of their own: a few microseconds of one core.
 pub(super) const TASK_WORK: usize = 1 << 18;
@@ -18,8 +18,8 @@ thread_local! {
 /// for tasks of these kernels, which takes them a fraction of the time that rayon needs to wake one up.
 pub(crate) fn together<R>(f: impl FnOnce() -> R) -> R {
     /// Sends the team home, also when `f` panics.
-    struct End<'a>(&'a Team);
-    impl Drop for End<'_> {
+    struct End(Member);
+    impl Drop for End {
         fn drop(&mut self) {
             TEAM.set(None);
             self.0.disband();
@@ -32,11 +32,11 @@ pub(crate) fn together<R>(f: impl FnOnce() -> R) -> R {
     let team = Team::new(others);
     rayon::in_place_scope(|scope| {
         for _ in 0..others {
-            let team = team.clone();
-            scope.spawn(move |_| team.help());
+            let member = team.member();
+            scope.spawn(move |_| member.help());
         }
-        TEAM.set(Some(team.clone()));
-        let _end = End(&team);
+        let _end = End(team.member());
+        TEAM.set(Some(team));
         f()
     })
 }
@@ -54,15 +54,18 @@ pub(super) fn for_each_task(count: usize, work: usize, task: impl Fn(usize) + Sy
         return (0..count).into_par_iter().with_min_len(least_tasks).for_each(task);
     };
     let run = |i: usize| (i * least_tasks..count.min((i + 1) * least_tasks)).for_each(&task);
-    Back(team).0.run(count.div_ceil(least_tasks), &run);
+    let mut back = Back(Some(team));
+    if let Some(team) = &mut back.0 {
+        team.run(count.div_ceil(least_tasks), &run);
+    }
 }
 
 /// Gives the team back to its thread in the end, also when a task panics.
-struct Back(Team);
+struct Back(Option<Team>);
 
 impl Drop for Back {
     fn drop(&mut self) {
-        TEAM.set(Some(self.0.clone()));
+        TEAM.set(self.0.take());
     }
 }
 
@@ -149,5 +152,13 @@ fn aligned(scratch: &mut Vec<f32>, len: usize) -> &mut [f32] {
 /// The bounds of part `index` when `len` things are split evenly into `parts`.
 #[inline(always)]
 pub(super) fn part(len: usize, parts: usize, index: usize) -> std::ops::Range<usize> {
-    len * index / parts..len * (index + 1) / parts
+    // The end of the last part is `len`, and a smaller product cannot wrap where this one does not.
+    let Some(end) = len.checked_mul(index + 1) else { too_long(len) };
+    len * index / parts..end / parts
+}
+
+/// (Apart, as [`part`] is compiled into every kernel.)
+#[cold]
+fn too_long(len: usize) -> ! {
+    panic!("{len} things are too many to split")
 }

@@ -19,6 +19,7 @@ use super::parallel::{self, Shared};
 use super::prefetch::Stream;
 use super::rows::Area;
 use super::simd::{Isa, Kernel, Simd, dispatch};
+use super::size::elements;
 use super::source::Source;
 use super::tile::{self, DEPTH, MAX_ROWS, RowMajor, STRIDE, StepMajor, Tile, run_tile};
 
@@ -59,13 +60,21 @@ impl Plan {
 }
 
 /// Floats that [`pointwise_backward`] needs as workspace.
+///
+/// # Panics
+/// When the shape does not [fit](ConvShape::fits).
 pub fn workspace(isa: Isa, shape: &ConvShape) -> usize {
+    shape.check();
     let plan = Plan::new(isa, shape);
-    plan.chunks * shape.out_c * plan.width
+    elements([plan.chunks, shape.out_c, plan.width])
 }
 
 /// Parts of the sums that [`pointwise_backward`] leaves.
+///
+/// # Panics
+/// When the shape does not [fit](ConvShape::fits).
 pub fn sum_parts(isa: Isa, shape: &ConvShape) -> usize {
+    shape.check();
     Plan::new(isa, shape).chunks
 }
 
@@ -91,7 +100,7 @@ pub fn pointwise_backward<E: Element>(
         reduction.check(x.len(), shape.in_c, plan.chunks, sums.len());
     }
     let chunk_len = shape.out_c * plan.width;
-    let workspace = &mut workspace[..plan.chunks * chunk_len];
+    let workspace = &mut workspace[..elements([plan.chunks, shape.out_c, plan.width])];
     if plan.pixels == 0 {
         dw.fill(0.0);
         sums.fill(0.0);
@@ -100,10 +109,11 @@ pub fn pointwise_backward<E: Element>(
     let (cells, filter) = weights.get::<E>(isa, shape, &phases(shape));
     assert!(cells == Cells::Floats, "the filter is packed for pairs");
     let (out, products, parts) = (Shared::new(dx), Shared::new(workspace), Shared::new(sums));
-    let work = 2 * plan.pixels * dw.len();
+    let work = (2 * plan.pixels).saturating_mul(dw.len());
     parallel::for_each_task(plan.chunks, work, |chunk| {
         let pixels = parallel::part(plan.pixels, plan.chunks, chunk);
-        // Safety: each chunk has parts of its own.
+        // Safety: each chunk has parts of its own, of a workspace that has one for each; the same holds for the sums, which are read
+        // and written where there is a reduction, and then have been checked.
         let (products, sums) =
             unsafe { (products.at(chunk * chunk_len), parts.get().wrapping_add(chunk * 2 * shape.in_c)) };
         parallel::with_scratch(SCRATCH, |scratch| {

@@ -6,6 +6,7 @@ use super::elementwise::Sum;
 use super::parallel::with_scratch;
 use super::rows::{Map, Shared, TASK, fold_rows, for_chunks, for_tasks, load, map_rows, store};
 use super::simd::{Isa, Kernel, Simd, dispatch};
+use super::size::{self, elements};
 use super::window::inside;
 use std::ops::Range;
 
@@ -57,15 +58,31 @@ struct Window {
 }
 
 impl PoolShape {
-    fn check(&self, x: usize, y: usize) {
-        assert_eq!(x, self.batch * self.in_h * self.in_w * self.channels, "the input's size is not {self:?}");
-        assert_eq!(
-            y,
-            self.batch * self.out_h * self.out_w * self.channels,
-            "the output's size is not {self:?}"
-        );
-        assert!(self.strides.iter().chain(&self.dilations).all(|&step| step > 0), "a step of 0 in {self:?}");
-        assert!(self.kernel.iter().all(|&size| size > 0), "an empty window in {self:?}");
+    /// Whether it is the shape of a pooling, and all that a kernel computes from its numbers fits an `isize`.
+    pub fn fits(&self) -> bool {
+        let &PoolShape { kernel, strides, pads, dilations, .. } = self;
+        let along = |axis: usize, sizes: [usize; 2]| {
+            size::reach(sizes, [pads[axis], pads[axis + 2]], [kernel[axis], strides[axis], dilations[axis]])
+        };
+        let (Some(rows), Some(columns)) =
+            (along(0, [self.in_h, self.out_h]), along(1, [self.in_w, self.out_w]))
+        else {
+            return false;
+        };
+        strides.iter().chain(&dilations).chain(&kernel).all(|&n| n > 0)
+            && size::product([self.batch, rows, columns, self.channels]).is_some()
+    }
+
+    /// Checks the sizes of the input and the output.
+    ///
+    /// # Panics
+    /// When they are others, or the shape does not [fit](PoolShape::fits).
+    #[track_caller]
+    pub(super) fn check(&self, x: usize, y: usize) {
+        assert!(self.fits(), "no pooling: {self:?}");
+        let PoolShape { batch, in_h, in_w, channels, out_h, out_w, .. } = *self;
+        assert_eq!(x, elements([batch, in_h, in_w, channels]), "the input's size is not {self:?}");
+        assert_eq!(y, elements([batch, out_h, out_w, channels]), "the output's size is not {self:?}");
     }
 
     #[inline(always)]
@@ -190,7 +207,8 @@ pub fn pool<E: Element>(isa: Isa, pool: Pool, shape: &PoolShape, x: &[E], out: &
     let width = shape.out_w * shape.channels;
     let window = shape.kernel[0] * shape.kernel[1];
     let shared = Shared::new(out);
-    for_chunks(shape.batch * shape.out_h, (TASK / (width * window).max(1)).max(1), |rows| {
+    let rows = (TASK / width.saturating_mul(window).max(1)).max(1);
+    for_chunks(shape.batch * shape.out_h, rows, |rows| {
         // Safety: the rows of a task are its own.
         let out = unsafe { shared.at(rows.start * width) };
         dispatch(isa, Forward { shape, pool, x, rows, out });
@@ -323,7 +341,7 @@ pub fn pool_grad<E: Element>(isa: Isa, pool: Pool, shape: &PoolShape, x: &[E], d
     let width = shape.in_w * shape.channels;
     // A band repeats the windows that reach over its edges: make it several windows high.
     let reach = shape.kernel[0] * shape.dilations[0];
-    let height = (TASK / width).max(4 * reach).min(shape.in_h);
+    let height = (TASK / width).max(reach.saturating_mul(4)).min(shape.in_h);
     let bands = shape.in_h.div_ceil(height);
     let (in_size, out_size) = (shape.in_h * width, shape.out_h * shape.out_w * shape.channels);
     let shared = Shared::new(dx);

@@ -6,13 +6,13 @@ use super::rows::{Shared, TASK, for_chunks, rows_per_task};
 use super::simd::Isa;
 
 /// An integer that stands for a float.
-pub trait Integer: Stored {
+pub(crate) trait Integer: Stored {
     /// Its number.
     fn to_i32(self) -> i32;
 }
 
 /// What floats are quantized to.
-pub trait Byte: Integer {
+pub(crate) trait Byte: Integer {
     /// The smallest and the largest one.
     const RANGE: [i32; 2];
 
@@ -75,7 +75,7 @@ impl Integer for i32 {
 
 /// Scales and zero points, and which elements each pair belongs to: row i of `row` elements has pair i modulo their number.
 #[derive(Clone, Copy, Debug)]
-pub struct Scales<'a, Q> {
+pub(crate) struct Scales<'a, Q> {
     scale: &'a [f32],
     zero_point: &'a [Q],
     row: usize,
@@ -86,7 +86,7 @@ impl<'a, Q: Integer> Scales<'a, Q> {
     ///
     /// # Panics
     /// When there is no pair, or not as many zero points as scales.
-    pub fn new(scale: &'a [f32], zero_point: &'a [Q], inner: usize) -> Scales<'a, Q> {
+    pub(crate) fn new(scale: &'a [f32], zero_point: &'a [Q], inner: usize) -> Scales<'a, Q> {
         assert!(!scale.is_empty() && scale.len() == zero_point.len(), "{} scales", scale.len());
         // Of one pair for all, rows only split the work.
         let row = if scale.len() == 1 { TASK } else { inner.max(1) };
@@ -136,7 +136,7 @@ fn round(x: f32) -> f32 {
 ///
 /// # Panics
 /// When the slices differ in length.
-pub fn quantize<Q: Byte>(isa: Isa, x: &[f32], scales: Scales<'_, Q>, out: &mut [Q]) {
+pub(crate) fn quantize<Q: Byte>(isa: Isa, x: &[f32], scales: Scales<'_, Q>, out: &mut [Q]) {
     scales.for_rows(x, out, |x, out, scale, zero_point| Q::quantize(isa, x, scale, zero_point, out));
 }
 
@@ -144,7 +144,7 @@ pub fn quantize<Q: Byte>(isa: Isa, x: &[f32], scales: Scales<'_, Q>, out: &mut [
 ///
 /// # Panics
 /// When the slices differ in length.
-pub fn dequantize<Q: Integer>(x: &[Q], scales: Scales<'_, Q>, out: &mut [f32]) {
+pub(crate) fn dequantize<Q: Integer>(x: &[Q], scales: Scales<'_, Q>, out: &mut [f32]) {
     scales.for_rows(x, out, |x, out, scale, zero_point| {
         let zero_point = zero_point.to_i32();
         for (out, x) in out.iter_mut().zip(x) {
@@ -157,7 +157,7 @@ pub fn dequantize<Q: Integer>(x: &[Q], scales: Scales<'_, Q>, out: &mut [f32]) {
 ///
 /// # Panics
 /// When the slices differ in length.
-pub fn quantize_grad<Q: Byte>(dy: &[f32], x: &[f32], scales: Scales<'_, Q>, dx: &mut [f32]) {
+pub(crate) fn quantize_grad<Q: Byte>(dy: &[f32], x: &[f32], scales: Scales<'_, Q>, dx: &mut [f32]) {
     assert_eq!(x.len(), dy.len(), "elements and their gradients");
     dx.copy_from_slice(dy);
     scales.for_rows(x, dx, |x, dx, scale, zero_point| {

@@ -7,6 +7,7 @@ use super::element::Element;
 use super::parallel;
 pub(super) use super::parallel::Shared;
 use super::simd::{Isa, Kernel, Simd, dispatch};
+use super::size::elements;
 use std::ops::Range;
 
 /// Elements a task reads: 64 KiB of f32, which stays in the second-level cache.
@@ -370,7 +371,9 @@ pub(super) fn fold_rows<E: Element, const N: usize, const P: usize, const M: usi
     let channels = sums.len() / M;
     assert!(params.iter().all(|p| p.len() == channels) && sums.len() == M * channels);
     sums.fill(0.0);
-    let inputs = inputs.map(|input| input[rows.start * channels..rows.end * channels].as_ptr());
+    let range = elements([rows.start, channels])..elements([rows.end, channels]);
+    // (The rows are within each input, which the kernel reads no more of.)
+    let inputs = inputs.map(|input| input[range.clone()].as_ptr());
     let params = params.map(|p| p.as_ptr());
     dispatch(
         isa,
@@ -385,7 +388,7 @@ pub(super) fn partials(
     width: usize,
     part: impl Fn(Range<usize>, &mut [f32]) + Sync + Send,
 ) -> Vec<f32> {
-    let mut all = vec![0.0; rows.div_ceil(rows_per_part) * width];
+    let mut all = vec![0.0; elements([rows.div_ceil(rows_per_part), width])];
     let shared = Shared::new(&mut all);
     for_chunks(rows, rows_per_part, |rows| {
         // Safety: each chunk has its own `width` elements of `all`.

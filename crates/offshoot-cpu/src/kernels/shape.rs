@@ -4,10 +4,11 @@ use super::element::{Element, Stored};
 use super::elementwise::{broadcast_strides, for_offsets};
 use super::layout::transpose;
 use super::rows::{Shared, for_chunks, rows_per_task};
+use super::size::elements;
 
 /// A part of each row of a matrix: `width` elements from `start` on, in rows of `row` elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Columns {
+pub(crate) struct Columns {
     /// Elements of a row.
     pub row: usize,
     /// The first one.
@@ -20,10 +21,12 @@ pub struct Columns {
 ///
 /// # Panics
 /// When the columns are outside of the rows, differ in number, or the slices have not as many rows.
-pub fn copy_columns<E: Stored>(x: &[E], from: Columns, out: &mut [E], to: Columns) {
-    assert!(from.width == to.width && from.start + from.width <= from.row && to.start + to.width <= to.row);
+pub(crate) fn copy_columns<E: Stored>(x: &[E], from: Columns, out: &mut [E], to: Columns) {
+    let within = |part: Columns| part.start.checked_add(part.width).is_some_and(|end| end <= part.row);
+    assert!(from.width == to.width && within(from) && within(to), "columns {from:?} and {to:?}");
     let rows = x.len().checked_div(from.row).unwrap_or(0);
-    assert!(x.len() == rows * from.row && out.len() == rows * to.row, "rows of {from:?} and {to:?}");
+    let sizes = [elements([rows, from.row]), elements([rows, to.row])];
+    assert_eq!([x.len(), out.len()], sizes, "rows of {from:?} and {to:?}");
     let shared = Shared::new(out);
     for_chunks(rows, rows_per_task(from.width), |rows| {
         for row in rows {
@@ -39,9 +42,10 @@ pub fn copy_columns<E: Stored>(x: &[E], from: Columns, out: &mut [E], to: Column
 ///
 /// # Panics
 /// When `perm` is no permutation of the axes or a slice has not the size of the shape.
-pub fn permute<E: Element>(x: &[E], shape: &[usize], perm: &[usize], out: &mut [E]) {
-    let len: usize = shape.iter().product();
-    assert!(x.len() == len && out.len() == len && perm.len() == shape.len(), "{shape:?} by {perm:?}");
+pub(crate) fn permute<E: Element>(x: &[E], shape: &[usize], perm: &[usize], out: &mut [E]) {
+    let len = shape.iter().fold(1, |len, &size| elements([len, size]));
+    let is_permutation = perm.len() == shape.len() && (0..shape.len()).all(|axis| perm.contains(&axis));
+    assert!(x.len() == len && out.len() == len && is_permutation, "{shape:?} by {perm:?}");
     let Some(last) = perm.len().checked_sub(1).filter(|_| len > 0) else {
         out.copy_from_slice(x);
         return;
@@ -80,7 +84,7 @@ pub fn permute<E: Element>(x: &[E], shape: &[usize], perm: &[usize], out: &mut [
 ///
 /// # Panics
 /// When the shape does not broadcast, or a slice has not the size of its shape.
-pub fn broadcast<E: Stored>(x: &[E], x_shape: &[usize], shape: &[usize], out: &mut [E]) {
+pub(crate) fn broadcast<E: Stored>(x: &[E], x_shape: &[usize], shape: &[usize], out: &mut [E]) {
     let strides = broadcast_strides(x_shape, shape);
     for_offsets(shape, [&strides], |i, [at]| out[i] = x[at]);
 }
@@ -93,12 +97,37 @@ pub fn broadcast<E: Stored>(x: &[E], x_shape: &[usize], shape: &[usize], out: &m
 ///
 /// # Panics
 /// When `out` has not a row for each index.
-pub fn copy_rows<E: Stored>(table: &[E], width: usize, indices: &[i64], out: &mut [E]) -> Result<(), i64> {
-    assert_eq!(out.len(), indices.len() * width, "rows of {width}");
+pub(crate) fn copy_rows<E: Stored>(
+    table: &[E],
+    width: usize,
+    indices: &[i64],
+    out: &mut [E],
+) -> Result<(), i64> {
+    assert_eq!(out.len(), elements([indices.len(), width]), "rows of {width}");
     let rows = table.len().checked_div(width).unwrap_or(0);
     for (at, &index) in indices.iter().enumerate() {
         let row = place_of(index, rows).ok_or(index)?;
         out[at * width..][..width].copy_from_slice(&table[row * width..][..width]);
+    }
+    Ok(())
+}
+
+/// table = the sums of the rows of dy whose index names each row: the gradient of [`copy_rows`]. In the order of the
+/// indices, so that the sums have the same bits on any number of threads.
+///
+/// # Errors
+/// The first index that is no row of the table.
+///
+/// # Panics
+/// When `dy` has not a row for each index.
+pub(crate) fn add_rows(dy: &[f32], width: usize, indices: &[i64], table: &mut [f32]) -> Result<(), i64> {
+    assert_eq!(dy.len(), indices.len() * width, "rows of {width}");
+    let rows = table.len().checked_div(width).unwrap_or(0);
+    table.fill(0.0);
+    for (at, &index) in indices.iter().enumerate() {
+        let row = place_of(index, rows).ok_or(index)?;
+        let sums = table[row * width..][..width].iter_mut();
+        sums.zip(&dy[at * width..][..width]).for_each(|(sum, x)| *sum += x);
     }
     Ok(())
 }
@@ -114,7 +143,12 @@ fn place_of(index: i64, count: usize) -> Option<usize> {
 ///
 /// # Panics
 /// When a shape does not broadcast to `shape`, or a slice has not the size of its shape.
-pub fn select([condition, a, b]: [&[f32]; 3], shapes: [&[usize]; 3], shape: &[usize], out: &mut [f32]) {
+pub(crate) fn select(
+    [condition, a, b]: [&[f32]; 3],
+    shapes: [&[usize]; 3],
+    shape: &[usize],
+    out: &mut [f32],
+) {
     let strides = shapes.map(|own| broadcast_strides(own, shape));
     let [first, second, third] = &strides;
     for_offsets(shape, [first, second, third], |i, [at_condition, at_a, at_b]| {

@@ -8,92 +8,136 @@ use std::fmt;
 
 use half::{bf16, f16};
 
-/// A SIMD path. `Portable` runs anywhere and is what the tests compare the others with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Isa {
+/// A SIMD path that this machine can run: one that needs instructions comes from [`Isa::available`] alone, which asks the
+/// processor.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Isa(Path);
+
+/// The paths, slowest first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Path {
     /// Plain Rust on arrays of eight.
     Portable,
-    /// x86-64 with AVX2, FMA and F16C.
+    /// AVX2, FMA and F16C.
+    #[cfg(target_arch = "x86_64")]
     Avx2,
-    /// x86-64 with AVX-512 F, BW, DQ and VL.
+    /// The same and AVX-512 F, BW, DQ and VL.
+    #[cfg(target_arch = "x86_64")]
     Avx512,
     /// As `Avx512`, with instructions that multiply pairs of bf16.
+    #[cfg(target_arch = "x86_64")]
     Avx512Bf16,
-    /// AArch64 with NEON.
+    /// NEON.
+    #[cfg(target_arch = "aarch64")]
     Neon,
 }
 
 impl Isa {
+    /// Plain Rust, which runs anywhere and is what the tests compare the others with.
+    pub const PORTABLE: Isa = Isa(Path::Portable);
+
     /// Every path this machine can run, slowest first.
     pub fn available() -> Vec<Isa> {
-        let mut all = vec![Isa::Portable];
+        let mut all = vec![Isa::PORTABLE];
         #[cfg(target_arch = "x86_64")]
         {
             let narrow = std::arch::is_x86_feature_detected!("avx2")
                 && std::arch::is_x86_feature_detected!("fma")
                 && std::arch::is_x86_feature_detected!("f16c");
             if narrow {
-                all.push(Isa::Avx2);
+                all.push(Isa(Path::Avx2));
                 let wide = std::arch::is_x86_feature_detected!("avx512f")
                     && std::arch::is_x86_feature_detected!("avx512bw")
                     && std::arch::is_x86_feature_detected!("avx512dq")
                     && std::arch::is_x86_feature_detected!("avx512vl");
                 if wide {
-                    all.push(Isa::Avx512);
+                    all.push(Isa(Path::Avx512));
                     if std::arch::is_x86_feature_detected!("avx512bf16") {
-                        all.push(Isa::Avx512Bf16);
+                        all.push(Isa(Path::Avx512Bf16));
                     }
                 }
             }
         }
+        // (Every AArch64 target that Rust's standard library supports has NEON.)
         #[cfg(target_arch = "aarch64")]
-        all.push(Isa::Neon);
+        all.push(Isa(Path::Neon));
         all
     }
 
     /// The fastest path this machine can run.
     pub fn best() -> Isa {
-        Isa::available().last().copied().unwrap_or(Isa::Portable)
+        Isa::available().last().copied().unwrap_or(Isa::PORTABLE)
     }
 
     /// The path called `name`, if this machine can run it.
     pub fn by_name(name: &str) -> Option<Isa> {
-        Isa::available().into_iter().find(|isa| isa.to_string() == name)
+        Isa::available().into_iter().find(|isa| isa.name() == name)
+    }
+
+    /// What it is called: `portable`, `avx2`, `avx512`, `avx512bf16` or `neon`.
+    pub fn name(self) -> &'static str {
+        match self.0 {
+            Path::Portable => "portable",
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx2 => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx512 => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx512Bf16 => "avx512bf16",
+            #[cfg(target_arch = "aarch64")]
+            Path::Neon => "neon",
+        }
     }
 
     /// f32 lanes in a vector of this path.
     pub fn lanes(self) -> usize {
-        match self {
-            Isa::Portable | Isa::Avx2 => 8,
-            Isa::Avx512 | Isa::Avx512Bf16 => 16,
-            Isa::Neon => 4,
+        match self.0 {
+            Path::Portable => Portable::LANES,
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx2 => x86::Avx2::LANES,
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx512 | Path::Avx512Bf16 => x86::Avx512::LANES,
+            #[cfg(target_arch = "aarch64")]
+            Path::Neon => neon::Neon::LANES,
         }
+    }
+
+    /// Which one it is. The processor has the path's instructions.
+    pub(super) fn path(self) -> Path {
+        self.0
     }
 
     /// Whether products of bf16 have instructions of their own ([`Simd::dot_bf16`]).
     pub(super) fn multiplies_bf16(self) -> bool {
-        self == Isa::Avx512Bf16
+        #[cfg(target_arch = "x86_64")]
+        return self.0 == Path::Avx512Bf16;
+        #[cfg(not(target_arch = "x86_64"))]
+        false
     }
 
     /// Vectors in a row of the register tile ([`Simd::TILE_VECTORS`]).
     pub(super) fn tile_vectors(self) -> usize {
-        match self {
-            Isa::Portable => Portable::TILE_VECTORS,
-            Isa::Avx2 | Isa::Avx512 | Isa::Avx512Bf16 => 2,
-            Isa::Neon => 4,
+        match self.0 {
+            Path::Portable => Portable::TILE_VECTORS,
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx2 => x86::Avx2::TILE_VECTORS,
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx512 | Path::Avx512Bf16 => x86::Avx512::TILE_VECTORS,
+            #[cfg(target_arch = "aarch64")]
+            Path::Neon => neon::Neon::TILE_VECTORS,
         }
     }
 }
 
 impl fmt::Display for Isa {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Isa::Portable => "portable",
-            Isa::Avx2 => "avx2",
-            Isa::Avx512 => "avx512",
-            Isa::Avx512Bf16 => "avx512bf16",
-            Isa::Neon => "neon",
-        })
+        f.write_str(self.name())
+    }
+}
+
+impl fmt::Debug for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 
@@ -182,31 +226,19 @@ pub trait Kernel {
 }
 
 /// Runs `kernel` compiled for `isa`.
-///
-/// # Panics
-/// When this machine cannot run `isa` (an [`Isa`] comes from [`Isa::available`]).
-pub fn dispatch<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
-    match isa {
+pub(super) fn dispatch<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
+    match isa.path() {
         // Safety: `Portable` is plain Rust.
-        Isa::Portable => unsafe { kernel.run::<Portable>() },
+        Path::Portable => unsafe { kernel.run::<Portable>() },
         #[cfg(target_arch = "x86_64")]
-        // Safety: `Isa` values other than `Portable` come from `Isa::available`, which asked the processor;
-        // the constructors outside it are checked here in debug builds.
-        Isa::Avx2 => unsafe {
-            debug_assert!(Isa::available().contains(&Isa::Avx2));
-            run_avx2(kernel)
-        },
+        // Safety: there is an `Isa` of this path only where `Isa::available` found its instructions.
+        Path::Avx2 => unsafe { run_avx2(kernel) },
         #[cfg(target_arch = "x86_64")]
         // Safety: as above.
-        Isa::Avx512 | Isa::Avx512Bf16 => unsafe {
-            debug_assert!(Isa::available().contains(&isa));
-            run_avx512(kernel)
-        },
+        Path::Avx512 | Path::Avx512Bf16 => unsafe { run_avx512(kernel) },
         #[cfg(target_arch = "aarch64")]
-        // Safety: every AArch64 target that Rust's standard library supports has NEON.
-        Isa::Neon => unsafe { kernel.run::<neon::Neon>() },
-        #[allow(unreachable_patterns)]
-        other => panic!("this machine cannot run the {other} path"),
+        // Safety: as above.
+        Path::Neon => unsafe { kernel.run::<neon::Neon>() },
     }
 }
 
@@ -217,9 +249,8 @@ pub fn dispatch<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
 pub(super) fn dispatch_bf16<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
     assert!(isa.multiplies_bf16(), "the {isa} path has no products of bf16");
     #[cfg(target_arch = "x86_64")]
-    // Safety: as in `dispatch`.
+    // Safety: as in `dispatch`; the path is the one with AVX512_BF16.
     unsafe {
-        debug_assert!(Isa::available().contains(&isa));
         run_avx512_bf16(kernel)
     }
     #[cfg(not(target_arch = "x86_64"))]

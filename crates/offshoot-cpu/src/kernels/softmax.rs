@@ -3,6 +3,7 @@
 use super::math::{exp, ln};
 use super::rows::{Shared, for_chunks, rows_per_task};
 use super::simd::{Isa, Kernel, Simd, dispatch};
+use super::size::elements;
 
 /// The most lanes a vector has.
 const MAX_LANES: usize = 16;
@@ -152,8 +153,10 @@ impl RowFunction<1> for Softmax {
     unsafe fn row<S: Simd>(self, [x]: [&[f32]; 1], out: &mut [f32]) {
         // Safety: the caller's promise.
         unsafe {
-            let sum = exponentials::<S>(x, largest::<S>(x), out.as_mut_ptr());
-            line::<S>(1.0 / sum, out.as_ptr(), 0.0, out.as_mut_ptr(), out.len());
+            // (One pointer, as one that is made anew ends those from before.)
+            let (y, len) = (out.as_mut_ptr(), out.len());
+            let sum = exponentials::<S>(x, largest::<S>(x), y);
+            line::<S>(1.0 / sum, y, 0.0, y, len);
         }
     }
 }
@@ -167,9 +170,10 @@ impl RowFunction<1> for LogSoftmax {
         // Safety: the caller's promise.
         unsafe {
             let most = largest::<S>(x);
-            let sum = exponentials::<S>(x, most, out.as_mut_ptr());
-            line::<S>(1.0, x.as_ptr(), -most, out.as_mut_ptr(), out.len());
-            line::<S>(1.0, out.as_ptr(), -ln(sum), out.as_mut_ptr(), out.len());
+            let (y, len) = (out.as_mut_ptr(), out.len());
+            let sum = exponentials::<S>(x, most, y);
+            line::<S>(1.0, x.as_ptr(), -most, y, len);
+            line::<S>(1.0, y, -ln(sum), y, len);
         }
     }
 }
@@ -299,7 +303,7 @@ pub fn cross_entropy(
     classes: usize,
     settings: &CrossEntropy<'_>,
 ) -> Result<f32, LabelError> {
-    assert_eq!(logits.len(), labels.len() * classes, "{} labels, {classes} classes", labels.len());
+    assert_eq!(logits.len(), elements([labels.len(), classes]), "{} labels, {classes} classes", labels.len());
     let (targets, weight) = targets(labels, classes, settings)?;
     let mut log_p = vec![0.0; logits.len()];
     log_softmax(isa, logits, classes, &mut log_p);
@@ -330,7 +334,7 @@ pub fn cross_entropy_grad(
     dloss: f32,
     dlogits: &mut [f32],
 ) -> Result<(), LabelError> {
-    assert_eq!(logits.len(), labels.len() * classes, "{} labels, {classes} classes", labels.len());
+    assert_eq!(logits.len(), elements([labels.len(), classes]), "{} labels, {classes} classes", labels.len());
     let (targets, weight) = targets(labels, classes, settings)?;
     let total = settings.total_weight(classes);
     let smooth = settings.smoothing / classes as f32;

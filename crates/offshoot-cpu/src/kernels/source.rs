@@ -10,6 +10,7 @@ use super::batch_norm::{Affine, BatchNorm, GradVectors, InputGrad};
 use super::element::Element;
 use super::rows::{Area, Map, read_rows};
 use super::simd::{Isa, Simd};
+use super::size::elements;
 
 /// A tensor of pixels x channels, or how it is computed from others of its size.
 #[derive(Clone, Debug)]
@@ -129,8 +130,9 @@ impl<'a, E: Element> Source<'a, E> {
     ) {
         let area = Area { rows: rows.len(), pitch, cols: cols.len() };
         let empty = rows.is_empty() || cols.is_empty();
-        assert!(empty || (area.rows - 1) * stride + area.cols <= to.len(), "room for the rows");
-        // Safety: there is room.
+        let room = || elements([area.rows - 1, stride]).checked_add(area.cols).is_some_and(|n| n <= to.len());
+        assert!(empty || room(), "room for the rows");
+        // Safety: there is room, and the reader reads the area that `visit` checks.
         unsafe { self.visit(pitch, rows, cols, ReadRows { isa, area, to: (to.as_mut_ptr(), stride) }) };
     }
 
@@ -148,7 +150,7 @@ impl<'a, E: Element> Source<'a, E> {
         cols: Range<usize>,
         reader: impl Reader<E>,
     ) {
-        assert!(cols.end <= pitch && rows.end * pitch <= self.len(), "rows of the operand");
+        assert!(cols.end <= pitch && elements([rows.end, pitch]) <= self.len(), "rows of the operand");
         if rows.is_empty() || cols.is_empty() {
             return;
         }

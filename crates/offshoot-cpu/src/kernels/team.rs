@@ -20,9 +20,12 @@ const OPEN: usize = 1;
 /// What each thread in a job adds to [`Shared::state`].
 const MEMBER: usize = 2;
 
-/// Some threads and the one that has work for them. Clones are the same team.
-#[derive(Clone)]
+/// Some threads, and work for them. There is one of each, so that no two jobs come at a time.
 pub(super) struct Team(Arc<Shared>);
+
+/// A member of a [`Team`]. Clones are of the same one.
+#[derive(Clone)]
+pub(super) struct Member(Arc<Shared>);
 
 struct Shared {
     /// [`OPEN`], and the number of helpers in the job.
@@ -74,11 +77,16 @@ impl Team {
         }))
     }
 
-    /// Runs `run(0)`, ..., `run(count - 1)` on this thread and on those in [`Team::help`].
+    /// One of its members.
+    pub(super) fn member(&self) -> Member {
+        Member(Arc::clone(&self.0))
+    }
+
+    /// Runs `run(0)`, ..., `run(count - 1)` on this thread and on those in [`Member::help`].
     ///
     /// # Panics
     /// When a task does, once no other is running.
-    pub(super) fn run(&self, count: usize, run: &(dyn Fn(usize) + Sync)) {
+    pub(super) fn run(&mut self, count: usize, run: &(dyn Fn(usize) + Sync)) {
         /// Closes the job and waits for the helpers that are in it.
         struct Close<'a>(&'a Shared);
         impl Drop for Close<'_> {
@@ -88,7 +96,8 @@ impl Team {
             }
         }
         let shared = &*self.0;
-        // Safety: only the lifetime changes. `Close` ends the job, also when a task panics, before `run` can go.
+        // Safety: only the lifetime changes. `Close` ends the job and waits for those in it, also when a task panics, before `run` can
+        // go. There is no other job meanwhile: this is the only `Team` of its members, and nobody else has it.
         let alive = unsafe {
             std::mem::transmute::<*const (dyn Fn(usize) + Sync + '_), *const (dyn Fn(usize) + Sync)>(run)
         };
@@ -106,8 +115,10 @@ impl Team {
             resume_unwind(panic);
         }
     }
+}
 
-    /// Works on every job that comes, until [`Team::disband`].
+impl Member {
+    /// Works on every job that comes, until [`Member::disband`].
     pub(super) fn help(&self) {
         let shared = &*self.0;
         let own = 1 + shared.helpers.fetch_add(1, Ordering::Relaxed);
@@ -117,7 +128,7 @@ impl Team {
                 return;
             }
             let Some(Job(run)) = *lock(&shared.job) else { unreachable!("an open team has a job") };
-            // Safety: this thread has joined the job, so that `Team::run` waits for it.
+            // Safety: this thread has joined the job, so that `Team::run` waits for it before it goes, or sets another one.
             let run = unsafe { &*run };
             let done = catch_unwind(AssertUnwindSafe(|| shared.take_tasks(run, own)));
             if let Err(panic) = done {
@@ -127,7 +138,7 @@ impl Team {
         }
     }
 
-    /// Lets the helpers go.
+    /// Lets all who help go.
     pub(super) fn disband(&self) {
         self.0.over.store(1, Ordering::Relaxed);
     }

@@ -16,6 +16,7 @@ use super::gather::{Gather, Operands, WeightOrder, pack_panel};
 use super::parallel::{self, Shared};
 use super::prefetch::Stream;
 use super::simd::{Isa, Kernel, Simd, dispatch};
+use super::size::elements;
 use super::tile::{self, DEPTH, RowMajor, STRIDE, Tile, run_tile, tile_starts};
 
 /// The points ±A and ±B. Chosen for small rounding errors, and so that their powers are exact.
@@ -58,7 +59,7 @@ pub(super) fn by_winograd(shape: &ConvShape) -> bool {
 
 /// Floats in the packed filter of `gather`.
 pub(super) fn packed_len(gather: &Gather) -> usize {
-    POINTS * gather.depth * gather.cols
+    elements([POINTS, gather.depth, gather.cols])
 }
 
 /// Transforms and packs a filter as `[cols / panel][point][depth][panel]`; the last panel may be narrower.
@@ -70,12 +71,15 @@ pub(super) fn pack(
     order: WeightOrder,
     packed: &mut [f32],
 ) {
-    assert_eq!(packed.len(), packed_len(gather));
+    assert_eq!(packed.len(), packed_len(gather), "the packed filter");
+    // Vectors are whole, and a window has nine taps.
+    assert!([gather.depth, gather.cols].iter().all(|channels| channels.is_multiple_of(LANES)), "{gather:?}");
+    assert!(gather.taps.iter().all(|taps| taps.len() == 3), "{gather:?}");
     let panel = tile::tile_cols(isa);
     let (panels, parts) = (gather.cols.div_ceil(panel), gather.depth.div_ceil(PACKED));
     let out = Shared(packed.as_mut_ptr());
     let taps = gather.tap_indices(kernel_w);
-    parallel::for_each_task(panels * parts, packed.len() * 8, |task| {
+    parallel::for_each_task(panels * parts, packed.len().saturating_mul(8), |task| {
         let (first, part) = (task / parts * panel, task % parts);
         let channels = part * PACKED..((part + 1) * PACKED).min(gather.depth);
         let width = (gather.cols - first).min(panel);
@@ -191,13 +195,14 @@ unsafe fn outputs<S: Simd>(m: [S::V; IN]) -> [S::V; OUT] {
 
 /// Runs `gather`, of a shape that [`by_winograd`] agrees to, into `out`.
 ///
-/// The caller has checked that source, filter, bias and residual have the sizes that the gather says.
-pub(super) fn run(isa: Isa, gather: &Gather, operands: Operands<'_>, out: ViewMut<'_>) {
+/// # Safety
+/// Source, filter, bias and residual have the sizes and types that the gather says, which is that of such a shape.
+pub(super) unsafe fn run(isa: Isa, gather: &Gather, operands: Operands<'_>, out: ViewMut<'_>) {
     let plan = Plan::new(isa, gather);
     if plan.tiles() == 0 {
         return;
     }
-    let work = plan.tiles() * POINTS * gather.depth * gather.cols;
+    let work = (plan.tiles() * POINTS).saturating_mul(gather.depth).saturating_mul(gather.cols);
     let out = out.shared();
     parallel::for_each_task(plan.tile_blocks * plan.panel_blocks, work, |index| {
         parallel::with_scratch(plan.scratch(), |scratch| {

@@ -78,7 +78,8 @@ impl Lowering<'_> {
         let (conv, ..) = convolution(node)?;
         let full = self.dtype(node.inputs[0]) == DType::F32;
         let frozen = full && self.parameter(node.inputs[1]).is_some() && !self.changes(node.inputs[1]);
-        frozen.then(|| self.conv_shape(conv, node.inputs[0], node.inputs[1], node.outputs[0]))
+        let shape = self.conv_shape(node, conv, [node.inputs[0], node.inputs[1], node.outputs[0]]);
+        shape.ok().filter(|_| frozen)
     }
 
     /// The convolution that makes `value`, which nothing else reads, if it has a frozen filter and no residual.

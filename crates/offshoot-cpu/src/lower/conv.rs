@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use half::{bf16, f16};
-use offshoot_graph::op::{Conv, Gemm, GradOp};
+use offshoot_graph::op::{Conv, Gemm, GradOp, Unary};
 use offshoot_graph::{DType, Dim, ExecuteError, Node, Op, Tensor, ValueId};
 
 use super::lazy::{Awaited, Operand};
@@ -17,7 +17,7 @@ use crate::kernels::conv_weight_grad::{conv_weight_grad, conv_weight_grad_worksp
 use crate::kernels::convert::{convert, round};
 use crate::kernels::depthwise;
 use crate::kernels::element::Element;
-use crate::kernels::elementwise::{Unary, add_activation_in_place, sum_to_rows, unary_in_place};
+use crate::kernels::elementwise::{add_activation_in_place, sum_to_rows, unary_in_place};
 use crate::kernels::gemm::{GemmShape, gemm, matmul};
 use crate::kernels::pointwise_backward;
 use crate::kernels::simd::Isa;
@@ -100,13 +100,19 @@ fn with_reduction<E: Element>(
 }
 
 impl Lowering<'_> {
-    pub(super) fn conv_shape(&self, attributes: &Conv, x: ValueId, weight: ValueId, y: ValueId) -> ConvShape {
+    /// The shape of the convolution from `x` to `y` that `node` is or belongs to.
+    pub(super) fn conv_shape(
+        &self,
+        node: &Node,
+        attributes: &Conv,
+        [x, weight, y]: [ValueId; 3],
+    ) -> Result<ConvShape, ExecuteError> {
         let ([batch, in_c, in_h, in_w], [.., r, s], [_, out_c, out_h, out_w]) =
             (self.shape(x), self.shape(weight), self.shape(y))
         else {
             unreachable!("the shape rule of Conv asks for rank 4")
         };
-        ConvShape {
+        let shape = ConvShape {
             batch: *batch,
             in_h: *in_h,
             in_w: *in_w,
@@ -119,6 +125,10 @@ impl Lowering<'_> {
             pads: attributes.pads,
             dilations: attributes.dilations,
             groups: attributes.group,
+        };
+        match shape.fits() {
+            true => Ok(shape),
+            false => Err(unsupported(node, format!("its sizes are too large: {shape:?}"))),
         }
     }
 
@@ -181,7 +191,7 @@ impl Lowering<'_> {
         (activation, then): (Activation, Option<Unary>),
         residual: bool,
     ) -> Result<(), ExecuteError> {
-        let shape = self.conv_shape(attributes, node.inputs[0], node.inputs[1], node.outputs[0]);
+        let shape = self.conv_shape(node, attributes, [node.inputs[0], node.inputs[1], node.outputs[0]])?;
         if self.is_normalized(node.outputs[0])
             && node.inputs.len() == 2
             && self.conv_for_norm::<E>(node, shape)?
@@ -304,7 +314,7 @@ impl Lowering<'_> {
     ) -> Result<bool, ExecuteError> {
         let Op::Grad(GradOp::ConvInput { conv, .. }) = &input.op else { return Ok(false) };
         let (filter, dx) = (input.inputs[1], input.outputs[0]);
-        let shape = self.conv_shape(conv, dx, filter, input.inputs[0]);
+        let shape = self.conv_shape(input, conv, [dx, filter, input.inputs[0]])?;
         let isa = self.isa;
         let by_channel = depthwise::takes_strips(&shape);
         if !by_channel && !pointwise_backward::supports::<E>(isa, &shape) {
@@ -371,7 +381,7 @@ impl Lowering<'_> {
         node: &Node,
         attributes: &Conv,
     ) -> Result<(), ExecuteError> {
-        let shape = self.conv_shape(attributes, node.outputs[0], node.inputs[1], node.inputs[0]);
+        let shape = self.conv_shape(node, attributes, [node.outputs[0], node.inputs[1], node.inputs[0]])?;
         let isa = self.isa;
         let dy = self.read(node.inputs[0])?;
         let dx = self.write(node.outputs[0]);
@@ -399,7 +409,7 @@ impl Lowering<'_> {
         node: &Node,
         attributes: &Conv,
     ) -> Result<(), ExecuteError> {
-        let shape = self.conv_shape(attributes, node.inputs[1], node.outputs[0], node.inputs[0]);
+        let shape = self.conv_shape(node, attributes, [node.inputs[1], node.outputs[0], node.inputs[0]])?;
         let isa = self.isa;
         let (dy, x) = (self.read(node.inputs[0])?, self.read(node.inputs[1])?);
         let dw = self.write_plain(node.outputs[0]);

@@ -35,7 +35,32 @@ impl Lowering<'_> {
             }
             Op::Flatten { .. } | Op::Reshape { .. } => self.reshape(node),
             Op::Concat { axis } => self.concat::<u8>(node, *axis),
-            _ => Err(unsupported(node, "there are no kernels for u8".into())),
+            Op::Conv(_)
+            | Op::Gemm(_)
+            | Op::BatchNormalization(_)
+            | Op::Unary(_)
+            | Op::Binary(_)
+            | Op::Reduce { .. }
+            | Op::AveragePool(_)
+            | Op::GlobalAveragePool
+            | Op::MatMul
+            | Op::LayerNormalization(_)
+            | Op::Transpose { .. }
+            | Op::Slice { .. }
+            | Op::Expand { .. }
+            | Op::Identity
+            | Op::Dropout { .. }
+            | Op::Softmax { .. }
+            | Op::SoftmaxCrossEntropyLoss(_)
+            | Op::Train(_)
+            | Op::Grad(_)
+            | Op::QuantizeLinear { .. }
+            | Op::DequantizeLinear { .. }
+            | Op::DynamicQuantizeMatMul { .. }
+            | Op::Lstm(_)
+            | Op::DynamicQuantizeLstm(_)
+            | Op::Sequence(_)
+            | Op::Fused(_) => Err(unsupported(node, "there are no kernels for u8".into())),
         }
     }
 
@@ -43,7 +68,7 @@ impl Lowering<'_> {
         let Quantized { op, x, clip, y } = quantized;
         match op {
             QuantizedOp::Conv { conv, residual } => {
-                let shape = self.conv_shape(conv, node.inputs[0], node.inputs[1], node.outputs[0]);
+                let shape = self.conv_shape(node, conv, [node.inputs[0], node.inputs[1], node.outputs[0]])?;
                 self.byte_conv(node, quantized, &shape, *residual, false)
             }
             QuantizedOp::Gemm { trans_b } => {
@@ -123,7 +148,8 @@ impl Lowering<'_> {
         residual: bool,
     ) -> Result<IntegerFilter, ExecuteError> {
         let key = node.outputs[0];
-        if let Some(filter) = self.filters.integers.get(&key) {
+        // (A plan for pictures of another size may need it packed otherwise.)
+        if let Some(filter) = self.filters.integers.get(&key).filter(|f| f.serves(self.isa, shape)) {
             return Ok(filter.clone());
         }
         let last = node.inputs.len() - usize::from(residual);
@@ -193,7 +219,7 @@ impl Lowering<'_> {
         attributes: &offshoot_graph::op::Pool,
         mean: Mean,
     ) -> Result<(), ExecuteError> {
-        let shape = self.pool_shape(attributes, node.inputs[0], node.outputs[0]);
+        let shape = self.pool_shape(node, attributes, [node.inputs[0], node.outputs[0]])?;
         let x = self.read(node.inputs[0])?;
         let y = self.write(node.outputs[0]);
         self.push(&node.name, vec![x], vec![y], move |memory, _, out| {

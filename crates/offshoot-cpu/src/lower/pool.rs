@@ -3,17 +3,28 @@
 use offshoot_graph::op::{AveragePool, Pool};
 use offshoot_graph::{ExecuteError, Node, ValueId};
 
-use super::Lowering;
+use super::{Lowering, unsupported};
 use crate::kernels::element::Element;
 use crate::kernels::pool::{self, PoolShape, global_average, global_average_grad, pool_grad};
 
 impl Lowering<'_> {
-    pub(super) fn pool_shape(&self, pool: &Pool, x: ValueId, y: ValueId) -> PoolShape {
+    /// The shape of the pooling from `x` to `y` that `node` is or belongs to.
+    pub(super) fn pool_shape(
+        &self,
+        node: &Node,
+        pool: &Pool,
+        [x, y]: [ValueId; 2],
+    ) -> Result<PoolShape, ExecuteError> {
         let (&[batch, channels, in_h, in_w], &[_, _, out_h, out_w]) = (self.shape(x), self.shape(y)) else {
             unreachable!("the shape rule of pooling asks for rank 4")
         };
         let Pool { kernel, strides, pads, .. } = *pool;
-        PoolShape { batch, in_h, in_w, channels, out_h, out_w, kernel, strides, pads, dilations: [1, 1] }
+        let shape =
+            PoolShape { batch, in_h, in_w, channels, out_h, out_w, kernel, strides, pads, dilations: [1, 1] };
+        match shape.fits() {
+            true => Ok(shape),
+            false => Err(unsupported(node, format!("its sizes are too large: {shape:?}"))),
+        }
     }
 
     pub(super) fn max_pool<E: Element>(&mut self, node: &Node, pool: &Pool) -> Result<(), ExecuteError> {
@@ -34,7 +45,7 @@ impl Lowering<'_> {
         attributes: &Pool,
         kind: pool::Pool,
     ) -> Result<(), ExecuteError> {
-        let shape = self.pool_shape(attributes, node.inputs[0], node.outputs[0]);
+        let shape = self.pool_shape(node, attributes, [node.inputs[0], node.outputs[0]])?;
         let isa = self.isa;
         let x = self.read(node.inputs[0])?;
         let y = self.write(node.outputs[0]);
@@ -50,7 +61,7 @@ impl Lowering<'_> {
         node: &Node,
         attributes: &Pool,
     ) -> Result<(), ExecuteError> {
-        let shape = self.pool_shape(attributes, node.inputs[1], node.inputs[0]);
+        let shape = self.pool_shape(node, attributes, [node.inputs[1], node.inputs[0]])?;
         let isa = self.isa;
         let (dy, x) = (self.read(node.inputs[0])?, self.read(node.inputs[1])?);
         let dx = self.write(node.outputs[0]);
@@ -66,7 +77,7 @@ impl Lowering<'_> {
         node: &Node,
         attributes: &AveragePool,
     ) -> Result<(), ExecuteError> {
-        let shape = self.pool_shape(&attributes.pool, node.outputs[0], node.inputs[0]);
+        let shape = self.pool_shape(node, &attributes.pool, [node.outputs[0], node.inputs[0]])?;
         let kind = pool::Pool::Average { count_include_pad: attributes.count_include_pad };
         let isa = self.isa;
         let dy = self.read(node.inputs[0])?;

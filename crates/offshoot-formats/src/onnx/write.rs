@@ -4,8 +4,8 @@ mod sequence;
 
 use std::collections::{HashMap, HashSet};
 
-use offshoot_graph::op::{AveragePool, Clip, Conv, HardSigmoid, Pool};
-use offshoot_graph::passes::remove_training_leftovers;
+use offshoot_graph::op::{AveragePool, Clip, Conv, Name, Pool, Reduce, Unary};
+use offshoot_graph::passes::{decompose, remove_training_leftovers};
 use offshoot_graph::{
     DType, Dim, Graph, InferenceGraph, Model, Node, Op, Preprocessing, Shape, Source, Tensor, ValueId,
     Weights,
@@ -43,6 +43,8 @@ pub(super) fn write<'a>(
     let ir_version = ir_version(options.opset)?;
     let graph = remove_training_leftovers(&model.graph)
         .map_err(|e| Problem::unsupported("graph", e.to_string(), WAY_OUT))?;
+    let graph = decompose(&graph, |unary| in_onnx(unary, options.opset))
+        .map_err(|e| Problem::unsupported("graph", e.to_string(), WAY_OUT))?;
     let graph =
         InferenceGraph::new(graph).map_err(|e| Problem::unsupported("graph", e.to_string(), WAY_OUT))?;
     let metadata = serde_json::to_string(&model.metadata)
@@ -66,6 +68,11 @@ pub(super) fn write<'a>(
     };
     check_size(proto.encoded_len() as u64)?;
     Ok(Written { bytes: proto.encode_to_vec(), side })
+}
+
+/// Whether an operator set of ONNX has a function of one element.
+fn in_onnx(unary: Unary, opset: i64) -> bool {
+    matches!(unary.row().onnx, Name::Operator(_, since) if since <= opset)
 }
 
 fn check_size(bytes: u64) -> Result<(), Problem> {
@@ -282,10 +289,9 @@ impl<'g, 'w> Writer<'g, 'w> {
             Op::BatchNormalization(norm) => {
                 vec![float("epsilon", norm.epsilon), float("momentum", complement(norm.momentum))]
             }
-            Op::Clip(clip) => {
-                inputs.extend(self.bounds(node, *clip)?);
-                Vec::new()
-            }
+            Op::Unary(unary) => self.unary(node, *unary, &mut inputs)?,
+            Op::Binary(_) => Vec::new(),
+            Op::Reduce { op, axis } => self.reduction(node, *op, *axis, &mut inputs)?,
             Op::MaxPool(pool) => self.pool(pool, node)?,
             Op::AveragePool(AveragePool { pool, count_include_pad }) => {
                 let mut attributes = self.pool(pool, node)?;
@@ -293,18 +299,7 @@ impl<'g, 'w> Writer<'g, 'w> {
                 attributes
             }
             Op::Flatten { axis } | Op::Softmax { axis } => vec![int("axis", *axis as i64)],
-            Op::Relu | Op::Sigmoid | Op::Add | Op::Mul | Op::GlobalAveragePool | Op::Erf | Op::MatMul => {
-                Vec::new()
-            }
-            Op::HardSigmoid(HardSigmoid { alpha, beta }) => {
-                vec![float("alpha", *alpha), float("beta", *beta)]
-            }
-            Op::HardSwish => {
-                self.since(14, node)?;
-                Vec::new()
-            }
-            Op::Gelu if self.opset < 20 => return self.gelu(node),
-            Op::Gelu => Vec::new(),
+            Op::GlobalAveragePool | Op::MatMul => Vec::new(),
             Op::LayerNormalization(norm) => {
                 self.since(17, node)?;
                 vec![int("axis", -1), float("epsilon", norm.epsilon)]
@@ -448,25 +443,6 @@ impl<'g, 'w> Writer<'g, 'w> {
         }
     }
 
-    /// x (1 + erf(x / sqrt 2)) / 2, for opsets without Gelu.
-    fn gelu(&mut self, node: &Node) -> Result<(), Problem> {
-        let x = self.name(node.inputs[0]).to_owned();
-        let mut constants = Vec::new();
-        for (suffix, number) in [("root", std::f32::consts::FRAC_1_SQRT_2), ("one", 1.0), ("half", 0.5)] {
-            let name = self.unused(format!("{}.{suffix}", node.name));
-            self.constant_node(&name, &Tensor::f32([], vec![number]))?;
-            constants.push(name);
-        }
-        let [root, one, half] = [0, 1, 2].map(|i| constants[i].clone());
-        let scaled = self.helper("Mul", node, "scaled", vec![x.clone(), root]);
-        let erf = self.helper("Erf", node, "erf", vec![scaled]);
-        let sum = self.helper("Add", node, "sum", vec![erf, one]);
-        let product = self.helper("Mul", node, "product", vec![x, sum]);
-        let output = self.name(node.outputs[0]).to_owned();
-        self.proto.node.push(proto_node("Mul", &node.name, vec![product, half], &output));
-        Ok(())
-    }
-
     /// ONNX's nodes for a product that quantizes what it reads (see [`super::dynamic`]). Its weight stands in
     /// the file as it is in the graph: what has to be transposed is, by a runtime that folds constants, once. Products of
     /// one value share its bytes.
@@ -531,6 +507,41 @@ impl<'g, 'w> Writer<'g, 'w> {
             }
             _ => self.computed_shape(node, shape),
         }
+    }
+
+    /// The attributes of a reduction. Sums have their axes as an input from operator set 13 on, the others from 18 on.
+    fn reduction(
+        &mut self,
+        node: &Node,
+        op: Reduce,
+        axis: usize,
+        inputs: &mut Vec<String>,
+    ) -> Result<Vec<AttributeProto>, Problem> {
+        if self.opset < 18 && op != Reduce::Sum {
+            return Ok(vec![ints("axes", &[axis]), int("keepdims", 1)]);
+        }
+        inputs.push(self.numbers(node, "axes", vec![axis as i64])?);
+        Ok(vec![int("keepdims", 1)])
+    }
+
+    /// The attributes of a function of one element; a Clip's are inputs.
+    fn unary(
+        &mut self,
+        node: &Node,
+        unary: Unary,
+        inputs: &mut Vec<String>,
+    ) -> Result<Vec<AttributeProto>, Problem> {
+        if let Unary::Clip(clip) = unary {
+            inputs.extend(self.bounds(node, clip)?);
+            return Ok(Vec::new());
+        }
+        let row = unary.row();
+        let Name::Operator(_, since) = row.onnx else {
+            let place = format!("node `{}` ({})", node.name, node.op.name());
+            return Err(Problem::unsupported(place, "ONNX has no such operator", WAY_OUT));
+        };
+        self.since(since, node)?;
+        Ok(row.attributes.iter().zip(unary.numbers()).map(|(a, number)| float(a.onnx, number)).collect())
     }
 
     /// The names of a Clip's bounds, scalars of the file; an infinite one is left out.

@@ -261,7 +261,7 @@ impl<'a, R: Read + Seek> Evaluator<'a, R> {
 
     fn list(&mut self, frame: &mut Frame, items: &[Expression]) -> Result<Value, Problem> {
         if items.len() > MAX_LIST {
-            return Err(frame.place().too_large("a list is too long", MAX_LIST as u64));
+            return Err(frame.place().too_large("a list has too many elements", MAX_LIST as u64));
         }
         let items: Result<Rc<[Value]>, Problem> = items.iter().map(|i| self.expression(frame, i)).collect();
         Ok(Value::List(items?))

@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 
 use offshoot_data::{Batch, Loader, LoaderOptions, PictureError, Sample, Transform, TransformError};
 use offshoot_graph::model::INPUT;
+use offshoot_graph::op::Unary;
 use offshoot_graph::passes::{
     LABELS, LOSS, LossOptions, TrainingGraph, freeze, gradient_output, remove_training_leftovers,
     training_graph,
@@ -283,7 +284,8 @@ fn block(
 
 /// The activations that have a channel of zeros.
 fn idle(probe: &Probe<'_>) -> Result<Vec<Idle>, NetworkError> {
-    let activations = probe.graph.nodes().iter().filter(|node| matches!(node.op, Op::Relu | Op::Clip(_)));
+    let activations =
+        probe.graph.nodes().iter().filter(|node| matches!(node.op, Op::Unary(Unary::Relu | Unary::Clip(_))));
     let values: Vec<ValueId> = activations.map(|node| node.outputs[0]).collect();
     let mut idle = Vec::new();
     probe.visit(&values, |id, data| {

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::io;
 use std::path::Path;
 
 use offshoot_files::{Kind, read_text};
+use offshoot_graph::text::quoted;
 use serde::{Deserialize, Serialize};
 
 use super::chart::{Bars, bars};
@@ -97,10 +99,19 @@ pub struct FormatRow {
 }
 
 impl FormatsReport {
-    /// Reads the measurements in the folder `run`. `None` where there are none, or they are damaged.
-    pub fn read(run: &Path) -> Option<FormatsReport> {
-        let text = read_text(&run.join(FORMATS_FILE), Kind::MEASUREMENTS).ok()?;
-        serde_json::from_str(&text).ok()
+    /// Reads the measurements in the folder `run`. `None` where there are none.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or is not one of measurements.
+    pub fn read(run: &Path) -> io::Result<Option<FormatsReport>> {
+        let text = match read_text(&run.join(FORMATS_FILE), Kind::MEASUREMENTS) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            read => read?,
+        };
+        let wrong = |error: serde_json::Error| {
+            io::Error::new(io::ErrorKind::InvalidData, quoted(&error.to_string()).into_owned())
+        };
+        serde_json::from_str(&text).map(Some).map_err(wrong)
     }
 
     /// The machine and how was measured, in words.

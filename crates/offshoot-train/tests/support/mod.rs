@@ -11,6 +11,7 @@ use offshoot_cpu::{CpuExecutor, CpuOptions};
 use offshoot_data::Dataset;
 use offshoot_graph::builder::{BATCH_NORM, Conv2d};
 use offshoot_graph::model::{BATCH, INPUT, OUTPUT};
+use offshoot_graph::op::Unary;
 use offshoot_graph::random::{Purpose, Random};
 use offshoot_graph::{DType, Dim, Graph, Metadata, Model, Op, Preprocessing, Shape, Tensor, Weights};
 use offshoot_train::{Control, Event, Outcome, Recipe, Settings, TrainError, TrainResult, train};
@@ -51,7 +52,7 @@ pub(crate) fn graph() -> Graph {
     for (i, channels) in [8, 16].into_iter().enumerate() {
         x = graph.conv2d(&format!("conv{i}"), x, &Conv2d::new(channels, 3).stride(2)).unwrap();
         x = graph.batch_norm(&format!("bn{i}"), x, BATCH_NORM).unwrap();
-        x = graph.add(&format!("relu{i}"), Op::Relu, &[x]).unwrap();
+        x = graph.add(&format!("relu{i}"), Op::Unary(Unary::Relu), &[x]).unwrap();
     }
     let x = graph.add("pool", Op::GlobalAveragePool, &[x]).unwrap();
     let x = graph.add("flatten", Op::Flatten { axis: 1 }, &[x]).unwrap();

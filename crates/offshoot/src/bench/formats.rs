@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use offshoot_cpu::CpuExecutor;
 use offshoot_data::{Loader, LoaderOptions, Transform};
 use offshoot_formats::atomic::write_atomically;
+use offshoot_graph::text::shown;
 use offshoot_graph::{Model, Tensor};
 use offshoot_train::Metrics;
 use offshoot_train::report::{FORMATS_FILE, FormatRow, FormatStatus, FormatsReport};
@@ -119,11 +120,26 @@ pub fn bench_formats(
 /// Writes the measurements into `folder`, where the report of a run finds them.
 ///
 /// # Errors
-/// When the file cannot be written.
+/// When the file cannot be written, or another of that name is there.
 pub fn write_formats(folder: &Path, report: &FormatsReport) -> Result<()> {
+    check_formats(folder)?;
     let text = serde_json::to_string_pretty(report)
         .map_err(|e| Error::Input(format!("the measurements cannot be written as JSON: {e}")))?;
     Ok(write_atomically(&folder.join(FORMATS_FILE), |out| writeln!(out, "{text}"))?)
+}
+
+/// Checks that the file in `folder` that has the name of the measurements, if there is one, holds measurements of offshoot.
+///
+/// # Errors
+/// When it holds something else.
+pub fn check_formats(folder: &Path) -> Result<()> {
+    let theirs = |why: std::io::Error| {
+        Error::Input(format!(
+            "{}: there is something already that offshoot has not measured ({why}), and it would be lost; move or remove it",
+            shown(folder.join(FORMATS_FILE))
+        ))
+    };
+    FormatsReport::read(folder).map(drop).map_err(theirs)
 }
 
 fn check(model: &Model, options: &FormatsOptions) -> Result<()> {

@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use offshoot::{Error, MadeFolders, is_coreml_package};
+use offshoot::{Error, MadeFolders, exports_of_others, is_coreml_package};
 use offshoot_files::{check_file, check_folder, stem};
-use offshoot_graph::text::shown;
+use offshoot_graph::text::{escaped, shown};
 
-use super::Failure;
 use super::arguments::run_directory;
+use super::{Failure, print};
 
 /// An error where no file can be written at `path`.
 pub(crate) fn writable_file(path: &Path) -> Result<(), Failure> {
@@ -37,6 +37,8 @@ pub(crate) struct Destination {
     file: Option<PathBuf>,
     /// The file that is read, which is not written over.
     source: Option<PathBuf>,
+    /// Whether it is the folder of a run's own exports.
+    of_run: bool,
     _made: Option<MadeFolders>,
 }
 
@@ -70,7 +72,9 @@ impl Destination {
             check_out(file, formats)?;
         }
         let parent = |path: &PathBuf| path.parent().map(Path::to_owned);
-        let folder = match (file, out, run_directory(path)) {
+        let run = run_directory(path);
+        let of_run = out.is_none() && run.is_some();
+        let folder = match (file, out, run) {
             (Some(file), _, _) => parent(file).unwrap_or_default(),
             (None, Some(out), _) => out.clone(),
             (None, None, Some(run)) => run.join("exports"),
@@ -83,7 +87,7 @@ impl Destination {
         let named = || path?.file_stem()?.to_str().map(stem);
         let stem = named().unwrap_or_else(|| stem(""));
         let source = path.filter(|path| run_directory(Some(path)).is_none()).cloned();
-        Ok(Destination { folder, stem, file: file.cloned(), source, _made: None })
+        Ok(Destination { folder, stem, file: file.cloned(), source, of_run, _made: None })
     }
 
     /// Makes the folder where it is missing. Files are called by `architecture`, which a model file names, or else by the
@@ -92,6 +96,13 @@ impl Destination {
         let _made = Some(MadeFolders::new(&self.folder)?);
         let stem = architecture.map(stem).unwrap_or(self.stem);
         Ok(Destination { stem, _made, ..self })
+    }
+
+    /// [`mention_others`] of this folder. In that of a run's own exports, others are of the run at another time.
+    pub(crate) fn mention_others(&self, model: &Path, sha256: &str) {
+        if !self.of_run {
+            mention_others(&self.folder, model, sha256);
+        }
     }
 
     /// The names of files without the extension.
@@ -112,6 +123,29 @@ impl Destination {
         Ok(path)
     }
 }
+
+/// Warns where `folder` has exports of another model than `model`, whose checkpoint has this SHA-256: it would be hard to tell what
+/// is of which.
+pub(crate) fn mention_others(folder: &Path, model: &Path, sha256: &str) {
+    let others = exports_of_others(folder, sha256);
+    let Some((other, source)) = others.first() else { return };
+    let start = |sha256: &str| escaped(&sha256.chars().take(SHA256_START).collect::<String>());
+    let more = match others.len() - 1 {
+        0 => String::new(),
+        more => format!(" (and {more} more)"),
+    };
+    print::warning(&format!(
+        "{}{more} was exported from another checkpoint (SHA-256 {}..) than {} ({}..), whose files go into the same folder and \
+         replace those of the same names; --out gives them a folder of their own",
+        shown(other),
+        start(source),
+        shown(model),
+        start(sha256)
+    ));
+}
+
+/// Digits of a SHA-256 that tell two apart.
+const SHA256_START: usize = 12;
 
 fn ending(path: &Path) -> String {
     path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase()

@@ -13,7 +13,7 @@ use offshoot::{
 use offshoot_graph::text::shown;
 use serde_json::{Value, json};
 
-use super::arguments::{self, PreprocessingArguments, Pretrained, Processor};
+use super::arguments::{self, PreprocessingArguments, Pretrained, Processor, whole};
 use super::destination::Destination;
 use super::quantize::CalibrationArguments;
 use super::{Failure, Outcome, print};
@@ -71,13 +71,13 @@ pub(crate) struct Arguments {
 #[derive(Args)]
 struct Batches {
     /// For tensorrt: smallest batch size of the engine [default: 1].
-    #[arg(long, help_heading = "Output", value_name = "N")]
+    #[arg(long, help_heading = "Output", value_name = "N", value_parser = whole::<usize>("batch_min"))]
     batch_min: Option<usize>,
     /// For tensorrt: batch size that the engine is tuned for [default: 8].
-    #[arg(long, help_heading = "Output", value_name = "N")]
+    #[arg(long, help_heading = "Output", value_name = "N", value_parser = whole::<usize>("batch_opt"))]
     batch_opt: Option<usize>,
     /// For tensorrt and triton: largest batch size [default: 32].
-    #[arg(long, help_heading = "Output", value_name = "N", value_parser = batch)]
+    #[arg(long, help_heading = "Output", value_name = "N", value_parser = whole::<usize>("batch_max"))]
     batch_max: Option<usize>,
 }
 
@@ -87,10 +87,6 @@ impl Batches {
         let (min, opt) = (self.batch_min.unwrap_or(min), self.batch_opt.unwrap_or(opt));
         Profile { min, opt, max: self.batch_max.unwrap_or(max) }
     }
-}
-
-fn batch(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|n| (1..=1 << 16).contains(n)).ok_or_else(|| "give a number, 1 to 65536".into())
 }
 
 /// A flag that some formats take.
@@ -127,7 +123,8 @@ impl Arguments {
             check_replaceable(&out.path(&format!(".{ending}"))?)?;
         }
         let inputs = proof_inputs(&model, run, self.data.as_deref())?;
-        let source = origin(&source)?;
+        let (path, source) = (source.path().to_owned(), origin(&source)?);
+        out.mention_others(&path, &source);
         let proof = Proof { inputs: &inputs, executor: &executor, source_sha256: Some(&source), float: None };
         let mut files = Vec::new();
         for format in &self.format {

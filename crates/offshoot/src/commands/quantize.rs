@@ -9,7 +9,7 @@ use offshoot::{
     Scheme, StaticOptions, Transform, WeightBits, batch_within, check_float, check_replaceable, evaluate,
     export_static, is_onnx, labelled, origin, pictures, quantize_static,
 };
-use offshoot_data::{Sample, training_folder};
+use offshoot_data::{FolderError, Sample, training_folder};
 use offshoot_graph::text::shown;
 
 use super::arguments::{self, PreprocessingArguments, Pretrained, Processor};
@@ -154,10 +154,20 @@ impl CalibrationArguments {
             found.train = labelled(&folders, classes, &folder).map(|found| found.samples).unwrap_or_default();
         }
         if let Some(data) = data {
-            found.measured = measured(data, classes, &folder)?;
+            let without = "to quantise without measuring the accuracy, leave --data out and give pictures like those of the training with \
+                           --calibration DIR, whatever their folders are called";
+            found.measured = measured(data, classes, &folder, without)?;
             if let Some(Ok(of_run)) = run.map(|run| RunPictures::read(run, classes)) {
                 arguments::mention_familiar(of_run.familiar(&found.measured), data, found.measured.len());
             }
+        }
+        let there_were = !found.calibration.is_empty();
+        if let Some(text) = found.leave_out_copies() {
+            print::warning(&text);
+        }
+        if found.calibration.is_empty() && there_were {
+            let text = "all pictures to calibrate on are copies of those that the accuracy is measured on; give others with --calibration DIR";
+            return Err(Error::Input(text.into()).into());
         }
         if found.calibration.is_empty() {
             let text = "static quantization needs calibration pictures: give --calibration DIR with pictures like those that the model was trained with, or a run directory";
@@ -240,7 +250,8 @@ impl Arguments {
         let mut say = |text: &str| print::aside(text);
         let quantized = quantize_static(&model, &pictures, &options, &executor, &mut say)?;
         let inputs = proof_inputs(&model, run, self.data.as_deref())?;
-        let source = origin(source)?;
+        let (of, source) = (source.path(), origin(source)?);
+        out.mention_others(of, &source);
         let proof = Proof { inputs: &inputs, executor: &executor, source_sha256: Some(&source), float: None };
         Ok(export_static(quantized, &model, &path, self.onnx_options(), proof)?)
     }
@@ -277,6 +288,7 @@ impl Arguments {
             None => [None, None],
         };
         let sha256 = origin(source)?;
+        out.mention_others(source.path(), &sha256);
         let float = int8.float();
         if float.is_none() {
             int8.check_weights()?;
@@ -315,9 +327,17 @@ impl Arguments {
     }
 }
 
-/// The pictures to measure on, and a warning about what is left out.
-fn measured(data: &Path, classes: &[String], folder: &FolderOptions) -> Result<Vec<Sample>, Failure> {
-    let found = labelled(data, classes, folder)?;
+/// The pictures to measure on, and a warning about what is left out. Where the classes are others, `without` says how to do without them.
+fn measured(
+    data: &Path,
+    classes: &[String],
+    folder: &FolderOptions,
+    without: &str,
+) -> Result<Vec<Sample>, Failure> {
+    let found = labelled(data, classes, folder).map_err(|error| match error {
+        FolderError::UnknownClass { .. } => Error::Input(format!("{error}; {without}")),
+        error => error.into(),
+    })?;
     print::notes(&found.notes);
     print::skipped(&found.skipped);
     Ok(found.samples)
@@ -342,7 +362,8 @@ fn warn_of_distance(path: &Path) -> Result<(), Failure> {
 fn accuracy(model: &Model, data: &Path, executor: &CpuExecutor) -> Result<f64, Failure> {
     let transform = Transform::new(&model.metadata.preprocessing)?;
     let folder = FolderOptions { decode: transform.decode_options(), ..FolderOptions::default() };
-    let samples = measured(data, &model.metadata.classes, &folder)?;
+    let without = "to quantise without measuring the accuracy, leave --data out";
+    let samples = measured(data, &model.metadata.classes, &folder, without)?;
     let loader = Loader::new(
         samples,
         transform.clone(),

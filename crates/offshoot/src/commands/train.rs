@@ -156,7 +156,7 @@ pub(crate) struct Arguments {
     #[arg(long, help_heading = "Output")]
     resume: bool,
     /// Longest time between two checkpoints; one is written after each epoch in any case.
-    #[arg(long, help_heading = "Output", value_name = "SECONDS", default_value_t = 600)]
+    #[arg(long, help_heading = "Output", value_name = "SECONDS", default_value_t = 600, value_parser = whole::<u64>("checkpoint_every"))]
     checkpoint_every: u64,
     /// Treat a picture that cannot be read as an error instead of skipping it.
     #[arg(long, help_heading = "Data")]
@@ -278,6 +278,7 @@ impl Arguments {
             writable_folder(&self.out)?;
         }
         let executor = self.processor.executor()?;
+        self.check_data(&recipe)?;
         // Before the run directory is made.
         Transform::new(&recipe.preprocessing)?;
         let data = Dataset::open(&recipe.data, &recipe.folder_options())?;
@@ -310,6 +311,22 @@ impl Arguments {
             return Err(Failure::Interrupted);
         }
         printed
+    }
+
+    /// An error where the pictures of the run to resume are not where they were.
+    fn check_data(&self, recipe: &Recipe) -> Result<(), Failure> {
+        if !self.resume || !has_checkpoint(&self.out) || recipe.data.exists() {
+            return Ok(());
+        }
+        let (run, data) = (word(&self.out), &recipe.data);
+        let text = match &self.data {
+            Some(_) => "no such folder; DATA is where the pictures of the run are now".to_owned(),
+            None => format!(
+                "the folder of the run's pictures is not there any more; where it has been moved, give its new place: offshoot train DATA \
+                 --resume --out {run}"
+            ),
+        };
+        Err(Error::Input(format!("{}: {text}", shown(data))).into())
     }
 
     /// What there is to warn of before a run starts.

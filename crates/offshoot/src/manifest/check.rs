@@ -188,18 +188,11 @@ fn check_file(folder: &Path, file: &ManifestFile) -> Result<Option<String>> {
         return Ok(Some(format!("the manifest names `{name}`, which is not below its folder")));
     }
     let path = folder.join(below);
-    let meta = match path.metadata() {
-        Ok(meta) if meta.is_file() => meta,
-        _ => return Ok(Some(format!("`{name}`, which the manifest names, is missing"))),
-    };
-    if meta.len() != file.bytes {
-        let (is, stated) = (meta.len(), file.bytes);
-        return Ok(Some(format!(
-            "`{name}` is not the file that the manifest describes: it has {is} bytes, not {stated}"
-        )));
+    if !path.is_file() {
+        return Ok(Some(format!("`{name}`, which the manifest names, is missing")));
     }
-    let same = sha256(&path)?.eq_ignore_ascii_case(&file.sha256);
-    Ok((!same).then(|| format!("`{name}` is not the file that the manifest describes: its SHA-256 differs")))
+    let difference = file.difference(&path)?;
+    Ok(difference.map(|how| format!("`{name}` is not the file that the manifest describes: {how}")))
 }
 
 /// What belongs to the file or package at `path` and is not among the `named` files.

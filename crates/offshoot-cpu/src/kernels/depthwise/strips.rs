@@ -17,6 +17,7 @@ use crate::kernels::parallel::{self, Shared};
 use crate::kernels::prefetch::Stream;
 use crate::kernels::rows::{Area, Map, add_partials, load_all, store};
 use crate::kernels::simd::{Isa, Kernel, Simd, dispatch};
+use crate::kernels::size::elements;
 use crate::kernels::source::{Reader, Source};
 
 /// Floats of input rows that a strip brings to scratch, so few that what is computed from them stays in a second-level cache of
@@ -191,7 +192,8 @@ impl<'a, E: Element> Ring<'a, E> {
         let channels = group.first..group.first + group.n;
         let to = &mut self.scratch[group.first / BLOCK * self.lines.block()..];
         let reader = ReadBlocks { isa, pitch: self.channels, width, rows, n: group.n, lines: self.lines, to };
-        // Safety: these are the rows' pixels, and the scratch has the group's blocks.
+        // Safety: `visit` checks that these pixels and channels are there, and the reader reads no others; what it writes it takes from
+        // a slice, of blocks that have a place for each row.
         unsafe { self.source.visit(self.channels, pixels, channels, reader) };
     }
 
@@ -381,7 +383,7 @@ pub fn forward_in_training<E: Element>(
     let firsts = firsts(&tasks);
     if let Some(moments) = &moments {
         let parts: usize = tasks.iter().map(Vec::len).sum();
-        assert_eq!(moments.len(), 2 * parts * shape.out_c, "moments of {shape:?}");
+        assert_eq!(moments.len(), elements([2, parts, shape.out_c]), "moments of {shape:?}");
     }
     let (y, moments) = (Shared::new(y), moments.map(Shared::new));
     let most = tasks.iter().flatten().map(|strip| strip.rows.len()).max().unwrap_or(0);
@@ -561,7 +563,7 @@ pub fn backward<E: Element>(
     let stage_len = stage_len::<E>(most * shape.in_w * shape.in_c);
     let weights = &by_blocks(shape, operands.weights)[..];
     let len = count * taps(shape) * BLOCK;
-    let mut products = vec![0.0; tasks.len() * len];
+    let mut products = vec![0.0; elements([tasks.len(), len])];
     let (dx, sums, all) = (Shared::new(dx), Shared::new(sums), Shared::new(&mut products));
     parallel::for_each_task(tasks.len(), usize::MAX, |task| {
         parallel::with_scratch(x_len + dy_len + stage_len, |scratch| {

@@ -35,7 +35,7 @@ fn a_mask_belongs_to_its_key_and_layer() {
             alone,
             "{isa}: layers share"
         );
-        assert_eq!(alone, dropped(Isa::Portable, &Dropout { keys: &[77], layer: 3, p: 0.4 }, &x), "{isa}");
+        assert_eq!(alone, dropped(Isa::PORTABLE, &Dropout { keys: &[77], layer: 3, p: 0.4 }, &x), "{isa}");
     }
 }
 

@@ -12,9 +12,10 @@ use super::super::ConvShape;
 use super::super::conv::{activations_len, weights_len};
 use super::super::parallel;
 use super::super::simd::Isa;
+use super::super::size::elements;
 use super::grouped::Groups;
 use super::requantize::{Output, Rows, Target};
-use super::simd::{Cells, Integers, MOST_SUMS, Packing, Product, Tile, dispatch_product};
+use super::simd::{Cells, Integers, Kind, MOST_SUMS, Packing, Product, Tile, dispatch_product};
 use crate::buffer::Buffer;
 
 /// Bytes of scratch that a task's rows may take: half of a second-level cache of 512 KiB.
@@ -38,11 +39,13 @@ const SMALL_FILTER: usize = 64 << 10;
 pub struct ByteFilter {
     isa: Isa,
     packing: Packing,
-    /// Output channels and the length of the reduction of a group.
-    sizes: [usize; 2],
-    /// `[group][panel][cells of the reduction][columns of the panel]`, where the packing is [`Packing::Bytes`].
+    /// Groups, and how the output channels of each lie.
+    layout: (usize, Panels),
+    /// Input channels, and height and width of the kernel.
+    sizes: [usize; 3],
+    /// `[group][panel][cells of the reduction][columns of the panel]`, where the packing is [`Kind::Bytes`].
     cells: Buffer,
-    /// `[group][vector of columns]`, where it is [`Packing::Grouped`].
+    /// `[group][vector of columns]`, where it is [`Kind::Grouped`].
     groups: Vec<Groups>,
     /// The sum of the weights of each column, by group, each rounded up to whole vectors.
     sums: Vec<i32>,
@@ -86,14 +89,14 @@ impl ByteFilter {
         let panels = Panels::new(packing, shape);
         let (cols, depth) = (panels.cols, panels.reduction);
         assert!(u32::try_from(depth).is_ok(), "a reduction of {depth}");
-        let padded = shape.groups * panels.padded();
+        let padded = elements([shape.groups, panels.padded()]);
         let weights = Weights { all: channels_last(numbers.weights, shape), shape, panels };
-        let (cells, groups) = match packing {
-            Packing::Grouped => (Buffer::default(), weights.groups()),
+        let (cells, groups) = match packing.kind() {
+            Kind::Grouped => (Buffer::default(), weights.groups()),
             #[cfg(target_arch = "x86_64")]
-            Packing::Bytes => (weights.cells(), Vec::new()),
+            Kind::Bytes => (weights.cells(), Vec::new()),
         };
-        let sizes = [cols, depth];
+        let (layout, sizes) = ((shape.groups, panels), filter_sizes(shape));
         let (mut sums, mut init, mut scale) = (vec![0i32; padded], vec![0i32; padded], vec![0.0; padded]);
         for channel in 0..shape.out_c {
             let start = channel / cols * panels.padded() + channel % cols;
@@ -101,7 +104,17 @@ impl ByteFilter {
             init[start] = numbers.bias[channel].wrapping_sub(sums[start] * i32::from(numbers.zero_point));
             scale[start] = numbers.scale[channel];
         }
-        ByteFilter { isa, packing, sizes, cells, groups, sums, init, scale, zero_point: numbers.zero_point }
+        let zero_point = numbers.zero_point;
+        ByteFilter { isa, packing, layout, sizes, cells, groups, sums, init, scale, zero_point }
+    }
+
+    /// Whether it is packed for `shape` on `isa`: how it lies depends on more of a shape than its weights, such as the width of the
+    /// picture.
+    pub fn serves(&self, isa: Isa, shape: &ConvShape) -> bool {
+        shape.fits()
+            && self.isa == isa
+            && self.sizes == filter_sizes(shape)
+            && self.layout == (shape.groups, Panels::new(self.packing, shape))
     }
 
     /// Bytes that it holds.
@@ -109,6 +122,10 @@ impl ByteFilter {
         let groups: usize = self.groups.iter().map(Groups::bytes).sum();
         self.cells.bytes() + 4 * 3 * self.scale.len() + groups
     }
+}
+
+fn filter_sizes(shape: &ConvShape) -> [usize; 3] {
+    [shape.in_c, shape.kernel[0], shape.kernel[1]]
 }
 
 /// Weights that are packed.
@@ -183,7 +200,7 @@ fn channels_last(weights: &[i8], shape: &ConvShape) -> Vec<i8> {
 }
 
 /// How the output channels of a group lie in panels.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Panels {
     cols: usize,
     lanes: usize,
@@ -289,7 +306,7 @@ pub struct Quantized<'a> {
 /// # Panics
 /// When a slice has not the size that the others say, or `filter` is packed for another path.
 pub fn product(isa: Isa, x: Quantized<'_>, filter: &ByteFilter, scale: &[f32], y: &mut [f32]) {
-    let [n, k] = filter.sizes;
+    let (_, Panels { cols: n, reduction: k, .. }) = filter.layout;
     assert_eq!(scale.len(), n, "scales of {n} columns");
     let shape = ConvShape::of_matrices(y.len().checked_div(n).unwrap_or(0), k, n);
     let init: Vec<i32> = filter.sums.iter().map(|sum| sum.wrapping_mul(-i32::from(x.zero_point))).collect();
@@ -315,15 +332,16 @@ fn convolve(
     columns: Columns<'_>,
     mut output: Output<'_>,
 ) {
-    assert_eq!([x.len(), output.len()], activations_len(shape), "input and output of {shape:?}");
-    let panels = Panels::new(filter.packing, shape);
-    assert!(filter.isa == isa && filter.sizes == [panels.cols, panels.reduction], "filter of {shape:?}");
-    assert_eq!(filter.sums.len(), shape.groups * panels.padded(), "filter of {shape:?}");
-    assert!(shape.strides.iter().all(|&step| step > 0), "a step of 0 in {shape:?}");
+    let output_len = output.len();
+    assert_eq!([x.len(), output_len], activations_len(shape), "input and output of {shape:?}");
+    assert!(filter.serves(isa, shape), "the filter is packed for another shape or path than {shape:?}");
+    let (_, panels) = filter.layout;
+    let padded = elements([shape.groups, panels.padded()]);
+    assert_eq!([columns.init.len(), columns.scale.len()], [padded; 2], "numbers of {shape:?}");
     let blocks = Blocks::new(shape, &panels);
     let col_blocks = TASKS.div_ceil(blocks.count.max(1) * shape.groups).min(panels.count());
     let target = output.shared();
-    let work = shape.batch * shape.out_h * shape.out_w * shape.out_c * panels.reduction / 4;
+    let work = output_len.saturating_mul(panels.reduction) / 4;
     parallel::for_each_task(shape.groups * blocks.count * col_blocks, work, |index| {
         let (rest, col_block) = (index / col_blocks, index % col_blocks);
         let (group, row_block) = (rest / blocks.count, rest % blocks.count);
@@ -380,11 +398,11 @@ impl Blocks {
 fn fits_strips(shape: &ConvShape, packing: Packing) -> bool {
     let ConvShape { kernel, strides, dilations, pads, groups, in_w, out_h, out_w, .. } = *shape;
     let some = kernel.iter().all(|&n| n > 0) && out_h > 0 && out_w > 0;
-    let worth = match packing {
+    let worth = match packing.kind() {
         // (Here tiles of fewer rows take less time.)
-        Packing::Grouped => out_w >= 4,
+        Kind::Grouped => out_w >= 4,
         #[cfg(target_arch = "x86_64")]
-        Packing::Bytes => 9 * out_w >= 8 * out_w.next_multiple_of(packing.tile()[2]),
+        Kind::Bytes => 9 * out_w >= 8 * out_w.next_multiple_of(packing.tile()[2]),
     };
     // (Places within a window are of 32 bits.)
     let small = u32::try_from(kernel[0].saturating_mul(strip_line(shape))).is_ok();
@@ -439,8 +457,10 @@ impl Product for Task<'_> {
 
 /// Whether each output pixel's window is one pixel, one after the other, of whole cells of four bytes.
 fn rows_as_they_are(shape: &ConvShape) -> bool {
-    let ConvShape { kernel, strides, pads, groups, in_c, .. } = *shape;
-    kernel == [1, 1] && strides == [1, 1] && pads == [0; 4] && groups == 1 && in_c.is_multiple_of(4)
+    let ConvShape { kernel, strides, pads, groups, in_c, in_h, in_w, out_h, out_w, .. } = *shape;
+    let plain = kernel == [1, 1] && strides == [1, 1] && pads == [0; 4] && groups == 1;
+    // (There are as many windows as pixels, unless the shape is none that an input has.)
+    plain && in_c.is_multiple_of(4) && [in_h, in_w] == [out_h, out_w]
 }
 
 /// The left operand of a task.
@@ -589,10 +609,10 @@ impl Task<'_> {
         let first = panel * self.panels.width();
         let (width, n) = (self.panels.width_of(panel), (cols - first).min(self.panels.width()));
         let channel = self.group * self.panels.padded() + first;
-        let (b, groups) = match self.filter.packing {
-            Packing::Grouped => (&[][..], &self.filter.groups[channel / lanes..][..width / lanes]),
+        let (b, groups) = match self.filter.packing.kind() {
+            Kind::Grouped => (&[][..], &self.filter.groups[channel / lanes..][..width / lanes]),
             #[cfg(target_arch = "x86_64")]
-            Packing::Bytes => {
+            Kind::Bytes => {
                 let depth = self.panels.depth;
                 (&self.filter.cells.get((channel + width) * depth)[channel * depth..], &[][..])
             }

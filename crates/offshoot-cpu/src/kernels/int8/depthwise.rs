@@ -20,7 +20,8 @@ const TAPS: usize = 514;
 
 /// Whether `shape` is a depthwise convolution that this module computes.
 pub fn supports(shape: &ConvShape) -> bool {
-    shape.groups == shape.in_c && shape.groups == shape.out_c && shape.kernel[0] * shape.kernel[1] <= TAPS
+    let depthwise = shape.groups == shape.in_c && shape.groups == shape.out_c && shape.fits();
+    depthwise && shape.kernel[0] * shape.kernel[1] <= TAPS
 }
 
 /// The filter of a depthwise convolution as [`depthwise`] reads it.
@@ -69,6 +70,11 @@ impl DepthwiseFilter {
         DepthwiseFilter { shape: [channels, rows, columns], weights, quads, init, scale, zeros }
     }
 
+    /// Whether it is packed for `shape`.
+    pub fn serves(&self, shape: &ConvShape) -> bool {
+        supports(shape) && self.shape == [shape.out_c, shape.kernel[0], shape.kernel[1]]
+    }
+
     /// Bytes that it holds.
     pub fn bytes(&self) -> usize {
         4 * (self.weights.len() + self.quads.len() + self.init.len() + self.scale.len()) + self.zeros.len()
@@ -81,12 +87,11 @@ impl DepthwiseFilter {
 /// When a slice has not the size that `shape` says, or `filter` is packed for another one.
 pub fn depthwise(isa: Isa, shape: &ConvShape, x: &[u8], filter: &DepthwiseFilter, mut output: Output<'_>) {
     assert_eq!([x.len(), output.len()], activations_len(shape), "input and output of {shape:?}");
-    assert_eq!(filter.shape, [shape.out_c, shape.kernel[0], shape.kernel[1]], "filter of {shape:?}");
-    assert!(supports(shape) && shape.strides.iter().all(|&step| step > 0), "{shape:?}");
+    assert!(filter.serves(shape), "the filter is packed for another shape than {shape:?}");
     let rows = shape.batch * shape.out_h;
-    let target = output.shared();
     // Loading the bytes and storing the results takes longer than the products.
-    let work = 2 * rows * shape.out_w * shape.out_c * shape.kernel[0] * shape.kernel[1];
+    let work = (2 * output.len()).saturating_mul(shape.kernel[0] * shape.kernel[1]);
+    let target = output.shared();
     let quads = has_quads(isa) && tiled(shape);
     parallel::for_each_task(rows, work, |row| {
         let task = Task { shape, x, filter, target, row };

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::super::parallel::{self, Shared};
 use super::super::pool::{Pool, PoolShape};
+use super::super::size::elements;
 use super::super::window::inside;
 use super::requantize::Requantize;
 
@@ -24,12 +25,11 @@ pub struct Mean {
 /// When a slice has not the size that `shape` says.
 pub fn pool(kind: Pool, mean: &Mean, shape: &PoolShape, x: &[u8], y: &mut [u8]) {
     let PoolShape { batch, in_h, in_w, channels, out_h, out_w, .. } = *shape;
-    assert_eq!(x.len(), batch * in_h * in_w * channels, "input of {shape:?}");
-    assert_eq!(y.len(), batch * out_h * out_w * channels, "output of {shape:?}");
-    let work = y.len() * shape.kernel[0] * shape.kernel[1] / 16;
+    shape.check(x.len(), y.len());
+    let work = y.len().saturating_mul(shape.kernel[0] * shape.kernel[1]) / 16;
     let shared = Shared::new(y);
     parallel::for_each_task(batch * out_h, work, |row| {
-        // Safety: tasks have rows of their own.
+        // Safety: tasks have rows of their own, of which `y` has one for each.
         let y =
             unsafe { std::slice::from_raw_parts_mut(shared.at(row * out_w * channels), out_w * channels) };
         let x = &x[row / out_h * in_h * in_w * channels..][..in_h * in_w * channels];
@@ -120,7 +120,8 @@ pub const PIXELS: usize = 1 << 23;
 pub fn global_average(mean: &Mean, batch: usize, x: &[u8], y: &mut [u8]) {
     let channels = y.len() / batch.max(1);
     let pixels = x.len() / y.len().max(1);
-    assert!(x.len() == batch * pixels * channels && pixels <= PIXELS, "{} bytes", x.len());
+    assert!(y.len() == elements([batch, channels]), "{} means of {batch} pictures", y.len());
+    assert!(x.len() == elements([batch, pixels, channels]) && pixels <= PIXELS, "{} bytes", x.len());
     let blocks = channels.div_ceil(CHANNELS);
     let shared = Shared::new(y);
     parallel::for_each_task(batch * blocks, x.len() / 16, |task| {

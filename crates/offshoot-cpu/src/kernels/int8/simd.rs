@@ -1,6 +1,6 @@
 //! Vectors of 32-bit integers, and products of bytes.
 
-use super::super::simd::{Isa, Portable, Simd};
+use super::super::simd::{Isa, Path, Portable, Simd};
 use super::grouped::{Grouped, Groups};
 
 /// Lanes of 32-bit integers beside those of f32. Everything is `#[inline(always)]`.
@@ -58,9 +58,9 @@ pub(super) struct Tile<'a> {
     pub(super) row: usize,
     /// The reduction's cells in a part of the rows, and the bytes from one part to the next.
     pub(super) part: [usize; 2],
-    /// The packed panel, a row of cells for each of the reduction; for [`Packing::Bytes`].
+    /// The packed panel, a row of cells for each of the reduction; for [`Kind::Bytes`].
     pub(super) b: &'a [i32],
-    /// The panel's vectors; for [`Packing::Grouped`].
+    /// The panel's vectors; for [`Kind::Grouped`].
     pub(super) groups: &'a [Groups],
     /// A number for each column.
     pub(super) init: *const i32,
@@ -88,31 +88,46 @@ pub(super) trait Cells<S: Integers> {
 #[cfg(target_arch = "x86_64")]
 pub(super) struct Bytes;
 
-/// The [`Cells`] that a filter is packed for.
+/// The [`Cells`] that a filter is packed for. As an [`Isa`], one that needs instructions comes from [`Packing::of`] alone, which
+/// asks the processor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Packing {
+pub(super) struct Packing(Kind);
+
+/// Which cells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
     Grouped,
     #[cfg(target_arch = "x86_64")]
     Bytes,
 }
 
 impl Packing {
+    /// What every path has.
+    #[cfg(test)]
+    pub(super) const GROUPED: Packing = Packing(Kind::Grouped);
+
     /// The fastest one on `isa`.
     pub(super) fn of(isa: Isa) -> Packing {
         #[cfg(target_arch = "x86_64")]
-        if matches!(isa, Isa::Avx512 | Isa::Avx512Bf16) && std::arch::is_x86_feature_detected!("avx512vnni") {
-            return Packing::Bytes;
+        if matches!(isa.path(), Path::Avx512 | Path::Avx512Bf16)
+            && std::arch::is_x86_feature_detected!("avx512vnni")
+        {
+            return Packing(Kind::Bytes);
         }
         let _ = isa;
-        Packing::Grouped
+        Packing(Kind::Grouped)
+    }
+
+    pub(super) fn kind(self) -> Kind {
+        self.0
     }
 
     /// Lanes, and the vectors and rows of the tile, of the path that runs it.
     pub(super) fn tile(self) -> [usize; 3] {
-        match self {
+        match self.0 {
             #[cfg(target_arch = "x86_64")]
-            Packing::Bytes => tile::<super::super::simd::x86::Avx512, Bytes>(),
-            Packing::Grouped => tile::<Portable, Grouped>(),
+            Kind::Bytes => tile::<super::super::simd::x86::Avx512, Bytes>(),
+            Kind::Grouped => tile::<Portable, Grouped>(),
         }
     }
 }
@@ -129,21 +144,18 @@ pub(super) trait Product {
 }
 
 /// Runs `product` compiled for `packing` on `isa`.
-///
-/// # Panics
-/// When this machine cannot run it (a [`Packing`] comes from [`Packing::of`] the same `isa`).
 pub(super) fn dispatch_product<P: Product>(isa: Isa, packing: Packing, product: P) {
-    match (packing, isa) {
+    match (packing.kind(), isa.path()) {
         #[cfg(target_arch = "x86_64")]
-        // Safety: `Packing::of` asked the processor for VNNI, and `Isa::available` for the rest.
-        (Packing::Bytes, _) => unsafe { x86::product_vnni(product) },
+        // Safety: there is this packing only where `Packing::of` was given an `Isa` with AVX-512 and found VNNI.
+        (Kind::Bytes, _) => unsafe { x86::product_vnni(product) },
         #[cfg(target_arch = "x86_64")]
-        // Safety: those paths come from `Isa::available`, and all of them have AVX2.
-        (Packing::Grouped, Isa::Avx2 | Isa::Avx512 | Isa::Avx512Bf16) => unsafe {
+        // Safety: there is an `Isa` of these paths only where there is AVX2.
+        (Kind::Grouped, Path::Avx2 | Path::Avx512 | Path::Avx512Bf16) => unsafe {
             x86::product_avx2(product)
         },
         // Safety: `Portable` is plain Rust.
-        (Packing::Grouped, _) => unsafe { product.run::<Portable, Grouped>() },
+        (Kind::Grouped, _) => unsafe { product.run::<Portable, Grouped>() },
     }
 }
 
@@ -156,13 +168,13 @@ pub(super) trait IntegerKernel {
 
 /// Runs `kernel` compiled for `isa`.
 pub(super) fn dispatch_integers<K: IntegerKernel>(isa: Isa, kernel: K) {
-    match isa {
+    match isa.path() {
         #[cfg(target_arch = "x86_64")]
-        // Safety: the path comes from `Isa::available`.
-        Isa::Avx2 => unsafe { x86::integers_avx2(kernel) },
+        // Safety: there is an `Isa` of this path only where there is AVX2.
+        Path::Avx2 => unsafe { x86::integers_avx2(kernel) },
         #[cfg(target_arch = "x86_64")]
-        // Safety: as above.
-        Isa::Avx512 | Isa::Avx512Bf16 => unsafe { x86::integers_avx512(kernel) },
+        // Safety: as above, of AVX-512.
+        Path::Avx512 | Path::Avx512Bf16 => unsafe { x86::integers_avx512(kernel) },
         // Safety: `Portable` is plain Rust.
         _ => unsafe { kernel.run::<Portable>() },
     }
@@ -194,7 +206,7 @@ pub(super) trait QuadKernel {
 pub(super) fn has_quads(isa: Isa) -> bool {
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx512vbmi") {
-        return Packing::of(isa) == Packing::Bytes;
+        return Packing::of(isa).kind() == Kind::Bytes;
     }
     let _ = isa;
     false
@@ -207,7 +219,7 @@ pub(super) fn has_quads(isa: Isa) -> bool {
 pub(super) fn dispatch_quads<K: QuadKernel>(isa: Isa, kernel: K) {
     assert!(has_quads(isa), "the {isa} path has no products of four bytes");
     #[cfg(target_arch = "x86_64")]
-    // Safety: asked above.
+    // Safety: `has_quads` asked the processor for VNNI and VBMI, and `isa` has AVX-512.
     unsafe {
         x86::quads_vnni(kernel);
     }

@@ -123,7 +123,7 @@ fn check_conv(shape: &ConvShape, seed: u64, seven_bits: bool) {
         assert!(z == floats, "floats of {what}");
     };
     for isa in Isa::available() {
-        for packing in [Packing::of(isa), Packing::Grouped] {
+        for packing in [Packing::of(isa), Packing::GROUPED] {
             let filter = ByteFilter::pack_as(isa, packing, shape, &numbers);
             run(&|out| conv(isa, shape, &x, &filter, out), &format!("{shape:?}, {isa} {packing:?}"));
         }
@@ -303,6 +303,16 @@ fn long_reductions_and_many_pixels_are_summed_too() {
     }
 }
 
+/// More pixels than the input has: those beyond it are zeros, wherever the windows are read from.
+#[test]
+fn pixels_beyond_the_input_are_zeros() {
+    for (in_c, kernel) in [(8, [1, 1]), (7, [1, 1]), (8, [3, 3])] {
+        let shape =
+            ConvShape { in_h: 2, in_w: 3, out_h: 5, out_w: 9, in_c, kernel, ..square(3, in_c, 16, 1) };
+        check_conv(&ConvShape { pads: [0; 4], ..shape }, 3, false);
+    }
+}
+
 #[test]
 fn the_largest_bytes_and_weights_are_summed_without_saturation() {
     let shape = square(6, 21, 19, 3);
@@ -317,7 +327,7 @@ fn the_largest_bytes_and_weights_are_summed_without_saturation() {
         };
         let wanted: Vec<f32> = sums(&shape, &x, &numbers).into_iter().map(|sum| sum as f32).collect();
         for isa in Isa::available() {
-            for packing in [Packing::of(isa), Packing::Grouped] {
+            for packing in [Packing::of(isa), Packing::GROUPED] {
                 let filter = ByteFilter::pack_as(isa, packing, &shape, &numbers);
                 let mut y = vec![0.0; wanted.len()];
                 let bounds = (f32::NEG_INFINITY, f32::INFINITY);

@@ -89,11 +89,11 @@ fn labels_outside_the_classes_are_errors() {
     let logits = [0.0; 6];
     let settings = CrossEntropy::default();
     let expect = LabelError { row: 1, label: 3, classes: 3 };
-    assert_eq!(cross_entropy(Isa::Portable, &logits, &[0, 3], 3, &settings), Err(expect));
+    assert_eq!(cross_entropy(Isa::PORTABLE, &logits, &[0, 3], 3, &settings), Err(expect));
     let mut grad = [0.0; 6];
-    let got = cross_entropy_grad(Isa::Portable, &logits, &[0, -1], 3, &settings, 1.0, &mut grad);
+    let got = cross_entropy_grad(Isa::PORTABLE, &logits, &[0, -1], 3, &settings, 1.0, &mut grad);
     assert_eq!(got, Err(LabelError { row: 1, label: -1, classes: 3 }));
-    assert!(cross_entropy(Isa::Portable, &logits, &[IGNORED; 2], 3, &settings).unwrap().is_nan());
+    assert!(cross_entropy(Isa::PORTABLE, &logits, &[IGNORED; 2], 3, &settings).unwrap().is_nan());
 }
 
 #[test]

@@ -15,7 +15,7 @@ use offshoot_train::data_check::{
 };
 use serde::Serialize;
 
-use super::super::arguments::{PreprocessingArguments, Processor};
+use super::super::arguments::{PreprocessingArguments, Processor, whole};
 use super::super::{Outcome, print};
 
 #[derive(Args)]
@@ -32,7 +32,7 @@ pub(crate) struct Arguments {
     #[arg(long, help_heading = "Data", value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(2..=100))]
     folds: u64,
     /// Maximum number of suspected wrong labels to print.
-    #[arg(long, help_heading = "Output", value_name = "N", default_value_t = 40)]
+    #[arg(long, help_heading = "Output", value_name = "N", default_value_t = 40, value_parser = whole::<usize>("suspects"))]
     top: usize,
     #[command(flatten)]
     preprocessing: PreprocessingArguments,
@@ -42,7 +42,7 @@ pub(crate) struct Arguments {
     #[arg(long, help_heading = "Data", value_name = "X", allow_negative_numbers = true)]
     val_fraction: Option<f64>,
     /// Random seed of the split and the folds [default: 0].
-    #[arg(long, help_heading = "Data", value_name = "N")]
+    #[arg(long, help_heading = "Data", value_name = "N", value_parser = whole::<u64>("seed"))]
     seed: Option<u64>,
     /// Exit with 1 if anything is found.
     #[arg(long, help_heading = "Output")]
