@@ -143,8 +143,8 @@ fn what_is_wrong_with_the_classes_is_explained() {
         (&["train/a/1.jpg", "train/b/1.jpg", "val/a/", "val/b/"], "DATA/val: no picture in it"),
         (
             &["train/a/1.jpg", "train/b/1.jpg", "test/1.jpg"],
-            "DATA: has `train` but no `val`; add `val` with a folder for each class, or give DATA/train to have a part \
-             kept for validation",
+            "DATA: has `train` but no `val`; add `val` with a folder for each class, or give DATA/train to hold out a fraction \
+             for validation",
         ),
         (
             &["val/a/1.jpg", "val/b/1.jpg"],
@@ -153,11 +153,11 @@ fn what_is_wrong_with_the_classes_is_explained() {
         ),
         (
             &["Train/1.jpg", "Val/1.jpg"],
-            r#"DATA: "Train", "Val" are named like splits of the data, but have no folder for each class; move the pictures to DATA/train/<class>/* and DATA/val/<class>/*, or rename what is a class"#,
+            r#"DATA: "Train", "Val" are named like a split of the data, but without a folder for each class; move the pictures to DATA/train/<class>/* and DATA/val/<class>/*, or rename what is a class"#,
         ),
         (
             &["train/a/1.jpg", "train/b/1.jpg", "validation/1.jpg"],
-            r#"DATA: "validation" is by name a part of the data, but without a folder for each class; move the pictures to DATA/train/<class>/* and DATA/val/<class>/*, or rename what is a class"#,
+            r#"DATA: "validation" is named like a split of the data, but without a folder for each class; move the pictures to DATA/train/<class>/* and DATA/val/<class>/*, or rename what is a class"#,
         ),
         (
             &["train/a/1.jpg", "train/b/1.jpg", "dev/a/1.jpg", "valid/a/1.jpg"],

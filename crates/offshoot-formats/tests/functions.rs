@@ -38,7 +38,7 @@ fn every_function_goes_through_onnx() {
         let options = onnx::Options { opset, ..onnx::Options::default() };
         compare(&SHAPE, |model| {
             let bytes = onnx::write_bytes(model, options).map_err(|e| e.to_string())?;
-            Ok(onnx::read_bytes(bytes).map_err(|e| format!("operator set {opset}: {e}"))?.model)
+            Ok(onnx::read_bytes(bytes).map_err(|e| format!("opset {opset}: {e}"))?.model)
         });
     }
 }

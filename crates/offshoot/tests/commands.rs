@@ -400,7 +400,7 @@ fn a_failed_export_leaves_nothing_behind_and_the_old_file_whole() {
     // What is in the way is found before the pictures are read.
     let said = world.run("export m.safetensors --format onnx --out old --data broken");
     assert!(
-        said.code == Some(2) && said.err.contains("old/mobilenet_v2.onnx: there is something"),
+        said.code == Some(2) && said.err.contains("old/mobilenet_v2.onnx: there is a file or folder already"),
         "{said:?}"
     );
     assert_eq!(world.text("old/mobilenet_v2.onnx"), "precious");

@@ -199,7 +199,7 @@ fn a_python_that_ends_early_is_a_reason_in_its_row() {
     for (then, word) in [
         ("exit 3", "ended early (exit status: 3)"),
         ("echo '{\"error\": \"no such operator\"}'", "no such operator"),
-        ("echo hello", "something else"),
+        ("echo hello", "unexpected output"),
         (
             "echo '{\"torch\": \"9\"}'; read line; echo '{\"milliseconds\": [1], \"shape\": [99999999999, 3]}'",
             "99999999999",
@@ -221,7 +221,7 @@ fn what_cannot_be_measured_is_refused() {
         ("run --batch 0", "1 to 65536"),
         ("run --batch 1,x", "1 to 65536"),
         ("run --runs 0", "1 to 100000"),
-        ("run more", "what is more for?"),
+        ("run more", "unexpected argument more"),
         ("absent", "absent"),
         ("run --data absent", "absent"),
         ("", "give MODEL"),

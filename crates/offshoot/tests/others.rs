@@ -1,4 +1,4 @@
-//! Files of others where ours go or come from: they are not replaced, and not taken for ours without a word.
+//! Files of others where ours go or come from: they are not replaced, and not silently taken for ours.
 
 #![allow(clippy::unwrap_used)] // the helpers are tests too
 

@@ -81,7 +81,7 @@ fn a_run_without_a_checkpoint_is_overwritten_and_nothing_else_is() {
     abandon("foreign");
     world.write("foreign/note.txt", "mine");
     let error = refused(&world, &format!("{train} --out foreign"));
-    assert!(error.contains("foreign: there is something already") && !error.contains("--resume"), "{error}");
+    assert!(error.contains("foreign: it is not empty") && !error.contains("--resume"), "{error}");
     refused(&world, &format!("{train} --resume --out foreign"));
     assert_eq!((world.text("foreign/note.txt").as_str(), world.names("foreign").len()), ("mine", 5));
     // A model that was finished, whose checkpoint is gone.

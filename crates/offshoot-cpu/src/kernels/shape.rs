@@ -113,7 +113,7 @@ pub(crate) fn copy_rows<E: Stored>(
 }
 
 /// table = the sums of the rows of dy whose index names each row: the gradient of [`copy_rows`]. In the order of the
-/// indices, so that the sums have the same bits on any number of threads.
+/// indices, so that the sums are bit-identical on any number of threads.
 ///
 /// # Errors
 /// The first index that is no row of the table.

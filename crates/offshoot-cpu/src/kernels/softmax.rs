@@ -153,7 +153,7 @@ impl RowFunction<1> for Softmax {
     unsafe fn row<S: Simd>(self, [x]: [&[f32]; 1], out: &mut [f32]) {
         // Safety: the caller's promise.
         unsafe {
-            // (One pointer, as one that is made anew ends those from before.)
+            // (One pointer, as one that is made again ends those from before.)
             let (y, len) = (out.as_mut_ptr(), out.len());
             let sum = exponentials::<S>(x, largest::<S>(x), y);
             line::<S>(1.0 / sum, y, 0.0, y, len);

@@ -72,7 +72,7 @@ pub(super) fn pack(
     packed: &mut [f32],
 ) {
     assert_eq!(packed.len(), packed_len(gather), "the packed filter");
-    // Vectors are whole, and a window has nine taps.
+    // Vectors are whole, and a window has nine elements.
     assert!([gather.depth, gather.cols].iter().all(|channels| channels.is_multiple_of(LANES)), "{gather:?}");
     assert!(gather.taps.iter().all(|taps| taps.len() == 3), "{gather:?}");
     let panel = tile::tile_cols(isa);

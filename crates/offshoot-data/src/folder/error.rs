@@ -72,7 +72,7 @@ pub enum FolderError {
     },
     /// There are training pictures and none to validate with.
     #[error(
-        "{}: has `{}` but no `val`; add `val` with a folder for each class, or give {} to have a part kept for \
+        "{}: has `{}` but no `val`; add `val` with a folder for each class, or give {} to hold out a fraction for \
          validation",
         shown(path),
         name(train),
@@ -116,7 +116,7 @@ pub enum FolderError {
     },
     /// Folders have the names of parts and hold no class folders.
     #[error(
-        "{}: {} by name a part of the data, but without a folder for each class; move the pictures to DATA/train/<class>/* \
+        "{}: {} named like a split of the data, but without a folder for each class; move the pictures to DATA/train/<class>/* \
          and DATA/val/<class>/*, or rename what is a class",
         shown(path),
         are(folders)

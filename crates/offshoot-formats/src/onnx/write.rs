@@ -70,7 +70,7 @@ pub(super) fn write<'a>(
     Ok(Written { bytes: proto.encode_to_vec(), side })
 }
 
-/// Whether an operator set of ONNX has a function of one element.
+/// Whether an opset of ONNX has a function of one element.
 fn in_onnx(unary: Unary, opset: i64) -> bool {
     matches!(unary.row().onnx, Name::Operator(_, since) if since <= opset)
 }
@@ -509,7 +509,7 @@ impl<'g, 'w> Writer<'g, 'w> {
         }
     }
 
-    /// The attributes of a reduction. Sums have their axes as an input from operator set 13 on, the others from 18 on.
+    /// The attributes of a reduction. Sums have their axes as an input from opset 13 on, the others from 18 on.
     fn reduction(
         &mut self,
         node: &Node,

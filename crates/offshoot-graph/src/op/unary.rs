@@ -27,7 +27,7 @@ pub enum Derivative {
 /// The name of an operator in another format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Name {
-    /// An operator of that name, from this version of the format's operator set on.
+    /// An operator of that name, from this version of the format's opset on.
     Operator(&'static str, i64),
     /// The format has none: it is written as the operators that [`crate::passes::decompose`] gives.
     None,
