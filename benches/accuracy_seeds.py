@@ -7,7 +7,7 @@ The folds are those of photos6_folds.py: each picture is validated with once. of
 torchvision's MobileNetV2 and does what the recipes say: everything frozen and in evaluation mode but a new head (dropout 0.2,
 linear); AdamW at 1e-3, weight decay 1e-2 on matrices, batch 16, 30 epochs, a cosine after 5 % of warm-up. The default recipe
 adds the last block, `features.17` and `features.18`, after half of the epochs, at a tenth of the rate, its batch norms still in
-evaluation mode, and starts the schedule anew. Nothing happens to pictures at random, so that PyTorch too keeps what the
+evaluation mode, and starts the schedule again. Nothing happens to pictures at random, so that PyTorch too keeps what the
 frozen part says about them. Accuracy is that of the last epoch over all pictures. Prints a Markdown table: the mean over the
 seeds, their standard deviation, and the mean difference with its standard error. The seeds have nothing in common.
 """

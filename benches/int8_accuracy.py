@@ -9,7 +9,7 @@ photos6: a new head on MobileNetV2 in each of five folds (picture i of a class, 
 with in fold i mod 5), calibrated on the fold's training pictures, compared on those that it was not trained with.
 size: the files against those of the folded f32 network, nothing kept in float; ResNet-50 with random weights.
 
-Each quantised file is also given to ONNX Runtime with its optimisations, on pictures that Pillow prepares. Needs onnxruntime,
+Each quantized file is also given to ONNX Runtime with its optimisations, on pictures that Pillow prepares. Needs onnxruntime,
 numpy and pillow; `offshoot` does the rest. Prints a line of JSON for each measurement.
 """
 import argparse, json, pathlib, subprocess, sys, tempfile

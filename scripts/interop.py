@@ -84,7 +84,7 @@ def predictions(path):
 
 
 def compare(found, wanted):
-    """The largest difference in parts of the largest logit, after the checks."""
+    """The largest difference relative to the largest logit, after the checks."""
     assert found.shape == wanted.shape, (found.shape, wanted.shape)
     difference = float(np.abs(found - wanted).max() / np.abs(wanted).max())
     assert difference < TOLERANCE, f"differs by {difference} of the largest logit"
@@ -397,7 +397,7 @@ def make(folder, name, size):
 
 
 def export(folder, size):
-    """torchvision's classifiers through both of PyTorch's exporters, in the operator sets that each writes."""
+    """torchvision's classifiers through both of PyTorch's exporters, in the opsets that each writes."""
     import torch
     import torchvision
 

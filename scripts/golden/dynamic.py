@@ -9,7 +9,7 @@ writes crates/offshoot-formats/tests/golden/dynamic/:
   If's branches, shared, scaled, and read by something else too. Their inputs are in inputs.json.
 - pictures_*.onnx: a small classifier in float, and as `quantize_dynamic` of ONNX Runtime leaves it (weights i8 or u8, one scale for
   each channel or for all); logits.json is what ONNX Runtime computes for each without graph optimisations.
-- *.pth: state dicts that `torch.ao.quantization.quantize_dynamic` made; floats.json is what PyTorch dequantises from them.
+- *.pth: state dicts that `torch.ao.quantization.quantize_dynamic` made; floats.json is what PyTorch dequantizes from them.
 """
 
 import json

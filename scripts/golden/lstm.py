@@ -2,7 +2,7 @@
 
     python scripts/golden/lstm.py
 
-- last.onnx: two layers, both ways, the last step (PyTorch's older exporter); mean.onnx: the mean over the steps (its newer
+- last.onnx: two layers, bidirectional, the last step (PyTorch's older exporter); mean.onnx: the mean over the steps (its newer
   one); hidden.onnx: the last state; reverse.onnx: from the last step to the first, without a bias.
 - NAME.int8.onnx: the same through onnxruntime.quantization.quantize_dynamic.
 - answers.json: the input and, of each file, the output.

@@ -1,4 +1,4 @@
-"""Writes the small ONNX files of crates/offshoot-formats/tests/golden/onnx_forms: each operator set from 7 to 23 with the
+"""Writes the small ONNX files of crates/offshoot-formats/tests/golden/onnx_forms: each opset from 7 to 23 with the
 form that it gives each operator, and classifiers as the converters of TensorFlow and Keras write them (channels last, a
 Transpose around each convolution, padding by rule or as a Pad of its own, ReLU6 as Min or Clip, a mean over axes).
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Golden cases of every operator and of two small networks, computed by PyTorch in double precision.
 
-    python scripts/golden/ops.py            # writes {ops,networks,modern}.{json,safetensors} in crates/offshoot-cpu/tests/golden
+    python scripts/golden/ops.py            # writes {ops,networks,modern,functions}.{json,safetensors} in crates/offshoot-cpu/tests/golden
 
 An operator's case holds its inputs (exact in half precision), its outputs, the coefficients of a random linear
 functional of the first output, and the gradients of that functional. A network's case holds its state dict, a batch,
@@ -403,6 +403,54 @@ def modern():
     case("mul_gate_first", "Mul", {}, {"a": grid(2, 9, 1, 1), "b": grid(2, 9, 2, 3)}, torch.mul)
 
 
+def functions():
+    """Every function of one element and of two."""
+    def wide():
+        return {"x": grid(2, 5, 3, 4, step=1 / 16)}
+
+    for name, function in [
+        ("Relu", F.relu), ("Sigmoid", torch.sigmoid), ("HardSwish", F.hardswish), ("Erf", torch.erf), ("Gelu", F.gelu),
+        ("Silu", F.silu), ("Tanh", torch.tanh), ("Exp", torch.exp), ("Neg", torch.neg), ("Abs", torch.abs),
+        ("Softplus", F.softplus), ("Mish", F.mish),
+    ]:
+        case(f"function_{name}", name, {}, wide(), function)
+    case("function_Clip", "Clip", {"min": -1.5, "max": 2.0}, wide(), lambda x: F.hardtanh(x, -1.5, 2.0))
+    case("function_HardSigmoid", "HardSigmoid", {"alpha": 1 / 6, "beta": 0.5}, wide(), F.hardsigmoid)
+    case("function_LeakyRelu", "LeakyRelu", {"alpha": 0.125}, wide(), lambda x: F.leaky_relu(x, 0.125))
+    case("function_Elu", "Elu", {"alpha": 1.5}, wide(), lambda x: F.elu(x, 1.5))
+    case("function_Log", "Log", {}, {"x": positive(2, 5, 3, 4)}, torch.log)
+    case("function_Reciprocal", "Reciprocal", {}, {"x": positive(2, 5, 3, 4)}, torch.reciprocal)
+    case("function_Sqrt", "Sqrt", {}, {"x": positive(2, 5, 3, 4)}, torch.sqrt)
+    for name, function in [
+        ("Add", torch.add), ("Sub", torch.sub), ("Mul", torch.mul), ("Div", torch.div), ("Max", torch.maximum),
+        ("Min", torch.minimum), ("Pow", torch.pow),
+    ]:
+        for shape, a, b in [
+            ("same", (2, 5, 3, 4), (2, 5, 3, 4)), ("channels", (2, 5, 3, 4), (5, 1, 1)), ("number", (3, 7), (1,)),
+            ("left", (5, 1, 1), (2, 5, 3, 4)), ("outer", (4, 1), (1, 3)), ("rows", (3, 4, 8), (8,)),
+        ]:
+            divides, powers = name == "Div", name == "Pow"
+            operands = {
+                "a": positive(*a) if powers else grid(*a, step=1 / 8, limit=12),
+                "b": positive(*b) if divides else grid(*b, step=1 / 8, limit=12),
+            }
+            case(f"{name}_{shape}", name, {}, operands, function)
+    for name, function in [
+        ("ReduceSum", torch.sum), ("ReduceMean", torch.mean), ("ReduceMax", torch.amax), ("ReduceMin", torch.amin),
+        ("ReduceL2", lambda x, axis, keepdim: torch.linalg.vector_norm(x, 2, axis, keepdim)),
+    ]:
+        for shape, axis in [((2, 5, 3, 4), 1), ((2, 5, 3, 4), 3), ((2, 5, 3, 4), 2), ((3, 4, 8), 1), ((3, 7), 1), ((9,), 0)]:
+            # Steps of 1/2 give several largest elements.
+            case(f"{name}_{len(shape)}d_{axis}", name, {"axis": axis}, {"x": grid(*shape, step=1 / 2, limit=5)},
+                 lambda x: function(x, axis, keepdim=True))
+    indices = torch.tensor([[3, 0, 3], [1, 6, 0]])
+    case("Gather", "Gather", {}, {"table": grid(7, 5), "indices": indices}, lambda table, indices: table[indices])
+    truth = torch.randint(0, 2, (4, 5)).double()
+    case("Where", "Where", {}, {"condition": truth, "a": grid(4, 5), "b": grid(5)},
+         lambda truth, a, b: torch.where(truth != 0, a, b), constant=("condition",))
+    case("Pow_of_zero", "Pow", {}, {"a": torch.zeros(4), "b": torch.tensor([0.0, 1.0, 2.0, 0.5])}, torch.pow)
+
+
 convolutions()
 gemms()
 norms()
@@ -418,3 +466,5 @@ network("mobilenet_frozen_norms", MobileNet(), 4, batch_norm_frozen, 0.1, True, 
 write("networks")
 modern()
 write("modern")
+functions()
+write("functions")

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Golden cases of QuantizeLinear and DequantizeLinear, and files that ONNX Runtime's quantiser wrote.
+"""Golden cases of QuantizeLinear and DequantizeLinear, and files that ONNX Runtime's quantizer wrote.
 
     python scripts/golden/quantize.py        onnx, onnxruntime, numpy, safetensors, torch
 

@@ -2,7 +2,7 @@
 
     python scripts/golden/text.py target/release/offshoot
 
-- lstm: an embedding, two LSTM layers, the last state; lstm_both: both ways, the last step, of any number of steps.
+- lstm: an embedding, two LSTM layers, the last state; lstm_both: bidirectional, the last step, of any number of steps.
 - encoder: embeddings of tokens and positions, two layers of attention, the mean over the steps; sinusoids: positions that are
   stored as a tensor, GELU and ReLU, the norm first; masked: a token 0 is padding, in the attention and in the mean; two_inputs:
   an attention mask as a second input; bert: the same as Hugging Face's models have it.

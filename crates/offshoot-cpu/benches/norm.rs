@@ -10,12 +10,13 @@ use offshoot_cpu::kernels::batch_norm::{
 };
 use offshoot_cpu::kernels::convert::convert;
 use offshoot_cpu::kernels::dropout::{Dropout, dropout};
-use offshoot_cpu::kernels::elementwise::{Unary, unary};
+use offshoot_cpu::kernels::elementwise::unary;
 use offshoot_cpu::kernels::layout::nchw_to_nhwc;
 use offshoot_cpu::kernels::pool::{Pool, PoolShape, pool, pool_grad};
 use offshoot_cpu::kernels::simd::Isa;
 use offshoot_cpu::kernels::softmax::softmax;
 use offshoot_cpu::kernels::{Activation, Place};
+use offshoot_graph::op::Unary;
 use rayon::prelude::*;
 
 use ceilings::Ceilings;

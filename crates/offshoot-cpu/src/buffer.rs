@@ -1,4 +1,4 @@
-//! Memory that kernels like: aligned to a cache line. (A vector of AVX-512 that is not is read from two lines, at half the speed.)
+//! Memory for kernels, aligned to a cache line. (A vector of AVX-512 that is not is read from two lines, at half the speed.)
 
 use bytemuck::{Pod, Zeroable};
 
@@ -15,7 +15,7 @@ const LINE: usize = 64;
 pub(crate) struct Buffer(Vec<Line>);
 
 impl Buffer {
-    /// Makes room for so many bytes. What was there is lost when it grows.
+    /// Makes the buffer large enough for so many bytes. What was there is lost when it grows.
     pub(crate) fn reserve(&mut self, bytes: usize) {
         let lines = bytes.div_ceil(LINE);
         if self.0.len() < lines {

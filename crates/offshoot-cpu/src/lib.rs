@@ -1,7 +1,7 @@
 //! offshoot's CPU executor: it turns a graph into a plan (order, memory, kernels) and runs it.
 //!
-//! Activations of rank 4 are NHWC inside a plan; the graph, the inputs and the outputs stay NCHW. Results are the
-//! same bits for any number of threads.
+//! Activations of rank 4 are NHWC inside a plan; the graph, the inputs and the outputs stay NCHW. Results are
+//! bit-identical for any number of threads.
 
 mod buffer;
 pub mod kernels;

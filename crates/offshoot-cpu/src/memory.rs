@@ -89,7 +89,7 @@ mod tests {
         assert_eq!(place(&values).bytes, 1280);
     }
 
-    /// Activations kept from the way forward to the way back, as in training.
+    /// Activations kept from the forward pass to the backward pass, as in training.
     #[test]
     fn a_training_step_comes_close_to_the_lower_bound() {
         let n = 40;

@@ -91,7 +91,7 @@ impl CpuSession {
         })
     }
 
-    /// The place of the plan for `bindings`, made now if it is not there. The least recently made one makes room.
+    /// The place of the plan for `bindings`, made now if it is not there. The least recently made one is dropped for it.
     fn plan(&mut self, bindings: Bindings, parameters: &[&Tensor]) -> Result<usize, ExecuteError> {
         if let Some(found) = self.plans.iter().position(|(b, _)| *b == bindings) {
             return Ok(found);

@@ -1,4 +1,4 @@
-//! Inverted residual blocks in one pass against their convolutions one after the other: the same bits, on every SIMD
+//! Inverted residual blocks in one pass against their convolutions one after the other: bit-identical, on every SIMD
 //! path, for any number of threads and any batch.
 #![allow(clippy::unwrap_used)] // helpers of tests, too
 
@@ -10,6 +10,7 @@ use offshoot_cpu::kernels::simd::Isa;
 use offshoot_cpu::kernels::{Activation, ConvShape, depthwise};
 use offshoot_cpu::{CpuExecutor, CpuOptions};
 use offshoot_graph::builder::{Conv2d, RELU6};
+use offshoot_graph::op::Binary;
 use offshoot_graph::passes::{freeze, fuse};
 use offshoot_graph::{DType, Dim, Executor, Graph, Op, Shape, Tensor, ValueId, Weights};
 use proptest::prelude::*;
@@ -215,7 +216,7 @@ fn network(seen: bool) -> (Graph, Weights) {
     let y = layer(&mut graph, "expand1", x, Conv2d::new(40, 1), false);
     let y = layer(&mut graph, "depthwise1", y, Conv2d::new(40, 5).group(40), false);
     let y = layer(&mut graph, "project1", y, Conv2d::new(8, 1), true);
-    let x = graph.add("add1", Op::Add, &[x, y]).unwrap();
+    let x = graph.add("add1", Op::Binary(Binary::Add), &[x, y]).unwrap();
     let y = layer(&mut graph, "expand2", x, Conv2d::new(40, 1), false);
     let y = layer(&mut graph, "depthwise2", y, Conv2d::new(40, 3).stride(2).group(40), false);
     let y = layer(&mut graph, "project2", y, Conv2d::new(10, 1), true);

@@ -6,6 +6,7 @@ mod golden;
 
 use golden::{Golden, Report, add_operator, executors, run_on_all, strings};
 use offshoot_cpu::{CpuExecutor, Isa};
+use offshoot_graph::op::{Binary, Reduce, Unary};
 use offshoot_graph::passes::{differentiate, gradient_output};
 use offshoot_graph::{DType, Graph, Op, Role, Shape, Tensor, ValueId, Weights};
 use serde_json::Value;
@@ -14,7 +15,7 @@ use serde_json::Value;
 const FORWARD: f32 = 2e-6;
 const GRADIENT: f32 = 5e-6;
 /// The golden files with operators.
-const FILES: [&str; 2] = ["ops", "modern"];
+const FILES: [&str; 3] = ["ops", "modern", "functions"];
 
 /// A case's graph, and what it runs with.
 struct Built {
@@ -51,6 +52,16 @@ fn build(golden: &Golden, case: &Value, trainable: &[&str], frozen: &[&str]) -> 
 }
 
 #[test]
+fn every_function_has_a_case() {
+    let golden = Golden::load("functions");
+    let tested: Vec<&str> = golden.cases.iter().map(|case| case["op"].as_str().unwrap()).collect();
+    let names = Unary::ALL.iter().map(|u| u.row().name).chain(Binary::ALL.iter().map(|b| b.row().onnx));
+    let names = names.chain(Reduce::ALL.iter().map(|r| r.row().onnx)).chain(["Gather", "Where"]);
+    let missing: Vec<&str> = names.filter(|name| !tested.contains(name)).collect();
+    assert_eq!(missing, Vec::<&str>::new());
+}
+
+#[test]
 fn forward_agrees_with_pytorch() {
     let (executors, mut report) = (executors(), Report::default());
     for golden in FILES.map(Golden::load) {
@@ -63,8 +74,11 @@ fn forward(golden: &Golden, executors: &[(Isa, Vec<CpuExecutor>)], report: &mut 
     for case in &golden.cases {
         let name = case["name"].as_str().unwrap();
         // As in a network: the first operand comes from outside, the others are frozen.
-        let frozen: Vec<&str> =
-            strings(&case["inputs"]).into_iter().skip(1).filter(|i| *i != "labels").collect();
+        let frozen: Vec<&str> = strings(&case["inputs"])
+            .into_iter()
+            .skip(1)
+            .filter(|i| !matches!(*i, "labels" | "indices"))
+            .collect();
         let mut built = build(golden, case, &frozen, &[]);
         offshoot_graph::passes::freeze(&mut built.graph, |_| true);
         let (op, attributes) = (case["op"].as_str().unwrap(), &case["attributes"]);
@@ -112,7 +126,7 @@ fn gradients(golden: &Golden, executors: &[(Isa, Vec<CpuExecutor>)], report: &mu
         let shape = Shape::fixed(functional.shape());
         let coefficients = built.graph.add_input("functional", DType::F32, shape);
         built.inputs.push(("functional".into(), functional));
-        let loss = built.graph.add("loss", Op::Mul, &[outputs[0], coefficients]).unwrap();
+        let loss = built.graph.add("loss", Op::Binary(Binary::Mul), &[outputs[0], coefficients]).unwrap();
         let gradients = differentiate(built.graph.clone(), loss).unwrap();
         built.graph = gradients.graph;
         for (parameter, gradient) in gradients.gradients {

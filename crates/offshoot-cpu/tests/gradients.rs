@@ -8,7 +8,7 @@ mod golden;
 
 use golden::add_operator;
 use offshoot_cpu::{CpuExecutor, CpuOptions, Isa};
-use offshoot_graph::op::{AveragePool, Clip, Conv, CrossEntropy, Gemm, Pool, TrainOp};
+use offshoot_graph::op::{AveragePool, Binary, Clip, Conv, CrossEntropy, Gemm, Pool, TrainOp, Unary};
 use offshoot_graph::passes::differentiate;
 use offshoot_graph::random::{Purpose, Random};
 use offshoot_graph::{
@@ -80,7 +80,7 @@ impl Trial {
         let mut forward = self.graph.clone();
         forward.add_output("y", y);
         let factors = self.input("coefficients", Tensor::f32(shape, coefficients.clone()));
-        let loss = self.graph.add("loss", Op::Mul, &[y, factors]).unwrap();
+        let loss = self.graph.add("loss", Op::Binary(Binary::Mul), &[y, factors]).unwrap();
         let derived = differentiate(self.graph, loss).unwrap();
         let mut backward = derived.graph;
         let names: Vec<String> =
@@ -246,7 +246,7 @@ proptest! {
         if swap {
             inputs.reverse();
         }
-        let y = trial.graph.add("y", if mul { Op::Mul } else { Op::Add }, &inputs);
+        let y = trial.graph.add("y", if mul { Op::Binary(Binary::Mul) } else { Op::Binary(Binary::Add) }, &inputs);
         trial.check(y, Kind::Linear(0.5))?;
     }
 
@@ -254,8 +254,8 @@ proptest! {
     fn a_value_that_is_used_twice(seed: u64, n in 1usize..4, c in 1usize..12) {
         let mut trial = Trial::new(seed);
         let x = trial.operand("x", &[n, c, 2, 3]);
-        let square = trial.graph.add("square", Op::Mul, &[x, x]).unwrap();
-        let y = trial.graph.add("y", Op::Add, &[square, x]);
+        let square = trial.graph.add("square", Op::Binary(Binary::Mul), &[x, x]).unwrap();
+        let y = trial.graph.add("y", Op::Binary(Binary::Add), &[square, x]);
         // The central difference of a parabola is its slope.
         trial.check(y, Kind::Linear(0.5))?;
     }
@@ -265,8 +265,8 @@ proptest! {
         let mut trial = Trial::new(seed);
         let x = trial.distinct("x", &[n, c, pixels, 1]);
         let op = match bounds {
-            None => Op::Relu,
-            Some((low, high)) => Op::Clip(Clip { min: f32::from(low) / 8.0, max: f32::from(high) / 8.0 }),
+            None => Op::Unary(Unary::Relu),
+            Some((low, high)) => Op::Unary(Unary::Clip(Clip { min: f32::from(low) / 8.0, max: f32::from(high) / 8.0 })),
         };
         let y = trial.graph.add("y", op, &[x]);
         trial.check(y, Kind::Linear(1.0 / 32.0))?;
@@ -276,7 +276,7 @@ proptest! {
     fn sigmoid(seed: u64, n in 1usize..4, c in 1usize..20) {
         let mut trial = Trial::new(seed);
         let x = trial.operand("x", &[n, c]);
-        let y = trial.graph.add("y", Op::Sigmoid, &[x]);
+        let y = trial.graph.add("y", Op::Unary(Unary::Sigmoid), &[x]);
         trial.check(y, Kind::Smooth(1.0 / 8.0, 1e-4))?;
     }
 
@@ -303,7 +303,7 @@ proptest! {
         let mut trial = Trial::new(seed);
         let x = trial.operand("x", &[n, c, h, w]);
         let mean = trial.graph.add("mean", Op::GlobalAveragePool, &[x]).unwrap();
-        let sum = trial.graph.add("sum", Op::Add, &[x, mean]).unwrap();
+        let sum = trial.graph.add("sum", Op::Binary(Binary::Add), &[x, mean]).unwrap();
         let y = trial.graph.add("y", Op::Flatten { axis }, &[sum]);
         trial.check(y, Kind::Linear(0.5))?;
     }
@@ -389,7 +389,7 @@ fn dropout_keeps_the_right_part_and_depends_on_key_and_layer_only() {
     assert_eq!(run(3, &[keys[5], keys[2]]), [&y[5 * c..6 * c], &y[2 * c..3 * c]].concat());
     assert_ne!(run(4, &keys[..1]), y[..c]);
     assert_ne!(y[..c], y[c..2 * c]);
-    // Neighbouring elements are not tied: pairs are kept together as often as independence says.
+    // Neighboring elements are not tied: pairs are kept together as often as independence says.
     let pairs = y.chunks_exact(2).filter(|p| p[0] != 0.0 && p[1] != 0.0).count() as f64;
     assert!((pairs - 0.49 * all / 2.0).abs() < 5.0 * (0.49 * 0.51 * all / 2.0).sqrt(), "{pairs}");
 }

@@ -9,7 +9,7 @@ use golden::{Golden, Report, executors, run, run_on_all, strings};
 use offshoot_cpu::{CpuExecutor, CpuOptions, Isa};
 use offshoot_graph::builder::{BATCH_NORM, Conv2d, RELU6};
 use offshoot_graph::model::{BATCH, INPUT, OUTPUT};
-use offshoot_graph::op::{AveragePool, BatchNormalization, Pool};
+use offshoot_graph::op::{AveragePool, BatchNormalization, Binary, Pool, Unary};
 use offshoot_graph::passes::{
     CLASS_WEIGHTS, LABELS, LOSS, LossOptions, TrainingGraph, fold_batch_norm, freeze, fuse, gradient_output,
     recompute, state_output, training_graph,
@@ -35,7 +35,7 @@ fn features(graph: &mut Graph, x: ValueId) -> Made {
 fn basic_block(graph: &mut Graph, path: &str, x: ValueId, channels: usize, stride: usize) -> Made {
     let y = graph.conv2d(&format!("{path}.conv1"), x, &Conv2d::new(channels, 3).stride(stride))?;
     let y = graph.batch_norm(&format!("{path}.bn1"), y, BATCH_NORM)?;
-    let y = graph.add(&format!("{path}.relu1"), Op::Relu, &[y])?;
+    let y = graph.add(&format!("{path}.relu1"), Op::Unary(Unary::Relu), &[y])?;
     let y = graph.conv2d(&format!("{path}.conv2"), y, &Conv2d::new(channels, 3))?;
     let y = graph.batch_norm(&format!("{path}.bn2"), y, BATCH_NORM)?;
     let skip = if stride == 1 {
@@ -44,8 +44,8 @@ fn basic_block(graph: &mut Graph, path: &str, x: ValueId, channels: usize, strid
         let x = graph.conv2d(&format!("{path}.downsample.0"), x, &Conv2d::new(channels, 1).stride(stride))?;
         graph.batch_norm(&format!("{path}.downsample.1"), x, BATCH_NORM)?
     };
-    let y = graph.add(&format!("{path}.add"), Op::Add, &[y, skip])?;
-    graph.add(&format!("{path}.relu2"), Op::Relu, &[y])
+    let y = graph.add(&format!("{path}.add"), Op::Binary(Binary::Add), &[y, skip])?;
+    graph.add(&format!("{path}.relu2"), Op::Unary(Unary::Relu), &[y])
 }
 
 /// `ResNet` of the script, for any height and width.
@@ -54,7 +54,7 @@ fn resnet() -> Graph {
         let x = input(graph, Dim::symbol("height"), Dim::symbol("width"));
         let x = graph.conv2d("conv1", x, &Conv2d::new(5, 7).stride(2))?;
         let x = graph.batch_norm("bn1", x, BATCH_NORM)?;
-        let x = graph.add("relu", Op::Relu, &[x])?;
+        let x = graph.add("relu", Op::Unary(Unary::Relu), &[x])?;
         let pool = Pool { kernel: [3, 3], strides: [2, 2], pads: [1; 4], ceil_mode: false };
         let x = graph.add("maxpool", Op::MaxPool(pool), &[x])?;
         let x = basic_block(graph, "layer1", x, 5, 1)?;
@@ -80,7 +80,11 @@ fn inverted(graph: &mut Graph, path: &str, x: ValueId, sizes: [usize; 3], stride
     let y = graph.add(&format!("{path}.act1"), RELU6, &[y])?;
     let y = graph.conv2d(&format!("{path}.project"), y, &Conv2d::new(out, 1))?;
     let y = graph.batch_norm(&format!("{path}.bn2"), y, LITE_NORM)?;
-    if stride == 1 && channels == out { graph.add(&format!("{path}.add"), Op::Add, &[x, y]) } else { Ok(y) }
+    if stride == 1 && channels == out {
+        graph.add(&format!("{path}.add"), Op::Binary(Binary::Add), &[x, y])
+    } else {
+        Ok(y)
+    }
 }
 
 /// `MobileNet` of the script.
@@ -97,7 +101,7 @@ fn mobilenet() -> Graph {
         let x = graph.add("avgpool", Op::AveragePool(AveragePool { pool, count_include_pad: true }), &[x])?;
         let x = features(graph, x)?;
         let x = graph.linear("classifier.0", x, 13)?;
-        let x = graph.add("classifier.1", Op::Relu, &[x])?;
+        let x = graph.add("classifier.1", Op::Unary(Unary::Relu), &[x])?;
         let x = graph.add("classifier.2", Op::Dropout { ratio: 0.0 }, &[x])?;
         graph.linear("classifier.3", x, 4)
     };
@@ -228,7 +232,10 @@ fn inference_agrees_with_pytorch_folded_and_fused() {
         assert!(!folded.nodes().iter().any(|n| matches!(n.op, Op::BatchNormalization(_))), "{source}");
         let fused = fuse(&folded).unwrap();
         assert!(
-            !fused.nodes().iter().any(|n| matches!(n.op, Op::Relu | Op::Clip(_) | Op::Add))
+            !fused
+                .nodes()
+                .iter()
+                .any(|n| matches!(n.op, Op::Unary(Unary::Relu | Unary::Clip(_)) | Op::Binary(Binary::Add)))
                 || source == "mobilenet"
         );
         let wanted = golden.get(&format!("{source}/inference"));
@@ -424,13 +431,15 @@ fn random_network(layers: &[Layer], random: &mut Random) -> (Graph, Weights) {
             }
             Layer::Depthwise => graph.conv2d(&path, x, &Conv2d::new(4, 3).group(4)),
             Layer::Norm => graph.batch_norm(&path, x, BATCH_NORM),
-            Layer::Relu => graph.add(&path, Op::Relu, &[x]),
+            Layer::Relu => graph.add(&path, Op::Unary(Unary::Relu), &[x]),
             Layer::Relu6 => graph.add(&path, RELU6, &[x]),
             Layer::MaxPool => {
                 let pool = Pool { kernel: [3, 2], strides: [1, 1], pads: [1, 0, 1, 1], ceil_mode: false };
                 graph.add(&path, Op::MaxPool(pool), &[x])
             }
-            Layer::Add(back) => graph.add(&path, Op::Add, &[x, values[i.saturating_sub(back)]]),
+            Layer::Add(back) => {
+                graph.add(&path, Op::Binary(Binary::Add), &[x, values[i.saturating_sub(back)]])
+            }
         };
         values.push(y.unwrap());
     }

@@ -5,6 +5,7 @@
 mod golden;
 
 use golden::{Golden, executors, run_on_all};
+use offshoot_graph::op::{Binary, Unary};
 use offshoot_graph::passes::{differentiate, training_graph};
 use offshoot_graph::{DType, Data, Executor, Graph, Op, Role, Shape, Tensor, ValueId, Weights};
 use serde_json::Value;
@@ -103,7 +104,7 @@ fn the_pair_has_the_gradient_of_fake_quantize() {
         let q = graph.add("q", Op::QuantizeLinear { axis: case.axis }, &[id, scale, zero]).unwrap();
         let y = graph.add("y", Op::DequantizeLinear { axis: case.axis }, &[q, scale, zero]).unwrap();
         let dy = graph.add_input("dy", DType::F32, Shape::fixed(x.shape()));
-        let loss = graph.add("loss", Op::Mul, &[y, dy]).unwrap();
+        let loss = graph.add("loss", Op::Binary(Binary::Mul), &[y, dy]).unwrap();
         let gradients = differentiate(graph, loss).unwrap();
         let mut graph = gradients.graph;
         graph.add_output("dx", gradients.gradients[0].1);
@@ -121,10 +122,10 @@ fn the_pair_has_the_gradient_of_fake_quantize() {
 
 #[test]
 fn a_layout_between_the_two_changes_nothing() {
-    // Quantised channels last behind a pool, dequantised channel by channel.
+    // Quantized channels last behind a pool, dequantized channel by channel.
     let mut graph = Graph::new("g");
     let x = graph.add_input("x", DType::F32, Shape::fixed(&[1, 2, 2, 2]));
-    let relu = graph.add("relu", Op::Relu, &[x]).unwrap();
+    let relu = graph.add("relu", Op::Unary(Unary::Relu), &[x]).unwrap();
     let wide = graph.add("wide", Op::Concat { axis: 1 }, &[relu, relu]).unwrap();
     let scale = graph.add_constant("scale", Tensor::f32([], vec![0.5]));
     let zero = graph.add_constant("zero", Tensor::new([], Data::U8(vec![3])).unwrap());
@@ -155,7 +156,7 @@ fn what_does_not_fit_is_refused() {
     assert_eq!(reason, "`scale` is [2]: one number, or one for each place of axis 1 of [2, 3]");
     let q = graph.add("q", Op::QuantizeLinear { axis: 0 }, &[x, scale, zero]).unwrap();
     let reason = error(&mut graph, Op::QuantizeLinear { axis: 0 }, &[q, scale, zero]);
-    assert_eq!(reason, "`q` is i8, and only f32 is quantised");
+    assert_eq!(reason, "`q` is i8, and only f32 is quantized");
     let bytes = graph.add_constant("bytes", Tensor::new([2], Data::U8(vec![0; 2])).unwrap());
     let reason = error(&mut graph, Op::DequantizeLinear { axis: 0 }, &[q, scale, bytes]);
     assert_eq!(reason, "`q` is i8 and `bytes` is u8");

@@ -5,6 +5,7 @@
 mod golden;
 
 use offshoot_graph::model::{INPUT, OUTPUT};
+use offshoot_graph::op::Binary;
 use offshoot_graph::passes::{
     CLASS_WEIGHTS, LABELS, LOSS, LOSS_SCALE, LossOptions, gradient_output, training_graph,
 };
@@ -34,7 +35,7 @@ fn losses_and_gradients_are_those_of_pytorch() {
         let mut graph = Graph::new("soft");
         let zeros = graph.add_input(INPUT, DType::F32, shape);
         let logits = graph.add_parameter("logits", &[n, c], Role::Weight);
-        let sum = graph.add("sum", Op::Add, &[zeros, logits]).unwrap();
+        let sum = graph.add("sum", Op::Binary(Binary::Add), &[zeros, logits]).unwrap();
         graph.add_output(OUTPUT, sum);
         let weights = case["weights"].as_array().map(|_| Tensor::f32([c], numbers(&case["weights"])));
         let options = LossOptions {

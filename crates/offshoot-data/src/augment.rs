@@ -1,7 +1,7 @@
 //! What happens to training pictures at random: pure functions of a stream of random numbers, which the loader keys by
 //! (seed, epoch, picture, [`Purpose::Augment`](offshoot_graph::random::Purpose::Augment)).
 //!
-//! The order is: crop, flips, rotation, colours, policy, erasing. [`mix`] then mixes pictures of a batch.
+//! The order is: crop, flips, rotation, colors, policy, erasing. [`mix`] then mixes pictures of a batch.
 
 pub mod mix;
 pub mod pixels;
@@ -14,13 +14,13 @@ pub use mix::Mix;
 pub use pixels::PixelOp;
 pub use policy::Policy;
 
-/// The part of the picture's area that a crop covers: torchvision's defaults.
+/// The fraction of the picture's area that a crop covers: torchvision's defaults.
 pub const CROP_SCALE: [f64; 2] = [0.08, 1.0];
 /// Width over height of a crop: torchvision's defaults.
 pub const CROP_RATIO: [f64; 2] = [3.0 / 4.0, 4.0 / 3.0];
 /// Tries before the fallback to the middle of the picture.
 const TRIES: usize = 10;
-/// The part of the area that erasing covers, and its width over height: torchvision's defaults.
+/// The fraction of the area that erasing covers, and its width over height: torchvision's defaults.
 const ERASED_AREA: [f64; 2] = [0.02, 0.33];
 const ERASED_RATIO: [f64; 2] = [0.3, 3.3];
 
@@ -28,7 +28,7 @@ const ERASED_RATIO: [f64; 2] = [0.3, 3.3];
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Augmentation {
-    /// The part of the picture's area that a crop covers, drawn between the two. For [`Fit::Crop`](offshoot_graph::Fit) only.
+    /// The fraction of the picture's area that a crop covers, drawn between the two. For [`Fit::Crop`](offshoot_graph::Fit) only.
     pub crop_scale: [f64; 2],
     /// Width over height of a crop, drawn between the two on a logarithmic scale.
     pub crop_ratio: [f64; 2],
@@ -48,7 +48,7 @@ pub struct Augmentation {
     pub hue: f64,
     /// TrivialAugment or RandAugment.
     pub policy: Policy,
-    /// The probability that a rectangle gets the mean colour.
+    /// The probability that a rectangle gets the mean color.
     pub erase: f64,
     /// Mixup's parameter; see [`Mix`]. 0 is off.
     pub mixup: f64,
@@ -85,7 +85,7 @@ impl Augmentation {
         Mix { mixup: self.mixup, cutmix: self.cutmix }
     }
 
-    /// All that comes after the crop, on `size` x `size` RGB pixels. `mean` is the colour of what is erased.
+    /// All that comes after the crop, on `size` x `size` RGB pixels. `mean` is the color of what is erased.
     pub fn change(&self, pixels: &mut [u8], size: usize, mean: [u8; 3], random: &mut Random) {
         // One draw a picture even where nothing is flipped: other settings keep their crops and flips.
         if chance(self.flip, random) {
@@ -105,7 +105,7 @@ impl Augmentation {
         }
     }
 
-    /// torchvision's `ColorJitter`: the changes of colour, in a random order.
+    /// torchvision's `ColorJitter`: the changes of color, in a random order.
     fn jitter(&self, random: &mut Random) -> Vec<PixelOp> {
         let mut ops: Vec<PixelOp> = Vec::new();
         let mut factor = |range: f64, op: fn(f64) -> PixelOp, ops: &mut Vec<PixelOp>| {
@@ -183,7 +183,7 @@ fn chance(probability: f64, random: &mut Random) -> bool {
     f64::from(random.uniform()) < probability
 }
 
-/// torchvision's `RandomErasing`: a rectangle of 2 to 33 % of the picture gets one colour.
+/// torchvision's `RandomErasing`: a rectangle of 2 to 33 % of the picture gets one color.
 fn erase(pixels: &mut [u8], size: usize, colour: [u8; 3], random: &mut Random) {
     for _ in 0..TRIES {
         let (width, height) = rectangle((size * size) as f64, ERASED_AREA, ERASED_RATIO, random);

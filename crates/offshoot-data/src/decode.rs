@@ -5,6 +5,7 @@ mod format;
 mod jpeg;
 mod limit;
 mod orientation;
+mod png;
 mod tiff;
 
 use std::io::{BufRead, Cursor, Read, Seek};
@@ -205,7 +206,7 @@ pub struct PictureError {
 /// Decodes the bytes of a picture file: rotated by EXIF and laid over the background, if so asked.
 ///
 /// Samples of 16 bits keep their high byte (as Pillow does for RGB). Of an animation the first frame is taken.
-/// Colour profiles and gamma are ignored, as Pillow and torchvision ignore them.
+/// Color profiles and gamma are ignored, as Pillow and torchvision ignore them.
 ///
 /// ```
 /// use offshoot_data::{DecodeError, DecodeOptions, decode};
@@ -278,6 +279,10 @@ enum Failure {
 }
 
 impl Failure {
+    fn too_much_memory() -> Failure {
+        Failure::Damaged("it asks for far more memory than its size explains".to_owned())
+    }
+
     fn named(self, format: &'static str) -> DecodeError {
         match self {
             Failure::Truncated => DecodeError::Truncated { format },
@@ -297,7 +302,7 @@ impl From<ImageError> for Failure {
                 Failure::Truncated
             }
             ImageError::Limits(error) if matches!(error.kind(), LimitErrorKind::InsufficientMemory) => {
-                Failure::Damaged("it asks for far more memory than its size explains".to_owned())
+                Failure::too_much_memory()
             }
             ImageError::Unsupported(error) => Failure::Unsupported(error.to_string()),
             error => {
@@ -398,7 +403,7 @@ fn other_header<'a, R: BufRead + Seek + 'a>(
     options: &DecodeOptions,
 ) -> Result<impl ImageDecoder + 'a, Failure> {
     let mut reader = ImageReader::with_format(reader, format);
-    // What stands before the pixels, such as a colour profile, takes no more whatever it unpacks to.
+    // What stands before the pixels, such as a color profile, takes no more whatever it unpacks to.
     reader.limits(memory_limits(HEADER_PIXELS));
     let mut decoder = reader.into_decoder()?;
     let (width, height) = decoder.dimensions();
@@ -427,7 +432,14 @@ fn decode_other(bytes: &[u8], format: ImageFormat, options: &DecodeOptions) -> R
         ImageFormat::WebP => Metadata::of_webp(bytes),
         _ => Metadata::default(),
     };
-    let picture = to_rgb(DynamicImage::from_decoder(decoder)?, options.background)
+    let decoded = match format {
+        ImageFormat::Png if png::is_wide(decoder.color_type()) => {
+            let (width, height) = decoder.dimensions();
+            png::decode(bytes, &memory_limits(u64::from(width) * u64::from(height)))?
+        }
+        _ => DynamicImage::from_decoder(decoder)?,
+    };
+    let picture = to_rgb(decoded, options.background)
         .ok_or_else(|| Failure::Damaged("the decoded size is not the header's".to_owned()))?;
     Ok(rotate(picture, metadata.orientation(), options))
 }

@@ -6,7 +6,7 @@
 //! are followed, names that begin with a dot and what tools leave behind (`__MACOSX`) are passed over, and pictures are
 //! sorted by the bytes of their path. A file counts as a picture if its content looks like one or its name does (`.jpg`,
 //! `.png`, ..., also of kinds that are not read, such as `.jp2`); what cannot be used is skipped and named. Anything else
-//! (`Thumbs.db`, notes) is counted by the ending of its name.
+//! (`Thumbs.db`, notes) is counted by its file extension.
 
 mod error;
 mod files;
@@ -69,7 +69,7 @@ pub struct Dataset {
     pub skipped: Vec<PictureError>,
     /// What is worth knowing about how the folder was read, a sentence each.
     pub notes: Vec<String>,
-    /// How many files are no pictures, by the ending of their names.
+    /// How many files are no pictures, by file extension.
     pub others: BTreeMap<String, usize>,
 }
 

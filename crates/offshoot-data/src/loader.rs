@@ -46,7 +46,7 @@ pub struct LoaderOptions {
     /// Batches that are made ahead.
     pub prefetch: usize,
     /// Bytes to keep resized pictures in, so that later epochs need not decode them; 0 for none. Of no use where
-    /// each epoch crops anew.
+    /// each epoch crops again.
     pub cache_bytes: usize,
     /// Whether a picture that cannot be decoded is an error instead of being skipped.
     pub strict: bool,
@@ -96,7 +96,7 @@ pub fn batch_count(pictures: usize, batch_size: usize, least: usize) -> usize {
 /// Some pictures, ready for the network.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Batch {
-    /// Normalised inputs, `[n, 3, size, size]`.
+    /// Normalized inputs, `[n, 3, size, size]`.
     pub images: Vec<f32>,
     /// Classes, `[n]`.
     pub labels: Vec<i64>,

@@ -1,4 +1,4 @@
-//! A decoded picture to the network's input: fit, resize, normalise, as [`Preprocessing`] says.
+//! A decoded picture to the network's input: fit, resize, normalize, as [`Preprocessing`] says.
 
 use std::ops::Range;
 
@@ -31,7 +31,7 @@ pub enum TransformError {
         /// [`Preprocessing::size`].
         size: usize,
     },
-    /// Normalisation would make infinite or undefined numbers.
+    /// Normalization would make infinite or undefined numbers.
     #[error("preprocessing: mean {mean:?} and std {std:?} must be finite and std above 0")]
     Statistics {
         /// [`Preprocessing::mean`].
@@ -50,7 +50,7 @@ pub struct View {
     pub flip: bool,
 }
 
-/// Test-time augmentation: answers to several views of a picture are averaged.
+/// Test-time augmentation: predictions for several views of a picture are averaged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Tta {
     /// One view.
@@ -85,8 +85,8 @@ impl Tta {
 /// use offshoot_graph::Preprocessing;
 ///
 /// let transform = Transform::new(&Preprocessing::default())?;
-/// let grey = Picture::new(640, 480, vec![128; 640 * 480 * 3]).expect("the length is right");
-/// let bytes = transform.evaluate(&grey);
+/// let gray = Picture::new(640, 480, vec![128; 640 * 480 * 3]).expect("the length is right");
+/// let bytes = transform.evaluate(&gray);
 /// let mut input = vec![0.0; transform.input_len()];
 /// transform.normalize(&bytes, &mut input);
 /// assert!((input[0] - (128.0 / 255.0 - 0.485) / 0.229).abs() < 1e-6);
@@ -95,7 +95,7 @@ impl Tta {
 #[derive(Clone, Debug)]
 pub struct Transform {
     preprocessing: Preprocessing,
-    /// The normalised value of each byte, for each channel.
+    /// The normalized value of each byte, for each channel.
     table: [[f32; 256]; 3],
 }
 

@@ -127,7 +127,7 @@ fn what_is_no_data_set_is_explained() {
 #[test]
 fn what_is_wrong_with_the_classes_is_explained() {
     let cases: [(&[&str], &str); 15] = [
-        (&["a/1.jpg"], r#"DATA: only one class ("a") in it; telling classes apart takes at least two"#),
+        (&["a/1.jpg"], r#"DATA: only one class ("a") in it; a classifier needs at least two"#),
         (
             &["a/1.jpg", "b/"],
             r#"DATA/b: no picture for class "b" (0 unusable); add pictures or remove the folder"#,
@@ -138,7 +138,7 @@ fn what_is_wrong_with_the_classes_is_explained() {
         ),
         (
             &["train/a/1.jpg", "train/b/1.jpg", "val/a/1.jpg", "val/c/1.jpg"],
-            r#"DATA/val: no class "c" in DATA/train, which validation pictures are there for; add training pictures, remove the folder, or give DATA/train alone to have a part of it kept for validation"#,
+            r#"DATA/val: no class "c" in DATA/train, for which there are validation pictures; add training pictures, remove the folder, or give DATA/train alone to hold out a fraction of it for validation"#,
         ),
         (&["train/a/1.jpg", "train/b/1.jpg", "val/a/", "val/b/"], "DATA/val: no picture in it"),
         (
@@ -153,7 +153,7 @@ fn what_is_wrong_with_the_classes_is_explained() {
         ),
         (
             &["Train/1.jpg", "Val/1.jpg"],
-            r#"DATA: "Train", "Val" are by name a part of the data, but without a folder for each class; move the pictures to DATA/train/<class>/* and DATA/val/<class>/*, or rename what is a class"#,
+            r#"DATA: "Train", "Val" are named like splits of the data, but have no folder for each class; move the pictures to DATA/train/<class>/* and DATA/val/<class>/*, or rename what is a class"#,
         ),
         (
             &["train/a/1.jpg", "train/b/1.jpg", "validation/1.jpg"],

@@ -14,7 +14,7 @@ use offshoot_graph::{Fit, Interpolation, Preprocessing};
 struct Distance {
     max: u8,
     mean: f64,
-    /// The part of the values that are within 2 of each other.
+    /// The fraction of the values that are within 2 of each other.
     within_2: f64,
 }
 
@@ -40,7 +40,7 @@ impl Distance {
         }
     }
 
-    /// Before any resizing averages neighbours, a small picture with hard edges of colour is a little further off.
+    /// Before any resizing averages neighbors, a small picture with hard edges of color is a little further off.
     fn check_decoded(&self, name: &str) {
         if is_lossy(name) {
             assert!(self.mean < 0.5 && self.within_2 >= 0.99 && self.max <= 5, "{name}: {self:?}");

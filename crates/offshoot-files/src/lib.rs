@@ -1,4 +1,4 @@
-//! How offshoot meets the file system: files that others wrote are opened and read by [`open`], [`read()`] and [`read_text`]
+//! How offshoot uses the file system: files that others wrote are opened and read by [`open`], [`read()`] and [`read_text`]
 //! alone, files that it writes get names by [`stem`], and places are tried by [`check_file`] and [`check_folder`] before
 //! the work for what goes there. [`memory_limit`] bounds what a small file can ask for.
 

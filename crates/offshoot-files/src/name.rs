@@ -1,13 +1,15 @@
 //! Names of files from texts that others chose.
 
-/// More bytes would leave no room for endings and temporary names: file systems take 255.
+use offshoot_graph::text::is_invisible;
+
+/// More bytes would leave no room for extensions and temporary names: file systems take 255.
 const MOST_BYTES: usize = 120;
 
-/// Names that are devices on Windows, with and without an ending.
+/// Names that are devices on Windows, with and without an extension.
 const DEVICES: [&str; 4] = ["CON", "PRN", "AUX", "NUL"];
 const NUMBERED_DEVICES: [&str; 2] = ["COM", "LPT"];
 
-/// A name for a file without its ending, made of any text: one name, never a path, that is the same on every file system and
+/// A name for a file without its extension, made of any text: one name, never a path, that is the same on every file system and
 /// is no option of a program. Letters and digits of any script stay, and `-_.+=,@` and spaces inside; everything else
 /// becomes `_`. `model` where nothing is left.
 pub fn stem(text: &str) -> String {
@@ -25,14 +27,7 @@ pub fn stem(text: &str) -> String {
 fn stays(c: char) -> bool {
     match c {
         c if c.is_ascii() => c.is_ascii_alphanumeric() || "-_.+=,@ ".contains(c),
-        // Spaces of other kinds, what cannot be seen, and marks of the writing direction.
-        '\u{ad}'
-        | '\u{61c}'
-        | '\u{200b}'..='\u{200f}'
-        | '\u{2028}'..='\u{202f}'
-        | '\u{2060}'..='\u{206f}'
-        | '\u{feff}' => false,
-        c => !c.is_control() && !c.is_whitespace(),
+        c => !c.is_control() && !c.is_whitespace() && !is_invisible(c),
     }
 }
 
@@ -75,6 +70,7 @@ mod tests {
             (".hidden", "hidden"),
             ("x';touch y;'\n$(id)", "x__touch y_____id_"),
             ("a\0b\u{1b}[2J\u{202e}", "a_b__2J_"),
+            ("a\u{feff}\u{3164}b\u{200d}", "a__b_"),
             ("a?*<>|\":", "a_______"),
             ("NUL", "_NUL"),
             ("nul.txt", "_nul.txt"),

@@ -102,7 +102,7 @@ pub fn read(path: &Path, kind: Kind) -> io::Result<Vec<u8>> {
 /// Those of [`read()`], and when it is not UTF-8.
 pub fn read_text(path: &Path, kind: Kind) -> io::Result<String> {
     let text = String::from_utf8(read(path, kind)?);
-    text.map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is no text in UTF-8"))
+    text.map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8 text"))
 }
 
 fn check_regular(meta: &Metadata) -> io::Result<()> {
@@ -128,7 +128,7 @@ fn check_holes(meta: &Metadata) -> io::Result<()> {
         return Ok(());
     }
     let text =
-        format!("it says that it has {bytes} bytes, of which {stored} are on the disk: the rest are holes");
+        format!("it says that it has {bytes} bytes, of which {stored} are on the disk: the rest is sparse");
     Err(io::Error::new(io::ErrorKind::FileTooLarge, text))
 }
 

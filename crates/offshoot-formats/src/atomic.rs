@@ -155,11 +155,11 @@ mod tests {
         fs::write(&path, b"old").unwrap();
         let error = write_atomically(&path, |file| {
             file.write_all(&[7; 4096])?;
-            Err(io::Error::other("no more ink"))
+            Err(io::Error::other("disk full"))
         })
         .unwrap_err();
         let message = error.to_string();
-        assert!(message.contains("model.bin") && message.contains("no more ink"), "{message}");
+        assert!(message.contains("model.bin") && message.contains("disk full"), "{message}");
         assert_eq!(fs::read(&path).unwrap(), b"old");
         assert_eq!(names(folder.path()), ["model.bin"]);
     }

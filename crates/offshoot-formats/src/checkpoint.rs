@@ -56,6 +56,8 @@ pub struct LoadedWeights {
     pub skipped: Vec<(String, String)>,
     /// Those of them that hold tensors, which are not read.
     pub unread: Vec<(String, String)>,
+    /// What to say of a safetensors file of ours whose content could not be compared with a hash in it.
+    pub unchecked: Option<&'static str>,
 }
 
 impl LoadedWeights {
@@ -93,11 +95,13 @@ fn load(mut file: File, content: Content) -> Result<LoadedWeights, Problem> {
         prefix: String::new(),
         skipped: vec![],
         unread: vec![],
+        unchecked: None,
     };
     match content {
         Content::Safetensors => {
             let len = file.metadata().map_err(|error| Problem::Io { action: "read", error })?.len();
             let file = safetensors::read_from(std::io::BufReader::new(file), len)?;
+            found.unchecked = file.unchecked();
             (found.weights, found.metadata) = (file.weights, file.metadata);
         }
         Content::Zip if torchscript::is_torchscript(&mut file) => {

@@ -1,4 +1,4 @@
-//! What a file is, by its content: extensions lie, and so do first bytes alone.
+//! The kind of a file, found by its content: the extension or the first bytes alone are not enough.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
@@ -212,7 +212,7 @@ mod tests {
         }
     }
 
-    /// The fields of a model: version, producer, a graph of some bytes, an operator set.
+    /// The fields of a model: version, producer, a graph of some bytes, an opset.
     const FIELDS: [&[u8]; 4] =
         [&[0x08, 0x08], b"\x12\x07pytorch", b"\x3a\x05\x12\x03abc", &[0x42, 0x02, 0x10, 0x11]];
 

@@ -3,7 +3,10 @@
 use std::io::{self, Write};
 
 use half::{bf16, f16};
+use offshoot_files::allowed_memory;
 use offshoot_graph::Data;
+
+use crate::error::Problem;
 
 /// An element type that a file can hold and that fits one of ours without loss.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +26,23 @@ pub(crate) enum Stored {
     /// Read as `i64`.
     U32,
     Bool,
+}
+
+/// More elements than one picture's activations have anywhere (1 GiB as f32).
+pub(crate) const MAX_ELEMENTS: usize = 1 << 28;
+
+/// Checks that one picture's activation with these sizes is not larger than [`MAX_ELEMENTS`], or than the memory that somebody
+/// has allowed.
+pub(crate) fn check_activation(place: &str, sizes: impl Iterator<Item = usize>) -> Result<(), Problem> {
+    const F32: u64 = size_of::<f32>() as u64;
+    let bytes = sizes.fold(F32, |n, size| n.saturating_mul(size as u64));
+    let limit = allowed_memory().max(MAX_ELEMENTS as u64 * F32);
+    if bytes <= limit {
+        return Ok(());
+    }
+    let most = if bytes == u64::MAX { " or more" } else { "" };
+    let what = format!("its output takes {bytes} bytes{most} for one picture (--memory-limit allows more)");
+    Err(Problem::TooLarge { place: place.into(), what, limit })
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

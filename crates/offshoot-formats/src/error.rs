@@ -1,4 +1,4 @@
-//! What can go wrong with a model file. Every message names the file, the place in it, and a way out.
+//! What can go wrong with a model file. Every message names the file, the place in it, and what to do.
 
 use std::io;
 use std::path::{Path, PathBuf};

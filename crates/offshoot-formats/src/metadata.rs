@@ -41,7 +41,7 @@ pub(crate) fn parse(
 pub(crate) fn assume(classes: usize, size: Option<usize>, warnings: &mut Vec<String>) -> Metadata {
     let defaults = Preprocessing::default();
     let size = size.unwrap_or(defaults.size);
-    // The centre of a picture: 224 of 256, and in proportion.
+    // The center of a picture: 224 of 256, and in proportion.
     let resize = (size * defaults.resize).div_ceil(defaults.size);
     warnings.push(format!(
         "the file does not say how pictures are prepared: assuming {size} by {size} pixels with ImageNet's mean and \

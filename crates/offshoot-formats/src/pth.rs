@@ -4,7 +4,7 @@
 //! program: it can name any Python function and ask for a call of it. Nothing here can call anything. A small
 //! machine builds inert values, and knows three kinds of calls:
 //!
-//! - those that describe tensors, quantised ones too, and dictionaries (`torch._utils._rebuild_tensor_v2`,
+//! - those that describe tensors, quantized ones too, and dictionaries (`torch._utils._rebuild_tensor_v2`,
 //!   `_rebuild_qtensor`, `collections.OrderedDict`, ...) are understood;
 //! - those of a fixed list of plain values that checkpoints hold beside the weights (`numpy` scalars,
 //!   `argparse.Namespace`, `torch.device`, ...), and instances that are made without a call (`NEWOBJ`), become
@@ -43,7 +43,7 @@ pub const MAX_PICKLE_STEPS: u64 = 8_000_000;
 pub const MAX_PICKLE_BYTES: u64 = 128 << 20;
 
 /// The tensors that are read may take this many times the size of the file, and [`MEMORY_FLOOR`] bytes more.
-/// Weights do not compress and overlap little, so an honest file stays near 1.
+/// Weights do not compress and overlap little, so a normal file stays near 1.
 pub const MEMORY_FACTOR: u64 = 8;
 
 /// See [`MEMORY_FACTOR`].
@@ -63,10 +63,10 @@ pub enum Layout {
 #[derive(Clone, Debug, PartialEq)]
 pub struct PthFile {
     /// The tensors by key, as the file spells the keys. Those of integers that stand for floats are floats here, and the
-    /// packed weights of quantised layers (`fc._packed_params._packed_params`, `rnn._all_weight_values.0.param`) stand under the
+    /// packed weights of quantized layers (`fc._packed_params._packed_params`, `rnn._all_weight_values.0.param`) stand under the
     /// names of the float layer (`fc.weight`, `rnn.weight_ih_l0`).
     pub weights: Weights,
-    /// The integers of those that were quantised.
+    /// The integers of those that were quantized.
     pub quantized: BTreeMap<String, QuantizedTensor>,
     /// The keys under which the state dict was found, outermost first: `["state_dict"]`. Empty at the root.
     pub wrappers: Vec<String>,

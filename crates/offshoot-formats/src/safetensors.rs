@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
 use std::path::Path;
 
+use offshoot_graph::text::quoted;
 use offshoot_graph::{DType, Tensor, Weights};
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
@@ -36,7 +37,21 @@ pub struct SafetensorsFile {
     pub weights: Weights,
     /// The strings under `__metadata__`; ours is under [`METADATA_KEY`].
     pub metadata: BTreeMap<String, String>,
+    /// Whether a hash of all that stands in the file, and was compared with it.
+    pub hashed: bool,
 }
+
+impl SafetensorsFile {
+    /// What to say of a file of ours that holds no hash; `None` of others, and where it has been checked.
+    pub fn unchecked(&self) -> Option<&'static str> {
+        let ours = self.metadata.contains_key(METADATA_KEY);
+        (ours && !self.hashed).then_some(UNCHECKED)
+    }
+}
+
+/// In words.
+const UNCHECKED: &str = "it holds no SHA-256 of its content, so that nobody knows whether it is as it was written: files of offshoot from \
+                         before there was one hold none";
 
 /// Reads the file at `path`.
 ///
@@ -79,6 +94,9 @@ pub fn read_from(mut source: impl Read, len: u64) -> Result<SafetensorsFile, Pro
     let header = read_header(&mut source, len)?;
     let mut metadata = strings(&header);
     let stated = metadata.remove(HASH_KEY);
+    if stated.is_none() {
+        check_keys(&metadata)?;
+    }
     let mut hash = stated.is_some().then(ContentHash::default);
     if let Some(hash) = &mut hash {
         hash.strings(metadata.iter().map(|(key, text)| (key.as_str(), text.as_str())));
@@ -92,7 +110,20 @@ pub fn read_from(mut source: impl Read, len: u64) -> Result<SafetensorsFile, Pro
     }
     match (stated, hash.map(ContentHash::finish)) {
         (Some(stated), Some(found)) if stated != found => Err(Problem::Hash { key: HASH_KEY }),
-        _ => Ok(SafetensorsFile { weights, metadata }),
+        (stated, _) => Ok(SafetensorsFile { weights, metadata, hashed: stated.is_some() }),
+    }
+}
+
+/// An error where one of ours and a hash stand under keys that are not those that they were written under.
+fn check_keys(metadata: &BTreeMap<String, String>) -> Result<(), Problem> {
+    let is_hash = |text: &str| text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit());
+    let damaged = |(key, text): &(&String, &String)| *key != METADATA_KEY && is_hash(text);
+    match metadata.iter().find(damaged) {
+        Some((key, _)) if metadata.contains_key(METADATA_KEY) => {
+            let what = format!("the hash of the content stands under `{}`, not `{HASH_KEY}`", quoted(key));
+            Err(Problem::damaged("metadata", what))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -12,8 +12,8 @@ pub enum EnginePrecision {
     F16,
     /// f32.
     F32,
-    /// i8 where the file quantises, f16 elsewhere. The file says itself where: by QuantizeLinear and DequantizeLinear
-    /// ("explicit quantisation").
+    /// i8 where the file quantizes, f16 elsewhere. The file says itself where: by QuantizeLinear and DequantizeLinear
+    /// ("explicit quantization").
     Int8,
 }
 

@@ -15,7 +15,7 @@ pub const LABELS: &str = "labels.txt";
 /// How long a request may wait for others to share its batch, in microseconds.
 const QUEUE_DELAY: u32 = 100;
 
-/// `config.pbtxt` of the model `name`: normalised f32 pictures in, logits out, requests gathered into batches of up to
+/// `config.pbtxt` of the model `name`: normalized f32 pictures in, logits out, requests gathered into batches of up to
 /// `max_batch` pictures.
 pub fn config(name: &str, metadata: &Metadata, max_batch: usize) -> String {
     let (size, classes, name) = (metadata.preprocessing.size, metadata.classes.len(), text(name));
@@ -54,7 +54,7 @@ pub fn labels(classes: &[String]) -> Result<String, Problem> {
     let mut text = String::new();
     let mut seen = HashMap::new();
     for class in classes {
-        let label = escaped(class);
+        let label = label(class);
         text += &format!("{label}\n");
         if let Some(other) = seen.insert(label, class).filter(|other| *other != class) {
             let what = format!("the classes {other:?} and {class:?} would have the same label");
@@ -62,6 +62,15 @@ pub fn labels(classes: &[String]) -> Result<String, Problem> {
         }
     }
     Ok(text)
+}
+
+/// A class as a line. Joiners and variation selectors, which some scripts and emoji are written with, stay.
+fn label(class: &str) -> String {
+    let letter = |c: char| match c {
+        '\u{200c}' | '\u{200d}' | '\u{fe00}'..='\u{fe0f}' => c.to_string(),
+        c => escaped(c.encode_utf8(&mut [0; 4])),
+    };
+    class.chars().map(letter).collect()
 }
 
 /// A string of protobuf's text format.
@@ -82,6 +91,7 @@ mod tests {
     fn names_are_escaped_and_labels_are_lines() {
         assert_eq!(text("a\"b\\c\nü"), r#""a\"b\\c\012ü""#);
         assert_eq!(labels(&["a b".into(), "c".into()]).unwrap(), "a b\nc\n");
+        assert_eq!(labels(&["❤\u{fe0f}".into(), "\u{feff}c".into()]).unwrap(), "❤\u{fe0f}\n\\u{feff}c\n");
         assert_eq!(
             labels(&["a\r\nb".into(), "\u{1b}[2J\u{2028}".into()]).unwrap(),
             "a\\r\\nb\n\\x1b[2J\\u{2028}\n"

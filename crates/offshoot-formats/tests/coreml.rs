@@ -30,7 +30,7 @@ fn files(path: &Path) -> [Vec<u8>; 3] {
     names.map(|name| fs::read(path.join(name)).unwrap())
 }
 
-/// The largest difference in parts of the largest logit.
+/// The largest difference relative to the largest logit.
 fn difference(model: &Model, other: &Model) -> f32 {
     let size = model.metadata.preprocessing.size;
     let [a, b] = [model, other].map(|m| logits(m, &[2, 3, size, size]));

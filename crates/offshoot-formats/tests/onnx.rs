@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use offshoot_formats::onnx::{self, OnnxModel, Options};
 use offshoot_graph::preprocessing::Preprocessing;
-use offshoot_graph::{Model, Role, Tensor};
+use offshoot_graph::{Model, Op, Role, Tensor};
 
 use onnx_support::{Golden, everything, golden, logits, mobile};
 
@@ -51,7 +51,7 @@ fn every_operator_set_that_we_write_is_read_back() {
     }
     let message =
         onnx::write_bytes(&model, Options { opset: 12, ..Options::default() }).unwrap_err().to_string();
-    assert!(message.contains("operator set 12") && message.contains("13 to 21"), "{message}");
+    assert!(message.contains("opset 12") && message.contains("13 to 21"), "{message}");
 }
 
 #[test]
@@ -166,7 +166,7 @@ fn forms_of_other_exporters() {
         ops(&auto_pad),
         "Add Mul Conv Clip Conv BatchNormalization AveragePool GlobalAveragePool Flatten Gemm"
     );
-    // Normalisation inside the graph is no parameter.
+    // Normalization inside the graph is no parameter.
     assert_eq!(parameters(&auto_pad)[0], "w1");
     assert_eq!(ops(&read("padded")), "Conv Clip MaxPool GlobalAveragePool Flatten Gemm");
     let legacy = read("legacy");
@@ -299,8 +299,21 @@ fn a_preparation_that_is_not_the_metadatas_is_refused() {
 fn a_preparation_that_onnx_cannot_say_is_an_error() {
     let mut model = mobile(false);
     let message = onnx::write_bytes(&model, Options { opset: 17, ..PREPARING }).unwrap_err().to_string();
-    assert!(message.contains("operator set 17") && message.contains("18 or more"), "{message}");
+    assert!(message.contains("opset 17") && message.contains("18 or newer"), "{message}");
     model.metadata.preprocessing.interpolation = offshoot_graph::Interpolation::Lanczos;
     let message = onnx::write_bytes(&model, PREPARING).unwrap_err().to_string();
     assert!(message.contains("Lanczos"), "{message}");
+}
+
+#[test]
+fn rows_of_a_picture_of_one_pixel_with_its_channels_last_are_read_again() {
+    let model = onnx_support::classifier("rows", 8, |g, x| {
+        let x = g.add("pool", Op::GlobalAveragePool, &[x]).unwrap();
+        let x = g.add("last", Op::Transpose { perm: vec![0, 2, 3, 1] }, &[x]).unwrap();
+        let x = g.add("rows", Op::Flatten { axis: 3 }, &[x]).unwrap();
+        g.linear("fc", x, 4).unwrap()
+    });
+    let read = onnx::read_bytes(bytes(&model)).unwrap().model;
+    let shape = [2, 3, 8, 8];
+    assert_eq!(onnx_support::logits(&read, &shape), onnx_support::logits(&model, &shape));
 }

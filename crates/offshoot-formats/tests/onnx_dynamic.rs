@@ -1,5 +1,5 @@
-//! Dynamic int8: files that ONNX Runtime's quantiser wrote are read (`scripts/golden/dynamic.py`), and files of any kind are
-//! quantised.
+//! Dynamic int8: files that ONNX Runtime's quantizer wrote are read (`scripts/golden/dynamic.py`), and files of any kind are
+//! quantized.
 
 #![allow(clippy::unwrap_used)] // a test's panic is its failure
 
@@ -123,7 +123,7 @@ fn weights_in_branches_shared_scaled_and_read_by_others_are_handled() {
     assert!(file.report.kept_float[0].reason.contains("first operand"));
     // One set of bytes for the two products of `shared`; `first` is still read as it is.
     let tensors = onnx::quantize_dynamic_bytes(file.bytes.clone());
-    assert!(matches!(tensors, Err(Problem::Unsupported { .. })), "there is nothing left to quantise");
+    assert!(matches!(tensors, Err(Problem::Unsupported { .. })), "there is nothing left to quantize");
     assert_eq!(file.report.quantized_bytes, 4 * (12 + 20 + 20));
 }
 
@@ -134,12 +134,12 @@ fn what_cannot_be_quantised_is_one_clear_error() {
     let report = onnx::quantize_dynamic_bytes(bytes.clone()).unwrap().report;
     assert!(report.convolutions > 0 && report.quantized_bytes < report.stored_bytes);
     for old in [7, 10] {
-        // The operator set stands at the end of what we write: domain "", version 17.
+        // The opset stands at the end of what we write: domain "", version 17.
         let mut bytes = bytes.clone();
         let at = bytes.windows(6).rposition(|w| w == [0x42, 4, 0x0a, 0, 0x10, 17]).unwrap();
         bytes[at + 5] = old;
         let said = onnx::quantize_dynamic_bytes(bytes).unwrap_err().to_string();
-        assert!(said.contains(&format!("operator set {old}")) && said.contains("opset_version=17"), "{said}");
+        assert!(said.contains(&format!("opset {old}")) && said.contains("opset_version=17"), "{said}");
     }
     assert!(onnx::quantize_dynamic_bytes(*b"").is_err());
 }

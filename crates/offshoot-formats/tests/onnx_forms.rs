@@ -1,4 +1,4 @@
-//! ONNX files of each operator set and of TensorFlow's converters mean what ONNX Runtime computes.
+//! ONNX files of each opset and of TensorFlow's converters mean what ONNX Runtime computes.
 
 #![allow(clippy::unwrap_used)] // a test's panic is its failure
 

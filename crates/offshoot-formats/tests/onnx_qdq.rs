@@ -1,4 +1,4 @@
-//! Files that ONNX Runtime's quantiser wrote (`scripts/golden/quantize.py`) are read, computed and written again.
+//! Files that ONNX Runtime's quantizer wrote (`scripts/golden/quantize.py`) are read, computed and written again.
 
 #![allow(clippy::unwrap_used)] // a test's panic is its failure
 

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use offshoot_formats::checkpoint::load_weights;
 use offshoot_formats::torchscript::{self, Form, METADATA_FILE, Options, TorchScriptModel};
 use offshoot_graph::builder::{BATCH_NORM, Conv2d};
-use offshoot_graph::op::{AveragePool, Clip, Pool};
+use offshoot_graph::op::{AveragePool, Binary, Clip, Pool, Unary};
 use offshoot_graph::{Fit, Interpolation, Model, Op, Role, Tensor};
 
 use onnx_support::{Golden, classifier, everything, logits, mobile};
@@ -49,30 +49,30 @@ fn entry(archive: &[u8], name: &str) -> String {
 fn many_operators() -> Model {
     classifier("many", 33, |g, x| {
         let half = g.add_constant("half", Tensor::f32([1, 3, 1, 1], vec![0.5, 0.25, 2.0]));
-        let x = g.add("scale", Op::Mul, &[x, half]).unwrap();
+        let x = g.add("scale", Op::Binary(Binary::Mul), &[x, half]).unwrap();
         let stem = Conv2d { bias: true, ..Conv2d::new(6, 3).stride(2).pads([0, 1, 2, 1]).group(3) };
         let x = g.conv2d("stem", x, &stem).unwrap();
         let x = g.batch_norm("bn", x, BATCH_NORM).unwrap();
-        let gate = g.add("sigmoid", Op::Sigmoid, &[x]).unwrap();
-        let x = g.add("gate", Op::Mul, &[x, gate]).unwrap();
+        let gate = g.add("sigmoid", Op::Unary(Unary::Sigmoid), &[x]).unwrap();
+        let x = g.add("gate", Op::Binary(Binary::Mul), &[x, gate]).unwrap();
         let pool = Pool { kernel: [3, 2], strides: [2, 2], pads: [1, 0, 1, 0], ceil_mode: true };
         let x = g.add("maxpool", Op::MaxPool(pool), &[x]).unwrap();
         let pool = Pool { kernel: [2, 3], strides: [1, 2], pads: [0, 1, 0, 1], ceil_mode: false };
         let average = AveragePool { pool, count_include_pad: false };
         let x = g.add("avgpool", Op::AveragePool(average), &[x]).unwrap();
-        let x = g.add("relu", Op::Relu, &[x]).unwrap();
+        let x = g.add("relu", Op::Unary(Unary::Relu), &[x]).unwrap();
         let x = g.conv2d("lambda.0.1x1", x, &Conv2d::new(4, 1)).unwrap();
         let top = Clip { min: f32::NEG_INFINITY, max: 0.75 };
-        let x = g.add("top", Op::Clip(top), &[x]).unwrap();
+        let x = g.add("top", Op::Unary(Unary::Clip(top)), &[x]).unwrap();
         let low = Clip { min: -0.5, max: f32::INFINITY };
-        let x = g.add("low", Op::Clip(low), &[x]).unwrap();
+        let x = g.add("low", Op::Unary(Unary::Clip(low)), &[x]).unwrap();
         let both = Clip { min: -0.25, max: 0.5 };
-        let x = g.add("both", Op::Clip(both), &[x]).unwrap();
+        let x = g.add("both", Op::Unary(Unary::Clip(both)), &[x]).unwrap();
         let x = g.add("flatten", Op::Flatten { axis: 1 }, &[x]).unwrap();
         let x = g.linear("fc.0", x, 7).unwrap();
         let x = g.add("softmax", Op::Softmax { axis: 1 }, &[x]).unwrap();
         let bias = g.add_parameter("shift", &[7], Role::Weight);
-        let x = g.add("shifted", Op::Add, &[x, bias]).unwrap();
+        let x = g.add("shifted", Op::Binary(Binary::Add), &[x, bias]).unwrap();
         let weight = g.add_parameter("fc.1", &[7, 4], Role::Weight);
         g.add("fc", Op::Gemm(Default::default()), &[x, weight]).unwrap()
     })

@@ -132,9 +132,9 @@ fn endless_and_bottomless_code_ends() {
         ("while True:\n  x = torch.relu(x)\nreturn x", "too many operators"),
         (&format!("return {}x{}", "torch.relu(".repeat(60), ")".repeat(60)), "the result is"),
         (&format!("return {}x{}", "torch.relu(".repeat(70), ")".repeat(70)), "brackets nest deeper"),
-        (&format!("return x{}", ".a".repeat(100)), "an expression is too long"),
-        (&format!("return [{}]", "1, ".repeat(300)), "a list is too long"),
-        (&format!("return [{}]", "1, ".repeat(100_000)), "a list is too long"),
+        (&format!("return x{}", ".a".repeat(100)), "an expression has too many parts"),
+        (&format!("return [{}]", "1, ".repeat(300)), "a list has too many elements"),
+        (&format!("return [{}]", "1, ".repeat(100_000)), "a list has too many elements"),
         (&double, "`torch.add`"),
         ("return 1e999999999", "the result is a number"),
     ] {

@@ -1,13 +1,13 @@
 //! The layers that models are made of, each with the parameters PyTorch's module of that name has.
 
 use crate::graph::{Graph, GraphError, Role, ValueId};
-use crate::op::{BatchNormalization, Clip, Conv, Gemm, Op};
+use crate::op::{BatchNormalization, Clip, Conv, Gemm, Op, Unary};
 
 /// PyTorch's default `eps` of a batch norm.
 pub const BATCH_NORM: BatchNormalization = BatchNormalization { epsilon: 1e-5, momentum: 0.1 };
 
 /// ReLU6.
-pub const RELU6: Op = Op::Clip(Clip { min: 0.0, max: 6.0 });
+pub const RELU6: Op = Op::Unary(Unary::Clip(Clip { min: 0.0, max: 6.0 }));
 
 /// The sizes of a [`Graph::conv2d`].
 #[derive(Clone, Debug)]

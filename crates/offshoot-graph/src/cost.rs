@@ -77,21 +77,15 @@ fn cost(graph: &Graph, node: &Node, bindings: &Bindings) -> Result<Cost, DimErro
             elements(node.outputs[0])?.saturating_mul(depth.copied().unwrap_or(1) as u64)
         }
         Op::BatchNormalization(_)
-        | Op::Relu
-        | Op::Clip(_)
-        | Op::Sigmoid
-        | Op::HardSigmoid(_)
-        | Op::HardSwish
-        | Op::Erf
-        | Op::Gelu
+        | Op::Unary(_)
+        | Op::Binary(_)
+        | Op::Reduce { .. }
         | Op::LayerNormalization(_)
         | Op::Transpose { .. }
         | Op::Reshape { .. }
         | Op::Concat { .. }
         | Op::Slice { .. }
         | Op::Expand { .. }
-        | Op::Add
-        | Op::Mul
         | Op::MaxPool(_)
         | Op::AveragePool(_)
         | Op::GlobalAveragePool
@@ -115,14 +109,10 @@ fn cost(graph: &Graph, node: &Node, bindings: &Bindings) -> Result<Cost, DimErro
             | GradOp::BatchNormReduce
             | GradOp::BatchNormInput
             | GradOp::BatchNormScale
-            | GradOp::Relu
-            | GradOp::Clip(_)
-            | GradOp::Sigmoid
-            | GradOp::HardSigmoid(_)
-            | GradOp::HardSwish
-            | GradOp::Erf
-            | GradOp::Gelu
-            | GradOp::Silu
+            | GradOp::Unary(_)
+            | GradOp::Binary { .. }
+            | GradOp::Reduce { .. }
+            | GradOp::Gather { .. }
             | GradOp::LayerNormReduce(_)
             | GradOp::LayerNormInput(_)
             | GradOp::Slice { .. }
@@ -145,7 +135,6 @@ fn cost(graph: &Graph, node: &Node, bindings: &Bindings) -> Result<Cost, DimErro
                     | QuantizedOp::Rescale,
                 ..
             })
-            | FusedOp::Silu
             | FusedOp::BatchNormApply { .. }
             | FusedOp::BatchNormReduce { .. }
             | FusedOp::BatchNormInput { .. },

@@ -1,4 +1,4 @@
-//! The seam between graphs and what runs them.
+//! The interface between graphs and what runs them.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::tensor::{Tensor, Weights};
 
 /// Prepares graphs to run on some processor.
 pub trait Executor: Send + Sync {
-    /// What decides how it rounds, in a few words: two executors that say the same give the same bits.
+    /// What decides how it rounds, in a few words: two executors with the same text give bit-identical results.
     fn describe(&self) -> String;
 
     /// Takes a graph to run, with the weights it will run with.

@@ -2,8 +2,8 @@
 
 use crate::graph::Value;
 use crate::op::{
-    AveragePool, Conv, Direction, FusedOp, Gemm, GradOp, Op, Pool, Quantized, QuantizedOp, SequenceOp,
-    TrainOp,
+    AveragePool, Binary, Conv, Direction, FusedOp, Gemm, GradOp, Op, Pool, Quantized, QuantizedOp,
+    SequenceOp, TrainOp,
 };
 use crate::shape::{Dim, DimOp, Shape};
 use crate::tensor::DType;
@@ -30,22 +30,18 @@ pub(crate) fn infer(op: &Op, inputs: &[&Value]) -> Result<Types, String> {
             per_channel(inputs[0], &inputs[1..])?;
             one(inputs[0].shape.clone())
         }
-        Op::Relu
-        | Op::Clip(_)
-        | Op::Sigmoid
-        | Op::HardSigmoid(_)
-        | Op::HardSwish
-        | Op::Erf
-        | Op::Gelu
-        | Op::Identity
-        | Op::Dropout { .. } => {
+        Op::Unary(_) | Op::Identity | Op::Dropout { .. } => {
             arity(inputs, 1..=1)?;
             one(inputs[0].shape.clone())
         }
-        Op::Add | Op::Mul => {
+        Op::Binary(_) => {
             arity(inputs, 2..=2)?;
             same_dtype(inputs[0], inputs[1])?;
             one(broadcast(&inputs[0].shape, &inputs[1].shape)?)
+        }
+        Op::Reduce { op: _, axis } => {
+            arity(inputs, 1..=1)?;
+            one(reduced_shape(inputs[0], *axis)?)
         }
         Op::MatMul => {
             arity(inputs, 2..=2)?;
@@ -107,7 +103,7 @@ pub(crate) fn infer(op: &Op, inputs: &[&Value]) -> Result<Types, String> {
             arity(inputs, 3..=3)?;
             if inputs[0].dtype != DType::F32 {
                 return Err(format!(
-                    "`{}` is {}, and only f32 is quantised",
+                    "`{}` is {}, and only f32 is quantized",
                     inputs[0].name, inputs[0].dtype
                 ));
             }
@@ -162,13 +158,8 @@ fn infer_sequence(op: SequenceOp, inputs: &[&Value]) -> Result<Types, String> {
             one_of(inputs[0], &[DType::I64])?;
             Ok(vec![(DType::F32, inputs[0].shape.clone())])
         }
-        SequenceOp::Tanh => {
-            inputs_of(1)?;
-            one_of(inputs[0], &[DType::F32])?;
-            Ok(vec![(DType::F32, inputs[0].shape.clone())])
-        }
-        SequenceOp::Where | SequenceOp::Div => {
-            inputs_of(if op == SequenceOp::Div { 2 } else { 3 })?;
+        SequenceOp::Where => {
+            inputs_of(3)?;
             inputs.iter().try_for_each(|x| one_of(x, &[DType::F32]))?;
             let mut shape = inputs[0].shape.clone();
             for other in &inputs[1..] {
@@ -176,15 +167,17 @@ fn infer_sequence(op: SequenceOp, inputs: &[&Value]) -> Result<Types, String> {
             }
             Ok(vec![(DType::F32, shape)])
         }
-        SequenceOp::Sum { axis } => {
-            inputs_of(1)?;
-            one_of(inputs[0], &[DType::F32])?;
-            axis_of(axis)?;
-            let mut shape = inputs[0].shape.clone();
-            shape.0[axis] = Dim::Fixed(1);
-            Ok(vec![(DType::F32, shape)])
-        }
     }
+}
+
+fn reduced_shape(x: &Value, axis: usize) -> Result<Shape, String> {
+    if !x.dtype.is_float() {
+        return Err(format!("`{}` is {}, and only floats are reduced", x.name, x.dtype));
+    }
+    let mut shape = x.shape.clone();
+    *shape.0.get_mut(axis).ok_or_else(|| format!("axis {axis} is outside of the shape {}", x.shape))? =
+        Dim::Fixed(1);
+    Ok(shape)
 }
 
 fn infer_train(op: &TrainOp, inputs: &[&Value]) -> Result<Types, String> {
@@ -279,18 +272,32 @@ fn infer_grad(op: &GradOp, inputs: &[&Value]) -> Result<Types, String> {
             per_channel(inputs[0], &inputs[1..])?;
             one(&inputs[0].shape)
         }
-        GradOp::Relu
-        | GradOp::Clip(_)
-        | GradOp::Sigmoid
-        | GradOp::HardSigmoid(_)
-        | GradOp::HardSwish
-        | GradOp::Erf
-        | GradOp::Gelu
-        | GradOp::Silu
-        | GradOp::Softmax { .. } => {
+        GradOp::Unary(_) | GradOp::Softmax { .. } => {
             arity(inputs, 2..=2)?;
             same_shape(inputs[0], inputs[1])?;
             one(&inputs[0].shape)
+        }
+        GradOp::Binary { op: Binary::Max | Binary::Min | Binary::Pow, slot: 0 | 1 } => {
+            arity(inputs, 3..=3)?;
+            inputs[1..].iter().try_for_each(|operand| same_dtype(inputs[0], operand))?;
+            if broadcast(&inputs[1].shape, &inputs[2].shape)? != inputs[0].shape {
+                return Err(format!("the gradient is {}, not of the operands' shape", inputs[0].shape));
+            }
+            one(&inputs[0].shape)
+        }
+        GradOp::Binary { .. } => Err("only Max, Min and Pow of two operands have such a gradient".into()),
+        GradOp::Reduce { op: _, axis } => {
+            arity(inputs, 3..=3)?;
+            same_shape(inputs[0], inputs[2])?;
+            if reduced_shape(inputs[1], *axis)? != inputs[0].shape {
+                return Err(format!("the gradient is {}, not of the reduced shape", inputs[0].shape));
+            }
+            one(&inputs[1].shape)
+        }
+        GradOp::Gather { shape } => {
+            arity(inputs, 2..=2)?;
+            one_of(inputs[1], &[DType::I64])?;
+            one(shape)
         }
         GradOp::MaxPool(_) => {
             arity(inputs, 2..=2)?;
@@ -332,10 +339,6 @@ fn infer_fused(op: &FusedOp, inputs: &[&Value]) -> Result<Types, String> {
                 }
             }
             Ok(vec![(dtype, shape)])
-        }
-        FusedOp::Silu => {
-            arity(inputs, 1..=1)?;
-            Ok(vec![(dtype, inputs[0].shape.clone())])
         }
         FusedOp::MatMul { trans_a, trans_b } => {
             arity(inputs, 2..=2)?;
@@ -426,7 +429,7 @@ fn product_operands(inputs: &[&Value]) -> Result<(), String> {
 fn dynamic_product_shape(inputs: &[&Value], trans_b: bool) -> Result<Shape, String> {
     let (x, weight) = (inputs[0], inputs[1]);
     if x.dtype != DType::F32 {
-        return Err(format!("`{}` is {}, and only f32 is quantised", x.name, x.dtype));
+        return Err(format!("`{}` is {}, and only f32 is quantized", x.name, x.dtype));
     }
     one_of(weight, &[DType::I8])?;
     rank(x, 2)?;

@@ -7,7 +7,7 @@ use crate::passes::gives_probabilities;
 use crate::preprocessing::Preprocessing;
 use crate::tensor::Weights;
 
-/// The name of a classifier's input: normalised f32 pictures, [batch_size, 3, size, size].
+/// The name of a classifier's input: normalized f32 pictures, [batch_size, 3, size, size].
 pub const INPUT: &str = "input";
 /// The name of a classifier's output, [batch_size, classes]: logits, or probabilities where [`Model::gives_probabilities`].
 pub const OUTPUT: &str = "output";

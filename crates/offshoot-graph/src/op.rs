@@ -2,7 +2,7 @@
 //!
 //! # Integers in a graph
 //!
-//! A quantised network says what is to be computed in integers by what stands between [`Op::QuantizeLinear`] (Q) and
+//! A quantized network says what is to be computed in integers by what stands between [`Op::QuantizeLinear`] (Q) and
 //! [`Op::DequantizeLinear`] (DQ), as ONNX does ("QDQ"): each operator is the float one, and an executor that knows the
 //! pattern computes it on the integers. In the canonical form, which `offshoot-quant` writes and ONNX Runtime reads,
 //!
@@ -13,7 +13,7 @@
 //!   -64..63 where the target's products of two bytes saturate in 16 bits;
 //! - a bias is a parameter of i32 behind `DQ(b, s, z)`, z = 0, whose scale for each channel is the scale of the
 //!   activation times that of the weight, rounded to f32 once; or it is a float parameter as it was;
-//! - `DQ, DQ [, DQ] -> Conv | Gemm [-> Relu | Clip] -> Q` is a product of integers and one requantisation;
+//! - `DQ, DQ [, DQ] -> Conv | Gemm [-> Relu | Clip] -> Q` is a product of integers and one requantization;
 //! - `DQ, DQ -> Add [-> Relu | Clip] -> Q` is a sum of integers under two scales;
 //! - `DQ -> MaxPool | Flatten | Reshape | Transpose | Slice -> Q` with the same constants on both sides moves integers;
 //! - `DQ -> AveragePool | GlobalAveragePool -> Q` takes means of integers; `DQ, .. -> Concat -> Q` rescales where the
@@ -26,11 +26,19 @@
 //! `fuse_quantized` makes one [`FusedOp::Quantized`] of each of these patterns where activations have one scale, for an
 //! executor. `fuse` leaves Q and DQ where they are; it may make `Conv -> Relu` one [`FusedOp::Conv`].
 
+mod binary;
+mod reduce;
+mod unary;
+
+pub use binary::{Binary, BinaryRow};
+pub use reduce::{Reduce, ReduceRow};
+pub use unary::{Alpha, Attribute, Autocast, Derivative, Fixed, Name, Row, Unary};
+
 use crate::shape::Shape;
 use crate::tensor::DType;
 
-/// What a node computes. Matches on it have no wildcard arm: add an operator, and the compiler lists each room
-/// that must learn it.
+/// What a node computes. Matches on it have no wildcard arm: add an operator, and the compiler lists each module
+/// that must handle it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Op {
     /// (x [N, C, H, W], weight [K, C / group, R, S], bias [K]?) -> [N, K, H', W']
@@ -39,24 +47,17 @@ pub enum Op {
     Gemm(Gemm),
     /// (x [N, C, ..], weight [C], bias [C], running_mean [C], running_var [C]) -> x's shape, with the running statistics
     BatchNormalization(BatchNormalization),
-    /// max(x, 0)
-    Relu,
-    /// min(max(x, min), max)
-    Clip(Clip),
-    /// 1 / (1 + exp(-x))
-    Sigmoid,
-    /// min(max(alpha x + beta, 0), 1)
-    HardSigmoid(HardSigmoid),
-    /// x min(max(x + 3, 0), 6) / 6
-    HardSwish,
-    /// 2 / sqrt(pi) times the integral of exp(-t^2) from 0 to x
-    Erf,
-    /// x times the standard normal distribution's cumulative function at x: the exact form, x (1 + erf(x / sqrt 2)) / 2
-    Gelu,
-    /// a + b, broadcast as NumPy does
-    Add,
-    /// a * b, broadcast as NumPy does
-    Mul,
+    /// A function of each element of x
+    Unary(Unary),
+    /// A function of two elements, broadcast as NumPy does
+    Binary(Binary),
+    /// A reduction of x along an axis, which stays with one place
+    Reduce {
+        /// The function.
+        op: Reduce,
+        /// The axis.
+        axis: usize,
+    },
     /// The largest of each window; padding never wins
     MaxPool(Pool),
     /// The mean of each window
@@ -117,9 +118,9 @@ pub enum Op {
     /// (logits [N, C], labels i64 [N] or targets f32 [N, C], class weights [C]?) -> scalar, as `torch.nn.CrossEntropyLoss`: with
     /// labels the weighted mean, with targets the sum over N
     SoftmaxCrossEntropyLoss(CrossEntropy),
-    /// What only training computes on the way forward.
+    /// What only training computes in the forward pass.
     Train(TrainOp),
-    /// What only training computes on the way back.
+    /// What only training computes in the backward pass.
     Grad(GradOp),
     /// (x f32, scale f32, zero_point u8 or i8) -> saturate(round(x / scale) + zero_point) of zero_point's type, rounded half to
     /// even. The scale and the zero point are scalars, or have a number for each place of `axis`.
@@ -142,7 +143,7 @@ pub enum Op {
     },
     /// (x [T, N, F], weight [D, 4 H, F], recurrence [D, 4 H, H], bias [D, 8 H]) -> (y [T, D, N, H], last h [D, N, H]): ONNX's LSTM with
     /// its own activations, from states of 0; gates in the order i, o, f, c; the bias is that of the weight and that of the
-    /// recurrence. D is 2 when it runs both ways.
+    /// recurrence. D is 2 when it is bidirectional.
     Lstm(Direction),
     /// (x, weight i8 [D, F, 4 H], recurrence i8 [D, H, 4 H], weight scale [D, 4 H], recurrence scale [D, 4 H], bias [D, 8 H]) -> as
     /// [`Op::Lstm`], f32: products as in [`Op::DynamicQuantizeMatMul`], with one scale for all of x and one for h at each step.
@@ -153,7 +154,7 @@ pub enum Op {
     Fused(FusedOp),
 }
 
-/// Operators on tokens: numbers of rows in a table, i64. A truth value is an f32 that is 1 or 0.
+/// Operators on tokens: numbers of rows in a table, i64. A boolean is an f32 that is 1 or 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SequenceOp {
     /// (table [R, ..], indices i64 [..]) -> the table's rows in the indices' places, as `torch.nn.Embedding`. An index
@@ -173,15 +174,6 @@ pub enum SequenceOp {
     ToFloat,
     /// (condition, a, b) -> a where the condition is not 0, else b; broadcast as NumPy does
     Where,
-    /// The hyperbolic tangent
-    Tanh,
-    /// a / b, broadcast as NumPy does
-    Div,
-    /// The sum along an axis, which stays with one place.
-    Sum {
-        /// The axis.
-        axis: usize,
-    },
 }
 
 impl SequenceOp {
@@ -192,9 +184,6 @@ impl SequenceOp {
             SequenceOp::Equal { .. } => "Equal",
             SequenceOp::ToFloat => "ToFloat",
             SequenceOp::Where => "Where",
-            SequenceOp::Tanh => "Tanh",
-            SequenceOp::Div => "Div",
-            SequenceOp::Sum { .. } => "ReduceSum",
         }
     }
 }
@@ -211,7 +200,7 @@ pub enum Direction {
 }
 
 impl Direction {
-    /// How many ways it runs.
+    /// The number of directions.
     pub fn ways(self) -> usize {
         match self {
             Direction::Forward | Direction::Reverse => 1,
@@ -219,7 +208,7 @@ impl Direction {
         }
     }
 
-    /// Whether way `index` takes the steps from the last to the first.
+    /// Whether direction `index` takes the steps from the last to the first.
     pub fn is_reverse(self, index: usize) -> bool {
         self == Direction::Reverse || index == 1
     }
@@ -232,7 +221,7 @@ pub struct Conv {
     pub strides: [usize; 2],
     /// Zeros around the input: top, left, bottom, right.
     pub pads: [usize; 4],
-    /// Rows and columns from one tap to the next.
+    /// Rows and columns from one kernel element to the next.
     pub dilations: [usize; 2],
     /// Groups of channels that do not see each other.
     pub group: usize,
@@ -258,11 +247,11 @@ pub struct Gemm {
 pub struct BatchNormalization {
     /// Added to the variance.
     pub epsilon: f32,
-    /// The part of the *batch's* statistics in the new running ones: PyTorch's momentum, 1 minus ONNX's.
+    /// The fraction of the *batch's* statistics in the new running ones: PyTorch's momentum, 1 minus ONNX's.
     pub momentum: f32,
 }
 
-/// Attributes of [`Op::HardSigmoid`]. PyTorch's is 1/6 and 1/2.
+/// Attributes of [`Unary::HardSigmoid`]. PyTorch's is 1/6 and 1/2.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct HardSigmoid {
     /// The slope.
@@ -278,7 +267,7 @@ pub struct LayerNormalization {
     pub epsilon: f32,
 }
 
-/// Bounds of [`Op::Clip`]; infinities where there is none.
+/// Bounds of [`Unary::Clip`]; infinities where there is none.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Clip {
     /// The lower bound.
@@ -317,7 +306,7 @@ pub struct AveragePool {
 /// Attributes of the loss.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct CrossEntropy {
-    /// The part of the target spread over all classes, 0..1.
+    /// The fraction of the target spread over all classes, 0..1.
     pub label_smoothing: f32,
 }
 
@@ -372,22 +361,28 @@ pub enum GradOp {
     BatchNormInput,
     /// (dy, inv_std, weight) -> dx, where mean and inv_std are constants
     BatchNormScale,
-    /// (dy, y) -> dx
-    Relu,
-    /// (dy, y) -> dx; zero at the bounds, as PyTorch's `hardtanh`
-    Clip(Clip),
-    /// (dy, x) -> dx
-    Sigmoid,
-    /// (dy, x) -> dx; zero at the bounds, as in PyTorch
-    HardSigmoid(HardSigmoid),
-    /// (dy, x) -> dx
-    HardSwish,
-    /// (dy, x) -> dx
-    Erf,
-    /// (dy, x) -> dx
-    Gelu,
-    /// (dy, x) -> dx of [`FusedOp::Silu`]
-    Silu,
+    /// (dy, x or y, as the member's row says) -> dx
+    Unary(Unary),
+    /// (dy, a, b) -> the gradient of operand `slot`, in dy's shape: what the operands' broadcast shapes need is
+    /// summed by [`GradOp::ReduceTo`]
+    Binary {
+        /// The function: [`Binary::Max`], [`Binary::Min`] or [`Binary::Pow`]. The others' gradients are operators.
+        op: Binary,
+        /// 0 for a, 1 for b.
+        slot: usize,
+    },
+    /// (dy, x, y) -> dx
+    Reduce {
+        /// The function.
+        op: Reduce,
+        /// The axis.
+        axis: usize,
+    },
+    /// (dy, indices) -> dx of `shape`: each row of the table takes the sum of the gradients of its places
+    Gather {
+        /// The table's shape.
+        shape: Shape,
+    },
     /// (dy, x) -> (dweight, dbias), each \[C\]
     LayerNormReduce(LayerNormalization),
     /// (dy, x, weight) -> dx
@@ -439,7 +434,7 @@ pub enum GradOp {
     },
     /// (dloss, logits, labels, class weights?) -> dlogits
     SoftmaxCrossEntropyLoss(CrossEntropy),
-    /// (dy, x, scale, zero_point) -> dy where the quantised x did not saturate, else 0: the straight-through gradient of a
+    /// (dy, x, scale, zero_point) -> dy where the quantized x did not saturate, else 0: the straight-through gradient of a
     /// Q and the DQ behind it, as PyTorch's `fake_quantize`
     QuantizeLinear {
         /// The axis of x that the scale goes along.
@@ -457,13 +452,11 @@ pub enum Activation {
     Relu,
     /// min(max(x, min), max)
     Clip(Clip),
-    /// x min(max(x + 3, 0), 6) / 6, after a convolution only
-    HardSwish,
-    /// x / (1 + exp(-x)), after a convolution only
-    Silu,
+    /// Any other function, after a convolution only
+    Smooth(Unary),
 }
 
-/// What the bytes of a quantised tensor stand for: (byte - zero_point) * scale.
+/// What the bytes of a quantized tensor stand for: (byte - zero_point) * scale.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Steps {
     /// The size of a step, positive and finite.
@@ -472,7 +465,7 @@ pub struct Steps {
     pub zero_point: u8,
 }
 
-/// What is added to a quantised result before it is stored.
+/// What is added to a quantized result before it is stored.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct QuantizedResidual {
     /// The steps in which the result is rounded before the addition.
@@ -538,8 +531,6 @@ pub enum FusedOp {
         /// Applied last.
         activation: Activation,
     },
-    /// x / (1 + exp(-x)): x times its Sigmoid
-    Silu,
     /// (a, b) -> op(a) op(b), where op transposes the last two axes or not
     MatMul {
         /// Whether a is used transposed.
@@ -574,15 +565,9 @@ impl Op {
             Op::Conv(_) => "Conv",
             Op::Gemm(_) => "Gemm",
             Op::BatchNormalization(_) => "BatchNormalization",
-            Op::Relu => "Relu",
-            Op::Clip(_) => "Clip",
-            Op::Sigmoid => "Sigmoid",
-            Op::HardSigmoid(_) => "HardSigmoid",
-            Op::HardSwish => "HardSwish",
-            Op::Erf => "Erf",
-            Op::Gelu => "Gelu",
-            Op::Add => "Add",
-            Op::Mul => "Mul",
+            Op::Unary(unary) => unary.row().name,
+            Op::Binary(binary) => binary.row().onnx,
+            Op::Reduce { op, axis: _ } => op.row().onnx,
             Op::MaxPool(_) => "MaxPool",
             Op::AveragePool(_) => "AveragePool",
             Op::GlobalAveragePool => "GlobalAveragePool",
@@ -622,13 +607,9 @@ impl Op {
             Op::Conv(_)
             | Op::Gemm(_)
             | Op::BatchNormalization(_)
-            | Op::Relu
-            | Op::Clip(_)
-            | Op::Sigmoid
-            | Op::HardSigmoid(_)
-            | Op::HardSwish
-            | Op::Erf
-            | Op::Gelu
+            | Op::Unary(_)
+            | Op::Binary(_)
+            | Op::Reduce { .. }
             | Op::MatMul
             | Op::LayerNormalization(_)
             | Op::Transpose { .. }
@@ -636,8 +617,6 @@ impl Op {
             | Op::Concat { .. }
             | Op::Slice { .. }
             | Op::Expand { .. }
-            | Op::Add
-            | Op::Mul
             | Op::MaxPool(_)
             | Op::AveragePool(_)
             | Op::GlobalAveragePool
@@ -674,14 +653,10 @@ impl GradOp {
             GradOp::BatchNormReduce => "Grad.BatchNormReduce",
             GradOp::BatchNormInput => "Grad.BatchNormInput",
             GradOp::BatchNormScale => "Grad.BatchNormScale",
-            GradOp::Relu => "Grad.Relu",
-            GradOp::Clip(_) => "Grad.Clip",
-            GradOp::Sigmoid => "Grad.Sigmoid",
-            GradOp::HardSigmoid(_) => "Grad.HardSigmoid",
-            GradOp::HardSwish => "Grad.HardSwish",
-            GradOp::Erf => "Grad.Erf",
-            GradOp::Gelu => "Grad.Gelu",
-            GradOp::Silu => "Grad.Silu",
+            GradOp::Unary(unary) => unary.row().gradient,
+            GradOp::Binary { op: _, slot: _ } => "Grad.Binary",
+            GradOp::Reduce { op: _, axis: _ } => "Grad.Reduce",
+            GradOp::Gather { .. } => "Grad.Gather",
             GradOp::LayerNormReduce(_) => "Grad.LayerNormReduce",
             GradOp::LayerNormInput(_) => "Grad.LayerNormInput",
             GradOp::Slice { .. } => "Grad.Slice",
@@ -716,7 +691,6 @@ impl FusedOp {
         match self {
             FusedOp::Quantized(quantized) => quantized.op.name(),
             FusedOp::Conv { .. } => "Fused.Conv",
-            FusedOp::Silu => "Fused.Silu",
             FusedOp::MatMul { .. } => "Fused.MatMul",
             FusedOp::BatchNormApply { .. } => "Fused.BatchNormApply",
             FusedOp::BatchNormReduce { .. } => "Fused.BatchNormReduce",

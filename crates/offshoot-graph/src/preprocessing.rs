@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Fit {
-    /// Resize the shorter side to `resize`, keep the centre `size` by `size`.
+    /// Resize the shorter side to `resize`, keep the center `size` by `size`.
     Crop,
     /// Pad the shorter side with `background` to a square (the picture in the middle), resize to `size`.
     Pad,

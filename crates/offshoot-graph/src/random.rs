@@ -1,7 +1,7 @@
 //! Random numbers that are a pure function of a key and a counter, so that dropout and augmentation need no
 //! saved state and do not depend on the number of threads.
 //!
-//! The mixing function is SplitMix64's finaliser (Steele, Lea, Flood: "Fast splittable pseudorandom number
+//! The mixing function is SplitMix64's finalizer (Steele, Lea, Flood: "Fast splittable pseudorandom number
 //! generators", 2014).
 
 /// What a stream of random numbers is for. Streams of different purposes are independent.
@@ -11,7 +11,7 @@ pub enum Purpose {
     Shuffle,
     /// The split into training and validation pictures.
     Split,
-    /// Random crops, flips and colours.
+    /// Random crops, flips and colors.
     Augment,
     /// Dropout masks.
     Dropout,
@@ -28,7 +28,7 @@ pub struct Random {
     counter: u64,
 }
 
-/// SplitMix64's finaliser: a bijection of 64 bits whose output bits each depend on every input bit.
+/// SplitMix64's finalizer: a bijection of 64 bits whose output bits each depend on every input bit.
 #[inline]
 pub fn mix(x: u64) -> u64 {
     let x = x.wrapping_add(0x9E37_79B9_7F4A_7C15);

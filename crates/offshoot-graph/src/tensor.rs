@@ -25,7 +25,7 @@ pub enum DType {
     I8,
     /// 8-bit unsigned integer.
     U8,
-    /// One byte a truth value.
+    /// One byte a boolean.
     Bool,
 }
 

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // a test's panic is its failure
 
-use offshoot_graph::op::{Clip, SequenceOp};
+use offshoot_graph::op::{Binary, Clip, Unary};
 use offshoot_graph::passes::{confined_scores, gives_probabilities, without_softmax};
 use offshoot_graph::{DType, Dim, Graph, Op, Shape, Tensor, ValueId, Weights};
 
@@ -26,7 +26,7 @@ fn softmax(g: &mut Graph, x: ValueId) -> ValueId {
 
 fn times(g: &mut Graph, x: ValueId, number: f32) -> ValueId {
     let number = g.add_constant("number", Tensor::f32([], vec![number]));
-    g.add("times", Op::Mul, &[x, number]).unwrap()
+    g.add("times", Op::Binary(Binary::Mul), &[x, number]).unwrap()
 }
 
 fn reshaped<const N: usize>(g: &mut Graph, x: ValueId, dims: [Option<usize>; N]) -> ValueId {
@@ -63,14 +63,14 @@ fn a_softmax_whose_rows_are_taken_apart_stays() {
     let over_the_batch = graph(|g, x| g.add("softmax", Op::Softmax { axis: 0 }, &[x]).unwrap());
     let read_twice = graph(|g, x| {
         let p = softmax(g, x);
-        g.add("square", Op::Mul, &[p, p]).unwrap()
+        g.add("square", Op::Binary(Binary::Mul), &[p, p]).unwrap()
     });
     let cut = graph(|g, x| {
         let p = softmax(g, x);
         g.add("slice", Op::Slice { axis: 1, start: 1, end: 5 }, &[p]).unwrap()
     });
     let of_probabilities = graph(|g, x| {
-        let p = g.add("sigmoid", Op::Sigmoid, &[x]).unwrap();
+        let p = g.add("sigmoid", Op::Unary(Unary::Sigmoid), &[x]).unwrap();
         softmax(g, p)
     });
     for graph in [scrambled, over_the_batch, read_twice, cut, of_probabilities] {
@@ -95,7 +95,7 @@ fn a_scaled_or_clipped_logarithm_is_no_logarithm_of_a_probability() {
     });
     let clipped = graph(|g, x| {
         let p = softmax(g, x);
-        g.add("clip", Op::Clip(Clip { min: 0.0, max: 1.0 }), &[p]).unwrap()
+        g.add("clip", Op::Unary(Unary::Clip(Clip { min: 0.0, max: 1.0 })), &[p]).unwrap()
     });
     assert!(log(&scaled).is_none() && log(&clipped).is_none());
 }
@@ -103,16 +103,16 @@ fn a_scaled_or_clipped_logarithm_is_no_logarithm_of_a_probability() {
 #[test]
 fn a_range_is_not_taken_for_less_than_it_can_be() {
     let unary = |op: Op| graph(|g, x| g.add("end", op, &[x]).unwrap());
-    let tanh = unary(Op::Sequence(SequenceOp::Tanh));
-    let relu6 = unary(Op::Clip(Clip { min: 0.0, max: 6.0 }));
-    let one = unary(Op::Clip(Clip { min: 0.0, max: 1.0 }));
+    let tanh = unary(Op::Unary(Unary::Tanh));
+    let relu6 = unary(Op::Unary(Unary::Clip(Clip { min: 0.0, max: 6.0 })));
+    let one = unary(Op::Unary(Unary::Clip(Clip { min: 0.0, max: 1.0 })));
     let twice = graph(|g, x| {
-        let p = g.add("sigmoid", Op::Sigmoid, &[x]).unwrap();
-        g.add("sum", Op::Add, &[p, p]).unwrap()
+        let p = g.add("sigmoid", Op::Unary(Unary::Sigmoid), &[x]).unwrap();
+        g.add("sum", Op::Binary(Binary::Add), &[p, p]).unwrap()
     });
     let gate = graph(|g, x| {
-        let p = g.add("sigmoid", Op::Sigmoid, &[x]).unwrap();
-        g.add("silu", Op::Mul, &[p, x]).unwrap()
+        let p = g.add("sigmoid", Op::Unary(Unary::Sigmoid), &[x]).unwrap();
+        g.add("silu", Op::Binary(Binary::Mul), &[p, x]).unwrap()
     });
     let found = [tanh, relu6, one, twice, gate].map(|graph| gives_probabilities(&graph, &Weights::new()));
     assert_eq!(found, [false, false, true, false, false]);
@@ -121,7 +121,7 @@ fn a_range_is_not_taken_for_less_than_it_can_be() {
 /// A chain of sums of a value with itself has as many paths as 2 to the power of its length.
 #[test]
 fn a_deep_end_is_given_up_on() {
-    let deep = graph(|g, x| (0..200).fold(x, |x, _| g.add("sum", Op::Add, &[x, x]).unwrap()));
+    let deep = graph(|g, x| (0..200).fold(x, |x, _| g.add("sum", Op::Binary(Binary::Add), &[x, x]).unwrap()));
     assert!(!gives_probabilities(&deep, &Weights::new()));
 }
 
@@ -147,11 +147,12 @@ fn a_linear_map_of_probabilities_is_told_from_logits() {
     // Of two heads, added.
     let twice = graph(|g, x| {
         let p = softmax(g, x);
-        g.add("twice", Op::Add, &[p, p]).unwrap()
+        g.add("twice", Op::Binary(Binary::Add), &[p, p]).unwrap()
     });
     assert_eq!(confined_scores(&twice, &none), Some((0.0, 2.0)));
     // Logits have no bounds, and those that only a Clip gives them are no scores.
     assert_eq!(confined_scores(&graph(|_, x| x), &none), None);
-    let clipped = graph(|g, x| g.add("clip", Op::Clip(Clip { min: -9.0, max: 9.0 }), &[x]).unwrap());
+    let clipped =
+        graph(|g, x| g.add("clip", Op::Unary(Unary::Clip(Clip { min: -9.0, max: 9.0 })), &[x]).unwrap());
     assert_eq!(confined_scores(&clipped, &none), None);
 }

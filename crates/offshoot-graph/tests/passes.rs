@@ -3,7 +3,7 @@
 
 use offshoot_graph::builder::{BATCH_NORM, Conv2d};
 use offshoot_graph::model::{BATCH, INPUT, OUTPUT};
-use offshoot_graph::op::{GradOp, Pool, TrainOp};
+use offshoot_graph::op::{Binary, GradOp, Pool, TrainOp, Unary};
 use offshoot_graph::passes::{
     KEYS, LOSS_SCALE, LossOptions, autocast, differentiate, fold_batch_norm, freeze, fuse, prune,
     remove_training_leftovers, training_graph,
@@ -18,10 +18,10 @@ fn network() -> Graph {
     let dims = [Dim::symbol(BATCH), Dim::Fixed(3), Dim::symbol("height"), Dim::symbol("width")];
     let x = graph.add_input(INPUT, DType::F32, Shape(dims.to_vec()));
     let x = unit(&mut graph, "stem", x, &Conv2d::new(4, 3).stride(2));
-    let x = graph.add("relu", Op::Relu, &[x]).unwrap();
+    let x = graph.add("relu", Op::Unary(Unary::Relu), &[x]).unwrap();
     let main = unit(&mut graph, "main", x, &Conv2d::new(6, 3).stride(2));
     let skip = unit(&mut graph, "skip", x, &Conv2d::new(6, 1).stride(2));
-    let x = graph.add("add", Op::Add, &[main, skip]).unwrap();
+    let x = graph.add("add", Op::Binary(Binary::Add), &[main, skip]).unwrap();
     let x = graph.add("gap", Op::GlobalAveragePool, &[x]).unwrap();
     let x = graph.add("flat", Op::Flatten { axis: 1 }, &[x]).unwrap();
     let x = graph.add("drop", Op::Dropout { ratio: 0.25 }, &[x]).unwrap();
@@ -105,7 +105,7 @@ fn what_does_not_fit_is_refused_by_name() {
     let attempts: Vec<(Op, Vec<ValueId>, &str)> = vec![
         (Op::Conv(Default::default()), vec![x, w], "does not fit 3 input channels"),
         (Op::Conv(Default::default()), vec![x], "takes 2 to 3 inputs, not 1"),
-        (Op::Add, vec![x, flat], "do not broadcast"),
+        (Op::Binary(Binary::Add), vec![x, flat], "do not broadcast"),
         (Op::Gemm(Default::default()), vec![flat, flat], "3 columns"),
         (Op::GlobalAveragePool, vec![flat], "must have 4 axes"),
         (Op::Softmax { axis: 2 }, vec![flat], "axis 2 is outside"),
@@ -113,7 +113,7 @@ fn what_does_not_fit_is_refused_by_name() {
         (pool(6, [0; 4], false), vec![x], "a window of 6 does not fit"),
         (pool(2, [2; 4], false), vec![x], "padding only"),
         (pool(0, [0; 4], false), vec![x], "at least 1"),
-        (Op::Relu, vec![], "takes inputs"),
+        (Op::Unary(Unary::Relu), vec![], "takes inputs"),
         (Op::Train(TrainOp::BatchNormApply), vec![], "takes inputs"),
         (
             Op::SoftmaxCrossEntropyLoss(offshoot_graph::op::CrossEntropy { label_smoothing: 0.0 }),
@@ -315,8 +315,8 @@ fn autocast_adds_in_the_widest_type() {
     let mut graph = Graph::new("widest");
     let x = graph.add_input(INPUT, DType::F32, Shape::fixed(&[2, 3]));
     let y = graph.linear("fc", x, 3).unwrap();
-    let sum = graph.add("sum", Op::Add, &[x, y]).unwrap();
-    let both = graph.add("both", Op::Mul, &[y, y]).unwrap();
+    let sum = graph.add("sum", Op::Binary(Binary::Add), &[x, y]).unwrap();
+    let both = graph.add("both", Op::Binary(Binary::Mul), &[y, y]).unwrap();
     let softmax = graph.add("softmax", Op::Softmax { axis: 1 }, &[both]).unwrap();
     graph.add_output(OUTPUT, sum);
     graph.add_output("softmax", softmax);

@@ -2,7 +2,7 @@
 //! channels last, between two transposes. There is no stochastic depth.
 
 use offshoot_graph::builder::Conv2d;
-use offshoot_graph::op::Op;
+use offshoot_graph::op::{Binary, Op, Unary};
 use offshoot_graph::{Graph, GraphError, Role, Shape, ValueId};
 
 use crate::init::FanOut;
@@ -84,10 +84,10 @@ fn block(graph: &mut Graph, path: &str, input: ValueId, channels: usize) -> Resu
     let x = layer_norm(graph, &format!("{path}.block.2"), x, channels, EPSILON)?;
     let x = graph.add(&format!("{path}.block.rows"), Op::Flatten { axis: 3 }, &[x])?;
     let x = graph.linear(&format!("{path}.block.3"), x, 4 * channels)?;
-    let x = graph.add(&format!("{path}.block.4"), Op::Gelu, &[x])?;
+    let x = graph.add(&format!("{path}.block.4"), Op::Unary(Unary::Gelu), &[x])?;
     let x = graph.linear(&format!("{path}.block.5"), x, channels)?;
     let x = graph.add(&format!("{path}.block.pixels"), Op::Reshape { shape }, &[x])?;
     let x = graph.add(&format!("{path}.block.6"), Op::Transpose { perm: vec![0, 3, 1, 2] }, &[x])?;
-    let x = graph.add(&format!("{path}.scaled"), Op::Mul, &[x, scale])?;
-    graph.add(&format!("{path}.add"), Op::Add, &[x, input])
+    let x = graph.add(&format!("{path}.scaled"), Op::Binary(Binary::Mul), &[x, scale])?;
+    graph.add(&format!("{path}.add"), Op::Binary(Binary::Add), &[x, input])
 }

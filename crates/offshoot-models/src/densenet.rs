@@ -1,7 +1,7 @@
 //! DenseNet-121 (Huang et al., "Densely connected convolutional networks", 2016) as torchvision builds it.
 
 use offshoot_graph::builder::{BATCH_NORM, Conv2d};
-use offshoot_graph::op::{AveragePool, Op, Pool};
+use offshoot_graph::op::{AveragePool, Op, Pool, Unary};
 use offshoot_graph::{Graph, GraphError, ValueId};
 
 use crate::init::FanOut;
@@ -77,5 +77,5 @@ fn transition(graph: &mut Graph, path: &str, x: ValueId, channels: usize) -> Res
 
 fn norm_relu(graph: &mut Graph, norm: &str, relu: &str, x: ValueId) -> Result<ValueId, GraphError> {
     let x = graph.batch_norm(norm, x, BATCH_NORM)?;
-    graph.add(relu, Op::Relu, &[x])
+    graph.add(relu, Op::Unary(Unary::Relu), &[x])
 }

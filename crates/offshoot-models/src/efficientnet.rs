@@ -2,7 +2,7 @@
 //! torchvision builds it.
 
 use offshoot_graph::builder::{BATCH_NORM, Conv2d};
-use offshoot_graph::op::Op;
+use offshoot_graph::op::{Binary, Op, Unary};
 use offshoot_graph::{Graph, GraphError, ValueId};
 
 use crate::init::FanOut;
@@ -30,7 +30,7 @@ const STAGES: [(usize, usize, usize, usize, usize); 7] = [
 const STEM: f64 = 32.0;
 
 /// As [`activate`](crate::squeeze::activate) has it.
-const SILU: Option<Op> = Some(Op::Sigmoid);
+const SILU: Option<Op> = Some(Op::Unary(Unary::Sigmoid));
 
 /// Names, input sizes and resizing are those of the published `IMAGENET1K_V1` weights.
 pub(crate) const ARCHITECTURES: [Architecture; 5] = [
@@ -108,7 +108,11 @@ impl Block {
         let depthwise = Conv2d::new(hidden, kernel).stride(stride).group(hidden);
         x = conv_norm_act(graph, &format!("{path}.block.{index}"), x, &depthwise, BATCH_NORM, SILU)?;
         let squeezed = (channels / 4).max(1);
-        let gate = SqueezeExcitation { squeezed, activation: Op::Sigmoid, gate: Op::Sigmoid };
+        let gate = SqueezeExcitation {
+            squeezed,
+            activation: Op::Unary(Unary::Sigmoid),
+            gate: Op::Unary(Unary::Sigmoid),
+        };
         x = gate.append(graph, &format!("{path}.block.{}", index + 1), x, hidden)?;
         x = conv_norm_act(
             graph,
@@ -119,7 +123,7 @@ impl Block {
             None,
         )?;
         if stride == 1 && channels == out {
-            x = graph.add(&format!("{path}.add"), Op::Add, &[x, input])?;
+            x = graph.add(&format!("{path}.add"), Op::Binary(Binary::Add), &[x, input])?;
         }
         Ok(x)
     }

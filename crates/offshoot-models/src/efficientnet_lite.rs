@@ -4,7 +4,7 @@
 //! epsilon. Parameters have the same names in both.
 
 use offshoot_graph::builder::{Conv2d, RELU6};
-use offshoot_graph::op::{BatchNormalization, Op};
+use offshoot_graph::op::{BatchNormalization, Binary, Op};
 use offshoot_graph::{Graph, GraphError, ValueId};
 
 use crate::init::FanOut;
@@ -197,7 +197,7 @@ impl Net<'_> {
         x = self.conv(&format!("{path}.{project}"), x, Conv2d::new(block.out, 1))?;
         x = self.graph.batch_norm(&format!("{path}.bn{}", norm + 1), x, self.norm)?;
         if block.stride == 1 && block.channels == block.out {
-            x = self.graph.add(&format!("{path}.add"), Op::Add, &[x, input])?;
+            x = self.graph.add(&format!("{path}.add"), Op::Binary(Binary::Add), &[x, input])?;
         }
         Ok(x)
     }
@@ -232,7 +232,7 @@ mod tests {
 
     #[test]
     fn same_padding_is_tensorflows() {
-        // An even size with stride 2 pads after only; an odd one both sides alike; stride 1 is centred.
+        // An even size with stride 2 pads after only; an odd one both sides alike; stride 1 is centered.
         assert_eq!(same_padding(224, 3, 2), (0, 1));
         assert_eq!(same_padding(224, 5, 2), (1, 2));
         assert_eq!(same_padding(65, 3, 2), (1, 1));

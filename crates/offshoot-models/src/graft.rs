@@ -15,7 +15,7 @@ use crate::transfer::TransferOptions;
 pub enum GraftError {
     /// The graph ends in something else than a layer that gives logits.
     #[error(
-        "the graph ends in {end}, where a linear layer or a 1x1 convolution was looked for: export a classifier with its head"
+        "the graph ends in {end}, and not in a linear layer or a 1x1 convolution: export a classifier with its head"
     )]
     NoHead {
         /// The last node.

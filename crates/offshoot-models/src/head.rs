@@ -4,7 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use offshoot_graph::builder::Conv2d;
-use offshoot_graph::op::Op;
+use offshoot_graph::op::{Op, Unary};
+use offshoot_graph::text::{quoted, shortened};
 use offshoot_graph::{Graph, GraphError, ValueId};
 
 use crate::squeeze::biased;
@@ -75,7 +76,7 @@ impl Head {
             }
             Head::Mlp { hidden, dropout } => {
                 let x = graph.linear(&format!("{path}.0"), features, hidden)?;
-                let x = graph.add(&format!("{path}.1"), Op::Relu, &[x])?;
+                let x = graph.add(&format!("{path}.1"), Op::Unary(Unary::Relu), &[x])?;
                 let x = add_dropout(graph, &format!("{path}.2"), x, dropout)?;
                 graph.linear(&format!("{path}.3"), x, classes)
             }
@@ -117,7 +118,7 @@ pub(crate) fn convolutional(
 ) -> Result<ValueId, GraphError> {
     let x = add_dropout(graph, &dropout_path(path), x, dropout)?;
     let x = biased(graph, path, x, Conv2d::new(classes, 1))?;
-    let x = graph.add("classifier.2", Op::Relu, &[x])?;
+    let x = graph.add("classifier.2", Op::Unary(Unary::Relu), &[x])?;
     let x = graph.add("avgpool", Op::GlobalAveragePool, &[x])?;
     graph.add("flatten", Op::Flatten { axis: 1 }, &[x])
 }
@@ -135,11 +136,17 @@ impl fmt::Display for Head {
     }
 }
 
+/// The most characters of a reason, which may repeat what was given.
+const REASON: usize = 300;
+
 impl FromStr for Head {
     type Err = HeadError;
 
     fn from_str(text: &str) -> Result<Head, HeadError> {
-        let error = |reason: String| HeadError { head: text.to_string(), reason };
+        let error = |reason: String| HeadError {
+            head: quoted(text).into_owned(),
+            reason: shortened(&reason, REASON).into_owned(),
+        };
         let (kind, option) = match text.split_once(',') {
             Some((kind, option)) => (kind, Some(option)),
             None => (text, None),

@@ -2,22 +2,22 @@
 
 use std::collections::HashMap;
 
-use offshoot_graph::op::{Gemm, Op};
+use offshoot_graph::op::{Binary, Gemm, Op};
 use offshoot_graph::random::{Purpose, Random};
 use offshoot_graph::{Graph, Tensor, Value, ValueId, Weights};
 
 /// What counts as the fan-out of a convolution in groups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FanOut {
-    /// Output channels times taps, as in torchvision.
+    /// Output channels times kernel elements, as in torchvision.
     Whole,
     /// The same divided by the groups, as in timm's EfficientNet.
     PerGroup,
 }
 
-/// A parameter could not be initialised.
+/// A parameter could not be initialized.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the parameter `{name}` of {graph} cannot be initialised: {reason}")]
+#[error("the parameter `{name}` of {graph} cannot be initialized: {reason}")]
 pub struct InitError {
     /// The graph's name.
     pub graph: String,
@@ -84,9 +84,9 @@ fn distribution(
         (Op::LayerNormalization(_), 1) => return Some(Distribution::Constant(1.0)),
         (Op::LayerNormalization(_), 2) => return Some(Distribution::Constant(0.0)),
         // The scale of a branch: nearly nothing of it at first.
-        (Op::Mul, _) => return Some(Distribution::Constant(1e-6)),
+        (Op::Binary(Binary::Mul), _) => return Some(Distribution::Constant(1e-6)),
         // Tokens and positions.
-        (Op::Expand { .. } | Op::Add, _) => return Some(Distribution::Normal(0.02)),
+        (Op::Expand { .. } | Op::Binary(Binary::Add), _) => return Some(Distribution::Normal(0.02)),
         _ => {}
     }
     let weight = graph.value(*operands.get(1)?);
@@ -105,7 +105,7 @@ fn distribution(
     }
 }
 
-/// Output channels times taps of a convolution's weight [K, C / group, R, S].
+/// Output channels times kernel elements of a convolution's weight [K, C / group, R, S].
 fn fan_outputs(weight: &Value) -> Option<f32> {
     let [k, _, r, s] = weight.shape.as_fixed()?.try_into().ok()?;
     Some(k as f32 * r as f32 * s as f32)
@@ -213,7 +213,7 @@ mod tests {
         let error = find("resnet18").unwrap().init_parameters(&resnet, ["relu"], 0).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "the parameter `relu` of resnet18 cannot be initialised: there is none of this name"
+            "the parameter `relu` of resnet18 cannot be initialized: there is none of this name"
         );
     }
 }

@@ -54,7 +54,7 @@ pub fn canonical_keys(architecture: &Architecture, weights: Weights) -> Canonica
 
 /// The architecture whose parameters `weights` have, by name and shape, whatever their head.
 pub fn recognise(weights: &Weights) -> Option<&'static Architecture> {
-    /// The part of the parameters of both that are the same.
+    /// The fraction of the parameters of both that are the same.
     const ENOUGH: f64 = 0.95;
     let likeness = |architecture: &'static Architecture| {
         let expected: Vec<_> =

@@ -2,7 +2,7 @@
 //! torchvision builds it.
 
 use offshoot_graph::builder::{BATCH_NORM, Conv2d, RELU6};
-use offshoot_graph::op::Op;
+use offshoot_graph::op::{Binary, Op};
 use offshoot_graph::{Graph, GraphError, ValueId};
 
 use crate::init::FanOut;
@@ -78,7 +78,7 @@ fn inverted_residual(
     x = graph.conv2d(&format!("{path}.conv.{}", index + 1), x, &Conv2d::new(out, 1))?;
     x = graph.batch_norm(&format!("{path}.conv.{}", index + 2), x, BATCH_NORM)?;
     if stride == 1 && channels == out {
-        x = graph.add(&format!("{path}.add"), Op::Add, &[input, x])?;
+        x = graph.add(&format!("{path}.add"), Op::Binary(Binary::Add), &[input, x])?;
     }
     Ok(x)
 }

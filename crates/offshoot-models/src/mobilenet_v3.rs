@@ -1,7 +1,7 @@
 //! MobileNetV3 (Howard et al., "Searching for MobileNetV3", 2019) as torchvision builds it.
 
 use offshoot_graph::builder::Conv2d;
-use offshoot_graph::op::{BatchNormalization, HardSigmoid, Op};
+use offshoot_graph::op::{BatchNormalization, Binary, HardSigmoid, Op, Unary};
 use offshoot_graph::{Graph, GraphError, ValueId};
 
 use crate::init::FanOut;
@@ -56,7 +56,7 @@ const STEM: usize = 16;
 const NORM: BatchNormalization = BatchNormalization { epsilon: 1e-3, momentum: 0.01 };
 
 /// PyTorch's hard sigmoid.
-const GATE: Op = Op::HardSigmoid(HardSigmoid { alpha: 1.0 / 6.0, beta: 0.5 });
+const GATE: Op = Op::Unary(Unary::HardSigmoid(HardSigmoid { alpha: 1.0 / 6.0, beta: 0.5 }));
 
 pub(crate) const ARCHITECTURES: [Architecture; 2] = [
     architecture(
@@ -98,7 +98,7 @@ const fn architecture(
 /// Everything before the head: [N, 3, H, W] -> [N, hidden].
 pub(crate) fn features(graph: &mut Graph, input: ValueId, variant: &Variant) -> Result<ValueId, GraphError> {
     let stem = Conv2d::new(STEM, 3).stride(2);
-    let mut x = conv_norm_act(graph, "features.0", input, &stem, NORM, Some(Op::HardSwish))?;
+    let mut x = conv_norm_act(graph, "features.0", input, &stem, NORM, Some(Op::Unary(Unary::HardSwish)))?;
     let mut channels = STEM;
     for (i, block) in variant.blocks.iter().enumerate() {
         x = bottleneck(graph, &format!("features.{}", i + 1), x, channels, *block)?;
@@ -106,11 +106,11 @@ pub(crate) fn features(graph: &mut Graph, input: ValueId, variant: &Variant) -> 
     }
     let last = Conv2d::new(6 * channels, 1);
     let path = format!("features.{}", variant.blocks.len() + 1);
-    x = conv_norm_act(graph, &path, x, &last, NORM, Some(Op::HardSwish))?;
+    x = conv_norm_act(graph, &path, x, &last, NORM, Some(Op::Unary(Unary::HardSwish)))?;
     x = graph.add("avgpool", Op::GlobalAveragePool, &[x])?;
     x = graph.add("flatten", Op::Flatten { axis: 1 }, &[x])?;
     x = graph.linear("classifier.0", x, variant.hidden)?;
-    graph.add("classifier.1", Op::HardSwish, &[x])
+    graph.add("classifier.1", Op::Unary(Unary::HardSwish), &[x])
 }
 
 fn bottleneck(
@@ -120,7 +120,7 @@ fn bottleneck(
     channels: usize,
     (kernel, hidden, out, squeezes, swish, stride): Bottleneck,
 ) -> Result<ValueId, GraphError> {
-    let activation = || Some(if swish { Op::HardSwish } else { Op::Relu });
+    let activation = || Some(if swish { Op::Unary(Unary::HardSwish) } else { Op::Unary(Unary::Relu) });
     let (mut x, mut index) = (input, 0);
     if hidden != channels {
         x = conv_norm_act(graph, &format!("{path}.block.0"), x, &Conv2d::new(hidden, 1), NORM, activation())?;
@@ -131,13 +131,13 @@ fn bottleneck(
     index += 1;
     if squeezes {
         let squeezed = divisible_by_8(hidden as f64 / 4.0);
-        let gate = SqueezeExcitation { squeezed, activation: Op::Relu, gate: GATE };
+        let gate = SqueezeExcitation { squeezed, activation: Op::Unary(Unary::Relu), gate: GATE };
         x = gate.append(graph, &format!("{path}.block.{index}"), x, hidden)?;
         index += 1;
     }
     x = conv_norm_act(graph, &format!("{path}.block.{index}"), x, &Conv2d::new(out, 1), NORM, None)?;
     if stride == 1 && channels == out {
-        x = graph.add(&format!("{path}.add"), Op::Add, &[x, input])?;
+        x = graph.add(&format!("{path}.add"), Op::Binary(Binary::Add), &[x, input])?;
     }
     Ok(x)
 }

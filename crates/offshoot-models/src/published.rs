@@ -22,11 +22,11 @@ pub struct Published {
     /// The file's SHA-256 in hexadecimal: all 64 digits, or the first eight, which its authors put in its name. Empty
     /// where none is known.
     pub sha256: &'static str,
-    /// What its authors say of its licence.
+    /// The license, as its authors state it.
     pub license: &'static str,
     /// Whether it has a head, for ImageNet-1k's classes.
     pub has_head: bool,
-    /// The part of ImageNet-1k's validation pictures that its authors say it gets right, in percent.
+    /// The fraction of ImageNet-1k's validation pictures that its authors say it gets right, in percent.
     pub accuracy: Option<f64>,
     /// The size of the file in MiB, rounded to thousandths, where it is known.
     mebibytes: Option<f64>,
@@ -34,7 +34,7 @@ pub struct Published {
     evaluation: Option<(usize, usize, Interpolation)>,
 }
 
-/// torchvision says nothing of the licence of its weights, which were trained on ImageNet.
+/// torchvision says nothing of the license of its weights, which were trained on ImageNet.
 const TORCHVISION: &str = "not stated (code: BSD-3-Clause; trained on ImageNet-1k)";
 const NON_COMMERCIAL: &str = "CC-BY-NC-4.0 (SWAG; trained on ImageNet-1k)";
 const TIMM: &str = "Apache-2.0 (trained on ImageNet-1k)";
@@ -118,7 +118,7 @@ impl Published {
         [self.version, short].iter().any(|name| name.eq_ignore_ascii_case(version))
     }
 
-    /// Whether a file is called as these weights are published: with the digits of their hash before the ending.
+    /// Whether a file is called as these weights are published: with the digits of their hash before the extension.
     pub fn names(&self, file: &Path) -> bool {
         let digits = self.sha256.get(..8);
         let stem = file.file_stem().and_then(|stem| stem.to_str());

@@ -2,6 +2,7 @@
 
 use offshoot_graph::model::{BATCH, INPUT, OUTPUT};
 use offshoot_graph::op::Op;
+use offshoot_graph::text::quoted;
 use offshoot_graph::{DType, Dim, Graph, GraphError, Interpolation, Preprocessing, Shape, ValueId, Weights};
 
 use crate::head::{self, Head, HeadError};
@@ -118,7 +119,7 @@ pub struct BuildOptions {
 
 /// No architecture has this name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no architecture is called `{name}`{} Known: {}", hint(*.nearest), names())]
+#[error("no architecture is called `{}`{} Known: {}", quoted(name), hint(*.nearest), names())]
 pub struct UnknownArchitecture {
     /// The name that was asked for.
     pub name: String,
@@ -206,7 +207,7 @@ pub fn build(name: &str, options: &BuildOptions) -> Result<Graph, BuildError> {
 }
 
 impl Architecture {
-    /// A graph from `input`, normalised f32 pictures [batch_size, 3, size, size], to `output`, logits
+    /// A graph from `input`, normalized f32 pictures [batch_size, 3, size, size], to `output`, logits
     /// [batch_size, classes]. Every parameter is trainable. Nodes have PyTorch's module paths, parameters its
     /// state-dict keys.
     ///
@@ -324,7 +325,7 @@ impl Architecture {
 
     /// Random initial values of those parameters of `graph` that are `names`.
     ///
-    /// They are distributed as torchvision (timm for EfficientNet-Lite) initialises them: convolutions normal
+    /// They are distributed as torchvision (timm for EfficientNet-Lite) initializes them: convolutions normal
     /// with variance 2 / fan_out, batch norms 1 and 0, linear layers uniform within 1 / sqrt(fan_in) as
     /// `torch.nn.Linear` does by itself. A parameter's values depend on the seed, its name and its shape only.
     ///

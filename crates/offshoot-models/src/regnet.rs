@@ -1,7 +1,7 @@
 //! RegNetY-400MF (Radosavovic et al., "Designing network design spaces", 2020) as torchvision builds it.
 
 use offshoot_graph::builder::{BATCH_NORM, Conv2d};
-use offshoot_graph::op::Op;
+use offshoot_graph::op::{Binary, Op, Unary};
 use offshoot_graph::{Graph, GraphError, ValueId};
 
 use crate::init::FanOut;
@@ -32,7 +32,7 @@ pub(crate) const ARCHITECTURE: Architecture = Architecture {
 /// Everything before the head: [N, 3, H, W] -> [N, 440, H', W'].
 pub(crate) fn backbone(graph: &mut Graph, input: ValueId) -> Result<ValueId, GraphError> {
     let mut x = conv_norm(graph, "stem", input, &Conv2d::new(STEM, 3).stride(2))?;
-    x = graph.add("stem.2", Op::Relu, &[x])?;
+    x = graph.add("stem.2", Op::Unary(Unary::Relu), &[x])?;
     let mut channels = STEM;
     for (stage, (out, blocks)) in (1..).zip(STAGES) {
         for block in 0..blocks {
@@ -59,15 +59,19 @@ fn bottleneck(
         input
     };
     let mut x = conv_norm(graph, &format!("{path}.f.a"), input, &Conv2d::new(out, 1))?;
-    x = graph.add(&format!("{path}.f.a.2"), Op::Relu, &[x])?;
+    x = graph.add(&format!("{path}.f.a.2"), Op::Unary(Unary::Relu), &[x])?;
     let grouped = Conv2d::new(out, 3).stride(stride).group(out / GROUP);
     x = conv_norm(graph, &format!("{path}.f.b"), x, &grouped)?;
-    x = graph.add(&format!("{path}.f.b.2"), Op::Relu, &[x])?;
-    let gate = SqueezeExcitation { squeezed: channels / 4, activation: Op::Relu, gate: Op::Sigmoid };
+    x = graph.add(&format!("{path}.f.b.2"), Op::Unary(Unary::Relu), &[x])?;
+    let gate = SqueezeExcitation {
+        squeezed: channels / 4,
+        activation: Op::Unary(Unary::Relu),
+        gate: Op::Unary(Unary::Sigmoid),
+    };
     x = gate.append(graph, &format!("{path}.f.se"), x, out)?;
     x = conv_norm(graph, &format!("{path}.f.c"), x, &Conv2d::new(out, 1))?;
-    x = graph.add(&format!("{path}.add"), Op::Add, &[shortcut, x])?;
-    graph.add(&format!("{path}.activation"), Op::Relu, &[x])
+    x = graph.add(&format!("{path}.add"), Op::Binary(Binary::Add), &[shortcut, x])?;
+    graph.add(&format!("{path}.activation"), Op::Unary(Unary::Relu), &[x])
 }
 
 fn conv_norm(graph: &mut Graph, path: &str, x: ValueId, conv: &Conv2d) -> Result<ValueId, GraphError> {

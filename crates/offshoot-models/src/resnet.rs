@@ -2,7 +2,7 @@
 //! bottleneck the 3x3 convolution has the stride ("ResNet v1.5").
 
 use offshoot_graph::builder::{BATCH_NORM, Conv2d};
-use offshoot_graph::op::{Op, Pool};
+use offshoot_graph::op::{Binary, Op, Pool, Unary};
 use offshoot_graph::{Graph, GraphError, ValueId};
 
 use crate::init::FanOut;
@@ -62,7 +62,7 @@ const fn architecture(name: &'static str, block: Block, repeats: [usize; 4]) -> 
 pub(crate) fn backbone(graph: &mut Graph, input: ValueId, variant: &Variant) -> Result<ValueId, GraphError> {
     let x = graph.conv2d("conv1", input, &Conv2d::new(64, 7).stride(2))?;
     let x = graph.batch_norm("bn1", x, BATCH_NORM)?;
-    let x = graph.add("relu", Op::Relu, &[x])?;
+    let x = graph.add("relu", Op::Unary(Unary::Relu), &[x])?;
     let pool = Pool { kernel: [3, 3], strides: [2, 2], pads: [1; 4], ceil_mode: false };
     let mut x = graph.add("maxpool", Op::MaxPool(pool), &[x])?;
     let mut channels = 64;
@@ -105,7 +105,7 @@ fn residual_block(
     let mut x = input;
     for (i, conv) in convs.iter().enumerate() {
         if i > 0 {
-            x = graph.add(&relu, Op::Relu, &[x])?;
+            x = graph.add(&relu, Op::Unary(Unary::Relu), &[x])?;
         }
         x = graph.conv2d(&format!("{path}.conv{}", i + 1), x, conv)?;
         x = graph.batch_norm(&format!("{path}.bn{}", i + 1), x, BATCH_NORM)?;
@@ -116,6 +116,6 @@ fn residual_block(
             graph.conv2d(&format!("{path}.downsample.0"), input, &Conv2d::new(out, 1).stride(stride))?;
         shortcut = graph.batch_norm(&format!("{path}.downsample.1"), shortcut, BATCH_NORM)?;
     }
-    let sum = graph.add(&format!("{path}.add"), Op::Add, &[x, shortcut])?;
-    graph.add(&relu, Op::Relu, &[sum])
+    let sum = graph.add(&format!("{path}.add"), Op::Binary(Binary::Add), &[x, shortcut])?;
+    graph.add(&relu, Op::Unary(Unary::Relu), &[sum])
 }

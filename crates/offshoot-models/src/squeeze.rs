@@ -2,7 +2,7 @@
 //! multiples of eight, SiLU, norms of channels.
 
 use offshoot_graph::builder::Conv2d;
-use offshoot_graph::op::{BatchNormalization, LayerNormalization, Op};
+use offshoot_graph::op::{BatchNormalization, Binary, LayerNormalization, Op, Unary};
 use offshoot_graph::{Graph, GraphError, Role, ValueId};
 
 /// torchvision's modules behind the stem `features.0`; a network has the first ones.
@@ -51,7 +51,7 @@ impl SqueezeExcitation {
         let gate = activate(graph, &format!("{path}.activation"), gate, self.activation)?;
         let gate = biased(graph, &format!("{path}.fc2"), gate, Conv2d::new(channels, 1))?;
         let gate = graph.add(&format!("{path}.scale_activation"), self.gate, &[gate])?;
-        graph.add(path, Op::Mul, &[x, gate])
+        graph.add(path, Op::Binary(Binary::Mul), &[x, gate])
     }
 }
 
@@ -79,11 +79,11 @@ pub(crate) fn biased(graph: &mut Graph, path: &str, x: ValueId, conv: Conv2d) ->
 
 /// An activation by its operator; Sigmoid stands for SiLU, x times its Sigmoid.
 pub(crate) fn activate(graph: &mut Graph, path: &str, x: ValueId, op: Op) -> Result<ValueId, GraphError> {
-    if op != Op::Sigmoid {
+    if op != Op::Unary(Unary::Sigmoid) {
         return graph.add(path, op, &[x]);
     }
-    let gate = graph.add(&format!("{path}.sigmoid"), Op::Sigmoid, &[x])?;
-    graph.add(path, Op::Mul, &[x, gate])
+    let gate = graph.add(&format!("{path}.sigmoid"), Op::Unary(Unary::Sigmoid), &[x])?;
+    graph.add(path, Op::Binary(Binary::Mul), &[x, gate])
 }
 
 /// `torch.nn.LayerNorm` over the last axis: the parameters `path.weight` and `path.bias`.

@@ -2,7 +2,7 @@
 //! builds it. Its classifier is a 1x1 convolution in front of the pooling.
 
 use offshoot_graph::builder::Conv2d;
-use offshoot_graph::op::{Op, Pool};
+use offshoot_graph::op::{Op, Pool, Unary};
 use offshoot_graph::{Graph, GraphError, ValueId};
 
 use crate::init::FanOut;
@@ -51,7 +51,7 @@ pub(crate) const ARCHITECTURE: Architecture = Architecture {
 pub(crate) fn backbone(graph: &mut Graph, input: ValueId) -> Result<ValueId, GraphError> {
     let stem = Conv2d::new(64, 3).stride(2).pads([0; 4]);
     let mut x = biased(graph, "features.0", input, stem)?;
-    x = graph.add("features.1", Op::Relu, &[x])?;
+    x = graph.add("features.1", Op::Unary(Unary::Relu), &[x])?;
     for (index, squeezed, expanded) in FIRES {
         if POOLS.contains(&(index - 1)) {
             let pool = Pool { kernel: [3, 3], strides: [2, 2], pads: [0; 4], ceil_mode: true };
@@ -71,7 +71,7 @@ fn fire(
 ) -> Result<ValueId, GraphError> {
     let mut layer = |name: &str, x, conv| {
         let x = biased(graph, &format!("{path}.{name}"), x, conv)?;
-        graph.add(&format!("{path}.{name}_activation"), Op::Relu, &[x])
+        graph.add(&format!("{path}.{name}_activation"), Op::Unary(Unary::Relu), &[x])
     };
     let x = layer("squeeze", x, Conv2d::new(squeezed, 1))?;
     let parts =

@@ -2,7 +2,7 @@
 //! 2014) as torchvision builds it.
 
 use offshoot_graph::builder::{BATCH_NORM, Conv2d};
-use offshoot_graph::op::{AveragePool, Op, Pool};
+use offshoot_graph::op::{AveragePool, Op, Pool, Unary};
 use offshoot_graph::{Graph, GraphError, ValueId};
 
 use crate::init::FanOut;
@@ -104,7 +104,7 @@ pub(crate) fn features(
                 index += 1;
                 x = graph.batch_norm(&format!("features.{index}"), x, BATCH_NORM)?;
             }
-            x = graph.add(&format!("features.{}", index + 1), Op::Relu, &[x])?;
+            x = graph.add(&format!("features.{}", index + 1), Op::Unary(Unary::Relu), &[x])?;
             index += 2;
         }
         let halves = Pool { kernel: [2, 2], strides: [2, 2], pads: [0; 4], ceil_mode: false };
@@ -121,7 +121,7 @@ pub(crate) fn features(
     x = graph.add("flatten", Op::Flatten { axis: 1 }, &[x])?;
     for (linear, activation, dropout) in [(0, 1, 2), (3, 4, 5)] {
         x = graph.linear(&format!("classifier.{linear}"), x, HIDDEN)?;
-        x = graph.add(&format!("classifier.{activation}"), Op::Relu, &[x])?;
+        x = graph.add(&format!("classifier.{activation}"), Op::Unary(Unary::Relu), &[x])?;
         if dropout == 2 {
             x = graph.add("classifier.2", Op::Dropout { ratio: 0.5 }, &[x])?;
         }

@@ -3,7 +3,7 @@
 //! under the names of timm's `vit_small_patch14_dinov2`. The head reads the class token.
 
 use offshoot_graph::builder::Conv2d;
-use offshoot_graph::op::{Gemm, Op};
+use offshoot_graph::op::{Binary, Gemm, Op, Unary};
 use offshoot_graph::{Dim, Graph, GraphError, Role, Shape, Tensor, ValueId, Weights};
 
 use crate::init::FanOut;
@@ -108,7 +108,7 @@ pub(crate) fn features(
     let x = graph.add("patches.rows", Op::Reshape { shape: rows(patches) }, &[x])?;
     let class = graph.add("class", Op::Expand { shape: rows(1) }, &[class])?;
     let x = graph.add("tokens", Op::Concat { axis: 1 }, &[class, x])?;
-    let mut x = graph.add("positions", Op::Add, &[x, positions])?;
+    let mut x = graph.add("positions", Op::Binary(Binary::Add), &[x, positions])?;
     for index in 0..variant.blocks {
         x = block(graph, index, x, rows(patches + 1), variant)?;
     }
@@ -173,16 +173,16 @@ fn block(
     let x = graph.linear(&path(names.output), x, width)?;
     let x = scaled(graph, &names, 0, x, width)?;
     let x = graph.add(&path("attention.tokens"), Op::Reshape { shape: shape.clone() }, &[x])?;
-    let input = graph.add(&path("attention.add"), Op::Add, &[x, input])?;
+    let input = graph.add(&path("attention.add"), Op::Binary(Binary::Add), &[x, input])?;
 
     let x = layer_norm(graph, &path(names.norms[1]), input, width, EPSILON)?;
     let x = graph.add(&path("mlp.rows"), Op::Flatten { axis: 2 }, &[x])?;
     let x = graph.linear(&path(names.linear[0]), x, 4 * width)?;
-    let x = graph.add(&path("mlp.1"), Op::Gelu, &[x])?;
+    let x = graph.add(&path("mlp.1"), Op::Unary(Unary::Gelu), &[x])?;
     let x = graph.linear(&path(names.linear[1]), x, width)?;
     let x = scaled(graph, &names, 1, x, width)?;
     let x = graph.add(&path("mlp.tokens"), Op::Reshape { shape }, &[x])?;
-    graph.add(&path("mlp.add"), Op::Add, &[x, input])
+    graph.add(&path("mlp.add"), Op::Binary(Binary::Add), &[x, input])
 }
 
 /// timm's `LayerScale`.
@@ -196,7 +196,7 @@ fn scaled(
     let Some(scales) = names.scales else { return Ok(x) };
     let name = format!("{}.{}", names.path, scales[branch]);
     let scale = graph.add_parameter(&name, &[width], Role::Weight);
-    graph.add(&format!("{name}.scaled"), Op::Mul, &[x, scale])
+    graph.add(&format!("{name}.scaled"), Op::Binary(Binary::Mul), &[x, scale])
 }
 
 /// softmax(q kᵀ / sqrt d) v of each head: rows of queries, keys and values [N T, 3 width] -> [N T, width].
@@ -217,7 +217,7 @@ fn attention(
         if name == "q" {
             let factor = Tensor::f32([], vec![1.0 / (depth as f32).sqrt()]);
             let factor = graph.add_constant(&format!("{path}.factor"), factor);
-            x = graph.add(&format!("{path}.q.scaled"), Op::Mul, &[x, factor])?;
+            x = graph.add(&format!("{path}.q.scaled"), Op::Binary(Binary::Mul), &[x, factor])?;
         }
         let x =
             graph.add(&format!("{path}.{name}.heads"), Op::Reshape { shape: heads_shape.clone() }, &[x])?;
@@ -271,7 +271,7 @@ fn resample(x: &[f32], [outer, old, inner]: [usize; 3], new: usize) -> Vec<f32> 
 }
 
 /// The places that each new place reads, with weights that sum to one: a cubic kernel as wide as the scale, around the
-/// new place's centre.
+/// new place's center.
 fn taps(old: usize, new: usize) -> Vec<Vec<(usize, f32)>> {
     let scale = old as f64 / new as f64;
     let (wide, support) = (scale.max(1.0), 2.0 * scale.max(1.0));

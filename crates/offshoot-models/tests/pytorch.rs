@@ -36,7 +36,7 @@ fn run(graph: &Graph, weights: &Weights, input: &Tensor) -> Vec<f32> {
     session.output(OUTPUT).unwrap().data.to_vec()
 }
 
-/// The largest difference as a part of the largest logit.
+/// The largest difference relative to the largest logit.
 fn difference(found: &[f32], wanted: &[f32]) -> f32 {
     assert_eq!(found.len(), wanted.len());
     let largest = wanted.iter().fold(0.0, |m: f32, x| m.max(x.abs()));

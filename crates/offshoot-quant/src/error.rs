@@ -3,7 +3,7 @@
 use offshoot_graph::passes::FoldError;
 use offshoot_graph::{ExecuteError, GraphError};
 
-/// A network that cannot be quantised.
+/// A network that cannot be quantized.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum QuantError {
     /// The weights do not fit the graph.
@@ -17,7 +17,7 @@ pub enum QuantError {
     Execute(#[from] ExecuteError),
     /// It has no convolution and no linear layer with weights of its own.
     #[error(
-        "there is no convolution and no linear layer in float32 to quantise; is it quantised already? Give the trained model"
+        "there is no convolution and no linear layer in float32 to quantize; is it quantized already? Give the trained model"
     )]
     Nothing,
     /// No pictures.
@@ -32,7 +32,7 @@ pub enum QuantError {
         node: String,
     },
     /// An operator that is to stay in float and that there is not.
-    #[error("there is no quantised operator called `{name}` to keep in float")]
+    #[error("there is no quantized operator called `{name}` to keep in float")]
     Unknown {
         /// The name that was given.
         name: String,

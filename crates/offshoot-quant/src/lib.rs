@@ -3,7 +3,7 @@
 //! [`Network::new`] folds the batch norms and decides which operators can be computed in integers under a [`Scheme`].
 //! [`calibrate`] runs it on pictures and finds the range of each activation by a [`Method`]. [`quantize`] puts a
 //! QuantizeLinear and a DequantizeLinear around what is computed in integers and rounds the weights: the canonical form
-//! that `offshoot_graph::op` describes. [`fake_quantize`] leaves the weights as floats, to train through the rounding.
+//! that `offshoot_graph::op` describes. [`fake_quantize`] leaves the weights as floats, for quantization-aware training.
 //! [`rank`] measures what each operator costs, so that the worst can stay in float.
 
 #![warn(clippy::print_stderr)] // it panics where standard error cannot be written

@@ -54,7 +54,7 @@ pub struct Range {
     pub high: f32,
 }
 
-/// The part of the elements that [`Method::Percentile`] keeps.
+/// The fraction of the elements that [`Method::Percentile`] keeps.
 const KEPT: f64 = 0.9999;
 
 /// Candidates of a bound under [`Method::Mse`]: it is tried at this many places between 0 and what was seen.

@@ -16,7 +16,7 @@ use crate::select::Network;
 pub struct Cost {
     /// The operator's name.
     pub operator: String,
-    /// By how much the mean squared error of the logits falls when this operator alone stays in float, in parts of the error
+    /// By how much the mean squared error of the logits falls when this operator alone stays in float, relative to the error
     /// with everything rounded. It may be negative: errors can cancel.
     pub share: f64,
 }

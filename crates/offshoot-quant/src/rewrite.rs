@@ -18,7 +18,7 @@ use crate::weights::{least_scales, mean_shift, round_bias, round_weight};
 /// under the names that they had.
 ///
 /// # Errors
-/// When `kept` names an operator that is not quantised anyway.
+/// When `kept` names an operator that is not quantized anyway.
 pub fn quantize(
     network: &Network,
     calibration: &Calibration,
@@ -28,7 +28,7 @@ pub fn quantize(
 }
 
 /// `network` with all that [`quantize`] rounds rounded at each run: weights and biases are the floats that they were, and can
-/// be trained through the rounding. The scales stay as they are.
+/// be used for quantization-aware training. The scales stay as they are.
 ///
 /// # Errors
 /// As [`quantize`].
@@ -43,7 +43,7 @@ pub fn fake_quantize(
 /// What becomes of weights.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Weight {
-    /// Integers, dequantised at each run.
+    /// Integers, dequantized at each run.
     Rounded,
     /// Floats, rounded at each run.
     Float,

@@ -1,4 +1,4 @@
-//! What numbers become: types, scales and zero points.
+//! Types, scales and zero points of quantized values.
 
 use offshoot_graph::{Data, Tensor};
 
@@ -16,7 +16,7 @@ pub enum Activations {
 /// The integers of weights: i8, symmetric, with a scale for each output channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WeightBits {
-    /// -63..63. A product with u8 and its neighbour's fit in 16 bits (2 x 255 x 63 < 2^15), so that AVX2's `vpmaddubsw`,
+    /// -63..63. A product with u8 and its neighbor's fit in 16 bits (2 x 255 x 63 < 2^15), so that AVX2's `vpmaddubsw`,
     /// which processors without VNNI compute with, never saturates.
     Seven,
     /// -127..127, for processors with VNNI or ARM's dot products, and for GPUs. Elsewhere a runtime may saturate and be wrong.
@@ -34,7 +34,7 @@ pub enum Placement {
     Inputs,
 }
 
-/// How a network is quantised.
+/// How a network is quantized.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Scheme {
     /// The integers of activations.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use offshoot_graph::op::Gemm;
+use offshoot_graph::op::{Binary, Gemm, Unary};
 use offshoot_graph::passes::shipped;
 use offshoot_graph::{DType, Graph, Metadata, Model, Node, Op, Source, ValueId, Weights};
 
@@ -21,7 +21,7 @@ pub struct Network {
     uses: Vec<usize>,
 }
 
-/// What a node of a quantised network is.
+/// What a node of a quantized network is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Part {
     /// In float.
@@ -37,10 +37,10 @@ pub(crate) enum Part {
 }
 
 impl Network {
-    /// Folds the batch norms of `model` and selects what `scheme` quantises.
+    /// Folds the batch norms of `model` and selects what `scheme` quantizes.
     ///
     /// # Errors
-    /// When the weights do not fit, or there is nothing to quantise.
+    /// When the weights do not fit, or there is nothing to quantize.
     pub fn new(model: &Model, scheme: Scheme) -> Result<Network, QuantError> {
         let (graph, weights) = shipped(&model.graph, &model.weights)?;
         let uses = graph.use_counts();
@@ -72,7 +72,7 @@ impl Network {
         self.scheme
     }
 
-    /// The names of the operators that are quantised and may be kept in float instead.
+    /// The names of the operators that are quantized and may be kept in float instead.
     pub fn operators(&self) -> Vec<String> {
         let nodes = self.graph.nodes().iter().zip(&self.parts);
         let own = nodes.filter(|(_, part)| matches!(part, Part::Weighted | Part::Computed));
@@ -85,8 +85,8 @@ impl Network {
         let integers = || self.operands(node).iter().all(|&v| self.is_integer(v));
         match &node.op {
             Op::Conv(_) | Op::Gemm(Gemm { trans_a: false, .. }) if self.has_weight(node) => Part::Weighted,
-            Op::Relu | Op::Clip(_) if self.follows(node) => Part::Follows,
-            Op::Add | Op::GlobalAveragePool
+            Op::Unary(Unary::Relu | Unary::Clip(_)) if self.follows(node) => Part::Follows,
+            Op::Binary(Binary::Add) | Op::GlobalAveragePool
                 if self.operands(node).len() == node.inputs.len() && integers() =>
             {
                 Part::Computed
@@ -107,9 +107,9 @@ impl Network {
             }
             Op::Conv(_)
             | Op::Gemm(_)
-            | Op::Relu
-            | Op::Clip(_)
-            | Op::Add
+            | Op::Unary(_)
+            | Op::Binary(_)
+            | Op::Reduce { .. }
             | Op::GlobalAveragePool
             | Op::AveragePool(_)
             | Op::Concat { .. }
@@ -119,12 +119,6 @@ impl Network {
             | Op::Transpose { .. }
             | Op::Slice { .. }
             | Op::BatchNormalization(_)
-            | Op::Sigmoid
-            | Op::HardSigmoid(_)
-            | Op::HardSwish
-            | Op::Erf
-            | Op::Gelu
-            | Op::Mul
             | Op::MatMul
             | Op::LayerNormalization(_)
             | Op::Expand { .. }
@@ -192,7 +186,9 @@ impl Network {
         match part {
             Part::Float | Part::Follows => Vec::new(),
             Part::Weighted => vec![node.inputs[0]],
-            Part::Computed if node.op == Op::Add && self.scheme.placement == Placement::Inputs => {
+            Part::Computed
+                if node.op == Op::Binary(Binary::Add) && self.scheme.placement == Placement::Inputs =>
+            {
                 vec![self.skipping(node)]
             }
             Part::Computed | Part::Moved => self.operands(node),

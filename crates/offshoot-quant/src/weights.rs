@@ -16,7 +16,7 @@ pub(crate) struct IntegerWeight {
 
 /// Candidates of a scale: each channel takes that with the least squared error.
 const CANDIDATES: usize = 16;
-/// The smallest candidate, in parts of the scale at which nothing is cut off.
+/// The smallest candidate, relative to the scale at which nothing is cut off.
 const SMALLEST: f32 = 0.7;
 
 /// The largest bias as an integer: far enough from i32's bounds that a sum of products fits beside it.
@@ -173,7 +173,7 @@ mod tests {
 
     #[test]
     fn the_shift_is_what_the_rounding_adds_for_the_mean_input() {
-        // Two groups of two inputs, one tap each: [4, 2, 1, 1].
+        // Two groups of two inputs, one kernel element each: [4, 2, 1, 1].
         let weight = Tensor::f32([4, 2, 1, 1], vec![0.31, -0.77, 0.5, 0.9, -0.123, 0.456, 0.789, -0.321]);
         let w = round_weight(&weight, 0, WeightBits::Seven, &[]).expect("it is f32");
         let means = [1.0, -2.0, 3.0, 0.5];

@@ -1,4 +1,4 @@
-//! Small networks with the parts of ResNet and MobileNetV2, quantised.
+//! Small networks with the parts of ResNet and MobileNetV2, quantized.
 
 #![allow(clippy::unwrap_used)] // a test's panic is its failure
 
@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use offshoot_cpu::{CpuExecutor, CpuOptions};
 use offshoot_graph::builder::{BATCH_NORM, Conv2d, RELU6};
 use offshoot_graph::model::{BATCH, INPUT, OUTPUT};
-use offshoot_graph::op::Pool;
+use offshoot_graph::op::{Binary, Pool, Unary};
 use offshoot_graph::passes::{LossOptions, gradient_output, training_graph};
 use offshoot_graph::preprocessing::Preprocessing;
 use offshoot_graph::random::{Purpose, Random};
@@ -39,18 +39,18 @@ fn model() -> Model {
         let x = g.batch_norm(&format!("{path}_bn"), x, BATCH_NORM).unwrap();
         act.map_or(x, |act| g.add(&format!("{path}_act"), act, &[x]).unwrap())
     };
-    let x = conv(&mut g, "stem", x, &Conv2d::new(16, 3).stride(2), Some(Op::Relu));
+    let x = conv(&mut g, "stem", x, &Conv2d::new(16, 3).stride(2), Some(Op::Unary(Unary::Relu)));
     let pool = Pool { kernel: [3, 3], strides: [2, 2], pads: [1; 4], ceil_mode: false };
     let x = g.add("pool", Op::MaxPool(pool), &[x]).unwrap();
-    let y = conv(&mut g, "a1", x, &Conv2d::new(24, 3), Some(Op::Relu));
+    let y = conv(&mut g, "a1", x, &Conv2d::new(24, 3), Some(Op::Unary(Unary::Relu)));
     let y = conv(&mut g, "a2", y, &Conv2d::new(24, 1), None);
     let skip = conv(&mut g, "a_skip", x, &Conv2d::new(24, 1), None);
-    let x = g.add("a_add", Op::Add, &[y, skip]).unwrap();
-    let x = g.add("a_relu", Op::Relu, &[x]).unwrap();
+    let x = g.add("a_add", Op::Binary(Binary::Add), &[y, skip]).unwrap();
+    let x = g.add("a_relu", Op::Unary(Unary::Relu), &[x]).unwrap();
     let y = conv(&mut g, "b1", x, &Conv2d::new(48, 1), Some(RELU6));
     let y = conv(&mut g, "b2", y, &Conv2d::new(48, 3).group(48), Some(RELU6));
     let y = conv(&mut g, "b3", y, &Conv2d::new(24, 1), None);
-    let x = g.add("b_add", Op::Add, &[x, y]).unwrap();
+    let x = g.add("b_add", Op::Binary(Binary::Add), &[x, y]).unwrap();
     let x = g.add("mean", Op::GlobalAveragePool, &[x]).unwrap();
     let x = g.add("flat", Op::Flatten { axis: 1 }, &[x]).unwrap();
     let y = g.linear("fc", x, 7).unwrap();
@@ -90,7 +90,7 @@ fn logits(model: &Model, batches: &[Tensor]) -> Vec<f32> {
     found
 }
 
-/// The root of the mean squared difference, in parts of the root of the mean square.
+/// The root of the mean squared difference, relative to the root of the mean square.
 fn distance(a: &[f32], b: &[f32]) -> f64 {
     let square = |x: f32| f64::from(x).powi(2);
     let off: f64 = a.iter().zip(b).map(|(a, b)| square(a - b)).sum();
@@ -163,7 +163,7 @@ fn all_of_the_network_is_in_integers_for_processors() {
                 let Data::I8(q) = model.weights[weight].data() else { panic!("{weight}") };
                 assert!(q.iter().all(|q| (-63..=63).contains(q)));
             }
-            Op::Add | Op::GlobalAveragePool | Op::MaxPool(_) | Op::Flatten { .. } => {
+            Op::Binary(Binary::Add) | Op::GlobalAveragePool | Op::MaxPool(_) | Op::Flatten { .. } => {
                 for slot in 0..n.inputs.len() {
                     let dq = before(graph, n, slot).unwrap();
                     assert!(matches!(dq.op, Op::DequantizeLinear { .. }), "{}", n.name);
@@ -173,10 +173,10 @@ fn all_of_the_network_is_in_integers_for_processors() {
                 let before = graph.producer(n.inputs[0]).map(|id| &graph.node(id).op);
                 assert!(!matches!(before, Some(Op::DequantizeLinear { .. })), "{}", n.name);
             }
-            Op::Relu | Op::Clip(_) => {
+            Op::Unary(Unary::Relu | Unary::Clip(_)) => {
                 // Between a product or sum and its Q.
                 let before = &before(graph, n, 0).unwrap().op;
-                assert!(matches!(before, Op::Conv(_) | Op::Add), "{}", n.name);
+                assert!(matches!(before, Op::Conv(_) | Op::Binary(Binary::Add)), "{}", n.name);
             }
             Op::DequantizeLinear { .. } => {}
             other => panic!("{}", other.name()),
@@ -227,7 +227,7 @@ fn tensorrt_has_its_form() {
     assert!(matches!(before(graph, add, 0).unwrap().op, Op::Conv(_)));
     assert!(matches!(before(graph, add, 1).unwrap().op, Op::DequantizeLinear { .. }));
     // A max pool commutes with the Q behind it.
-    assert_eq!(before(graph, node(graph, "pool"), 0).unwrap().op, Op::Relu);
+    assert_eq!(before(graph, node(graph, "pool"), 0).unwrap().op, Op::Unary(Unary::Relu));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Random graphs, quantised: an error where that cannot be, never a panic, and what comes out runs.
+//! Random graphs, quantized: an error where that cannot be, never a panic, and what comes out runs.
 #![allow(clippy::unwrap_used)] // helpers of tests, too
 
 #[path = "../../offshoot-cpu/tests/random_graph/mod.rs"]
@@ -21,7 +21,7 @@ fn model(made: &Made) -> Option<Model> {
     Some(Model { graph, weights, metadata: made.metadata() })
 }
 
-/// Whether the graph was one that could be quantised.
+/// Whether the graph was one that could be quantized.
 fn check(choices: &[u16]) -> Result<bool, TestCaseError> {
     let made = Maker::new(choices).finish();
     let Some(model) = model(&made) else { return Ok(false) };

@@ -7,7 +7,7 @@
 //! A network (ResNet-18, 16 random pictures of 64 pixels unless said otherwise) learns its pictures in f32 until the loss
 //! is below 0.01. Then one step in f16, with the loss as it is and with the loss times what `GradScaler` starts with.
 //! For each convolution: the part of its output's gradient that f32 has and that became 0 in f16, and the error of its
-//! weight's gradient (the 2-norm of the difference from f32, as a part of that in f32).
+//! weight's gradient (the 2-norm of the difference from f32, relative to that in f32).
 
 #![allow(clippy::print_stdout, reason = "an example")]
 
@@ -139,7 +139,7 @@ fn unscaled(session: &dyn Session, output: &str, scale: f32) -> Option<Vec<f32>>
     Some(session.output(output)?.data.iter().map(|x| x / scale).collect())
 }
 
-/// The part of the output's gradient that is 0 and should not be.
+/// The fraction of the output's gradient that is 0 and should not be.
 fn lost(found: &Pair, wanted: &Pair) -> f64 {
     let pairs = || found.output.iter().zip(&wanted.output).filter(|(_, w)| **w != 0.0);
     pairs().filter(|(f, _)| **f == 0.0).count() as f64 / pairs().count().max(1) as f64

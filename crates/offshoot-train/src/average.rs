@@ -20,7 +20,7 @@ const MAX_COUNT: f32 = 1e7;
 /// which is what its average would have been.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Average {
-    /// The part of the old average that an update keeps; `None` for the equal average of all updates.
+    /// The fraction of the old average that an update keeps; `None` for the equal average of all updates.
     decay: Option<f64>,
     count: u64,
     values: BTreeMap<String, Vec<f32>>,

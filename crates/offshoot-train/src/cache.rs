@@ -1,4 +1,4 @@
-//! Files of features: what a frozen part of a network says about pictures, one row a picture.
+//! Files of cached features: the outputs of frozen layers, one row a picture.
 //!
 //! A file's name is a hash of all that decides about its numbers, so runs that share a folder share what they can and
 //! never take one for the other. Nothing in a file is believed before it is checked: the footer with the file, each row when
@@ -38,12 +38,12 @@ const TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55\n# The files with
 /// How long a temporary file that nobody holds is left alone: its owner may be about to lock it.
 const ABANDONED: Duration = Duration::from_secs(60);
 
-/// Where features are kept, and how many of them.
+/// Where features are cached, and how many of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CacheOptions {
     /// The folder, which runs may share; `cache` in the run directory where not given.
     pub folder: Option<PathBuf>,
-    /// The bytes that files in the folder may take together; the ones not used for longest make room. 0 keeps none.
+    /// The bytes that files in the folder may take together; the least recently used ones are removed first. 0 keeps none.
     pub budget: u64,
 }
 
@@ -106,10 +106,10 @@ fn half(x: f32) -> f16 {
     f16::from_f32(x.clamp(f16::MIN.to_f32(), f16::MAX.to_f32()))
 }
 
-/// Why features are not kept. Training goes on without.
+/// Why features are not cached. Training goes on without.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CacheError {
-    #[error("they take {} and the cache may have {}; a larger --cache-budget makes room", mib(*.needed), mib(*.budget))]
+    #[error("they take {} and the cache may have {}; a larger --cache-budget would fit them", mib(*.needed), mib(*.budget))]
     NoRoom { needed: u64, budget: u64 },
     #[error(
         "{}: there is no room left, and nothing is removed from a folder with files of others; give a folder of its own with --cache-dir, or a larger --cache-budget",
@@ -372,7 +372,7 @@ pub(crate) struct RowFile {
 
 impl RowFile {
     fn read_footer(mut file: File, path: &Path, key: Hash, removable: bool) -> Option<RowFile> {
-        // While it is held nobody makes room by removing this file.
+        // While it is held nobody removes this file to free space.
         let _ = file.try_lock_shared();
         let len = file.metadata().ok()?.len();
         let end = len.checked_sub(TAIL)?;
@@ -408,7 +408,7 @@ impl RowFile {
     }
 
     /// Appends the row to `values`. `None` when it is not what was written; the file is then removed, for the next run to
-    /// make it anew.
+    /// write it again.
     pub(crate) fn read(&self, row: usize, values: &mut Vec<f32>) -> Option<()> {
         let read = self.read_checked(row, values);
         if read.is_none() && self.removable {

@@ -16,7 +16,7 @@ pub use labels::{LabelOptions, Suspect, suspects};
 /// The split of the pictures to train with.
 const TRAIN: &str = "train";
 
-/// From this many times the pictures of the smallest class on, the largest is worth a word.
+/// From this many times the pictures of the smallest class on, the largest is reported.
 const IMBALANCE: f64 = 3.0;
 
 /// A picture of a data set.

@@ -52,7 +52,7 @@ pub fn evaluate_views(
     mut done: impl FnMut(u64),
 ) -> Result<Metrics, EvaluateError> {
     let mut metrics = Metrics::new(classes);
-    // What of a picture is summed: the label, the views, and the probabilities. Views are taken in turns, so that few pictures wait.
+    // What of a picture is summed: the label, the views, and the probabilities. Views are taken alternately, so that few pictures wait.
     let mut sums: BTreeMap<u64, (i64, usize, Vec<f64>)> = BTreeMap::new();
     let mut epochs: Vec<_> = loaders.iter().map(|loader| (loader, loader.epoch(0))).collect();
     let mut seen = 0;

@@ -1,10 +1,12 @@
-//! Pictures that a model has been trained with.
+//! Pictures that a model was trained on.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::Path;
 
+use blake3::Hash;
 use offshoot_data::Sample;
+use rayon::prelude::*;
 
 use crate::fingerprint;
 use crate::picture_files::PictureFile;
@@ -55,6 +57,24 @@ pub(crate) fn familiar_to(trained: &[Sample], files: &[PictureFile], samples: &[
     samples.iter().filter(|sample| seen.get(&*sample.path) == Some(&true) || by_name(sample)).count()
 }
 
+/// For each of `pictures` one of `others` with the same bytes, where there is one. Those that cannot be read have none.
+pub fn copies<'a>(pictures: &[&Path], others: &[&'a Path]) -> Vec<Option<&'a Path>> {
+    let size = |path: &&Path| fs::metadata(path).map(|data| data.len()).ok();
+    let [sizes, other_sizes] = [pictures, others].map(|paths| paths.iter().map(size).collect::<Vec<_>>());
+    let known: HashSet<u64> = sizes.iter().copied().flatten().collect();
+    let both: HashSet<u64> =
+        other_sizes.iter().copied().flatten().filter(|size| known.contains(size)).collect();
+    // Files of other sizes have other bytes, and need not be read.
+    let hash = |(path, size): (&&Path, &Option<u64>)| {
+        let read = size.is_some_and(|size| both.contains(&size));
+        if read { fingerprint::content(path).ok() } else { None }
+    };
+    let hashes: Vec<Option<Hash>> = others.par_iter().zip(&other_sizes).map(hash).collect();
+    let found: HashMap<Hash, &'a Path> =
+        hashes.into_iter().zip(others).rev().filter_map(|(hash, path)| Some((hash?, *path))).collect();
+    pictures.par_iter().zip(&sizes).map(|picture| found.get(&hash(picture)?).copied()).collect()
+}
+
 /// The names of a picture and its folder.
 fn ends(path: &Path) -> Option<(String, String)> {
     let text = |name: &std::ffi::OsStr| name.to_string_lossy().into_owned();
@@ -64,6 +84,21 @@ fn ends(path: &Path) -> Option<(String, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn copies_are_found_by_their_bytes() {
+        let root = tempfile::tempdir().unwrap();
+        let file = |name: &str, bytes: &str| {
+            let path = root.path().join(name);
+            fs::write(&path, bytes).unwrap();
+            path
+        };
+        let all =
+            [file("a", "one"), file("b", "two"), file("c", "one"), file("d", "three"), root.path().join("e")];
+        let [a, b, c, d, e] = all.each_ref().map(|path| path.as_path());
+        assert_eq!(copies(&[a, b, d, e], &[c, b, e]), [Some(c), Some(b), None, None]);
+        assert_eq!(copies(&[], &[a]), []);
+    }
 
     #[test]
     fn pictures_are_known_by_their_bytes_and_lost_ones_by_their_names() {

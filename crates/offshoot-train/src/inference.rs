@@ -1,4 +1,4 @@
-//! A network that answers.
+//! A network that is run for inference.
 
 use blake3::Hasher;
 use offshoot_graph::passes::{
@@ -23,7 +23,7 @@ pub enum NetworkError {
     /// The executor cannot run it.
     #[error(transparent)]
     Execute(#[from] ExecuteError),
-    /// The network gives numbers that are no answers.
+    /// The output of the network is not finite.
     #[error(
         "the model gives {0} in place of logits: its weights hold some, or its activations overflow. `offshoot check MODEL DATA` finds the first layer that does"
     )]
@@ -50,7 +50,7 @@ pub struct Inference {
     probabilities: bool,
 }
 
-/// An error where an answer is NaN or infinite: no class can be told from it.
+/// An error where an output is NaN or infinite: no class can be told from it.
 ///
 /// # Errors
 /// [`NetworkError::NotFinite`].
@@ -118,7 +118,7 @@ impl Inference {
         Ok(Inference { graph: graph.clone(), session, weights, inputs, output, probabilities })
     }
 
-    /// Adds all that decides about its answers but the executor.
+    /// Adds everything that its outputs depend on, except for the executor.
     pub(crate) fn fingerprint(&self, hasher: &mut Hasher) {
         fingerprint::graph(hasher, &self.graph);
         fingerprint::weights(hasher, &self.weights, |_| true);
@@ -132,7 +132,7 @@ impl Inference {
     /// Logits [n, classes] for pictures [n, 3, size, size]; where the network gives probabilities, their logarithms.
     ///
     /// # Errors
-    /// As [`Inference::run`], and when an answer is not finite.
+    /// As [`Inference::run`], and when an output is not finite.
     pub fn logits(&mut self, pictures: &Tensor) -> Result<Vec<f32>, NetworkError> {
         let mut answers = self.run(pictures)?.data.to_vec();
         check_answers(&answers)?;

@@ -53,7 +53,7 @@ pub use amp::{Amp, GradScaler, ScalerOptions};
 pub use average::Average;
 pub use cache::{CacheOptions, CacheType};
 pub use evaluate::{EvaluateError, evaluate, evaluate_views};
-pub use familiar::familiar;
+pub use familiar::{copies, familiar};
 pub use freeze::{FreezeError, apply_freeze};
 pub use groups::{GroupOptions, GroupRow};
 pub use inference::{Inference, NetworkError};

@@ -1,8 +1,10 @@
 //! Runs that train longer than was asked for at first: `--resume --epochs 20` of a run of 10.
 //!
 //! What has happened stays: the best epoch, and the epochs after which something was unfrozen or pictures changed their size. From
-//! where the run is, the learning rate is that of a run of the new number of epochs. What looks at the last epochs starts anew:
+//! where the run is, the learning rate is that of a run of the new number of epochs. What looks at the last epochs starts again:
 //! the epochs that early stopping has waited, and the average of the last epochs.
+
+use std::path::PathBuf;
 
 use crate::part;
 use crate::progressive::Progressive;
@@ -21,12 +23,27 @@ impl Recipe {
     }
 }
 
-/// Whether `now` is the recipe `saved` with more epochs; both as the text of `recipe.toml`.
+/// Whether `now` is the recipe `saved` with more epochs, wherever its pictures are; both as the text of `recipe.toml`.
 pub(crate) fn is_longer(saved: &str, now: &str) -> bool {
+    with_both(saved, now, |saved, now| now.epochs > saved.epochs && saved.longer(now.epochs) == *now)
+}
+
+/// Whether `now` is the recipe `saved`, wherever its pictures are.
+pub(crate) fn is_same(saved: &str, now: &str) -> bool {
+    saved == now || with_both(saved, now, |saved, now| saved == now)
+}
+
+/// What `holds` says of two recipes whose pictures are in one place.
+fn with_both(saved: &str, now: &str, holds: impl Fn(&Recipe, &Recipe) -> bool) -> bool {
     match (toml::from_str::<Recipe>(saved), toml::from_str::<Recipe>(now)) {
-        (Ok(saved), Ok(now)) => now.epochs > saved.epochs && saved.longer(now.epochs) == now,
+        (Ok(saved), Ok(now)) => holds(&Recipe { data: now.data.clone(), ..saved }, &now),
         _ => false,
     }
+}
+
+/// Where the pictures of the recipe `saved` are.
+pub(crate) fn data_of(saved: &str) -> Option<PathBuf> {
+    toml::from_str::<Recipe>(saved).ok().map(|recipe| recipe.data)
 }
 
 /// Makes a position one that a run with more epochs goes on from.
@@ -67,6 +84,11 @@ mod tests {
             let twice = recipe.longer(more).longer(more + 5);
             assert_eq!(starts(&recipe), starts(&twice), "{epochs} {more}");
             assert!(is_longer(&recipe.to_toml(), &twice.to_toml()), "{epochs} {more}");
+            let moved = Recipe { data: "elsewhere".into(), ..longer.clone() };
+            assert!(is_longer(&recipe.to_toml(), &moved.to_toml()));
+            assert!(
+                is_same(&longer.to_toml(), &moved.to_toml()) && !is_same(&recipe.to_toml(), &moved.to_toml())
+            );
             let other = Recipe { seed: 1, ..longer };
             assert!(!is_longer(&recipe.to_toml(), &other.to_toml()));
         }

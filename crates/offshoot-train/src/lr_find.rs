@@ -9,7 +9,7 @@ use crate::step::{StepError, TrainStep};
 use crate::train::{TrainError, check_classes, for_stage, step_options};
 use crate::{leftover, pictures};
 
-/// The part of the smoothed loss that a step keeps.
+/// The fraction of the smoothed loss that a step keeps.
 const SMOOTHING: f64 = 0.98;
 
 /// The test ends when the smoothed loss is this many times its lowest.

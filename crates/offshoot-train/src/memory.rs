@@ -1,4 +1,4 @@
-//! The process's high-water mark of memory.
+//! The peak memory of the process.
 
 /// The most memory that this process had in use at one time, in MiB. `None` where the system does not say.
 pub fn peak_mib() -> Option<f64> {

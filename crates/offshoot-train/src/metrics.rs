@@ -21,7 +21,7 @@ pub struct Metrics {
 pub struct ClassAccuracy {
     /// How many there are.
     pub images: u64,
-    /// The part that was recognised; `None` without pictures.
+    /// The fraction classified correctly; `None` without pictures.
     pub accuracy: Option<f64>,
 }
 
@@ -59,12 +59,12 @@ impl Metrics {
         self.correct
     }
 
-    /// The part of the pictures whose best class is their label. 0 without pictures.
+    /// The fraction of the pictures whose best class is their label. 0 without pictures.
     pub fn accuracy(&self) -> f64 {
         ratio(self.correct(), self.images()).unwrap_or(0.0)
     }
 
-    /// The part of the pictures whose label is among the five best classes. 0 without pictures.
+    /// The fraction of the pictures whose label is among the five best classes. 0 without pictures.
     pub fn top5(&self) -> f64 {
         ratio(self.in_top5, self.images()).unwrap_or(0.0)
     }
@@ -110,7 +110,7 @@ pub fn softmax(row: &[f32]) -> Vec<f64> {
     exp.into_iter().map(|x| x / sum).collect()
 }
 
-/// The probability of each class: the answers themselves where a network gives `probabilities`, else their softmax.
+/// The probability of each class: the outputs themselves where a network gives `probabilities`, else their softmax.
 pub fn probabilities(answers: &[f32], probabilities: bool) -> Vec<f64> {
     if probabilities { answers.iter().map(|&p| p.into()).collect() } else { softmax(answers) }
 }

@@ -11,7 +11,7 @@ use crate::run::{
     BASE_FILE, BASE_HASH_FILE, GROUPS_FILE, LAST_FILE, PICTURES_FILE, RunError, has_checkpoint, is_temporary,
 };
 
-/// The folder of kept features, where they are kept with the run.
+/// The folder of cached features, where they are cached with the run.
 const CACHE: &str = "cache";
 
 /// What a run has written before its first checkpoint is whole. A finished epoch leaves more.
@@ -21,8 +21,14 @@ const BEFORE: [&str; 7] =
 /// Checks that nothing is in the way of a new run in the folder `run`. What a run has left that never reached a checkpoint is not:
 /// [`clear`] removes it.
 pub(crate) fn check(run: &Path) -> Result<(), RunError> {
+    let name = |entry: fs::DirEntry| {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        // A folder called as a file of a run is somebody's.
+        let is_folder = name != CACHE && entry.file_type().is_ok_and(|kind| kind.is_dir());
+        if is_folder { name + "/" } else { name }
+    };
     let names = match fs::read_dir(run) {
-        Ok(entries) => entries.map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned())),
+        Ok(entries) => entries.map(|entry| Some(name(entry.ok()?))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(_) => return Err(RunError::Occupied { run: run.to_owned() }),
     };
@@ -128,6 +134,12 @@ mod tests {
             let error = clear(root.path()).unwrap_err().to_string();
             assert!(error.contains("--out") && !error.contains("--resume"), "{error}");
             assert!(names.iter().all(|name| root.path().join(name).exists()));
+        }
+        for name in ["photos", GROUPS_FILE] {
+            let root = with(&[RECIPE_FILE]);
+            fs::create_dir(root.path().join(name)).unwrap();
+            let error = clear(root.path()).unwrap_err().to_string();
+            assert!(error.contains("--out") && root.path().join(name).is_dir(), "{error}");
         }
         let error = check(with(&[RECIPE_FILE, STATE_FILE]).path()).unwrap_err().to_string();
         assert!(error.contains("--resume") && error.contains("--out"), "{error}");

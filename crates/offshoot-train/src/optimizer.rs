@@ -31,7 +31,7 @@ pub enum OptimizerKind {
 pub struct OptimizerOptions {
     /// The rule.
     pub kind: OptimizerKind,
-    /// For SGD: the part of the last update in the next one, 0..1.
+    /// For SGD: the fraction of the last update in the next one, 0..1.
     pub momentum: f64,
     /// For SGD: whether the momentum is Nesterov's.
     pub nesterov: bool,
@@ -353,7 +353,7 @@ fn moments<T>(kind: OptimizerKind, [first, second]: [T; 2]) -> Vec<(&'static str
     }
 }
 
-/// In f64, chunk by chunk and then over the chunks: the same bits for any number of threads.
+/// In f64, chunk by chunk and then over the chunks: bit-identical for any number of threads.
 pub(crate) fn sum_of_squares(values: &[f32]) -> f64 {
     let chunk = |chunk: &[f32]| chunk.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>();
     values.par_chunks(CHUNK).map(chunk).collect::<Vec<f64>>().into_iter().sum()

@@ -1,4 +1,4 @@
-//! Where the steps of an epoch get their inputs from: pictures, or features kept from them.
+//! Where the steps of an epoch get their inputs from: pictures, or cached features.
 
 use std::collections::HashMap;
 use std::num::NonZeroU64;
@@ -69,8 +69,8 @@ pub(crate) struct Sets {
     pub(crate) train: Pictures,
     /// Those to validate with.
     pub(crate) val: Pictures,
-    /// Some of those to train with as validation would have them, to tell knowing them by heart from having learned: where
-    /// nothing happens to them at random, all of them up to 2048, which is cheap where their features are kept; else as many as
+    /// Some of those to train with as validation would have them, to tell memorizing from learning: where
+    /// nothing happens to them at random, all of them up to 2048, which is cheap where their features are cached; else as many as
     /// there are to validate with.
     pub(crate) seen: Pictures,
     /// The places of those among the ones to train with.
@@ -237,7 +237,7 @@ impl Features {
     }
 }
 
-/// Whether features are kept.
+/// Whether features are cached.
 pub(crate) enum Kept {
     Yes,
     /// Why not.
@@ -246,7 +246,7 @@ pub(crate) enum Kept {
     Stopped,
 }
 
-/// Keeps the features of pictures: those of validation, and those of training where each picture has a limited number of
+/// Caches the features of pictures: those of validation, and those of training where each picture has a limited number of
 /// versions.
 pub(crate) struct Keeper<'a, 'w> {
     pub(crate) step: &'a mut TrainStep,
@@ -345,7 +345,7 @@ impl Keeper<'_, '_> {
         fingerprint::field(&mut hasher, self.processor.as_bytes());
         self.step.fingerprint_prefix(&mut hasher);
         let preprocessing = serde_json::to_vec(&self.recipe.preprocessing);
-        fingerprint::field(&mut hasher, &preprocessing.expect("preprocessing has a JSON form"));
+        fingerprint::field(&mut hasher, &preprocessing.expect("preprocessing can be written as JSON"));
         fingerprint::field(&mut hasher, format!("{:?} {version}", self.recipe.cache_dtype).as_bytes());
         pictures.iter().for_each(|hash| {
             hasher.update(hash.as_bytes());

@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use offshoot_graph::Preprocessing;
+use offshoot_graph::text::quoted;
 use serde::{Deserialize, Serialize};
 
 use crate::part;
@@ -55,7 +56,8 @@ impl FromStr for Progressive {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Progressive, String> {
-        let explain = || format!("`{text}` is not SIZE@PERCENT% as in 128@0%, with 0 to below 100 percent");
+        let explain =
+            || format!("`{}` is not SIZE@PERCENT% as in 128@0%, with 0 to below 100 percent", quoted(text));
         let (size, at) = text.split_once('@').ok_or_else(explain)?;
         let size = size.parse().map_err(|_| explain())?;
         Ok(Progressive { size, at: part::parse(at).ok_or_else(explain)? })

@@ -8,8 +8,8 @@ use crate::recipe::SettingError;
 /// The most epochs that are accepted.
 pub(crate) const MAX_EPOCHS: u64 = 1_000_000;
 
-/// Settings that are whole numbers, as the recipe file calls them.
-const WHOLE: [(&str, RangeInclusive<u64>); 10] = [
+/// Settings that are whole numbers, as the recipe file calls them, and numbers of flags that are no settings, as those are called.
+const WHOLE: [(&str, RangeInclusive<u64>); 17] = [
     ("epochs", 1..=MAX_EPOCHS),
     ("batch_size", 1..=1_000_000),
     ("accumulate", 1..=1_000_000),
@@ -20,6 +20,13 @@ const WHOLE: [(&str, RangeInclusive<u64>); 10] = [
     ("seed", 0..=i64::MAX as u64),
     ("preprocessing.size", 1..=16_384),
     ("preprocessing.resize", 1..=65_536),
+    ("checkpoint_every", 0..=100_000_000),
+    ("batch", 1..=65_536),
+    ("batch_min", 1..=65_536),
+    ("batch_opt", 1..=65_536),
+    ("batch_max", 1..=65_536),
+    ("runs", 1..=100_000),
+    ("suspects", 0..=1_000_000_000),
 ];
 
 /// The values of a setting that is a number with a fraction.

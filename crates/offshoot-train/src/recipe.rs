@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use offshoot_graph::text::shown;
+use offshoot_graph::text::{quoted, shortened, shown};
 
 use offshoot_data::{Augmentation, DecodeOptions, FolderOptions, Policy};
 use offshoot_formats::atomic::write_atomically;
@@ -51,8 +51,12 @@ impl FromStr for Freeze {
             patterns => {
                 let parsed: Result<Vec<Pattern>, String> =
                     patterns.split(',').map(|p| p.trim().parse()).collect();
-                let explain =
-                    |_| format!("`{text}` is not `backbone`, `none` or patterns with commas between them");
+                let explain = |_| {
+                    format!(
+                        "`{}` is not `backbone`, `none` or patterns with commas between them",
+                        quoted(text)
+                    )
+                };
                 parsed.map(Freeze::Patterns).map_err(explain)
             }
         }
@@ -310,12 +314,21 @@ pub struct Recipe {
 
 /// A setting that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{setting}` {reason}")]
+#[error("`{}` {}", quoted(setting), shortened(reason, MESSAGE))]
 pub struct SettingError {
     /// The setting, as the recipe file calls it.
     pub setting: String,
     /// What it must be, and what it is.
     pub reason: String,
+}
+
+/// The most characters of a line of what is wrong with a setting.
+const MESSAGE: usize = 1000;
+
+/// The words of a parser, without the middle of a value that it repeats.
+fn bounded(message: &str) -> String {
+    let words: Vec<_> = message.split(' ').map(quoted).collect();
+    shortened(&words.join(" "), MESSAGE).into_owned()
 }
 
 /// A recipe that cannot be used.
@@ -379,7 +392,7 @@ impl Settings {
             .map_err(|source| RecipeError::Read { path: path.to_owned(), source })?;
         let settings: Settings = toml::from_str(&text).map_err(|error| RecipeError::Syntax {
             path: path.to_owned(),
-            message: error.to_string().trim_end().to_owned(),
+            message: bounded(error.to_string().trim_end()),
         })?;
         settings.check().map_err(|problem| RecipeError::File {
             path: path.to_owned(),
@@ -514,7 +527,7 @@ fn check_together(recipe: &Recipe) -> Result<(), SettingError> {
         }
     }
     if !recipe.progressive.is_empty() && recipe.cache_views.is_some() {
-        let reason = "cannot be given together with progressive: what is kept of a picture is of one size";
+        let reason = "cannot be given together with progressive: cached features are of one size";
         return refuse("cache_views", reason.into());
     }
     if recipe.clip_norm.is_some() && recipe.clip_value.is_some() {
@@ -606,7 +619,7 @@ impl Recipe {
         })?;
         let recipe: Recipe = table(&given)
             .try_into()
-            .map_err(|e: toml::de::Error| RecipeError::Missing(e.message().to_owned()))?;
+            .map_err(|e: toml::de::Error| RecipeError::Missing(bounded(e.message())))?;
         check_together(&recipe)?;
         Ok(recipe)
     }
@@ -635,13 +648,14 @@ impl Recipe {
     pub fn read(run: &Path) -> Result<Recipe, RecipeError> {
         let path = run.join(RECIPE_FILE);
         let syntax =
-            |e: toml::de::Error| RecipeError::Syntax { path: path.clone(), message: e.message().to_owned() };
+            |e: toml::de::Error| RecipeError::Syntax { path: path.clone(), message: bounded(e.message()) };
         table(&Settings::read(&path)?).try_into().map_err(syntax)
     }
 
     /// The recipe of the run in the folder `run` if it has one, for `--resume`. The saved recipe wins; `flags` may repeat
-    /// it and must not say otherwise. Only the number of threads may be another, since no result depends on it, and `epochs` may be
-    /// more: the run then goes on to those.
+    /// it and must not say otherwise. Only the number of threads may be another, since no result depends on it, `epochs` may be
+    /// more: the run then goes on to those, and `data` may be another folder where the saved one is not there any more: training
+    /// compares the pictures in it with those of the run.
     ///
     /// # Errors
     /// As [`Recipe::read`], and when `flags` differ: all that do are listed.
@@ -652,13 +666,18 @@ impl Recipe {
         flags.check()?;
         let mut recipe = Recipe::read(run)?;
         recipe.threads = flags.threads.or(recipe.threads);
-        let mut conflicts = Vec::new();
         let more = flags.epochs.filter(|&epochs| epochs > recipe.epochs);
-        compare("", &table(&recipe), &table(flags), &mut conflicts);
-        match conflicts.len() == usize::from(more.is_some()) {
-            true => Ok(Some(more.map_or(recipe.clone(), |epochs| recipe.longer(epochs)))),
-            false => Err(RecipeError::Conflict { run: run.to_owned(), conflicts }),
+        let moved = flags.data.clone().filter(|data| *data != recipe.data && !recipe.data.exists());
+        let mut kept = flags.clone();
+        kept.epochs = kept.epochs.filter(|_| more.is_none());
+        kept.data = kept.data.filter(|_| moved.is_none());
+        let mut conflicts = Vec::new();
+        compare("", &table(&recipe), &table(&kept), &mut conflicts);
+        if !conflicts.is_empty() {
+            return Err(RecipeError::Conflict { run: run.to_owned(), conflicts });
         }
+        recipe.data = moved.unwrap_or(recipe.data);
+        Ok(Some(more.map_or(recipe.clone(), |epochs| recipe.longer(epochs))))
     }
 
     /// The recipe as the text of `recipe.toml`.
@@ -776,7 +795,8 @@ fn compare(path: &str, saved: &toml::Table, flags: &toml::Table, conflicts: &mut
             (Some(saved), flag) if saved == flag => {}
             (saved, flag) => {
                 let saved = saved.map_or("nothing".into(), toml::Value::to_string);
-                conflicts.push(format!("`{path}{key}` is {saved} there and {flag} here"));
+                let (saved, flag) = (quoted(&saved), flag.to_string());
+                conflicts.push(format!("`{path}{key}` is {saved} there and {} here", quoted(&flag)));
             }
         }
     }

@@ -23,7 +23,7 @@ use offshoot_files::{Kind, open, read_text};
 use offshoot_formats::FormatError;
 use offshoot_formats::atomic::write_atomically;
 use offshoot_formats::error::Problem;
-use offshoot_graph::text::path_text;
+use offshoot_graph::text::{path_text, shown};
 
 pub(crate) use answers::Answers;
 pub use answers::PREDICTIONS_FILE;
@@ -39,9 +39,10 @@ use page::{cards, escaped, isolated, page, section, wide};
 use table::Table;
 
 use crate::health::HEALTH_FILE;
+use crate::log::LOG_FILE;
 use crate::metrics::{Metrics, argmax, softmax};
-use crate::recipe::{RECIPE_FILE, Recipe};
-use crate::run::{Best, GROUPS_FILE, RESULTS_FILE};
+use crate::recipe::{RECIPE_FILE, Recipe, RecipeError};
+use crate::run::{Best, GROUPS_FILE, PICTURES_FILE, RESULTS_FILE};
 
 /// The name of the page in a run directory.
 pub const REPORT_FILE: &str = "report.html";
@@ -56,41 +57,90 @@ const MOST_CLASSES: usize = 40;
 const MOST_PAIRS: usize = 12;
 
 /// Writes `report.html` and the events for TensorBoard into the folder `run`, from the tables that are there. `processor` is what the
-/// executor says about itself.
+/// executor says about itself. A table that is missing or damaged leaves its part of the page out; what is damaged, or no regular file,
+/// is given back with the reason, a sentence each.
 ///
 /// # Errors
-/// When a file cannot be written, or another `report.html` is there. A table that is missing or damaged leaves its part of the page out.
-pub fn write(run: &Path, processor: &str) -> Result<(), FormatError> {
+/// When a file cannot be written, or another `report.html` is there.
+pub fn write(run: &Path, processor: &str) -> Result<Vec<String>, FormatError> {
     check_ours(&run.join(REPORT_FILE))?;
-    let results = Table::read(&run.join(RESULTS_FILE)).unwrap_or_default();
-    let health = Table::read(&run.join(HEALTH_FILE)).unwrap_or_default();
+    let mut damaged = Damaged { run, found: Vec::new() };
+    let numbers = |table: Option<Table>, texts: &[&str]| table.map(|t| t.check_numbers(texts)).transpose();
+    let results = damaged.table(RESULTS_FILE, &["epoch", "train_loss"], |t| numbers(t, &[]));
+    let health = damaged.table(HEALTH_FILE, &["epoch", "group"], |t| numbers(t, &["group"]));
     tensorboard::write(run, &results, &health)?;
-    let recipe = Recipe::read(run).ok();
-    let predictions = Predictions::read(run);
-    let events = Events::read(run);
+    let recipe = damaged.without(RECIPE_FILE, recipe_of(run));
+    let predictions = damaged.without(PREDICTIONS_FILE, Predictions::read(run));
+    let events = Events::of_log(damaged.table(LOG_FILE, &["time", "kind", "text"], Ok));
     let mut body = summary(&results, predictions.as_ref());
     body += &section("Run", &events.run(recipe.as_ref()));
     body += &section("Warnings", &events.warnings());
-    body += &section("Pictures", &about::pictures(run));
+    body +=
+        &section("Pictures", &about::pictures(&damaged.table(PICTURES_FILE, &["set", "class", "path"], Ok)));
     body += &section("Curves", &curves(&results, &health));
     if let Some(predictions) = &predictions {
         let metrics = predictions.metrics();
         body += &section("Confusion", &confusion(&predictions.classes, &metrics));
         body += &section("Classes", &classes(&predictions.classes, &metrics));
-        body += &section("The worst pictures", &worst(predictions, recipe.as_ref()));
+        body += &section("Pictures with the highest loss", &worst(predictions, recipe.as_ref()));
         body += &section("Calibration", &calibration_section(predictions));
     }
-    if let Some(formats) = FormatsReport::read(run) {
+    let formats = FormatsReport::read(run).map_err(|error| error.to_string());
+    if let Some(formats) = damaged.without(FORMATS_FILE, formats) {
         body += &section("Targets", &formats.section());
     }
-    body += &section("Groups of parameters", &groups(run));
+    body +=
+        &section("Groups of parameters", &groups(&damaged.table(GROUPS_FILE, &["stage", "after_epoch"], Ok)));
     body += &section("Recipe", &recipe_section(run));
     body += &section("Environment", &environment(processor));
     let name = std::path::absolute(run).ok();
     let name = name.as_deref().and_then(Path::file_name).unwrap_or_default().to_string_lossy();
     let model = recipe.map_or(String::new(), |recipe| format!(": {}", recipe.model));
     let html = page(&format!("{name}{model}"), &body);
-    write_atomically(&run.join(REPORT_FILE), |file| file.write_all(html.as_bytes()))
+    write_atomically(&run.join(REPORT_FILE), |file| file.write_all(html.as_bytes()))?;
+    Ok(damaged.found)
+}
+
+/// The files of a run that the page is made without, because they are not what was written.
+struct Damaged<'a> {
+    run: &'a Path,
+    found: Vec<String>,
+}
+
+impl Damaged<'_> {
+    /// What was read of the file `name`; nothing where that is not as it should be.
+    fn without<T>(&mut self, name: &str, read: Result<Option<T>, String>) -> Option<T> {
+        read.unwrap_or_else(|why| {
+            let path = shown(self.run.join(name));
+            self.found.push(format!("{path}: {why}; the report is made without it"));
+            None
+        })
+    }
+
+    /// The same of a table with these columns at its beginning, which `check` looks at.
+    fn table(
+        &mut self,
+        name: &str,
+        columns: &[&str],
+        check: impl FnOnce(Option<Table>) -> Result<Option<Table>, String>,
+    ) -> Table {
+        let read = Table::read(&self.run.join(name), columns).and_then(check);
+        self.without(name, read).unwrap_or_default()
+    }
+}
+
+/// The recipe of the run; `None` where it has none.
+fn recipe_of(run: &Path) -> Result<Option<Recipe>, String> {
+    match Recipe::read(run) {
+        Ok(recipe) => Ok(Some(recipe)),
+        Err(RecipeError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(RecipeError::Read { source, .. }) => Err(source.to_string()),
+        Err(RecipeError::Syntax { message, .. }) => {
+            Err(message.lines().last().unwrap_or_default().to_owned())
+        }
+        Err(RecipeError::File { line, problem, .. }) => Err(format!("line {line}: {problem}")),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// Checks that what has the name of the page, if anything does, is a page of ours.
@@ -235,7 +285,7 @@ fn confusion(classes: &[String], metrics: &Metrics) -> String {
     let rows: Vec<Vec<String>> = pairs.iter().take(MOST_PAIRS).map(row).collect();
     if !rows.is_empty() {
         html += "<h3>Most confused</h3>";
-        html += &page::table(&["label", "prediction", "pictures", "share of the label"], &rows, 2);
+        html += &page::table(&["label", "prediction", "pictures", "fraction of the label"], &rows, 2);
     }
     html
 }
@@ -357,9 +407,10 @@ fn bins(before: &Calibration, after: &Calibration) -> String {
     page::table(&columns, &rows, 1)
 }
 
-fn groups(run: &Path) -> String {
-    let table = Table::read(&run.join(GROUPS_FILE)).filter(|table| table.columns.len() == 7);
-    let Some(table) = table else { return String::new() };
+fn groups(table: &Table) -> String {
+    if table.columns.len() != 7 {
+        return String::new();
+    }
     let columns: Vec<String> = table.columns.iter().map(|column| column.replace('_', " ")).collect();
     let columns: Vec<&str> = columns.iter().map(String::as_str).collect();
     let cell = |(column, text): (&String, &String)| match (column.as_str(), text.parse::<f64>()) {

@@ -21,10 +21,10 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
-use std::io::{Read as _, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
-use offshoot_graph::text::{escaped, shown};
+use offshoot_graph::text::{escaped, quoted as quoted_text, shown};
 
 use blake3::Hasher;
 use offshoot_files::{Kind, open, open_folder, read_text};
@@ -40,7 +40,7 @@ use crate::fingerprint;
 use crate::groups::GroupRow;
 use crate::health::{HEALTH_FILE, NormSums, Watch};
 use crate::log::LOG_FILE;
-use crate::longer::is_longer;
+use crate::longer::{is_longer, is_same};
 use crate::ranges::MAX_EPOCHS;
 use crate::recipe::RECIPE_FILE;
 use crate::report::{PREDICTIONS_FILE, REPORT_FILE};
@@ -93,7 +93,7 @@ const FILES: [&str; 15] = [
 pub enum RunError {
     /// There is a run already.
     #[error(
-        "{}: there is something already; give --resume to go on with it, or another folder with --out",
+        "{}: it is not empty; give --resume to resume the run in it, or another folder with --out",
         shown(run)
     )]
     Exists {
@@ -102,7 +102,7 @@ pub enum RunError {
     },
     /// There is something that is no run with a checkpoint.
     #[error(
-        "{}: there is something already, and no checkpoint of a run to go on from; give another folder with --out",
+        "{}: it is not empty, and has no checkpoint to resume from; give another folder with --out",
         shown(run)
     )]
     Occupied {
@@ -170,7 +170,7 @@ pub enum RunError {
 pub struct Best {
     /// The epoch, from 1.
     pub epoch: u64,
-    /// The part of the validation pictures that were recognised; `None` without validation pictures.
+    /// The fraction of the validation pictures classified correctly; `None` without validation pictures.
     pub val_accuracy: Option<f64>,
     /// The mean cross entropy on the validation pictures.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -237,7 +237,7 @@ impl Position {
     fn problem(&self, setting: &Setting) -> Option<String> {
         let json = serde_json::to_value(self).ok()?;
         if let Some(number) = largest(&json).filter(|number| *number > MAX_NUMBER) {
-            return Some(format!("holds the number {number:e}, which no run reaches"));
+            return Some(format!("holds the number {number:e}, which is out of range"));
         }
         let [train, _] = setting.pictures;
         if self.step > train as u64 {
@@ -247,7 +247,7 @@ impl Position {
             return Some(format!("claims {} finished epochs", self.epoch));
         }
         if self.rollbacks > MAX_ROLLBACKS {
-            return Some(format!("claims that the run has gone back {} times", self.rollbacks));
+            return Some(format!("claims {} rollbacks", self.rollbacks));
         }
         None
     }
@@ -389,17 +389,17 @@ pub struct EpochRow {
     pub epoch: u64,
     /// Mean loss of the training steps (smoothed, weighted and with dropout where those are on).
     pub train_loss: f64,
-    /// Part of the training pictures recognised, during the steps (augmented, with dropout).
+    /// Fraction of the training pictures classified correctly, during the steps (augmented, with dropout).
     pub train_accuracy: f64,
     /// Mean cross entropy on the validation pictures.
     pub val_loss: Option<f64>,
-    /// Part of the validation pictures recognised.
+    /// Fraction of the validation pictures classified correctly.
     pub val_accuracy: Option<f64>,
     /// The learning rate of the last step.
     pub learning_rate: f64,
     /// Mean 2-norm of the gradient over the steps that changed something; `None` where none did.
     pub gradient_norm: Option<f64>,
-    /// Part of the training pictures recognised after the epoch, in evaluation mode and without random changes: of all up to
+    /// Fraction of the training pictures classified correctly after the epoch, in evaluation mode and without random changes: of all up to
     /// 2048, or where training changes pictures at random, of as many as there are to validate with.
     pub train_eval_accuracy: Option<f64>,
     /// Steps that were left out because of a number that is not finite: those of [`crate::recipe::OnNonFinite`], and those whose loss
@@ -411,7 +411,7 @@ pub struct EpochRow {
     pub images_per_second: f64,
     /// Seconds of training so far, earlier sessions included.
     pub seconds: f64,
-    /// The process's high-water mark of memory so far.
+    /// The peak memory of the process so far.
     pub peak_mib: Option<f64>,
 }
 
@@ -470,7 +470,7 @@ impl Results {
         self.lines.push(row.line());
     }
 
-    /// The seconds of training so far, and the high-water mark of memory.
+    /// The seconds of training so far, and the peak memory.
     pub(crate) fn totals(&self) -> (f64, Option<f64>) {
         let sane = |x: &f64| (0.0..=MAX_NUMBER).contains(x);
         let number = |line: &str, from_end: usize| line.rsplit(',').nth(from_end)?.parse().ok().filter(sane);
@@ -494,6 +494,17 @@ impl Results {
 pub fn write_model(path: &Path, model: &Model) -> Result<(), FormatError> {
     let metadata = serde_json::to_string(&model.metadata).expect("metadata has a JSON form");
     safetensors::write(path, &model.weights, &metadata)
+}
+
+/// Checks that nothing stands where a run writes its files that would not be replaced, before the first of them is. It goes on without
+/// its log and its report.
+pub(crate) fn check_places(run: &Path) -> Result<(), FormatError> {
+    let needed =
+        FILES.iter().filter(|name| ![LOG_FILE, REPORT_FILE].contains(name)).map(|name| run.join(name));
+    let mut there = needed.filter(|path| path.symlink_metadata().is_ok());
+    there.try_for_each(|path| {
+        offshoot_files::check_file(&path).map_err(|error| Problem::Io { action: "write", error }.at(&path))
+    })
 }
 
 /// Makes the folder `run` where there is none.
@@ -544,9 +555,17 @@ pub(crate) fn is_temporary(name: &str) -> bool {
 
 /// Whether the folder `run` has the table of finished epochs that a run writes.
 pub fn has_results(run: &Path) -> bool {
-    let mut start = [0; RESULTS_START.len()];
-    let read = open(&run.join(RESULTS_FILE)).and_then(|mut file| file.read_exact(&mut start));
-    read.is_ok() && start == *RESULTS_START.as_bytes()
+    matches!(begins_as_results(run), Ok(true))
+}
+
+/// Whether the file in the place of that table begins like one.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn begins_as_results(run: &Path) -> io::Result<bool> {
+    let mut start = Vec::new();
+    open(&run.join(RESULTS_FILE))?.take(RESULTS_START.len() as u64).read_to_end(&mut start)?;
+    Ok(start == RESULTS_START.as_bytes())
 }
 
 /// Whether there is a checkpoint in the folder `run`.
@@ -588,7 +607,8 @@ pub(crate) fn read_state(run: &Path, setting: &Setting) -> Result<Option<Saved>,
     if header.content != header.hash(&file.weights) {
         return Err(damaged("its content does not have the hash that stands in it".into()));
     }
-    if header.setting.recipe != setting.recipe && !is_longer(&header.setting.recipe, &setting.recipe) {
+    let [was, now] = [&header.setting.recipe, &setting.recipe];
+    if !is_same(was, now) && !is_longer(was, now) {
         return Err(refuse("belongs to another recipe than the recipe.toml beside it".into()));
     }
     for position in std::iter::once(&header.position).chain(&header.good) {
@@ -634,7 +654,7 @@ pub(crate) fn read_last(run: &Path, model: &Model, saved: &Saved) -> Result<Weig
         }
         _ => RunError::File(error),
     })?;
-    check_classes(&path, &file.metadata, model)?;
+    check_model(&path, &file.metadata, model)?;
     if FrozenHash::default().of(&file.weights, &saved.weights) != saved.header.frozen {
         let reason = "its frozen weights do not have the hash that the state holds".into();
         return Err(RunError::Damaged { path, reason, way_out });
@@ -645,31 +665,51 @@ pub(crate) fn read_last(run: &Path, model: &Model, saved: &Saved) -> Result<Weig
     match_weights(&expected, file.weights).map_err(|source| RunError::Weights { path, source })
 }
 
-/// Checks that a checkpoint is of the classes of `model`, where it says its classes: a run without its list of pictures would go on
-/// with other names for what it has learned.
-fn check_classes(path: &Path, metadata: &BTreeMap<String, String>, model: &Model) -> Result<(), RunError> {
+/// Checks that a checkpoint is of the classes and the head of `model`, where it says so: a run without its list of pictures would go
+/// on with other names for what it has learned.
+fn check_model(path: &Path, metadata: &BTreeMap<String, String>, model: &Model) -> Result<(), RunError> {
     let of_file = metadata.get(safetensors::METADATA_KEY).and_then(|text| serde_json::from_str(text).ok());
-    let Some(Metadata { classes: was, .. }) = of_file else { return Ok(()) };
+    let Some(Metadata { classes: was, architecture, head, .. }) = of_file else { return Ok(()) };
     let now = &model.metadata.classes;
+    if (&architecture, &head) != (&model.metadata.architecture, &model.metadata.head) {
+        let named = |name: Option<&String>| quoted_text(name.map_or("none", String::as_str)).into_owned();
+        let reason = format!(
+            "it is the model of another run: of the architecture {} with the head {}",
+            named(architecture.as_ref()),
+            named(head.as_ref())
+        );
+        return Err(RunError::Checkpoint { path: path.to_owned(), reason });
+    }
     let differs = was.iter().zip(now).find(|(was, now)| was != now);
     let reason = match differs {
         None if was.len() == now.len() => return Ok(()),
         None => format!("the run has {} classes, and the data has {}", was.len(), now.len()),
         Some((was, now)) => format!(
             "the run was made with the class `{}` where the data has `{}` now; put the folders back as they were",
-            escaped(was),
-            escaped(now)
+            escaped(&quoted_text(was)),
+            escaped(&quoted_text(now))
         ),
     };
     Err(RunError::Checkpoint { path: path.to_owned(), reason })
 }
 
-/// Checks that the best model of a run that goes on is there and whole: nothing would make it again.
-pub(crate) fn check_best(run: &Path, position: &Position) -> Result<(), RunError> {
-    let Some(best) = &position.best else { return Ok(()) };
+/// Checks that the best model of a run that goes on is there, whole and its own: nothing would make it again.
+pub(crate) fn check_best(run: &Path, model: &Model, saved: &Saved) -> Result<(), RunError> {
+    let Some(best) = &saved.header.position.best else { return Ok(()) };
     let path = run.join(BEST_FILE);
     match safetensors::read(&path) {
-        Ok(_) => Ok(()),
+        Ok(file) => {
+            check_model(&path, &file.metadata, model)?;
+            // What is frozen now was so before, too.
+            match FrozenHash::default().of(&file.weights, &saved.weights) == saved.header.frozen {
+                true => Ok(()),
+                false => Err(RunError::Checkpoint {
+                    path,
+                    reason: "it is the model of another run: its frozen weights are not those of this one"
+                        .into(),
+                }),
+            }
+        }
         Err(error) => Err(RunError::Damaged {
             path,
             reason: error.problem.to_string(),

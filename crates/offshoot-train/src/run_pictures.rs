@@ -9,7 +9,7 @@ use offshoot_data::{Dataset, Sample};
 use offshoot_files::{Kind, read};
 use offshoot_formats::FormatError;
 use offshoot_formats::atomic::write_atomically;
-use offshoot_graph::text::{escaped, shown};
+use offshoot_graph::text::{escaped, quoted as quoted_text, shown};
 
 use crate::csv::{byte_records, path_field, path_of, quoted};
 use crate::health::listed;
@@ -55,13 +55,14 @@ impl RunPictures {
         for (place, Line { set, class, path, file }) in read_lines(run)?.into_iter().enumerate() {
             let line = place + 2;
             let label = labels.get(class.as_str()).copied().ok_or_else(|| {
+                let class = quoted_text(&class);
                 wrong(format!("line {line} names the class `{class}`, which the model does not have"))
             })?;
             let sample = Sample { path, label };
             let (samples, files) = match set.as_str() {
                 "train" => (&mut pictures.train, &mut pictures.files[0]),
                 "val" => (&mut pictures.val, &mut pictures.files[1]),
-                other => return Err(wrong(format!("line {line} is of the set `{other}`"))),
+                other => return Err(wrong(format!("line {line} is of the set `{}`", quoted_text(other)))),
             };
             samples.push(sample);
             files.push(file);
@@ -153,16 +154,26 @@ pub(crate) fn files_of(data: &Dataset, stop: &AtomicBool) -> Files {
 
 /// Checks that `data` has the pictures that the run in the folder `run` has, each in its place, of its class and with its content:
 /// others would go on training with other labels or pictures. Gives the files as they are now, and whether the list told what they
-/// were. A run without its list is believed.
+/// were. A run without its list is believed, unless its folder of pictures has been `moved`.
 ///
 /// # Errors
 /// When they differ. The first that do are named, and how many.
-pub(crate) fn check_same(run: &Path, data: &Dataset, stop: &AtomicBool) -> Result<(Files, bool), RunError> {
+pub(crate) fn check_same(
+    run: &Path,
+    data: &Dataset,
+    moved: &Moved,
+    stop: &AtomicBool,
+) -> Result<(Files, bool), RunError> {
     let path = run.join(PICTURES_FILE);
     if !path.exists() {
-        return Ok((files_of(data, stop), false));
+        let reason = "without this list of the run's pictures nobody knows whether those in another folder are the same";
+        return match moved.is_moved() {
+            true => Err(RunError::Checkpoint { path, reason: reason.into() }),
+            false => Ok((files_of(data, stop), false)),
+        };
     }
-    let was = read_lines(run)?;
+    let mut was = read_lines(run)?;
+    was.iter_mut().for_each(|line| line.path = moved.place(&line.path));
     let known: HashMap<&Path, &PictureFile> = was.iter().map(|line| (&*line.path, &line.file)).collect();
     let now = [&data.train, &data.val].map(|samples| {
         let before = samples.iter().map(|s| known.get(&*s.path).copied().cloned());
@@ -181,12 +192,33 @@ pub(crate) fn check_same(run: &Path, data: &Dataset, stop: &AtomicBool) -> Resul
     Err(RunError::Checkpoint { path, reason })
 }
 
+/// Where the folder of a run's pictures was when it was started, and where it is.
+pub(crate) struct Moved {
+    pub(crate) from: PathBuf,
+    pub(crate) to: PathBuf,
+}
+
+impl Moved {
+    fn is_moved(&self) -> bool {
+        self.from != self.to
+    }
+
+    /// Where a picture is now. It may have been found there before.
+    fn place(&self, picture: &Path) -> PathBuf {
+        match picture.strip_prefix(&self.from) {
+            Ok(below) if self.is_moved() && !picture.starts_with(&self.to) => self.to.join(below),
+            _ => picture.to_owned(),
+        }
+    }
+}
+
 /// What differs between the pictures of a run and those that there are now, a picture each.
 fn differences(was: &[Line], now: &[Line]) -> Vec<String> {
     let by_path = |lines: &'_ [Line]| -> HashMap<PathBuf, Line> {
         lines.iter().map(|line| (line.path.clone(), line.clone())).collect()
     };
-    let named = |line: &Line| format!("{} ({}, {})", shown(&line.path), line.set, escaped(&line.class));
+    let class = |line: &Line| escaped(&quoted_text(&line.class));
+    let named = |line: &Line| format!("{} ({}, {})", shown(&line.path), quoted_text(&line.set), class(line));
     let (old, new) = (by_path(was), by_path(now));
     // A picture more or less changes how others are split: what it is itself comes first.
     let (mut found, mut moved) = (Vec::new(), Vec::new());
@@ -196,7 +228,7 @@ fn differences(was: &[Line], now: &[Line]) -> Vec<String> {
             continue;
         };
         if (&other.set, &other.class) != (&line.set, &line.class) {
-            moved.push(format!("{} is ({}, {}) now", named(line), other.set, escaped(&other.class)));
+            moved.push(format!("{} is ({}, {}) now", named(line), other.set, class(other)));
         } else if let Some(how) = line.file.difference(&other.file) {
             found.push(format!("{} {how}", named(line)));
         }
@@ -256,7 +288,10 @@ mod tests {
     }
 
     fn same(folder: &Path, data: &Dataset) -> Result<bool, String> {
-        check_same(folder, data, &AtomicBool::new(false)).map(|(_, told)| told).map_err(|e| e.to_string())
+        let [from, to] = [(); 2].map(|()| PathBuf::from("/data"));
+        check_same(folder, data, &Moved { from, to }, &AtomicBool::new(false))
+            .map(|(_, told)| told)
+            .map_err(|e| e.to_string())
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::f64::consts::PI;
 use std::fmt;
 use std::str::FromStr;
 
+use offshoot_graph::text::quoted;
 use serde::{Deserialize, Serialize};
 
 /// The factor that the warm-up starts from.
@@ -33,7 +34,7 @@ pub enum ScheduleKind {
 /// Smith's 1cycle policy, `torch.optim.lr_scheduler.OneCycleLR` without its cycle of the momentum. PyTorch's defaults.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct OneCycle {
-    /// The part of the steps in which the rate rises, above 0 and below 1.
+    /// The fraction of the steps in which the rate rises, above 0 and below 1.
     pub rise: f64,
     /// The rate starts at this part of the highest.
     pub start: f64,
@@ -54,7 +55,7 @@ impl Default for OneCycle {
 /// When a [`Plateau`] lowers the rate. PyTorch's defaults.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PlateauOptions {
-    /// Epochs without a better loss that are borne.
+    /// Epochs without a better loss before the rate is lowered.
     pub patience: u64,
     /// What the rate is multiplied by, above 0 and below 1.
     pub factor: f64,
@@ -166,7 +167,7 @@ impl Schedule {
         match self.kind {
             ScheduleKind::Constant | ScheduleKind::Plateau(_) => 1.0,
             ScheduleKind::Cosine => {
-                // libm in Rust: the same bits on every machine.
+                // libm in Rust: bit-identical on every machine.
                 (1.0 + libm::cos(PI * (t as f64 / n.max(1) as f64).min(1.0))) / 2.0
             }
             ScheduleKind::OneCycle(cycle) => cycle.factor(t as f64, n as f64),
@@ -221,7 +222,8 @@ impl FromStr for ScheduleKind {
             "plateau" => ScheduleKind::Plateau(plateau(&options)?),
             _ => {
                 return Err(format!(
-                    "`{text}` is not constant, cosine, onecycle, step:10,gamma=0.1 or plateau:patience=10"
+                    "`{}` is not constant, cosine, onecycle, step:10,gamma=0.1 or plateau:patience=10",
+                    quoted(text)
                 ));
             }
         };
@@ -246,7 +248,8 @@ fn one_cycle(options: &[&str]) -> Result<OneCycle, String> {
             None if *option == "three" => cycle.three_phase = true,
             _ => {
                 return Err(format!(
-                    "onecycle has no `{option}`; it has rise=0.3, start=0.04, end=0.0001, linear, three"
+                    "onecycle has no `{}`; it has rise=0.3, start=0.04, end=0.0001, linear, three",
+                    quoted(option)
                 ));
             }
         }
@@ -265,7 +268,9 @@ fn step(options: &[&str]) -> Result<ScheduleKind, String> {
                 gamma = number("gamma", x, "above 0 and at most 1", |x| x > 0.0 && x <= 1.0)?
             }
             None => every = Some(count("step", option)?),
-            Some(_) => return Err(format!("step has no `{option}`; it is step:EPOCHS,gamma=0.1")),
+            Some(_) => {
+                return Err(format!("step has no `{}`; it is step:EPOCHS,gamma=0.1", quoted(option)));
+            }
         }
     }
     let every =
@@ -290,8 +295,9 @@ fn plateau(options: &[&str]) -> Result<PlateauOptions, String> {
             Some(("eps", x)) => plateau.eps = number("eps", x, "at least 0", |x| x >= 0.0)?,
             _ => {
                 return Err(format!(
-                    "plateau has no `{option}`; it has patience=10, factor=0.1, threshold=0.0001, cooldown=0, min_lr=0, \
-                     eps=1e-8"
+                    "plateau has no `{}`; it has patience=10, factor=0.1, threshold=0.0001, cooldown=0, min_lr=0, \
+                     eps=1e-8",
+                    quoted(option)
                 ));
             }
         }
@@ -301,12 +307,12 @@ fn plateau(options: &[&str]) -> Result<PlateauOptions, String> {
 
 fn number(name: &str, text: &str, range: &str, holds: impl Fn(f64) -> bool) -> Result<f64, String> {
     let x = text.trim().parse().ok().filter(|&x: &f64| x.is_finite() && holds(x));
-    x.ok_or_else(|| format!("`{name}` must be {range}, not {text}"))
+    x.ok_or_else(|| format!("`{name}` must be {range}, not {}", quoted(text)))
 }
 
 fn count(name: &str, text: &str) -> Result<u64, String> {
     let n = text.trim().parse().ok().filter(|&n: &u64| n <= 1_000_000);
-    n.ok_or_else(|| format!("`{name}` must be a whole number, 0 to 1000000, not {text}"))
+    n.ok_or_else(|| format!("`{name}` must be a whole number, 0 to 1000000, not {}", quoted(text)))
 }
 
 impl fmt::Display for ScheduleKind {

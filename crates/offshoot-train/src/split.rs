@@ -72,7 +72,7 @@ fn border(graph: &Graph, moves: &[bool]) -> Option<ValueId> {
         computed && !moves[v.index()]
     });
     let first = still.next()?;
-    // A row for each picture: what stands for tokens or pixels of several pictures at once is none.
+    // A row for each picture: what stands for tokens or pixels of several pictures together is none.
     let batch = graph.inputs().first().and_then(|&input| graph.value(input).shape.0.first());
     let rows = graph.value(first).shape.0.first() == batch;
     (still.all(|v| v == first) && rows && graph.producer(first).is_some()).then_some(first)

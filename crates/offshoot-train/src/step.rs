@@ -29,7 +29,7 @@ pub struct StepOptions {
     pub rates: GroupOptions,
     /// What is done to gradients that are too large.
     pub clip: Clip,
-    /// The part of the target that is spread over all classes, 0..1.
+    /// The fraction of the target that is spread over all classes, 0..1.
     pub label_smoothing: f32,
     /// A weight for each class in the loss.
     pub class_weights: Option<Vec<f32>>,
@@ -294,7 +294,7 @@ impl TrainStep {
     }
 
     /// Learns from several batches at once: one update with the gradient of the loss over all their pictures. That is the
-    /// update of one large batch where batch norms are frozen or absent; others normalise each batch by itself and move their
+    /// update of one large batch where batch norms are frozen or absent; others normalize each batch by itself and move their
     /// running statistics with each.
     ///
     /// # Errors
@@ -317,7 +317,7 @@ impl TrainStep {
         report
     }
 
-    /// The sum of the gradients, the loss over all pictures, and how many were recognised.
+    /// The sum of the gradients, the loss over all pictures, and how many were classified correctly.
     fn accumulate(&mut self, batches: &[Batch]) -> Result<(GradientSum, f32, usize), StepError> {
         let mut sum = GradientSum::default();
         let (mut loss, mut correct) = (0.0, 0);
@@ -347,7 +347,7 @@ impl TrainStep {
         labels.iter().filter_map(|&label| weights.get(usize::try_from(label).ok()?)).sum()
     }
 
-    /// Runs the network forwards and backwards. Gives the loss and the number of recognised pictures.
+    /// Runs the network forwards and backwards. Gives the loss and the number of pictures classified correctly.
     fn differentiate(
         &mut self,
         features: &Tensor,

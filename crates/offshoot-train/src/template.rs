@@ -1,4 +1,4 @@
-//! A recipe as a file to start from, with a word on each setting.
+//! A recipe as a file to start from, with a comment on each setting.
 
 use crate::ranges;
 use crate::recipe::Recipe;

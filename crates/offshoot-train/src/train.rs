@@ -8,7 +8,7 @@ use offshoot_data::{Dataset, PictureError, Transform, TransformError};
 use offshoot_formats::FormatError;
 use offshoot_graph::model::OUTPUT;
 use offshoot_graph::passes::any_picture_size;
-use offshoot_graph::text::escaped;
+use offshoot_graph::text::{escaped, quoted};
 use offshoot_graph::{Executor, GraphError, Model};
 use serde::Serialize;
 
@@ -18,10 +18,11 @@ use crate::groups::{GroupRow, groups};
 use crate::health::listed;
 use crate::leftover;
 use crate::log::Log;
+use crate::longer;
 use crate::occupied;
 use crate::recipe::Recipe;
 use crate::run::{self, EpochRow, PICTURES_FILE, Results, RunError, Setting};
-use crate::run_pictures;
+use crate::run_pictures::{self, Moved};
 use crate::step::{StepError, StepOptions, TrainStep};
 pub use crate::training::Refusal;
 use crate::training::{Training, result};
@@ -87,7 +88,7 @@ pub enum TrainError {
         data: usize,
     },
     /// `class_weights` names a class that the pictures do not have.
-    #[error("class_weights: there is no class `{class}`; the classes are {classes}")]
+    #[error("class_weights: there is no class `{}`; the classes are {classes}", quoted(class))]
     ClassWeight {
         /// The name.
         class: String,
@@ -167,7 +168,7 @@ pub struct TrainResult {
     pub frozen_parameters: u64,
     /// Seconds of training, earlier sessions included.
     pub seconds: f64,
-    /// The high-water mark of memory in MiB; `None` where the system does not say.
+    /// The peak memory in MiB; `None` where the system does not say.
     pub peak_mib: Option<f64>,
 }
 
@@ -176,7 +177,7 @@ pub struct TrainResult {
 pub struct BestEpoch {
     /// The epoch, from 1.
     pub epoch: u64,
-    /// The part of the validation pictures that were recognised; `None` without validation pictures.
+    /// The fraction of the validation pictures classified correctly; `None` without validation pictures.
     pub val_accuracy: Option<f64>,
 }
 
@@ -217,7 +218,7 @@ pub enum Event<'a> {
         /// Which parameters learn, and at which rates.
         groups: &'a [GroupRow],
     },
-    /// The frozen part is run once on each picture, whose features are kept.
+    /// The frozen part is run once on each picture, whose features are cached.
     Features {
         /// Pictures done.
         done: usize,
@@ -250,12 +251,12 @@ pub enum Event<'a> {
     Epoch(&'a EpochRow),
     /// The average of the last epochs was tried.
     Average {
-        /// The part of the validation pictures that it recognises.
+        /// The fraction of the validation pictures that it classifies correctly.
         val_accuracy: Option<f64>,
         /// Whether it is better than each epoch, and so kept as the best model.
         best: bool,
     },
-    /// The run ends before its last epoch, because validation has not got better.
+    /// The run ends before its last epoch, because the validation accuracy has not improved.
     Ended,
     /// A picture was left out.
     Skipped(&'a PictureError),
@@ -278,7 +279,7 @@ pub struct Control<'a> {
     /// The longest time between two checkpoints; there is one after each epoch anyway. Ten minutes by
     /// [`Control::new`].
     pub checkpoint_every: Duration,
-    /// Where what frozen parts say about pictures is kept. In the run directory by [`Control::new`].
+    /// Where features of frozen layers are cached. In the run directory by [`Control::new`].
     pub cache: CacheOptions,
     /// The command that started the run, for its log.
     pub command: Option<String>,
@@ -314,7 +315,7 @@ impl<'a> Control<'a> {
 ///
 /// A resumed run goes on from its last checkpoint with the same numbers as one that was never interrupted; the weights
 /// of `model` are then replaced by the checkpoint's. A finished run gives its result again, unless `recipe` is that of
-/// [`Recipe::resume`] with more epochs: then it goes on to those. A run that has left no checkpoint starts anew.
+/// [`Recipe::resume`] with more epochs: then it goes on to those. A run that has left no checkpoint starts again.
 ///
 /// # Errors
 /// When `run` is used and `control.resume` is not set, recipe, model and pictures do not fit each other, a step is refused
@@ -343,7 +344,9 @@ pub fn train(
     let same = match &saved {
         None => None,
         Some(saved) => {
-            let same = run_pictures::check_same(run, data, control.stop)?;
+            let from = longer::data_of(&saved.header.setting.recipe).unwrap_or_else(|| recipe.data.clone());
+            let moved = Moved { from, to: recipe.data.clone() };
+            let same = run_pictures::check_same(run, data, &moved, control.stop)?;
             run::check_counts(run, saved, &setting)?;
             Some(same)
         }
@@ -361,8 +364,8 @@ pub fn train(
     let results = Results::read(run, saved.as_ref().map_or(0, |saved| saved.header.position.epoch))?;
     if let Some(saved) = &saved {
         let position = &saved.header.position;
-        let longer = saved.header.setting.recipe != setting.recipe;
-        run::check_best(run, position)?;
+        let longer = longer::is_longer(&saved.header.setting.recipe, &setting.recipe);
+        run::check_best(run, &model, saved)?;
         if (position.ended && !longer) || position.epoch >= recipe.epochs {
             let result = result(run, position, counts, results.totals());
             return Ok(Outcome { result, interrupted: false });
@@ -376,6 +379,7 @@ pub fn train(
     let options = step_options(recipe, data)?;
     let step = TrainStep::new(model, &for_stage(&options, &stages, stage), executor)?;
     // What does not fit has been found by now: no folder is left behind for it.
+    run::check_places(run)?;
     run::make(run)?;
     let _lock = match lock {
         Some(lock) => Some(lock),

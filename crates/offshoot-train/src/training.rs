@@ -16,7 +16,7 @@ use crate::average::Average;
 use crate::cache::Cache;
 use crate::health::{Facts, HealthLog, NormSums};
 use crate::leftover;
-use crate::longer::go_on;
+use crate::longer::{go_on, is_longer};
 use crate::memory::peak_mib;
 use crate::metrics::Metrics;
 use crate::pictures::{self, Inputs, Keeper, Kept, Pictures, Sets};
@@ -125,7 +125,7 @@ impl<'a, 'c> Training<'a, 'c> {
         }
         self.health = HealthLog::read(self.given.run, header.position.epoch)?;
         self.position = header.position;
-        if header.setting.recipe != self.given.setting.recipe {
+        if is_longer(&header.setting.recipe, &self.given.setting.recipe) {
             self.go_on_longer();
         }
         self.load_good(&state, header.good)
@@ -222,7 +222,7 @@ impl<'a, 'c> Training<'a, 'c> {
         }
     }
 
-    /// Unfreezes what is due: the step is built anew, with the model as it is.
+    /// Unfreezes what is due: the step is built again, with the model as it is.
     ///
     /// A checkpoint follows at once. It holds what is about to change: the files of a later one are not complete without it.
     fn enter_stage(mut self) -> Result<Self, TrainError> {
@@ -543,7 +543,7 @@ impl<'a, 'c> Training<'a, 'c> {
         Ok(())
     }
 
-    /// The figures of the epoch: those of its steps, and what was recognised after it of the validation pictures and of the
+    /// The figures of the epoch: those of its steps, and the accuracy after it on the validation pictures and on the
     /// training ones.
     fn row(&self, [metrics, seen]: [&Metrics; 2], images_per_second: f64) -> EpochRow {
         let Position { epoch, step, sums: Sums { loss, correct, images, gradient_norm }, .. } = self.position;
@@ -627,8 +627,11 @@ impl<'a, 'c> Training<'a, 'c> {
         if !due && !self.finished() {
             return;
         }
-        if let Err(error) = report::write(self.given.run, &self.given.executor.describe()) {
-            (self.control.progress)(Event::Notice(&format!("the report was not written: {error}")));
+        match report::write(self.given.run, &self.given.executor.describe()) {
+            Ok(damaged) => damaged.iter().for_each(|text| (self.control.progress)(Event::Notice(text))),
+            Err(error) => {
+                (self.control.progress)(Event::Notice(&format!("the report was not written: {error}")))
+            }
         }
         self.last_report = Some(Instant::now());
     }
@@ -671,7 +674,7 @@ pub(crate) fn result(
     TrainResult { run, epochs, best, trainable_parameters, frozen_parameters, seconds, peak_mib }
 }
 
-/// What an epoch's validation says. Where the loss is not a number, the network gave no answers that could be compared.
+/// What an epoch's validation says. Where the loss is not a number, the outputs of the network cannot be compared.
 fn best_of(epoch: u64, metrics: &Metrics) -> Best {
     let validated = metrics.images() > 0 && metrics.loss().is_finite();
     let (accuracy, loss) = (metrics.accuracy(), metrics.loss());

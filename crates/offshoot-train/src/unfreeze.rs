@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use offshoot_graph::passes::{Pattern, freeze};
+use offshoot_graph::text::quoted;
 use offshoot_graph::{Graph, Op, ValueId};
 use serde::{Deserialize, Serialize};
 
@@ -36,7 +37,8 @@ impl FromStr for Unfreeze {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Unfreeze, String> {
-        let explain = || format!("`{text}` is not PATTERN@PERCENT%, or with a factor: layer4@50%:x0.1");
+        let explain =
+            || format!("`{}` is not PATTERN@PERCENT%, or with a factor: layer4@50%:x0.1", quoted(text));
         let (pattern, rest) = text.rsplit_once('@').ok_or_else(explain)?;
         let (at, factor) = match rest.split_once(':') {
             None => (rest, None),

@@ -144,7 +144,7 @@ fn step_graph(model: &Model, amp: Amp) -> Graph {
     recompute(&fuse(&training.graph).unwrap()).unwrap()
 }
 
-/// Bytes that wait from the way forward for the way back.
+/// Bytes that wait from the forward pass for the backward pass.
 fn saved_activations(graph: &Graph, batch: usize) -> usize {
     let is_backward = |op: &Op| {
         matches!(
@@ -232,7 +232,7 @@ fn norm(values: impl Iterator<Item = f64>) -> f64 {
     values.map(|x| x * x).sum::<f64>().sqrt()
 }
 
-/// The 2-norm of the difference, as a part of the wanted one's, or of `least` where that is larger.
+/// The 2-norm of the difference, relative to that of the expected one, or of `least` where that is larger.
 fn error(found: &[f32], wanted: &[f32], least: f64) -> f64 {
     assert_eq!(found.len(), wanted.len());
     let difference = norm(found.iter().zip(wanted).map(|(&a, &b)| f64::from(a) - f64::from(b)));
@@ -299,7 +299,7 @@ fn bf16_steps_are_those_of_pytorchs_autocast() {
     }
 }
 
-/// The part of the gradient of the first convolution's output that is zero in f16, for a loss times `scale`.
+/// The fraction of the gradient of the first convolution's output that is zero in f16, for a loss times `scale`.
 fn vanished(model: &Model, x: &Tensor, labels: &Tensor, scale: f32) -> f64 {
     let network = autocast(&model.graph, DType::F16).unwrap();
     let options = LossOptions { scaled: true, ..LossOptions::default() };

@@ -36,7 +36,7 @@ fn watched(
     (outcome, warnings)
 }
 
-/// Pictures without blue but for one, whose blue is too large a number for the network to normalise.
+/// Pictures without blue but for one, whose blue is too large a number for the network to normalize.
 fn poisoned(change: impl FnOnce(&mut Settings)) -> (Fixture, PathBuf) {
     let fixture = Fixture::new(|s| {
         s.augment = Some(Augment::Off);

@@ -1,4 +1,4 @@
-//! Whole runs on pictures drawn here: three classes that differ in colour and shape.
+//! Whole runs on pictures drawn here: three classes that differ in color and shape.
 
 #![allow(clippy::unwrap_used)] // the helpers are tests too
 

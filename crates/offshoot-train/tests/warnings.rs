@@ -59,13 +59,13 @@ fn a_dead_layer_is_named() {
 
 #[test]
 fn a_rate_that_is_too_high_and_one_that_is_too_low_are_told_of_once() {
-    for (lr, start) in [(3.0, "the learning rate looks too high"), (1e-9, "the loss does not move")] {
+    for (lr, start) in [(3.0, "the learning rate looks too high"), (1e-9, "the loss does not change")] {
         let fixture = without_augmentation(|s| {
             s.lr = Some(lr);
             s.optimizer = Some(OptimizerKind::AdamW);
             s.epochs = Some(6);
         });
-        // From a guess.
+        // From random guessing.
         let mut model = model();
         model.weights.get_mut("fc.weight").and_then(Tensor::as_f32_mut).unwrap().fill(0.0);
         let told = warnings(&fixture, model, "run");

@@ -1,4 +1,4 @@
-//! Runs inference of a model with random weights, or the way forward and back of a training step, until it is stopped, and prints
+//! Runs inference of a model with random weights, or the forward and backward pass of a training step, until it is stopped, and prints
 //! when each run started and ended, in seconds since 1970: what `benches/turns` compares with ONNX Runtime.
 //!
 //!     cargo run --release --example repeat -- [train] MODEL [BATCH [THREADS]]

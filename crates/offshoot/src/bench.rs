@@ -9,7 +9,7 @@ mod python;
 mod pytorch;
 mod runner;
 
-pub use formats::{FormatsOptions, FormatsProgress, bench_formats, write_formats};
+pub use formats::{FormatsOptions, FormatsProgress, bench_formats, check_formats, write_formats};
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -40,7 +40,7 @@ const WARMUP: usize = 2;
 pub struct BenchOptions {
     /// The architecture; for inference also a model's file.
     pub model: String,
-    /// Pictures at once.
+    /// Batch size.
     pub batch: usize,
     /// Height and width; the architecture's own where not given.
     pub size: Option<usize>,
@@ -58,7 +58,7 @@ pub struct Timing {
     pub images_per_second: f64,
     /// Milliseconds a step, the median.
     pub milliseconds: f64,
-    /// The high-water mark of the process's memory in MiB.
+    /// The peak memory of the process in MiB.
     pub peak_mib: Option<f64>,
     /// The SIMD path.
     pub cpu: String,

@@ -1,4 +1,4 @@
-//! Whether two models answer alike.
+//! Whether the outputs of two models match.
 
 use std::ops::Range;
 use std::path::Path;
@@ -19,7 +19,7 @@ use crate::memory::batch_within;
 use crate::npz::{self, Numbers};
 use crate::source::Loaded;
 
-/// The largest difference of logits, in parts of the largest logit, between two files of the same model in f32.
+/// The largest difference of logits, relative to the largest logit, between two files of the same model in f32.
 pub const TOLERANCE: f64 = 1e-4;
 
 /// The batches that a comparison runs.
@@ -31,20 +31,20 @@ const BUILT_IN: usize = 32;
 /// How far two models' logits lie apart.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Comparison {
-    /// Whether they answer alike: the largest difference is below the tolerance, in parts of the largest logit. A best class
+    /// Whether they match: the largest difference is below the tolerance, relative to the largest logit. A best class
     /// that changes is then one whose logit is closer to the second best than twice that.
     pub ok: bool,
     /// The largest difference of two logits.
     pub max_abs_diff: f64,
-    /// The same in parts of the largest logit.
+    /// The same relative to the largest logit.
     pub max_rel_diff: f64,
     /// The smallest cosine between the logits of a picture.
     pub cosine: f64,
-    /// The part of the pictures whose best class is the same.
+    /// The fraction of the pictures whose best class is the same.
     pub top1_agreement: f64,
     /// The sizes of the batches that were run.
     pub batches: Vec<usize>,
-    /// Whether all answers of both are finite numbers.
+    /// Whether all outputs of both are finite numbers.
     #[serde(skip)]
     pub finite: bool,
 }
@@ -74,7 +74,7 @@ struct Part {
 }
 
 impl Part {
-    /// The rows in `rows`; past the end they begin anew.
+    /// The rows in `rows`; past the end they start again.
     fn batch(&self, rows: Range<usize>, count: usize) -> Tensor {
         let shape = [&[rows.len()], &self.shape[..]].concat();
         let width: usize = self.shape.iter().product();
@@ -100,7 +100,7 @@ impl Inputs {
         Inputs { parts: vec![Part { shape, numbers: Numbers::Floats(pictures) }], count }
     }
 
-    /// Pictures that come with offshoot: coloured waves and noise, the same on every machine. Of very large ones there are as many
+    /// Pictures that come with offshoot: colored waves and noise, the same on every machine. Of very large ones there are as many
     /// as fit into [`memory_limit`].
     pub fn built_in(preprocessing: &Preprocessing) -> Result<Inputs> {
         let transform = Transform::new(preprocessing)?;
@@ -170,12 +170,12 @@ impl Inputs {
         self.count == 0
     }
 
-    /// The pictures in `rows` as one batch; past the end they begin anew.
+    /// The pictures in `rows` as one batch; past the end they start again.
     pub(crate) fn batch(&self, rows: Range<usize>) -> Tensor {
         self.parts[0].batch(rows, self.count)
     }
 
-    /// What each input of a model gets for `rows`; past the end they begin anew.
+    /// What each input of a model gets for `rows`; past the end they start again.
     pub(crate) fn all(&self, rows: Range<usize>) -> Vec<Tensor> {
         self.parts.iter().map(|part| part.batch(rows.clone(), self.count)).collect()
     }
@@ -273,7 +273,7 @@ fn runs(count: usize, batches: &[usize]) -> Vec<Range<usize>> {
     all.chain(batches.iter().filter(|_| batches.len() > 1).map(|&n| 0..n)).collect()
 }
 
-/// What a model says of a batch.
+/// The outputs for a batch.
 struct Answers {
     shape: Vec<usize>,
     data: Vec<f32>,
@@ -286,7 +286,7 @@ impl Answers {
     }
 }
 
-/// What a model says of the inputs of a proof, before a file is made of it.
+/// The outputs for the inputs of a proof, before a file is made of it.
 pub(crate) struct Reference<'a> {
     inputs: &'a Inputs,
     batches: Vec<usize>,
@@ -297,7 +297,7 @@ impl<'a> Reference<'a> {
     /// Runs `network`, which takes batches of the sizes `batches`.
     ///
     /// # Errors
-    /// When it cannot run, or gives NaN or infinities: no file can be proven to answer like it.
+    /// When it cannot run, or gives NaN or infinities: no file can be compared with it.
     pub(crate) fn new(
         network: &mut Inference,
         inputs: &'a Inputs,
@@ -386,7 +386,7 @@ impl Differences {
     }
 }
 
-/// What two models say of themselves and do not agree on, in words: the size of their inputs, their classes, their
+/// The differences between the metadata of two models, in words: the size of their inputs, their classes, their
 /// preprocessing. Where a file has none of that and it was assumed, only the input's size and the number of classes count.
 pub fn disagreements(first: &Loaded, second: &Loaded) -> Vec<String> {
     let (a, b) = (&first.model.metadata, &second.model.metadata);

@@ -1,4 +1,4 @@
-//! Core ML packages, each proven before it takes its name.
+//! Core ML packages, each read back and compared before it is moved into place.
 
 use std::path::Path;
 
@@ -8,24 +8,24 @@ use offshoot_graph::text::shown;
 
 use crate::compare::TOLERANCE;
 use crate::error::{Error, Result};
-use crate::export::{Exported, Proof, export_within, shipped};
+use crate::export::{Exported, Output, Proof, export_within, shipped};
 
-/// The largest difference of logits that rounding weights to f16 may make, in parts of the largest logit.
+/// The largest difference of logits that rounding weights to f16 may make, relative to the largest logit.
 pub const F16_TOLERANCE: f64 = 5e-2;
 /// The same for int8: past it something else is wrong. What it costs in accuracy is for `eval` to say.
 pub const INT8_TOLERANCE: f64 = 0.5;
 
-/// Writes `model` as the Core ML package `path`, a folder. Before it takes its name, its bytes are read again and run on the
+/// Writes `model` as the Core ML package `path`, a folder. Before it is moved into place, its bytes are read again and run on the
 /// proof's inputs beside `model`: in f32, so that the difference is that of the stored weights. Core ML itself, which runs on
 /// Apple's systems only, is no part of the proof.
 ///
 /// # Errors
-/// When Core ML lacks an operator, the package cannot be written, or does not answer like `model`; what was at `path`
+/// When Core ML lacks an operator, the package cannot be written, or does not match `model`; what was at `path`
 /// stays then.
 pub fn export_coreml(model: &Model, path: &Path, options: Options, proof: Proof<'_>) -> Result<Exported> {
     if path.exists() && !coreml::is_package(path) {
         return Err(Error::Input(format!(
-            "{}: there is something else than a package; move it",
+            "{}: there is something there that is not a package; move it",
             shown(path)
         )));
     }
@@ -37,5 +37,5 @@ pub fn export_coreml(model: &Model, path: &Path, options: Options, proof: Proof<
     let write =
         |staged: &Path| Ok(coreml::write(staged, &shipped(model)?, options).map_err(|e| e.problem.at(path))?);
     let read = |staged: &Path| Ok((coreml::read(staged)?, None));
-    export_within("coreml", model, path, tolerance, write, read, proof)
+    export_within(Output::new("coreml", path), model, tolerance, write, read, proof)
 }

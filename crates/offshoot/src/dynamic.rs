@@ -1,4 +1,4 @@
-//! Dynamic int8: weights of linear layers and LSTMs and tables of embeddings as bytes, activations quantised at each run.
+//! Dynamic int8: weights of linear layers and LSTMs and tables of embeddings as bytes, activations quantized at each run.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use offshoot_graph::{Bindings, DType, Model, Op, Role, costs, passes};
 
 use crate::compare::TOLERANCE;
 use crate::error::{Error, Result};
-use crate::export::{Proof, export_onnx, export_within, shipped};
+use crate::export::{Output, Proof, export_onnx, export_within, shipped};
 use crate::source::{Loaded, ModelSource, Overrides};
 
 /// Below this part of a network's weights, a user should know that dynamic int8 does little for it.
@@ -50,7 +50,7 @@ impl DynamicInt8 {
     /// Of an ONNX file, whatever it computes: what is no product and no LSTM is carried over as it is.
     ///
     /// # Errors
-    /// When the file cannot be read, or nothing in it can be quantised.
+    /// When the file cannot be read, or nothing in it can be quantized.
     pub fn of_onnx(path: &Path, overrides: &Overrides) -> Result<DynamicInt8> {
         let onnx::DynamicModel { bytes: int8, report } = onnx::quantize_dynamic(path)?;
         let DynamicReport { quantized, kept_float, convolutions, stored_bytes, quantized_bytes, file_bytes } =
@@ -76,7 +76,7 @@ impl DynamicInt8 {
         let nodes = || graph.nodes().iter().filter(|n| is_product(&n.op));
         let quantized: Vec<String> = nodes().map(|n| n.name.clone()).collect();
         if quantized.is_empty() {
-            return Err(Error::Input("the model has no linear layer with finite weights to quantise".into()));
+            return Err(Error::Input("the model has no linear layer with finite weights to quantize".into()));
         }
         let kept = graph.nodes().iter().filter(|n| {
             let weight = n.inputs.get(1).and_then(|&id| graph.parameter_info(id));
@@ -122,7 +122,7 @@ impl DynamicInt8 {
         self.quantized.len()
     }
 
-    /// The part of the weights that became bytes, 0..1.
+    /// The fraction of the weights that became bytes, 0..1.
     pub fn weight_share(&self) -> f64 {
         self.weights.ratio()
     }
@@ -142,7 +142,7 @@ impl DynamicInt8 {
             None => String::new(),
         };
         Some(format!(
-            "dynamic int8 gains little here: it touches {:.1} % of the network's weights{operations}. The rest is in {} convolutions, which stay in float: with integers that are scaled at each run, they are several times slower in ONNX Runtime. `--mode static` quantises them",
+            "dynamic int8 gains little here: it touches {:.1} % of the network's weights{operations}. The rest is in {} convolutions, which stay in float: with integers that are scaled at each run, they are several times slower in ONNX Runtime. `--mode static` quantizes them",
             100.0 * self.weights.ratio(),
             self.convolutions
         ))
@@ -159,7 +159,7 @@ impl DynamicInt8 {
                 let Loaded { model, .. } = source.load(overrides)?;
                 let options = onnx::ReadOptions { size: overrides.size, any_input: false };
                 let read = onnx::read_bytes_with(int8.clone(), options);
-                let mut int8 = read.map_err(|p| p.at(Path::new("the quantised file")))?.model;
+                let mut int8 = read.map_err(|p| p.at(Path::new("the quantized file")))?.model;
                 int8.metadata = model.metadata.clone();
                 Ok([model, int8])
             }
@@ -183,7 +183,7 @@ impl DynamicInt8 {
         match broken {
             None => Ok(()),
             Some((name, _)) => Err(Error::Input(format!(
-                "the parameter `{name}` holds NaN, and so does what the model gives; quantise weights that work"
+                "the parameter `{name}` holds NaN, and so does what the model gives; quantize weights that work"
             ))),
         }
     }
@@ -235,11 +235,11 @@ impl DynamicInt8 {
             Ok((model, None))
         };
         let proof = Proof { float: Some(float), ..proof };
-        export_within("onnx", int8, path, TOLERANCE, write, read, proof)?;
+        export_within(Output::new("onnx", path), int8, TOLERANCE, write, read, proof)?;
         Ok(())
     }
 
-    /// Writes weights as bytes under PyTorch's names, with their scales; offshoot makes the graph anew. The proof is that of
+    /// Writes weights as bytes under PyTorch's names, with their scales; offshoot builds the graph again. The proof is that of
     /// [`DynamicInt8::write_onnx`].
     ///
     /// # Errors
@@ -253,7 +253,7 @@ impl DynamicInt8 {
             }
         };
         let metadata = serde_json::to_string(&int8.metadata)
-            .map_err(|e| Error::Input(format!("the metadata has no JSON form: {e}")))?;
+            .map_err(|e| Error::Input(format!("the metadata cannot be written as JSON: {e}")))?;
         let failed = |source| Error::Io { path: path.to_owned(), action: "write", source };
         let mut before = Vec::new();
         safetensors::write_to(&mut before, &float.weights, &metadata).map_err(failed)?;
@@ -262,7 +262,7 @@ impl DynamicInt8 {
             Ok((ModelSource::Path(staged.to_owned()).load(&Overrides::default())?.model, None))
         };
         let proof = Proof { float: Some(float), ..proof };
-        let written = export_within("safetensors", int8, path, TOLERANCE, write, read, proof)?;
+        let written = export_within(Output::new("safetensors", path), int8, TOLERANCE, write, read, proof)?;
         Ok([written.bytes, before.len() as u64])
     }
 }

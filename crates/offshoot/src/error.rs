@@ -11,7 +11,7 @@ use offshoot_quant::QuantError;
 use offshoot_train::health::CheckError;
 use offshoot_train::{EvaluateError, NetworkError, RecipeError, RunError, StepError, TrainError};
 
-/// An error of any part of offshoot. Its text names the file, the place and the way out.
+/// An error of any part of offshoot. Its text names the file, the place and what to do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -72,7 +72,7 @@ pub enum Error {
     /// An evaluation failed.
     #[error(transparent)]
     Evaluate(#[from] EvaluateError),
-    /// A model cannot be quantised.
+    /// A model cannot be quantized.
     #[error(transparent)]
     Quant(#[from] QuantError),
     /// A check could not be made.
@@ -97,7 +97,7 @@ pub enum Error {
         /// Why it failed.
         source: std::io::Error,
     },
-    /// Something that does not fit, with the way out.
+    /// Something that does not fit, and what to do.
     #[error("{0}")]
     Input(String),
 }

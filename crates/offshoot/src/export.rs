@@ -1,4 +1,4 @@
-//! From a model to files for deployment, each proven to answer like it before it takes its name.
+//! From a model to files for deployment, each read back and compared with the model before it is moved into place.
 
 use std::path::{Path, PathBuf};
 
@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::manifest::{MOST_TOLERANCE, Manifest, ManifestPreparation, ManifestProof};
 use crate::preparation;
 use crate::quantize::is_quantized;
-use crate::staging::Staging;
+use crate::staging::{SideFile, Staging};
 
 /// A file that was exported, and the proof.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -29,7 +29,7 @@ pub struct Exported {
     pub bytes: u64,
     /// The largest difference of a logit between the file, read again, and the model that was asked for.
     pub max_abs_diff: f64,
-    /// The part of the pictures whose best class is the same.
+    /// The fraction of the pictures whose best class is the same.
     pub top1_agreement: f64,
 }
 
@@ -57,13 +57,24 @@ pub fn shipped(model: &Model) -> Result<Model> {
 }
 
 /// Writes `model` as ONNX to `path`: `input` and `output`, dynamic batch, classes and preprocessing in its metadata. Before
-/// the file takes its name, its bytes are read again, run on the proof's inputs beside `model`, and compared. Of a file that
-/// prepares its pictures itself, the nodes before the network are computed too, on pictures of awkward sizes: what they make
+/// the file is moved into place, its bytes are read again, run on the proof's inputs beside `model`, and compared. Of a file that
+/// prepares its pictures itself, the nodes before the network are computed too, on pictures of unusual sizes: what they make
 /// must be our pixels, but for what [`crate::PREPARED_LEVELS`] allows.
 ///
 /// # Errors
-/// When the file cannot be written, or does not answer like `model`; nothing is left at `path` then.
+/// When the file cannot be written, or does not match `model`; nothing is left at `path` then.
 pub fn export_onnx(model: &Model, path: &Path, options: onnx::Options, proof: Proof<'_>) -> Result<Exported> {
+    export_onnx_with(model, path, options, proof, &[])
+}
+
+/// [`export_onnx`] with texts that go with the file.
+pub(crate) fn export_onnx_with(
+    model: &Model,
+    path: &Path,
+    options: onnx::Options,
+    proof: Proof<'_>,
+    side_files: &[SideFile],
+) -> Result<Exported> {
     let write =
         |staged: &Path| Ok(onnx::write(staged, &shipped(model)?, options).map_err(|e| e.problem.at(path))?);
     let read = |staged: &Path| {
@@ -74,7 +85,7 @@ pub fn export_onnx(model: &Model, path: &Path, options: onnx::Options, proof: Pr
         };
         Ok((written, preparation))
     };
-    export("onnx", model, path, write, read, proof)
+    export(Output { format: "onnx", path, side_files }, model, write, read, proof)
 }
 
 /// Writes `model` as TorchScript to `path`, with the batch norms and the state-dict keys that it has, classes and
@@ -82,36 +93,49 @@ pub fn export_onnx(model: &Model, path: &Path, options: onnx::Options, proof: Pr
 /// is `logits`; how near PyTorch's pixels come to ours was measured beforehand, and the manifest states the bound.
 ///
 /// # Errors
-/// When the file cannot be written, or does not answer like `model`; nothing is left at `path` then.
+/// When the file cannot be written, or does not match `model`; nothing is left at `path` then.
 pub fn export_torchscript(model: &Model, path: &Path, form: Form, proof: Proof<'_>) -> Result<Exported> {
     let options = torchscript::Options { form };
     let write =
         |staged: &Path| Ok(torchscript::write(staged, model, options).map_err(|e| e.problem.at(path))?);
     let preparation = (form == Form::Scripted).then(preparation::stated);
     let read = |staged: &Path| Ok((torchscript::read(staged, None)?.model, preparation));
-    export("torchscript", model, path, write, read, proof)
+    export(Output::new("torchscript", path), model, write, read, proof)
+}
+
+/// What is written.
+#[derive(Clone, Copy)]
+pub(crate) struct Output<'a> {
+    format: &'static str,
+    path: &'a Path,
+    /// Texts that go with it.
+    side_files: &'a [SideFile],
+}
+
+impl<'a> Output<'a> {
+    pub(crate) fn new(format: &'static str, path: &'a Path) -> Output<'a> {
+        Output { format, path, side_files: &[] }
+    }
 }
 
 /// Writes a file, reads it again, compares it, and only then gives it its name, and its manifest one beside it.
 fn export(
-    format: &'static str,
+    output: Output<'_>,
     model: &Model,
-    path: &Path,
     write: impl FnOnce(&Path) -> Result<()>,
     read: impl FnOnce(&Path) -> Result<(Model, Option<ManifestPreparation>)>,
     proof: Proof<'_>,
 ) -> Result<Exported> {
-    if path.is_dir() {
-        return Err(Error::Input(format!("{}: a folder is in the way", shown(path))));
+    if output.path.is_dir() {
+        return Err(Error::Input(format!("{}: a folder is in the way", shown(output.path))));
     }
-    export_within(format, model, path, TOLERANCE, write, read, proof)
+    export_within(output, model, TOLERANCE, write, read, proof)
 }
 
-/// The same for a file or a folder whose logits may differ by `tolerance`, in parts of the largest logit.
+/// The same for a file or a folder whose logits may differ by `tolerance`, relative to the largest logit.
 pub(crate) fn export_within(
-    format: &'static str,
+    Output { format, path, side_files }: Output<'_>,
     model: &Model,
-    path: &Path,
     tolerance: f64,
     write: impl FnOnce(&Path) -> Result<()>,
     read: impl FnOnce(&Path) -> Result<(Model, Option<ManifestPreparation>)>,
@@ -134,7 +158,7 @@ pub(crate) fn export_within(
     let comparison = reference.compare(&mut network, tolerance)?;
     if !comparison.ok {
         return Err(Error::Input(format!(
-            "{}: not written, because the {format} file would not answer like the model: the largest difference is {:e} of the largest logit, top-1 agrees on {} of the pictures. Please report this",
+            "{}: not written, because the {format} file does not match the model: the largest difference is {:e} of the largest logit, top-1 agrees on {} of the pictures. Please report this",
             shown(path),
             comparison.max_rel_diff,
             comparison.top1_agreement
@@ -148,9 +172,10 @@ pub(crate) fn export_within(
         ManifestProof { preparation, ..ManifestProof::compared(&comparison, tolerance, proof.inputs.len()) };
     let source = proof.source_sha256.map(str::to_owned);
     let manifest = Manifest::of(format, &staging.made()?, source, evidence);
-    let manifest = manifest.map_err(|error| staging.named(error))?;
+    let mut manifest = manifest.map_err(|error| staging.named(error))?;
+    manifest.side_files = side_files.iter().map(SideFile::in_manifest).collect();
     manifest.write(&Manifest::beside(&staging.path())).map_err(|error| staging.named(error))?;
-    staging.commit()?;
+    staging.commit(side_files)?;
     let bytes = manifest.files.iter().map(|file| file.bytes).sum();
     let Comparison { max_abs_diff, top1_agreement, .. } = comparison;
     Ok(Exported { format, path: path.to_owned(), bytes, max_abs_diff, top1_agreement })
@@ -167,7 +192,7 @@ fn in_int8(path: &Path, float: &Reference<'_>, network: &mut Inference) -> Resul
     let bound = if comparison.ok { INT8_TOLERANCE } else { 2.0 * comparison.max_rel_diff };
     if bound > MOST_TOLERANCE {
         return Err(Error::Input(format!(
-            "{}: not written, because the answers in int8 have nothing in common with those of the float model: they differ by up to {:.1} of the largest logit",
+            "{}: not written, because the int8 outputs have nothing in common with the float outputs: they differ by up to {:.1} of the largest logit",
             shown(path),
             comparison.max_rel_diff
         )));
@@ -175,7 +200,7 @@ fn in_int8(path: &Path, float: &Reference<'_>, network: &mut Inference) -> Resul
     Ok((comparison, bound))
 }
 
-/// What `model` says of the proof's inputs.
+/// The outputs of `model` for the inputs of the proof.
 ///
 /// # Errors
 /// When it cannot run, or gives NaN or infinities.

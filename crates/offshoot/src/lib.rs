@@ -1,5 +1,5 @@
 //! offshoot takes a pretrained image classifier, fine-tunes it on a folder of pictures, and ships it with the proof
-//! that the shipped file answers like the trained model.
+//! that the shipped file matches the trained model.
 //!
 //! ```no_run
 //! use std::path::Path;
@@ -65,7 +65,7 @@ mod start;
 
 pub use bench::{
     BenchOptions, FormatsOptions, FormatsProgress, Timing, TrainBenchOptions, bench_formats, bench_infer,
-    bench_train, write_formats,
+    bench_train, check_formats, write_formats,
 };
 pub use compare::{BATCHES, Comparison, Inputs, TOLERANCE, batches, compare, disagreements};
 pub use coreml::{F16_TOLERANCE, INT8_TOLERANCE, export_coreml};
@@ -75,7 +75,9 @@ pub use export::{Exported, Proof, export_onnx, export_torchscript, shipped};
 pub use folded::folded_norms;
 pub use inspect::{Inspection, ModelInspection, TensorInspection, inspect};
 pub use labels::labelled;
-pub use manifest::{Manifest, ManifestFile, ManifestPreparation, ManifestProof, origin, origins, sha256};
+pub use manifest::{
+    Manifest, ManifestFile, ManifestPreparation, ManifestProof, exports_of_others, origin, origins, sha256,
+};
 pub use memory::{batch_within, check_memory};
 pub use models::{ModelInfo, WeightsInfo, models};
 pub use nvidia::{TensorRtExport, TensorRtOptions, export_tensorrt, export_triton, trtexec_program};

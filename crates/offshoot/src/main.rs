@@ -1,4 +1,4 @@
-//! The command line: a thin shell over the library.
+//! The command line: a thin layer over the library.
 
 #![warn(clippy::print_stderr)] // it panics where standard error cannot be written
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
@@ -13,7 +13,7 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser};
 use commands::{Command, Failure, print};
 
 /// Fine-tune a pretrained image classifier on a folder of pictures and ship it, with the proof that the shipped file
-/// answers like the trained model.
+/// matches the trained model.
 #[derive(Parser)]
 #[command(name = "offshoot", version, max_term_width = 100)]
 struct Arguments {
@@ -33,7 +33,7 @@ fn main() -> ExitCode {
         Err(Failure::Check) => ExitCode::from(1),
         Err(Failure::Error(error)) => {
             let (message, file) = commands::described(&error);
-            let message = print::short_numbers(&message);
+            let message = print::short(&message);
             print::aside_lines(&format!("error: {message}"));
             if json {
                 print::error(&message, file.as_deref(), None);
@@ -73,7 +73,7 @@ fn wants_json() -> bool {
 /// What clap has to say: help, the version, or that it does not understand the arguments.
 fn usage(error: &clap::Error, json: bool) -> ExitCode {
     let whole = error.render().to_string();
-    let text = print::short_numbers(&whole);
+    let text = print::short(&whole);
     if text != whole {
         print::aside_lines(text.trim_end());
     } else {

@@ -1,6 +1,7 @@
 //! What stands beside each exported file: its hash, where it came from, and how it was proven.
 
 mod check;
+mod others;
 
 use std::fs;
 use std::io::{self, Write};
@@ -17,6 +18,7 @@ use crate::error::{Error, Result};
 
 pub(crate) use check::MOST_TOLERANCE;
 pub use check::{origin, origins};
+pub use others::exports_of_others;
 
 /// The manifest of an export. The same export of the same model gives the same manifest: it holds no time, path or host.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -28,6 +30,10 @@ pub struct Manifest {
     pub format: String,
     /// The files, by name.
     pub files: Vec<ManifestFile>,
+    /// Texts that go with them as they were written, such as a script or a configuration: they may be edited, and one that was is
+    /// not replaced.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub side_files: Vec<ManifestFile>,
     /// SHA-256 of the checkpoint that the files were made of, where there was one; see [`origin`].
     pub source_sha256: Option<String>,
     /// How the files were compared with the model that was exported; those in int8, with the float model.
@@ -38,7 +44,7 @@ pub struct Manifest {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ManifestFile {
-    /// Its path below the manifest's folder, with `/` between names.
+    /// Its path from the manifest's folder, with `/` between names. Of a side file that may begin with `../`.
     pub name: String,
     /// Its size.
     pub bytes: u64,
@@ -52,7 +58,7 @@ pub struct ManifestFile {
 pub struct ManifestProof {
     /// `read back`: the files were read again and run beside the model.
     pub kind: String,
-    /// The largest difference that was accepted, in parts of the largest logit. `offshoot verify` accepts the same.
+    /// The largest difference that was accepted, relative to the largest logit. `offshoot verify` accepts the same.
     pub tolerance: Option<f64>,
     /// As in [`Comparison`].
     pub max_abs_diff: Option<f64>,
@@ -71,7 +77,7 @@ pub struct ManifestProof {
     pub preparation: Option<ManifestPreparation>,
 }
 
-/// How near the pixels that a file prepares are to ours, on pictures of awkward sizes.
+/// How near the pixels that a file prepares are to ours, on pictures of unusual sizes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ManifestPreparation {
@@ -84,9 +90,28 @@ pub struct ManifestPreparation {
     pub max_levels: f64,
     /// The most that the pixels of a picture differ by in the mean; the same.
     pub mean_levels: f64,
-    /// The largest difference of a logit, in parts of the largest: that of the file beginning with bytes, from the model on our
+    /// The largest difference of a logit, relative to the largest: that of the file beginning with bytes, from the model on our
     /// pixels.
     pub max_rel_diff: Option<f64>,
+}
+
+impl ManifestFile {
+    /// Of a text.
+    pub(crate) fn of_text(name: &str, text: &str) -> ManifestFile {
+        let sha256 = hex(&Sha256::digest(text.as_bytes()));
+        ManifestFile { name: name.into(), bytes: text.len() as u64, sha256 }
+    }
+
+    /// How the regular file at `path` differs from this one, in words.
+    fn difference(&self, path: &Path) -> Result<Option<String>> {
+        let failed = |source| Error::Io { path: path.to_owned(), action: "read", source };
+        let bytes = fs::metadata(path).map_err(failed)?.len();
+        if bytes != self.bytes {
+            return Ok(Some(format!("it has {bytes} bytes, not {}", self.bytes)));
+        }
+        let same = sha256(path)?.eq_ignore_ascii_case(&self.sha256);
+        Ok((!same).then(|| "its SHA-256 differs".to_owned()))
+    }
 }
 
 impl ManifestProof {
@@ -128,7 +153,7 @@ impl Manifest {
         }
         files.sort_by(|a, b| a.name.cmp(&b.name));
         let offshoot = env!("CARGO_PKG_VERSION").into();
-        Ok(Manifest { offshoot, format: format.into(), files, source_sha256, proof })
+        Ok(Manifest { offshoot, format: format.into(), files, side_files: Vec::new(), source_sha256, proof })
     }
 
     /// The manifest's place beside an exported file or folder: its name with `.manifest.json` at the end.
@@ -145,26 +170,23 @@ impl Manifest {
         Ok(write_atomically(path, |file| writeln!(file, "{json}"))?)
     }
 
-    /// Whether the file at `path`, or each file in the folder there, stands in this manifest as it is. Links do not.
+    /// Whether the file at `path`, or each file in the folder there, stands in this manifest as it is. Links do not. `relative` is
+    /// its path from the manifest's folder.
     ///
     /// # Errors
     /// When a file cannot be read.
-    pub(crate) fn owns(&self, path: &Path) -> Result<bool> {
-        self.owns_under(path, &name(path))
-    }
-
-    fn owns_under(&self, path: &Path, relative: &str) -> Result<bool> {
+    pub(crate) fn owns(&self, path: &Path, relative: &str) -> Result<bool> {
         let failed = |source| Error::Io { path: path.to_owned(), action: "read", source };
         let found = path.symlink_metadata().map_err(failed)?;
         if !found.is_dir() {
-            let listed = self.files.iter().find(|file| file.name == relative);
-            let same_size = listed.filter(|file| found.is_file() && file.bytes == found.len());
-            return same_size.map_or(Ok(false), |file| Ok(sha256(path)? == file.sha256));
+            let listed = self.files.iter().chain(&self.side_files).find(|file| file.name == relative);
+            let listed = listed.filter(|_| found.is_file());
+            return listed.map_or(Ok(false), |file| Ok(file.difference(path)?.is_none()));
         }
         for entry in fs::read_dir(path).map_err(failed)? {
             let entry = entry.map_err(failed)?;
             let below = format!("{relative}/{}", entry.file_name().to_string_lossy());
-            if !self.owns_under(&entry.path(), &below)? {
+            if !self.owns(&entry.path(), &below)? {
                 return Ok(false);
             }
         }
@@ -200,7 +222,11 @@ pub fn sha256(path: &Path) -> Result<String> {
 pub(crate) fn sha256_of(source: &mut impl io::Read) -> io::Result<String> {
     let mut hasher = Sha256::new();
     io::copy(source, &mut HashWriter(&mut hasher))?;
-    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex(&hasher.finalize()))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 struct HashWriter<'a>(&'a mut Sha256);
@@ -216,7 +242,7 @@ impl Write for HashWriter<'_> {
     }
 }
 
-fn name(path: &Path) -> String {
+pub(crate) fn name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
@@ -261,7 +287,7 @@ mod tests {
         manifest.write(&Manifest::beside(&at("m.package"))).expect("it is written");
         let read = Manifest::read_beside(&at("m.package")).expect("it is read").expect("it is there");
         assert_eq!(read, manifest);
-        let owns = |name: &str| read.owns(&at(name)).expect("it is looked at");
+        let owns = |name: &str| read.owns(&at(name), name).expect("it is looked at");
         assert!(owns("m.package") && owns("m.data"));
         fs::write(at("m.package/mine"), b"").expect("a file");
         assert!(!owns("m.package"));

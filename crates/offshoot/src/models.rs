@@ -36,13 +36,13 @@ pub struct ModelInfo {
 pub struct WeightsInfo {
     /// What their authors call them.
     pub version: &'static str,
-    /// The part of ImageNet-1k's validation pictures that they get right, in percent, as their authors say.
+    /// The fraction of ImageNet-1k's validation pictures that they get right, in percent, as their authors say.
     pub accuracy: Option<f64>,
     /// Where the file is.
     pub url: &'static str,
     /// The digits of its SHA-256 that are known: 64, 8, or none.
     pub sha256: &'static str,
-    /// What its authors say of its licence.
+    /// The license, as its authors state it.
     pub license: &'static str,
 }
 

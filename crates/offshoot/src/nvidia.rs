@@ -1,12 +1,9 @@
 //! TensorRT engines and model repositories for Triton, both from an ONNX file that is proven first.
 
-use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use offshoot_files::{Kind, read, stem};
-use offshoot_formats::atomic::write_atomically;
+use offshoot_files::stem;
 use offshoot_formats::onnx::Options as OnnxOptions;
 use offshoot_formats::tensorrt::{self, EnginePrecision, Profile};
 use offshoot_formats::triton;
@@ -15,10 +12,9 @@ use offshoot_graph::text::{path_text, shown};
 use serde::Serialize;
 
 use crate::error::{Error, Result};
-use crate::export::{Exported, Proof, export_onnx};
-use crate::manifest::Manifest;
+use crate::export::{Exported, Proof, export_onnx_with};
 use crate::quantize::is_quantized;
-use crate::staging::MadeFolders;
+use crate::staging::{MadeFolders, SideFile, check_replaceable};
 
 const ONNX: &str = "model.onnx";
 const ENGINE: &str = "model.engine";
@@ -61,14 +57,14 @@ fn lossy_option<S: serde::Serializer>(
     }
 }
 
-/// Writes `model` into `folder` for TensorRT: `model.onnx`, proven as by [`export_onnx`], and `build-engine.sh`, which
-/// builds `model.engine` with an optimisation profile for the batches that `options` names. Where `trtexec` is found the
+/// Writes `model` into `folder` for TensorRT: `model.onnx`, proven as by [`crate::export_onnx`], and `build-engine.sh`, which
+/// builds `model.engine` with an optimization profile for the batches that `options` names. Where `trtexec` is found the
 /// engine is built at once.
 ///
 /// For [`EnginePrecision::Int8`], `model` is one that [`crate::quantize_static`] made under [`offshoot_quant::Scheme::tensorrt`].
 ///
 /// # Errors
-/// Those of [`export_onnx`]; when a model for int8 is not quantised; when the profile is not in order, or `trtexec` fails: with the end of what it said.
+/// Those of [`crate::export_onnx`]; when a model for int8 is not quantized; when the profile is not in order, or `trtexec` fails: with the end of what it said.
 pub fn export_tensorrt(
     model: &Model,
     folder: &Path,
@@ -101,40 +97,35 @@ pub(crate) fn tensorrt_folder(
     }
     if options.precision == EnginePrecision::Int8 && !is_quantized(model) {
         return Err(Error::Input(
-            "an engine in int8 is made of a model that is quantised for TensorRT".into(),
+            "an engine in int8 is made of a model that is quantized for TensorRT".into(),
         ));
     }
     let size = model.metadata.preprocessing.size;
     let arguments = tensorrt::arguments(ONNX, ENGINE, size, options.profile, options.precision);
-    let (script, text) = (folder.join(SCRIPT), tensorrt::script(&arguments));
-    let (onnx, engine) = (folder.join(ONNX), folder.join(ENGINE));
-    check_beside(&onnx, &[(&script, Some(&text)), (&engine, None)])?;
+    let onnx = folder.join(ONNX);
+    let script = SideFile {
+        path: folder.join(SCRIPT),
+        name: SCRIPT.into(),
+        text: tensorrt::script(&arguments),
+        executable: true,
+    };
+    script.check(&onnx)?;
+    check_engine(&onnx, &folder.join(ENGINE))?;
     let _made = MadeFolders::new(folder)?;
-    let file = Exported { format: "tensorrt", ..export_onnx(model, &onnx, OnnxOptions::default(), proof)? };
-    write_atomically(&script, |out| out.write_all(text.as_bytes()))?;
-    make_executable(&script)?;
-    Ok((file, arguments))
+    let file = export_onnx_with(model, &onnx, OnnxOptions::default(), proof, &[script])?;
+    Ok((Exported { format: "tensorrt", ..file }, arguments))
 }
 
-/// Checks that files which go with `onnx`, with the texts that they shall have where those are known, are not somebody else's: the
-/// ONNX file is one of ours then, or they are not there or what they shall be.
-fn check_beside(onnx: &Path, files: &[(&Path, Option<&str>)]) -> Result<()> {
-    let exported = match Manifest::read_beside(onnx)? {
-        Some(manifest) => onnx.exists() && manifest.owns(onnx)?,
-        None => false,
-    };
-    let theirs = |(path, text): &&(&Path, Option<&str>)| {
-        let Ok(found) = path.symlink_metadata() else { return false };
-        let read = || read(path, Kind::MANIFEST);
-        let same = || text.is_some_and(|text| read().is_ok_and(|bytes| bytes == text.as_bytes()));
-        found.is_symlink() || (!exported && !same())
-    };
-    match files.iter().find(theirs) {
-        None => Ok(()),
-        Some((path, _)) => Err(Error::Input(format!(
-            "{}: there is something already that is no export of offshoot, and it would be lost; move or remove it, or write elsewhere \
-             with --out",
-            shown(path)
+/// Checks that an engine which stands beside `onnx` is one that was built of an export of ours.
+fn check_engine(onnx: &Path, engine: &Path) -> Result<()> {
+    let Ok(found) = engine.symlink_metadata() else { return Ok(()) };
+    let exported = onnx.exists() && check_replaceable(onnx).is_ok();
+    match found.is_file() && exported {
+        true => Ok(()),
+        false => Err(Error::Input(format!(
+            "{}: there is something already that was not built of an export of offshoot, and it would be lost; move or remove it, \
+             or write elsewhere with --out",
+            shown(engine)
         ))),
     }
 }
@@ -182,11 +173,11 @@ fn on_path() -> Option<PathBuf> {
 }
 
 /// Writes `model` as a repository for Triton Inference Server into the folder `repository`: `NAME/config.pbtxt` with dynamic
-/// batching, `NAME/labels.txt`, and `NAME/1/model.onnx`, which is proven as by [`export_onnx`]. Of `name` only what a file can
+/// batching, `NAME/labels.txt`, and `NAME/1/model.onnx`, which is proven as by [`crate::export_onnx`]. Of `name` only what a file can
 /// be called by is taken ([`stem`]).
 ///
 /// # Errors
-/// Those of [`export_onnx`], and when two classes would have the same label.
+/// Those of [`crate::export_onnx`], and when two classes would have the same label.
 pub fn export_triton(
     model: &Model,
     repository: &Path,
@@ -199,25 +190,15 @@ pub fn export_triton(
     let (metadata, onnx) = (&model.metadata, folder.join("1").join(ONNX));
     let labels = triton::labels(&metadata.classes).map_err(|problem| problem.at(&folder))?;
     let config = triton::config(name, metadata, max_batch);
-    let files = [(folder.join(triton::LABELS), labels), (folder.join("config.pbtxt"), config)];
-    check_beside(&onnx, &files.each_ref().map(|(path, text)| (path.as_path(), Some(text.as_str()))))?;
+    let side = |file: &str, text: String| SideFile {
+        path: folder.join(file),
+        name: format!("../{file}"),
+        text,
+        executable: false,
+    };
+    let side = [side(triton::LABELS, labels), side("config.pbtxt", config)];
+    side.iter().try_for_each(|file| file.check(&onnx))?;
     let _made = MadeFolders::new(&folder.join("1"))?;
-    let file = export_onnx(model, &onnx, OnnxOptions::default(), proof)?;
-    for (path, text) in &files {
-        write_atomically(path, |out| out.write_all(text.as_bytes()))?;
-    }
+    let file = export_onnx_with(model, &onnx, OnnxOptions::default(), proof, &side)?;
     Ok(Exported { format: "triton", ..file })
-}
-
-#[cfg(unix)]
-fn make_executable(script: &Path) -> Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    let io = |source| Error::Io { path: script.to_owned(), action: "make executable", source };
-    let mode = fs::metadata(script).map_err(io)?.permissions().mode();
-    fs::set_permissions(script, fs::Permissions::from_mode(mode | (mode & 0o444) >> 2)).map_err(io)
-}
-
-#[cfg(not(unix))]
-fn make_executable(_script: &Path) -> Result<()> {
-    Ok(())
 }

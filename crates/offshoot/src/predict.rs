@@ -17,7 +17,7 @@ use crate::memory::batch_within;
 /// Pictures that go through the network at once.
 const BATCH: usize = 16;
 
-/// What a model says of a picture.
+/// The prediction for a picture.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Prediction {
     /// The picture.
@@ -30,7 +30,7 @@ pub struct Prediction {
     pub logits: Option<Vec<f32>>,
 }
 
-/// A class and how sure the model is of it.
+/// A class and its probability.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Guess {
     /// The class.
@@ -96,7 +96,7 @@ pub fn predict(
     }
 }
 
-/// An error that names the first picture whose answers are NaN or infinite.
+/// An error that names the first picture whose outputs are NaN or infinite.
 fn check(rows: &[f32], indices: &[u64], paths: &[PathBuf]) -> Result<()> {
     let classes = (rows.len() / indices.len()).max(1);
     for (row, &index) in rows.chunks_exact(classes).zip(indices) {

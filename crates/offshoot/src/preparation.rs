@@ -16,7 +16,7 @@ pub const PREPARED_LEVELS: f64 = 2.0;
 /// The same for the mean over a picture's pixels.
 pub const PREPARED_MEAN_LEVELS: f64 = 0.1;
 
-/// Computes the preparation of pictures of awkward sizes in a file, and runs its network on what comes out.
+/// Computes the preparation of pictures of unusual sizes in a file, and runs its network on what comes out.
 ///
 /// # Errors
 /// When its pixels are not ours.
@@ -62,7 +62,7 @@ pub(crate) fn prove(
     Ok(ManifestPreparation { kind, pictures, max_levels, mean_levels, max_rel_diff })
 }
 
-/// The largest difference of a logit, in parts of the largest, of two models on two sets of inputs.
+/// The largest difference of a logit, relative to the largest, of two models on two sets of inputs.
 fn answers(
     first: &Model,
     second: &Model,

@@ -140,7 +140,7 @@ pub fn fetch(
 
 /// Brings the file at the `http://` or `https://` URL `url` to `path`, if it is not there. A download that broke off goes on where it stopped: until it is whole the
 /// file has `.part` at the end of its name. Of several at once one downloads, and the others wait for it. A file with another
-/// hash than the wanted one is deleted. `progress` hears the bytes so far and, where the server says it, of how many.
+/// hash than the wanted one is deleted. `progress` is given the bytes so far and, where the server says it, of how many.
 ///
 /// The proxies of the environment (`HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`, `NO_PROXY`) are used.
 ///
@@ -243,7 +243,7 @@ fn download(
             part.clear()?;
             return download(address, wanted, proxies, part, progress);
         }
-        (status, _) => return refused(format!("the server answers with status {status}")),
+        (status, _) => return refused(format!("the server responded with status {status}")),
     };
     if let Some(reason) = answer.is_no_file() {
         return refused(reason);

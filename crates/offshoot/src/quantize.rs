@@ -11,7 +11,7 @@ use offshoot_graph::{Executor, Model, Op, Tensor, Weights};
 use offshoot_quant::{
     Calibration, Method, Network, Scheme, WeightBits, calibrate, fake_quantize, quantize, rank,
 };
-use offshoot_train::{Inference, OptimizerKind, OptimizerOptions, StepOptions, TrainStep, evaluate};
+use offshoot_train::{Inference, OptimizerKind, OptimizerOptions, StepOptions, TrainStep, copies, evaluate};
 use serde::Serialize;
 
 use crate::error::{Error, Result};
@@ -27,7 +27,7 @@ const QAT_RATE: f64 = 1e-5;
 /// Pictures of a step of `--qat`.
 const QAT_BATCH: usize = 16;
 
-/// How a model is quantised.
+/// How a model is quantized.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StaticOptions {
     /// The types and where they stand.
@@ -36,9 +36,9 @@ pub struct StaticOptions {
     pub method: Method,
     /// The most pictures to calibrate on; of more, evenly spaced ones are taken.
     pub pictures: usize,
-    /// The accuracy that may be lost; operators stay in float until no more is. Without, everything is quantised.
+    /// The accuracy that may be lost; operators stay in float until no more is. Without, everything is quantized.
     pub max_drop: Option<f64>,
-    /// Epochs of training through the rounding.
+    /// Epochs of quantization-aware training.
     pub qat_epochs: u64,
 }
 
@@ -55,7 +55,7 @@ impl Default for StaticOptions {
     }
 }
 
-/// The pictures that quantisation looks at.
+/// The pictures that quantization looks at.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct QuantizePictures {
     /// To calibrate on: pictures that the model was trained with, or others like them; never those it is measured on.
@@ -76,7 +76,7 @@ pub struct Quantized {
     pub bytes: u64,
     /// The size of the same model in f32, as the same kind of file, batch norms folded.
     pub bytes_before: u64,
-    /// The part of the pictures that it gets right, where it was measured.
+    /// The fraction of the pictures that it gets right, where it was measured.
     pub accuracy: Option<f64>,
     /// The same of the float model.
     pub accuracy_before: Option<f64>,
@@ -84,12 +84,12 @@ pub struct Quantized {
     pub kept_float: Vec<String>,
 }
 
-/// A quantised model, and what is known of it.
+/// A quantized model, and what is known of it.
 #[derive(Clone, Debug)]
 pub struct StaticModel {
     /// The model: QuantizeLinear and DequantizeLinear around float operators, weights of i8.
     pub model: Model,
-    /// The part of the measured pictures that it gets right.
+    /// The fraction of the measured pictures that it gets right.
     pub accuracy: Option<f64>,
     /// The same of the float model.
     pub accuracy_before: Option<f64>,
@@ -117,7 +117,7 @@ pub fn is_quantized(model: &Model) -> bool {
 pub fn check_float(model: &Model) -> Result<()> {
     match is_quantized(model) {
         true => {
-            Err(Error::Input("the model is quantised already; give the float model it was made of".into()))
+            Err(Error::Input("the model is quantized already; give the float model it was made of".into()))
         }
         false => Ok(()),
     }
@@ -147,10 +147,10 @@ pub fn calibration_batches(model: &Model, paths: &[PathBuf], most: usize) -> Res
     Ok(batches)
 }
 
-/// Quantises `model` by what it does on the calibration pictures. `say` is told, in words, what is being done.
+/// Quantizes `model` by what it does on the calibration pictures. `say` is told, in words, what is being done.
 ///
 /// # Errors
-/// When there is nothing to quantise or to calibrate on, a picture is both to calibrate and to measure on, or a budget is asked
+/// When there is nothing to quantize or to calibrate on, a picture is both to calibrate and to measure on, or a budget is asked
 /// for and nothing can be measured.
 pub fn quantize_static(
     model: &Model,
@@ -169,7 +169,7 @@ pub fn quantize_static(
     let mut untrained = None;
     if options.qat_epochs > 0 && least.is_some_and(|least| enough(best.accuracy, least)) {
         (work.say)(
-            "the accuracy falls no further than --max-drop allows: no need to train through the rounding",
+            "the accuracy falls no further than --max-drop allows: no quantization-aware training needed",
         );
     } else if options.qat_epochs > 0 {
         let trained = work.train(&best.network)?;
@@ -178,7 +178,7 @@ pub fn quantize_static(
         if trained.accuracy >= best.accuracy {
             untrained = Some(std::mem::replace(&mut best, trained));
         } else {
-            (work.say)("training through the rounding has made it no better; its result is not used");
+            (work.say)("quantization-aware training did not improve the accuracy; its result is not used");
         }
     }
     let Some(least) = least else { return Ok(best.found(accuracy_before)) };
@@ -187,7 +187,7 @@ pub fn quantize_static(
         // Training changes the float network too.
         Some(untrained) if !enough(found.accuracy, least) => {
             (work.say)(
-                "what was trained through the rounding is not good enough in float; its result is not used",
+                "the model after quantization-aware training is not accurate enough in float; it is not used",
             );
             work.guard(&untrained, least, accuracy_before)
         }
@@ -210,16 +210,41 @@ fn check(model: &Model, pictures: &QuantizePictures, options: &StaticOptions) ->
         let text = "--qat needs pictures with classes to train with; give a run directory, or --calibration DIR with a folder for each class";
         return Err(Error::Input(text.into()));
     }
-    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    let measured: HashSet<PathBuf> = pictures.measured.iter().map(|s| real(&s.path)).collect();
     let used = pictures.calibration.iter().chain(pictures.train.iter().map(|s| &s.path));
-    if let Some(both) = used.map(|path| real(path)).find(|path| measured.contains(path)) {
-        return Err(Error::Input(format!(
+    let used: Vec<&Path> = used.map(PathBuf::as_path).collect();
+    let measured: Vec<&Path> = pictures.measured.iter().map(|s| s.path.as_path()).collect();
+    match copies(&used, &measured).into_iter().flatten().next() {
+        Some(both) => Err(Error::Input(format!(
             "{}: a picture that the accuracy is measured on must not be one to calibrate on; give others with --calibration DIR",
-            shown(&both)
-        )));
+            shown(both)
+        ))),
+        None => Ok(()),
     }
-    Ok(())
+}
+
+impl QuantizePictures {
+    /// Takes those out of the pictures to calibrate and to train with that are copies, under another name, of pictures to measure on.
+    /// Says how many pictures those are, with an example.
+    pub fn leave_out_copies(&mut self) -> Option<String> {
+        let measured: Vec<&Path> = self.measured.iter().map(|s| s.path.as_path()).collect();
+        let used = self.calibration.iter().chain(self.train.iter().map(|s| &s.path));
+        let used: Vec<&Path> = used.map(PathBuf::as_path).collect();
+        let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        let found = used.iter().zip(copies(&used, &measured));
+        let copied: Vec<(PathBuf, PathBuf)> = found
+            .filter_map(|(path, of)| Some((path.to_path_buf(), of?.to_path_buf())))
+            .filter(|(path, of)| real(path) != real(of))
+            .collect();
+        let (first, of) = copied.first()?;
+        let text = format!("{} has the same content as {}", shown(first), shown(of));
+        let left_out: HashSet<PathBuf> = copied.into_iter().map(|(path, _)| path).collect();
+        self.calibration.retain(|path| !left_out.contains(path));
+        self.train.retain(|sample| !left_out.contains(&sample.path));
+        Some(format!(
+            "{} of the pictures to calibrate on are also measured on, and are left out of the calibration: {text}",
+            left_out.len()
+        ))
+    }
 }
 
 /// A float network, its calibration, and what comes out of both.
@@ -256,7 +281,7 @@ impl Work<'_> {
         Ok(Candidate { network, calibration, model, accuracy })
     }
 
-    /// The part of the pictures that a model gets right.
+    /// The fraction of the pictures that a model gets right.
     fn measure(&self, model: &Model) -> Result<Option<f64>> {
         if self.pictures.measured.is_empty() {
             return Ok(None);
@@ -269,7 +294,7 @@ impl Work<'_> {
         Ok(Some(metrics.accuracy()))
     }
 
-    /// The network after some epochs of training through the rounding, whose scales follow the weights after each.
+    /// The network after some epochs of quantization-aware training, whose scales follow the weights after each.
     fn train(&mut self, network: &Network) -> Result<Network> {
         let mut model = network.model();
         let transform = Transform::new(&model.metadata.preprocessing)?;
@@ -281,7 +306,10 @@ impl Work<'_> {
             let calibration = calibrate(&network, &self.batches, self.options.method, self.executor)?;
             let fake = fake_quantize(&network, &calibration, &BTreeSet::new())?;
             let (weights, loss) = self.epoch(fake, &loader, epoch)?;
-            (self.say)(&format!("epoch {} of {epochs} through the rounding: loss {loss:.4}", epoch + 1));
+            (self.say)(&format!(
+                "epoch {} of {epochs} of quantization-aware training: loss {loss:.4}",
+                epoch + 1
+            ));
             model = network.model();
             for (name, tensor) in &mut model.weights {
                 if let Some(trained) = weights.get(name) {
@@ -322,7 +350,7 @@ impl Work<'_> {
         if enough(candidate.accuracy, least) {
             return Ok(candidate.found(accuracy_before));
         }
-        (self.say)("the accuracy falls too far: measuring what each operator costs");
+        (self.say)("the accuracy drop is too large: measuring the error of each operator");
         let ranked = &self.batches[..self.batches.len().min(RANKED_BATCHES)];
         let costs = rank(&candidate.network, &candidate.calibration, ranked, self.executor, |_, _| {})?;
         let order: Vec<String> = costs.into_iter().map(|cost| cost.operator).collect();
@@ -358,7 +386,7 @@ impl Work<'_> {
     }
 }
 
-/// Writes a quantised model as ONNX to `path`, proven as by [`export_onnx`] and compared with `float`, the model it was made of.
+/// Writes a quantized model as ONNX to `path`, proven as by [`export_onnx`] and compared with `float`, the model it was made of.
 ///
 /// # Errors
 /// Those of [`export_onnx`].

@@ -13,6 +13,7 @@ use offshoot_models::{
     Architecture, BuildError, BuildOptions, CanonicalKeys, Head, Published, canonical_keys, described,
     expected_parameters, find, grafted, imagenet_classes, original_classes, pretrained, recognise,
 };
+use offshoot_train::recipe::RECIPE_FILE;
 use offshoot_train::run::{BASE_FILE, BASE_HASH_FILE, BEST_FILE, LAST_FILE};
 
 use crate::error::{Error, Result};
@@ -187,7 +188,7 @@ pub(crate) struct StateDict {
 /// When the file cannot be read, or holds the weights of another architecture.
 pub(crate) fn load_state_dict(architecture: &Architecture, path: &Path) -> Result<StateDict> {
     let loaded = load_weights(path)?.into_f32();
-    let ours = loaded.metadata.contains_key(METADATA_KEY);
+    let (ours, unchecked) = (loaded.metadata.contains_key(METADATA_KEY), loaded.unchecked);
     let CanonicalKeys { weights, mut notes } = canonical_keys(architecture, loaded.weights);
     // What the names cannot tell is known of these.
     if ours || published_file(architecture, path)?.is_some() {
@@ -205,6 +206,7 @@ pub(crate) fn load_state_dict(architecture: &Architecture, path: &Path) -> Resul
         )));
     }
     notes.extend(unread(&loaded.unread));
+    notes.extend(unchecked.map(str::to_owned));
     let warnings = notes.into_iter().map(|note| format!("{}: {note}", shown(path))).collect();
     Ok(StateDict { weights, warnings })
 }
@@ -288,6 +290,8 @@ fn matched(path: &Path, graph: &offshoot_graph::Graph, weights: Weights) -> Resu
 /// Reads a `.safetensors` that offshoot wrote.
 fn load_ours(path: &Path, overrides: &Overrides) -> Result<Loaded> {
     let file = safetensors::read(path)?;
+    let mut warnings: Vec<String> =
+        file.unchecked().map(|text| format!("{}: {text}", shown(path))).into_iter().collect();
     let text = file.metadata.get(METADATA_KEY).ok_or_else(|| {
         Error::Input(format!(
             "{}: weights without offshoot's metadata; name the architecture: --model NAME --weights {}",
@@ -298,11 +302,12 @@ fn load_ours(path: &Path, overrides: &Overrides) -> Result<Loaded> {
     let mut metadata: Metadata = serde_json::from_str(text).map_err(|e| {
         Error::Input(format!("{}: the metadata under `{METADATA_KEY}` cannot be read: {e}", shown(path)))
     })?;
+    check_run(path, &metadata)?;
     metadata.preprocessing = overrides.apply(&metadata.preprocessing);
     let transfer = |source| Error::Transfer { path: path.to_owned(), source: Box::new(source) };
     let mut weights = file.weights;
     let graph = match &metadata.architecture {
-        None => grafted_graph(path, &metadata)?,
+        None => grafted_graph(path, &metadata, &mut warnings)?,
         Some(name) => {
             find(name)?.fit_to_size(metadata.preprocessing.size, &mut weights);
             described(&metadata).map_err(transfer)?
@@ -312,11 +317,36 @@ fn load_ours(path: &Path, overrides: &Overrides) -> Result<Loaded> {
     let graph = passes::dynamic_int8_graph(&graph, bytes)?;
     let weights = matched(path, &graph, weights)?;
     let model = Model { graph, weights, metadata };
-    Ok(Loaded { model, warnings: Vec::new(), assumed_metadata: false })
+    Ok(Loaded { model, warnings, assumed_metadata: false })
+}
+
+/// Checks that the best model of a run is one of the run that the last one beside it is of: of the same classes, architecture and
+/// head.
+fn check_run(path: &Path, best: &Metadata) -> Result<()> {
+    let last = path.with_file_name(LAST_FILE);
+    if !path.ends_with(BEST_FILE) || !path.with_file_name(RECIPE_FILE).exists() || !last.exists() {
+        return Ok(());
+    }
+    // Whether the last one is whole is for those to say who read it.
+    let text = safetensors::read_metadata(&last).ok().and_then(|mut all| all.remove(METADATA_KEY));
+    let Some(last) = text.and_then(|text| serde_json::from_str::<Metadata>(&text).ok()) else {
+        return Ok(());
+    };
+    let what = match () {
+        () if best.classes != last.classes => "other classes",
+        () if best.architecture != last.architecture => "another architecture",
+        () if best.head != last.head => "another head",
+        () => return Ok(()),
+    };
+    Err(Error::Input(format!(
+        "{}: it is not of the run in this folder: it has {what} than {LAST_FILE} beside it; put back the run's own file, or \
+         move this one to a folder of its own",
+        shown(path)
+    )))
 }
 
 /// The graph of a run that started from an ONNX file, which is kept beside its weights.
-fn grafted_graph(path: &Path, metadata: &Metadata) -> Result<Graph> {
+fn grafted_graph(path: &Path, metadata: &Metadata, warnings: &mut Vec<String>) -> Result<Graph> {
     let base = path.with_file_name(BASE_FILE);
     if !base.exists() {
         return Err(Error::Input(format!(
@@ -326,15 +356,28 @@ fn grafted_graph(path: &Path, metadata: &Metadata) -> Result<Graph> {
     }
     let head: Head = metadata.head.as_deref().unwrap_or("linear").parse().map_err(BuildError::from)?;
     let model = classifier_of_size(&base, metadata.preprocessing.size)?;
+    warnings.extend(unchecked_base(&base));
     let (graph, _) = grafted(&model.graph, head, metadata.classes.len())
         .map_err(|source| Error::Graft { path: base, source: Box::new(source) })?;
     Ok(graph)
 }
 
+/// What to say of the classifier that a run keeps where no hash stands beside it.
+pub(crate) fn unchecked_base(base: &Path) -> Option<String> {
+    let missing = base.ends_with(BASE_FILE) && !base.with_file_name(BASE_HASH_FILE).exists();
+    missing.then(|| {
+        format!(
+            "{}: there is no {BASE_HASH_FILE} beside it, so that nobody knows whether it is as it was written: runs from before there \
+             was one have none",
+            shown(base)
+        )
+    })
+}
+
 /// Checks the classifier that a run keeps against the hash that stands beside it; runs from before have none.
 fn check_base(base: &Path) -> Result<()> {
     let hash = base.with_file_name(BASE_HASH_FILE);
-    if !base.ends_with(BASE_FILE) || !hash.is_file() {
+    if !base.ends_with(BASE_FILE) || !hash.exists() {
         return Ok(());
     }
     let text = read_text(&hash, Kind::MARK).map_err(|source| {

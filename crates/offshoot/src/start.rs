@@ -18,7 +18,8 @@ use offshoot_train::{Recipe, Settings, Unfreeze};
 use crate::error::{Error, Result};
 use crate::manifest::sha256;
 use crate::source::{
-    self, Overrides, StateDict, classifier_of_size, is_onnx, load_onnx, load_state_dict, run_file, word,
+    self, Overrides, StateDict, classifier_of_size, is_onnx, load_onnx, load_state_dict, run_file,
+    unchecked_base, word,
 };
 
 /// The preprocessing that the model `name` was pretrained with: that of published `weights`, an architecture's, or that of an
@@ -147,12 +148,13 @@ fn last_block(architecture: &Architecture) -> Vec<Unfreeze> {
 }
 
 /// The model that `recipe` starts from: pretrained weights, or random ones where it names none, and a new head for
-/// `classes`. `say` hears what there is to say about how the weights were read.
+/// `classes`. `say` is given notes about how the weights were read.
 ///
 /// # Errors
 /// When the architecture is unknown, or the weights cannot be read or do not fit it.
 pub fn starting_model(recipe: &Recipe, classes: &[String], say: &mut dyn FnMut(&str)) -> Result<Model> {
     if let Some(path) = onnx_file(&recipe.model) {
+        unchecked_base(path).iter().for_each(|text| say(text));
         return onnx_model(path, recipe, classes);
     }
     let architecture = architecture(&recipe.model)?;

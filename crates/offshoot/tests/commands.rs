@@ -86,7 +86,7 @@ fn a_used_run_directory_is_refused_and_untouched() {
     assert_eq!((said.code, said.out.as_str()), (Some(2), ""));
     assert_eq!(
         said.err,
-        "error: run: there is something already; give --resume to go on with it, or another folder with --out\n"
+        "error: run: it is not empty; give --resume to resume the run in it, or another folder with --out\n"
     );
     assert_eq!(world.read("run/recipe.toml"), before);
 }
@@ -430,7 +430,7 @@ fn verify_exits_1_when_models_disagree() {
     assert_eq!((said.code, &said.json()["ok"]), (Some(1), &json!(false)), "{said:?}");
     assert!(said.json()["max_rel_diff"].as_f64().unwrap() > 1e-4);
     let text = world.run("verify changed.safetensors --against m.safetensors");
-    assert!(text.code == Some(1) && text.out.contains("DOES NOT answer like"), "{text:?}");
+    assert!(text.code == Some(1) && text.out.contains("DOES NOT match"), "{text:?}");
 
     // The same numbers with another meaning.
     let renamed = with_metadata(&best, |m| m["classes"] = json!(["red", "green", "blue"]));

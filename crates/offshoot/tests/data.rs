@@ -40,7 +40,7 @@ fn what_is_planted_is_found() {
     let paint = |seed: u64| {
         let mut file = bmp([0, 0, 0], 0);
         let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-        // Blocks of 4 x 4 pixels in random colours.
+        // Blocks of 4 x 4 pixels in random colors.
         let colours: Vec<u8> = (0..6 * 5 * 3)
             .map(|_| {
                 state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -192,7 +192,7 @@ fn a_run_leaves_a_page_that_loads_nothing_and_escapes_every_name() {
         "Classes",
         "Run",
         "Pictures",
-        "The worst pictures",
+        "Pictures with the highest loss",
         "Calibration",
         "Groups",
         "Recipe",

@@ -1,4 +1,4 @@
-//! What `export` leaves and `verify` looks at: manifests, operator sets, files of other converters, inputs that are no
+//! What `export` leaves and `verify` looks at: manifests, opsets, files of other converters, inputs that are no
 //! pictures.
 
 #![allow(clippy::unwrap_used)] // a test's panic is its failure
@@ -105,7 +105,7 @@ fn files_of_tensorflows_converters_are_evaluated_and_exported() {
         let said = world.run(&format!("eval {name}.onnx d {flags} --json"));
         assert_eq!((said.code, &said.json()["images"]), (Some(0), &json!(8)), "{said:?}");
         assert!(said.err.contains("ImageNet") && said.err.contains("Softmax"), "{said:?}");
-        // PyTorch has no pooling that pads one side only, which those of the operator sets do.
+        // PyTorch has no pooling that pads one side only, which those of the opsets do.
         let (formats, endings) = if name.starts_with("opset") {
             ("onnx", &["onnx"][..])
         } else {
@@ -162,7 +162,7 @@ fn a_file_that_prepares_its_pictures_is_a_model_like_any_other() {
     assert_eq!(world.json(&format!("verify {file} --against m.safetensors"))["ok"], json!(true));
     assert_eq!(world.json(&format!("eval {file} d")), world.json("eval m.safetensors d"));
     for (flags, part) in [
-        ("--format onnx --with-preprocess --opset 17", "operator set 17"),
+        ("--format onnx --with-preprocess --opset 17", "opset 17"),
         ("--format torchscript --with-preprocess", "--format onnx"),
     ] {
         let said = world.run(&format!("export m.safetensors {flags} --out no"));

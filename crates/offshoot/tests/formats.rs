@@ -119,7 +119,7 @@ fn our_targets_run_and_the_others_say_why_not() {
         assert!(rows(&report, target)[0]["bytes"].as_u64().unwrap() > 1_000_000 || target.contains("int8"));
     }
 
-    // What was measured is in the run and in its report, also when that is written anew.
+    // What was measured is in the run and in its report, also when that is written again.
     assert_eq!(serde_json::from_slice::<Value>(&world.read("run/formats.json")).unwrap(), report);
     assert!(!world.path("run/exports").exists());
     for _ in 0..2 {
@@ -173,7 +173,7 @@ fn a_file_is_measured_too_and_the_files_stay_where_they_are_wanted() {
     assert!(rows(&report, "offshoot-int8-static")[0]["accuracy"].is_number(), "{report}");
 
     let said = world.run("bench formats out/mobilenet_v2-dynamic-int8.onnx");
-    assert!(said.code == Some(2) && said.err.contains("quantised already"), "{said:?}");
+    assert!(said.code == Some(2) && said.err.contains("quantized already"), "{said:?}");
 }
 
 #[test]

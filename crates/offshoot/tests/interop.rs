@@ -99,7 +99,7 @@ fn onnx_runtime_prepares_every_photograph_as_we_do() {
     }
 }
 
-/// Exports a model with each fit and filter, and has its preparation of pictures of awkward sizes compared with Pillow's.
+/// Exports a model with each fit and filter, and has its preparation of pictures of unusual sizes compared with Pillow's.
 fn prepares_awkward_pictures(name: &str, flags: &str, ending: &str, check: &str) {
     let world = World::new(name);
     std::fs::create_dir(world.path("noise")).unwrap();
@@ -308,7 +308,7 @@ fn pytorch_runs_our_core_ml_program_on_photographs() {
         world.json(&format!("export run --format coreml --precision {precision} --out {precision}"));
         let package = format!("{precision}/mobilenet_v2.mlpackage");
         if precision == "f32" {
-            // Before coremltools opens it, which writes its Manifest.json anew: the package's hashes hold no more then.
+            // Before coremltools opens it, which writes its Manifest.json again: the package's hashes hold no more then.
             assert_eq!(world.json(&format!("verify {package} --against run"))["ok"], json!(true));
         }
         let report =

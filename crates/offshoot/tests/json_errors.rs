@@ -146,7 +146,7 @@ fn help_is_grouped_by_headings() {
     let world = world("help");
     let help = world.run("train --help").out;
     for heading in
-        ["Data", "Model", "Optimisation", "Augmentation", "Caching", "Preprocessing", "Execution", "Output"]
+        ["Data", "Model", "Optimization", "Augmentation", "Caching", "Preprocessing", "Execution", "Output"]
     {
         assert!(help.lines().any(|line| line == format!("{heading}:")), "{heading}: {help}");
     }

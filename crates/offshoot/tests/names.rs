@@ -57,7 +57,7 @@ fn no_picture_of_a_run_is_lost_by_its_name() {
     assert_eq!(formats["pictures"], 6, "{formats}");
     assert_eq!(world.run("report run").code, Some(0));
     let page = world.text("run/report.html");
-    for part in ["The worst pictures", "Confusion", "data:image/jpeg"] {
+    for part in ["Pictures with the highest loss", "Confusion", "data:image/jpeg"] {
         assert!(page.contains(part), "{part}");
     }
     assert_eq!(page.matches("data:image/jpeg").count(), 6);

@@ -1,4 +1,4 @@
-//! Files that prepare their pictures: what their nodes make of pictures of awkward sizes is what we make of them.
+//! Files that prepare their pictures: what their nodes make of pictures of unusual sizes is what we make of them.
 
 #![allow(clippy::unwrap_used)] // a test's panic is its failure
 
@@ -31,7 +31,7 @@ fn every_fit_and_filter_is_proven_on_pictures_of_awkward_sizes() {
     let own = model.metadata.preprocessing.clone();
     for fit in [Fit::Crop, Fit::Pad, Fit::Stretch] {
         for interpolation in [Interpolation::Bilinear, Interpolation::Bicubic, Interpolation::Nearest] {
-            // Only what is padded shows the background: of one colour, and of another in each channel.
+            // Only what is padded shows the background: of one color, and of another in each channel.
             let colours = if fit == Fit::Pad { &[[255; 3], [3, 200, 90]][..] } else { &[[255; 3]] };
             for &background in colours {
                 model.metadata.preprocessing =

@@ -190,7 +190,7 @@ fn a_server_that_stops_or_crawls_is_given_up_on() {
     // A byte now and then: of the body, of the head, and of a chunk's size, none of which comes to an end.
     for (start, byte, said) in [
         (HEAD, "a", "too slow"),
-        ("HTTP/1.1 200 OK\r\nX: ", "x", "has not answered within 0.4 s"),
+        ("HTTP/1.1 200 OK\r\nX: ", "x", "has not responded within 0.4 s"),
         ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "0", "far too long"),
     ] {
         let world = World::new("crawls");

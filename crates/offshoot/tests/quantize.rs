@@ -8,6 +8,7 @@ use std::fs;
 
 use offshoot::{ModelSource, is_quantized};
 use offshoot_formats::onnx;
+use offshoot_graph::op::Binary;
 use offshoot_graph::{DType, Data, Model, Op, Source};
 use serde_json::json;
 
@@ -99,12 +100,12 @@ fn training_through_the_rounding_changes_the_weights() {
     world.json("quantize run --mode static --out plain");
     let said = world.run("quantize run --mode static --qat 1 --out trained --json");
     assert_eq!(said.code, Some(0), "{said:?}");
-    assert!(said.err.contains("epoch 1 of 1 through the rounding: loss"), "{said:?}");
+    assert!(said.err.contains("epoch 1 of 1 of quantization-aware training: loss"), "{said:?}");
     let weight = |path: &str| model(&world, path).weights["classifier.1.weight"].clone();
     let changed = weight("trained/mobilenet_v2-int8.onnx") != weight("plain/mobilenet_v2-int8.onnx");
     assert_ne!(changed, said.err.contains("its result is not used"), "{said:?}");
     let said = world.run("quantize run --mode static --qat 1 --max-drop 1 --out within");
-    assert!(said.code == Some(0) && said.err.contains("no need to train"), "{said:?}");
+    assert!(said.code == Some(0) && said.err.contains("no quantization-aware training needed"), "{said:?}");
     assert_eq!(weight("within/mobilenet_v2-int8.onnx"), weight("plain/mobilenet_v2-int8.onnx"));
 }
 
@@ -143,7 +144,7 @@ fn tensorrt_gets_explicit_quantisation() {
                 assert_eq!(graph.value(node.inputs[2]).dtype, DType::F32, "a float bias");
                 assert!(made_by(node.inputs[2]).is_none());
             }
-            Op::Add => {
+            Op::Binary(Binary::Add) => {
                 let convs = node.inputs.iter().filter(|&&id| matches!(made_by(id).unwrap().op, Op::Conv(_)));
                 let rounded = node
                     .inputs
@@ -180,11 +181,11 @@ fn what_is_missing_is_said() {
         "quantize m.safetensors --mode static --calibration d --method best",
         "minmax, percentile, entropy or mse",
     );
-    refused("quantize m.safetensors --mode static --calibration d --max-drop 2", "a part of 1");
+    refused("quantize m.safetensors --mode static --calibration d --max-drop 2", "a fraction below 1");
     refused("quantize m.safetensors --mode static --calibration nowhere", "nowhere");
     world.json("quantize m.safetensors --mode static --calibration d");
     assert!(world.names(".").contains(&"mobilenet_v2-int8.onnx".to_string()));
-    refused("quantize mobilenet_v2-int8.onnx --mode static --calibration d", "quantised already");
+    refused("quantize mobilenet_v2-int8.onnx --mode static --calibration d", "quantized already");
     world.write("flat/0.bmp", support::bmp([1, 2, 3], 1));
     world.json("quantize m.safetensors --mode static --calibration flat --out flat");
     refused(

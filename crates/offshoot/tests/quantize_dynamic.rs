@@ -128,8 +128,8 @@ fn a_text_model_is_quantised_without_being_run() {
         ("quantize text.onnx --mode dynamic --format safetensors", "--format"),
         ("quantize q/text-dynamic-int8.onnx --mode dynamic", "stored float weights"),
         ("quantize text.onnx", "--mode"),
-        ("quantize text.onnx --mode dynamic --max-drop 0.01", "--max-drop goes with"),
-        ("quantize text.onnx --mode static --format safetensors", "--format goes with"),
+        ("quantize text.onnx --mode dynamic --max-drop 0.01", "--max-drop is for"),
+        ("quantize text.onnx --mode static --format safetensors", "--format is for"),
     ] {
         let said = world.run(arguments);
         assert!(said.code == Some(2) && said.err.contains(words), "{arguments}: {said:?}");

@@ -163,7 +163,7 @@ fn what_is_kept_changes_nothing() {
         train(&anew, &format!("{flags} --cache-budget 0"));
         assert_same(&world, &kept, &again);
         assert_same(&world, &kept, &anew);
-        // Damaged in the middle: rows are computed again, and the next run makes the file anew.
+        // Damaged in the middle: rows are computed again, and the next run writes the file again.
         for file in &files {
             let path = format!("cache/offshoot/features/{file}");
             let mut bytes = world.read(&path);

@@ -1,4 +1,4 @@
-//! Files from strangers: names in them that are paths, commands, formulas and terminal sequences, files that are none, manifests
+//! Untrusted files: names in them that are paths, commands, formulas and terminal sequences, files that are none, manifests
 //! that say what is not so.
 
 #![allow(clippy::unwrap_used)] // a test's panic is its failure

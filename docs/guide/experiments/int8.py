@@ -3,9 +3,9 @@
 
     docs/guide/experiments/int8.py OFFSHOOT [--write]
 
-A new head is trained on `photos6`; then each file is made and asked about all 208 pictures. `agrees` is how many of them have
-the same answer as in f32, `sure` the same among those that f32 gives at least 0.9. The time is ONNX Runtime's for one picture,
-two threads, the median of 50 runs taken in turns. `--write` puts the tables into the guide's pages. Needs the assets and the light
+A new head is trained on `photos6`; then each file is made and run on all 208 pictures. `agrees` is how many of them have
+the same class as in f32, `confident` the same among those that f32 gives a probability of at least 0.9. The time is ONNX Runtime's for one picture,
+two threads, the median of 50 runs taken alternately. `--write` puts the tables into the guide's pages. Needs the assets and the light
 peers (scripts/fetch, scripts/peers --light), onnxruntime.quantization among them.
 """
 
@@ -80,7 +80,7 @@ def main():
         files.append(static(run, root, "eight", "--method", "minmax", "--weight-bits", "8"))
         wanted = answers(run)
         sure = [path for path, top in wanted.items() if top["probability"] >= 0.9]
-        rows = [[("file", "文件"), "MB", ("agrees", "一致"), ("sure", "高置信度中一致"), ("ms in ONNX Runtime", "ONNX Runtime 毫秒")]]
+        rows = [[("file", "文件"), "MB", ("agrees", "一致"), ("confident", "高置信度中一致"), ("ms in ONNX Runtime", "ONNX Runtime 毫秒")]]
         for name, file, ms in zip(names, files, milliseconds(files)):
             found = answers(file)
             same = [path for path in wanted if found[path]["class"] == wanted[path]["class"]]

@@ -1,4 +1,4 @@
-//! Batch normalisation over rows x channels, with the formulas of PyTorch's `batch_norm`.
+//! Batch normalization over rows x channels, with the formulas of PyTorch's `batch_norm`.
 //!
 //! y = activation((x - mean) inv_std gamma + beta + residual). In training the statistics are the batch's, and the
 //! gradient flows through them; with frozen statistics it is an affine function of each channel.

@@ -3,7 +3,7 @@
 //! The tensors between them are several times as large as what goes in and comes out. A task owns a band of output
 //! rows of one picture and goes through it in strips so low that both tensors stay in its core's second-level cache;
 //! rows that two strips of a band share are kept. The convolutions are the kernels that would run one after the
-//! other, on pictures of a few rows, so that the bits are the same as theirs and the cut has no say in them.
+//! other, on pictures of a few rows, so that the result is bit-identical to theirs, however the work is split.
 
 use std::ops::Range;
 

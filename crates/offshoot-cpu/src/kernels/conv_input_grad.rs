@@ -1,8 +1,8 @@
 //! Gradient of a convolution with respect to its input.
 //!
-//! Input pixel i receives from output pixel o through tap r where `i + pad = o * stride + r * dilation`. The taps
+//! Input pixel i receives from output pixel o through kernel element r where `i + pad = o * stride + r * dilation`. The kernel elements
 //! that can fulfil it depend on `i mod stride` only, so each such phase is a stride-1 convolution of `dy` with some of
-//! the taps, and no structural zero is multiplied. A phase without taps stores zeros.
+//! the kernel elements, and no structural zero is multiplied. A phase without kernel elements stores zeros.
 
 use super::conv::{PackedFilter, activations_len, run_gathers};
 use super::element::Element;
@@ -52,7 +52,7 @@ fn phase(shape: &ConvShape, phase: [usize; 2]) -> Gather {
     }
 }
 
-/// The taps that reach a phase along an axis, last tap first, so that offsets ascend.
+/// The kernel elements that reach a phase along an axis, last element first, so that offsets ascend.
 fn taps(shape: &ConvShape, axis: usize, phase: usize) -> Vec<Tap> {
     let stride = shape.strides[axis] as isize;
     let tap = |index: usize| {

@@ -1,10 +1,10 @@
 //! Gradient of a convolution with respect to its weights.
 //!
-//! `dw[k][tap, c]` sums `dy[pixel][k] * x[pixel at tap][c]` over all pixels of the batch: a matrix product whose
+//! `dw[k][r, c]`, of kernel element r, sums `dy[pixel][k] * x[pixel at r][c]` over all pixels of the batch: a matrix product whose
 //! reduction runs over pixels. A task owns a block of the result and, where there are few blocks, one of a fixed
 //! number of chunks of the pixels; it copies a few pixels' `dy` and gathered `x` into scratch at a time and adds
 //! their product to its part of the workspace. The chunks are then summed in order. The cut depends on the shape
-//! alone, so the result is the same bits for any number of threads.
+//! alone, so the result is bit-identical for any number of threads.
 
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -125,7 +125,7 @@ pub fn conv_weight_grad<E: Element>(
     sum_chunks(&plan, shape, workspace, dw);
 }
 
-/// Adds the chunks, in order, and puts the taps last.
+/// Adds the chunks, in order, and puts the kernel elements last.
 fn sum_chunks(plan: &Plan, shape: &ConvShape, sums: &[f32], dw: &mut [f32]) {
     let (depth, area) = (plan.gather.depth, shape.kernel[0] * shape.kernel[1]);
     let filter = depth * area;

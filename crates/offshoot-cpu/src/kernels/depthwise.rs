@@ -1,6 +1,6 @@
-//! Depthwise convolution: one filter a channel (groups = input channels = output channels), vectorised over channels.
+//! Depthwise convolution: one filter a channel (groups = input channels = output channels), vectorized over channels.
 //!
-//! A tile of neighbouring pixels is kept in registers, so that inputs and weights are loaded once for several
+//! A tile of neighboring pixels is kept in registers, so that inputs and weights are loaded once for several
 //! multiplications. Rows of the window that fall outside the picture are skipped; tiles at the left and right border
 //! read zeros for what is outside. Every pixel sums in the order of the kernel's elements.
 
@@ -98,7 +98,7 @@ struct Tap {
 /// `init` plus the products at `taps`, for one pixel.
 ///
 /// # Safety
-/// `S` must be available; taps and channels lie within the slices.
+/// `S` must be available; kernel elements and channels lie within the slices.
 #[inline(always)]
 unsafe fn weighted_sum<S: Simd, E: Element, const FULL: bool>(
     source: &[E],
@@ -175,7 +175,7 @@ impl<E: Element> Forward<'_, E> {
         }
     }
 
-    /// Neighbouring output pixels from `at` on: [`TILE`] of them whose windows' columns lie in the picture or, at a
+    /// Neighboring output pixels from `at` on: [`TILE`] of them whose windows' columns lie in the picture or, at a
     /// border, `n`. `x` holds the input columns under them in each row of the window, of which a tile that is at no border
     /// needs the first only.
     #[inline(always)]
@@ -252,7 +252,7 @@ impl<E: Element> Forward<'_, E> {
                     taps.push(Tap { source, weight: (r * shape.kernel[1] + s) * channels });
                 }
             }
-            // Safety: the taps are in the picture, the columns are the output's, the channels the shape's.
+            // Safety: the kernel elements are in the picture, the columns are the output's, the channels the shape's.
             unsafe {
                 let to = out.add(ow * channels);
                 for first in (0..whole).step_by(S::LANES) {
@@ -393,7 +393,7 @@ fn output(at: usize, k: usize, stride: usize, dilation: usize, len: usize) -> Op
 }
 
 impl<E: Element> InputGrad<'_, E> {
-    /// `T` neighbouring input pixels. The first is under kernel element 0 of output column `q`, and all output columns
+    /// `T` neighboring input pixels. The first is under kernel element 0 of output column `q`, and all output columns
     /// that look at the tile exist.
     #[inline(always)]
     unsafe fn tile<S: Simd, const K: usize, const STRIDE: usize, const T: usize, const FULL: bool>(
@@ -453,7 +453,7 @@ impl<E: Element> InputGrad<'_, E> {
         let mut taps = Vec::with_capacity(self.shape.kernel[0] * self.shape.kernel[1]);
         for iw in columns {
             self.taps(image, (ih, iw), &mut taps);
-            // Safety: the taps are in the output, the columns are the input's, the channels the shape's.
+            // Safety: the kernel elements are in the output, the columns are the input's, the channels the shape's.
             unsafe {
                 let (to, zero) = (dx.add(iw * channels), S::splat(0.0));
                 for first in (0..whole).step_by(S::LANES) {

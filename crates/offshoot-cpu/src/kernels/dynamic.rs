@@ -1,12 +1,12 @@
-//! x times weights of bytes, where x is quantised by its own range: ONNX's DynamicQuantizeLinear and MatMulInteger.
+//! x times weights of bytes, where x is quantized by its own range: ONNX's DynamicQuantizeLinear and MatMulInteger.
 
 use super::ConvShape;
-use super::elementwise::Binary;
 use super::int8::conv::{ByteFilter, Numbers, Quantized, product};
 use super::parallel::{self, Shared};
 use super::quantize::{Scales, quantize};
 use super::rows::{Place, TASK, map_rows_to};
 use super::simd::{Isa, Kernel, Simd, dispatch};
+use offshoot_graph::op::Binary;
 
 /// Weights of bytes \[n, k\], packed.
 #[derive(Clone, Debug)]

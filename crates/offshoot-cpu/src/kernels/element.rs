@@ -1,5 +1,5 @@
 //! What activations are stored in: f32, or half of it. Arithmetic is in f32; a kernel converts what it loads and stores.
-//! Quantised ones are integers.
+//! Quantized ones are integers.
 
 use bytemuck::Pod;
 use half::{bf16, f16};

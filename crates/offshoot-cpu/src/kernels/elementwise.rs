@@ -1,60 +1,16 @@
 //! Functions of one element or of two, their gradients, broadcasting, and sums over rows.
 
+mod binary;
+mod unary;
+
+use offshoot_graph::op::{Binary, Unary};
+
+use self::binary::{scalar, slope};
+use self::unary::Gradient;
 use super::Activation;
 use super::element::Element;
-use super::math;
 use super::rows::{Fold, Map, map, map_in_place, map_rows, sum_rows};
 use super::simd::{Isa, Simd};
-
-/// A function of one element.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Unary {
-    /// max(0, x).
-    Relu,
-    /// x clamped to [min, max]. Its gradient is that of PyTorch's `hardtanh`: none at the bounds.
-    Clip {
-        /// The lower bound.
-        min: f32,
-        /// The upper bound.
-        max: f32,
-    },
-    /// 1 / (1 + e^-x).
-    Sigmoid,
-    /// x sigmoid(x).
-    Silu,
-    /// alpha x + beta, clamped to [0, 1].
-    HardSigmoid {
-        /// The slope; 1/6 in PyTorch, 0.2 in ONNX unless given.
-        alpha: f32,
-        /// The value at 0.
-        beta: f32,
-    },
-    /// x clamp(x + 3, 0, 6) / 6.
-    HardSwish,
-    /// tanh x.
-    Tanh,
-    /// x times the standard normal distribution's cumulative function (the exact form, by erf).
-    Gelu,
-    /// 2 / sqrt(pi) times the integral of e^(-t^2) from 0 to x.
-    Erf,
-    /// e^x.
-    Exp,
-    /// -x.
-    Negative,
-}
-
-/// A function of two elements.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Binary {
-    /// a + b.
-    Add,
-    /// a - b.
-    Sub,
-    /// a b.
-    Mul,
-    /// a / b.
-    Div,
-}
 
 /// x clamped to [low, high]; a NaN stays a NaN.
 ///
@@ -76,123 +32,39 @@ pub(super) unsafe fn gate<S: Simd>(x: S::V, (low, high): (f32, f32), dy: S::V) -
     unsafe { S::zero_where_ge(x, S::splat(high), S::zero_where_ge(S::splat(low), x, dy)) }
 }
 
-impl Map<1, 0> for Unary {
-    #[inline(always)]
-    unsafe fn call<S: Simd>(self, [x]: [S::V; 1], []: [S::V; 0]) -> S::V {
-        // Safety: the caller's promise.
-        unsafe {
-            match self {
-                Unary::Relu => S::at_least(x, S::splat(0.0)),
-                Unary::Clip { min, max } => clamp::<S>(x, min, max),
-                Unary::Sigmoid => math::sigmoid::<S>(x),
-                Unary::Silu => S::mul(x, math::sigmoid::<S>(x)),
-                Unary::HardSigmoid { alpha, beta } => {
-                    clamp::<S>(S::fma(x, S::splat(alpha), S::splat(beta)), 0.0, 1.0)
-                }
-                Unary::HardSwish => {
-                    let ramp = clamp::<S>(S::add(x, S::splat(3.0)), 0.0, 6.0);
-                    S::mul(S::mul(x, ramp), S::splat(1.0 / 6.0))
-                }
-                Unary::Tanh => math::tanh::<S>(x),
-                Unary::Gelu => S::mul(x, math::normal::<S>(x).0),
-                Unary::Erf => {
-                    // erf x = 2 P(x sqrt 2) - 1 with the normal distribution's cumulative function P.
-                    let cumulative = math::normal::<S>(S::mul(x, S::splat(std::f32::consts::SQRT_2))).0;
-                    S::fma(S::splat(2.0), cumulative, S::splat(-1.0))
-                }
-                Unary::Exp => math::exp::<S>(x),
-                Unary::Negative => S::sub(S::splat(0.0), x),
-            }
-        }
+/// The largest number of lanes.
+const MOST_LANES: usize = 16;
+
+/// `f` of each lane: for functions that have no instructions.
+///
+/// # Safety
+/// `S` must be available.
+#[inline(always)]
+unsafe fn per_lane<S: Simd>(x: S::V, f: impl Fn(f32) -> f32) -> S::V {
+    const { assert!(S::LANES <= MOST_LANES) }
+    let mut lanes = [0.0; MOST_LANES];
+    // Safety: the caller's promise; `lanes` holds at least as many as the vector.
+    unsafe {
+        S::store(lanes.as_mut_ptr(), x);
+        lanes[..S::LANES].iter_mut().for_each(|x| *x = f(*x));
+        S::load(lanes.as_ptr())
     }
 }
 
-/// The gradient of a [`Unary`]: of (dy, x).
-#[derive(Clone, Copy)]
-struct Gradient(Unary);
-
-impl Map<2, 0> for Gradient {
-    #[inline(always)]
-    unsafe fn call<S: Simd>(self, [dy, x]: [S::V; 2], []: [S::V; 0]) -> S::V {
-        // Safety: the caller's promise.
-        unsafe {
-            let one = S::splat(1.0);
-            match self.0 {
-                Unary::Relu => gate::<S>(x, Activation::Relu.gate(), dy),
-                Unary::Clip { min, max } => gate::<S>(x, (min, max), dy),
-                Unary::Sigmoid => {
-                    let s = math::sigmoid::<S>(x);
-                    S::mul(dy, S::mul(s, S::sub(one, s)))
-                }
-                Unary::Silu => {
-                    let s = math::sigmoid::<S>(x);
-                    S::mul(dy, S::mul(s, S::fma(x, S::sub(one, s), one)))
-                }
-                Unary::HardSigmoid { alpha, beta } => {
-                    let alpha = S::splat(alpha);
-                    gate::<S>(S::fma(x, alpha, S::splat(beta)), (0.0, 1.0), S::mul(dy, alpha))
-                }
-                Unary::HardSwish => {
-                    let slope = S::fma(x, S::splat(1.0 / 3.0), S::splat(0.5));
-                    let ramp = gate::<S>(x, (-3.0, f32::NAN), S::mul(dy, slope));
-                    S::select_gt(S::splat(3.0), x, ramp, dy)
-                }
-                Unary::Tanh => {
-                    let t = math::tanh::<S>(x);
-                    S::mul(dy, S::sub(one, S::mul(t, t)))
-                }
-                Unary::Gelu => {
-                    let (cumulative, density) = math::normal::<S>(x);
-                    S::mul(dy, S::fma(x, density, cumulative))
-                }
-                Unary::Erf => {
-                    let density = math::exp::<S>(S::sub(S::splat(0.0), S::mul(x, x)));
-                    S::mul(dy, S::mul(S::splat(std::f32::consts::FRAC_2_SQRT_PI), density))
-                }
-                Unary::Exp => S::mul(dy, math::exp::<S>(x)),
-                Unary::Negative => S::sub(S::splat(0.0), dy),
-            }
-        }
-    }
-}
-
-impl Binary {
-    #[inline(always)]
-    unsafe fn vector<S: Simd>(self, a: S::V, b: S::V) -> S::V {
-        // Safety: the caller's promise.
-        unsafe {
-            match self {
-                Binary::Add => S::add(a, b),
-                Binary::Sub => S::sub(a, b),
-                Binary::Mul => S::mul(a, b),
-                Binary::Div => S::div(a, b),
-            }
-        }
-    }
-
-    fn scalar(self, a: f32, b: f32) -> f32 {
-        match self {
-            Binary::Add => a + b,
-            Binary::Sub => a - b,
-            Binary::Mul => a * b,
-            Binary::Div => a / b,
-        }
-    }
-}
-
-impl Map<2, 0> for Binary {
-    #[inline(always)]
-    unsafe fn call<S: Simd>(self, [a, b]: [S::V; 2], []: [S::V; 0]) -> S::V {
-        // Safety: the caller's promise.
-        unsafe { self.vector::<S>(a, b) }
-    }
-}
-
-impl Map<1, 1> for Binary {
-    #[inline(always)]
-    unsafe fn call<S: Simd>(self, [a]: [S::V; 1], [b]: [S::V; 1]) -> S::V {
-        // Safety: the caller's promise.
-        unsafe { self.vector::<S>(a, b) }
+/// `f` of each pair of lanes.
+///
+/// # Safety
+/// `S` must be available.
+#[inline(always)]
+unsafe fn per_lane_pair<S: Simd>(a: S::V, b: S::V, f: impl Fn(f32, f32) -> f32) -> S::V {
+    const { assert!(S::LANES <= MOST_LANES) }
+    let (mut lanes, mut others) = ([0.0; MOST_LANES], [0.0; MOST_LANES]);
+    // Safety: the caller's promise; each array holds at least as many as the vector.
+    unsafe {
+        S::store(lanes.as_mut_ptr(), a);
+        S::store(others.as_mut_ptr(), b);
+        lanes[..S::LANES].iter_mut().zip(others).for_each(|(a, b)| *a = f(*a, b));
+        S::load(lanes.as_ptr())
     }
 }
 
@@ -206,14 +78,14 @@ pub fn unary_in_place<E: Element>(isa: Isa, op: Unary, x: &mut [E]) {
     map_in_place(isa, x, [], op);
 }
 
-/// dx = dy op'(x), `x` being what `op` was applied to. For `Relu` and `Clip` its output serves as well.
-pub fn unary_grad<E: Element>(isa: Isa, op: Unary, x: &[E], dy: &[E], dx: &mut [E]) {
-    map(isa, [dy, x], dx, Gradient(op));
+/// dx = dy op'(x), `known` being x or op(x), as the derivative in `op`'s row says.
+pub fn unary_grad<E: Element>(isa: Isa, op: Unary, known: &[E], dy: &[E], dx: &mut [E]) {
+    map(isa, [dy, known], dx, Gradient(op));
 }
 
 /// [`unary_grad`] that overwrites dy with dx.
-pub fn unary_grad_in_place<E: Element>(isa: Isa, op: Unary, x: &[E], dy: &mut [E]) {
-    map_in_place(isa, dy, [x], Gradient(op));
+pub fn unary_grad_in_place<E: Element>(isa: Isa, op: Unary, known: &[E], dy: &mut [E]) {
+    map_in_place(isa, dy, [known], Gradient(op));
 }
 
 /// out = a op b, element by element. The slices have one length.
@@ -253,27 +125,6 @@ pub fn add_activation<E: Element>(isa: Isa, a: &[E], b: &[E], activation: Activa
 /// a = activation(a + b).
 pub fn add_activation_in_place<E: Element>(isa: Isa, a: &mut [E], b: &[E], activation: Activation) {
     map_in_place(isa, a, [b], AddActivation(activation));
-}
-
-#[derive(Clone, Copy)]
-struct ActivationGradient(Activation);
-
-impl Map<2, 0> for ActivationGradient {
-    #[inline(always)]
-    unsafe fn call<S: Simd>(self, [dz, z]: [S::V; 2], []: [S::V; 0]) -> S::V {
-        // Safety: the caller's promise.
-        unsafe { gate::<S>(z, self.0.gate(), dz) }
-    }
-}
-
-/// dy = dz where the activation passes, else 0; `z` is the activation's output (or its input).
-pub fn activation_grad<E: Element>(isa: Isa, activation: Activation, z: &[E], dz: &[E], dy: &mut [E]) {
-    map(isa, [dz, z], dy, ActivationGradient(activation));
-}
-
-/// [`activation_grad`] that overwrites dz with dy.
-pub fn activation_grad_in_place<E: Element>(isa: Isa, activation: Activation, z: &[E], dz: &mut [E]) {
-    map_in_place(isa, dz, [z], ActivationGradient(activation));
 }
 
 /// The sum of each column.
@@ -379,7 +230,27 @@ pub fn broadcast_binary<E: Element>(
 ) {
     let (a_strides, b_strides) = (broadcast_strides(a_shape, shape), broadcast_strides(b_shape, shape));
     for_offsets(shape, [&a_strides, &b_strides], |i, [at_a, at_b]| {
-        out[i] = E::from_f32(op.scalar(a[at_a].to_f32(), b[at_b].to_f32()));
+        out[i] = E::from_f32(scalar(op, a[at_a].to_f32(), b[at_b].to_f32()));
+    });
+}
+
+/// out = dy times the derivative of a op b by operand `slot`, with NumPy's broadcasting; `shape` is that of dy and out.
+/// Plain and serial.
+///
+/// # Panics
+/// As [`broadcast_binary`].
+pub(crate) fn broadcast_slope<E: Element>(
+    (op, slot): (Binary, usize),
+    dy: &[E],
+    (a, a_shape): (&[E], &[usize]),
+    (b, b_shape): (&[E], &[usize]),
+    shape: &[usize],
+    out: &mut [E],
+) {
+    let (a_strides, b_strides) = (broadcast_strides(a_shape, shape), broadcast_strides(b_shape, shape));
+    for_offsets(shape, [&a_strides, &b_strides], |i, [at_a, at_b]| {
+        let slope = slope(op, slot, a[at_a].to_f32(), b[at_b].to_f32());
+        out[i] = E::from_f32(if slope == 0.0 { 0.0 } else { dy[i].to_f32() * slope });
     });
 }
 

@@ -1,8 +1,8 @@
 //! Convolution as a matrix product whose left operand is gathered on the way: forward and input gradient alike.
 //!
-//! A [`Gather`] maps a grid of output pixels to the source pixels that feed them, one for each tap. A task takes a
+//! A [`Gather`] maps a grid of output pixels to the source pixels that feed them, one for each kernel element. A task takes a
 //! block of the flattened `batch * pixels`, copies the rows that it needs into a thread's scratch (padding becomes
-//! zeros, a row of taps becomes one contiguous copy) and multiplies them with packed panels of the filter. The
+//! zeros, a row of kernel elements becomes one contiguous copy) and multiplies them with packed panels of the filter. The
 //! scratch stays in L2, and there is never an im2col buffer of the whole picture.
 
 use std::marker::PhantomData;
@@ -114,7 +114,7 @@ impl Gather {
         self.batch * self.grid[0] * self.grid[1]
     }
 
-    /// Elements of the reduction: taps times channels.
+    /// Elements of the reduction: kernel elements times channels.
     pub(super) fn reduction(&self) -> usize {
         self.taps[0].len() * self.taps[1].len() * self.depth
     }
@@ -159,7 +159,7 @@ impl Gather {
             .collect()
     }
 
-    /// Where each tap lies among the `kernel_h * kernel_w` weights of a pair of channels.
+    /// Where each kernel element lies among the `kernel_h * kernel_w` weights of a pair of channels.
     pub(super) fn tap_indices(&self, kernel_w: usize) -> Vec<usize> {
         let [rows, cols] = &self.taps;
         rows.iter().flat_map(|r| cols.iter().map(|s| r.index * kernel_w + s.index)).collect()
@@ -482,7 +482,7 @@ fn pair_rows(floats: &[f32], width: usize, out: &mut [f32]) {
     }
 }
 
-/// Packs a panel. A few source channels at a time, so that what all taps read stays in L1.
+/// Packs a panel. A few source channels at a time, so that what all kernel elements read stays in L1.
 pub(super) fn pack_panel(
     weights: &[f32],
     taps: &[usize],
@@ -582,7 +582,7 @@ pub(super) unsafe fn run(isa: Isa, gathers: &[Gather], operands: Operands<'_>, o
     });
 }
 
-/// How a gather is cut into tasks. The cut has no say in the bits of the result.
+/// How a gather is cut into tasks. It does not change the result.
 struct Plan<'a> {
     isa: Isa,
     gather: &'a Gather,

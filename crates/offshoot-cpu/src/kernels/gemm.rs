@@ -2,7 +2,7 @@
 //! (`dx = dy w`, `dw = dyᵀ x`).
 //!
 //! `a bᵀ` reads both along rows and is a block of dot products; the others gather blocks of both operands into
-//! scratch and run the register tile of the convolutions. An element's bits depend neither on the number of threads
+//! scratch and run the register tile of the convolutions. An element depends neither on the number of threads
 //! nor on how many rows there are beside its own.
 
 use std::ops::Range;

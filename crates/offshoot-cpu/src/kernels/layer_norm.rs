@@ -1,5 +1,5 @@
-//! Layer normalisation of the rows of a matrix, and its gradients. Mean and variance of a row are cheap to compute, so
-//! that they are computed again on the way back and not kept.
+//! Layer normalization of the rows of a matrix, and its gradients. Mean and variance of a row are cheap to compute, so
+//! that they are computed again in the backward pass and not kept.
 
 use super::prefetch;
 use super::rows::Shared;
@@ -38,7 +38,7 @@ unsafe fn statistics<S: Simd>(row: &[f32], epsilon: f32) -> (f32, f32) {
     }
 }
 
-/// The rows of a task: what they are normalised with, and where they go.
+/// The rows of a task: what they are normalized with, and where they go.
 struct Forward<'a> {
     x: &'a [f32],
     weight: &'a [f32],
@@ -109,7 +109,7 @@ struct InputGradient<'a> {
 }
 
 impl InputGradient<'_> {
-    /// dy weight, and the normalised x.
+    /// dy weight, and the normalized x.
     #[inline(always)]
     unsafe fn operands<S: Simd, const FULL: bool>(
         &self,
@@ -182,7 +182,7 @@ impl Kernel for InputGradient<'_> {
     }
 }
 
-/// dx of [`layer_norm`]: with g = dy weight and n the normalised x, dx = (g - mean(g) - n mean(g n)) / sqrt(var + epsilon).
+/// dx of [`layer_norm`]: with g = dy weight and n the normalized x, dx = (g - mean(g) - n mean(g n)) / sqrt(var + epsilon).
 ///
 /// # Panics
 /// As [`layer_norm`].
@@ -253,7 +253,7 @@ impl Kernel for Reduce<'_> {
     }
 }
 
-/// dweight = the sum over rows of dy times the normalised x, and dbias = that of dy.
+/// dweight = the sum over rows of dy times the normalized x, and dbias = that of dy.
 ///
 /// # Panics
 /// When the slices do not fit each other.

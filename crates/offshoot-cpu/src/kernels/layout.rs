@@ -1,4 +1,4 @@
-//! Between NCHW, which files and the graph speak, and NHWC, which the kernels do.
+//! Conversion between NCHW, the layout of files and of the graph, and NHWC, the layout of the kernels.
 
 use super::element::Stored;
 use super::rows::{Shared, TASK, for_tasks};
@@ -53,7 +53,7 @@ fn transpose_band<E: Copy>(x: &[E], rows: usize, columns: usize, start: usize, o
     }
 }
 
-/// [`transpose_band`] for few rows, such as the colours of a picture.
+/// [`transpose_band`] for few rows, such as the colors of a picture.
 fn interleave<const ROWS: usize, E: Copy>(x: &[E], columns: usize, start: usize, out: &mut [E]) {
     let width = out.len() / ROWS;
     let rows: [&[E]; ROWS] = std::array::from_fn(|row| &x[row * columns + start..][..width]);

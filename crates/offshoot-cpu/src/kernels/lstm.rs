@@ -27,7 +27,7 @@ pub(crate) struct Sizes {
 pub(crate) enum Matrix {
     /// Packed, for rows of the [shape](ConvShape)'s length.
     Floats(PackedFilter),
-    /// Bytes; what they are multiplied with is quantised by its own range.
+    /// Bytes; what they are multiplied with is quantized by its own range.
     Bytes {
         /// [4 hidden, k]
         weight: ByteMatrix,

@@ -31,6 +31,7 @@ pub mod pointwise_backward;
 pub mod pool;
 mod prefetch;
 pub(crate) mod quantize;
+pub(crate) mod reduce;
 mod rows;
 pub(crate) mod shape;
 pub mod simd;

@@ -3,7 +3,7 @@
 //!
 //! A task takes a chunk of the pixels, some at a time: it computes their rows of dy and of x in scratch, from which both
 //! products read. The input's gradient is stored, and summed while it is in the cache. Chunks depend on the shape alone,
-//! so the result is the same bits for any number of threads.
+//! so the result is bit-identical for any number of threads.
 
 use std::ops::Range;
 

@@ -11,7 +11,7 @@ pub(crate) trait Integer: Stored {
     fn to_i32(self) -> i32;
 }
 
-/// What floats are quantised to.
+/// What floats are quantized to.
 pub(crate) trait Byte: Integer {
     /// The smallest and the largest one.
     const RANGE: [i32; 2];
@@ -153,7 +153,7 @@ pub(crate) fn dequantize<Q: Integer>(x: &[Q], scales: Scales<'_, Q>, out: &mut [
     });
 }
 
-/// dx = dy where x, quantised, did not saturate, else 0.
+/// dx = dy where x, quantized, did not saturate, else 0.
 ///
 /// # Panics
 /// When the slices differ in length.

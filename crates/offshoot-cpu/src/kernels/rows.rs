@@ -449,7 +449,7 @@ pub(super) fn sum_rows<E: Element, const N: usize, const P: usize, const M: usiz
     add_partials(&parts, out);
 }
 
-/// Some neighbouring rows of a tensor of `pitch` channels, and some neighbouring channels of them.
+/// Some neighboring rows of a tensor of `pitch` channels, and some neighboring channels of them.
 #[derive(Clone, Copy)]
 pub(super) struct Area {
     pub(super) rows: usize,

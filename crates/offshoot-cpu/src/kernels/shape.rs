@@ -112,6 +112,26 @@ pub(crate) fn copy_rows<E: Stored>(
     Ok(())
 }
 
+/// table = the sums of the rows of dy whose index names each row: the gradient of [`copy_rows`]. In the order of the
+/// indices, so that the sums have the same bits on any number of threads.
+///
+/// # Errors
+/// The first index that is no row of the table.
+///
+/// # Panics
+/// When `dy` has not a row for each index.
+pub(crate) fn add_rows(dy: &[f32], width: usize, indices: &[i64], table: &mut [f32]) -> Result<(), i64> {
+    assert_eq!(dy.len(), indices.len() * width, "rows of {width}");
+    let rows = table.len().checked_div(width).unwrap_or(0);
+    table.fill(0.0);
+    for (at, &index) in indices.iter().enumerate() {
+        let row = place_of(index, rows).ok_or(index)?;
+        let sums = table[row * width..][..width].iter_mut();
+        sums.zip(&dy[at * width..][..width]).for_each(|(sum, x)| *sum += x);
+    }
+    Ok(())
+}
+
 /// The place that `index` names among `count`.
 fn place_of(index: i64, count: usize) -> Option<usize> {
     let from_start = if index < 0 { index.checked_add(i64::try_from(count).ok()?)? } else { index };

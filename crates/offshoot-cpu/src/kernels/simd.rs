@@ -2,7 +2,7 @@
 //!
 //! A kernel is written once, generic over [`Simd`], as an `#[inline(always)]` function, and run through
 //! [`dispatch`], which compiles it once for every instruction set. Lanes differ between sets, and with them the
-//! order of a reduction: results are the same bits for any number of threads, not for any instruction set.
+//! order of a reduction: results are bit-identical for any number of threads, not for any instruction set.
 
 use std::fmt;
 

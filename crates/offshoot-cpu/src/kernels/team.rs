@@ -33,7 +33,7 @@ struct Shared {
     /// The job, as long as `state` is open or somebody is in it.
     job: Mutex<Option<Job>>,
     /// Each thread's share of the tasks, that of the one with the work first. Who is done with his own helps the others;
-    /// where nobody has to, neighbouring tasks of all kernels run on the same core, and find in its cache what they read.
+    /// where nobody has to, neighboring tasks of all kernels run on the same core, and find in its cache what they read.
     shares: Vec<Share>,
     /// Helpers that have come so far.
     helpers: AtomicUsize,

@@ -19,7 +19,7 @@ pub(super) fn assert_close(what: &str, actual: &[f32], expected: &[f64], toleran
     }
 }
 
-/// Asserts that `compute` gives the same bits on one, two and three threads.
+/// Asserts that `compute` gives bit-identical results on one, two and three threads.
 #[track_caller]
 pub(super) fn assert_same_on_any_threads(what: &str, compute: impl Fn() -> Vec<f32> + Send + Sync) {
     let on = |threads| {

@@ -46,7 +46,7 @@ const LANES: usize = 16;
 const PACKED: usize = 16;
 
 /// Whether Winograd's algorithm is the faster one for `shape` and for the gradient of its input. Only the shape of a
-/// picture decides, so that a picture gives the same bits in any batch.
+/// picture decides, so that the result of a picture does not depend on its batch.
 pub(super) fn by_winograd(shape: &ConvShape) -> bool {
     let &ConvShape { in_h, in_w, in_c, out_h, out_w, out_c, kernel, strides, dilations, groups, .. } = shape;
     let plain = kernel == [3, 3] && strides == [1, 1] && dilations == [1, 1] && groups == 1;
@@ -211,7 +211,7 @@ pub(super) unsafe fn run(isa: Isa, gather: &Gather, operands: Operands<'_>, out:
     });
 }
 
-/// How a convolution is cut into tasks. The cut has no say in the bits of the result.
+/// How a convolution is cut into tasks. It does not change the result.
 struct Plan<'a> {
     gather: &'a Gather,
     /// Rows and columns of tiles in a picture.

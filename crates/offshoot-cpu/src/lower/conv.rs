@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use half::{bf16, f16};
-use offshoot_graph::op::{Conv, Gemm, GradOp};
+use offshoot_graph::op::{Conv, Gemm, GradOp, Unary};
 use offshoot_graph::{DType, Dim, ExecuteError, Node, Op, Tensor, ValueId};
 
 use super::lazy::{Awaited, Operand};
@@ -17,7 +17,7 @@ use crate::kernels::conv_weight_grad::{conv_weight_grad, conv_weight_grad_worksp
 use crate::kernels::convert::{convert, round};
 use crate::kernels::depthwise;
 use crate::kernels::element::Element;
-use crate::kernels::elementwise::{Unary, add_activation_in_place, sum_to_rows, unary_in_place};
+use crate::kernels::elementwise::{add_activation_in_place, sum_to_rows, unary_in_place};
 use crate::kernels::gemm::{GemmShape, gemm, matmul};
 use crate::kernels::pointwise_backward;
 use crate::kernels::simd::Isa;

@@ -1,4 +1,4 @@
-//! Products with weights of bytes that quantise what they read.
+//! Products with weights of bytes that quantize what they read.
 
 use std::borrow::Cow;
 

@@ -1,31 +1,20 @@
 //! What works element by element, and reshapes.
 
 use half::{bf16, f16};
+use offshoot_graph::op::{Binary, Unary};
 use offshoot_graph::{DType, ExecuteError, Node, ValueId};
 
 use super::{Lowering, Order, unsupported};
+use crate::kernels::Place;
 use crate::kernels::dropout::{Dropout, dropout};
 use crate::kernels::element::Element;
 use crate::kernels::elementwise::{
-    Binary, Unary, activation_grad, activation_grad_in_place, binary, binary_in_place, binary_rows,
-    broadcast_binary, sum_to_rows, sum_to_shape, unary, unary_grad, unary_grad_in_place,
+    binary, binary_in_place, binary_rows, broadcast_binary, broadcast_slope, sum_to_rows, sum_to_shape,
+    unary, unary_grad, unary_grad_in_place,
 };
-use crate::kernels::{Activation, Place};
 use crate::plan::BufferId;
 
 impl Lowering<'_> {
-    pub(super) fn activation<E: Element>(
-        &mut self,
-        node: &Node,
-        activation: Activation,
-    ) -> Result<(), ExecuteError> {
-        match activation {
-            Activation::None => Ok(()),
-            Activation::Relu => self.unary::<E>(node, Unary::Relu),
-            Activation::Clip { min, max } => self.unary::<E>(node, Unary::Clip { min, max }),
-        }
-    }
-
     pub(super) fn unary<E: Element>(&mut self, node: &Node, op: Unary) -> Result<(), ExecuteError> {
         let isa = self.isa;
         let order = self.held_order(&node.inputs);
@@ -38,35 +27,16 @@ impl Lowering<'_> {
         Ok(())
     }
 
-    pub(super) fn activation_grad<E: Element>(
-        &mut self,
-        node: &Node,
-        activation: Activation,
-    ) -> Result<(), ExecuteError> {
-        let isa = self.isa;
-        let order = self.held_order(&node.inputs);
-        let (dy, y) = (self.in_order(node.inputs[0], order)?, self.in_order(node.inputs[1], order)?);
-        let dx = self.write_in_order(node.outputs[0], order);
-        self.push_over(&node.name, vec![dy, y], dx, move |memory, _, out| {
-            match memory.place::<E>(dy, &mut out[0]) {
-                Place::Over(dx) => activation_grad_in_place(isa, activation, memory.get(y), dx),
-                Place::Apart(dy, dx) => activation_grad(isa, activation, memory.get(y), dy, dx),
-            }
-            Ok(())
-        });
-        Ok(())
-    }
-
-    /// (dy, x) -> dx of `op`
+    /// (dy, x or y) -> dx of `op`
     pub(super) fn unary_grad<E: Element>(&mut self, node: &Node, op: Unary) -> Result<(), ExecuteError> {
         let isa = self.isa;
         let order = self.held_order(&node.inputs);
-        let (dy, x) = (self.in_order(node.inputs[0], order)?, self.in_order(node.inputs[1], order)?);
+        let (dy, known) = (self.in_order(node.inputs[0], order)?, self.in_order(node.inputs[1], order)?);
         let dx = self.write_in_order(node.outputs[0], order);
-        self.push_over(&node.name, vec![dy, x], dx, move |memory, _, out| {
+        self.push_over(&node.name, vec![dy, known], dx, move |memory, _, out| {
             match memory.place::<E>(dy, &mut out[0]) {
-                Place::Over(dx) => unary_grad_in_place(isa, op, memory.get(x), dx),
-                Place::Apart(dy, dx) => unary_grad(isa, op, memory.get(x), dy, dx),
+                Place::Over(dx) => unary_grad_in_place(isa, op, memory.get(known), dx),
+                Place::Apart(dy, dx) => unary_grad(isa, op, memory.get(known), dy, dx),
             }
             Ok(())
         });
@@ -101,9 +71,8 @@ impl Lowering<'_> {
             });
             return Ok(());
         }
-        // Sums and products commute: the operand that is broadcast comes second.
-        let commutes = matches!(op, Binary::Add | Binary::Mul);
-        let [first, second] = match commutes && self.len(node.inputs[0]) < self.len(node.inputs[1]) {
+        // Where operands may be exchanged, the one that is broadcast comes second.
+        let [first, second] = match op.row().commutes && self.len(node.inputs[0]) < self.len(node.inputs[1]) {
             true => [1, 0],
             false => [0, 1],
         };
@@ -121,6 +90,26 @@ impl Lowering<'_> {
                 (Some(groups), ..) => binary_rows(isa, op, a, b, groups, out[0].get()),
                 _ => broadcast_binary(op, (a, &a_shape), (b, &b_shape), &shape, out[0].get()),
             }
+            Ok(())
+        });
+        Ok(())
+    }
+
+    /// (dy, a, b) -> the gradient of an operand in dy's shape.
+    pub(super) fn binary_grad<E: Element>(
+        &mut self,
+        node: &Node,
+        op: Binary,
+        slot: usize,
+    ) -> Result<(), ExecuteError> {
+        let (a_shape, b_shape) = (self.aligned(node, 1), self.aligned(node, 2));
+        let shape = self.memory_shape(node.outputs[0]);
+        let dy = self.read(node.inputs[0])?;
+        let (a, b) = (self.operand(node, 1)?, self.operand(node, 2)?);
+        let dx = self.write(node.outputs[0]);
+        self.push(&node.name, vec![dy, a, b], vec![dx], move |memory, _, out| {
+            let [dy, a, b] = [dy, a, b].map(|id| memory.get::<E>(id));
+            broadcast_slope((op, slot), dy, (a, &a_shape), (b, &b_shape), &shape, out[0].get());
             Ok(())
         });
         Ok(())

@@ -35,7 +35,32 @@ impl Lowering<'_> {
             }
             Op::Flatten { .. } | Op::Reshape { .. } => self.reshape(node),
             Op::Concat { axis } => self.concat::<u8>(node, *axis),
-            _ => Err(unsupported(node, "there are no kernels for u8".into())),
+            Op::Conv(_)
+            | Op::Gemm(_)
+            | Op::BatchNormalization(_)
+            | Op::Unary(_)
+            | Op::Binary(_)
+            | Op::Reduce { .. }
+            | Op::AveragePool(_)
+            | Op::GlobalAveragePool
+            | Op::MatMul
+            | Op::LayerNormalization(_)
+            | Op::Transpose { .. }
+            | Op::Slice { .. }
+            | Op::Expand { .. }
+            | Op::Identity
+            | Op::Dropout { .. }
+            | Op::Softmax { .. }
+            | Op::SoftmaxCrossEntropyLoss(_)
+            | Op::Train(_)
+            | Op::Grad(_)
+            | Op::QuantizeLinear { .. }
+            | Op::DequantizeLinear { .. }
+            | Op::DynamicQuantizeMatMul { .. }
+            | Op::Lstm(_)
+            | Op::DynamicQuantizeLstm(_)
+            | Op::Sequence(_)
+            | Op::Fused(_) => Err(unsupported(node, "there are no kernels for u8".into())),
         }
     }
 
@@ -233,7 +258,7 @@ impl Lowering<'_> {
 
 /// The steps of a result that is bytes.
 fn result(node: &Node, y: Option<Steps>) -> Result<Steps, ExecuteError> {
-    y.ok_or_else(|| unsupported(node, "its result must be quantised".into()))
+    y.ok_or_else(|| unsupported(node, "its result must be quantized".into()))
 }
 
 /// A bias in the steps of each output channel.

@@ -11,13 +11,14 @@ mod norm;
 mod pool;
 mod quantize;
 mod recurrent;
+mod reduce;
 mod sequence;
 mod shape;
 
 use std::collections::HashMap;
 
 use half::{bf16, f16};
-use offshoot_graph::op::{self, FusedOp, GradOp, HardSigmoid, TrainOp};
+use offshoot_graph::op::{self, FusedOp, GradOp, TrainOp, Unary};
 use offshoot_graph::{
     Bindings, DType, DimError, ExecuteError, Graph, Node, Op, Parameter, Role, Shape, Source, Tensor, ValueId,
 };
@@ -25,7 +26,6 @@ use offshoot_graph::{
 use crate::kernels::Activation;
 use crate::kernels::convert::{convert, round};
 use crate::kernels::element::{Element, Stored};
-use crate::kernels::elementwise::Unary;
 use crate::kernels::layout::{nchw_to_nhwc, nhwc_to_nchw};
 use crate::kernels::simd::Isa;
 use crate::plan::{BufferId, Memory, Out, Place, Plan, Scratch, Size, Step};
@@ -407,26 +407,13 @@ impl<'a> Lowering<'a> {
             }
             Op::Grad(GradOp::BatchNormScale) => self.batch_norm_scale::<E>(node),
 
-            Op::Relu => self.activation::<E>(node, Activation::Relu),
-            Op::Clip(clip) => self.activation::<E>(node, Activation::Clip { min: clip.min, max: clip.max }),
-            Op::Sigmoid => self.unary::<E>(node, Unary::Sigmoid),
-            Op::HardSigmoid(op) => self.unary::<E>(node, hard_sigmoid(*op)),
-            Op::HardSwish => self.unary::<E>(node, Unary::HardSwish),
-            Op::Erf => self.unary::<E>(node, Unary::Erf),
-            Op::Gelu => self.unary::<E>(node, Unary::Gelu),
-            Op::Fused(FusedOp::Silu) => self.unary::<E>(node, Unary::Silu),
-            Op::Grad(GradOp::Relu) => self.activation_grad::<E>(node, Activation::Relu),
-            Op::Grad(GradOp::Clip(clip)) => {
-                self.activation_grad::<E>(node, Activation::Clip { min: clip.min, max: clip.max })
-            }
-            Op::Grad(GradOp::Sigmoid) => self.unary_grad::<E>(node, Unary::Sigmoid),
-            Op::Grad(GradOp::HardSigmoid(op)) => self.unary_grad::<E>(node, hard_sigmoid(*op)),
-            Op::Grad(GradOp::HardSwish) => self.unary_grad::<E>(node, Unary::HardSwish),
-            Op::Grad(GradOp::Erf) => self.unary_grad::<E>(node, Unary::Erf),
-            Op::Grad(GradOp::Gelu) => self.unary_grad::<E>(node, Unary::Gelu),
-            Op::Grad(GradOp::Silu) => self.unary_grad::<E>(node, Unary::Silu),
-            Op::Add => self.binary::<E>(node, crate::kernels::elementwise::Binary::Add),
-            Op::Mul => self.binary::<E>(node, crate::kernels::elementwise::Binary::Mul),
+            Op::Unary(op) => self.unary::<E>(node, *op),
+            Op::Grad(GradOp::Unary(op)) => self.unary_grad::<E>(node, *op),
+            Op::Binary(op) => self.binary::<E>(node, *op),
+            Op::Grad(GradOp::Binary { op, slot }) => self.binary_grad::<E>(node, *op, *slot),
+            Op::Reduce { op, axis } => self.reduce(node, *op, *axis),
+            Op::Grad(GradOp::Reduce { op, axis }) => self.reduce_grad(node, *op, *axis),
+            Op::Grad(GradOp::Gather { .. }) => self.gather_grad(node),
             Op::Grad(GradOp::ReduceTo { .. }) => self.reduce_to::<E>(node),
 
             Op::MaxPool(pool) => self.max_pool::<E>(node, pool),
@@ -487,17 +474,12 @@ fn unsupported(node: &Node, reason: String) -> ExecuteError {
     ExecuteError::Unsupported { node: node.name.clone(), op: node.op.name(), reason }
 }
 
-fn hard_sigmoid(op: HardSigmoid) -> Unary {
-    Unary::HardSigmoid { alpha: op.alpha, beta: op.beta }
-}
-
 /// What a kernel applies as it stores, and what is applied to its result in place after that.
 fn epilogue(activation: op::Activation) -> (Activation, Option<Unary>) {
     match activation {
         op::Activation::None => (Activation::None, None),
         op::Activation::Relu => (Activation::Relu, None),
         op::Activation::Clip(clip) => (Activation::Clip { min: clip.min, max: clip.max }, None),
-        op::Activation::HardSwish => (Activation::None, Some(Unary::HardSwish)),
-        op::Activation::Silu => (Activation::None, Some(Unary::Silu)),
+        op::Activation::Smooth(unary) => (Activation::None, Some(unary)),
     }
 }

@@ -4,8 +4,7 @@ use offshoot_graph::op::SequenceOp;
 use offshoot_graph::{DType, ExecuteError, Node, Op, Tensor};
 
 use super::{Lowering, Order, unsupported};
-use crate::kernels::elementwise::{Binary, Unary};
-use crate::kernels::shape::{copy_rows, select};
+use crate::kernels::shape::{add_rows, copy_rows, select};
 
 impl Lowering<'_> {
     pub(super) fn sequence(&mut self, node: &Node, op: SequenceOp) -> Result<(), ExecuteError> {
@@ -17,9 +16,6 @@ impl Lowering<'_> {
             }
             SequenceOp::ToFloat => self.of_tokens(node, |x| x as f32),
             SequenceOp::Where => self.select(node),
-            SequenceOp::Tanh => self.unary::<f32>(node, Unary::Tanh),
-            SequenceOp::Div => self.binary::<f32>(node, Binary::Div),
-            SequenceOp::Sum { .. } => self.reduce_to::<f32>(node),
         }
     }
 
@@ -28,7 +24,32 @@ impl Lowering<'_> {
         match node.op {
             Op::Reshape { .. } | Op::Flatten { .. } | Op::Identity => self.reshape(node),
             Op::Expand { .. } => self.expand::<i64>(node),
-            _ => Err(unsupported(node, format!("there are no kernels for {}", DType::I64))),
+            Op::Conv(_)
+            | Op::Gemm(_)
+            | Op::BatchNormalization(_)
+            | Op::Unary(_)
+            | Op::Binary(_)
+            | Op::Reduce { .. }
+            | Op::MaxPool(_)
+            | Op::AveragePool(_)
+            | Op::GlobalAveragePool
+            | Op::MatMul
+            | Op::LayerNormalization(_)
+            | Op::Transpose { .. }
+            | Op::Concat { .. }
+            | Op::Slice { .. }
+            | Op::Dropout { .. }
+            | Op::Softmax { .. }
+            | Op::SoftmaxCrossEntropyLoss(_)
+            | Op::Train(_)
+            | Op::Grad(_)
+            | Op::QuantizeLinear { .. }
+            | Op::DequantizeLinear { .. }
+            | Op::DynamicQuantizeMatMul { .. }
+            | Op::Lstm(_)
+            | Op::DynamicQuantizeLstm(_)
+            | Op::Sequence(_)
+            | Op::Fused(_) => Err(unsupported(node, format!("there are no kernels for {}", DType::I64))),
         }
     }
 
@@ -65,6 +86,20 @@ impl Lowering<'_> {
                 *y = f(x);
             }
             Ok(())
+        });
+        Ok(())
+    }
+
+    /// (dy, indices) -> the gradient of the table.
+    pub(super) fn gather_grad(&mut self, node: &Node) -> Result<(), ExecuteError> {
+        let rows = self.shape(node.outputs[0])[0];
+        let width: usize = self.shape(node.outputs[0])[1..].iter().product();
+        let (dy, indices) = (self.plain(node.inputs[0])?, self.plain(node.inputs[1])?);
+        let dx = self.write_plain(node.outputs[0]);
+        let name = node.name.clone();
+        self.push(&node.name, vec![dy, indices], vec![dx], move |memory, _, out| {
+            add_rows(memory.get(dy), width, memory.get(indices), out[0].get())
+                .map_err(|index| ExecuteError::Index { node: name.clone(), index, rows })
         });
         Ok(())
     }

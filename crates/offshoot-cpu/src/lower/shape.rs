@@ -1,4 +1,4 @@
-//! What moves elements, and the normalisation of rows.
+//! What moves elements, and the normalization of rows.
 
 use offshoot_graph::op::LayerNormalization;
 use offshoot_graph::{ExecuteError, Node, ValueId};

@@ -8,8 +8,8 @@ use std::path::Path;
 use half::f16;
 use offshoot_cpu::{CpuExecutor, CpuOptions, Isa};
 use offshoot_graph::op::{
-    AveragePool, BatchNormalization, Clip, Conv, CrossEntropy, FusedOp, Gemm, HardSigmoid,
-    LayerNormalization, Pool, TrainOp,
+    AveragePool, BatchNormalization, Binary, Conv, CrossEntropy, Gemm, LayerNormalization, Pool, Reduce,
+    SequenceOp, TrainOp, Unary,
 };
 use offshoot_graph::{Data, Executor, Graph, GraphError, Op, Shape, Tensor, ValueId, Weights};
 use safetensors::{Dtype, SafeTensors};
@@ -89,7 +89,19 @@ fn operator(name: &str, a: &Value) -> Op {
     let number = |key: &str| a[key].as_f64().map(|x| x as f32);
     let flag = |key: &str| a[key].as_bool().unwrap();
     let axis = || a["axis"].as_u64().unwrap() as usize;
+    if let Some(&unary) = Unary::ALL.iter().find(|unary| unary.row().name == name) {
+        let numbers = unary.row().attributes.iter().map(|a| number(a.onnx).unwrap_or(a.onnx_default));
+        return Op::Unary(unary.with_numbers(&numbers.collect::<Vec<_>>()));
+    }
+    if let Some(binary) = Binary::from_onnx(name) {
+        return Op::Binary(binary);
+    }
+    if let Some(op) = Reduce::from_onnx(name) {
+        return Op::Reduce { op, axis: axis() };
+    }
     match name {
+        "Gather" => Op::Sequence(SequenceOp::Gather),
+        "Where" => Op::Sequence(SequenceOp::Where),
         "Conv" => Op::Conv(Conv {
             strides: sizes(&a["strides"]),
             pads: sizes(&a["pads"]),
@@ -98,19 +110,6 @@ fn operator(name: &str, a: &Value) -> Op {
         }),
         "Gemm" => Op::Gemm(Gemm { trans_a: flag("trans_a"), trans_b: flag("trans_b") }),
         "BatchNormalization" => Op::BatchNormalization(norm(a)),
-        "Relu" => Op::Relu,
-        "Clip" => Op::Clip(Clip {
-            min: number("min").unwrap_or(f32::NEG_INFINITY),
-            max: number("max").unwrap_or(f32::INFINITY),
-        }),
-        "Sigmoid" => Op::Sigmoid,
-        "HardSigmoid" => {
-            Op::HardSigmoid(HardSigmoid { alpha: number("alpha").unwrap(), beta: number("beta").unwrap() })
-        }
-        "HardSwish" => Op::HardSwish,
-        "Erf" => Op::Erf,
-        "Gelu" => Op::Gelu,
-        "Silu" => Op::Fused(FusedOp::Silu),
         "MatMul" => Op::MatMul,
         "LayerNormalization" => {
             Op::LayerNormalization(LayerNormalization { epsilon: number("epsilon").unwrap() })
@@ -123,8 +122,6 @@ fn operator(name: &str, a: &Value) -> Op {
             let index = |key: &str| a[key].as_u64().unwrap() as usize;
             Op::Slice { axis: axis(), start: index("start"), end: index("end") }
         }
-        "Add" => Op::Add,
-        "Mul" => Op::Mul,
         "MaxPool" => Op::MaxPool(pool(a)),
         "AveragePool" => {
             Op::AveragePool(AveragePool { pool: pool(a), count_include_pad: flag("count_include_pad") })
@@ -201,7 +198,7 @@ pub(crate) fn run(
     graph.outputs().iter().map(output).collect()
 }
 
-/// Runs a graph on executors that differ only in their threads; all must give the same bits.
+/// Runs a graph on executors that differ only in their threads; all must give bit-identical results.
 pub(crate) fn run_on_all(
     executors: &[CpuExecutor],
     graph: &Graph,

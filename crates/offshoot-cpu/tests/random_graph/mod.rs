@@ -7,7 +7,8 @@ use std::slice;
 use offshoot_cpu::{CpuExecutor, CpuOptions, Isa};
 use offshoot_graph::model::{BATCH, INPUT, OUTPUT};
 use offshoot_graph::op::{
-    AveragePool, BatchNormalization, Clip, Conv, Gemm, HardSigmoid, LayerNormalization, Pool, SequenceOp,
+    AveragePool, BatchNormalization, Binary, Clip, Conv, Gemm, LayerNormalization, Pool, Reduce, SequenceOp,
+    Unary,
 };
 use offshoot_graph::passes::LABELS;
 use offshoot_graph::random::{Purpose, Random};
@@ -117,7 +118,7 @@ impl<'a> Maker<'a> {
             }
             7 => {
                 let other = self.value();
-                let op = if self.flip() { Op::Add } else { Op::Mul };
+                let op = if self.flip() { Op::Binary(Binary::Add) } else { Op::Binary(Binary::Mul) };
                 self.add(op, &[x, other]);
             }
             8 => self.constant(x),
@@ -159,14 +160,19 @@ impl<'a> Maker<'a> {
 
     fn activation(&mut self) -> Op {
         match self.below(10) {
-            0 | 1 => Op::Relu,
-            2 => Op::Clip(Clip { min: 0.0, max: 6.0 }),
-            3 => Op::Clip(Clip { min: f32::NEG_INFINITY, max: 0.5 }),
-            4 => Op::Sigmoid,
-            5 => Op::HardSigmoid(HardSigmoid { alpha: 1.0 / 6.0, beta: 0.5 }),
-            6 => Op::HardSwish,
-            7 => Op::Erf,
-            8 => Op::Gelu,
+            0 | 1 => Op::Unary(Unary::Relu),
+            2 => Op::Unary(Unary::Clip(Clip { min: 0.0, max: 6.0 })),
+            3 => Op::Unary(Unary::Clip(Clip { min: f32::NEG_INFINITY, max: 0.5 })),
+            4..9 => {
+                let tame: Vec<Unary> = Unary::ALL
+                    .iter()
+                    .copied()
+                    .filter(|unary| {
+                        !matches!(unary, Unary::Log | Unary::Sqrt | Unary::Exp | Unary::Reciprocal)
+                    })
+                    .collect();
+                Op::Unary(tame[self.below(tame.len())])
+            }
             _ => Op::Identity,
         }
     }
@@ -230,7 +236,7 @@ impl<'a> Maker<'a> {
                 self.conv_node(x, [out, channels, 1, 1], Conv::default())
             };
             let Some(y) = made else { return };
-            x = if self.below(4) == 0 { self.add(Op::Add, &[y, x]).unwrap_or(y) } else { y };
+            x = if self.below(4) == 0 { self.add(Op::Binary(Binary::Add), &[y, x]).unwrap_or(y) } else { y };
             depthwise = !depthwise;
         }
     }
@@ -264,7 +270,8 @@ impl<'a> Maker<'a> {
             let values = (0..len).map(|_| self.random.normal()).collect();
             self.graph.add_constant("c", Tensor::f32(shape, values))
         };
-        let op = if self.flip() { Op::Add } else { Op::Mul };
+        let ops = [Binary::Add, Binary::Mul, Binary::Sub, Binary::Max, Binary::Min];
+        let op = Op::Binary(ops[self.below(ops.len())]);
         let inputs = if self.flip() { [x, other] } else { [other, x] };
         self.add(op, &inputs);
     }
@@ -345,15 +352,23 @@ impl<'a> Maker<'a> {
     fn sequence(&mut self, x: ValueId) {
         let axis = self.below(4);
         match self.below(4) {
-            0 => self.add(Op::Sequence(SequenceOp::Tanh), &[x]),
-            1 => self.add(Op::Sequence(SequenceOp::Sum { axis }), &[x]),
+            0 => {
+                // Functions that are defined, or stay small, for some numbers only.
+                let gate = self.add(Op::Unary(Unary::Sigmoid), &[x]);
+                let wild = [Unary::Log, Unary::Sqrt, Unary::Exp, Unary::Reciprocal][self.below(4)];
+                gate.and_then(|gate| self.add(Op::Unary(wild), &[gate]))
+            }
+            1 => {
+                let op = Reduce::ALL[self.below(Reduce::ALL.len())];
+                self.add(Op::Reduce { op, axis }, &[x])
+            }
             2 => {
                 let (a, b) = (self.value(), self.value());
                 self.add(Op::Sequence(SequenceOp::Where), &[x, a, b])
             }
             _ => {
                 let two = self.graph.add_constant("two", Tensor::f32([], vec![2.0]));
-                self.add(Op::Sequence(SequenceOp::Div), &[x, two])
+                self.add(Op::Binary(Binary::Div), &[x, two])
             }
         };
     }

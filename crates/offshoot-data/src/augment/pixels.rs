@@ -1,4 +1,4 @@
-//! Changes of colours and places of pixels, with the arithmetic that torchvision's transforms have on Pillow pictures.
+//! Changes of colors and places of pixels, with the arithmetic that torchvision's transforms have on Pillow pictures.
 //!
 //! Sources: Pillow, `src/libImaging` (`Blend.c`, `Convert.c`, `Filter.c`, `Geometry.c`), `ImageEnhance.py`, `ImageOps.py`;
 //! torchvision, `transforms/functional.py` and `_functional_pil.py`.
@@ -6,7 +6,7 @@
 /// One change of a picture. What comes in from outside of it is black, as by default in torchvision.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum PixelOp {
-    /// Rows move sideways by this times their distance from the top (torchvision's `affine` with the corner as centre).
+    /// Rows move sideways by this times their distance from the top (torchvision's `affine` with the corner as center).
     ShearX(f64),
     /// Columns move down by this times their distance from the left.
     ShearY(f64),
@@ -23,9 +23,9 @@ pub enum PixelOp {
     },
     /// Blends with black: 0 is black, 1 changes nothing.
     Brightness(f64),
-    /// Blends with the mean grey: 0 is grey, 1 changes nothing.
+    /// Blends with the mean gray: 0 is gray, 1 changes nothing.
     Contrast(f64),
-    /// Blends with the picture in grey: 0 is grey, 1 changes nothing.
+    /// Blends with the picture in gray: 0 is gray, 1 changes nothing.
     Saturation(f64),
     /// Blends with the smoothed picture: 0 is smoothed, 1 changes nothing.
     Sharpness(f64),
@@ -97,7 +97,7 @@ fn grey(pixel: &[u8]) -> u8 {
     ((r * 19595 + g * 38470 + b * 7471 + 0x8000) >> 16) as u8
 }
 
-/// The mean of the picture in grey, rounded.
+/// The mean of the picture in gray, rounded.
 fn mean_grey(pixels: &[u8]) -> u8 {
     let sum: u64 = pixels.chunks_exact(3).map(|pixel| u64::from(grey(pixel))).sum();
     (sum as f64 / (pixels.len() / 3) as f64 + 0.5) as u8

@@ -79,7 +79,7 @@ struct Space {
     /// In pixels.
     translate: f64,
     rotate: f64,
-    /// Of brightness, colour, contrast and sharpness: 1 minus and 1 plus this.
+    /// Of brightness, color, contrast and sharpness: 1 minus and 1 plus this.
     enhance: f64,
     /// Bits that posterizing takes away.
     posterize: f64,

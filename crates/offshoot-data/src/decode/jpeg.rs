@@ -1,7 +1,7 @@
 //! JPEG. Two decoders share it, by which is nearer to libjpeg-turbo 3.2 (Pillow's). With chroma at half the width
 //! and height (4:2:0) that is `jpeg-decoder`: on photographs the mean difference is 0.02 to 0.11 of 255, and 99.96 %
 //! of the values are within 2; `zune-jpeg`, 1.3 times as fast, rounds chroma up there (0.02 to 0.36, 99.92 %). With
-//! any other sampling, and for CMYK and grey, it is `zune-jpeg` (4:2:2: 0.16 and 99.97 % against 0.20 and 99.91 %).
+//! any other sampling, and for CMYK and gray, it is `zune-jpeg` (4:2:2: 0.16 and 99.97 % against 0.20 and 99.91 %).
 
 use std::borrow::Cow;
 
@@ -48,7 +48,7 @@ pub(super) fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<Picture, F
     outline.check_work(width, height)?;
     if !outline.complete || (outline.data as u64).saturating_mul(MOST_PIXELS_A_BYTE) < (width * height) as u64
     {
-        // The decoders fill the rest with grey; Pillow refuses it, and grey halves are nothing to learn from.
+        // The decoders fill the rest with gray; Pillow refuses it, and gray halves are nothing to learn from.
         return Err(Failure::Truncated);
     }
     let pixels =
@@ -85,7 +85,7 @@ pub(super) struct Outline {
     data: usize,
     /// There is a JFIF segment.
     jfif: bool,
-    /// The places of the Adobe segments, and the colour transform that the last one states.
+    /// The places of the Adobe segments, and the color transform that the last one states.
     adobe: Vec<usize>,
     transform: Option<u8>,
     /// The names of the components.
@@ -166,7 +166,7 @@ impl Outline {
         }
     }
 
-    /// The colour transform of Adobe's segment that says what libjpeg makes of the file: JFIF is always YCbCr, then Adobe's
+    /// The color transform of Adobe's segment that says what libjpeg makes of the file: JFIF is always YCbCr, then Adobe's
     /// segment decides, then the names of the components.
     fn plain_transform(&self) -> u8 {
         match (&self.components[..], self.transform) {
@@ -225,7 +225,7 @@ fn scans(rest: &[u8]) -> usize {
 }
 
 /// Whether a frame header (precision, height, width, then a count of components of three bytes each: name,
-/// sampling factors, table) has three components, the first twice as dense as the others both ways.
+/// sampling factors, table) has three components, the first twice as dense as the others in both directions.
 fn is_420(frame: &[u8]) -> bool {
     matches!(frame, [_, _, _, _, _, 3, _, 0x22, _, _, 0x11, _, _, 0x11, ..])
 }

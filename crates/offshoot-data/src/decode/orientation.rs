@@ -1,4 +1,4 @@
-//! Which way up a picture is: from Exif, or where that says nothing, from XMP, in the way of Pillow's `exif_transpose`.
+//! The orientation of a picture: from Exif, or without that from XMP, as in Pillow's `exif_transpose`.
 
 use std::io::Read as _;
 

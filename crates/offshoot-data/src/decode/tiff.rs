@@ -1,4 +1,4 @@
-//! TIFF and BigTIFF of the kinds that Pillow reads, but for floating point grey, whose range no tag states.
+//! TIFF and BigTIFF of the kinds that Pillow reads, but for floating point gray, whose range no tag states.
 
 use std::borrow::Cow;
 use std::io::{Cursor, Read, Seek};
@@ -57,7 +57,7 @@ pub(super) fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<Picture, F
     Ok(rotate(picture, orientation, options))
 }
 
-/// The file with its palette's indices declared as grey, which the library reads, and whether it has a palette.
+/// The file with its palette's indices declared as gray, which the library reads, and whether it has a palette.
 fn palette_as_grey(bytes: &[u8]) -> (Cow<'_, [u8]>, bool) {
     match photometric(bytes) {
         Some((at, little)) if bytes.get(at..at + 2) == Some(&as_bytes(PALETTE, little)) => {
@@ -153,11 +153,11 @@ fn orientation<R: Read + Seek>(decoder: &mut Decoder<R>) -> Option<Orientation> 
 /// How samples become RGB.
 enum Kind {
     Grey,
-    /// With alpha, which the grey was multiplied by already or not.
+    /// With alpha, which the gray was multiplied by already or not.
     GreyAlpha {
         premultiplied: bool,
     },
-    /// More samples of grey: the first is taken.
+    /// More samples of gray: the first is taken.
     FirstOf(usize),
     Palette(Vec<[u8; 3]>),
     Rgb,
@@ -235,8 +235,8 @@ fn unsupported(what: &str) -> Failure {
 /// In words, for messages.
 fn named(colour: ColorType) -> String {
     match colour {
-        ColorType::Gray(32 | 64) => format!("grey at {} bits, whose range is not stated", colour.bit_depth()),
-        ColorType::Gray(bits) => format!("grey at {bits} bits"),
+        ColorType::Gray(32 | 64) => format!("gray at {} bits, whose range is not stated", colour.bit_depth()),
+        ColorType::Gray(bits) => format!("gray at {bits} bits"),
         ColorType::Multiband { bit_depth, num_samples } => {
             format!("{num_samples} samples of {bit_depth} bits")
         }
@@ -244,14 +244,14 @@ fn named(colour: ColorType) -> String {
     }
 }
 
-/// The colours of a palette: all reds, then all greens, then all blues, at 16 bits.
+/// The colors of a palette: all reds, then all greens, then all blues, at 16 bits.
 fn palette<R: Read + Seek>(decoder: &mut Decoder<R>) -> Result<Vec<[u8; 3]>, Failure> {
     let values = decoder.get_tag_u16_vec(Tag::ColorMap)?;
     let count = values.len() / 3;
     Ok((0..count).map(|i| [0, 1, 2].map(|c| high_byte(values[c * count + i]))).collect())
 }
 
-/// Straight alpha, which is the last of `N` samples, from colours that were multiplied by it; rounded down, as in Pillow.
+/// Straight alpha, which is the last of `N` samples, from colors that were multiplied by it; rounded down, as in Pillow.
 fn divided<const N: usize>(mut samples: Vec<u8>) -> Vec<u8> {
     for pixel in samples.chunks_exact_mut(N) {
         let alpha = u32::from(pixel[N - 1]);
@@ -284,7 +284,7 @@ fn samples<R: Read + Seek>(
     let unit = |x: f32| (x.clamp(0.0, 1.0) * 255.0).round() as u8;
     let samples = match buffer {
         DecodingResult::U8(samples) if bits < 8 => {
-            // Indices stay as they are, grey is spread over all of 0..255.
+            // Indices stay as they are, gray is spread over all of 0..255.
             let factor = if has_palette { 1 } else { 255 / ((1 << bits) - 1) };
             unpacked(&samples, (width, height), usize::from(bits), factor)?
         }

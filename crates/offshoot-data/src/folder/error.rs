@@ -1,4 +1,4 @@
-//! Why a folder is not a data set, and the way out.
+//! Why a folder is not a data set, and what to do about it.
 
 use std::path::{Path, PathBuf};
 
@@ -43,7 +43,7 @@ pub enum FolderError {
         path: PathBuf,
     },
     /// There is one class folder only.
-    #[error("{}: only one class ({class:?}) in it; telling classes apart takes at least two", shown(path))]
+    #[error("{}: only one class ({class:?}) in it; a classifier needs at least two", shown(path))]
     OneClass {
         /// The folder.
         path: PathBuf,
@@ -99,8 +99,8 @@ pub enum FolderError {
     },
     /// `DATA/val` has classes that `DATA/train` does not have.
     #[error(
-        "{}: no class {} in {}, which validation pictures are there for; add training pictures, remove the folder, or give \
-         {} alone to have a part of it kept for validation",
+        "{}: no class {} in {}, for which there are validation pictures; add training pictures, remove the folder, or give \
+         {} alone to hold out a fraction of it for validation",
         shown(val),
         listed(extra),
         shown(train),

@@ -13,7 +13,7 @@ use crate::decode::{DecodeError, DecodeOptions, PictureError, kind_by_name, look
 pub(super) struct Found {
     /// Pictures, and files that are or claim to be pictures and cannot be used, sorted by the bytes of the path.
     pub(super) pictures: Vec<Result<PathBuf, PictureError>>,
-    /// How many files of other kinds are there, by the ending of their names.
+    /// How many files of other kinds are there, by file extension.
     pub(super) others: BTreeMap<String, usize>,
 }
 

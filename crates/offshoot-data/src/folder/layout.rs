@@ -1,7 +1,7 @@
 //! Which folders of a data set are classes, and which are its parts: training, validation, test.
 //!
 //! A part is known by its name ([`parts`](super::parts)) and by what it holds: folders, one for each class. Where names and
-//! content do not agree, the data set is refused with the way out: parts are never taken for classes without a word.
+//! content do not agree, the data set is refused, and the error says what to do: parts are never silently taken for classes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

@@ -13,7 +13,7 @@ const SIDE: usize = 8;
 /// Height of a line in a font of the system, in pixels: Chinese needs as many.
 const HEIGHT: usize = 16;
 
-/// A text as grey levels, 0 to 255, row by row.
+/// A text as gray levels, 0 to 255, row by row.
 pub(super) struct Drawn {
     pub(super) width: usize,
     pub(super) levels: Vec<u8>,

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use half::f16;
 use offshoot_graph::model::{BATCH, INPUT as GRAPH_INPUT, OUTPUT};
 use offshoot_graph::op::{
-    AveragePool, BatchNormalization, Clip, Conv, Gemm, HardSigmoid, LayerNormalization, Pool,
+    AveragePool, BatchNormalization, Binary, Clip, Conv, Gemm, LayerNormalization, Pool, Reduce, Unary,
 };
 use offshoot_graph::passes::prune;
 use offshoot_graph::{
@@ -27,7 +27,7 @@ pub(super) fn model(specification: &proto::Model, file: &[u8]) -> Result<Model, 
     let function = specification.ml_program.as_ref().and_then(|p| p.functions.get("main"));
     let function = function.ok_or_else(|| foreign("it is no ML Program with a function `main`"))?;
     let block = function.block_specializations.get(&function.opset);
-    let block = block.ok_or_else(|| damaged("`main` has no block of its operator set"))?;
+    let block = block.ok_or_else(|| damaged("`main` has no block of its opset"))?;
     let description = specification.description.as_ref().and_then(|d| d.metadata.as_ref());
     let json = description.and_then(|m| m.user_defined.get(METADATA_KEY));
     let json = json.ok_or_else(|| foreign("its metadata has no entry `offshoot`"))?;
@@ -113,9 +113,11 @@ impl<'a> Reader<'a> {
             "const" => self.constant(&call, call.attribute("val")?)?,
             "constexpr_affine_dequantize" => self.dequantized(&call)?,
             "cast" | "identity" => self.get(&call, "x")?.clone(),
-            "mul" | "add" => self.binary(&call, &name)?,
             "classify" => return Ok(()),
-            _ => self.node(&call, &name)?,
+            kind => match Binary::from_mil(kind) {
+                Some(binary) if !self.is_bound(&call)? => self.binary(&call, &name, binary)?,
+                Some(_) | None => self.node(&call, &name)?,
+            },
         };
         if self.known.insert(name, result).is_some() {
             return Err(call.damaged("two values have this name"));
@@ -123,9 +125,15 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// A multiplication or a sum: a step of the preprocessing, or an operator of the graph.
-    fn binary(&mut self, call: &Call<'_>, name: &str) -> Result<Known, Problem> {
-        let multiplies = call.operation.r#type == "mul";
+    /// Whether a maximum or minimum is that of a value and a number: a part of a Clip.
+    fn is_bound(&self, call: &Call<'_>) -> Result<bool, Problem> {
+        let extreme = matches!(call.operation.r#type.as_str(), "maximum" | "minimum");
+        Ok(extreme && matches!(self.get(call, "y")?, Known::Numbers { values, .. } if values.len() == 1))
+    }
+
+    /// A step of the preprocessing, or a function of two elements of the graph.
+    fn binary(&mut self, call: &Call<'_>, name: &str, binary: Binary) -> Result<Known, Problem> {
+        let multiplies = binary == Binary::Mul;
         if let (&Known::Picture { scale }, Known::Numbers { values, .. }) =
             (self.get(call, "x")?, self.get(call, "y")?)
         {
@@ -135,14 +143,39 @@ impl<'a> Reader<'a> {
                 .map_err(|_| call.damaged("it has no number for each channel"))?;
             return match scale {
                 None if multiplies => Ok(Known::Picture { scale: Some(by) }),
-                Some(scale) if !multiplies && (scale, by) == scale_and_bias(&self.metadata.preprocessing) => {
+                Some(scale)
+                    if binary == Binary::Add
+                        && (scale, by) == scale_and_bias(&self.metadata.preprocessing) =>
+                {
                     Ok(Known::Value(self.input))
                 }
                 _ => Err(call.damaged("the picture is not prepared as the metadata says")),
             };
         }
         let inputs = [self.value(call, "x")?, self.value(call, "y")?];
-        self.add(call, name, if multiplies { Op::Mul } else { Op::Add }, &inputs)
+        self.add(call, name, Op::Binary(binary), &inputs)
+    }
+
+    /// A function of one element but a Clip, which has several forms.
+    fn function(&self, call: &Call<'_>) -> Result<Option<Unary>, Problem> {
+        let found = Unary::from_mil(&call.operation.r#type).filter(|unary| !matches!(unary, Unary::Clip(_)));
+        let Some(unary) = found else { return Ok(None) };
+        if unary == Unary::Gelu && !matches!(self.get(call, "mode")?, Known::Text(mode) if mode == "EXACT") {
+            return Err(call.foreign("it is no exact gelu"));
+        }
+        let numbers = unary.row().attributes.iter().map(|attribute| self.number(call, attribute.onnx));
+        Ok(Some(unary.with_numbers(&numbers.collect::<Result<Vec<f32>, _>>()?)))
+    }
+
+    /// A reduction along one axis, or the mean of each picture's channels.
+    fn reduce(&self, call: &Call<'_>, kind: &str) -> Result<Op, Problem> {
+        let foreign = || call.foreign("it is no reduction that offshoot writes");
+        let op = Reduce::from_mil(kind).filter(|_| self.bool(call, "keep_dims").unwrap_or(false));
+        match (op, &self.list(call, "axes")?[..]) {
+            (Some(Reduce::Mean), [2, 3]) => Ok(Op::GlobalAveragePool),
+            (Some(op), &[axis]) => Ok(Op::Reduce { op, axis }),
+            _ => Err(foreign()),
+        }
     }
 
     /// One row for each operator that the writer writes.
@@ -151,22 +184,19 @@ impl<'a> Reader<'a> {
             return self.concat(call, name);
         }
         let x = self.value(call, "x")?;
+        if let Some(unary) = self.function(call)? {
+            return self.add(call, name, Op::Unary(unary), &[x]);
+        }
         let op = match call.operation.r#type.as_str() {
-            "relu" => Op::Relu,
-            "relu6" => Op::Clip(Clip { min: 0.0, max: 6.0 }),
-            "clip" => Op::Clip(Clip { min: self.number(call, "alpha")?, max: self.number(call, "beta")? }),
-            "maximum" => Op::Clip(Clip { min: self.number(call, "y")?, max: f32::INFINITY }),
-            "minimum" => Op::Clip(Clip { min: f32::NEG_INFINITY, max: self.number(call, "y")? }),
-            "sigmoid" => Op::Sigmoid,
-            "sigmoid_hard" => Op::HardSigmoid(HardSigmoid {
-                alpha: self.number(call, "alpha")?,
-                beta: self.number(call, "beta")?,
-            }),
-            "erf" => Op::Erf,
-            "gelu" => match self.get(call, "mode")? {
-                Known::Text(mode) if mode == "EXACT" => Op::Gelu,
-                _ => return Err(call.foreign("it is no exact gelu")),
-            },
+            "relu6" => Op::Unary(Unary::Clip(Clip { min: 0.0, max: 6.0 })),
+            "clip" => Op::Unary(Unary::Clip(Clip {
+                min: self.number(call, "alpha")?,
+                max: self.number(call, "beta")?,
+            })),
+            "maximum" => Op::Unary(Unary::Clip(Clip { min: self.number(call, "y")?, max: f32::INFINITY })),
+            "minimum" => {
+                Op::Unary(Unary::Clip(Clip { min: f32::NEG_INFINITY, max: self.number(call, "y")? }))
+            }
             "transpose" => Op::Transpose { perm: self.list(call, "perm")? },
             "slice_by_index" => self.slice(call, x)?,
             "tile" => self.expand(call, x)?,
@@ -176,10 +206,7 @@ impl<'a> Reader<'a> {
                 let exclude = self.bool(call, "exclude_padding_from_average")?;
                 Op::AveragePool(AveragePool { pool: self.pool(call)?, count_include_pad: !exclude })
             }
-            "reduce_mean" => match self.sizes::<2>(call, "axes")? {
-                [2, 3] if self.bool(call, "keep_dims")? => Op::GlobalAveragePool,
-                _ => return Err(call.foreign("it is no mean of each picture's channels")),
-            },
+            kind if Reduce::from_mil(kind).is_some() => self.reduce(call, kind)?,
             "reshape" => self.reshape(call, x)?,
             "conv" => return self.layer(call, name, x, Op::Conv(self.conv(call)?)),
             "linear" => return self.layer(call, name, x, Op::Gemm(Gemm { trans_a: false, trans_b: true })),
@@ -407,7 +434,7 @@ impl<'a> Reader<'a> {
             }
             data_type::BOOL => {
                 let bools = immediate(value).and_then(|t| t.bools.as_ref()).and_then(|b| b.values.first());
-                bools.map(|&b| Known::Bool(b)).ok_or_else(|| call.damaged("it holds no truth value"))
+                bools.map(|&b| Known::Bool(b)).ok_or_else(|| call.damaged("it holds no boolean"))
             }
             data_type::STRING => {
                 text(value).map(|t| Known::Text(t.to_owned())).ok_or_else(|| call.damaged("it holds no text"))
@@ -447,7 +474,7 @@ impl<'a> Reader<'a> {
             return if fits {
                 Ok((shape, floats.values.clone()))
             } else {
-                Err(call.damaged("its numbers do not fill its shape"))
+                Err(call.damaged("the number of its elements does not match its shape"))
             };
         }
         let bytes = self.raw(call, value, tensor.data_type)?;
@@ -478,7 +505,9 @@ impl<'a> Reader<'a> {
             return blob::read(self.file, blob.offset, data_type, len);
         }
         let bytes = immediate(value).and_then(|t| t.bytes.as_ref()).map(|b| b.values.as_slice());
-        bytes.filter(|b| b.len() == len).ok_or_else(|| call.damaged("its numbers do not fill its shape"))
+        bytes
+            .filter(|b| b.len() == len)
+            .ok_or_else(|| call.damaged("the number of its elements does not match its shape"))
     }
 }
 

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 
 use offshoot_graph::op::{
-    AveragePool, BatchNormalization, Clip, Conv, Gemm, HardSigmoid, LayerNormalization, Pool,
+    AveragePool, BatchNormalization, Clip, Conv, Gemm, LayerNormalization, Name, Pool, Unary,
 };
-use offshoot_graph::passes::{gives_probabilities, remove_training_leftovers};
+use offshoot_graph::passes::{decompose, gives_probabilities, remove_training_leftovers};
 use offshoot_graph::{
     Bindings, DType, Dim, Graph, InferenceGraph, Metadata, Model, Node, Op, Preprocessing, Shape, Source,
     Tensor, ValueId, Weights,
@@ -28,6 +28,8 @@ const TAKES_PICTURES: &str = "Core ML gets classifiers that take RGB pictures of
 pub(super) fn program(model: &Model, options: Options) -> Result<(proto::Model, Vec<u8>), Problem> {
     let unsupported = |what: String| Problem::unsupported("graph", what, WAY_OUT);
     let graph = remove_training_leftovers(&model.graph).map_err(|e| unsupported(e.to_string()))?;
+    let in_mil = |unary: Unary| unary.row().mil != Name::None;
+    let graph = decompose(&graph, in_mil).map_err(|e| unsupported(e.to_string()))?;
     let graph = InferenceGraph::new(graph).map_err(|e| unsupported(e.to_string()))?;
     let metadata = &model.metadata;
     check_classes(&metadata.classes)?;
@@ -226,25 +228,17 @@ impl Writer<'_> {
             Op::Conv(conv) => self.conv(node, conv)?,
             Op::Gemm(gemm) => self.gemm(node, *gemm)?,
             Op::BatchNormalization(norm) => self.batch_norm(node, *norm)?,
-            Op::Relu => self.unary(node, "relu")?,
-            Op::Sigmoid => self.unary(node, "sigmoid")?,
-            Op::Clip(clip) => self.clip(node, *clip)?,
-            Op::Add => self.binary(node, "add")?,
-            Op::Mul => self.binary(node, "mul")?,
+            Op::Unary(Unary::Clip(clip)) => self.clip(node, *clip)?,
+            Op::Unary(unary) => self.function(node, *unary)?,
+            Op::Binary(binary) => self.binary(node, binary.row().mil)?,
+            Op::Reduce { op, axis } => self.reduction(node, op.row().mil, &[*axis])?,
             Op::MaxPool(pool) => self.pool(node, pool, None)?,
             Op::AveragePool(AveragePool { pool, count_include_pad }) => {
                 self.pool(node, pool, Some(*count_include_pad))?
             }
-            Op::GlobalAveragePool => self.global_average(node)?,
+            Op::GlobalAveragePool => self.reduction(node, "reduce_mean", &[2, 3])?,
             Op::Flatten { .. } | Op::Reshape { .. } => self.reshape(node)?,
             Op::Softmax { axis } => self.softmax(node, *axis)?,
-            Op::HardSigmoid(hard) => {
-                let x = self.operand(node, 0)?;
-                self.hard_sigmoid(node, *hard, x)?
-            }
-            Op::HardSwish => self.hard_swish(node)?,
-            Op::Erf => self.unary(node, "erf")?,
-            Op::Gelu => self.gelu(node)?,
             Op::MatMul => self.product(node, [false; 2])?,
             Op::LayerNormalization(norm) => self.layer_norm(node, *norm)?,
             Op::Transpose { perm } => {
@@ -259,7 +253,7 @@ impl Writer<'_> {
             | Op::DequantizeLinear { .. }
             | Op::DynamicQuantizeMatMul { .. }
             | Op::DynamicQuantizeLstm(_) => {
-                let what = "quantised models are not written; give the float model, whose weights the exporter rounds";
+                let what = "quantized models are not written; give the float model, whose weights the exporter rounds";
                 return Err(refused(node, what));
             }
             Op::Identity
@@ -320,26 +314,22 @@ impl Writer<'_> {
         self.add("matmul", node, &inputs)
     }
 
-    fn hard_sigmoid(&mut self, node: &Node, hard: HardSigmoid, x: String) -> Result<String, Problem> {
-        let mut inputs = vec![("x", x)];
-        for (parameter, number) in [("alpha", hard.alpha), ("beta", hard.beta)] {
-            let name = format!("{}_{parameter}", node.name);
-            inputs.push((parameter, self.program.numbers(&place(node), &name, &[number], &[])?));
+    /// A function of one element that MIL has.
+    fn function(&mut self, node: &Node, unary: Unary) -> Result<String, Problem> {
+        let row = unary.row();
+        let Name::Operator(kind, _) = row.mil else {
+            return Err(refused(node, "Core ML has no such operator"));
+        };
+        let mut inputs = vec![("x", self.operand(node, 0)?)];
+        for (attribute, number) in row.attributes.iter().zip(unary.numbers()) {
+            let name = format!("{}_{}", node.name, attribute.onnx);
+            inputs.push((attribute.onnx, self.program.numbers(&place(node), &name, &[number], &[])?));
         }
-        self.add("sigmoid_hard", node, &inputs)
-    }
-
-    /// x times its hard sigmoid: MIL has no operator of its own for it.
-    fn hard_swish(&mut self, node: &Node) -> Result<String, Problem> {
-        let x = self.operand(node, 0)?;
-        let gate = self.hard_sigmoid(node, HardSigmoid { alpha: 1.0 / 6.0, beta: 0.5 }, x.clone())?;
-        self.add("mul", node, &[("x", x), ("y", gate)])
-    }
-
-    fn gelu(&mut self, node: &Node) -> Result<String, Problem> {
-        let mode = self.program.constant(&format!("{}_mode", node.name), Value::string("EXACT"));
-        let inputs = [("x", self.operand(node, 0)?), ("mode", mode)];
-        self.add("gelu", node, &inputs)
+        if unary == Unary::Gelu {
+            let mode = self.program.constant(&format!("{}_mode", node.name), Value::string("EXACT"));
+            inputs.push(("mode", mode));
+        }
+        self.add(kind, node, &inputs)
     }
 
     fn layer_norm(&mut self, node: &Node, norm: LayerNormalization) -> Result<String, Problem> {
@@ -477,11 +467,11 @@ impl Writer<'_> {
         Ok(pads)
     }
 
-    fn global_average(&mut self, node: &Node) -> Result<String, Problem> {
+    fn reduction(&mut self, node: &Node, kind: &str, axes: &[usize]) -> Result<String, Problem> {
         let keep = self.program.constant(&format!("{}_keep_dims", node.name), Value::bool(true));
         let inputs =
-            [("x", self.operand(node, 0)?), ("axes", self.ints(node, "axes", &[2, 3])?), ("keep_dims", keep)];
-        self.add("reduce_mean", node, &inputs)
+            [("x", self.operand(node, 0)?), ("axes", self.ints(node, "axes", axes)?), ("keep_dims", keep)];
+        self.add(kind, node, &inputs)
     }
 
     fn reshape(&mut self, node: &Node) -> Result<String, Problem> {

@@ -336,7 +336,7 @@ impl Value {
         )
     }
 
-    /// A scalar truth value.
+    /// A scalar boolean.
     pub(super) fn bool(value: bool) -> Value {
         let bools = Some(Bools { values: vec![value] });
         Value::immediate(ValueType::tensor(data_type::BOOL, &[]), TensorValue { bools, ..Default::default() })

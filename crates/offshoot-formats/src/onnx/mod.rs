@@ -1,10 +1,10 @@
 //! The [ONNX](https://onnx.ai) format, written and read.
 //!
-//! What we write is plain: the default operator set, one input and one output, parameters under their PyTorch keys,
+//! What we write is plain: the default opset, one input and one output, parameters under their PyTorch keys,
 //! nothing that training left behind, and everything needed to use the model as one JSON object under the metadata
 //! key [`METADATA_KEY`]. The same model gives the same bytes.
 //!
-//! What we read is that, and classifiers of pictures from other exporters in operator sets 7 to 24. PyTorch's: their
+//! What we read is that, and classifiers of pictures from other exporters in opsets 7 to 24. PyTorch's: their
 //! Identity and Constant nodes, folded or unfolded batch norms, shape arithmetic. Those of TensorFlow's converters:
 //! channels last and a Transpose around each convolution, padding by rule or as a Pad, a mean over axes.
 
@@ -48,14 +48,14 @@ const GRAPH: u64 = 1 << 26;
 /// How a model is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// The version of the operator set, 13 to 21.
+    /// The version of the opset, 13 to 21.
     pub opset: i64,
     /// The most bytes of weights that go into the model's own file. More go into a file beside it, called as the
     /// model's with `.data` at the end. Protocol Buffers allow 2 GiB in all.
     pub in_one_file: u64,
     /// Whether the file prepares its pictures itself: its input is `image`, u8 RGB [batch_size, height, width, 3] of any
     /// height and width, and the model's fit, filter, mean and std are nodes before the network. What comes before that
-    /// (decoding, EXIF rotation, the background under transparency) stays outside. Needs operator set 18, the first whose
+    /// (decoding, EXIF rotation, the background under transparency) stays outside. Needs opset 18, the first whose
     /// Resize is antialiased.
     pub with_preprocess: bool,
 }
@@ -126,8 +126,8 @@ pub fn preparer_of_bytes(bytes: impl Into<Vec<u8>>) -> Result<Option<Preparer>, 
 /// with stored matrices and LSTMs do it with bytes, and everything else is as it was.
 ///
 /// # Errors
-/// When a file cannot be read or contradicts itself, when it is of an operator set before 11, when nothing in it can be
-/// quantised, and when the result would be larger than 2 GiB.
+/// When a file cannot be read or contradicts itself, when it is of an opset before 11, when nothing in it can be
+/// quantized, and when the result would be larger than 2 GiB.
 pub fn quantize_dynamic(path: &Path) -> Result<DynamicModel, FormatError> {
     let bytes = bytes_of(path)?;
     dynamic::quantize(bytes.into(), Some(path)).map_err(|problem| problem.at(path))

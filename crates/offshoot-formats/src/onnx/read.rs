@@ -133,10 +133,10 @@ fn opset(proto: &ModelProto) -> Result<i64, Problem> {
         Some(version @ 7..=24) => Ok(version),
         Some(other) => Err(Problem::unsupported(
             "ONNX file",
-            format!("it uses operator set {other}; 7 to 24 are read"),
+            format!("it uses opset {other}; 7 to 24 are read"),
             "Export it again with `opset_version=17`",
         )),
-        None => Err(Problem::damaged("ONNX file", "it does not say which operator set it uses")),
+        None => Err(Problem::damaged("ONNX file", "it does not say which opset it uses")),
     }
 }
 
@@ -209,7 +209,7 @@ fn find_input(input: &ValueInfoProto, options: ReadOptions) -> Result<Input<'_>,
 }
 
 const TOKENS: &str =
-    "Run it with `offshoot verify --inputs FILE.npz`, or quantise it with `offshoot quantize --mode dynamic`";
+    "Run it with `offshoot verify --inputs FILE.npz`, or quantize it with `offshoot quantize --mode dynamic`";
 
 const LAYOUT: &str = "Export with a float input [batch, 3, height, width] or [batch, height, width, 3]";
 
@@ -235,7 +235,7 @@ fn picture_sides(
     if let (Dim::Fixed(height), Dim::Fixed(width)) = (&height, &width)
         && height != width
     {
-        let what = format!("it takes pictures of {height} by {width}, squares are read");
+        let what = format!("it takes pictures of {height} by {width}, only square ones are read");
         return Err(Problem::unsupported(place, what, LAYOUT));
     }
     Ok((vec![channels, height, width], channels_last))

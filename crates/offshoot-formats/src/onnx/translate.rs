@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::Rc;
 
 use offshoot_graph::op::{
-    AveragePool, BatchNormalization, Clip, Conv, Gemm, HardSigmoid, LayerNormalization, Pool, SequenceOp,
+    AveragePool, BatchNormalization, Binary, Clip, Conv, Gemm, LayerNormalization, Pool, Unary,
 };
 use offshoot_graph::{DType, Data, Dim, DimOp, Graph, Op, Role, Shape, Tensor, ValueId, Weights};
 
@@ -22,17 +22,15 @@ use super::fold::{MAX_NUMBERS, MAX_PARTS, Number, Numbers, fold, is_foldable, re
 use super::proto::TensorProto;
 use super::tensors::TensorReader;
 use super::{MICROSOFT, complement};
+use crate::elements::{MAX_ELEMENTS, check_activation};
 use crate::error::Problem;
 use crate::metadata::MAX_SIDE;
 use crate::names::Names;
 
-/// More elements than one picture's activations have anywhere (1 GiB as f32).
-const MAX_ELEMENTS: usize = 1 << 28;
-
 const SIMPLIFY: &str = "Export the model in inference mode for a plain classifier of pictures, or simplify the file \
                         with onnxsim";
 
-const FLOAT: &str = "Export the model in float32, before quantisation";
+const FLOAT: &str = "Export the model in float32, before quantization";
 
 /// What stands behind a name of the file.
 #[derive(Clone)]
@@ -106,7 +104,7 @@ pub(super) struct Context<'a> {
     /// How often each name is read.
     pub(super) uses: HashMap<&'a str, usize>,
     pub(super) tensors: TensorReader,
-    /// The version of the operator set.
+    /// The version of the opset.
     pub(super) opset: i64,
     /// Whether we wrote the file.
     pub(super) own: bool,
@@ -134,7 +132,7 @@ pub(super) struct Translator<'a> {
     bytes: HashSet<ValueId>,
     /// What was made of a tensor of the file, by its name and by what was done: many nodes may share it.
     derived: HashMap<(String, String), Rc<Tensor>>,
-    /// Values that ONNX calls truth values, and that are f32 of 1 or 0 here.
+    /// Values that ONNX calls booleans, and that are f32 of 1 or 0 here.
     truths: HashSet<ValueId>,
     /// Nodes of Softmax that stand for a LogSoftmax.
     pub(super) logarithms: HashSet<String>,
@@ -256,6 +254,9 @@ impl<'a> Translator<'a> {
         if let Some(operand) = self.soft(node)? {
             return Ok(operand);
         }
+        if let Some(unary) = self.function(node)? {
+            return self.elementwise(node, Op::Unary(unary));
+        }
         match node.op() {
             "Constant" => return self.constant(node),
             "Identity" | "Cast" => return self.alias(node),
@@ -263,10 +264,10 @@ impl<'a> Translator<'a> {
             "Pad" => return self.pad(node),
             "MatMul" => return self.matmul(node),
             "Reshape" => return self.reshape(node),
-            "Relu" => return self.elementwise(node, Op::Relu),
-            "Sigmoid" => return self.elementwise(node, Op::Sigmoid),
             "Clip" => return self.clip(node),
-            "Max" | "Min" => return self.extreme(node),
+            "Max" | "Min" if self.is_one_bound(node)? => return self.extreme(node),
+            "Max" | "Min" => self.extremes(node),
+            "Pow" => self.power(node),
             "Dropout" => return self.dropout(node),
             "Add" => return self.add(node),
             "Mul" => {
@@ -276,40 +277,29 @@ impl<'a> Translator<'a> {
                 self.settle_rows(node)?;
                 return match self.dynamic_mul(node)? {
                     Some(product) => Ok(product),
-                    None => self.binary(node, Op::Mul, |x| x),
+                    None => self.binary(node, Op::Binary(Binary::Mul), |x| x),
                 };
             }
             "MatMulInteger" => return self.dynamic_sums(node),
-            "Sub" if self.is_computed(node, 1)? => self.difference(node),
-            "Sub" => return self.binary(node, Op::Add, |x| -x),
-            "Div" if self.is_computed(node, 1)? => self.sequence(node, SequenceOp::Div),
-            "Div" => return self.binary(node, Op::Mul, |x| 1.0 / x),
+            "Sub" | "Div" if self.is_computed(node, 1)? => self.two(node),
+            "Sub" => return self.binary(node, Op::Binary(Binary::Add), |x| -x),
+            "Div" => return self.binary(node, Op::Binary(Binary::Mul), |x| 1.0 / x),
             "ReduceMean" => return self.reduce_mean(node),
             "Conv" => self.conv(node),
             "Gemm" => self.general_product(node),
             "BatchNormalization" => self.batch_norm(node),
-            "HardSwish" => return self.elementwise(node, Op::HardSwish),
-            "HardSigmoid" => {
-                let (alpha, beta) = (node.float("alpha").unwrap_or(0.2), node.float("beta").unwrap_or(0.5));
-                return self.elementwise(node, Op::HardSigmoid(HardSigmoid { alpha, beta }));
-            }
-            "Erf" => return self.elementwise(node, Op::Erf),
-            "Gelu" if node.text("approximate").unwrap_or("none") == "none" => {
-                return self.elementwise(node, Op::Gelu);
-            }
             "QuantizeLinear" => return self.quantize(node),
             "DequantizeLinear" => return self.dequantize(node),
             "LayerNormalization" => self.layer_norm(node),
             "Concat" => self.concat(node),
             "Slice" => self.slice(node),
             "Gather" => return self.gather(node),
-            "Tanh" => self.sequence(node, SequenceOp::Tanh),
             "Range" => return self.range(node),
             "Equal" => self.equal(node),
             "Not" => self.not(node),
             "And" | "Or" => self.both_or_either(node),
             "Where" => self.choice(node),
-            "ReduceSum" => self.sum(node),
+            "ReduceSum" | "ReduceMax" | "ReduceMin" | "ReduceL2" => self.reduction(node),
             "Unsqueeze" => self.unsqueeze(node),
             "Expand" => self.expand(node),
             "GlobalAveragePool" => self.unary(node, Op::GlobalAveragePool),
@@ -380,7 +370,12 @@ impl<'a> Translator<'a> {
                 self.define(node.required(index)?, id);
                 Ok(id)
             }
-            Operand::Soft(_) => Err(self.unread(node)),
+            Operand::Soft(soft) => {
+                let name = node.required(index)?;
+                let id = self.spelled_out(name, soft)?;
+                self.define(name, id);
+                Ok(id)
+            }
             Operand::Rows(_) => {
                 self.settle_rows(node)?;
                 self.value(node, index)
@@ -480,7 +475,7 @@ impl<'a> Translator<'a> {
         })
     }
 
-    /// Whole numbers from input `index` or, in older operator sets, from the attribute `name`.
+    /// Whole numbers from input `index` or, in older opsets, from the attribute `name`.
     fn ints(&mut self, node: NodeView<'a>, index: usize, name: &str) -> Result<Option<Vec<i64>>, Problem> {
         if let Some(values) = node.ints(name) {
             return Ok(Some(values.to_vec()));
@@ -533,7 +528,7 @@ impl<'a> Translator<'a> {
         self.once(&place, &stored.name, "f32".to_owned(), stored.tensor.len(), |_| {
             stored.tensor.to_f32().ok_or_else(|| {
                 let what = format!("its elements are {}, a weight's are floats", stored.tensor.dtype());
-                Problem::unsupported(&place, what, "Export the model in float32, before quantisation")
+                Problem::unsupported(&place, what, "Export the model in float32, before quantization")
             })
         })
     }
@@ -576,11 +571,7 @@ impl<'a> Translator<'a> {
             .map_err(|e| Problem::unsupported(&place, e.reason, "Check the file with onnx.checker"))?;
         let id = results[0];
         let shape = &self.graph.value(id).shape;
-        let elements = shape.0.iter().skip(1).map(known_factor).try_fold(1usize, usize::checked_mul);
-        if elements.is_none_or(|n| n > MAX_ELEMENTS) {
-            let what = format!("its output {shape} is too large for one picture");
-            return Err(Problem::TooLarge { place, what, limit: MAX_ELEMENTS as u64 });
-        }
+        check_activation(&place, shape.0.iter().skip(1).map(known_factor))?;
         if !shape.0.iter().all(|dim| dim.is_small(MAX_PARTS)) {
             let what = "its output has a size that takes too many steps to compute".into();
             return Err(Problem::TooLarge { place, what, limit: MAX_PARTS as u64 });
@@ -798,7 +789,7 @@ impl<'a> Translator<'a> {
         Ok(laid(y, channels_last))
     }
 
-    /// The axis and the two constants of a node that quantises to, or dequantises from, `dtype` where it does not say.
+    /// The axis and the two constants of a node that quantizes to, or dequantizes from, `dtype` where it does not say.
     fn scale_and_zero_point(
         &mut self,
         node: NodeView<'a>,
@@ -890,7 +881,7 @@ impl<'a> Translator<'a> {
         Ok(matches!(producer, Some(Op::DequantizeLinear { .. })).then_some(id))
     }
 
-    /// A weight or bias: dequantised, or stored as floats.
+    /// A weight or bias: dequantized, or stored as floats.
     fn weight(&mut self, node: NodeView<'a>, index: usize) -> Result<ValueId, Problem> {
         match self.dequantized(node, index)? {
             Some(id) => Ok(id),
@@ -1209,9 +1200,8 @@ impl<'a> Translator<'a> {
 
     fn never_negative(&self, x: ValueId) -> bool {
         let producer = self.graph.producer(x).map(|id| &self.graph.node(id).op);
-        producer.is_some_and(|op| {
-            *op == Op::Relu || *op == Op::Sigmoid || matches!(op, Op::Clip(clip) if clip.min >= 0.0)
-        })
+        let any = (f64::NEG_INFINITY, f64::INFINITY);
+        matches!(producer, Some(Op::Unary(unary)) if (unary.row().range)(&unary.numbers(), any).0 >= 0.0)
     }
 
     fn unary(&mut self, node: NodeView<'a>, op: Op) -> Result<ValueId, Problem> {
@@ -1225,10 +1215,70 @@ impl<'a> Translator<'a> {
         Ok(laid(self.push(node, op, &[x])?, channels_last))
     }
 
+    /// The function of one element that `node` is, but a Clip, whose bounds are inputs.
+    fn function(&mut self, node: NodeView<'a>) -> Result<Option<Unary>, Problem> {
+        let found = Unary::from_onnx(node.op()).filter(|unary| !matches!(unary, Unary::Clip(_)));
+        let Some(unary) = found else { return Ok(None) };
+        if unary == Unary::Gelu && node.text("approximate").unwrap_or("none") != "none" {
+            return Err(node.unsupported("only the exact form is read", SIMPLIFY));
+        }
+        let numbers = unary.row().attributes.iter().map(|a| node.float(a.onnx).unwrap_or(a.onnx_default));
+        let numbers: Vec<f32> = numbers.collect();
+        match numbers.iter().find(|n| !n.is_finite()) {
+            Some(n) => Err(node.damaged(format!("one of its attributes is {n}"))),
+            None => Ok(Some(unary.with_numbers(&numbers))),
+        }
+    }
+
+    /// A function of two operands, of which any may be stored.
+    fn two(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
+        let binary =
+            Binary::from_onnx(node.op()).ok_or_else(|| node.damaged("it is no function of two elements"))?;
+        let inputs = [self.any(node, 0)?, self.any(node, 1)?];
+        self.push(node, Op::Binary(binary), &inputs)
+    }
+
+    /// Max and Min of values: two and two of them.
+    fn extremes(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
+        let binary =
+            Binary::from_onnx(node.op()).ok_or_else(|| node.damaged("it is no function of two elements"))?;
+        let mut result = self.any(node, 0)?;
+        for index in 1..node.proto.input.len() {
+            let other = self.any(node, index)?;
+            result = self.push(node, Op::Binary(binary), &[result, other])?;
+        }
+        Ok(result)
+    }
+
+    /// A power; of 2 and 1/2 in their own forms.
+    fn power(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
+        let exponent = self.numbers(node, 1)?.and_then(|n| n.known());
+        let x = self.any(node, 0)?;
+        match exponent.as_deref() {
+            Some(&[1.0]) => Ok(x),
+            Some(&[2.0]) => self.push(node, Op::Binary(Binary::Mul), &[x, x]),
+            Some(&[0.5]) => self.push(node, Op::Unary(Unary::Sqrt), &[x]),
+            Some(_) | None => self.two(node),
+        }
+    }
+
     fn clip(&mut self, node: NodeView<'a>) -> Result<Operand<'a>, Problem> {
         let min = self.bound(node, 1, "min", f32::NEG_INFINITY)?;
         let max = self.bound(node, 2, "max", f32::INFINITY)?;
-        self.elementwise(node, Op::Clip(Clip { min, max }))
+        self.elementwise(node, Op::Unary(Unary::Clip(Clip { min, max })))
+    }
+
+    /// Whether a Max or Min is that of a value and one number.
+    fn is_one_bound(&mut self, node: NodeView<'a>) -> Result<bool, Problem> {
+        if node.proto.input.len() != 2 {
+            return Ok(false);
+        }
+        let mut bounds = 0;
+        for index in 0..2 {
+            let one = matches!(self.numbers(node, index)?.and_then(|n| n.known()).as_deref(), Some(&[_]));
+            bounds += usize::from(one && !self.is_computed(node, index)?);
+        }
+        Ok(bounds == 1)
     }
 
     /// Max and Min of a value and one number: half of a Clip, as converters of TensorFlow write ReLU6.
@@ -1244,7 +1294,7 @@ impl<'a> Translator<'a> {
                 _ => Clip { min: f32::NEG_INFINITY, max: bound },
             };
             let (x, channels_last) = self.laid_out(node, value)?;
-            return Ok(laid(self.push(node, Op::Clip(clip), &[x])?, channels_last));
+            return Ok(laid(self.push(node, Op::Unary(Unary::Clip(clip)), &[x])?, channels_last));
         }
         Err(node.unsupported("only the extreme of a value and one stored number is read", SIMPLIFY))
     }
@@ -1292,7 +1342,7 @@ impl<'a> Translator<'a> {
     }
 
     fn batch_norm(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
-        // Before operator set 14, the statistics among the outputs say that those of the batch are meant.
+        // Before opset 14, the statistics among the outputs say that those of the batch are meant.
         if node.flag("training_mode") || node.proto.output.iter().skip(1).any(|name| !name.is_empty()) {
             return Err(in_training_mode(node));
         }
@@ -1313,7 +1363,7 @@ impl<'a> Translator<'a> {
         if let Some(matrix) = self.dequantized(node, 1)?.filter(|&m| self.shape(m).rank() == 2) {
             let rank = self.shape(x).rank();
             if rank != 2 {
-                let what = format!("a quantised product of a value of {rank} axes is not read");
+                let what = format!("a quantized product of a value of {rank} axes is not read");
                 return Err(node.unsupported(what, FLOAT));
             }
             return self.push(node, Op::Gemm(Gemm::default()), &[x, matrix]).map(Operand::Value);
@@ -1489,8 +1539,9 @@ impl<'a> Translator<'a> {
         self.weights.insert(self.graph.value(times).name.clone(), Rc::new(Tensor::f32([1], vec![-less])));
         let sums = Op::DynamicQuantizeMatMul { trans_b: false };
         let sums = self.by_rows(&format!("{name}.sums"), sums, x, vec![ones, times])?;
-        let sums = self.push_named(&format!("{name}.scaled_sums"), Op::Mul, &[sums, scales])?;
-        self.push_named(&format!("{name}.shifted"), Op::Add, &[y, sums])
+        let sums =
+            self.push_named(&format!("{name}.scaled_sums"), Op::Binary(Binary::Mul), &[sums, scales])?;
+        self.push_named(&format!("{name}.shifted"), Op::Binary(Binary::Add), &[y, sums])
     }
 
     /// A column of bytes that are 1.
@@ -1537,7 +1588,7 @@ impl<'a> Translator<'a> {
         matrix: ValueId,
     ) -> Result<ValueId, Problem> {
         if ["alpha", "beta"].iter().any(|name| node.float(name).is_some_and(|x| x != 1.0)) {
-            return Err(node.unsupported("factors of a quantised product are not read", FLOAT));
+            return Err(node.unsupported("factors of a quantized product are not read", FLOAT));
         }
         let mut inputs = vec![x, matrix];
         if node.input(2).is_some() {
@@ -1615,7 +1666,7 @@ impl<'a> Translator<'a> {
                 _ => {}
             }
         }
-        self.binary(node, Op::Add, |x| x)
+        self.binary(node, Op::Binary(Binary::Add), |x| x)
     }
 
     /// A sum or product of two values, or of a value and a stored tensor to which `f` was applied.
@@ -1706,7 +1757,7 @@ impl<'a> Translator<'a> {
             return self.mean_of_steps(node, x).map(Operand::Value);
         }
         if rank != 4 || axes != if channels_last { [1, 2] } else { [2, 3] } {
-            return Err(node.unsupported("only the mean over height and width is read", SIMPLIFY));
+            return self.reduction(node).map(Operand::Value);
         }
         let mean = self.push(node, Op::GlobalAveragePool, &[x])?;
         if node.int("keepdims", 1) != 0 {
@@ -1727,10 +1778,10 @@ impl<'a> Translator<'a> {
     }
 
     fn flatten(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
-        let (x, channels_last) = self.flattened(node)?;
+        let (mut x, channels_last) = self.flattened(node)?;
         let axis = node.axis(node.int("axis", 1), self.shape(x).rank())?;
         if channels_last && axis != 1 {
-            return Err(node.unsupported("only a flattening after the batch is read", SIMPLIFY));
+            x = self.value(node, 0)?;
         }
         self.push(node, Op::Flatten { axis }, &[x])
     }

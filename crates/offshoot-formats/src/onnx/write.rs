@@ -4,8 +4,8 @@ mod sequence;
 
 use std::collections::{HashMap, HashSet};
 
-use offshoot_graph::op::{AveragePool, Clip, Conv, HardSigmoid, Pool};
-use offshoot_graph::passes::remove_training_leftovers;
+use offshoot_graph::op::{AveragePool, Clip, Conv, Name, Pool, Reduce, Unary};
+use offshoot_graph::passes::{decompose, remove_training_leftovers};
 use offshoot_graph::{
     DType, Dim, Graph, InferenceGraph, Model, Node, Op, Preprocessing, Shape, Source, Tensor, ValueId,
     Weights,
@@ -43,6 +43,8 @@ pub(super) fn write<'a>(
     let ir_version = ir_version(options.opset)?;
     let graph = remove_training_leftovers(&model.graph)
         .map_err(|e| Problem::unsupported("graph", e.to_string(), WAY_OUT))?;
+    let graph = decompose(&graph, |unary| in_onnx(unary, options.opset))
+        .map_err(|e| Problem::unsupported("graph", e.to_string(), WAY_OUT))?;
     let graph =
         InferenceGraph::new(graph).map_err(|e| Problem::unsupported("graph", e.to_string(), WAY_OUT))?;
     let metadata = serde_json::to_string(&model.metadata)
@@ -68,6 +70,11 @@ pub(super) fn write<'a>(
     Ok(Written { bytes: proto.encode_to_vec(), side })
 }
 
+/// Whether an operator set of ONNX has a function of one element.
+fn in_onnx(unary: Unary, opset: i64) -> bool {
+    matches!(unary.row().onnx, Name::Operator(_, since) if since <= opset)
+}
+
 fn check_size(bytes: u64) -> Result<(), Problem> {
     if bytes <= MAX_FILE {
         return Ok(());
@@ -79,8 +86,8 @@ fn check_size(bytes: u64) -> Result<(), Problem> {
 /// Puts the preparation of pictures before a network.
 fn prepare(proto: &mut GraphProto, graph: &Graph, steps: &Preprocessing, opset: i64) -> Result<(), Problem> {
     if opset < preprocess::OPSET {
-        let what = format!("operator set {opset} has no antialiased Resize to prepare pictures with");
-        return Err(Problem::unsupported("options", what, "Choose operator set 18 or more"));
+        let what = format!("opset {opset} has no antialiased Resize to prepare pictures with");
+        return Err(Problem::unsupported("options", what, "Choose opset 18 or newer"));
     }
     let taken = |name: &str| name == preprocess::IMAGE || name.starts_with(preprocess::PREFIX);
     if let Some((_, value)) = graph.values().find(|(_, v)| taken(&v.name)) {
@@ -114,7 +121,7 @@ fn value_info(name: &str, elem_type: i32, shape: &Shape) -> ValueInfoProto {
     ValueInfoProto { name: name.to_owned(), r#type: Some(TypeProto { tensor_type }) }
 }
 
-/// The values that only nodes which quantise read, as scale or zero point.
+/// The values that only nodes which quantize read, as scale or zero point.
 fn scales(graph: &Graph) -> HashSet<ValueId> {
     let (mut scales, mut others) = (HashSet::new(), HashSet::new());
     for node in graph.nodes() {
@@ -126,7 +133,7 @@ fn scales(graph: &Graph) -> HashSet<ValueId> {
     scales.difference(&others).copied().collect()
 }
 
-/// The version of the container that came with an operator set.
+/// The version of the container that came with an opset.
 fn ir_version(opset: i64) -> Result<i64, Problem> {
     match opset {
         13..=18 => Ok(8),
@@ -134,7 +141,7 @@ fn ir_version(opset: i64) -> Result<i64, Problem> {
         21 => Ok(10),
         _ => Err(Problem::unsupported(
             "options",
-            format!("operator set {opset} is not written"),
+            format!("opset {opset} is not written"),
             "Choose one from 13 to 21; 17 runs nearly everywhere",
         )),
     }
@@ -149,7 +156,7 @@ struct Writer<'g, 'w> {
     /// The name of each value in the file.
     names: Vec<String>,
     taken: HashSet<String>,
-    /// The scales and zero points of the nodes that quantise.
+    /// The scales and zero points of the nodes that quantize.
     scales: HashSet<ValueId>,
     /// What DynamicQuantizeLinear made of values: their bytes, scale and zero point.
     dynamic: HashMap<ValueId, [String; 3]>,
@@ -282,10 +289,9 @@ impl<'g, 'w> Writer<'g, 'w> {
             Op::BatchNormalization(norm) => {
                 vec![float("epsilon", norm.epsilon), float("momentum", complement(norm.momentum))]
             }
-            Op::Clip(clip) => {
-                inputs.extend(self.bounds(node, *clip)?);
-                Vec::new()
-            }
+            Op::Unary(unary) => self.unary(node, *unary, &mut inputs)?,
+            Op::Binary(_) => Vec::new(),
+            Op::Reduce { op, axis } => self.reduction(node, *op, *axis, &mut inputs)?,
             Op::MaxPool(pool) => self.pool(pool, node)?,
             Op::AveragePool(AveragePool { pool, count_include_pad }) => {
                 let mut attributes = self.pool(pool, node)?;
@@ -293,18 +299,7 @@ impl<'g, 'w> Writer<'g, 'w> {
                 attributes
             }
             Op::Flatten { axis } | Op::Softmax { axis } => vec![int("axis", *axis as i64)],
-            Op::Relu | Op::Sigmoid | Op::Add | Op::Mul | Op::GlobalAveragePool | Op::Erf | Op::MatMul => {
-                Vec::new()
-            }
-            Op::HardSigmoid(HardSigmoid { alpha, beta }) => {
-                vec![float("alpha", *alpha), float("beta", *beta)]
-            }
-            Op::HardSwish => {
-                self.since(14, node)?;
-                Vec::new()
-            }
-            Op::Gelu if self.opset < 20 => return self.gelu(node),
-            Op::Gelu => Vec::new(),
+            Op::GlobalAveragePool | Op::MatMul => Vec::new(),
             Op::LayerNormalization(norm) => {
                 self.since(17, node)?;
                 vec![int("axis", -1), float("epsilon", norm.epsilon)]
@@ -337,7 +332,11 @@ impl<'g, 'w> Writer<'g, 'w> {
             }
             Op::Lstm(_) | Op::DynamicQuantizeLstm(_) => {
                 let place = format!("node `{}` ({})", node.name, node.op.name());
-                return Err(Problem::unsupported(place, "recurrent networks are run, not written", WAY_OUT));
+                return Err(Problem::unsupported(
+                    place,
+                    "recurrent operators can be run, but not written",
+                    WAY_OUT,
+                ));
             }
             Op::Identity
             | Op::Dropout { .. }
@@ -367,7 +366,7 @@ impl<'g, 'w> Writer<'g, 'w> {
         ]
     }
 
-    /// The windows. ONNX's ceil mode before operator set 22 keeps a last window that lies in the padding alone, which
+    /// The windows. ONNX's ceil mode before opset 22 keeps a last window that lies in the padding alone, which
     /// PyTorch and we do not: where there is one on each axis that is rounded, the floor is the same.
     fn pool(&self, pool: &Pool, node: &Node) -> Result<Vec<AttributeProto>, Problem> {
         let ceil_mode = pool.ceil_mode && self.rounds_up(pool, node)?;
@@ -403,14 +402,14 @@ impl<'g, 'w> Writer<'g, 'w> {
         Err(Problem::unsupported(place, what, "Use another picture size"))
     }
 
-    /// An error where the file's operator set is older than the operator.
+    /// An error where the file's opset is older than the operator.
     fn since(&self, opset: i64, node: &Node) -> Result<(), Problem> {
         if self.opset >= opset {
             return Ok(());
         }
         let place = format!("node `{}` ({})", node.name, node.op.name());
-        let what = format!("operator set {} does not have it", self.opset);
-        Err(Problem::unsupported(place, what, format!("Export with operator set {opset} or a newer one")))
+        let what = format!("opset {} does not have it", self.opset);
+        Err(Problem::unsupported(place, what, format!("Export with opset {opset} or a newer one")))
     }
 
     /// A name of the file that nothing has yet.
@@ -444,26 +443,7 @@ impl<'g, 'w> Writer<'g, 'w> {
         }
     }
 
-    /// x (1 + erf(x / sqrt 2)) / 2, for operator sets without Gelu.
-    fn gelu(&mut self, node: &Node) -> Result<(), Problem> {
-        let x = self.name(node.inputs[0]).to_owned();
-        let mut constants = Vec::new();
-        for (suffix, number) in [("root", std::f32::consts::FRAC_1_SQRT_2), ("one", 1.0), ("half", 0.5)] {
-            let name = self.unused(format!("{}.{suffix}", node.name));
-            self.constant_node(&name, &Tensor::f32([], vec![number]))?;
-            constants.push(name);
-        }
-        let [root, one, half] = [0, 1, 2].map(|i| constants[i].clone());
-        let scaled = self.helper("Mul", node, "scaled", vec![x.clone(), root]);
-        let erf = self.helper("Erf", node, "erf", vec![scaled]);
-        let sum = self.helper("Add", node, "sum", vec![erf, one]);
-        let product = self.helper("Mul", node, "product", vec![x, sum]);
-        let output = self.name(node.outputs[0]).to_owned();
-        self.proto.node.push(proto_node("Mul", &node.name, vec![product, half], &output));
-        Ok(())
-    }
-
-    /// ONNX's nodes for a product that quantises what it reads (see [`super::dynamic`]). Its weight stands in
+    /// ONNX's nodes for a product that quantizes what it reads (see [`super::dynamic`]). Its weight stands in
     /// the file as it is in the graph: what has to be transposed is, by a runtime that folds constants, once. Products of
     /// one value share its bytes.
     fn dynamic_product(&mut self, node: &Node, trans_b: bool) -> Result<(), Problem> {
@@ -527,6 +507,41 @@ impl<'g, 'w> Writer<'g, 'w> {
             }
             _ => self.computed_shape(node, shape),
         }
+    }
+
+    /// The attributes of a reduction. Sums have their axes as an input from operator set 13 on, the others from 18 on.
+    fn reduction(
+        &mut self,
+        node: &Node,
+        op: Reduce,
+        axis: usize,
+        inputs: &mut Vec<String>,
+    ) -> Result<Vec<AttributeProto>, Problem> {
+        if self.opset < 18 && op != Reduce::Sum {
+            return Ok(vec![ints("axes", &[axis]), int("keepdims", 1)]);
+        }
+        inputs.push(self.numbers(node, "axes", vec![axis as i64])?);
+        Ok(vec![int("keepdims", 1)])
+    }
+
+    /// The attributes of a function of one element; a Clip's are inputs.
+    fn unary(
+        &mut self,
+        node: &Node,
+        unary: Unary,
+        inputs: &mut Vec<String>,
+    ) -> Result<Vec<AttributeProto>, Problem> {
+        if let Unary::Clip(clip) = unary {
+            inputs.extend(self.bounds(node, clip)?);
+            return Ok(Vec::new());
+        }
+        let row = unary.row();
+        let Name::Operator(_, since) = row.onnx else {
+            let place = format!("node `{}` ({})", node.name, node.op.name());
+            return Err(Problem::unsupported(place, "ONNX has no such operator", WAY_OUT));
+        };
+        self.since(since, node)?;
+        Ok(row.attributes.iter().zip(unary.numbers()).map(|(a, number)| float(a.onnx, number)).collect())
     }
 
     /// The names of a Clip's bounds, scalars of the file; an infinite one is left out.

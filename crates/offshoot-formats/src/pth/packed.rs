@@ -1,10 +1,10 @@
-//! Weights that the quantised layers of PyTorch keep packed: in a state dict they stand in a tuple or in a `ScriptObject`
+//! Weights that the quantized layers of PyTorch keep packed: in a state dict they stand in a tuple or in a `ScriptObject`
 //! under one key, whatever number of tensors they are.
 
 use super::state_dict::Entries;
 use super::values::{Heap, Node, QuantizedView, TensorView, Value};
 
-/// The key under which a quantised `Linear` keeps its weight and bias.
+/// The key under which a quantized `Linear` keeps its weight and bias.
 const LINEAR: &str = "._packed_params._packed_params";
 /// Those under which an `LSTMCell`, a `GRUCell` or an `RNNCell` keeps the two of its weights, but for `ih` or `hh`.
 const CELL: &str = "._packed_weight_";
@@ -43,7 +43,7 @@ pub(super) fn parts<'a>(
 }
 
 /// Whether `key` is the `scale` or `zero_point` beside a packed weight: what the layer would scale its output by, were that
-/// quantised too.
+/// quantized too.
 pub(super) fn is_output_scale(entries: &Entries<'_>, key: &str) -> bool {
     let layer = key.strip_suffix(".scale").or_else(|| key.strip_suffix(".zero_point"));
     layer.is_some_and(|layer| entries.contains_key(format!("{layer}{LINEAR}").as_str()))

@@ -372,7 +372,7 @@ impl<R: BufRead> Machine<'_, R> {
         self.push(value)
     }
 
-    /// An instance that Python makes without calling its initialiser: a placeholder.
+    /// An instance that Python makes without calling its initializer: a placeholder.
     fn new_object(&mut self, arguments: usize) -> Result<(), Problem> {
         for _ in 0..arguments {
             self.pop()?;

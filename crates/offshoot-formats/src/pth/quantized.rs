@@ -21,10 +21,10 @@ pub struct QuantizedTensor {
     pub axis: Option<usize>,
 }
 
-/// The parts of a quantised tensor, as names of tensors that are read together.
+/// The parts of a quantized tensor, as names of tensors that are read together.
 const PARTS: [&str; 3] = ["integers", "scales", "zero points"];
 
-/// Reads plain and quantised tensors: all floats in one, the integers of the quantised ones in the other.
+/// Reads plain and quantized tensors: all floats in one, the integers of the quantized ones in the other.
 pub(super) fn load<'a>(
     heap: &Heap,
     mut tensors: Vec<(String, &'a TensorView)>,
@@ -50,7 +50,7 @@ pub(super) fn load<'a>(
             tensor.ok_or_else(|| Problem::damaged(&place, "its scales or zero points make no sense"))?;
         claimed = claimed.saturating_add(4 * tensor.integers.len() as u64);
         if claimed > limit {
-            let what = format!("the floats of the quantised tensors up to it take {claimed} bytes");
+            let what = format!("the floats of the quantized tensors up to it take {claimed} bytes");
             return Err(Problem::TooLarge { place, what, limit });
         }
         weights.insert(name.clone(), tensor.dequantize());
@@ -111,7 +111,7 @@ impl QuantizedTensor {
             Data::U8(v) => v.iter().enumerate().map(|(i, &x)| float(i, x.into())).collect(),
             Data::I32(v) => v.iter().enumerate().map(|(i, &x)| float(i, x.into())).collect(),
             Data::F32(_) | Data::F64(_) | Data::F16(_) | Data::BF16(_) | Data::I64(_) | Data::Bool(_) => {
-                unreachable!("quantised tensors hold integers of 8 or 32 bits")
+                unreachable!("quantized tensors hold integers of 8 or 32 bits")
             }
         };
         Tensor::f32(shape, floats)

@@ -93,7 +93,7 @@ fn check_memory(heap: &Heap, plans: &[Plan<'_>], limit: u64) -> Result<(), Probl
 fn plan<'a>(heap: &Heap, name: &'a str, view: &TensorView) -> Result<Plan<'a>, Problem> {
     let place = || format!("tensor `{name}`");
     let stored = view.stored.clone().map_err(|class| {
-        let way_out = "Convert the model to a float type (dequantise it) and save it again";
+        let way_out = "Convert the model to a float type (dequantize it) and save it again";
         Problem::unsupported(place(), format!("its elements are of `{class}`"), way_out)
     })?;
     checked(heap, name, view, stored)

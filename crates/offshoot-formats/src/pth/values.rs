@@ -71,7 +71,7 @@ pub(crate) struct TensorView {
     pub(crate) strides: Vec<u64>,
 }
 
-/// A quantised tensor, not checked yet: its integers, and what they stand for.
+/// A quantized tensor, not checked yet: its integers, and what they stand for.
 #[derive(Clone, Debug)]
 pub(crate) struct QuantizedView {
     pub(crate) integers: TensorView,

@@ -19,7 +19,7 @@ const MAX_STEPS: u32 = 1 << 20;
 /// How deep calls, blocks and expressions may nest.
 const MAX_DEPTH: u32 = 192;
 
-const WAY_OUT: &str = "offshoot reads convolutional networks, transformers and LSTMs of the usual operators; give a PyTorch \
+const WAY_OUT: &str = "In TorchScript, offshoot reads convolutional networks and transformers of the usual operators; give a PyTorch \
                        checkpoint with `--model NAME --weights FILE` where there is one";
 
 pub(super) struct Evaluator<'a, R> {
@@ -261,7 +261,7 @@ impl<'a, R: Read + Seek> Evaluator<'a, R> {
 
     fn list(&mut self, frame: &mut Frame, items: &[Expression]) -> Result<Value, Problem> {
         if items.len() > MAX_LIST {
-            return Err(frame.place().too_large("a list is too long", MAX_LIST as u64));
+            return Err(frame.place().too_large("a list has too many elements", MAX_LIST as u64));
         }
         let items: Result<Rc<[Value]>, Problem> = items.iter().map(|i| self.expression(frame, i)).collect();
         Ok(Value::List(items?))

@@ -1,4 +1,4 @@
-//! The words of a file of TorchScript.
+//! The tokens of a file of TorchScript.
 
 use std::rc::Rc;
 

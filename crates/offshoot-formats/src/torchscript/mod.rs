@@ -5,7 +5,7 @@
 //! logits, and each operator on the way becomes a node of a graph: nothing of it is run. A branch or a loop that
 //! constants and the picture's size decide is resolved; any other is an error that names its line.
 //!
-//! What is written has the hierarchy of modules that the parameters' names spell, so that its state dict has PyTorch's
+//! What is written has the hierarchy of modules that the parameters' names give, so that its state dict has PyTorch's
 //! keys.
 
 mod evaluate;
@@ -45,7 +45,7 @@ pub struct Options {
 /// What a file takes and gives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Form {
-    /// As from `torch.jit.trace`: `forward` takes normalised f32 pictures [n, 3, size, size] and gives logits.
+    /// As from `torch.jit.trace`: `forward` takes normalized f32 pictures [n, 3, size, size] and gives logits.
     #[default]
     Traced,
     /// As from `torch.jit.script`: `forward` takes pictures of any size, [3, height, width] or [n, 3, height, width],

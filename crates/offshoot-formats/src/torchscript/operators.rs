@@ -4,24 +4,24 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::Rc;
 
 use offshoot_graph::op::{
-    AveragePool, BatchNormalization, Clip, Conv, Gemm, HardSigmoid, LayerNormalization, Pool,
+    Attribute, AveragePool, BatchNormalization, Binary, Clip, Conv, Gemm, LayerNormalization, Pool, Reduce,
+    Unary,
 };
 use offshoot_graph::{Data, Dim, Graph, Op, Role, Shape, Tensor, ValueId, Weights};
 
 use super::place::Place;
 use super::program::Program;
 use super::value::{Stored, Value};
+use crate::elements::{MAX_ELEMENTS, check_activation};
 use crate::error::Problem;
 use crate::metadata::MAX_SIDE;
 use crate::names::Names;
 use crate::pth::storage;
 
-/// More elements than one picture's activations have anywhere (1 GiB as f32).
-const MAX_ELEMENTS: usize = 1 << 28;
 /// More nodes than any classifier has.
 const MAX_NODES: usize = 1 << 16;
 
-const WAY_OUT: &str = "offshoot reads convolutional networks, transformers and LSTMs of the usual operators; give a PyTorch \
+const WAY_OUT: &str = "In TorchScript, offshoot reads convolutional networks and transformers of the usual operators; give a PyTorch \
                        checkpoint with `--model NAME --weights FILE` where there is one";
 
 /// A call of an operator.
@@ -253,24 +253,17 @@ impl Builder {
             "matmul" | "mm" => return self.matmul(call, program),
             "batch_norm" => return self.batch_norm(call, program),
             "adaptive_avg_pool2d" => return self.global_pool(call),
-            "add" | "mul" | "sub" | "div" => return self.binary(call, operator, in_place, program),
             "silu" => return self.silu(call, in_place),
-            "relu" => Op::Relu,
-            "sigmoid" => Op::Sigmoid,
-            "hardswish" => Op::HardSwish,
-            "hardsigmoid" => Op::HardSigmoid(HardSigmoid { alpha: 1.0 / 6.0, beta: 0.5 }),
-            "erf" => Op::Erf,
-            "gelu" if call.get(1, "approximate").is_none() => Op::Gelu,
-            "gelu" if call.get(1, "approximate") == Some(&Value::Text("none".into())) => Op::Gelu,
-            "relu6" => Op::Clip(Clip { min: 0.0, max: 6.0 }),
-            "hardtanh" => Op::Clip(Clip {
+            "mul" | "add" | "sub" | "div" | "maximum" | "max" | "minimum" | "min" | "pow" | "rsub" => {
+                return self.binary(call, operator, in_place, program);
+            }
+            "sum" | "amax" | "amin" | "linalg_vector_norm" | "norm" => return self.reduce(call, operator),
+            "rsqrt" => return self.reciprocal_root(call, in_place),
+            "relu6" => Op::Unary(Unary::Clip(Clip { min: 0.0, max: 6.0 })),
+            "hardtanh" => Op::Unary(Unary::Clip(Clip {
                 min: call.number(1, "min_val", -1.0)? as f32,
                 max: call.number(2, "max_val", 1.0)? as f32,
-            }),
-            "clamp" => Op::Clip(Clip {
-                min: call.number(1, "min", f64::NEG_INFINITY)? as f32,
-                max: call.number(2, "max", f64::INFINITY)? as f32,
-            }),
+            })),
             "log_softmax" => {
                 let rank = self.shape(self.tensor(call, 0)?).rank();
                 let axis = call.axis(call.int(1, "dim", -1)?, rank)?;
@@ -299,7 +292,10 @@ impl Builder {
                     count_include_pad: call.flag(5, "count_include_pad", true)?,
                 })
             }
-            _ => return Err(call.unsupported("this operator is not read")),
+            other => match Unary::from_aten(other) {
+                Some(unary) => Op::Unary(function(call, unary)?),
+                None => return Err(call.unsupported("this operator is not read")),
+            },
         };
         let x = self.tensor(call, 0)?;
         let id = self.push(call, &call.name, op, &[x])?;
@@ -362,11 +358,7 @@ impl Builder {
         let name = self.names.unused(name);
         let id = self.graph.add(&name, op, inputs).map_err(|e| call.unsupported(e.reason))?;
         let shape = self.shape(id);
-        let elements = shape.0.iter().skip(1).filter_map(Dim::fixed).try_fold(1usize, usize::checked_mul);
-        if elements.is_none_or(|n| n > MAX_ELEMENTS) {
-            let what = format!("the output {shape} is too large for one picture");
-            return Err(call.place.too_large(what, MAX_ELEMENTS as u64));
-        }
+        check_activation(&call.place.text(), shape.0.iter().skip(1).filter_map(Dim::fixed))?;
         Ok(id)
     }
 
@@ -650,7 +642,7 @@ impl Builder {
         program: &Program<R>,
     ) -> Result<ValueId, Problem> {
         match *value {
-            Value::Stored(stored) => self.term(call, stored, true, |x| x, program),
+            Value::Stored(stored) => self.term(call, stored, |x| x, program),
             Value::Tensor(cell) => {
                 let held = &self.cells[cell];
                 match held.content {
@@ -676,7 +668,7 @@ impl Builder {
         Ok(self.define(id))
     }
 
-    /// Neighbours along an axis (slice), or one place of it without the axis (select).
+    /// Neighbors along an axis (slice), or one place of it without the axis (select).
     fn part(&mut self, call: &OperatorCall<'_>) -> Result<Value, Problem> {
         let x = self.tensor(call, 0)?;
         let mut shape = self.shape(x).clone();
@@ -815,7 +807,7 @@ impl Builder {
         let mut axes = axes.iter().map(|&a| call.axis(a, rank)).collect::<Result<Vec<_>, _>>()?;
         axes.sort_unstable();
         if rank != 4 || axes != [2, 3] {
-            return Err(call.unsupported("only the mean over height and width is read"));
+            return self.reduce(call, "mean");
         }
         let mean = self.push(call, &call.name, Op::GlobalAveragePool, &[x])?;
         if call.flag(2, "keepdim", false)? {
@@ -916,12 +908,50 @@ impl Builder {
     /// x * sigmoid(x)
     fn silu(&mut self, call: &OperatorCall<'_>, in_place: bool) -> Result<Value, Problem> {
         let x = self.tensor(call, 0)?;
-        let gate = self.push(call, &format!("{}.sigmoid", call.name), Op::Sigmoid, &[x])?;
-        let id = self.push(call, &call.name, Op::Mul, &[x, gate])?;
+        let gate = self.push(call, &format!("{}.sigmoid", call.name), Op::Unary(Unary::Sigmoid), &[x])?;
+        let id = self.push(call, &call.name, Op::Binary(Binary::Mul), &[x, gate])?;
         self.finish(call, in_place, id)
     }
 
-    /// A sum, product, difference or quotient. The second operand of the last two is a number or stored.
+    /// 1 / sqrt x
+    fn reciprocal_root(&mut self, call: &OperatorCall<'_>, in_place: bool) -> Result<Value, Problem> {
+        let x = self.tensor(call, 0)?;
+        let root = self.push(call, &format!("{}.sqrt", call.name), Op::Unary(Unary::Sqrt), &[x])?;
+        let id = self.push(call, &call.name, Op::Unary(Unary::Reciprocal), &[root])?;
+        self.finish(call, in_place, id)
+    }
+
+    /// A reduction along given axes.
+    fn reduce(&mut self, call: &OperatorCall<'_>, operator: &str) -> Result<Value, Problem> {
+        let op = Reduce::from_aten(operator).ok_or_else(|| call.unsupported("this operator is not read"))?;
+        let of_norm = usize::from(op == Reduce::L2);
+        let order = if op == Reduce::L2 {
+            call.number(1, if operator == "norm" { "p" } else { "ord" }, 2.0)?
+        } else {
+            2.0
+        };
+        if order != 2.0 {
+            return Err(call.unsupported(format!("the norm of order {order} is not read")));
+        }
+        let Some(axes) = call.ints(1 + of_norm, "dim")?.filter(|axes| !axes.is_empty()) else {
+            return Err(call.unsupported("only a reduction along given axes is read"));
+        };
+        let mut x = self.tensor(call, 0)?;
+        let rank = self.shape(x).rank();
+        let axes = axes.iter().map(|&a| call.axis(a, rank)).collect::<Result<Vec<_>, _>>()?;
+        for &axis in &axes {
+            x = self.push(call, &call.name, Op::Reduce { op, axis }, &[x])?;
+        }
+        if call.flag(2 + of_norm, "keepdim", false)? {
+            return Ok(self.define(x));
+        }
+        let kept = (0..rank).filter(|axis| !axes.contains(axis));
+        let shape = Shape(kept.map(|axis| self.shape(x).0[axis].clone()).collect());
+        let id = self.push(call, &format!("{}.squeezed", call.name), Op::Reshape { shape }, &[x])?;
+        Ok(self.define(id))
+    }
+
+    /// A function of two operands, of which one is a tensor of the run.
     fn binary<R>(
         &mut self,
         call: &OperatorCall<'_>,
@@ -929,7 +959,7 @@ impl Builder {
         in_place: bool,
         program: &Program<R>,
     ) -> Result<Value, Problem> {
-        if matches!(operator, "add" | "sub") && call.number(2, "alpha", 1.0)? != 1.0 {
+        if matches!(operator, "add" | "sub" | "rsub") && call.number(2, "alpha", 1.0)? != 1.0 {
             return Err(call.unsupported("alpha other than 1 is not read"));
         }
         if operator == "div" && call.get(2, "rounding_mode").is_some() {
@@ -945,30 +975,46 @@ impl Builder {
                 call.unsupported("none of its operands is a tensor, and they are no numbers that fit it")
             );
         }
-        let (op, f): (Op, fn(f32) -> f32) = match operator {
-            "add" => (Op::Add, |x| x),
-            "mul" => (Op::Mul, |x| x),
-            "sub" => (Op::Add, |x| -x),
-            _ => (Op::Mul, |x| 1.0 / x),
+        if operator == "pow" && matches!(call.get(1, "exponent").and_then(Value::number), Some(2.0)) {
+            let x = self.tensor(call, 0)?;
+            let id = self.push(call, &call.name, Op::Binary(Binary::Mul), &[x, x])?;
+            return self.finish(call, in_place, id);
+        }
+        if matches!(operator, "max" | "min") && call.values.len() != 2 {
+            return Err(call.unsupported("only the extreme of two tensors is read"));
+        }
+        // A difference or quotient with a number or a constant is a sum or product.
+        let known = |value: Option<&Value>| {
+            value.is_some_and(|v| {
+                v.number().is_some() || matches!(v, Value::Stored(stored) if stored.constant)
+            })
         };
-        let commutes = matches!(operator, "add" | "mul");
+        let (op, f): (Binary, fn(f32) -> f32) = match operator {
+            "sub" if known(call.values.get(1)) => (Binary::Add, |x| -x),
+            "div" if known(call.values.get(1)) => (Binary::Mul, |x| 1.0 / x),
+            "rsub" => (Binary::Sub, |x| x),
+            other => match Binary::from_aten(other) {
+                Some(binary) => (binary, |x| x),
+                None => return Err(call.unsupported("this operator is not read")),
+            },
+        };
         let mut inputs = Vec::new();
         for index in 0..2 {
             let id = match call.values.get(index) {
-                Some(Value::Tensor(_)) if index == 0 || commutes => self.tensor(call, index)?,
-                Some(value) if index == 1 || commutes => match (value, value.number()) {
+                Some(Value::Tensor(_)) => self.tensor(call, index)?,
+                Some(value) => match (value, value.number()) {
                     (_, Some(number)) => self.constant(call, Tensor::f32([], vec![f(number as f32)])),
-                    (Value::Stored(stored), None) => self.term(call, *stored, commutes, f, program)?,
+                    (Value::Stored(stored), None) => self.term(call, *stored, f, program)?,
                     _ => return Err(call.unsupported(format!("its argument {index} is {}", value.kind()))),
                 },
-                Some(value) => {
-                    return Err(call.unsupported(format!("its argument {index} is {}", value.kind())));
-                }
                 None => return Err(call.damaged(format!("its argument {index} is missing"))),
             };
             inputs.push(id);
         }
-        let id = self.push(call, &call.name, op, &inputs)?;
+        if operator == "rsub" {
+            inputs.reverse();
+        }
+        let id = self.push(call, &call.name, Op::Binary(op), &inputs)?;
         self.finish(call, in_place, id)
     }
 
@@ -982,7 +1028,6 @@ impl Builder {
         &mut self,
         call: &OperatorCall<'_>,
         stored: Stored,
-        as_it_is: bool,
         f: fn(f32) -> f32,
         program: &Program<R>,
     ) -> Result<ValueId, Problem> {
@@ -990,16 +1035,36 @@ impl Builder {
             return Err(call.unsupported("one of its operands is transposed"));
         }
         if !stored.constant {
-            return match as_it_is {
-                true => self.stored_parameter(call, stored, Role::Weight, program),
-                false => Err(call.unsupported("its second operand is a parameter")),
-            };
+            return self.stored_parameter(call, stored, Role::Weight, program);
         }
         let held = self.constants.get(&stored.node).and_then(Tensor::to_f32);
         let mut tensor = held.ok_or_else(|| call.unsupported("one of its operands is a large constant"))?;
         tensor.as_f32_mut().into_iter().flatten().for_each(|x| *x = f(*x));
         Ok(self.constant(call, tensor))
     }
+}
+
+/// A function of one element with the numbers of a call, whose other arguments must be what the member is.
+fn function(call: &OperatorCall<'_>, unary: Unary) -> Result<Unary, Problem> {
+    let row = unary.row();
+    let exact = |value: &Value| *value == Value::Text("none".into());
+    if unary == Unary::Gelu && !call.get(1, "approximate").is_none_or(exact) {
+        return Err(call.unsupported("only the exact form is read"));
+    }
+    for fixed in row.fixed {
+        let found = call.number(fixed.place, fixed.name, fixed.value)?;
+        if found != fixed.value {
+            return Err(
+                call.unsupported(format!("{} is {found}, and only {} is read", fixed.name, fixed.value))
+            );
+        }
+    }
+    let number = |a: &Attribute| match a.aten {
+        Some((place, name)) => Ok(call.number(place, name, a.aten_default.into())? as f32),
+        None => Ok(a.aten_default),
+    };
+    let numbers = row.attributes.iter().map(number).collect::<Result<Vec<f32>, Problem>>()?;
+    Ok(unary.with_numbers(&numbers))
 }
 
 /// What a convolution adds around its input, as numbers or as a word.

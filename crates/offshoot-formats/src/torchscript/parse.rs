@@ -382,7 +382,7 @@ impl Parser<'_> {
     fn check_items(&self, items: usize) -> Result<(), Problem> {
         match items < MAX_ITEMS {
             true => Ok(()),
-            false => Err(self.place().too_large("a list is too long", MAX_ITEMS as u64)),
+            false => Err(self.place().too_large("a list has too many elements", MAX_ITEMS as u64)),
         }
     }
 
@@ -401,7 +401,7 @@ impl Parser<'_> {
             };
             steps += 1;
             if steps > MAX_CHAIN {
-                return Err(self.place().too_large("an expression is too long", MAX_CHAIN as u64));
+                return Err(self.place().too_large("an expression has too many parts", MAX_CHAIN as u64));
             }
         }
     }

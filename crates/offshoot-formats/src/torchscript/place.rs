@@ -13,7 +13,7 @@ pub(super) struct Place {
 }
 
 impl Place {
-    fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         format!("{}, line {}", self.file, self.line)
     }
 

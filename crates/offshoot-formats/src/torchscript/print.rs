@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use offshoot_graph::op::{
-    AveragePool, BatchNormalization, Clip, Conv, Gemm, HardSigmoid, LayerNormalization, Pool,
+    Attribute, AveragePool, BatchNormalization, Clip, Conv, Gemm, LayerNormalization, Pool, Reduce, Unary,
 };
 use offshoot_graph::{Dim, Graph, Node, Op, Shape, Source, ValueId};
 
@@ -133,17 +133,15 @@ impl<'a> Printer<'a> {
                     "torch.batch_norm({x}, {weight}, {bias}, {mean}, {var}, False, {momentum}, {epsilon}, True)"
                 )
             }
-            Op::Relu => format!("torch.relu({x})"),
-            Op::Sigmoid => format!("torch.sigmoid({x})"),
-            Op::HardSigmoid(HardSigmoid { alpha, beta }) => {
-                if (alpha - 1.0 / 6.0).abs() > 1e-6 || *beta != 0.5 {
-                    return Err(unsupported("PyTorch's has a slope of 1/6 and is 1/2 at 0"));
-                }
-                format!("torch.hardsigmoid({x})")
+            Op::Unary(Unary::Clip(clip)) => clipped(*clip, x),
+            Op::Unary(unary) => {
+                function(*unary, x).ok_or_else(|| unsupported("PyTorch has no such function"))?
             }
-            Op::HardSwish => format!("torch.hardswish({x})"),
-            Op::Erf => format!("torch.erf({x})"),
-            Op::Gelu => format!("torch.gelu({x})"),
+            Op::Reduce { op: Reduce::L2, axis } => {
+                format!("torch.linalg_vector_norm({x}, 2, [{axis}], True)")
+            }
+            Op::Reduce { op, axis } => format!("torch.{}({x}, [{axis}], True)", op.row().aten[0]),
+            Op::Binary(binary) => format!("torch.{}({x}, {})", binary.row().aten[0], inputs[1]),
             Op::MatMul => format!("torch.matmul({x}, {})", inputs[1]),
             Op::LayerNormalization(LayerNormalization { epsilon }) => {
                 let [_, weight, bias] = inputs else { return Err(unsupported("it has not three inputs")) };
@@ -165,9 +163,6 @@ impl<'a> Printer<'a> {
                 Some(sizes) if !sizes.contains(&-1) => format!("torch.expand({x}, {sizes:?})"),
                 Some(_) | None => return Err(unsupported("its shape has sizes that are not known")),
             },
-            Op::Clip(clip) => clipped(*clip, x),
-            Op::Add => format!("torch.add({x}, {})", inputs[1]),
-            Op::Mul => format!("torch.mul({x}, {})", inputs[1]),
             Op::MaxPool(pool) => {
                 let windows = windows(pool).ok_or_else(|| {
                     unsupported("PyTorch pads both sides alike, by at most half of the kernel")
@@ -196,7 +191,7 @@ impl<'a> Printer<'a> {
             | Op::DequantizeLinear { .. }
             | Op::DynamicQuantizeMatMul { .. }
             | Op::DynamicQuantizeLstm(_) => {
-                return Err(unsupported("TorchScript of quantised models is not written: export to ONNX"));
+                return Err(unsupported("TorchScript of quantized models is not written: export to ONNX"));
             }
             Op::Identity
             | Op::Dropout { .. }
@@ -245,6 +240,25 @@ fn product(gemm: Gemm, inputs: &[String]) -> String {
         (false, Some(bias)) => format!("torch.addmm({bias}, {x}, {})", inputs[1]),
         (false, None) => format!("torch.matmul({x}, {})", inputs[1]),
     }
+}
+
+/// Whether PyTorch has a function of one element, with these numbers.
+pub(super) fn in_torch(unary: Unary) -> bool {
+    let row = unary.row();
+    let fits = |(a, number): (&Attribute, f32)| a.aten.is_some() || (number - a.aten_default).abs() < 1e-6;
+    row.attributes.iter().zip(unary.numbers()).all(fits)
+}
+
+/// The call of a function of one element, with all of its arguments.
+fn function(unary: Unary, x: &str) -> Option<String> {
+    let row = unary.row();
+    let given =
+        row.attributes.iter().zip(unary.numbers()).filter_map(|(a, number)| Some((a.aten?.0, float(number))));
+    let fixed = row.fixed.iter().map(|fixed| (fixed.place, format!("{:?}", fixed.value)));
+    let mut arguments: Vec<(usize, String)> = given.chain(fixed).collect();
+    arguments.sort_by_key(|(place, _)| *place);
+    let arguments: String = arguments.into_iter().map(|(_, argument)| format!(", {argument}")).collect();
+    in_torch(unary).then(|| format!("torch.{}({x}{arguments})", row.aten))
 }
 
 fn clipped(clip: Clip, x: &str) -> String {

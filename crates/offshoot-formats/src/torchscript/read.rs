@@ -148,8 +148,9 @@ fn traced_input<R: Read + Seek>(program: &mut Program<R>) -> Result<Option<Trace
         return Err(Problem::unsupported("traced_inputs.pkl", what, LAYOUT));
     };
     if channels != 3 || height != width {
-        let what =
-            format!("it was traced with {channels} channels of {height} by {width}; squares of 3 are read");
+        let what = format!(
+            "it was traced with {channels} channels of {height} by {width}; only square pictures with 3 channels are read"
+        );
         return Err(Problem::unsupported("traced_inputs.pkl", what, LAYOUT));
     }
     let side = usize::try_from(height).unwrap_or(usize::MAX);
@@ -187,7 +188,7 @@ fn floats(weights: Weights, warnings: &mut Vec<String>) -> Result<Weights, Probl
         converted = true;
         let tensor = tensor.to_f32().ok_or_else(|| {
             let what = format!("its elements are {}, a weight's are floats", tensor.dtype());
-            Problem::unsupported(format!("tensor `{name}`"), what, "Save the model before it is quantised")
+            Problem::unsupported(format!("tensor `{name}`"), what, "Save the model before it is quantized")
         })?;
         Ok((name, tensor))
     };

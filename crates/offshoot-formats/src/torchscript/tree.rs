@@ -1,4 +1,4 @@
-//! The hierarchy of modules that parameters' names spell: `layer1.0.conv1.weight` is the attribute `weight` of the
+//! The hierarchy of modules that parameters' names give: `layer1.0.conv1.weight` is the attribute `weight` of the
 //! module `conv1` of the module `0` of the module `layer1`.
 
 use std::collections::{HashMap, HashSet};

@@ -41,7 +41,7 @@ impl Value {
     pub(super) fn kind(&self) -> &'static str {
         match self {
             Value::None => "None",
-            Value::Bool(_) => "a truth value",
+            Value::Bool(_) => "a boolean",
             Value::Int(_) => "an integer",
             Value::Float(_) => "a number",
             Value::Text(_) => "a text",

@@ -7,7 +7,7 @@ use std::process::Command;
 use offshoot_cpu::{CpuExecutor, CpuOptions};
 use offshoot_graph::builder::{BATCH_NORM, Conv2d, RELU6};
 use offshoot_graph::model::{BATCH, INPUT, OUTPUT};
-use offshoot_graph::op::{AveragePool, Pool};
+use offshoot_graph::op::{AveragePool, Binary, Pool, Reduce, Unary};
 use offshoot_graph::preprocessing::Preprocessing;
 use offshoot_graph::{DType, Dim, Executor, Graph, Metadata, Model, Op, Shape, Tensor, ValueId, Weights};
 
@@ -93,7 +93,7 @@ pub(crate) fn mobile(dropout: bool) -> Model {
         let y = conv(g, "features.1.conv.0", x, &Conv2d::new(16, 1), true);
         let y = conv(g, "features.1.conv.1", y, &Conv2d::new(16, 3).group(16), true);
         let y = conv(g, "features.1.conv.2", y, &Conv2d::new(8, 1), false);
-        let x = g.add("features.1.add", Op::Add, &[x, y]).unwrap();
+        let x = g.add("features.1.add", Op::Binary(Binary::Add), &[x, y]).unwrap();
         let x = g.add("pool", Op::GlobalAveragePool, &[x]).unwrap();
         let mut x = g.add("flatten", Op::Flatten { axis: 1 }, &[x]).unwrap();
         if dropout {
@@ -107,34 +107,71 @@ pub(crate) fn mobile(dropout: bool) -> Model {
 pub(crate) fn everything() -> Model {
     classifier("everything", 33, |g, x| {
         let half = g.add_constant("half", Tensor::f32([1, 3, 1, 1], vec![0.5, 0.25, 2.0]));
-        let x = g.add("scale", Op::Mul, &[x, half]).unwrap();
+        let x = g.add("scale", Op::Binary(Binary::Mul), &[x, half]).unwrap();
         let stem = Conv2d { bias: true, ..Conv2d::new(6, 3).stride(2).pads([0, 1, 2, 1]).group(3) };
         let x = g.conv2d("stem", x, &stem).unwrap();
         let x = g.batch_norm("bn", x, BATCH_NORM).unwrap();
-        let gate = g.add("sigmoid", Op::Sigmoid, &[x]).unwrap();
-        let x = g.add("gate", Op::Mul, &[x, gate]).unwrap();
+        let gate = g.add("sigmoid", Op::Unary(Unary::Sigmoid), &[x]).unwrap();
+        let x = g.add("gate", Op::Binary(Binary::Mul), &[x, gate]).unwrap();
         let pool = Pool { kernel: [3, 2], strides: [2, 2], pads: [1, 0, 1, 1], ceil_mode: true };
         let x = g.add("maxpool", Op::MaxPool(pool), &[x]).unwrap();
         let pool = Pool { kernel: [2, 3], strides: [1, 2], pads: [0, 1, 0, 1], ceil_mode: false };
         let average = AveragePool { pool, count_include_pad: true };
         let x = g.add("avgpool", Op::AveragePool(average), &[x]).unwrap();
-        let x = g.add("relu", Op::Relu, &[x]).unwrap();
+        let x = g.add("relu", Op::Unary(Unary::Relu), &[x]).unwrap();
         let dilated = Conv2d::new(4, 3).pads([2, 2, 2, 2]);
         let mut attributes = dilated.attributes.clone();
         attributes.dilations = [2, 2];
         let x = g.conv2d("dilated", x, &Conv2d { attributes, ..dilated }).unwrap();
         let top = offshoot_graph::op::Clip { min: f32::NEG_INFINITY, max: 0.75 };
-        let x = g.add("top", Op::Clip(top), &[x]).unwrap();
+        let x = g.add("top", Op::Unary(Unary::Clip(top)), &[x]).unwrap();
         let low = offshoot_graph::op::Clip { min: -0.5, max: f32::INFINITY };
-        let x = g.add("low", Op::Clip(low), &[x]).unwrap();
+        let x = g.add("low", Op::Unary(Unary::Clip(low)), &[x]).unwrap();
         let x = g.add("flatten", Op::Flatten { axis: 1 }, &[x]).unwrap();
         let x = g.linear("fc.0", x, 7).unwrap();
         let x = g.add("softmax", Op::Softmax { axis: 1 }, &[x]).unwrap();
         let bias = g.add_parameter("shift", &[7], offshoot_graph::Role::Weight);
-        let x = g.add("shifted", Op::Add, &[x, bias]).unwrap();
+        let x = g.add("shifted", Op::Binary(Binary::Add), &[x, bias]).unwrap();
         let weight = g.add_parameter("fc.1", &[7, 4], offshoot_graph::Role::Weight);
         g.add("fc", Op::Gemm(Default::default()), &[x, weight]).unwrap()
     })
+}
+
+/// A small classifier for each function of one element, of two, and each reduction, under its name.
+pub(crate) fn functions() -> Vec<(String, Model)> {
+    let mut models = Vec::new();
+    let mut add = |name: &str, build: &dyn Fn(&mut Graph, ValueId, ValueId) -> ValueId| {
+        let model = classifier(name, 8, |g, x| {
+            let a = g.conv2d("a", x, &Conv2d::new(4, 1)).unwrap();
+            let b = g.conv2d("b", x, &Conv2d::new(4, 1)).unwrap();
+            // From 0.27 to 0.73: every function is defined there.
+            let b = g.add("positive", Op::Unary(Unary::Sigmoid), &[b]).unwrap();
+            let y = build(g, a, b);
+            let y = g.add("flat", Op::Flatten { axis: 1 }, &[y]).unwrap();
+            g.linear("fc", y, 3).unwrap()
+        });
+        models.push((name.to_owned(), model));
+    };
+    for &unary in Unary::ALL {
+        add(unary.row().name, &|g, a, b| {
+            let x = if matches!(unary, Unary::Log | Unary::Sqrt | Unary::Reciprocal) { b } else { a };
+            g.add("y", Op::Unary(unary), &[x]).unwrap()
+        });
+    }
+    for &binary in Binary::ALL {
+        let exchanged = matches!(binary, Binary::Pow);
+        add(binary.row().onnx, &|g, a, b| {
+            g.add("y", Op::Binary(binary), &if exchanged { [b, a] } else { [a, b] }).unwrap()
+        });
+    }
+    for &op in Reduce::ALL {
+        for axis in [1, 3] {
+            add(&format!("{}{axis}", op.row().onnx), &|g, a, _| {
+                g.add("y", Op::Reduce { op, axis }, &[a]).unwrap()
+            });
+        }
+    }
+    models
 }
 
 /// Runs scripts/check_dynamic.py.
@@ -149,7 +186,7 @@ pub(crate) fn check_dynamic(arguments: &[&Path], tolerance: &str) {
     assert!(output.status.success(), "{text}");
 }
 
-/// The largest difference in parts of the largest of `b`.
+/// The largest difference relative to the largest of `b`.
 pub(crate) fn difference(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
     let largest = b.iter().fold(0.0f32, |m, x| m.max(x.abs()));

@@ -1,24 +1,11 @@
-//! Mixed precision: which values of a network are stored in half the bits.
+//! Mixed precision: which values of a network are stored in half precision.
 
 use std::collections::HashMap;
 
 use super::rewrite::Rewriter;
 use crate::graph::{Graph, GraphError, Node, Source, ValueId};
-use crate::op::{FusedOp, Op, TrainOp};
+use crate::op::{Autocast as Policy, FusedOp, Op, TrainOp};
 use crate::tensor::DType;
-
-/// What an operator wants of its float inputs, as in `torch.autocast`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Policy {
-    /// A matrix operator: the half type.
-    Half,
-    /// Sums of exponentials and losses: f32.
-    Full,
-    /// One type for all: the widest that comes in.
-    Widest,
-    /// Whatever comes in. Statistics of a norm, parameters and their gradients are f32 all the same.
-    Follow,
-}
 
 /// The op lists.
 fn policy(op: &Op) -> Policy {
@@ -33,16 +20,12 @@ fn policy(op: &Op) -> Policy {
         | Op::Lstm(_)
         | Op::DynamicQuantizeLstm(_)
         | Op::Sequence(_)
+        | Op::Reduce { .. }
         | Op::DynamicQuantizeMatMul { .. } => Policy::Full,
-        Op::Add | Op::Mul | Op::Concat { .. } => Policy::Widest,
+        Op::Unary(unary) => unary.row().autocast,
+        Op::Binary(binary) => binary.row().autocast,
+        Op::Concat { .. } => Policy::Widest,
         Op::BatchNormalization(_)
-        | Op::Relu
-        | Op::Clip(_)
-        | Op::Sigmoid
-        | Op::HardSigmoid(_)
-        | Op::HardSwish
-        | Op::Erf
-        | Op::Gelu
         | Op::Transpose { .. }
         | Op::Reshape { .. }
         | Op::Slice { .. }
@@ -57,8 +40,7 @@ fn policy(op: &Op) -> Policy {
         | Op::Train(_)
         | Op::Grad(_)
         | Op::Fused(
-            FusedOp::Silu
-            | FusedOp::Quantized(_)
+            FusedOp::Quantized(_)
             | FusedOp::BatchNormApply { .. }
             | FusedOp::BatchNormReduce { .. }
             | FusedOp::BatchNormInput { .. },

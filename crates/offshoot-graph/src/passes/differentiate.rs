@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use super::train::depends_on_trainable;
 use crate::graph::{Graph, GraphError, Node, Value, ValueId};
-use crate::op::{FusedOp, Gemm};
-use crate::op::{GradOp, Op, TrainOp};
+use crate::op::{Binary, Derivative, FusedOp, Gemm, Unary};
+use crate::op::{GradOp, Op, SequenceOp, TrainOp};
 use crate::tensor::{DType, Tensor};
 
 /// A graph with the gradients of a loss.
@@ -66,7 +66,7 @@ impl Tape {
             None => gradient,
             Some(other) => {
                 let name = format!("grad.{}.sum", self.graph.value(value).name);
-                self.graph.add(&name, Op::Add, &[other, gradient])?
+                self.graph.add(&name, Op::Binary(Binary::Add), &[other, gradient])?
             }
         };
         self.gradients[value.index()] = Some(sum);
@@ -94,14 +94,31 @@ impl Tape {
                 let (dy, x) = (self.cast(dy, dtype)?, self.cast(input(0), dtype)?);
                 gemm_weight(*gemm, dy, x)
             }
-            (Op::Relu, _) => (Op::Grad(GradOp::Relu), vec![dy, y]),
-            (Op::Clip(clip), _) => (Op::Grad(GradOp::Clip(*clip)), vec![dy, y]),
-            (Op::Sigmoid, _) => (Op::Grad(GradOp::Sigmoid), vec![dy, input(0)]),
-            (Op::HardSigmoid(op), _) => (Op::Grad(GradOp::HardSigmoid(*op)), vec![dy, input(0)]),
-            (Op::HardSwish, _) => (Op::Grad(GradOp::HardSwish), vec![dy, input(0)]),
-            (Op::Erf, _) => (Op::Grad(GradOp::Erf), vec![dy, input(0)]),
-            (Op::Gelu, _) => (Op::Grad(GradOp::Gelu), vec![dy, input(0)]),
-            (Op::Fused(FusedOp::Silu), _) => (Op::Grad(GradOp::Silu), vec![dy, input(0)]),
+            (Op::Unary(unary), _) => {
+                let known = match unary.row().derivative {
+                    Derivative::OfInput => input(0),
+                    Derivative::OfOutput => y,
+                };
+                (Op::Grad(GradOp::Unary(*unary)), vec![dy, known])
+            }
+            (Op::Reduce { op, axis }, _) => {
+                (Op::Grad(GradOp::Reduce { op: *op, axis: *axis }), vec![dy, input(0), y])
+            }
+            (Op::Sequence(SequenceOp::Gather), 0) => {
+                (Op::Grad(GradOp::Gather { shape: shape(self) }), vec![dy, input(1)])
+            }
+            (Op::Sequence(SequenceOp::Where), 1 | 2) => return self.chosen(node, slot, dy).map(Some),
+            // Tokens and the conditions made of them do not depend on parameters.
+            (
+                Op::Sequence(
+                    SequenceOp::Gather
+                    | SequenceOp::Where
+                    | SequenceOp::Positions { .. }
+                    | SequenceOp::Equal { .. }
+                    | SequenceOp::ToFloat,
+                ),
+                _,
+            ) => return Ok(None),
             (Op::MatMul, 0) => {
                 (Op::Fused(FusedOp::MatMul { trans_a: false, trans_b: true }), vec![dy, input(1)])
             }
@@ -137,10 +154,9 @@ impl Tape {
                 (Op::Grad(GradOp::Slice { axis: *axis, start: *start, shape: shape(self) }), vec![dy])
             }
             (Op::Expand { .. }, _) => return self.reduce_to(node, slot, dy).map(Some),
-            (Op::Add, _) => return self.reduce_to(node, slot, dy).map(Some),
-            (Op::Mul, _) => {
-                let product = self.graph.add(&grad_name(node, slot), Op::Mul, &[dy, input(1 - slot)])?;
-                return self.reduce_to(node, slot, product).map(Some);
+            (Op::Binary(binary), _) => {
+                let gradient = self.binary(node, *binary, slot, dy)?;
+                return self.reduce_to(node, slot, gradient).map(Some);
             }
             (Op::MaxPool(pool), _) => (Op::Grad(GradOp::MaxPool(pool.clone())), vec![dy, input(0)]),
             (Op::AveragePool(pool), _) => {
@@ -176,7 +192,7 @@ impl Tape {
             // Through the batch's own statistics: part of BatchNormInput.
             (Op::Train(TrainOp::BatchNormApply), _) if self.uses_own_statistics(node) => return Ok(None),
             (Op::Train(TrainOp::Dropout { .. } | TrainOp::BatchNormStats(_)), _) => return Ok(None),
-            (Op::Lstm(_) | Op::Sequence(_), _) => {
+            (Op::Lstm(_), _) => {
                 return Err(GraphError {
                     node: node.name.clone(),
                     op: node.op.name(),
@@ -223,6 +239,43 @@ impl Tape {
             }
         };
         self.graph.add(&grad_name(node, slot), op, &inputs).map(Some)
+    }
+
+    /// The gradient of a function of two elements by operand `slot`, before it is summed to the operand's shape.
+    fn binary(&mut self, node: &Node, op: Binary, slot: usize, dy: ValueId) -> Result<ValueId, GraphError> {
+        let (a, b, y) = (node.inputs[0], node.inputs[1], node.outputs[0]);
+        let name = grad_name(node, slot);
+        let negative = |this: &mut Tape, x: ValueId| {
+            this.graph.add(&format!("{name}.negative"), Op::Unary(Unary::Neg), &[x])
+        };
+        let two = |this: &mut Tape, part: &str, op: Binary, inputs: &[ValueId]| {
+            this.graph.add(&format!("{name}{part}"), Op::Binary(op), inputs)
+        };
+        match (op, slot) {
+            (Binary::Add, _) | (Binary::Sub, 0) => Ok(dy),
+            (Binary::Sub, _) => negative(self, dy),
+            (Binary::Mul, _) => two(self, "", op, &[dy, node.inputs[1 - slot]]),
+            (Binary::Div, 0) => two(self, "", op, &[dy, b]),
+            // d(a / b) / db = -(a / b) / b
+            (Binary::Div, _) => {
+                let product = two(self, ".product", Binary::Mul, &[dy, y])?;
+                let quotient = two(self, ".quotient", Binary::Div, &[product, b])?;
+                negative(self, quotient)
+            }
+            (Binary::Max | Binary::Min | Binary::Pow, _) => {
+                self.graph.add(&name, Op::Grad(GradOp::Binary { op, slot }), &[dy, a, b])
+            }
+        }
+    }
+
+    /// The gradient of one of the two values that a Where chooses from: dy where it was chosen, else 0.
+    fn chosen(&mut self, node: &Node, slot: usize, dy: ValueId) -> Result<ValueId, GraphError> {
+        let name = grad_name(node, slot);
+        let zero = self.graph.add_constant(&format!("{name}.zero"), Tensor::f32([], vec![0.0]));
+        let [yes, no] = if slot == 1 { [dy, zero] } else { [zero, dy] };
+        let op = Op::Sequence(SequenceOp::Where);
+        let gradient = self.graph.add(&format!("{name}.chosen"), op, &[node.inputs[0], yes, no])?;
+        self.reduce_to(node, slot, gradient)
     }
 
     /// `value` as `dtype`.
@@ -276,7 +329,7 @@ impl Tape {
         })
     }
 
-    /// Whether a BatchNormApply normalises x with the statistics of that very x.
+    /// Whether a BatchNormApply normalizes x with the statistics of that very x.
     fn uses_own_statistics(&self, node: &Node) -> bool {
         let stats = self.graph.producer(node.inputs[1]).map(|n| self.graph.node(n));
         stats.is_some_and(|n| {

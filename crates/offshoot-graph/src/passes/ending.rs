@@ -2,7 +2,7 @@
 
 use super::rewrite::Rewriter;
 use crate::graph::{Graph, GraphError, Node, Source, ValueId};
-use crate::op::{Clip, Gemm, Op, SequenceOp};
+use crate::op::{Binary, Gemm, Op, Reduce, SequenceOp, Unary};
 use crate::shape::{Dim, Shape};
 use crate::tensor::{Tensor, Weights};
 
@@ -70,22 +70,27 @@ impl<'a> Ranges<'a> {
     fn of_node(&mut self, node: &Node) -> Range {
         let x = node.inputs[0];
         match &node.op {
-            Op::Sigmoid | Op::HardSigmoid(_) | Op::Softmax { .. } => {
+            Op::Softmax { .. } => {
                 self.seen = true;
                 UNIT
             }
+            Op::Unary(unary) => {
+                let row = unary.row();
+                self.seen |= row.probability;
+                match (row.range)(&unary.numbers(), ANY) {
+                    // What comes in makes no difference.
+                    bounds
+                        if bounds.0.is_finite()
+                            && bounds.1.is_finite()
+                            && !matches!(unary, Unary::Clip(_)) =>
+                    {
+                        bounds
+                    }
+                    _ => (row.range)(&unary.numbers(), self.of(x)),
+                }
+            }
             Op::Gemm(Gemm { trans_a: false, trans_b }) => self.linear(node, *trans_b),
             Op::MatMul => self.linear(node, false),
-            Op::Clip(Clip { min, max }) => {
-                let (low, high) = self.of(x);
-                let clip = |x: f64| x.max(f64::from(*min)).min(f64::from(*max));
-                (clip(low), clip(high))
-            }
-            Op::Relu => {
-                let (low, high) = self.of(x);
-                (low.max(0.0), high.max(0.0))
-            }
-            Op::Erf | Op::Sequence(SequenceOp::Tanh) => (-1.0, 1.0),
             Op::Identity
             | Op::Dropout { .. }
             | Op::Reshape { .. }
@@ -94,18 +99,31 @@ impl<'a> Ranges<'a> {
             | Op::Slice { .. }
             | Op::Expand { .. } => self.of(x),
             Op::MaxPool(_) | Op::GlobalAveragePool => self.pooled(x),
+            Op::Reduce { op: Reduce::Mean | Reduce::Max | Reduce::Min, .. } => self.of(x),
             Op::AveragePool(_) => hull(self.pooled(x), (0.0, 0.0)),
-            Op::Add => {
+            Op::Binary(Binary::Add) => {
                 let (a, b) = (self.of(x), self.of(node.inputs[1]));
                 (a.0 + b.0, a.1 + b.1)
             }
-            Op::Mul => product(self.of(x), self.of(node.inputs[1])),
+            Op::Binary(Binary::Sub) => {
+                let (a, b) = (self.of(x), self.of(node.inputs[1]));
+                (a.0 - b.1, a.1 - b.0)
+            }
+            Op::Binary(Binary::Mul) => product(self.of(x), self.of(node.inputs[1])),
+            Op::Binary(Binary::Max) => {
+                let (a, b) = (self.of(x), self.of(node.inputs[1]));
+                (a.0.max(b.0), a.1.max(b.1))
+            }
+            Op::Binary(Binary::Min) => {
+                let (a, b) = (self.of(x), self.of(node.inputs[1]));
+                (a.0.min(b.0), a.1.min(b.1))
+            }
             Op::Concat { .. } => {
                 let ranges: Vec<Range> = node.inputs.iter().map(|&id| self.of(id)).collect();
                 ranges.into_iter().reduce(hull).unwrap_or(ANY)
             }
             Op::Sequence(SequenceOp::Where) => hull(self.of(node.inputs[1]), self.of(node.inputs[2])),
-            Op::Sequence(SequenceOp::Div) if self.is_sum_of(node.inputs[1], x) && self.of(x).0 >= 0.0 => UNIT,
+            Op::Binary(Binary::Div) if self.is_sum_of(node.inputs[1], x) && self.of(x).0 >= 0.0 => UNIT,
             Op::DequantizeLinear { .. } => match self.graph.producer(x).map(|id| self.graph.node(id)) {
                 Some(Node { op: Op::QuantizeLinear { .. }, inputs, .. }) => self.of(inputs[0]),
                 _ => ANY,
@@ -114,8 +132,8 @@ impl<'a> Ranges<'a> {
             | Op::Gemm(_)
             | Op::BatchNormalization(_)
             | Op::LayerNormalization(_)
-            | Op::HardSwish
-            | Op::Gelu
+            | Op::Binary(Binary::Div | Binary::Pow)
+            | Op::Reduce { op: Reduce::Sum | Reduce::L2, .. }
             | Op::QuantizeLinear { .. }
             | Op::DynamicQuantizeMatMul { .. }
             | Op::Lstm(_)
@@ -124,9 +142,7 @@ impl<'a> Ranges<'a> {
                 SequenceOp::Gather
                 | SequenceOp::Positions { .. }
                 | SequenceOp::Equal { .. }
-                | SequenceOp::ToFloat
-                | SequenceOp::Div
-                | SequenceOp::Sum { .. },
+                | SequenceOp::ToFloat,
             )
             | Op::SoftmaxCrossEntropyLoss(_)
             | Op::Train(_)
@@ -203,7 +219,7 @@ impl<'a> Ranges<'a> {
     /// Whether `sum` is the sum of `x` along an axis.
     fn is_sum_of(&self, sum: ValueId, x: ValueId) -> bool {
         let node = self.graph.producer(sum).map(|id| self.graph.node(id));
-        node.is_some_and(|n| matches!(n.op, Op::Sequence(SequenceOp::Sum { .. })) && n.inputs[0] == x)
+        node.is_some_and(|n| matches!(n.op, Op::Reduce { op: Reduce::Sum, .. }) && n.inputs[0] == x)
     }
 }
 
@@ -305,16 +321,16 @@ fn find_softmax(graph: &Graph, weights: &Weights, is_log: impl Fn(&str) -> bool)
             Op::Slice { axis, start: 0, end } if graph.value(x).shape.0[*axis] == Dim::Fixed(*end) => None,
             Op::Expand { shape } if *shape == graph.value(x).shape => None,
             Op::Concat { .. } if node.inputs.len() == 1 => None,
-            Op::Clip(clip) if clip.min <= MARGIN && clip.max >= 1.0 - MARGIN => Some((0, 1.0)),
-            Op::Add => Some((other_than(graph, weights, node, 0.0)?, 1.0)),
-            Op::Mul => scaled(graph, weights, node),
+            Op::Unary(Unary::Clip(clip)) if clip.min <= MARGIN && clip.max >= 1.0 - MARGIN => Some((0, 1.0)),
+            Op::Binary(Binary::Add) => Some((other_than(graph, weights, node, 0.0)?, 1.0)),
+            Op::Binary(Binary::Mul) => scaled(graph, weights, node),
             _ => return None,
         };
         match left_out {
-            None if matches!(node.op, Op::Mul) => return None,
+            None if matches!(node.op, Op::Binary(Binary::Mul)) => return None,
             None => at = x,
             Some((kept, scale)) => {
-                changed |= scale != 1.0 || matches!(node.op, Op::Clip(_));
+                changed |= scale != 1.0 || matches!(node.op, Op::Unary(Unary::Clip(_)));
                 found.scale *= scale;
                 found.nodes.push(node.name.clone());
                 found.kept.push(kept);

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::rewrite::Rewriter;
 use crate::graph::{Graph, GraphError, Node, NodeId, ValueId};
-use crate::op::{Activation, FusedOp, GradOp, Op, TrainOp};
+use crate::op::{Activation, Binary, FusedOp, GradOp, Op, TrainOp, Unary};
 
 /// Fuses a Conv with a bias, or a BatchNormApply, with the Add of a residual and the activation that follow it; an
 /// activation's gradient with the batch-norm gradients that alone read it; x with its Sigmoid; and a product of matrices
@@ -147,8 +147,8 @@ impl Chain {
 /// The other operand, when `node` adds `value` to something of the same shape.
 fn residual(graph: &Graph, node: &Node, value: ValueId) -> Option<ValueId> {
     let other = match (&node.op, node.inputs[..].first(), node.inputs.get(1)) {
-        (Op::Add, Some(&a), Some(&b)) if a == value && b != value => b,
-        (Op::Add, Some(&a), Some(&b)) if b == value && a != value => a,
+        (Op::Binary(Binary::Add), Some(&a), Some(&b)) if a == value && b != value => b,
+        (Op::Binary(Binary::Add), Some(&a), Some(&b)) if b == value && a != value => a,
         _ => return None,
     };
     (graph.value(other).shape == graph.value(value).shape).then_some(other)
@@ -156,8 +156,8 @@ fn residual(graph: &Graph, node: &Node, value: ValueId) -> Option<ValueId> {
 
 fn activation_of(op: &Op) -> Option<Activation> {
     match op {
-        Op::Relu => Some(Activation::Relu),
-        Op::Clip(clip) => Some(Activation::Clip(*clip)),
+        Op::Unary(Unary::Relu) => Some(Activation::Relu),
+        Op::Unary(Unary::Clip(clip)) => Some(Activation::Clip(*clip)),
         _ => None,
     }
 }
@@ -165,20 +165,19 @@ fn activation_of(op: &Op) -> Option<Activation> {
 /// Activations whose gradient is no gate: a convolution applies them, a batch norm does not.
 fn smooth_activation_of(op: &Op) -> Option<Activation> {
     match op {
-        Op::HardSwish => Some(Activation::HardSwish),
-        Op::Fused(FusedOp::Silu) => Some(Activation::Silu),
+        Op::Unary(unary) => Some(Activation::Smooth(*unary)),
         _ => None,
     }
 }
 
-/// The products of a value and its own Sigmoid as [`FusedOp::Silu`].
+/// The products of a value and its own Sigmoid as [`Unary::Silu`].
 pub(super) fn fuse_silu(graph: &Graph) -> Result<Graph, GraphError> {
     let mut rewriter = Rewriter::new(graph);
     for node in graph.nodes() {
         match gated_by_itself(graph, node) {
             Some(x) => {
                 let x = rewriter.get(x);
-                let y = rewriter.new.add(&node.name, Op::Fused(FusedOp::Silu), &[x])?;
+                let y = rewriter.new.add(&node.name, Op::Unary(Unary::Silu), &[x])?;
                 rewriter.set(node.outputs[0], y);
             }
             None => rewriter.copy(node)?,
@@ -189,9 +188,12 @@ pub(super) fn fuse_silu(graph: &Graph) -> Result<Graph, GraphError> {
 
 /// x, when `node` computes x Sigmoid(x).
 fn gated_by_itself(graph: &Graph, node: &Node) -> Option<ValueId> {
-    let (Op::Mul, &[a, b]) = (&node.op, &node.inputs[..]) else { return None };
+    let (Op::Binary(Binary::Mul), &[a, b]) = (&node.op, &node.inputs[..]) else { return None };
     let gates = |gate: ValueId, x: ValueId| {
-        graph.producer(gate).map(|n| graph.node(n)).is_some_and(|n| n.op == Op::Sigmoid && n.inputs[0] == x)
+        graph
+            .producer(gate)
+            .map(|n| graph.node(n))
+            .is_some_and(|n| n.op == Op::Unary(Unary::Sigmoid) && n.inputs[0] == x)
     };
     if gates(b, a) {
         Some(a)
@@ -237,8 +239,8 @@ fn transposed(graph: &Graph, value: ValueId) -> Option<ValueId> {
 
 fn activation_gradient(node: &Node) -> Option<Activation> {
     match node.op {
-        Op::Grad(GradOp::Relu) => Some(Activation::Relu),
-        Op::Grad(GradOp::Clip(clip)) => Some(Activation::Clip(clip)),
+        Op::Grad(GradOp::Unary(Unary::Relu)) => Some(Activation::Relu),
+        Op::Grad(GradOp::Unary(Unary::Clip(clip))) => Some(Activation::Clip(clip)),
         _ => None,
     }
 }

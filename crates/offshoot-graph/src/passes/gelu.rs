@@ -1,13 +1,13 @@
-//! The Gaussian error linear unit as files spell it out.
+//! The Gaussian error linear unit as several operators.
 
 use std::collections::HashMap;
 
 use super::rewrite::Rewriter;
 use crate::graph::{Graph, GraphError, Node, Source, ValueId};
-use crate::op::Op;
+use crate::op::{Binary, Op, Unary};
 
 /// Each x (1 + erf(x / sqrt 2)) / 2 that the graph computes operator by operator, in any order of its products, as one
-/// [`Op::Gelu`]. Files of operator sets before 20 have no other way to say it.
+/// [`Unary::Gelu`]. Files of opsets before 20 have no other way to say it.
 ///
 /// # Errors
 /// None for a graph whose nodes passed their shape rules.
@@ -22,7 +22,7 @@ pub fn recognize_gelu(graph: &Graph) -> Result<Graph, GraphError> {
         match found.get(&node.outputs[0]) {
             Some(&x) => {
                 let x = rewriter.get(x);
-                let y = rewriter.new.add(&node.name, Op::Gelu, &[x])?;
+                let y = rewriter.new.add(&node.name, Op::Unary(Unary::Gelu), &[x])?;
                 rewriter.set(node.outputs[0], y);
             }
             None => rewriter.copy(node)?,
@@ -51,21 +51,21 @@ impl<'a> Search<'a> {
 
     /// The result and the operand of the Gelu around the node `erf`.
     fn gelu(&self, erf: &Node) -> Option<(ValueId, ValueId)> {
-        let scaled = if erf.op == Op::Erf { self.maker(erf.inputs[0])? } else { return None };
+        let scaled = if erf.op == Op::Unary(Unary::Erf) { self.maker(erf.inputs[0])? } else { return None };
         let x = self.times(scaled, std::f32::consts::FRAC_1_SQRT_2)?;
         let sum = self.reader(erf.outputs[0])?;
         let one = self.other(sum, erf.outputs[0])?;
-        if sum.op != Op::Add || !self.is_number(one, 1.0) {
+        if sum.op != Op::Binary(Binary::Add) || !self.is_number(one, 1.0) {
             return None;
         }
         // x and a half are multiplied to the sum, one after the other in any order, or together.
-        let product = self.reader(sum.outputs[0]).filter(|n| n.op == Op::Mul)?;
+        let product = self.reader(sum.outputs[0]).filter(|n| n.op == Op::Binary(Binary::Mul))?;
         let factor = self.other(product, sum.outputs[0])?;
         let half_of = |value| self.maker(value).and_then(|node| self.times(node, 0.5));
         if half_of(factor) == Some(x) {
             return Some((product.outputs[0], x));
         }
-        let last = self.reader(product.outputs[0]).filter(|n| n.op == Op::Mul)?;
+        let last = self.reader(product.outputs[0]).filter(|n| n.op == Op::Binary(Binary::Mul))?;
         let other = self.other(last, product.outputs[0])?;
         let whole = factor == x && self.is_number(other, 0.5) || self.is_number(factor, 0.5) && other == x;
         whole.then_some((last.outputs[0], x))
@@ -95,8 +95,8 @@ impl<'a> Search<'a> {
     /// What `node` multiplies by `number`.
     fn times(&self, node: &Node, number: f32) -> Option<ValueId> {
         match (&node.op, &node.inputs[..]) {
-            (Op::Mul, &[a, b]) if self.is_number(b, number) => Some(a),
-            (Op::Mul, &[a, b]) if self.is_number(a, number) => Some(b),
+            (Op::Binary(Binary::Mul), &[a, b]) if self.is_number(b, number) => Some(a),
+            (Op::Binary(Binary::Mul), &[a, b]) if self.is_number(a, number) => Some(b),
             _ => None,
         }
     }
@@ -128,20 +128,20 @@ mod tests {
             let one = number(&mut graph, if order == 3 { 2.0 } else { 1.0 });
             let half = number(&mut graph, 0.5);
             let mut add = |op: Op, a, b| graph.add("n", op, &[a, b]).unwrap();
-            let scaled = add(Op::Mul, x, root);
-            let halved = add(Op::Mul, half, x);
-            let erf = graph.add("erf", Op::Erf, &[scaled]).unwrap();
+            let scaled = add(Op::Binary(Binary::Mul), x, root);
+            let halved = add(Op::Binary(Binary::Mul), half, x);
+            let erf = graph.add("erf", Op::Unary(Unary::Erf), &[scaled]).unwrap();
             let mut add = |op: Op, a, b| graph.add("n", op, &[a, b]).unwrap();
-            let sum = add(Op::Add, erf, one);
+            let sum = add(Op::Binary(Binary::Add), erf, one);
             let y = match order {
-                0 => add(Op::Mul, halved, sum),
+                0 => add(Op::Binary(Binary::Mul), halved, sum),
                 1 => {
-                    let product = add(Op::Mul, sum, half);
-                    add(Op::Mul, x, product)
+                    let product = add(Op::Binary(Binary::Mul), sum, half);
+                    add(Op::Binary(Binary::Mul), x, product)
                 }
                 _ => {
-                    let product = add(Op::Mul, x, sum);
-                    add(Op::Mul, product, half)
+                    let product = add(Op::Binary(Binary::Mul), x, sum);
+                    add(Op::Binary(Binary::Mul), product, half)
                 }
             };
             graph.add_output("y", y);

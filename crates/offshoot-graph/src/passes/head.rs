@@ -10,13 +10,10 @@ pub fn layer_before(graph: &Graph, value: ValueId) -> Option<&Node> {
     loop {
         match node.op {
             Op::Gemm(_) | Op::Conv(_) => return Some(node),
-            Op::Relu
+            Op::Unary(_)
             | Op::Dropout { .. }
             | Op::Identity
             | Op::Softmax { .. }
-            | Op::Sigmoid
-            | Op::HardSigmoid(_)
-            | Op::Clip(_)
             | Op::Transpose { .. }
             | Op::Flatten { .. }
             | Op::Reshape { .. }

@@ -2,6 +2,7 @@
 
 mod any_size;
 mod autocast;
+mod decompose;
 mod differentiate;
 mod dynamic;
 mod ending;
@@ -19,6 +20,7 @@ mod train;
 
 pub use any_size::any_picture_size;
 pub use autocast::autocast;
+pub use decompose::decompose;
 pub use differentiate::{Gradients, differentiate};
 pub use dynamic::{dynamic_int8, dynamic_int8_graph};
 pub use ending::{LeftOut, confined_scores, gives_probabilities, without_softmax};

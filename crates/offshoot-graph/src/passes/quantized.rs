@@ -2,7 +2,7 @@
 
 use super::rewrite::Rewriter;
 use crate::graph::{Graph, GraphError, Node, Source, ValueId};
-use crate::op::{Clip, FusedOp, Op, Quantized, QuantizedOp, QuantizedResidual, Steps};
+use crate::op::{Binary, Clip, FusedOp, Op, Quantized, QuantizedOp, QuantizedResidual, Steps, Unary};
 use crate::tensor::{DType, Data, Tensor};
 
 /// Makes operators on bytes of those that stand between DequantizeLinear and QuantizeLinear (see [`crate::op`]), where
@@ -189,7 +189,7 @@ impl Matcher<'_> {
                 let product = self.product(source)?;
                 op(product.op, product.x, product.inputs)
             }
-            Op::Add => {
+            Op::Binary(Binary::Add) => {
                 let [a, b] = [0, 1].map(|i| source.inputs[i]);
                 if let Some((product, residual)) =
                     self.with_residual(a, b).or_else(|| self.with_residual(b, a))
@@ -223,8 +223,10 @@ impl Matcher<'_> {
     /// What an activation is applied to, and its bounds.
     fn before_activation(&self, value: ValueId) -> (ValueId, Clip) {
         match self.sole_producer(value) {
-            Some(Node { op: Op::Relu, inputs, .. }) => (inputs[0], Clip { min: 0.0, ..Clip::NONE }),
-            Some(Node { op: Op::Clip(clip), inputs, .. }) => (inputs[0], *clip),
+            Some(Node { op: Op::Unary(Unary::Relu), inputs, .. }) => {
+                (inputs[0], Clip { min: 0.0, ..Clip::NONE })
+            }
+            Some(Node { op: Op::Unary(Unary::Clip(clip)), inputs, .. }) => (inputs[0], *clip),
             _ => (value, Clip::NONE),
         }
     }

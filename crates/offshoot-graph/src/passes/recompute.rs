@@ -1,4 +1,4 @@
-//! Memory for time: cheap activations are computed again on the way back rather than kept.
+//! Memory for time: cheap activations are computed again in the backward pass rather than kept.
 
 use std::collections::HashMap;
 
@@ -7,10 +7,10 @@ use crate::graph::{Graph, GraphError, Node, ValueId};
 use crate::op::{FusedOp, Op, TrainOp};
 
 /// Computes the output of each batch norm (with its activation) again where the backward part of a training graph reads
-/// it, so that only the norm's input is kept from the way forward. Of a chain of norms that add residuals every second
+/// it, so that only the norm's input is kept from the forward pass. Of a chain of norms that add residuals every second
 /// one is kept, and those between are computed again from it. For a fused graph of a training step.
 ///
-/// The numbers are the same bits: the same operator reads the same values.
+/// The result is bit-identical: the same operator reads the same values.
 ///
 /// # Errors
 /// None for a graph whose nodes passed their shape rules.
@@ -40,7 +40,7 @@ struct Recompute<'a> {
 }
 
 impl Recompute<'_> {
-    /// What stands for an old value on the way back.
+    /// What stands for an old value in the backward pass.
     fn on_the_way_back(&mut self, old: ValueId) -> Result<ValueId, GraphError> {
         if let Some(&value) = self.again.get(&old) {
             return Ok(value);

@@ -7,7 +7,7 @@ use super::fuse::fuse_silu;
 use super::rewrite::{Rewriter, prune};
 use crate::graph::{Graph, GraphError, Node, Parameter, ValueId};
 use crate::model::OUTPUT;
-use crate::op::{CrossEntropy, Op, TrainOp};
+use crate::op::{Binary, CrossEntropy, Op, TrainOp};
 use crate::shape::{Dim, Shape};
 use crate::tensor::DType;
 
@@ -26,7 +26,7 @@ pub const LOSS: &str = "loss";
 /// What is trained for.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct LossOptions {
-    /// The part of the target spread over all classes, 0..1.
+    /// The fraction of the target spread over all classes, 0..1.
     pub label_smoothing: f32,
     /// Whether the loss reads [`CLASS_WEIGHTS`].
     pub class_weights: bool,
@@ -131,7 +131,7 @@ fn add_loss(graph: &mut Graph, logits: ValueId, options: LossOptions) -> Result<
 
 fn scale(graph: &mut Graph, loss: ValueId) -> Result<ValueId, GraphError> {
     let scale = graph.add_input(LOSS_SCALE, DType::F32, Shape::default());
-    graph.add("loss.scaled", Op::Mul, &[loss, scale])
+    graph.add("loss.scaled", Op::Binary(Binary::Mul), &[loss, scale])
 }
 
 /// Rewrites what behaves otherwise in training.
@@ -177,7 +177,34 @@ impl Lowering<'_> {
                 self.rewriter.set(node.outputs[0], through);
                 Ok(())
             }
-            _ => self.rewriter.copy(node),
+            Op::Conv(_)
+            | Op::Gemm(_)
+            | Op::BatchNormalization(_)
+            | Op::Unary(_)
+            | Op::Binary(_)
+            | Op::Reduce { .. }
+            | Op::MaxPool(_)
+            | Op::AveragePool(_)
+            | Op::GlobalAveragePool
+            | Op::Flatten { .. }
+            | Op::MatMul
+            | Op::LayerNormalization(_)
+            | Op::Transpose { .. }
+            | Op::Reshape { .. }
+            | Op::Concat { .. }
+            | Op::Slice { .. }
+            | Op::Expand { .. }
+            | Op::Softmax { .. }
+            | Op::SoftmaxCrossEntropyLoss(_)
+            | Op::Train(_)
+            | Op::Grad(_)
+            | Op::QuantizeLinear { .. }
+            | Op::DequantizeLinear { .. }
+            | Op::DynamicQuantizeMatMul { .. }
+            | Op::Lstm(_)
+            | Op::DynamicQuantizeLstm(_)
+            | Op::Sequence(_)
+            | Op::Fused(_) => self.rewriter.copy(node),
         }
     }
 

@@ -1,4 +1,4 @@
-//! How each library spells the parameters of an architecture.
+//! How each library names the parameters of an architecture.
 
 use std::collections::{HashMap, HashSet};
 

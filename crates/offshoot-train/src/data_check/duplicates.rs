@@ -1,8 +1,8 @@
 //! Pictures that are there more than once.
 //!
-//! Candidates share most bits of a perceptual hash: the signs of the low frequencies of a small grey picture, about their
+//! Candidates share most bits of a perceptual hash: the signs of the low frequencies of a small gray picture, about their
 //! median (as in Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010). Whether they are the
-//! same picture is then decided by the distance of small colour pictures. Those of equal bytes, and of equal small pictures, are found by
+//! same picture is then decided by the distance of small color pictures. Those of equal bytes, and of equal small pictures, are found by
 //! hashes, the others by a tree ([`nearest`](super::nearest)).
 
 use std::collections::HashMap;
@@ -182,7 +182,7 @@ fn cosines() -> Vec<[f64; SIDE]> {
     (0..FREQUENCIES).map(row).collect()
 }
 
-/// A bit for each of the 64 lowest frequencies of the grey picture: whether it is above their median.
+/// A bit for each of the 64 lowest frequencies of the gray picture: whether it is above their median.
 fn perceptual_hash(small: &[u8], cosines: &[[f64; SIDE]]) -> u64 {
     let grey: Vec<f64> = small
         .chunks_exact(3)

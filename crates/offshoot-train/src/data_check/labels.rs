@@ -1,7 +1,7 @@
 //! Pictures whose label looks wrong.
 //!
-//! A linear probe on frozen features is trained on all folds but one and asked about the one it has not seen. Pictures are ordered
-//! by how much surer it is of another class than of the label: the normalized margin of confident learning (Northcutt and others,
+//! A linear probe on frozen features is trained on all folds but one and predicts the held-out fold. Pictures are ordered
+//! by how much more probable another class is than the label: the normalized margin of confident learning (Northcutt and others,
 //! "Confident Learning: Estimating Uncertainty in Dataset Labels", 2021).
 
 use offshoot_data::{Dataset, Loader, LoaderOptions, Sample, Transform};
@@ -25,7 +25,7 @@ const BATCH: usize = 32;
 /// How the probe is trained.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LabelOptions {
-    /// Parts of the data, each of which is asked about once; at least 2.
+    /// Parts of the data, each of which is held out once; at least 2.
     pub folds: usize,
     /// How often the probe sees each picture.
     pub epochs: u64,
@@ -49,15 +49,15 @@ pub struct Suspect {
     pub picture: Member,
     /// The class that the probe thinks it is.
     pub suggested: String,
-    /// How sure it is of that, 0..1.
+    /// Its probability, 0..1.
     pub suggested_probability: f64,
-    /// How sure it is of the label.
+    /// The probability of the label.
     pub label_probability: f64,
     /// The second minus the first: -1 is surely wrong.
     pub margin: f64,
 }
 
-/// What the frozen part says about all pictures that can be used.
+/// The features of frozen layers for all pictures that can be used.
 struct Features {
     /// Places among the members.
     places: Vec<usize>,
@@ -67,7 +67,7 @@ struct Features {
     shape: Vec<usize>,
 }
 
-/// The pictures of `data` of which a probe that has not seen them says another class, the surest first. `model` gives a pretrained
+/// The pictures of `data` of which a probe that has not seen them predicts another class, the most certain first. `model` gives a pretrained
 /// model with a new head for the classes; its backbone is frozen here. `done` is told how many pictures have gone through it.
 ///
 /// # Errors

@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 
 use offshoot_data::{Batch, Loader, LoaderOptions, PictureError, Sample, Transform, TransformError};
 use offshoot_graph::model::INPUT;
+use offshoot_graph::op::Unary;
 use offshoot_graph::passes::{
     LABELS, LOSS, LossOptions, TrainingGraph, freeze, gradient_output, remove_training_leftovers,
     training_graph,
@@ -22,7 +23,7 @@ const PROBED: usize = 32;
 /// Pictures decoded at once.
 const BATCH: usize = 16;
 
-/// How far the loss may be above that of a guess. At 1 the right class gets less than 1 / e of what a guess gives it.
+/// How far the loss may be above that of random guessing. At 1 the right class gets less than 1 / e of the probability that random guessing gives it.
 const ABOVE_A_GUESS: f64 = 1.0;
 
 /// A model that could not be looked at.
@@ -63,7 +64,7 @@ pub struct Pictures {
 pub struct CheckReport {
     /// Whether `problems` is empty.
     pub healthy: bool,
-    /// What is wrong, each with the way out.
+    /// What is wrong, and for each what to do.
     pub problems: Vec<String>,
     /// What need not be wrong.
     pub notes: Vec<String>,
@@ -77,7 +78,7 @@ pub struct CheckReport {
     pub input: Range,
     /// The mean cross-entropy over the pictures that were probed, in evaluation mode.
     pub loss: f32,
-    /// That of a guess: ln(classes).
+    /// That of random guessing: ln(classes).
     pub guess: f64,
     /// The 2-norm of all gradients together.
     pub gradient_norm: f64,
@@ -283,7 +284,8 @@ fn block(
 
 /// The activations that have a channel of zeros.
 fn idle(probe: &Probe<'_>) -> Result<Vec<Idle>, NetworkError> {
-    let activations = probe.graph.nodes().iter().filter(|node| matches!(node.op, Op::Relu | Op::Clip(_)));
+    let activations =
+        probe.graph.nodes().iter().filter(|node| matches!(node.op, Op::Unary(Unary::Relu | Unary::Clip(_))));
     let values: Vec<ValueId> = activations.map(|node| node.outputs[0]).collect();
     let mut idle = Vec::new();
     probe.visit(&values, |id, data| {
@@ -343,7 +345,7 @@ impl CheckReport {
         let (loss, guess) = (f64::from(self.loss), self.guess);
         if loss > guess + ABOVE_A_GUESS {
             self.problems.push(format!(
-                "the loss is {loss:.3}, more than a guess gives (ln(classes) = {guess:.3}); check that the classes have \
+                "the loss is {loss:.3}, more than random guessing gives (ln(classes) = {guess:.3}); check that the classes have \
                  the model's order and that size, mean and std are those of its training"
             ));
         }
@@ -355,8 +357,8 @@ impl CheckReport {
         for Idle { node, op, zero, channels } in &self.idle {
             match zero == channels {
                 true => self.problems.push(format!(
-                    "`{node}` ({op}) is 0 for all {} pictures: the layer is dead; start from weights before that, \
-                     with a lower rate or a warm-up",
+                    "`{node}` ({op}) is 0 for all {} pictures: the layer is dead; start again from earlier weights, \
+                     with a lower learning rate or a warm-up",
                     self.probed
                 )),
                 false => self.notes.push(format!(
@@ -381,7 +383,7 @@ impl CheckReport {
         }
         if self.input.min == self.input.max {
             self.problems.push(format!(
-                "every pixel that the network reads is {}; look at the pictures and at mean and std",
+                "every pixel of the network input is {}; check the pictures, the mean and the std",
                 self.input.min
             ));
         }

@@ -1,4 +1,4 @@
-//! How sure a part of some pictures is.
+//! The confidence interval of an accuracy.
 
 /// The two-sided quantile of the normal distribution for 95 %.
 const Z: f64 = 1.959_963_984_540_054;

@@ -68,7 +68,7 @@ impl NormSums {
         self.silent.as_deref().unwrap_or_default()
     }
 
-    /// How much an update changes of each group, as a part of it.
+    /// How much an update changes of each group, relative to them.
     pub(crate) fn ratios(&self) -> impl Iterator<Item = (&str, f64)> {
         self.ratios.iter().filter(|(name, _)| name != ALL).map(|(name, ratio)| (name.as_str(), *ratio))
     }

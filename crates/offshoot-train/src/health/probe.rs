@@ -140,7 +140,7 @@ pub struct Probe<'a> {
 
 impl Probe<'_> {
     /// The first input, and else the first node in the graph's order, that has a number which is not finite. The nodes
-    /// of the way back stand behind those of the way forward.
+    /// of the backward pass come after those of the forward pass.
     ///
     /// # Errors
     /// When the graph cannot run on these inputs.

@@ -7,14 +7,14 @@ use super::log::NormSums;
 use crate::recipe::{Freeze, Recipe};
 use crate::run::EpochRow;
 
-/// Epochs in a row in which a run must look as if it learned its pictures by heart before that is told of.
+/// Epochs in a row in which a run must look as if it memorized its pictures before that is reported.
 const GAP_EPOCHS: u64 = 3;
 
-/// The loss of an epoch is too high when it is by more than this above that of a guess: `offshoot check` says the same of the
+/// The loss of an epoch is too high when it is by more than this above that of random guessing: `offshoot check` says the same of the
 /// loss before training.
 const ABOVE_A_GUESS: f64 = 1.0;
 
-/// The loss rises when it is by more than this part of a guess's above the lowest of the stage.
+/// The loss rises when it is by more than this fraction of the loss of random guessing above the lowest of the stage.
 const RISE: f64 = 0.5;
 
 /// An update that changes more than this part of a group's weights is too large. Good ones change about a thousandth; the
@@ -27,7 +27,7 @@ const STILL_EPOCHS: usize = 3;
 /// A loss moves when the highest of those is by more than this part above the lowest.
 const STILL: f64 = 0.02;
 
-/// A loss below this part of a guess's has moved before.
+/// A loss below this fraction of the loss of random guessing has moved before.
 const LEARNED: f64 = 0.9;
 
 /// Below this mean loss a gradient may be 0 because there is nothing left to learn.
@@ -101,7 +101,10 @@ impl Watch {
         let lowest = self.lowest.filter(|(stage, _)| *stage == facts.stage).map_or(loss, |(_, loss)| loss);
         self.lowest = Some((facts.stage, lowest.min(loss)));
         let what = if loss > guess + ABOVE_A_GUESS {
-            format!("the mean loss of epoch {} is {loss:.2}, and a guess has {guess:.2}", facts.row.epoch)
+            format!(
+                "the mean loss of epoch {} is {loss:.2}, and random guessing has {guess:.2}",
+                facts.row.epoch
+            )
         } else if loss > lowest + RISE * guess {
             format!("the loss has risen from {lowest:.2} to {loss:.2} in epoch {}", facts.row.epoch)
         } else {
@@ -124,8 +127,8 @@ impl Watch {
         let still = self.losses.len() == STILL_EPOCHS && high <= (1.0 + STILL) * low;
         (still && low > LEARNED * guess(facts)).then(|| {
             format!(
-                "the loss does not move: {low:.3} to {high:.3} in the last {STILL_EPOCHS} epochs, and a guess has {:.3}; \
-                 try a higher --lr (`offshoot lr-find` suggests one), and look whether the folders' names fit the pictures",
+                "the loss does not change: {low:.3} to {high:.3} in the last {STILL_EPOCHS} epochs, and random guessing has {:.3}; \
+                 try a higher --lr (`offshoot lr-find` suggests one), and check that the folder names fit the pictures",
                 guess(facts)
             )
         })
@@ -145,7 +148,7 @@ impl Watch {
         (self.gaps >= GAP_EPOCHS).then(|| {
             let percent = |x: f64| 100.0 * x;
             format!(
-                "overfitting: after epoch {epoch} it knows {:.1} % of the pictures it trains with, and {:.1} % of those it does not \
+                "overfitting: after epoch {epoch} the accuracy is {:.1} % on training pictures and {:.1} % on validation pictures \
                  (95 % interval of {new_images} pictures: {:.1} to {:.1} %), and the validation loss has been above that of epoch \
                  {best_epoch} since; try {}",
                 percent(seen),
@@ -212,7 +215,7 @@ fn advice(facts: &Facts<'_>) -> Vec<String> {
     advice
 }
 
-/// The loss of a guess.
+/// The loss of random guessing.
 fn guess(facts: &Facts<'_>) -> f64 {
     (facts.classes.max(1) as f64).ln()
 }
@@ -407,7 +410,7 @@ mod tests {
     #[test]
     fn a_loss_that_stays_at_a_guess_is_told_of() {
         let told = of_losses(&[1.80, 1.79, 1.80, 1.79]);
-        assert!(told[2][0].contains("does not move") && told[3].is_empty(), "{told:?}");
+        assert!(told[2][0].contains("does not change") && told[3].is_empty(), "{told:?}");
         assert!(of_losses(&[0.5, 0.5, 0.5, 0.5]).iter().all(Vec::is_empty));
         assert!(of_losses(&[1.8, 1.78, 1.72, 1.66]).iter().all(Vec::is_empty));
     }

@@ -1,16 +1,13 @@
-//! What the page says of the run as a whole: when and how it was started, what it warned of, and of which pictures it is.
-
-use std::collections::{BTreeMap, HashSet};
-use std::fmt::Write as _;
-use std::path::Path;
+//! The part of the page about the run as a whole: when and how it was started, what it warned of, and of which pictures it is.
 
 use offshoot_graph::text::path_text;
+use std::collections::{BTreeMap, HashSet};
+use std::fmt::Write as _;
 
 use super::page::{MOST_ROWS, facts, isolated, table};
 use super::table::Table;
 use crate::log::LOG_FILE;
 use crate::recipe::Recipe;
-use crate::run::PICTURES_FILE;
 
 /// Warnings that are told.
 const MOST_WARNINGS: usize = 100;
@@ -21,9 +18,8 @@ const MOST_SKIPPED: usize = 20;
 pub(super) struct Events(Vec<[String; 3]>);
 
 impl Events {
-    /// Those in the folder `run`; none where there is no log, or it is not what was written.
-    pub(super) fn read(run: &Path) -> Events {
-        let table = Table::read(&run.join(LOG_FILE)).unwrap_or_default();
+    /// Those of a table.
+    pub(super) fn of_log(table: Table) -> Events {
         Events(table.rows.into_iter().filter_map(|row| row.try_into().ok()).collect())
     }
 
@@ -83,8 +79,7 @@ fn readable(time: &str) -> String {
 }
 
 /// How many pictures of each class there are to train and to validate with.
-pub(super) fn pictures(run: &Path) -> String {
-    let Some(table) = Table::read(&run.join(PICTURES_FILE)) else { return String::new() };
+pub(super) fn pictures(table: &Table) -> String {
     let mut counts: BTreeMap<&str, [u64; 2]> = BTreeMap::new();
     for row in &table.rows {
         if let [set, class, _, ..] = &row[..] {
@@ -109,30 +104,25 @@ mod tests {
 
     #[test]
     fn the_log_and_the_list_of_pictures_are_shown_escaped() {
-        let root = tempfile::tempdir().unwrap();
         let log = "time,kind,text\n2026-11-28T09:34:45Z,started,offshoot 1\n2026-11-28T09:34:45Z,command,\"offshoot train 'a,b'\"\n\
                    2026-11-28T09:35:00Z,warning,<b> rises\n2026-11-28T09:36:00Z,warning,<b> rises\n2026-11-28T09:36:00Z,skipped,x.png: cut\n";
-        std::fs::write(root.path().join(LOG_FILE), log).unwrap();
+        let table = |text: &str| Table::parse(text, &[]).unwrap();
         let pictures_csv = "set,class,path,bytes\ntrain,a<,1.png,9\ntrain,a<,2.png,9\nval,b,3.png,9\n";
-        std::fs::write(root.path().join(PICTURES_FILE), pictures_csv).unwrap();
-        let events = Events::read(root.path());
+        let events = Events::of_log(table(log));
         let run = events.run(None);
         assert!(run.contains("2026-11-28 09:34 UTC, offshoot 1"), "{run}");
         assert!(run.contains("offshoot train &#39;a,b&#39;"), "{run}");
         let warnings = events.warnings();
         assert_eq!(warnings.matches("&lt;b&gt; rises").count(), 1, "{warnings}");
         assert!(warnings.contains("skipped <bdi>x.png: cut</bdi>"), "{warnings}");
-        let pictures = pictures(root.path());
+        let pictures = pictures(&table(pictures_csv));
         for row in [
             "<bdi>a&lt;</bdi></td><td class=\"n\">2</td><td class=\"n\">0</td><td class=\"n\">2</td>",
             "all classes</td><td class=\"n\">2</td><td class=\"n\">1</td><td class=\"n\">3</td>",
         ] {
             assert!(pictures.contains(row), "{pictures}");
         }
-        let nothing = Events::read(&root.path().join("nowhere"));
-        assert_eq!(
-            [nothing.run(None), nothing.warnings(), super::pictures(Path::new("nowhere"))],
-            ["", "", ""]
-        );
+        let nothing = Events::of_log(Table::default());
+        assert_eq!([nothing.run(None), nothing.warnings(), super::pictures(&Table::default())], ["", "", ""]);
     }
 }

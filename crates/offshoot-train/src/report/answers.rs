@@ -1,7 +1,7 @@
-//! What the best model says of the validation pictures: `predictions.csv`, where they are not too many.
+//! The best model's predictions on the validation set: `predictions.csv`, where they are not too many.
 
 use std::collections::HashMap;
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use offshoot_data::Dataset;
@@ -70,9 +70,22 @@ pub(super) struct Predictions {
 }
 
 impl Predictions {
-    /// Those in the folder `run`. `None` where there is no file, or it is not what was written.
-    pub(super) fn read(run: &Path) -> Option<Predictions> {
-        let mut lines = byte_records(&read(&run.join(PREDICTIONS_FILE), Kind::TABLE).ok()?).into_iter();
+    /// Those in the folder `run`. `None` where there is no file.
+    ///
+    /// # Errors
+    /// Why it cannot be read, or is not what was written, in words.
+    pub(super) fn read(run: &Path) -> Result<Option<Predictions>, String> {
+        match read(&run.join(PREDICTIONS_FILE), Kind::TABLE) {
+            Ok(bytes) => Predictions::parse(&bytes).map(Some).ok_or_else(|| {
+                "it is not the table of path, class and a logit of each class that was written".to_owned()
+            }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    fn parse(bytes: &[u8]) -> Option<Predictions> {
+        let mut lines = byte_records(bytes).into_iter();
         let text = |field: &Vec<u8>| String::from_utf8(field.clone()).ok();
         let classes = lines.next()?.get(2..)?.iter().map(text).collect::<Option<Vec<String>>>()?;
         let labels: HashMap<&str, usize> =

@@ -1,4 +1,4 @@
-//! Whether probabilities can be taken at their word (Guo and others, "On Calibration of Modern Neural Networks", 2017).
+//! Whether probabilities are calibrated (Guo and others, "On Calibration of Modern Neural Networks", 2017).
 
 use crate::metrics::{argmax, softmax};
 
@@ -12,7 +12,7 @@ pub struct Bin {
     pub pictures: usize,
     /// Their mean probability of the best class.
     pub confidence: f64,
-    /// The part of them whose best class is the label.
+    /// The fraction of them whose best class is the label.
     pub accuracy: f64,
 }
 

@@ -259,7 +259,7 @@ pub(super) fn bars(title: &str, Bars { series, groups }: &Bars) -> String {
     svg + "</svg>" + &legend(series.iter().map(String::as_str)) + "</figure>"
 }
 
-/// Colours that the page's style has.
+/// Colors that the page's style has.
 const COLOURS: usize = 6;
 
 fn line(place: usize, name: &str, points: &[(f64, f64)], (x, y): (&Axis, &Axis), axes: Axes<'_>) -> String {

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::io;
 use std::path::Path;
 
 use offshoot_files::{Kind, read_text};
+use offshoot_graph::text::quoted;
 use serde::{Deserialize, Serialize};
 
 use super::chart::{Bars, bars};
@@ -70,7 +72,7 @@ pub enum FormatStatus {
 pub struct FormatRow {
     /// Runtime and type, as in `onnxruntime-int8-static`.
     pub target: String,
-    /// Pictures at once.
+    /// Batch size.
     pub batch: Option<usize>,
     /// Whether it was run.
     pub status: FormatStatus,
@@ -84,23 +86,32 @@ pub struct FormatRow {
     pub p95_ms: Option<f64>,
     /// The size of the file or folder that is shipped.
     pub bytes: Option<u64>,
-    /// The part of the pictures whose class is right.
+    /// The fraction of the pictures whose class is right.
     pub accuracy: Option<f64>,
     /// Pictures a second over those of offshoot in f32, at the same batch.
     pub speedup: Option<f64>,
     /// The largest difference of a logit from offshoot's in f32.
     pub max_abs_diff: Option<f64>,
-    /// The same in parts of the largest logit.
+    /// The same relative to the largest logit.
     pub max_rel_diff: Option<f64>,
-    /// The part of the pictures whose best class is that of offshoot in f32.
+    /// The fraction of the pictures whose best class is that of offshoot in f32.
     pub top1_agreement: Option<f64>,
 }
 
 impl FormatsReport {
-    /// Reads the measurements in the folder `run`. `None` where there are none, or they are damaged.
-    pub fn read(run: &Path) -> Option<FormatsReport> {
-        let text = read_text(&run.join(FORMATS_FILE), Kind::MEASUREMENTS).ok()?;
-        serde_json::from_str(&text).ok()
+    /// Reads the measurements in the folder `run`. `None` where there are none.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or is not one of measurements.
+    pub fn read(run: &Path) -> io::Result<Option<FormatsReport>> {
+        let text = match read_text(&run.join(FORMATS_FILE), Kind::MEASUREMENTS) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            read => read?,
+        };
+        let wrong = |error: serde_json::Error| {
+            io::Error::new(io::ErrorKind::InvalidData, quoted(&error.to_string()).into_owned())
+        };
+        serde_json::from_str(&text).map(Some).map_err(wrong)
     }
 
     /// The machine and how was measured, in words.
@@ -109,7 +120,7 @@ impl FormatsReport {
         let versions: Vec<String> =
             self.versions.iter().map(|(name, version)| format!("{name} {version}")).collect();
         format!(
-            "{cpu} ({}); path {isa}; {threads} {}; {warm_up} steps to warm up, {runs} timed, in turns; {}",
+            "{cpu} ({}); path {isa}; {threads} {}; {warm_up} steps to warm up, {runs} timed, alternately; {}",
             cpu_features.join(" "),
             if *threads == 1 { "thread" } else { "threads" },
             versions.join(", ")
@@ -137,7 +148,7 @@ impl FormatsReport {
             n => format!("Accuracy and differences are those on {n} pictures."),
         };
         let mut html = format!(
-            "<p>{}. {pictures} Speed and difference are relative to offshoot in f32; a difference is in parts of the \
+            "<p>{}. {pictures} Speed and difference are relative to offshoot in f32; a difference is relative to the \
              largest logit.</p>",
             escaped(&self.conditions())
         );
@@ -185,7 +196,7 @@ impl FormatsReport {
 }
 
 impl FormatRow {
-    /// The row as text, a cell for each of [`FORMAT_COLUMNS`]. The difference is the one in parts of the largest logit.
+    /// The row as text, a cell for each of [`FORMAT_COLUMNS`]. The difference is the one relative to the largest logit.
     pub fn cells(&self) -> Vec<String> {
         let number = |x: Option<f64>, digits: usize| x.map_or("-".into(), |x| format!("{x:.digits$}"));
         let part = |x: Option<f64>| x.map_or("-".into(), percent);

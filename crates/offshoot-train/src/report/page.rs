@@ -93,7 +93,7 @@ pub(super) fn facts(facts: &[(&str, String)]) -> String {
     html + "</dl>"
 }
 
-/// Figures with a word on each.
+/// Figures with a label on each.
 pub(super) fn cards(cards: &[(&str, String)]) -> String {
     let mut html = String::from("<div class=\"cards\">");
     for (name, value) in cards {

@@ -43,7 +43,7 @@ impl Training<'_, '_> {
         let skips = &mut self.position.skips;
         (skips.epoch, skips.in_a_row) = (skips.epoch + 1, skips.in_a_row + 1);
         if skips.in_a_row >= MAX_SKIPS {
-            let policy = format!("{MAX_SKIPS} steps in a row were skipped like this one");
+            let policy = format!("{MAX_SKIPS} steps in a row were skipped for the same reason");
             return Err(TrainError::GaveUp { refusal: Box::new(refusal), policy });
         }
         self.position.step += 1;
@@ -54,7 +54,9 @@ impl Training<'_, '_> {
 
     fn go_back(&mut self, refusal: Refusal) -> Result<Go, TrainError> {
         let Some(good) = self.good.take().filter(|_| self.position.rollbacks < MAX_ROLLBACKS) else {
-            let policy = format!("the run has gone back {MAX_ROLLBACKS} times and halved its rate each time");
+            let policy = format!(
+                "the run has been rolled back {MAX_ROLLBACKS} times, and the learning rate halved each time"
+            );
             return Err(TrainError::GaveUp { refusal: Box::new(refusal), policy });
         };
         self.load(&good.state)?;

@@ -1,4 +1,4 @@
-//! Pictures drawn here, of three classes that differ in colour and shape, a small network, and runs on them.
+//! Pictures drawn here, of three classes that differ in color and shape, a small network, and runs on them.
 
 #![allow(dead_code)] // each test binary uses a part
 #![allow(clippy::unwrap_used)] // the helpers are tests too
@@ -11,6 +11,7 @@ use offshoot_cpu::{CpuExecutor, CpuOptions};
 use offshoot_data::Dataset;
 use offshoot_graph::builder::{BATCH_NORM, Conv2d};
 use offshoot_graph::model::{BATCH, INPUT, OUTPUT};
+use offshoot_graph::op::Unary;
 use offshoot_graph::random::{Purpose, Random};
 use offshoot_graph::{DType, Dim, Graph, Metadata, Model, Op, Preprocessing, Shape, Tensor, Weights};
 use offshoot_train::{Control, Event, Outcome, Recipe, Settings, TrainError, TrainResult, train};
@@ -51,7 +52,7 @@ pub(crate) fn graph() -> Graph {
     for (i, channels) in [8, 16].into_iter().enumerate() {
         x = graph.conv2d(&format!("conv{i}"), x, &Conv2d::new(channels, 3).stride(2)).unwrap();
         x = graph.batch_norm(&format!("bn{i}"), x, BATCH_NORM).unwrap();
-        x = graph.add(&format!("relu{i}"), Op::Relu, &[x]).unwrap();
+        x = graph.add(&format!("relu{i}"), Op::Unary(Unary::Relu), &[x]).unwrap();
     }
     let x = graph.add("pool", Op::GlobalAveragePool, &[x]).unwrap();
     let x = graph.add("flatten", Op::Flatten { axis: 1 }, &[x]).unwrap();

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use offshoot_cpu::CpuExecutor;
 use offshoot_data::{Loader, LoaderOptions, Transform};
 use offshoot_formats::atomic::write_atomically;
+use offshoot_graph::text::shown;
 use offshoot_graph::{Model, Tensor};
 use offshoot_train::Metrics;
 use offshoot_train::report::{FORMATS_FILE, FormatRow, FormatStatus, FormatsReport};
@@ -34,7 +35,7 @@ const REST: Duration = Duration::from_millis(20);
 /// What the targets are measured with.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FormatsOptions {
-    /// Pictures at once; each is measured.
+    /// Batch size; each is measured.
     pub batches: Vec<usize>,
     /// Timed steps of each target at each batch.
     pub runs: usize,
@@ -62,12 +63,12 @@ pub enum FormatsProgress<'a> {
     },
 }
 
-/// Makes the file of every target as `export` and `quantize` make it, runs those that can be run here turn by turn at each
+/// Makes the file of every target as `export` and `quantize` make it, runs those that can be run here alternately at each
 /// batch, and has each classify the pictures to measure on; without pictures their logits are compared on built-in ones.
 /// Static int8 is calibrated on `pictures`. A target that cannot be run has a row with the reason.
 ///
 /// # Errors
-/// When the model is quantised already or cannot be exported as ONNX, our own runtime cannot run it at one of the batches,
+/// When the model is quantized already or cannot be exported as ONNX, our own runtime cannot run it at one of the batches,
 /// or a file cannot be written.
 pub fn bench_formats(
     model: &Model,
@@ -119,11 +120,26 @@ pub fn bench_formats(
 /// Writes the measurements into `folder`, where the report of a run finds them.
 ///
 /// # Errors
-/// When the file cannot be written.
+/// When the file cannot be written, or another of that name is there.
 pub fn write_formats(folder: &Path, report: &FormatsReport) -> Result<()> {
+    check_formats(folder)?;
     let text = serde_json::to_string_pretty(report)
-        .map_err(|e| Error::Input(format!("the measurements have no JSON form: {e}")))?;
+        .map_err(|e| Error::Input(format!("the measurements cannot be written as JSON: {e}")))?;
     Ok(write_atomically(&folder.join(FORMATS_FILE), |out| writeln!(out, "{text}"))?)
+}
+
+/// Checks that the file in `folder` that has the name of the measurements, if there is one, holds measurements of offshoot.
+///
+/// # Errors
+/// When it holds something else.
+pub fn check_formats(folder: &Path) -> Result<()> {
+    let theirs = |why: std::io::Error| {
+        Error::Input(format!(
+            "{}: there is something already that offshoot has not measured ({why}), and it would be lost; move or remove it",
+            shown(folder.join(FORMATS_FILE))
+        ))
+    };
+    FormatsReport::read(folder).map(drop).map_err(theirs)
 }
 
 fn check(model: &Model, options: &FormatsOptions) -> Result<()> {
@@ -301,12 +317,12 @@ impl Target {
         }
     }
 
-    /// What it says of pictures; `None` where it cannot be run.
+    /// Its logits; `None` where it cannot be run.
     fn logits(&mut self, images: &Tensor, classes: usize) -> Option<Vec<f32>> {
         let wanted = images.shape()[0] * classes;
         let reason = match self.runner.as_mut().ok()?.run(images, 1) {
             Ok(answer) if answer.logits.len() == wanted => return Some(answer.logits),
-            Ok(answer) => format!("it answers with {} numbers, not {wanted}", answer.logits.len()),
+            Ok(answer) => format!("it returned {} numbers, not {wanted}", answer.logits.len()),
             Err(reason) => reason,
         };
         self.runner = Err(reason);
@@ -324,7 +340,7 @@ fn awake(runner: &mut dyn Runner, images: &Tensor, steps: usize) -> std::result:
     runner.run(images, steps)
 }
 
-/// What a target has said so far.
+/// The outputs of a target so far.
 struct Answers {
     classes: usize,
     differences: Differences,

@@ -64,7 +64,7 @@ fn interpreter(folder: &Path) -> PathBuf {
     }
 }
 
-/// What a Python holds; `None` where there is none that answers.
+/// What a Python holds; `None` where it cannot be started.
 fn look(python: &Path) -> Option<Holds> {
     let mut command = Command::new(python);
     let output = command.args(["-c", LOOK]).stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;

@@ -18,7 +18,7 @@ const SCRIPT: &str = include_str!("pytorch.py");
 /// More bytes than any line of it has.
 const MAX_LINE: u64 = 1 << 20;
 
-/// A TorchScript file in PyTorch, frozen and optimised for inference.
+/// A TorchScript file in PyTorch, frozen and optimized for inference.
 pub(super) struct PyTorch {
     process: Child,
     to: ChildStdin,
@@ -81,7 +81,7 @@ impl PyTorch {
             Ok(Line::Said(said)) => Ok(said),
             Ok(Line::Error { error }) => Err(error),
             Err(_) if matches!(read, Ok(0) | Err(_)) => Err(self.end()),
-            Err(_) => Err(format!("Python said something else than was asked for: {}", line.trim())),
+            Err(_) => Err(format!("unexpected output of the Python process: {}", line.trim())),
         }
     }
 
@@ -104,11 +104,11 @@ impl Runner for PyTorch {
         let _ = self.to.write_all(&message).and_then(|()| self.to.flush());
         let Ran { milliseconds, shape } = self.line()?;
         let [pictures, classes] = shape[..] else {
-            return Err(format!("it answers with a tensor of {shape:?}"));
+            return Err(format!("it returned a tensor of {shape:?}"));
         };
         let fits = pictures == images.shape()[0] && classes <= 1 << 20 && milliseconds.len() == steps;
         if !fits {
-            return Err(format!("it answers with {} times and a tensor of {shape:?}", milliseconds.len()));
+            return Err(format!("it returned {} times and a tensor of {shape:?}", milliseconds.len()));
         }
         let mut bytes = vec![0; pictures * classes * size_of::<f32>()];
         if self.from.read_exact(&mut bytes).is_err() {

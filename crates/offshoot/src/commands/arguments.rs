@@ -263,7 +263,7 @@ fn deviations(text: &str) -> Result<Channels, String> {
 #[derive(Args)]
 pub(crate) struct TtaArgument {
     /// Test-time augmentation: average the predictions over views of each picture: off, flip (the picture and its
-    /// mirror image) or ten (four corners, the centre, and their mirror images; for --fit crop).
+    /// mirror image) or ten (four corners, the center, and their mirror images; for --fit crop).
     #[arg(long, help_heading = "Preprocessing", value_name = "VIEWS", value_parser = tta, default_value = "off", num_args = 0..=1, default_missing_value = "flip")]
     tta: Tta,
 }
@@ -345,7 +345,7 @@ impl Pretrained {
         match rest.first() {
             None => Ok(source),
             Some(extra) => {
-                Err(Error::Input(format!("one model at a time; what is {} for?", shown(extra))).into())
+                Err(Error::Input(format!("one model at a time; unexpected argument {}", shown(extra))).into())
             }
         }
     }
@@ -419,7 +419,7 @@ pub(crate) fn no_data() -> Error {
 pub(crate) fn mention_familiar(known: usize, data: &Path, all: usize) -> usize {
     if known > 0 {
         print::warning(&format!(
-            "{}: the model was trained with {known} of these {all} pictures, so that its accuracy on them says little of new ones",
+            "{}: the model was trained with {known} of these {all} pictures, so its accuracy on them says little about new pictures",
             shown(data)
         ));
     }
@@ -452,7 +452,7 @@ pub(crate) fn data(paths: Vec<PathBuf>) -> Result<Option<PathBuf>, Failure> {
         [] => Ok(None),
         [path] => Ok(Some(path.clone())),
         [_, extra, ..] => {
-            Err(Error::Input(format!("one DATA is enough; what is {} for?", shown(extra))).into())
+            Err(Error::Input(format!("one DATA is enough; unexpected argument {}", shown(extra))).into())
         }
     }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use offshoot::{Amp, BenchOptions, Error, Freeze, Timing, TrainBenchOptions, bench_infer, bench_train};
 
-use super::arguments::Processor;
+use super::arguments::{Processor, whole};
 use super::{Outcome, bench_formats, print};
 
 #[derive(Args)]
@@ -30,13 +30,13 @@ struct Options {
     #[arg(long, help_heading = "Model", value_name = "NAME|FILE")]
     model: String,
     /// Batch size.
-    #[arg(long, help_heading = "Data", value_name = "N", default_value_t = 16)]
+    #[arg(long, help_heading = "Data", value_name = "N", default_value_t = 16, value_parser = whole::<usize>("batch"))]
     batch: usize,
     /// Input size in pixels (height and width) [default: the architecture's own].
-    #[arg(long, help_heading = "Data", value_name = "PIXELS")]
+    #[arg(long, help_heading = "Data", value_name = "PIXELS", value_parser = whole::<usize>("preprocessing.size"))]
     size: Option<usize>,
     /// Number of timed steps; the median is reported.
-    #[arg(long, help_heading = "Execution", value_name = "N", default_value_t = 5)]
+    #[arg(long, help_heading = "Execution", value_name = "N", default_value_t = 5, value_parser = whole::<usize>("runs"))]
     runs: usize,
     #[command(flatten)]
     processor: Processor,

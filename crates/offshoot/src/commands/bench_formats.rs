@@ -7,14 +7,14 @@ use clap::Args;
 use indicatif::ProgressBar;
 use offshoot::{
     Dataset, FolderOptions, FormatsOptions, FormatsProgress, Model, QuantizePictures, RunPictures, Transform,
-    bench_formats, labelled, origin, write_formats,
+    bench_formats, check_formats, labelled, origin, write_formats,
 };
 use offshoot_graph::Executor as _;
 use offshoot_train::report::{self, FORMAT_COLUMNS, FORMATS_FILE, FormatRow, FormatsReport};
 use offshoot_train::run::has_results;
 
-use super::arguments::{self, PreprocessingArguments, Pretrained, Processor};
-use super::destination::{writable_file, writable_folder};
+use super::arguments::{self, PreprocessingArguments, Pretrained, Processor, whole};
+use super::destination::{mention_others, writable_file, writable_folder};
 use super::{Failure, Outcome, print};
 
 #[derive(Args)]
@@ -29,10 +29,10 @@ pub(crate) struct Arguments {
     #[arg(long, help_heading = "Data", value_name = "DIR")]
     data: Option<PathBuf>,
     /// Batch sizes; each is measured.
-    #[arg(long, help_heading = "Data", value_name = "N,..", value_delimiter = ',', default_value = "1,16", value_parser = batch)]
+    #[arg(long, help_heading = "Data", value_name = "N,..", value_delimiter = ',', default_value = "1,16", value_parser = whole::<usize>("batch"))]
     batch: Vec<usize>,
     /// Number of timed steps of each target at each batch size.
-    #[arg(long, help_heading = "Execution", value_name = "N", default_value_t = 20, value_parser = runs)]
+    #[arg(long, help_heading = "Execution", value_name = "N", default_value_t = 20, value_parser = whole::<usize>("runs"))]
     runs: usize,
     /// Folder to keep the files of the targets and formats.json in [default: they are removed at the end].
     #[arg(long, help_heading = "Output", value_name = "DIR")]
@@ -46,25 +46,19 @@ pub(crate) struct Arguments {
     json: bool,
 }
 
-fn batch(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|n| (1..=1 << 16).contains(n)).ok_or_else(|| "give numbers, 1 to 65536".into())
-}
-
-fn runs(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|n| (1..=100_000).contains(n)).ok_or_else(|| "give a number, 1 to 100000".into())
-}
-
 impl Arguments {
     pub(crate) fn run(mut self) -> Outcome {
         let source = self.pretrained.only_source(&self.paths)?;
         if let Some(out) = &self.out {
             writable_folder(out)?;
+            check_formats(out)?;
         }
         let executor = self.processor.executor()?;
         let model = arguments::load(&source, &self.preprocessing.overrides())?.model;
         let run = arguments::run_directory(self.paths.first());
         if let Some(run) = run {
             writable_file(&run.join(FORMATS_FILE))?;
+            check_formats(run)?;
         }
         let pictures = pictures(&model, run, self.data.as_deref())?;
         let trained_on = match (run, &self.data) {
@@ -74,11 +68,15 @@ impl Arguments {
             }
             _ => None,
         };
+        let sha256 = origin(&source)?;
+        if let Some(out) = &self.out {
+            mention_others(out, source.path(), &sha256);
+        }
         let options = FormatsOptions {
             batches: without_repeats(std::mem::take(&mut self.batch)),
             runs: self.runs,
             out: self.out.take(),
-            source_sha256: Some(origin(&source)?),
+            source_sha256: Some(sha256),
             trained_on,
         };
         let mut shown = Shown::default();
@@ -89,7 +87,8 @@ impl Arguments {
         if let Some(run) = run {
             write_formats(run, &measured)?;
             if has_results(run) {
-                report::write(run, &executor.describe())?;
+                let damaged = report::write(run, &executor.describe())?;
+                damaged.iter().for_each(|text| print::warning(text));
             }
         }
         if self.json { print::json(&measured) } else { text(&measured) }
@@ -132,7 +131,11 @@ fn pictures(model: &Model, run: Option<&Path>, data: Option<&Path>) -> Result<Qu
     let looked_at: HashSet<&Path> = measured.iter().map(|sample| &*sample.path).collect();
     let calibration = train.into_iter().map(|sample| sample.path);
     let calibration = calibration.filter(|path| !looked_at.contains(&**path)).collect();
-    Ok(QuantizePictures { calibration, measured, ..QuantizePictures::default() })
+    let mut pictures = QuantizePictures { calibration, measured, ..QuantizePictures::default() };
+    if let Some(text) = pictures.leave_out_copies() {
+        print::warning(&text);
+    }
+    Ok(pictures)
 }
 
 /// What is shown on standard error meanwhile: a line for each thing that is done, a bar for what is counted.

@@ -52,7 +52,7 @@ fn show(report: &CheckReport) -> Outcome {
         "images         {images} ({unreadable} unreadable), {probed} run through the network"
     ))?;
     print::line(&format!("network input  {input}"))?;
-    print::line(&format!("loss           {loss:.4} (a guess: {guess:.4})"))?;
+    print::line(&format!("loss           {loss:.4} (random guessing: {guess:.4})"))?;
     print::line(&format!("gradient norm  {gradient_norm:.4e}"))?;
     blocks(&report.blocks)?;
     report.notes.iter().try_for_each(|note| print::line(&format!("note: {note}")))?;

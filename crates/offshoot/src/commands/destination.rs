@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use offshoot::{Error, MadeFolders, is_coreml_package};
+use offshoot::{Error, MadeFolders, exports_of_others, is_coreml_package};
 use offshoot_files::{check_file, check_folder, stem};
-use offshoot_graph::text::shown;
+use offshoot_graph::text::{escaped, shown};
 
-use super::Failure;
 use super::arguments::run_directory;
+use super::{Failure, print};
 
 /// An error where no file can be written at `path`.
 pub(crate) fn writable_file(path: &Path) -> Result<(), Failure> {
@@ -18,7 +18,7 @@ pub(crate) fn writable_file(path: &Path) -> Result<(), Failure> {
 pub(crate) fn writable_folder(path: &Path) -> Result<(), Failure> {
     if is_model_file(path) && !path.is_dir() {
         let text =
-            "it has the ending of a model's file, and a folder is to be made there; give another --out";
+            "it has the extension of a model file, and --out must be a folder here; give another --out";
         return Err(Error::Input(format!("{}: {text}", shown(path))).into());
     }
     check_folder(path).map_err(|error| unwritable(path, error))
@@ -31,16 +31,18 @@ fn unwritable(path: &Path, source: std::io::Error) -> Failure {
 /// Where files of a model go.
 pub(crate) struct Destination {
     folder: PathBuf,
-    /// What they are called without their endings.
+    /// Their names without the extension.
     stem: String,
     /// The one file that --out names.
     file: Option<PathBuf>,
     /// The file that is read, which is not written over.
     source: Option<PathBuf>,
+    /// Whether it is the folder of a run's own exports.
+    of_run: bool,
     _made: Option<MadeFolders>,
 }
 
-/// Endings of files of models: an --out with one of them is a file, and otherwise a folder.
+/// Extensions of model files: an --out with one of them is a file, and otherwise a folder.
 const MODEL_ENDINGS: [&str; 12] = [
     "onnx",
     "pt",
@@ -58,7 +60,7 @@ const MODEL_ENDINGS: [&str; 12] = [
 
 impl Destination {
     /// Into the folder `out` where that is given, else the run's `exports`, else the folder of the model file. Where `out` has
-    /// the ending of a model's file it is the file itself, for the one of `formats` (names, and endings where they have one)
+    /// the extension of a model file it is the file itself, for the one of `formats` (names, and extensions where they have one)
     /// that is written. Nothing is made yet.
     pub(crate) fn new(
         path: Option<&PathBuf>,
@@ -70,7 +72,9 @@ impl Destination {
             check_out(file, formats)?;
         }
         let parent = |path: &PathBuf| path.parent().map(Path::to_owned);
-        let folder = match (file, out, run_directory(path)) {
+        let run = run_directory(path);
+        let of_run = out.is_none() && run.is_some();
+        let folder = match (file, out, run) {
             (Some(file), _, _) => parent(file).unwrap_or_default(),
             (None, Some(out), _) => out.clone(),
             (None, None, Some(run)) => run.join("exports"),
@@ -83,10 +87,10 @@ impl Destination {
         let named = || path?.file_stem()?.to_str().map(stem);
         let stem = named().unwrap_or_else(|| stem(""));
         let source = path.filter(|path| run_directory(Some(path)).is_none()).cloned();
-        Ok(Destination { folder, stem, file: file.cloned(), source, _made: None })
+        Ok(Destination { folder, stem, file: file.cloned(), source, of_run, _made: None })
     }
 
-    /// Makes the folder where it is missing. Files are called by `architecture`, which is a word out of a model, or else by the
+    /// Makes the folder where it is missing. Files are called by `architecture`, which a model file names, or else by the
     /// model file's name.
     pub(crate) fn make(self, architecture: Option<&str>) -> Result<Destination, Failure> {
         let _made = Some(MadeFolders::new(&self.folder)?);
@@ -94,12 +98,19 @@ impl Destination {
         Ok(Destination { stem, _made, ..self })
     }
 
-    /// What files are called without their endings.
+    /// [`mention_others`] of this folder. In that of a run's own exports, others are of the run at another time.
+    pub(crate) fn mention_others(&self, model: &Path, sha256: &str) {
+        if !self.of_run {
+            mention_others(&self.folder, model, sha256);
+        }
+    }
+
+    /// The names of files without the extension.
     pub(crate) fn stem(&self) -> &str {
         &self.stem
     }
 
-    /// The file with this ending.
+    /// The file with this extension.
     pub(crate) fn path(&self, ending: &str) -> Result<PathBuf, Failure> {
         let path = self.file.clone().unwrap_or_else(|| self.folder.join(format!("{}{ending}", self.stem)));
         let same = |source: &PathBuf| {
@@ -112,6 +123,29 @@ impl Destination {
         Ok(path)
     }
 }
+
+/// Warns where `folder` has exports of another model than `model`, whose checkpoint has this SHA-256: it would be hard to tell what
+/// is of which.
+pub(crate) fn mention_others(folder: &Path, model: &Path, sha256: &str) {
+    let others = exports_of_others(folder, sha256);
+    let Some((other, source)) = others.first() else { return };
+    let start = |sha256: &str| escaped(&sha256.chars().take(SHA256_START).collect::<String>());
+    let more = match others.len() - 1 {
+        0 => String::new(),
+        more => format!(" (and {more} more)"),
+    };
+    print::warning(&format!(
+        "{}{more} was exported from another checkpoint (SHA-256 {}..) than {} ({}..), whose files go into the same folder and \
+         replace those of the same names; --out gives them a folder of their own",
+        shown(other),
+        start(source),
+        shown(model),
+        start(sha256)
+    ));
+}
+
+/// Digits of a SHA-256 that tell two apart.
+const SHA256_START: usize = 12;
 
 fn ending(path: &Path) -> String {
     path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase()
@@ -130,7 +164,7 @@ fn check_out(file: &Path, formats: &[(&str, Option<&str>)]) -> Result<(), Failur
             false => return Ok(()),
         },
         [(format, Some(wanted))] => format!(
-            "--format {format} writes a file that ends in .{wanted}, not .{}; give that ending to --out, or a folder",
+            "--format {format} writes a file that ends in .{wanted}, not .{}; give --out that extension, or a folder",
             ending(file)
         ),
         [(format, None)] => {

@@ -13,7 +13,7 @@ use offshoot::{
 use offshoot_graph::text::shown;
 use serde_json::{Value, json};
 
-use super::arguments::{self, PreprocessingArguments, Pretrained, Processor};
+use super::arguments::{self, PreprocessingArguments, Pretrained, Processor, whole};
 use super::destination::Destination;
 use super::quantize::CalibrationArguments;
 use super::{Failure, Outcome, print};
@@ -71,13 +71,13 @@ pub(crate) struct Arguments {
 #[derive(Args)]
 struct Batches {
     /// For tensorrt: smallest batch size of the engine [default: 1].
-    #[arg(long, help_heading = "Output", value_name = "N")]
+    #[arg(long, help_heading = "Output", value_name = "N", value_parser = whole::<usize>("batch_min"))]
     batch_min: Option<usize>,
     /// For tensorrt: batch size that the engine is tuned for [default: 8].
-    #[arg(long, help_heading = "Output", value_name = "N")]
+    #[arg(long, help_heading = "Output", value_name = "N", value_parser = whole::<usize>("batch_opt"))]
     batch_opt: Option<usize>,
     /// For tensorrt and triton: largest batch size [default: 32].
-    #[arg(long, help_heading = "Output", value_name = "N", value_parser = batch)]
+    #[arg(long, help_heading = "Output", value_name = "N", value_parser = whole::<usize>("batch_max"))]
     batch_max: Option<usize>,
 }
 
@@ -89,10 +89,6 @@ impl Batches {
     }
 }
 
-fn batch(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|n| (1..=1 << 16).contains(n)).ok_or_else(|| "give a number, 1 to 65536".into())
-}
-
 /// A flag that some formats take.
 struct Flag {
     name: &'static str,
@@ -100,7 +96,7 @@ struct Flag {
     formats: &'static [&'static str],
 }
 
-/// The ending of a format's file; `None` where it is a folder of files.
+/// The extension of a format's file; `None` where it is a folder of files.
 fn ending(format: &str) -> Option<&'static str> {
     match format {
         "onnx" => Some("onnx"),
@@ -127,7 +123,8 @@ impl Arguments {
             check_replaceable(&out.path(&format!(".{ending}"))?)?;
         }
         let inputs = proof_inputs(&model, run, self.data.as_deref())?;
-        let source = origin(&source)?;
+        let (path, source) = (source.path().to_owned(), origin(&source)?);
+        out.mention_others(&path, &source);
         let proof = Proof { inputs: &inputs, executor: &executor, source_sha256: Some(&source), float: None };
         let mut files = Vec::new();
         for format in &self.format {
@@ -173,7 +170,7 @@ impl Arguments {
         Ok(json!(file))
     }
 
-    /// An engine of the model quantised as TensorRT wants it.
+    /// An engine of the model quantized as TensorRT wants it.
     fn export_int8_engine(
         &self,
         model: &Model,
@@ -217,9 +214,10 @@ impl Arguments {
     fn check_formats(&self) -> Result<(), Failure> {
         if let Some(format) = self.format.iter().find(|f| !FORMATS.contains(&f.as_str())) {
             let formats = FORMATS.join(", ");
-            return Err(
-                Error::Input(format!("--format {format} is no format; give some of {formats}")).into()
-            );
+            return Err(Error::Input(format!(
+                "--format {format} is no format; give one or more of {formats}"
+            ))
+            .into());
         }
         let strays = self.format.iter().flat_map(|format| self.flags().map(|flag| (format, flag)));
         match strays.into_iter().find(|(format, flag)| flag.given && !flag.formats.contains(&format.as_str()))
@@ -228,7 +226,7 @@ impl Arguments {
             Some((format, Flag { name, formats, .. })) => {
                 let with = formats.join(" and --format ");
                 Err(Error::Input(format!(
-                    "{name} means nothing for --format {format}: it goes with --format {with}. Export the others by themselves"
+                    "{name} has no effect with --format {format}: it is for --format {with}. Export the other formats in a separate command"
                 ))
                 .into())
             }
@@ -258,8 +256,7 @@ impl Arguments {
         let calibrates = self.precision() == "int8" && self.format.iter().all(|f| f == "tensorrt");
         match self.calibration.given() {
             Some(name) if !calibrates => {
-                let text =
-                    "goes with --format tensorrt --precision int8, the only one that looks at pictures";
+                let text = "is for --format tensorrt --precision int8, the only one with calibration";
                 Err(Error::Input(format!("{name} {text}")).into())
             }
             _ => Ok(()),
@@ -306,7 +303,7 @@ pub(crate) fn proof_inputs(
     match samples.filter(|s| !s.is_empty()) {
         Some(samples) => Ok(Inputs::from_samples(samples, preprocessing)?),
         None => {
-            print::aside("comparing on the built-in pictures; --data DIR compares on your own");
+            print::aside("comparing on the built-in pictures; give --data DIR to compare on your own");
             Ok(Inputs::built_in(preprocessing)?)
         }
     }

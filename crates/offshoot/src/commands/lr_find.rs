@@ -37,19 +37,19 @@ pub(crate) struct Arguments {
     #[arg(long, help_heading = "Model", value_name = "WHAT")]
     freeze: Option<Freeze>,
     /// Batch size [default: 16].
-    #[arg(long, help_heading = "Optimisation", value_name = "N", value_parser = whole::<usize>("batch_size"))]
+    #[arg(long, help_heading = "Optimization", value_name = "N", value_parser = whole::<usize>("batch_size"))]
     batch_size: Option<usize>,
     /// Lowest learning rate.
-    #[arg(long, help_heading = "Optimisation", value_name = "X", default_value = "1e-7", value_parser = rate)]
+    #[arg(long, help_heading = "Optimization", value_name = "X", default_value = "1e-7", value_parser = rate)]
     from: f64,
     /// Highest learning rate.
-    #[arg(long, help_heading = "Optimisation", value_name = "X", default_value = "10", value_parser = rate)]
+    #[arg(long, help_heading = "Optimization", value_name = "X", default_value = "10", value_parser = rate)]
     to: f64,
     /// Number of steps.
-    #[arg(long, help_heading = "Optimisation", value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(20..=100_000))]
+    #[arg(long, help_heading = "Optimization", value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(20..=100_000))]
     steps: u32,
     /// Random seed [default: 0].
-    #[arg(long, help_heading = "Optimisation", value_name = "N", value_parser = whole::<u64>("seed"))]
+    #[arg(long, help_heading = "Optimization", value_name = "N", value_parser = whole::<u64>("seed"))]
     seed: Option<u64>,
     /// Also write the curve to a file: .csv or .svg. May be given several times.
     #[arg(long, help_heading = "Output", value_name = "FILE", value_parser = curve_file)]

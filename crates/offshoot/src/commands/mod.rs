@@ -27,13 +27,13 @@ use offshoot_train::ranges;
 pub(crate) use arguments::described;
 pub(crate) use signals::{exit_code as interrupted_code, watch as watch_signals};
 
-/// How a command ends when it does not end well.
+/// How a command fails.
 pub(crate) enum Failure {
-    /// What was checked does not hold. It has been said.
+    /// A check failed. The message has been printed.
     Check,
     /// Bad usage or bad input, or something broke.
     Error(offshoot::Error),
-    /// A signal has stopped it. That has been said.
+    /// A signal stopped it. The message has been printed.
     Interrupted,
     /// Nobody reads standard output any more.
     ClosedPipe,

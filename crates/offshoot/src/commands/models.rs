@@ -33,8 +33,8 @@ impl Arguments {
             }
         }
         print::line(
-            "`offshoot pull NAME` brings the weights, `offshoot pull NAME.VERSION` others of them. timm's efficientnet_lite models \
-             without tf_ are those with _symmetric here. Any ONNX classifier can be fine-tuned, too: --model FILE.onnx",
+            "`offshoot pull NAME` downloads the weights, `offshoot pull NAME.VERSION` another version. timm's efficientnet_lite models \
+             without tf_ are those with _symmetric here. ONNX classifiers can be fine-tuned too: --model FILE.onnx",
         )
     }
 }

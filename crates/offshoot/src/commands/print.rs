@@ -8,7 +8,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use offshoot::Error;
 use offshoot_data::{DecodeError, PictureError, picture_ending};
-use offshoot_graph::text::{escaped, escaped_lines};
+use offshoot_graph::text::{escaped, escaped_lines, shortened};
 use serde::Serialize;
 use serde_json::json;
 use unicode_width::UnicodeWidthStr as _;
@@ -51,15 +51,23 @@ pub(crate) fn verdict(printed: Outcome, good: bool) -> Outcome {
 pub(crate) fn json(value: &impl Serialize) -> Outcome {
     match serde_json::to_string(value) {
         Ok(text) => raw(&plain_json(&text)),
-        Err(error) => Err(Error::Input(format!("the result has no JSON form: {error}")).into()),
+        Err(error) => Err(Error::Input(format!("the result cannot be written as JSON: {error}")).into()),
     }
 }
 
 /// The most digits of a number in a message, and of marks under it.
 const DIGITS: usize = 40;
 
+/// The most characters in a line of a message: a path and what is wrong with it, and not all that a file holds.
+const LINE: usize = 2000;
+
+/// A message without the middle of what is too long to read: of lines, and of numbers.
+pub(crate) fn short(text: &str) -> String {
+    shortened(&short_numbers(text), LINE).into_owned()
+}
+
 /// `text` with its numbers of hundreds of digits cut, and the marks that a parser puts under them.
-pub(crate) fn short_numbers(text: &str) -> String {
+fn short_numbers(text: &str) -> String {
     let kind = |c: char| match c {
         '0'..='9' => 1,
         '^' => 2,
@@ -81,7 +89,8 @@ fn plain_json(json: &str) -> String {
     json.chars().fold(String::with_capacity(json.len()), |mut all, c| {
         match escaped(c.encode_utf8(&mut [0; 4])) {
             text if text.len() == c.len_utf8() => all.push(c),
-            _ => all += &format!("\\u{:04x}", u32::from(c)),
+            // JSON has escapes of UTF-16 only.
+            _ => c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| all += &format!("\\u{unit:04x}")),
         }
         all
     })
@@ -128,7 +137,7 @@ pub(crate) fn padded(text: &str, columns: usize) -> String {
 
 /// Warns on standard error.
 pub(crate) fn warning(text: &str) {
-    aside(&format!("warning: {text}"));
+    aside(&format!("warning: {}", short(text)));
 }
 
 /// What is worth knowing about how a folder of pictures was read.
@@ -228,10 +237,10 @@ mod tests {
 
     #[test]
     fn json_holds_no_character_that_commands_a_terminal() {
-        let text = "a\u{9b}2J\u{7f}\u{202e}\u{2028}\"\\名";
+        let text = "a\u{9b}2J\u{7f}\u{202e}\u{2028}\"\\名\u{feff}\u{e0041}";
         let json = serde_json::to_string(text).unwrap();
         let plain = plain_json(&json);
-        assert_eq!(plain, r#""a\u009b2J\u007f\u202e\u2028\"\\名""#);
+        assert_eq!(plain, r#""a\u009b2J\u007f\u202e\u2028\"\\名\ufeff\udb40\udc41""#);
         assert_eq!(serde_json::from_str::<String>(&plain).unwrap(), text);
     }
 }

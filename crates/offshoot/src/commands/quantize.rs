@@ -9,7 +9,7 @@ use offshoot::{
     Scheme, StaticOptions, Transform, WeightBits, batch_within, check_float, check_replaceable, evaluate,
     export_static, is_onnx, labelled, origin, pictures, quantize_static,
 };
-use offshoot_data::{Sample, training_folder};
+use offshoot_data::{FolderError, Sample, training_folder};
 use offshoot_graph::text::shown;
 
 use super::arguments::{self, PreprocessingArguments, Pretrained, Processor};
@@ -64,7 +64,7 @@ pub(crate) struct Arguments {
     max_drop: Option<f64>,
     /// Epochs of quantization-aware training, on the run's training pictures or those of --calibration; with --max-drop
     /// only where the drop is larger without it.
-    #[arg(long, help_heading = "Optimisation", value_name = "EPOCHS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=1000))]
+    #[arg(long, help_heading = "Optimization", value_name = "EPOCHS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=1000))]
     qat: u64,
     /// Folder of pictures with classes to measure accuracy on [default: the run's validation pictures].
     #[arg(long, help_heading = "Data", value_name = "DIR")]
@@ -105,7 +105,7 @@ fn count(text: &str) -> Result<usize, String> {
 
 fn part(text: &str) -> Result<f64, String> {
     let number = text.parse().ok().filter(|x| (0.0..=1.0).contains(x));
-    number.ok_or_else(|| "give a part of 1, such as 0.01".into())
+    number.ok_or_else(|| "give a fraction below 1, such as 0.01".into())
 }
 
 impl CalibrationArguments {
@@ -154,13 +154,23 @@ impl CalibrationArguments {
             found.train = labelled(&folders, classes, &folder).map(|found| found.samples).unwrap_or_default();
         }
         if let Some(data) = data {
-            found.measured = measured(data, classes, &folder)?;
+            let without = "to quantise without measuring the accuracy, leave --data out and give pictures like those of the training with \
+                           --calibration DIR, whatever their folders are called";
+            found.measured = measured(data, classes, &folder, without)?;
             if let Some(Ok(of_run)) = run.map(|run| RunPictures::read(run, classes)) {
                 arguments::mention_familiar(of_run.familiar(&found.measured), data, found.measured.len());
             }
         }
+        let there_were = !found.calibration.is_empty();
+        if let Some(text) = found.leave_out_copies() {
+            print::warning(&text);
+        }
+        if found.calibration.is_empty() && there_were {
+            let text = "all pictures to calibrate on are copies of those that the accuracy is measured on; give others with --calibration DIR";
+            return Err(Error::Input(text.into()).into());
+        }
         if found.calibration.is_empty() {
-            let text = "a static quantisation looks at pictures: give --calibration DIR with some like those that the model was trained with, or a run directory";
+            let text = "static quantization needs calibration pictures: give --calibration DIR with pictures like those that the model was trained with, or a run directory";
             return Err(Error::Input(text.into()).into());
         }
         Ok(found)
@@ -185,7 +195,7 @@ impl Arguments {
     fn check_flags(&self) -> Result<(), Failure> {
         let stray = match self.mode {
             Mode::Static => {
-                (self.format == Format::Safetensors).then_some("--format goes with --mode dynamic".into())
+                (self.format == Format::Safetensors).then_some("--format is for --mode dynamic".into())
             }
             Mode::Dynamic => {
                 let flags = [
@@ -196,8 +206,8 @@ impl Arguments {
                 let given = flags.into_iter().find_map(|(name, given)| given.then_some(name));
                 let opset = self.opset.is_some() && self.format == Format::Safetensors;
                 match self.calibration.given().or(given) {
-                    Some(name) => Some(format!("{name} goes with --mode static")),
-                    None => opset.then(|| "--opset goes with --format onnx".into()),
+                    Some(name) => Some(format!("{name} is for --mode static")),
+                    None => opset.then(|| "--opset is for --format onnx".into()),
                 }
             }
         };
@@ -207,7 +217,7 @@ impl Arguments {
     /// An error for a flag that means nothing where an ONNX file is carried over with other weights.
     fn check_carried(&self, path: &Path) -> Result<(), Failure> {
         let text = match () {
-            () if self.opset.is_some() => "--opset: in dynamic int8 an ONNX file keeps its operator set",
+            () if self.opset.is_some() => "--opset: in dynamic int8 an ONNX file keeps its opset",
             () if self.data.is_none() && self.preprocessing.settings().is_some() => {
                 "in dynamic int8 an ONNX file is carried over as it is: --size, --fit, --mean and --std go with --data DIR, which measures the accuracy"
             }
@@ -240,7 +250,8 @@ impl Arguments {
         let mut say = |text: &str| print::aside(text);
         let quantized = quantize_static(&model, &pictures, &options, &executor, &mut say)?;
         let inputs = proof_inputs(&model, run, self.data.as_deref())?;
-        let source = origin(source)?;
+        let (of, source) = (source.path(), origin(source)?);
+        out.mention_others(of, &source);
         let proof = Proof { inputs: &inputs, executor: &executor, source_sha256: Some(&source), float: None };
         Ok(export_static(quantized, &model, &path, self.onnx_options(), proof)?)
     }
@@ -277,6 +288,7 @@ impl Arguments {
             None => [None, None],
         };
         let sha256 = origin(source)?;
+        out.mention_others(source.path(), &sha256);
         let float = int8.float();
         if float.is_none() {
             int8.check_weights()?;
@@ -298,7 +310,9 @@ impl Arguments {
             }
         };
         if bytes >= bytes_before {
-            print::warning("the file did not get smaller: its nodes take more room than its weights save");
+            print::warning(
+                "the file did not get smaller: its new nodes take more space than its weights save",
+            );
         }
         let [accuracy_before, accuracy] = accuracy;
         let kept_float = int8.kept_float().iter().map(|(node, _)| node.clone()).collect();
@@ -313,9 +327,17 @@ impl Arguments {
     }
 }
 
-/// The pictures to measure on, and a word about what is left out.
-fn measured(data: &Path, classes: &[String], folder: &FolderOptions) -> Result<Vec<Sample>, Failure> {
-    let found = labelled(data, classes, folder)?;
+/// The pictures to measure on, and a warning about what is left out. Where the classes are others, `without` says how to do without them.
+fn measured(
+    data: &Path,
+    classes: &[String],
+    folder: &FolderOptions,
+    without: &str,
+) -> Result<Vec<Sample>, Failure> {
+    let found = labelled(data, classes, folder).map_err(|error| match error {
+        FolderError::UnknownClass { .. } => Error::Input(format!("{error}; {without}")),
+        error => error.into(),
+    })?;
     print::notes(&found.notes);
     print::skipped(&found.skipped);
     Ok(found.samples)
@@ -328,7 +350,7 @@ fn warn_of_distance(path: &Path) -> Result<(), Failure> {
         && found >= INT8_TOLERANCE
     {
         print::warning(&format!(
-            "{}: in int8 the answers are far from those of the float model: they differ by up to {found:.2} of the largest logit, and top-1 agrees on {:.1} %. Measure the accuracy with --data DIR; --max-drop keeps operators in float",
+            "{}: the int8 outputs are far from the float outputs: they differ by up to {found:.2} of the largest logit, and top-1 agrees on {:.1} %. Measure the accuracy with --data DIR; --max-drop keeps operators in float",
             shown(path),
             100.0 * same
         ));
@@ -336,11 +358,12 @@ fn warn_of_distance(path: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The part of the pictures in `data` that a model classifies right.
+/// The fraction of the pictures in `data` that a model classifies right.
 fn accuracy(model: &Model, data: &Path, executor: &CpuExecutor) -> Result<f64, Failure> {
     let transform = Transform::new(&model.metadata.preprocessing)?;
     let folder = FolderOptions { decode: transform.decode_options(), ..FolderOptions::default() };
-    let samples = measured(data, &model.metadata.classes, &folder)?;
+    let without = "to quantise without measuring the accuracy, leave --data out";
+    let samples = measured(data, &model.metadata.classes, &folder, without)?;
     let loader = Loader::new(
         samples,
         transform.clone(),
@@ -358,7 +381,7 @@ fn text(report: &Quantized) -> Outcome {
         _ => print::line("  accuracy not measured; --data DIR measures it")?,
     }
     match &report.kept_float[..] {
-        [] => print::line("  every operator that can be is in integers"),
+        [] => print::line("  every operator that can be quantized is in int8"),
         kept => print::line(&format!("  kept in float: {}", kept.join(", "))),
     }
 }

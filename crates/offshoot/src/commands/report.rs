@@ -1,18 +1,19 @@
 //! `offshoot report`
 
-use std::path::PathBuf;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use offshoot::Error;
 use offshoot_graph::Executor as _;
 use offshoot_graph::text::{path_text, shown};
 use offshoot_train::report::{REPORT_FILE, write};
-use offshoot_train::run::{RESULTS_FILE, has_results};
+use offshoot_train::run::{RESULTS_FILE, begins_as_results};
 use serde_json::json;
 
 use super::arguments::Processor;
 use super::destination::writable_file;
-use super::{Outcome, print};
+use super::{Failure, Outcome, print};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -28,19 +29,31 @@ pub(crate) struct Arguments {
 
 impl Arguments {
     pub(crate) fn run(self) -> Outcome {
-        if !has_results(&self.run) {
-            let run = shown(&self.run);
-            return Err(Error::Input(format!(
-                "{run}: no {RESULTS_FILE} of a run in this folder; is it a run of `offshoot train` with a finished epoch?"
-            ))
-            .into());
-        }
+        check_results(&self.run)?;
         writable_file(&self.run.join(REPORT_FILE))?;
-        write(&self.run, &self.processor.executor()?.describe())?;
+        let damaged = write(&self.run, &self.processor.executor()?.describe())?;
+        damaged.iter().for_each(|text| print::warning(text));
         let path = self.run.join(REPORT_FILE);
         match self.json {
             true => print::json(&json!({"path": path_text(path)})),
             false => print::line(&shown(path)),
+        }
+    }
+}
+
+/// An error where the folder has no table of finished epochs to report on.
+fn check_results(run: &Path) -> Result<(), Failure> {
+    match begins_as_results(run) {
+        Ok(true) => Ok(()),
+        Err(source) if source.kind() != ErrorKind::NotFound => {
+            Err(Error::Io { path: run.join(RESULTS_FILE), action: "read", source }.into())
+        }
+        _ => {
+            let run = shown(run);
+            Err(Error::Input(format!(
+                "{run}: no {RESULTS_FILE} of a run in this folder; is it a run of `offshoot train` with a finished epoch?"
+            ))
+            .into())
         }
     }
 }

@@ -42,13 +42,13 @@ pub(crate) struct Arguments {
     #[arg(long, help_heading = "Model", value_name = "FILE.toml")]
     recipe: Option<PathBuf>,
     /// Number of epochs [default: 30].
-    #[arg(long, help_heading = "Optimisation", value_name = "N", value_parser = whole::<u64>("epochs"))]
+    #[arg(long, help_heading = "Optimization", value_name = "N", value_parser = whole::<u64>("epochs"))]
     epochs: Option<u64>,
     /// Batch size [default: 16].
-    #[arg(long, help_heading = "Optimisation", value_name = "N", value_parser = whole::<usize>("batch_size"))]
+    #[arg(long, help_heading = "Optimization", value_name = "N", value_parser = whole::<usize>("batch_size"))]
     batch_size: Option<usize>,
     /// Peak learning rate [default: 0.001].
-    #[arg(long, help_heading = "Optimisation", value_name = "X", allow_negative_numbers = true)]
+    #[arg(long, help_heading = "Optimization", value_name = "X", allow_negative_numbers = true)]
     lr: Option<f64>,
     /// New classification head: linear or mlp:256, with an optional dropout [default: linear,dropout=0.2].
     #[arg(long, help_heading = "Model", value_name = "HEAD")]
@@ -68,60 +68,60 @@ pub(crate) struct Arguments {
     freeze_norms: Option<bool>,
     /// Optimizer state that is reset at an unfreezing: new (that of the newly unfrozen parameters) or all [default:
     /// new].
-    #[arg(long, help_heading = "Optimisation", value_name = "WHOSE", value_parser = rebuild)]
+    #[arg(long, help_heading = "Optimization", value_name = "WHOSE", value_parser = rebuild)]
     rebuild: Option<Rebuild>,
     /// Learning rate of the parameters that match a pattern. May be given several times.
-    #[arg(long, help_heading = "Optimisation", value_name = "PATTERN=LR", value_parser = lr_group)]
+    #[arg(long, help_heading = "Optimization", value_name = "PATTERN=LR", value_parser = lr_group)]
     lr_group: Vec<(String, f64)>,
     /// Layer-wise learning rate decay: each layer's learning rate is this factor times that of the layer after it
     /// [default: 1].
-    #[arg(long, help_heading = "Optimisation", value_name = "X", allow_negative_numbers = true)]
+    #[arg(long, help_heading = "Optimization", value_name = "X", allow_negative_numbers = true)]
     layer_decay: Option<f64>,
     /// Learning rate schedule: cosine, constant, onecycle, step:EPOCHS,gamma=0.1 or plateau:patience=10 [default:
     /// cosine].
-    #[arg(long, help_heading = "Optimisation", value_name = "NAME")]
+    #[arg(long, help_heading = "Optimization", value_name = "NAME")]
     schedule: Option<ScheduleKind>,
     /// Learning rate warm-up, as a fraction of the steps of each stage [default: 0.05; 0 for onecycle].
-    #[arg(long, help_heading = "Optimisation", value_name = "X", allow_negative_numbers = true)]
+    #[arg(long, help_heading = "Optimization", value_name = "X", allow_negative_numbers = true)]
     warmup: Option<f64>,
     /// Gradient accumulation steps: batches per optimizer update [default: 1].
-    #[arg(long, help_heading = "Optimisation", value_name = "N", value_parser = whole::<usize>("accumulate"))]
+    #[arg(long, help_heading = "Optimization", value_name = "N", value_parser = whole::<usize>("accumulate"))]
     accumulate: Option<usize>,
     /// Clip the gradient to this 2-norm [default: no clipping].
-    #[arg(long, help_heading = "Optimisation", value_name = "X", allow_negative_numbers = true)]
+    #[arg(long, help_heading = "Optimization", value_name = "X", allow_negative_numbers = true)]
     clip_norm: Option<f64>,
     /// Clip each element of the gradient to this absolute value [default: no clipping].
-    #[arg(long, help_heading = "Optimisation", value_name = "X", allow_negative_numbers = true)]
+    #[arg(long, help_heading = "Optimization", value_name = "X", allow_negative_numbers = true)]
     clip_value: Option<f64>,
     /// Keep and validate an exponential moving average (EMA) of the weights with this decay per step, such as 0.99.
-    #[arg(long, help_heading = "Optimisation", value_name = "DECAY", allow_negative_numbers = true)]
+    #[arg(long, help_heading = "Optimization", value_name = "DECAY", allow_negative_numbers = true)]
     ema: Option<f64>,
     /// Validate the average of the weights of this many last epochs at the end, and keep it if it is better.
-    #[arg(long, help_heading = "Optimisation", value_name = "N", value_parser = whole::<u64>("average_last"))]
+    #[arg(long, help_heading = "Optimization", value_name = "N", value_parser = whole::<u64>("average_last"))]
     average_last: Option<u64>,
     /// Early stopping: end after this many epochs without a better validation accuracy (counted once everything is
     /// unfrozen).
-    #[arg(long, help_heading = "Optimisation", value_name = "N", value_parser = whole::<u64>("patience"))]
+    #[arg(long, help_heading = "Optimization", value_name = "N", value_parser = whole::<u64>("patience"))]
     patience: Option<u64>,
     /// Early-stopping minimum improvement: validation accuracy must rise by more than this to count as better [default:
     /// 0].
-    #[arg(long, help_heading = "Optimisation", value_name = "X", allow_negative_numbers = true)]
+    #[arg(long, help_heading = "Optimization", value_name = "X", allow_negative_numbers = true)]
     min_delta: Option<f64>,
     /// Optimizer: sgd, adam or adamw [default: adamw].
-    #[arg(long, help_heading = "Optimisation", value_name = "NAME", value_parser = optimizer)]
+    #[arg(long, help_heading = "Optimization", value_name = "NAME", value_parser = optimizer)]
     optimizer: Option<OptimizerKind>,
     /// Weight decay; not applied to biases and norms [default: 0.01].
-    #[arg(long, help_heading = "Optimisation", value_name = "X", allow_negative_numbers = true)]
+    #[arg(long, help_heading = "Optimization", value_name = "X", allow_negative_numbers = true)]
     weight_decay: Option<f64>,
     /// Momentum of SGD [default: 0.9].
-    #[arg(long, help_heading = "Optimisation", value_name = "X", allow_negative_numbers = true)]
+    #[arg(long, help_heading = "Optimization", value_name = "X", allow_negative_numbers = true)]
     momentum: Option<f64>,
     /// Label smoothing: the fraction of the target that is spread over all classes [default: 0].
-    #[arg(long, help_heading = "Optimisation", value_name = "X", allow_negative_numbers = true)]
+    #[arg(long, help_heading = "Optimization", value_name = "X", allow_negative_numbers = true)]
     label_smoothing: Option<f64>,
     /// Class weights in the loss: balanced (inverse to the number of pictures), or CLASS=WEIGHT, which may be given
     /// several times.
-    #[arg(long, help_heading = "Optimisation", value_name = "WHICH", value_parser = class_weight)]
+    #[arg(long, help_heading = "Optimization", value_name = "WHICH", value_parser = class_weight)]
     class_weights: Vec<ClassWeight>,
     /// Sample every class equally often in an epoch.
     #[arg(long, help_heading = "Data")]
@@ -133,17 +133,17 @@ pub(crate) struct Arguments {
     #[arg(long, help_heading = "Augmentation", value_name = "SIZE@PERCENT%")]
     progressive: Vec<Progressive>,
     /// Mixed precision: off, bf16 or fp16 (with loss scaling) [default: off].
-    #[arg(long, help_heading = "Optimisation", value_name = "MODE")]
+    #[arg(long, help_heading = "Optimization", value_name = "MODE")]
     amp: Option<Amp>,
     /// What to do with a step whose loss or gradient is NaN or infinite: stop ends the run, skip leaves the step out,
     /// rollback goes back to the last good checkpoint and halves the learning rate [default: stop].
-    #[arg(long, help_heading = "Optimisation", value_name = "POLICY", value_parser = on_nonfinite)]
+    #[arg(long, help_heading = "Optimization", value_name = "POLICY", value_parser = on_nonfinite)]
     on_nonfinite: Option<OnNonFinite>,
     /// Fraction of the pictures held out for validation, where there is no `val` folder [default: 0.2].
     #[arg(long, help_heading = "Data", value_name = "X", allow_negative_numbers = true)]
     val_fraction: Option<f64>,
     /// Random seed [default: 0].
-    #[arg(long, help_heading = "Optimisation", value_name = "N", value_parser = whole::<u64>("seed"))]
+    #[arg(long, help_heading = "Optimization", value_name = "N", value_parser = whole::<u64>("seed"))]
     seed: Option<u64>,
     #[command(flatten)]
     cache: CacheArguments,
@@ -156,7 +156,7 @@ pub(crate) struct Arguments {
     #[arg(long, help_heading = "Output")]
     resume: bool,
     /// Longest time between two checkpoints; one is written after each epoch in any case.
-    #[arg(long, help_heading = "Output", value_name = "SECONDS", default_value_t = 600)]
+    #[arg(long, help_heading = "Output", value_name = "SECONDS", default_value_t = 600, value_parser = whole::<u64>("checkpoint_every"))]
     checkpoint_every: u64,
     /// Treat a picture that cannot be read as an error instead of skipping it.
     #[arg(long, help_heading = "Data")]
@@ -166,7 +166,7 @@ pub(crate) struct Arguments {
     json: bool,
 }
 
-/// How what a frozen part says about pictures is kept, so that it is computed once and not in every epoch.
+/// How features of frozen layers are cached.
 #[derive(Args)]
 struct CacheArguments {
     /// Folder of the cached backbone features; runs share it [default: offshoot/features in the user's cache folder].
@@ -278,6 +278,7 @@ impl Arguments {
             writable_folder(&self.out)?;
         }
         let executor = self.processor.executor()?;
+        self.check_data(&recipe)?;
         // Before the run directory is made.
         Transform::new(&recipe.preprocessing)?;
         let data = Dataset::open(&recipe.data, &recipe.folder_options())?;
@@ -312,6 +313,22 @@ impl Arguments {
         printed
     }
 
+    /// An error where the pictures of the run to resume are not where they were.
+    fn check_data(&self, recipe: &Recipe) -> Result<(), Failure> {
+        if !self.resume || !has_checkpoint(&self.out) || recipe.data.exists() {
+            return Ok(());
+        }
+        let (run, data) = (word(&self.out), &recipe.data);
+        let text = match &self.data {
+            Some(_) => "no such folder; DATA is where the pictures of the run are now".to_owned(),
+            None => format!(
+                "the folder of the run's pictures is not there any more; where it has been moved, give its new place: offshoot train DATA \
+                 --resume --out {run}"
+            ),
+        };
+        Err(Error::Input(format!("{}: {text}", shown(data))).into())
+    }
+
     /// What there is to warn of before a run starts.
     fn warnings(&self, recipe: &Recipe, data: &Dataset) -> Vec<String> {
         if self.resume && has_checkpoint(&self.out) {
@@ -323,7 +340,7 @@ impl Arguments {
         if recipe.weights.is_none() && published {
             let name = &recipe.model;
             warnings.push(format!(
-                "{name} starts from random weights; `offshoot pull {name}` brings trained ones for --weights"
+                "{name} starts from random weights; `offshoot pull {name}` downloads pretrained ones for --weights"
             ));
         }
         let Some(weights) = &recipe.weights else { return warnings };

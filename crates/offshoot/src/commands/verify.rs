@@ -82,7 +82,7 @@ impl Arguments {
         comparison.ok &= disagreements.is_empty();
         if !comparison.finite {
             print::warning(&format!(
-                "{}: one of them gives NaN or infinities, and what gives no numbers answers like nothing; `offshoot check` finds the layer",
+                "{}: one of them gives NaN or infinities, so it cannot be compared; `offshoot check` finds the layer",
                 self.names()
             ));
         }
@@ -137,7 +137,7 @@ impl Arguments {
         if self.json {
             return print::json(comparison);
         }
-        let verdict = if comparison.ok { "answers like" } else { "DOES NOT answer like" };
+        let verdict = if comparison.ok { "matches" } else { "DOES NOT match" };
         print::line(&format!("{} {verdict} {}", shown(&self.file), shown(self.against())))?;
         if pictures == 0 {
             return Ok(());

@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::quantize::is_quantized;
 use crate::source::ModelSource;
 
-/// No file that is further from its model is written: its answers have nothing in common with the model's.
+/// No file that is further from its model is written: its outputs have nothing in common with the model's.
 pub(crate) const MOST_TOLERANCE: f64 = 10.0;
 
 /// Above 1 only by rounding.
@@ -60,7 +60,7 @@ impl Manifest {
     }
 
     /// Checks that the file or package at `path` is what the manifest beside it describes, where there is one: a damaged file
-    /// would give other answers without a word.
+    /// would silently give other outputs.
     ///
     /// # Errors
     /// When it is another, or cannot be read.
@@ -188,18 +188,11 @@ fn check_file(folder: &Path, file: &ManifestFile) -> Result<Option<String>> {
         return Ok(Some(format!("the manifest names `{name}`, which is not below its folder")));
     }
     let path = folder.join(below);
-    let meta = match path.metadata() {
-        Ok(meta) if meta.is_file() => meta,
-        _ => return Ok(Some(format!("`{name}`, which the manifest names, is missing"))),
-    };
-    if meta.len() != file.bytes {
-        let (is, stated) = (meta.len(), file.bytes);
-        return Ok(Some(format!(
-            "`{name}` is not the file that the manifest describes: it has {is} bytes, not {stated}"
-        )));
+    if !path.is_file() {
+        return Ok(Some(format!("`{name}`, which the manifest names, is missing")));
     }
-    let same = sha256(&path)?.eq_ignore_ascii_case(&file.sha256);
-    Ok((!same).then(|| format!("`{name}` is not the file that the manifest describes: its SHA-256 differs")))
+    let difference = file.difference(&path)?;
+    Ok(difference.map(|how| format!("`{name}` is not the file that the manifest describes: {how}")))
 }
 
 /// What belongs to the file or package at `path` and is not among the `named` files.

@@ -50,7 +50,7 @@ impl Address {
         Address { path: format!("{}/{name}", self.path.trim_end_matches('/')), ..self.clone() }
     }
 
-    /// Where an answer of this address leads to, or why nobody goes there.
+    /// The target of a redirect from this address, or why it is not followed.
     pub(super) fn follow(&self, location: &str) -> Result<Address, String> {
         let unread = || "it redirects to what is no http:// or https:// URL".to_owned();
         let to = self.resolve(location).ok_or_else(unread)?;

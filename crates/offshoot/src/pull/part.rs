@@ -27,7 +27,7 @@ pub(super) struct Part {
 }
 
 impl Part {
-    /// Opens the part of `target`, made where there is none. Waits as long as another process downloads it, and hears by `waiting` how
+    /// Opens the part of `target`, made where there is none. Waits as long as another process downloads it, and `waiting` is given how
     /// much that has got. `None` where `target` is there then.
     ///
     /// # Errors

@@ -21,7 +21,7 @@ pub(super) struct Named {
     pub(super) proxy: Proxy,
 }
 
-/// What the environment says of proxies.
+/// The proxy settings of the environment.
 #[derive(Debug)]
 pub(super) struct Proxies {
     http: Option<Named>,

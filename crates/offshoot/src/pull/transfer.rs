@@ -1,4 +1,4 @@
-//! One request and its answer, redirects followed.
+//! One request and its response, redirects followed.
 
 use std::io::{self, Read};
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ const MAX_REDIRECTS: usize = 10;
 pub struct Patience {
     /// For a connection, encryption included.
     pub connection: Duration,
-    /// For the head of an answer.
+    /// For the head of a response.
     pub answer: Duration,
     /// For the next bytes.
     pub idle: Duration,
@@ -38,7 +38,7 @@ impl Default for Patience {
 }
 
 impl Patience {
-    /// For all of `bytes`. The body of an answer may be sent so that none of it counts as bytes of the file.
+    /// For all of `bytes`. The body of a response may be sent so that none of it counts as bytes of the file.
     fn body(&self, bytes: u64) -> Duration {
         let periods = bytes / self.bytes_per_period.max(1) + 2;
         self.period.saturating_mul(u32::try_from(periods).unwrap_or(u32::MAX))
@@ -50,7 +50,7 @@ impl Patience {
     }
 }
 
-/// The answer to a request.
+/// The response to a request.
 pub(super) struct Answer {
     /// Who gave it, after redirects.
     pub(super) from: Address,
@@ -126,7 +126,7 @@ fn reason(error: &ureq::Error, patience: Patience) -> String {
             format!("the server has sent nothing for {} s", patience.idle.as_secs_f64())
         }
         ureq::Error::Timeout(Timeout::RecvResponse) => {
-            format!("the server has not answered within {} s", patience.answer.as_secs_f64())
+            format!("the server has not responded within {} s", patience.answer.as_secs_f64())
         }
         ureq::Error::Timeout(Timeout::RecvBody) => "the server takes far too long".to_owned(),
         ureq::Error::Timeout(_) => {
@@ -154,9 +154,7 @@ impl Answer {
         let kind = self.header(header::CONTENT_TYPE).unwrap_or_default().to_ascii_lowercase();
         let encoding = self.header(header::CONTENT_ENCODING).unwrap_or("identity").trim();
         if kind.starts_with("text/html") {
-            return Some(
-                "the server answers with a web page, not with the file; it may ask for a login".to_owned(),
-            );
+            return Some("the server sent a web page, not the file; it may ask for a login".to_owned());
         }
         let plain = encoding.is_empty() || encoding.eq_ignore_ascii_case("identity");
         (!plain).then(|| "the server sends the file compressed, which it was not asked for".to_owned())

@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 
 use serde_json::Value;
 
-/// The classes of [`World::data`] and the colour of their pictures.
+/// The classes of [`World::data`] and the color of their pictures.
 pub(crate) const CLASSES: [(&str, [u8; 3]); 3] =
     [("blue", [40, 40, 200]), ("green", [40, 200, 40]), ("red", [200, 40, 40])];
 

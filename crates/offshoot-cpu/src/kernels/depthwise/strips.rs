@@ -3,7 +3,7 @@
 //!
 //! A task takes a part of a picture's rows, a strip at a time, and of a strip a block of channels after the other. The rows of a block
 //! lie together in scratch, in a ring, since the next strip reads some of them too; they have zeros beside them, so that no pixel is at
-//! a border. Strips depend on the shape alone, so the result is the same bits for any number of threads.
+//! a border. Strips depend on the shape alone, so the result is bit-identical for any number of threads.
 
 use std::ops::Range;
 
@@ -104,7 +104,7 @@ fn blocks(group: Channels) -> impl Iterator<Item = Channels> {
     (group.first..end).step_by(BLOCK).map(move |first| Channels { first, n: BLOCK.min(end - first) })
 }
 
-/// Packed weights block by block: taps times [`BLOCK`] floats, with zeros where channels end.
+/// Packed weights block by block: kernel elements times [`BLOCK`] floats, with zeros where channels end.
 fn by_blocks(shape: &ConvShape, packed: &[f32]) -> Vec<f32> {
     let mut to = Vec::with_capacity(shape.in_c.div_ceil(BLOCK) * taps(shape) * BLOCK);
     for Channels { first, n } in blocks(Channels { first: 0, n: shape.in_c }) {

@@ -1,4 +1,4 @@
-//! Dense and grouped convolution of bytes, and with one pixel a picture the product of matrices.
+//! int8 dense and grouped convolution, and with one pixel a picture the product of matrices.
 //!
 //! A task takes a block of output pixels and multiplies the bytes under their windows with packed panels of the filter,
 //! keeping sums in registers over the whole reduction. A window of one pixel is read where it lies. Of larger ones a task
@@ -393,7 +393,7 @@ impl Blocks {
     }
 }
 
-/// Whether windows are rows of neighbouring elements of some lines of the padded picture, and worth reading there: tiles
+/// Whether windows are rows of neighboring elements of some lines of the padded picture, and worth reading there: tiles
 /// of pixels fill the output's lines, all but a ninth, as gathering windows costs about as much as that.
 fn fits_strips(shape: &ConvShape, packing: Packing) -> bool {
     let ConvShape { kernel, strides, dilations, pads, groups, in_w, out_h, out_w, .. } = *shape;

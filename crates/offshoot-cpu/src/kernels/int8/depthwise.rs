@@ -1,7 +1,7 @@
-//! Depthwise convolution of bytes, vectorised over channels.
+//! int8 depthwise convolution, vectorized over channels.
 //!
 //! It sums in f32, where whole numbers below 2^24 are exact: 514 products of bytes and weights stay below. Where there is
-//! an instruction for four products of bytes, four rows of a window go into a lane. A tile of neighbouring pixels is kept in
+//! an instruction for four products of bytes, four rows of a window go into a lane. A tile of neighboring pixels is kept in
 //! registers. Pixels outside of the picture are a pixel of zero points.
 
 use super::super::ConvShape;
@@ -161,7 +161,7 @@ impl QuadKernel for Task<'_> {
 
 /// How a tile is summed.
 trait Sums<S: Integers> {
-    /// The sums of `n` channels from `first` on of neighbouring pixels, under whose windows of `K` x `K` are the `COLUMNS`
+    /// The sums of `n` channels from `first` on of neighboring pixels, under whose windows of `K` x `K` are the `COLUMNS`
     /// columns `x`.
     ///
     /// # Safety
@@ -274,7 +274,7 @@ impl Task<'_> {
         self.x.as_ptr().wrapping_add(((image * in_h + h) * in_w + w) * in_c)
     }
 
-    /// Neighbouring pixels of row `h`, which is in the picture, from column `w` on.
+    /// Neighboring pixels of row `h`, which is in the picture, from column `w` on.
     #[inline(always)]
     fn line<const N: usize>(&self, h: usize, w: usize, pixels: &mut [*const u8; N]) {
         let ConvShape { in_h, in_w, in_c, out_h, .. } = *self.shape;
@@ -320,7 +320,7 @@ impl Task<'_> {
         }
     }
 
-    /// Stores `n` channels of neighbouring pixels from element `to` on.
+    /// Stores `n` channels of neighboring pixels from element `to` on.
     #[inline(always)]
     unsafe fn store<S: Integers>(&self, sums: &[S::V], to: usize, n: usize, scale: *const f32) {
         let channels = self.shape.out_c;

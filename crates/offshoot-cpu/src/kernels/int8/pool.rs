@@ -1,4 +1,4 @@
-//! Pooling of bytes.
+//! int8 pooling.
 
 use std::ops::Range;
 

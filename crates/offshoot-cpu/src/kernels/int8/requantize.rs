@@ -11,7 +11,7 @@ pub struct Requantize {
     pub bounds: [u8; 2],
 }
 
-/// What is added to a requantised result y before it is stored:
+/// What is added to a requantized result y before it is stored:
 /// clamp(round((y - zero_point) * scale + (x - its zero point) * its scale) + zero_point, bounds), saturated to a byte.
 #[derive(Clone, Copy, Debug)]
 pub struct Residual<'a> {

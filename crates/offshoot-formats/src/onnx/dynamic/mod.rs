@@ -2,7 +2,7 @@
 //! bytes, everything else stays.
 //!
 //! A matrix becomes one signed byte a weight with a scale for each output ([`offshoot_graph::int8`]). What it is multiplied
-//! with is quantised at each run, by the smallest and the largest number in it:
+//! with is quantized at each run, by the smallest and the largest number in it:
 //!
 //! ```text
 //! y = MatMul(a, W)   ->   q, s, z = DynamicQuantizeLinear(a)
@@ -41,7 +41,7 @@ use super::{MAX_FILE, MICROSOFT};
 use crate::elements::write_le;
 use crate::error::Problem;
 
-/// The first operator set with DynamicQuantizeLinear.
+/// The first opset with DynamicQuantizeLinear.
 const OPSET: i64 = 11;
 
 /// The first version of the container in which an initializer need not be an input, too.
@@ -145,13 +145,13 @@ pub(super) fn quantize(bytes: Bytes, path: Option<&Path>) -> Result<DynamicModel
 fn nothing_to_do(report: &DynamicReport) -> Problem {
     let what = match report.kept_float.first() {
         Some(KeptFloat { node, reason }) => {
-            format!("no product or LSTM of it can be quantised (`{node}`: {reason})")
+            format!("no product or LSTM of it can be quantized (`{node}`: {reason})")
         }
         None => "no MatMul, Gemm, LSTM or embedding in it has stored float weights".into(),
     };
     let way_out = match report.convolutions {
         0 => "Give a float model with linear layers, LSTMs or embeddings",
-        _ => "Its weights are in convolutions: quantise it with `--mode static`",
+        _ => "Its weights are in convolutions: quantize it with `--mode static`",
     };
     Problem::unsupported("ONNX graph", what, way_out)
 }
@@ -161,7 +161,7 @@ fn sized(fields: &[Field]) -> Result<Vec<u8>, Problem> {
     let bytes = join(fields);
     if bytes.len() as u64 > MAX_FILE {
         let what = format!("an ONNX file of {} bytes", bytes.len());
-        return Err(Problem::TooLarge { place: "quantised model".into(), what, limit: MAX_FILE });
+        return Err(Problem::TooLarge { place: "quantized model".into(), what, limit: MAX_FILE });
     }
     Ok(bytes)
 }
@@ -170,7 +170,7 @@ fn domain(body: &Bytes) -> String {
     OperatorSetIdProto::decode(body.clone()).ok().and_then(|set| set.domain).unwrap_or_default()
 }
 
-/// Whether the file names its operator set; an error where that has no dynamic quantisation.
+/// Whether the file names its opset; an error where that has no dynamic quantization.
 fn has_operator_set(model: &[Field]) -> Result<bool, Problem> {
     for body in model.iter().filter_map(|f| f.tagged(tag::MODEL_OPSET)) {
         let set = OperatorSetIdProto::decode(body.clone())
@@ -180,8 +180,7 @@ fn has_operator_set(model: &[Field]) -> Result<bool, Problem> {
             return if version >= OPSET {
                 Ok(true)
             } else {
-                let what =
-                    format!("it uses operator set {version}; dynamic int8 needs {OPSET} or a newer one");
+                let what = format!("it uses opset {version}; dynamic int8 needs {OPSET} or a newer one");
                 let way_out =
                     "Export it again with `opset_version=17`, or convert it with `onnx.version_converter`";
                 Err(Problem::unsupported("ONNX file", what, way_out))
@@ -464,7 +463,7 @@ impl Pass {
         Ok(Field::new(tag::GRAPH_INITIALIZER, &join(&fields)))
     }
 
-    /// A node that would be quantised stays as it is.
+    /// A node that would be quantized stays as it is.
     fn keep(&mut self, node: NodeView<'_>, reason: impl Into<String>) {
         self.report.kept_float.push(KeptFloat { node: node.name().to_owned(), reason: reason.into() });
     }

@@ -218,7 +218,7 @@ fn concatenated(inputs: &[Tensor], axis: usize) -> Option<Tensor> {
     Tensor::new(shape, Data::F32(data)).ok()
 }
 
-/// Neighbours along one axis.
+/// Neighbors along one axis.
 fn sliced(inputs: &[Tensor]) -> Option<Tensor> {
     let x = inputs.first()?;
     let one = |i: usize| match inputs.get(i)?.as_i64()? {

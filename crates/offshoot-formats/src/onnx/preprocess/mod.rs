@@ -15,7 +15,7 @@ use crate::error::Problem;
 /// The input of a file that prepares its pictures: u8 RGB, [batch_size, height, width, 3], any height and width.
 pub(super) const IMAGE: &str = "image";
 
-/// The first operator set whose Resize is antialiased, as Pillow's and ours are.
+/// The first opset whose Resize is antialiased, as Pillow's and ours are.
 pub(super) const OPSET: i64 = 18;
 
 /// What every name begins with that is made here.
@@ -250,7 +250,7 @@ impl Preparation {
             let colour = self.byte("background", red);
             return (self.node("padded", "Pad", &[x, &pads, &colour], Vec::new()), long);
         }
-        // A Pad has one colour: each channel has its own.
+        // A Pad has one color: each channel has its own.
         let axis = self.ints("channel_axis", &[1]);
         let channels =
             [("red", red, 0), ("green", green, 1), ("blue", blue, 2)].map(|(name, byte, index)| {

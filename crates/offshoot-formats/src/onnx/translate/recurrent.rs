@@ -4,7 +4,8 @@ use offshoot_graph::op::Direction;
 use offshoot_graph::{Data, Dim, Op, Role, Source, Tensor, ValueId};
 
 use super::super::attributes::NodeView;
-use super::{MAX_ELEMENTS, Operand, SIMPLIFY, Stored, Translator};
+use super::{Operand, SIMPLIFY, Stored, Translator};
+use crate::elements::check_activation;
 use crate::error::Problem;
 
 /// Inputs of LSTM that come before those of bytes: X, W, R, B, sequence_lens, initial_h, initial_c, P.
@@ -21,10 +22,7 @@ impl<'a> Translator<'a> {
             .filter(|&units| units <= 1 << 24)
             .ok_or_else(|| node.damaged("its weights have no three axes"))?;
         let steps = self.shape(x).0.first().and_then(Dim::fixed).unwrap_or(1);
-        if steps.saturating_mul(ways).saturating_mul(units) > MAX_ELEMENTS {
-            let what = format!("its gates at {steps} steps are too large for one row of the batch");
-            return Err(Problem::TooLarge { place: node.place(), what, limit: MAX_ELEMENTS as u64 });
-        }
+        check_activation(&node.place(), [steps, ways, units].into_iter())?;
         let mut operands = vec![x];
         for index in [1, 2] {
             let stored = self.stored(node, index)?;
@@ -113,11 +111,12 @@ impl<'a> Translator<'a> {
         if zeros {
             Ok(())
         } else {
-            Err(node.unsupported("its weights do not lie around 0, as signed bytes", super::FLOAT))
+            Err(node
+                .unsupported("its weights are not symmetric around 0, as signed bytes need", super::FLOAT))
         }
     }
 
-    /// The scale of each gate unit, of which the file may have one for each way.
+    /// The scale of each gate unit, of which the file may have one for each direction.
     fn gate_scales(
         &mut self,
         node: NodeView<'a>,

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use offshoot_graph::op::Binary;
 use offshoot_graph::{DType, Data, Op, Tensor, ValueId};
 
 use super::super::attributes::NodeView;
@@ -94,9 +95,10 @@ impl<'a> Translator<'a> {
             translator.graph.add_constant(&name, Tensor::f32([], vec![number]))
         };
         let zero = number(self, "zero", -f32::from(zero_point));
-        let centred = self.push_named(&format!("{}.centred", node.name()), Op::Add, &[x, zero])?;
+        let centred =
+            self.push_named(&format!("{}.centred", node.name()), Op::Binary(Binary::Add), &[x, zero])?;
         let scale = number(self, "step", step);
-        self.push(node, Op::Mul, &[centred, scale]).map(Operand::Value)
+        self.push(node, Op::Binary(Binary::Mul), &[centred, scale]).map(Operand::Value)
     }
 
     /// Rows of bytes times the scale of each: what we write where the rows of a table differ in size.

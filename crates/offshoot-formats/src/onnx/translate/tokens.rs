@@ -2,14 +2,15 @@
 
 use std::rc::Rc;
 
-use offshoot_graph::op::SequenceOp;
+use offshoot_graph::op::{Binary, Reduce, SequenceOp};
 use offshoot_graph::{DType, Data, Dim, Op, Role, Shape, Tensor, ValueId};
 
 use super::super::attributes::NodeView;
 use super::super::dynamic::moved;
 use super::super::fold::{MAX_NUMBERS, Number};
 use super::tables::{Rows, is_part_of_bytes};
-use super::{Filled, MAX_ELEMENTS, Operand, SIMPLIFY, Stored, Translator};
+use super::{Filled, Operand, SIMPLIFY, Stored, Translator};
+use crate::elements::MAX_ELEMENTS;
 use crate::error::Problem;
 
 /// Types of ONNX that a Cast may name.
@@ -18,14 +19,6 @@ const INTEGERS: [i64; 2] = [6, 7];
 const BOOL: i64 = 9;
 
 impl<'a> Translator<'a> {
-    pub(super) fn sequence(&mut self, node: NodeView<'a>, op: SequenceOp) -> Result<ValueId, Problem> {
-        let mut inputs = Vec::new();
-        for index in 0..node.proto.input.len() {
-            inputs.push(self.any(node, index)?);
-        }
-        self.push(node, Op::Sequence(op), &inputs)
-    }
-
     // ---- rows of tables ----
 
     /// Rows of a table, or one place of an axis.
@@ -277,7 +270,7 @@ impl<'a> Translator<'a> {
         self.rows(node, first, index)
     }
 
-    // ---- numbers of tokens, and truth values ----
+    // ---- numbers of tokens, and booleans ----
 
     /// A Cast of what is computed at each run.
     pub(super) fn cast(&mut self, node: NodeView<'a>, x: ValueId) -> Result<ValueId, Problem> {
@@ -297,7 +290,7 @@ impl<'a> Translator<'a> {
         Err(node.unsupported("a cast to integers is not read", SIMPLIFY))
     }
 
-    /// Whether `x` is a truth value of ONNX: an f32 of 1 or 0 here.
+    /// Whether `x` is a boolean of ONNX: an f32 of 1 or 0 here.
     fn is_truth(&self, mut x: ValueId) -> bool {
         while !self.truths.contains(&x) {
             let Some(producer) = self.graph.producer(x) else { return false };
@@ -330,7 +323,7 @@ impl<'a> Translator<'a> {
         if self.is_truth(x) {
             return Ok(x);
         }
-        Err(node.unsupported(format!("its input {index} is no truth value that is read"), SIMPLIFY))
+        Err(node.unsupported(format!("its input {index} is no boolean that can be read"), SIMPLIFY))
     }
 
     /// Tokens that are a number.
@@ -368,7 +361,7 @@ impl<'a> Translator<'a> {
     pub(super) fn both_or_either(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
         let (a, b) = (self.truth(node, 0)?, self.truth(node, 1)?);
         let result = match node.op() {
-            "And" => self.push(node, Op::Mul, &[a, b])?,
+            "And" => self.push(node, Op::Binary(Binary::Mul), &[a, b])?,
             _ => self.push(node, Op::Sequence(SequenceOp::Where), &[a, a, b])?,
         };
         self.truths.insert(result);
@@ -384,24 +377,30 @@ impl<'a> Translator<'a> {
         Ok(result)
     }
 
-    /// a - b, where b is computed at each run.
-    pub(super) fn difference(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
-        let (a, b) = (self.any(node, 0)?, self.any(node, 1)?);
-        let minus = self.number(node, "minus_one", -1.0);
-        let negative = self.push_named(&format!("{}.negative", node.name()), Op::Mul, &[b, minus])?;
-        self.push(node, Op::Add, &[a, negative])
-    }
-
-    /// The sum over axes that are given.
-    pub(super) fn sum(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
-        let mut x = self.value(node, 0)?;
+    /// A reduction over axes that are given, or over all but the batch.
+    pub(super) fn reduction(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
+        let op = Reduce::from_onnx(node.op()).ok_or_else(|| node.damaged("it is no reduction"))?;
+        let x = self.value(node, 0)?;
         let rank = self.shape(x).rank();
         let axes = self.ints(node, 1, "axes")?.filter(|axes| !axes.is_empty() && axes.len() <= rank);
-        let axes = axes.ok_or_else(|| node.unsupported("only a sum over given axes is read", SIMPLIFY))?;
+        let axes =
+            axes.ok_or_else(|| node.unsupported("only a reduction over given axes is read", SIMPLIFY))?;
         let axes = axes.iter().map(|&a| node.place_of(a, rank)).collect::<Result<Vec<_>, _>>()?;
-        for &axis in &axes {
+        self.reduced(node, x, op, &axes)
+    }
+
+    /// A reduction of `x` over axes, which stay or not as the node says.
+    pub(super) fn reduced(
+        &mut self,
+        node: NodeView<'a>,
+        mut x: ValueId,
+        op: Reduce,
+        axes: &[usize],
+    ) -> Result<ValueId, Problem> {
+        let rank = self.shape(x).rank();
+        for &axis in axes {
             let name = format!("{}.axis{axis}", node.name());
-            x = self.push_named(&name, Op::Sequence(SequenceOp::Sum { axis }), &[x])?;
+            x = self.push_named(&name, Op::Reduce { op, axis }, &[x])?;
         }
         if node.int("keepdims", 1) != 0 {
             return Ok(x);

@@ -26,12 +26,6 @@ impl Writer<'_, '_> {
                 self.attribute(int("to", element_type(DType::Bool).into()));
                 ("Where", Vec::new())
             }
-            SequenceOp::Tanh => ("Tanh", Vec::new()),
-            SequenceOp::Div => ("Div", Vec::new()),
-            SequenceOp::Sum { axis } => {
-                inputs.push(self.numbers(node, "axes", vec![axis as i64])?);
-                ("ReduceSum", vec![int("keepdims", 1)])
-            }
         };
         let mut proto = proto_node(op, &node.name, inputs, self.name(node.outputs[0]));
         proto.attribute = attributes;

@@ -15,7 +15,7 @@ use offshoot_train::data_check::{
 };
 use serde::Serialize;
 
-use super::super::arguments::{PreprocessingArguments, Processor};
+use super::super::arguments::{PreprocessingArguments, Processor, whole};
 use super::super::{Outcome, print};
 
 #[derive(Args)]
@@ -32,7 +32,7 @@ pub(crate) struct Arguments {
     #[arg(long, help_heading = "Data", value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(2..=100))]
     folds: u64,
     /// Maximum number of suspected wrong labels to print.
-    #[arg(long, help_heading = "Output", value_name = "N", default_value_t = 40)]
+    #[arg(long, help_heading = "Output", value_name = "N", default_value_t = 40, value_parser = whole::<usize>("suspects"))]
     top: usize,
     #[command(flatten)]
     preprocessing: PreprocessingArguments,
@@ -42,7 +42,7 @@ pub(crate) struct Arguments {
     #[arg(long, help_heading = "Data", value_name = "X", allow_negative_numbers = true)]
     val_fraction: Option<f64>,
     /// Random seed of the split and the folds [default: 0].
-    #[arg(long, help_heading = "Data", value_name = "N")]
+    #[arg(long, help_heading = "Data", value_name = "N", value_parser = whole::<u64>("seed"))]
     seed: Option<u64>,
     /// Exit with 1 if anything is found.
     #[arg(long, help_heading = "Output")]
@@ -65,9 +65,9 @@ struct Report {
     unreadable: Vec<Unreadable>,
     duplicates: Vec<Duplicate>,
     balance: Balance,
-    /// How many files of each kind were left out, being pictures of kinds that are not read, by the ending of the name.
+    /// How many files of each kind were left out, being pictures of kinds that are not read, by the file extension.
     unread_kinds: BTreeMap<String, usize>,
-    /// How many files are no pictures, by the ending of the name.
+    /// How many files are no pictures, by the file extension.
     other_files: BTreeMap<String, usize>,
     /// How the folder was read.
     notes: Vec<String>,
@@ -171,17 +171,15 @@ impl Report {
         }
         let [identical, reencoded, near] = [Kinship::Identical, Kinship::Reencoded, Kinship::Near]
             .map(|kind| self.duplicates.iter().filter(|pair| pair.kind == kind).count());
-        print::line(&format!(
-            "duplicates    {identical} identical, {reencoded} encoded again, {near} alike"
-        ))?;
+        print::line(&format!("duplicates    {identical} identical, {reencoded} re-encoded, {near} similar"))?;
         for pair in &self.duplicates {
             print::line(&pair_line(pair))?;
         }
         self.print_balance()?;
         match &self.labels {
-            None => print::line("labels        not looked at; give --model NAME --weights FILE"),
+            None => print::line("labels        not checked; give --model NAME --weights FILE"),
             Some(labels) => {
-                print::line(&format!("labels        {} look wrong, the surest first", labels.len()))?;
+                print::line(&format!("labels        {} look wrong, the most certain first", labels.len()))?;
                 labels.iter().try_for_each(|suspect| print::line(&suspect_line(suspect)))
             }
         }
@@ -215,8 +213,8 @@ fn place(Member { path, split, class }: &Member) -> String {
 fn pair_line(pair: &Duplicate) -> String {
     let kind = match pair.kind {
         Kinship::Identical => "identical",
-        Kinship::Reencoded => "encoded again",
-        Kinship::Near => "alike",
+        Kinship::Reencoded => "re-encoded",
+        Kinship::Near => "similar",
     };
     let mut notes = String::new();
     if pair.across_splits {

@@ -207,7 +207,7 @@ fn class(data: &Dataset, sample: &Sample) -> String {
     data.classes[sample.label].clone()
 }
 
-/// What the network is to say of a picture.
+/// The target for a picture.
 fn target(batch: &Batch, i: usize, data: &Dataset) -> [String; 2] {
     let class = |label: i64| &data.classes[label as usize];
     let own = class(batch.labels[i]);

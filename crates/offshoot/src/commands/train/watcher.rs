@@ -50,7 +50,7 @@ impl Watcher {
                 let kept = if *best { "   kept as the best" } else { "" };
                 print::aside(&format!("average of the last epochs   {accuracy}{kept}"));
             }
-            Event::Ended => print::aside("ended early: validation has not got better"),
+            Event::Ended => print::aside("stopped early: the validation accuracy has not improved"),
             Event::Features { done, total } => {
                 let bar = self.bar(*total as u64, "features");
                 bar.set_position(*done as u64);

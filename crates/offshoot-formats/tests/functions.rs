@@ -1,0 +1,110 @@
+//! Every function of one element, of two, and every reduction, in every format: what is written is read back and computes
+//! the same.
+
+#![allow(clippy::unwrap_used)] // a test's panic is its failure
+
+mod onnx_support;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use offshoot_formats::{coreml, onnx, torchscript};
+use offshoot_graph::Model;
+
+use onnx_support::{difference, functions, logits};
+
+const SHAPE: [usize; 4] = [2, 3, 8, 8];
+
+/// Compares each function's model with what `again` makes of it, at a shape; all that differ are named at once.
+fn compare(shape: &[usize], again: impl Fn(&Model) -> Result<Model, String>) {
+    let mut wrong = Vec::new();
+    for (name, model) in functions() {
+        match again(&model) {
+            Ok(read) => {
+                let difference = difference(&logits(&read, shape), &logits(&model, shape));
+                if difference.is_nan() || difference > 2e-6 {
+                    wrong.push(format!("{name}: differs by {difference}"));
+                }
+            }
+            Err(error) => wrong.push(format!("{name}: {error}")),
+        }
+    }
+    assert_eq!(wrong, Vec::<String>::new());
+}
+
+#[test]
+fn every_function_goes_through_onnx() {
+    for opset in [13, 14, 17, 18, 20, 21] {
+        let options = onnx::Options { opset, ..onnx::Options::default() };
+        compare(&SHAPE, |model| {
+            let bytes = onnx::write_bytes(model, options).map_err(|e| e.to_string())?;
+            Ok(onnx::read_bytes(bytes).map_err(|e| format!("operator set {opset}: {e}"))?.model)
+        });
+    }
+}
+
+#[test]
+fn every_function_goes_through_torchscript() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.pt");
+    compare(&SHAPE, |model| {
+        torchscript::write(&path, model, torchscript::Options::default()).map_err(|e| e.to_string())?;
+        Ok(torchscript::read(&path, None).map_err(|e| e.to_string())?.model)
+    });
+}
+
+#[test]
+fn every_function_goes_through_core_ml() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.mlpackage");
+    let options = coreml::Options { precision: coreml::Precision::F32, ..coreml::Options::default() };
+    compare(&[1, 3, 8, 8], |model| {
+        coreml::write(&path, model, options).map_err(|e| e.to_string())?;
+        coreml::read(&path).map_err(|e| e.to_string())
+    });
+}
+
+/// Runs a script of `scripts/` with the Python peers.
+fn check(script: &str, files: &[String]) {
+    let home = std::env::var("HOME").unwrap_or_default();
+    let peers = std::env::var("OFFSHOOT_PEERS")
+        .map_or(PathBuf::from(home).join(".cache/offshoot/peers"), PathBuf::from);
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts").join(script);
+    let output = Command::new(peers.join("bin/python")).arg(script).args(files).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}");
+}
+
+/// Writes each function's model with `write`, and what it computes beside it: the arguments of a script.
+fn written(folder: &Path, extension: &str, write: impl Fn(&Path, &Model)) -> Vec<String> {
+    let file = |(name, model): (String, Model)| {
+        let path = folder.join(format!("{name}.{extension}"));
+        write(&path, &model);
+        let beside = folder.join(format!("{name}.{extension}.json"));
+        let golden = serde_json::json!({"shape": SHAPE, "logits": logits(&model, &SHAPE)});
+        std::fs::write(&beside, golden.to_string()).unwrap();
+        format!("{}={}", path.display(), beside.display())
+    };
+    functions().into_iter().map(file).collect()
+}
+
+#[test]
+#[ignore = "needs the light Python peers (OFFSHOOT_PEERS)"]
+fn onnx_runtime_computes_every_function_alike() {
+    for opset in [13, 17, 18, 20] {
+        let folder = tempfile::tempdir().unwrap();
+        let options = onnx::Options { opset, ..onnx::Options::default() };
+        let files = written(folder.path(), "onnx", |path, model| onnx::write(path, model, options).unwrap());
+        check("check_onnx.py", &files);
+    }
+}
+
+#[test]
+#[ignore = "needs the Python peers (OFFSHOOT_PEERS)"]
+fn pytorch_computes_every_function_alike() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = written(folder.path(), "pt", |path, model| {
+        torchscript::write(path, model, torchscript::Options::default()).unwrap();
+    });
+    check("check_torchscript.py", &files);
+}
