@@ -121,7 +121,7 @@ pub(crate) fn copy_rows<E: Stored>(
 /// # Panics
 /// When `dy` has not a row for each index.
 pub(crate) fn add_rows(dy: &[f32], width: usize, indices: &[i64], table: &mut [f32]) -> Result<(), i64> {
-    assert_eq!(dy.len(), indices.len() * width, "rows of {width}");
+    assert_eq!(dy.len(), elements([indices.len(), width]), "rows of {width}");
     let rows = table.len().checked_div(width).unwrap_or(0);
     table.fill(0.0);
     for (at, &index) in indices.iter().enumerate() {
