@@ -42,10 +42,8 @@ fn sums_otherwise<E: Element>(isa: Isa) -> bool {
 
 #[track_caller]
 fn assert_near(what: &str, found: &[f32], wanted: &[f32], tolerance: f32) {
-    let most = wanted.iter().fold(0.0f32, |most, x| most.max(x.abs()));
-    for (i, (f, w)) in found.iter().zip(wanted).enumerate() {
-        assert!((f - w).abs() <= tolerance * most, "{what}: element {i} is {f}, not {w}");
-    }
+    let difference = offshoot_testing::difference(found, wanted);
+    assert!(difference <= f64::from(tolerance), "{what}: off by {difference} of the largest element");
 }
 
 #[track_caller]

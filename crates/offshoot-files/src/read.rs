@@ -157,7 +157,7 @@ mod tests {
         {
             std::fs::write(&path, [1; 100]).unwrap();
             File::options().write(true).open(&path).unwrap().set_len(1 << 40).unwrap();
-            assert!(open(&path).unwrap_err().to_string().contains("holes"));
+            assert!(open(&path).unwrap_err().to_string().contains("sparse"));
         }
         std::fs::write(&path, [0xff]).unwrap();
         assert_eq!(read_text(&path, Kind::RECIPE).unwrap_err().kind(), io::ErrorKind::InvalidData);

@@ -31,11 +31,10 @@ fn files(path: &Path) -> [Vec<u8>; 3] {
 }
 
 /// The largest difference relative to the largest logit.
-fn difference(model: &Model, other: &Model) -> f32 {
+fn difference(model: &Model, other: &Model) -> f64 {
     let size = model.metadata.preprocessing.size;
     let [a, b] = [model, other].map(|m| logits(m, &[2, 3, size, size]));
-    let largest = a.iter().fold(0.0f32, |most, x| most.max(x.abs()));
-    a.iter().zip(&b).fold(0.0f32, |most, (x, y)| most.max((x - y).abs())) / largest
+    offshoot_testing::difference(&b, &a)
 }
 
 #[test]

@@ -10,8 +10,9 @@ use std::process::Command;
 
 use offshoot_formats::{coreml, onnx, torchscript};
 use offshoot_graph::Model;
+use offshoot_testing::difference;
 
-use onnx_support::{difference, functions, logits};
+use onnx_support::{functions, logits};
 
 const SHAPE: [usize; 4] = [2, 3, 8, 8];
 

@@ -14,9 +14,10 @@ use offshoot_formats::onnx::{self, DynamicModel, Options};
 use offshoot_graph::model::{INPUT, OUTPUT};
 use offshoot_graph::passes::{LossOptions, dynamic_int8, training_graph};
 use offshoot_graph::{DType, Executor, Model, Op, Tensor};
+use offshoot_testing::difference;
 use serde_json::{Value, json};
 
-use onnx_support::{check_dynamic as check, difference, everything};
+use onnx_support::{check_dynamic as check, everything};
 
 fn golden(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/dynamic").join(name)

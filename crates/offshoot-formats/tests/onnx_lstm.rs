@@ -11,9 +11,10 @@ use offshoot_formats::onnx::{self, ReadOptions};
 use offshoot_graph::model::{INPUT, OUTPUT};
 use offshoot_graph::passes::{freeze, fuse};
 use offshoot_graph::{Executor, Graph, Op, Tensor, Weights};
+use offshoot_testing::difference;
 use serde_json::{Value, json};
 
-use onnx_support::{check_dynamic as check, difference};
+use onnx_support::check_dynamic as check;
 
 fn golden(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/lstm").join(name)

@@ -11,9 +11,10 @@ use offshoot_formats::onnx::{self, Options, ReadOptions};
 use offshoot_graph::model::OUTPUT;
 use offshoot_graph::passes::{freeze, fuse};
 use offshoot_graph::{DType, ExecuteError, Executor, Model, Op, Tensor};
+use offshoot_testing::difference;
 use serde_json::{Map, Value, json};
 
-use onnx_support::{check_dynamic as check, difference};
+use onnx_support::check_dynamic as check;
 
 const ANY: ReadOptions = ReadOptions { size: None, any_input: true };
 

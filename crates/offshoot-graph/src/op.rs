@@ -32,7 +32,7 @@ mod unary;
 
 pub use binary::{Binary, BinaryRow};
 pub use reduce::{Reduce, ReduceRow};
-pub use unary::{Alpha, Attribute, Autocast, Derivative, Fixed, Name, Row, Unary};
+pub use unary::{Alpha, Attribute, Autocast, Derivative, Fixed, Name, Range, Row, Unary};
 
 use crate::shape::Shape;
 use crate::tensor::DType;

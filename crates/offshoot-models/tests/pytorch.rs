@@ -38,13 +38,7 @@ fn run(graph: &Graph, weights: &Weights, input: &Tensor) -> Vec<f32> {
 
 /// The largest difference relative to the largest logit.
 fn difference(found: &[f32], wanted: &[f32]) -> f32 {
-    assert_eq!(found.len(), wanted.len());
-    let largest = wanted.iter().fold(0.0, |m: f32, x| m.max(x.abs()));
-    found
-        .iter()
-        .zip(wanted)
-        .fold(0.0, |m: f32, (a, b)| m.max(if (a - b).is_nan() { f32::INFINITY } else { (a - b).abs() }))
-        / largest
+    offshoot_testing::difference(found, wanted) as f32
 }
 
 /// The logits that PyTorch computed in f64 from the weights in the same file.

@@ -24,9 +24,7 @@ fn golden<T: for<'de> Deserialize<'de>>(name: &str) -> T {
 
 /// The largest difference relative to the largest number.
 fn difference(ours: &[f32], theirs: &[f64]) -> f64 {
-    assert_eq!(ours.len(), theirs.len());
-    let scale = theirs.iter().fold(1e-30, |max: f64, x| max.max(x.abs()));
-    ours.iter().zip(theirs).fold(0.0, |max, (&a, &b)| f64::max(max, (f64::from(a) - b).abs())) / scale
+    offshoot_testing::difference_above(ours, theirs, 1e-30)
 }
 
 #[derive(Deserialize)]

@@ -20,7 +20,7 @@ fn a_page_lists_no_more_than_can_be_read() {
     fs::write(run.path().join("results.csv"), "epoch,train_loss,val_accuracy,seconds\n1,0.5,0.5,1\n")
         .unwrap();
     file("health.csv", "epoch,group,weight_norm,gradient_norm", &|i| format!("1,layer{i},1.5,0.5"));
-    file("groups.csv", "stage,epoch,group,parameters,trainable,learning_rate,weight_decay", &|i| {
+    file("groups.csv", "stage,after_epoch,group,parameters,trainable,learning_rate,weight_decay", &|i| {
         format!("1,0,layer{i},10,true,0.1,0")
     });
     file("pictures.csv", "set,class,path", &|i| format!("train,class{i},{i}.png"));

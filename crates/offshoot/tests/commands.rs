@@ -110,7 +110,7 @@ fn resume_of_a_finished_run_prints_the_result_again_and_of_nothing_starts() {
     assert_eq!(said.code, Some(2));
     assert_eq!(
         said.err,
-        "error: run: the run was started with other settings: `epochs` is 1 there and 2 here, `lr` is 0.001 there and \
+        "error: run: the run was started with other settings: `lr` is 0.001 there and \
          0.01 here. Leave them out to resume it, or start another run with --out\n"
     );
 }

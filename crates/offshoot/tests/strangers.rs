@@ -184,7 +184,7 @@ fn what_is_no_file_is_refused_and_not_waited_for() {
     );
     world.write("huge.onnx", world.read("m.onnx"));
     fs::File::options().write(true).open(world.path("huge.onnx")).unwrap().set_len(1 << 40).unwrap();
-    refused(&world, "inspect huge.onnx", &["huge.onnx", "holes"]);
+    refused(&world, "inspect huge.onnx", &["huge.onnx", "sparse"]);
 }
 
 #[test]

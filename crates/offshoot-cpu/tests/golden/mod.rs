@@ -227,19 +227,7 @@ pub(crate) fn same_bits(a: &Tensor, b: &Tensor) -> bool {
 pub(crate) fn difference(found: &Tensor, wanted: &Tensor, what: &str) -> f32 {
     assert_eq!(found.shape(), wanted.shape(), "{what}");
     let (found, wanted) = (found.as_f32().unwrap(), wanted.as_f32().unwrap());
-    let largest = wanted.iter().fold(0.01f32, |m, x| m.max(x.abs()));
-    let worst = found.iter().zip(wanted).fold(0.0f32, |m, (a, b)| {
-        let d = (a - b).abs();
-        // A NaN must not pass.
-        if d <= m {
-            m
-        } else if d.is_nan() {
-            f32::INFINITY
-        } else {
-            d
-        }
-    });
-    worst / largest
+    offshoot_testing::difference_above(found, wanted, 0.01) as f32
 }
 
 /// What disagrees: a test names all of it, not the first.

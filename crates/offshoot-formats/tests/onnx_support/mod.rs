@@ -185,12 +185,3 @@ pub(crate) fn check_dynamic(arguments: &[&Path], tolerance: &str) {
     let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{text}");
 }
-
-/// The largest difference relative to the largest of `b`.
-pub(crate) fn difference(a: &[f32], b: &[f32]) -> f32 {
-    assert_eq!(a.len(), b.len());
-    let largest = b.iter().fold(0.0f32, |m, x| m.max(x.abs()));
-    // `max` would pass over a NaN.
-    let furthest = |m: f32, d: f32| if d.is_nan() || d > m { d } else { m };
-    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0f32, furthest) / largest
-}

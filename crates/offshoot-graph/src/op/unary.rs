@@ -57,6 +57,9 @@ pub struct Fixed {
     pub value: f64,
 }
 
+/// A function from a member's numbers and the bounds of x, low and high, to those of the result.
+pub type Range = fn(&[f32], (f64, f64)) -> (f64, f64);
+
 /// All that is known of a member of [`Unary`] beside its function, which an executor has.
 #[derive(Clone, Copy, Debug)]
 pub struct Row {
@@ -81,7 +84,7 @@ pub struct Row {
     /// Whether it makes probabilities of logits.
     pub probability: bool,
     /// The bounds of the result for x within bounds, with the member's numbers.
-    pub range: fn(&[f32], (f64, f64)) -> (f64, f64),
+    pub range: Range,
 }
 
 const PLAIN: Row = Row {

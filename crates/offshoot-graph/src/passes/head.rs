@@ -2,7 +2,7 @@
 
 use super::rewrite::{Rewriter, prune};
 use crate::graph::{Graph, GraphError, Node, ValueId};
-use crate::op::Op;
+use crate::op::{Op, Unary};
 
 /// What stands behind a value and operators without parameters that heads have: a linear layer or a convolution.
 pub fn layer_before(graph: &Graph, value: ValueId) -> Option<&Node> {
@@ -10,7 +10,7 @@ pub fn layer_before(graph: &Graph, value: ValueId) -> Option<&Node> {
     loop {
         match node.op {
             Op::Gemm(_) | Op::Conv(_) => return Some(node),
-            Op::Unary(_)
+            Op::Unary(Unary::Relu | Unary::Sigmoid | Unary::HardSigmoid(_) | Unary::Clip(_))
             | Op::Dropout { .. }
             | Op::Identity
             | Op::Softmax { .. }
