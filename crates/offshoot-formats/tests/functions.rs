@@ -5,6 +5,7 @@
 
 mod onnx_support;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -12,7 +13,7 @@ use offshoot_formats::{coreml, onnx, torchscript};
 use offshoot_graph::Model;
 use offshoot_testing::difference;
 
-use onnx_support::{functions, logits};
+use onnx_support::{Golden, functions, logits};
 
 const SHAPE: [usize; 4] = [2, 3, 8, 8];
 
@@ -63,6 +64,23 @@ fn every_function_goes_through_core_ml() {
         coreml::write(&path, model, options).map_err(|e| e.to_string())?;
         coreml::read(&path).map_err(|e| e.to_string())
     });
+}
+
+#[test]
+fn files_of_pytorch_with_every_function_compute_what_it_does() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/functions");
+    let table = std::fs::read_to_string(folder.join("logits.json")).unwrap();
+    let table: BTreeMap<String, Golden> = serde_json::from_str(&table).unwrap();
+    assert_eq!(table.len(), 3);
+    for (name, golden) in table {
+        let path = folder.join(&name);
+        let model = match name.ends_with(".pt") {
+            true => torchscript::read(&path, Some(6)).unwrap().model,
+            false => onnx::read(&path).unwrap().model,
+        };
+        let difference = difference(&logits(&model, &golden.shape), &golden.logits);
+        assert!(difference < 2e-6, "{name}: {difference}");
+    }
 }
 
 /// Runs a script of `scripts/` with the Python peers.

@@ -346,8 +346,8 @@ impl<'a> Translator<'a> {
             }
             // The picture with its axes as the file has them.
             Operand::ChannelsLast(id) => {
-                let name = format!("{}.channels_last", node.name());
-                self.push_named(&name, Op::Transpose { perm: vec![0, 2, 3, 1] }, &[id])
+                // The file's own name: what is written and read again keeps it.
+                self.push_named(node.required(index)?, Op::Transpose { perm: vec![0, 2, 3, 1] }, &[id])
             }
             Operand::Dynamic(Dynamic::Product { x, matrix, less, scale, node: name }) => {
                 let id = self.dynamic_product(&name, x, (&matrix, less), &scale, None)?;
