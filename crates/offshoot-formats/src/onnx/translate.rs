@@ -266,6 +266,7 @@ impl<'a> Translator<'a> {
             "Reshape" => return self.reshape(node),
             "Clip" => return self.clip(node),
             "Max" | "Min" if self.is_one_bound(node)? => return self.extreme(node),
+            "Max" | "Min" if node.proto.input.len() == 1 => return self.operand(node, 0),
             "Max" | "Min" => self.extremes(node),
             "Pow" => self.power(node),
             "Dropout" => return self.dropout(node),
