@@ -398,11 +398,14 @@ impl<'a> Translator<'a> {
         axes: &[usize],
     ) -> Result<ValueId, Problem> {
         let rank = self.shape(x).rank();
+        let kept = node.int("keepdims", 1) != 0;
         for &axis in axes {
-            let name = format!("{}.axis{axis}", node.name());
+            // One axis alone keeps the node's name, so that what was written reads the same.
+            let part = format!("{}.axis{axis}", node.name());
+            let name = if axes.len() == 1 && kept { node.name().to_owned() } else { part };
             x = self.push_named(&name, Op::Reduce { op, axis }, &[x])?;
         }
-        if node.int("keepdims", 1) != 0 {
+        if kept {
             return Ok(x);
         }
         let kept = (0..rank).filter(|axis| !axes.contains(axis));
