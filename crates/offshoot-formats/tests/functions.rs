@@ -6,14 +6,13 @@
 mod onnx_support;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
 use offshoot_formats::{coreml, onnx, torchscript};
 use offshoot_graph::Model;
 use offshoot_testing::difference;
 
-use onnx_support::{Golden, functions, logits};
+use onnx_support::{Golden, check_with, functions, logits};
 
 const SHAPE: [usize; 4] = [2, 3, 8, 8];
 
@@ -83,17 +82,6 @@ fn files_of_pytorch_with_every_function_compute_what_it_does() {
     }
 }
 
-/// Runs a script of `scripts/` with the Python peers.
-fn check(script: &str, files: &[String]) {
-    let home = std::env::var("HOME").unwrap_or_default();
-    let peers = std::env::var("OFFSHOOT_PEERS")
-        .map_or(PathBuf::from(home).join(".cache/offshoot/peers"), PathBuf::from);
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts").join(script);
-    let output = Command::new(peers.join("bin/python")).arg(script).args(files).output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{text}");
-}
-
 /// Writes each function's model with `write`, and what it computes beside it: the arguments of a script.
 fn written(folder: &Path, extension: &str, write: impl Fn(&Path, &Model)) -> Vec<String> {
     let file = |(name, model): (String, Model)| {
@@ -114,7 +102,7 @@ fn onnx_runtime_computes_every_function_alike() {
         let folder = tempfile::tempdir().unwrap();
         let options = onnx::Options { opset, ..onnx::Options::default() };
         let files = written(folder.path(), "onnx", |path, model| onnx::write(path, model, options).unwrap());
-        check("check_onnx.py", &files);
+        check_with("check_onnx.py", &files);
     }
 }
 
@@ -125,5 +113,5 @@ fn pytorch_computes_every_function_alike() {
     let files = written(folder.path(), "pt", |path, model| {
         torchscript::write(path, model, torchscript::Options::default()).unwrap();
     });
-    check("check_torchscript.py", &files);
+    check_with("check_torchscript.py", &files);
 }

@@ -4,24 +4,15 @@
 
 mod onnx_support;
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
-
 use offshoot_formats::onnx::{self, Options};
 use offshoot_graph::passes::{fold_batch_norm, freeze};
 use offshoot_graph::{Model, Op};
 
-use onnx_support::{classifier, everything, golden, logits, mobile};
+use onnx_support::{check_with, classifier, everything, golden, logits, mobile};
 
 /// Runs scripts/check_onnx.py over `files`.
 fn check(files: &[String]) {
-    let home = std::env::var("HOME").unwrap_or_default();
-    let peers = std::env::var("OFFSHOOT_PEERS")
-        .map_or(PathBuf::from(home).join(".cache/offshoot/peers"), PathBuf::from);
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/check_onnx.py");
-    let output = Command::new(peers.join("bin/python")).arg(script).args(files).output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{text}");
+    check_with("check_onnx.py", files);
 }
 
 #[test]

@@ -217,6 +217,12 @@ pub(super) fn for_offsets<const N: usize>(
     }
 }
 
+/// [`for_offsets`] of two operands that are broadcast to `shape`.
+fn for_pairs(operands: [&[usize]; 2], shape: &[usize], visit: impl FnMut(usize, [usize; 2])) {
+    let strides = operands.map(|own| broadcast_strides(own, shape));
+    for_offsets(shape, strides.each_ref().map(Vec::as_slice), visit);
+}
+
 /// out = a op b with NumPy's broadcasting; `shape` is the result's. Plain and serial: for small operands.
 ///
 /// # Panics
@@ -228,8 +234,7 @@ pub fn broadcast_binary<E: Element>(
     shape: &[usize],
     out: &mut [E],
 ) {
-    let (a_strides, b_strides) = (broadcast_strides(a_shape, shape), broadcast_strides(b_shape, shape));
-    for_offsets(shape, [&a_strides, &b_strides], |i, [at_a, at_b]| {
+    for_pairs([a_shape, b_shape], shape, |i, [at_a, at_b]| {
         out[i] = E::from_f32(scalar(op, a[at_a].to_f32(), b[at_b].to_f32()));
     });
 }
@@ -247,8 +252,7 @@ pub(crate) fn broadcast_slope<E: Element>(
     shape: &[usize],
     out: &mut [E],
 ) {
-    let (a_strides, b_strides) = (broadcast_strides(a_shape, shape), broadcast_strides(b_shape, shape));
-    for_offsets(shape, [&a_strides, &b_strides], |i, [at_a, at_b]| {
+    for_pairs([a_shape, b_shape], shape, |i, [at_a, at_b]| {
         let slope = slope(op, slot, a[at_a].to_f32(), b[at_b].to_f32());
         out[i] = E::from_f32(if slope == 0.0 { 0.0 } else { dy[i].to_f32() * slope });
     });

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::Rc;
 
 use offshoot_graph::op::{
-    AveragePool, BatchNormalization, Binary, Clip, Conv, Gemm, LayerNormalization, Pool, Unary,
+    AveragePool, BatchNormalization, Binary, Clip, Conv, Gemm, LayerNormalization, Pool, Reduce, Unary,
 };
 use offshoot_graph::{DType, Data, Dim, DimOp, Graph, Op, Role, Shape, Tensor, ValueId, Weights};
 
@@ -265,9 +265,8 @@ impl<'a> Translator<'a> {
             "MatMul" => return self.matmul(node),
             "Reshape" => return self.reshape(node),
             "Clip" => return self.clip(node),
-            "Max" | "Min" if self.is_one_bound(node)? => return self.extreme(node),
-            "Max" | "Min" if node.proto.input.len() == 1 => return self.operand(node, 0),
-            "Max" | "Min" => self.extremes(node),
+            "Max" => return self.extreme(node, Binary::Max),
+            "Min" => return self.extreme(node, Binary::Min),
             "Pow" => self.power(node),
             "Dropout" => return self.dropout(node),
             "Add" => return self.add(node),
@@ -282,7 +281,8 @@ impl<'a> Translator<'a> {
                 };
             }
             "MatMulInteger" => return self.dynamic_sums(node),
-            "Sub" | "Div" if self.is_computed(node, 1)? => self.two(node),
+            "Sub" if self.is_computed(node, 1)? => self.pairwise(node, Binary::Sub, 2),
+            "Div" if self.is_computed(node, 1)? => self.pairwise(node, Binary::Div, 2),
             "Sub" => return self.binary(node, Op::Binary(Binary::Add), |x| -x),
             "Div" => return self.binary(node, Op::Binary(Binary::Mul), |x| 1.0 / x),
             "ReduceMean" => return self.reduce_mean(node),
@@ -300,7 +300,6 @@ impl<'a> Translator<'a> {
             "Not" => self.not(node),
             "And" | "Or" => self.both_or_either(node),
             "Where" => self.choice(node),
-            "ReduceSum" | "ReduceMax" | "ReduceMin" | "ReduceL2" => self.reduction(node),
             "Unsqueeze" => self.unsqueeze(node),
             "Expand" => self.expand(node),
             "GlobalAveragePool" => self.unary(node, Op::GlobalAveragePool),
@@ -309,11 +308,14 @@ impl<'a> Translator<'a> {
             "AveragePool" => self.average_pool(node),
             "Flatten" => self.flatten(node),
             "Squeeze" => self.squeeze(node),
-            _ => Err(node.unsupported(
-                "this operator is not read",
-                "offshoot reads convolutional networks, transformers and LSTMs of the usual operators; give a PyTorch \
-                 checkpoint with `--model NAME --weights FILE` where there is one",
-            )),
+            op => match Reduce::from_onnx(op) {
+                Some(op) => self.reduction(node, op),
+                None => Err(node.unsupported(
+                    "this operator is not read",
+                    "offshoot reads convolutional networks, transformers and LSTMs of the usual operators; give a PyTorch \
+                     checkpoint with `--model NAME --weights FILE` where there is one",
+                )),
+            },
         }
         .map(Operand::Value)
     }
@@ -1231,22 +1233,12 @@ impl<'a> Translator<'a> {
         }
     }
 
-    /// A function of two operands, of which any may be stored.
-    fn two(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
-        let binary =
-            Binary::from_onnx(node.op()).ok_or_else(|| node.damaged("it is no function of two elements"))?;
-        let inputs = [self.any(node, 0)?, self.any(node, 1)?];
-        self.push(node, Op::Binary(binary), &inputs)
-    }
-
-    /// Max and Min of values: two and two of them.
-    fn extremes(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
-        let binary =
-            Binary::from_onnx(node.op()).ok_or_else(|| node.damaged("it is no function of two elements"))?;
+    /// A function of the first two of `count` operands, of the result and the third, and so on. Any may be stored.
+    fn pairwise(&mut self, node: NodeView<'a>, op: Binary, count: usize) -> Result<ValueId, Problem> {
         let mut result = self.any(node, 0)?;
-        for index in 1..node.proto.input.len() {
+        for index in 1..count {
             let other = self.any(node, index)?;
-            result = self.push(node, Op::Binary(binary), &[result, other])?;
+            result = self.push(node, Op::Binary(op), &[result, other])?;
         }
         Ok(result)
     }
@@ -1259,7 +1251,7 @@ impl<'a> Translator<'a> {
             Some(&[1.0]) => Ok(x),
             Some(&[2.0]) => self.push(node, Op::Binary(Binary::Mul), &[x, x]),
             Some(&[0.5]) => self.push(node, Op::Unary(Unary::Sqrt), &[x]),
-            Some(_) | None => self.two(node),
+            Some(_) | None => self.pairwise(node, Binary::Pow, 2),
         }
     }
 
@@ -1269,47 +1261,40 @@ impl<'a> Translator<'a> {
         self.elementwise(node, Op::Unary(Unary::Clip(Clip { min, max })))
     }
 
-    /// Whether a Max or Min is that of a value and one number.
-    fn is_one_bound(&mut self, node: NodeView<'a>) -> Result<bool, Problem> {
-        if node.proto.input.len() != 2 {
-            return Ok(false);
+    /// Max and Min. Of a value and one number it is half of a Clip, as converters of TensorFlow write ReLU6.
+    fn extreme(&mut self, node: NodeView<'a>, op: Binary) -> Result<Operand<'a>, Problem> {
+        let count = node.proto.input.len();
+        if count == 1 {
+            return self.operand(node, 0);
         }
-        let mut bounds = 0;
-        for index in 0..2 {
-            let one = matches!(self.numbers(node, index)?.and_then(|n| n.known()).as_deref(), Some(&[_]));
-            bounds += usize::from(one && !self.is_computed(node, index)?);
-        }
-        Ok(bounds == 1)
+        let (value, bound) = match (self.one_number(node, 0)?, self.one_number(node, 1)?) {
+            (None, Some(bound)) if count == 2 => (0, bound),
+            (Some(bound), None) if count == 2 => (1, bound),
+            _ => return self.pairwise(node, op, count).map(Operand::Value),
+        };
+        let clip = match op == Binary::Max {
+            true => Clip { min: bound, ..Clip::NONE },
+            false => Clip { max: bound, ..Clip::NONE },
+        };
+        let (x, channels_last) = self.laid_out(node, value)?;
+        Ok(laid(self.push(node, Op::Unary(Unary::Clip(clip)), &[x])?, channels_last))
     }
 
-    /// Max and Min of a value and one number: half of a Clip, as converters of TensorFlow write ReLU6.
-    fn extreme(&mut self, node: NodeView<'a>) -> Result<Operand<'a>, Problem> {
-        let two = node.proto.input.len() == 2;
-        for (value, number) in [(0, 1), (1, 0)].into_iter().filter(|_| two) {
-            let Some(&[bound]) = self.numbers(node, number)?.and_then(|n| n.known()).as_deref() else {
-                continue;
-            };
-            let bound = bound as f32;
-            let clip = match node.op() {
-                "Max" => Clip { min: bound, max: f32::INFINITY },
-                _ => Clip { min: f32::NEG_INFINITY, max: bound },
-            };
-            let (x, channels_last) = self.laid_out(node, value)?;
-            return Ok(laid(self.push(node, Op::Unary(Unary::Clip(clip)), &[x])?, channels_last));
+    /// Input `index`, where it is one number known before the run.
+    fn one_number(&mut self, node: NodeView<'a>, index: usize) -> Result<Option<f32>, Problem> {
+        match self.numbers(node, index)?.and_then(|n| n.known()).as_deref() {
+            Some(&[number]) => Ok(Some(number as f32)),
+            _ => Ok(None),
         }
-        Err(node.unsupported("only the extreme of a value and one stored number is read", SIMPLIFY))
     }
 
     fn bound(&mut self, node: NodeView<'a>, index: usize, name: &str, none: f32) -> Result<f32, Problem> {
         if node.input(index).is_none() {
             return Ok(node.float(name).unwrap_or(none));
         }
-        match self.numbers(node, index)?.and_then(|n| n.known()).as_deref() {
-            Some(&[bound]) => Ok(bound as f32),
-            _ => {
-                Err(node.unsupported(format!("its {name} is not one number known before the run"), SIMPLIFY))
-            }
-        }
+        self.one_number(node, index)?.ok_or_else(|| {
+            node.unsupported(format!("its {name} is not one number known before the run"), SIMPLIFY)
+        })
     }
 
     fn dropout(&mut self, node: NodeView<'a>) -> Result<Operand<'a>, Problem> {
@@ -1758,7 +1743,7 @@ impl<'a> Translator<'a> {
             return self.mean_of_steps(node, x).map(Operand::Value);
         }
         if rank != 4 || axes != if channels_last { [1, 2] } else { [2, 3] } {
-            return self.reduction(node).map(Operand::Value);
+            return self.reduction(node, Reduce::Mean).map(Operand::Value);
         }
         let mean = self.push(node, Op::GlobalAveragePool, &[x])?;
         if node.int("keepdims", 1) != 0 {

@@ -254,10 +254,6 @@ impl Builder {
             "batch_norm" => return self.batch_norm(call, program),
             "adaptive_avg_pool2d" => return self.global_pool(call),
             "silu" => return self.silu(call, in_place),
-            "mul" | "add" | "sub" | "div" | "maximum" | "max" | "minimum" | "min" | "pow" | "rsub" => {
-                return self.binary(call, operator, in_place, program);
-            }
-            "sum" | "amax" | "amin" | "linalg_vector_norm" | "norm" => return self.reduce(call, operator),
             "rsqrt" => return self.reciprocal_root(call, in_place),
             "relu6" => Op::Unary(Unary::Clip(Clip { min: 0.0, max: 6.0 })),
             "hardtanh" => Op::Unary(Unary::Clip(Clip {
@@ -292,9 +288,13 @@ impl Builder {
                     count_include_pad: call.flag(5, "count_include_pad", true)?,
                 })
             }
-            other => match Unary::from_aten(other) {
-                Some(unary) => Op::Unary(function(call, unary)?),
-                None => return Err(call.unsupported("this operator is not read")),
+            other => match (Unary::from_aten(other), Reduce::from_aten(other)) {
+                (Some(unary), _) => Op::Unary(function(call, unary)?),
+                (None, Some(reduce)) => return self.reduce(call, reduce),
+                (None, None) if other == "rsub" || Binary::from_aten(other).is_some() => {
+                    return self.binary(call, other, in_place, program);
+                }
+                (None, None) => return Err(call.unsupported("this operator is not read")),
             },
         };
         let x = self.tensor(call, 0)?;
@@ -807,7 +807,7 @@ impl Builder {
         let mut axes = axes.iter().map(|&a| call.axis(a, rank)).collect::<Result<Vec<_>, _>>()?;
         axes.sort_unstable();
         if rank != 4 || axes != [2, 3] {
-            return self.reduce(call, "mean");
+            return self.reduce(call, Reduce::Mean);
         }
         let mean = self.push(call, &call.name, Op::GlobalAveragePool, &[x])?;
         if call.flag(2, "keepdim", false)? {
@@ -922,11 +922,10 @@ impl Builder {
     }
 
     /// A reduction along given axes.
-    fn reduce(&mut self, call: &OperatorCall<'_>, operator: &str) -> Result<Value, Problem> {
-        let op = Reduce::from_aten(operator).ok_or_else(|| call.unsupported("this operator is not read"))?;
+    fn reduce(&mut self, call: &OperatorCall<'_>, op: Reduce) -> Result<Value, Problem> {
         let of_norm = usize::from(op == Reduce::L2);
         let order = if op == Reduce::L2 {
-            call.number(1, if operator == "norm" { "p" } else { "ord" }, 2.0)?
+            call.number(1, if call.operator == "norm" { "p" } else { "ord" }, 2.0)?
         } else {
             2.0
         };

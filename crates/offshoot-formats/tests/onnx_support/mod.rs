@@ -1,6 +1,7 @@
 //! Small classifiers made with the graph builder, for the tests of ONNX and TorchScript files.
 #![allow(dead_code)] // each test file uses a part
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -174,14 +175,20 @@ pub(crate) fn functions() -> Vec<(String, Model)> {
     models
 }
 
-/// Runs scripts/check_dynamic.py.
-pub(crate) fn check_dynamic(arguments: &[&Path], tolerance: &str) {
+/// Runs a script of `scripts/` with the Python peers; what it says is the failure where it fails.
+pub(crate) fn check_with(script: &str, arguments: &[impl AsRef<OsStr>]) {
     let home = std::env::var("HOME").unwrap_or_default();
     let peers = std::env::var("OFFSHOOT_PEERS")
         .map_or(PathBuf::from(home).join(".cache/offshoot/peers"), PathBuf::from);
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/check_dynamic.py");
-    let mut command = Command::new(peers.join("bin/python"));
-    let output = command.arg(script).arg(arguments[0]).arg(tolerance).args(&arguments[1..]).output().unwrap();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts").join(script);
+    let output = Command::new(peers.join("bin/python")).arg(script).args(arguments).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{text}");
+}
+
+/// Runs scripts/check_dynamic.py.
+pub(crate) fn check_dynamic(arguments: &[&Path], tolerance: &str) {
+    let mut all: Vec<&OsStr> = arguments.iter().map(|path| path.as_os_str()).collect();
+    all.insert(1, tolerance.as_ref());
+    check_with("check_dynamic.py", &all);
 }

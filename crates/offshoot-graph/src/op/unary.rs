@@ -110,7 +110,7 @@ pub struct Alpha {
 
 /// The numbers that a member holds, in the order of its row's attributes.
 trait Numbers: Copy {
-    /// How many there are.
+    /// Those of the member in [`Unary::ALL`].
     const DEFAULT: Self;
     fn numbers(self) -> Vec<f32>;
     fn with(numbers: &[f32]) -> Self;
@@ -175,9 +175,8 @@ macro_rules! unary {
             pub fn numbers(self) -> Vec<f32> {
                 match self {
                     $(Unary::$member $((held @ $attributes { .. }))? => {
-                        let numbers = Vec::new();
-                        $(let numbers = { let _: Vec<f32> = numbers; <$attributes as Numbers>::numbers(held) };)?
-                        numbers
+                        let held: &[Vec<f32>] = &[$(<$attributes as Numbers>::numbers(held))?];
+                        held.concat()
                     })*
                 }
             }
@@ -270,16 +269,23 @@ unary! {
         range: |_, (low, high)| (low.exp(), high.exp()),
     }
     /// The natural logarithm: NaN below 0, minus infinity at 0
-    Log { onnx: Operator("Log", 6), aten: "log", mil: Operator("log", 0), autocast: Full, range: |_, (low, high)| (low.max(0.0).ln(), high.max(0.0).ln()) }
+    Log {
+        onnx: Operator("Log", 6), aten: "log", mil: Operator("log", 0), autocast: Full,
+        range: |_, (low, high)| (low.max(0.0).ln(), high.max(0.0).ln()),
+    }
     /// The square root: NaN below 0
-    Sqrt { onnx: Operator("Sqrt", 6), aten: "sqrt", mil: Operator("sqrt", 0), derivative: OfOutput, range: |_, (low, high)| (low.max(0.0).sqrt(), high.max(0.0).sqrt()) }
+    Sqrt {
+        onnx: Operator("Sqrt", 6), aten: "sqrt", mil: Operator("sqrt", 0), derivative: OfOutput,
+        range: |_, (low, high)| (low.max(0.0).sqrt(), high.max(0.0).sqrt()),
+    }
     /// -x
     Neg { onnx: Operator("Neg", 6), aten: "neg", range: |_, (low, high)| (-high, -low) }
     /// 1 / x
     Reciprocal { onnx: Operator("Reciprocal", 6), aten: "reciprocal", derivative: OfOutput }
     /// |x|; its derivative at 0 is 0
     Abs {
-        onnx: Operator("Abs", 6), aten: "abs", mil: Operator("abs", 0), range: |_, (low, high)| (low.max(-high).max(0.0), high.max(-low)),
+        onnx: Operator("Abs", 6), aten: "abs", mil: Operator("abs", 0),
+        range: |_, (low, high)| (low.max(-high).max(0.0), high.max(-low)),
     }
     /// log(1 + e^x)
     Softplus {

@@ -4,14 +4,14 @@ use std::collections::HashMap;
 
 use super::rewrite::Rewriter;
 use crate::graph::{Graph, GraphError, Node, Source, ValueId};
-use crate::op::{Autocast as Policy, FusedOp, Op, TrainOp};
+use crate::op::{Autocast, FusedOp, Op, TrainOp};
 use crate::tensor::DType;
 
 /// The op lists.
-fn policy(op: &Op) -> Policy {
+fn policy(op: &Op) -> Autocast {
     match op {
         Op::Conv(_) | Op::Gemm(_) | Op::MatMul | Op::Fused(FusedOp::Conv { .. } | FusedOp::MatMul { .. }) => {
-            Policy::Half
+            Autocast::Half
         }
         Op::Softmax { .. }
         | Op::SoftmaxCrossEntropyLoss(_)
@@ -21,10 +21,10 @@ fn policy(op: &Op) -> Policy {
         | Op::DynamicQuantizeLstm(_)
         | Op::Sequence(_)
         | Op::Reduce { .. }
-        | Op::DynamicQuantizeMatMul { .. } => Policy::Full,
+        | Op::DynamicQuantizeMatMul { .. } => Autocast::Full,
         Op::Unary(unary) => unary.row().autocast,
         Op::Binary(binary) => binary.row().autocast,
-        Op::Concat { .. } => Policy::Widest,
+        Op::Concat { .. } => Autocast::Widest,
         Op::BatchNormalization(_)
         | Op::Transpose { .. }
         | Op::Reshape { .. }
@@ -44,7 +44,7 @@ fn policy(op: &Op) -> Policy {
             | FusedOp::BatchNormApply { .. }
             | FusedOp::BatchNormReduce { .. }
             | FusedOp::BatchNormInput { .. },
-        ) => Policy::Follow,
+        ) => Autocast::Follow,
     }
 }
 
@@ -63,7 +63,7 @@ pub fn autocast(graph: &Graph, half: DType) -> Result<Graph, GraphError> {
         let reason = format!("{half} is no type of mixed precision: give bf16 or f16");
         return Err(GraphError { node: graph.name().into(), op: "Cast", reason });
     }
-    let mut cast = Autocast { rewriter: Rewriter::new(graph), casts: HashMap::new() };
+    let mut cast = Casts { rewriter: Rewriter::new(graph), casts: HashMap::new() };
     for node in graph.nodes() {
         cast.copy(graph, node, half)?;
     }
@@ -75,24 +75,24 @@ pub fn autocast(graph: &Graph, half: DType) -> Result<Graph, GraphError> {
     cast.rewriter.finish()
 }
 
-struct Autocast<'a> {
+struct Casts<'a> {
     rewriter: Rewriter<'a>,
     /// Each value is cast to a type once.
     casts: HashMap<(ValueId, DType), ValueId>,
 }
 
-impl Autocast<'_> {
+impl Casts<'_> {
     fn copy(&mut self, graph: &Graph, node: &Node, half: DType) -> Result<(), GraphError> {
         let mut inputs: Vec<ValueId> = node.inputs.iter().map(|&v| self.rewriter.get(v)).collect();
         let wanted = match policy(&node.op) {
-            Policy::Half => Some(half),
-            Policy::Full => Some(DType::F32),
-            Policy::Widest => self.widest(&inputs),
-            Policy::Follow => None,
+            Autocast::Half => Some(half),
+            Autocast::Full => Some(DType::F32),
+            Autocast::Widest => self.widest(&inputs),
+            Autocast::Follow => None,
         };
         for (input, old) in inputs.iter_mut().zip(&node.inputs) {
             let rounded_by_operator = wanted == Some(half)
-                && policy(&node.op) == Policy::Half
+                && policy(&node.op) == Autocast::Half
                 && matches!(graph.value(*old).source, Source::Parameter(_));
             if let Some(dtype) = wanted.filter(|_| self.is_float(*input) && !rounded_by_operator) {
                 *input = self.to(*input, dtype)?;

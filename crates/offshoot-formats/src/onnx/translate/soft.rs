@@ -2,7 +2,7 @@
 //! A group of nodes that turns out to be something else is read node by node.
 
 use offshoot_graph::op::{Binary, Reduce, Unary};
-use offshoot_graph::{Op, Tensor, ValueId};
+use offshoot_graph::{Op, ValueId};
 
 use super::super::attributes::NodeView;
 use super::{Operand, Translator};
@@ -168,8 +168,7 @@ impl<'a> Translator<'a> {
             }
             Soft::OneMore(x) => {
                 let power = self.spelled_out(&part("exp"), Soft::ExpOfNegative(x))?;
-                let unused = self.names.unused(&part("one"));
-                let one = self.graph.add_constant(&unused, Tensor::f32([], vec![1.0]));
+                let one = self.number(name, "one", 1.0);
                 self.push_named(name, Op::Binary(Binary::Add), &[power, one])
             }
         }

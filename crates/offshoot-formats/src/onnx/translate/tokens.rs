@@ -347,14 +347,15 @@ impl<'a> Translator<'a> {
     }
 
     fn opposite(&mut self, node: NodeView<'a>, truth: ValueId) -> Result<ValueId, Problem> {
-        let (no, yes) = (self.number(node, "false", 0.0), self.number(node, "true", 1.0));
+        let (no, yes) = (self.number(node.name(), "false", 0.0), self.number(node.name(), "true", 1.0));
         let opposite = self.push(node, Op::Sequence(SequenceOp::Where), &[truth, no, yes])?;
         self.truths.insert(opposite);
         Ok(opposite)
     }
 
-    fn number(&mut self, node: NodeView<'a>, part: &str, number: f32) -> ValueId {
-        let name = self.names.unused(&format!("{}.{part}", node.name()));
+    /// A constant that is a part of what `name` computes.
+    pub(super) fn number(&mut self, name: &str, part: &str, number: f32) -> ValueId {
+        let name = self.names.unused(&format!("{name}.{part}"));
         self.graph.add_constant(&name, Tensor::f32([], vec![number]))
     }
 
@@ -377,29 +378,16 @@ impl<'a> Translator<'a> {
         Ok(result)
     }
 
-    /// A reduction over axes that are given, or over all but the batch.
-    pub(super) fn reduction(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
-        let op = Reduce::from_onnx(node.op()).ok_or_else(|| node.damaged("it is no reduction"))?;
-        let x = self.value(node, 0)?;
+    /// A reduction over axes that are given, which stay or not as the node says.
+    pub(super) fn reduction(&mut self, node: NodeView<'a>, op: Reduce) -> Result<ValueId, Problem> {
+        let mut x = self.value(node, 0)?;
         let rank = self.shape(x).rank();
         let axes = self.ints(node, 1, "axes")?.filter(|axes| !axes.is_empty() && axes.len() <= rank);
         let axes =
             axes.ok_or_else(|| node.unsupported("only a reduction over given axes is read", SIMPLIFY))?;
         let axes = axes.iter().map(|&a| node.place_of(a, rank)).collect::<Result<Vec<_>, _>>()?;
-        self.reduced(node, x, op, &axes)
-    }
-
-    /// A reduction of `x` over axes, which stay or not as the node says.
-    pub(super) fn reduced(
-        &mut self,
-        node: NodeView<'a>,
-        mut x: ValueId,
-        op: Reduce,
-        axes: &[usize],
-    ) -> Result<ValueId, Problem> {
-        let rank = self.shape(x).rank();
         let kept = node.int("keepdims", 1) != 0;
-        for &axis in axes {
+        for &axis in &axes {
             // One axis alone keeps the node's name, so that what was written reads the same.
             let part = format!("{}.axis{axis}", node.name());
             let name = if axes.len() == 1 && kept { node.name().to_owned() } else { part };
