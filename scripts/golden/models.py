@@ -4,9 +4,12 @@
     models.py predictions  writes tests/golden/imagenet20.txt: the top-1 of the published weights, picture by picture
     models.py logits DIR   writes DIR/NAME.safetensors for every model: a state dict with random weights and statistics,
                            with `golden.input`, `golden.logits` and, computed in f64, `golden.exact`; for some also `golden.labels` and `golden.grad.KEY`,
-                           gradients of the cross entropy in training mode without dropout and stochastic depth. Also
-                           DIR/timm_NAME.safetensors with timm's keys and logits for our NAME, and
-                           DIR/positions.safetensors: what timm makes of the positions of a transformer for other sizes
+                           gradients of the cross entropy in training mode without dropout and stochastic depth
+    models.py timm DIR     writes DIR/NAME.safetensors with timm's keys and logits for our NAME
+    models.py positions DIR  writes DIR/positions.safetensors: what timm makes of a transformer's positions for other sizes
+
+`logits` and `timm` print the path of each file and then wait for a line on standard input, so that a reader can delete
+the file before the next one is made: together they are several gigabytes.
 
 state_dicts.txt has a block a model. First a line `model NAME PARAMETERS`, with `+HEAD` behind the name when the head is
 replaced by ten classes. Then a line a module: `PATH NAME,NAME SHAPE`, its tensors that share a shape, in the state
@@ -154,7 +157,6 @@ def randomize(model, x):
 
 @torch.no_grad()
 def write_logits(directory):
-    directory.mkdir(parents=True, exist_ok=True)
     for name in NAMES:
         torch.manual_seed(0)
         size = SIZES[name]
@@ -167,8 +169,11 @@ def write_logits(directory):
         if name in GRADIENTS:
             # Small, so that few inputs of ReLUs are close to zero; a transformer has its positions' size.
             tensors |= gradients(model, size if "vit" in name else 64)
-        save_file({k: t.contiguous() for k, t in tensors.items()}, directory / f"{name}.safetensors")
+        hand_over(tensors, directory / f"{name}.safetensors")
 
+
+@torch.no_grad()
+def write_timm(directory):
     for name, other in TIMM.items():
         torch.manual_seed(0)
         model = timm.create_model(other)
@@ -176,8 +181,16 @@ def write_logits(directory):
         randomize(model, torch.randn(4, 3, 224, 224))
         exact = copy.deepcopy(model).double()(x.double()).float()
         tensors = dict(model.state_dict()) | {"golden.input": x, "golden.logits": model(x), "golden.exact": exact}
-        save_file({k: t.contiguous() for k, t in tensors.items()}, directory / f"timm_{name}.safetensors")
+        hand_over(tensors, directory / f"{name}.safetensors")
 
+
+def hand_over(tensors, path):
+    save_file({k: t.contiguous() for k, t in tensors.items()}, path)
+    print(path, flush=True)
+    sys.stdin.readline()
+
+
+def write_positions(directory):
     width = 384
     old = torch.randn(1, 37 * 37 + 1, width)
     new = {f"golden.{n}": timm.layers.resample_abs_pos_embed(old, [n, n], num_prefix_tokens=1) for n in (7, 16, 40)}
@@ -249,8 +262,11 @@ def write_predictions():
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["logits"]:
-        write_logits(pathlib.Path(sys.argv[2]))
+    to_directory = {"logits": write_logits, "timm": write_timm, "positions": write_positions}
+    if sys.argv[1:2] and sys.argv[1] in to_directory:
+        directory = pathlib.Path(sys.argv[2])
+        directory.mkdir(parents=True, exist_ok=True)
+        to_directory[sys.argv[1]](directory)
     elif sys.argv[1:2] == ["predictions"]:
         write_predictions()
     else:

@@ -2,8 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
 
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use offshoot_cpu::{CpuExecutor, CpuOptions};
 use offshoot_data::{Transform, read_picture};
@@ -45,11 +46,8 @@ fn difference(found: &[f32], wanted: &[f32]) -> f32 {
 #[test]
 #[ignore = "needs the Python peers with PyTorch (OFFSHOOT_PEERS)"]
 fn logits_are_pytorchs() {
-    let directory = golden_logits();
-    positions_are_timms(&directory.path().join("positions.safetensors"));
-    for architecture in architectures() {
-        let path = directory.path().join(format!("{}.safetensors", architecture.name));
-        let mut weights = load_weights(&path).unwrap().weights;
+    let mut count = 0;
+    each_golden_model("logits", |architecture, mut weights| {
         let [input, logits, exact] =
             ["golden.input", "golden.logits", "golden.exact"].map(|name| weights.remove(name).unwrap());
         gradients_are_pytorchs(architecture, &mut weights);
@@ -63,21 +61,17 @@ fn logits_are_pytorchs() {
         let fused = difference(&run(&graph, &weights, &input), wanted);
         println!("{}: {plain:.1e}, folded and fused {fused:.1e}, PyTorch {pytorch:.1e}", architecture.name);
         assert!(plain < bound && fused < bound, "{}: {plain} and {fused}", architecture.name);
-    }
+        count += 1;
+    });
+    assert_eq!(count, architectures().count());
 }
 
 /// Weights of timm's models give timm's logits in the architectures that compute the same.
 #[test]
 #[ignore = "needs the Python peers with PyTorch (OFFSHOOT_PEERS)"]
 fn logits_of_timms_weights_are_timms() {
-    let directory = golden_logits();
     let mut count = 0;
-    for architecture in architectures() {
-        let path = directory.path().join(format!("timm_{}.safetensors", architecture.name));
-        if !path.exists() {
-            continue;
-        }
-        let mut weights = load_weights(&path).unwrap().weights;
+    each_golden_model("timm", |architecture, mut weights| {
         let [input, logits, exact] =
             ["golden.input", "golden.logits", "golden.exact"].map(|name| weights.remove(name).unwrap());
         let model = pretrained_at(architecture, weights, input.shape()[2]);
@@ -87,7 +81,7 @@ fn logits_of_timms_weights_are_timms() {
         println!("{}: {off:.1e}, PyTorch {pytorch:.1e}", architecture.name);
         assert!(off < f32::max(1e-4, 4.0 * pytorch), "{}: {off}", architecture.name);
         count += 1;
-    }
+    });
     assert_eq!(count, 16);
 }
 
@@ -123,8 +117,12 @@ fn gradients_are_pytorchs(architecture: &Architecture, weights: &mut Weights) {
 }
 
 /// Positions for other sizes of the picture.
-fn positions_are_timms(path: &Path) {
-    let mut golden = load_weights(path).unwrap().weights;
+#[test]
+#[ignore = "needs the Python peers with PyTorch (OFFSHOOT_PEERS)"]
+fn positions_of_other_sizes_are_timms() {
+    let directory = tempfile::tempdir().unwrap();
+    assert!(script("positions", directory.path()).status().expect("the peers are set up").success());
+    let mut golden = load_weights(&directory.path().join("positions.safetensors")).unwrap().weights;
     let positions = golden.remove("pos_embed").unwrap();
     let architecture = find("vit_small_patch14_dinov2").unwrap();
     assert_eq!(golden.len(), 3);
@@ -138,17 +136,28 @@ fn positions_are_timms(path: &Path) {
     }
 }
 
-fn golden_logits() -> tempfile::TempDir {
-    let directory_of_logits = tempfile::tempdir().unwrap();
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/golden/models.py");
-    let status = Command::new(directory("OFFSHOOT_PEERS", "peers").join("bin/python"))
-        .arg(script)
-        .arg("logits")
-        .arg(directory_of_logits.path())
-        .status()
-        .expect("the peers are set up");
-    assert!(status.success());
-    directory_of_logits
+/// Calls `check` with each model that `scripts/golden/models.py COMMAND` writes. One file lies on the disk at a time.
+fn each_golden_model(command: &str, mut check: impl FnMut(&'static Architecture, Weights)) {
+    let directory = tempfile::tempdir().unwrap();
+    let mut script = script(command, directory.path());
+    let mut child =
+        script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the peers are set up");
+    let mut next = child.stdin.take().unwrap();
+    for line in BufReader::new(child.stdout.take().unwrap()).lines() {
+        let path = PathBuf::from(line.unwrap());
+        let weights = load_weights(&path).unwrap().weights;
+        std::fs::remove_file(&path).unwrap();
+        check(find(path.file_stem().unwrap().to_str().unwrap()).unwrap(), weights);
+        writeln!(next).unwrap();
+    }
+    assert!(child.wait().unwrap().success());
+}
+
+fn script(command: &str, directory_of_goldens: &Path) -> Command {
+    let mut python = Command::new(directory("OFFSHOOT_PEERS", "peers").join("bin/python"));
+    python.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/golden/models.py"));
+    python.arg(command).arg(directory_of_goldens);
+    python
 }
 
 /// The model in `weights` for inputs of `size` pixels, after the checks that loading makes.
