@@ -7,6 +7,7 @@ mod buffer;
 pub mod kernels;
 mod lower;
 mod memory;
+mod operands;
 pub mod optimize;
 mod plan;
 mod session;

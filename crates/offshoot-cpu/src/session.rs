@@ -17,7 +17,7 @@ use crate::kernels::simd::Isa;
 use crate::kernels::{ConvShape, together};
 use crate::lower::lower;
 use crate::optimize::{CpuOp, optimize, unoptimized};
-use crate::plan::{Place, Plan, Scratch};
+use crate::plan::{Plan, Scratch};
 
 /// Plans kept at once: the whole batches, the last smaller one, and a few more.
 const PLANS: usize = 4;
@@ -126,17 +126,11 @@ impl Session for CpuSession {
     }
 
     fn output(&self, name: &str) -> Option<TensorView<'_>> {
-        let (_, plan) = &self.plans[self.last?];
-        let (_, shape, id) = plan.outputs.iter().find(|(n, _, _)| n == name)?;
-        match plan.places[id.0] {
-            Place::Arena(region) => Some(TensorView { shape, data: region.of(self.arena.get(plan.bytes)) }),
-            // Outputs are copied where they would be somebody else's.
-            Place::Input(_) | Place::Parameter(_) | Place::Constant(_) => None,
-        }
+        self.plans[self.last?].1.output(name, &self.arena)
     }
 
     fn workspace_bytes(&self) -> usize {
-        self.last.map_or(0, |last| self.plans[last].1.bytes)
+        self.last.map_or(0, |last| self.plans[last].1.bytes())
     }
 
     fn profile(&self) -> &[StepTime] {

@@ -16,4 +16,5 @@ mod random_graph;
 mod random_graphs;
 mod sizes;
 mod soft_loss;
+mod types;
 mod winograd;
