@@ -2,11 +2,7 @@
 //!
 //! Inputs are small multiples of a power of two, and piecewise linear operators get distinct ones, so that the step
 //! crosses no kink and what is exact in f32 stays exact. The loss is summed in f64.
-#![allow(clippy::unwrap_used)] // helpers of tests, too
 
-mod golden;
-
-use golden::add_operator;
 use offshoot_cpu::{CpuExecutor, CpuOptions, Isa};
 use offshoot_graph::op::{AveragePool, Binary, Clip, Conv, CrossEntropy, Gemm, Pool, TrainOp, Unary};
 use offshoot_graph::passes::differentiate;
@@ -16,6 +12,8 @@ use offshoot_graph::{
 };
 use proptest::prelude::*;
 use serde_json::json;
+
+use crate::golden::{self, add_operator};
 
 /// How the function behaves along one coordinate.
 #[derive(Clone, Copy)]

@@ -1,6 +1,5 @@
 //! Inverted residual blocks in one pass against their convolutions one after the other: bit-identical, on every SIMD
 //! path, for any number of threads and any batch.
-#![allow(clippy::unwrap_used)] // helpers of tests, too
 
 use std::num::NonZeroUsize;
 

@@ -1,5 +1,4 @@
 //! Golden cases made by `scripts/golden/ops.py`, and what the tests that run them share.
-#![allow(dead_code)] // each test binary uses a part
 
 use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroUsize;

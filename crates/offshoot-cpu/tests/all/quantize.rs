@@ -1,14 +1,12 @@
 //! QuantizeLinear and DequantizeLinear against ONNX Runtime, and the gradient of the pair against PyTorch
 //! (`scripts/golden/quantize.py`), on every SIMD path and any number of threads.
-#![allow(clippy::unwrap_used)] // helpers of tests, too
 
-mod golden;
-
-use golden::{Golden, executors, run_on_all};
 use offshoot_graph::op::{Binary, Unary};
 use offshoot_graph::passes::{differentiate, training_graph};
 use offshoot_graph::{DType, Data, Executor, Graph, Op, Role, Shape, Tensor, ValueId, Weights};
 use serde_json::Value;
+
+use crate::golden::{Golden, executors, run_on_all};
 
 /// A case's tensors and axis.
 struct Case<'a> {

@@ -1,5 +1,4 @@
 //! Graphs run at several sizes, and with sizes that no kernel takes.
-#![allow(clippy::unwrap_used)] // helpers of tests, too
 
 use offshoot_cpu::optimize::{CpuOp, optimize};
 use offshoot_cpu::{CpuExecutor, CpuOptions, Isa};

@@ -1,11 +1,7 @@
 //! Whole networks: training steps against PyTorch, folding, fusing, batches, and threads.
-#![allow(clippy::unwrap_used)] // helpers of tests, too
-
-mod golden;
 
 use std::collections::BTreeMap;
 
-use golden::{Golden, Report, executors, run, run_on_all, strings, unoptimized_executors};
 use offshoot_cpu::optimize::optimize;
 use offshoot_cpu::{CpuExecutor, CpuOptions, Isa};
 use offshoot_graph::builder::{BATCH_NORM, Conv2d, RELU6};
@@ -22,6 +18,8 @@ use offshoot_graph::{DType, Dim, Executor, Graph, GraphError, Op, Shape, Tensor,
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use serde_json::Value;
+
+use crate::golden::{self, Golden, Report, executors, run, run_on_all, strings, unoptimized_executors};
 
 type Made = Result<ValueId, GraphError>;
 
