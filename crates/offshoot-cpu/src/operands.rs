@@ -56,6 +56,22 @@ impl AnyOperand {
         }
     }
 
+    /// The buffer of the arena that it is in, if it is in one.
+    pub(crate) fn slot(self) -> Option<Slot> {
+        match self.location {
+            Location::Arena(slot) => Some(slot),
+            Location::Input(_) | Location::Parameter(_) | Location::Constant(_) => None,
+        }
+    }
+
+    /// Which parameter of the graph it is, if it is one.
+    pub(crate) fn as_parameter(self) -> Option<usize> {
+        match self.location {
+            Location::Parameter(index) => Some(index),
+            Location::Arena(_) | Location::Input(_) | Location::Constant(_) => None,
+        }
+    }
+
     /// The type of its elements.
     pub(crate) fn dtype(self) -> DType {
         self.dtype
@@ -72,16 +88,6 @@ impl AnyOperand {
 pub(crate) struct Operand<E> {
     location: Location,
     elements: PhantomData<E>,
-}
-
-impl<E> Operand<E> {
-    /// The buffer of the arena that it is in, if it is in one.
-    pub(crate) fn slot(self) -> Option<Slot> {
-        match self.location {
-            Location::Arena(slot) => Some(slot),
-            Location::Input(_) | Location::Parameter(_) | Location::Constant(_) => None,
-        }
-    }
 }
 
 impl<E: Stored> From<Operand<E>> for AnyOperand {
@@ -156,7 +162,7 @@ impl<E: Stored> Reads for Operand<E> {
     type Elements<'m> = &'m [E];
 
     fn register(&self, buffers: &mut Buffers) {
-        buffers.reads.extend(self.slot());
+        buffers.reads.extend(AnyOperand::from(*self).slot());
     }
 
     fn get<'m>(&'m self, memory: &Memory<'m>) -> &'m [E] {
@@ -174,7 +180,7 @@ impl<E: Stored> Reads for Over<E> {
 
     fn register(&self, buffers: &mut Buffers) {
         self.0.register(buffers);
-        buffers.over = self.0.slot();
+        buffers.over = AnyOperand::from(self.0).slot();
     }
 
     fn get<'m>(&'m self, memory: &Memory<'m>) -> Option<&'m [E]> {
@@ -281,9 +287,23 @@ pub(crate) struct Region {
 
 /// The bytes of what is given to a run, whose types and shapes are compared with the graph's before.
 pub(crate) struct Given<'m> {
-    pub(crate) inputs: Vec<&'m [u8]>,
-    pub(crate) parameters: Vec<&'m [u8]>,
-    pub(crate) constants: Vec<&'m [u8]>,
+    inputs: Vec<&'m [u8]>,
+    parameters: Vec<&'m [u8]>,
+    constants: Vec<&'m [u8]>,
+}
+
+impl<'m> Given<'m> {
+    pub(crate) fn new(
+        inputs: &[&'m Tensor],
+        parameters: &[&'m Tensor],
+        constants: &'m [Tensor],
+    ) -> Given<'m> {
+        Given {
+            inputs: inputs.iter().map(|tensor| bytes_of(tensor)).collect(),
+            parameters: parameters.iter().map(|tensor| bytes_of(tensor)).collect(),
+            constants: constants.iter().map(bytes_of).collect(),
+        }
+    }
 }
 
 /// The elements of a tensor as bytes.

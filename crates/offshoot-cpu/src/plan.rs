@@ -3,12 +3,13 @@
 use std::time::Instant;
 
 use bytemuck::cast_slice;
-use offshoot_graph::{ExecuteError, StepTime, Tensor, TensorView};
+use offshoot_graph::{Data, ExecuteError, StepTime, Tensor};
 
 use crate::buffer::Buffer;
+use crate::commit::{Commit, Parameters, commit};
 use crate::kernels::conv::PackedFilter;
 use crate::memory::{Lifetime, place};
-use crate::operands::{Arena, Buffers, Given, Reads, Region, Slot, Writes, bytes_of};
+use crate::operands::{Arena, Buffers, Given, Reads, Region, Slot, Writes};
 
 /// What a step computes.
 type Run = Box<dyn FnMut(Arena<'_>, &Given<'_>, &mut Scratch) -> Result<(), ExecuteError> + Send>;
@@ -59,8 +60,22 @@ pub(crate) struct Scratch {
 pub(crate) struct PlanOutput {
     pub(crate) name: String,
     pub(crate) shape: Vec<usize>,
-    /// The buffer of its floats.
-    pub(crate) floats: Slot,
+    pub(crate) floats: Floats,
+}
+
+/// The buffer of an output, by the type of its elements.
+#[derive(Clone, Copy)]
+pub(crate) enum Floats {
+    F32(Slot),
+    F64(Slot),
+}
+
+impl Floats {
+    fn slot(self) -> Slot {
+        match self {
+            Floats::F32(slot) | Floats::F64(slot) => slot,
+        }
+    }
 }
 
 /// The steps of a graph at given sizes.
@@ -72,6 +87,8 @@ pub(crate) struct Plan {
     /// Bytes of the arena.
     bytes: usize,
     outputs: Vec<PlanOutput>,
+    /// What changes parameters when the steps have run.
+    commits: Vec<Commit>,
 }
 
 impl Plan {
@@ -81,15 +98,17 @@ impl Plan {
         sizes: &[usize],
         constants: Vec<Tensor>,
         outputs: Vec<PlanOutput>,
+        commits: Vec<Commit>,
     ) -> Plan {
-        let kept: Vec<Slot> = outputs.iter().map(|output| output.floats).collect();
+        let read = commits.iter().flat_map(Commit::buffers);
+        let kept: Vec<Slot> = outputs.iter().map(|output| output.floats.slot()).chain(read).collect();
         let (tenants, lives) = tenants(&steps, sizes, &kept);
         let placement = place(&lives);
         let regions = sizes.iter().zip(tenants).map(|(&bytes, tenant)| {
             let offset = tenant.map_or(0, |tenant| placement.offsets[tenant]);
             Region { offset, bytes }
         });
-        Plan { steps, regions: regions.collect(), constants, bytes: placement.bytes, outputs }
+        Plan { steps, regions: regions.collect(), constants, bytes: placement.bytes, outputs, commits }
     }
 
     /// Bytes of the arena.
@@ -110,11 +129,7 @@ impl Plan {
         arena.reserve(self.bytes);
         let Plan { steps, regions, constants, bytes, .. } = self;
         let arena = arena.get_mut::<u8>(*bytes);
-        let given = Given {
-            inputs: inputs.iter().map(|tensor| bytes_of(tensor)).collect(),
-            parameters: parameters.iter().map(|tensor| bytes_of(tensor)).collect(),
-            constants: constants.iter().map(bytes_of).collect(),
-        };
+        let given = Given::new(inputs, parameters, constants);
         for step in steps {
             let start = profile.is_some().then(Instant::now);
             (step.run)(Arena::new(arena, regions), &given, scratch)?;
@@ -126,11 +141,35 @@ impl Plan {
     }
 
     /// An output of the last run, which worked in `arena`.
-    pub(crate) fn output<'a>(&'a self, name: &str, arena: &'a Buffer) -> Option<TensorView<'a>> {
+    pub(crate) fn output(&self, name: &str, arena: &Buffer) -> Option<Tensor> {
         let output = self.outputs.iter().find(|output| output.name == name)?;
-        let Region { offset, bytes } = self.regions[output.floats.0];
-        let data = cast_slice(&arena.get::<u8>(self.bytes)[offset..offset + bytes]);
-        Some(TensorView { shape: &output.shape, data })
+        let Region { offset, bytes } = self.regions[output.floats.slot().0];
+        let bytes = &arena.get::<u8>(self.bytes)[offset..offset + bytes];
+        let data = match output.floats {
+            Floats::F32(_) => Data::F32(cast_slice(bytes).to_vec()),
+            Floats::F64(_) => Data::F64(cast_slice(bytes).to_vec()),
+        };
+        Tensor::new(output.shape.clone(), data).ok()
+    }
+
+    /// Whether a run changes parameters.
+    pub(crate) fn changes_parameters(&self) -> bool {
+        !self.commits.is_empty()
+    }
+
+    /// Gives parameters their new values when the steps have run in `arena`.
+    ///
+    /// # Errors
+    /// When a new number would not be finite: nothing has changed then.
+    pub(crate) fn commit(
+        &mut self,
+        arena: &mut Buffer,
+        inputs: &[&Tensor],
+        parameters: &mut Parameters<'_>,
+    ) -> Result<(), ExecuteError> {
+        let given = Given::new(inputs, &[], &self.constants);
+        let arena = Arena::new(arena.get_mut(self.bytes), &self.regions);
+        commit(&self.commits, &arena.rest(&given), parameters)
     }
 }
 
@@ -179,8 +218,12 @@ mod tests {
     }
 
     fn plan(steps: Vec<Step>, sizes: &[usize], output: usize) -> Plan {
-        let output = PlanOutput { name: String::new(), shape: vec![sizes[output] / 4], floats: Slot(output) };
-        Plan::new(steps, sizes, Vec::new(), vec![output])
+        let output = PlanOutput {
+            name: String::new(),
+            shape: vec![sizes[output] / 4],
+            floats: Floats::F32(Slot(output)),
+        };
+        Plan::new(steps, sizes, Vec::new(), vec![output], Vec::new())
     }
 
     #[test]
@@ -212,7 +255,7 @@ mod tests {
         });
         let (mut plan, mut arena) = (plan(vec![first, second], &[8; 2], 1), Buffer::default());
         plan.run(&mut arena, &mut Scratch::default(), &[], &[], None).unwrap();
-        assert_eq!(plan.output("", &arena).unwrap().data, [2.0, 3.0]);
+        assert_eq!(plan.output("", &arena), Some(Tensor::f32([2], vec![2.0, 3.0])));
         assert!(plan.output("other", &arena).is_none());
     }
 }

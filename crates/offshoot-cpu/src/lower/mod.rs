@@ -15,21 +15,22 @@ mod reduce;
 mod sequence;
 mod shape;
 mod steps;
+mod update;
 
 use std::collections::HashMap;
 
 use half::{bf16, f16};
 use offshoot_graph::op::{GradOp, MatMul, TrainOp, Unary};
 use offshoot_graph::{
-    Bindings, DType, DimError, ExecuteError, Op, Operator, Parameter, Role, Shape, Source, Tensor, ValueId,
+    Bindings, DType, DimError, ExecuteError, Op, Operator, Parameter, Shape, Source, Tensor, ValueId,
 };
 
 use crate::kernels::Activation;
 use crate::kernels::element::Element;
 use crate::kernels::simd::Isa;
-use crate::operands::{AnyOperand, Slot};
+use crate::operands::AnyOperand;
 use crate::optimize::{self, CpuOp};
-use crate::plan::{Plan, PlanOutput, Step};
+use crate::plan::{Floats, Plan, PlanOutput, Step};
 use crate::session::Filters;
 
 use lazy::Lazy;
@@ -136,28 +137,29 @@ impl<'a> Lowering<'a> {
             let (floats, shape) = (self.output(*value)?, self.shape(*value).to_vec());
             outputs.push(PlanOutput { name: name.clone(), shape, floats });
         }
-        Ok(Plan::new(self.steps, &self.sizes, self.constants, outputs))
+        let commits = self.commits()?;
+        Ok(Plan::new(self.steps, &self.sizes, self.constants, outputs, commits))
     }
 
-    /// The buffer of an output's floats.
-    fn output(&mut self, value: ValueId) -> Result<Slot, ExecuteError> {
-        match self.any_in_order(value, Order::Graph)?.dtype() {
-            DType::BF16 => self.copy::<bf16>(value),
-            DType::F16 => self.copy::<f16>(value),
-            DType::F32 => match self.plain::<f32>(value)?.slot() {
-                Some(slot) => Ok(slot),
-                // An input, a parameter or a constant.
-                None => self.copy::<f32>(value),
-            },
-            dtype @ (DType::U8 | DType::I8 | DType::I32 | DType::I64 | DType::F64 | DType::Bool) => {
+    /// The floats of an output of the graph, in a buffer.
+    fn output(&mut self, value: ValueId) -> Result<Floats, ExecuteError> {
+        let operand = self.any_in_order(value, Order::Graph)?;
+        match (operand.dtype(), operand.slot()) {
+            (DType::F32, Some(slot)) => Ok(Floats::F32(slot)),
+            (DType::F64, Some(slot)) => Ok(Floats::F64(slot)),
+            (DType::BF16, _) => self.copy::<bf16>(value),
+            (DType::F16, _) => self.copy::<f16>(value),
+            // An input, a parameter or a constant.
+            (DType::F32, None) => self.copy::<f32>(value),
+            (dtype @ (DType::U8 | DType::I8 | DType::I32 | DType::I64 | DType::F64 | DType::Bool), _) => {
                 Err(self.refused(format!("it is {dtype}, and outputs are floats")))
             }
         }
     }
 
-    fn copy<E: Element>(&mut self, value: ValueId) -> Result<Slot, ExecuteError> {
+    fn copy<E: Element>(&mut self, value: ValueId) -> Result<Floats, ExecuteError> {
         let (from, len) = (self.plain::<E>(value)?, self.len(value));
-        Ok(self.cast::<E, f32>(from, len).slot())
+        Ok(Floats::F32(self.cast::<E, f32>(from, len).slot()))
     }
 
     fn shape(&self, value: ValueId) -> &[usize] {
@@ -194,10 +196,7 @@ impl<'a> Lowering<'a> {
 
     /// Whether training changes a value between runs: a trainable parameter or a running statistic.
     fn changes(&self, value: ValueId) -> bool {
-        matches!(
-            self.graph.parameter_info(value),
-            Some(Parameter { trainable: true, .. } | Parameter { role: Role::Buffer, .. })
-        )
+        self.graph.parameter_info(value).is_some_and(Parameter::changes)
     }
 
     /// The elements of an f32 parameter.
@@ -223,6 +222,7 @@ impl<'a> Lowering<'a> {
     fn typed_node(&mut self, node: &Node) -> Result<(), ExecuteError> {
         match (self.dtype(node.inputs[0]), &node.op) {
             (_, CpuOp::Plain(Op::Sequence(op))) => self.sequence(node, *op),
+            (_, CpuOp::Plain(Op::Update(op))) => self.update(node, *op),
             (_, CpuOp::Quantized(quantized)) => self.quantized(node, quantized),
             (DType::F32, _) => self.node::<f32>(node),
             (DType::BF16, _) => self.node::<bf16>(node),
@@ -322,6 +322,7 @@ impl<'a> Lowering<'a> {
             Op::DequantizeLinear { axis } => self.dequantize(node, *axis),
             Op::DynamicQuantizeMatMul { trans_b } => self.dynamic_product(node, *trans_b),
             Op::Sequence(op) => self.sequence(node, *op),
+            Op::Update(op) => self.update(node, *op),
             Op::Lstm(direction) | Op::DynamicQuantizeLstm(direction) => self.lstm(node, *direction),
             Op::Grad(GradOp::QuantizeLinear { axis }) => self.quantize_grad(node, *axis),
             Op::SoftmaxCrossEntropyLoss(loss) => self.cross_entropy(node, *loss),

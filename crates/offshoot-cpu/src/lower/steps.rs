@@ -75,9 +75,8 @@ impl Lowering<'_> {
             DType::U8 => self.change_order::<u8>(value, from, order),
             DType::I32 => self.change_order::<i32>(value, from, order),
             DType::I64 => self.change_order::<i64>(value, from, order),
-            other @ (DType::F64 | DType::Bool) => {
-                Err(self.refused(format!("there are no kernels for {other}")))
-            }
+            DType::F64 => self.change_order::<f64>(value, from, order),
+            DType::Bool => Err(self.refused("there are no kernels for bool".into())),
         }
     }
 

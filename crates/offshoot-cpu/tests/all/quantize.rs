@@ -164,12 +164,9 @@ fn what_does_not_fit_is_refused() {
 
     // An integer result is no output, and integers that no DequantizeLinear undoes have no gradient.
     graph.add_output("q", q);
-    let mut session = executors()[0].1[0].prepare(
-        &graph,
-        &Weights::from([("w".to_string(), Tensor::new([3, 4], Data::I8(vec![0; 12])).unwrap())]),
-    );
     let weights = Weights::from([("w".to_string(), Tensor::new([3, 4], Data::I8(vec![0; 12])).unwrap())]);
-    let error = session.as_mut().unwrap().run(&[("x", &Tensor::zeros([2, 3]))], &weights).unwrap_err();
+    let mut session = executors()[0].1[0].prepare(&graph, &weights);
+    let error = session.as_mut().unwrap().run(&[("x", &Tensor::zeros([2, 3]))]).unwrap_err();
     assert!(error.to_string().contains("it is i8, and outputs are floats"), "{error}");
 
     let mut graph = Graph::new("g");
