@@ -7,7 +7,7 @@ use offshoot_graph::{ExecuteError, Executor, Graph, Tensor, ValueId, Weights};
 /// The outputs of a run by name.
 pub(crate) type Outputs = BTreeMap<String, Tensor>;
 
-/// Executors that must give the same bits, such as the same one with several numbers of threads.
+/// Executors whose results must be bit-identical, such as the same one with several numbers of threads.
 #[derive(Clone, Copy)]
 pub struct Executors<'a>(pub &'a [&'a dyn Executor]);
 
