@@ -1,9 +1,5 @@
 //! ONNX files that lie, end early or ask for too much: each is one clear error, and nothing happens.
 
-#![allow(clippy::unwrap_used)] // a test's panic is its failure
-
-mod onnx_support;
-
 use std::fs;
 use std::path::Path;
 
@@ -11,7 +7,7 @@ use offshoot_formats::onnx::{self, Options, ReadOptions};
 use offshoot_formats::{FormatError, Problem};
 use proptest::prelude::*;
 
-use onnx_support::{everything, golden};
+use crate::onnx_support::{everything, golden};
 
 // --- files made by hand: Protocol Buffers fields ---
 

@@ -1,9 +1,5 @@
 //! Random graphs through every format: an operator that a format does not have is an error, never a panic, and what was written and
 //! read again gives the same answer.
-#![allow(clippy::unwrap_used)] // helpers of tests, too
-
-#[path = "../../offshoot-cpu/tests/random_graph/mod.rs"]
-mod random_graph;
 
 use std::io::Cursor;
 
@@ -15,7 +11,7 @@ use offshoot_graph::passes::{prune, remove_training_leftovers};
 use offshoot_graph::random::{Purpose, Random};
 use proptest::prelude::*;
 
-use random_graph::{Made, Maker, Outputs};
+use crate::random_graph::{Made, Maker, Outputs};
 
 fn model(made: &Made) -> Option<Model> {
     let (graph, weights) = made.classifier()?;

@@ -1,15 +1,11 @@
 //! Archives that are damaged or mean harm: one error that says where, in little memory and time.
 
-#![allow(clippy::unwrap_used)] // a test's panic is its failure
-
-mod onnx_support;
-
 use std::io::{Cursor, Read, Write};
 use std::path::Path;
 use std::time::Instant;
 
+use crate::onnx_support::mobile;
 use offshoot_formats::torchscript::{self, Options};
-use onnx_support::mobile;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipArchive, ZipWriter};
 

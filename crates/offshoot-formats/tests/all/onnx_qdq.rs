@@ -1,9 +1,5 @@
 //! Files that ONNX Runtime's quantizer wrote (`scripts/golden/quantize.py`) are read, computed and written again.
 
-#![allow(clippy::unwrap_used)] // a test's panic is its failure
-
-mod onnx_support;
-
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -11,7 +7,7 @@ use offshoot_formats::onnx::{self, Options};
 use offshoot_graph::passes::{fuse_quantized, shipped};
 use offshoot_graph::{DType, Model, Op};
 
-use onnx_support::{Golden, logits};
+use crate::onnx_support::{Golden, logits};
 
 fn file(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/onnx_qdq").join(name)

@@ -1,7 +1,5 @@
 //! Files that lie, end early, or ask for calls: each is one clear error, and nothing happens.
 
-#![allow(clippy::unwrap_used, reason = "tests")]
-
 use std::io::{Cursor, Write};
 use std::path::{Path, PathBuf};
 

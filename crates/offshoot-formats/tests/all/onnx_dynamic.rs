@@ -1,10 +1,6 @@
 //! Dynamic int8: files that ONNX Runtime's quantizer wrote are read (`scripts/golden/dynamic.py`), and files of any kind are
 //! quantized.
 
-#![allow(clippy::unwrap_used)] // a test's panic is its failure
-
-mod onnx_support;
-
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -17,7 +13,7 @@ use offshoot_graph::{DType, Executor, Model, Op, Tensor};
 use offshoot_testing::difference;
 use serde_json::{Value, json};
 
-use onnx_support::{check_dynamic as check, everything};
+use crate::onnx_support::{check_dynamic as check, everything};
 
 fn golden(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/dynamic").join(name)

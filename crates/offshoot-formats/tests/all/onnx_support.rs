@@ -1,5 +1,4 @@
 //! Small classifiers made with the graph builder, for the tests of ONNX and TorchScript files.
-#![allow(dead_code)] // each test file uses a part
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};

@@ -1,9 +1,5 @@
 //! LSTMs, in float and in ONNX Runtime's dynamic int8, answer as in ONNX Runtime (`scripts/golden/lstm.py`).
 
-#![allow(clippy::unwrap_used)] // a test's panic is its failure
-
-mod onnx_support;
-
 use std::path::PathBuf;
 
 use offshoot_cpu::{CpuExecutor, CpuOptions, Isa};
@@ -14,7 +10,7 @@ use offshoot_graph::{Executor, Graph, Op, Tensor, Weights};
 use offshoot_testing::difference;
 use serde_json::{Value, json};
 
-use onnx_support::check_dynamic as check;
+use crate::onnx_support::check_dynamic as check;
 
 fn golden(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/lstm").join(name)

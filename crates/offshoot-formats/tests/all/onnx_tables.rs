@@ -1,10 +1,6 @@
 //! Tables of embeddings in dynamic int8: those of ONNX Runtime's tools are read, ours are as small and run there
 //! (`scripts/golden/tables.py`); and networks whose steps share their weights (`scripts/golden/unrolled.py`).
 
-#![allow(clippy::unwrap_used)] // a test's panic is its failure
-
-mod onnx_support;
-
 use std::path::PathBuf;
 
 use offshoot_cpu::{CpuExecutor, CpuOptions};

@@ -1,14 +1,10 @@
 //! ONNX files of each opset and of TensorFlow's converters mean what ONNX Runtime computes.
 
-#![allow(clippy::unwrap_used)] // a test's panic is its failure
-
-mod onnx_support;
-
 use std::collections::BTreeMap;
 
 use offshoot_formats::onnx::{self, OnnxModel, Options, ReadOptions};
 
-use onnx_support::{Golden, form, logits};
+use crate::onnx_support::{Golden, form, logits};
 
 fn read(name: &str) -> OnnxModel {
     let options = ReadOptions { size: Some(32), ..ReadOptions::default() };

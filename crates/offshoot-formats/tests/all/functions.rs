@@ -1,10 +1,6 @@
 //! Every function of one element, of two, and every reduction, in every format: what is written is read back and computes
 //! the same.
 
-#![allow(clippy::unwrap_used)] // a test's panic is its failure
-
-mod onnx_support;
-
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -12,7 +8,7 @@ use offshoot_formats::{coreml, onnx, torchscript};
 use offshoot_graph::Model;
 use offshoot_testing::difference;
 
-use onnx_support::{Golden, check_with, functions, logits};
+use crate::onnx_support::{Golden, check_with, functions, logits};
 
 const SHAPE: [usize; 4] = [2, 3, 8, 8];
 

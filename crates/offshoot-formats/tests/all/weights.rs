@@ -1,7 +1,5 @@
 //! Files written by PyTorch and safetensors, see scripts/golden/weights.py, and what we write ourselves.
 
-#![allow(clippy::unwrap_used, reason = "tests")]
-
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -1,9 +1,5 @@
 //! Classifiers of text, in float and in our dynamic int8, answer as in PyTorch and ONNX Runtime (`scripts/golden/text.py`).
 
-#![allow(clippy::unwrap_used)] // a test's panic is its failure
-
-mod onnx_support;
-
 use std::path::PathBuf;
 
 use offshoot_cpu::{CpuExecutor, CpuOptions, Isa};
@@ -14,7 +10,7 @@ use offshoot_graph::{DType, ExecuteError, Executor, Model, Op, Tensor};
 use offshoot_testing::difference;
 use serde_json::{Map, Value, json};
 
-use onnx_support::check_dynamic as check;
+use crate::onnx_support::check_dynamic as check;
 
 const ANY: ReadOptions = ReadOptions { size: None, any_input: true };
 

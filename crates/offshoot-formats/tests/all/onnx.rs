@@ -1,16 +1,12 @@
 //! ONNX files: ours are read back as they were, those of PyTorch's exporters mean what PyTorch computes.
 
-#![allow(clippy::unwrap_used)] // a test's panic is its failure
-
-mod onnx_support;
-
 use std::collections::BTreeMap;
 
 use offshoot_formats::onnx::{self, OnnxModel, Options};
 use offshoot_graph::preprocessing::Preprocessing;
 use offshoot_graph::{Model, Op, Role, Tensor};
 
-use onnx_support::{Golden, everything, golden, logits, mobile};
+use crate::onnx_support::{Golden, everything, golden, logits, mobile};
 
 fn bytes(model: &Model) -> Vec<u8> {
     onnx::write_bytes(model, Options::default()).unwrap()
@@ -305,7 +301,7 @@ fn a_preparation_that_onnx_cannot_say_is_an_error() {
 
 #[test]
 fn rows_of_a_picture_of_one_pixel_with_its_channels_last_are_read_again() {
-    let model = onnx_support::classifier("rows", 8, |g, x| {
+    let model = crate::onnx_support::classifier("rows", 8, |g, x| {
         let x = g.add("pool", Op::GlobalAveragePool, &[x]).unwrap();
         let x = g.add("last", Op::Transpose { perm: vec![0, 2, 3, 1] }, &[x]).unwrap();
         let x = g.add("rows", Op::Flatten { axis: 3 }, &[x]).unwrap();
@@ -314,5 +310,5 @@ fn rows_of_a_picture_of_one_pixel_with_its_channels_last_are_read_again() {
     let read = onnx::read_bytes(bytes(&model)).unwrap().model;
     assert_eq!(bytes(&onnx::read_bytes(bytes(&read)).unwrap().model), bytes(&read));
     let shape = [2, 3, 8, 8];
-    assert_eq!(onnx_support::logits(&read, &shape), onnx_support::logits(&model, &shape));
+    assert_eq!(crate::onnx_support::logits(&read, &shape), onnx_support::logits(&model, &shape));
 }

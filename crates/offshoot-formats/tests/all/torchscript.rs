@@ -1,9 +1,5 @@
 //! Archives that PyTorch wrote are read and compute what they did there, and what we write is read again.
 
-#![allow(clippy::unwrap_used)] // a test's panic is its failure
-
-mod onnx_support;
-
 use std::collections::BTreeMap;
 use std::io::Cursor;
 use std::path::PathBuf;
@@ -14,7 +10,7 @@ use offshoot_graph::builder::{BATCH_NORM, Conv2d};
 use offshoot_graph::op::{AveragePool, Binary, Clip, Pool, Unary};
 use offshoot_graph::{Fit, Interpolation, Model, Op, Role, Tensor};
 
-use onnx_support::{Golden, classifier, everything, logits, mobile};
+use crate::onnx_support::{Golden, classifier, everything, logits, mobile};
 
 const FORMS: [Form; 2] = [Form::Traced, Form::Scripted];
 

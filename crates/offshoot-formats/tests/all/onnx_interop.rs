@@ -1,14 +1,10 @@
 //! ONNX's own checker and ONNX Runtime on what we write. Needs the Python peers.
 
-#![allow(clippy::unwrap_used)] // a test's panic is its failure
-
-mod onnx_support;
-
 use offshoot_formats::onnx::{self, Options};
 use offshoot_graph::passes::{fold_batch_norm, freeze};
 use offshoot_graph::{Model, Op};
 
-use onnx_support::{check_with, classifier, everything, golden, logits, mobile};
+use crate::onnx_support::{check_with, classifier, everything, golden, logits, mobile};
 
 /// Runs scripts/check_onnx.py over `files`.
 fn check(files: &[String]) {

@@ -1,9 +1,5 @@
 //! Core ML packages: what is written is read back as it was, in every precision; what does not fit is one clear error.
 
-#![allow(clippy::unwrap_used)] // a test's panic is its failure
-
-mod onnx_support;
-
 use std::fs;
 use std::path::Path;
 
@@ -11,7 +7,7 @@ use offshoot_formats::coreml::{self, Options, Precision, StoredWeights};
 use offshoot_graph::op::{AveragePool, Pool};
 use offshoot_graph::{Model, Op, Tensor, passes};
 
-use onnx_support::{classifier, everything, logits, mobile};
+use crate::onnx_support::{classifier, everything, logits, mobile};
 
 const F32: Options = Options { precision: Precision::F32, weights: StoredWeights::Float };
 const F16: Options = Options { precision: Precision::F16, weights: StoredWeights::Float };
