@@ -7,6 +7,7 @@ mod buffer;
 pub mod kernels;
 mod lower;
 mod memory;
+pub mod optimize;
 mod plan;
 mod session;
 
@@ -27,6 +28,8 @@ pub struct CpuOptions {
     pub isa: Option<Isa>,
     /// Whether sessions measure each step (see [`Session::profile`]).
     pub profile: bool,
+    /// Whether a graph runs node by node, and not as [`optimize::optimize`] makes it: for tests, and to see what that brings.
+    pub unoptimized: bool,
 }
 
 /// Runs graphs on this machine's processor.
@@ -35,6 +38,7 @@ pub struct CpuExecutor {
     isa: Isa,
     pool: Arc<rayon::ThreadPool>,
     profile: bool,
+    unoptimized: bool,
 }
 
 /// More threads than any machine this runs on can use.
@@ -67,7 +71,12 @@ impl CpuExecutor {
             .num_threads(threads)
             .thread_name(|i| format!("cpu-{i}"))
             .build()?;
-        Ok(CpuExecutor { isa, pool: Arc::new(pool), profile: options.profile })
+        Ok(CpuExecutor {
+            isa,
+            pool: Arc::new(pool),
+            profile: options.profile,
+            unoptimized: options.unoptimized,
+        })
     }
 
     /// The SIMD path in use.

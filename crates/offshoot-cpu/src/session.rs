@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use offshoot_graph::{
-    Bindings, DType, Dim, ExecuteError, Graph, Session, StepTime, Tensor, TensorView, ValueId, Weights,
+    Bindings, DType, Dim, ExecuteError, Graph, Operator, Session, StepTime, Tensor, TensorView, ValueId,
+    Weights,
 };
 
 use crate::CpuExecutor;
@@ -15,6 +16,7 @@ use crate::kernels::int8::depthwise::DepthwiseFilter;
 use crate::kernels::simd::Isa;
 use crate::kernels::{ConvShape, together};
 use crate::lower::lower;
+use crate::optimize::{CpuOp, optimize, unoptimized};
 use crate::plan::{Place, Plan, Scratch};
 
 /// Plans kept at once: the whole batches, the last smaller one, and a few more.
@@ -60,7 +62,7 @@ pub(crate) enum Direction {
 
 /// See [`Session`].
 pub(crate) struct CpuSession {
-    graph: Graph,
+    graph: Graph<CpuOp>,
     executor: CpuExecutor,
     plans: Vec<(Bindings, Plan)>,
     filters: Filters,
@@ -80,7 +82,7 @@ impl CpuSession {
     ) -> Result<CpuSession, ExecuteError> {
         parameters(graph, weights)?;
         Ok(CpuSession {
-            graph: graph.clone(),
+            graph: if executor.unoptimized { unoptimized(graph)? } else { optimize(graph)? },
             executor: executor.clone(),
             plans: Vec::new(),
             filters: Filters::default(),
@@ -144,7 +146,7 @@ impl Session for CpuSession {
 
 /// The tensors of the graph's inputs in order, and the numbers that their shapes give to symbols.
 fn bind<'a>(
-    graph: &Graph,
+    graph: &Graph<CpuOp>,
     given: &[(&str, &'a Tensor)],
 ) -> Result<(Vec<&'a Tensor>, Bindings), ExecuteError> {
     let mut bindings = Bindings::new();
@@ -176,7 +178,10 @@ fn bind<'a>(
 }
 
 /// The tensors of the graph's parameters in order.
-fn parameters<'a>(graph: &Graph, weights: &'a Weights) -> Result<Vec<&'a Tensor>, ExecuteError> {
+fn parameters<'a, O: Operator>(
+    graph: &Graph<O>,
+    weights: &'a Weights,
+) -> Result<Vec<&'a Tensor>, ExecuteError> {
     let parameter = |&id: &ValueId| {
         let value = graph.value(id);
         let tensor = weights.get(&value.name);
