@@ -310,5 +310,5 @@ fn rows_of_a_picture_of_one_pixel_with_its_channels_last_are_read_again() {
     let read = onnx::read_bytes(bytes(&model)).unwrap().model;
     assert_eq!(bytes(&onnx::read_bytes(bytes(&read)).unwrap().model), bytes(&read));
     let shape = [2, 3, 8, 8];
-    assert_eq!(crate::onnx_support::logits(&read, &shape), onnx_support::logits(&model, &shape));
+    assert_eq!(crate::onnx_support::logits(&read, &shape), crate::onnx_support::logits(&model, &shape));
 }

@@ -433,16 +433,6 @@ fn layouts_and_weights_that_do_not_fit() {
     refused_with(&model(&[perm, conv("t"), w(), head()]), &["`the_t` (Transpose)", "perm"]);
     let reshape = node("Reshape", &["w"], "t", &[ints("shape", &[-1, -1, 1 << 62])]);
     refused_with(&model(&[reshape, conv("t"), w(), head()]), &["`the_t` (Reshape)", "does not take"]);
-    // Zeros before a pooling whose input may be negative, and on the wrong axes.
-    let pad = node("Pad", &["x"], "p", &[ints("pads", &[0, 0, 1, 1, 0, 0, 1, 1])]);
-    let pool = node("MaxPool", &["p"], "f", &[ints("kernel_shape", &[3, 3])]);
-    let features = tensor("fc", &[3, 2], None);
-    refused_with(&model(&[pad, pool, head()]), &["`the_f` (MaxPool)", "negative"]);
-    let pad = node("Pad", &["x"], "p", &[ints("pads", &[0, 0, 1, 1, 0, 0, 1, 1])]);
-    refused_with(
-        &last(&[pad, node("Relu", &["p"], "y", &[]), features]),
-        &["`the_p` (Pad)", "around a picture"],
-    );
     // A mean over the axes of the other layout, a sum of two layouts.
     let first = node("Transpose", &["x"], "t", &[ints("perm", &[0, 3, 1, 2])]);
     refused_with(&last(&[first, node("Add", &["x", "t"], "y", &[])]), &["`the_y` (Add)", "channels"]);

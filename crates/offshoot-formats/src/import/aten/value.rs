@@ -1,18 +1,22 @@
-//! What the names in the code stand for while it is followed.
+//! What the arguments of PyTorch's operators are, and the names in a program that calls them.
 
 use std::rc::Rc;
 
+use offshoot_graph::Dim;
+
+use crate::import::Number;
+
 /// A value of the program.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Value {
+pub(crate) enum Value {
     None,
     Bool(bool),
     Int(i64),
     /// Also a tensor of one float: traces compute sizes with them.
     Float(f64),
     Text(Rc<str>),
-    /// The batch size itself, which is not known.
-    Batch,
+    /// A size of the input that is not known, or what is computed from one.
+    Size(Dim),
     /// Something that depends on what is not known before the run.
     Unknown,
     /// A list or a tuple.
@@ -29,23 +33,24 @@ pub(super) enum Value {
 
 /// A tensor of the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Stored {
+pub(crate) struct Stored {
     /// Whether it is one of the constants rather than an attribute of a module.
-    pub(super) constant: bool,
-    pub(super) node: usize,
-    pub(super) transposed: bool,
+    pub(crate) constant: bool,
+    pub(crate) node: usize,
+    pub(crate) transposed: bool,
 }
 
 impl Value {
     /// What it is, for messages.
-    pub(super) fn kind(&self) -> &'static str {
+    pub(crate) fn kind(&self) -> &'static str {
         match self {
             Value::None => "None",
             Value::Bool(_) => "a boolean",
             Value::Int(_) => "an integer",
             Value::Float(_) => "a number",
             Value::Text(_) => "a text",
-            Value::Batch => "the batch size",
+            Value::Size(Dim::Symbol(_)) => "the batch size",
+            Value::Size(_) => "a size computed from the batch",
             Value::Unknown => "something known at the run only",
             Value::List(_) => "a list",
             Value::Module(_) => "a module",
@@ -56,7 +61,7 @@ impl Value {
     }
 
     /// The number, when it is a known one.
-    pub(super) fn number(&self) -> Option<f64> {
+    pub(crate) fn number(&self) -> Option<f64> {
         match self {
             Value::Int(n) => Some(*n as f64),
             Value::Float(x) => Some(*x),
@@ -66,7 +71,7 @@ impl Value {
     }
 
     /// The integer, also when it is held as a float.
-    pub(super) fn int(&self) -> Option<i64> {
+    pub(crate) fn int(&self) -> Option<i64> {
         match self {
             Value::Int(n) => Some(*n),
             Value::Float(x) if x.fract() == 0.0 && x.abs() < 9e15 => Some(*x as i64),
@@ -74,8 +79,25 @@ impl Value {
         }
     }
 
+    /// The size or number, for arithmetic on sizes.
+    pub(crate) fn size(&self) -> Number {
+        match self {
+            Value::Size(dim) => Number::Size(dim.clone()),
+            other => other.int().map_or(Number::Unknown, |n| Number::Known(n as f64)),
+        }
+    }
+
+    /// A size of a tensor.
+    pub(crate) fn of_dim(dim: &Dim) -> Value {
+        match Number::of(dim.clone()) {
+            Number::Known(n) => Value::Int(n as i64),
+            Number::Size(dim) => Value::Size(dim),
+            Number::Unknown => Value::Unknown,
+        }
+    }
+
     /// Whether it is a size or a number, known or not.
-    pub(super) fn is_scalar(&self) -> bool {
-        matches!(self, Value::Int(_) | Value::Float(_) | Value::Bool(_) | Value::Batch | Value::Unknown)
+    pub(crate) fn is_scalar(&self) -> bool {
+        matches!(self, Value::Int(_) | Value::Float(_) | Value::Bool(_) | Value::Size(_) | Value::Unknown)
     }
 }
