@@ -29,17 +29,18 @@ impl Importer {
     /// Whether `x` is a boolean: an f32 of 1 or 0 here.
     pub(crate) fn is_truth(&self, mut x: ValueId) -> bool {
         while !self.truths.contains(&x) {
-            match self.made_by(x) {
-                Some((
-                    Op::Reshape { .. }
-                    | Op::Flatten { .. }
-                    | Op::Expand { .. }
-                    | Op::Transpose { .. }
-                    | Op::Slice { .. },
-                    inputs,
-                )) => x = inputs[0],
-                _ => return false,
-            }
+            let Some((
+                Op::Reshape { .. }
+                | Op::Flatten { .. }
+                | Op::Expand { .. }
+                | Op::Transpose { .. }
+                | Op::Slice { .. },
+                inputs,
+            )) = self.made_by(x)
+            else {
+                return false;
+            };
+            x = inputs[0];
         }
         true
     }
@@ -158,13 +159,11 @@ impl Importer {
     }
 
     fn factor_of(&self, x: ValueId) -> Option<(ValueId, f32)> {
-        match self.made_by(x)? {
-            (Op::Binary(Binary::Mul), &[a, b]) => match (self.known_number(a), self.known_number(b)) {
-                (_, Some(factor)) => Some((a, factor)),
-                (Some(factor), None) => Some((b, factor)),
-                (None, None) => None,
-            },
-            _ => None,
+        let (Op::Binary(Binary::Mul), &[a, b]) = self.made_by(x)? else { return None };
+        match (self.known_number(a), self.known_number(b)) {
+            (_, Some(factor)) => Some((a, factor)),
+            (Some(factor), None) => Some((b, factor)),
+            (None, None) => None,
         }
     }
 
@@ -176,10 +175,8 @@ impl Importer {
         }
         let (Op::Unary(Unary::Relu), &[difference]) = self.made_by(above)? else { return None };
         let (Op::Binary(Binary::Sub), &[finite, threshold]) = self.made_by(difference)? else { return None };
-        match self.made_by(finite)? {
-            (Op::Unary(Unary::Clip(_)), &[x]) => Some((x, self.known_number(threshold)?)),
-            _ => None,
-        }
+        let (Op::Unary(Unary::Clip(_)), &[x]) = self.made_by(finite)? else { return None };
+        Some((x, self.known_number(threshold)?))
     }
 
     /// x, where `y` is log(1 + exp x), times 1 perhaps.
@@ -192,9 +189,7 @@ impl Importer {
             (Some(1.0), _) => b,
             _ => return None,
         };
-        match self.made_by(power)? {
-            (Op::Unary(Unary::Exp), &[x]) => Some(x),
-            _ => None,
-        }
+        let (Op::Unary(Unary::Exp), &[x]) = self.made_by(power)? else { return None };
+        Some(x)
     }
 }

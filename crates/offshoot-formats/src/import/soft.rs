@@ -56,55 +56,43 @@ impl Importer {
 
     /// x and the axis, where `x` - `log` is the logarithm of the softmax of x.
     pub(super) fn log_softmax_of(&self, x: ValueId, log: ValueId) -> Option<(ValueId, usize)> {
-        match self.made_by(log)? {
-            (Op::Unary(Unary::Log), &[sum]) => {
-                let (_, &[powers]) = self.made_by(sum)? else { return None };
-                let of = self.exp_of(powers)?;
-                let axis = self.sum_of_powers(sum, of)?;
-                (of == x).then(|| (self.shift_of(x, axis).unwrap_or(x), axis))
-            }
-            // As `Importer::log_sum_exp` writes it.
-            (Op::Binary(Binary::Add), &[log, largest]) => {
-                let (Op::Unary(Unary::Log), &[sum]) = self.made_by(log)? else { return None };
-                let (_, &[powers]) = self.made_by(sum)? else { return None };
-                let of = self.exp_of(powers)?;
-                let axis = self.sum_of_powers(sum, of)?;
-                let (Op::Reduce { op: Reduce::Max, .. }, &[shifted]) = self.made_by(largest)? else {
-                    return None;
-                };
-                (shifted == x && self.shift_of(of, axis) == Some(x)).then_some((x, axis))
-            }
-            _ => None,
+        if let (Op::Unary(Unary::Log), &[sum]) = self.made_by(log)? {
+            let (_, &[powers]) = self.made_by(sum)? else { return None };
+            let of = self.exp_of(powers)?;
+            let axis = self.sum_of_powers(sum, of)?;
+            return (of == x).then(|| (self.shift_of(x, axis).unwrap_or(x), axis));
         }
+        // As `Importer::log_sum_exp` writes it.
+        let (Op::Binary(Binary::Add), &[log, largest]) = self.made_by(log)? else { return None };
+        let (Op::Unary(Unary::Log), &[sum]) = self.made_by(log)? else { return None };
+        let (_, &[powers]) = self.made_by(sum)? else { return None };
+        let of = self.exp_of(powers)?;
+        let axis = self.sum_of_powers(sum, of)?;
+        let (Op::Reduce { op: Reduce::Max, .. }, &[shifted]) = self.made_by(largest)? else {
+            return None;
+        };
+        (shifted == x && self.shift_of(of, axis) == Some(x)).then_some((x, axis))
     }
 
     /// x, where `powers` is exp x.
     fn exp_of(&self, powers: ValueId) -> Option<ValueId> {
-        match self.made_by(powers)? {
-            (Op::Unary(Unary::Exp), &[x]) => Some(x),
-            _ => None,
-        }
+        let (Op::Unary(Unary::Exp), &[x]) = self.made_by(powers)? else { return None };
+        Some(x)
     }
 
     /// The axis along which `sum` is the sum of exp x.
     fn sum_of_powers(&self, sum: ValueId, x: ValueId) -> Option<usize> {
-        match self.made_by(sum)? {
-            (&Op::Reduce { op: Reduce::Sum, axis }, &[powers]) if self.exp_of(powers) == Some(x) => {
-                Some(axis)
-            }
-            _ => None,
-        }
+        let (&Op::Reduce { op: Reduce::Sum, axis }, &[powers]) = self.made_by(sum)? else { return None };
+        (self.exp_of(powers) == Some(x)).then_some(axis)
     }
 
     /// The value from which `x` is, less its largest number along the axis.
     fn shift_of(&self, x: ValueId, axis: usize) -> Option<ValueId> {
         let (Op::Binary(Binary::Sub), &[of, largest]) = self.made_by(x)? else { return None };
-        match self.made_by(largest)? {
-            (&Op::Reduce { op: Reduce::Max, axis: along }, &[shifted]) if shifted == of && along == axis => {
-                Some(of)
-            }
-            _ => None,
-        }
+        let (&Op::Reduce { op: Reduce::Max, axis: along }, &[shifted]) = self.made_by(largest)? else {
+            return None;
+        };
+        (shifted == of && along == axis).then_some(of)
     }
 
     /// x, where `above` (1, if none is given) / `below` is the sigmoid of x.
@@ -118,10 +106,8 @@ impl Importer {
             (Some(1.0), _) => b,
             _ => return None,
         };
-        match self.made_by(self.exp_of(power)?)? {
-            (Op::Unary(Unary::Neg), &[x]) => Some(x),
-            _ => None,
-        }
+        let (Op::Unary(Unary::Neg), &[x]) = self.made_by(self.exp_of(power)?)? else { return None };
+        Some(x)
     }
 }
 
@@ -142,11 +128,12 @@ pub(crate) fn spell_logarithms(graph: &Graph, logarithms: &HashSet<String>) -> R
     }
     for node in graph.nodes() {
         let inputs: Vec<ValueId> = node.inputs.iter().filter_map(|id| made[id.index()]).collect();
-        let outputs = match node.op {
-            Op::Softmax { axis } if logarithms.contains(&node.name) => {
-                vec![spelled_logarithm(&mut new, &node.name, inputs[0], axis)?]
-            }
-            _ => new.add_node(&node.name, node.op.clone(), &inputs)?,
+        let outputs = if let Op::Softmax { axis } = node.op
+            && logarithms.contains(&node.name)
+        {
+            vec![spelled_logarithm(&mut new, &node.name, inputs[0], axis)?]
+        } else {
+            new.add_node(&node.name, node.op.clone(), &inputs)?
         };
         for (old, id) in node.outputs.iter().zip(outputs) {
             made[old.index()] = Some(id);
