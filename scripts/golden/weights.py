@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes the files of weights that crates/offshoot-formats/tests/weights.rs reads.
+"""Writes the files of weights that crates/offshoot-formats/tests/all/weights.rs reads.
 
 Every file is written by PyTorch or safetensors, and `expected.json` says what PyTorch reads back from it.
 Needs torch, numpy and safetensors. Storage keys of the legacy layout are addresses, so those files differ from run to

@@ -2,10 +2,11 @@
 
 use std::collections::HashSet;
 
-use offshoot_graph::passes::{LeftOut, confined_scores, gives_probabilities, without_softmax};
+use offshoot_graph::passes::{LeftOut, confined_scores, gives_probabilities, prune, without_softmax};
 use offshoot_graph::{Dim, Graph, GraphError, Op, ValueId, Weights};
 
 use crate::error::Problem;
+use crate::import::spell_logarithms;
 
 /// An output [batch, 1, classes, 1] or the like as [batch, classes]; another one as it is.
 pub(crate) fn rows(graph: &mut Graph, output: ValueId) -> Result<ValueId, GraphError> {
@@ -44,13 +45,20 @@ pub(crate) fn logits(
             (graph, warning)
         }
     };
-    match graph.nodes().iter().find(|n| is_log(&n.name)) {
-        None => Ok((graph, warning)),
-        Some(node) => Err(Problem::unsupported(
-            format!("node `{}` (LogSoftmax)", node.name),
-            "a logarithm of a softmax is read at the end of a classifier only, over its classes",
-            WAY_OUT,
-        )),
+    match graph.nodes().iter().any(|n| is_log(&n.name)) {
+        true => Ok((spell_logarithms(&graph, logarithms).map_err(failed)?, warning)),
+        false => Ok((graph, warning)),
+    }
+}
+
+/// The graph without the parts of what a file spells out and is one operator here.
+pub(crate) fn without_leftovers(graph: Graph) -> Result<Graph, GraphError> {
+    let uses = graph.use_counts();
+    let results: HashSet<ValueId> = graph.outputs().iter().map(|&(_, id)| id).collect();
+    let unused = |id: &ValueId| uses[id.index()] == 0 && !results.contains(id);
+    match graph.nodes().iter().any(|node| node.outputs.iter().all(unused)) {
+        true => prune(&graph),
+        false => Ok(graph),
     }
 }
 

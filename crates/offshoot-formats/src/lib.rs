@@ -10,6 +10,7 @@ pub mod coreml;
 mod elements;
 mod ending;
 pub mod error;
+mod import;
 mod metadata;
 mod names;
 pub mod onnx;

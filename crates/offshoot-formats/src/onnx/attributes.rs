@@ -1,13 +1,29 @@
 //! The attributes of an ONNX node, and the errors that name it.
 
 use super::proto::{AttributeProto, NodeProto, TensorProto};
+use super::translate::SIMPLIFY;
 use crate::error::Problem;
+use crate::import::Site;
 use crate::metadata::MAX_SIDE;
 
 /// A node with its label for people.
 #[derive(Clone, Copy)]
 pub(super) struct NodeView<'a> {
     pub(super) proto: &'a NodeProto,
+}
+
+impl Site for NodeView<'_> {
+    fn name(&self) -> &str {
+        NodeView::name(self)
+    }
+
+    fn place(&self) -> String {
+        NodeView::place(self)
+    }
+
+    fn way_out(&self) -> &str {
+        SIMPLIFY
+    }
 }
 
 impl<'a> NodeView<'a> {
@@ -106,11 +122,7 @@ impl<'a> NodeView<'a> {
 
     /// An axis of a value of `rank` axes, counted from the end when negative.
     pub(super) fn place_of(&self, axis: i64, rank: usize) -> Result<usize, Problem> {
-        let place = self.axis(axis, rank)?;
-        if place < rank {
-            return Ok(place);
-        }
-        Err(self.damaged(format!("axis {axis} is outside of {rank} axes")))
+        self.axis_of(axis, rank)
     }
 
     /// As [`NodeView::place_of`], or the end: `rank` itself, behind which nothing stands.

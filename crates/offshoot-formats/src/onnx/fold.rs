@@ -4,50 +4,14 @@
 //! With a known height and width all of it is numbers, except for the batch and the steps of a sequence, which stay
 //! expressions.
 
-use offshoot_graph::{Data, Dim, DimOp, Shape, Tensor};
+use offshoot_graph::{Data, DimOp, Shape, Tensor};
 
 use super::attributes::NodeView;
 use crate::error::Problem;
+use crate::import::Number;
 
 /// More numbers than any arithmetic on shapes needs.
 pub(super) const MAX_NUMBERS: usize = 256;
-
-/// An expression of sizes has at most this many parts: it is computed by recursion, and a file can double it with each node.
-pub(super) const MAX_PARTS: usize = 512;
-
-/// One element.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum Number {
-    Known(f64),
-    /// A size of the inputs, or what is computed from some.
-    Size(Dim),
-    /// Something that is no size and not known.
-    Unknown,
-}
-
-impl Number {
-    fn of(dim: Dim) -> Number {
-        match dim {
-            Dim::Fixed(n) => Number::Known(n as f64),
-            dim if dim.is_small(MAX_PARTS) => Number::Size(dim),
-            Dim::Symbol(_) | Dim::Expr(_) => Number::Unknown,
-        }
-    }
-
-    /// The size that it is.
-    fn dim(&self) -> Option<Dim> {
-        match self {
-            Number::Known(n) if n.fract() == 0.0 && (0.0..=MAX_SIZE).contains(n) => {
-                Some(Dim::Fixed(*n as usize))
-            }
-            Number::Size(dim) => Some(dim.clone()),
-            Number::Known(_) | Number::Unknown => None,
-        }
-    }
-}
-
-/// More than any size is.
-const MAX_SIZE: f64 = (1u64 << 40) as f64;
 
 /// A small tensor.
 #[derive(Clone, Debug, PartialEq)]
@@ -234,10 +198,7 @@ fn arithmetic(a: &Numbers, b: &Numbers, op: DimOp, f: impl Fn(f64, f64) -> f64) 
     binary(a, b, |a, b| match (a, b) {
         (Number::Known(x), Number::Known(y)) => Number::Known(f(*x, *y)),
         _ if float => Number::Unknown,
-        (a, b) => match (a.dim(), b.dim()) {
-            (Some(a), Some(b)) => Number::of(a.combine(op, &b)),
-            _ => Number::Unknown,
-        },
+        (a, b) => a.combine(op, b),
     })
 }
 

@@ -16,8 +16,9 @@ use super::proto::{DimensionProto, GraphProto, ModelProto, TensorProto, ValueInf
 use super::tensors::TensorReader;
 use super::translate::{Context, Translator};
 use super::{METADATA_KEY, OnnxModel, ReadOptions};
-use crate::ending::{logits, rows};
+use crate::ending::{logits, rows, without_leftovers};
 use crate::error::Problem;
+use crate::import::Importer;
 use crate::metadata::{self, MAX_CLASSES, MAX_PICTURE};
 
 /// One of a model's inputs as the file describes it.
@@ -356,17 +357,17 @@ fn build(source: &Source<'_>, given: &Given<'_>, batch: Dim) -> Result<Built, Pr
         tensors: TensorReader::new(source.len, source.path),
         opset: source.opset,
         own: source.own,
-        batch: batch.clone(),
-        fixed_batch: source.inputs.first().and_then(|input| input.batch),
         counted_on: given.counted_on,
     };
-    let mut translator = Translator::new(context, source.graph.name.as_deref().unwrap_or_default());
+    let name = source.graph.name.as_deref().unwrap_or_default();
+    let fixed_batch = source.inputs.first().and_then(|input| input.batch);
+    let mut translator = Translator::new(context, Importer::new(name, batch.clone(), fixed_batch));
     for input in &source.inputs {
         let side = |dim: &Dim| given.fixed.get(dim).map_or_else(|| dim.clone(), |&n| Dim::Fixed(n));
         let shape = std::iter::once(batch.clone()).chain(input.sides.iter().map(side)).collect();
         // The one input of a network has the name that it has everywhere here.
         let name = if source.inputs.len() == 1 { INPUT } else { input.name };
-        let value = translator.graph.add_input(name, input.dtype, shape);
+        let value = translator.import.graph.add_input(name, input.dtype, shape);
         if input.channels_last {
             translator.define_channels_last(input.name, value);
         } else {
@@ -379,8 +380,8 @@ fn build(source: &Source<'_>, given: &Given<'_>, batch: Dim) -> Result<Built, Pr
     let output = translator.result(source.output)?;
     let place =
         |e: GraphError| Problem::unsupported("graph", e.to_string(), "Check the file with onnx.checker");
-    let output = rows(&mut translator.graph, output).map_err(place)?;
-    let shape = &translator.graph.value(output).shape;
+    let output = rows(&mut translator.import.graph, output).map_err(place)?;
+    let shape = &translator.import.graph.value(output).shape;
     let classes = match shape.0[..] {
         [ref first, Dim::Fixed(classes)] if *first == batch => classes,
         _ => {
@@ -393,11 +394,11 @@ fn build(source: &Source<'_>, given: &Given<'_>, batch: Dim) -> Result<Built, Pr
         let (place, what) = (format!("output `{}`", source.output), format!("it has {classes} classes"));
         return Err(Problem::TooLarge { place, what, limit: MAX_CLASSES as u64 });
     }
-    translator.graph.add_output(OUTPUT, output);
+    translator.import.graph.add_output(OUTPUT, output);
     let converted = translator.converted;
-    let logarithms = std::mem::take(&mut translator.logarithms);
-    let (graph, weights) = translator.finish();
+    let (graph, weights, logarithms) = translator.finish();
     let graph = recognize_gelu(&graph).map_err(place)?;
     let (graph, ending) = logits(graph, &weights, &logarithms)?;
+    let graph = without_leftovers(graph).map_err(place)?;
     Ok(Built { graph, weights, classes, converted, ending })
 }

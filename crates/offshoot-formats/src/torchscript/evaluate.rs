@@ -5,13 +5,12 @@ use std::collections::HashMap;
 use std::io::{Read, Seek};
 use std::rc::Rc;
 
-use super::operators::Builder;
 use super::parse::{Call, Expression, Function, Statement, StatementKind, Target};
 use super::place::Place;
 use super::program::Program;
 use super::sizes::{self, MAX_LIST};
-use super::value::{Stored, Value};
 use crate::error::Problem;
+use crate::import::aten::{Aten, Call as OperatorCall, Stored, Value};
 use crate::pth::values::{Node, Value as Pickle};
 
 /// The most expressions that are followed, and items of lists that are made. ResNet-152 takes some 50,000.
@@ -19,12 +18,11 @@ const MAX_STEPS: u32 = 1 << 20;
 /// How deep calls, blocks and expressions may nest.
 const MAX_DEPTH: u32 = 192;
 
-const WAY_OUT: &str = "In TorchScript, offshoot reads convolutional networks and transformers of the usual operators; give a PyTorch \
-                       checkpoint with `--model NAME --weights FILE` where there is one";
+pub(super) const WAY_OUT: &str = "Give a PyTorch checkpoint with `--model NAME --weights FILE` where there is one, or export the model to ONNX";
 
 pub(super) struct Evaluator<'a, R> {
     pub(super) program: &'a mut Program<R>,
-    pub(super) builder: Builder,
+    pub(super) aten: Aten,
     steps: u32,
     depth: u32,
 }
@@ -51,8 +49,8 @@ enum Flow {
 }
 
 impl<'a, R: Read + Seek> Evaluator<'a, R> {
-    pub(super) fn new(program: &'a mut Program<R>, builder: Builder) -> Evaluator<'a, R> {
-        Evaluator { program, builder, steps: 0, depth: 0 }
+    pub(super) fn new(program: &'a mut Program<R>, aten: Aten) -> Evaluator<'a, R> {
+        Evaluator { program, aten, steps: 0, depth: 0 }
     }
 
     /// What the method `name` of the outermost module makes of `input`, and where it is.
@@ -209,7 +207,7 @@ impl<'a, R: Read + Seek> Evaluator<'a, R> {
 
     fn unresolved(&self, frame: &Frame, what: &str, value: &Value) -> Problem {
         let why = match value {
-            Value::Batch | Value::Unknown => "the batch or something else known at the run only".to_owned(),
+            Value::Size(_) | Value::Unknown => "the batch or something else known at the run only".to_owned(),
             other => other.kind().to_owned(),
         };
         frame.place().unsupported(
@@ -287,7 +285,7 @@ impl<'a, R: Read + Seek> Evaluator<'a, R> {
         match item {
             Some(&Pickle::Node(node)) if matches!(constants.heap.nodes.get(node), Some(Node::Tensor(_))) => {
                 let stored = Stored { constant: true, node, transposed: false };
-                Ok(self.builder.number(stored).unwrap_or(Value::Stored(stored)))
+                Ok(self.program.number(stored).unwrap_or(Value::Stored(stored)))
             }
             _ => Err(frame.place().damaged(format!("there is no constant `{name}`"))),
         }
@@ -434,8 +432,10 @@ impl<'a, R: Read + Seek> Evaluator<'a, R> {
             (path, true) => path.to_owned(),
             (path, false) => format!("{path}.{}", operator.trim_matches('_')),
         };
-        let call = super::operators::OperatorCall { operator, name, values, named, place: frame.place() };
-        let value = self.builder.operator(&call, self.program)?;
+        let place = frame.place().text();
+        let (overload, tensors) = (None, &*self.program);
+        let call = OperatorCall { operator, overload, name, values, named, place, way_out: WAY_OUT, tensors };
+        let value = self.aten.call(&call)?;
         if let Value::List(items) = &value {
             self.count(items.len(), &frame.place())?;
         }

@@ -10,7 +10,6 @@
 
 mod evaluate;
 mod lex;
-mod operators;
 mod parse;
 mod pickle;
 mod place;
@@ -19,8 +18,8 @@ mod program;
 mod read;
 mod script;
 mod sizes;
+mod tensors;
 mod tree;
-mod value;
 mod write;
 
 use std::io::{Cursor, Read, Seek, Write};

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use offshoot_graph::op::{
     Attribute, AveragePool, BatchNormalization, Clip, Conv, Gemm, LayerNormalization, MatMul, Pool, Reduce,
-    Unary,
+    SequenceOp, Unary,
 };
 use offshoot_graph::{Dim, Graph, Node, Op, Shape, Source, ValueId};
 
@@ -193,6 +193,10 @@ impl<'a> Printer<'a> {
                 None => return Err(unsupported("both sizes of its result are not known")),
             },
             Op::Softmax { axis } => format!("torch.softmax({x}, {axis}, None)"),
+            Op::Sequence(SequenceOp::Where) => {
+                let [_, a, b] = inputs else { return Err(unsupported("it has not three inputs")) };
+                format!("torch.where(torch.ne({x}, 0), {a}, {b})")
+            }
             Op::Lstm(_) | Op::Sequence(_) => return Err(unsupported("it is not written: export to ONNX")),
             Op::QuantizeLinear { .. }
             | Op::DequantizeLinear { .. }
@@ -205,6 +209,7 @@ impl<'a> Printer<'a> {
             | Op::SoftmaxCrossEntropyLoss(_)
             | Op::Train(_)
             | Op::Grad(_)
+            | Op::Composite(_)
             | Op::Update(_) => return Err(unsupported("it belongs to training")),
         })
     }

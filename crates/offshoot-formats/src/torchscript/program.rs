@@ -1,9 +1,11 @@
 //! The parts of an archive: the tree of modules with their attributes, the constants, and the code, parsed as it is
 //! needed.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{BufReader, Read, Seek};
 use std::rc::Rc;
+
+use offshoot_graph::Tensor;
 
 use super::parse::{Class, Function, Module, parse};
 use crate::error::Problem;
@@ -28,6 +30,8 @@ pub(super) struct Program<R> {
     attributes: HashMap<usize, Rc<Attributes>>,
     /// The place of each constant, by node of `constants`.
     constant_places: HashMap<usize, usize>,
+    /// Constants of one or a few elements, by node of `constants`.
+    pub(super) small_constants: BTreeMap<usize, Tensor>,
     /// The state-dict key of each module and tensor, by node of `data`.
     pub(super) names: HashMap<usize, Rc<str>>,
     code: HashMap<Rc<str>, Option<Rc<Module>>>,
@@ -57,6 +61,7 @@ impl<R: Read + Seek> Program<R> {
             attributes: HashMap::new(),
             names: HashMap::new(),
             constant_places: HashMap::new(),
+            small_constants: BTreeMap::new(),
             code: HashMap::new(),
             code_bytes: 0,
         };

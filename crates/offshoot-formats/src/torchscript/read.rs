@@ -7,13 +7,15 @@ use offshoot_graph::model::{BATCH, INPUT, OUTPUT};
 use offshoot_graph::passes::prune;
 use offshoot_graph::{DType, Dim, GraphError, Metadata, Model, Shape, Tensor, Weights};
 
-use super::evaluate::Evaluator;
-use super::operators::{Builder, load};
+use super::evaluate::{Evaluator, WAY_OUT};
+use super::place::Place;
 use super::program::Program;
-use super::value::Stored;
+use super::tensors::load;
 use super::{METADATA_FILE, TorchScriptModel};
 use crate::ending::{logits, rows};
 use crate::error::Problem;
+use crate::import::Site;
+use crate::import::aten::{Aten, Stored};
 use crate::metadata::{self, MAX_CLASSES, MAX_PICTURE};
 use crate::pth::container::Archive;
 use crate::pth::storage;
@@ -38,29 +40,30 @@ pub(super) fn read(source: impl Read + Seek, size: Option<usize>) -> Result<Torc
         return Err(Problem::TooLarge { place: "the archive".into(), what, limit: MAX_PICTURE as u64 });
     }
 
-    let constants = small_constants(&mut program)?;
+    program.small_constants = small_constants(&mut program)?;
     let name = program.class_name();
-    let mut builder = Builder::new(&name, Dim::symbol(BATCH), traced.map(|t| t.batch), constants);
+    let mut aten = Aten::new(&name, Dim::symbol(BATCH), traced.map(|t| t.batch));
     let shape = Shape(vec![Dim::symbol(BATCH), 3.into(), side.into(), side.into()]);
-    let input = builder.graph.add_input(INPUT, DType::F32, shape);
-    let input = builder.define(input);
+    let input = aten.import.graph.add_input(INPUT, DType::F32, shape);
+    let input = aten.define(input);
     let root = program.root()?;
     let method = match own.is_some() && program.class(root)?.methods.contains_key("logits") {
         true => "logits",
         false => "forward",
     };
-    let mut evaluator = Evaluator::new(&mut program, builder);
+    let mut evaluator = Evaluator::new(&mut program, aten);
     let (result, place) = evaluator.run(method, input)?;
-    let mut builder = evaluator.builder;
-    let output = builder.result(&result, &place)?;
+    let mut aten = evaluator.aten;
+    let output = aten.result(&result, &End(&place))?;
+    let (mut graph, logarithms) = (aten.import.graph, aten.import.logarithms);
 
     let mut warnings = Vec::new();
     let failed = |e: GraphError| place.damaged(e.to_string());
-    let output = rows(&mut builder.graph, output).map_err(failed)?;
-    let classes = match builder.graph.value(output).shape.0[..] {
+    let output = rows(&mut graph, output).map_err(failed)?;
+    let classes = match graph.value(output).shape.0[..] {
         [ref batch, Dim::Fixed(classes)] if *batch == Dim::symbol(BATCH) => classes,
         _ => {
-            let shape = &builder.graph.value(output).shape;
+            let shape = &graph.value(output).shape;
             let what = format!("the result is {shape}, a classifier's is [{BATCH}, classes]");
             return Err(place.unsupported(what, LAYOUT));
         }
@@ -68,13 +71,13 @@ pub(super) fn read(source: impl Read + Seek, size: Option<usize>) -> Result<Torc
     if classes > MAX_CLASSES {
         return Err(place.too_large(format!("it gives {classes} classes"), MAX_CLASSES as u64));
     }
-    builder.graph.add_output(OUTPUT, output);
-    let (graph, ending) = logits(builder.graph, &Weights::new(), &builder.logarithms)?;
+    graph.add_output(OUTPUT, output);
+    let (graph, ending) = logits(graph, &Weights::new(), &logarithms)?;
     warnings.extend(ending);
     let graph = prune(&graph).map_err(failed)?;
     let kept: HashSet<&str> = graph.parameters().iter().map(|&id| graph.value(id).name.as_str()).collect();
     let used: Vec<(String, Stored)> =
-        builder.used.into_iter().filter(|(name, _)| kept.contains(name.as_str())).collect();
+        aten.used.into_iter().filter(|(name, _)| kept.contains(name.as_str())).collect();
     let weights = floats(load(&mut program, &used)?, &mut warnings)?;
     let (metadata, assumed) = match own {
         Some((json, _)) => {
@@ -87,6 +90,23 @@ pub(super) fn read(source: impl Read + Seek, size: Option<usize>) -> Result<Torc
         assumed_preprocessing: assumed,
         warnings,
     })
+}
+
+/// The end of the code.
+struct End<'a>(&'a Place);
+
+impl Site for End<'_> {
+    fn name(&self) -> &str {
+        "result"
+    }
+
+    fn place(&self) -> String {
+        self.0.text()
+    }
+
+    fn way_out(&self) -> &str {
+        WAY_OUT
+    }
 }
 
 pub(super) fn state_dict(source: impl Read + Seek) -> Result<Weights, Problem> {

@@ -1,9 +1,12 @@
-//! Arithmetic on sizes: integers, floats and lists of them. What depends on the batch stays unknown.
+//! Arithmetic on sizes: integers, floats and lists of them. A size that depends on the batch stays an expression of it; what else does is
+//! unknown.
 
 use std::cmp::Ordering;
 use std::rc::Rc;
 
-use super::value::Value;
+use offshoot_graph::DimOp;
+
+use crate::import::aten::Value;
 
 /// The most items of a list that arithmetic makes.
 pub(super) const MAX_LIST: usize = 256;
@@ -35,14 +38,19 @@ pub(super) fn compute(name: &str, arguments: &[Value]) -> Option<Value> {
         ("torch.le", [a, b]) => compare(a, b, Ordering::is_le),
         ("torch.gt", [a, b]) => compare(a, b, Ordering::is_gt),
         ("torch.ge", [a, b]) => compare(a, b, Ordering::is_ge),
+        ("torch.device", [device @ Value::Text(_)]) => Some(device.clone()),
         ("torch.len", [Value::List(items)]) => Some(Value::Int(items.len() as i64)),
         ("torch.add", [Value::List(a), Value::List(b)]) => {
             let all: Rc<[Value]> = a.iter().chain(b.iter()).cloned().collect();
             (all.len() <= MAX_LIST).then_some(Value::List(all))
         }
-        ("torch.add", [a, b] | [a, b, Value::Int(1)]) => arithmetic(a, b, i64::checked_add, |a, b| a + b),
-        ("torch.sub", [a, b] | [a, b, Value::Int(1)]) => arithmetic(a, b, i64::checked_sub, |a, b| a - b),
-        ("torch.mul", [a, b]) => arithmetic(a, b, i64::checked_mul, |a, b| a * b),
+        ("torch.add", [a, b] | [a, b, Value::Int(1)]) => {
+            arithmetic(a, b, DimOp::Add, i64::checked_add, |a, b| a + b)
+        }
+        ("torch.sub", [a, b] | [a, b, Value::Int(1)]) => {
+            arithmetic(a, b, DimOp::Sub, i64::checked_sub, |a, b| a - b)
+        }
+        ("torch.mul", [a, b]) => arithmetic(a, b, DimOp::Mul, i64::checked_mul, |a, b| a * b),
         ("torch.div", [_, Value::Int(0)] | [_, Value::Float(0.0)]) => None,
         ("torch.div", [a, b]) => binary(a, b, |a, b| Value::Float(a / b)),
         ("torch.floordiv" | "torch.floor_divide", [a, b]) => floor_divide(a, b),
@@ -101,12 +109,22 @@ fn binary(a: &Value, b: &Value, f: impl Fn(f64, f64) -> Value) -> Option<Value> 
 fn arithmetic(
     a: &Value,
     b: &Value,
+    op: DimOp,
     ints: fn(i64, i64) -> Option<i64>,
     floats: fn(f64, f64) -> f64,
 ) -> Option<Value> {
     match (a, b) {
         (Value::Int(a), Value::Int(b)) => ints(*a, *b).map(Value::Int),
+        (Value::Size(_), _) | (_, Value::Size(_)) => combined(a, b, op),
         _ => binary(a, b, |a, b| Value::Float(floats(a, b))),
+    }
+}
+
+/// Two sizes as one, where they are such.
+fn combined(a: &Value, b: &Value, op: DimOp) -> Option<Value> {
+    match a.size().combine(op, &b.size()).dim() {
+        Some(dim) => Some(Value::of_dim(&dim)),
+        None => unknown(a, b),
     }
 }
 
@@ -118,6 +136,7 @@ fn floor_divide(a: &Value, b: &Value) -> Option<Value> {
             let down = a % b != 0 && (*a < 0) != (*b < 0);
             Some(Value::Int(quotient - i64::from(down)))
         }
+        (Value::Size(_), _) | (_, Value::Size(_)) => combined(a, b, DimOp::Div),
         _ => binary(a, b, |a, b| Value::Float((a / b).floor())),
     }
 }
@@ -190,6 +209,8 @@ fn slice(items: &[Value], bounds: &[Value]) -> Option<Value> {
 
 #[cfg(test)]
 mod tests {
+    use offshoot_graph::Dim;
+
     use super::*;
 
     fn ints(items: &[i64]) -> Value {
@@ -214,10 +235,14 @@ mod tests {
     }
 
     #[test]
-    fn what_depends_on_the_batch_is_unknown() {
-        assert_eq!(compute("torch.add", &[Value::Batch, Value::Int(1)]), Some(Value::Unknown));
-        assert_eq!(compute("torch.gt", &[Value::Batch, Value::Int(0)]), Some(Value::Unknown));
-        assert_eq!(compute("torch.eq", &[Value::Batch, Value::Int(1)]), Some(Value::Unknown));
+    fn what_depends_on_the_batch_is_a_size_or_unknown() {
+        let batch = || Value::Size(Dim::symbol("batch"));
+        let one_more = Value::Size(Dim::symbol("batch").combine(DimOp::Add, &Dim::Fixed(1)));
+        assert_eq!(compute("torch.add", &[batch(), Value::Int(1)]), Some(one_more.clone()));
+        assert_eq!(compute("torch.sub", &[one_more, Value::Int(1)]), Some(batch()));
+        assert_eq!(compute("torch.gt", &[batch(), Value::Int(0)]), Some(Value::Unknown));
+        assert_eq!(compute("torch.eq", &[batch(), Value::Int(1)]), Some(Value::Unknown));
+        assert_eq!(compute("torch.mul", &[batch(), Value::Float(0.5)]), Some(Value::Unknown));
         assert_eq!(compute("torch.len", &[ints(&[1, 2])]), Some(Value::Int(2)));
     }
 

@@ -3,10 +3,10 @@
 use offshoot_graph::op::Direction;
 use offshoot_graph::{Data, Dim, Op, Role, Source, Tensor, ValueId};
 
-use super::super::attributes::NodeView;
 use super::{Operand, SIMPLIFY, Stored, Translator};
 use crate::elements::check_activation;
 use crate::error::Problem;
+use crate::onnx::attributes::NodeView;
 
 /// Inputs of LSTM that come before those of bytes: X, W, R, B, sequence_lens, initial_h, initial_c, P.
 const INPUTS: usize = 8;
@@ -21,7 +21,7 @@ impl<'a> Translator<'a> {
         let units = units
             .filter(|&units| units <= 1 << 24)
             .ok_or_else(|| node.damaged("its weights have no three axes"))?;
-        let steps = self.shape(x).0.first().and_then(Dim::fixed).unwrap_or(1);
+        let steps = self.import.shape(x).0.first().and_then(Dim::fixed).unwrap_or(1);
         check_activation(&node.place(), [steps, ways, units].into_iter())?;
         let mut operands = vec![x];
         for index in [1, 2] {
@@ -40,12 +40,12 @@ impl<'a> Translator<'a> {
         operands.push(match node.input(3) {
             Some(_) => self.plain_parameter(node, 3, Role::Weight)?,
             None => {
-                let name = self.names.unused(&format!("{}.bias", node.name()));
-                self.graph.add_constant(&name, Tensor::zeros([ways, 2 * units]))
+                let name = self.import.names.unused(&format!("{}.bias", node.name()));
+                self.import.graph.add_constant(&name, Tensor::zeros([ways, 2 * units]))
             }
         });
         let op = if bytes { Op::DynamicQuantizeLstm(direction) } else { Op::Lstm(direction) };
-        let results = self.push_all(node.name(), op, &operands)?;
+        let results = self.import.push_all(&node, node.name(), op, &operands)?;
         for (name, id) in node.proto.output.iter().zip(results).filter(|(name, _)| !name.is_empty()) {
             self.define(name, id);
         }
@@ -92,14 +92,14 @@ impl<'a> Translator<'a> {
 
     /// The constant that a value is a part or a repetition of.
     fn source_of(&self, mut id: ValueId) -> Option<Tensor> {
-        while let Some(producer) = self.graph.producer(id) {
-            let node = self.graph.node(producer);
+        while let Some(producer) = self.import.graph.producer(id) {
+            let node = self.import.graph.node(producer);
             if !matches!(node.op, Op::Slice { .. } | Op::Expand { .. } | Op::Reshape { .. }) {
                 return None;
             }
             id = node.inputs[0];
         }
-        match &self.graph.value(id).source {
+        match &self.import.graph.value(id).source {
             Source::Constant(tensor) => Some(tensor.clone()),
             _ => None,
         }
@@ -139,12 +139,17 @@ impl<'a> Translator<'a> {
     /// The mean over the steps of [N, T, H], as that of a picture of one column.
     pub(super) fn mean_of_steps(&mut self, node: NodeView<'a>, x: ValueId) -> Result<ValueId, Problem> {
         let name = |part: &str| format!("{}.{part}", node.name());
-        let last = self.push_named(&name("steps_last"), Op::Transpose { perm: vec![0, 2, 1] }, &[x])?;
-        let mut shape = self.shape(last).clone();
+        let last = self.import.push_named(
+            &node,
+            &name("steps_last"),
+            Op::Transpose { perm: vec![0, 2, 1] },
+            &[x],
+        )?;
+        let mut shape = self.import.shape(last).clone();
         shape.0.push(Dim::Fixed(1));
-        let picture = self.push_named(&name("picture"), Op::Reshape { shape }, &[last])?;
-        let mean = self.push_named(node.name(), Op::GlobalAveragePool, &[picture])?;
-        self.push_named(&name("flatten"), Op::Flatten { axis: 1 }, &[mean])
+        let picture = self.import.push_named(&node, &name("picture"), Op::Reshape { shape }, &[last])?;
+        let mean = self.import.push_named(&node, node.name(), Op::GlobalAveragePool, &[picture])?;
+        self.import.push_named(&node, &name("flatten"), Op::Flatten { axis: 1 }, &[mean])
     }
 }
 

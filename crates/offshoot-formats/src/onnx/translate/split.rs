@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use offshoot_graph::{Op, Tensor, ValueId};
+use offshoot_graph::Tensor;
 
 use super::{Operand, SIMPLIFY, Stored, Translator};
 use crate::error::Problem;
@@ -15,20 +15,18 @@ impl<'a> Translator<'a> {
             return self.split_stored(node, &stored);
         }
         let x = self.value(node, 0)?;
-        let axis = node.place_of(node.int("axis", 0), self.shape(x).rank())?;
-        let Some(size) = self.shape(x).0[axis].fixed() else {
+        let axis = node.place_of(node.int("axis", 0), self.import.shape(x).rank())?;
+        let Some(size) = self.import.shape(x).0[axis].fixed() else {
             return Err(node.unsupported("only an axis of known size is split", SIMPLIFY));
         };
         let sizes = self.sizes(node, size)?;
         let outputs = &node.proto.output;
-        let mut start = 0;
-        for (index, (output, part)) in outputs.iter().zip(sizes).enumerate() {
-            let end = start + part;
-            if self.context.uses.contains_key(output.as_str()) {
-                let id = self.part(node, index, x, (axis, start, end, size))?;
+        let wanted = |index: usize| self.context.uses.contains_key(outputs[index].as_str());
+        let parts = self.import.split(&node, x, axis, &sizes, wanted)?;
+        for (output, part) in outputs.iter().zip(parts) {
+            if let Some(id) = part {
                 self.define(output, id);
             }
-            start = end;
         }
         Ok(())
     }
@@ -65,20 +63,6 @@ impl<'a> Translator<'a> {
             start += part;
         }
         Ok(())
-    }
-
-    fn part(
-        &mut self,
-        node: NodeView<'a>,
-        index: usize,
-        x: ValueId,
-        (axis, start, end, size): (usize, usize, usize, usize),
-    ) -> Result<ValueId, Problem> {
-        if (start, end) == (0, size) {
-            return Ok(x);
-        }
-        let name = format!("{}.{index}", node.name());
-        self.push_named(&name, Op::Slice { axis, start, end }, &[x])
     }
 }
 

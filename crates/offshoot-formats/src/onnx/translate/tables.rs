@@ -5,9 +5,9 @@ use std::rc::Rc;
 use offshoot_graph::op::Binary;
 use offshoot_graph::{DType, Data, Op, Tensor, ValueId};
 
-use super::super::attributes::NodeView;
 use super::{FLOAT, Operand, Stored, Translator};
 use crate::error::Problem;
+use crate::onnx::attributes::NodeView;
 
 /// What a Gather looks up in a stored table, before it is known what the table stands for.
 #[derive(Clone)]
@@ -73,8 +73,8 @@ impl<'a> Translator<'a> {
     /// Whether `x` is bytes of a table that are floats here, with their axes moved perhaps.
     pub(super) fn is_of_bytes(&self, mut x: ValueId) -> bool {
         while !self.bytes.contains(&x) {
-            let Some(producer) = self.graph.producer(x) else { return false };
-            let node = self.graph.node(producer);
+            let Some(producer) = self.import.graph.producer(x) else { return false };
+            let node = self.import.graph.node(producer);
             if !matches!(node.op, Op::Reshape { .. } | Op::Flatten { .. } | Op::Transpose { .. }) {
                 return false;
             }
@@ -91,14 +91,18 @@ impl<'a> Translator<'a> {
     ) -> Result<Operand<'a>, Problem> {
         let (step, zero_point) = self.step(node)?;
         let number = |translator: &mut Self, part: &str, number: f32| {
-            let name = translator.names.unused(&format!("{}.{part}", node.name()));
-            translator.graph.add_constant(&name, Tensor::f32([], vec![number]))
+            let name = translator.import.names.unused(&format!("{}.{part}", node.name()));
+            translator.import.graph.add_constant(&name, Tensor::f32([], vec![number]))
         };
         let zero = number(self, "zero", -f32::from(zero_point));
-        let centred =
-            self.push_named(&format!("{}.centred", node.name()), Op::Binary(Binary::Add), &[x, zero])?;
+        let centred = self.import.push_named(
+            &node,
+            &format!("{}.centred", node.name()),
+            Op::Binary(Binary::Add),
+            &[x, zero],
+        )?;
         let scale = number(self, "step", step);
-        self.push(node, Op::Binary(Binary::Mul), &[centred, scale]).map(Operand::Value)
+        self.import.push(&node, Op::Binary(Binary::Mul), &[centred, scale]).map(Operand::Value)
     }
 
     /// Rows of bytes times the scale of each: what we write where the rows of a table differ in size.

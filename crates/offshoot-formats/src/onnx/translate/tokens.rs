@@ -2,16 +2,17 @@
 
 use std::rc::Rc;
 
-use offshoot_graph::op::{Binary, Reduce, SequenceOp};
+use offshoot_graph::op::SequenceOp;
 use offshoot_graph::{DType, Data, Dim, Op, Role, Shape, Tensor, ValueId};
 
-use super::super::attributes::NodeView;
-use super::super::dynamic::moved;
-use super::super::fold::{MAX_NUMBERS, Number};
 use super::tables::{Rows, is_part_of_bytes};
 use super::{Filled, Operand, SIMPLIFY, Stored, Translator};
 use crate::elements::MAX_ELEMENTS;
 use crate::error::Problem;
+use crate::import::{Comparison, Number};
+use crate::onnx::attributes::NodeView;
+use crate::onnx::dynamic::moved;
+use crate::onnx::fold::MAX_NUMBERS;
 
 /// Types of ONNX that a Cast may name.
 const FLOATS: [i64; 4] = [1, 10, 11, 16];
@@ -56,7 +57,7 @@ impl<'a> Translator<'a> {
     }
 
     fn rows(&mut self, node: NodeView<'a>, table: ValueId, indices: ValueId) -> Result<ValueId, Problem> {
-        self.push(node, Op::Sequence(SequenceOp::Gather), &[table, indices])
+        self.import.push(&node, Op::Sequence(SequenceOp::Gather), &[table, indices])
     }
 
     /// Rows of a table that are known now.
@@ -152,11 +153,11 @@ impl<'a> Translator<'a> {
 
     /// 0, 1, 2 .. up to a size of an input.
     fn positions(&mut self, node: NodeView<'a>, name: &str, count: &Dim) -> Result<ValueId, Problem> {
-        let of = |&id: &ValueId| Some((id, self.shape(id).0.iter().position(|dim| dim == count)?));
-        let Some((input, axis)) = self.graph.inputs().iter().find_map(of) else {
+        let of = |&id: &ValueId| Some((id, self.import.shape(id).0.iter().position(|dim| dim == count)?));
+        let Some((input, axis)) = self.import.graph.inputs().iter().find_map(of) else {
             return Err(node.unsupported(format!("{count} is no size of an input"), SIMPLIFY));
         };
-        self.push_named(name, Op::Sequence(SequenceOp::Positions { axis }), &[input])
+        self.import.push_named(&node, name, Op::Sequence(SequenceOp::Positions { axis }), &[input])
     }
 
     /// As many places of a stored table as the input has steps: `positions[:, :steps]`.
@@ -187,8 +188,9 @@ impl<'a> Translator<'a> {
         let rows = self.parameter(&Stored { tensor: Rc::new(rows), ..table.clone() }, Role::Weight)?;
         let positions = self.positions(node, &format!("{}.positions", node.name()), &end)?;
         let name = format!("{}.rows", node.name());
-        let picked = self.push_named(&name, Op::Sequence(SequenceOp::Gather), &[rows, positions])?;
-        self.reshape_to(node, picked, whole)
+        let picked =
+            self.import.push_named(&node, &name, Op::Sequence(SequenceOp::Gather), &[rows, positions])?;
+        self.import.reshape_to(&node, picked, whole)
     }
 
     /// As many of stored tokens as the input has steps: those that count the steps, or are all alike.
@@ -202,21 +204,21 @@ impl<'a> Translator<'a> {
         let first = tokens.first().copied().ok_or_else(|| node.damaged("its input is empty"))?;
         if tokens.iter().copied().eq(0..tokens.len() as i64) {
             let positions = self.positions(node, node.name(), end)?;
-            return self.reshape_to(node, positions, whole);
+            return self.import.reshape_to(&node, positions, whole);
         }
         if tokens.iter().any(|&token| token != first) {
             return Err(node.unsupported("of stored tokens only 0, 1, 2 .. are counted", SIMPLIFY));
         }
-        let name = self.names.unused(&format!("{}.token", node.name()));
-        let token = self.graph.add_constant(&name, Tensor::i64([], vec![first]));
-        self.push(node, Op::Expand { shape: whole }, &[token])
+        let name = self.import.names.unused(&format!("{}.token", node.name()));
+        let token = self.import.graph.add_constant(&name, Tensor::i64([], vec![first]));
+        self.import.push(&node, Op::Expand { shape: whole }, &[token])
     }
 
     /// Tokens of the file, for a node that computes with them at each run.
     pub(super) fn known_tokens(&mut self, node: NodeView<'a>, stored: &Stored) -> Result<ValueId, Problem> {
         self.context.tensors.charge(&node.place(), stored.tensor.len(), size_of::<i64>())?;
-        let name = self.names.unused(&stored.name);
-        Ok(self.graph.add_constant(&name, (*stored.tensor).clone()))
+        let name = self.import.names.unused(&stored.name);
+        Ok(self.import.graph.add_constant(&name, (*stored.tensor).clone()))
     }
 
     /// Whether `node` is a Slice of a stored matrix up to a size of the input: no arithmetic on sizes.
@@ -234,12 +236,12 @@ impl<'a> Translator<'a> {
         let axis = self.ints(node, 3, "axes")?.unwrap_or(vec![0]);
         let step = self.ints(node, 4, "steps")?.unwrap_or(vec![1]);
         let ([axis], [1], Some([0])) = (&axis[..], &step[..], starts.as_deref()) else { return Ok(false) };
-        let axis = node.place_of(*axis, self.shape(x).rank())?;
+        let axis = node.place_of(*axis, self.import.shape(x).rank())?;
         let ends = match node.ints("ends") {
             Some(&[end]) => Some(Number::Known(end as f64)),
             _ => self.numbers(node, 2)?.filter(|n| n.data.len() == 1).and_then(|n| n.data.into_iter().next()),
         };
-        let size = &self.shape(x).0[axis];
+        let size = &self.import.shape(x).0[axis];
         Ok(match ends {
             Some(Number::Size(end)) => end == *size,
             Some(Number::Known(end)) => size.fixed().is_none() && end >= f64::from(i32::MAX),
@@ -259,14 +261,19 @@ impl<'a> Translator<'a> {
         if !scalar {
             return Err(node.unsupported("of an axis of unknown size only one place is picked", SIMPLIFY));
         }
-        let rank = self.shape(x).rank();
+        let rank = self.import.shape(x).rank();
         let perm: Vec<usize> = std::iter::once(axis).chain((0..rank).filter(|&i| i != axis)).collect();
         let first = match axis {
             0 => x,
-            _ => self.push_named(&format!("{}.first", node.name()), Op::Transpose { perm }, &[x])?,
+            _ => self.import.push_named(
+                &node,
+                &format!("{}.first", node.name()),
+                Op::Transpose { perm },
+                &[x],
+            )?,
         };
-        let name = self.names.unused(&format!("{}.index", node.name()));
-        let index = self.graph.add_constant(&name, Tensor::i64([], vec![index]));
+        let name = self.import.names.unused(&format!("{}.index", node.name()));
+        let index = self.import.graph.add_constant(&name, Tensor::i64([], vec![index]));
         self.rows(node, first, index)
     }
 
@@ -274,40 +281,30 @@ impl<'a> Translator<'a> {
 
     /// A Cast of what is computed at each run.
     pub(super) fn cast(&mut self, node: NodeView<'a>, x: ValueId) -> Result<ValueId, Problem> {
-        let (to, tokens) = (node.int("to", 0), self.graph.value(x).dtype == DType::I64);
+        let (to, tokens) = (node.int("to", 0), self.import.graph.value(x).dtype == DType::I64);
         if FLOATS.contains(&to) {
-            return if tokens { self.push(node, Op::Sequence(SequenceOp::ToFloat), &[x]) } else { Ok(x) };
+            return if tokens {
+                self.import.push(&node, Op::Sequence(SequenceOp::ToFloat), &[x])
+            } else {
+                Ok(x)
+            };
         }
         // A token that does not fit 32 bits is no row of a table either.
-        if INTEGERS.contains(&to) && (tokens || self.is_truth(x)) || to == BOOL && self.is_truth(x) {
+        if INTEGERS.contains(&to) && (tokens || self.import.is_truth(x))
+            || to == BOOL && self.import.is_truth(x)
+        {
             return Ok(x);
         }
         if to == BOOL && tokens {
             let name = format!("{}.zero", node.name());
-            let zero = self.push_named(&name, Op::Sequence(SequenceOp::Equal { number: 0 }), &[x])?;
-            return self.opposite(node, zero);
+            let zero =
+                self.import.push_named(&node, &name, Op::Sequence(SequenceOp::Equal { number: 0 }), &[x])?;
+            return self.import.not(&node, zero);
+        }
+        if to == BOOL {
+            return self.import.truth_of(&node, x);
         }
         Err(node.unsupported("a cast to integers is not read", SIMPLIFY))
-    }
-
-    /// Whether `x` is a boolean of ONNX: an f32 of 1 or 0 here.
-    fn is_truth(&self, mut x: ValueId) -> bool {
-        while !self.truths.contains(&x) {
-            let Some(producer) = self.graph.producer(x) else { return false };
-            let node = self.graph.node(producer);
-            if !matches!(
-                node.op,
-                Op::Reshape { .. }
-                    | Op::Flatten { .. }
-                    | Op::Expand { .. }
-                    | Op::Transpose { .. }
-                    | Op::Slice { .. }
-            ) {
-                return false;
-            }
-            x = node.inputs[0];
-        }
-        true
     }
 
     fn truth(&mut self, node: NodeView<'a>, index: usize) -> Result<ValueId, Problem> {
@@ -316,96 +313,79 @@ impl<'a> Translator<'a> {
         {
             self.context.tensors.charge(&node.place(), truths.len(), 4)?;
             let numbers = truths.iter().map(|&truth| f32::from(u8::from(truth))).collect();
-            let name = self.names.unused(&stored.name);
-            return Ok(self.graph.add_constant(&name, Tensor::f32(stored.tensor.shape(), numbers)));
+            let name = self.import.names.unused(&stored.name);
+            return Ok(self.import.graph.add_constant(&name, Tensor::f32(stored.tensor.shape(), numbers)));
+        }
+        if let Operand::Numbers(numbers) = self.operand(node, index)?
+            && let Some(tensor) = numbers.to_tensor()
+        {
+            let constant = self.import.constant(&node, "truth", tensor);
+            return Ok(self.import.mark_truth(constant));
         }
         let x = self.value(node, index)?;
-        if self.is_truth(x) {
+        if self.import.is_truth(x) {
             return Ok(x);
         }
         Err(node.unsupported(format!("its input {index} is no boolean that can be read"), SIMPLIFY))
     }
 
-    /// Tokens that are a number.
+    /// Tokens that are a number, or floats that are equal.
     pub(super) fn equal(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
         for (tokens, number) in [(0, 1), (1, 0)] {
             let Operand::Value(x) = self.operand(node, tokens)? else { continue };
             let numbers = self.numbers(node, number)?.filter(|n| !n.float);
             let Some(&[number]) = numbers.and_then(|n| n.ints()).as_deref() else { continue };
-            if self.graph.value(x).dtype == DType::I64 {
-                let truth = self.push(node, Op::Sequence(SequenceOp::Equal { number }), &[x])?;
-                self.truths.insert(truth);
+            if self.import.graph.value(x).dtype == DType::I64 {
+                let truth = self.import.push(&node, Op::Sequence(SequenceOp::Equal { number }), &[x])?;
+                self.import.mark_truth(truth);
                 return Ok(truth);
             }
         }
-        Err(node.unsupported("only tokens are compared, with one number that is known", SIMPLIFY))
+        self.compare(node, Comparison::Equal)
     }
 
     pub(super) fn not(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
         let truth = self.truth(node, 0)?;
-        self.opposite(node, truth)
-    }
-
-    fn opposite(&mut self, node: NodeView<'a>, truth: ValueId) -> Result<ValueId, Problem> {
-        let (no, yes) = (self.number(node.name(), "false", 0.0), self.number(node.name(), "true", 1.0));
-        let opposite = self.push(node, Op::Sequence(SequenceOp::Where), &[truth, no, yes])?;
-        self.truths.insert(opposite);
-        Ok(opposite)
-    }
-
-    /// A constant that is a part of what `name` computes.
-    pub(super) fn number(&mut self, name: &str, part: &str, number: f32) -> ValueId {
-        let name = self.names.unused(&format!("{name}.{part}"));
-        self.graph.add_constant(&name, Tensor::f32([], vec![number]))
+        self.import.not(&node, truth)
     }
 
     pub(super) fn both_or_either(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
         let (a, b) = (self.truth(node, 0)?, self.truth(node, 1)?);
-        let result = match node.op() {
-            "And" => self.push(node, Op::Binary(Binary::Mul), &[a, b])?,
-            _ => self.push(node, Op::Sequence(SequenceOp::Where), &[a, a, b])?,
-        };
-        self.truths.insert(result);
-        Ok(result)
+        match node.op() {
+            "And" => self.import.and(&node, a, b),
+            "Or" => self.import.or(&node, a, b),
+            _ => self.import.xor(&node, a, b),
+        }
     }
 
     pub(super) fn choice(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
-        let inputs = [self.truth(node, 0)?, self.any(node, 1)?, self.any(node, 2)?];
-        let result = self.push(node, Op::Sequence(SequenceOp::Where), &inputs)?;
-        if self.is_truth(inputs[1]) && self.is_truth(inputs[2]) {
-            self.truths.insert(result);
-        }
-        Ok(result)
+        let (truth, sides) = (self.truth(node, 0)?, [self.value(node, 1)?, self.value(node, 2)?]);
+        self.import.choice(&node, truth, sides)
     }
 
-    /// A reduction over axes that are given, which stay or not as the node says.
-    pub(super) fn reduction(&mut self, node: NodeView<'a>, op: Reduce) -> Result<ValueId, Problem> {
-        let mut x = self.value(node, 0)?;
-        let rank = self.shape(x).rank();
-        let axes = self.ints(node, 1, "axes")?.filter(|axes| !axes.is_empty() && axes.len() <= rank);
-        let axes =
-            axes.ok_or_else(|| node.unsupported("only a reduction over given axes is read", SIMPLIFY))?;
-        let axes = axes.iter().map(|&a| node.place_of(a, rank)).collect::<Result<Vec<_>, _>>()?;
-        let kept = node.int("keepdims", 1) != 0;
-        for &axis in &axes {
-            // One axis alone keeps the node's name, so that what was written reads the same.
-            let part = format!("{}.axis{axis}", node.name());
-            let name = if axes.len() == 1 && kept { node.name().to_owned() } else { part };
-            x = self.push_named(&name, Op::Reduce { op, axis }, &[x])?;
+    /// A comparison of floats.
+    pub(super) fn compare(&mut self, node: NodeView<'a>, comparison: Comparison) -> Result<ValueId, Problem> {
+        for index in 0..2 {
+            let floats = match self.operand(node, index)? {
+                Operand::Value(id) => self.import.graph.value(id).dtype.is_float(),
+                Operand::Stored(stored) => stored.tensor.dtype().is_float(),
+                Operand::Numbers(numbers) => numbers.float,
+                _ => true,
+            };
+            if !floats {
+                let what = "only floats are compared, and tokens with one number that is known";
+                return Err(node.unsupported(what, SIMPLIFY));
+            }
         }
-        if kept {
-            return Ok(x);
-        }
-        let kept = (0..rank).filter(|axis| !axes.contains(axis));
-        let shape = Shape(kept.map(|axis| self.shape(x).0[axis].clone()).collect());
-        self.reshape_to(node, x, shape)
+        let operands = [self.value(node, 0)?, self.value(node, 1)?];
+        self.import.compare(&node, comparison, operands)
     }
 
     // ---- one number everywhere ----
 
     /// What `node` makes when it is one number under a shape that is not all known, or large, or a part of such.
-    pub(super) fn filled(&mut self, node: NodeView<'a>) -> Result<Option<Filled>, Problem> {
-        let filled = |number, shape| Filled { number, shape, node: node.name().to_owned() };
+    pub(super) fn filled(&mut self, node: NodeView<'a>) -> Result<Option<Filled<'a>>, Problem> {
+        let filled = |number, shape| Filled { number, shape, node };
         match node.op() {
             "ConstantOfShape" => {
                 let Operand::Numbers(sizes) = self.operand(node, 0)? else { return Ok(None) };
@@ -429,14 +409,19 @@ impl<'a> Translator<'a> {
     }
 
     /// The number, under its shape.
-    pub(super) fn spread_number(&mut self, node: NodeView<'a>, filled: &Filled) -> Result<ValueId, Problem> {
+    pub(super) fn spread_number(
+        &mut self,
+        node: NodeView<'a>,
+        filled: &Filled<'a>,
+    ) -> Result<ValueId, Problem> {
         let Some(shape) = filled.shape.clone() else {
-            let what = format!("the shape of what `{}` makes is not known before the run", filled.node);
+            let what =
+                format!("the shape of what `{}` makes is not known before the run", filled.node.name());
             return Err(node.unsupported(what, SIMPLIFY));
         };
-        let name = self.names.unused(&format!("{}.number", filled.node));
-        let number = self.graph.add_constant(&name, Tensor::f32([], vec![filled.number]));
-        self.push_named(&filled.node, Op::Expand { shape }, &[number])
+        let name = self.import.names.unused(&format!("{}.number", filled.node.name()));
+        let number = self.import.graph.add_constant(&name, Tensor::f32([], vec![filled.number]));
+        self.import.push_named(&node, filled.node.name(), Op::Expand { shape }, &[number])
     }
 }
 

@@ -1,0 +1,173 @@
+//! Windows over pictures: convolutions, poolings, padding.
+
+use offshoot_graph::op::{AveragePool, Conv, Pool, Reduce};
+
+use offshoot_graph::{Op, Role};
+
+use super::call::Bound;
+use super::state::Aten;
+use super::table::Rows;
+use super::value::Value;
+use crate::error::Problem;
+use crate::import::{Site, Windows};
+use crate::metadata::MAX_SIDE;
+
+pub(super) const ROWS: Rows = &[
+    (
+        "conv2d(Tensor input, Tensor weight, Tensor? bias=None, SymInt[2] stride=1, SymInt[2] padding=0, SymInt[2] dilation=1, \
+         SymInt groups=1)",
+        convolution,
+    ),
+    (
+        "conv2d.padding(Tensor input, Tensor weight, Tensor? bias=None, SymInt[2] stride=1, str padding=\"valid\", \
+         SymInt[2] dilation=1, SymInt groups=1)",
+        convolution,
+    ),
+    (
+        "_convolution(Tensor input, Tensor weight, Tensor? bias, SymInt[] stride, SymInt[] padding, SymInt[] dilation, \
+         bool transposed, SymInt[] output_padding, SymInt groups, bool benchmark, bool deterministic, bool cudnn_enabled, \
+         bool allow_tf32)",
+        convolution,
+    ),
+    (
+        "_convolution.deprecated(Tensor input, Tensor weight, Tensor? bias, SymInt[] stride, SymInt[] padding, SymInt[] dilation, \
+         bool transposed, SymInt[] output_padding, SymInt groups, bool benchmark, bool deterministic, bool cudnn_enabled)",
+        convolution,
+    ),
+    (
+        "convolution(Tensor input, Tensor weight, Tensor? bias, SymInt[] stride, SymInt[] padding, SymInt[] dilation, \
+         bool transposed, SymInt[] output_padding, SymInt groups)",
+        convolution,
+    ),
+    (
+        "_convolution_mode(Tensor input, Tensor weight, Tensor? bias, SymInt[] stride, str padding, SymInt[] dilation, \
+         SymInt groups)",
+        convolution,
+    ),
+    (
+        "max_pool2d(Tensor self, int[2] kernel_size, int[2] stride=[], int[2] padding=0, int[2] dilation=1, bool ceil_mode=False)",
+        max_pool,
+    ),
+    (
+        "avg_pool2d(Tensor self, int[2] kernel_size, int[2] stride=[], int[2] padding=0, bool ceil_mode=False, \
+         bool count_include_pad=True, int? divisor_override=None)",
+        average_pool,
+    ),
+    ("adaptive_avg_pool2d(Tensor self, SymInt[2] output_size)", |a, c| adaptive(a, c, Reduce::Mean)),
+    ("adaptive_max_pool2d(Tensor self, int[2] output_size)", |a, c| adaptive(a, c, Reduce::Max)),
+    ("pad(Tensor self, SymInt[] pad, str mode=\"constant\", float? value=None)", pad),
+    ("constant_pad_nd(Tensor self, SymInt[] pad, Scalar value=0)", pad),
+];
+
+fn convolution(aten: &mut Aten, call: &Bound<'_>) -> Result<Value, Problem> {
+    let x = aten.windows(call, "input")?;
+    if call.get("transposed").is_some() && call.flag("transposed")? {
+        return Err(call.refused("transposed convolutions are not read"));
+    }
+    let weight = aten.weight(call, "weight", Role::Weight)?;
+    let [_, _, height, width] = aten.import.shape(weight).as_fixed().unwrap_or_default()[..] else {
+        return Err(call.refused("only convolutions over pictures (four axes) are read"));
+    };
+    let mut operands = vec![weight];
+    if call.get("bias").is_some() {
+        operands.push(aten.weight(call, "bias", Role::Weight)?);
+    }
+    let strides = call.pair("stride", 1)?.unwrap_or([1, 1]);
+    let dilations = call.pair("dilation", 1)?.unwrap_or([1, 1]);
+    let pads = convolution_padding(call, [height, width], strides, dilations)?;
+    let group = usize::try_from(call.int("groups")?).ok().filter(|&g| g > 0);
+    let group = group.ok_or_else(|| call.damage("its number of groups is not above 0"))?;
+    let id = aten.import.conv(call, x, Conv { strides, pads, dilations, group }, &operands)?;
+    Ok(aten.define(id))
+}
+
+/// What a convolution adds around its input, as numbers or as a word.
+fn convolution_padding(
+    call: &Bound<'_>,
+    kernel: [usize; 2],
+    strides: [usize; 2],
+    dilations: [usize; 2],
+) -> Result<[usize; 4], Problem> {
+    let Some(Value::Text(word)) = call.get("padding") else {
+        let [height, width] = call.pair("padding", 0)?.unwrap_or([0, 0]);
+        return Ok([height, width, height, width]);
+    };
+    match &**word {
+        "valid" => Ok([0; 4]),
+        "same" if strides == [1, 1] => {
+            let mut pads = [0; 4];
+            for side in 0..2 {
+                let total = dilations[side].saturating_mul(kernel[side].saturating_sub(1));
+                if total > MAX_SIDE {
+                    return Err(call.refused("its padding is too large"));
+                }
+                (pads[side], pads[side + 2]) = (total / 2, total - total / 2);
+            }
+            Ok(pads)
+        }
+        _ => Err(call.refused(&format!("padding `{word:.20}` with these strides is not read"))),
+    }
+}
+
+fn pool(call: &Bound<'_>) -> Result<Pool, Problem> {
+    let kernel = call.pair("kernel_size", 1)?.ok_or_else(|| call.damage("it has no kernel size"))?;
+    let strides = call.pair("stride", 1)?.unwrap_or(kernel);
+    let [height, width] = call.pair("padding", 0)?.unwrap_or([0, 0]);
+    if height > kernel[0] / 2 || width > kernel[1] / 2 {
+        return Err(call.damage("its padding is more than half of its kernel"));
+    }
+    Ok(Pool { kernel, strides, pads: [height, width, height, width], ceil_mode: call.flag("ceil_mode")? })
+}
+
+fn max_pool(aten: &mut Aten, call: &Bound<'_>) -> Result<Value, Problem> {
+    if call.pair("dilation", 1)?.is_some_and(|d| d != [1, 1]) {
+        return Err(call.refused("pooling with dilation is not read"));
+    }
+    let x = aten.windows(call, "self")?;
+    let id = aten.import.max_pool(call, x, pool(call)?)?;
+    Ok(aten.define(id))
+}
+
+fn average_pool(aten: &mut Aten, call: &Bound<'_>) -> Result<Value, Problem> {
+    if call.get("divisor_override").is_some() {
+        return Err(call.refused("a divisor of its own is not read"));
+    }
+    let x = aten.windows(call, "self")?;
+    let average = AveragePool { pool: pool(call)?, count_include_pad: call.flag("count_include_pad")? };
+    let id = aten.import.average_pool(call, x, average)?;
+    Ok(aten.define(id))
+}
+
+fn adaptive(aten: &mut Aten, call: &Bound<'_>, op: Reduce) -> Result<Value, Problem> {
+    let x = aten.tensor(call, "self")?;
+    if call.pair("output_size", 1)? != Some([1, 1]) {
+        return Err(call.refused("only the mean or the largest of all pixels, an output of 1 by 1, is read"));
+    }
+    let id = if op == Reduce::Mean {
+        aten.import.push(call, Op::GlobalAveragePool, &[x])?
+    } else {
+        aten.import.global_pool(call, op, x)?
+    };
+    let result = aten.define(id);
+    // The largest comes with its places.
+    Ok(if op == Reduce::Max { Value::List([result, Value::Unknown].into()) } else { result })
+}
+
+/// A number around a value: before and behind the last axis, then the one before it, and so on.
+fn pad(aten: &mut Aten, call: &Bound<'_>) -> Result<Value, Problem> {
+    if call.get("mode").is_some_and(|mode| *mode != Value::Text("constant".into())) {
+        return Err(call.refused("only padding with a number is read"));
+    }
+    let number = if call.get("value").is_some() { call.number("value")? as f32 } else { 0.0 };
+    let x = aten.tensor(call, "self")?;
+    let (rank, sides) = (aten.import.rank(x), call.ints("pad")?.unwrap_or_default());
+    if sides.len() % 2 != 0 || sides.len() / 2 > rank {
+        return Err(call.damage(&format!("{} sides are padded of {rank} axes", sides.len())));
+    }
+    let pads: Vec<(usize, i64, i64)> =
+        sides.chunks_exact(2).enumerate().map(|(i, side)| (rank - 1 - i, side[0], side[1])).collect();
+    match aten.import.pad(call, x, &pads, number)? {
+        Ok(id) => Ok(aten.define(id)),
+        Err(padded) => Ok(aten.cell(Windows::Around(padded), None)),
+    }
+}

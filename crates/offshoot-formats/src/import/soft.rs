@@ -1,0 +1,158 @@
+//! Softmax and Sigmoid, and their logarithms: also where a file computes them in several operators, exp(x - max(x)) /
+//! sum(exp(x - max(x))) and 1 / (1 + exp(-x)).
+
+use std::collections::HashSet;
+
+use offshoot_graph::op::{Binary, Reduce, Unary};
+use offshoot_graph::{Graph, GraphError, Op, Source, ValueId};
+
+use super::{Importer, Site};
+use crate::error::Problem;
+
+impl Importer {
+    /// A Softmax that is taken for its logarithm until the graph is complete ([`spell_logarithms`]).
+    pub(crate) fn log_softmax(
+        &mut self,
+        site: &dyn Site,
+        x: ValueId,
+        axis: usize,
+    ) -> Result<ValueId, Problem> {
+        let y = self.push(site, Op::Softmax { axis }, &[x])?;
+        self.logarithms.insert(self.graph.value(y).name.clone());
+        Ok(y)
+    }
+
+    pub(super) fn is_softmax(&self, x: ValueId) -> bool {
+        matches!(self.made_by(x), Some((Op::Softmax { .. }, _))) && !self.is_logarithm(x)
+    }
+
+    pub(super) fn is_logarithm(&self, x: ValueId) -> bool {
+        self.logarithms.contains(&self.graph.value(x).name)
+    }
+
+    /// The Softmax that makes `x`, as it is or as its logarithm.
+    pub(super) fn softmax_again(
+        &mut self,
+        site: &dyn Site,
+        x: ValueId,
+        logarithm: bool,
+    ) -> Result<ValueId, Problem> {
+        let Some((&Op::Softmax { axis }, &[of])) = self.made_by(x) else {
+            return Err(site.refused("its input is no softmax"));
+        };
+        if logarithm {
+            self.log_softmax(site, of, axis)
+        } else {
+            self.push(site, Op::Softmax { axis }, &[of])
+        }
+    }
+
+    /// x and the axis, where `powers` / `sum` is the softmax of x.
+    pub(super) fn softmax_of(&self, powers: ValueId, sum: ValueId) -> Option<(ValueId, usize)> {
+        let x = self.exp_of(powers)?;
+        let axis = self.sum_of_powers(sum, x)?;
+        Some((self.shift_of(x, axis).unwrap_or(x), axis))
+    }
+
+    /// x and the axis, where `x` - `log` is the logarithm of the softmax of x.
+    pub(super) fn log_softmax_of(&self, x: ValueId, log: ValueId) -> Option<(ValueId, usize)> {
+        if let (Op::Unary(Unary::Log), &[sum]) = self.made_by(log)? {
+            let (_, &[powers]) = self.made_by(sum)? else { return None };
+            let of = self.exp_of(powers)?;
+            let axis = self.sum_of_powers(sum, of)?;
+            return (of == x).then(|| (self.shift_of(x, axis).unwrap_or(x), axis));
+        }
+        // As `Importer::log_sum_exp` writes it.
+        let (Op::Binary(Binary::Add), &[log, largest]) = self.made_by(log)? else { return None };
+        let (Op::Unary(Unary::Log), &[sum]) = self.made_by(log)? else { return None };
+        let (_, &[powers]) = self.made_by(sum)? else { return None };
+        let of = self.exp_of(powers)?;
+        let axis = self.sum_of_powers(sum, of)?;
+        let (Op::Reduce { op: Reduce::Max, .. }, &[shifted]) = self.made_by(largest)? else {
+            return None;
+        };
+        (shifted == x && self.shift_of(of, axis) == Some(x)).then_some((x, axis))
+    }
+
+    /// x, where `powers` is exp x.
+    fn exp_of(&self, powers: ValueId) -> Option<ValueId> {
+        let (Op::Unary(Unary::Exp), &[x]) = self.made_by(powers)? else { return None };
+        Some(x)
+    }
+
+    /// The axis along which `sum` is the sum of exp x.
+    fn sum_of_powers(&self, sum: ValueId, x: ValueId) -> Option<usize> {
+        let (&Op::Reduce { op: Reduce::Sum, axis }, &[powers]) = self.made_by(sum)? else { return None };
+        (self.exp_of(powers) == Some(x)).then_some(axis)
+    }
+
+    /// The value from which `x` is, less its largest number along the axis.
+    fn shift_of(&self, x: ValueId, axis: usize) -> Option<ValueId> {
+        let (Op::Binary(Binary::Sub), &[of, largest]) = self.made_by(x)? else { return None };
+        let (&Op::Reduce { op: Reduce::Max, axis: along }, &[shifted]) = self.made_by(largest)? else {
+            return None;
+        };
+        (shifted == of && along == axis).then_some(of)
+    }
+
+    /// x, where `above` (1, if none is given) / `below` is the sigmoid of x.
+    pub(super) fn sigmoid_below(&self, above: Option<ValueId>, below: ValueId) -> Option<ValueId> {
+        if above.is_some_and(|one| self.known_number(one) != Some(1.0)) {
+            return None;
+        }
+        let (Op::Binary(Binary::Add), &[a, b]) = self.made_by(below)? else { return None };
+        let power = match (self.known_number(a), self.known_number(b)) {
+            (_, Some(1.0)) => a,
+            (Some(1.0), _) => b,
+            _ => return None,
+        };
+        let (Op::Unary(Unary::Neg), &[x]) = self.made_by(self.exp_of(power)?)? else { return None };
+        Some(x)
+    }
+}
+
+/// The graph with the logarithms of a softmax that are left in it as operators: x - max - log(sum(exp(x - max))).
+pub(crate) fn spell_logarithms(graph: &Graph, logarithms: &HashSet<String>) -> Result<Graph, GraphError> {
+    let mut made: Vec<Option<ValueId>> = vec![None; graph.values().len()];
+    let mut new = Graph::new(graph.name());
+    for (id, value) in graph.values() {
+        made[id.index()] = match &value.source {
+            Source::Input => Some(new.add_input(&value.name, value.dtype, value.shape.clone())),
+            Source::Parameter(parameter) => {
+                let shape = value.shape.as_fixed().unwrap_or_default();
+                Some(new.add_typed_parameter(&value.name, value.dtype, &shape, parameter.role))
+            }
+            Source::Constant(tensor) => Some(new.add_constant(&value.name, tensor.clone())),
+            Source::Node { .. } => None,
+        };
+    }
+    for node in graph.nodes() {
+        let inputs: Vec<ValueId> = node.inputs.iter().filter_map(|id| made[id.index()]).collect();
+        let outputs = if let Op::Softmax { axis } = node.op
+            && logarithms.contains(&node.name)
+        {
+            vec![spelled_logarithm(&mut new, &node.name, inputs[0], axis)?]
+        } else {
+            new.add_node(&node.name, node.op.clone(), &inputs)?
+        };
+        for (old, id) in node.outputs.iter().zip(outputs) {
+            made[old.index()] = Some(id);
+        }
+    }
+    for (name, id) in graph.outputs() {
+        if let Some(id) = made[id.index()] {
+            new.add_output(name, id);
+        }
+    }
+    Ok(new)
+}
+
+fn spelled_logarithm(graph: &mut Graph, name: &str, x: ValueId, axis: usize) -> Result<ValueId, GraphError> {
+    let part = |part: &str| format!("{name}.{part}");
+    let largest = graph.add(&part("largest"), Op::Reduce { op: Reduce::Max, axis }, &[x])?;
+    let shifted = graph.add(&part("shifted"), Op::Binary(Binary::Sub), &[x, largest])?;
+    let powers = graph.add(&part("exp"), Op::Unary(Unary::Exp), &[shifted])?;
+    let sum = graph.add(&part("sum"), Op::Reduce { op: Reduce::Sum, axis }, &[powers])?;
+    let log = graph.add(&part("log"), Op::Unary(Unary::Log), &[sum])?;
+    graph.add(name, Op::Binary(Binary::Sub), &[shifted, log])
+}

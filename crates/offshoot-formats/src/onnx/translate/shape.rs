@@ -1,0 +1,196 @@
+//! Operators that move elements: other shapes, other orders, parts.
+
+use offshoot_graph::{DType, Dim, Op, Shape, ValueId};
+
+use super::{Operand, SIMPLIFY, Stored, Translator};
+use crate::error::Problem;
+use crate::import::{Number, Target};
+use crate::onnx::attributes::NodeView;
+
+impl<'a> Translator<'a> {
+    /// Another order of the axes of a picture (what converters of TensorFlow put around its operators) or of a weight.
+    pub(super) fn transpose(&mut self, node: NodeView<'a>) -> Result<Operand<'a>, Problem> {
+        let (first, last) = (Some(&[0, 3, 1, 2][..]), Some(&[0, 2, 3, 1][..]));
+        let perm = node.ints("perm");
+        match self.operand(node, 0)? {
+            Operand::Stored(s) if s.tensor.shape().len() == 2 && matches!(perm, None | Some([1, 0])) => {
+                Ok(Operand::Stored(Stored { transposed: !s.transposed, ..s }))
+            }
+            Operand::Stored(s) if !s.transposed => self.transposed_weight(node, &s),
+            Operand::ChannelsLast(x) if perm == first => Ok(Operand::Value(x)),
+            Operand::Value(x) if perm == last && self.import.shape(x).rank() == 4 => {
+                Ok(Operand::ChannelsLast(x))
+            }
+            Operand::Padded { padded, node, channels_last }
+                if perm == if channels_last { first } else { last } =>
+            {
+                Ok(Operand::Padded { padded, node, channels_last: !channels_last })
+            }
+            same @ (Operand::Value(x) | Operand::ChannelsLast(x))
+                if perm.is_some_and(|p| p.iter().copied().eq(0..self.import.shape(x).rank() as i64)) =>
+            {
+                Ok(same)
+            }
+            Operand::Stored(_) | Operand::Numbers(_) => {
+                Err(node.unsupported("of what is stored only weights are transposed", SIMPLIFY))
+            }
+            Operand::Value(_)
+            | Operand::ChannelsLast(_)
+            | Operand::Padded { .. }
+            | Operand::Product { .. }
+            | Operand::Dynamic(_)
+            | Operand::Filled(_)
+            | Operand::Rows(_) => {
+                let x = self.value(node, 0)?;
+                let rank = self.import.shape(x).rank();
+                let perm = match perm {
+                    Some(perm) => perm.iter().map(|&a| node.axis(a, rank)).collect::<Result<_, _>>()?,
+                    None => (0..rank).rev().collect(),
+                };
+                self.import.transpose(&node, x, perm).map(Operand::Value)
+            }
+        }
+    }
+
+    pub(super) fn concat(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
+        let mut inputs = Vec::new();
+        for index in 0..node.proto.input.len() {
+            inputs.push(match self.operand(node, index)? {
+                Operand::Stored(s) if s.transposed => self.value(node, index)?,
+                _ => self.value(node, index)?,
+            });
+        }
+        let first = *inputs.first().ok_or_else(|| node.damaged("it has no inputs"))?;
+        let axis = node.axis(node.int("axis", 0), self.import.shape(first).rank())?;
+        self.import.push(&node, Op::Concat { axis }, &inputs)
+    }
+
+    /// A part of one axis.
+    pub(super) fn slice(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
+        if let Operand::Stored(table) = self.operand(node, 0)? {
+            return self.first_places(node, &table);
+        }
+        let x = self.value(node, 0)?;
+        if self.is_whole(node, x)? {
+            return Ok(x);
+        }
+        let one = |values: Option<Vec<i64>>, name: &str| match values.as_deref() {
+            Some(&[value]) => Ok(value),
+            _ => Err(node.unsupported(format!("its {name} are not one number"), SIMPLIFY)),
+        };
+        let start = one(self.ints(node, 1, "starts")?, "starts")?;
+        let end = one(self.ints(node, 2, "ends")?, "ends")?;
+        let axis = one(Some(self.ints(node, 3, "axes")?.unwrap_or(vec![0])), "axes")?;
+        let step = one(Some(self.ints(node, 4, "steps")?.unwrap_or(vec![1])), "steps")?;
+        let axis = node.place_of(axis, self.import.rank(x))?;
+        if step != 1 {
+            return Err(node.unsupported("only neighbours along an axis of known size are read", SIMPLIFY));
+        }
+        self.import.slice(&node, x, axis, [start, end])
+    }
+
+    /// The part of a value with one index along an axis, without that axis.
+    pub(super) fn pick(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
+        let x = self.value(node, 0)?;
+        let shape = self.import.shape(x).clone();
+        let axis = node.place_of(node.int("axis", 0), shape.rank())?;
+        let indices = self.numbers(node, 1)?;
+        let scalar = indices.as_ref().is_some_and(|n| n.shape.is_empty());
+        let index = indices.and_then(|n| n.ints()).filter(|n| n.len() == 1);
+        let Some(index) = index else {
+            return Err(node.unsupported("only one index that is known before the run is picked", SIMPLIFY));
+        };
+        match shape.0[axis].fixed() {
+            Some(_) => self.import.pick(&node, x, axis, index[0], !scalar),
+            None => self.pick_counted(node, x, axis, index[0], scalar),
+        }
+    }
+
+    pub(super) fn unsqueeze(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
+        let x = self.value(node, 0)?;
+        let axes = self.ints(node, 1, "axes")?.unwrap_or_default();
+        self.import.unsqueeze(&node, x, &axes)
+    }
+
+    pub(super) fn expand(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
+        let x = match self.operand(node, 0)? {
+            Operand::Stored(s) if s.tensor.dtype() == DType::I64 => self.known_tokens(node, &s)?,
+            Operand::Stored(s) => self.term(node, &s, true, |x| x)?,
+            _ => self.value(node, 0)?,
+        };
+        let sizes = self.numbers(node, 1)?.map(|n| n.data).unwrap_or_default();
+        self.import.expand(&node, x, &sizes)
+    }
+
+    /// Input 0 for an operator that lays its elements in a row: with channels last, of one pixel.
+    pub(super) fn flattened(&mut self, node: NodeView<'a>) -> Result<(ValueId, bool), Problem> {
+        let (x, channels_last) = self.laid_out(node, 0)?;
+        let pixel = [Dim::Fixed(1), Dim::Fixed(1)];
+        if channels_last && self.import.shape(x).0.get(2..) != Some(&pixel) {
+            return Ok((self.value(node, 0)?, false));
+        }
+        Ok((x, channels_last))
+    }
+
+    pub(super) fn flatten(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
+        let (mut x, channels_last) = self.flattened(node)?;
+        let axis = node.axis(node.int("axis", 1), self.import.shape(x).rank())?;
+        if channels_last && axis != 1 {
+            x = self.value(node, 0)?;
+        }
+        self.import.push(&node, Op::Flatten { axis }, &[x])
+    }
+
+    pub(super) fn squeeze(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
+        let (x, channels_last) = self.laid_out(node, 0)?;
+        let shape = self.import.shape(x).clone();
+        let ones = || {
+            let is_one = |&axis: &usize| shape.0[axis] == Dim::Fixed(1);
+            (0..shape.rank()).filter(is_one).map(|axis| axis as i64).collect()
+        };
+        let axes = self.ints(node, 1, "axes")?.unwrap_or_else(ones);
+        let mut axes = axes.iter().map(|&a| node.place_of(a, shape.rank())).collect::<Result<Vec<_>, _>>()?;
+        axes.sort_unstable();
+        axes.dedup();
+        if channels_last {
+            // The graph has its axes 1 and 2 behind the channels.
+            axes = match axes[..] {
+                [1, 2] => vec![2, 3],
+                _ => return Err(node.unsupported("only a height and width of one are removed", SIMPLIFY)),
+            };
+        }
+        if axes.iter().any(|&axis| shape.0[axis] != Dim::Fixed(1)) {
+            let what = format!("only axes of one place are removed, the input is {shape}");
+            return Err(node.unsupported(what, SIMPLIFY));
+        }
+        let kept = (0..shape.rank()).filter(|axis| !axes.contains(axis));
+        let shape = Shape(kept.map(|axis| shape.0[axis].clone()).collect());
+        self.import.reshape_to(&node, x, shape)
+    }
+
+    /// A reshape to sizes that are known but for those of the inputs and one that follows from the others.
+    pub(super) fn reshape(&mut self, node: NodeView<'a>) -> Result<Operand<'a>, Problem> {
+        if let Operand::Stored(stored) = self.operand(node, 0)? {
+            return self.reshaped_weight(node, stored);
+        }
+        let (x, _) = self.flattened(node)?;
+        let numbers = match node.ints("shape") {
+            Some(shape) => shape.iter().map(|&d| Number::Known(d as f64)).collect(),
+            None => match self.numbers(node, 1)? {
+                Some(numbers) => numbers.data,
+                None => return Err(node.unsupported("its shape is not known before the run", SIMPLIFY)),
+            },
+        };
+        let copies = !node.flag("allowzero");
+        let target = |number| match number {
+            Number::Known(-1.0) => Target::Rest,
+            Number::Known(0.0) if copies => Target::Copied,
+            number => Target::Size(number),
+        };
+        let reshaped = self.import.reshape(&node, x, numbers.into_iter().map(target).collect());
+        reshaped.map(Operand::Value).map_err(|(problem, counted_on)| {
+            self.context.counted_on.set(counted_on);
+            problem
+        })
+    }
+}

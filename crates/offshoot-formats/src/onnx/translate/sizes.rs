@@ -1,0 +1,116 @@
+//! Arithmetic on sizes, before the run.
+
+use offshoot_graph::{Data, Shape};
+
+use super::{Operand, Stored, Translator};
+use crate::error::Problem;
+use crate::import::Number;
+use crate::onnx::attributes::NodeView;
+use crate::onnx::fold::{MAX_NUMBERS, Numbers, fold, is_foldable};
+
+impl<'a> Translator<'a> {
+    /// What `node` gives when that is known now. (Arithmetic on sizes is on vectors of them.)
+    pub(super) fn known(&mut self, node: NodeView<'a>) -> Result<Option<Operand<'a>>, Problem> {
+        let x = if node.input(0).is_some() { Some(self.operand(node, 0)?) } else { None };
+        if matches!(x, Some(Operand::Stored(x)) if x.tensor.shape().len() > 1)
+            && let Some(stored) = self.moved(node)?
+        {
+            return Ok(Some(Operand::Stored(stored)));
+        }
+        if self.is_table(node)? {
+            return Ok(None);
+        }
+        match self.fold(node)? {
+            Some(numbers) => Ok(Some(Operand::Numbers(numbers))),
+            None => Ok(self.moved(node)?.map(Operand::Stored)),
+        }
+    }
+
+    /// What `node` gives when it only computes with sizes.
+    pub(super) fn fold(&mut self, node: NodeView<'a>) -> Result<Option<Numbers>, Problem> {
+        if node.op() == "Shape" {
+            return self.shape_of(node).map(Some);
+        }
+        if !is_foldable(node.op()) || node.proto.input.len() > MAX_NUMBERS {
+            return Ok(None);
+        }
+        let mut sizes = false;
+        let mut inputs = Vec::new();
+        for index in 0..node.proto.input.len() {
+            if node.input(index).is_none() {
+                inputs.push(None);
+                continue;
+            }
+            let numbers = match self.operand(node, index)? {
+                Operand::Numbers(numbers) => Some(numbers),
+                Operand::Stored(s) if is_size(&s) => Numbers::from_tensor(&s.tensor),
+                Operand::Stored(_)
+                | Operand::Value(_)
+                | Operand::ChannelsLast(_)
+                | Operand::Padded { .. }
+                | Operand::Product { .. }
+                | Operand::Dynamic(_)
+                | Operand::Filled(_)
+                | Operand::Rows(_) => None,
+            };
+            let Some(numbers) = numbers else { return Ok(None) };
+            sizes = true;
+            inputs.push(Some(numbers));
+        }
+        if !sizes {
+            return Ok(None);
+        }
+        let fill = match node.tensor("value") {
+            Some(proto) => {
+                let tensor = self.context.tensors.read(proto)?;
+                Numbers::from_tensor(&tensor).and_then(|n| n.data.first().cloned())
+            }
+            None => None,
+        };
+        let numbers = fold(node, &inputs, fill)?;
+        self.context.tensors.charge(&node.place(), numbers.data.len() + 8, size_of::<Number>())?;
+        Ok(Some(numbers))
+    }
+
+    pub(super) fn shape_of(&mut self, node: NodeView<'a>) -> Result<Numbers, Problem> {
+        let mut shape = match self.operand(node, 0)? {
+            Operand::Stored(stored) => Shape::fixed(stored.tensor.shape()),
+            Operand::Numbers(numbers) => Shape::fixed(&numbers.shape),
+            Operand::Value(_)
+            | Operand::Padded { .. }
+            | Operand::Product { .. }
+            | Operand::Dynamic(_)
+            | Operand::Filled(_)
+            | Operand::Rows(_) => {
+                let x = self.value(node, 0)?;
+                self.import.shape(x).clone()
+            }
+            Operand::ChannelsLast(x) => channels_last(self.import.shape(x)),
+        };
+        let rank = shape.rank() as i64;
+        let bound = |name: &str, default| {
+            let axis = node.int(name, default);
+            (if axis < 0 { axis.saturating_add(rank) } else { axis }).clamp(0, rank) as usize
+        };
+        let (start, end) = (bound("start", 0), bound("end", rank));
+        shape.0 = shape.0.drain(start..end.max(start)).collect();
+        Ok(Numbers::from_shape(&shape))
+    }
+}
+
+/// The shape of a picture with its channels last.
+fn channels_last(shape: &Shape) -> Shape {
+    match &shape.0[..] {
+        [n, c, rest @ ..] => Shape([n].into_iter().chain(rest).chain([c]).cloned().collect()),
+        _ => shape.clone(),
+    }
+}
+
+/// Whether a stored tensor may take part in arithmetic on sizes: a weight never does.
+fn is_size(stored: &Stored) -> bool {
+    let small = stored.tensor.len() <= MAX_NUMBERS && !stored.transposed;
+    small
+        && (stored.constant
+            || matches!(stored.tensor.data(), Data::I64(_) | Data::I32(_))
+            || stored.tensor.len() == 1)
+}

@@ -1,0 +1,138 @@
+//! Windows over pictures: convolutions, poolings, padding.
+
+use offshoot_graph::op::{AveragePool, Conv, Pool, Reduce};
+use offshoot_graph::{Dim, ValueId};
+
+use super::{Operand, SIMPLIFY, Translator, laid};
+use crate::error::Problem;
+use crate::import::Windows;
+use crate::onnx::attributes::NodeView;
+
+impl<'a> Translator<'a> {
+    /// A number around a value.
+    pub(super) fn pad(&mut self, node: NodeView<'a>) -> Result<Operand<'a>, Problem> {
+        let (x, channels_last) = self.laid_out(node, 0)?;
+        if node.text("mode").unwrap_or("constant") != "constant" {
+            return Err(node.unsupported("only padding with a number is read", SIMPLIFY));
+        }
+        let number = match node.input(2) {
+            Some(_) => self.one_number(node, 2)?,
+            None => Some(node.float("value").unwrap_or(0.0)),
+        };
+        let number = number.ok_or_else(|| {
+            node.unsupported("the number of its padding is not known before the run", SIMPLIFY)
+        })?;
+        let pads = self.ints(node, 1, "pads")?.unwrap_or_default();
+        let axes = match node.input(3) {
+            Some(_) => self.ints(node, 3, "axes")?.unwrap_or_default(),
+            None => (0..self.import.rank(x) as i64).collect(),
+        };
+        if pads.len() != 2 * axes.len() {
+            return Err(node.damaged(format!("{} pads for {} axes", pads.len(), axes.len())));
+        }
+        let mut sides = Vec::new();
+        for (i, &axis) in axes.iter().enumerate() {
+            let axis = node.place_of(axis, self.import.rank(x))?;
+            let axis = if channels_last { [0, 2, 3, 1][axis] } else { axis };
+            sides.push((axis, pads[i], pads[axes.len() + i]));
+        }
+        Ok(match self.import.pad(&node, x, &sides, number)? {
+            Ok(id) => laid(id, channels_last),
+            Err(padded) => Operand::Padded { padded, node, channels_last },
+        })
+    }
+
+    pub(super) fn conv(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
+        let x = self.windows(node, 0)?;
+        let shape = match self.dequantized(node, 1)? {
+            Some(weight) => self.import.shape(weight).as_fixed().unwrap_or_default(),
+            None => self.stored(node, 1)?.tensor.shape().to_vec(),
+        };
+        let kernel = match shape[..] {
+            [_, _, rows, columns] => [rows, columns],
+            ref shape => {
+                let what = format!("a weight of {} axes is no convolution over pictures", shape.len());
+                return Err(node.unsupported(what, SIMPLIFY));
+            }
+        };
+        if node.sizes("kernel_shape", kernel, 1)? != kernel {
+            return Err(node.damaged("kernel_shape is not that of its weight"));
+        }
+        let (strides, dilations) = (node.sizes("strides", [1, 1], 1)?, node.sizes("dilations", [1, 1], 1)?);
+        let pads = self.pads(node, x, kernel, strides, dilations)?;
+        let group = usize::try_from(node.int("group", 1)).map_err(|_| node.damaged("group is negative"))?;
+        let mut operands = vec![self.weight(node, 1)?];
+        if node.input(2).is_some() {
+            operands.push(self.weight(node, 2)?);
+        }
+        self.import.conv(&node, x, Conv { strides, pads, dilations, group }, &operands)
+    }
+
+    /// The padding by attribute or by rule: top, left, bottom, right. What a Pad adds before is not among them.
+    fn pads(
+        &self,
+        node: NodeView<'a>,
+        x: Windows,
+        kernel: [usize; 2],
+        strides: [usize; 2],
+        dilations: [usize; 2],
+    ) -> Result<[usize; 4], Problem> {
+        let upper = match node.text("auto_pad").unwrap_or("NOTSET") {
+            "NOTSET" | "" => return node.sizes("pads", [0; 4], 0),
+            "VALID" => return Ok([0; 4]),
+            "SAME_UPPER" => true,
+            "SAME_LOWER" => false,
+            other => return Err(node.damaged(format!("auto_pad is `{other}`"))),
+        };
+        let (mut pads, around) = ([0; 4], x.pads());
+        for side in 0..2 {
+            let size =
+                self.import.shape(x.value()).0.get(2 + side).and_then(Dim::fixed).ok_or_else(|| {
+                    node.unsupported(
+                        "auto_pad needs a known height and width",
+                        "Say the pictures' size with --size, or export with a fixed one, such as 224 by 224",
+                    )
+                })?;
+            let size = size.saturating_add(around[side] + around[side + 2]);
+            let reach = dilations[side] * (kernel[side].max(1) - 1) + 1;
+            let covered =
+                (size.div_ceil(strides[side]).max(1) - 1).saturating_mul(strides[side]).saturating_add(reach);
+            let total = covered.saturating_sub(size);
+            let before = if upper { total / 2 } else { total.div_ceil(2) };
+            (pads[side], pads[side + 2]) = (before, total - before);
+        }
+        Ok(pads)
+    }
+
+    /// The windows of a pooling.
+    fn pool(&mut self, node: NodeView<'a>, x: Windows) -> Result<Pool, Problem> {
+        if node.sizes("dilations", [1, 1], 1)? != [1, 1] {
+            return Err(node.unsupported("pooling with dilations is not read", SIMPLIFY));
+        }
+        let kernel = node.sizes("kernel_shape", [0, 0], 1)?;
+        if kernel == [0, 0] {
+            return Err(node.damaged("kernel_shape is missing"));
+        }
+        let strides = node.sizes("strides", [1, 1], 1)?;
+        let pads = self.pads(node, x, kernel, strides, [1, 1])?;
+        Ok(Pool { kernel, strides, pads, ceil_mode: node.flag("ceil_mode") })
+    }
+
+    pub(super) fn max_pool(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
+        let x = self.windows(node, 0)?;
+        let pool = self.pool(node, x)?;
+        self.import.max_pool(&node, x, pool)
+    }
+
+    pub(super) fn average_pool(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
+        let x = self.windows(node, 0)?;
+        let average =
+            AveragePool { pool: self.pool(node, x)?, count_include_pad: node.flag("count_include_pad") };
+        self.import.average_pool(&node, x, average)
+    }
+
+    pub(super) fn global_pool(&mut self, node: NodeView<'a>, op: Reduce) -> Result<ValueId, Problem> {
+        let x = self.value(node, 0)?;
+        self.import.global_pool(&node, op, x)
+    }
+}

@@ -1,0 +1,23 @@
+//! The tests of this crate, a module for each part of it: one program, because each program links everything again. One part:
+//! `cargo test -p offshoot-formats --test all onnx_tables::`.
+
+#![allow(clippy::unwrap_used)] // a test's panic is its failure
+
+mod coreml;
+mod forms;
+mod functions;
+mod onnx;
+mod onnx_dynamic;
+mod onnx_forms;
+mod onnx_hostile;
+mod onnx_interop;
+mod onnx_lstm;
+mod onnx_qdq;
+mod onnx_support;
+mod onnx_tables;
+mod onnx_text;
+mod random_graphs;
+mod torchscript;
+mod torchscript_hostile;
+mod weights;
+mod weights_hostile;

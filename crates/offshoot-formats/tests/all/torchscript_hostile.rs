@@ -1,0 +1,208 @@
+//! Archives that are damaged or mean harm: one error that says where, in little memory and time.
+
+use std::io::{Cursor, Read, Write};
+use std::path::Path;
+use std::time::Instant;
+
+use crate::onnx_support::mobile;
+use offshoot_formats::torchscript::{self, Options};
+use zip::write::SimpleFileOptions;
+use zip::{CompressionMethod, ZipArchive, ZipWriter};
+
+const CODE: &str = "code/__torch__/offshoot.py";
+const HEAD: &str = "class Model(Module):\n  training : bool\n";
+
+/// The entries of the golden archive in our own layout, without metadata.
+fn entries(name: &str) -> Vec<(String, Vec<u8>)> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/torchscript").join(name);
+    let mut bytes = Cursor::new(Vec::new());
+    let model = torchscript::read(&path, None).unwrap().model;
+    torchscript::write_to(&mut bytes, &model, Options::default()).unwrap();
+    let mut archive = ZipArchive::new(bytes).unwrap();
+    let mut entries = Vec::new();
+    for index in 0..archive.len() {
+        let mut entry = archive.by_index(index).unwrap();
+        let name = entry.name().unwrap().strip_prefix("model/").unwrap().to_owned();
+        let mut content = Vec::new();
+        entry.read_to_end(&mut content).unwrap();
+        entries.push((name, content));
+    }
+    entries.retain(|(name, _)| !name.starts_with("extra/"));
+    entries
+}
+
+fn archive(entries: &[(String, Vec<u8>)]) -> Vec<u8> {
+    let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
+    let options = SimpleFileOptions::default().compression_method(CompressionMethod::Deflated);
+    for (name, content) in entries {
+        zip.start_file(format!("model/{name}"), options).unwrap();
+        zip.write_all(content).unwrap();
+    }
+    zip.finish().unwrap().into_inner()
+}
+
+/// The golden archive with one entry replaced.
+fn with(name: &str, content: impl Into<Vec<u8>>) -> Vec<u8> {
+    let mut entries = entries("tiny_trace.pt");
+    let entry = entries.iter_mut().find(|(n, _)| n == name).unwrap();
+    entry.1 = content.into();
+    archive(&entries)
+}
+
+fn refusal(bytes: &[u8]) -> String {
+    torchscript::read_bytes(bytes, None).unwrap_err().to_string()
+}
+
+/// A model whose `forward` has these lines.
+fn forward(lines: &str) -> Vec<u8> {
+    let body: String = lines.lines().map(|line| format!("    {line}\n")).collect();
+    with(
+        CODE,
+        format!("{HEAD}  def forward(self: __torch__.offshoot.Model,\n    x: Tensor) -> Tensor:\n{body}"),
+    )
+}
+
+#[test]
+fn control_flow_of_every_kind_is_followed() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds/torchscript/control.py");
+    let file = torchscript::read_bytes(&with(CODE, std::fs::read(path).unwrap()), None).unwrap();
+    let ops: Vec<&str> = file.model.graph.nodes().iter().map(|n| n.op.name()).collect();
+    assert_eq!(
+        ops.join(" "),
+        "Conv Relu Sigmoid Mul Add Sigmoid Mul Add MaxPool MaxPool Dropout Clip Clip GlobalAveragePool Flatten Gemm"
+    );
+}
+
+#[test]
+fn code_that_is_not_read_names_its_line() {
+    for (lines, what) in [
+        ("y = torch.fft_fft(x)\nreturn y", "line 5: `torch.fft_fft`: this operator is not read"),
+        ("y = x\nreturn torch.conv2d(y, 3)", "line 6: `torch.conv2d`: its weight is an integer"),
+        ("return torch.relu(y)", "line 5: `torch.relu`: its argument 0 is a function"),
+        ("return torch.relu()", "line 5: `torch.relu`: its argument 0 is missing"),
+        ("return open(\"/etc/passwd\")", "line 5: `open` is not read"),
+        ("return os.system(\"true\")", "line 5: `os.system` is not read"),
+        (
+            "return (self.stem).explode(x, )",
+            "it has no code for the class `__torch__.offshoot.Container_stem`",
+        ),
+        ("return self.absent", "line 5: the module `` has no attribute `absent`"),
+        ("return CONSTANTS.c0", "line 5: there is no constant `c0`"),
+        ("return x", "the result is [batch_size, 3, 224, 224]"),
+        ("return 3", "the result is an integer"),
+        ("pass", "the result is None"),
+        ("a, b, = x", "line 5: a computed tensor is taken apart into 2 names"),
+        ("if torch.gt(torch.size(x, 0), 1):\n  pass\nreturn x", "line 5: this `if` depends on the batch"),
+        ("for i in range(torch.size(x, 0)):\n  pass\nreturn x", "line 5: this loop depends on the batch"),
+        ("for i in x:\n  pass\nreturn x", "line 5: only loops over `range`"),
+        ("x[0] = 1", "line 5: only names are assigned to"),
+        ("y = {1: 2}", "line 5: dictionaries are not read"),
+        ("y = torch.relu(x", "a bracket is not closed"),
+        ("y = = x", "line 5: an expression is missing"),
+        ("y = torch.flatten(x, 1)\nz = torch.relu_(x)\nreturn y", "the result shares memory"),
+        (
+            "y = torch.flatten(x, 1)\nz = torch.relu_(x)\nreturn torch.relu(y)",
+            "line 7: `torch.relu`: its input shares memory",
+        ),
+        (
+            "return torch.conv2d(x, getattr(self.stem, \"0\").weight, None, [0, 1])",
+            "line 5: `torch.conv2d`: stride is [0, 1]",
+        ),
+        ("return torch.pad(x, [99999999, 0, 0, 0])", "line 5: `torch.pad`: only padding"),
+        ("return torch.max_pool2d(x, [2, 2], [1, 1], [9, 9])", "line 5: `torch.max_pool2d`: its padding"),
+        ("y = torch.add(9223372036854775807, 1)\nreturn x", "line 5: `torch.add`"),
+        ("y = torch.div(1, 0)\nreturn x", "line 5: `torch.div`"),
+    ] {
+        let message = refusal(&forward(lines));
+        assert!(message.contains(what), "{lines}\n{message}");
+    }
+}
+
+#[test]
+fn endless_and_bottomless_code_ends() {
+    let double = "a = [1, 1]\n".to_owned() + &"a = torch.add(a, a)\n".repeat(40) + "return x";
+    for (lines, what) in [
+        ("while True:\n  pass\nreturn x", "too many steps"),
+        ("for i in range(9223372036854775807):\n  pass\nreturn x", "too many steps"),
+        ("return (self).forward(x, )", "nest too deep"),
+        ("while True:\n  x = torch.relu(x)\nreturn x", "too many operators"),
+        (&format!("return {}x{}", "torch.relu(".repeat(60), ")".repeat(60)), "the result is"),
+        (&format!("return {}x{}", "torch.relu(".repeat(70), ")".repeat(70)), "brackets nest deeper"),
+        (&format!("return x{}", ".a".repeat(100)), "an expression has too many parts"),
+        (&format!("return [{}]", "1, ".repeat(300)), "a list has too many elements"),
+        (&format!("return [{}]", "1, ".repeat(100_000)), "a list has too many elements"),
+        (&double, "`torch.add`"),
+        ("return 1e999999999", "the result is a number"),
+    ] {
+        let start = Instant::now();
+        let message = refusal(&forward(lines));
+        assert!(message.contains(what), "{lines:.60}\n{message}");
+        assert!(start.elapsed().as_secs() < 20, "{lines:.60}");
+    }
+    let blocks: String = (0..40).map(|depth| format!("{}if True:\n", "  ".repeat(depth))).collect();
+    assert!(refusal(&forward(&format!("{blocks}{}pass", "  ".repeat(40)))).contains("blocks nest deeper"));
+}
+
+#[test]
+fn a_bomb_of_code_is_not_unpacked() {
+    let message = refusal(&with(CODE, vec![b'\n'; 64 << 20]));
+    assert!(message.contains("offshoot.py") && message.contains("above the limit"), "{message}");
+    let message = refusal(&with("data.pkl", vec![b'N'; 256 << 20]));
+    assert!(message.contains("data.pkl") && message.contains("above the limit"), "{message}");
+}
+
+#[test]
+fn a_tensor_larger_than_the_file_is_not_allocated() {
+    let pickle = entries("tiny_trace.pt").into_iter().find(|(name, _)| name == "data.pkl").unwrap().1;
+    // The first weight's shape is (8, 3, 3, 3): BININT with four bytes each.
+    let shape = b"J\x08\0\0\0J\x03\0\0\0";
+    let at = pickle.windows(10).position(|w| w == shape).unwrap();
+    let mut huge = pickle.clone();
+    huge[at + 1..at + 5].copy_from_slice(&i32::MAX.to_le_bytes());
+    assert!(refusal(&with("data.pkl", huge)).contains("reach beyond its storage"));
+    let mut negative = pickle;
+    negative[at + 1..at + 5].copy_from_slice(&(-1i32).to_le_bytes());
+    assert!(refusal(&with("data.pkl", negative)).contains("_rebuild_tensor_v2"));
+}
+
+#[test]
+fn modules_that_contain_themselves_are_followed_once() {
+    // root = Model(); root.training = False; root.stem = root; root.loop = root
+    let mut pickle = b"\x80\x02c__torch__.offshoot\nModel\n)\x81q\x00}(".to_vec();
+    pickle.extend(b"X\x08\0\0\0training\x89X\x04\0\0\0stemh\x00X\x04\0\0\0looph\x00ub.");
+    let code = format!(
+        "{HEAD}  def forward(self: __torch__.offshoot.Model,\n    x: Tensor) -> Tensor:\n    return self.stem.loop.forward(x, )\n"
+    );
+    let mut all = entries("tiny_trace.pt");
+    for (name, content) in &mut all {
+        match name.as_str() {
+            "data.pkl" => content.clone_from(&pickle),
+            CODE => *content = code.clone().into_bytes(),
+            _ => {}
+        }
+    }
+    assert!(refusal(&archive(&all)).contains("nest too deep"));
+}
+
+#[test]
+fn every_cut_is_noticed() {
+    let mut bytes = Cursor::new(Vec::new());
+    torchscript::write_to(&mut bytes, &mobile(false), Options::default()).unwrap();
+    let bytes = bytes.into_inner();
+    for len in (0..bytes.len()).step_by(97) {
+        assert!(torchscript::read_bytes(&bytes[..len], None).is_err(), "{len}");
+    }
+}
+
+#[test]
+fn every_flipped_byte_is_noticed_or_harmless() {
+    let bytes = archive(&entries("name_of_21_characters.pt"));
+    let before = torchscript::read_bytes(&bytes, None).unwrap().model;
+    for at in 0..bytes.len() {
+        let mut flipped = bytes.clone();
+        flipped[at] ^= 0x55;
+        if let Ok(file) = torchscript::read_bytes(&flipped, None) {
+            assert_eq!(file.model.graph.nodes().len(), before.graph.nodes().len(), "byte {at}");
+        }
+    }
+}

@@ -1,0 +1,310 @@
+#!/usr/bin/env python3
+"""Writes crates/offshoot-formats/tests/golden/forms: small classifiers with the operators that are read as several of ours
+(comparisons, reductions over several axes, padding, norms of groups, parts, logarithms of a softmax), as ONNX files and as TorchScript,
+and what ONNX Runtime and PyTorch compute.
+
+    python scripts/golden/forms.py
+
+logits.json holds for each file the input's shape and the output for x[i] = ((7919 i) mod 1000) / 500 - 1.
+"""
+
+import io
+import json
+import warnings
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+import torch.nn.functional as F
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+
+OUT = Path(__file__).resolve().parents[2] / "crates/offshoot-formats/tests/golden/forms"
+SHAPE = [2, 3, 6, 6]
+CLASSES = 3
+warnings.filterwarnings("ignore")
+random = np.random.default_rng(0)
+PICTURES = (((7919 * np.arange(np.prod(SHAPE))) % 1000) / 500 - 1).astype(np.float32).reshape(SHAPE)
+
+
+def node(op, inputs, outputs, **attributes):
+    return helper.make_node(op, inputs.split(), outputs.split(), **attributes)
+
+
+def floats(name, value):
+    return numpy_helper.from_array(np.array(value, np.float32), name)
+
+
+def ints(name, *values):
+    return numpy_helper.from_array(np.array(values, np.int64), name)
+
+
+def number(name, value):
+    return numpy_helper.from_array(np.array(value, np.float32), name)
+
+
+def network(nodes, constants=(), opset=18):
+    """`nodes` make `y` of `x` and `p`, both [n, 4, 6, 6], p between 0 and 1; a matrix makes logits of it."""
+    weights = [
+        floats("conv.weight", random.normal(0, 0.8, (4, 3, 1, 1))),
+        floats("conv.bias", random.normal(0, 0.3, 4)),
+    ]
+    start = [node("Conv", "input conv.weight conv.bias", "x"), node("Sigmoid", "x", "p")]
+    inputs = [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["n", *SHAPE[1:]])]
+
+    def model(nodes, output, weights):
+        outputs = [helper.make_tensor_value_info(output, TensorProto.FLOAT, None)]
+        graph = helper.make_graph(nodes, "forms", inputs, outputs, weights)
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+    weights += list(constants)
+    made = run(model(start + nodes, "y", weights))
+    rows = made.reshape(SHAPE[0], -1).shape[1]
+    weights.append(floats("fc.weight", random.normal(0, 1 / rows**0.5, (rows, CLASSES))))
+    end = [node("Flatten", "y", "rows"), node("MatMul", "rows fc.weight", "output")]
+    return model(start + nodes + end, "output", weights)
+
+
+def run(model):
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return session.run(None, {"input": PICTURES})[0]
+
+
+ONE = number("one", 1)
+ONNX = {
+    "greater": network([node("Greater", "x p", "g"), node("Where", "g x p", "y")]),
+    "less_than_number": network([node("Less", "x tenth", "g"), node("Where", "g p x", "y")], [number("tenth", 0.1)]),
+    "at_least_and_at_most": network(
+        [
+            node("Relu", "x", "r"),
+            node("GreaterOrEqual", "r zero", "a"),
+            node("LessOrEqual", "r zero", "b"),
+            node("Where", "a x p", "u"),
+            node("Where", "b u p", "y"),
+        ],
+        [number("zero", 0)],
+    ),
+    "equal": network(
+        [node("Relu", "x", "r"), node("Equal", "r zero", "e"), node("Where", "e p x", "y")], [number("zero", 0)]
+    ),
+    "logic": network(
+        [
+            node("Less", "x zero", "a"),
+            node("Not", "a", "b"),
+            node("Greater", "p half", "c"),
+            node("Less", "p third", "d"),
+            node("Or", "c d", "e"),
+            node("And", "b e", "f"),
+            node("Xor", "f c", "g"),
+            node("Where", "g x p", "u"),
+            node("Cast", "f", "h", to=TensorProto.FLOAT),
+            node("Add", "u h", "y"),
+        ],
+        [number("zero", 0), number("half", 0.5), number("third", 0.3)],
+    ),
+    "infinities": network(
+        [
+            node("Relu", "x", "r"),
+            node("Log", "r", "l"),
+            node("Greater", "l l", "a"),
+            node("Equal", "l l", "b"),
+            node("Less", "l low", "c"),
+            node("Where", "a one p", "u"),
+            node("Where", "b u x", "v"),
+            node("Where", "c v x", "y"),
+        ],
+        [ONE, number("low", -1)],
+    ),
+    "softplus": network(
+        [
+            node("Mul", "x one", "b"),
+            node("Exp", "b", "e"),
+            node("Add", "e one", "a"),
+            node("Log", "a", "l"),
+            node("Div", "l one", "d"),
+            node("Greater", "b most", "g"),
+            node("Where", "g x d", "y"),
+        ],
+        [ONE, number("most", 20)],
+    ),
+    "sum_over_axes": network([node("ReduceSum", "x axes", "y", keepdims=0)], [ints("axes", 1, 3)]),
+    "max_over_axes": network([node("ReduceMax", "x axes", "y", keepdims=1)], [ints("axes", -1, 1)]),
+    "mean_over_axes": network([node("ReduceMean", "x axes", "y", keepdims=0)], [ints("axes", 1, 2)]),
+    "log_sum_exp": network([node("ReduceLogSumExp", "x axes", "y", keepdims=0)], [ints("axes", 1, 2)]),
+    "sum_of_squares": network([node("ReduceSumSquare", "x axes", "y", keepdims=1)], [ints("axes", 2)]),
+    "l1": network([node("ReduceL1", "x axes", "y", keepdims=0)], [ints("axes", 1)]),
+    "l2_over_axes": network(
+        [node("ReduceL2", "x axes", "s", keepdims=1), node("Div", "x s", "y")], [ints("axes", 2)]
+    ),
+    "split": network(
+        [node("Split", "x sizes", "a b", axis=1), node("Mul", "a third", "c"), node("Concat", "b c", "y", axis=1)],
+        [ints("sizes", 1, 3), number("third", 0.3)],
+    ),
+    "split_equal": network(
+        [node("Split", "x", "a b c", axis=3, num_outputs=3), node("Sub", "c a", "d"), node("Mul", "d b", "y")]
+    ),
+    "pad_channels": network([node("Pad", "x pads half", "y")], [ints("pads", 0, 1, 0, 0, 0, 2, 0, 0), number("half", 0.5)]),
+    "pad_with_axes": network(
+        [node("Pad", "x pads half axes", "y")], [ints("pads", 1, 0, 0, 2), number("half", -1.5), ints("axes", 1, -1)]
+    ),
+    "pad_before_relu": network([node("Pad", "x pads", "z"), node("Relu", "z", "r"), node("Add", "r z", "y")], [ints("pads", 0, 0, 1, 0, 0, 0, 0, 2)]),
+    "pad_before_max": network(
+        [node("Pad", "x pads", "z"), node("MaxPool", "z", "y", kernel_shape=[3, 3], strides=[2, 2])], [ints("pads", 0, 0, 1, 1, 0, 0, 1, 1)]
+    ),
+    "pad_with_a_number_before_max": network(
+        [node("Pad", "x pads low", "z"), node("MaxPool", "z", "y", kernel_shape=[3, 3], strides=[2, 2])],
+        [ints("pads", 0, 0, 1, 1, 0, 0, 1, 1), number("low", -np.inf)],
+    ),
+    "pad_before_a_wide_max": network(
+        [node("Relu", "x", "r"), node("Pad", "r pads", "z"), node("MaxPool", "z", "y", kernel_shape=[2, 2], strides=[2, 2])],
+        [ints("pads", 0, 0, 2, 2, 0, 0, 2, 2)],
+    ),
+    "pad_before_mean": network(
+        [
+            node("Pad", "x pads", "z"),
+            node("AveragePool", "z", "y", kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]),
+        ],
+        [ints("pads", 0, 0, 1, 1, 0, 0, 1, 1)],
+    ),
+    "pad_with_one_before_conv": network(
+        [node("Pad", "x pads one", "z"), node("Conv", "z k", "y")],
+        [ints("pads", 0, 0, 1, 1, 0, 0, 1, 1), ONE, floats("k", random.normal(0, 0.4, (2, 4, 3, 3)))],
+    ),
+    "pad_read_twice": network(
+        [node("Pad", "x pads", "z"), node("Conv", "z k", "a"), node("Conv", "z k", "b", strides=[2, 2]), node("ReduceMean", "b ax", "m"), node("Add", "a m", "y")],
+        [ints("pads", 0, 0, 1, 1, 0, 0, 1, 1), ints("ax", 2, 3), floats("k", random.normal(0, 0.4, (2, 4, 3, 3)))],
+    ),
+    "log_softmax": network([node("LogSoftmax", "x", "y", axis=1)]),
+    "log_softmax_then_exp": network([node("LogSoftmax", "x", "l", axis=-1), node("Exp", "l", "e"), node("Sub", "l e", "y")]),
+    "log_of_softmax": network([node("Softmax", "x", "s", axis=1), node("Log", "s", "y")]),
+    "instance_norm": network(
+        [node("InstanceNormalization", "x scale bias", "y", epsilon=0.01)],
+        [floats("scale", [0.5, 2, -1, 1]), floats("bias", [0.1, 0, 0.3, -1])],
+    ),
+    "group_norm": network(
+        [node("GroupNormalization", "x scale bias", "y", num_groups=2, epsilon=0.01)],
+        [floats("scale", [0.5, 2, -1, 1]), floats("bias", [0.1, 0, 0.3, -1])],
+        opset=21,
+    ),
+    "group_norm_opset18": network(
+        [node("GroupNormalization", "x scale bias", "y", num_groups=2, epsilon=0.01)],
+        [floats("scale", [0.5, 2]), floats("bias", [0.1, -1])],
+    ),
+    "layer_norm_of_pixels": network(
+        [node("LayerNormalization", "x scale bias", "y", axis=1, epsilon=0.01)],
+        [floats("scale", random.normal(1, 0.2, (4, 6, 6))), floats("bias", random.normal(0, 0.2, (4, 6, 6)))],
+    ),
+    "layer_norm_without_bias": network(
+        [node("LayerNormalization", "x scale", "y", axis=-1)], [floats("scale", random.normal(1, 0.2, 6))]
+    ),
+    "prelu": network([node("PRelu", "x slope", "y")], [floats("slope", [[[0.1]], [[-0.5]], [[2]], [[0]]])]),
+    "sum_and_mean": network([node("Sum", "x p x", "s"), node("Mean", "x p s", "y")]),
+    "global_max_pool": network([node("GlobalMaxPool", "x", "y")]),
+}
+
+
+class Net(nn.Module):
+    """A picture to [n, 4, 6, 6], a function of the case, and a matrix."""
+
+    def __init__(self, middle=None, end=None, extra=()):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+        self.extra = nn.ModuleList(extra)
+        for module in self.extra:
+            for parameter in module.parameters():
+                nn.init.normal_(parameter, 0.5, 0.3)
+        self.middle = middle or (lambda x, net: x)
+        self.end = end or (lambda z, net: z)
+        with torch.no_grad():
+            rows = self.middle(self.conv(torch.zeros(SHAPE)), self).flatten(1).shape[1]
+        self.fc = nn.Linear(rows, CLASSES)
+
+    def forward(self, x):
+        return self.end(self.fc(self.middle(self.conv(x), self).flatten(1)), self)
+
+
+def heads(x, net):
+    q, k, v = net.extra[0](x.flatten(2).transpose(1, 2)).unflatten(-1, (3, 2, 4)).permute(2, 0, 3, 1, 4)
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+
+def middle(function, *extra):
+    return lambda: Net(middle=lambda x, net: function(x, net), extra=extra)
+
+
+def end(function):
+    return lambda: Net(end=lambda z, net: function(z))
+
+
+TORCH = {
+    "end_float": end(lambda z: z.softmax(1).float()),
+    "end_tuple": end(lambda z: (z,)),
+    "end_log_sum_exp": end(lambda z: z - z.logsumexp(1, keepdim=True)),
+    "end_exp_of_log": end(lambda z: z.log_softmax(-1).exp()),
+    "end_neg": end(lambda z: -(-z)),
+    "end_transposed": end(lambda z: z.t().t()),
+    "end_log_softmax_squeezed": end(lambda z: F.log_softmax(z.unsqueeze(-1), 1).squeeze(-1)),
+    "group_norm": middle(lambda x, n: n.extra[0](x), nn.GroupNorm(2, 4, eps=0.01)),
+    "group_norm_plain": middle(lambda x, n: F.group_norm(x, 4)),
+    "instance_norm": middle(lambda x, n: n.extra[0](x), nn.InstanceNorm2d(4, affine=True)),
+    "layer_norm_of_pixels": middle(lambda x, n: n.extra[0](x), nn.LayerNorm([4, 6, 6])),
+    "log_softmax": middle(lambda x, n: x.log_softmax(1)),
+    "split_and_chunk": middle(lambda x, n: torch.cat([x.split([1, 3], 1)[1], x.chunk(3, 1)[0], x.split(3, 1)[1]], 1)),
+    "pad": middle(lambda x, n: F.pad(F.pad(x, (1, 0, 2, 1), value=0.5), (0, 0, 0, 0, 1, 0))),
+    "pad_before_relu": middle(lambda x, n: F.relu(F.pad(x, (1, 2, 0, 1)))),
+    "where": middle(lambda x, n: torch.where((x > 0.1) & ~(x >= 0.6), x, x * x).masked_fill(x == x.amax(1, keepdim=True), 2.0)),
+    "where_float": middle(lambda x, n: x * (x < 0.2).float() + (x.sigmoid() <= x).to(torch.float32)),
+    "reductions": middle(lambda x, n: torch.cat([x.sum((1, 2)), x.amax((2, 3)), x.var((1, 2)), x.std(3, unbiased=False).mean(2), x.norm(1, 2).amin(2), x.logsumexp((1, 2))], 1)),
+    "prelu": middle(lambda x, n: n.extra[0](x), nn.PReLU(4)),
+    "stack_and_unbind": middle(lambda x, n: torch.stack(x.unbind(1)[1:3], 2) - x[:, :1].flatten(2)[..., :6].unsqueeze(2)),
+    "attention": middle(heads, nn.Linear(4, 24)),
+    "weights": middle(lambda x, n: x @ (n.extra[0].weight * n.extra[0].weight.abs()).t(), nn.Linear(6, 5)),
+    "square_and_constants": middle(lambda x, n: (x.square() + x**3 - torch.tensor([0.5, 1.0, 2.0]).view(3, 1, 1, 1)[1]) / torch.tensor([[2.0], [4.0]])[1]),
+}
+
+
+def without_paths(data):
+    """Leaves the records out that hold paths of this machine."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        entries = [(info.filename, archive.read(info)) for info in archive.infolist()]
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in entries:
+            if not name.endswith(".debug_pkl"):
+                stored = zipfile.ZIP_STORED if "/data/" in name or "/constants/" in name else zipfile.ZIP_DEFLATED
+                archive.writestr(zipfile.ZipInfo(name), content, stored)
+    return out.getvalue()
+
+
+def main():
+    OUT.mkdir(parents=True, exist_ok=True)
+    for old in OUT.iterdir():
+        old.unlink()
+    table = {}
+
+    def note(name, data, logits):
+        (OUT / name).write_bytes(data)
+        table[name] = {"shape": SHAPE, "logits": [float(f"{v:.7g}") for v in np.asarray(logits).flatten()]}
+
+    for name, model in ONNX.items():
+        note(f"{name}.onnx", model.SerializeToString(deterministic=True), run(model))
+    x = torch.from_numpy(PICTURES)
+    for name, make in TORCH.items():
+        torch.manual_seed(len(name))
+        net = make().eval()
+        with torch.no_grad():
+            logits = net(x)
+            logits = logits[0] if isinstance(logits, tuple) else logits
+        traced = io.BytesIO()
+        torch.jit.save(torch.jit.trace(net, x), traced)
+        note(f"{name}.pt", without_paths(traced.getvalue()), logits)
+    (OUT / "logits.json").write_text(json.dumps(table, indent=0) + "\n")
+
+
+if __name__ == "__main__":
+    main()
