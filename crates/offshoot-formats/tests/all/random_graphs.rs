@@ -88,6 +88,6 @@ proptest! {
 #[test]
 fn enough_random_graphs_are_written_and_read() {
     let mut random = Random::new(3, 0, 0, Purpose::Init);
-    let read: usize = (0..100).map(|_| check(&crate::random_graph::choices(&mut random, 110)).unwrap()).sum();
+    let read: usize = (0..100).map(|_| check(&random_graph::choices(&mut random, 110)).unwrap()).sum();
     assert!(read >= 15, "{read} of 200");
 }
