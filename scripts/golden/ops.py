@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Golden cases of every operator and of two small networks, computed by PyTorch in double precision.
 
-    python scripts/golden/ops.py            # writes {ops,networks,modern,functions,composites}.{json,safetensors} in crates/offshoot-cpu/tests/golden
+    python scripts/golden/ops.py            # writes {ops,networks,modern,functions,composites}.{json,safetensors} in crates/offshoot-conformance/golden
 
 An operator's case holds its inputs (exact in half precision), its outputs, the coefficients of a random linear
 functional of the first output, and the gradients of that functional. A network's case holds its state dict, a batch,
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import nn
 
-HERE = Path(__file__).resolve().parents[2] / "crates/offshoot-cpu/tests/golden"
+HERE = Path(__file__).resolve().parents[2] / "crates/offshoot-conformance/golden"
 INF = float("inf")
 torch.manual_seed(20)
 torch.set_default_dtype(torch.float64)

@@ -3,7 +3,7 @@
 
     python scripts/golden/quantize.py        onnx, onnxruntime, numpy, safetensors, torch
 
-writes crates/offshoot-cpu/tests/golden/quantize.{json,safetensors}: what ONNX Runtime computes, ties and saturation
+writes crates/offshoot-conformance/golden/quantize.{json,safetensors}: what ONNX Runtime computes, ties and saturation
 included, and the straight-through gradients of PyTorch's fake_quantize; and
 crates/offshoot-formats/tests/golden/onnx_qdq/*.onnx with logits.json: small classifiers as `quantize_static` leaves them,
 and the logits that ONNX Runtime computes without graph optimisations, which is what the nodes say.
@@ -22,7 +22,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from safetensors.numpy import save_file
 
 ROOT = pathlib.Path(__file__).resolve().parents[2] / "crates"
-OPS = ROOT / "offshoot-cpu/tests/golden"
+OPS = ROOT / "offshoot-conformance/golden"
 FILES = ROOT / "offshoot-formats/tests/golden/onnx_qdq"
 TYPES = {"u8": (np.uint8, TensorProto.UINT8, 0, 255), "i8": (np.int8, TensorProto.INT8, -128, 127), "i32": (np.int32, TensorProto.INT32, 0, 0)}
 random = np.random.default_rng(8)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Losses and gradients of torch.nn.functional.cross_entropy with targets that are parts of classes.
 
-    soft_loss.py    writes crates/offshoot-cpu/tests/golden/soft_loss.json
+    soft_loss.py    writes crates/offshoot-conformance/golden/soft_loss.json
 """
 
 import json
@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-OUT = Path(__file__).resolve().parents[2] / "crates/offshoot-cpu/tests/golden/soft_loss.json"
+OUT = Path(__file__).resolve().parents[2] / "crates/offshoot-conformance/golden/soft_loss.json"
 
 
 def main():

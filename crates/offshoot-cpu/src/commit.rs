@@ -1,10 +1,11 @@
 //! What a run changes when its steps are done: parameters get new values, all of them or none.
 
+use bytemuck::cast_slice;
 use offshoot_graph::op::{AdamRates, RATES, SgdRates, UpdateOp};
 use offshoot_graph::{ExecuteError, Tensor};
 
 use crate::kernels::update::{Adam, Change, Sgd, accumulate, all_finite, average};
-use crate::plan::{BufferId, Place};
+use crate::operands::{AnyOperand, Memory, Operand, Reads, Slot, bytes_of};
 
 /// A rule that gives parameters new values in place.
 pub(crate) struct Commit {
@@ -29,27 +30,19 @@ pub(crate) enum Rule {
 /// An operand of a rule.
 #[derive(Clone, Copy)]
 pub(crate) enum Read {
-    /// A buffer of the plan.
-    Buffer(BufferId),
-    /// A parameter, by its place in the graph, as earlier rules have left it.
+    /// What the steps have left, an input or a constant.
+    Operand(Operand<f32>),
+    /// A parameter of floats, by its place in the graph, as earlier rules have left it.
     Parameter(usize),
 }
 
-impl Read {
-    pub(crate) fn buffer(&self) -> Option<BufferId> {
-        match self {
-            Read::Buffer(id) => Some(*id),
-            Read::Parameter(_) => None,
+impl From<Operand<f32>> for Read {
+    fn from(operand: Operand<f32>) -> Read {
+        match AnyOperand::from(operand).as_parameter() {
+            Some(index) => Read::Parameter(index),
+            None => Read::Operand(operand),
         }
     }
-}
-
-/// Where rules find their operands.
-pub(crate) struct Operands<'a> {
-    pub(crate) places: &'a [Place],
-    pub(crate) arena: &'a [u8],
-    pub(crate) inputs: &'a [&'a Tensor],
-    pub(crate) constants: &'a [Tensor],
 }
 
 /// The parameters of a session, and which of them those of a graph are.
@@ -59,8 +52,9 @@ pub(crate) struct Parameters<'a> {
 }
 
 impl Parameters<'_> {
+    /// The elements of a parameter of floats.
     fn get(&self, index: usize) -> &[f32] {
-        self.all[self.of_graph[index]].as_f32().unwrap_or_default()
+        cast_slice(bytes_of(&self.all[self.of_graph[index]]))
     }
 
     /// Takes a tensor out, to change it.
@@ -79,17 +73,17 @@ impl Parameters<'_> {
 /// When a new number would not be finite: nothing has changed then.
 pub(crate) fn commit(
     commits: &[Commit],
-    operands: &Operands<'_>,
+    memory: &Memory<'_>,
     parameters: &mut Parameters<'_>,
 ) -> Result<(), ExecuteError> {
     for commit in commits {
-        if !commit.stays_finite(operands, parameters) {
+        if !commit.stays_finite(memory, parameters) {
             return Err(ExecuteError::NotFinite(commit.name.clone()));
         }
     }
     for commit in commits {
         let mut targets: Vec<Tensor> = commit.targets.iter().map(|&index| parameters.take(index)).collect();
-        commit.apply(operands, parameters, &mut targets);
+        commit.apply(memory, parameters, &mut targets);
         for (&index, target) in commit.targets.iter().zip(targets) {
             parameters.put(index, target);
         }
@@ -98,47 +92,39 @@ pub(crate) fn commit(
 }
 
 impl Commit {
-    fn read<'r>(
-        &self,
-        operand: usize,
-        operands: &'r Operands<'_>,
-        parameters: &'r Parameters<'_>,
-    ) -> &'r [f32] {
-        let id = match self.reads[operand] {
-            Read::Buffer(id) => id,
-            Read::Parameter(index) => return parameters.get(index),
-        };
-        match operands.places[id.0] {
-            Place::Arena(region) => region.of(operands.arena),
-            Place::Input(index) => operands.inputs[index].as_f32().unwrap_or_default(),
-            Place::Parameter(index) => parameters.get(index),
-            Place::Constant(index) => operands.constants[index].as_f32().unwrap_or_default(),
+    /// The buffers that it reads.
+    pub(crate) fn buffers(&self) -> impl Iterator<Item = Slot> {
+        self.reads.iter().filter_map(|read| match read {
+            Read::Operand(operand) => AnyOperand::from(*operand).slot(),
+            Read::Parameter(_) => None,
+        })
+    }
+
+    fn read<'r>(&'r self, operand: usize, memory: &Memory<'r>, parameters: &'r Parameters<'_>) -> &'r [f32] {
+        match &self.reads[operand] {
+            Read::Operand(operand) => operand.get(memory),
+            Read::Parameter(index) => parameters.get(*index),
         }
     }
 
     /// The row of rates of an update rule, and what happens to gradients before.
-    fn rates(
-        &self,
-        row: usize,
-        operands: &Operands<'_>,
-        parameters: &Parameters<'_>,
-    ) -> (Change, [f32; RATES]) {
-        let clip = self.read(1, operands, parameters).first_chunk().unwrap_or(&[f32::NAN; 2]);
-        let rates = self.read(2, operands, parameters).as_chunks().0;
+    fn rates(&self, row: usize, memory: &Memory<'_>, parameters: &Parameters<'_>) -> (Change, [f32; RATES]) {
+        let clip = self.read(1, memory, parameters).first_chunk().unwrap_or(&[f32::NAN; 2]);
+        let rates = self.read(2, memory, parameters).as_chunks().0;
         (Change::new(clip), rates.get(row).copied().unwrap_or([f32::NAN; RATES]))
     }
 
-    fn stays_finite(&self, operands: &Operands<'_>, parameters: &Parameters<'_>) -> bool {
-        let x = self.read(0, operands, parameters);
+    fn stays_finite(&self, memory: &Memory<'_>, parameters: &Parameters<'_>) -> bool {
+        let x = self.read(0, memory, parameters);
         match self.rule {
             Rule::Assign => all_finite(x),
             Rule::Update(UpdateOp::Sgd { nesterov, row }) => {
-                let (change, rates) = self.rates(row, operands, parameters);
+                let (change, rates) = self.rates(row, memory, parameters);
                 let [weight, momentum] = [0, 1].map(|i| parameters.get(self.targets[i]));
                 Sgd { change, rates: SgdRates::of_row(&rates), nesterov }.stays_finite(weight, momentum, x)
             }
             Rule::Update(UpdateOp::Adam { row }) => {
-                let (change, rates) = self.rates(row, operands, parameters);
+                let (change, rates) = self.rates(row, memory, parameters);
                 let [weight, mean, square] = [0, 1, 2].map(|i| parameters.get(self.targets[i]));
                 Adam { change, rates: AdamRates::of_row(&rates) }.stays_finite(weight, [mean, square], x)
             }
@@ -149,18 +135,18 @@ impl Commit {
         }
     }
 
-    fn apply(&self, operands: &Operands<'_>, parameters: &Parameters<'_>, targets: &mut [Tensor]) {
-        let x = self.read(0, operands, parameters);
-        let scalar = |operand| self.read(operand, operands, parameters).first().copied().unwrap_or(f32::NAN);
+    fn apply(&self, memory: &Memory<'_>, parameters: &Parameters<'_>, targets: &mut [Tensor]) {
+        let x = self.read(0, memory, parameters);
+        let scalar = |operand| self.read(operand, memory, parameters).first().copied().unwrap_or(f32::NAN);
         let mut kept: Vec<&mut [f32]> = targets.iter_mut().filter_map(Tensor::as_f32_mut).collect();
         match (self.rule, &mut kept[..]) {
             (Rule::Assign, [target]) => target.copy_from_slice(x),
             (Rule::Update(UpdateOp::Sgd { nesterov, row }), [weight, momentum]) => {
-                let (change, rates) = self.rates(row, operands, parameters);
+                let (change, rates) = self.rates(row, memory, parameters);
                 Sgd { change, rates: SgdRates::of_row(&rates), nesterov }.update(weight, momentum, x);
             }
             (Rule::Update(UpdateOp::Adam { row }), [weight, mean, square]) => {
-                let (change, rates) = self.rates(row, operands, parameters);
+                let (change, rates) = self.rates(row, memory, parameters);
                 Adam { change, rates: AdamRates::of_row(&rates) }.update(weight, [mean, square], x);
             }
             (Rule::Update(UpdateOp::Accumulate), [sum]) => accumulate(sum, x, scalar(1), scalar(2)),

@@ -8,6 +8,7 @@ mod commit;
 pub mod kernels;
 mod lower;
 mod memory;
+mod operands;
 pub mod optimize;
 mod plan;
 mod session;

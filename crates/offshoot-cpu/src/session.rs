@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use offshoot_graph::{
-    Bindings, DType, Data, Dim, ExecuteError, Graph, Parameter, Session, StepTime, Tensor, ValueId, Weights,
+    Bindings, DType, Dim, ExecuteError, Graph, Parameter, Session, StepTime, Tensor, ValueId, Weights,
 };
 
 use crate::CpuExecutor;
 use crate::buffer::Buffer;
-use crate::commit::{Operands, Parameters, commit};
+use crate::commit::Parameters;
 use crate::kernels::conv::PackedFilter;
 use crate::kernels::int8::conv::ByteFilter;
 use crate::kernels::int8::depthwise::DepthwiseFilter;
@@ -18,7 +18,7 @@ use crate::kernels::simd::Isa;
 use crate::kernels::{ConvShape, together};
 use crate::lower::lower;
 use crate::optimize::{CpuOp, optimize, unoptimized};
-use crate::plan::{Place, Plan, Scratch};
+use crate::plan::{Plan, Scratch};
 
 /// Plans kept at once: the whole batches, the last smaller one, and a few more.
 const PLANS: usize = 4;
@@ -130,16 +130,7 @@ impl CpuSession {
 
     /// An output of the last run.
     fn output(&self, name: &str) -> Option<Tensor> {
-        let plan = self.last()?;
-        let (_, shape, id) = plan.outputs.iter().find(|(n, _, _)| n == name)?;
-        // Outputs are copied where they would be somebody else's.
-        let Place::Arena(region) = plan.places[id.0] else { return None };
-        let arena = self.arena.get(plan.bytes);
-        let data = match region.size.dtype {
-            DType::F64 => Data::F64(region.of(arena).to_vec()),
-            _ => Data::F32(region.of(arena).to_vec()),
-        };
-        Tensor::new(shape.clone(), data).ok()
+        self.last()?.output(name, &self.arena)
     }
 
     /// The place of a parameter of that type and shape.
@@ -203,20 +194,13 @@ impl Session for CpuSession {
         };
         let index = pool.install(|| together(work))?;
         self.last = Some((graph, index));
-        let plan = &program.plans[index].1;
-        let commits = &plan.commits[..];
-        if commits.is_empty() {
+        let plan = &mut program.plans[index].1;
+        if !plan.changes_parameters() {
             return Ok(());
         }
         let start = Instant::now();
-        let operands = Operands {
-            places: &plan.places,
-            arena: arena.get(plan.bytes),
-            inputs: &inputs,
-            constants: &plan.constants,
-        };
         let mut parameters = Parameters { all: parameters, of_graph: &program.parameters };
-        let committed = pool.install(|| commit(commits, &operands, &mut parameters));
+        let committed = pool.install(|| plan.commit(arena, &inputs, &mut parameters));
         if let Some(profile) = profile {
             profile.push(StepTime { node: "update".into(), time: start.elapsed() });
         }
@@ -251,7 +235,7 @@ impl Session for CpuSession {
     }
 
     fn workspace_bytes(&self) -> usize {
-        self.last().map_or(0, |plan| plan.bytes)
+        self.last().map_or(0, Plan::bytes)
     }
 
     fn profile(&self) -> &[StepTime] {

@@ -1,19 +1,15 @@
 //! Random graphs, quantized: an error where that cannot be, never a panic, and what comes out runs.
 #![allow(clippy::unwrap_used)] // helpers of tests, too
 
-#[path = "../../offshoot-cpu/tests/all/random_graph.rs"]
-mod random_graph;
-
 use std::collections::BTreeSet;
 
+use offshoot_conformance::random_graph::{self, Made, Maker};
 use offshoot_cpu::{CpuExecutor, CpuOptions, Isa};
 use offshoot_graph::Model;
 use offshoot_graph::passes::{prune, shipped};
 use offshoot_graph::random::{Purpose, Random};
 use offshoot_quant::{Method, Network, Scheme, WeightBits, calibrate, quantize};
 use proptest::prelude::*;
-
-use random_graph::{Made, Maker};
 
 fn model(made: &Made) -> Option<Model> {
     let (graph, weights) = made.classifier()?;
@@ -35,10 +31,13 @@ fn check(choices: &[u16]) -> Result<bool, TestCaseError> {
     let quantised = quantize(&network, &ranges, &BTreeSet::new());
     prop_assert!(quantised.is_ok(), "{:?}", quantised.err());
     let quantised = quantised.unwrap();
-    let plain = made.run_unoptimized(&quantised.graph, &quantised.weights, Isa::best());
+    let options = CpuOptions { unoptimized: true, ..CpuOptions::default() };
+    let unoptimized = CpuExecutor::new(options).unwrap();
+    let plain = made.run(&unoptimized, &quantised.graph, &quantised.weights);
     prop_assert!(plain.is_ok(), "as written: {:?}", plain.err());
     for isa in [Isa::available()[0], Isa::best()] {
-        let run = made.run(&quantised.graph, &quantised.weights, isa);
+        let executor = CpuExecutor::new(CpuOptions { isa: Some(isa), ..CpuOptions::default() }).unwrap();
+        let run = made.run(&executor, &quantised.graph, &quantised.weights);
         prop_assert!(run.is_ok(), "on integers: {:?}", run.err());
     }
     Ok(true)

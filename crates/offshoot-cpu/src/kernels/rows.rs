@@ -242,7 +242,15 @@ pub enum Place<'a, E = f32> {
     Apart(&'a [E], &'a mut [E]),
 }
 
-impl<E> Place<'_, E> {
+impl<'a, E> Place<'a, E> {
+    /// Of an operand that is in `result` where it is not elsewhere.
+    pub(crate) fn new(operand: Option<&'a [E]>, result: &'a mut [E]) -> Place<'a, E> {
+        match operand {
+            Some(operand) => Place::Apart(operand, result),
+            None => Place::Over(result),
+        }
+    }
+
     /// The operand.
     pub(super) fn operand(&self) -> &[E] {
         match self {

@@ -8,20 +8,30 @@ use offshoot_graph::op::Conv;
 use offshoot_graph::{DType, ExecuteError, Op, ValueId};
 
 use super::Node;
-use super::{Lowering, epilogue};
+use super::{Lowering, epilogue, unsupported};
 use crate::kernels::block::{Block, BlockShape, Dense, Depthwise, block};
 use crate::kernels::conv::PackedFilter;
 use crate::kernels::{Activation, ConvShape};
+use crate::operands::{Buffers, Memory, Operand, Reads};
 use crate::optimize::CpuOp;
-use crate::plan::{BufferId, Memory};
 use crate::session::Direction;
 
-/// The nodes of a block, as indices.
+/// A convolution of f32 with a frozen filter.
+#[derive(Clone, Copy)]
+struct Frozen {
+    /// The index of its node.
+    node: usize,
+    shape: ConvShape,
+    residual: bool,
+    activation: Activation,
+}
+
+/// The convolutions of a block.
 #[derive(Clone, Copy)]
 pub(super) struct Chain {
-    expand: Option<usize>,
-    depthwise: usize,
-    project: usize,
+    expand: Option<Frozen>,
+    depthwise: Frozen,
+    project: Frozen,
 }
 
 /// The blocks of a graph. No node belongs to two.
@@ -47,13 +57,19 @@ fn convolution(node: &Node) -> Option<(&Conv, bool, Activation)> {
 struct Layer {
     shape: ConvShape,
     filter: Arc<PackedFilter>,
-    bias: Option<BufferId>,
+    bias: Option<Operand<f32>>,
     activation: Activation,
 }
 
-impl Layer {
-    fn dense<'a>(&'a self, memory: &'a Memory<'_>) -> Dense<'a> {
-        let bias = self.bias.map(|b| memory.get(b));
+impl Reads for Layer {
+    type Elements<'m> = Dense<'m>;
+
+    fn register(&self, buffers: &mut Buffers) {
+        self.bias.register(buffers);
+    }
+
+    fn get<'m>(&'m self, memory: &Memory<'m>) -> Dense<'m> {
+        let bias = self.bias.get(memory);
         Dense { shape: self.shape, filter: &self.filter, bias, activation: self.activation }
     }
 }
@@ -66,93 +82,76 @@ impl Lowering<'_> {
         for project in 0..self.graph.nodes().len() {
             let free = |index: usize| !blocks.chains.contains_key(&index) && !blocks.inner.contains(&index);
             let Some(chain) = self.chain(project, &uses, free) else { continue };
-            blocks.inner.extend(chain.expand.into_iter().chain([chain.depthwise]));
+            blocks.inner.extend(chain.expand.iter().chain([&chain.depthwise]).map(|conv| conv.node));
             blocks.chains.insert(project, chain);
         }
         blocks
     }
 
-    /// The shape of an f32 convolution with a frozen filter.
-    fn frozen(&self, index: usize) -> Option<ConvShape> {
+    /// The node as a convolution of f32 with a frozen filter, if it is one.
+    fn frozen(&self, index: usize) -> Option<Frozen> {
         let node = &self.graph.nodes()[index];
-        let (conv, ..) = convolution(node)?;
+        let (conv, residual, activation) = convolution(node)?;
         let full = self.dtype(node.inputs[0]) == DType::F32;
         let frozen = full && self.parameter(node.inputs[1]).is_some() && !self.changes(node.inputs[1]);
         let shape = self.conv_shape(node, conv, [node.inputs[0], node.inputs[1], node.outputs[0]]);
-        shape.ok().filter(|_| frozen)
+        let shape = shape.ok().filter(|_| frozen)?;
+        Some(Frozen { node: index, shape, residual, activation })
     }
 
     /// The convolution that makes `value`, which nothing else reads, if it has a frozen filter and no residual.
-    fn before(&self, value: ValueId, uses: &[usize]) -> Option<(usize, ConvShape)> {
-        let index = self.graph.producer(value)?.index();
-        let (_, residual, _) = convolution(&self.graph.nodes()[index])?;
-        let shape = self.frozen(index)?;
-        (!residual && uses[value.index()] == 1).then_some((index, shape))
+    fn before(&self, value: ValueId, uses: &[usize]) -> Option<Frozen> {
+        let conv = self.frozen(self.graph.producer(value)?.index())?;
+        (!conv.residual && uses[value.index()] == 1).then_some(conv)
     }
 
     /// The block of nodes that are `free` which ends with node `project`, if there is one that pays.
     fn chain(&self, project: usize, uses: &[usize], free: impl Fn(usize) -> bool) -> Option<Chain> {
-        let last = self.frozen(project)?;
-        let before = |node: usize| {
-            let found = self.before(self.graph.nodes()[node].inputs[0], uses)?;
-            free(found.0).then_some(found)
+        let project = self.frozen(project)?;
+        let before = |conv: &Frozen| {
+            let found = self.before(self.graph.nodes()[conv.node].inputs[0], uses)?;
+            free(found.node).then_some(found)
         };
-        let (depthwise, middle) = before(project)?;
-        let first = before(depthwise);
-        let from = |first: Option<(usize, ConvShape)>| {
-            let (expand, shape) = first.unzip();
-            let shape = BlockShape { expand: shape, depthwise: middle, project: last };
+        let depthwise = before(&project)?;
+        let from = |expand: Option<Frozen>| {
+            let first = expand.map(|conv| conv.shape);
+            let shape = BlockShape { expand: first, depthwise: depthwise.shape, project: project.shape };
             shape.pays().then_some(Chain { expand, depthwise, project })
         };
-        first.and_then(|first| from(Some(first))).or_else(|| from(None))
+        before(&depthwise).and_then(|first| from(Some(first))).or_else(|| from(None))
     }
 
-    /// Dense convolution `index`, whose filter is frozen.
-    fn layer(&mut self, index: usize) -> Result<Layer, ExecuteError> {
-        let node = &self.graph.nodes()[index];
-        let (Some((.., activation)), Some(shape)) = (convolution(node), self.frozen(index)) else {
-            unreachable!("blocks consist of convolutions with frozen filters")
-        };
-        let Some(filter) = self.packed::<f32>(&shape, node.inputs[1], Direction::Forward) else {
-            unreachable!("blocks consist of convolutions with frozen filters")
-        };
+    /// A dense convolution.
+    fn layer(&mut self, conv: &Frozen) -> Result<Layer, ExecuteError> {
+        let &Frozen { shape, activation, .. } = conv;
+        let node = &self.graph.nodes()[conv.node];
+        let filter = self.packed::<f32>(&shape, node.inputs[1], Direction::Forward);
+        let filter = filter.ok_or_else(|| unsupported(node, "its filter must be frozen".into()))?;
         let bias = node.inputs.get(2).map(|&b| self.plain(b)).transpose()?;
         Ok(Layer { shape, filter, bias, activation })
     }
 
     /// The one step of a block.
     pub(super) fn block(&mut self, chain: Chain) -> Result<(), ExecuteError> {
-        let nodes = self.graph.nodes();
-        let project = &nodes[chain.project];
-        let middle = &nodes[chain.depthwise];
-        let first = chain.expand.map_or(middle, |expand| &nodes[expand]);
+        let Chain { expand, depthwise, project } = chain;
+        let node = |conv: Frozen| &self.graph.nodes()[conv.node];
+        let (first, middle, last) = (node(expand.unwrap_or(depthwise)), node(depthwise), node(project));
         let isa = self.isa;
 
         let x = self.read(first.inputs[0])?;
-        let expand = chain.expand.map(|expand| self.layer(expand)).transpose()?;
-        let (Some((.., activation)), Some(shape)) = (convolution(middle), self.frozen(chain.depthwise))
-        else {
-            unreachable!("blocks consist of convolutions with frozen filters")
-        };
+        let expand = expand.map(|expand| self.layer(&expand)).transpose()?;
+        let Frozen { shape, activation, .. } = depthwise;
         let weights = self.depthwise_filter::<f32>(&shape, middle.inputs[1])?;
         let bias = middle.inputs.get(2).map(|&b| self.plain(b)).transpose()?;
-        let last = self.layer(chain.project)?;
-        let residual = matches!(convolution(project), Some((_, true, _)));
-        let residual = if residual { Some(self.read(project.inputs[3])?) } else { None };
-        let y = self.write(project.outputs[0]);
+        let residual = if project.residual { Some(self.read(last.inputs[3])?) } else { None };
+        let project = self.layer(&project)?;
+        let y = self.write(last.outputs[0])?;
 
-        let biases = [expand.as_ref().and_then(|expand| expand.bias), bias, last.bias];
-        let reads = [x, weights].into_iter().chain(biases.into_iter().flatten()).chain(residual).collect();
-        let name = format!("{} .. {}", first.name, project.name);
-        self.push(&name, reads, vec![y], move |memory, _, out| {
-            let weights = memory.get(weights);
-            let parts = Block {
-                expand: expand.as_ref().map(|expand| expand.dense(memory)),
-                depthwise: Depthwise { shape, weights, bias: bias.map(|b| memory.get(b)), activation },
-                project: last.dense(memory),
-            };
-            block(isa, &parts, memory.get(x), residual.map(|r| memory.get(r)), out[0].get());
-            Ok(())
+        let name = format!("{} .. {}", first.name, last.name);
+        let reads = (x, expand, (weights, bias), project, residual);
+        self.step(&name, reads, y, move |(x, expand, (weights, bias), project, residual), y| {
+            let depthwise = Depthwise { shape, weights, bias, activation };
+            block(isa, &Block { expand, depthwise, project }, x, residual, y);
         });
         Ok(())
     }

@@ -8,14 +8,14 @@ use offshoot_graph::op::{Conv, Gemm, GradOp, Unary};
 use offshoot_graph::{DType, Dim, ExecuteError, Op, Tensor, ValueId};
 
 use super::Node;
-use super::lazy::{Awaited, Operand};
+use super::lazy::{AwaitedElements, NormOperand};
 use super::{Lowering, Order, unsupported};
 use crate::kernels::backward::{Gradients, Operands};
 use crate::kernels::batch_norm::Reduction;
 use crate::kernels::conv::{Epilogue, PackedFilter, conv, conv_in_training, moment_rows, reads_norm};
 use crate::kernels::conv_input_grad::conv_input_grad;
 use crate::kernels::conv_weight_grad::{conv_weight_grad, conv_weight_grad_workspace};
-use crate::kernels::convert::{convert, round};
+use crate::kernels::convert::round;
 use crate::kernels::depthwise;
 use crate::kernels::element::Element;
 use crate::kernels::elementwise::{add_activation_in_place, sum_to_rows, unary_in_place};
@@ -23,8 +23,9 @@ use crate::kernels::gemm::{GemmShape, gemm, matmul};
 use crate::kernels::pointwise_backward;
 use crate::kernels::simd::Isa;
 use crate::kernels::{Activation, ConvShape};
+use crate::operands::{Buffers, Memory, Operand, Output, Reads};
 use crate::optimize::CpuOp;
-use crate::plan::{BufferId, Memory, Out};
+use crate::plan::Scratch;
 use crate::session::Direction;
 
 /// Where a convolution's packed filter comes from.
@@ -32,33 +33,47 @@ enum Filter {
     /// Packed once: the weights are frozen.
     Frozen(Arc<PackedFilter>),
     /// Packed at each run.
-    Live(BufferId),
+    Live(Operand<f32>),
 }
 
-impl Filter {
-    /// The buffer that it is packed from at each run, if it is.
-    fn reads(&self) -> Option<BufferId> {
+/// A [`Filter`] while a step runs.
+enum FilterElements<'m> {
+    Frozen(&'m PackedFilter),
+    Live(&'m [f32]),
+}
+
+impl Reads for Filter {
+    type Elements<'m> = FilterElements<'m>;
+
+    fn register(&self, buffers: &mut Buffers) {
         match self {
-            Filter::Frozen(_) => None,
-            Filter::Live(weight) => Some(*weight),
+            Filter::Frozen(_) => {}
+            Filter::Live(weight) => weight.register(buffers),
         }
     }
 
-    /// Calls `f` with the packed filter.
-    fn with<E: Element>(
-        &self,
+    fn get<'m>(&'m self, memory: &Memory<'m>) -> FilterElements<'m> {
+        match self {
+            Filter::Frozen(packed) => FilterElements::Frozen(packed),
+            Filter::Live(weight) => FilterElements::Live(weight.get(memory)),
+        }
+    }
+}
+
+impl<'m> FilterElements<'m> {
+    /// The packed filter, which is in `scratch` where it changes.
+    fn packed<E: Element>(
+        self,
         isa: Isa,
         shape: &ConvShape,
         direction: Direction,
-        memory: &Memory<'_>,
-        scratch: &mut PackedFilter,
-        f: impl FnOnce(&PackedFilter),
-    ) {
+        scratch: &'m mut PackedFilter,
+    ) -> &'m PackedFilter {
         match self {
-            Filter::Frozen(packed) => f(packed),
-            Filter::Live(weight) => {
-                pack::<E>(scratch, isa, shape, direction, memory.get(*weight));
-                f(scratch);
+            FilterElements::Frozen(packed) => packed,
+            FilterElements::Live(weight) => {
+                pack::<E>(scratch, isa, shape, direction, weight);
+                scratch
             }
         }
     }
@@ -91,13 +106,12 @@ fn rounded<E: Element>(isa: Isa, weights: &[f32]) -> Cow<'_, [f32]> {
 
 /// Calls `f` with what a norm waits for, if one does.
 fn with_reduction<E: Element>(
-    awaited: Option<Awaited>,
-    memory: &Memory<'_>,
+    awaited: Option<AwaitedElements<'_, E>>,
     f: impl FnOnce(Option<Reduction<'_, E>>),
 ) {
     match awaited {
         None => f(None),
-        Some(awaited) => awaited.with(memory, |reduction| f(Some(reduction))),
+        Some(awaited) => awaited.with(|reduction| f(Some(reduction))),
     }
 }
 
@@ -112,7 +126,7 @@ impl Lowering<'_> {
         let ([batch, in_c, in_h, in_w], [.., r, s], [_, out_c, out_h, out_w]) =
             (self.shape(x), self.shape(weight), self.shape(y))
         else {
-            unreachable!("the shape rule of Conv asks for rank 4")
+            return Err(unsupported(node, "its operands must have rank 4".into()));
         };
         let shape = ConvShape {
             batch: *batch,
@@ -170,20 +184,17 @@ impl Lowering<'_> {
         &mut self,
         shape: &ConvShape,
         weight: ValueId,
-    ) -> Result<BufferId, ExecuteError> {
+    ) -> Result<Operand<f32>, ExecuteError> {
         let (shape, len) = (*shape, self.len(weight));
         if let Some(oihw) = self.known(weight).and_then(Tensor::as_f32) {
             let mut packed = vec![0.0; len];
             depthwise::pack(&shape, &rounded::<E>(self.isa, oihw), &mut packed);
-            return Ok(self.constant(Tensor::f32([len], packed)));
+            let packed = self.constant(Tensor::f32([len], packed));
+            return self.typed(weight, packed);
         }
-        let oihw = self.rounded::<E>(weight)?;
-        let packed = self.fresh(len, DType::F32);
-        self.push("pack", vec![oihw], vec![packed], move |memory, _, out| {
-            depthwise::pack(&shape, memory.get(oihw), out[0].get());
-            Ok(())
-        });
-        Ok(packed)
+        let (oihw, packed) = (self.rounded::<E>(weight)?, self.fresh(len));
+        self.step("pack", oihw, packed, move |oihw, packed| depthwise::pack(&shape, oihw, packed));
+        Ok(packed.operand())
     }
 
     pub(super) fn conv<E: Element>(
@@ -201,97 +212,73 @@ impl Lowering<'_> {
             return Ok(());
         }
         let isa = self.isa;
-        let x = self.read(node.inputs[0])?;
+        let x = self.read::<E>(node.inputs[0])?;
         let bias = node.inputs.get(2).map(|&b| self.plain(b)).transpose()?;
         let residual = if residual { Some(self.read(node.inputs[3])?) } else { None };
-        let y = self.write(node.outputs[0]);
-        let mut reads: Vec<BufferId> = [x].into_iter().chain(bias).chain(residual).collect();
+        let y = self.write(node.outputs[0])?;
         if depthwise::supports(&shape) {
             let weight = self.depthwise_filter::<E>(&shape, node.inputs[1])?;
-            reads.push(weight);
             let own = if residual.is_some() { Activation::None } else { activation };
-            self.push(&node.name, reads, vec![y], move |memory, _, out| {
-                depthwise::forward(
-                    isa,
-                    &shape,
-                    memory.get::<E>(x),
-                    memory.get(weight),
-                    bias.map(|b| memory.get(b)),
-                    own,
-                    out[0].get(),
-                );
+            let reads = (x, weight, bias, residual);
+            self.step(&node.name, reads, y, move |(x, weight, bias, residual), y| {
+                depthwise::forward(isa, &shape, x, weight, bias, own, y);
                 if let Some(residual) = residual {
-                    add_activation_in_place(isa, out[0].get(), memory.get::<E>(residual), activation);
+                    add_activation_in_place(isa, y, residual, activation);
                 }
                 if let Some(then) = then {
-                    unary_in_place(isa, then, out[0].get::<E>());
+                    unary_in_place(isa, then, y);
                 }
-                Ok(())
             });
             return Ok(());
         }
         let filter = self.filter::<E>(&shape, node.inputs[1], Direction::Forward)?;
-        reads.extend(filter.reads());
-        self.push(&node.name, reads, vec![y], move |memory, scratch, out| {
-            let bias = bias.map(|b| memory.get(b));
-            let epilogue = Epilogue { bias, residual: residual.map(|r| memory.get::<E>(r)), activation };
-            filter.with::<E>(isa, &shape, Direction::Forward, memory, &mut scratch.filter, |filter| {
-                conv(isa, &shape, memory.get::<E>(x), filter, &epilogue, out[0].get());
-            });
+        let reads = (x, filter, bias, residual);
+        self.scratch_step(&node.name, reads, y, move |(x, filter, bias, residual), y, scratch| {
+            let filter = filter.packed::<E>(isa, &shape, Direction::Forward, &mut scratch.filter);
+            conv(isa, &shape, x, filter, &Epilogue { bias, residual, activation }, y);
             if let Some(then) = then {
-                unary_in_place(isa, then, out[0].get::<E>());
+                unary_in_place(isa, then, y);
             }
-            Ok(())
         });
         Ok(())
     }
 
     /// A convolution that a batch norm follows, if there is a kernel that leaves what the norm waits for.
     fn conv_for_norm<E: Element>(&mut self, node: &Node, shape: ConvShape) -> Result<bool, ExecuteError> {
-        let isa = self.isa;
-        let y = node.outputs[0];
+        let (isa, y) = (self.isa, node.outputs[0]);
         if depthwise::supports(&shape) {
             if !depthwise::takes_strips(&shape) {
                 return Ok(false);
             }
-            let x = self.lazy_operand(node.inputs[0])?;
+            let x = self.lazy_operand::<E>(node.inputs[0])?;
             let weight = self.depthwise_filter::<E>(&shape, node.inputs[1])?;
             let moments = self.moments(y, depthwise::moment_rows(&shape), shape.out_c);
-            let writes = vec![self.write(y), moments];
-            let reads = x.buffers().into_iter().chain([weight]).collect();
-            self.push(&node.name, reads, writes, move |memory, _, out| {
-                let [y, moments] = out else { unreachable!("two outputs") };
-                let (x, weight) = (x.get::<E>(memory), memory.get(weight));
-                depthwise::forward_in_training(isa, &shape, &x, weight, y.get(), Some(moments.get()));
-                Ok(())
+            let writes = (self.write(y)?, moments);
+            self.step(&node.name, (x, weight), writes, move |(x, weight), (y, moments)| {
+                depthwise::forward_in_training(isa, &shape, &x, weight, y, Some(moments));
             });
             return Ok(true);
         }
         let Some(rows) = moment_rows(&shape) else { return Ok(false) };
         let x = match reads_norm::<E>(isa, &shape) {
-            true => self.lazy_operand(node.inputs[0])?,
-            false => Operand::Held(self.read(node.inputs[0])?),
+            true => self.lazy_operand::<E>(node.inputs[0])?,
+            false => NormOperand::Held(self.read(node.inputs[0])?),
         };
         let filter = self.filter::<E>(&shape, node.inputs[1], Direction::Forward)?;
         let moments = self.moments(y, rows, shape.out_c);
-        let writes = vec![self.write(y), moments];
-        let reads = x.buffers().into_iter().chain(filter.reads()).collect();
-        self.push(&node.name, reads, writes, move |memory, scratch, out| {
-            let [y, moments] = out else { unreachable!("two outputs") };
-            let x = x.get::<E>(memory);
-            filter.with::<E>(isa, &shape, Direction::Forward, memory, &mut scratch.filter, |filter| {
-                conv_in_training(isa, &shape, &x, filter, y.get(), Some(moments.get()));
-            });
-            Ok(())
+        let writes = (self.write(y)?, moments);
+        self.scratch_step(&node.name, (x, filter), writes, move |(x, filter), (y, moments), scratch| {
+            let filter = filter.packed::<E>(isa, &shape, Direction::Forward, &mut scratch.filter);
+            conv_in_training(isa, &shape, &x, filter, y, Some(moments));
         });
         Ok(true)
     }
 
     /// A buffer for the moments of a value's channels over parts of its pixels.
-    fn moments(&mut self, value: ValueId, rows: Vec<usize>, channels: usize) -> BufferId {
-        let buffer = self.fresh(2 * rows.len() * channels, DType::F32);
-        self.lazy.moments.insert(value, (buffer, rows));
-        buffer
+    fn moments(&mut self, value: ValueId, rows: Vec<usize>, channels: usize) -> Output<f32> {
+        let moments = self.fresh::<f32>(2 * rows.len() * channels);
+        self.lazy.moments.insert(value, (moments.operand(), rows));
+        moments
     }
 
     /// The gradients of a convolution's input and weight, in one step if there is a kernel for that.
@@ -322,59 +309,53 @@ impl Lowering<'_> {
         if !by_channel && !pointwise_backward::supports::<E>(isa, &shape) {
             return Ok(false);
         }
-        let (dy, x) = (self.lazy_operand(input.inputs[0])?, self.lazy_operand(weight.inputs[1])?);
+        let dy = self.lazy_operand::<E>(input.inputs[0])?;
+        let x = self.lazy_operand::<E>(weight.inputs[1])?;
         if !dy.is_computed() && !x.is_computed() {
             return Ok(false);
         }
-        let awaited = self.awaited(dx)?;
+        let awaited = self.awaited::<E>(dx)?;
         let parts = match by_channel {
             true => depthwise::sum_parts(&shape),
             false => pointwise_backward::sum_parts(isa, &shape),
         };
-        let awaited_buffers = awaited.map(|awaited| awaited.buffers()).unwrap_or_default();
-        let mut reads: Vec<BufferId> =
-            dy.buffers().into_iter().chain(x.buffers()).chain(awaited_buffers).collect();
-        let mut writes = vec![self.write(dx), self.write_plain(weight.outputs[0])];
-        if awaited.is_some() {
-            let sums = self.fresh(2 * parts * shape.in_c, DType::F32);
-            self.lazy.sums.insert(dx, sums);
-            writes.push(sums);
+        let (dx_out, dw) = (self.write(dx)?, self.write_plain(weight.outputs[0])?);
+        let sums = awaited.map(|_| self.fresh::<f32>(2 * parts * shape.in_c));
+        if let Some(sums) = sums {
+            self.lazy.sums.insert(dx, sums.operand());
         }
+        let writes = (dx_out, dw, sums);
         if by_channel {
             let weight = self.depthwise_filter::<E>(&shape, filter)?;
-            reads.push(weight);
-            self.push(&input.name, reads, writes, move |memory, _, out| {
-                let [dx, dw, sums @ ..] = out else { unreachable!("two outputs or three") };
-                let sums = sums.first_mut().map_or(&mut [][..], Out::get);
-                let (dy, x) = (dy.get::<E>(memory), x.get::<E>(memory));
-                let weights = memory.get(weight);
-                let gradients = Gradients { dx: dx.get(), dw: dw.get(), sums };
-                with_reduction::<E>(awaited, memory, |reduction| {
+            let reads = (dy, x, weight, awaited);
+            self.step(&input.name, reads, writes, move |(dy, x, weights, awaited), (dx, dw, sums)| {
+                let gradients = Gradients { dx, dw, sums: sums.unwrap_or_default() };
+                with_reduction(awaited, |reduction| {
                     let operands = Operands { dy: &dy, x: &x, weights, reduction };
                     depthwise::backward(isa, &shape, operands, gradients);
                 });
-                Ok(())
             });
             return Ok(true);
         }
         let filter = self.filter::<E>(&shape, filter, Direction::Backward)?;
-        reads.extend(filter.reads());
         let workspace = pointwise_backward::workspace(isa, &shape);
-        self.push(&input.name, reads, writes, move |memory, scratch, out| {
-            let [dx, dw, sums @ ..] = out else { unreachable!("two outputs or three") };
-            let sums = sums.first_mut().map_or(&mut [][..], Out::get);
-            let (dy, x) = (dy.get::<E>(memory), x.get::<E>(memory));
-            scratch.floats.reserve(workspace * size_of::<f32>());
-            let workspace = scratch.floats.get_mut(workspace);
-            let gradients = Gradients { dx: dx.get(), dw: dw.get(), sums };
-            filter.with::<E>(isa, &shape, Direction::Backward, memory, &mut scratch.filter, |weights| {
-                with_reduction::<E>(awaited, memory, |reduction| {
+        let reads = (dy, x, filter, awaited);
+        self.scratch_step(
+            &input.name,
+            reads,
+            writes,
+            move |(dy, x, filter, awaited), (dx, dw, sums), scratch| {
+                let Scratch { filter: packed, floats } = scratch;
+                let weights = filter.packed::<E>(isa, &shape, Direction::Backward, packed);
+                floats.reserve(workspace * size_of::<f32>());
+                let gradients = Gradients { dx, dw, sums: sums.unwrap_or_default() };
+                with_reduction(awaited, |reduction| {
                     let operands = Operands { dy: &dy, x: &x, weights, reduction };
+                    let workspace = floats.get_mut(workspace);
                     pointwise_backward::pointwise_backward(isa, &shape, operands, gradients, workspace);
                 });
-            });
-            Ok(())
-        });
+            },
+        );
         Ok(true)
     }
 
@@ -385,23 +366,18 @@ impl Lowering<'_> {
     ) -> Result<(), ExecuteError> {
         let shape = self.conv_shape(node, attributes, [node.outputs[0], node.inputs[1], node.inputs[0]])?;
         let isa = self.isa;
-        let dy = self.read(node.inputs[0])?;
-        let dx = self.write(node.outputs[0]);
+        let (dy, dx) = (self.read::<E>(node.inputs[0])?, self.write(node.outputs[0])?);
         if depthwise::supports(&shape) {
             let weight = self.depthwise_filter::<E>(&shape, node.inputs[1])?;
-            self.push(&node.name, vec![dy, weight], vec![dx], move |memory, _, out| {
-                depthwise::input_grad(isa, &shape, memory.get::<E>(dy), memory.get(weight), out[0].get());
-                Ok(())
+            self.step(&node.name, (dy, weight), dx, move |(dy, weight), dx| {
+                depthwise::input_grad(isa, &shape, dy, weight, dx);
             });
             return Ok(());
         }
         let filter = self.filter::<E>(&shape, node.inputs[1], Direction::Backward)?;
-        let reads = [dy].into_iter().chain(filter.reads()).collect();
-        self.push(&node.name, reads, vec![dx], move |memory, scratch, out| {
-            filter.with::<E>(isa, &shape, Direction::Backward, memory, &mut scratch.filter, |filter| {
-                conv_input_grad(isa, &shape, memory.get::<E>(dy), filter, out[0].get());
-            });
-            Ok(())
+        self.scratch_step(&node.name, (dy, filter), dx, move |(dy, filter), dx, scratch| {
+            let filter = filter.packed::<E>(isa, &shape, Direction::Backward, &mut scratch.filter);
+            conv_input_grad(isa, &shape, dy, filter, dx);
         });
         Ok(())
     }
@@ -413,21 +389,18 @@ impl Lowering<'_> {
     ) -> Result<(), ExecuteError> {
         let shape = self.conv_shape(node, attributes, [node.inputs[1], node.outputs[0], node.inputs[0]])?;
         let isa = self.isa;
-        let (dy, x) = (self.read(node.inputs[0])?, self.read(node.inputs[1])?);
-        let dw = self.write_plain(node.outputs[0]);
+        let (dy, x) = (self.read::<E>(node.inputs[0])?, self.read::<E>(node.inputs[1])?);
+        let dw = self.write_plain(node.outputs[0])?;
         if depthwise::supports(&shape) {
-            self.push(&node.name, vec![dy, x], vec![dw], move |memory, _, out| {
-                depthwise::weight_grad(isa, &shape, memory.get::<E>(x), memory.get::<E>(dy), out[0].get());
-                Ok(())
+            self.step(&node.name, (dy, x), dw, move |(dy, x), dw| {
+                depthwise::weight_grad(isa, &shape, x, dy, dw);
             });
             return Ok(());
         }
         let workspace = conv_weight_grad_workspace(isa, &shape);
-        self.push(&node.name, vec![dy, x], vec![dw], move |memory, scratch, out| {
+        self.scratch_step(&node.name, (dy, x), dw, move |(dy, x), dw, scratch| {
             scratch.floats.reserve(workspace * size_of::<f32>());
-            let workspace = scratch.floats.get_mut(workspace);
-            conv_weight_grad(isa, &shape, memory.get::<E>(x), memory.get::<E>(dy), out[0].get(), workspace);
-            Ok(())
+            conv_weight_grad(isa, &shape, x, dy, dw, scratch.floats.get_mut(workspace));
         });
         Ok(())
     }
@@ -444,21 +417,10 @@ impl Lowering<'_> {
         let isa = self.isa;
         let (a, b) = (self.wide::<E>(node.inputs[0])?, self.wide::<E>(node.inputs[1])?);
         let bias = node.inputs.get(2).map(|&c| self.plain(c)).transpose()?;
-        let y = self.write_plain(node.outputs[0]);
-        let full = E::DTYPE == DType::F32;
-        let sums = if full { y } else { self.fresh(m * n, DType::F32) };
-        let reads = [a, b].into_iter().chain(bias).collect();
-        self.push(&node.name, reads, vec![sums], move |memory, _, out| {
-            let bias = bias.map(|c| memory.get(c));
-            gemm(isa, &shape, memory.get(a), memory.get(b), bias, out[0].get());
-            Ok(())
-        });
-        if !full {
-            self.push("cast", vec![sums], vec![y], move |memory, _, out| {
-                convert(isa, memory.get::<f32>(sums), out[0].get::<E>());
-                Ok(())
-            });
-        }
+        let sums = self.fresh(m * n);
+        self.step(&node.name, (a, b, bias), sums, move |(a, b, bias), y| gemm(isa, &shape, a, b, bias, y));
+        let y = self.narrowed::<E>(sums, m * n);
+        self.alias(node.outputs[0], Order::Graph, y);
         Ok(())
     }
 
@@ -475,18 +437,14 @@ impl Lowering<'_> {
     fn linear<E: Element>(&mut self, node: &Node, [m, n, k]: [usize; 3]) -> Result<(), ExecuteError> {
         let shape = ConvShape::of_matrices(m, k, n);
         let isa = self.isa;
-        let x = self.plain(node.inputs[0])?;
+        let x = self.plain::<E>(node.inputs[0])?;
         let bias = node.inputs.get(2).map(|&c| self.plain(c)).transpose()?;
         let filter = self.filter::<E>(&shape, node.inputs[1], Direction::Forward)?;
-        let y = self.write_plain(node.outputs[0]);
-        let reads = [x].into_iter().chain(bias).chain(filter.reads()).collect();
-        self.push(&node.name, reads, vec![y], move |memory, scratch, out| {
-            let bias = bias.map(|b| memory.get(b));
+        let y = self.write_plain(node.outputs[0])?;
+        self.scratch_step(&node.name, (x, filter, bias), y, move |(x, filter, bias), y, scratch| {
+            let filter = filter.packed::<E>(isa, &shape, Direction::Forward, &mut scratch.filter);
             let epilogue = Epilogue { bias, residual: None, activation: Activation::None };
-            filter.with::<E>(isa, &shape, Direction::Forward, memory, &mut scratch.filter, |filter| {
-                conv(isa, &shape, memory.get::<E>(x), filter, &epilogue, out[0].get());
-            });
-            Ok(())
+            conv(isa, &shape, x, filter, &epilogue, y);
         });
         Ok(())
     }
@@ -505,35 +463,27 @@ impl Lowering<'_> {
         let shape = GemmShape { trans_a, trans_b, m, n, k: if trans_a { rows } else { columns } };
         let isa = self.isa;
         let (a, b) = (self.wide::<E>(node.inputs[0])?, self.wide::<E>(node.inputs[1])?);
-        let product = self.fresh(count * m * n, DType::F32);
-        self.push(&node.name, vec![a, b], vec![product], move |memory, _, out| {
-            matmul(isa, count, &shape, memory.get(a), memory.get(b), out[0].get());
-            Ok(())
-        });
-        let y = node.outputs[0];
-        let product = if E::DTYPE == DType::F32 { product } else { self.cast::<f32, E>(product, y) };
-        self.alias(y, Order::Graph, product);
+        let sums = self.fresh(count * m * n);
+        self.step(&node.name, (a, b), sums, move |(a, b), y| matmul(isa, count, &shape, a, b, y));
+        let y = self.narrowed::<E>(sums, count * m * n);
+        self.alias(node.outputs[0], Order::Graph, y);
         Ok(())
     }
 
     /// An operand of a matrix product on `E` as f32. It may be a weight, which is rounded to what `E` can hold.
-    fn wide<E: Element>(&mut self, value: ValueId) -> Result<BufferId, ExecuteError> {
+    fn wide<E: Element>(&mut self, value: ValueId) -> Result<Operand<f32>, ExecuteError> {
         if self.dtype(value) == DType::F32 {
             return self.rounded::<E>(value);
         }
-        let from = self.plain(value)?;
-        Ok(self.cast::<E, f32>(from, value))
+        let from = self.plain::<E>(value)?;
+        Ok(self.cast::<E, f32>(from, self.len(value)).operand())
     }
 
     pub(super) fn sum_to_channels<E: Element>(&mut self, node: &Node) -> Result<(), ExecuteError> {
         self.picture(node, node.inputs[0])?;
         let isa = self.isa;
-        let dy = self.read(node.inputs[0])?;
-        let sums = self.write_plain(node.outputs[0]);
-        self.push(&node.name, vec![dy], vec![sums], move |memory, _, out| {
-            sum_to_rows(isa, memory.get::<E>(dy), 1, out[0].get());
-            Ok(())
-        });
+        let (dy, sums) = (self.read::<E>(node.inputs[0])?, self.write_plain(node.outputs[0])?);
+        self.step(&node.name, dy, sums, move |dy, sums| sum_to_rows(isa, dy, 1, sums));
         Ok(())
     }
 }

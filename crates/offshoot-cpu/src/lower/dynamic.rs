@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use offshoot_graph::{DType, Data, ExecuteError, Tensor};
+use offshoot_graph::{Data, ExecuteError, Tensor};
 
 use super::Node;
 use super::{Lowering, unsupported};
@@ -18,20 +18,10 @@ impl Lowering<'_> {
         let x = self.plain(node.inputs[0])?;
         let scale = self.plain(node.inputs[2])?;
         let bias = node.inputs.get(3).map(|&b| self.plain(b)).transpose()?;
-        let y = self.write_plain(node.outputs[0]);
-        let bytes = self.fresh(m * k, DType::U8);
+        let writes = (self.write_plain(node.outputs[0])?, self.fresh(m * k));
         let isa = self.isa;
-        let reads = [x, scale].into_iter().chain(bias).collect();
-        self.push(&node.name, reads, vec![y, bytes], move |memory, _, out| {
-            let product = DynamicProduct {
-                x: memory.get(x),
-                weight: &weight,
-                scale: memory.get(scale),
-                bias: bias.map(|b| memory.get(b)),
-            };
-            let [y, bytes] = out else { unreachable!("the step has two outputs") };
-            dynamic_product(isa, &product, bytes.get(), y.get());
-            Ok(())
+        self.step(&node.name, (x, scale, bias), writes, move |(x, scale, bias), (y, bytes)| {
+            dynamic_product(isa, &DynamicProduct { x, weight: &weight, scale, bias }, bytes, y);
         });
         Ok(())
     }

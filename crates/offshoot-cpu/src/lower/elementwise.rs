@@ -13,18 +13,15 @@ use crate::kernels::elementwise::{
     binary, binary_in_place, binary_rows, broadcast_binary, broadcast_slope, sum_to_rows, sum_to_shape,
     unary, unary_grad, unary_grad_in_place,
 };
-use crate::plan::BufferId;
+use crate::operands::{AnyOperand, Operand, Over};
 
 impl Lowering<'_> {
     pub(super) fn unary<E: Element>(&mut self, node: &Node, op: Unary) -> Result<(), ExecuteError> {
         let isa = self.isa;
         let order = self.held_order(&node.inputs);
-        let x = self.in_order(node.inputs[0], order)?;
-        let y = self.write_in_order(node.outputs[0], order);
-        self.push(&node.name, vec![x], vec![y], move |memory, _, out| {
-            unary(isa, op, memory.get::<E>(x), out[0].get());
-            Ok(())
-        });
+        let x = self.in_order::<E>(node.inputs[0], order)?;
+        let y = self.write_in_order(node.outputs[0], order)?;
+        self.step(&node.name, x, y, move |x, y| unary(isa, op, x, y));
         Ok(())
     }
 
@@ -32,14 +29,12 @@ impl Lowering<'_> {
     pub(super) fn unary_grad<E: Element>(&mut self, node: &Node, op: Unary) -> Result<(), ExecuteError> {
         let isa = self.isa;
         let order = self.held_order(&node.inputs);
-        let (dy, known) = (self.in_order(node.inputs[0], order)?, self.in_order(node.inputs[1], order)?);
-        let dx = self.write_in_order(node.outputs[0], order);
-        self.push_over(&node.name, vec![dy, known], dx, move |memory, _, out| {
-            match memory.place::<E>(dy, &mut out[0]) {
-                Place::Over(dx) => unary_grad_in_place(isa, op, memory.get(known), dx),
-                Place::Apart(dy, dx) => unary_grad(isa, op, memory.get(known), dy, dx),
-            }
-            Ok(())
+        let dy = self.in_order::<E>(node.inputs[0], order)?;
+        let known = self.in_order(node.inputs[1], order)?;
+        let dx = self.write_in_order(node.outputs[0], order)?;
+        self.step(&node.name, (Over(dy), known), dx, move |(dy, known), dx| match Place::new(dy, dx) {
+            Place::Over(dx) => unary_grad_in_place(isa, op, known, dx),
+            Place::Apart(dy, dx) => unary_grad(isa, op, known, dy, dx),
         });
         Ok(())
     }
@@ -53,22 +48,16 @@ impl Lowering<'_> {
         if values.iter().all(plain_only) { Order::Graph } else { self.order_of_rank(values[0]) }
     }
 
-    pub(super) fn write_in_order(&mut self, value: ValueId, order: Order) -> BufferId {
-        self.hold(value, order, Err(self.size(value)))
-    }
-
     pub(super) fn binary<E: Element>(&mut self, node: &Node, op: Binary) -> Result<(), ExecuteError> {
         let isa = self.isa;
         if self.shape(node.inputs[0]) == self.shape(node.inputs[1]) {
             let order = self.held_order(&node.inputs);
-            let (a, b) = (self.in_order(node.inputs[0], order)?, self.in_order(node.inputs[1], order)?);
-            let y = self.write_in_order(node.outputs[0], order);
-            self.push_over(&node.name, vec![a, b], y, move |memory, _, out| {
-                match memory.place::<E>(a, &mut out[0]) {
-                    Place::Over(inout) => binary_in_place(isa, op, inout, memory.get(b)),
-                    Place::Apart(a, out) => binary(isa, op, a, memory.get(b), out),
-                }
-                Ok(())
+            let a = self.in_order::<E>(node.inputs[0], order)?;
+            let b = self.in_order(node.inputs[1], order)?;
+            let y = self.write_in_order(node.outputs[0], order)?;
+            self.step(&node.name, (Over(a), b), y, move |(a, b), y| match Place::new(a, y) {
+                Place::Over(y) => binary_in_place(isa, op, y, b),
+                Place::Apart(a, y) => binary(isa, op, a, b, y),
             });
             return Ok(());
         }
@@ -79,19 +68,15 @@ impl Lowering<'_> {
         };
         let (a_shape, b_shape) = (self.aligned(node, first), self.aligned(node, second));
         let shape = self.memory_shape(node.outputs[0]);
-        let (a, b) = (self.operand(node, first)?, self.operand(node, second)?);
-        let y = self.write(node.outputs[0]);
+        let (a, b) = (self.operand::<E>(node, first)?, self.operand::<E>(node, second)?);
+        let y = self.write(node.outputs[0])?;
         let groups = row_groups(&a_shape, &b_shape);
-        self.push(&node.name, vec![a, b], vec![y], move |memory, _, out| {
-            let (a, b) = (memory.get::<E>(a), memory.get::<E>(b));
-            match (groups, b, a_shape.last()) {
-                (_, &[number], Some(&width)) if a_shape == shape => {
-                    binary_rows(isa, op, a, &vec![number; width], 1, out[0].get());
-                }
-                (Some(groups), ..) => binary_rows(isa, op, a, b, groups, out[0].get()),
-                _ => broadcast_binary(op, (a, &a_shape), (b, &b_shape), &shape, out[0].get()),
+        self.step(&node.name, (a, b), y, move |(a, b), y| match (groups, b, a_shape.last()) {
+            (_, &[number], Some(&width)) if a_shape == shape => {
+                binary_rows(isa, op, a, &vec![number; width], 1, y);
             }
-            Ok(())
+            (Some(groups), ..) => binary_rows(isa, op, a, b, groups, y),
+            _ => broadcast_binary(op, (a, &a_shape), (b, &b_shape), &shape, y),
         });
         Ok(())
     }
@@ -105,13 +90,11 @@ impl Lowering<'_> {
     ) -> Result<(), ExecuteError> {
         let (a_shape, b_shape) = (self.aligned(node, 1), self.aligned(node, 2));
         let shape = self.memory_shape(node.outputs[0]);
-        let dy = self.read(node.inputs[0])?;
+        let dy = self.read::<E>(node.inputs[0])?;
         let (a, b) = (self.operand(node, 1)?, self.operand(node, 2)?);
-        let dx = self.write(node.outputs[0]);
-        self.push(&node.name, vec![dy, a, b], vec![dx], move |memory, _, out| {
-            let [dy, a, b] = [dy, a, b].map(|id| memory.get::<E>(id));
-            broadcast_slope((op, slot), dy, (a, &a_shape), (b, &b_shape), &shape, out[0].get());
-            Ok(())
+        let dx = self.write(node.outputs[0])?;
+        self.step(&node.name, (dy, a, b), dx, move |(dy, a, b), dx| {
+            broadcast_slope((op, slot), dy, (a, &a_shape), (b, &b_shape), &shape, dx);
         });
         Ok(())
     }
@@ -130,7 +113,7 @@ impl Lowering<'_> {
     }
 
     /// An operand of an elementwise operator whose result has rank 4 must be channels last, whatever its own rank.
-    fn operand(&mut self, node: &Node, input: usize) -> Result<crate::plan::BufferId, ExecuteError> {
+    fn operand<E: Element>(&mut self, node: &Node, input: usize) -> Result<Operand<E>, ExecuteError> {
         let value = node.inputs[input];
         let aligned = self.aligned(node, input);
         let spans_pixels = aligned.len() == 4 && aligned[1] * aligned[2] > 1 && aligned[3] > 1;
@@ -154,38 +137,32 @@ impl Lowering<'_> {
                 _ => aligned,
             }
         };
-        let dy = self.read(node.inputs[0])?;
+        let dy = self.read::<E>(node.inputs[0])?;
         if let Some(groups) = row_groups(&dy_shape, &shape) {
-            return self.sum_rows::<E>(node, dy, groups);
+            self.sum_rows(node, dy, groups);
+            return Ok(());
         }
-        let dx = self.write(node.outputs[0]);
-        self.push(&node.name, vec![dy], vec![dx], move |memory, _, out| {
-            sum_to_shape(memory.get::<E>(dy), &dy_shape, &shape, out[0].get());
-            Ok(())
-        });
+        let dx = self.write(node.outputs[0])?;
+        self.step(&node.name, dy, dx, move |dy, dx| sum_to_shape(dy, &dy_shape, &shape, dx));
         Ok(())
     }
 
     /// The sums of the rows of each group.
-    fn sum_rows<E: Element>(&mut self, node: &Node, dy: BufferId, groups: usize) -> Result<(), ExecuteError> {
+    fn sum_rows<E: Element>(&mut self, node: &Node, dy: Operand<E>, groups: usize) {
         let (isa, value) = (self.isa, node.outputs[0]);
-        let sums = self.fresh(self.len(value), DType::F32);
-        self.push(&node.name, vec![dy], vec![sums], move |memory, _, out| {
-            sum_to_rows(isa, memory.get::<E>(dy), groups, out[0].get());
-            Ok(())
-        });
-        let dx = if E::DTYPE == DType::F32 { sums } else { self.cast::<f32, E>(sums, value) };
+        let sums = self.fresh(self.len(value));
+        self.step(&node.name, dy, sums, move |dy, sums| sum_to_rows(isa, dy, groups, sums));
+        let dx = self.narrowed::<E>(sums, self.len(value));
         self.alias(value, self.order_of_rank(value), dx);
-        Ok(())
     }
 
     /// The same numbers in another type.
     pub(super) fn cast_node<E: Element>(&mut self, node: &Node, to: DType) -> Result<(), ExecuteError> {
-        let x = self.read(node.inputs[0])?;
-        let y = match to {
-            DType::BF16 => self.cast::<E, bf16>(x, node.inputs[0]),
-            DType::F16 => self.cast::<E, f16>(x, node.inputs[0]),
-            DType::F32 => self.cast::<E, f32>(x, node.inputs[0]),
+        let (x, len) = (self.read::<E>(node.inputs[0])?, self.len(node.inputs[0]));
+        let y: AnyOperand = match to {
+            DType::BF16 => self.cast::<E, bf16>(x, len).operand().into(),
+            DType::F16 => self.cast::<E, f16>(x, len).operand().into(),
+            DType::F32 => self.cast::<E, f32>(x, len).operand().into(),
             other => return Err(unsupported(node, format!("there are no kernels for {other}"))),
         };
         self.alias(node.outputs[0], self.order_of_rank(node.outputs[0]), y);
@@ -194,7 +171,7 @@ impl Lowering<'_> {
 
     /// The same elements in the graph's order under another shape.
     pub(super) fn reshape(&mut self, node: &Node) -> Result<(), ExecuteError> {
-        let x = self.plain(node.inputs[0])?;
+        let x = self.any_in_order(node.inputs[0], Order::Graph)?;
         self.alias(node.outputs[0], Order::Graph, x);
         Ok(())
     }
@@ -207,12 +184,11 @@ impl Lowering<'_> {
     ) -> Result<(), ExecuteError> {
         let isa = self.isa;
         // The mask counts elements in the graph's order: it must not depend on the layout.
-        let x = self.plain(node.inputs[0])?;
-        let keys = self.i64_input(node, node.inputs[1])?;
-        let y = self.write_plain(node.outputs[0]);
-        self.push(&node.name, vec![x], vec![y], move |memory, _, out| {
-            dropout(isa, &Dropout { keys: memory.get_i64(keys), layer, p }, memory.get::<E>(x), out[0].get());
-            Ok(())
+        let x = self.plain::<E>(node.inputs[0])?;
+        let keys = self.plain(node.inputs[1])?;
+        let y = self.write_plain(node.outputs[0])?;
+        self.step(&node.name, (x, keys), y, move |(x, keys), y| {
+            dropout(isa, &Dropout { keys, layer, p }, x, y);
         });
         Ok(())
     }

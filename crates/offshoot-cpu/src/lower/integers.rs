@@ -8,15 +8,15 @@ use offshoot_graph::{Data, ExecuteError, Op, Tensor, ValueId};
 use super::Node;
 use super::dynamic::transposed;
 use super::{Lowering, unsupported};
+use crate::kernels::ConvShape;
 use crate::kernels::int8::conv::{ByteFilter, Numbers, conv};
 use crate::kernels::int8::depthwise::{self, DepthwiseFilter, depthwise};
 use crate::kernels::int8::elementwise::{add, table, table_of};
 use crate::kernels::int8::pool::{self, Mean, global_average};
 use crate::kernels::int8::{Output, Requantize, Residual};
 use crate::kernels::pool::Pool;
-use crate::kernels::{ConvShape, Place};
+use crate::operands::Over;
 use crate::optimize::{Quantized, QuantizedOp, QuantizedResidual, Steps};
-use crate::plan::{BufferId, Memory, Out, Scratch};
 use crate::session::IntegerFilter;
 
 /// The numbers of a product: OIHW weights, and for each output channel what is added to the sum and what multiplies it.
@@ -103,38 +103,36 @@ impl Lowering<'_> {
         let filter =
             self.integer_filter(node, quantized.x, rounded, shape, transposed, residual.is_some())?;
         let (isa, shape, clip) = (self.isa, *shape, quantized.clip);
-        let x = self.read(node.inputs[0])?;
-        let other = if residual.is_some() { node.inputs.last().copied() } else { None };
-        let other = other.map(|v| self.read(v)).transpose()?;
-        let y = self.write(node.outputs[0]);
-        let result = quantized.y;
-        let run = move |memory: &Memory<'_>, _: &mut Scratch, out: &mut [Out<'_>]| {
-            let output = match (result, residual, other) {
-                (Some(y), Some(residual), Some(other)) => {
-                    let (other, bytes) = match memory.place(other, &mut out[0]) {
-                        Place::Apart(other, bytes) => (other, bytes),
-                        Place::Over(bytes) => (&[][..], bytes),
-                    };
-                    Output::Bytes {
-                        y: bytes,
-                        requantize: requantize(residual.rounded, residual.clip),
-                        residual: Some(sum(other, residual.rounded, residual.other, y, clip)),
-                    }
-                }
-                (Some(y), ..) => {
-                    Output::Bytes { y: out[0].get(), requantize: requantize(y, clip), residual: None }
-                }
-                (None, ..) => Output::Floats { y: out[0].get(), bounds: (clip.min, clip.max) },
-            };
-            match &filter {
-                IntegerFilter::Dense(filter) => conv(isa, &shape, memory.get(x), filter, output),
-                IntegerFilter::Depthwise(filter) => depthwise(isa, &shape, memory.get(x), filter, output),
-            }
-            Ok(())
+        let kernel = move |x: &[u8], output: Output<'_>| match &filter {
+            IntegerFilter::Dense(filter) => conv(isa, &shape, x, filter, output),
+            IntegerFilter::Depthwise(filter) => depthwise(isa, &shape, x, filter, output),
         };
-        match other {
-            Some(other) => self.push_over(&node.name, vec![other, x], y, run),
-            None => self.push(&node.name, vec![x], vec![y], run),
+        let (x, y) = (self.read::<u8>(node.inputs[0])?, node.outputs[0]);
+        match (quantized.y, residual.zip(node.inputs.last())) {
+            (Some(steps), Some((added, &other))) => {
+                let (other, y) = (self.read(other)?, self.write(y)?);
+                self.step(&node.name, (Over(other), x), y, move |(other, x), y| {
+                    // (In the output, where the sum takes its place.)
+                    let other = other.unwrap_or_default();
+                    let residual = Some(sum(other, added.rounded, added.other, steps, clip));
+                    kernel(
+                        x,
+                        Output::Bytes { y, requantize: requantize(added.rounded, added.clip), residual },
+                    );
+                });
+            }
+            (Some(steps), None) => {
+                let y = self.write(y)?;
+                self.step(&node.name, x, y, move |x, y| {
+                    kernel(x, Output::Bytes { y, requantize: requantize(steps, clip), residual: None });
+                });
+            }
+            (None, _) => {
+                let y = self.write(y)?;
+                self.step(&node.name, x, y, move |x, y| {
+                    kernel(x, Output::Floats { y, bounds: (clip.min, clip.max) });
+                });
+            }
         }
         Ok(())
     }
@@ -205,11 +203,9 @@ impl Lowering<'_> {
         let isa = self.isa;
         let order = self.held_order(&node.inputs);
         let (a, b) = (self.in_order(node.inputs[0], order)?, self.in_order(node.inputs[1], order)?);
-        let y = self.write_in_order(node.outputs[0], order);
-        self.push(&node.name, vec![a, b], vec![y], move |memory, _, out| {
-            let residual = sum(memory.get(b), a_steps, b_steps, y_steps, clip);
-            add(isa, memory.get(a), a_steps.zero_point, &residual, out[0].get());
-            Ok(())
+        let y = self.write_in_order(node.outputs[0], order)?;
+        self.step(&node.name, (a, b), y, move |(a, b), y| {
+            add(isa, a, a_steps.zero_point, &sum(b, a_steps, b_steps, y_steps, clip), y);
         });
         Ok(())
     }
@@ -222,12 +218,8 @@ impl Lowering<'_> {
         mean: Mean,
     ) -> Result<(), ExecuteError> {
         let shape = self.pool_shape(node, attributes, [node.inputs[0], node.outputs[0]])?;
-        let x = self.read(node.inputs[0])?;
-        let y = self.write(node.outputs[0]);
-        self.push(&node.name, vec![x], vec![y], move |memory, _, out| {
-            pool::pool(kind, &mean, &shape, memory.get(x), out[0].get());
-            Ok(())
-        });
+        let (x, y) = (self.read(node.inputs[0])?, self.write(node.outputs[0])?);
+        self.step(&node.name, x, y, move |x, y| pool::pool(kind, &mean, &shape, x, y));
         Ok(())
     }
 
@@ -236,24 +228,17 @@ impl Lowering<'_> {
         if h.saturating_mul(w) > pool::PIXELS {
             return Err(unsupported(node, format!("a mean of bytes takes at most {} pixels", pool::PIXELS)));
         }
-        let x = self.read(node.inputs[0])?;
-        let y = self.write(node.outputs[0]);
-        self.push(&node.name, vec![x], vec![y], move |memory, _, out| {
-            global_average(&mean, batch, memory.get(x), out[0].get());
-            Ok(())
-        });
+        let (x, y) = (self.read(node.inputs[0])?, self.write(node.outputs[0])?);
+        self.step(&node.name, x, y, move |x, y| global_average(&mean, batch, x, y));
         Ok(())
     }
 
     fn rescale(&mut self, node: &Node, from: Steps, clip: Clip, to: Steps) -> Result<(), ExecuteError> {
         let order = self.held_order(&node.inputs);
-        let x: BufferId = self.in_order(node.inputs[0], order)?;
-        let y = self.write_in_order(node.outputs[0], order);
+        let x = self.in_order(node.inputs[0], order)?;
+        let y = self.write_in_order(node.outputs[0], order)?;
         let bytes = table_of(from.zero_point, from.scale, to.scale, requantize(to, clip));
-        self.push(&node.name, vec![x], vec![y], move |memory, _, out| {
-            table(memory.get(x), &bytes, out[0].get());
-            Ok(())
-        });
+        self.step(&node.name, x, y, move |x, y| table(x, &bytes, y));
         Ok(())
     }
 }

@@ -13,11 +13,11 @@ use super::Lowering;
 use super::norm::Vectors;
 use super::{Graph, Node};
 use crate::kernels::Activation;
-use crate::kernels::batch_norm::Reduction;
+use crate::kernels::batch_norm::{BatchNorm, Reduction};
 use crate::kernels::element::Element;
 use crate::kernels::source::Source;
+use crate::operands::{Buffers, Memory, Operand, Reads};
 use crate::optimize::CpuOp;
-use crate::plan::{BufferId, Memory};
 
 /// The state of a lowering that concerns norms.
 pub(super) struct Lazy<'a> {
@@ -31,10 +31,10 @@ pub(super) struct Lazy<'a> {
     pairs: HashMap<usize, [&'a Node; 2]>,
     /// The places of the earlier ones.
     earlier: HashSet<usize>,
-    /// The moments of parts of a value that a step has left: the buffer, and the rows of each part.
-    pub(super) moments: HashMap<ValueId, (BufferId, Vec<usize>)>,
+    /// The moments of parts of a value that a step has left, and the rows of each part.
+    pub(super) moments: HashMap<ValueId, (Operand<f32>, Vec<usize>)>,
     /// The sums over parts of a gradient that a step has left.
-    pub(super) sums: HashMap<ValueId, BufferId>,
+    pub(super) sums: HashMap<ValueId, Operand<f32>>,
 }
 
 impl<'a> Lazy<'a> {
@@ -86,38 +86,48 @@ impl<'a> Lazy<'a> {
     }
 }
 
-/// What a kernel reads: a buffer, or a norm of one.
+/// What a kernel reads: elements, or a norm of such.
 #[derive(Clone, Copy)]
-pub(super) enum Operand {
-    Held(BufferId),
-    Norm { x: BufferId, norm: Vectors, activation: Activation },
-    NormGrad { dz: BufferId, x: BufferId, norm: Vectors, sums: [BufferId; 2], activation: Option<Activation> },
+pub(super) enum NormOperand<E> {
+    Held(Operand<E>),
+    Norm {
+        x: Operand<E>,
+        norm: Vectors,
+        activation: Activation,
+    },
+    NormGrad {
+        operands: [Operand<E>; 2],
+        norm: Vectors,
+        sums: [Operand<f32>; 2],
+        activation: Option<Activation>,
+    },
 }
 
-impl Operand {
-    pub(super) fn buffers(&self) -> Vec<BufferId> {
+impl<E> NormOperand<E> {
+    pub(super) fn is_computed(&self) -> bool {
+        !matches!(self, NormOperand::Held(_))
+    }
+}
+
+impl<E: Element> Reads for NormOperand<E> {
+    type Elements<'m> = Source<'m, E>;
+
+    fn register(&self, buffers: &mut Buffers) {
         match self {
-            Operand::Held(x) => vec![*x],
-            Operand::Norm { x, norm, .. } => [*x].into_iter().chain(norm.buffers()).collect(),
-            Operand::NormGrad { dz, x, norm, sums, .. } => {
-                [*dz, *x].into_iter().chain(norm.buffers()).chain(*sums).collect()
-            }
+            NormOperand::Held(x) => x.register(buffers),
+            NormOperand::Norm { x, norm, .. } => (*x, *norm).register(buffers),
+            NormOperand::NormGrad { operands, norm, sums, .. } => (*operands, *norm, *sums).register(buffers),
         }
     }
 
-    pub(super) fn is_computed(&self) -> bool {
-        !matches!(self, Operand::Held(_))
-    }
-
-    pub(super) fn get<'m, E: Element>(&self, memory: &'m Memory<'_>) -> Source<'m, E> {
-        match *self {
-            Operand::Held(x) => Source::Plain(memory.get(x)),
-            Operand::Norm { x, norm, activation } => {
-                Source::norm(memory.get(x), &norm.get(memory), activation)
+    fn get<'m>(&'m self, memory: &Memory<'m>) -> Source<'m, E> {
+        match self {
+            NormOperand::Held(x) => Source::Plain(x.get(memory)),
+            NormOperand::Norm { x, norm, activation } => {
+                Source::norm(x.get(memory), &norm.get(memory), *activation)
             }
-            Operand::NormGrad { dz, x, norm, sums, activation } => {
-                let sums = sums.map(|sum| memory.get(sum));
-                Source::norm_grad([memory.get(dz), memory.get(x)], &norm.get(memory), activation, sums)
+            NormOperand::NormGrad { operands, norm, sums, activation } => {
+                Source::norm_grad(operands.get(memory), &norm.get(memory), *activation, sums.get(memory))
             }
         }
     }
@@ -125,30 +135,41 @@ impl Operand {
 
 /// What a norm waits for of the gradient of its output.
 #[derive(Clone, Copy)]
-pub(super) struct Awaited {
-    x: BufferId,
-    mean: BufferId,
+pub(super) struct Awaited<E> {
+    x: Operand<E>,
+    mean: Operand<f32>,
     gate: Option<(Vectors, Activation)>,
 }
 
-impl Awaited {
-    pub(super) fn buffers(&self) -> Vec<BufferId> {
-        let gate = self.gate.map(|(norm, _)| norm.buffers());
-        [self.x, self.mean].into_iter().chain(gate.into_iter().flatten()).collect()
+impl<E: Element> Reads for Awaited<E> {
+    type Elements<'m> = AwaitedElements<'m, E>;
+
+    fn register(&self, buffers: &mut Buffers) {
+        (self.x, self.mean, self.gate.map(|(norm, _)| norm)).register(buffers);
     }
 
+    fn get<'m>(&'m self, memory: &Memory<'m>) -> AwaitedElements<'m, E> {
+        let gate = self.gate.as_ref().map(|(norm, activation)| (norm.get(memory), *activation));
+        AwaitedElements { x: self.x.get(memory), mean: self.mean.get(memory), gate }
+    }
+}
+
+/// The elements of an [`Awaited`].
+pub(super) struct AwaitedElements<'m, E> {
+    x: &'m [E],
+    mean: &'m [f32],
+    gate: Option<(BatchNorm<'m>, Activation)>,
+}
+
+impl<E: Element> AwaitedElements<'_, E> {
     /// Calls `f` with the reduction.
-    pub(super) fn with<E: Element, R>(
-        &self,
-        memory: &Memory<'_>,
-        f: impl FnOnce(Reduction<'_, E>) -> R,
-    ) -> R {
-        let (x, mean) = (memory.get(self.x), memory.get(self.mean));
-        match self.gate {
+    pub(super) fn with<R>(&self, f: impl FnOnce(Reduction<'_, E>) -> R) -> R {
+        let AwaitedElements { x, mean, gate } = self;
+        match gate {
             None => f(Reduction { x, mean, gate: None }),
             Some((norm, activation)) => {
-                let (scale, shift) = norm.get(memory).affine();
-                f(Reduction { x, mean, gate: Some((&scale, &shift, activation)) })
+                let (scale, shift) = norm.affine();
+                f(Reduction { x, mean, gate: Some((&scale, &shift, *activation)) })
             }
         }
     }
@@ -177,14 +198,17 @@ impl<'a> Lowering<'a> {
     }
 
     /// An operand for a kernel that reads through norms.
-    pub(super) fn lazy_operand(&mut self, value: ValueId) -> Result<Operand, ExecuteError> {
-        let Some(&node) = self.lazy.nodes.get(&value) else { return Ok(Operand::Held(self.read(value)?)) };
+    pub(super) fn lazy_operand<E: Element>(
+        &mut self,
+        value: ValueId,
+    ) -> Result<NormOperand<E>, ExecuteError> {
+        let Some(&node) = self.lazy.nodes.get(&value) else { return self.read(value).map(NormOperand::Held) };
         let inputs = &node.inputs;
         let apply = node.op == CpuOp::Plain(Op::Train(TrainOp::BatchNormApply));
         if apply || matches!(node.op, CpuOp::BatchNormApply { .. }) {
             let (x, norm) = (self.read(inputs[0])?, self.vectors_of(&inputs[1..5])?);
             let activation = self.gate_of(node)?.unwrap_or(Activation::None);
-            return Ok(Operand::Norm { x, norm, activation });
+            return Ok(NormOperand::Norm { x, norm, activation });
         }
         // Without an activation, the formula does not use the bias; the weight stands in for its length.
         let (activation, bias, sums) = match self.gate_of(node)? {
@@ -192,9 +216,10 @@ impl<'a> Lowering<'a> {
             None => (None, inputs[4], [inputs[5], inputs[6]]),
         };
         let vectors = [inputs[2], inputs[3], inputs[4], bias];
-        let (dz, x, norm) = (self.read(inputs[0])?, self.read(inputs[1])?, self.vectors_of(&vectors)?);
+        let operands = [self.read(inputs[0])?, self.read(inputs[1])?];
+        let norm = self.vectors_of(&vectors)?;
         let sums = [self.plain(sums[0])?, self.plain(sums[1])?];
-        Ok(Operand::NormGrad { dz, x, norm, sums, activation })
+        Ok(NormOperand::NormGrad { operands, norm, sums, activation })
     }
 
     /// The activation of a fused batch norm or of one of its gradients.
@@ -214,7 +239,7 @@ impl<'a> Lowering<'a> {
     }
 
     /// What a norm waits for of `dz`, if it is the gradient of its output.
-    pub(super) fn awaited(&mut self, dz: ValueId) -> Result<Option<Awaited>, ExecuteError> {
+    pub(super) fn awaited<E: Element>(&mut self, dz: ValueId) -> Result<Option<Awaited<E>>, ExecuteError> {
         let Some(&node) = self.lazy.reductions.get(&dz) else { return Ok(None) };
         let (x, mean) = (self.read(node.inputs[1])?, self.plain(node.inputs[2])?);
         let gate = match self.gate_of(node)? {

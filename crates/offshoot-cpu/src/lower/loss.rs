@@ -10,7 +10,7 @@ use crate::kernels::softmax::{
     self, LabelError, cross_entropy, cross_entropy_grad, soft_cross_entropy, soft_cross_entropy_grad,
     softmax, softmax_grad,
 };
-use crate::plan::BufferId;
+use crate::operands::{Buffers, Memory, Operand, Reads};
 
 impl Lowering<'_> {
     /// The length of an axis, and the order of a value's axes in memory that puts it last.
@@ -30,22 +30,16 @@ impl Lowering<'_> {
     pub(super) fn softmax(&mut self, node: &Node, axis: usize) -> Result<(), ExecuteError> {
         let ((width, order), isa) = (self.last_axis(node, axis)?, self.isa);
         let x = self.in_order(node.inputs[0], order)?;
-        let y = self.hold(node.outputs[0], order, Err(self.size(node.outputs[0])));
-        self.push(&node.name, vec![x], vec![y], move |memory, _, out| {
-            softmax(isa, memory.get(x), width, out[0].get());
-            Ok(())
-        });
+        let y = self.write_in_order(node.outputs[0], order)?;
+        self.step(&node.name, x, y, move |x, y| softmax(isa, x, width, y));
         Ok(())
     }
 
     pub(super) fn softmax_grad(&mut self, node: &Node, axis: usize) -> Result<(), ExecuteError> {
         let ((width, order), isa) = (self.last_axis(node, axis)?, self.isa);
         let (dy, y) = (self.in_order(node.inputs[0], order)?, self.in_order(node.inputs[1], order)?);
-        let dx = self.hold(node.outputs[0], order, Err(self.size(node.outputs[0])));
-        self.push(&node.name, vec![dy, y], vec![dx], move |memory, _, out| {
-            softmax_grad(isa, memory.get(y), memory.get(dy), width, out[0].get());
-            Ok(())
-        });
+        let dx = self.write_in_order(node.outputs[0], order)?;
+        self.step(&node.name, (dy, y), dx, move |(dy, y), dx| softmax_grad(isa, y, dy, width, dx));
         Ok(())
     }
 
@@ -53,22 +47,16 @@ impl Lowering<'_> {
     pub(super) fn cross_entropy(&mut self, node: &Node, loss: CrossEntropy) -> Result<(), ExecuteError> {
         let ((classes, _), isa) = (self.last_axis(node, 1)?, self.isa);
         let logits = self.plain(node.inputs[0])?;
-        let target = self.target(node, node.inputs[1])?;
+        let target = self.target(node.inputs[1])?;
         let weights = node.inputs.get(2).map(|&w| self.plain(w)).transpose()?;
-        let y = self.write_plain(node.outputs[0]);
-        let reads = [logits].into_iter().chain(target.buffer()).chain(weights).collect();
-        self.push(&node.name, reads, vec![y], move |memory, _, out| {
-            let weights = weights.map(|w| memory.get(w));
+        let y = self.write_plain::<f32>(node.outputs[0])?;
+        self.fallible_step(&node.name, (logits, target, weights), y, move |(logits, target, weights), y| {
             let settings = softmax::CrossEntropy { smoothing: loss.label_smoothing, weights };
-            let logits = memory.get(logits);
-            out[0].get::<f32>()[0] = match target {
+            y[0] = match target {
                 Target::Classes(labels) => {
-                    let labels = memory.get_i64(labels);
                     cross_entropy(isa, logits, labels, classes, &settings).map_err(label_error)?
                 }
-                Target::Parts(parts) => {
-                    soft_cross_entropy(isa, logits, memory.get(parts), classes, &settings)
-                }
+                Target::Parts(parts) => soft_cross_entropy(isa, logits, parts, classes, &settings),
             };
             Ok(())
         });
@@ -81,24 +69,20 @@ impl Lowering<'_> {
             return Err(unsupported(node, "the logits must be [N, C]".into()));
         };
         let isa = self.isa;
-        let (dloss, logits) = (self.plain(node.inputs[0])?, self.plain(node.inputs[1])?);
-        let target = self.target(node, node.inputs[2])?;
+        let (dloss, logits) = (self.plain::<f32>(node.inputs[0])?, self.plain(node.inputs[1])?);
+        let target = self.target(node.inputs[2])?;
         let weights = node.inputs.get(3).map(|&w| self.plain(w)).transpose()?;
-        let dlogits = self.write_plain(node.outputs[0]);
-        let reads = [dloss, logits].into_iter().chain(target.buffer()).chain(weights).collect();
-        self.push(&node.name, reads, vec![dlogits], move |memory, _, out| {
-            let weights = weights.map(|w| memory.get(w));
+        let dlogits = self.write_plain(node.outputs[0])?;
+        let reads = (dloss, logits, target, weights);
+        self.fallible_step(&node.name, reads, dlogits, move |(dloss, logits, target, weights), dlogits| {
             let settings = softmax::CrossEntropy { smoothing: loss.label_smoothing, weights };
-            let (dloss, logits, dlogits) = (memory.get::<f32>(dloss)[0], memory.get(logits), out[0].get());
             match target {
                 Target::Classes(labels) => {
-                    let labels = memory.get_i64(labels);
-                    cross_entropy_grad(isa, logits, labels, classes, &settings, dloss, dlogits)
+                    cross_entropy_grad(isa, logits, labels, classes, &settings, dloss[0], dlogits)
                         .map_err(label_error)?;
                 }
                 Target::Parts(parts) => {
-                    let parts = memory.get(parts);
-                    soft_cross_entropy_grad(isa, logits, parts, classes, &settings, dloss, dlogits);
+                    soft_cross_entropy_grad(isa, logits, parts, classes, &settings, dloss[0], dlogits);
                 }
             }
             Ok(())
@@ -107,28 +91,36 @@ impl Lowering<'_> {
     }
 
     /// What the loss compares logits with.
-    fn target(&mut self, node: &Node, value: ValueId) -> Result<Target, ExecuteError> {
+    fn target(&mut self, value: ValueId) -> Result<Target<Operand<i64>, Operand<f32>>, ExecuteError> {
         match self.dtype(value) {
             DType::F32 => self.plain(value).map(Target::Parts),
-            _ => self.i64_input(node, value).map(Target::Classes),
+            _ => self.plain(value).map(Target::Classes),
         }
     }
 }
 
 /// What the loss compares logits with.
-#[derive(Clone, Copy)]
-enum Target {
-    /// A class for each row: this input of the session.
-    Classes(usize),
+enum Target<L, P> {
+    /// A class for each row.
+    Classes(L),
     /// The part of each class for each row.
-    Parts(BufferId),
+    Parts(P),
 }
 
-impl Target {
-    fn buffer(self) -> Option<BufferId> {
+impl Reads for Target<Operand<i64>, Operand<f32>> {
+    type Elements<'m> = Target<&'m [i64], &'m [f32]>;
+
+    fn register(&self, buffers: &mut Buffers) {
         match self {
-            Target::Classes(_) => None,
-            Target::Parts(buffer) => Some(buffer),
+            Target::Classes(labels) => labels.register(buffers),
+            Target::Parts(parts) => parts.register(buffers),
+        }
+    }
+
+    fn get<'m>(&'m self, memory: &Memory<'m>) -> Self::Elements<'m> {
+        match self {
+            Target::Classes(labels) => Target::Classes(labels.get(memory)),
+            Target::Parts(parts) => Target::Parts(parts.get(memory)),
         }
     }
 }

@@ -14,6 +14,7 @@ mod recurrent;
 mod reduce;
 mod sequence;
 mod shape;
+mod steps;
 mod update;
 
 use std::collections::HashMap;
@@ -25,12 +26,11 @@ use offshoot_graph::{
 };
 
 use crate::kernels::Activation;
-use crate::kernels::convert::{convert, round};
-use crate::kernels::element::{Element, Stored};
-use crate::kernels::layout::{nchw_to_nhwc, nhwc_to_nchw};
+use crate::kernels::element::Element;
 use crate::kernels::simd::Isa;
+use crate::operands::AnyOperand;
 use crate::optimize::{self, CpuOp};
-use crate::plan::{BufferId, Memory, Out, Place, Plan, Scratch, Size, Step};
+use crate::plan::{Floats, Plan, PlanOutput, Step};
 use crate::session::Filters;
 
 use lazy::Lazy;
@@ -49,6 +49,7 @@ pub(crate) fn lower(
     let mut lowering = Lowering::new(graph, bindings, isa, parameters, filters)?;
     let blocks = lowering.blocks();
     for (index, node) in graph.nodes().iter().enumerate() {
+        lowering.current = (&node.name, node.op.name());
         match blocks.chains.get(&index) {
             Some(&chain) => lowering.block(chain)?,
             None if blocks.inner.contains(&index) => {}
@@ -73,11 +74,13 @@ struct Lowering<'a> {
     parameters: &'a [&'a Tensor],
     filters: &'a mut Filters,
     shapes: Vec<Vec<usize>>,
-    /// Each buffer's place, or the size of one that is yet to be placed.
-    buffers: Vec<Result<Place, Size>>,
+    /// The name and the operator of the node that is being lowered.
+    current: (&'a str, &'static str),
+    /// The bytes of each buffer.
+    sizes: Vec<usize>,
     constants: Vec<Tensor>,
-    /// The buffers that hold a value so far.
-    held: HashMap<(ValueId, Order), BufferId>,
+    /// What holds a value so far.
+    held: HashMap<(ValueId, Order), AnyOperand>,
     /// What is computed where it is read.
     lazy: Lazy<'a>,
     steps: Vec<Step>,
@@ -98,90 +101,65 @@ impl<'a> Lowering<'a> {
             parameters,
             filters,
             shapes,
-            buffers: Vec::new(),
+            current: ("", ""),
+            sizes: Vec::new(),
             constants: Vec::new(),
             held: HashMap::new(),
             lazy: Lazy::new(graph),
             steps: Vec::new(),
         };
-        let given = graph.inputs().iter().enumerate().map(|(i, &id)| (id, Place::Input(i)));
-        for (id, place) in
-            given.chain(graph.parameters().iter().enumerate().map(|(i, &id)| (id, Place::Parameter(i))))
-        {
-            lowering.hold(id, Order::Graph, Ok(place));
+        for (index, &id) in graph.inputs().iter().enumerate() {
+            lowering.alias(id, Order::Graph, AnyOperand::input(index, lowering.dtype(id)));
+        }
+        for (index, &id) in graph.parameters().iter().enumerate() {
+            lowering.alias(id, Order::Graph, AnyOperand::parameter(index, lowering.dtype(id)));
         }
         for (id, value) in graph.values() {
             if let Source::Constant(tensor) = &value.source {
-                let buffer = lowering.constant(tensor.clone());
-                lowering.held.insert((id, Order::Graph), buffer);
+                let constant = lowering.constant(tensor.clone());
+                lowering.alias(id, Order::Graph, constant);
             }
         }
         Ok(lowering)
     }
 
-    fn hold(&mut self, value: ValueId, order: Order, buffer: Result<Place, Size>) -> BufferId {
-        self.buffers.push(buffer);
-        let id = BufferId(self.buffers.len() - 1);
-        self.held.insert((value, order), id);
-        id
-    }
-
-    /// A buffer that holds a tensor known now.
-    fn constant(&mut self, tensor: Tensor) -> BufferId {
+    /// A tensor known now.
+    fn constant(&mut self, tensor: Tensor) -> AnyOperand {
+        let dtype = tensor.dtype();
         self.constants.push(tensor);
-        self.buffers.push(Ok(Place::Constant(self.constants.len() - 1)));
-        BufferId(self.buffers.len() - 1)
+        AnyOperand::constant(self.constants.len() - 1, dtype)
     }
 
     fn finish(mut self) -> Result<Plan, ExecuteError> {
         let mut outputs = Vec::new();
         for (name, value) in self.graph.outputs() {
-            let id = self.plain(*value)?;
-            let id = match (self.dtype(*value), self.buffers[id.0]) {
-                (DType::F64, Err(_)) => id,
-                (DType::BF16, _) => self.cast::<bf16, f32>(id, *value),
-                (DType::F16, _) => self.cast::<f16, f32>(id, *value),
-                (dtype @ (DType::U8 | DType::I8 | DType::I32 | DType::I64 | DType::F64 | DType::Bool), _) => {
-                    let reason = format!("it is {dtype}, and outputs are floats");
-                    return Err(ExecuteError::Unsupported { node: name.clone(), op: "output", reason });
-                }
-                // Somebody else's memory: the output is an input.
-                (DType::F32, Ok(_)) => self.cast::<f32, f32>(id, *value),
-                (DType::F32, Err(_)) => id,
-            };
-            outputs.push((name.clone(), self.shape(*value).to_vec(), id));
+            self.current = (name, "output");
+            let (floats, shape) = (self.output(*value)?, self.shape(*value).to_vec());
+            outputs.push(PlanOutput { name: name.clone(), shape, floats });
         }
         let commits = self.commits()?;
-        Ok(Plan::new(self.steps, self.buffers, self.constants, outputs, commits))
+        Ok(Plan::new(self.steps, &self.sizes, self.constants, outputs, commits))
     }
 
-    /// A copy of the elements of `value`, which `from` holds, as another type.
-    fn cast<A: Element, B: Element>(&mut self, from: BufferId, value: ValueId) -> BufferId {
-        let (to, isa) = (self.fresh(self.len(value), B::DTYPE), self.isa);
-        self.push("cast", vec![from], vec![to], move |memory, _, out| {
-            convert(isa, memory.get::<A>(from), out[0].get::<B>());
-            Ok(())
-        });
-        to
-    }
-
-    /// The elements of a weight that an operator on `E` reads, rounded to what `E` can hold.
-    fn rounded<E: Element>(&mut self, weight: ValueId) -> Result<BufferId, ExecuteError> {
-        let from = self.plain(weight)?;
-        if E::DTYPE == DType::F32 {
-            return Ok(from);
+    /// The floats of an output of the graph, in a buffer.
+    fn output(&mut self, value: ValueId) -> Result<Floats, ExecuteError> {
+        let operand = self.any_in_order(value, Order::Graph)?;
+        match (operand.dtype(), operand.slot()) {
+            (DType::F32, Some(slot)) => Ok(Floats::F32(slot)),
+            (DType::F64, Some(slot)) => Ok(Floats::F64(slot)),
+            (DType::BF16, _) => self.copy::<bf16>(value),
+            (DType::F16, _) => self.copy::<f16>(value),
+            // An input, a parameter or a constant.
+            (DType::F32, None) => self.copy::<f32>(value),
+            (dtype @ (DType::U8 | DType::I8 | DType::I32 | DType::I64 | DType::F64 | DType::Bool), _) => {
+                Err(self.refused(format!("it is {dtype}, and outputs are floats")))
+            }
         }
-        let (to, isa) = (self.fresh(self.len(weight), DType::F32), self.isa);
-        self.push("cast", vec![from], vec![to], move |memory, _, out| {
-            round::<E>(isa, memory.get(from), out[0].get());
-            Ok(())
-        });
-        Ok(to)
     }
 
-    fn fresh(&mut self, len: usize, dtype: DType) -> BufferId {
-        self.buffers.push(Err(Size { len, dtype }));
-        BufferId(self.buffers.len() - 1)
+    fn copy<E: Element>(&mut self, value: ValueId) -> Result<Floats, ExecuteError> {
+        let (from, len) = (self.plain::<E>(value)?, self.len(value));
+        Ok(Floats::F32(self.cast::<E, f32>(from, len).slot()))
     }
 
     fn shape(&self, value: ValueId) -> &[usize] {
@@ -198,11 +176,6 @@ impl<'a> Lowering<'a> {
 
     fn dtype(&self, value: ValueId) -> DType {
         self.graph.value(value).dtype
-    }
-
-    /// The size of a buffer for a value.
-    fn size(&self, value: ValueId) -> Size {
-        Size { len: self.len(value), dtype: self.dtype(value) }
     }
 
     fn len(&self, value: ValueId) -> usize {
@@ -241,117 +214,8 @@ impl<'a> Lowering<'a> {
         if self.parameter_tensor(value).is_some() {
             return self.parameter_tensor(value).filter(|_| !self.changes(value));
         }
-        match self.buffers[self.held.get(&(value, Order::Graph))?.0] {
-            Ok(Place::Constant(index)) => Some(&self.constants[index]),
-            Ok(Place::Arena(_) | Place::Input(_) | Place::Parameter(_)) | Err(_) => None,
-        }
-    }
-
-    /// The place of an i64 input among the graph's inputs.
-    fn i64_input(&self, node: &Node, value: ValueId) -> Result<usize, ExecuteError> {
-        let index = self.graph.inputs().iter().position(|&i| i == value);
-        index
-            .filter(|_| self.graph.value(value).dtype == DType::I64)
-            .ok_or_else(|| unsupported(node, "its labels or keys must be an i64 input of the graph".into()))
-    }
-
-    /// A value's elements in the order of the graph's axes.
-    fn plain(&mut self, value: ValueId) -> Result<BufferId, ExecuteError> {
-        self.in_order(value, Order::Graph)
-    }
-
-    /// A value's elements as kernels read them: channels last for rank 4.
-    fn read(&mut self, value: ValueId) -> Result<BufferId, ExecuteError> {
-        self.in_order(value, self.order_of_rank(value))
-    }
-
-    fn order_of_rank(&self, value: ValueId) -> Order {
-        if self.shape(value).len() == 4 { Order::ChannelsLast } else { Order::Graph }
-    }
-
-    fn in_order(&mut self, value: ValueId, order: Order) -> Result<BufferId, ExecuteError> {
-        if let Some(&id) = self.held.get(&(value, order)) {
-            return Ok(id);
-        }
-        if let Some(node) = self.lazy.nodes.remove(&value) {
-            self.typed_node(node)?;
-            return self.in_order(value, order);
-        }
-        let other = if order == Order::Graph { Order::ChannelsLast } else { Order::Graph };
-        let from = self.held[&(value, other)];
-        let [n, c, h, w] = *self.shape(value) else { unreachable!("only rank 4 has two orders") };
-        if c == 1 || h * w == 1 {
-            self.held.insert((value, order), from);
-            return Ok(from);
-        }
-        let to = self.hold(value, order, Err(self.size(value)));
-        let sizes = [n, c, h * w];
-        match self.dtype(value) {
-            DType::BF16 => self.change_order::<bf16>(sizes, order, from, to),
-            DType::F16 => self.change_order::<f16>(sizes, order, from, to),
-            DType::I8 => self.change_order::<i8>(sizes, order, from, to),
-            DType::U8 => self.change_order::<u8>(sizes, order, from, to),
-            _ => self.change_order::<f32>(sizes, order, from, to),
-        }
-        Ok(to)
-    }
-
-    fn change_order<E: Stored>(
-        &mut self,
-        [n, c, pixels]: [usize; 3],
-        order: Order,
-        from: BufferId,
-        to: BufferId,
-    ) {
-        self.push("layout", vec![from], vec![to], move |memory, _, out| {
-            let change = if order == Order::Graph { nhwc_to_nchw::<E> } else { nchw_to_nhwc::<E> };
-            change(n, c, pixels, memory.get(from), out[0].get());
-            Ok(())
-        });
-    }
-
-    /// A new buffer for a value that a kernel makes.
-    fn write(&mut self, value: ValueId) -> BufferId {
-        self.hold(value, self.order_of_rank(value), Err(self.size(value)))
-    }
-
-    /// A new buffer for a value that a kernel makes in the order of the graph's axes.
-    fn write_plain(&mut self, value: ValueId) -> BufferId {
-        self.hold(value, Order::Graph, Err(self.size(value)))
-    }
-
-    /// Lets `value` be the elements that `id` holds.
-    fn alias(&mut self, value: ValueId, order: Order, id: BufferId) {
-        self.held.insert((value, order), id);
-    }
-
-    fn push(
-        &mut self,
-        node: &str,
-        reads: Vec<BufferId>,
-        writes: Vec<BufferId>,
-        run: impl FnMut(&Memory<'_>, &mut Scratch, &mut [Out<'_>]) -> Result<(), ExecuteError> + Send + 'static,
-    ) {
-        self.steps.push(Step { node: node.to_string(), reads, writes, over: None, run: Box::new(run) });
-    }
-
-    /// [`Lowering::push`] for a step whose output may take over the memory of its first operand (see
-    /// [`Memory::place`]).
-    fn push_over(
-        &mut self,
-        node: &str,
-        reads: Vec<BufferId>,
-        write: BufferId,
-        run: impl FnMut(&Memory<'_>, &mut Scratch, &mut [Out<'_>]) -> Result<(), ExecuteError> + Send + 'static,
-    ) {
-        let over = reads.first().copied();
-        self.steps.push(Step {
-            node: node.to_string(),
-            reads,
-            writes: vec![write],
-            over,
-            run: Box::new(run),
-        });
+        let constant = self.held.get(&(value, Order::Graph))?.as_constant()?;
+        Some(&self.constants[constant])
     }
 
     /// Lowers a node for the type of its activations, which is that of its first input.
@@ -462,8 +326,8 @@ impl<'a> Lowering<'a> {
             Op::Expand { .. } => self.expand::<E>(node),
             Op::Identity | Op::Dropout { .. } => {
                 let order = self.order_of_rank(node.inputs[0]);
-                let id = self.read(node.inputs[0])?;
-                self.alias(node.outputs[0], order, id);
+                let x = self.any_in_order(node.inputs[0], order)?;
+                self.alias(node.outputs[0], order, x);
                 Ok(())
             }
             Op::Train(TrainOp::Cast { to }) => self.cast_node::<E>(node, *to),

@@ -5,53 +5,38 @@ use offshoot_graph::{ExecuteError, ValueId};
 
 use super::Node;
 use super::{Lowering, unsupported};
-use crate::kernels::Activation;
 use crate::kernels::batch_norm::{
     BatchNorm, Gate, Running, batch_norm_apply, batch_norm_input_grad, batch_norm_join, batch_norm_reduce,
     batch_norm_reduce_join, batch_norm_stats, inv_std, scale_input_grad,
 };
 use crate::kernels::element::Element;
-use crate::plan::{BufferId, Memory, Out};
+use crate::kernels::{Activation, Place};
+use crate::operands::{Buffers, Memory, Operand, Over, Reads};
 
-/// The buffers of a norm's vectors.
+/// The vectors of a norm.
 #[derive(Clone, Copy)]
 pub(super) struct Vectors {
-    mean: BufferId,
-    inv_std: BufferId,
-    gamma: BufferId,
-    beta: BufferId,
+    mean: Operand<f32>,
+    inv_std: Operand<f32>,
+    gamma: Operand<f32>,
+    beta: Operand<f32>,
 }
 
-impl Vectors {
-    pub(super) fn buffers(&self) -> [BufferId; 4] {
-        [self.mean, self.inv_std, self.gamma, self.beta]
+impl Reads for Vectors {
+    type Elements<'m> = BatchNorm<'m>;
+
+    fn register(&self, buffers: &mut Buffers) {
+        [self.mean, self.inv_std, self.gamma, self.beta].register(buffers);
     }
 
-    pub(super) fn get<'a>(&self, memory: &'a Memory<'_>) -> BatchNorm<'a> {
+    fn get<'m>(&'m self, memory: &Memory<'m>) -> BatchNorm<'m> {
         BatchNorm {
-            mean: memory.get(self.mean),
-            inv_std: memory.get(self.inv_std),
-            gamma: memory.get(self.gamma),
-            beta: memory.get(self.beta),
+            mean: self.mean.get(memory),
+            inv_std: self.inv_std.get(memory),
+            gamma: self.gamma.get(memory),
+            beta: self.beta.get(memory),
         }
     }
-}
-
-/// The outputs of a norm's statistics: mean, inv_std, and the running ones of mean and variance.
-fn statistics<'m>(
-    memory: &'m Memory<'_>,
-    (norm, mean, var): (BatchNormalization, BufferId, BufferId),
-    out: &'m mut [Out<'_>],
-) -> (&'m mut [f32], &'m mut [f32], Running<'m>) {
-    let [batch_mean, batch_inv_std, new_mean, new_var] = out else { unreachable!("four outputs") };
-    let running = Running {
-        momentum: norm.momentum,
-        mean: memory.get(mean),
-        var: memory.get(var),
-        new_mean: new_mean.get(),
-        new_var: new_var.get(),
-    };
-    (batch_mean.get(), batch_inv_std.get(), running)
 }
 
 impl Lowering<'_> {
@@ -63,25 +48,15 @@ impl Lowering<'_> {
     ) -> Result<(), ExecuteError> {
         self.picture(node, node.inputs[0])?;
         let isa = self.isa;
-        let x = self.read(node.inputs[0])?;
-        let mut vectors = [x; 4];
-        for (vector, &input) in vectors.iter_mut().zip(&node.inputs[1..]) {
-            *vector = self.plain(input)?;
-        }
-        let [gamma, beta, mean, var] = vectors;
-        let y = self.write(node.outputs[0]);
-        self.push(&node.name, vec![x, gamma, beta, mean, var], vec![y], move |memory, _, out| {
-            let var = memory.get(var);
+        let x = self.read::<E>(node.inputs[0])?;
+        let [gamma, beta, mean, var] = [1, 2, 3, 4].map(|i| self.plain(node.inputs[i]));
+        let vectors = [gamma?, beta?, mean?, var?];
+        let y = self.write(node.outputs[0])?;
+        self.step(&node.name, (x, vectors), y, move |(x, [gamma, beta, mean, var]), y| {
             let mut inverse = vec![0.0; var.len()];
             inv_std(var, norm.epsilon, &mut inverse);
-            let norm = BatchNorm {
-                mean: memory.get(mean),
-                inv_std: &inverse,
-                gamma: memory.get(gamma),
-                beta: memory.get(beta),
-            };
-            batch_norm_apply(isa, memory.get::<E>(x), &norm, None, Activation::None, out[0].get());
-            Ok(())
+            let norm = BatchNorm { mean, inv_std: &inverse, gamma, beta };
+            batch_norm_apply(isa, x, &norm, None, Activation::None, y);
         });
         Ok(())
     }
@@ -97,32 +72,38 @@ impl Lowering<'_> {
             return Err(unsupported(node, reason.into()));
         }
         let isa = self.isa;
-        let (mean, var) = (self.plain(node.inputs[1])?, self.plain(node.inputs[2])?);
-        let writes = node.outputs.iter().map(|&o| self.write_plain(o)).collect();
+        let running = [self.plain(node.inputs[1])?, self.plain(node.inputs[2])?];
+        let writes = self.write_all::<f32, 4>(node)?;
+        let BatchNormalization { epsilon, momentum } = norm;
         if let Some((moments, rows)) = self.lazy.moments.remove(&node.inputs[0]) {
-            self.push(&node.name, vec![moments, mean, var], writes, move |memory, _, out| {
-                let (mean, inv_std, running) = statistics(memory, (norm, mean, var), out);
-                batch_norm_join(memory.get(moments), &rows, norm.epsilon, mean, inv_std, Some(running));
-                Ok(())
-            });
+            let reads = (moments, running);
+            self.step(
+                &node.name,
+                reads,
+                writes,
+                move |(moments, [mean, var]), [batch_mean, inv_std, new_mean, new_var]| {
+                    let running = Running { momentum, mean, var, new_mean, new_var };
+                    batch_norm_join(moments, &rows, epsilon, batch_mean, inv_std, Some(running));
+                },
+            );
             return Ok(());
         }
-        let x = self.read(node.inputs[0])?;
-        self.push(&node.name, vec![x, mean, var], writes, move |memory, _, out| {
-            let (mean, inv_std, running) = statistics(memory, (norm, mean, var), out);
-            batch_norm_stats(isa, memory.get::<E>(x), norm.epsilon, mean, inv_std, Some(running));
-            Ok(())
-        });
+        let x = self.read::<E>(node.inputs[0])?;
+        self.step(
+            &node.name,
+            (x, running),
+            writes,
+            move |(x, [mean, var]), [batch_mean, inv_std, new_mean, new_var]| {
+                let running = Running { momentum, mean, var, new_mean, new_var };
+                batch_norm_stats(isa, x, epsilon, batch_mean, inv_std, Some(running));
+            },
+        );
         Ok(())
     }
 
     pub(super) fn inv_std(&mut self, node: &Node, epsilon: f32) -> Result<(), ExecuteError> {
-        let var = self.plain(node.inputs[0])?;
-        let y = self.write_plain(node.outputs[0]);
-        self.push(&node.name, vec![var], vec![y], move |memory, _, out| {
-            inv_std(memory.get(var), epsilon, out[0].get());
-            Ok(())
-        });
+        let (var, y) = (self.plain(node.inputs[0])?, self.write_plain(node.outputs[0])?);
+        self.step(&node.name, var, y, move |var, y| inv_std(var, epsilon, y));
         Ok(())
     }
 
@@ -134,22 +115,12 @@ impl Lowering<'_> {
     ) -> Result<(), ExecuteError> {
         self.picture(node, node.inputs[0])?;
         let isa = self.isa;
-        let x = self.read(node.inputs[0])?;
-        let vectors = self.vectors(node, 1)?;
+        let x = self.read::<E>(node.inputs[0])?;
+        let vectors = self.vectors_of(&node.inputs[1..5])?;
         let residual = if residual { Some(self.read(node.inputs[5])?) } else { None };
-        let y = self.write(node.outputs[0]);
-        let reads = [x].into_iter().chain(vectors.buffers()).chain(residual).collect();
-        self.push(&node.name, reads, vec![y], move |memory, _, out| {
-            let residual = residual.map(|r| memory.get::<E>(r));
-            batch_norm_apply(
-                isa,
-                memory.get::<E>(x),
-                &vectors.get(memory),
-                residual,
-                activation,
-                out[0].get(),
-            );
-            Ok(())
+        let y = self.write(node.outputs[0])?;
+        self.step(&node.name, (x, vectors, residual), y, move |(x, norm, residual), y| {
+            batch_norm_apply(isa, x, &norm, residual, activation, y);
         });
         Ok(())
     }
@@ -161,24 +132,14 @@ impl Lowering<'_> {
             return Ok(());
         }
         let isa = self.isa;
-        let (dy, x) = (self.read(node.inputs[0])?, self.read(node.inputs[1])?);
+        let (dy, x) = (self.read::<E>(node.inputs[0])?, self.read(node.inputs[1])?);
         let (mean, inverse) = (self.plain(node.inputs[2])?, self.plain(node.inputs[3])?);
-        let writes = node.outputs.iter().map(|&o| self.write_plain(o)).collect();
-        self.push(&node.name, vec![dy, x, mean, inverse], writes, move |memory, _, out| {
-            let [dgamma, dbeta] = out else { unreachable!("two outputs") };
+        let writes = self.write_all::<f32, 2>(node)?;
+        let reads = (dy, x, mean, inverse);
+        self.step(&node.name, reads, writes, move |(dy, x, mean, inv_std), [dgamma, dbeta]| {
             // The sums use neither weight nor bias.
-            let norm =
-                BatchNorm { mean: memory.get(mean), inv_std: memory.get(inverse), gamma: &[], beta: &[] };
-            batch_norm_reduce(
-                isa,
-                memory.get::<E>(x),
-                memory.get::<E>(dy),
-                &norm,
-                Gate::Open,
-                dgamma.get(),
-                dbeta.get(),
-            );
-            Ok(())
+            let norm = BatchNorm { mean, inv_std, gamma: &[], beta: &[] };
+            batch_norm_reduce(isa, x, dy, &norm, Gate::Open, dgamma, dbeta);
         });
         Ok(())
     }
@@ -187,11 +148,9 @@ impl Lowering<'_> {
     fn reduce_left(&mut self, node: &Node) -> Result<bool, ExecuteError> {
         let Some(sums) = self.lazy.sums.remove(&node.inputs[0]) else { return Ok(false) };
         let inverse = self.plain(node.inputs[3])?;
-        let writes = node.outputs.iter().map(|&o| self.write_plain(o)).collect();
-        self.push(&node.name, vec![sums, inverse], writes, move |memory, _, out| {
-            let [dgamma, dbeta] = out else { unreachable!("two outputs") };
-            batch_norm_reduce_join(memory.get(sums), memory.get(inverse), dgamma.get(), dbeta.get());
-            Ok(())
+        let writes = self.write_all::<f32, 2>(node)?;
+        self.step(&node.name, (sums, inverse), writes, |(sums, inverse), [dgamma, dbeta]| {
+            batch_norm_reduce_join(sums, inverse, dgamma, dbeta);
         });
         Ok(true)
     }
@@ -207,23 +166,11 @@ impl Lowering<'_> {
             return Ok(());
         }
         let isa = self.isa;
-        let (dz, x) = (self.read(node.inputs[0])?, self.read(node.inputs[1])?);
-        let vectors = self.vectors(node, 2)?;
-        let writes = node.outputs.iter().map(|&o| self.write_plain(o)).collect();
-        let reads = [dz, x].into_iter().chain(vectors.buffers()).collect();
-        self.push(&node.name, reads, writes, move |memory, _, out| {
-            let [dgamma, dbeta] = out else { unreachable!("two outputs") };
-            let (norm, gate) = (vectors.get(memory), Gate::Recomputed(activation));
-            batch_norm_reduce(
-                isa,
-                memory.get::<E>(x),
-                memory.get::<E>(dz),
-                &norm,
-                gate,
-                dgamma.get(),
-                dbeta.get(),
-            );
-            Ok(())
+        let (dz, x) = (self.read::<E>(node.inputs[0])?, self.read(node.inputs[1])?);
+        let vectors = self.vectors_of(&node.inputs[2..6])?;
+        let writes = self.write_all::<f32, 2>(node)?;
+        self.step(&node.name, (dz, x, vectors), writes, move |(dz, x, norm), [dgamma, dbeta]| {
+            batch_norm_reduce(isa, x, dz, &norm, Gate::Recomputed(activation), dgamma, dbeta);
         });
         Ok(())
     }
@@ -253,26 +200,19 @@ impl Lowering<'_> {
     ) -> Result<(), ExecuteError> {
         self.picture(node, inputs[1])?;
         let isa = self.isa;
-        let (dz, x) = (self.read(inputs[0])?, self.read(inputs[1])?);
+        let gate = activation.map_or(Gate::Open, Gate::Recomputed);
+        let (dz, x) = (self.read::<E>(inputs[0])?, self.read(inputs[1])?);
         let vectors = self.vectors_of(&inputs[2..6])?;
-        let (dgamma, dbeta) = (self.plain(inputs[6])?, self.plain(inputs[7])?);
-        let dx = self.write(node.outputs[0]);
-        let reads = [dz, x, dgamma, dbeta].into_iter().chain(vectors.buffers()).collect();
-        self.push_over(&node.name, reads, dx, move |memory, _, out| {
-            let gate = activation.map_or(Gate::Open, Gate::Recomputed);
-            let place = memory.place(dz, &mut out[0]);
-            let (norm, dgamma, dbeta) = (vectors.get(memory), memory.get(dgamma), memory.get(dbeta));
-            batch_norm_input_grad(isa, memory.get::<E>(x), place, &norm, gate, dgamma, dbeta);
-            Ok(())
+        let sums = [self.plain(inputs[6])?, self.plain(inputs[7])?];
+        let dx = self.write(node.outputs[0])?;
+        let reads = (Over(dz), x, vectors, sums);
+        self.step(&node.name, reads, dx, move |(dz, x, norm, [dgamma, dbeta]), dx| {
+            batch_norm_input_grad(isa, x, Place::new(dz, dx), &norm, gate, dgamma, dbeta);
         });
         Ok(())
     }
 
-    /// The vectors of a norm, from input `at` of the node on: mean, inv_std, gamma, beta.
-    fn vectors(&mut self, node: &Node, at: usize) -> Result<Vectors, ExecuteError> {
-        self.vectors_of(&node.inputs[at..at + 4])
-    }
-
+    /// The vectors of a norm: mean, inv_std, gamma, beta.
     pub(super) fn vectors_of(&mut self, inputs: &[ValueId]) -> Result<Vectors, ExecuteError> {
         Ok(Vectors {
             mean: self.plain(inputs[0])?,
@@ -286,15 +226,13 @@ impl Lowering<'_> {
     pub(super) fn batch_norm_scale<E: Element>(&mut self, node: &Node) -> Result<(), ExecuteError> {
         self.picture(node, node.inputs[0])?;
         let isa = self.isa;
-        let dy = self.read(node.inputs[0])?;
+        let dy = self.read::<E>(node.inputs[0])?;
         let (inverse, gamma) = (self.plain(node.inputs[1])?, self.plain(node.inputs[2])?);
-        let dx = self.write(node.outputs[0]);
-        self.push_over(&node.name, vec![dy, inverse, gamma], dx, move |memory, _, out| {
+        let dx = self.write(node.outputs[0])?;
+        self.step(&node.name, (Over(dy), inverse, gamma), dx, move |(dy, inv_std, gamma), dx| {
             // An open gate makes it a scale: neither the mean nor the bias matters.
-            let gamma = memory.get(gamma);
-            let norm = BatchNorm { mean: gamma, inv_std: memory.get(inverse), gamma, beta: gamma };
-            scale_input_grad::<E>(isa, &[], memory.place(dy, &mut out[0]), &norm, Gate::Open);
-            Ok(())
+            let norm = BatchNorm { mean: gamma, inv_std, gamma, beta: gamma };
+            scale_input_grad(isa, &[], Place::new(dy, dx), &norm, Gate::Open);
         });
         Ok(())
     }

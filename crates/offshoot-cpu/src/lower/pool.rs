@@ -17,7 +17,7 @@ impl Lowering<'_> {
         [x, y]: [ValueId; 2],
     ) -> Result<PoolShape, ExecuteError> {
         let (&[batch, channels, in_h, in_w], &[_, _, out_h, out_w]) = (self.shape(x), self.shape(y)) else {
-            unreachable!("the shape rule of pooling asks for rank 4")
+            return Err(unsupported(node, "its operands must have rank 4".into()));
         };
         let Pool { kernel, strides, pads, .. } = *pool;
         let shape =
@@ -48,12 +48,8 @@ impl Lowering<'_> {
     ) -> Result<(), ExecuteError> {
         let shape = self.pool_shape(node, attributes, [node.inputs[0], node.outputs[0]])?;
         let isa = self.isa;
-        let x = self.read(node.inputs[0])?;
-        let y = self.write(node.outputs[0]);
-        self.push(&node.name, vec![x], vec![y], move |memory, _, out| {
-            pool::pool(isa, kind, &shape, memory.get::<E>(x), out[0].get());
-            Ok(())
-        });
+        let (x, y) = (self.read::<E>(node.inputs[0])?, self.write(node.outputs[0])?);
+        self.step(&node.name, x, y, move |x, y| pool::pool(isa, kind, &shape, x, y));
         Ok(())
     }
 
@@ -64,11 +60,10 @@ impl Lowering<'_> {
     ) -> Result<(), ExecuteError> {
         let shape = self.pool_shape(node, attributes, [node.inputs[1], node.inputs[0]])?;
         let isa = self.isa;
-        let (dy, x) = (self.read(node.inputs[0])?, self.read(node.inputs[1])?);
-        let dx = self.write(node.outputs[0]);
-        self.push(&node.name, vec![dy, x], vec![dx], move |memory, _, out| {
-            pool_grad(isa, pool::Pool::Max, &shape, memory.get::<E>(x), memory.get::<E>(dy), out[0].get());
-            Ok(())
+        let (dy, x) = (self.read::<E>(node.inputs[0])?, self.read(node.inputs[1])?);
+        let dx = self.write(node.outputs[0])?;
+        self.step(&node.name, (dy, x), dx, move |(dy, x), dx| {
+            pool_grad(isa, pool::Pool::Max, &shape, x, dy, dx);
         });
         Ok(())
     }
@@ -81,36 +76,24 @@ impl Lowering<'_> {
         let shape = self.pool_shape(node, &attributes.pool, [node.outputs[0], node.inputs[0]])?;
         let kind = pool::Pool::Average { count_include_pad: attributes.count_include_pad };
         let isa = self.isa;
-        let dy = self.read(node.inputs[0])?;
-        let dx = self.write(node.outputs[0]);
-        self.push(&node.name, vec![dy], vec![dx], move |memory, _, out| {
-            pool_grad(isa, kind, &shape, &[], memory.get::<E>(dy), out[0].get());
-            Ok(())
-        });
+        let (dy, dx) = (self.read::<E>(node.inputs[0])?, self.write(node.outputs[0])?);
+        self.step(&node.name, dy, dx, move |dy, dx| pool_grad(isa, kind, &shape, &[], dy, dx));
         Ok(())
     }
 
     pub(super) fn global_average_pool<E: Element>(&mut self, node: &Node) -> Result<(), ExecuteError> {
         let [batch, ..] = self.picture(node, node.inputs[0])?;
         let isa = self.isa;
-        let x = self.read(node.inputs[0])?;
-        let y = self.write(node.outputs[0]);
-        self.push(&node.name, vec![x], vec![y], move |memory, _, out| {
-            global_average(isa, batch, memory.get::<E>(x), out[0].get());
-            Ok(())
-        });
+        let (x, y) = (self.read::<E>(node.inputs[0])?, self.write(node.outputs[0])?);
+        self.step(&node.name, x, y, move |x, y| global_average(isa, batch, x, y));
         Ok(())
     }
 
     pub(super) fn global_average_pool_grad<E: Element>(&mut self, node: &Node) -> Result<(), ExecuteError> {
         let [batch, ..] = self.picture(node, node.inputs[0])?;
         let isa = self.isa;
-        let dy = self.read(node.inputs[0])?;
-        let dx = self.write(node.outputs[0]);
-        self.push(&node.name, vec![dy], vec![dx], move |memory, _, out| {
-            global_average_grad(isa, batch, memory.get::<E>(dy), out[0].get());
-            Ok(())
-        });
+        let (dy, dx) = (self.read::<E>(node.inputs[0])?, self.write(node.outputs[0])?);
+        self.step(&node.name, dy, dx, move |dy, dx| global_average_grad(isa, batch, dy, dx));
         Ok(())
     }
 }

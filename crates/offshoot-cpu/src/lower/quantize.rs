@@ -5,7 +5,7 @@ use offshoot_graph::{DType, ExecuteError, Tensor, ValueId};
 use super::Node;
 use super::{Lowering, Order, unsupported};
 use crate::kernels::quantize::{Byte, Integer, Scales, dequantize, quantize, quantize_grad};
-use crate::plan::BufferId;
+use crate::operands::AnyOperand;
 
 impl Lowering<'_> {
     pub(super) fn quantize(&mut self, node: &Node, axis: usize) -> Result<(), ExecuteError> {
@@ -37,13 +37,11 @@ impl Lowering<'_> {
     fn quantize_to<Q: Byte>(&mut self, node: &Node, axis: usize) -> Result<(), ExecuteError> {
         let order = self.held_order(&node.inputs[..1]);
         let x = self.in_order(node.inputs[0], order)?;
-        let (scale, zero_point) = (self.plain(node.inputs[1])?, self.plain(node.inputs[2])?);
+        let (scale, zero_point) = (self.plain(node.inputs[1])?, self.plain::<Q>(node.inputs[2])?);
         let inner = self.inner(node.inputs[0], order, axis);
-        let (isa, y) = (self.isa, self.write_in_order(node.outputs[0], order));
-        self.push(&node.name, vec![x, scale, zero_point], vec![y], move |memory, _, out| {
-            let scales = Scales::<Q>::new(memory.get(scale), memory.get(zero_point), inner);
-            quantize(isa, memory.get(x), scales, out[0].get());
-            Ok(())
+        let (isa, y) = (self.isa, self.write_in_order(node.outputs[0], order)?);
+        self.step(&node.name, (x, scale, zero_point), y, move |(x, scale, zero_point), y| {
+            quantize(isa, x, Scales::new(scale, zero_point, inner), y);
         });
         Ok(())
     }
@@ -55,19 +53,17 @@ impl Lowering<'_> {
         }
         let order = self.held_order(&node.inputs[..1]);
         let x = self.in_order(node.inputs[0], order)?;
-        let (scale, zero_point) = (self.plain(node.inputs[1])?, self.plain(node.inputs[2])?);
+        let (scale, zero_point) = (self.plain(node.inputs[1])?, self.plain::<Q>(node.inputs[2])?);
         let inner = self.inner(node.inputs[0], order, axis);
-        let y = self.write_in_order(node.outputs[0], order);
-        self.push(&node.name, vec![x, scale, zero_point], vec![y], move |memory, _, out| {
-            let scales = Scales::<Q>::new(memory.get(scale), memory.get(zero_point), inner);
-            dequantize(memory.get(x), scales, out[0].get());
-            Ok(())
+        let y = self.write_in_order(node.outputs[0], order)?;
+        self.step(&node.name, (x, scale, zero_point), y, move |(x, scale, zero_point), y| {
+            dequantize(x, Scales::new(scale, zero_point, inner), y);
         });
         Ok(())
     }
 
     /// The floats of a weight that does not change, computed now.
-    fn dequantized<Q: Integer>(&mut self, node: &Node, axis: usize) -> Option<BufferId> {
+    fn dequantized<Q: Integer>(&mut self, node: &Node, axis: usize) -> Option<AnyOperand> {
         let [x, scale, zero_point] = [0, 1, 2].map(|i| self.known(node.inputs[i]));
         let (x, scale, zero_point) = (x?, scale?, zero_point?);
         let mut floats = vec![0.0; x.len()];
@@ -81,13 +77,11 @@ impl Lowering<'_> {
     fn quantize_grad_of<Q: Byte>(&mut self, node: &Node, axis: usize) -> Result<(), ExecuteError> {
         let order = self.held_order(&node.inputs[..2]);
         let (dy, x) = (self.in_order(node.inputs[0], order)?, self.in_order(node.inputs[1], order)?);
-        let (scale, zero_point) = (self.plain(node.inputs[2])?, self.plain(node.inputs[3])?);
+        let (scale, zero_point) = (self.plain(node.inputs[2])?, self.plain::<Q>(node.inputs[3])?);
         let inner = self.inner(node.inputs[1], order, axis);
-        let dx = self.write_in_order(node.outputs[0], order);
-        self.push(&node.name, vec![dy, x, scale, zero_point], vec![dx], move |memory, _, out| {
-            let scales = Scales::<Q>::new(memory.get(scale), memory.get(zero_point), inner);
-            quantize_grad(memory.get(dy), memory.get(x), scales, out[0].get());
-            Ok(())
+        let dx = self.write_in_order(node.outputs[0], order)?;
+        self.step(&node.name, (dy, x, scale, zero_point), dx, move |(dy, x, scale, zero_point), dx| {
+            quantize_grad(dy, x, Scales::new(scale, zero_point, inner), dx);
         });
         Ok(())
     }

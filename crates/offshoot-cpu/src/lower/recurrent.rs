@@ -22,14 +22,9 @@ impl Lowering<'_> {
         let sizes = Sizes { steps, batch, input, hidden };
         let ways = (0..direction.ways()).map(|index| self.way(node, direction, index, sizes));
         let ways = ways.collect::<Result<Vec<Way>, _>>()?;
-        let x = self.plain(node.inputs[0])?;
-        let (y, last) = (self.write_plain(node.outputs[0]), self.write_plain(node.outputs[1]));
+        let (x, outputs) = (self.plain(node.inputs[0])?, self.write_all::<f32, 2>(node)?);
         let (isa, mut work) = (self.isa, Work::default());
-        self.push(&node.name, vec![x], vec![y, last], move |memory, _, out| {
-            let [y, last] = out else { unreachable!("the step has two outputs") };
-            lstm(isa, sizes, memory.get(x), &ways, &mut work, [y.get(), last.get()]);
-            Ok(())
-        });
+        self.step(&node.name, x, outputs, move |x, outputs| lstm(isa, sizes, x, &ways, &mut work, outputs));
         Ok(())
     }
 

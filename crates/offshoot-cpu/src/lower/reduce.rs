@@ -14,11 +14,8 @@ impl Lowering<'_> {
             return self.reduce_to::<f32>(node);
         }
         let along = Along::new(self.shape(node.inputs[0]), axis);
-        let (x, y) = (self.plain(node.inputs[0])?, self.write_plain(node.outputs[0]));
-        self.push(&node.name, vec![x], vec![y], move |memory, _, out| {
-            reduce(op, along, memory.get(x), out[0].get());
-            Ok(())
-        });
+        let (x, y) = (self.plain(node.inputs[0])?, self.write_plain(node.outputs[0])?);
+        self.step(&node.name, x, y, move |x, y| reduce(op, along, x, y));
         Ok(())
     }
 
@@ -28,11 +25,8 @@ impl Lowering<'_> {
         let along = Along::new(self.shape(node.inputs[1]), axis);
         let [dy, x, y] = [0, 1, 2].map(|i| self.plain(node.inputs[i]));
         let (dy, x, y) = (dy?, x?, y?);
-        let dx = self.write_plain(node.outputs[0]);
-        self.push(&node.name, vec![dy, x, y], vec![dx], move |memory, _, out| {
-            reduce_grad(op, along, [dy, x, y].map(|id| memory.get(id)), out[0].get());
-            Ok(())
-        });
+        let dx = self.write_plain(node.outputs[0])?;
+        self.step(&node.name, [dy, x, y], dx, move |operands, dx| reduce_grad(op, along, operands, dx));
         Ok(())
     }
 

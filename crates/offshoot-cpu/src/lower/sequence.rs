@@ -59,11 +59,14 @@ impl Lowering<'_> {
         let rows = self.shape(node.inputs[0])[0];
         let width: usize = self.shape(node.inputs[0])[1..].iter().product();
         let (table, indices) = (self.plain(node.inputs[0])?, self.plain(node.inputs[1])?);
-        let y = self.write_plain(node.outputs[0]);
+        let y = self.write_plain::<f32>(node.outputs[0])?;
         let name = node.name.clone();
-        self.push(&node.name, vec![table, indices], vec![y], move |memory, _, out| {
-            copy_rows::<f32>(memory.get(table), width, memory.get(indices), out[0].get())
-                .map_err(|index| ExecuteError::Index { node: name.clone(), index, rows })
+        self.fallible_step(&node.name, (table, indices), y, move |(table, indices), y| {
+            copy_rows(table, width, indices, y).map_err(|index| ExecuteError::Index {
+                node: name.clone(),
+                index,
+                rows,
+            })
         });
         Ok(())
     }
@@ -82,13 +85,8 @@ impl Lowering<'_> {
         node: &Node,
         f: impl Fn(i64) -> f32 + Send + 'static,
     ) -> Result<(), ExecuteError> {
-        let (x, y) = (self.plain(node.inputs[0])?, self.write_plain(node.outputs[0]));
-        self.push(&node.name, vec![x], vec![y], move |memory, _, out| {
-            for (y, &x) in out[0].get::<f32>().iter_mut().zip(memory.get::<i64>(x)) {
-                *y = f(x);
-            }
-            Ok(())
-        });
+        let (x, y) = (self.plain::<i64>(node.inputs[0])?, self.write_plain(node.outputs[0])?);
+        self.step(&node.name, x, y, move |x, y| y.iter_mut().zip(x).for_each(|(y, &x)| *y = f(x)));
         Ok(())
     }
 
@@ -97,11 +95,14 @@ impl Lowering<'_> {
         let rows = self.shape(node.outputs[0])[0];
         let width: usize = self.shape(node.outputs[0])[1..].iter().product();
         let (dy, indices) = (self.plain(node.inputs[0])?, self.plain(node.inputs[1])?);
-        let dx = self.write_plain(node.outputs[0]);
+        let dx = self.write_plain(node.outputs[0])?;
         let name = node.name.clone();
-        self.push(&node.name, vec![dy, indices], vec![dx], move |memory, _, out| {
-            add_rows(memory.get(dy), width, memory.get(indices), out[0].get())
-                .map_err(|index| ExecuteError::Index { node: name.clone(), index, rows })
+        self.fallible_step(&node.name, (dy, indices), dx, move |(dy, indices), dx| {
+            add_rows(dy, width, indices, dx).map_err(|index| ExecuteError::Index {
+                node: name.clone(),
+                index,
+                rows,
+            })
         });
         Ok(())
     }
@@ -111,11 +112,9 @@ impl Lowering<'_> {
         let shapes = [0, 1, 2].map(|i| self.shape(node.inputs[i]).to_vec());
         let [condition, a, b] = [0, 1, 2].map(|i| self.plain(node.inputs[i]));
         let (condition, a, b) = (condition?, a?, b?);
-        let y = self.write_plain(node.outputs[0]);
-        self.push(&node.name, vec![condition, a, b], vec![y], move |memory, _, out| {
-            let operands = [condition, a, b].map(|id| memory.get::<f32>(id));
-            select(operands, [0, 1, 2].map(|i| &shapes[i][..]), &shape, out[0].get());
-            Ok(())
+        let y = self.write_plain(node.outputs[0])?;
+        self.step(&node.name, [condition, a, b], y, move |operands, y| {
+            select(operands, [0, 1, 2].map(|i| &shapes[i][..]), &shape, y);
         });
         Ok(())
     }

@@ -15,23 +15,20 @@ impl Lowering<'_> {
         let (x, y) = (node.inputs[0], node.outputs[0]);
         match *perm {
             [0, 2, 3, 1] => {
-                let id = self.in_order(x, Order::ChannelsLast)?;
-                self.alias(y, Order::Graph, id);
+                let x = self.in_order::<E>(x, Order::ChannelsLast)?;
+                self.alias(y, Order::Graph, x);
                 return Ok(());
             }
             [0, 3, 1, 2] => {
-                let id = self.plain(x)?;
-                self.alias(y, Order::ChannelsLast, id);
+                let x = self.plain::<E>(x)?;
+                self.alias(y, Order::ChannelsLast, x);
                 return Ok(());
             }
             _ => {}
         }
         let (shape, perm) = (self.shape(x).to_vec(), perm.to_vec());
-        let (x, y) = (self.plain(x)?, self.write_plain(y));
-        self.push(&node.name, vec![x], vec![y], move |memory, _, out| {
-            permute(memory.get::<E>(x), &shape, &perm, out[0].get());
-            Ok(())
-        });
+        let (x, y) = (self.plain::<E>(x)?, self.write_plain(y)?);
+        self.step(&node.name, x, y, move |x, y| permute(x, &shape, &perm, y));
         Ok(())
     }
 
@@ -50,19 +47,19 @@ impl Lowering<'_> {
     }
 
     pub(super) fn concat<E: Stored>(&mut self, node: &Node, axis: usize) -> Result<(), ExecuteError> {
-        let (mut parts, mut start) = (Vec::new(), 0);
+        let (mut parts, mut columns, mut start) = (Vec::new(), Vec::new(), 0);
         for &input in &node.inputs {
             let size = self.shape(input)[axis];
+            parts.push(self.read::<E>(input)?);
             let from = self.columns(input, axis, 0, size);
-            parts.push((self.read(input)?, from, self.columns(node.outputs[0], axis, start, size)));
+            columns.push((from, self.columns(node.outputs[0], axis, start, size)));
             start += size;
         }
-        let y = self.write(node.outputs[0]);
-        self.push(&node.name, parts.iter().map(|p| p.0).collect(), vec![y], move |memory, _, out| {
-            for &(x, from, to) in &parts {
-                copy_columns(memory.get::<E>(x), from, out[0].get(), to);
+        let y = self.write(node.outputs[0])?;
+        self.step(&node.name, parts, y, move |parts, y| {
+            for (part, &(from, to)) in parts.into_iter().zip(&columns) {
+                copy_columns(part, from, y, to);
             }
-            Ok(())
         });
         Ok(())
     }
@@ -76,12 +73,8 @@ impl Lowering<'_> {
         let size = self.shape(node.outputs[0])[axis];
         let from = self.columns(node.inputs[0], axis, start, size);
         let to = self.columns(node.outputs[0], axis, 0, size);
-        let x = self.read(node.inputs[0])?;
-        let y = self.write(node.outputs[0]);
-        self.push(&node.name, vec![x], vec![y], move |memory, _, out| {
-            copy_columns(memory.get::<E>(x), from, out[0].get(), to);
-            Ok(())
-        });
+        let (x, y) = (self.read::<E>(node.inputs[0])?, self.write(node.outputs[0])?);
+        self.step(&node.name, x, y, move |x, y| copy_columns(x, from, y, to));
         Ok(())
     }
 
@@ -94,36 +87,27 @@ impl Lowering<'_> {
         let size = self.shape(node.inputs[0])[axis];
         let from = self.columns(node.inputs[0], axis, 0, size);
         let to = self.columns(node.outputs[0], axis, start, size);
-        let dy = self.read(node.inputs[0])?;
-        let dx = self.write(node.outputs[0]);
-        self.push(&node.name, vec![dy], vec![dx], move |memory, _, out| {
-            let dx = out[0].get::<E>();
+        let (dy, dx) = (self.read::<E>(node.inputs[0])?, self.write::<E>(node.outputs[0])?);
+        self.step(&node.name, dy, dx, move |dy, dx| {
             dx.fill(E::from_f32(0.0));
-            copy_columns(memory.get::<E>(dy), from, dx, to);
-            Ok(())
+            copy_columns(dy, from, dx, to);
         });
         Ok(())
     }
 
     pub(super) fn expand<E: Stored>(&mut self, node: &Node) -> Result<(), ExecuteError> {
         let (from, to) = (self.shape(node.inputs[0]).to_vec(), self.shape(node.outputs[0]).to_vec());
-        let (x, y) = (self.plain(node.inputs[0])?, self.write_plain(node.outputs[0]));
-        self.push(&node.name, vec![x], vec![y], move |memory, _, out| {
-            broadcast(memory.get::<E>(x), &from, &to, out[0].get());
-            Ok(())
-        });
+        let (x, y) = (self.plain::<E>(node.inputs[0])?, self.write_plain(node.outputs[0])?);
+        self.step(&node.name, x, y, move |x, y| broadcast(x, &from, &to, y));
         Ok(())
     }
 
     pub(super) fn layer_norm(&mut self, node: &Node, norm: LayerNormalization) -> Result<(), ExecuteError> {
         let isa = self.isa;
         let [x, weight, bias] = [0, 1, 2].map(|i| self.plain(node.inputs[i]));
-        let (x, weight, bias) = (x?, weight?, bias?);
-        let y = self.write_plain(node.outputs[0]);
-        self.push(&node.name, vec![x, weight, bias], vec![y], move |memory, _, out| {
-            let (weight, bias) = (memory.get(weight), memory.get(bias));
-            layer_norm(isa, memory.get(x), weight, bias, norm.epsilon, out[0].get());
-            Ok(())
+        let (reads, y) = ([x?, weight?, bias?], self.write_plain(node.outputs[0])?);
+        self.step(&node.name, reads, y, move |[x, weight, bias], y| {
+            layer_norm(isa, x, weight, bias, norm.epsilon, y);
         });
         Ok(())
     }
@@ -136,13 +120,9 @@ impl Lowering<'_> {
     ) -> Result<(), ExecuteError> {
         let isa = self.isa;
         let (dy, x) = (self.plain(node.inputs[0])?, self.plain(node.inputs[1])?);
-        let writes = node.outputs.iter().map(|&v| self.write_plain(v)).collect();
-        self.push(&node.name, vec![dy, x], writes, move |memory, _, out| {
-            if let [dweight, dbias] = out {
-                let (dy, x) = (memory.get(dy), memory.get(x));
-                layer_norm_reduce(isa, dy, x, norm.epsilon, dweight.get(), dbias.get());
-            }
-            Ok(())
+        let writes = self.write_all::<f32, 2>(node)?;
+        self.step(&node.name, (dy, x), writes, move |(dy, x), [dweight, dbias]| {
+            layer_norm_reduce(isa, dy, x, norm.epsilon, dweight, dbias);
         });
         Ok(())
     }
@@ -155,12 +135,9 @@ impl Lowering<'_> {
     ) -> Result<(), ExecuteError> {
         let isa = self.isa;
         let [dy, x, weight] = [0, 1, 2].map(|i| self.plain(node.inputs[i]));
-        let (dy, x, weight) = (dy?, x?, weight?);
-        let dx = self.write_plain(node.outputs[0]);
-        self.push(&node.name, vec![dy, x, weight], vec![dx], move |memory, _, out| {
-            let (dy, x, weight) = (memory.get(dy), memory.get(x), memory.get(weight));
-            layer_norm_input_grad(isa, dy, x, weight, norm.epsilon, out[0].get());
-            Ok(())
+        let (reads, dx) = ([dy?, x?, weight?], self.write_plain(node.outputs[0])?);
+        self.step(&node.name, reads, dx, move |[dy, x, weight], dx| {
+            layer_norm_input_grad(isa, dy, x, weight, norm.epsilon, dx);
         });
         Ok(())
     }

@@ -9,7 +9,6 @@ use super::{Lowering, Node, unsupported};
 use crate::commit::{Commit, Read, Rule};
 use crate::kernels::update::square_sum;
 use crate::optimize::CpuOp;
-use crate::plan::BufferId;
 
 impl Lowering<'_> {
     /// What only gradients are measured by; the rules themselves run when all steps have ([`Lowering::commits`]).
@@ -22,27 +21,21 @@ impl Lowering<'_> {
     }
 
     fn square_sums(&mut self, node: &Node) -> Result<(), ExecuteError> {
-        let gradients = node.inputs.iter().map(|&x| self.plain(x)).collect::<Result<Vec<BufferId>, _>>()?;
-        let sums = self.write_plain(node.outputs[0]);
-        self.push(&node.name, gradients.clone(), vec![sums], move |memory, _, out| {
-            for (sum, &gradient) in out[0].get::<f64>().iter_mut().zip(&gradients) {
-                *sum = square_sum(memory.get(gradient));
-            }
-            Ok(())
+        let gradients = node.inputs.iter().map(|&x| self.plain::<f32>(x)).collect::<Result<Vec<_>, _>>()?;
+        let sums = self.write_plain::<f64>(node.outputs[0])?;
+        self.step(&node.name, gradients, sums, move |gradients, sums| {
+            sums.iter_mut().zip(gradients).for_each(|(sum, gradient)| *sum = square_sum(gradient));
         });
         Ok(())
     }
 
     fn clip_gradients(&mut self, node: &Node, clip: GradientClip) -> Result<(), ExecuteError> {
-        let (sums, unscale) = (self.plain(node.inputs[0])?, self.plain(node.inputs[1])?);
-        let loss = node.inputs.get(2).map(|&loss| self.plain(loss)).transpose()?;
-        let change = self.write_plain(node.outputs[0]);
-        let reads = [sums, unscale].into_iter().chain(loss).collect();
-        self.push(&node.name, reads, vec![change], move |memory, _, out| {
-            let loss = loss.map_or(0.0, |loss| memory.get::<f32>(loss)[0]);
-            let unscale = memory.get::<f32>(unscale)[0];
-            out[0].get().copy_from_slice(&clip.change(memory.get(sums), unscale, loss));
-            Ok(())
+        let (sums, unscale) = (self.plain(node.inputs[0])?, self.plain::<f32>(node.inputs[1])?);
+        let loss = node.inputs.get(2).map(|&loss| self.plain::<f32>(loss)).transpose()?;
+        let change = self.write_plain::<f32>(node.outputs[0])?;
+        self.step(&node.name, (sums, unscale, loss), change, move |(sums, unscale, loss), change| {
+            let loss = loss.map_or(0.0, |loss| loss[0]);
+            change.copy_from_slice(&clip.change(sums, unscale[0], loss));
         });
         Ok(())
     }
@@ -57,7 +50,8 @@ impl Lowering<'_> {
         for &(parameter, value) in self.graph.results() {
             if !self.is_update(value) {
                 let name = self.graph.value(parameter).name.clone();
-                let reads = vec![Read::Buffer(self.plain(value)?)];
+                self.plain::<f32>(parameter)?;
+                let reads = vec![self.plain::<f32>(value)?.into()];
                 commits.push(Commit { name, rule: Rule::Assign, targets: vec![places[&parameter]], reads });
             }
         }
@@ -72,11 +66,14 @@ impl Lowering<'_> {
             let Some(targets) = targets.collect::<Option<Vec<usize>>>() else {
                 return Err(unsupported(node, "its results must take the place of what it reads".into()));
             };
+            for &kept in &node.inputs[..op.kept()] {
+                self.plain::<f32>(kept)?;
+            }
             let mut reads = Vec::new();
             for input in &node.inputs[op.kept()..] {
                 reads.push(match results.get(input).filter(|_| self.is_update(*input)) {
                     Some(&place) => Read::Parameter(place),
-                    None => Read::Buffer(self.plain(*input)?),
+                    None => self.plain::<f32>(*input)?.into(),
                 });
             }
             let name = self.graph.value(node.inputs[0]).name.clone();

@@ -3,6 +3,7 @@
 //! Inputs are small multiples of a power of two, and piecewise linear operators get distinct ones, so that the step
 //! crosses no kink and what is exact in f32 stays exact. The loss is summed in f64.
 
+use offshoot_conformance::golden::add_operator;
 use offshoot_cpu::{CpuExecutor, CpuOptions, Isa};
 use offshoot_graph::op::{AveragePool, Binary, Clip, Conv, CrossEntropy, Gemm, Pool, TrainOp, Unary};
 use offshoot_graph::passes::differentiate;
@@ -13,7 +14,7 @@ use offshoot_graph::{
 use proptest::prelude::*;
 use serde_json::json;
 
-use crate::golden::{self, add_operator};
+use crate::support::run;
 
 /// How the function behaves along one coordinate.
 #[derive(Clone, Copy)]
@@ -370,23 +371,23 @@ fn dropout_keeps_the_right_part_and_depends_on_key_and_layer_only() {
         graph.add_output("y", y);
         graph
     };
-    let run = |layer, keys: &[i64]| {
+    let masked = |layer, keys: &[i64]| {
         let x = Tensor::full([keys.len(), c], 2.0);
         let keys = Tensor::i64([keys.len()], keys.to_vec());
         let inputs = [("x", &x), ("keys", &keys)];
-        let y = golden::run(&executor(Isa::best()), &build(layer), &inputs, &Weights::new());
+        let y = run(&executor(Isa::best()), &build(layer), &inputs, &Weights::new());
         y["y"].as_f32().unwrap().to_vec()
     };
     let keys: Vec<i64> = (0..n).map(|i| i * i - 7).collect();
-    let y = run(3, &keys);
+    let y = masked(3, &keys);
     let kept = y.iter().filter(|&&v| v != 0.0).count() as f64;
     assert!(y.iter().all(|&v| v == 0.0 || (v - 2.0 / 0.7).abs() < 1e-6));
     // Five standard deviations of a binomial count.
     let all = n as f64 * c as f64;
     assert!((kept - 0.7 * all).abs() < 5.0 * (0.7 * 0.3 * all).sqrt(), "{kept} of {all}");
     // Another batch, another place: the same mask. Another layer or key: another.
-    assert_eq!(run(3, &[keys[5], keys[2]]), [&y[5 * c..6 * c], &y[2 * c..3 * c]].concat());
-    assert_ne!(run(4, &keys[..1]), y[..c]);
+    assert_eq!(masked(3, &[keys[5], keys[2]]), [&y[5 * c..6 * c], &y[2 * c..3 * c]].concat());
+    assert_ne!(masked(4, &keys[..1]), y[..c]);
     assert_ne!(y[..c], y[c..2 * c]);
     // Neighboring elements are not tied: pairs are kept together as often as independence says.
     let pairs = y.chunks_exact(2).filter(|p| p[0] != 0.0 && p[1] != 0.0).count() as f64;

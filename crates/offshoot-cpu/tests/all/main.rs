@@ -3,17 +3,16 @@
 #![allow(clippy::unwrap_used)] // helpers of tests, too
 
 mod blocks;
+mod conformance;
 mod conv;
 mod gemm;
-mod golden;
-mod golden_ops;
 mod gradients;
 mod half;
 mod norm_reads;
 mod passes_networks;
 mod quantize;
-mod random_graph;
 mod random_graphs;
 mod sizes;
-mod soft_loss;
+mod support;
+mod types;
 mod winograd;

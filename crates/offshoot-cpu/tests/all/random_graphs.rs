@@ -1,17 +1,17 @@
 //! Random graphs: no pass and no plan may panic on one, and neither fusing nor a training step changes the answer that the
 //! operators give one by one.
 
+use offshoot_conformance::random_graph::{self, Made, Maker, Outputs};
 use offshoot_cpu::Isa;
-use offshoot_graph::op::Conv;
 use offshoot_graph::passes::{
     LOSS, LossOptions, autocast, dynamic_int8, expose, fold_batch_norm, freeze, gradient_output,
     recognize_gelu, training_graph,
 };
 use offshoot_graph::random::{Purpose, Random};
-use offshoot_graph::{DType, Graph, Op, ValueId};
+use offshoot_graph::{DType, Graph, ValueId};
 use proptest::prelude::*;
 
-use crate::random_graph::{self, Made, Maker, Outputs};
+use crate::support::{executor, unoptimized};
 
 /// What the operators give one by one: every value is an output, so that none is computed on the way to another.
 fn one_by_one(made: &Made) -> Option<Outputs> {
@@ -19,7 +19,7 @@ fn one_by_one(made: &Made) -> Option<Outputs> {
     for &value in &made.shown {
         graph.add_output(&format!("shown.{}", graph.value(value).name), value);
     }
-    made.run(&graph, &made.weights, Isa::best()).ok()
+    made.run(&executor(Isa::best()), &graph, &made.weights).ok()
 }
 
 fn frozen(made: &Made) -> Graph {
@@ -53,8 +53,8 @@ fn answers(made: &Made) -> Result<(), TestCaseError> {
     for what in ["as read", "folded and optimized"] {
         for isa in [Isa::available()[0], Isa::best()] {
             let found = match what {
-                "as read" => made.run_unoptimized(&frozen, &made.weights, isa),
-                _ => made.run(&folded.0, &folded.1, isa),
+                "as read" => made.run(&unoptimized(isa), &frozen, &made.weights),
+                _ => made.run(&executor(isa), &folded.0, &folded.1),
             };
             prop_assert!(found.is_ok(), "{} on {}: {:?}", what, isa, found);
             if !made.has_bytes() {
@@ -62,10 +62,10 @@ fn answers(made: &Made) -> Result<(), TestCaseError> {
             }
         }
     }
-    let found = made.run(&recognize_gelu(&frozen).unwrap(), &made.weights, Isa::best());
+    let found = made.run(&executor(Isa::best()), &recognize_gelu(&frozen).unwrap(), &made.weights);
     prop_assert!(found.is_ok(), "bytes: {:?}", found);
     let (graph, weights) = dynamic_int8(&frozen, &made.weights).unwrap();
-    let found = made.run(&graph, &weights, Isa::best());
+    let found = made.run(&executor(Isa::best()), &graph, &weights);
     prop_assert!(found.is_ok(), "dynamic int8: {:?}", found);
     let all: Vec<ValueId> = made.shown.clone();
     prop_assert!(expose(&made.graph, &all).is_ok());
@@ -76,8 +76,8 @@ fn answers(made: &Made) -> Result<(), TestCaseError> {
 fn training(made: &Made) -> Result<(), TestCaseError> {
     let Some((graph, weights)) = made.classifier() else { return Ok(()) };
     let Ok(step) = training_graph(&graph, LossOptions::default()) else { return Ok(()) };
-    let plain = made.run_unoptimized(&step.graph, &weights, Isa::best());
-    let found = made.run(&step.graph, &weights, Isa::best());
+    let plain = made.run(&unoptimized(Isa::best()), &step.graph, &weights);
+    let found = made.run(&executor(Isa::best()), &step.graph, &weights);
     prop_assert_eq!(plain.is_ok(), found.is_ok(), "{:?}, {:?}", plain.err(), found.err());
     if let (Ok(plain), Ok(found)) = (&plain, &found)
         && !made.has_bytes()
@@ -96,7 +96,7 @@ fn training(made: &Made) -> Result<(), TestCaseError> {
             continue;
         };
         // An operator without kernels for half types is an error; a panic fails the test.
-        drop(made.run(&step.graph, &weights, Isa::best()));
+        drop(made.run(&executor(Isa::best()), &step.graph, &weights));
     }
     Ok(())
 }
@@ -116,24 +116,6 @@ proptest! {
 }
 
 #[test]
-fn depthwise_convolutions_of_any_window_train_between_norms() {
-    for kernel in 1..=9 {
-        for stride in 1..=3 {
-            let mut maker = Maker::new(&[1, 1, 4, 4]);
-            let x = maker.values[0];
-            maker.norm(x);
-            let conv = Conv { strides: [stride; 2], pads: [kernel / 2; 4], group: 3, ..Conv::default() };
-            let inputs = [maker.values[1], maker.weight(&[3, 1, kernel, kernel])];
-            let y = maker.add(Op::Conv(conv), &inputs).unwrap();
-            maker.norm(y);
-            let made = maker.finish();
-            answers(&made).unwrap();
-            training(&made).unwrap();
-        }
-    }
-}
-
-#[test]
 fn enough_random_graphs_run_and_train() {
     let mut random = Random::new(3, 0, 0, Purpose::Init);
     let (mut run, mut trained) = (0, 0);
@@ -143,7 +125,7 @@ fn enough_random_graphs_run_and_train() {
         run += usize::from(one_by_one(&made).is_some());
         let step = made.classifier().and_then(|(graph, weights)| {
             let step = training_graph(&graph, LossOptions::default()).ok()?;
-            made.run(&step.graph, &weights, Isa::best()).ok()
+            made.run(&executor(Isa::best()), &step.graph, &weights).ok()
         });
         trained += usize::from(step.is_some());
     }

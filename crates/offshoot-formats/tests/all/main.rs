@@ -21,6 +21,3 @@ mod torchscript;
 mod torchscript_hostile;
 mod weights;
 mod weights_hostile;
-
-#[path = "../../../offshoot-cpu/tests/all/random_graph.rs"]
-mod random_graph;

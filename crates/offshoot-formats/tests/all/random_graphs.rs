@@ -2,8 +2,10 @@
 //! read again gives the same answer.
 
 use std::io::Cursor;
+use std::num::NonZeroUsize;
 
-use offshoot_cpu::Isa;
+use offshoot_conformance::random_graph::{self, Made, Maker, Outputs};
+use offshoot_cpu::{CpuExecutor, CpuOptions};
 use offshoot_formats::{coreml, onnx, torchscript};
 use offshoot_graph::Model;
 use offshoot_graph::model::OUTPUT;
@@ -11,7 +13,9 @@ use offshoot_graph::passes::{prune, remove_training_leftovers};
 use offshoot_graph::random::{Purpose, Random};
 use proptest::prelude::*;
 
-use crate::random_graph::{Made, Maker, Outputs};
+fn executor() -> CpuExecutor {
+    CpuExecutor::new(CpuOptions { threads: NonZeroUsize::new(2), ..CpuOptions::default() }).unwrap()
+}
 
 fn model(made: &Made) -> Option<Model> {
     let (graph, weights) = made.classifier()?;
@@ -30,7 +34,7 @@ fn output(found: &Outputs) -> &[f32] {
 
 /// Whether a graph that was read runs and answers as the one that was written.
 fn same(made: &Made, wanted: &[f32], read: &Model, what: &str) -> Result<(), TestCaseError> {
-    let found = made.run(&read.graph, &read.weights, Isa::best());
+    let found = made.run(&executor(), &read.graph, &read.weights);
     prop_assert!(found.is_ok(), "{}: {:?}", what, found);
     let found = found.unwrap();
     let found = output(&found);
@@ -49,7 +53,7 @@ fn same(made: &Made, wanted: &[f32], read: &Model, what: &str) -> Result<(), Tes
 fn check(choices: &[u16]) -> Result<usize, TestCaseError> {
     let made = Maker::new(choices).finish();
     let Some(model) = model(&made) else { return Ok(0) };
-    let Ok(wanted) = made.run(&model.graph, &model.weights, Isa::best()) else { return Ok(0) };
+    let Ok(wanted) = made.run(&executor(), &model.graph, &model.weights) else { return Ok(0) };
     // A rounding to bytes that falls the other way is no fault of a format.
     let compare = !made.has_bytes();
     let mut read = 0;
@@ -84,6 +88,6 @@ proptest! {
 #[test]
 fn enough_random_graphs_are_written_and_read() {
     let mut random = Random::new(3, 0, 0, Purpose::Init);
-    let read: usize = (0..100).map(|_| check(&crate::random_graph::choices(&mut random, 110)).unwrap()).sum();
+    let read: usize = (0..100).map(|_| check(&random_graph::choices(&mut random, 110)).unwrap()).sum();
     assert!(read >= 15, "{read} of 200");
 }

@@ -1,10 +1,7 @@
 //! Random graphs that pass the shape rules, which is what a reader of files gives. Tests of several crates take them from here.
-#![allow(dead_code)] // each test binary uses a part
 
-use std::num::NonZeroUsize;
 use std::slice;
 
-use offshoot_cpu::{CpuExecutor, CpuOptions, Isa};
 use offshoot_graph::model::{BATCH, INPUT, OUTPUT};
 use offshoot_graph::op::{
     AveragePool, BatchNormalization, Binary, Clip, Conv, Gemm, LayerNormalization, MatMul, Pool, Reduce,
@@ -18,16 +15,19 @@ use offshoot_graph::{
 };
 
 /// Makes a graph of a list of choices, so that a shorter list is a smaller graph.
-pub(crate) struct Maker<'a> {
+#[derive(Debug)]
+pub struct Maker<'a> {
     choices: std::slice::Iter<'a, u16>,
     graph: Graph,
     weights: Weights,
-    pub(crate) values: Vec<ValueId>,
+    /// All values so far, the input first.
+    pub values: Vec<ValueId>,
     random: Random,
 }
 
 impl<'a> Maker<'a> {
-    pub(crate) fn new(choices: &'a [u16]) -> Maker<'a> {
+    /// The graph of `choices`.
+    pub fn new(choices: &'a [u16]) -> Maker<'a> {
         let mut maker = Maker {
             choices: choices.iter(),
             graph: Graph::new("random"),
@@ -85,12 +85,13 @@ impl<'a> Maker<'a> {
         self.graph.add_parameter(&name, shape, role)
     }
 
-    pub(crate) fn weight(&mut self, shape: &[usize]) -> ValueId {
+    /// A trainable parameter of random numbers.
+    pub fn weight(&mut self, shape: &[usize]) -> ValueId {
         self.parameter(shape, Role::Weight, false)
     }
 
     /// Adds a node, if its inputs fit and it makes no more than 30,000 elements of a batch of 3.
-    pub(crate) fn add(&mut self, op: Op, inputs: &[ValueId]) -> Option<ValueId> {
+    pub fn add(&mut self, op: Op, inputs: &[ValueId]) -> Option<ValueId> {
         let name = format!("n{}", self.graph.nodes().len());
         let mut graph = self.graph.clone();
         let outputs = graph.add_node(&name, op, inputs).ok()?;
@@ -241,7 +242,8 @@ impl<'a> Maker<'a> {
         }
     }
 
-    pub(crate) fn norm(&mut self, x: ValueId) {
+    /// A batch norm of `x`, with an activation as it happens.
+    pub fn norm(&mut self, x: ValueId) {
         let channels = [self.size(x, 1)];
         let inputs = [
             x,
@@ -389,7 +391,7 @@ impl<'a> Maker<'a> {
     }
 
     /// The graph with the last value, and some others, as outputs.
-    pub(crate) fn finish(mut self) -> Made {
+    pub fn finish(mut self) -> Made {
         let bare = self.graph.clone();
         let floats: Vec<ValueId> =
             self.values.iter().copied().filter(|&v| self.graph.value(v).dtype == DType::F32).collect();
@@ -402,25 +404,30 @@ impl<'a> Maker<'a> {
     }
 }
 
-pub(crate) struct Made {
-    pub(crate) graph: Graph,
+/// A random graph.
+#[derive(Debug)]
+pub struct Made {
+    /// The graph.
+    pub graph: Graph,
     /// The graph without outputs.
     bare: Graph,
-    pub(crate) weights: Weights,
+    /// Its parameters.
+    pub weights: Weights,
     /// The values that are floats.
-    pub(crate) shown: Vec<ValueId>,
+    pub shown: Vec<ValueId>,
 }
 
 /// Choices for a graph, drawn from `random`.
-pub(crate) fn choices(random: &mut Random, most: usize) -> Vec<u16> {
+pub fn choices(random: &mut Random, most: usize) -> Vec<u16> {
     (0..6 + random.below(most)).map(|_| random.below(1 << 16) as u16).collect()
 }
 
 /// The outputs of a run by name.
-pub(crate) type Outputs = Vec<(String, Vec<f32>)>;
+pub type Outputs = Vec<(String, Vec<f32>)>;
 
 impl Made {
-    pub(crate) fn picture(&self) -> Tensor {
+    /// What it runs on.
+    pub fn picture(&self) -> Tensor {
         let x = self.graph.value(self.graph.inputs()[0]);
         let shape: Vec<usize> = x.shape.0.iter().map(|d| d.fixed().unwrap_or(3)).collect();
         let mut random = Random::new(7, 0, 0, Purpose::Init);
@@ -428,51 +435,34 @@ impl Made {
         Tensor::f32(shape, (0..len).map(|_| random.normal()).collect())
     }
 
-    /// Runs `graph`, which reads what this one does, on the path `isa`.
-    pub(crate) fn run(&self, graph: &Graph, weights: &Weights, isa: Isa) -> Result<Outputs, ExecuteError> {
-        self.run_with(graph, weights, CpuOptions { isa: Some(isa), ..CpuOptions::default() })
-    }
-
-    /// As [`Made::run`], node by node.
-    pub(crate) fn run_unoptimized(
+    /// Runs `graph`, which reads what this one does.
+    ///
+    /// # Errors
+    /// Those of the executor.
+    pub fn run(
         &self,
+        executor: &dyn Executor,
         graph: &Graph,
         weights: &Weights,
-        isa: Isa,
     ) -> Result<Outputs, ExecuteError> {
-        self.run_with(
-            graph,
-            weights,
-            CpuOptions { isa: Some(isa), unoptimized: true, ..CpuOptions::default() },
-        )
-    }
-
-    fn run_with(
-        &self,
-        graph: &Graph,
-        weights: &Weights,
-        options: CpuOptions,
-    ) -> Result<Outputs, ExecuteError> {
-        let options = CpuOptions { threads: NonZeroUsize::new(2), ..options };
-        let executor = CpuExecutor::new(options).unwrap();
         let x = self.picture();
         let labels = Tensor::i64([x.shape()[0]], vec![0; x.shape()[0]]);
         let mut session = executor.prepare(graph, weights)?;
         let given = [(INPUT, &x), (LABELS, &labels)];
-        let wanted = &given[..graph.inputs().len()];
-        session.run(wanted)?;
+        session.run(&given[..graph.inputs().len()])?;
         let output = |(name, _): &(String, ValueId)| {
             (name.clone(), session.read(name).and_then(Tensor::into_f32).unwrap_or_default())
         };
         Ok(graph.outputs().iter().map(output).collect())
     }
 
-    pub(crate) fn has_bytes(&self) -> bool {
+    /// Whether floats are quantized in it.
+    pub fn has_bytes(&self) -> bool {
         self.graph.nodes().iter().any(|n| matches!(n.op, Op::QuantizeLinear { .. }))
     }
 
     /// A classifier that ends with this graph's last value, if that can be one.
-    pub(crate) fn classifier(&self) -> Option<(Graph, Weights)> {
+    pub fn classifier(&self) -> Option<(Graph, Weights)> {
         let mut graph = self.bare.clone();
         let x = *self.shown.last()?;
         let pooled = match graph.value(x).shape.rank() {
@@ -496,7 +486,7 @@ impl Made {
     }
 
     /// What goes with a classifier of the three classes that [`Made::classifier`] has.
-    pub(crate) fn metadata(&self) -> Metadata {
+    pub fn metadata(&self) -> Metadata {
         let preprocessing = Preprocessing { size: self.picture().shape()[2], ..Preprocessing::default() };
         let classes = ["a", "b", "c"].map(String::from).to_vec();
         Metadata { architecture: None, head: None, classes, preprocessing }

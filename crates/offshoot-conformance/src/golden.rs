@@ -1,29 +1,33 @@
-//! Golden cases made by `scripts/golden/ops.py`, and what the tests that run them share.
+//! Golden files, made by the scripts in `scripts/golden`.
 
-use std::collections::{BTreeMap, HashMap};
-use std::num::NonZeroUsize;
+use std::collections::HashMap;
 use std::path::Path;
 
 use half::f16;
-use offshoot_cpu::{CpuExecutor, CpuOptions, Isa};
 use offshoot_graph::op::{
     AveragePool, BatchNormalization, Binary, Composite, Conv, Coordinates, CrossEntropy, Direction, Gemm,
     LayerNormalization, MatMul, PadMode, Pool, Reduce, Resampling, SequenceOp, TrainOp, Unary,
 };
-use offshoot_graph::{Data, Executor, Graph, GraphError, Op, Shape, Tensor, ValueId, Weights};
+use offshoot_graph::{Data, Graph, GraphError, Op, Shape, Tensor, ValueId, Weights};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
 /// A golden file: its cases, and its tensors, half floats as f32.
-pub(crate) struct Golden {
-    pub(crate) cases: Vec<Value>,
-    pub(crate) tensors: HashMap<String, Tensor>,
+#[derive(Debug)]
+pub struct Golden {
+    /// The cases.
+    pub cases: Vec<Value>,
+    /// Their tensors by name.
+    pub tensors: HashMap<String, Tensor>,
 }
 
 impl Golden {
     /// Reads `stem`.json and `stem`.safetensors.
-    pub(crate) fn load(stem: &str) -> Golden {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    ///
+    /// # Panics
+    /// When they are not there.
+    pub fn load(stem: &str) -> Golden {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden");
         let cases = std::fs::read_to_string(folder.join(format!("{stem}.json"))).unwrap();
         let bytes = std::fs::read(folder.join(format!("{stem}.safetensors"))).unwrap();
         let file = SafeTensors::deserialize(&bytes).unwrap();
@@ -44,12 +48,15 @@ impl Golden {
     }
 
     /// The tensor called `path`.
-    pub(crate) fn get(&self, path: &str) -> &Tensor {
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn get(&self, path: &str) -> &Tensor {
         self.tensors.get(path).unwrap_or_else(|| panic!("no golden tensor `{path}`"))
     }
 
     /// The tensors under `prefix`, by the rest of their names.
-    pub(crate) fn under(&self, prefix: &str) -> Weights {
+    pub fn under(&self, prefix: &str) -> Weights {
         let rest = |(name, tensor): (&String, &Tensor)| {
             name.strip_prefix(prefix).map(|rest| (rest.to_string(), tensor.clone()))
         };
@@ -62,7 +69,10 @@ fn chunks<const N: usize, T>(bytes: &[u8], read: impl Fn([u8; N]) -> T) -> Vec<T
 }
 
 /// The strings of a JSON array.
-pub(crate) fn strings(value: &Value) -> Vec<&str> {
+///
+/// # Panics
+/// When it is something else.
+pub fn strings(value: &Value) -> Vec<&str> {
     value.as_array().unwrap().iter().map(|v| v.as_str().unwrap()).collect()
 }
 
@@ -183,7 +193,13 @@ fn norm(a: &Value) -> BatchNormalization {
 }
 
 /// Adds the node or nodes of a case's operator, and returns its outputs.
-pub(crate) fn add_operator(
+///
+/// # Errors
+/// When the operator does not take the inputs.
+///
+/// # Panics
+/// When there is no such operator.
+pub fn add_operator(
     graph: &mut Graph,
     name: &str,
     attributes: &Value,
@@ -211,87 +227,5 @@ pub(crate) fn add_operator(
             graph.add_node("y", Op::MatMul(MatMul::default()), &[q, k])
         }
         one => graph.add_node("y", operator(one, attributes), inputs),
-    }
-}
-
-/// Every SIMD path of this machine, each with executors of one, two and three threads.
-pub(crate) fn executors() -> Vec<(Isa, Vec<CpuExecutor>)> {
-    let with = |isa, threads| {
-        let threads = NonZeroUsize::new(threads);
-        CpuExecutor::new(CpuOptions { threads, isa: Some(isa), ..CpuOptions::default() }).unwrap()
-    };
-    Isa::available().into_iter().map(|isa| (isa, (1..=3).map(|n| with(isa, n)).collect())).collect()
-}
-
-/// As [`executors`], of executors that run a graph node by node.
-pub(crate) fn unoptimized_executors() -> Vec<(Isa, Vec<CpuExecutor>)> {
-    let with = |isa| {
-        let options = CpuOptions { isa: Some(isa), unoptimized: true, ..CpuOptions::default() };
-        CpuExecutor::new(options).unwrap()
-    };
-    Isa::available().into_iter().map(|isa| (isa, vec![with(isa)])).collect()
-}
-
-/// Runs a graph once and returns its outputs by name.
-pub(crate) fn run(
-    executor: &CpuExecutor,
-    graph: &Graph,
-    inputs: &[(&str, &Tensor)],
-    weights: &Weights,
-) -> BTreeMap<String, Tensor> {
-    let mut session = executor.prepare(graph, weights).unwrap();
-    session.run(inputs).unwrap();
-    let output = |(name, _): &(String, ValueId)| (name.clone(), session.read(name).unwrap());
-    graph.outputs().iter().map(output).collect()
-}
-
-/// Runs a graph on executors that differ only in their threads; all must give bit-identical results.
-pub(crate) fn run_on_all(
-    executors: &[CpuExecutor],
-    graph: &Graph,
-    inputs: &[(&str, &Tensor)],
-    weights: &Weights,
-    what: &str,
-) -> BTreeMap<String, Tensor> {
-    let first = run(&executors[0], graph, inputs, weights);
-    for executor in &executors[1..] {
-        let other = run(executor, graph, inputs, weights);
-        for (name, tensor) in &first {
-            assert!(same_bits(tensor, &other[name]), "{what}: `{name}` depends on the number of threads");
-        }
-    }
-    first
-}
-
-/// Whether two f32 tensors are the same bit by bit.
-pub(crate) fn same_bits(a: &Tensor, b: &Tensor) -> bool {
-    let bits = |t: &Tensor| t.as_f32().unwrap().iter().map(|x| x.to_bits()).collect::<Vec<_>>();
-    a.shape() == b.shape() && bits(a) == bits(b)
-}
-
-/// The largest difference, relative to the largest element wanted, or to 1/100 where all are smaller: a gradient that
-/// vanishes in exact arithmetic does not quite in f32. Shapes must agree.
-pub(crate) fn difference(found: &Tensor, wanted: &Tensor, what: &str) -> f32 {
-    assert_eq!(found.shape(), wanted.shape(), "{what}");
-    let (found, wanted) = (found.as_f32().unwrap(), wanted.as_f32().unwrap());
-    offshoot_testing::difference_above(found, wanted, 0.01) as f32
-}
-
-/// What disagrees: a test names all of it, not the first.
-#[derive(Default)]
-pub(crate) struct Report(Vec<String>);
-
-impl Report {
-    /// Notes a [`difference`] above `tolerance`.
-    pub(crate) fn compare(&mut self, found: &Tensor, wanted: &Tensor, tolerance: f32, what: &str) {
-        let d = difference(found, wanted, what);
-        if d > tolerance {
-            self.0.push(format!("{what}: off by {d:e} of the largest element, {tolerance:e} is allowed"));
-        }
-    }
-
-    /// Fails if anything disagreed.
-    pub(crate) fn finish(self) {
-        assert!(self.0.is_empty(), "{} disagree:\n{}", self.0.len(), self.0.join("\n"));
     }
 }

@@ -1,13 +1,12 @@
-//! Every operator, forward and backward, on every SIMD path and any number of threads, against PyTorch in double
-//! precision (`scripts/golden/ops.py`).
+//! Every operator, forward and backward, against PyTorch in double precision (`scripts/golden/ops.py`).
 
-use offshoot_cpu::{CpuExecutor, Isa};
-use offshoot_graph::op::{Binary, Reduce, Unary};
+use offshoot_graph::op::Binary;
 use offshoot_graph::passes::{differentiate, expand, gradient_output, unroll};
 use offshoot_graph::{DType, Graph, Op, Role, Shape, Tensor, ValueId, Weights};
 use serde_json::Value;
 
-use crate::golden::{Golden, Report, add_operator, executors, run_on_all, strings};
+use crate::golden::{Golden, add_operator, strings};
+use crate::{Executors, Report};
 
 /// Relative to the largest element.
 const FORWARD: f32 = 2e-6;
@@ -49,26 +48,12 @@ fn build(golden: &Golden, case: &Value, trainable: &[&str], frozen: &[&str]) -> 
     built
 }
 
-#[test]
-fn every_function_has_a_case() {
-    let golden = Golden::load("functions");
-    let tested: Vec<&str> = golden.cases.iter().map(|case| case["op"].as_str().unwrap()).collect();
-    let names = Unary::ALL.iter().map(|u| u.row().name).chain(Binary::ALL.iter().map(|b| b.row().onnx));
-    let names = names.chain(Reduce::ALL.iter().map(|r| r.row().onnx)).chain(["Gather", "Where"]);
-    let missing: Vec<&str> = names.filter(|name| !tested.contains(name)).collect();
-    assert_eq!(missing, Vec::<&str>::new());
+/// The results of operators.
+pub(crate) fn forward(executors: Executors<'_>, report: &mut Report) {
+    FILES.map(Golden::load).iter().for_each(|golden| results(golden, executors, report));
 }
 
-#[test]
-fn forward_agrees_with_pytorch() {
-    let (executors, mut report) = (executors(), Report::default());
-    for golden in FILES.map(Golden::load) {
-        forward(&golden, &executors, &mut report);
-    }
-    report.finish();
-}
-
-fn forward(golden: &Golden, executors: &[(Isa, Vec<CpuExecutor>)], report: &mut Report) {
+fn results(golden: &Golden, executors: Executors<'_>, report: &mut Report) {
     for case in &golden.cases {
         let name = case["name"].as_str().unwrap();
         // As in a network: the first operand comes from outside, the others are frozen.
@@ -84,27 +69,24 @@ fn forward(golden: &Golden, executors: &[(Isa, Vec<CpuExecutor>)], report: &mut 
         for (i, y) in outputs.iter().enumerate() {
             built.graph.add_output(&i.to_string(), *y);
         }
-        for (isa, executors) in executors {
-            let what = format!("{name} on {isa:?}");
-            let found = run_on_all(executors, &built.graph, &built.inputs(), &built.weights, &what);
-            for (i, y) in &found {
-                let wanted = golden.get(&format!("{name}/out/{i}"));
-                report.compare(y, wanted, FORWARD, &format!("{what}, output {i}"));
-            }
+        let found = executors.run(&built.graph, &built.inputs(), &built.weights, name, report);
+        for (i, y) in &found {
+            report.compare(
+                y,
+                golden.get(&format!("{name}/out/{i}")),
+                FORWARD,
+                &format!("{name}, output {i}"),
+            );
         }
     }
 }
 
-#[test]
-fn gradients_agree_with_pytorch() {
-    let (executors, mut report) = (executors(), Report::default());
-    for golden in FILES.map(Golden::load) {
-        gradients(&golden, &executors, &mut report);
-    }
-    report.finish();
+/// The gradients of operators.
+pub(crate) fn backward(executors: Executors<'_>, report: &mut Report) {
+    FILES.map(Golden::load).iter().for_each(|golden| gradients(golden, executors, report));
 }
 
-fn gradients(golden: &Golden, executors: &[(Isa, Vec<CpuExecutor>)], report: &mut Report) {
+fn gradients(golden: &Golden, executors: Executors<'_>, report: &mut Report) {
     for case in golden.cases.iter().filter(|c| !strings(&c["gradients"]).is_empty()) {
         let name = case["name"].as_str().unwrap();
         let wanted = strings(&case["gradients"]);
@@ -128,14 +110,27 @@ fn gradients(golden: &Golden, executors: &[(Isa, Vec<CpuExecutor>)], report: &mu
             built.graph.add_output(&output, gradient);
         }
         assert_eq!(built.graph.outputs().len(), 1 + wanted.len(), "{name}");
-        for (isa, executors) in executors {
-            let what = format!("{name} on {isa:?}");
-            let found = run_on_all(executors, &built.graph, &built.inputs(), &built.weights, &what);
-            for input in &wanted {
-                let wanted = golden.get(&format!("{name}/grad/{input}"));
-                let what = format!("{what}, gradient of {input}");
-                report.compare(&found[&gradient_output(input)], wanted, GRADIENT, &what);
-            }
+        let found = executors.run(&built.graph, &built.inputs(), &built.weights, name, report);
+        for input in wanted.iter().filter(|_| !found.is_empty()) {
+            let wanted = golden.get(&format!("{name}/grad/{input}"));
+            let what = format!("{name}, gradient of {input}");
+            report.compare(&found[&gradient_output(input)], wanted, GRADIENT, &what);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use offshoot_graph::op::{Reduce, Unary};
+
+    #[test]
+    fn every_function_has_a_case() {
+        let golden = Golden::load("functions");
+        let tested: Vec<&str> = golden.cases.iter().map(|case| case["op"].as_str().unwrap()).collect();
+        let names = Unary::ALL.iter().map(|u| u.row().name).chain(Binary::ALL.iter().map(|b| b.row().onnx));
+        let names = names.chain(Reduce::ALL.iter().map(|r| r.row().onnx)).chain(["Gather", "Where"]);
+        let missing: Vec<&str> = names.filter(|name| !tested.contains(name)).collect();
+        assert_eq!(missing, Vec::<&str>::new());
     }
 }
