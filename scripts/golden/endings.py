@@ -2,7 +2,7 @@
 
     python scripts/golden/endings.py
 
-needs onnx, onnxruntime and torch, and writes crates/offshoot/tests/golden/endings.
+needs onnx, onnxruntime and torch, and writes crates/offshoot-cli/tests/golden/endings.
 """
 
 import json
@@ -14,7 +14,7 @@ import onnxruntime
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-OUT = Path(__file__).parents[2] / "crates/offshoot/tests/golden/endings"
+OUT = Path(__file__).parents[2] / "crates/offshoot-cli/tests/golden/endings"
 CLASSES, CHANNELS, SIZE = 5, 4, 6
 random = np.random.default_rng(0)
 WEIGHTS = {

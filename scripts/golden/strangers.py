@@ -1,4 +1,4 @@
-"""Small ONNX files that ask for much memory, or that no classifier is: crates/offshoot/tests/golden/strangers.
+"""Small ONNX files that ask for much memory, or that no classifier is: crates/offshoot-cli/tests/golden/strangers.
 
     python scripts/golden/strangers.py
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto, helper
 
-OUT = Path(__file__).parents[2] / "crates/offshoot/tests/golden/strangers"
+OUT = Path(__file__).parents[2] / "crates/offshoot-cli/tests/golden/strangers"
 
 
 def ints(name, values):

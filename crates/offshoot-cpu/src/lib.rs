@@ -4,6 +4,7 @@
 //! bit-identical for any number of threads.
 
 mod buffer;
+mod commit;
 pub mod kernels;
 mod lower;
 mod memory;
@@ -96,6 +97,8 @@ impl Executor for CpuExecutor {
     }
 
     fn prepare(&self, graph: &Graph, weights: &Weights) -> Result<Box<dyn Session>, ExecuteError> {
-        Ok(Box::new(CpuSession::new(graph, weights, self)?))
+        let mut session = CpuSession::new(self);
+        session.add_graph(graph, weights)?;
+        Ok(Box::new(session))
     }
 }

@@ -22,5 +22,5 @@ mod torchscript_hostile;
 mod weights;
 mod weights_hostile;
 
-#[path = "../../../offshoot-cpu/tests/random_graph/mod.rs"]
+#[path = "../../../offshoot-cpu/tests/all/random_graph.rs"]
 mod random_graph;

@@ -1,0 +1,39 @@
+//! The command's tests, one binary: each links all of offshoot. `cargo test -p offshoot-cli --test all resume::` runs those of
+//! one file.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod check;
+mod chinese;
+mod commands;
+mod data;
+mod deploy;
+mod endings;
+mod faults;
+mod formats;
+mod guide;
+mod intact;
+mod interop;
+mod json_errors;
+mod links;
+mod messages;
+mod names;
+mod numbers;
+mod onnx_training;
+mod options;
+mod others;
+mod preparation;
+mod progressive;
+mod pull;
+mod quantize;
+mod quantize_dynamic;
+mod refusals;
+mod resume;
+mod runs;
+mod stages;
+mod starts;
+mod strangers;
+mod streams;
+mod support;
+mod targets;
+mod words;

@@ -1,0 +1,255 @@
+//! Golden cases made by `scripts/golden/ops.py`, and what the tests that run them share.
+
+use std::collections::{BTreeMap, HashMap};
+use std::num::NonZeroUsize;
+use std::path::Path;
+
+use half::f16;
+use offshoot_cpu::{CpuExecutor, CpuOptions, Isa};
+use offshoot_graph::op::{
+    AveragePool, BatchNormalization, Binary, Conv, CrossEntropy, Gemm, LayerNormalization, MatMul, Pool,
+    Reduce, SequenceOp, TrainOp, Unary,
+};
+use offshoot_graph::{Data, Executor, Graph, GraphError, Op, Shape, Tensor, ValueId, Weights};
+use safetensors::{Dtype, SafeTensors};
+use serde_json::Value;
+
+/// A golden file: its cases, and its tensors, half floats as f32.
+pub(crate) struct Golden {
+    pub(crate) cases: Vec<Value>,
+    pub(crate) tensors: HashMap<String, Tensor>,
+}
+
+impl Golden {
+    /// Reads `stem`.json and `stem`.safetensors.
+    pub(crate) fn load(stem: &str) -> Golden {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+        let cases = std::fs::read_to_string(folder.join(format!("{stem}.json"))).unwrap();
+        let bytes = std::fs::read(folder.join(format!("{stem}.safetensors"))).unwrap();
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        let tensors = file.iter().map(|(name, view)| {
+            let (shape, data) = (view.shape().to_vec(), view.data());
+            let tensor = match view.dtype() {
+                Dtype::F16 => Tensor::f32(shape, chunks(data, |b| f16::from_le_bytes(b).to_f32())),
+                Dtype::F32 => Tensor::f32(shape, chunks(data, f32::from_le_bytes)),
+                Dtype::U8 => Tensor::new(shape, Data::U8(data.to_vec())).unwrap(),
+                Dtype::I8 => Tensor::new(shape, Data::I8(chunks(data, i8::from_le_bytes))).unwrap(),
+                Dtype::I32 => Tensor::new(shape, Data::I32(chunks(data, i32::from_le_bytes))).unwrap(),
+                Dtype::I64 => Tensor::i64(shape, chunks(data, i64::from_le_bytes)),
+                other => panic!("{name} is {other:?}"),
+            };
+            (name.to_string(), tensor)
+        });
+        Golden { tensors: tensors.collect(), cases: serde_json::from_str(&cases).unwrap() }
+    }
+
+    /// The tensor called `path`.
+    pub(crate) fn get(&self, path: &str) -> &Tensor {
+        self.tensors.get(path).unwrap_or_else(|| panic!("no golden tensor `{path}`"))
+    }
+
+    /// The tensors under `prefix`, by the rest of their names.
+    pub(crate) fn under(&self, prefix: &str) -> Weights {
+        let rest = |(name, tensor): (&String, &Tensor)| {
+            name.strip_prefix(prefix).map(|rest| (rest.to_string(), tensor.clone()))
+        };
+        self.tensors.iter().filter_map(rest).collect()
+    }
+}
+
+fn chunks<const N: usize, T>(bytes: &[u8], read: impl Fn([u8; N]) -> T) -> Vec<T> {
+    bytes.chunks_exact(N).map(|b| read(b.try_into().unwrap())).collect()
+}
+
+/// The strings of a JSON array.
+pub(crate) fn strings(value: &Value) -> Vec<&str> {
+    value.as_array().unwrap().iter().map(|v| v.as_str().unwrap()).collect()
+}
+
+fn all_sizes(value: &Value) -> Vec<usize> {
+    value.as_array().unwrap().iter().map(|v| v.as_u64().unwrap() as usize).collect()
+}
+
+fn sizes<const N: usize>(value: &Value) -> [usize; N] {
+    all_sizes(value).try_into().unwrap()
+}
+
+fn pool(a: &Value) -> Pool {
+    Pool {
+        kernel: sizes(&a["kernel"]),
+        strides: sizes(&a["strides"]),
+        pads: sizes(&a["pads"]),
+        ceil_mode: a["ceil_mode"].as_bool().unwrap(),
+    }
+}
+
+/// The operator of a golden case that is one node.
+fn operator(name: &str, a: &Value) -> Op {
+    let number = |key: &str| a[key].as_f64().map(|x| x as f32);
+    let flag = |key: &str| a[key].as_bool().unwrap_or(false);
+    let axis = || a["axis"].as_u64().unwrap() as usize;
+    if let Some(&unary) = Unary::ALL.iter().find(|unary| unary.row().name == name) {
+        let numbers = unary.row().attributes.iter().map(|a| number(a.onnx).unwrap_or(a.onnx_default));
+        return Op::Unary(unary.with_numbers(&numbers.collect::<Vec<_>>()));
+    }
+    if let Some(binary) = Binary::from_onnx(name) {
+        return Op::Binary(binary);
+    }
+    if let Some(op) = Reduce::from_onnx(name) {
+        return Op::Reduce { op, axis: axis() };
+    }
+    match name {
+        "Gather" => Op::Sequence(SequenceOp::Gather),
+        "Where" => Op::Sequence(SequenceOp::Where),
+        "Conv" => Op::Conv(Conv {
+            strides: sizes(&a["strides"]),
+            pads: sizes(&a["pads"]),
+            dilations: sizes(&a["dilations"]),
+            group: a["group"].as_u64().unwrap() as usize,
+        }),
+        "Gemm" => Op::Gemm(Gemm { trans_a: flag("trans_a"), trans_b: flag("trans_b") }),
+        "BatchNormalization" => Op::BatchNormalization(norm(a)),
+        "MatMul" => Op::MatMul(MatMul { trans_a: flag("trans_a"), trans_b: flag("trans_b") }),
+        "LayerNormalization" => {
+            Op::LayerNormalization(LayerNormalization { epsilon: number("epsilon").unwrap() })
+        }
+        "Transpose" => Op::Transpose { perm: all_sizes(&a["perm"]) },
+        "Reshape" => Op::Reshape { shape: Shape::fixed(&all_sizes(&a["shape"])) },
+        "Expand" => Op::Expand { shape: Shape::fixed(&all_sizes(&a["shape"])) },
+        "Concat" => Op::Concat { axis: axis() },
+        "Slice" => {
+            let index = |key: &str| a[key].as_u64().unwrap() as usize;
+            Op::Slice { axis: axis(), start: index("start"), end: index("end") }
+        }
+        "MaxPool" => Op::MaxPool(pool(a)),
+        "AveragePool" => {
+            Op::AveragePool(AveragePool { pool: pool(a), count_include_pad: flag("count_include_pad") })
+        }
+        "GlobalAveragePool" => Op::GlobalAveragePool,
+        "Flatten" => Op::Flatten { axis: axis() },
+        "Softmax" => Op::Softmax { axis: axis() },
+        "SoftmaxCrossEntropyLoss" => {
+            Op::SoftmaxCrossEntropyLoss(CrossEntropy { label_smoothing: number("label_smoothing").unwrap() })
+        }
+        other => panic!("no operator for `{other}`"),
+    }
+}
+
+fn norm(a: &Value) -> BatchNormalization {
+    let number = |key: &str| a[key].as_f64().unwrap() as f32;
+    BatchNormalization { epsilon: number("epsilon"), momentum: number("momentum") }
+}
+
+/// Adds the node or nodes of a case's operator, and returns its outputs.
+pub(crate) fn add_operator(
+    graph: &mut Graph,
+    name: &str,
+    attributes: &Value,
+    inputs: &[ValueId],
+) -> Result<Vec<ValueId>, GraphError> {
+    match name {
+        "FrozenBatchNorm" => {
+            let &[x, weight, bias, mean, var] = inputs else { panic!("five inputs") };
+            let epsilon = norm(attributes).epsilon;
+            let inv_std = graph.add("inv_std", Op::Train(TrainOp::InvStd { epsilon }), &[var])?;
+            graph.add_node("y", Op::Train(TrainOp::BatchNormApply), &[x, mean, inv_std, weight, bias])
+        }
+        "TrainingBatchNorm" => {
+            let &[x, weight, bias, mean, var] = inputs else { panic!("five inputs") };
+            let op = Op::Train(TrainOp::BatchNormStats(norm(attributes)));
+            let stats = graph.add_node("stats", op, &[x, mean, var])?;
+            let inputs = [x, stats[0], stats[1], weight, bias];
+            let y = graph.add("y", Op::Train(TrainOp::BatchNormApply), &inputs)?;
+            Ok(vec![y, stats[2], stats[3]])
+        }
+        "Scores" => {
+            let &[q, k] = inputs else { panic!("two inputs") };
+            let perm = vec![0, 1, 3, 2];
+            let k = graph.add("transposed", Op::Transpose { perm }, &[k])?;
+            graph.add_node("y", Op::MatMul(MatMul::default()), &[q, k])
+        }
+        one => graph.add_node("y", operator(one, attributes), inputs),
+    }
+}
+
+/// Every SIMD path of this machine, each with executors of one, two and three threads.
+pub(crate) fn executors() -> Vec<(Isa, Vec<CpuExecutor>)> {
+    let with = |isa, threads| {
+        let threads = NonZeroUsize::new(threads);
+        CpuExecutor::new(CpuOptions { threads, isa: Some(isa), ..CpuOptions::default() }).unwrap()
+    };
+    Isa::available().into_iter().map(|isa| (isa, (1..=3).map(|n| with(isa, n)).collect())).collect()
+}
+
+/// As [`executors`], of executors that run a graph node by node.
+pub(crate) fn unoptimized_executors() -> Vec<(Isa, Vec<CpuExecutor>)> {
+    let with = |isa| {
+        let options = CpuOptions { isa: Some(isa), unoptimized: true, ..CpuOptions::default() };
+        CpuExecutor::new(options).unwrap()
+    };
+    Isa::available().into_iter().map(|isa| (isa, vec![with(isa)])).collect()
+}
+
+/// Runs a graph once and returns its outputs by name.
+pub(crate) fn run(
+    executor: &CpuExecutor,
+    graph: &Graph,
+    inputs: &[(&str, &Tensor)],
+    weights: &Weights,
+) -> BTreeMap<String, Tensor> {
+    let mut session = executor.prepare(graph, weights).unwrap();
+    session.run(inputs).unwrap();
+    let output = |(name, _): &(String, ValueId)| (name.clone(), session.read(name).unwrap());
+    graph.outputs().iter().map(output).collect()
+}
+
+/// Runs a graph on executors that differ only in their threads; all must give bit-identical results.
+pub(crate) fn run_on_all(
+    executors: &[CpuExecutor],
+    graph: &Graph,
+    inputs: &[(&str, &Tensor)],
+    weights: &Weights,
+    what: &str,
+) -> BTreeMap<String, Tensor> {
+    let first = run(&executors[0], graph, inputs, weights);
+    for executor in &executors[1..] {
+        let other = run(executor, graph, inputs, weights);
+        for (name, tensor) in &first {
+            assert!(same_bits(tensor, &other[name]), "{what}: `{name}` depends on the number of threads");
+        }
+    }
+    first
+}
+
+/// Whether two f32 tensors are the same bit by bit.
+pub(crate) fn same_bits(a: &Tensor, b: &Tensor) -> bool {
+    let bits = |t: &Tensor| t.as_f32().unwrap().iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+    a.shape() == b.shape() && bits(a) == bits(b)
+}
+
+/// The largest difference, relative to the largest element wanted, or to 1/100 where all are smaller: a gradient that
+/// vanishes in exact arithmetic does not quite in f32. Shapes must agree.
+pub(crate) fn difference(found: &Tensor, wanted: &Tensor, what: &str) -> f32 {
+    assert_eq!(found.shape(), wanted.shape(), "{what}");
+    let (found, wanted) = (found.as_f32().unwrap(), wanted.as_f32().unwrap());
+    offshoot_testing::difference_above(found, wanted, 0.01) as f32
+}
+
+/// What disagrees: a test names all of it, not the first.
+#[derive(Default)]
+pub(crate) struct Report(Vec<String>);
+
+impl Report {
+    /// Notes a [`difference`] above `tolerance`.
+    pub(crate) fn compare(&mut self, found: &Tensor, wanted: &Tensor, tolerance: f32, what: &str) {
+        let d = difference(found, wanted, what);
+        if d > tolerance {
+            self.0.push(format!("{what}: off by {d:e} of the largest element, {tolerance:e} is allowed"));
+        }
+    }
+
+    /// Fails if anything disagreed.
+    pub(crate) fn finish(self) {
+        assert!(self.0.is_empty(), "{} disagree:\n{}", self.0.len(), self.0.join("\n"));
+    }
+}
