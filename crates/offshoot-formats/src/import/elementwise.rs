@@ -9,15 +9,18 @@ use crate::error::Problem;
 impl Importer {
     /// A function of one element. The exponential of a logarithm of a softmax is the softmax, and the logarithm of one is noted.
     pub(crate) fn function(&mut self, site: &dyn Site, unary: Unary, x: ValueId) -> Result<ValueId, Problem> {
-        match unary {
-            Unary::Exp if self.is_logarithm(x) => self.softmax_again(site, x, false),
-            Unary::Log if self.is_softmax(x) => self.softmax_again(site, x, true),
-            Unary::Reciprocal => match self.sigmoid_below(None, x) {
-                Some(of) => self.push(site, Op::Unary(Unary::Sigmoid), &[of]),
-                None => self.push(site, Op::Unary(unary), &[x]),
-            },
-            _ => self.push(site, Op::Unary(unary), &[x]),
+        if unary == Unary::Exp && self.is_logarithm(x) {
+            return self.softmax_again(site, x, false);
         }
+        if unary == Unary::Log && self.is_softmax(x) {
+            return self.softmax_again(site, x, true);
+        }
+        if unary == Unary::Reciprocal
+            && let Some(of) = self.sigmoid_below(None, x)
+        {
+            return self.push(site, Op::Unary(Unary::Sigmoid), &[of]);
+        }
+        self.push(site, Op::Unary(unary), &[x])
     }
 
     /// A function of two elements. A softmax or a sigmoid that is spelled out is one again.

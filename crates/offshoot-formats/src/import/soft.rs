@@ -56,53 +56,56 @@ impl Importer {
 
     /// x and the axis, where `x` - `log` is the logarithm of the softmax of x.
     pub(super) fn log_softmax_of(&self, x: ValueId, log: ValueId) -> Option<(ValueId, usize)> {
-        match self.made_by(log)? {
-            (Op::Unary(Unary::Log), &[sum]) => {
-                let (_, &[powers]) = self.made_by(sum)? else { return None };
-                let of = self.exp_of(powers)?;
-                let axis = self.sum_of_powers(sum, of)?;
-                (of == x).then(|| (self.shift_of(x, axis).unwrap_or(x), axis))
-            }
-            // As `Importer::log_sum_exp` writes it.
-            (Op::Binary(Binary::Add), &[log, largest]) => {
-                let (Op::Unary(Unary::Log), &[sum]) = self.made_by(log)? else { return None };
-                let (_, &[powers]) = self.made_by(sum)? else { return None };
-                let of = self.exp_of(powers)?;
-                let axis = self.sum_of_powers(sum, of)?;
-                let (Op::Reduce { op: Reduce::Max, .. }, &[shifted]) = self.made_by(largest)? else {
-                    return None;
-                };
-                (shifted == x && self.shift_of(of, axis) == Some(x)).then_some((x, axis))
-            }
-            _ => None,
+        // As `Importer::log_sum_exp` writes it.
+        if let (Op::Binary(Binary::Add), &[log, largest]) = self.made_by(log)? {
+            let (of, axis) = self.log_of_sum(log)?;
+            let shifted = self.shift_of(of, axis) == Some(x) && self.largest_of(largest, axis) == Some(x);
+            return shifted.then_some((x, axis));
         }
+        let (of, axis) = self.log_of_sum(log)?;
+        (of == x).then(|| (self.shift_of(x, axis).unwrap_or(x), axis))
+    }
+
+    /// x and the axis, where `log` is the logarithm of the sum of exp x.
+    fn log_of_sum(&self, log: ValueId) -> Option<(ValueId, usize)> {
+        let (Op::Unary(Unary::Log), &[sum]) = self.made_by(log)? else { return None };
+        let (_, &[powers]) = self.made_by(sum)? else { return None };
+        let of = self.exp_of(powers)?;
+        Some((of, self.sum_of_powers(sum, of)?))
     }
 
     /// x, where `powers` is exp x.
-    fn exp_of(&self, powers: ValueId) -> Option<ValueId> {
-        match self.made_by(powers)? {
-            (Op::Unary(Unary::Exp), &[x]) => Some(x),
-            _ => None,
-        }
+    pub(super) fn exp_of(&self, powers: ValueId) -> Option<ValueId> {
+        let (Op::Unary(Unary::Exp), &[x]) = self.made_by(powers)? else { return None };
+        Some(x)
     }
 
     /// The axis along which `sum` is the sum of exp x.
     fn sum_of_powers(&self, sum: ValueId, x: ValueId) -> Option<usize> {
-        match self.made_by(sum)? {
-            (&Op::Reduce { op: Reduce::Sum, axis }, &[powers]) if self.exp_of(powers) == Some(x) => {
-                Some(axis)
-            }
-            _ => None,
-        }
+        let (&Op::Reduce { op: Reduce::Sum, axis }, &[powers]) = self.made_by(sum)? else { return None };
+        (self.exp_of(powers) == Some(x)).then_some(axis)
     }
 
-    /// The value from which `x` is, less its largest number along the axis.
+    /// The value whose largest numbers along the axis these are.
+    fn largest_of(&self, largest: ValueId, axis: usize) -> Option<ValueId> {
+        let (&Op::Reduce { op: Reduce::Max, axis: along }, &[x]) = self.made_by(largest)? else {
+            return None;
+        };
+        (along == axis).then_some(x)
+    }
+
+    /// The value that `x` is, less its largest number along the axis.
     fn shift_of(&self, x: ValueId, axis: usize) -> Option<ValueId> {
         let (Op::Binary(Binary::Sub), &[of, largest]) = self.made_by(x)? else { return None };
-        match self.made_by(largest)? {
-            (&Op::Reduce { op: Reduce::Max, axis: along }, &[shifted]) if shifted == of && along == axis => {
-                Some(of)
-            }
+        (self.largest_of(largest, axis) == Some(of)).then_some(of)
+    }
+
+    /// y, where `sum` is y + 1.
+    pub(super) fn less_one(&self, sum: ValueId) -> Option<ValueId> {
+        let (Op::Binary(Binary::Add), &[a, b]) = self.made_by(sum)? else { return None };
+        match (self.known_number(a), self.known_number(b)) {
+            (_, Some(1.0)) => Some(a),
+            (Some(1.0), _) => Some(b),
             _ => None,
         }
     }
@@ -112,16 +115,9 @@ impl Importer {
         if above.is_some_and(|one| self.known_number(one) != Some(1.0)) {
             return None;
         }
-        let (Op::Binary(Binary::Add), &[a, b]) = self.made_by(below)? else { return None };
-        let power = match (self.known_number(a), self.known_number(b)) {
-            (_, Some(1.0)) => a,
-            (Some(1.0), _) => b,
-            _ => return None,
-        };
-        match self.made_by(self.exp_of(power)?)? {
-            (Op::Unary(Unary::Neg), &[x]) => Some(x),
-            _ => None,
-        }
+        let negative = self.exp_of(self.less_one(below)?)?;
+        let (Op::Unary(Unary::Neg), &[x]) = self.made_by(negative)? else { return None };
+        Some(x)
     }
 }
 
@@ -142,11 +138,12 @@ pub(crate) fn spell_logarithms(graph: &Graph, logarithms: &HashSet<String>) -> R
     }
     for node in graph.nodes() {
         let inputs: Vec<ValueId> = node.inputs.iter().filter_map(|id| made[id.index()]).collect();
-        let outputs = match node.op {
-            Op::Softmax { axis } if logarithms.contains(&node.name) => {
-                vec![spelled_logarithm(&mut new, &node.name, inputs[0], axis)?]
-            }
-            _ => new.add_node(&node.name, node.op.clone(), &inputs)?,
+        let outputs = if let Op::Softmax { axis } = node.op
+            && logarithms.contains(&node.name)
+        {
+            vec![spelled_logarithm(&mut new, &node.name, inputs[0], axis)?]
+        } else {
+            new.add_node(&node.name, node.op.clone(), &inputs)?
         };
         for (old, id) in node.outputs.iter().zip(outputs) {
             made[old.index()] = Some(id);
