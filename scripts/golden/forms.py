@@ -268,6 +268,10 @@ TORCH = {
 }
 
 
+# Those that both of PyTorch's ONNX exporters write too.
+EXPORTED = ["group_norm", "instance_norm", "layer_norm_of_pixels", "log_softmax", "split_and_chunk", "pad", "where", "where_float", "reductions", "prelu", "attention"]
+
+
 def without_paths(data):
     """Leaves the records out that hold paths of this machine."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -279,6 +283,24 @@ def without_paths(data):
                 stored = zipfile.ZIP_STORED if "/data/" in name or "/constants/" in name else zipfile.ZIP_DEFLATED
                 archive.writestr(zipfile.ZipInfo(name), content, stored)
     return out.getvalue()
+
+
+def exported(net, x, newer):
+    """The ONNX file that one of PyTorch's exporters writes, without what names this machine."""
+    out = io.BytesIO()
+    names = {"input_names": ["input"], "output_names": ["output"]}
+    if newer:
+        torch.onnx.export(net, (x,), out, dynamo=True, external_data=False, **names, dynamic_shapes=({0: torch.export.Dim("batch")},))
+    else:
+        torch.onnx.export(net, (x,), out, dynamo=False, opset_version=17, **names, dynamic_axes={"input": {0: "batch"}, "output": {0: "batch"}})
+    file = onnx.load_from_string(out.getvalue())
+    del file.graph.value_info[:]
+    del file.metadata_props[:]
+    del file.graph.metadata_props[:]
+    for node in file.graph.node:
+        node.ClearField("doc_string")
+        del node.metadata_props[:]
+    return file.SerializeToString(deterministic=True)
 
 
 def main():
@@ -303,6 +325,10 @@ def main():
         traced = io.BytesIO()
         torch.jit.save(torch.jit.trace(net, x), traced)
         note(f"{name}.pt", without_paths(traced.getvalue()), logits)
+        for newer in (True, False):
+            # The older exporter makes a sequence of a chunk.
+            if name in EXPORTED and (newer or name != "split_and_chunk"):
+                note(f"{name}.{'newer' if newer else 'older'}.onnx", exported(net, x, newer), logits)
     (OUT / "logits.json").write_text(json.dumps(table, indent=0) + "\n")
 
 

@@ -5,6 +5,7 @@
 
 mod buffer;
 mod commit;
+mod filters;
 pub mod kernels;
 mod lower;
 mod memory;

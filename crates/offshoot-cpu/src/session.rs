@@ -5,61 +5,21 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use offshoot_graph::{
-    Bindings, DType, Dim, ExecuteError, Graph, Parameter, Session, StepTime, Tensor, ValueId, Weights,
+    Bindings, Dim, ExecuteError, Graph, Parameter, Session, StepTime, Tensor, ValueId, Weights,
 };
 
 use crate::CpuExecutor;
 use crate::buffer::Buffer;
 use crate::commit::Parameters;
-use crate::kernels::conv::PackedFilter;
-use crate::kernels::int8::conv::ByteFilter;
-use crate::kernels::int8::depthwise::DepthwiseFilter;
+use crate::filters::Filters;
 use crate::kernels::simd::Isa;
-use crate::kernels::{ConvShape, together};
+use crate::kernels::together;
 use crate::lower::lower;
 use crate::optimize::{CpuOp, optimize, unoptimized};
 use crate::plan::{Plan, Scratch};
 
 /// Plans kept at once: the whole batches, the last smaller one, and a few more.
 const PLANS: usize = 4;
-
-/// The packed form of frozen filters.
-#[derive(Default)]
-pub(crate) struct Filters {
-    /// By its parameter, the direction, whether it is for Winograd's algorithm, and the type that its weights were rounded
-    /// to.
-    pub(crate) floats: HashMap<(ValueId, Direction, bool, DType), Arc<PackedFilter>>,
-    /// Filters of integers, by the result.
-    pub(crate) integers: HashMap<ValueId, IntegerFilter>,
-}
-
-/// A packed filter of integers.
-#[derive(Clone)]
-pub(crate) enum IntegerFilter {
-    /// Of a dense or grouped convolution.
-    Dense(Arc<ByteFilter>),
-    /// Of a depthwise one.
-    Depthwise(Arc<DepthwiseFilter>),
-}
-
-impl IntegerFilter {
-    /// Whether it is packed for `shape` on `isa`.
-    pub(crate) fn serves(&self, isa: Isa, shape: &ConvShape) -> bool {
-        match self {
-            IntegerFilter::Dense(filter) => filter.serves(isa, shape),
-            IntegerFilter::Depthwise(filter) => filter.serves(shape),
-        }
-    }
-}
-
-/// What a filter is packed for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Direction {
-    /// The convolution itself.
-    Forward,
-    /// The gradient of its input.
-    Backward,
-}
 
 /// A graph of a session.
 struct Program {

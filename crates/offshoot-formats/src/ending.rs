@@ -26,6 +26,7 @@ pub(crate) fn logits(
     logarithms: &HashSet<String>,
 ) -> Result<(Graph, Option<String>), Problem> {
     let failed = |e: GraphError| Problem::unsupported("graph", e.to_string(), WAY_OUT);
+    let graph = without_leftovers(graph).map_err(failed)?;
     let is_log = |name: &str| logarithms.contains(name);
     let (graph, warning) = match without_softmax(&graph, weights, is_log).map_err(failed)? {
         Some((logits, left_out)) => (logits, Some(softmax_warning(&left_out, is_log))),
@@ -52,7 +53,7 @@ pub(crate) fn logits(
 }
 
 /// The graph without the parts of what a file spells out and is one operator here.
-pub(crate) fn without_leftovers(graph: Graph) -> Result<Graph, GraphError> {
+fn without_leftovers(graph: Graph) -> Result<Graph, GraphError> {
     let uses = graph.use_counts();
     let results: HashSet<ValueId> = graph.outputs().iter().map(|&(_, id)| id).collect();
     let unused = |id: &ValueId| uses[id.index()] == 0 && !results.contains(id);

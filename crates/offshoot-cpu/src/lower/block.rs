@@ -9,12 +9,12 @@ use offshoot_graph::{DType, ExecuteError, Op, ValueId};
 
 use super::Node;
 use super::{Lowering, epilogue, unsupported};
+use crate::filters::Direction;
 use crate::kernels::block::{Block, BlockShape, Dense, Depthwise, block};
 use crate::kernels::conv::PackedFilter;
 use crate::kernels::{Activation, ConvShape};
 use crate::operands::{Buffers, Memory, Operand, Reads};
 use crate::optimize::CpuOp;
-use crate::session::Direction;
 
 /// A convolution of f32 with a frozen filter.
 #[derive(Clone, Copy)]

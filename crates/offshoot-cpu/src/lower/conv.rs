@@ -10,6 +10,7 @@ use offshoot_graph::{DType, Dim, ExecuteError, Op, Tensor, ValueId};
 use super::Node;
 use super::lazy::{AwaitedElements, NormOperand};
 use super::{Lowering, Order, unsupported};
+use crate::filters::Direction;
 use crate::kernels::backward::{Gradients, Operands};
 use crate::kernels::batch_norm::Reduction;
 use crate::kernels::conv::{Epilogue, PackedFilter, conv, conv_in_training, moment_rows, reads_norm};
@@ -26,7 +27,6 @@ use crate::kernels::{Activation, ConvShape};
 use crate::operands::{Buffers, Memory, Operand, Output, Reads};
 use crate::optimize::CpuOp;
 use crate::plan::Scratch;
-use crate::session::Direction;
 
 /// Where a convolution's packed filter comes from.
 enum Filter {

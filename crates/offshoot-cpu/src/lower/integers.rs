@@ -8,6 +8,7 @@ use offshoot_graph::{Data, ExecuteError, Op, Tensor, ValueId};
 use super::Node;
 use super::dynamic::transposed;
 use super::{Lowering, unsupported};
+use crate::filters::IntegerFilter;
 use crate::kernels::ConvShape;
 use crate::kernels::int8::conv::{ByteFilter, Numbers, conv};
 use crate::kernels::int8::depthwise::{self, DepthwiseFilter, depthwise};
@@ -17,7 +18,6 @@ use crate::kernels::int8::{Output, Requantize, Residual};
 use crate::kernels::pool::Pool;
 use crate::operands::Over;
 use crate::optimize::{Quantized, QuantizedOp, QuantizedResidual, Steps};
-use crate::session::IntegerFilter;
 
 /// The numbers of a product: OIHW weights, and for each output channel what is added to the sum and what multiplies it.
 struct ProductNumbers {

@@ -25,13 +25,13 @@ use offshoot_graph::{
     Bindings, DType, DimError, ExecuteError, Op, Operator, Parameter, Shape, Source, Tensor, ValueId,
 };
 
+use crate::filters::Filters;
 use crate::kernels::Activation;
 use crate::kernels::element::Element;
 use crate::kernels::simd::Isa;
 use crate::operands::AnyOperand;
 use crate::optimize::{self, CpuOp};
 use crate::plan::{Floats, Plan, PlanOutput, Step};
-use crate::session::Filters;
 
 use lazy::Lazy;
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use offshoot_graph::op::{GradientClip, UpdateOp};
-use offshoot_graph::{ExecuteError, Op, ValueId};
+use offshoot_graph::{DType, ExecuteError, Op, ValueId};
 
 use super::{Lowering, Node, unsupported};
 use crate::commit::{Commit, Read, Rule};
@@ -46,6 +46,13 @@ impl Lowering<'_> {
             self.graph.parameters().iter().enumerate().map(|(i, &id)| (id, i)).collect();
         let results: HashMap<ValueId, usize> =
             self.graph.results().iter().map(|(parameter, value)| (*value, places[parameter])).collect();
+        for &(parameter, _) in self.graph.results() {
+            if self.dtype(parameter) != DType::F32 {
+                let (node, dtype) = (self.graph.value(parameter).name.clone(), self.dtype(parameter));
+                let reason = format!("it is {dtype}, and what a run changes is f32");
+                return Err(ExecuteError::Unsupported { node, op: "result", reason });
+            }
+        }
         let mut commits = Vec::new();
         for &(parameter, value) in self.graph.results() {
             if !self.is_update(value) {

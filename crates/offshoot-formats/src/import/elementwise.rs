@@ -15,8 +15,11 @@ impl Importer {
         if unary == Unary::Log && self.is_softmax(x) {
             return self.softmax_again(site, x, true);
         }
-        let sigmoid = (unary == Unary::Reciprocal).then(|| self.sigmoid_below(None, x)).flatten();
-        let (unary, x) = sigmoid.map_or((unary, x), |of| (Unary::Sigmoid, of));
+        if unary == Unary::Reciprocal
+            && let Some(of) = self.sigmoid_below(None, x)
+        {
+            return self.push(site, Op::Unary(Unary::Sigmoid), &[of]);
+        }
         self.push(site, Op::Unary(unary), &[x])
     }
 

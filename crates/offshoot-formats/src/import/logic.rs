@@ -29,17 +29,17 @@ impl Importer {
     /// Whether `x` is a boolean: an f32 of 1 or 0 here.
     pub(crate) fn is_truth(&self, mut x: ValueId) -> bool {
         while !self.truths.contains(&x) {
-            let Some((
+            let Some((op, inputs)) = self.made_by(x) else { return false };
+            if !matches!(
+                op,
                 Op::Reshape { .. }
-                | Op::Flatten { .. }
-                | Op::Expand { .. }
-                | Op::Transpose { .. }
-                | Op::Slice { .. },
-                inputs,
-            )) = self.made_by(x)
-            else {
+                    | Op::Flatten { .. }
+                    | Op::Expand { .. }
+                    | Op::Transpose { .. }
+                    | Op::Slice { .. }
+            ) {
                 return false;
-            };
+            }
             x = inputs[0];
         }
         true
@@ -52,9 +52,12 @@ impl Importer {
 
     /// 1 where `x` is not 0, else 0; or the other way around.
     fn truth(&mut self, site: &dyn Site, name: &str, x: ValueId, yes: bool) -> Result<ValueId, Problem> {
-        let (no, one) = (self.number(site, "false", 0.0), self.number(site, "true", 1.0));
-        let picked = if yes { [x, one, no] } else { [x, no, one] };
-        let truth = self.push_named(site, name, WHERE, &picked)?;
+        let (condition, holds) = self.condition_of(x);
+        let yes = yes == holds;
+        // In the order in which they are read: a file that is written and read again is the same.
+        let first = self.number(site, if yes { "true" } else { "false" }, f32::from(u8::from(yes)));
+        let second = self.number(site, if yes { "false" } else { "true" }, f32::from(u8::from(!yes)));
+        let truth = self.push_named(site, name, WHERE, &[condition, first, second])?;
         Ok(self.mark_truth(truth))
     }
 
@@ -68,8 +71,7 @@ impl Importer {
     }
 
     pub(crate) fn or(&mut self, site: &dyn Site, a: ValueId, b: ValueId) -> Result<ValueId, Problem> {
-        let either = self.push(site, WHERE, &[a, a, b])?;
-        Ok(self.mark_truth(either))
+        self.choice(site, a, [a, b])
     }
 
     pub(crate) fn xor(&mut self, site: &dyn Site, a: ValueId, b: ValueId) -> Result<ValueId, Problem> {
@@ -87,7 +89,12 @@ impl Importer {
         if self.is_softplus(truth, a, b) {
             return self.push(site, Op::Unary(Unary::Softplus), &[a]);
         }
-        let (condition, [a, b]) = self.condition_of(truth, [a, b]);
+        let constants = self.known_number(a).is_some() && self.known_number(b).is_some();
+        let (condition, a, b) = match self.condition_of(truth) {
+            (condition, true) => (condition, a, b),
+            (condition, false) if !constants => (condition, b, a),
+            (_, false) => (truth, a, b),
+        };
         let operands = self.aligned(site, &[condition, a, b])?;
         let result = self.push(site, WHERE, &operands)?;
         if self.is_truth(a) && self.is_truth(b) {
@@ -114,9 +121,19 @@ impl Importer {
             _ => {}
         }
         // The difference of two infinities is no number.
-        let operands = [self.finite(site, a)?, self.finite(site, b)?];
-        let operands = self.aligned(site, &operands)?;
-        let difference = self.push_part(site, "difference", Op::Binary(Binary::Sub), &operands)?;
+        let a = self.finite(site, a)?;
+        let difference = match self.known_number(b).filter(|number| number.is_finite()) {
+            // As a difference with a number is read everywhere.
+            Some(number) => {
+                let number = self.number(site, "less", -number);
+                self.push_part(site, "difference", Op::Binary(Binary::Add), &[a, number])?
+            }
+            None => {
+                let b = self.finite(site, b)?;
+                let operands = self.aligned(site, &[a, b])?;
+                self.push_part(site, "difference", Op::Binary(Binary::Sub), &operands)?
+            }
+        };
         let holds =
             !matches!(comparison, Comparison::GreaterOrEqual | Comparison::LessOrEqual | Comparison::Equal);
         let condition = match comparison {
@@ -126,16 +143,18 @@ impl Importer {
         self.truth(site, &name, condition, holds)
     }
 
-    /// What a choice by a truth asks, and what it chooses from: 1 where something is not 0 is that something.
-    fn condition_of(&self, mut truth: ValueId, [mut a, mut b]: [ValueId; 2]) -> (ValueId, [ValueId; 2]) {
-        while let Some((&WHERE, &[condition, one, no])) = self.made_by(truth) {
-            match (self.known_number(one), self.known_number(no)) {
-                (Some(1.0), Some(0.0)) => truth = condition,
-                (Some(0.0), Some(1.0)) => (truth, a, b) = (condition, b, a),
+    /// What a truth asks, and whether it holds where that is not 0: 1 where something is not 0 is that something.
+    fn condition_of(&self, mut truth: ValueId) -> (ValueId, bool) {
+        let mut holds = true;
+        while let Some((&WHERE, &[condition, first, second])) = self.made_by(truth) {
+            match (self.known_number(first), self.known_number(second)) {
+                (Some(1.0), Some(0.0)) => {}
+                (Some(0.0), Some(1.0)) => holds = !holds,
                 _ => break,
             }
+            truth = condition;
         }
-        (truth, [a, b])
+        (truth, holds)
     }
 
     /// `x` with the largest float in the place of infinity.
@@ -174,22 +193,15 @@ impl Importer {
             return None;
         }
         let (Op::Unary(Unary::Relu), &[difference]) = self.made_by(above)? else { return None };
-        let (Op::Binary(Binary::Sub), &[finite, threshold]) = self.made_by(difference)? else { return None };
+        let (Op::Binary(Binary::Add), &[finite, less]) = self.made_by(difference)? else { return None };
         let (Op::Unary(Unary::Clip(_)), &[x]) = self.made_by(finite)? else { return None };
-        Some((x, self.known_number(threshold)?))
+        Some((x, -self.known_number(less)?))
     }
 
     /// x, where `y` is log(1 + exp x), times 1 perhaps.
     fn softplus_of(&self, y: ValueId) -> Option<ValueId> {
         let y = self.factor_of(y).map_or(y, |(inner, factor)| if factor == 1.0 { inner } else { y });
         let (Op::Unary(Unary::Log), &[sum]) = self.made_by(y)? else { return None };
-        let (Op::Binary(Binary::Add), &[a, b]) = self.made_by(sum)? else { return None };
-        let power = match (self.known_number(a), self.known_number(b)) {
-            (_, Some(1.0)) => a,
-            (Some(1.0), _) => b,
-            _ => return None,
-        };
-        let (Op::Unary(Unary::Exp), &[x]) = self.made_by(power)? else { return None };
-        Some(x)
+        self.exp_of(self.less_one(sum)?)
     }
 }

@@ -1,7 +1,7 @@
 //! Norms: of the batch, of the last axes, of groups of channels.
 
 use offshoot_graph::op::{Binary, LayerNormalization, Reduce, Unary};
-use offshoot_graph::{Dim, DimOp, Op, Shape, Tensor, ValueId};
+use offshoot_graph::{Dim, DimOp, Op, Shape, ValueId};
 
 use super::{Importer, Site};
 use crate::error::Problem;
@@ -24,20 +24,9 @@ impl Importer {
         epsilon: f32,
     ) -> Result<ValueId, Problem> {
         let rank = self.rank(x);
-        if axis + 1 == rank
-            && let Some(width) = self.shape(x).0[axis].fixed()
+        if let (Some(weight), Some(bias)) = (affine.weight, affine.bias)
+            && axis + 1 == rank
         {
-            let one = |importer: &mut Self, part: &str, number| {
-                importer.constant(site, part, Tensor::full([width], number))
-            };
-            let weight = match affine.weight {
-                Some(weight) => weight,
-                None => one(self, "weight", 1.0),
-            };
-            let bias = match affine.bias {
-                Some(bias) => bias,
-                None => one(self, "bias", 0.0),
-            };
             let op = Op::LayerNormalization(LayerNormalization { epsilon });
             return self.push(site, op, &[x, weight, bias]);
         }
@@ -65,9 +54,9 @@ impl Importer {
         let pixels =
             shape.0[2..].iter().fold(Dim::Fixed(channels / groups), |n, dim| n.combine(DimOp::Mul, dim));
         let rows = Shape(vec![batch.clone(), Dim::Fixed(groups), pixels]);
-        let rows = self.push_part(site, "groups", Op::Reshape { shape: rows }, &[x])?;
+        let rows = self.shaped(site, "groups", x, rows)?;
         let normed = self.normed(site, rows, &[2], epsilon)?;
-        let normed = self.push_part(site, "normed", Op::Reshape { shape: shape.clone() }, &[normed])?;
+        let normed = self.shaped(site, "normed", normed, shape.clone())?;
         let of_channels = |importer: &mut Self, part: &str, id: Option<ValueId>| match id {
             None => Ok(None),
             Some(id) => importer.of_channels(site, part, id, channels, shape.rank()).map(Some),
@@ -75,6 +64,11 @@ impl Importer {
         let weight = of_channels(self, "weight", affine.weight)?;
         let bias = of_channels(self, "bias", affine.bias)?;
         self.affine(site, normed, Affine { weight, bias })
+    }
+
+    /// `x` under a shape that it may have already.
+    fn shaped(&mut self, site: &dyn Site, part: &str, x: ValueId, shape: Shape) -> Result<ValueId, Problem> {
+        if *self.shape(x) == shape { Ok(x) } else { self.push_part(site, part, Op::Reshape { shape }, &[x]) }
     }
 
     /// A number for each channel, under the axes of a picture.

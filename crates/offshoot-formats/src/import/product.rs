@@ -46,8 +46,12 @@ impl Importer {
     ) -> Result<ValueId, Problem> {
         let scale = self.number(site, "scale", scale);
         let q = self.push_part(site, "scaled", Op::Binary(Binary::Mul), &[q, scale])?;
-        let product = Op::MatMul(MatMul { trans_a: false, trans_b: true });
-        let mut scores = self.push_part(site, "scores", product, &[q, k])?;
+        let mut perm: Vec<usize> = (0..self.rank(k)).collect();
+        if let [.., a, b] = &mut perm[..] {
+            std::mem::swap(a, b);
+        }
+        let keys = self.push_part(site, "keys", Op::Transpose { perm }, &[k])?;
+        let mut scores = self.push_part(site, "scores", Op::MatMul(MatMul::default()), &[q, keys])?;
         if let Some(mask) = mask {
             scores = self.push_part(site, "masked", Op::Binary(Binary::Add), &[scores, mask])?;
         }

@@ -56,26 +56,26 @@ impl Importer {
 
     /// x and the axis, where `x` - `log` is the logarithm of the softmax of x.
     pub(super) fn log_softmax_of(&self, x: ValueId, log: ValueId) -> Option<(ValueId, usize)> {
-        if let (Op::Unary(Unary::Log), &[sum]) = self.made_by(log)? {
-            let (_, &[powers]) = self.made_by(sum)? else { return None };
-            let of = self.exp_of(powers)?;
-            let axis = self.sum_of_powers(sum, of)?;
-            return (of == x).then(|| (self.shift_of(x, axis).unwrap_or(x), axis));
-        }
         // As `Importer::log_sum_exp` writes it.
-        let (Op::Binary(Binary::Add), &[log, largest]) = self.made_by(log)? else { return None };
+        if let (Op::Binary(Binary::Add), &[log, largest]) = self.made_by(log)? {
+            let (of, axis) = self.log_of_sum(log)?;
+            let shifted = self.shift_of(of, axis) == Some(x) && self.largest_of(largest, axis) == Some(x);
+            return shifted.then_some((x, axis));
+        }
+        let (of, axis) = self.log_of_sum(log)?;
+        (of == x).then(|| (self.shift_of(x, axis).unwrap_or(x), axis))
+    }
+
+    /// x and the axis, where `log` is the logarithm of the sum of exp x.
+    fn log_of_sum(&self, log: ValueId) -> Option<(ValueId, usize)> {
         let (Op::Unary(Unary::Log), &[sum]) = self.made_by(log)? else { return None };
         let (_, &[powers]) = self.made_by(sum)? else { return None };
         let of = self.exp_of(powers)?;
-        let axis = self.sum_of_powers(sum, of)?;
-        let (Op::Reduce { op: Reduce::Max, .. }, &[shifted]) = self.made_by(largest)? else {
-            return None;
-        };
-        (shifted == x && self.shift_of(of, axis) == Some(x)).then_some((x, axis))
+        Some((of, self.sum_of_powers(sum, of)?))
     }
 
     /// x, where `powers` is exp x.
-    fn exp_of(&self, powers: ValueId) -> Option<ValueId> {
+    pub(super) fn exp_of(&self, powers: ValueId) -> Option<ValueId> {
         let (Op::Unary(Unary::Exp), &[x]) = self.made_by(powers)? else { return None };
         Some(x)
     }
@@ -86,13 +86,28 @@ impl Importer {
         (self.exp_of(powers) == Some(x)).then_some(axis)
     }
 
-    /// The value from which `x` is, less its largest number along the axis.
-    fn shift_of(&self, x: ValueId, axis: usize) -> Option<ValueId> {
-        let (Op::Binary(Binary::Sub), &[of, largest]) = self.made_by(x)? else { return None };
-        let (&Op::Reduce { op: Reduce::Max, axis: along }, &[shifted]) = self.made_by(largest)? else {
+    /// The value whose largest numbers along the axis these are.
+    fn largest_of(&self, largest: ValueId, axis: usize) -> Option<ValueId> {
+        let (&Op::Reduce { op: Reduce::Max, axis: along }, &[x]) = self.made_by(largest)? else {
             return None;
         };
-        (shifted == of && along == axis).then_some(of)
+        (along == axis).then_some(x)
+    }
+
+    /// The value that `x` is, less its largest number along the axis.
+    fn shift_of(&self, x: ValueId, axis: usize) -> Option<ValueId> {
+        let (Op::Binary(Binary::Sub), &[of, largest]) = self.made_by(x)? else { return None };
+        (self.largest_of(largest, axis) == Some(of)).then_some(of)
+    }
+
+    /// y, where `sum` is y + 1.
+    pub(super) fn less_one(&self, sum: ValueId) -> Option<ValueId> {
+        let (Op::Binary(Binary::Add), &[a, b]) = self.made_by(sum)? else { return None };
+        match (self.known_number(a), self.known_number(b)) {
+            (_, Some(1.0)) => Some(a),
+            (Some(1.0), _) => Some(b),
+            _ => None,
+        }
     }
 
     /// x, where `above` (1, if none is given) / `below` is the sigmoid of x.
@@ -100,13 +115,8 @@ impl Importer {
         if above.is_some_and(|one| self.known_number(one) != Some(1.0)) {
             return None;
         }
-        let (Op::Binary(Binary::Add), &[a, b]) = self.made_by(below)? else { return None };
-        let power = match (self.known_number(a), self.known_number(b)) {
-            (_, Some(1.0)) => a,
-            (Some(1.0), _) => b,
-            _ => return None,
-        };
-        let (Op::Unary(Unary::Neg), &[x]) = self.made_by(self.exp_of(power)?)? else { return None };
+        let negative = self.exp_of(self.less_one(below)?)?;
+        let (Op::Unary(Unary::Neg), &[x]) = self.made_by(negative)? else { return None };
         Some(x)
     }
 }

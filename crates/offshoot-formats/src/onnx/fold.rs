@@ -111,6 +111,7 @@ pub(super) fn is_foldable(op: &str) -> bool {
             | "Slice"
             | "Transpose"
             | "Reshape"
+            | "ReduceProd"
     )
 }
 
@@ -167,6 +168,7 @@ fn evaluate(node: NodeView<'_>, inputs: &[Option<Numbers>], fill: Option<Number>
         "Slice" => slice(node, inputs),
         "Transpose" => transpose(x, node.ints("perm")),
         "Reshape" => reshape(x, &input(1)?.ints()?),
+        "ReduceProd" => product(x, axes(1).as_deref(), node.int("keepdims", 1) != 0),
         _ => None,
     }
 }
@@ -357,6 +359,19 @@ fn transpose(x: &Numbers, perm: Option<&[i64]>) -> Option<Numbers> {
         }
         _ => None,
     }
+}
+
+/// The product of a vector.
+fn product(x: &Numbers, axes: Option<&[i64]>, kept: bool) -> Option<Numbers> {
+    if x.shape.len() != 1 || !matches!(axes, None | Some([] | [0 | -1])) {
+        return None;
+    }
+    let one = Numbers { shape: Vec::new(), data: vec![Number::Known(1.0)], float: x.float };
+    let all = x.data.iter().try_fold(one, |product, number| {
+        let factor = Numbers { shape: Vec::new(), data: vec![number.clone()], float: x.float };
+        arithmetic(&product, &factor, DimOp::Mul, |a, b| a * b)
+    })?;
+    Some(Numbers { shape: if kept { vec![1] } else { Vec::new() }, ..all })
 }
 
 fn reshape(x: &Numbers, target: &[i64]) -> Option<Numbers> {

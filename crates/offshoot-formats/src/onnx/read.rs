@@ -16,7 +16,7 @@ use super::proto::{DimensionProto, GraphProto, ModelProto, TensorProto, ValueInf
 use super::tensors::TensorReader;
 use super::translate::{Context, Translator};
 use super::{METADATA_KEY, OnnxModel, ReadOptions};
-use crate::ending::{logits, rows, without_leftovers};
+use crate::ending::{logits, rows};
 use crate::error::Problem;
 use crate::import::Importer;
 use crate::metadata::{self, MAX_CLASSES, MAX_PICTURE};
@@ -399,6 +399,5 @@ fn build(source: &Source<'_>, given: &Given<'_>, batch: Dim) -> Result<Built, Pr
     let (graph, weights, logarithms) = translator.finish();
     let graph = recognize_gelu(&graph).map_err(place)?;
     let (graph, ending) = logits(graph, &weights, &logarithms)?;
-    let graph = without_leftovers(graph).map_err(place)?;
     Ok(Built { graph, weights, classes, converted, ending })
 }

@@ -1,8 +1,7 @@
 //! Windows over pictures: convolutions, poolings, padding.
 
+use offshoot_graph::Role;
 use offshoot_graph::op::{AveragePool, Conv, Pool, Reduce};
-
-use offshoot_graph::{Op, Role};
 
 use super::call::Bound;
 use super::state::Aten;
@@ -143,11 +142,7 @@ fn adaptive(aten: &mut Aten, call: &Bound<'_>, op: Reduce) -> Result<Value, Prob
     if call.pair("output_size", 1)? != Some([1, 1]) {
         return Err(call.refused("only the mean or the largest of all pixels, an output of 1 by 1, is read"));
     }
-    let id = if op == Reduce::Mean {
-        aten.import.push(call, Op::GlobalAveragePool, &[x])?
-    } else {
-        aten.import.global_pool(call, op, x)?
-    };
+    let id = aten.import.global_pool(call, op, x)?;
     let result = aten.define(id);
     // The largest comes with its places.
     Ok(if op == Reduce::Max { Value::List([result, Value::Unknown].into()) } else { result })

@@ -138,6 +138,9 @@ impl<'a> Translator<'a> {
         if channels_last && axis != 1 {
             x = self.value(node, 0)?;
         }
+        if axis == 1 && self.import.rank(x) == 2 {
+            return Ok(x);
+        }
         self.import.push(&node, Op::Flatten { axis }, &[x])
     }
 
@@ -170,7 +173,10 @@ impl<'a> Translator<'a> {
 
     /// A reshape to sizes that are known but for those of the inputs and one that follows from the others.
     pub(super) fn reshape(&mut self, node: NodeView<'a>) -> Result<Operand<'a>, Problem> {
-        if let Operand::Stored(stored) = self.operand(node, 0)? {
+        // In a file of ours a weight keeps its name, and its Reshape is part of the graph.
+        if let Operand::Stored(stored) = self.operand(node, 0)?
+            && !self.context.own
+        {
             return self.reshaped_weight(node, stored);
         }
         let (x, _) = self.flattened(node)?;

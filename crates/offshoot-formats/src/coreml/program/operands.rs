@@ -1,0 +1,103 @@
+//! What operations read: values of the program, and weights of the model.
+
+use offshoot_graph::{Node, Shape, Source, Tensor, ValueId};
+
+use super::{Writer, refused};
+use crate::coreml::proto::Value;
+use crate::error::Problem;
+
+impl Writer<'_> {
+    /// Core ML's padding: top, bottom, left, right.
+    pub(super) fn padding(
+        &mut self,
+        node: &Node,
+        pads: [usize; 4],
+    ) -> Result<[(&'static str, String); 2], Problem> {
+        let [top, left, bottom, right] = pads;
+        let custom = self.program.constant(&format!("{}_pad_type", node.name), Value::string("custom"));
+        Ok([("pad_type", custom), ("pad", self.ints(node, "pad", &[top, bottom, left, right])?)])
+    }
+
+    pub(super) fn ints(&mut self, node: &Node, parameter: &str, values: &[usize]) -> Result<String, Problem> {
+        let ints = values.iter().map(|&n| narrow(node, n)).collect::<Result<Vec<i32>, _>>()?;
+        let value = Value::ints(ints, &[values.len()]);
+        Ok(self.program.constant(&format!("{}_{parameter}", node.name), value))
+    }
+
+    pub(super) fn shape(&self, node: &Node, id: ValueId) -> Result<Vec<usize>, Problem> {
+        self.graph.value(id).shape.eval(&self.bindings).map_err(|e| refused(node, e.to_string()))
+    }
+
+    /// The tensor of a parameter or constant.
+    pub(super) fn tensor(&self, id: ValueId) -> Option<&Tensor> {
+        let value = self.graph.value(id);
+        match &value.source {
+            Source::Parameter(_) => self.weights.get(&value.name),
+            Source::Constant(tensor) => Some(tensor),
+            Source::Input | Source::Node { .. } => None,
+        }
+    }
+
+    /// The numbers of an input that the operator must know beforehand.
+    pub(super) fn stored(&self, node: &Node, i: usize) -> Result<(&[f32], Vec<usize>), Problem> {
+        let value = self.graph.value(node.inputs[i]);
+        let place = || format!("parameter `{}`", value.name);
+        let tensor = match self.tensor(node.inputs[i]) {
+            Some(tensor) => tensor,
+            None if self.graph.producer(node.inputs[i]).is_none()
+                && !matches!(value.source, Source::Input) =>
+            {
+                return Err(Problem::unsupported(place(), "the weights do not hold it", "Load all weights"));
+            }
+            None => return Err(refused(node, format!("Core ML wants `{}` to be a constant", value.name))),
+        };
+        match tensor.as_f32() {
+            Some(numbers) if Shape::fixed(tensor.shape()) == value.shape => {
+                Ok((numbers, tensor.shape().to_vec()))
+            }
+            _ => {
+                let held = format!("{}{}", tensor.dtype(), Shape::fixed(tensor.shape()));
+                let what = format!("the weights hold {held}, the graph takes f32{}", value.shape);
+                Err(Problem::unsupported(place(), what, "Load the weights of this model"))
+            }
+        }
+    }
+
+    /// A value that is computed, or a constant in the program's type.
+    pub(super) fn operand(&mut self, node: &Node, i: usize) -> Result<String, Problem> {
+        if let Some(name) = self.names.get(&node.inputs[i]) {
+            return Ok(name.clone());
+        }
+        self.vector(node, i)
+    }
+
+    /// A constant in the program's type.
+    pub(super) fn vector(&mut self, node: &Node, i: usize) -> Result<String, Problem> {
+        let (numbers, shape) = self.stored(node, i)?;
+        let (numbers, name) = (numbers.to_vec(), self.graph.value(node.inputs[i]).name.clone());
+        self.program.numbers(&format!("parameter `{name}`"), &name, &numbers, &shape)
+    }
+
+    /// The weight of a convolution or a linear layer, [output channels, ..].
+    pub(super) fn weight(&mut self, node: &Node, i: usize, transpose: bool) -> Result<String, Problem> {
+        let (numbers, mut shape) = self.stored(node, i)?;
+        let mut numbers = numbers.to_vec();
+        if transpose {
+            let columns = shape[1];
+            numbers =
+                (0..columns).flat_map(|c| numbers.iter().skip(c).step_by(columns.max(1)).copied()).collect();
+            shape.reverse();
+        }
+        let name = self.graph.value(node.inputs[i]).name.clone();
+        let place = format!("parameter `{name}`");
+        match self.int8 {
+            true => self.program.quantized(&place, &name, &numbers, &shape),
+            false => self.program.numbers(&place, &name, &numbers, &shape),
+        }
+    }
+}
+
+/// MIL's integers are of 32 bits.
+pub(super) fn narrow(node: &Node, n: usize) -> Result<i32, Problem> {
+    i32::try_from(n).map_err(|_| refused(node, format!("a size of {n} is too large")))
+}
