@@ -1,7 +1,7 @@
 //! A prepared graph: its plans by size, its packed filters, its buffers.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use offshoot_graph::{
     Bindings, DType, Dim, ExecuteError, Graph, Session, StepTime, Tensor, TensorView, ValueId, Weights,
@@ -9,11 +9,11 @@ use offshoot_graph::{
 
 use crate::CpuExecutor;
 use crate::buffer::Buffer;
+use crate::kernels::ConvShape;
 use crate::kernels::conv::PackedFilter;
 use crate::kernels::int8::conv::ByteFilter;
 use crate::kernels::int8::depthwise::DepthwiseFilter;
 use crate::kernels::simd::Isa;
-use crate::kernels::{ConvShape, together};
 use crate::lower::lower;
 use crate::plan::{Place, Plan, Scratch};
 
@@ -28,6 +28,8 @@ pub(crate) struct Filters {
     pub(crate) floats: HashMap<(ValueId, Direction, bool, DType), Arc<PackedFilter>>,
     /// Filters of integers, by the result.
     pub(crate) integers: HashMap<ValueId, IntegerFilter>,
+    /// Tensors that were computed of frozen weights: depthwise filters, and floats of integers.
+    pub(crate) tensors: HashMap<(ValueId, DType), Tensor>,
 }
 
 /// A packed filter of integers.
@@ -63,7 +65,8 @@ pub(crate) struct CpuSession {
     graph: Graph,
     executor: CpuExecutor,
     plans: Vec<(Bindings, Plan)>,
-    filters: Filters,
+    /// Those of all sessions that were forked of one. The lock is held while a plan is made, and not while it runs.
+    filters: Arc<Mutex<Filters>>,
     arena: Buffer,
     scratch: Scratch,
     /// The plan of the last run, if it went well.
@@ -79,16 +82,20 @@ impl CpuSession {
         executor: &CpuExecutor,
     ) -> Result<CpuSession, ExecuteError> {
         parameters(graph, weights)?;
-        Ok(CpuSession {
-            graph: graph.clone(),
-            executor: executor.clone(),
+        Ok(CpuSession::with_filters(graph.clone(), executor.clone(), Arc::default()))
+    }
+
+    fn with_filters(graph: Graph, executor: CpuExecutor, filters: Arc<Mutex<Filters>>) -> CpuSession {
+        CpuSession {
+            graph,
+            executor,
             plans: Vec::new(),
-            filters: Filters::default(),
+            filters,
             arena: Buffer::default(),
             scratch: Scratch::default(),
             last: None,
             profile: Vec::new(),
-        })
+        }
     }
 
     /// The place of the plan for `bindings`, made now if it is not there. The least recently made one is dropped for it.
@@ -96,7 +103,10 @@ impl CpuSession {
         if let Some(found) = self.plans.iter().position(|(b, _)| *b == bindings) {
             return Ok(found);
         }
-        let plan = lower(&self.graph, &bindings, self.executor.isa, parameters, &mut self.filters)?;
+        // (What a panic leaves there is whole: filters are added one at a time.)
+        let mut filters = self.filters.lock().unwrap_or_else(PoisonError::into_inner);
+        let plan = lower(&self.graph, &bindings, self.executor.isa, parameters, &mut filters)?;
+        drop(filters);
         if self.plans.len() == PLANS {
             self.plans.remove(0);
         }
@@ -110,8 +120,8 @@ impl Session for CpuSession {
         self.last = None;
         let (inputs, bindings) = bind(&self.graph, inputs)?;
         let parameters = parameters(&self.graph, weights)?;
-        let pool = Arc::clone(&self.executor.pool);
-        let work = || {
+        let executor = self.executor.clone();
+        executor.run(|| {
             let index = self.plan(bindings, &parameters)?;
             let CpuSession { plans, arena, scratch, profile, executor, .. } = self;
             profile.clear();
@@ -119,8 +129,12 @@ impl Session for CpuSession {
             plans[index].1.run(arena, scratch, &inputs, &parameters, profile)?;
             self.last = Some(index);
             Ok(())
-        };
-        pool.install(|| together(work))
+        })
+    }
+
+    fn fork(&self) -> Box<dyn Session> {
+        let (graph, executor) = (self.graph.clone(), self.executor.clone());
+        Box::new(CpuSession::with_filters(graph, executor, Arc::clone(&self.filters)))
     }
 
     fn output(&self, name: &str) -> Option<TensorView<'_>> {
@@ -189,4 +203,47 @@ fn parameters<'a>(graph: &Graph, weights: &'a Weights) -> Result<Vec<&'a Tensor>
         })
     };
     graph.parameters().iter().map(parameter).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use offshoot_graph::builder::Conv2d;
+    use offshoot_graph::passes::freeze;
+    use offshoot_graph::{DType, Shape};
+
+    use super::*;
+    use crate::CpuOptions;
+
+    #[test]
+    fn a_fork_shares_what_was_packed_and_gives_the_same_bits() {
+        let mut graph = Graph::new("fork");
+        let x = graph.add_input("x", DType::F32, Shape(vec![Dim::symbol("n"), 8.into(), 9.into(), 9.into()]));
+        let y = graph.conv2d("dense", x, &Conv2d::new(16, 1)).unwrap();
+        let y = graph.conv2d("deep", y, &Conv2d::new(16, 3).group(16)).unwrap();
+        graph.add_output("y", y);
+        freeze(&mut graph, |_| true);
+        let numbers = |len: usize| (0..len).map(|i| (i * 31 % 17) as f32 - 8.0).collect::<Vec<f32>>();
+        let weights = Weights::from([
+            ("dense.weight".to_owned(), Tensor::f32([16, 8, 1, 1], numbers(128))),
+            ("deep.weight".to_owned(), Tensor::f32([16, 1, 3, 3], numbers(144))),
+        ]);
+        let executor = CpuExecutor::new(CpuOptions::default()).unwrap();
+        let mut first = CpuSession::new(&graph, &weights, &executor).unwrap();
+        let mut run = |session: &mut dyn Session, pictures: usize| {
+            let input = Tensor::f32([pictures, 8, 9, 9], numbers(pictures * 648));
+            session.run(&[("x", &input)], &weights).unwrap();
+            session.output("y").unwrap().data.to_vec()
+        };
+        let wanted = run(&mut first, 1);
+        assert!(wanted.iter().any(|&y| y != 0.0));
+        let mut others: Vec<Box<dyn Session>> = (0..3).map(|_| first.fork()).collect();
+        for fork in &mut others {
+            assert_eq!(run(&mut **fork, 1), wanted);
+        }
+        let filters = first.filters.lock().unwrap();
+        let (dense, deep) = (filters.floats.values(), filters.tensors.values());
+        // One in the map, and one in the plan of each session.
+        assert_eq!(dense.map(Arc::strong_count).collect::<Vec<_>>(), [5]);
+        assert_eq!(deep.map(Tensor::shape).collect::<Vec<_>>(), [[144]]);
+    }
 }

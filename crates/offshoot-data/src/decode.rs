@@ -6,6 +6,7 @@ mod jpeg;
 mod limit;
 mod orientation;
 mod png;
+#[cfg(feature = "tiff")]
 mod tiff;
 
 use std::io::{BufRead, Cursor, Read, Seek};
@@ -172,6 +173,14 @@ pub enum DecodeError {
         /// Height in the header, in pixels.
         height: u64,
     },
+    /// A format that this program was built without.
+    #[error("{format} is not read: offshoot was built without its feature `{feature}`")]
+    LeftOut {
+        /// Name of the format.
+        format: &'static str,
+        /// The cargo feature that reads it.
+        feature: &'static str,
+    },
     /// The data end before the picture does.
     #[error("the {format} data end too early: the file is truncated")]
     Truncated {
@@ -216,6 +225,7 @@ pub fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<Picture, DecodeEr
     let format = Format::guess(bytes)?;
     guard(format, || match format {
         Format::Jpeg => jpeg::decode(bytes, options),
+        #[cfg(feature = "tiff")]
         Format::Tiff => tiff::decode(bytes, options),
         Format::Other(_, format) => decode_other(bytes, format, options),
     })
@@ -250,6 +260,7 @@ pub fn probe(path: &Path, options: &DecodeOptions) -> Result<(usize, usize), Pic
 }
 
 /// Whether a file starts like a picture; `false` too if it cannot be read.
+#[cfg(feature = "folders")]
 pub(crate) fn looks_like_picture(path: &Path) -> bool {
     let mut start = Vec::new();
     let read = offshoot_files::open(path).and_then(|file| file.take(SIGNATURE_BYTES).read_to_end(&mut start));
@@ -374,6 +385,7 @@ fn size<R: BufRead + Seek>(
 ) -> Result<(usize, usize), DecodeError> {
     guard(format, || match format {
         Format::Jpeg => Ok(jpeg::header(reader, options)?.1),
+        #[cfg(feature = "tiff")]
         Format::Tiff => tiff::probe(reader, options),
         Format::Other(_, format) => {
             let (width, height) = other_header(reader, format, options)?.dimensions();

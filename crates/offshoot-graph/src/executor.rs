@@ -28,6 +28,10 @@ pub trait Session: Send {
     /// When an input or a parameter is missing or has another type or shape.
     fn run(&mut self, inputs: &[(&str, &Tensor)], weights: &Weights) -> Result<(), ExecuteError>;
 
+    /// A session of the same graph for another thread, which has not run yet. The two share what was packed of frozen
+    /// weights, and give the same bits.
+    fn fork(&self) -> Box<dyn Session>;
+
     /// An f32 output of the last run, row-major in the graph's own order of axes. `None` before the first run and
     /// for a name that is no output.
     fn output(&self, name: &str) -> Option<TensorView<'_>>;

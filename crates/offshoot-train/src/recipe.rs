@@ -23,8 +23,7 @@ use crate::ranges::{self, check_real, check_whole, product_fits};
 use crate::schedule::ScheduleKind;
 use crate::unfreeze::{Rebuild, Stages, Unfreeze};
 
-/// The name of the resolved recipe in a run directory.
-pub const RECIPE_FILE: &str = "recipe.toml";
+pub use offshoot_infer::files::RECIPE_FILE;
 
 /// The head that replaces the pretrained one unless another is asked for.
 pub const DEFAULT_HEAD: &str = "linear,dropout=0.2";

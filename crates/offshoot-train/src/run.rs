@@ -48,10 +48,8 @@ use crate::schedule::Plateau;
 use crate::training::MAX_ROLLBACKS;
 use crate::unfreeze::Stages;
 
-/// The model of the best epoch.
-pub const BEST_FILE: &str = "best.safetensors";
-/// The model of the last checkpoint.
-pub const LAST_FILE: &str = "last.safetensors";
+pub use offshoot_infer::files::{BASE_FILE, BASE_HASH_FILE, BEST_FILE, LAST_FILE};
+
 /// The rest of the last checkpoint.
 pub const STATE_FILE: &str = "last.state.safetensors";
 /// The rest of the checkpoint before that.
@@ -62,10 +60,6 @@ pub const RESULTS_FILE: &str = "results.csv";
 pub const AVERAGE_FILE: &str = "average.safetensors";
 /// A line a group.
 pub const GROUPS_FILE: &str = "groups.csv";
-/// The classifier of the ONNX file that a run started from: its graph is described nowhere else.
-pub const BASE_FILE: &str = "base.onnx";
-/// The SHA-256 of that file, as `sha256sum` writes it.
-pub const BASE_HASH_FILE: &str = "base.onnx.sha256";
 /// A line a picture.
 pub const PICTURES_FILE: &str = "pictures.csv";
 

@@ -10,6 +10,7 @@ use offshoot_graph::passes::{
 use offshoot_graph::{Executor, Graph, Model, Session, Tensor, Weights};
 
 use crate::amp::{Amp, GradScaler};
+use crate::fingerprint;
 use crate::freeze::{FreezeError, check_matches};
 use crate::groups::{GroupOptions, GroupRow, groups};
 use crate::inference::{Inference, NetworkError};
@@ -257,7 +258,7 @@ impl TrainStep {
     /// Adds all that decides about [`TrainStep::features`] but the executor.
     pub(crate) fn fingerprint_prefix(&self, hasher: &mut blake3::Hasher) {
         if let Some(prefix) = &self.prefix {
-            prefix.fingerprint(hasher);
+            fingerprint::inference(hasher, prefix);
         }
     }
 

@@ -1,14 +1,22 @@
 //! How fast this machine infers and trains: random weights and pictures, 1000 classes, the median of the steps. And, in
-//! [`formats`], how fast and how well one model runs on each target.
+//! `formats` (the feature `peers`), how fast and how well one model runs on each target.
 
+#[cfg(feature = "peers")]
 mod files;
+#[cfg(feature = "peers")]
 mod formats;
+#[cfg(feature = "peers")]
 mod onnx_runtime;
+#[cfg(feature = "peers")]
 mod processor;
+#[cfg(feature = "peers")]
 mod python;
+#[cfg(feature = "peers")]
 mod pytorch;
+#[cfg(feature = "peers")]
 mod runner;
 
+#[cfg(feature = "peers")]
 pub use formats::{FormatsOptions, FormatsProgress, bench_formats, check_formats, write_formats};
 
 use std::path::{Path, PathBuf};

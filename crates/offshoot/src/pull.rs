@@ -15,7 +15,7 @@ use offshoot_models::{Published, UnknownArchitecture, find};
 use serde::Serialize;
 
 use crate::error::{Error, Result};
-use crate::manifest::sha256;
+use crate::hash::sha256;
 use address::Address;
 use part::Part;
 use proxies::Proxies;

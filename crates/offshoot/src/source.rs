@@ -6,18 +6,19 @@ use std::path::{Path, PathBuf};
 use offshoot_files::{Kind, read_text};
 use offshoot_formats::checkpoint::{load_weights, match_weights};
 use offshoot_formats::content::{self, Content};
+#[cfg(feature = "train")]
+use offshoot_formats::coreml;
 use offshoot_formats::safetensors::METADATA_KEY;
-use offshoot_formats::{Problem, coreml, onnx, safetensors, tensorrt, torchscript};
+use offshoot_formats::{Problem, onnx, safetensors, tensorrt, torchscript};
 use offshoot_graph::{DType, Dim, Fit, Graph, Metadata, Model, Preprocessing, Weights, model, passes};
+use offshoot_infer::files::{BASE_FILE, BASE_HASH_FILE, BEST_FILE, LAST_FILE, RECIPE_FILE};
 use offshoot_models::{
     Architecture, BuildError, BuildOptions, CanonicalKeys, Head, Published, canonical_keys, described,
     expected_parameters, find, grafted, imagenet_classes, original_classes, pretrained, recognise,
 };
-use offshoot_train::recipe::RECIPE_FILE;
-use offshoot_train::run::{BASE_FILE, BASE_HASH_FILE, BEST_FILE, LAST_FILE};
 
 use crate::error::{Error, Result};
-use crate::manifest::sha256;
+use crate::hash::sha256;
 use offshoot_graph::text::shown;
 
 /// A model to load.
@@ -82,6 +83,7 @@ impl ModelSource {
     pub fn checkpoint(&self) -> Result<PathBuf> {
         match self {
             ModelSource::Pretrained { weights, .. } => Ok(weights.clone()),
+            #[cfg(feature = "train")]
             ModelSource::Path(path) if coreml::is_package(path) => Ok(coreml::weight_file(path)),
             ModelSource::Path(path) if path.is_dir() => run_file(path),
             ModelSource::Path(path) => Ok(path.clone()),
@@ -119,6 +121,7 @@ impl ModelSource {
             ModelSource::Pretrained { architecture, weights } => {
                 load_pretrained(architecture, weights, overrides)
             }
+            #[cfg(feature = "train")]
             ModelSource::Path(path) if coreml::is_package(path) => load_coreml(path, overrides),
             ModelSource::Path(path) if path.is_dir() => load_ours(&run_file(path)?, overrides),
             ModelSource::Path(path) => match content_of(path)? {
@@ -430,6 +433,7 @@ fn load_torchscript(path: &Path, overrides: &Overrides) -> Result<Loaded> {
     Ok(Loaded { model, warnings, assumed_metadata: assumed_preprocessing })
 }
 
+#[cfg(feature = "train")]
 fn load_coreml(path: &Path, overrides: &Overrides) -> Result<Loaded> {
     let mut model = coreml::read(path)?;
     override_all_but_size(path, "the package takes", &mut model, overrides)?;

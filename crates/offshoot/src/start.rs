@@ -16,7 +16,7 @@ use offshoot_train::run::{BASE_FILE, BASE_HASH_FILE};
 use offshoot_train::{Recipe, Settings, Unfreeze};
 
 use crate::error::{Error, Result};
-use crate::manifest::sha256;
+use crate::hash::sha256;
 use crate::source::{
     self, Overrides, StateDict, classifier_of_size, is_onnx, load_onnx, load_state_dict, run_file,
     unchecked_base, word,

@@ -170,10 +170,15 @@ impl Lowering<'_> {
         weight: ValueId,
     ) -> Result<BufferId, ExecuteError> {
         let (shape, len) = (*shape, self.len(weight));
+        if let Some(packed) = self.filters.tensors.get(&(weight, E::DTYPE)) {
+            return Ok(self.constant(packed.clone()));
+        }
         if let Some(oihw) = self.known(weight).and_then(Tensor::as_f32) {
             let mut packed = vec![0.0; len];
             depthwise::pack(&shape, &rounded::<E>(self.isa, oihw), &mut packed);
-            return Ok(self.constant(Tensor::f32([len], packed)));
+            let packed = Tensor::f32([len], packed);
+            self.filters.tensors.insert((weight, E::DTYPE), packed.clone());
+            return Ok(self.constant(packed));
         }
         let oihw = self.rounded::<E>(weight)?;
         let packed = self.fresh(len, DType::F32);

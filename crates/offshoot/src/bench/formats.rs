@@ -10,7 +10,7 @@ use offshoot_data::{Loader, LoaderOptions, Transform};
 use offshoot_formats::atomic::write_atomically;
 use offshoot_graph::text::shown;
 use offshoot_graph::{Model, Tensor};
-use offshoot_train::Metrics;
+use offshoot_infer::Metrics;
 use offshoot_train::report::{FORMATS_FILE, FormatRow, FormatStatus, FormatsReport};
 
 use super::files::{Files, Made};

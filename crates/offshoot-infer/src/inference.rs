@@ -1,6 +1,5 @@
 //! A network that is run for inference.
 
-use blake3::Hasher;
 use offshoot_graph::passes::{
     FoldError, autocast, freeze, fuse, fuse_quantized, gives_probabilities, remove_training_leftovers,
     shipped,
@@ -8,8 +7,6 @@ use offshoot_graph::passes::{
 use offshoot_graph::{
     DType, ExecuteError, Executor, Graph, GraphError, Model, Session, Tensor, TensorView, Weights,
 };
-
-use crate::fingerprint;
 
 /// A network could not be prepared or run.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -96,7 +93,10 @@ impl Inference {
     }
 
     /// Prepares any graph with one output.
-    pub(crate) fn of_graph(
+    ///
+    /// # Errors
+    /// When the weights do not fit the graph, or the executor cannot run it.
+    pub fn of_graph(
         graph: &Graph,
         weights: &Weights,
         executor: &dyn Executor,
@@ -118,10 +118,26 @@ impl Inference {
         Ok(Inference { graph: graph.clone(), session, weights, inputs, output, probabilities })
     }
 
-    /// Adds everything that its outputs depend on, except for the executor.
-    pub(crate) fn fingerprint(&self, hasher: &mut Hasher) {
-        fingerprint::graph(hasher, &self.graph);
-        fingerprint::weights(hasher, &self.weights, |_| true);
+    /// The same network for another thread: weights, and what the executor has packed of them, are shared.
+    pub fn fork(&self) -> Inference {
+        Inference {
+            graph: self.graph.clone(),
+            session: self.session.fork(),
+            weights: self.weights.clone(),
+            inputs: self.inputs.clone(),
+            output: self.output.clone(),
+            probabilities: self.probabilities,
+        }
+    }
+
+    /// The graph as it is run. With [`Inference::weights`] it decides the outputs, but for how the executor rounds.
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// The weights that it is run with.
+    pub fn weights(&self) -> &Weights {
+        &self.weights
     }
 
     /// Whether the output is the probability of each class, and not logits.
