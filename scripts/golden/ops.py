@@ -448,6 +448,11 @@ def functions():
     truth = torch.randint(0, 2, (4, 5)).double()
     case("Where", "Where", {}, {"condition": truth, "a": grid(4, 5), "b": grid(5)},
          lambda truth, a, b: torch.where(truth != 0, a, b), constant=("condition",))
+    for a, b in [(False, True), (True, False), (True, True)]:
+        turned = lambda x, turn: x.transpose(-2, -1) if turn else x
+        shapes = {"a": turned(torch.empty(2, 5, 7), a).shape, "b": turned(torch.empty(2, 7, 19), b).shape}
+        case(f"matmul_{'ta' if a else ''}{'tb' if b else ''}", "MatMul", {"trans_a": a, "trans_b": b},
+             {name: grid(*shape) for name, shape in shapes.items()}, lambda x, y: turned(x, a) @ turned(y, b))
     case("Pow_of_zero", "Pow", {}, {"a": torch.zeros(4), "b": torch.tensor([0.0, 1.0, 2.0, 0.5])}, torch.pow)
 
 

@@ -7,6 +7,7 @@ mod buffer;
 pub mod kernels;
 mod lower;
 mod memory;
+pub mod optimize;
 mod plan;
 mod session;
 
@@ -28,6 +29,8 @@ pub struct CpuOptions {
     pub isa: Option<Isa>,
     /// Whether sessions measure each step (see [`Session::profile`]).
     pub profile: bool,
+    /// Whether a graph runs node by node, and not as [`optimize::optimize`] makes it: for tests, and to see what that brings.
+    pub unoptimized: bool,
 }
 
 /// Runs graphs on this machine's processor.
@@ -37,6 +40,7 @@ pub struct CpuExecutor {
     pool: Arc<rayon::ThreadPool>,
     crowd: Arc<Crowd>,
     profile: bool,
+    unoptimized: bool,
 }
 
 /// Where sessions run while another has the executor's threads: those wait for its kernels, and must not wait for two. Here
@@ -73,7 +77,8 @@ impl CpuExecutor {
         }
         // Rayon takes 0 as "one for each processor".
         let pool = Arc::new(threads(options.threads.map_or(0, NonZeroUsize::get))?);
-        Ok(CpuExecutor { isa, pool, crowd: Arc::default(), profile: options.profile })
+        let CpuOptions { profile, unoptimized, .. } = options;
+        Ok(CpuExecutor { isa, pool, crowd: Arc::default(), profile, unoptimized })
     }
 
     /// Calls `work`, which calls kernels, on the executor's threads.

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use offshoot_graph::{
-    Bindings, DType, Dim, ExecuteError, Graph, Session, StepTime, Tensor, TensorView, ValueId, Weights,
+    Bindings, DType, Dim, ExecuteError, Graph, Operator, Session, StepTime, Tensor, TensorView, ValueId,
+    Weights,
 };
 
 use crate::CpuExecutor;
@@ -15,6 +16,7 @@ use crate::kernels::int8::conv::ByteFilter;
 use crate::kernels::int8::depthwise::DepthwiseFilter;
 use crate::kernels::simd::Isa;
 use crate::lower::lower;
+use crate::optimize::{CpuOp, optimize, unoptimized};
 use crate::plan::{Place, Plan, Scratch};
 
 /// Plans kept at once: the whole batches, the last smaller one, and a few more.
@@ -62,7 +64,7 @@ pub(crate) enum Direction {
 
 /// See [`Session`].
 pub(crate) struct CpuSession {
-    graph: Graph,
+    graph: Graph<CpuOp>,
     executor: CpuExecutor,
     plans: Vec<(Bindings, Plan)>,
     /// Those of all sessions that were forked of one. The lock is held while a plan is made, and not while it runs.
@@ -82,10 +84,11 @@ impl CpuSession {
         executor: &CpuExecutor,
     ) -> Result<CpuSession, ExecuteError> {
         parameters(graph, weights)?;
-        Ok(CpuSession::with_filters(graph.clone(), executor.clone(), Arc::default()))
+        let graph = if executor.unoptimized { unoptimized(graph)? } else { optimize(graph)? };
+        Ok(CpuSession::with_filters(graph, executor.clone(), Arc::default()))
     }
 
-    fn with_filters(graph: Graph, executor: CpuExecutor, filters: Arc<Mutex<Filters>>) -> CpuSession {
+    fn with_filters(graph: Graph<CpuOp>, executor: CpuExecutor, filters: Arc<Mutex<Filters>>) -> CpuSession {
         CpuSession {
             graph,
             executor,
@@ -158,7 +161,7 @@ impl Session for CpuSession {
 
 /// The tensors of the graph's inputs in order, and the numbers that their shapes give to symbols.
 fn bind<'a>(
-    graph: &Graph,
+    graph: &Graph<CpuOp>,
     given: &[(&str, &'a Tensor)],
 ) -> Result<(Vec<&'a Tensor>, Bindings), ExecuteError> {
     let mut bindings = Bindings::new();
@@ -190,7 +193,10 @@ fn bind<'a>(
 }
 
 /// The tensors of the graph's parameters in order.
-fn parameters<'a>(graph: &Graph, weights: &'a Weights) -> Result<Vec<&'a Tensor>, ExecuteError> {
+fn parameters<'a, O: Operator>(
+    graph: &Graph<O>,
+    weights: &'a Weights,
+) -> Result<Vec<&'a Tensor>, ExecuteError> {
     let parameter = |&id: &ValueId| {
         let value = graph.value(id);
         let tensor = weights.get(&value.name);
@@ -229,7 +235,7 @@ mod tests {
         ]);
         let executor = CpuExecutor::new(CpuOptions::default()).unwrap();
         let mut first = CpuSession::new(&graph, &weights, &executor).unwrap();
-        let mut run = |session: &mut dyn Session, pictures: usize| {
+        let run = |session: &mut dyn Session, pictures: usize| {
             let input = Tensor::f32([pictures, 8, 9, 9], numbers(pictures * 648));
             session.run(&[("x", &input)], &weights).unwrap();
             session.output("y").unwrap().data.to_vec()

@@ -11,7 +11,7 @@ use offshoot_cpu::kernels::{Activation, ConvShape, depthwise};
 use offshoot_cpu::{CpuExecutor, CpuOptions};
 use offshoot_graph::builder::{Conv2d, RELU6};
 use offshoot_graph::op::Binary;
-use offshoot_graph::passes::{freeze, fuse};
+use offshoot_graph::passes::freeze;
 use offshoot_graph::{DType, Dim, Executor, Graph, Op, Shape, Tensor, ValueId, Weights};
 use proptest::prelude::*;
 
@@ -226,7 +226,7 @@ fn network(seen: bool) -> (Graph, Weights) {
     }
     freeze(&mut graph, |_| true);
     let weights = weights_of(&graph);
-    (fuse(&graph).unwrap(), weights)
+    (graph, weights)
 }
 
 #[test]
@@ -235,7 +235,8 @@ fn plans_run_blocks_as_one_step_with_the_same_bits() {
     let first = Tensor::f32([1, 3, 67, 49], pictures.as_f32().unwrap()[..3 * 67 * 49].to_vec());
     let run = |seen: bool, threads: usize, x: &Tensor| {
         let (graph, weights) = network(seen);
-        let options = CpuOptions { threads: NonZeroUsize::new(threads), profile: true, isa: None };
+        let options =
+            CpuOptions { threads: NonZeroUsize::new(threads), profile: true, ..CpuOptions::default() };
         let executor = CpuExecutor::new(options).unwrap();
         let mut session = executor.prepare(&graph, &weights).unwrap();
         session.run(&[("x", x)], &weights).unwrap();
@@ -280,7 +281,7 @@ fn no_convolution_is_in_two_blocks() {
     let x = Tensor::f32([2, 16, 67, 49], values(2 * 16 * 67 * 49, 5));
     let run = |seen: bool| {
         let (graph, weights) = in_turn(seen);
-        let options = CpuOptions { threads: NonZeroUsize::new(2), profile: true, isa: None };
+        let options = CpuOptions { threads: NonZeroUsize::new(2), profile: true, ..CpuOptions::default() };
         let mut session = CpuExecutor::new(options).unwrap().prepare(&graph, &weights).unwrap();
         session.run(&[("x", &x)], &weights).unwrap();
         let blocks = session.profile().iter().filter(|step| step.node.contains(" .. ")).count();

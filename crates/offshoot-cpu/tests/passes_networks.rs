@@ -5,14 +5,15 @@ mod golden;
 
 use std::collections::BTreeMap;
 
-use golden::{Golden, Report, executors, run, run_on_all, strings};
+use golden::{Golden, Report, executors, run, run_on_all, strings, unoptimized_executors};
+use offshoot_cpu::optimize::optimize;
 use offshoot_cpu::{CpuExecutor, CpuOptions, Isa};
 use offshoot_graph::builder::{BATCH_NORM, Conv2d, RELU6};
 use offshoot_graph::model::{BATCH, INPUT, OUTPUT};
 use offshoot_graph::op::{AveragePool, BatchNormalization, Binary, Pool, Unary};
 use offshoot_graph::passes::{
-    CLASS_WEIGHTS, LABELS, LOSS, LossOptions, TrainingGraph, fold_batch_norm, freeze, fuse, gradient_output,
-    recompute, state_output, training_graph,
+    CLASS_WEIGHTS, LABELS, LOSS, LossOptions, TrainingGraph, fold_batch_norm, freeze, gradient_output,
+    state_output, training_graph,
 };
 use offshoot_graph::random::{Purpose, Random};
 use offshoot_graph::{DType, Dim, Executor, Graph, GraphError, Op, Shape, Tensor, ValueId, Weights};
@@ -230,24 +231,21 @@ fn inference_agrees_with_pytorch_folded_and_fused() {
         let weights = golden.under(&format!("{source}/in/"));
         let (folded, folded_weights) = fold_batch_norm(&graph, &weights).unwrap();
         assert!(!folded.nodes().iter().any(|n| matches!(n.op, Op::BatchNormalization(_))), "{source}");
-        let fused = fuse(&folded).unwrap();
-        assert!(
-            !fused
-                .nodes()
-                .iter()
-                .any(|n| matches!(n.op, Op::Unary(Unary::Relu | Unary::Clip(_)) | Op::Binary(Binary::Add)))
-                || source == "mobilenet"
-        );
+        let fused = optimize(&folded).unwrap();
+        let simple =
+            |op: &Op| matches!(op, Op::Unary(Unary::Relu | Unary::Clip(_)) | Op::Binary(Binary::Add));
+        assert!(source == "mobilenet" || !fused.nodes().iter().any(|n| n.op.plain().is_some_and(simple)));
         let wanted = golden.get(&format!("{source}/inference"));
-        for (isa, executors) in executors() {
-            let inputs = [(INPUT, golden.get(&format!("{source}/x")))];
-            for (form, graph, weights) in [
-                ("plain", &graph, &weights),
-                ("folded", &folded, &folded_weights),
-                ("fused", &fused, &folded_weights),
-            ] {
+        let inputs = [(INPUT, golden.get(&format!("{source}/x")))];
+        let (optimized, unoptimized) = (executors(), unoptimized_executors());
+        for (form, graph, weights, executors) in [
+            ("plain", &graph, &weights, &unoptimized),
+            ("folded", &folded, &folded_weights, &unoptimized),
+            ("fused", &folded, &folded_weights, &optimized),
+        ] {
+            for (isa, executors) in executors {
                 let what = format!("{source} {form} on {isa:?}");
-                let found = run_on_all(&executors, graph, &inputs, weights, &what);
+                let found = run_on_all(executors, graph, &inputs, weights, &what);
                 report.compare(&found[OUTPUT], wanted, 5e-6, &what);
             }
         }
@@ -258,28 +256,25 @@ fn inference_agrees_with_pytorch_folded_and_fused() {
 #[test]
 fn training_steps_agree_with_pytorch() {
     let (golden, mut report) = (Golden::load("networks"), Report::default());
-    let executors = executors();
+    let (optimized, unoptimized) = (executors(), unoptimized_executors());
     for case in &golden.cases {
         let case = Case::new(&golden, case);
         let (graph, weights) = case.model();
         let (folded, folded_weights) = fold_batch_norm(&graph, &weights).unwrap();
         let forms = [
-            ("plain", &graph, &weights, false),
-            ("fused", &graph, &weights, true),
-            ("folded", &folded, &folded_weights, true),
+            ("plain", &graph, &weights, &unoptimized),
+            ("fused", &graph, &weights, &optimized),
+            ("folded", &folded, &folded_weights, &optimized),
         ];
-        for (form, graph, weights, fused) in forms {
-            let mut training = case.training(graph);
+        for (form, graph, weights, executors) in forms {
+            let training = case.training(graph);
             let trained: Vec<&str> = training.trained.iter().map(String::as_str).collect();
             assert_eq!(trained, strings(&case.case["trained"]), "{}", case.name());
-            if fused {
-                training.graph = recompute(&fuse(&training.graph).unwrap()).unwrap();
-            }
-            for (isa, executors) in &executors {
+            for (isa, executors) in executors {
                 let what = format!("{} {form} on {isa:?}", case.name());
                 let step = run_on_all(executors, &training.graph, &case.inputs(), weights, &what);
                 case.compare_step(&step, &what, &mut report);
-                let losses = case.losses(&executors[1], &training, weights);
+                let losses = case.losses(&executors[executors.len() / 2], &training, weights);
                 for (i, (found, wanted)) in
                     losses.iter().zip(case.case["losses"].as_array().unwrap()).enumerate()
                 {
@@ -303,13 +298,13 @@ fn fusing_changes_no_more_than_rounding() {
         let case = Case::new(&golden, case);
         let (graph, weights) = case.model();
         let training = case.training(&graph).graph;
-        let fused = fuse(&training).unwrap();
-        assert!(fused.nodes().len() < training.nodes().len() || case.name() == "resnet_head_only");
-        let fused = recompute(&fused).unwrap();
         for isa in [Isa::available()[0], Isa::best()] {
-            let executor = CpuExecutor::new(CpuOptions { isa: Some(isa), ..CpuOptions::default() }).unwrap();
-            let wanted = run(&executor, &training, &case.inputs(), &weights);
-            for (name, found) in run(&executor, &fused, &case.inputs(), &weights) {
+            let [fused, plain] = [false, true].map(|unoptimized| {
+                let options = CpuOptions { isa: Some(isa), unoptimized, ..CpuOptions::default() };
+                CpuExecutor::new(options).unwrap()
+            });
+            let wanted = run(&plain, &training, &case.inputs(), &weights);
+            for (name, found) in run(&fused, &training, &case.inputs(), &weights) {
                 report.compare(
                     &found,
                     &wanted[&name],
@@ -329,7 +324,6 @@ fn a_pictures_bits_depend_neither_on_its_batch_nor_on_its_place() {
         let mut graph = network(source);
         freeze(&mut graph, |_| true);
         let (graph, weights) = fold_batch_norm(&graph, &golden.under(&format!("{source}/in/"))).unwrap();
-        let graph = recompute(&fuse(&graph).unwrap()).unwrap();
         let three = golden.get(&format!("{source}/x"));
         let pictures: Vec<&[f32]> = three.as_f32().unwrap().chunks_exact(three.len() / 3).collect();
         let batch = |order: &[usize]| {
@@ -476,11 +470,11 @@ proptest! {
         let x = Tensor::f32([2, 4, 7, 5], (0..280).map(|_| random.range(-1.0, 1.0)).collect());
         let labels = Tensor::i64([2], vec![2, 0]);
         let inputs = [(INPUT, &x), (LABELS, &labels)];
-        let executor = CpuExecutor::new(CpuOptions::default()).unwrap();
+        let executors = [true, false]
+            .map(|unoptimized| CpuExecutor::new(CpuOptions { unoptimized, ..CpuOptions::default() }).unwrap());
         let step = |graph: &Graph, weights: &Weights| {
             let training = training_graph(graph, LossOptions::default()).unwrap().graph;
-            let (plain, fused) =
-                (run(&executor, &training, &inputs, weights), run(&executor, &fuse(&training).unwrap(), &inputs, weights));
+            let [plain, fused] = [0, 1].map(|i| run(&executors[i], &training, &inputs, weights));
             (plain, fused)
         };
         let (plain, fused) = step(&graph, &weights);

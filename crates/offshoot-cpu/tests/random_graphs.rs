@@ -7,8 +7,8 @@ mod random_graph;
 use offshoot_cpu::Isa;
 use offshoot_graph::op::Conv;
 use offshoot_graph::passes::{
-    LOSS, LossOptions, autocast, dynamic_int8, expose, fold_batch_norm, freeze, fuse, fuse_quantized,
-    gradient_output, recognize_gelu, recompute, training_graph,
+    LOSS, LossOptions, autocast, dynamic_int8, expose, fold_batch_norm, freeze, gradient_output,
+    recognize_gelu, training_graph,
 };
 use offshoot_graph::random::{Purpose, Random};
 use offshoot_graph::{DType, Graph, Op, ValueId};
@@ -53,19 +53,19 @@ fn answers(made: &Made) -> Result<(), TestCaseError> {
     let Some(reference) = one_by_one(made) else { return Ok(()) };
     let frozen = frozen(made);
     let folded = fold_batch_norm(&frozen, &made.weights).unwrap();
-    let fused = (fuse(&folded.0).unwrap(), folded.1);
-    let forms = [("as read", (frozen.clone(), made.weights.clone())), ("fused", fused)];
-    for (what, (graph, weights)) in forms {
+    for what in ["as read", "folded and optimized"] {
         for isa in [Isa::available()[0], Isa::best()] {
-            let found = made.run(&graph, &weights, isa);
+            let found = match what {
+                "as read" => made.run_unoptimized(&frozen, &made.weights, isa),
+                _ => made.run(&folded.0, &folded.1, isa),
+            };
             prop_assert!(found.is_ok(), "{} on {}: {:?}", what, isa, found);
             if !made.has_bytes() {
                 near(&found.unwrap(), &reference, what)?;
             }
         }
     }
-    let bytes = fuse_quantized(&recognize_gelu(&frozen).unwrap()).unwrap();
-    let found = made.run(&bytes, &made.weights, Isa::best());
+    let found = made.run(&recognize_gelu(&frozen).unwrap(), &made.weights, Isa::best());
     prop_assert!(found.is_ok(), "bytes: {:?}", found);
     let (graph, weights) = dynamic_int8(&frozen, &made.weights).unwrap();
     let found = made.run(&graph, &weights, Isa::best());
@@ -79,9 +79,8 @@ fn answers(made: &Made) -> Result<(), TestCaseError> {
 fn training(made: &Made) -> Result<(), TestCaseError> {
     let Some((graph, weights)) = made.classifier() else { return Ok(()) };
     let Ok(step) = training_graph(&graph, LossOptions::default()) else { return Ok(()) };
-    let plain = made.run(&step.graph, &weights, Isa::best());
-    let fused = recompute(&fuse(&step.graph).unwrap()).unwrap();
-    let found = made.run(&fused, &weights, Isa::best());
+    let plain = made.run_unoptimized(&step.graph, &weights, Isa::best());
+    let found = made.run(&step.graph, &weights, Isa::best());
     prop_assert_eq!(plain.is_ok(), found.is_ok(), "{:?}, {:?}", plain.err(), found.err());
     if let (Ok(plain), Ok(found)) = (&plain, &found)
         && !made.has_bytes()
@@ -99,9 +98,8 @@ fn training(made: &Made) -> Result<(), TestCaseError> {
         let Ok(step) = autocast(&graph, half).and_then(|g| training_graph(&g, LossOptions::default())) else {
             continue;
         };
-        let fused = recompute(&fuse(&step.graph).unwrap()).unwrap();
         // An operator without kernels for half types is an error; a panic fails the test.
-        drop(made.run(&fused, &weights, Isa::best()));
+        drop(made.run(&step.graph, &weights, Isa::best()));
     }
     Ok(())
 }

@@ -1,9 +1,10 @@
 //! Graphs run at several sizes, and with sizes that no kernel takes.
 #![allow(clippy::unwrap_used)] // helpers of tests, too
 
+use offshoot_cpu::optimize::{CpuOp, optimize};
 use offshoot_cpu::{CpuExecutor, CpuOptions, Isa};
 use offshoot_graph::op::{Conv, Pool};
-use offshoot_graph::passes::{freeze, fuse_quantized};
+use offshoot_graph::passes::freeze;
 use offshoot_graph::{
     DType, Data, Dim, ExecuteError, Executor, Graph, Op, Role, Shape, Tensor, ValueId, Weights,
 };
@@ -52,17 +53,17 @@ fn picture(h: usize, w: usize) -> Tensor {
 #[test]
 fn a_byte_convolution_runs_at_one_size_after_the_other() {
     let (graph, weights) = byte_network();
-    let bytes = fuse_quantized(&graph).unwrap();
-    let fused = bytes.nodes().iter().any(|node| node.op.name().contains("Quantized"));
-    assert!(fused, "{:?}", bytes.nodes().iter().map(|n| n.op.name()).collect::<Vec<_>>());
+    let optimized = optimize(&graph).unwrap();
+    let fused = optimized.nodes().iter().any(|node| matches!(node.op, CpuOp::Quantized(_)));
+    assert!(fused, "{:?}", optimized.nodes().iter().map(|n| &n.op).collect::<Vec<_>>());
     for isa in Isa::available() {
         let executor = executor(isa);
-        let mut session = executor.prepare(&bytes, &weights).unwrap();
+        let mut session = executor.prepare(&graph, &weights).unwrap();
         for (h, w) in [(5, 2), (6, 28), (7, 14), (5, 2), (9, 56), (6, 28)] {
             let x = picture(h, w);
             session.run(&[("x", &x)], &weights).unwrap();
             let found = session.output("y").unwrap().data.to_vec();
-            let mut alone = executor.prepare(&bytes, &weights).unwrap();
+            let mut alone = executor.prepare(&graph, &weights).unwrap();
             alone.run(&[("x", &x)], &weights).unwrap();
             assert_eq!(found, alone.output("y").unwrap().data, "{h} x {w} on {isa}");
             assert!(found.iter().any(|&y| y != found[0]), "all the same at {h} x {w}");

@@ -7,11 +7,12 @@ mod onnx_support;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use offshoot_cpu::optimize::optimize;
 use offshoot_formats::onnx::{self, Options};
-use offshoot_graph::passes::{fuse_quantized, shipped};
+use offshoot_graph::passes::shipped;
 use offshoot_graph::{DType, Model, Op};
 
-use onnx_support::{Golden, logits};
+use onnx_support::{Golden, float_logits, logits};
 
 fn file(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/onnx_qdq").join(name)
@@ -27,7 +28,7 @@ fn logits_are_those_of_onnx_runtime() {
     assert_eq!(table.len(), 5);
     for (name, golden) in table {
         let model = onnx::read(&file(&format!("{name}.onnx"))).unwrap().model;
-        let ours = logits(&model, &golden.shape);
+        let ours = float_logits(&model, &golden.shape);
         let difference = offshoot_testing::difference(&ours, &golden.logits);
         assert!(difference <= 1e-5, "{name}: {ours:?}, {:?}", golden.logits);
     }
@@ -38,8 +39,10 @@ fn operators_on_bytes_give_the_logits_of_onnx_runtime() {
     for (name, golden) in table() {
         let Model { graph, weights, metadata } = onnx::read(&file(&format!("{name}.onnx"))).unwrap().model;
         let (graph, weights) = shipped(&graph, &weights).unwrap();
-        let model = Model { graph: fuse_quantized(&graph).unwrap(), weights, metadata };
-        let count = |what: fn(&Op) -> bool| model.graph.nodes().iter().filter(|n| what(&n.op)).count();
+        let model = Model { graph, weights, metadata };
+        let optimized = optimize(&model.graph).unwrap();
+        let plain = optimized.nodes().iter().filter_map(|node| node.op.plain());
+        let count = |what: fn(&Op) -> bool| plain.clone().filter(|op| what(op)).count();
         // What is left is the input's Q and the output's DQ, but for weights of u8 or of floats.
         let convs = count(|op| matches!(op, Op::Conv(_) | Op::Gemm(_)));
         match name.as_str() {

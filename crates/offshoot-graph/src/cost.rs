@@ -1,7 +1,7 @@
 //! What a graph costs at least: its operations, and the bytes that its nodes read and write.
 
 use crate::graph::{Graph, Node, ValueId};
-use crate::op::{FusedOp, GradOp, Op, Quantized, QuantizedOp, TrainOp};
+use crate::op::{GradOp, Op, Operator};
 use crate::shape::{Bindings, DimError};
 
 /// The least work of a node or a graph.
@@ -25,56 +25,51 @@ impl Cost {
 ///
 /// # Errors
 /// When a symbol has no number.
-pub fn costs(graph: &Graph, bindings: &Bindings) -> Result<Vec<Cost>, DimError> {
+pub fn costs<O: Operator>(graph: &Graph<O>, bindings: &Bindings) -> Result<Vec<Cost>, DimError> {
     graph.nodes().iter().map(|node| cost(graph, node, bindings)).collect()
 }
 
-fn cost(graph: &Graph, node: &Node, bindings: &Bindings) -> Result<Cost, DimError> {
-    let product = |id: ValueId, from: usize| {
-        let shape = graph.value(id).shape.eval(bindings)?;
-        Ok(shape.iter().skip(from).fold(1u64, |product, &n| product.saturating_mul(n as u64)))
+fn cost<O: Operator>(graph: &Graph<O>, node: &Node<O>, bindings: &Bindings) -> Result<Cost, DimError> {
+    let shapes = |ids: &[ValueId]| {
+        ids.iter().map(|&id| graph.value(id).shape.eval(bindings)).collect::<Result<Vec<_>, _>>()
     };
-    let elements = |id| product(id, 0);
-    // A filter is [K, C / group, R, S]: each element of the output takes one multiply-add an element of filter k.
-    let filter = |id| product(id, 1);
+    let (inputs, outputs) = (shapes(&node.inputs)?, shapes(&node.outputs)?);
     let mut bytes = 0u64;
-    for &id in node.inputs.iter().chain(&node.outputs) {
-        bytes = bytes.saturating_add(elements(id)?.saturating_mul(graph.value(id).dtype.size() as u64));
+    for (id, shape) in node.inputs.iter().chain(&node.outputs).zip(inputs.iter().chain(&outputs)) {
+        let size = graph.value(*id).dtype.size() as u64;
+        bytes = bytes.saturating_add(elements(shape).saturating_mul(size));
     }
-    let multiply_adds = match &node.op {
-        Op::Conv(_)
-        | Op::Fused(
-            FusedOp::Conv { .. } | FusedOp::Quantized(Quantized { op: QuantizedOp::Conv { .. }, .. }),
-        ) => elements(node.outputs[0])?.saturating_mul(filter(node.inputs[1])?),
-        Op::Grad(GradOp::ConvInput { .. }) => {
-            elements(node.inputs[0])?.saturating_mul(filter(node.inputs[1])?)
-        }
-        Op::Grad(GradOp::ConvWeight { .. }) => {
-            elements(node.inputs[0])?.saturating_mul(filter(node.outputs[0])?)
-        }
-        Op::Gemm(gemm) => {
-            let a = graph.value(node.inputs[0]).shape.eval(bindings)?;
-            let depth = a.get(usize::from(!gemm.trans_a)).copied().unwrap_or(1);
-            elements(node.outputs[0])?.saturating_mul(depth as u64)
-        }
-        Op::Fused(FusedOp::Quantized(Quantized { op: QuantizedOp::Gemm { .. }, .. })) => {
-            elements(node.outputs[0])?.saturating_mul(product(node.inputs[0], 1)?)
-        }
-        Op::DynamicQuantizeMatMul { .. } => {
-            let depth = graph.value(node.inputs[0]).shape.eval(bindings)?.get(1).copied().unwrap_or(1);
-            elements(node.outputs[0])?.saturating_mul(depth as u64)
-        }
+    let operations = node.op.multiply_adds(&inputs, &outputs).saturating_mul(2);
+    Ok(Cost { operations, bytes })
+}
+
+/// How many elements a value of `shape` has.
+fn elements(shape: &[usize]) -> u64 {
+    shape.iter().fold(1, |product, &n| product.saturating_mul(n as u64))
+}
+
+/// The multiply-adds of `op` ([`Operator::multiply_adds`]).
+pub(crate) fn multiply_adds(op: &Op, inputs: &[Vec<usize>], outputs: &[Vec<usize>]) -> u64 {
+    let shape = |shapes: &[Vec<usize>], i: usize| shapes.get(i).cloned().unwrap_or_default();
+    let (x, y) = (shape(inputs, 0), shape(outputs, 0));
+    // A filter is [K, C / group, R, S]: each element of the output takes one multiply-add an element of filter k.
+    let filter = |filter: &[usize]| elements(filter.get(1..).unwrap_or_default());
+    // The size of x's axis that a product sums over, counted from the last.
+    let depth = |from_last: usize| {
+        x.len().checked_sub(from_last).and_then(|axis| x.get(axis)).map_or(1, |&depth| depth as u64)
+    };
+    let each = |elements: u64, multiply_adds: u64| elements.saturating_mul(multiply_adds);
+    match op {
+        Op::Conv(_) => each(elements(&y), filter(&shape(inputs, 1))),
+        Op::Grad(GradOp::ConvInput { .. }) => each(elements(&x), filter(&shape(inputs, 1))),
+        Op::Grad(GradOp::ConvWeight { .. }) => each(elements(&x), filter(&y)),
+        Op::Gemm(gemm) => each(elements(&y), depth(1 + usize::from(gemm.trans_a))),
+        Op::DynamicQuantizeMatMul { .. } => each(elements(&y), depth(1)),
+        Op::MatMul(product) => each(elements(&y), depth(1 + usize::from(product.trans_a))),
         // Four gates, each with a product of x and one of h.
         Op::Lstm(_) | Op::DynamicQuantizeLstm(_) => {
-            let depth = graph.value(node.inputs[0]).shape.eval(bindings)?.last().copied().unwrap_or(1);
-            let hidden = graph.value(node.outputs[0]).shape.eval(bindings)?.last().copied().unwrap_or(1);
-            elements(node.outputs[0])?.saturating_mul(4 * (depth + hidden) as u64)
-        }
-        Op::MatMul | Op::Fused(FusedOp::MatMul { .. }) => {
-            let a = graph.value(node.inputs[0]).shape.eval(bindings)?;
-            let transposed = matches!(node.op, Op::Fused(FusedOp::MatMul { trans_a: true, .. }));
-            let depth = a.len().checked_sub(1 + usize::from(transposed)).and_then(|axis| a.get(axis));
-            elements(node.outputs[0])?.saturating_mul(depth.copied().unwrap_or(1) as u64)
+            let hidden = y.last().map_or(1, |&hidden| hidden as u64);
+            each(elements(&y), 4 * (depth(1) + hidden))
         }
         Op::BatchNormalization(_)
         | Op::Unary(_)
@@ -97,13 +92,7 @@ fn cost(graph: &Graph, node: &Node, bindings: &Bindings) -> Result<Cost, DimErro
         | Op::QuantizeLinear { .. }
         | Op::DequantizeLinear { .. }
         | Op::Sequence(_)
-        | Op::Train(
-            TrainOp::BatchNormStats(_)
-            | TrainOp::BatchNormApply
-            | TrainOp::InvStd { .. }
-            | TrainOp::Dropout { .. }
-            | TrainOp::Cast { .. },
-        )
+        | Op::Train(_)
         | Op::Grad(
             GradOp::SumToChannels
             | GradOp::BatchNormReduce
@@ -125,22 +114,8 @@ fn cost(graph: &Graph, node: &Node, bindings: &Bindings) -> Result<Cost, DimErro
             | GradOp::Softmax { .. }
             | GradOp::SoftmaxCrossEntropyLoss(_)
             | GradOp::QuantizeLinear { .. },
-        )
-        | Op::Fused(
-            FusedOp::Quantized(Quantized {
-                op:
-                    QuantizedOp::Add { .. }
-                    | QuantizedOp::AveragePool(_)
-                    | QuantizedOp::GlobalAveragePool
-                    | QuantizedOp::Rescale,
-                ..
-            })
-            | FusedOp::BatchNormApply { .. }
-            | FusedOp::BatchNormReduce { .. }
-            | FusedOp::BatchNormInput { .. },
         ) => 0,
-    };
-    Ok(Cost { operations: multiply_adds.saturating_mul(2), bytes })
+    }
 }
 
 #[cfg(test)]

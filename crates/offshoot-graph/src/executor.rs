@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::graph::Graph;
+use crate::graph::{Graph, GraphError};
 use crate::shape::DimError;
 use crate::tensor::{Tensor, Weights};
 
@@ -111,6 +111,9 @@ pub enum ExecuteError {
         /// What there is.
         rows: usize,
     },
+    /// A graph that breaks a shape rule.
+    #[error(transparent)]
+    Graph(#[from] GraphError),
     /// A size that cannot be computed from the inputs.
     #[error(transparent)]
     Size(#[from] DimError),

@@ -2,8 +2,7 @@
 
 use std::collections::HashSet;
 
-use crate::infer::infer;
-use crate::op::Op;
+use crate::op::{Op, Operator};
 use crate::shape::Shape;
 use crate::tensor::{DType, Tensor};
 
@@ -80,11 +79,11 @@ pub struct Value {
 
 /// One step of the computation.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Node {
+pub struct Node<O = Op> {
     /// Unique in its graph; the module's path where there is one (`layer1.0.conv1`).
     pub name: String,
     /// What it computes.
-    pub op: Op,
+    pub op: O,
     /// What it reads.
     pub inputs: Vec<ValueId>,
     /// What it makes.
@@ -104,11 +103,11 @@ pub struct GraphError {
 }
 
 /// A computation. Nodes stand in an order in which each reads only what stands before it.
-#[derive(Clone, Debug, PartialEq, Default)]
-pub struct Graph {
+#[derive(Clone, Debug, PartialEq)]
+pub struct Graph<O = Op> {
     name: String,
     values: Vec<Value>,
-    nodes: Vec<Node>,
+    nodes: Vec<Node<O>>,
     inputs: Vec<ValueId>,
     parameters: Vec<ValueId>,
     outputs: Vec<(String, ValueId)>,
@@ -116,8 +115,29 @@ pub struct Graph {
 }
 
 impl Graph {
-    /// An empty graph.
+    /// An empty graph of operators.
     pub fn new(name: impl Into<String>) -> Graph {
+        Graph::empty(name)
+    }
+}
+
+impl<O> Default for Graph<O> {
+    fn default() -> Graph<O> {
+        Graph {
+            name: String::new(),
+            values: Vec::new(),
+            nodes: Vec::new(),
+            inputs: Vec::new(),
+            parameters: Vec::new(),
+            outputs: Vec::new(),
+            names: HashSet::new(),
+        }
+    }
+}
+
+impl<O: Operator> Graph<O> {
+    /// An empty graph of any set of operators.
+    pub fn empty(name: impl Into<String>) -> Graph<O> {
         Graph { name: name.into(), ..Graph::default() }
     }
 
@@ -132,7 +152,7 @@ impl Graph {
     }
 
     /// All nodes, each after what it reads.
-    pub fn nodes(&self) -> &[Node] {
+    pub fn nodes(&self) -> &[Node<O>] {
         &self.nodes
     }
 
@@ -142,7 +162,7 @@ impl Graph {
     }
 
     /// One node.
-    pub fn node(&self, id: NodeId) -> &Node {
+    pub fn node(&self, id: NodeId) -> &Node<O> {
         &self.nodes[id.index()]
     }
 
@@ -245,7 +265,7 @@ impl Graph {
     ///
     /// # Errors
     /// When the inputs do not fit the operator.
-    pub fn add(&mut self, name: &str, op: Op, inputs: &[ValueId]) -> Result<ValueId, GraphError> {
+    pub fn add(&mut self, name: &str, op: O, inputs: &[ValueId]) -> Result<ValueId, GraphError> {
         Ok(self.add_node(name, op, inputs)?[0])
     }
 
@@ -253,9 +273,9 @@ impl Graph {
     ///
     /// # Errors
     /// When the inputs do not fit the operator.
-    pub fn add_node(&mut self, name: &str, op: Op, inputs: &[ValueId]) -> Result<Vec<ValueId>, GraphError> {
+    pub fn add_node(&mut self, name: &str, op: O, inputs: &[ValueId]) -> Result<Vec<ValueId>, GraphError> {
         let operands: Vec<&Value> = inputs.iter().map(|&v| self.value(v)).collect();
-        let types = infer(&op, &operands).map_err(|reason| GraphError {
+        let types = op.infer(&operands).map_err(|reason| GraphError {
             node: name.to_string(),
             op: op.name(),
             reason,

@@ -1,10 +1,7 @@
 //! The shape rule of each operator.
 
 use crate::graph::Value;
-use crate::op::{
-    AveragePool, Binary, Conv, Direction, FusedOp, Gemm, GradOp, Op, Pool, Quantized, QuantizedOp,
-    SequenceOp, TrainOp,
-};
+use crate::op::{AveragePool, Binary, Conv, Direction, Gemm, GradOp, MatMul, Op, Pool, SequenceOp, TrainOp};
 use crate::shape::{Dim, DimOp, Shape};
 use crate::tensor::DType;
 
@@ -43,9 +40,9 @@ pub(crate) fn infer(op: &Op, inputs: &[&Value]) -> Result<Types, String> {
             arity(inputs, 1..=1)?;
             one(reduced_shape(inputs[0], *axis)?)
         }
-        Op::MatMul => {
+        Op::MatMul(product) => {
             arity(inputs, 2..=2)?;
-            one(matmul_shape(inputs, false, false)?)
+            one(matmul_shape(inputs, *product)?)
         }
         Op::LayerNormalization(_) => {
             arity(inputs, 3..=3)?;
@@ -130,7 +127,6 @@ pub(crate) fn infer(op: &Op, inputs: &[&Value]) -> Result<Types, String> {
         Op::Sequence(op) => infer_sequence(*op, inputs),
         Op::Train(op) => infer_train(op, inputs),
         Op::Grad(op) => infer_grad(op, inputs),
-        Op::Fused(op) => infer_fused(op, inputs),
     }
 }
 
@@ -322,108 +318,6 @@ fn infer_grad(op: &GradOp, inputs: &[&Value]) -> Result<Types, String> {
             one(&inputs[0].shape)
         }
     }
-}
-
-fn infer_fused(op: &FusedOp, inputs: &[&Value]) -> Result<Types, String> {
-    let dtype = inputs[0].dtype;
-    match op {
-        FusedOp::Quantized(quantized) => infer_quantized(quantized, inputs),
-        FusedOp::Conv { conv, residual, .. } => {
-            let operands = 3 + usize::from(*residual);
-            arity(inputs, operands..=operands)?;
-            let shape = conv_shape(conv, &inputs[..3])?;
-            if *residual {
-                same_dtype(inputs[0], inputs[3])?;
-                if inputs[3].shape != shape {
-                    return Err(format!("the residual is {}, the output {shape}", inputs[3].shape));
-                }
-            }
-            Ok(vec![(dtype, shape)])
-        }
-        FusedOp::MatMul { trans_a, trans_b } => {
-            arity(inputs, 2..=2)?;
-            Ok(vec![(dtype, matmul_shape(inputs, *trans_a, *trans_b)?)])
-        }
-        FusedOp::BatchNormApply { residual, .. } => {
-            let operands = 5 + usize::from(*residual);
-            arity(inputs, operands..=operands)?;
-            per_channel(inputs[0], &inputs[1..5])?;
-            if *residual {
-                same_shape(inputs[0], inputs[5])?;
-            }
-            Ok(vec![(dtype, inputs[0].shape.clone())])
-        }
-        FusedOp::BatchNormReduce { .. } => {
-            arity(inputs, 6..=6)?;
-            same_dtype(inputs[0], inputs[1])?;
-            per_channel(inputs[1], &inputs[2..])?;
-            Ok(vec![(DType::F32, inputs[2].shape.clone()); 2])
-        }
-        FusedOp::BatchNormInput { .. } => {
-            arity(inputs, 8..=8)?;
-            same_dtype(inputs[0], inputs[1])?;
-            per_channel(inputs[1], &inputs[2..])?;
-            Ok(vec![(dtype, inputs[1].shape.clone())])
-        }
-    }
-}
-
-fn infer_quantized(quantized: &Quantized, inputs: &[&Value]) -> Result<Types, String> {
-    let bytes = |count: usize| {
-        arity(inputs, count..=count)?;
-        inputs.iter().try_for_each(|x| one_of(x, &[DType::U8]))
-    };
-    let shape = match &quantized.op {
-        QuantizedOp::Conv { conv, residual } => {
-            let others = usize::from(residual.is_some());
-            let last = inputs.len().saturating_sub(others);
-            product_operands(&inputs[..last])?;
-            let shape = filter_shape(conv, inputs[0], inputs[1], inputs[..last].get(3).copied())?;
-            if let Some(other) = inputs.get(last) {
-                one_of(other, &[DType::U8])?;
-                if other.shape != shape {
-                    return Err(format!("the residual is {}, the output {shape}", other.shape));
-                }
-            }
-            shape
-        }
-        QuantizedOp::Gemm { trans_b } => {
-            product_operands(inputs)?;
-            {
-                let gemm = Gemm { trans_a: false, trans_b: *trans_b };
-                matrices_shape(gemm, inputs[0], inputs[1], inputs.get(3).copied())?
-            }
-        }
-        QuantizedOp::Add { .. } => {
-            bytes(2)?;
-            same_shape(inputs[0], inputs[1])?;
-            inputs[0].shape.clone()
-        }
-        QuantizedOp::AveragePool(pool) => {
-            bytes(1)?;
-            pool_shape(&pool.pool, inputs[0])?
-        }
-        QuantizedOp::GlobalAveragePool => {
-            bytes(1)?;
-            rank(inputs[0], 4)?;
-            let [n, c] = [0, 1].map(|i| inputs[0].shape.0[i].clone());
-            Shape(vec![n, c, Dim::Fixed(1), Dim::Fixed(1)])
-        }
-        QuantizedOp::Rescale => {
-            bytes(1)?;
-            inputs[0].shape.clone()
-        }
-    };
-    Ok(vec![(if quantized.y.is_some() { DType::U8 } else { DType::F32 }, shape)])
-}
-
-/// (x u8, weight i8, weight scale, bias?)
-fn product_operands(inputs: &[&Value]) -> Result<(), String> {
-    arity(inputs, 3..=4)?;
-    one_of(inputs[0], &[DType::U8])?;
-    one_of(inputs[1], &[DType::I8])?;
-    one_of(inputs[2], &[DType::F32])?;
-    inputs.get(3).map_or(Ok(()), |bias| one_of(bias, &[DType::F32, DType::I32]))
 }
 
 fn dynamic_product_shape(inputs: &[&Value], trans_b: bool) -> Result<Shape, String> {
@@ -689,7 +583,7 @@ fn matrices_shape(gemm: Gemm, a: &Value, b: &Value, c: Option<&Value>) -> Result
     }
 }
 
-fn matmul_shape(inputs: &[&Value], trans_a: bool, trans_b: bool) -> Result<Shape, String> {
+fn matmul_shape(inputs: &[&Value], MatMul { trans_a, trans_b }: MatMul) -> Result<Shape, String> {
     let (a, b) = (inputs[0], inputs[1]);
     same_dtype(a, b)?;
     let rank = a.shape.rank();

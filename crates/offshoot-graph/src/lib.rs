@@ -20,7 +20,7 @@ pub use cost::{Cost, costs};
 pub use executor::{ExecuteError, Executor, Session, StepTime, TensorView};
 pub use graph::{Graph, GraphError, Node, NodeId, Parameter, Role, Source, Value, ValueId};
 pub use model::{Metadata, Model};
-pub use op::Op;
+pub use op::{Op, Operator};
 pub use passes::InferenceGraph;
 pub use preprocessing::{Fit, Interpolation, Preprocessing};
 pub use shape::{Bindings, Dim, DimError, DimOp, Shape};

@@ -23,8 +23,7 @@
 //! In dynamic int8 only weights are integers in the file: [`Op::DynamicQuantizeMatMul`] finds the scale of what it multiplies them with
 //! at each run.
 //!
-//! `fuse_quantized` makes one [`FusedOp::Quantized`] of each of these patterns where activations have one scale, for an
-//! executor. `fuse` leaves Q and DQ where they are; it may make `Conv -> Relu` one [`FusedOp::Conv`].
+//! An executor may compute each of these patterns on integers where activations have one scale.
 
 mod binary;
 mod reduce;
@@ -34,8 +33,27 @@ pub use binary::{Binary, BinaryRow};
 pub use reduce::{Reduce, ReduceRow};
 pub use unary::{Alpha, Attribute, Autocast, Derivative, Fixed, Name, Range, Row, Unary};
 
+use std::fmt::Debug;
+
+use crate::graph::Value;
 use crate::shape::Shape;
 use crate::tensor::DType;
+
+/// What the nodes of a graph compute: [`Op`], or the set that an executor makes of it.
+pub trait Operator: Clone + Debug + PartialEq {
+    /// The operator's name, for people and for error messages.
+    fn name(&self) -> &'static str;
+
+    /// The types of the outputs.
+    ///
+    /// # Errors
+    /// Why `inputs` do not fit the operator.
+    fn infer(&self, inputs: &[&Value]) -> Result<Vec<(DType, Shape)>, String>;
+
+    /// Multiply-adds of convolutions, matrix products and their gradients as they are defined (no Winograd), for operands
+    /// of these shapes. 0 for other operators.
+    fn multiply_adds(&self, inputs: &[Vec<usize>], outputs: &[Vec<usize>]) -> u64;
+}
 
 /// What a node computes. Matches on it have no wildcard arm: add an operator, and the compiler lists each module
 /// that must handle it.
@@ -69,8 +87,8 @@ pub enum Op {
         /// The first axis of the second part.
         axis: usize,
     },
-    /// (a [.., m, k], b [.., k, n]) -> [.., m, n], with the same leading axes in both
-    MatMul,
+    /// (a, b) -> op(a) op(b), [.., m, k] times [.., k, n], with the same leading axes in both
+    MatMul(MatMul),
     /// (x [.., C], weight [C], bias [C]) -> (x - mean) / sqrt(var + epsilon) * weight + bias, with the mean and the biased
     /// variance of each row of C
     LayerNormalization(LayerNormalization),
@@ -150,8 +168,6 @@ pub enum Op {
     DynamicQuantizeLstm(Direction),
     /// What networks over tokens compute and those over pictures do not.
     Sequence(SequenceOp),
-    /// Several operators in one pass over memory, made by `fuse` for an executor.
-    Fused(FusedOp),
 }
 
 /// Operators on tokens: numbers of rows in a table, i64. A boolean is an f32 that is 1 or 0.
@@ -239,6 +255,15 @@ pub struct Gemm {
     /// Whether a is used transposed.
     pub trans_a: bool,
     /// Whether b is used transposed. PyTorch's `Linear` is `trans_b`.
+    pub trans_b: bool,
+}
+
+/// Attributes of [`Op::MatMul`], which ONNX writes as Transposes of the last two axes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub struct MatMul {
+    /// Whether a is used with its last two axes exchanged.
+    pub trans_a: bool,
+    /// Whether b is used with its last two axes exchanged.
     pub trans_b: bool,
 }
 
@@ -442,122 +467,6 @@ pub enum GradOp {
     },
 }
 
-/// An activation in the epilogue of a fused operator.
-#[derive(Clone, Copy, Debug, PartialEq, Default)]
-pub enum Activation {
-    /// x
-    #[default]
-    None,
-    /// max(x, 0)
-    Relu,
-    /// min(max(x, min), max)
-    Clip(Clip),
-    /// Any other function, after a convolution only
-    Smooth(Unary),
-}
-
-/// What the bytes of a quantized tensor stand for: (byte - zero_point) * scale.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Steps {
-    /// The size of a step, positive and finite.
-    pub scale: f32,
-    /// The byte that stands for 0.
-    pub zero_point: u8,
-}
-
-/// What is added to a quantized result before it is stored.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct QuantizedResidual {
-    /// The steps in which the result is rounded before the addition.
-    pub rounded: Steps,
-    /// An activation after that rounding's operator: the smallest and the largest number.
-    pub clip: Clip,
-    /// The steps of what is added.
-    pub other: Steps,
-}
-
-/// An operator on u8 that stand for floats, made by `fuse_quantized` from one between DequantizeLinear and QuantizeLinear.
-#[derive(Clone, Debug, PartialEq)]
-pub enum QuantizedOp {
-    /// (x u8, weight i8, weight scale [K] or scalar, bias?, residual u8?) -> u8, or f32 without `y`
-    Conv {
-        /// The convolution.
-        conv: Conv,
-        /// The last input is added.
-        residual: Option<QuantizedResidual>,
-    },
-    /// (x u8, weight i8, weight scale, bias?) -> u8, or f32 without `y`; x is not transposed
-    Gemm {
-        /// Whether the weight is used transposed.
-        trans_b: bool,
-    },
-    /// (a u8, b u8) -> u8
-    Add {
-        /// b's steps.
-        other: Steps,
-    },
-    /// x u8 -> u8
-    AveragePool(AveragePool),
-    /// x u8 -> u8
-    GlobalAveragePool,
-    /// x u8 -> u8: the same numbers, clipped, in other steps
-    Rescale,
-}
-
-/// A [`QuantizedOp`] and the meaning of its bytes.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Quantized {
-    /// What is computed.
-    pub op: QuantizedOp,
-    /// The steps of the first input.
-    pub x: Steps,
-    /// Bounds of the result before it is rounded: an activation.
-    pub clip: Clip,
-    /// The steps of the result; a Conv or a Gemm without them gives floats.
-    pub y: Option<Steps>,
-}
-
-/// Several operators in one.
-#[derive(Clone, Debug, PartialEq)]
-pub enum FusedOp {
-    /// An operator on bytes.
-    Quantized(Quantized),
-    /// (x, weight, bias, residual?) -> activation(conv + residual)
-    Conv {
-        /// The convolution.
-        conv: Conv,
-        /// Whether a fourth input is added.
-        residual: bool,
-        /// Applied last.
-        activation: Activation,
-    },
-    /// (a, b) -> op(a) op(b), where op transposes the last two axes or not
-    MatMul {
-        /// Whether a is used transposed.
-        trans_a: bool,
-        /// Whether b is used transposed.
-        trans_b: bool,
-    },
-    /// (x, mean, inv_std, weight, bias, residual?) -> activation(norm + residual)
-    BatchNormApply {
-        /// Whether a sixth input is added.
-        residual: bool,
-        /// Applied last.
-        activation: Activation,
-    },
-    /// (dz, x, mean, inv_std, weight, bias) -> (dweight, dbias) of [`GradOp::BatchNormReduce`], with dy = dz where the
-    /// activation let norm(x) pass
-    BatchNormReduce {
-        /// The activation after the norm.
-        activation: Activation,
-    },
-    /// (dz, x, mean, inv_std, weight, bias, dweight, dbias) -> dx of [`GradOp::BatchNormInput`], with dy as above
-    BatchNormInput {
-        /// The activation after the norm.
-        activation: Activation,
-    },
-}
-
 impl Op {
     /// The operator's name, for people and for error messages.
     pub fn name(&self) -> &'static str {
@@ -572,7 +481,7 @@ impl Op {
             Op::AveragePool(_) => "AveragePool",
             Op::GlobalAveragePool => "GlobalAveragePool",
             Op::Flatten { .. } => "Flatten",
-            Op::MatMul => "MatMul",
+            Op::MatMul(_) => "MatMul",
             Op::LayerNormalization(_) => "LayerNormalization",
             Op::Transpose { .. } => "Transpose",
             Op::Reshape { .. } => "Reshape",
@@ -591,7 +500,6 @@ impl Op {
             Op::Sequence(op) => op.name(),
             Op::Train(op) => op.name(),
             Op::Grad(op) => op.name(),
-            Op::Fused(op) => op.name(),
         }
     }
 
@@ -600,17 +508,16 @@ impl Op {
         match self {
             Op::Train(TrainOp::BatchNormStats(_)) => 4,
             Op::Grad(GradOp::BatchNormReduce | GradOp::LayerNormReduce(_))
-            | Op::Fused(FusedOp::BatchNormReduce { .. })
             | Op::Lstm(_)
             | Op::DynamicQuantizeLstm(_) => 2,
-            Op::Sequence(_) | Op::Train(_) | Op::Grad(_) | Op::Fused(_) => 1,
+            Op::Sequence(_) | Op::Train(_) | Op::Grad(_) => 1,
             Op::Conv(_)
             | Op::Gemm(_)
             | Op::BatchNormalization(_)
             | Op::Unary(_)
             | Op::Binary(_)
             | Op::Reduce { .. }
-            | Op::MatMul
+            | Op::MatMul(_)
             | Op::LayerNormalization(_)
             | Op::Transpose { .. }
             | Op::Reshape { .. }
@@ -673,28 +580,16 @@ impl GradOp {
     }
 }
 
-impl QuantizedOp {
+impl Operator for Op {
     fn name(&self) -> &'static str {
-        match self {
-            QuantizedOp::Conv { .. } => "Quantized.Conv",
-            QuantizedOp::Gemm { .. } => "Quantized.Gemm",
-            QuantizedOp::Add { .. } => "Quantized.Add",
-            QuantizedOp::AveragePool(_) => "Quantized.AveragePool",
-            QuantizedOp::GlobalAveragePool => "Quantized.GlobalAveragePool",
-            QuantizedOp::Rescale => "Quantized.Rescale",
-        }
+        Op::name(self)
     }
-}
 
-impl FusedOp {
-    fn name(&self) -> &'static str {
-        match self {
-            FusedOp::Quantized(quantized) => quantized.op.name(),
-            FusedOp::Conv { .. } => "Fused.Conv",
-            FusedOp::MatMul { .. } => "Fused.MatMul",
-            FusedOp::BatchNormApply { .. } => "Fused.BatchNormApply",
-            FusedOp::BatchNormReduce { .. } => "Fused.BatchNormReduce",
-            FusedOp::BatchNormInput { .. } => "Fused.BatchNormInput",
-        }
+    fn infer(&self, inputs: &[&Value]) -> Result<Vec<(DType, Shape)>, String> {
+        crate::infer::infer(self, inputs)
+    }
+
+    fn multiply_adds(&self, inputs: &[Vec<usize>], outputs: &[Vec<usize>]) -> u64 {
+        crate::cost::multiply_adds(self, inputs, outputs)
     }
 }

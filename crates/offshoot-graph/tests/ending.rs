@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // a test's panic is its failure
 
-use offshoot_graph::op::{Binary, Clip, Unary};
+use offshoot_graph::op::{Binary, Clip, MatMul, Unary};
 use offshoot_graph::passes::{confined_scores, gives_probabilities, without_softmax};
 use offshoot_graph::{DType, Dim, Graph, Op, Shape, Tensor, ValueId, Weights};
 
@@ -131,7 +131,7 @@ fn a_linear_map_of_probabilities_is_told_from_logits() {
         graph(|g, x| {
             let p = softmax(g, x);
             let w = g.add_constant("w", Tensor::f32([5, outputs], weights));
-            g.add("linear", Op::MatMul, &[p, w]).unwrap()
+            g.add("linear", Op::MatMul(MatMul::default()), &[p, w]).unwrap()
         })
     };
     let none = Weights::new();

@@ -1,8 +1,7 @@
 //! A network that is run for inference.
 
 use offshoot_graph::passes::{
-    FoldError, autocast, freeze, fuse, fuse_quantized, gives_probabilities, remove_training_leftovers,
-    shipped,
+    FoldError, autocast, freeze, gives_probabilities, remove_training_leftovers, shipped,
 };
 use offshoot_graph::{
     DType, ExecuteError, Executor, Graph, GraphError, Model, Session, Tensor, TensorView, Weights,
@@ -88,7 +87,7 @@ impl Inference {
     /// When `half` is no 16-bit float, the weights do not fit the graph, or the executor cannot run it.
     pub fn in_half(model: &Model, half: DType, executor: &dyn Executor) -> Result<Inference, NetworkError> {
         let (graph, weights) = shipped(&model.graph, &model.weights)?;
-        let prepared = Inference::prepare(&fuse(&autocast(&graph, half)?)?, weights, executor)?;
+        let prepared = Inference::prepare(&autocast(&graph, half)?, weights, executor)?;
         Ok(Inference { probabilities: model.gives_probabilities(), ..prepared })
     }
 
@@ -103,7 +102,7 @@ impl Inference {
     ) -> Result<Inference, NetworkError> {
         let (graph, weights) = shipped(graph, weights)?;
         let probabilities = gives_probabilities(&graph, &weights);
-        let prepared = Inference::prepare(&fuse(&fuse_quantized(&graph)?)?, weights, executor)?;
+        let prepared = Inference::prepare(&graph, weights, executor)?;
         Ok(Inference { probabilities, ..prepared })
     }
 

@@ -3,7 +3,7 @@
 //! under the names of timm's `vit_small_patch14_dinov2`. The head reads the class token.
 
 use offshoot_graph::builder::Conv2d;
-use offshoot_graph::op::{Binary, Gemm, Op, Unary};
+use offshoot_graph::op::{Binary, Gemm, MatMul, Op, Unary};
 use offshoot_graph::{Dim, Graph, GraphError, Role, Shape, Tensor, ValueId, Weights};
 
 use crate::init::FanOut;
@@ -225,9 +225,9 @@ fn attention(
     };
     let (q, k, v) = (part(graph, "q", 0)?, part(graph, "k", 1)?, part(graph, "v", 2)?);
     let k = graph.add(&format!("{path}.k.columns"), Op::Transpose { perm: vec![0, 1, 3, 2] }, &[k])?;
-    let scores = graph.add(&format!("{path}.scores"), Op::MatMul, &[q, k])?;
+    let scores = graph.add(&format!("{path}.scores"), Op::MatMul(MatMul::default()), &[q, k])?;
     let scores = graph.add(&format!("{path}.softmax"), Op::Softmax { axis: 3 }, &[scores])?;
-    let x = graph.add(&format!("{path}.values"), Op::MatMul, &[scores, v])?;
+    let x = graph.add(&format!("{path}.values"), Op::MatMul(MatMul::default()), &[scores, v])?;
     let x = graph.add(&format!("{path}.together"), Op::Transpose { perm: vec![0, 2, 1, 3] }, &[x])?;
     let x = graph.add(&format!("{path}.merged"), Op::Reshape { shape: shape.clone() }, &[x])?;
     graph.add(&format!("{path}.out.rows"), Op::Flatten { axis: 2 }, &[x])

@@ -11,8 +11,7 @@ use offshoot_data::{Transform, read_picture};
 use offshoot_formats::checkpoint::{load_weights, match_weights};
 use offshoot_graph::model::{INPUT, OUTPUT};
 use offshoot_graph::passes::{
-    LABELS, LossOptions, TrainingGraph, fold_batch_norm, freeze, fuse, gradient_output, recompute,
-    training_graph,
+    LABELS, LossOptions, TrainingGraph, fold_batch_norm, freeze, gradient_output, training_graph,
 };
 use offshoot_graph::{Executor, Graph, Model, Preprocessing, Tensor, Weights};
 use offshoot_models::{
@@ -97,7 +96,6 @@ fn gradients_are_pytorchs(architecture: &Architecture, weights: &mut Weights) {
     let head = Some(Head::Linear { dropout: 0.0 });
     let graph = architecture.build(&BuildOptions { classes: 1000, size: batch.shape()[2], head }).unwrap();
     let TrainingGraph { graph, .. } = training_graph(&graph, LossOptions::default()).unwrap();
-    let graph = recompute(&fuse(&graph).unwrap()).unwrap();
     let executor = CpuExecutor::new(CpuOptions::default()).unwrap();
     let mut session = executor.prepare(&graph, weights).unwrap();
     session.run(&[(INPUT, &batch), (LABELS, &labels)], weights).unwrap();
@@ -174,8 +172,7 @@ fn pretrained_at(architecture: &Architecture, weights: Weights, size: usize) -> 
 fn folded(model: &Model) -> (Graph, Weights) {
     let mut graph = model.graph.clone();
     freeze(&mut graph, |_| true);
-    let (graph, weights) = fold_batch_norm(&graph, &model.weights).unwrap();
-    (fuse(&graph).unwrap(), weights)
+    fold_batch_norm(&graph, &model.weights).unwrap()
 }
 
 /// What PyTorch predicts, picture by picture (`scripts/golden/models.py predictions`).

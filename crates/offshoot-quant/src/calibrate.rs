@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use offshoot_graph::model::INPUT;
-use offshoot_graph::passes::{expose, fuse};
+use offshoot_graph::passes::expose;
 use offshoot_graph::{Executor, Session, Source, Tensor, ValueId};
 use rayon::prelude::*;
 
@@ -59,7 +59,7 @@ pub fn calibrate(
     }
     let mut seen = watched(network);
     let inner: Vec<ValueId> = seen.iter().filter(|s| !s.input).map(|s| s.id).collect();
-    let graph = fuse(&expose(&network.graph, &inner)?)?;
+    let graph = expose(&network.graph, &inner)?;
     let mut session = executor.prepare(&graph, &network.weights)?;
     for batch in batches {
         look(&mut *session, network, batch, &mut seen, Seen::widen)?;

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 
 use offshoot_graph::model::{INPUT, OUTPUT};
-use offshoot_graph::passes::fuse;
 use offshoot_graph::{Executor, Graph, Tensor, Weights};
 
 use crate::calibrate::Calibration;
@@ -61,7 +60,7 @@ fn logits(
     batches: &[Tensor],
     executor: &dyn Executor,
 ) -> Result<Vec<f32>, QuantError> {
-    let mut session = executor.prepare(&fuse(graph)?, weights)?;
+    let mut session = executor.prepare(graph, weights)?;
     let mut found = Vec::new();
     for batch in batches {
         session.run(&[(INPUT, batch)], weights)?;

@@ -119,7 +119,7 @@ impl Network {
             | Op::Transpose { .. }
             | Op::Slice { .. }
             | Op::BatchNormalization(_)
-            | Op::MatMul
+            | Op::MatMul(_)
             | Op::LayerNormalization(_)
             | Op::Expand { .. }
             | Op::Identity
@@ -133,8 +133,7 @@ impl Network {
             | Op::Grad(_)
             | Op::DynamicQuantizeMatMul { .. }
             | Op::Lstm(_)
-            | Op::DynamicQuantizeLstm(_)
-            | Op::Fused(_) => Part::Float,
+            | Op::DynamicQuantizeLstm(_) => Part::Float,
         }
     }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use offshoot_cpu::{CpuExecutor, CpuOptions, Isa};
 use offshoot_graph::Model;
-use offshoot_graph::passes::{fuse, fuse_quantized, prune, shipped};
+use offshoot_graph::passes::{prune, shipped};
 use offshoot_graph::random::{Purpose, Random};
 use offshoot_quant::{Method, Network, Scheme, WeightBits, calibrate, quantize};
 use proptest::prelude::*;
@@ -35,11 +35,10 @@ fn check(choices: &[u16]) -> Result<bool, TestCaseError> {
     let quantised = quantize(&network, &ranges, &BTreeSet::new());
     prop_assert!(quantised.is_ok(), "{:?}", quantised.err());
     let quantised = quantised.unwrap();
-    let plain = made.run(&quantised.graph, &quantised.weights, Isa::best());
+    let plain = made.run_unoptimized(&quantised.graph, &quantised.weights, Isa::best());
     prop_assert!(plain.is_ok(), "as written: {:?}", plain.err());
-    let bytes = fuse(&fuse_quantized(&quantised.graph).unwrap()).unwrap();
     for isa in [Isa::available()[0], Isa::best()] {
-        let run = made.run(&bytes, &quantised.weights, isa);
+        let run = made.run(&quantised.graph, &quantised.weights, isa);
         prop_assert!(run.is_ok(), "on integers: {:?}", run.err());
     }
     Ok(true)

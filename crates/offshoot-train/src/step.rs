@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use offshoot_graph::model::{INPUT, OUTPUT};
 use offshoot_graph::passes::{
     CLASS_WEIGHTS, KEYS, LABELS, LOSS, LOSS_SCALE, LossOptions, TrainingGraph, autocast, fold_batch_norm,
-    fuse, gradient_output, recompute, state_output, training_graph,
+    gradient_output, state_output, training_graph,
 };
 use offshoot_graph::{Executor, Graph, Model, Session, Tensor, Weights};
 
@@ -195,7 +195,6 @@ impl TrainStep {
         if trained.is_empty() {
             return Err(StepError::NothingToTrain);
         }
-        let graph = fuse(&graph).and_then(|graph| recompute(&graph)).map_err(NetworkError::from)?;
         let session = executor.prepare(&graph, &weights).map_err(NetworkError::from)?;
         let (mut groups, table) = groups(&model.graph, &options.rates);
         for group in &mut groups {

@@ -6,13 +6,12 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use offshoot_cpu::optimize::{CpuOp, optimize};
 use offshoot_cpu::{CpuExecutor, CpuOptions};
 use offshoot_formats::safetensors;
 use offshoot_graph::model::{BATCH, INPUT, OUTPUT};
-use offshoot_graph::op::FusedOp;
 use offshoot_graph::passes::{
-    LABELS, LOSS, LOSS_SCALE, LossOptions, autocast, fuse, gradient_output, recompute, state_output,
-    training_graph,
+    LABELS, LOSS, LOSS_SCALE, LossOptions, autocast, gradient_output, state_output, training_graph,
 };
 use offshoot_graph::random::{Purpose, Random};
 use offshoot_graph::{Bindings, DType, Executor, Graph, Metadata, Model, Op, Preprocessing, Tensor, Weights};
@@ -141,16 +140,14 @@ fn pictures(batch: usize, size: usize) -> (Tensor, Tensor) {
 fn step_graph(model: &Model, amp: Amp) -> Graph {
     let network = amp.dtype().map(|half| autocast(&model.graph, half).unwrap());
     let training = training_graph(network.as_ref().unwrap_or(&model.graph), LossOptions::default()).unwrap();
-    recompute(&fuse(&training.graph).unwrap()).unwrap()
+    training.graph
 }
 
 /// Bytes that wait from the forward pass for the backward pass.
 fn saved_activations(graph: &Graph, batch: usize) -> usize {
-    let is_backward = |op: &Op| {
-        matches!(
-            op,
-            Op::Grad(_) | Op::Fused(FusedOp::BatchNormReduce { .. } | FusedOp::BatchNormInput { .. })
-        )
+    let graph = optimize(graph).unwrap();
+    let is_backward = |op: &CpuOp| {
+        matches!(op, CpuOp::Plain(Op::Grad(_)) | CpuOp::BatchNormReduce { .. } | CpuOp::BatchNormInput { .. })
     };
     let border = graph.nodes().iter().position(|n| is_backward(&n.op)).unwrap();
     let (forward, backward) = graph.nodes().split_at(border);

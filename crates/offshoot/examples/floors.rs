@@ -15,6 +15,7 @@ use std::error::Error;
 
 use offshoot_cpu::Isa;
 use offshoot_cpu::kernels::ceiling::{copy_bandwidth, peak_flops};
+use offshoot_cpu::optimize::optimize;
 use offshoot_graph::{Bindings, Cost, costs};
 
 use networks::{inference, training};
@@ -35,7 +36,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     for model in MODELS {
         for (step, graph) in [("infer", inference(model)?.0), ("train", training(model)?.0)] {
             let bindings = Bindings::from([("batch_size".to_string(), batch)]);
-            let costs = costs(&graph, &bindings)?;
+            let costs = costs(&optimize(&graph)?, &bindings)?;
             let total = costs.iter().fold(Cost::default(), |a, b| Cost {
                 operations: a.operations + b.operations,
                 bytes: a.bytes + b.bytes,

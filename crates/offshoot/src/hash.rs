@@ -23,6 +23,12 @@ pub(crate) fn sha256_of(source: &mut impl io::Read) -> io::Result<String> {
     Ok(hex(&hasher.finalize()))
 }
 
+/// SHA-256 of a text, in hexadecimal digits.
+#[cfg(feature = "train")]
+pub(crate) fn sha256_of_text(text: &str) -> String {
+    hex(&Sha256::digest(text.as_bytes()))
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

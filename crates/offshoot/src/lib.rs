@@ -119,6 +119,7 @@ mod making {
     pub use offshoot_formats::torchscript::Form;
     pub use offshoot_quant::{Method, Scheme, WeightBits};
     pub use offshoot_train::health;
+    pub use offshoot_train::recipe::PreprocessingSettings;
     pub use offshoot_train::{Amp, Control, Event, Freeze, GradScaler, Recipe, RunPictures, Settings, train};
 }
 

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::compare::Comparison;
 use crate::error::{Error, Result};
+use crate::hash::{sha256, sha256_of_text};
 
 pub(crate) use check::MOST_TOLERANCE;
 pub use check::{origin, origins};
@@ -97,7 +98,7 @@ pub struct ManifestPreparation {
 impl ManifestFile {
     /// Of a text.
     pub(crate) fn of_text(name: &str, text: &str) -> ManifestFile {
-        let sha256 = hex(&Sha256::digest(text.as_bytes()));
+        let sha256 = sha256_of_text(text);
         ManifestFile { name: name.into(), bytes: text.len() as u64, sha256 }
     }
 

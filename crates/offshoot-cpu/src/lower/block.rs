@@ -4,13 +4,15 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use offshoot_graph::op::{Conv, FusedOp};
-use offshoot_graph::{DType, ExecuteError, Node, Op, ValueId};
+use offshoot_graph::op::Conv;
+use offshoot_graph::{DType, ExecuteError, Op, ValueId};
 
+use super::Node;
 use super::{Lowering, epilogue};
 use crate::kernels::block::{Block, BlockShape, Dense, Depthwise, block};
 use crate::kernels::conv::PackedFilter;
 use crate::kernels::{Activation, ConvShape};
+use crate::optimize::CpuOp;
 use crate::plan::{BufferId, Memory};
 use crate::session::Direction;
 
@@ -34,8 +36,8 @@ pub(super) struct Blocks {
 /// A convolution, whether it adds a residual, and its activation, if the kernels of a block apply that as they store.
 fn convolution(node: &Node) -> Option<(&Conv, bool, Activation)> {
     match &node.op {
-        Op::Conv(conv) => Some((conv, false, Activation::None)),
-        Op::Fused(FusedOp::Conv { conv, residual, activation }) => match epilogue(*activation) {
+        CpuOp::Plain(Op::Conv(conv)) => Some((conv, false, Activation::None)),
+        CpuOp::Conv { conv, residual, activation } => match epilogue(*activation) {
             (activation, None) => Some((conv, *residual, activation)),
             (_, Some(_)) => None,
         },

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use half::{bf16, f16};
 use offshoot_graph::op::{Conv, Gemm, GradOp, Unary};
-use offshoot_graph::{DType, Dim, ExecuteError, Node, Op, Tensor, ValueId};
+use offshoot_graph::{DType, Dim, ExecuteError, Op, Tensor, ValueId};
 
+use super::Node;
 use super::lazy::{Awaited, Operand};
 use super::{Lowering, Order, unsupported};
 use crate::kernels::backward::{Gradients, Operands};
@@ -22,6 +23,7 @@ use crate::kernels::gemm::{GemmShape, gemm, matmul};
 use crate::kernels::pointwise_backward;
 use crate::kernels::simd::Isa;
 use crate::kernels::{Activation, ConvShape};
+use crate::optimize::CpuOp;
 use crate::plan::{BufferId, Memory, Out};
 use crate::session::Direction;
 
@@ -317,7 +319,7 @@ impl Lowering<'_> {
         input: &Node,
         weight: &Node,
     ) -> Result<bool, ExecuteError> {
-        let Op::Grad(GradOp::ConvInput { conv, .. }) = &input.op else { return Ok(false) };
+        let CpuOp::Plain(Op::Grad(GradOp::ConvInput { conv, .. })) = &input.op else { return Ok(false) };
         let (filter, dx) = (input.inputs[1], input.outputs[0]);
         let shape = self.conv_shape(input, conv, [dx, filter, input.inputs[0]])?;
         let isa = self.isa;

@@ -2,8 +2,9 @@
 
 use std::borrow::Cow;
 
-use offshoot_graph::{DType, Data, ExecuteError, Node, Tensor};
+use offshoot_graph::{DType, Data, ExecuteError, Tensor};
 
+use super::Node;
 use super::{Lowering, unsupported};
 use crate::kernels::dynamic::{ByteMatrix, DynamicProduct, dynamic_product};
 

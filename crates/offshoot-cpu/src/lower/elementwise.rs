@@ -2,8 +2,9 @@
 
 use half::{bf16, f16};
 use offshoot_graph::op::{Binary, Unary};
-use offshoot_graph::{DType, ExecuteError, Node, ValueId};
+use offshoot_graph::{DType, ExecuteError, ValueId};
 
+use super::Node;
 use super::{Lowering, Order, unsupported};
 use crate::kernels::Place;
 use crate::kernels::dropout::{Dropout, dropout};

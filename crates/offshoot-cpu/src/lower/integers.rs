@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use offshoot_graph::op::{Clip, FusedOp, Quantized, QuantizedOp, QuantizedResidual, Steps};
-use offshoot_graph::{Data, ExecuteError, Node, Op, Tensor, ValueId};
+use offshoot_graph::op::Clip;
+use offshoot_graph::{Data, ExecuteError, Op, Tensor, ValueId};
 
+use super::Node;
 use super::dynamic::transposed;
 use super::{Lowering, unsupported};
 use crate::kernels::int8::conv::{ByteFilter, Numbers, conv};
@@ -14,6 +15,7 @@ use crate::kernels::int8::pool::{self, Mean, global_average};
 use crate::kernels::int8::{Output, Requantize, Residual};
 use crate::kernels::pool::Pool;
 use crate::kernels::{ConvShape, Place};
+use crate::optimize::{Quantized, QuantizedOp, QuantizedResidual, Steps};
 use crate::plan::{BufferId, Memory, Out, Scratch};
 use crate::session::IntegerFilter;
 
@@ -26,9 +28,8 @@ struct ProductNumbers {
 
 impl Lowering<'_> {
     /// A node whose first input are bytes.
-    pub(super) fn integers(&mut self, node: &Node) -> Result<(), ExecuteError> {
-        match &node.op {
-            Op::Fused(FusedOp::Quantized(quantized)) => self.quantized(node, quantized),
+    pub(super) fn integers(&mut self, node: &Node, op: &Op) -> Result<(), ExecuteError> {
+        match op {
             Op::MaxPool(pool) => {
                 let none = Steps { scale: 1.0, zero_point: 0 };
                 self.byte_pool(node, Pool::Max, pool, mean(none, none, Clip::NONE))
@@ -43,7 +44,7 @@ impl Lowering<'_> {
             | Op::Reduce { .. }
             | Op::AveragePool(_)
             | Op::GlobalAveragePool
-            | Op::MatMul
+            | Op::MatMul(_)
             | Op::LayerNormalization(_)
             | Op::Transpose { .. }
             | Op::Slice { .. }
@@ -59,8 +60,7 @@ impl Lowering<'_> {
             | Op::DynamicQuantizeMatMul { .. }
             | Op::Lstm(_)
             | Op::DynamicQuantizeLstm(_)
-            | Op::Sequence(_)
-            | Op::Fused(_) => Err(unsupported(node, "there are no kernels for u8".into())),
+            | Op::Sequence(_) => Err(unsupported(node, "there are no kernels for u8".into())),
         }
     }
 

@@ -6,15 +6,17 @@
 
 use std::collections::{HashMap, HashSet};
 
-use offshoot_graph::op::{FusedOp, GradOp, TrainOp};
-use offshoot_graph::{ExecuteError, Graph, Node, Op, ValueId};
+use offshoot_graph::op::{GradOp, TrainOp};
+use offshoot_graph::{ExecuteError, Op, ValueId};
 
 use super::Lowering;
 use super::norm::Vectors;
+use super::{Graph, Node};
 use crate::kernels::Activation;
 use crate::kernels::batch_norm::Reduction;
 use crate::kernels::element::Element;
 use crate::kernels::source::Source;
+use crate::optimize::CpuOp;
 use crate::plan::{BufferId, Memory};
 
 /// The state of a lowering that concerns norms.
@@ -48,10 +50,10 @@ impl<'a> Lazy<'a> {
         };
         for node in graph.nodes() {
             match node.op {
-                Op::Train(TrainOp::BatchNormStats(_)) => {
+                CpuOp::Plain(Op::Train(TrainOp::BatchNormStats(_))) => {
                     lazy.normalized.insert(node.inputs[0]);
                 }
-                Op::Grad(GradOp::BatchNormReduce) | Op::Fused(FusedOp::BatchNormReduce { .. }) => {
+                CpuOp::Plain(Op::Grad(GradOp::BatchNormReduce)) | CpuOp::BatchNormReduce { .. } => {
                     lazy.reductions.insert(node.inputs[0], node);
                 }
                 _ => {}
@@ -67,8 +69,8 @@ impl<'a> Lazy<'a> {
         let mut weights: HashMap<ValueId, usize> = HashMap::new();
         for (index, node) in graph.nodes().iter().enumerate() {
             match node.op {
-                Op::Grad(GradOp::ConvInput { .. }) => inputs.insert(node.inputs[0], index),
-                Op::Grad(GradOp::ConvWeight { .. }) => weights.insert(node.inputs[0], index),
+                CpuOp::Plain(Op::Grad(GradOp::ConvInput { .. })) => inputs.insert(node.inputs[0], index),
+                CpuOp::Plain(Op::Grad(GradOp::ConvWeight { .. })) => weights.insert(node.inputs[0], index),
                 _ => None,
             };
         }
@@ -157,9 +159,9 @@ impl<'a> Lowering<'a> {
     /// Lowers a node, unless it can wait.
     pub(super) fn visit(&mut self, index: usize, node: &'a Node) -> Result<(), ExecuteError> {
         let waits = match &node.op {
-            Op::Train(TrainOp::BatchNormApply)
-            | Op::Fused(FusedOp::BatchNormApply { residual: false, .. } | FusedOp::BatchNormInput { .. })
-            | Op::Grad(GradOp::BatchNormInput) => self.shape(node.inputs[0]).len() == 4,
+            CpuOp::Plain(Op::Train(TrainOp::BatchNormApply) | Op::Grad(GradOp::BatchNormInput))
+            | CpuOp::BatchNormApply { residual: false, .. }
+            | CpuOp::BatchNormInput { .. } => self.shape(node.inputs[0]).len() == 4,
             _ => false,
         };
         if waits {
@@ -179,18 +181,18 @@ impl<'a> Lowering<'a> {
     pub(super) fn lazy_operand(&mut self, value: ValueId) -> Result<Operand, ExecuteError> {
         let Some(&node) = self.lazy.nodes.get(&value) else { return Ok(Operand::Held(self.read(value)?)) };
         let activation = match &node.op {
-            Op::Fused(
-                FusedOp::BatchNormApply { activation, .. } | FusedOp::BatchNormInput { activation },
-            ) => Some(self.gate(node, *activation)?),
+            CpuOp::BatchNormApply { activation, .. } | CpuOp::BatchNormInput { activation } => {
+                Some(self.gate(node, *activation)?)
+            }
             _ => None,
         };
         let inputs = &node.inputs;
         match &node.op {
-            Op::Train(TrainOp::BatchNormApply) | Op::Fused(FusedOp::BatchNormApply { .. }) => {
+            CpuOp::Plain(Op::Train(TrainOp::BatchNormApply)) | CpuOp::BatchNormApply { .. } => {
                 let (x, norm) = (self.read(inputs[0])?, self.vectors_of(&inputs[1..5])?);
                 Ok(Operand::Norm { x, norm, activation: activation.unwrap_or(Activation::None) })
             }
-            Op::Fused(FusedOp::BatchNormInput { .. }) => {
+            CpuOp::BatchNormInput { .. } => {
                 let (dz, x, norm) =
                     (self.read(inputs[0])?, self.read(inputs[1])?, self.vectors_of(&inputs[2..6])?);
                 let sums = [self.plain(inputs[6])?, self.plain(inputs[7])?];
@@ -217,7 +219,7 @@ impl<'a> Lowering<'a> {
         let Some(&node) = self.lazy.reductions.get(&dz) else { return Ok(None) };
         let (x, mean) = (self.read(node.inputs[1])?, self.plain(node.inputs[2])?);
         let gate = match node.op {
-            Op::Fused(FusedOp::BatchNormReduce { activation }) => {
+            CpuOp::BatchNormReduce { activation } => {
                 Some((self.vectors_of(&node.inputs[2..6])?, self.gate(node, activation)?))
             }
             _ => None,

@@ -2,8 +2,9 @@
 
 use offshoot_graph::op::CrossEntropy;
 use offshoot_graph::passes::LABELS;
-use offshoot_graph::{DType, ExecuteError, Node, ValueId};
+use offshoot_graph::{DType, ExecuteError, ValueId};
 
+use super::Node;
 use super::{Lowering, Order, unsupported};
 use crate::kernels::softmax::{
     self, LabelError, cross_entropy, cross_entropy_grad, soft_cross_entropy, soft_cross_entropy_grad,

@@ -18,9 +18,9 @@ mod shape;
 use std::collections::HashMap;
 
 use half::{bf16, f16};
-use offshoot_graph::op::{self, FusedOp, GradOp, TrainOp, Unary};
+use offshoot_graph::op::{GradOp, MatMul, TrainOp, Unary};
 use offshoot_graph::{
-    Bindings, DType, DimError, ExecuteError, Graph, Node, Op, Parameter, Role, Shape, Source, Tensor, ValueId,
+    Bindings, DType, DimError, ExecuteError, Op, Operator, Parameter, Role, Shape, Source, Tensor, ValueId,
 };
 
 use crate::kernels::Activation;
@@ -28,10 +28,14 @@ use crate::kernels::convert::{convert, round};
 use crate::kernels::element::{Element, Stored};
 use crate::kernels::layout::{nchw_to_nhwc, nhwc_to_nchw};
 use crate::kernels::simd::Isa;
+use crate::optimize::{self, CpuOp};
 use crate::plan::{BufferId, Memory, Out, Place, Plan, Scratch, Size, Step};
 use crate::session::Filters;
 
 use lazy::Lazy;
+
+type Graph = offshoot_graph::Graph<CpuOp>;
+type Node = offshoot_graph::Node<CpuOp>;
 
 /// Plans `graph` at the sizes of `bindings`. Frozen filters are packed into `filters` from `parameters`.
 pub(crate) fn lower(
@@ -352,24 +356,23 @@ impl<'a> Lowering<'a> {
 
     /// Lowers a node for the type of its activations, which is that of its first input.
     fn typed_node(&mut self, node: &Node) -> Result<(), ExecuteError> {
-        if let Op::Sequence(op) = node.op {
-            return self.sequence(node, op);
-        }
-        match self.dtype(node.inputs[0]) {
-            DType::F32 => self.node::<f32>(node),
-            DType::BF16 => self.node::<bf16>(node),
-            DType::F16 => self.node::<f16>(node),
-            DType::I8 | DType::U8 | DType::I32 if matches!(node.op, Op::DequantizeLinear { .. }) => {
-                self.node::<f32>(node)
+        match (self.dtype(node.inputs[0]), &node.op) {
+            (_, CpuOp::Plain(Op::Sequence(op))) => self.sequence(node, *op),
+            (_, CpuOp::Quantized(quantized)) => self.quantized(node, quantized),
+            (DType::F32, _) => self.node::<f32>(node),
+            (DType::BF16, _) => self.node::<bf16>(node),
+            (DType::F16, _) => self.node::<f16>(node),
+            (DType::I8 | DType::U8 | DType::I32, CpuOp::Plain(Op::DequantizeLinear { axis })) => {
+                self.dequantize(node, *axis)
             }
-            DType::U8 => self.integers(node),
-            DType::I64 => self.tokens(node),
-            other => Err(unsupported(node, format!("there are no kernels for {other}"))),
+            (DType::U8, CpuOp::Plain(op)) => self.integers(node, op),
+            (DType::I64, CpuOp::Plain(op)) => self.tokens(node, op),
+            (other, _) => Err(unsupported(node, format!("there are no kernels for {other}"))),
         }
     }
 
     /// The activation of a fused batch norm: one whose gradient passes or does not.
-    fn gate(&self, node: &Node, activation: op::Activation) -> Result<Activation, ExecuteError> {
+    fn gate(&self, node: &Node, activation: optimize::Activation) -> Result<Activation, ExecuteError> {
         match epilogue(activation) {
             (gate, None) => Ok(gate),
             (_, Some(_)) => Err(unsupported(node, format!("a batch norm does not apply {activation:?}"))),
@@ -378,33 +381,38 @@ impl<'a> Lowering<'a> {
 
     fn node<E: Element>(&mut self, node: &Node) -> Result<(), ExecuteError> {
         match &node.op {
-            Op::Conv(conv) => self.conv::<E>(node, conv, (Activation::None, None), false),
-            Op::Fused(FusedOp::Quantized(quantized)) => self.quantized(node, quantized),
-            Op::Fused(FusedOp::Conv { conv, residual, activation }) => {
+            CpuOp::Plain(op) => self.plain_node::<E>(node, op),
+            CpuOp::Quantized(quantized) => self.quantized(node, quantized),
+            CpuOp::Conv { conv, residual, activation } => {
                 self.conv::<E>(node, conv, epilogue(*activation), *residual)
             }
+            CpuOp::BatchNormApply { residual, activation } => {
+                self.batch_norm_apply::<E>(node, self.gate(node, *activation)?, *residual)
+            }
+            CpuOp::BatchNormReduce { activation } => {
+                self.fused_batch_norm_reduce::<E>(node, self.gate(node, *activation)?)
+            }
+            CpuOp::BatchNormInput { activation } => {
+                self.fused_batch_norm_input::<E>(node, self.gate(node, *activation)?)
+            }
+        }
+    }
+
+    fn plain_node<E: Element>(&mut self, node: &Node, op: &Op) -> Result<(), ExecuteError> {
+        match op {
+            Op::Conv(conv) => self.conv::<E>(node, conv, (Activation::None, None), false),
             Op::Grad(GradOp::ConvInput { conv, .. }) => self.conv_input_grad::<E>(node, conv),
             Op::Grad(GradOp::ConvWeight { conv, .. }) => self.conv_weight_grad::<E>(node, conv),
             Op::Gemm(gemm) => self.gemm::<E>(node, *gemm),
-            Op::MatMul => self.matmul::<E>(node, [false, false]),
-            Op::Fused(FusedOp::MatMul { trans_a, trans_b }) => self.matmul::<E>(node, [*trans_a, *trans_b]),
+            Op::MatMul(MatMul { trans_a, trans_b }) => self.matmul::<E>(node, [*trans_a, *trans_b]),
             Op::Grad(GradOp::SumToChannels) => self.sum_to_channels::<E>(node),
 
             Op::BatchNormalization(norm) => self.batch_normalization::<E>(node, *norm),
             Op::Train(TrainOp::BatchNormStats(norm)) => self.batch_norm_stats::<E>(node, *norm),
             Op::Train(TrainOp::InvStd { epsilon }) => self.inv_std(node, *epsilon),
             Op::Train(TrainOp::BatchNormApply) => self.batch_norm_apply::<E>(node, Activation::None, false),
-            Op::Fused(FusedOp::BatchNormApply { residual, activation }) => {
-                self.batch_norm_apply::<E>(node, self.gate(node, *activation)?, *residual)
-            }
             Op::Grad(GradOp::BatchNormReduce) => self.batch_norm_reduce::<E>(node),
-            Op::Fused(FusedOp::BatchNormReduce { activation }) => {
-                self.fused_batch_norm_reduce::<E>(node, self.gate(node, *activation)?)
-            }
             Op::Grad(GradOp::BatchNormInput) => self.batch_norm_input::<E>(node),
-            Op::Fused(FusedOp::BatchNormInput { activation }) => {
-                self.fused_batch_norm_input::<E>(node, self.gate(node, *activation)?)
-            }
             Op::Grad(GradOp::BatchNormScale) => self.batch_norm_scale::<E>(node),
 
             Op::Unary(op) => self.unary::<E>(node, *op),
@@ -475,11 +483,11 @@ fn unsupported(node: &Node, reason: String) -> ExecuteError {
 }
 
 /// What a kernel applies as it stores, and what is applied to its result in place after that.
-fn epilogue(activation: op::Activation) -> (Activation, Option<Unary>) {
+fn epilogue(activation: optimize::Activation) -> (Activation, Option<Unary>) {
     match activation {
-        op::Activation::None => (Activation::None, None),
-        op::Activation::Relu => (Activation::Relu, None),
-        op::Activation::Clip(clip) => (Activation::Clip { min: clip.min, max: clip.max }, None),
-        op::Activation::Smooth(unary) => (Activation::None, Some(unary)),
+        optimize::Activation::None => (Activation::None, None),
+        optimize::Activation::Relu => (Activation::Relu, None),
+        optimize::Activation::Clip(clip) => (Activation::Clip { min: clip.min, max: clip.max }, None),
+        optimize::Activation::Smooth(unary) => (Activation::None, Some(unary)),
     }
 }

@@ -1,8 +1,9 @@
 //! Batch norms.
 
 use offshoot_graph::op::BatchNormalization;
-use offshoot_graph::{ExecuteError, Node, ValueId};
+use offshoot_graph::{ExecuteError, ValueId};
 
+use super::Node;
 use super::{Lowering, unsupported};
 use crate::kernels::Activation;
 use crate::kernels::batch_norm::{

@@ -1,8 +1,9 @@
 //! Pooling.
 
 use offshoot_graph::op::{AveragePool, Pool};
-use offshoot_graph::{ExecuteError, Node, ValueId};
+use offshoot_graph::{ExecuteError, ValueId};
 
+use super::Node;
 use super::{Lowering, unsupported};
 use crate::kernels::element::Element;
 use crate::kernels::pool::{self, PoolShape, global_average, global_average_grad, pool_grad};

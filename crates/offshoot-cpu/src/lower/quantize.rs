@@ -1,7 +1,8 @@
 //! QuantizeLinear and DequantizeLinear as they are defined, where no operator on integers takes them in.
 
-use offshoot_graph::{DType, ExecuteError, Node, Tensor, ValueId};
+use offshoot_graph::{DType, ExecuteError, Tensor, ValueId};
 
+use super::Node;
 use super::{Lowering, Order, unsupported};
 use crate::kernels::quantize::{Byte, Integer, Scales, dequantize, quantize, quantize_grad};
 use crate::plan::BufferId;

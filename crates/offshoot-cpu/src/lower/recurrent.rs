@@ -1,8 +1,9 @@
 //! LSTMs, whose weights do not change.
 
 use offshoot_graph::op::Direction;
-use offshoot_graph::{Data, ExecuteError, Node, Tensor};
+use offshoot_graph::{Data, ExecuteError, Tensor};
 
+use super::Node;
 use super::dynamic::transposed;
 use super::{Lowering, unsupported};
 use crate::kernels::ConvShape;

@@ -1,8 +1,9 @@
 //! Reductions along an axis.
 
 use offshoot_graph::op::Reduce;
-use offshoot_graph::{DType, ExecuteError, Node};
+use offshoot_graph::{DType, ExecuteError};
 
+use super::Node;
 use super::{Lowering, unsupported};
 use crate::kernels::reduce::{Along, reduce, reduce_grad};
 

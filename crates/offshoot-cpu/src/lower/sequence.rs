@@ -1,8 +1,9 @@
 //! Operators on tokens.
 
 use offshoot_graph::op::SequenceOp;
-use offshoot_graph::{DType, ExecuteError, Node, Op, Tensor};
+use offshoot_graph::{DType, ExecuteError, Op, Tensor};
 
+use super::Node;
 use super::{Lowering, Order, unsupported};
 use crate::kernels::shape::{add_rows, copy_rows, select};
 
@@ -20,8 +21,8 @@ impl Lowering<'_> {
     }
 
     /// A node that moves or renames tokens.
-    pub(super) fn tokens(&mut self, node: &Node) -> Result<(), ExecuteError> {
-        match node.op {
+    pub(super) fn tokens(&mut self, node: &Node, op: &Op) -> Result<(), ExecuteError> {
+        match op {
             Op::Reshape { .. } | Op::Flatten { .. } | Op::Identity => self.reshape(node),
             Op::Expand { .. } => self.expand::<i64>(node),
             Op::Conv(_)
@@ -33,7 +34,7 @@ impl Lowering<'_> {
             | Op::MaxPool(_)
             | Op::AveragePool(_)
             | Op::GlobalAveragePool
-            | Op::MatMul
+            | Op::MatMul(_)
             | Op::LayerNormalization(_)
             | Op::Transpose { .. }
             | Op::Concat { .. }
@@ -48,8 +49,7 @@ impl Lowering<'_> {
             | Op::DynamicQuantizeMatMul { .. }
             | Op::Lstm(_)
             | Op::DynamicQuantizeLstm(_)
-            | Op::Sequence(_)
-            | Op::Fused(_) => Err(unsupported(node, format!("there are no kernels for {}", DType::I64))),
+            | Op::Sequence(_) => Err(unsupported(node, format!("there are no kernels for {}", DType::I64))),
         }
     }
 

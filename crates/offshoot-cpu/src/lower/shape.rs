@@ -1,8 +1,9 @@
 //! What moves elements, and the normalization of rows.
 
 use offshoot_graph::op::LayerNormalization;
-use offshoot_graph::{ExecuteError, Node, ValueId};
+use offshoot_graph::{ExecuteError, ValueId};
 
+use super::Node;
 use super::{Lowering, Order};
 use crate::kernels::element::{Element, Stored};
 use crate::kernels::layer_norm::{layer_norm, layer_norm_input_grad, layer_norm_reduce};

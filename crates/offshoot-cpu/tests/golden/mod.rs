@@ -8,8 +8,8 @@ use std::path::Path;
 use half::f16;
 use offshoot_cpu::{CpuExecutor, CpuOptions, Isa};
 use offshoot_graph::op::{
-    AveragePool, BatchNormalization, Binary, Conv, CrossEntropy, Gemm, LayerNormalization, Pool, Reduce,
-    SequenceOp, TrainOp, Unary,
+    AveragePool, BatchNormalization, Binary, Conv, CrossEntropy, Gemm, LayerNormalization, MatMul, Pool,
+    Reduce, SequenceOp, TrainOp, Unary,
 };
 use offshoot_graph::{Data, Executor, Graph, GraphError, Op, Shape, Tensor, ValueId, Weights};
 use safetensors::{Dtype, SafeTensors};
@@ -87,7 +87,7 @@ fn pool(a: &Value) -> Pool {
 /// The operator of a golden case that is one node.
 fn operator(name: &str, a: &Value) -> Op {
     let number = |key: &str| a[key].as_f64().map(|x| x as f32);
-    let flag = |key: &str| a[key].as_bool().unwrap();
+    let flag = |key: &str| a[key].as_bool().unwrap_or(false);
     let axis = || a["axis"].as_u64().unwrap() as usize;
     if let Some(&unary) = Unary::ALL.iter().find(|unary| unary.row().name == name) {
         let numbers = unary.row().attributes.iter().map(|a| number(a.onnx).unwrap_or(a.onnx_default));
@@ -110,7 +110,7 @@ fn operator(name: &str, a: &Value) -> Op {
         }),
         "Gemm" => Op::Gemm(Gemm { trans_a: flag("trans_a"), trans_b: flag("trans_b") }),
         "BatchNormalization" => Op::BatchNormalization(norm(a)),
-        "MatMul" => Op::MatMul,
+        "MatMul" => Op::MatMul(MatMul { trans_a: flag("trans_a"), trans_b: flag("trans_b") }),
         "LayerNormalization" => {
             Op::LayerNormalization(LayerNormalization { epsilon: number("epsilon").unwrap() })
         }
@@ -167,7 +167,7 @@ pub(crate) fn add_operator(
             let &[q, k] = inputs else { panic!("two inputs") };
             let perm = vec![0, 1, 3, 2];
             let k = graph.add("transposed", Op::Transpose { perm }, &[k])?;
-            graph.add_node("y", Op::MatMul, &[q, k])
+            graph.add_node("y", Op::MatMul(MatMul::default()), &[q, k])
         }
         one => graph.add_node("y", operator(one, attributes), inputs),
     }
@@ -180,6 +180,15 @@ pub(crate) fn executors() -> Vec<(Isa, Vec<CpuExecutor>)> {
         CpuExecutor::new(CpuOptions { threads, isa: Some(isa), ..CpuOptions::default() }).unwrap()
     };
     Isa::available().into_iter().map(|isa| (isa, (1..=3).map(|n| with(isa, n)).collect())).collect()
+}
+
+/// As [`executors`], of executors that run a graph node by node.
+pub(crate) fn unoptimized_executors() -> Vec<(Isa, Vec<CpuExecutor>)> {
+    let with = |isa| {
+        let options = CpuOptions { isa: Some(isa), unoptimized: true, ..CpuOptions::default() };
+        CpuExecutor::new(options).unwrap()
+    };
+    Isa::available().into_iter().map(|isa| (isa, vec![with(isa)])).collect()
 }
 
 /// Runs a graph once and returns its outputs by name.

@@ -7,8 +7,8 @@ use std::slice;
 use offshoot_cpu::{CpuExecutor, CpuOptions, Isa};
 use offshoot_graph::model::{BATCH, INPUT, OUTPUT};
 use offshoot_graph::op::{
-    AveragePool, BatchNormalization, Binary, Clip, Conv, Gemm, LayerNormalization, Pool, Reduce, SequenceOp,
-    Unary,
+    AveragePool, BatchNormalization, Binary, Clip, Conv, Gemm, LayerNormalization, MatMul, Pool, Reduce,
+    SequenceOp, Unary,
 };
 use offshoot_graph::passes::LABELS;
 use offshoot_graph::random::{Purpose, Random};
@@ -306,14 +306,19 @@ impl<'a> Maker<'a> {
 
     fn product(&mut self, x: ValueId) {
         let rank = self.dims(x).len();
-        if self.flip() && rank >= 2 {
-            let mut perm: Vec<usize> = (0..rank).collect();
-            perm.swap(rank - 1, rank - 2);
-            let Some(other) = self.add(Op::Transpose { perm }, &[x]) else { return };
-            self.add(Op::MatMul, &[x, other]);
-        } else {
-            let other = self.weight(&[self.size(x, rank.saturating_sub(1)), 5]);
-            self.add(Op::MatMul, &[x, other]);
+        match self.below(4) {
+            0 if rank >= 2 => {
+                let mut perm: Vec<usize> = (0..rank).collect();
+                perm.swap(rank - 1, rank - 2);
+                let Some(other) = self.add(Op::Transpose { perm }, &[x]) else { return };
+                self.add(Op::MatMul(MatMul::default()), &[x, other]);
+            }
+            1 => drop(self.add(Op::MatMul(MatMul { trans_a: true, trans_b: false }), &[x, x])),
+            2 => drop(self.add(Op::MatMul(MatMul { trans_a: false, trans_b: true }), &[x, x])),
+            _ => {
+                let other = self.weight(&[self.size(x, rank.saturating_sub(1)), 5]);
+                self.add(Op::MatMul(MatMul::default()), &[x, other]);
+            }
         }
     }
 
@@ -425,7 +430,30 @@ impl Made {
 
     /// Runs `graph`, which reads what this one does, on the path `isa`.
     pub(crate) fn run(&self, graph: &Graph, weights: &Weights, isa: Isa) -> Result<Outputs, ExecuteError> {
-        let options = CpuOptions { threads: NonZeroUsize::new(2), profile: false, isa: Some(isa) };
+        self.run_with(graph, weights, CpuOptions { isa: Some(isa), ..CpuOptions::default() })
+    }
+
+    /// As [`Made::run`], node by node.
+    pub(crate) fn run_unoptimized(
+        &self,
+        graph: &Graph,
+        weights: &Weights,
+        isa: Isa,
+    ) -> Result<Outputs, ExecuteError> {
+        self.run_with(
+            graph,
+            weights,
+            CpuOptions { isa: Some(isa), unoptimized: true, ..CpuOptions::default() },
+        )
+    }
+
+    fn run_with(
+        &self,
+        graph: &Graph,
+        weights: &Weights,
+        options: CpuOptions,
+    ) -> Result<Outputs, ExecuteError> {
+        let options = CpuOptions { threads: NonZeroUsize::new(2), ..options };
         let executor = CpuExecutor::new(options).unwrap();
         let x = self.picture();
         let labels = Tensor::i64([x.shape()[0]], vec![0; x.shape()[0]]);

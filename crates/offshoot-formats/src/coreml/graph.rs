@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use half::f16;
 use offshoot_graph::model::{BATCH, INPUT as GRAPH_INPUT, OUTPUT};
 use offshoot_graph::op::{
-    AveragePool, BatchNormalization, Binary, Clip, Conv, Gemm, LayerNormalization, Pool, Reduce, Unary,
+    AveragePool, BatchNormalization, Binary, Clip, Conv, Gemm, LayerNormalization, MatMul, Pool, Reduce,
+    Unary,
 };
 use offshoot_graph::passes::prune;
 use offshoot_graph::{
@@ -212,11 +213,10 @@ impl<'a> Reader<'a> {
             "linear" => return self.layer(call, name, x, Op::Gemm(Gemm { trans_a: false, trans_b: true })),
             "matmul" => {
                 let flag = |parameter| self.bool(call, parameter);
-                let gemm = Gemm { trans_a: flag("transpose_x")?, trans_b: flag("transpose_y")? };
-                let op = match (self.graph.value(x).shape.rank(), gemm) {
-                    (2, gemm) => Op::Gemm(gemm),
-                    (_, Gemm { trans_a: false, trans_b: false }) => Op::MatMul,
-                    _ => return Err(call.foreign("it transposes what it multiplies")),
+                let (trans_a, trans_b) = (flag("transpose_x")?, flag("transpose_y")?);
+                let op = match self.graph.value(x).shape.rank() {
+                    2 => Op::Gemm(Gemm { trans_a, trans_b }),
+                    _ => Op::MatMul(MatMul { trans_a, trans_b }),
                 };
                 let inputs = [x, self.value(call, "y")?];
                 return self.add(call, name, op, &inputs);

@@ -239,7 +239,7 @@ impl Writer<'_> {
             Op::GlobalAveragePool => self.reduction(node, "reduce_mean", &[2, 3])?,
             Op::Flatten { .. } | Op::Reshape { .. } => self.reshape(node)?,
             Op::Softmax { axis } => self.softmax(node, *axis)?,
-            Op::MatMul => self.product(node, [false; 2])?,
+            Op::MatMul(product) => self.product(node, [product.trans_a, product.trans_b])?,
             Op::LayerNormalization(norm) => self.layer_norm(node, *norm)?,
             Op::Transpose { perm } => {
                 let inputs = [("x", self.operand(node, 0)?), ("perm", self.ints(node, "perm", perm)?)];
@@ -260,8 +260,7 @@ impl Writer<'_> {
             | Op::Dropout { .. }
             | Op::SoftmaxCrossEntropyLoss(_)
             | Op::Train(_)
-            | Op::Grad(_)
-            | Op::Fused(_) => {
+            | Op::Grad(_) => {
                 return Err(Problem::unsupported(place(node), "it belongs to training", WAY_OUT));
             }
         };

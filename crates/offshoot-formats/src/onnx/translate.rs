@@ -11,7 +11,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::Rc;
 
 use offshoot_graph::op::{
-    AveragePool, BatchNormalization, Binary, Clip, Conv, Gemm, LayerNormalization, Pool, Reduce, Unary,
+    AveragePool, BatchNormalization, Binary, Clip, Conv, Gemm, LayerNormalization, MatMul, Pool, Reduce,
+    Unary,
 };
 use offshoot_graph::{DType, Data, Dim, DimOp, Graph, Op, Role, Shape, Tensor, ValueId, Weights};
 
@@ -1358,7 +1359,7 @@ impl<'a> Translator<'a> {
             self.operand(node, 1)?
         {
             let other = self.value(node, 1)?;
-            return self.push(node, Op::MatMul, &[x, other]).map(Operand::Value);
+            return self.push(node, Op::MatMul(MatMul::default()), &[x, other]).map(Operand::Value);
         }
         let matrix = self.stored(node, 1)?;
         Ok(Operand::Product { x, matrix, node: node.name().to_owned() })

@@ -5,7 +5,7 @@ mod sequence;
 use std::collections::{HashMap, HashSet};
 
 use offshoot_graph::op::{AveragePool, Clip, Conv, Name, Pool, Reduce, Unary};
-use offshoot_graph::passes::{decompose, remove_training_leftovers};
+use offshoot_graph::passes::{decompose, plain_products, remove_training_leftovers};
 use offshoot_graph::{
     DType, Dim, Graph, InferenceGraph, Model, Node, Op, Preprocessing, Shape, Source, Tensor, ValueId,
     Weights,
@@ -44,6 +44,7 @@ pub(super) fn write<'a>(
     let graph = remove_training_leftovers(&model.graph)
         .map_err(|e| Problem::unsupported("graph", e.to_string(), WAY_OUT))?;
     let graph = decompose(&graph, |unary| in_onnx(unary, options.opset))
+        .and_then(|graph| plain_products(&graph))
         .map_err(|e| Problem::unsupported("graph", e.to_string(), WAY_OUT))?;
     let graph =
         InferenceGraph::new(graph).map_err(|e| Problem::unsupported("graph", e.to_string(), WAY_OUT))?;
@@ -299,7 +300,7 @@ impl<'g, 'w> Writer<'g, 'w> {
                 attributes
             }
             Op::Flatten { axis } | Op::Softmax { axis } => vec![int("axis", *axis as i64)],
-            Op::GlobalAveragePool | Op::MatMul => Vec::new(),
+            Op::GlobalAveragePool | Op::MatMul(_) => Vec::new(),
             Op::LayerNormalization(norm) => {
                 self.since(17, node)?;
                 vec![int("axis", -1), float("epsilon", norm.epsilon)]
@@ -342,8 +343,7 @@ impl<'g, 'w> Writer<'g, 'w> {
             | Op::Dropout { .. }
             | Op::SoftmaxCrossEntropyLoss(_)
             | Op::Train(_)
-            | Op::Grad(_)
-            | Op::Fused(_) => {
+            | Op::Grad(_) => {
                 let place = format!("node `{}` ({})", node.name, node.op.name());
                 return Err(Problem::unsupported(place, "it belongs to training", WAY_OUT));
             }

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::Rc;
 
 use offshoot_graph::op::{
-    Attribute, AveragePool, BatchNormalization, Binary, Clip, Conv, Gemm, LayerNormalization, Pool, Reduce,
-    Unary,
+    Attribute, AveragePool, BatchNormalization, Binary, Clip, Conv, Gemm, LayerNormalization, MatMul, Pool,
+    Reduce, Unary,
 };
 use offshoot_graph::{Data, Dim, Graph, Op, Role, Shape, Tensor, ValueId, Weights};
 
@@ -755,7 +755,7 @@ impl Builder {
         let x = self.tensor(call, 0)?;
         if let Some(Value::Tensor(_)) = call.values.get(1) {
             let other = self.tensor(call, 1)?;
-            let id = self.push(call, &call.name, Op::MatMul, &[x, other])?;
+            let id = self.push(call, &call.name, Op::MatMul(MatMul::default()), &[x, other])?;
             return Ok(self.define(id));
         }
         let matrix = self.stored(call, 1, "second operand")?;

@@ -3,7 +3,8 @@
 use std::fmt::Write;
 
 use offshoot_graph::op::{
-    Attribute, AveragePool, BatchNormalization, Clip, Conv, Gemm, LayerNormalization, Pool, Reduce, Unary,
+    Attribute, AveragePool, BatchNormalization, Clip, Conv, Gemm, LayerNormalization, MatMul, Pool, Reduce,
+    Unary,
 };
 use offshoot_graph::{Dim, Graph, Node, Op, Shape, Source, ValueId};
 
@@ -142,7 +143,13 @@ impl<'a> Printer<'a> {
             }
             Op::Reduce { op, axis } => format!("torch.{}({x}, [{axis}], True)", op.row().aten[0]),
             Op::Binary(binary) => format!("torch.{}({x}, {})", binary.row().aten[0], inputs[1]),
-            Op::MatMul => format!("torch.matmul({x}, {})", inputs[1]),
+            Op::MatMul(MatMul { trans_a, trans_b }) => {
+                let operand = |value: &str, transposed: bool| match transposed {
+                    true => format!("torch.transpose({value}, -2, -1)"),
+                    false => value.to_owned(),
+                };
+                format!("torch.matmul({}, {})", operand(x, *trans_a), operand(&inputs[1], *trans_b))
+            }
             Op::LayerNormalization(LayerNormalization { epsilon }) => {
                 let [_, weight, bias] = inputs else { return Err(unsupported("it has not three inputs")) };
                 let width = self.graph.value(node.inputs[1]).shape.as_fixed().unwrap_or_default();
@@ -197,8 +204,7 @@ impl<'a> Printer<'a> {
             | Op::Dropout { .. }
             | Op::SoftmaxCrossEntropyLoss(_)
             | Op::Train(_)
-            | Op::Grad(_)
-            | Op::Fused(_) => return Err(unsupported("it belongs to training")),
+            | Op::Grad(_) => return Err(unsupported("it belongs to training")),
         })
     }
 }

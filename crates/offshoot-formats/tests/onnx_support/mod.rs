@@ -29,9 +29,18 @@ pub(crate) struct Golden {
 
 /// What `model` makes of pictures of a fixed pattern.
 pub(crate) fn logits(model: &Model, shape: &[usize]) -> Vec<f32> {
+    logits_on(&CpuExecutor::new(CpuOptions::default()).unwrap(), model, shape)
+}
+
+/// As [`logits`], computed node by node: what stands between DequantizeLinear and QuantizeLinear in floats.
+pub(crate) fn float_logits(model: &Model, shape: &[usize]) -> Vec<f32> {
+    let options = CpuOptions { unoptimized: true, ..CpuOptions::default() };
+    logits_on(&CpuExecutor::new(options).unwrap(), model, shape)
+}
+
+fn logits_on(executor: &CpuExecutor, model: &Model, shape: &[usize]) -> Vec<f32> {
     let count: usize = shape.iter().product();
     let x = (0..count).map(|i| ((7919 * i) % 1000) as f32 / 500.0 - 1.0).collect();
-    let executor = CpuExecutor::new(CpuOptions::default()).unwrap();
     let mut session = executor.prepare(&model.graph, &model.weights).unwrap();
     session.run(&[(INPUT, &Tensor::f32(shape, x))], &model.weights).unwrap();
     session.output(OUTPUT).unwrap().data.to_vec()

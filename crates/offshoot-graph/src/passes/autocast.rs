@@ -4,15 +4,13 @@ use std::collections::HashMap;
 
 use super::rewrite::Rewriter;
 use crate::graph::{Graph, GraphError, Node, Source, ValueId};
-use crate::op::{Autocast, FusedOp, Op, TrainOp};
+use crate::op::{Autocast, Op, TrainOp};
 use crate::tensor::DType;
 
 /// The op lists.
 fn policy(op: &Op) -> Autocast {
     match op {
-        Op::Conv(_) | Op::Gemm(_) | Op::MatMul | Op::Fused(FusedOp::Conv { .. } | FusedOp::MatMul { .. }) => {
-            Autocast::Half
-        }
+        Op::Conv(_) | Op::Gemm(_) | Op::MatMul(_) => Autocast::Half,
         Op::Softmax { .. }
         | Op::SoftmaxCrossEntropyLoss(_)
         | Op::LayerNormalization(_)
@@ -38,13 +36,7 @@ fn policy(op: &Op) -> Autocast {
         | Op::Dropout { .. }
         | Op::DequantizeLinear { .. }
         | Op::Train(_)
-        | Op::Grad(_)
-        | Op::Fused(
-            FusedOp::Quantized(_)
-            | FusedOp::BatchNormApply { .. }
-            | FusedOp::BatchNormReduce { .. }
-            | FusedOp::BatchNormInput { .. },
-        ) => Autocast::Follow,
+        | Op::Grad(_) => Autocast::Follow,
     }
 }
 

@@ -1,10 +1,10 @@
-//! Functions of one element as other operators, for formats that do not have them.
+//! Operators as other ones, for formats that do not have them.
 
 use std::collections::HashSet;
 
 use super::rewrite::Rewriter;
 use crate::graph::{Graph, GraphError, ValueId};
-use crate::op::{Binary, Clip, HardSigmoid, Op, Unary};
+use crate::op::{Binary, Clip, HardSigmoid, MatMul, Op, Unary};
 use crate::tensor::Tensor;
 
 /// The graph with other operators in place of each [`Unary`] that `has` does not hold for, where there are such. The
@@ -15,6 +15,33 @@ use crate::tensor::Tensor;
 pub fn decompose(graph: &Graph, has: impl Fn(Unary) -> bool) -> Result<Graph, GraphError> {
     // HardSwish has a HardSigmoid among its parts, and no part of that one has parts.
     replaced(&replaced(graph, &has)?, &has)
+}
+
+/// The graph with Transposes of the last two axes in front of each [`Op::MatMul`] that uses an operand so.
+///
+/// # Errors
+/// None for a graph whose nodes passed their shape rules.
+pub fn plain_products(graph: &Graph) -> Result<Graph, GraphError> {
+    let mut rewriter = Rewriter::new(graph);
+    for node in graph.nodes() {
+        let (&Op::MatMul(MatMul { trans_a, trans_b }), &[a, b]) = (&node.op, &node.inputs[..]) else {
+            rewriter.copy(node)?;
+            continue;
+        };
+        let mut inputs = [rewriter.get(a), rewriter.get(b)];
+        for (input, (transposed, suffix)) in inputs.iter_mut().zip([(trans_a, "a"), (trans_b, "b")]) {
+            if transposed {
+                let rank = rewriter.new.value(*input).shape.rank();
+                let mut perm: Vec<usize> = (0..rank).collect();
+                perm.swap(rank - 2, rank - 1);
+                let name = format!("{}.{suffix}_transposed", node.name);
+                *input = rewriter.new.add(&name, Op::Transpose { perm }, &[*input])?;
+            }
+        }
+        let y = rewriter.new.add(&node.name, Op::MatMul(MatMul::default()), &inputs)?;
+        rewriter.set(node.outputs[0], y);
+    }
+    rewriter.finish()
 }
 
 fn replaced(graph: &Graph, has: &impl Fn(Unary) -> bool) -> Result<Graph, GraphError> {

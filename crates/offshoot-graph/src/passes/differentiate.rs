@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::train::depends_on_trainable;
 use crate::graph::{Graph, GraphError, Node, Value, ValueId};
-use crate::op::{Binary, Derivative, FusedOp, Gemm, Unary};
+use crate::op::{Binary, Derivative, Gemm, MatMul, Unary};
 use crate::op::{GradOp, Op, SequenceOp, TrainOp};
 use crate::tensor::{DType, Tensor};
 
@@ -119,11 +119,10 @@ impl Tape {
                 ),
                 _,
             ) => return Ok(None),
-            (Op::MatMul, 0) => {
-                (Op::Fused(FusedOp::MatMul { trans_a: false, trans_b: true }), vec![dy, input(1)])
-            }
-            (Op::MatMul, _) => {
-                (Op::Fused(FusedOp::MatMul { trans_a: true, trans_b: false }), vec![input(0), dy])
+            (&Op::MatMul(product), slot) => {
+                let (product, dy_first) = product_gradient(product, slot);
+                let other = input(1 - slot);
+                (Op::MatMul(product), if dy_first { vec![dy, other] } else { vec![other, dy] })
             }
             (Op::LayerNormalization(norm), 0) => {
                 (Op::Grad(GradOp::LayerNormInput(*norm)), vec![dy, input(0), input(1)])
@@ -218,15 +217,7 @@ impl Tape {
             (
                 Op::BatchNormalization(_)
                 | Op::Train(TrainOp::InvStd { .. } | TrainOp::BatchNormApply)
-                | Op::Grad(_)
-                | Op::Fused(
-                    FusedOp::Quantized(_)
-                    | FusedOp::Conv { .. }
-                    | FusedOp::MatMul { .. }
-                    | FusedOp::BatchNormApply { .. }
-                    | FusedOp::BatchNormReduce { .. }
-                    | FusedOp::BatchNormInput { .. },
-                ),
+                | Op::Grad(_),
                 _,
             ) => {
                 return Err(GraphError {
@@ -370,5 +361,16 @@ fn gemm_weight(gemm: Gemm, dy: ValueId, a: ValueId) -> (Op, Vec<ValueId>) {
             (Op::Gemm(Gemm { trans_a: !trans_a, trans_b: false }), vec![a, dy])
         }
         Gemm { trans_a, trans_b: true } => (Op::Gemm(Gemm { trans_a: true, trans_b: trans_a }), vec![dy, a]),
+    }
+}
+
+/// The product that is the gradient of operand `slot` of another one, and whether dy is its first operand: the other operand
+/// is its second. With A = op(a) and B = op(b), dA = dy B^T and dB = A^T dy.
+fn product_gradient(MatMul { trans_a, trans_b }: MatMul, slot: usize) -> (MatMul, bool) {
+    match (slot, trans_a, trans_b) {
+        (0, false, _) => (MatMul { trans_a: false, trans_b: !trans_b }, true),
+        (0, true, _) => (MatMul { trans_a: trans_b, trans_b: true }, false),
+        (_, _, false) => (MatMul { trans_a: !trans_a, trans_b: false }, false),
+        (_, _, true) => (MatMul { trans_a: true, trans_b: trans_a }, true),
     }
 }

@@ -90,7 +90,7 @@ impl<'a> Ranges<'a> {
                 }
             }
             Op::Gemm(Gemm { trans_a: false, trans_b }) => self.linear(node, *trans_b),
-            Op::MatMul => self.linear(node, false),
+            Op::MatMul(product) if !product.trans_a => self.linear(node, product.trans_b),
             Op::Identity
             | Op::Dropout { .. }
             | Op::Reshape { .. }
@@ -130,6 +130,7 @@ impl<'a> Ranges<'a> {
             },
             Op::Conv(_)
             | Op::Gemm(_)
+            | Op::MatMul(_)
             | Op::BatchNormalization(_)
             | Op::LayerNormalization(_)
             | Op::Binary(Binary::Div | Binary::Pow)
@@ -146,8 +147,7 @@ impl<'a> Ranges<'a> {
             )
             | Op::SoftmaxCrossEntropyLoss(_)
             | Op::Train(_)
-            | Op::Grad(_)
-            | Op::Fused(_) => ANY,
+            | Op::Grad(_) => ANY,
         }
     }
 

@@ -28,7 +28,7 @@ pub fn layer_before(graph: &Graph, value: ValueId) -> Option<&Node> {
 /// # Errors
 /// None for a graph whose nodes passed their shape rules.
 pub fn up_to(graph: &Graph, value: ValueId) -> Result<(Graph, ValueId), GraphError> {
-    let mut rewriter = Rewriter::new(graph);
+    let mut rewriter: Rewriter<'_> = Rewriter::new(graph);
     for node in graph.nodes() {
         rewriter.copy(node)?;
     }

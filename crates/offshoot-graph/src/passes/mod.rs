@@ -9,31 +9,27 @@ mod ending;
 mod expose;
 mod fold;
 mod freeze;
-mod fuse;
 mod gelu;
 mod head;
 mod inference;
-mod quantized;
-mod recompute;
 mod rewrite;
+mod silu;
 mod train;
 
 pub use any_size::any_picture_size;
 pub use autocast::autocast;
-pub use decompose::decompose;
+pub use decompose::{decompose, plain_products};
 pub use differentiate::{Gradients, differentiate};
 pub use dynamic::{dynamic_int8, dynamic_int8_graph};
 pub use ending::{LeftOut, confined_scores, gives_probabilities, without_softmax};
 pub use expose::expose;
 pub use fold::{FoldError, fold_batch_norm};
 pub use freeze::{Pattern, freeze};
-pub use fuse::fuse;
 pub use gelu::recognize_gelu;
 pub use head::{layer_before, up_to};
 pub use inference::{InferenceGraph, NotForInference, remove_training_leftovers, shipped};
-pub use quantized::fuse_quantized;
-pub use recompute::recompute;
-pub use rewrite::prune;
+pub use rewrite::{Rewriter, prune};
+pub use silu::recognize_silu;
 pub use train::{
     CLASS_WEIGHTS, KEYS, LABELS, LOSS, LOSS_SCALE, LossOptions, TrainingGraph, gradient_output, state_output,
     training_graph,

@@ -1,35 +1,37 @@
 //! What every pass that makes a new graph from an old one shares.
 
 use crate::graph::{Graph, GraphError, Node, Source, Value, ValueId};
+use crate::op::{Op, Operator};
 use crate::shape::Shape;
 
-/// A new graph that grows from an old one, node by node.
-pub(super) struct Rewriter<'a> {
-    old: &'a Graph,
+/// A new graph that grows from an old one, node by node. It may have another set of operators, `B` in place of `A`.
+pub struct Rewriter<'a, A = Op, B = Op> {
+    old: &'a Graph<A>,
     /// The new graph.
-    pub(super) new: Graph,
+    pub new: Graph<B>,
     map: Vec<Option<ValueId>>,
 }
 
-impl<'a> Rewriter<'a> {
+impl<'a, A: Operator, B: Operator> Rewriter<'a, A, B> {
     /// Starts with the inputs, parameters and constants of `old`.
-    pub(super) fn new(old: &'a Graph) -> Rewriter<'a> {
+    pub fn new(old: &'a Graph<A>) -> Rewriter<'a, A, B> {
         Rewriter::with_sources(old, |_| true, |input| input.shape.clone())
     }
 
     /// As [`Rewriter::new`], with inputs of the shapes that `shape` gives.
-    pub(super) fn with_inputs(old: &'a Graph, shape: impl Fn(&Value) -> Shape) -> Rewriter<'a> {
+    pub fn with_inputs(old: &'a Graph<A>, shape: impl Fn(&Value) -> Shape) -> Rewriter<'a, A, B> {
         Rewriter::with_sources(old, |_| true, shape)
     }
 
     /// Starts with those inputs, parameters and constants of `old` that `keep` holds for, inputs in the shape that `shape`
     /// gives.
-    pub(super) fn with_sources(
-        old: &'a Graph,
+    pub fn with_sources(
+        old: &'a Graph<A>,
         keep: impl Fn(ValueId) -> bool,
         shape: impl Fn(&Value) -> Shape,
-    ) -> Rewriter<'a> {
-        let mut rewriter = Rewriter { old, new: Graph::new(old.name()), map: vec![None; old.values().len()] };
+    ) -> Rewriter<'a, A, B> {
+        let mut rewriter =
+            Rewriter { old, new: Graph::empty(old.name()), map: vec![None; old.values().len()] };
         for (id, value) in old.values().filter(|&(id, _)| keep(id)) {
             let new = &mut rewriter.new;
             let copy = match &value.source {
@@ -49,19 +51,28 @@ impl<'a> Rewriter<'a> {
     }
 
     /// The new value that stands for an old one.
-    pub(super) fn get(&self, old: ValueId) -> ValueId {
+    ///
+    /// # Panics
+    /// When no new value stands for it yet.
+    pub fn get(&self, old: ValueId) -> ValueId {
         self.map[old.index()].expect("nodes stand in order, so what a node reads has been mapped")
     }
 
     /// Lets `new` stand for `old`.
-    pub(super) fn set(&mut self, old: ValueId, new: ValueId) {
+    pub fn set(&mut self, old: ValueId, new: ValueId) {
         self.map[old.index()] = Some(new);
     }
 
     /// Copies a node as it is.
-    pub(super) fn copy(&mut self, node: &Node) -> Result<(), GraphError> {
+    ///
+    /// # Errors
+    /// When the new inputs do not fit the operator.
+    pub fn copy(&mut self, node: &Node<A>) -> Result<(), GraphError>
+    where
+        A: Into<B>,
+    {
         let inputs: Vec<ValueId> = node.inputs.iter().map(|&v| self.get(v)).collect();
-        let outputs = self.new.add_node(&node.name, node.op.clone(), &inputs)?;
+        let outputs = self.new.add_node(&node.name, node.op.clone().into(), &inputs)?;
         for (&old, new) in node.outputs.iter().zip(outputs) {
             self.set(old, new);
         }
@@ -69,7 +80,10 @@ impl<'a> Rewriter<'a> {
     }
 
     /// The new graph, with the old one's outputs and nothing that they do not need.
-    pub(super) fn finish(mut self) -> Result<Graph, GraphError> {
+    ///
+    /// # Errors
+    /// None for a graph whose nodes passed their shape rules.
+    pub fn finish(mut self) -> Result<Graph<B>, GraphError> {
         for (name, value) in self.old.outputs() {
             let value = self.get(*value);
             self.new.add_output(name, value);
@@ -82,7 +96,7 @@ impl<'a> Rewriter<'a> {
 ///
 /// # Errors
 /// None for a graph whose nodes passed their shape rules.
-pub fn prune(graph: &Graph) -> Result<Graph, GraphError> {
+pub fn prune<O: Operator>(graph: &Graph<O>) -> Result<Graph<O>, GraphError> {
     let mut live = vec![false; graph.values().len()];
     for (_, value) in graph.outputs() {
         live[value.index()] = true;
@@ -93,7 +107,7 @@ pub fn prune(graph: &Graph) -> Result<Graph, GraphError> {
         }
     }
     let keep = |id: ValueId| live[id.index()] || matches!(graph.value(id).source, Source::Input);
-    let mut rewriter = Rewriter::with_sources(graph, keep, |input| input.shape.clone());
+    let mut rewriter: Rewriter<'_, O, O> = Rewriter::with_sources(graph, keep, |input| input.shape.clone());
     for node in graph.nodes() {
         if node.outputs.iter().any(|v| live[v.index()]) {
             rewriter.copy(node)?;

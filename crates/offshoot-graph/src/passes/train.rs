@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use super::differentiate::{Gradients, differentiate};
-use super::fuse::fuse_silu;
 use super::rewrite::{Rewriter, prune};
+use super::silu::recognize_silu;
 use crate::graph::{Graph, GraphError, Node, Parameter, ValueId};
 use crate::model::OUTPUT;
 use crate::op::{Binary, CrossEntropy, Op, TrainOp};
@@ -66,7 +66,7 @@ pub fn state_output(name: &str) -> String {
 /// # Errors
 /// When the graph has no [`OUTPUT`] of rank 2.
 pub fn training_graph(graph: &Graph, options: LossOptions) -> Result<TrainingGraph, GraphError> {
-    let graph = &fuse_silu(graph)?;
+    let graph = &recognize_silu(graph)?;
     let output = graph.output(OUTPUT).ok_or_else(|| GraphError {
         node: OUTPUT.into(),
         op: "output",
@@ -187,7 +187,7 @@ impl Lowering<'_> {
             | Op::AveragePool(_)
             | Op::GlobalAveragePool
             | Op::Flatten { .. }
-            | Op::MatMul
+            | Op::MatMul(_)
             | Op::LayerNormalization(_)
             | Op::Transpose { .. }
             | Op::Reshape { .. }
@@ -203,8 +203,7 @@ impl Lowering<'_> {
             | Op::DynamicQuantizeMatMul { .. }
             | Op::Lstm(_)
             | Op::DynamicQuantizeLstm(_)
-            | Op::Sequence(_)
-            | Op::Fused(_) => self.rewriter.copy(node),
+            | Op::Sequence(_) => self.rewriter.copy(node),
         }
     }
 

@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::num::NonZero;
 
-use offshoot_graph::passes::{LossOptions, fuse, recompute, shipped, training_graph};
+use offshoot_graph::passes::{LossOptions, shipped, training_graph};
 use offshoot_graph::{DType, Graph, Tensor, Weights};
 use offshoot_models::{BuildOptions, expected_parameters, find};
 
@@ -13,17 +13,16 @@ const SIZE: usize = 224;
 /// Classes of the pictures.
 const CLASSES: usize = 1000;
 
-/// What runs at inference of `model`: batch norms folded, activations fused.
+/// What runs at inference of `model`: batch norms folded.
 pub(crate) fn inference(model: &str) -> Result<(Graph, Weights), Box<dyn Error>> {
     let (graph, weights) = build(model)?;
-    let (graph, weights) = shipped(&graph, &weights)?;
-    Ok((fuse(&graph)?, weights))
+    Ok(shipped(&graph, &weights)?)
 }
 
 /// What a training step of `model` runs, but for the update of the weights.
 pub(crate) fn training(model: &str) -> Result<(Graph, Weights), Box<dyn Error>> {
     let (graph, weights) = build(model)?;
-    Ok((recompute(&fuse(&training_graph(&graph, LossOptions::default())?.graph)?)?, weights))
+    Ok((training_graph(&graph, LossOptions::default())?.graph, weights))
 }
 
 /// `model` as its architecture has it.

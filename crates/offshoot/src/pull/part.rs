@@ -11,7 +11,7 @@ use offshoot_graph::text::shown;
 
 use super::io_error;
 use crate::error::{Error, Result};
-use crate::manifest::sha256_of;
+use crate::hash::sha256_of;
 
 /// How often one process looks whether another one is done with the file.
 const LOOK: Duration = Duration::from_millis(50);

@@ -7,7 +7,8 @@ use std::sync::OnceLock;
 use std::thread;
 
 use offshoot::{
-    Classification, Classifier, CpuExecutor, CpuOptions, Error, FineTune, ModelSource, View, predict,
+    Classification, Classifier, CpuExecutor, CpuOptions, Error, FineTune, ModelSource, PreprocessingSettings,
+    View, predict,
 };
 
 /// Small pictures of the repository.
@@ -36,9 +37,10 @@ fn trained() -> &'static Path {
             let ending = picture.extension().unwrap().to_str().unwrap();
             fs::copy(picture, class.join(format!("{i}.{ending}"))).unwrap();
         }
+        let small = PreprocessingSettings { size: Some(64), ..PreprocessingSettings::default() };
         let tuned = FineTune::new("mobilenet_v2", root.join("data"))
             .epochs(1)
-            .set(|settings| settings.preprocessing.size = Some(64))
+            .set(|settings| settings.preprocessing = Some(small))
             .run(root.join("run"))
             .unwrap();
         tuned.export_onnx(root.join("model.onnx")).unwrap();

@@ -1,11 +1,12 @@
 //! Operators between DequantizeLinear and QuantizeLinear, as operators on bytes.
 
-use super::rewrite::Rewriter;
-use crate::graph::{Graph, GraphError, Node, Source, ValueId};
-use crate::op::{Binary, Clip, FusedOp, Op, Quantized, QuantizedOp, QuantizedResidual, Steps, Unary};
-use crate::tensor::{DType, Data, Tensor};
+use offshoot_graph::op::{Binary, Clip, Unary};
+use offshoot_graph::passes::Rewriter;
+use offshoot_graph::{DType, Data, Graph, GraphError, Node, Op, Source, Tensor, ValueId};
 
-/// Makes operators on bytes of those that stand between DequantizeLinear and QuantizeLinear (see [`crate::op`]), where
+use super::op::{CpuOp, Quantized, QuantizedOp, QuantizedResidual, Steps};
+
+/// Makes operators on bytes of those that stand between DequantizeLinear and QuantizeLinear (see [`offshoot_graph::op`]), where
 /// each activation has one scale and one zero point that are constants, and weights are frozen integers with zero point 0.
 /// All bytes become u8: an i8 is stored as 128 more, and so is its zero point. What does not fit stays as it is.
 ///
@@ -13,7 +14,7 @@ use crate::tensor::{DType, Data, Tensor};
 ///
 /// # Errors
 /// None for a graph whose nodes passed their shape rules.
-pub fn fuse_quantized(graph: &Graph) -> Result<Graph, GraphError> {
+pub(super) fn fuse_quantized(graph: &Graph) -> Result<Graph<CpuOp>, GraphError> {
     let graph = unsigned(graph)?;
     let matcher = Matcher { graph: &graph, uses: graph.use_counts() };
     let mut rewriter = Rewriter::new(&graph);
@@ -21,19 +22,19 @@ pub fn fuse_quantized(graph: &Graph) -> Result<Graph, GraphError> {
         match matcher.fused(node) {
             Some(Fused::Op(quantized, inputs)) => {
                 let inputs: Vec<ValueId> = inputs.into_iter().map(|v| rewriter.get(v)).collect();
-                let op = Op::Fused(FusedOp::Quantized(quantized));
+                let op = CpuOp::Quantized(quantized);
                 let y = rewriter.new.add(&node.name, op, &inputs)?;
                 rewriter.set(node.outputs[0], y);
             }
             Some(Fused::Move(op, q)) => {
                 let q = rewriter.get(q);
-                let y = rewriter.new.add(&node.name, op, &[q])?;
+                let y = rewriter.new.add(&node.name, op.into(), &[q])?;
                 rewriter.set(node.outputs[0], y);
             }
             Some(Fused::Concat { axis, parts, y }) => {
                 let parts = parts.into_iter().map(|(q, x)| rescaled(&mut rewriter, node, q, x, y));
                 let parts = parts.collect::<Result<Vec<_>, _>>()?;
-                let y = rewriter.new.add(&node.name, Op::Concat { axis }, &parts)?;
+                let y = rewriter.new.add(&node.name, Op::Concat { axis }.into(), &parts)?;
                 rewriter.set(node.outputs[0], y);
             }
             None => rewriter.copy(node)?,
@@ -57,7 +58,7 @@ enum Fused {
 
 /// The new bytes for `q` of the old graph in steps of `y`.
 fn rescaled(
-    rewriter: &mut Rewriter<'_>,
+    rewriter: &mut Rewriter<'_, Op, CpuOp>,
     node: &Node,
     q: ValueId,
     x: Steps,
@@ -68,7 +69,7 @@ fn rescaled(
         return Ok(q);
     }
     let rescale = Quantized { op: QuantizedOp::Rescale, x, clip: Clip::NONE, y: Some(y) };
-    rewriter.new.add(&format!("{}.rescale", node.name), Op::Fused(FusedOp::Quantized(rescale)), &[q])
+    rewriter.new.add(&format!("{}.rescale", node.name), CpuOp::Quantized(rescale), &[q])
 }
 
 /// The graph with u8 in place of i8 wherever only DequantizeLinears with one zero point read what a QuantizeLinear with one

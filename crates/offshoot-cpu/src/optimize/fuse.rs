@@ -2,18 +2,18 @@
 
 use std::collections::HashMap;
 
-use super::rewrite::Rewriter;
-use crate::graph::{Graph, GraphError, Node, NodeId, ValueId};
-use crate::op::{Activation, Binary, FusedOp, GradOp, Op, TrainOp, Unary};
+use offshoot_graph::op::{Binary, GradOp, MatMul, TrainOp, Unary};
+use offshoot_graph::passes::Rewriter;
+use offshoot_graph::{Graph, GraphError, Node, NodeId, Op, ValueId};
 
-/// Fuses a Conv with a bias, or a BatchNormApply, with the Add of a residual and the activation that follow it; an
-/// activation's gradient with the batch-norm gradients that alone read it; x with its Sigmoid; and a product of matrices
-/// with transposes in front of it. The result is for executors only.
+use super::op::{Activation, CpuOp};
+
+/// Fuses a Conv with a bias, or a BatchNormApply, with the Add of a residual and the activation that follow it, and an
+/// activation's gradient with the batch-norm gradients that alone read it.
 ///
 /// # Errors
 /// None for a graph whose nodes passed their shape rules.
-pub fn fuse(graph: &Graph) -> Result<Graph, GraphError> {
-    let graph = &fuse_transposes(&fuse_silu(graph)?)?;
+pub(super) fn fuse(graph: &Graph<CpuOp>) -> Result<Graph<CpuOp>, GraphError> {
     let readers = Readers::new(graph);
     let mut chains = HashMap::new();
     let mut gates = HashMap::new();
@@ -48,7 +48,7 @@ struct Readers {
 }
 
 impl Readers {
-    fn new(graph: &Graph) -> Readers {
+    fn new(graph: &Graph<CpuOp>) -> Readers {
         let mut nodes = vec![Vec::new(); graph.values().len()];
         for (index, node) in graph.nodes().iter().enumerate() {
             node.inputs.iter().for_each(|v| nodes[v.index()].push(index));
@@ -66,7 +66,11 @@ impl Readers {
 
     /// For the gradient of an activation that stands right behind a BatchNormApply: that node, when nothing but the
     /// gradients of that very norm read `node`.
-    fn only_batch_norm_gradients<'g>(&self, graph: &'g Graph, node: &Node) -> Option<&'g Node> {
+    fn only_batch_norm_gradients<'g>(
+        &self,
+        graph: &'g Graph<CpuOp>,
+        node: &Node<CpuOp>,
+    ) -> Option<&'g Node<CpuOp>> {
         activation_gradient(node)?;
         let activation = graph.node(graph.producer(node.inputs[1])?);
         activation_of(&activation.op)?;
@@ -76,11 +80,13 @@ impl Readers {
         let all_read = readers.len() == self.uses[value.index()] && !readers.is_empty();
         let takes = |&r: &usize| {
             let reader = &graph.nodes()[r];
-            let norm = matches!(reader.op, Op::Grad(GradOp::BatchNormReduce | GradOp::BatchNormInput));
+            let norm =
+                matches!(reader.op, CpuOp::Plain(Op::Grad(GradOp::BatchNormReduce | GradOp::BatchNormInput)));
             norm && reader.inputs[0] == value && reader.inputs[1..4] == apply.inputs[..3]
         };
-        let own =
-            matches!(apply.op, Op::Train(TrainOp::BatchNormApply)) && all_read && readers.iter().all(takes);
+        let own = matches!(apply.op, CpuOp::Plain(Op::Train(TrainOp::BatchNormApply)))
+            && all_read
+            && readers.iter().all(takes);
         own.then_some(apply)
     }
 }
@@ -93,17 +99,13 @@ struct Chain {
 }
 
 impl Chain {
-    fn from(graph: &Graph, readers: &Readers, first: usize, swallowed: &[bool]) -> Option<Chain> {
+    fn from(graph: &Graph<CpuOp>, readers: &Readers, first: usize, swallowed: &[bool]) -> Option<Chain> {
         let node = &graph.nodes()[first];
-        let heads_chain = match node.op {
-            Op::Conv(_) => node.inputs.len() == 3,
-            Op::Train(TrainOp::BatchNormApply) => true,
-            _ => false,
+        let smooth = match node.op.plain()? {
+            Op::Conv(_) if node.inputs.len() == 3 => true,
+            Op::Train(TrainOp::BatchNormApply) => false,
+            _ => return None,
         };
-        if !heads_chain {
-            return None;
-        }
-        let smooth = matches!(node.op, Op::Conv(_));
         let mut chain = Chain { nodes: vec![first], residual: None, activation: Activation::None };
         let mut value = node.outputs[0];
         let next = |value: ValueId| readers.only(value).filter(|&n| !swallowed[n]);
@@ -129,33 +131,38 @@ impl Chain {
         self.nodes[self.nodes.len() - 1]
     }
 
-    fn emit(&self, graph: &Graph, rewriter: &mut Rewriter<'_>) -> Result<(), GraphError> {
+    fn emit(
+        &self,
+        graph: &Graph<CpuOp>,
+        rewriter: &mut Rewriter<'_, CpuOp, CpuOp>,
+    ) -> Result<(), GraphError> {
         let (first, last) = (&graph.nodes()[self.nodes[0]], &graph.nodes()[self.last()]);
         let (residual, activation) = (self.residual.is_some(), self.activation);
         let op = match &first.op {
-            Op::Conv(conv) => FusedOp::Conv { conv: conv.clone(), residual, activation },
-            _ => FusedOp::BatchNormApply { residual, activation },
+            CpuOp::Plain(Op::Conv(conv)) => CpuOp::Conv { conv: conv.clone(), residual, activation },
+            _ => CpuOp::BatchNormApply { residual, activation },
         };
         let inputs: Vec<ValueId> =
             first.inputs.iter().chain(&self.residual).map(|&v| rewriter.get(v)).collect();
-        let output = rewriter.new.add(&first.name, Op::Fused(op), &inputs)?;
+        let output = rewriter.new.add(&first.name, op, &inputs)?;
         rewriter.set(last.outputs[0], output);
         Ok(())
     }
 }
 
 /// The other operand, when `node` adds `value` to something of the same shape.
-fn residual(graph: &Graph, node: &Node, value: ValueId) -> Option<ValueId> {
-    let other = match (&node.op, node.inputs[..].first(), node.inputs.get(1)) {
-        (Op::Binary(Binary::Add), Some(&a), Some(&b)) if a == value && b != value => b,
-        (Op::Binary(Binary::Add), Some(&a), Some(&b)) if b == value && a != value => a,
-        _ => return None,
+fn residual(graph: &Graph<CpuOp>, node: &Node<CpuOp>, value: ValueId) -> Option<ValueId> {
+    let (CpuOp::Plain(Op::Binary(Binary::Add)), &[a, b]) = (&node.op, &node.inputs[..]) else { return None };
+    let other = match () {
+        () if a == value && b != value => b,
+        () if b == value && a != value => a,
+        () => return None,
     };
     (graph.value(other).shape == graph.value(value).shape).then_some(other)
 }
 
-fn activation_of(op: &Op) -> Option<Activation> {
-    match op {
+fn activation_of(op: &CpuOp) -> Option<Activation> {
+    match op.plain()? {
         Op::Unary(Unary::Relu) => Some(Activation::Relu),
         Op::Unary(Unary::Clip(clip)) => Some(Activation::Clip(*clip)),
         _ => None,
@@ -163,65 +170,25 @@ fn activation_of(op: &Op) -> Option<Activation> {
 }
 
 /// Activations whose gradient is no gate: a convolution applies them, a batch norm does not.
-fn smooth_activation_of(op: &Op) -> Option<Activation> {
-    match op {
+fn smooth_activation_of(op: &CpuOp) -> Option<Activation> {
+    match op.plain()? {
         Op::Unary(unary) => Some(Activation::Smooth(*unary)),
         _ => None,
     }
 }
 
-/// The products of a value and its own Sigmoid as [`Unary::Silu`].
-pub(super) fn fuse_silu(graph: &Graph) -> Result<Graph, GraphError> {
-    let mut rewriter = Rewriter::new(graph);
-    for node in graph.nodes() {
-        match gated_by_itself(graph, node) {
-            Some(x) => {
-                let x = rewriter.get(x);
-                let y = rewriter.new.add(&node.name, Op::Unary(Unary::Silu), &[x])?;
-                rewriter.set(node.outputs[0], y);
-            }
-            None => rewriter.copy(node)?,
-        }
-    }
-    rewriter.finish()
-}
-
-/// x, when `node` computes x Sigmoid(x).
-fn gated_by_itself(graph: &Graph, node: &Node) -> Option<ValueId> {
-    let (Op::Binary(Binary::Mul), &[a, b]) = (&node.op, &node.inputs[..]) else { return None };
-    let gates = |gate: ValueId, x: ValueId| {
-        graph
-            .producer(gate)
-            .map(|n| graph.node(n))
-            .is_some_and(|n| n.op == Op::Unary(Unary::Sigmoid) && n.inputs[0] == x)
-    };
-    if gates(b, a) {
-        Some(a)
-    } else if gates(a, b) {
-        Some(b)
-    } else {
-        None
-    }
-}
-
 /// Products of matrices that read their operands as they are before a Transpose of their last two axes.
-fn fuse_transposes(graph: &Graph) -> Result<Graph, GraphError> {
+pub(super) fn fuse_transposes(graph: &Graph) -> Result<Graph, GraphError> {
     let mut rewriter = Rewriter::new(graph);
     for node in graph.nodes() {
-        let (trans_a, trans_b) = match node.op {
-            Op::MatMul => (false, false),
-            Op::Fused(FusedOp::MatMul { trans_a, trans_b }) => (trans_a, trans_b),
-            _ => {
-                rewriter.copy(node)?;
-                continue;
-            }
+        let Op::MatMul(MatMul { trans_a, trans_b }) = node.op else {
+            rewriter.copy(node)?;
+            continue;
         };
         let [a, b] = [0, 1].map(|i| transposed(graph, node.inputs[i]));
-        let trans_a = trans_a ^ a.is_some();
-        let trans_b = trans_b ^ b.is_some();
+        let product = MatMul { trans_a: trans_a ^ a.is_some(), trans_b: trans_b ^ b.is_some() };
         let inputs = [a.unwrap_or(node.inputs[0]), b.unwrap_or(node.inputs[1])].map(|v| rewriter.get(v));
-        let op = Op::Fused(FusedOp::MatMul { trans_a, trans_b });
-        let y = rewriter.new.add(&node.name, op, &inputs)?;
+        let y = rewriter.new.add(&node.name, Op::MatMul(product), &inputs)?;
         rewriter.set(node.outputs[0], y);
     }
     rewriter.finish()
@@ -237,10 +204,10 @@ fn transposed(graph: &Graph, value: ValueId) -> Option<ValueId> {
     exchanges.then_some(node.inputs[0])
 }
 
-fn activation_gradient(node: &Node) -> Option<Activation> {
-    match node.op {
+fn activation_gradient(node: &Node<CpuOp>) -> Option<Activation> {
+    match node.op.plain()? {
         Op::Grad(GradOp::Unary(Unary::Relu)) => Some(Activation::Relu),
-        Op::Grad(GradOp::Unary(Unary::Clip(clip))) => Some(Activation::Clip(clip)),
+        Op::Grad(GradOp::Unary(Unary::Clip(clip))) => Some(Activation::Clip(*clip)),
         _ => None,
     }
 }
@@ -248,29 +215,25 @@ fn activation_gradient(node: &Node) -> Option<Activation> {
 /// Copies `node`; a batch-norm gradient whose `dy` came from a swallowed activation gradient finds out itself what the
 /// activation let pass: from x, so that the activation's output need not be kept.
 fn emit_batch_norm_gradient(
-    graph: &Graph,
-    node: &Node,
-    gates: &HashMap<usize, &Node>,
-    rewriter: &mut Rewriter<'_>,
+    graph: &Graph<CpuOp>,
+    node: &Node<CpuOp>,
+    gates: &HashMap<usize, &Node<CpuOp>>,
+    rewriter: &mut Rewriter<'_, CpuOp, CpuOp>,
 ) -> Result<(), GraphError> {
     let source = node.inputs.first().and_then(|&dy| graph.producer(dy)).map(NodeId::index);
     let fused = source.and_then(|s| {
         let (apply, gradient) = (gates.get(&s)?, &graph.nodes()[s]);
         let activation = activation_gradient(gradient)?;
-        let sums = match node.op {
-            Op::Grad(GradOp::BatchNormReduce) => &[][..],
-            Op::Grad(GradOp::BatchNormInput) => &node.inputs[5..],
+        let (op, sums) = match node.op.plain()? {
+            Op::Grad(GradOp::BatchNormReduce) => (CpuOp::BatchNormReduce { activation }, &[][..]),
+            Op::Grad(GradOp::BatchNormInput) => (CpuOp::BatchNormInput { activation }, &node.inputs[5..]),
             _ => return None,
-        };
-        let op = match sums {
-            [] => FusedOp::BatchNormReduce { activation },
-            _ => FusedOp::BatchNormInput { activation },
         };
         Some((op, gradient.inputs[..1].iter().chain(&apply.inputs).chain(sums)))
     });
     let Some((op, inputs)) = fused else { return rewriter.copy(node) };
     let inputs: Vec<ValueId> = inputs.map(|&v| rewriter.get(v)).collect();
-    let outputs = rewriter.new.add_node(&node.name, Op::Fused(op), &inputs)?;
+    let outputs = rewriter.new.add_node(&node.name, op, &inputs)?;
     for (&old, new) in node.outputs.iter().zip(outputs) {
         rewriter.set(old, new);
     }

@@ -2,9 +2,11 @@
 
 use std::collections::HashMap;
 
-use super::rewrite::Rewriter;
-use crate::graph::{Graph, GraphError, Node, ValueId};
-use crate::op::{FusedOp, Op, TrainOp};
+use offshoot_graph::op::TrainOp;
+use offshoot_graph::passes::Rewriter;
+use offshoot_graph::{Graph, GraphError, Node, Op, ValueId};
+
+use super::op::CpuOp;
 
 /// Computes the output of each batch norm (with its activation) again where the backward part of a training graph reads
 /// it, so that only the norm's input is kept from the forward pass. Of a chain of norms that add residuals every second
@@ -14,7 +16,7 @@ use crate::op::{FusedOp, Op, TrainOp};
 ///
 /// # Errors
 /// None for a graph whose nodes passed their shape rules.
-pub fn recompute(graph: &Graph) -> Result<Graph, GraphError> {
+pub(super) fn recompute(graph: &Graph<CpuOp>) -> Result<Graph<CpuOp>, GraphError> {
     let mut pass =
         Recompute { rewriter: Rewriter::new(graph), norms: dropped_norms(graph), again: HashMap::new() };
     for node in graph.nodes() {
@@ -32,9 +34,9 @@ pub fn recompute(graph: &Graph) -> Result<Graph, GraphError> {
 }
 
 struct Recompute<'a> {
-    rewriter: Rewriter<'a>,
+    rewriter: Rewriter<'a, CpuOp, CpuOp>,
     /// The norms whose outputs are not kept, by output.
-    norms: HashMap<ValueId, &'a Node>,
+    norms: HashMap<ValueId, &'a Node<CpuOp>>,
     /// What those outputs were computed again as.
     again: HashMap<ValueId, ValueId>,
 }
@@ -58,13 +60,13 @@ impl Recompute<'_> {
 
 /// The norms that are computed again, by output: those that read kept values only, and of those that add a residual the
 /// ones whose residual is kept or takes a single norm to compute.
-fn dropped_norms(graph: &Graph) -> HashMap<ValueId, &Node> {
-    let mut dropped: HashMap<ValueId, &Node> = HashMap::new();
+fn dropped_norms(graph: &Graph<CpuOp>) -> HashMap<ValueId, &Node<CpuOp>> {
+    let mut dropped: HashMap<ValueId, &Node<CpuOp>> = HashMap::new();
     for node in graph.nodes() {
         let drop = match &node.op {
-            Op::Train(TrainOp::BatchNormApply)
-            | Op::Fused(FusedOp::BatchNormApply { residual: false, .. }) => true,
-            Op::Fused(FusedOp::BatchNormApply { residual: true, .. }) => {
+            CpuOp::Plain(Op::Train(TrainOp::BatchNormApply))
+            | CpuOp::BatchNormApply { residual: false, .. } => true,
+            CpuOp::BatchNormApply { residual: true, .. } => {
                 let residual = node.inputs.last().and_then(|v| dropped.get(v));
                 !residual.is_some_and(|n| adds_residual(&n.op))
             }
@@ -77,10 +79,10 @@ fn dropped_norms(graph: &Graph) -> HashMap<ValueId, &Node> {
     dropped
 }
 
-fn adds_residual(op: &Op) -> bool {
-    matches!(op, Op::Fused(FusedOp::BatchNormApply { residual: true, .. }))
+fn adds_residual(op: &CpuOp) -> bool {
+    matches!(op, CpuOp::BatchNormApply { residual: true, .. })
 }
 
-fn is_backward(op: &Op) -> bool {
-    matches!(op, Op::Grad(_) | Op::Fused(FusedOp::BatchNormReduce { .. } | FusedOp::BatchNormInput { .. }))
+fn is_backward(op: &CpuOp) -> bool {
+    matches!(op, CpuOp::Plain(Op::Grad(_)) | CpuOp::BatchNormReduce { .. } | CpuOp::BatchNormInput { .. })
 }

@@ -1,0 +1,36 @@
+//! What the executor makes of a graph before it plans it: fewer passes over memory, operators on bytes, and activations that
+//! are computed again rather than kept.
+
+mod fuse;
+mod op;
+mod quantized;
+mod recompute;
+
+pub use op::{Activation, CpuOp, Quantized, QuantizedOp, QuantizedResidual, Steps};
+
+use offshoot_graph::passes::Rewriter;
+use offshoot_graph::{Graph, GraphError, Op};
+
+/// `graph` with fused operators. One for inference whose activations stand between DequantizeLinear and QuantizeLinear
+/// computes on bytes, and differs by a step of the scale where a float was rounded otherwise; one with a backward pass keeps less of
+/// the forward pass, and its results have the same bits.
+///
+/// # Errors
+/// None for a graph whose nodes passed their shape rules.
+pub fn optimize(graph: &Graph) -> Result<Graph<CpuOp>, GraphError> {
+    let graph = &fuse::fuse_transposes(graph)?;
+    if graph.nodes().iter().any(|node| matches!(node.op, Op::Grad(_))) {
+        return recompute::recompute(&fuse::fuse(&unoptimized(graph)?)?);
+    }
+    fuse::fuse(&quantized::fuse_quantized(graph)?)
+}
+
+/// `graph` node by node.
+///
+/// # Errors
+/// None for a graph whose nodes passed their shape rules.
+pub fn unoptimized(graph: &Graph) -> Result<Graph<CpuOp>, GraphError> {
+    let mut rewriter = Rewriter::new(graph);
+    graph.nodes().iter().try_for_each(|node| rewriter.copy(node))?;
+    rewriter.finish()
+}

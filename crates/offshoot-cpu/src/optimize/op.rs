@@ -1,0 +1,296 @@
+//! What the steps of a plan compute: the graph's operators, and several of them in one pass over memory.
+
+use offshoot_graph::op::{AveragePool, Clip, Conv, Gemm, GradOp, TrainOp, Unary};
+use offshoot_graph::{DType, Op, Operator, Shape, Value};
+
+/// An operator of an optimized graph.
+#[derive(Clone, Debug, PartialEq)]
+pub enum CpuOp {
+    /// One of the graph's own.
+    Plain(Op),
+    /// One on bytes.
+    Quantized(Quantized),
+    /// (x, weight, bias, residual?) -> activation(conv + residual)
+    Conv {
+        /// The convolution.
+        conv: Conv,
+        /// Whether a fourth input is added.
+        residual: bool,
+        /// Applied last.
+        activation: Activation,
+    },
+    /// (x, mean, inv_std, weight, bias, residual?) -> activation(norm + residual)
+    BatchNormApply {
+        /// Whether a sixth input is added.
+        residual: bool,
+        /// Applied last.
+        activation: Activation,
+    },
+    /// (dz, x, mean, inv_std, weight, bias) -> (dweight, dbias) of [`GradOp::BatchNormReduce`], with dy = dz where the
+    /// activation let norm(x) pass
+    BatchNormReduce {
+        /// The activation after the norm.
+        activation: Activation,
+    },
+    /// (dz, x, mean, inv_std, weight, bias, dweight, dbias) -> dx of [`GradOp::BatchNormInput`], with dy as above
+    BatchNormInput {
+        /// The activation after the norm.
+        activation: Activation,
+    },
+}
+
+/// An activation in the epilogue of a fused operator.
+#[derive(Clone, Copy, Debug, PartialEq, Default)]
+pub enum Activation {
+    /// x
+    #[default]
+    None,
+    /// max(x, 0)
+    Relu,
+    /// min(max(x, min), max)
+    Clip(Clip),
+    /// Any other function, after a convolution only
+    Smooth(Unary),
+}
+
+/// What the bytes of a quantized tensor stand for: (byte - zero_point) * scale.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Steps {
+    /// The size of a step, positive and finite.
+    pub scale: f32,
+    /// The byte that stands for 0.
+    pub zero_point: u8,
+}
+
+/// What is added to a quantized result before it is stored.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct QuantizedResidual {
+    /// The steps in which the result is rounded before the addition.
+    pub rounded: Steps,
+    /// An activation after that rounding's operator: the smallest and the largest number.
+    pub clip: Clip,
+    /// The steps of what is added.
+    pub other: Steps,
+}
+
+/// An operator on u8 that stand for floats, made of one between DequantizeLinear and QuantizeLinear.
+#[derive(Clone, Debug, PartialEq)]
+pub enum QuantizedOp {
+    /// (x u8, weight i8, weight scale [K] or scalar, bias?, residual u8?) -> u8, or f32 without `y`
+    Conv {
+        /// The convolution.
+        conv: Conv,
+        /// The last input is added.
+        residual: Option<QuantizedResidual>,
+    },
+    /// (x u8, weight i8, weight scale, bias?) -> u8, or f32 without `y`; x is not transposed
+    Gemm {
+        /// Whether the weight is used transposed.
+        trans_b: bool,
+    },
+    /// (a u8, b u8) -> u8
+    Add {
+        /// b's steps.
+        other: Steps,
+    },
+    /// x u8 -> u8
+    AveragePool(AveragePool),
+    /// x u8 -> u8
+    GlobalAveragePool,
+    /// x u8 -> u8: the same numbers, clipped, in other steps
+    Rescale,
+}
+
+/// A [`QuantizedOp`] and the meaning of its bytes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Quantized {
+    /// What is computed.
+    pub op: QuantizedOp,
+    /// The steps of the first input.
+    pub x: Steps,
+    /// Bounds of the result before it is rounded: an activation.
+    pub clip: Clip,
+    /// The steps of the result; a Conv or a Gemm without them gives floats.
+    pub y: Option<Steps>,
+}
+
+impl From<Op> for CpuOp {
+    fn from(op: Op) -> CpuOp {
+        CpuOp::Plain(op)
+    }
+}
+
+impl CpuOp {
+    /// The graph's operator, where it is one of the graph's own.
+    pub fn plain(&self) -> Option<&Op> {
+        match self {
+            CpuOp::Plain(op) => Some(op),
+            CpuOp::Quantized(_)
+            | CpuOp::Conv { .. }
+            | CpuOp::BatchNormApply { .. }
+            | CpuOp::BatchNormReduce { .. }
+            | CpuOp::BatchNormInput { .. } => None,
+        }
+    }
+}
+
+impl Operator for CpuOp {
+    fn name(&self) -> &'static str {
+        match self {
+            CpuOp::Plain(op) => op.name(),
+            CpuOp::Quantized(quantized) => quantized.op.name(),
+            CpuOp::Conv { .. } => "Fused.Conv",
+            CpuOp::BatchNormApply { .. } => "Fused.BatchNormApply",
+            CpuOp::BatchNormReduce { .. } => "Fused.BatchNormReduce",
+            CpuOp::BatchNormInput { .. } => "Fused.BatchNormInput",
+        }
+    }
+
+    fn infer(&self, inputs: &[&Value]) -> Result<Vec<(DType, Shape)>, String> {
+        match self {
+            CpuOp::Plain(op) => op.infer(inputs),
+            CpuOp::Quantized(quantized) => quantized.infer(inputs),
+            CpuOp::Conv { conv, residual, .. } => {
+                let (first, last) = with_residual(inputs, 3, *residual)?;
+                result_and_residual(Op::Conv(conv.clone()).infer(first)?, last)
+            }
+            CpuOp::BatchNormApply { residual, .. } => {
+                let (first, last) = with_residual(inputs, 5, *residual)?;
+                result_and_residual(Op::Train(TrainOp::BatchNormApply).infer(first)?, last)
+            }
+            CpuOp::BatchNormReduce { .. } => {
+                let &[dz, x, mean, inv_std, _, _] = inputs else { return Err(count(6, inputs)) };
+                Op::Grad(GradOp::BatchNormReduce).infer(&[dz, x, mean, inv_std])
+            }
+            CpuOp::BatchNormInput { .. } => {
+                let &[dz, x, mean, inv_std, weight, _, dweight, dbias] = inputs else {
+                    return Err(count(8, inputs));
+                };
+                let operands = [dz, x, mean, inv_std, weight, dweight, dbias];
+                Op::Grad(GradOp::BatchNormInput).infer(&operands)
+            }
+        }
+    }
+
+    fn multiply_adds(&self, inputs: &[Vec<usize>], outputs: &[Vec<usize>]) -> u64 {
+        match self {
+            CpuOp::Plain(op) => op.multiply_adds(inputs, outputs),
+            CpuOp::Conv { conv, .. }
+            | CpuOp::Quantized(Quantized { op: QuantizedOp::Conv { conv, .. }, .. }) => {
+                Op::Conv(conv.clone()).multiply_adds(inputs, outputs)
+            }
+            CpuOp::Quantized(Quantized { op: QuantizedOp::Gemm { trans_b }, .. }) => {
+                Op::Gemm(Gemm { trans_a: false, trans_b: *trans_b }).multiply_adds(inputs, outputs)
+            }
+            CpuOp::Quantized(Quantized {
+                op:
+                    QuantizedOp::Add { .. }
+                    | QuantizedOp::AveragePool(_)
+                    | QuantizedOp::GlobalAveragePool
+                    | QuantizedOp::Rescale,
+                ..
+            })
+            | CpuOp::BatchNormApply { .. }
+            | CpuOp::BatchNormReduce { .. }
+            | CpuOp::BatchNormInput { .. } => 0,
+        }
+    }
+}
+
+impl QuantizedOp {
+    fn name(&self) -> &'static str {
+        match self {
+            QuantizedOp::Conv { .. } => "Quantized.Conv",
+            QuantizedOp::Gemm { .. } => "Quantized.Gemm",
+            QuantizedOp::Add { .. } => "Quantized.Add",
+            QuantizedOp::AveragePool(_) => "Quantized.AveragePool",
+            QuantizedOp::GlobalAveragePool => "Quantized.GlobalAveragePool",
+            QuantizedOp::Rescale => "Quantized.Rescale",
+        }
+    }
+}
+
+impl Quantized {
+    /// The rule of the operator on floats, whose bytes have the same shapes.
+    fn infer(&self, inputs: &[&Value]) -> Result<Vec<(DType, Shape)>, String> {
+        if inputs.first().is_none_or(|x| x.dtype != DType::U8) {
+            return Err("its first input must be u8".into());
+        }
+        let as_floats: Vec<Value> =
+            inputs.iter().map(|&value| Value { dtype: DType::F32, ..value.clone() }).collect();
+        let operands: Vec<&Value> = as_floats.iter().collect();
+        let types = match &self.op {
+            QuantizedOp::Conv { conv, residual } => {
+                let (first, last) = with_residual(
+                    &operands,
+                    operands.len() - usize::from(residual.is_some()),
+                    residual.is_some(),
+                )?;
+                result_and_residual(Op::Conv(conv.clone()).infer(&product(inputs, first)?)?, last)?
+            }
+            QuantizedOp::Gemm { trans_b } => {
+                let gemm = Gemm { trans_a: false, trans_b: *trans_b };
+                Op::Gemm(gemm).infer(&product(inputs, &operands)?)?
+            }
+            QuantizedOp::Add { .. } => {
+                let &[a, b] = &operands[..] else { return Err(count(2, inputs)) };
+                same_shape(&a.shape, b)?;
+                vec![(a.dtype, a.shape.clone())]
+            }
+            QuantizedOp::AveragePool(pool) => Op::AveragePool(pool.clone()).infer(&operands)?,
+            QuantizedOp::GlobalAveragePool => Op::GlobalAveragePool.infer(&operands)?,
+            QuantizedOp::Rescale => Op::Identity.infer(&operands)?,
+        };
+        let dtype = if self.y.is_some() { DType::U8 } else { DType::F32 };
+        Ok(types.into_iter().map(|(_, shape)| (dtype, shape)).collect())
+    }
+}
+
+/// (x, weight, bias?) of (x u8, weight i8, weight scale, bias?), as floats.
+fn product<'v>(inputs: &[&Value], as_floats: &[&'v Value]) -> Result<Vec<&'v Value>, String> {
+    if inputs.get(1).is_none_or(|weight| weight.dtype != DType::I8) {
+        return Err("its weight must be i8".into());
+    }
+    match *as_floats {
+        [x, weight, _] => Ok(vec![x, weight]),
+        [x, weight, _, bias] => Ok(vec![x, weight, bias]),
+        _ => Err(count(3, inputs)),
+    }
+}
+
+/// The operands of an operator that takes `count`, and what is added to its result.
+fn with_residual<'i, 'v>(
+    inputs: &'i [&'v Value],
+    operands: usize,
+    residual: bool,
+) -> Result<(&'i [&'v Value], Option<&'v Value>), String> {
+    if inputs.len() != operands + usize::from(residual) {
+        return Err(count(operands + usize::from(residual), inputs));
+    }
+    let (first, last) = inputs.split_at(operands);
+    Ok((first, last.first().copied()))
+}
+
+fn result_and_residual(
+    types: Vec<(DType, Shape)>,
+    residual: Option<&Value>,
+) -> Result<Vec<(DType, Shape)>, String> {
+    if let (Some(residual), [(dtype, shape)]) = (residual, &types[..]) {
+        same_shape(shape, residual)?;
+        if residual.dtype != *dtype {
+            return Err(format!("the residual is {}, the output {dtype}", residual.dtype));
+        }
+    }
+    Ok(types)
+}
+
+fn same_shape(shape: &Shape, other: &Value) -> Result<(), String> {
+    match other.shape == *shape {
+        true => Ok(()),
+        false => Err(format!("`{}` is {}, the output {shape}", other.name, other.shape)),
+    }
+}
+
+fn count(wanted: usize, inputs: &[&Value]) -> String {
+    format!("takes {wanted} inputs, not {}", inputs.len())
+}
