@@ -4,6 +4,7 @@
 //! bit-identical for any number of threads.
 
 mod buffer;
+mod commit;
 pub mod kernels;
 mod lower;
 mod memory;
@@ -81,8 +82,8 @@ impl CpuExecutor {
         Ok(CpuExecutor { isa, pool, crowd: Arc::default(), profile, unoptimized })
     }
 
-    /// Calls `work`, which calls kernels, on the executor's threads.
-    fn run<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+    /// Calls `work` on the executor's threads; `kernels` says whether it calls kernels one after the other.
+    fn run<R: Send>(&self, kernels: bool, work: impl FnOnce() -> R + Send) -> R {
         /// Lets the next one have the threads, also after a panic.
         struct Leave<'a>(&'a AtomicBool);
         impl Drop for Leave<'_> {
@@ -98,7 +99,7 @@ impl CpuExecutor {
             std::thread::yield_now();
         }
         let _leave = Leave(&self.crowd.taken);
-        self.pool.install(|| kernels::together(work))
+        self.pool.install(|| if kernels { kernels::together(work) } else { work() })
     }
 
     /// The SIMD path in use.
@@ -122,6 +123,8 @@ impl Executor for CpuExecutor {
     }
 
     fn prepare(&self, graph: &Graph, weights: &Weights) -> Result<Box<dyn Session>, ExecuteError> {
-        Ok(Box::new(CpuSession::new(graph, weights, self)?))
+        let mut session = CpuSession::new(self);
+        session.add_graph(graph, weights)?;
+        Ok(Box::new(session))
     }
 }

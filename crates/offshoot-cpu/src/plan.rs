@@ -6,6 +6,7 @@ use bytemuck::{cast_slice, cast_slice_mut};
 use offshoot_graph::{DType, ExecuteError, StepTime, Tensor};
 
 use crate::buffer::Buffer;
+use crate::commit::{Commit, Read};
 use crate::kernels::element::Stored;
 use crate::kernels::{self, conv::PackedFilter};
 use crate::memory::{Lifetime, place};
@@ -187,6 +188,8 @@ pub(crate) struct Plan {
     pub(crate) bytes: usize,
     /// Name, shape and buffer of each output.
     pub(crate) outputs: Vec<(String, Vec<usize>, BufferId)>,
+    /// What changes parameters when the steps have run.
+    pub(crate) commits: Vec<Commit>,
 }
 
 impl Plan {
@@ -196,15 +199,17 @@ impl Plan {
         buffers: Vec<Result<Place, Size>>,
         constants: Vec<Tensor>,
         outputs: Vec<(String, Vec<usize>, BufferId)>,
+        commits: Vec<Commit>,
     ) -> Plan {
-        let kept: Vec<BufferId> = outputs.iter().map(|&(_, _, id)| id).collect();
+        let read = commits.iter().flat_map(|commit| commit.reads.iter().filter_map(Read::buffer));
+        let kept: Vec<BufferId> = outputs.iter().map(|&(_, _, id)| id).chain(read).collect();
         let (tenants, lives) = tenants(&steps, &buffers, &kept);
         let placement = place(&lives);
         let places = buffers.into_iter().zip(tenants).map(|(buffer, tenant)| {
             let offset = tenant.map_or(0, |tenant| placement.offsets[tenant]);
             buffer.unwrap_or_else(|size| Place::Arena(Region { offset, size }))
         });
-        Plan { steps, places: places.collect(), constants, bytes: placement.bytes, outputs }
+        Plan { steps, places: places.collect(), constants, bytes: placement.bytes, outputs, commits }
     }
 
     /// Runs every step. `arena` grows to what the plan needs.
@@ -294,7 +299,8 @@ mod tests {
         let steps =
             vec![step(&[], 0, None), step(&[0], 1, Some(0)), step(&[1], 2, Some(1)), step(&[1, 2], 3, None)];
         let buffers = vec![Err(floats(160)); 4];
-        let plan = Plan::new(steps, buffers, Vec::new(), vec![(String::new(), vec![160], BufferId(3))]);
+        let plan =
+            Plan::new(steps, buffers, Vec::new(), vec![(String::new(), vec![160], BufferId(3))], Vec::new());
         assert_eq!(plan.places[0], plan.places[1]);
         assert_ne!(plan.places[1], plan.places[2], "1 is read again");
         assert_eq!(plan.bytes, 3 * 640);
@@ -308,6 +314,7 @@ mod tests {
             vec![Err(floats(16)); 2],
             Vec::new(),
             vec![(String::new(), vec![16], BufferId(1))],
+            Vec::new(),
         );
         assert_eq!(plan.bytes, 128);
     }

@@ -1,15 +1,16 @@
 //! A prepared graph: its plans by size, its packed filters, its buffers.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use offshoot_graph::{
-    Bindings, DType, Dim, ExecuteError, Graph, Operator, Session, StepTime, Tensor, TensorView, ValueId,
-    Weights,
+    Bindings, DType, Data, Dim, ExecuteError, Graph, Parameter, Session, StepTime, Tensor, ValueId, Weights,
 };
 
 use crate::CpuExecutor;
 use crate::buffer::Buffer;
+use crate::commit::{Operands, Parameters, commit};
 use crate::kernels::ConvShape;
 use crate::kernels::conv::PackedFilter;
 use crate::kernels::int8::conv::ByteFilter;
@@ -62,53 +63,25 @@ pub(crate) enum Direction {
     Backward,
 }
 
-/// See [`Session`].
-pub(crate) struct CpuSession {
+/// A graph of a session.
+struct Program {
     graph: Graph<CpuOp>,
-    executor: CpuExecutor,
+    /// The places of its parameters among the session's.
+    parameters: Vec<usize>,
     plans: Vec<(Bindings, Plan)>,
     /// Those of all sessions that were forked of one. The lock is held while a plan is made, and not while it runs.
     filters: Arc<Mutex<Filters>>,
-    arena: Buffer,
-    scratch: Scratch,
-    /// The plan of the last run, if it went well.
-    last: Option<usize>,
-    profile: Vec<StepTime>,
 }
 
-impl CpuSession {
-    /// Checks that `weights` has every parameter of `graph`.
-    pub(crate) fn new(
-        graph: &Graph,
-        weights: &Weights,
-        executor: &CpuExecutor,
-    ) -> Result<CpuSession, ExecuteError> {
-        parameters(graph, weights)?;
-        let graph = if executor.unoptimized { unoptimized(graph)? } else { optimize(graph)? };
-        Ok(CpuSession::with_filters(graph, executor.clone(), Arc::default()))
-    }
-
-    fn with_filters(graph: Graph<CpuOp>, executor: CpuExecutor, filters: Arc<Mutex<Filters>>) -> CpuSession {
-        CpuSession {
-            graph,
-            executor,
-            plans: Vec::new(),
-            filters,
-            arena: Buffer::default(),
-            scratch: Scratch::default(),
-            last: None,
-            profile: Vec::new(),
-        }
-    }
-
+impl Program {
     /// The place of the plan for `bindings`, made now if it is not there. The least recently made one is dropped for it.
-    fn plan(&mut self, bindings: Bindings, parameters: &[&Tensor]) -> Result<usize, ExecuteError> {
+    fn plan(&mut self, bindings: Bindings, isa: Isa, parameters: &[&Tensor]) -> Result<usize, ExecuteError> {
         if let Some(found) = self.plans.iter().position(|(b, _)| *b == bindings) {
             return Ok(found);
         }
         // (What a panic leaves there is whole: filters are added one at a time.)
         let mut filters = self.filters.lock().unwrap_or_else(PoisonError::into_inner);
-        let plan = lower(&self.graph, &bindings, self.executor.isa, parameters, &mut filters)?;
+        let plan = lower(&self.graph, &bindings, isa, parameters, &mut filters)?;
         drop(filters);
         if self.plans.len() == PLANS {
             self.plans.remove(0);
@@ -116,42 +89,185 @@ impl CpuSession {
         self.plans.push((bindings, plan));
         Ok(self.plans.len() - 1)
     }
+
+    /// Forgets what was made of the parameters' numbers.
+    fn forget(&mut self) {
+        self.plans.clear();
+        self.filters = Arc::default();
+    }
 }
 
-impl Session for CpuSession {
-    fn run(&mut self, inputs: &[(&str, &Tensor)], weights: &Weights) -> Result<(), ExecuteError> {
-        self.last = None;
-        let (inputs, bindings) = bind(&self.graph, inputs)?;
-        let parameters = parameters(&self.graph, weights)?;
-        let executor = self.executor.clone();
-        executor.run(|| {
-            let index = self.plan(bindings, &parameters)?;
-            let CpuSession { plans, arena, scratch, profile, executor, .. } = self;
-            profile.clear();
-            let profile = executor.profile.then_some(profile);
-            plans[index].1.run(arena, scratch, &inputs, &parameters, profile)?;
-            self.last = Some(index);
-            Ok(())
-        })
-    }
+/// See [`Session`].
+pub(crate) struct CpuSession {
+    executor: CpuExecutor,
+    programs: Vec<Program>,
+    names: HashMap<String, usize>,
+    parameters: Vec<Tensor>,
+    /// The places of the parameters that runs change.
+    changing: BTreeMap<String, usize>,
+    arena: Buffer,
+    scratch: Scratch,
+    /// The program and the plan of the last run, if there are outputs.
+    last: Option<(usize, usize)>,
+    profile: Vec<StepTime>,
+}
 
-    fn fork(&self) -> Box<dyn Session> {
-        let (graph, executor) = (self.graph.clone(), self.executor.clone());
-        Box::new(CpuSession::with_filters(graph, executor, Arc::clone(&self.filters)))
-    }
-
-    fn output(&self, name: &str) -> Option<TensorView<'_>> {
-        let (_, plan) = &self.plans[self.last?];
-        let (_, shape, id) = plan.outputs.iter().find(|(n, _, _)| n == name)?;
-        match plan.places[id.0] {
-            Place::Arena(region) => Some(TensorView { shape, data: region.of(self.arena.get(plan.bytes)) }),
-            // Outputs are copied where they would be somebody else's.
-            Place::Input(_) | Place::Parameter(_) | Place::Constant(_) => None,
+impl CpuSession {
+    /// A session without graphs.
+    pub(crate) fn new(executor: &CpuExecutor) -> CpuSession {
+        CpuSession {
+            executor: executor.clone(),
+            programs: Vec::new(),
+            names: HashMap::new(),
+            parameters: Vec::new(),
+            changing: BTreeMap::new(),
+            arena: Buffer::default(),
+            scratch: Scratch::default(),
+            last: None,
+            profile: Vec::new(),
         }
     }
 
+    /// The plan of the last run.
+    fn last(&self) -> Option<&Plan> {
+        let (program, plan) = self.last?;
+        Some(&self.programs.get(program)?.plans.get(plan)?.1)
+    }
+
+    /// An output of the last run.
+    fn output(&self, name: &str) -> Option<Tensor> {
+        let plan = self.last()?;
+        let (_, shape, id) = plan.outputs.iter().find(|(n, _, _)| n == name)?;
+        // Outputs are copied where they would be somebody else's.
+        let Place::Arena(region) = plan.places[id.0] else { return None };
+        let arena = self.arena.get(plan.bytes);
+        let data = match region.size.dtype {
+            DType::F64 => Data::F64(region.of(arena).to_vec()),
+            _ => Data::F32(region.of(arena).to_vec()),
+        };
+        Tensor::new(shape.clone(), data).ok()
+    }
+
+    /// The place of a parameter of that type and shape.
+    fn place(&self, name: &str, tensor: &Tensor) -> Result<usize, ExecuteError> {
+        let place = self.names.get(name).copied();
+        let found = place.map(|place| &self.parameters[place]);
+        let fits = |own: &&Tensor| (own.dtype(), own.shape()) == (tensor.dtype(), tensor.shape());
+        place.filter(|_| found.is_some_and(|own| fits(&own))).ok_or_else(|| ExecuteError::Parameter {
+            name: name.to_owned(),
+            wanted: found.map_or("no tensor".into(), |own| format!("{}{:?}", own.dtype(), own.shape())),
+            found: format!("{}{:?}", tensor.dtype(), tensor.shape()),
+        })
+    }
+}
+
+impl Session for CpuSession {
+    fn add_graph(&mut self, graph: &Graph, weights: &Weights) -> Result<usize, ExecuteError> {
+        let held = |name: &str| self.names.get(name).map(|&place| &self.parameters[place]);
+        let found = parameters(graph, |name| held(name).or_else(|| weights.get(name)))?;
+        let found: Vec<(String, Tensor)> =
+            found.into_iter().map(|(name, tensor)| (name.to_owned(), tensor.clone())).collect();
+        let mut places = Vec::with_capacity(found.len());
+        for (name, tensor) in found {
+            let next = self.parameters.len();
+            let place = *self.names.entry(name).or_insert(next);
+            if place == next {
+                self.parameters.push(tensor);
+            }
+            places.push(place);
+        }
+        for (parameter, _) in graph.results() {
+            let name = graph.value(*parameter).name.clone();
+            let place = self.names[&name];
+            self.changing.insert(name, place);
+        }
+        let graph = if self.executor.unoptimized { unoptimized(graph)? } else { optimize(graph)? };
+        // Optimization keeps the order of parameters and drops those that nothing reads.
+        let places = graph.parameters().iter().map(|&id| self.names[&graph.value(id).name]).collect();
+        self.programs.push(Program { graph, parameters: places, plans: Vec::new(), filters: Arc::default() });
+        Ok(self.programs.len() - 1)
+    }
+
+    fn run_graph(&mut self, graph: usize, inputs: &[(&str, &Tensor)]) -> Result<(), ExecuteError> {
+        self.last = None;
+        let CpuSession { executor, programs, parameters, arena, scratch, profile, .. } = self;
+        let program = programs.get_mut(graph).ok_or(ExecuteError::NoGraph(graph))?;
+        let (inputs, bindings) = bind(&program.graph, inputs)?;
+        profile.clear();
+        let mut profile = executor.profile.then_some(profile);
+        let work = || {
+            let given: Vec<&Tensor> = program.parameters.iter().map(|&place| &parameters[place]).collect();
+            let index = program.plan(bindings, executor.isa, &given)?;
+            program.plans[index].1.run(arena, scratch, &inputs, &given, profile.as_deref_mut())?;
+            Ok::<usize, ExecuteError>(index)
+        };
+        let index = executor.run(true, work)?;
+        self.last = Some((graph, index));
+        let plan = &program.plans[index].1;
+        let commits = &plan.commits[..];
+        if commits.is_empty() {
+            return Ok(());
+        }
+        let start = Instant::now();
+        let operands = Operands {
+            places: &plan.places,
+            arena: arena.get(plan.bytes),
+            inputs: &inputs,
+            constants: &plan.constants,
+        };
+        let mut parameters = Parameters { all: parameters, of_graph: &program.parameters };
+        let committed = executor.run(false, || commit(commits, &operands, &mut parameters));
+        if let Some(profile) = profile {
+            profile.push(StepTime { node: "update".into(), time: start.elapsed() });
+        }
+        committed
+    }
+
+    fn fork(&self) -> Box<dyn Session> {
+        let fork = |program: &Program| Program {
+            graph: program.graph.clone(),
+            parameters: program.parameters.clone(),
+            plans: Vec::new(),
+            filters: Arc::clone(&program.filters),
+        };
+        Box::new(CpuSession {
+            programs: self.programs.iter().map(fork).collect(),
+            names: self.names.clone(),
+            parameters: self.parameters.clone(),
+            changing: self.changing.clone(),
+            ..CpuSession::new(&self.executor)
+        })
+    }
+
+    fn read(&self, name: &str) -> Option<Tensor> {
+        self.output(name).or_else(|| Some(self.parameters[*self.names.get(name)?].clone()))
+    }
+
+    fn upload(&mut self, name: &str, tensor: &Tensor) -> Result<(), ExecuteError> {
+        let place = self.place(name, tensor)?;
+        self.parameters[place] = tensor.clone();
+        let changes = |program: &Program| {
+            let own = program.graph.find_parameter(name);
+            own.is_none_or(|id| program.graph.parameter_info(id).is_some_and(Parameter::changes))
+        };
+        self.programs.iter_mut().filter(|program| !changes(program)).for_each(Program::forget);
+        Ok(())
+    }
+
+    fn state(&self) -> Weights {
+        let state = self.changing.iter();
+        state.map(|(name, &place)| (name.clone(), self.parameters[place].clone())).collect()
+    }
+
+    fn restore(&mut self, state: &Weights) -> Result<(), ExecuteError> {
+        for (name, tensor) in state {
+            self.place(name, tensor)?;
+        }
+        state.iter().try_for_each(|(name, tensor)| self.upload(name, tensor))
+    }
+
     fn workspace_bytes(&self) -> usize {
-        self.last.map_or(0, |last| self.plans[last].1.bytes)
+        self.last().map_or(0, |plan| plan.bytes)
     }
 
     fn profile(&self) -> &[StepTime] {
@@ -192,17 +308,17 @@ fn bind<'a>(
     Ok((tensors, bindings))
 }
 
-/// The tensors of the graph's parameters in order.
-fn parameters<'a, O: Operator>(
-    graph: &Graph<O>,
-    weights: &'a Weights,
-) -> Result<Vec<&'a Tensor>, ExecuteError> {
+/// The names and tensors of the graph's parameters in order.
+fn parameters<'g, 'w>(
+    graph: &'g Graph,
+    held: impl Fn(&str) -> Option<&'w Tensor>,
+) -> Result<Vec<(&'g str, &'w Tensor)>, ExecuteError> {
     let parameter = |&id: &ValueId| {
         let value = graph.value(id);
-        let tensor = weights.get(&value.name);
+        let tensor = held(&value.name);
         let fits = tensor
             .filter(|t| t.dtype() == value.dtype && Some(t.shape()) == value.shape.as_fixed().as_deref());
-        fits.ok_or_else(|| ExecuteError::Parameter {
+        fits.map(|tensor| (value.name.as_str(), tensor)).ok_or_else(|| ExecuteError::Parameter {
             name: value.name.clone(),
             wanted: format!("{}{}", value.dtype, value.shape),
             found: tensor.map_or("missing".into(), |t| format!("{}{:?}", t.dtype(), t.shape())),
@@ -234,19 +350,19 @@ mod tests {
             ("deep.weight".to_owned(), Tensor::f32([16, 1, 3, 3], numbers(144))),
         ]);
         let executor = CpuExecutor::new(CpuOptions::default()).unwrap();
-        let mut first = CpuSession::new(&graph, &weights, &executor).unwrap();
-        let run = |session: &mut dyn Session, pictures: usize| {
-            let input = Tensor::f32([pictures, 8, 9, 9], numbers(pictures * 648));
-            session.run(&[("x", &input)], &weights).unwrap();
-            session.output("y").unwrap().data.to_vec()
+        let mut first = CpuSession::new(&executor);
+        first.add_graph(&graph, &weights).unwrap();
+        let run = |session: &mut dyn Session| {
+            session.run(&[("x", &Tensor::f32([1, 8, 9, 9], numbers(648)))]).unwrap();
+            session.read("y").unwrap()
         };
-        let wanted = run(&mut first, 1);
-        assert!(wanted.iter().any(|&y| y != 0.0));
+        let wanted = run(&mut first);
+        assert!(wanted.as_f32().unwrap().iter().any(|&y| y != 0.0));
         let mut others: Vec<Box<dyn Session>> = (0..3).map(|_| first.fork()).collect();
         for fork in &mut others {
-            assert_eq!(run(&mut **fork, 1), wanted);
+            assert_eq!(run(&mut **fork), wanted);
         }
-        let filters = first.filters.lock().unwrap();
+        let filters = first.programs[0].filters.lock().unwrap();
         let (dense, deep) = (filters.floats.values(), filters.tensors.values());
         // One in the map, and one in the plan of each session.
         assert_eq!(dense.map(Arc::strong_count).collect::<Vec<_>>(), [5]);

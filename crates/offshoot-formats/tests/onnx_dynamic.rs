@@ -36,8 +36,8 @@ fn logits(model: &Model) -> Vec<f32> {
     let images = Tensor::f32([3, 3, 4, 4], numbers(&table("logits.json")["images"]));
     let executor = CpuExecutor::new(CpuOptions::default()).unwrap();
     let mut session = executor.prepare(&model.graph, &model.weights).unwrap();
-    session.run(&[(INPUT, &images)], &model.weights).unwrap();
-    session.output(OUTPUT).unwrap().data.to_vec()
+    session.run(&[(INPUT, &images)]).unwrap();
+    session.read(OUTPUT).unwrap().into_f32().unwrap()
 }
 
 fn read(name: &str) -> Model {

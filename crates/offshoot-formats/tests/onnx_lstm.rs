@@ -36,8 +36,8 @@ fn answers() -> (Value, Tensor) {
 fn run(isa: Isa, graph: &Graph, weights: &Weights, input: &Tensor) -> Vec<f32> {
     let executor = CpuExecutor::new(CpuOptions { isa: Some(isa), ..CpuOptions::default() }).unwrap();
     let mut session = executor.prepare(graph, weights).unwrap();
-    session.run(&[(INPUT, input)], weights).unwrap();
-    session.output(OUTPUT).unwrap().data.to_vec()
+    session.run(&[(INPUT, input)]).unwrap();
+    session.read(OUTPUT).unwrap().into_f32().unwrap()
 }
 
 #[test]

@@ -44,8 +44,8 @@ fn run(model: &Model, input: &Tensor) -> Vec<f32> {
     freeze(&mut graph, |_| true);
     let mut session = executor.prepare(&graph, &model.weights).unwrap();
     let name = &graph.value(graph.inputs()[0]).name;
-    session.run(&[(name, input)], &model.weights).unwrap();
-    session.output(OUTPUT).unwrap().data.to_vec()
+    session.run(&[(name, input)]).unwrap();
+    session.read(OUTPUT).unwrap().into_f32().unwrap()
 }
 
 fn read(bytes: Vec<u8>) -> Model {

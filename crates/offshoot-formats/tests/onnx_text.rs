@@ -51,8 +51,8 @@ fn run(isa: Isa, model: &Model, inputs: &[Tensor]) -> Result<Vec<f32>, ExecuteEr
     let mut session = executor.prepare(&graph, &model.weights)?;
     let names = graph.inputs().iter().map(|&id| graph.value(id).name.as_str());
     let named: Vec<(&str, &Tensor)> = names.zip(inputs).collect();
-    session.run(&named, &model.weights)?;
-    Ok(session.output(OUTPUT).unwrap().data.to_vec())
+    session.run(&named)?;
+    Ok(session.read(OUTPUT).unwrap().into_f32().unwrap())
 }
 
 #[test]

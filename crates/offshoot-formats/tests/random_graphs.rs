@@ -2,7 +2,7 @@
 //! read again gives the same answer.
 #![allow(clippy::unwrap_used)] // helpers of tests, too
 
-#[path = "../../offshoot-cpu/tests/random_graph/mod.rs"]
+#[path = "../../offshoot-cpu/tests/all/random_graph.rs"]
 mod random_graph;
 
 use std::io::Cursor;

@@ -93,6 +93,7 @@ pub(crate) fn multiply_adds(op: &Op, inputs: &[Vec<usize>], outputs: &[Vec<usize
         | Op::DequantizeLinear { .. }
         | Op::Sequence(_)
         | Op::Train(_)
+        | Op::Update(_)
         | Op::Grad(
             GradOp::SumToChannels
             | GradOp::BatchNormReduce

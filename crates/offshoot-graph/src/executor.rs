@@ -11,30 +11,60 @@ pub trait Executor: Send + Sync {
     /// What decides how it rounds, in a few words: two executors with the same text give bit-identical results.
     fn describe(&self) -> String;
 
-    /// Takes a graph to run, with the weights it will run with.
+    /// Takes a graph to run, and its parameters out of `weights`: the session holds them from now on.
     ///
     /// # Errors
     /// When `weights` lacks a parameter, or holds it with another type or shape.
     fn prepare(&self, graph: &Graph, weights: &Weights) -> Result<Box<dyn Session>, ExecuteError>;
 }
 
-/// A graph that runs.
+/// Graphs that run, and the parameters that they share.
 pub trait Session: Send {
-    /// Runs the graph once. Symbols in the inputs' shapes take their numbers from the tensors given; a plan is made
-    /// for each set of numbers and kept. Trainable weights and running statistics may change from run to run; frozen
-    /// weights must not, for they may have been packed in the first.
+    /// Adds a graph and returns its number; the first one's is 0. Parameters that the session holds already are shared by
+    /// name, and the others taken out of `weights`.
     ///
     /// # Errors
-    /// When an input or a parameter is missing or has another type or shape.
-    fn run(&mut self, inputs: &[(&str, &Tensor)], weights: &Weights) -> Result<(), ExecuteError>;
+    /// When a parameter is missing or has another type or shape.
+    fn add_graph(&mut self, graph: &Graph, weights: &Weights) -> Result<usize, ExecuteError>;
 
-    /// A session of the same graph for another thread, which has not run yet. The two share what was packed of frozen
-    /// weights, and give the same bits.
+    /// [`Session::run_graph`] of the first graph.
+    ///
+    /// # Errors
+    /// As [`Session::run_graph`].
+    fn run(&mut self, inputs: &[(&str, &Tensor)]) -> Result<(), ExecuteError> {
+        self.run_graph(0, inputs)
+    }
+
+    /// Runs a graph once, and lets its results take the place of the parameters ([`Graph::results`]). Symbols in the inputs'
+    /// shapes take their numbers from the tensors given; a plan is made for each set of numbers and kept.
+    ///
+    /// # Errors
+    /// When an input is missing or has another type or shape, and when a result is not finite: no parameter has changed
+    /// then. After [`ExecuteError::NotFinite`] the outputs can be read.
+    fn run_graph(&mut self, graph: usize, inputs: &[(&str, &Tensor)]) -> Result<(), ExecuteError>;
+
+    /// An output of the last run, row-major in the graph's own order of axes, or else a parameter as it is now. `None` for
+    /// any other name.
+    fn read(&self, name: &str) -> Option<Tensor>;
+
+    /// Puts `tensor` in the place of a parameter.
+    ///
+    /// # Errors
+    /// When the session has no such parameter, or one of another type or shape.
+    fn upload(&mut self, name: &str, tensor: &Tensor) -> Result<(), ExecuteError>;
+
+    /// The parameters that runs of its graphs change, by name.
+    fn state(&self) -> Weights;
+
+    /// Puts what [`Session::state`] gave back; names that it has not stay as they are.
+    ///
+    /// # Errors
+    /// As [`Session::upload`]; nothing has changed then.
+    fn restore(&mut self, state: &Weights) -> Result<(), ExecuteError>;
+
+    /// A session of the same graphs for another thread, which has not run yet, with the parameters as they are now. The two
+    /// share what was packed of frozen ones, and give the same bits.
     fn fork(&self) -> Box<dyn Session>;
-
-    /// An f32 output of the last run, row-major in the graph's own order of axes. `None` before the first run and
-    /// for a name that is no output.
-    fn output(&self, name: &str) -> Option<TensorView<'_>>;
 
     /// Bytes of the buffers that the last run's plan works in, parameters not counted.
     fn workspace_bytes(&self) -> usize;
@@ -52,15 +82,6 @@ pub struct StepTime {
     pub node: String,
     /// Wall-clock time.
     pub time: Duration,
-}
-
-/// An f32 tensor that somebody else owns.
-#[derive(Clone, Debug, PartialEq)]
-pub struct TensorView<'a> {
-    /// The size of each axis.
-    pub shape: &'a [usize],
-    /// The elements, row-major.
-    pub data: &'a [f32],
 }
 
 /// A graph could not be prepared or run.
@@ -111,6 +132,12 @@ pub enum ExecuteError {
         /// What there is.
         rows: usize,
     },
+    /// A graph that was not added.
+    #[error("the session has no graph {0}")]
+    NoGraph(usize),
+    /// A result of a run that is not finite.
+    #[error("the new value of `{0}` is not finite")]
+    NotFinite(String),
     /// A graph that breaks a shape rule.
     #[error(transparent)]
     Graph(#[from] GraphError),

@@ -55,6 +55,13 @@ pub struct Parameter {
     pub role: Role,
 }
 
+impl Parameter {
+    /// Whether runs of a training graph may change it: a trainable weight or a running statistic.
+    pub fn changes(self) -> bool {
+        self.trainable || self.role == Role::Buffer
+    }
+}
+
 /// Weight or running statistic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -111,6 +118,7 @@ pub struct Graph<O = Op> {
     inputs: Vec<ValueId>,
     parameters: Vec<ValueId>,
     outputs: Vec<(String, ValueId)>,
+    results: Vec<(ValueId, ValueId)>,
     names: HashSet<String>,
 }
 
@@ -130,6 +138,7 @@ impl<O> Default for Graph<O> {
             inputs: Vec::new(),
             parameters: Vec::new(),
             outputs: Vec::new(),
+            results: Vec::new(),
             names: HashSet::new(),
         }
     }
@@ -207,10 +216,17 @@ impl<O: Operator> Graph<O> {
         }
     }
 
-    /// How often each value is read: by nodes, and once for each output of the graph it is.
+    /// What takes the place of parameters when the graph has run: each parameter and its new value. All do together, or none when
+    /// one of the new numbers is not finite (but for [`crate::op::UpdateOp::Accumulate`]).
+    pub fn results(&self) -> &[(ValueId, ValueId)] {
+        &self.results
+    }
+
+    /// How often each value is read: by nodes, and once for each output and each result of the graph it is.
     pub fn use_counts(&self) -> Vec<usize> {
         let mut counts = vec![0; self.values.len()];
         let reads = self.nodes.iter().flat_map(|n| &n.inputs).chain(self.outputs.iter().map(|(_, v)| v));
+        let reads = reads.chain(self.results.iter().map(|(_, v)| v));
         for value in reads {
             counts[value.index()] += 1;
         }
@@ -259,6 +275,27 @@ impl<O: Operator> Graph<O> {
     /// Names a value as one of the graph's results.
     pub fn add_output(&mut self, name: &str, value: ValueId) {
         self.outputs.push((name.to_string(), value));
+    }
+
+    /// Lets `value` take the place of `parameter` when the graph has run.
+    ///
+    /// # Errors
+    /// When `parameter` is none, or `value` has another type or shape.
+    pub fn add_result(&mut self, parameter: ValueId, value: ValueId) -> Result<(), GraphError> {
+        let (old, new) = (self.value(parameter), self.value(value));
+        let fits =
+            matches!(old.source, Source::Parameter(_)) && (old.dtype, &old.shape) == (new.dtype, &new.shape);
+        if !fits {
+            let reason = format!("`{}`, {}{}, cannot take its place", new.name, new.dtype, new.shape);
+            return Err(GraphError { node: old.name.clone(), op: "result", reason });
+        }
+        self.results.push((parameter, value));
+        Ok(())
+    }
+
+    /// Keeps the outputs whose names `keep` holds for.
+    pub(crate) fn retain_outputs(&mut self, keep: impl Fn(&str) -> bool) {
+        self.outputs.retain(|(name, _)| keep(name));
     }
 
     /// Adds a node with one output and returns the output.

@@ -1,7 +1,10 @@
 //! The shape rule of each operator.
 
 use crate::graph::Value;
-use crate::op::{AveragePool, Binary, Conv, Direction, Gemm, GradOp, MatMul, Op, Pool, SequenceOp, TrainOp};
+use crate::op::{
+    AveragePool, Binary, Conv, Direction, Gemm, GradOp, MatMul, Op, Pool, RATES, SequenceOp, TrainOp,
+    UpdateOp,
+};
 use crate::shape::{Dim, DimOp, Shape};
 use crate::tensor::DType;
 
@@ -127,6 +130,7 @@ pub(crate) fn infer(op: &Op, inputs: &[&Value]) -> Result<Types, String> {
         Op::Sequence(op) => infer_sequence(*op, inputs),
         Op::Train(op) => infer_train(op, inputs),
         Op::Grad(op) => infer_grad(op, inputs),
+        Op::Update(op) => infer_update(op, inputs),
     }
 }
 
@@ -209,6 +213,54 @@ fn infer_train(op: &TrainOp, inputs: &[&Value]) -> Result<Types, String> {
             Ok(vec![(*to, inputs[0].shape.clone())])
         }
     }
+}
+
+fn infer_update(op: &UpdateOp, inputs: &[&Value]) -> Result<Types, String> {
+    let all = |values: &[&Value], dtype: DType| values.iter().try_for_each(|x| one_of(x, &[dtype]));
+    let kept = |operands: usize| {
+        arity(inputs, operands..=operands)?;
+        all(inputs, DType::F32)?;
+        let kept = &inputs[..op.kept()];
+        // Moments lie flat in a checkpoint.
+        let x = inputs[op.kept()];
+        match kept.iter().find(|v| count(&v.shape) != count(&x.shape)) {
+            None => Ok(kept.iter().map(|v| (v.dtype, v.shape.clone())).collect()),
+            Some(v) => Err(format!("`{}` is {} and `{}` is {}", v.name, v.shape, x.name, x.shape)),
+        }
+    };
+    let row = |row: usize, rates: &Value| match rates.shape.as_fixed().as_deref() {
+        Some(&[rows, RATES]) if row < rows => Ok(()),
+        _ => Err(format!("the rates are {}, without a row {row} of {RATES}", rates.shape)),
+    };
+    match op {
+        UpdateOp::SquareSums => {
+            all(inputs, DType::F32)?;
+            Ok(vec![(DType::F64, Shape::fixed(&[inputs.len()]))])
+        }
+        UpdateOp::Clip(_) => {
+            arity(inputs, 2..=3)?;
+            all(&inputs[..1], DType::F64)?;
+            all(&inputs[1..], DType::F32)?;
+            Ok(vec![(DType::F32, Shape::fixed(&[2]))])
+        }
+        UpdateOp::Sgd { row: index, .. } => {
+            let types = kept(5)?;
+            row(*index, inputs[4])?;
+            Ok(types)
+        }
+        UpdateOp::Adam { row: index } => {
+            let types = kept(6)?;
+            row(*index, inputs[5])?;
+            Ok(types)
+        }
+        UpdateOp::Accumulate => kept(4),
+        UpdateOp::Average => kept(3),
+    }
+}
+
+/// The number of elements, where it is known.
+fn count(shape: &Shape) -> Option<usize> {
+    shape.as_fixed().map(|sizes| sizes.iter().product())
 }
 
 fn infer_grad(op: &GradOp, inputs: &[&Value]) -> Result<Types, String> {

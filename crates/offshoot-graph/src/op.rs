@@ -28,10 +28,12 @@
 mod binary;
 mod reduce;
 mod unary;
+mod update;
 
 pub use binary::{Binary, BinaryRow};
 pub use reduce::{Reduce, ReduceRow};
 pub use unary::{Alpha, Attribute, Autocast, Derivative, Fixed, Name, Range, Row, Unary};
+pub use update::{AdamRates, Clip as GradientClip, RATES, SgdRates, UpdateOp};
 
 use std::fmt::Debug;
 
@@ -140,6 +142,8 @@ pub enum Op {
     Train(TrainOp),
     /// What only training computes in the backward pass.
     Grad(GradOp),
+    /// What training does to the values that it keeps.
+    Update(UpdateOp),
     /// (x f32, scale f32, zero_point u8 or i8) -> saturate(round(x / scale) + zero_point) of zero_point's type, rounded half to
     /// even. The scale and the zero point are scalars, or have a number for each place of `axis`.
     QuantizeLinear {
@@ -500,6 +504,7 @@ impl Op {
             Op::Sequence(op) => op.name(),
             Op::Train(op) => op.name(),
             Op::Grad(op) => op.name(),
+            Op::Update(op) => op.name(),
         }
     }
 
@@ -510,6 +515,7 @@ impl Op {
             Op::Grad(GradOp::BatchNormReduce | GradOp::LayerNormReduce(_))
             | Op::Lstm(_)
             | Op::DynamicQuantizeLstm(_) => 2,
+            Op::Update(op) => op.kept().max(1),
             Op::Sequence(_) | Op::Train(_) | Op::Grad(_) => 1,
             Op::Conv(_)
             | Op::Gemm(_)

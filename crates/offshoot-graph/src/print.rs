@@ -42,6 +42,9 @@ impl fmt::Display for Graph {
         let outputs: Vec<String> =
             self.outputs().iter().map(|(name, id)| format!("{name} = {}", self.value(*id).name)).collect();
         writeln!(f, "  return {}", outputs.join(", "))?;
+        for (parameter, value) in self.results() {
+            writeln!(f, "  {} <- {}", self.value(*parameter).name, self.value(*value).name)?;
+        }
         f.write_str("}\n")
     }
 }

@@ -219,6 +219,22 @@ impl Tensor {
         }
     }
 
+    /// The elements, when they are f32, out of the tensor: without a copy where no other tensor shares them.
+    pub fn into_f32(self) -> Option<Vec<f32>> {
+        match Arc::unwrap_or_clone(self.data) {
+            Data::F32(v) => Some(v),
+            _ => None,
+        }
+    }
+
+    /// The elements, when they are f64.
+    pub fn as_f64(&self) -> Option<&[f64]> {
+        match &*self.data {
+            Data::F64(v) => Some(v),
+            _ => None,
+        }
+    }
+
     /// The elements, when they are i64.
     pub fn as_i64(&self) -> Option<&[i64]> {
         match &*self.data {

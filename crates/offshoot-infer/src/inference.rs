@@ -3,9 +3,7 @@
 use offshoot_graph::passes::{
     FoldError, autocast, freeze, gives_probabilities, remove_training_leftovers, shipped,
 };
-use offshoot_graph::{
-    DType, ExecuteError, Executor, Graph, GraphError, Model, Session, Tensor, TensorView, Weights,
-};
+use offshoot_graph::{DType, ExecuteError, Executor, Graph, GraphError, Model, Session, Tensor, Weights};
 
 /// A network could not be prepared or run.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -40,7 +38,6 @@ pub enum NetworkError {
 pub struct Inference {
     graph: Graph,
     session: Box<dyn Session>,
-    weights: Weights,
     inputs: Vec<String>,
     output: String,
     probabilities: bool,
@@ -76,7 +73,7 @@ impl Inference {
         let mut graph = model.graph.clone();
         freeze(&mut graph, |_| true);
         let graph = remove_training_leftovers(&graph)?;
-        let prepared = Inference::prepare(&graph, model.weights.clone(), executor)?;
+        let prepared = Inference::prepare(&graph, &model.weights, executor)?;
         Ok(Inference { probabilities: model.gives_probabilities(), ..prepared })
     }
 
@@ -87,7 +84,7 @@ impl Inference {
     /// When `half` is no 16-bit float, the weights do not fit the graph, or the executor cannot run it.
     pub fn in_half(model: &Model, half: DType, executor: &dyn Executor) -> Result<Inference, NetworkError> {
         let (graph, weights) = shipped(&model.graph, &model.weights)?;
-        let prepared = Inference::prepare(&autocast(&graph, half)?, weights, executor)?;
+        let prepared = Inference::prepare(&autocast(&graph, half)?, &weights, executor)?;
         Ok(Inference { probabilities: model.gives_probabilities(), ..prepared })
     }
 
@@ -102,19 +99,19 @@ impl Inference {
     ) -> Result<Inference, NetworkError> {
         let (graph, weights) = shipped(graph, weights)?;
         let probabilities = gives_probabilities(&graph, &weights);
-        let prepared = Inference::prepare(&graph, weights, executor)?;
+        let prepared = Inference::prepare(&graph, &weights, executor)?;
         Ok(Inference { probabilities, ..prepared })
     }
 
-    fn prepare(graph: &Graph, weights: Weights, executor: &dyn Executor) -> Result<Inference, NetworkError> {
+    fn prepare(graph: &Graph, weights: &Weights, executor: &dyn Executor) -> Result<Inference, NetworkError> {
         let ([_, ..], [(output, _)]) = (graph.inputs(), graph.outputs()) else {
             let (inputs, outputs) = (graph.inputs().len(), graph.outputs().len());
             return Err(NetworkError::Ends { graph: graph.name().into(), inputs, outputs });
         };
         let inputs = graph.inputs().iter().map(|&id| graph.value(id).name.clone()).collect();
-        let session = executor.prepare(graph, &weights)?;
+        let session = executor.prepare(graph, weights)?;
         let (output, probabilities) = (output.clone(), false);
-        Ok(Inference { graph: graph.clone(), session, weights, inputs, output, probabilities })
+        Ok(Inference { graph: graph.clone(), session, inputs, output, probabilities })
     }
 
     /// The same network for another thread: weights, and what the executor has packed of them, are shared.
@@ -122,7 +119,6 @@ impl Inference {
         Inference {
             graph: self.graph.clone(),
             session: self.session.fork(),
-            weights: self.weights.clone(),
             inputs: self.inputs.clone(),
             output: self.output.clone(),
             probabilities: self.probabilities,
@@ -135,8 +131,9 @@ impl Inference {
     }
 
     /// The weights that it is run with.
-    pub fn weights(&self) -> &Weights {
-        &self.weights
+    pub fn weights(&self) -> Weights {
+        let names = self.graph.parameters().iter().map(|&id| &self.graph.value(id).name);
+        names.filter_map(|name| Some((name.clone(), self.session.read(name)?))).collect()
     }
 
     /// Whether the output is the probability of each class, and not logits.
@@ -149,7 +146,7 @@ impl Inference {
     /// # Errors
     /// As [`Inference::run`], and when an output is not finite.
     pub fn logits(&mut self, pictures: &Tensor) -> Result<Vec<f32>, NetworkError> {
-        let mut answers = self.run(pictures)?.data.to_vec();
+        let mut answers = self.run(pictures)?.into_f32().unwrap_or_default();
         check_answers(&answers)?;
         if self.probabilities {
             // A probability of 0 is kept finite.
@@ -162,7 +159,7 @@ impl Inference {
     ///
     /// # Errors
     /// When the input has another shape than the graph's.
-    pub fn run(&mut self, input: &Tensor) -> Result<TensorView<'_>, NetworkError> {
+    pub fn run(&mut self, input: &Tensor) -> Result<Tensor, NetworkError> {
         self.run_all(std::slice::from_ref(input))
     }
 
@@ -170,10 +167,10 @@ impl Inference {
     ///
     /// # Errors
     /// When one is missing or has another shape than the graph's.
-    pub fn run_all(&mut self, inputs: &[Tensor]) -> Result<TensorView<'_>, NetworkError> {
+    pub fn run_all(&mut self, inputs: &[Tensor]) -> Result<Tensor, NetworkError> {
         let named: Vec<(&str, &Tensor)> = self.inputs.iter().map(String::as_str).zip(inputs).collect();
-        self.session.run(&named, &self.weights)?;
-        let output = self.session.output(&self.output);
+        self.session.run(&named)?;
+        let output = self.session.read(&self.output);
         Ok(output.expect("a session that ran has the graph's outputs"))
     }
 }

@@ -32,13 +32,13 @@ fn assets(path: &str) -> PathBuf {
 fn run(graph: &Graph, weights: &Weights, input: &Tensor) -> Vec<f32> {
     let executor = CpuExecutor::new(CpuOptions::default()).unwrap();
     let mut session = executor.prepare(graph, weights).unwrap();
-    session.run(&[(INPUT, input)], weights).unwrap();
-    session.output(OUTPUT).unwrap().data.to_vec()
+    session.run(&[(INPUT, input)]).unwrap();
+    session.read(OUTPUT).unwrap().into_f32().unwrap()
 }
 
 /// The largest difference relative to the largest logit.
 fn difference(found: &[f32], wanted: &[f32]) -> f32 {
-    offshoot_testing::difference(found, wanted) as f32
+    offshoot_testing::difference(&found, wanted) as f32
 }
 
 /// The logits that PyTorch computed in f64 from the weights in the same file.
@@ -98,12 +98,12 @@ fn gradients_are_pytorchs(architecture: &Architecture, weights: &mut Weights) {
     let TrainingGraph { graph, .. } = training_graph(&graph, LossOptions::default()).unwrap();
     let executor = CpuExecutor::new(CpuOptions::default()).unwrap();
     let mut session = executor.prepare(&graph, weights).unwrap();
-    session.run(&[(INPUT, &batch), (LABELS, &labels)], weights).unwrap();
+    session.run(&[(INPUT, &batch), (LABELS, &labels)]).unwrap();
     assert!(wanted.len() >= 5, "{}", architecture.name);
     let mut offs = Vec::new();
     for (name, wanted) in wanted {
-        let found = session.output(&gradient_output(&name)).unwrap().data;
-        let off = difference(found, wanted.as_f32().unwrap());
+        let found = session.read(&gradient_output(&name)).unwrap().into_f32().unwrap();
+        let off = difference(&found, wanted.as_f32().unwrap());
         println!("{}: the gradient of {name} is off by {off:.1e}", architecture.name);
         offs.push(off);
     }

@@ -62,7 +62,7 @@ pub fn calibrate(
     let graph = expose(&network.graph, &inner)?;
     let mut session = executor.prepare(&graph, &network.weights)?;
     for batch in batches {
-        look(&mut *session, network, batch, &mut seen, Seen::widen)?;
+        look(&mut *session, batch, &mut seen, Seen::widen)?;
     }
     if let Some(bad) = seen.iter().find(|s| !(s.low.is_finite() && s.high.is_finite())) {
         return Err(QuantError::NotFinite { node: bad.name.clone() });
@@ -70,7 +70,7 @@ pub fn calibrate(
     if method != Method::MinMax {
         seen.iter_mut().for_each(|s| s.histogram = Some(Histogram::new(Range { low: s.low, high: s.high })));
         for batch in batches {
-            look(&mut *session, network, batch, &mut seen, Seen::count)?;
+            look(&mut *session, batch, &mut seen, Seen::count)?;
         }
     }
     let activations = network.scheme.activations;
@@ -110,21 +110,19 @@ fn watched(network: &Network) -> Vec<Seen> {
 /// Runs the network on a batch and shows each value to `show`.
 fn look(
     session: &mut dyn Session,
-    network: &Network,
     batch: &Tensor,
     seen: &mut [Seen],
     show: fn(&mut Seen, &[f32], &[usize]),
 ) -> Result<(), QuantError> {
-    session.run(&[(INPUT, batch)], &network.weights)?;
-    let pictures = (batch.as_f32().unwrap_or_default(), batch.shape());
-    let views: Vec<(&[f32], &[usize])> = seen
-        .iter()
-        .map(|s| match session.output(&s.name).filter(|_| !s.input) {
-            Some(view) => (view.data, view.shape),
-            None => pictures,
-        })
-        .collect();
-    seen.par_iter_mut().zip(views).for_each(|(seen, (data, shape))| show(seen, data, shape));
+    session.run(&[(INPUT, batch)])?;
+    // As many at a time as there are threads: each is a copy.
+    for seen in seen.chunks_mut(rayon::current_num_threads()) {
+        let read = |s: &Seen| session.read(&s.name).filter(|_| !s.input).unwrap_or_else(|| batch.clone());
+        let values: Vec<Tensor> = seen.iter().map(read).collect();
+        seen.par_iter_mut().zip(&values).for_each(|(seen, value)| {
+            show(seen, value.as_f32().unwrap_or_default(), value.shape());
+        });
+    }
     Ok(())
 }
 

@@ -63,8 +63,8 @@ fn logits(
     let mut session = executor.prepare(graph, weights)?;
     let mut found = Vec::new();
     for batch in batches {
-        session.run(&[(INPUT, batch)], weights)?;
-        found.extend(session.output(OUTPUT).into_iter().flat_map(|view| view.data));
+        session.run(&[(INPUT, batch)])?;
+        found.extend(session.read(OUTPUT).and_then(Tensor::into_f32).unwrap_or_default());
     }
     Ok(found)
 }

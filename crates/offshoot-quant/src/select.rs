@@ -131,6 +131,7 @@ impl Network {
             | Op::Sequence(_)
             | Op::Train(_)
             | Op::Grad(_)
+            | Op::Update(_)
             | Op::DynamicQuantizeMatMul { .. }
             | Op::Lstm(_)
             | Op::DynamicQuantizeLstm(_) => Part::Float,

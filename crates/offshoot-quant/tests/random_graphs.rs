@@ -1,7 +1,7 @@
 //! Random graphs, quantized: an error where that cannot be, never a panic, and what comes out runs.
 #![allow(clippy::unwrap_used)] // helpers of tests, too
 
-#[path = "../../offshoot-cpu/tests/random_graph/mod.rs"]
+#[path = "../../offshoot-cpu/tests/all/random_graph.rs"]
 mod random_graph;
 
 use std::collections::BTreeSet;

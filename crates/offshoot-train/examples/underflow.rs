@@ -124,7 +124,7 @@ impl Gradients {
         }
         let mut session = CpuExecutor::new(CpuOptions::default())?.prepare(&graph, weights)?;
         let scale_input = Tensor::full([], scale);
-        session.run(&[(INPUT, x), (LABELS, labels), (LOSS_SCALE, &scale_input)], weights)?;
+        session.run(&[(INPUT, x), (LABELS, labels), (LOSS_SCALE, &scale_input)])?;
         let read = |what: &str, node: &str| unscaled(&*session, &format!("{what}:{node}"), scale);
         let pair = |node: &str| Some(Pair { output: read("output", node)?, weight: read("weight", node)? });
         let named = |node: &str| {
@@ -136,7 +136,7 @@ impl Gradients {
 }
 
 fn unscaled(session: &dyn Session, output: &str, scale: f32) -> Option<Vec<f32>> {
-    Some(session.output(output)?.data.iter().map(|x| x / scale).collect())
+    Some(session.read(output)?.as_f32()?.iter().map(|x| x / scale).collect())
 }
 
 /// The fraction of the output's gradient that is 0 and should not be.

@@ -43,18 +43,19 @@ impl Average {
     }
 
     /// Takes in the weights as they are now.
-    pub fn update<'w>(&mut self, weights: impl Iterator<Item = (&'w str, &'w [f32])>) {
+    pub fn update(&mut self, weights: impl Iterator<Item = (String, Tensor)>) {
         let part = match self.decay {
             _ if self.count == 0 => 1.0,
             Some(decay) => 1.0 - decay,
             None => 1.0 / (self.count as f64 + 1.0),
         } as f32;
         for (name, now) in weights {
-            match self.values.get_mut(name) {
+            let now = now.as_f32().unwrap_or_default();
+            match self.values.get_mut(&name) {
                 Some(average) if part < 1.0 => blend(average, now, part),
                 Some(average) => average.copy_from_slice(now),
                 None => {
-                    self.values.insert(name.to_owned(), now.to_vec());
+                    self.values.insert(name, now.to_vec());
                 }
             }
         }
@@ -62,10 +63,11 @@ impl Average {
     }
 
     /// Lets parameters join that have been frozen so far, at the value that they have. Without updates, all wait for the first.
-    pub fn join<'w>(&mut self, weights: impl Iterator<Item = (&'w str, &'w [f32])>) {
+    pub fn join(&mut self, weights: impl Iterator<Item = (String, Tensor)>) {
         if self.count > 0 {
             for (name, now) in weights {
-                self.values.entry(name.to_owned()).or_insert_with(|| now.to_vec());
+                let now = now.as_f32().unwrap_or_default();
+                self.values.entry(name).or_insert_with(|| now.to_vec());
             }
         }
     }
@@ -90,10 +92,10 @@ impl Average {
     ///
     /// # Errors
     /// When a tensor is missing or has another size; nothing is changed then.
-    pub fn load_state<'w>(
+    pub fn load_state(
         &mut self,
         state: &Weights,
-        weights: impl Iterator<Item = (&'w str, &'w [f32])>,
+        weights: impl Iterator<Item = (String, Tensor)>,
     ) -> Result<(), StateError> {
         let read = |name: &str, len: usize| {
             let found = state.get(name).and_then(Tensor::as_f32).filter(|data| data.len() == len);
@@ -105,7 +107,8 @@ impl Average {
         }
         let mut values = BTreeMap::new();
         for (name, now) in weights.filter(|_| count > 0.0) {
-            values.insert(name.to_owned(), read(name, now.len())?.to_vec());
+            let value = read(&name, now.len())?.to_vec();
+            values.insert(name, value);
         }
         (self.count, self.values) = (count as u64, values);
         Ok(())
@@ -125,8 +128,12 @@ fn blend(average: &mut [f32], now: &[f32], part: f32) {
 mod tests {
     use super::*;
 
+    fn named(name: &str, values: &[f32]) -> (String, Tensor) {
+        (name.to_owned(), Tensor::f32([values.len()], values.to_vec()))
+    }
+
     fn update(average: &mut Average, name: &str, values: &[f32]) {
-        average.update([(name, values)].into_iter());
+        average.update([named(name, values)].into_iter());
     }
 
     fn value(average: &Average, name: &str) -> Vec<f32> {
@@ -152,7 +159,7 @@ mod tests {
     fn what_joins_late_starts_where_it_is() {
         let mut average = Average::equal();
         update(&mut average, "w", &[1.0, 1.0]);
-        average.join([("w", &[9.0, 9.0][..]), ("v", &[2.0, 4.0][..])].into_iter());
+        average.join([named("w", &[9.0, 9.0]), named("v", &[2.0, 4.0])].into_iter());
         assert_eq!((value(&average, "w"), value(&average, "v")), (vec![1.0, 1.0], vec![2.0, 4.0]));
         update(&mut average, "v", &[4.0, 4.0]);
         assert_eq!(value(&average, "v"), [3.0, 4.0]);
@@ -163,9 +170,9 @@ mod tests {
         let mut average = Average::exponential(0.9);
         update(&mut average, "w", &[1.0, 2.0]);
         let mut other = Average::exponential(0.9);
-        other.load_state(&average.state(), [("w", &[0.0; 2][..])].into_iter()).unwrap();
+        other.load_state(&average.state(), [named("w", &[0.0; 2])].into_iter()).unwrap();
         assert_eq!(other, average);
-        let refused = other.load_state(&average.state(), [("w", &[0.0; 3][..])].into_iter());
+        let refused = other.load_state(&average.state(), [named("w", &[0.0; 3])].into_iter());
         assert_eq!(refused, Err(StateError("w".into())));
         let broken = Weights::from([("count".to_string(), Tensor::full([], 0.5))]);
         assert_eq!(other.load_state(&broken, std::iter::empty()), Err(StateError("count".into())));

@@ -53,7 +53,7 @@ pub(crate) fn graph(hasher: &mut Hasher, graph: &Graph) {
 /// Adds everything that the outputs of a network depend on, except for the executor.
 pub(crate) fn inference(hasher: &mut Hasher, network: &Inference) {
     graph(hasher, network.graph());
-    weights(hasher, network.weights(), |_| true);
+    weights(hasher, &network.weights(), |_| true);
 }
 
 /// The running program: another build may round in another way. Where it cannot be read, its version has to do.

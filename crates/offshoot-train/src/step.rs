@@ -1,13 +1,12 @@
 //! One training step: the very one that `offshoot train` repeats and `offshoot bench train` times.
 
-use std::collections::BTreeMap;
-
 use offshoot_graph::model::{INPUT, OUTPUT};
 use offshoot_graph::passes::{
-    CLASS_WEIGHTS, KEYS, LABELS, LOSS, LOSS_SCALE, LossOptions, TrainingGraph, autocast, fold_batch_norm,
-    gradient_output, state_output, training_graph,
+    ACCUMULATE_FACTOR, ACCUMULATE_KEEP, CLASS_WEIGHTS, KEYS, LABELS, LOSS, LOSS_SCALE, LossOptions, SQUARES,
+    TrainingGraph, UNSCALE, UPDATE_RATES, accumulate_graph, apply_graph, autocast, fold_batch_norm,
+    step_graph, sum_parameter, training_graph,
 };
-use offshoot_graph::{Executor, Graph, Model, Session, Tensor, Weights};
+use offshoot_graph::{ExecuteError, Executor, Graph, Model, Session, Tensor, Weights};
 
 use crate::amp::{Amp, GradScaler};
 use crate::fingerprint;
@@ -16,7 +15,7 @@ use crate::groups::{GroupOptions, GroupRow, groups};
 use crate::inference::{Inference, NetworkError};
 use crate::metrics::argmax;
 use crate::optimizer::{
-    Clip, Group, Optimizer, OptimizerOptions, StateError, Update, UpdateError, sum_of_squares,
+    Clip, Group, NotFiniteGradient, Optimizer, OptimizerOptions, StateError, sum_of_squares,
 };
 use crate::split::{Split, split};
 use crate::unfreeze::Rebuild;
@@ -91,9 +90,6 @@ pub enum StepError {
         /// What is not finite, with the parameter's name.
         problem: String,
     },
-    /// A gradient of the wrong size.
-    #[error(transparent)]
-    Update(UpdateError),
     /// A saved state that does not fit.
     #[error("the saved state does not fit this model and recipe: {0}")]
     State(String),
@@ -129,13 +125,11 @@ pub struct Batch {
     pub keys: Tensor,
 }
 
-/// The gradients of several batches.
-#[derive(Default)]
-struct GradientSum {
-    /// Of each trained parameter: the sum over the batches of weight times gradient.
-    gradients: BTreeMap<String, Vec<f32>>,
-    /// The sum of the weights.
-    weight: f64,
+/// The graphs of a session that learn from several batches together, by their numbers.
+#[derive(Clone, Copy)]
+struct Together {
+    accumulate: usize,
+    apply: usize,
 }
 
 /// A model in training.
@@ -144,18 +138,17 @@ struct GradientSum {
 /// network of its own ([`TrainStep::features`]) and only the rest is differentiated. The features of a picture do not depend on
 /// the pictures beside it, so keeping them instead of computing them again changes no bit.
 pub struct TrainStep {
-    /// The model as it is saved, without what steps change: that is in `weights` alone, as a second owner would make every
+    /// The model as it is saved, without what steps change: that is the session's alone, as a second owner would make every
     /// step copy it.
     model: Model,
     prefix: Option<Inference>,
     /// From the border to the logits: what evaluation runs after the prefix.
     suffix: Graph,
+    /// Holds the parameters that the step reads, frozen batch norms folded away, and the moments.
     session: Box<dyn Session>,
-    /// What the session reads: frozen batch norms folded away.
-    weights: Weights,
+    training: TrainingGraph,
+    together: Option<Together>,
     input: String,
-    trained: Vec<String>,
-    states: Vec<String>,
     optimizer: Optimizer,
     table: Vec<GroupRow>,
     clip: Clip,
@@ -190,19 +183,21 @@ impl TrainStep {
             Some(half) => autocast(&folded, half).map_err(NetworkError::from)?,
             None => folded,
         };
-        let TrainingGraph { graph, trained, states } =
-            training_graph(&network, options.loss()).map_err(NetworkError::from)?;
-        if trained.is_empty() {
+        let training = training_graph(&network, options.loss()).map_err(NetworkError::from)?;
+        if training.trained.is_empty() {
             return Err(StepError::NothingToTrain);
         }
-        let session = executor.prepare(&graph, &weights).map_err(NetworkError::from)?;
         let (mut groups, table) = groups(&model.graph, &options.rates);
         for group in &mut groups {
-            group.names.retain(|name| trained.contains(name));
+            group.names.retain(|name| training.trained.contains(name));
         }
         let optimizer = Optimizer::new(options.optimizer, groups, &weights);
+        let graph = step_graph(&training, optimizer.rule(), options.clip).map_err(NetworkError::from)?;
+        let held: Weights = weights.into_iter().chain(optimizer.moments()).collect();
+        let session = executor.prepare(&graph, &held).map_err(NetworkError::from)?;
+        drop(held);
         let has_dropout = graph.inputs().iter().any(|&id| graph.value(id).name == KEYS);
-        for name in trained.iter().chain(&states) {
+        for name in training.trained.iter().chain(&training.states) {
             model.weights.remove(name);
         }
         Ok(TrainStep {
@@ -210,10 +205,9 @@ impl TrainStep {
             prefix,
             suffix,
             session,
-            weights,
+            training,
+            together: None,
             input,
-            trained,
-            states,
             optimizer,
             table,
             clip: options.clip,
@@ -236,14 +230,20 @@ impl TrainStep {
         executor: &dyn Executor,
     ) -> Result<TrainStep, StepError> {
         let mut model = self.model();
-        let TrainStep { optimizer, scaler, session, prefix, weights, model: old, .. } = self;
+        let TrainStep { optimizer, scaler, session, prefix, model: old, .. } = self;
+        let mut moments = Weights::new();
+        if rebuild == Rebuild::New {
+            let names = optimizer.moments().into_keys();
+            moments.extend(names.filter_map(|name| Some((name.clone(), session.read(&name)?))));
+        }
         // Before the next ones ask for their memory, and so that the model alone owns its weights.
-        drop((session, prefix, weights, old));
+        drop((session, prefix, old));
         mark(&mut model.graph)?;
         let mut step = TrainStep::new(model, options, executor)?;
-        match rebuild {
-            Rebuild::New => step.optimizer.carry_on(&optimizer),
-            Rebuild::All => {}
+        if rebuild == Rebuild::New {
+            let kept = step.optimizer.carry_on(&optimizer);
+            moments.retain(|name, _| kept.contains(name));
+            step.session.restore(&moments).map_err(NetworkError::from)?;
         }
         step.scaler = scaler;
         Ok(step)
@@ -268,8 +268,7 @@ impl TrainStep {
     /// When the pictures have another shape than the model's input.
     pub fn features(&mut self, images: Tensor) -> Result<Tensor, StepError> {
         let Some(prefix) = &mut self.prefix else { return Ok(images) };
-        let features = prefix.run(&images)?;
-        Ok(Tensor::f32(features.shape, features.data.to_vec()))
+        Ok(prefix.run(&images)?)
     }
 
     /// Learns from `features` (of [`TrainStep::features`]) with labels (as in [`Batch`]) and dropout keys i64 `[n]`, at `factor`
@@ -285,11 +284,12 @@ impl TrainStep {
         keys: &Tensor,
         factor: f64,
     ) -> Result<StepReport, StepError> {
-        let (loss, correct) = self.differentiate(features, labels, keys)?;
-        let report = self.update(None, factor)?;
-        if !report.skipped {
-            self.keep_statistics();
-        }
+        let unscale = self.unscale(1.0);
+        let rates = self.optimizer.rates(factor);
+        let update = [(UPDATE_RATES, &rates), (UNSCALE, &Tensor::full([], unscale))];
+        let committed = self.run_batch(0, features, labels, keys, &update);
+        let (loss, correct) = (self.loss()?, self.correct(labels));
+        let report = self.finish_update(committed, unscale)?;
         Ok(StepReport { loss, correct, ..report })
     }
 
@@ -303,39 +303,63 @@ impl TrainStep {
         if let [Batch { features, labels, keys }] = batches {
             return self.learn(features, labels, keys, factor);
         }
-        let statistics: Vec<Option<Tensor>> =
-            self.states.iter().map(|n| self.weights.get(n).cloned()).collect();
-        let report = self.accumulate(batches).and_then(|(sum, loss, correct)| {
-            let report = self.update(Some(&sum), factor)?;
+        let statistics = self.training.states.iter();
+        let statistics: Weights =
+            statistics.filter_map(|name| Some((name.clone(), self.session.read(name)?))).collect();
+        let report = self.accumulate(batches).and_then(|(weight, loss, correct)| {
+            let report = self.apply(weight, factor)?;
             Ok(StepReport { loss, correct, ..report })
         });
         if !matches!(report, Ok(StepReport { skipped: false, .. })) {
-            for (name, before) in self.states.iter().zip(statistics) {
-                self.weights.extend(before.map(|before| (name.clone(), before)));
-            }
+            self.session.restore(&statistics).map_err(NetworkError::from)?;
         }
         report
     }
 
-    /// The sum of the gradients, the loss over all pictures, and how many were classified correctly.
-    fn accumulate(&mut self, batches: &[Batch]) -> Result<(GradientSum, f32, usize), StepError> {
-        let mut sum = GradientSum::default();
-        let (mut loss, mut correct) = (0.0, 0);
-        for Batch { features, labels, keys } in batches {
-            let (batch_loss, batch_correct) = self.differentiate(features, labels, keys)?;
-            let weight = self.weight_of(labels);
-            sum.weight += f64::from(weight);
-            loss += f64::from(weight) * f64::from(batch_loss);
-            correct += batch_correct;
-            for name in &self.trained {
-                let gradient = output(&*self.session, &gradient_output(name));
-                let total = sum.gradients.entry(name.clone()).or_insert_with(|| vec![0.0; gradient.len()]);
-                total.iter_mut().zip(gradient).for_each(|(total, &g)| *total += weight * g);
-            }
-            self.keep_statistics();
+    /// The graphs that learn from several batches, added to the session at the first call.
+    fn together(&mut self) -> Result<Together, NetworkError> {
+        if let Some(together) = self.together {
+            return Ok(together);
         }
-        let loss = (loss / sum.weight) as f32;
-        Ok((sum, loss, correct))
+        let accumulate = accumulate_graph(&self.training)?;
+        let apply = apply_graph(&self.training, self.optimizer.rule(), self.clip)?;
+        let sum = |name: &String| {
+            let len = self.session.read(name).map_or(0, |weight| weight.len());
+            (sum_parameter(name), Tensor::zeros([len]))
+        };
+        let sums: Weights = self.training.trained.iter().map(sum).collect();
+        let accumulate = self.session.add_graph(&accumulate, &sums)?;
+        let apply = self.session.add_graph(&apply, &sums)?;
+        Ok(*self.together.insert(Together { accumulate, apply }))
+    }
+
+    /// Sums the gradients. Gives the sum of the batches' weights, the loss over all pictures, and how many were classified correctly.
+    fn accumulate(&mut self, batches: &[Batch]) -> Result<(f64, f32, usize), StepError> {
+        let Together { accumulate, .. } = self.together()?;
+        let (mut sum, mut loss, mut correct) = (0.0, 0.0, 0);
+        for (index, Batch { features, labels, keys }) in batches.iter().enumerate() {
+            let weight = self.weight_of(labels);
+            let keep = if index == 0 { 0.0 } else { 1.0 };
+            let [factor, keep] = [weight, keep].map(|number| Tensor::full([], number));
+            let inputs = [(ACCUMULATE_FACTOR, &factor), (ACCUMULATE_KEEP, &keep)];
+            let committed = self.run_batch(accumulate, features, labels, keys, &inputs);
+            let batch_loss = self.loss()?;
+            committed.map_err(|error| self.refused(error))?;
+            sum += f64::from(weight);
+            loss += f64::from(weight) * f64::from(batch_loss);
+            correct += self.correct(labels);
+        }
+        Ok((sum, (loss / sum) as f32, correct))
+    }
+
+    /// Updates the weights with the sums of the gradients of batches whose weights are `weight` together.
+    fn apply(&mut self, weight: f64, factor: f64) -> Result<StepReport, StepError> {
+        let Together { apply, .. } = self.together()?;
+        let unscale = self.unscale((1.0 / weight) as f32);
+        let rates = self.optimizer.rates(factor);
+        let inputs = [(UPDATE_RATES, &rates), (UNSCALE, &Tensor::full([], unscale))];
+        let committed = self.session.run_graph(apply, &inputs);
+        self.finish_update(committed, unscale)
     }
 
     /// What the mean over these pictures was divided by: their number, or the sum of their classes' weights.
@@ -347,14 +371,22 @@ impl TrainStep {
         labels.iter().filter_map(|&label| weights.get(usize::try_from(label).ok()?)).sum()
     }
 
-    /// Runs the network forwards and backwards. Gives the loss and the number of pictures classified correctly.
-    fn differentiate(
+    /// What gradients are multiplied by, `mean` among it.
+    fn unscale(&self, mean: f32) -> f32 {
+        self.scaler.as_ref().map_or(1.0, GradScaler::inverse) * mean
+    }
+
+    /// Runs a graph forwards and backwards on a batch, with other inputs besides.
+    fn run_batch(
         &mut self,
+        graph: usize,
         features: &Tensor,
         labels: &Tensor,
         keys: &Tensor,
-    ) -> Result<(f32, usize), StepError> {
+        others: &[(&str, &Tensor)],
+    ) -> Result<(), ExecuteError> {
         let mut inputs = vec![(self.input.as_str(), features), (LABELS, labels)];
+        inputs.extend(others);
         if self.has_dropout {
             inputs.push((KEYS, keys));
         }
@@ -363,43 +395,82 @@ impl TrainStep {
         }
         let scale = self.scaler.as_ref().map(|scaler| Tensor::full([], scaler.scale()));
         inputs.extend(scale.as_ref().map(|scale| (LOSS_SCALE, scale)));
-        self.session.run(&inputs, &self.weights).map_err(NetworkError::from)?;
-        let loss = output(&*self.session, LOSS)[0];
-        self.check_finite(loss)?;
-        let correct = count_correct(output(&*self.session, OUTPUT), labels);
-        Ok((loss, correct))
+        self.session.run_graph(graph, &inputs)
     }
 
-    /// Updates the weights with `sum`, or with the gradients of the last run.
-    fn update(&mut self, sum: Option<&GradientSum>, factor: f64) -> Result<StepReport, StepError> {
-        let session = &*self.session;
-        let gradient = |name: &str| match sum {
-            Some(sum) => sum.gradients.get(name).map(Vec::as_slice),
-            None => session.output(&gradient_output(name)).map(|view| view.data),
+    /// The loss of the last run.
+    fn loss(&self) -> Result<f32, StepError> {
+        let loss = self.session.read(LOSS).and_then(Tensor::into_f32).map_or(f32::NAN, |loss| loss[0]);
+        if loss.is_finite() {
+            return Ok(loss);
+        }
+        let problem = match self.first_broken_gradient() {
+            Some(name) => {
+                format!("the loss is {loss}; the first gradient that is not finite is that of `{name}`")
+            }
+            None => format!("the loss is {loss}"),
         };
-        let mean = sum.map_or(1.0, |sum| (1.0 / sum.weight) as f32);
-        let unscale = self.scaler.as_ref().map_or(1.0, GradScaler::inverse) * mean;
-        let update = Update { factor, unscale, clip: self.clip };
-        let updated = self.optimizer.update(&mut self.weights, gradient, update);
+        Err(StepError::NotFinite { problem })
+    }
+
+    /// How many pictures of the last run were classified correctly.
+    fn correct(&self, labels: &Tensor) -> usize {
+        let logits = self.session.read(OUTPUT).and_then(Tensor::into_f32);
+        logits.map_or(0, |logits| count_correct(&logits, labels))
+    }
+
+    /// The sums of the squares of the last run's gradients, in the order of the parameters' names.
+    fn squares(&self) -> Vec<f64> {
+        self.session.read(SQUARES).and_then(|sums| Some(sums.as_f64()?.to_vec())).unwrap_or_default()
+    }
+
+    /// The first trained parameter of the network whose gradient is not finite.
+    fn first_broken_gradient(&self) -> Option<&str> {
+        let squares = self.squares();
+        let mut names: Vec<&String> = self.training.trained.iter().collect();
+        names.sort_unstable();
+        let broken = |name: &&String| {
+            let row = names.binary_search(name).ok().and_then(|row| squares.get(row));
+            row.is_some_and(|sum| !sum.is_finite())
+        };
+        self.training.trained.iter().find(broken).map(String::as_str)
+    }
+
+    /// What an update did, that was made, skipped or refused.
+    fn finish_update(
+        &mut self,
+        committed: Result<(), ExecuteError>,
+        unscale: f32,
+    ) -> Result<StepReport, StepError> {
+        let squares = self.squares();
+        let overflowed = match &committed {
+            Err(ExecuteError::NotFinite(name)) => {
+                !self.training.states.contains(name) && self.optimizer.not_finite(&squares).is_some()
+            }
+            Err(_) | Ok(()) => false,
+        };
         let mut report = StepReport { loss: 0.0, correct: 0, gradient_norm: f64::INFINITY, skipped: true };
-        if let (Some(scaler), Err(UpdateError::NotFiniteGradient(_))) = (&mut self.scaler, &updated)
-            && scaler.scale() >= 1.0
-        {
+        if let Some(scaler) = self.scaler.as_mut().filter(|scaler| overflowed && scaler.scale() >= 1.0) {
             scaler.update(true);
             return Ok(report);
         }
-        (report.gradient_norm, report.skipped) = (updated.map_err(|error| self.refused(error))?, false);
+        committed.map_err(|error| self.refused(error))?;
+        (report.gradient_norm, report.skipped) = (self.optimizer.updated(&squares, unscale), false);
         self.scaler.iter_mut().for_each(|scaler| scaler.update(false));
         Ok(report)
     }
 
-    /// Takes over the running statistics of the last run.
-    fn keep_statistics(&mut self) {
-        for name in &self.states {
-            if let Some(state) = self.weights.get_mut(name).and_then(Tensor::as_f32_mut) {
-                state.copy_from_slice(output(&*self.session, &state_output(name)));
+    /// Why a run changed nothing.
+    fn refused(&self, error: ExecuteError) -> StepError {
+        let ExecuteError::NotFinite(name) = &error else { return NetworkError::from(error).into() };
+        let problem = match self.first_broken_gradient() {
+            _ if self.training.states.contains(name) => {
+                format!("the running statistic `{name}` would not be finite")
             }
-        }
+            Some(name) => NotFiniteGradient(name.into()).to_string(),
+            None => error.to_string(),
+        };
+        StepError::NotFinite { problem }
     }
 
     /// [`TrainStep::features`] and [`TrainStep::learn`] in one.
@@ -421,7 +492,7 @@ impl TrainStep {
     /// step: let go of it before the next one, which would have to copy them.
     pub fn model(&self) -> Model {
         let mut model = self.model.clone();
-        model.weights.extend(self.moving_tensors().map(|(name, tensor)| (name.clone(), tensor.clone())));
+        model.weights.extend(self.moving());
         model
     }
 
@@ -442,14 +513,11 @@ impl TrainStep {
         Ok(network?)
     }
 
-    fn moving_tensors(&self) -> impl Iterator<Item = (&String, &Tensor)> {
-        let names = self.trained.iter().chain(&self.states);
-        names.filter_map(|name| Some((name, self.weights.get(name)?)))
-    }
-
-    /// What steps change of the model: trained parameters and running statistics.
-    pub fn moving(&self) -> impl Iterator<Item = (&str, &[f32])> {
-        self.moving_tensors().filter_map(|(name, tensor)| Some((name.as_str(), tensor.as_f32()?)))
+    /// What steps change of the model: trained parameters and running statistics. The tensors are shared with the step: let go
+    /// of them before the next one, which would have to copy them.
+    pub fn moving(&self) -> impl Iterator<Item = (String, Tensor)> {
+        let names = self.training.trained.iter().chain(&self.training.states);
+        names.filter_map(|name| Some((name.clone(), self.session.read(name)?)))
     }
 
     /// The table of groups.
@@ -472,8 +540,9 @@ impl TrainStep {
     /// The 2-norm of each group's weights, as [`TrainStep::gradient_norms`].
     pub fn weight_norms(&self) -> impl Iterator<Item = (&str, f64)> {
         self.table.iter().zip(self.optimizer.groups()).map(|(row, group)| {
-            let weights = group.names.iter().filter_map(|name| self.weights.get(name)?.as_f32());
-            (row.name.as_str(), weights.map(sum_of_squares).sum::<f64>().sqrt())
+            let weights = group.names.iter().filter_map(|name| self.session.read(name));
+            let squares = weights.map(|weight| sum_of_squares(weight.as_f32().unwrap_or_default()));
+            (row.name.as_str(), squares.sum::<f64>().sqrt())
         })
     }
 
@@ -484,16 +553,16 @@ impl TrainStep {
 
     /// The weights that steps change, without the running statistics.
     pub fn trained(&self) -> Weights {
-        let trained = self.trained.iter();
-        trained.filter_map(|name| Some((name.clone(), self.weights.get(name)?.clone()))).collect()
+        let trained = self.training.trained.iter();
+        trained.filter_map(|name| Some((name.clone(), self.session.read(name)?))).collect()
     }
 
     /// The 2-norm of the difference of each group's weights from those that [`TrainStep::trained`] gave, with names as in
     /// [`TrainStep::gradient_norms`].
     pub fn change_norms(&self, before: &Weights) -> impl Iterator<Item = (&str, f64)> {
         let change = |name: &String| {
-            let (now, before) = (self.weights.get(name)?.as_f32()?, before.get(name)?.as_f32()?);
-            Some(now.iter().zip(before).map(|(&a, &b)| f64::from(a - b).powi(2)).sum::<f64>())
+            let (now, before) = (self.session.read(name)?, before.get(name)?.as_f32()?);
+            Some(now.as_f32()?.iter().zip(before).map(|(&a, &b)| f64::from(a - b).powi(2)).sum::<f64>())
         };
         self.table.iter().zip(self.optimizer.groups()).map(move |(row, group)| {
             (row.name.as_str(), group.names.iter().filter_map(change).sum::<f64>().sqrt())
@@ -507,8 +576,8 @@ impl TrainStep {
 
     /// Everything that steps change: `model.NAME`, `optimizer.NAME.exp_avg`, ..., `scaler.scale`.
     pub fn state(&self) -> Weights {
-        let model = self.moving_tensors().map(|(name, tensor)| (format!("model.{name}"), tensor.clone()));
-        let optimizer = self.optimizer.state();
+        let model = self.moving().map(|(name, tensor)| (format!("model.{name}"), tensor));
+        let optimizer = self.optimizer.state(|moment| self.session.read(moment));
         let scaler = self.scaler.iter().flat_map(GradScaler::state);
         let scaler = scaler.map(|(name, t)| (format!("scaler.{name}"), t));
         let optimizer = optimizer.into_iter().map(|(name, t)| (format!("optimizer.{name}"), t));
@@ -520,55 +589,23 @@ impl TrainStep {
     /// # Errors
     /// When it is the state of another model or optimizer; nothing is changed then.
     pub fn load_state(&mut self, state: &Weights) -> Result<(), StepError> {
-        let moving = self.trained.iter().chain(&self.states);
+        let moving = self.training.trained.iter().chain(&self.training.states);
         let fits = |name: &String| {
             let saved = state.get(&format!("model.{name}"));
-            let fits = saved.filter(|t| self.weights.get(name).is_some_and(|w| w.shape() == t.shape()));
+            let own = self.session.read(name);
+            let fits = saved.filter(|t| own.as_ref().is_some_and(|own| own.shape() == t.shape()));
             let found = fits.filter(|t| t.as_f32().is_some()).map(|t| (name.clone(), t.clone()));
             found.ok_or_else(|| StepError::State(format!("it has no `model.{name}` of the right shape")))
         };
-        let model: Vec<(String, Tensor)> = moving.map(fits).collect::<Result<_, _>>()?;
+        let mut kept: Weights = moving.map(fits).collect::<Result<_, _>>()?;
         let mut scaler = self.scaler.clone();
         if let Some(scaler) = &mut scaler {
             scaler.load_state(&under(state, "scaler."))?;
         }
-        self.optimizer.load_state(&under(state, "optimizer."))?;
+        kept.extend(self.optimizer.load_state(&under(state, "optimizer."))?);
         self.scaler = scaler;
-        self.weights.extend(model);
+        self.session.restore(&kept).map_err(NetworkError::from)?;
         Ok(())
-    }
-
-    /// Checks the loss and the running statistics of the last run. The optimizer checks the gradients.
-    fn check_finite(&self, loss: f32) -> Result<(), StepError> {
-        let session = &*self.session;
-        let problem = if !loss.is_finite() {
-            match first_broken(session, &self.trained, gradient_output) {
-                Some(name) => {
-                    format!("the loss is {loss}; the first gradient that is not finite is that of `{name}`")
-                }
-                None => format!("the loss is {loss}"),
-            }
-        } else if let Some(name) = first_broken(session, &self.states, state_output) {
-            format!("the running statistic `{name}` would not be finite")
-        } else {
-            return Ok(());
-        };
-        Err(StepError::NotFinite { problem })
-    }
-
-    fn refused(&self, error: UpdateError) -> StepError {
-        let problem = match error {
-            UpdateError::Gradient(_) => return StepError::Update(error),
-            UpdateError::NotFiniteValue(_) => error.to_string(),
-            // The optimizer goes by the alphabet; the network's order says more.
-            UpdateError::NotFiniteGradient(_) => {
-                match first_broken(&*self.session, &self.trained, gradient_output) {
-                    Some(name) => UpdateError::NotFiniteGradient(name.clone()).to_string(),
-                    None => error.to_string(),
-                }
-            }
-        };
-        StepError::NotFinite { problem }
     }
 }
 
@@ -576,20 +613,6 @@ impl TrainStep {
 pub(crate) fn under(state: &Weights, prefix: &str) -> Weights {
     let found = state.iter().filter_map(|(name, t)| Some((name.strip_prefix(prefix)?.to_owned(), t.clone())));
     found.collect()
-}
-
-/// The first of `names` whose output is not finite.
-fn first_broken<'n>(
-    session: &dyn Session,
-    names: &'n [String],
-    of: impl Fn(&str) -> String,
-) -> Option<&'n String> {
-    names.iter().find(|name| output(session, &of(name)).iter().any(|x| !x.is_finite()))
-}
-
-/// An output of a session's last run.
-fn output<'s>(session: &'s dyn Session, name: &str) -> &'s [f32] {
-    session.output(name).expect("a session that ran has the graph's outputs").data
 }
 
 /// How often the best class is the label, or has the largest part of the target.

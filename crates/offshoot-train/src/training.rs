@@ -490,8 +490,9 @@ impl<'a, 'c> Training<'a, 'c> {
                 done += inputs.indices.len() as u64;
                 let features = self.features(inputs.tensor, inputs.ready)?;
                 let logits = network.run(&features).map_err(StepError::from)?;
-                metrics.add(logits.data, inputs.labels.as_i64().unwrap_or_default());
-                answers.add(&inputs.indices, logits.data);
+                let logits = logits.as_f32().unwrap_or_default();
+                metrics.add(logits, inputs.labels.as_i64().unwrap_or_default());
+                answers.add(&inputs.indices, logits);
                 (self.control.progress)(Event::Validate { done, total });
             }
         }

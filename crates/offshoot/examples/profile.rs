@@ -50,7 +50,7 @@ fn times(executor: &CpuExecutor, task: &Task) -> Result<Vec<(String, Duration)>,
     let mut session = executor.prepare(&task.graph, &task.weights)?;
     let mut least: Vec<(String, Duration)> = Vec::new();
     for run in 0..WARMUP + 40usize.div_ceil(task.batch).max(5) {
-        session.run(&task.inputs(), &task.weights)?;
+        session.run(&task.inputs())?;
         match run {
             0..WARMUP => {}
             WARMUP => least = session.profile().iter().map(|step| (step.node.clone(), step.time)).collect(),

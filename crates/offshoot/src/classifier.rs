@@ -153,7 +153,7 @@ impl Classifier {
         let mut networks = self.networks();
         let mut network = networks.idle.pop().unwrap_or_else(|| networks.first.fork());
         drop(networks);
-        let outputs = network.run(input)?.data.to_vec();
+        let outputs = network.run(input)?.into_f32().unwrap_or_default();
         self.networks().idle.push(network);
         Ok(outputs)
     }

@@ -282,7 +282,7 @@ struct Answers {
 impl Answers {
     fn of(network: &mut Inference, batch: &[Tensor]) -> Result<Answers> {
         let answers = network.run_all(batch)?;
-        Ok(Answers { shape: answers.shape.to_vec(), data: answers.data.to_vec() })
+        Ok(Answers { shape: answers.shape().to_vec(), data: answers.into_f32().unwrap_or_default() })
     }
 }
 

@@ -72,7 +72,7 @@ pub fn predict(
         for epoch in &mut epochs {
             let Some(batch) = epoch.next().transpose()? else { break };
             let images = Tensor::f32([batch.len(), 3, size, size], batch.images);
-            rows = network.run(&images)?.data.to_vec();
+            rows = network.run(&images)?.into_f32().unwrap_or_default();
             indices = batch.indices;
             check(&rows, &indices, &paths)?;
             let classes = (rows.len() / indices.len()).max(1);

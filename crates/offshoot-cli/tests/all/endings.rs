@@ -40,7 +40,7 @@ fn load(path: &Path) -> (Model, Vec<String>) {
 fn answers(model: &Model, golden: &Golden) -> Vec<Vec<f64>> {
     let pictures = Tensor::f32([3, 3, golden.size, golden.size], golden.pictures.clone());
     let mut network = Inference::new(model, &executor()).unwrap();
-    let rows = network.run(&pictures).unwrap().data.to_vec();
+    let rows = network.run(&pictures).unwrap().into_f32().unwrap();
     let as_they_are = network.gives_probabilities();
     rows.chunks_exact(rows.len() / 3).map(|row| probabilities(row, as_they_are)).collect()
 }

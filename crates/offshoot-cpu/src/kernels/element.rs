@@ -41,6 +41,7 @@ macro_rules! stored {
 
 stored! {
     f32, F32;
+    f64, F64;
     bf16, BF16;
     f16, F16;
     i8, I8;

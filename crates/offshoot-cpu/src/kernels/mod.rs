@@ -44,6 +44,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 mod tile;
+pub(crate) mod update;
 mod window;
 mod winograd;
 

@@ -14,13 +14,14 @@ mod recurrent;
 mod reduce;
 mod sequence;
 mod shape;
+mod update;
 
 use std::collections::HashMap;
 
 use half::{bf16, f16};
 use offshoot_graph::op::{GradOp, MatMul, TrainOp, Unary};
 use offshoot_graph::{
-    Bindings, DType, DimError, ExecuteError, Op, Operator, Parameter, Role, Shape, Source, Tensor, ValueId,
+    Bindings, DType, DimError, ExecuteError, Op, Operator, Parameter, Shape, Source, Tensor, ValueId,
 };
 
 use crate::kernels::Activation;
@@ -137,6 +138,7 @@ impl<'a> Lowering<'a> {
         for (name, value) in self.graph.outputs() {
             let id = self.plain(*value)?;
             let id = match (self.dtype(*value), self.buffers[id.0]) {
+                (DType::F64, Err(_)) => id,
                 (DType::BF16, _) => self.cast::<bf16, f32>(id, *value),
                 (DType::F16, _) => self.cast::<f16, f32>(id, *value),
                 (dtype @ (DType::U8 | DType::I8 | DType::I32 | DType::I64 | DType::F64 | DType::Bool), _) => {
@@ -149,7 +151,8 @@ impl<'a> Lowering<'a> {
             };
             outputs.push((name.clone(), self.shape(*value).to_vec(), id));
         }
-        Ok(Plan::new(self.steps, self.buffers, self.constants, outputs))
+        let commits = self.commits()?;
+        Ok(Plan::new(self.steps, self.buffers, self.constants, outputs, commits))
     }
 
     /// A copy of the elements of `value`, which `from` holds, as another type.
@@ -220,10 +223,7 @@ impl<'a> Lowering<'a> {
 
     /// Whether training changes a value between runs: a trainable parameter or a running statistic.
     fn changes(&self, value: ValueId) -> bool {
-        matches!(
-            self.graph.parameter_info(value),
-            Some(Parameter { trainable: true, .. } | Parameter { role: Role::Buffer, .. })
-        )
+        self.graph.parameter_info(value).is_some_and(Parameter::changes)
     }
 
     /// The elements of an f32 parameter.
@@ -358,6 +358,7 @@ impl<'a> Lowering<'a> {
     fn typed_node(&mut self, node: &Node) -> Result<(), ExecuteError> {
         match (self.dtype(node.inputs[0]), &node.op) {
             (_, CpuOp::Plain(Op::Sequence(op))) => self.sequence(node, *op),
+            (_, CpuOp::Plain(Op::Update(op))) => self.update(node, *op),
             (_, CpuOp::Quantized(quantized)) => self.quantized(node, quantized),
             (DType::F32, _) => self.node::<f32>(node),
             (DType::BF16, _) => self.node::<bf16>(node),
@@ -457,6 +458,7 @@ impl<'a> Lowering<'a> {
             Op::DequantizeLinear { axis } => self.dequantize(node, *axis),
             Op::DynamicQuantizeMatMul { trans_b } => self.dynamic_product(node, *trans_b),
             Op::Sequence(op) => self.sequence(node, *op),
+            Op::Update(op) => self.update(node, *op),
             Op::Lstm(direction) | Op::DynamicQuantizeLstm(direction) => self.lstm(node, *direction),
             Op::Grad(GradOp::QuantizeLinear { axis }) => self.quantize_grad(node, *axis),
             Op::SoftmaxCrossEntropyLoss(loss) => self.cross_entropy(node, *loss),

@@ -44,6 +44,7 @@ impl Lowering<'_> {
             | Op::SoftmaxCrossEntropyLoss(_)
             | Op::Train(_)
             | Op::Grad(_)
+            | Op::Update(_)
             | Op::QuantizeLinear { .. }
             | Op::DequantizeLinear { .. }
             | Op::DynamicQuantizeMatMul { .. }

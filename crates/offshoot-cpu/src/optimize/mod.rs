@@ -13,7 +13,7 @@ use offshoot_graph::{Graph, GraphError, Op};
 
 /// `graph` with fused operators. One for inference whose activations stand between DequantizeLinear and QuantizeLinear
 /// computes on bytes, and differs by a step of the scale where a float was rounded otherwise; one with a backward pass keeps less of
-/// the forward pass, and its results have the same bits.
+/// the forward pass, and its results are bit-identical.
 ///
 /// # Errors
 /// None for a graph whose nodes passed their shape rules.

@@ -260,7 +260,8 @@ impl Writer<'_> {
             | Op::Dropout { .. }
             | Op::SoftmaxCrossEntropyLoss(_)
             | Op::Train(_)
-            | Op::Grad(_) => {
+            | Op::Grad(_)
+            | Op::Update(_) => {
                 return Err(Problem::unsupported(place(node), "it belongs to training", WAY_OUT));
             }
         };

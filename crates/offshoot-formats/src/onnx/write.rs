@@ -343,7 +343,8 @@ impl<'g, 'w> Writer<'g, 'w> {
             | Op::Dropout { .. }
             | Op::SoftmaxCrossEntropyLoss(_)
             | Op::Train(_)
-            | Op::Grad(_) => {
+            | Op::Grad(_)
+            | Op::Update(_) => {
                 let place = format!("node `{}` ({})", node.name, node.op.name());
                 return Err(Problem::unsupported(place, "it belongs to training", WAY_OUT));
             }

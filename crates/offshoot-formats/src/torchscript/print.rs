@@ -204,7 +204,8 @@ impl<'a> Printer<'a> {
             | Op::Dropout { .. }
             | Op::SoftmaxCrossEntropyLoss(_)
             | Op::Train(_)
-            | Op::Grad(_) => return Err(unsupported("it belongs to training")),
+            | Op::Grad(_)
+            | Op::Update(_) => return Err(unsupported("it belongs to training")),
         })
     }
 }

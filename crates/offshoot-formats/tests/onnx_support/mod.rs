@@ -42,8 +42,8 @@ fn logits_on(executor: &CpuExecutor, model: &Model, shape: &[usize]) -> Vec<f32>
     let count: usize = shape.iter().product();
     let x = (0..count).map(|i| ((7919 * i) % 1000) as f32 / 500.0 - 1.0).collect();
     let mut session = executor.prepare(&model.graph, &model.weights).unwrap();
-    session.run(&[(INPUT, &Tensor::f32(shape, x))], &model.weights).unwrap();
-    session.output(OUTPUT).unwrap().data.to_vec()
+    session.run(&[(INPUT, &Tensor::f32(shape, x))]).unwrap();
+    session.read(OUTPUT).unwrap().into_f32().unwrap()
 }
 
 /// Numbers between -scale and scale that look random.

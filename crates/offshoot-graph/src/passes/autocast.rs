@@ -36,7 +36,8 @@ fn policy(op: &Op) -> Autocast {
         | Op::Dropout { .. }
         | Op::DequantizeLinear { .. }
         | Op::Train(_)
-        | Op::Grad(_) => Autocast::Follow,
+        | Op::Grad(_)
+        | Op::Update(_) => Autocast::Follow,
     }
 }
 

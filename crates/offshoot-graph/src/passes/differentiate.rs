@@ -217,7 +217,8 @@ impl Tape {
             (
                 Op::BatchNormalization(_)
                 | Op::Train(TrainOp::InvStd { .. } | TrainOp::BatchNormApply)
-                | Op::Grad(_),
+                | Op::Grad(_)
+                | Op::Update(_),
                 _,
             ) => {
                 return Err(GraphError {

@@ -147,7 +147,8 @@ impl<'a> Ranges<'a> {
             )
             | Op::SoftmaxCrossEntropyLoss(_)
             | Op::Train(_)
-            | Op::Grad(_) => ANY,
+            | Op::Grad(_)
+            | Op::Update(_) => ANY,
         }
     }
 

@@ -9,7 +9,7 @@ use crate::graph::{Graph, GraphError};
 use crate::op::Op;
 use crate::tensor::Weights;
 
-/// A graph without [`Op::Train`] and [`Op::Grad`]: what exporters take.
+/// A graph without [`Op::Train`], [`Op::Grad`] and [`Op::Update`]: what exporters take.
 #[derive(Clone, Debug, PartialEq)]
 pub struct InferenceGraph(Graph);
 
@@ -29,7 +29,7 @@ impl InferenceGraph {
     /// # Errors
     /// The first node that has none.
     pub fn new(graph: Graph) -> Result<InferenceGraph, NotForInference> {
-        let foreign = |op: &Op| matches!(op, Op::Train(_) | Op::Grad(_));
+        let foreign = |op: &Op| matches!(op, Op::Train(_) | Op::Grad(_) | Op::Update(_));
         match graph.nodes().iter().find(|n| foreign(&n.op)) {
             Some(n) => Err(NotForInference { node: n.name.clone(), op: n.op.name() }),
             None => Ok(InferenceGraph(graph)),

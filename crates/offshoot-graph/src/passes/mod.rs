@@ -15,6 +15,7 @@ mod inference;
 mod rewrite;
 mod silu;
 mod train;
+mod update;
 
 pub use any_size::any_picture_size;
 pub use autocast::autocast;
@@ -33,4 +34,8 @@ pub use silu::recognize_silu;
 pub use train::{
     CLASS_WEIGHTS, KEYS, LABELS, LOSS, LOSS_SCALE, LossOptions, TrainingGraph, gradient_output, state_output,
     training_graph,
+};
+pub use update::{
+    ACCUMULATE_FACTOR, ACCUMULATE_KEEP, SQUARES, UNSCALE, UPDATE_RATES, UpdateRule, accumulate_graph,
+    apply_graph, moment_parameter, step_graph, sum_parameter, trained_in_order,
 };

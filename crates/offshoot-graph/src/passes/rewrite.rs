@@ -79,7 +79,7 @@ impl<'a, A: Operator, B: Operator> Rewriter<'a, A, B> {
         Ok(())
     }
 
-    /// The new graph, with the old one's outputs and nothing that they do not need.
+    /// The new graph, with the old one's outputs and results and nothing that they do not need.
     ///
     /// # Errors
     /// None for a graph whose nodes passed their shape rules.
@@ -88,17 +88,22 @@ impl<'a, A: Operator, B: Operator> Rewriter<'a, A, B> {
             let value = self.get(*value);
             self.new.add_output(name, value);
         }
+        for &(parameter, value) in self.old.results() {
+            self.new.add_result(self.get(parameter), self.get(value))?;
+        }
         prune(&self.new)
     }
 }
 
-/// The graph without the nodes, parameters and constants that no output needs. Inputs stay.
+/// The graph without the nodes, parameters and constants that no output and no result needs. Inputs stay.
 ///
 /// # Errors
 /// None for a graph whose nodes passed their shape rules.
 pub fn prune<O: Operator>(graph: &Graph<O>) -> Result<Graph<O>, GraphError> {
     let mut live = vec![false; graph.values().len()];
-    for (_, value) in graph.outputs() {
+    for value in
+        graph.outputs().iter().map(|(_, v)| v).chain(graph.results().iter().flat_map(|(p, v)| [p, v]))
+    {
         live[value.index()] = true;
     }
     for node in graph.nodes().iter().rev() {
@@ -116,6 +121,10 @@ pub fn prune<O: Operator>(graph: &Graph<O>) -> Result<Graph<O>, GraphError> {
     for (name, value) in graph.outputs() {
         let value = rewriter.get(*value);
         rewriter.new.add_output(name, value);
+    }
+    for &(parameter, value) in graph.results() {
+        let (parameter, value) = (rewriter.get(parameter), rewriter.get(value));
+        rewriter.new.add_result(parameter, value)?;
     }
     Ok(rewriter.new)
 }

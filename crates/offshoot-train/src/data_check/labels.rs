@@ -96,7 +96,7 @@ pub fn suspects(
         let mut network = step.evaluator(None, executor)?;
         let input = features.gather(&inside);
         let logits = network.run(&input).map_err(StepError::from)?;
-        for (row, &i) in logits.data.chunks_exact(data.classes.len()).zip(&inside) {
+        for (row, &i) in logits.as_f32().unwrap_or_default().chunks_exact(data.classes.len()).zip(&inside) {
             found.extend(suspect(row, features.labels[i], &members[features.places[i]], &data.classes));
         }
     }

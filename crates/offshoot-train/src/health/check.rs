@@ -217,12 +217,9 @@ struct Run {
 
 fn run(step: &TrainingGraph, probe: &Probe<'_>) -> Result<Run, NetworkError> {
     let mut session = probe.executor.prepare(probe.graph, probe.weights)?;
-    session.run(probe.inputs, probe.weights)?;
-    let output = |name: &str| session.output(name).map_or(&[][..], |view| view.data);
-    let squares = |name: &String| {
-        let gradient = output(&gradient_output(name));
-        (name.clone(), sum_of_squares(gradient))
-    };
+    session.run(probe.inputs)?;
+    let output = |name: &str| session.read(name).and_then(Tensor::into_f32).unwrap_or_default();
+    let squares = |name: &String| (name.clone(), sum_of_squares(&output(&gradient_output(name))));
     let loss = output(LOSS).first().copied().unwrap_or(f32::NAN);
     Ok(Run { loss, squares: step.trained.iter().map(squares).collect() })
 }

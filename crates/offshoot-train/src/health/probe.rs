@@ -187,10 +187,10 @@ impl Probe<'_> {
             left = rest;
             let graph = expose(self.graph, window)?;
             let mut session = self.executor.prepare(&graph, self.weights)?;
-            session.run(self.inputs, self.weights)?;
+            session.run(self.inputs)?;
             for &id in window {
-                let Some(view) = session.output(&self.graph.value(id).name) else { continue };
-                if look(id, view.data).is_break() {
+                let Some(value) = session.read(&self.graph.value(id).name) else { continue };
+                if look(id, value.as_f32().unwrap_or_default()).is_break() {
                     return Ok(());
                 }
             }

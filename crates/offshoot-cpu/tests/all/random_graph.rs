@@ -460,9 +460,9 @@ impl Made {
         let mut session = executor.prepare(graph, weights)?;
         let given = [(INPUT, &x), (LABELS, &labels)];
         let wanted = &given[..graph.inputs().len()];
-        session.run(wanted, weights)?;
+        session.run(wanted)?;
         let output = |(name, _): &(String, ValueId)| {
-            (name.clone(), session.output(name).map_or(Vec::new(), |view| view.data.to_vec()))
+            (name.clone(), session.read(name).and_then(Tensor::into_f32).unwrap_or_default())
         };
         Ok(graph.outputs().iter().map(output).collect())
     }

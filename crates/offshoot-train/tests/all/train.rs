@@ -2,8 +2,6 @@
 
 #![allow(clippy::unwrap_used)] // the helpers are tests too
 
-mod support;
-
 use std::sync::atomic::AtomicBool;
 
 use offshoot_formats::safetensors;
@@ -15,7 +13,7 @@ use offshoot_train::{
     apply_freeze, train,
 };
 
-use support::{Fixture, SIZE, executor, graph, model};
+use crate::support::{Fixture, SIZE, executor, graph, model};
 
 fn head_only(settings: &mut Settings) {
     settings.freeze = Some(Freeze::Backbone);
@@ -188,10 +186,10 @@ fn the_answer_for_a_picture_does_not_depend_on_its_batch() {
     let picture = 3 * SIZE * SIZE;
     let pictures: Vec<f32> = (0..7 * picture).map(|_| random.normal()).collect();
     let batch = Tensor::f32([7, 3, SIZE, SIZE], pictures.clone());
-    let together = network.run(&batch).unwrap().data.to_vec();
+    let together = network.run(&batch).unwrap().into_f32().unwrap();
     for n in 0..7 {
         let alone = Tensor::f32([1, 3, SIZE, SIZE], pictures[n * picture..(n + 1) * picture].to_vec());
-        assert_eq!(network.run(&alone).unwrap().data, &together[n * 3..(n + 1) * 3]);
+        assert_eq!(network.run(&alone).unwrap().as_f32().unwrap(), &together[n * 3..(n + 1) * 3]);
     }
 }
 

@@ -1,8 +1,5 @@
 //! Random graphs: no pass and no plan may panic on one, and neither fusing nor a training step changes the answer that the
 //! operators give one by one.
-#![allow(clippy::unwrap_used)] // helpers of tests, too
-
-mod random_graph;
 
 use offshoot_cpu::Isa;
 use offshoot_graph::op::Conv;
@@ -14,7 +11,7 @@ use offshoot_graph::random::{Purpose, Random};
 use offshoot_graph::{DType, Graph, Op, ValueId};
 use proptest::prelude::*;
 
-use random_graph::{Made, Maker, Outputs};
+use crate::random_graph::{self, Made, Maker, Outputs};
 
 /// What the operators give one by one: every value is an output, so that none is computed on the way to another.
 fn one_by_one(made: &Made) -> Option<Outputs> {

@@ -1,6 +1,5 @@
 //! Inverted residual blocks in one pass against their convolutions one after the other: bit-identical, on every SIMD
 //! path, for any number of threads and any batch.
-#![allow(clippy::unwrap_used)] // helpers of tests, too
 
 use std::num::NonZeroUsize;
 
@@ -239,9 +238,10 @@ fn plans_run_blocks_as_one_step_with_the_same_bits() {
             CpuOptions { threads: NonZeroUsize::new(threads), profile: true, ..CpuOptions::default() };
         let executor = CpuExecutor::new(options).unwrap();
         let mut session = executor.prepare(&graph, &weights).unwrap();
-        session.run(&[("x", x)], &weights).unwrap();
+        session.run(&[("x", x)]).unwrap();
         let steps: Vec<String> = session.profile().iter().map(|step| step.node.clone()).collect();
-        let bits: Vec<u32> = session.output("y").unwrap().data.iter().map(|y| y.to_bits()).collect();
+        let bits: Vec<u32> =
+            session.read("y").unwrap().into_f32().unwrap().iter().map(|y| y.to_bits()).collect();
         (steps.into_iter().filter(|step| step.contains(" .. ")).collect::<Vec<_>>(), bits)
     };
     let (apart, wanted) = run(true, 2, &pictures);
@@ -283,9 +283,9 @@ fn no_convolution_is_in_two_blocks() {
         let (graph, weights) = in_turn(seen);
         let options = CpuOptions { threads: NonZeroUsize::new(2), profile: true, ..CpuOptions::default() };
         let mut session = CpuExecutor::new(options).unwrap().prepare(&graph, &weights).unwrap();
-        session.run(&[("x", &x)], &weights).unwrap();
+        session.run(&[("x", &x)]).unwrap();
         let blocks = session.profile().iter().filter(|step| step.node.contains(" .. ")).count();
-        (blocks, session.output("y").unwrap().data.to_vec())
+        (blocks, session.read("y").unwrap().into_f32().unwrap())
     };
     let ((apart, wanted), (blocks, found)) = (run(true), run(false));
     assert!(apart == 0 && blocks > 1, "{apart}, {blocks}");

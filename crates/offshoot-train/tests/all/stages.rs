@@ -2,8 +2,6 @@
 
 #![allow(clippy::unwrap_used)] // the helpers are tests too
 
-mod support;
-
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 
@@ -17,7 +15,7 @@ use offshoot_train::{
     StepOptions, TrainStep, train,
 };
 
-use support::{Fixture, SIZE, executor, model};
+use crate::support::{Fixture, SIZE, executor, model};
 
 /// The head first, `conv1` and its norm from the third of four epochs on, all else from the fourth on.
 fn progressive(settings: &mut Settings) {

@@ -1,15 +1,13 @@
 //! Every operator, forward and backward, on every SIMD path and any number of threads, against PyTorch in double
 //! precision (`scripts/golden/ops.py`).
-#![allow(clippy::unwrap_used)] // helpers of tests, too
 
-mod golden;
-
-use golden::{Golden, Report, add_operator, executors, run_on_all, strings};
 use offshoot_cpu::{CpuExecutor, Isa};
 use offshoot_graph::op::{Binary, Reduce, Unary};
 use offshoot_graph::passes::{differentiate, gradient_output};
 use offshoot_graph::{DType, Graph, Op, Role, Shape, Tensor, ValueId, Weights};
 use serde_json::Value;
+
+use crate::golden::{Golden, Report, add_operator, executors, run_on_all, strings};
 
 /// Relative to the largest element.
 const FORWARD: f32 = 2e-6;

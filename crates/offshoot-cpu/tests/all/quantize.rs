@@ -1,14 +1,12 @@
 //! QuantizeLinear and DequantizeLinear against ONNX Runtime, and the gradient of the pair against PyTorch
 //! (`scripts/golden/quantize.py`), on every SIMD path and any number of threads.
-#![allow(clippy::unwrap_used)] // helpers of tests, too
 
-mod golden;
-
-use golden::{Golden, executors, run_on_all};
 use offshoot_graph::op::{Binary, Unary};
 use offshoot_graph::passes::{differentiate, training_graph};
 use offshoot_graph::{DType, Data, Executor, Graph, Op, Role, Shape, Tensor, ValueId, Weights};
 use serde_json::Value;
+
+use crate::golden::{Golden, executors, run_on_all};
 
 /// A case's tensors and axis.
 struct Case<'a> {
@@ -166,12 +164,9 @@ fn what_does_not_fit_is_refused() {
 
     // An integer result is no output, and integers that no DequantizeLinear undoes have no gradient.
     graph.add_output("q", q);
-    let mut session = executors()[0].1[0].prepare(
-        &graph,
-        &Weights::from([("w".to_string(), Tensor::new([3, 4], Data::I8(vec![0; 12])).unwrap())]),
-    );
     let weights = Weights::from([("w".to_string(), Tensor::new([3, 4], Data::I8(vec![0; 12])).unwrap())]);
-    let error = session.as_mut().unwrap().run(&[("x", &Tensor::zeros([2, 3]))], &weights).unwrap_err();
+    let mut session = executors()[0].1[0].prepare(&graph, &weights);
+    let error = session.as_mut().unwrap().run(&[("x", &Tensor::zeros([2, 3]))]).unwrap_err();
     assert!(error.to_string().contains("it is i8, and outputs are floats"), "{error}");
 
     let mut graph = Graph::new("g");

@@ -1,8 +1,5 @@
 //! The loss with targets that are parts of classes, and its gradient, against PyTorch's. `golden/soft_loss.json` was written by
 //! `scripts/golden/soft_loss.py`.
-#![allow(clippy::unwrap_used)] // helpers of tests, too
-
-mod golden;
 
 use offshoot_graph::model::{INPUT, OUTPUT};
 use offshoot_graph::op::Binary;
@@ -11,6 +8,8 @@ use offshoot_graph::passes::{
 };
 use offshoot_graph::{DType, Graph, Op, Role, Shape, Tensor, Weights};
 use serde_json::Value;
+
+use crate::golden;
 
 fn numbers(value: &Value) -> Vec<f32> {
     value.as_array().unwrap().iter().map(|x| x.as_f64().unwrap() as f32).collect()
@@ -26,7 +25,7 @@ fn near(ours: &[f32], theirs: &[f32]) {
 
 #[test]
 fn losses_and_gradients_are_those_of_pytorch() {
-    let text = include_str!("golden/soft_loss.json");
+    let text = include_str!("../golden/soft_loss.json");
     let cases: Vec<Value> = serde_json::from_str(text).unwrap();
     assert_eq!(cases.len(), 12);
     for case in &cases {

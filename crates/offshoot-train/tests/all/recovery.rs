@@ -2,8 +2,6 @@
 
 #![allow(clippy::unwrap_used)] // the helpers are tests too
 
-mod support;
-
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -11,7 +9,7 @@ use offshoot_graph::{Role, Tensor};
 use offshoot_train::recipe::{Augment, PreprocessingSettings};
 use offshoot_train::{Control, Event, OnNonFinite, OptimizerKind, Outcome, Settings, TrainError, train};
 
-use support::{Fixture, graph, model};
+use crate::support::{Fixture, graph, model};
 
 /// Trains into the folder `run` and stops after `steps` steps. Gives the warnings too.
 fn watched(

@@ -1,5 +1,4 @@
 //! Graphs run at several sizes, and with sizes that no kernel takes.
-#![allow(clippy::unwrap_used)] // helpers of tests, too
 
 use offshoot_cpu::optimize::{CpuOp, optimize};
 use offshoot_cpu::{CpuExecutor, CpuOptions, Isa};
@@ -61,11 +60,11 @@ fn a_byte_convolution_runs_at_one_size_after_the_other() {
         let mut session = executor.prepare(&graph, &weights).unwrap();
         for (h, w) in [(5, 2), (6, 28), (7, 14), (5, 2), (9, 56), (6, 28)] {
             let x = picture(h, w);
-            session.run(&[("x", &x)], &weights).unwrap();
-            let found = session.output("y").unwrap().data.to_vec();
+            session.run(&[("x", &x)]).unwrap();
+            let found = session.read("y").unwrap().into_f32().unwrap();
             let mut alone = executor.prepare(&graph, &weights).unwrap();
-            alone.run(&[("x", &x)], &weights).unwrap();
-            assert_eq!(found, alone.output("y").unwrap().data, "{h} x {w} on {isa}");
+            alone.run(&[("x", &x)]).unwrap();
+            assert_eq!(found, alone.read("y").unwrap().into_f32().unwrap(), "{h} x {w} on {isa}");
             assert!(found.iter().any(|&y| y != found[0]), "all the same at {h} x {w}");
         }
     }
@@ -91,7 +90,7 @@ fn sizes_that_do_not_fit_are_an_error() {
         graph.add_output("y", y);
         let x = Tensor::f32([1, 4, 8, 8], vec![1.0; 256]);
         for isa in Isa::available() {
-            let result = executor(isa).prepare(&graph, &weights).unwrap().run(&[("x", &x)], &weights);
+            let result = executor(isa).prepare(&graph, &weights).unwrap().run(&[("x", &x)]);
             let Err(ExecuteError::Unsupported { node, reason, .. }) = result else { panic!("{result:?}") };
             assert!(node == "far.node" && reason.contains("too large"), "{node}: {reason}");
         }

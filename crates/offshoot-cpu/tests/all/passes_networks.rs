@@ -1,25 +1,25 @@
 //! Whole networks: training steps against PyTorch, folding, fusing, batches, and threads.
-#![allow(clippy::unwrap_used)] // helpers of tests, too
-
-mod golden;
 
 use std::collections::BTreeMap;
 
-use golden::{Golden, Report, executors, run, run_on_all, strings, unoptimized_executors};
 use offshoot_cpu::optimize::optimize;
 use offshoot_cpu::{CpuExecutor, CpuOptions, Isa};
 use offshoot_graph::builder::{BATCH_NORM, Conv2d, RELU6};
 use offshoot_graph::model::{BATCH, INPUT, OUTPUT};
-use offshoot_graph::op::{AveragePool, BatchNormalization, Binary, Pool, Unary};
+use offshoot_graph::op::{
+    AveragePool, BatchNormalization, Binary, GradientClip, Pool, RATES, SgdRates, Unary,
+};
 use offshoot_graph::passes::{
-    CLASS_WEIGHTS, LABELS, LOSS, LossOptions, TrainingGraph, fold_batch_norm, freeze, gradient_output,
-    state_output, training_graph,
+    CLASS_WEIGHTS, LABELS, LOSS, LossOptions, TrainingGraph, UNSCALE, UPDATE_RATES, UpdateRule,
+    fold_batch_norm, freeze, gradient_output, moment_parameter, state_output, step_graph, training_graph,
 };
 use offshoot_graph::random::{Purpose, Random};
 use offshoot_graph::{DType, Dim, Executor, Graph, GraphError, Op, Shape, Tensor, ValueId, Weights};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use serde_json::Value;
+
+use crate::golden::{self, Golden, Report, executors, run, run_on_all, strings, unoptimized_executors};
 
 type Made = Result<ValueId, GraphError>;
 
@@ -197,28 +197,25 @@ impl<'a> Case<'a> {
 
     /// Five steps of SGD with momentum: the losses.
     fn losses(&self, executor: &CpuExecutor, training: &TrainingGraph, weights: &Weights) -> Vec<f64> {
-        let (mut weights, mut velocity) = (weights.clone(), BTreeMap::<String, Vec<f32>>::new());
-        let lr = self.case["lr"].as_f64().unwrap() as f32;
-        let mut session = executor.prepare(&training.graph, &weights).unwrap();
-        let mut losses = Vec::new();
-        for _ in 0..5 {
-            session.run(&self.inputs(), &weights).unwrap();
-            losses.push(f64::from(session.output(LOSS).unwrap().data[0]));
-            for name in &training.trained {
-                let gradient = session.output(&gradient_output(name)).unwrap().data;
-                let velocity = velocity.entry(name.clone()).or_insert_with(|| vec![0.0; gradient.len()]);
-                let parameter = weights.get_mut(name).unwrap().as_f32_mut().unwrap();
-                for ((p, v), g) in parameter.iter_mut().zip(velocity).zip(gradient) {
-                    *v = 0.9 * *v + g;
-                    *p -= lr * *v;
-                }
-            }
-            for name in &training.states {
-                let view = session.output(&state_output(name)).unwrap();
-                weights.insert(name.clone(), Tensor::f32(view.shape, view.data.to_vec()));
-            }
+        let rule = UpdateRule::Sgd { nesterov: false };
+        let graph = step_graph(training, rule, GradientClip::Off).unwrap();
+        let mut weights = weights.clone();
+        for name in &training.trained {
+            let moment = moment_parameter(name, rule.moments()[0]);
+            weights.insert(moment, Tensor::zeros([weights[name].len()]));
         }
-        losses
+        let lr = self.case["lr"].as_f64().unwrap() as f32;
+        let row = SgdRates { lr, decay: 0.0, momentum: 0.9 }.to_row();
+        let rates = Tensor::f32([training.trained.len(), RATES], row.repeat(training.trained.len()));
+        let unscale = Tensor::full([], 1.0);
+        let mut session = executor.prepare(&graph, &weights).unwrap();
+        let mut inputs = self.inputs();
+        inputs.extend([(UPDATE_RATES, &rates), (UNSCALE, &unscale)]);
+        let loss = |_| {
+            session.run(&inputs).unwrap();
+            f64::from(session.read(LOSS).unwrap().into_f32().unwrap()[0])
+        };
+        (0..5).map(loss).collect()
     }
 }
 
@@ -335,11 +332,13 @@ fn a_pictures_bits_depend_neither_on_its_batch_nor_on_its_place() {
             // One session: its plans for several batches must not disturb each other.
             let mut session = executor.prepare(&graph, &weights).unwrap();
             let mut logits = |order: &[usize]| {
-                session.run(&[(INPUT, &batch(order))], &weights).unwrap();
-                let view = session.output(OUTPUT).unwrap();
-                assert_eq!(view.shape[0], order.len());
-                let width = view.shape[1];
-                view.data
+                session.run(&[(INPUT, &batch(order))]).unwrap();
+                let logits = session.read(OUTPUT).unwrap();
+                assert_eq!(logits.shape()[0], order.len());
+                let width = logits.shape()[1];
+                logits
+                    .as_f32()
+                    .unwrap()
                     .chunks_exact(width)
                     .map(|row| row.iter().map(|x| x.to_bits()).collect::<Vec<_>>())
                     .collect::<Vec<_>>()
@@ -376,12 +375,12 @@ fn labels_outside_of_the_classes_are_an_error() {
     let mut session = executor.prepare(&training, &weights).unwrap();
     for wrong in [-1, 5, i64::MAX] {
         let labels = Tensor::i64([3], vec![0, wrong, 1]);
-        let error = session.run(&[(INPUT, case.x), (LABELS, &labels)], &weights).unwrap_err().to_string();
+        let error = session.run(&[(INPUT, case.x), (LABELS, &labels)]).unwrap_err().to_string();
         assert!(error.contains(&wrong.to_string()) && error.contains("0 to 4"), "{error}");
-        assert!(session.output(LOSS).is_none());
+        assert!(session.read(LOSS).is_none());
     }
-    session.run(&case.inputs(), &weights).unwrap();
-    assert!(session.output(LOSS).is_some());
+    session.run(&case.inputs()).unwrap();
+    assert!(session.read(LOSS).is_some());
 }
 
 /// One layer of a random network.

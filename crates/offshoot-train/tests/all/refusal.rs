@@ -2,8 +2,6 @@
 
 #![allow(clippy::unwrap_used)] // the helpers are tests too
 
-mod support;
-
 use std::sync::atomic::AtomicBool;
 
 use offshoot_graph::{Role, Tensor};
@@ -13,7 +11,7 @@ use offshoot_train::{
     Amp, Control, Freeze, OptimizerKind, Refusal, Settings, TrainError, apply_freeze, train,
 };
 
-use support::{Fixture, graph, model};
+use crate::support::{Fixture, graph, model};
 
 /// The refusal that a run ends with whose weight `key` has an infinity in it.
 fn refusal(fixture: &Fixture, key: &str) -> Refusal {

@@ -2,8 +2,6 @@
 
 #![allow(clippy::unwrap_used)] // the helpers are tests too
 
-mod support;
-
 use std::sync::atomic::AtomicBool;
 
 use offshoot_data::{Dataset, Loader, LoaderOptions, Transform};
@@ -12,7 +10,7 @@ use offshoot_graph::{Model, Tensor};
 use offshoot_train::recipe::Augment;
 use offshoot_train::{Amp, Control, Event, Freeze, Inference, OptimizerKind, Settings, evaluate, train};
 
-use support::{CLASSES, Fixture, draw, model};
+use crate::support::{CLASSES, Fixture, draw, model};
 
 /// The warnings of a run that starts from `model`.
 fn warnings(fixture: &Fixture, model: Model, run: &str) -> Vec<String> {

@@ -1,7 +1,5 @@
 //! Mixed precision against PyTorch (`scripts/golden/amp.py`), what it saves, and what loss scaling is for.
 
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
-
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -16,12 +14,13 @@ use offshoot_graph::passes::{
 use offshoot_graph::random::{Purpose, Random};
 use offshoot_graph::{Bindings, DType, Executor, Graph, Metadata, Model, Op, Preprocessing, Tensor, Weights};
 use offshoot_models::{BuildOptions, expected_parameters, find};
-use offshoot_train::optimizer::{Group, Update};
+use offshoot_train::optimizer::Clip;
 use offshoot_train::{
-    Amp, GradScaler, Inference, Optimizer, OptimizerKind, OptimizerOptions, ScalerOptions, StepOptions,
-    TrainStep,
+    Amp, GradScaler, Inference, OptimizerKind, OptimizerOptions, ScalerOptions, StepOptions, TrainStep,
 };
 use serde::Deserialize;
+
+use crate::rule::Rule;
 
 #[derive(Deserialize)]
 struct Script {
@@ -61,21 +60,18 @@ fn scripted_gradient(step: usize, scale: f32, bad: bool) -> [f32; 3] {
 
 #[test]
 fn the_scaler_is_pytorchs_step_for_step() {
-    let script: Script = serde_json::from_str(include_str!("golden/scaler.json")).unwrap();
+    let script: Script = serde_json::from_str(include_str!("../golden/scaler.json")).unwrap();
     for case in &script.cases {
         let Case { init_scale, growth_factor, backoff_factor, growth_interval, .. } = *case;
         let options = ScalerOptions { init_scale, growth_factor, backoff_factor, growth_interval };
         let mut scaler = GradScaler::new(options);
-        let mut weights = Weights::from([("w".to_string(), Tensor::zeros([3]))]);
-        let group = Group { names: vec!["w".into()], lr: script.lr, weight_decay: 0.0 };
         let kind = OptimizerOptions::new(OptimizerKind::Sgd);
         let kind = OptimizerOptions { momentum: script.momentum, ..kind };
-        let mut optimizer = Optimizer::new(kind, vec![group], &weights);
+        let mut rule = Rule::new(kind, script.lr, 0.0, Clip::Off, &[0.0; 3]);
         let mut rows = case.rows.iter().peekable();
         for step in 0..case.steps {
             let gradient = scripted_gradient(step, scaler.scale(), case.bad.contains(&step));
-            let update = Update { unscale: scaler.inverse(), ..Update::new(1.0) };
-            let updated = optimizer.update(&mut weights, |_| Some(&gradient), update);
+            let updated = rule.update(&gradient, 1.0, scaler.inverse());
             let overflowed = gradient.iter().any(|x| !x.is_finite());
             assert!(!overflowed || updated.is_err());
             scaler.update(overflowed);
@@ -88,7 +84,7 @@ fn the_scaler_is_pytorchs_step_for_step() {
                     (scaler.scale(), scaler.state()["growth_tracker"].as_f32().unwrap()[0]),
                     (row.scale, row.tracker as f32)
                 );
-                let found = weights["w"].as_f32().unwrap();
+                let found = rule.weight();
                 for (&found, wanted) in found.iter().zip(row.weights.iter().flatten()) {
                     let close = |w: f64| (f64::from(found) - w).abs() <= 1e-6 * (1.0 + w.abs());
                     assert!(wanted.is_none_or(close), "step {step}: {found} is not {wanted:?}");
@@ -211,14 +207,14 @@ fn run(model: &Model, amp: Amp, x: &Tensor, labels: &Tensor) -> BTreeMap<String,
     let graph = step_graph(model, amp);
     let executor = CpuExecutor::new(CpuOptions::default()).unwrap();
     let mut session = executor.prepare(&graph, &model.weights).unwrap();
-    session.run(&[(INPUT, x), (LABELS, labels)], &model.weights).unwrap();
-    let output = |(name, _): &(String, _)| (name.clone(), session.output(name).unwrap().data.to_vec());
+    session.run(&[(INPUT, x), (LABELS, labels)]).unwrap();
+    let output = |(name, _): &(String, _)| (name.clone(), session.read(name).unwrap().into_f32().unwrap());
     let mut outputs: BTreeMap<_, _> = graph.outputs().iter().map(output).collect();
     let mut network = match amp.dtype() {
         Some(half) => Inference::in_half(model, half, &executor).unwrap(),
         None => Inference::new(model, &executor).unwrap(),
     };
-    outputs.insert(ANSWER.into(), network.run(x).unwrap().data.to_vec());
+    outputs.insert(ANSWER.into(), network.run(x).unwrap().into_f32().unwrap());
     outputs
 }
 
@@ -307,8 +303,8 @@ fn vanished(model: &Model, x: &Tensor, labels: &Tensor, scale: f32) -> f64 {
     let executor = CpuExecutor::new(CpuOptions::default()).unwrap();
     let mut session = executor.prepare(&graph, &model.weights).unwrap();
     let scale = Tensor::full([], scale);
-    session.run(&[(INPUT, x), (LABELS, labels), (LOSS_SCALE, &scale)], &model.weights).unwrap();
-    let gradient = session.output("gradient").unwrap().data;
+    session.run(&[(INPUT, x), (LABELS, labels), (LOSS_SCALE, &scale)]).unwrap();
+    let gradient = session.read("gradient").unwrap().into_f32().unwrap();
     assert!(gradient.iter().all(|x| x.is_finite()));
     gradient.iter().filter(|&&x| x == 0.0).count() as f64 / gradient.len() as f64
 }

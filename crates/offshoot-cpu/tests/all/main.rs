@@ -1,0 +1,19 @@
+//! The tests of the executor from outside, a module for each kind: one program, as linking takes longer than running most
+//! of them. `cargo test -p offshoot-cpu --test all conv::` runs one module.
+#![allow(clippy::unwrap_used)] // helpers of tests, too
+
+mod blocks;
+mod conv;
+mod gemm;
+mod golden;
+mod golden_ops;
+mod gradients;
+mod half;
+mod norm_reads;
+mod passes_networks;
+mod quantize;
+mod random_graph;
+mod random_graphs;
+mod sizes;
+mod soft_loss;
+mod winograd;
