@@ -22,6 +22,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
+    offshoot::remedy::word_as(commands::flag);
     let json = wants_json();
     let arguments = match parse() {
         Ok(arguments) => arguments,
@@ -94,4 +95,27 @@ fn usage(error: &clap::Error, json: bool) -> ExitCode {
         print::error(message.trim(), None, Some(help.trim()));
     }
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use offshoot::Remedy;
+
+    use super::*;
+
+    /// The long flags of a command and of those below it.
+    fn flags(command: &clap::Command) -> BTreeSet<String> {
+        let own = command.get_arguments().filter_map(|flag| flag.get_long()).map(|name| format!("--{name}"));
+        own.chain(command.get_subcommands().flat_map(flags)).collect()
+    }
+
+    #[test]
+    fn each_remedy_is_a_flag_that_there_is() {
+        let flags = flags(&Arguments::command());
+        for &remedy in Remedy::ALL {
+            assert!(flags.contains(commands::flag(remedy)), "{remedy:?}: {}", commands::flag(remedy));
+        }
+    }
 }

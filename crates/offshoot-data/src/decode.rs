@@ -17,6 +17,7 @@ use image::error::{LimitErrorKind, ParameterErrorKind};
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, RgbImage};
 use offshoot_graph::Preprocessing;
+use offshoot_graph::remedy::MAX_MEGAPIXELS;
 use zune_jpeg::errors::DecodeErrors;
 
 pub(crate) use self::format::kind_by_name;
@@ -132,8 +133,7 @@ pub enum DecodeError {
     /// More pixels than [`DecodeOptions::max_pixels`].
     #[error(
         "{width}x{height} is {} megapixels, more than the limit of {}; shrink the picture or raise the limit \
-         (--max-megapixels {})", megapixels(*width, *height), *limit as f64 / 1e6, megapixels(*width, *height).ceil()
-    )]
+         ({MAX_MEGAPIXELS} {})", megapixels(*width, *height), *limit as f64 / 1e6, megapixels(*width, *height).ceil(), MAX_MEGAPIXELS = MAX_MEGAPIXELS)]
     TooLarge {
         /// Width in the header, in pixels.
         width: u64,

@@ -11,6 +11,7 @@ use offshoot_data::{Augmentation, DecodeOptions, FolderOptions, Policy};
 use offshoot_formats::atomic::write_atomically;
 use offshoot_formats::error::FormatError;
 use offshoot_graph::passes::Pattern;
+use offshoot_graph::remedy::OUT;
 use offshoot_graph::{Fit, Interpolation, Preprocessing};
 use serde::{Deserialize, Serialize};
 
@@ -367,9 +368,8 @@ pub enum RecipeError {
     Missing(String),
     /// Settings that differ from those of the run that is resumed.
     #[error(
-        "{}: the run was started with other settings: {}. Leave them out to resume it, or start another run with --out",
-        shown(run), conflicts.join(", ")
-    )]
+        "{}: the run was started with other settings: {}. Leave them out to resume it, or start another run with {OUT}",
+        shown(run), conflicts.join(", "), OUT = OUT)]
     Conflict {
         /// The run directory.
         run: PathBuf,

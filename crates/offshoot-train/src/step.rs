@@ -6,6 +6,7 @@ use offshoot_graph::passes::{
     TrainingGraph, UNSCALE, UPDATE_RATES, accumulate_graph, apply_graph, autocast, fold_batch_norm,
     step_graph, sum_parameter, training_graph,
 };
+use offshoot_graph::remedy::LR;
 use offshoot_graph::{ExecuteError, Executor, Graph, Model, Session, Tensor, Weights};
 
 use crate::amp::{Amp, GradScaler};
@@ -83,9 +84,8 @@ pub enum StepError {
     NothingToTrain,
     /// The step would have left a number that is not finite.
     #[error(
-        "{problem}. The step was refused and no weight has changed. Lower --lr, and look for broken values in the \
-         weights and in the preprocessing's mean and std"
-    )]
+        "{problem}. The step was refused and no weight has changed. Lower {LR}, and look for broken values in the \
+         weights and in the preprocessing's mean and std", LR = LR)]
     NotFinite {
         /// What is not finite, with the parameter's name.
         problem: String,

@@ -25,6 +25,7 @@ use std::time::Instant;
 use offshoot_cpu::CpuExecutor;
 use offshoot_formats::safetensors;
 use offshoot_graph::random::{Purpose, Random};
+use offshoot_graph::remedy::{BATCH, INPUTS};
 use offshoot_graph::{Model, Tensor};
 use offshoot_models::find;
 use offshoot_train::{
@@ -103,7 +104,7 @@ pub fn bench_infer(options: &BenchOptions, executor: &CpuExecutor) -> Result<Tim
             (model, batch)
         }
         (false, Some(_)) => {
-            return Err(Error::Input(format!("--inputs: {} is no model's file", options.model)));
+            return Err(Error::advice(format_args!("{INPUTS}: {} is no model's file", options.model)));
         }
         (true, None) => {
             let overrides = Overrides { size: options.size, ..Overrides::default() };
@@ -179,10 +180,10 @@ fn check_batch(batch: usize, size: usize) -> Result<usize> {
 /// The same of rows of `row` elements.
 fn check_rows(batch: usize, row: Option<usize>) -> Result<usize> {
     if batch == 0 {
-        return Err(Error::Input("--batch must be at least 1, not 0".into()));
+        return Err(Error::advice(format_args!("{BATCH} must be at least 1, not 0")));
     }
     let elements = row.and_then(|n| n.checked_mul(batch)).filter(|&n| n <= 1 << 32);
-    elements.ok_or_else(|| Error::Input(format!("--batch {batch} is too large")))
+    elements.ok_or_else(|| Error::advice(format_args!("{BATCH} {batch} is too large")))
 }
 
 /// The value that a part `q` of `values`, at least one of them, do not exceed: 0.5 for the median. `None` where there is none.

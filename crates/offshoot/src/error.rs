@@ -1,5 +1,6 @@
 //! What can go wrong, in one type.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 #[cfg(feature = "train")]
@@ -7,6 +8,7 @@ use offshoot_data::FolderError;
 use offshoot_data::{DecodeError, PictureError, TransformError};
 use offshoot_formats::FormatError;
 use offshoot_formats::checkpoint::KeyMismatch;
+use offshoot_graph::remedy::{self, Remedy};
 use offshoot_graph::{ExecuteError, GraphError};
 use offshoot_infer::{EvaluateError, NetworkError};
 use offshoot_models::{BuildError, GraftError, TransferError, UnknownArchitecture};
@@ -123,6 +125,14 @@ pub enum Error {
         /// Why it failed.
         source: std::io::Error,
     },
+    /// Something that does not fit, and what to change.
+    #[error("{text}")]
+    Advice {
+        /// The message.
+        text: String,
+        /// The settings that it tells to change.
+        remedies: Vec<Remedy>,
+    },
     /// Something that does not fit, and what to do.
     #[error("{0}")]
     Input(String),
@@ -132,6 +142,21 @@ impl Error {
     /// The file or folder that cannot be used, where the error is about one.
     pub fn file(&self) -> Option<PathBuf> {
         self.typed_file().map(Path::to_owned).or_else(|| leading_path(&self.to_string()))
+    }
+
+    /// The settings that the message tells to change, in its order. [`offshoot_graph::remedy::word_as`] says what the message
+    /// calls them.
+    pub fn remedies(&self) -> Vec<Remedy> {
+        match self {
+            Error::Advice { remedies, .. } => remedies.clone(),
+            other => remedy::named(|| other.to_string()).1,
+        }
+    }
+
+    /// A message that tells to change settings.
+    pub(crate) fn advice(text: fmt::Arguments<'_>) -> Error {
+        let (text, remedies) = remedy::named(|| text.to_string());
+        Error::Advice { text, remedies }
     }
 
     /// Whether it is about a network, whose file it does not know.

@@ -137,6 +137,7 @@ pub use offshoot_data::{
     Augmentation, DecodeError, Loader, LoaderOptions, Picture, PictureError, Policy, Sample, Transform, Tta,
     View,
 };
+pub use offshoot_graph::remedy::{self, Remedy};
 pub use offshoot_graph::{Fit, Metadata, Model, Preprocessing};
 pub use offshoot_infer::{Inference, Metrics, evaluate, evaluate_views};
 pub use predict::{Guess, Prediction, predict};

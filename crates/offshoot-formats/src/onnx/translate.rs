@@ -314,7 +314,7 @@ impl<'a> Translator<'a> {
                 None => Err(node.unsupported(
                     "this operator is not read",
                     "offshoot reads convolutional networks, transformers and LSTMs of the usual operators; give a PyTorch \
-                     checkpoint with `--model NAME --weights FILE` where there is one",
+                     checkpoint with `{model} NAME {weights} FILE` where there is one",
                 )),
             },
         }
@@ -1146,7 +1146,7 @@ impl<'a> Translator<'a> {
             let size = self.shape(x).0.get(2 + side).and_then(Dim::fixed).ok_or_else(|| {
                 node.unsupported(
                     "auto_pad needs a known height and width",
-                    "Say the pictures' size with --size, or export with a fixed one, such as 224 by 224",
+                    "Say the pictures' size with {size}, or export with a fixed one, such as 224 by 224",
                 )
             })?;
             let size = size.saturating_add(around[side] + around[side + 2]);

@@ -20,7 +20,7 @@ const MAX_STEPS: u32 = 1 << 20;
 const MAX_DEPTH: u32 = 192;
 
 const WAY_OUT: &str = "In TorchScript, offshoot reads convolutional networks and transformers of the usual operators; give a PyTorch \
-                       checkpoint with `--model NAME --weights FILE` where there is one";
+                       checkpoint with `{model} NAME {weights} FILE` where there is one";
 
 pub(super) struct Evaluator<'a, R> {
     pub(super) program: &'a mut Program<R>,
@@ -387,7 +387,7 @@ impl<'a, R: Read + Seek> Evaluator<'a, R> {
                 let what = "the model refuses its input here";
                 return Err(frame
                     .place()
-                    .unsupported(what, "Give another `--size`, or check the file in PyTorch"));
+                    .unsupported(what, "Give another `{size}`, or check the file in PyTorch"));
             }
             _ => {}
         }

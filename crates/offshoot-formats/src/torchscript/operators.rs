@@ -22,7 +22,7 @@ use crate::pth::storage;
 const MAX_NODES: usize = 1 << 16;
 
 const WAY_OUT: &str = "In TorchScript, offshoot reads convolutional networks and transformers of the usual operators; give a PyTorch \
-                       checkpoint with `--model NAME --weights FILE` where there is one";
+                       checkpoint with `{model} NAME {weights} FILE` where there is one";
 
 /// A call of an operator.
 pub(super) struct OperatorCall<'a> {

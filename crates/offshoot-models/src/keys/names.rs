@@ -1,5 +1,6 @@
 //! How each library names the parameters of an architecture.
 
+use offshoot_graph::remedy::MODEL;
 use std::collections::{HashMap, HashSet};
 
 use crate::efficientnet_lite;
@@ -99,11 +100,11 @@ fn lite_note(name: &str) -> String {
     match name.strip_suffix(efficientnet_lite::SYMMETRIC) {
         Some(same) => format!(
             "read as timm's `{same}`, which pads all sides alike; weights of its `tf_{same}` have the same names and belong to \
-             `--model {same}`"
+             `{MODEL} {same}`"
         ),
         None => format!(
             "read as timm's `tf_{name}`, which pads as TensorFlow does; weights of its `{name}` have the same names and belong \
-             to `--model {name}{}`",
+             to `{MODEL} {name}{}`",
             efficientnet_lite::SYMMETRIC
         ),
     }

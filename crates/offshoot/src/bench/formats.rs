@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use offshoot_cpu::CpuExecutor;
 use offshoot_data::{Loader, LoaderOptions, Transform};
 use offshoot_formats::atomic::write_atomically;
+use offshoot_graph::remedy::BATCH;
 use offshoot_graph::text::shown;
 use offshoot_graph::{Model, Tensor};
 use offshoot_infer::Metrics;
@@ -152,8 +153,8 @@ fn check(model: &Model, options: &FormatsOptions) -> Result<()> {
     if let [only] = batches(&[model])[..]
         && options.batches.iter().any(|&batch| batch != only)
     {
-        return Err(Error::Input(format!(
-            "the model takes batches of {only} pictures only: give --batch {only}"
+        return Err(Error::advice(format_args!(
+            "the model takes batches of {only} pictures only: give {BATCH} {only}"
         )));
     }
     Ok(())
