@@ -102,6 +102,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use offshoot::Remedy;
+    use offshoot_train::settings::{Form, SETTINGS};
 
     use super::*;
 
@@ -109,6 +110,26 @@ mod tests {
     fn flags(command: &clap::Command) -> BTreeSet<String> {
         let own = command.get_arguments().filter_map(|flag| flag.get_long()).map(|name| format!("--{name}"));
         own.chain(command.get_subcommands().flat_map(flags)).collect()
+    }
+
+    #[test]
+    fn each_setting_of_training_is_a_flag_of_train() {
+        let mut command = Arguments::command();
+        let train = command.find_subcommand_mut("train").unwrap();
+        let (flags, places) =
+            (flags(train), train.get_positionals().map(|p| p.get_id().to_string()).collect::<Vec<_>>());
+        for setting in SETTINGS {
+            let name = match setting.form {
+                Form::Elsewhere(name) => name,
+                _ => setting.flag().unwrap(),
+            };
+            let flag = format!("--{}", name.replace('_', "-"));
+            assert!(
+                flags.contains(&flag) || places.iter().any(|place| place == name),
+                "{}: {flag}",
+                setting.name
+            );
+        }
     }
 
     #[test]

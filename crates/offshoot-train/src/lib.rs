@@ -38,6 +38,7 @@ pub mod report;
 pub mod run;
 mod run_pictures;
 pub mod schedule;
+pub mod settings;
 mod split;
 mod standing;
 pub mod step;

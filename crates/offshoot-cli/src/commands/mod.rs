@@ -18,6 +18,7 @@ mod pull;
 mod quantize;
 mod recipe;
 mod report;
+mod settings;
 mod signals;
 mod train;
 mod verify;
