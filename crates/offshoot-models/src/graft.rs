@@ -77,16 +77,13 @@ pub fn grafted(graph: &Graph, head: Head, classes: usize) -> Result<(Graph, Vec<
         Some(path) if !path.is_empty() => path.to_string(),
         Some(_) | None => "head".to_string(),
     };
-    let pools = match &last.op {
-        Op::Conv(conv) => {
-            let shape = graph.value(last.inputs[1]).shape.as_fixed().unwrap_or_default();
-            if shape.get(2..) != Some(&[1, 1]) || conv.group != 1 {
-                return Err(no_head(end()));
-            }
-            true
+    let pools = matches!(last.op, Op::Conv(_));
+    if let Op::Conv(conv) = &last.op {
+        let shape = graph.value(last.inputs[1]).shape.as_fixed().unwrap_or_default();
+        if shape.get(2..) != Some(&[1, 1]) || conv.group != 1 {
+            return Err(no_head(end()));
         }
-        _ => false,
-    };
+    }
     let (mut new, mut features) = up_to(&graph, last.inputs[0])?;
     let kept = expected_parameters(&new).into_iter().map(|(name, _)| name).collect();
     if pools {

@@ -80,29 +80,35 @@ fn distribution(
     place: usize,
     fan_out: FanOut,
 ) -> Option<Distribution> {
-    match (op, place) {
-        (Op::LayerNormalization(_), 1) => return Some(Distribution::Constant(1.0)),
-        (Op::LayerNormalization(_), 2) => return Some(Distribution::Constant(0.0)),
-        // The scale of a branch: nearly nothing of it at first.
-        (Op::Binary(Binary::Mul), _) => return Some(Distribution::Constant(1e-6)),
-        // Tokens and positions.
-        (Op::Expand { .. } | Op::Binary(Binary::Add), _) => return Some(Distribution::Normal(0.02)),
-        _ => {}
-    }
-    let weight = graph.value(*operands.get(1)?);
-    match (op, place) {
-        (Op::Conv(conv), 1) => {
-            let groups = if fan_out == FanOut::PerGroup { conv.group } else { 1 };
+    let weight = || Some(graph.value(*operands.get(1)?));
+    let constant = |value: f32| Some(Distribution::Constant(value));
+    if let Op::Conv(conv) = op {
+        let groups = if fan_out == FanOut::PerGroup { conv.group } else { 1 };
+        return match place {
             // Kaiming normal: gain sqrt(2) for ReLU.
-            Some(Distribution::Normal((2.0 / (fan_outputs(weight)? / groups as f32)).sqrt()))
-        }
-        (Op::Conv(_), 2) => Some(Distribution::Constant(0.0)),
-        // (x, weight, bias, running_mean, running_var)
-        (Op::BatchNormalization(_), 1 | 4) => Some(Distribution::Constant(1.0)),
-        (Op::BatchNormalization(_), 2 | 3) => Some(Distribution::Constant(0.0)),
-        (Op::Gemm(gemm), 1 | 2) => Some(Distribution::Uniform(1.0 / fan_inputs(weight, *gemm)?.sqrt())),
-        _ => None,
+            1 => Some(Distribution::Normal((2.0 / (fan_outputs(weight()?)? / groups as f32)).sqrt())),
+            2 => constant(0.0),
+            _ => None,
+        };
     }
+    if let Op::Gemm(gemm) = op {
+        let uniform = Distribution::Uniform(1.0 / fan_inputs(weight()?, *gemm)?.sqrt());
+        return (place > 0).then_some(uniform);
+    }
+    // (x, weight, bias), and of a batch norm the running mean and variance
+    if matches!(op, Op::LayerNormalization(_) | Op::BatchNormalization(_)) {
+        return match place {
+            1 | 4 => constant(1.0),
+            2 | 3 => constant(0.0),
+            _ => None,
+        };
+    }
+    // Tokens and positions.
+    if matches!(op, Op::Expand { .. } | Op::Binary(Binary::Add)) {
+        return Some(Distribution::Normal(0.02));
+    }
+    // The scale of a branch: nearly nothing of it at first.
+    matches!(op, Op::Binary(Binary::Mul)).then_some(Distribution::Constant(1e-6))
 }
 
 /// Output channels times kernel elements of a convolution's weight [K, C / group, R, S].

@@ -207,10 +207,12 @@ impl<'a> Rewriting<'a> {
         let stored = |i: usize| value(i).and_then(|v| network.weights.get(&v.name));
         let weight = stored(1).expect("a node with a weight has one that folding has checked");
         let mut bias = stored(2).and_then(Tensor::as_f32).map(<[f32]>::to_vec);
-        let (axis, group) = match &node.op {
-            Op::Conv(conv) => (0, conv.group),
-            Op::Gemm(gemm) => (usize::from(!gemm.trans_b), 1),
-            other => unreachable!("{} has no weight", other.name()),
+        let (axis, group) = if let Op::Conv(conv) = &node.op {
+            (0, conv.group)
+        } else if let Op::Gemm(gemm) = &node.op {
+            (usize::from(!gemm.trans_b), 1)
+        } else {
+            unreachable!("{} has no weight", node.op.name())
         };
         let activation = self.affine(node.inputs[0]).scale;
         let least = match &bias {

@@ -1,4 +1,5 @@
-//! Averages of weights over a run: the exponential moving average, and the equal average of late epochs.
+//! The equal average of the weights of late epochs. (The exponential moving average, which moves at each step, is part of the
+//! step's graph.)
 
 use std::collections::BTreeMap;
 
@@ -11,7 +12,7 @@ use crate::optimizer::StateError;
 const CHUNK: usize = 1 << 14;
 
 /// More updates than any run makes.
-const MAX_COUNT: f32 = 1e7;
+pub(crate) const MAX_COUNT: f32 = 1e7;
 
 /// An average of weights and running statistics, updated as `torch.optim.swa_utils.AveragedModel` with
 /// `use_buffers=True` does: the first update copies, and each later one moves the average towards the weights.
@@ -20,21 +21,14 @@ const MAX_COUNT: f32 = 1e7;
 /// which is what its average would have been.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Average {
-    /// The fraction of the old average that an update keeps; `None` for the equal average of all updates.
-    decay: Option<f64>,
     count: u64,
     values: BTreeMap<String, Vec<f32>>,
 }
 
 impl Average {
-    /// `average = decay average + (1 - decay) weights`.
-    pub fn exponential(decay: f64) -> Average {
-        Average { decay: Some(decay), count: 0, values: BTreeMap::new() }
-    }
-
     /// The mean of the weights of all updates.
     pub fn equal() -> Average {
-        Average { decay: None, count: 0, values: BTreeMap::new() }
+        Average { count: 0, values: BTreeMap::new() }
     }
 
     /// How many updates there have been.
@@ -44,11 +38,7 @@ impl Average {
 
     /// Takes in the weights as they are now.
     pub fn update(&mut self, weights: impl Iterator<Item = (String, Tensor)>) {
-        let part = match self.decay {
-            _ if self.count == 0 => 1.0,
-            Some(decay) => 1.0 - decay,
-            None => 1.0 / (self.count as f64 + 1.0),
-        } as f32;
+        let part = (1.0 / (self.count as f64 + 1.0)) as f32;
         for (name, now) in weights {
             let now = now.as_f32().unwrap_or_default();
             match self.values.get_mut(&name) {
@@ -145,14 +135,10 @@ mod tests {
     #[test]
     fn averages_are_what_they_say() {
         let mut equal = Average::equal();
-        let mut moving = Average::exponential(0.75);
         for values in [[1.0, -4.0], [3.0, 0.0], [8.0, 1.0]] {
             update(&mut equal, "w", &values);
-            update(&mut moving, "w", &values);
         }
         assert_eq!(value(&equal, "w"), [4.0, -1.0]);
-        // 1 -> 1.5 -> 3.125, -4 -> -3 -> -2
-        assert_eq!(value(&moving, "w"), [3.125, -2.0]);
     }
 
     #[test]
@@ -167,9 +153,9 @@ mod tests {
 
     #[test]
     fn a_state_comes_back_and_a_wrong_one_does_not() {
-        let mut average = Average::exponential(0.9);
+        let mut average = Average::equal();
         update(&mut average, "w", &[1.0, 2.0]);
-        let mut other = Average::exponential(0.9);
+        let mut other = Average::equal();
         other.load_state(&average.state(), [named("w", &[0.0; 2])].into_iter()).unwrap();
         assert_eq!(other, average);
         let refused = other.load_state(&average.state(), [named("w", &[0.0; 3])].into_iter());

@@ -1,6 +1,5 @@
 //! Every setting of a training run: [`Settings`] as a file or the command line gives them, [`Recipe`] once all are known.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -15,14 +14,12 @@ use offshoot_graph::remedy::OUT;
 use offshoot_graph::{Fit, Interpolation, Preprocessing};
 use serde::{Deserialize, Serialize};
 
-use crate::amp::Amp;
-use crate::cache::CacheType;
 use crate::groups::GroupOptions;
-use crate::optimizer::{Clip, OptimizerKind, OptimizerOptions};
-use crate::progressive::{Progressive, resized, size_at};
+use crate::optimizer::{Clip, OptimizerOptions};
+use crate::progressive::{resized, size_at};
 use crate::ranges::{self, check_real, check_whole, product_fits};
 use crate::schedule::ScheduleKind;
-use crate::unfreeze::{Rebuild, Stages, Unfreeze};
+use crate::unfreeze::{Stages, Unfreeze};
 
 pub use crate::settings::{Recipe, Settings};
 pub use offshoot_infer::files::RECIPE_FILE;

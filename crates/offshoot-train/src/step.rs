@@ -2,14 +2,15 @@
 
 use offshoot_graph::model::{INPUT, OUTPUT};
 use offshoot_graph::passes::{
-    ACCUMULATE_FACTOR, ACCUMULATE_KEEP, CLASS_WEIGHTS, KEYS, LABELS, LOSS, LOSS_SCALE, LossOptions, SQUARES,
-    TrainingGraph, UNSCALE, UPDATE_RATES, accumulate_graph, apply_graph, autocast, fold_batch_norm,
-    step_graph, sum_parameter, training_graph,
+    ACCUMULATE_FACTOR, ACCUMULATE_KEEP, AVERAGE_PART, CLASS_WEIGHTS, KEYS, LABELS, LOSS, LOSS_SCALE,
+    LossOptions, SQUARES, TrainingGraph, UNSCALE, UPDATE_RATES, accumulate_graph, apply_graph, autocast,
+    average_parameter, fold_batch_norm, step_graph, sum_parameter, training_graph,
 };
 use offshoot_graph::remedy::LR;
 use offshoot_graph::{ExecuteError, Executor, Graph, Model, Session, Tensor, Weights};
 
 use crate::amp::{Amp, GradScaler};
+use crate::average::MAX_COUNT;
 use crate::fingerprint;
 use crate::freeze::{FreezeError, check_matches};
 use crate::groups::{GroupOptions, GroupRow, groups};
@@ -38,6 +39,8 @@ pub struct StepOptions {
     pub soft_targets: bool,
     /// Mixed precision of the part that is differentiated; a frozen prefix stays f32.
     pub amp: Amp,
+    /// The decay of a moving average of the weights and the running statistics, 0..1, where one is wanted.
+    pub ema: Option<f64>,
 }
 
 impl StepOptions {
@@ -51,6 +54,7 @@ impl StepOptions {
             class_weights: None,
             soft_targets: false,
             amp: Amp::Off,
+            ema: None,
         }
     }
 
@@ -155,6 +159,26 @@ pub struct TrainStep {
     class_weights: Option<Tensor>,
     has_dropout: bool,
     scaler: Option<GradScaler>,
+    ema: Option<MovingAverage>,
+}
+
+/// A moving average, updated as `torch.optim.swa_utils.AveragedModel` with `use_buffers=True` does: the first update copies, and
+/// each later one moves the average towards the weights. The session holds the values.
+///
+/// What is not part of it has not changed: it is frozen. What joins later starts from the value that it has then, which is
+/// what its average would have been.
+#[derive(Clone, Copy)]
+struct MovingAverage {
+    decay: f64,
+    /// Updates so far.
+    count: u64,
+}
+
+impl MovingAverage {
+    /// How far the next update moves the average.
+    fn part(self) -> f32 {
+        if self.count == 0 { 1.0 } else { (1.0 - self.decay) as f32 }
+    }
 }
 
 impl TrainStep {
@@ -192,8 +216,14 @@ impl TrainStep {
             group.names.retain(|name| training.trained.contains(name));
         }
         let optimizer = Optimizer::new(options.optimizer, groups, &weights);
-        let graph = step_graph(&training, optimizer.rule(), options.clip).map_err(NetworkError::from)?;
-        let held: Weights = weights.into_iter().chain(optimizer.moments()).collect();
+        let ema = options.ema.map(|decay| MovingAverage { decay, count: 0 });
+        let graph = step_graph(&training, optimizer.rule(), options.clip, ema.is_some());
+        let graph = graph.map_err(NetworkError::from)?;
+        let mut held: Weights = weights.into_iter().chain(optimizer.moments()).collect();
+        if ema.is_some() {
+            let averages = averages_of(&training, |name| held.get(name).cloned());
+            held.extend(averages);
+        }
         let session = executor.prepare(&graph, &held).map_err(NetworkError::from)?;
         drop(held);
         let has_dropout = graph.inputs().iter().any(|&id| graph.value(id).name == KEYS);
@@ -214,6 +244,7 @@ impl TrainStep {
             class_weights: options.class_weights_input(),
             has_dropout,
             scaler: options.amp.scaler(),
+            ema,
         })
     }
 
@@ -230,7 +261,15 @@ impl TrainStep {
         executor: &dyn Executor,
     ) -> Result<TrainStep, StepError> {
         let mut model = self.model();
-        let TrainStep { optimizer, scaler, session, prefix, model: old, .. } = self;
+        let TrainStep { optimizer, scaler, session, prefix, model: old, ema, training, .. } = self;
+        let averages = match ema {
+            Some(MovingAverage { count: 1.., .. }) => {
+                let names =
+                    training.trained.iter().chain(&training.states).map(|name| average_parameter(name));
+                names.filter_map(|name| Some((name.clone(), session.read(&name)?))).collect()
+            }
+            Some(_) | None => Weights::new(),
+        };
         let mut moments = Weights::new();
         if rebuild == Rebuild::New {
             let names = optimizer.moments().into_keys();
@@ -246,6 +285,8 @@ impl TrainStep {
             step.session.restore(&moments).map_err(NetworkError::from)?;
         }
         step.scaler = scaler;
+        step.ema = ema;
+        step.session.restore(&averages).map_err(NetworkError::from)?;
         Ok(step)
     }
 
@@ -286,7 +327,9 @@ impl TrainStep {
     ) -> Result<StepReport, StepError> {
         let unscale = self.unscale(1.0);
         let rates = self.optimizer.rates(factor);
-        let update = [(UPDATE_RATES, &rates), (UNSCALE, &Tensor::full([], unscale))];
+        let (unscale_input, part) = (Tensor::full([], unscale), self.average_part());
+        let mut update = vec![(UPDATE_RATES, &rates), (UNSCALE, &unscale_input)];
+        update.extend(part.as_ref().map(|part| (AVERAGE_PART, part)));
         let committed = self.run_batch(0, features, labels, keys, &update);
         let (loss, correct) = (self.loss()?, self.correct(labels));
         let report = self.finish_update(committed, unscale)?;
@@ -322,7 +365,7 @@ impl TrainStep {
             return Ok(together);
         }
         let accumulate = accumulate_graph(&self.training)?;
-        let apply = apply_graph(&self.training, self.optimizer.rule(), self.clip)?;
+        let apply = apply_graph(&self.training, self.optimizer.rule(), self.clip, self.ema.is_some())?;
         let sum = |name: &String| {
             let len = self.session.read(name).map_or(0, |weight| weight.len());
             (sum_parameter(name), Tensor::zeros([len]))
@@ -357,7 +400,9 @@ impl TrainStep {
         let Together { apply, .. } = self.together()?;
         let unscale = self.unscale((1.0 / weight) as f32);
         let rates = self.optimizer.rates(factor);
-        let inputs = [(UPDATE_RATES, &rates), (UNSCALE, &Tensor::full([], unscale))];
+        let (unscale_input, part) = (Tensor::full([], unscale), self.average_part());
+        let mut inputs = vec![(UPDATE_RATES, &rates), (UNSCALE, &unscale_input)];
+        inputs.extend(part.as_ref().map(|part| (AVERAGE_PART, part)));
         let committed = self.session.run_graph(apply, &inputs);
         self.finish_update(committed, unscale)
     }
@@ -369,6 +414,11 @@ impl TrainStep {
             return labels.shape()[0] as f32;
         };
         labels.iter().filter_map(|&label| weights.get(usize::try_from(label).ok()?)).sum()
+    }
+
+    /// The input that moves the average.
+    fn average_part(&self) -> Option<Tensor> {
+        Some(Tensor::full([], self.ema?.part()))
     }
 
     /// What gradients are multiplied by, `mean` among it.
@@ -457,6 +507,7 @@ impl TrainStep {
         committed.map_err(|error| self.refused(error))?;
         (report.gradient_norm, report.skipped) = (self.optimizer.updated(&squares, unscale), false);
         self.scaler.iter_mut().for_each(|scaler| scaler.update(false));
+        self.ema.iter_mut().for_each(|ema| ema.count += 1);
         Ok(report)
     }
 
@@ -511,6 +562,19 @@ impl TrainStep {
             None => Inference::of_graph(&self.suffix, &self.model().weights, executor),
         };
         Ok(network?)
+    }
+
+    /// The model with the moving average in place of what trains, where there is one.
+    pub fn averaged(&self) -> Option<Model> {
+        let ema = self.ema?;
+        let mut model = self.model();
+        for (name, weight) in model.weights.iter_mut().filter(|_| ema.count > 0) {
+            let average = self.session.read(&average_parameter(name));
+            if let Some(average) = average.and_then(|average| average.reshape(weight.shape()).ok()) {
+                *weight = average;
+            }
+        }
+        Some(model)
     }
 
     /// What steps change of the model: trained parameters and running statistics. The tensors are shared with the step: let go
@@ -574,14 +638,46 @@ impl TrainStep {
         self.scaler.as_ref().map(GradScaler::scale)
     }
 
-    /// Everything that steps change: `model.NAME`, `optimizer.NAME.exp_avg`, ..., `scaler.scale`.
+    /// Everything that steps change: `model.NAME`, `optimizer.NAME.exp_avg`, ..., `scaler.scale`, `ema.NAME`.
     pub fn state(&self) -> Weights {
         let model = self.moving().map(|(name, tensor)| (format!("model.{name}"), tensor));
         let optimizer = self.optimizer.state(|moment| self.session.read(moment));
         let scaler = self.scaler.iter().flat_map(GradScaler::state);
         let scaler = scaler.map(|(name, t)| (format!("scaler.{name}"), t));
         let optimizer = optimizer.into_iter().map(|(name, t)| (format!("optimizer.{name}"), t));
-        model.chain(optimizer).chain(scaler).collect()
+        model.chain(optimizer).chain(scaler).chain(self.ema_state()).collect()
+    }
+
+    /// The moving average: `ema.count`, and each value, flat, after the first update.
+    fn ema_state(&self) -> Weights {
+        let Some(ema) = self.ema else { return Weights::new() };
+        let names = self.training.trained.iter().chain(&self.training.states).filter(|_| ema.count > 0);
+        let values = names
+            .filter_map(|name| Some((format!("ema.{name}"), self.session.read(&average_parameter(name))?)));
+        let count = Tensor::full([], (ema.count as f32).min(MAX_COUNT));
+        values.chain([("ema.count".to_owned(), count)]).collect()
+    }
+
+    /// What [`TrainStep::ema_state`] gave: the average, and the values by their names in the graph.
+    fn read_ema(&self, state: &Weights) -> Result<(Option<MovingAverage>, Weights), StateError> {
+        let Some(MovingAverage { decay, .. }) = self.ema else { return Ok((None, Weights::new())) };
+        let read = |name: &str| state.get(name).ok_or_else(|| StateError(name.to_owned()));
+        let count = read("count")?.as_f32().and_then(|count| count.first().copied()).unwrap_or(-1.0);
+        if !(0.0..=MAX_COUNT).contains(&count) || count.fract() != 0.0 {
+            return Err(StateError("count".into()));
+        }
+        let mut values = Weights::new();
+        let names = self.training.trained.iter().chain(&self.training.states).filter(|_| count > 0.0);
+        for name in names {
+            let value = read(name)?.clone();
+            let own = self.session.read(name).map_or(0, |weight| weight.len());
+            let value = value.reshape([own]).map_err(|_| StateError(name.clone()))?;
+            if value.as_f32().is_none() {
+                return Err(StateError(name.clone()));
+            }
+            values.insert(average_parameter(name), value);
+        }
+        Ok((Some(MovingAverage { decay, count: count as u64 }), values))
     }
 
     /// Takes over what [`TrainStep::state`] gave.
@@ -602,11 +698,24 @@ impl TrainStep {
         if let Some(scaler) = &mut scaler {
             scaler.load_state(&under(state, "scaler."))?;
         }
+        let (ema, averages) = self.read_ema(&under(state, "ema."))?;
+        kept.extend(averages);
         kept.extend(self.optimizer.load_state(&under(state, "optimizer."))?);
-        self.scaler = scaler;
+        (self.scaler, self.ema) = (scaler, ema);
         self.session.restore(&kept).map_err(NetworkError::from)?;
         Ok(())
     }
+}
+
+/// The averages before the first update, flat, by their names in the graph.
+fn averages_of(training: &TrainingGraph, weight: impl Fn(&str) -> Option<Tensor>) -> Weights {
+    let names = training.trained.iter().chain(&training.states);
+    let flat = |name: &String| {
+        let weight = weight(name)?;
+        let len = weight.len();
+        Some((average_parameter(name), weight.reshape([len]).ok()?))
+    };
+    names.filter_map(flat).collect()
 }
 
 /// What `state` holds under names that start with `prefix`.

@@ -493,6 +493,7 @@ pub(crate) fn step_options(recipe: &Recipe, data: &Dataset) -> Result<StepOption
         class_weights: class_weights(recipe, data)?,
         soft_targets: recipe.augmentation().is_some_and(|how| how.mix().is_on()),
         amp: recipe.amp,
+        ema: recipe.ema,
     })
 }
 

@@ -44,8 +44,6 @@ pub(crate) struct Training<'a, 'c> {
     step: TrainStep,
     /// Steps in an epoch; fewer are made where pictures turn out to be unusable.
     steps: u64,
-    /// The moving average of the weights, one update a step.
-    ema: Option<Average>,
     /// The mean of the weights at the end of the last epochs.
     late: Option<Average>,
     position: Position,
@@ -90,7 +88,6 @@ impl<'a, 'c> Training<'a, 'c> {
         let batches = batch_count(given.data.train.len(), recipe.batch_size, given.least);
         Training {
             steps: batches.div_ceil(recipe.accumulate.max(1)) as u64,
-            ema: recipe.ema.map(Average::exponential),
             late: (recipe.average_last > 0).then(Average::equal),
             given,
             control,
@@ -145,19 +142,15 @@ impl<'a, 'c> Training<'a, 'c> {
     /// All that steps change.
     fn state(&self) -> Weights {
         let mut state = self.step.state();
-        for (prefix, average) in [("ema.", &self.ema), ("late.", &self.late)] {
-            let average = average.iter().flat_map(Average::state);
-            state.extend(average.map(|(name, tensor)| (format!("{prefix}{name}"), tensor)));
-        }
+        let late = self.late.iter().flat_map(Average::state);
+        state.extend(late.map(|(name, tensor)| (format!("late.{name}"), tensor)));
         state
     }
 
     fn load(&mut self, state: &Weights) -> Result<(), TrainError> {
         self.step.load_state(state)?;
-        for (prefix, average) in [("ema.", &mut self.ema), ("late.", &mut self.late)] {
-            if let Some(average) = average {
-                average.load_state(&under(state, prefix), self.step.moving()).map_err(StepError::from)?;
-            }
+        if let Some(late) = &mut self.late {
+            late.load_state(&under(state, "late."), self.step.moving()).map_err(StepError::from)?;
         }
         Ok(())
     }
@@ -231,8 +224,8 @@ impl<'a, 'c> Training<'a, 'c> {
         let options = for_stage(options, stages, stage);
         let step =
             self.step.rebuild(|graph| stages.apply(graph, stage), &options, recipe.rebuild, *executor)?;
-        for average in [&mut self.ema, &mut self.late].into_iter().flatten() {
-            average.join(step.moving());
+        if let Some(late) = &mut self.late {
+            late.join(step.moving());
         }
         self.position.stage = stage;
         if recipe.restart {
@@ -261,7 +254,7 @@ impl<'a, 'c> Training<'a, 'c> {
             let speed = (self.position.sums.images - start.1) as f64 / seconds.max(1e-9);
             self.report_skipped(train);
             self.check_left("train", &train.unusable())?;
-            let average = self.ema.clone().map(|ema| self.averaged(&ema));
+            let average = self.step.averaged();
             let Some([answers, (again, _)]) = self.validate([val, seen], average.as_ref())? else {
                 return self.interrupt();
             };
@@ -398,9 +391,6 @@ impl<'a, 'c> Training<'a, 'c> {
         let images: usize = batches.iter().map(|batch| batch.labels.len()).sum();
         let before = (self.position.step == self.steps / 2).then(|| self.step.trained());
         let report = self.step.learn_together(&batches, factor)?;
-        if let Some(ema) = self.ema.as_mut().filter(|_| !report.skipped) {
-            ema.update(self.step.moving());
-        }
         if !report.skipped {
             self.position.norms.add(&self.step, before.as_ref());
             self.position.skips.in_a_row = 0;

@@ -8,15 +8,14 @@ use std::time::Duration;
 
 use clap::Args;
 use offshoot::{
-    Amp, Control, Dataset, Error, Event, Freeze, Model, ModelSource, Recipe, RunPictures, Settings,
-    Transform, architecture_of, folded_norms, keep_base, keeps_head, resumed, starting_model,
-    starting_preprocessing, train, with_default_recipe, word,
+    Control, Dataset, Error, Event, Model, ModelSource, Recipe, RunPictures, Settings, Transform,
+    architecture_of, folded_norms, keep_base, keeps_head, resumed, starting_model, starting_preprocessing,
+    train, with_default_recipe, word,
 };
 use offshoot_models::find;
-use offshoot_train::optimizer::OptimizerKind;
+use offshoot_train::CacheOptions;
 use offshoot_train::run::has_checkpoint;
 use offshoot_train::train::{Told, TrainResult};
-use offshoot_train::{CacheOptions, CacheType, OnNonFinite, Progressive, Rebuild, ScheduleKind, Unfreeze};
 
 use super::arguments::{self, AugmentationArguments, PreprocessingArguments, Processor, whole};
 use super::destination::writable_folder;

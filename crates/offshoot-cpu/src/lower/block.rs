@@ -35,14 +35,12 @@ pub(super) struct Blocks {
 
 /// A convolution, whether it adds a residual, and its activation, if the kernels of a block apply that as they store.
 fn convolution(node: &Node) -> Option<(&Conv, bool, Activation)> {
-    match &node.op {
-        CpuOp::Plain(Op::Conv(conv)) => Some((conv, false, Activation::None)),
-        CpuOp::Conv { conv, residual, activation } => match epilogue(*activation) {
-            (activation, None) => Some((conv, *residual, activation)),
-            (_, Some(_)) => None,
-        },
-        _ => None,
+    if let CpuOp::Plain(Op::Conv(conv)) = &node.op {
+        return Some((conv, false, Activation::None));
     }
+    let CpuOp::Conv { conv, residual, activation } = &node.op else { return None };
+    let (activation, None) = epilogue(*activation) else { return None };
+    Some((conv, *residual, activation))
 }
 
 /// A dense convolution of a block.

@@ -49,14 +49,12 @@ impl<'a> Lazy<'a> {
             sums: HashMap::new(),
         };
         for node in graph.nodes() {
-            match node.op {
-                CpuOp::Plain(Op::Train(TrainOp::BatchNormStats(_))) => {
-                    lazy.normalized.insert(node.inputs[0]);
-                }
-                CpuOp::Plain(Op::Grad(GradOp::BatchNormReduce)) | CpuOp::BatchNormReduce { .. } => {
-                    lazy.reductions.insert(node.inputs[0], node);
-                }
-                _ => {}
+            if matches!(node.op, CpuOp::Plain(Op::Train(TrainOp::BatchNormStats(_)))) {
+                lazy.normalized.insert(node.inputs[0]);
+            }
+            let plain = CpuOp::Plain(Op::Grad(GradOp::BatchNormReduce));
+            if node.op == plain || matches!(node.op, CpuOp::BatchNormReduce { .. }) {
+                lazy.reductions.insert(node.inputs[0], node);
             }
         }
         lazy.find_pairs(graph);
@@ -68,11 +66,12 @@ impl<'a> Lazy<'a> {
         let mut inputs: HashMap<ValueId, usize> = HashMap::new();
         let mut weights: HashMap<ValueId, usize> = HashMap::new();
         for (index, node) in graph.nodes().iter().enumerate() {
-            match node.op {
-                CpuOp::Plain(Op::Grad(GradOp::ConvInput { .. })) => inputs.insert(node.inputs[0], index),
-                CpuOp::Plain(Op::Grad(GradOp::ConvWeight { .. })) => weights.insert(node.inputs[0], index),
-                _ => None,
-            };
+            if matches!(node.op, CpuOp::Plain(Op::Grad(GradOp::ConvInput { .. }))) {
+                inputs.insert(node.inputs[0], index);
+            }
+            if matches!(node.op, CpuOp::Plain(Op::Grad(GradOp::ConvWeight { .. }))) {
+                weights.insert(node.inputs[0], index);
+            }
         }
         for (dy, &input) in &inputs {
             let Some(&weight) = weights.get(dy) else { continue };
@@ -158,13 +157,13 @@ impl Awaited {
 impl<'a> Lowering<'a> {
     /// Lowers a node, unless it can wait.
     pub(super) fn visit(&mut self, index: usize, node: &'a Node) -> Result<(), ExecuteError> {
-        let waits = match &node.op {
+        let can_wait = matches!(
+            &node.op,
             CpuOp::Plain(Op::Train(TrainOp::BatchNormApply) | Op::Grad(GradOp::BatchNormInput))
-            | CpuOp::BatchNormApply { residual: false, .. }
-            | CpuOp::BatchNormInput { .. } => self.shape(node.inputs[0]).len() == 4,
-            _ => false,
-        };
-        if waits {
+                | CpuOp::BatchNormApply { residual: false, .. }
+                | CpuOp::BatchNormInput { .. }
+        );
+        if can_wait && self.shape(node.inputs[0]).len() == 4 {
             self.lazy.nodes.insert(node.outputs[0], node);
             return Ok(());
         }
@@ -180,33 +179,33 @@ impl<'a> Lowering<'a> {
     /// An operand for a kernel that reads through norms.
     pub(super) fn lazy_operand(&mut self, value: ValueId) -> Result<Operand, ExecuteError> {
         let Some(&node) = self.lazy.nodes.get(&value) else { return Ok(Operand::Held(self.read(value)?)) };
-        let activation = match &node.op {
-            CpuOp::BatchNormApply { activation, .. } | CpuOp::BatchNormInput { activation } => {
-                Some(self.gate(node, *activation)?)
-            }
-            _ => None,
-        };
         let inputs = &node.inputs;
-        match &node.op {
-            CpuOp::Plain(Op::Train(TrainOp::BatchNormApply)) | CpuOp::BatchNormApply { .. } => {
-                let (x, norm) = (self.read(inputs[0])?, self.vectors_of(&inputs[1..5])?);
-                Ok(Operand::Norm { x, norm, activation: activation.unwrap_or(Activation::None) })
-            }
-            CpuOp::BatchNormInput { .. } => {
-                let (dz, x, norm) =
-                    (self.read(inputs[0])?, self.read(inputs[1])?, self.vectors_of(&inputs[2..6])?);
-                let sums = [self.plain(inputs[6])?, self.plain(inputs[7])?];
-                Ok(Operand::NormGrad { dz, x, norm, sums, activation })
-            }
-            _ => {
-                // The formula does not use the bias; the weight stands in for its length.
-                let vectors = [inputs[2], inputs[3], inputs[4], inputs[4]];
-                let (dz, x, norm) =
-                    (self.read(inputs[0])?, self.read(inputs[1])?, self.vectors_of(&vectors)?);
-                let sums = [self.plain(inputs[5])?, self.plain(inputs[6])?];
-                Ok(Operand::NormGrad { dz, x, norm, sums, activation: None })
-            }
+        let apply = node.op == CpuOp::Plain(Op::Train(TrainOp::BatchNormApply));
+        if apply || matches!(node.op, CpuOp::BatchNormApply { .. }) {
+            let (x, norm) = (self.read(inputs[0])?, self.vectors_of(&inputs[1..5])?);
+            let activation = self.gate_of(node)?.unwrap_or(Activation::None);
+            return Ok(Operand::Norm { x, norm, activation });
         }
+        // Without an activation, the formula does not use the bias; the weight stands in for its length.
+        let (activation, bias, sums) = match self.gate_of(node)? {
+            Some(activation) => (Some(activation), inputs[5], [inputs[6], inputs[7]]),
+            None => (None, inputs[4], [inputs[5], inputs[6]]),
+        };
+        let vectors = [inputs[2], inputs[3], inputs[4], bias];
+        let (dz, x, norm) = (self.read(inputs[0])?, self.read(inputs[1])?, self.vectors_of(&vectors)?);
+        let sums = [self.plain(sums[0])?, self.plain(sums[1])?];
+        Ok(Operand::NormGrad { dz, x, norm, sums, activation })
+    }
+
+    /// The activation of a fused batch norm or of one of its gradients.
+    fn gate_of(&self, node: &Node) -> Result<Option<Activation>, ExecuteError> {
+        let activation = match &node.op {
+            CpuOp::BatchNormApply { activation, .. }
+            | CpuOp::BatchNormInput { activation }
+            | CpuOp::BatchNormReduce { activation } => *activation,
+            CpuOp::Plain(_) | CpuOp::Quantized(_) | CpuOp::Conv { .. } => return Ok(None),
+        };
+        self.gate(node, activation).map(Some)
     }
 
     /// Whether a norm takes the statistics of `value`.
@@ -218,11 +217,9 @@ impl<'a> Lowering<'a> {
     pub(super) fn awaited(&mut self, dz: ValueId) -> Result<Option<Awaited>, ExecuteError> {
         let Some(&node) = self.lazy.reductions.get(&dz) else { return Ok(None) };
         let (x, mean) = (self.read(node.inputs[1])?, self.plain(node.inputs[2])?);
-        let gate = match node.op {
-            CpuOp::BatchNormReduce { activation } => {
-                Some((self.vectors_of(&node.inputs[2..6])?, self.gate(node, activation)?))
-            }
-            _ => None,
+        let gate = match self.gate_of(node)? {
+            Some(activation) => Some((self.vectors_of(&node.inputs[2..6])?, activation)),
+            None => None,
         };
         Ok(Some(Awaited { x, mean, gate }))
     }

@@ -356,20 +356,38 @@ impl<'a> Lowering<'a> {
 
     /// Lowers a node for the type of its activations, which is that of its first input.
     fn typed_node(&mut self, node: &Node) -> Result<(), ExecuteError> {
-        match (self.dtype(node.inputs[0]), &node.op) {
-            (_, CpuOp::Plain(Op::Sequence(op))) => self.sequence(node, *op),
-            (_, CpuOp::Plain(Op::Update(op))) => self.update(node, *op),
-            (_, CpuOp::Quantized(quantized)) => self.quantized(node, quantized),
+        match &node.op {
+            CpuOp::Quantized(quantized) => return self.quantized(node, quantized),
+            CpuOp::Plain(op) => {
+                if let Some(done) = self.untyped_node(node, op) {
+                    return done;
+                }
+            }
+            CpuOp::Conv { .. }
+            | CpuOp::BatchNormApply { .. }
+            | CpuOp::BatchNormReduce { .. }
+            | CpuOp::BatchNormInput { .. } => {}
+        }
+        match (self.dtype(node.inputs[0]), node.op.plain()) {
             (DType::F32, _) => self.node::<f32>(node),
             (DType::BF16, _) => self.node::<bf16>(node),
             (DType::F16, _) => self.node::<f16>(node),
-            (DType::I8 | DType::U8 | DType::I32, CpuOp::Plain(Op::DequantizeLinear { axis })) => {
-                self.dequantize(node, *axis)
-            }
-            (DType::U8, CpuOp::Plain(op)) => self.integers(node, op),
-            (DType::I64, CpuOp::Plain(op)) => self.tokens(node, op),
+            (DType::U8, Some(op)) => self.integers(node, op),
+            (DType::I64, Some(op)) => self.tokens(node, op),
             (other, _) => Err(unsupported(node, format!("there are no kernels for {other}"))),
         }
+    }
+
+    /// Lowers a node whose kernels do not go by the type of its first input, if it is one.
+    fn untyped_node(&mut self, node: &Node, op: &Op) -> Option<Result<(), ExecuteError>> {
+        if let Op::Sequence(op) = op {
+            return Some(self.sequence(node, *op));
+        }
+        if let Op::Update(op) = op {
+            return Some(self.update(node, *op));
+        }
+        let Op::DequantizeLinear { axis } = op else { return None };
+        Some(self.dequantize(node, *axis))
     }
 
     /// The activation of a fused batch norm: one whose gradient passes or does not.

@@ -101,11 +101,10 @@ struct Chain {
 impl Chain {
     fn from(graph: &Graph<CpuOp>, readers: &Readers, first: usize, swallowed: &[bool]) -> Option<Chain> {
         let node = &graph.nodes()[first];
-        let smooth = match node.op.plain()? {
-            Op::Conv(_) if node.inputs.len() == 3 => true,
-            Op::Train(TrainOp::BatchNormApply) => false,
-            _ => return None,
-        };
+        let smooth = matches!(node.op.plain()?, Op::Conv(_)) && node.inputs.len() == 3;
+        if !smooth && node.op.plain()? != &Op::Train(TrainOp::BatchNormApply) {
+            return None;
+        }
         let mut chain = Chain { nodes: vec![first], residual: None, activation: Activation::None };
         let mut value = node.outputs[0];
         let next = |value: ValueId| readers.only(value).filter(|&n| !swallowed[n]);
@@ -138,9 +137,10 @@ impl Chain {
     ) -> Result<(), GraphError> {
         let (first, last) = (&graph.nodes()[self.nodes[0]], &graph.nodes()[self.last()]);
         let (residual, activation) = (self.residual.is_some(), self.activation);
-        let op = match &first.op {
-            CpuOp::Plain(Op::Conv(conv)) => CpuOp::Conv { conv: conv.clone(), residual, activation },
-            _ => CpuOp::BatchNormApply { residual, activation },
+        let op = if let CpuOp::Plain(Op::Conv(conv)) = &first.op {
+            CpuOp::Conv { conv: conv.clone(), residual, activation }
+        } else {
+            CpuOp::BatchNormApply { residual, activation }
         };
         let inputs: Vec<ValueId> =
             first.inputs.iter().chain(&self.residual).map(|&v| rewriter.get(v)).collect();
@@ -153,28 +153,30 @@ impl Chain {
 /// The other operand, when `node` adds `value` to something of the same shape.
 fn residual(graph: &Graph<CpuOp>, node: &Node<CpuOp>, value: ValueId) -> Option<ValueId> {
     let (CpuOp::Plain(Op::Binary(Binary::Add)), &[a, b]) = (&node.op, &node.inputs[..]) else { return None };
-    let other = match () {
-        () if a == value && b != value => b,
-        () if b == value && a != value => a,
-        () => return None,
-    };
+    let other = if a == value { b } else { a };
+    if a == b || ![a, b].contains(&value) {
+        return None;
+    }
     (graph.value(other).shape == graph.value(value).shape).then_some(other)
 }
 
 fn activation_of(op: &CpuOp) -> Option<Activation> {
-    match op.plain()? {
-        Op::Unary(Unary::Relu) => Some(Activation::Relu),
-        Op::Unary(Unary::Clip(clip)) => Some(Activation::Clip(*clip)),
-        _ => None,
+    let Op::Unary(unary) = op.plain()? else { return None };
+    gate_of(*unary)
+}
+
+/// The activation that `unary` is, if its gradient passes or does not.
+fn gate_of(unary: Unary) -> Option<Activation> {
+    if let Unary::Clip(clip) = unary {
+        return Some(Activation::Clip(clip));
     }
+    (unary == Unary::Relu).then_some(Activation::Relu)
 }
 
 /// Activations whose gradient is no gate: a convolution applies them, a batch norm does not.
 fn smooth_activation_of(op: &CpuOp) -> Option<Activation> {
-    match op.plain()? {
-        Op::Unary(unary) => Some(Activation::Smooth(*unary)),
-        _ => None,
-    }
+    let Op::Unary(unary) = op.plain()? else { return None };
+    Some(Activation::Smooth(*unary))
 }
 
 /// Products of matrices that read their operands as they are before a Transpose of their last two axes.
@@ -205,11 +207,8 @@ fn transposed(graph: &Graph, value: ValueId) -> Option<ValueId> {
 }
 
 fn activation_gradient(node: &Node<CpuOp>) -> Option<Activation> {
-    match node.op.plain()? {
-        Op::Grad(GradOp::Unary(Unary::Relu)) => Some(Activation::Relu),
-        Op::Grad(GradOp::Unary(Unary::Clip(clip))) => Some(Activation::Clip(*clip)),
-        _ => None,
-    }
+    let Op::Grad(GradOp::Unary(unary)) = node.op.plain()? else { return None };
+    gate_of(*unary)
 }
 
 /// Copies `node`; a batch-norm gradient whose `dy` came from a swallowed activation gradient finds out itself what the
@@ -224,10 +223,13 @@ fn emit_batch_norm_gradient(
     let fused = source.and_then(|s| {
         let (apply, gradient) = (gates.get(&s)?, &graph.nodes()[s]);
         let activation = activation_gradient(gradient)?;
-        let (op, sums) = match node.op.plain()? {
-            Op::Grad(GradOp::BatchNormReduce) => (CpuOp::BatchNormReduce { activation }, &[][..]),
-            Op::Grad(GradOp::BatchNormInput) => (CpuOp::BatchNormInput { activation }, &node.inputs[5..]),
-            _ => return None,
+        let Op::Grad(gradient_op) = node.op.plain()? else { return None };
+        let (op, sums) = if *gradient_op == GradOp::BatchNormReduce {
+            (CpuOp::BatchNormReduce { activation }, &[][..])
+        } else if *gradient_op == GradOp::BatchNormInput {
+            (CpuOp::BatchNormInput { activation }, &node.inputs[5..])
+        } else {
+            return None;
         };
         Some((op, gradient.inputs[..1].iter().chain(&apply.inputs).chain(sums)))
     });

@@ -1,6 +1,6 @@
 //! Operators between DequantizeLinear and QuantizeLinear, as operators on bytes.
 
-use offshoot_graph::op::{Binary, Clip, Unary};
+use offshoot_graph::op::{Binary, Clip, Gemm, Unary};
 use offshoot_graph::passes::Rewriter;
 use offshoot_graph::{DType, Data, Graph, GraphError, Node, Op, Source, Tensor, ValueId};
 
@@ -89,11 +89,8 @@ fn unsigned(graph: &Graph) -> Result<Graph, GraphError> {
     graph.outputs().iter().for_each(|(_, v)| moves[v.index()] = false);
     let mut rewriter = Rewriter::new(graph);
     for node in graph.nodes() {
-        let bytes = match node.op {
-            Op::QuantizeLinear { .. } => moves[node.outputs[0].index()],
-            Op::DequantizeLinear { .. } => moves[node.inputs[0].index()],
-            _ => false,
-        };
+        let bytes = matches!(node.op, Op::QuantizeLinear { .. }) && moves[node.outputs[0].index()]
+            || matches!(node.op, Op::DequantizeLinear { .. }) && moves[node.inputs[0].index()];
         let Some(zero_point) = signed(graph, node).filter(|_| bytes) else {
             rewriter.copy(node)?;
             continue;
@@ -164,14 +161,11 @@ impl Matcher<'_> {
 
     /// What stands for `node`, if it is computed on bytes.
     fn fused(&self, node: &Node) -> Option<Fused> {
-        match node.op {
-            Op::QuantizeLinear { .. } => self.quantized(node),
-            Op::Conv(_) | Op::Gemm(_) => {
-                let Product { op, inputs, x } = self.product(node)?;
-                Some(Fused::Op(Quantized { op, x, clip: Clip::NONE, y: None }, inputs))
-            }
-            _ => None,
+        if matches!(node.op, Op::QuantizeLinear { .. }) {
+            return self.quantized(node);
         }
+        let Product { op, inputs, x } = self.product(node)?;
+        Some(Fused::Op(Quantized { op, x, clip: Clip::NONE, y: None }, inputs))
     }
 
     /// The operator on bytes whose result is that of a QuantizeLinear.
@@ -185,63 +179,52 @@ impl Matcher<'_> {
             return op(QuantizedOp::Rescale, x, vec![q]);
         }
         let source = self.sole_producer(value)?;
-        match &source.op {
-            Op::Conv(_) | Op::Gemm(_) => {
-                let product = self.product(source)?;
-                op(product.op, product.x, product.inputs)
-            }
-            Op::Binary(Binary::Add) => {
-                let [a, b] = [0, 1].map(|i| source.inputs[i]);
-                if let Some((product, residual)) =
-                    self.with_residual(a, b).or_else(|| self.with_residual(b, a))
-                {
-                    return op(product.op, product.x, [product.inputs, vec![residual]].concat());
-                }
-                let ((a, x), (b, other)) = (self.bytes(a)?, self.bytes(b)?);
-                let same = self.graph.value(a).shape == self.graph.value(b).shape;
-                same.then(|| op(QuantizedOp::Add { other }, x, vec![a, b]))?
-            }
-            Op::AveragePool(pool) => {
-                let (q, x) = self.bytes(source.inputs[0])?;
-                op(QuantizedOp::AveragePool(pool.clone()), x, vec![q])
-            }
-            Op::GlobalAveragePool => {
-                let (q, x) = self.bytes(source.inputs[0])?;
-                op(QuantizedOp::GlobalAveragePool, x, vec![q])
-            }
-            Op::Concat { axis } => {
-                let parts = source.inputs.iter().map(|&x| self.bytes(x)).collect::<Option<Vec<_>>>()?;
-                (clip == Clip::NONE).then_some(Fused::Concat { axis: *axis, parts, y })
-            }
-            Op::MaxPool(_) | Op::Flatten { .. } | Op::Reshape { .. } => {
-                let (q, x) = self.bytes(source.inputs[0])?;
-                (x == y && clip == Clip::NONE).then(|| Fused::Move(source.op.clone(), q))
-            }
-            _ => None,
+        if let Some(product) = self.product(source) {
+            return op(product.op, product.x, product.inputs);
         }
+        if source.op == Op::Binary(Binary::Add) {
+            let [a, b] = [0, 1].map(|i| source.inputs[i]);
+            if let Some((product, residual)) = self.with_residual(a, b).or_else(|| self.with_residual(b, a)) {
+                return op(product.op, product.x, [product.inputs, vec![residual]].concat());
+            }
+            let ((a, x), (b, other)) = (self.bytes(a)?, self.bytes(b)?);
+            let same = self.graph.value(a).shape == self.graph.value(b).shape;
+            return same.then(|| op(QuantizedOp::Add { other }, x, vec![a, b]))?;
+        }
+        if let Op::Concat { axis } = source.op {
+            let parts = source.inputs.iter().map(|&x| self.bytes(x)).collect::<Option<Vec<_>>>()?;
+            return (clip == Clip::NONE).then_some(Fused::Concat { axis, parts, y });
+        }
+        let (q, x) = self.bytes(*source.inputs.first()?)?;
+        if let Op::AveragePool(pool) = &source.op {
+            return op(QuantizedOp::AveragePool(pool.clone()), x, vec![q]);
+        }
+        if source.op == Op::GlobalAveragePool {
+            return op(QuantizedOp::GlobalAveragePool, x, vec![q]);
+        }
+        let moves = matches!(source.op, Op::MaxPool(_) | Op::Flatten { .. } | Op::Reshape { .. });
+        (moves && x == y && clip == Clip::NONE).then(|| Fused::Move(source.op.clone(), q))
     }
 
     /// What an activation is applied to, and its bounds.
     fn before_activation(&self, value: ValueId) -> (ValueId, Clip) {
-        match self.sole_producer(value) {
-            Some(Node { op: Op::Unary(Unary::Relu), inputs, .. }) => {
-                (inputs[0], Clip { min: 0.0, ..Clip::NONE })
-            }
-            Some(Node { op: Op::Unary(Unary::Clip(clip)), inputs, .. }) => (inputs[0], *clip),
-            _ => (value, Clip::NONE),
+        let Some(node) = self.sole_producer(value) else { return (value, Clip::NONE) };
+        if node.op == Op::Unary(Unary::Relu) {
+            return (node.inputs[0], Clip { min: 0.0, ..Clip::NONE });
         }
+        if let Op::Unary(Unary::Clip(clip)) = node.op { (node.inputs[0], clip) } else { (value, Clip::NONE) }
     }
 
     /// A Conv or a Gemm of bytes and integer weights.
     fn product(&self, node: &Node) -> Option<Product> {
-        let (q, x) = self.bytes(node.inputs[0])?;
-        let (op, axis) = match &node.op {
-            Op::Conv(conv) => (QuantizedOp::Conv { conv: conv.clone(), residual: None }, 0),
-            Op::Gemm(gemm) if !gemm.trans_a => {
-                (QuantizedOp::Gemm { trans_b: gemm.trans_b }, usize::from(!gemm.trans_b))
-            }
-            _ => return None,
+        let (op, axis) = if let Op::Conv(conv) = &node.op {
+            (QuantizedOp::Conv { conv: conv.clone(), residual: None }, 0)
+        } else if let Op::Gemm(Gemm { trans_a: false, trans_b }) = node.op {
+            (QuantizedOp::Gemm { trans_b }, usize::from(!trans_b))
+        } else {
+            return None;
         };
+        let (q, x) = self.bytes(node.inputs[0])?;
         let (weight, scale) = self.integers(node.inputs[1], DType::I8, axis)?;
         let mut inputs = vec![q, weight, scale];
         if let Some(&bias) = node.inputs.get(2) {

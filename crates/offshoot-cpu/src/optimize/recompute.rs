@@ -63,16 +63,15 @@ impl Recompute<'_> {
 fn dropped_norms(graph: &Graph<CpuOp>) -> HashMap<ValueId, &Node<CpuOp>> {
     let mut dropped: HashMap<ValueId, &Node<CpuOp>> = HashMap::new();
     for node in graph.nodes() {
-        let drop = match &node.op {
-            CpuOp::Plain(Op::Train(TrainOp::BatchNormApply))
-            | CpuOp::BatchNormApply { residual: false, .. } => true,
-            CpuOp::BatchNormApply { residual: true, .. } => {
-                let residual = node.inputs.last().and_then(|v| dropped.get(v));
-                !residual.is_some_and(|n| adds_residual(&n.op))
-            }
-            _ => false,
+        let norm = matches!(
+            node.op,
+            CpuOp::Plain(Op::Train(TrainOp::BatchNormApply)) | CpuOp::BatchNormApply { residual: false, .. }
+        );
+        let after_kept = || {
+            let residual = node.inputs.last().and_then(|v| dropped.get(v));
+            !residual.is_some_and(|n| adds_residual(&n.op))
         };
-        if drop {
+        if norm || adds_residual(&node.op) && after_kept() {
             dropped.insert(node.outputs[0], node);
         }
     }

@@ -198,7 +198,7 @@ impl<'a> Case<'a> {
     /// Five steps of SGD with momentum: the losses.
     fn losses(&self, executor: &CpuExecutor, training: &TrainingGraph, weights: &Weights) -> Vec<f64> {
         let rule = UpdateRule::Sgd { nesterov: false };
-        let graph = step_graph(training, rule, GradientClip::Off).unwrap();
+        let graph = step_graph(training, rule, GradientClip::Off, false).unwrap();
         let mut weights = weights.clone();
         for name in &training.trained {
             let moment = moment_parameter(name, rule.moments()[0]);

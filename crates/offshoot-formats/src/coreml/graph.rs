@@ -172,9 +172,10 @@ impl<'a> Reader<'a> {
     fn reduce(&self, call: &Call<'_>, kind: &str) -> Result<Op, Problem> {
         let foreign = || call.foreign("it is no reduction that offshoot writes");
         let op = Reduce::from_mil(kind).filter(|_| self.bool(call, "keep_dims").unwrap_or(false));
-        match (op, &self.list(call, "axes")?[..]) {
-            (Some(Reduce::Mean), [2, 3]) => Ok(Op::GlobalAveragePool),
-            (Some(op), &[axis]) => Ok(Op::Reduce { op, axis }),
+        let op = op.ok_or_else(foreign)?;
+        match self.list(call, "axes")?[..] {
+            [2, 3] if op == Reduce::Mean => Ok(Op::GlobalAveragePool),
+            [axis] => Ok(Op::Reduce { op, axis }),
             _ => Err(foreign()),
         }
     }

@@ -313,11 +313,12 @@ impl Tape {
     /// Whether a DequantizeLinear undoes a QuantizeLinear, of which only it and its like know.
     fn follows_its_quantize(&self, node: &Node) -> bool {
         let quantize = self.graph.producer(node.inputs[0]).map(|n| self.graph.node(n));
-        quantize.is_some_and(|q| match (&q.op, &node.op) {
-            (Op::QuantizeLinear { axis }, Op::DequantizeLinear { axis: undone }) => {
-                axis == undone && q.inputs[1..] == node.inputs[1..]
-            }
-            _ => false,
+        quantize.is_some_and(|q| {
+            let (Op::QuantizeLinear { axis }, Op::DequantizeLinear { axis: undone }) = (&q.op, &node.op)
+            else {
+                return false;
+            };
+            axis == undone && q.inputs[1..] == node.inputs[1..]
         })
     }
 

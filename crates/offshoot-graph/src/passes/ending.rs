@@ -124,10 +124,11 @@ impl<'a> Ranges<'a> {
             }
             Op::Sequence(SequenceOp::Where) => hull(self.of(node.inputs[1]), self.of(node.inputs[2])),
             Op::Binary(Binary::Div) if self.is_sum_of(node.inputs[1], x) && self.of(x).0 >= 0.0 => UNIT,
-            Op::DequantizeLinear { .. } => match self.graph.producer(x).map(|id| self.graph.node(id)) {
-                Some(Node { op: Op::QuantizeLinear { .. }, inputs, .. }) => self.of(inputs[0]),
-                _ => ANY,
-            },
+            Op::DequantizeLinear { .. } => {
+                let quantize = self.graph.producer(x).map(|id| self.graph.node(id));
+                let quantize = quantize.filter(|node| matches!(node.op, Op::QuantizeLinear { .. }));
+                quantize.map_or(ANY, |node| self.of(node.inputs[0]))
+            }
             Op::Conv(_)
             | Op::Gemm(_)
             | Op::MatMul(_)
@@ -210,11 +211,10 @@ impl<'a> Ranges<'a> {
     /// Whether the rows of a matrix are those of a Softmax.
     fn is_softmax(&self, id: ValueId) -> bool {
         let Some(node) = self.graph.producer(id).map(|id| self.graph.node(id)) else { return false };
-        match &node.op {
-            Op::Softmax { axis } => *axis + 1 == self.graph.value(id).shape.rank(),
-            Op::Identity | Op::Dropout { .. } => self.is_softmax(node.inputs[0]),
-            _ => false,
+        if let Op::Softmax { axis } = node.op {
+            return axis + 1 == self.graph.value(id).shape.rank();
         }
+        matches!(node.op, Op::Identity | Op::Dropout { .. }) && self.is_softmax(node.inputs[0])
     }
 
     /// Whether `sum` is the sum of `x` along an axis.
@@ -306,39 +306,57 @@ fn find_softmax(graph: &Graph, weights: &Weights, is_log: impl Fn(&str) -> bool)
         if uses[at.index()] != 1 {
             return None;
         }
-        let left_out = match &node.op {
-            Op::Softmax { axis } => {
-                let log = is_log(&node.name);
-                let ours = is_of_rows(&graph.value(x).shape, *axis, batch, *classes);
-                if !ours || log && changed {
-                    return None;
-                }
-                found.nodes.push(node.name.clone());
-                found.kept.push(0);
-                return Some(found);
+        if let Op::Softmax { axis } = node.op {
+            let log = is_log(&node.name);
+            let ours = is_of_rows(&graph.value(x).shape, axis, batch, *classes);
+            if !ours || log && changed {
+                return None;
             }
-            Op::Identity | Op::Dropout { .. } | Op::Reshape { .. } | Op::Flatten { .. } => None,
-            Op::Transpose { perm } if keeps_order(&graph.value(x).shape, perm) => None,
-            Op::Slice { axis, start: 0, end } if graph.value(x).shape.0[*axis] == Dim::Fixed(*end) => None,
-            Op::Expand { shape } if *shape == graph.value(x).shape => None,
-            Op::Concat { .. } if node.inputs.len() == 1 => None,
-            Op::Unary(Unary::Clip(clip)) if clip.min <= MARGIN && clip.max >= 1.0 - MARGIN => Some((0, 1.0)),
-            Op::Binary(Binary::Add) => Some((other_than(graph, weights, node, 0.0)?, 1.0)),
-            Op::Binary(Binary::Mul) => scaled(graph, weights, node),
-            _ => return None,
-        };
-        match left_out {
-            None if matches!(node.op, Op::Binary(Binary::Mul)) => return None,
-            None => at = x,
-            Some((kept, scale)) => {
-                changed |= scale != 1.0 || matches!(node.op, Op::Unary(Unary::Clip(_)));
-                found.scale *= scale;
-                found.nodes.push(node.name.clone());
-                found.kept.push(kept);
-                at = node.inputs[kept];
-            }
+            found.nodes.push(node.name.clone());
+            found.kept.push(0);
+            return Some(found);
         }
+        if keeps_elements(graph, node) {
+            at = x;
+            continue;
+        }
+        let (kept, scale) = left_out(graph, weights, node)?;
+        changed |= scale != 1.0 || matches!(node.op, Op::Unary(Unary::Clip(_)));
+        found.scale *= scale;
+        found.nodes.push(node.name.clone());
+        found.kept.push(kept);
+        at = node.inputs[kept];
     }
+}
+
+/// Whether a node gives the elements of its first input in their order.
+fn keeps_elements(graph: &Graph, node: &Node) -> bool {
+    let of = &graph.value(node.inputs[0]).shape;
+    if let Op::Transpose { perm } = &node.op {
+        return keeps_order(of, perm);
+    }
+    if let Op::Slice { axis, start: 0, end } = node.op {
+        return of.0[axis] == Dim::Fixed(end);
+    }
+    if let Op::Expand { shape } = &node.op {
+        return shape == of;
+    }
+    if let Op::Concat { .. } = node.op {
+        return node.inputs.len() == 1;
+    }
+    matches!(node.op, Op::Identity | Op::Dropout { .. } | Op::Reshape { .. } | Op::Flatten { .. })
+}
+
+/// The input of a node that changes no probability, or multiplies all of them: which it is, and the factor.
+fn left_out(graph: &Graph, weights: &Weights, node: &Node) -> Option<(usize, f32)> {
+    if let Op::Unary(Unary::Clip(clip)) = node.op {
+        return (clip.min <= MARGIN && clip.max >= 1.0 - MARGIN).then_some((0, 1.0));
+    }
+    if let Op::Binary(Binary::Add) = node.op {
+        return Some((other_than(graph, weights, node, 0.0)?, 1.0));
+    }
+    let multiplies = matches!(node.op, Op::Binary(Binary::Mul));
+    multiplies.then(|| scaled(graph, weights, node))?
 }
 
 /// The input that a node adds `number` to.

@@ -94,11 +94,8 @@ impl<'a> Search<'a> {
 
     /// What `node` multiplies by `number`.
     fn times(&self, node: &Node, number: f32) -> Option<ValueId> {
-        match (&node.op, &node.inputs[..]) {
-            (Op::Binary(Binary::Mul), &[a, b]) if self.is_number(b, number) => Some(a),
-            (Op::Binary(Binary::Mul), &[a, b]) if self.is_number(a, number) => Some(b),
-            _ => None,
-        }
+        let (Op::Binary(Binary::Mul), &[a, b]) = (&node.op, &node.inputs[..]) else { return None };
+        if self.is_number(b, number) { Some(a) } else { self.is_number(a, number).then_some(b) }
     }
 
     /// Whether `value` is a constant that is `number` but for rounding.

@@ -8,18 +8,22 @@ use crate::op::{Op, Unary};
 pub fn layer_before(graph: &Graph, value: ValueId) -> Option<&Node> {
     let mut node = graph.node(graph.producer(value)?);
     loop {
-        match node.op {
-            Op::Gemm(_) | Op::Conv(_) => return Some(node),
-            Op::Unary(Unary::Relu | Unary::Sigmoid | Unary::HardSigmoid(_) | Unary::Clip(_))
-            | Op::Dropout { .. }
-            | Op::Identity
-            | Op::Softmax { .. }
-            | Op::Transpose { .. }
-            | Op::Flatten { .. }
-            | Op::Reshape { .. }
-            | Op::GlobalAveragePool => node = graph.node(graph.producer(node.inputs[0])?),
-            _ => return None,
+        if matches!(node.op, Op::Gemm(_) | Op::Conv(_)) {
+            return Some(node);
         }
+        // What gives scores their form or their range; any other operator computes features.
+        let follows = matches!(
+            node.op,
+            Op::Unary(Unary::Relu | Unary::Sigmoid | Unary::HardSigmoid(_) | Unary::Clip(_))
+                | Op::Dropout { .. }
+                | Op::Identity
+                | Op::Softmax { .. }
+                | Op::Transpose { .. }
+                | Op::Flatten { .. }
+                | Op::Reshape { .. }
+                | Op::GlobalAveragePool
+        );
+        node = graph.node(graph.producer(*node.inputs.first().filter(|_| follows)?)?);
     }
 }
 

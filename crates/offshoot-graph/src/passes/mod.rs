@@ -36,6 +36,7 @@ pub use train::{
     training_graph,
 };
 pub use update::{
-    ACCUMULATE_FACTOR, ACCUMULATE_KEEP, SQUARES, UNSCALE, UPDATE_RATES, UpdateRule, accumulate_graph,
-    apply_graph, moment_parameter, step_graph, sum_parameter, trained_in_order,
+    ACCUMULATE_FACTOR, ACCUMULATE_KEEP, AVERAGE_PART, SQUARES, UNSCALE, UPDATE_RATES, UpdateRule,
+    accumulate_graph, apply_graph, average_parameter, moment_parameter, step_graph, sum_parameter,
+    trained_in_order,
 };

@@ -53,6 +53,14 @@ pub fn moment_parameter(name: &str, moment: &str) -> String {
     format!("optimizer:{name}.{moment}")
 }
 
+/// The input that says how far averages move towards the weights: an f32 scalar, 1 to copy them. Only there when asked for.
+pub const AVERAGE_PART: &str = "update.average_part";
+
+/// The parameter of a graph that holds the moving average of the parameter called `name`, flat.
+pub fn average_parameter(name: &str) -> String {
+    format!("average:{name}")
+}
+
 /// The parameter of a graph that holds the sum of the gradients of the parameter called `name`.
 pub fn sum_parameter(name: &str) -> String {
     format!("gradient_sum:{name}")
@@ -65,8 +73,8 @@ pub fn trained_in_order(training: &TrainingGraph) -> Vec<String> {
     names
 }
 
-/// The graph of a whole training step: it runs forward and backward and updates the trained parameters, their moments and the
-/// running statistics. Its outputs: [`LOSS`], the logits, [`SQUARES`].
+/// The graph of a whole training step: it runs forward and backward and updates the trained parameters, their moments, the
+/// running statistics and, where asked for, moving averages of parameters and statistics. Its outputs: [`LOSS`], the logits, [`SQUARES`].
 ///
 /// # Errors
 /// None for a graph of [`super::training_graph`].
@@ -74,6 +82,7 @@ pub fn step_graph(
     training: &TrainingGraph,
     rule: UpdateRule,
     clip: GradientClip,
+    average: bool,
 ) -> Result<Graph, GraphError> {
     let mut graph = training.graph.clone();
     let names = trained_in_order(training);
@@ -81,6 +90,9 @@ pub fn step_graph(
     let loss = graph.output(LOSS).ok_or_else(|| missing(LOSS))?;
     add_rules(&mut graph, &names, &gradients, Some(loss), rule, clip)?;
     add_statistics(training, &mut graph)?;
+    if average {
+        add_averages(training, &mut graph)?;
+    }
     without_training_outputs(&graph)
 }
 
@@ -113,6 +125,7 @@ pub fn apply_graph(
     training: &TrainingGraph,
     rule: UpdateRule,
     clip: GradientClip,
+    average: bool,
 ) -> Result<Graph, GraphError> {
     let names = trained_in_order(training);
     let mut graph = Graph::new("update");
@@ -124,6 +137,14 @@ pub fn apply_graph(
         sums.push(add_flat(&mut graph, &sum_parameter(name), new));
     }
     add_rules(&mut graph, &names, &sums, None, rule, clip)?;
+    if average {
+        for name in &training.states {
+            let old = parameter(&training.graph, name)?;
+            let shape = training.graph.value(old).shape.as_fixed().unwrap_or_default();
+            graph.add_parameter(name, &shape, Role::Buffer);
+        }
+        add_averages(training, &mut graph)?;
+    }
     Ok(graph)
 }
 
@@ -178,6 +199,21 @@ fn add_statistics(training: &TrainingGraph, graph: &mut Graph) -> Result<(), Gra
         let new = graph.output(&output).ok_or_else(|| missing(&output))?;
         let old = parameter(graph, name)?;
         graph.add_result(old, new)?;
+    }
+    Ok(())
+}
+
+/// Averages of what the step changes, as `torch.optim.swa_utils.AveragedModel` with `use_buffers=True`.
+fn add_averages(training: &TrainingGraph, graph: &mut Graph) -> Result<(), GraphError> {
+    let part = graph.add_input(AVERAGE_PART, DType::F32, Shape::default());
+    for name in training.trained.iter().chain(&training.states) {
+        let own = parameter(graph, name)?;
+        let new =
+            graph.results().iter().find(|(parameter, _)| *parameter == own).map_or(own, |&(_, new)| new);
+        let average = add_flat(graph, &average_parameter(name), own);
+        let node = format!("average.{name}");
+        let moved = graph.add(&node, Op::Update(UpdateOp::Average), &[average, new, part])?;
+        graph.add_result(average, moved)?;
     }
     Ok(())
 }

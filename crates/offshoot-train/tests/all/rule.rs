@@ -1,15 +1,19 @@
 //! An optimizer with its update rule on the executor, fed with gradients.
 
 use offshoot_cpu::{CpuExecutor, CpuOptions};
-use offshoot_graph::passes::{SQUARES, TrainingGraph, UNSCALE, UPDATE_RATES, apply_graph, sum_parameter};
+use offshoot_graph::passes::{
+    AVERAGE_PART, SQUARES, TrainingGraph, UNSCALE, UPDATE_RATES, apply_graph, average_parameter,
+    sum_parameter,
+};
 use offshoot_graph::{ExecuteError, Executor, Graph, Role, Session, Tensor, Weights};
 use offshoot_train::optimizer::{Clip, Group};
-use offshoot_train::{Optimizer, OptimizerOptions};
+use offshoot_train::{Optimizer, OptimizerKind, OptimizerOptions};
 
 /// One parameter, `w`, in training.
 pub(crate) struct Rule {
     pub(crate) optimizer: Optimizer,
     session: Box<dyn Session>,
+    updates: usize,
 }
 
 impl Rule {
@@ -26,12 +30,13 @@ impl Rule {
         let mut graph = Graph::new("one parameter");
         graph.add_parameter("w", &[start.len()], Role::Weight);
         let training = TrainingGraph { graph, trained: vec!["w".into()], states: Vec::new() };
-        let graph = apply_graph(&training, optimizer.rule(), clip).unwrap();
+        let graph = apply_graph(&training, optimizer.rule(), clip, true).unwrap();
         weights.insert(sum_parameter("w"), Tensor::zeros([start.len()]));
+        weights.insert(average_parameter("w"), Tensor::zeros([start.len()]));
         weights.extend(optimizer.moments());
         let executor = CpuExecutor::new(CpuOptions::default()).unwrap();
         let session = executor.prepare(&graph, &weights).unwrap();
-        Rule { optimizer, session }
+        Rule { optimizer, session, updates: 0 }
     }
 
     /// One update. Gives the 2-norm of the gradient.
@@ -44,13 +49,21 @@ impl Rule {
         let gradient = Tensor::f32([gradient.len()], gradient.to_vec());
         self.session.upload(&sum_parameter("w"), &gradient)?;
         let rates = self.optimizer.rates(factor);
-        self.session.run(&[(UPDATE_RATES, &rates), (UNSCALE, &Tensor::full([], unscale))])?;
+        let scalar = |number| Tensor::full([], number);
+        let (unscale_input, part) = (scalar(unscale), scalar(if self.updates == 0 { 1.0 } else { 0.25 }));
+        self.session.run(&[(UPDATE_RATES, &rates), (UNSCALE, &unscale_input), (AVERAGE_PART, &part)])?;
+        self.updates += 1;
         let squares = self.session.read(SQUARES).unwrap();
         Ok(self.optimizer.updated(squares.as_f64().unwrap(), unscale))
     }
 
     pub(crate) fn weight(&self) -> Vec<f32> {
         self.session.read("w").unwrap().into_f32().unwrap()
+    }
+
+    /// The moving average with a decay of 3/4.
+    pub(crate) fn average(&self) -> Vec<f32> {
+        self.session.read(&average_parameter("w")).unwrap().into_f32().unwrap()
     }
 
     pub(crate) fn state(&self) -> Weights {
@@ -65,7 +78,6 @@ impl Rule {
 
 #[test]
 fn a_refused_step_changes_nothing() {
-    use offshoot_train::OptimizerKind;
     for clip in [Clip::Off, Clip::Value(1.0), Clip::Norm(1.0)] {
         let options = OptimizerOptions { momentum: 0.5, ..OptimizerOptions::new(OptimizerKind::Sgd) };
         let mut rule = Rule::new(options, 1.0, 0.0, clip, &[1.0, 3e38]);
@@ -85,7 +97,6 @@ fn a_refused_step_changes_nothing() {
 
 #[test]
 fn a_restored_state_goes_on_with_the_same_bits() {
-    use offshoot_train::OptimizerKind;
     let gradient = [0.1, -0.7, 0.3];
     for kind in [OptimizerKind::Sgd, OptimizerKind::Adam, OptimizerKind::AdamW] {
         let options = OptimizerOptions { momentum: 0.9, ..OptimizerOptions::new(kind) };
@@ -101,4 +112,18 @@ fn a_restored_state_goes_on_with_the_same_bits() {
         }
         assert_eq!((whole.weight(), whole.state()), (resumed.weight(), resumed.state()), "{kind:?}");
     }
+}
+
+#[test]
+fn a_moving_average_follows_the_new_weights() {
+    let options = OptimizerOptions::new(OptimizerKind::Sgd);
+    let mut rule = Rule::new(options, 1.0, 0.0, Clip::Off, &[0.0, 0.0]);
+    for gradient in [[-1.0, 4.0], [-2.0, -4.0], [-5.0, -1.0]] {
+        rule.update(&gradient, 1.0, 1.0).unwrap();
+    }
+    assert_eq!(rule.weight(), [8.0, 1.0]);
+    // 1 -> 1.5 -> 3.125, -4 -> -3 -> -2
+    assert_eq!(rule.average(), [3.125, -2.0]);
+    rule.update(&[f32::NAN, 0.0], 1.0, 1.0).unwrap_err();
+    assert_eq!(rule.average(), [3.125, -2.0]);
 }

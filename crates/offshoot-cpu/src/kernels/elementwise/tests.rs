@@ -62,7 +62,18 @@ fn at_corner(op: Unary, x: f64) -> bool {
         Unary::Clip(Clip { min, max }) => &[min.into(), max.into()],
         Unary::HardSigmoid(_) | Unary::HardSwish => &[-3.0, 3.0],
         Unary::Relu | Unary::Abs | Unary::LeakyRelu(_) | Unary::Elu(_) => &[0.0],
-        _ => &[],
+        Unary::Sigmoid
+        | Unary::Erf
+        | Unary::Gelu
+        | Unary::Silu
+        | Unary::Tanh
+        | Unary::Exp
+        | Unary::Log
+        | Unary::Sqrt
+        | Unary::Neg
+        | Unary::Softplus
+        | Unary::Mish
+        | Unary::Reciprocal => &[],
     };
     corners.iter().any(|corner| (x - corner).abs() < 1e-4)
 }
