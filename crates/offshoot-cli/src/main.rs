@@ -22,6 +22,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
+    offshoot::remedy::word_as(commands::flag);
     let json = wants_json();
     let arguments = match parse() {
         Ok(arguments) => arguments,
@@ -94,4 +95,48 @@ fn usage(error: &clap::Error, json: bool) -> ExitCode {
         print::error(message.trim(), None, Some(help.trim()));
     }
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use offshoot::Remedy;
+    use offshoot_train::settings::{Form, SETTINGS};
+
+    use super::*;
+
+    /// The long flags of a command and of those below it.
+    fn flags(command: &clap::Command) -> BTreeSet<String> {
+        let own = command.get_arguments().filter_map(|flag| flag.get_long()).map(|name| format!("--{name}"));
+        own.chain(command.get_subcommands().flat_map(flags)).collect()
+    }
+
+    #[test]
+    fn each_setting_of_training_is_a_flag_of_train() {
+        let mut command = Arguments::command();
+        let train = command.find_subcommand_mut("train").unwrap();
+        let (flags, places) =
+            (flags(train), train.get_positionals().map(|p| p.get_id().to_string()).collect::<Vec<_>>());
+        for setting in SETTINGS {
+            let name = match setting.form {
+                Form::Elsewhere(name) => name,
+                _ => setting.flag().unwrap(),
+            };
+            let flag = format!("--{}", name.replace('_', "-"));
+            assert!(
+                flags.contains(&flag) || places.iter().any(|place| place == name),
+                "{}: {flag}",
+                setting.name
+            );
+        }
+    }
+
+    #[test]
+    fn each_remedy_is_a_flag_that_there_is() {
+        let flags = flags(&Arguments::command());
+        for &remedy in Remedy::ALL {
+            assert!(flags.contains(commands::flag(remedy)), "{remedy:?}: {}", commands::flag(remedy));
+        }
+    }
 }

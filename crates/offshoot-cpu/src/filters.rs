@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use offshoot_graph::{DType, ValueId};
+use offshoot_graph::{DType, Tensor, ValueId};
 
 use crate::kernels::ConvShape;
 use crate::kernels::conv::PackedFilter;
@@ -19,6 +19,8 @@ pub(crate) struct Filters {
     pub(crate) floats: HashMap<(ValueId, Direction, bool, DType), Arc<PackedFilter>>,
     /// Filters of integers, by the result.
     pub(crate) integers: HashMap<ValueId, IntegerFilter>,
+    /// Tensors that were computed of frozen weights: depthwise filters, and floats of integers.
+    pub(crate) tensors: HashMap<(ValueId, DType), Tensor>,
 }
 
 /// A packed filter of integers.

@@ -15,7 +15,8 @@ mod plan;
 mod session;
 
 use std::num::NonZeroUsize;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use offshoot_graph::{ExecuteError, Executor, Graph, Session, Weights};
 
@@ -40,8 +41,17 @@ pub struct CpuOptions {
 pub struct CpuExecutor {
     isa: Isa,
     pool: Arc<rayon::ThreadPool>,
+    crowd: Arc<Crowd>,
     profile: bool,
     unoptimized: bool,
+}
+
+/// Where sessions run while another has the executor's threads: those wait for its kernels, and must not wait for two. Here
+/// rayon divides the work of all of them.
+#[derive(Debug, Default)]
+struct Crowd {
+    taken: AtomicBool,
+    pool: OnceLock<Option<rayon::ThreadPool>>,
 }
 
 /// More threads than any machine this runs on can use.
@@ -69,17 +79,29 @@ impl CpuExecutor {
             return Err(CpuError::TooManyThreads(threads.get()));
         }
         // Rayon takes 0 as "one for each processor".
-        let threads = options.threads.map_or(0, NonZeroUsize::get);
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .thread_name(|i| format!("cpu-{i}"))
-            .build()?;
-        Ok(CpuExecutor {
-            isa,
-            pool: Arc::new(pool),
-            profile: options.profile,
-            unoptimized: options.unoptimized,
-        })
+        let pool = Arc::new(threads(options.threads.map_or(0, NonZeroUsize::get))?);
+        let CpuOptions { profile, unoptimized, .. } = options;
+        Ok(CpuExecutor { isa, pool, crowd: Arc::default(), profile, unoptimized })
+    }
+
+    /// Calls `work` on the executor's threads; `kernels` says whether it calls kernels one after the other.
+    fn run<R: Send>(&self, kernels: bool, work: impl FnOnce() -> R + Send) -> R {
+        /// Lets the next one have the threads, also after a panic.
+        struct Leave<'a>(&'a AtomicBool);
+        impl Drop for Leave<'_> {
+            fn drop(&mut self) {
+                self.0.store(false, Ordering::Release);
+            }
+        }
+        while self.crowd.taken.swap(true, Ordering::Acquire) {
+            if let Some(pool) = self.crowd.pool.get_or_init(|| threads(self.threads()).ok()) {
+                return pool.install(work);
+            }
+            // The system gives no more threads.
+            std::thread::yield_now();
+        }
+        let _leave = Leave(&self.crowd.taken);
+        self.pool.install(|| if kernels { kernels::together(work) } else { work() })
     }
 
     /// The SIMD path in use.
@@ -91,6 +113,10 @@ impl CpuExecutor {
     pub fn threads(&self) -> usize {
         self.pool.current_num_threads()
     }
+}
+
+fn threads(count: usize) -> Result<rayon::ThreadPool, rayon::ThreadPoolBuildError> {
+    rayon::ThreadPoolBuilder::new().num_threads(count).thread_name(|i| format!("cpu-{i}")).build()
 }
 
 impl Executor for CpuExecutor {

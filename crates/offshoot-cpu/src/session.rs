@@ -1,7 +1,7 @@
 //! A prepared graph: its plans by size, its packed filters, its buffers.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use offshoot_graph::{
@@ -13,7 +13,6 @@ use crate::buffer::Buffer;
 use crate::commit::Parameters;
 use crate::filters::Filters;
 use crate::kernels::simd::Isa;
-use crate::kernels::together;
 use crate::lower::lower;
 use crate::optimize::{CpuOp, optimize, unoptimized};
 use crate::plan::{Plan, Scratch};
@@ -27,7 +26,8 @@ struct Program {
     /// The places of its parameters among the session's.
     parameters: Vec<usize>,
     plans: Vec<(Bindings, Plan)>,
-    filters: Filters,
+    /// Those of all sessions that were forked of one. The lock is held while a plan is made, and not while it runs.
+    filters: Arc<Mutex<Filters>>,
 }
 
 impl Program {
@@ -36,7 +36,10 @@ impl Program {
         if let Some(found) = self.plans.iter().position(|(b, _)| *b == bindings) {
             return Ok(found);
         }
-        let plan = lower(&self.graph, &bindings, isa, parameters, &mut self.filters)?;
+        // (What a panic leaves there is whole: filters are added one at a time.)
+        let mut filters = self.filters.lock().unwrap_or_else(PoisonError::into_inner);
+        let plan = lower(&self.graph, &bindings, isa, parameters, &mut filters)?;
+        drop(filters);
         if self.plans.len() == PLANS {
             self.plans.remove(0);
         }
@@ -47,7 +50,7 @@ impl Program {
     /// Forgets what was made of the parameters' numbers.
     fn forget(&mut self) {
         self.plans.clear();
-        self.filters = Filters::default();
+        self.filters = Arc::default();
     }
 }
 
@@ -129,12 +132,7 @@ impl Session for CpuSession {
         let graph = if self.executor.unoptimized { unoptimized(graph)? } else { optimize(graph)? };
         // Optimization keeps the order of parameters and drops those that nothing reads.
         let places = graph.parameters().iter().map(|&id| self.names[&graph.value(id).name]).collect();
-        self.programs.push(Program {
-            graph,
-            parameters: places,
-            plans: Vec::new(),
-            filters: Filters::default(),
-        });
+        self.programs.push(Program { graph, parameters: places, plans: Vec::new(), filters: Arc::default() });
         Ok(self.programs.len() - 1)
     }
 
@@ -143,7 +141,6 @@ impl Session for CpuSession {
         let CpuSession { executor, programs, parameters, arena, scratch, profile, .. } = self;
         let program = programs.get_mut(graph).ok_or(ExecuteError::NoGraph(graph))?;
         let (inputs, bindings) = bind(&program.graph, inputs)?;
-        let pool = Arc::clone(&executor.pool);
         profile.clear();
         let mut profile = executor.profile.then_some(profile);
         let work = || {
@@ -152,7 +149,7 @@ impl Session for CpuSession {
             program.plans[index].1.run(arena, scratch, &inputs, &given, profile.as_deref_mut())?;
             Ok::<usize, ExecuteError>(index)
         };
-        let index = pool.install(|| together(work))?;
+        let index = executor.run(true, work)?;
         self.last = Some((graph, index));
         let plan = &mut program.plans[index].1;
         if !plan.changes_parameters() {
@@ -160,11 +157,27 @@ impl Session for CpuSession {
         }
         let start = Instant::now();
         let mut parameters = Parameters { all: parameters, of_graph: &program.parameters };
-        let committed = pool.install(|| plan.commit(arena, &inputs, &mut parameters));
+        let committed = executor.run(false, || plan.commit(arena, &inputs, &mut parameters));
         if let Some(profile) = profile {
             profile.push(StepTime { node: "update".into(), time: start.elapsed() });
         }
         committed
+    }
+
+    fn fork(&self) -> Box<dyn Session> {
+        let fork = |program: &Program| Program {
+            graph: program.graph.clone(),
+            parameters: program.parameters.clone(),
+            plans: Vec::new(),
+            filters: Arc::clone(&program.filters),
+        };
+        Box::new(CpuSession {
+            programs: self.programs.iter().map(fork).collect(),
+            names: self.names.clone(),
+            parameters: self.parameters.clone(),
+            changing: self.changing.clone(),
+            ..CpuSession::new(&self.executor)
+        })
     }
 
     fn read(&self, name: &str) -> Option<Tensor> {
@@ -253,4 +266,47 @@ fn parameters<'g, 'w>(
         })
     };
     graph.parameters().iter().map(parameter).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use offshoot_graph::builder::Conv2d;
+    use offshoot_graph::passes::freeze;
+    use offshoot_graph::{DType, Shape};
+
+    use super::*;
+    use crate::CpuOptions;
+
+    #[test]
+    fn a_fork_shares_what_was_packed_and_gives_the_same_bits() {
+        let mut graph = Graph::new("fork");
+        let x = graph.add_input("x", DType::F32, Shape(vec![Dim::symbol("n"), 8.into(), 9.into(), 9.into()]));
+        let y = graph.conv2d("dense", x, &Conv2d::new(16, 1)).unwrap();
+        let y = graph.conv2d("deep", y, &Conv2d::new(16, 3).group(16)).unwrap();
+        graph.add_output("y", y);
+        freeze(&mut graph, |_| true);
+        let numbers = |len: usize| (0..len).map(|i| (i * 31 % 17) as f32 - 8.0).collect::<Vec<f32>>();
+        let weights = Weights::from([
+            ("dense.weight".to_owned(), Tensor::f32([16, 8, 1, 1], numbers(128))),
+            ("deep.weight".to_owned(), Tensor::f32([16, 1, 3, 3], numbers(144))),
+        ]);
+        let executor = CpuExecutor::new(CpuOptions::default()).unwrap();
+        let mut first = CpuSession::new(&executor);
+        first.add_graph(&graph, &weights).unwrap();
+        let run = |session: &mut dyn Session| {
+            session.run(&[("x", &Tensor::f32([1, 8, 9, 9], numbers(648)))]).unwrap();
+            session.read("y").unwrap()
+        };
+        let wanted = run(&mut first);
+        assert!(wanted.as_f32().unwrap().iter().any(|&y| y != 0.0));
+        let mut others: Vec<Box<dyn Session>> = (0..3).map(|_| first.fork()).collect();
+        for fork in &mut others {
+            assert_eq!(run(&mut **fork), wanted);
+        }
+        let filters = first.programs[0].filters.lock().unwrap();
+        let (dense, deep) = (filters.floats.values(), filters.tensors.values());
+        // One in the map, and one in the plan of each session.
+        assert_eq!(dense.map(Arc::strong_count).collect::<Vec<_>>(), [5]);
+        assert_eq!(deep.map(Tensor::shape).collect::<Vec<_>>(), [[144]]);
+    }
 }

@@ -6,6 +6,7 @@ mod jpeg;
 mod limit;
 mod orientation;
 mod png;
+#[cfg(feature = "tiff")]
 mod tiff;
 
 use std::io::{BufRead, Cursor, Read, Seek};
@@ -16,6 +17,7 @@ use image::error::{LimitErrorKind, ParameterErrorKind};
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, RgbImage};
 use offshoot_graph::Preprocessing;
+use offshoot_graph::remedy::MAX_MEGAPIXELS;
 use zune_jpeg::errors::DecodeErrors;
 
 pub(crate) use self::format::kind_by_name;
@@ -131,8 +133,7 @@ pub enum DecodeError {
     /// More pixels than [`DecodeOptions::max_pixels`].
     #[error(
         "{width}x{height} is {} megapixels, more than the limit of {}; shrink the picture or raise the limit \
-         (--max-megapixels {})", megapixels(*width, *height), *limit as f64 / 1e6, megapixels(*width, *height).ceil()
-    )]
+         ({MAX_MEGAPIXELS} {})", megapixels(*width, *height), *limit as f64 / 1e6, megapixels(*width, *height).ceil(), MAX_MEGAPIXELS = MAX_MEGAPIXELS)]
     TooLarge {
         /// Width in the header, in pixels.
         width: u64,
@@ -171,6 +172,14 @@ pub enum DecodeError {
         width: u64,
         /// Height in the header, in pixels.
         height: u64,
+    },
+    /// A format that this program was built without.
+    #[error("{format} is not read: offshoot was built without its feature `{feature}`")]
+    LeftOut {
+        /// Name of the format.
+        format: &'static str,
+        /// The cargo feature that reads it.
+        feature: &'static str,
     },
     /// The data end before the picture does.
     #[error("the {format} data end too early: the file is truncated")]
@@ -216,6 +225,7 @@ pub fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<Picture, DecodeEr
     let format = Format::guess(bytes)?;
     guard(format, || match format {
         Format::Jpeg => jpeg::decode(bytes, options),
+        #[cfg(feature = "tiff")]
         Format::Tiff => tiff::decode(bytes, options),
         Format::Other(_, format) => decode_other(bytes, format, options),
     })
@@ -250,6 +260,7 @@ pub fn probe(path: &Path, options: &DecodeOptions) -> Result<(usize, usize), Pic
 }
 
 /// Whether a file starts like a picture; `false` too if it cannot be read.
+#[cfg(feature = "folders")]
 pub(crate) fn looks_like_picture(path: &Path) -> bool {
     let mut start = Vec::new();
     let read = offshoot_files::open(path).and_then(|file| file.take(SIGNATURE_BYTES).read_to_end(&mut start));
@@ -374,6 +385,7 @@ fn size<R: BufRead + Seek>(
 ) -> Result<(usize, usize), DecodeError> {
     guard(format, || match format {
         Format::Jpeg => Ok(jpeg::header(reader, options)?.1),
+        #[cfg(feature = "tiff")]
         Format::Tiff => tiff::probe(reader, options),
         Format::Other(_, format) => {
             let (width, height) = other_header(reader, format, options)?.dimensions();

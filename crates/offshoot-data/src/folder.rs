@@ -26,15 +26,7 @@ pub use self::files::picture_ending;
 use self::files::{check, find};
 use self::layout::{ClassFolders, Kind, Layout, class_folders};
 use crate::decode::{DecodeOptions, PictureError};
-
-/// A picture file and its class.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Sample {
-    /// The file.
-    pub path: PathBuf,
-    /// Index into the list of classes.
-    pub label: usize,
-}
+use crate::loader::Sample;
 
 /// How a folder is read.
 #[derive(Clone, Debug, PartialEq)]

@@ -22,15 +22,21 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+//! Features, all of them on by default: `folders` (data sets on disk), `sheet` (contact sheets, and writing pictures), and the
+//! formats `gif`, `tiff` and `webp`. JPEG, PNG, BMP and PNM are always read.
+
 #![warn(clippy::print_stderr)] // it panics where standard error cannot be written
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
 pub mod augment;
 mod decode;
+#[cfg(feature = "sheet")]
 mod encode;
+#[cfg(feature = "folders")]
 mod folder;
 mod loader;
 mod resample;
+#[cfg(feature = "sheet")]
 mod sheet;
 mod transform;
 
@@ -39,10 +45,12 @@ pub use decode::{
     DEFAULT_MAX_PIXELS, DecodeError, DecodeOptions, Picture, PictureError, decode, max_pixels, probe,
     read_picture, set_max_pixels, with_picture,
 };
+#[cfg(feature = "folders")]
 pub use folder::{
-    Dataset, FolderError, FolderOptions, Labelled, Pictures, Sample, labelled, picture_ending, pictures,
+    Dataset, FolderError, FolderOptions, Labelled, Pictures, labelled, picture_ending, pictures,
     training_folder,
 };
-pub use loader::{Batch, Draw, Epoch, Loader, LoaderOptions, batch_count};
+pub use loader::{Batch, Draw, Epoch, Loader, LoaderOptions, Sample, batch_count};
+#[cfg(feature = "sheet")]
 pub use sheet::{Letters, Tile, contact_sheet};
 pub use transform::{Transform, TransformError, Tta, View};

@@ -17,8 +17,16 @@ use offshoot_graph::random::{Purpose, Random};
 use crate::augment::Augmentation;
 use crate::augment::mix::Partner;
 use crate::decode::{DecodeError, DecodeOptions, PictureError, with_picture};
-use crate::folder::Sample;
 use crate::transform::{Transform, View};
+
+/// A picture file and its class.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Sample {
+    /// The file.
+    pub path: PathBuf,
+    /// Index into the list of classes.
+    pub label: usize,
+}
 
 /// How pictures are loaded.
 #[derive(Clone, Debug, PartialEq)]

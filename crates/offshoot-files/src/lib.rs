@@ -6,10 +6,12 @@
 
 mod memory;
 mod name;
+#[cfg(feature = "write")]
 mod place;
 mod read;
 
 pub use memory::{DEFAULT_MEMORY_LIMIT, allowed_memory, memory_limit, set_memory_limit};
 pub use name::stem;
+#[cfg(feature = "write")]
 pub use place::{check_file, check_folder, plain};
 pub use read::{Kind, open, open_folder, open_within, read, read_text, sync_folder};

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use half::{bf16, f16};
 use offshoot_files::allowed_memory;
 use offshoot_graph::Data;
+use offshoot_graph::remedy::MEMORY_LIMIT;
 
 use crate::error::Problem;
 
@@ -41,7 +42,7 @@ pub(crate) fn check_activation(place: &str, sizes: impl Iterator<Item = usize>) 
         return Ok(());
     }
     let most = if bytes == u64::MAX { " or more" } else { "" };
-    let what = format!("its output takes {bytes} bytes{most} for one picture (--memory-limit allows more)");
+    let what = format!("its output takes {bytes} bytes{most} for one picture ({MEMORY_LIMIT} allows more)");
     Err(Problem::TooLarge { place: place.into(), what, limit })
 }
 

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use offshoot_graph::remedy::{LAST, worded};
 use offshoot_graph::text::{escaped, shown};
 
 /// A file that could not be read or written, and why.
@@ -44,9 +45,8 @@ pub enum Problem {
     /// The file does not hold what was written into it.
     #[error(
         "the file is damaged: its content does not have the SHA-256 that stands in it. Put back a copy that is whole, or make the file \
-         again; of a run, --last takes the weights of its last checkpoint. (A program that changes weights on purpose must leave the \
-         metadata `{key}` out.)"
-    )]
+         again; of a run, {LAST} takes the weights of its last checkpoint. (A program that changes weights on purpose must leave the \
+         metadata `{key}` out.)", LAST = LAST)]
     Hash {
         /// The metadata key of the hash.
         key: &'static str,
@@ -90,13 +90,14 @@ impl Problem {
         Problem::Damaged { place: place.into(), what: what.into() }
     }
 
-    /// A [`Problem::Unsupported`].
+    /// A [`Problem::Unsupported`]. The way out may name remedies, as in [`worded`].
     pub fn unsupported(
         place: impl Into<String>,
         what: impl Into<String>,
         way_out: impl Into<String>,
     ) -> Problem {
-        Problem::Unsupported { place: place.into(), what: what.into(), way_out: way_out.into() }
+        let way_out = worded(&way_out.into());
+        Problem::Unsupported { place: place.into(), what: what.into(), way_out }
     }
 
     /// A read that failed at `place`: the system says so, or else a decoder or an early end, which is damage.

@@ -1,11 +1,16 @@
-//! Reads and writes model files for offshoot.
+//! Reads and writes model files for offshoot. Without the feature `write`, which is on by default, files are only read, and Core ML
+//! packages are not.
 
 #![warn(clippy::print_stderr)] // it panics where standard error cannot be written
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
+// What only writers use stands beside what reads the same format.
+#![cfg_attr(not(feature = "write"), allow(dead_code, unused_imports))]
 
+#[cfg(feature = "write")]
 pub mod atomic;
 pub mod checkpoint;
 pub mod content;
+#[cfg(feature = "write")]
 pub mod coreml;
 mod elements;
 mod ending;

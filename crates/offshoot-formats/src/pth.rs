@@ -23,6 +23,7 @@ use offshoot_graph::Weights;
 use crate::content::open_plain;
 use crate::error::{FormatError, Problem};
 
+mod archive;
 mod calls;
 pub(crate) mod container;
 mod input;

@@ -16,6 +16,7 @@ use safetensors::tensor::{Metadata, TensorInfo};
 use serde::ser::{Serialize, SerializeMap as _, Serializer};
 use sha2::{Digest as _, Sha256};
 
+#[cfg(feature = "write")]
 use crate::atomic::write_atomically;
 use crate::content::open_plain;
 use crate::elements::{ByteOrder, Stored, write_le};
@@ -218,6 +219,7 @@ fn file_dtype(dtype: DType) -> Dtype {
 ///
 /// # Errors
 /// When the file cannot be written.
+#[cfg(feature = "write")]
 pub fn write(path: &Path, weights: &Weights, metadata: &str) -> Result<(), FormatError> {
     write_atomically(path, |file| {
         let header = Header::of(weights, metadata);
@@ -234,7 +236,7 @@ pub fn write(path: &Path, weights: &Weights, metadata: &str) -> Result<(), Forma
     })
 }
 
-/// Writes the bytes of [`write()`] to `out`, without the hash.
+/// Writes the bytes of `write` to `out`, without the hash.
 ///
 /// # Errors
 /// Those of `out`.

@@ -62,6 +62,10 @@ pub trait Session: Send {
     /// As [`Session::upload`]; nothing has changed then.
     fn restore(&mut self, state: &Weights) -> Result<(), ExecuteError>;
 
+    /// A session of the same graphs for another thread, which has not run yet, with the parameters as they are now. The two
+    /// share what was packed of frozen ones, and give the same bits.
+    fn fork(&self) -> Box<dyn Session>;
+
     /// Bytes of the buffers that the last run's plan works in, parameters not counted.
     fn workspace_bytes(&self) -> usize;
 

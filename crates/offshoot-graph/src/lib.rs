@@ -12,6 +12,7 @@ pub mod passes;
 pub mod preprocessing;
 mod print;
 pub mod random;
+pub mod remedy;
 mod shape;
 mod tensor;
 pub mod text;

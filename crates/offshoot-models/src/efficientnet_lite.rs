@@ -5,6 +5,7 @@
 
 use offshoot_graph::builder::{Conv2d, RELU6};
 use offshoot_graph::op::{BatchNormalization, Binary, Op};
+use offshoot_graph::remedy::MODEL;
 use offshoot_graph::{Graph, GraphError, ValueId};
 
 use crate::architecture::{Architecture, Family, Resize, Sizes};
@@ -282,11 +283,11 @@ fn lite_note(name: &str) -> String {
     match name.strip_suffix(SYMMETRIC) {
         Some(same) => format!(
             "read as timm's `{same}`, which pads all sides alike; weights of its `tf_{same}` have the same names and belong to \
-             `--model {same}`"
+             `{MODEL} {same}`"
         ),
         None => format!(
             "read as timm's `tf_{name}`, which pads as TensorFlow does; weights of its `{name}` have the same names and belong \
-             to `--model {name}{}`",
+             to `{MODEL} {name}{}`",
             SYMMETRIC
         ),
     }

@@ -1,5 +1,6 @@
 //! From pretrained weights to a model: as they are, or with a new head.
 
+use offshoot_graph::remedy::{MODEL, WEIGHTS};
 use offshoot_graph::{Graph, Metadata, Model, Preprocessing, Weights};
 
 use crate::architecture::{Architecture, BuildError, BuildOptions, expected_parameters};
@@ -32,8 +33,7 @@ pub enum TransferError {
     /// The weights do not show how many classes there are.
     #[error(
         "the weights have no `{key}` of shape [classes, {features}], the head of {architecture}: the file holds no head, or \
-         another one. `offshoot train --model {architecture} --weights FILE` gives them a new one"
-    )]
+         another one. `offshoot train {MODEL} {architecture} {WEIGHTS} FILE` gives them a new one", MODEL = MODEL, WEIGHTS = WEIGHTS)]
     NoHead {
         /// The architecture's name.
         architecture: &'static str,

@@ -19,6 +19,7 @@ use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use offshoot_graph::remedy::{CACHE_BUDGET, CACHE_DIR};
 use offshoot_graph::text::shown;
 
 use blake3::{Hash, Hasher};
@@ -109,14 +110,13 @@ fn half(x: f32) -> f16 {
 /// Why features are not cached. Training goes on without.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CacheError {
-    #[error("they take {} and the cache may have {}; a larger --cache-budget would fit them", mib(*.needed), mib(*.budget))]
+    #[error("they take {} and the cache may have {}; a larger {CACHE_BUDGET} would fit them", mib(*.needed), mib(*.budget), CACHE_BUDGET = CACHE_BUDGET)]
     NoRoom { needed: u64, budget: u64 },
     #[error(
-        "{}: there is no room left, and nothing is removed from a folder with files of others; give a folder of its own with --cache-dir, or a larger --cache-budget",
-        shown(folder)
-    )]
+        "{}: there is no room left, and nothing is removed from a folder with files of others; give a folder of its own with {CACHE_DIR}, or a larger {CACHE_BUDGET}",
+        shown(folder), CACHE_DIR = CACHE_DIR, CACHE_BUDGET = CACHE_BUDGET)]
     Unmarked { folder: PathBuf },
-    #[error("{}: {error}; choose another folder with --cache-dir", shown(path))]
+    #[error("{}: {error}; choose another folder with {CACHE_DIR}", shown(path), CACHE_DIR = CACHE_DIR)]
     Io { path: PathBuf, error: io::Error },
 }
 

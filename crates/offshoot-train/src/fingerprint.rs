@@ -7,6 +7,7 @@ use std::sync::LazyLock;
 use blake3::{Hash, Hasher};
 use offshoot_data::Sample;
 use offshoot_graph::{Data, Graph, Source, Tensor, Weights};
+use offshoot_infer::Inference;
 use rayon::prelude::*;
 
 /// Adds `bytes` and their number, so that no two sequences of fields give the same hash.
@@ -47,6 +48,12 @@ pub(crate) fn graph(hasher: &mut Hasher, graph: &Graph) {
             tensor(hasher, constant);
         }
     }
+}
+
+/// Adds everything that the outputs of a network depend on, except for the executor.
+pub(crate) fn inference(hasher: &mut Hasher, network: &Inference) {
+    graph(hasher, network.graph());
+    weights(hasher, &network.weights(), |_| true);
 }
 
 /// The running program: another build may round in another way. Where it cannot be read, its version has to do.

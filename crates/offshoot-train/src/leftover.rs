@@ -111,12 +111,12 @@ mod tests {
     fn the_way_out_fits_what_is_too_few() {
         let said = |pictures| TrainError::OnePicture { pictures }.to_string();
         assert!(
-            said(9).starts_with("--batch-size 1: ")
-                && said(9).contains("a larger --batch-size, --freeze-norms on")
+            said(9).starts_with("`batch_size` 1: ")
+                && said(9).contains("a larger `batch_size`, `freeze_norms` on")
         );
         assert!(
             said(1).starts_with("there is one picture")
-                && said(1).contains("more pictures, --freeze-norms on")
+                && said(1).contains("more pictures, `freeze_norms` on")
         );
     }
 

@@ -2,7 +2,7 @@
 //!
 //! [`train()`] carries out a [`Recipe`]. [`TrainStep`] is one step of it: a model with some parameters frozen becomes a
 //! frozen part that is run as it would be shipped, and a part that is differentiated. [`Inference`] and [`evaluate()`]
-//! measure the result.
+//! (of `offshoot-infer`) measure the result.
 //!
 //! Everything random is a function of (seed, epoch, picture, purpose), and a step changes everything or nothing. So a
 //! checkpoint needs no more than the weights, the optimizer's moments and a position, and a resumed run ends with
@@ -16,19 +16,16 @@ pub mod average;
 mod cache;
 mod csv;
 pub mod data_check;
-pub mod evaluate;
 mod familiar;
 mod fingerprint;
 pub mod freeze;
 pub mod groups;
 pub mod health;
-pub mod inference;
 mod leftover;
 pub mod log;
 mod longer;
 pub mod lr_find;
 pub mod memory;
-pub mod metrics;
 mod occupied;
 pub mod optimizer;
 mod part;
@@ -41,6 +38,7 @@ pub mod report;
 pub mod run;
 mod run_pictures;
 pub mod schedule;
+pub mod settings;
 mod split;
 mod standing;
 pub mod step;
@@ -52,14 +50,14 @@ pub mod unfreeze;
 pub use amp::{Amp, GradScaler, ScalerOptions};
 pub use average::Average;
 pub use cache::{CacheOptions, CacheType};
-pub use evaluate::{EvaluateError, evaluate, evaluate_views};
 pub use familiar::{copies, familiar};
 pub use freeze::{FreezeError, apply_freeze};
 pub use groups::{GroupOptions, GroupRow};
-pub use inference::{Inference, NetworkError};
 pub use lr_find::{RangeTest, RateCurve, RatePoint, lr_find};
 pub use memory::peak_mib;
-pub use metrics::Metrics;
+pub use offshoot_infer::{
+    EvaluateError, Inference, Metrics, NetworkError, evaluate, evaluate_views, inference, metrics,
+};
 pub use optimizer::{Clip, Optimizer, OptimizerKind, OptimizerOptions};
 pub use progressive::Progressive;
 pub use recipe::{Freeze, OnNonFinite, Recipe, RecipeError, Settings};

@@ -96,7 +96,7 @@ mod tests {
         for text in [text.as_str(), "lr = 0.1", "x"] {
             fs::write(&path, text).unwrap();
             let error = clear(root.path()).unwrap_err().to_string();
-            assert!(error.contains("--out") && fs::read_to_string(&path).unwrap() == text, "{error}");
+            assert!(error.contains("`out`") && fs::read_to_string(&path).unwrap() == text, "{error}");
         }
     }
 
@@ -132,17 +132,17 @@ mod tests {
         for names in foreign {
             let root = with(names);
             let error = clear(root.path()).unwrap_err().to_string();
-            assert!(error.contains("--out") && !error.contains("--resume"), "{error}");
+            assert!(error.contains("`out`") && !error.contains("`resume`"), "{error}");
             assert!(names.iter().all(|name| root.path().join(name).exists()));
         }
         for name in ["photos", GROUPS_FILE] {
             let root = with(&[RECIPE_FILE]);
             fs::create_dir(root.path().join(name)).unwrap();
             let error = clear(root.path()).unwrap_err().to_string();
-            assert!(error.contains("--out") && root.path().join(name).is_dir(), "{error}");
+            assert!(error.contains("`out`") && root.path().join(name).is_dir(), "{error}");
         }
         let error = check(with(&[RECIPE_FILE, STATE_FILE]).path()).unwrap_err().to_string();
-        assert!(error.contains("--resume") && error.contains("--out"), "{error}");
+        assert!(error.contains("`resume`") && error.contains("`out`"), "{error}");
         assert!(check(&with(&["note.txt"]).path().join("note.txt")).is_err());
     }
 }

@@ -1,6 +1,5 @@
 //! Every setting of a training run: [`Settings`] as a file or the command line gives them, [`Recipe`] once all are known.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -11,20 +10,19 @@ use offshoot_data::{Augmentation, DecodeOptions, FolderOptions, Policy};
 use offshoot_formats::atomic::write_atomically;
 use offshoot_formats::error::FormatError;
 use offshoot_graph::passes::Pattern;
+use offshoot_graph::remedy::OUT;
 use offshoot_graph::{Fit, Interpolation, Preprocessing};
 use serde::{Deserialize, Serialize};
 
-use crate::amp::Amp;
-use crate::cache::CacheType;
 use crate::groups::GroupOptions;
-use crate::optimizer::{Clip, OptimizerKind, OptimizerOptions};
-use crate::progressive::{Progressive, resized, size_at};
+use crate::optimizer::{Clip, OptimizerOptions};
+use crate::progressive::{resized, size_at};
 use crate::ranges::{self, check_real, check_whole, product_fits};
 use crate::schedule::ScheduleKind;
-use crate::unfreeze::{Rebuild, Stages, Unfreeze};
+use crate::unfreeze::{Stages, Unfreeze};
 
-/// The name of the resolved recipe in a run directory.
-pub const RECIPE_FILE: &str = "recipe.toml";
+pub use crate::settings::{Recipe, Settings};
+pub use offshoot_infer::files::RECIPE_FILE;
 
 /// The head that replaces the pretrained one unless another is asked for.
 pub const DEFAULT_HEAD: &str = "linear,dropout=0.2";
@@ -114,58 +112,6 @@ pub enum OnNonFinite {
     Rollback,
 }
 
-/// Settings as a recipe file or the command line gives them; what is not given is decided by [`Recipe::resolve`].
-/// [`Recipe`] says what each means.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[allow(missing_docs)] // the fields are those of `Recipe`
-pub struct Settings {
-    pub model: Option<String>,
-    pub weights: Option<PathBuf>,
-    pub data: Option<PathBuf>,
-    pub head: Option<String>,
-    pub epochs: Option<u64>,
-    pub batch_size: Option<usize>,
-    pub lr: Option<f64>,
-    pub optimizer: Option<OptimizerKind>,
-    pub weight_decay: Option<f64>,
-    pub momentum: Option<f64>,
-    pub nesterov: Option<bool>,
-    pub schedule: Option<ScheduleKind>,
-    pub warmup: Option<f64>,
-    pub restart: Option<bool>,
-    pub freeze: Option<Freeze>,
-    pub freeze_norms: Option<bool>,
-    pub unfreeze: Option<Vec<Unfreeze>>,
-    pub rebuild: Option<Rebuild>,
-    pub layer_decay: Option<f64>,
-    pub decay_norms_and_biases: Option<bool>,
-    pub accumulate: Option<usize>,
-    pub clip_norm: Option<f64>,
-    pub clip_value: Option<f64>,
-    pub ema: Option<f64>,
-    pub average_last: Option<u64>,
-    pub patience: Option<u64>,
-    pub min_delta: Option<f64>,
-    pub lr_groups: Option<BTreeMap<String, f64>>,
-    pub label_smoothing: Option<f64>,
-    pub class_weights: Option<BTreeMap<String, f64>>,
-    pub balance_classes: Option<bool>,
-    pub balanced_sampling: Option<bool>,
-    pub augment: Option<Augment>,
-    pub progressive: Option<Vec<Progressive>>,
-    pub amp: Option<Amp>,
-    pub on_nonfinite: Option<OnNonFinite>,
-    pub cache_views: Option<u64>,
-    pub cache_dtype: Option<CacheType>,
-    pub val_fraction: Option<f64>,
-    pub seed: Option<u64>,
-    pub threads: Option<usize>,
-    pub strict: Option<bool>,
-    pub augmentation: Option<AugmentationSettings>,
-    pub preprocessing: Option<PreprocessingSettings>,
-}
-
 /// Changes to the default [`Augmentation`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -201,117 +147,6 @@ pub struct PreprocessingSettings {
     pub exif_rotation: Option<bool>,
 }
 
-/// Every setting of a training run, decided. Saved as `recipe.toml`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Recipe {
-    /// The name of an architecture, or an ONNX file.
-    pub model: String,
-    /// The file of pretrained weights. Without one, training starts from random weights.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub weights: Option<PathBuf>,
-    /// The folder of pictures.
-    pub data: PathBuf,
-    /// The new classification head: `linear` or `mlp:256`, with `,dropout=0.2`.
-    pub head: String,
-    /// Number of epochs.
-    pub epochs: u64,
-    /// Batch size.
-    pub batch_size: usize,
-    /// Peak learning rate.
-    pub lr: f64,
-    /// The optimizer.
-    pub optimizer: OptimizerKind,
-    /// Weight decay of the trainable parameters; see `decay_norms_and_biases`.
-    pub weight_decay: f64,
-    /// SGD's momentum.
-    pub momentum: f64,
-    /// Whether SGD's momentum is Nesterov's.
-    pub nesterov: bool,
-    /// Learning rate schedule after the warm-up; see [`crate::schedule::Schedule`].
-    pub schedule: ScheduleKind,
-    /// Learning rate warm-up, as a fraction of the steps of each stage, 0..1.
-    pub warmup: f64,
-    /// Whether the schedule restarts at each unfreezing, and ends before the next. Else one covers the whole run.
-    pub restart: bool,
-    /// Parameters that are frozen.
-    pub freeze: Freeze,
-    /// Whether batch norms are frozen in the layers that are trained, and use their running statistics: those of a small
-    /// batch, or of few pictures, are worse than those of the pretraining.
-    #[serde(default)]
-    pub freeze_norms: bool,
-    /// Parameters to unfreeze during training, from when on, and at which factor of `lr`: `layer4@50%:x0.1`.
-    pub unfreeze: Vec<Unfreeze>,
-    /// Optimizer state that is reset at an unfreezing: `new` for the newly unfrozen parameters, `all` for all.
-    pub rebuild: Rebuild,
-    /// Layer-wise learning rate decay: the factor of each layer's rate to that of the layer after it, above 0 and at most 1.
-    pub layer_decay: f64,
-    /// Whether weight decay applies to biases and norms too.
-    pub decay_norms_and_biases: bool,
-    /// Gradient accumulation steps: batches per optimizer update.
-    pub accumulate: usize,
-    /// Gradient clipping by the common 2-norm of all gradients.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub clip_norm: Option<f64>,
-    /// Gradient clipping by the absolute value of each element.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub clip_value: Option<f64>,
-    /// The decay of the moving average of the weights that is validated and kept as the best, 0..1.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ema: Option<f64>,
-    /// The average of the weights of this many last epochs is validated at the end; 0 for none.
-    pub average_last: u64,
-    /// Early stopping: the run ends after this many epochs in a row without a better validation accuracy, all stages having started.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub patience: Option<u64>,
-    /// Early-stopping minimum improvement of the validation accuracy.
-    pub min_delta: f64,
-    /// Label smoothing: the fraction of the target that is spread over all classes, 0..1.
-    pub label_smoothing: f64,
-    /// Whether class weights in the loss are inverse to the number of pictures.
-    pub balance_classes: bool,
-    /// Whether every class is sampled equally often in an epoch; see [`offshoot_data::LoaderOptions::balance`].
-    #[serde(default)]
-    pub balanced_sampling: bool,
-    /// Random augmentation of training pictures.
-    pub augment: Augment,
-    /// Progressive resizing, the sizes of training pictures: `128@0%` and `224@60%` for small ones in the first 60 % of the epochs. Validation has those
-    /// of `preprocessing` in any case.
-    #[serde(default)]
-    pub progressive: Vec<Progressive>,
-    /// Mixed precision.
-    #[serde(default)]
-    pub amp: Amp,
-    /// What to do with a step whose loss or gradient is NaN or infinite.
-    #[serde(default)]
-    pub on_nonfinite: OnNonFinite,
-    /// Number of fixed augmented views of each training picture: epoch e uses view e modulo this, so that the features of a
-    /// frozen backbone can be cached. Without, each epoch has its own views.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cache_views: Option<u64>,
-    /// Data type of cached backbone features.
-    #[serde(default)]
-    pub cache_dtype: CacheType,
-    /// For `DATA/<class>/*`: the fraction held out for validation.
-    pub val_fraction: f64,
-    /// Random seed of the split, the order, augmentation, dropout and the head's first weights.
-    pub seed: u64,
-    /// Number of threads; all of the machine's where not given. Results do not depend on it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub threads: Option<usize>,
-    /// Whether a picture that cannot be read is an error instead of being skipped.
-    pub strict: bool,
-    /// Learning rates by pattern on parameter names; the most specific pattern wins, and what none matches uses `lr`.
-    pub lr_groups: BTreeMap<String, f64>,
-    /// Class weights in the loss by name; 1 for the others.
-    pub class_weights: BTreeMap<String, f64>,
-    /// Random augmentation, where `augment` is on.
-    #[serde(default)]
-    pub augmentation: Augmentation,
-    /// How pictures become inputs.
-    pub preprocessing: Preprocessing,
-}
-
 /// A setting that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{}` {}", quoted(setting), shortened(reason, MESSAGE))]
@@ -326,7 +161,7 @@ pub struct SettingError {
 const MESSAGE: usize = 1000;
 
 /// The words of a parser, without the middle of a value that it repeats.
-fn bounded(message: &str) -> String {
+pub(crate) fn bounded(message: &str) -> String {
     let words: Vec<_> = message.split(' ').map(quoted).collect();
     shortened(&words.join(" "), MESSAGE).into_owned()
 }
@@ -368,9 +203,8 @@ pub enum RecipeError {
     Missing(String),
     /// Settings that differ from those of the run that is resumed.
     #[error(
-        "{}: the run was started with other settings: {}. Leave them out to resume it, or start another run with --out",
-        shown(run), conflicts.join(", ")
-    )]
+        "{}: the run was started with other settings: {}. Leave them out to resume it, or start another run with {OUT}",
+        shown(run), conflicts.join(", "), OUT = OUT)]
     Conflict {
         /// The run directory.
         run: PathBuf,
@@ -580,42 +414,12 @@ impl Recipe {
         let cycle = matches!(settings.schedule, Some(ScheduleKind::OneCycle(_)));
         let size = settings.preprocessing.as_ref().and_then(|p| p.size);
         let given = settings.over(Settings {
-            head: Some(DEFAULT_HEAD.into()),
-            epochs: Some(30),
-            batch_size: Some(16),
-            lr: Some(1e-3),
-            optimizer: Some(OptimizerKind::AdamW),
-            weight_decay: Some(1e-2),
-            momentum: Some(0.9),
-            nesterov: Some(false),
-            schedule: Some(ScheduleKind::Cosine),
             warmup: Some(if cycle { 0.0 } else { 0.05 }),
-            restart: Some(true),
             freeze: Some(freeze),
-            freeze_norms: Some(false),
-            unfreeze: Some(Vec::new()),
-            rebuild: Some(Rebuild::New),
-            layer_decay: Some(1.0),
-            decay_norms_and_biases: Some(false),
-            accumulate: Some(1),
-            average_last: Some(0),
-            min_delta: Some(0.0),
-            lr_groups: Some(BTreeMap::new()),
-            label_smoothing: Some(0.0),
-            class_weights: Some(BTreeMap::new()),
-            balance_classes: Some(false),
-            progressive: Some(Vec::new()),
-            amp: Some(Amp::Off),
-            on_nonfinite: Some(OnNonFinite::Stop),
-            cache_dtype: Some(CacheType::F32),
-            balanced_sampling: Some(false),
             augment: Some(if once { Augment::Off } else { Augment::On }),
             augmentation: Some(default_augmentation()),
-            val_fraction: Some(0.2),
-            seed: Some(0),
-            strict: Some(false),
             preprocessing: Some(scaled(preprocessing, size)),
-            ..Settings::default()
+            ..Settings::defaults()
         })?;
         let recipe: Recipe = table(&given)
             .try_into()

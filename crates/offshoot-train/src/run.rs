@@ -32,6 +32,7 @@ use offshoot_formats::atomic::{AtomicFile, write_atomically};
 use offshoot_formats::checkpoint::{KeyMismatch, match_weights};
 use offshoot_formats::error::Problem;
 use offshoot_formats::{FormatError, safetensors};
+use offshoot_graph::remedy::{OUT, RESUME};
 use offshoot_graph::{Metadata, Model, Weights};
 use serde::{Deserialize, Serialize};
 
@@ -48,10 +49,8 @@ use crate::schedule::Plateau;
 use crate::training::MAX_ROLLBACKS;
 use crate::unfreeze::Stages;
 
-/// The model of the best epoch.
-pub const BEST_FILE: &str = "best.safetensors";
-/// The model of the last checkpoint.
-pub const LAST_FILE: &str = "last.safetensors";
+pub use offshoot_infer::files::{BASE_FILE, BASE_HASH_FILE, BEST_FILE, LAST_FILE};
+
 /// The rest of the last checkpoint.
 pub const STATE_FILE: &str = "last.state.safetensors";
 /// The rest of the checkpoint before that.
@@ -62,10 +61,6 @@ pub const RESULTS_FILE: &str = "results.csv";
 pub const AVERAGE_FILE: &str = "average.safetensors";
 /// A line a group.
 pub const GROUPS_FILE: &str = "groups.csv";
-/// The classifier of the ONNX file that a run started from: its graph is described nowhere else.
-pub const BASE_FILE: &str = "base.onnx";
-/// The SHA-256 of that file, as `sha256sum` writes it.
-pub const BASE_HASH_FILE: &str = "base.onnx.sha256";
 /// A line a picture.
 pub const PICTURES_FILE: &str = "pictures.csv";
 
@@ -93,18 +88,16 @@ const FILES: [&str; 15] = [
 pub enum RunError {
     /// There is a run already.
     #[error(
-        "{}: it is not empty; give --resume to resume the run in it, or another folder with --out",
-        shown(run)
-    )]
+        "{}: it is not empty; give {RESUME} to resume the run in it, or another folder with {OUT}",
+        shown(run), RESUME = RESUME, OUT = OUT)]
     Exists {
         /// The folder.
         run: PathBuf,
     },
     /// There is something that is no run with a checkpoint.
     #[error(
-        "{}: it is not empty, and has no checkpoint to resume from; give another folder with --out",
-        shown(run)
-    )]
+        "{}: it is not empty, and has no checkpoint to resume from; give another folder with {OUT}",
+        shown(run), OUT = OUT)]
     Occupied {
         /// The folder.
         run: PathBuf,
@@ -126,7 +119,7 @@ pub enum RunError {
         source: std::io::Error,
     },
     /// A file that is no part of a checkpoint of ours.
-    #[error("{}: {reason}. Start again in another folder with --out", shown(path))]
+    #[error("{}: {reason}. Start again in another folder with {OUT}", shown(path), OUT = OUT)]
     Checkpoint {
         /// The file.
         path: PathBuf,
@@ -145,9 +138,8 @@ pub enum RunError {
     },
     /// Another process is at it.
     #[error(
-        "{}: another process is training in this folder; wait for it, or give another folder with --out",
-        shown(run)
-    )]
+        "{}: another process is training in this folder; wait for it, or give another folder with {OUT}",
+        shown(run), OUT = OUT)]
     InUse {
         /// The folder.
         run: PathBuf,
@@ -591,8 +583,8 @@ pub(crate) fn read_state(run: &Path, setting: &Setting) -> Result<Option<Saved>,
     let refuse = |reason: String| RunError::Checkpoint { path: path.clone(), reason };
     let damaged = |reason: String| {
         let way_out = match *path == files[0] && files[1].exists() {
-            true => "delete it, and --resume goes on from the checkpoint before it".to_owned(),
-            false => "start again in another folder with --out".to_owned(),
+            true => format!("delete it, and {RESUME} goes on from the checkpoint before it"),
+            false => format!("start again in another folder with {OUT}"),
         };
         RunError::Damaged { path: path.clone(), reason, way_out }
     };
@@ -714,7 +706,7 @@ pub(crate) fn check_best(run: &Path, model: &Model, saved: &Saved) -> Result<(),
             path,
             reason: error.problem.to_string(),
             way_out: format!(
-                "It is the model of epoch {}, which nothing makes again: put back a copy, or start again in another folder with --out",
+                "It is the model of epoch {}, which nothing makes again: put back a copy, or start again in another folder with {OUT}",
                 best.epoch
             ),
         }),
@@ -885,7 +877,7 @@ mod tests {
         assert!(others.iter().all(|name| run.path().join(name).exists()));
         assert_eq!(fs::read_dir(run.path()).unwrap().count(), others.len());
         let error = lock(run.path()).unwrap_err().to_string();
-        assert!(error.contains("another process") && error.contains("--out"), "{error}");
+        assert!(error.contains("another process") && error.contains("`out`"), "{error}");
         drop(held);
         assert!(lock(run.path()).unwrap().is_some());
     }

@@ -6,10 +6,12 @@ use offshoot_graph::passes::{
     LossOptions, SQUARES, TrainingGraph, UNSCALE, UPDATE_RATES, accumulate_graph, apply_graph, autocast,
     average_parameter, fold_batch_norm, step_graph, sum_parameter, training_graph,
 };
+use offshoot_graph::remedy::LR;
 use offshoot_graph::{ExecuteError, Executor, Graph, Model, Session, Tensor, Weights};
 
 use crate::amp::{Amp, GradScaler};
 use crate::average::MAX_COUNT;
+use crate::fingerprint;
 use crate::freeze::{FreezeError, check_matches};
 use crate::groups::{GroupOptions, GroupRow, groups};
 use crate::inference::{Inference, NetworkError};
@@ -86,9 +88,8 @@ pub enum StepError {
     NothingToTrain,
     /// The step would have left a number that is not finite.
     #[error(
-        "{problem}. The step was refused and no weight has changed. Lower --lr, and look for broken values in the \
-         weights and in the preprocessing's mean and std"
-    )]
+        "{problem}. The step was refused and no weight has changed. Lower {LR}, and look for broken values in the \
+         weights and in the preprocessing's mean and std", LR = LR)]
     NotFinite {
         /// What is not finite, with the parameter's name.
         problem: String,
@@ -297,7 +298,7 @@ impl TrainStep {
     /// Adds all that decides about [`TrainStep::features`] but the executor.
     pub(crate) fn fingerprint_prefix(&self, hasher: &mut blake3::Hasher) {
         if let Some(prefix) = &self.prefix {
-            prefix.fingerprint(hasher);
+            fingerprint::inference(hasher, prefix);
         }
     }
 

@@ -8,6 +8,7 @@ use offshoot_data::{Dataset, PictureError, Transform, TransformError};
 use offshoot_formats::FormatError;
 use offshoot_graph::model::OUTPUT;
 use offshoot_graph::passes::any_picture_size;
+use offshoot_graph::remedy::{BATCH_SIZE, FREEZE_NORMS, LR, OUT, RESUME, SIZE};
 use offshoot_graph::text::{escaped, quoted};
 use offshoot_graph::{Executor, GraphError, Model};
 use serde::Serialize;
@@ -99,21 +100,15 @@ pub enum TrainError {
     #[error("progressive: the network takes pictures of its own size only; leave it out ({0})")]
     OneSize(GraphError),
     /// A batch of one picture, of which a batch norm in training has one value a channel.
-    #[error(
-        "{}: batch norms in training take the statistics of a batch, and one value a channel has none; give {}--freeze-norms \
-         on, or larger pictures with --size",
-        if *pictures == 1 { "there is one picture to train with" } else { "--batch-size 1" },
-        if *pictures == 1 { "more pictures, " } else { "a larger --batch-size, " }
-    )]
+    #[error("{}", one_picture(*pictures))]
     OnePicture {
         /// The pictures to train with.
         pictures: usize,
     },
     /// No picture to validate with can be used, or none of a class.
     #[error(
-        "{}; the first of {count}: {first}. Put the files back as they were and go on with --resume, or repair or remove them and start again in another folder with --out",
-        lost(classes, set)
-    )]
+        "{}; the first of {count}: {first}. Put the files back as they were and go on with {RESUME}, or repair or remove them and start again in another folder with {OUT}",
+        lost(classes, set), RESUME = RESUME, OUT = OUT)]
     Lost {
         /// `train` or `val`.
         set: &'static str,
@@ -126,9 +121,8 @@ pub enum TrainError {
     },
     /// The run has come to its end, and validation gave no numbers in any epoch.
     #[error(
-        "the run has no best model: in no epoch did validation give numbers that are finite. A smaller --lr may help, and `offshoot check` \
-         names where they come from; start again in another folder with --out"
-    )]
+        "the run has no best model: in no epoch did validation give numbers that are finite. A smaller {LR} may help, and `offshoot check` \
+         names where they come from; start again in another folder with {OUT}", LR = LR, OUT = OUT)]
     NoBest,
     /// No picture can be used.
     #[error("no picture to train with could be decoded; the first of {count}: {first}")]
@@ -188,6 +182,18 @@ pub struct Outcome {
     pub result: TrainResult,
     /// Whether it was asked to stop before the last epoch.
     pub interrupted: bool,
+}
+
+/// What is wrong with a batch of one of so many pictures, and what to do.
+fn one_picture(pictures: usize) -> String {
+    let (what, more) = match pictures {
+        1 => ("there is one picture to train with".to_owned(), "more pictures".to_owned()),
+        _ => (format!("{BATCH_SIZE} 1"), format!("a larger {BATCH_SIZE}")),
+    };
+    format!(
+        "{what}: batch norms in training take the statistics of a batch, and one value a channel has none; give {more}, {FREEZE_NORMS} \
+         on, or larger pictures with {SIZE}"
+    )
 }
 
 /// What happens during a run, for those who watch.

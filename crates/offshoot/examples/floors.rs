@@ -1,7 +1,7 @@
 //! This machine's ceilings, and the floor that each network's operations and bytes put under the time of a step. Prints
 //! Markdown.
 //!
-//!     cargo run --release --example floors -- [BATCH]
+//!     cargo run --release -p offshoot --example floors -- [BATCH]
 //!
 //! The floor of a step is the sum over its operators of the longer of two times: its operations at the multiply-add peak,
 //! and its operands, each read or written once, at the rate of a copy. An operator whose operands stay in a cache can be

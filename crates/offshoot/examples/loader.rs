@@ -1,6 +1,6 @@
 //! The loader alone: how fast it decodes and augments the pictures of a folder, and how much memory that takes. Prints JSON.
 //!
-//!     cargo run --release --example loader -- FOLDER [THREADS]
+//!     cargo run --release -p offshoot --example loader -- FOLDER [THREADS]
 //!
 //! One epoch of `FOLDER/<class>/*` as `train` sees it at 224 x 224 with random crops and flips; nothing is done with the batches.
 //! The time starts before the folder is read.

@@ -1,7 +1,7 @@
 //! Where the time of inference or of a training step goes: the least time of each step of a plan, and its rate of operations.
 //! Prints Markdown.
 //!
-//!     cargo run --release --example profile -- [train] MODEL [BATCH [THREADS]]
+//!     cargo run --release -p offshoot --example profile -- [train] MODEL [BATCH [THREADS]]
 //!
 //! A step that computes several nodes is called after one of them, and the rate is that node's alone.
 

@@ -1,7 +1,7 @@
 //! Runs inference of a model with random weights, or the forward and backward pass of a training step, until it is stopped, and prints
 //! when each run started and ended, in seconds since 1970: what `benches/turns` compares with ONNX Runtime.
 //!
-//!     cargo run --release --example repeat -- [train] MODEL [BATCH [THREADS]]
+//!     cargo run --release -p offshoot --example repeat -- [train] MODEL [BATCH [THREADS]]
 
 #![allow(clippy::print_stdout)] // what it prints is what it is for
 

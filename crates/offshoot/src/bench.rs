@@ -1,14 +1,22 @@
 //! How fast this machine infers and trains: random weights and pictures, 1000 classes, the median of the steps. And, in
-//! [`formats`], how fast and how well one model runs on each target.
+//! `formats` (the feature `peers`), how fast and how well one model runs on each target.
 
+#[cfg(feature = "peers")]
 mod files;
+#[cfg(feature = "peers")]
 mod formats;
+#[cfg(feature = "peers")]
 mod onnx_runtime;
+#[cfg(feature = "peers")]
 mod processor;
+#[cfg(feature = "peers")]
 mod python;
+#[cfg(feature = "peers")]
 mod pytorch;
+#[cfg(feature = "peers")]
 mod runner;
 
+#[cfg(feature = "peers")]
 pub use formats::{FormatsOptions, FormatsProgress, bench_formats, check_formats, write_formats};
 
 use std::path::{Path, PathBuf};
@@ -17,6 +25,7 @@ use std::time::Instant;
 use offshoot_cpu::CpuExecutor;
 use offshoot_formats::safetensors;
 use offshoot_graph::random::{Purpose, Random};
+use offshoot_graph::remedy::{BATCH, INPUTS};
 use offshoot_graph::{Model, Tensor};
 use offshoot_models::find;
 use offshoot_train::{
@@ -95,7 +104,7 @@ pub fn bench_infer(options: &BenchOptions, executor: &CpuExecutor) -> Result<Tim
             (model, batch)
         }
         (false, Some(_)) => {
-            return Err(Error::Input(format!("--inputs: {} is no model's file", options.model)));
+            return Err(Error::advice(format_args!("{INPUTS}: {} is no model's file", options.model)));
         }
         (true, None) => {
             let overrides = Overrides { size: options.size, ..Overrides::default() };
@@ -171,10 +180,10 @@ fn check_batch(batch: usize, size: usize) -> Result<usize> {
 /// The same of rows of `row` elements.
 fn check_rows(batch: usize, row: Option<usize>) -> Result<usize> {
     if batch == 0 {
-        return Err(Error::Input("--batch must be at least 1, not 0".into()));
+        return Err(Error::advice(format_args!("{BATCH} must be at least 1, not 0")));
     }
     let elements = row.and_then(|n| n.checked_mul(batch)).filter(|&n| n <= 1 << 32);
-    elements.ok_or_else(|| Error::Input(format!("--batch {batch} is too large")))
+    elements.ok_or_else(|| Error::advice(format_args!("{BATCH} {batch} is too large")))
 }
 
 /// The value that a part `q` of `values`, at least one of them, do not exceed: 0.5 for the median. `None` where there is none.

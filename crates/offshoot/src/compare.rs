@@ -9,9 +9,9 @@ use offshoot_graph::model::INPUT;
 use offshoot_graph::random::{Purpose, Random};
 use offshoot_graph::text::shown;
 use offshoot_graph::{DType, Dim, Graph, Model, Preprocessing, Shape, Tensor};
-use offshoot_train::Inference;
-use offshoot_train::inference::check_answers;
-use offshoot_train::metrics::argmax;
+use offshoot_infer::Inference;
+use offshoot_infer::inference::check_answers;
+use offshoot_infer::metrics::argmax;
 use serde::Serialize;
 
 use crate::error::{Error, Result};

@@ -5,6 +5,7 @@ use std::path::Path;
 use offshoot_formats::onnx::{self, DynamicReport};
 use offshoot_formats::safetensors;
 use offshoot_graph::model::BATCH;
+use offshoot_graph::remedy::{FORMAT, MODE};
 use offshoot_graph::{Bindings, DType, Model, Op, Role, costs, passes};
 
 use crate::compare::TOLERANCE;
@@ -142,7 +143,7 @@ impl DynamicInt8 {
             None => String::new(),
         };
         Some(format!(
-            "dynamic int8 gains little here: it touches {:.1} % of the network's weights{operations}. The rest is in {} convolutions, which stay in float: with integers that are scaled at each run, they are several times slower in ONNX Runtime. `--mode static` quantizes them",
+            "dynamic int8 gains little here: it touches {:.1} % of the network's weights{operations}. The rest is in {} convolutions, which stay in float: with integers that are scaled at each run, they are several times slower in ONNX Runtime. `{MODE} static` quantizes them",
             100.0 * self.weights.ratio(),
             self.convolutions
         ))
@@ -248,8 +249,9 @@ impl DynamicInt8 {
         let (float, int8) = match &self.float {
             Float::Model { float, int8 } if int8.metadata.architecture.is_some() => (float, int8),
             Float::Model { .. } | Float::File { .. } => {
-                let text = "a .safetensors names an architecture, and this graph comes from a file: give --format onnx";
-                return Err(Error::Input(text.into()));
+                return Err(Error::advice(format_args!(
+                    "a .safetensors names an architecture, and this graph comes from a file: give {FORMAT} onnx"
+                )));
             }
         };
         let metadata = serde_json::to_string(&int8.metadata)

@@ -1,15 +1,23 @@
 //! What can go wrong, in one type.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
-use offshoot_data::{FolderError, PictureError, TransformError};
+#[cfg(feature = "train")]
+use offshoot_data::FolderError;
+use offshoot_data::{DecodeError, PictureError, TransformError};
 use offshoot_formats::FormatError;
 use offshoot_formats::checkpoint::KeyMismatch;
+use offshoot_graph::remedy::{self, Remedy};
 use offshoot_graph::{ExecuteError, GraphError};
+use offshoot_infer::{EvaluateError, NetworkError};
 use offshoot_models::{BuildError, GraftError, TransferError, UnknownArchitecture};
+#[cfg(feature = "train")]
 use offshoot_quant::QuantError;
+#[cfg(feature = "train")]
 use offshoot_train::health::CheckError;
-use offshoot_train::{EvaluateError, NetworkError, RecipeError, RunError, StepError, TrainError};
+#[cfg(feature = "train")]
+use offshoot_train::{RecipeError, RunError, StepError, TrainError};
 
 /// An error of any part of offshoot. Its text names the file, the place and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -20,10 +28,24 @@ pub enum Error {
     Format(#[from] FormatError),
     /// A folder of pictures cannot be used.
     #[error(transparent)]
+    #[cfg(feature = "train")]
     Folder(#[from] FolderError),
     /// A picture cannot be used.
     #[error(transparent)]
     Picture(#[from] PictureError),
+    /// The bytes of a picture cannot be used.
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+    /// Pixels that are no picture of the size that was said.
+    #[error("{bytes} bytes are no picture of {width} x {height} RGB pixels")]
+    Pixels {
+        /// The width that was said.
+        width: usize,
+        /// The height that was said.
+        height: usize,
+        /// How many bytes there are.
+        bytes: usize,
+    },
     /// The preprocessing cannot be carried out.
     #[error(transparent)]
     Transform(#[from] TransformError),
@@ -59,24 +81,30 @@ pub enum Error {
     },
     /// A recipe cannot be used.
     #[error(transparent)]
+    #[cfg(feature = "train")]
     Recipe(#[from] RecipeError),
     /// A run directory cannot be used.
     #[error(transparent)]
+    #[cfg(feature = "train")]
     Run(#[from] RunError),
     /// A training run failed.
     #[error(transparent)]
+    #[cfg(feature = "train")]
     Train(#[from] Box<TrainError>),
     /// A training step failed.
     #[error(transparent)]
+    #[cfg(feature = "train")]
     Step(#[from] StepError),
     /// An evaluation failed.
     #[error(transparent)]
     Evaluate(#[from] EvaluateError),
     /// A model cannot be quantized.
     #[error(transparent)]
+    #[cfg(feature = "train")]
     Quant(#[from] QuantError),
     /// A check could not be made.
     #[error(transparent)]
+    #[cfg(feature = "train")]
     Check(#[from] CheckError),
     /// A network cannot run.
     #[error(transparent)]
@@ -97,6 +125,14 @@ pub enum Error {
         /// Why it failed.
         source: std::io::Error,
     },
+    /// Something that does not fit, and what to change.
+    #[error("{text}")]
+    Advice {
+        /// The message.
+        text: String,
+        /// The settings that it tells to change.
+        remedies: Vec<Remedy>,
+    },
     /// Something that does not fit, and what to do.
     #[error("{0}")]
     Input(String),
@@ -108,13 +144,30 @@ impl Error {
         self.typed_file().map(Path::to_owned).or_else(|| leading_path(&self.to_string()))
     }
 
+    /// The settings that the message tells to change, in its order. [`offshoot_graph::remedy::word_as`] says what the message
+    /// calls them.
+    pub fn remedies(&self) -> Vec<Remedy> {
+        match self {
+            Error::Advice { remedies, .. } => remedies.clone(),
+            other => remedy::named(|| other.to_string()).1,
+        }
+    }
+
+    /// A message that tells to change settings.
+    pub(crate) fn advice(text: fmt::Arguments<'_>) -> Error {
+        let (text, remedies) = remedy::named(|| text.to_string());
+        Error::Advice { text, remedies }
+    }
+
     /// Whether it is about a network, whose file it does not know.
     pub fn is_of_network(&self) -> bool {
         let network = match self {
-            Error::Graph(_) | Error::Quant(QuantError::Graph(_) | QuantError::Execute(_)) => return true,
-            Error::Network(error)
-            | Error::Evaluate(EvaluateError::Network(error))
-            | Error::Check(CheckError::Network(error)) => error,
+            Error::Graph(_) => return true,
+            #[cfg(feature = "train")]
+            Error::Quant(QuantError::Graph(_) | QuantError::Execute(_)) => return true,
+            Error::Network(error) | Error::Evaluate(EvaluateError::Network(error)) => error,
+            #[cfg(feature = "train")]
+            Error::Check(CheckError::Network(error)) => error,
             _ => return false,
         };
         // Which pictures a network gives no numbers for is more to the point.
@@ -129,23 +182,28 @@ impl Error {
             | Error::Graft { path, .. }
             | Error::Keys { path, .. }
             | Error::Io { path, .. } => Some(path),
+            #[cfg(feature = "train")]
             Error::Folder(error) => of_folder(error),
+            #[cfg(feature = "train")]
             Error::Recipe(RecipeError::Read { path, .. } | RecipeError::Syntax { path, .. }) => Some(path),
+            #[cfg(feature = "train")]
             Error::Run(error) => of_run(error),
+            #[cfg(feature = "train")]
             Error::Train(error) => match &**error {
                 TrainError::Run(error) => of_run(error),
                 TrainError::File(error) => Some(&error.path),
                 TrainError::Picture(error) => Some(&error.path),
                 _ => None,
             },
-            Error::Evaluate(EvaluateError::Picture(error)) | Error::Check(CheckError::Picture(error)) => {
-                Some(&error.path)
-            }
+            Error::Evaluate(EvaluateError::Picture(error)) => Some(&error.path),
+            #[cfg(feature = "train")]
+            Error::Check(CheckError::Picture(error)) => Some(&error.path),
             _ => None,
         }
     }
 }
 
+#[cfg(feature = "train")]
 fn of_folder(error: &FolderError) -> Option<&Path> {
     match error {
         FolderError::NotFound { path } | FolderError::Read { path, .. } => Some(path),
@@ -154,6 +212,7 @@ fn of_folder(error: &FolderError) -> Option<&Path> {
     }
 }
 
+#[cfg(feature = "train")]
 fn of_run(error: &RunError) -> Option<&Path> {
     match error {
         RunError::File(error) => Some(&error.path),
@@ -169,6 +228,7 @@ fn leading_path(message: &str) -> Option<PathBuf> {
     paths.rfind(|path| path.exists()).map(Path::to_owned)
 }
 
+#[cfg(feature = "train")]
 impl From<TrainError> for Error {
     fn from(error: TrainError) -> Error {
         Error::Train(Box::new(error))

@@ -6,7 +6,7 @@ use offshoot_formats::onnx;
 use offshoot_formats::torchscript::{self, Form};
 use offshoot_graph::text::shown;
 use offshoot_graph::{Executor, Model, passes};
-use offshoot_train::{Inference, NetworkError};
+use offshoot_infer::{Inference, NetworkError};
 use serde::Serialize;
 
 use crate::compare::{Comparison, Inputs, Reference, TOLERANCE, batches};

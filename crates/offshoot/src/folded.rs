@@ -1,5 +1,6 @@
 //! Batch norms that a file may have lost.
 
+use offshoot_graph::remedy::FREEZE_NORMS;
 use offshoot_graph::{Graph, Op};
 
 /// What there is to know about training the graph of a file that exporters may have changed for inference: how many batch norms it
@@ -12,7 +13,7 @@ pub fn folded_norms(graph: &Graph) -> Option<String> {
         format!(
             "{left} batch norms are in the graph, and {biased} convolutions have a bias, into which exporters fold the batch norms \
              behind convolutions; what was folded trains as weights, without statistics of the batch{}",
-            if left > 0 { ", and --freeze-norms on leaves the others as they are too" } else { "" }
+            if left > 0 { format!(", and {FREEZE_NORMS} on leaves the others as they are too") } else { String::new() }
         )
     })
 }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use offshoot_formats::checkpoint::load_weights;
+use offshoot_graph::remedy::{FIT, MEAN, SIZE, STD};
 use offshoot_graph::text::shown;
 use offshoot_graph::{Graph, Preprocessing, Role, ValueId};
 use serde::Serialize;
@@ -111,8 +112,8 @@ pub fn inspect(path: &Path, overrides: &Overrides) -> Result<Inspection> {
         }
         // No model, but perhaps the weights of one.
         Err(error @ Error::Input(_)) if path.is_file() => match load_weights(path) {
-            Ok(_) if *overrides != Overrides::default() => Err(Error::Input(format!(
-                "{}: weights without a graph take no pictures; leave --size, --fit, --mean and --std out",
+            Ok(_) if *overrides != Overrides::default() => Err(Error::advice(format_args!(
+                "{}: weights without a graph take no pictures; leave {SIZE}, {FIT}, {MEAN} and {STD} out",
                 shown(path)
             ))),
             Ok(loaded) => {

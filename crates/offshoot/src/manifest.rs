@@ -11,10 +11,10 @@ use offshoot_files::{Kind, read_text};
 use offshoot_formats::atomic::write_atomically;
 use offshoot_graph::text::shown;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use crate::compare::Comparison;
 use crate::error::{Error, Result};
+use crate::hash::{sha256, sha256_of_text};
 
 pub(crate) use check::MOST_TOLERANCE;
 pub use check::{origin, origins};
@@ -98,7 +98,7 @@ pub struct ManifestPreparation {
 impl ManifestFile {
     /// Of a text.
     pub(crate) fn of_text(name: &str, text: &str) -> ManifestFile {
-        let sha256 = hex(&Sha256::digest(text.as_bytes()));
+        let sha256 = sha256_of_text(text);
         ManifestFile { name: name.into(), bytes: text.len() as u64, sha256 }
     }
 
@@ -206,39 +206,6 @@ impl Manifest {
         };
         let broken = |e| Error::Input(format!("{}: it is no manifest of offshoot: {e}", shown(&manifest)));
         serde_json::from_str(&text).map(Some).map_err(broken)
-    }
-}
-
-/// SHA-256 of the file at `path`, in hexadecimal digits.
-///
-/// # Errors
-/// When it cannot be read.
-pub fn sha256(path: &Path) -> Result<String> {
-    let failed = |source| Error::Io { path: path.to_owned(), action: "read", source };
-    sha256_of(&mut offshoot_files::open(path).map_err(failed)?).map_err(failed)
-}
-
-/// SHA-256 of what is left to read of `source`, in hexadecimal digits.
-pub(crate) fn sha256_of(source: &mut impl io::Read) -> io::Result<String> {
-    let mut hasher = Sha256::new();
-    io::copy(source, &mut HashWriter(&mut hasher))?;
-    Ok(hex(&hasher.finalize()))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-struct HashWriter<'a>(&'a mut Sha256);
-
-impl Write for HashWriter<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.update(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 

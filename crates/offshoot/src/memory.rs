@@ -4,6 +4,7 @@ use std::path::Path;
 
 use offshoot_files::memory_limit;
 use offshoot_graph::model::BATCH;
+use offshoot_graph::remedy::MEMORY_LIMIT;
 use offshoot_graph::text::shown;
 use offshoot_graph::{Bindings, Model, Node, Source, ValueId};
 
@@ -50,8 +51,8 @@ pub fn check_memory(model: &Model, path: &Path) -> Result<()> {
         return Ok(());
     }
     let (size, mib) = (model.metadata.preprocessing.size, |bytes: u64| bytes.div_ceil(1 << 20));
-    Err(Error::Input(format!(
-        "{}: one picture of {size} x {size} pixels takes about {} MiB in this network, above the limit of {}; give --memory-limit {}",
+    Err(Error::advice(format_args!(
+        "{}: one picture of {size} x {size} pixels takes about {} MiB in this network, above the limit of {}; give {MEMORY_LIMIT} {}",
         shown(path),
         mib(needed),
         mib(limit),

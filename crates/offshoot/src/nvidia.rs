@@ -8,6 +8,7 @@ use offshoot_formats::onnx::Options as OnnxOptions;
 use offshoot_formats::tensorrt::{self, EnginePrecision, Profile};
 use offshoot_formats::triton;
 use offshoot_graph::Model;
+use offshoot_graph::remedy::OUT;
 use offshoot_graph::text::{path_text, shown};
 use serde::Serialize;
 
@@ -122,9 +123,9 @@ fn check_engine(onnx: &Path, engine: &Path) -> Result<()> {
     let exported = onnx.exists() && check_replaceable(onnx).is_ok();
     match found.is_file() && exported {
         true => Ok(()),
-        false => Err(Error::Input(format!(
+        false => Err(Error::advice(format_args!(
             "{}: there is something already that was not built of an export of offshoot, and it would be lost; move or remove it, \
-             or write elsewhere with --out",
+             or write elsewhere with {OUT}",
             shown(engine)
         ))),
     }
@@ -159,7 +160,7 @@ fn build(trtexec: &Path, folder: &Path, arguments: &[String]) -> Result<PathBuf>
         true => "left no engine".to_owned(),
         false => format!("failed ({})", output.status),
     };
-    Err(Error::Input(format!(
+    Err(Error::advice(format_args!(
         "{} {what}; {} and {SCRIPT} stay in {}. It said:\n{end}",
         shown(trtexec),
         ONNX,

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use offshoot_data::{Epoch, Loader, LoaderOptions, PictureError, Transform, View};
 use offshoot_graph::text::shown;
 use offshoot_graph::{Executor, Model, Tensor};
-use offshoot_train::Inference;
-use offshoot_train::evaluate::log_mean;
-use offshoot_train::inference::check_answers;
-use offshoot_train::metrics::probabilities;
+use offshoot_infer::Inference;
+use offshoot_infer::evaluate::log_mean;
+use offshoot_infer::inference::check_answers;
+use offshoot_infer::metrics::probabilities;
 use serde::Serialize;
 
 use crate::error::{Error, Result};
@@ -112,6 +112,11 @@ fn prediction(
     top: usize,
     logits: Option<Vec<f32>>,
 ) -> Prediction {
+    Prediction { path: path.to_owned(), top: guesses((row, probabilities), classes, top), logits }
+}
+
+/// The best classes, at most `top` of them.
+pub(crate) fn guesses((row, probabilities): (&[f32], &[f64]), classes: &[String], top: usize) -> Vec<Guess> {
     let mut order: Vec<usize> = (0..row.len()).collect();
     order.sort_by(|&a, &b| row[b].total_cmp(&row[a]));
     let guess = |&index: &usize| Guess {
@@ -119,5 +124,5 @@ fn prediction(
         index,
         probability: probabilities[index],
     };
-    Prediction { path: path.to_owned(), top: order.iter().take(top).map(guess).collect(), logits }
+    order.iter().take(top).map(guess).collect()
 }

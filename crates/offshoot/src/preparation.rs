@@ -4,7 +4,7 @@ use offshoot_data::{Picture, Transform};
 use offshoot_formats::onnx::Preparer;
 use offshoot_graph::random::mix;
 use offshoot_graph::{Data, Executor, Model, Tensor};
-use offshoot_train::Inference;
+use offshoot_infer::Inference;
 
 use crate::compare::{Differences, TOLERANCE, batches};
 use crate::error::{Error, Result};

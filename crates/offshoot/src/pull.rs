@@ -10,12 +10,13 @@ use std::io;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
+use offshoot_graph::remedy::{OUT, WEIGHTS};
 use offshoot_graph::text::shown;
 use offshoot_models::{Published, UnknownArchitecture, find};
 use serde::Serialize;
 
 use crate::error::{Error, Result};
-use crate::manifest::sha256;
+use crate::hash::sha256;
 use address::Address;
 use part::Part;
 use proxies::Proxies;
@@ -69,16 +70,16 @@ pub fn pull(name: &str, options: &PullOptions, progress: &mut dyn FnMut(u64, Opt
     let published = find_published(name)?;
     let Published { url, sha256, .. } = published;
     if sha256.is_empty() {
-        return Err(Error::Input(format!(
+        return Err(Error::advice(format_args!(
             "{name}: no hash of the published weights is known, so that they cannot be checked; download {url} yourself and \
-             give it with --weights FILE"
+             give it with {WEIGHTS} FILE"
         )));
     }
     let file_name = url.rsplit('/').next().unwrap_or(name);
     let path = options.out.clone().unwrap_or_else(|| file_name.into());
     if path.to_str().is_none() {
-        return Err(Error::Input(format!(
-            "{}: the name is not UTF-8, and the result can hold no other; choose another with --out",
+        return Err(Error::advice(format_args!(
+            "{}: the name is not UTF-8, and the result can hold no other; choose another with {OUT}",
             shown(&path)
         )));
     }
@@ -201,16 +202,16 @@ fn present(path: &Path, wanted: &Wanted) -> Result<Option<Pulled>> {
         Err(source) => return Err(io_error(path, "read")(source)),
     };
     if !meta.is_file() {
-        return Err(Error::Input(format!(
-            "{}: this is there and no plain file; choose the name of a file with --out",
+        return Err(Error::advice(format_args!(
+            "{}: this is there and no plain file; choose the name of a file with {OUT}",
             shown(path)
         )));
     }
     let found = sha256(path)?;
     if !found.starts_with(start) {
-        return Err(Error::Input(format!(
+        return Err(Error::advice(format_args!(
             "{}: the file is there, but its SHA-256 {found} does not start with {start}; remove it or choose another with \
-             --out",
+             {OUT}",
             shown(path)
         )));
     }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use offshoot_data::{Loader, LoaderOptions, Sample, Transform};
 use offshoot_formats::onnx;
 use offshoot_graph::passes::freeze;
+use offshoot_graph::remedy::{CALIBRATION, DATA, MAX_DROP, QAT};
 use offshoot_graph::text::shown;
 use offshoot_graph::{Executor, Model, Op, Tensor, Weights};
 use offshoot_quant::{
@@ -168,9 +169,9 @@ pub fn quantize_static(
     let mut best = work.candidate(network)?;
     let mut untrained = None;
     if options.qat_epochs > 0 && least.is_some_and(|least| enough(best.accuracy, least)) {
-        (work.say)(
-            "the accuracy falls no further than --max-drop allows: no quantization-aware training needed",
-        );
+        (work.say)(&format!(
+            "the accuracy falls no further than {MAX_DROP} allows: no quantization-aware training needed"
+        ));
     } else if options.qat_epochs > 0 {
         let trained = work.train(&best.network)?;
         let trained = work.candidate(trained)?;
@@ -203,19 +204,21 @@ fn enough(accuracy: Option<f64>, least: f64) -> bool {
 fn check(model: &Model, pictures: &QuantizePictures, options: &StaticOptions) -> Result<()> {
     check_float(model)?;
     if options.max_drop.is_some() && pictures.measured.is_empty() {
-        let text = "--max-drop needs pictures with classes to measure the accuracy on; give --data DIR";
-        return Err(Error::Input(text.into()));
+        return Err(Error::advice(format_args!(
+            "{MAX_DROP} needs pictures with classes to measure the accuracy on; give {DATA} DIR"
+        )));
     }
     if options.qat_epochs > 0 && pictures.train.is_empty() {
-        let text = "--qat needs pictures with classes to train with; give a run directory, or --calibration DIR with a folder for each class";
-        return Err(Error::Input(text.into()));
+        return Err(Error::advice(format_args!(
+            "{QAT} needs pictures with classes to train with; give a run directory, or {CALIBRATION} DIR with a folder for each class"
+        )));
     }
     let used = pictures.calibration.iter().chain(pictures.train.iter().map(|s| &s.path));
     let used: Vec<&Path> = used.map(PathBuf::as_path).collect();
     let measured: Vec<&Path> = pictures.measured.iter().map(|s| s.path.as_path()).collect();
     match copies(&used, &measured).into_iter().flatten().next() {
-        Some(both) => Err(Error::Input(format!(
-            "{}: a picture that the accuracy is measured on must not be one to calibrate on; give others with --calibration DIR",
+        Some(both) => Err(Error::advice(format_args!(
+            "{}: a picture that the accuracy is measured on must not be one to calibrate on; give others with {CALIBRATION} DIR",
             shown(both)
         ))),
         None => Ok(()),

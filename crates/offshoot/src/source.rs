@@ -6,18 +6,20 @@ use std::path::{Path, PathBuf};
 use offshoot_files::{Kind, read_text};
 use offshoot_formats::checkpoint::{load_weights, match_weights};
 use offshoot_formats::content::{self, Content};
+#[cfg(feature = "train")]
+use offshoot_formats::coreml;
 use offshoot_formats::safetensors::METADATA_KEY;
-use offshoot_formats::{Problem, coreml, onnx, safetensors, tensorrt, torchscript};
+use offshoot_formats::{Problem, onnx, safetensors, tensorrt, torchscript};
 use offshoot_graph::{DType, Dim, Fit, Graph, Metadata, Model, Preprocessing, Weights, model, passes};
+use offshoot_infer::files::{BASE_FILE, BASE_HASH_FILE, BEST_FILE, LAST_FILE, RECIPE_FILE};
 use offshoot_models::{
     Architecture, BuildError, BuildOptions, CanonicalKeys, Head, Published, canonical_keys, described,
     expected_parameters, find, grafted, imagenet_classes, original_classes, pretrained, recognise,
 };
-use offshoot_train::recipe::RECIPE_FILE;
-use offshoot_train::run::{BASE_FILE, BASE_HASH_FILE, BEST_FILE, LAST_FILE};
 
 use crate::error::{Error, Result};
-use crate::manifest::sha256;
+use crate::hash::sha256;
+use offshoot_graph::remedy::{FIT, LAST, MEAN, MODEL, OUT, RESUME, SIZE, STD, WEIGHTS};
 use offshoot_graph::text::shown;
 
 /// A model to load.
@@ -82,6 +84,7 @@ impl ModelSource {
     pub fn checkpoint(&self) -> Result<PathBuf> {
         match self {
             ModelSource::Pretrained { weights, .. } => Ok(weights.clone()),
+            #[cfg(feature = "train")]
             ModelSource::Path(path) if coreml::is_package(path) => Ok(coreml::weight_file(path)),
             ModelSource::Path(path) if path.is_dir() => run_file(path),
             ModelSource::Path(path) => Ok(path.clone()),
@@ -119,14 +122,15 @@ impl ModelSource {
             ModelSource::Pretrained { architecture, weights } => {
                 load_pretrained(architecture, weights, overrides)
             }
+            #[cfg(feature = "train")]
             ModelSource::Path(path) if coreml::is_package(path) => load_coreml(path, overrides),
             ModelSource::Path(path) if path.is_dir() => load_ours(&run_file(path)?, overrides),
             ModelSource::Path(path) => match content_of(path)? {
                 Content::Safetensors => load_ours(path, overrides),
                 Content::Onnx => load_onnx(path, overrides, any_input),
                 Content::Zip if is_torchscript(path)? => load_torchscript(path, overrides),
-                Content::Zip | Content::Pickle => Err(Error::Input(format!(
-                    "{}: weights without a graph; name the architecture: --model NAME --weights {}",
+                Content::Zip | Content::Pickle => Err(Error::advice(format_args!(
+                    "{}: weights without a graph; name the architecture: {MODEL} NAME {WEIGHTS} {}",
                     shown(path),
                     word(path)
                 ))),
@@ -146,8 +150,8 @@ pub fn is_onnx(path: &Path) -> Result<bool> {
 /// The kind of a file that shall be a model.
 fn content_of(path: &Path) -> Result<Content> {
     content::of(path).map_err(|error| match error.problem {
-        Problem::Unrecognised { found } => Error::Input(format!(
-            "{}: not a model: {found}; give a run directory, a .safetensors of offshoot, an .onnx, a TorchScript .pt, or --model NAME --weights FILE",
+        Problem::Unrecognised { found } => Error::advice(format_args!(
+            "{}: not a model: {found}; give a run directory, a .safetensors of offshoot, an .onnx, a TorchScript .pt, or {MODEL} NAME {WEIGHTS} FILE",
             shown(path)
         )),
         _ => error.into(),
@@ -160,9 +164,9 @@ pub(crate) fn run_file(run: &Path) -> Result<PathBuf> {
     let folder = shown(run);
     match (best.exists(), last.exists()) {
         (true, _) => Ok(best),
-        (false, true) => Err(Error::Input(format!(
-            "{folder}: no epoch of this run is finished, so that it has no best model; `offshoot train --resume --out {}` \
-             goes on with it, and {folder}/{LAST_FILE} (--last) has the weights of its last checkpoint",
+        (false, true) => Err(Error::advice(format_args!(
+            "{folder}: no epoch of this run is finished, so that it has no best model; `offshoot train {RESUME} {OUT} {}` \
+             goes on with it, and {folder}/{LAST_FILE} ({LAST}) has the weights of its last checkpoint",
             word(run)
         ))),
         (false, false) => Err(Error::Input(format!(
@@ -197,8 +201,8 @@ pub(crate) fn load_state_dict(architecture: &Architecture, path: &Path) -> Resul
     if !fits(architecture, &weights)
         && let Some(other) = recognise(&weights).filter(|other| other.name != architecture.name)
     {
-        return Err(Error::Input(format!(
-            "{}: these are the weights of {}, not of {}: give --model {}",
+        return Err(Error::advice(format_args!(
+            "{}: these are the weights of {}, not of {}: give {MODEL} {}",
             shown(path),
             other.name,
             architecture.name,
@@ -247,7 +251,7 @@ fn load_pretrained(name: &str, path: &Path, overrides: &Overrides) -> Result<Loa
         }
         _ => warnings.push(format!(
             "{}: no file that its authors publish: classes are called by their indices, and pictures are prepared as for \
-             {name} in general ({} of {} pixels, {}); --size, --fit, --mean and --std say otherwise",
+             {name} in general ({} of {} pixels, {}); {SIZE}, {FIT}, {MEAN} and {STD} say otherwise",
             shown(path),
             own.size,
             own.resize,
@@ -293,8 +297,8 @@ fn load_ours(path: &Path, overrides: &Overrides) -> Result<Loaded> {
     let mut warnings: Vec<String> =
         file.unchecked().map(|text| format!("{}: {text}", shown(path))).into_iter().collect();
     let text = file.metadata.get(METADATA_KEY).ok_or_else(|| {
-        Error::Input(format!(
-            "{}: weights without offshoot's metadata; name the architecture: --model NAME --weights {}",
+        Error::advice(format_args!(
+            "{}: weights without offshoot's metadata; name the architecture: {MODEL} NAME {WEIGHTS} {}",
             shown(path),
             word(path)
         ))
@@ -386,9 +390,9 @@ fn check_base(base: &Path) -> Result<()> {
     })?;
     match text.split_whitespace().next() == Some(&sha256(base)?) {
         true => Ok(()),
-        false => Err(Error::Input(format!(
+        false => Err(Error::advice(format_args!(
             "{}: the file is damaged: it does not have the SHA-256 in {BASE_HASH_FILE} beside it; put back a copy that is whole, or \
-             train again in another folder with --out",
+             train again in another folder with {OUT}",
             shown(base)
         ))),
     }
@@ -408,8 +412,8 @@ pub(crate) fn load_onnx(path: &Path, overrides: &Overrides, any_input: bool) -> 
     let input = model.graph.inputs().iter().map(|&id| model.graph.value(id)).find(|v| v.name == model::INPUT);
     let side = input.and_then(|v| v.shape.0.get(2)).and_then(Dim::fixed);
     if let Some(side) = side.filter(|&side| side != size && !any_input) {
-        return Err(Error::Input(format!(
-            "{}: the graph takes pictures of {side} x {side} pixels, not {size}; leave --size out",
+        return Err(Error::advice(format_args!(
+            "{}: the graph takes pictures of {side} x {side} pixels, not {size}; leave {SIZE} out",
             shown(path)
         )));
     }
@@ -430,6 +434,7 @@ fn load_torchscript(path: &Path, overrides: &Overrides) -> Result<Loaded> {
     Ok(Loaded { model, warnings, assumed_metadata: assumed_preprocessing })
 }
 
+#[cfg(feature = "train")]
 fn load_coreml(path: &Path, overrides: &Overrides) -> Result<Loaded> {
     let mut model = coreml::read(path)?;
     override_all_but_size(path, "the package takes", &mut model, overrides)?;
@@ -440,8 +445,8 @@ fn load_coreml(path: &Path, overrides: &Overrides) -> Result<Loaded> {
 fn override_all_but_size(path: &Path, takes: &str, model: &mut Model, overrides: &Overrides) -> Result<()> {
     let stated = model.metadata.preprocessing.size;
     if let Some(size) = overrides.size.filter(|&size| size != stated) {
-        return Err(Error::Input(format!(
-            "{}: {takes} pictures of {stated} x {stated} pixels, not {size}; leave --size out",
+        return Err(Error::advice(format_args!(
+            "{}: {takes} pictures of {stated} x {stated} pixels, not {size}; leave {SIZE} out",
             shown(path)
         )));
     }

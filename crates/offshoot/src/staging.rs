@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use offshoot_files::{Kind, plain, read, sync_folder};
 use offshoot_formats::FormatError;
 use offshoot_formats::temporary::{Temporary, at_once};
+use offshoot_graph::remedy::OUT;
 use offshoot_graph::text::shown;
 use tempfile::TempDir;
 
@@ -162,7 +163,7 @@ fn check_ours(place: &Path, name: &str, target: &Path, text: Option<&str>) -> Re
     let Ok(found) = place.symlink_metadata() else { return Ok(()) };
     let refuse = |what: &str| {
         let place = shown(place);
-        Err(Error::Input(format!("{place}: {what}; move or remove it, or write elsewhere with --out")))
+        Err(Error::advice(format_args!("{place}: {what}; move or remove it, or write elsewhere with {OUT}")))
     };
     if found.is_symlink() {
         return refuse("a symbolic link is in the way");

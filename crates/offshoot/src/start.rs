@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use offshoot_formats::atomic::write_atomically;
 use offshoot_formats::checkpoint::match_weights;
 use offshoot_formats::{onnx, safetensors};
+use offshoot_graph::remedy::{MODEL, WEIGHTS};
 use offshoot_graph::text::shown;
 use offshoot_graph::{Metadata, Model, Preprocessing, Weights};
 use offshoot_models::{
@@ -16,7 +17,7 @@ use offshoot_train::run::{BASE_FILE, BASE_HASH_FILE};
 use offshoot_train::{Recipe, Settings, Unfreeze};
 
 use crate::error::{Error, Result};
-use crate::manifest::sha256;
+use crate::hash::sha256;
 use crate::source::{
     self, Overrides, StateDict, classifier_of_size, is_onnx, load_onnx, load_state_dict, run_file,
     unchecked_base, word,
@@ -180,8 +181,8 @@ pub fn starting_model(recipe: &Recipe, classes: &[String], say: &mut dyn FnMut(&
 /// The classifier of an ONNX file with a new head.
 fn onnx_model(path: &Path, recipe: &Recipe, classes: &[String]) -> Result<Model> {
     if recipe.weights.is_some() {
-        return Err(Error::Input(format!(
-            "{}: an ONNX file has its own weights; leave --weights out",
+        return Err(Error::advice(format_args!(
+            "{}: an ONNX file has its own weights; leave {WEIGHTS} out",
             shown(path)
         )));
     }
@@ -195,8 +196,8 @@ fn onnx_model(path: &Path, recipe: &Recipe, classes: &[String]) -> Result<Model>
 
 fn architecture(name: &str) -> Result<&'static Architecture> {
     if Path::new(name).extension().is_some_and(|e| e == "pt") {
-        return Err(Error::Input(format!(
-            "{name}: a training starts from an architecture and weights, which a TorchScript file has: --model NAME --weights {}",
+        return Err(Error::advice(format_args!(
+            "{name}: a training starts from an architecture and weights, which a TorchScript file has: {MODEL} NAME {WEIGHTS} {}",
             word(name.as_ref())
         )));
     }

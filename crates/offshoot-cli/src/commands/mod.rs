@@ -8,6 +8,7 @@ mod data;
 mod destination;
 mod eval;
 mod export;
+mod flags;
 mod inspect;
 mod lr_find;
 mod models;
@@ -17,6 +18,7 @@ mod pull;
 mod quantize;
 mod recipe;
 mod report;
+mod settings;
 mod signals;
 mod train;
 mod verify;
@@ -25,6 +27,7 @@ use clap::Subcommand;
 use offshoot_train::ranges;
 
 pub(crate) use arguments::described;
+pub(crate) use flags::flag;
 pub(crate) use signals::{exit_code as interrupted_code, watch as watch_signals};
 
 /// How a command fails.

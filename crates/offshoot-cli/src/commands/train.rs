@@ -8,18 +8,18 @@ use std::time::Duration;
 
 use clap::Args;
 use offshoot::{
-    Amp, Control, Dataset, Error, Event, Freeze, Model, ModelSource, Recipe, RunPictures, Settings,
-    Transform, architecture_of, folded_norms, keep_base, keeps_head, resumed, starting_model,
-    starting_preprocessing, train, with_default_recipe, word,
+    Control, Dataset, Error, Event, Model, ModelSource, Recipe, RunPictures, Settings, Transform,
+    architecture_of, folded_norms, keep_base, keeps_head, resumed, starting_model, starting_preprocessing,
+    train, with_default_recipe, word,
 };
 use offshoot_models::find;
-use offshoot_train::optimizer::OptimizerKind;
+use offshoot_train::CacheOptions;
 use offshoot_train::run::has_checkpoint;
 use offshoot_train::train::{Told, TrainResult};
-use offshoot_train::{CacheOptions, CacheType, OnNonFinite, Progressive, Rebuild, ScheduleKind, Unfreeze};
 
 use super::arguments::{self, AugmentationArguments, PreprocessingArguments, Processor, whole};
 use super::destination::writable_folder;
+use super::settings::SettingArguments;
 use super::{Failure, Outcome, print, signals};
 use offshoot_graph::text::shown;
 use watcher::Watcher;
@@ -41,110 +41,14 @@ pub(crate) struct Arguments {
     /// Recipe file (TOML) with settings; flags take precedence over it.
     #[arg(long, help_heading = "Model", value_name = "FILE.toml")]
     recipe: Option<PathBuf>,
-    /// Number of epochs [default: 30].
-    #[arg(long, help_heading = "Optimization", value_name = "N", value_parser = whole::<u64>("epochs"))]
-    epochs: Option<u64>,
-    /// Batch size [default: 16].
-    #[arg(long, help_heading = "Optimization", value_name = "N", value_parser = whole::<usize>("batch_size"))]
-    batch_size: Option<usize>,
-    /// Peak learning rate [default: 0.001].
-    #[arg(long, help_heading = "Optimization", value_name = "X", allow_negative_numbers = true)]
-    lr: Option<f64>,
-    /// New classification head: linear or mlp:256, with an optional dropout [default: linear,dropout=0.2].
-    #[arg(long, help_heading = "Model", value_name = "HEAD")]
-    head: Option<String>,
-    /// Parameters to freeze: backbone, none, or patterns on parameter names [default: none; backbone with --unfreeze,
-    /// and with --weights where neither --freeze nor --unfreeze is given].
-    #[arg(long, help_heading = "Model", value_name = "WHAT")]
-    freeze: Option<Freeze>,
-    /// Parameters to unfreeze during training: layer4@50%:x0.1 trains layer4 after 50 % of the epochs, at 0.1 times the
-    /// learning rate. May be given several times [default with --weights: the last block, @50%:x0.1; with one epoch, the whole
-    /// network is trained].
-    #[arg(long, help_heading = "Model", value_name = "PATTERN@PERCENT%[:xF]")]
-    unfreeze: Vec<Unfreeze>,
-    /// Freeze the parameters and running statistics of batch norms in the layers that are trained: on or off [default:
-    /// off; on with --weights where neither --freeze nor --unfreeze is given].
-    #[arg(long, help_heading = "Model", value_name = "on|off", value_parser = on_or_off)]
-    freeze_norms: Option<bool>,
-    /// Optimizer state that is reset at an unfreezing: new (that of the newly unfrozen parameters) or all [default:
-    /// new].
-    #[arg(long, help_heading = "Optimization", value_name = "WHOSE", value_parser = rebuild)]
-    rebuild: Option<Rebuild>,
-    /// Learning rate of the parameters that match a pattern. May be given several times.
-    #[arg(long, help_heading = "Optimization", value_name = "PATTERN=LR", value_parser = lr_group)]
-    lr_group: Vec<(String, f64)>,
-    /// Layer-wise learning rate decay: each layer's learning rate is this factor times that of the layer after it
-    /// [default: 1].
-    #[arg(long, help_heading = "Optimization", value_name = "X", allow_negative_numbers = true)]
-    layer_decay: Option<f64>,
-    /// Learning rate schedule: cosine, constant, onecycle, step:EPOCHS,gamma=0.1 or plateau:patience=10 [default:
-    /// cosine].
-    #[arg(long, help_heading = "Optimization", value_name = "NAME")]
-    schedule: Option<ScheduleKind>,
-    /// Learning rate warm-up, as a fraction of the steps of each stage [default: 0.05; 0 for onecycle].
-    #[arg(long, help_heading = "Optimization", value_name = "X", allow_negative_numbers = true)]
-    warmup: Option<f64>,
-    /// Gradient accumulation steps: batches per optimizer update [default: 1].
-    #[arg(long, help_heading = "Optimization", value_name = "N", value_parser = whole::<usize>("accumulate"))]
-    accumulate: Option<usize>,
-    /// Clip the gradient to this 2-norm [default: no clipping].
-    #[arg(long, help_heading = "Optimization", value_name = "X", allow_negative_numbers = true)]
-    clip_norm: Option<f64>,
-    /// Clip each element of the gradient to this absolute value [default: no clipping].
-    #[arg(long, help_heading = "Optimization", value_name = "X", allow_negative_numbers = true)]
-    clip_value: Option<f64>,
-    /// Keep and validate an exponential moving average (EMA) of the weights with this decay per step, such as 0.99.
-    #[arg(long, help_heading = "Optimization", value_name = "DECAY", allow_negative_numbers = true)]
-    ema: Option<f64>,
-    /// Validate the average of the weights of this many last epochs at the end, and keep it if it is better.
-    #[arg(long, help_heading = "Optimization", value_name = "N", value_parser = whole::<u64>("average_last"))]
-    average_last: Option<u64>,
-    /// Early stopping: end after this many epochs without a better validation accuracy (counted once everything is
-    /// unfrozen).
-    #[arg(long, help_heading = "Optimization", value_name = "N", value_parser = whole::<u64>("patience"))]
-    patience: Option<u64>,
-    /// Early-stopping minimum improvement: validation accuracy must rise by more than this to count as better [default:
-    /// 0].
-    #[arg(long, help_heading = "Optimization", value_name = "X", allow_negative_numbers = true)]
-    min_delta: Option<f64>,
-    /// Optimizer: sgd, adam or adamw [default: adamw].
-    #[arg(long, help_heading = "Optimization", value_name = "NAME", value_parser = optimizer)]
-    optimizer: Option<OptimizerKind>,
-    /// Weight decay; not applied to biases and norms [default: 0.01].
-    #[arg(long, help_heading = "Optimization", value_name = "X", allow_negative_numbers = true)]
-    weight_decay: Option<f64>,
-    /// Momentum of SGD [default: 0.9].
-    #[arg(long, help_heading = "Optimization", value_name = "X", allow_negative_numbers = true)]
-    momentum: Option<f64>,
-    /// Label smoothing: the fraction of the target that is spread over all classes [default: 0].
-    #[arg(long, help_heading = "Optimization", value_name = "X", allow_negative_numbers = true)]
-    label_smoothing: Option<f64>,
     /// Class weights in the loss: balanced (inverse to the number of pictures), or CLASS=WEIGHT, which may be given
     /// several times.
     #[arg(long, help_heading = "Optimization", value_name = "WHICH", value_parser = class_weight)]
     class_weights: Vec<ClassWeight>,
-    /// Sample every class equally often in an epoch.
-    #[arg(long, help_heading = "Data")]
-    balanced_sampling: bool,
+    #[command(flatten)]
+    settings: SettingArguments,
     #[command(flatten)]
     augmentation: AugmentationArguments,
-    /// Progressive resizing: the size of training pictures from a part of the epochs on, such as 128@0% and 224@60%.
-    /// May be given several times.
-    #[arg(long, help_heading = "Augmentation", value_name = "SIZE@PERCENT%")]
-    progressive: Vec<Progressive>,
-    /// Mixed precision: off, bf16 or fp16 (with loss scaling) [default: off].
-    #[arg(long, help_heading = "Optimization", value_name = "MODE")]
-    amp: Option<Amp>,
-    /// What to do with a step whose loss or gradient is NaN or infinite: stop ends the run, skip leaves the step out,
-    /// rollback goes back to the last good checkpoint and halves the learning rate [default: stop].
-    #[arg(long, help_heading = "Optimization", value_name = "POLICY", value_parser = on_nonfinite)]
-    on_nonfinite: Option<OnNonFinite>,
-    /// Fraction of the pictures held out for validation, where there is no `val` folder [default: 0.2].
-    #[arg(long, help_heading = "Data", value_name = "X", allow_negative_numbers = true)]
-    val_fraction: Option<f64>,
-    /// Random seed [default: 0].
-    #[arg(long, help_heading = "Optimization", value_name = "N", value_parser = whole::<u64>("seed"))]
-    seed: Option<u64>,
     #[command(flatten)]
     cache: CacheArguments,
     #[command(flatten)]
@@ -158,9 +62,6 @@ pub(crate) struct Arguments {
     /// Longest time between two checkpoints; one is written after each epoch in any case.
     #[arg(long, help_heading = "Output", value_name = "SECONDS", default_value_t = 600, value_parser = whole::<u64>("checkpoint_every"))]
     checkpoint_every: u64,
-    /// Treat a picture that cannot be read as an error instead of skipping it.
-    #[arg(long, help_heading = "Data")]
-    strict: bool,
     /// Print one JSON object on one line at the end.
     #[arg(long, help_heading = "Output")]
     json: bool,
@@ -175,28 +76,12 @@ struct CacheArguments {
     /// Maximum size of that folder, such as 500MiB; least recently used files are removed first. 0 turns caching off.
     #[arg(long, help_heading = "Caching", value_name = "SIZE", value_parser = bytes, default_value = "4GiB")]
     cache_budget: u64,
-    /// Number of fixed augmented views of each picture that training cycles through, so that their features can be
-    /// cached [default: new random views in each epoch].
-    #[arg(long, help_heading = "Caching", value_name = "K", value_parser = whole::<u64>("cache_views"))]
-    cache_views: Option<u64>,
-    /// Data type of cached features: f32, or f16, which takes half the space and changes the last digits of the result
-    /// [default: f32].
-    #[arg(long, help_heading = "Caching", value_name = "TYPE", value_parser = cache_type)]
-    cache_dtype: Option<CacheType>,
 }
 
 impl CacheArguments {
     fn options(&self) -> CacheOptions {
         let shared = || dirs::cache_dir().map(|folder| folder.join("offshoot").join("features"));
         CacheOptions { folder: self.cache_dir.clone().or_else(shared), budget: self.cache_budget }
-    }
-}
-
-fn cache_type(text: &str) -> Result<CacheType, String> {
-    match text {
-        "f32" => Ok(CacheType::F32),
-        "f16" => Ok(CacheType::F16),
-        _ => Err("give f32 or f16".into()),
     }
 }
 
@@ -213,46 +98,6 @@ fn bytes(text: &str) -> Result<u64, String> {
     };
     let bytes = digits.parse::<u64>().ok().and_then(|n| n.checked_mul(1u64.checked_shl(shift)?));
     bytes.ok_or_else(|| "give a whole number of bytes, or with KiB, MiB, GiB or TiB: 500MiB".into())
-}
-
-fn lr_group(text: &str) -> Result<(String, f64), String> {
-    let parsed =
-        text.rsplit_once('=').and_then(|(pattern, lr)| Some((pattern.to_string(), lr.parse().ok()?)));
-    parsed.ok_or_else(|| "give PATTERN=LR, as in layer4=1e-4".into())
-}
-
-fn optimizer(text: &str) -> Result<OptimizerKind, String> {
-    match text {
-        "sgd" => Ok(OptimizerKind::Sgd),
-        "adam" => Ok(OptimizerKind::Adam),
-        "adamw" => Ok(OptimizerKind::AdamW),
-        _ => Err("give sgd, adam or adamw".into()),
-    }
-}
-
-fn rebuild(text: &str) -> Result<Rebuild, String> {
-    match text {
-        "new" => Ok(Rebuild::New),
-        "all" => Ok(Rebuild::All),
-        _ => Err("give new or all".into()),
-    }
-}
-
-fn on_nonfinite(text: &str) -> Result<OnNonFinite, String> {
-    match text {
-        "stop" => Ok(OnNonFinite::Stop),
-        "skip" => Ok(OnNonFinite::Skip),
-        "rollback" => Ok(OnNonFinite::Rollback),
-        _ => Err("give stop, skip or rollback".into()),
-    }
-}
-
-fn on_or_off(text: &str) -> Result<bool, String> {
-    match text {
-        "on" => Ok(true),
-        "off" => Ok(false),
-        _ => Err("give on or off".into()),
-    }
 }
 
 /// What `--class-weights` names.
@@ -429,7 +274,6 @@ impl Arguments {
 
     /// What the flags say.
     fn settings(&self) -> Settings {
-        let groups: BTreeMap<String, f64> = self.lr_group.iter().cloned().collect();
         let weights: BTreeMap<String, f64> = (self.class_weights.iter())
             .filter_map(|weight| match weight {
                 ClassWeight::Balanced => None,
@@ -441,45 +285,13 @@ impl Arguments {
             model: self.model.as_deref().map(absolute_file),
             weights: self.weights.as_deref().map(absolute),
             data: self.data.as_deref().map(absolute),
-            head: self.head.clone(),
-            epochs: self.epochs,
-            batch_size: self.batch_size,
-            lr: self.lr,
-            optimizer: self.optimizer,
-            weight_decay: self.weight_decay,
-            momentum: self.momentum,
-            freeze: self.freeze.clone(),
-            unfreeze: (!self.unfreeze.is_empty()).then(|| self.unfreeze.clone()),
-            freeze_norms: self.freeze_norms,
-            rebuild: self.rebuild,
-            layer_decay: self.layer_decay,
-            schedule: self.schedule,
-            warmup: self.warmup,
-            accumulate: self.accumulate,
-            clip_norm: self.clip_norm,
-            clip_value: self.clip_value,
-            ema: self.ema,
-            average_last: self.average_last,
-            patience: self.patience,
-            min_delta: self.min_delta,
-            lr_groups: (!groups.is_empty()).then_some(groups),
-            label_smoothing: self.label_smoothing,
             class_weights: (!weights.is_empty()).then_some(weights),
             balance_classes: balanced.then_some(true),
-            balanced_sampling: self.balanced_sampling.then_some(true),
             augment: self.augmentation.augment,
             augmentation: self.augmentation.settings(),
-            progressive: (!self.progressive.is_empty()).then(|| self.progressive.clone()),
-            amp: self.amp,
-            on_nonfinite: self.on_nonfinite,
-            cache_views: self.cache.cache_views,
-            cache_dtype: self.cache.cache_dtype,
-            val_fraction: self.val_fraction,
-            seed: self.seed,
             threads: self.processor.threads.map(|n| n.get()),
-            strict: self.strict.then_some(true),
             preprocessing: self.preprocessing.settings(),
-            ..Settings::default()
+            ..self.settings.0.clone()
         }
     }
 }

@@ -28,6 +28,7 @@ mod pull;
 mod quantize;
 mod quantize_dynamic;
 mod refusals;
+mod remedies;
 mod resume;
 mod runs;
 mod stages;

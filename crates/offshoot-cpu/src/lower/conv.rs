@@ -186,10 +186,16 @@ impl Lowering<'_> {
         weight: ValueId,
     ) -> Result<Operand<f32>, ExecuteError> {
         let (shape, len) = (*shape, self.len(weight));
+        if let Some(packed) = self.filters.tensors.get(&(weight, E::DTYPE)).cloned() {
+            let packed = self.constant(packed);
+            return self.typed(weight, packed);
+        }
         if let Some(oihw) = self.known(weight).and_then(Tensor::as_f32) {
             let mut packed = vec![0.0; len];
             depthwise::pack(&shape, &rounded::<E>(self.isa, oihw), &mut packed);
-            let packed = self.constant(Tensor::f32([len], packed));
+            let packed = Tensor::f32([len], packed);
+            self.filters.tensors.insert((weight, E::DTYPE), packed.clone());
+            let packed = self.constant(packed);
             return self.typed(weight, packed);
         }
         let (oihw, packed) = (self.rounded::<E>(weight)?, self.fresh(len));

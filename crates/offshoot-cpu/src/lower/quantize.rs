@@ -64,6 +64,10 @@ impl Lowering<'_> {
 
     /// The floats of a weight that does not change, computed now.
     fn dequantized<Q: Integer>(&mut self, node: &Node, axis: usize) -> Option<AnyOperand> {
+        let key = (node.outputs[0], DType::F32);
+        if let Some(floats) = self.filters.tensors.get(&key).cloned() {
+            return Some(self.constant(floats));
+        }
         let [x, scale, zero_point] = [0, 1, 2].map(|i| self.known(node.inputs[i]));
         let (x, scale, zero_point) = (x?, scale?, zero_point?);
         let mut floats = vec![0.0; x.len()];
@@ -71,6 +75,7 @@ impl Lowering<'_> {
         let scales = Scales::new(scale.as_f32()?, Q::of_data(zero_point.data())?, inner);
         dequantize(Q::of_data(x.data())?, scales, &mut floats);
         let floats = Tensor::f32(x.shape(), floats);
+        self.filters.tensors.insert(key, floats.clone());
         Some(self.constant(floats))
     }
 

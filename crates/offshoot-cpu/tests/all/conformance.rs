@@ -93,6 +93,10 @@ impl Session for WrongSession {
         self.session.run_graph(graph, inputs)
     }
 
+    fn fork(&self) -> Box<dyn Session> {
+        Box::new(WrongSession { session: self.session.fork(), factor: self.factor })
+    }
+
     fn read(&self, name: &str) -> Option<Tensor> {
         let mut tensor = self.session.read(name)?;
         tensor.as_f32_mut()?.iter_mut().for_each(|x| *x *= self.factor);

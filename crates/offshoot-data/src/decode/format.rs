@@ -14,6 +14,7 @@ pub(super) const SIGNATURE_BYTES: u64 = 64;
 #[derive(Clone, Copy)]
 pub(super) enum Format {
     Jpeg,
+    #[cfg(feature = "tiff")]
     Tiff,
     Other(&'static str, ImageFormat),
 }
@@ -71,7 +72,12 @@ impl Format {
         }
         match bytes {
             // The two kinds of TIFF, of either byte order.
-            [b'I', b'I', 42 | 43, 0, ..] | [b'M', b'M', 0, 42 | 43, ..] => return Ok(Format::Tiff),
+            [b'I', b'I', 42 | 43, 0, ..] | [b'M', b'M', 0, 42 | 43, ..] => {
+                #[cfg(feature = "tiff")]
+                return Ok(Format::Tiff);
+                #[cfg(not(feature = "tiff"))]
+                return Err(DecodeError::LeftOut { format: "TIFF", feature: "tiff" });
+            }
             // What starts with such letters may as well be a text.
             [b'P', b'1'..=b'7', b' ' | b'\t' | b'\r' | b'\n' | b'#', ..] => {
                 return Ok(Format::Other("PNM", ImageFormat::Pnm));
@@ -79,6 +85,12 @@ impl Format {
             _ => {}
         }
         match image::guess_format(bytes) {
+            Ok(ImageFormat::WebP) if !cfg!(feature = "webp") => {
+                Err(DecodeError::LeftOut { format: "WebP", feature: "webp" })
+            }
+            Ok(ImageFormat::Gif) if !cfg!(feature = "gif") => {
+                Err(DecodeError::LeftOut { format: "GIF", feature: "gif" })
+            }
             Ok(ImageFormat::Jpeg) => Ok(Format::Jpeg),
             Ok(format @ ImageFormat::Png) => Ok(Format::Other("PNG", format)),
             Ok(format @ ImageFormat::WebP) => Ok(Format::Other("WebP", format)),
@@ -94,6 +106,7 @@ impl Format {
     pub(super) fn name(self) -> &'static str {
         match self {
             Format::Jpeg => "JPEG",
+            #[cfg(feature = "tiff")]
             Format::Tiff => "TIFF",
             Format::Other(name, _) => name,
         }

@@ -135,6 +135,7 @@ impl Outline {
     }
 
     /// The pixels of all scans.
+    #[cfg(feature = "tiff")]
     pub(super) fn work(&self) -> usize {
         self.scans.saturating_mul(self.pixels)
     }

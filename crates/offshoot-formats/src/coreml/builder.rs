@@ -200,7 +200,7 @@ impl Builder {
         };
         if let Some(x) = values.iter().find(|x| !finite(x)) {
             let (what, way_out) = match x.is_finite() {
-                true => (format!("it holds {x}, more than f16 can"), "Write f32: --precision f32"),
+                true => (format!("it holds {x}, more than f16 can"), "Write f32: {precision} f32"),
                 false => (format!("it holds {x}"), "Look for where training went wrong: offshoot check"),
             };
             return Err(Problem::unsupported(place, what, way_out));

@@ -166,7 +166,7 @@ impl Writer<'_> {
         let (scale, bias) = scale_and_bias(steps);
         if !scale.iter().chain(&bias).all(|x| x.is_finite()) {
             let what = format!("a mean of {:?} and a std of {:?} cannot be applied", steps.mean, steps.std);
-            return Err(Problem::unsupported("preprocessing", what, "Give another --mean or --std"));
+            return Err(Problem::unsupported("preprocessing", what, "Give another {mean} or {std}"));
         }
         let shape = [1, 3, steps.size, steps.size];
         let f32_type = ValueType::tensor(data_type::FLOAT32, &shape);

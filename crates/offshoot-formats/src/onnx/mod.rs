@@ -26,6 +26,7 @@ use std::path::Path;
 
 use offshoot_graph::Model;
 
+#[cfg(feature = "write")]
 use crate::atomic::write_atomically;
 use crate::content::open_plain;
 use crate::error::{FormatError, Problem};
@@ -145,6 +146,7 @@ pub fn quantize_dynamic_bytes(bytes: impl Into<Vec<u8>>) -> Result<DynamicModel,
 ///
 /// # Errors
 /// When the file cannot be written.
+#[cfg(feature = "write")]
 pub fn write_quantized(path: &Path, bytes: &[u8]) -> Result<(), FormatError> {
     write_atomically(path, |file| file.write_all(bytes))
 }
@@ -184,6 +186,7 @@ pub fn read_bytes_with(bytes: impl Into<Vec<u8>>, options: ReadOptions) -> Resul
 ///
 /// # Errors
 /// Those of [`write_bytes`], when a file cannot be written, and when one is in the way that is a link.
+#[cfg(feature = "write")]
 pub fn write(path: &Path, model: &Model, options: Options) -> Result<(), FormatError> {
     let name = path.file_name().and_then(|n| n.to_str()).map(|name| format!("{name}.data"));
     let written = write::write(model, options, name).map_err(|problem| problem.at(path))?;
@@ -199,7 +202,7 @@ pub fn write(path: &Path, model: &Model, options: Options) -> Result<(), FormatE
 ///
 /// # Errors
 /// When the graph holds an operator of training, a weight is missing or has another shape, or the file would be
-/// larger than 2 GiB: [`write()`] can put weights beside it.
+/// larger than 2 GiB: `write` can put weights beside it.
 pub fn write_bytes(model: &Model, options: Options) -> Result<Vec<u8>, Problem> {
     Ok(write::write(model, options, None)?.bytes)
 }

@@ -210,7 +210,7 @@ fn find_input(input: &ValueInfoProto, options: ReadOptions) -> Result<Input<'_>,
 }
 
 const TOKENS: &str =
-    "Run it with `offshoot verify --inputs FILE.npz`, or quantize it with `offshoot quantize --mode dynamic`";
+    "Run it with `offshoot verify {inputs} FILE.npz`, or quantize it with `offshoot quantize {mode} dynamic`";
 
 const LAYOUT: &str = "Export with a float input [batch, 3, height, width] or [batch, height, width, 3]";
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
 use offshoot_files::allowed_memory;
+use offshoot_graph::remedy::MEMORY_LIMIT;
 use offshoot_graph::{Data, Tensor};
 use prost::bytes::Bytes;
 
@@ -40,7 +41,7 @@ impl TensorReader {
         let bytes = elements as u64 * size as u64;
         let left = self.budget.checked_sub(bytes).ok_or_else(|| Problem::TooLarge {
             place: place.into(),
-            what: format!("it takes {bytes} bytes in memory (--memory-limit allows more)"),
+            what: format!("it takes {bytes} bytes in memory ({MEMORY_LIMIT} allows more)"),
             limit: self.budget,
         })?;
         self.budget = left;

@@ -18,7 +18,7 @@ const MAX_STEPS: u32 = 1 << 20;
 /// How deep calls, blocks and expressions may nest.
 const MAX_DEPTH: u32 = 192;
 
-pub(super) const WAY_OUT: &str = "Give a PyTorch checkpoint with `--model NAME --weights FILE` where there is one, or export the model to ONNX";
+pub(super) const WAY_OUT: &str = "Give a PyTorch checkpoint with `{model} NAME {weights} FILE` where there is one, or export the model to ONNX";
 
 pub(super) struct Evaluator<'a, R> {
     pub(super) program: &'a mut Program<R>,
@@ -385,7 +385,7 @@ impl<'a, R: Read + Seek> Evaluator<'a, R> {
                 let what = "the model refuses its input here";
                 return Err(frame
                     .place()
-                    .unsupported(what, "Give another `--size`, or check the file in PyTorch"));
+                    .unsupported(what, "Give another `{size}`, or check the file in PyTorch"));
             }
             _ => {}
         }

@@ -20,6 +20,7 @@ mod script;
 mod sizes;
 mod tensors;
 mod tree;
+#[cfg(feature = "write")]
 mod write;
 
 use std::io::{Cursor, Read, Seek, Write};
@@ -27,6 +28,7 @@ use std::path::Path;
 
 use offshoot_graph::{Model, Weights};
 
+#[cfg(feature = "write")]
 use crate::atomic::AtomicFile;
 use crate::content::open_plain;
 use crate::error::{FormatError, Problem};
@@ -103,6 +105,7 @@ pub fn is_torchscript(source: impl Read + Seek) -> bool {
 ///
 /// # Errors
 /// Those of [`write_to`].
+#[cfg(feature = "write")]
 pub fn write(path: &Path, model: &Model, options: Options) -> Result<(), FormatError> {
     let mut file = AtomicFile::create(path)?;
     write_to(&mut file, model, options).map_err(|problem| problem.at(path))?;
@@ -115,6 +118,7 @@ pub fn write(path: &Path, model: &Model, options: Options) -> Result<(), FormatE
 /// # Errors
 /// When the graph holds an operator of training or one that PyTorch cannot say, a weight is missing or has another
 /// shape, or the file cannot be written.
+#[cfg(feature = "write")]
 pub fn write_to(out: &mut (impl Write + Seek), model: &Model, options: Options) -> Result<(), Problem> {
     write::write(out, model, options)
 }

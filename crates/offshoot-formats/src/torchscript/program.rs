@@ -48,7 +48,7 @@ pub(super) struct Attributes {
 
 impl<R: Read + Seek> Program<R> {
     pub(super) fn open(source: BufReader<R>, len: u64) -> Result<Program<R>, Problem> {
-        let mut archive = Archive::new(source, len)?;
+        let archive = Archive::new(source, len)?;
         if !archive.has("constants.pkl") {
             let way_out = "Give a file that torch.jit.save wrote";
             return Err(Problem::unsupported("the archive", "it is no TorchScript program", way_out));

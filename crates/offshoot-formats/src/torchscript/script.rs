@@ -73,7 +73,7 @@ fn resize(interpolation: Interpolation, x: &str, rows: &str, columns: &str) -> R
             return Err(Problem::unsupported(
                 "preprocessing",
                 "PyTorch has no Lanczos filter to put in the file",
-                "Write the traced form, which takes prepared pictures: leave --script out",
+                "Write the traced form, which takes prepared pictures: leave {script} out",
             ));
         }
     };

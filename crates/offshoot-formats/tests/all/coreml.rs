@@ -125,7 +125,7 @@ fn what_does_not_fit_is_an_error_that_names_it() {
     let mut missing = mobile(false);
     missing.weights.remove("classifier.1.weight");
     for (model, words) in [
-        (large, ["`classifier.1.bias`", "100000", "--precision f32"]),
+        (large, ["`classifier.1.bias`", "100000", "`precision` f32"]),
         (twins, ["`crane`", "two classes", "names"]),
         (missing, ["`classifier.1.weight`", "do not hold it", "Load"]),
     ] {

@@ -62,7 +62,7 @@ fn transposes_and_pads_leave_no_trace() {
 #[test]
 fn an_open_size_under_padding_by_rule_wants_to_be_said() {
     let message = onnx::read(&form("tf_any_size.onnx")).unwrap_err().to_string();
-    assert!(message.contains("auto_pad") && message.contains("--size"), "{message}");
+    assert!(message.contains("auto_pad") && message.contains("`size`"), "{message}");
     let preprocessing = read("tf_any_size").model.metadata.preprocessing;
     assert_eq!((preprocessing.size, preprocessing.resize), (32, 37));
 }

@@ -163,7 +163,7 @@ fn an_input_that_is_no_picture() {
     refused_with(&with(1, &[0, 8, 8, 4]), &["input `x`", "8 channels"]);
     refused_with(&with(1, &[0, 8, 8, 3]), &["node `the_f` (Conv)", "8 input channels"]);
     refused_with(&with(1, &[0, 3, 8]), &["3 axes"]);
-    refused_with(&with(7, &[0, 3, 8, 8]), &["tokens, not pictures", "verify --inputs"]);
+    refused_with(&with(7, &[0, 3, 8, 8]), &["tokens, not pictures", "verify `inputs`"]);
     refused_with(&with(9, &[0, 3, 8, 8]), &["ONNX type 9"]);
     refused_with(&with(1, &[0, 3, 8, 9]), &["8 by 9"]);
     refused_with(&with(1, &[0, 3, 1 << 40, 1 << 40]), &["height", "limit"]);
@@ -174,7 +174,7 @@ fn an_input_that_is_no_picture() {
 fn an_operator_that_is_not_read_is_named_with_a_way_out() {
     refused_with(
         &model(&[node("Resize", &["x"], "f", &[]), head()]),
-        &["node `the_f` (Resize)", "--weights"],
+        &["node `the_f` (Resize)", "`weights`"],
     );
     let foreign = field(
         1,
@@ -226,7 +226,7 @@ fn sizes_that_no_picture_has() {
     refused_with(&conv(&[ints("pads", &[i64::MAX; 4])]), &["`the_f` (Conv)", "pads"]);
     refused_with(
         &conv(&[ints("pads", &[60_000; 4])]),
-        &["`the_f` (Conv)", "bytes for one picture (--memory-limit", "limit of 1073741824"],
+        &["`the_f` (Conv)", "bytes for one picture (`memory_limit`", "limit of 1073741824"],
     );
     refused_with(&conv(&[ints("strides", &[0, 1])]), &["`the_f` (Conv)", "strides"]);
     refused_with(&conv(&[ints("dilations", &[1 << 16; 2])]), &["`the_f` (Conv)", "does not fit"]);

@@ -133,7 +133,7 @@ fn what_is_read_is_written() {
 #[test]
 fn a_classifier_of_pictures_is_asked_for_and_not_given() {
     let error = onnx::read(&golden("encoder.onnx")).unwrap_err().to_string();
-    assert!(error.contains("it takes tokens, not pictures") && error.contains("verify --inputs"), "{error}");
+    assert!(error.contains("it takes tokens, not pictures") && error.contains("verify `inputs`"), "{error}");
 }
 
 /// What we write is what ONNX Runtime reads, and our int8 files answer there as here.

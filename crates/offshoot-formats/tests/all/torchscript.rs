@@ -228,7 +228,7 @@ fn every_preprocessing_that_pytorch_can_do_is_written() {
     model.metadata.preprocessing.interpolation = Interpolation::Lanczos;
     let options = Options { form: Form::Scripted };
     let error = torchscript::write_to(&mut Cursor::new(Vec::new()), &model, options).unwrap_err();
-    assert!(error.to_string().contains("leave --script out"), "{error}");
+    assert!(error.to_string().contains("leave `script` out"), "{error}");
 }
 
 #[test]

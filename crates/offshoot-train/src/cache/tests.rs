@@ -113,7 +113,7 @@ fn the_longest_unused_make_room_and_those_in_use_stay() {
     assert_eq!(there(&cache), [false, true, true, false]);
     let one = cache.open(key(1)).unwrap();
     let error = fill(&cache, 3).unwrap_err();
-    assert!(matches!(error, CacheError::NoRoom { .. }) && error.to_string().contains("--cache-budget"));
+    assert!(matches!(error, CacheError::NoRoom { .. }) && error.to_string().contains("`cache_budget`"));
     drop(two);
     fill(&cache, 3).unwrap();
     assert_eq!(there(&cache), [false, true, false, true]);
@@ -194,6 +194,6 @@ fn a_folder_that_cannot_be_used_is_named() {
     let options = CacheOptions { folder: Some(file.join("x")), budget: 1 << 20 };
     let cache = Cache::new(&options, root.path()).unwrap();
     let error = fill(&cache, key(1), CacheType::F32).unwrap_err().to_string();
-    assert!(error.contains("file/x") && error.contains("--cache-dir"), "{error}");
+    assert!(error.contains("file/x") && error.contains("`cache_dir`"), "{error}");
     assert!(Cache::new(&CacheOptions { budget: 0, ..options }, root.path()).is_none());
 }

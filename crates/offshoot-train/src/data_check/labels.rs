@@ -10,7 +10,6 @@ use offshoot_graph::{Executor, Model, Tensor};
 use serde::Serialize;
 
 use super::{Member, members};
-use crate::evaluate::images;
 use crate::freeze::apply_freeze;
 use crate::metrics::{argmax, softmax};
 use crate::optimizer::{OptimizerKind, OptimizerOptions};
@@ -18,6 +17,7 @@ use crate::recipe::Freeze;
 use crate::schedule::{Schedule, ScheduleKind};
 use crate::step::{StepError, StepOptions, TrainStep};
 use crate::train::TrainError;
+use offshoot_infer::evaluate::images;
 
 /// Pictures that go through the backbone at once.
 const BATCH: usize = 32;

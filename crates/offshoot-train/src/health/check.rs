@@ -10,6 +10,7 @@ use offshoot_graph::passes::{
     LABELS, LOSS, LossOptions, TrainingGraph, freeze, gradient_output, remove_training_leftovers,
     training_graph,
 };
+use offshoot_graph::remedy::MEAN;
 use offshoot_graph::{Executor, Graph, Model, Op, Preprocessing, Tensor, ValueId, Weights};
 use serde::Serialize;
 
@@ -374,7 +375,7 @@ impl CheckReport {
     ) {
         if preprocessing.mean.iter().any(|mean| !(0.0..=1.0).contains(mean)) {
             self.problems.push(format!(
-                "the preprocessing subtracts {:?} from pixels of 0..1; give --mean on that scale",
+                "the preprocessing subtracts {:?} from pixels of 0..1; give {MEAN} on that scale",
                 preprocessing.mean
             ));
         }

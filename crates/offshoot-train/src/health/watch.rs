@@ -1,5 +1,6 @@
 //! What the figures of finished epochs say about a run: warnings, each given once.
 
+use offshoot_graph::remedy::{AUGMENT, CACHE_VIEWS, FREEZE, HEAD, LABEL_SMOOTHING, LR, WEIGHT_DECAY};
 use serde::{Deserialize, Serialize};
 
 use super::interval::wilson;
@@ -115,7 +116,7 @@ impl Watch {
                 100.0 * ratio
             )
         };
-        Some(format!("the learning rate looks too high: {what}; try --lr {}", a_tenth(facts.recipe.lr)))
+        Some(format!("the learning rate looks too high: {what}; try {LR} {}", a_tenth(facts.recipe.lr)))
     }
 
     fn still_loss(&mut self, facts: &Facts<'_>) -> Option<String> {
@@ -128,7 +129,7 @@ impl Watch {
         (still && low > LEARNED * guess(facts)).then(|| {
             format!(
                 "the loss does not change: {low:.3} to {high:.3} in the last {STILL_EPOCHS} epochs, and random guessing has {:.3}; \
-                 try a higher --lr (`offshoot lr-find` suggests one), and check that the folder names fit the pictures",
+                 try a higher {LR} (`offshoot lr-find` suggests one), and check that the folder names fit the pictures",
                 guess(facts)
             )
         })
@@ -170,7 +171,7 @@ fn dead_layer(facts: &Facts<'_>) -> Option<String> {
     let named = listed(silent, NAMED, |name| format!("`{name}`"));
     Some(format!(
         "a dead layer: the gradient of {named} was exactly 0 in each step of epoch {}, as behind an activation that gives \
-         zeros only; `offshoot check` names it; start again from the pretrained weights with a lower --lr",
+         zeros only; `offshoot check` names it; start again from the pretrained weights with a lower {LR}",
         facts.row.epoch
     ))
 }
@@ -189,27 +190,27 @@ fn advice(facts: &Facts<'_>) -> Vec<String> {
     let recipe = facts.recipe;
     let mut advice = Vec::new();
     if recipe.augmentation().is_none() {
-        let views = if facts.has_prefix { " --cache-views 4" } else { "" };
-        advice.push(format!("--augment on{views}"));
+        let views = if facts.has_prefix { format!(" {CACHE_VIEWS} 4") } else { String::new() };
+        advice.push(format!("{AUGMENT} on{views}"));
     }
     let dropout = recipe.head.split(',').find_map(|part| part.trim().strip_prefix("dropout="));
     let dropout = dropout.and_then(|ratio| ratio.parse::<f64>().ok()).unwrap_or(0.0);
     if dropout < 0.5 {
         let kind = recipe.head.split(',').next().unwrap_or("linear");
         let more = if dropout < 0.2 { 0.2 } else { 0.5 };
-        advice.push(format!("more dropout (--head {kind},dropout={more})"));
+        advice.push(format!("more dropout ({HEAD} {kind},dropout={more})"));
     }
     if recipe.weight_decay < 0.05 {
         let more = if recipe.weight_decay < 0.01 { 0.01 } else { 0.1 };
-        advice.push(format!("more weight decay (--weight-decay {more})"));
+        advice.push(format!("more weight decay ({WEIGHT_DECAY} {more})"));
     }
     match (&recipe.freeze, recipe.unfreeze.is_empty()) {
         (Freeze::Backbone, true) => {}
-        (Freeze::Backbone, false) => advice.push("fewer unfrozen layers (--freeze backbone)".into()),
-        (Freeze::None | Freeze::Patterns(_), _) => advice.push("fewer layers that train (--freeze)".into()),
+        (Freeze::Backbone, false) => advice.push(format!("fewer unfrozen layers ({FREEZE} backbone)")),
+        (Freeze::None | Freeze::Patterns(_), _) => advice.push(format!("fewer layers that train ({FREEZE})")),
     }
     if recipe.label_smoothing == 0.0 {
-        advice.push("--label-smoothing 0.1".into());
+        advice.push(format!("{LABEL_SMOOTHING} 0.1"));
     }
     advice.push("more pictures".into());
     advice
@@ -361,7 +362,7 @@ mod tests {
             .join(", ")
         };
         let text = advice(&|s| s.freeze = Some(Freeze::Backbone));
-        for part in ["--augment on --cache-views 4", "dropout=0.5", "--weight-decay 0.1", "more pictures"] {
+        for part in ["`augment` on `cache_views` 4", "dropout=0.5", "`weight_decay` 0.1", "more pictures"] {
             assert!(text.contains(part), "{text}");
         }
         assert!(!text.contains("fewer"), "{text}");
@@ -371,16 +372,16 @@ mod tests {
             s.weight_decay = Some(0.1);
             s.label_smoothing = Some(0.1);
         });
-        assert_eq!(text, "fewer layers that train (--freeze), more pictures");
+        assert_eq!(text, "fewer layers that train (`freeze`), more pictures");
         let text = advice(&|s| s.unfreeze = Some(vec!["layer4@0%".parse().unwrap()]));
-        assert!(text.contains("fewer unfrozen layers (--freeze backbone)"), "{text}");
+        assert!(text.contains("fewer unfrozen layers (`freeze` backbone)"), "{text}");
     }
 
     #[test]
     fn a_rate_is_too_high_when_the_loss_says_so() {
         // ln(6) is 1.79.
         let told = of_losses(&[2.9, 3.5]);
-        assert!(told[0][0].contains("epoch 1 is 2.90") && told[0][0].contains("--lr 1e-4"), "{told:?}");
+        assert!(told[0][0].contains("epoch 1 is 2.90") && told[0][0].contains("`lr` 1e-4"), "{told:?}");
         assert!(told[1].is_empty());
         let told = of_losses(&[1.2, 0.6, 1.6]);
         assert!(told[2][0].contains("risen from 0.60 to 1.60"), "{told:?}");

@@ -9,11 +9,11 @@ use offshoot_data::{Loader, LoaderOptions, Sample};
 use offshoot_graph::Tensor;
 
 use super::Training;
-use crate::evaluate::images;
 use crate::health::{NonFinite, listed, trace_frozen, trace_trained};
 use crate::pictures::{Inputs, Pictures};
 use crate::step::StepError;
 use crate::train::{TrainError, for_stage};
+use offshoot_infer::evaluate::images;
 
 /// Pictures that are named in a message.
 const NAMED: usize = 16;

@@ -152,7 +152,7 @@ fn a_resumed_run_keeps_its_recipe_and_lists_every_conflict() {
         "`lr` is 0.1 there and 0.2 here",
         "`preprocessing.size` is 224 there and 64 here",
         "`weights` is nothing there and \"w.pth\" here",
-        "--out",
+        "`out`",
     ] {
         assert!(error.contains(part), "{part}: {error}");
     }

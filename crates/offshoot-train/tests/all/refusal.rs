@@ -79,6 +79,6 @@ fn numbers_that_explode_are_traced_to_their_node_and_pictures() {
     let TrainError::Refused(refusal) = error else { panic!("{text}") };
     let Some(NonFinite::Node { node, inputs, .. }) = &refusal.origin else { panic!("{text}") };
     assert!(inputs.iter().all(|input| input.range.nonfinite == 0), "{text}");
-    assert!(text.contains(node) && text.contains("refused") && text.contains("--lr"), "{text}");
+    assert!(text.contains(node) && text.contains("refused") && text.contains("`lr`"), "{text}");
     assert!(refusal.pictures.iter().all(|path| text.contains(&*path.to_string_lossy())), "{text}");
 }

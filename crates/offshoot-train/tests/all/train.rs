@@ -141,7 +141,7 @@ fn a_used_folder_needs_resume_and_a_finished_run_answers_again() {
     let first = fixture.train("run", u64::MAX, |c| c.resume = true).unwrap();
     let before = fixture.file("run", "last.state.safetensors");
     let error = fixture.train("run", u64::MAX, |_| {}).unwrap_err().to_string();
-    assert!(error.contains("--resume") && error.contains("run"), "{error}");
+    assert!(error.contains("`resume`") && error.contains("run"), "{error}");
     let again = fixture.train("run", 1, |c| c.resume = true).unwrap();
     assert!(!again.interrupted);
     assert_eq!((again.result.best, again.result.epochs), (first.result.best, 1));
@@ -230,7 +230,7 @@ fn a_step_that_is_not_finite_is_refused_and_changes_nothing() {
     let error = step.run(tensor(&images), &labels, &keys, 1.0).unwrap_err();
     let StepError::NotFinite { problem } = &error else { panic!("{error}") };
     assert!(problem.contains("loss is NaN") && problem.contains("`conv0.weight`"), "{problem}");
-    assert!(error.to_string().contains("--lr"), "{error}");
+    assert!(error.to_string().contains("`lr`"), "{error}");
     assert_eq!(step.model().weights, before);
     assert_eq!(step.state(), state);
     images[3] = 0.5;
@@ -308,7 +308,7 @@ fn a_run_whose_numbers_explode_says_so() {
         s.optimizer = Some(offshoot_train::OptimizerKind::Sgd);
     });
     let error = fixture.train("run", u64::MAX, |_| {}).unwrap_err().to_string();
-    assert!(error.contains("refused") && error.contains("--lr"), "{error}");
+    assert!(error.contains("refused") && error.contains("`lr`"), "{error}");
 }
 
 #[test]

@@ -92,7 +92,7 @@ fn a_model_that_knows_its_pictures_by_heart_is_told_of_and_its_accuracy_is_that_
     fixture.data = Dataset::open(&other, &fixture.recipe.folder_options()).unwrap();
     let told = warnings(&fixture, model(), "run");
     assert_eq!(told.iter().filter(|text| text.starts_with("overfitting")).count(), 1, "{told:?}");
-    assert!(told.iter().any(|text| text.contains("--augment on --cache-views 4")), "{told:?}");
+    assert!(told.iter().any(|text| text.contains("`augment` on `cache_views` 4")), "{told:?}");
 
     let results = fixture.results("run");
     assert_eq!(results[0][7], "train_eval_accuracy");

@@ -8,6 +8,7 @@ use offshoot_formats::coreml;
 use offshoot_formats::onnx;
 use offshoot_formats::torchscript::Form;
 use offshoot_graph::Model;
+use offshoot_graph::remedy::DATA;
 
 use super::formats::FormatsProgress;
 use crate::compare::Inputs;
@@ -67,7 +68,9 @@ impl Files {
         let tensorrt = tensorrt_folder(model, &path("-tensorrt"), &TensorRtOptions::default(), proof)
             .map(|(file, _)| file);
         let int8_static = match pictures.calibration.is_empty() {
-            true => Err("static int8 is calibrated on pictures like those of the training, and there are none: give a run directory or --data DIR".into()),
+            true => Err(format!(
+                "static int8 is calibrated on pictures like those of the training, and there are none: give a run directory or {DATA} DIR"
+            )),
             false => reason(in_static(model, pictures, &path("-int8.onnx"), proof, &mut doing)),
         };
         Ok(Files {

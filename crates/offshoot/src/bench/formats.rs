@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 use offshoot_cpu::CpuExecutor;
 use offshoot_data::{Loader, LoaderOptions, Transform};
 use offshoot_formats::atomic::write_atomically;
+use offshoot_graph::remedy::BATCH;
 use offshoot_graph::text::shown;
 use offshoot_graph::{Model, Tensor};
-use offshoot_train::Metrics;
+use offshoot_infer::Metrics;
 use offshoot_train::report::{FORMATS_FILE, FormatRow, FormatStatus, FormatsReport};
 
 use super::files::{Files, Made};
@@ -152,8 +153,8 @@ fn check(model: &Model, options: &FormatsOptions) -> Result<()> {
     if let [only] = batches(&[model])[..]
         && options.batches.iter().any(|&batch| batch != only)
     {
-        return Err(Error::Input(format!(
-            "the model takes batches of {only} pictures only: give --batch {only}"
+        return Err(Error::advice(format_args!(
+            "the model takes batches of {only} pictures only: give {BATCH} {only}"
         )));
     }
     Ok(())

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use offshoot_cpu::CpuExecutor;
 use offshoot_graph::{DType, Model, Tensor};
-use offshoot_train::Inference;
+use offshoot_infer::Inference;
 
 use crate::source::{ModelSource, Overrides};
 

@@ -9,10 +9,11 @@ use offshoot_formats::coreml;
 use offshoot_graph::Model;
 use offshoot_graph::text::{escaped, shown};
 
-use super::{Manifest, ManifestFile, ManifestPreparation, name, sha256};
+use super::{Manifest, ManifestFile, ManifestPreparation, name};
 use crate::compare::TOLERANCE;
 use crate::coreml::INT8_TOLERANCE;
 use crate::error::{Error, Result};
+use crate::hash::sha256;
 use crate::quantize::is_quantized;
 use crate::source::ModelSource;
 

@@ -7,11 +7,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use offshoot_formats::temporary::Temporary;
+use offshoot_graph::remedy::OUT;
 use offshoot_graph::text::shown;
 
 use super::io_error;
 use crate::error::{Error, Result};
-use crate::manifest::sha256_of;
+use crate::hash::sha256_of;
 
 /// How often one process looks whether another one is done with the file.
 const LOOK: Duration = Duration::from_millis(50);
@@ -113,7 +114,10 @@ fn open(path: &Path) -> Result<(File, Option<Temporary>)> {
             Err(source) => return Err(io_error(path, "create")(source)),
         }
         let refused = |what: &str| {
-            Error::Input(format!("{}: {what}; remove it, or choose another file with --out", shown(path)))
+            Error::advice(format_args!(
+                "{}: {what}; remove it, or choose another file with {OUT}",
+                shown(path)
+            ))
         };
         // Another process may have removed it since.
         let Ok(meta) = fs::symlink_metadata(path) else { continue };
@@ -162,8 +166,8 @@ fn wait(file: &File, path: &Path, stalled: Duration, waiting: &mut dyn FnMut(u64
             (before, since) = (bytes, Instant::now());
         }
         if since.elapsed() > stalled {
-            return Err(Error::Input(format!(
-                "{}: another process downloads it, and has got nothing for {} s; end that one, or choose another file with --out",
+            return Err(Error::advice(format_args!(
+                "{}: another process downloads it, and has got nothing for {} s; end that one, or choose another file with {OUT}",
                 shown(path),
                 stalled.as_secs()
             )));

@@ -152,7 +152,7 @@ fn nothing_to_do(report: &DynamicReport) -> Problem {
     };
     let way_out = match report.convolutions {
         0 => "Give a float model with linear layers, LSTMs or embeddings",
-        _ => "Its weights are in convolutions: quantize it with `--mode static`",
+        _ => "Its weights are in convolutions: quantize it with `{mode} static`",
     };
     Problem::unsupported("ONNX graph", what, way_out)
 }

@@ -90,7 +90,7 @@ impl<'a> Translator<'a> {
                 self.import.shape(x.value()).0.get(2 + side).and_then(Dim::fixed).ok_or_else(|| {
                     node.unsupported(
                         "auto_pad needs a known height and width",
-                        "Say the pictures' size with --size, or export with a fixed one, such as 224 by 224",
+                        "Say the pictures' size with {size}, or export with a fixed one, such as 224 by 224",
                     )
                 })?;
             let size = size.saturating_add(around[side] + around[side + 2]);

@@ -1,12 +1,9 @@
 //! A network that is run for inference.
 
-use blake3::Hasher;
 use offshoot_graph::passes::{
     FoldError, autocast, freeze, gives_probabilities, remove_training_leftovers, shipped,
 };
 use offshoot_graph::{DType, ExecuteError, Executor, Graph, GraphError, Model, Session, Tensor, Weights};
-
-use crate::fingerprint;
 
 /// A network could not be prepared or run.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -92,7 +89,10 @@ impl Inference {
     }
 
     /// Prepares any graph with one output.
-    pub(crate) fn of_graph(
+    ///
+    /// # Errors
+    /// When the weights do not fit the graph, or the executor cannot run it.
+    pub fn of_graph(
         graph: &Graph,
         weights: &Weights,
         executor: &dyn Executor,
@@ -114,12 +114,26 @@ impl Inference {
         Ok(Inference { graph: graph.clone(), session, inputs, output, probabilities })
     }
 
-    /// Adds everything that its outputs depend on, except for the executor.
-    pub(crate) fn fingerprint(&self, hasher: &mut Hasher) {
-        fingerprint::graph(hasher, &self.graph);
-        let parameters = self.graph.parameters().iter().map(|&id| &self.graph.value(id).name);
-        let weights = parameters.filter_map(|name| Some((name.clone(), self.session.read(name)?)));
-        fingerprint::weights(hasher, &weights.collect(), |_| true);
+    /// The same network for another thread: weights, and what the executor has packed of them, are shared.
+    pub fn fork(&self) -> Inference {
+        Inference {
+            graph: self.graph.clone(),
+            session: self.session.fork(),
+            inputs: self.inputs.clone(),
+            output: self.output.clone(),
+            probabilities: self.probabilities,
+        }
+    }
+
+    /// The graph as it is run. With [`Inference::weights`] it decides the outputs, but for how the executor rounds.
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// The weights that it is run with.
+    pub fn weights(&self) -> Weights {
+        let names = self.graph.parameters().iter().map(|&id| &self.graph.value(id).name);
+        names.filter_map(|name| Some((name.clone(), self.session.read(name)?))).collect()
     }
 
     /// Whether the output is the probability of each class, and not logits.

@@ -93,6 +93,6 @@ pub fn log_mean(sums: &[f64], views: usize) -> Vec<f32> {
 }
 
 /// The pictures of a [`Batch`] as a tensor [n, 3, size, size]; `size` is at least 1.
-pub(crate) fn images(pixels: Vec<f32>, size: usize) -> Tensor {
+pub fn images(pixels: Vec<f32>, size: usize) -> Tensor {
     Tensor::f32([pixels.len() / (3 * size * size), 3, size, size], pixels)
 }

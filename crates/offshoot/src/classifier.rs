@@ -1,0 +1,182 @@
+//! A classifier that threads share.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use offshoot_cpu::{CpuExecutor, CpuOptions};
+use offshoot_data::{Picture, PictureError, Transform, decode, read_picture};
+use offshoot_graph::{Executor, Model, Preprocessing, Tensor};
+use offshoot_infer::Inference;
+use offshoot_infer::inference::check_answers;
+use offshoot_infer::metrics::probabilities;
+
+use crate::error::{Error, Result};
+use crate::memory::check_memory;
+use crate::predict::{Guess, guesses};
+use crate::source::{ModelSource, Overrides};
+
+/// A classifier of pictures, with the preprocessing and the classes that its model comes with. Its answers have the same bits as those
+/// of [`crate::predict`].
+///
+/// Any number of threads may use one at the same time. Nobody waits for another one: each picture that is classified at the same
+/// time has buffers of its own, which are kept for the next; weights, and what is packed of them, are in memory once.
+///
+/// ```no_run
+/// use offshoot::Classifier;
+///
+/// let classifier = Classifier::open("run")?;
+/// let jpeg = std::fs::read("cat.jpg")?;
+/// for guess in classifier.classify(&jpeg)?.top(3) {
+///     println!("{} {:.1} %", guess.class, 100.0 * guess.probability);
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Classifier {
+    classes: Arc<[String]>,
+    transform: Transform,
+    probabilities: bool,
+    warnings: Vec<String>,
+    networks: Mutex<Networks>,
+}
+
+/// The networks of a classifier that do not run at the moment.
+struct Networks {
+    /// Never runs: others are forked of it.
+    first: Inference,
+    idle: Vec<Inference>,
+}
+
+/// What a classifier says of a picture.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Classification {
+    classes: Arc<[String]>,
+    outputs: Vec<f32>,
+    probabilities: Vec<f64>,
+}
+
+impl Classifier {
+    /// Opens a model: a run directory, a `.safetensors` of ours, an `.onnx` or a TorchScript `.pt`. It computes on all the
+    /// machine's processors.
+    ///
+    /// # Errors
+    /// When the file cannot be read, is no model, or asks for more memory than [`offshoot_files::memory_limit`] for a picture.
+    pub fn open(path: impl AsRef<Path>) -> Result<Classifier> {
+        let source = ModelSource::Path(path.as_ref().to_owned());
+        Classifier::load(&source, &Overrides::default(), &CpuExecutor::new(CpuOptions::default())?)
+    }
+
+    /// [`Classifier::open`] of any source, with changes to the preprocessing, on an executor that others may share.
+    ///
+    /// # Errors
+    /// Those of [`Classifier::open`].
+    pub fn load(source: &ModelSource, overrides: &Overrides, executor: &dyn Executor) -> Result<Classifier> {
+        let loaded = source.load(overrides)?;
+        check_memory(&loaded.model, source.path())?;
+        Ok(Classifier { warnings: loaded.warnings, ..Classifier::new(&loaded.model, executor)? })
+    }
+
+    /// A classifier of a model in memory.
+    ///
+    /// # Errors
+    /// When its preprocessing cannot be carried out, its weights do not fit its graph, or the executor cannot run it.
+    pub fn new(model: &Model, executor: &dyn Executor) -> Result<Classifier> {
+        let first = Inference::new(model, executor)?;
+        Ok(Classifier {
+            classes: model.metadata.classes.clone().into(),
+            transform: Transform::new(&model.metadata.preprocessing)?,
+            probabilities: first.gives_probabilities(),
+            warnings: Vec::new(),
+            networks: Mutex::new(Networks { first, idle: Vec::new() }),
+        })
+    }
+
+    /// The classes, in the order of the model's outputs.
+    pub fn classes(&self) -> &[String] {
+        &self.classes
+    }
+
+    /// How pictures become the model's input.
+    pub fn preprocessing(&self) -> &Preprocessing {
+        self.transform.preprocessing()
+    }
+
+    /// What was assumed when the file was read, for people.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// Classifies the picture in the bytes of a JPEG, PNG or other file.
+    ///
+    /// # Errors
+    /// [`Error::Decode`] when they are no picture that can be used, [`Error::Network`] when the model gives NaN or infinities.
+    pub fn classify(&self, file: &[u8]) -> Result<Classification> {
+        self.classify_picture(&decode(file, &self.transform.decode_options())?)
+    }
+
+    /// Classifies the picture in a file.
+    ///
+    /// # Errors
+    /// [`Error::Picture`] when it cannot be used, [`Error::Network`] when the model gives NaN or infinities.
+    pub fn classify_file(&self, path: impl AsRef<Path>) -> Result<Classification> {
+        let picture: std::result::Result<_, PictureError> =
+            read_picture(path.as_ref(), &self.transform.decode_options());
+        self.classify_picture(&picture?)
+    }
+
+    /// Classifies a picture of `height` rows of `width` RGB pixels, as it is to be looked at.
+    ///
+    /// # Errors
+    /// [`Error::Pixels`] when `rgb` has another length, [`Error::Network`] when the model gives NaN or infinities.
+    pub fn classify_pixels(&self, width: usize, height: usize, rgb: &[u8]) -> Result<Classification> {
+        let bytes = rgb.len();
+        let fits = width.checked_mul(height).and_then(|n| n.checked_mul(3)) == Some(bytes);
+        let picture = fits.then(|| Picture::new(width, height, rgb.to_vec())).flatten();
+        self.classify_picture(&picture.ok_or(Error::Pixels { width, height, bytes })?)
+    }
+
+    /// Classifies a decoded picture.
+    ///
+    /// # Errors
+    /// [`Error::Network`] when the model gives NaN or infinities.
+    pub fn classify_picture(&self, picture: &Picture) -> Result<Classification> {
+        let size = self.preprocessing().size;
+        let mut input = vec![0.0; self.transform.input_len()];
+        self.transform.normalize(&self.transform.evaluate(picture), &mut input);
+        let outputs = self.run(&Tensor::f32([1, 3, size, size], input))?;
+        check_answers(&outputs)?;
+        let probabilities = probabilities(&outputs, self.probabilities);
+        Ok(Classification { classes: Arc::clone(&self.classes), outputs, probabilities })
+    }
+
+    /// The outputs for one input. No lock is held while they are computed.
+    fn run(&self, input: &Tensor) -> Result<Vec<f32>> {
+        let mut networks = self.networks();
+        let mut network = networks.idle.pop().unwrap_or_else(|| networks.first.fork());
+        drop(networks);
+        let outputs = network.run(input)?.into_f32().unwrap_or_default();
+        self.networks().idle.push(network);
+        Ok(outputs)
+    }
+
+    fn networks(&self) -> MutexGuard<'_, Networks> {
+        // Nothing panics while it is held.
+        self.networks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Classification {
+    /// The best classes, at most `count` of them, the best first.
+    pub fn top(&self, count: usize) -> Vec<Guess> {
+        guesses((&self.outputs, &self.probabilities), &self.classes, count)
+    }
+
+    /// The probability of each class.
+    pub fn probabilities(&self) -> &[f64] {
+        &self.probabilities
+    }
+
+    /// What the model gives: logits, unless its graph ends in probabilities.
+    pub fn outputs(&self) -> &[f32] {
+        &self.outputs
+    }
+}
