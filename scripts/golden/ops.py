@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Golden cases of every operator and of two small networks, computed by PyTorch in double precision.
 
-    python scripts/golden/ops.py            # writes {ops,networks,modern,functions}.{json,safetensors} in crates/offshoot-cpu/tests/golden
+    python scripts/golden/ops.py            # writes {ops,networks,modern,functions,composites}.{json,safetensors} in crates/offshoot-cpu/tests/golden
 
 An operator's case holds its inputs (exact in half precision), its outputs, the coefficients of a random linear
 functional of the first output, and the gradients of that functional. A network's case holds its state dict, a batch,
@@ -456,6 +456,68 @@ def functions():
     case("Pow_of_zero", "Pow", {}, {"a": torch.zeros(4), "b": torch.tensor([0.0, 1.0, 2.0, 0.5])}, torch.pow)
 
 
+def gru(x, weight, recurrence, bias, reverse=(False,)):
+    """torch's GRU with operands as ONNX has them: gates in the order z, r, h."""
+    hidden = recurrence.shape[2]
+    order = torch.cat([torch.arange(hidden, 2 * hidden), torch.arange(hidden), torch.arange(2 * hidden, 3 * hidden)])
+    parameters = []
+    for d in range(weight.shape[0]):
+        parameters += [weight[d][order], recurrence[d][order], bias[d, : 3 * hidden][order], bias[d, 3 * hidden :][order]]
+    both = weight.shape[0] == 2
+    x = x.flip(0) if reverse == (True,) else x
+    y, h = torch._VF.gru(x, torch.zeros(weight.shape[0], x.shape[1], hidden), parameters, True, 1, 0.0, False, both, False)
+    y = y.view(*y.shape[:2], weight.shape[0], hidden).transpose(1, 2)
+    return (y.flip(0) if reverse == (True,) else y), h
+
+
+def lstm(x, weight, recurrence, bias):
+    """torch's LSTM with operands as ONNX has them: gates in the order i, o, f, c."""
+    hidden = recurrence.shape[2]
+    order = torch.cat([torch.arange(g * hidden, (g + 1) * hidden) for g in (0, 2, 3, 1)])
+    parameters = []
+    for d in range(weight.shape[0]):
+        parameters += [weight[d][order], recurrence[d][order], bias[d, : 4 * hidden][order], bias[d, 4 * hidden :][order]]
+    start = torch.zeros(weight.shape[0], x.shape[1], hidden)
+    both = weight.shape[0] == 2
+    y, h, _ = torch._VF.lstm(x, (start, start), parameters, True, 1, 0.0, False, both, False)
+    return y.view(*y.shape[:2], weight.shape[0], hidden).transpose(1, 2), h
+
+
+def composites():
+    """Operators that others define."""
+    for shape, axis in [((4, 7), 1), ((2, 5, 3, 4), 1), ((2, 3, 6), 0)]:
+        case(f"LogSoftmax_{len(shape)}d_{axis}", "LogSoftmax", {"axis": axis}, {"x": grid(*shape, step=1 / 8)},
+             lambda x: F.log_softmax(x, axis))
+    for groups, shape in [(2, (2, 6, 3, 4)), (1, (2, 5, 7)), (3, (3, 6, 2, 2))]:
+        c = shape[1]
+        case(f"GroupNormalization_{groups}_{len(shape)}d", "GroupNormalization", {"groups": groups, "epsilon": 1e-3},
+             {"x": grid(*shape), "weight": grid(c), "bias": grid(c)}, lambda x, w, b: F.group_norm(x, groups, w, b, 1e-3))
+    case("InstanceNormalization", "InstanceNormalization", {"epsilon": 1e-3}, {"x": grid(2, 4, 5, 3), "weight": grid(4), "bias": grid(4)},
+         lambda x, w, b: F.instance_norm(x, weight=w, bias=b, eps=1e-3))
+    for mode in ["constant", "reflect", "replicate"]:
+        pads = [[0, 0], [0, 0], [1, 2], [3, 0]]
+        case(f"Pad_{mode}", "Pad", {"pads": pads, "mode": mode, "number": 0.5}, {"x": grid(2, 3, 4, 5)},
+             lambda x: F.pad(x, (3, 0, 1, 2), mode, **({"value": 0.5} if mode == "constant" else {})))
+    case("Split", "Split", {"axis": 1, "sizes": [2, 1, 4]}, {"x": grid(3, 7, 2)}, lambda x: x.split([2, 1, 4], 1))
+    for name, size, arguments in [
+        ("nearest_floor", (5, 9), {"mode": "nearest"}), ("nearest_floor", (2, 3), {"mode": "nearest"}),
+        ("linear", (7, 9), {"mode": "bilinear"}), ("linear", (2, 3), {"mode": "bilinear"}),
+        ("linear", (7, 1), {"mode": "bilinear", "align_corners": True}),
+        ("cubic", (6, 10), {"mode": "bicubic"}), ("cubic", (3, 3), {"mode": "bicubic", "align_corners": True}),
+    ]:
+        corners = arguments.get("align_corners", False)
+        coordinates = "asymmetric" if name == "nearest_floor" else "align_corners" if corners else "half_pixel"
+        case(f"Resize_{name}_{coordinates}_{size[0]}x{size[1]}", "Resize",
+             {"size": size, "resampling": name, "coordinates": coordinates}, {"x": grid(2, 3, 4, 6)},
+             lambda x: F.interpolate(x, size, **arguments))
+    for name, directions, reverse in [("forward", 1, (False,)), ("reverse", 1, (True,)), ("bidirectional", 2, (False, True))]:
+        operands = {"x": grid(5, 2, 3, step=1 / 32), "weight": grid(directions, 12, 3), "recurrence": grid(directions, 12, 4),
+                    "bias": grid(directions, 24)}
+        case(f"GRU_{name}", "GRU", {"direction": name}, operands, lambda x, w, r, b: gru(x, w, r, b, reverse))
+    operands = {"x": grid(4, 2, 3, step=1 / 32), "weight": grid(2, 16, 3), "recurrence": grid(2, 16, 4), "bias": grid(2, 32)}
+    case("LSTM_in_training", "LSTM", {"direction": "bidirectional"}, operands, lstm)
+
+
 convolutions()
 gemms()
 norms()
@@ -473,3 +535,5 @@ modern()
 write("modern")
 functions()
 write("functions")
+composites()
+write("composites")

@@ -94,6 +94,8 @@ pub(crate) fn multiply_adds(op: &Op, inputs: &[Vec<usize>], outputs: &[Vec<usize
         | Op::Sequence(_)
         | Op::Train(_)
         | Op::Update(_)
+        // What defines it is counted.
+        | Op::Composite(_)
         | Op::Grad(
             GradOp::SumToChannels
             | GradOp::BatchNormReduce

@@ -1,10 +1,11 @@
 //! The shape rule of each operator.
 
-use crate::graph::Value;
+use crate::graph::{Graph, Value, ValueId};
 use crate::op::{
-    AveragePool, Binary, Conv, Direction, Gemm, GradOp, MatMul, Op, Pool, RATES, SequenceOp, TrainOp,
-    UpdateOp,
+    AveragePool, Binary, Composite, Conv, Direction, Gemm, GradOp, MatMul, Op, Pool, RATES, SequenceOp,
+    TrainOp, UpdateOp,
 };
+use crate::passes::expanded;
 use crate::shape::{Dim, DimOp, Shape};
 use crate::tensor::DType;
 
@@ -131,6 +132,7 @@ pub(crate) fn infer(op: &Op, inputs: &[&Value]) -> Result<Types, String> {
         Op::Train(op) => infer_train(op, inputs),
         Op::Grad(op) => infer_grad(op, inputs),
         Op::Update(op) => infer_update(op, inputs),
+        Op::Composite(op) => infer_composite(op, inputs),
     }
 }
 
@@ -213,6 +215,15 @@ fn infer_train(op: &TrainOp, inputs: &[&Value]) -> Result<Types, String> {
             Ok(vec![(*to, inputs[0].shape.clone())])
         }
     }
+}
+
+/// The types that the operators which define it give.
+fn infer_composite(op: &Composite, inputs: &[&Value]) -> Result<Types, String> {
+    let mut graph = Graph::new("types");
+    let inputs: Vec<ValueId> =
+        inputs.iter().map(|x| graph.add_input(&x.name, x.dtype, x.shape.clone())).collect();
+    let outputs = expanded(op, &mut graph, "node", &inputs).map_err(|error| error.reason)?;
+    Ok(outputs.into_iter().map(|y| (graph.value(y).dtype, graph.value(y).shape.clone())).collect())
 }
 
 fn infer_update(op: &UpdateOp, inputs: &[&Value]) -> Result<Types, String> {

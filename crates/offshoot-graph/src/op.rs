@@ -26,11 +26,13 @@
 //! An executor may compute each of these patterns on integers where activations have one scale.
 
 mod binary;
+mod composite;
 mod reduce;
 mod unary;
 mod update;
 
 pub use binary::{Binary, BinaryRow};
+pub use composite::{Composite, Coordinates, PadMode, Resampling};
 pub use reduce::{Reduce, ReduceRow};
 pub use unary::{Alpha, Attribute, Autocast, Derivative, Fixed, Name, Range, Row, Unary};
 pub use update::{AdamRates, Clip as GradientClip, RATES, SgdRates, UpdateOp};
@@ -172,6 +174,8 @@ pub enum Op {
     DynamicQuantizeLstm(Direction),
     /// What networks over tokens compute and those over pictures do not.
     Sequence(SequenceOp),
+    /// What a graph of other operators defines.
+    Composite(Composite),
 }
 
 /// Operators on tokens: numbers of rows in a table, i64. A boolean is an f32 that is 1 or 0.
@@ -502,6 +506,7 @@ impl Op {
             Op::Lstm(_) => "LSTM",
             Op::DynamicQuantizeLstm(_) => "DynamicQuantizeLSTM",
             Op::Sequence(op) => op.name(),
+            Op::Composite(op) => op.name(),
             Op::Train(op) => op.name(),
             Op::Grad(op) => op.name(),
             Op::Update(op) => op.name(),
@@ -516,6 +521,7 @@ impl Op {
             | Op::Lstm(_)
             | Op::DynamicQuantizeLstm(_) => 2,
             Op::Update(op) => op.kept().max(1),
+            Op::Composite(op) => op.outputs(),
             Op::Sequence(_) | Op::Train(_) | Op::Grad(_) => 1,
             Op::Conv(_)
             | Op::Gemm(_)

@@ -5,8 +5,9 @@ use offshoot_graph::builder::Conv2d;
 use offshoot_graph::op::{Binary, Op, Unary};
 use offshoot_graph::{Graph, GraphError, Role, Shape, ValueId};
 
+use crate::architecture::{Architecture, Family, Resize, Sizes};
 use crate::init::FanOut;
-use crate::registry::{Architecture, Family, Resize, Sizes};
+use crate::spelling::{Library, Names, Speller, replace_start};
 use crate::squeeze::{FEATURES, biased, layer_norm};
 
 /// What distinguishes one ConvNeXt from another.
@@ -19,10 +20,12 @@ pub(crate) struct Variant {
 const CHANNELS: [usize; 4] = [96, 192, 384, 768];
 const EPSILON: f32 = 1e-6;
 
-pub(crate) const ARCHITECTURES: [Architecture; 2] =
-    [architecture("convnext_tiny", 236, [3, 3, 9, 3]), architecture("convnext_small", 230, [3, 3, 27, 3])];
+pub(crate) const ARCHITECTURES: [Architecture; 2] = [
+    architecture("convnext_tiny", 236, &Variant { repeats: [3, 3, 9, 3] }),
+    architecture("convnext_small", 230, &Variant { repeats: [3, 3, 27, 3] }),
+];
 
-const fn architecture(name: &'static str, resize: usize, repeats: [usize; 4]) -> Architecture {
+const fn architecture(name: &'static str, resize: usize, variant: &'static Variant) -> Architecture {
     Architecture {
         name,
         size: 224,
@@ -35,7 +38,22 @@ const fn architecture(name: &'static str, resize: usize, repeats: [usize; 4]) ->
         resize: Resize::Bilinear(resize),
         sizes: Sizes::AtLeast(32),
         fan_out: FanOut::Whole,
-        family: Family::ConvNeXt(Variant { repeats }),
+        family: variant,
+    }
+}
+
+impl Family for Variant {
+    fn backbone(&self, graph: &mut Graph, input: ValueId, _size: usize) -> Result<ValueId, GraphError> {
+        features(graph, input, self)
+    }
+
+    /// A norm follows the pooling.
+    fn features(&self, graph: &mut Graph, input: ValueId, size: usize) -> Result<ValueId, GraphError> {
+        self.backbone(graph, input, size)
+    }
+
+    fn spellings(&self, _name: &str, speller: &Speller<'_>) -> Vec<Names> {
+        vec![speller.own(), speller.all(Library::Timm, &timm)]
     }
 }
 
@@ -90,4 +108,28 @@ fn block(graph: &mut Graph, path: &str, input: ValueId, channels: usize) -> Resu
     let x = graph.add(&format!("{path}.block.6"), Op::Transpose { perm: vec![0, 3, 1, 2] }, &[x])?;
     let x = graph.add(&format!("{path}.scaled"), Op::Binary(Binary::Mul), &[x, scale])?;
     graph.add(&format!("{path}.add"), Op::Binary(Binary::Add), &[x, input])
+}
+
+/// timm's name of a parameter.
+fn timm(name: &str) -> String {
+    let rules = [("features.0.", "stem."), ("classifier.0.", "head.norm."), ("classifier.2.", "head.fc.")];
+    let spell = || {
+        let (place, rest) = name.strip_prefix("features.")?.split_once('.')?;
+        match place.parse::<usize>().ok()? {
+            0 => None,
+            place if place.is_multiple_of(2) => Some(format!("stages.{}.downsample.{rest}", place / 2)),
+            place => {
+                let (block, layer) = rest.split_once('.')?;
+                let layers = [
+                    ("layer_scale", "gamma"),
+                    ("block.0.", "conv_dw."),
+                    ("block.2.", "norm."),
+                    ("block.3.", "mlp.fc1."),
+                    ("block.5.", "mlp.fc2."),
+                ];
+                Some(format!("stages.{}.blocks.{block}.{}", place / 2, replace_start(layer, &layers)))
+            }
+        }
+    };
+    spell().unwrap_or_else(|| replace_start(name, &rules))
 }

@@ -4,8 +4,9 @@ use offshoot_graph::builder::{BATCH_NORM, Conv2d};
 use offshoot_graph::op::{AveragePool, Op, Pool, Unary};
 use offshoot_graph::{Graph, GraphError, ValueId};
 
+use crate::architecture::{Architecture, Family, Resize, Sizes};
 use crate::init::FanOut;
-use crate::registry::{Architecture, Family, Resize, Sizes};
+use crate::spelling::{Library, Names, Speller};
 
 /// Layers of each dense block.
 const LAYERS: [usize; 4] = [6, 12, 24, 16];
@@ -34,8 +35,21 @@ pub(crate) const ARCHITECTURE: Architecture = Architecture {
     resize: Resize::Torchvision,
     sizes: Sizes::AtLeast(32),
     fan_out: FanOut::Whole,
-    family: Family::DenseNet,
+    family: &DenseNet,
 };
+
+#[derive(Debug)]
+struct DenseNet;
+
+impl Family for DenseNet {
+    fn backbone(&self, graph: &mut Graph, input: ValueId, _size: usize) -> Result<ValueId, GraphError> {
+        backbone(graph, input)
+    }
+
+    fn spellings(&self, _name: &str, speller: &Speller<'_>) -> Vec<Names> {
+        vec![speller.own(), speller.all(Library::Older, &older)]
+    }
+}
 
 /// Everything before the head: [N, 3, H, W] -> [N, 1024, H', W'].
 pub(crate) fn backbone(graph: &mut Graph, input: ValueId) -> Result<ValueId, GraphError> {
@@ -78,4 +92,13 @@ fn transition(graph: &mut Graph, path: &str, x: ValueId, channels: usize) -> Res
 fn norm_relu(graph: &mut Graph, norm: &str, relu: &str, x: ValueId) -> Result<ValueId, GraphError> {
     let x = graph.batch_norm(norm, x, BATCH_NORM)?;
     graph.add(relu, Op::Unary(Unary::Relu), &[x])
+}
+
+/// The published DenseNets call a layer `norm.1` what is `norm1` now.
+fn older(name: &str) -> String {
+    let layers = [("norm1.", "norm.1."), ("conv1.", "conv.1."), ("norm2.", "norm.2."), ("conv2.", "conv.2.")];
+    match layers.into_iter().find(|(layer, _)| name.contains(".denselayer") && name.contains(layer)) {
+        Some((now, old)) => name.replace(now, old),
+        None => name.to_owned(),
+    }
 }

@@ -5,8 +5,9 @@ use offshoot_graph::builder::{BATCH_NORM, Conv2d};
 use offshoot_graph::op::{Binary, Op, Unary};
 use offshoot_graph::{Graph, GraphError, ValueId};
 
+use crate::architecture::{Architecture, Family, Resize, Sizes};
 use crate::init::FanOut;
-use crate::registry::{Architecture, Family, Resize, Sizes};
+use crate::spelling::{Names, Speller, same_names_as_tf};
 use crate::squeeze::{FEATURES, SqueezeExcitation, conv_norm_act, divisible_by_8};
 
 /// What distinguishes one EfficientNet from another.
@@ -34,11 +35,11 @@ const SILU: Option<Op> = Some(Op::Unary(Unary::Sigmoid));
 
 /// Names, input sizes and resizing are those of the published `IMAGENET1K_V1` weights.
 pub(crate) const ARCHITECTURES: [Architecture; 5] = [
-    architecture("efficientnet_b0", [224, 256], 1280, 0.2, Variant { width: 1.0, depth: 1.0 }),
-    architecture("efficientnet_b1", [240, 256], 1280, 0.2, Variant { width: 1.0, depth: 1.1 }),
-    architecture("efficientnet_b2", [288, 288], 1408, 0.3, Variant { width: 1.1, depth: 1.2 }),
-    architecture("efficientnet_b3", [300, 320], 1536, 0.3, Variant { width: 1.2, depth: 1.4 }),
-    architecture("efficientnet_b4", [380, 384], 1792, 0.4, Variant { width: 1.4, depth: 1.8 }),
+    architecture("efficientnet_b0", [224, 256], 1280, 0.2, &Variant { width: 1.0, depth: 1.0 }),
+    architecture("efficientnet_b1", [240, 256], 1280, 0.2, &Variant { width: 1.0, depth: 1.1 }),
+    architecture("efficientnet_b2", [288, 288], 1408, 0.3, &Variant { width: 1.1, depth: 1.2 }),
+    architecture("efficientnet_b3", [300, 320], 1536, 0.3, &Variant { width: 1.2, depth: 1.4 }),
+    architecture("efficientnet_b4", [380, 384], 1792, 0.4, &Variant { width: 1.4, depth: 1.8 }),
 ];
 
 const fn architecture(
@@ -46,7 +47,7 @@ const fn architecture(
     [size, resize]: [usize; 2],
     features: usize,
     dropout: f32,
-    variant: Variant,
+    variant: &'static Variant,
 ) -> Architecture {
     Architecture {
         name,
@@ -60,7 +61,22 @@ const fn architecture(
         resize: Resize::Bicubic(resize),
         sizes: Sizes::Any,
         fan_out: FanOut::Whole,
-        family: Family::EfficientNet(variant),
+        family: variant,
+    }
+}
+
+impl Family for Variant {
+    fn backbone(&self, graph: &mut Graph, input: ValueId, _size: usize) -> Result<ValueId, GraphError> {
+        backbone(graph, input, self)
+    }
+
+    fn spellings(&self, name: &str, speller: &Speller<'_>) -> Vec<Names> {
+        let place = |_: usize, block: &str| {
+            let mut parts = block.split('.').skip(1).filter_map(|part| part.parse::<usize>().ok());
+            (parts.next().unwrap_or(1) - 1, parts.next().unwrap_or(0))
+        };
+        let timm = speller.inverted_residuals(&place, &["conv_head", "bn2", "classifier"]);
+        vec![speller.own(), Names { note: Some(same_names_as_tf(name)), ..timm }]
     }
 }
 

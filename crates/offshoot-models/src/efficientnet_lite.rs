@@ -7,8 +7,9 @@ use offshoot_graph::builder::{Conv2d, RELU6};
 use offshoot_graph::op::{BatchNormalization, Binary, Op};
 use offshoot_graph::{Graph, GraphError, ValueId};
 
+use crate::architecture::{Architecture, Family, Resize, Sizes};
 use crate::init::FanOut;
-use crate::registry::{Architecture, Family, Resize, Sizes};
+use crate::spelling::{Library, Names, Speller};
 
 /// What distinguishes one EfficientNet-Lite from another.
 #[derive(Clone, Copy, Debug)]
@@ -50,44 +51,49 @@ pub(crate) const SYMMETRIC: &str = "_symmetric";
 
 /// Width, depth, input size and dropout are those of Google's `efficientnet_lite_builder.py`.
 pub(crate) const ARCHITECTURES: [Architecture; 10] = [
-    architecture("efficientnet_lite0", 224, 0.2, Variant { width: 1.0, depth: 1.0, symmetric: false }),
-    architecture("efficientnet_lite1", 240, 0.2, Variant { width: 1.0, depth: 1.1, symmetric: false }),
-    architecture("efficientnet_lite2", 260, 0.3, Variant { width: 1.1, depth: 1.2, symmetric: false }),
-    architecture("efficientnet_lite3", 280, 0.3, Variant { width: 1.2, depth: 1.4, symmetric: false }),
-    architecture("efficientnet_lite4", 300, 0.3, Variant { width: 1.4, depth: 1.8, symmetric: false }),
+    architecture("efficientnet_lite0", 224, 0.2, &Variant { width: 1.0, depth: 1.0, symmetric: false }),
+    architecture("efficientnet_lite1", 240, 0.2, &Variant { width: 1.0, depth: 1.1, symmetric: false }),
+    architecture("efficientnet_lite2", 260, 0.3, &Variant { width: 1.1, depth: 1.2, symmetric: false }),
+    architecture("efficientnet_lite3", 280, 0.3, &Variant { width: 1.2, depth: 1.4, symmetric: false }),
+    architecture("efficientnet_lite4", 300, 0.3, &Variant { width: 1.4, depth: 1.8, symmetric: false }),
     architecture(
         "efficientnet_lite0_symmetric",
         224,
         0.2,
-        Variant { width: 1.0, depth: 1.0, symmetric: true },
+        &Variant { width: 1.0, depth: 1.0, symmetric: true },
     ),
     architecture(
         "efficientnet_lite1_symmetric",
         240,
         0.2,
-        Variant { width: 1.0, depth: 1.1, symmetric: true },
+        &Variant { width: 1.0, depth: 1.1, symmetric: true },
     ),
     architecture(
         "efficientnet_lite2_symmetric",
         260,
         0.3,
-        Variant { width: 1.1, depth: 1.2, symmetric: true },
+        &Variant { width: 1.1, depth: 1.2, symmetric: true },
     ),
     architecture(
         "efficientnet_lite3_symmetric",
         280,
         0.3,
-        Variant { width: 1.2, depth: 1.4, symmetric: true },
+        &Variant { width: 1.2, depth: 1.4, symmetric: true },
     ),
     architecture(
         "efficientnet_lite4_symmetric",
         300,
         0.3,
-        Variant { width: 1.4, depth: 1.8, symmetric: true },
+        &Variant { width: 1.4, depth: 1.8, symmetric: true },
     ),
 ];
 
-const fn architecture(name: &'static str, size: usize, dropout: f32, variant: Variant) -> Architecture {
+const fn architecture(
+    name: &'static str,
+    size: usize,
+    dropout: f32,
+    variant: &'static Variant,
+) -> Architecture {
     Architecture {
         name,
         size,
@@ -101,16 +107,11 @@ const fn architecture(name: &'static str, size: usize, dropout: f32, variant: Va
         resize: if variant.symmetric { Resize::Bicubic(size + 32) } else { Resize::EfficientNetLite },
         sizes: Sizes::Any,
         fan_out: FanOut::PerGroup,
-        family: Family::EfficientNetLite(variant),
+        family: variant,
     }
 }
 
 impl Variant {
-    /// Whether convolutions pad all sides alike.
-    pub(crate) fn symmetric(&self) -> bool {
-        self.symmetric
-    }
-
     fn norm(&self) -> BatchNormalization {
         BatchNormalization { epsilon: if self.symmetric { 1e-5 } else { 1e-3 }, momentum: 0.1 }
     }
@@ -123,7 +124,7 @@ impl Variant {
     }
 
     /// The number of blocks in each stage: the first and the last stage keep theirs.
-    pub(crate) fn repeats(&self) -> [usize; 7] {
+    fn repeats(&self) -> [usize; 7] {
         let last = STAGES.len() - 1;
         std::array::from_fn(|i| match STAGES[i].repeats {
             repeats if i == 0 || i == last => repeats,
@@ -133,8 +134,23 @@ impl Variant {
 }
 
 /// Whether the blocks of a stage begin with a 1x1 convolution that widens.
-pub(crate) fn expands(stage: usize) -> bool {
+fn expands(stage: usize) -> bool {
     STAGES.get(stage).is_none_or(|s| s.expansion != 1)
+}
+
+impl Family for Variant {
+    fn backbone(&self, graph: &mut Graph, input: ValueId, size: usize) -> Result<ValueId, GraphError> {
+        backbone(graph, input, size, self)
+    }
+
+    fn spellings(&self, name: &str, speller: &Speller<'_>) -> Vec<Names> {
+        let lukemelas = speller.all(Library::Lukemelas, &|own| lukemelas(&self.repeats(), own));
+        vec![Names { note: Some(lite_note(name)), ..speller.own() }, lukemelas]
+    }
+
+    fn pads_as_tensorflow(&self) -> bool {
+        !self.symmetric
+    }
 }
 
 /// Everything before the head: [N, 3, size, size] -> [N, 1280, H', W'].
@@ -226,6 +242,56 @@ fn same_padding(size: usize, kernel: usize, stride: usize) -> (usize, usize) {
     (total / 2, total - total / 2)
 }
 
+/// lukemelas' name of a parameter that timm, and the graph, call `name`.
+fn lukemelas(repeats: &[usize], name: &str) -> String {
+    let spell = || {
+        let (module, parameter) = name.rsplit_once('.')?;
+        let module = match module {
+            "conv_stem" => "_conv_stem".to_owned(),
+            "bn1" => "_bn0".to_owned(),
+            "conv_head" => "_conv_head".to_owned(),
+            "bn2" => "_bn1".to_owned(),
+            "classifier" => "_fc".to_owned(),
+            _ => {
+                let mut parts = module.strip_prefix("blocks.")?.splitn(3, '.');
+                let (stage, index): (usize, usize) =
+                    (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+                let index = repeats.iter().take(stage).sum::<usize>() + index;
+                format!("_blocks.{index}.{}", lukemelas_layer(parts.next()?, expands(stage))?)
+            }
+        };
+        Some(format!("{module}.{parameter}"))
+    };
+    spell().unwrap_or_else(|| name.to_owned())
+}
+
+/// timm counts a block's norms from 1 and calls the last 1x1 convolution `conv_pw` where it is the only one.
+fn lukemelas_layer(layer: &str, expands: bool) -> Option<&'static str> {
+    match (layer, expands) {
+        ("conv_pw", true) => Some("_expand_conv"),
+        ("bn1", true) => Some("_bn0"),
+        ("conv_dw", _) => Some("_depthwise_conv"),
+        ("bn2", true) | ("bn1", false) => Some("_bn1"),
+        ("conv_pwl", true) | ("conv_pw", false) => Some("_project_conv"),
+        ("bn3", true) | ("bn2", false) => Some("_bn2"),
+        _ => None,
+    }
+}
+
+fn lite_note(name: &str) -> String {
+    match name.strip_suffix(SYMMETRIC) {
+        Some(same) => format!(
+            "read as timm's `{same}`, which pads all sides alike; weights of its `tf_{same}` have the same names and belong to \
+             `--model {same}`"
+        ),
+        None => format!(
+            "read as timm's `tf_{name}`, which pads as TensorFlow does; weights of its `{name}` have the same names and belong \
+             to `--model {name}{}`",
+            SYMMETRIC
+        ),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -240,5 +306,28 @@ mod tests {
         assert_eq!(same_padding(56, 5, 1), (2, 2));
         assert_eq!(same_padding(9, 1, 1), (0, 0));
         assert_eq!(same_padding(1, 3, 2), (1, 1));
+    }
+
+    #[test]
+    fn lukemelas_names_are_known() {
+        // Lite1 has three blocks in its second stage.
+        let repeats = [1, 3, 3, 4, 4, 5, 1];
+        for (own, theirs) in [
+            ("conv_stem.weight", "_conv_stem.weight"),
+            ("bn1.running_var", "_bn0.running_var"),
+            ("blocks.0.0.conv_dw.weight", "_blocks.0._depthwise_conv.weight"),
+            ("blocks.0.0.conv_pw.weight", "_blocks.0._project_conv.weight"),
+            ("blocks.0.0.bn2.bias", "_blocks.0._bn2.bias"),
+            ("blocks.1.0.conv_pw.weight", "_blocks.1._expand_conv.weight"),
+            ("blocks.1.1.bn1.weight", "_blocks.2._bn0.weight"),
+            ("blocks.2.0.bn2.bias", "_blocks.4._bn1.bias"),
+            ("blocks.2.0.bn3.weight", "_blocks.4._bn2.weight"),
+            ("blocks.2.0.conv_pwl.weight", "_blocks.4._project_conv.weight"),
+            ("conv_head.weight", "_conv_head.weight"),
+            ("bn2.bias", "_bn1.bias"),
+            ("classifier.weight", "_fc.weight"),
+        ] {
+            assert_eq!(lukemelas(&repeats, own), theirs);
+        }
     }
 }

@@ -5,9 +5,9 @@ use offshoot_graph::op::Op;
 use offshoot_graph::passes::{layer_before, remove_training_leftovers, up_to};
 use offshoot_graph::{Graph, GraphError, Metadata, Model, Weights};
 
+use crate::architecture::expected_parameters;
 use crate::head::{Head, HeadError};
 use crate::init::{FanOut, InitError, init_parameters};
-use crate::registry::expected_parameters;
 use crate::transfer::TransferOptions;
 
 /// A graph could not get a new head.

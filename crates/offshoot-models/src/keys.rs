@@ -4,11 +4,9 @@ use std::collections::HashMap;
 
 use offshoot_graph::{Tensor, Weights};
 
-use crate::registry::{Architecture, BuildOptions, architectures, expected_parameters};
-
-mod names;
-
-use names::{Library, Names, spellings};
+use crate::architecture::{Architecture, BuildOptions, expected_parameters};
+use crate::registry::architectures;
+use crate::spelling::{Library, Names, Speller};
 
 /// How many left out keys a note names.
 const SHOWN: usize = 4;
@@ -29,7 +27,7 @@ pub struct CanonicalKeys {
 /// (`module.`, `model.`, `backbone._orig_mod.`) is removed, and what does not stand behind it is left out with a note.
 pub fn canonical_keys(architecture: &Architecture, weights: Weights) -> CanonicalKeys {
     let expected = parameters(architecture);
-    let spellings = spellings(architecture, &expected);
+    let spellings = architecture.family.spellings(architecture.name, &Speller { expected: &expected });
     let Some(best) = best_spelling(&spellings, &weights).filter(|best| 2 * best.matched >= expected.len())
     else {
         return CanonicalKeys { weights, notes: Vec::new() };

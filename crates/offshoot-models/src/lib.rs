@@ -14,6 +14,7 @@
 #![warn(clippy::print_stderr)] // it panics where standard error cannot be written
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
+mod architecture;
 mod convnext;
 mod densenet;
 mod efficientnet;
@@ -28,19 +29,20 @@ mod published;
 mod registry;
 mod regnet;
 mod resnet;
+mod spelling;
 mod squeeze;
 mod squeezenet;
 mod transfer;
 mod vgg;
 mod vit;
 
+pub use architecture::{
+    Architecture, BuildError, BuildOptions, MAX_CLASSES, MAX_SIZE, UnknownArchitecture, expected_parameters,
+};
 pub use graft::{GraftError, graft, grafted};
 pub use head::{Head, HeadError};
 pub use init::InitError;
 pub use keys::{CanonicalKeys, canonical_keys, recognise};
 pub use published::{Published, imagenet_classes};
-pub use registry::{
-    Architecture, BuildError, BuildOptions, MAX_CLASSES, MAX_SIZE, UnknownArchitecture, architectures, build,
-    expected_parameters, find,
-};
+pub use registry::{architectures, build, find};
 pub use transfer::{TransferError, TransferOptions, described, original_classes, pretrained, transfer};

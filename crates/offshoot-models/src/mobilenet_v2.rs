@@ -5,8 +5,9 @@ use offshoot_graph::builder::{BATCH_NORM, Conv2d, RELU6};
 use offshoot_graph::op::{Binary, Op};
 use offshoot_graph::{Graph, GraphError, ValueId};
 
+use crate::architecture::{Architecture, Family, Resize, Sizes};
 use crate::init::FanOut;
-use crate::registry::{Architecture, Family, Resize, Sizes};
+use crate::spelling::{Names, Speller, consecutive};
 use crate::squeeze::{self, FEATURES};
 
 /// Expansion, output channels, blocks, and the stride of the first block: the paper's table 2.
@@ -34,8 +35,22 @@ pub(crate) const ARCHITECTURE: Architecture = Architecture {
     resize: Resize::Torchvision,
     sizes: Sizes::Any,
     fan_out: FanOut::Whole,
-    family: Family::MobileNetV2,
+    family: &MobileNetV2,
 };
+
+#[derive(Debug)]
+struct MobileNetV2;
+
+impl Family for MobileNetV2 {
+    fn backbone(&self, graph: &mut Graph, input: ValueId, _size: usize) -> Result<ValueId, GraphError> {
+        backbone(graph, input)
+    }
+
+    fn spellings(&self, _name: &str, speller: &Speller<'_>) -> Vec<Names> {
+        let place = |n: usize, _: &str| consecutive(&[1, 2, 3, 4, 3, 3, 1], n);
+        vec![speller.own(), speller.inverted_residuals(&place, &["conv_head", "bn2", "classifier"])]
+    }
+}
 
 /// Everything before the head: [N, 3, H, W] -> [N, 1280, H', W'].
 pub(crate) fn backbone(graph: &mut Graph, input: ValueId) -> Result<ValueId, GraphError> {

@@ -4,8 +4,9 @@ use offshoot_graph::builder::Conv2d;
 use offshoot_graph::op::{BatchNormalization, Binary, HardSigmoid, Op, Unary};
 use offshoot_graph::{Graph, GraphError, ValueId};
 
+use crate::architecture::{Architecture, Family, Resize, Sizes};
 use crate::init::FanOut;
-use crate::registry::{Architecture, Family, Resize, Sizes};
+use crate::spelling::{Names, Speller, consecutive, same_names_as_tf};
 use crate::squeeze::{FEATURES, SqueezeExcitation, conv_norm_act, divisible_by_8};
 
 /// What distinguishes the large from the small one.
@@ -61,13 +62,13 @@ const GATE: Op = Op::Unary(Unary::HardSigmoid(HardSigmoid { alpha: 1.0 / 6.0, be
 pub(crate) const ARCHITECTURES: [Architecture; 2] = [
     architecture(
         "mobilenet_v3_small",
-        Variant { blocks: &SMALL, hidden: 1024 },
+        &Variant { blocks: &SMALL, hidden: 1024 },
         FEATURES.split_at(11).0,
         &["features.12", "classifier.0"],
     ),
     architecture(
         "mobilenet_v3_large",
-        Variant { blocks: &LARGE, hidden: 1280 },
+        &Variant { blocks: &LARGE, hidden: 1280 },
         FEATURES.split_at(15).0,
         &["features.16", "classifier.0"],
     ),
@@ -75,7 +76,7 @@ pub(crate) const ARCHITECTURES: [Architecture; 2] = [
 
 const fn architecture(
     name: &'static str,
-    variant: Variant,
+    variant: &'static Variant,
     blocks: &'static [&'static str],
     tail: &'static [&'static str],
 ) -> Architecture {
@@ -91,7 +92,31 @@ const fn architecture(
         resize: Resize::Torchvision,
         sizes: Sizes::Any,
         fan_out: FanOut::Whole,
-        family: Family::MobileNetV3(variant),
+        family: variant,
+    }
+}
+
+impl Family for Variant {
+    fn backbone(&self, graph: &mut Graph, input: ValueId, _size: usize) -> Result<ValueId, GraphError> {
+        features(graph, input, self)
+    }
+
+    /// Convolutions follow the pooling.
+    fn features(&self, graph: &mut Graph, input: ValueId, size: usize) -> Result<ValueId, GraphError> {
+        self.backbone(graph, input, size)
+    }
+
+    fn spellings(&self, _name: &str, speller: &Speller<'_>) -> Vec<Names> {
+        let large = self.blocks.len() == LARGE.len();
+        let repeats: &[usize] = if large { &[1, 2, 3, 4, 2, 3] } else { &[1, 2, 3, 2, 3] };
+        let place = |n: usize, _: &str| consecutive(repeats, n);
+        let last = repeats.len();
+        let tail =
+            [&format!("blocks.{last}.0.conv"), &format!("blocks.{last}.0.bn1"), "conv_head", "classifier"];
+        let plain = if large { "mobilenetv3_large_100" } else { "mobilenetv3_small_100" };
+        let note = Some(same_names_as_tf(plain));
+        let timm = speller.inverted_residuals(&place, &tail);
+        vec![speller.own(), Names { epsilon: Some((1e-5, 1e-3)), note, ..timm }]
     }
 }
 

@@ -4,8 +4,9 @@ use offshoot_graph::builder::{BATCH_NORM, Conv2d};
 use offshoot_graph::op::{Binary, Op, Unary};
 use offshoot_graph::{Graph, GraphError, ValueId};
 
+use crate::architecture::{Architecture, Family, Resize, Sizes};
 use crate::init::FanOut;
-use crate::registry::{Architecture, Family, Resize, Sizes};
+use crate::spelling::{Library, Names, Speller, replace_start};
 use crate::squeeze::SqueezeExcitation;
 
 const STEM: usize = 32;
@@ -26,8 +27,21 @@ pub(crate) const ARCHITECTURE: Architecture = Architecture {
     resize: Resize::Torchvision,
     sizes: Sizes::Any,
     fan_out: FanOut::Whole,
-    family: Family::RegNetY,
+    family: &RegNetY,
 };
+
+#[derive(Debug)]
+struct RegNetY;
+
+impl Family for RegNetY {
+    fn backbone(&self, graph: &mut Graph, input: ValueId, _size: usize) -> Result<ValueId, GraphError> {
+        backbone(graph, input)
+    }
+
+    fn spellings(&self, _name: &str, speller: &Speller<'_>) -> Vec<Names> {
+        vec![speller.own(), speller.all(Library::Timm, &timm)]
+    }
+}
 
 /// Everything before the head: [N, 3, H, W] -> [N, 440, H', W'].
 pub(crate) fn backbone(graph: &mut Graph, input: ValueId) -> Result<ValueId, GraphError> {
@@ -77,4 +91,28 @@ fn bottleneck(
 fn conv_norm(graph: &mut Graph, path: &str, x: ValueId, conv: &Conv2d) -> Result<ValueId, GraphError> {
     let x = graph.conv2d(&format!("{path}.0"), x, conv)?;
     graph.batch_norm(&format!("{path}.1"), x, BATCH_NORM)
+}
+
+/// timm's name of a parameter.
+fn timm(name: &str) -> String {
+    let spell = || {
+        let rest = name.strip_prefix("trunk_output.block")?;
+        let (stage, rest) = rest.split_once('.')?;
+        let (block, layer) = rest.strip_prefix("block")?.split_once('-')?.1.split_once('.')?;
+        let layers = [
+            ("proj.0.", "downsample.conv."),
+            ("proj.1.", "downsample.bn."),
+            ("f.a.0.", "conv1.conv."),
+            ("f.a.1.", "conv1.bn."),
+            ("f.b.0.", "conv2.conv."),
+            ("f.b.1.", "conv2.bn."),
+            ("f.se.", "se."),
+            ("f.c.0.", "conv3.conv."),
+            ("f.c.1.", "conv3.bn."),
+        ];
+        let block = block.parse::<usize>().ok()? + 1;
+        Some(format!("s{stage}.b{block}.{}", replace_start(layer, &layers)))
+    };
+    let rules = [("stem.0.", "stem.conv."), ("stem.1.", "stem.bn."), ("fc.", "head.fc.")];
+    spell().unwrap_or_else(|| replace_start(name, &rules))
 }

@@ -5,8 +5,9 @@ use offshoot_graph::builder::{BATCH_NORM, Conv2d};
 use offshoot_graph::op::{Binary, Op, Pool, Unary};
 use offshoot_graph::{Graph, GraphError, ValueId};
 
+use crate::architecture::{Architecture, Family, Resize, Sizes};
 use crate::init::FanOut;
-use crate::registry::{Architecture, Family, Resize, Sizes};
+use crate::spelling::{Names, Speller};
 
 /// What distinguishes one ResNet from another.
 #[derive(Clone, Copy, Debug)]
@@ -34,18 +35,18 @@ impl Block {
 }
 
 pub(crate) const ARCHITECTURES: [Architecture; 5] = [
-    architecture("resnet18", Block::Basic, [2, 2, 2, 2]),
-    architecture("resnet34", Block::Basic, [3, 4, 6, 3]),
-    architecture("resnet50", Block::Bottleneck, [3, 4, 6, 3]),
-    architecture("resnet101", Block::Bottleneck, [3, 4, 23, 3]),
-    architecture("resnet152", Block::Bottleneck, [3, 8, 36, 3]),
+    architecture("resnet18", &Variant { block: Block::Basic, repeats: [2, 2, 2, 2] }),
+    architecture("resnet34", &Variant { block: Block::Basic, repeats: [3, 4, 6, 3] }),
+    architecture("resnet50", &Variant { block: Block::Bottleneck, repeats: [3, 4, 6, 3] }),
+    architecture("resnet101", &Variant { block: Block::Bottleneck, repeats: [3, 4, 23, 3] }),
+    architecture("resnet152", &Variant { block: Block::Bottleneck, repeats: [3, 8, 36, 3] }),
 ];
 
-const fn architecture(name: &'static str, block: Block, repeats: [usize; 4]) -> Architecture {
+const fn architecture(name: &'static str, variant: &'static Variant) -> Architecture {
     Architecture {
         name,
         size: 224,
-        features: 512 * block.expansion(),
+        features: 512 * variant.block.expansion(),
         stem: &["conv1", "bn1"],
         blocks: &["layer1", "layer2", "layer3", "layer4"],
         tail: &[],
@@ -54,7 +55,17 @@ const fn architecture(name: &'static str, block: Block, repeats: [usize; 4]) -> 
         resize: Resize::Torchvision,
         sizes: Sizes::Any,
         fan_out: FanOut::Whole,
-        family: Family::ResNet(Variant { block, repeats }),
+        family: variant,
+    }
+}
+
+impl Family for Variant {
+    fn backbone(&self, graph: &mut Graph, input: ValueId, _size: usize) -> Result<ValueId, GraphError> {
+        backbone(graph, input, self)
+    }
+
+    fn spellings(&self, _name: &str, speller: &Speller<'_>) -> Vec<Names> {
+        vec![speller.own()]
     }
 }
 

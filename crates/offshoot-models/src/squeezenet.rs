@@ -5,8 +5,9 @@ use offshoot_graph::builder::Conv2d;
 use offshoot_graph::op::{Op, Pool, Unary};
 use offshoot_graph::{Graph, GraphError, ValueId};
 
+use crate::architecture::{Architecture, Family, Resize, Sizes};
 use crate::init::FanOut;
-use crate::registry::{Architecture, Family, Resize, Sizes};
+use crate::spelling::{Names, Speller};
 use crate::squeeze::biased;
 
 /// Index of each fire module, its squeezed channels, and those of either expanding convolution.
@@ -44,8 +45,25 @@ pub(crate) const ARCHITECTURE: Architecture = Architecture {
     resize: Resize::Torchvision,
     sizes: Sizes::AtLeast(32),
     fan_out: FanOut::Whole,
-    family: Family::SqueezeNet,
+    family: &SqueezeNet,
 };
+
+#[derive(Debug)]
+struct SqueezeNet;
+
+impl Family for SqueezeNet {
+    fn backbone(&self, graph: &mut Graph, input: ValueId, _size: usize) -> Result<ValueId, GraphError> {
+        backbone(graph, input)
+    }
+
+    fn spellings(&self, _name: &str, speller: &Speller<'_>) -> Vec<Names> {
+        vec![speller.own()]
+    }
+
+    fn has_convolutional_head(&self) -> bool {
+        true
+    }
+}
 
 /// Everything before the head: [N, 3, H, W] -> [N, 512, H', W'].
 pub(crate) fn backbone(graph: &mut Graph, input: ValueId) -> Result<ValueId, GraphError> {

@@ -2,9 +2,10 @@
 
 use offshoot_graph::{Graph, Metadata, Model, Preprocessing, Weights};
 
+use crate::architecture::{Architecture, BuildError, BuildOptions, expected_parameters};
 use crate::head::Head;
 use crate::init::InitError;
-use crate::registry::{Architecture, BuildError, BuildOptions, expected_parameters, find};
+use crate::registry::find;
 
 /// What a model with a new head is for.
 #[derive(Clone, Debug, PartialEq)]

@@ -5,8 +5,9 @@ use offshoot_graph::builder::{BATCH_NORM, Conv2d};
 use offshoot_graph::op::{AveragePool, Op, Pool, Unary};
 use offshoot_graph::{Graph, GraphError, ValueId};
 
+use crate::architecture::{Architecture, Family, Resize, Sizes};
 use crate::init::FanOut;
-use crate::registry::{Architecture, Family, Resize, Sizes};
+use crate::spelling::{Library, Names, Speller, replace_start};
 use crate::squeeze::biased;
 
 /// Output channels of the convolutions of each stage; a stage ends with a pooling.
@@ -20,7 +21,7 @@ const SHRINKS: usize = 32;
 pub(crate) const ARCHITECTURES: [Architecture; 2] = [
     architecture(
         "vgg16",
-        false,
+        &Variant { norms: false },
         &["features.0", "features.2"],
         &[
             "features.5",
@@ -38,7 +39,7 @@ pub(crate) const ARCHITECTURES: [Architecture; 2] = [
     ),
     architecture(
         "vgg16_bn",
-        true,
+        &Variant { norms: true },
         &["features.0", "features.1", "features.3", "features.4"],
         &[
             "features.7",
@@ -69,7 +70,7 @@ pub(crate) const ARCHITECTURES: [Architecture; 2] = [
 
 const fn architecture(
     name: &'static str,
-    norms: bool,
+    variant: &'static Variant,
     stem: &'static [&'static str],
     blocks: &'static [&'static str],
 ) -> Architecture {
@@ -85,7 +86,28 @@ const fn architecture(
         resize: Resize::Torchvision,
         sizes: Sizes::Pooled { shrinks: SHRINKS, to: POOLED },
         fan_out: FanOut::Whole,
-        family: Family::Vgg { norms },
+        family: variant,
+    }
+}
+
+#[derive(Debug)]
+struct Variant {
+    /// Whether batch norms follow the convolutions.
+    norms: bool,
+}
+
+impl Family for Variant {
+    fn backbone(&self, graph: &mut Graph, input: ValueId, size: usize) -> Result<ValueId, GraphError> {
+        features(graph, input, size, self.norms)
+    }
+
+    /// Linear layers follow the pooling.
+    fn features(&self, graph: &mut Graph, input: ValueId, size: usize) -> Result<ValueId, GraphError> {
+        self.backbone(graph, input, size)
+    }
+
+    fn spellings(&self, _name: &str, speller: &Speller<'_>) -> Vec<Names> {
+        vec![speller.own(), speller.all(Library::Timm, &timm)]
     }
 }
 
@@ -127,4 +149,14 @@ pub(crate) fn features(
         }
     }
     Ok(x)
+}
+
+/// timm's name of a parameter.
+fn timm(name: &str) -> String {
+    let rules = [
+        ("classifier.0.", "pre_logits.fc1."),
+        ("classifier.3.", "pre_logits.fc2."),
+        ("classifier.6.", "head.fc."),
+    ];
+    replace_start(name, &rules)
 }

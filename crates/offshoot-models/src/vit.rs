@@ -6,8 +6,9 @@ use offshoot_graph::builder::Conv2d;
 use offshoot_graph::op::{Binary, Gemm, MatMul, Op, Unary};
 use offshoot_graph::{Dim, Graph, GraphError, Role, Shape, Tensor, ValueId, Weights};
 
+use crate::architecture::{Architecture, Family, Resize, Sizes};
 use crate::init::FanOut;
-use crate::registry::{Architecture, Family, Resize, Sizes};
+use crate::spelling::{Library, Names, Speller, replace_start};
 use crate::squeeze::{biased, layer_norm};
 
 /// What distinguishes one transformer from another.
@@ -51,7 +52,7 @@ pub(crate) const ARCHITECTURES: [Architecture; 2] = [
         resize: Resize::Torchvision,
         sizes: Sizes::MultipleOf(BASE.patch),
         fan_out: FanOut::Whole,
-        family: Family::Vit(BASE),
+        family: &BASE,
     },
     Architecture {
         name: "vit_small_patch14_dinov2",
@@ -78,9 +79,28 @@ pub(crate) const ARCHITECTURES: [Architecture; 2] = [
         resize: Resize::Bicubic(518),
         sizes: Sizes::MultipleOf(SMALL.patch),
         fan_out: FanOut::Whole,
-        family: Family::Vit(SMALL),
+        family: &SMALL,
     },
 ];
+
+impl Family for Variant {
+    fn backbone(&self, graph: &mut Graph, input: ValueId, size: usize) -> Result<ValueId, GraphError> {
+        features(graph, input, size, self)
+    }
+
+    /// What the head reads is the class token.
+    fn features(&self, graph: &mut Graph, input: ValueId, size: usize) -> Result<ValueId, GraphError> {
+        self.backbone(graph, input, size)
+    }
+
+    fn spellings(&self, _name: &str, speller: &Speller<'_>) -> Vec<Names> {
+        vec![speller.own(), speller.all(Library::Older, &older), speller.all(Library::Timm, &timm_name)]
+    }
+
+    fn fit_to_size(&self, size: usize, weights: &mut Weights) {
+        resample_positions(self, size, weights);
+    }
+}
 
 /// Everything before the head: [N, 3, size, size] -> [N, width].
 pub(crate) fn features(
@@ -119,7 +139,7 @@ pub(crate) fn features(
 }
 
 /// The names of a block's modules.
-struct Names {
+struct Modules {
     path: String,
     norms: [&'static str; 2],
     input: [&'static str; 2],
@@ -128,10 +148,10 @@ struct Names {
     linear: [&'static str; 2],
 }
 
-impl Names {
-    fn new(index: usize, timm: bool) -> Names {
+impl Modules {
+    fn new(index: usize, timm: bool) -> Modules {
         match timm {
-            true => Names {
+            true => Modules {
                 path: format!("blocks.{index}"),
                 norms: ["norm1", "norm2"],
                 input: ["attn.qkv.weight", "attn.qkv.bias"],
@@ -139,7 +159,7 @@ impl Names {
                 scales: Some(["ls1.gamma", "ls2.gamma"]),
                 linear: ["mlp.fc1", "mlp.fc2"],
             },
-            false => Names {
+            false => Modules {
                 path: format!("encoder.layers.encoder_layer_{index}"),
                 norms: ["ln_1", "ln_2"],
                 input: ["self_attention.in_proj_weight", "self_attention.in_proj_bias"],
@@ -160,7 +180,7 @@ fn block(
     variant: &Variant,
 ) -> Result<ValueId, GraphError> {
     let width = variant.width;
-    let names = Names::new(index, variant.timm);
+    let names = Modules::new(index, variant.timm);
     let path = |name: &str| format!("{}.{name}", names.path);
 
     let x = layer_norm(graph, &path(names.norms[0]), input, width, EPSILON)?;
@@ -188,7 +208,7 @@ fn block(
 /// timm's `LayerScale`.
 fn scaled(
     graph: &mut Graph,
-    names: &Names,
+    names: &Modules,
     branch: usize,
     x: ValueId,
     width: usize,
@@ -289,4 +309,30 @@ fn taps(old: usize, new: usize) -> Vec<Vec<(usize, f32)>> {
         (first..last).zip(weights).map(|(i, weight)| (i, (weight / sum) as f32)).collect()
     };
     (0..new).map(at).collect()
+}
+
+/// The published transformers call `mlp.linear_1` what is `mlp.0` now.
+fn older(name: &str) -> String {
+    name.replace(".mlp.0.", ".mlp.linear_1.").replace(".mlp.3.", ".mlp.linear_2.")
+}
+
+/// timm's name of a parameter.
+fn timm_name(name: &str) -> String {
+    let layers = [
+        (".ln_1.", ".norm1."),
+        (".self_attention.in_proj_", ".attn.qkv."),
+        (".self_attention.out_proj.", ".attn.proj."),
+        (".ln_2.", ".norm2."),
+        (".mlp.0.", ".mlp.fc1."),
+        (".mlp.3.", ".mlp.fc2."),
+    ];
+    let rules = [
+        ("class_token", "cls_token"),
+        ("conv_proj.", "patch_embed.proj."),
+        ("encoder.pos_embedding", "pos_embed"),
+        ("encoder.layers.encoder_layer_", "blocks."),
+        ("encoder.ln.", "norm."),
+        ("heads.head.", "head."),
+    ];
+    layers.iter().fold(replace_start(name, &rules), |name, (from, to)| name.replace(from, to))
 }

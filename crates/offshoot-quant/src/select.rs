@@ -132,6 +132,7 @@ impl Network {
             | Op::Train(_)
             | Op::Grad(_)
             | Op::Update(_)
+            | Op::Composite(_)
             | Op::DynamicQuantizeMatMul { .. }
             | Op::Lstm(_)
             | Op::DynamicQuantizeLstm(_) => Part::Float,

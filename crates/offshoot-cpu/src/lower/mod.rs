@@ -477,6 +477,7 @@ impl<'a> Lowering<'a> {
             Op::DynamicQuantizeMatMul { trans_b } => self.dynamic_product(node, *trans_b),
             Op::Sequence(op) => self.sequence(node, *op),
             Op::Update(op) => self.update(node, *op),
+            Op::Composite(_) => Err(unsupported(node, "it is to be expanded".into())),
             Op::Lstm(direction) | Op::DynamicQuantizeLstm(direction) => self.lstm(node, *direction),
             Op::Grad(GradOp::QuantizeLinear { axis }) => self.quantize_grad(node, *axis),
             Op::SoftmaxCrossEntropyLoss(loss) => self.cross_entropy(node, *loss),

@@ -45,6 +45,7 @@ impl Lowering<'_> {
             | Op::Train(_)
             | Op::Grad(_)
             | Op::Update(_)
+            | Op::Composite(_)
             | Op::QuantizeLinear { .. }
             | Op::DequantizeLinear { .. }
             | Op::DynamicQuantizeMatMul { .. }

@@ -8,7 +8,7 @@ mod recompute;
 
 pub use op::{Activation, CpuOp, Quantized, QuantizedOp, QuantizedResidual, Steps};
 
-use offshoot_graph::passes::Rewriter;
+use offshoot_graph::passes::{Rewriter, expand};
 use offshoot_graph::{Graph, GraphError, Op};
 
 /// `graph` with fused operators. One for inference whose activations stand between DequantizeLinear and QuantizeLinear
@@ -18,18 +18,19 @@ use offshoot_graph::{Graph, GraphError, Op};
 /// # Errors
 /// None for a graph whose nodes passed their shape rules.
 pub fn optimize(graph: &Graph) -> Result<Graph<CpuOp>, GraphError> {
-    let graph = &fuse::fuse_transposes(graph)?;
+    let graph = &fuse::fuse_transposes(&expand(graph, |_| true)?)?;
     if graph.nodes().iter().any(|node| matches!(node.op, Op::Grad(_))) {
         return recompute::recompute(&fuse::fuse(&unoptimized(graph)?)?);
     }
     fuse::fuse(&quantized::fuse_quantized(graph)?)
 }
 
-/// `graph` node by node.
+/// `graph` node by node, composite operators as those that define them.
 ///
 /// # Errors
 /// None for a graph whose nodes passed their shape rules.
 pub fn unoptimized(graph: &Graph) -> Result<Graph<CpuOp>, GraphError> {
+    let graph = &expand(graph, |_| true)?;
     let mut rewriter = Rewriter::new(graph);
     graph.nodes().iter().try_for_each(|node| rewriter.copy(node))?;
     rewriter.finish()

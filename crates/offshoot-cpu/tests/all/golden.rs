@@ -7,8 +7,8 @@ use std::path::Path;
 use half::f16;
 use offshoot_cpu::{CpuExecutor, CpuOptions, Isa};
 use offshoot_graph::op::{
-    AveragePool, BatchNormalization, Binary, Conv, CrossEntropy, Gemm, LayerNormalization, MatMul, Pool,
-    Reduce, SequenceOp, TrainOp, Unary,
+    AveragePool, BatchNormalization, Binary, Composite, Conv, Coordinates, CrossEntropy, Direction, Gemm,
+    LayerNormalization, MatMul, PadMode, Pool, Reduce, Resampling, SequenceOp, TrainOp, Unary,
 };
 use offshoot_graph::{Data, Executor, Graph, GraphError, Op, Shape, Tensor, ValueId, Weights};
 use safetensors::{Dtype, SafeTensors};
@@ -130,6 +130,48 @@ fn operator(name: &str, a: &Value) -> Op {
         "Softmax" => Op::Softmax { axis: axis() },
         "SoftmaxCrossEntropyLoss" => {
             Op::SoftmaxCrossEntropyLoss(CrossEntropy { label_smoothing: number("label_smoothing").unwrap() })
+        }
+        "LogSoftmax" => Op::Composite(Composite::LogSoftmax { axis: axis() }),
+        "GroupNormalization" => {
+            let groups = a["groups"].as_u64().unwrap() as usize;
+            Op::Composite(Composite::GroupNormalization { groups, epsilon: number("epsilon").unwrap() })
+        }
+        "InstanceNormalization" => {
+            Op::Composite(Composite::InstanceNormalization { epsilon: number("epsilon").unwrap() })
+        }
+        "Pad" => {
+            let pads = a["pads"].as_array().unwrap().iter().map(sizes).collect();
+            let mode = match a["mode"].as_str().unwrap() {
+                "constant" => PadMode::Constant(number("number").unwrap()),
+                "reflect" => PadMode::Reflect,
+                _ => PadMode::Edge,
+            };
+            Op::Composite(Composite::Pad { pads, mode })
+        }
+        "Split" => Op::Composite(Composite::Split { axis: axis(), sizes: all_sizes(&a["sizes"]) }),
+        "Resize" => {
+            let resampling = match a["resampling"].as_str().unwrap() {
+                "nearest_floor" => Resampling::NearestFloor,
+                "linear" => Resampling::Linear,
+                _ => Resampling::Cubic,
+            };
+            let coordinates = match a["coordinates"].as_str().unwrap() {
+                "half_pixel" => Coordinates::HalfPixel,
+                "align_corners" => Coordinates::AlignCorners,
+                _ => Coordinates::Asymmetric,
+            };
+            Op::Composite(Composite::Resize { size: sizes(&a["size"]), resampling, coordinates })
+        }
+        "GRU" | "LSTM" => {
+            let direction = match a["direction"].as_str().unwrap() {
+                "forward" => Direction::Forward,
+                "reverse" => Direction::Reverse,
+                _ => Direction::Bidirectional,
+            };
+            match name {
+                "LSTM" => Op::Lstm(direction),
+                _ => Op::Composite(Composite::Gru { direction, linear_before_reset: true }),
+            }
         }
         other => panic!("no operator for `{other}`"),
     }

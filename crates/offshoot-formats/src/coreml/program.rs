@@ -263,6 +263,7 @@ impl Writer<'_> {
             | Op::SoftmaxCrossEntropyLoss(_)
             | Op::Train(_)
             | Op::Grad(_)
+            | Op::Composite(_)
             | Op::Update(_) => {
                 return Err(Problem::unsupported(place(node), "it belongs to training", WAY_OUT));
             }

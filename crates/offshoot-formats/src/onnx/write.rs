@@ -345,6 +345,7 @@ impl<'g, 'w> Writer<'g, 'w> {
             | Op::SoftmaxCrossEntropyLoss(_)
             | Op::Train(_)
             | Op::Grad(_)
+            | Op::Composite(_)
             | Op::Update(_) => {
                 let place = format!("node `{}` ({})", node.name, node.op.name());
                 return Err(Problem::unsupported(place, "it belongs to training", WAY_OUT));

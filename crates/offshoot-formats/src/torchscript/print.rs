@@ -209,6 +209,7 @@ impl<'a> Printer<'a> {
             | Op::SoftmaxCrossEntropyLoss(_)
             | Op::Train(_)
             | Op::Grad(_)
+            | Op::Composite(_)
             | Op::Update(_) => return Err(unsupported("it belongs to training")),
         })
     }

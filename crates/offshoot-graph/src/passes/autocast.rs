@@ -18,6 +18,7 @@ fn policy(op: &Op) -> Autocast {
         | Op::Lstm(_)
         | Op::DynamicQuantizeLstm(_)
         | Op::Sequence(_)
+        | Op::Composite(_)
         | Op::Reduce { .. }
         | Op::DynamicQuantizeMatMul { .. } => Autocast::Full,
         Op::Unary(unary) => unary.row().autocast,

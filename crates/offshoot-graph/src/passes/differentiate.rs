@@ -191,11 +191,11 @@ impl Tape {
             // Through the batch's own statistics: part of BatchNormInput.
             (Op::Train(TrainOp::BatchNormApply), _) if self.uses_own_statistics(node) => return Ok(None),
             (Op::Train(TrainOp::Dropout { .. } | TrainOp::BatchNormStats(_)), _) => return Ok(None),
-            (Op::Lstm(_), _) => {
+            (Op::Lstm(_) | Op::Composite(_), _) => {
                 return Err(GraphError {
                     node: node.name.clone(),
                     op: node.op.name(),
-                    reason: "has no gradient here: freeze it and what is before it".into(),
+                    reason: "has no gradient as a whole: expand or unroll it first".into(),
                 });
             }
             (Op::DynamicQuantizeMatMul { .. } | Op::DynamicQuantizeLstm(_), _) => {

@@ -6,7 +6,6 @@ use super::rewrite::Rewriter;
 use crate::graph::{Graph, GraphError, Node, Role, ValueId};
 use crate::int8;
 use crate::op::{Gemm, Op};
-use crate::shape::Dim;
 use crate::tensor::{DType, Data, Tensor, Weights};
 
 /// What is added to the name of a weight for that of its scales.
@@ -88,13 +87,11 @@ fn quantizable(graph: &Graph, chosen: impl Fn(&str) -> bool) -> HashMap<ValueId,
     found
 }
 
-/// The attributes of a Gemm over rows of f32, whose bias is one number for each column.
+/// The attributes of a Gemm over rows of f32.
 fn product(graph: &Graph, node: &Node) -> Option<Gemm> {
     let Op::Gemm(gemm) = node.op else { return None };
-    let columns: Option<&Dim> = graph.value(node.outputs[0]).shape.0.last();
-    let bias_fits = node.inputs.get(2).is_none_or(|&c| graph.value(c).shape.0.iter().eq(columns));
     let floats = node.inputs.iter().all(|&id| graph.value(id).dtype == DType::F32);
-    (!gemm.trans_a && bias_fits && floats).then_some(gemm)
+    (!gemm.trans_a && floats).then_some(gemm)
 }
 
 /// A matrix as bytes, and their scales, one for each output; `None` when it is not finite.

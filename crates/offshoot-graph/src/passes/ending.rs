@@ -149,7 +149,8 @@ impl<'a> Ranges<'a> {
             | Op::SoftmaxCrossEntropyLoss(_)
             | Op::Train(_)
             | Op::Grad(_)
-            | Op::Update(_) => ANY,
+            | Op::Update(_)
+            | Op::Composite(_) => ANY,
         }
     }
 

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::differentiate::{Gradients, differentiate};
+use super::expand::{expand, unroll};
 use super::rewrite::{Rewriter, prune};
 use super::silu::recognize_silu;
 use crate::graph::{Graph, GraphError, Node, Parameter, ValueId};
@@ -66,7 +67,9 @@ pub fn state_output(name: &str) -> String {
 /// # Errors
 /// When the graph has no [`OUTPUT`] of rank 2.
 pub fn training_graph(graph: &Graph, options: LossOptions) -> Result<TrainingGraph, GraphError> {
-    let graph = &recognize_silu(graph)?;
+    let graph = expand(&recognize_silu(graph)?, |_| true)?;
+    let depends = depends_on_trainable(&graph);
+    let graph = &unroll(&graph, |node| node.inputs.iter().any(|v| depends[v.index()]))?;
     let output = graph.output(OUTPUT).ok_or_else(|| GraphError {
         node: OUTPUT.into(),
         op: "output",
@@ -178,6 +181,8 @@ impl Lowering<'_> {
                 Ok(())
             }
             Op::Conv(_)
+            | Op::Lstm(_)
+            | Op::Composite(_)
             | Op::Gemm(_)
             | Op::BatchNormalization(_)
             | Op::Unary(_)
@@ -202,7 +207,6 @@ impl Lowering<'_> {
             | Op::QuantizeLinear { .. }
             | Op::DequantizeLinear { .. }
             | Op::DynamicQuantizeMatMul { .. }
-            | Op::Lstm(_)
             | Op::DynamicQuantizeLstm(_)
             | Op::Sequence(_) => self.rewriter.copy(node),
         }
