@@ -79,7 +79,7 @@ impl<'a> Translator<'a> {
     /// Input `index`, computed at each run, and whether the file has its channels last.
     pub(super) fn laid_out(&mut self, node: NodeView<'a>, index: usize) -> Result<(ValueId, bool), Problem> {
         match self.operand(node, index)? {
-            Operand::ChannelsLast(id) => Ok((id, true)),
+            Operand::ChannelsLast(id) if self.import.rank(id) == 4 => Ok((id, true)),
             Operand::Padded { padded, node: pad, channels_last } => {
                 let id = self.import.settle_padded(&pad, padded)?;
                 self.operands.insert(node.required(index)?, laid(id, channels_last));
