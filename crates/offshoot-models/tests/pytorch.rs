@@ -38,7 +38,7 @@ fn run(graph: &Graph, weights: &Weights, input: &Tensor) -> Vec<f32> {
 
 /// The largest difference relative to the largest logit.
 fn difference(found: &[f32], wanted: &[f32]) -> f32 {
-    offshoot_testing::difference(&found, wanted) as f32
+    offshoot_testing::difference(found, wanted) as f32
 }
 
 /// The logits that PyTorch computed in f64 from the weights in the same file.

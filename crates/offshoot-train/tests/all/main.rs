@@ -1,5 +1,7 @@
 //! The tests of this crate, in one program: a module a subject.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
+
 mod amp;
 mod assets;
 mod freeze;
