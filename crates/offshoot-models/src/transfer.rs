@@ -239,7 +239,7 @@ mod tests {
             "the weights of resnet18 need `bn1.bias` as f32 [64]; they have i64 [64]"
         );
         let no_head = "the weights have no `fc.weight` of shape [classes, 512], the head of resnet18: the file holds no head, or \
-                       another one. `offshoot train --model resnet18 --weights FILE` gives them a new one";
+                       another one. `offshoot train `model` resnet18 `weights` FILE` gives them a new one";
         assert_eq!(
             refuse(|w| {
                 w.remove("fc.weight");
