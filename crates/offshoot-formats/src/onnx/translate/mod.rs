@@ -296,7 +296,7 @@ impl<'a> Translator<'a> {
                 Some(op) => self.reduction(node, op),
                 None => Err(node.unsupported(
                     "this operator is not read",
-                    "Give a PyTorch checkpoint with `{model} NAME {weights} FILE` where there is one; the guide lists the \
+                    "Give a PyTorch checkpoint with `{model} NAME {weights} FILE` where there is one; docs/features.md lists the \
                      operators that are read",
                 )),
             },
