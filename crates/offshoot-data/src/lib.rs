@@ -22,7 +22,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-//! Features, all of them on by default: `folders` (data sets on disk), `sheet` (contact sheets, and writing pictures), and the
+//! Features, all of them on by default: `folders` (data sets on disk), `encode` (writing pictures), `sheet` (contact sheets), and the
 //! formats `gif`, `tiff` and `webp`. JPEG, PNG, BMP and PNM are always read.
 
 #![warn(clippy::print_stderr)] // it panics where standard error cannot be written
@@ -30,7 +30,7 @@
 
 pub mod augment;
 mod decode;
-#[cfg(feature = "sheet")]
+#[cfg(feature = "encode")]
 mod encode;
 #[cfg(feature = "folders")]
 mod folder;

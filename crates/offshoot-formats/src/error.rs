@@ -90,7 +90,7 @@ impl Problem {
         Problem::Damaged { place: place.into(), what: what.into() }
     }
 
-    /// A [`Problem::Unsupported`]. The way out may name remedies, as in [`worded`].
+    /// A [`Problem::Unsupported`]. What to do may name remedies, as in [`worded`].
     pub fn unsupported(
         place: impl Into<String>,
         what: impl Into<String>,

@@ -63,7 +63,7 @@ pub trait Session: Send {
     fn restore(&mut self, state: &Weights) -> Result<(), ExecuteError>;
 
     /// A session of the same graphs for another thread, which has not run yet, with the parameters as they are now. The two
-    /// share what was packed of frozen ones, and give the same bits.
+    /// share what was packed of frozen ones, and their results are bit-identical.
     fn fork(&self) -> Box<dyn Session>;
 
     /// Bytes of the buffers that the last run's plan works in, parameters not counted.

@@ -15,8 +15,8 @@ use crate::memory::check_memory;
 use crate::predict::{Guess, guesses};
 use crate::source::{ModelSource, Overrides};
 
-/// A classifier of pictures, with the preprocessing and the classes that its model comes with. Its answers have the same bits as those
-/// of [`crate::predict`].
+/// A classifier of pictures, with the preprocessing and the classes that its model comes with. Its predictions are bit-identical
+/// to those of [`crate::predict`].
 ///
 /// Any number of threads may use one at the same time. Nobody waits for another one: each picture that is classified at the same
 /// time has buffers of its own, which are kept for the next; weights, and what is packed of them, are in memory once.
@@ -46,7 +46,7 @@ struct Networks {
     idle: Vec<Inference>,
 }
 
-/// What a classifier says of a picture.
+/// The prediction for a picture.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Classification {
     classes: Arc<[String]>,

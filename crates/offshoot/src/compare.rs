@@ -171,6 +171,7 @@ impl Inputs {
     }
 
     /// The pictures in `rows` as one batch; past the end they start again.
+    #[cfg(feature = "peers")]
     pub(crate) fn batch(&self, rows: Range<usize>) -> Tensor {
         self.parts[0].batch(rows, self.count)
     }

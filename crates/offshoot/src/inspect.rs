@@ -111,7 +111,7 @@ pub fn inspect(path: &Path, overrides: &Overrides) -> Result<Inspection> {
             })))
         }
         // No model, but perhaps the weights of one.
-        Err(error @ Error::Input(_)) if path.is_file() => match load_weights(path) {
+        Err(error @ (Error::Input(_) | Error::Advice { .. })) if path.is_file() => match load_weights(path) {
             Ok(_) if *overrides != Overrides::default() => Err(Error::advice(format_args!(
                 "{}: weights without a graph take no pictures; leave {SIZE}, {FIT}, {MEAN} and {STD} out",
                 shown(path)

@@ -81,6 +81,9 @@ impl Staging {
             Error::Format(FormatError { path, problem }) => FormatError { path: place(path), problem }.into(),
             Error::Io { path, action, source } => Error::Io { path: place(path), action, source },
             Error::Input(text) => Error::Input(text.replace(&staged, &named)),
+            Error::Advice { text, remedies } => {
+                Error::Advice { text: text.replace(&staged, &named), remedies }
+            }
             other => other,
         }
     }
