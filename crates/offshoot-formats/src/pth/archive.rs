@@ -38,7 +38,12 @@ impl<R: Read + Seek> ReaderAt for Source<R> {
     fn read_at(&self, bytes: &mut [u8], place: u64) -> io::Result<usize> {
         let mut source = self.0.borrow_mut();
         source.seek(SeekFrom::Start(place))?;
-        source.read(bytes)
+        loop {
+            match source.read(bytes) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => return result,
+            }
+        }
     }
 }
 

@@ -1,10 +1,11 @@
 //! Pictures, small runs and the binary, for tests of the command line.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::panic::Location;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 
 use serde_json::Value;
 
@@ -67,11 +68,16 @@ impl World {
         World { root: root.canonicalize().unwrap() }
     }
 
-    /// A folder with pictures in `d` and a run of one epoch in `run`, made once for all tests that only read.
+    /// A folder with pictures in `d` and a run of one epoch in `run`, made once for the tests of the caller's file, which leave
+    /// these as they are.
+    #[track_caller]
     pub(crate) fn trained() -> &'static World {
-        static WORLD: OnceLock<World> = OnceLock::new();
-        WORLD.get_or_init(|| {
-            let world = World::new("trained");
+        static WORLDS: Mutex<BTreeMap<&str, &'static OnceLock<World>>> = Mutex::new(BTreeMap::new());
+        let file = Location::caller().file();
+        let world = *WORLDS.lock().unwrap().entry(file).or_insert_with(|| Box::leak(Box::default()));
+        world.get_or_init(|| {
+            let file = Path::new(file).file_stem().unwrap().to_str().unwrap();
+            let world = World::new(&format!("trained-{file}"));
             data(&world.path("d"), &CLASSES, 10);
             let said = world.run(&format!("train d {SMALL} --epochs 1 --out run"));
             assert_eq!(said.code, Some(0), "{said:?}");
