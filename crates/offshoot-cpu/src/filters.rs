@@ -19,8 +19,17 @@ pub(crate) struct Filters {
     pub(crate) floats: HashMap<(ValueId, Direction, bool, DType), Arc<PackedFilter>>,
     /// Filters of integers, by the result.
     pub(crate) integers: HashMap<ValueId, IntegerFilter>,
-    /// Tensors that were computed of frozen weights: depthwise filters, and floats of integers.
-    pub(crate) tensors: HashMap<(ValueId, DType), Tensor>,
+    /// Tensors that were computed of frozen weights, by the value that they stand for.
+    pub(crate) tensors: HashMap<(ValueId, Derived), Tensor>,
+}
+
+/// What was computed of a frozen weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Derived {
+    /// A depthwise filter, rounded to a type and packed.
+    Depthwise(DType),
+    /// The floats that integers stand for.
+    Floats,
 }
 
 /// A packed filter of integers.

@@ -10,7 +10,7 @@ use offshoot_graph::{DType, Dim, ExecuteError, Op, Tensor, ValueId};
 use super::Node;
 use super::lazy::{AwaitedElements, NormOperand};
 use super::{Lowering, Order, unsupported};
-use crate::filters::Direction;
+use crate::filters::{Derived, Direction};
 use crate::kernels::backward::{Gradients, Operands};
 use crate::kernels::batch_norm::Reduction;
 use crate::kernels::conv::{Epilogue, PackedFilter, conv, conv_in_training, moment_rows, reads_norm};
@@ -186,7 +186,7 @@ impl Lowering<'_> {
         weight: ValueId,
     ) -> Result<Operand<f32>, ExecuteError> {
         let (shape, len) = (*shape, self.len(weight));
-        if let Some(packed) = self.filters.tensors.get(&(weight, E::DTYPE)).cloned() {
+        if let Some(packed) = self.filters.tensors.get(&(weight, Derived::Depthwise(E::DTYPE))).cloned() {
             let packed = self.constant(packed);
             return self.typed(weight, packed);
         }
@@ -194,7 +194,7 @@ impl Lowering<'_> {
             let mut packed = vec![0.0; len];
             depthwise::pack(&shape, &rounded::<E>(self.isa, oihw), &mut packed);
             let packed = Tensor::f32([len], packed);
-            self.filters.tensors.insert((weight, E::DTYPE), packed.clone());
+            self.filters.tensors.insert((weight, Derived::Depthwise(E::DTYPE)), packed.clone());
             let packed = self.constant(packed);
             return self.typed(weight, packed);
         }

@@ -4,6 +4,7 @@ use offshoot_graph::{DType, ExecuteError, Tensor, ValueId};
 
 use super::Node;
 use super::{Lowering, Order, unsupported};
+use crate::filters::Derived;
 use crate::kernels::quantize::{Byte, Integer, Scales, dequantize, quantize, quantize_grad};
 use crate::operands::AnyOperand;
 
@@ -64,7 +65,7 @@ impl Lowering<'_> {
 
     /// The floats of a weight that does not change, computed now.
     fn dequantized<Q: Integer>(&mut self, node: &Node, axis: usize) -> Option<AnyOperand> {
-        let key = (node.outputs[0], DType::F32);
+        let key = (node.outputs[0], Derived::Floats);
         if let Some(floats) = self.filters.tensors.get(&key).cloned() {
             return Some(self.constant(floats));
         }
