@@ -49,6 +49,13 @@ pub struct TrainingGraph {
     pub states: Vec<String>,
 }
 
+impl TrainingGraph {
+    /// The names of all that a step changes: trained parameters, then running statistics.
+    pub fn moving(&self) -> impl Iterator<Item = &String> {
+        self.trained.iter().chain(&self.states)
+    }
+}
+
 /// The name of the output that holds the gradient of the parameter called `name`.
 pub fn gradient_output(name: &str) -> String {
     format!("grad:{name}")

@@ -206,7 +206,7 @@ fn add_statistics(training: &TrainingGraph, graph: &mut Graph) -> Result<(), Gra
 /// Averages of what the step changes, as `torch.optim.swa_utils.AveragedModel` with `use_buffers=True`.
 fn add_averages(training: &TrainingGraph, graph: &mut Graph) -> Result<(), GraphError> {
     let part = graph.add_input(AVERAGE_PART, DType::F32, Shape::default());
-    for name in training.trained.iter().chain(&training.states) {
+    for name in training.moving() {
         let own = parameter(graph, name)?;
         let new =
             graph.results().iter().find(|(parameter, _)| *parameter == own).map_or(own, |&(_, new)| new);

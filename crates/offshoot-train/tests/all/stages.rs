@@ -11,7 +11,7 @@ use offshoot_graph::random::{Purpose, Random};
 use offshoot_graph::{Tensor, Weights};
 use offshoot_train::run::{BEST_FILE, LAST_FILE};
 use offshoot_train::{
-    Batch, Clip, Control, Event, GroupOptions, OptimizerKind, OptimizerOptions, Rebuild, Settings,
+    Batch, Clip, Control, Event, GroupOptions, OptimizerKind, OptimizerOptions, Rebuild, Settings, StepError,
     StepOptions, TrainStep, train,
 };
 
@@ -350,4 +350,20 @@ fn a_pattern_without_a_parameter_is_found_before_anything_is_made() {
     let error = fixture.train("a", 1, |_| {}).unwrap_err().to_string();
     assert!(error.contains("`layer9`") && error.contains("`conv0.weight`"), "{error}");
     assert!(!fixture.root.path().join("a").exists());
+}
+
+#[test]
+fn features_of_another_shape_are_an_error_that_says_so() {
+    let mut step = TrainStep::new(model(), &options(Clip::Off), &executor(1)).unwrap();
+    let good = batches(&mut step, &[4, 6]);
+    let before = step.state();
+    let wrong = Batch { features: Tensor::zeros([4, 3, SIZE, 5]), ..good[0].clone() };
+    for batches in [&[wrong.clone()][..], &[good[0].clone(), wrong][..]] {
+        let error = step.learn_together(batches, 1.0).unwrap_err();
+        assert!(
+            matches!(error, StepError::Network(_)) && error.to_string().contains("must be f32"),
+            "{error}"
+        );
+        assert_eq!(step.state(), before);
+    }
 }

@@ -1,0 +1,273 @@
+//! Learning from batches: runs of the step's graphs, and what became of them.
+
+use std::collections::BTreeMap;
+
+use offshoot_graph::model::OUTPUT;
+use offshoot_graph::passes::{
+    ACCUMULATE_FACTOR, ACCUMULATE_KEEP, AVERAGE_PART, CLASS_WEIGHTS, KEYS, LABELS, LOSS, LOSS_SCALE, SQUARES,
+    UNSCALE, UPDATE_RATES, accumulate_graph, apply_graph, sum_parameter, trained_in_order,
+};
+use offshoot_graph::{ExecuteError, Tensor, Weights};
+
+use super::{Batch, NetworkError, StepError, StepReport, TrainStep};
+use crate::amp::GradScaler;
+use crate::metrics::argmax;
+use crate::optimizer::NotFiniteGradient;
+
+/// The graphs of a session that learn from several batches together, by their numbers.
+#[derive(Clone, Copy)]
+pub(super) struct Together {
+    accumulate: usize,
+    apply: usize,
+}
+
+/// The inputs of an update.
+struct Update {
+    rates: Tensor,
+    /// What gradients are multiplied by.
+    unscale: f32,
+    unscale_input: Tensor,
+    average_part: Option<Tensor>,
+}
+
+impl Update {
+    fn inputs(&self) -> Vec<(&'static str, &Tensor)> {
+        let average = self.average_part.as_ref().map(|part| (AVERAGE_PART, part));
+        [(UPDATE_RATES, &self.rates), (UNSCALE, &self.unscale_input)].into_iter().chain(average).collect()
+    }
+}
+
+/// The parameter whose new value would not be finite, where a run was refused for that.
+///
+/// # Errors
+/// When it did not come so far.
+fn refusal(committed: Result<(), ExecuteError>) -> Result<Option<String>, NetworkError> {
+    match committed {
+        Ok(()) => Ok(None),
+        Err(ExecuteError::NotFinite(name)) => Ok(Some(name)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+impl TrainStep {
+    /// Learns from `features` (of [`TrainStep::features`]) with labels (as in [`Batch`]) and dropout keys i64 `[n]`, at `factor`
+    /// times the rates of the options. Weights, moments and running statistics change together or not at all. With a loss
+    /// scale above 1, a gradient that is not finite lowers the scale and is no error.
+    ///
+    /// # Errors
+    /// When a shape does not fit, and when the loss, a gradient or a new value is not finite.
+    pub fn learn(
+        &mut self,
+        features: &Tensor,
+        labels: &Tensor,
+        keys: &Tensor,
+        factor: f64,
+    ) -> Result<StepReport, StepError> {
+        let update = self.update(1.0, factor);
+        let refused = self.run_batch(0, features, labels, keys, &update.inputs())?;
+        let (loss, correct) = (self.loss()?, self.correct(labels));
+        let report = self.finish_update(refused, update.unscale)?;
+        Ok(StepReport { loss, correct, ..report })
+    }
+
+    /// Learns from several batches at once: one update with the gradient of the loss over all their pictures. That is the
+    /// update of one large batch where batch norms are frozen or absent; others normalize each batch by itself and move their
+    /// running statistics with each.
+    ///
+    /// # Errors
+    /// As [`TrainStep::learn`]; nothing has changed then, running statistics included.
+    pub fn learn_together(&mut self, batches: &[Batch], factor: f64) -> Result<StepReport, StepError> {
+        if let [Batch { features, labels, keys }] = batches {
+            return self.learn(features, labels, keys, factor);
+        }
+        let statistics = self.read_all(&self.training.states);
+        let report = self.accumulate(batches).and_then(|(weight, loss, correct)| {
+            let report = self.apply(weight, factor)?;
+            Ok(StepReport { loss, correct, ..report })
+        });
+        if !matches!(report, Ok(StepReport { skipped: false, .. })) {
+            self.session.restore(&statistics).map_err(NetworkError::from)?;
+        }
+        report
+    }
+
+    /// The graphs that learn from several batches, added to the session at the first call.
+    fn together(&mut self) -> Result<Together, NetworkError> {
+        if let Some(together) = self.together {
+            return Ok(together);
+        }
+        let accumulate = accumulate_graph(&self.training)?;
+        let apply = apply_graph(&self.training, self.optimizer.rule(), self.clip, self.ema.is_some())?;
+        let sum = |name: &String| {
+            let len = self.session.read(name).map_or(0, |weight| weight.len());
+            (sum_parameter(name), Tensor::zeros([len]))
+        };
+        let sums: Weights = self.training.trained.iter().map(sum).collect();
+        let accumulate = self.session.add_graph(&accumulate, &sums)?;
+        let apply = self.session.add_graph(&apply, &sums)?;
+        Ok(*self.together.insert(Together { accumulate, apply }))
+    }
+
+    /// Sums the gradients. Gives the sum of the batches' weights, the loss over all pictures, and how many were classified correctly.
+    fn accumulate(&mut self, batches: &[Batch]) -> Result<(f64, f32, usize), StepError> {
+        let Together { accumulate, .. } = self.together()?;
+        let (mut sum, mut loss, mut correct) = (0.0, 0.0, 0);
+        for (index, Batch { features, labels, keys }) in batches.iter().enumerate() {
+            let weight = self.weight_of(labels);
+            let keep = if index == 0 { 0.0 } else { 1.0 };
+            let [factor, keep] = [weight, keep].map(|number| Tensor::full([], number));
+            let inputs = [(ACCUMULATE_FACTOR, &factor), (ACCUMULATE_KEEP, &keep)];
+            let refused = self.run_batch(accumulate, features, labels, keys, &inputs)?;
+            let batch_loss = self.loss()?;
+            refused.map_or(Ok(()), |name| Err(self.refused(&name)))?;
+            sum += f64::from(weight);
+            loss += f64::from(weight) * f64::from(batch_loss);
+            correct += self.correct(labels);
+        }
+        Ok((sum, (loss / sum) as f32, correct))
+    }
+
+    /// Updates the weights with the sums of the gradients of batches whose weights are `weight` together.
+    fn apply(&mut self, weight: f64, factor: f64) -> Result<StepReport, StepError> {
+        let Together { apply, .. } = self.together()?;
+        let update = self.update((1.0 / weight) as f32, factor);
+        let refused = refusal(self.session.run_graph(apply, &update.inputs()))?;
+        self.finish_update(refused, update.unscale)
+    }
+
+    /// What the mean over these pictures was divided by: their number, or the sum of their classes' weights.
+    fn weight_of(&self, labels: &Tensor) -> f32 {
+        let weights = self.class_weights.as_ref().and_then(Tensor::as_f32);
+        let (Some(weights), Some(labels)) = (weights, labels.as_i64()) else {
+            return labels.shape()[0] as f32;
+        };
+        labels.iter().filter_map(|&label| weights.get(usize::try_from(label).ok()?)).sum()
+    }
+
+    /// What an update reads beside the gradients, which are multiplied by `mean` and by what undoes the loss scale.
+    fn update(&self, mean: f32, factor: f64) -> Update {
+        let unscale = self.scaler.as_ref().map_or(1.0, GradScaler::inverse) * mean;
+        Update {
+            rates: self.optimizer.rates(factor),
+            unscale,
+            unscale_input: Tensor::full([], unscale),
+            average_part: self.ema.map(|ema| Tensor::full([], ema.part())),
+        }
+    }
+
+    /// Runs a graph forwards and backwards on a batch, with other inputs besides. Gives what [`refusal`] does.
+    fn run_batch(
+        &mut self,
+        graph: usize,
+        features: &Tensor,
+        labels: &Tensor,
+        keys: &Tensor,
+        others: &[(&str, &Tensor)],
+    ) -> Result<Option<String>, NetworkError> {
+        let mut inputs = vec![(self.input.as_str(), features), (LABELS, labels)];
+        inputs.extend(others);
+        if self.has_dropout {
+            inputs.push((KEYS, keys));
+        }
+        if let Some(weights) = &self.class_weights {
+            inputs.push((CLASS_WEIGHTS, weights));
+        }
+        let scale = self.scaler.as_ref().map(|scaler| Tensor::full([], scaler.scale()));
+        inputs.extend(scale.as_ref().map(|scale| (LOSS_SCALE, scale)));
+        refusal(self.session.run_graph(graph, &inputs))
+    }
+
+    /// The loss of the last run.
+    fn loss(&self) -> Result<f32, StepError> {
+        let loss = self.session.read(LOSS).and_then(Tensor::into_f32).map_or(f32::NAN, |loss| loss[0]);
+        if loss.is_finite() {
+            return Ok(loss);
+        }
+        let problem = match self.first_broken_gradient() {
+            Some(name) => {
+                format!("the loss is {loss}; the first gradient that is not finite is that of `{name}`")
+            }
+            None => format!("the loss is {loss}"),
+        };
+        Err(StepError::NotFinite { problem })
+    }
+
+    /// How many pictures of the last run were classified correctly.
+    fn correct(&self, labels: &Tensor) -> usize {
+        let logits = self.session.read(OUTPUT).and_then(Tensor::into_f32);
+        logits.map_or(0, |logits| count_correct(&logits, labels))
+    }
+
+    /// The sums of the squares of the last run's gradients, in the order of the parameters' names.
+    fn squares(&self) -> Vec<f64> {
+        self.session.read(SQUARES).and_then(|sums| Some(sums.as_f64()?.to_vec())).unwrap_or_default()
+    }
+
+    /// The first trained parameter of the network whose gradient is not finite.
+    fn first_broken_gradient(&self) -> Option<&str> {
+        let squares: BTreeMap<String, f64> =
+            trained_in_order(&self.training).into_iter().zip(self.squares()).collect();
+        let broken = |name: &&String| squares.get(*name).is_some_and(|sum| !sum.is_finite());
+        self.training.trained.iter().find(broken).map(String::as_str)
+    }
+
+    /// What an update did, that was made, skipped or refused because of the parameter `refused`.
+    fn finish_update(&mut self, refused: Option<String>, unscale: f32) -> Result<StepReport, StepError> {
+        let squares = self.squares();
+        let overflowed = refused.as_ref().is_some_and(|name| {
+            !self.training.states.contains(name) && self.optimizer.not_finite(&squares).is_some()
+        });
+        let mut report = StepReport { loss: 0.0, correct: 0, gradient_norm: f64::INFINITY, skipped: true };
+        if let Some(scaler) = self.scaler.as_mut().filter(|scaler| overflowed && scaler.scale() >= 1.0) {
+            scaler.update(true);
+            return Ok(report);
+        }
+        refused.map_or(Ok(()), |name| Err(self.refused(&name)))?;
+        (report.gradient_norm, report.skipped) = (self.optimizer.updated(&squares, unscale), false);
+        self.scaler.iter_mut().for_each(|scaler| scaler.update(false));
+        self.ema.iter_mut().for_each(|ema| ema.count += 1);
+        Ok(report)
+    }
+
+    /// Why a run changed nothing: the new value of `name` would not be finite.
+    fn refused(&self, name: &str) -> StepError {
+        let problem = match self.first_broken_gradient() {
+            _ if self.training.states.iter().any(|state| state == name) => {
+                format!("the running statistic `{name}` would not be finite")
+            }
+            Some(name) => NotFiniteGradient(name.into()).to_string(),
+            None => ExecuteError::NotFinite(name.into()).to_string(),
+        };
+        StepError::NotFinite { problem }
+    }
+
+    /// [`TrainStep::features`] and [`TrainStep::learn`] in one.
+    ///
+    /// # Errors
+    /// Those of the two.
+    pub fn run(
+        &mut self,
+        images: Tensor,
+        labels: &Tensor,
+        keys: &Tensor,
+        factor: f64,
+    ) -> Result<StepReport, StepError> {
+        let features = self.features(images)?;
+        self.learn(&features, labels, keys, factor)
+    }
+}
+
+/// How often the best class is the label, or has the largest part of the target.
+fn count_correct(logits: &[f32], labels: &Tensor) -> usize {
+    let classes = (logits.len() / labels.shape()[0].max(1)).max(1);
+    let best = logits.chunks_exact(classes).map(argmax);
+    match (labels.as_i64(), labels.as_f32()) {
+        (Some(labels), _) => {
+            best.zip(labels).filter(|&(best, &label)| i64::try_from(best) == Ok(label)).count()
+        }
+        (None, Some(targets)) => {
+            best.zip(targets.chunks_exact(classes)).filter(|(b, t)| *b == argmax(t)).count()
+        }
+        (None, None) => 0,
+    }
+}
