@@ -42,10 +42,6 @@ def ints(name, *values):
     return numpy_helper.from_array(np.array(values, np.int64), name)
 
 
-def number(name, value):
-    return numpy_helper.from_array(np.array(value, np.float32), name)
-
-
 def network(nodes, constants=(), opset=18):
     """`nodes` make `y` of `x` and `p`, both [n, 4, 6, 6], p between 0 and 1; a matrix makes logits of it."""
     weights = [
@@ -75,10 +71,10 @@ def run(model):
     return session.run(None, {"input": PICTURES})[0]
 
 
-ONE = number("one", 1)
+ONE = floats("one", 1)
 ONNX = {
     "greater": network([node("Greater", "x p", "g"), node("Where", "g x p", "y")]),
-    "less_than_number": network([node("Less", "x tenth", "g"), node("Where", "g p x", "y")], [number("tenth", 0.1)]),
+    "less_than_number": network([node("Less", "x tenth", "g"), node("Where", "g p x", "y")], [floats("tenth", 0.1)]),
     "at_least_and_at_most": network(
         [
             node("Relu", "x", "r"),
@@ -87,10 +83,10 @@ ONNX = {
             node("Where", "a x p", "u"),
             node("Where", "b u p", "y"),
         ],
-        [number("zero", 0)],
+        [floats("zero", 0)],
     ),
     "equal": network(
-        [node("Relu", "x", "r"), node("Equal", "r zero", "e"), node("Where", "e p x", "y")], [number("zero", 0)]
+        [node("Relu", "x", "r"), node("Equal", "r zero", "e"), node("Where", "e p x", "y")], [floats("zero", 0)]
     ),
     "logic": network(
         [
@@ -105,7 +101,7 @@ ONNX = {
             node("Cast", "f", "h", to=TensorProto.FLOAT),
             node("Add", "u h", "y"),
         ],
-        [number("zero", 0), number("half", 0.5), number("third", 0.3)],
+        [floats("zero", 0), floats("half", 0.5), floats("third", 0.3)],
     ),
     "infinities": network(
         [
@@ -118,7 +114,7 @@ ONNX = {
             node("Where", "b u x", "v"),
             node("Where", "c v x", "y"),
         ],
-        [ONE, number("low", -1)],
+        [ONE, floats("low", -1)],
     ),
     "softplus": network(
         [
@@ -130,7 +126,7 @@ ONNX = {
             node("Greater", "b most", "g"),
             node("Where", "g x d", "y"),
         ],
-        [ONE, number("most", 20)],
+        [ONE, floats("most", 20)],
     ),
     "sum_over_axes": network([node("ReduceSum", "x axes", "y", keepdims=0)], [ints("axes", 1, 3)]),
     "max_over_axes": network([node("ReduceMax", "x axes", "y", keepdims=1)], [ints("axes", -1, 1)]),
@@ -143,14 +139,14 @@ ONNX = {
     ),
     "split": network(
         [node("Split", "x sizes", "a b", axis=1), node("Mul", "a third", "c"), node("Concat", "b c", "y", axis=1)],
-        [ints("sizes", 1, 3), number("third", 0.3)],
+        [ints("sizes", 1, 3), floats("third", 0.3)],
     ),
     "split_equal": network(
         [node("Split", "x", "a b c", axis=3, num_outputs=3), node("Sub", "c a", "d"), node("Mul", "d b", "y")]
     ),
-    "pad_channels": network([node("Pad", "x pads half", "y")], [ints("pads", 0, 1, 0, 0, 0, 2, 0, 0), number("half", 0.5)]),
+    "pad_channels": network([node("Pad", "x pads half", "y")], [ints("pads", 0, 1, 0, 0, 0, 2, 0, 0), floats("half", 0.5)]),
     "pad_with_axes": network(
-        [node("Pad", "x pads half axes", "y")], [ints("pads", 1, 0, 0, 2), number("half", -1.5), ints("axes", 1, -1)]
+        [node("Pad", "x pads half axes", "y")], [ints("pads", 1, 0, 0, 2), floats("half", -1.5), ints("axes", 1, -1)]
     ),
     "pad_before_relu": network([node("Pad", "x pads", "z"), node("Relu", "z", "r"), node("Add", "r z", "y")], [ints("pads", 0, 0, 1, 0, 0, 0, 0, 2)]),
     "pad_before_max": network(
@@ -158,7 +154,7 @@ ONNX = {
     ),
     "pad_with_a_number_before_max": network(
         [node("Pad", "x pads low", "z"), node("MaxPool", "z", "y", kernel_shape=[3, 3], strides=[2, 2])],
-        [ints("pads", 0, 0, 1, 1, 0, 0, 1, 1), number("low", -np.inf)],
+        [ints("pads", 0, 0, 1, 1, 0, 0, 1, 1), floats("low", -np.inf)],
     ),
     "pad_before_a_wide_max": network(
         [node("Relu", "x", "r"), node("Pad", "r pads", "z"), node("MaxPool", "z", "y", kernel_shape=[2, 2], strides=[2, 2])],

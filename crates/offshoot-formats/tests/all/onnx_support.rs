@@ -112,22 +112,27 @@ pub(crate) fn mobile(dropout: bool) -> Model {
     })
 }
 
+/// Constants, a convolution with a norm and a gate, pools with padding on some sides, and a relu.
+pub(crate) fn windows(g: &mut Graph, x: ValueId, max_pads: [usize; 4], count_include_pad: bool) -> ValueId {
+    let half = g.add_constant("half", Tensor::f32([1, 3, 1, 1], vec![0.5, 0.25, 2.0]));
+    let x = g.add("scale", Op::Binary(Binary::Mul), &[x, half]).unwrap();
+    let stem = Conv2d { bias: true, ..Conv2d::new(6, 3).stride(2).pads([0, 1, 2, 1]).group(3) };
+    let x = g.conv2d("stem", x, &stem).unwrap();
+    let x = g.batch_norm("bn", x, BATCH_NORM).unwrap();
+    let gate = g.add("sigmoid", Op::Unary(Unary::Sigmoid), &[x]).unwrap();
+    let x = g.add("gate", Op::Binary(Binary::Mul), &[x, gate]).unwrap();
+    let pool = Pool { kernel: [3, 2], strides: [2, 2], pads: max_pads, ceil_mode: true };
+    let x = g.add("maxpool", Op::MaxPool(pool), &[x]).unwrap();
+    let pool = Pool { kernel: [2, 3], strides: [1, 2], pads: [0, 1, 0, 1], ceil_mode: false };
+    let average = AveragePool { pool, count_include_pad };
+    let x = g.add("avgpool", Op::AveragePool(average), &[x]).unwrap();
+    g.add("relu", Op::Unary(Unary::Relu), &[x]).unwrap()
+}
+
 /// Every operator and attribute that the writer knows, in one graph.
 pub(crate) fn everything() -> Model {
     classifier("everything", 33, |g, x| {
-        let half = g.add_constant("half", Tensor::f32([1, 3, 1, 1], vec![0.5, 0.25, 2.0]));
-        let x = g.add("scale", Op::Binary(Binary::Mul), &[x, half]).unwrap();
-        let stem = Conv2d { bias: true, ..Conv2d::new(6, 3).stride(2).pads([0, 1, 2, 1]).group(3) };
-        let x = g.conv2d("stem", x, &stem).unwrap();
-        let x = g.batch_norm("bn", x, BATCH_NORM).unwrap();
-        let gate = g.add("sigmoid", Op::Unary(Unary::Sigmoid), &[x]).unwrap();
-        let x = g.add("gate", Op::Binary(Binary::Mul), &[x, gate]).unwrap();
-        let pool = Pool { kernel: [3, 2], strides: [2, 2], pads: [1, 0, 1, 1], ceil_mode: true };
-        let x = g.add("maxpool", Op::MaxPool(pool), &[x]).unwrap();
-        let pool = Pool { kernel: [2, 3], strides: [1, 2], pads: [0, 1, 0, 1], ceil_mode: false };
-        let average = AveragePool { pool, count_include_pad: true };
-        let x = g.add("avgpool", Op::AveragePool(average), &[x]).unwrap();
-        let x = g.add("relu", Op::Unary(Unary::Relu), &[x]).unwrap();
+        let x = windows(g, x, [1, 0, 1, 1], true);
         let dilated = Conv2d::new(4, 3).pads([2, 2, 2, 2]);
         let mut attributes = dilated.attributes.clone();
         attributes.dilations = [2, 2];

@@ -6,11 +6,11 @@ use std::path::PathBuf;
 
 use offshoot_formats::checkpoint::load_weights;
 use offshoot_formats::torchscript::{self, Form, METADATA_FILE, Options, TorchScriptModel};
-use offshoot_graph::builder::{BATCH_NORM, Conv2d};
-use offshoot_graph::op::{AveragePool, Binary, Clip, Pool, Unary};
-use offshoot_graph::{Fit, Interpolation, Model, Op, Role, Tensor};
+use offshoot_graph::builder::Conv2d;
+use offshoot_graph::op::{Binary, Clip, Unary};
+use offshoot_graph::{Fit, Interpolation, Model, Op, Role};
 
-use crate::onnx_support::{Golden, classifier, everything, logits, mobile};
+use crate::onnx_support::{Golden, classifier, everything, logits, mobile, windows};
 
 const FORMS: [Form; 2] = [Form::Traced, Form::Scripted];
 
@@ -44,19 +44,7 @@ fn entry(archive: &[u8], name: &str) -> String {
 /// Operators and attributes that PyTorch can say.
 fn many_operators() -> Model {
     classifier("many", 33, |g, x| {
-        let half = g.add_constant("half", Tensor::f32([1, 3, 1, 1], vec![0.5, 0.25, 2.0]));
-        let x = g.add("scale", Op::Binary(Binary::Mul), &[x, half]).unwrap();
-        let stem = Conv2d { bias: true, ..Conv2d::new(6, 3).stride(2).pads([0, 1, 2, 1]).group(3) };
-        let x = g.conv2d("stem", x, &stem).unwrap();
-        let x = g.batch_norm("bn", x, BATCH_NORM).unwrap();
-        let gate = g.add("sigmoid", Op::Unary(Unary::Sigmoid), &[x]).unwrap();
-        let x = g.add("gate", Op::Binary(Binary::Mul), &[x, gate]).unwrap();
-        let pool = Pool { kernel: [3, 2], strides: [2, 2], pads: [1, 0, 1, 0], ceil_mode: true };
-        let x = g.add("maxpool", Op::MaxPool(pool), &[x]).unwrap();
-        let pool = Pool { kernel: [2, 3], strides: [1, 2], pads: [0, 1, 0, 1], ceil_mode: false };
-        let average = AveragePool { pool, count_include_pad: false };
-        let x = g.add("avgpool", Op::AveragePool(average), &[x]).unwrap();
-        let x = g.add("relu", Op::Unary(Unary::Relu), &[x]).unwrap();
+        let x = windows(g, x, [1, 0, 1, 0], false);
         let x = g.conv2d("lambda.0.1x1", x, &Conv2d::new(4, 1)).unwrap();
         let top = Clip { min: f32::NEG_INFINITY, max: 0.75 };
         let x = g.add("top", Op::Unary(Unary::Clip(top)), &[x]).unwrap();

@@ -10,6 +10,24 @@ use crate::import::Windows;
 use crate::onnx::attributes::NodeView;
 use crate::onnx::fold::Numbers;
 
+impl Operand<'_> {
+    /// Its numbers when they are known now and few; those of a tensor of the file where `reads` says so.
+    pub(super) fn into_numbers(self, reads: impl FnOnce(&Stored) -> bool) -> Option<Numbers> {
+        match self {
+            Operand::Numbers(numbers) => Some(numbers),
+            Operand::Stored(stored) if reads(&stored) => Numbers::from_tensor(&stored.tensor),
+            Operand::Stored(_)
+            | Operand::Value(_)
+            | Operand::ChannelsLast(_)
+            | Operand::Padded { .. }
+            | Operand::Product { .. }
+            | Operand::Dynamic(_)
+            | Operand::Filled(_)
+            | Operand::Rows(_) => None,
+        }
+    }
+}
+
 impl<'a> Translator<'a> {
     pub(super) fn lookup(&mut self, name: &'a str) -> Result<Option<Operand<'a>>, Problem> {
         if let Some(operand) = self.operands.get(name) {
@@ -127,18 +145,7 @@ impl<'a> Translator<'a> {
         if node.input(index).is_none() {
             return Ok(None);
         }
-        Ok(match self.operand(node, index)? {
-            Operand::Numbers(numbers) => Some(numbers),
-            Operand::Stored(s) if !s.transposed => Numbers::from_tensor(&s.tensor),
-            Operand::Stored(_)
-            | Operand::Value(_)
-            | Operand::ChannelsLast(_)
-            | Operand::Padded { .. }
-            | Operand::Product { .. }
-            | Operand::Dynamic(_)
-            | Operand::Filled(_)
-            | Operand::Rows(_) => None,
-        })
+        Ok(self.operand(node, index)?.into_numbers(|stored| !stored.transposed))
     }
 
     /// Whole numbers from input `index` or, in older opsets, from the attribute `name`.

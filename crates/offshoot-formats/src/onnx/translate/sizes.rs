@@ -41,19 +41,7 @@ impl<'a> Translator<'a> {
                 inputs.push(None);
                 continue;
             }
-            let numbers = match self.operand(node, index)? {
-                Operand::Numbers(numbers) => Some(numbers),
-                Operand::Stored(s) if is_size(&s) => Numbers::from_tensor(&s.tensor),
-                Operand::Stored(_)
-                | Operand::Value(_)
-                | Operand::ChannelsLast(_)
-                | Operand::Padded { .. }
-                | Operand::Product { .. }
-                | Operand::Dynamic(_)
-                | Operand::Filled(_)
-                | Operand::Rows(_) => None,
-            };
-            let Some(numbers) = numbers else { return Ok(None) };
+            let Some(numbers) = self.operand(node, index)?.into_numbers(is_size) else { return Ok(None) };
             sizes = true;
             inputs.push(Some(numbers));
         }
