@@ -254,6 +254,7 @@ impl<'a, 'c> Training<'a, 'c> {
             let speed = (self.position.sums.images - start.1) as f64 / seconds.max(1e-9);
             self.report_skipped(train);
             self.check_left("train", &train.unusable())?;
+            self.first_checkpoint()?;
             let average = self.step.averaged();
             let Some([answers, (again, _)]) = self.validate([val, seen], average.as_ref())? else {
                 return self.interrupt();
@@ -625,6 +626,15 @@ impl<'a, 'c> Training<'a, 'c> {
             }
         }
         self.last_report = Some(Instant::now());
+    }
+
+    /// A run has a checkpoint before the first epoch leaves its model and its tables: if it dies while it writes them, it goes on from
+    /// there, and nobody takes its folder for one without a run.
+    fn first_checkpoint(&mut self) -> Result<(), TrainError> {
+        match run::has_checkpoint(self.given.run) {
+            true => Ok(()),
+            false => self.checkpoint(),
+        }
     }
 
     /// The state goes last: it alone decides where a resumed run starts, and holds all that has changed since the files

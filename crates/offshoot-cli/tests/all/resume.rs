@@ -108,14 +108,14 @@ fn killed_runs_end_with_the_same_bytes() {
                 let mut child = world
                     .command(&format!("{command} --resume --out {run}"))
                     .stdout(Stdio::null())
-                    .stderr(Stdio::null())
+                    .stderr(fs::File::create(world.path("killed.log")).unwrap())
                     .spawn()
                     .unwrap();
                 std::thread::sleep(Duration::from_secs_f32(random.range(0.0, whole_time * 0.7)));
                 child.kill().unwrap();
                 let status = child.wait().unwrap();
                 if status.code().is_some() {
-                    assert_eq!(status.code(), Some(0), "{name}");
+                    assert_eq!(status.code(), Some(0), "{name}: {}", world.text("killed.log"));
                     break;
                 }
                 kills += 1;

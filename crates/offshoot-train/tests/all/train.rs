@@ -123,6 +123,31 @@ fn a_stop_ends_after_the_current_step_with_a_checkpoint() {
 }
 
 #[test]
+fn a_run_that_died_while_its_first_epoch_was_written_goes_on() {
+    let fixture = Fixture::new(|s| s.epochs = Some(2));
+    fixture.whole("whole");
+    let [run, dead] = ["run", "dead"].map(|name| fixture.root.path().join(name));
+    let stop = AtomicBool::new(false);
+    // The folder as it is when nothing of the first epoch but its last steps is done.
+    let mut progress = |event: Event<'_>| {
+        if matches!(event, Event::Validate { done, total } if done == total) && !dead.exists() {
+            std::fs::create_dir(&dead).unwrap();
+            for file in std::fs::read_dir(&run).unwrap().map(|entry| entry.unwrap().path()) {
+                std::fs::copy(&file, dead.join(file.file_name().unwrap())).unwrap();
+            }
+        }
+    };
+    let control = Control::new(&mut progress, &stop);
+    train(model(), &fixture.recipe, &fixture.data, &run, &fixture.executor, control).unwrap();
+    // Files that come before the checkpoint of the epoch.
+    for name in ["best.safetensors", "predictions.csv", "results.csv", "health.csv"] {
+        std::fs::copy(run.join(name), dead.join(name)).unwrap();
+    }
+    fixture.train("dead", u64::MAX, |c| c.resume = true).unwrap();
+    fixture.assert_same("whole", "dead");
+}
+
+#[test]
 fn checkpoints_come_as_often_as_asked_for() {
     let fixture = Fixture::new(|s| s.epochs = Some(1));
     let mut checkpoints = 0;
