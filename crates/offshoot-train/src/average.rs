@@ -12,7 +12,19 @@ use crate::optimizer::StateError;
 const CHUNK: usize = 1 << 14;
 
 /// More updates than any run makes.
-pub(crate) const MAX_COUNT: f32 = 1e7;
+const MAX_COUNT: f32 = 1e7;
+
+/// A number of updates, as states hold it under `count`.
+pub(crate) fn counted(updates: u64) -> Tensor {
+    Tensor::full([], (updates as f32).min(MAX_COUNT))
+}
+
+/// The number of updates in a state.
+pub(crate) fn count_of(state: &Weights) -> Result<u64, StateError> {
+    let count = state.get("count").and_then(Tensor::as_f32).and_then(|count| count.first().copied());
+    let whole = |count: &f32| (0.0..=MAX_COUNT).contains(count) && count.fract() == 0.0;
+    count.filter(whole).map(|count| count as u64).ok_or_else(|| StateError("count".into()))
+}
 
 /// An average of weights and running statistics, updated as `torch.optim.swa_utils.AveragedModel` with
 /// `use_buffers=True` does: the first update copies, and each later one moves the average towards the weights.
@@ -74,8 +86,7 @@ impl Average {
     /// What a checkpoint keeps: `count` and each average under its name.
     pub fn state(&self) -> Weights {
         let values = self.values.iter().map(|(name, v)| (name.clone(), Tensor::f32([v.len()], v.clone())));
-        let count = (String::from("count"), Tensor::full([], (self.count as f32).min(MAX_COUNT)));
-        values.chain([count]).collect()
+        values.chain([("count".to_owned(), counted(self.count))]).collect()
     }
 
     /// Takes over what [`Average::state`] gave, for the parameters in `weights`.
@@ -91,16 +102,13 @@ impl Average {
             let found = state.get(name).and_then(Tensor::as_f32).filter(|data| data.len() == len);
             found.ok_or_else(|| StateError(name.to_owned()))
         };
-        let count = read("count", 1)?[0];
-        if !(0.0..=MAX_COUNT).contains(&count) || count.fract() != 0.0 {
-            return Err(StateError("count".into()));
-        }
+        let count = count_of(state)?;
         let mut values = BTreeMap::new();
-        for (name, now) in weights.filter(|_| count > 0.0) {
+        for (name, now) in weights.filter(|_| count > 0) {
             let value = read(&name, now.len())?.to_vec();
             values.insert(name, value);
         }
-        (self.count, self.values) = (count as u64, values);
+        (self.count, self.values) = (count, values);
         Ok(())
     }
 }

@@ -1,9 +1,71 @@
 //! Which parameters training changes, as a recipe says it.
 
-use offshoot_graph::passes::{freeze, layer_before};
-use offshoot_graph::{Graph, Node, ValueId};
+use std::fmt;
+use std::str::FromStr;
 
-use crate::recipe::Freeze;
+use offshoot_graph::passes::{Pattern, freeze, layer_before};
+use offshoot_graph::text::quoted;
+use offshoot_graph::{Graph, Node, ValueId};
+use serde::{Deserialize, Serialize};
+
+/// Which parameters training leaves alone: `backbone`, `none`, or patterns with commas between them.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub enum Freeze {
+    /// Nothing is frozen.
+    #[default]
+    None,
+    /// All but the head, which is what comes after the last convolution and batch norm.
+    Backbone,
+    /// What one of the patterns matches.
+    Patterns(Vec<Pattern>),
+}
+
+impl FromStr for Freeze {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Freeze, String> {
+        match text.trim() {
+            "none" => Ok(Freeze::None),
+            "backbone" => Ok(Freeze::Backbone),
+            patterns => {
+                let parsed: Result<Vec<Pattern>, String> =
+                    patterns.split(',').map(|p| p.trim().parse()).collect();
+                let explain = |_| {
+                    format!(
+                        "`{}` is not `backbone`, `none` or patterns with commas between them",
+                        quoted(text)
+                    )
+                };
+                parsed.map(Freeze::Patterns).map_err(explain)
+            }
+        }
+    }
+}
+
+impl fmt::Display for Freeze {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Freeze::None => f.write_str("none"),
+            Freeze::Backbone => f.write_str("backbone"),
+            Freeze::Patterns(patterns) => {
+                let texts: Vec<String> = patterns.iter().map(Pattern::to_string).collect();
+                f.write_str(&texts.join(","))
+            }
+        }
+    }
+}
+
+impl Serialize for Freeze {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Freeze {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Freeze, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
 
 /// Nothing of the model fits what is to be frozen.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -51,10 +113,7 @@ pub fn apply_freeze(graph: &mut Graph, what: &Freeze) -> Result<(), FreezeError>
 ///
 /// # Errors
 /// When it does not; the message shows what names look like.
-pub(crate) fn check_matches(
-    graph: &Graph,
-    pattern: &offshoot_graph::passes::Pattern,
-) -> Result<(), FreezeError> {
+pub(crate) fn check_matches(graph: &Graph, pattern: &Pattern) -> Result<(), FreezeError> {
     let names: Vec<&str> = graph.parameters().iter().map(|&id| graph.value(id).name.as_str()).collect();
     if names.iter().any(|name| pattern.matches(name)) {
         return Ok(());

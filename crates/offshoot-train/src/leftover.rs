@@ -2,8 +2,8 @@
 
 use offshoot_graph::{Bindings, Dim, Graph, Op};
 
+use crate::error::TrainError;
 use crate::recipe::Recipe;
-use crate::train::TrainError;
 
 /// The fewest pictures of a batch that `graph` can be trained on, with pictures of any of these `sizes`: 2 where a batch norm in
 /// training would have one value a channel to take statistics of, which has no variance; else 1.

@@ -10,10 +10,9 @@ use offshoot_formats::atomic::write_atomically;
 use offshoot_graph::text::escaped;
 
 use crate::csv::quoted;
-use crate::train::Event;
+use crate::events::Event;
 
-/// A line for each start of a run, its command, and each warning, note and picture left out.
-pub const LOG_FILE: &str = "log.csv";
+pub use crate::run::LOG_FILE;
 
 const COLUMNS: &str = "time,kind,text";
 

@@ -9,7 +9,6 @@ use std::path::PathBuf;
 use crate::part;
 use crate::progressive::Progressive;
 use crate::recipe::Recipe;
-use crate::run::Position;
 use crate::unfreeze::Unfreeze;
 
 impl Recipe {
@@ -44,12 +43,6 @@ fn with_both(saved: &str, now: &str, holds: impl Fn(&Recipe, &Recipe) -> bool) -
 /// Where the pictures of the recipe `saved` are.
 pub(crate) fn data_of(saved: &str) -> Option<PathBuf> {
     toml::from_str::<Recipe>(saved).ok().map(|recipe| recipe.data)
-}
-
-/// Makes a position one that a run with more epochs goes on from.
-pub(crate) fn go_on(position: &mut Position) {
-    position.ended = false;
-    position.patience.waited = 0;
 }
 
 #[cfg(test)]

@@ -4,9 +4,10 @@ use offshoot_data::{Dataset, Transform};
 use offshoot_graph::{Executor, Model};
 use serde::Serialize;
 
+use crate::error::TrainError;
 use crate::recipe::Recipe;
 use crate::step::{StepError, TrainStep};
-use crate::train::{TrainError, check_classes, for_stage, step_options};
+use crate::step_options::{check_classes, for_stage, step_options};
 use crate::{leftover, pictures};
 
 /// The fraction of the smoothed loss that a step keeps.

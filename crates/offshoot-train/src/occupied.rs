@@ -6,9 +6,10 @@ use std::path::Path;
 
 use offshoot_files::{Kind, read_text};
 
-use crate::recipe::{RECIPE_FILE, Recipe};
+use crate::recipe::Recipe;
 use crate::run::{
-    BASE_FILE, BASE_HASH_FILE, GROUPS_FILE, LAST_FILE, PICTURES_FILE, RunError, has_checkpoint, is_temporary,
+    BASE_FILE, BASE_HASH_FILE, GROUPS_FILE, LAST_FILE, PICTURES_FILE, RECIPE_FILE, RunError, has_checkpoint,
+    is_temporary,
 };
 
 /// The folder of cached features, where they are cached with the run.

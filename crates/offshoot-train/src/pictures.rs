@@ -11,10 +11,10 @@ use offshoot_graph::Tensor;
 use offshoot_graph::random::{Purpose, key};
 
 use crate::cache::{Cache, Layout, RowFile, Writer};
+use crate::error::TrainError;
 use crate::fingerprint;
 use crate::recipe::Recipe;
 use crate::step::TrainStep;
-use crate::train::TrainError;
 use offshoot_infer::evaluate::images;
 
 /// Inputs of a step.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::RangeInclusive;
 
-use crate::recipe::SettingError;
+use crate::recipe_error::SettingError;
 
 /// The most epochs that are accepted.
 pub(crate) const MAX_EPOCHS: u64 = 1_000_000;

@@ -26,7 +26,6 @@ use offshoot_formats::error::Problem;
 use offshoot_graph::text::{path_text, shown};
 
 pub(crate) use answers::Answers;
-pub use answers::PREDICTIONS_FILE;
 pub use calibration::{BINS, Bin, Calibration, calibration, temperature};
 pub use chart::rate_curve_svg;
 pub use formats::{FORMAT_COLUMNS, FORMATS_FILE, FormatRow, FormatStatus, FormatsReport};
@@ -38,14 +37,12 @@ use chart::{Axes, Line, lines, reliability, short};
 use page::{cards, escaped, isolated, page, section, wide};
 use table::Table;
 
-use crate::health::HEALTH_FILE;
-use crate::log::LOG_FILE;
 use crate::metrics::{Metrics, argmax, softmax};
-use crate::recipe::{RECIPE_FILE, Recipe, RecipeError};
-use crate::run::{Best, GROUPS_FILE, PICTURES_FILE, RESULTS_FILE};
+use crate::recipe::{Recipe, RecipeError};
+use crate::results::Best;
+use crate::run::{GROUPS_FILE, HEALTH_FILE, LOG_FILE, PICTURES_FILE, RECIPE_FILE, RESULTS_FILE};
 
-/// The name of the page in a run directory.
-pub const REPORT_FILE: &str = "report.html";
+pub use crate::run::{PREDICTIONS_FILE, REPORT_FILE};
 
 /// Pictures that are shown as those with the least likely labels.
 const WORST: usize = 24;

@@ -1,6 +1,8 @@
 //! Every setting of a training run, declared once: its name, types, default and words. [`Settings`], [`Recipe`], the comments of a
 //! recipe file and the flags of the command line follow from it; ranges are in [`crate::ranges`].
 
+mod values;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
@@ -12,17 +14,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::amp::Amp;
 use crate::cache::CacheType;
+use crate::freeze::Freeze;
 use crate::optimizer::OptimizerKind;
 use crate::progressive::Progressive;
 use crate::ranges;
-use crate::recipe::{
-    Augment, AugmentationSettings, DEFAULT_HEAD, Freeze, OnNonFinite, PreprocessingSettings, RecipeError,
-    bounded,
-};
+use crate::recipe_error::{RecipeError, bounded};
 use crate::schedule::ScheduleKind;
 use crate::unfreeze::{Rebuild, Unfreeze};
 
 pub use toml::Value;
+pub use values::{Augment, AugmentationSettings, DEFAULT_HEAD, OnNonFinite, PreprocessingSettings};
 
 /// What a setting belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,8 +4,9 @@ use std::path::Path;
 
 use offshoot_formats::safetensors::{METADATA_KEY, read_metadata};
 
+use crate::checkpoint::StateHeader;
 use crate::recipe::Recipe;
-use crate::run::{STATE_FILE, StateHeader};
+use crate::run::STATE_FILE;
 
 /// How far a run is, by its last checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

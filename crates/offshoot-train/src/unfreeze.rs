@@ -8,9 +8,8 @@ use offshoot_graph::text::quoted;
 use offshoot_graph::{Graph, Op, ValueId};
 use serde::{Deserialize, Serialize};
 
-use crate::freeze::{FreezeError, apply_freeze, check_matches};
+use crate::freeze::{Freeze, FreezeError, apply_freeze, check_matches};
 use crate::part;
-use crate::recipe::Freeze;
 
 /// The factor of an [`Unfreeze`] that names none.
 pub const DEFAULT_FACTOR: f64 = 0.1;

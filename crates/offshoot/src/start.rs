@@ -12,8 +12,7 @@ use offshoot_graph::{Metadata, Model, Preprocessing, Weights};
 use offshoot_models::{
     Architecture, BuildOptions, Head, TransferOptions, expected_parameters, find, graft, transfer,
 };
-use offshoot_train::recipe::RECIPE_FILE;
-use offshoot_train::run::{BASE_FILE, BASE_HASH_FILE};
+use offshoot_train::run::{BASE_FILE, BASE_HASH_FILE, RECIPE_FILE};
 use offshoot_train::{Recipe, Settings, Unfreeze};
 
 use crate::error::{Error, Result};

@@ -11,7 +11,7 @@ use offshoot::{
 };
 use offshoot_graph::Executor as _;
 use offshoot_train::report::{self, FORMAT_COLUMNS, FORMATS_FILE, FormatRow, FormatsReport};
-use offshoot_train::run::has_results;
+use offshoot_train::results::has_results;
 
 use super::arguments::{self, PreprocessingArguments, Pretrained, Processor, whole};
 use super::destination::{mention_others, writable_file, writable_folder};
@@ -53,7 +53,7 @@ impl Arguments {
             writable_folder(out)?;
             check_formats(out)?;
         }
-        let executor = self.processor.executor()?;
+        let executor = self.processor.device()?;
         let model = arguments::load(&source, &self.preprocessing.overrides())?.model;
         let run = arguments::run_directory(self.paths.first());
         if let Some(run) = run {

@@ -8,7 +8,8 @@ use offshoot::Error;
 use offshoot_graph::Executor as _;
 use offshoot_graph::text::{path_text, shown};
 use offshoot_train::report::{REPORT_FILE, write};
-use offshoot_train::run::{RESULTS_FILE, begins_as_results};
+use offshoot_train::results::begins_as_results;
+use offshoot_train::run::RESULTS_FILE;
 use serde_json::json;
 
 use super::arguments::Processor;
@@ -31,7 +32,7 @@ impl Arguments {
     pub(crate) fn run(self) -> Outcome {
         check_results(&self.run)?;
         writable_file(&self.run.join(REPORT_FILE))?;
-        let damaged = write(&self.run, &self.processor.executor()?.describe())?;
+        let damaged = write(&self.run, &self.processor.device()?.describe())?;
         damaged.iter().for_each(|text| print::warning(text));
         let path = self.run.join(REPORT_FILE);
         match self.json {

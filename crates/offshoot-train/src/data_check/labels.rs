@@ -10,13 +10,12 @@ use offshoot_graph::{Executor, Model, Tensor};
 use serde::Serialize;
 
 use super::{Member, members};
-use crate::freeze::apply_freeze;
+use crate::error::TrainError;
+use crate::freeze::{Freeze, apply_freeze};
 use crate::metrics::{argmax, softmax};
 use crate::optimizer::{OptimizerKind, OptimizerOptions};
-use crate::recipe::Freeze;
 use crate::schedule::{Schedule, ScheduleKind};
 use crate::step::{StepError, StepOptions, TrainStep};
-use crate::train::TrainError;
 use offshoot_infer::evaluate::images;
 
 /// Pictures that go through the backbone at once.

@@ -11,11 +11,8 @@ use offshoot_graph::text::escaped;
 use serde::{Deserialize, Serialize};
 
 use crate::csv::quoted;
-use crate::run::RunError;
+use crate::run::{HEALTH_FILE, RunError};
 use crate::step::TrainStep;
-
-/// A line for all that trains in each epoch, and one for each group of it.
-pub const HEALTH_FILE: &str = "health.csv";
 
 const COLUMNS: &str = "epoch,group,gradient_norm,weight_norm,update_ratio";
 

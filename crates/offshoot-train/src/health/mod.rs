@@ -10,8 +10,8 @@ mod probe;
 mod trace;
 mod watch;
 
+pub use crate::run::HEALTH_FILE;
 pub use check::{Block, CheckError, CheckReport, Idle, Pictures, check};
-pub use log::HEALTH_FILE;
 pub(crate) use log::{HealthLog, NormSums};
 pub use probe::{NonFinite, Operand, Probe, Range};
 pub(crate) use trace::{trace_frozen, trace_trained};

@@ -5,8 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use super::interval::wilson;
 use super::log::NormSums;
-use crate::recipe::{Freeze, Recipe};
-use crate::run::EpochRow;
+use crate::freeze::Freeze;
+use crate::recipe::Recipe;
+use crate::results::EpochRow;
 
 /// Epochs in a row in which a run must look as if it memorized its pictures before that is reported.
 const GAP_EPOCHS: u64 = 3;

@@ -6,8 +6,8 @@ use std::fmt::Write as _;
 
 use super::page::{MOST_ROWS, facts, isolated, table};
 use super::table::Table;
-use crate::log::LOG_FILE;
 use crate::recipe::Recipe;
+use crate::run::LOG_FILE;
 
 /// Warnings that are told.
 const MOST_WARNINGS: usize = 100;

@@ -11,9 +11,7 @@ use offshoot_formats::atomic::write_atomically;
 
 use crate::csv::{byte_records, path_field, path_of, quoted};
 use crate::metrics::Metrics;
-
-/// A line for each validation picture: path, class, and the logit of each class.
-pub const PREDICTIONS_FILE: &str = "predictions.csv";
+use crate::run::PREDICTIONS_FILE;
 
 /// The most logits that are kept: 4,000 pictures of 1,000 classes. The file would be larger than 50 MB with more.
 const MOST: usize = 1 << 22;

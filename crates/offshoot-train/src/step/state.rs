@@ -5,7 +5,7 @@ use offshoot_graph::{Model, Tensor, Weights};
 
 use super::{NetworkError, StepError, TrainStep};
 use crate::amp::GradScaler;
-use crate::average::MAX_COUNT;
+use crate::average::{count_of, counted};
 use crate::optimizer::{StateError, sum_of_squares};
 
 /// A moving average, updated as `torch.optim.swa_utils.AveragedModel` with `use_buffers=True` does: the first update copies, and
@@ -100,20 +100,16 @@ impl TrainStep {
         let names = self.training.moving().filter(|_| ema.count > 0);
         let values = names
             .filter_map(|name| Some((format!("ema.{name}"), self.session.read(&average_parameter(name))?)));
-        let count = Tensor::full([], (ema.count as f32).min(MAX_COUNT));
-        values.chain([("ema.count".to_owned(), count)]).collect()
+        values.chain([("ema.count".to_owned(), counted(ema.count))]).collect()
     }
 
     /// What [`TrainStep::ema_state`] gave: the average, and the values by their names in the graph.
     fn read_ema(&self, state: &Weights) -> Result<(Option<MovingAverage>, Weights), StateError> {
         let Some(MovingAverage { decay, .. }) = self.ema else { return Ok((None, Weights::new())) };
         let read = |name: &str| state.get(name).ok_or_else(|| StateError(name.to_owned()));
-        let count = read("count")?.as_f32().and_then(|count| count.first().copied()).unwrap_or(-1.0);
-        if !(0.0..=MAX_COUNT).contains(&count) || count.fract() != 0.0 {
-            return Err(StateError("count".into()));
-        }
+        let count = count_of(state)?;
         let mut values = Weights::new();
-        let names = self.training.moving().filter(|_| count > 0.0);
+        let names = self.training.moving().filter(|_| count > 0);
         for name in names {
             let value = read(name)?.clone();
             let own = self.session.read(name).map_or(0, |weight| weight.len());
@@ -123,7 +119,7 @@ impl TrainStep {
             }
             values.insert(average_parameter(name), value);
         }
-        Ok((Some(MovingAverage { decay, count: count as u64 }), values))
+        Ok((Some(MovingAverage { decay, count }), values))
     }
 
     /// Takes over what [`TrainStep::state`] gave.

@@ -1,8 +1,13 @@
 //! Pictures that turn out to be unusable while a run goes on: how many may be lost before that is told of, or ends the run.
 
+use std::collections::HashSet;
+use std::path::PathBuf;
+
 use super::Training;
+use crate::error::TrainError;
+use crate::events::Event;
 use crate::health::listed;
-use crate::train::{Event, TrainError};
+use crate::pictures::Pictures;
 
 /// That more than this part of a set is lost is told of.
 const MANY: f64 = 0.1;
@@ -10,14 +15,26 @@ const MANY: f64 = 0.1;
 /// Classes whose losses are named.
 const NAMED: usize = 10;
 
-/// Whether it was told that many pictures of training and of validation were left out.
+/// What was told of pictures that were left out.
 #[derive(Default)]
-pub(super) struct Told {
-    train: bool,
-    val: bool,
+pub(super) struct Lost {
+    /// Those that were named.
+    reported: HashSet<PathBuf>,
+    /// Whether it was told that many pictures of training and of validation were left out.
+    many_train: bool,
+    many_val: bool,
 }
 
 impl Training<'_, '_> {
+    /// Tells of the pictures that were left out since the last time.
+    pub(super) fn report_skipped(&mut self, pictures: &Pictures) {
+        for error in pictures.skipped() {
+            if self.lost.reported.insert(error.path.clone()) {
+                (self.control.progress)(Event::Skipped(&error));
+            }
+        }
+    }
+
     /// Looks at which pictures of `set`, `train` or `val`, could not be used (places with reasons). Losing many is told of once.
     ///
     /// # Errors
@@ -43,7 +60,7 @@ impl Training<'_, '_> {
             let first = format!("{}: {reason}", offshoot_graph::text::shown(&sample.path));
             return Err(TrainError::Lost { set, classes: names, count, first });
         }
-        let told = if set == "val" { &mut self.many.val } else { &mut self.many.train };
+        let told = if set == "val" { &mut self.lost.many_val } else { &mut self.lost.many_train };
         let count = lost().count();
         if count as f64 > MANY * samples.len() as f64 && !std::mem::replace(told, true) {
             let what = if set == "val" { "validation" } else { "training" };

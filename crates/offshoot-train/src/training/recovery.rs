@@ -2,19 +2,18 @@
 
 use offshoot_graph::Weights;
 
-use super::refusal::Refusal;
 use super::{Go, Training};
+use crate::checkpoint::{MAX_ROLLBACKS, Position};
+use crate::error::TrainError;
+use crate::events::Event;
 use crate::pictures::Pictures;
 use crate::recipe::OnNonFinite;
-use crate::run::{Position, RunError, STATE_FILE};
+use crate::refusal::Refusal;
+use crate::run::{RunError, STATE_FILE};
 use crate::step::under;
-use crate::train::{Event, TrainError};
 
 /// So many steps in a row are left out before the run ends.
 const MAX_SKIPS: u64 = 10;
-
-/// So often a run goes back.
-pub(crate) const MAX_ROLLBACKS: u32 = 5;
 
 /// What stands before the names of a [`Good`] state in a checkpoint.
 const GOOD: &str = "good.";

@@ -1,0 +1,97 @@
+//! What a recipe and the classes of the pictures make of the options of a step.
+
+use offshoot_data::Dataset;
+use offshoot_graph::Model;
+use offshoot_graph::model::OUTPUT;
+
+use crate::error::TrainError;
+use crate::recipe::Recipe;
+use crate::step::StepOptions;
+use crate::unfreeze::Stages;
+
+/// The options of a step in a stage.
+pub(crate) fn for_stage(options: &StepOptions, stages: &Stages, stage: usize) -> StepOptions {
+    let mut options = options.clone();
+    options.rates.unfrozen = stages.unfrozen(stage);
+    options
+}
+
+pub(crate) fn check_classes(model: &Model, data: &Dataset) -> Result<(), TrainError> {
+    let shape = model.graph.output(OUTPUT).map(|id| &model.graph.value(id).shape);
+    let classes = shape.and_then(|s| s.0.get(1)).and_then(|d| d.fixed());
+    if classes == Some(data.classes.len()) && model.metadata.classes == data.classes {
+        return Ok(());
+    }
+    let model = classes.map_or("no known number of".into(), |n| n.to_string());
+    Err(TrainError::Classes { model, data: data.classes.len() })
+}
+
+pub(crate) fn step_options(recipe: &Recipe, data: &Dataset) -> Result<StepOptions, TrainError> {
+    Ok(StepOptions {
+        optimizer: recipe.optimizer_options(),
+        rates: recipe.rates(Vec::new()).map_err(TrainError::Pattern)?,
+        clip: recipe.clip(),
+        label_smoothing: recipe.label_smoothing as f32,
+        class_weights: class_weights(recipe, data)?,
+        soft_targets: recipe.augmentation().is_some_and(|how| how.mix().is_on()),
+        amp: recipe.amp,
+        ema: recipe.ema,
+    })
+}
+
+/// The weights given, times (pictures / classes / pictures of the class) where classes are balanced.
+fn class_weights(recipe: &Recipe, data: &Dataset) -> Result<Option<Vec<f32>>, TrainError> {
+    if let Some(class) = recipe.class_weights.keys().find(|class| !data.classes.contains(class)) {
+        return Err(TrainError::ClassWeight { class: class.clone(), classes: data.classes.join(", ") });
+    }
+    if recipe.class_weights.is_empty() && !recipe.balance_classes {
+        return Ok(None);
+    }
+    let mut pictures = vec![0; data.classes.len()];
+    data.train.iter().for_each(|sample| pictures[sample.label] += 1);
+    let weight = |(class, pictures): (&String, usize)| {
+        let given = recipe.class_weights.get(class).copied().unwrap_or(1.0);
+        let balance = data.train.len() as f64 / (data.classes.len() * pictures.max(1)) as f64;
+        (if recipe.balance_classes { given * balance } else { given }) as f32
+    };
+    Ok(Some(data.classes.iter().zip(pictures).map(weight).collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use offshoot_data::Sample;
+    use offshoot_graph::Preprocessing;
+
+    use super::*;
+    use crate::recipe::Settings;
+
+    fn data() -> Dataset {
+        let sample = |label| Sample { path: PathBuf::from("x.png"), label };
+        let classes = vec!["a".to_string(), "b".to_string()];
+        Dataset { classes, train: [0, 0, 0, 1].map(sample).to_vec(), ..Dataset::default() }
+    }
+
+    fn weights(change: impl FnOnce(&mut Settings)) -> Option<Vec<f32>> {
+        let mut settings =
+            Settings { model: Some("m".into()), data: Some("d".into()), ..Settings::default() };
+        change(&mut settings);
+        let recipe = Recipe::resolve(settings, &Preprocessing::default()).unwrap();
+        class_weights(&recipe, &data()).unwrap()
+    }
+
+    #[test]
+    fn classes_weigh_what_is_asked_for() {
+        let given = || Some([("b".to_string(), 3.0)].into());
+        assert_eq!(weights(|_| ()), None);
+        assert_eq!(weights(|s| s.class_weights = given()), Some(vec![1.0, 3.0]));
+        let balanced = Some(vec![4.0 / 6.0, 2.0]);
+        assert_eq!(weights(|s| s.balance_classes = Some(true)), balanced);
+        let both = weights(|s| {
+            s.balance_classes = Some(true);
+            s.class_weights = given();
+        });
+        assert_eq!(both, Some(vec![4.0 / 6.0, 6.0]));
+    }
+}

@@ -1,0 +1,154 @@
+//! The end of an epoch: its figures, warnings and models, and the report.
+
+use std::time::{Duration, Instant};
+
+use offshoot_graph::Model;
+
+use super::Training;
+use super::validation::{best_of, not_finite};
+use crate::checkpoint::{Position, Sums};
+use crate::error::TrainError;
+use crate::events::Event;
+use crate::health::{Facts, NormSums};
+use crate::memory::peak_mib;
+use crate::metrics::Metrics;
+use crate::report::{self, Answers};
+use crate::results::{Best, EpochRow};
+use crate::run::{AVERAGE_FILE, BEST_FILE, write_model};
+use crate::schedule::ScheduleKind;
+
+/// The time between two reports of a run that goes on.
+const REPORT_EVERY: Duration = Duration::from_secs(10);
+
+impl Training<'_, '_> {
+    /// Keeps what an epoch has brought: its figures, with how many training pictures were looked at again. `average` is the moving
+    /// average, `tried` the average of the last epochs.
+    pub(super) fn finish_epoch(
+        &mut self,
+        (row, seen): (EpochRow, u64),
+        (metrics, answers): &(Metrics, Answers),
+        average: Option<&Model>,
+        tried: Option<(Model, (Metrics, Answers))>,
+    ) -> Result<(), TrainError> {
+        if self.is_best(row.epoch, metrics) {
+            let path = self.given.run.join(BEST_FILE);
+            match average {
+                Some(model) => write_model(&path, model)?,
+                None => write_model(&path, &self.step.model())?,
+            }
+            answers.write(self.given.run, self.given.data)?;
+            self.position.best = Some(best_of(row.epoch, metrics));
+        }
+        self.results.push(&row);
+        self.results.write(self.given.run)?;
+        let norms = std::mem::take(&mut self.position.norms);
+        self.health.push(row.epoch, &norms, &self.step);
+        self.health.write(self.given.run)?;
+        self.watch(&row);
+        let mut warnings = self.warnings(&row, &norms, [seen, metrics.images()]);
+        warnings.extend(not_finite(row.epoch, metrics));
+        let tried =
+            tried.map(|(model, answers)| self.keep_average(row.epoch, &model, &answers)).transpose()?;
+        (self.position.epoch, self.position.step) = (row.epoch, 0);
+        (self.position.sums, self.position.skips.epoch) = (Sums::default(), 0);
+        self.keep_good();
+        self.checkpoint()?;
+        (self.control.progress)(Event::Epoch(&row));
+        warnings.iter().for_each(|text| (self.control.progress)(Event::Warning(text)));
+        if let Some((val_accuracy, best)) = tried {
+            (self.control.progress)(Event::Average { val_accuracy, best });
+        }
+        if self.position.ended {
+            (self.control.progress)(Event::Ended);
+        }
+        // It tells of the warnings too.
+        self.report();
+        Ok(())
+    }
+
+    /// The figures of the epoch: those of its steps, and the accuracy after it on the validation pictures and on the
+    /// training ones.
+    pub(super) fn row(&self, [metrics, seen]: [&Metrics; 2], images_per_second: f64) -> EpochRow {
+        let Position { epoch, step, sums: Sums { loss, correct, images, gradient_norm }, .. } = self.position;
+        let Best { val_accuracy, .. } = best_of(epoch + 1, metrics);
+        let val_loss = Some(metrics.loss()).filter(|_| metrics.images() > 0);
+        EpochRow {
+            epoch: epoch + 1,
+            train_loss: loss / images.max(1) as f64,
+            train_accuracy: correct as f64 / images.max(1) as f64,
+            val_loss,
+            val_accuracy,
+            learning_rate: self.given.recipe.lr * self.factor(step.saturating_sub(1)),
+            gradient_norm: Some(self.position.norms.updates())
+                .filter(|&updates| updates > 0)
+                .map(|updates| gradient_norm / updates as f64),
+            train_eval_accuracy: best_of(epoch + 1, seen).val_accuracy,
+            skipped_steps: self.position.skips.epoch,
+            loss_scale: self.step.loss_scale(),
+            images_per_second,
+            seconds: self.clock.seconds(),
+            peak_mib: peak_mib(),
+        }
+    }
+
+    /// Lowers the rate or ends the run where the recipe wants that.
+    fn watch(&mut self, row: &EpochRow) {
+        let recipe = self.given.recipe;
+        if let ScheduleKind::Plateau(options) = recipe.schedule {
+            self.position.plateau.update(row.val_loss.unwrap_or(row.train_loss), &options, recipe.lr);
+        }
+        let last_stage = self.position.stage + 1 == self.given.stages.count();
+        let validates = !self.given.data.val.is_empty();
+        if let Some(patience) = recipe.patience.filter(|_| validates && last_stage) {
+            let out = self.position.patience.runs_out(row.val_accuracy, patience, recipe.min_delta);
+            self.position.ended = out && row.epoch < recipe.epochs;
+        }
+    }
+
+    /// What the figures of an epoch warn of for the first time.
+    fn warnings(&mut self, row: &EpochRow, norms: &NormSums, images: [u64; 2]) -> Vec<String> {
+        let facts = Facts {
+            row,
+            norms,
+            images,
+            recipe: self.given.recipe,
+            stage: self.position.stage,
+            classes: self.given.data.classes.len(),
+            trained: self.step.groups().iter().map(|group| group.names.len()).sum(),
+            has_prefix: self.step.has_prefix(),
+        };
+        self.position.watch.look(&facts)
+    }
+
+    /// Writes the average of the last epochs, also as the best model where it is. Says how good it is, and whether it is the best.
+    fn keep_average(
+        &mut self,
+        epoch: u64,
+        model: &Model,
+        (metrics, answers): &(Metrics, Answers),
+    ) -> Result<(Option<f64>, bool), TrainError> {
+        write_model(&self.given.run.join(AVERAGE_FILE), model)?;
+        let best = self.is_best(epoch, metrics);
+        if best {
+            write_model(&self.given.run.join(BEST_FILE), model)?;
+            answers.write(self.given.run, self.given.data)?;
+            self.position.best = Some(best_of(epoch, metrics));
+        }
+        Ok((best_of(epoch, metrics).val_accuracy, best))
+    }
+
+    /// Writes the report, at the end and now and then before. Training does not need it, so that it cannot end training.
+    fn report(&mut self) {
+        let due = self.clock.last_report.is_none_or(|last| last.elapsed() >= REPORT_EVERY);
+        if !due && !self.finished() {
+            return;
+        }
+        match report::write(self.given.run, &self.given.executor.describe()) {
+            Ok(damaged) => damaged.iter().for_each(|text| (self.control.progress)(Event::Notice(text))),
+            Err(error) => {
+                (self.control.progress)(Event::Notice(&format!("the report was not written: {error}")))
+            }
+        }
+        self.clock.last_report = Some(Instant::now());
+    }
+}
