@@ -11,8 +11,10 @@ use zune_jpeg::zune_core::bytestream::{ZByteReaderTrait, ZCursor};
 use zune_jpeg::zune_core::colorspace::ColorSpace;
 use zune_jpeg::zune_core::options::DecoderOptions;
 
+use super::error::Failure;
 use super::orientation::Metadata;
-use super::{DecodeError, DecodeOptions, Failure, Picture, check_size, rotate};
+use super::picture::{Picture, rotate};
+use super::{DecodeError, DecodeOptions, check_size};
 
 /// A scan says something of each block of 8 by 8 pixels, and of one component of the first of them at least a bit.
 const MOST_PIXELS_A_BYTE: u64 = 64 * 8;

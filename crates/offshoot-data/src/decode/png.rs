@@ -5,7 +5,7 @@ use std::io::Cursor;
 use image::{ColorType, DynamicImage, ImageBuffer, Limits};
 use png::{DecodingError, Transformations};
 
-use super::Failure;
+use super::error::Failure;
 
 /// Whether a PNG decoder of the `image` crate would give 16 bits a sample.
 pub(super) fn is_wide(colour: ColorType) -> bool {

@@ -8,9 +8,11 @@ use tiff::decoder::{Decoder, DecodingResult, Limits};
 use tiff::tags::Tag;
 use tiff::{ColorType, TiffError};
 
+use super::error::Failure;
 use super::jpeg::{self, Outline};
 use super::orientation::of_xmp;
-use super::{DecodeOptions, Failure, Picture, blend, check_size, grey_over, high_byte, lay_over, rotate};
+use super::picture::{Picture, blend, grey_over, high_byte, lay_over, rotate};
+use super::{DecodeOptions, check_size};
 
 /// Tags that the library has no name for, or that are looked for in the bytes.
 const PHOTOMETRIC: u16 = 262;

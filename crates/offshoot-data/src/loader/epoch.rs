@@ -1,0 +1,183 @@
+//! An epoch in progress: its threads, and the batches that they fill.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use super::shared::{Shared, lock};
+use super::{Batch, Draw, LoaderOptions, batch_count};
+use crate::decode::PictureError;
+
+type Loaded = Result<Arc<[u8]>, PictureError>;
+
+/// A position in the order of the epoch, and its picture or the panic that came instead.
+type Message = (usize, std::thread::Result<Loaded>);
+
+/// The batches of one epoch; see [`super::Loader::epoch`].
+#[derive(Debug)]
+pub struct Epoch {
+    shared: Arc<Shared>,
+    epoch: u64,
+    order: Vec<Draw>,
+    /// How many pictures of `order` were handed to the threads.
+    requested: usize,
+    /// How many pictures of `order` were put into batches or skipped.
+    taken: usize,
+    /// Pictures that are done before their turn, by position in `order`. No larger than the window.
+    early: BTreeMap<usize, Loaded>,
+    /// Usable pictures for the next batches.
+    ahead: VecDeque<(usize, Arc<[u8]>)>,
+    /// Positions in `order` for the threads; closing it ends them.
+    requests: Option<Sender<(usize, Draw)>>,
+    results: Receiver<Message>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Epoch {
+    pub(super) fn start(shared: &Arc<Shared>, epoch: u64, batches: usize) -> Epoch {
+        let mut order = shared.order(epoch);
+        let passed = match batches < batch_count(order.len(), shared.options.batch_size, shared.options.least)
+        {
+            true => batches.saturating_mul(shared.options.batch_size.max(1)),
+            false => order.len(),
+        };
+        order.drain(..passed);
+        let (requests, queue) = channel();
+        let (done, results) = channel();
+        let queue = Arc::new(Mutex::new(queue));
+        let count = shared.threads().min(order.len());
+        let threads = (0..count).map_while(|_| start_thread(shared, epoch, &queue, &done).ok()).collect();
+        let mut this = Epoch {
+            shared: shared.clone(),
+            epoch,
+            order,
+            requested: 0,
+            taken: 0,
+            early: BTreeMap::new(),
+            ahead: VecDeque::new(),
+            requests: Some(requests),
+            results,
+            threads,
+        };
+        this.request();
+        this
+    }
+
+    /// Keeps the threads busy up to the end of the window.
+    fn request(&mut self) {
+        let options = &self.shared.options;
+        let window = options.batch_size.max(1).saturating_mul(options.prefetch + 1).max(self.threads.len());
+        let end = self.taken.saturating_add(window).min(self.order.len());
+        for position in self.requested..end {
+            if let Some(requests) = &self.requests {
+                // Fails only if there is no thread, and then nobody waits for it.
+                let _ = requests.send((position, self.order[position]));
+            }
+        }
+        self.requested = self.requested.max(end);
+    }
+
+    /// The next picture in the order of the epoch, with its index; `None` at the end.
+    fn take(&mut self) -> Option<(usize, Loaded)> {
+        let &draw = self.order.get(self.taken)?;
+        self.request();
+        let loaded = if self.threads.is_empty() {
+            // The system allows no more threads.
+            self.shared.load(draw, self.epoch)
+        } else {
+            self.wait()
+        };
+        self.taken += 1;
+        Some((draw.index, loaded))
+    }
+
+    fn wait(&mut self) -> Loaded {
+        loop {
+            if let Some(loaded) = self.early.remove(&self.taken) {
+                return loaded;
+            }
+            match self.results.recv() {
+                Ok((position, Ok(loaded))) => self.early.insert(position, loaded),
+                Ok((_, Err(panic))) => resume_unwind(panic),
+                Err(_) => unreachable!("the threads end only when the requests do"),
+            };
+        }
+    }
+
+    fn stop(&mut self) {
+        self.requests = None;
+        self.taken = self.order.len();
+        self.ahead.clear();
+        // Without a receiver a thread ends after the picture that it is at.
+        self.results = channel().1;
+        for thread in self.threads.drain(..) {
+            // Panics were caught, so there is nothing in a thread's result.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn start_thread(
+    shared: &Arc<Shared>,
+    epoch: u64,
+    queue: &Arc<Mutex<Receiver<(usize, Draw)>>>,
+    done: &Sender<Message>,
+) -> std::io::Result<JoinHandle<()>> {
+    let (shared, queue, done) = (shared.clone(), queue.clone(), done.clone());
+    let work = move || {
+        loop {
+            let request = lock(&queue).recv();
+            let Ok((position, draw)) = request else { return };
+            let loaded = catch_unwind(AssertUnwindSafe(|| shared.load(draw, epoch)));
+            if done.send((position, loaded)).is_err() {
+                return;
+            }
+        }
+    };
+    std::thread::Builder::new().name("offshoot-loader".to_owned()).spawn(work)
+}
+
+impl Iterator for Epoch {
+    type Item = Result<Batch, PictureError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let LoaderOptions { batch_size, least, .. } = self.shared.options;
+        let batch_size = batch_size.max(1);
+        // A batch is whole once it is known that those after it are enough for one more.
+        let wanted = batch_size + if least > 1 { least } else { 0 };
+        while self.ahead.len() < wanted {
+            match self.take() {
+                None => break,
+                Some((index, Ok(pixels))) => self.ahead.push_back((index, pixels)),
+                Some((_, Err(error))) if self.shared.options.strict => {
+                    self.stop();
+                    return Some(Err(error));
+                }
+                Some((index, Err(error))) => {
+                    lock(&self.shared.skipped).insert(index, error);
+                }
+            }
+        }
+        self.request();
+        let count = if self.ahead.len() < wanted { self.ahead.len() } else { batch_size };
+        let mut batch = Batch {
+            images: Vec::with_capacity(count * self.shared.transform.input_len()),
+            labels: Vec::with_capacity(count),
+            indices: Vec::with_capacity(count),
+            partners: Vec::new(),
+        };
+        for (index, pixels) in self.ahead.drain(..count) {
+            self.shared.add(&mut batch, index, &pixels);
+        }
+        self.shared.mix(&mut batch, self.epoch);
+        (!batch.is_empty()).then_some(Ok(batch))
+    }
+}
+
+impl Drop for Epoch {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
