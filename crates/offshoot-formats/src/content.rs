@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 
 use crate::error::{FormatError, Problem};
+use crate::open::open_plain;
 use crate::safetensors::MAX_HEADER;
 
 /// The bytes at the start that tell most kinds of files apart.
@@ -51,11 +52,6 @@ fn by_name(path: &Path) -> Option<Content> {
         "safetensors" => Some(Content::Safetensors),
         _ => None,
     }
-}
-
-/// The regular file at `path`.
-pub(crate) fn open_plain(path: &Path) -> Result<File, FormatError> {
-    offshoot_files::open(path).map_err(|error| Problem::Io { action: "open", error }.at(path))
 }
 
 /// The kind of `source`, which is at its start then; `otherwise`, where the content is of no kind that is known.

@@ -19,6 +19,7 @@ mod import;
 mod metadata;
 mod names;
 pub mod onnx;
+mod open;
 pub mod pth;
 pub mod safetensors;
 pub mod temporary;

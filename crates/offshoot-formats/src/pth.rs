@@ -20,8 +20,8 @@ use std::path::Path;
 
 use offshoot_graph::Weights;
 
-use crate::content::open_plain;
 use crate::error::{FormatError, Problem};
+use crate::open::open_plain;
 
 mod archive;
 mod calls;

@@ -18,9 +18,9 @@ use sha2::{Digest as _, Sha256};
 
 #[cfg(feature = "write")]
 use crate::atomic::write_atomically;
-use crate::content::open_plain;
 use crate::elements::{ByteOrder, Stored, write_le};
 use crate::error::{FormatError, Problem};
+use crate::open::open_plain;
 
 /// The metadata key of the one JSON string that we write.
 pub const METADATA_KEY: &str = "offshoot";

@@ -9,7 +9,8 @@ use rayon::prelude::*;
 
 use crate::error::QuantError;
 use crate::histogram::Histogram;
-use crate::range::{Method, Range};
+use crate::method::Method;
+use crate::range::Range;
 use crate::select::{Network, Part};
 
 /// What a network was seen to do on some pictures.

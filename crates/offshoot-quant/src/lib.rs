@@ -12,6 +12,7 @@
 mod calibrate;
 mod error;
 mod histogram;
+mod method;
 mod range;
 mod rank;
 mod rewrite;
@@ -21,7 +22,8 @@ mod weights;
 
 pub use calibrate::{Calibration, calibrate};
 pub use error::QuantError;
-pub use range::{Method, Range};
+pub use method::Method;
+pub use range::Range;
 pub use rank::{Cost, rank};
 pub use rewrite::{fake_quantize, quantize};
 pub use scheme::{Activations, Placement, Scheme, WeightBits};

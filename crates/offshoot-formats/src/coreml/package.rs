@@ -12,8 +12,8 @@ use super::graph::model;
 use super::program::program;
 use super::{Options, proto};
 use crate::atomic::write_atomically;
-use crate::content::open_plain;
 use crate::error::{FormatError, Problem};
+use crate::open::open_plain;
 
 pub(super) const MANIFEST: &str = "Manifest.json";
 const SPECIFICATION: &str = "com.apple.CoreML/model.mlmodel";

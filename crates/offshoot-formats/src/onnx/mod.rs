@@ -28,8 +28,8 @@ use offshoot_graph::Model;
 
 #[cfg(feature = "write")]
 use crate::atomic::write_atomically;
-use crate::content::open_plain;
 use crate::error::{FormatError, Problem};
+use crate::open::open_plain;
 
 pub use dynamic::{DynamicModel, DynamicReport, KeptFloat};
 pub use preprocess::Preparer;

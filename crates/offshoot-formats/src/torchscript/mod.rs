@@ -30,8 +30,8 @@ use offshoot_graph::{Model, Weights};
 
 #[cfg(feature = "write")]
 use crate::atomic::AtomicFile;
-use crate::content::open_plain;
 use crate::error::{FormatError, Problem};
+use crate::open::open_plain;
 
 /// The extra file with the model's metadata, one JSON object.
 pub const METADATA_FILE: &str = "offshoot.json";
