@@ -22,7 +22,6 @@ pub use formats::{FormatsOptions, FormatsProgress, bench_formats, check_formats,
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use offshoot_cpu::CpuExecutor;
 use offshoot_formats::safetensors;
 use offshoot_graph::random::{Purpose, Random};
 use offshoot_graph::remedy::{BATCH, INPUTS};
@@ -34,6 +33,7 @@ use offshoot_train::{
 use serde::Serialize;
 
 use crate::compare::Inputs;
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::source::{ModelSource, Overrides};
 use crate::start::random_model;
@@ -94,7 +94,7 @@ pub struct TrainBenchOptions {
 ///
 /// # Errors
 /// When the architecture is unknown, the file is no model, a size is out of range, or the inputs do not fit.
-pub fn bench_infer(options: &BenchOptions, executor: &CpuExecutor) -> Result<Timing> {
+pub fn bench_infer(options: &BenchOptions, device: &Device) -> Result<Timing> {
     let (model, inputs) = match (Path::new(&options.model).exists(), &options.inputs) {
         (true, Some(path)) => {
             let model = ModelSource::Path(options.model.clone().into()).load_any()?.model;
@@ -117,19 +117,15 @@ pub fn bench_infer(options: &BenchOptions, executor: &CpuExecutor) -> Result<Tim
             (model, vec![images])
         }
     };
-    let mut network = Inference::new(&model, executor)?;
-    measure(options, executor, || Ok(network.run_all(&inputs).map(|_| ())?))
+    let mut network = Inference::new(&model, device)?;
+    measure(options, device, || Ok(network.run_all(&inputs).map(|_| ())?))
 }
 
 /// Times the very step that `train` runs: forward, backward, statistics, SGD with momentum.
 ///
 /// # Errors
 /// As [`bench_infer`], when `freeze` does not fit the model, and when the dump cannot be written.
-pub fn bench_train(
-    options: &BenchOptions,
-    train: &TrainBenchOptions,
-    executor: &CpuExecutor,
-) -> Result<Timing> {
+pub fn bench_train(options: &BenchOptions, train: &TrainBenchOptions, device: &Device) -> Result<Timing> {
     let (mut model, images) = setup(options)?;
     apply_freeze(&mut model.graph, &train.freeze).map_err(|e| Error::Input(e.to_string()))?;
     let step_options = StepOptions::new(
@@ -145,9 +141,9 @@ pub fn bench_train(
         weights.extend([("input".to_string(), images.clone()), ("labels".to_string(), labels.clone())]);
         safetensors::write(path, &weights, "{}")?;
     }
-    let mut step = TrainStep::new(model, &step_options, executor)?;
+    let mut step = TrainStep::new(model, &step_options, device)?;
     let mut losses = Vec::new();
-    let timing = measure(options, executor, || {
+    let timing = measure(options, device, || {
         losses.push(step.run(images.clone(), &labels, &keys, 1.0)?.loss);
         Ok(())
     })?;
@@ -194,11 +190,7 @@ fn quantile(values: &[f64], q: f64) -> Option<f64> {
     sorted.get(rank.max(1) - 1).copied()
 }
 
-fn measure(
-    options: &BenchOptions,
-    executor: &CpuExecutor,
-    mut step: impl FnMut() -> Result<()>,
-) -> Result<Timing> {
+fn measure(options: &BenchOptions, device: &Device, mut step: impl FnMut() -> Result<()>) -> Result<Timing> {
     for _ in 0..WARMUP {
         step()?;
     }
@@ -213,8 +205,8 @@ fn measure(
         images_per_second: options.batch as f64 / median,
         milliseconds: median * 1e3,
         peak_mib: peak_mib(),
-        cpu: executor.isa().to_string(),
-        threads: executor.threads(),
+        cpu: device.isa().to_owned(),
+        threads: device.threads(),
         losses: Vec::new(),
     })
 }

@@ -3,13 +3,13 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use offshoot_cpu::{CpuExecutor, CpuOptions};
 use offshoot_data::{Picture, PictureError, Transform, decode, read_picture};
 use offshoot_graph::{Executor, Model, Preprocessing, Tensor};
 use offshoot_infer::Inference;
 use offshoot_infer::inference::check_answers;
 use offshoot_infer::metrics::probabilities;
 
+use crate::device::{CpuOptions, Device};
 use crate::error::{Error, Result};
 use crate::memory::check_memory;
 use crate::predict::{Guess, guesses};
@@ -62,7 +62,7 @@ impl Classifier {
     /// When the file cannot be read, is no model, or asks for more memory than [`offshoot_files::memory_limit`] for a picture.
     pub fn open(path: impl AsRef<Path>) -> Result<Classifier> {
         let source = ModelSource::Path(path.as_ref().to_owned());
-        Classifier::load(&source, &Overrides::default(), &CpuExecutor::new(CpuOptions::default())?)
+        Classifier::load(&source, &Overrides::default(), &Device::cpu(CpuOptions::default())?)
     }
 
     /// [`Classifier::open`] of any source, with changes to the preprocessing, on an executor that others may share.

@@ -21,6 +21,10 @@ use crate::source::Loaded;
 
 /// The largest difference of logits, relative to the largest logit, between two files of the same model in f32.
 pub const TOLERANCE: f64 = 1e-4;
+/// The largest difference of logits that rounding weights to f16 may make, relative to the largest logit.
+pub const F16_TOLERANCE: f64 = 5e-2;
+/// The same for int8: past it something else is wrong. What it costs in accuracy is for `eval` to say.
+pub const INT8_TOLERANCE: f64 = 0.5;
 
 /// The batches that a comparison runs.
 pub const BATCHES: [usize; 4] = [1, 2, 7, 32];

@@ -6,14 +6,9 @@ use offshoot_formats::coreml::{self, Options, Precision, StoredWeights};
 use offshoot_graph::Model;
 use offshoot_graph::text::shown;
 
-use crate::compare::TOLERANCE;
+use crate::compare::{F16_TOLERANCE, INT8_TOLERANCE, TOLERANCE};
 use crate::error::{Error, Result};
 use crate::export::{Exported, Output, Proof, export_within, shipped};
-
-/// The largest difference of logits that rounding weights to f16 may make, relative to the largest logit.
-pub const F16_TOLERANCE: f64 = 5e-2;
-/// The same for int8: past it something else is wrong. What it costs in accuracy is for `eval` to say.
-pub const INT8_TOLERANCE: f64 = 0.5;
 
 /// Writes `model` as the Core ML package `path`, a folder. Before it is moved into place, its bytes are read again and run on the
 /// proof's inputs beside `model`: in f32, so that the difference is that of the stored weights. Core ML itself, which runs on

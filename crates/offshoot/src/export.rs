@@ -9,12 +9,11 @@ use offshoot_graph::{Executor, Model, passes};
 use offshoot_infer::{Inference, NetworkError};
 use serde::Serialize;
 
-use crate::compare::{Comparison, Inputs, Reference, TOLERANCE, batches};
-use crate::coreml::INT8_TOLERANCE;
+use crate::compare::{Comparison, INT8_TOLERANCE, Inputs, Reference, TOLERANCE, batches};
 use crate::error::{Error, Result};
+use crate::integers::is_quantized;
 use crate::manifest::{MOST_TOLERANCE, Manifest, ManifestPreparation, ManifestProof};
 use crate::preparation;
-use crate::quantize::is_quantized;
 use crate::staging::{SideFile, Staging};
 
 /// A file that was exported, and the proof.

@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
-use offshoot_cpu::{CpuExecutor, CpuOptions};
 use offshoot_data::{Dataset, Transform};
 use offshoot_formats::onnx;
 use offshoot_formats::torchscript::Form;
@@ -13,6 +12,7 @@ use offshoot_train::{Control, Event, Freeze, Recipe, Settings, train};
 
 use crate::classifier::Classifier;
 use crate::compare::Inputs;
+use crate::device::{CpuOptions, Device};
 use crate::error::Result;
 use crate::export::{Exported, Proof, export_onnx, export_torchscript};
 use crate::hash::sha256;
@@ -36,7 +36,7 @@ use crate::start::{keep_base, starting_model, starting_preprocessing, with_defau
 /// ```
 pub struct FineTune<'a> {
     settings: Settings,
-    executor: Option<CpuExecutor>,
+    device: Option<Device>,
     progress: Box<dyn FnMut(Event<'_>) + 'a>,
 }
 
@@ -46,14 +46,14 @@ pub struct FineTuned {
     result: TrainResult,
     model: Model,
     inputs: Inputs,
-    executor: CpuExecutor,
+    device: Device,
 }
 
 impl<'a> FineTune<'a> {
     /// Trains the architecture `model`, or the ONNX classifier in that file, on the pictures in the folder `data`.
     pub fn new(model: impl Into<String>, data: impl Into<PathBuf>) -> FineTune<'a> {
         let settings = Settings { model: Some(model.into()), data: Some(data.into()), ..Settings::default() };
-        FineTune { settings, executor: None, progress: Box::new(|_| {}) }
+        FineTune { settings, device: None, progress: Box::new(|_| {}) }
     }
 
     /// Starts from these weights: a `.pth`, `.safetensors` or TorchScript file, or a run directory. Without, from random ones.
@@ -81,10 +81,10 @@ impl<'a> FineTune<'a> {
         self
     }
 
-    /// Computes on `executor`, in place of all the machine's processors.
+    /// Computes on `device`, in place of all the machine's processors.
     #[must_use]
-    pub fn on(self, executor: &CpuExecutor) -> Self {
-        FineTune { executor: Some(executor.clone()), ..self }
+    pub fn on(self, device: &Device) -> Self {
+        FineTune { device: Some(device.clone()), ..self }
     }
 
     /// Tells `progress` what happens.
@@ -99,9 +99,9 @@ impl<'a> FineTune<'a> {
     /// When a setting, the pictures, the model or the weights cannot be used, `run` is in use, or training fails.
     pub fn run(mut self, run: impl AsRef<Path>) -> Result<FineTuned> {
         let run = run.as_ref();
-        let executor = match self.executor {
-            Some(executor) => executor,
-            None => CpuExecutor::new(CpuOptions::default())?,
+        let device = match self.device {
+            Some(device) => device,
+            None => Device::cpu(CpuOptions::default())?,
         };
         let own = starting_preprocessing(&self.settings)?;
         let recipe = Recipe::resolve(with_default_recipe(self.settings), &own)?;
@@ -117,7 +117,7 @@ impl<'a> FineTune<'a> {
             progress(event);
         };
         let stop = AtomicBool::new(false);
-        let outcome = train(model, &recipe, &data, run, &executor, Control::new(&mut watched, &stop))?;
+        let outcome = train(model, &recipe, &data, run, &device, Control::new(&mut watched, &stop))?;
         base?;
         let model = ModelSource::Path(run.to_owned()).load(&Default::default())?.model;
         let preprocessing = &model.metadata.preprocessing;
@@ -125,7 +125,7 @@ impl<'a> FineTune<'a> {
             true => Inputs::built_in(preprocessing)?,
             false => Inputs::from_samples(data.val, preprocessing)?,
         };
-        Ok(FineTuned { folder: run.to_owned(), result: outcome.result, model, inputs, executor })
+        Ok(FineTuned { folder: run.to_owned(), result: outcome.result, model, inputs, device })
     }
 }
 
@@ -150,7 +150,7 @@ impl FineTuned {
     /// # Errors
     /// When it cannot run.
     pub fn classifier(&self) -> Result<Classifier> {
-        Classifier::new(&self.model, &self.executor)
+        Classifier::new(&self.model, &self.device)
     }
 
     /// Writes the best model as ONNX, proven on the validation pictures: see [`export_onnx`].
@@ -173,7 +173,7 @@ impl FineTuned {
 
     /// What an export is compared with: the model on the validation pictures.
     fn proof<'p>(&'p self, hash: &'p str) -> Proof<'p> {
-        let executor: &dyn Executor = &self.executor;
+        let executor: &dyn Executor = &self.device;
         Proof { inputs: &self.inputs, executor, source_sha256: Some(hash), float: None }
     }
 

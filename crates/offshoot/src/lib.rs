@@ -50,6 +50,7 @@ mod classifier;
 mod compare;
 #[cfg(feature = "train")]
 mod coreml;
+mod device;
 #[cfg(feature = "train")]
 mod dynamic;
 mod error;
@@ -60,6 +61,8 @@ mod fine_tune;
 mod folded;
 mod hash;
 mod inspect;
+#[cfg(feature = "train")]
+mod integers;
 #[cfg(feature = "train")]
 mod labels;
 #[cfg(feature = "train")]
@@ -88,11 +91,15 @@ mod making {
     pub use crate::bench::{BenchOptions, Timing, TrainBenchOptions, bench_infer, bench_train};
     #[cfg(feature = "peers")]
     pub use crate::bench::{FormatsOptions, FormatsProgress, bench_formats, check_formats, write_formats};
-    pub use crate::compare::{BATCHES, Comparison, Inputs, TOLERANCE, batches, compare, disagreements};
-    pub use crate::coreml::{F16_TOLERANCE, INT8_TOLERANCE, export_coreml};
+    pub use crate::compare::{
+        BATCHES, Comparison, F16_TOLERANCE, INT8_TOLERANCE, Inputs, TOLERANCE, batches, compare,
+        disagreements,
+    };
+    pub use crate::coreml::export_coreml;
     pub use crate::dynamic::DynamicInt8;
     pub use crate::export::{Exported, Proof, export_onnx, export_torchscript, shipped};
     pub use crate::fine_tune::{FineTune, FineTuned};
+    pub use crate::integers::{check_float, is_quantized};
     pub use crate::labels::labelled;
     pub use crate::manifest::{
         Manifest, ManifestFile, ManifestPreparation, ManifestProof, exports_of_others, origin, origins,
@@ -102,8 +109,8 @@ mod making {
     };
     pub use crate::preparation::{PREPARED_LEVELS, PREPARED_MEAN_LEVELS};
     pub use crate::quantize::{
-        QuantizePictures, Quantized, StaticModel, StaticOptions, calibration_batches, check_float,
-        export_static, is_quantized, quantize_static,
+        QuantizePictures, Quantized, StaticModel, StaticOptions, calibration_batches, export_static,
+        quantize_static,
     };
     pub use crate::staging::{MadeFolders, check_replaceable};
     pub use crate::start::{
@@ -124,6 +131,7 @@ mod making {
 }
 
 pub use classifier::{Classification, Classifier};
+pub use device::{CpuOptions, Device, Isa};
 pub use error::{Error, Result};
 pub use folded::folded_norms;
 pub use hash::sha256;
@@ -132,7 +140,6 @@ pub use inspect::{Inspection, ModelInspection, TensorInspection, inspect};
 pub use making::*;
 pub use memory::{batch_within, check_memory};
 pub use models::{ModelInfo, WeightsInfo, models};
-pub use offshoot_cpu::{CpuExecutor, CpuOptions, Isa};
 pub use offshoot_data::{
     Augmentation, DecodeError, Loader, LoaderOptions, Picture, PictureError, Policy, Sample, Transform, Tta,
     View,

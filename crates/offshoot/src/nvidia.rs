@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::export::{Exported, Proof, export_onnx_with};
-use crate::quantize::is_quantized;
+use crate::integers::is_quantized;
 use crate::staging::{MadeFolders, SideFile, check_replaceable};
 
 const ONNX: &str = "model.onnx";

@@ -8,7 +8,7 @@ use offshoot_formats::onnx;
 use offshoot_graph::passes::freeze;
 use offshoot_graph::remedy::{CALIBRATION, DATA, MAX_DROP, QAT};
 use offshoot_graph::text::shown;
-use offshoot_graph::{Executor, Model, Op, Tensor, Weights};
+use offshoot_graph::{Executor, Model, Tensor, Weights};
 use offshoot_quant::{
     Calibration, Method, Network, Scheme, WeightBits, calibrate, fake_quantize, quantize, rank,
 };
@@ -17,6 +17,7 @@ use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::export::{Proof, export_onnx, shipped};
+use crate::integers::check_float;
 use crate::memory::batch_within;
 
 /// Pictures that are run at once, to calibrate and to measure.
@@ -96,32 +97,6 @@ pub struct StaticModel {
     pub accuracy_before: Option<f64>,
     /// The operators that stayed in float, the costliest first.
     pub kept_float: Vec<String>,
-}
-
-/// Whether a model computes in integers already.
-pub fn is_quantized(model: &Model) -> bool {
-    model.graph.nodes().iter().any(|n| {
-        matches!(
-            n.op,
-            Op::QuantizeLinear { .. }
-                | Op::DequantizeLinear { .. }
-                | Op::DynamicQuantizeMatMul { .. }
-                | Op::DynamicQuantizeLstm(_)
-        )
-    })
-}
-
-/// An error for a model that computes in integers already.
-///
-/// # Errors
-/// When it does.
-pub fn check_float(model: &Model) -> Result<()> {
-    match is_quantized(model) {
-        true => {
-            Err(Error::Input("the model is quantized already; give the float model it was made of".into()))
-        }
-        false => Ok(()),
-    }
 }
 
 /// Pictures to calibrate `model` on, in batches: at most `most` of `paths`, evenly spaced. Those that cannot be decoded are

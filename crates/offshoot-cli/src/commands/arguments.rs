@@ -7,7 +7,7 @@ use std::sync::Mutex;
 
 use clap::Args;
 use offshoot::{
-    CpuExecutor, CpuOptions, Error, Fit, Isa, Loaded, Manifest, Metadata, ModelSource, Overrides, Policy,
+    CpuOptions, Device, Error, Fit, Isa, Loaded, Manifest, Metadata, ModelSource, Overrides, Policy,
     RunPictures, Tta, View, check_memory, is_coreml_package, word,
 };
 use offshoot_data::set_max_pixels;
@@ -72,7 +72,7 @@ impl PictureLimit {
 }
 
 impl Processor {
-    pub(crate) fn executor(&self) -> Result<CpuExecutor, Failure> {
+    pub(crate) fn device(&self) -> Result<Device, Failure> {
         self.pictures.apply();
         self.memory.apply();
         if let Some(threads) = self.threads {
@@ -80,7 +80,7 @@ impl Processor {
             // process that has run a command before, which this one has not.
             let _ = rayon::ThreadPoolBuilder::new().num_threads(threads.get()).build_global();
         }
-        Ok(CpuExecutor::new(CpuOptions { threads: self.threads, isa: self.isa, ..CpuOptions::default() })?)
+        Ok(Device::cpu(CpuOptions { threads: self.threads, isa: self.isa, ..CpuOptions::default() })?)
     }
 }
 

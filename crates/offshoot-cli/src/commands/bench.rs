@@ -94,13 +94,13 @@ impl Arguments {
         match self.what {
             What::Infer(InferOptions { options, inputs }) => {
                 let unit = if inputs.is_some() { "inputs" } else { "images" };
-                let timing = bench_infer(&options.bench(inputs), &options.processor.executor()?)?;
+                let timing = bench_infer(&options.bench(inputs), &options.processor.device()?)?;
                 options.print("infer", &timing, unit)
             }
             What::Train(TrainOptions { options, freeze, amp, dump }) => {
                 let freeze: Freeze = freeze.parse().map_err(|e| Error::Input(format!("--freeze: {e}")))?;
                 let train = TrainBenchOptions { freeze, amp, dump };
-                let timing = bench_train(&options.bench(None), &train, &options.processor.executor()?)?;
+                let timing = bench_train(&options.bench(None), &train, &options.processor.device()?)?;
                 options.print("train", &timing, "images")
             }
             What::Formats(arguments) => arguments.run(),

@@ -30,7 +30,7 @@ impl Arguments {
     pub(crate) fn run(self) -> Outcome {
         let (source, rest) = self.pretrained.source(self.paths)?;
         let data = arguments::data(rest)?.ok_or_else(arguments::no_data)?;
-        let executor = self.processor.executor()?;
+        let executor = self.processor.device()?;
         let model = arguments::load(&source, &self.preprocessing.overrides())?.model;
         let decode = Transform::new(&model.metadata.preprocessing)?.decode_options();
         let folder = FolderOptions { decode, ..FolderOptions::default() };

@@ -57,7 +57,7 @@ impl Arguments {
         if data.is_none() && run.is_none() {
             return Err(arguments::no_data().into());
         }
-        let executor = self.processor.executor()?;
+        let executor = self.processor.device()?;
         let model = arguments::load(&source, &self.preprocessing.overrides())?.model;
         let transform = Transform::new(&model.metadata.preprocessing)?;
         let decode = transform.decode_options();

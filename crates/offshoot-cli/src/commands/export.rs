@@ -115,7 +115,7 @@ impl Arguments {
         self.trtexec.as_deref().map(trtexec_program).transpose()?;
         let formats: Vec<_> = self.format.iter().map(|f| (f.as_str(), ending(f))).collect();
         let out = Destination::new(self.paths.first(), self.out.as_ref(), &formats)?;
-        let executor = self.processor.executor()?;
+        let executor = self.processor.device()?;
         let model = arguments::load(&source, &self.preprocessing.overrides())?.model;
         let run = arguments::run_directory(self.paths.first());
         let out = out.make(model.metadata.architecture.as_deref())?;

@@ -83,7 +83,7 @@ impl Arguments {
         }
         self.out.iter().try_for_each(|path| writable_file(path))?;
         let recipe = self.recipe()?;
-        let executor = self.processor.executor()?;
+        let executor = self.processor.device()?;
         Transform::new(&recipe.preprocessing)?;
         let data = Dataset::open(&recipe.data, &recipe.folder_options())?;
         print::notes(&data.notes);

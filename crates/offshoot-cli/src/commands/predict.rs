@@ -87,7 +87,7 @@ impl Arguments {
         if paths.is_empty() {
             return Err(Error::Input("give pictures, or folders of them, after the model".into()).into());
         }
-        let executor = self.processor.executor()?;
+        let executor = self.processor.device()?;
         let model = arguments::load(&source, &self.preprocessing.overrides())?.model;
         let decode = Transform::new(&model.metadata.preprocessing)?.decode_options();
         let folder = FolderOptions { strict: self.strict, decode, ..FolderOptions::default() };

@@ -4,12 +4,13 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use offshoot::{
-    CpuExecutor, DynamicInt8, Error, FolderOptions, INT8_TOLERANCE, Inference, Loader, LoaderOptions,
-    Manifest, Method, Model, ModelSource, OnnxOptions, Proof, QuantizePictures, Quantized, RunPictures,
-    Scheme, StaticOptions, Transform, WeightBits, batch_within, check_float, check_replaceable, evaluate,
-    export_static, is_onnx, labelled, origin, pictures, quantize_static,
+    DynamicInt8, Error, FolderOptions, INT8_TOLERANCE, Inference, Loader, LoaderOptions, Manifest, Method,
+    Model, ModelSource, OnnxOptions, Proof, QuantizePictures, Quantized, RunPictures, Scheme, StaticOptions,
+    Transform, WeightBits, batch_within, check_float, check_replaceable, evaluate, export_static, is_onnx,
+    labelled, origin, pictures, quantize_static,
 };
 use offshoot_data::{FolderError, Sample, training_folder};
+use offshoot_graph::Executor;
 use offshoot_graph::text::shown;
 
 use super::arguments::{self, PreprocessingArguments, Pretrained, Processor};
@@ -232,7 +233,7 @@ impl Arguments {
     }
 
     fn in_static(&self, source: &ModelSource, out: Destination) -> Result<Quantized, Failure> {
-        let executor = self.processor.executor()?;
+        let executor = self.processor.device()?;
         let model = arguments::load(source, &self.preprocessing.overrides())?.model;
         let run = arguments::run_directory(self.paths.first());
         let bits =
@@ -257,7 +258,7 @@ impl Arguments {
     }
 
     fn in_dynamic(&self, source: &ModelSource, out: Destination) -> Result<Quantized, Failure> {
-        let executor = self.processor.executor()?;
+        let executor = self.processor.device()?;
         let overrides = self.preprocessing.overrides();
         let run = arguments::run_directory(self.paths.first());
         let (int8, architecture) = match source {
@@ -359,7 +360,7 @@ fn warn_of_distance(path: &Path) -> Result<(), Failure> {
 }
 
 /// The fraction of the pictures in `data` that a model classifies right.
-fn accuracy(model: &Model, data: &Path, executor: &CpuExecutor) -> Result<f64, Failure> {
+fn accuracy(model: &Model, data: &Path, executor: &dyn Executor) -> Result<f64, Failure> {
     let transform = Transform::new(&model.metadata.preprocessing)?;
     let folder = FolderOptions { decode: transform.decode_options(), ..FolderOptions::default() };
     let without = "to quantise without measuring the accuracy, leave --data out";

@@ -122,7 +122,7 @@ impl Arguments {
         if !self.resume {
             writable_folder(&self.out)?;
         }
-        let executor = self.processor.executor()?;
+        let executor = self.processor.device()?;
         self.check_data(&recipe)?;
         // Before the run directory is made.
         Transform::new(&recipe.preprocessing)?;

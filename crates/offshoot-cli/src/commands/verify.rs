@@ -51,7 +51,7 @@ pub(crate) struct Arguments {
 impl Arguments {
     pub(crate) fn run(self) -> Outcome {
         let (against, _) = self.pretrained.source(self.against.iter().cloned().collect())?;
-        let executor = self.processor.executor()?;
+        let executor = self.processor.device()?;
         let (file, model) = (self.load(&ModelSource::Path(self.file.clone()))?, self.load(&against)?);
         let manifest = Manifest::read_beside(&self.file)?;
         let (mut disagreements, proven) = match manifest {

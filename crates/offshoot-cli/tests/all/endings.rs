@@ -4,9 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use offshoot::{
-    CoreMlOptions, CpuExecutor, CpuOptions, Form, Inputs, Model, ModelSource, Proof, TensorRtOptions,
-};
+use offshoot::{CoreMlOptions, CpuOptions, Device, Form, Inputs, Model, ModelSource, Proof, TensorRtOptions};
 use offshoot_graph::Tensor;
 use offshoot_train::Inference;
 use offshoot_train::metrics::probabilities;
@@ -27,8 +25,8 @@ fn expected() -> Golden {
     serde_json::from_slice(&std::fs::read(golden("expected.json")).unwrap()).unwrap()
 }
 
-fn executor() -> CpuExecutor {
-    CpuExecutor::new(CpuOptions::default()).unwrap()
+fn executor() -> Device {
+    Device::cpu(CpuOptions::default()).unwrap()
 }
 
 fn load(path: &Path) -> (Model, Vec<String>) {

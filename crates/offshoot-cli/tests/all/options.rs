@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::support::{CLASSES, World, data};
 use offshoot::{
-    Control, CpuExecutor, CpuOptions, Dataset, Event, ModelSource, QuantizePictures, Recipe, Settings,
+    Control, CpuOptions, Dataset, Device, Event, ModelSource, QuantizePictures, Recipe, Settings,
     StaticOptions, own_preprocessing, quantize_static, starting_model, train,
 };
 use offshoot_formats::safetensors;
@@ -123,7 +123,7 @@ struct Run<'w> {
     world: &'w World,
     recipe: Recipe,
     data: Dataset,
-    executor: CpuExecutor,
+    executor: Device,
     cache_budget: u64,
 }
 
@@ -169,7 +169,7 @@ fn each_option_works_with_each_other_and_an_interruption_changes_no_bit() {
     let world = World::new("options");
     data(&world.path("d"), &CLASSES, 6);
     let executor =
-        CpuExecutor::new(CpuOptions { threads: NonZeroUsize::new(2), ..CpuOptions::default() }).unwrap();
+        Device::cpu(CpuOptions { threads: NonZeroUsize::new(2), ..CpuOptions::default() }).unwrap();
     let mut own = own_preprocessing(MODEL, None).unwrap();
     (own.size, own.resize) = (64, 64);
     let rows = pairwise();

@@ -3,8 +3,8 @@
 use std::fs;
 
 use offshoot::{
-    CpuExecutor, CpuOptions, Fit, Inputs, Manifest, Model, ModelSource, OnnxOptions, Overrides,
-    Preprocessing, Proof, export_onnx,
+    CpuOptions, Device, Fit, Inputs, Manifest, Model, ModelSource, OnnxOptions, Overrides, Preprocessing,
+    Proof, export_onnx,
 };
 use offshoot_data::{Picture, Transform};
 use offshoot_formats::onnx::{self, Preparer};
@@ -22,7 +22,7 @@ fn trained() -> Model {
 #[test]
 fn every_fit_and_filter_is_proven_on_pictures_of_awkward_sizes() {
     let world = World::new("preparation");
-    let executor = CpuExecutor::new(CpuOptions::default()).unwrap();
+    let executor = Device::cpu(CpuOptions::default()).unwrap();
     let mut model = trained();
     let own = model.metadata.preprocessing.clone();
     for fit in [Fit::Crop, Fit::Pad, Fit::Stretch] {

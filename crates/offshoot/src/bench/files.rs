@@ -2,13 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use offshoot_cpu::CpuExecutor;
 use offshoot_files::stem;
 use offshoot_formats::coreml;
 use offshoot_formats::onnx;
 use offshoot_formats::torchscript::Form;
-use offshoot_graph::Model;
 use offshoot_graph::remedy::DATA;
+use offshoot_graph::{Executor, Model};
 
 use super::formats::FormatsProgress;
 use crate::compare::Inputs;
@@ -48,7 +47,7 @@ impl Files {
         pictures: &QuantizePictures,
         folder: &Path,
         source_sha256: Option<&str>,
-        executor: &CpuExecutor,
+        executor: &dyn Executor,
         progress: &mut dyn FnMut(FormatsProgress<'_>),
     ) -> Result<Files> {
         let inputs = Inputs::built_in(&model.metadata.preprocessing)?;

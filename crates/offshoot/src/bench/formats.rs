@@ -5,7 +5,6 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use offshoot_cpu::CpuExecutor;
 use offshoot_data::{Loader, LoaderOptions, Transform};
 use offshoot_formats::atomic::write_atomically;
 use offshoot_graph::remedy::BATCH;
@@ -20,8 +19,10 @@ use super::python::Environments;
 use super::runner::{Answer, Opened, Runner, of_file, of_file_in_bf16};
 use super::{check_batch, processor, pytorch, quantile};
 use crate::compare::{Comparison, Differences, Inputs, TOLERANCE, batches};
+use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::quantize::{QuantizePictures, check_float};
+use crate::integers::check_float;
+use crate::quantize::QuantizePictures;
 use crate::staging::MadeFolders;
 
 /// Steps of each target at each batch before those that are timed. PyTorch compiles in its first ones.
@@ -75,7 +76,7 @@ pub fn bench_formats(
     model: &Model,
     pictures: &QuantizePictures,
     options: &FormatsOptions,
-    executor: &CpuExecutor,
+    device: &Device,
     progress: &mut dyn FnMut(FormatsProgress<'_>),
 ) -> Result<FormatsReport> {
     check(model, options)?;
@@ -94,18 +95,18 @@ pub fn bench_formats(
         }
     };
     let sha256 = options.source_sha256.as_deref();
-    let files = Files::make(model, pictures, folder, sha256, executor, progress)?;
+    let files = Files::make(model, pictures, folder, sha256, device, progress)?;
     progress(FormatsProgress::Doing("looking for ONNX Runtime and PyTorch"));
     let mut versions = BTreeMap::from([("offshoot".to_owned(), env!("CARGO_PKG_VERSION").to_owned())]);
-    let mut bench = Bench { targets: open(&files, executor, &mut versions), progress };
+    let mut bench = Bench { targets: open(&files, device, &mut versions), progress };
     bench.measure(model, &options.batches, options.runs)?;
     let pictures = bench.classify(model, pictures, &options.batches)?;
     let report = FormatsReport {
         rows: rows(&bench.targets, &options.batches),
         cpu: processor::name(),
         cpu_features: processor::features(),
-        isa: executor.isa().to_string(),
-        threads: executor.threads(),
+        isa: device.isa().to_owned(),
+        threads: device.threads(),
         warm_up: WARM_UP,
         runs: options.runs,
         pictures,
@@ -172,8 +173,8 @@ struct Target {
 }
 
 /// Every target, our own f32 first.
-fn open(files: &Files, executor: &CpuExecutor, versions: &mut BTreeMap<String, String>) -> Vec<Target> {
-    let threads = executor.threads();
+fn open(files: &Files, device: &Device, versions: &mut BTreeMap<String, String>) -> Vec<Target> {
+    let threads = device.threads();
     let mut targets = Vec::new();
     let mut add = |name, made: &Made, open: &mut dyn FnMut(&Path) -> Opened| {
         let (bytes, runner) = match made {
@@ -183,9 +184,9 @@ fn open(files: &Files, executor: &CpuExecutor, versions: &mut BTreeMap<String, S
         let (times, comparison, accuracy) = (BTreeMap::new(), None, None);
         targets.push(Target { name, bytes, runner, times, comparison, accuracy });
     };
-    let mut ours = |path: &Path| of_file(path, executor);
+    let mut ours = |path: &Path| of_file(path, device);
     add("offshoot-f32", &files.onnx, &mut ours);
-    add("offshoot-bf16", &files.onnx, &mut |path| of_file_in_bf16(path, executor));
+    add("offshoot-bf16", &files.onnx, &mut |path| of_file_in_bf16(path, device));
     add("offshoot-int8-static", &files.int8_static, &mut ours);
     add("offshoot-int8-dynamic", &files.int8_dynamic, &mut ours);
     add("offshoot-torchscript", &files.torchscript, &mut ours);

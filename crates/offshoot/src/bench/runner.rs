@@ -3,8 +3,7 @@
 use std::path::Path;
 use std::time::Instant;
 
-use offshoot_cpu::CpuExecutor;
-use offshoot_graph::{DType, Model, Tensor};
+use offshoot_graph::{DType, Executor, Model, Tensor};
 use offshoot_infer::Inference;
 
 use crate::source::{ModelSource, Overrides};
@@ -33,13 +32,13 @@ pub(super) struct Answer {
 struct Own(Inference);
 
 /// A file on our own runtime.
-pub(super) fn of_file(path: &Path, executor: &CpuExecutor) -> Opened {
+pub(super) fn of_file(path: &Path, executor: &dyn Executor) -> Opened {
     let network = Inference::new(&read(path)?, executor).map_err(|e| e.to_string())?;
     Ok(Box::new(Own(network)))
 }
 
 /// A file on our own runtime, with activations in bf16.
-pub(super) fn of_file_in_bf16(path: &Path, executor: &CpuExecutor) -> Opened {
+pub(super) fn of_file_in_bf16(path: &Path, executor: &dyn Executor) -> Opened {
     let network = Inference::in_half(&read(path)?, DType::BF16, executor).map_err(|e| e.to_string())?;
     Ok(Box::new(Own(network)))
 }

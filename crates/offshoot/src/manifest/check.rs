@@ -10,11 +10,10 @@ use offshoot_graph::Model;
 use offshoot_graph::text::{escaped, shown};
 
 use super::{Manifest, ManifestFile, ManifestPreparation, name};
-use crate::compare::TOLERANCE;
-use crate::coreml::INT8_TOLERANCE;
+use crate::compare::{INT8_TOLERANCE, TOLERANCE};
 use crate::error::{Error, Result};
 use crate::hash::sha256;
-use crate::quantize::is_quantized;
+use crate::integers::is_quantized;
 use crate::source::ModelSource;
 
 /// No file that is further from its model is written: its outputs have nothing in common with the model's.

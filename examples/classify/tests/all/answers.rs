@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use std::thread;
 
 use offshoot::{
-    Classification, Classifier, CpuExecutor, CpuOptions, Error, FineTune, ModelSource, PreprocessingSettings,
+    Classification, Classifier, CpuOptions, Device, Error, FineTune, ModelSource, PreprocessingSettings,
     View, predict,
 };
 
@@ -59,7 +59,7 @@ fn shared<T: Send + Sync>(_: &T) {}
 
 #[test]
 fn answers_are_those_of_predict_whatever_the_model_is_stored_in() {
-    let executor = CpuExecutor::new(CpuOptions::default()).unwrap();
+    let executor = Device::cpu(CpuOptions::default()).unwrap();
     for file in ["run", "run/best.safetensors", "model.onnx", "model.pt"] {
         let path = trained().join(file);
         let classifier = Classifier::open(&path).unwrap();

@@ -9,6 +9,7 @@ use offshoot::{
     Dataset, Error, PictureError, Recipe, Settings, Transform, own_preprocessing, starting_model,
 };
 use offshoot_data::{DecodeError, picture_ending};
+use offshoot_graph::Executor;
 use offshoot_graph::text::{escaped, path_text, shown};
 use offshoot_train::data_check::{
     Balance, Duplicate, Kinship, LabelOptions, Member, Suspect, balance, duplicates, suspects,
@@ -79,7 +80,7 @@ impl Arguments {
     pub(crate) fn run(self) -> Outcome {
         let recipe = self.recipe()?;
         Transform::new(&recipe.preprocessing)?;
-        let executor = self.processor.executor()?;
+        let executor = self.processor.device()?;
         let data = Dataset::open(&recipe.data, &recipe.folder_options())?;
         let images = data.train.len() + data.val.len();
         let (bar, read) = (print::bar(images as u64, "pictures"), AtomicU64::new(0));
@@ -135,7 +136,7 @@ impl Arguments {
         &self,
         recipe: &Recipe,
         data: &Dataset,
-        executor: &offshoot::CpuExecutor,
+        executor: &dyn Executor,
     ) -> Result<Vec<Suspect>, Error> {
         let model = starting_model(recipe, &data.classes, &mut print::warning)?;
         let bar = print::bar((data.train.len() + data.val.len()) as u64, "features");
