@@ -1,12 +1,12 @@
 //! Each command: what it prints, what it writes, how it ends.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, Stdio};
+use std::io::Read;
+use std::process::Stdio;
 
 use serde_json::{Value, json};
 
-use crate::support::{CLASSES, SMALL, World, assert_shape, data, with_metadata};
+use crate::support::{CLASSES, SMALL, World, assert_shape, data};
 
 #[test]
 fn train_prints_its_result_and_fills_the_run_directory() {
@@ -109,63 +109,6 @@ fn resume_of_a_finished_run_prints_the_result_again_and_of_nothing_starts() {
         "error: run: the run was started with other settings: `lr` is 0.001 there and \
          0.01 here. Leave them out to resume it, or start another run with --out\n"
     );
-}
-
-/// Whatever stops the command, `stop` is told of each line on standard error until it says true.
-#[cfg(unix)]
-fn interrupt(mut child: Child, mut stop: impl FnMut(&str) -> bool) -> (Option<i32>, String, String) {
-    let mut err = String::new();
-    let mut lines = BufReader::new(child.stderr.take().unwrap());
-    let mut sent = false;
-    loop {
-        let start = err.len();
-        if lines.read_line(&mut err).unwrap() == 0 {
-            break;
-        }
-        if !sent && stop(&err[start..]) {
-            let kill =
-                std::process::Command::new("sh").arg("-c").arg(format!("kill -INT {}", child.id())).status();
-            assert!(kill.unwrap().success());
-            sent = true;
-        }
-    }
-    let mut out = String::new();
-    child.stdout.take().unwrap().read_to_string(&mut out).unwrap();
-    (child.wait().unwrap().code(), out, err)
-}
-
-#[cfg(unix)]
-#[test]
-fn an_interrupted_run_goes_on_to_the_same_bytes() {
-    let world = World::new("interrupted");
-    data(&world.path("d"), &CLASSES, 8);
-    let command = format!("train d {SMALL} --epochs 12 --threads 1 --json");
-    let whole = world.json(&format!("train d {SMALL} --epochs 12 --threads 2 --out whole"));
-
-    let child =
-        world.command(&format!("{command} --out run")).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-    let (code, out, err) = interrupt(child.unwrap(), |line| line.starts_with("epoch   2"));
-    assert_eq!(code, Some(130), "{err}");
-    assert!(err.contains("stopping after this step"), "{err}");
-    assert!(err.contains("interrupted; go on with: offshoot train --resume --out run"), "{err}");
-    let part: Value = serde_json::from_str(&out).unwrap();
-    let epochs = part["epochs"].as_u64().unwrap();
-    assert!((2..12).contains(&epochs), "{out}");
-
-    let resumed = world.run("train --resume --out run --json");
-    assert!(resumed.err.contains(&format!("resumed     after {epochs} epochs")), "{}", resumed.err);
-    for key in ["epochs", "best", "trainable_parameters", "frozen_parameters"] {
-        assert_eq!(resumed.json()[key], whole[key], "{key}");
-    }
-    for file in ["best.safetensors", "last.safetensors"] {
-        assert!(world.read(&format!("run/{file}")) == world.read(&format!("whole/{file}")), "{file}");
-    }
-    let losses = |run: &str| -> Vec<String> {
-        let text = world.text(&format!("{run}/results.csv"));
-        text.lines().map(|line| line.split(',').take(7).collect::<Vec<_>>().join(",")).collect()
-    };
-    assert_eq!(losses("run"), losses("whole"));
-    assert_eq!(losses("run").len(), 13);
 }
 
 #[test]
@@ -295,159 +238,6 @@ fn pictures_that_cannot_be_used_are_named_and_counted_or_fatal() {
 }
 
 #[test]
-fn export_proves_its_file_and_verify_agrees() {
-    let world = World::new("export");
-    let trained = World::trained();
-    fs::create_dir(world.path("run")).unwrap();
-    for file in ["best.safetensors", "recipe.toml"] {
-        fs::copy(trained.path("run").join(file), world.path("run").join(file)).unwrap();
-    }
-    data(&world.path("d"), &CLASSES, 10);
-    let result = world.json("export run --format onnx");
-    assert_shape(&result, &[("files", "array")]);
-    let file = &result["files"][0];
-    let number = "number";
-    assert_shape(
-        file,
-        &[
-            ("format", "string"),
-            ("path", "string"),
-            ("bytes", number),
-            ("max_abs_diff", number),
-            ("top1_agreement", number),
-        ],
-    );
-    let onnx = "run/exports/mobilenet_v2.onnx";
-    assert_eq!((&file["format"], &file["path"]), (&json!("onnx"), &json!(onnx)));
-    assert_eq!(file["bytes"], json!(world.read(onnx).len()));
-    assert_eq!(file["top1_agreement"], json!(1.0));
-    assert_eq!(world.names("run/exports"), ["mobilenet_v2.onnx", "mobilenet_v2.onnx.manifest.json"]);
-
-    for flags in ["", "--data d"] {
-        let report = world.json(&format!("verify {onnx} --against run {flags}"));
-        assert_shape(
-            &report,
-            &[
-                ("ok", "bool"),
-                ("max_abs_diff", number),
-                ("max_rel_diff", number),
-                ("cosine", number),
-                ("top1_agreement", number),
-                ("batches", "array"),
-            ],
-        );
-        assert_eq!((&report["ok"], &report["batches"]), (&json!(true), &json!([1, 2, 7, 32])));
-        assert!(report["max_rel_diff"].as_f64().unwrap() < 1e-4);
-    }
-    // The ONNX file is a model like any other, and the same bytes each time.
-    assert_eq!(world.json(&format!("eval {onnx} d"))["images"], json!(30));
-    let first = world.read(onnx);
-    let both = world.json("export run --format torchscript,onnx --out both");
-    let names =
-        ["onnx", "onnx.manifest.json", "pt", "pt.manifest.json"].map(|end| format!("mobilenet_v2.{end}"));
-    assert_eq!(world.names("both"), names);
-    let file = &both["files"][0];
-    assert_eq!((&file["format"], &file["path"]), (&json!("torchscript"), &json!("both/mobilenet_v2.pt")));
-    assert_eq!(file["bytes"], json!(world.read("both/mobilenet_v2.pt").len()));
-    assert!(file["max_abs_diff"].as_f64().unwrap() < 1e-5 && file["top1_agreement"] == json!(1.0), "{file}");
-    world.json("export both/mobilenet_v2.pt --format torchscript --script --out scripted");
-    for pt in ["both/mobilenet_v2.pt", "scripted/mobilenet_v2.pt"] {
-        assert_eq!(world.json(&format!("verify {pt} --against run"))["ok"], json!(true));
-        assert_eq!(world.json(&format!("eval {pt} d")), world.json("eval run d"));
-        assert_eq!(world.json(&format!("inspect {pt}"))["kind"], json!("model"));
-    }
-    let flags = "--model mobilenet_v2 --weights both/mobilenet_v2.pt --size 32 --epochs 1 --batch-size 8";
-    world.json(&format!("train d {flags} --out tuned"));
-
-    world.json("export run/best.safetensors --format onnx --out elsewhere");
-    assert!(world.read("elsewhere/mobilenet_v2.onnx") == first);
-    world.json(&format!("export {onnx} --format onnx --out again"));
-    assert_eq!(world.json("verify again/mobilenet_v2.onnx --against run")["ok"], json!(true));
-}
-
-#[test]
-fn an_export_replaces_an_earlier_one() {
-    let world = World::trained();
-    for command in [
-        "export run --format onnx --out m.onnx",
-        "export run --format coreml --out m.mlpackage",
-        "export run --format onnx,torchscript --out ./",
-        "export run --format onnx,torchscript --out new/of/these",
-        "export run --format triton --out new/repository",
-        "quantize run --mode dynamic --format safetensors --out m.safetensors",
-        "quantize m.onnx --mode static --calibration d --out ./m-int8.onnx",
-    ] {
-        for _ in 0..2 {
-            let said = world.run(command);
-            assert_eq!(said.code, Some(0), "{command}: {said:?}");
-        }
-    }
-}
-
-#[test]
-fn a_failed_export_leaves_nothing_behind_and_the_old_file_whole() {
-    let world = World::new("failed-export");
-    fs::copy(World::trained().path("run/best.safetensors"), world.path("m.safetensors")).unwrap();
-    world.write("old/mobilenet_v2.onnx", "precious");
-    world.write("broken/red/a.bmp", &crate::support::bmp([9; 3], 0)[..200]);
-    let said = world.run("export m.safetensors --format onnx --out new --data broken");
-    assert!(said.code == Some(2) && said.err.contains("could be decoded"), "{said:?}");
-    assert!(!world.path("new").exists());
-    // What is in the way is found before the pictures are read.
-    let said = world.run("export m.safetensors --format onnx --out old --data broken");
-    assert!(
-        said.code == Some(2) && said.err.contains("old/mobilenet_v2.onnx: there is a file or folder already"),
-        "{said:?}"
-    );
-    assert_eq!(world.text("old/mobilenet_v2.onnx"), "precious");
-    assert_eq!(world.names("old"), ["mobilenet_v2.onnx"]);
-
-    fs::create_dir_all(world.path("taken/mobilenet_v2.onnx")).unwrap();
-    let said = world.run("export m.safetensors --format onnx --out taken");
-    assert!(said.code == Some(2) && said.err.contains("taken/mobilenet_v2.onnx: "), "{said:?}");
-    assert_eq!(world.names("taken"), ["mobilenet_v2.onnx"]);
-    assert!(world.names("taken/mobilenet_v2.onnx").is_empty());
-}
-
-#[test]
-fn verify_exits_1_when_models_disagree() {
-    let world = World::new("verify");
-    let best = World::trained().read("run/best.safetensors");
-    world.write("m.safetensors", &best);
-    let verify = |file: &str| world.run(&format!("verify {file} --against m.safetensors --json"));
-    assert_eq!(verify("m.safetensors").code, Some(0));
-
-    // One weight of the head changed: the last four bytes of the file are a float of some tensor.
-    let mut changed = with_metadata(&best, |_| ());
-    let header = u64::from_le_bytes(changed[..8].try_into().unwrap()) as usize + 8;
-    changed[header..header + 4].copy_from_slice(&30.0_f32.to_le_bytes());
-    world.write("changed.safetensors", &changed);
-    let said = verify("changed.safetensors");
-    assert_eq!((said.code, &said.json()["ok"]), (Some(1), &json!(false)), "{said:?}");
-    assert!(said.json()["max_rel_diff"].as_f64().unwrap() > 1e-4);
-    let text = world.run("verify changed.safetensors --against m.safetensors");
-    assert!(text.code == Some(1) && text.out.contains("DOES NOT match"), "{text:?}");
-
-    // The same numbers with another meaning.
-    let renamed = with_metadata(&best, |m| m["classes"] = json!(["red", "green", "blue"]));
-    world.write("renamed.safetensors", renamed);
-    let said = verify("renamed.safetensors");
-    assert_eq!((said.code, &said.json()["ok"]), (Some(1), &json!(false)));
-    assert!(said.err.contains("different names or another order: `red` and `blue`"), "{said:?}");
-    let other = with_metadata(&best, |m| m["preprocessing"]["fit"] = json!("pad"));
-    world.write("padded.safetensors", other);
-    let said = verify("padded.safetensors");
-    assert!(said.code == Some(1) && said.err.contains("their preprocessing differs"), "{said:?}");
-
-    // Nothing that could be compared.
-    let other = with_metadata(&best, |m| m["preprocessing"]["size"] = json!(36));
-    world.write("larger.safetensors", other);
-    let said = verify("larger.safetensors");
-    assert_eq!((said.code, &said.json()["max_abs_diff"]), (Some(1), &Value::Null));
-    assert!(said.err.contains("different sizes: 36 and 32"), "{said:?}");
-}
-
-#[test]
 fn weights_of_a_run_start_another_with_other_classes() {
     let world = World::new("transfer");
     fs::copy(World::trained().path("run/best.safetensors"), world.path("m.safetensors")).unwrap();
@@ -542,17 +332,6 @@ fn a_reader_that_leaves_is_no_error() {
     let mut err = String::new();
     child.stderr.take().unwrap().read_to_string(&mut err).unwrap();
     assert_eq!((child.wait().unwrap().code(), err.as_str()), (Some(0), ""));
-}
-
-#[cfg(target_os = "linux")]
-#[test]
-fn a_full_disk_is_an_error() {
-    let world = World::trained();
-    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
-    let output = world.command("inspect run --json").stdout(full).output().unwrap();
-    assert_eq!(output.status.code(), Some(2));
-    let err = String::from_utf8(output.stderr).unwrap();
-    assert!(err.starts_with("error: standard output: cannot write: No space left"), "{err}");
 }
 
 #[cfg(target_os = "linux")]

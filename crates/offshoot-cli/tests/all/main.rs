@@ -9,6 +9,7 @@ mod commands;
 mod data;
 mod deploy;
 mod endings;
+mod exports;
 mod faults;
 mod formats;
 mod guide;

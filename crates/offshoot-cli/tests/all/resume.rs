@@ -6,10 +6,12 @@
 #![cfg(unix)]
 
 use std::fs;
-use std::process::Stdio;
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use offshoot_graph::random::{Purpose, Random};
+use serde_json::Value;
 
 use crate::support::{CLASSES, SMALL, World, data};
 
@@ -347,4 +349,59 @@ fn another_instruction_set_is_told_of() {
     if offshoot::Isa::best() != offshoot::Isa::PORTABLE {
         assert!(said.err.contains("`cpu portable`") && said.err.contains("may differ"), "{}", said.err);
     }
+}
+
+/// Whatever stops the command, `stop` is told of each line on standard error until it says true.
+fn interrupt(mut child: Child, mut stop: impl FnMut(&str) -> bool) -> (Option<i32>, String, String) {
+    let mut err = String::new();
+    let mut lines = BufReader::new(child.stderr.take().unwrap());
+    let mut sent = false;
+    loop {
+        let start = err.len();
+        if lines.read_line(&mut err).unwrap() == 0 {
+            break;
+        }
+        if !sent && stop(&err[start..]) {
+            let kill =
+                std::process::Command::new("sh").arg("-c").arg(format!("kill -INT {}", child.id())).status();
+            assert!(kill.unwrap().success());
+            sent = true;
+        }
+    }
+    let mut out = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut out).unwrap();
+    (child.wait().unwrap().code(), out, err)
+}
+
+#[test]
+fn an_interrupted_run_goes_on_to_the_same_bytes() {
+    let world = World::new("interrupted");
+    data(&world.path("d"), &CLASSES, 8);
+    let command = format!("train d {SMALL} --epochs 12 --threads 1 --json");
+    let whole = world.json(&format!("train d {SMALL} --epochs 12 --threads 2 --out whole"));
+
+    let child =
+        world.command(&format!("{command} --out run")).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let (code, out, err) = interrupt(child.unwrap(), |line| line.starts_with("epoch   2"));
+    assert_eq!(code, Some(130), "{err}");
+    assert!(err.contains("stopping after this step"), "{err}");
+    assert!(err.contains("interrupted; go on with: offshoot train --resume --out run"), "{err}");
+    let part: Value = serde_json::from_str(&out).unwrap();
+    let epochs = part["epochs"].as_u64().unwrap();
+    assert!((2..12).contains(&epochs), "{out}");
+
+    let resumed = world.run("train --resume --out run --json");
+    assert!(resumed.err.contains(&format!("resumed     after {epochs} epochs")), "{}", resumed.err);
+    for key in ["epochs", "best", "trainable_parameters", "frozen_parameters"] {
+        assert_eq!(resumed.json()[key], whole[key], "{key}");
+    }
+    for file in ["best.safetensors", "last.safetensors"] {
+        assert!(world.read(&format!("run/{file}")) == world.read(&format!("whole/{file}")), "{file}");
+    }
+    let losses = |run: &str| -> Vec<String> {
+        let text = world.text(&format!("{run}/results.csv"));
+        text.lines().map(|line| line.split(',').take(7).collect::<Vec<_>>().join(",")).collect()
+    };
+    assert_eq!(losses("run"), losses("whole"));
+    assert_eq!(losses("run").len(), 13);
 }

@@ -121,3 +121,13 @@ fn formats_are_measured_where_nobody_listens() {
         assert_eq!(code(world, "bench formats run --runs 1 --batch 1", Sink::Nowhere, err), 0, "{err:?}");
     }
 }
+
+#[test]
+fn a_full_disk_is_an_error() {
+    let world = World::trained();
+    let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let output = world.command("inspect run --json").stdout(full).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let err = String::from_utf8(output.stderr).unwrap();
+    assert!(err.starts_with("error: standard output: cannot write: No space left"), "{err}");
+}
