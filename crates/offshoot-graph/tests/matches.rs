@@ -4,7 +4,7 @@
 
 #![allow(clippy::unwrap_used)] // a test's panic is its failure
 
-use std::path::{Path, PathBuf};
+mod sources;
 
 use syn::spanned::Spanned;
 use syn::visit::{self, Visit};
@@ -76,24 +76,9 @@ fn wildcards(source: &str) -> Vec<usize> {
     found.0
 }
 
-fn sources(folder: &Path, files: &mut Vec<PathBuf>) {
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            sources(&path, files);
-        } else if path.extension().is_some_and(|end| end == "rs") {
-            files.push(path);
-        }
-    }
-}
-
 #[test]
 fn matches_on_operators_name_each() {
-    let crates = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(crates).unwrap() {
-        sources(&entry.unwrap().path().join("src"), &mut files);
-    }
+    let files: Vec<_> = sources::all().iter().flat_map(|src| sources::below(src)).collect();
     assert!(files.len() > 200, "{} files", files.len());
     let mut found = Vec::new();
     for file in files {
