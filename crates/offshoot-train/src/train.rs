@@ -1,4 +1,4 @@
-//! How a run starts: anew, or from its last checkpoint. The loop itself is in `training.rs`.
+//! How a run starts: from the beginning, or from its last checkpoint. The loop itself is in `training.rs`.
 
 use std::fs::File;
 use std::path::Path;
