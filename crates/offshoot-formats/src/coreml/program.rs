@@ -1,12 +1,14 @@
 //! Our graph as a program.
 
+mod choice;
 mod operands;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 
 use offshoot_graph::op::{
-    AveragePool, BatchNormalization, Clip, Composite, Conv, Gemm, LayerNormalization, Name, Pool, Unary,
+    AveragePool, BatchNormalization, Clip, Composite, Conv, Gemm, LayerNormalization, Name, Pool, SequenceOp,
+    Unary,
 };
 use offshoot_graph::passes::{decompose, expand, gives_probabilities, remove_training_leftovers};
 use offshoot_graph::{
@@ -252,6 +254,7 @@ impl Writer<'_> {
             Op::Concat { axis } => self.concat(node, *axis)?,
             Op::Slice { axis, start, end } => self.slice(node, *axis, *start..*end)?,
             Op::Expand { .. } => self.tile(node)?,
+            Op::Sequence(SequenceOp::Where) => self.choice(node)?,
             Op::Lstm(_) | Op::Composite(_) | Op::Sequence(_) => {
                 return Err(refused(node, "it is not written: export to ONNX"));
             }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
-use offshoot_formats::{onnx, torchscript};
+use offshoot_formats::{coreml, onnx, torchscript};
 use offshoot_graph::{Model, Op};
 use offshoot_testing::difference;
 
@@ -172,6 +172,33 @@ fn operators_that_others_define_are_written_under_their_names() {
     }
 }
 
+#[test]
+fn what_is_written_as_core_ml_computes_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.mlpackage");
+    let options = coreml::Options { precision: coreml::Precision::F32, ..coreml::Options::default() };
+    let mut wrong = Vec::new();
+    // Recurrent operators are not written, and attention is not read: a program for one picture does not say where the batch is.
+    let written = |name: &str| !name.starts_with("attention") && !name.starts_with("gru");
+    for (name, mut golden) in table().into_iter().filter(|(name, _)| written(name)) {
+        let model = read(&name).unwrap();
+        let written = coreml::write(&path, &model, options).map_err(|e| e.to_string());
+        match written.and_then(|()| coreml::read(&path).map_err(|e| e.to_string())) {
+            Ok(again) => {
+                golden.shape[0] = 1;
+                let off = difference(&logits(&again, &golden.shape), &logits(&model, &golden.shape));
+                if off.is_nan() || off > 5e-6 {
+                    wrong.push(format!("{name}: differs by {off}"));
+                }
+            }
+            Err(error) => wrong.push(format!("{name}: {error}")),
+        }
+    }
+    assert_eq!(wrong, Vec::<String>::new());
+    let error = coreml::write(&path, &read("gru.pt").unwrap(), options).unwrap_err().to_string();
+    assert!(error.contains("(GRU): it is not written: export to ONNX"), "{error}");
+}
+
 /// Writes each model with `write`, and what it computes beside it: the arguments of a script.
 fn written(
     folder: &Path,
@@ -212,4 +239,19 @@ fn pytorch_computes_what_is_written() {
         torchscript::write(path, model, torchscript::Options::default()).unwrap();
     });
     check_with("check_torchscript.py", &files);
+}
+
+#[test]
+#[ignore = "needs the Python peers with coremltools (OFFSHOOT_PEERS)"]
+fn coremltools_and_pytorch_compute_what_is_chosen_in_core_ml() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut chosen = table();
+    chosen.retain(|name, _| name.starts_with("where") || name.starts_with("logic"));
+    chosen.values_mut().for_each(|golden| golden.shape[0] = 1);
+    let options = coreml::Options { precision: coreml::Precision::F32, ..coreml::Options::default() };
+    let files = written(folder.path(), "mlpackage", chosen, |path, model| {
+        coreml::write(path, model, options).unwrap();
+    });
+    assert_eq!(files.len(), 7);
+    check_with("check_coreml.py", &files);
 }
