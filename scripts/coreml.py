@@ -70,6 +70,8 @@ def step(op, value):
     if kind == "concat":
         assert not op.interleave.val
         return torch.cat([value(v) for v in op.inputs["values"]], int(op.axis.val))
+    if kind == "select":
+        return torch.where(value(op.cond), value(op.a), value(op.b))
     x = value(op.inputs["x"])
     if kind == "layer_norm":
         assert ints(op.axes) == [-1]
@@ -79,7 +81,9 @@ def step(op, value):
     if kind == "gelu":
         assert op.mode.val == "EXACT"
         return F.gelu(x)
-    if kind in ("add", "mul", "maximum", "minimum", "matmul"):
+    if kind == "not_equal":
+        return x != value(op.y)
+    if kind in ("add", "sub", "mul", "maximum", "minimum", "matmul"):
         y = value(op.y)
         if kind == "matmul":
             x, y = (v.mT if t.val else v for v, t in ((x, op.transpose_x), (y, op.transpose_y)))

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Writes crates/offshoot-formats/tests/golden/forms: small classifiers with the operators that are read as several of ours
-(comparisons, reductions over several axes, padding, norms of groups, parts, logarithms of a softmax), as ONNX files and as TorchScript,
+(comparisons, reductions over several axes, padding, norms of groups, parts, logarithms of a softmax, resizing, GRUs), as ONNX files
+and as TorchScript,
 and what ONNX Runtime and PyTorch compute.
 
     python scripts/golden/forms.py
@@ -31,7 +32,7 @@ PICTURES = (((7919 * np.arange(np.prod(SHAPE))) % 1000) / 500 - 1).astype(np.flo
 
 
 def node(op, inputs, outputs, **attributes):
-    return helper.make_node(op, inputs.split(), outputs.split(), **attributes)
+    return helper.make_node(op, ["" if name == "none" else name for name in inputs.split()], outputs.split(), **attributes)
 
 
 def floats(name, value):
@@ -71,6 +72,17 @@ def run(model):
     return session.run(None, {"input": PICTURES})[0]
 
 
+def sized(inputs, **attributes):
+    """Resizes to the two sides `to`."""
+    return [
+        node("Shape", "x", "shape"),
+        node("Slice", "shape from two", "unchanged"),
+        node("Concat", "unchanged to", "sizes", axis=0),
+        node("Resize", inputs, "y", **attributes),
+    ]
+
+
+BATCH_AND_CHANNELS = [ints("from", 0), ints("two", 2)]
 ONE = floats("one", 1)
 ONNX = {
     "greater": network([node("Greater", "x p", "g"), node("Where", "g x p", "y")]),
@@ -201,6 +213,65 @@ ONNX = {
     "prelu": network([node("PRelu", "x slope", "y")], [floats("slope", [[[0.1]], [[-0.5]], [[2]], [[0]]])]),
     "sum_and_mean": network([node("Sum", "x p x", "s"), node("Mean", "x p s", "y")]),
     "global_max_pool": network([node("GlobalMaxPool", "x", "y")]),
+    "pad_reflect": network([node("Pad", "x pads", "y", mode="reflect")], [ints("pads", 0, 0, 2, 1, 0, 0, 0, 5)]),
+    "pad_edge": network([node("Pad", "x pads", "y", mode="edge")], [ints("pads", 0, 1, 2, 0, 0, 0, 0, 3)]),
+    "resize_nearest": network(
+        sized("x none none sizes", mode="nearest"), [*BATCH_AND_CHANNELS, ints("to", 12, 3)]
+    ),
+    "resize_by_scales": network(
+        [node("Resize", "x none scales", "y", mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor")],
+        [floats("scales", [1, 1, 2, 0.5])],
+        opset=13,
+    ),
+    "resize_linear": network(
+        [node("Resize", "x none none sizes", "y", mode="linear", coordinate_transformation_mode="pytorch_half_pixel", axes=[2, 3])],
+        [ints("sizes", 4, 9)],
+        opset=19,
+    ),
+    "resize_to_a_pixel": network(
+        sized("x roi roi sizes", mode="linear", coordinate_transformation_mode="pytorch_half_pixel"),
+        [*BATCH_AND_CHANNELS, ints("to", 1, 1), floats("roi", [])],
+        opset=11,
+    ),
+    "resize_asymmetric": network(
+        [node("Resize", "x none scales", "y", mode="linear", coordinate_transformation_mode="asymmetric")],
+        [floats("scales", [1, 1, 0.5, 3])],
+    ),
+    "resize_cubic": network(
+        sized("x none none sizes", mode="cubic", coordinate_transformation_mode="align_corners"),
+        [*BATCH_AND_CHANNELS, ints("to", 4, 11)],
+        opset=17,
+    ),
+    "resize_opset10": network([node("Resize", "x scales", "y", mode="linear")], [floats("scales", [1, 1, 2, 0.5])], opset=10),
+    "upsample_opset9": network([node("Upsample", "x scales", "y", mode="nearest")], [floats("scales", [1, 1, 2, 3])], opset=9),
+    "upsample_opset7": network([node("Upsample", "x", "y", mode="linear", scales=[1.0, 1.0, 2.0, 1.5])], opset=7),
+    **{
+        f"gru_{direction}_{'after' if linear else 'before'}{opset}": network(
+            [
+                node("Reshape", "x table", "r"),
+                node("Transpose", "r", "t", perm=[1, 0, 2]),
+                node("GRU", "t w r_ b" if bias else "t w r_", "u h", hidden_size=5, direction=direction, linear_before_reset=linear),
+                node("Transpose", "u", "v", perm=[2, 0, 1, 3]),
+                node("Transpose", "h", "k", perm=[1, 0, 2]),
+                node("Flatten", "v", "flat"),
+                node("Flatten", "k", "last"),
+                node("Concat", "flat last", "y", axis=1),
+            ],
+            [
+                ints("table", 0, 4, 36),
+                floats("w", random.normal(0, 0.3, (ways, 15, 36))),
+                floats("r_", random.normal(0, 0.5, (ways, 15, 5))),
+                *([floats("b", random.normal(0, 0.5, (ways, 30)))] if bias else []),
+            ],
+            opset=opset,
+        )
+        for direction, ways, linear, bias, opset in [
+            ("forward", 1, 0, True, 17),
+            ("reverse", 1, 1, True, 13),
+            ("bidirectional", 2, 0, False, 17),
+            ("bidirectional", 2, 1, True, 9),
+        ]
+    },
 }
 
 
@@ -260,12 +331,20 @@ TORCH = {
     "stack_and_unbind": middle(lambda x, n: torch.stack(x.unbind(1)[1:3], 2) - x[:, :1].flatten(2)[..., :6].unsqueeze(2)),
     "attention": middle(heads, nn.Linear(4, 24)),
     "weights": middle(lambda x, n: x @ (n.extra[0].weight * n.extra[0].weight.abs()).t(), nn.Linear(6, 5)),
+    "pad_modes": middle(lambda x, n: F.pad(F.pad(x, (1, 2, 0, 3), "reflect"), (2, 0, 1, 1), "replicate")),
+    "resize": middle(lambda x, n: F.interpolate(F.interpolate(x, scale_factor=2), (7, 5), mode="bilinear")),
+    "resize_with_corners": middle(lambda x, n: F.interpolate(x, (9, 4), mode="bilinear", align_corners=True)),
+    "resize_by_a_scale": middle(lambda x, n: F.interpolate(x, scale_factor=1.5, mode="bilinear")),
+    "resize_cubic": middle(lambda x, n: F.interpolate(x, (4, 10), mode="bicubic") + F.interpolate(x, (4, 10), mode="bicubic", align_corners=True)),
+    "gru": middle(lambda x, n: n.extra[0](x.flatten(2).transpose(1, 2))[0][:, -1], nn.GRU(4, 5, batch_first=True)),
+    "gru_of_layers": middle(lambda x, n: torch.cat([n.extra[0](x.flatten(2).permute(1, 0, 2))[1].transpose(0, 1).flatten(1), x.mean((2, 3))], 1), nn.GRU(36, 3, 2, bidirectional=True)),
+    "gru_without_bias": middle(lambda x, n: n.extra[0](x.flatten(2).transpose(0, 1))[0].transpose(0, 1), nn.GRU(36, 3, bias=False)),
     "square_and_constants": middle(lambda x, n: (x.square() + x**3 - torch.tensor([0.5, 1.0, 2.0]).view(3, 1, 1, 1)[1]) / torch.tensor([[2.0], [4.0]])[1]),
 }
 
 
 # Those that both of PyTorch's ONNX exporters write too.
-EXPORTED = ["group_norm", "instance_norm", "layer_norm_of_pixels", "log_softmax", "split_and_chunk", "pad", "where", "where_float", "reductions", "prelu", "attention"]
+EXPORTED = ["group_norm", "instance_norm", "layer_norm_of_pixels", "log_softmax", "split_and_chunk", "pad", "where", "where_float", "reductions", "prelu", "attention", "pad_modes", "resize", "resize_with_corners", "resize_by_a_scale", "resize_cubic", "gru", "gru_of_layers", "gru_without_bias"]
 
 
 def without_paths(data):

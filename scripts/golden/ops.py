@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Golden cases of every operator and of two small networks, computed by PyTorch in double precision.
+"""Golden cases of every operator and of two small networks, computed by PyTorch in double precision. What PyTorch has no operator
+for (a GRU that resets before its product, rounding to the nearest pixel) is computed of others, and compared with ONNX Runtime.
 
     python scripts/golden/ops.py            # writes {ops,networks,modern,functions,composites}.{json,safetensors} in crates/offshoot-conformance/golden
 
@@ -9,10 +10,15 @@ and what five steps of SGD with momentum give: the losses, the first step's grad
 """
 
 import json
+import math
+from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
+import onnxruntime
 import torch
 import torch.nn.functional as F
+from onnx import TensorProto, helper
 from safetensors.torch import save_file
 from torch import nn
 
@@ -470,6 +476,64 @@ def gru(x, weight, recurrence, bias, reverse=(False,)):
     return (y.flip(0) if reverse == (True,) else y), h
 
 
+def runtime(op, inputs, outputs, **attributes):
+    """What ONNX Runtime gives for an operator in f32. Inputs of None are left out."""
+    names = [f"x{i}" if x is not None else "" for i, x in enumerate(inputs)]
+    given = {n: x for n, x in zip(names, inputs) if n}
+    types = {np.dtype(np.float32): TensorProto.FLOAT, np.dtype(np.int64): TensorProto.INT64}
+    infos = [helper.make_tensor_value_info(n, types[x.dtype], x.shape) for n, x in given.items()]
+    results = [f"y{i}" for i in range(outputs)]
+    graph = helper.make_graph([helper.make_node(op, names, results, **attributes)], "g", infos,
+                              [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in results])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return [torch.from_numpy(y).double() for y in session.run(None, given)]
+
+
+def agree(ours, theirs):
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.shape == b.shape and (a - b).abs().max() < 1e-5, (a, b)
+
+
+def gru_reset_before(x, weight, recurrence, bias, direction):
+    """ONNX's GRU with linear_before_reset = 0."""
+    hidden = recurrence.shape[2]
+    outputs, last = [], []
+    for d in range(weight.shape[0]):
+        steps = range(len(x))
+        if direction == "reverse" or d == 1:
+            steps = reversed(steps)
+        h, rows = torch.zeros(x.shape[1], hidden), [None] * len(x)
+        wb, rb = bias[d, : 3 * hidden], bias[d, 3 * hidden :]
+        rz, rr, rn = recurrence[d].split(hidden)
+        bz, br, bn = rb.split(hidden)
+        for t in steps:
+            z, r, n = (x[t] @ weight[d].T + wb).split(hidden, 1)
+            z, r = torch.sigmoid(z + h @ rz.T + bz), torch.sigmoid(r + h @ rr.T + br)
+            h = (1 - z) * torch.tanh(n + (r * h) @ rn.T + bn) + z * h
+            rows[t] = h
+        outputs.append(torch.stack(rows))
+        last.append(h)
+    y, h = torch.stack(outputs, 1), torch.stack(last)
+    operands = [v.detach().numpy().astype(np.float32) for v in (x, weight, recurrence, bias)]
+    agree([y.detach(), h.detach()], runtime("GRU", operands, 2, hidden_size=hidden, direction=direction, linear_before_reset=0))
+    return y, h
+
+
+def nearest(x, size, coordinates):
+    """ONNX's Resize to the nearest pixel, of two as near the first."""
+    def places(m, n):
+        at = {"half_pixel": lambda i: (i + Fraction(1, 2)) * m / n - Fraction(1, 2), "asymmetric": lambda i: Fraction(i * m, n),
+              "align_corners": lambda i: Fraction(i * (m - 1), max(n - 1, 1))}[coordinates]
+        return torch.tensor([min(max(math.ceil(at(i) - Fraction(1, 2)), 0), m - 1) for i in range(n)])
+    y = x[:, :, places(x.shape[2], size[0])][:, :, :, places(x.shape[3], size[1])]
+    sizes = np.array([*x.shape[:2], *size], np.int64)
+    theirs = runtime("Resize", [x.detach().numpy().astype(np.float32), None, None, sizes], 1, mode="nearest",
+                     nearest_mode="round_prefer_floor", coordinate_transformation_mode=coordinates)
+    agree([y.detach()], theirs)
+    return y
+
+
 def lstm(x, weight, recurrence, bias):
     """torch's LSTM with operands as ONNX has them: gates in the order i, o, f, c."""
     hidden = recurrence.shape[2]
@@ -516,6 +580,16 @@ def composites():
         case(f"GRU_{name}", "GRU", {"direction": name}, operands, lambda x, w, r, b: gru(x, w, r, b, reverse))
     operands = {"x": grid(4, 2, 3, step=1 / 32), "weight": grid(2, 16, 3), "recurrence": grid(2, 16, 4), "bias": grid(2, 32)}
     case("LSTM_in_training", "LSTM", {"direction": "bidirectional"}, operands, lstm)
+
+    for direction, directions in [("forward", 1), ("reverse", 1), ("bidirectional", 2)]:
+        operands = {"x": grid(5, 2, 3, step=1 / 32), "weight": grid(directions, 12, 3), "recurrence": grid(directions, 12, 4),
+                    "bias": grid(directions, 24)}
+        case(f"GRU_{direction}_reset_before", "GRU", {"direction": direction, "linear_before_reset": False}, operands,
+             lambda x, w, r, b: gru_reset_before(x, w, r, b, direction))
+    for coordinates, size in [("half_pixel", (5, 9)), ("half_pixel", (2, 3)), ("asymmetric", (8, 3)), ("align_corners", (7, 11))]:
+        case(f"Resize_nearest_{coordinates}_{size[0]}x{size[1]}", "Resize",
+             {"size": size, "resampling": "nearest", "coordinates": coordinates}, {"x": grid(2, 3, 4, 6)},
+             lambda x: nearest(x, size, coordinates))
 
 
 convolutions()

@@ -161,6 +161,7 @@ fn operator(name: &str, a: &Value) -> Op {
         "Split" => Op::Composite(Composite::Split { axis: axis(), sizes: all_sizes(&a["sizes"]) }),
         "Resize" => {
             let resampling = match a["resampling"].as_str().unwrap() {
+                "nearest" => Resampling::Nearest,
                 "nearest_floor" => Resampling::NearestFloor,
                 "linear" => Resampling::Linear,
                 _ => Resampling::Cubic,
@@ -180,7 +181,10 @@ fn operator(name: &str, a: &Value) -> Op {
             };
             match name {
                 "LSTM" => Op::Lstm(direction),
-                _ => Op::Composite(Composite::Gru { direction, linear_before_reset: true }),
+                _ => {
+                    let linear_before_reset = a["linear_before_reset"].as_bool().unwrap_or(true);
+                    Op::Composite(Composite::Gru { direction, linear_before_reset })
+                }
             }
         }
         other => panic!("no operator for `{other}`"),

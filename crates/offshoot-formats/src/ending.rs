@@ -6,7 +6,6 @@ use offshoot_graph::passes::{LeftOut, confined_scores, gives_probabilities, prun
 use offshoot_graph::{Dim, Graph, GraphError, Op, ValueId, Weights};
 
 use crate::error::Problem;
-use crate::import::spell_logarithms;
 
 /// An output [batch, 1, classes, 1] or the like as [batch, classes]; another one as it is.
 pub(crate) fn rows(graph: &mut Graph, output: ValueId) -> Result<ValueId, GraphError> {
@@ -18,18 +17,12 @@ pub(crate) fn rows(graph: &mut Graph, output: ValueId) -> Result<ValueId, GraphE
     graph.add("classes", Op::Flatten { axis: 1 }, &[output])
 }
 
-/// The graph without a Softmax at its end, and what a user should know about how it ends. `logarithms` names the nodes of Softmax
-/// that stand for a LogSoftmax.
-pub(crate) fn logits(
-    graph: Graph,
-    weights: &Weights,
-    logarithms: &HashSet<String>,
-) -> Result<(Graph, Option<String>), Problem> {
+/// The graph without a Softmax or the logarithm of one at its end, and what a user should know about how it ends.
+pub(crate) fn logits(graph: Graph, weights: &Weights) -> Result<(Graph, Option<String>), Problem> {
     let failed = |e: GraphError| Problem::unsupported("graph", e.to_string(), WAY_OUT);
     let graph = without_leftovers(graph).map_err(failed)?;
-    let is_log = |name: &str| logarithms.contains(name);
-    let (graph, warning) = match without_softmax(&graph, weights, is_log).map_err(failed)? {
-        Some((logits, left_out)) => (logits, Some(softmax_warning(&left_out, is_log))),
+    Ok(match without_softmax(&graph, weights).map_err(failed)? {
+        Some((logits, left_out)) => (logits, Some(softmax_warning(&left_out))),
         None if gives_probabilities(&graph, weights) => {
             let end = graph.outputs().first().and_then(|&(_, id)| graph.producer(id));
             let end = end.map_or("", |id| graph.node(id).op.name());
@@ -45,11 +38,7 @@ pub(crate) fn logits(
             });
             (graph, warning)
         }
-    };
-    match graph.nodes().iter().any(|n| is_log(&n.name)) {
-        true => Ok((spell_logarithms(&graph, logarithms).map_err(failed)?, warning)),
-        false => Ok((graph, warning)),
-    }
+    })
 }
 
 /// The graph without the parts of what a file spells out and is one operator here.
@@ -65,8 +54,8 @@ fn without_leftovers(graph: Graph) -> Result<Graph, GraphError> {
 
 const WAY_OUT: &str = "Export the model with its logits as the output";
 
-fn softmax_warning(left_out: &LeftOut, is_log: impl Fn(&str) -> bool) -> String {
-    let softmax = match left_out.nodes.iter().any(|name| is_log(name)) {
+fn softmax_warning(left_out: &LeftOut) -> String {
+    let softmax = match left_out.logarithm {
         true => "the logarithm of a softmax",
         false => "a Softmax",
     };

@@ -9,6 +9,7 @@
 #[cfg(feature = "write")]
 pub mod atomic;
 pub mod checkpoint;
+mod composite;
 pub mod content;
 #[cfg(feature = "write")]
 pub mod coreml;

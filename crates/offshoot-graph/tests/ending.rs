@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // a test's panic is its failure
 
-use offshoot_graph::op::{Binary, Clip, MatMul, Unary};
+use offshoot_graph::op::{Binary, Clip, Composite, MatMul, Unary};
 use offshoot_graph::passes::{confined_scores, gives_probabilities, without_softmax};
 use offshoot_graph::{DType, Dim, Graph, Op, Shape, Tensor, ValueId, Weights};
 
@@ -35,7 +35,7 @@ fn reshaped<const N: usize>(g: &mut Graph, x: ValueId, dims: [Option<usize>; N])
 
 /// Operators that are left when the softmax is left out; `None` where it stays.
 fn left(graph: &Graph) -> Option<Vec<&'static str>> {
-    let (logits, _) = without_softmax(graph, &Weights::new(), |_| false).unwrap()?;
+    let (logits, _) = without_softmax(graph, &Weights::new()).unwrap()?;
     Some(logits.nodes().iter().map(|n| n.op.name()).collect())
 }
 
@@ -49,7 +49,7 @@ fn what_moves_rows_as_a_whole_stays_and_the_softmax_goes() {
         times(g, p, 100.0)
     });
     assert_eq!(left(&moved), Some(vec!["Reshape", "Transpose", "Reshape"]));
-    let (_, left_out) = without_softmax(&moved, &Weights::new(), |_| false).unwrap().unwrap();
+    let (_, left_out) = without_softmax(&moved, &Weights::new()).unwrap().unwrap();
     assert_eq!(left_out.scale, 100.0);
 }
 
@@ -87,8 +87,12 @@ fn a_softmax_whose_rows_are_taken_apart_stays() {
 
 #[test]
 fn a_scaled_or_clipped_logarithm_is_no_logarithm_of_a_probability() {
-    let log = |graph: &Graph| without_softmax(graph, &Weights::new(), |name| name == "softmax").unwrap();
-    assert!(log(&graph(softmax)).is_some());
+    let softmax = |g: &mut Graph, x: ValueId| {
+        g.add("log", Op::Composite(Composite::LogSoftmax { axis: 1 }), &[x]).unwrap()
+    };
+    let log = |graph: &Graph| without_softmax(graph, &Weights::new()).unwrap();
+    let (_, left_out) = log(&graph(softmax)).unwrap();
+    assert!(left_out.logarithm && left_out.nodes == ["log"]);
     let scaled = graph(|g, x| {
         let p = softmax(g, x);
         times(g, p, 2.0)

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use offshoot_graph::op::{Binary, Gemm, Unary};
-use offshoot_graph::passes::shipped;
+use offshoot_graph::passes::{expand, shipped};
 use offshoot_graph::{DType, Graph, Metadata, Model, Node, Op, Source, ValueId, Weights};
 
 use crate::error::QuantError;
@@ -43,6 +43,7 @@ impl Network {
     /// When the weights do not fit, or there is nothing to quantize.
     pub fn new(model: &Model, scheme: Scheme) -> Result<Network, QuantError> {
         let (graph, weights) = shipped(&model.graph, &model.weights)?;
+        let graph = expand(&graph, |_| true)?;
         let uses = graph.use_counts();
         let mut network = Network {
             metadata: model.metadata.clone(),

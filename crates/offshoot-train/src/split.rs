@@ -1,7 +1,7 @@
 //! The part of a network that is a pure function of the picture, apart from the part that trains.
 
 use offshoot_graph::model::OUTPUT;
-use offshoot_graph::passes::{freeze, prune};
+use offshoot_graph::passes::{expand, freeze, prune};
 use offshoot_graph::{Dim, Graph, GraphError, Op, Role, Shape, Source, ValueId};
 
 /// A graph in two parts.
@@ -16,11 +16,12 @@ pub(crate) struct Split {
 }
 
 /// Splits `graph` before everything that a trainable parameter or a dropout takes part in, if that is one value which
-/// is not the picture itself.
+/// is not the picture itself. Composite operators are those that define them: of a norm, the weight may be all that trains.
 ///
 /// # Errors
 /// None for a graph whose nodes passed their shape rules.
 pub(crate) fn split(graph: &Graph) -> Result<Option<Split>, GraphError> {
+    let graph = &expand(graph, |_| true)?;
     let moves = moving(graph);
     let Some(border) = border(graph, &moves) else { return Ok(None) };
     let name = graph.value(border).name.clone();

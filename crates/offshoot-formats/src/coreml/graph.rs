@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use offshoot_graph::model::{BATCH, INPUT as GRAPH_INPUT, OUTPUT};
 use offshoot_graph::op::{
     AveragePool, BatchNormalization, Binary, Clip, Conv, Gemm, LayerNormalization, MatMul, Pool, Reduce,
-    Unary,
+    SequenceOp, Unary,
 };
 use offshoot_graph::passes::prune;
 use offshoot_graph::{
@@ -63,6 +63,8 @@ enum Known {
         scale: Option<[f32; 3]>,
     },
     Value(ValueId),
+    /// Whether a value is not 0.
+    Truth(ValueId),
     Numbers {
         shape: Vec<usize>,
         values: Vec<f32>,
@@ -115,6 +117,8 @@ impl<'a> Reader<'a> {
             "constexpr_affine_dequantize" => self.dequantized(&call)?,
             "cast" | "identity" => self.get(&call, "x")?.clone(),
             "classify" => return Ok(()),
+            "not_equal" => self.truth(&call)?,
+            "select" => self.choice(&call, &name)?,
             kind => match Binary::from_mil(kind) {
                 Some(binary) if !self.is_bound(&call)? => self.binary(&call, &name, binary)?,
                 Some(_) | None => self.node(&call, &name)?,
@@ -149,6 +153,22 @@ impl<'a> Reader<'a> {
         }
         let inputs = [self.value(call, "x")?, self.value(call, "y")?];
         self.add(call, name, Op::Binary(binary), &inputs)
+    }
+
+    /// A boolean, which is an f32 of the graph.
+    fn truth(&mut self, call: &Call<'_>) -> Result<Known, Problem> {
+        match self.number(call, "y")? {
+            0.0 => Ok(Known::Truth(self.value(call, "x")?)),
+            _ => Err(call.foreign("it compares with another number than 0")),
+        }
+    }
+
+    fn choice(&mut self, call: &Call<'_>, name: &str) -> Result<Known, Problem> {
+        let &Known::Truth(condition) = self.get(call, "cond")? else {
+            return Err(call.foreign("its condition is no comparison with 0"));
+        };
+        let inputs = [condition, self.value(call, "a")?, self.value(call, "b")?];
+        self.add(call, name, Op::Sequence(SequenceOp::Where), &inputs)
     }
 
     /// A function of one element but a Clip, which has several forms.
@@ -380,7 +400,7 @@ impl<'a> Reader<'a> {
                 self.known.insert(name, Known::Value(id));
                 Ok(id)
             }
-            Known::Ints(_) | Known::Bool(_) | Known::Text(_) => {
+            Known::Truth(_) | Known::Ints(_) | Known::Bool(_) | Known::Text(_) => {
                 Err(call.damaged(format!("its `{parameter}` is no tensor of floats")))
             }
         }

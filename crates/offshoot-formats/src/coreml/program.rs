@@ -1,14 +1,16 @@
 //! Our graph as a program.
 
+mod choice;
 mod operands;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 
 use offshoot_graph::op::{
-    AveragePool, BatchNormalization, Clip, Conv, Gemm, LayerNormalization, Name, Pool, Unary,
+    AveragePool, BatchNormalization, Clip, Composite, Conv, Gemm, LayerNormalization, Name, Pool, SequenceOp,
+    Unary,
 };
-use offshoot_graph::passes::{decompose, gives_probabilities, remove_training_leftovers};
+use offshoot_graph::passes::{decompose, expand, gives_probabilities, remove_training_leftovers};
 use offshoot_graph::{
     Bindings, DType, Dim, Graph, InferenceGraph, Metadata, Model, Node, Op, Preprocessing, ValueId, Weights,
 };
@@ -29,7 +31,9 @@ const TAKES_PICTURES: &str = "Core ML gets classifiers that take RGB pictures of
 /// The specification and the file of weights.
 pub(super) fn program(model: &Model, options: Options) -> Result<(proto::Model, Vec<u8>), Problem> {
     let unsupported = |what: String| Problem::unsupported("graph", what, WAY_OUT);
-    let graph = remove_training_leftovers(&model.graph).map_err(|e| unsupported(e.to_string()))?;
+    let graph = expand(&model.graph, |composite| !matches!(composite, Composite::Gru { .. }))
+        .and_then(|graph| remove_training_leftovers(&graph))
+        .map_err(|e| unsupported(e.to_string()))?;
     let in_mil = |unary: Unary| unary.row().mil != Name::None;
     let graph = decompose(&graph, in_mil).map_err(|e| unsupported(e.to_string()))?;
     let graph = InferenceGraph::new(graph).map_err(|e| unsupported(e.to_string()))?;
@@ -250,7 +254,10 @@ impl Writer<'_> {
             Op::Concat { axis } => self.concat(node, *axis)?,
             Op::Slice { axis, start, end } => self.slice(node, *axis, *start..*end)?,
             Op::Expand { .. } => self.tile(node)?,
-            Op::Lstm(_) | Op::Sequence(_) => return Err(refused(node, "it is not written: export to ONNX")),
+            Op::Sequence(SequenceOp::Where) => self.choice(node)?,
+            Op::Lstm(_) | Op::Composite(_) | Op::Sequence(_) => {
+                return Err(refused(node, "it is not written: export to ONNX"));
+            }
             Op::QuantizeLinear { .. }
             | Op::DequantizeLinear { .. }
             | Op::DynamicQuantizeMatMul { .. }
@@ -263,7 +270,6 @@ impl Writer<'_> {
             | Op::SoftmaxCrossEntropyLoss(_)
             | Op::Train(_)
             | Op::Grad(_)
-            | Op::Composite(_)
             | Op::Update(_) => {
                 return Err(Problem::unsupported(place(node), "it belongs to training", WAY_OUT));
             }
@@ -452,22 +458,6 @@ impl Writer<'_> {
         let Some(count_include_pad) = average else { return self.add("max_pool", node, &inputs) };
         inputs.push(flag("exclude_padding_from_average", !count_include_pad));
         self.add("avg_pool", node, &inputs)
-    }
-
-    /// The padding that gives the graph's windows when their number is rounded down: a window that rounding up adds
-    /// begins inside the picture, and padding neither wins nor counts in it.
-    fn pads_without_rounding(&self, node: &Node, pool: &Pool) -> Result<[usize; 4], Problem> {
-        let (x, y) = (self.shape(node, node.inputs[0])?, self.shape(node, node.outputs[0])?);
-        let mut pads = pool.pads;
-        for axis in 0..2 {
-            let reach = (y[2 + axis] - 1)
-                .checked_mul(pool.strides[axis])
-                .and_then(|n| n.checked_add(pool.kernel[axis]));
-            let reach = reach.ok_or_else(|| refused(node, "its windows are too large"))?;
-            let missing = reach.saturating_sub(x[2 + axis] + pads[axis] + pads[axis + 2]);
-            pads[axis + 2] += missing;
-        }
-        Ok(pads)
     }
 
     fn reduction(&mut self, node: &Node, kind: &str, axes: &[usize]) -> Result<String, Problem> {

@@ -7,13 +7,17 @@ use super::{Importer, Site};
 use crate::error::Problem;
 
 impl Importer {
-    /// A function of one element. The exponential of a logarithm of a softmax is the softmax, and the logarithm of one is noted.
+    /// A function of one element. The exponential of a logarithm of a softmax is the softmax, and the other way round.
     pub(crate) fn function(&mut self, site: &dyn Site, unary: Unary, x: ValueId) -> Result<ValueId, Problem> {
-        if unary == Unary::Exp && self.is_logarithm(x) {
-            return self.softmax_again(site, x, false);
+        if unary == Unary::Exp
+            && let Some((of, axis)) = self.log_softmax_before(x)
+        {
+            return self.push(site, Op::Softmax { axis }, &[of]);
         }
-        if unary == Unary::Log && self.is_softmax(x) {
-            return self.softmax_again(site, x, true);
+        if unary == Unary::Log
+            && let Some((of, axis)) = self.softmax_before(x)
+        {
+            return self.log_softmax(site, of, axis);
         }
         if unary == Unary::Reciprocal
             && let Some(of) = self.sigmoid_below(None, x)

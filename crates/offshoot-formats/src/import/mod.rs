@@ -4,6 +4,7 @@
 //! of operators. Those of PyTorch are one table for all formats that hold them ([`aten`]).
 
 pub(crate) mod aten;
+mod composite;
 mod elementwise;
 mod logic;
 mod normalization;
@@ -11,6 +12,7 @@ mod number;
 mod pad;
 mod product;
 mod reduce;
+mod resize;
 mod shape;
 mod soft;
 mod window;
@@ -24,7 +26,6 @@ pub(crate) use self::normalization::Affine;
 pub(crate) use self::number::{MAX_PARTS, Number};
 pub(crate) use self::pad::Padded;
 pub(crate) use self::shape::Target;
-pub(crate) use self::soft::spell_logarithms;
 pub(crate) use self::window::Windows;
 
 use crate::elements::check_activation;
@@ -77,6 +78,26 @@ pub(crate) trait Site {
     }
 }
 
+/// A part of what a site computes.
+pub(crate) struct Part<'a> {
+    pub(crate) site: &'a dyn Site,
+    pub(crate) name: String,
+}
+
+impl Site for Part<'_> {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn place(&self) -> String {
+        self.site.place()
+    }
+
+    fn way_out(&self) -> &str {
+        self.site.way_out()
+    }
+}
+
 /// The graph built so far.
 pub(crate) struct Importer {
     pub(crate) graph: Graph,
@@ -87,8 +108,8 @@ pub(crate) struct Importer {
     pub(crate) names: Names,
     /// By the name of the tensor, by whether it is a running statistic, and by shape.
     pub(crate) parameters: HashMap<(String, bool, Vec<usize>), ValueId>,
-    /// Nodes of Softmax that stand for the logarithm of one.
-    pub(crate) logarithms: HashSet<String>,
+    /// What the composite operators so far become.
+    composed: composite::Parts,
     /// Values that a file calls booleans, and that are f32 of 1 or 0 here.
     truths: HashSet<ValueId>,
 }
@@ -101,7 +122,7 @@ impl Importer {
             fixed_batch,
             names: Names::default(),
             parameters: HashMap::new(),
-            logarithms: HashSet::new(),
+            composed: composite::Parts::default(),
             truths: HashSet::new(),
         }
     }
@@ -181,6 +202,17 @@ impl Importer {
         let numbers = tensor.as_f32()?;
         let first = *numbers.first()?;
         numbers.iter().all(|&n| n == first).then_some(first)
+    }
+
+    /// Whether a value is a part or a repetition of a constant that is 0 everywhere.
+    pub(crate) fn is_zero(&self, mut id: ValueId) -> bool {
+        while let Some((op, inputs)) = self.made_by(id) {
+            if !matches!(op, Op::Slice { .. } | Op::Expand { .. } | Op::Reshape { .. }) {
+                return false;
+            }
+            id = inputs[0];
+        }
+        self.known_number(id) == Some(0.0)
     }
 
     /// The parameter for the tensor called `key`, and whether it is new. One tensor in two roles becomes two parameters.

@@ -1,7 +1,7 @@
 //! Norms: of the batch, of the last axes, of groups of channels.
 
-use offshoot_graph::op::{Binary, LayerNormalization, Reduce, Unary};
-use offshoot_graph::{Dim, DimOp, Op, Shape, ValueId};
+use offshoot_graph::op::{Binary, Composite, LayerNormalization, Reduce, Unary};
+use offshoot_graph::{Dim, Op, Tensor, ValueId};
 
 use super::{Importer, Site};
 use crate::error::Problem;
@@ -44,42 +44,54 @@ impl Importer {
         affine: Affine,
         epsilon: f32,
     ) -> Result<ValueId, Problem> {
-        let shape = self.shape(x).clone();
-        let (Some(batch), Some(channels)) = (shape.0.first(), shape.0.get(1).and_then(Dim::fixed)) else {
-            return Err(site.refused("only a norm of a known number of channels is read"));
-        };
-        if groups == 0 || channels % groups != 0 {
+        let channels = self.channels(site, x)?;
+        if groups == 0 || !channels.is_multiple_of(groups) {
             return Err(site.damage(&format!("{channels} channels are no {groups} groups")));
         }
-        let pixels =
-            shape.0[2..].iter().fold(Dim::Fixed(channels / groups), |n, dim| n.combine(DimOp::Mul, dim));
-        let rows = Shape(vec![batch.clone(), Dim::Fixed(groups), pixels]);
-        let rows = self.shaped(site, "groups", x, rows)?;
-        let normed = self.normed(site, rows, &[2], epsilon)?;
-        let normed = self.shaped(site, "normed", normed, shape.clone())?;
-        let of_channels = |importer: &mut Self, part: &str, id: Option<ValueId>| match id {
-            None => Ok(None),
-            Some(id) => importer.of_channels(site, part, id, channels, shape.rank()).map(Some),
-        };
-        let weight = of_channels(self, "weight", affine.weight)?;
-        let bias = of_channels(self, "bias", affine.bias)?;
-        self.affine(site, normed, Affine { weight, bias })
+        let [weight, bias] = self.affine_of_channels(site, affine, channels)?;
+        self.compose(site, Composite::GroupNormalization { groups, epsilon }, &[x, weight, bias])
     }
 
-    /// `x` under a shape that it may have already.
-    fn shaped(&mut self, site: &dyn Site, part: &str, x: ValueId, shape: Shape) -> Result<ValueId, Problem> {
-        if *self.shape(x) == shape { Ok(x) } else { self.push_part(site, part, Op::Reshape { shape }, &[x]) }
+    /// A norm over the pixels of each channel, times a weight and plus a bias of each channel.
+    pub(crate) fn instance_norm(
+        &mut self,
+        site: &dyn Site,
+        x: ValueId,
+        affine: Affine,
+        epsilon: f32,
+    ) -> Result<ValueId, Problem> {
+        let channels = self.channels(site, x)?;
+        let [weight, bias] = self.affine_of_channels(site, affine, channels)?;
+        self.compose(site, Composite::InstanceNormalization { epsilon }, &[x, weight, bias])
     }
 
-    /// A number for each channel, under the axes of a picture.
+    fn channels(&self, site: &dyn Site, x: ValueId) -> Result<usize, Problem> {
+        let channels = self.shape(x).0.get(1).and_then(Dim::fixed);
+        channels.ok_or_else(|| site.refused("only a norm of a known number of channels is read"))
+    }
+
+    /// A weight and a bias of each channel; those that are not given are 1 and 0.
+    fn affine_of_channels(
+        &mut self,
+        site: &dyn Site,
+        affine: Affine,
+        channels: usize,
+    ) -> Result<[ValueId; 2], Problem> {
+        let weight = self.of_channels(site, "weight", affine.weight, channels, 1.0)?;
+        Ok([weight, self.of_channels(site, "bias", affine.bias, channels, 0.0)?])
+    }
+
     fn of_channels(
         &mut self,
         site: &dyn Site,
         part: &str,
-        id: ValueId,
+        given: Option<ValueId>,
         channels: usize,
-        rank: usize,
+        otherwise: f32,
     ) -> Result<ValueId, Problem> {
+        let Some(id) = given else {
+            return Ok(self.constant(site, part, Tensor::full([channels], otherwise)));
+        };
         if self.shape(id).as_fixed() != Some(vec![channels]) {
             let what = format!(
                 "its {part} is {}, and not one number for each of {channels} channels",
@@ -87,9 +99,7 @@ impl Importer {
             );
             return Err(site.damage(&what));
         }
-        let mut shape = vec![1; rank];
-        shape[1] = channels;
-        self.push_part(site, part, Op::Reshape { shape: Shape::fixed(&shape) }, &[id])
+        Ok(id)
     }
 
     /// (x - mean) / sqrt(var + epsilon) over axes, with the biased variance.

@@ -1,5 +1,6 @@
 //! Operators that move elements: other shapes, other orders, parts.
 
+use offshoot_graph::op::Composite;
 use offshoot_graph::{Dim, Op, Shape, ValueId};
 
 use super::{Importer, Number, Site};
@@ -37,7 +38,7 @@ impl Importer {
     }
 
     /// Whether `n`, which a file with a fixed batch wrote for `dim`, is the batch.
-    fn is_batch(&self, dim: Option<&Dim>, n: f64) -> bool {
+    pub(crate) fn is_batch(&self, dim: Option<&Dim>, n: f64) -> bool {
         dim == Some(&self.batch) && self.fixed_batch.is_some_and(|b| b as f64 == n)
     }
 
@@ -202,33 +203,23 @@ impl Importer {
         self.reshape_to(site, part, shape)
     }
 
-    /// Parts of an axis of known size, of which `wanted` says which are read; the sizes add up to the axis.
+    /// Parts of an axis of known size; their sizes add up to it.
     pub(crate) fn split(
         &mut self,
         site: &dyn Site,
         x: ValueId,
         axis: usize,
-        sizes: &[usize],
-        wanted: impl Fn(usize) -> bool,
-    ) -> Result<Vec<Option<ValueId>>, Problem> {
+        sizes: Vec<usize>,
+    ) -> Result<Vec<ValueId>, Problem> {
         let size = self.shape(x).0[axis].fixed();
         let sum = sizes.iter().try_fold(0usize, |sum, &part| sum.checked_add(part));
         if size.is_none() || sum != size {
             let what = format!("its sizes {sizes:?} are not those of an axis of {}", self.shape(x).0[axis]);
             return Err(site.damage(&what));
         }
-        let (mut start, mut parts) = (0, Vec::new());
-        for (index, &part) in sizes.iter().enumerate() {
-            let end = start + part;
-            parts.push(match wanted(index) {
-                false => None,
-                true if Some(part) == size => Some(x),
-                true => {
-                    Some(self.push_part(site, &index.to_string(), Op::Slice { axis, start, end }, &[x])?)
-                }
-            });
-            start = end;
+        match sizes.len() {
+            1 => Ok(vec![x]),
+            _ => self.compose_all(site, Composite::Split { axis, sizes }, &[x]),
         }
-        Ok(parts)
     }
 }

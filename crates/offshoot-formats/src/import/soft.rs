@@ -1,50 +1,32 @@
 //! Softmax and Sigmoid, and their logarithms: also where a file computes them in several operators, exp(x - max(x)) /
 //! sum(exp(x - max(x))) and 1 / (1 + exp(-x)).
 
-use std::collections::HashSet;
-
-use offshoot_graph::op::{Binary, Reduce, Unary};
-use offshoot_graph::{Graph, GraphError, Op, Source, ValueId};
+use offshoot_graph::op::{Binary, Composite, Reduce, Unary};
+use offshoot_graph::{Op, ValueId};
 
 use super::{Importer, Site};
 use crate::error::Problem;
 
 impl Importer {
-    /// A Softmax that is taken for its logarithm until the graph is complete ([`spell_logarithms`]).
     pub(crate) fn log_softmax(
         &mut self,
         site: &dyn Site,
         x: ValueId,
         axis: usize,
     ) -> Result<ValueId, Problem> {
-        let y = self.push(site, Op::Softmax { axis }, &[x])?;
-        self.logarithms.insert(self.graph.value(y).name.clone());
-        Ok(y)
+        self.compose(site, Composite::LogSoftmax { axis }, &[x])
     }
 
-    pub(super) fn is_softmax(&self, x: ValueId) -> bool {
-        matches!(self.made_by(x), Some((Op::Softmax { .. }, _))) && !self.is_logarithm(x)
+    /// What a Softmax is of, and its axis, where it makes `x`.
+    pub(super) fn softmax_before(&self, x: ValueId) -> Option<(ValueId, usize)> {
+        let (&Op::Softmax { axis }, &[of]) = self.made_by(x)? else { return None };
+        Some((of, axis))
     }
 
-    pub(super) fn is_logarithm(&self, x: ValueId) -> bool {
-        self.logarithms.contains(&self.graph.value(x).name)
-    }
-
-    /// The Softmax that makes `x`, as it is or as its logarithm.
-    pub(super) fn softmax_again(
-        &mut self,
-        site: &dyn Site,
-        x: ValueId,
-        logarithm: bool,
-    ) -> Result<ValueId, Problem> {
-        let Some((&Op::Softmax { axis }, &[of])) = self.made_by(x) else {
-            return Err(site.refused("its input is no softmax"));
-        };
-        if logarithm {
-            self.log_softmax(site, of, axis)
-        } else {
-            self.push(site, Op::Softmax { axis }, &[of])
-        }
+    /// What the logarithm of a softmax is of, and its axis, where it makes `x`.
+    pub(super) fn log_softmax_before(&self, x: ValueId) -> Option<(ValueId, usize)> {
+        let (&Op::Composite(Composite::LogSoftmax { axis }), &[of]) = self.made_by(x)? else { return None };
+        Some((of, axis))
     }
 
     /// x and the axis, where `powers` / `sum` is the softmax of x.
@@ -119,50 +101,4 @@ impl Importer {
         let (Op::Unary(Unary::Neg), &[x]) = self.made_by(negative)? else { return None };
         Some(x)
     }
-}
-
-/// The graph with the logarithms of a softmax that are left in it as operators: x - max - log(sum(exp(x - max))).
-pub(crate) fn spell_logarithms(graph: &Graph, logarithms: &HashSet<String>) -> Result<Graph, GraphError> {
-    let mut made: Vec<Option<ValueId>> = vec![None; graph.values().len()];
-    let mut new = Graph::new(graph.name());
-    for (id, value) in graph.values() {
-        made[id.index()] = match &value.source {
-            Source::Input => Some(new.add_input(&value.name, value.dtype, value.shape.clone())),
-            Source::Parameter(parameter) => {
-                let shape = value.shape.as_fixed().unwrap_or_default();
-                Some(new.add_typed_parameter(&value.name, value.dtype, &shape, parameter.role))
-            }
-            Source::Constant(tensor) => Some(new.add_constant(&value.name, tensor.clone())),
-            Source::Node { .. } => None,
-        };
-    }
-    for node in graph.nodes() {
-        let inputs: Vec<ValueId> = node.inputs.iter().filter_map(|id| made[id.index()]).collect();
-        let outputs = if let Op::Softmax { axis } = node.op
-            && logarithms.contains(&node.name)
-        {
-            vec![spelled_logarithm(&mut new, &node.name, inputs[0], axis)?]
-        } else {
-            new.add_node(&node.name, node.op.clone(), &inputs)?
-        };
-        for (old, id) in node.outputs.iter().zip(outputs) {
-            made[old.index()] = Some(id);
-        }
-    }
-    for (name, id) in graph.outputs() {
-        if let Some(id) = made[id.index()] {
-            new.add_output(name, id);
-        }
-    }
-    Ok(new)
-}
-
-fn spelled_logarithm(graph: &mut Graph, name: &str, x: ValueId, axis: usize) -> Result<ValueId, GraphError> {
-    let part = |part: &str| format!("{name}.{part}");
-    let largest = graph.add(&part("largest"), Op::Reduce { op: Reduce::Max, axis }, &[x])?;
-    let shifted = graph.add(&part("shifted"), Op::Binary(Binary::Sub), &[x, largest])?;
-    let powers = graph.add(&part("exp"), Op::Unary(Unary::Exp), &[shifted])?;
-    let sum = graph.add(&part("sum"), Op::Reduce { op: Reduce::Sum, axis }, &[powers])?;
-    let log = graph.add(&part("log"), Op::Unary(Unary::Log), &[sum])?;
-    graph.add(name, Op::Binary(Binary::Sub), &[shifted, log])
 }

@@ -3,7 +3,7 @@
 use offshoot_graph::op::{AveragePool, Conv, Pool, Reduce};
 use offshoot_graph::{Op, ValueId};
 
-use super::{Importer, Padded, Site};
+use super::{Importer, Padded, Part, Site};
 use crate::error::Problem;
 
 /// What an operator with windows reads: a value, or one with padding before it.
@@ -122,25 +122,5 @@ impl Importer {
     fn never_negative(&self, x: ValueId) -> bool {
         let any = (f64::NEG_INFINITY, f64::INFINITY);
         matches!(self.made_by(x), Some((Op::Unary(unary), _)) if (unary.row().range)(&unary.numbers(), any).0 >= 0.0)
-    }
-}
-
-/// A part of what a site computes.
-struct Part<'a> {
-    site: &'a dyn Site,
-    name: String,
-}
-
-impl Site for Part<'_> {
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn place(&self) -> String {
-        self.site.place()
-    }
-
-    fn way_out(&self) -> &str {
-        self.site.way_out()
     }
 }

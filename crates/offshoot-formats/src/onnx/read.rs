@@ -396,8 +396,8 @@ fn build(source: &Source<'_>, given: &Given<'_>, batch: Dim) -> Result<Built, Pr
     }
     translator.import.graph.add_output(OUTPUT, output);
     let converted = translator.converted;
-    let (graph, weights, logarithms) = translator.finish();
+    let (graph, weights) = translator.finish();
     let graph = recognize_gelu(&graph).map_err(place)?;
-    let (graph, ending) = logits(graph, &weights, &logarithms)?;
+    let (graph, ending) = logits(graph, &weights)?;
     Ok(Built { graph, weights, classes, converted, ending })
 }

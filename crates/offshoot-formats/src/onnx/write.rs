@@ -1,12 +1,13 @@
 //! Our graph as ONNX messages.
 
+mod composite;
 mod operators;
 mod sequence;
 
 use std::collections::{HashMap, HashSet};
 
-use offshoot_graph::op::{AveragePool, Name, Unary};
-use offshoot_graph::passes::{decompose, plain_products, remove_training_leftovers};
+use offshoot_graph::op::AveragePool;
+use offshoot_graph::passes::{decompose, expand, plain_products, remove_training_leftovers};
 use offshoot_graph::{
     DType, Dim, Graph, InferenceGraph, Model, Node, Op, Preprocessing, Shape, Source, Tensor, ValueId,
     Weights,
@@ -42,9 +43,11 @@ pub(super) fn write<'a>(
     location: Option<String>,
 ) -> Result<Written<'a>, Problem> {
     let ir_version = ir_version(options.opset)?;
-    let graph = remove_training_leftovers(&model.graph)
+    let written = composite::in_onnx(&model.graph);
+    let graph = expand(&model.graph, |composite| !written(composite))
+        .and_then(|graph| remove_training_leftovers(&graph))
         .map_err(|e| Problem::unsupported("graph", e.to_string(), WAY_OUT))?;
-    let graph = decompose(&graph, |unary| in_onnx(unary, options.opset))
+    let graph = decompose(&graph, |unary| operators::in_onnx(unary, options.opset))
         .and_then(|graph| plain_products(&graph))
         .map_err(|e| Problem::unsupported("graph", e.to_string(), WAY_OUT))?;
     let graph =
@@ -70,11 +73,6 @@ pub(super) fn write<'a>(
     };
     check_size(proto.encoded_len() as u64)?;
     Ok(Written { bytes: proto.encode_to_vec(), side })
-}
-
-/// Whether an opset of ONNX has a function of one element.
-fn in_onnx(unary: Unary, opset: i64) -> bool {
-    matches!(unary.row().onnx, Name::Operator(_, since) if since <= opset)
 }
 
 fn check_size(bytes: u64) -> Result<(), Problem> {
@@ -327,6 +325,7 @@ impl<'g, 'w> Writer<'g, 'w> {
                 Vec::new()
             }
             Op::Sequence(op) => return self.sequence(node, *op),
+            Op::Composite(composite) => return self.composite(node, composite),
             Op::DynamicQuantizeMatMul { trans_b } => return self.dynamic_product(node, *trans_b),
             Op::QuantizeLinear { axis } | Op::DequantizeLinear { axis } => {
                 let per_axis = self.graph.value(node.inputs[1]).shape.rank() == 1;
@@ -345,7 +344,6 @@ impl<'g, 'w> Writer<'g, 'w> {
             | Op::SoftmaxCrossEntropyLoss(_)
             | Op::Train(_)
             | Op::Grad(_)
-            | Op::Composite(_)
             | Op::Update(_) => {
                 let place = format!("node `{}` ({})", node.name, node.op.name());
                 return Err(Problem::unsupported(place, "it belongs to training", WAY_OUT));

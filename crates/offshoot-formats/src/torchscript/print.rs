@@ -1,5 +1,7 @@
 //! Our graph as TorchScript code.
 
+mod composite;
+
 use std::fmt::Write;
 
 use offshoot_graph::op::{
@@ -8,6 +10,7 @@ use offshoot_graph::op::{
 };
 use offshoot_graph::{Dim, Graph, Node, Op, Shape, Source, ValueId};
 
+pub(super) use self::composite::written;
 use super::tree::{Held, Module, Tree, is_word};
 use crate::error::Problem;
 
@@ -96,7 +99,9 @@ impl<'a> Printer<'a> {
                 (Some(module), Some(input)) => format!("{module}.forward({input}, )"),
                 _ => self.operator(node, &inputs)?,
             };
-            let _ = writeln!(code, "    {} = {result}", self.name(node.outputs[0])); // a String takes every text
+            let names: Vec<String> = node.outputs.iter().map(|&id| self.name(id)).collect();
+            let names = if let [only] = &names[..] { only.clone() } else { names.join(", ") + "," };
+            let _ = writeln!(code, "    {names} = {result}"); // a String takes every text
         }
         let [(_, output)] = self.graph.outputs() else {
             return Err(Problem::unsupported("graph", "it has not one output", WAY_OUT));
@@ -112,7 +117,8 @@ impl<'a> Printer<'a> {
             Source::Constant(_) => {
                 format!("CONSTANTS.c{}", self.constants.iter().position(|&c| c == id).unwrap_or_default())
             }
-            Source::Node { node, .. } => format!("x{}", node.index()),
+            Source::Node { node, output: 0 } => format!("x{}", node.index()),
+            Source::Node { node, output } => format!("x{}_{output}", node.index()),
         }
     }
 
@@ -193,6 +199,9 @@ impl<'a> Printer<'a> {
                 None => return Err(unsupported("both sizes of its result are not known")),
             },
             Op::Softmax { axis } => format!("torch.softmax({x}, {axis}, None)"),
+            Op::Composite(composite) => {
+                composite::call(composite, inputs).ok_or_else(|| unsupported("it is to be expanded"))?
+            }
             Op::Sequence(SequenceOp::Where) => {
                 let [_, a, b] = inputs else { return Err(unsupported("it has not three inputs")) };
                 format!("torch.where(torch.ne({x}, 0), {a}, {b})")
@@ -209,7 +218,6 @@ impl<'a> Printer<'a> {
             | Op::SoftmaxCrossEntropyLoss(_)
             | Op::Train(_)
             | Op::Grad(_)
-            | Op::Composite(_)
             | Op::Update(_) => return Err(unsupported("it belongs to training")),
         })
     }
@@ -217,7 +225,8 @@ impl<'a> Printer<'a> {
 
 /// The shortest decimals of a number: what people wrote, `1e-5` and not its nearest float32.
 pub(super) fn float(x: f32) -> String {
-    format!("{x:?}")
+    // Those of the largest lie above it, which PyTorch refuses.
+    if x.abs() == f32::MAX { format!("{:?}", f64::from(x)) } else { format!("{x:?}") }
 }
 
 /// The sizes of a shape, -1 in the place of the one that is not known; `None` where more are.

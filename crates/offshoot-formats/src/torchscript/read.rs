@@ -55,7 +55,7 @@ pub(super) fn read(source: impl Read + Seek, size: Option<usize>) -> Result<Torc
     let (result, place) = evaluator.run(method, input)?;
     let mut aten = evaluator.aten;
     let output = aten.result(&result, &End(&place))?;
-    let (mut graph, logarithms) = (aten.import.graph, aten.import.logarithms);
+    let mut graph = aten.import.graph;
 
     let mut warnings = Vec::new();
     let failed = |e: GraphError| place.damaged(e.to_string());
@@ -72,7 +72,7 @@ pub(super) fn read(source: impl Read + Seek, size: Option<usize>) -> Result<Torc
         return Err(place.too_large(format!("it gives {classes} classes"), MAX_CLASSES as u64));
     }
     graph.add_output(OUTPUT, output);
-    let (graph, ending) = logits(graph, &Weights::new(), &logarithms)?;
+    let (graph, ending) = logits(graph, &Weights::new())?;
     warnings.extend(ending);
     let graph = prune(&graph).map_err(failed)?;
     let kept: HashSet<&str> = graph.parameters().iter().map(|&id| graph.value(id).name.as_str()).collect();

@@ -2,13 +2,13 @@
 
 use std::io::{self, Seek, SeekFrom, Write};
 
-use offshoot_graph::passes::remove_training_leftovers;
+use offshoot_graph::passes::{expand, remove_training_leftovers};
 use offshoot_graph::{DType, Graph, InferenceGraph, Model, Role, Shape, Source, Tensor, ValueId};
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, DateTime, ZipWriter};
 
 use super::pickle::{Pickler, TensorRecord};
-use super::print::{MODULE, Printer, classes};
+use super::print::{MODULE, Printer, classes, written};
 use super::tree::{Held, Tree};
 use super::{Form, METADATA_FILE, Options, script};
 use crate::elements::write_le;
@@ -27,7 +27,10 @@ const WAY_OUT: &str = "Export the model's own graph";
 
 pub(super) fn write(out: &mut (impl Write + Seek), model: &Model, options: Options) -> Result<(), Problem> {
     let unsupported = |what: String| Problem::unsupported("graph", what, WAY_OUT);
-    let graph = remove_training_leftovers(&model.graph).map_err(|e| unsupported(e.to_string()))?;
+    let written = written(&model.graph);
+    let graph = expand(&model.graph, |composite| !written(composite))
+        .and_then(|graph| remove_training_leftovers(&graph))
+        .map_err(|e| unsupported(e.to_string()))?;
     let graph = InferenceGraph::new(graph).map_err(|e| unsupported(e.to_string()))?;
     if graph.inputs().len() != 1 {
         return Err(unsupported(format!("it has {} inputs, not one", graph.inputs().len())));

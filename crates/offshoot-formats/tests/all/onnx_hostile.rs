@@ -171,11 +171,31 @@ fn an_input_that_is_no_picture() {
 }
 
 #[test]
+fn resizing_that_is_not_read_names_what_is_not() {
+    let text = |name: &str, value: &str| field(5, [field(1, name), field(4, value), int(20, 3)].concat());
+    let coordinates = |value: &str| text("coordinate_transformation_mode", value);
+    for (attribute, scales, words) in [
+        (text("mode", "area"), [1.0, 1.0, 2.0, 2.0], "mode `area`"),
+        (text("nearest_mode", "ceil"), [1.0, 1.0, 2.0, 2.0], "nearest_mode `ceil`"),
+        (coordinates("tf_crop_and_resize"), [1.0, 1.0, 2.0, 2.0], "`tf_crop_and_resize`"),
+        (attribute("antialias", 1), [1.0, 1.0, 2.0, 2.0], "`antialias`"),
+        (text("mode", "linear"), [2.0, 1.0, 2.0, 2.0], "only the height and width"),
+        (text("mode", "linear"), [1.0, 1.0, 1.3, 2.0], "not a whole number"),
+        (text("mode", "linear"), [1.0, 1.0, 1e9, 2.0], "pictures of 8000000000 by 16"),
+        (text("mode", "linear"), [1.0, 1.0, f32::NAN, 2.0], "pictures of 0 by 16"),
+        (text("mode", "linear"), [1.0, 1.0, 8192.0, 8192.0], "bytes"),
+    ] {
+        let bytes: Vec<u8> = scales.iter().flat_map(|scale: &f32| scale.to_le_bytes()).collect();
+        let resize = node("Resize", &["x", "", "s"], "f", &[attribute]);
+        let file = model(&[tensor("s", &[4], Some(&bytes)), resize, head()]);
+        refused_with(&file, &["node `the_f` (Resize)", words]);
+    }
+    refused_with(&model(&[node("Resize", &["x"], "f", &[]), head()]), &["neither sizes nor scales"]);
+}
+
+#[test]
 fn an_operator_that_is_not_read_is_named_with_a_way_out() {
-    refused_with(
-        &model(&[node("Resize", &["x"], "f", &[]), head()]),
-        &["node `the_f` (Resize)", "`weights`"],
-    );
+    refused_with(&model(&[node("Det", &["x"], "f", &[]), head()]), &["node `the_f` (Det)", "`weights`"]);
     let foreign = field(
         1,
         [field(1, "x"), field(2, "f"), field(4, "Conv"), field(7, "com.example"), field(3, "odd")].concat(),

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::expand::expand;
 use super::rewrite::Rewriter;
 use crate::graph::{Graph, GraphError, Node, Source, ValueId};
 use crate::op::{Autocast, Op, TrainOp};
@@ -44,7 +45,7 @@ fn policy(op: &Op) -> Autocast {
 
 /// Inserts the casts of mixed precision into a network, with the semantics of `torch.autocast`: matrix operators compute
 /// on values of type `half` (bf16 or f16) and make such, softmax and loss compute in f32, the rest follows its inputs.
-/// The graph's inputs, parameters and outputs stay f32. To be applied before [`super::training_graph`], whose gradients
+/// The graph's inputs, parameters and outputs stay f32; composite operators are those that define them. To be applied before [`super::training_graph`], whose gradients
 /// have the types of the values they belong to, those of parameters f32.
 ///
 /// There is no cast node for a parameter: an operator whose activations are narrower than its weight rounds the weight
@@ -57,6 +58,7 @@ pub fn autocast(graph: &Graph, half: DType) -> Result<Graph, GraphError> {
         let reason = format!("{half} is no type of mixed precision: give bf16 or f16");
         return Err(GraphError { node: graph.name().into(), op: "Cast", reason });
     }
+    let graph = &expand(graph, |_| true)?;
     let mut cast = Casts { rewriter: Rewriter::new(graph), casts: HashMap::new() };
     for node in graph.nodes() {
         cast.copy(graph, node, half)?;

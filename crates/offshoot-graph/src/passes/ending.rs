@@ -2,7 +2,7 @@
 
 use super::rewrite::Rewriter;
 use crate::graph::{Graph, GraphError, Node, Source, ValueId};
-use crate::op::{Binary, Gemm, Op, Reduce, SequenceOp, Unary};
+use crate::op::{Binary, Composite, Gemm, Op, PadMode, Reduce, Resampling, SequenceOp, Unary};
 use crate::shape::{Dim, Shape};
 use crate::tensor::{Tensor, Weights};
 
@@ -98,6 +98,7 @@ impl<'a> Ranges<'a> {
             | Op::Transpose { .. }
             | Op::Slice { .. }
             | Op::Expand { .. } => self.of(x),
+            Op::Composite(composite) => self.of_composite(composite, x),
             Op::MaxPool(_) | Op::GlobalAveragePool => self.pooled(x),
             Op::Reduce { op: Reduce::Mean | Reduce::Max | Reduce::Min, .. } => self.of(x),
             Op::AveragePool(_) => hull(self.pooled(x), (0.0, 0.0)),
@@ -149,8 +150,26 @@ impl<'a> Ranges<'a> {
             | Op::SoftmaxCrossEntropyLoss(_)
             | Op::Train(_)
             | Op::Grad(_)
-            | Op::Update(_)
-            | Op::Composite(_) => ANY,
+            | Op::Update(_) => ANY,
+        }
+    }
+
+    fn of_composite(&mut self, composite: &Composite, x: ValueId) -> Range {
+        match composite {
+            Composite::LogSoftmax { .. } => (f64::NEG_INFINITY, 0.0),
+            Composite::Pad { mode: PadMode::Constant(number), .. } => {
+                hull(self.of(x), (f64::from(*number), f64::from(*number)))
+            }
+            Composite::Split { .. }
+            | Composite::Pad { mode: PadMode::Reflect | PadMode::Edge, .. }
+            | Composite::Resize {
+                resampling: Resampling::Nearest | Resampling::NearestFloor | Resampling::Linear,
+                ..
+            } => self.of(x),
+            Composite::Resize { resampling: Resampling::Cubic, .. }
+            | Composite::GroupNormalization { .. }
+            | Composite::InstanceNormalization { .. }
+            | Composite::Gru { .. } => ANY,
         }
     }
 
@@ -248,29 +267,25 @@ fn product(a: Range, b: Range) -> Range {
 /// What [`without_softmax`] left out.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LeftOut {
-    /// The names of the nodes, the last one of the graph first; among them one Softmax.
+    /// The names of the nodes, the last one of the graph first; among them one Softmax or LogSoftmax.
     pub nodes: Vec<String>,
+    /// Whether it is the logarithm.
+    pub logarithm: bool,
     /// What the file multiplies its probabilities by; 1 where it does not.
     pub scale: f32,
 }
 
-/// A classifier that ends in a Softmax over its classes, without it, so that the output is logits: the softmax of these is what
+/// A classifier that ends in a Softmax over its classes, or in the logarithm of one, without it, so that the output is logits: the softmax of these is what
 /// the graph gave, whatever moves elements behind the Softmax without taking rows apart. `None` where it ends otherwise, or where the
 /// values without the Softmax are confined to 0..1 too: they would be taken for probabilities.
 ///
-/// `is_log` says of a node's name whether its Softmax stands for a LogSoftmax.
-///
 /// # Errors
 /// None for a graph whose nodes passed their shape rules.
-pub fn without_softmax(
-    graph: &Graph,
-    weights: &Weights,
-    is_log: impl Fn(&str) -> bool,
-) -> Result<Option<(Graph, LeftOut)>, GraphError> {
-    let Some(found) = find_softmax(graph, weights, is_log) else { return Ok(None) };
+pub fn without_softmax(graph: &Graph, weights: &Weights) -> Result<Option<(Graph, LeftOut)>, GraphError> {
+    let Some(found) = find_softmax(graph, weights) else { return Ok(None) };
     let mut rewriter = Rewriter::new(graph);
     for node in graph.nodes() {
-        if let Some(index) = found.nodes.iter().position(|name| *name == node.name) {
+        if let Some(index) = found.left_out.nodes.iter().position(|name| *name == node.name) {
             let through = rewriter.get(node.inputs[found.kept[index]]);
             rewriter.set(node.outputs[0], through);
         } else {
@@ -281,23 +296,31 @@ pub fn without_softmax(
     if gives_probabilities(&logits, weights) {
         return Ok(None);
     }
-    Ok(Some((logits, LeftOut { nodes: found.nodes, scale: found.scale })))
+    Ok(Some((logits, found.left_out)))
 }
 
 /// Nodes to leave out.
 struct Found {
-    nodes: Vec<String>,
+    left_out: LeftOut,
     /// Which input of each takes its place.
     kept: Vec<usize>,
-    scale: f32,
+}
+
+/// The axis of a Softmax or LogSoftmax, and whether it is the logarithm.
+fn softmax(op: &Op) -> Option<(usize, bool)> {
+    if let Op::Composite(Composite::LogSoftmax { axis }) = op {
+        return Some((*axis, true));
+    }
+    if let Op::Softmax { axis } = op { Some((*axis, false)) } else { None }
 }
 
 /// Walks from the output to the Softmax.
-fn find_softmax(graph: &Graph, weights: &Weights, is_log: impl Fn(&str) -> bool) -> Option<Found> {
+fn find_softmax(graph: &Graph, weights: &Weights) -> Option<Found> {
     let [(_, output)] = graph.outputs() else { return None };
     let [batch, Dim::Fixed(classes)] = &graph.value(*output).shape.0[..] else { return None };
     let uses = graph.use_counts();
-    let (mut at, mut found) = (*output, Found { nodes: Vec::new(), kept: Vec::new(), scale: 1.0 });
+    let (mut at, mut kept) = (*output, Vec::new());
+    let mut left_out = LeftOut { nodes: Vec::new(), logarithm: false, scale: 1.0 };
     // A clipped logarithm is no logarithm of a probability.
     let mut changed = false;
     loop {
@@ -307,26 +330,26 @@ fn find_softmax(graph: &Graph, weights: &Weights, is_log: impl Fn(&str) -> bool)
         if uses[at.index()] != 1 {
             return None;
         }
-        if let Op::Softmax { axis } = node.op {
-            let log = is_log(&node.name);
+        if let Some((axis, logarithm)) = softmax(&node.op) {
             let ours = is_of_rows(&graph.value(x).shape, axis, batch, *classes);
-            if !ours || log && changed {
+            if !ours || logarithm && changed {
                 return None;
             }
-            found.nodes.push(node.name.clone());
-            found.kept.push(0);
-            return Some(found);
+            left_out.nodes.push(node.name.clone());
+            left_out.logarithm = logarithm;
+            kept.push(0);
+            return Some(Found { left_out, kept });
         }
         if keeps_elements(graph, node) {
             at = x;
             continue;
         }
-        let (kept, scale) = left_out(graph, weights, node)?;
+        let (input, scale) = scaling(graph, weights, node)?;
         changed |= scale != 1.0 || matches!(node.op, Op::Unary(Unary::Clip(_)));
-        found.scale *= scale;
-        found.nodes.push(node.name.clone());
-        found.kept.push(kept);
-        at = node.inputs[kept];
+        left_out.scale *= scale;
+        left_out.nodes.push(node.name.clone());
+        kept.push(input);
+        at = node.inputs[input];
     }
 }
 
@@ -349,7 +372,7 @@ fn keeps_elements(graph: &Graph, node: &Node) -> bool {
 }
 
 /// The input of a node that changes no probability, or multiplies all of them: which it is, and the factor.
-fn left_out(graph: &Graph, weights: &Weights, node: &Node) -> Option<(usize, f32)> {
+fn scaling(graph: &Graph, weights: &Weights, node: &Node) -> Option<(usize, f32)> {
     if let Op::Unary(Unary::Clip(clip)) = node.op {
         return (clip.min <= MARGIN && clip.max >= 1.0 - MARGIN).then_some((0, 1.0));
     }

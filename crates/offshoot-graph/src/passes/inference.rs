@@ -2,7 +2,6 @@
 
 use std::ops::Deref;
 
-use super::expand::expand;
 use super::fold::{FoldError, fold_batch_norm};
 use super::freeze::freeze;
 use super::rewrite::Rewriter;
@@ -62,13 +61,11 @@ pub fn shipped(graph: &Graph, weights: &Weights) -> Result<(Graph, Weights), Fol
     Ok((remove_training_leftovers(&graph)?, weights))
 }
 
-/// The graph without Dropout and Identity, which do nothing outside of training, and with composite operators as those that
-/// define them.
+/// The graph without Dropout and Identity, which do nothing outside of training.
 ///
 /// # Errors
 /// None for a graph whose nodes passed their shape rules.
 pub fn remove_training_leftovers(graph: &Graph) -> Result<Graph, GraphError> {
-    let graph = &expand(graph, |_| true)?;
     let mut rewriter = Rewriter::new(graph);
     for node in graph.nodes() {
         if matches!(node.op, Op::Dropout { .. } | Op::Identity) {

@@ -1,5 +1,6 @@
 //! What operations read: values of the program, and weights of the model.
 
+use offshoot_graph::op::Pool;
 use offshoot_graph::{Node, Shape, Source, Tensor, ValueId};
 
 use super::{Writer, refused};
@@ -16,6 +17,22 @@ impl Writer<'_> {
         let [top, left, bottom, right] = pads;
         let custom = self.program.constant(&format!("{}_pad_type", node.name), Value::string("custom"));
         Ok([("pad_type", custom), ("pad", self.ints(node, "pad", &[top, bottom, left, right])?)])
+    }
+
+    /// The padding that gives the graph's windows when their number is rounded down: a window that rounding up adds
+    /// begins inside the picture, and padding neither wins nor counts in it.
+    pub(super) fn pads_without_rounding(&self, node: &Node, pool: &Pool) -> Result<[usize; 4], Problem> {
+        let (x, y) = (self.shape(node, node.inputs[0])?, self.shape(node, node.outputs[0])?);
+        let mut pads = pool.pads;
+        for axis in 0..2 {
+            let reach = (y[2 + axis] - 1)
+                .checked_mul(pool.strides[axis])
+                .and_then(|n| n.checked_add(pool.kernel[axis]));
+            let reach = reach.ok_or_else(|| refused(node, "its windows are too large"))?;
+            let missing = reach.saturating_sub(x[2 + axis] + pads[axis] + pads[axis + 2]);
+            pads[axis + 2] += missing;
+        }
+        Ok(pads)
     }
 
     pub(super) fn ints(&mut self, node: &Node, parameter: &str, values: &[usize]) -> Result<String, Problem> {

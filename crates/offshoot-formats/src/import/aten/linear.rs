@@ -38,12 +38,16 @@ fn product(
 
 fn linear(aten: &mut Aten, call: &Bound<'_>) -> Result<Value, Problem> {
     let x = aten.tensor(call, "input")?;
-    let weight = aten.stored(call, "weight")?;
-    let mut operands = vec![aten.parameter(call, weight, Role::Weight)?];
-    if call.get("bias").is_some() {
-        operands.push(aten.weight(call, "bias", Role::Weight)?);
-    }
-    product(aten, call, x, !weight.transposed, &operands)
+    let (weight, transposed) = match call.get("weight") {
+        Some(Value::Tensor(_)) => (aten.tensor(call, "weight")?, false),
+        _ => {
+            let stored = aten.stored(call, "weight")?;
+            (aten.parameter(call, stored, Role::Weight)?, stored.transposed)
+        }
+    };
+    let bias = aten.given(call, "bias")?;
+    let operands: Vec<ValueId> = [Some(weight), bias].into_iter().flatten().collect();
+    product(aten, call, x, !transposed, &operands)
 }
 
 /// bias + x matrix

@@ -7,6 +7,7 @@ mod linear;
 mod moves;
 mod norms;
 mod pictures;
+mod recurrent;
 mod reductions;
 mod signature;
 mod state;

@@ -230,10 +230,10 @@ fn narrow(aten: &mut Aten, call: &Bound<'_>) -> Result<Value, Problem> {
 }
 
 /// Parts of the given sizes, as a list.
-fn parts(aten: &mut Aten, call: &Bound<'_>, axis: usize, sizes: &[usize]) -> Result<Value, Problem> {
+fn parts(aten: &mut Aten, call: &Bound<'_>, axis: usize, sizes: Vec<usize>) -> Result<Value, Problem> {
     let x = aten.tensor(call, "self")?;
-    let parts = aten.import.split(call, x, axis, sizes, |_| true)?;
-    let parts: Vec<Value> = parts.into_iter().flatten().map(|id| aten.view(call, id)).collect();
+    let parts = aten.import.split(call, x, axis, sizes)?;
+    let parts: Vec<Value> = parts.into_iter().map(|id| aten.view(call, id)).collect();
     Ok(Value::List(parts.into()))
 }
 
@@ -245,7 +245,7 @@ fn split(aten: &mut Aten, call: &Bound<'_>) -> Result<Value, Problem> {
         let sizes = call.ints(name)?.unwrap_or_default();
         let sizes: Option<Vec<usize>> = sizes.iter().map(|&n| usize::try_from(n).ok()).collect();
         let sizes = sizes.ok_or_else(|| call.damage("one of its sizes is below 0"))?;
-        return parts(aten, call, axis, &sizes);
+        return parts(aten, call, axis, sizes);
     }
     let whole = known_size(call, &aten.import.shape(x).0[axis])?;
     let size = usize::try_from(call.int(name)?).ok().filter(|&size| size > 0);
@@ -277,7 +277,7 @@ fn equal_parts(
         return Err(call.refused(&format!("an axis is split into at most {MAX_PARTS} parts")));
     }
     let sizes: Vec<usize> = (0..whole).step_by(size.max(1)).map(|start| size.min(whole - start)).collect();
-    parts(aten, call, axis, &sizes)
+    parts(aten, call, axis, sizes)
 }
 
 fn unbind(aten: &mut Aten, call: &Bound<'_>) -> Result<Value, Problem> {

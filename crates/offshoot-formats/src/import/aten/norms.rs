@@ -85,8 +85,7 @@ fn instance_norm(aten: &mut Aten, call: &Bound<'_>) -> Result<Value, Problem> {
         return batch_norm(aten, call);
     }
     let x = aten.tensor(call, "input")?;
-    let channels = aten.import.shape(x).0.get(1).and_then(offshoot_graph::Dim::fixed).unwrap_or(0);
     let affine = affine(aten, call)?;
-    let id = aten.import.group_norm(call, x, channels, affine, call.number("eps")? as f32)?;
+    let id = aten.import.instance_norm(call, x, affine, call.number("eps")? as f32)?;
     Ok(aten.define(id))
 }

@@ -1,7 +1,7 @@
 //! Windows over pictures: convolutions, poolings, padding.
 
 use offshoot_graph::Role;
-use offshoot_graph::op::{AveragePool, Conv, Pool, Reduce};
+use offshoot_graph::op::{AveragePool, Conv, Coordinates, PadMode, Pool, Reduce, Resampling};
 
 use super::call::Bound;
 use super::state::Aten;
@@ -56,6 +56,31 @@ pub(super) const ROWS: Rows = &[
     ("adaptive_max_pool2d(Tensor self, int[2] output_size)", |a, c| adaptive(a, c, Reduce::Max)),
     ("pad(Tensor self, SymInt[] pad, str mode=\"constant\", float? value=None)", pad),
     ("constant_pad_nd(Tensor self, SymInt[] pad, Scalar value=0)", pad),
+    (
+        "upsample_nearest2d(Tensor self, SymInt[2] output_size, float? scales_h=None, float? scales_w=None)",
+        |a, c| resize(a, c, Resampling::NearestFloor),
+    ),
+    ("upsample_nearest2d.vec(Tensor input, SymInt[]? output_size, float[]? scale_factors)", |a, c| {
+        resize(a, c, Resampling::NearestFloor)
+    }),
+    (
+        "upsample_bilinear2d(Tensor self, SymInt[2] output_size, bool align_corners, float? scales_h=None, float? scales_w=None)",
+        |a, c| resize(a, c, Resampling::Linear),
+    ),
+    (
+        "upsample_bilinear2d.vec(Tensor input, SymInt[]? output_size, bool align_corners, float[]? scale_factors)",
+        |a, c| resize(a, c, Resampling::Linear),
+    ),
+    (
+        "upsample_bicubic2d(Tensor self, SymInt[2] output_size, bool align_corners, float? scales_h=None, float? scales_w=None)",
+        |a, c| resize(a, c, Resampling::Cubic),
+    ),
+    (
+        "upsample_bicubic2d.vec(Tensor input, SymInt[]? output_size, bool align_corners, float[]? scale_factors)",
+        |a, c| resize(a, c, Resampling::Cubic),
+    ),
+    ("reflection_pad2d(Tensor self, SymInt[4] padding)", |a, c| padded(a, c, "padding", PadMode::Reflect)),
+    ("replication_pad2d(Tensor self, SymInt[4] padding)", |a, c| padded(a, c, "padding", PadMode::Edge)),
 ];
 
 fn convolution(aten: &mut Aten, call: &Bound<'_>) -> Result<Value, Problem> {
@@ -148,21 +173,71 @@ fn adaptive(aten: &mut Aten, call: &Bound<'_>, op: Reduce) -> Result<Value, Prob
     Ok(if op == Reduce::Max { Value::List([result, Value::Unknown].into()) } else { result })
 }
 
-/// A number around a value: before and behind the last axis, then the one before it, and so on.
+/// A number around a value, or what it is at its sides: before and behind the last axis, then the one before it, and so on.
 fn pad(aten: &mut Aten, call: &Bound<'_>) -> Result<Value, Problem> {
-    if call.get("mode").is_some_and(|mode| *mode != Value::Text("constant".into())) {
-        return Err(call.refused("only padding with a number is read"));
-    }
     let number = if call.get("value").is_some() { call.number("value")? as f32 } else { 0.0 };
+    let mode = match call.get("mode") {
+        None => PadMode::Constant(number),
+        Some(Value::Text(mode)) if &**mode == "constant" => PadMode::Constant(number),
+        Some(Value::Text(mode)) if &**mode == "reflect" => PadMode::Reflect,
+        Some(Value::Text(mode)) if &**mode == "replicate" => PadMode::Edge,
+        Some(_) => return Err(call.refused("only padding with a number, reflect and replicate are read")),
+    };
+    padded(aten, call, "pad", mode)
+}
+
+fn padded(aten: &mut Aten, call: &Bound<'_>, sides: &str, mode: PadMode) -> Result<Value, Problem> {
     let x = aten.tensor(call, "self")?;
-    let (rank, sides) = (aten.import.rank(x), call.ints("pad")?.unwrap_or_default());
+    let (rank, sides) = (aten.import.rank(x), call.ints(sides)?.unwrap_or_default());
     if sides.len() % 2 != 0 || sides.len() / 2 > rank {
         return Err(call.damage(&format!("{} sides are padded of {rank} axes", sides.len())));
     }
     let pads: Vec<(usize, i64, i64)> =
         sides.chunks_exact(2).enumerate().map(|(i, side)| (rank - 1 - i, side[0], side[1])).collect();
-    match aten.import.pad(call, x, &pads, number)? {
+    match aten.import.pad(call, x, &pads, mode)? {
         Ok(id) => Ok(aten.define(id)),
         Err(padded) => Ok(aten.cell(Windows::Around(padded), None)),
+    }
+}
+
+/// Pictures of another size, given as that or as factors.
+fn resize(aten: &mut Aten, call: &Bound<'_>, resampling: Resampling) -> Result<Value, Problem> {
+    let x = aten.tensor(call, if call.signature.overload == "vec" { "input" } else { "self" })?;
+    let corners = call.get("align_corners").is_some() && call.flag("align_corners")?;
+    let coordinates = match (resampling, corners) {
+        (Resampling::NearestFloor | Resampling::Nearest, _) => Coordinates::Asymmetric,
+        (Resampling::Linear | Resampling::Cubic, true) => Coordinates::AlignCorners,
+        (Resampling::Linear | Resampling::Cubic, false) => Coordinates::HalfPixel,
+    };
+    let own = aten.import.sides(call, x)?;
+    let scaled = match scales(call)? {
+        None => None,
+        Some([height, width]) => Some([
+            aten.import.side_of(call, own[0] as f64 * height, coordinates)?,
+            aten.import.side_of(call, own[1] as f64 * width, coordinates)?,
+        ]),
+    };
+    let size = match (call.pair("output_size", 1)?, scaled) {
+        (Some(size), Some(scaled)) if size != scaled => {
+            return Err(call.refused(&format!("its factors give {scaled:?} pixels, its size is {size:?}")));
+        }
+        (Some(size), _) | (None, Some(size)) => size,
+        (None, None) => return Err(call.damage("it has neither a size nor factors")),
+    };
+    let id = aten.import.resize(call, x, size, resampling, coordinates)?;
+    Ok(aten.define(id))
+}
+
+/// The factors of the height and the width, where they are given.
+fn scales(call: &Bound<'_>) -> Result<Option<[f64; 2]>, Problem> {
+    if call.get("scales_h").is_some() && call.get("scales_w").is_some() {
+        return Ok(Some([call.number("scales_h")?, call.number("scales_w")?]));
+    }
+    match call.list("scale_factors").map(|list| list.iter().map(Value::number).collect::<Vec<_>>()) {
+        None => Ok(None),
+        Some(list) => match list[..] {
+            [Some(height), Some(width)] => Ok(Some([height, width])),
+            _ => Err(call.refused("its factors are not two numbers that are known before the run")),
+        },
     }
 }

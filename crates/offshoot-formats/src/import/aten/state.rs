@@ -15,6 +15,8 @@ const MAX_NODES: usize = 1 << 16;
 /// memory then see something that we do not follow.
 struct Cell {
     content: Windows,
+    /// The padded picture that it is, where an operator without windows has read it.
+    settled: Option<ValueId>,
     /// Tensors of one group share their memory.
     group: usize,
     /// The group's count of changes when this tensor was made or changed.
@@ -74,7 +76,7 @@ impl Aten {
             self.groups.push(0);
             self.groups.len() - 1
         });
-        self.cells.push(Cell { content, group, version: self.groups[group] });
+        self.cells.push(Cell { content, settled: None, group, version: self.groups[group] });
         Value::Tensor(self.cells.len() - 1)
     }
 
@@ -108,9 +110,18 @@ impl Aten {
             let what = "the result shares memory with a tensor that an operator changed in place since";
             return Err(site.refused(what));
         }
-        match held.content {
-            Windows::Of(id) => Ok(id),
-            Windows::Around(padded) => self.import.settle_padded(site, padded),
+        self.settled(cell, site)
+    }
+
+    /// The value of the graph that a cell is.
+    fn settled(&mut self, cell: usize, site: &dyn Site) -> Result<ValueId, Problem> {
+        match (self.content(cell, site)?, self.cells[cell].settled) {
+            (Windows::Of(id), _) | (Windows::Around(_), Some(id)) => Ok(id),
+            (Windows::Around(padded), None) => {
+                let id = self.import.settle_padded(site, padded)?;
+                self.cells[cell].settled = Some(id);
+                Ok(id)
+            }
         }
     }
 
@@ -125,14 +136,10 @@ impl Aten {
 
     /// An argument computed at each run or stored.
     pub(super) fn tensor(&mut self, call: &Bound<'_>, name: &str) -> Result<ValueId, Problem> {
-        let windows = self.windows(call, name)?;
-        self.plain(call, windows)
-    }
-
-    fn plain(&mut self, site: &dyn Site, windows: Windows) -> Result<ValueId, Problem> {
-        match windows {
-            Windows::Of(id) => Ok(id),
-            Windows::Around(padded) => self.import.settle_padded(site, padded),
+        match call.required(name)? {
+            Value::Tensor(cell) => self.settled(*cell, call),
+            Value::Stored(stored) => self.term(call, *stored, |x| x),
+            other => Err(call.refused(&format!("its {} is {}", call.label(name), other.kind()))),
         }
     }
 
@@ -154,10 +161,7 @@ impl Aten {
             (_, Some(number)) => {
                 Ok(self.import.constant(call, "constant", Tensor::f32([], vec![f(number as f32)])))
             }
-            (Value::Tensor(cell), _) => {
-                let content = self.content(*cell, call)?;
-                self.plain(call, content)
-            }
+            (Value::Tensor(cell), _) => self.settled(*cell, call),
             (Value::Stored(stored), _) => self.term(call, *stored, f),
             _ => Err(call.refused(&format!("its {label} is {}", value.kind()))),
         }
@@ -250,11 +254,12 @@ impl Aten {
         self.parameter(call, stored, role)
     }
 
-    /// As [`Aten::weight`], where it is given; what is computed at each run is taken as it is.
+    /// As [`Aten::weight`], where it is given; what is computed at each run, and a constant, is taken as it is.
     pub(super) fn given(&mut self, call: &Bound<'_>, name: &str) -> Result<Option<ValueId>, Problem> {
         match call.get(name) {
             None => Ok(None),
             Some(Value::Tensor(_)) => self.tensor(call, name).map(Some),
+            Some(Value::Stored(stored)) if stored.constant => self.tensor(call, name).map(Some),
             Some(_) => self.weight(call, name, Role::Weight).map(Some),
         }
     }

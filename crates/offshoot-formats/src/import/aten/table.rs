@@ -6,7 +6,7 @@ use super::call::{Bound, Call};
 use super::signature::Signature;
 use super::state::Aten;
 use super::value::Value;
-use super::{arithmetic, linear, moves, norms, pictures, reductions};
+use super::{arithmetic, linear, moves, norms, pictures, recurrent, reductions};
 use crate::error::Problem;
 
 /// What a call gives.
@@ -15,8 +15,15 @@ pub(super) type Run = fn(&mut Aten, &Bound<'_>) -> Result<Value, Problem>;
 /// Signatures, and what each becomes; those of one name in the order in which they are tried.
 pub(super) type Rows = &'static [(&'static str, Run)];
 
-const FAMILIES: &[Rows] =
-    &[arithmetic::ROWS, linear::ROWS, moves::ROWS, norms::ROWS, pictures::ROWS, reductions::ROWS];
+const FAMILIES: &[Rows] = &[
+    arithmetic::ROWS,
+    linear::ROWS,
+    moves::ROWS,
+    norms::ROWS,
+    pictures::ROWS,
+    recurrent::ROWS,
+    reductions::ROWS,
+];
 
 pub(super) struct Table {
     by_name: HashMap<&'static str, Vec<(Signature, Run)>>,

@@ -8,6 +8,7 @@ mod products;
 mod quantized;
 mod recurrent;
 mod reduce;
+mod resize;
 mod shape;
 mod sizes;
 mod split;
@@ -148,11 +149,11 @@ impl<'a> Translator<'a> {
         }
     }
 
-    /// The graph, its weights, and the nodes of Softmax in it that stand for the logarithm of one.
-    pub(super) fn finish(self) -> (Graph, Weights, HashSet<String>) {
+    /// The graph and its weights.
+    pub(super) fn finish(self) -> (Graph, Weights) {
         drop((self.operands, self.derived));
         let weights = self.weights.into_iter().map(|(name, t)| (name, Rc::unwrap_or_clone(t))).collect();
-        (self.import.graph, weights, self.import.logarithms)
+        (self.import.graph, weights)
     }
 
     /// Names a value of the graph as the file does.
@@ -209,8 +210,10 @@ impl<'a> Translator<'a> {
         if node.op() == "DynamicQuantizeLinear" {
             return self.dynamic_quantize(node);
         }
-        if node.op() == "Split" {
-            return self.split(node);
+        match node.op() {
+            "Split" => return self.split(node),
+            "GRU" => return self.gru(node),
+            _ => {}
         }
         let further = node.proto.output.iter().skip(1);
         if let Some(used) = further.into_iter().find(|o| self.context.uses.contains_key(o.as_str())) {
@@ -237,6 +240,7 @@ impl<'a> Translator<'a> {
             "Identity" | "Cast" => self.alias(node),
             "Transpose" => self.transpose(node),
             "Pad" => self.pad(node),
+            "Resize" | "Upsample" => self.resize(node),
             "MatMul" => self.matmul(node),
             "Reshape" => self.reshape(node),
             "Clip" => self.clip(node),

@@ -23,7 +23,9 @@ impl<'a> Translator<'a> {
         for index in [1, 2] {
             if node.input(index).is_some() {
                 given[index - 1] = Some(match self.operand(node, index)? {
-                    Operand::Stored(_) => self.plain_parameter(node, index, Role::Weight)?,
+                    Operand::Stored(stored) if !stored.constant => {
+                        self.plain_parameter(node, index, Role::Weight)?
+                    }
                     _ => self.value(node, index)?,
                 });
             }
@@ -33,9 +35,8 @@ impl<'a> Translator<'a> {
 
     pub(super) fn instance_norm(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
         let x = self.value(node, 0)?;
-        let channels = self.import.shape(x).0.get(1).and_then(Dim::fixed).unwrap_or(0);
         let affine = self.affine(node)?;
-        self.import.group_norm(&node, x, channels, affine, node.float("epsilon").unwrap_or(1e-5))
+        self.import.instance_norm(&node, x, affine, node.float("epsilon").unwrap_or(1e-5))
     }
 
     /// A norm of groups of channels; before opset 21 with a weight and a bias for each group.

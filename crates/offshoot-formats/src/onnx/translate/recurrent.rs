@@ -1,7 +1,7 @@
-//! LSTM, and ONNX Runtime's DynamicQuantizeLSTM.
+//! LSTM, ONNX Runtime's DynamicQuantizeLSTM, and GRU.
 
-use offshoot_graph::op::Direction;
-use offshoot_graph::{Data, Dim, Op, Role, Source, Tensor, ValueId};
+use offshoot_graph::op::{Composite, Direction};
+use offshoot_graph::{Data, Dim, Op, Role, Tensor, ValueId};
 
 use super::{Operand, SIMPLIFY, Stored, Translator};
 use crate::elements::check_activation;
@@ -15,7 +15,7 @@ impl<'a> Translator<'a> {
     pub(super) fn lstm(&mut self, node: NodeView<'a>) -> Result<(), Problem> {
         let bytes = node.op() != "LSTM";
         let x = self.value(node, 0)?;
-        let direction = self.checked_direction(node)?;
+        let direction = self.checked_direction(node, &["Sigmoid", "Tanh", "Tanh"])?;
         let ways = direction.ways();
         let units = self.stored(node, 2)?.tensor.shape().get(if bytes { 2 } else { 1 }).copied();
         let units = units
@@ -52,11 +52,41 @@ impl<'a> Translator<'a> {
         Ok(())
     }
 
-    /// The direction, of an LSTM that has nothing which [`Op::Lstm`] has not.
-    fn checked_direction(&mut self, node: NodeView<'a>) -> Result<Direction, Problem> {
+    pub(super) fn gru(&mut self, node: NodeView<'a>) -> Result<(), Problem> {
+        let x = self.value(node, 0)?;
+        let direction = self.checked_direction(node, &["Sigmoid", "Tanh"])?;
+        let (weight, recurrence) = (self.gates(node, 1)?, self.gates(node, 2)?);
+        let units = self.import.shape(recurrence).0.get(2).and_then(Dim::fixed).unwrap_or(0);
+        let steps = self.import.shape(x).0.first().and_then(Dim::fixed).unwrap_or(1);
+        check_activation(&node.place(), [steps, direction.ways(), units].into_iter())?;
+        let bias = match node.input(3) {
+            Some(_) => self.gates(node, 3)?,
+            None => {
+                self.context.tensors.charge(&node.place(), units.saturating_mul(6 * direction.ways()), 4)?;
+                self.import.constant(&node, "bias", Tensor::zeros([direction.ways(), 6 * units]))
+            }
+        };
+        let composite = Composite::Gru { direction, linear_before_reset: node.flag("linear_before_reset") };
+        let results = self.import.compose_all(&node, composite, &[x, weight, recurrence, bias])?;
+        for (name, id) in node.proto.output.iter().zip(results).filter(|(name, _)| !name.is_empty()) {
+            self.define(name, id);
+        }
+        Ok(())
+    }
+
+    /// A weight of a recurrent operator, stored or computed.
+    fn gates(&mut self, node: NodeView<'a>, index: usize) -> Result<ValueId, Problem> {
+        match self.operand(node, index)? {
+            Operand::Stored(stored) if !stored.constant => self.plain_parameter(node, index, Role::Weight),
+            _ => self.value(node, index),
+        }
+    }
+
+    /// The direction, of an operator that has nothing which [`Op::Lstm`] and [`Composite::Gru`] have not.
+    fn checked_direction(&mut self, node: NodeView<'a>, activations: &[&str]) -> Result<Direction, Problem> {
         let refused = |what: &str| Err(node.unsupported(what, SIMPLIFY));
-        if !node.repeats("activations", &["Sigmoid", "Tanh", "Tanh"]) {
-            return refused("other activations than Sigmoid, Tanh, Tanh are not read");
+        if !node.repeats("activations", activations) {
+            return refused(&format!("other activations than {} are not read", activations.join(", ")));
         }
         if node.has("clip") || node.flag("input_forget") || node.flag("layout") {
             return refused("clip, input_forget and the batch first (layout = 1) are not read");
@@ -85,24 +115,9 @@ impl<'a> Translator<'a> {
             Operand::Filled(filled) => filled.number == 0.0,
             Operand::Stored(Stored { tensor, .. }) => all_zero(&tensor),
             Operand::Numbers(numbers) => numbers.to_tensor().is_some_and(|t| all_zero(&t)),
-            Operand::Value(id) => self.source_of(id).is_some_and(|tensor| all_zero(&tensor)),
+            Operand::Value(id) => self.import.is_zero(id),
             _ => false,
         })
-    }
-
-    /// The constant that a value is a part or a repetition of.
-    fn source_of(&self, mut id: ValueId) -> Option<Tensor> {
-        while let Some(producer) = self.import.graph.producer(id) {
-            let node = self.import.graph.node(producer);
-            if !matches!(node.op, Op::Slice { .. } | Op::Expand { .. } | Op::Reshape { .. }) {
-                return None;
-            }
-            id = node.inputs[0];
-        }
-        match &self.import.graph.value(id).source {
-            Source::Constant(tensor) => Some(tensor.clone()),
-            _ => None,
-        }
     }
 
     fn no_zero_point(&mut self, node: NodeView<'a>, index: usize) -> Result<(), Problem> {

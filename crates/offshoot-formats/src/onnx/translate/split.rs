@@ -9,9 +9,12 @@ use crate::error::Problem;
 use crate::onnx::attributes::NodeView;
 
 impl<'a> Translator<'a> {
-    /// Gives each output that is used its part of an axis of known size.
+    /// Gives each output its part of an axis of known size.
     pub(super) fn split(&mut self, node: NodeView<'a>) -> Result<(), Problem> {
-        if let Operand::Stored(stored) = self.operand(node, 0)? {
+        // In a file of ours a weight keeps its name, and its Split is part of the graph.
+        if let Operand::Stored(stored) = self.operand(node, 0)?
+            && !self.context.own
+        {
             return self.split_stored(node, &stored);
         }
         let x = self.value(node, 0)?;
@@ -20,13 +23,9 @@ impl<'a> Translator<'a> {
             return Err(node.unsupported("only an axis of known size is split", SIMPLIFY));
         };
         let sizes = self.sizes(node, size)?;
-        let outputs = &node.proto.output;
-        let wanted = |index: usize| self.context.uses.contains_key(outputs[index].as_str());
-        let parts = self.import.split(&node, x, axis, &sizes, wanted)?;
-        for (output, part) in outputs.iter().zip(parts) {
-            if let Some(id) = part {
-                self.define(output, id);
-            }
+        let parts = self.import.split(&node, x, axis, sizes)?;
+        for (output, part) in node.proto.output.iter().zip(parts) {
+            self.define(output, part);
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! Windows over pictures: convolutions, poolings, padding.
 
-use offshoot_graph::op::{AveragePool, Conv, Pool, Reduce};
+use offshoot_graph::op::{AveragePool, Conv, PadMode, Pool, Reduce};
 use offshoot_graph::{Dim, ValueId};
 
 use super::{Operand, SIMPLIFY, Translator, laid};
@@ -9,19 +9,18 @@ use crate::import::Windows;
 use crate::onnx::attributes::NodeView;
 
 impl<'a> Translator<'a> {
-    /// A number around a value.
+    /// More places around a value.
     pub(super) fn pad(&mut self, node: NodeView<'a>) -> Result<Operand<'a>, Problem> {
         let (x, channels_last) = self.laid_out(node, 0)?;
-        if node.text("mode").unwrap_or("constant") != "constant" {
-            return Err(node.unsupported("only padding with a number is read", SIMPLIFY));
-        }
-        let number = match node.input(2) {
-            Some(_) => self.one_number(node, 2)?,
-            None => Some(node.float("value").unwrap_or(0.0)),
+        let mode = match node.text("mode").unwrap_or("constant") {
+            "constant" => PadMode::Constant(self.pad_number(node)?),
+            "reflect" => PadMode::Reflect,
+            "edge" => PadMode::Edge,
+            other => {
+                let what = format!("padding of the mode `{other:.20}` is not read");
+                return Err(node.unsupported(what, SIMPLIFY));
+            }
         };
-        let number = number.ok_or_else(|| {
-            node.unsupported("the number of its padding is not known before the run", SIMPLIFY)
-        })?;
         let pads = self.ints(node, 1, "pads")?.unwrap_or_default();
         let axes = match node.input(3) {
             Some(_) => self.ints(node, 3, "axes")?.unwrap_or_default(),
@@ -36,9 +35,19 @@ impl<'a> Translator<'a> {
             let axis = if channels_last { [0, 2, 3, 1][axis] } else { axis };
             sides.push((axis, pads[i], pads[axes.len() + i]));
         }
-        Ok(match self.import.pad(&node, x, &sides, number)? {
+        Ok(match self.import.pad(&node, x, &sides, mode)? {
             Ok(id) => laid(id, channels_last),
             Err(padded) => Operand::Padded { padded, node, channels_last },
+        })
+    }
+
+    fn pad_number(&mut self, node: NodeView<'a>) -> Result<f32, Problem> {
+        let number = match node.input(2) {
+            Some(_) => self.one_number(node, 2)?,
+            None => Some(node.float("value").unwrap_or(0.0)),
+        };
+        number.ok_or_else(|| {
+            node.unsupported("the number of its padding is not known before the run", SIMPLIFY)
         })
     }
 

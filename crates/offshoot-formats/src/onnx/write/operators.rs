@@ -7,6 +7,11 @@ use super::{WAY_OUT, Writer, float, int, ints};
 use crate::error::Problem;
 use crate::onnx::proto::AttributeProto;
 
+/// Whether an opset of ONNX has a function of one element.
+pub(super) fn in_onnx(unary: Unary, opset: i64) -> bool {
+    matches!(unary.row().onnx, Name::Operator(_, since) if since <= opset)
+}
+
 impl Writer<'_, '_> {
     pub(super) fn conv(&self, conv: &Conv, node: &Node) -> Vec<AttributeProto> {
         let weight = &self.graph.value(node.inputs[1]).shape;
