@@ -6,7 +6,8 @@ use std::path::Path;
 use half::f16;
 use offshoot_graph::op::{
     AveragePool, BatchNormalization, Binary, Composite, Conv, Coordinates, CrossEntropy, Direction, Gemm,
-    LayerNormalization, MatMul, PadMode, Pool, Reduce, Resampling, SequenceOp, TrainOp, Unary,
+    LayerNormalization, MatMul, Norm, PadMode, Pool, Pooling, Recurrent, Reduce, Resampling, SequenceOp,
+    ShapeOp, TrainOp, Unary,
 };
 use offshoot_graph::{Data, Graph, GraphError, Op, Shape, Tensor, ValueId, Weights};
 use safetensors::{Dtype, SafeTensors};
@@ -118,25 +119,26 @@ fn operator(name: &str, a: &Value) -> Op {
             group: a["group"].as_u64().unwrap() as usize,
         }),
         "Gemm" => Op::Gemm(Gemm { trans_a: flag("trans_a"), trans_b: flag("trans_b") }),
-        "BatchNormalization" => Op::BatchNormalization(norm(a)),
+        "BatchNormalization" => Op::Norm(Norm::Batch(norm(a))),
         "MatMul" => Op::MatMul(MatMul { trans_a: flag("trans_a"), trans_b: flag("trans_b") }),
         "LayerNormalization" => {
-            Op::LayerNormalization(LayerNormalization { epsilon: number("epsilon").unwrap() })
+            Op::Norm(Norm::Layer(LayerNormalization { epsilon: number("epsilon").unwrap() }))
         }
-        "Transpose" => Op::Transpose { perm: all_sizes(&a["perm"]) },
-        "Reshape" => Op::Reshape { shape: Shape::fixed(&all_sizes(&a["shape"])) },
-        "Expand" => Op::Expand { shape: Shape::fixed(&all_sizes(&a["shape"])) },
-        "Concat" => Op::Concat { axis: axis() },
+        "Transpose" => Op::Shape(ShapeOp::Transpose { perm: all_sizes(&a["perm"]) }),
+        "Reshape" => Op::Shape(ShapeOp::Reshape { shape: Shape::fixed(&all_sizes(&a["shape"])) }),
+        "Expand" => Op::Shape(ShapeOp::Expand { shape: Shape::fixed(&all_sizes(&a["shape"])) }),
+        "Concat" => Op::Shape(ShapeOp::Concat { axis: axis() }),
         "Slice" => {
             let index = |key: &str| a[key].as_u64().unwrap() as usize;
-            Op::Slice { axis: axis(), start: index("start"), end: index("end") }
+            Op::Shape(ShapeOp::Slice { axis: axis(), start: index("start"), end: index("end") })
         }
-        "MaxPool" => Op::MaxPool(pool(a)),
-        "AveragePool" => {
-            Op::AveragePool(AveragePool { pool: pool(a), count_include_pad: flag("count_include_pad") })
-        }
-        "GlobalAveragePool" => Op::GlobalAveragePool,
-        "Flatten" => Op::Flatten { axis: axis() },
+        "MaxPool" => Op::Pool(Pooling::Max(pool(a))),
+        "AveragePool" => Op::Pool(Pooling::Average(AveragePool {
+            pool: pool(a),
+            count_include_pad: flag("count_include_pad"),
+        })),
+        "GlobalAveragePool" => Op::Pool(Pooling::GlobalAverage),
+        "Flatten" => Op::Shape(ShapeOp::Flatten { axis: axis() }),
         "Softmax" => Op::Softmax { axis: axis() },
         "SoftmaxCrossEntropyLoss" => {
             Op::SoftmaxCrossEntropyLoss(CrossEntropy { label_smoothing: number("label_smoothing").unwrap() })
@@ -180,7 +182,7 @@ fn operator(name: &str, a: &Value) -> Op {
                 _ => Direction::Bidirectional,
             };
             match name {
-                "LSTM" => Op::Lstm(direction),
+                "LSTM" => Op::Recurrent(Recurrent::Lstm(direction)),
                 _ => {
                     let linear_before_reset = a["linear_before_reset"].as_bool().unwrap_or(true);
                     Op::Composite(Composite::Gru { direction, linear_before_reset })
@@ -227,7 +229,7 @@ pub fn add_operator(
         "Scores" => {
             let &[q, k] = inputs else { panic!("two inputs") };
             let perm = vec![0, 1, 3, 2];
-            let k = graph.add("transposed", Op::Transpose { perm }, &[k])?;
+            let k = graph.add("transposed", Op::Shape(ShapeOp::Transpose { perm }), &[k])?;
             graph.add_node("y", Op::MatMul(MatMul::default()), &[q, k])
         }
         one => graph.add_node("y", operator(one, attributes), inputs),

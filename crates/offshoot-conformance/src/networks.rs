@@ -3,7 +3,8 @@
 use offshoot_graph::builder::{BATCH_NORM, Conv2d, RELU6};
 use offshoot_graph::model::{BATCH, INPUT, OUTPUT};
 use offshoot_graph::op::{
-    AveragePool, BatchNormalization, Binary, GradientClip, Pool, RATES, SgdRates, Unary,
+    AveragePool, BatchNormalization, Binary, GradientClip, Norm, Pool, Pooling, RATES, SgdRates, ShapeOp,
+    Unary,
 };
 use offshoot_graph::passes::{
     CLASS_WEIGHTS, LABELS, LOSS, LossOptions, TrainingGraph, UNSCALE, UPDATE_RATES, UpdateRule,
@@ -25,8 +26,8 @@ fn input(graph: &mut Graph, height: Dim, width: Dim) -> ValueId {
 
 /// Pools to one pixel and flattens.
 fn features(graph: &mut Graph, x: ValueId) -> Made {
-    let x = graph.add("pool", Op::GlobalAveragePool, &[x])?;
-    graph.add("flatten", Op::Flatten { axis: 1 }, &[x])
+    let x = graph.add("pool", Op::Pool(Pooling::GlobalAverage), &[x])?;
+    graph.add("flatten", Op::Shape(ShapeOp::Flatten { axis: 1 }), &[x])
 }
 
 fn basic_block(graph: &mut Graph, path: &str, x: ValueId, channels: usize, stride: usize) -> Made {
@@ -53,7 +54,7 @@ pub fn resnet() -> Graph {
         let x = graph.batch_norm("bn1", x, BATCH_NORM)?;
         let x = graph.add("relu", Op::Unary(Unary::Relu), &[x])?;
         let pool = Pool { kernel: [3, 3], strides: [2, 2], pads: [1; 4], ceil_mode: false };
-        let x = graph.add("maxpool", Op::MaxPool(pool), &[x])?;
+        let x = graph.add("maxpool", Op::Pool(Pooling::Max(pool)), &[x])?;
         let x = basic_block(graph, "layer1", x, 5, 1)?;
         let x = basic_block(graph, "layer2", x, 9, 2)?;
         let x = features(graph, x)?;
@@ -95,7 +96,11 @@ fn mobilenet() -> Graph {
         let x = inverted(graph, "block0", x, [6, 3, 9], 2)?;
         let x = inverted(graph, "block1", x, [9, 2, 9], 1)?;
         let pool = Pool { kernel: [2, 2], strides: [2, 2], pads: [0; 4], ceil_mode: true };
-        let x = graph.add("avgpool", Op::AveragePool(AveragePool { pool, count_include_pad: true }), &[x])?;
+        let x = graph.add(
+            "avgpool",
+            Op::Pool(Pooling::Average(AveragePool { pool, count_include_pad: true })),
+            &[x],
+        )?;
         let x = features(graph, x)?;
         let x = graph.linear("classifier.0", x, 13)?;
         let x = graph.add("classifier.1", Op::Unary(Unary::Relu), &[x])?;
@@ -244,7 +249,7 @@ pub(crate) fn inference(executors: Executors<'_>, report: &mut Report) {
         freeze(&mut graph, |_| true);
         let weights = golden.under(&format!("{source}/in/"));
         let (folded, folded_weights) = fold_batch_norm(&graph, &weights).unwrap();
-        assert!(!folded.nodes().iter().any(|n| matches!(n.op, Op::BatchNormalization(_))), "{source}");
+        assert!(!folded.nodes().iter().any(|n| matches!(n.op, Op::Norm(Norm::Batch(_)))), "{source}");
         let inputs = [(INPUT, golden.get(&format!("{source}/x")))];
         for (form, graph, weights) in [("plain", &graph, &weights), ("folded", &folded, &folded_weights)] {
             let what = format!("{source} {form}");

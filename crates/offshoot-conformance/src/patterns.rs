@@ -1,7 +1,7 @@
 //! What an executor may compute in one pass: each pattern against the same graph with all values as outputs, for its answer and in
 //! training.
 
-use offshoot_graph::op::{Binary, Clip, Conv, MatMul, Unary};
+use offshoot_graph::op::{Binary, Clip, Conv, MatMul, ShapeOp, Unary};
 use offshoot_graph::passes::freeze;
 use offshoot_graph::{DType, Data, Graph, Op, Role, Shape, Tensor, Weights};
 
@@ -77,7 +77,7 @@ fn residual() -> Made {
 fn attention() -> Made {
     let mut maker = Maker::new(&PICTURE);
     let x = maker.values[0];
-    let keys = maker.add(Op::Transpose { perm: vec![0, 1, 3, 2] }, &[x]).unwrap();
+    let keys = maker.add(Op::Shape(ShapeOp::Transpose { perm: vec![0, 1, 3, 2] }), &[x]).unwrap();
     let scores = maker.add(Op::MatMul(MatMul::default()), &[x, keys]).unwrap();
     let parts = maker.add(Op::Softmax { axis: 3 }, &[scores]).unwrap();
     maker.add(Op::MatMul(MatMul::default()), &[parts, x]).unwrap();

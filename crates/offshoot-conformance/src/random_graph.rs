@@ -4,8 +4,8 @@ use std::slice;
 
 use offshoot_graph::model::{BATCH, INPUT, OUTPUT};
 use offshoot_graph::op::{
-    AveragePool, BatchNormalization, Binary, Clip, Conv, Gemm, LayerNormalization, MatMul, Pool, Reduce,
-    SequenceOp, Unary,
+    AveragePool, BatchNormalization, Binary, Clip, Conv, Gemm, LayerNormalization, MatMul, Norm, Pool,
+    Pooling, Reduce, SequenceOp, ShapeOp, Unary,
 };
 use offshoot_graph::passes::LABELS;
 use offshoot_graph::random::{Purpose, Random};
@@ -125,7 +125,7 @@ impl<'a> Maker<'a> {
             8 => self.constant(x),
             9 => self.pool(x),
             10 => {
-                self.add(Op::GlobalAveragePool, &[x]);
+                self.add(Op::Pool(Pooling::GlobalAverage), &[x]);
             }
             11 => self.gemm(x),
             12 => self.product(x),
@@ -139,13 +139,13 @@ impl<'a> Maker<'a> {
             16 => self.reshape(x),
             17 => {
                 let (other, axis) = (self.value(), self.below(4));
-                self.add(Op::Concat { axis }, &[x, other, x]);
+                self.add(Op::Shape(ShapeOp::Concat { axis }), &[x, other, x]);
             }
             18 => {
                 let axis = self.below(4);
                 let start = self.below(self.size(x, axis));
                 let end = start + 1 + self.below(self.size(x, axis) - start);
-                self.add(Op::Slice { axis, start, end }, &[x]);
+                self.add(Op::Shape(ShapeOp::Slice { axis, start, end }), &[x]);
             }
             19 => self.sequence(x),
             20 => self.quantized(x),
@@ -154,7 +154,7 @@ impl<'a> Maker<'a> {
                 if let Some(axis) = shape.iter().position(|d| d.fixed() == Some(1)) {
                     shape[axis] = Dim::Fixed(1 + self.below(5));
                 }
-                self.add(Op::Expand { shape: Shape(shape) }, &[x]);
+                self.add(Op::Shape(ShapeOp::Expand { shape: Shape(shape) }), &[x]);
             }
         }
     }
@@ -174,7 +174,7 @@ impl<'a> Maker<'a> {
                     .collect();
                 Op::Unary(tame[self.below(tame.len())])
             }
-            _ => Op::Identity,
+            _ => Op::Shape(ShapeOp::Identity),
         }
     }
 
@@ -252,7 +252,7 @@ impl<'a> Maker<'a> {
             self.parameter(&channels, Role::Buffer, false),
             self.parameter(&channels, Role::Buffer, true),
         ];
-        let op = Op::BatchNormalization(BatchNormalization { epsilon: 1e-5, momentum: 0.1 });
+        let op = Op::Norm(Norm::Batch(BatchNormalization { epsilon: 1e-5, momentum: 0.1 }));
         if let Some(y) = self.add(op, &inputs)
             && self.flip()
         {
@@ -285,8 +285,8 @@ impl<'a> Maker<'a> {
         let strides = [1 + self.below(2), 1 + self.below(3)];
         let pool = Pool { kernel, strides, pads, ceil_mode: self.flip() };
         let op = match self.below(3) {
-            0 => Op::MaxPool(pool),
-            at => Op::AveragePool(AveragePool { pool, count_include_pad: at == 1 }),
+            0 => Op::Pool(Pooling::Max(pool)),
+            at => Op::Pool(Pooling::Average(AveragePool { pool, count_include_pad: at == 1 })),
         };
         self.add(op, &[x]);
     }
@@ -294,7 +294,7 @@ impl<'a> Maker<'a> {
     fn gemm(&mut self, x: ValueId) {
         let x = match self.dims(x).len() {
             2 => Some(x),
-            _ => self.add(Op::Flatten { axis: 1 }, &[x]),
+            _ => self.add(Op::Shape(ShapeOp::Flatten { axis: 1 }), &[x]),
         };
         let Some(x) = x else { return };
         let (inner, out, trans_b) = (self.size(x, 1), 1 + self.below(40), self.flip());
@@ -312,7 +312,7 @@ impl<'a> Maker<'a> {
             0 if rank >= 2 => {
                 let mut perm: Vec<usize> = (0..rank).collect();
                 perm.swap(rank - 1, rank - 2);
-                let Some(other) = self.add(Op::Transpose { perm }, &[x]) else { return };
+                let Some(other) = self.add(Op::Shape(ShapeOp::Transpose { perm }), &[x]) else { return };
                 self.add(Op::MatMul(MatMul::default()), &[x, other]);
             }
             1 => drop(self.add(Op::MatMul(MatMul { trans_a: true, trans_b: false }), &[x, x])),
@@ -327,7 +327,7 @@ impl<'a> Maker<'a> {
     fn layer_norm(&mut self, x: ValueId) {
         let width = [self.size(x, self.dims(x).len().saturating_sub(1))];
         let inputs = [x, self.weight(&width), self.weight(&width)];
-        self.add(Op::LayerNormalization(LayerNormalization { epsilon: 1e-3 }), &inputs);
+        self.add(Op::Norm(Norm::Layer(LayerNormalization { epsilon: 1e-3 })), &inputs);
     }
 
     fn transpose(&mut self, x: ValueId) {
@@ -336,7 +336,7 @@ impl<'a> Maker<'a> {
             let j = self.below(i + 1);
             perm.swap(i, j);
         }
-        self.add(Op::Transpose { perm }, &[x]);
+        self.add(Op::Shape(ShapeOp::Transpose { perm }), &[x]);
     }
 
     fn reshape(&mut self, x: ValueId) {
@@ -353,7 +353,7 @@ impl<'a> Maker<'a> {
             (_, [n, c, rest @ ..]) => [slice::from_ref(n), rest, slice::from_ref(c)].concat(),
             _ => return,
         };
-        self.add(Op::Reshape { shape: Shape(shape) }, &[x]);
+        self.add(Op::Shape(ShapeOp::Reshape { shape: Shape(shape) }), &[x]);
     }
 
     fn sequence(&mut self, x: ValueId) {
@@ -467,8 +467,8 @@ impl Made {
         let x = *self.shown.last()?;
         let pooled = match graph.value(x).shape.rank() {
             4 => {
-                let pooled = graph.add("pooled", Op::GlobalAveragePool, &[x]).ok()?;
-                graph.add("flat", Op::Flatten { axis: 1 }, &[pooled]).ok()?
+                let pooled = graph.add("pooled", Op::Pool(Pooling::GlobalAverage), &[x]).ok()?;
+                graph.add("flat", Op::Shape(ShapeOp::Flatten { axis: 1 }), &[pooled]).ok()?
             }
             _ => x,
         };

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use offshoot_graph::op::ShapeOp;
 use offshoot_graph::passes::{LeftOut, confined_scores, gives_probabilities, prune, without_softmax};
 use offshoot_graph::{Dim, Graph, GraphError, Op, ValueId, Weights};
 
@@ -14,7 +15,7 @@ pub(crate) fn rows(graph: &mut Graph, output: ValueId) -> Result<ValueId, GraphE
     if dims.len() < 3 || wide > 1 {
         return Ok(output);
     }
-    graph.add("classes", Op::Flatten { axis: 1 }, &[output])
+    graph.add("classes", Op::Shape(ShapeOp::Flatten { axis: 1 }), &[output])
 }
 
 /// The graph without a Softmax or the logarithm of one at its end, and what a user should know about how it ends.

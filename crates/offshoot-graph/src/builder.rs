@@ -1,7 +1,7 @@
 //! The layers that models are made of, each with the parameters PyTorch's module of that name has.
 
 use crate::graph::{Graph, GraphError, Role, ValueId};
-use crate::op::{BatchNormalization, Clip, Conv, Gemm, Op, Unary};
+use crate::op::{BatchNormalization, Clip, Conv, Gemm, Norm, Op, Unary};
 
 /// PyTorch's default `eps` of a batch norm.
 pub const BATCH_NORM: BatchNormalization = BatchNormalization { epsilon: 1e-5, momentum: 0.1 };
@@ -85,7 +85,7 @@ impl Graph {
         ] {
             inputs.push(self.add_parameter(&format!("{path}.{name}"), &shape, role));
         }
-        self.add(path, Op::BatchNormalization(norm), &inputs)
+        self.add(path, Op::Norm(Norm::Batch(norm)), &inputs)
     }
 
     /// `torch.nn.Linear`: [N, C] -> [N, out_features] with the parameters `path.weight` and `path.bias`.

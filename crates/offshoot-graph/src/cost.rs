@@ -66,34 +66,12 @@ pub(crate) fn multiply_adds(op: &Op, inputs: &[Vec<usize>], outputs: &[Vec<usize
         Op::Gemm(gemm) => each(elements(&y), depth(1 + usize::from(gemm.trans_a))),
         Op::DynamicQuantizeMatMul { .. } => each(elements(&y), depth(1)),
         Op::MatMul(product) => each(elements(&y), depth(1 + usize::from(product.trans_a))),
-        // Four gates, each with a product of x and one of h.
-        Op::Lstm(_) | Op::DynamicQuantizeLstm(_) => {
+        // Gates, each with a product of x and one of h.
+        Op::Recurrent(recurrent) => {
             let hidden = y.last().map_or(1, |&hidden| hidden as u64);
-            each(elements(&y), 4 * (depth(1) + hidden))
+            each(elements(&y), recurrent.row().gates as u64 * (depth(1) + hidden))
         }
-        Op::BatchNormalization(_)
-        | Op::Unary(_)
-        | Op::Binary(_)
-        | Op::Reduce { .. }
-        | Op::LayerNormalization(_)
-        | Op::Transpose { .. }
-        | Op::Reshape { .. }
-        | Op::Concat { .. }
-        | Op::Slice { .. }
-        | Op::Expand { .. }
-        | Op::MaxPool(_)
-        | Op::AveragePool(_)
-        | Op::GlobalAveragePool
-        | Op::Flatten { .. }
-        | Op::Identity
-        | Op::Dropout { .. }
-        | Op::Softmax { .. }
-        | Op::SoftmaxCrossEntropyLoss(_)
-        | Op::QuantizeLinear { .. }
-        | Op::DequantizeLinear { .. }
-        | Op::Sequence(_)
-        | Op::Train(_)
-        | Op::Update(_)
+        Op::Norm(_) | Op::Unary(_) | Op::Binary(_) | Op::Reduce { .. } | Op::Shape(_) | Op::Pool(_) | Op::Dropout { .. } | Op::Softmax { .. } | Op::SoftmaxCrossEntropyLoss(_) | Op::QuantizeLinear { .. } | Op::DequantizeLinear { .. } | Op::Sequence(_) | Op::Train(_) | Op::Update(_)
         // What defines it is counted.
         | Op::Composite(_)
         | Op::Grad(
@@ -124,7 +102,7 @@ pub(crate) fn multiply_adds(op: &Op, inputs: &[Vec<usize>], outputs: &[Vec<usize
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::op::{Conv, Gemm};
+    use crate::op::{Conv, Gemm, ShapeOp};
     use crate::shape::{Dim, Shape};
     use crate::tensor::DType;
 
@@ -135,7 +113,7 @@ mod tests {
         let x = graph.add_input("x", DType::F32, shape);
         let w = graph.add_parameter("w", &[16, 4, 3, 3], crate::graph::Role::Weight);
         let y = graph.add("y", Op::Conv(Conv { group: 2, ..Conv::default() }), &[x, w]).unwrap();
-        let flat = graph.add("f", Op::Flatten { axis: 1 }, &[y]).unwrap();
+        let flat = graph.add("f", Op::Shape(ShapeOp::Flatten { axis: 1 }), &[y]).unwrap();
         let v = graph.add_parameter("v", &[10, 144], crate::graph::Role::Weight);
         graph.add("z", Op::Gemm(Gemm { trans_a: false, trans_b: true }), &[flat, v]).unwrap();
         let found = costs(&graph, &[("n".to_string(), 2)].into()).unwrap();

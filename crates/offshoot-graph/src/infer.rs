@@ -2,8 +2,8 @@
 
 use crate::graph::{Graph, Value, ValueId};
 use crate::op::{
-    AveragePool, Binary, Composite, Conv, Direction, Gemm, GradOp, MatMul, Op, Pool, RATES, SequenceOp,
-    TrainOp, UpdateOp,
+    AveragePool, Binary, Composite, Conv, Direction, Gemm, GradOp, MatMul, Norm, Op, Pool, Pooling, RATES,
+    Recurrent, SequenceOp, ShapeOp, TrainOp, UpdateOp,
 };
 use crate::passes::expanded;
 use crate::shape::{Dim, DimOp, Shape};
@@ -26,12 +26,12 @@ pub(crate) fn infer(op: &Op, inputs: &[&Value]) -> Result<Types, String> {
             arity(inputs, 2..=3)?;
             one(gemm_shape(*gemm, inputs)?)
         }
-        Op::BatchNormalization(_) => {
+        Op::Norm(Norm::Batch(_)) => {
             arity(inputs, 5..=5)?;
             per_channel(inputs[0], &inputs[1..])?;
             one(inputs[0].shape.clone())
         }
-        Op::Unary(_) | Op::Identity | Op::Dropout { .. } => {
+        Op::Unary(_) | Op::Shape(ShapeOp::Identity) | Op::Dropout { .. } => {
             arity(inputs, 1..=1)?;
             one(inputs[0].shape.clone())
         }
@@ -48,43 +48,43 @@ pub(crate) fn infer(op: &Op, inputs: &[&Value]) -> Result<Types, String> {
             arity(inputs, 2..=2)?;
             one(matmul_shape(inputs, *product)?)
         }
-        Op::LayerNormalization(_) => {
+        Op::Norm(Norm::Layer(_)) => {
             arity(inputs, 3..=3)?;
             per_last_axis(inputs[0], &inputs[1..])?;
             one(inputs[0].shape.clone())
         }
-        Op::Transpose { perm } => {
+        Op::Shape(ShapeOp::Transpose { perm }) => {
             arity(inputs, 1..=1)?;
             one(transposed_shape(&inputs[0].shape, perm)?)
         }
-        Op::Reshape { shape } => {
+        Op::Shape(ShapeOp::Reshape { shape }) => {
             arity(inputs, 1..=1)?;
             same_count(&inputs[0].shape, shape)?;
             one(shape.clone())
         }
-        Op::Concat { axis } => one(concatenated_shape(inputs, *axis)?),
-        Op::Slice { axis, start, end } => {
+        Op::Shape(ShapeOp::Concat { axis }) => one(concatenated_shape(inputs, *axis)?),
+        Op::Shape(ShapeOp::Slice { axis, start, end }) => {
             arity(inputs, 1..=1)?;
             one(sliced_shape(&inputs[0].shape, *axis, *start, *end)?)
         }
-        Op::Expand { shape } => {
+        Op::Shape(ShapeOp::Expand { shape }) => {
             arity(inputs, 1..=1)?;
             if broadcast(&inputs[0].shape, shape)? != *shape {
                 return Err(format!("{} does not broadcast to {shape}", inputs[0].shape));
             }
             one(shape.clone())
         }
-        Op::MaxPool(pool) | Op::AveragePool(AveragePool { pool, .. }) => {
+        Op::Pool(Pooling::Max(pool) | Pooling::Average(AveragePool { pool, .. })) => {
             arity(inputs, 1..=1)?;
             one(pool_shape(pool, inputs[0])?)
         }
-        Op::GlobalAveragePool => {
+        Op::Pool(Pooling::GlobalAverage) => {
             arity(inputs, 1..=1)?;
             rank(inputs[0], 4)?;
             let [n, c] = [0, 1].map(|i| inputs[0].shape.0[i].clone());
             one(Shape(vec![n, c, Dim::Fixed(1), Dim::Fixed(1)]))
         }
-        Op::Flatten { axis } => {
+        Op::Shape(ShapeOp::Flatten { axis }) => {
             arity(inputs, 1..=1)?;
             one(flatten_shape(&inputs[0].shape, *axis)?)
         }
@@ -116,8 +116,8 @@ pub(crate) fn infer(op: &Op, inputs: &[&Value]) -> Result<Types, String> {
             arity(inputs, 3..=4)?;
             one(dynamic_product_shape(inputs, *trans_b)?)
         }
-        Op::Lstm(direction) | Op::DynamicQuantizeLstm(direction) => {
-            let bytes = matches!(op, Op::DynamicQuantizeLstm(_));
+        Op::Recurrent(Recurrent::Lstm(direction) | Recurrent::DynamicQuantizeLstm(direction)) => {
+            let bytes = matches!(op, Op::Recurrent(Recurrent::DynamicQuantizeLstm(_)));
             arity(inputs, if bytes { 6..=6 } else { 4..=4 })?;
             lstm_shapes(inputs, *direction, bytes)
         }

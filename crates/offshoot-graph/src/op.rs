@@ -27,13 +27,21 @@
 
 mod binary;
 mod composite;
+mod norm;
+mod pool;
+mod recurrent;
 mod reduce;
+mod shape;
 mod unary;
 mod update;
 
 pub use binary::{Binary, BinaryRow};
 pub use composite::{Composite, Coordinates, PadMode, Resampling};
+pub use norm::{BatchNormalization, LayerNormalization, Norm, NormRow};
+pub use pool::{AveragePool, Pool, Pooling, PoolingRow};
+pub use recurrent::{Direction, Recurrent, RecurrentRow};
 pub use reduce::{Reduce, ReduceRow};
+pub use shape::{ShapeOp, ShapeRow};
 pub use unary::{Alpha, Attribute, Autocast, Derivative, Fixed, Name, Range, Row, Unary};
 pub use update::{AdamRates, Clip as GradientClip, RATES, SgdRates, UpdateOp};
 
@@ -67,8 +75,8 @@ pub enum Op {
     Conv(Conv),
     /// (a, b, c?) -> op(a) op(b) + c, with a and b of rank 2
     Gemm(Gemm),
-    /// (x [N, C, ..], weight [C], bias [C], running_mean [C], running_var [C]) -> x's shape, with the running statistics
-    BatchNormalization(BatchNormalization),
+    /// A normalization of x
+    Norm(Norm),
     /// A function of each element of x
     Unary(Unary),
     /// A function of two elements, broadcast as NumPy does
@@ -80,53 +88,12 @@ pub enum Op {
         /// The axis.
         axis: usize,
     },
-    /// The largest of each window; padding never wins
-    MaxPool(Pool),
-    /// The mean of each window
-    AveragePool(AveragePool),
-    /// [N, C, H, W] -> [N, C, 1, 1]
-    GlobalAveragePool,
-    /// [d0, .., dn] -> [d0 * .. * d(axis-1), d(axis) * .. * dn]
-    Flatten {
-        /// The first axis of the second part.
-        axis: usize,
-    },
+    /// The windows of x
+    Pool(Pooling),
+    /// The elements of x in other places
+    Shape(ShapeOp),
     /// (a, b) -> op(a) op(b), [.., m, k] times [.., k, n], with the same leading axes in both
     MatMul(MatMul),
-    /// (x [.., C], weight [C], bias [C]) -> (x - mean) / sqrt(var + epsilon) * weight + bias, with the mean and the biased
-    /// variance of each row of C
-    LayerNormalization(LayerNormalization),
-    /// Axis i of the result is axis `perm[i]` of x.
-    Transpose {
-        /// A permutation of x's axes.
-        perm: Vec<usize>,
-    },
-    /// The same elements in the same order under `shape`
-    Reshape {
-        /// The result's shape, of as many elements.
-        shape: Shape,
-    },
-    /// Its inputs one after another along `axis`
-    Concat {
-        /// The axis along which the inputs may differ in size.
-        axis: usize,
-    },
-    /// The part of x with indices `start..end` along `axis`
-    Slice {
-        /// The axis.
-        axis: usize,
-        /// The first index.
-        start: usize,
-        /// The index behind the last one.
-        end: usize,
-    },
-    /// x broadcast to `shape` as NumPy does
-    Expand {
-        /// The result's shape.
-        shape: Shape,
-    },
-    /// x -> x
-    Identity,
     /// x -> x; training makes it [`TrainOp::Dropout`]
     Dropout {
         /// The probability with which an element becomes zero in training.
@@ -165,13 +132,8 @@ pub enum Op {
         /// Whether the weight is [N, K], as PyTorch's `Linear` has it, and not [K, N].
         trans_b: bool,
     },
-    /// (x [T, N, F], weight [D, 4 H, F], recurrence [D, 4 H, H], bias [D, 8 H]) -> (y [T, D, N, H], last h [D, N, H]): ONNX's LSTM with
-    /// its own activations, from states of 0; gates in the order i, o, f, c; the bias is that of the weight and that of the
-    /// recurrence. D is 2 when it is bidirectional.
-    Lstm(Direction),
-    /// (x, weight i8 [D, F, 4 H], recurrence i8 [D, H, 4 H], weight scale [D, 4 H], recurrence scale [D, 4 H], bias [D, 8 H]) -> as
-    /// [`Op::Lstm`], f32: products as in [`Op::DynamicQuantizeMatMul`], with one scale for all of x and one for h at each step.
-    DynamicQuantizeLstm(Direction),
+    /// Steps over time
+    Recurrent(Recurrent),
     /// What networks over tokens compute and those over pictures do not.
     Sequence(SequenceOp),
     /// What a graph of other operators defines.
@@ -212,32 +174,6 @@ impl SequenceOp {
     }
 }
 
-/// The order in which an LSTM takes the steps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Direction {
-    /// From the first to the last.
-    Forward,
-    /// From the last to the first.
-    Reverse,
-    /// The first of two forward, the second in reverse.
-    Bidirectional,
-}
-
-impl Direction {
-    /// The number of directions.
-    pub fn ways(self) -> usize {
-        match self {
-            Direction::Forward | Direction::Reverse => 1,
-            Direction::Bidirectional => 2,
-        }
-    }
-
-    /// Whether direction `index` takes the steps from the last to the first.
-    pub fn is_reverse(self, index: usize) -> bool {
-        self == Direction::Reverse || index == 1
-    }
-}
-
 /// Attributes of a 2-d convolution.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Conv {
@@ -275,15 +211,6 @@ pub struct MatMul {
     pub trans_b: bool,
 }
 
-/// Attributes of [`Op::BatchNormalization`].
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct BatchNormalization {
-    /// Added to the variance.
-    pub epsilon: f32,
-    /// The fraction of the *batch's* statistics in the new running ones: PyTorch's momentum, 1 minus ONNX's.
-    pub momentum: f32,
-}
-
 /// Attributes of [`Unary::HardSigmoid`]. PyTorch's is 1/6 and 1/2.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct HardSigmoid {
@@ -291,13 +218,6 @@ pub struct HardSigmoid {
     pub alpha: f32,
     /// The value at 0.
     pub beta: f32,
-}
-
-/// Attributes of [`Op::LayerNormalization`], over the last axis.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct LayerNormalization {
-    /// Added to the variance.
-    pub epsilon: f32,
 }
 
 /// Bounds of [`Unary::Clip`]; infinities where there is none.
@@ -312,28 +232,6 @@ pub struct Clip {
 impl Clip {
     /// No bounds.
     pub const NONE: Clip = Clip { min: f32::NEG_INFINITY, max: f32::INFINITY };
-}
-
-/// Windows of a pooling operator.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Pool {
-    /// Rows and columns of a window.
-    pub kernel: [usize; 2],
-    /// Rows and columns from one window to the next.
-    pub strides: [usize; 2],
-    /// Rows and columns around the input: top, left, bottom, right.
-    pub pads: [usize; 4],
-    /// Whether a last window that only starts inside counts.
-    pub ceil_mode: bool,
-}
-
-/// Attributes of [`Op::AveragePool`].
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct AveragePool {
-    /// The windows.
-    pub pool: Pool,
-    /// Whether padding counts as zeros in the mean.
-    pub count_include_pad: bool,
 }
 
 /// Attributes of the loss.
@@ -481,30 +379,20 @@ impl Op {
         match self {
             Op::Conv(_) => "Conv",
             Op::Gemm(_) => "Gemm",
-            Op::BatchNormalization(_) => "BatchNormalization",
+            Op::Norm(norm) => norm.row().onnx,
             Op::Unary(unary) => unary.row().name,
             Op::Binary(binary) => binary.row().onnx,
             Op::Reduce { op, axis: _ } => op.row().onnx,
-            Op::MaxPool(_) => "MaxPool",
-            Op::AveragePool(_) => "AveragePool",
-            Op::GlobalAveragePool => "GlobalAveragePool",
-            Op::Flatten { .. } => "Flatten",
+            Op::Pool(pooling) => pooling.row().onnx,
+            Op::Shape(shape) => shape.row().onnx,
             Op::MatMul(_) => "MatMul",
-            Op::LayerNormalization(_) => "LayerNormalization",
-            Op::Transpose { .. } => "Transpose",
-            Op::Reshape { .. } => "Reshape",
-            Op::Concat { .. } => "Concat",
-            Op::Slice { .. } => "Slice",
-            Op::Expand { .. } => "Expand",
-            Op::Identity => "Identity",
             Op::Dropout { .. } => "Dropout",
             Op::Softmax { .. } => "Softmax",
             Op::SoftmaxCrossEntropyLoss(_) => "SoftmaxCrossEntropyLoss",
             Op::QuantizeLinear { .. } => "QuantizeLinear",
             Op::DequantizeLinear { .. } => "DequantizeLinear",
             Op::DynamicQuantizeMatMul { .. } => "DynamicQuantizeMatMul",
-            Op::Lstm(_) => "LSTM",
-            Op::DynamicQuantizeLstm(_) => "DynamicQuantizeLSTM",
+            Op::Recurrent(recurrent) => recurrent.row().onnx,
             Op::Sequence(op) => op.name(),
             Op::Composite(op) => op.name(),
             Op::Train(op) => op.name(),
@@ -517,30 +405,19 @@ impl Op {
     pub fn outputs(&self) -> usize {
         match self {
             Op::Train(TrainOp::BatchNormStats(_)) => 4,
-            Op::Grad(GradOp::BatchNormReduce | GradOp::LayerNormReduce(_))
-            | Op::Lstm(_)
-            | Op::DynamicQuantizeLstm(_) => 2,
+            Op::Grad(GradOp::BatchNormReduce | GradOp::LayerNormReduce(_)) | Op::Recurrent(_) => 2,
             Op::Update(op) => op.kept().max(1),
             Op::Composite(op) => op.outputs(),
             Op::Sequence(_) | Op::Train(_) | Op::Grad(_) => 1,
             Op::Conv(_)
             | Op::Gemm(_)
-            | Op::BatchNormalization(_)
+            | Op::Norm(_)
+            | Op::Pool(_)
+            | Op::Shape(_)
             | Op::Unary(_)
             | Op::Binary(_)
             | Op::Reduce { .. }
             | Op::MatMul(_)
-            | Op::LayerNormalization(_)
-            | Op::Transpose { .. }
-            | Op::Reshape { .. }
-            | Op::Concat { .. }
-            | Op::Slice { .. }
-            | Op::Expand { .. }
-            | Op::MaxPool(_)
-            | Op::AveragePool(_)
-            | Op::GlobalAveragePool
-            | Op::Flatten { .. }
-            | Op::Identity
             | Op::Dropout { .. }
             | Op::Softmax { .. }
             | Op::SoftmaxCrossEntropyLoss(_)

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // a test's panic is its failure
 
-use offshoot_graph::op::{Binary, Clip, Composite, MatMul, Unary};
+use offshoot_graph::op::{Binary, Clip, Composite, MatMul, ShapeOp, Unary};
 use offshoot_graph::passes::{confined_scores, gives_probabilities, without_softmax};
 use offshoot_graph::{DType, Dim, Graph, Op, Shape, Tensor, ValueId, Weights};
 
@@ -30,7 +30,7 @@ fn times(g: &mut Graph, x: ValueId, number: f32) -> ValueId {
 }
 
 fn reshaped<const N: usize>(g: &mut Graph, x: ValueId, dims: [Option<usize>; N]) -> ValueId {
-    g.add("reshape", Op::Reshape { shape: shape(dims) }, &[x]).unwrap()
+    g.add("reshape", Op::Shape(ShapeOp::Reshape { shape: shape(dims) }), &[x]).unwrap()
 }
 
 /// Operators that are left when the softmax is left out; `None` where it stays.
@@ -44,7 +44,7 @@ fn what_moves_rows_as_a_whole_stays_and_the_softmax_goes() {
     let moved = graph(|g, x| {
         let p = softmax(g, x);
         let p = reshaped(g, p, [None, Some(1), Some(5)]);
-        let p = g.add("t", Op::Transpose { perm: vec![0, 2, 1] }, &[p]).unwrap();
+        let p = g.add("t", Op::Shape(ShapeOp::Transpose { perm: vec![0, 2, 1] }), &[p]).unwrap();
         let p = reshaped(g, p, [None, Some(5)]);
         times(g, p, 100.0)
     });
@@ -57,7 +57,7 @@ fn what_moves_rows_as_a_whole_stays_and_the_softmax_goes() {
 fn a_softmax_whose_rows_are_taken_apart_stays() {
     let scrambled = graph(|g, x| {
         let p = softmax(g, x);
-        let p = g.add("t", Op::Transpose { perm: vec![1, 0] }, &[p]).unwrap();
+        let p = g.add("t", Op::Shape(ShapeOp::Transpose { perm: vec![1, 0] }), &[p]).unwrap();
         reshaped(g, p, [None, Some(5)])
     });
     let over_the_batch = graph(|g, x| g.add("softmax", Op::Softmax { axis: 0 }, &[x]).unwrap());
@@ -67,7 +67,7 @@ fn a_softmax_whose_rows_are_taken_apart_stays() {
     });
     let cut = graph(|g, x| {
         let p = softmax(g, x);
-        g.add("slice", Op::Slice { axis: 1, start: 1, end: 5 }, &[p]).unwrap()
+        g.add("slice", Op::Shape(ShapeOp::Slice { axis: 1, start: 1, end: 5 }), &[p]).unwrap()
     });
     let of_probabilities = graph(|g, x| {
         let p = g.add("sigmoid", Op::Unary(Unary::Sigmoid), &[x]).unwrap();

@@ -3,7 +3,7 @@
 
 use offshoot_graph::builder::{BATCH_NORM, Conv2d};
 use offshoot_graph::model::{BATCH, INPUT, OUTPUT};
-use offshoot_graph::op::{Binary, GradOp, Pool, TrainOp, Unary};
+use offshoot_graph::op::{Binary, GradOp, Norm, Pool, Pooling, ShapeOp, TrainOp, Unary};
 use offshoot_graph::passes::{
     KEYS, LOSS_SCALE, LossOptions, autocast, differentiate, fold_batch_norm, freeze, prune,
     remove_training_leftovers, training_graph,
@@ -22,8 +22,8 @@ fn network() -> Graph {
     let main = unit(&mut graph, "main", x, &Conv2d::new(6, 3).stride(2));
     let skip = unit(&mut graph, "skip", x, &Conv2d::new(6, 1).stride(2));
     let x = graph.add("add", Op::Binary(Binary::Add), &[main, skip]).unwrap();
-    let x = graph.add("gap", Op::GlobalAveragePool, &[x]).unwrap();
-    let x = graph.add("flat", Op::Flatten { axis: 1 }, &[x]).unwrap();
+    let x = graph.add("gap", Op::Pool(Pooling::GlobalAverage), &[x]).unwrap();
+    let x = graph.add("flat", Op::Shape(ShapeOp::Flatten { axis: 1 }), &[x]).unwrap();
     let x = graph.add("drop", Op::Dropout { ratio: 0.25 }, &[x]).unwrap();
     let x = graph.linear("fc", x, 5).unwrap();
     graph.add_output(OUTPUT, x);
@@ -100,16 +100,17 @@ fn what_does_not_fit_is_refused_by_name() {
     let x = graph.add_input("x", DType::F32, Shape::fixed(&[2, 3, 4, 5]));
     let flat = graph.add_input("flat", DType::F32, Shape::fixed(&[2, 3]));
     let w = graph.add_parameter("w", &[4, 2, 3, 3], Role::Weight);
-    let pool =
-        |kernel, pads, ceil_mode| Op::MaxPool(Pool { kernel: [kernel; 2], strides: [1; 2], pads, ceil_mode });
+    let pool = |kernel, pads, ceil_mode| {
+        Op::Pool(Pooling::Max(Pool { kernel: [kernel; 2], strides: [1; 2], pads, ceil_mode }))
+    };
     let attempts: Vec<(Op, Vec<ValueId>, &str)> = vec![
         (Op::Conv(Default::default()), vec![x, w], "does not fit 3 input channels"),
         (Op::Conv(Default::default()), vec![x], "takes 2 to 3 inputs, not 1"),
         (Op::Binary(Binary::Add), vec![x, flat], "do not broadcast"),
         (Op::Gemm(Default::default()), vec![flat, flat], "3 columns"),
-        (Op::GlobalAveragePool, vec![flat], "must have 4 axes"),
+        (Op::Pool(Pooling::GlobalAverage), vec![flat], "must have 4 axes"),
         (Op::Softmax { axis: 2 }, vec![flat], "axis 2 is outside"),
-        (Op::Flatten { axis: 3 }, vec![flat], "axis 3 is outside"),
+        (Op::Shape(ShapeOp::Flatten { axis: 3 }), vec![flat], "axis 3 is outside"),
         (pool(6, [0; 4], false), vec![x], "a window of 6 does not fit"),
         (pool(2, [2; 4], false), vec![x], "padding only"),
         (pool(0, [0; 4], false), vec![x], "at least 1"),
@@ -177,7 +178,7 @@ fn a_frozen_part_gets_no_backward_nodes() {
     // The loss's own, the weight's product, the bias's sum: nothing of the backbone.
     assert_eq!(count(&head.graph, is_backward), 2);
     assert_eq!(count(&head.graph, |op| matches!(op, Op::Gemm(_))), 2);
-    assert_eq!(count(&head.graph, |op| matches!(op, Op::BatchNormalization(_))), 3);
+    assert_eq!(count(&head.graph, |op| matches!(op, Op::Norm(Norm::Batch(_)))), 3);
 
     freeze(&mut graph, |name| name.contains("bn"));
     let norms = training_graph(&graph, LossOptions::default()).unwrap();
@@ -202,7 +203,7 @@ fn a_frozen_part_gets_no_backward_nodes() {
 fn folding_leaves_what_trains_and_what_is_shared() {
     let mut graph = network();
     let weights = weights(&graph);
-    let norms = |graph: &Graph| count(graph, |op| matches!(op, Op::BatchNormalization(_)));
+    let norms = |graph: &Graph| count(graph, |op| matches!(op, Op::Norm(Norm::Batch(_))));
     assert_eq!(norms(&fold_batch_norm(&graph, &weights).unwrap().0), 3);
     freeze(&mut graph, |name| name.starts_with("stem"));
     let (folded, folded_weights) = fold_batch_norm(&graph, &weights).unwrap();

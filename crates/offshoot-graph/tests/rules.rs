@@ -4,8 +4,8 @@
 #![allow(clippy::unwrap_used)] // a test's panic is its failure
 
 use offshoot_graph::op::{
-    Binary, Clip, Composite, Conv, Coordinates, Direction, Gemm, GradientClip, MatMul, PadMode, Pool, RATES,
-    Reduce, Resampling, TrainOp, Unary, UpdateOp,
+    Binary, Clip, Composite, Conv, Coordinates, Direction, Gemm, GradientClip, MatMul, PadMode, Pool,
+    Pooling, RATES, Reduce, Resampling, ShapeOp, TrainOp, Unary, UpdateOp,
 };
 use offshoot_graph::passes::{
     LossOptions, SQUARES, UpdateRule, accumulate_graph, apply_graph, dynamic_int8_graph, expand,
@@ -55,14 +55,14 @@ fn shapes_follow_from_the_operands() {
     // (8 + 1 - 2 - 1) / 2 + 1, 9 + 2 - 2 - 1 + 1
     assert_eq!(shape(Op::Conv(conv), &[x, w]), [2, 4, 4, 9]);
     let pool = Pool { kernel: [3, 2], strides: [2, 2], pads: [0; 4], ceil_mode: false };
-    assert_eq!(shape(Op::MaxPool(pool.clone()), &[x]), [2, 3, 3, 4]);
-    assert_eq!(shape(Op::MaxPool(Pool { ceil_mode: true, ..pool }), &[x]), [2, 3, 4, 5]);
+    assert_eq!(shape(Op::Pool(Pooling::Max(pool.clone())), &[x]), [2, 3, 3, 4]);
+    assert_eq!(shape(Op::Pool(Pooling::Max(Pool { ceil_mode: true, ..pool })), &[x]), [2, 3, 4, 5]);
     assert_eq!(shape(Op::Binary(Binary::Add), &[x, row]), [2, 3, 8, 9]);
     assert_eq!(shape(Op::Reduce { op: Reduce::Max, axis: 2 }, &[x]), [2, 3, 1, 9]);
-    assert_eq!(shape(Op::Transpose { perm: vec![0, 2, 3, 1] }, &[x]), [2, 8, 9, 3]);
-    assert_eq!(shape(Op::Slice { axis: 3, start: 4, end: 9 }, &[x]), [2, 3, 8, 5]);
-    assert_eq!(shape(Op::Concat { axis: 1 }, &[x, x]), [2, 6, 8, 9]);
-    assert_eq!(shape(Op::Flatten { axis: 2 }, &[x]), [6, 72]);
+    assert_eq!(shape(Op::Shape(ShapeOp::Transpose { perm: vec![0, 2, 3, 1] }), &[x]), [2, 8, 9, 3]);
+    assert_eq!(shape(Op::Shape(ShapeOp::Slice { axis: 3, start: 4, end: 9 }), &[x]), [2, 3, 8, 5]);
+    assert_eq!(shape(Op::Shape(ShapeOp::Concat { axis: 1 }), &[x, x]), [2, 6, 8, 9]);
+    assert_eq!(shape(Op::Shape(ShapeOp::Flatten { axis: 2 }), &[x]), [6, 72]);
     let product = |trans_a, trans_b| Op::MatMul(MatMul { trans_a, trans_b });
     assert_eq!(shape(product(false, true), &[x, x]), [2, 3, 8, 8]);
     assert_eq!(shape(product(true, false), &[x, x]), [2, 3, 9, 9]);
@@ -248,7 +248,7 @@ fn products_without_flags_have_transposes() {
     let names: Vec<&str> = plain.nodes().iter().map(|node| node.op.name()).collect();
     assert_eq!(names, ["Transpose", "MatMul"]);
     assert_eq!(plain.nodes()[1].op, Op::MatMul(MatMul::default()));
-    assert_eq!(plain.nodes()[0].op, Op::Transpose { perm: vec![0, 2, 1] });
+    assert_eq!(plain.nodes()[0].op, Op::Shape(ShapeOp::Transpose { perm: vec![0, 2, 1] }));
     let output = plain.output("y").unwrap();
     assert_eq!(plain.value(output).shape, Shape::fixed(&[2, 4, 4]));
 }

@@ -1,7 +1,7 @@
 //! What an architecture is: how it is built, its names, its sizes and its preprocessing.
 
 use offshoot_graph::model::{BATCH, INPUT, OUTPUT};
-use offshoot_graph::op::Op;
+use offshoot_graph::op::{Op, Pooling, ShapeOp};
 use offshoot_graph::text::quoted;
 use offshoot_graph::{DType, Dim, Graph, GraphError, Interpolation, Preprocessing, Shape, ValueId, Weights};
 
@@ -54,8 +54,8 @@ pub(crate) trait Family: std::fmt::Debug + Sync {
     /// As [`Family::backbone`].
     fn features(&self, graph: &mut Graph, input: ValueId, size: usize) -> Result<ValueId, GraphError> {
         let x = self.backbone(graph, input, size)?;
-        let x = graph.add("avgpool", Op::GlobalAveragePool, &[x])?;
-        graph.add("flatten", Op::Flatten { axis: 1 }, &[x])
+        let x = graph.add("avgpool", Op::Pool(Pooling::GlobalAverage), &[x])?;
+        graph.add("flatten", Op::Shape(ShapeOp::Flatten { axis: 1 }), &[x])
     }
 
     /// How libraries spell the parameters of the architecture called `name`, its own spelling first.

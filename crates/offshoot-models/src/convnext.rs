@@ -2,7 +2,7 @@
 //! channels last, between two transposes. There is no stochastic depth.
 
 use offshoot_graph::builder::Conv2d;
-use offshoot_graph::op::{Binary, Op, Unary};
+use offshoot_graph::op::{Binary, Op, Pooling, ShapeOp, Unary};
 use offshoot_graph::{Graph, GraphError, Role, Shape, ValueId};
 
 use crate::architecture::{Architecture, Family, Resize, Sizes};
@@ -71,8 +71,8 @@ pub(crate) fn features(graph: &mut Graph, input: ValueId, variant: &Variant) -> 
             x = self::block(graph, &format!("features.{}.{block}", 2 * stage + 1), x, channels)?;
         }
     }
-    x = graph.add("avgpool", Op::GlobalAveragePool, &[x])?;
-    x = graph.add("classifier.1", Op::Flatten { axis: 1 }, &[x])?;
+    x = graph.add("avgpool", Op::Pool(Pooling::GlobalAverage), &[x])?;
+    x = graph.add("classifier.1", Op::Shape(ShapeOp::Flatten { axis: 1 }), &[x])?;
     layer_norm(graph, "classifier.0", x, CHANNELS[3], EPSILON)
 }
 
@@ -88,24 +88,33 @@ fn norm_of_channels(
     x: ValueId,
     channels: usize,
 ) -> Result<ValueId, GraphError> {
-    let x = graph.add(&format!("{path}.last"), Op::Transpose { perm: vec![0, 2, 3, 1] }, &[x])?;
+    let x =
+        graph.add(&format!("{path}.last"), Op::Shape(ShapeOp::Transpose { perm: vec![0, 2, 3, 1] }), &[x])?;
     let x = layer_norm(graph, path, x, channels, EPSILON)?;
-    graph.add(&format!("{path}.first"), Op::Transpose { perm: vec![0, 3, 1, 2] }, &[x])
+    graph.add(&format!("{path}.first"), Op::Shape(ShapeOp::Transpose { perm: vec![0, 3, 1, 2] }), &[x])
 }
 
 fn block(graph: &mut Graph, path: &str, input: ValueId, channels: usize) -> Result<ValueId, GraphError> {
     let scale = graph.add_parameter(&format!("{path}.layer_scale"), &[channels, 1, 1], Role::Weight);
     let depthwise = Conv2d::new(channels, 7).group(channels);
     let x = biased(graph, &format!("{path}.block.0"), input, depthwise)?;
-    let x = graph.add(&format!("{path}.block.1"), Op::Transpose { perm: vec![0, 2, 3, 1] }, &[x])?;
+    let x = graph.add(
+        &format!("{path}.block.1"),
+        Op::Shape(ShapeOp::Transpose { perm: vec![0, 2, 3, 1] }),
+        &[x],
+    )?;
     let shape: Shape = graph.value(x).shape.clone();
     let x = layer_norm(graph, &format!("{path}.block.2"), x, channels, EPSILON)?;
-    let x = graph.add(&format!("{path}.block.rows"), Op::Flatten { axis: 3 }, &[x])?;
+    let x = graph.add(&format!("{path}.block.rows"), Op::Shape(ShapeOp::Flatten { axis: 3 }), &[x])?;
     let x = graph.linear(&format!("{path}.block.3"), x, 4 * channels)?;
     let x = graph.add(&format!("{path}.block.4"), Op::Unary(Unary::Gelu), &[x])?;
     let x = graph.linear(&format!("{path}.block.5"), x, channels)?;
-    let x = graph.add(&format!("{path}.block.pixels"), Op::Reshape { shape }, &[x])?;
-    let x = graph.add(&format!("{path}.block.6"), Op::Transpose { perm: vec![0, 3, 1, 2] }, &[x])?;
+    let x = graph.add(&format!("{path}.block.pixels"), Op::Shape(ShapeOp::Reshape { shape }), &[x])?;
+    let x = graph.add(
+        &format!("{path}.block.6"),
+        Op::Shape(ShapeOp::Transpose { perm: vec![0, 3, 1, 2] }),
+        &[x],
+    )?;
     let x = graph.add(&format!("{path}.scaled"), Op::Binary(Binary::Mul), &[x, scale])?;
     graph.add(&format!("{path}.add"), Op::Binary(Binary::Add), &[x, input])
 }

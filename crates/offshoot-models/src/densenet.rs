@@ -1,7 +1,7 @@
 //! DenseNet-121 (Huang et al., "Densely connected convolutional networks", 2016) as torchvision builds it.
 
 use offshoot_graph::builder::{BATCH_NORM, Conv2d};
-use offshoot_graph::op::{AveragePool, Op, Pool, Unary};
+use offshoot_graph::op::{AveragePool, Op, Pool, Pooling, ShapeOp, Unary};
 use offshoot_graph::{Graph, GraphError, ValueId};
 
 use crate::architecture::{Architecture, Family, Resize, Sizes};
@@ -56,7 +56,7 @@ pub(crate) fn backbone(graph: &mut Graph, input: ValueId) -> Result<ValueId, Gra
     let mut x = graph.conv2d("features.conv0", input, &Conv2d::new(STEM, 7).stride(2))?;
     x = norm_relu(graph, "features.norm0", "features.relu0", x)?;
     let pool = Pool { kernel: [3, 3], strides: [2, 2], pads: [1; 4], ceil_mode: false };
-    x = graph.add("features.pool0", Op::MaxPool(pool), &[x])?;
+    x = graph.add("features.pool0", Op::Pool(Pooling::Max(pool)), &[x])?;
     let mut channels = STEM;
     for (index, layers) in (1..).zip(LAYERS) {
         for layer in 1..=layers {
@@ -77,7 +77,7 @@ fn dense_layer(graph: &mut Graph, path: &str, input: ValueId) -> Result<ValueId,
     let x = graph.conv2d(&format!("{path}.conv1"), x, &Conv2d::new(BOTTLENECK, 1))?;
     let x = norm_relu(graph, &format!("{path}.norm2"), &format!("{path}.relu2"), x)?;
     let x = graph.conv2d(&format!("{path}.conv2"), x, &Conv2d::new(GROWTH, 3))?;
-    graph.add(&format!("{path}.cat"), Op::Concat { axis: 1 }, &[input, x])
+    graph.add(&format!("{path}.cat"), Op::Shape(ShapeOp::Concat { axis: 1 }), &[input, x])
 }
 
 /// Half of the channels, and of height and width.
@@ -85,7 +85,7 @@ fn transition(graph: &mut Graph, path: &str, x: ValueId, channels: usize) -> Res
     let x = norm_relu(graph, &format!("{path}.norm"), &format!("{path}.relu"), x)?;
     let x = graph.conv2d(&format!("{path}.conv"), x, &Conv2d::new(channels, 1))?;
     let pool = Pool { kernel: [2, 2], strides: [2, 2], pads: [0; 4], ceil_mode: false };
-    let op = Op::AveragePool(AveragePool { pool, count_include_pad: false });
+    let op = Op::Pool(Pooling::Average(AveragePool { pool, count_include_pad: false }));
     graph.add(&format!("{path}.pool"), op, &[x])
 }
 

@@ -1,7 +1,7 @@
 //! A new head for a classifier that no architecture of the registry describes: one read from an ONNX file.
 
 use offshoot_graph::model::OUTPUT;
-use offshoot_graph::op::Op;
+use offshoot_graph::op::{Op, Pooling, ShapeOp};
 use offshoot_graph::passes::{layer_before, remove_training_leftovers, up_to};
 use offshoot_graph::{Graph, GraphError, Metadata, Model, Weights};
 
@@ -87,8 +87,9 @@ pub fn grafted(graph: &Graph, head: Head, classes: usize) -> Result<(Graph, Vec<
     let (mut new, mut features) = up_to(&graph, last.inputs[0])?;
     let kept = expected_parameters(&new).into_iter().map(|(name, _)| name).collect();
     if pools {
-        features = new.add(&format!("{path}.pool"), Op::GlobalAveragePool, &[features])?;
-        features = new.add(&format!("{path}.flatten"), Op::Flatten { axis: 1 }, &[features])?;
+        features = new.add(&format!("{path}.pool"), Op::Pool(Pooling::GlobalAverage), &[features])?;
+        features =
+            new.add(&format!("{path}.flatten"), Op::Shape(ShapeOp::Flatten { axis: 1 }), &[features])?;
     }
     let logits = head.append(&mut new, &path, features, classes)?;
     new.add_output(OUTPUT, logits);

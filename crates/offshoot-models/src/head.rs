@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use offshoot_graph::builder::Conv2d;
-use offshoot_graph::op::{Op, Unary};
+use offshoot_graph::op::{Op, Pooling, ShapeOp, Unary};
 use offshoot_graph::text::{quoted, shortened};
 use offshoot_graph::{Graph, GraphError, ValueId};
 
@@ -119,8 +119,8 @@ pub(crate) fn convolutional(
     let x = add_dropout(graph, &dropout_path(path), x, dropout)?;
     let x = biased(graph, path, x, Conv2d::new(classes, 1))?;
     let x = graph.add("classifier.2", Op::Unary(Unary::Relu), &[x])?;
-    let x = graph.add("avgpool", Op::GlobalAveragePool, &[x])?;
-    graph.add("flatten", Op::Flatten { axis: 1 }, &[x])
+    let x = graph.add("avgpool", Op::Pool(Pooling::GlobalAverage), &[x])?;
+    graph.add("flatten", Op::Shape(ShapeOp::Flatten { axis: 1 }), &[x])
 }
 
 fn add_dropout(graph: &mut Graph, path: &str, x: ValueId, ratio: f32) -> Result<ValueId, GraphError> {

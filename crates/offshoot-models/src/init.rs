@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use offshoot_graph::op::{Binary, Gemm, Op};
+use offshoot_graph::op::{Binary, Gemm, Op, ShapeOp};
 use offshoot_graph::random::{Purpose, Random};
 use offshoot_graph::{Graph, Tensor, Value, ValueId, Weights};
 
@@ -96,7 +96,7 @@ fn distribution(
         return (place > 0).then_some(uniform);
     }
     // (x, weight, bias), and of a batch norm the running mean and variance
-    if matches!(op, Op::LayerNormalization(_) | Op::BatchNormalization(_)) {
+    if matches!(op, Op::Norm(_)) {
         return match place {
             1 | 4 => constant(1.0),
             2 | 3 => constant(0.0),
@@ -104,7 +104,7 @@ fn distribution(
         };
     }
     // Tokens and positions.
-    if matches!(op, Op::Expand { .. } | Op::Binary(Binary::Add)) {
+    if matches!(op, Op::Shape(ShapeOp::Expand { .. }) | Op::Binary(Binary::Add)) {
         return Some(Distribution::Normal(0.02));
     }
     // The scale of a branch: nearly nothing of it at first.

@@ -1,7 +1,7 @@
 //! MobileNetV3 (Howard et al., "Searching for MobileNetV3", 2019) as torchvision builds it.
 
 use offshoot_graph::builder::Conv2d;
-use offshoot_graph::op::{BatchNormalization, Binary, HardSigmoid, Op, Unary};
+use offshoot_graph::op::{BatchNormalization, Binary, HardSigmoid, Op, Pooling, ShapeOp, Unary};
 use offshoot_graph::{Graph, GraphError, ValueId};
 
 use crate::architecture::{Architecture, Family, Resize, Sizes};
@@ -132,8 +132,8 @@ pub(crate) fn features(graph: &mut Graph, input: ValueId, variant: &Variant) -> 
     let last = Conv2d::new(6 * channels, 1);
     let path = format!("features.{}", variant.blocks.len() + 1);
     x = conv_norm_act(graph, &path, x, &last, NORM, Some(Op::Unary(Unary::HardSwish)))?;
-    x = graph.add("avgpool", Op::GlobalAveragePool, &[x])?;
-    x = graph.add("flatten", Op::Flatten { axis: 1 }, &[x])?;
+    x = graph.add("avgpool", Op::Pool(Pooling::GlobalAverage), &[x])?;
+    x = graph.add("flatten", Op::Shape(ShapeOp::Flatten { axis: 1 }), &[x])?;
     x = graph.linear("classifier.0", x, variant.hidden)?;
     graph.add("classifier.1", Op::Unary(Unary::HardSwish), &[x])
 }

@@ -2,7 +2,7 @@
 //! bottleneck the 3x3 convolution has the stride ("ResNet v1.5").
 
 use offshoot_graph::builder::{BATCH_NORM, Conv2d};
-use offshoot_graph::op::{Binary, Op, Pool, Unary};
+use offshoot_graph::op::{Binary, Op, Pool, Pooling, Unary};
 use offshoot_graph::{Graph, GraphError, ValueId};
 
 use crate::architecture::{Architecture, Family, Resize, Sizes};
@@ -75,7 +75,7 @@ pub(crate) fn backbone(graph: &mut Graph, input: ValueId, variant: &Variant) -> 
     let x = graph.batch_norm("bn1", x, BATCH_NORM)?;
     let x = graph.add("relu", Op::Unary(Unary::Relu), &[x])?;
     let pool = Pool { kernel: [3, 3], strides: [2, 2], pads: [1; 4], ceil_mode: false };
-    let mut x = graph.add("maxpool", Op::MaxPool(pool), &[x])?;
+    let mut x = graph.add("maxpool", Op::Pool(Pooling::Max(pool)), &[x])?;
     let mut channels = 64;
     for (stage, &repeats) in variant.repeats.iter().enumerate() {
         let width = 64 << stage;

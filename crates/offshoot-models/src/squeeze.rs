@@ -2,7 +2,7 @@
 //! multiples of eight, SiLU, norms of channels.
 
 use offshoot_graph::builder::Conv2d;
-use offshoot_graph::op::{BatchNormalization, Binary, LayerNormalization, Op, Unary};
+use offshoot_graph::op::{BatchNormalization, Binary, LayerNormalization, Norm, Op, Pooling, Unary};
 use offshoot_graph::{Graph, GraphError, Role, ValueId};
 
 /// torchvision's modules behind the stem `features.0`; a network has the first ones.
@@ -46,7 +46,7 @@ impl SqueezeExcitation {
         x: ValueId,
         channels: usize,
     ) -> Result<ValueId, GraphError> {
-        let means = graph.add(&format!("{path}.avgpool"), Op::GlobalAveragePool, &[x])?;
+        let means = graph.add(&format!("{path}.avgpool"), Op::Pool(Pooling::GlobalAverage), &[x])?;
         let gate = biased(graph, &format!("{path}.fc1"), means, Conv2d::new(self.squeezed, 1))?;
         let gate = activate(graph, &format!("{path}.activation"), gate, self.activation)?;
         let gate = biased(graph, &format!("{path}.fc2"), gate, Conv2d::new(channels, 1))?;
@@ -96,7 +96,7 @@ pub(crate) fn layer_norm(
 ) -> Result<ValueId, GraphError> {
     let [weight, bias] =
         ["weight", "bias"].map(|name| graph.add_parameter(&format!("{path}.{name}"), &[width], Role::Weight));
-    graph.add(path, Op::LayerNormalization(LayerNormalization { epsilon }), &[x, weight, bias])
+    graph.add(path, Op::Norm(Norm::Layer(LayerNormalization { epsilon })), &[x, weight, bias])
 }
 
 /// The multiple of eight nearest to `channels`, not below nine tenths of it nor below eight (`_make_divisible`).

@@ -2,7 +2,7 @@
 //! builds it. Its classifier is a 1x1 convolution in front of the pooling.
 
 use offshoot_graph::builder::Conv2d;
-use offshoot_graph::op::{Op, Pool, Unary};
+use offshoot_graph::op::{Op, Pool, Pooling, ShapeOp, Unary};
 use offshoot_graph::{Graph, GraphError, ValueId};
 
 use crate::architecture::{Architecture, Family, Resize, Sizes};
@@ -73,7 +73,7 @@ pub(crate) fn backbone(graph: &mut Graph, input: ValueId) -> Result<ValueId, Gra
     for (index, squeezed, expanded) in FIRES {
         if POOLS.contains(&(index - 1)) {
             let pool = Pool { kernel: [3, 3], strides: [2, 2], pads: [0; 4], ceil_mode: true };
-            x = graph.add(&format!("features.{}", index - 1), Op::MaxPool(pool), &[x])?;
+            x = graph.add(&format!("features.{}", index - 1), Op::Pool(Pooling::Max(pool)), &[x])?;
         }
         x = fire(graph, &format!("features.{index}"), x, squeezed, expanded)?;
     }
@@ -94,5 +94,5 @@ fn fire(
     let x = layer("squeeze", x, Conv2d::new(squeezed, 1))?;
     let parts =
         [layer("expand1x1", x, Conv2d::new(expanded, 1))?, layer("expand3x3", x, Conv2d::new(expanded, 3))?];
-    graph.add(&format!("{path}.cat"), Op::Concat { axis: 1 }, &parts)
+    graph.add(&format!("{path}.cat"), Op::Shape(ShapeOp::Concat { axis: 1 }), &parts)
 }

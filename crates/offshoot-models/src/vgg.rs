@@ -2,7 +2,7 @@
 //! 2014) as torchvision builds it.
 
 use offshoot_graph::builder::{BATCH_NORM, Conv2d};
-use offshoot_graph::op::{AveragePool, Op, Pool, Unary};
+use offshoot_graph::op::{AveragePool, Op, Pool, Pooling, ShapeOp, Unary};
 use offshoot_graph::{Graph, GraphError, ValueId};
 
 use crate::architecture::{Architecture, Family, Resize, Sizes};
@@ -130,17 +130,17 @@ pub(crate) fn features(
             index += 2;
         }
         let halves = Pool { kernel: [2, 2], strides: [2, 2], pads: [0; 4], ceil_mode: false };
-        x = graph.add(&format!("features.{index}"), Op::MaxPool(halves), &[x])?;
+        x = graph.add(&format!("features.{index}"), Op::Pool(Pooling::Max(halves)), &[x])?;
         index += 1;
     }
     // torchvision pools adaptively to 7 x 7: for the sizes that are accepted, means of squares.
     let square = size / SHRINKS / POOLED;
     if square > 1 {
         let pool = Pool { kernel: [square; 2], strides: [square; 2], pads: [0; 4], ceil_mode: false };
-        let op = Op::AveragePool(AveragePool { pool, count_include_pad: false });
+        let op = Op::Pool(Pooling::Average(AveragePool { pool, count_include_pad: false }));
         x = graph.add("avgpool", op, &[x])?;
     }
-    x = graph.add("flatten", Op::Flatten { axis: 1 }, &[x])?;
+    x = graph.add("flatten", Op::Shape(ShapeOp::Flatten { axis: 1 }), &[x])?;
     for (linear, activation, dropout) in [(0, 1, 2), (3, 4, 5)] {
         x = graph.linear(&format!("classifier.{linear}"), x, HIDDEN)?;
         x = graph.add(&format!("classifier.{activation}"), Op::Unary(Unary::Relu), &[x])?;

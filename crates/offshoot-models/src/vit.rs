@@ -3,7 +3,7 @@
 //! under the names of timm's `vit_small_patch14_dinov2`. The head reads the class token.
 
 use offshoot_graph::builder::Conv2d;
-use offshoot_graph::op::{Binary, Gemm, MatMul, Op, Unary};
+use offshoot_graph::op::{Binary, Gemm, MatMul, Op, ShapeOp, Unary};
 use offshoot_graph::{Dim, Graph, GraphError, Role, Shape, Tensor, ValueId, Weights};
 
 use crate::architecture::{Architecture, Family, Resize, Sizes};
@@ -124,17 +124,17 @@ pub(crate) fn features(
     let x = biased(graph, patch_name, input, conv)?;
     let positions =
         first.unwrap_or_else(|| graph.add_parameter(position_name, &position_shape, Role::Weight));
-    let x = graph.add("patches.last", Op::Transpose { perm: vec![0, 2, 3, 1] }, &[x])?;
-    let x = graph.add("patches.rows", Op::Reshape { shape: rows(patches) }, &[x])?;
-    let class = graph.add("class", Op::Expand { shape: rows(1) }, &[class])?;
-    let x = graph.add("tokens", Op::Concat { axis: 1 }, &[class, x])?;
+    let x = graph.add("patches.last", Op::Shape(ShapeOp::Transpose { perm: vec![0, 2, 3, 1] }), &[x])?;
+    let x = graph.add("patches.rows", Op::Shape(ShapeOp::Reshape { shape: rows(patches) }), &[x])?;
+    let class = graph.add("class", Op::Shape(ShapeOp::Expand { shape: rows(1) }), &[class])?;
+    let x = graph.add("tokens", Op::Shape(ShapeOp::Concat { axis: 1 }), &[class, x])?;
     let mut x = graph.add("positions", Op::Binary(Binary::Add), &[x, positions])?;
     for index in 0..variant.blocks {
         x = block(graph, index, x, rows(patches + 1), variant)?;
     }
     // A norm of a token does not depend on the others.
-    let x = graph.add("class.part", Op::Slice { axis: 1, start: 0, end: 1 }, &[x])?;
-    let x = graph.add("flatten", Op::Flatten { axis: 1 }, &[x])?;
+    let x = graph.add("class.part", Op::Shape(ShapeOp::Slice { axis: 1, start: 0, end: 1 }), &[x])?;
+    let x = graph.add("flatten", Op::Shape(ShapeOp::Flatten { axis: 1 }), &[x])?;
     layer_norm(graph, if timm { "norm" } else { "encoder.ln" }, x, width, EPSILON)
 }
 
@@ -184,7 +184,7 @@ fn block(
     let path = |name: &str| format!("{}.{name}", names.path);
 
     let x = layer_norm(graph, &path(names.norms[0]), input, width, EPSILON)?;
-    let x = graph.add(&path("attention.rows"), Op::Flatten { axis: 2 }, &[x])?;
+    let x = graph.add(&path("attention.rows"), Op::Shape(ShapeOp::Flatten { axis: 2 }), &[x])?;
     let weight = graph.add_parameter(&path(names.input[0]), &[3 * width, width], Role::Weight);
     let bias = graph.add_parameter(&path(names.input[1]), &[3 * width], Role::Weight);
     let product = Op::Gemm(Gemm { trans_a: false, trans_b: true });
@@ -192,16 +192,17 @@ fn block(
     let x = attention(graph, &path("attention"), projected, &shape, variant)?;
     let x = graph.linear(&path(names.output), x, width)?;
     let x = scaled(graph, &names, 0, x, width)?;
-    let x = graph.add(&path("attention.tokens"), Op::Reshape { shape: shape.clone() }, &[x])?;
+    let x =
+        graph.add(&path("attention.tokens"), Op::Shape(ShapeOp::Reshape { shape: shape.clone() }), &[x])?;
     let input = graph.add(&path("attention.add"), Op::Binary(Binary::Add), &[x, input])?;
 
     let x = layer_norm(graph, &path(names.norms[1]), input, width, EPSILON)?;
-    let x = graph.add(&path("mlp.rows"), Op::Flatten { axis: 2 }, &[x])?;
+    let x = graph.add(&path("mlp.rows"), Op::Shape(ShapeOp::Flatten { axis: 2 }), &[x])?;
     let x = graph.linear(&path(names.linear[0]), x, 4 * width)?;
     let x = graph.add(&path("mlp.1"), Op::Unary(Unary::Gelu), &[x])?;
     let x = graph.linear(&path(names.linear[1]), x, width)?;
     let x = scaled(graph, &names, 1, x, width)?;
-    let x = graph.add(&path("mlp.tokens"), Op::Reshape { shape }, &[x])?;
+    let x = graph.add(&path("mlp.tokens"), Op::Shape(ShapeOp::Reshape { shape }), &[x])?;
     graph.add(&path("mlp.add"), Op::Binary(Binary::Add), &[x, input])
 }
 
@@ -233,24 +234,44 @@ fn attention(
     let heads_shape = Shape(vec![batch, tokens, heads.into(), depth.into()]);
     let part = |graph: &mut Graph, name: &str, index: usize| {
         let (start, end) = (index * width, (index + 1) * width);
-        let mut x = graph.add(&format!("{path}.{name}"), Op::Slice { axis: 1, start, end }, &[projected])?;
+        let mut x = graph.add(
+            &format!("{path}.{name}"),
+            Op::Shape(ShapeOp::Slice { axis: 1, start, end }),
+            &[projected],
+        )?;
         if name == "q" {
             let factor = Tensor::f32([], vec![1.0 / (depth as f32).sqrt()]);
             let factor = graph.add_constant(&format!("{path}.factor"), factor);
             x = graph.add(&format!("{path}.q.scaled"), Op::Binary(Binary::Mul), &[x, factor])?;
         }
-        let x =
-            graph.add(&format!("{path}.{name}.heads"), Op::Reshape { shape: heads_shape.clone() }, &[x])?;
-        graph.add(&format!("{path}.{name}.tokens"), Op::Transpose { perm: vec![0, 2, 1, 3] }, &[x])
+        let x = graph.add(
+            &format!("{path}.{name}.heads"),
+            Op::Shape(ShapeOp::Reshape { shape: heads_shape.clone() }),
+            &[x],
+        )?;
+        graph.add(
+            &format!("{path}.{name}.tokens"),
+            Op::Shape(ShapeOp::Transpose { perm: vec![0, 2, 1, 3] }),
+            &[x],
+        )
     };
     let (q, k, v) = (part(graph, "q", 0)?, part(graph, "k", 1)?, part(graph, "v", 2)?);
-    let k = graph.add(&format!("{path}.k.columns"), Op::Transpose { perm: vec![0, 1, 3, 2] }, &[k])?;
+    let k = graph.add(
+        &format!("{path}.k.columns"),
+        Op::Shape(ShapeOp::Transpose { perm: vec![0, 1, 3, 2] }),
+        &[k],
+    )?;
     let scores = graph.add(&format!("{path}.scores"), Op::MatMul(MatMul::default()), &[q, k])?;
     let scores = graph.add(&format!("{path}.softmax"), Op::Softmax { axis: 3 }, &[scores])?;
     let x = graph.add(&format!("{path}.values"), Op::MatMul(MatMul::default()), &[scores, v])?;
-    let x = graph.add(&format!("{path}.together"), Op::Transpose { perm: vec![0, 2, 1, 3] }, &[x])?;
-    let x = graph.add(&format!("{path}.merged"), Op::Reshape { shape: shape.clone() }, &[x])?;
-    graph.add(&format!("{path}.out.rows"), Op::Flatten { axis: 2 }, &[x])
+    let x = graph.add(
+        &format!("{path}.together"),
+        Op::Shape(ShapeOp::Transpose { perm: vec![0, 2, 1, 3] }),
+        &[x],
+    )?;
+    let x =
+        graph.add(&format!("{path}.merged"), Op::Shape(ShapeOp::Reshape { shape: shape.clone() }), &[x])?;
+    graph.add(&format!("{path}.out.rows"), Op::Shape(ShapeOp::Flatten { axis: 2 }), &[x])
 }
 
 /// Resamples the positions of patches among `weights` for inputs of `size` pixels, as timm's `resample_abs_pos_embed`

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use offshoot_graph::op::{Binary, Gemm, Unary};
+use offshoot_graph::op::{Binary, Gemm, Pooling, ShapeOp, Unary};
 use offshoot_graph::passes::{expand, shipped};
 use offshoot_graph::{DType, Graph, Metadata, Model, Node, Op, Source, ValueId, Weights};
 
@@ -87,43 +87,32 @@ impl Network {
         match &node.op {
             Op::Conv(_) | Op::Gemm(Gemm { trans_a: false, .. }) if self.has_weight(node) => Part::Weighted,
             Op::Unary(Unary::Relu | Unary::Clip(_)) if self.follows(node) => Part::Follows,
-            Op::Binary(Binary::Add) | Op::GlobalAveragePool
+            Op::Binary(Binary::Add) | Op::Pool(Pooling::GlobalAverage)
                 if self.operands(node).len() == node.inputs.len() && integers() =>
             {
                 Part::Computed
             }
-            Op::AveragePool(_) | Op::Concat { .. }
+            Op::Pool(Pooling::Average(_)) | Op::Shape(ShapeOp::Concat { .. })
                 if everywhere && self.operands(node).len() == node.inputs.len() && integers() =>
             {
                 Part::Computed
             }
-            Op::MaxPool(_)
-            | Op::Flatten { .. }
-            | Op::Reshape { .. }
-            | Op::Transpose { .. }
-            | Op::Slice { .. }
-                if everywhere && integers() =>
-            {
-                Part::Moved
-            }
+            Op::Pool(Pooling::Max(_))
+            | Op::Shape(
+                ShapeOp::Flatten { .. }
+                | ShapeOp::Reshape { .. }
+                | ShapeOp::Transpose { .. }
+                | ShapeOp::Slice { .. },
+            ) if everywhere && integers() => Part::Moved,
             Op::Conv(_)
             | Op::Gemm(_)
             | Op::Unary(_)
             | Op::Binary(_)
             | Op::Reduce { .. }
-            | Op::GlobalAveragePool
-            | Op::AveragePool(_)
-            | Op::Concat { .. }
-            | Op::MaxPool(_)
-            | Op::Flatten { .. }
-            | Op::Reshape { .. }
-            | Op::Transpose { .. }
-            | Op::Slice { .. }
-            | Op::BatchNormalization(_)
+            | Op::Pool(_)
+            | Op::Shape(_)
+            | Op::Norm(_)
             | Op::MatMul(_)
-            | Op::LayerNormalization(_)
-            | Op::Expand { .. }
-            | Op::Identity
             | Op::Dropout { .. }
             | Op::Softmax { .. }
             | Op::SoftmaxCrossEntropyLoss(_)
@@ -135,8 +124,7 @@ impl Network {
             | Op::Update(_)
             | Op::Composite(_)
             | Op::DynamicQuantizeMatMul { .. }
-            | Op::Lstm(_)
-            | Op::DynamicQuantizeLstm(_) => Part::Float,
+            | Op::Recurrent(_) => Part::Float,
         }
     }
 

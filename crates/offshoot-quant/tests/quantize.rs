@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use offshoot_cpu::{CpuExecutor, CpuOptions};
 use offshoot_graph::builder::{BATCH_NORM, Conv2d, RELU6};
 use offshoot_graph::model::{BATCH, INPUT, OUTPUT};
-use offshoot_graph::op::{Binary, Pool, Unary};
+use offshoot_graph::op::{Binary, Pool, Pooling, ShapeOp, Unary};
 use offshoot_graph::passes::{LossOptions, gradient_output, training_graph};
 use offshoot_graph::preprocessing::Preprocessing;
 use offshoot_graph::random::{Purpose, Random};
@@ -41,7 +41,7 @@ fn model() -> Model {
     };
     let x = conv(&mut g, "stem", x, &Conv2d::new(16, 3).stride(2), Some(Op::Unary(Unary::Relu)));
     let pool = Pool { kernel: [3, 3], strides: [2, 2], pads: [1; 4], ceil_mode: false };
-    let x = g.add("pool", Op::MaxPool(pool), &[x]).unwrap();
+    let x = g.add("pool", Op::Pool(Pooling::Max(pool)), &[x]).unwrap();
     let y = conv(&mut g, "a1", x, &Conv2d::new(24, 3), Some(Op::Unary(Unary::Relu)));
     let y = conv(&mut g, "a2", y, &Conv2d::new(24, 1), None);
     let skip = conv(&mut g, "a_skip", x, &Conv2d::new(24, 1), None);
@@ -51,8 +51,8 @@ fn model() -> Model {
     let y = conv(&mut g, "b2", y, &Conv2d::new(48, 3).group(48), Some(RELU6));
     let y = conv(&mut g, "b3", y, &Conv2d::new(24, 1), None);
     let x = g.add("b_add", Op::Binary(Binary::Add), &[x, y]).unwrap();
-    let x = g.add("mean", Op::GlobalAveragePool, &[x]).unwrap();
-    let x = g.add("flat", Op::Flatten { axis: 1 }, &[x]).unwrap();
+    let x = g.add("mean", Op::Pool(Pooling::GlobalAverage), &[x]).unwrap();
+    let x = g.add("flat", Op::Shape(ShapeOp::Flatten { axis: 1 }), &[x]).unwrap();
     let y = g.linear("fc", x, 7).unwrap();
     g.add_output(OUTPUT, y);
     let weights = g.parameters().iter().enumerate().map(|(seed, &id)| {
@@ -163,7 +163,9 @@ fn all_of_the_network_is_in_integers_for_processors() {
                 let Data::I8(q) = model.weights[weight].data() else { panic!("{weight}") };
                 assert!(q.iter().all(|q| (-63..=63).contains(q)));
             }
-            Op::Binary(Binary::Add) | Op::GlobalAveragePool | Op::MaxPool(_) | Op::Flatten { .. } => {
+            Op::Binary(Binary::Add)
+            | Op::Pool(Pooling::GlobalAverage | Pooling::Max(_))
+            | Op::Shape(ShapeOp::Flatten { .. }) => {
                 for slot in 0..n.inputs.len() {
                     let dq = before(graph, n, slot).unwrap();
                     assert!(matches!(dq.op, Op::DequantizeLinear { .. }), "{}", n.name);

@@ -1,5 +1,6 @@
 //! Batches that are too small for the batch norms that train.
 
+use offshoot_graph::op::Norm;
 use offshoot_graph::{Bindings, Dim, Graph, Op};
 
 use crate::error::TrainError;
@@ -10,7 +11,7 @@ use crate::recipe::Recipe;
 fn least_batch(graph: &Graph, mut sizes: impl Iterator<Item = usize>) -> usize {
     let trainable = |id| graph.parameter_info(id).is_some_and(|p| p.trainable);
     let in_training = graph.nodes().iter().filter(|node| {
-        matches!(node.op, Op::BatchNormalization(_)) && node.inputs[1..3].iter().any(|&id| trainable(id))
+        matches!(node.op, Op::Norm(Norm::Batch(_))) && node.inputs[1..3].iter().any(|&id| trainable(id))
     });
     let shapes: Vec<&[Dim]> = in_training.map(|node| &graph.value(node.inputs[0]).shape.0[..]).collect();
     let one_value = sizes.any(|size| {
@@ -61,6 +62,7 @@ pub(crate) fn notice(pictures: usize, batch_size: usize, least: usize) -> Option
 mod tests {
     use offshoot_graph::builder::{BATCH_NORM, Conv2d};
     use offshoot_graph::model::{INPUT, OUTPUT};
+    use offshoot_graph::op::{Pooling, ShapeOp};
     use offshoot_graph::passes::freeze;
     use offshoot_graph::{DType, Shape};
 
@@ -74,10 +76,10 @@ mod tests {
         x = graph.conv2d("conv", x, &Conv2d::new(8, 3).stride(2)).unwrap();
         x = graph.batch_norm("bn", x, BATCH_NORM).unwrap();
         if pooled {
-            x = graph.add("pool", Op::GlobalAveragePool, &[x]).unwrap();
+            x = graph.add("pool", Op::Pool(Pooling::GlobalAverage), &[x]).unwrap();
             x = graph.batch_norm("last", x, BATCH_NORM).unwrap();
         }
-        x = graph.add("flatten", Op::Flatten { axis: 1 }, &[x]).unwrap();
+        x = graph.add("flatten", Op::Shape(ShapeOp::Flatten { axis: 1 }), &[x]).unwrap();
         graph.add_output(OUTPUT, x);
         graph
     }

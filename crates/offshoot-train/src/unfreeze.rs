@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use offshoot_graph::op::Norm;
 use offshoot_graph::passes::{Pattern, freeze};
 use offshoot_graph::text::quoted;
 use offshoot_graph::{Graph, Op, ValueId};
@@ -168,7 +169,7 @@ impl Stages {
 
 /// The parameters of batch norms.
 fn norms(graph: &Graph) -> Vec<ValueId> {
-    let norms = graph.nodes().iter().filter(|node| matches!(node.op, Op::BatchNormalization(_)));
+    let norms = graph.nodes().iter().filter(|node| matches!(node.op, Op::Norm(Norm::Batch(_))));
     norms.flat_map(|node| node.inputs.iter().skip(1)).copied().collect()
 }
 

@@ -1,5 +1,6 @@
 //! Batch norms that a file may have lost.
 
+use offshoot_graph::op::Norm;
 use offshoot_graph::remedy::FREEZE_NORMS;
 use offshoot_graph::{Graph, Op};
 
@@ -7,7 +8,7 @@ use offshoot_graph::{Graph, Op};
 /// still has, and how many convolutions look as if one had been folded into them. `None` where none does.
 pub fn folded_norms(graph: &Graph) -> Option<String> {
     let nodes = graph.nodes();
-    let left = nodes.iter().filter(|node| matches!(node.op, Op::BatchNormalization(_))).count();
+    let left = nodes.iter().filter(|node| matches!(node.op, Op::Norm(Norm::Batch(_)))).count();
     let biased = nodes.iter().filter(|node| matches!(node.op, Op::Conv(_)) && node.inputs.len() > 2).count();
     (biased > 0).then(|| {
         format!(

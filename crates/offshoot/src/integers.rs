@@ -1,5 +1,6 @@
 //! Whether a model computes in integers already.
 
+use offshoot_graph::op::Recurrent;
 use offshoot_graph::{Model, Op};
 
 use crate::error::{Error, Result};
@@ -12,7 +13,7 @@ pub fn is_quantized(model: &Model) -> bool {
             Op::QuantizeLinear { .. }
                 | Op::DequantizeLinear { .. }
                 | Op::DynamicQuantizeMatMul { .. }
-                | Op::DynamicQuantizeLstm(_)
+                | Op::Recurrent(Recurrent::DynamicQuantizeLstm(_))
         )
     })
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use offshoot_graph::op::Clip;
+use offshoot_graph::op::{Clip, Pooling, ShapeOp};
 use offshoot_graph::{Data, ExecuteError, Op, Tensor, ValueId};
 
 use super::Node;
@@ -30,26 +30,26 @@ impl Lowering<'_> {
     /// A node whose first input are bytes.
     pub(super) fn integers(&mut self, node: &Node, op: &Op) -> Result<(), ExecuteError> {
         match op {
-            Op::MaxPool(pool) => {
+            Op::Pool(Pooling::Max(pool)) => {
                 let none = Steps { scale: 1.0, zero_point: 0 };
                 self.byte_pool(node, Pool::Max, pool, mean(none, none, Clip::NONE))
             }
-            Op::Flatten { .. } | Op::Reshape { .. } => self.reshape(node),
-            Op::Concat { axis } => self.concat::<u8>(node, *axis),
+            Op::Shape(ShapeOp::Flatten { .. } | ShapeOp::Reshape { .. }) => self.reshape(node),
+            Op::Shape(ShapeOp::Concat { axis }) => self.concat::<u8>(node, *axis),
             Op::Conv(_)
             | Op::Gemm(_)
-            | Op::BatchNormalization(_)
+            | Op::Norm(_)
             | Op::Unary(_)
             | Op::Binary(_)
             | Op::Reduce { .. }
-            | Op::AveragePool(_)
-            | Op::GlobalAveragePool
+            | Op::Pool(Pooling::Average(_) | Pooling::GlobalAverage)
             | Op::MatMul(_)
-            | Op::LayerNormalization(_)
-            | Op::Transpose { .. }
-            | Op::Slice { .. }
-            | Op::Expand { .. }
-            | Op::Identity
+            | Op::Shape(
+                ShapeOp::Transpose { .. }
+                | ShapeOp::Slice { .. }
+                | ShapeOp::Expand { .. }
+                | ShapeOp::Identity,
+            )
             | Op::Dropout { .. }
             | Op::Softmax { .. }
             | Op::SoftmaxCrossEntropyLoss(_)
@@ -60,8 +60,7 @@ impl Lowering<'_> {
             | Op::QuantizeLinear { .. }
             | Op::DequantizeLinear { .. }
             | Op::DynamicQuantizeMatMul { .. }
-            | Op::Lstm(_)
-            | Op::DynamicQuantizeLstm(_)
+            | Op::Recurrent(_)
             | Op::Sequence(_) => Err(unsupported(node, "there are no kernels for u8".into())),
         }
     }

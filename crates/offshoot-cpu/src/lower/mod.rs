@@ -20,7 +20,7 @@ mod update;
 use std::collections::HashMap;
 
 use half::{bf16, f16};
-use offshoot_graph::op::{GradOp, MatMul, TrainOp, Unary};
+use offshoot_graph::op::{GradOp, MatMul, Norm, Pooling, Recurrent, ShapeOp, TrainOp, Unary};
 use offshoot_graph::{
     Bindings, DType, DimError, ExecuteError, Op, Operator, Parameter, Shape, Source, Tensor, ValueId,
 };
@@ -290,7 +290,7 @@ impl<'a> Lowering<'a> {
             Op::MatMul(MatMul { trans_a, trans_b }) => self.matmul::<E>(node, [*trans_a, *trans_b]),
             Op::Grad(GradOp::SumToChannels) => self.sum_to_channels::<E>(node),
 
-            Op::BatchNormalization(norm) => self.batch_normalization::<E>(node, *norm),
+            Op::Norm(Norm::Batch(norm)) => self.batch_normalization::<E>(node, *norm),
             Op::Train(TrainOp::BatchNormStats(norm)) => self.batch_norm_stats::<E>(node, *norm),
             Op::Train(TrainOp::InvStd { epsilon }) => self.inv_std(node, *epsilon),
             Op::Train(TrainOp::BatchNormApply) => self.batch_norm_apply::<E>(node, Activation::None, false),
@@ -307,24 +307,25 @@ impl<'a> Lowering<'a> {
             Op::Grad(GradOp::Gather { .. }) => self.gather_grad(node),
             Op::Grad(GradOp::ReduceTo { .. }) => self.reduce_to::<E>(node),
 
-            Op::MaxPool(pool) => self.max_pool::<E>(node, pool),
-            Op::AveragePool(pool) => self.average_pool::<E>(node, pool),
-            Op::GlobalAveragePool => self.global_average_pool::<E>(node),
+            Op::Pool(Pooling::Max(pool)) => self.max_pool::<E>(node, pool),
+            Op::Pool(Pooling::Average(pool)) => self.average_pool::<E>(node, pool),
+            Op::Pool(Pooling::GlobalAverage) => self.global_average_pool::<E>(node),
             Op::Grad(GradOp::MaxPool(pool)) => self.max_pool_grad::<E>(node, pool),
             Op::Grad(GradOp::AveragePool { pool, .. }) => self.average_pool_grad::<E>(node, pool),
             Op::Grad(GradOp::GlobalAveragePool { .. }) => self.global_average_pool_grad::<E>(node),
 
-            Op::LayerNormalization(norm) => self.layer_norm(node, *norm),
+            Op::Norm(Norm::Layer(norm)) => self.layer_norm(node, *norm),
             Op::Grad(GradOp::LayerNormReduce(norm)) => self.layer_norm_reduce(node, *norm),
             Op::Grad(GradOp::LayerNormInput(norm)) => self.layer_norm_input(node, *norm),
 
-            Op::Flatten { .. } | Op::Reshape { .. } | Op::Grad(GradOp::Reshape { .. }) => self.reshape(node),
-            Op::Transpose { perm } => self.transpose::<E>(node, perm),
-            Op::Concat { axis } => self.concat::<E>(node, *axis),
-            Op::Slice { axis, start, .. } => self.slice::<E>(node, *axis, *start),
+            Op::Shape(ShapeOp::Flatten { .. } | ShapeOp::Reshape { .. })
+            | Op::Grad(GradOp::Reshape { .. }) => self.reshape(node),
+            Op::Shape(ShapeOp::Transpose { perm }) => self.transpose::<E>(node, perm),
+            Op::Shape(ShapeOp::Concat { axis }) => self.concat::<E>(node, *axis),
+            Op::Shape(ShapeOp::Slice { axis, start, .. }) => self.slice::<E>(node, *axis, *start),
             Op::Grad(GradOp::Slice { axis, start, .. }) => self.slice_grad::<E>(node, *axis, *start),
-            Op::Expand { .. } => self.expand::<E>(node),
-            Op::Identity | Op::Dropout { .. } => {
+            Op::Shape(ShapeOp::Expand { .. }) => self.expand::<E>(node),
+            Op::Shape(ShapeOp::Identity) | Op::Dropout { .. } => {
                 let order = self.order_of_rank(node.inputs[0]);
                 let x = self.any_in_order(node.inputs[0], order)?;
                 self.alias(node.outputs[0], order, x);
@@ -342,7 +343,9 @@ impl<'a> Lowering<'a> {
             Op::Sequence(op) => self.sequence(node, *op),
             Op::Update(op) => self.update(node, *op),
             Op::Composite(_) => Err(unsupported(node, "it is to be expanded".into())),
-            Op::Lstm(direction) | Op::DynamicQuantizeLstm(direction) => self.lstm(node, *direction),
+            Op::Recurrent(Recurrent::Lstm(direction) | Recurrent::DynamicQuantizeLstm(direction)) => {
+                self.lstm(node, *direction)
+            }
             Op::Grad(GradOp::QuantizeLinear { axis }) => self.quantize_grad(node, *axis),
             Op::SoftmaxCrossEntropyLoss(loss) => self.cross_entropy(node, *loss),
             Op::Grad(GradOp::SoftmaxCrossEntropyLoss(loss)) => self.cross_entropy_grad(node, *loss),

@@ -1,6 +1,6 @@
 //! Operators on tokens.
 
-use offshoot_graph::op::SequenceOp;
+use offshoot_graph::op::{SequenceOp, ShapeOp};
 use offshoot_graph::{DType, ExecuteError, Op, Tensor};
 
 use super::Node;
@@ -23,22 +23,19 @@ impl Lowering<'_> {
     /// A node that moves or renames tokens.
     pub(super) fn tokens(&mut self, node: &Node, op: &Op) -> Result<(), ExecuteError> {
         match op {
-            Op::Reshape { .. } | Op::Flatten { .. } | Op::Identity => self.reshape(node),
-            Op::Expand { .. } => self.expand::<i64>(node),
+            Op::Shape(ShapeOp::Reshape { .. } | ShapeOp::Flatten { .. } | ShapeOp::Identity) => {
+                self.reshape(node)
+            }
+            Op::Shape(ShapeOp::Expand { .. }) => self.expand::<i64>(node),
             Op::Conv(_)
             | Op::Gemm(_)
-            | Op::BatchNormalization(_)
+            | Op::Norm(_)
             | Op::Unary(_)
             | Op::Binary(_)
             | Op::Reduce { .. }
-            | Op::MaxPool(_)
-            | Op::AveragePool(_)
-            | Op::GlobalAveragePool
+            | Op::Pool(_)
             | Op::MatMul(_)
-            | Op::LayerNormalization(_)
-            | Op::Transpose { .. }
-            | Op::Concat { .. }
-            | Op::Slice { .. }
+            | Op::Shape(ShapeOp::Transpose { .. } | ShapeOp::Concat { .. } | ShapeOp::Slice { .. })
             | Op::Dropout { .. }
             | Op::Softmax { .. }
             | Op::SoftmaxCrossEntropyLoss(_)
@@ -49,8 +46,7 @@ impl Lowering<'_> {
             | Op::QuantizeLinear { .. }
             | Op::DequantizeLinear { .. }
             | Op::DynamicQuantizeMatMul { .. }
-            | Op::Lstm(_)
-            | Op::DynamicQuantizeLstm(_)
+            | Op::Recurrent(_)
             | Op::Sequence(_) => Err(unsupported(node, format!("there are no kernels for {}", DType::I64))),
         }
     }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use offshoot_graph::op::{Binary, GradOp, MatMul, TrainOp, Unary};
+use offshoot_graph::op::{Binary, GradOp, MatMul, ShapeOp, TrainOp, Unary};
 use offshoot_graph::passes::Rewriter;
 use offshoot_graph::{Graph, GraphError, Node, NodeId, Op, ValueId};
 
@@ -199,7 +199,7 @@ pub(super) fn fuse_transposes(graph: &Graph) -> Result<Graph, GraphError> {
 /// What `value` is with its last two axes exchanged, if a Transpose does just that.
 fn transposed(graph: &Graph, value: ValueId) -> Option<ValueId> {
     let node = graph.node(graph.producer(value)?);
-    let Op::Transpose { perm } = &node.op else { return None };
+    let Op::Shape(ShapeOp::Transpose { perm }) = &node.op else { return None };
     let matrix = perm.len().checked_sub(2)?;
     let exchanges = perm[..matrix].iter().enumerate().all(|(i, &axis)| i == axis)
         && perm[matrix..] == [matrix + 1, matrix];

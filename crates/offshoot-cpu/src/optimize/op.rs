@@ -1,6 +1,6 @@
 //! What the steps of a plan compute: the graph's operators, and several of them in one pass over memory.
 
-use offshoot_graph::op::{AveragePool, Clip, Conv, Gemm, GradOp, TrainOp, Unary};
+use offshoot_graph::op::{AveragePool, Clip, Conv, Gemm, GradOp, Pooling, ShapeOp, TrainOp, Unary};
 use offshoot_graph::{DType, Op, Operator, Shape, Value};
 
 /// An operator of an optimized graph.
@@ -237,9 +237,9 @@ impl Quantized {
                 same_shape(&a.shape, b)?;
                 vec![(a.dtype, a.shape.clone())]
             }
-            QuantizedOp::AveragePool(pool) => Op::AveragePool(pool.clone()).infer(&operands)?,
-            QuantizedOp::GlobalAveragePool => Op::GlobalAveragePool.infer(&operands)?,
-            QuantizedOp::Rescale => Op::Identity.infer(&operands)?,
+            QuantizedOp::AveragePool(pool) => Op::Pool(Pooling::Average(pool.clone())).infer(&operands)?,
+            QuantizedOp::GlobalAveragePool => Op::Pool(Pooling::GlobalAverage).infer(&operands)?,
+            QuantizedOp::Rescale => Op::Shape(ShapeOp::Identity).infer(&operands)?,
         };
         let dtype = if self.y.is_some() { DType::U8 } else { DType::F32 };
         Ok(types.into_iter().map(|(_, shape)| (dtype, shape)).collect())

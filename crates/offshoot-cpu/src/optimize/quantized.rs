@@ -1,6 +1,6 @@
 //! Operators between DequantizeLinear and QuantizeLinear, as operators on bytes.
 
-use offshoot_graph::op::{Binary, Clip, Gemm, Unary};
+use offshoot_graph::op::{Binary, Clip, Gemm, Pooling, ShapeOp, Unary};
 use offshoot_graph::passes::Rewriter;
 use offshoot_graph::{DType, Data, Graph, GraphError, Node, Op, Source, Tensor, ValueId};
 
@@ -34,7 +34,7 @@ pub(super) fn fuse_quantized(graph: &Graph) -> Result<Graph<CpuOp>, GraphError> 
             Some(Fused::Concat { axis, parts, y }) => {
                 let parts = parts.into_iter().map(|(q, x)| rescaled(&mut rewriter, node, q, x, y));
                 let parts = parts.collect::<Result<Vec<_>, _>>()?;
-                let y = rewriter.new.add(&node.name, Op::Concat { axis }.into(), &parts)?;
+                let y = rewriter.new.add(&node.name, Op::Shape(ShapeOp::Concat { axis }).into(), &parts)?;
                 rewriter.set(node.outputs[0], y);
             }
             None => rewriter.copy(node)?,
@@ -191,18 +191,21 @@ impl Matcher<'_> {
             let same = self.graph.value(a).shape == self.graph.value(b).shape;
             return same.then(|| op(QuantizedOp::Add { other }, x, vec![a, b]))?;
         }
-        if let Op::Concat { axis } = source.op {
+        if let Op::Shape(ShapeOp::Concat { axis }) = source.op {
             let parts = source.inputs.iter().map(|&x| self.bytes(x)).collect::<Option<Vec<_>>>()?;
             return (clip == Clip::NONE).then_some(Fused::Concat { axis, parts, y });
         }
         let (q, x) = self.bytes(*source.inputs.first()?)?;
-        if let Op::AveragePool(pool) = &source.op {
+        if let Op::Pool(Pooling::Average(pool)) = &source.op {
             return op(QuantizedOp::AveragePool(pool.clone()), x, vec![q]);
         }
-        if source.op == Op::GlobalAveragePool {
+        if source.op == Op::Pool(Pooling::GlobalAverage) {
             return op(QuantizedOp::GlobalAveragePool, x, vec![q]);
         }
-        let moves = matches!(source.op, Op::MaxPool(_) | Op::Flatten { .. } | Op::Reshape { .. });
+        let moves = matches!(
+            source.op,
+            Op::Pool(Pooling::Max(_)) | Op::Shape(ShapeOp::Flatten { .. } | ShapeOp::Reshape { .. })
+        );
         (moves && x == y && clip == Clip::NONE).then(|| Fused::Move(source.op.clone(), q))
     }
 

@@ -5,7 +5,9 @@
 
 use offshoot_conformance::golden::add_operator;
 use offshoot_cpu::{CpuExecutor, CpuOptions, Isa};
-use offshoot_graph::op::{AveragePool, Binary, Clip, Conv, CrossEntropy, Gemm, Pool, TrainOp, Unary};
+use offshoot_graph::op::{
+    AveragePool, Binary, Clip, Conv, CrossEntropy, Gemm, Pool, Pooling, ShapeOp, TrainOp, Unary,
+};
 use offshoot_graph::passes::differentiate;
 use offshoot_graph::random::{Purpose, Random};
 use offshoot_graph::{
@@ -285,7 +287,7 @@ proptest! {
         let mut trial = Trial::new(seed);
         let ([h, w], pool) = pool(axes, ceil);
         let x = trial.distinct("x", &[n, c, h, w]);
-        let y = trial.graph.add("y", Op::MaxPool(pool), &[x]);
+        let y = trial.graph.add("y", Op::Pool(Pooling::Max(pool)), &[x]);
         trial.check(y, Kind::Linear(1.0 / 32.0))?;
     }
 
@@ -294,7 +296,7 @@ proptest! {
         let mut trial = Trial::new(seed);
         let ([h, w], pool) = pool(axes, ceil);
         let x = trial.operand("x", &[n, c, h, w]);
-        let y = trial.graph.add("y", Op::AveragePool(AveragePool { pool, count_include_pad }), &[x]);
+        let y = trial.graph.add("y", Op::Pool(Pooling::Average(AveragePool { pool, count_include_pad })), &[x]);
         trial.check(y, Kind::Linear(0.5))?;
     }
 
@@ -302,9 +304,9 @@ proptest! {
     fn global_average_pool_and_flatten(seed: u64, n in 1usize..3, c in 1usize..20, h in 1usize..6, w in 1usize..6, axis in 0usize..5) {
         let mut trial = Trial::new(seed);
         let x = trial.operand("x", &[n, c, h, w]);
-        let mean = trial.graph.add("mean", Op::GlobalAveragePool, &[x]).unwrap();
+        let mean = trial.graph.add("mean", Op::Pool(Pooling::GlobalAverage), &[x]).unwrap();
         let sum = trial.graph.add("sum", Op::Binary(Binary::Add), &[x, mean]).unwrap();
-        let y = trial.graph.add("y", Op::Flatten { axis }, &[sum]);
+        let y = trial.graph.add("y", Op::Shape(ShapeOp::Flatten { axis }), &[sum]);
         trial.check(y, Kind::Linear(0.5))?;
     }
 

@@ -6,7 +6,7 @@ use offshoot_cpu::optimize::optimize;
 use offshoot_cpu::{CpuExecutor, CpuOptions, Isa};
 use offshoot_graph::builder::{BATCH_NORM, Conv2d, RELU6};
 use offshoot_graph::model::{BATCH, INPUT, OUTPUT};
-use offshoot_graph::op::{Binary, Pool, Unary};
+use offshoot_graph::op::{Binary, Pool, Pooling, ShapeOp, Unary};
 use offshoot_graph::passes::{LABELS, LOSS, LossOptions, fold_batch_norm, freeze, training_graph};
 use offshoot_graph::random::{Purpose, Random};
 use offshoot_graph::{DType, Dim, Executor, Graph, Op, Shape, Tensor, Weights};
@@ -163,7 +163,7 @@ fn random_network(layers: &[Layer], random: &mut Random) -> (Graph, Weights) {
             Layer::Relu6 => graph.add(&path, RELU6, &[x]),
             Layer::MaxPool => {
                 let pool = Pool { kernel: [3, 2], strides: [1, 1], pads: [1, 0, 1, 1], ceil_mode: false };
-                graph.add(&path, Op::MaxPool(pool), &[x])
+                graph.add(&path, Op::Pool(Pooling::Max(pool)), &[x])
             }
             Layer::Add(back) => {
                 graph.add(&path, Op::Binary(Binary::Add), &[x, values[i.saturating_sub(back)]])
@@ -171,8 +171,8 @@ fn random_network(layers: &[Layer], random: &mut Random) -> (Graph, Weights) {
         };
         values.push(y.unwrap());
     }
-    let x = graph.add("pool", Op::GlobalAveragePool, &[values[layers.len()]]).unwrap();
-    let x = graph.add("flatten", Op::Flatten { axis: 1 }, &[x]).unwrap();
+    let x = graph.add("pool", Op::Pool(Pooling::GlobalAverage), &[values[layers.len()]]).unwrap();
+    let x = graph.add("flatten", Op::Shape(ShapeOp::Flatten { axis: 1 }), &[x]).unwrap();
     let logits = graph.linear("fc", x, 3).unwrap();
     graph.add_output(OUTPUT, logits);
     let mut weights = Weights::new();

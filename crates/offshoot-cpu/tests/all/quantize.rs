@@ -1,7 +1,7 @@
 //! QuantizeLinear and DequantizeLinear: layouts, and what is refused.
 
 use offshoot_cpu::Isa;
-use offshoot_graph::op::Unary;
+use offshoot_graph::op::{ShapeOp, Unary};
 use offshoot_graph::passes::training_graph;
 use offshoot_graph::{DType, Data, Executor, Graph, Op, Role, Shape, Tensor, ValueId, Weights};
 
@@ -13,14 +13,14 @@ fn a_layout_between_the_two_changes_nothing() {
     let mut graph = Graph::new("g");
     let x = graph.add_input("x", DType::F32, Shape::fixed(&[1, 2, 2, 2]));
     let relu = graph.add("relu", Op::Unary(Unary::Relu), &[x]).unwrap();
-    let wide = graph.add("wide", Op::Concat { axis: 1 }, &[relu, relu]).unwrap();
+    let wide = graph.add("wide", Op::Shape(ShapeOp::Concat { axis: 1 }), &[relu, relu]).unwrap();
     let scale = graph.add_constant("scale", Tensor::f32([], vec![0.5]));
     let zero = graph.add_constant("zero", Tensor::new([], Data::U8(vec![3])).unwrap());
     let q = graph.add("q", Op::QuantizeLinear { axis: 0 }, &[wide, scale, zero]).unwrap();
     let scales = graph.add_constant("scales", Tensor::f32([4], vec![1.0, 2.0, 4.0, 8.0]));
     let zeros = graph.add_constant("zeros", Tensor::new([4], Data::U8(vec![3; 4])).unwrap());
     let y = graph.add("y", Op::DequantizeLinear { axis: 1 }, &[q, scales, zeros]).unwrap();
-    let flat = graph.add("flat", Op::Flatten { axis: 1 }, &[y]).unwrap();
+    let flat = graph.add("flat", Op::Shape(ShapeOp::Flatten { axis: 1 }), &[y]).unwrap();
     graph.add_output("flat", flat);
     let x = Tensor::f32([1, 2, 2, 2], vec![0.5, 1.0, -4.0, 2.0, 0.0, 3.0, 1.5, 0.2]);
     for isa in Isa::available() {

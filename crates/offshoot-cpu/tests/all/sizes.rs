@@ -2,7 +2,7 @@
 
 use offshoot_cpu::optimize::{CpuOp, optimize};
 use offshoot_cpu::{CpuExecutor, CpuOptions, Isa};
-use offshoot_graph::op::{Conv, Pool};
+use offshoot_graph::op::{Conv, Pool, Pooling};
 use offshoot_graph::passes::freeze;
 use offshoot_graph::{
     DType, Data, Dim, ExecuteError, Executor, Graph, Op, Role, Shape, Tensor, ValueId, Weights,
@@ -76,7 +76,7 @@ fn sizes_that_do_not_fit_are_an_error() {
     let far = 1usize << 40;
     for op in [
         Op::Conv(Conv { strides: [far, far], ..plain_conv(0) }),
-        Op::MaxPool(Pool { kernel: [2, 2], strides: [far, far], pads: [0; 4], ceil_mode: false }),
+        Op::Pool(Pooling::Max(Pool { kernel: [2, 2], strides: [far, far], pads: [0; 4], ceil_mode: false })),
     ] {
         let mut graph = Graph::new("far");
         let x = graph.add_input("x", DType::F32, Shape::fixed(&[1, 4, 8, 8]));

@@ -1,7 +1,7 @@
 //! Operators on types that they have no kernels for.
 
 use offshoot_cpu::{CpuExecutor, CpuOptions};
-use offshoot_graph::op::{LayerNormalization, TrainOp};
+use offshoot_graph::op::{LayerNormalization, Norm, TrainOp};
 use offshoot_graph::{DType, ExecuteError, Executor, Graph, Op, Shape, Tensor, ValueId, Weights};
 
 /// What a graph of one operator on the rows of `x` as `half` is refused with.
@@ -21,7 +21,7 @@ fn refusal(half: DType, op: Op, others: impl Fn(&mut Graph) -> Vec<ValueId>) -> 
 fn an_operator_without_kernels_for_half_types_is_refused() {
     for half in [DType::BF16, DType::F16] {
         let softmax = refusal(half, Op::Softmax { axis: 1 }, |_| Vec::new());
-        let norm = Op::LayerNormalization(LayerNormalization { epsilon: 1e-5 });
+        let norm = Op::Norm(Norm::Layer(LayerNormalization { epsilon: 1e-5 }));
         let norm = refusal(half, norm, |graph| {
             ["weight", "bias"].map(|name| graph.add_constant(name, Tensor::zeros([8]))).to_vec()
         });

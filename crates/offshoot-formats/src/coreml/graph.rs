@@ -6,8 +6,8 @@ use std::collections::HashMap;
 
 use offshoot_graph::model::{BATCH, INPUT as GRAPH_INPUT, OUTPUT};
 use offshoot_graph::op::{
-    AveragePool, BatchNormalization, Binary, Clip, Conv, Gemm, LayerNormalization, MatMul, Pool, Reduce,
-    SequenceOp, Unary,
+    AveragePool, BatchNormalization, Binary, Clip, Conv, Gemm, LayerNormalization, MatMul, Norm, Pool,
+    Pooling, Reduce, SequenceOp, ShapeOp, Unary,
 };
 use offshoot_graph::passes::prune;
 use offshoot_graph::{
@@ -188,7 +188,7 @@ impl<'a> Reader<'a> {
         let op = Reduce::from_mil(kind).filter(|_| self.bool(call, "keep_dims").unwrap_or(false));
         let op = op.ok_or_else(foreign)?;
         match self.list(call, "axes")?[..] {
-            [2, 3] if op == Reduce::Mean => Ok(Op::GlobalAveragePool),
+            [2, 3] if op == Reduce::Mean => Ok(Op::Pool(Pooling::GlobalAverage)),
             [axis] => Ok(Op::Reduce { op, axis }),
             _ => Err(foreign()),
         }
@@ -213,14 +213,17 @@ impl<'a> Reader<'a> {
             "minimum" => {
                 Op::Unary(Unary::Clip(Clip { min: f32::NEG_INFINITY, max: self.number(call, "y")? }))
             }
-            "transpose" => Op::Transpose { perm: self.list(call, "perm")? },
+            "transpose" => Op::Shape(ShapeOp::Transpose { perm: self.list(call, "perm")? }),
             "slice_by_index" => self.slice(call, x)?,
             "tile" => self.expand(call, x)?,
             "softmax" => Op::Softmax { axis: self.sizes::<1>(call, "axis")?[0] },
-            "max_pool" => Op::MaxPool(self.pool(call)?),
+            "max_pool" => Op::Pool(Pooling::Max(self.pool(call)?)),
             "avg_pool" => {
                 let exclude = self.bool(call, "exclude_padding_from_average")?;
-                Op::AveragePool(AveragePool { pool: self.pool(call)?, count_include_pad: !exclude })
+                Op::Pool(Pooling::Average(AveragePool {
+                    pool: self.pool(call)?,
+                    count_include_pad: !exclude,
+                }))
             }
             kind if Reduce::from_mil(kind).is_some() => self.reduce(call, kind)?,
             "reshape" => self.reshape(call, x)?,
@@ -259,7 +262,7 @@ impl<'a> Reader<'a> {
         }
         // The program holds no momentum: training from here would take PyTorch's.
         let norm = BatchNormalization { epsilon: self.number(call, "epsilon")?, momentum: 0.1 };
-        self.add(call, name, Op::BatchNormalization(norm), &inputs)
+        self.add(call, name, Op::Norm(Norm::Batch(norm)), &inputs)
     }
 
     fn conv(&self, call: &Call<'_>) -> Result<Conv, Problem> {
@@ -289,7 +292,7 @@ impl<'a> Reader<'a> {
         }
         let norm = LayerNormalization { epsilon: self.number(call, "epsilon")? };
         let inputs = [x, self.value(call, "gamma")?, self.value(call, "beta")?];
-        self.add(call, name, Op::LayerNormalization(norm), &inputs)
+        self.add(call, name, Op::Norm(Norm::Layer(norm)), &inputs)
     }
 
     /// The only operator that takes a list of values.
@@ -303,7 +306,7 @@ impl<'a> Reader<'a> {
         for argument in arguments.unwrap_or_default() {
             inputs.push(self.value_of(call, "values", argument)?);
         }
-        self.add(call, name, Op::Concat { axis }, &inputs)
+        self.add(call, name, Op::Shape(ShapeOp::Concat { axis }), &inputs)
     }
 
     /// A value's sizes for one picture.
@@ -322,11 +325,13 @@ impl<'a> Reader<'a> {
                 product(&dims[..axis]) == Some(rows) && product(&dims[axis..]) == Some(columns)
             };
             if let Some(axis) = (1..=dims.len()).find(fits) {
-                return Ok(Op::Flatten { axis });
+                return Ok(Op::Shape(ShapeOp::Flatten { axis }));
             }
         }
         let of_batch = of_batch.is_some_and(|dim| dim.fixed().is_none());
-        Ok(Op::Reshape { shape: if of_batch { pictures(&shape) } else { Shape::fixed(&shape) } })
+        Ok(Op::Shape(ShapeOp::Reshape {
+            shape: if of_batch { pictures(&shape) } else { Shape::fixed(&shape) },
+        }))
     }
 
     fn slice(&self, call: &Call<'_>, x: ValueId) -> Result<Op, Problem> {
@@ -338,8 +343,8 @@ impl<'a> Reader<'a> {
         let part = |&axis: &usize| begin[axis] != 0 || end[axis] != dims[axis];
         let axes: Vec<usize> = (0..dims.len()).filter(part).collect();
         match axes[..] {
-            [] => Ok(Op::Identity),
-            [axis] => Ok(Op::Slice { axis, start: begin[axis], end: end[axis] }),
+            [] => Ok(Op::Shape(ShapeOp::Identity)),
+            [axis] => Ok(Op::Shape(ShapeOp::Slice { axis, start: begin[axis], end: end[axis] })),
             _ => Err(call.foreign("it takes a part of more than one axis")),
         }
     }
@@ -351,7 +356,7 @@ impl<'a> Reader<'a> {
             return Err(call.foreign("it repeats what is more than one"));
         }
         let shape: Vec<usize> = dims.iter().zip(&times).map(|(dim, n)| dim * n).collect();
-        Ok(Op::Expand { shape: pictures(&shape) })
+        Ok(Op::Shape(ShapeOp::Expand { shape: pictures(&shape) }))
     }
 
     fn add(&mut self, call: &Call<'_>, name: &str, op: Op, inputs: &[ValueId]) -> Result<Known, Problem> {

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 
 use offshoot_graph::op::{
-    AveragePool, BatchNormalization, Clip, Composite, Conv, Gemm, LayerNormalization, Name, Pool, SequenceOp,
-    Unary,
+    AveragePool, BatchNormalization, Clip, Composite, Conv, Gemm, LayerNormalization, Name, Norm, Pool,
+    Pooling, Recurrent, SequenceOp, ShapeOp, Unary,
 };
 use offshoot_graph::passes::{decompose, expand, gives_probabilities, remove_training_leftovers};
 use offshoot_graph::{
@@ -233,39 +233,39 @@ impl Writer<'_> {
         let result = match &node.op {
             Op::Conv(conv) => self.conv(node, conv)?,
             Op::Gemm(gemm) => self.gemm(node, *gemm)?,
-            Op::BatchNormalization(norm) => self.batch_norm(node, *norm)?,
+            Op::Norm(Norm::Batch(norm)) => self.batch_norm(node, *norm)?,
             Op::Unary(Unary::Clip(clip)) => self.clip(node, *clip)?,
             Op::Unary(unary) => self.function(node, *unary)?,
             Op::Binary(binary) => self.binary(node, binary.row().mil)?,
             Op::Reduce { op, axis } => self.reduction(node, op.row().mil, &[*axis])?,
-            Op::MaxPool(pool) => self.pool(node, pool, None)?,
-            Op::AveragePool(AveragePool { pool, count_include_pad }) => {
+            Op::Pool(Pooling::Max(pool)) => self.pool(node, pool, None)?,
+            Op::Pool(Pooling::Average(AveragePool { pool, count_include_pad })) => {
                 self.pool(node, pool, Some(*count_include_pad))?
             }
-            Op::GlobalAveragePool => self.reduction(node, "reduce_mean", &[2, 3])?,
-            Op::Flatten { .. } | Op::Reshape { .. } => self.reshape(node)?,
+            Op::Pool(Pooling::GlobalAverage) => self.reduction(node, "reduce_mean", &[2, 3])?,
+            Op::Shape(ShapeOp::Flatten { .. } | ShapeOp::Reshape { .. }) => self.reshape(node)?,
             Op::Softmax { axis } => self.softmax(node, *axis)?,
             Op::MatMul(product) => self.product(node, [product.trans_a, product.trans_b])?,
-            Op::LayerNormalization(norm) => self.layer_norm(node, *norm)?,
-            Op::Transpose { perm } => {
+            Op::Norm(Norm::Layer(norm)) => self.layer_norm(node, *norm)?,
+            Op::Shape(ShapeOp::Transpose { perm }) => {
                 let inputs = [("x", self.operand(node, 0)?), ("perm", self.ints(node, "perm", perm)?)];
                 self.add("transpose", node, &inputs)?
             }
-            Op::Concat { axis } => self.concat(node, *axis)?,
-            Op::Slice { axis, start, end } => self.slice(node, *axis, *start..*end)?,
-            Op::Expand { .. } => self.tile(node)?,
+            Op::Shape(ShapeOp::Concat { axis }) => self.concat(node, *axis)?,
+            Op::Shape(ShapeOp::Slice { axis, start, end }) => self.slice(node, *axis, *start..*end)?,
+            Op::Shape(ShapeOp::Expand { .. }) => self.tile(node)?,
             Op::Sequence(SequenceOp::Where) => self.choice(node)?,
-            Op::Lstm(_) | Op::Composite(_) | Op::Sequence(_) => {
+            Op::Recurrent(Recurrent::Lstm(_)) | Op::Composite(_) | Op::Sequence(_) => {
                 return Err(refused(node, "it is not written: export to ONNX"));
             }
             Op::QuantizeLinear { .. }
             | Op::DequantizeLinear { .. }
             | Op::DynamicQuantizeMatMul { .. }
-            | Op::DynamicQuantizeLstm(_) => {
+            | Op::Recurrent(Recurrent::DynamicQuantizeLstm(_)) => {
                 let what = "quantized models are not written; give the float model, whose weights the exporter rounds";
                 return Err(refused(node, what));
             }
-            Op::Identity
+            Op::Shape(ShapeOp::Identity)
             | Op::Dropout { .. }
             | Op::SoftmaxCrossEntropyLoss(_)
             | Op::Train(_)

@@ -1,6 +1,6 @@
 //! Functions of one element and of two.
 
-use offshoot_graph::op::{Binary, Clip, Unary};
+use offshoot_graph::op::{Binary, Clip, ShapeOp, Unary};
 use offshoot_graph::{Dim, Op, Shape, ValueId};
 
 use super::{Importer, Site};
@@ -62,7 +62,7 @@ impl Importer {
             aligned.push(match picture && most == Some(4) {
                 true => {
                     let shape = Shape([&[one], &dims[..]].concat());
-                    self.push_part(site, "batch", Op::Reshape { shape }, &[id])?
+                    self.push_part(site, "batch", Op::Shape(ShapeOp::Reshape { shape }), &[id])?
                 }
                 false => id,
             });

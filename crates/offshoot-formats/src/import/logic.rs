@@ -1,6 +1,6 @@
 //! Booleans of a file, which are f32 of 1 or 0 here, and choices by them.
 
-use offshoot_graph::op::{Binary, Clip, SequenceOp, Unary};
+use offshoot_graph::op::{Binary, Clip, SequenceOp, ShapeOp, Unary};
 use offshoot_graph::{Op, ValueId};
 
 use super::{Importer, Site};
@@ -32,11 +32,13 @@ impl Importer {
             let Some((op, inputs)) = self.made_by(x) else { return false };
             if !matches!(
                 op,
-                Op::Reshape { .. }
-                    | Op::Flatten { .. }
-                    | Op::Expand { .. }
-                    | Op::Transpose { .. }
-                    | Op::Slice { .. }
+                Op::Shape(
+                    ShapeOp::Reshape { .. }
+                        | ShapeOp::Flatten { .. }
+                        | ShapeOp::Expand { .. }
+                        | ShapeOp::Transpose { .. }
+                        | ShapeOp::Slice { .. }
+                )
             ) {
                 return false;
             }

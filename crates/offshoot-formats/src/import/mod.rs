@@ -19,6 +19,7 @@ mod window;
 
 use std::collections::{HashMap, HashSet};
 
+use offshoot_graph::op::ShapeOp;
 use offshoot_graph::{DType, Dim, DimOp, Graph, Op, Role, Shape, Source, Tensor, ValueId};
 
 pub(crate) use self::logic::Comparison;
@@ -207,7 +208,10 @@ impl Importer {
     /// Whether a value is a part or a repetition of a constant that is 0 everywhere.
     pub(crate) fn is_zero(&self, mut id: ValueId) -> bool {
         while let Some((op, inputs)) = self.made_by(id) {
-            if !matches!(op, Op::Slice { .. } | Op::Expand { .. } | Op::Reshape { .. }) {
+            if !matches!(
+                op,
+                Op::Shape(ShapeOp::Slice { .. } | ShapeOp::Expand { .. } | ShapeOp::Reshape { .. })
+            ) {
                 return false;
             }
             id = inputs[0];

@@ -1,6 +1,6 @@
 //! Norms: of the batch, of the last axes, of groups of channels.
 
-use offshoot_graph::op::{Binary, Composite, LayerNormalization, Reduce, Unary};
+use offshoot_graph::op::{Binary, Composite, LayerNormalization, Norm, Reduce, Unary};
 use offshoot_graph::{Dim, Op, Tensor, ValueId};
 
 use super::{Importer, Site};
@@ -27,7 +27,7 @@ impl Importer {
         if let (Some(weight), Some(bias)) = (affine.weight, affine.bias)
             && axis + 1 == rank
         {
-            let op = Op::LayerNormalization(LayerNormalization { epsilon });
+            let op = Op::Norm(Norm::Layer(LayerNormalization { epsilon }));
             return self.push(site, op, &[x, weight, bias]);
         }
         let axes: Vec<usize> = (axis..rank).collect();

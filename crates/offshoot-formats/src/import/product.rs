@@ -1,6 +1,6 @@
 //! Products of matrices.
 
-use offshoot_graph::op::{Binary, Gemm, MatMul};
+use offshoot_graph::op::{Binary, Gemm, MatMul, ShapeOp};
 use offshoot_graph::{Op, ValueId};
 
 use super::{Importer, Site};
@@ -20,12 +20,14 @@ impl Importer {
         let axis = shape.rank().saturating_sub(1);
         let rows = match axis {
             0 | 1 => x,
-            _ => self.push_named(site, &format!("{name}.rows"), Op::Flatten { axis }, &[x])?,
+            _ => {
+                self.push_named(site, &format!("{name}.rows"), Op::Shape(ShapeOp::Flatten { axis }), &[x])?
+            }
         };
         let y = self.push_named(site, name, product, &[&[rows], operands].concat())?;
         let (true, Some(width)) = (axis > 1, self.shape(y).0.last().cloned()) else { return Ok(y) };
         shape.0[axis] = width;
-        self.push_named(site, &format!("{name}.shape"), Op::Reshape { shape }, &[y])
+        self.push_named(site, &format!("{name}.shape"), Op::Shape(ShapeOp::Reshape { shape }), &[y])
     }
 
     /// A product of two values: of rows with one matrix, or of stacks of matrices.
@@ -50,7 +52,7 @@ impl Importer {
         if let [.., a, b] = &mut perm[..] {
             std::mem::swap(a, b);
         }
-        let keys = self.push_part(site, "keys", Op::Transpose { perm }, &[k])?;
+        let keys = self.push_part(site, "keys", Op::Shape(ShapeOp::Transpose { perm }), &[k])?;
         let mut scores = self.push_part(site, "scores", Op::MatMul(MatMul::default()), &[q, keys])?;
         if let Some(mask) = mask {
             scores = self.push_part(site, "masked", Op::Binary(Binary::Add), &[scores, mask])?;

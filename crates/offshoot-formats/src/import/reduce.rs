@@ -1,6 +1,6 @@
 //! Reductions along axes.
 
-use offshoot_graph::op::{Binary, Reduce, Unary};
+use offshoot_graph::op::{Binary, Pooling, Reduce, ShapeOp, Unary};
 use offshoot_graph::{Op, Shape, ValueId};
 
 use super::{Importer, Site};
@@ -49,8 +49,12 @@ impl Importer {
         if self.rank(x) != 4 || sorted != [2, 3] {
             return self.reduction(site, Reduce::Mean, x, axes, kept);
         }
-        let mean = self.push(site, Op::GlobalAveragePool, &[x])?;
-        if kept { Ok(mean) } else { self.push_part(site, "flatten", Op::Flatten { axis: 1 }, &[mean]) }
+        let mean = self.push(site, Op::Pool(Pooling::GlobalAverage), &[x])?;
+        if kept {
+            Ok(mean)
+        } else {
+            self.push_part(site, "flatten", Op::Shape(ShapeOp::Flatten { axis: 1 }), &[mean])
+        }
     }
 
     /// The logarithm of a sum of powers of e, from numbers that are shifted so that none overflows.

@@ -1,6 +1,6 @@
 //! Operators that move elements: other shapes, other orders, parts.
 
-use offshoot_graph::op::Composite;
+use offshoot_graph::op::{Composite, ShapeOp};
 use offshoot_graph::{Dim, Op, Shape, ValueId};
 
 use super::{Importer, Number, Site};
@@ -30,9 +30,9 @@ impl Importer {
         }
         let op = match (&shape.0[..], own.0.first()) {
             ([first, Dim::Fixed(_)], Some(batch)) if own.rank() > 2 && first == batch => {
-                Op::Flatten { axis: 1 }
+                Op::Shape(ShapeOp::Flatten { axis: 1 })
             }
-            _ => Op::Reshape { shape },
+            _ => Op::Shape(ShapeOp::Reshape { shape }),
         };
         self.push(site, op, &[x])
     }
@@ -128,7 +128,7 @@ impl Importer {
         if perm.iter().copied().eq(0..self.rank(x)) {
             return Ok(x);
         }
-        self.push(site, Op::Transpose { perm }, &[x])
+        self.push(site, Op::Shape(ShapeOp::Transpose { perm }), &[x])
     }
 
     /// `x` broadcast to sizes, of which -1, and in ONNX 1, leaves an axis as it is.
@@ -153,7 +153,7 @@ impl Importer {
         match shape {
             Some(shape) if shape.len() >= dims.len() && shape == dims => Ok(x),
             Some(shape) if shape.len() >= dims.len() => {
-                self.push(site, Op::Expand { shape: Shape(shape) }, &[x])
+                self.push(site, Op::Shape(ShapeOp::Expand { shape: Shape(shape) }), &[x])
             }
             _ => Err(site.refused("its shape is not known before the run")),
         }
@@ -177,7 +177,7 @@ impl Importer {
         };
         match (place(start), place(end)) {
             (0, end) if end == size => Ok(x),
-            (start, end) => self.push(site, Op::Slice { axis, start, end }, &[x]),
+            (start, end) => self.push(site, Op::Shape(ShapeOp::Slice { axis, start, end }), &[x]),
         }
     }
 
@@ -195,7 +195,7 @@ impl Importer {
         let counted = if index < 0 { index.saturating_add(size as i64) } else { index };
         let start = usize::try_from(counted).ok().filter(|&i| i < size);
         let start = start.ok_or_else(|| site.damage(&format!("index {index} is outside of {size}")))?;
-        let part = self.push(site, Op::Slice { axis, start, end: start + 1 }, &[x])?;
+        let part = self.push(site, Op::Shape(ShapeOp::Slice { axis, start, end: start + 1 }), &[x])?;
         if kept {
             return Ok(part);
         }

@@ -1,6 +1,6 @@
 //! Windows over pictures: convolutions and poolings.
 
-use offshoot_graph::op::{AveragePool, Conv, Pool, Reduce};
+use offshoot_graph::op::{AveragePool, Conv, Pool, Pooling, Reduce};
 use offshoot_graph::{Op, ValueId};
 
 use super::{Importer, Padded, Part, Site};
@@ -84,7 +84,7 @@ impl Importer {
         let mut pads = pool.pads;
         let x = self.joined(site, x, &mut pads, loses)?;
         pool.pads = pads;
-        self.push(site, Op::MaxPool(pool), &[x])
+        self.push(site, Op::Pool(Pooling::Max(pool)), &[x])
     }
 
     /// Zeros of a Pad before it count in the mean.
@@ -102,7 +102,7 @@ impl Importer {
         let x = self.joined(site, x, &mut pads, |_, padded| counts && padded.number == 0.0)?;
         average.count_include_pad |= around && pads != average.pool.pads;
         average.pool.pads = pads;
-        self.push(site, Op::AveragePool(average), &[x])
+        self.push(site, Op::Pool(Pooling::Average(average)), &[x])
     }
 
     /// The largest or the mean of all pixels, which stays with one row and column.
@@ -113,7 +113,7 @@ impl Importer {
         x: ValueId,
     ) -> Result<ValueId, Problem> {
         if self.rank(x) == 4 && op == Reduce::Mean {
-            return self.push(site, Op::GlobalAveragePool, &[x]);
+            return self.push(site, Op::Pool(Pooling::GlobalAverage), &[x]);
         }
         let axes: Vec<usize> = (2..self.rank(x)).collect();
         self.reduction(site, op, x, &axes, true)

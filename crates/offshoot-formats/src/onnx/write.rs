@@ -6,7 +6,7 @@ mod sequence;
 
 use std::collections::{HashMap, HashSet};
 
-use offshoot_graph::op::AveragePool;
+use offshoot_graph::op::{AveragePool, Norm, Pooling, ShapeOp};
 use offshoot_graph::passes::{decompose, expand, plain_products, remove_training_leftovers};
 use offshoot_graph::{
     DType, Dim, Graph, InferenceGraph, Model, Node, Op, Preprocessing, Shape, Source, Tensor, ValueId,
@@ -286,26 +286,26 @@ impl<'g, 'w> Writer<'g, 'w> {
             Op::Gemm(gemm) => {
                 vec![int("transA", gemm.trans_a.into()), int("transB", gemm.trans_b.into())]
             }
-            Op::BatchNormalization(norm) => {
+            Op::Norm(Norm::Batch(norm)) => {
                 vec![float("epsilon", norm.epsilon), float("momentum", complement(norm.momentum))]
             }
             Op::Unary(unary) => self.unary(node, *unary, &mut inputs)?,
             Op::Binary(_) => Vec::new(),
             Op::Reduce { op, axis } => self.reduction(node, *op, *axis, &mut inputs)?,
-            Op::MaxPool(pool) => self.pool(pool, node)?,
-            Op::AveragePool(AveragePool { pool, count_include_pad }) => {
+            Op::Pool(Pooling::Max(pool)) => self.pool(pool, node)?,
+            Op::Pool(Pooling::Average(AveragePool { pool, count_include_pad })) => {
                 let mut attributes = self.pool(pool, node)?;
                 attributes.push(int("count_include_pad", (*count_include_pad).into()));
                 attributes
             }
-            Op::Flatten { axis } | Op::Softmax { axis } => vec![int("axis", *axis as i64)],
-            Op::GlobalAveragePool | Op::MatMul(_) => Vec::new(),
-            Op::LayerNormalization(norm) => {
+            Op::Shape(ShapeOp::Flatten { axis }) | Op::Softmax { axis } => vec![int("axis", *axis as i64)],
+            Op::Pool(Pooling::GlobalAverage) | Op::MatMul(_) => Vec::new(),
+            Op::Norm(Norm::Layer(norm)) => {
                 self.since(17, node)?;
                 vec![int("axis", -1), float("epsilon", norm.epsilon)]
             }
-            Op::Transpose { perm } => vec![ints("perm", perm)],
-            Op::Reshape { shape } => {
+            Op::Shape(ShapeOp::Transpose { perm }) => vec![ints("perm", perm)],
+            Op::Shape(ShapeOp::Reshape { shape }) => {
                 let sizes = shape.0.iter().map(|d| d.fixed().map_or(-1, |n| n as i64)).collect::<Vec<_>>();
                 inputs.push(match sizes.iter().filter(|&&n| n == -1).count() {
                     0 | 1 => self.numbers(node, "shape", sizes)?,
@@ -313,14 +313,14 @@ impl<'g, 'w> Writer<'g, 'w> {
                 });
                 Vec::new()
             }
-            Op::Concat { axis } => vec![int("axis", *axis as i64)],
-            Op::Slice { axis, start, end } => {
+            Op::Shape(ShapeOp::Concat { axis }) => vec![int("axis", *axis as i64)],
+            Op::Shape(ShapeOp::Slice { axis, start, end }) => {
                 for (suffix, number) in [("starts", start), ("ends", end), ("axes", axis)] {
                     inputs.push(self.numbers(node, suffix, vec![*number as i64])?);
                 }
                 Vec::new()
             }
-            Op::Expand { shape } => {
+            Op::Shape(ShapeOp::Expand { shape }) => {
                 inputs.push(self.expanded(node, shape)?);
                 Vec::new()
             }
@@ -331,7 +331,7 @@ impl<'g, 'w> Writer<'g, 'w> {
                 let per_axis = self.graph.value(node.inputs[1]).shape.rank() == 1;
                 per_axis.then(|| int("axis", *axis as i64)).into_iter().collect()
             }
-            Op::Lstm(_) | Op::DynamicQuantizeLstm(_) => {
+            Op::Recurrent(_) => {
                 let place = format!("node `{}` ({})", node.name, node.op.name());
                 return Err(Problem::unsupported(
                     place,
@@ -339,7 +339,7 @@ impl<'g, 'w> Writer<'g, 'w> {
                     WAY_OUT,
                 ));
             }
-            Op::Identity
+            Op::Shape(ShapeOp::Identity)
             | Op::Dropout { .. }
             | Op::SoftmaxCrossEntropyLoss(_)
             | Op::Train(_)

@@ -5,8 +5,8 @@ mod composite;
 use std::fmt::Write;
 
 use offshoot_graph::op::{
-    Attribute, AveragePool, BatchNormalization, Clip, Conv, Gemm, LayerNormalization, MatMul, Pool, Reduce,
-    SequenceOp, Unary,
+    Attribute, AveragePool, BatchNormalization, Clip, Conv, Gemm, LayerNormalization, MatMul, Norm, Pool,
+    Pooling, Recurrent, Reduce, SequenceOp, ShapeOp, Unary,
 };
 use offshoot_graph::{Dim, Graph, Node, Op, Shape, Source, ValueId};
 
@@ -131,7 +131,7 @@ impl<'a> Printer<'a> {
         Ok(match &node.op {
             Op::Conv(conv) => convolution(conv, inputs),
             Op::Gemm(gemm) => product(*gemm, inputs),
-            Op::BatchNormalization(BatchNormalization { epsilon, momentum }) => {
+            Op::Norm(Norm::Batch(BatchNormalization { epsilon, momentum })) => {
                 let [_, weight, bias, mean, var] = inputs else {
                     return Err(unsupported("it has not five inputs"));
                 };
@@ -156,19 +156,21 @@ impl<'a> Printer<'a> {
                 };
                 format!("torch.matmul({}, {})", operand(x, *trans_a), operand(&inputs[1], *trans_b))
             }
-            Op::LayerNormalization(LayerNormalization { epsilon }) => {
+            Op::Norm(Norm::Layer(LayerNormalization { epsilon })) => {
                 let [_, weight, bias] = inputs else { return Err(unsupported("it has not three inputs")) };
                 let width = self.graph.value(node.inputs[1]).shape.as_fixed().unwrap_or_default();
                 format!("torch.layer_norm({x}, {width:?}, {weight}, {bias}, {}, True)", float(*epsilon))
             }
-            Op::Transpose { perm } => format!("torch.permute({x}, {perm:?})"),
-            Op::Reshape { shape } => match sizes(shape) {
+            Op::Shape(ShapeOp::Transpose { perm }) => format!("torch.permute({x}, {perm:?})"),
+            Op::Shape(ShapeOp::Reshape { shape }) => match sizes(shape) {
                 Some(sizes) => format!("torch.reshape({x}, {sizes:?})"),
                 None => return Err(unsupported("its shape has more than one size that is not known")),
             },
-            Op::Concat { axis } => format!("torch.cat([{}], {axis})", inputs.join(", ")),
-            Op::Slice { axis, start, end } => format!("torch.slice({x}, {axis}, {start}, {end}, 1)"),
-            Op::Expand { shape } => match sizes(shape).as_deref() {
+            Op::Shape(ShapeOp::Concat { axis }) => format!("torch.cat([{}], {axis})", inputs.join(", ")),
+            Op::Shape(ShapeOp::Slice { axis, start, end }) => {
+                format!("torch.slice({x}, {axis}, {start}, {end}, 1)")
+            }
+            Op::Shape(ShapeOp::Expand { shape }) => match sizes(shape).as_deref() {
                 Some([-1, rest @ ..]) if !rest.contains(&-1) => {
                     let rest: String = rest.iter().map(|n| format!(", {n}")).collect();
                     format!("torch.expand({x}, [torch.size(input, 0){rest}])")
@@ -176,13 +178,13 @@ impl<'a> Printer<'a> {
                 Some(sizes) if !sizes.contains(&-1) => format!("torch.expand({x}, {sizes:?})"),
                 Some(_) | None => return Err(unsupported("its shape has sizes that are not known")),
             },
-            Op::MaxPool(pool) => {
+            Op::Pool(Pooling::Max(pool)) => {
                 let windows = windows(pool).ok_or_else(|| {
                     unsupported("PyTorch pads both sides alike, by at most half of the kernel")
                 })?;
                 format!("torch.max_pool2d({x}, {windows}, [1, 1], {})", truth(pool.ceil_mode))
             }
-            Op::AveragePool(AveragePool { pool, count_include_pad }) => {
+            Op::Pool(Pooling::Average(AveragePool { pool, count_include_pad })) => {
                 let windows = windows(pool).ok_or_else(|| {
                     unsupported("PyTorch pads both sides alike, by at most half of the kernel")
                 })?;
@@ -192,9 +194,9 @@ impl<'a> Printer<'a> {
                     truth(*count_include_pad)
                 )
             }
-            Op::GlobalAveragePool => format!("torch.adaptive_avg_pool2d({x}, [1, 1])"),
-            Op::Flatten { axis: 1 } => format!("torch.flatten({x}, 1)"),
-            Op::Flatten { .. } => match sizes(&self.graph.value(node.outputs[0]).shape) {
+            Op::Pool(Pooling::GlobalAverage) => format!("torch.adaptive_avg_pool2d({x}, [1, 1])"),
+            Op::Shape(ShapeOp::Flatten { axis: 1 }) => format!("torch.flatten({x}, 1)"),
+            Op::Shape(ShapeOp::Flatten { .. }) => match sizes(&self.graph.value(node.outputs[0]).shape) {
                 Some(sizes) => format!("torch.reshape({x}, {sizes:?})"),
                 None => return Err(unsupported("both sizes of its result are not known")),
             },
@@ -206,14 +208,16 @@ impl<'a> Printer<'a> {
                 let [_, a, b] = inputs else { return Err(unsupported("it has not three inputs")) };
                 format!("torch.where(torch.ne({x}, 0), {a}, {b})")
             }
-            Op::Lstm(_) | Op::Sequence(_) => return Err(unsupported("it is not written: export to ONNX")),
+            Op::Recurrent(Recurrent::Lstm(_)) | Op::Sequence(_) => {
+                return Err(unsupported("it is not written: export to ONNX"));
+            }
             Op::QuantizeLinear { .. }
             | Op::DequantizeLinear { .. }
             | Op::DynamicQuantizeMatMul { .. }
-            | Op::DynamicQuantizeLstm(_) => {
+            | Op::Recurrent(Recurrent::DynamicQuantizeLstm(_)) => {
                 return Err(unsupported("TorchScript of quantized models is not written: export to ONNX"));
             }
-            Op::Identity
+            Op::Shape(ShapeOp::Identity)
             | Op::Dropout { .. }
             | Op::SoftmaxCrossEntropyLoss(_)
             | Op::Train(_)

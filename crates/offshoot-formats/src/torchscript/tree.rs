@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use offshoot_graph::op::Norm;
 use offshoot_graph::{Graph, Op, Role, ValueId};
 
 /// Attributes that every module has, methods of the outermost one, and words of the language.
@@ -117,7 +118,7 @@ impl Tree {
             if module == 0 || !alone || held.node.is_some() || !held.children.is_empty() {
                 continue;
             }
-            let is_norm = matches!(node.op, Op::BatchNormalization(_));
+            let is_norm = matches!(node.op, Op::Norm(Norm::Batch(_)));
             let module = &mut self.modules[module];
             module.node = Some(index);
             if is_norm && module.tensors.iter().all(|(name, _)| name != "num_batches_tracked") {

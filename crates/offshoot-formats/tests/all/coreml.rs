@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use offshoot_formats::coreml::{self, Options, Precision, StoredWeights};
-use offshoot_graph::op::{AveragePool, Pool};
+use offshoot_graph::op::{AveragePool, Pool, Pooling, ShapeOp};
 use offshoot_graph::{Model, Op, Tensor, passes};
 
 use crate::onnx_support::{classifier, everything, logits, mobile};
@@ -74,8 +74,8 @@ fn every_operator_of_ours_has_a_place_in_the_program() {
 #[test]
 fn half_and_eight_bits_take_a_half_and_a_quarter() {
     let model = classifier("wide", 8, |g, x| {
-        let x = g.add("pool", Op::GlobalAveragePool, &[x]).unwrap();
-        let x = g.add("flatten", Op::Flatten { axis: 1 }, &[x]).unwrap();
+        let x = g.add("pool", Op::Pool(Pooling::GlobalAverage), &[x]).unwrap();
+        let x = g.add("flatten", Op::Shape(ShapeOp::Flatten { axis: 1 }), &[x]).unwrap();
         let x = g.linear("hidden", x, 4096).unwrap();
         g.linear("fc", x, 64).unwrap()
     });
@@ -100,11 +100,11 @@ fn the_same_model_gives_the_same_bytes() {
 fn windows_that_rounding_up_adds_are_padding() {
     let pool = |count_include_pad| {
         let pool = Pool { kernel: [3, 3], strides: [2, 2], pads: [0; 4], ceil_mode: true };
-        let op = Op::AveragePool(AveragePool { pool: pool.clone(), count_include_pad });
+        let op = Op::Pool(Pooling::Average(AveragePool { pool: pool.clone(), count_include_pad }));
         classifier("ceil", 8, |g, x| {
-            let x = g.add("max", Op::MaxPool(pool), &[x]).unwrap();
+            let x = g.add("max", Op::Pool(Pooling::Max(pool)), &[x]).unwrap();
             let x = g.add("mean", op, &[x]).unwrap();
-            let x = g.add("flatten", Op::Flatten { axis: 1 }, &[x]).unwrap();
+            let x = g.add("flatten", Op::Shape(ShapeOp::Flatten { axis: 1 }), &[x]).unwrap();
             g.linear("fc", x, 3).unwrap()
         })
     };

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use offshoot_formats::onnx::{self, OnnxModel, Options};
+use offshoot_graph::op::{Pooling, ShapeOp};
 use offshoot_graph::preprocessing::Preprocessing;
 use offshoot_graph::{Model, Op, Role, Tensor};
 
@@ -302,9 +303,9 @@ fn a_preparation_that_onnx_cannot_say_is_an_error() {
 #[test]
 fn rows_of_a_picture_of_one_pixel_with_its_channels_last_are_read_again() {
     let model = crate::onnx_support::classifier("rows", 8, |g, x| {
-        let x = g.add("pool", Op::GlobalAveragePool, &[x]).unwrap();
-        let x = g.add("last", Op::Transpose { perm: vec![0, 2, 3, 1] }, &[x]).unwrap();
-        let x = g.add("rows", Op::Flatten { axis: 3 }, &[x]).unwrap();
+        let x = g.add("pool", Op::Pool(Pooling::GlobalAverage), &[x]).unwrap();
+        let x = g.add("last", Op::Shape(ShapeOp::Transpose { perm: vec![0, 2, 3, 1] }), &[x]).unwrap();
+        let x = g.add("rows", Op::Shape(ShapeOp::Flatten { axis: 3 }), &[x]).unwrap();
         g.linear("fc", x, 4).unwrap()
     });
     let read = onnx::read_bytes(bytes(&model)).unwrap().model;

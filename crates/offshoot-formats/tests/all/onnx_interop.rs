@@ -1,6 +1,7 @@
 //! ONNX's own checker and ONNX Runtime on what we write. Needs the Python peers.
 
 use offshoot_formats::onnx::{self, Options};
+use offshoot_graph::op::{Pooling, ShapeOp};
 use offshoot_graph::passes::{fold_batch_norm, freeze};
 use offshoot_graph::{Model, Op};
 
@@ -82,8 +83,8 @@ fn weights_beside_a_file_are_found_by_onnx_runtime() {
 fn a_model_of_more_than_two_gigabytes() {
     let wide = 17_000;
     let model = classifier("wide", 8, |g, x| {
-        let x = g.add("pool", Op::GlobalAveragePool, &[x]).unwrap();
-        let x = g.add("flatten", Op::Flatten { axis: 1 }, &[x]).unwrap();
+        let x = g.add("pool", Op::Pool(Pooling::GlobalAverage), &[x]).unwrap();
+        let x = g.add("flatten", Op::Shape(ShapeOp::Flatten { axis: 1 }), &[x]).unwrap();
         let x = g.linear("fc.0", x, wide).unwrap();
         let x = g.linear("fc.1", x, wide).unwrap();
         let x = g.linear("fc.2", x, wide).unwrap();

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use offshoot_cpu::{CpuExecutor, CpuOptions, Isa};
 use offshoot_formats::onnx::{self, ReadOptions};
 use offshoot_graph::model::{INPUT, OUTPUT};
+use offshoot_graph::op::Recurrent;
 use offshoot_graph::passes::freeze;
 use offshoot_graph::{Executor, Graph, Op, Tensor, Weights};
 use offshoot_testing::difference;
@@ -44,8 +45,8 @@ fn answers_are_onnx_runtimes() {
         for (file, bytes) in [(format!("{name}.onnx"), false), (format!("{name}.int8.onnx"), true)] {
             let model = onnx::read_with(&golden(&file), options).unwrap().model;
             let recurrent = |op: &Op| match op {
-                Op::Lstm(_) => !bytes,
-                Op::DynamicQuantizeLstm(_) => bytes,
+                Op::Recurrent(Recurrent::Lstm(_)) => !bytes,
+                Op::Recurrent(Recurrent::DynamicQuantizeLstm(_)) => bytes,
                 _ => false,
             };
             assert!(model.graph.nodes().iter().any(|n| recurrent(&n.op)), "{file}");

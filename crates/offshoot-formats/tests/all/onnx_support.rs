@@ -7,7 +7,7 @@ use std::process::Command;
 use offshoot_cpu::{CpuExecutor, CpuOptions};
 use offshoot_graph::builder::{BATCH_NORM, Conv2d, RELU6};
 use offshoot_graph::model::{BATCH, INPUT, OUTPUT};
-use offshoot_graph::op::{AveragePool, Binary, Pool, Reduce, Unary};
+use offshoot_graph::op::{AveragePool, Binary, Pool, Pooling, Reduce, ShapeOp, Unary};
 use offshoot_graph::preprocessing::Preprocessing;
 use offshoot_graph::{DType, Dim, Executor, Graph, Metadata, Model, Op, Shape, Tensor, ValueId, Weights};
 
@@ -103,8 +103,8 @@ pub(crate) fn mobile(dropout: bool) -> Model {
         let y = conv(g, "features.1.conv.1", y, &Conv2d::new(16, 3).group(16), true);
         let y = conv(g, "features.1.conv.2", y, &Conv2d::new(8, 1), false);
         let x = g.add("features.1.add", Op::Binary(Binary::Add), &[x, y]).unwrap();
-        let x = g.add("pool", Op::GlobalAveragePool, &[x]).unwrap();
-        let mut x = g.add("flatten", Op::Flatten { axis: 1 }, &[x]).unwrap();
+        let x = g.add("pool", Op::Pool(Pooling::GlobalAverage), &[x]).unwrap();
+        let mut x = g.add("flatten", Op::Shape(ShapeOp::Flatten { axis: 1 }), &[x]).unwrap();
         if dropout {
             x = g.add("classifier.0", Op::Dropout { ratio: 0.2 }, &[x]).unwrap();
         }
@@ -122,10 +122,10 @@ pub(crate) fn windows(g: &mut Graph, x: ValueId, max_pads: [usize; 4], count_inc
     let gate = g.add("sigmoid", Op::Unary(Unary::Sigmoid), &[x]).unwrap();
     let x = g.add("gate", Op::Binary(Binary::Mul), &[x, gate]).unwrap();
     let pool = Pool { kernel: [3, 2], strides: [2, 2], pads: max_pads, ceil_mode: true };
-    let x = g.add("maxpool", Op::MaxPool(pool), &[x]).unwrap();
+    let x = g.add("maxpool", Op::Pool(Pooling::Max(pool)), &[x]).unwrap();
     let pool = Pool { kernel: [2, 3], strides: [1, 2], pads: [0, 1, 0, 1], ceil_mode: false };
     let average = AveragePool { pool, count_include_pad };
-    let x = g.add("avgpool", Op::AveragePool(average), &[x]).unwrap();
+    let x = g.add("avgpool", Op::Pool(Pooling::Average(average)), &[x]).unwrap();
     g.add("relu", Op::Unary(Unary::Relu), &[x]).unwrap()
 }
 
@@ -141,7 +141,7 @@ pub(crate) fn everything() -> Model {
         let x = g.add("top", Op::Unary(Unary::Clip(top)), &[x]).unwrap();
         let low = offshoot_graph::op::Clip { min: -0.5, max: f32::INFINITY };
         let x = g.add("low", Op::Unary(Unary::Clip(low)), &[x]).unwrap();
-        let x = g.add("flatten", Op::Flatten { axis: 1 }, &[x]).unwrap();
+        let x = g.add("flatten", Op::Shape(ShapeOp::Flatten { axis: 1 }), &[x]).unwrap();
         let x = g.linear("fc.0", x, 7).unwrap();
         let x = g.add("softmax", Op::Softmax { axis: 1 }, &[x]).unwrap();
         let bias = g.add_parameter("shift", &[7], offshoot_graph::Role::Weight);
@@ -161,7 +161,7 @@ pub(crate) fn functions() -> Vec<(String, Model)> {
             // From 0.27 to 0.73: every function is defined there.
             let b = g.add("positive", Op::Unary(Unary::Sigmoid), &[b]).unwrap();
             let y = build(g, a, b);
-            let y = g.add("flat", Op::Flatten { axis: 1 }, &[y]).unwrap();
+            let y = g.add("flat", Op::Shape(ShapeOp::Flatten { axis: 1 }), &[y]).unwrap();
             g.linear("fc", y, 3).unwrap()
         });
         models.push((name.to_owned(), model));

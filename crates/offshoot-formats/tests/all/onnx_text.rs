@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use offshoot_cpu::{CpuExecutor, CpuOptions, Isa};
 use offshoot_formats::onnx::{self, Options, ReadOptions};
 use offshoot_graph::model::OUTPUT;
+use offshoot_graph::op::Recurrent;
 use offshoot_graph::passes::freeze;
 use offshoot_graph::{DType, ExecuteError, Executor, Model, Op, Tensor};
 use offshoot_testing::difference;
@@ -71,7 +72,9 @@ fn dynamic_int8_answers_as_in_onnx_runtime() {
     for (file, answer) in answers() {
         let int8 = onnx::quantize_dynamic(&golden(&file)).unwrap();
         let model = onnx::read_bytes_with(int8.bytes, ANY).unwrap().model;
-        let is_bytes = |op: &Op| matches!(op, Op::DynamicQuantizeMatMul { .. } | Op::DynamicQuantizeLstm(_));
+        let is_bytes = |op: &Op| {
+            matches!(op, Op::DynamicQuantizeMatMul { .. } | Op::Recurrent(Recurrent::DynamicQuantizeLstm(_)))
+        };
         assert!(model.graph.nodes().iter().filter(|n| is_bytes(&n.op)).count() > 2, "{file}");
         for isa in Isa::available() {
             let logits = run(isa, &model, &inputs(&answer)).unwrap();

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use offshoot_formats::checkpoint::load_weights;
 use offshoot_formats::torchscript::{self, Form, METADATA_FILE, Options, TorchScriptModel};
 use offshoot_graph::builder::Conv2d;
-use offshoot_graph::op::{Binary, Clip, Unary};
+use offshoot_graph::op::{Binary, Clip, Norm, ShapeOp, Unary};
 use offshoot_graph::{Fit, Interpolation, Model, Op, Role};
 
 use crate::onnx_support::{Golden, classifier, everything, logits, mobile, windows};
@@ -52,7 +52,7 @@ fn many_operators() -> Model {
         let x = g.add("low", Op::Unary(Unary::Clip(low)), &[x]).unwrap();
         let both = Clip { min: -0.25, max: 0.5 };
         let x = g.add("both", Op::Unary(Unary::Clip(both)), &[x]).unwrap();
-        let x = g.add("flatten", Op::Flatten { axis: 1 }, &[x]).unwrap();
+        let x = g.add("flatten", Op::Shape(ShapeOp::Flatten { axis: 1 }), &[x]).unwrap();
         let x = g.linear("fc.0", x, 7).unwrap();
         let x = g.add("softmax", Op::Softmax { axis: 1 }, &[x]).unwrap();
         let bias = g.add_parameter("shift", &[7], Role::Weight);
@@ -96,7 +96,7 @@ fn a_model_is_read_with_its_names_norms_and_dropout() {
         let norm = graph.nodes().iter().find(|n| n.name == "blocks.1.bn2").unwrap();
         assert_eq!(
             norm.op,
-            Op::BatchNormalization(offshoot_graph::op::BatchNormalization { epsilon: 0.001, momentum: 0.01 })
+            Op::Norm(Norm::Batch(offshoot_graph::op::BatchNormalization { epsilon: 0.001, momentum: 0.01 }))
         );
         let keys: Vec<&str> = norm.inputs[1..].iter().map(|&id| graph.value(id).name.as_str()).collect();
         let names = ["weight", "bias", "running_mean", "running_var"];

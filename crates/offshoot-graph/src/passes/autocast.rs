@@ -14,32 +14,20 @@ fn policy(op: &Op) -> Autocast {
         Op::Conv(_) | Op::Gemm(_) | Op::MatMul(_) => Autocast::Half,
         Op::Softmax { .. }
         | Op::SoftmaxCrossEntropyLoss(_)
-        | Op::LayerNormalization(_)
         | Op::QuantizeLinear { .. }
-        | Op::Lstm(_)
-        | Op::DynamicQuantizeLstm(_)
         | Op::Sequence(_)
         | Op::Composite(_)
         | Op::Reduce { .. }
         | Op::DynamicQuantizeMatMul { .. } => Autocast::Full,
         Op::Unary(unary) => unary.row().autocast,
         Op::Binary(binary) => binary.row().autocast,
-        Op::Concat { .. } => Autocast::Widest,
-        Op::BatchNormalization(_)
-        | Op::Transpose { .. }
-        | Op::Reshape { .. }
-        | Op::Slice { .. }
-        | Op::Expand { .. }
-        | Op::MaxPool(_)
-        | Op::AveragePool(_)
-        | Op::GlobalAveragePool
-        | Op::Flatten { .. }
-        | Op::Identity
-        | Op::Dropout { .. }
-        | Op::DequantizeLinear { .. }
-        | Op::Train(_)
-        | Op::Grad(_)
-        | Op::Update(_) => Autocast::Follow,
+        Op::Norm(norm) => norm.row().autocast,
+        Op::Pool(pooling) => pooling.row().autocast,
+        Op::Shape(shape) => shape.row().autocast,
+        Op::Recurrent(recurrent) => recurrent.row().autocast,
+        Op::Dropout { .. } | Op::DequantizeLinear { .. } | Op::Train(_) | Op::Grad(_) | Op::Update(_) => {
+            Autocast::Follow
+        }
     }
 }
 

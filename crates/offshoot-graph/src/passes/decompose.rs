@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use super::rewrite::Rewriter;
 use crate::graph::{Graph, GraphError, ValueId};
-use crate::op::{Binary, Clip, HardSigmoid, MatMul, Op, Unary};
+use crate::op::{Binary, Clip, HardSigmoid, MatMul, Op, ShapeOp, Unary};
 use crate::tensor::Tensor;
 
 /// The graph with other operators in place of each [`Unary`] that `has` does not hold for, where there are such. The
@@ -35,7 +35,7 @@ pub fn plain_products(graph: &Graph) -> Result<Graph, GraphError> {
                 let mut perm: Vec<usize> = (0..rank).collect();
                 perm.swap(rank - 2, rank - 1);
                 let name = format!("{}.{suffix}_transposed", node.name);
-                *input = rewriter.new.add(&name, Op::Transpose { perm }, &[*input])?;
+                *input = rewriter.new.add(&name, Op::Shape(ShapeOp::Transpose { perm }), &[*input])?;
             }
         }
         let y = rewriter.new.add(&node.name, Op::MatMul(MatMul::default()), &inputs)?;

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::train::depends_on_trainable;
 use crate::graph::{Graph, GraphError, Node, Value, ValueId};
 use crate::op::{Binary, Derivative, Gemm, MatMul, Unary};
-use crate::op::{GradOp, Op, SequenceOp, TrainOp};
+use crate::op::{GradOp, Norm, Op, Pooling, Recurrent, SequenceOp, ShapeOp, TrainOp};
 use crate::tensor::{DType, Tensor};
 
 /// A graph with the gradients of a loss.
@@ -124,19 +124,19 @@ impl Tape {
                 let other = input(1 - slot);
                 (Op::MatMul(product), if dy_first { vec![dy, other] } else { vec![other, dy] })
             }
-            (Op::LayerNormalization(norm), 0) => {
+            (Op::Norm(Norm::Layer(norm)), 0) => {
                 (Op::Grad(GradOp::LayerNormInput(*norm)), vec![dy, input(0), input(1)])
             }
-            (Op::LayerNormalization(norm), slot) => {
+            (Op::Norm(Norm::Layer(norm)), slot) => {
                 let op = Op::Grad(GradOp::LayerNormReduce(*norm));
                 return Ok(Some(self.norm_sums(node, op, &[dy, input(0)])?[slot - 1]));
             }
-            (Op::Transpose { perm }, _) => {
+            (Op::Shape(ShapeOp::Transpose { perm }), _) => {
                 let mut inverse = vec![0; perm.len()];
                 perm.iter().enumerate().for_each(|(i, &axis)| inverse[axis] = i);
-                (Op::Transpose { perm: inverse }, vec![dy])
+                (Op::Shape(ShapeOp::Transpose { perm: inverse }), vec![dy])
             }
-            (Op::Concat { axis }, _) => {
+            (Op::Shape(ShapeOp::Concat { axis }), _) => {
                 let size = |id: ValueId| self.graph.value(id).shape.0[*axis].fixed();
                 let start = node.inputs[..slot].iter().map(|&id| size(id)).sum::<Option<usize>>();
                 let end = start.zip(size(node.inputs[slot])).map(|(start, size)| start + size);
@@ -147,27 +147,29 @@ impl Tape {
                         reason: "has no gradient along an axis whose sizes are not known".into(),
                     });
                 };
-                (Op::Slice { axis: *axis, start, end }, vec![dy])
+                (Op::Shape(ShapeOp::Slice { axis: *axis, start, end }), vec![dy])
             }
-            (Op::Slice { axis, start, .. }, _) => {
+            (Op::Shape(ShapeOp::Slice { axis, start, .. }), _) => {
                 (Op::Grad(GradOp::Slice { axis: *axis, start: *start, shape: shape(self) }), vec![dy])
             }
-            (Op::Expand { .. }, _) => return self.reduce_to(node, slot, dy).map(Some),
+            (Op::Shape(ShapeOp::Expand { .. }), _) => return self.reduce_to(node, slot, dy).map(Some),
             (Op::Binary(binary), _) => {
                 let gradient = self.binary(node, *binary, slot, dy)?;
                 return self.reduce_to(node, slot, gradient).map(Some);
             }
-            (Op::MaxPool(pool), _) => (Op::Grad(GradOp::MaxPool(pool.clone())), vec![dy, input(0)]),
-            (Op::AveragePool(pool), _) => {
+            (Op::Pool(Pooling::Max(pool)), _) => {
+                (Op::Grad(GradOp::MaxPool(pool.clone())), vec![dy, input(0)])
+            }
+            (Op::Pool(Pooling::Average(pool)), _) => {
                 (Op::Grad(GradOp::AveragePool { pool: pool.clone(), shape: shape(self) }), vec![dy])
             }
-            (Op::GlobalAveragePool, _) => {
+            (Op::Pool(Pooling::GlobalAverage), _) => {
                 (Op::Grad(GradOp::GlobalAveragePool { shape: shape(self) }), vec![dy])
             }
-            (Op::Flatten { .. } | Op::Reshape { .. }, _) => {
+            (Op::Shape(ShapeOp::Flatten { .. } | ShapeOp::Reshape { .. }), _) => {
                 (Op::Grad(GradOp::Reshape { shape: shape(self) }), vec![dy])
             }
-            (Op::Identity | Op::Dropout { .. }, _) => return Ok(Some(dy)),
+            (Op::Shape(ShapeOp::Identity) | Op::Dropout { .. }, _) => return Ok(Some(dy)),
             (Op::Softmax { axis }, _) => (Op::Grad(GradOp::Softmax { axis: *axis }), vec![dy, y]),
             (Op::SoftmaxCrossEntropyLoss(loss), 0) => {
                 let inputs = std::iter::once(dy).chain(node.inputs.iter().copied()).collect();
@@ -191,14 +193,14 @@ impl Tape {
             // Through the batch's own statistics: part of BatchNormInput.
             (Op::Train(TrainOp::BatchNormApply), _) if self.uses_own_statistics(node) => return Ok(None),
             (Op::Train(TrainOp::Dropout { .. } | TrainOp::BatchNormStats(_)), _) => return Ok(None),
-            (Op::Lstm(_) | Op::Composite(_), _) => {
+            (Op::Recurrent(Recurrent::Lstm(_)) | Op::Composite(_), _) => {
                 return Err(GraphError {
                     node: node.name.clone(),
                     op: node.op.name(),
                     reason: "has no gradient as a whole: expand or unroll it first".into(),
                 });
             }
-            (Op::DynamicQuantizeMatMul { .. } | Op::DynamicQuantizeLstm(_), _) => {
+            (Op::DynamicQuantizeMatMul { .. } | Op::Recurrent(Recurrent::DynamicQuantizeLstm(_)), _) => {
                 return Err(GraphError {
                     node: node.name.clone(),
                     op: node.op.name(),
@@ -215,7 +217,7 @@ impl Tape {
                 });
             }
             (
-                Op::BatchNormalization(_)
+                Op::Norm(Norm::Batch(_))
                 | Op::Train(TrainOp::InvStd { .. } | TrainOp::BatchNormApply)
                 | Op::Grad(_)
                 | Op::Update(_),

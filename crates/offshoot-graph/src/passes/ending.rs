@@ -2,7 +2,9 @@
 
 use super::rewrite::Rewriter;
 use crate::graph::{Graph, GraphError, Node, Source, ValueId};
-use crate::op::{Binary, Composite, Gemm, Op, PadMode, Reduce, Resampling, SequenceOp, Unary};
+use crate::op::{
+    Binary, Composite, Gemm, Op, PadMode, Pooling, Reduce, Resampling, SequenceOp, ShapeOp, Unary,
+};
 use crate::shape::{Dim, Shape};
 use crate::tensor::{Tensor, Weights};
 
@@ -91,17 +93,19 @@ impl<'a> Ranges<'a> {
             }
             Op::Gemm(Gemm { trans_a: false, trans_b }) => self.linear(node, *trans_b),
             Op::MatMul(product) if !product.trans_a => self.linear(node, product.trans_b),
-            Op::Identity
-            | Op::Dropout { .. }
-            | Op::Reshape { .. }
-            | Op::Flatten { .. }
-            | Op::Transpose { .. }
-            | Op::Slice { .. }
-            | Op::Expand { .. } => self.of(x),
+            Op::Shape(
+                ShapeOp::Identity
+                | ShapeOp::Reshape { .. }
+                | ShapeOp::Flatten { .. }
+                | ShapeOp::Transpose { .. }
+                | ShapeOp::Slice { .. }
+                | ShapeOp::Expand { .. },
+            )
+            | Op::Dropout { .. } => self.of(x),
             Op::Composite(composite) => self.of_composite(composite, x),
-            Op::MaxPool(_) | Op::GlobalAveragePool => self.pooled(x),
+            Op::Pool(Pooling::Max(_) | Pooling::GlobalAverage) => self.pooled(x),
             Op::Reduce { op: Reduce::Mean | Reduce::Max | Reduce::Min, .. } => self.of(x),
-            Op::AveragePool(_) => hull(self.pooled(x), (0.0, 0.0)),
+            Op::Pool(Pooling::Average(_)) => hull(self.pooled(x), (0.0, 0.0)),
             Op::Binary(Binary::Add) => {
                 let (a, b) = (self.of(x), self.of(node.inputs[1]));
                 (a.0 + b.0, a.1 + b.1)
@@ -119,7 +123,7 @@ impl<'a> Ranges<'a> {
                 let (a, b) = (self.of(x), self.of(node.inputs[1]));
                 (a.0.min(b.0), a.1.min(b.1))
             }
-            Op::Concat { .. } => {
+            Op::Shape(ShapeOp::Concat { .. }) => {
                 let ranges: Vec<Range> = node.inputs.iter().map(|&id| self.of(id)).collect();
                 ranges.into_iter().reduce(hull).unwrap_or(ANY)
             }
@@ -133,14 +137,12 @@ impl<'a> Ranges<'a> {
             Op::Conv(_)
             | Op::Gemm(_)
             | Op::MatMul(_)
-            | Op::BatchNormalization(_)
-            | Op::LayerNormalization(_)
+            | Op::Norm(_)
             | Op::Binary(Binary::Div | Binary::Pow)
             | Op::Reduce { op: Reduce::Sum | Reduce::L2, .. }
             | Op::QuantizeLinear { .. }
             | Op::DynamicQuantizeMatMul { .. }
-            | Op::Lstm(_)
-            | Op::DynamicQuantizeLstm(_)
+            | Op::Recurrent(_)
             | Op::Sequence(
                 SequenceOp::Gather
                 | SequenceOp::Positions { .. }
@@ -234,7 +236,8 @@ impl<'a> Ranges<'a> {
         if let Op::Softmax { axis } = node.op {
             return axis + 1 == self.graph.value(id).shape.rank();
         }
-        matches!(node.op, Op::Identity | Op::Dropout { .. }) && self.is_softmax(node.inputs[0])
+        matches!(node.op, Op::Shape(ShapeOp::Identity) | Op::Dropout { .. })
+            && self.is_softmax(node.inputs[0])
     }
 
     /// Whether `sum` is the sum of `x` along an axis.
@@ -356,19 +359,22 @@ fn find_softmax(graph: &Graph, weights: &Weights) -> Option<Found> {
 /// Whether a node gives the elements of its first input in their order.
 fn keeps_elements(graph: &Graph, node: &Node) -> bool {
     let of = &graph.value(node.inputs[0]).shape;
-    if let Op::Transpose { perm } = &node.op {
+    if let Op::Shape(ShapeOp::Transpose { perm }) = &node.op {
         return keeps_order(of, perm);
     }
-    if let Op::Slice { axis, start: 0, end } = node.op {
+    if let Op::Shape(ShapeOp::Slice { axis, start: 0, end }) = node.op {
         return of.0[axis] == Dim::Fixed(end);
     }
-    if let Op::Expand { shape } = &node.op {
+    if let Op::Shape(ShapeOp::Expand { shape }) = &node.op {
         return shape == of;
     }
-    if let Op::Concat { .. } = node.op {
+    if let Op::Shape(ShapeOp::Concat { .. }) = node.op {
         return node.inputs.len() == 1;
     }
-    matches!(node.op, Op::Identity | Op::Dropout { .. } | Op::Reshape { .. } | Op::Flatten { .. })
+    matches!(
+        node.op,
+        Op::Shape(ShapeOp::Identity | ShapeOp::Reshape { .. } | ShapeOp::Flatten { .. }) | Op::Dropout { .. }
+    )
 }
 
 /// The input of a node that changes no probability, or multiplies all of them: which it is, and the factor.

@@ -5,7 +5,7 @@ mod resize;
 
 use super::rewrite::Rewriter;
 use crate::graph::{Graph, GraphError, Node, ValueId};
-use crate::op::{Binary, Composite, Op, PadMode, Reduce, Unary};
+use crate::op::{Binary, Composite, Op, PadMode, Recurrent, Reduce, ShapeOp, Unary};
 use crate::shape::{Dim, DimOp, Shape};
 use crate::tensor::{DType, Tensor};
 
@@ -31,14 +31,14 @@ pub fn expand(graph: &Graph, which: impl Fn(&Composite) -> bool) -> Result<Graph
     rewriter.finish()
 }
 
-/// The graph with the steps of each [`Op::Lstm`] that `which` holds for as operators of their own, which have gradients.
+/// The graph with the steps of each [`Recurrent::Lstm`] that `which` holds for as operators of their own, which have gradients.
 ///
 /// # Errors
 /// When the number of steps is not known.
 pub fn unroll(graph: &Graph, which: impl Fn(&Node) -> bool) -> Result<Graph, GraphError> {
     let mut rewriter = Rewriter::new(graph);
     for node in graph.nodes() {
-        if let Op::Lstm(direction) = node.op
+        if let Op::Recurrent(Recurrent::Lstm(direction)) = node.op
             && which(node)
         {
             let inputs: Vec<ValueId> = node.inputs.iter().map(|&v| rewriter.get(v)).collect();
@@ -126,7 +126,7 @@ impl Parts<'_> {
     }
 
     fn reshape(&mut self, suffix: &str, x: ValueId, shape: Vec<Dim>) -> Result<ValueId, GraphError> {
-        self.add(suffix, Op::Reshape { shape: Shape(shape) }, &[x])
+        self.add(suffix, Op::Shape(ShapeOp::Reshape { shape: Shape(shape) }), &[x])
     }
 
     fn slice(
@@ -137,7 +137,7 @@ impl Parts<'_> {
         start: usize,
         end: usize,
     ) -> Result<ValueId, GraphError> {
-        self.add(suffix, Op::Slice { axis, start, end }, &[x])
+        self.add(suffix, Op::Shape(ShapeOp::Slice { axis, start, end }), &[x])
     }
 
     fn constant(&mut self, suffix: &str, tensor: Tensor) -> ValueId {
@@ -227,9 +227,9 @@ impl Parts<'_> {
             if behind > 0 {
                 row.extend(self.margin(y, axis, behind, false, mode)?);
             }
-            y = self.add(&format!("axis{axis}"), Op::Concat { axis }, &row)?;
+            y = self.add(&format!("axis{axis}"), Op::Shape(ShapeOp::Concat { axis }), &row)?;
         }
-        if y == x { self.add("result", Op::Identity, &[x]) } else { Ok(y) }
+        if y == x { self.add("result", Op::Shape(ShapeOp::Identity), &[x]) } else { Ok(y) }
     }
 
     /// `places` to stand before or behind x along an axis.
@@ -251,13 +251,13 @@ impl Parts<'_> {
                 dims[axis] = places.into();
                 let number =
                     self.constant(&format!("{suffix}.number"), Tensor::full(vec![1; dims.len()], number));
-                Ok(vec![self.add(&suffix, Op::Expand { shape: Shape(dims) }, &[number])?])
+                Ok(vec![self.add(&suffix, Op::Shape(ShapeOp::Expand { shape: Shape(dims) }), &[number])?])
             }
             PadMode::Edge => {
                 let at = if before { 0 } else { known()?.saturating_sub(1) };
                 let edge = self.slice(&format!("{suffix}.edge"), x, axis, at, at + 1)?;
                 dims[axis] = places.into();
-                Ok(vec![self.add(&suffix, Op::Expand { shape: Shape(dims) }, &[edge])?])
+                Ok(vec![self.add(&suffix, Op::Shape(ShapeOp::Expand { shape: Shape(dims) }), &[edge])?])
             }
             PadMode::Reflect => {
                 let size = known()?;

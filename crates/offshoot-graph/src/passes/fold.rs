@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::rewrite::Rewriter;
 use crate::graph::{Graph, GraphError, Node, Role, ValueId};
-use crate::op::{BatchNormalization, Op};
+use crate::op::{BatchNormalization, Norm, Op};
 use crate::tensor::{Tensor, Weights};
 
 /// A batch norm could not be folded.
@@ -57,7 +57,7 @@ fn find_pairs(graph: &Graph) -> HashMap<ValueId, Pair<'_>> {
     let frozen = |id: &ValueId| graph.parameter_info(*id).is_some_and(|p| !p.trainable);
     let mut pairs = HashMap::new();
     for norm in graph.nodes() {
-        let Op::BatchNormalization(attributes) = norm.op else { continue };
+        let Op::Norm(Norm::Batch(attributes)) = norm.op else { continue };
         let Some(conv) = graph.producer(norm.inputs[0]).map(|n| graph.node(n)) else { continue };
         let alone =
             uses[norm.inputs[0].index()] == 1 && conv.inputs[1..].iter().all(|v| uses[v.index()] == 1);

@@ -2,7 +2,7 @@
 
 use super::rewrite::{Rewriter, prune};
 use crate::graph::{Graph, GraphError, Node, ValueId};
-use crate::op::{Op, Unary};
+use crate::op::{Op, Pooling, ShapeOp, Unary};
 
 /// What stands behind a value and operators without parameters that heads have: a linear layer or a convolution.
 pub fn layer_before(graph: &Graph, value: ValueId) -> Option<&Node> {
@@ -16,12 +16,14 @@ pub fn layer_before(graph: &Graph, value: ValueId) -> Option<&Node> {
             node.op,
             Op::Unary(Unary::Relu | Unary::Sigmoid | Unary::HardSigmoid(_) | Unary::Clip(_))
                 | Op::Dropout { .. }
-                | Op::Identity
+                | Op::Shape(
+                    ShapeOp::Identity
+                        | ShapeOp::Transpose { .. }
+                        | ShapeOp::Flatten { .. }
+                        | ShapeOp::Reshape { .. }
+                )
                 | Op::Softmax { .. }
-                | Op::Transpose { .. }
-                | Op::Flatten { .. }
-                | Op::Reshape { .. }
-                | Op::GlobalAveragePool
+                | Op::Pool(Pooling::GlobalAverage)
         );
         node = graph.node(graph.producer(*node.inputs.first().filter(|_| follows)?)?);
     }

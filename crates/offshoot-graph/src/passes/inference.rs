@@ -6,7 +6,7 @@ use super::fold::{FoldError, fold_batch_norm};
 use super::freeze::freeze;
 use super::rewrite::Rewriter;
 use crate::graph::{Graph, GraphError};
-use crate::op::Op;
+use crate::op::{Op, ShapeOp};
 use crate::tensor::Weights;
 
 /// A graph without [`Op::Train`], [`Op::Grad`] and [`Op::Update`]: what exporters take.
@@ -68,7 +68,7 @@ pub fn shipped(graph: &Graph, weights: &Weights) -> Result<(Graph, Weights), Fol
 pub fn remove_training_leftovers(graph: &Graph) -> Result<Graph, GraphError> {
     let mut rewriter = Rewriter::new(graph);
     for node in graph.nodes() {
-        if matches!(node.op, Op::Dropout { .. } | Op::Identity) {
+        if matches!(node.op, Op::Dropout { .. } | Op::Shape(ShapeOp::Identity)) {
             let through = rewriter.get(node.inputs[0]);
             rewriter.set(node.outputs[0], through);
         } else {

@@ -8,7 +8,7 @@ use super::rewrite::{Rewriter, prune};
 use super::silu::recognize_silu;
 use crate::graph::{Graph, GraphError, Node, Parameter, ValueId};
 use crate::model::OUTPUT;
-use crate::op::{Binary, CrossEntropy, Op, TrainOp};
+use crate::op::{Binary, CrossEntropy, Norm, Op, ShapeOp, TrainOp};
 use crate::shape::{Dim, Shape};
 use crate::tensor::DType;
 
@@ -158,7 +158,7 @@ impl Lowering<'_> {
         let trainable =
             |id: ValueId| matches!(graph.parameter_info(id), Some(Parameter { trainable: true, .. }));
         match node.op {
-            Op::BatchNormalization(norm) if trainable(node.inputs[1]) || trainable(node.inputs[2]) => {
+            Op::Norm(Norm::Batch(norm)) if trainable(node.inputs[1]) || trainable(node.inputs[2]) => {
                 let [x, weight, bias, mean, var] = self.operands(node);
                 let op = Op::Train(TrainOp::BatchNormStats(norm));
                 let stats =
@@ -167,7 +167,7 @@ impl Lowering<'_> {
                 self.states.push((graph.value(node.inputs[4]).name.clone(), stats[3]));
                 self.apply(node, [x, stats[0], stats[1], weight, bias])
             }
-            Op::BatchNormalization(norm) if input_needs_gradient => {
+            Op::Norm(Norm::Batch(norm)) if input_needs_gradient => {
                 let [x, weight, bias, mean, var] = self.operands(node);
                 let op = Op::Train(TrainOp::InvStd { epsilon: norm.epsilon });
                 let inv_std = self.rewriter.new.add(&format!("{}.inv_std", node.name), op, &[var])?;
@@ -182,30 +182,29 @@ impl Lowering<'_> {
                 self.rewriter.set(node.outputs[0], y);
                 Ok(())
             }
-            Op::Dropout { .. } | Op::Identity => {
+            Op::Dropout { .. } | Op::Shape(ShapeOp::Identity) => {
                 let through = self.rewriter.get(node.inputs[0]);
                 self.rewriter.set(node.outputs[0], through);
                 Ok(())
             }
             Op::Conv(_)
-            | Op::Lstm(_)
+            | Op::Recurrent(_)
             | Op::Composite(_)
             | Op::Gemm(_)
-            | Op::BatchNormalization(_)
+            | Op::Norm(_)
             | Op::Unary(_)
             | Op::Binary(_)
             | Op::Reduce { .. }
-            | Op::MaxPool(_)
-            | Op::AveragePool(_)
-            | Op::GlobalAveragePool
-            | Op::Flatten { .. }
+            | Op::Pool(_)
+            | Op::Shape(
+                ShapeOp::Flatten { .. }
+                | ShapeOp::Transpose { .. }
+                | ShapeOp::Reshape { .. }
+                | ShapeOp::Concat { .. }
+                | ShapeOp::Slice { .. }
+                | ShapeOp::Expand { .. },
+            )
             | Op::MatMul(_)
-            | Op::LayerNormalization(_)
-            | Op::Transpose { .. }
-            | Op::Reshape { .. }
-            | Op::Concat { .. }
-            | Op::Slice { .. }
-            | Op::Expand { .. }
             | Op::Softmax { .. }
             | Op::SoftmaxCrossEntropyLoss(_)
             | Op::Train(_)
@@ -214,7 +213,6 @@ impl Lowering<'_> {
             | Op::QuantizeLinear { .. }
             | Op::DequantizeLinear { .. }
             | Op::DynamicQuantizeMatMul { .. }
-            | Op::DynamicQuantizeLstm(_)
             | Op::Sequence(_) => self.rewriter.copy(node),
         }
     }

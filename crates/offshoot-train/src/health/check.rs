@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 
 use offshoot_data::{Batch, Loader, LoaderOptions, PictureError, Sample, Transform, TransformError};
 use offshoot_graph::model::INPUT;
-use offshoot_graph::op::Unary;
+use offshoot_graph::op::{Norm, Unary};
 use offshoot_graph::passes::{
     LABELS, LOSS, LossOptions, TrainingGraph, freeze, gradient_output, remove_training_leftovers,
     training_graph,
@@ -203,7 +203,7 @@ fn decode(
 /// Forward, loss and backward, with batch norms in evaluation mode and without dropout.
 fn step(graph: &Graph) -> Result<TrainingGraph, offshoot_graph::GraphError> {
     let mut graph = remove_training_leftovers(graph)?;
-    let norms = graph.nodes().iter().filter(|node| matches!(node.op, Op::BatchNormalization(_)));
+    let norms = graph.nodes().iter().filter(|node| matches!(node.op, Op::Norm(Norm::Batch(_))));
     let of_norms: Vec<String> =
         norms.flat_map(|node| &node.inputs[1..]).map(|&id| graph.value(id).name.clone()).collect();
     freeze(&mut graph, |name| of_norms.iter().any(|norm| norm == name));

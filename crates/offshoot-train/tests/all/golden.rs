@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use offshoot_cpu::{CpuExecutor, CpuOptions};
 use offshoot_graph::builder::{BATCH_NORM, Conv2d};
 use offshoot_graph::model::{BATCH, INPUT, OUTPUT};
-use offshoot_graph::op::Unary;
+use offshoot_graph::op::{Pooling, ShapeOp, Unary};
 use offshoot_graph::{DType, Dim, Graph, Metadata, Model, Op, Preprocessing, Shape, Tensor};
 use offshoot_train::optimizer::Clip;
 use offshoot_train::schedule::Plateau;
@@ -190,8 +190,8 @@ fn network() -> Graph {
     let x = graph.conv2d("conv2", x, &Conv2d::new(5, 3).stride(2)).unwrap();
     let x = graph.batch_norm("bn2", x, BATCH_NORM).unwrap();
     let x = graph.add("relu2", Op::Unary(Unary::Relu), &[x]).unwrap();
-    let x = graph.add("pool", Op::GlobalAveragePool, &[x]).unwrap();
-    let x = graph.add("flatten", Op::Flatten { axis: 1 }, &[x]).unwrap();
+    let x = graph.add("pool", Op::Pool(Pooling::GlobalAverage), &[x]).unwrap();
+    let x = graph.add("flatten", Op::Shape(ShapeOp::Flatten { axis: 1 }), &[x]).unwrap();
     let x = graph.linear("fc", x, 3).unwrap();
     graph.add_output(OUTPUT, x);
     graph

@@ -1,6 +1,6 @@
 //! Functions of one element and of two, comparisons and choices.
 
-use offshoot_graph::op::{Attribute, Binary, Clip, Reduce, Unary};
+use offshoot_graph::op::{Attribute, Binary, Clip, Reduce, ShapeOp, Unary};
 use offshoot_graph::{Op, ValueId};
 
 use super::call::{Bound, Call};
@@ -265,7 +265,7 @@ fn prelu(aten: &mut Aten, call: &Bound<'_>) -> Result<Value, Problem> {
         let mut shape = vec![1; rank - 1];
         shape[0] = count;
         let shape = offshoot_graph::Shape::fixed(&shape);
-        slope = aten.import.push_part(call, "slope", Op::Reshape { shape }, &[slope])?;
+        slope = aten.import.push_part(call, "slope", Op::Shape(ShapeOp::Reshape { shape }), &[slope])?;
     }
     let id = aten.import.sloped(call, x, slope)?;
     aten.finish(call, id)

@@ -1,5 +1,6 @@
 //! Operators that move elements or change nothing: shapes, orders, parts, types.
 
+use offshoot_graph::op::ShapeOp;
 use offshoot_graph::{Dim, Op};
 
 use super::call::{Bound, known_size, sizes};
@@ -180,7 +181,7 @@ fn concat(aten: &mut Aten, call: &Bound<'_>) -> Result<Value, Problem> {
     }
     let first = *inputs.first().ok_or_else(|| call.damage("its list is empty"))?;
     let axis = call.axis("dim", aten.import.rank(first))?;
-    let id = aten.import.push(call, Op::Concat { axis }, &inputs)?;
+    let id = aten.import.push(call, Op::Shape(ShapeOp::Concat { axis }), &inputs)?;
     Ok(aten.define(id))
 }
 
@@ -192,7 +193,7 @@ fn stack(aten: &mut Aten, call: &Bound<'_>) -> Result<Value, Problem> {
     }
     let first = *inputs.first().ok_or_else(|| call.damage("its list is empty"))?;
     let axis = call.axis("dim", aten.import.rank(first))?;
-    let id = aten.import.push(call, Op::Concat { axis }, &inputs)?;
+    let id = aten.import.push(call, Op::Shape(ShapeOp::Concat { axis }), &inputs)?;
     Ok(aten.define(id))
 }
 

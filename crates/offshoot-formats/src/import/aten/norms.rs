@@ -1,6 +1,6 @@
 //! Norms.
 
-use offshoot_graph::op::BatchNormalization;
+use offshoot_graph::op::{BatchNormalization, Norm};
 use offshoot_graph::{Op, Role};
 
 use super::call::Bound;
@@ -53,7 +53,7 @@ fn batch_norm(aten: &mut Aten, call: &Bound<'_>) -> Result<Value, Problem> {
     }
     let norm =
         BatchNormalization { epsilon: call.number("eps")? as f32, momentum: call.number("momentum")? as f32 };
-    let id = aten.import.push(call, Op::BatchNormalization(norm), &inputs)?;
+    let id = aten.import.push(call, Op::Norm(Norm::Batch(norm)), &inputs)?;
     Ok(aten.define(id))
 }
 

@@ -1,6 +1,6 @@
 //! Recurrent layers.
 
-use offshoot_graph::op::{Composite, Direction};
+use offshoot_graph::op::{Composite, Direction, ShapeOp};
 use offshoot_graph::{Dim, DimOp, Op, Role, Shape, Tensor, ValueId};
 
 use super::call::Bound;
@@ -72,7 +72,7 @@ fn gru(aten: &mut Aten, call: &Bound<'_>) -> Result<Value, Problem> {
     let x = steps_first(aten, call, x, batch_first)?;
     let last = match last[..] {
         [only] => only,
-        _ => aten.import.push_part(call, "last", Op::Concat { axis: 0 }, &last)?,
+        _ => aten.import.push_part(call, "last", Op::Shape(ShapeOp::Concat { axis: 0 }), &last)?,
     };
     Ok(Value::List([aten.define(x), aten.define(last)].into()))
 }
@@ -80,18 +80,20 @@ fn gru(aten: &mut Aten, call: &Bound<'_>) -> Result<Value, Problem> {
 /// The first two axes exchanged, where `batch_first`.
 fn steps_first(aten: &mut Aten, call: &Bound<'_>, x: ValueId, batch_first: bool) -> Result<ValueId, Problem> {
     match batch_first {
-        true => aten.import.push_part(call, "turned", Op::Transpose { perm: vec![1, 0, 2] }, &[x]),
+        true => {
+            aten.import.push_part(call, "turned", Op::Shape(ShapeOp::Transpose { perm: vec![1, 0, 2] }), &[x])
+        }
         false => Ok(x),
     }
 }
 
 /// [T, D, N, H] as [T, N, D H].
 fn joined_ways(aten: &mut Aten, call: &Bound<'_>, y: ValueId) -> Result<ValueId, Problem> {
-    let turned = Op::Transpose { perm: vec![0, 2, 1, 3] };
+    let turned = Op::Shape(ShapeOp::Transpose { perm: vec![0, 2, 1, 3] });
     let y = aten.import.push_part(call, "steps", turned, &[y])?;
     let dims = &aten.import.shape(y).0;
     let shape = Shape(vec![dims[0].clone(), dims[1].clone(), dims[2].combine(DimOp::Mul, &dims[3])]);
-    aten.import.push_part(call, "features", Op::Reshape { shape }, &[y])
+    aten.import.push_part(call, "features", Op::Shape(ShapeOp::Reshape { shape }), &[y])
 }
 
 /// Weight, recurrence and bias as ONNX has them, of what PyTorch has for each direction: weight, recurrence and the bias of each,
@@ -123,7 +125,7 @@ fn joined(
 ) -> Result<ValueId, Problem> {
     match parts[..] {
         [only] => Ok(only),
-        _ => aten.import.push_part(call, name, Op::Concat { axis }, &parts),
+        _ => aten.import.push_part(call, name, Op::Shape(ShapeOp::Concat { axis }), &parts),
     }
 }
 
@@ -134,7 +136,12 @@ fn gates(aten: &mut Aten, call: &Bound<'_>, rows: ValueId, name: &str) -> Result
     let site = Part { site: call, name: call.part(&format!("{name}.gates")) };
     let parts = aten.import.split(&site, rows, 0, vec![all / 3; 3])?;
     let order = [parts[1], parts[0], parts[2]];
-    let rows = aten.import.push_part(call, &format!("{name}.rows"), Op::Concat { axis: 0 }, &order)?;
+    let rows = aten.import.push_part(
+        call,
+        &format!("{name}.rows"),
+        Op::Shape(ShapeOp::Concat { axis: 0 }),
+        &order,
+    )?;
     let shape = Shape([&[Dim::Fixed(1)], &shape.0[..]].concat());
-    aten.import.push_part(call, &format!("{name}.of_way"), Op::Reshape { shape }, &[rows])
+    aten.import.push_part(call, &format!("{name}.of_way"), Op::Shape(ShapeOp::Reshape { shape }), &[rows])
 }

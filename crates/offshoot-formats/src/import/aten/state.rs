@@ -1,5 +1,6 @@
 //! The tensors of a program while it is followed: which value of the graph each one is, and which of them share their memory.
 
+use offshoot_graph::op::ShapeOp;
 use offshoot_graph::{DType, Dim, Op, Role, Shape, Tensor, ValueId};
 
 use super::call::{Bound, Call};
@@ -172,7 +173,12 @@ impl Aten {
         if !stored.constant {
             let id = self.parameter(call, stored, Role::Weight)?;
             return match stored.transposed {
-                true => self.import.push_part(call, "transposed", Op::Transpose { perm: vec![1, 0] }, &[id]),
+                true => self.import.push_part(
+                    call,
+                    "transposed",
+                    Op::Shape(ShapeOp::Transpose { perm: vec![1, 0] }),
+                    &[id],
+                ),
                 false => Ok(id),
             };
         }

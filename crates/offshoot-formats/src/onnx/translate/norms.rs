@@ -1,6 +1,6 @@
 //! Norms.
 
-use offshoot_graph::op::BatchNormalization;
+use offshoot_graph::op::{BatchNormalization, Norm, ShapeOp};
 use offshoot_graph::{Dim, Op, Role, Shape, ValueId};
 
 use super::{Operand, SIMPLIFY, Translator, in_training_mode};
@@ -66,12 +66,17 @@ impl<'a> Translator<'a> {
         let column = self.import.push_part(
             &node,
             "column",
-            Op::Reshape { shape: Shape::fixed(&[groups, 1]) },
+            Op::Shape(ShapeOp::Reshape { shape: Shape::fixed(&[groups, 1]) }),
             &[id],
         )?;
-        let wide = Op::Expand { shape: Shape::fixed(&[groups, each]) };
+        let wide = Op::Shape(ShapeOp::Expand { shape: Shape::fixed(&[groups, each]) });
         let wide = self.import.push_part(&node, "channels", wide, &[column])?;
-        self.import.push_part(&node, "row", Op::Reshape { shape: Shape::fixed(&[channels]) }, &[wide])
+        self.import.push_part(
+            &node,
+            "row",
+            Op::Shape(ShapeOp::Reshape { shape: Shape::fixed(&[channels]) }),
+            &[wide],
+        )
     }
 
     pub(super) fn batch_norm(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
@@ -88,6 +93,6 @@ impl<'a> Translator<'a> {
         for (index, role) in [(1, Role::Weight), (2, Role::Weight), (3, Role::Buffer), (4, Role::Buffer)] {
             inputs.push(self.plain_parameter(node, index, role)?);
         }
-        self.import.push(&node, Op::BatchNormalization(BatchNormalization { epsilon, momentum }), &inputs)
+        self.import.push(&node, Op::Norm(Norm::Batch(BatchNormalization { epsilon, momentum })), &inputs)
     }
 }

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use offshoot_graph::op::ShapeOp;
 use offshoot_graph::{Op, ValueId};
 
 use super::{Dynamic, FLOAT, Operand, SIMPLIFY, Stored, Translator};
@@ -53,7 +54,12 @@ impl<'a> Translator<'a> {
             Operand::Product { x, matrix, node } => self.gemm(node, x, &matrix, None)?,
             // The picture with its axes as the file has them, and the file's own name: what is written and read again keeps it.
             Operand::ChannelsLast(id) => {
-                return self.import.push_named(&node, name, Op::Transpose { perm: vec![0, 2, 3, 1] }, &[id]);
+                return self.import.push_named(
+                    &node,
+                    name,
+                    Op::Shape(ShapeOp::Transpose { perm: vec![0, 2, 3, 1] }),
+                    &[id],
+                );
             }
             Operand::Dynamic(Dynamic::Product { x, matrix, less, scale, node }) => {
                 self.dynamic_product(node, x, (&matrix, less), &scale, None)?

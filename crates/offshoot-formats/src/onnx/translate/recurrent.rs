@@ -1,6 +1,6 @@
 //! LSTM, ONNX Runtime's DynamicQuantizeLSTM, and GRU.
 
-use offshoot_graph::op::{Composite, Direction};
+use offshoot_graph::op::{Composite, Direction, Pooling, Recurrent, ShapeOp};
 use offshoot_graph::{Data, Dim, Op, Role, Tensor, ValueId};
 
 use super::{Operand, SIMPLIFY, Stored, Translator};
@@ -44,7 +44,11 @@ impl<'a> Translator<'a> {
                 self.import.graph.add_constant(&name, Tensor::zeros([ways, 2 * units]))
             }
         });
-        let op = if bytes { Op::DynamicQuantizeLstm(direction) } else { Op::Lstm(direction) };
+        let op = if bytes {
+            Op::Recurrent(Recurrent::DynamicQuantizeLstm(direction))
+        } else {
+            Op::Recurrent(Recurrent::Lstm(direction))
+        };
         let results = self.import.push_all(&node, node.name(), op, &operands)?;
         for (name, id) in node.proto.output.iter().zip(results).filter(|(name, _)| !name.is_empty()) {
             self.define(name, id);
@@ -82,7 +86,7 @@ impl<'a> Translator<'a> {
         }
     }
 
-    /// The direction, of an operator that has nothing which [`Op::Lstm`] and [`Composite::Gru`] have not.
+    /// The direction, of an operator that has nothing which [`Recurrent::Lstm`] and [`Composite::Gru`] have not.
     fn checked_direction(&mut self, node: NodeView<'a>, activations: &[&str]) -> Result<Direction, Problem> {
         let refused = |what: &str| Err(node.unsupported(what, SIMPLIFY));
         if !node.repeats("activations", activations) {
@@ -157,14 +161,20 @@ impl<'a> Translator<'a> {
         let last = self.import.push_named(
             &node,
             &name("steps_last"),
-            Op::Transpose { perm: vec![0, 2, 1] },
+            Op::Shape(ShapeOp::Transpose { perm: vec![0, 2, 1] }),
             &[x],
         )?;
         let mut shape = self.import.shape(last).clone();
         shape.0.push(Dim::Fixed(1));
-        let picture = self.import.push_named(&node, &name("picture"), Op::Reshape { shape }, &[last])?;
-        let mean = self.import.push_named(&node, node.name(), Op::GlobalAveragePool, &[picture])?;
-        self.import.push_named(&node, &name("flatten"), Op::Flatten { axis: 1 }, &[mean])
+        let picture = self.import.push_named(
+            &node,
+            &name("picture"),
+            Op::Shape(ShapeOp::Reshape { shape }),
+            &[last],
+        )?;
+        let mean =
+            self.import.push_named(&node, node.name(), Op::Pool(Pooling::GlobalAverage), &[picture])?;
+        self.import.push_named(&node, &name("flatten"), Op::Shape(ShapeOp::Flatten { axis: 1 }), &[mean])
     }
 }
 

@@ -1,5 +1,6 @@
 //! Operators that move elements: other shapes, other orders, parts.
 
+use offshoot_graph::op::ShapeOp;
 use offshoot_graph::{DType, Dim, Op, Shape, ValueId};
 
 use super::{Operand, SIMPLIFY, Stored, Translator};
@@ -62,7 +63,7 @@ impl<'a> Translator<'a> {
         }
         let first = *inputs.first().ok_or_else(|| node.damaged("it has no inputs"))?;
         let axis = node.axis(node.int("axis", 0), self.import.shape(first).rank())?;
-        self.import.push(&node, Op::Concat { axis }, &inputs)
+        self.import.push(&node, Op::Shape(ShapeOp::Concat { axis }), &inputs)
     }
 
     /// A part of one axis.
@@ -141,7 +142,7 @@ impl<'a> Translator<'a> {
         if axis == 1 && self.import.rank(x) == 2 {
             return Ok(x);
         }
-        self.import.push(&node, Op::Flatten { axis }, &[x])
+        self.import.push(&node, Op::Shape(ShapeOp::Flatten { axis }), &[x])
     }
 
     pub(super) fn squeeze(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {

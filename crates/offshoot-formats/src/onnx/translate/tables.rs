@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use offshoot_graph::op::Binary;
+use offshoot_graph::op::{Binary, ShapeOp};
 use offshoot_graph::{DType, Data, Op, Tensor, ValueId};
 
 use super::{FLOAT, Operand, Stored, Translator};
@@ -75,7 +75,10 @@ impl<'a> Translator<'a> {
         while !self.bytes.contains(&x) {
             let Some(producer) = self.import.graph.producer(x) else { return false };
             let node = self.import.graph.node(producer);
-            if !matches!(node.op, Op::Reshape { .. } | Op::Flatten { .. } | Op::Transpose { .. }) {
+            if !matches!(
+                node.op,
+                Op::Shape(ShapeOp::Reshape { .. } | ShapeOp::Flatten { .. } | ShapeOp::Transpose { .. })
+            ) {
                 return false;
             }
             x = node.inputs[0];

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use offshoot_graph::op::SequenceOp;
+use offshoot_graph::op::{SequenceOp, ShapeOp};
 use offshoot_graph::{DType, Data, Dim, Op, Role, Shape, Tensor, ValueId};
 
 use super::tables::{Rows, is_part_of_bytes};
@@ -211,7 +211,7 @@ impl<'a> Translator<'a> {
         }
         let name = self.import.names.unused(&format!("{}.token", node.name()));
         let token = self.import.graph.add_constant(&name, Tensor::i64([], vec![first]));
-        self.import.push(&node, Op::Expand { shape: whole }, &[token])
+        self.import.push(&node, Op::Shape(ShapeOp::Expand { shape: whole }), &[token])
     }
 
     /// Tokens of the file, for a node that computes with them at each run.
@@ -268,7 +268,7 @@ impl<'a> Translator<'a> {
             _ => self.import.push_named(
                 &node,
                 &format!("{}.first", node.name()),
-                Op::Transpose { perm },
+                Op::Shape(ShapeOp::Transpose { perm }),
                 &[x],
             )?,
         };
@@ -421,7 +421,7 @@ impl<'a> Translator<'a> {
         };
         let name = self.import.names.unused(&format!("{}.number", filled.node.name()));
         let number = self.import.graph.add_constant(&name, Tensor::f32([], vec![filled.number]));
-        self.import.push_named(&node, filled.node.name(), Op::Expand { shape }, &[number])
+        self.import.push_named(&node, filled.node.name(), Op::Shape(ShapeOp::Expand { shape }), &[number])
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::Parts;
 use crate::graph::{Graph, GraphError, ValueId};
-use crate::op::{Binary, Direction, Gemm, Op, Unary};
+use crate::op::{Binary, Direction, Gemm, Op, ShapeOp, Unary};
 use crate::shape::{Dim, DimOp, Shape};
 use crate::tensor::Tensor;
 
@@ -16,7 +16,7 @@ struct Sizes {
     hidden: usize,
 }
 
-/// The outputs of [`Op::Lstm`], computed by nodes that are added to `graph` and named after `node`.
+/// The outputs of [`Recurrent::Lstm`], computed by nodes that are added to `graph` and named after `node`.
 ///
 /// # Errors
 /// When its steps are not known.
@@ -105,7 +105,7 @@ impl Parts<'_> {
             )?;
             let zeros = self.constant(&format!("{name}.zeros"), Tensor::zeros([1, 1]));
             let shape = Shape(vec![batch.clone(), hidden.into()]);
-            let zeros = self.add(&format!("{name}.start"), Op::Expand { shape }, &[zeros])?;
+            let zeros = self.add(&format!("{name}.start"), Op::Shape(ShapeOp::Expand { shape }), &[zeros])?;
             let (mut state, mut outputs) = ([zeros; 2], vec![zeros; steps]);
             for t in 0..steps {
                 let at = if direction.is_reverse(index) { steps - 1 - t } else { t };
@@ -123,13 +123,17 @@ impl Parts<'_> {
             for (t, h) in outputs.into_iter().enumerate() {
                 rows.push(one(self, format!("{name}.t{t}.row"), h)?);
             }
-            by_direction.push(self.add(&format!("{name}.y"), Op::Concat { axis: 0 }, &rows)?);
+            by_direction.push(self.add(
+                &format!("{name}.y"),
+                Op::Shape(ShapeOp::Concat { axis: 0 }),
+                &rows,
+            )?);
             let h =
                 self.reshape(&format!("{name}.h"), state[0], vec![1.into(), batch.clone(), hidden.into()])?;
             last.push(h);
         }
-        let y = self.add("y", Op::Concat { axis: 1 }, &by_direction)?;
-        let h = self.add("h", Op::Concat { axis: 0 }, &last)?;
+        let y = self.add("y", Op::Shape(ShapeOp::Concat { axis: 1 }), &by_direction)?;
+        let h = self.add("h", Op::Shape(ShapeOp::Concat { axis: 0 }), &last)?;
         Ok(vec![y, h])
     }
 

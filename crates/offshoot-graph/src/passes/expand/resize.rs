@@ -2,7 +2,7 @@
 
 use super::Parts;
 use crate::graph::{GraphError, ValueId};
-use crate::op::{Coordinates, Gemm, Op, Resampling};
+use crate::op::{Coordinates, Gemm, Op, Resampling, ShapeOp};
 use crate::shape::{Dim, DimOp};
 use crate::tensor::Tensor;
 
@@ -25,9 +25,9 @@ impl Parts<'_> {
         let (n, c) = (n.clone(), c.clone());
         let y = self.resize_last(x, "w", [w, width], resampling, coordinates)?;
         let perm = vec![0, 1, 3, 2];
-        let y = self.add("turned", Op::Transpose { perm: perm.clone() }, &[y])?;
+        let y = self.add("turned", Op::Shape(ShapeOp::Transpose { perm: perm.clone() }), &[y])?;
         let y = self.resize_last(y, "h", [h, height], resampling, coordinates)?;
-        let y = self.add("result", Op::Transpose { perm }, &[y])?;
+        let y = self.add("result", Op::Shape(ShapeOp::Transpose { perm }), &[y])?;
         debug_assert_eq!(self.dims(y), vec![n, c, height.into(), width.into()]);
         Ok(y)
     }

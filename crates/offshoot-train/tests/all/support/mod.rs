@@ -11,7 +11,7 @@ use offshoot_cpu::{CpuExecutor, CpuOptions};
 use offshoot_data::Dataset;
 use offshoot_graph::builder::{BATCH_NORM, Conv2d};
 use offshoot_graph::model::{BATCH, INPUT, OUTPUT};
-use offshoot_graph::op::Unary;
+use offshoot_graph::op::{Pooling, ShapeOp, Unary};
 use offshoot_graph::random::{Purpose, Random};
 use offshoot_graph::{DType, Dim, Graph, Metadata, Model, Op, Preprocessing, Shape, Tensor, Weights};
 use offshoot_train::{Control, Event, Outcome, Recipe, Settings, TrainError, TrainResult, train};
@@ -54,8 +54,8 @@ pub(crate) fn graph() -> Graph {
         x = graph.batch_norm(&format!("bn{i}"), x, BATCH_NORM).unwrap();
         x = graph.add(&format!("relu{i}"), Op::Unary(Unary::Relu), &[x]).unwrap();
     }
-    let x = graph.add("pool", Op::GlobalAveragePool, &[x]).unwrap();
-    let x = graph.add("flatten", Op::Flatten { axis: 1 }, &[x]).unwrap();
+    let x = graph.add("pool", Op::Pool(Pooling::GlobalAverage), &[x]).unwrap();
+    let x = graph.add("flatten", Op::Shape(ShapeOp::Flatten { axis: 1 }), &[x]).unwrap();
     let x = graph.add("dropout", Op::Dropout { ratio: 0.1 }, &[x]).unwrap();
     let x = graph.linear("fc", x, CLASSES.len()).unwrap();
     graph.add_output(OUTPUT, x);
