@@ -1,6 +1,7 @@
 //! Splitting work over threads, and the scratch memory of a thread.
 
 use std::cell::{Cell, RefCell};
+use std::ops::Range;
 
 use rayon::prelude::*;
 
@@ -44,19 +45,26 @@ pub(crate) fn together<R>(f: impl FnOnce() -> R) -> R {
 /// Runs `task(0)`, ..., `task(count - 1)`, in any order and on any thread, together `work` multiply-adds.
 ///
 /// Small amounts of work stay on the calling thread, and so does everything inside of [`serially`].
+#[inline]
 pub(super) fn for_each_task(count: usize, work: usize, task: impl Fn(usize) + Sync + Send) {
+    for_each_range(count, work, &|range| range.for_each(&task));
+}
+
+/// As [`for_each_task`], some tasks after one another a call. (Not generic: what shares them out would be compiled again for each kernel.)
+fn for_each_range(count: usize, work: usize, run: &(dyn Fn(Range<usize>) + Sync)) {
     let least_tasks = count.saturating_mul(TASK_WORK).div_ceil(work.max(1)).max(1);
     if least_tasks >= count || is_serial() {
-        return (0..count).for_each(task);
+        return run(0..count);
     }
+    let parts = count.div_ceil(least_tasks);
+    let run_part = |i: usize| run(i * least_tasks..count.min((i + 1) * least_tasks));
     // Taken for the time being: a task that splits its own work is not to interrupt this.
     let Some(team) = TEAM.take() else {
-        return (0..count).into_par_iter().with_min_len(least_tasks).for_each(task);
+        return (0..parts).into_par_iter().for_each(run_part);
     };
-    let run = |i: usize| (i * least_tasks..count.min((i + 1) * least_tasks)).for_each(&task);
     let mut back = Back(Some(team));
     if let Some(team) = &mut back.0 {
-        team.run(count.div_ceil(least_tasks), &run);
+        team.run(parts, &run_part);
     }
 }
 

@@ -135,6 +135,37 @@ impl<E: Element> Operand<E> {
     }
 }
 
+/// Where slices start. (Here and below loops, and not closures over arrays: those are compiled again for each map.)
+fn starts<T, const N: usize>(slices: [&[T]; N]) -> [*const T; N] {
+    let mut starts = [std::ptr::null(); N];
+    for (start, slice) in starts.iter_mut().zip(slices) {
+        *start = slice.as_ptr();
+    }
+    starts
+}
+
+/// The operands from `offset` on.
+///
+/// # Safety
+/// As [`Operand::at`], for each.
+unsafe fn all_at<E: Element, const N: usize>(operands: [Operand<E>; N], offset: usize) -> [*const E; N] {
+    let mut moved = [std::ptr::null(); N];
+    for (moved, operand) in moved.iter_mut().zip(operands) {
+        // Safety: the caller's promise.
+        *moved = unsafe { operand.at(offset) };
+    }
+    moved
+}
+
+/// The operands that are slices.
+fn operands<E: Element, const N: usize>(slices: [&[E]; N]) -> [Operand<E>; N] {
+    let mut operands = [Operand(std::ptr::null()); N];
+    for (operand, slice) in operands.iter_mut().zip(slices) {
+        *operand = Operand(slice.as_ptr());
+    }
+    operands
+}
+
 /// # Safety
 /// Every input has `len` elements, and is either disjoint from `out` or the same memory.
 unsafe fn map_operands<E: Element, const N: usize>(
@@ -146,7 +177,7 @@ unsafe fn map_operands<E: Element, const N: usize>(
 ) {
     for_chunks(len, TASK, |chunk| {
         // Safety: chunks do not overlap and lie within 0..len.
-        let (inputs, out) = unsafe { (inputs.map(|input| input.at(chunk.start)), out.at(chunk.start)) };
+        let (inputs, out) = unsafe { (all_at(inputs, chunk.start), out.at(chunk.start)) };
         dispatch(isa, MapRows { inputs, params: [], out, rows: 1, channels: chunk.len(), map });
     });
 }
@@ -160,7 +191,7 @@ pub(super) fn map<E: Element, const N: usize>(
 ) {
     assert!(inputs.iter().all(|i| i.len() == out.len()), "the operands of a map differ in length");
     // Safety: lengths are equal, and a mutable slice is disjoint from others.
-    unsafe { map_operands(isa, inputs.map(|i| Operand(i.as_ptr())), Shared::new(out), out.len(), map) };
+    unsafe { map_operands(isa, operands(inputs), Shared::new(out), out.len(), map) };
 }
 
 /// The operands of an in-place map: `inout`, then `others`. `M` is `N` + 1.
@@ -171,7 +202,9 @@ fn in_place<E: Element, const N: usize, const M: usize>(
     const { assert!(M == N + 1) };
     assert!(others.iter().all(|o| o.len() == inout.len()), "the operands of a map differ in length");
     let out = Shared::new(inout);
-    (std::array::from_fn(|i| if i == 0 { Operand(out.0) } else { Operand(others[i - 1].as_ptr()) }), out)
+    let mut all = [Operand(out.0.cast_const()); M];
+    all[1..].copy_from_slice(&operands(others));
+    (all, out)
 }
 
 /// inout[i] = map(inout[i], others[0][i], ..): a map whose first operand is overwritten.
@@ -209,10 +242,13 @@ unsafe fn map_rows_operands<E: Element, const N: usize, const P: usize>(
     for_tasks(groups * chunks, |task| {
         let (group, row) = (task / chunks, task % chunks * size);
         let at = (group * rows + row) * channels;
-        let params = params.map(|param| param[group * channels..].as_ptr());
+        let mut of_group = [std::ptr::null(); P];
+        for (start, param) in of_group.iter_mut().zip(params) {
+            *start = param[group * channels..].as_ptr();
+        }
         // Safety: tasks do not overlap, and their rows lie within 0..len.
-        let (inputs, out) = unsafe { (inputs.map(|input| input.at(at)), out.at(at)) };
-        dispatch(isa, MapRows { inputs, params, out, rows: size.min(rows - row), channels, map });
+        let (inputs, out) = unsafe { (all_at(inputs, at), out.at(at)) };
+        dispatch(isa, MapRows { inputs, params: of_group, out, rows: size.min(rows - row), channels, map });
     });
 }
 
@@ -230,7 +266,7 @@ pub(super) fn map_rows<E: Element, const N: usize, const P: usize>(
     assert!(inputs.iter().all(|i| i.len() == out.len()), "the operands of a map differ in length");
     let result = (Shared::new(out), out.len());
     // Safety: lengths are equal, and a mutable slice is disjoint from others.
-    unsafe { map_rows_operands(isa, inputs.map(|i| Operand(i.as_ptr())), params, groups, result, map) };
+    unsafe { map_rows_operands(isa, operands(inputs), params, groups, result, map) };
 }
 
 /// The first operand of a kernel and where its result goes, of equal lengths.
@@ -275,7 +311,8 @@ pub(super) fn map_rows_to<E: Element, const N: usize, const M: usize, const P: u
             unsafe { map_rows_operands(isa, inputs, params, 1, (out, inout.len()), map) };
         }
         Place::Apart(from, out) => {
-            let inputs: [&[E]; M] = std::array::from_fn(|i| if i == 0 { from } else { others[i - 1] });
+            let mut inputs = [from; M];
+            inputs[1..].copy_from_slice(&others);
             map_rows(isa, inputs, params, 1, out, map);
         }
     }
@@ -381,8 +418,11 @@ pub(super) fn fold_rows<E: Element, const N: usize, const P: usize, const M: usi
     sums.fill(0.0);
     let range = elements([rows.start, channels])..elements([rows.end, channels]);
     // (The rows are within each input, which the kernel reads no more of.)
-    let inputs = inputs.map(|input| input[range.clone()].as_ptr());
-    let params = params.map(|p| p.as_ptr());
+    let mut rows_of = [std::ptr::null(); N];
+    for (start, input) in rows_of.iter_mut().zip(inputs) {
+        *start = input[range.clone()].as_ptr();
+    }
+    let (inputs, params) = (rows_of, starts(params));
     dispatch(
         isa,
         FoldInto::<E, N, P, M, _>(FoldRows { inputs, params, rows: rows.len(), channels, sums, fold }),
