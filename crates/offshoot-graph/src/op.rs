@@ -71,7 +71,7 @@ pub trait Operator: Clone + Debug + PartialEq {
 /// that must handle it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Op {
-    /// (x [N, C, H, W], weight [K, C / group, R, S], bias [K]?) -> [N, K, H', W']
+    /// (x [N, C, H, W], weight [K, C / group, R, S], bias \[K\]?) -> [N, K, H', W']
     Conv(Conv),
     /// (a, b, c?) -> op(a) op(b) + c, with a and b of rank 2
     Gemm(Gemm),
@@ -104,7 +104,7 @@ pub enum Op {
         /// The axis that sums to one.
         axis: usize,
     },
-    /// (logits [N, C], labels i64 [N] or targets f32 [N, C], class weights [C]?) -> scalar, as `torch.nn.CrossEntropyLoss`: with
+    /// (logits [N, C], labels i64 \[N\] or targets f32 [N, C], class weights \[C\]?) -> scalar, as `torch.nn.CrossEntropyLoss`: with
     /// labels the weighted mean, with targets the sum over N
     SoftmaxCrossEntropyLoss(CrossEntropy),
     /// What only training computes in the forward pass.
@@ -125,7 +125,7 @@ pub enum Op {
         /// The axis of x that the scale goes along; 0 when it is a scalar.
         axis: usize,
     },
-    /// (x f32 [M, K], weight i8, scale f32 [N], bias f32 [N]?) -> [M, N], f32: q, s, z = ONNX's DynamicQuantizeLinear(x), the
+    /// (x f32 [M, K], weight i8, scale f32 \[N\], bias f32 \[N\]?) -> [M, N], f32: q, s, z = ONNX's DynamicQuantizeLinear(x), the
     /// bytes of all of x under one scale; (q - z) weight in integers; times s scale; plus bias. ONNX Runtime has it under
     /// this name, ONNX as several nodes. A picture's result depends on what else is in its batch.
     DynamicQuantizeMatMul {
@@ -146,7 +146,7 @@ pub enum SequenceOp {
     /// (table [R, ..], indices i64 [..]) -> the table's rows in the indices' places, as `torch.nn.Embedding`. An index
     /// below 0 counts from the end; one outside of the table is an error of the run.
     Gather,
-    /// x -> i64 [d]: 0, 1, .., d - 1, where d is the size of x's axis. x's elements are not looked at.
+    /// x -> i64 \[d\]: 0, 1, .., d - 1, where d is the size of x's axis. x's elements are not looked at.
     Positions {
         /// The axis that is counted.
         axis: usize,
@@ -253,7 +253,7 @@ pub enum TrainOp {
         /// Added to the variance.
         epsilon: f32,
     },
-    /// (x [N, ..], keys i64 [N]) -> x / (1 - ratio) where kept, else 0. Picture n's mask depends on keys\[n\] and `layer` only.
+    /// (x [N, ..], keys i64 \[N\]) -> x / (1 - ratio) where kept, else 0. Picture n's mask depends on keys\[n\] and `layer` only.
     Dropout {
         /// The probability with which an element becomes zero.
         ratio: f32,
@@ -284,7 +284,7 @@ pub enum GradOp {
         /// The weight's shape.
         shape: Shape,
     },
-    /// dy [N, C, ..] -> [C], summed over all but axis 1
+    /// dy [N, C, ..] -> \[C\], summed over all but axis 1
     SumToChannels,
     /// (dy, x, mean, inv_std) -> (dweight, dbias), each \[C\]
     BatchNormReduce,

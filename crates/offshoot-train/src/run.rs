@@ -7,7 +7,7 @@
 //! | `last.safetensors` | the model of the last checkpoint |
 //! | `last.state.safetensors` | what `--resume` needs beside it: what trains, the optimizer, the position |
 //! | `previous.state.safetensors` | the same of the checkpoint before, which `--resume` takes where that one is missing |
-//! | `results.csv` | a line an epoch, see [`EpochRow`] |
+//! | `results.csv` | a line an epoch, see [`crate::EpochRow`] |
 //! | `average.safetensors` | the average of the last epochs, where the recipe asks for it |
 //! | `pictures.csv` | a line a picture: `train` or `val`, its class, its path, and size, times and BLAKE3 hash of its file |
 //! | `health.csv` | the norms of gradient and weights in each epoch, and what part of the weights an update changes: a line for all that trains, and one a group |

@@ -196,7 +196,7 @@ settings! {
     balanced_sampling: bool => bool, Data, "on|off", Form::Switch,
         "Sample every class equally often in an epoch.", default false,;
     augment: Augment => Augment, Augmentation, "on|off", Form::Elsewhere("augment"),
-        "Random augmentation of training pictures, as set in [augmentation]: on or off.", default Augment::On,;
+        "Random augmentation of training pictures, as set under augmentation: on or off.", default Augment::On,;
     #[serde(default)]
     progressive: Vec<Progressive> => Vec<Progressive>, Augmentation, "SIZE@PERCENT%", Form::Many(parsed::<Progressive>),
         "Progressive resizing: the size of training pictures from a part of the epochs on, such as 128@0% and 224@60%.",

@@ -76,7 +76,7 @@ pub struct QuantizedResidual {
 /// An operator on u8 that stand for floats, made of one between DequantizeLinear and QuantizeLinear.
 #[derive(Clone, Debug, PartialEq)]
 pub enum QuantizedOp {
-    /// (x u8, weight i8, weight scale [K] or scalar, bias?, residual u8?) -> u8, or f32 without `y`
+    /// (x u8, weight i8, weight scale \[K\] or scalar, bias?, residual u8?) -> u8, or f32 without `y`
     Conv {
         /// The convolution.
         conv: Conv,

@@ -11,7 +11,7 @@ pub enum Composite {
         /// The axis whose exponentials sum to one.
         axis: usize,
     },
-    /// (x [N, C, ..], weight [C], bias [C]) -> each picture's groups of channels with mean 0 and variance 1, times weight plus
+    /// (x [N, C, ..], weight \[C\], bias \[C\]) -> each picture's groups of channels with mean 0 and variance 1, times weight plus
     /// bias
     GroupNormalization {
         /// Groups of channels, a divisor of C.

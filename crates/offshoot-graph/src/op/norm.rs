@@ -5,9 +5,9 @@ use super::unary::Autocast;
 /// x -> (x - mean) / sqrt(var + epsilon) * weight + bias
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Norm {
-    /// (x [N, C, ..], weight [C], bias [C], running_mean [C], running_var [C]) -> x's shape, with the running statistics
+    /// (x [N, C, ..], weight \[C\], bias \[C\], running_mean \[C\], running_var \[C\]) -> x's shape, with the running statistics
     Batch(BatchNormalization),
-    /// (x [.., C], weight [C], bias [C]) -> x's shape, with the mean and the biased variance of each row of C
+    /// (x [.., C], weight \[C\], bias \[C\]) -> x's shape, with the mean and the biased variance of each row of C
     Layer(LayerNormalization),
 }
 

@@ -4,19 +4,19 @@
 /// [`crate::Graph::add_result`] that these take their place.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum UpdateOp {
-    /// (gradient, ..) -> f64 [n]: the sum of the squares of each
+    /// (gradient, ..) -> f64 \[n\]: the sum of the squares of each
     SquareSums,
-    /// (square sums f64 [n], unscale scalar, loss scalar?) -> f32 [2]: what gradients are multiplied by, unscale among it, and
+    /// (square sums f64 \[n\], unscale scalar, loss scalar?) -> f32 \[2\]: what gradients are multiplied by, unscale among it, and
     /// the largest size of an element. Both are NaN where a sum or the loss is not finite, so that no rule gives a finite number.
     Clip(Clip),
-    /// (weight, momentum, gradient, clip [2], rates [p, 8]) -> (weight, momentum): `torch.optim.SGD` with dampening 0
+    /// (weight, momentum, gradient, clip \[2\], rates [p, 8]) -> (weight, momentum): `torch.optim.SGD` with dampening 0
     Sgd {
         /// Whether the momentum is Nesterov's.
         nesterov: bool,
         /// The row of the rates ([`SgdRates`]) that holds this weight's.
         row: usize,
     },
-    /// (weight, mean, mean of squares, gradient, clip [2], rates [p, 8]) -> the first three: `torch.optim.Adam` and `AdamW`
+    /// (weight, mean, mean of squares, gradient, clip \[2\], rates [p, 8]) -> the first three: `torch.optim.Adam` and `AdamW`
     Adam {
         /// The row of the rates ([`AdamRates`]) that holds this weight's.
         row: usize,

@@ -12,7 +12,7 @@ use crate::tensor::DType;
 pub const UPDATE_RATES: &str = "update.rates";
 /// The input that gradients are multiplied by before all else: an f32 scalar.
 pub const UNSCALE: &str = "update.unscale";
-/// The output that holds the sum of the squares of each gradient: f64 [p], in the order of [`trained_in_order`].
+/// The output that holds the sum of the squares of each gradient: f64 \[p\], in the order of [`trained_in_order`].
 pub const SQUARES: &str = "gradient_squares";
 /// The input that an accumulated gradient is multiplied by: an f32 scalar.
 pub const ACCUMULATE_FACTOR: &str = "accumulate.factor";
