@@ -1,4 +1,4 @@
-//! The kernels: plain functions on slices, NHWC. One file a kernel, generic over [`simd::Simd`] and, where they work on
+//! The kernels: plain functions on slices, NHWC. One module a kernel, generic over [`simd::Simd`] and, where they work on
 //! activations, over the [`element::Element`] that these are stored in.
 //!
 //! They are public for this crate's tests and benchmarks and may change at any time. A safe function checks all that the unsafe

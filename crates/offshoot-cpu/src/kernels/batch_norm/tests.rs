@@ -1,3 +1,5 @@
+use super::super::rows::Place;
+use super::super::simd::Isa;
 use super::super::testing::{assert_close, assert_same_on_any_threads, normals};
 use super::*;
 use proptest::prelude::*;

@@ -1,0 +1,387 @@
+//! A task of a gather: a block of pixels times some panels of the filter.
+
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use half::{bf16, f16};
+
+use super::Operands;
+use super::copy::Inner;
+use super::plan::{BLOCK, Plan};
+use crate::kernels::batch_norm::{Affine, area_moments};
+use crate::kernels::element::{Element, SharedView, View};
+use crate::kernels::parallel::{self, LINE, Shared};
+use crate::kernels::prefetch::{self, Stream};
+use crate::kernels::rows::{Area, load, read_rows};
+use crate::kernels::simd::{Kernel, Simd};
+use crate::kernels::tile::{self, Layout, Matrix, STRIDE, Tile, UNBOUNDED, run_tile, tile_starts};
+
+/// One task: a block of pixels by a range of panels.
+pub(super) struct Block<'a, L> {
+    pub(super) plan: &'a Plan<'a>,
+    pub(super) index: usize,
+    pub(super) operands: Operands<'a>,
+    pub(super) out: SharedView,
+    /// A row of [`STRIDE`] floats for every pixel of the largest block, and the sums of [`Plan::stage`].
+    pub(super) scratch: &'a mut [f32],
+    /// How the gathered rows lie.
+    pub(super) left: PhantomData<L>,
+}
+
+impl<L: Layout> Kernel for Block<'_, L> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(mut self) {
+        let (plan, gather) = (self.plan, self.plan.gather);
+        let panels = parallel::part(plan.panels(), plan.panel_blocks, self.index % plan.panel_blocks);
+        let rest = self.index / plan.panel_blocks;
+        let pixels = parallel::part(gather.pixels(), plan.pixel_blocks, rest % plan.pixel_blocks);
+        let group = rest / plan.pixel_blocks;
+        let mut targets = [0; BLOCK];
+        let mut pixel = gather.pixel(pixels.start);
+        for target in &mut targets[..pixels.len()] {
+            *target = gather.target_of(pixel) + group * gather.cols;
+            pixel = gather.next(pixel);
+        }
+        let targets = &targets[..pixels.len()];
+        let mut starts = [0; BLOCK + 1];
+        let starts = tile_starts(targets.len(), S::TILE_ROWS, &mut starts);
+        let mut stage_rows = [0; BLOCK];
+        stage_rows.iter_mut().enumerate().for_each(|(i, row)| *row = i * plan.stage_cols());
+        let stage = self.scratch.as_mut_ptr().wrapping_add(BLOCK * STRIDE);
+        let reduction = plan.cells.of(gather.reduction());
+        let parts = plan.parts();
+        let (source, following) = (self.rows_in_place(pixels.start), self.following(&pixels));
+        for i in 0..parts {
+            let depth = parallel::part(reduction, parts, i);
+            if source.is_none() {
+                // Safety: the scratch has a row of STRIDE floats for every pixel.
+                unsafe { self.gather_rows::<S>(pixels.clone(), group, depth.clone()) };
+            }
+            let panels = panels.clone();
+            let place =
+                Place { group, first: i == 0, last: i + 1 == parts, depth, panels, source, following };
+            for panel in place.panels.clone() {
+                let first_col = panel * plan.panel;
+                // Safety: `S` is available; the rows have been gathered; targets lie within the output.
+                unsafe {
+                    let sums = match self.out {
+                        SharedView::F32(out) => {
+                            let residual = self.operands.residual.and_then(f32::of);
+                            let residual = residual.map(|r| r.as_ptr().add(first_col));
+                            let out = out.get().add(first_col);
+                            Sums { out, rows: targets, residual, bounds: self.operands.bounds }
+                        }
+                        SharedView::Bf16(_) | SharedView::F16(_) => {
+                            let at = if parts == 1 { 0 } else { (panel - place.panels.start) * plan.panel };
+                            let (out, rows) = (stage.wrapping_add(at), &stage_rows[..targets.len()]);
+                            Sums { out, rows, residual: None, bounds: UNBOUNDED }
+                        }
+                    };
+                    self.multiply::<S>(&place, panel, &sums, starts);
+                    if !place.last {
+                        continue;
+                    }
+                    let block = (rest % plan.pixel_blocks, group, panel);
+                    match self.out {
+                        SharedView::F32(out) => self.moments(block, out, targets),
+                        SharedView::Bf16(out) => {
+                            self.store::<S, _>(panel, &sums, out, targets);
+                            self.moments(block, out, targets);
+                        }
+                        SharedView::F16(out) => {
+                            self.store::<S, _>(panel, &sums, out, targets);
+                            self.moments(block, out, targets);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Where the sums of a panel go.
+struct Sums<'a> {
+    /// The panel's first column: in the output or, where that is no f32, in scratch.
+    out: *mut f32,
+    /// Where each pixel's begin, in floats past `out`.
+    rows: &'a [usize],
+    /// Added; at the same places as `out`.
+    residual: Option<*const f32>,
+    /// What is clipped to.
+    bounds: (f32, f32),
+}
+
+/// Which part of the reduction, in cells, of which panels of which group.
+struct Place {
+    group: usize,
+    panels: Range<usize>,
+    depth: Range<usize>,
+    first: bool,
+    last: bool,
+    /// The first pixel's row, where rows are read in place.
+    source: Option<*const f32>,
+    /// The rows of the pixels after the block's, in floats, whatever their elements are.
+    following: (*const f32, usize),
+}
+
+impl Place {
+    /// The rows that tile `i` of a panel asks for: while tiles read their rows in place for the first time, those of the next one; else a
+    /// portion of those of the next block.
+    #[inline(always)]
+    fn rows_ahead(&self, panel: usize, starts: &[usize], i: usize, pitch: usize) -> Stream {
+        let (depth, tiles, panel) = (self.depth.len(), starts.len() - 1, panel - self.panels.start);
+        let (following, floats) = self.following;
+        match self.source {
+            Some(source) if panel == 0 && (i + 1 < tiles || floats > 0) => {
+                let after = source.wrapping_add(starts[i + 1] * pitch);
+                Stream::of_floats(after, (starts[i + 1] - starts[i]) * pitch, depth)
+            }
+            _ => {
+                let portion = parallel::part(floats, self.panels.len() * tiles, panel * tiles + i);
+                Stream::of_floats(following.wrapping_add(portion.start), portion.len(), depth)
+            }
+        }
+    }
+}
+
+impl<L: Layout> Block<'_, L> {
+    /// The rows of as many pixels after `pixels`, which the block after this one reads; in floats, whatever their elements are. None if
+    /// it does not read [whole rows](Plan::whole_rows).
+    #[inline(always)]
+    fn following(&self, pixels: &Range<usize>) -> (*const f32, usize) {
+        let gather = self.plan.gather;
+        let rows = if self.plan.whole_rows { pixels.len().min(gather.pixels() - pixels.end) } else { 0 };
+        let (start, size) = self.operands.source.bytes();
+        let row = gather.source_c() * size;
+        (start.wrapping_add(pixels.end * row).cast(), rows * row / size_of::<f32>())
+    }
+
+    /// The row of `pixel` in the source, where tiles may read it there: [whole rows](Plan::whole_rows) of floats as they are.
+    #[inline(always)]
+    fn rows_in_place(&self, pixel: usize) -> Option<*const f32> {
+        match self.operands.source {
+            View::F32(source) if self.plan.whole_rows && self.operands.norm.is_none() => {
+                Some(source[pixel * self.plan.gather.source_c()..].as_ptr())
+            }
+            _ => None,
+        }
+    }
+
+    /// Gathers part `depth` of the rows of `pixels`.
+    #[inline(always)]
+    unsafe fn gather_rows<S: Simd>(&mut self, pixels: Range<usize>, group: usize, depth: Range<usize>) {
+        // Safety: the caller's.
+        unsafe {
+            match self.operands.source {
+                View::F32(source) => self.gather_rows_of::<S, f32>(source, pixels, group, depth),
+                View::Bf16(source) if L::PAIRS => self.gather_pairs::<S>(source, pixels, group, depth),
+                View::Bf16(source) => self.gather_rows_of::<S, bf16>(source, pixels, group, depth),
+                View::F16(source) => self.gather_rows_of::<S, f16>(source, pixels, group, depth),
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn gather_rows_of<S: Simd, E: Element>(
+        &mut self,
+        source: &[E],
+        pixels: Range<usize>,
+        group: usize,
+        depth: Range<usize>,
+    ) {
+        let to = self.scratch.as_mut_ptr();
+        let (gather, runs, source) = (self.plan.gather, &self.plan.runs, source.as_ptr());
+        if let Some((scale, shift, activation)) = self.operands.norm {
+            let cols = group * gather.depth + depth.start..group * gather.depth + depth.end;
+            let area = Area { rows: pixels.len(), pitch: gather.source_c(), cols: cols.len() };
+            let params = [scale[cols.clone()].as_ptr(), shift[cols.clone()].as_ptr()];
+            // Safety: a pointwise gather reads pixels in order; a row has room for DEPTH floats and a vector.
+            return unsafe {
+                let source = source.add(pixels.start * area.pitch + cols.start);
+                read_rows(self.plan.isa, [source], params, area, (to, STRIDE), Affine(activation));
+            };
+        }
+        let inner = Inner::new(gather, runs, group, &depth);
+        let mut pixel = gather.pixel(pixels.start);
+        for i in 0..pixels.len() {
+            let to = to.wrapping_add(i * STRIDE);
+            // Safety: a row has room for DEPTH floats and a vector.
+            unsafe {
+                match &inner {
+                    Some(inner) if inner.has(pixel) => inner.copy::<S, E>(source, pixel, to),
+                    _ => gather.copy::<S, E, f32>(runs, source, pixel, group, depth.clone(), to),
+                }
+            };
+            pixel = gather.next(pixel);
+        }
+    }
+
+    /// Gathers rows of pairs.
+    #[inline(always)]
+    unsafe fn gather_pairs<S: Simd>(
+        &mut self,
+        source: &[bf16],
+        pixels: Range<usize>,
+        group: usize,
+        depth: Range<usize>,
+    ) {
+        let to = self.scratch.as_mut_ptr().cast::<bf16>();
+        let (gather, runs, source) = (self.plan.gather, &self.plan.runs, source.as_ptr());
+        let range = 2 * depth.start..(2 * depth.end).min(gather.reduction());
+        let mut pixel = gather.pixel(pixels.start);
+        for i in 0..pixels.len() {
+            // Safety: a row has room for DEPTH pairs and a vector.
+            unsafe {
+                let to = to.add(i * 2 * STRIDE);
+                gather.copy::<S, bf16, bf16>(runs, source, pixel, group, range.clone(), to);
+                if range.len() % 2 == 1 {
+                    to.add(range.len()).write(bf16::ZERO);
+                }
+            }
+            pixel = gather.next(pixel);
+        }
+    }
+
+    /// Leaves the moments of a panel's columns over the pixels of block `block`.
+    unsafe fn moments<E: Element>(
+        &self,
+        (block, group, panel): (usize, usize, usize),
+        out: Shared<E>,
+        targets: &[usize],
+    ) {
+        let (Some(moments), Some(&first)) = (self.operands.moments, targets.first()) else { return };
+        let (plan, gather) = (self.plan, self.plan.gather);
+        let pitch = gather.cols * gather.groups;
+        let first_col = panel * plan.panel;
+        let cols = (gather.cols - first_col).min(plan.panel);
+        let area = Area { rows: targets.len(), pitch, cols };
+        // Safety: the grid is all of the output, so that its pixels follow one another; this task alone has these columns of the
+        // block, and its part of the moments is two rows of the output's channels.
+        unsafe {
+            let to = moments.at(2 * block * pitch + group * gather.cols + first_col);
+            area_moments(plan.isa, out.at(first + first_col).cast_const(), area, (to, pitch));
+        }
+    }
+
+    /// Adds the residual to finished sums, clips them, and stores them rounded.
+    #[inline(always)]
+    unsafe fn store<S: Simd, E: Element>(
+        &self,
+        panel: usize,
+        sums: &Sums<'_>,
+        out: Shared<E>,
+        targets: &[usize],
+    ) {
+        let (plan, operands) = (self.plan, &self.operands);
+        let first_col = panel * plan.panel;
+        let cols = (plan.gather.cols - first_col).min(plan.panel);
+        let whole = cols - cols % S::LANES;
+        let residual = operands.residual.and_then(E::of).map(|residual| residual.as_ptr());
+        for (&row, &target) in sums.rows.iter().zip(targets) {
+            let (from, at) = (sums.out.wrapping_add(row).cast_const(), target + first_col);
+            // Safety: `cols` columns from `at` on are within the output and the residual, and from `from` on in the stage.
+            unsafe {
+                let (to, residual) = (out.at(at), residual.map(|residual| residual.add(at)));
+                for v in (0..whole).step_by(S::LANES) {
+                    let residual = residual.map(|residual| residual.add(v));
+                    let y = finish::<S, E, true>(from.add(v), residual, operands.bounds, S::LANES);
+                    E::store::<S>(to.add(v), y);
+                }
+                if whole < cols {
+                    let residual = residual.map(|residual| residual.add(whole));
+                    let y = finish::<S, E, false>(from.add(whole), residual, operands.bounds, cols - whole);
+                    E::store_first::<S>(to.add(whole), cols - whole, y);
+                }
+            }
+        }
+    }
+
+    /// Multiplies the gathered rows with one panel.
+    #[inline(always)]
+    unsafe fn multiply<S: Simd>(&self, place: &Place, panel: usize, sums: &Sums<'_>, starts: &[usize]) {
+        let (plan, gather, operands) = (self.plan, self.plan.gather, &self.operands);
+        let first_col = panel * plan.panel;
+        let cols = (gather.cols - first_col).min(plan.panel);
+        let b_step = cols.next_multiple_of(plan.lanes);
+        let bias = match operands.bias {
+            Some(bias) if place.first => bias[place.group * gather.cols + first_col..].as_ptr(),
+            _ => tile::ZEROS.as_ptr(),
+        };
+        let reduction = plan.cells.of(gather.reduction());
+        let group = plan.filter_start + place.group * plan.packed_group;
+        let filter = operands.filter[group + first_col * reduction + place.depth.start * b_step..].as_ptr();
+        let (next_panel, step) = if panel + 1 < place.panels.end {
+            (panel + 1, place.depth.start)
+        } else {
+            (place.panels.start, place.depth.end)
+        };
+        let next = group + next_panel * plan.panel * reduction + step * b_step;
+        let next = operands.filter.as_ptr().wrapping_add(next);
+        // Safety: pointers stay within the output, the residual and the packed filter, whose sizes were checked.
+        unsafe {
+            let Sums { out, rows, residual, bounds } = *sums;
+            let add = if place.first { residual } else { Some(out.cast_const()) };
+            let bounds = if place.last { bounds } else { UNBOUNDED };
+            let (depth, tiles, pitch) = (place.depth.len(), starts.len() - 1, gather.source_c());
+            for (i, part) in starts.windows(2).enumerate() {
+                // What comes next is asked for now, or each tile would wait for the memory of its sums.
+                let (after, col) = match starts.get(i + 2) {
+                    Some(&end) => (part[1]..end, 0),
+                    None => (0..starts[1], plan.panel),
+                };
+                for &row in &rows[after] {
+                    for col in (col..col + cols).step_by(LINE) {
+                        if let Some(add) = add {
+                            prefetch::soon(add.wrapping_add(row + col));
+                        }
+                        prefetch::soon(out.wrapping_add(row + col));
+                    }
+                }
+                let a = match place.source {
+                    Some(source) => source.add(part[0] * pitch),
+                    None => self.scratch.as_ptr().add(part[0] * STRIDE),
+                };
+                let tile = Tile {
+                    depth,
+                    a,
+                    pitch,
+                    b: filter,
+                    bias,
+                    add,
+                    out,
+                    rows: &rows[part[0]..part[1]],
+                    cols,
+                    bounds,
+                    ahead: [
+                        Stream::of_panel(next, [depth, b_step], i, tiles),
+                        place.rows_ahead(panel, starts, i, pitch),
+                    ],
+                };
+                match place.source {
+                    Some(_) => run_tile::<S, Matrix>(tile),
+                    None => run_tile::<S, L>(tile),
+                }
+            }
+        }
+    }
+}
+
+/// Up to a vector of sums, with the residual, clipped.
+#[inline(always)]
+unsafe fn finish<S: Simd, E: Element, const FULL: bool>(
+    sums: *const f32,
+    residual: Option<*const E>,
+    (low, high): (f32, f32),
+    n: usize,
+) -> S::V {
+    // Safety: the caller's.
+    unsafe {
+        let mut y = load::<S, f32, FULL>(sums, n);
+        if let Some(residual) = residual {
+            y = S::add(y, load::<S, E, FULL>(residual, n));
+        }
+        S::at_most(S::at_least(y, S::splat(low)), S::splat(high))
+    }
+}

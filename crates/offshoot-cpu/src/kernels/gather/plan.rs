@@ -1,0 +1,102 @@
+//! How a gather is cut into tasks.
+
+use super::{Cells, Gather, Operands, Run};
+use crate::kernels::element::SharedView;
+use crate::kernels::parallel;
+use crate::kernels::simd::Isa;
+use crate::kernels::tile::{self, DEPTH};
+
+/// Most pixels in a block: a multiple of every path's tile rows.
+pub(super) const BLOCK: usize = 168;
+
+/// Fewest pixels in a block that is cut off for another thread.
+const LEAST: usize = 24;
+
+/// The blocks of a gather's pixels whose moments are taken: cut by the shape alone, unlike other tasks.
+pub(in crate::kernels) fn moment_blocks(gather: &Gather) -> usize {
+    /// Blocks that a small picture is cut into, for the sake of threads.
+    const BLOCKS: usize = 8;
+    gather.pixels().div_ceil(BLOCK).max(BLOCKS.min(gather.pixels() / LEAST))
+}
+
+/// How a gather is cut into tasks. It does not change the result.
+pub(super) struct Plan<'a> {
+    pub(super) isa: Isa,
+    pub(super) gather: &'a Gather,
+    pub(super) cells: Cells,
+    pub(super) runs: Vec<Run>,
+    pub(super) filter_start: usize,
+    pub(super) packed_group: usize,
+    pub(super) panel: usize,
+    pub(super) lanes: usize,
+    pub(super) pixel_blocks: usize,
+    pub(super) panel_blocks: usize,
+    /// Whether one product runs over whole rows of the source, which follow one another as the pixels do.
+    pub(super) whole_rows: bool,
+}
+
+impl Plan<'_> {
+    pub(super) fn tasks(&self) -> usize {
+        self.gather.groups * self.pixel_blocks * self.panel_blocks
+    }
+
+    pub(super) fn panels(&self) -> usize {
+        self.gather.cols.div_ceil(self.panel)
+    }
+
+    /// Parts of the reduction, each of which one product runs over.
+    pub(super) fn parts(&self) -> usize {
+        self.cells.of(self.gather.reduction()).div_ceil(DEPTH).max(1)
+    }
+
+    /// Columns of the sums that a task keeps apart where its output is no f32: those of one panel, unless all panels'
+    /// sums must outlast a part of the reduction.
+    pub(super) fn stage_cols(&self) -> usize {
+        if self.parts() == 1 { self.panel } else { self.panels().div_ceil(self.panel_blocks) * self.panel }
+    }
+
+    /// Floats of such sums.
+    pub(super) fn stage(&self, out: SharedView) -> usize {
+        match out {
+            SharedView::F32(_) => 0,
+            SharedView::Bf16(_) | SharedView::F16(_) => BLOCK * self.stage_cols(),
+        }
+    }
+}
+
+/// Cuts pixels into blocks, and panels too where that leaves threads without work.
+pub(super) fn plan<'a>(isa: Isa, gathers: &'a [Gather], operands: &Operands<'_>) -> Vec<Plan<'a>> {
+    let cells = operands.cells;
+    let panel = tile::tile_cols(isa);
+    let wanted = 4 * parallel::threads();
+    let mut filter_start = 0;
+    let cut = |gather: &'a Gather| {
+        let Gather { groups, cols, .. } = gather;
+        // Pixels first: the next convolution then finds its part of them in the cache of the same core.
+        let least = parallel::threads().min(gather.pixels() / LEAST);
+        let pixel_blocks = match operands.moments {
+            Some(_) => moment_blocks(gather),
+            None => gather.pixels().div_ceil(BLOCK).max(least),
+        };
+        let panels = cols.div_ceil(panel);
+        let panel_blocks = wanted.div_ceil((groups * pixel_blocks).max(1)).min(panels).max(1);
+        let packed_group = gather.packed_group(isa, cells);
+        let start = filter_start;
+        filter_start += groups * packed_group;
+        let (runs, lanes) = (gather.runs(), isa.lanes());
+        Plan {
+            isa,
+            gather,
+            cells,
+            runs,
+            filter_start: start,
+            packed_group,
+            panel,
+            lanes,
+            pixel_blocks,
+            panel_blocks,
+            whole_rows: gather.is_pointwise() && gather.groups == 1 && cells.of(gather.depth) <= DEPTH,
+        }
+    };
+    gathers.iter().map(cut).collect()
+}
