@@ -2,7 +2,7 @@
 //! activations, over the [`element::Element`] that these are stored in.
 //!
 //! They are public for this crate's tests and benchmarks and may change at any time. A safe function checks all that the unsafe
-//! code under it relies on, once a call: the lengths of its slices ([`size`]), the numbers of its shape ([`ConvShape::fits`]), what a
+//! code under it relies on, once a call: the lengths of its slices (`size.rs`), the numbers of its shape ([`ConvShape::fits`]), what a
 //! filter is packed for. A path that needs instructions is an [`simd::Isa`], which only the processor gives out.
 #![allow(unsafe_code)]
 

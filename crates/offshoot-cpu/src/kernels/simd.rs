@@ -1,7 +1,7 @@
 //! One vector type an instruction set, and the choice between them at run time.
 //!
 //! A kernel is written once, generic over [`Simd`], as an `#[inline(always)]` function, and run through
-//! [`dispatch`], which compiles it once for every instruction set. Lanes differ between sets, and with them the
+//! `dispatch`, which compiles it once for every instruction set. Lanes differ between sets, and with them the
 //! order of a reduction: results are bit-identical for any number of threads, not for any instruction set.
 
 #[cfg(target_arch = "x86_64")]
@@ -158,7 +158,7 @@ impl fmt::Debug for Isa {
 /// A vector of f32. Everything is `#[inline(always)]`, so that it takes on the target features of its caller.
 ///
 /// # Safety
-/// Every method may only be called where the instruction set is available: inside [`dispatch`]. Pointers must be
+/// Every method may only be called where the instruction set is available: inside `dispatch`. Pointers must be
 /// valid for the lanes read or written; they need no alignment.
 #[allow(clippy::missing_safety_doc, missing_docs)] // the trait's own section speaks for each method
 pub trait Simd: Copy + Send + Sync + 'static {
@@ -221,14 +221,14 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// Runs `kernel` on this path as a function of its own, which all who call it share: where it would be too much to compile it into
     /// each of them.
     unsafe fn apart<K: Kernel>(kernel: K) -> K::Output;
-    /// As [`Simd::apart`], from inside of [`dispatch_bf16`].
+    /// As [`Simd::apart`], from inside of `dispatch_bf16`.
     unsafe fn apart_bf16<K: Kernel>(kernel: K) -> K::Output {
         // Safety: the caller's.
         unsafe { Self::apart(kernel) }
     }
 }
 
-/// A computation that [`dispatch`] runs on one instruction set. Mark `run` `#[inline(always)]`.
+/// A computation that `dispatch` runs on one instruction set. Mark `run` `#[inline(always)]`.
 pub trait Kernel {
     /// What it returns.
     type Output;
@@ -256,7 +256,7 @@ pub(super) fn dispatch<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
     }
 }
 
-/// [`dispatch`] for a kernel that multiplies pairs of bf16.
+/// `dispatch` for a kernel that multiplies pairs of bf16.
 ///
 /// # Panics
 /// When `isa` has no instructions for it ([`Isa::multiplies_bf16`]).
