@@ -108,7 +108,10 @@ def step(op, value):
         "softmax": lambda: x.softmax(int(op.axis.val)),
         "max_pool": lambda: max_pool(op, x),
         "avg_pool": lambda: avg_pool(op, x),
+        "reduce_max": lambda: x.amax(ints(op.axes), keepdim=bool(op.keep_dims.val)),
         "reduce_mean": lambda: x.mean(ints(op.axes), keepdim=bool(op.keep_dims.val)),
+        "reduce_min": lambda: x.amin(ints(op.axes), keepdim=bool(op.keep_dims.val)),
+        "reduce_sum": lambda: x.sum(ints(op.axes), keepdim=bool(op.keep_dims.val)),
         "reshape": lambda: x.reshape(ints(op.shape)),
     }
     return simple[kind]()
