@@ -41,6 +41,14 @@ fn difference(found: &[f32], wanted: &[f32]) -> f32 {
     offshoot_testing::difference(found, wanted) as f32
 }
 
+/// The largest difference from logits in f64, where PyTorch's own f32 logits differ by `pytorch`. Random weights can make a network that
+/// multiplies rounding errors, as PyTorch's then tell: a network that does so a thousandfold makes of any two orders of a sum
+/// results that have nothing but their magnitude in common.
+fn bound(pytorch: f32) -> f32 {
+    let factor = if pytorch > 1e-4 { 32.0 } else { 4.0 };
+    f32::max(1e-4, factor * pytorch)
+}
+
 /// The logits that PyTorch computed in f64 from the weights in the same file.
 #[test]
 #[ignore = "needs the Python peers with PyTorch (OFFSHOOT_PEERS)"]
@@ -52,9 +60,8 @@ fn logits_are_pytorchs() {
         gradients_are_pytorchs(architecture, &mut weights);
         let model = pretrained_at(architecture, weights, input.shape()[2]);
         let wanted = exact.as_f32().unwrap();
-        // Random weights can make a network that multiplies rounding errors; PyTorch's own tell by how much.
         let pytorch = difference(logits.as_f32().unwrap(), wanted);
-        let bound = f32::max(1e-4, 4.0 * pytorch);
+        let bound = bound(pytorch);
         let plain = difference(&run(&model.graph, &model.weights, &input), wanted);
         let (graph, weights) = folded(&model);
         let fused = difference(&run(&graph, &weights, &input), wanted);
@@ -78,7 +85,7 @@ fn logits_of_timms_weights_are_timms() {
         let pytorch = difference(logits.as_f32().unwrap(), wanted);
         let off = difference(&run(&model.graph, &model.weights, &input), wanted);
         println!("{}: {off:.1e}, PyTorch {pytorch:.1e}", architecture.name);
-        assert!(off < f32::max(1e-4, 4.0 * pytorch), "{}: {off}", architecture.name);
+        assert!(off < bound(pytorch), "{}: {off}", architecture.name);
         count += 1;
     });
     assert_eq!(count, 16);
