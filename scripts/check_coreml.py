@@ -7,38 +7,23 @@ picture that its preprocessing makes x[i] = ((7919 i) mod 1000) / 500 - 1 of, wi
 package; exit code 1 when something does not hold.
 """
 
-import json
-import sys
-
 import coremltools
-import numpy as np
 import torch
 from coreml import check_description, run
 from coremltools.converters.mil.frontend.milproto.load import load
+from logits import check_all, difference, golden
 
 
 def compare(package, logits):
-    golden = json.load(open(logits))
+    x, wanted = golden(logits)
     model = coremltools.models.MLModel(package, skip_model_load=True)
     spec = model.get_spec()
     steps = check_description(spec)["preprocessing"]
     function = load(spec, spec.specificationVersion, model.weights_dir).functions["main"]
-    x = ((7919 * np.arange(np.prod(golden["shape"]))) % 1000 / 500 - 1).reshape(golden["shape"])
-    mean, std = (np.array(steps[key]).reshape(-1, 1, 1) for key in ("mean", "std"))
+    mean, std = (torch.tensor(steps[key], dtype=torch.float64).reshape(-1, 1, 1) for key in ("mean", "std"))
     with torch.no_grad():
-        found, _, _ = run(function, torch.from_numpy(((x * std + mean) * 255).astype(np.float32)))
-    wanted = torch.tensor(golden["logits"]).reshape(found.shape)
-    difference = float((found - wanted).abs().max() / wanted.abs().max())
-    assert difference <= 1e-5, f"differs by {difference} of the largest logit"
-    return difference
+        found, _, _ = run(function, ((x * std + mean) * 255).float())
+    return difference(found, wanted)
 
 
-failed = False
-for argument in sys.argv[1:]:
-    path, _, logits = argument.partition("=")
-    try:
-        print(json.dumps({"package": path, "difference": compare(path, logits)}))
-    except Exception as error:
-        failed = True
-        print(json.dumps({"package": path, "error": repr(error)}))
-sys.exit(failed)
+check_all("package", compare)

@@ -1,0 +1,38 @@
+"""What the checks of written files against golden logits in PyTorch share.
+
+The logits are a JSON file, {"shape", "logits"}: those for x[i] = ((7919 i) mod 1000) / 500 - 1 of that shape.
+"""
+
+import json
+import sys
+
+import torch
+
+
+def golden(path):
+    """The input, f64, and the logits that it must give."""
+    held = json.load(open(path))
+    count = int(torch.tensor(held["shape"]).prod())
+    x = ((7919 * torch.arange(count)) % 1000).double() / 500 - 1
+    return x.reshape(held["shape"]), torch.tensor(held["logits"])
+
+
+def difference(found, wanted):
+    """The largest difference, as a part of the largest logit; it must be within 1e-5."""
+    largest = float((found - wanted.reshape(found.shape)).abs().max() / wanted.abs().max())
+    assert largest <= 1e-5, f"differs by {largest} of the largest logit"
+    return largest
+
+
+def check_all(kind, compare):
+    """Calls `compare(FILE, LOGITS.json)` for each argument FILE=LOGITS.json, and prints one JSON line for each. Exits with 1 when
+    something does not hold."""
+    failed = False
+    for argument in sys.argv[1:]:
+        path, _, logits = argument.partition("=")
+        try:
+            print(json.dumps({kind: path, "difference": compare(path, logits)}))
+        except Exception as error:
+            failed = True
+            print(json.dumps({kind: path, "error": f"{type(error).__name__}: {error}"}))
+    sys.exit(failed)
