@@ -31,17 +31,19 @@ mod norm;
 mod pool;
 mod recurrent;
 mod reduce;
+mod row;
 mod shape;
 mod unary;
 mod update;
 
 pub use binary::{Binary, BinaryRow};
 pub use composite::{Composite, Coordinates, PadMode, Resampling};
-pub use norm::{BatchNormalization, LayerNormalization, Norm, NormRow};
-pub use pool::{AveragePool, Pool, Pooling, PoolingRow};
+pub use norm::{BatchNormalization, LayerNormalization, Norm};
+pub use pool::{AveragePool, Pool, Pooling};
 pub use recurrent::{Direction, Recurrent, RecurrentRow};
 pub use reduce::{Reduce, ReduceRow};
-pub use shape::{ShapeOp, ShapeRow};
+pub use row::MemberRow;
+pub use shape::ShapeOp;
 pub use unary::{Alpha, Attribute, Autocast, Derivative, Fixed, Name, Range, Row, Unary};
 pub use update::{AdamRates, Clip as GradientClip, RATES, SgdRates, UpdateOp};
 

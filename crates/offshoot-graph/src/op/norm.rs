@@ -1,5 +1,6 @@
 //! Normalizations: one row a member. Those of groups of channels are [`super::Composite`].
 
+use super::row::MemberRow;
 use super::unary::Autocast;
 
 /// x -> (x - mean) / sqrt(var + epsilon) * weight + bias
@@ -27,22 +28,13 @@ pub struct LayerNormalization {
     pub epsilon: f32,
 }
 
-/// All that is known of a member of [`Norm`] beside its function.
-#[derive(Clone, Copy, Debug)]
-pub struct NormRow {
-    /// Its name here, in messages and in ONNX.
-    pub onnx: &'static str,
-    /// Its type under autocast.
-    pub autocast: Autocast,
-}
-
 impl Norm {
     /// The member's row.
-    pub const fn row(&self) -> NormRow {
+    pub const fn row(&self) -> MemberRow {
         let (onnx, autocast) = match self {
             Norm::Batch(_) => ("BatchNormalization", Autocast::Follow),
             Norm::Layer(_) => ("LayerNormalization", Autocast::Full),
         };
-        NormRow { onnx, autocast }
+        MemberRow { onnx, autocast }
     }
 }

@@ -1,5 +1,6 @@
 //! Pooling: one row a member.
 
+use super::row::MemberRow;
 use super::unary::Autocast;
 
 /// x [N, C, H, W] -> a number for each window of each channel
@@ -35,23 +36,14 @@ pub struct AveragePool {
     pub count_include_pad: bool,
 }
 
-/// All that is known of a member of [`Pooling`] beside its function.
-#[derive(Clone, Copy, Debug)]
-pub struct PoolingRow {
-    /// Its name here, in messages and in ONNX.
-    pub onnx: &'static str,
-    /// Its type under autocast.
-    pub autocast: Autocast,
-}
-
 impl Pooling {
     /// The member's row.
-    pub const fn row(&self) -> PoolingRow {
+    pub const fn row(&self) -> MemberRow {
         let onnx = match self {
             Pooling::Max(_) => "MaxPool",
             Pooling::Average(_) => "AveragePool",
             Pooling::GlobalAverage => "GlobalAveragePool",
         };
-        PoolingRow { onnx, autocast: Autocast::Follow }
+        MemberRow { onnx, autocast: Autocast::Follow }
     }
 }

@@ -59,11 +59,4 @@ impl Recurrent {
         };
         RecurrentRow { onnx, gates: 4, autocast: Autocast::Full }
     }
-
-    /// The order of the steps.
-    pub const fn direction(&self) -> Direction {
-        match self {
-            Recurrent::Lstm(direction) | Recurrent::DynamicQuantizeLstm(direction) => *direction,
-        }
-    }
 }

@@ -1,5 +1,6 @@
 //! Operators that say where elements go and compute none: one row a member.
 
+use super::row::MemberRow;
 use super::unary::Autocast;
 use crate::shape::Shape;
 
@@ -44,18 +45,9 @@ pub enum ShapeOp {
     Identity,
 }
 
-/// All that is known of a member of [`ShapeOp`] beside its shape rule.
-#[derive(Clone, Copy, Debug)]
-pub struct ShapeRow {
-    /// Its name here, in messages and in ONNX.
-    pub onnx: &'static str,
-    /// Its type under autocast.
-    pub autocast: Autocast,
-}
-
 impl ShapeOp {
     /// The member's row.
-    pub const fn row(&self) -> ShapeRow {
+    pub const fn row(&self) -> MemberRow {
         let (onnx, autocast) = match self {
             ShapeOp::Flatten { .. } => ("Flatten", Autocast::Follow),
             ShapeOp::Transpose { .. } => ("Transpose", Autocast::Follow),
@@ -65,6 +57,6 @@ impl ShapeOp {
             ShapeOp::Expand { .. } => ("Expand", Autocast::Follow),
             ShapeOp::Identity => ("Identity", Autocast::Follow),
         };
-        ShapeRow { onnx, autocast }
+        MemberRow { onnx, autocast }
     }
 }
