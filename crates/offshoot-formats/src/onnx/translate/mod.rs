@@ -127,8 +127,8 @@ pub(super) struct Translator<'a> {
     /// Whether elements of another type were made f32.
     pub(super) converted: bool,
     operands: HashMap<&'a str, Operand<'a>>,
-    /// Scales and zero points.
-    scales: HashMap<(String, DType), ValueId>,
+    /// Constants by name, element type and shape.
+    constants: HashMap<(String, DType, Vec<usize>), ValueId>,
     /// Rows of tables of bytes, as floats of the same numbers.
     bytes: HashSet<ValueId>,
     /// What was made of a tensor of the file, by its name and by what was done: many nodes may share it.
@@ -143,7 +143,7 @@ impl<'a> Translator<'a> {
             weights: BTreeMap::new(),
             converted: false,
             operands: HashMap::new(),
-            scales: HashMap::new(),
+            constants: HashMap::new(),
             bytes: HashSet::new(),
             derived: HashMap::new(),
         }

@@ -10,9 +10,13 @@ use crate::onnx::attributes::NodeView;
 use crate::onnx::fold::reshaped;
 
 impl<'a> Translator<'a> {
-    /// The parameter that `stored` is. One tensor in two roles becomes two parameters.
+    /// The parameter that `stored` is. One tensor in two roles becomes two parameters. Others keep weights in Constant nodes
+    /// too; in a file of ours such a node is a constant of the graph.
     pub(super) fn parameter(&mut self, stored: &Stored, role: Role) -> Result<ValueId, Problem> {
         let tensor = self.floats(stored)?;
+        if stored.constant && self.context.own {
+            return self.constant_of(&stored.name, &tensor);
+        }
         self.weight_of(&stored.name, tensor, role)
     }
 
@@ -82,7 +86,7 @@ impl<'a> Translator<'a> {
         Ok(made)
     }
 
-    /// A constant under the name that the file has for it. The same tensor of the file is one constant.
+    /// A constant of `shape` under the name that the file has for it. The same tensor of the file is one constant.
     pub(super) fn shared_constant(
         &mut self,
         name: String,
@@ -91,14 +95,18 @@ impl<'a> Translator<'a> {
         node: NodeView<'a>,
     ) -> Result<ValueId, Problem> {
         let tensor = tensor.reshape(shape).map_err(|e| node.damaged(e.to_string()))?;
-        let key = (name, tensor.dtype());
-        if let Some(&id) = self.scales.get(&key) {
+        self.constant_of(&name, &tensor)
+    }
+
+    fn constant_of(&mut self, name: &str, tensor: &Tensor) -> Result<ValueId, Problem> {
+        let key = (name.to_owned(), tensor.dtype(), tensor.shape().to_vec());
+        if let Some(&id) = self.constants.get(&key) {
             return Ok(id);
         }
-        self.context.tensors.charge(&node.place(), tensor.len(), tensor.dtype().size())?;
-        let unused = self.import.names.unused(&key.0);
-        let id = self.import.graph.add_constant(&unused, tensor);
-        self.scales.insert(key, id);
+        self.context.tensors.charge(&format!("tensor `{name}`"), tensor.len(), tensor.dtype().size())?;
+        let unused = self.import.names.unused(name);
+        let id = self.import.graph.add_constant(&unused, tensor.clone());
+        self.constants.insert(key, id);
         Ok(id)
     }
 
