@@ -11,6 +11,12 @@ fn power_of_two(n: i32) -> f32 {
     f32::from_bits(((n + 127) << 23) as u32)
 }
 
+/// The lanes, one by one. (`array::from_fn` is a loop that may stop: much more code to optimize in each kernel.)
+#[inline(always)]
+pub(in crate::kernels) fn lanes<T>(f: impl Fn(usize) -> T) -> [T; 8] {
+    [f(0), f(1), f(2), f(3), f(4), f(5), f(6), f(7)]
+}
+
 /// Arrays of eight, in plain Rust.
 #[derive(Clone, Copy, Debug)]
 pub struct Portable;
@@ -50,60 +56,60 @@ impl Simd for Portable {
     }
     #[inline(always)]
     unsafe fn add(a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
-        std::array::from_fn(|i| a[i] + b[i])
+        lanes(|i| a[i] + b[i])
     }
     #[inline(always)]
     unsafe fn sub(a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
-        std::array::from_fn(|i| a[i] - b[i])
+        lanes(|i| a[i] - b[i])
     }
     #[inline(always)]
     unsafe fn mul(a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
-        std::array::from_fn(|i| a[i] * b[i])
+        lanes(|i| a[i] * b[i])
     }
     #[inline(always)]
     unsafe fn div(a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
-        std::array::from_fn(|i| a[i] / b[i])
+        lanes(|i| a[i] / b[i])
     }
     #[inline(always)]
     unsafe fn fma(a: [f32; 8], b: [f32; 8], c: [f32; 8]) -> [f32; 8] {
         // Multiply then add: a fused `mul_add` is a library call where the target has no FMA.
-        std::array::from_fn(|i| a[i] * b[i] + c[i])
+        lanes(|i| a[i] * b[i] + c[i])
     }
     #[inline(always)]
     unsafe fn at_least(x: [f32; 8], bound: [f32; 8]) -> [f32; 8] {
-        std::array::from_fn(|i| if bound[i] > x[i] { bound[i] } else { x[i] })
+        lanes(|i| if bound[i] > x[i] { bound[i] } else { x[i] })
     }
     #[inline(always)]
     unsafe fn at_most(x: [f32; 8], bound: [f32; 8]) -> [f32; 8] {
-        std::array::from_fn(|i| if bound[i] < x[i] { bound[i] } else { x[i] })
+        lanes(|i| if bound[i] < x[i] { bound[i] } else { x[i] })
     }
     #[inline(always)]
     unsafe fn where_gt(a: [f32; 8], b: [f32; 8], v: [f32; 8]) -> [f32; 8] {
-        std::array::from_fn(|i| if a[i] > b[i] { v[i] } else { 0.0 })
+        lanes(|i| if a[i] > b[i] { v[i] } else { 0.0 })
     }
     #[inline(always)]
     unsafe fn zero_where_ge(a: [f32; 8], b: [f32; 8], v: [f32; 8]) -> [f32; 8] {
-        std::array::from_fn(|i| if a[i] >= b[i] { 0.0 } else { v[i] })
+        lanes(|i| if a[i] >= b[i] { 0.0 } else { v[i] })
     }
     #[inline(always)]
     unsafe fn where_eq(a: [f32; 8], b: [f32; 8], v: [f32; 8]) -> [f32; 8] {
-        std::array::from_fn(|i| if a[i] == b[i] { v[i] } else { 0.0 })
+        lanes(|i| if a[i] == b[i] { v[i] } else { 0.0 })
     }
     #[inline(always)]
     unsafe fn select_gt(a: [f32; 8], b: [f32; 8], yes: [f32; 8], no: [f32; 8]) -> [f32; 8] {
-        std::array::from_fn(|i| if a[i] > b[i] { yes[i] } else { no[i] })
+        lanes(|i| if a[i] > b[i] { yes[i] } else { no[i] })
     }
     #[inline(always)]
     unsafe fn select_nan(x: [f32; 8], yes: [f32; 8], no: [f32; 8]) -> [f32; 8] {
-        std::array::from_fn(|i| if x[i].is_nan() { yes[i] } else { no[i] })
+        lanes(|i| if x[i].is_nan() { yes[i] } else { no[i] })
     }
-    #[inline(always)]
+    #[inline(never)]
     unsafe fn round(x: [f32; 8]) -> [f32; 8] {
-        std::array::from_fn(|i| x[i].round_ties_even())
+        lanes(|i| x[i].round_ties_even())
     }
-    #[inline(always)]
+    #[inline(never)]
     unsafe fn scale_by_power(v: [f32; 8], n: [f32; 8]) -> [f32; 8] {
-        std::array::from_fn(|i| {
+        lanes(|i| {
             let half = n[i] as i32 >> 1;
             v[i] * power_of_two(half) * power_of_two(n[i] as i32 - half)
         })
@@ -135,28 +141,28 @@ impl Simd for Portable {
     }
     #[inline(always)]
     unsafe fn from_bf16(v: [u16; 8]) -> [f32; 8] {
-        std::array::from_fn(|i| bf16::from_bits(v[i]).to_f32())
+        lanes(|i| bf16::from_bits(v[i]).to_f32())
     }
-    #[inline(always)]
+    #[inline(never)]
     unsafe fn to_bf16(v: [f32; 8]) -> [u16; 8] {
-        std::array::from_fn(|i| bf16::from_f32(v[i]).to_bits())
+        lanes(|i| bf16::from_f32(v[i]).to_bits())
     }
-    #[inline(always)]
+    #[inline(never)]
     unsafe fn from_f16(v: [u16; 8]) -> [f32; 8] {
-        std::array::from_fn(|i| f16::from_bits(v[i]).to_f32_const())
+        lanes(|i| f16::from_bits(v[i]).to_f32_const())
     }
-    #[inline(always)]
+    #[inline(never)]
     unsafe fn to_f16(v: [f32; 8]) -> [u16; 8] {
-        std::array::from_fn(|i| f16::from_f32_const(v[i]).to_bits())
+        lanes(|i| f16::from_f32_const(v[i]).to_bits())
     }
     #[inline(always)]
     unsafe fn pair(a: [u16; 8], b: [u16; 8]) -> [f32; 8] {
-        std::array::from_fn(|i| f32::from_bits(u32::from(a[i]) | u32::from(b[i]) << 16))
+        lanes(|i| f32::from_bits(u32::from(a[i]) | u32::from(b[i]) << 16))
     }
     #[inline(always)]
     unsafe fn dot_bf16(a: [f32; 8], b: [f32; 8], c: [f32; 8]) -> [f32; 8] {
         let [low, high] =
             [|x: f32| f32::from_bits(x.to_bits() << 16), |x: f32| f32::from_bits(x.to_bits() & !0xFFFF)];
-        std::array::from_fn(|i| c[i] + low(a[i]) * low(b[i]) + high(a[i]) * high(b[i]))
+        lanes(|i| c[i] + low(a[i]) * low(b[i]) + high(a[i]) * high(b[i]))
     }
 }
