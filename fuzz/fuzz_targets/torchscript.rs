@@ -56,5 +56,8 @@ fuzz_target!(|bytes: &[u8]| {
     // A graph may be read and not written: a window that PyTorch cannot say.
     let Some(first) = written(&file.model) else { return };
     let again = read_bytes(&first, None).expect("our own file reads");
-    assert_eq!(written(&again.model), Some(first));
+    // From the second writing on: what has no name in ATen is what it consists of in the first.
+    let second = written(&again.model).expect("what was written is written again");
+    let third = read_bytes(&second, None).expect("our own file reads");
+    assert_eq!(written(&third.model), Some(second));
 });

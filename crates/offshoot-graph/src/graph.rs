@@ -272,6 +272,24 @@ impl<O: Operator> Graph<O> {
         self.add_value(name, dtype, shape, Source::Constant(tensor))
     }
 
+    /// Makes a constant of a parameter, whose elements `tensor` holds.
+    ///
+    /// # Errors
+    /// When `id` is no parameter of `tensor`'s type and shape.
+    pub fn hold(&mut self, id: ValueId, tensor: Tensor) -> Result<(), GraphError> {
+        let value = &mut self.values[id.index()];
+        let fits = matches!(value.source, Source::Parameter(_))
+            && value.dtype == tensor.dtype()
+            && value.shape == Shape::fixed(tensor.shape());
+        if !fits {
+            let reason = format!("it is no parameter of {}{:?}", tensor.dtype(), tensor.shape());
+            return Err(GraphError { node: value.name.clone(), op: "Constant", reason });
+        }
+        value.source = Source::Constant(tensor);
+        self.parameters.retain(|&parameter| parameter != id);
+        Ok(())
+    }
+
     /// Names a value as one of the graph's results.
     pub fn add_output(&mut self, name: &str, value: ValueId) {
         self.outputs.push((name.to_string(), value));

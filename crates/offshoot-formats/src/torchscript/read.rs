@@ -74,11 +74,17 @@ pub(super) fn read(source: impl Read + Seek, size: Option<usize>) -> Result<Torc
     graph.add_output(OUTPUT, output);
     let (graph, ending) = logits(graph, &Weights::new())?;
     warnings.extend(ending);
-    let graph = prune(&graph).map_err(failed)?;
+    let mut graph = prune(&graph).map_err(failed)?;
     let kept: HashSet<&str> = graph.parameters().iter().map(|&id| graph.value(id).name.as_str()).collect();
     let used: Vec<(String, Stored)> =
         aten.used.into_iter().filter(|(name, _)| kept.contains(name.as_str())).collect();
-    let weights = floats(load(&mut program, &used)?, &mut warnings)?;
+    let mut weights = floats(load(&mut program, &used)?, &mut warnings)?;
+    // Others keep weights among the constants, as `torch.jit.freeze` does; in a file of ours they are constants of the graph.
+    for (name, _) in used.iter().filter(|(_, stored)| stored.constant && own.is_some()) {
+        if let (Some(id), Some(tensor)) = (graph.find_parameter(name), weights.remove(name)) {
+            graph.hold(id, tensor).map_err(failed)?;
+        }
+    }
     let (metadata, assumed) = match own {
         Some((json, _)) => {
             (metadata::parse(&json, &format!("extra/{METADATA_FILE}"), classes, Some(side))?, false)

@@ -92,20 +92,21 @@ fn what_is_written_as_onnx_computes_the_same() {
 fn what_is_written_as_torchscript_computes_the_same() {
     for ending in [".onnx", ".pt"] {
         compare(ending, |model| {
-            let written = |model: &Model| {
-                let mut bytes = Cursor::new(Vec::new());
-                let written = torchscript::write_to(&mut bytes, model, torchscript::Options::default());
-                written.map(|()| bytes.into_inner()).map_err(|e| e.to_string())
-            };
-            let bytes = written(model)?;
+            let bytes = as_script(model)?;
             let again = torchscript::read_bytes(&bytes, None).map_err(|e| format!("read again: {e}"))?.model;
-            if written(&again)? == bytes || was_expanded(model, &again) {
+            if as_script(&again)? == bytes || was_expanded(model, &again) {
                 Ok(again)
             } else {
                 Err(format!("written otherwise: {} and {}", operators(model), operators(&again)))
             }
         });
     }
+}
+
+fn as_script(model: &Model) -> Result<Vec<u8>, String> {
+    let mut bytes = Cursor::new(Vec::new());
+    let written = torchscript::write_to(&mut bytes, model, torchscript::Options::default());
+    written.map(|()| bytes.into_inner()).map_err(|e| e.to_string())
 }
 
 /// Whether a file has no name for an operator that others define.
@@ -256,22 +257,36 @@ fn coremltools_and_pytorch_compute_what_is_chosen_in_core_ml() {
     check_with("check_coreml.py", &files);
 }
 
-/// Of any file, also one that others wrote: what the fuzz target `onnx` asserts, on its seeds.
+/// Of any file, also one that others wrote: what the fuzz targets `onnx` and `torchscript` assert, on their seeds.
 #[test]
 fn what_is_written_is_the_same_bytes_when_it_is_written_again() {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
     let (mut wrong, mut count) = (Vec::new(), 0);
-    for folder in ["onnx", "onnx_forms", "forms"] {
+    let as_onnx = |model: &Model| onnx::write_bytes(model, onnx::Options::default()).ok();
+    for folder in ["onnx", "onnx_forms", "forms", "torchscript"] {
         for entry in std::fs::read_dir(golden.join(folder)).unwrap() {
             let path = entry.unwrap().path();
             let options = onnx::ReadOptions { size: Some(32), any_input: false };
-            let Ok(read) = onnx::read_with(&path, options) else { continue };
-            let Ok(first) = onnx::write_bytes(&read.model, onnx::Options::default()) else { continue };
-            let again = onnx::read_bytes(first.as_slice()).unwrap();
-            let second = onnx::write_bytes(&again.model, onnx::Options::default()).unwrap();
-            count += 1;
-            if first != second {
-                wrong.push(path);
+            let pair = if let Ok(read) = onnx::read_with(&path, options) {
+                as_onnx(&read.model).map(|first| {
+                    let again = onnx::read_bytes(first.as_slice()).unwrap().model;
+                    (as_onnx(&again), first)
+                })
+            } else if let Ok(read) = torchscript::read(&path, None) {
+                // From the second writing on: a GRU is what it consists of in the first.
+                let again = |bytes: &[u8]| torchscript::read_bytes(bytes, None).unwrap().model;
+                as_script(&read.model).ok().map(|first| {
+                    let second = as_script(&again(&first)).unwrap();
+                    (as_script(&again(&second)).ok(), second)
+                })
+            } else {
+                None
+            };
+            if let Some((again, first)) = pair {
+                count += 1;
+                if again.as_ref() != Some(&first) {
+                    wrong.push(path);
+                }
             }
         }
     }

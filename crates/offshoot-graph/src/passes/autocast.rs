@@ -36,8 +36,7 @@ fn policy(op: &Op) -> Autocast {
 /// The graph's inputs, parameters and outputs stay f32; composite operators are those that define them. To be applied before [`super::training_graph`], whose gradients
 /// have the types of the values they belong to, those of parameters f32.
 ///
-/// There is no cast node for a parameter: an operator whose activations are narrower than its weight rounds the weight
-/// to their type.
+/// There is no cast node for the weight and the bias of a Conv or Gemm, which rounds them to the type of its activations.
 ///
 /// # Errors
 /// When `half` is no 16-bit float.
@@ -74,9 +73,9 @@ impl Casts<'_> {
             Autocast::Widest => self.widest(&inputs),
             Autocast::Follow => None,
         };
-        for (input, old) in inputs.iter_mut().zip(&node.inputs) {
-            let rounded_by_operator = wanted == Some(half)
-                && policy(&node.op) == Autocast::Half
+        for (slot, (input, old)) in inputs.iter_mut().zip(&node.inputs).enumerate() {
+            let rounded_by_operator = matches!(node.op, Op::Conv(_) | Op::Gemm(_))
+                && slot > 0
                 && matches!(graph.value(*old).source, Source::Parameter(_));
             if let Some(dtype) = wanted.filter(|_| self.is_float(*input) && !rounded_by_operator) {
                 *input = self.to(*input, dtype)?;
