@@ -50,6 +50,11 @@ fn add(graph: &mut Graph, name: &str, text: &str) -> ValueId {
     }
 }
 
+/// Operands called x0, x1, ..
+fn add_all(graph: &mut Graph, operands: &[&str]) -> Vec<ValueId> {
+    operands.iter().enumerate().map(|(i, text)| add(graph, &format!("x{i}"), text)).collect()
+}
+
 fn text_of(graph: &Graph, id: ValueId) -> String {
     let value = graph.value(id);
     let (letter, _) = TYPES.into_iter().find(|(_, dtype)| *dtype == value.dtype).unwrap();
@@ -60,8 +65,7 @@ fn text_of(graph: &Graph, id: ValueId) -> String {
 /// A graph of one node, whose operands are parameters where they are f32.
 fn single(op: &Op, operands: &[&str]) -> Result<Graph, String> {
     let mut graph = Graph::new("single");
-    let ids: Vec<ValueId> =
-        operands.iter().enumerate().map(|(i, text)| add(&mut graph, &format!("x{i}"), text)).collect();
+    let ids = add_all(&mut graph, operands);
     let outputs = graph.add_node("y", op.clone(), &ids).map_err(|error| error.reason)?;
     for (i, &output) in outputs.iter().enumerate() {
         graph.add_output(&format!("out{i}"), output);
@@ -333,8 +337,9 @@ fn operators() -> BTreeMap<String, (Op, Vec<String>)> {
         graphs.extend(differentiate(expand(&graph, |_| true).unwrap(), loss).map(|found| found.graph));
         graphs.push(graph);
     }
-    let loss = quantized(true).outputs()[0].1;
-    graphs.push(differentiate(quantized(true), loss).unwrap().graph);
+    let quantized = quantized(true);
+    let loss = quantized.outputs()[0].1;
+    graphs.push(differentiate(quantized, loss).unwrap().graph);
     let mut all = BTreeMap::new();
     for graph in &graphs {
         for node in graph.nodes() {
@@ -408,8 +413,7 @@ fn operators_keep_these_bounds_and_types() {
     let mut text = String::new();
     for (op, operands) in forward() {
         let mut graph = Graph::new("bounds");
-        let ids: Vec<ValueId> =
-            operands.iter().enumerate().map(|(i, text)| add(&mut graph, &format!("x{i}"), text)).collect();
+        let ids = add_all(&mut graph, &operands);
         if graph.value(ids[0]).dtype != DType::F32 {
             continue;
         }

@@ -13,7 +13,7 @@ fn power_of_two(n: i32) -> f32 {
 
 /// The lanes, one by one. (`array::from_fn` is a loop that may stop: much more code to optimize in each kernel.)
 #[inline(always)]
-pub(in crate::kernels) fn lanes<T>(f: impl Fn(usize) -> T) -> [T; 8] {
+fn lanes<T>(f: impl Fn(usize) -> T) -> [T; 8] {
     [f(0), f(1), f(2), f(3), f(4), f(5), f(6), f(7)]
 }
 

@@ -15,7 +15,7 @@ impl<'a> Translator<'a> {
     pub(super) fn parameter(&mut self, stored: &Stored, role: Role) -> Result<ValueId, Problem> {
         let tensor = self.floats(stored)?;
         if stored.constant && self.context.own {
-            return self.constant_of(&stored.name, &tensor);
+            return self.constant_of(&stored.name, tensor);
         }
         self.weight_of(&stored.name, tensor, role)
     }
@@ -95,17 +95,18 @@ impl<'a> Translator<'a> {
         node: NodeView<'a>,
     ) -> Result<ValueId, Problem> {
         let tensor = tensor.reshape(shape).map_err(|e| node.damaged(e.to_string()))?;
-        self.constant_of(&name, &tensor)
+        self.constant_of(&name, Rc::new(tensor))
     }
 
-    fn constant_of(&mut self, name: &str, tensor: &Tensor) -> Result<ValueId, Problem> {
+    /// The constant of `tensor`, which the file calls `name`.
+    fn constant_of(&mut self, name: &str, tensor: Rc<Tensor>) -> Result<ValueId, Problem> {
         let key = (name.to_owned(), tensor.dtype(), tensor.shape().to_vec());
         if let Some(&id) = self.constants.get(&key) {
             return Ok(id);
         }
         self.context.tensors.charge(&format!("tensor `{name}`"), tensor.len(), tensor.dtype().size())?;
         let unused = self.import.names.unused(name);
-        let id = self.import.graph.add_constant(&unused, tensor.clone());
+        let id = self.import.graph.add_constant(&unused, Rc::unwrap_or_clone(tensor));
         self.constants.insert(key, id);
         Ok(id)
     }
