@@ -13,6 +13,7 @@ use crate::kernels::elementwise::{
     binary, binary_in_place, binary_rows, broadcast_binary, broadcast_slope, sum_to_rows, sum_to_shape,
     unary, unary_grad, unary_grad_in_place,
 };
+use crate::kernels::layout::{nchw_to_nhwc, nhwc_to_nchw};
 use crate::operands::{AnyOperand, Operand, Over};
 
 impl Lowering<'_> {
@@ -112,18 +113,21 @@ impl Lowering<'_> {
         }
     }
 
-    /// An operand of an elementwise operator whose result has rank 4 must be channels last, whatever its own rank.
+    /// The channels and pixels of a value of three axes that is broadcast to `rank` axes, where that puts its channels last.
+    fn turned(&self, value: ValueId, rank: usize) -> Option<[usize; 2]> {
+        let &[c, h, w] = self.shape(value) else { return None };
+        (rank == 4 && c > 1 && h * w > 1).then_some([c, h * w])
+    }
+
+    /// An operand of an elementwise operator: channels last where the result has rank 4, whatever its own rank.
     fn operand<E: Element>(&mut self, node: &Node, input: usize) -> Result<Operand<E>, ExecuteError> {
         let value = node.inputs[input];
-        let aligned = self.aligned(node, input);
-        let spans_pixels = aligned.len() == 4 && aligned[1] * aligned[2] > 1 && aligned[3] > 1;
-        if self.shape(value).len() == 3 && spans_pixels {
-            return Err(unsupported(
-                node,
-                "a [C, H, W] operand of a rank-4 operator is not supported".into(),
-            ));
-        }
-        self.read(value)
+        let Some([c, area]) = self.turned(value, self.shape(node.outputs[0]).len()) else {
+            return self.read(value);
+        };
+        let (from, to) = (self.plain::<E>(value)?, self.fresh::<E>(c * area));
+        self.step("layout", from, to, move |from, to| nchw_to_nhwc(1, c, area, from, to));
+        Ok(to.operand())
     }
 
     pub(super) fn reduce_to<E: Element>(&mut self, node: &Node) -> Result<(), ExecuteError> {
@@ -138,6 +142,12 @@ impl Lowering<'_> {
             }
         };
         let dy = self.read::<E>(node.inputs[0])?;
+        if let Some([c, area]) = self.turned(node.outputs[0], dy_shape.len()) {
+            let (sums, dx) = (self.fresh::<E>(c * area), self.write(node.outputs[0])?);
+            self.step(&node.name, dy, sums, move |dy, sums| sum_to_shape(dy, &dy_shape, &shape, sums));
+            self.step("layout", sums.operand(), dx, move |sums, dx| nhwc_to_nchw(1, c, area, sums, dx));
+            return Ok(());
+        }
         if let Some(groups) = row_groups(&dy_shape, &shape) {
             self.sum_rows(node, dy, groups);
             return Ok(());

@@ -2,10 +2,10 @@
 
 use offshoot_cpu::optimize::{CpuOp, optimize};
 use offshoot_cpu::{CpuExecutor, CpuOptions, Isa};
-use offshoot_graph::op::{Conv, Pool, Pooling};
+use offshoot_graph::op::{Binary, Conv, GradOp, Pool, Pooling};
 use offshoot_graph::passes::freeze;
 use offshoot_graph::{
-    DType, Data, Dim, ExecuteError, Executor, Graph, Op, Role, Shape, Tensor, ValueId, Weights,
+    DType, Data, Dim, ExecuteError, Executor, Graph, Op, Role, Session, Shape, Tensor, ValueId, Weights,
 };
 
 fn executor(isa: Isa) -> CpuExecutor {
@@ -95,4 +95,39 @@ fn sizes_that_do_not_fit_are_an_error() {
             assert!(node == "far.node" && reason.contains("too large"), "{node}: {reason}");
         }
     }
+}
+
+/// What pictures are combined with may have no batch dimension; its gradient sums over the batch.
+#[test]
+fn a_value_without_a_batch_is_broadcast_and_summed_to() {
+    let shape = [3, 2, 5];
+    let mut graph = Graph::new("broadcast");
+    let sizes = Shape(vec![Dim::symbol("n"), 3.into(), 2.into(), 5.into()]);
+    let x = graph.add_input("x", DType::F32, sizes);
+    let m = graph.add_parameter("m", &shape, Role::Weight);
+    let add = |graph: &mut Graph, name: &str, op, inputs: &[ValueId]| {
+        let value = graph.add(name, op, inputs).unwrap();
+        graph.add_output(name, value);
+    };
+    add(&mut graph, "first", Op::Binary(Binary::Sub), &[x, m]);
+    add(&mut graph, "second", Op::Binary(Binary::Sub), &[m, x]);
+    add(&mut graph, "sums", Op::Grad(GradOp::ReduceTo { shape: Shape::fixed(&shape) }), &[x]);
+    let m: Vec<f32> = (0..30).map(|i| i as f32).collect();
+    let weights = Weights::from([("m".to_string(), Tensor::f32(shape, m.clone()))]);
+    for isa in Isa::available() {
+        let mut session = executor(isa).prepare(&graph, &weights).unwrap();
+        for n in [1, 2] {
+            let x: Vec<f32> = (0..30 * n).map(|i| (i * i % 37) as f32).collect();
+            session.run(&[("x", &Tensor::f32([n, 3, 2, 5], x.clone()))]).unwrap();
+            let pairs = || x.iter().zip(m.iter().cycle());
+            assert_eq!(floats(&*session, "first"), pairs().map(|(x, m)| x - m).collect::<Vec<_>>());
+            assert_eq!(floats(&*session, "second"), pairs().map(|(x, m)| m - x).collect::<Vec<_>>());
+            let sums: Vec<f32> = (0..30).map(|i| x.iter().skip(i).step_by(30).sum()).collect();
+            assert_eq!(floats(&*session, "sums"), sums, "{n} pictures");
+        }
+    }
+}
+
+fn floats(session: &dyn Session, name: &str) -> Vec<f32> {
+    session.read(name).unwrap().into_f32().unwrap()
 }
