@@ -20,8 +20,8 @@ pub(crate) fn patterns(executors: Executors<'_>, report: &mut Report) {
     });
     let activations =
         Unary::ALL.iter().map(|&unary| (format!("{unary:?} after a convolution"), activation(unary)));
-    let others = [("a residual".to_string(), residual()), ("attention".to_string(), attention())];
-    for (what, made) in depthwise.chain(activations).chain(others) {
+    let residual = [("a residual".to_string(), residual())];
+    for (what, made) in depthwise.chain(activations).chain(residual).chain(attentions()) {
         for executor in executors.0 {
             if !answer(&made, *executor, &what, report) || !loss(&made, *executor, &what, report) {
                 report.note(format!("{what}: it does not run"));
@@ -73,12 +73,30 @@ fn residual() -> Made {
     maker.finish()
 }
 
-/// softmax(q kᵀ) v, where k is transposed by an operator of its own.
-fn attention() -> Made {
+/// Attention with and without a scale and a mask. The last mask has one number for all keys.
+fn attentions() -> impl Iterator<Item = (String, Made)> {
+    let scales = [None, Some(Binary::Mul), Some(Binary::Div)];
+    let masks: [&[usize]; 6] = [&[], &[14, 14], &[3, 14, 14], &[1, 3, 1, 14], &[14], &[14, 1]];
+    let all = scales.into_iter().flat_map(move |scale| masks.into_iter().map(move |mask| (scale, mask)));
+    all.map(|(scale, mask)| {
+        (format!("attention with {scale:?} and a mask of {mask:?}"), attention(scale, mask))
+    })
+}
+
+/// softmax(scale q kᵀ + mask) v, where k is transposed by an operator of its own.
+fn attention(scale: Option<Binary>, mask: &[usize]) -> Made {
     let mut maker = Maker::new(&PICTURE);
     let x = maker.values[0];
     let keys = maker.add(Op::Shape(ShapeOp::Transpose { perm: vec![0, 1, 3, 2] }), &[x]).unwrap();
-    let scores = maker.add(Op::MatMul(MatMul::default()), &[x, keys]).unwrap();
+    let mut scores = maker.add(Op::MatMul(MatMul::default()), &[x, keys]).unwrap();
+    if let Some(op) = scale {
+        let scale = maker.number(0.6);
+        scores = maker.add(Op::Binary(op), &[scores, scale]).unwrap();
+    }
+    if !mask.is_empty() {
+        let mask = maker.weight(mask);
+        scores = maker.add(Op::Binary(Binary::Add), &[scores, mask]).unwrap();
+    }
     let parts = maker.add(Op::Softmax { axis: 3 }, &[scores]).unwrap();
     maker.add(Op::MatMul(MatMul::default()), &[parts, x]).unwrap();
     maker.finish()

@@ -90,6 +90,11 @@ impl<'a> Maker<'a> {
         self.parameter(shape, Role::Weight, false)
     }
 
+    /// A constant of one number.
+    pub fn number(&mut self, number: f32) -> ValueId {
+        self.graph.add_constant("number", Tensor::f32([], vec![number]))
+    }
+
     /// Adds a node, if its inputs fit and it makes no more than 30,000 elements of a batch of 3.
     pub fn add(&mut self, op: Op, inputs: &[ValueId]) -> Option<ValueId> {
         let name = format!("n{}", self.graph.nodes().len());

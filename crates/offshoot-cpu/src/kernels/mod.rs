@@ -6,6 +6,7 @@
 //! filter is packed for. A path that needs instructions is an [`simd::Isa`], which only the processor gives out.
 #![allow(unsafe_code)]
 
+pub(crate) mod attention;
 pub mod backward;
 pub mod batch_norm;
 pub mod block;

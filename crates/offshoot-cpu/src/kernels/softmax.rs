@@ -11,45 +11,45 @@ const MAX_LANES: usize = 16;
 /// The largest element (whatever it pleases when there is a NaN: the sum of exponentials is one then).
 ///
 /// # Safety
-/// `S` must be available.
+/// `S` must be available; `row` has `len` elements.
 #[inline(always)]
-unsafe fn largest<S: Simd>(row: &[f32]) -> f32 {
-    let whole = row.len() - row.len() % S::LANES;
+pub(super) unsafe fn largest<S: Simd>(row: *const f32, len: usize) -> f32 {
+    let whole = len - len % S::LANES;
     let mut lanes = [f32::NEG_INFINITY; MAX_LANES];
-    // Safety: the vectors lie within `row`.
-    unsafe {
-        let mut most = S::splat(f32::NEG_INFINITY);
-        for at in (0..whole).step_by(S::LANES) {
-            most = S::at_least(S::load(row.as_ptr().add(at)), most);
-        }
-        S::store(lanes.as_mut_ptr(), most);
-    }
     let mut most = f32::NEG_INFINITY;
-    for &x in lanes.iter().chain(&row[whole..]) {
-        most = most.max(x);
+    // Safety: the vectors and the rest lie within `row`.
+    unsafe {
+        let mut vector = S::splat(most);
+        for at in (0..whole).step_by(S::LANES) {
+            vector = S::at_least(S::load(row.add(at)), vector);
+        }
+        S::store(lanes.as_mut_ptr(), vector);
+        for at in whole..len {
+            most = most.max(*row.add(at));
+        }
     }
-    most
+    lanes.iter().fold(most, |most, &x| most.max(x))
 }
 
 /// exp(x - most) into `out`, and its sum.
 ///
 /// # Safety
-/// `S` must be available; `out` has the length of `row`.
+/// `S` must be available; `row` and `out` have `len` elements, and may be the same.
 #[inline(always)]
-unsafe fn exponentials<S: Simd>(row: &[f32], most: f32, out: *mut f32) -> f32 {
-    let whole = row.len() - row.len() % S::LANES;
-    let n = row.len() - whole;
+pub(super) unsafe fn exponentials<S: Simd>(row: *const f32, len: usize, most: f32, out: *mut f32) -> f32 {
+    let whole = len - len % S::LANES;
+    let n = len - whole;
     // Safety: the vectors lie within `row` and `out`.
     unsafe {
         let most = S::splat(most);
         let mut sum = S::splat(0.0);
         for at in (0..whole).step_by(S::LANES) {
-            let e = exp::<S>(S::sub(S::load(row.as_ptr().add(at)), most));
+            let e = exp::<S>(S::sub(S::load(row.add(at)), most));
             S::store(out.add(at), e);
             sum = S::add(sum, e);
         }
         if n > 0 {
-            let e = exp::<S>(S::sub(S::load_first(row.as_ptr().add(whole), n), most));
+            let e = exp::<S>(S::sub(S::load_first(row.add(whole), n), most));
             S::store_first(out.add(whole), n, e);
             sum = S::add(sum, S::load_first(out.add(whole), n));
         }
@@ -62,7 +62,7 @@ unsafe fn exponentials<S: Simd>(row: &[f32], most: f32, out: *mut f32) -> f32 {
 /// # Safety
 /// `S` must be available; `x` and `out` have `len` elements, and may be the same.
 #[inline(always)]
-unsafe fn line<S: Simd>(a: f32, x: *const f32, b: f32, out: *mut f32, len: usize) {
+pub(super) unsafe fn line<S: Simd>(a: f32, x: *const f32, b: f32, out: *mut f32, len: usize) {
     let whole = len - len % S::LANES;
     // Safety: the vectors lie within `x` and `out`.
     unsafe {
@@ -155,7 +155,7 @@ impl RowFunction<1> for Softmax {
         unsafe {
             // (One pointer, as one that is made again ends those from before.)
             let (y, len) = (out.as_mut_ptr(), out.len());
-            let sum = exponentials::<S>(x, largest::<S>(x), y);
+            let sum = exponentials::<S>(x.as_ptr(), len, largest::<S>(x.as_ptr(), len), y);
             line::<S>(1.0 / sum, y, 0.0, y, len);
         }
     }
@@ -169,9 +169,9 @@ impl RowFunction<1> for LogSoftmax {
     unsafe fn row<S: Simd>(self, [x]: [&[f32]; 1], out: &mut [f32]) {
         // Safety: the caller's promise.
         unsafe {
-            let most = largest::<S>(x);
+            let most = largest::<S>(x.as_ptr(), x.len());
             let (y, len) = (out.as_mut_ptr(), out.len());
-            let sum = exponentials::<S>(x, most, y);
+            let sum = exponentials::<S>(x.as_ptr(), len, most, y);
             line::<S>(1.0, x.as_ptr(), -most, y, len);
             line::<S>(1.0, y, -ln(sum), y, len);
         }
@@ -203,7 +203,7 @@ impl RowFunction<2> for LogSoftmaxGrad {
             sum += dy;
         }
         // Safety: the caller's promise.
-        unsafe { exponentials::<S>(y, 0.0, out.as_mut_ptr()) };
+        unsafe { exponentials::<S>(y.as_ptr(), y.len(), 0.0, out.as_mut_ptr()) };
         for (out, dy) in out.iter_mut().zip(dy) {
             *out = dy - *out * sum;
         }

@@ -228,7 +228,9 @@ impl<'a> Lowering<'a> {
             CpuOp::BatchNormApply { activation, .. }
             | CpuOp::BatchNormInput { activation }
             | CpuOp::BatchNormReduce { activation } => *activation,
-            CpuOp::Plain(_) | CpuOp::Quantized(_) | CpuOp::Conv { .. } => return Ok(None),
+            CpuOp::Plain(_) | CpuOp::Quantized(_) | CpuOp::Conv { .. } | CpuOp::Attention(_) => {
+                return Ok(None);
+            }
         };
         self.gate(node, activation).map(Some)
     }

@@ -1,5 +1,6 @@
 //! From a graph at given sizes to the steps of a plan. Rank-4 activations become NHWC here.
 
+mod attention;
 mod block;
 mod conv;
 mod dynamic;
@@ -228,6 +229,7 @@ impl<'a> Lowering<'a> {
                 }
             }
             CpuOp::Conv { .. }
+            | CpuOp::Attention(_)
             | CpuOp::BatchNormApply { .. }
             | CpuOp::BatchNormReduce { .. }
             | CpuOp::BatchNormInput { .. } => {}
@@ -269,6 +271,7 @@ impl<'a> Lowering<'a> {
             CpuOp::Conv { conv, residual, activation } => {
                 self.conv::<E>(node, conv, epilogue(*activation), *residual)
             }
+            CpuOp::Attention(op) => self.attention(node, *op),
             CpuOp::BatchNormApply { residual, activation } => {
                 self.batch_norm_apply::<E>(node, self.gate(node, *activation)?, *residual)
             }

@@ -1,12 +1,13 @@
 //! What the executor makes of a graph before it plans it: fewer passes over memory, operators on bytes, and activations that
 //! are computed again rather than kept.
 
+mod attention;
 mod fuse;
 mod op;
 mod quantized;
 mod recompute;
 
-pub use op::{Activation, CpuOp, Quantized, QuantizedOp, QuantizedResidual, Steps};
+pub use op::{Activation, Attention, CpuOp, Quantized, QuantizedOp, QuantizedResidual, Steps};
 
 use offshoot_graph::passes::{Rewriter, expand};
 use offshoot_graph::{Graph, GraphError, Op};
@@ -22,7 +23,7 @@ pub fn optimize(graph: &Graph) -> Result<Graph<CpuOp>, GraphError> {
     if graph.nodes().iter().any(|node| matches!(node.op, Op::Grad(_))) {
         return recompute::recompute(&fuse::fuse(&unoptimized(graph)?)?);
     }
-    fuse::fuse(&quantized::fuse_quantized(graph)?)
+    attention::fuse_attention(&fuse::fuse(&quantized::fuse_quantized(graph)?)?)
 }
 
 /// `graph` node by node, composite operators as those that define them.

@@ -1,6 +1,6 @@
 //! What the steps of a plan compute: the graph's operators, and several of them in one pass over memory.
 
-use offshoot_graph::op::{AveragePool, Clip, Conv, Gemm, GradOp, Pooling, ShapeOp, TrainOp, Unary};
+use offshoot_graph::op::{AveragePool, Clip, Conv, Gemm, GradOp, MatMul, Pooling, ShapeOp, TrainOp, Unary};
 use offshoot_graph::{DType, Op, Operator, Shape, Value};
 
 /// An operator of an optimized graph.
@@ -19,6 +19,8 @@ pub enum CpuOp {
         /// Applied last.
         activation: Activation,
     },
+    /// (q, k, v, mask?) -> softmax(scale q kᵀ + mask) v
+    Attention(Attention),
     /// (x, mean, inv_std, weight, bias, residual?) -> activation(norm + residual)
     BatchNormApply {
         /// Whether a sixth input is added.
@@ -37,6 +39,17 @@ pub enum CpuOp {
         /// The activation after the norm.
         activation: Activation,
     },
+}
+
+/// How an attention takes its operands, stacks of matrices.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Attention {
+    /// What the scores are multiplied with.
+    pub scale: f32,
+    /// k is \[.., keys, depth\], else \[.., depth, keys\].
+    pub keys_first: bool,
+    /// A fourth input is added to the scaled scores: one that is broadcast to \[.., queries, keys\], with all keys.
+    pub mask: bool,
 }
 
 /// An activation in the epilogue of a fused operator.
@@ -127,6 +140,7 @@ impl CpuOp {
             CpuOp::Plain(op) => Some(op),
             CpuOp::Quantized(_)
             | CpuOp::Conv { .. }
+            | CpuOp::Attention(_)
             | CpuOp::BatchNormApply { .. }
             | CpuOp::BatchNormReduce { .. }
             | CpuOp::BatchNormInput { .. } => None,
@@ -140,6 +154,7 @@ impl Operator for CpuOp {
             CpuOp::Plain(op) => op.name(),
             CpuOp::Quantized(quantized) => quantized.op.name(),
             CpuOp::Conv { .. } => "Fused.Conv",
+            CpuOp::Attention(_) => "Fused.Attention",
             CpuOp::BatchNormApply { .. } => "Fused.BatchNormApply",
             CpuOp::BatchNormReduce { .. } => "Fused.BatchNormReduce",
             CpuOp::BatchNormInput { .. } => "Fused.BatchNormInput",
@@ -154,6 +169,7 @@ impl Operator for CpuOp {
                 let (first, last) = with_residual(inputs, 3, *residual)?;
                 result_and_residual(Op::Conv(conv.clone()).infer(first)?, last)
             }
+            CpuOp::Attention(attention) => attention.infer(inputs),
             CpuOp::BatchNormApply { residual, .. } => {
                 let (first, last) = with_residual(inputs, 5, *residual)?;
                 result_and_residual(Op::Train(TrainOp::BatchNormApply).infer(first)?, last)
@@ -182,6 +198,15 @@ impl Operator for CpuOp {
             CpuOp::Quantized(Quantized { op: QuantizedOp::Gemm { trans_b }, .. }) => {
                 Op::Gemm(Gemm { trans_a: false, trans_b: *trans_b }).multiply_adds(inputs, outputs)
             }
+            // Both products of a query with all keys.
+            CpuOp::Attention(Attention { keys_first, .. }) => {
+                let [q, k, y] =
+                    [inputs.first(), inputs.get(1), outputs.first()].map(|s| s.map_or(&[][..], |s| s));
+                let ([.., depth], [.., rows, columns], [.., width]) = (q, k, y) else { return 0 };
+                let keys = if *keys_first { rows } else { columns };
+                let rows: u64 = y[..y.len() - 1].iter().map(|&n| n as u64).product();
+                rows.saturating_mul(*keys as u64).saturating_mul((depth + width) as u64)
+            }
             CpuOp::Quantized(Quantized {
                 op:
                     QuantizedOp::Add { .. }
@@ -194,6 +219,20 @@ impl Operator for CpuOp {
             | CpuOp::BatchNormReduce { .. }
             | CpuOp::BatchNormInput { .. } => 0,
         }
+    }
+}
+
+impl Attention {
+    fn infer(self, inputs: &[&Value]) -> Result<Vec<(DType, Shape)>, String> {
+        if inputs.len() != 3 + usize::from(self.mask) {
+            return Err(count(3 + usize::from(self.mask), inputs));
+        }
+        let product = |a, b, trans_b| Op::MatMul(MatMul { trans_a: false, trans_b }).infer(&[a, b]);
+        let [(dtype, shape)] = &product(inputs[0], inputs[1], self.keys_first)?[..] else {
+            return Ok(Vec::new());
+        };
+        let scores = Value { dtype: *dtype, shape: shape.clone(), ..inputs[0].clone() };
+        product(&scores, inputs[2], false)
     }
 }
 
