@@ -7,10 +7,11 @@ use std::num::NonZeroUsize;
 use offshoot_conformance::random_graph::{self, Made, Maker, Outputs};
 use offshoot_cpu::{CpuExecutor, CpuOptions};
 use offshoot_formats::{coreml, onnx, torchscript};
-use offshoot_graph::Model;
 use offshoot_graph::model::OUTPUT;
+use offshoot_graph::op::Binary;
 use offshoot_graph::passes::{prune, remove_training_leftovers};
 use offshoot_graph::random::{Purpose, Random};
+use offshoot_graph::{Model, Op, Source};
 use proptest::prelude::*;
 
 fn executor() -> CpuExecutor {
@@ -47,6 +48,23 @@ fn same(made: &Made, wanted: &[f32], read: &Model, what: &str) -> Result<(), Tes
         prop_assert!((f - w).abs() <= 2e-4 * largest, "{}: {} instead of {}", what, f, w);
     }
     Ok(())
+}
+
+/// A constant that several operators read is one constant in the file and in what is read of it.
+#[test]
+fn a_shared_constant_stays_one() {
+    for op in [Binary::Add, Binary::Mul, Binary::Sub, Binary::Div] {
+        let mut maker = Maker::new(&[1, 0, 1, 4]);
+        let (x, number) = (maker.values[0], maker.number(3.0));
+        let y = maker.add(Op::Binary(op), &[x, number]).unwrap();
+        maker.add(Op::Binary(op), &[y, number]).unwrap();
+        let model = model(&maker.finish()).unwrap();
+        let bytes = onnx::write_bytes(&model, onnx::Options::default()).unwrap();
+        let again = onnx::read_bytes(bytes.as_slice()).unwrap().model;
+        let constants = again.graph.values().filter(|(_, value)| matches!(value.source, Source::Constant(_)));
+        assert_eq!(constants.count(), 1, "{op:?}");
+        assert_eq!(onnx::write_bytes(&again, onnx::Options::default()).unwrap(), bytes, "{op:?}");
+    }
 }
 
 /// The files that were read again and compared.
