@@ -100,6 +100,22 @@ impl Commit {
         })
     }
 
+    /// Bytes that it reads and writes, where the graph has these parameters and buffers have so many `bytes`.
+    pub(crate) fn bytes(&self, parameters: &[&Tensor], bytes: impl Fn(Slot) -> usize) -> usize {
+        let parameter = |index: &usize| bytes_of(parameters[*index]).len();
+        let targets: usize = self.targets.iter().map(parameter).sum();
+        let left: usize = self.buffers().map(bytes).sum();
+        let read = self.reads.iter().filter_map(|read| match read {
+            Read::Parameter(index) => Some(parameter(index)),
+            Read::Operand(_) => None,
+        });
+        let passes = match self.rule {
+            Rule::Assign => 1,
+            Rule::Update(_) => 2,
+        };
+        passes * targets + left + read.sum::<usize>()
+    }
+
     fn read<'r>(&'r self, operand: usize, memory: &Memory<'r>, parameters: &'r Parameters<'_>) -> &'r [f32] {
         match &self.reads[operand] {
             Read::Operand(operand) => operand.get(memory),

@@ -42,6 +42,14 @@ pub(crate) enum IntegerFilter {
 }
 
 impl IntegerFilter {
+    /// Bytes that it holds.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            IntegerFilter::Dense(filter) => filter.bytes(),
+            IntegerFilter::Depthwise(filter) => filter.bytes(),
+        }
+    }
+
     /// Whether it is packed for `shape` on `isa`.
     pub(crate) fn serves(&self, isa: Isa, shape: &ConvShape) -> bool {
         match self {

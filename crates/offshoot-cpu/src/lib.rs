@@ -18,8 +18,9 @@ use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use offshoot_graph::{ExecuteError, Executor, Graph, Session, Weights};
+use offshoot_graph::{ExecuteError, Executor, Graph, Peaks, Session, Weights};
 
+use kernels::ceiling::{copy_bandwidth, peak_flops};
 pub use kernels::simd::Isa;
 use session::CpuSession;
 
@@ -30,7 +31,7 @@ pub struct CpuOptions {
     pub threads: Option<NonZeroUsize>,
     /// The SIMD path; the machine's best by default.
     pub isa: Option<Isa>,
-    /// Whether sessions measure each step (see [`Session::profile`]).
+    /// Whether sessions measure each step ([`Session::profile`]).
     pub profile: bool,
     /// Whether a graph runs node by node, and not as [`optimize::optimize`] makes it: for tests, and to see what that brings.
     pub unoptimized: bool,
@@ -128,5 +129,13 @@ impl Executor for CpuExecutor {
         let mut session = CpuSession::new(self);
         session.add_graph(graph, weights)?;
         Ok(Box::new(session))
+    }
+
+    fn profiling(&self) -> Option<Arc<dyn Executor>> {
+        Some(Arc::new(CpuExecutor { profile: true, ..self.clone() }))
+    }
+
+    fn peaks(&self) -> Option<Peaks> {
+        Some(self.run(false, || Peaks { flops: peak_flops(self.isa), bandwidth: copy_bandwidth() }))
     }
 }

@@ -64,6 +64,14 @@ impl AnyOperand {
         }
     }
 
+    /// Which input of the run it is, if it is one.
+    pub(crate) fn as_input(self) -> Option<usize> {
+        match self.location {
+            Location::Input(index) => Some(index),
+            Location::Arena(_) | Location::Parameter(_) | Location::Constant(_) => None,
+        }
+    }
+
     /// Which parameter of the graph it is, if it is one.
     pub(crate) fn as_parameter(self) -> Option<usize> {
         match self.location {
@@ -125,13 +133,17 @@ impl<E: Stored> Output<E> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Over<E>(pub(crate) Operand<E>);
 
-/// The buffers of a step that memory planning places.
+/// What a step reads and writes: the buffers that memory planning places, and what is outside of the arena.
 #[derive(Default)]
 pub(crate) struct Buffers {
     pub(crate) reads: Vec<Slot>,
     pub(crate) writes: Vec<Slot>,
     /// One of `reads` whose memory the first of `writes` may take over.
     pub(crate) over: Option<Slot>,
+    /// Inputs, parameters and constants that it reads.
+    pub(crate) given: Vec<AnyOperand>,
+    /// Bytes that it reads of what was packed when the plan was made.
+    pub(crate) packed: usize,
 }
 
 /// Operands that a step reads: handles, and tuples, arrays, options and lists of them.
@@ -162,7 +174,12 @@ impl<E: Stored> Reads for Operand<E> {
     type Elements<'m> = &'m [E];
 
     fn register(&self, buffers: &mut Buffers) {
-        buffers.reads.extend(AnyOperand::from(*self).slot());
+        match self.location {
+            Location::Arena(slot) => buffers.reads.push(slot),
+            Location::Input(_) | Location::Parameter(_) | Location::Constant(_) => {
+                buffers.given.push(AnyOperand::from(*self));
+            }
+        }
     }
 
     fn get<'m>(&'m self, memory: &Memory<'m>) -> &'m [E] {
@@ -200,6 +217,24 @@ impl<E: Stored> Writes for Output<E> {
 
     fn get<'m>(&'m self, arena: &mut Arena<'m>) -> &'m mut [E] {
         cast_slice_mut(arena.take(self.slot))
+    }
+}
+
+/// What was packed when the plan was made, and its bytes.
+pub(crate) struct Packed<T> {
+    pub(crate) data: T,
+    pub(crate) bytes: usize,
+}
+
+impl<T: Send + 'static> Reads for Packed<T> {
+    type Elements<'m> = &'m T;
+
+    fn register(&self, buffers: &mut Buffers) {
+        buffers.packed += self.bytes;
+    }
+
+    fn get<'m>(&'m self, _: &Memory<'m>) -> &'m T {
+        &self.data
     }
 }
 

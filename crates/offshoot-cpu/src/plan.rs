@@ -1,6 +1,7 @@
 //! A plan: the steps that run a graph at given sizes, and the buffers they work in.
 
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytemuck::cast_slice;
 use offshoot_graph::{Data, ExecuteError, StepTime, Tensor};
@@ -14,18 +15,41 @@ use crate::operands::{Arena, Buffers, Given, Reads, Region, Slot, Writes};
 /// What a step computes.
 type Run = Box<dyn FnMut(Arena<'_>, &Given<'_>, &mut Scratch) -> Result<(), ExecuteError> + Send>;
 
+/// What a step is in a profile: see [`StepTime`].
+#[derive(Clone, Default)]
+pub(crate) struct Label {
+    pub(crate) node: Arc<str>,
+    pub(crate) operator: &'static str,
+    pub(crate) kernel: &'static str,
+    pub(crate) operations: u64,
+    pub(crate) bytes: u64,
+}
+
+impl Label {
+    /// The time that it took.
+    pub(crate) fn timed(&self, time: Duration) -> StepTime {
+        let Label { node, operator, kernel, operations, bytes } = self;
+        StepTime {
+            node: node.as_ref().to_owned(),
+            operator,
+            kernel,
+            time,
+            operations: *operations,
+            bytes: *bytes,
+        }
+    }
+}
+
 /// One kernel call.
 pub(crate) struct Step {
-    /// The node it belongs to.
-    node: String,
-    buffers: Buffers,
+    pub(crate) label: Label,
+    pub(crate) buffers: Buffers,
     run: Run,
 }
 
 impl Step {
     /// A step that calls `run` with the elements of what it reads and writes.
     pub(crate) fn new<R: Reads, W: Writes>(
-        node: &str,
         reads: R,
         writes: W,
         mut run: impl for<'r, 'w> FnMut(
@@ -45,7 +69,7 @@ impl Step {
             let outputs = writes.get(&mut arena);
             run(reads.get(&arena.rest(given)), outputs, scratch)
         };
-        Step { node: node.to_string(), buffers, run: Box::new(run) }
+        Step { label: Label::default(), buffers, run: Box::new(run) }
     }
 }
 
@@ -134,7 +158,7 @@ impl Plan {
             let start = profile.is_some().then(Instant::now);
             (step.run)(Arena::new(arena, regions), &given, scratch)?;
             if let (Some(profile), Some(start)) = (&mut profile, start) {
-                profile.push(StepTime { node: step.node.clone(), time: start.elapsed() });
+                profile.push(step.label.timed(start.elapsed()));
             }
         }
         Ok(())
@@ -150,6 +174,12 @@ impl Plan {
             Floats::F64(_) => Data::F64(cast_slice(bytes).to_vec()),
         };
         Tensor::new(output.shape.clone(), data).ok()
+    }
+
+    /// Bytes that [`Plan::commit`] reads and writes.
+    pub(crate) fn commit_bytes(&self, parameters: &[&Tensor]) -> usize {
+        let bytes = |slot: Slot| self.regions[slot.0].bytes;
+        self.commits.iter().map(|commit| commit.bytes(parameters, bytes)).sum()
     }
 
     /// Whether a run changes parameters.
@@ -214,7 +244,7 @@ mod tests {
     fn step(over: Option<usize>, reads: &[usize], write: usize) -> Step {
         let over = over.map(|over| Over(buffer(over).operand()));
         let reads: Vec<Operand<f32>> = reads.iter().map(|&read| buffer(read).operand()).collect();
-        Step::new("", (over, reads), buffer(write), |_, _, _| Ok(()))
+        Step::new((over, reads), buffer(write), |_, _, _| Ok(()))
     }
 
     fn plan(steps: Vec<Step>, sizes: &[usize], output: usize) -> Plan {
@@ -244,11 +274,11 @@ mod tests {
 
     #[test]
     fn steps_pass_on_what_they_compute() {
-        let first = Step::new("", (), buffer(0), |(), x, _| {
+        let first = Step::new((), buffer(0), |(), x, _| {
             x.copy_from_slice(&[1.0, 2.0]);
             Ok(())
         });
-        let second = Step::new("", Over(buffer(0).operand()), buffer(1), |x, y, _| {
+        let second = Step::new(Over(buffer(0).operand()), buffer(1), |x, y, _| {
             assert!(x.is_none(), "it is in the place of what it reads");
             y.iter_mut().for_each(|y| *y += 1.0);
             Ok(())

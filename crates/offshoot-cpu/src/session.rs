@@ -15,7 +15,7 @@ use crate::filters::Filters;
 use crate::kernels::simd::Isa;
 use crate::lower::lower;
 use crate::optimize::{CpuOp, optimize, unoptimized};
-use crate::plan::{Plan, Scratch};
+use crate::plan::{Label, Plan, Scratch};
 
 /// Plans kept at once: the whole batches, the last smaller one, and a few more.
 const PLANS: usize = 4;
@@ -155,11 +155,12 @@ impl Session for CpuSession {
         if !plan.changes_parameters() {
             return Ok(());
         }
+        let label = profile.is_some().then(|| update_label(plan, &program.parameters, parameters));
         let start = Instant::now();
         let mut parameters = Parameters { all: parameters, of_graph: &program.parameters };
         let committed = executor.run(false, || plan.commit(arena, &inputs, &mut parameters));
-        if let Some(profile) = profile {
-            profile.push(StepTime { node: "update".into(), time: start.elapsed() });
+        if let (Some(profile), Some(label)) = (profile, label) {
+            profile.push(label.timed(start.elapsed()));
         }
         committed
     }
@@ -214,6 +215,13 @@ impl Session for CpuSession {
     fn profile(&self) -> &[StepTime] {
         &self.profile
     }
+}
+
+/// What the update of the parameters is in a profile.
+fn update_label(plan: &Plan, places: &[usize], parameters: &[Tensor]) -> Label {
+    let of_graph: Vec<&Tensor> = places.iter().map(|&place| &parameters[place]).collect();
+    let bytes = plan.commit_bytes(&of_graph) as u64;
+    Label { node: "update".into(), operator: "Update", kernel: "update", operations: 0, bytes }
 }
 
 /// The tensors of the graph's inputs in order, and the numbers that their shapes give to symbols.

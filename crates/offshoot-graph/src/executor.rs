@@ -1,5 +1,6 @@
 //! The interface between graphs and what runs them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::graph::{Graph, GraphError};
@@ -16,6 +17,16 @@ pub trait Executor: Send + Sync {
     /// # Errors
     /// When `weights` lacks a parameter, or holds it with another type or shape.
     fn prepare(&self, graph: &Graph, weights: &Weights) -> Result<Box<dyn Session>, ExecuteError>;
+
+    /// The same executor with sessions that measure each step ([`Session::profile`]), where it can.
+    fn profiling(&self) -> Option<Arc<dyn Executor>> {
+        None
+    }
+
+    /// Measures what it can do at most, where it can: that takes a part of a second, and some memory.
+    fn peaks(&self) -> Option<Peaks> {
+        None
+    }
 }
 
 /// Graphs that run, and the parameters that they share.
@@ -69,19 +80,38 @@ pub trait Session: Send {
     /// Bytes of the buffers that the last run's plan works in, parameters not counted.
     fn workspace_bytes(&self) -> usize;
 
-    /// How long each step of the last run took, in order, where the executor was asked to measure it.
+    /// What each step of the last run took, in order, where the executor was asked to measure it ([`Executor::profiling`]).
     fn profile(&self) -> &[StepTime] {
         &[]
     }
 }
 
-/// The time that one step of a run took.
+/// What one step of a run took, and what it had to do.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StepTime {
-    /// The node that the step belongs to, or what the executor put between nodes (`layout`, `pack`, `copy`).
+    /// The node that the step belongs to; of several in one, `first .. last`.
     pub node: String,
+    /// The operator, as the executor calls it: one of the graph's, or several fused.
+    pub operator: &'static str,
+    /// The kernel that was chosen for it, in one word or two.
+    pub kernel: &'static str,
     /// Wall-clock time.
     pub time: Duration,
+    /// The operations of the node, as in [`Cost::operations`](crate::Cost::operations): multiply-adds as they are defined, each
+    /// counted as two. 0 for a step that only moves or converts what another reads.
+    pub operations: u64,
+    /// Bytes of what the step reads and writes, each once, in the form that the kernel takes: a packed filter may be larger than the
+    /// weight.
+    pub bytes: u64,
+}
+
+/// What a machine can do at most, as measured.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Peaks {
+    /// f32 operations a second, where a multiply-add counts as two.
+    pub flops: f64,
+    /// Bytes a second that a copy in memory reads and writes.
+    pub bandwidth: f64,
 }
 
 /// A graph could not be prepared or run.

@@ -18,7 +18,7 @@ mod tensor;
 pub mod text;
 
 pub use cost::{Cost, costs};
-pub use executor::{ExecuteError, Executor, Session, StepTime};
+pub use executor::{ExecuteError, Executor, Peaks, Session, StepTime};
 pub use graph::{Graph, GraphError, Node, NodeId, Parameter, Role, Source, Value, ValueId};
 pub use model::{Metadata, Model};
 pub use op::{Op, Operator};

@@ -126,6 +126,16 @@ impl PackedFilter {
     }
 }
 
+/// What the kernel is called that computes `shape`, or the gradient of its input.
+pub(crate) fn kernel_name(shape: &ConvShape) -> &'static str {
+    match shape {
+        _ if by_winograd(shape) => "winograd",
+        ConvShape { groups: 2.., .. } => "grouped",
+        ConvShape { kernel: [1, 1], .. } => "pointwise",
+        _ => "gather",
+    }
+}
+
 /// Runs `gathers` over the same operands into `out`; see [`gather::run`].
 ///
 /// # Safety

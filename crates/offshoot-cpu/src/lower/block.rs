@@ -66,6 +66,7 @@ impl Reads for Layer {
 
     fn register(&self, buffers: &mut Buffers) {
         self.bias.register(buffers);
+        buffers.packed += self.filter.bytes();
     }
 
     fn get<'m>(&'m self, memory: &Memory<'m>) -> Dense<'m> {
@@ -137,6 +138,8 @@ impl Lowering<'_> {
         let node = |conv: Frozen| &self.graph.nodes()[conv.node];
         let (first, middle, last) = (node(expand.unwrap_or(depthwise)), node(depthwise), node(project));
         let isa = self.isa;
+        let nodes: Vec<&Node> = expand.iter().chain([&depthwise, &project]).map(|&conv| node(conv)).collect();
+        self.current = self.fused("Fused.Block", &nodes);
 
         let x = self.read(first.inputs[0])?;
         let expand = expand.map(|expand| self.layer(&expand)).transpose()?;
@@ -147,9 +150,8 @@ impl Lowering<'_> {
         let project = self.layer(&project)?;
         let y = self.write(last.outputs[0])?;
 
-        let name = format!("{} .. {}", first.name, last.name);
         let reads = (x, expand, (weights, bias), project, residual);
-        self.step(&name, reads, y, move |(x, expand, (weights, bias), project, residual), y| {
+        self.step("block", reads, y, move |(x, expand, (weights, bias), project, residual), y| {
             let depthwise = Depthwise { shape, weights, bias, activation };
             block(isa, &Block { expand, depthwise, project }, x, residual, y);
         });

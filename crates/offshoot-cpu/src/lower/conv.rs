@@ -1,108 +1,27 @@
 //! Convolutions and matrix products.
 
-use std::borrow::Cow;
-use std::sync::Arc;
-
 use half::{bf16, f16};
 use offshoot_graph::op::{Conv, Gemm, GradOp, Unary};
-use offshoot_graph::{DType, Dim, ExecuteError, Op, Tensor, ValueId};
+use offshoot_graph::{DType, Dim, ExecuteError, Op, ValueId};
 
 use super::Node;
 use super::lazy::{AwaitedElements, NormOperand};
 use super::{Lowering, Order, unsupported};
-use crate::filters::{Derived, Direction};
+use crate::filters::Direction;
 use crate::kernels::backward::{Gradients, Operands};
 use crate::kernels::batch_norm::Reduction;
-use crate::kernels::conv::{Epilogue, PackedFilter, conv, conv_in_training, moment_rows, reads_norm};
+use crate::kernels::conv::{Epilogue, conv, conv_in_training, kernel_name, moment_rows, reads_norm};
 use crate::kernels::conv_input_grad::conv_input_grad;
 use crate::kernels::conv_weight_grad::{conv_weight_grad, conv_weight_grad_workspace};
-use crate::kernels::convert::round;
 use crate::kernels::depthwise;
 use crate::kernels::element::Element;
 use crate::kernels::elementwise::{add_activation_in_place, sum_to_rows, unary_in_place};
 use crate::kernels::gemm::{GemmShape, gemm, matmul};
 use crate::kernels::pointwise_backward;
-use crate::kernels::simd::Isa;
 use crate::kernels::{Activation, ConvShape};
-use crate::operands::{Buffers, Memory, Operand, Output, Reads};
+use crate::operands::{Operand, Output};
 use crate::optimize::CpuOp;
 use crate::plan::Scratch;
-
-/// Where a convolution's packed filter comes from.
-enum Filter {
-    /// Packed once: the weights are frozen.
-    Frozen(Arc<PackedFilter>),
-    /// Packed at each run.
-    Live(Operand<f32>),
-}
-
-/// A [`Filter`] while a step runs.
-enum FilterElements<'m> {
-    Frozen(&'m PackedFilter),
-    Live(&'m [f32]),
-}
-
-impl Reads for Filter {
-    type Elements<'m> = FilterElements<'m>;
-
-    fn register(&self, buffers: &mut Buffers) {
-        match self {
-            Filter::Frozen(_) => {}
-            Filter::Live(weight) => weight.register(buffers),
-        }
-    }
-
-    fn get<'m>(&'m self, memory: &Memory<'m>) -> FilterElements<'m> {
-        match self {
-            Filter::Frozen(packed) => FilterElements::Frozen(packed),
-            Filter::Live(weight) => FilterElements::Live(weight.get(memory)),
-        }
-    }
-}
-
-impl<'m> FilterElements<'m> {
-    /// The packed filter, which is in `scratch` where it changes.
-    fn packed<E: Element>(
-        self,
-        isa: Isa,
-        shape: &ConvShape,
-        direction: Direction,
-        scratch: &'m mut PackedFilter,
-    ) -> &'m PackedFilter {
-        match self {
-            FilterElements::Frozen(packed) => packed,
-            FilterElements::Live(weight) => {
-                pack::<E>(scratch, isa, shape, direction, weight);
-                scratch
-            }
-        }
-    }
-}
-
-/// Packs weights that are rounded to what `E` can hold.
-fn pack<E: Element>(
-    filter: &mut PackedFilter,
-    isa: Isa,
-    shape: &ConvShape,
-    direction: Direction,
-    oihw: &[f32],
-) {
-    filter.set_element::<E>();
-    match direction {
-        Direction::Forward => filter.pack(isa, shape, oihw),
-        Direction::Backward => filter.pack_for_input_grad(isa, shape, oihw),
-    }
-}
-
-/// Weights rounded to what `E` can hold.
-fn rounded<E: Element>(isa: Isa, weights: &[f32]) -> Cow<'_, [f32]> {
-    if E::DTYPE == DType::F32 {
-        return Cow::Borrowed(weights);
-    }
-    let mut rounded = vec![0.0; weights.len()];
-    round::<E>(isa, weights, &mut rounded);
-    Cow::Owned(rounded)
-}
 
 /// Calls `f` with what a norm waits for, if one does.
 fn with_reduction<E: Element>(
@@ -148,61 +67,6 @@ impl Lowering<'_> {
         }
     }
 
-    fn filter<E: Element>(
-        &mut self,
-        shape: &ConvShape,
-        weight: ValueId,
-        direction: Direction,
-    ) -> Result<Filter, ExecuteError> {
-        match self.packed::<E>(shape, weight, direction) {
-            Some(packed) => Ok(Filter::Frozen(packed)),
-            None => Ok(Filter::Live(self.rounded::<E>(weight)?)),
-        }
-    }
-
-    /// The packed form of a filter that is frozen, for a convolution on `E`.
-    pub(super) fn packed<E: Element>(
-        &mut self,
-        shape: &ConvShape,
-        weight: ValueId,
-        direction: Direction,
-    ) -> Option<Arc<PackedFilter>> {
-        let key = (weight, direction, PackedFilter::is_for_winograd(shape), E::DTYPE);
-        if let Some(packed) = self.filters.floats.get(&key) {
-            return Some(Arc::clone(packed));
-        }
-        let oihw = self.known(weight)?.as_f32()?;
-        let mut filter = PackedFilter::default();
-        pack::<E>(&mut filter, self.isa, shape, direction, &rounded::<E>(self.isa, oihw));
-        let packed = Arc::new(filter);
-        self.filters.floats.insert(key, Arc::clone(&packed));
-        Some(packed)
-    }
-
-    /// The filter of a depthwise convolution as its kernels read it: a constant when it is frozen.
-    pub(super) fn depthwise_filter<E: Element>(
-        &mut self,
-        shape: &ConvShape,
-        weight: ValueId,
-    ) -> Result<Operand<f32>, ExecuteError> {
-        let (shape, len) = (*shape, self.len(weight));
-        if let Some(packed) = self.filters.tensors.get(&(weight, Derived::Depthwise(E::DTYPE))).cloned() {
-            let packed = self.constant(packed);
-            return self.typed(weight, packed);
-        }
-        if let Some(oihw) = self.known(weight).and_then(Tensor::as_f32) {
-            let mut packed = vec![0.0; len];
-            depthwise::pack(&shape, &rounded::<E>(self.isa, oihw), &mut packed);
-            let packed = Tensor::f32([len], packed);
-            self.filters.tensors.insert((weight, Derived::Depthwise(E::DTYPE)), packed.clone());
-            let packed = self.constant(packed);
-            return self.typed(weight, packed);
-        }
-        let (oihw, packed) = (self.rounded::<E>(weight)?, self.fresh(len));
-        self.step("pack", oihw, packed, move |oihw, packed| depthwise::pack(&shape, oihw, packed));
-        Ok(packed.operand())
-    }
-
     pub(super) fn conv<E: Element>(
         &mut self,
         node: &Node,
@@ -226,7 +90,7 @@ impl Lowering<'_> {
             let weight = self.depthwise_filter::<E>(&shape, node.inputs[1])?;
             let own = if residual.is_some() { Activation::None } else { activation };
             let reads = (x, weight, bias, residual);
-            self.step(&node.name, reads, y, move |(x, weight, bias, residual), y| {
+            self.step("depthwise", reads, y, move |(x, weight, bias, residual), y| {
                 depthwise::forward(isa, &shape, x, weight, bias, own, y);
                 if let Some(residual) = residual {
                     add_activation_in_place(isa, y, residual, activation);
@@ -239,7 +103,7 @@ impl Lowering<'_> {
         }
         let filter = self.filter::<E>(&shape, node.inputs[1], Direction::Forward)?;
         let reads = (x, filter, bias, residual);
-        self.scratch_step(&node.name, reads, y, move |(x, filter, bias, residual), y, scratch| {
+        self.scratch_step(kernel_name(&shape), reads, y, move |(x, filter, bias, residual), y, scratch| {
             let filter = filter.packed::<E>(isa, &shape, Direction::Forward, &mut scratch.filter);
             conv(isa, &shape, x, filter, &Epilogue { bias, residual, activation }, y);
             if let Some(then) = then {
@@ -260,7 +124,7 @@ impl Lowering<'_> {
             let weight = self.depthwise_filter::<E>(&shape, node.inputs[1])?;
             let moments = self.moments(y, depthwise::moment_rows(&shape), shape.out_c);
             let writes = (self.write(y)?, moments);
-            self.step(&node.name, (x, weight), writes, move |(x, weight), (y, moments)| {
+            self.step("depthwise strips", (x, weight), writes, move |(x, weight), (y, moments)| {
                 depthwise::forward_in_training(isa, &shape, &x, weight, y, Some(moments));
             });
             return Ok(true);
@@ -273,10 +137,15 @@ impl Lowering<'_> {
         let filter = self.filter::<E>(&shape, node.inputs[1], Direction::Forward)?;
         let moments = self.moments(y, rows, shape.out_c);
         let writes = (self.write(y)?, moments);
-        self.scratch_step(&node.name, (x, filter), writes, move |(x, filter), (y, moments), scratch| {
-            let filter = filter.packed::<E>(isa, &shape, Direction::Forward, &mut scratch.filter);
-            conv_in_training(isa, &shape, &x, filter, y, Some(moments));
-        });
+        self.scratch_step(
+            kernel_name(&shape),
+            (x, filter),
+            writes,
+            move |(x, filter), (y, moments), scratch| {
+                let filter = filter.packed::<E>(isa, &shape, Direction::Forward, &mut scratch.filter);
+                conv_in_training(isa, &shape, &x, filter, y, Some(moments));
+            },
+        );
         Ok(true)
     }
 
@@ -289,6 +158,7 @@ impl Lowering<'_> {
 
     /// The gradients of a convolution's input and weight, in one step if there is a kernel for that.
     pub(super) fn conv_gradients(&mut self, input: &Node, weight: &Node) -> Result<(), ExecuteError> {
+        self.current = self.fused("Fused.ConvGradients", &[input, weight]);
         let done = match self.dtype(input.inputs[0]) {
             DType::F32 => self.conv_gradients_at_once::<f32>(input, weight)?,
             DType::BF16 => self.conv_gradients_at_once::<bf16>(input, weight)?,
@@ -296,8 +166,10 @@ impl Lowering<'_> {
             _ => false,
         };
         if !done {
-            self.typed_node(input)?;
-            self.typed_node(weight)?;
+            for node in [input, weight] {
+                self.current = self.work_of(node);
+                self.typed_node(node)?;
+            }
         }
         Ok(())
     }
@@ -334,20 +206,25 @@ impl Lowering<'_> {
         if by_channel {
             let weight = self.depthwise_filter::<E>(&shape, filter)?;
             let reads = (dy, x, weight, awaited);
-            self.step(&input.name, reads, writes, move |(dy, x, weights, awaited), (dx, dw, sums)| {
-                let gradients = Gradients { dx, dw, sums: sums.unwrap_or_default() };
-                with_reduction(awaited, |reduction| {
-                    let operands = Operands { dy: &dy, x: &x, weights, reduction };
-                    depthwise::backward(isa, &shape, operands, gradients);
-                });
-            });
+            self.step(
+                "depthwise backward",
+                reads,
+                writes,
+                move |(dy, x, weights, awaited), (dx, dw, sums)| {
+                    let gradients = Gradients { dx, dw, sums: sums.unwrap_or_default() };
+                    with_reduction(awaited, |reduction| {
+                        let operands = Operands { dy: &dy, x: &x, weights, reduction };
+                        depthwise::backward(isa, &shape, operands, gradients);
+                    });
+                },
+            );
             return Ok(true);
         }
         let filter = self.filter::<E>(&shape, filter, Direction::Backward)?;
         let workspace = pointwise_backward::workspace(isa, &shape);
         let reads = (dy, x, filter, awaited);
         self.scratch_step(
-            &input.name,
+            "pointwise backward",
             reads,
             writes,
             move |(dy, x, filter, awaited), (dx, dw, sums), scratch| {
@@ -375,13 +252,13 @@ impl Lowering<'_> {
         let (dy, dx) = (self.read::<E>(node.inputs[0])?, self.write(node.outputs[0])?);
         if depthwise::supports(&shape) {
             let weight = self.depthwise_filter::<E>(&shape, node.inputs[1])?;
-            self.step(&node.name, (dy, weight), dx, move |(dy, weight), dx| {
+            self.step("depthwise", (dy, weight), dx, move |(dy, weight), dx| {
                 depthwise::input_grad(isa, &shape, dy, weight, dx);
             });
             return Ok(());
         }
         let filter = self.filter::<E>(&shape, node.inputs[1], Direction::Backward)?;
-        self.scratch_step(&node.name, (dy, filter), dx, move |(dy, filter), dx, scratch| {
+        self.scratch_step(kernel_name(&shape), (dy, filter), dx, move |(dy, filter), dx, scratch| {
             let filter = filter.packed::<E>(isa, &shape, Direction::Backward, &mut scratch.filter);
             conv_input_grad(isa, &shape, dy, filter, dx);
         });
@@ -398,13 +275,13 @@ impl Lowering<'_> {
         let (dy, x) = (self.read::<E>(node.inputs[0])?, self.read::<E>(node.inputs[1])?);
         let dw = self.write_plain(node.outputs[0])?;
         if depthwise::supports(&shape) {
-            self.step(&node.name, (dy, x), dw, move |(dy, x), dw| {
+            self.step("depthwise", (dy, x), dw, move |(dy, x), dw| {
                 depthwise::weight_grad(isa, &shape, x, dy, dw);
             });
             return Ok(());
         }
         let workspace = conv_weight_grad_workspace(isa, &shape);
-        self.scratch_step(&node.name, (dy, x), dw, move |(dy, x), dw, scratch| {
+        self.scratch_step("weight gradient", (dy, x), dw, move |(dy, x), dw, scratch| {
             scratch.floats.reserve(workspace * size_of::<f32>());
             conv_weight_grad(isa, &shape, x, dy, dw, scratch.floats.get_mut(workspace));
         });
@@ -424,7 +301,7 @@ impl Lowering<'_> {
         let (a, b) = (self.wide::<E>(node.inputs[0])?, self.wide::<E>(node.inputs[1])?);
         let bias = node.inputs.get(2).map(|&c| self.plain(c)).transpose()?;
         let sums = self.fresh(m * n);
-        self.step(&node.name, (a, b, bias), sums, move |(a, b, bias), y| gemm(isa, &shape, a, b, bias, y));
+        self.step("gemm", (a, b, bias), sums, move |(a, b, bias), y| gemm(isa, &shape, a, b, bias, y));
         let y = self.narrowed::<E>(sums, m * n);
         self.alias(node.outputs[0], Order::Graph, y);
         Ok(())
@@ -447,7 +324,7 @@ impl Lowering<'_> {
         let bias = node.inputs.get(2).map(|&c| self.plain(c)).transpose()?;
         let filter = self.filter::<E>(&shape, node.inputs[1], Direction::Forward)?;
         let y = self.write_plain(node.outputs[0])?;
-        self.scratch_step(&node.name, (x, filter, bias), y, move |(x, filter, bias), y, scratch| {
+        self.scratch_step(kernel_name(&shape), (x, filter, bias), y, move |(x, filter, bias), y, scratch| {
             let filter = filter.packed::<E>(isa, &shape, Direction::Forward, &mut scratch.filter);
             let epilogue = Epilogue { bias, residual: None, activation: Activation::None };
             conv(isa, &shape, x, filter, &epilogue, y);
@@ -470,7 +347,7 @@ impl Lowering<'_> {
         let isa = self.isa;
         let (a, b) = (self.wide::<E>(node.inputs[0])?, self.wide::<E>(node.inputs[1])?);
         let sums = self.fresh(count * m * n);
-        self.step(&node.name, (a, b), sums, move |(a, b), y| matmul(isa, count, &shape, a, b, y));
+        self.step("matmul", (a, b), sums, move |(a, b), y| matmul(isa, count, &shape, a, b, y));
         let y = self.narrowed::<E>(sums, count * m * n);
         self.alias(node.outputs[0], Order::Graph, y);
         Ok(())
@@ -489,7 +366,7 @@ impl Lowering<'_> {
         self.picture(node, node.inputs[0])?;
         let isa = self.isa;
         let (dy, sums) = (self.read::<E>(node.inputs[0])?, self.write_plain(node.outputs[0])?);
-        self.step(&node.name, dy, sums, move |dy, sums| sum_to_rows(isa, dy, 1, sums));
+        self.step("sum rows", dy, sums, move |dy, sums| sum_to_rows(isa, dy, 1, sums));
         Ok(())
     }
 }

@@ -7,6 +7,7 @@ use offshoot_graph::{Data, ExecuteError, Tensor};
 use super::Node;
 use super::{Lowering, unsupported};
 use crate::kernels::dynamic::{ByteMatrix, DynamicProduct, dynamic_product};
+use crate::operands::Packed;
 
 impl Lowering<'_> {
     /// (x, weight, scale, bias?) -> y
@@ -20,8 +21,9 @@ impl Lowering<'_> {
         let bias = node.inputs.get(3).map(|&b| self.plain(b)).transpose()?;
         let writes = (self.write_plain(node.outputs[0])?, self.fresh(m * k));
         let isa = self.isa;
-        self.step(&node.name, (x, scale, bias), writes, move |(x, scale, bias), (y, bytes)| {
-            dynamic_product(isa, &DynamicProduct { x, weight: &weight, scale, bias }, bytes, y);
+        let reads = (x, Packed { data: weight, bytes: n * k }, scale, bias);
+        self.step("int8 product", reads, writes, move |(x, weight, scale, bias), (y, bytes)| {
+            dynamic_product(isa, &DynamicProduct { x, weight, scale, bias }, bytes, y);
         });
         Ok(())
     }

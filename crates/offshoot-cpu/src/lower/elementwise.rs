@@ -22,7 +22,7 @@ impl Lowering<'_> {
         let order = self.held_order(&node.inputs);
         let x = self.in_order::<E>(node.inputs[0], order)?;
         let y = self.write_in_order(node.outputs[0], order)?;
-        self.step(&node.name, x, y, move |x, y| unary(isa, op, x, y));
+        self.step("unary", x, y, move |x, y| unary(isa, op, x, y));
         Ok(())
     }
 
@@ -33,7 +33,7 @@ impl Lowering<'_> {
         let dy = self.in_order::<E>(node.inputs[0], order)?;
         let known = self.in_order(node.inputs[1], order)?;
         let dx = self.write_in_order(node.outputs[0], order)?;
-        self.step(&node.name, (Over(dy), known), dx, move |(dy, known), dx| match Place::new(dy, dx) {
+        self.step("unary", (Over(dy), known), dx, move |(dy, known), dx| match Place::new(dy, dx) {
             Place::Over(dx) => unary_grad_in_place(isa, op, known, dx),
             Place::Apart(dy, dx) => unary_grad(isa, op, known, dy, dx),
         });
@@ -56,7 +56,7 @@ impl Lowering<'_> {
             let a = self.in_order::<E>(node.inputs[0], order)?;
             let b = self.in_order(node.inputs[1], order)?;
             let y = self.write_in_order(node.outputs[0], order)?;
-            self.step(&node.name, (Over(a), b), y, move |(a, b), y| match Place::new(a, y) {
+            self.step("binary", (Over(a), b), y, move |(a, b), y| match Place::new(a, y) {
                 Place::Over(y) => binary_in_place(isa, op, y, b),
                 Place::Apart(a, y) => binary(isa, op, a, b, y),
             });
@@ -72,7 +72,7 @@ impl Lowering<'_> {
         let (a, b) = (self.operand::<E>(node, first)?, self.operand::<E>(node, second)?);
         let y = self.write(node.outputs[0])?;
         let groups = row_groups(&a_shape, &b_shape);
-        self.step(&node.name, (a, b), y, move |(a, b), y| match (groups, b, a_shape.last()) {
+        self.step("broadcast", (a, b), y, move |(a, b), y| match (groups, b, a_shape.last()) {
             (_, &[number], Some(&width)) if a_shape == shape => {
                 binary_rows(isa, op, a, &vec![number; width], 1, y);
             }
@@ -94,7 +94,7 @@ impl Lowering<'_> {
         let dy = self.read::<E>(node.inputs[0])?;
         let (a, b) = (self.operand(node, 1)?, self.operand(node, 2)?);
         let dx = self.write(node.outputs[0])?;
-        self.step(&node.name, (dy, a, b), dx, move |(dy, a, b), dx| {
+        self.step("broadcast", (dy, a, b), dx, move |(dy, a, b), dx| {
             broadcast_slope((op, slot), dy, (a, &a_shape), (b, &b_shape), &shape, dx);
         });
         Ok(())
@@ -153,7 +153,7 @@ impl Lowering<'_> {
             return Ok(());
         }
         let dx = self.write(node.outputs[0])?;
-        self.step(&node.name, dy, dx, move |dy, dx| sum_to_shape(dy, &dy_shape, &shape, dx));
+        self.step("sum", dy, dx, move |dy, dx| sum_to_shape(dy, &dy_shape, &shape, dx));
         Ok(())
     }
 
@@ -161,7 +161,7 @@ impl Lowering<'_> {
     fn sum_rows<E: Element>(&mut self, node: &Node, dy: Operand<E>, groups: usize) {
         let (isa, value) = (self.isa, node.outputs[0]);
         let sums = self.fresh(self.len(value));
-        self.step(&node.name, dy, sums, move |dy, sums| sum_to_rows(isa, dy, groups, sums));
+        self.step("sum rows", dy, sums, move |dy, sums| sum_to_rows(isa, dy, groups, sums));
         let dx = self.narrowed::<E>(sums, self.len(value));
         self.alias(value, self.order_of_rank(value), dx);
     }
@@ -197,7 +197,7 @@ impl Lowering<'_> {
         let x = self.plain::<E>(node.inputs[0])?;
         let keys = self.plain(node.inputs[1])?;
         let y = self.write_plain(node.outputs[0])?;
-        self.step(&node.name, (x, keys), y, move |(x, keys), y| {
+        self.step("dropout", (x, keys), y, move |(x, keys), y| {
             dropout(isa, &Dropout { keys, layer, p }, x, y);
         });
         Ok(())

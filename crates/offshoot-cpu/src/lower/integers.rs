@@ -16,7 +16,7 @@ use crate::kernels::int8::elementwise::{add, table, table_of};
 use crate::kernels::int8::pool::{self, Mean, global_average};
 use crate::kernels::int8::{Output, Requantize, Residual};
 use crate::kernels::pool::Pool;
-use crate::operands::Over;
+use crate::operands::{Over, Packed};
 use crate::optimize::{Quantized, QuantizedOp, QuantizedResidual, Steps};
 
 /// The numbers of a product: OIHW weights, and for each output channel what is added to the sum and what multiplies it.
@@ -102,7 +102,13 @@ impl Lowering<'_> {
         let filter =
             self.integer_filter(node, quantized.x, rounded, shape, transposed, residual.is_some())?;
         let (isa, shape, clip) = (self.isa, *shape, quantized.clip);
-        let kernel = move |x: &[u8], output: Output<'_>| match &filter {
+        let name = match &filter {
+            IntegerFilter::Dense(_) if shape.groups > 1 => "int8 grouped",
+            IntegerFilter::Dense(_) => "int8 conv",
+            IntegerFilter::Depthwise(_) => "int8 depthwise",
+        };
+        let filter = Packed { bytes: filter.bytes(), data: filter };
+        let kernel = move |x: &[u8], filter: &IntegerFilter, output: Output<'_>| match filter {
             IntegerFilter::Dense(filter) => conv(isa, &shape, x, filter, output),
             IntegerFilter::Depthwise(filter) => depthwise(isa, &shape, x, filter, output),
         };
@@ -110,26 +116,25 @@ impl Lowering<'_> {
         match (quantized.y, residual.zip(node.inputs.last())) {
             (Some(steps), Some((added, &other))) => {
                 let (other, y) = (self.read(other)?, self.write(y)?);
-                self.step(&node.name, (Over(other), x), y, move |(other, x), y| {
+                self.step(name, (Over(other), x, filter), y, move |(other, x, filter), y| {
                     // (In the output, where the sum takes its place.)
                     let other = other.unwrap_or_default();
                     let residual = Some(sum(other, added.rounded, added.other, steps, clip));
-                    kernel(
-                        x,
-                        Output::Bytes { y, requantize: requantize(added.rounded, added.clip), residual },
-                    );
+                    let requantize = requantize(added.rounded, added.clip);
+                    kernel(x, filter, Output::Bytes { y, requantize, residual });
                 });
             }
             (Some(steps), None) => {
                 let y = self.write(y)?;
-                self.step(&node.name, x, y, move |x, y| {
-                    kernel(x, Output::Bytes { y, requantize: requantize(steps, clip), residual: None });
+                self.step(name, (x, filter), y, move |(x, filter), y| {
+                    let requantize = requantize(steps, clip);
+                    kernel(x, filter, Output::Bytes { y, requantize, residual: None });
                 });
             }
             (None, _) => {
                 let y = self.write(y)?;
-                self.step(&node.name, x, y, move |x, y| {
-                    kernel(x, Output::Floats { y, bounds: (clip.min, clip.max) });
+                self.step(name, (x, filter), y, move |(x, filter), y| {
+                    kernel(x, filter, Output::Floats { y, bounds: (clip.min, clip.max) });
                 });
             }
         }
@@ -203,7 +208,7 @@ impl Lowering<'_> {
         let order = self.held_order(&node.inputs);
         let (a, b) = (self.in_order(node.inputs[0], order)?, self.in_order(node.inputs[1], order)?);
         let y = self.write_in_order(node.outputs[0], order)?;
-        self.step(&node.name, (a, b), y, move |(a, b), y| {
+        self.step("int8 add", (a, b), y, move |(a, b), y| {
             add(isa, a, a_steps.zero_point, &sum(b, a_steps, b_steps, y_steps, clip), y);
         });
         Ok(())
@@ -218,7 +223,7 @@ impl Lowering<'_> {
     ) -> Result<(), ExecuteError> {
         let shape = self.pool_shape(node, attributes, [node.inputs[0], node.outputs[0]])?;
         let (x, y) = (self.read(node.inputs[0])?, self.write(node.outputs[0])?);
-        self.step(&node.name, x, y, move |x, y| pool::pool(kind, &mean, &shape, x, y));
+        self.step("int8 pool", x, y, move |x, y| pool::pool(kind, &mean, &shape, x, y));
         Ok(())
     }
 
@@ -228,7 +233,7 @@ impl Lowering<'_> {
             return Err(unsupported(node, format!("a mean of bytes takes at most {} pixels", pool::PIXELS)));
         }
         let (x, y) = (self.read(node.inputs[0])?, self.write(node.outputs[0])?);
-        self.step(&node.name, x, y, move |x, y| global_average(&mean, batch, x, y));
+        self.step("int8 pool", x, y, move |x, y| global_average(&mean, batch, x, y));
         Ok(())
     }
 
@@ -237,7 +242,7 @@ impl Lowering<'_> {
         let x = self.in_order(node.inputs[0], order)?;
         let y = self.write_in_order(node.outputs[0], order)?;
         let bytes = table_of(from.zero_point, from.scale, to.scale, requantize(to, clip));
-        self.step(&node.name, x, y, move |x, y| table(x, &bytes, y));
+        self.step("int8 table", x, y, move |x, y| table(x, &bytes, y));
         Ok(())
     }
 }

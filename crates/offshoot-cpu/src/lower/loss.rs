@@ -31,7 +31,7 @@ impl Lowering<'_> {
         let ((width, order), isa) = (self.last_axis(node, axis)?, self.isa);
         let x = self.in_order(node.inputs[0], order)?;
         let y = self.write_in_order(node.outputs[0], order)?;
-        self.step(&node.name, x, y, move |x, y| softmax(isa, x, width, y));
+        self.step("softmax", x, y, move |x, y| softmax(isa, x, width, y));
         Ok(())
     }
 
@@ -39,7 +39,7 @@ impl Lowering<'_> {
         let ((width, order), isa) = (self.last_axis(node, axis)?, self.isa);
         let (dy, y) = (self.in_order(node.inputs[0], order)?, self.in_order(node.inputs[1], order)?);
         let dx = self.write_in_order(node.outputs[0], order)?;
-        self.step(&node.name, (dy, y), dx, move |(dy, y), dx| softmax_grad(isa, y, dy, width, dx));
+        self.step("softmax", (dy, y), dx, move |(dy, y), dx| softmax_grad(isa, y, dy, width, dx));
         Ok(())
     }
 
@@ -50,16 +50,21 @@ impl Lowering<'_> {
         let target = self.target(node.inputs[1])?;
         let weights = node.inputs.get(2).map(|&w| self.plain(w)).transpose()?;
         let y = self.write_plain::<f32>(node.outputs[0])?;
-        self.fallible_step(&node.name, (logits, target, weights), y, move |(logits, target, weights), y| {
-            let settings = softmax::CrossEntropy { smoothing: loss.label_smoothing, weights };
-            y[0] = match target {
-                Target::Classes(labels) => {
-                    cross_entropy(isa, logits, labels, classes, &settings).map_err(label_error)?
-                }
-                Target::Parts(parts) => soft_cross_entropy(isa, logits, parts, classes, &settings),
-            };
-            Ok(())
-        });
+        self.fallible_step(
+            "cross entropy",
+            (logits, target, weights),
+            y,
+            move |(logits, target, weights), y| {
+                let settings = softmax::CrossEntropy { smoothing: loss.label_smoothing, weights };
+                y[0] = match target {
+                    Target::Classes(labels) => {
+                        cross_entropy(isa, logits, labels, classes, &settings).map_err(label_error)?
+                    }
+                    Target::Parts(parts) => soft_cross_entropy(isa, logits, parts, classes, &settings),
+                };
+                Ok(())
+            },
+        );
         Ok(())
     }
 
@@ -74,19 +79,24 @@ impl Lowering<'_> {
         let weights = node.inputs.get(3).map(|&w| self.plain(w)).transpose()?;
         let dlogits = self.write_plain(node.outputs[0])?;
         let reads = (dloss, logits, target, weights);
-        self.fallible_step(&node.name, reads, dlogits, move |(dloss, logits, target, weights), dlogits| {
-            let settings = softmax::CrossEntropy { smoothing: loss.label_smoothing, weights };
-            match target {
-                Target::Classes(labels) => {
-                    cross_entropy_grad(isa, logits, labels, classes, &settings, dloss[0], dlogits)
-                        .map_err(label_error)?;
+        self.fallible_step(
+            "cross entropy",
+            reads,
+            dlogits,
+            move |(dloss, logits, target, weights), dlogits| {
+                let settings = softmax::CrossEntropy { smoothing: loss.label_smoothing, weights };
+                match target {
+                    Target::Classes(labels) => {
+                        cross_entropy_grad(isa, logits, labels, classes, &settings, dloss[0], dlogits)
+                            .map_err(label_error)?;
+                    }
+                    Target::Parts(parts) => {
+                        soft_cross_entropy_grad(isa, logits, parts, classes, &settings, dloss[0], dlogits);
+                    }
                 }
-                Target::Parts(parts) => {
-                    soft_cross_entropy_grad(isa, logits, parts, classes, &settings, dloss[0], dlogits);
-                }
-            }
-            Ok(())
-        });
+                Ok(())
+            },
+        );
         Ok(())
     }
 

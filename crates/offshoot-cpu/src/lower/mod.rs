@@ -5,6 +5,7 @@ mod block;
 mod conv;
 mod dynamic;
 mod elementwise;
+mod filter;
 mod integers;
 mod lazy;
 mod loss;
@@ -19,6 +20,7 @@ mod steps;
 mod update;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use half::{bf16, f16};
 use offshoot_graph::op::{GradOp, MatMul, Norm, Pooling, Recurrent, ShapeOp, TrainOp, Unary};
@@ -50,7 +52,7 @@ pub(crate) fn lower(
     let mut lowering = Lowering::new(graph, bindings, isa, parameters, filters)?;
     let blocks = lowering.blocks();
     for (index, node) in graph.nodes().iter().enumerate() {
-        lowering.current = (&node.name, node.op.name());
+        lowering.current = lowering.work_of(node);
         match blocks.chains.get(&index) {
             Some(&chain) => lowering.block(chain)?,
             None if blocks.inner.contains(&index) => {}
@@ -69,14 +71,24 @@ enum Order {
     ChannelsLast,
 }
 
+/// What is being lowered: a node, or several as one.
+#[derive(Clone, Default)]
+struct Work {
+    /// Its name.
+    node: Arc<str>,
+    operator: &'static str,
+    /// Its operations, until the step that makes them has taken them.
+    operations: u64,
+}
+
 struct Lowering<'a> {
     graph: &'a Graph,
     isa: Isa,
     parameters: &'a [&'a Tensor],
     filters: &'a mut Filters,
     shapes: Vec<Vec<usize>>,
-    /// The name and the operator of the node that is being lowered.
-    current: (&'a str, &'static str),
+    /// The node that is being lowered.
+    current: Work,
     /// The bytes of each buffer.
     sizes: Vec<usize>,
     constants: Vec<Tensor>,
@@ -102,7 +114,7 @@ impl<'a> Lowering<'a> {
             parameters,
             filters,
             shapes,
-            current: ("", ""),
+            current: Work::default(),
             sizes: Vec::new(),
             constants: Vec::new(),
             held: HashMap::new(),
@@ -134,7 +146,7 @@ impl<'a> Lowering<'a> {
     fn finish(mut self) -> Result<Plan, ExecuteError> {
         let mut outputs = Vec::new();
         for (name, value) in self.graph.outputs() {
-            self.current = (name, "output");
+            self.current = Work { node: name.as_str().into(), operator: "output", operations: 0 };
             let (floats, shape) = (self.output(*value)?, self.shape(*value).to_vec());
             outputs.push(PlanOutput { name: name.clone(), shape, floats });
         }
@@ -161,6 +173,24 @@ impl<'a> Lowering<'a> {
     fn copy<E: Element>(&mut self, value: ValueId) -> Result<Floats, ExecuteError> {
         let (from, len) = (self.plain::<E>(value)?, self.len(value));
         Ok(Floats::F32(self.cast::<E, f32>(from, len).slot()))
+    }
+
+    /// A node by itself.
+    fn work_of(&self, node: &Node) -> Work {
+        self.fused(node.op.name(), &[node])
+    }
+
+    /// Nodes that are lowered as one.
+    fn fused(&self, operator: &'static str, nodes: &[&Node]) -> Work {
+        let shapes = |ids: &[ValueId]| ids.iter().map(|&id| self.shape(id).to_vec()).collect::<Vec<_>>();
+        let multiply_adds =
+            |node: &&Node| node.op.multiply_adds(&shapes(&node.inputs), &shapes(&node.outputs));
+        let operations = nodes.iter().map(multiply_adds).fold(0u64, u64::saturating_add).saturating_mul(2);
+        let node = match nodes {
+            [first, .., last] => format!("{} .. {}", first.name, last.name).into(),
+            _ => nodes.iter().map(|node| node.name.as_str()).collect::<String>().into(),
+        };
+        Work { node, operator, operations }
     }
 
     fn shape(&self, value: ValueId) -> &[usize] {

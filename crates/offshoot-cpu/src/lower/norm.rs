@@ -52,7 +52,7 @@ impl Lowering<'_> {
         let [gamma, beta, mean, var] = [1, 2, 3, 4].map(|i| self.plain(node.inputs[i]));
         let vectors = [gamma?, beta?, mean?, var?];
         let y = self.write(node.outputs[0])?;
-        self.step(&node.name, (x, vectors), y, move |(x, [gamma, beta, mean, var]), y| {
+        self.step("batch norm", (x, vectors), y, move |(x, [gamma, beta, mean, var]), y| {
             let mut inverse = vec![0.0; var.len()];
             inv_std(var, norm.epsilon, &mut inverse);
             let norm = BatchNorm { mean, inv_std: &inverse, gamma, beta };
@@ -78,7 +78,7 @@ impl Lowering<'_> {
         if let Some((moments, rows)) = self.lazy.moments.remove(&node.inputs[0]) {
             let reads = (moments, running);
             self.step(
-                &node.name,
+                "norm stats",
                 reads,
                 writes,
                 move |(moments, [mean, var]), [batch_mean, inv_std, new_mean, new_var]| {
@@ -90,7 +90,7 @@ impl Lowering<'_> {
         }
         let x = self.read::<E>(node.inputs[0])?;
         self.step(
-            &node.name,
+            "norm stats",
             (x, running),
             writes,
             move |(x, [mean, var]), [batch_mean, inv_std, new_mean, new_var]| {
@@ -103,7 +103,7 @@ impl Lowering<'_> {
 
     pub(super) fn inv_std(&mut self, node: &Node, epsilon: f32) -> Result<(), ExecuteError> {
         let (var, y) = (self.plain(node.inputs[0])?, self.write_plain(node.outputs[0])?);
-        self.step(&node.name, var, y, move |var, y| inv_std(var, epsilon, y));
+        self.step("inv std", var, y, move |var, y| inv_std(var, epsilon, y));
         Ok(())
     }
 
@@ -119,7 +119,7 @@ impl Lowering<'_> {
         let vectors = self.vectors_of(&node.inputs[1..5])?;
         let residual = if residual { Some(self.read(node.inputs[5])?) } else { None };
         let y = self.write(node.outputs[0])?;
-        self.step(&node.name, (x, vectors, residual), y, move |(x, norm, residual), y| {
+        self.step("batch norm", (x, vectors, residual), y, move |(x, norm, residual), y| {
             batch_norm_apply(isa, x, &norm, residual, activation, y);
         });
         Ok(())
@@ -136,7 +136,7 @@ impl Lowering<'_> {
         let (mean, inverse) = (self.plain(node.inputs[2])?, self.plain(node.inputs[3])?);
         let writes = self.write_all::<f32, 2>(node)?;
         let reads = (dy, x, mean, inverse);
-        self.step(&node.name, reads, writes, move |(dy, x, mean, inv_std), [dgamma, dbeta]| {
+        self.step("norm reduce", reads, writes, move |(dy, x, mean, inv_std), [dgamma, dbeta]| {
             // The sums use neither weight nor bias.
             let norm = BatchNorm { mean, inv_std, gamma: &[], beta: &[] };
             batch_norm_reduce(isa, x, dy, &norm, Gate::Open, dgamma, dbeta);
@@ -149,7 +149,7 @@ impl Lowering<'_> {
         let Some(sums) = self.lazy.sums.remove(&node.inputs[0]) else { return Ok(false) };
         let inverse = self.plain(node.inputs[3])?;
         let writes = self.write_all::<f32, 2>(node)?;
-        self.step(&node.name, (sums, inverse), writes, |(sums, inverse), [dgamma, dbeta]| {
+        self.step("norm reduce", (sums, inverse), writes, |(sums, inverse), [dgamma, dbeta]| {
             batch_norm_reduce_join(sums, inverse, dgamma, dbeta);
         });
         Ok(true)
@@ -169,7 +169,7 @@ impl Lowering<'_> {
         let (dz, x) = (self.read::<E>(node.inputs[0])?, self.read(node.inputs[1])?);
         let vectors = self.vectors_of(&node.inputs[2..6])?;
         let writes = self.write_all::<f32, 2>(node)?;
-        self.step(&node.name, (dz, x, vectors), writes, move |(dz, x, norm), [dgamma, dbeta]| {
+        self.step("norm reduce", (dz, x, vectors), writes, move |(dz, x, norm), [dgamma, dbeta]| {
             batch_norm_reduce(isa, x, dz, &norm, Gate::Recomputed(activation), dgamma, dbeta);
         });
         Ok(())
@@ -206,7 +206,7 @@ impl Lowering<'_> {
         let sums = [self.plain(inputs[6])?, self.plain(inputs[7])?];
         let dx = self.write(node.outputs[0])?;
         let reads = (Over(dz), x, vectors, sums);
-        self.step(&node.name, reads, dx, move |(dz, x, norm, [dgamma, dbeta]), dx| {
+        self.step("norm input", reads, dx, move |(dz, x, norm, [dgamma, dbeta]), dx| {
             batch_norm_input_grad(isa, x, Place::new(dz, dx), &norm, gate, dgamma, dbeta);
         });
         Ok(())
@@ -229,7 +229,7 @@ impl Lowering<'_> {
         let dy = self.read::<E>(node.inputs[0])?;
         let (inverse, gamma) = (self.plain(node.inputs[1])?, self.plain(node.inputs[2])?);
         let dx = self.write(node.outputs[0])?;
-        self.step(&node.name, (Over(dy), inverse, gamma), dx, move |(dy, inv_std, gamma), dx| {
+        self.step("norm input", (Over(dy), inverse, gamma), dx, move |(dy, inv_std, gamma), dx| {
             // An open gate makes it a scale: neither the mean nor the bias matters.
             let norm = BatchNorm { mean: gamma, inv_std, gamma, beta: gamma };
             scale_input_grad(isa, &[], Place::new(dy, dx), &norm, Gate::Open);

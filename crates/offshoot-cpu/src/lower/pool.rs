@@ -49,7 +49,7 @@ impl Lowering<'_> {
         let shape = self.pool_shape(node, attributes, [node.inputs[0], node.outputs[0]])?;
         let isa = self.isa;
         let (x, y) = (self.read::<E>(node.inputs[0])?, self.write(node.outputs[0])?);
-        self.step(&node.name, x, y, move |x, y| pool::pool(isa, kind, &shape, x, y));
+        self.step("pool", x, y, move |x, y| pool::pool(isa, kind, &shape, x, y));
         Ok(())
     }
 
@@ -62,7 +62,7 @@ impl Lowering<'_> {
         let isa = self.isa;
         let (dy, x) = (self.read::<E>(node.inputs[0])?, self.read(node.inputs[1])?);
         let dx = self.write(node.outputs[0])?;
-        self.step(&node.name, (dy, x), dx, move |(dy, x), dx| {
+        self.step("pool", (dy, x), dx, move |(dy, x), dx| {
             pool_grad(isa, pool::Pool::Max, &shape, x, dy, dx);
         });
         Ok(())
@@ -77,7 +77,7 @@ impl Lowering<'_> {
         let kind = pool::Pool::Average { count_include_pad: attributes.count_include_pad };
         let isa = self.isa;
         let (dy, dx) = (self.read::<E>(node.inputs[0])?, self.write(node.outputs[0])?);
-        self.step(&node.name, dy, dx, move |dy, dx| pool_grad(isa, kind, &shape, &[], dy, dx));
+        self.step("pool", dy, dx, move |dy, dx| pool_grad(isa, kind, &shape, &[], dy, dx));
         Ok(())
     }
 
@@ -85,7 +85,7 @@ impl Lowering<'_> {
         let [batch, ..] = self.picture(node, node.inputs[0])?;
         let isa = self.isa;
         let (x, y) = (self.read::<E>(node.inputs[0])?, self.write(node.outputs[0])?);
-        self.step(&node.name, x, y, move |x, y| global_average(isa, batch, x, y));
+        self.step("global average", x, y, move |x, y| global_average(isa, batch, x, y));
         Ok(())
     }
 
@@ -93,7 +93,7 @@ impl Lowering<'_> {
         let [batch, ..] = self.picture(node, node.inputs[0])?;
         let isa = self.isa;
         let (dy, dx) = (self.read::<E>(node.inputs[0])?, self.write(node.outputs[0])?);
-        self.step(&node.name, dy, dx, move |dy, dx| global_average_grad(isa, batch, dy, dx));
+        self.step("global average", dy, dx, move |dy, dx| global_average_grad(isa, batch, dy, dx));
         Ok(())
     }
 }

@@ -41,7 +41,7 @@ impl Lowering<'_> {
         let (scale, zero_point) = (self.plain(node.inputs[1])?, self.plain::<Q>(node.inputs[2])?);
         let inner = self.inner(node.inputs[0], order, axis);
         let (isa, y) = (self.isa, self.write_in_order(node.outputs[0], order)?);
-        self.step(&node.name, (x, scale, zero_point), y, move |(x, scale, zero_point), y| {
+        self.step("quantize", (x, scale, zero_point), y, move |(x, scale, zero_point), y| {
             quantize(isa, x, Scales::new(scale, zero_point, inner), y);
         });
         Ok(())
@@ -57,7 +57,7 @@ impl Lowering<'_> {
         let (scale, zero_point) = (self.plain(node.inputs[1])?, self.plain::<Q>(node.inputs[2])?);
         let inner = self.inner(node.inputs[0], order, axis);
         let y = self.write_in_order(node.outputs[0], order)?;
-        self.step(&node.name, (x, scale, zero_point), y, move |(x, scale, zero_point), y| {
+        self.step("dequantize", (x, scale, zero_point), y, move |(x, scale, zero_point), y| {
             dequantize(x, Scales::new(scale, zero_point, inner), y);
         });
         Ok(())
@@ -86,7 +86,7 @@ impl Lowering<'_> {
         let (scale, zero_point) = (self.plain(node.inputs[2])?, self.plain::<Q>(node.inputs[3])?);
         let inner = self.inner(node.inputs[1], order, axis);
         let dx = self.write_in_order(node.outputs[0], order)?;
-        self.step(&node.name, (dy, x, scale, zero_point), dx, move |(dy, x, scale, zero_point), dx| {
+        self.step("quantize", (dy, x, scale, zero_point), dx, move |(dy, x, scale, zero_point), dx| {
             quantize_grad(dy, x, Scales::new(scale, zero_point, inner), dx);
         });
         Ok(())

@@ -1,7 +1,7 @@
 //! LSTMs, whose weights do not change.
 
 use offshoot_graph::op::Direction;
-use offshoot_graph::{Data, ExecuteError, Tensor};
+use offshoot_graph::{DType, Data, ExecuteError, Tensor};
 
 use super::Node;
 use super::dynamic::transposed;
@@ -10,6 +10,7 @@ use crate::kernels::ConvShape;
 use crate::kernels::conv::PackedFilter;
 use crate::kernels::dynamic::ByteMatrix;
 use crate::kernels::lstm::{Matrix, Sizes, Way, Work, lstm};
+use crate::operands::Packed;
 
 impl Lowering<'_> {
     /// (x, weight, recurrence, scales of both if they are bytes, bias) -> (y, last h)
@@ -24,7 +25,12 @@ impl Lowering<'_> {
         let ways = ways.collect::<Result<Vec<Way>, _>>()?;
         let (x, outputs) = (self.plain(node.inputs[0])?, self.write_all::<f32, 2>(node)?);
         let (isa, mut work) = (self.isa, Work::default());
-        self.step(&node.name, x, outputs, move |x, outputs| lstm(isa, sizes, x, &ways, &mut work, outputs));
+        let weights = [1, 2].map(|i| self.len(node.inputs[i]) * self.dtype(node.inputs[i]).size());
+        let reads = (x, Packed { data: ways, bytes: weights.iter().sum() });
+        let kernel = if self.dtype(node.inputs[1]) == DType::I8 { "int8 lstm" } else { "lstm" };
+        self.step(kernel, reads, outputs, move |(x, ways), outputs| {
+            lstm(isa, sizes, x, ways, &mut work, outputs);
+        });
         Ok(())
     }
 

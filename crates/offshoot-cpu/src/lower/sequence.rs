@@ -57,7 +57,7 @@ impl Lowering<'_> {
         let (table, indices) = (self.plain(node.inputs[0])?, self.plain(node.inputs[1])?);
         let y = self.write_plain::<f32>(node.outputs[0])?;
         let name = node.name.clone();
-        self.fallible_step(&node.name, (table, indices), y, move |(table, indices), y| {
+        self.fallible_step("copy rows", (table, indices), y, move |(table, indices), y| {
             copy_rows(table, width, indices, y).map_err(|index| ExecuteError::Index {
                 node: name.clone(),
                 index,
@@ -82,7 +82,7 @@ impl Lowering<'_> {
         f: impl Fn(i64) -> f32 + Send + 'static,
     ) -> Result<(), ExecuteError> {
         let (x, y) = (self.plain::<i64>(node.inputs[0])?, self.write_plain(node.outputs[0])?);
-        self.step(&node.name, x, y, move |x, y| y.iter_mut().zip(x).for_each(|(y, &x)| *y = f(x)));
+        self.step("tokens", x, y, move |x, y| y.iter_mut().zip(x).for_each(|(y, &x)| *y = f(x)));
         Ok(())
     }
 
@@ -93,7 +93,7 @@ impl Lowering<'_> {
         let (dy, indices) = (self.plain(node.inputs[0])?, self.plain(node.inputs[1])?);
         let dx = self.write_plain(node.outputs[0])?;
         let name = node.name.clone();
-        self.fallible_step(&node.name, (dy, indices), dx, move |(dy, indices), dx| {
+        self.fallible_step("add rows", (dy, indices), dx, move |(dy, indices), dx| {
             add_rows(dy, width, indices, dx).map_err(|index| ExecuteError::Index {
                 node: name.clone(),
                 index,
@@ -109,7 +109,7 @@ impl Lowering<'_> {
         let [condition, a, b] = [0, 1, 2].map(|i| self.plain(node.inputs[i]));
         let (condition, a, b) = (condition?, a?, b?);
         let y = self.write_plain(node.outputs[0])?;
-        self.step(&node.name, [condition, a, b], y, move |operands, y| {
+        self.step("select", [condition, a, b], y, move |operands, y| {
             select(operands, [0, 1, 2].map(|i| &shapes[i][..]), &shape, y);
         });
         Ok(())

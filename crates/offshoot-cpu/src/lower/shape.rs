@@ -28,7 +28,7 @@ impl Lowering<'_> {
         }
         let (shape, perm) = (self.shape(x).to_vec(), perm.to_vec());
         let (x, y) = (self.plain::<E>(x)?, self.write_plain(y)?);
-        self.step(&node.name, x, y, move |x, y| permute(x, &shape, &perm, y));
+        self.step("permute", x, y, move |x, y| permute(x, &shape, &perm, y));
         Ok(())
     }
 
@@ -56,7 +56,7 @@ impl Lowering<'_> {
             start += size;
         }
         let y = self.write(node.outputs[0])?;
-        self.step(&node.name, parts, y, move |parts, y| {
+        self.step("copy columns", parts, y, move |parts, y| {
             for (part, &(from, to)) in parts.into_iter().zip(&columns) {
                 copy_columns(part, from, y, to);
             }
@@ -74,7 +74,7 @@ impl Lowering<'_> {
         let from = self.columns(node.inputs[0], axis, start, size);
         let to = self.columns(node.outputs[0], axis, 0, size);
         let (x, y) = (self.read::<E>(node.inputs[0])?, self.write(node.outputs[0])?);
-        self.step(&node.name, x, y, move |x, y| copy_columns(x, from, y, to));
+        self.step("copy columns", x, y, move |x, y| copy_columns(x, from, y, to));
         Ok(())
     }
 
@@ -88,7 +88,7 @@ impl Lowering<'_> {
         let from = self.columns(node.inputs[0], axis, 0, size);
         let to = self.columns(node.outputs[0], axis, start, size);
         let (dy, dx) = (self.read::<E>(node.inputs[0])?, self.write::<E>(node.outputs[0])?);
-        self.step(&node.name, dy, dx, move |dy, dx| {
+        self.step("copy columns", dy, dx, move |dy, dx| {
             dx.fill(E::from_f32(0.0));
             copy_columns(dy, from, dx, to);
         });
@@ -98,7 +98,7 @@ impl Lowering<'_> {
     pub(super) fn expand<E: Stored>(&mut self, node: &Node) -> Result<(), ExecuteError> {
         let (from, to) = (self.shape(node.inputs[0]).to_vec(), self.shape(node.outputs[0]).to_vec());
         let (x, y) = (self.plain::<E>(node.inputs[0])?, self.write_plain(node.outputs[0])?);
-        self.step(&node.name, x, y, move |x, y| broadcast(x, &from, &to, y));
+        self.step("broadcast", x, y, move |x, y| broadcast(x, &from, &to, y));
         Ok(())
     }
 
@@ -106,7 +106,7 @@ impl Lowering<'_> {
         let isa = self.isa;
         let [x, weight, bias] = [0, 1, 2].map(|i| self.plain(node.inputs[i]));
         let (reads, y) = ([x?, weight?, bias?], self.write_plain(node.outputs[0])?);
-        self.step(&node.name, reads, y, move |[x, weight, bias], y| {
+        self.step("layer norm", reads, y, move |[x, weight, bias], y| {
             layer_norm(isa, x, weight, bias, norm.epsilon, y);
         });
         Ok(())
@@ -121,7 +121,7 @@ impl Lowering<'_> {
         let isa = self.isa;
         let (dy, x) = (self.plain(node.inputs[0])?, self.plain(node.inputs[1])?);
         let writes = self.write_all::<f32, 2>(node)?;
-        self.step(&node.name, (dy, x), writes, move |(dy, x), [dweight, dbias]| {
+        self.step("layer norm", (dy, x), writes, move |(dy, x), [dweight, dbias]| {
             layer_norm_reduce(isa, dy, x, norm.epsilon, dweight, dbias);
         });
         Ok(())
@@ -136,7 +136,7 @@ impl Lowering<'_> {
         let isa = self.isa;
         let [dy, x, weight] = [0, 1, 2].map(|i| self.plain(node.inputs[i]));
         let (reads, dx) = ([dy?, x?, weight?], self.write_plain(node.outputs[0])?);
-        self.step(&node.name, reads, dx, move |[dy, x, weight], dx| {
+        self.step("layer norm", reads, dx, move |[dy, x, weight], dx| {
             layer_norm_input_grad(isa, dy, x, weight, norm.epsilon, dx);
         });
         Ok(())

@@ -3,18 +3,18 @@
 use half::{bf16, f16};
 use offshoot_graph::{DType, ExecuteError, ValueId};
 
-use super::{Lowering, Node, Order, unsupported};
+use super::{Lowering, Node, Order, Work, unsupported};
 use crate::kernels::convert::{convert, round};
 use crate::kernels::element::{Element, Stored};
 use crate::kernels::layout::{nchw_to_nhwc, nhwc_to_nchw};
-use crate::operands::{AnyOperand, Operand, Output, Reads, Slot, Writes};
-use crate::plan::{Scratch, Step};
+use crate::operands::{AnyOperand, Buffers, Operand, Output, Reads, Slot, Writes, bytes_of};
+use crate::plan::{Label, Scratch, Step};
 
 impl Lowering<'_> {
     /// The error of the node that is being lowered.
     pub(super) fn refused(&self, reason: String) -> ExecuteError {
-        let (node, op) = self.current;
-        ExecuteError::Unsupported { node: node.into(), op, reason }
+        let Work { node, operator, .. } = &self.current;
+        ExecuteError::Unsupported { node: node.as_ref().to_owned(), op: operator, reason }
     }
 
     /// An operand as one of `E`, if it is.
@@ -58,7 +58,10 @@ impl Lowering<'_> {
             return Ok(operand);
         }
         if let Some(node) = self.lazy.nodes.remove(&value) {
+            let work = self.work_of(node);
+            let reader = std::mem::replace(&mut self.current, work);
             self.typed_node(node)?;
+            self.current = reader;
             return self.any_in_order(value, order);
         }
         let other = if order == Order::Graph { Order::ChannelsLast } else { Order::Graph };
@@ -95,7 +98,7 @@ impl Lowering<'_> {
         }
         let (from, to) = (self.typed::<E>(value, from)?, self.write_in_order::<E>(value, order)?);
         let change = if order == Order::Graph { nhwc_to_nchw::<E> } else { nchw_to_nhwc::<E> };
-        self.step("layout", from, to, move |from, to| change(n, c, h * w, from, to));
+        self.moving_step("layout", from, to, move |from, to| change(n, c, h * w, from, to));
         Ok(to.operand().into())
     }
 
@@ -142,48 +145,93 @@ impl Lowering<'_> {
         self.held.insert((value, order), operand.into());
     }
 
-    /// Adds a step: `run` gets the elements of what it reads and writes.
+    /// Adds a step: `run` calls `kernel` with the elements of what it reads and writes. The first step of a node is the one that
+    /// makes its operations.
     pub(super) fn step<R: Reads, W: Writes>(
         &mut self,
-        name: &str,
+        kernel: &'static str,
         reads: R,
         writes: W,
         mut run: impl for<'r, 'w> FnMut(R::Elements<'r>, W::Elements<'w>) + Send + 'static,
     ) {
-        self.scratch_step(name, reads, writes, move |reads, writes, _| run(reads, writes));
+        self.scratch_step(kernel, reads, writes, move |reads, writes, _| run(reads, writes));
+    }
+
+    /// [`Lowering::step`] for a kernel that moves or converts what another one reads.
+    pub(super) fn moving_step<R: Reads, W: Writes>(
+        &mut self,
+        kernel: &'static str,
+        reads: R,
+        writes: W,
+        mut run: impl for<'r, 'w> FnMut(R::Elements<'r>, W::Elements<'w>) + Send + 'static,
+    ) {
+        let step = Step::new(reads, writes, move |reads, writes, _| {
+            run(reads, writes);
+            Ok(())
+        });
+        self.add(kernel, 0, step);
     }
 
     /// [`Lowering::step`] for a kernel that needs memory to work in.
     pub(super) fn scratch_step<R: Reads, W: Writes>(
         &mut self,
-        name: &str,
+        kernel: &'static str,
         reads: R,
         writes: W,
         mut run: impl for<'r, 'w> FnMut(R::Elements<'r>, W::Elements<'w>, &mut Scratch) + Send + 'static,
     ) {
-        self.steps.push(Step::new(name, reads, writes, move |reads, writes, scratch| {
+        let operations = std::mem::take(&mut self.current.operations);
+        let step = Step::new(reads, writes, move |reads, writes, scratch| {
             run(reads, writes, scratch);
             Ok(())
-        }));
+        });
+        self.add(kernel, operations, step);
     }
 
     /// [`Lowering::step`] for a kernel that refuses some of what it reads.
     pub(super) fn fallible_step<R: Reads, W: Writes>(
         &mut self,
-        name: &str,
+        kernel: &'static str,
         reads: R,
         writes: W,
         mut run: impl for<'r, 'w> FnMut(R::Elements<'r>, W::Elements<'w>) -> Result<(), ExecuteError>
         + Send
         + 'static,
     ) {
-        self.steps.push(Step::new(name, reads, writes, move |reads, writes, _| run(reads, writes)));
+        let operations = std::mem::take(&mut self.current.operations);
+        self.add(kernel, operations, Step::new(reads, writes, move |reads, writes, _| run(reads, writes)));
+    }
+
+    fn add(&mut self, kernel: &'static str, operations: u64, mut step: Step) {
+        let Work { node, operator, .. } = self.current.clone();
+        let bytes = self.bytes_of(&step.buffers) as u64;
+        step.label = Label { node, operator, kernel, operations, bytes };
+        self.steps.push(step);
+    }
+
+    /// Bytes that a step reads and writes, each once.
+    fn bytes_of(&self, buffers: &Buffers) -> usize {
+        let Buffers { reads, writes, given, packed, .. } = buffers;
+        let buffer = |slot: &Slot| self.sizes[slot.0];
+        let read: usize = firsts(reads).map(buffer).sum();
+        let given: usize = firsts(given).map(|&operand| self.given_bytes(operand)).sum();
+        read + writes.iter().map(buffer).sum::<usize>() + given + packed
+    }
+
+    /// Bytes of an input, a parameter or a constant.
+    fn given_bytes(&self, operand: AnyOperand) -> usize {
+        if let Some(index) = operand.as_constant() {
+            return bytes_of(&self.constants[index]).len();
+        }
+        let input = operand.as_input().map(|index| self.graph.inputs()[index]);
+        let value = input.or_else(|| operand.as_parameter().map(|index| self.graph.parameters()[index]));
+        value.map_or(0, |value| self.len(value) * operand.dtype().size())
     }
 
     /// A copy of elements as another type.
     pub(super) fn cast<A: Element, B: Element>(&mut self, from: Operand<A>, len: usize) -> Output<B> {
         let (to, isa) = (self.fresh::<B>(len), self.isa);
-        self.step("cast", from, to, move |from, to| convert(isa, from, to));
+        self.moving_step("cast", from, to, move |from, to| convert(isa, from, to));
         to
     }
 
@@ -202,7 +250,7 @@ impl Lowering<'_> {
             return Ok(from);
         }
         let (to, isa) = (self.fresh::<f32>(self.len(weight)), self.isa);
-        self.step("cast", from, to, move |from, to| round::<E>(isa, from, to));
+        self.moving_step("cast", from, to, move |from, to| round::<E>(isa, from, to));
         Ok(to.operand())
     }
 
@@ -211,4 +259,9 @@ impl Lowering<'_> {
         self.sizes.push(len * size_of::<E>());
         Output::new(Slot(self.sizes.len() - 1))
     }
+}
+
+/// Each of `all` where it stands first.
+fn firsts<T: PartialEq>(all: &[T]) -> impl Iterator<Item = &T> {
+    all.iter().enumerate().filter(|(index, x)| !all[..*index].contains(x)).map(|(_, x)| x)
 }

@@ -23,7 +23,7 @@ impl Lowering<'_> {
     fn square_sums(&mut self, node: &Node) -> Result<(), ExecuteError> {
         let gradients = node.inputs.iter().map(|&x| self.plain::<f32>(x)).collect::<Result<Vec<_>, _>>()?;
         let sums = self.write_plain::<f64>(node.outputs[0])?;
-        self.step(&node.name, gradients, sums, move |gradients, sums| {
+        self.step("square sum", gradients, sums, move |gradients, sums| {
             sums.iter_mut().zip(gradients).for_each(|(sum, gradient)| *sum = square_sum(gradient));
         });
         Ok(())
@@ -33,7 +33,7 @@ impl Lowering<'_> {
         let (sums, unscale) = (self.plain(node.inputs[0])?, self.plain::<f32>(node.inputs[1])?);
         let loss = node.inputs.get(2).map(|&loss| self.plain::<f32>(loss)).transpose()?;
         let change = self.write_plain::<f32>(node.outputs[0])?;
-        self.step(&node.name, (sums, unscale, loss), change, move |(sums, unscale, loss), change| {
+        self.step("clip", (sums, unscale, loss), change, move |(sums, unscale, loss), change| {
             let loss = loss.map_or(0.0, |loss| loss[0]);
             change.copy_from_slice(&clip.change(sums, unscale[0], loss));
         });

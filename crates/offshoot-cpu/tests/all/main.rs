@@ -10,6 +10,7 @@ mod gradients;
 mod half;
 mod norm_reads;
 mod passes_networks;
+mod profile;
 mod quantize;
 mod random_graphs;
 mod sizes;
