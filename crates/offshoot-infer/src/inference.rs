@@ -3,7 +3,9 @@
 use offshoot_graph::passes::{
     FoldError, autocast, freeze, gives_probabilities, remove_training_leftovers, shipped,
 };
-use offshoot_graph::{DType, ExecuteError, Executor, Graph, GraphError, Model, Session, Tensor, Weights};
+use offshoot_graph::{
+    DType, ExecuteError, Executor, Graph, GraphError, Model, Session, StepTime, Tensor, Weights,
+};
 
 /// A network could not be prepared or run.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -134,6 +136,11 @@ impl Inference {
     pub fn weights(&self) -> Weights {
         let names = self.graph.parameters().iter().map(|&id| &self.graph.value(id).name);
         names.filter_map(|name| Some((name.clone(), self.session.read(name)?))).collect()
+    }
+
+    /// What each step of the last run took: see [`Session::profile`].
+    pub fn profile(&self) -> &[StepTime] {
+        self.session.profile()
     }
 
     /// Whether the output is the probability of each class, and not logits.

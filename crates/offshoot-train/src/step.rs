@@ -9,7 +9,7 @@ use offshoot_graph::passes::{
     training_graph,
 };
 use offshoot_graph::remedy::LR;
-use offshoot_graph::{Executor, Graph, Model, Session, Tensor, Weights};
+use offshoot_graph::{Executor, Graph, Model, Session, StepTime, Tensor, Weights};
 
 use crate::amp::{Amp, GradScaler};
 use crate::fingerprint;
@@ -283,6 +283,11 @@ impl TrainStep {
     pub fn features(&mut self, images: Tensor) -> Result<Tensor, StepError> {
         let Some(prefix) = &mut self.prefix else { return Ok(images) };
         Ok(prefix.run(&images)?)
+    }
+
+    /// What each step of the last runs took, of the frozen part and of what learns: see [`Session::profile`].
+    pub fn profile(&self) -> impl Iterator<Item = &StepTime> {
+        self.prefix.iter().flat_map(Inference::profile).chain(self.session.profile())
     }
 
     /// The model as it is now: PyTorch's weights and running statistics, nothing folded. It shares its weights with the

@@ -9,6 +9,7 @@ mod formats;
 mod onnx_runtime;
 #[cfg(feature = "peers")]
 mod processor;
+mod profile;
 #[cfg(feature = "peers")]
 mod python;
 #[cfg(feature = "peers")]
@@ -18,6 +19,7 @@ mod runner;
 
 #[cfg(feature = "peers")]
 pub use formats::{FormatsOptions, FormatsProgress, bench_formats, check_formats, write_formats};
+pub use profile::{KernelTime, OperatorTime, by_kernel};
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -25,7 +27,7 @@ use std::time::Instant;
 use offshoot_formats::safetensors;
 use offshoot_graph::random::{Purpose, Random};
 use offshoot_graph::remedy::{BATCH, INPUTS};
-use offshoot_graph::{Model, Tensor};
+use offshoot_graph::{Executor as _, Model, Tensor};
 use offshoot_models::find;
 use offshoot_train::{
     Amp, Freeze, Inference, OptimizerKind, OptimizerOptions, StepOptions, TrainStep, apply_freeze, peak_mib,
@@ -37,6 +39,7 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::source::{ModelSource, Overrides};
 use crate::start::random_model;
+use profile::Runs;
 
 /// ImageNet-1k's.
 const CLASSES: usize = 1000;
@@ -58,6 +61,8 @@ pub struct BenchOptions {
     /// For inference of a file, a `.npz` with what it takes in place of pictures: `batch` rows of it, from the start and
     /// again.
     pub inputs: Option<PathBuf>,
+    /// Whether to measure each operator too, and what the machine can do at most.
+    pub profile: bool,
 }
 
 /// What was measured.
@@ -76,6 +81,15 @@ pub struct Timing {
     /// The loss of each training step, those of the warm-up included, where the start was kept for comparison.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub losses: Vec<f32>,
+    /// With a profile: the operators in the order in which they run.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub operators: Vec<OperatorTime>,
+    /// With a profile: GFLOP/s of f32 that multiply-adds in registers reach on all threads.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peak_gflops: Option<f64>,
+    /// With a profile: GB/s, read and written, of a copy in memory on all threads.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peak_gbytes: Option<f64>,
 }
 
 /// How training is timed.
@@ -95,6 +109,7 @@ pub struct TrainBenchOptions {
 /// # Errors
 /// When the architecture is unknown, the file is no model, a size is out of range, or the inputs do not fit.
 pub fn bench_infer(options: &BenchOptions, device: &Device) -> Result<Timing> {
+    let device = &options.device(device);
     let (model, inputs) = match (Path::new(&options.model).exists(), &options.inputs) {
         (true, Some(path)) => {
             let model = ModelSource::Path(options.model.clone().into()).load_any()?.model;
@@ -118,7 +133,8 @@ pub fn bench_infer(options: &BenchOptions, device: &Device) -> Result<Timing> {
         }
     };
     let mut network = Inference::new(&model, device)?;
-    measure(options, device, || Ok(network.run_all(&inputs).map(|_| ())?))
+    let step = |network: &mut Inference| Ok(network.run_all(&inputs).map(|_| ())?);
+    measure(options, device, &mut network, step, |network, runs| runs.add(network.profile().iter()))
 }
 
 /// Times the very step that `train` runs: forward, backward, statistics, SGD with momentum.
@@ -126,6 +142,7 @@ pub fn bench_infer(options: &BenchOptions, device: &Device) -> Result<Timing> {
 /// # Errors
 /// As [`bench_infer`], when `freeze` does not fit the model, and when the dump cannot be written.
 pub fn bench_train(options: &BenchOptions, train: &TrainBenchOptions, device: &Device) -> Result<Timing> {
+    let device = &options.device(device);
     let (mut model, images) = setup(options)?;
     apply_freeze(&mut model.graph, &train.freeze).map_err(|e| Error::Input(e.to_string()))?;
     let step_options = StepOptions::new(
@@ -143,10 +160,11 @@ pub fn bench_train(options: &BenchOptions, train: &TrainBenchOptions, device: &D
     }
     let mut step = TrainStep::new(model, &step_options, device)?;
     let mut losses = Vec::new();
-    let timing = measure(options, device, || {
+    let learn = |step: &mut TrainStep| {
         losses.push(step.run(images.clone(), &labels, &keys, 1.0)?.loss);
         Ok(())
-    })?;
+    };
+    let timing = measure(options, device, &mut step, learn, |step, runs| runs.add(step.profile()))?;
     let losses = if train.dump.is_some() { losses } else { Vec::new() };
     Ok(Timing { losses, ..timing })
 }
@@ -190,24 +208,45 @@ fn quantile(values: &[f64], q: f64) -> Option<f64> {
     sorted.get(rank.max(1) - 1).copied()
 }
 
-fn measure(options: &BenchOptions, device: &Device, mut step: impl FnMut() -> Result<()>) -> Result<Timing> {
-    for _ in 0..WARMUP {
-        step()?;
+impl BenchOptions {
+    /// What the steps run on.
+    fn device(&self, device: &Device) -> Device {
+        if self.profile { device.measuring() } else { device.clone() }
     }
-    let mut times = Vec::new();
+}
+
+/// Times `step` of a network, and adds what each operator took with `profile`.
+fn measure<N>(
+    options: &BenchOptions,
+    device: &Device,
+    network: &mut N,
+    mut step: impl FnMut(&mut N) -> Result<()>,
+    profile: impl Fn(&N, &mut Runs),
+) -> Result<Timing> {
+    for _ in 0..WARMUP {
+        step(network)?;
+    }
+    let (mut times, mut runs) = (Vec::new(), Runs::default());
     for _ in 0..options.runs.max(1) {
         let start = Instant::now();
-        step()?;
+        step(network)?;
         times.push(start.elapsed().as_secs_f64());
+        profile(network, &mut runs);
     }
     let median = quantile(&times, 0.5).unwrap_or(f64::NAN);
+    // (Before the peaks, which take memory of their own.)
+    let peak_mib = peak_mib();
+    let peaks = if options.profile { device.peaks() } else { None };
     Ok(Timing {
         images_per_second: options.batch as f64 / median,
         milliseconds: median * 1e3,
-        peak_mib: peak_mib(),
+        peak_mib,
         cpu: device.isa().to_owned(),
         threads: device.threads(),
         losses: Vec::new(),
+        operators: runs.operators(),
+        peak_gflops: peaks.map(|peaks| peaks.flops / 1e9),
+        peak_gbytes: peaks.map(|peaks| peaks.bandwidth / 1e9),
     })
 }
 

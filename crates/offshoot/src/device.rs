@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use offshoot_cpu::CpuExecutor;
 pub use offshoot_cpu::{CpuOptions, Isa};
-use offshoot_graph::{ExecuteError, Executor, Graph, Session, Weights};
+use offshoot_graph::{ExecuteError, Executor, Graph, Peaks, Session, Weights};
 
 use crate::error::Result;
 
@@ -36,6 +36,13 @@ impl Device {
     pub fn threads(&self) -> usize {
         self.threads
     }
+
+    /// The same device, with sessions that measure each step, where it can.
+    #[cfg(feature = "train")]
+    pub(crate) fn measuring(&self) -> Device {
+        let executor = self.executor.profiling().unwrap_or_else(|| Arc::clone(&self.executor));
+        Device { executor, ..self.clone() }
+    }
 }
 
 impl Executor for Device {
@@ -49,5 +56,13 @@ impl Executor for Device {
         weights: &Weights,
     ) -> std::result::Result<Box<dyn Session>, ExecuteError> {
         self.executor.prepare(graph, weights)
+    }
+
+    fn profiling(&self) -> Option<Arc<dyn Executor>> {
+        self.executor.profiling()
+    }
+
+    fn peaks(&self) -> Option<Peaks> {
+        self.executor.peaks()
     }
 }

@@ -88,7 +88,10 @@ mod start;
 
 #[cfg(feature = "train")]
 mod making {
-    pub use crate::bench::{BenchOptions, Timing, TrainBenchOptions, bench_infer, bench_train};
+    pub use crate::bench::{
+        BenchOptions, KernelTime, OperatorTime, Timing, TrainBenchOptions, bench_infer, bench_train,
+        by_kernel,
+    };
     #[cfg(feature = "peers")]
     pub use crate::bench::{FormatsOptions, FormatsProgress, bench_formats, check_formats, write_formats};
     pub use crate::compare::{

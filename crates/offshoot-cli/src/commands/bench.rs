@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use offshoot::{Amp, BenchOptions, Error, Freeze, Timing, TrainBenchOptions, bench_infer, bench_train};
+use offshoot::{
+    Amp, BenchOptions, Error, Freeze, OperatorTime, Timing, TrainBenchOptions, bench_infer, bench_train,
+    by_kernel,
+};
 
 use super::arguments::{Processor, whole};
 use super::{Outcome, bench_formats, print};
@@ -40,6 +43,9 @@ struct Options {
     runs: usize,
     #[command(flatten)]
     processor: Processor,
+    /// Measure each operator too: its kernel, its share of the time, and its rates beside the machine's peaks.
+    #[arg(long, help_heading = "Output")]
+    profile: bool,
     /// Print one JSON object on one line.
     #[arg(long, help_heading = "Output")]
     json: bool,
@@ -72,8 +78,8 @@ struct TrainOptions {
 
 impl Options {
     fn bench(&self, inputs: Option<PathBuf>) -> BenchOptions {
-        let Options { model, batch, size, runs, .. } = self;
-        BenchOptions { model: model.clone(), batch: *batch, size: *size, runs: *runs, inputs }
+        let &Options { ref model, batch, size, runs, profile, .. } = self;
+        BenchOptions { model: model.clone(), batch, size, runs, inputs, profile }
     }
 
     fn print(&self, what: &str, timing: &Timing, unit: &str) -> Outcome {
@@ -85,8 +91,47 @@ impl Options {
         print::line(&format!(
             "{what} {} batch {}: {images_per_second:.1} {unit}/s, {milliseconds:.1} ms a step{memory} ({cpu}, {threads} threads)",
             self.model, self.batch
-        ))
+        ))?;
+        if self.profile { operators(timing) } else { Ok(()) }
     }
+}
+
+/// The nodes that are listed.
+const SLOWEST: usize = 15;
+
+/// Where the time goes: by operator and kernel, then the slowest nodes, then what the machine can do.
+fn operators(timing: &Timing) -> Outcome {
+    let head = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+    let rates = |milliseconds: f64, gflops: f64, gbytes: f64| {
+        let share = 100.0 * milliseconds / timing.milliseconds;
+        let gflops = if gflops > 0.0 { format!("{gflops:.1}") } else { String::new() };
+        [format!("{milliseconds:.3}"), format!("{share:.1} %"), gflops, format!("{gbytes:.1}")]
+    };
+    let mut rows = vec![head(&["operator", "kernel", "steps", "ms", "share", "GFLOP/s", "GB/s"])];
+    for sum in by_kernel(&timing.operators) {
+        let mut row = vec![sum.operator.to_owned(), sum.kernel.to_owned(), sum.steps.to_string()];
+        row.extend(rates(sum.milliseconds, sum.gflops, sum.gbytes));
+        rows.push(row);
+    }
+    print::line("")?;
+    print::table(&rows, 2)?;
+
+    let mut slowest: Vec<&OperatorTime> = timing.operators.iter().collect();
+    slowest.sort_by(|a, b| b.milliseconds.total_cmp(&a.milliseconds));
+    let mut rows = vec![head(&["slowest nodes", "operator", "kernel", "ms", "share", "GFLOP/s", "GB/s"])];
+    for step in slowest.into_iter().take(SLOWEST) {
+        let mut row = vec![step.node.clone(), step.operator.to_owned(), step.kernel.to_owned()];
+        row.extend(rates(step.milliseconds, step.gflops, step.gbytes));
+        rows.push(row);
+    }
+    print::line("")?;
+    print::table(&rows, 3)?;
+
+    let (Some(gflops), Some(gbytes)) = (timing.peak_gflops, timing.peak_gbytes) else { return Ok(()) };
+    print::line("")?;
+    print::line(&format!(
+        "this machine's peaks: {gflops:.0} GFLOP/s (f32 multiply-adds), {gbytes:.1} GB/s (a copy in memory)"
+    ))
 }
 
 impl Arguments {

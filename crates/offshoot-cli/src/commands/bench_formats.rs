@@ -169,19 +169,12 @@ impl Shown {
 fn text(report: &FormatsReport) -> Outcome {
     let mut lines = vec![FORMAT_COLUMNS.map(str::to_owned).to_vec()];
     lines.extend(report.ran().map(FormatRow::cells));
-    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..FORMAT_COLUMNS.len()).map(width).collect();
-    for line in &lines {
-        let mut padded = format!("{:<width$}", line[0], width = widths[0]);
-        for (cell, width) in line.iter().zip(&widths).skip(1) {
-            padded += &format!("  {cell:>width$}");
-        }
-        print::line(&padded)?;
-    }
+    print::table(&lines, 1)?;
+    let width = print::widest(lines.iter().map(|line| line[0].as_str()));
     for row in report.not_run() {
         let bytes = row.bytes.map_or(String::new(), |n| format!(", {}", print::bytes(n)));
         let reason = row.reason.as_deref().unwrap_or_default();
-        print::line(&format!("{:<width$}  not run{bytes}: {reason}", row.target, width = widths[0]))?;
+        print::line(&format!("{:<width$}  not run{bytes}: {reason}", row.target))?;
     }
     print::line(&match report.pictures {
         0 => "differences on built-in pictures; --data DIR measures accuracy".into(),

@@ -25,6 +25,21 @@ pub(crate) fn lines(text: &str) -> Outcome {
     raw(&escaped_lines(text))
 }
 
+/// Prints rows of as many cells each under one another: the first `left` columns begin at the left, numbers end at the right.
+pub(crate) fn table(rows: &[Vec<String>], left: usize) -> Outcome {
+    let width = |column: usize| widest(rows.iter().map(|row| row[column].as_str()));
+    let widths: Vec<usize> = (0..rows.first().map_or(0, Vec::len)).map(width).collect();
+    for row in rows {
+        let cells =
+            row.iter().zip(&widths).enumerate().map(|(column, (cell, &columns))| match column < left {
+                true => padded(cell, columns),
+                false => format!("{cell:>columns$}"),
+            });
+        line(cells.collect::<Vec<_>>().join("  ").trim_end())?;
+    }
+    Ok(())
+}
+
 fn raw(text: &str) -> Outcome {
     let mut out = std::io::stdout().lock();
     let written = writeln!(out, "{text}").and_then(|()| out.flush());

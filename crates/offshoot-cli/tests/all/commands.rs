@@ -324,6 +324,38 @@ fn bench_prints_a_row() {
 }
 
 #[test]
+fn bench_says_where_the_time_goes() {
+    let world = World::trained();
+    for what in ["infer", "train", "train --freeze backbone"] {
+        let bench = format!("bench {what} --model mobilenet_v2 --size 32 --batch 2 --runs 3 --profile");
+        let row = world.json(&bench);
+        for peak in ["peak_gflops", "peak_gbytes"] {
+            assert!(row[peak].as_f64().is_some_and(|peak| peak > 0.0), "{peak} of {row}");
+        }
+        let operators = row["operators"].as_array().unwrap();
+        for operator in operators {
+            let (text, number) = ("string", "number");
+            let rates = ["milliseconds", "gflops", "gbytes", "operations", "bytes"].map(|key| (key, number));
+            let names = ["node", "operator", "kernel"].map(|key| (key, text));
+            assert_shape(operator, &[&names[..], &rates].concat());
+            assert!(names.iter().all(|(key, _)| operator[key] != ""), "{operator}");
+            assert!(rates.iter().all(|(key, _)| operator[key].as_f64() >= Some(0.0)), "{operator}");
+        }
+        let kernel = |name: &str| operators.iter().any(|operator| operator["kernel"] == name);
+        assert!(kernel("gather") && kernel("gemm") && kernel("update") == what.starts_with("train"), "{row}");
+        // A sum of medians is not the median of the sums, but it is near where one thing runs after the other.
+        let sum: f64 = operators.iter().map(|operator| operator["milliseconds"].as_f64().unwrap()).sum();
+        assert!(sum > 0.0 && sum < 2.0 * row["milliseconds"].as_f64().unwrap(), "{sum} of {row}");
+
+        let said = world.run(&bench);
+        assert_eq!((said.code, said.err.as_str()), (Some(0), ""));
+        for part in ["share", "GFLOP/s", "slowest nodes", "depthwise", "this machine's peaks: "] {
+            assert!(said.out.contains(part), "{part}: {}", said.out);
+        }
+    }
+}
+
+#[test]
 fn a_reader_that_leaves_is_no_error() {
     let world = World::trained();
     let mut child =

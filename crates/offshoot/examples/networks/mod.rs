@@ -39,7 +39,6 @@ pub(crate) struct Task {
     pub(crate) graph: Graph,
     pub(crate) weights: Weights,
     inputs: Vec<(String, Tensor)>,
-    pub(crate) batch: usize,
     pub(crate) threads: Option<NonZero<usize>>,
 }
 
@@ -55,7 +54,7 @@ impl Task {
         let (graph, weights) = if train { training(&model)? } else { inference(&model)? };
         let inputs = graph.inputs().iter().map(|&id| graph.value(id));
         let inputs = inputs.map(|value| (value.name.clone(), input(value.dtype, batch))).collect();
-        Ok(Task { graph, weights, inputs, batch, threads })
+        Ok(Task { graph, weights, inputs, threads })
     }
 
     pub(crate) fn inputs(&self) -> Vec<(&str, &Tensor)> {
