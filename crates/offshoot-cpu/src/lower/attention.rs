@@ -14,7 +14,7 @@ impl Lowering<'_> {
             [self.plain(node.inputs[0])?, self.plain(node.inputs[1])?, self.plain(node.inputs[2])?];
         let mask = if op.mask { Some(self.plain(node.inputs[3])?) } else { None };
         let y = self.write_plain(node.outputs[0])?;
-        self.step(&node.name, ([q, k, v], mask), y, move |([q, k, v], mask), y| {
+        self.step("attention", ([q, k, v], mask), y, move |([q, k, v], mask), y| {
             attention(isa, &shape, Operands { q, k, v, scale, mask }, y);
         });
         Ok(())

@@ -126,7 +126,7 @@ impl Lowering<'_> {
             return self.read(value);
         };
         let (from, to) = (self.plain::<E>(value)?, self.fresh::<E>(c * area));
-        self.step("layout", from, to, move |from, to| nchw_to_nhwc(1, c, area, from, to));
+        self.moving_step("layout", from, to, move |from, to| nchw_to_nhwc(1, c, area, from, to));
         Ok(to.operand())
     }
 
@@ -144,8 +144,10 @@ impl Lowering<'_> {
         let dy = self.read::<E>(node.inputs[0])?;
         if let Some([c, area]) = self.turned(node.outputs[0], dy_shape.len()) {
             let (sums, dx) = (self.fresh::<E>(c * area), self.write(node.outputs[0])?);
-            self.step(&node.name, dy, sums, move |dy, sums| sum_to_shape(dy, &dy_shape, &shape, sums));
-            self.step("layout", sums.operand(), dx, move |sums, dx| nhwc_to_nchw(1, c, area, sums, dx));
+            self.step("sum", dy, sums, move |dy, sums| sum_to_shape(dy, &dy_shape, &shape, sums));
+            self.moving_step("layout", sums.operand(), dx, move |sums, dx| {
+                nhwc_to_nchw(1, c, area, sums, dx)
+            });
             return Ok(());
         }
         if let Some(groups) = row_groups(&dy_shape, &shape) {
