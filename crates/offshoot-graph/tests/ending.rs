@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // a test's panic is its failure
 
-use offshoot_graph::op::{Binary, Clip, Composite, MatMul, ShapeOp, Unary};
+use offshoot_graph::op::{Binary, Clip, Composite, MatMul, Reduce, ShapeOp, Unary};
 use offshoot_graph::passes::{confined_scores, gives_probabilities, without_softmax};
 use offshoot_graph::{DType, Dim, Graph, Op, Shape, Tensor, ValueId, Weights};
 
@@ -159,4 +159,72 @@ fn a_linear_map_of_probabilities_is_told_from_logits() {
     let clipped =
         graph(|g, x| g.add("clip", Op::Unary(Unary::Clip(Clip { min: -9.0, max: 9.0 })), &[x]).unwrap());
     assert_eq!(confined_scores(&clipped, &none), None);
+}
+
+#[test]
+fn what_changes_no_probability_goes_with_the_softmax() {
+    let behind = |end: &dyn Fn(&mut Graph, ValueId) -> ValueId| {
+        left(&graph(|g, x| {
+            let p = softmax(g, x);
+            end(g, p)
+        }))
+    };
+    let one = |op: Op| move |g: &mut Graph, p: ValueId| g.add("end", op.clone(), &[p]).unwrap();
+    let shape_op = |op: ShapeOp| one(Op::Shape(op));
+    let slice = |end| ShapeOp::Slice { axis: 1, start: 0, end };
+    assert_eq!(behind(&shape_op(slice(5))), Some(vec!["Slice"]));
+    assert_eq!(behind(&shape_op(slice(4))), None);
+    let same = || shape([None, Some(5)]);
+    assert_eq!(behind(&shape_op(ShapeOp::Expand { shape: same() })), Some(vec!["Expand"]));
+    assert_eq!(behind(&shape_op(ShapeOp::Concat { axis: 0 })), Some(vec!["Concat"]));
+    let clip = |min, max| one(Op::Unary(Unary::Clip(Clip { min, max })));
+    assert_eq!(behind(&clip(1e-7, 1.0 - 1e-7)), Some(vec![]));
+    for (min, max) in [(0.0, 0.5), (0.1, 1.0)] {
+        assert_eq!(behind(&clip(min, max)), None, "{min} {max}");
+    }
+    let with = |op: Binary, number: f32, first: bool| {
+        behind(&move |g: &mut Graph, p: ValueId| {
+            let number = g.add_constant("number", Tensor::f32([], vec![number]));
+            let operands = if first { [number, p] } else { [p, number] };
+            g.add("end", Op::Binary(op), &operands).unwrap()
+        })
+    };
+    for first in [false, true] {
+        assert_eq!(with(Binary::Add, 0.0, first), Some(vec![]));
+        assert_eq!(with(Binary::Mul, 2.0, first), Some(vec![]));
+        assert_eq!(with(Binary::Add, 0.5, first), None);
+        assert_eq!(with(Binary::Mul, 0.0, first), None);
+        assert_eq!(with(Binary::Mul, f32::INFINITY, first), None);
+    }
+}
+
+#[test]
+fn parts_of_a_whole_are_probabilities_where_none_is_below_zero() {
+    let parts = |before: Unary, of_itself: bool| {
+        let graph = graph(|g, x| {
+            let y = g.add("before", Op::Unary(before), &[x]).unwrap();
+            let summed = if of_itself { y } else { x };
+            let sum = g.add("sum", Op::Reduce { op: Reduce::Sum, axis: 1 }, &[summed]).unwrap();
+            g.add("parts", Op::Binary(Binary::Div), &[y, sum]).unwrap()
+        });
+        gives_probabilities(&graph, &Weights::new())
+    };
+    assert!(parts(Unary::Sigmoid, true) && parts(Unary::Exp, true));
+    assert!(!parts(Unary::Tanh, true) && !parts(Unary::Sigmoid, false));
+}
+
+#[test]
+fn a_value_through_bytes_keeps_its_range() {
+    let through = |before: bool| {
+        let graph = graph(|g, x| {
+            let scale = g.add_constant("scale", Tensor::f32([], vec![0.1]));
+            let zero = Tensor::new([], offshoot_graph::Data::U8(vec![0])).unwrap();
+            let zero = g.add_constant("zero", zero);
+            let p = if before { softmax(g, x) } else { x };
+            let q = g.add("q", Op::QuantizeLinear { axis: 0 }, &[p, scale, zero]).unwrap();
+            g.add("dq", Op::DequantizeLinear { axis: 0 }, &[q, scale, zero]).unwrap()
+        });
+        gives_probabilities(&graph, &Weights::new())
+    };
+    assert_eq!([true, false].map(through), [true, false]);
 }

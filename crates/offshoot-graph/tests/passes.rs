@@ -5,8 +5,8 @@ use offshoot_graph::builder::{BATCH_NORM, Conv2d};
 use offshoot_graph::model::{BATCH, INPUT, OUTPUT};
 use offshoot_graph::op::{Binary, GradOp, Norm, Pool, Pooling, ShapeOp, TrainOp, Unary};
 use offshoot_graph::passes::{
-    KEYS, LOSS_SCALE, LossOptions, autocast, differentiate, fold_batch_norm, freeze, prune,
-    remove_training_leftovers, training_graph,
+    KEYS, LOSS_SCALE, LossOptions, any_picture_size, autocast, differentiate, expose, fold_batch_norm,
+    freeze, layer_before, prune, recognize_silu, remove_training_leftovers, training_graph, up_to,
 };
 use offshoot_graph::{
     Bindings, DType, Dim, Graph, InferenceGraph, Op, Role, Shape, Tensor, ValueId, Weights,
@@ -270,6 +270,15 @@ fn a_loss_has_a_known_shape_and_a_way_back() {
     let y = graph.batch_norm("bn", x, BATCH_NORM).unwrap();
     let error = differentiate(graph, y).unwrap_err();
     assert_eq!((error.node.as_str(), error.op), ("bn", "BatchNormalization"));
+    // Statistics that learn and are no batch's have no gradient.
+    graph = Graph::new("statistics");
+    let x = graph.add_parameter("x", &[2, 3, 4, 4], Role::Weight);
+    let rows =
+        ["mean", "inv_std", "weight", "bias"].map(|name| graph.add_parameter(name, &[3], Role::Weight));
+    let inputs = [&[x][..], &rows].concat();
+    let y = graph.add("apply", Op::Train(TrainOp::BatchNormApply), &inputs).unwrap();
+    let error = differentiate(graph, y).unwrap_err();
+    assert!(error.node == "apply" && error.reason.contains("no gradient in this form"), "{error}");
 }
 
 /// The type of the value called `name`.
@@ -335,4 +344,79 @@ fn a_scaled_loss_is_differentiated_times_its_scale() {
         step.nodes().iter().filter(|n| n.inputs.contains(scale)).map(|n| n.name.as_str()).collect();
     // The scaled loss itself is no output, so only its gradient is left.
     assert_eq!(readers, ["grad.loss.scaled.0"]);
+}
+
+/// The value called `name`.
+fn value(graph: &Graph, name: &str) -> ValueId {
+    graph.values().find(|(_, v)| v.name == name).unwrap_or_else(|| panic!("no {name} in\n{graph}")).0
+}
+
+#[test]
+fn a_graph_is_cut_before_its_last_layer() {
+    let graph = network();
+    let layer = |name: &str| layer_before(&graph, value(&graph, name)).map(|node| node.name.as_str());
+    assert_eq!(layer("fc"), Some("fc"));
+    assert_eq!(layer("relu"), None, "a batch norm computes features");
+    assert_eq!(layer("flat"), None, "a sum does");
+    assert_eq!(layer("input"), None);
+    let mut scores = Graph::new("scores");
+    let x = scores.add_input(INPUT, DType::F32, Shape::fixed(&[1, 3, 8, 8]));
+    let y = scores.conv2d("classes", x, &Conv2d::new(5, 1)).unwrap();
+    let y = scores.add("act", Op::Unary(Unary::Relu), &[y]).unwrap();
+    let y = scores.add("mean", Op::Pool(Pooling::GlobalAverage), &[y]).unwrap();
+    assert_eq!(layer_before(&scores, y).unwrap().name, "classes");
+
+    let (features, end) = up_to(&graph, value(&graph, "drop")).unwrap();
+    assert_eq!((features.value(end).name.as_str(), features.outputs().len()), ("drop", 0));
+    assert!(
+        features.find_parameter("fc.weight").is_none() && features.find_parameter("main.bn.bias").is_some()
+    );
+    assert_eq!(features.nodes().len(), graph.nodes().len() - 1);
+}
+
+#[test]
+fn pictures_of_any_size_have_symbols_where_nothing_is_of_one_size() {
+    let mut graph = Graph::new("sized");
+    let x = graph.add_input(INPUT, DType::F32, Shape::fixed(&[2, 3, 8, 8]));
+    let other = graph.add_input("other", DType::F32, Shape::fixed(&[2, 3, 1, 1]));
+    let y = graph.add("sum", Op::Binary(Binary::Add), &[x, other]).unwrap();
+    graph.add_output(OUTPUT, y);
+    let any = any_picture_size(&graph).unwrap();
+    let shape = |name: &str| any.value(value(&any, name)).shape.to_string();
+    assert_eq!(
+        [INPUT, "other", "sum"].map(shape),
+        ["[2, 3, height, width]", "[2, 3, 1, 1]", "[2, 3, height, width]"]
+    );
+    let flat = Op::Shape(ShapeOp::Reshape { shape: Shape::fixed(&[2, 192]) });
+    graph.add("flat", flat, &[y]).unwrap();
+    assert_eq!(any_picture_size(&graph).unwrap_err().node, "flat");
+}
+
+#[test]
+fn inner_values_are_shown_as_f32() {
+    let graph = autocast(&network(), DType::BF16).unwrap();
+    let shown = expose(&graph, &["relu", "input"].map(|name| value(&graph, name))).unwrap();
+    let outputs: Vec<(&str, DType)> =
+        shown.outputs().iter().map(|(name, id)| (name.as_str(), shown.value(*id).dtype)).collect();
+    assert_eq!(outputs, [("relu", DType::F32), ("input", DType::F32)]);
+    assert_eq!(dtype(&shown, "relu"), DType::BF16);
+    assert!(shown.find_parameter("fc.weight").is_none());
+    assert_eq!(count(&shown, |op| matches!(op, Op::Train(TrainOp::Cast { to: DType::F32 }))), 1);
+}
+
+#[test]
+fn only_a_value_times_its_own_sigmoid_is_silu() {
+    for (first, second, found) in [("x", "gate", 1), ("gate", "x", 1), ("y", "gate", 0), ("x", "tanh", 0)] {
+        let mut graph = Graph::new("gates");
+        let x = graph.add_input("x", DType::F32, Shape::fixed(&[2, 3]));
+        graph.add_input("y", DType::F32, Shape::fixed(&[2, 3]));
+        graph.add("gate", Op::Unary(Unary::Sigmoid), &[x]).unwrap();
+        graph.add("tanh", Op::Unary(Unary::Tanh), &[x]).unwrap();
+        let operands = [first, second].map(|name| value(&graph, name));
+        let product = graph.add("product", Op::Binary(Binary::Mul), &operands).unwrap();
+        graph.add_output(OUTPUT, product);
+        let made = recognize_silu(&graph).unwrap();
+        assert_eq!(count(&made, |op| *op == Op::Unary(Unary::Silu)), found, "{first} {second}");
+        assert_eq!(count(&made, |op| *op == Op::Binary(Binary::Mul)), 1 - found);
+    }
 }

@@ -66,6 +66,10 @@ fn shapes_follow_from_the_operands() {
     let product = |trans_a, trans_b| Op::MatMul(MatMul { trans_a, trans_b });
     assert_eq!(shape(product(false, true), &[x, x]), [2, 3, 8, 8]);
     assert_eq!(shape(product(true, false), &[x, x]), [2, 3, 9, 9]);
+    let (a, b) = (input(&mut graph, "a", DType::F32, &[5, 3]), input(&mut graph, "b", DType::F32, &[3, 4]));
+    let y = graph.add("y", product(false, false), &[a, b]).unwrap();
+    assert_eq!(graph.value(y).shape, Shape::fixed(&[5, 4]));
+    assert_eq!(refused(&mut graph, product(false, true), &[a, b]), "`a` has 3 columns, `b` 4 rows");
 }
 
 #[test]
