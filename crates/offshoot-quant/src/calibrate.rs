@@ -153,3 +153,31 @@ impl Seen {
         self.sums.iter().map(|sum| (sum / self.count.max(1) as f64) as f32).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use offshoot_graph::{DType, Graph, Shape};
+
+    use super::*;
+
+    #[test]
+    fn extremes_and_means_are_those_of_all_batches() {
+        let mut seen = Seen {
+            id: Graph::new("any").add_input("x", DType::F32, Shape::default()),
+            name: "x".into(),
+            input: true,
+            low: f32::INFINITY,
+            high: f32::NEG_INFINITY,
+            sums: vec![0.0; 2],
+            count: 0,
+            histogram: None,
+        };
+        // Two pictures of two channels of two pixels, then rows of two features.
+        seen.widen(&[1.0, 3.0, -10.0, -20.0, 5.0, 7.0, -30.0, -40.0], &[2, 2, 1, 2]);
+        assert_eq!((seen.low, seen.high, seen.means()), (-40.0, 7.0, vec![4.0, -25.0]));
+        seen.widen(&[9.0, 50.0], &[1, 2]);
+        assert_eq!((seen.low, seen.high, seen.means()), (-40.0, 50.0, vec![5.0, -10.0]));
+        seen.widen(&[f32::NAN, 0.0], &[1, 2]);
+        assert!(seen.low.is_nan() || seen.high.is_nan());
+    }
+}

@@ -64,4 +64,13 @@ mod tests {
         let (first, _) = histogram.bins().next().expect("there are bins");
         assert!((first + 1.0 - histogram.width() / 2.0).abs() < 1e-12);
     }
+
+    #[test]
+    fn bins_have_one_width_from_end_to_end() {
+        let histogram = Histogram::new(Range { low: -1.0, high: 3.0 });
+        assert_eq!(histogram.width(), 1.0 / 512.0);
+        let middles: Vec<f64> = histogram.bins().map(|(middle, _)| middle).collect();
+        assert_eq!(middles.len(), BINS);
+        assert_eq!((middles[0], middles[BINS - 1]), (-1.0 + 1.0 / 1024.0, 3.0 - 1.0 / 1024.0));
+    }
 }

@@ -200,7 +200,8 @@ mod tests {
         let high = |method: Method| method.range(&histogram, Activations::Asymmetric).high;
         assert_eq!(high(Method::MinMax), 50.0);
         assert!(high(Method::Percentile) < 1.1, "{}", high(Method::Percentile));
-        assert!(high(Method::Entropy) < 25.0, "{}", high(Method::Entropy));
+        // As narrow as can be with a bin a level: 256 of 2048 bins.
+        assert_eq!(high(Method::Entropy), 50.0 / 8.0);
         // One element of 100 001 is worth a level of twelve times the width, so the error weighs it.
         assert!(high(Method::Mse) < 50.0, "{}", high(Method::Mse));
     }
@@ -246,5 +247,59 @@ mod tests {
             assert_eq!((name.parse(), method.to_string().as_str()), (Ok(method), name));
         }
         assert!("max".parse::<Method>().is_err());
+    }
+
+    #[test]
+    fn entropy_gives_each_sign_half_of_the_levels() {
+        let range = |low, activations| Method::Entropy.range(&hump(low, 50.0), activations);
+        assert_eq!(range(0.0, Activations::Symmetric), Range { low: 0.0, high: 50.0 / 16.0 });
+        assert_eq!(range(-1.0, Activations::Asymmetric), Range { low: -1.0, high: 50.0 / 16.0 });
+    }
+
+    #[test]
+    fn the_divergence_is_that_of_its_definition() {
+        let relative = |p: &[f64], q: &[f64]| -> f64 {
+            p.iter().zip(q).filter(|(p, _)| **p > 0.0).map(|(p, q)| p * (p / q).ln()).sum()
+        };
+        let near = |found: f64, wanted: f64| assert!((found - wanted).abs() < 1e-12, "{found} {wanted}");
+        let seen = [4.0, 2.0, 0.0, 2.0, 1.0, 1.0, 1.0, 1.0, 2.0, 2.0];
+        // Two levels of four bins. What lies beyond is counted in the last; an empty bin stays empty.
+        let p = [4.0, 2.0, 0.0, 2.0, 1.0, 1.0, 1.0, 5.0].map(|n| n / 16.0);
+        let third = 8.0 / 3.0;
+        let q = [third, third, 0.0, third, 1.0, 1.0, 1.0, 1.0].map(|n| n / 12.0);
+        near(divergence(&seen, 8, 2), relative(&p, &q));
+        // All bins in levels of two.
+        let q = [3.0, 3.0, 0.0, 2.0, 1.0, 1.0, 1.0, 1.0, 2.0, 2.0].map(|n| n / 16.0);
+        near(divergence(&seen, 10, 5), relative(&seen.map(|n| n / 16.0), &q));
+        // Nothing in the last bin but what lies beyond.
+        near(divergence(&[3.0, 0.0, 1.0], 2, 1), relative(&[0.75, 0.25], &[1.0, 1e-3 / 4.0]));
+        assert_eq!(divergence(&[0.0, 0.0, 1.0], 2, 2), f64::INFINITY);
+    }
+
+    #[test]
+    fn a_percentile_ends_at_the_edge_of_a_bin() {
+        let percentile = |low: f32, many: usize, few: &[f32]| {
+            let mut histogram = Histogram::new(Range { low, high: low + BINS as f32 });
+            histogram.add(&vec![5.5; many]);
+            histogram.add(few);
+            let Range { low, high } = Method::Percentile.range(&histogram, Activations::Asymmetric);
+            (low, high)
+        };
+        // One in ten thousand of 15 002 is more than one and less than two.
+        assert_eq!(percentile(0.0, 15_000, &[2047.5, 1000.5]), (0.0, 1001.0));
+        // On two sides half of it each.
+        assert_eq!(percentile(-1024.0, 30_000, &[-1023.5, -500.5, 300.5, 1023.5]), (-501.0, 301.0));
+    }
+
+    #[test]
+    fn a_value_that_is_always_the_same_has_a_range() {
+        for value in [5.0, -5.0] {
+            let mut histogram = Histogram::new(Range { low: value, high: value });
+            histogram.add(&[value; 9]);
+            for (_, method) in NAMES {
+                let range = method.range(&histogram, Activations::Asymmetric);
+                assert_eq!((range.low, range.high), (value, value), "{method}");
+            }
+        }
     }
 }

@@ -163,4 +163,14 @@ mod tests {
         assert!(pair <= i32::from(i16::MAX), "{pair}");
         assert!(2 * 255 * WeightBits::Eight.largest() as i32 > i32::from(i16::MAX));
     }
+
+    #[test]
+    fn numbers_become_the_nearest_level_within_the_bounds() {
+        let affine = Affine { scale: 0.5, zero: 3 };
+        let bounds = Activations::Asymmetric.bounds();
+        assert_eq!([0.8, -0.8, -5.0, 1000.0].map(|x| affine.round(x, bounds)), [1.0, -1.0, -1.5, 126.0]);
+        let affine = Affine { scale: 2.0, zero: 0 };
+        let bounds = Activations::Symmetric.bounds();
+        assert_eq!([3.1, -1000.0, 1000.0].map(|x| affine.round(x, bounds)), [4.0, -256.0, 254.0]);
+    }
 }

@@ -206,3 +206,80 @@ impl Network {
         id
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use offshoot_graph::builder::Conv2d;
+    use offshoot_graph::op::{AveragePool, Pool};
+    use offshoot_graph::{Shape, Tensor};
+
+    use super::*;
+    use crate::scheme::WeightBits;
+
+    /// Convolutions with what may stand behind them.
+    fn model() -> Model {
+        let mut g = Graph::new("parts");
+        let x = g.add_input("input", DType::F32, Shape::fixed(&[1, 4, 8, 8]));
+        let node = |g: &mut Graph, name: &str, op: Op, inputs: &[ValueId]| {
+            g.add(name, op, inputs).expect("the sizes fit")
+        };
+        let pool = Pool { kernel: [2; 2], strides: [1; 2], pads: [0; 4], ceil_mode: false };
+        let average = Pooling::Average(AveragePool { pool: pool.clone(), count_include_pad: true });
+        let relu = Op::Unary(Unary::Relu);
+        let conv = g.conv2d("conv", x, &Conv2d::new(4, 3)).expect("the sizes fit");
+        let act = node(&mut g, "act", relu.clone(), &[conv]);
+        let mean = node(&mut g, "mean", Op::Pool(average), &[act]);
+        let join = node(&mut g, "join", Op::Shape(ShapeOp::Concat { axis: 1 }), &[mean, mean]);
+        let most = node(&mut g, "most", Op::Pool(Pooling::Max(pool.clone())), &[join]);
+        let cut = node(&mut g, "cut", Op::Shape(ShapeOp::Slice { axis: 1, start: 0, end: 4 }), &[most]);
+        let number = g.add_constant("number", Tensor::full([1], 2.0));
+        let shifted = node(&mut g, "shifted", Op::Binary(Binary::Add), &[cut, number]);
+        let raw = node(&mut g, "raw", Op::Pool(Pooling::Max(pool)), &[x]);
+        let twice = g.conv2d("twice", cut, &Conv2d::new(4, 1)).expect("the sizes fit");
+        let late = node(&mut g, "late", relu, &[twice]);
+        let sum = node(&mut g, "sum", Op::Binary(Binary::Add), &[cut, twice]);
+        let half = node(&mut g, "half", Op::Binary(Binary::Add), &[shifted, sum]);
+        for (i, output) in [shifted, raw, late, half].into_iter().enumerate() {
+            g.add_output(&i.to_string(), output);
+        }
+        let one = |&id: &ValueId| {
+            let value = g.value(id);
+            (value.name.clone(), Tensor::full(value.shape.as_fixed().expect("parameters are fixed"), 1.0))
+        };
+        let weights = g.parameters().iter().map(one).collect();
+        let metadata =
+            Metadata { architecture: None, head: None, classes: vec![], preprocessing: Default::default() };
+        Model { graph: g, weights, metadata }
+    }
+
+    fn named(scheme: Scheme, wanted: Part) -> Vec<String> {
+        let network = Network::new(&model(), scheme).expect("there are convolutions");
+        let nodes = network.graph.nodes().iter().zip(&network.parts);
+        nodes.filter(|(_, part)| **part == wanted).map(|(node, _)| node.name.clone()).collect()
+    }
+
+    #[test]
+    fn operators_are_in_integers_where_all_that_they_read_is() {
+        let cpu = Scheme::cpu(WeightBits::Seven);
+        assert_eq!(named(cpu, Part::Weighted), ["conv", "twice"]);
+        assert_eq!(named(cpu, Part::Follows), ["act"]);
+        assert_eq!(named(cpu, Part::Computed), ["mean", "join", "sum"]);
+        assert_eq!(named(cpu, Part::Moved), ["most", "cut"]);
+        // With a constant, of the input, of what another reads too, of one in float.
+        assert_eq!(named(cpu, Part::Float), ["shifted", "raw", "late", "half"]);
+        assert_eq!(named(Scheme::tensorrt(), Part::Computed), Vec::<String>::new());
+        assert_eq!(named(Scheme::tensorrt(), Part::Moved), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_is_moved_has_the_scale_of_its_origin() {
+        let network = Network::new(&model(), Scheme::cpu(WeightBits::Seven)).expect("there are convolutions");
+        let value = |name: &str| network.graph.values().find(|(_, v)| v.name == name).expect("it is there").0;
+        let origin = |name: &str| network.graph.value(network.origin(value(name))).name.clone();
+        assert_eq!(["cut", "most", "join", "input"].map(origin), ["join", "join", "join", "input"]);
+        let kept = BTreeSet::from(["twice".to_owned(), "sum".to_owned()]);
+        let rounded = |kept: &BTreeSet<String>, name: &str| network.rounded(kept)[value(name).index()];
+        assert!(rounded(&BTreeSet::new(), "cut") && rounded(&BTreeSet::new(), "twice"));
+        assert!(!rounded(&kept, "cut") && !rounded(&kept, "twice") && rounded(&kept, "input"));
+    }
+}

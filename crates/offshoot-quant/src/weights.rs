@@ -186,4 +186,57 @@ mod tests {
             assert!((shift[k] - f64::from(wanted)).abs() < 1e-6, "{k}");
         }
     }
+
+    #[test]
+    fn a_scale_cuts_a_few_weights_off_where_it_fits_the_many() {
+        // Whole numbers, which only a scale of 1 leaves as they are, and one weight beyond the 63 levels of that scale.
+        for most in [63.0, 64.203_82, 69.517_24, 79.370_08, 90.0] {
+            let mut weights = [20.0, -7.0, 33.0, 11.0, -50.0, 3.0, -28.0, 45.0].repeat(2000);
+            weights.push(most);
+            let scale = best_scale(&weights, WeightBits::Seven);
+            assert!((scale - 1.0).abs() < 1e-5, "{most}: {scale}");
+        }
+        assert_eq!(best_scale(&[0.0, -0.0], WeightBits::Seven), 1.0);
+    }
+
+    #[test]
+    fn multiples_of_a_scale_become_their_factors() {
+        let rounded = |shape: [usize; 2], axis, weight: [f32; 6]| {
+            let w = round_weight(&Tensor::f32(shape, weight.to_vec()), axis, WeightBits::Seven, &[]);
+            let IntegerWeight { integers, scales } = w.expect("it is f32");
+            assert_eq!((integers.shape(), &scales[..]), (&shape[..], &[1.0, 2.0][..]));
+            integers.data().clone()
+        };
+        let rows = rounded([2, 3], 0, [63.0, -21.0, 7.0, 126.0, 42.0, -84.0]);
+        assert_eq!(rows, Data::I8(vec![63, -21, 7, 63, 21, -42]));
+        let columns = rounded([3, 2], 1, [63.0, 126.0, -21.0, 42.0, 7.0, -84.0]);
+        assert_eq!(columns, Data::I8(vec![63, 63, -21, 21, 7, -42]));
+    }
+
+    #[test]
+    fn a_bias_has_the_scale_of_the_sums() {
+        let half = (1u32 << 28) as f32;
+        assert_eq!(least_scales(&[6.0 * half, -half], 0.5), [6.0, 1.0]);
+        let (integers, scales) = round_bias(&[1.0, -0.74, 5.0], 0.5, &[0.5, 0.25, 0.0]);
+        assert_eq!(integers, [4, -6, i32::MAX]);
+        assert_eq!(scales, [0.25, 0.125, f32::MIN_POSITIVE]);
+    }
+
+    #[test]
+    fn the_shift_sums_over_taps_and_goes_along_either_axis() {
+        let shift = |shape: &[usize], axis, scales: &[f32]| {
+            let weight = Tensor::f32(shape, vec![0.4, 1.1, 1.4, 2.2]);
+            let integers = Tensor::new(shape, Data::I8(vec![1, 2, 3, 4])).expect("four elements");
+            let rounded = IntegerWeight { integers, scales: scales.to_vec() };
+            mean_shift(&weight, &rounded, axis, 1, &[10.0, 100.0])
+        };
+        let near = |found: Vec<f64>, wanted: &[f64]| {
+            assert_eq!(found.len(), wanted.len());
+            assert!(found.iter().zip(wanted).all(|(a, b)| (a - b).abs() < 1e-4), "{found:?} {wanted:?}");
+        };
+        // One output of two inputs of two taps: 10 (0.1 - 0.1) + 100 (0.1 - 0.2).
+        near(shift(&[1, 2, 1, 2], 0, &[0.5]), &[-10.0]);
+        // Two outputs in columns: 10 (0.1) + 100 (0.1), 10 (-0.6) + 100 (-1.2).
+        near(shift(&[2, 2], 1, &[0.5, 0.25]), &[11.0, -126.0]);
+    }
 }
