@@ -207,6 +207,18 @@ mod tests {
     }
 
     #[test]
+    fn an_outlier_below_is_cut_off_as_well() {
+        let mut histogram = Histogram::new(Range { low: -50.0, high: 0.0 });
+        let values: Vec<f32> = (0..100_000).map(|i| -((i as f32 + 0.5) / 100_000.0).powi(2)).collect();
+        histogram.add(&values);
+        histogram.add(&[-50.0]);
+        for method in [Method::Percentile, Method::Entropy, Method::Mse] {
+            let range = method.range(&histogram, Activations::Asymmetric);
+            assert!(range.low > -50.0 && range.low < -0.9 && range.high == 0.0, "{method}: {range:?}");
+        }
+    }
+
+    #[test]
     fn mean_squared_error_finds_the_best_of_all_ranges() {
         for (low, activations) in
             [(0.0, Activations::Asymmetric), (-1.0, Activations::Asymmetric), (-1.0, Activations::Symmetric)]
