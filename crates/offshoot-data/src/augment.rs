@@ -310,4 +310,32 @@ mod tests {
             prop_assert_eq!(flipped, pixels);
         }
     }
+
+    #[test]
+    fn changes_of_color_lie_within_their_ranges() {
+        let how = Augmentation { brightness: 0.4, contrast: 2.0, hue: 0.1, ..Augmentation::NONE };
+        let (mut brightness, mut contrast, mut hue, mut first) = (vec![], vec![], vec![], 0);
+        for picture in 0..1000 {
+            let ops = how.jitter(&mut stream(2, picture));
+            assert_eq!(ops.len(), 3);
+            first += usize::from(matches!(ops[0], PixelOp::Hue(_)));
+            for op in ops {
+                match op {
+                    PixelOp::Brightness(x) => brightness.push(x),
+                    PixelOp::Contrast(x) => contrast.push(x),
+                    PixelOp::Hue(x) => hue.push(x),
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+        for (drawn, low, high) in [(brightness, 0.6, 1.4), (contrast, 0.0, 3.0), (hue, -0.1, 0.1)] {
+            let (least, most) = drawn.iter().fold((9.0f64, -9.0f64), |(a, b), &x| (a.min(x), b.max(x)));
+            let near = (high - low) / 50.0;
+            assert!(
+                least >= low && least < low + near && most <= high && most > high - near,
+                "{least} {most}"
+            );
+        }
+        assert!((250..420).contains(&first), "in a random order: {first}");
+    }
 }

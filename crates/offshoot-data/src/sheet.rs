@@ -96,4 +96,41 @@ mod tests {
         assert_eq!([1, 2, 3].map(count), [200 * 200 * 3; 3]);
         assert!(count(30) > 300);
     }
+
+    #[test]
+    fn small_tiles_are_magnified_and_words_stand_under_them() {
+        let corners = [[10, 20, 30], [40, 50, 60], [70, 80, 90], [100, 110, 120]];
+        let tile = Tile { pixels: corners.concat(), caption: ["L".to_owned(), "L".to_owned()] };
+        let sheet = contact_sheet(&[vec![tile.clone(), tile]], 2, &Letters::new());
+        let pixel = |x: usize, y: usize| {
+            let at = (y * sheet.width() + x) * 3;
+            sheet.pixels()[at..at + 3].to_vec()
+        };
+        for left in [6, 6 + 128 + 6] {
+            for (x, y, corner) in
+                [(0, 0, 0), (63, 63, 0), (64, 0, 1), (127, 63, 1), (0, 64, 2), (127, 127, 3)]
+            {
+                assert_eq!(pixel(left + x, 6 + y), corners[corner], "{x} {y}");
+            }
+            assert_eq!(
+                (pixel(left - 1, 6), pixel(left + 128, 6), pixel(left, 5)),
+                (PAPER.into(), PAPER.into(), PAPER.into())
+            );
+            // The upper edge of an L is four pixels long.
+            for top in [6 + 128 + 2, 6 + 128 + 2 + 10] {
+                let edge: Vec<bool> = (0..5).map(|x| pixel(left + x, top) == INK).collect();
+                assert_eq!(edge, [true, true, true, true, false]);
+                assert_eq!(pixel(left, top - 1), PAPER);
+            }
+        }
+    }
+
+    #[test]
+    fn letters_are_mixed_with_the_paper() {
+        let mut canvas = Canvas { pixels: PAPER.repeat(6), width: 3 };
+        canvas.write(&Drawn { width: 2, levels: vec![0, 255, 51, 0] }, (1, 0));
+        let found: Vec<u8> = canvas.pixels.chunks(3).map(|pixel| pixel[0]).collect();
+        // A fifth of the ink: 250 - 220 / 5.
+        assert_eq!(found, [250, 250, 30, 250, 206, 250]);
+    }
 }

@@ -307,4 +307,35 @@ mod tests {
             }
         }
     }
+
+    /// The gray levels of a picture of 6 by 4 pixels that are kept, which are their places.
+    fn seen(view: View) -> Vec<u8> {
+        let preprocessing = Preprocessing { size: 2, resize: 4, ..Preprocessing::default() };
+        let transform = Transform::new(&preprocessing).expect("it can be carried out");
+        let picture =
+            Picture::new(6, 4, (0..24).flat_map(|i| [i; 3]).collect()).expect("the length is right");
+        transform.look(&picture, view).into_iter().step_by(3).collect()
+    }
+
+    #[test]
+    fn views_are_the_corners_and_the_middle_and_their_mirror_images() {
+        let found: Vec<Vec<u8>> = Tta::Ten.views().into_iter().map(seen).collect();
+        let wanted = [[0u8, 1, 6, 7], [4, 5, 10, 11], [12, 13, 18, 19], [16, 17, 22, 23], [8, 9, 14, 15]]
+            .map(|v| v.to_vec());
+        assert_eq!(found[..5], wanted);
+        let mirrored = wanted.map(|v| vec![v[1], v[0], v[3], v[2]]);
+        assert_eq!(found[5..], mirrored);
+        assert_eq!(Tta::Off.views(), [View::default()]);
+        assert_eq!(Tta::Flip.views(), [View::default(), View { corner: None, flip: true }]);
+    }
+
+    #[test]
+    fn an_input_becomes_the_bytes_that_it_was_made_of() {
+        let preprocessing = Preprocessing { size: 16, resize: 16, ..Preprocessing::default() };
+        let transform = Transform::new(&preprocessing).expect("it can be carried out");
+        let pixels: Vec<u8> = (0..transform.input_len()).map(|i| (i / 3 * 7 + i % 3 * 80) as u8).collect();
+        let mut input = vec![0.0; pixels.len()];
+        transform.normalize(&pixels, &mut input);
+        assert_eq!(transform.denormalize(&input), pixels);
+    }
 }

@@ -103,3 +103,23 @@ fn magnitudes_are_those_of_torchvision() {
         }
     }
 }
+
+/// What `ImageOps.equalize` and `ImageOps.autocontrast` of Pillow make of a picture of few levels.
+#[test]
+fn levels_are_spread_as_by_pillow() {
+    let spread = |op: PixelOp, levels: &[(u8, usize)]| {
+        let mut pixels: Vec<u8> = levels.iter().flat_map(|&(level, count)| vec![level; 3 * count]).collect();
+        let width = pixels.len() / 3;
+        op.apply(&mut pixels, width);
+        pixels.dedup();
+        pixels
+    };
+    let three = [(10, 300), (20, 300), (200, 400)];
+    assert_eq!(spread(PixelOp::Equalize, &three), [0, 150, 255]);
+    assert_eq!(spread(PixelOp::AutoContrast, &three), [0, 13, 255]);
+    assert_eq!(spread(PixelOp::Equalize, &[(0, 100), (1, 100), (2, 55), (3, 300)]), [0, 100, 200, 255]);
+    assert_eq!(spread(PixelOp::Equalize, &[(5, 100), (9, 100), (30, 64), (77, 600)]), [0, 100, 200, 255]);
+    // Too few pixels below the last level, and one level only: nothing changes.
+    assert_eq!(spread(PixelOp::Equalize, &[(0, 100), (1, 100), (2, 54), (3, 300)]), [0, 1, 2, 3]);
+    assert_eq!(spread(PixelOp::AutoContrast, &[(7, 9)]), [7]);
+}

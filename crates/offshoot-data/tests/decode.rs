@@ -273,9 +273,11 @@ fn a_jpeg_of_very_many_scans_is_refused() {
     let jpeg = golden("progressive.jpg");
     let picture = decode(&jpeg, &DecodeOptions::default()).unwrap();
     let scans = jpeg.windows(2).filter(|pair| *pair == [0xFF, 0xDA]).count();
-    let usual = with_scans(&jpeg, 100 - scans);
+    let usual = with_scans(&jpeg, 128 - scans);
     // The last scan says the last bit of coefficients: again, it says nothing new or damages them, and is decoded.
     assert!(!matches!(decode(&usual, &DecodeOptions::default()), Err(DecodeError::TooManyScans { .. })));
+    let error = error_of(&with_scans(&jpeg, 129 - scans));
+    assert!(matches!(error, DecodeError::TooManyScans { scans: 129, .. }), "{error}");
     let error = error_of(&with_scans(&jpeg, 400));
     let (width, height) = (picture.width(), picture.height());
     assert_eq!(error, DecodeError::TooManyScans { scans: scans + 400, limit: 128, width, height });
@@ -324,6 +326,11 @@ fn strips_of_a_tiff_do_not_ask_for_the_same_work_again_and_again() {
     let row = [10, 20, 30].repeat(2);
     let few = tiff_of_strips(2, 4, 1, &row);
     assert_eq!(decode(&few, &DecodeOptions::default()).unwrap().pixels(), row.repeat(4));
+    // Of 24 by 1 pixels each, 200 hold eight times the bytes of the file, and 201 more than that.
+    let [most, more] = [200, 201].map(|strips| tiff_of_strips(24, strips, 1, &[7; 72]));
+    assert_eq!(most.len() * 8, 72 * 200);
+    assert!(decode(&most, &DecodeOptions::default()).is_ok());
+    assert!(error_of(&more).to_string().contains("more bytes than the file"));
     // Four thousand strips that are all the whole of a file of kilobytes.
     let error = error_of(&tiff_of_strips(2, 4000, 1, &[7; 100_000])).to_string();
     assert!(error.contains("more bytes than the file"), "{error}");
@@ -333,4 +340,14 @@ fn strips_of_a_tiff_do_not_ask_for_the_same_work_again_and_again() {
     jpeg[frame + 5..frame + 9].copy_from_slice(&[0x0F, 0xA0, 0x0F, 0xA0]);
     let error = error_of(&tiff_of_strips(31, 2, 7, &jpeg)).to_string();
     assert!(error.contains("too many scans"), "{error}");
+}
+
+#[test]
+fn sizes_are_said_in_megapixels_rounded_up() {
+    let error = DecodeError::TooLarge { width: 1234, height: 5678, limit: 5_500_000 };
+    assert_eq!(
+        error.to_string(),
+        "1234x5678 is 7.01 megapixels, more than the limit of 5.5; shrink the picture or raise the limit \
+         (`max_megapixels` 8)"
+    );
 }

@@ -285,6 +285,15 @@ fn what_may_be_meant_otherwise_is_said() {
         notes(&["a/1.jpg", "b/1.jpg", "1.jpg", "2.jpg"]),
         ["DATA: 2 pictures lie beside the class folders, in none of them, and not used"]
     );
+    assert_eq!(
+        notes(&["a/1.jpg", "b/1.jpg", "1.jpg", ".2.jpg", "notes.txt"]),
+        ["DATA: 1 picture lies beside the class folders, in none of them, and not used"]
+    );
+    // A run of training among the classes is no class; a folder with a part of its files is.
+    let run = ["a/1.jpg", "b/1.jpg", "run/recipe.toml", "run/pictures.csv"];
+    assert_eq!(notes(&run), [r#"DATA: left out, being no classes: "run""#]);
+    let root = folder(&["a/1.jpg", "b/1.jpg", "run/recipe.toml", "run/1.jpg"]);
+    assert_eq!(open(&root).unwrap().classes, ["a", "b", "run"]);
 }
 
 #[test]

@@ -172,4 +172,22 @@ mod tests {
             }
         }
     }
+
+    /// The mean and the variance of the logarithm are the digamma and the trigamma function of the parameter.
+    #[test]
+    fn draws_have_the_moments_of_the_gamma_distribution() {
+        for (alpha, mean, variance) in
+            [(0.5, -1.963_510, 4.934_802), (1.0, -0.577_216, 1.644_934), (4.0, 1.256_118, 0.283_823)]
+        {
+            let draws: Vec<f64> =
+                (0..40_000).map(|picture| log_gamma_variate(alpha, &mut stream(picture))).collect();
+            let found = draws.iter().sum::<f64>() / draws.len() as f64;
+            let spread = draws.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / draws.len() as f64;
+            assert!(
+                (found - mean).abs() < 4.0 * (variance / draws.len() as f64).sqrt(),
+                "{alpha}: mean {found}"
+            );
+            assert!((spread / variance - 1.0).abs() < 0.04, "{alpha}: variance {spread}, not {variance}");
+        }
+    }
 }

@@ -29,3 +29,21 @@ pub(super) fn turn(width: usize, height: usize) -> Option<MutexGuard<'static, ()
     // There is nothing behind the lock that a panic could have left half-changed.
     (width.saturating_mul(height) > LARGE).then(|| TURN.lock().unwrap_or_else(PoisonError::into_inner))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_pictures_take_turns_and_the_limit_can_be_set() {
+        assert!(turn(8000, 8000).is_none());
+        let held = turn(8000, 8001);
+        assert!(held.is_some() && TURN.try_lock().is_err());
+        assert!(turn(8000, 8000).is_none());
+        drop(held);
+        assert_eq!(max_pixels(), DEFAULT_MAX_PIXELS);
+        set_max_pixels(DEFAULT_MAX_PIXELS + 1);
+        assert_eq!(max_pixels(), DEFAULT_MAX_PIXELS + 1);
+        set_max_pixels(DEFAULT_MAX_PIXELS);
+    }
+}

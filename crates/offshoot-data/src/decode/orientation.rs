@@ -142,4 +142,32 @@ mod tests {
         assert_eq!(of_xmp(b"<tiff:Orientation>3</tiff:Orientation>"), Some(3));
         assert_eq!(of_xmp(b"<tiff:Orientation>"), None);
     }
+
+    #[test]
+    fn the_orientation_may_be_of_any_whole_type_and_byte_order() {
+        // After another entry, with a prefix: a byte, a short, a long.
+        let entry = |little: bool, kind: u8, value: [u8; 4]| {
+            let order =
+                |bytes: &[u8]| if little { bytes.iter().rev().copied().collect() } else { bytes.to_vec() };
+            let start: &[u8] = if little { b"Exif\0\0II*\0" } else { b"Exif\0\0MM\0*" };
+            let other = [order(&[1, 0x0F]), order(&[0, 2]), order(&[0, 0, 0, 1]), vec![9; 4]].concat();
+            let own = [order(&[1, 0x12]), order(&[0, kind]), order(&[0, 0, 0, 1]), value.to_vec()].concat();
+            of_exif(&[start, &order(&[0, 0, 0, 8]), &order(&[0, 2]), &other, &own].concat())
+        };
+        for kind in [1, 6] {
+            assert_eq!([true, false].map(|little| entry(little, kind, [5, 0, 0, 7])), [Some(5); 2]);
+        }
+        for (short, long) in [(3, 4), (8, 9)] {
+            assert_eq!(
+                (entry(true, short, [6, 0, 0, 7]), entry(false, short, [0, 6, 0, 7])),
+                (Some(6), Some(6))
+            );
+            assert_eq!(
+                (entry(true, long, [8, 0, 0, 0]), entry(false, long, [0, 0, 0, 8])),
+                (Some(8), Some(8))
+            );
+        }
+        // A number of another type, and one that is no orientation.
+        assert_eq!((entry(true, 5, [6, 0, 0, 0]), entry(true, 3, [6, 1, 0, 0])), (None, None));
+    }
 }

@@ -191,4 +191,36 @@ mod tests {
         assert_eq!(letters.draw("abcdefghij", 6 * SIDE, SIDE).width, 6 * SIDE);
         assert_eq!(letters.draw("abc", SIDE, SIDE).width, 0);
     }
+
+    #[test]
+    fn letters_of_the_built_in_font_are_upright_and_in_the_middle_of_the_line() {
+        let drawn = Letters::new().draw("Li", 2 * SIDE, SIDE + 3);
+        let row =
+            |row: &[u8]| row.iter().map(|&level| if level == 255 { '#' } else { '.' }).collect::<String>();
+        let rows: Vec<String> = drawn.levels.chunks(drawn.width).map(row).collect();
+        let wanted = [
+            "................",
+            "####......##....",
+            ".##.............",
+            ".##......###....",
+            ".##.......##....",
+            ".##...#...##....",
+            ".##..##...##....",
+            "#######..####...",
+            "................",
+            "................",
+            "................",
+        ];
+        assert_eq!(rows, wanted);
+    }
+
+    #[test]
+    fn scripts_whose_letters_join_are_known() {
+        for letter in ['\u{590}', 'ع', 'ह', 'ក', '\u{FEFC}'] {
+            assert!(is_joined(letter), "{letter}");
+        }
+        for letter in ['a', 'Ω', '汉', 'ひ', '\u{58F}', '\u{FEFD}'] {
+            assert!(!is_joined(letter), "{letter}");
+        }
+    }
 }
