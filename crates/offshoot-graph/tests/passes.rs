@@ -202,7 +202,9 @@ fn a_frozen_part_gets_no_backward_nodes() {
 #[test]
 fn folding_leaves_what_trains_and_what_is_shared() {
     let mut graph = network();
-    let weights = weights(&graph);
+    let mut weights = weights(&graph);
+    let gammas = [0.5, 1.0, 2.0, -4.0];
+    weights.insert("stem.bn.weight".into(), Tensor::f32([4], gammas.to_vec()));
     let norms = |graph: &Graph| count(graph, |op| matches!(op, Op::Norm(Norm::Batch(_))));
     assert_eq!(norms(&fold_batch_norm(&graph, &weights).unwrap().0), 3);
     freeze(&mut graph, |name| name.starts_with("stem"));
@@ -213,10 +215,15 @@ fn folding_leaves_what_trains_and_what_is_shared() {
     );
     let bias = folded.find_parameter("stem.conv.bias").unwrap();
     assert!(!folded.parameter_info(bias).unwrap().trainable);
-    // gamma = beta = mean = var = 1/2: scale = 0.5 / sqrt(0.5 + 1e-5), bias = 0.5 - 0.5 scale.
-    let scale = 0.5 / (0.5f64 + 1e-5).sqrt();
-    assert_eq!(folded_weights["stem.conv.weight"].as_f32().unwrap()[0], (0.5 * scale) as f32);
-    assert_eq!(folded_weights["stem.conv.bias"].as_f32().unwrap()[0], (0.5 - 0.5 * scale) as f32);
+    // beta = mean = var = 1/2: scale = gamma / sqrt(0.5 + 1e-5), bias = 0.5 - 0.5 scale.
+    let filters = folded_weights["stem.conv.weight"].as_f32().unwrap().chunks(27);
+    let biases = folded_weights["stem.conv.bias"].as_f32().unwrap();
+    assert_eq!((filters.len(), biases.len()), (4, 4));
+    for ((filter, &bias), gamma) in filters.zip(biases).zip(gammas) {
+        let scale = f64::from(gamma) / (0.5f64 + 1e-5).sqrt();
+        assert!(filter.iter().all(|&w| w == (0.5 * scale) as f32), "{gamma}: {filter:?}");
+        assert_eq!(bias, (0.5 - 0.5 * scale) as f32);
+    }
 
     freeze(&mut graph, |_| true);
     let conv = graph.nodes().iter().find(|n| n.name == "stem.conv").unwrap().outputs[0];
