@@ -119,7 +119,7 @@ pub(super) fn is_foldable(op: &str) -> bool {
 pub(super) fn fold(
     node: NodeView<'_>,
     inputs: &[Option<Numbers>],
-    fill: Option<Number>,
+    fill: Option<Numbers>,
 ) -> Result<Numbers, Problem> {
     let too_much = || {
         node.unsupported(
@@ -130,7 +130,7 @@ pub(super) fn fold(
     evaluate(node, inputs, fill).filter(|n| n.data.len() <= MAX_NUMBERS).ok_or_else(too_much)
 }
 
-fn evaluate(node: NodeView<'_>, inputs: &[Option<Numbers>], fill: Option<Number>) -> Option<Numbers> {
+fn evaluate(node: NodeView<'_>, inputs: &[Option<Numbers>], fill: Option<Numbers>) -> Option<Numbers> {
     let input = |i: usize| inputs.get(i).and_then(Option::as_ref);
     let x = input(0)?;
     let axes = |i: usize| match input(i) {
@@ -307,12 +307,15 @@ fn concat(inputs: &[Option<Numbers>]) -> Option<Numbers> {
     Some(Numbers::vector(data, parts[0].float))
 }
 
-fn constant_of_shape(shape: &Numbers, fill: Option<Number>) -> Option<Numbers> {
+fn constant_of_shape(shape: &Numbers, fill: Option<Numbers>) -> Option<Numbers> {
     let shape: Vec<usize> =
         shape.ints()?.into_iter().map(|d| usize::try_from(d).ok()).collect::<Option<_>>()?;
     let len = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).filter(|&n| n <= MAX_NUMBERS)?;
-    let float = fill.is_none();
-    Some(Numbers { shape, data: vec![fill.unwrap_or(Number::Known(0.0)); len], float })
+    let (number, float) = match fill {
+        Some(fill) => (fill.data.first()?.clone(), fill.float),
+        None => (Number::Known(0.0), true),
+    };
+    Some(Numbers { shape, data: vec![number; len], float })
 }
 
 /// A slice along the first axis.
@@ -396,3 +399,6 @@ pub(super) fn reshaped(shape: &[usize], target: &[i64], copies: bool) -> Option<
     let count = made.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
     (count == Some(total)).then_some(made)
 }
+
+#[cfg(test)]
+mod tests;

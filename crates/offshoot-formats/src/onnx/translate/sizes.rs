@@ -49,10 +49,7 @@ impl<'a> Translator<'a> {
             return Ok(None);
         }
         let fill = match node.tensor("value") {
-            Some(proto) => {
-                let tensor = self.context.tensors.read(proto)?;
-                Numbers::from_tensor(&tensor).and_then(|n| n.data.first().cloned())
-            }
+            Some(proto) => Numbers::from_tensor(&self.context.tensors.read(proto)?),
             None => None,
         };
         let numbers = fold(node, &inputs, fill)?;
