@@ -56,10 +56,7 @@ impl<'a> Translator<'a> {
     pub(super) fn concat(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
         let mut inputs = Vec::new();
         for index in 0..node.proto.input.len() {
-            inputs.push(match self.operand(node, index)? {
-                Operand::Stored(s) if s.transposed => self.value(node, index)?,
-                _ => self.value(node, index)?,
-            });
+            inputs.push(self.value(node, index)?);
         }
         let first = *inputs.first().ok_or_else(|| node.damaged("it has no inputs"))?;
         let axis = node.axis(node.int("axis", 0), self.import.shape(first).rank())?;
