@@ -250,4 +250,29 @@ mod tests {
             assert!(message.contains(what) && message.contains("f.py"), "{message}");
         }
     }
+
+    #[test]
+    fn comments_and_empty_lines_are_nothing() {
+        let text = "# a\n\n  # b\r\nc = (1,  # d\n      2)\t\n   \ndef 'e\\f'\r\n";
+        let found = tokens(text, &"f.py".into()).unwrap();
+        let shown: Vec<String> = found.iter().map(|(token, line)| format!("{line}{token:?}")).collect();
+        assert_eq!(
+            shown.join(" "),
+            "4Name(\"c\") 4Mark('=') 4Mark('(') 4Int(1) 4Mark(',') 5Int(2) 5Mark(')') 5Newline 7Name(\"def\") \
+             7Text(\"e\\\\f\") 7Newline"
+        );
+    }
+
+    #[test]
+    fn what_nests_and_names_have_a_largest_size() {
+        let blocks = |n: usize| (0..=n).map(|depth| format!("{}a\n", " ".repeat(depth))).collect::<String>();
+        for (text, limit) in [
+            (&(|n| "(".repeat(n) + &")".repeat(n)) as &dyn Fn(usize) -> String, MAX_BRACKETS as usize),
+            (&|n| "_".repeat(n), MAX_NAME),
+            (&blocks, MAX_BLOCKS),
+        ] {
+            assert!(tokens(&text(limit), &"f.py".into()).is_ok(), "{limit}");
+            assert!(tokens(&text(limit + 1), &"f.py".into()).is_err(), "{limit}");
+        }
+    }
 }

@@ -484,3 +484,6 @@ impl Parser<'_> {
         Ok(Expression::Index(Box::new(list), Box::new(index)))
     }
 }
+
+#[cfg(test)]
+mod tests;
