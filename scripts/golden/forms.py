@@ -339,6 +339,26 @@ TORCH = {
     "gru": middle(lambda x, n: n.extra[0](x.flatten(2).transpose(1, 2))[0][:, -1], nn.GRU(4, 5, batch_first=True)),
     "gru_of_layers": middle(lambda x, n: torch.cat([n.extra[0](x.flatten(2).permute(1, 0, 2))[1].transpose(0, 1).flatten(1), x.mean((2, 3))], 1), nn.GRU(36, 3, 2, bidirectional=True)),
     "gru_without_bias": middle(lambda x, n: n.extra[0](x.flatten(2).transpose(0, 1))[0].transpose(0, 1), nn.GRU(36, 3, bias=False)),
+    "windows": middle(
+        lambda x, n: torch.cat([n.extra[0](x), n.extra[1](x).mean(3, keepdim=True).expand(-1, -1, -1, 6)
+                                + F.adaptive_max_pool2d(x, 1), F.avg_pool2d(x, (3, 1), 1, (1, 0), count_include_pad=False)], 2),
+        nn.Conv2d(4, 4, (4, 3), padding="same", dilation=(1, 2)), nn.Conv2d(4, 4, 3, padding="valid"),
+    ),
+    "pools_after_pads": middle(
+        lambda x, n: torch.cat([y.flatten(2) for y in [
+            F.avg_pool2d(F.pad(x, (1, 1, 1, 1)), 3, 2, ceil_mode=True),
+            F.avg_pool2d(F.pad(x, (1, 1, 1, 1)), 3, 2, 1, count_include_pad=False),
+            F.avg_pool2d(F.pad(x, (1, 0, 0, 1), value=1.0), 3, 2),
+            F.max_pool2d(F.pad(F.relu(x), (1, 1, 1, 1)), 3, 2, ceil_mode=True),
+            F.max_pool2d(F.pad(F.relu(x), (1, 1, 1, 1)), 3, 2),
+            F.max_pool2d(F.pad(F.relu(x), (2, 2, 2, 2)), 3, 2, 1),
+            F.max_pool2d(F.pad(x, (1, 0, 1, 0)), 3, 2),
+        ]], 2),
+    ),
+    "moves": middle(
+        lambda x, n: torch.stack([x.unflatten(1, (2, 2)).narrow(2, 1, 1).squeeze(2).squeeze(1).transpose(1, 3)[:, 1:4, :2, -1],
+                                  x.permute(0, 3, 1, 2).flatten(2, 3)[:, :3, 5:7] - x.select(3, 2)[:, 1:, :2].swapaxes(1, 1)], -1),
+    ),
     "square_and_constants": middle(lambda x, n: (x.square() + x**3 - torch.tensor([0.5, 1.0, 2.0]).view(3, 1, 1, 1)[1]) / torch.tensor([[2.0], [4.0]])[1]),
 }
 
