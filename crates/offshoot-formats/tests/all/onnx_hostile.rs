@@ -2,6 +2,7 @@
 
 mod external;
 mod files;
+mod operators;
 mod text;
 
 use std::fs;
@@ -11,7 +12,8 @@ use offshoot_formats::onnx::{self, Options};
 use proptest::prelude::*;
 
 use self::files::{
-    attribute, field, head, info, int, ints, model, model_of, node, plain_conv, refused, refused_with, tensor,
+    attribute, field, head, info, int, ints, model, model_of, node, plain_conv, refused, refused_with,
+    tensor, word,
 };
 use crate::onnx_support::{everything, golden};
 
@@ -78,18 +80,17 @@ fn an_input_that_is_no_picture() {
 
 #[test]
 fn resizing_that_is_not_read_names_what_is_not() {
-    let text = |name: &str, value: &str| field(5, [field(1, name), field(4, value), int(20, 3)].concat());
-    let coordinates = |value: &str| text("coordinate_transformation_mode", value);
+    let coordinates = |value: &str| word("coordinate_transformation_mode", value);
     for (attribute, scales, words) in [
-        (text("mode", "area"), [1.0, 1.0, 2.0, 2.0], "mode `area`"),
-        (text("nearest_mode", "ceil"), [1.0, 1.0, 2.0, 2.0], "nearest_mode `ceil`"),
+        (word("mode", "area"), [1.0, 1.0, 2.0, 2.0], "mode `area`"),
+        (word("nearest_mode", "ceil"), [1.0, 1.0, 2.0, 2.0], "nearest_mode `ceil`"),
         (coordinates("tf_crop_and_resize"), [1.0, 1.0, 2.0, 2.0], "`tf_crop_and_resize`"),
         (attribute("antialias", 1), [1.0, 1.0, 2.0, 2.0], "`antialias`"),
-        (text("mode", "linear"), [2.0, 1.0, 2.0, 2.0], "only the height and width"),
-        (text("mode", "linear"), [1.0, 1.0, 1.3, 2.0], "not a whole number"),
-        (text("mode", "linear"), [1.0, 1.0, 1e9, 2.0], "pictures of 8000000000 by 16"),
-        (text("mode", "linear"), [1.0, 1.0, f32::NAN, 2.0], "pictures of 0 by 16"),
-        (text("mode", "linear"), [1.0, 1.0, 8192.0, 8192.0], "bytes"),
+        (word("mode", "linear"), [2.0, 1.0, 2.0, 2.0], "only the height and width"),
+        (word("mode", "linear"), [1.0, 1.0, 1.3, 2.0], "not a whole number"),
+        (word("mode", "linear"), [1.0, 1.0, 1e9, 2.0], "pictures of 8000000000 by 16"),
+        (word("mode", "linear"), [1.0, 1.0, f32::NAN, 2.0], "pictures of 0 by 16"),
+        (word("mode", "linear"), [1.0, 1.0, 8192.0, 8192.0], "bytes"),
     ] {
         let bytes: Vec<u8> = scales.iter().flat_map(|scale: &f32| scale.to_le_bytes()).collect();
         let resize = node("Resize", &["x", "", "s"], "f", &[attribute]);

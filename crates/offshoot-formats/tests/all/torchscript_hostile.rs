@@ -119,6 +119,80 @@ fn code_that_is_not_read_names_its_line() {
 }
 
 #[test]
+fn arguments_that_do_not_fit_are_named() {
+    let weight = "getattr(self.stem, \"0\").weight";
+    for (call, what) in [
+        (format!("torch.conv2d(x, {weight}, None, [2, 2], \"same\")"), "padding `same` with these strides"),
+        (format!("torch.conv2d(x, {weight}, None, 1, \"odd\")"), "padding `odd`"),
+        (format!("torch.conv2d(x, {weight}, None, 1, \"same\", 32769)"), "its padding is too large"),
+        (format!("torch.conv2d(x, {weight}, None, 1, 0, 1, 0)"), "its number of groups is not above 0"),
+        (
+            format!("torch.convolution(x, {weight}, None, [1, 1], [0, 0], [1, 1], True, [0, 0], 1)"),
+            "transposed convolutions",
+        ),
+        (format!("torch.conv2d(x, torch.transpose({weight}, 0, 1))"), "of what is stored only matrices"),
+        ("torch.max_pool2d(x, [3, 3], [1, 1], [2, 1])".into(), "its padding is more than half"),
+        ("torch.max_pool2d(x, [3, 3], [1, 1], [1, 2])".into(), "its padding is more than half"),
+        ("torch.max_pool2d(x, [3, 3], [1, 1], 0, [1, 2])".into(), "pooling with dilation"),
+        ("torch.max_pool2d(x, [])".into(), "it has no kernel size"),
+        ("torch.max_pool2d(x, [1, 2, 3])".into(), "kernel_size is [1, 2, 3], not two numbers from 1"),
+        ("torch.avg_pool2d(x, 2, 2, 0, False, True, 3)".into(), "a divisor of its own"),
+        ("torch.adaptive_avg_pool2d(x, [1, 2])".into(), "an output of 1 by 1"),
+        ("torch.pad(x, [1])".into(), "1 sides are padded of 4 axes"),
+        ("torch.pad(x, [1, 1, 1, 1, 1, 1, 1, 1, 1, 1])".into(), "10 sides are padded of 4 axes"),
+        ("torch.pad(x, [1, 1], \"circular\")".into(), "only padding with a number, reflect"),
+        ("torch.upsample_nearest2d(x, None, None)".into(), "it has neither a size nor factors"),
+        (
+            "torch.upsample_nearest2d(x, [2, 2], 2., 2.)".into(),
+            "its factors give [448, 448] pixels, its size is [2, 2]",
+        ),
+        ("torch.upsample_nearest2d(x, None, [2.])".into(), "its factors are not two numbers"),
+        ("torch.dropout(x, 0.5, True)".into(), "saved in training mode"),
+        ("torch.to(x, 3)".into(), "only types of floats"),
+        ("torch.sum(x, [1], False, dtype=3)".into(), "only types of floats"),
+        ("torch.t(x)".into(), "only matrices are transposed"),
+        ("torch.slice(x, 2, 0, 8, 2)".into(), "only steps of one"),
+        ("torch.split(x, 0, 1)".into(), "its size is not above 0"),
+        ("torch.split(x, [2, -1], 1)".into(), "one of its sizes is below 0"),
+        ("torch.split(x, 1, 0)".into(), "the axis has no known size"),
+        ("torch.chunk(x, 0, 1)".into(), "its number of parts is not above 0"),
+        ("torch.squeeze(x, 0)".into(), "it would remove the batch"),
+        ("torch.squeeze(x)".into(), "it would remove the batch"),
+        ("torch.cat([], 1)".into(), "its list is empty"),
+        ("torch.stack([], 1)".into(), "its list is empty"),
+        ("torch.permute(x, [0, 1, 2, 4])".into(), "axis 4 is outside of 4"),
+        ("torch.add(x, x, alpha=2)".into(), "alpha other than 1"),
+        ("torch.div(x, x, rounding_mode=\"floor\")".into(), "division with rounding"),
+        ("torch.max(x)".into(), "only the extreme of two tensors"),
+        ("torch.gelu(x, \"tanh\")".into(), "only the exact form"),
+        ("torch.logical_not(x)".into(), "its argument 0 is no boolean"),
+        ("torch.mean(x)".into(), "only a reduction along given axes"),
+        ("torch.norm(x, 3, [1])".into(), "the norm of order 3 is not read"),
+        ("torch.layer_norm(x, [])".into(), "its normalized shape"),
+    ] {
+        let message = refusal(&forward(&format!("y = {call}\nreturn y")));
+        let name = call.split('(').next().unwrap();
+        assert!(
+            message.contains(&format!("line 5: `{name}`")) && message.contains(what),
+            "{call}\n{message}"
+        );
+    }
+}
+
+/// The largest number that an operator takes, and one more.
+#[test]
+fn parts_of_an_axis_have_a_largest_number() {
+    let split = |size: usize, call: &str| {
+        let lines = format!("y = torch.upsample_nearest2d(x, [{size}, 8])\nz = {call}\nreturn z");
+        refusal(&forward(&lines))
+    };
+    for call in ["torch.split(y, 1, 2)", "torch.chunk(y, 257, 2)", "torch.unbind(y, 2)"] {
+        assert!(split(256, call).contains("the result is a list"), "{call}");
+        assert!(split(257, call).contains("at most 256 parts"), "{call}");
+    }
+}
+
+#[test]
 fn endless_and_bottomless_code_ends() {
     let double = "a = [1, 1]\n".to_owned() + &"a = torch.add(a, a)\n".repeat(40) + "return x";
     for (lines, what) in [

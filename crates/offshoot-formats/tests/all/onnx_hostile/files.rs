@@ -47,6 +47,23 @@ pub(super) fn tensor(name: &str, dims: &[i64], data: Option<&[u8]>) -> Vec<u8> {
     field(5, [dims.concat(), int(2, 1), field(8, name), field(9, data)].concat())
 }
 
+/// Whole numbers as a tensor.
+pub(super) fn whole(name: &str, dims: &[i64], numbers: &[i64]) -> Vec<u8> {
+    let data: Vec<u8> = numbers.iter().flat_map(|n| n.to_le_bytes()).collect();
+    let dims: Vec<Vec<u8>> = dims.iter().map(|&d| int(1, d)).collect();
+    field(5, [dims.concat(), int(2, 7), field(8, name), field(9, data)].concat())
+}
+
+/// An attribute that is a number or a word.
+pub(super) fn float(name: &str, value: f32) -> Vec<u8> {
+    let number = [&[2 << 3 | 5][..], &value.to_le_bytes()].concat();
+    field(5, [field(1, name), number, int(20, 1)].concat())
+}
+
+pub(super) fn word(name: &str, value: &str) -> Vec<u8> {
+    field(5, [field(1, name), field(4, value), int(20, 3)].concat())
+}
+
 pub(super) fn external(name: &str, dims: &[i64], entries: &[(&str, &str)]) -> Vec<u8> {
     let dims: Vec<Vec<u8>> = dims.iter().map(|&d| int(1, d)).collect();
     let entries: Vec<Vec<u8>> =

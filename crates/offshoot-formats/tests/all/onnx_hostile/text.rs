@@ -2,14 +2,7 @@
 
 use offshoot_formats::onnx::{self, ReadOptions};
 
-use super::files::{attribute, field, info, int, model_of, node, tensor};
-
-/// Whole numbers as a tensor.
-fn whole(name: &str, dims: &[i64], numbers: &[i64]) -> Vec<u8> {
-    let data: Vec<u8> = numbers.iter().flat_map(|n| n.to_le_bytes()).collect();
-    let dims: Vec<Vec<u8>> = dims.iter().map(|&d| int(1, d)).collect();
-    field(5, [dims.concat(), int(2, 7), field(8, name), field(9, data)].concat())
-}
+use super::files::{attribute, info, model_of, node, tensor, whole};
 
 /// A model of tokens [batch, steps] with a table of 5 rows of 4 numbers.
 fn text(parts: &[Vec<u8>]) -> Vec<u8> {
