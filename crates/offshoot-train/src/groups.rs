@@ -167,9 +167,8 @@ pub fn layers(graph: &Graph) -> Vec<(String, Vec<String>)> {
             continue;
         }
         let value = graph.value(*id);
-        let key = layer_of(&value.name);
+        let (key, numbered) = layer_of(&value.name);
         let norm = value.shape.as_fixed().is_some_and(|shape| shape.len() <= 1);
-        let numbered = key.split('.').any(|part| part.parse::<u32>().is_ok());
         let place = layers.iter().position(|(name, _)| *name == key);
         let place = place.or_else(|| (norm && !numbered).then(|| layers.len().checked_sub(1)).flatten());
         match place {
@@ -181,12 +180,12 @@ pub fn layers(graph: &Graph) -> Vec<(String, Vec<String>)> {
     layers
 }
 
-/// The module of a parameter, up to the first number in its name.
-fn layer_of(name: &str) -> String {
+/// The module of a parameter, up to the first number in its name, and whether there is one.
+fn layer_of(name: &str) -> (String, bool) {
     let parts: Vec<&str> = name.split('.').collect();
     let modules = &parts[..parts.len().saturating_sub(1).max(1)];
     // `4`, or torchvision's `encoder_layer_4` and `block2-4`.
     let number = |part: &&str| part.rsplit(['_', '-']).next().is_some_and(|end| end.parse::<u32>().is_ok());
     let numbered = modules.iter().position(number);
-    modules[..numbered.map_or(modules.len(), |place| place + 1)].join(".")
+    (modules[..numbered.map_or(modules.len(), |place| place + 1)].join("."), numbered.is_some())
 }

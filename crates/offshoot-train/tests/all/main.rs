@@ -6,6 +6,7 @@ mod amp;
 mod assets;
 mod freeze;
 mod golden;
+mod groups;
 mod health;
 mod recipe;
 mod recovery;
