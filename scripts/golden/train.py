@@ -9,6 +9,7 @@ import pathlib
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 OUT = pathlib.Path(__file__).parents[2] / "crates/offshoot-train/tests/golden"
 STEPS = 200
@@ -146,6 +147,7 @@ NETWORKS = [
     {"name": "a frozen convolution under a norm in training", "frozen": ["conv2"], "kind": "sgd", "options": {"lr": 0.1}},
     {"name": "smoothed and weighted", "frozen": [], "kind": "sgd", "options": {"lr": 0.1, "momentum": 0.9},
      "label_smoothing": 0.1, "class_weights": [1.0, 2.0, 0.5]},
+    {"name": "averaged", "frozen": ["conv1"], "kind": "sgd", "options": {"lr": 0.1, "momentum": 0.9}, "ema": 0.75},
 ]
 
 
@@ -179,6 +181,8 @@ def network_cases():
         )
         trainable = [p for p in network.parameters() if p.requires_grad]
         optimizer = CLASSES[case["kind"]](trainable, **case["options"])
+        decay = case.get("ema")
+        average = decay and AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
         losses, norms = [], []
         for x, y in zip(images, labels):
             optimizer.zero_grad()
@@ -187,6 +191,10 @@ def network_cases():
             losses.append(loss.item())
             norms.append(torch.stack([p.grad.double().norm() for p in trainable]).norm().item())
             optimizer.step()
+            if average:
+                average.update_parameters(network)
+        if average:
+            case = {**case, "average": tensors(average.module)}
         network.eval()
         with torch.no_grad():
             logits = network(images[0]).flatten().tolist()

@@ -8,7 +8,7 @@ use offshoot_cpu::{CpuExecutor, CpuOptions};
 use offshoot_graph::builder::{BATCH_NORM, Conv2d};
 use offshoot_graph::model::{BATCH, INPUT, OUTPUT};
 use offshoot_graph::op::{Pooling, ShapeOp, Unary};
-use offshoot_graph::{DType, Dim, Graph, Metadata, Model, Op, Preprocessing, Shape, Tensor};
+use offshoot_graph::{DType, Dim, Graph, Metadata, Model, Op, Preprocessing, Shape, Tensor, Weights};
 use offshoot_train::optimizer::Clip;
 use offshoot_train::schedule::Plateau;
 use offshoot_train::{
@@ -174,6 +174,8 @@ struct NetworkCase {
     #[serde(default)]
     label_smoothing: f32,
     class_weights: Option<Vec<f32>>,
+    ema: Option<f64>,
+    average: Option<BTreeMap<String, Array>>,
     losses: Vec<f64>,
     norms: Vec<f64>,
     weights: BTreeMap<String, Array>,
@@ -210,6 +212,15 @@ fn model(start: &BTreeMap<String, Array>, frozen: &[String]) -> Model {
     Model { graph, weights, metadata }
 }
 
+fn compare(ours: &Weights, theirs: &BTreeMap<String, Array>, case: &str) {
+    for (name, theirs) in theirs {
+        let ours = &ours[name];
+        assert_eq!(ours.shape(), theirs.shape);
+        let error = difference(ours.as_f32().unwrap(), &theirs.data);
+        assert!(error < 1e-5, "{case}: {name} differs by {error}");
+    }
+}
+
 #[test]
 fn a_network_trains_as_in_torch() {
     let golden: Networks = golden("networks");
@@ -223,6 +234,7 @@ fn a_network_trains_as_in_torch() {
             },
             label_smoothing: case.label_smoothing,
             class_weights: case.class_weights.clone(),
+            ema: case.ema,
             ..StepOptions::new(case.options.options(case.kind), case.options.lr)
         };
         let mut step = TrainStep::new(model(&golden.start, &case.frozen), &options, &executor).unwrap();
@@ -237,12 +249,9 @@ fn a_network_trains_as_in_torch() {
             assert!(close(norm, case.norms[i]), "{}, step {i}: norm {norm}, {}", case.name, case.norms[i]);
         }
         let model = step.model();
-        for (name, theirs) in &case.weights {
-            let ours = &model.weights[name];
-            assert_eq!(ours.shape(), theirs.shape);
-            let error = difference(ours.as_f32().unwrap(), &theirs.data);
-            assert!(error < 1e-5, "{}: {name} differs by {error}", case.name);
-        }
+        compare(&model.weights, &case.weights, &case.name);
+        let average = step.averaged().map(|average| average.weights).unwrap_or_default();
+        case.average.iter().for_each(|theirs| compare(&average, theirs, &case.name));
         let mut network = Inference::new(&model, &executor).unwrap();
         let logits = network.run(&images(0)).unwrap();
         assert_eq!(logits.shape(), [4, 3]);
