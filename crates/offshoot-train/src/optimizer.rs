@@ -287,6 +287,27 @@ mod tests {
     }
 
     #[test]
+    fn norms_are_those_of_the_groups_and_parameters_without_a_gradient_are_named() {
+        let group = |names: &[&str]| Group {
+            names: names.iter().map(|name| name.to_string()).collect(),
+            lr: 0.1,
+            weight_decay: 0.0,
+        };
+        let groups = vec![group(&["a", "d"]), group(&["b", "c"])];
+        let options = OptimizerOptions::new(OptimizerKind::Sgd);
+        let mut optimizer = Optimizer::new(options, groups, &Weights::new());
+        assert_eq!(optimizer.updated(&[9.0, 0.0, 144.0, 16.0], 0.5), 6.5);
+        assert_eq!((optimizer.norms(), optimizer.silent()), (&[2.5, 6.0][..], &["b".to_string()][..]));
+        assert_eq!(optimizer.updated(&[0.0, 4.0, 0.0, 0.0], 2.0), 4.0);
+        assert_eq!(
+            (optimizer.norms(), optimizer.silent()),
+            (&[0.0, 4.0][..], &["a", "c", "d"].map(String::from)[..])
+        );
+        assert_eq!(optimizer.not_finite(&[0.0, f64::INFINITY, f64::NAN, 0.0]), Some("b"));
+        assert_eq!(optimizer.not_finite(&[0.0; 4]), None);
+    }
+
+    #[test]
     fn the_norm_does_not_depend_on_the_number_of_threads() {
         let values: Vec<f32> = (0..100_000).map(|i| (i as f32).sin()).collect();
         let norm = |threads| {

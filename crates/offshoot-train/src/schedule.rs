@@ -405,8 +405,10 @@ mod tests {
             ("step", "number of epochs"),
             ("step:0", "at least 1"),
             ("step:3,gamma=2", "`gamma` must be above 0"),
+            ("step:3,rate=1", "no `rate=1`"),
             ("onecycle:rise=1", "`rise` must be"),
             ("onecycle:fall=1", "no `fall=1`"),
+            ("onecycle:cubic", "no `cubic`"),
             ("onecycle:three,rise=0.7", "at most 0.5"),
             ("plateau:patience=-1", "`patience` must be"),
             ("plateau:min_lr=-1", "`min_lr` must be at least 0"),
@@ -414,6 +416,27 @@ mod tests {
         ] {
             let error = text.parse::<ScheduleKind>().unwrap_err();
             assert!(error.contains(part), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_ends_of_ranges_are_taken_or_refused() {
+        let taken = |option: &str, x: &str| format!("{option}={x}").parse::<ScheduleKind>().is_ok();
+        for (option, inside, outside) in [
+            ("onecycle:rise", &["0.001", "0.999"][..], &["-1", "0", "1", "2"][..]),
+            ("onecycle:three,rise", &["0.5"], &["0.501"]),
+            ("onecycle:start", &["0.001", "1"], &["-1", "0", "1.001"]),
+            ("onecycle:end", &["0.001", "1"], &["-1", "0", "1.001"]),
+            ("step:3,gamma", &["0.001", "1"], &["-1", "0", "1.001"]),
+            ("plateau:factor", &["0.001", "0.999"], &["-1", "0", "1", "2"]),
+            ("plateau:threshold", &["0", "0.999"], &["-1", "1"]),
+            ("plateau:min_lr", &["0", "2"], &["-0.001", "inf"]),
+            ("plateau:eps", &["0", "2"], &["-0.001", "NaN"]),
+            ("plateau:patience", &["0", "1000000"], &["1000001", "0.5"]),
+            ("plateau:cooldown", &["0", "1000000"], &["1000001", "0.5"]),
+        ] {
+            inside.iter().for_each(|x| assert!(taken(option, x), "{option}={x}"));
+            outside.iter().for_each(|x| assert!(!taken(option, x), "{option}={x}"));
         }
     }
 }

@@ -271,3 +271,17 @@ fn count_correct(logits: &[f32], labels: &Tensor) -> usize {
         (None, None) => 0,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_picture_is_correct_where_its_best_class_is_the_label_or_the_largest_part() {
+        let logits = [0.1, 0.2, 0.9, 0.8, 0.3, 0.1, -1.0, -3.0, -2.0, 0.0, 5.0, 1.0];
+        assert_eq!(count_correct(&logits, &Tensor::i64([4], vec![2, 0, 2, 1])), 3);
+        assert_eq!(count_correct(&logits, &Tensor::i64([4], vec![0, 1, 1, -1])), 0);
+        let parts = vec![0.0, 0.3, 0.7, 0.6, 0.4, 0.0, 0.0, 0.0, 1.0, 0.2, 0.7, 0.1];
+        assert_eq!(count_correct(&logits, &Tensor::f32([4, 3], parts)), 3);
+    }
+}

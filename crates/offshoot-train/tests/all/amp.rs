@@ -110,6 +110,14 @@ fn a_state_that_is_no_scalers_is_refused() {
     assert_eq!(scaler, before);
 }
 
+#[test]
+fn each_precision_is_written_as_it_is_read() {
+    for (text, amp) in [("off", Amp::Off), ("bf16", Amp::Bf16), ("fp16", Amp::Fp16)] {
+        assert_eq!((text.parse(), amp.to_string()), (Ok(amp), text.to_owned()));
+    }
+    assert!("fp8".parse::<Amp>().is_err());
+}
+
 /// An architecture with random weights, without dropout.
 fn model(name: &str, classes: usize, size: usize) -> Model {
     let architecture = find(name).unwrap();

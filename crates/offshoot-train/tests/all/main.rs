@@ -14,6 +14,7 @@ mod refusal;
 mod report_size;
 mod rule;
 mod stages;
+mod step;
 mod support;
 mod train;
 mod warnings;

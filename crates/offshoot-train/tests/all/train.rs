@@ -381,6 +381,8 @@ fn what_does_not_fit_is_named() {
     fixture.data.classes.push("more".into());
     let error = fixture.train("a", 1, |_| {}).unwrap_err().to_string();
     assert!(error.contains("3 classes") && error.contains("4"), "{error}");
+    fixture.data.classes = ["disc", "square", "stars"].map(String::from).to_vec();
+    assert!(fixture.train("a", 1, |_| {}).is_err());
 }
 
 #[test]
