@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use offshoot_data::{DecodeError, DecodeOptions, decode, probe, read_picture};
+use offshoot_graph::Preprocessing;
 use proptest::prelude::*;
 
 fn golden(name: &str) -> Vec<u8> {
@@ -194,7 +195,7 @@ fn the_header_states_the_size_before_rotation() {
     assert_eq!(probe(&golden_path("exif_6.jpg"), &options), Ok((24, 17)));
     let rotated = read_picture(&golden_path("exif_6.jpg"), &options).unwrap();
     assert_eq!((rotated.width(), rotated.height()), (17, 24));
-    let kept = DecodeOptions { exif_rotation: false, ..options };
+    let kept = DecodeOptions::from(&Preprocessing { exif_rotation: false, ..Preprocessing::default() });
     let as_stored = read_picture(&golden_path("exif_6.jpg"), &kept).unwrap();
     assert_eq!((as_stored.width(), as_stored.height()), (24, 17));
 }

@@ -416,8 +416,10 @@ proptest! {
 #[test]
 fn evaluation_takes_val_and_the_models_classes() {
     let classes = ["b", "a", "c"].map(str::to_owned);
-    let root = folder(&["train/a/1.jpg", "train/b/1.jpg", "val/a/2.jpg", "val/b/3.jpg"]);
+    let root = folder(&["train/a/1.jpg", "train/b/1.jpg", "val/a/2.jpg", "val/b/3.jpg", "masks/1.jpg"]);
     let found = labelled(root.path(), &classes, &options()).unwrap();
+    assert_eq!(found.notes.len(), 1);
+    assert!(found.notes[0].ends_with("not used: `masks`"), "{:?}", found.notes);
     let expected = [("val/b/3.jpg".to_owned(), 0), ("val/a/2.jpg".to_owned(), 1)];
     assert_eq!(listed(&root, &found.samples), expected);
     assert_eq!(found.absent, ["c"]);
