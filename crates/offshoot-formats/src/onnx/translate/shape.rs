@@ -113,7 +113,6 @@ impl<'a> Translator<'a> {
     pub(super) fn expand(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
         let x = match self.operand(node, 0)? {
             Operand::Stored(s) if s.tensor.dtype() == DType::I64 => self.known_tokens(node, &s)?,
-            Operand::Stored(s) => self.term(node, &s, true, |x| x)?,
             _ => self.value(node, 0)?,
         };
         let sizes = self.numbers(node, 1)?.map(|n| n.data).unwrap_or_default();
