@@ -327,7 +327,7 @@ fn bench_prints_a_row() {
 fn bench_says_where_the_time_goes() {
     let world = World::trained();
     for what in ["infer", "train", "train --freeze backbone"] {
-        let bench = format!("bench {what} --model mobilenet_v2 --size 32 --batch 2 --runs 3 --profile");
+        let bench = format!("bench {what} --model mobilenet_v2 --size 32 --batch 16 --runs 3 --profile");
         let row = world.json(&bench);
         for peak in ["peak_gflops", "peak_gbytes"] {
             assert!(row[peak].as_f64().is_some_and(|peak| peak > 0.0), "{peak} of {row}");
@@ -342,10 +342,11 @@ fn bench_says_where_the_time_goes() {
             assert!(rates.iter().all(|(key, _)| operator[key].as_f64() >= Some(0.0)), "{operator}");
         }
         let kernel = |name: &str| operators.iter().any(|operator| operator["kernel"] == name);
-        assert!(kernel("gather") && kernel("gemm") && kernel("update") == what.starts_with("train"), "{row}");
-        // A sum of medians is not the median of the sums, but it is near where one thing runs after the other.
+        assert!(kernel("pointwise") && kernel("gemm"), "{row}");
+        assert_eq!(kernel("update"), what.starts_with("train"), "{row}");
+        // Of three runs, no median is above both of the two that are faster as a whole.
         let sum: f64 = operators.iter().map(|operator| operator["milliseconds"].as_f64().unwrap()).sum();
-        assert!(sum > 0.0 && sum < 2.0 * row["milliseconds"].as_f64().unwrap(), "{sum} of {row}");
+        assert!(sum > 0.0 && sum <= 2.0 * row["milliseconds"].as_f64().unwrap(), "{sum} of {row}");
 
         let said = world.run(&bench);
         assert_eq!((said.code, said.err.as_str()), (Some(0), ""));
