@@ -4,6 +4,7 @@ use offshoot_graph::DType;
 
 use super::element::{Element, ViewMut};
 use super::gather::{self, Cells, Gather, Operands, Tap, Target, WeightOrder};
+use super::grouped::{self, by_groups};
 use super::parallel::{self, Shared};
 use super::simd::Isa;
 use super::size::elements;
@@ -70,7 +71,7 @@ impl PackedFilter {
 
     /// How the filter of `shape` is packed.
     fn cells(&self, isa: Isa, shape: &ConvShape) -> Cells {
-        let pairs = are_pairs(isa, self.element) && !by_winograd(shape);
+        let pairs = are_pairs(isa, self.element) && !by_winograd(shape) && !by_groups(isa, shape);
         if pairs { Cells::Pairs } else { Cells::Floats }
     }
 
@@ -106,8 +107,12 @@ impl PackedFilter {
         }
         let mut rest = data;
         for gather in gathers {
-            let (packed, after) = rest.split_at_mut(gather.packed_len(isa, cells));
-            gather::pack(isa, gather, shape.kernel[1], oihw, order, (cells, packed));
+            let (packed, after) =
+                rest.split_at_mut(packed_len(isa, shape, std::slice::from_ref(gather), cells));
+            match by_groups(isa, shape) {
+                true => grouped::pack(isa, gather, shape.kernel[1], oihw, order, packed),
+                false => gather::pack(isa, gather, shape.kernel[1], oihw, order, (cells, packed)),
+            }
             rest = after;
         }
     }
@@ -151,6 +156,7 @@ pub(super) unsafe fn run_gathers(
     unsafe {
         match gathers {
             [gather] if by_winograd(shape) => winograd::run(isa, gather, operands, out),
+            _ if by_groups(isa, shape) => grouped::run(isa, gathers, operands, out),
             _ => gather::run(isa, gathers, operands, out),
         }
     }
@@ -159,6 +165,9 @@ pub(super) unsafe fn run_gathers(
 fn packed_len(isa: Isa, shape: &ConvShape, gathers: &[Gather], cells: Cells) -> usize {
     if by_winograd(shape) {
         return gathers.iter().map(winograd::packed_len).sum();
+    }
+    if by_groups(isa, shape) {
+        return gathers.iter().map(|gather| grouped::packed_len(isa, gather)).sum();
     }
     gathers.iter().map(|gather| gather.packed_len(isa, cells)).sum()
 }

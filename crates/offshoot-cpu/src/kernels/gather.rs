@@ -99,9 +99,9 @@ pub(super) struct Run {
 /// A grid pixel.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pixel {
-    image: usize,
-    y: usize,
-    x: usize,
+    pub(super) image: usize,
+    pub(super) y: usize,
+    pub(super) x: usize,
 }
 
 impl Gather {
@@ -182,7 +182,7 @@ impl Gather {
 
     /// Where `pixel` lies in the output.
     #[inline(always)]
-    fn target_of(&self, pixel: Pixel) -> usize {
+    pub(super) fn target_of(&self, pixel: Pixel) -> usize {
         let Target { base, image, row, col } = self.target;
         base + pixel.image * image + pixel.y * row + pixel.x * col
     }

@@ -22,6 +22,7 @@ pub mod element;
 pub mod elementwise;
 mod gather;
 pub mod gemm;
+mod grouped;
 pub mod int8;
 pub(crate) mod layer_norm;
 pub mod layout;

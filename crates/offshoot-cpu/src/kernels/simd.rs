@@ -194,6 +194,8 @@ pub trait Simd: Copy + Send + Sync + 'static {
     unsafe fn select_gt(a: Self::V, b: Self::V, yes: Self::V, no: Self::V) -> Self::V;
     /// `yes` where `x` is a NaN, else `no`.
     unsafe fn select_nan(x: Self::V, yes: Self::V, no: Self::V) -> Self::V;
+    /// In each lane the lane of `v` whose number the bits of `from` are: below LANES.
+    unsafe fn permute(v: Self::V, from: Self::V) -> Self::V;
     /// The nearest whole number, ties to even. |x| must be below 2^31.
     unsafe fn round(x: Self::V) -> Self::V;
     /// v * 2^n for whole `n` in [-252, 254]; underflow is gradual, overflow gives infinity.

@@ -167,8 +167,10 @@ fn shapes() -> impl Strategy<Value = ConvShape> {
     (sizes, channels, rest).prop_filter_map(
         "the kernel fits",
         |((batch, h, w, groups), (in_c, out_c), (kernel, strides, pads, dilations))| {
-            let groups = if groups > 2 { 1 } else { groups };
+            let groups = [1, 1, 2, 3, 6][groups];
             let whole = |channels: usize| channels.next_multiple_of(groups);
+            // (Groups that give as many channels as they take have a kernel of their own.)
+            let out_c = if groups > 1 && out_c % 2 == 0 { in_c } else { out_c };
             shape([batch, h, w, whole(in_c)], whole(out_c), kernel, (strides, pads, dilations, groups))
         },
     )
@@ -196,6 +198,14 @@ fn larger() -> Vec<ConvShape> {
         square(400, 9, 64, 1, 2, 0, 1),
         square(24, 30, 144, 1, 1, 0, 1),
         square(128, 12, 256, 3, 1, 1, 32),
+        // As many channels out of a group as into it: 2, 3, 4, 5, 8, 12 and 16.
+        square(32, 9, 32, 1, 1, 0, 16),
+        square(36, 11, 36, 3, 1, 1, 12),
+        square(64, 13, 64, 3, 2, 1, 16),
+        square(40, 10, 40, 3, 1, 1, 8),
+        square(48, 15, 48, 3, 1, 1, 6),
+        square(60, 9, 60, 5, 1, 2, 5),
+        square(32, 12, 32, 3, 2, 1, 2),
     ]
 }
 
@@ -244,6 +254,26 @@ fn nan_passes_through_the_activation() {
     case.x.fill(f32::NAN);
     for isa in Isa::available() {
         assert!(case.forward(isa, true, true, Activation::Relu).iter().all(|y| y.is_nan()), "{isa}");
+    }
+}
+
+#[test]
+fn nan_stays_in_its_group() {
+    for per_group in [2, 3, 4, 8, 16] {
+        let groups = 4;
+        let channels = groups * per_group;
+        let shape = shape([1, 5, 5, channels], channels, [3, 3], ([1, 1], [1; 4], [1, 1], groups)).unwrap();
+        let mut case = Case::new(shape);
+        case.x[12 * channels + per_group] = f32::NAN;
+        for isa in Isa::available() {
+            let y = case.forward(isa, false, false, Activation::None);
+            for (i, y) in y.iter().enumerate() {
+                let (row, column) = (i / channels / 5, i / channels % 5);
+                let near = (1..4).contains(&row) && (1..4).contains(&column);
+                let hit = near && i % channels / per_group == 1;
+                assert_eq!(y.is_nan(), hit, "{isa}, {per_group} channels a group: element {i}");
+            }
+        }
     }
 }
 

@@ -115,6 +115,10 @@ impl Simd for Avx2 {
         unsafe { _mm256_blendv_ps(no, yes, _mm256_cmp_ps::<_CMP_UNORD_Q>(x, x)) }
     }
     #[inline(always)]
+    unsafe fn permute(v: __m256, from: __m256) -> __m256 {
+        unsafe { _mm256_permutevar8x32_ps(v, _mm256_castps_si256(from)) }
+    }
+    #[inline(always)]
     unsafe fn round(x: __m256) -> __m256 {
         unsafe { _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(x) }
     }

@@ -115,6 +115,16 @@ impl Simd for Neon {
         unsafe { vbslq_f32(vceqq_f32(x, x), no, yes) }
     }
     #[inline(always)]
+    unsafe fn permute(v: float32x4_t, from: float32x4_t) -> float32x4_t {
+        unsafe {
+            let (mut lanes, mut places) = ([0.0f32; 4], [0u32; 4]);
+            vst1q_f32(lanes.as_mut_ptr(), v);
+            vst1q_u32(places.as_mut_ptr(), vreinterpretq_u32_f32(from));
+            let moved = places.map(|place| lanes[place as usize % 4]);
+            vld1q_f32(moved.as_ptr())
+        }
+    }
+    #[inline(always)]
     unsafe fn round(x: float32x4_t) -> float32x4_t {
         unsafe { vrndnq_f32(x) }
     }

@@ -100,6 +100,10 @@ impl Simd for Portable {
         lanes(|i| if a[i] > b[i] { yes[i] } else { no[i] })
     }
     #[inline(always)]
+    unsafe fn permute(v: [f32; 8], from: [f32; 8]) -> [f32; 8] {
+        lanes(|i| v[from[i].to_bits() as usize % 8])
+    }
+    #[inline(always)]
     unsafe fn select_nan(x: [f32; 8], yes: [f32; 8], no: [f32; 8]) -> [f32; 8] {
         lanes(|i| if x[i].is_nan() { yes[i] } else { no[i] })
     }
