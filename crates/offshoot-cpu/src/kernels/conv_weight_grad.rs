@@ -15,6 +15,7 @@ use super::ConvShape;
 use super::conv::{activations_len, forward, weights_len};
 use super::element::{Element, View};
 use super::gather::{self, Ahead, Cells, Gather, Run};
+use super::grouped::{self, by_groups};
 use super::parallel::{self, Shared};
 use super::prefetch;
 use super::simd::{Isa, Kernel, Simd, dispatch, dispatch_bf16};
@@ -80,7 +81,10 @@ impl Plan {
 /// When the shape does not [fit](ConvShape::fits).
 pub fn conv_weight_grad_workspace(isa: Isa, shape: &ConvShape) -> usize {
     shape.check();
-    Plan::new(isa, shape).workspace()
+    match by_groups(isa, shape) {
+        true => grouped::weight_grad_workspace(isa, shape),
+        false => Plan::new(isa, shape).workspace(),
+    }
 }
 
 /// `dw`, OIHW, from `x` and `dy`, NHWC. What `workspace` holds before and after means nothing.
@@ -97,12 +101,15 @@ pub fn conv_weight_grad<E: Element>(
 ) {
     assert_eq!([x.len(), dy.len()], activations_len(shape), "input and output of {shape:?}");
     assert_eq!(dw.len(), weights_len(shape), "weights of {shape:?}");
-    let plan = Plan::new(isa, shape);
-    let workspace = &mut workspace[..plan.workspace()];
     if x.is_empty() || dy.is_empty() {
         dw.fill(0.0);
         return;
     }
+    if by_groups(isa, shape) {
+        return grouped::weight_grad(isa, shape, x, dy, dw, workspace);
+    }
+    let plan = Plan::new(isa, shape);
+    let workspace = &mut workspace[..plan.workspace()];
     let (x, dy) = (E::view(x), E::view(dy));
     let sums = Shared(workspace.as_mut_ptr());
     let work = plan.gather.pixels().saturating_mul(dw.len());

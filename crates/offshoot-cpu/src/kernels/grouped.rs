@@ -4,8 +4,11 @@
 //! every lane has the channel at this place of its own group, and multiplied with as many weights. There is nothing to gather, and no lane
 //! idles because a group has fewer channels than a vector.
 
+mod weight_grad;
+
 use std::ops::Range;
 
+pub(super) use self::weight_grad::{weight_grad, weight_grad_workspace};
 use super::ConvShape;
 use super::batch_norm::area_moments;
 use super::element::{Element, SharedView, ViewMut};
@@ -21,7 +24,7 @@ const MAX_LANES: usize = 16;
 /// Pixels of a tile whose sums stay in registers.
 const TILE: usize = 8;
 
-/// Pixels of a task, whose taps' places are known before the first channel.
+/// Pixels of a task, the source pixels of whose kernel elements are found before the first channel.
 const PIXELS: usize = 56;
 
 /// Whether the groups of `shape` are computed side by side: as many channels come out of a group as go in, and no more than a vector has.
@@ -177,7 +180,8 @@ impl<E: Element> Kernel for Task<'_, E> {
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let (sources, targets) = self.places();
+        let sources = sources(self.gather, self.pixels.clone(), self.source, self.zeros);
+        let targets = self.targets();
         let Lanes { width, channels, .. } = self.lanes;
         let filter = self.gather.reduction() * self.lanes.lanes;
         let permutations = permutations(self.lanes);
@@ -212,30 +216,38 @@ fn permutations(lanes: Lanes) -> [[f32; MAX_LANES]; MAX_LANES] {
     permutations
 }
 
-impl<E: Element> Task<'_, E> {
-    /// Where the source pixels are, kernel element by kernel element, and where the pixels go.
-    fn places(&self) -> (Vec<*const E>, Vec<usize>) {
-        let Gather { source: [height, width], step, taps: [rows, cols], .. } = self.gather;
-        let count = self.pixels.len();
-        let mut sources = vec![self.zeros.as_ptr(); rows.len() * cols.len() * count];
-        let mut targets = Vec::with_capacity(count);
-        let mut pixel = self.gather.pixel(self.pixels.start);
-        for i in 0..count {
-            for (r, row) in rows.iter().enumerate() {
-                let y = (pixel.y * step[0]) as isize + row.offset;
-                for (s, col) in cols.iter().enumerate() {
-                    let x = (pixel.x * step[1]) as isize + col.offset;
-                    if (0..*height as isize).contains(&y) && (0..*width as isize).contains(&x) {
-                        let at = (pixel.image * height + y as usize) * width + x as usize;
-                        sources[(r * cols.len() + s) * count + i] =
-                            self.source[at * self.lanes.channels..].as_ptr();
-                    }
+/// Where the source pixels of `pixels` are, kernel element by kernel element; `zeros`, a pixel of as many channels, for those outside.
+fn sources<E>(gather: &Gather, pixels: Range<usize>, source: &[E], zeros: &[E]) -> Vec<*const E> {
+    let Gather { source: [height, width], step, taps: [rows, cols], .. } = gather;
+    let (count, channels) = (pixels.len(), zeros.len());
+    let mut sources = vec![zeros.as_ptr(); rows.len() * cols.len() * count];
+    let mut pixel = gather.pixel(pixels.start);
+    for i in 0..count {
+        for (r, row) in rows.iter().enumerate() {
+            let y = (pixel.y * step[0]) as isize + row.offset;
+            for (s, col) in cols.iter().enumerate() {
+                let x = (pixel.x * step[1]) as isize + col.offset;
+                if (0..*height as isize).contains(&y) && (0..*width as isize).contains(&x) {
+                    let at = (pixel.image * height + y as usize) * width + x as usize;
+                    sources[(r * cols.len() + s) * count + i] = source[at * channels..].as_ptr();
                 }
             }
+        }
+        pixel = gather.next(pixel);
+    }
+    sources
+}
+
+impl<E: Element> Task<'_, E> {
+    /// Where the pixels go.
+    fn targets(&self) -> Vec<usize> {
+        let mut pixel = self.gather.pixel(self.pixels.start);
+        let mut targets = Vec::with_capacity(self.pixels.len());
+        for _ in self.pixels.clone() {
             targets.push(self.gather.target_of(pixel));
             pixel = self.gather.next(pixel);
         }
-        (sources, targets)
+        targets
     }
 
     /// All pixels of a vector of channels. `WHOLE` vectors have a channel in each lane; `SPLAT` ones have one group.
