@@ -234,7 +234,7 @@ mod tests {
             assert_eq!(found.len(), wanted.len());
             assert!(found.iter().zip(wanted).all(|(a, b)| (a - b).abs() < 1e-4), "{found:?} {wanted:?}");
         };
-        // One output of two inputs of two taps: 10 (0.1 - 0.1) + 100 (0.1 - 0.2).
+        // One output of two inputs of two kernel elements: 10 (0.1 - 0.1) + 100 (0.1 - 0.2).
         near(shift(&[1, 2, 1, 2], 0, &[0.5]), &[-10.0]);
         // Two outputs in columns: 10 (0.1) + 100 (0.1), 10 (-0.6) + 100 (-1.2).
         near(shift(&[2, 2], 1, &[0.5, 0.25]), &[11.0, -126.0]);
