@@ -47,7 +47,7 @@ SIZES |= {f"efficientnet_lite{n}": size for n, size in enumerate((97, 130, 95, 6
 SIZES |= {f"efficientnet_lite{n}_symmetric": size for n, size in enumerate((224, 97, 64, 65, 66))}
 SIZES |= {"mobilenet_v3_small": 97, "mobilenet_v3_large": 224, "efficientnet_b0": 224, "efficientnet_b1": 97}
 SIZES |= {"efficientnet_b2": 97, "efficientnet_b3": 95, "efficientnet_b4": 96, "convnext_tiny": 97, "convnext_small": 64}
-SIZES |= {"vit_b_16": 224, "vit_small_patch14_dinov2": 98, "vgg16": 224, "vgg16_bn": 64}
+SIZES |= {"vit_b_16": 224, "vit_small_patch14_dinov2": 98, "vgg16": 224, "vgg16_bn": 224}
 SIZES |= {"densenet121": 97, "regnet_y_400mf": 224, "squeezenet1_1": 97}
 # One of each family with operators that ResNets have not.
 GRADIENTS = ["mobilenet_v3_small", "efficientnet_b0", "convnext_tiny", "vit_small_patch14_dinov2", "densenet121"]
@@ -177,10 +177,8 @@ def write_timm(directory):
     for name, other in TIMM.items():
         torch.manual_seed(0)
         model = timm.create_model(other)
-        # A transformer has its positions' size; for the others a small one does.
-        size = 224 if "vit" in other else 96
-        x = torch.randn(2, 3, size, size)
-        randomize(model, torch.randn(4, 3, size, size))
+        x = torch.randn(2, 3, 224, 224)
+        randomize(model, torch.randn(4, 3, 224, 224))
         exact = copy.deepcopy(model).double()(x.double()).float()
         tensors = dict(model.state_dict()) | {"golden.input": x, "golden.logits": model(x), "golden.exact": exact}
         hand_over(tensors, directory / f"{name}.safetensors")

@@ -194,10 +194,11 @@ fn known(a: &Numbers, b: &Numbers, f: impl Fn(f64, f64) -> f64) -> Option<Number
     })
 }
 
-/// A function of numbers or sizes.
+/// A function of numbers or sizes. Floats are rounded to f32, as a runtime has them: what is a whole number then decides a size.
 fn arithmetic(a: &Numbers, b: &Numbers, op: DimOp, f: impl Fn(f64, f64) -> f64) -> Option<Numbers> {
     let float = a.float;
     binary(a, b, |a, b| match (a, b) {
+        (Number::Known(x), Number::Known(y)) if float => Number::Known(f64::from(f(*x, *y) as f32)),
         (Number::Known(x), Number::Known(y)) => Number::Known(f(*x, *y)),
         _ if float => Number::Unknown,
         (a, b) => a.combine(op, b),
@@ -209,11 +210,7 @@ fn divide(a: &Numbers, b: &Numbers) -> Option<Numbers> {
         return None;
     }
     let float = a.float;
-    arithmetic(a, b, DimOp::Div, |x, y| match float {
-        // In f32, as a runtime has it.
-        true => f64::from(x as f32 / y as f32),
-        false => (x / y).trunc(),
-    })
+    arithmetic(a, b, DimOp::Div, |x, y| if float { x / y } else { (x / y).trunc() })
 }
 
 /// What is left of a division: of the divisor's sign, or with `fmod` of the dividend's.

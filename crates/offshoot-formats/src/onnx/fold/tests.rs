@@ -150,3 +150,17 @@ fn only_few_elements_of_a_tensor_are_numbers() {
     let halves = Numbers::from_tensor(&Tensor::f32([1], vec![0.5])).unwrap();
     assert_eq!((halves.to_tensor(), halves.float), (Some(Tensor::f32([1], vec![0.5])), true));
 }
+
+#[test]
+fn a_product_of_floats_is_rounded_as_f32() {
+    let number = |x: f32| Numbers { shape: Vec::new(), data: vec![Number::Known(x.into())], float: true };
+    for (size, factor, floor) in [(10.0, 0.7, 7.0), (5.0, 1.4, 7.0), (20.0, 0.9, 18.0), (10.0, 0.65, 6.0)] {
+        let scaled = arithmetic(&number(size), &number(factor), DimOp::Mul, |a, b| a * b).unwrap();
+        assert_eq!(
+            scaled.map(f64::floor).known(),
+            Some(vec![f64::from(size * factor).floor()]),
+            "{size} {factor}"
+        );
+        assert_eq!(f64::from(size * factor).floor(), floor, "{size} {factor}");
+    }
+}
