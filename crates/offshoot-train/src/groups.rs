@@ -180,12 +180,15 @@ pub fn layers(graph: &Graph) -> Vec<(String, Vec<String>)> {
     layers
 }
 
-/// The module of a parameter, up to the first number in its name, and whether there is one.
+/// The module of a parameter, up to the first number in its name, and whether that is the number of a block: `4`, or a name with a
+/// number that has modules of its own. (A norm beside `conv_1` belongs to it, and so does the bias of an exporter's `Conv_193`.)
 fn layer_of(name: &str) -> (String, bool) {
     let parts: Vec<&str> = name.split('.').collect();
     let modules = &parts[..parts.len().saturating_sub(1).max(1)];
     // `4`, or torchvision's `encoder_layer_4` and `block2-4`.
     let number = |part: &&str| part.rsplit(['_', '-']).next().is_some_and(|end| end.parse::<u32>().is_ok());
     let numbered = modules.iter().position(number);
-    (modules[..numbered.map_or(modules.len(), |place| place + 1)].join("."), numbered.is_some())
+    let block = |place: usize| modules[place].parse::<u32>().is_ok() || place + 1 < modules.len();
+    let key = modules[..numbered.map_or(modules.len(), |place| place + 1)].join(".");
+    (key, numbered.is_some_and(block))
 }
