@@ -119,11 +119,11 @@ impl Lowering<'_> {
         (rank == 4 && c > 1 && h * w > 1).then_some([c, h * w])
     }
 
-    /// An operand of an elementwise operator: channels last where the result has rank 4, whatever its own rank.
+    /// An operand of an elementwise operator: channels last where the result has rank 4, and only there, whatever its own rank.
     fn operand<E: Element>(&mut self, node: &Node, input: usize) -> Result<Operand<E>, ExecuteError> {
-        let value = node.inputs[input];
-        let Some([c, area]) = self.turned(value, self.shape(node.outputs[0]).len()) else {
-            return self.read(value);
+        let (value, rank) = (node.inputs[input], self.shape(node.outputs[0]).len());
+        let Some([c, area]) = self.turned(value, rank) else {
+            return if rank == 4 { self.read(value) } else { self.plain(value) };
         };
         let (from, to) = (self.plain::<E>(value)?, self.fresh::<E>(c * area));
         self.moving_step("layout", from, to, move |from, to| nchw_to_nhwc(1, c, area, from, to));
@@ -150,22 +150,24 @@ impl Lowering<'_> {
             });
             return Ok(());
         }
+        let value = node.outputs[0];
+        let order = if dy_shape.len() == 4 { self.order_of_rank(value) } else { Order::Graph };
         if let Some(groups) = row_groups(&dy_shape, &shape) {
-            self.sum_rows(node, dy, groups);
+            self.sum_rows(node, (dy, order), groups);
             return Ok(());
         }
-        let dx = self.write(node.outputs[0])?;
+        let dx = self.write_in_order(value, order)?;
         self.step("sum", dy, dx, move |dy, dx| sum_to_shape(dy, &dy_shape, &shape, dx));
         Ok(())
     }
 
     /// The sums of the rows of each group.
-    fn sum_rows<E: Element>(&mut self, node: &Node, dy: Operand<E>, groups: usize) {
+    fn sum_rows<E: Element>(&mut self, node: &Node, (dy, order): (Operand<E>, Order), groups: usize) {
         let (isa, value) = (self.isa, node.outputs[0]);
         let sums = self.fresh(self.len(value));
         self.step("sum rows", dy, sums, move |dy, sums| sum_to_rows(isa, dy, groups, sums));
         let dx = self.narrowed::<E>(sums, self.len(value));
-        self.alias(value, self.order_of_rank(value), dx);
+        self.alias(value, order, dx);
     }
 
     /// The same numbers in another type.

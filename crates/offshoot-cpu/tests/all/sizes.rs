@@ -128,6 +128,40 @@ fn a_value_without_a_batch_is_broadcast_and_summed_to() {
     }
 }
 
+/// A value of four axes beside one of five: neither is turned.
+#[test]
+fn a_value_of_four_axes_is_broadcast_to_five() {
+    let mut graph = Graph::new("broadcast");
+    let sizes = Shape(vec![Dim::symbol("n"), 2.into(), 3.into(), 2.into(), 2.into()]);
+    let x = graph.add_input("x", DType::F32, sizes);
+    for (name, shape) in [("whole", [2, 3, 2, 2]), ("part", [1, 3, 2, 2]), ("row", [1, 1, 1, 2])] {
+        let m = graph.add_parameter(&format!("{name}.m"), &shape, Role::Weight);
+        let y = graph.add(name, Op::Binary(Binary::Sub), &[m, x]).unwrap();
+        graph.add_output(name, y);
+        let sums = Op::Grad(GradOp::ReduceTo { shape: Shape::fixed(&shape) });
+        let sums = graph.add(&format!("{name}.sums"), sums, &[x]).unwrap();
+        graph.add_output(&format!("{name}.sums"), sums);
+    }
+    let m = |len: usize| (0..len).map(|i| (i * 7 % 24) as f32).collect::<Vec<f32>>();
+    let weights = [("whole", [2, 3, 2, 2]), ("part", [1, 3, 2, 2]), ("row", [1, 1, 1, 2])]
+        .map(|(name, shape)| (format!("{name}.m"), Tensor::f32(shape, m(shape.iter().product()))));
+    let weights = Weights::from(weights);
+    for isa in Isa::available() {
+        let mut session = executor(isa).prepare(&graph, &weights).unwrap();
+        for n in [1, 3] {
+            let x: Vec<f32> = (0..24 * n).map(|i| (i * i % 37) as f32).collect();
+            session.run(&[("x", &Tensor::f32([n, 2, 3, 2, 2], x.clone()))]).unwrap();
+            for (name, len) in [("whole", 24), ("part", 12), ("row", 2)] {
+                // Trailing axes repeat.
+                let wanted: Vec<f32> = x.iter().zip(m(len).iter().cycle()).map(|(x, m)| m - x).collect();
+                assert_eq!(floats(&*session, name), wanted, "{name} {n}");
+                let sums: Vec<f32> = (0..len).map(|i| x.iter().skip(i).step_by(len).sum()).collect();
+                assert_eq!(floats(&*session, &format!("{name}.sums")), sums, "{name} {n}");
+            }
+        }
+    }
+}
+
 fn floats(session: &dyn Session, name: &str) -> Vec<f32> {
     session.read(name).unwrap().into_f32().unwrap()
 }
