@@ -132,10 +132,10 @@ impl PackedFilter {
 }
 
 /// What the kernel is called that computes `shape`, or the gradient of its input.
-pub(crate) fn kernel_name(shape: &ConvShape) -> &'static str {
+pub(crate) fn kernel_name(isa: Isa, shape: &ConvShape) -> &'static str {
     match shape {
         _ if by_winograd(shape) => "winograd",
-        ConvShape { groups: 2.., .. } => "grouped",
+        _ if by_groups(isa, shape) => "grouped",
         ConvShape { kernel: [1, 1], .. } => "pointwise",
         _ => "gather",
     }

@@ -27,11 +27,15 @@ const TILE: usize = 8;
 /// Pixels of a task, the source pixels of whose kernel elements are found before the first channel.
 const PIXELS: usize = 56;
 
+/// Most kernel elements: a task knows where each of them reads for each pixel.
+const MOST_ELEMENTS: usize = 256;
+
 /// Whether the groups of `shape` are computed side by side: as many channels come out of a group as go in, and no more than a vector has.
-/// The gradient of its input is, too.
+/// The gradients are, too.
 pub(super) fn by_groups(isa: Isa, shape: &ConvShape) -> bool {
-    let ConvShape { in_c, out_c, groups, kernel, .. } = *shape;
-    groups > 1 && in_c == out_c && in_c > 0 && in_c / groups <= isa.lanes() && kernel[0] * kernel[1] > 0
+    let ConvShape { in_c, out_c, groups, kernel: [rows, columns], .. } = *shape;
+    let few = rows.checked_mul(columns).is_some_and(|elements| (1..=MOST_ELEMENTS).contains(&elements));
+    groups > 1 && in_c == out_c && in_c > 0 && in_c / groups <= isa.lanes() && few
 }
 
 /// How channels are put into vectors.

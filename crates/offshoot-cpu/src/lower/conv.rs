@@ -103,13 +103,18 @@ impl Lowering<'_> {
         }
         let filter = self.filter::<E>(&shape, node.inputs[1], Direction::Forward)?;
         let reads = (x, filter, bias, residual);
-        self.scratch_step(kernel_name(&shape), reads, y, move |(x, filter, bias, residual), y, scratch| {
-            let filter = filter.packed::<E>(isa, &shape, Direction::Forward, &mut scratch.filter);
-            conv(isa, &shape, x, filter, &Epilogue { bias, residual, activation }, y);
-            if let Some(then) = then {
-                unary_in_place(isa, then, y);
-            }
-        });
+        self.scratch_step(
+            kernel_name(isa, &shape),
+            reads,
+            y,
+            move |(x, filter, bias, residual), y, scratch| {
+                let filter = filter.packed::<E>(isa, &shape, Direction::Forward, &mut scratch.filter);
+                conv(isa, &shape, x, filter, &Epilogue { bias, residual, activation }, y);
+                if let Some(then) = then {
+                    unary_in_place(isa, then, y);
+                }
+            },
+        );
         Ok(())
     }
 
@@ -138,7 +143,7 @@ impl Lowering<'_> {
         let moments = self.moments(y, rows, shape.out_c);
         let writes = (self.write(y)?, moments);
         self.scratch_step(
-            kernel_name(&shape),
+            kernel_name(isa, &shape),
             (x, filter),
             writes,
             move |(x, filter), (y, moments), scratch| {
@@ -258,7 +263,7 @@ impl Lowering<'_> {
             return Ok(());
         }
         let filter = self.filter::<E>(&shape, node.inputs[1], Direction::Backward)?;
-        self.scratch_step(kernel_name(&shape), (dy, filter), dx, move |(dy, filter), dx, scratch| {
+        self.scratch_step(kernel_name(isa, &shape), (dy, filter), dx, move |(dy, filter), dx, scratch| {
             let filter = filter.packed::<E>(isa, &shape, Direction::Backward, &mut scratch.filter);
             conv_input_grad(isa, &shape, dy, filter, dx);
         });
@@ -324,11 +329,16 @@ impl Lowering<'_> {
         let bias = node.inputs.get(2).map(|&c| self.plain(c)).transpose()?;
         let filter = self.filter::<E>(&shape, node.inputs[1], Direction::Forward)?;
         let y = self.write_plain(node.outputs[0])?;
-        self.scratch_step(kernel_name(&shape), (x, filter, bias), y, move |(x, filter, bias), y, scratch| {
-            let filter = filter.packed::<E>(isa, &shape, Direction::Forward, &mut scratch.filter);
-            let epilogue = Epilogue { bias, residual: None, activation: Activation::None };
-            conv(isa, &shape, x, filter, &epilogue, y);
-        });
+        self.scratch_step(
+            kernel_name(isa, &shape),
+            (x, filter, bias),
+            y,
+            move |(x, filter, bias), y, scratch| {
+                let filter = filter.packed::<E>(isa, &shape, Direction::Forward, &mut scratch.filter);
+                let epilogue = Epilogue { bias, residual: None, activation: Activation::None };
+                conv(isa, &shape, x, filter, &epilogue, y);
+            },
+        );
         Ok(())
     }
 
