@@ -50,23 +50,6 @@ fn same(made: &Made, wanted: &[f32], read: &Model, what: &str) -> Result<(), Tes
     Ok(())
 }
 
-/// A constant that several operators read is one constant in the file and in what is read of it.
-#[test]
-fn a_shared_constant_stays_one() {
-    for op in [Binary::Add, Binary::Mul, Binary::Sub, Binary::Div] {
-        let mut maker = Maker::new(&[1, 0, 1, 4]);
-        let (x, number) = (maker.values[0], maker.number(3.0));
-        let y = maker.add(Op::Binary(op), &[x, number]).unwrap();
-        maker.add(Op::Binary(op), &[y, number]).unwrap();
-        let model = model(&maker.finish()).unwrap();
-        let bytes = onnx::write_bytes(&model, onnx::Options::default()).unwrap();
-        let again = onnx::read_bytes(bytes.as_slice()).unwrap().model;
-        let constants = again.graph.values().filter(|(_, value)| matches!(value.source, Source::Constant(_)));
-        assert_eq!(constants.count(), 1, "{op:?}");
-        assert_eq!(onnx::write_bytes(&again, onnx::Options::default()).unwrap(), bytes, "{op:?}");
-    }
-}
-
 /// The files that were read again and compared.
 fn check(choices: &[u16]) -> Result<usize, TestCaseError> {
     let made = Maker::new(choices).finish();

@@ -100,12 +100,7 @@ impl<'a> Translator<'a> {
 
     /// The constant of `tensor`, which the file calls `name`.
     fn constant_of(&mut self, name: &str, tensor: Rc<Tensor>) -> Result<ValueId, Problem> {
-        self.constant_made(name, "", tensor)
-    }
-
-    /// The constant of `tensor`, which was made of the one that the file calls `name` in a `way`. It is one constant for all who read it.
-    fn constant_made(&mut self, name: &str, way: &str, tensor: Rc<Tensor>) -> Result<ValueId, Problem> {
-        let key = (format!("{name} {way}"), tensor.dtype(), tensor.shape().to_vec());
+        let key = (name.to_owned(), tensor.dtype(), tensor.shape().to_vec());
         if let Some(&id) = self.constants.get(&key) {
             return Ok(id);
         }
@@ -214,14 +209,11 @@ impl<'a> Translator<'a> {
         if as_it_is && !stored.constant && !number {
             return self.parameter(stored, Role::Weight);
         }
-        let mut tensor = self.floats(stored)?;
-        if as_it_is {
-            return self.constant_of(&stored.name, tensor);
-        }
+        let mut tensor = Rc::unwrap_or_clone(self.floats(stored)?);
         self.context.tensors.charge(&node.place(), tensor.len(), 4)?;
-        let numbers = Rc::make_mut(&mut tensor);
-        numbers.as_f32_mut().into_iter().flatten().for_each(|x| *x = f(*x));
-        self.constant_made(&stored.name, node.op(), tensor)
+        tensor.as_f32_mut().into_iter().flatten().for_each(|x| *x = f(*x));
+        let name = self.import.names.unused(&stored.name);
+        Ok(self.import.graph.add_constant(&name, tensor))
     }
 
     /// A stored operand of a picture with its channels last, for the same picture with its channels first: one number,
