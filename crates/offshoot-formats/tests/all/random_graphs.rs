@@ -7,11 +7,10 @@ use std::num::NonZeroUsize;
 use offshoot_conformance::random_graph::{self, Made, Maker, Outputs};
 use offshoot_cpu::{CpuExecutor, CpuOptions};
 use offshoot_formats::{coreml, onnx, torchscript};
+use offshoot_graph::Model;
 use offshoot_graph::model::OUTPUT;
-use offshoot_graph::op::Binary;
 use offshoot_graph::passes::{prune, remove_training_leftovers};
 use offshoot_graph::random::{Purpose, Random};
-use offshoot_graph::{Model, Op, Source};
 use proptest::prelude::*;
 
 fn executor() -> CpuExecutor {
