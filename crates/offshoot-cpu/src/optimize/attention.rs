@@ -108,10 +108,10 @@ fn scaled(graph: &Graph<CpuOp>, node: &Node<CpuOp>) -> Option<(ValueId, f32)> {
         }
         _ => None,
     };
-    let (x, scale) = match (op, number(a), number(b)) {
-        (Binary::Mul, _, Some(scale)) => (a, scale),
-        (Binary::Mul, Some(scale), None) => (b, scale),
-        (Binary::Div, _, Some(divisor)) => (a, 1.0 / divisor),
+    let (x, scale) = match (number(a), number(b)) {
+        (_, Some(scale)) if *op == Binary::Mul => (a, scale),
+        (Some(scale), None) if *op == Binary::Mul => (b, scale),
+        (_, Some(divisor)) if *op == Binary::Div => (a, 1.0 / divisor),
         _ => return None,
     };
     (graph.value(x).shape == graph.value(node.outputs[0]).shape).then_some((x, scale))
@@ -135,9 +135,8 @@ mod tests {
         let x = graph.add("parts", Op::Softmax { axis: 2 }, &[x]).unwrap();
         let y = graph.add("y", product(false), &[x, v]).unwrap();
         graph.add_output("y", y);
-        let attention = |node: &Node<CpuOp>| match &node.op {
-            CpuOp::Attention(attention) => Some(*attention),
-            _ => None,
+        let attention = |node: &Node<CpuOp>| {
+            if let CpuOp::Attention(attention) = &node.op { Some(*attention) } else { None }
         };
         optimize(&graph).unwrap().nodes().iter().filter_map(attention).collect()
     }
