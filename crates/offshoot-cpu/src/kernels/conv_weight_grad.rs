@@ -34,6 +34,11 @@ const TASKS: usize = 16;
 /// Fewest pixels worth a chunk, for which the workspace grows by the size of the weights.
 const CHUNK: usize = 512;
 
+/// Chunks of `pixels` for a layer of at least one block.
+pub(super) fn chunks(blocks: usize, pixels: usize) -> usize {
+    TASKS.div_ceil(blocks).min(pixels.div_ceil(CHUNK)).max(1)
+}
+
 /// How the work is cut, by shape alone.
 struct Plan {
     gather: Gather,
@@ -55,7 +60,7 @@ impl Plan {
         let (rows, cols) = (gather.cols, gather.reduction());
         let (row_blocks, col_blocks) = (rows.div_ceil(DEPTH), cols.div_ceil(DEPTH));
         let blocks = (gather.groups * row_blocks * col_blocks).max(1);
-        let chunks = TASKS.div_ceil(blocks).min(gather.pixels().div_ceil(CHUNK)).max(1);
+        let chunks = chunks(blocks, gather.pixels());
         let (width, runs) = (cols.next_multiple_of(isa.lanes()), gather.runs());
         Plan { gather, runs, panel, chunks, row_blocks, col_blocks, rows, width }
     }

@@ -9,18 +9,13 @@ use std::ops::Range;
 use super::{Channels, Lanes, MAX_LANES, PIXELS, permutations, sources};
 use crate::kernels::ConvShape;
 use crate::kernels::conv::forward;
+use crate::kernels::conv_weight_grad::chunks;
 use crate::kernels::element::Element;
 use crate::kernels::gather::Gather;
 use crate::kernels::parallel::{self, Shared};
 use crate::kernels::rows::load;
 use crate::kernels::simd::{Isa, Kernel, Simd, dispatch};
 use crate::kernels::size::elements;
-
-/// Fewest pixels worth a part, for which the workspace grows by the size of the weights.
-const PART: usize = 512;
-
-/// Parts to cut a layer into, if it has the pixels.
-const PARTS: usize = 16;
 
 /// How the work is cut, by shape and path alone.
 struct Plan {
@@ -35,7 +30,7 @@ impl Plan {
     fn new(isa: Isa, shape: &ConvShape) -> Plan {
         let gather = forward(shape);
         let lanes = Lanes::new(isa, &gather);
-        let parts = PARTS.div_ceil(lanes.vectors().max(1)).min(gather.pixels().div_ceil(PART)).max(1);
+        let parts = chunks(lanes.vectors().max(1), gather.pixels());
         let vector = elements([gather.reduction(), lanes.lanes]);
         Plan { gather, lanes, parts, vector }
     }
