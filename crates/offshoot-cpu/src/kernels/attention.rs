@@ -4,6 +4,8 @@
 //! queries at a time, so that these stay in the cache between the two products, and never holds all of them. A row of the result does not
 //! depend on the rows beside it.
 
+pub(crate) mod grad;
+
 use std::ops::Range;
 
 use super::parallel::{self, Shared};
@@ -58,11 +60,8 @@ pub(crate) struct Operands<'a> {
 /// When a slice has not the size that `shape` says.
 pub(crate) fn attention(isa: Isa, shape: &AttentionShape, operands: Operands<'_>, y: &mut [f32]) {
     let AttentionShape { count, queries, keys, depth, width, .. } = *shape;
-    let sizes = [[queries, depth], [keys, depth], [keys, width], [queries, width]];
-    let Operands { q, k, v, mask, .. } = operands;
-    let wanted = sizes.map(|[rows, columns]| elements([count, rows, columns]));
-    assert_eq!([q.len(), k.len(), v.len(), y.len()], wanted, "operands of {shape:?}");
-    check_mask(shape, mask);
+    check_operands(shape, operands, y);
+    check_mask(shape, operands.mask);
     if y.is_empty() {
         return;
     }
@@ -76,6 +75,15 @@ pub(crate) fn attention(isa: Isa, shape: &AttentionShape, operands: Operands<'_>
             dispatch(isa, Task { shape, plan: &plan, operands, matrix, rows, scratch, out });
         });
     });
+}
+
+/// `y` is the result or its gradient.
+fn check_operands(shape: &AttentionShape, operands: Operands<'_>, y: &[f32]) {
+    let AttentionShape { count, queries, keys, depth, width, .. } = *shape;
+    let sizes = [[queries, depth], [keys, depth], [keys, width], [queries, width]];
+    let wanted = sizes.map(|[rows, columns]| elements([count, rows, columns]));
+    let Operands { q, k, v, .. } = operands;
+    assert_eq!([q.len(), k.len(), v.len(), y.len()], wanted, "operands of {shape:?}");
 }
 
 fn check_mask(shape: &AttentionShape, mask: Option<&[f32]>) {
@@ -299,6 +307,46 @@ mod tests {
     use super::*;
     use crate::kernels::testing::{assert_close, assert_same_on_any_threads, normals};
 
+    /// Two matrices of each size, with operands and a mask.
+    pub(super) struct Case {
+        pub(super) shape: AttentionShape,
+        pub(super) q: Vec<f32>,
+        pub(super) k: Vec<f32>,
+        pub(super) v: Vec<f32>,
+        pub(super) mask: Vec<f32>,
+        /// `k` with each matrix as its transpose.
+        pub(super) transposed: Vec<f32>,
+    }
+
+    /// Each matrix of `rows` and `columns` of a stack as its transpose.
+    pub(super) fn transpose(stack: &[f32], [rows, columns]: [usize; 2]) -> Vec<f32> {
+        let matrices = stack.chunks_exact(rows * columns);
+        let places = || (0..columns).flat_map(|j| (0..rows).map(move |i| i * columns + j));
+        matrices.flat_map(|matrix| places().map(|at| matrix[at])).collect()
+    }
+
+    pub(super) fn cases() -> impl Iterator<Item = Case> {
+        // (Heads wider than a part of a block, and more keys than that.)
+        let sizes = [
+            (1, 1, 1, 1),
+            (5, 3, 4, 7),
+            (49, 49, 32, 32),
+            (300, 197, 24, 40),
+            (9, 20, 391, 400),
+            (60, 800, 17, 5),
+        ];
+        sizes.into_iter().map(|(queries, keys, depth, width)| {
+            let count = 2;
+            let starts = (0..count).map(|i| i * queries * keys).collect();
+            let len = [queries * depth, keys * depth, keys * width, queries * keys].map(|n| n * count);
+            let [q, k, v, mask] = [0, 1, 2, 3].map(|i| normals(i as u64, len[i]));
+            let shape =
+                AttentionShape { count, queries, keys, depth, width, keys_first: true, mask: (starts, keys) };
+            let transposed = transpose(&k, [keys, depth]);
+            Case { shape, q, k, v, mask, transposed }
+        })
+    }
+
     /// softmax(scale q kᵀ + mask) v of one query, in f64.
     fn expected(q: &[f32], k: &[f32], v: &[f32], scale: f32, mask: &[f32], width: usize) -> Vec<f64> {
         let scores: Vec<f64> = k
@@ -320,22 +368,8 @@ mod tests {
 
     #[test]
     fn attention_is_what_its_formula_says_on_every_path() {
-        let count = 2;
-        for (queries, keys, depth, width) in
-            [(1, 1, 1, 1), (5, 3, 4, 7), (49, 49, 32, 32), (300, 197, 24, 40)]
-        {
-            let len = [queries * depth, keys * depth, keys * width, queries * keys].map(|n| n * count);
-            let [q, k, v, mask] = [0, 1, 2, 3].map(|i| normals(i as u64, len[i]));
-            let columns = |k: &[f32]| {
-                let k = k.to_vec();
-                (0..depth)
-                    .flat_map(move |d| k.clone().into_iter().skip(d).step_by(depth))
-                    .collect::<Vec<f32>>()
-            };
-            let transposed: Vec<f32> = k.chunks_exact(keys * depth).flat_map(columns).collect();
-            let starts = (0..count).map(|i| i * queries * keys).collect();
-            let first =
-                AttentionShape { count, queries, keys, depth, width, keys_first: true, mask: (starts, keys) };
+        for Case { shape: first, q, k, v, mask, transposed } in cases() {
+            let AttentionShape { count, queries, keys, depth, width, .. } = first;
             let last = AttentionShape { keys_first: false, ..first.clone() };
             for mask in [None, Some(&mask[..])] {
                 let row = |row: usize| {

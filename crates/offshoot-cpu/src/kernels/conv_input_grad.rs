@@ -74,14 +74,31 @@ pub fn conv_input_grad<E: Element>(
     filter: &PackedFilter,
     dx: &mut [E],
 ) {
+    conv_transpose(isa, shape, dy, filter, None, dx);
+}
+
+/// [`conv_input_grad`] with a bias for each channel of `dx`: a transposed convolution, and of [`ConvShape::of_matrices`] the product with a
+/// matrix whose rows are stored one after the other.
+///
+/// # Panics
+/// As [`conv_input_grad`], and when the bias has another size.
+pub(crate) fn conv_transpose<E: Element>(
+    isa: Isa,
+    shape: &ConvShape,
+    dy: &[E],
+    filter: &PackedFilter,
+    bias: Option<&[f32]>,
+    dx: &mut [E],
+) {
     assert_eq!([dx.len(), dy.len()], activations_len(shape), "input and output of {shape:?}");
+    assert!(bias.is_none_or(|bias| bias.len() == shape.in_c), "bias of {shape:?}");
     let gathers = phases(shape);
     let (cells, filter) = filter.get::<E>(isa, shape, &gathers);
     let operands = Operands {
         source: E::view(dy),
         filter,
         cells,
-        bias: None,
+        bias,
         residual: None,
         bounds: Activation::None.bounds(),
         norm: None,

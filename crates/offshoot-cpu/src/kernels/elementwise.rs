@@ -1,11 +1,13 @@
 //! Functions of one element or of two, their gradients, broadcasting, and sums over rows.
 
 mod binary;
+mod broadcast;
 mod unary;
 
 use offshoot_graph::op::{Binary, Unary};
 
-use self::binary::{scalar, slope};
+use self::binary::slope;
+pub use self::broadcast::broadcast_binary;
 use self::unary::Gradient;
 use super::Activation;
 use super::element::Element;
@@ -221,22 +223,6 @@ pub(super) fn for_offsets<const N: usize>(
 fn for_pairs(operands: [&[usize]; 2], shape: &[usize], visit: impl FnMut(usize, [usize; 2])) {
     let strides = operands.map(|own| broadcast_strides(own, shape));
     for_offsets(shape, strides.each_ref().map(Vec::as_slice), visit);
-}
-
-/// out = a op b with NumPy's broadcasting; `shape` is the result's. Plain and serial: for small operands.
-///
-/// # Panics
-/// When a shape does not broadcast to `shape`, or a slice has not the size of its shape.
-pub fn broadcast_binary<E: Element>(
-    op: Binary,
-    (a, a_shape): (&[E], &[usize]),
-    (b, b_shape): (&[E], &[usize]),
-    shape: &[usize],
-    out: &mut [E],
-) {
-    for_pairs([a_shape, b_shape], shape, |i, [at_a, at_b]| {
-        out[i] = E::from_f32(scalar(op, a[at_a].to_f32(), b[at_b].to_f32()));
-    });
 }
 
 /// out = dy times the derivative of a op b by operand `slot`, with NumPy's broadcasting; `shape` is that of dy and out.

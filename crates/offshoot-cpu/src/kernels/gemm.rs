@@ -49,10 +49,11 @@ pub fn gemm(isa: Isa, shape: &GemmShape, a: &[f32], b: &[f32], bias: Option<&[f3
             dispatch(isa, Dots { shape, a, b, bias, c, cols });
         });
     } else {
-        let (row_blocks, col_blocks) = (m.div_ceil(ROWS), n.div_ceil(COLS));
+        let [height, width] = block(m, n);
+        let (row_blocks, col_blocks) = (m.div_ceil(height), n.div_ceil(width));
         parallel::for_each_task(row_blocks * col_blocks, (m * n).saturating_mul(k), |index| {
-            let (row, col) = (index / col_blocks * ROWS, index % col_blocks * COLS);
-            let (rows, cols) = (row..(row + ROWS).min(m), col..(col + COLS).min(n));
+            let (row, col) = (index / col_blocks * height, index % col_blocks * width);
+            let (rows, cols) = (row..(row + height).min(m), col..(col + width).min(n));
             parallel::with_scratch(2 * DEPTH * STRIDE, |scratch| {
                 dispatch(isa, Product { shape, a, b, bias, c, rows, cols, scratch });
             });
@@ -175,9 +176,22 @@ unsafe fn step<S: Simd, const R: usize, const WHOLE: bool>(
     }
 }
 
-/// Rows and columns of `c` that a task of the other products owns: whole tiles of every path.
-const ROWS: usize = 168;
-const COLS: usize = 192;
+/// Most rows and columns of `c` that a task of the other products owns: a row of a block holds them.
+const SIDE: usize = 384;
+
+/// Steps of the reduction whose parts of both operands a task holds at once. With [`SIDE`] they fit the second-level cache.
+const STEPS: usize = 192;
+
+/// Rows and columns of the blocks that `c` is cut into. Large ones copy fewer operands; where there are too few for all threads they are
+/// half as high and wide. It does not change the result.
+fn block(m: usize, n: usize) -> [usize; 2] {
+    let counts = |side: usize| [m, n].map(|len| len.div_ceil(side));
+    let [rows, cols] = match counts(SIDE) {
+        [rows, cols] if rows * cols >= 3 * parallel::threads() => [rows, cols],
+        _ => counts(SIDE / 2),
+    };
+    [m.div_ceil(rows), n.div_ceil(cols).next_multiple_of(tile::MAX_COLS)]
+}
 
 /// A task of the other products: a block of `c`.
 struct Product<'a> {
@@ -213,13 +227,13 @@ impl Product<'_> {
     #[inline(always)]
     unsafe fn run_parts<S: Simd, L: Layout>(&mut self) {
         let GemmShape { trans_a, trans_b, m, n, k } = *self.shape;
-        let parts = k.div_ceil(DEPTH).max(1);
+        let parts = k.div_ceil(STEPS).max(1);
         let left = self.scratch.as_mut_ptr();
         let right = left.wrapping_add(DEPTH * STRIDE);
         for i in 0..parts {
             let depth = parallel::part(k, parts, i);
             let (rows, cols) = (self.rows.clone(), self.cols.clone());
-            // Safety: a block has at most DEPTH rows of DEPTH floats, and rows have room for a vector more.
+            // Safety: a block has at most DEPTH rows of as many floats, as SIDE and STEPS are no more, and rows have room for a vector more.
             unsafe {
                 let (a_rows, a_cols, a_width) =
                     if trans_a { (depth.clone(), rows, m) } else { (rows, depth.clone(), k) };

@@ -82,7 +82,7 @@ pub(super) unsafe fn line<S: Simd>(a: f32, x: *const f32, b: f32, out: *mut f32,
 /// # Safety
 /// `S` must be available.
 #[inline(always)]
-unsafe fn dot<S: Simd>(a: &[f32], b: &[f32]) -> f32 {
+pub(super) unsafe fn dot<S: Simd>(a: &[f32], b: &[f32]) -> f32 {
     let len = a.len().min(b.len());
     let whole = len - len % S::LANES;
     let (a, b) = (a.as_ptr(), b.as_ptr());

@@ -3,6 +3,7 @@
 use offshoot_graph::{ExecuteError, ValueId};
 
 use super::{Lowering, Node, unsupported};
+use crate::kernels::attention::grad::attention_grad;
 use crate::kernels::attention::{AttentionShape, Operands, attention};
 use crate::optimize::Attention;
 
@@ -17,6 +18,26 @@ impl Lowering<'_> {
         self.step("attention", ([q, k, v], mask), y, move |([q, k, v], mask), y| {
             attention(isa, &shape, Operands { q, k, v, scale, mask }, y);
         });
+        Ok(())
+    }
+
+    pub(super) fn attention_grad(&mut self, node: &Node, op: Attention) -> Result<(), ExecuteError> {
+        let shape = self.attention_shape(node, op)?;
+        let (isa, scale) = (self.isa, op.scale);
+        let [q, k, v] =
+            [self.plain(node.inputs[0])?, self.plain(node.inputs[1])?, self.plain(node.inputs[2])?];
+        let mask = if op.mask { Some(self.plain(node.inputs[3])?) } else { None };
+        let dy = self.plain(node.inputs[node.inputs.len() - 1])?;
+        let grads = [0, 1, 2].map(|i| self.write_plain(node.outputs[i]));
+        let [dq, dk, dv] = grads;
+        self.step(
+            "attention",
+            ([q, k, v, dy], mask),
+            [dq?, dk?, dv?],
+            move |([q, k, v, dy], mask), grads| {
+                attention_grad(isa, &shape, Operands { q, k, v, scale, mask }, dy, grads);
+            },
+        );
         Ok(())
     }
 

@@ -11,7 +11,7 @@ use crate::filters::Direction;
 use crate::kernels::backward::{Gradients, Operands};
 use crate::kernels::batch_norm::Reduction;
 use crate::kernels::conv::{Epilogue, conv, conv_in_training, kernel_name, moment_rows, reads_norm};
-use crate::kernels::conv_input_grad::conv_input_grad;
+use crate::kernels::conv_input_grad::{conv_input_grad, conv_transpose};
 use crate::kernels::conv_weight_grad::{conv_weight_grad, conv_weight_grad_workspace};
 use crate::kernels::depthwise;
 use crate::kernels::element::Element;
@@ -298,8 +298,8 @@ impl Lowering<'_> {
         let (&[rows, columns], &[m, n]) = (self.shape(node.inputs[0]), self.shape(node.outputs[0])) else {
             return Err(unsupported(node, "its operands must be matrices".into()));
         };
-        if !trans_a && trans_b && self.is_stack(node.inputs[0]) {
-            return self.linear::<E>(node, [m, n, columns]);
+        if !trans_a && self.is_stack(node.inputs[0]) && self.dtype(node.inputs[1]) == DType::F32 {
+            return self.linear::<E>(node, [m, n, columns], trans_b);
         }
         let shape = GemmShape { trans_a, trans_b, m, n, k: if trans_a { rows } else { columns } };
         let isa = self.isa;
@@ -321,22 +321,35 @@ impl Lowering<'_> {
         }
     }
 
-    /// x wᵀ + b for many rows, as the 1x1 convolution of one row of pixels: its filter is packed.
-    fn linear<E: Element>(&mut self, node: &Node, [m, n, k]: [usize; 3]) -> Result<(), ExecuteError> {
-        let shape = ConvShape::of_matrices(m, k, n);
+    /// x wᵀ + b, or x w + b, for many rows, as the 1x1 convolution of one row of pixels, or its transpose: its filter is packed.
+    fn linear<E: Element>(
+        &mut self,
+        node: &Node,
+        [m, n, k]: [usize; 3],
+        trans_b: bool,
+    ) -> Result<(), ExecuteError> {
+        let (shape, direction) = match trans_b {
+            true => (ConvShape::of_matrices(m, k, n), Direction::Forward),
+            false => (ConvShape::of_matrices(m, n, k), Direction::Backward),
+        };
         let isa = self.isa;
         let x = self.plain::<E>(node.inputs[0])?;
         let bias = node.inputs.get(2).map(|&c| self.plain(c)).transpose()?;
-        let filter = self.filter::<E>(&shape, node.inputs[1], Direction::Forward)?;
+        let filter = self.filter::<E>(&shape, node.inputs[1], direction)?;
         let y = self.write_plain(node.outputs[0])?;
         self.scratch_step(
             kernel_name(isa, &shape),
             (x, filter, bias),
             y,
             move |(x, filter, bias), y, scratch| {
-                let filter = filter.packed::<E>(isa, &shape, Direction::Forward, &mut scratch.filter);
-                let epilogue = Epilogue { bias, residual: None, activation: Activation::None };
-                conv(isa, &shape, x, filter, &epilogue, y);
+                let filter = filter.packed::<E>(isa, &shape, direction, &mut scratch.filter);
+                match direction {
+                    Direction::Forward => {
+                        let epilogue = Epilogue { bias, residual: None, activation: Activation::None };
+                        conv(isa, &shape, x, filter, &epilogue, y);
+                    }
+                    Direction::Backward => conv_transpose(isa, &shape, x, filter, bias, y),
+                }
             },
         );
         Ok(())

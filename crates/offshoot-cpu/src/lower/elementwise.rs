@@ -40,13 +40,14 @@ impl Lowering<'_> {
         Ok(())
     }
 
-    /// The order in which elementwise operators read `values`: that of the graph if all are held in it and nowhere else,
-    /// as a Transpose leaves them; otherwise channels last.
+    /// The order in which operators that need none read `values`: that of the graph if all are held in it and nowhere else,
+    /// as a Transpose leaves them; otherwise channels last, where one has rank 4.
     pub(super) fn held_order(&self, values: &[ValueId]) -> Order {
         let plain_only = |&v: &ValueId| {
             !self.held.contains_key(&(v, Order::ChannelsLast)) && !self.lazy.nodes.contains_key(&v)
         };
-        if values.iter().all(plain_only) { Order::Graph } else { self.order_of_rank(values[0]) }
+        let rank_4 = values.iter().any(|&value| self.shape(value).len() == 4);
+        if rank_4 && !values.iter().all(plain_only) { Order::ChannelsLast } else { Order::Graph }
     }
 
     pub(super) fn binary<E: Element>(&mut self, node: &Node, op: Binary) -> Result<(), ExecuteError> {
@@ -67,17 +68,18 @@ impl Lowering<'_> {
             true => [1, 0],
             false => [0, 1],
         };
-        let (a_shape, b_shape) = (self.aligned(node, first), self.aligned(node, second));
-        let shape = self.memory_shape(node.outputs[0]);
-        let (a, b) = (self.operand::<E>(node, first)?, self.operand::<E>(node, second)?);
-        let y = self.write(node.outputs[0])?;
+        let order = self.held_order(&node.inputs);
+        let (a_shape, b_shape) = (self.aligned(node, first, order), self.aligned(node, second, order));
+        let shape = self.shape_in(node.outputs[0], order);
+        let (a, b) = (self.operand::<E>(node, first, order)?, self.operand::<E>(node, second, order)?);
+        let y = self.write_in_order(node.outputs[0], order)?;
         let groups = row_groups(&a_shape, &b_shape);
         self.step("broadcast", (a, b), y, move |(a, b), y| match (groups, b, a_shape.last()) {
             (_, &[number], Some(&width)) if a_shape == shape => {
                 binary_rows(isa, op, a, &vec![number; width], 1, y);
             }
             (Some(groups), ..) => binary_rows(isa, op, a, b, groups, y),
-            _ => broadcast_binary(op, (a, &a_shape), (b, &b_shape), &shape, y),
+            _ => broadcast_binary(isa, op, (a, &a_shape), (b, &b_shape), &shape, y),
         });
         Ok(())
     }
@@ -89,11 +91,12 @@ impl Lowering<'_> {
         op: Binary,
         slot: usize,
     ) -> Result<(), ExecuteError> {
-        let (a_shape, b_shape) = (self.aligned(node, 1), self.aligned(node, 2));
-        let shape = self.memory_shape(node.outputs[0]);
-        let dy = self.read::<E>(node.inputs[0])?;
-        let (a, b) = (self.operand(node, 1)?, self.operand(node, 2)?);
-        let dx = self.write(node.outputs[0])?;
+        let order = self.held_order(&node.inputs);
+        let (a_shape, b_shape) = (self.aligned(node, 1, order), self.aligned(node, 2, order));
+        let shape = self.shape_in(node.outputs[0], order);
+        let dy = self.in_order::<E>(node.inputs[0], order)?;
+        let (a, b) = (self.operand(node, 1, order)?, self.operand(node, 2, order)?);
+        let dx = self.write_in_order(node.outputs[0], order)?;
         self.step("broadcast", (dy, a, b), dx, move |(dy, a, b), dx| {
             broadcast_slope((op, slot), dy, (a, &a_shape), (b, &b_shape), &shape, dx);
         });
@@ -102,28 +105,38 @@ impl Lowering<'_> {
 
     /// The shape of an operand in memory, with as many axes as the result: a smaller rank stands for trailing axes
     /// of the graph's order.
-    fn aligned(&self, node: &Node, input: usize) -> Vec<usize> {
-        let rank = self.shape(node.outputs[0]).len();
-        let shape = self.shape(node.inputs[input]);
+    fn aligned(&self, node: &Node, input: usize, order: Order) -> Vec<usize> {
+        self.aligned_to(self.shape(node.outputs[0]).len(), node.inputs[input], order)
+    }
+
+    /// The shape of a value in memory with at least `rank` axes.
+    fn aligned_to(&self, rank: usize, value: ValueId, order: Order) -> Vec<usize> {
+        let shape = self.shape(value);
         let mut aligned = vec![1; rank.saturating_sub(shape.len())];
         aligned.extend_from_slice(shape);
-        match aligned[..] {
-            [n, c, h, w] => vec![n, h, w, c],
-            _ => aligned,
-        }
+        order.of(aligned)
     }
 
     /// The channels and pixels of a value of three axes that is broadcast to `rank` axes, where that puts its channels last.
-    fn turned(&self, value: ValueId, rank: usize) -> Option<[usize; 2]> {
+    fn turned(&self, value: ValueId, rank: usize, order: Order) -> Option<[usize; 2]> {
         let &[c, h, w] = self.shape(value) else { return None };
-        (rank == 4 && c > 1 && h * w > 1).then_some([c, h * w])
+        (order == Order::ChannelsLast && rank == 4 && c > 1 && h * w > 1).then_some([c, h * w])
     }
 
-    /// An operand of an elementwise operator: channels last where the result has rank 4, and only there, whatever its own rank.
-    fn operand<E: Element>(&mut self, node: &Node, input: usize) -> Result<Operand<E>, ExecuteError> {
+    /// An operand of an elementwise operator: channels last where that is the order and the result has rank 4, whatever its own rank.
+    fn operand<E: Element>(
+        &mut self,
+        node: &Node,
+        input: usize,
+        order: Order,
+    ) -> Result<Operand<E>, ExecuteError> {
         let (value, rank) = (node.inputs[input], self.shape(node.outputs[0]).len());
-        let Some([c, area]) = self.turned(value, rank) else {
-            return if rank == 4 { self.read(value) } else { self.plain(value) };
+        let Some([c, area]) = self.turned(value, rank, order) else {
+            return if rank == 4 && order == Order::ChannelsLast {
+                self.read(value)
+            } else {
+                self.plain(value)
+            };
         };
         let (from, to) = (self.plain::<E>(value)?, self.fresh::<E>(c * area));
         self.moving_step("layout", from, to, move |from, to| nchw_to_nhwc(1, c, area, from, to));
@@ -131,27 +144,24 @@ impl Lowering<'_> {
     }
 
     pub(super) fn reduce_to<E: Element>(&mut self, node: &Node) -> Result<(), ExecuteError> {
-        let dy_shape = self.memory_shape(node.inputs[0]);
-        let shape = {
-            let own = self.shape(node.outputs[0]);
-            let mut aligned = vec![1; dy_shape.len().saturating_sub(own.len())];
-            aligned.extend_from_slice(own);
-            match aligned[..] {
-                [n, c, h, w] => vec![n, h, w, c],
-                _ => aligned,
-            }
-        };
-        let dy = self.read::<E>(node.inputs[0])?;
-        if let Some([c, area]) = self.turned(node.outputs[0], dy_shape.len()) {
-            let (sums, dx) = (self.fresh::<E>(c * area), self.write(node.outputs[0])?);
+        let (from, value) = (node.inputs[0], node.outputs[0]);
+        let order = self.held_order(&[from]);
+        let dy_shape = self.shape_in(from, order);
+        let shape = self.aligned_to(dy_shape.len(), value, order);
+        let dy = self.in_order::<E>(from, order)?;
+        if let Some([c, area]) = self.turned(value, dy_shape.len(), order) {
+            let (sums, dx) = (self.fresh::<E>(c * area), self.write(value)?);
             self.step("sum", dy, sums, move |dy, sums| sum_to_shape(dy, &dy_shape, &shape, sums));
             self.moving_step("layout", sums.operand(), dx, move |sums, dx| {
                 nhwc_to_nchw(1, c, area, sums, dx)
             });
             return Ok(());
         }
-        let value = node.outputs[0];
-        let order = if dy_shape.len() == 4 { self.order_of_rank(value) } else { Order::Graph };
+        let order = if dy_shape.len() == 4 && order == Order::ChannelsLast {
+            self.order_of_rank(value)
+        } else {
+            Order::Graph
+        };
         if let Some(groups) = row_groups(&dy_shape, &shape) {
             self.sum_rows(node, (dy, order), groups);
             return Ok(());
@@ -172,14 +182,15 @@ impl Lowering<'_> {
 
     /// The same numbers in another type.
     pub(super) fn cast_node<E: Element>(&mut self, node: &Node, to: DType) -> Result<(), ExecuteError> {
-        let (x, len) = (self.read::<E>(node.inputs[0])?, self.len(node.inputs[0]));
+        let order = self.held_order(&node.inputs);
+        let (x, len) = (self.in_order::<E>(node.inputs[0], order)?, self.len(node.inputs[0]));
         let y: AnyOperand = match to {
             DType::BF16 => self.cast::<E, bf16>(x, len).operand().into(),
             DType::F16 => self.cast::<E, f16>(x, len).operand().into(),
             DType::F32 => self.cast::<E, f32>(x, len).operand().into(),
             other => return Err(unsupported(node, format!("there are no kernels for {other}"))),
         };
-        self.alias(node.outputs[0], self.order_of_rank(node.outputs[0]), y);
+        self.alias(node.outputs[0], order, y);
         Ok(())
     }
 

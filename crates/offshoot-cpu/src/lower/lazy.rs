@@ -228,7 +228,11 @@ impl<'a> Lowering<'a> {
             CpuOp::BatchNormApply { activation, .. }
             | CpuOp::BatchNormInput { activation }
             | CpuOp::BatchNormReduce { activation } => *activation,
-            CpuOp::Plain(_) | CpuOp::Quantized(_) | CpuOp::Conv { .. } | CpuOp::Attention(_) => {
+            CpuOp::Plain(_)
+            | CpuOp::Quantized(_)
+            | CpuOp::Conv { .. }
+            | CpuOp::Attention(_)
+            | CpuOp::AttentionGrad(_) => {
                 return Ok(None);
             }
         };

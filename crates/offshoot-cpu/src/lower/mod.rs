@@ -71,6 +71,16 @@ enum Order {
     ChannelsLast,
 }
 
+impl Order {
+    /// The shape in memory of a value of this shape.
+    fn of(self, shape: Vec<usize>) -> Vec<usize> {
+        match (self, &shape[..]) {
+            (Order::ChannelsLast, &[n, c, h, w]) => vec![n, h, w, c],
+            _ => shape,
+        }
+    }
+}
+
 /// What is being lowered: a node, or several as one.
 #[derive(Clone, Default)]
 struct Work {
@@ -197,12 +207,9 @@ impl<'a> Lowering<'a> {
         &self.shapes[value.index()]
     }
 
-    /// The shape in memory: channels last for rank 4.
-    fn memory_shape(&self, value: ValueId) -> Vec<usize> {
-        match *self.shape(value) {
-            [n, c, h, w] => vec![n, h, w, c],
-            ref other => other.to_vec(),
-        }
+    /// The shape in memory of a value that is held in `order`.
+    fn shape_in(&self, value: ValueId, order: Order) -> Vec<usize> {
+        order.of(self.shape(value).to_vec())
     }
 
     fn dtype(&self, value: ValueId) -> DType {
@@ -260,6 +267,7 @@ impl<'a> Lowering<'a> {
             }
             CpuOp::Conv { .. }
             | CpuOp::Attention(_)
+            | CpuOp::AttentionGrad(_)
             | CpuOp::BatchNormApply { .. }
             | CpuOp::BatchNormReduce { .. }
             | CpuOp::BatchNormInput { .. } => {}
@@ -302,6 +310,7 @@ impl<'a> Lowering<'a> {
                 self.conv::<E>(node, conv, epilogue(*activation), *residual)
             }
             CpuOp::Attention(op) => self.attention(node, *op),
+            CpuOp::AttentionGrad(op) => self.attention_grad(node, *op),
             CpuOp::BatchNormApply { residual, activation } => {
                 self.batch_norm_apply::<E>(node, self.gate(node, *activation)?, *residual)
             }
@@ -359,7 +368,7 @@ impl<'a> Lowering<'a> {
             Op::Grad(GradOp::Slice { axis, start, .. }) => self.slice_grad::<E>(node, *axis, *start),
             Op::Shape(ShapeOp::Expand { .. }) => self.expand::<E>(node),
             Op::Shape(ShapeOp::Identity) | Op::Dropout { .. } => {
-                let order = self.order_of_rank(node.inputs[0]);
+                let order = self.held_order(&node.inputs);
                 let x = self.any_in_order(node.inputs[0], order)?;
                 self.alias(node.outputs[0], order, x);
                 Ok(())

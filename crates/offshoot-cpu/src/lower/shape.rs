@@ -33,29 +33,30 @@ impl Lowering<'_> {
     }
 
     /// The columns that indices `start..start + size` of an axis are, in a value of `of`'s shape where that axis has
-    /// `size` places, when the axes from it on are a row. In memory order.
-    fn columns(&self, of: ValueId, axis: usize, start: usize, size: usize) -> Columns {
-        let shape = self.memory_shape(of);
-        let axis = match (shape.len(), axis) {
-            (4, 1) => 3,
-            (4, 2) => 1,
-            (4, 3) => 2,
-            (_, axis) => axis,
+    /// `size` places, when the axes from it on are a row. In memory, where the value is held in `order`.
+    fn columns(&self, (of, order): (ValueId, Order), axis: usize, start: usize, size: usize) -> Columns {
+        let shape = self.shape_in(of, order);
+        let axis = match (order, shape.len(), axis) {
+            (Order::ChannelsLast, 4, 1) => 3,
+            (Order::ChannelsLast, 4, 2) => 1,
+            (Order::ChannelsLast, 4, 3) => 2,
+            (_, _, axis) => axis,
         };
         let inner: usize = shape[axis + 1..].iter().product();
         Columns { row: shape[axis] * inner, start: start * inner, width: size * inner }
     }
 
     pub(super) fn concat<E: Stored>(&mut self, node: &Node, axis: usize) -> Result<(), ExecuteError> {
+        let order = self.held_order(&node.inputs);
         let (mut parts, mut columns, mut start) = (Vec::new(), Vec::new(), 0);
         for &input in &node.inputs {
             let size = self.shape(input)[axis];
-            parts.push(self.read::<E>(input)?);
-            let from = self.columns(input, axis, 0, size);
-            columns.push((from, self.columns(node.outputs[0], axis, start, size)));
+            parts.push(self.in_order::<E>(input, order)?);
+            let from = self.columns((input, order), axis, 0, size);
+            columns.push((from, self.columns((node.outputs[0], order), axis, start, size)));
             start += size;
         }
-        let y = self.write(node.outputs[0])?;
+        let y = self.write_in_order(node.outputs[0], order)?;
         self.step("copy columns", parts, y, move |parts, y| {
             for (part, &(from, to)) in parts.into_iter().zip(&columns) {
                 copy_columns(part, from, y, to);
@@ -71,9 +72,11 @@ impl Lowering<'_> {
         start: usize,
     ) -> Result<(), ExecuteError> {
         let size = self.shape(node.outputs[0])[axis];
-        let from = self.columns(node.inputs[0], axis, start, size);
-        let to = self.columns(node.outputs[0], axis, 0, size);
-        let (x, y) = (self.read::<E>(node.inputs[0])?, self.write(node.outputs[0])?);
+        let order = self.held_order(&node.inputs);
+        let from = self.columns((node.inputs[0], order), axis, start, size);
+        let to = self.columns((node.outputs[0], order), axis, 0, size);
+        let x = self.in_order::<E>(node.inputs[0], order)?;
+        let y = self.write_in_order(node.outputs[0], order)?;
         self.step("copy columns", x, y, move |x, y| copy_columns(x, from, y, to));
         Ok(())
     }
@@ -85,9 +88,11 @@ impl Lowering<'_> {
         start: usize,
     ) -> Result<(), ExecuteError> {
         let size = self.shape(node.inputs[0])[axis];
-        let from = self.columns(node.inputs[0], axis, 0, size);
-        let to = self.columns(node.outputs[0], axis, start, size);
-        let (dy, dx) = (self.read::<E>(node.inputs[0])?, self.write::<E>(node.outputs[0])?);
+        let order = self.held_order(&node.inputs);
+        let from = self.columns((node.inputs[0], order), axis, 0, size);
+        let to = self.columns((node.outputs[0], order), axis, start, size);
+        let dy = self.in_order::<E>(node.inputs[0], order)?;
+        let dx = self.write_in_order::<E>(node.outputs[0], order)?;
         self.step("copy columns", dy, dx, move |dy, dx| {
             dx.fill(E::from_f32(0.0));
             copy_columns(dy, from, dx, to);

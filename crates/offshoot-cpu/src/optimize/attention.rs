@@ -1,80 +1,201 @@
 //! Products of matrices and the softmax between them as one operator, which holds few scores at a time.
 
-use offshoot_graph::op::{Binary, MatMul};
+use std::collections::HashMap;
+
+use offshoot_graph::op::{Binary, GradOp, MatMul};
 use offshoot_graph::passes::Rewriter;
-use offshoot_graph::{DType, Dim, Graph, GraphError, Node, Op, Source, ValueId};
+use offshoot_graph::{DType, Dim, Graph, GraphError, Node, NodeId, Op, Source, ValueId};
 
 use super::op::{Attention, CpuOp};
 
-/// Fuses softmax(scale q kᵀ + mask) v, where nothing else reads what is between, whether or not there are a scale and a mask.
+/// Fuses softmax(scale q kᵀ + mask) v, where nothing else reads what is between, whether or not there are a scale and a mask. In a graph
+/// with a backward pass its gradients are fused too.
 ///
 /// # Errors
 /// None for a graph whose nodes passed their shape rules.
 pub(super) fn fuse_attention(graph: &Graph<CpuOp>) -> Result<Graph<CpuOp>, GraphError> {
-    let uses = graph.use_counts();
-    let found: Vec<Option<Found>> = graph.nodes().iter().map(|node| Found::at(graph, &uses, node)).collect();
+    let readers = Readers::of(graph);
+    let mut places: HashMap<NodeId, Place> = HashMap::new();
     let mut swallowed = vec![false; graph.values().len()];
-    found.iter().flatten().flat_map(|found| &found.between).for_each(|value| swallowed[value.index()] = true);
+    for node in graph.nodes() {
+        let Some(found) = Found::at(&readers, node) else { continue };
+        found.between.iter().for_each(|value| swallowed[value.index()] = true);
+        let op = CpuOp::Attention(found.attention);
+        places.insert(found.last, Place { op, inputs: found.inputs.clone(), outputs: node.outputs.clone() });
+        let Some(backward) = found.backward else { continue };
+        let grads = Place {
+            op: CpuOp::AttentionGrad(found.attention),
+            inputs: found.inputs.into_iter().chain([backward.dy]).collect(),
+            outputs: backward.grads.to_vec(),
+        };
+        places.insert(backward.first, grads);
+        backward.grads.iter().for_each(|value| swallowed[value.index()] = true);
+    }
     let mut rewriter = Rewriter::new(graph);
-    for (node, found) in graph.nodes().iter().zip(&found) {
-        match found {
-            Some(found) => {
-                let inputs: Vec<ValueId> = found.inputs.iter().map(|&v| rewriter.get(v)).collect();
-                let y = rewriter.new.add(&node.name, CpuOp::Attention(found.attention), &inputs)?;
-                rewriter.set(node.outputs[0], y);
-            }
-            None if node.outputs.iter().any(|value| swallowed[value.index()]) => {}
-            None => rewriter.copy(node)?,
+    for node in graph.nodes() {
+        let id = node.outputs.first().and_then(|&value| graph.producer(value));
+        if let Some(place) = id.and_then(|id| places.remove(&id)) {
+            let inputs: Vec<ValueId> = place.inputs.iter().map(|&v| rewriter.get(v)).collect();
+            let outputs = rewriter.new.add_node(&node.name, place.op, &inputs)?;
+            place.outputs.iter().zip(outputs).for_each(|(&old, new)| rewriter.set(old, new));
+        } else if !node.outputs.iter().any(|value| swallowed[value.index()]) {
+            rewriter.copy(node)?;
         }
     }
     rewriter.finish()
 }
 
+/// A fused operator and the values that it makes, where one of the nodes was that it replaces.
+struct Place {
+    op: CpuOp,
+    inputs: Vec<ValueId>,
+    outputs: Vec<ValueId>,
+}
+
+/// Who reads a value.
+struct Readers<'a> {
+    graph: &'a Graph<CpuOp>,
+    /// The reads of each value, the graph's own outputs counted too.
+    uses: Vec<usize>,
+    /// The nodes that read each value.
+    nodes: Vec<Vec<&'a Node<CpuOp>>>,
+}
+
+impl<'a> Readers<'a> {
+    fn of(graph: &'a Graph<CpuOp>) -> Readers<'a> {
+        let mut nodes = vec![Vec::new(); graph.values().len()];
+        for node in graph.nodes() {
+            node.inputs.iter().for_each(|value| nodes[value.index()].push(node));
+        }
+        Readers { graph, uses: graph.use_counts(), nodes }
+    }
+
+    /// The nodes that read `value`, where these are all of its reads and it is f32.
+    fn all(&self, value: ValueId) -> &[&'a Node<CpuOp>] {
+        let nodes = &self.nodes[value.index()];
+        let known = nodes.len() == self.uses[value.index()] && self.graph.value(value).dtype == DType::F32;
+        if known { nodes } else { &[] }
+    }
+
+    /// The node that makes `value`, where one node reads it.
+    fn inner(&self, value: ValueId) -> Option<&'a Node<CpuOp>> {
+        if self.all(value).len() == 1 { self.producer(value) } else { None }
+    }
+
+    fn producer(&self, value: ValueId) -> Option<&'a Node<CpuOp>> {
+        self.graph.producer(value).map(|node| self.graph.node(node))
+    }
+}
+
 /// An attention that ends in a product with the values.
 struct Found {
+    /// The product.
+    last: NodeId,
     attention: Attention,
     inputs: Vec<ValueId>,
     /// What is not computed any more.
     between: Vec<ValueId>,
+    backward: Option<Backward>,
 }
 
 impl Found {
     /// The attention whose last operator is `node`, if it is one on f32.
-    fn at(graph: &Graph<CpuOp>, uses: &[usize], node: &Node<CpuOp>) -> Option<Found> {
+    fn at(readers: &Readers<'_>, node: &Node<CpuOp>) -> Option<Found> {
+        let graph = readers.graph;
         let &[parts, v] = product(node, Some(false))? else { return None };
-        let inner = |value: ValueId| {
-            let only = uses[value.index()] == 1 && graph.value(value).dtype == DType::F32;
-            only.then(|| graph.producer(value)).flatten().map(|node| graph.node(node))
-        };
-        let softmax = inner(parts)?;
+        let softmax = readers.producer(parts)?;
         let Op::Softmax { axis } = *softmax.op.plain()? else { return None };
         let mut scores = softmax.inputs[0];
         if axis + 1 != graph.value(scores).shape.rank() {
             return None;
         }
         let mut found = Found {
+            last: graph.producer(node.outputs[0])?,
             attention: Attention { scale: 1.0, keys_first: false, mask: false },
             inputs: Vec::new(),
             between: vec![parts, scores],
+            backward: None,
         };
         let mut mask = None;
-        if let Some(node) = inner(scores)
+        if let Some(node) = readers.inner(scores)
             && let Some((scaled, other)) = masked(graph, node)
         {
             (scores, mask) = (scaled, Some(other));
             found.between.push(scores);
         }
-        if let Some((unscaled, scale)) = inner(scores).and_then(|node| scaled(graph, node)) {
+        if let Some((unscaled, scale)) = readers.inner(scores).and_then(|node| scaled(graph, node)) {
             (scores, found.attention.scale) = (unscaled, scale);
             found.between.push(scores);
         }
-        let product_of_scores = inner(scores)?;
+        let product_of_scores = readers.inner(scores)?;
         let &[q, k] = product(product_of_scores, None)? else { return None };
         found.attention.keys_first =
             product_of_scores.op == CpuOp::Plain(Op::MatMul(MatMul { trans_a: false, trans_b: true }));
         found.attention.mask = mask.is_some();
         found.inputs = [q, k, v].into_iter().chain(mask).collect();
-        Some(found)
+        if readers.all(parts).len() == 1 {
+            return Some(found);
+        }
+        let backward = Backward::of(readers, parts, [q, k, v], found.attention)?;
+        found.between.extend(&backward.between);
+        Some(Found { backward: Some(backward), ..found })
+    }
+}
+
+/// The gradients of an attention.
+struct Backward {
+    /// The first of the nodes that compute them.
+    first: NodeId,
+    /// The gradient of the attention's result.
+    dy: ValueId,
+    /// What is not computed any more.
+    between: Vec<ValueId>,
+    /// Those of q, k and v.
+    grads: [ValueId; 3],
+}
+
+impl Backward {
+    /// Those of softmax(scale q kᵀ + mask) v, where these alone read `parts`, the softmax, beside the attention's last product.
+    fn of(readers: &Readers<'_>, parts: ValueId, [q, k, v]: [ValueId; 3], op: Attention) -> Option<Backward> {
+        if readers.all(parts).len() != 3 {
+            return None;
+        }
+        let transposed = |trans_a, trans_b| CpuOp::Plain(Op::MatMul(MatMul { trans_a, trans_b }));
+        let reader = |value: ValueId, wanted: &dyn Fn(&Node<CpuOp>) -> bool| {
+            readers.all(value).iter().find(|node| wanted(node)).copied()
+        };
+        let to_values = reader(parts, &|node| node.op == transposed(true, false) && node.inputs[0] == parts)?;
+        let softmax = reader(parts, &|node| {
+            matches!(node.op.plain(), Some(Op::Grad(GradOp::Softmax { .. }))) && node.inputs[1] == parts
+        })?;
+        let (dy, dparts) = (to_values.inputs[1], softmax.inputs[0]);
+        let of_parts = readers.inner(dparts)?;
+        if of_parts.op != transposed(false, true) || of_parts.inputs != [dy, v] {
+            return None;
+        }
+        let mut scores = softmax.outputs[0];
+        let mut between = vec![dparts, scores];
+        if op.scale != 1.0 {
+            let &[node] = readers.all(scores) else { return None };
+            let (_, scale) = scaled(readers.graph, node).filter(|(x, _)| *x == scores)?;
+            if scale != op.scale {
+                return None;
+            }
+            scores = node.outputs[0];
+            between.push(scores);
+        }
+        let [_, _] = readers.all(scores) else { return None };
+        let to_queries = reader(scores, &|node| {
+            node.op == transposed(false, !op.keys_first) && node.inputs == [scores, k]
+        })?;
+        let operands = if op.keys_first { [scores, q] } else { [q, scores] };
+        let to_keys = reader(scores, &|node| node.op == transposed(true, false) && node.inputs == operands)?;
+        let grads = [to_queries, to_keys, to_values].map(|node| node.outputs[0]);
+        let first = [to_values.outputs[0], dparts]
+            .into_iter()
+            .filter_map(|value| readers.graph.producer(value))
+            .min()?;
+        Some(Backward { first, dy, between, grads })
     }
 }
 
@@ -119,6 +240,8 @@ fn scaled(graph: &Graph<CpuOp>, node: &Node<CpuOp>) -> Option<(ValueId, f32)> {
 
 #[cfg(test)]
 mod tests {
+    use offshoot_graph::op::ShapeOp;
+    use offshoot_graph::passes::{Gradients, differentiate};
     use offshoot_graph::{Role, Shape, Tensor};
 
     use super::super::optimize;
@@ -139,6 +262,53 @@ mod tests {
             if let CpuOp::Attention(attention) = &node.op { Some(*attention) } else { None }
         };
         optimize(&graph).unwrap().nodes().iter().filter_map(attention).collect()
+    }
+
+    #[test]
+    fn gradients_are_fused_with_it() {
+        for (k, keys_first) in [(Keys::Rows, true), (Keys::Columns, false), (Keys::Transposed, true)] {
+            let graph = training(k, |graph, x| with_number(graph, Binary::Mul, x, 0.25));
+            let ops: Vec<CpuOp> = optimize(&graph).unwrap().nodes().iter().map(|n| n.op.clone()).collect();
+            let attention = Attention { scale: 0.25, keys_first, mask: false };
+            assert_eq!(ops, [CpuOp::Attention(attention), CpuOp::AttentionGrad(attention)]);
+        }
+    }
+
+    #[test]
+    fn a_mask_that_learns_keeps_the_gradients_apart() {
+        let graph = training(Keys::Rows, |graph, x| with_mask(graph, x, &[1, 5, 5]));
+        let fused = |node: &Node<CpuOp>| matches!(node.op, CpuOp::Attention(_) | CpuOp::AttentionGrad(_));
+        assert!(!optimize(&graph).unwrap().nodes().iter().any(fused));
+    }
+
+    /// How a graph has k: a row or a column a key, or the first and a Transpose.
+    #[derive(Clone, Copy, PartialEq)]
+    enum Keys {
+        Rows,
+        Columns,
+        Transposed,
+    }
+
+    /// An attention of parameters, and the gradients of all of them.
+    fn training(keys: Keys, scores: impl FnOnce(&mut Graph, ValueId) -> ValueId) -> Graph {
+        let mut graph = Graph::new("training");
+        let [q, v] = ["q", "v"].map(|name| graph.add_parameter(name, &[2, 5, 4], Role::Weight));
+        let shape = if keys == Keys::Columns { [2, 4, 5] } else { [2, 5, 4] };
+        let mut k = graph.add_parameter("k", &shape, Role::Weight);
+        if keys == Keys::Transposed {
+            k = graph.add("kt", Op::Shape(ShapeOp::Transpose { perm: vec![0, 2, 1] }), &[k]).unwrap();
+        }
+        let product = |trans_b| Op::MatMul(MatMul { trans_a: false, trans_b });
+        let x = graph.add("scores", product(keys == Keys::Rows), &[q, k]).unwrap();
+        let x = scores(&mut graph, x);
+        let x = graph.add("parts", Op::Softmax { axis: 2 }, &[x]).unwrap();
+        let y = graph.add("y", product(false), &[x, v]).unwrap();
+        let Gradients { mut graph, gradients } = differentiate(graph, y).unwrap();
+        graph.add_output("y", y);
+        for (i, (_, gradient)) in gradients.into_iter().enumerate() {
+            graph.add_output(&format!("gradient{i}"), gradient);
+        }
+        graph
     }
 
     fn with_number(graph: &mut Graph, op: Binary, x: ValueId, number: f32) -> ValueId {

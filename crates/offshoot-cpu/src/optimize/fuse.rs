@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use offshoot_graph::op::{Binary, GradOp, MatMul, ShapeOp, TrainOp, Unary};
+use offshoot_graph::op::{Binary, GradOp, TrainOp, Unary};
 use offshoot_graph::passes::Rewriter;
 use offshoot_graph::{Graph, GraphError, Node, NodeId, Op, ValueId};
 
@@ -177,33 +177,6 @@ fn gate_of(unary: Unary) -> Option<Activation> {
 fn smooth_activation_of(op: &CpuOp) -> Option<Activation> {
     let Op::Unary(unary) = op.plain()? else { return None };
     Some(Activation::Smooth(*unary))
-}
-
-/// Products of matrices that read their operands as they are before a Transpose of their last two axes.
-pub(super) fn fuse_transposes(graph: &Graph) -> Result<Graph, GraphError> {
-    let mut rewriter = Rewriter::new(graph);
-    for node in graph.nodes() {
-        let Op::MatMul(MatMul { trans_a, trans_b }) = node.op else {
-            rewriter.copy(node)?;
-            continue;
-        };
-        let [a, b] = [0, 1].map(|i| transposed(graph, node.inputs[i]));
-        let product = MatMul { trans_a: trans_a ^ a.is_some(), trans_b: trans_b ^ b.is_some() };
-        let inputs = [a.unwrap_or(node.inputs[0]), b.unwrap_or(node.inputs[1])].map(|v| rewriter.get(v));
-        let y = rewriter.new.add(&node.name, Op::MatMul(product), &inputs)?;
-        rewriter.set(node.outputs[0], y);
-    }
-    rewriter.finish()
-}
-
-/// What `value` is with its last two axes exchanged, if a Transpose does just that.
-fn transposed(graph: &Graph, value: ValueId) -> Option<ValueId> {
-    let node = graph.node(graph.producer(value)?);
-    let Op::Shape(ShapeOp::Transpose { perm }) = &node.op else { return None };
-    let matrix = perm.len().checked_sub(2)?;
-    let exchanges = perm[..matrix].iter().enumerate().all(|(i, &axis)| i == axis)
-        && perm[matrix..] == [matrix + 1, matrix];
-    exchanges.then_some(node.inputs[0])
 }
 
 fn activation_gradient(node: &Node<CpuOp>) -> Option<Activation> {

@@ -6,6 +6,7 @@ mod fuse;
 mod op;
 mod quantized;
 mod recompute;
+mod transposes;
 
 pub use op::{Activation, Attention, CpuOp, Quantized, QuantizedOp, QuantizedResidual, Steps};
 
@@ -19,9 +20,9 @@ use offshoot_graph::{Graph, GraphError, Op};
 /// # Errors
 /// None for a graph whose nodes passed their shape rules.
 pub fn optimize(graph: &Graph) -> Result<Graph<CpuOp>, GraphError> {
-    let graph = &fuse::fuse_transposes(&expand(graph, |_| true)?)?;
+    let graph = &transposes::fuse_transposes(&expand(graph, |_| true)?)?;
     if graph.nodes().iter().any(|node| matches!(node.op, Op::Grad(_))) {
-        return recompute::recompute(&fuse::fuse(&unoptimized(graph)?)?);
+        return attention::fuse_attention(&recompute::recompute(&fuse::fuse(&unoptimized(graph)?)?)?);
     }
     attention::fuse_attention(&fuse::fuse(&quantized::fuse_quantized(graph)?)?)
 }

@@ -21,6 +21,8 @@ pub enum CpuOp {
     },
     /// (q, k, v, mask?) -> softmax(scale q kᵀ + mask) v
     Attention(Attention),
+    /// (q, k, v, mask?, dy) -> the gradients of q, k and v, where dy is that of the attention's result and k is \[.., keys, depth\]
+    AttentionGrad(Attention),
     /// (x, mean, inv_std, weight, bias, residual?) -> activation(norm + residual)
     BatchNormApply {
         /// Whether a sixth input is added.
@@ -141,6 +143,7 @@ impl CpuOp {
             CpuOp::Quantized(_)
             | CpuOp::Conv { .. }
             | CpuOp::Attention(_)
+            | CpuOp::AttentionGrad(_)
             | CpuOp::BatchNormApply { .. }
             | CpuOp::BatchNormReduce { .. }
             | CpuOp::BatchNormInput { .. } => None,
@@ -155,6 +158,7 @@ impl Operator for CpuOp {
             CpuOp::Quantized(quantized) => quantized.op.name(),
             CpuOp::Conv { .. } => "Fused.Conv",
             CpuOp::Attention(_) => "Fused.Attention",
+            CpuOp::AttentionGrad(_) => "Fused.AttentionGrad",
             CpuOp::BatchNormApply { .. } => "Fused.BatchNormApply",
             CpuOp::BatchNormReduce { .. } => "Fused.BatchNormReduce",
             CpuOp::BatchNormInput { .. } => "Fused.BatchNormInput",
@@ -170,6 +174,13 @@ impl Operator for CpuOp {
                 result_and_residual(Op::Conv(conv.clone()).infer(first)?, last)
             }
             CpuOp::Attention(attention) => attention.infer(inputs),
+            CpuOp::AttentionGrad(attention) => {
+                let Some((dy, operands)) = inputs.split_last() else { return Err(count(4, inputs)) };
+                let result = attention.infer(operands)?;
+                let &[q, k, v, ..] = operands else { return Err(count(4, inputs)) };
+                result_and_residual(result, Some(dy))?;
+                Ok([q, k, v].map(|value| (value.dtype, value.shape.clone())).to_vec())
+            }
             CpuOp::BatchNormApply { residual, .. } => {
                 let (first, last) = with_residual(inputs, 5, *residual)?;
                 result_and_residual(Op::Train(TrainOp::BatchNormApply).infer(first)?, last)
@@ -207,6 +218,13 @@ impl Operator for CpuOp {
                 let rows: u64 = y[..y.len() - 1].iter().map(|&n| n as u64).product();
                 rows.saturating_mul(*keys as u64).saturating_mul((depth + width) as u64)
             }
+            // Each of the two has the gradients of both of its operands.
+            CpuOp::AttentionGrad(attention) => match inputs {
+                [operands @ .., dy] => {
+                    2 * CpuOp::Attention(*attention).multiply_adds(operands, std::slice::from_ref(dy))
+                }
+                [] => 0,
+            },
             CpuOp::Quantized(Quantized {
                 op:
                     QuantizedOp::Add { .. }

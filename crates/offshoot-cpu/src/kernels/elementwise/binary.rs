@@ -26,21 +26,6 @@ unsafe fn vector<S: Simd>(op: Binary, a: S::V, b: S::V) -> S::V {
     }
 }
 
-/// a op b.
-pub(super) fn scalar(op: Binary, a: f32, b: f32) -> f32 {
-    match op {
-        Binary::Add => a + b,
-        Binary::Sub => a - b,
-        Binary::Mul => a * b,
-        Binary::Div => a / b,
-        Binary::Max if a.is_nan() || b.is_nan() => f32::NAN,
-        Binary::Max => a.max(b),
-        Binary::Min if a.is_nan() || b.is_nan() => f32::NAN,
-        Binary::Min => a.min(b),
-        Binary::Pow => libm::powf(a, b),
-    }
-}
-
 /// The derivative of a op b by operand `slot`, as PyTorch has it where it is not unique: half each where a Max or Min
 /// has equal operands; 0 by the base of a power of 0, and by the exponent where the base is 0 and the exponent is not
 /// negative.

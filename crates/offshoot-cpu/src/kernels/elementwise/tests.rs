@@ -3,6 +3,21 @@ use super::*;
 use offshoot_graph::op::{Alpha, Clip, Derivative, HardSigmoid};
 use proptest::prelude::*;
 
+/// a op b.
+fn scalar(op: Binary, a: f32, b: f32) -> f32 {
+    match op {
+        Binary::Add => a + b,
+        Binary::Sub => a - b,
+        Binary::Mul => a * b,
+        Binary::Div => a / b,
+        Binary::Max if a.is_nan() || b.is_nan() => f32::NAN,
+        Binary::Max => a.max(b),
+        Binary::Min if a.is_nan() || b.is_nan() => f32::NAN,
+        Binary::Min => a.min(b),
+        Binary::Pow => libm::powf(a, b),
+    }
+}
+
 /// erf by its series, and where that cancels, by the continued fraction of erfc.
 fn erf(x: f64) -> f64 {
     if x.abs() > 2.0 {
@@ -217,7 +232,10 @@ proptest! {
         let len = |shape: &[usize]| shape.iter().product::<usize>();
         let (a, b) = (normals(1, len(&a_shape)), normals(2, len(&b_shape)));
         let mut y = vec![f32::NAN; len(&shape)];
-        broadcast_binary(Binary::Sub, (&a, &a_shape), (&b, &b_shape), &shape, &mut y);
+        for isa in Isa::available() {
+            y.fill(f32::NAN);
+            broadcast_binary(isa, Binary::Sub, (&a, &a_shape), (&b, &b_shape), &shape, &mut y);
+        }
 
         // The offset of the element of `of` that element `i` of the result comes from.
         let source = |of: &[usize], mut i: usize| {
