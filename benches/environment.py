@@ -18,17 +18,18 @@ def with_package(name, script):
         os.execv(PEERS, [str(PEERS), script, *sys.argv[1:]])
 
 
-def build(name):
-    """A network with random weights."""
+def build(name, size=SIZE):
+    """A network with random weights, of torchvision or timm (there `tf_NAME` first, whose padding offshoot has)."""
     import timm, torchvision
     if hasattr(torchvision.models, name):
-        return getattr(torchvision.models, name)(weights=None)
-    return timm.create_model("tf_" + name)
+        return getattr(torchvision.models, name)(weights=None, **({"image_size": size} if name.startswith("vit_") else {}))
+    sized = {"img_size": size} if name.startswith("vit_") else {}
+    return timm.create_model("tf_" + name if timm.is_model("tf_" + name) else name, num_classes=1000, **sized)
 
 
-def export(name, onnx):
+def export(name, onnx, size=SIZE):
     """Writes it as an ONNX file."""
     import torch
-    torch.onnx.export(build(name).eval(), torch.randn(2, 3, SIZE, SIZE), onnx, opset_version=17, dynamo=False,
+    torch.onnx.export(build(name, size).eval(), torch.randn(2, 3, size, size), onnx, opset_version=17, dynamo=False,
                       input_names=["input"], output_names=["output"],
                       dynamic_axes={"input": {0: "batch"}, "output": {0: "batch"}})
