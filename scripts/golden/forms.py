@@ -4,13 +4,16 @@
 and as TorchScript,
 and what ONNX Runtime and PyTorch compute.
 
-    python scripts/golden/forms.py
+    python scripts/golden/forms.py           # all of them
+    python scripts/golden/forms.py NAME ..   # the files of these cases alone; the others stay as they are
 
 logits.json holds for each file the input's shape and the output for x[i] = ((7919 i) mod 1000) / 500 - 1.
 """
 
 import io
 import json
+import math
+import sys
 import warnings
 import zipfile
 from pathlib import Path
@@ -28,6 +31,7 @@ SHAPE = [2, 3, 6, 6]
 CLASSES = 3
 warnings.filterwarnings("ignore")
 random = np.random.default_rng(0)
+CHOSEN = sys.argv[1:]
 PICTURES = (((7919 * np.arange(np.prod(SHAPE))) % 1000) / 500 - 1).astype(np.float32).reshape(SHAPE)
 
 
@@ -272,6 +276,12 @@ ONNX = {
             ("bidirectional", 2, 1, True, 9),
         ]
     },
+    "resize_nearest_ceil": network(
+        sized("x none none sizes", mode="nearest", nearest_mode="round_prefer_ceil"), [*BATCH_AND_CHANNELS, ints("to", 12, 3)]
+    ),
+    "resize_nearest_ceil_fractions": network(
+        sized("x none none sizes", mode="nearest", nearest_mode="round_prefer_ceil"), [*BATCH_AND_CHANNELS, ints("to", 4, 9)]
+    ),
 }
 
 
@@ -339,6 +349,13 @@ TORCH = {
     "gru": middle(lambda x, n: n.extra[0](x.flatten(2).transpose(1, 2))[0][:, -1], nn.GRU(4, 5, batch_first=True)),
     "gru_of_layers": middle(lambda x, n: torch.cat([n.extra[0](x.flatten(2).permute(1, 0, 2))[1].transpose(0, 1).flatten(1), x.mean((2, 3))], 1), nn.GRU(36, 3, 2, bidirectional=True)),
     "gru_without_bias": middle(lambda x, n: n.extra[0](x.flatten(2).transpose(0, 1))[0].transpose(0, 1), nn.GRU(36, 3, bias=False)),
+    "gru_reset": middle(lambda x, n: n.extra[0](x.flatten(2), torch.zeros(4, x.shape[0], 3))[0].tanh(), nn.GRU(36, 3, 2, bias=False, batch_first=True, bidirectional=True)),
+    "lstm": middle(lambda x, n: n.extra[0](x.flatten(2).transpose(1, 2))[0][:, -1], nn.LSTM(4, 5, batch_first=True)),
+    "lstm_of_layers": middle(lambda x, n: torch.cat([n.extra[0](x.flatten(2).permute(1, 0, 2))[1][0].transpose(0, 1).flatten(1), x.mean((2, 3))], 1), nn.LSTM(36, 3, 2, bidirectional=True)),
+    "lstm_without_bias": middle(lambda x, n: n.extra[0](x.flatten(2), (torch.zeros(2, x.shape[0], 3), torch.zeros(2, x.shape[0], 3)))[0] + n.extra[0](x.flatten(2).tanh())[0], nn.LSTM(36, 3, bias=False, batch_first=True, bidirectional=True)),
+    "resize_nearest_exact": middle(lambda x, n: torch.cat([F.interpolate(y, (7, 5), mode="nearest-exact") for y in [x, F.interpolate(x, scale_factor=2, mode="nearest-exact"), F.interpolate(x, (3, 12), mode="nearest-exact")]], 1)),
+    "resize_nearest_exact_by_two": middle(lambda x, n: F.interpolate(F.interpolate(x, scale_factor=(2, 4), mode="nearest-exact"), (6, 6), mode="nearest-exact") + F.interpolate(x, (3, 12), mode="nearest-exact").reshape(x.shape)),
+    "resize_antialiased": middle(lambda x, n: F.interpolate(x, (9, 7), mode="bilinear", antialias=True)),
     "windows": middle(
         lambda x, n: torch.cat([n.extra[0](x), n.extra[1](x).mean(3, keepdim=True).expand(-1, -1, -1, 6)
                                 + F.adaptive_max_pool2d(x, 1), F.avg_pool2d(x, (3, 1), 1, (1, 0), count_include_pad=False)], 2),
@@ -363,8 +380,86 @@ TORCH = {
 }
 
 
+class Scripted(nn.Module):
+    """As `Net`, with modules alone, which are scripted."""
+
+    def __init__(self, *middle):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+        self.middle = nn.ModuleList(middle)
+        with torch.no_grad():
+            rows = self.rows(torch.zeros(SHAPE)).shape[1]
+        self.fc = nn.Linear(rows, CLASSES)
+
+    def rows(self, x):
+        x = self.conv(x)
+        for module in self.middle:
+            x = module(x)
+        return x.flatten(1)
+
+    def forward(self, x):
+        return self.fc(self.rows(x))
+
+
+class Sequence(nn.Module):
+    """A recurrent module over the pixels, from the states that it starts from itself or from zeros that are given."""
+
+    def __init__(self, cell, given: bool):
+        super().__init__()
+        self.cell, self.given, self.ways = cell, given, cell.num_layers * (2 if cell.bidirectional else 1)
+
+    def pixels(self, x):
+        x = x.flatten(2)
+        return x if self.cell.batch_first else x.transpose(0, 1)
+
+    def start(self, x):
+        return torch.zeros([self.ways, x.size(0 if self.cell.batch_first else 1), self.cell.hidden_size], dtype=x.dtype, device=x.device)
+
+
+class ScriptedGru(Sequence):
+    def forward(self, x):
+        x = self.pixels(x)
+        y = self.cell(x, self.start(x))[0] if self.given else self.cell(x)[0]
+        return y if self.cell.batch_first else y.transpose(0, 1)
+
+
+class ScriptedLstm(Sequence):
+    def forward(self, x):
+        x = self.pixels(x)
+        y = self.cell(x, (self.start(x), self.start(x)))[0] if self.given else self.cell(x)[0]
+        return y if self.cell.batch_first else y.transpose(0, 1)
+
+
+class Resized(nn.Module):
+    """Sizes that code computes: a comprehension, a warning, a rounding down, and a list that it adds to."""
+
+    def forward(self, x):
+        sides = [math.floor(s * 1.5) for s in x.shape[2:]]
+        if len(sides) != 2:
+            warnings.warn("pictures have two sides")
+        sides.append(1)
+        if x.is_floating_point() and 9 in sides:
+            x = F.interpolate(x, sides[:2], mode="bilinear", align_corners=False)
+        return x
+
+
+SCRIPTED = {
+    "script_upsample_by_two": lambda: Scripted(nn.Upsample(scale_factor=2)),
+    "script_upsample_by_a_pair": lambda: Scripted(nn.Upsample(scale_factor=(2.0, 0.5)), nn.Upsample(size=(3, 6), mode="nearest-exact")),
+    "script_upsample_nearest_exact": lambda: Scripted(nn.Upsample(scale_factor=0.5, mode="nearest-exact"), nn.Upsample(size=5, mode="nearest-exact")),
+    "script_upsample_bilinear": lambda: Scripted(nn.Upsample(size=(7, 4), mode="bilinear"), nn.Upsample(scale_factor=2, mode="bilinear", recompute_scale_factor=True)),
+    "script_upsample_with_corners": lambda: Scripted(nn.Upsample(scale_factor=1.5, mode="bilinear", align_corners=True), nn.UpsamplingBilinear2d(size=(4, 5)), nn.UpsamplingNearest2d(scale_factor=2)),
+    "script_upsample_bicubic": lambda: Scripted(nn.Upsample(size=(4, 9), mode="bicubic"), nn.Upsample(scale_factor=2, mode="bicubic", align_corners=True)),
+    "script_resized": lambda: Scripted(Resized()),
+    "script_gru": lambda: Scripted(ScriptedGru(nn.GRU(36, 3, 2, bidirectional=True), False)),
+    "script_gru_from_zeros": lambda: Scripted(ScriptedGru(nn.GRU(36, 3, bias=False, batch_first=True), True)),
+    "script_lstm": lambda: Scripted(ScriptedLstm(nn.LSTM(36, 3, batch_first=True), False)),
+    "script_lstm_from_zeros": lambda: Scripted(ScriptedLstm(nn.LSTM(36, 3, 2, bias=False, bidirectional=True), True)),
+}
+
+
 # Those that both of PyTorch's ONNX exporters write too.
-EXPORTED = ["group_norm", "instance_norm", "layer_norm_of_pixels", "log_softmax", "split_and_chunk", "pad", "where", "where_float", "reductions", "prelu", "attention", "pad_modes", "resize", "resize_with_corners", "resize_by_a_scale", "resize_cubic", "gru", "gru_of_layers", "gru_without_bias"]
+EXPORTED = ["group_norm", "instance_norm", "layer_norm_of_pixels", "log_softmax", "split_and_chunk", "pad", "where", "where_float", "reductions", "prelu", "attention", "pad_modes", "resize", "resize_with_corners", "resize_by_a_scale", "resize_cubic", "gru", "gru_of_layers", "gru_without_bias", "lstm", "lstm_of_layers"]
 
 
 def without_paths(data):
@@ -398,20 +493,34 @@ def exported(net, x, newer):
     return file.SerializeToString(deterministic=True)
 
 
+def chosen(cases):
+    return [(name, case) for name, case in cases.items() if not CHOSEN or name in CHOSEN]
+
+
 def main():
     OUT.mkdir(parents=True, exist_ok=True)
-    for old in OUT.iterdir():
-        old.unlink()
     table = {}
+    if CHOSEN:
+        table = json.loads((OUT / "logits.json").read_text())
+    else:
+        for old in OUT.iterdir():
+            old.unlink()
 
     def note(name, data, logits):
         (OUT / name).write_bytes(data)
         table[name] = {"shape": SHAPE, "logits": [float(f"{v:.7g}") for v in np.asarray(logits).flatten()]}
 
-    for name, model in ONNX.items():
+    for name, model in chosen(ONNX):
         note(f"{name}.onnx", model.SerializeToString(deterministic=True), run(model))
     x = torch.from_numpy(PICTURES)
-    for name, make in TORCH.items():
+    for name, make in chosen(SCRIPTED):
+        torch.manual_seed(len(name))
+        net = make().eval()
+        scripted = io.BytesIO()
+        torch.jit.save(torch.jit.script(net), scripted)
+        with torch.no_grad():
+            note(f"{name}.pt", without_paths(scripted.getvalue()), net(x))
+    for name, make in chosen(TORCH):
         torch.manual_seed(len(name))
         net = make().eval()
         with torch.no_grad():

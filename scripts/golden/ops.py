@@ -590,6 +590,10 @@ def composites():
         case(f"Resize_nearest_{coordinates}_{size[0]}x{size[1]}", "Resize",
              {"size": size, "resampling": "nearest", "coordinates": coordinates}, {"x": grid(2, 3, 4, 6)},
              lambda x: nearest(x, size, coordinates))
+    for size in [(5, 9), (2, 3), (8, 1)]:
+        case(f"Resize_nearest_ceil_half_pixel_{size[0]}x{size[1]}", "Resize",
+             {"size": size, "resampling": "nearest_ceil", "coordinates": "half_pixel"}, {"x": grid(2, 3, 4, 6)},
+             lambda x: F.interpolate(x, size, mode="nearest-exact"))
 
 
 convolutions()

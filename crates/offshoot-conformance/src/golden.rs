@@ -164,6 +164,7 @@ fn operator(name: &str, a: &Value) -> Op {
         "Resize" => {
             let resampling = match a["resampling"].as_str().unwrap() {
                 "nearest" => Resampling::Nearest,
+                "nearest_ceil" => Resampling::NearestCeil,
                 "nearest_floor" => Resampling::NearestFloor,
                 "linear" => Resampling::Linear,
                 _ => Resampling::Cubic,

@@ -128,7 +128,13 @@ fn forward() -> Vec<(Op, Vec<&'static str>)> {
         all.push(composite(Composite::Pad { pads: vec![[0, 0], [1, 2], [3, 0], [0, 4]], mode }, vec![x]));
     }
     use Coordinates::{AlignCorners, Asymmetric, HalfPixel};
-    for resampling in [Resampling::Nearest, Resampling::NearestFloor, Resampling::Linear, Resampling::Cubic] {
+    for resampling in [
+        Resampling::Nearest,
+        Resampling::NearestCeil,
+        Resampling::NearestFloor,
+        Resampling::Linear,
+        Resampling::Cubic,
+    ] {
         for coordinates in [HalfPixel, AlignCorners, Asymmetric] {
             let resize = Composite::Resize { size: [3, 7], resampling, coordinates };
             all.push(composite(resize, vec!["f1,2,4,5"]));

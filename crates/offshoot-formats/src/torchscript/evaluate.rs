@@ -1,6 +1,8 @@
 //! Follows the code of a method from its input to its result. Sizes are computed, branches and loops on what is known
 //! are resolved, and each operator on a tensor becomes a node of the graph. Nothing is run.
 
+mod lists;
+
 use std::collections::HashMap;
 use std::io::{Read, Seek};
 use std::rc::Rc;
@@ -8,9 +10,10 @@ use std::rc::Rc;
 use super::parse::{Call, Expression, Function, Statement, StatementKind, Target};
 use super::place::Place;
 use super::program::Program;
+use super::recurrent;
 use super::sizes::{self, MAX_LIST};
 use crate::error::Problem;
-use crate::import::aten::{Aten, Call as OperatorCall, Stored, Value};
+use crate::import::aten::{Aten, Call as OperatorCall, STACKED, Stored, Value};
 use crate::pth::values::{Node, Value as Pickle};
 
 /// The most expressions that are followed, and items of lists that are made. ResNet-152 takes some 50,000.
@@ -25,11 +28,15 @@ pub(super) struct Evaluator<'a, R> {
     pub(super) aten: Aten,
     steps: u32,
     depth: u32,
+    /// Functions that are one operator of the graph.
+    recurrent: Vec<(&'static str, Rc<Function>)>,
 }
 
 /// One call that is being followed.
 struct Frame {
     names: HashMap<Rc<str>, Value>,
+    /// The lists that it has written down, by their address.
+    lists: HashMap<*const Value, Rc<[Value]>>,
     file: Rc<str>,
     line: u32,
     /// The module whose method it is, or that called the function.
@@ -37,6 +44,11 @@ struct Frame {
 }
 
 impl Frame {
+    fn new(place: Place, module: Option<usize>) -> Frame {
+        let Place { file, line } = place;
+        Frame { names: HashMap::new(), lists: HashMap::new(), file, line, module }
+    }
+
     fn place(&self) -> Place {
         Place { file: self.file.clone(), line: self.line }
     }
@@ -50,7 +62,7 @@ enum Flow {
 
 impl<'a, R: Read + Seek> Evaluator<'a, R> {
     pub(super) fn new(program: &'a mut Program<R>, aten: Aten) -> Evaluator<'a, R> {
-        Evaluator { program, aten, steps: 0, depth: 0 }
+        Evaluator { program, aten, steps: 0, depth: 0, recurrent: recurrent::known() }
     }
 
     /// What the method `name` of the outermost module makes of `input`, and where it is.
@@ -101,8 +113,7 @@ impl<'a, R: Read + Seek> Evaluator<'a, R> {
         if arguments.len() > function.parameters.len() {
             return Err(from.damaged("a call has more arguments than the function takes"));
         }
-        let (file, line) = (function.place.file.clone(), function.place.line);
-        let mut frame = Frame { names: HashMap::new(), file, line, module };
+        let mut frame = Frame::new(function.place.clone(), module);
         let given = arguments.len();
         let names = function.parameters.iter().map(|(name, _)| name.clone());
         frame.names.extend(names.zip(arguments).chain(named));
@@ -237,7 +248,12 @@ impl<'a, R: Read + Seek> Evaluator<'a, R> {
             Expression::Name(name) => {
                 Ok(frame.names.get(name).cloned().unwrap_or_else(|| Value::Path(name.clone())))
             }
-            Expression::List(items) | Expression::Tuple(items) => self.list(frame, items),
+            Expression::List(items) => {
+                let items = self.items(frame, items)?;
+                frame.own(&items);
+                Ok(Value::List(items))
+            }
+            Expression::Tuple(items) => self.items(frame, items).map(Value::List),
             Expression::Attribute(of, name) => {
                 let of = self.expression(frame, of)?;
                 self.attribute(frame, of, name)
@@ -257,12 +273,14 @@ impl<'a, R: Read + Seek> Evaluator<'a, R> {
         }
     }
 
-    fn list(&mut self, frame: &mut Frame, items: &[Expression]) -> Result<Value, Problem> {
+    fn items(&mut self, frame: &mut Frame, items: &[Expression]) -> Result<Rc<[Value]>, Problem> {
         if items.len() > MAX_LIST {
             return Err(frame.place().too_large("a list has too many elements", MAX_LIST as u64));
         }
-        let items: Result<Rc<[Value]>, Problem> = items.iter().map(|i| self.expression(frame, i)).collect();
-        Ok(Value::List(items?))
+        let items: Rc<[Value]> =
+            items.iter().map(|i| self.expression(frame, i)).collect::<Result<_, Problem>>()?;
+        self.check_nesting(&items, &frame.place())?;
+        Ok(items)
     }
 
     fn attribute(&mut self, frame: &Frame, of: Value, name: &Rc<str>) -> Result<Value, Problem> {
@@ -298,10 +316,7 @@ impl<'a, R: Read + Seek> Evaluator<'a, R> {
         }
         let class = self.program.class(module)?;
         match class.constants.get(name) {
-            Some(value) => {
-                let (names, file) = (HashMap::new(), frame.file.clone());
-                self.expression(&mut Frame { names, file, line: frame.line, module: frame.module }, value)
-            }
+            Some(value) => self.expression(&mut Frame::new(frame.place(), frame.module), value),
             None => {
                 let what = format!("the module `{}` has no attribute `{name}`", self.program.name(module));
                 Err(frame.place().damaged(what))
@@ -327,6 +342,10 @@ impl<'a, R: Read + Seek> Evaluator<'a, R> {
                         Pickle::Float(x) => Value::Float(*x),
                         Pickle::Bool(b) => Value::Bool(*b),
                         Pickle::None => Value::None,
+                        Pickle::Text(text) => Value::Text(text.clone()),
+                        &Pickle::Node(node) if matches!(heap.nodes.get(node), Some(Node::Tensor(_))) => {
+                            Value::Stored(Stored { constant: false, node, transposed: false })
+                        }
                         _ => Value::Unknown,
                     };
                     let len = items.len();
@@ -377,7 +396,21 @@ impl<'a, R: Read + Seek> Evaluator<'a, R> {
         }
         let mut arguments = Vec::new();
         let named = self.arguments(frame, call, &mut arguments)?;
-        match (&*path, &arguments[..]) {
+        match (&*path, &mut arguments[..]) {
+            ("torch.append", [Value::List(items), item]) => {
+                let (items, item) = (std::mem::replace(items, [].into()), item.clone());
+                return self.append(frame, items, item);
+            }
+            ("torch.warn", _) => return Ok(Value::None),
+            ("ops.prim.dtype", [tensor @ (Value::Tensor(_) | Value::Stored(_))]) => {
+                return Ok(self.aten.element_type(tensor));
+            }
+            ("torch.is_floating_point", [tensor @ Value::Tensor(_)]) => {
+                return Ok(Value::Bool(self.aten.element_type(tensor) == Value::Int(6)));
+            }
+            ("ops.prim.device", [Value::Tensor(_) | Value::Stored(_)]) => {
+                return Ok(Value::Text("cpu".into()));
+            }
             ("getattr", [Value::Module(module), Value::Text(name)]) => {
                 return self.module_attribute(frame, *module, name);
             }
@@ -396,10 +429,13 @@ impl<'a, R: Read + Seek> Evaluator<'a, R> {
             return Ok(value);
         }
         if let Some(operator) = path.strip_prefix("torch.") {
-            return self.operator(frame, operator, arguments, named);
+            return self.operator(frame, (operator, None), arguments, named);
         }
         match self.program.function(&path)? {
-            Some(function) => self.function(&function, frame.module, arguments, named, &frame.place()),
+            Some(function) => match recurrent::find(&self.recurrent, &function) {
+                Some(name) => self.operator(frame, (name, Some(STACKED)), arguments, named),
+                None => self.function(&function, frame.module, arguments, named, &frame.place()),
+            },
             None => Err(frame.place().unsupported(format!("`{path:.80}` is not read"), WAY_OUT)),
         }
     }
@@ -419,7 +455,7 @@ impl<'a, R: Read + Seek> Evaluator<'a, R> {
     fn operator(
         &mut self,
         frame: &Frame,
-        operator: &str,
+        (operator, overload): (&str, Option<&str>),
         values: Vec<Value>,
         named: Vec<(Rc<str>, Value)>,
     ) -> Result<Value, Problem> {
@@ -433,7 +469,7 @@ impl<'a, R: Read + Seek> Evaluator<'a, R> {
             (path, false) => format!("{path}.{}", operator.trim_matches('_')),
         };
         let place = frame.place().text();
-        let (overload, tensors) = (None, &*self.program);
+        let tensors = &*self.program;
         let call = OperatorCall { operator, overload, name, values, named, place, way_out: WAY_OUT, tensors };
         let value = self.aten.call(&call)?;
         if let Value::List(items) = &value {

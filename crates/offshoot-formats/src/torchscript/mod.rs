@@ -16,6 +16,7 @@ mod place;
 mod print;
 mod program;
 mod read;
+mod recurrent;
 mod script;
 mod sizes;
 mod tensors;

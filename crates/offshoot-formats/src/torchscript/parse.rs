@@ -36,13 +36,20 @@ pub(super) struct Function {
     pub(super) body: Vec<Statement>,
 }
 
+/// Equal to another where it does the same, on whatever line.
 #[derive(Debug)]
 pub(super) struct Statement {
     pub(super) line: u32,
     pub(super) kind: StatementKind,
 }
 
-#[derive(Debug)]
+impl PartialEq for Statement {
+    fn eq(&self, other: &Statement) -> bool {
+        self.kind == other.kind
+    }
+}
+
+#[derive(Debug, PartialEq)]
 pub(super) enum StatementKind {
     Assign(Target, Expression),
     Expression(Expression),
@@ -54,14 +61,14 @@ pub(super) enum StatementKind {
     Pass,
 }
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub(super) enum Target {
     Name(Rc<str>),
     /// `a, b, = pair`
     Names(Vec<Rc<str>>),
 }
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub(super) enum Expression {
     None,
     Bool(bool),
@@ -76,7 +83,7 @@ pub(super) enum Expression {
     Tuple(Vec<Expression>),
 }
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub(super) struct Call {
     pub(super) callee: Expression,
     pub(super) arguments: Vec<Expression>,

@@ -11,6 +11,7 @@ use offshoot_graph::op::{
 use offshoot_graph::{Dim, Graph, Node, Op, Shape, Source, ValueId};
 
 pub(super) use self::composite::written;
+use super::recurrent;
 use super::tree::{Held, Module, Tree, is_word};
 use crate::error::Problem;
 
@@ -47,6 +48,7 @@ impl<'a> Printer<'a> {
                 code += &self.leaf(module, &self.graph.nodes()[node])?;
             }
         }
+        code += &recurrent::functions(&code);
         Ok(code)
     }
 
@@ -208,9 +210,13 @@ impl<'a> Printer<'a> {
                 let [_, a, b] = inputs else { return Err(unsupported("it has not three inputs")) };
                 format!("torch.where(torch.ne({x}, 0), {a}, {b})")
             }
-            Op::Recurrent(Recurrent::Lstm(_)) | Op::Sequence(_) => {
-                return Err(unsupported("it is not written: export to ONNX"));
-            }
+            Op::Recurrent(Recurrent::Lstm(direction)) => composite::recurrent("lstm", *direction, inputs),
+            Op::Sequence(
+                SequenceOp::Gather
+                | SequenceOp::Positions { .. }
+                | SequenceOp::Equal { .. }
+                | SequenceOp::ToFloat,
+            ) => return Err(unsupported("it is not written: export to ONNX")),
             Op::QuantizeLinear { .. }
             | Op::DequantizeLinear { .. }
             | Op::DynamicQuantizeMatMul { .. }

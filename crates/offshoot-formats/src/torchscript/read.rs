@@ -1,11 +1,12 @@
 //! An archive as a classifier.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::ops::Range;
 
 use offshoot_graph::model::{BATCH, INPUT, OUTPUT};
 use offshoot_graph::passes::prune;
-use offshoot_graph::{DType, Dim, GraphError, Metadata, Model, Shape, Tensor, Weights};
+use offshoot_graph::{DType, Data, Dim, GraphError, Metadata, Model, Shape, Tensor, Weights};
 
 use super::evaluate::{Evaluator, WAY_OUT};
 use super::place::Place;
@@ -15,7 +16,7 @@ use super::{METADATA_FILE, TorchScriptModel};
 use crate::ending::{logits, rows};
 use crate::error::Problem;
 use crate::import::Site;
-use crate::import::aten::{Aten, Stored};
+use crate::import::aten::{Aten, Stacked, Stored};
 use crate::metadata::{self, MAX_CLASSES, MAX_PICTURE};
 use crate::pth::container::Archive;
 use crate::pth::storage;
@@ -79,6 +80,8 @@ pub(super) fn read(source: impl Read + Seek, size: Option<usize>) -> Result<Torc
     let used: Vec<(String, Stored)> =
         aten.used.into_iter().filter(|(name, _)| kept.contains(name.as_str())).collect();
     let mut weights = floats(load(&mut program, &used)?, &mut warnings)?;
+    aten.stacked.retain(|_, stacked| kept.contains(stacked.name.as_str()));
+    weights.append(&mut stacked(&mut program, &aten.stacked, &mut warnings)?);
     // Others keep weights among the constants, as `torch.jit.freeze` does; in a file of ours they are constants of the graph.
     for (name, _) in used.iter().filter(|(_, stored)| stored.constant && own.is_some()) {
         if let (Some(id), Some(tensor)) = (graph.find_parameter(name), weights.remove(name)) {
@@ -202,6 +205,45 @@ fn small_constants<R: Read + Seek>(program: &mut Program<R>) -> Result<BTreeMap<
     let bytes = &mut |storage: &_| archive.storage("constants", storage);
     let loaded = storage::load(heap, &small, storage::Source { bytes, limit, order })?;
     Ok(loaded.into_iter().filter_map(|(node, tensor)| Some((node.parse().ok()?, tensor))).collect())
+}
+
+/// The parameters that are made of rows of several tensors.
+fn stacked<R: Read + Seek>(
+    program: &mut Program<R>,
+    wanted: &HashMap<Vec<(Stored, Range<usize>)>, Stacked>,
+    warnings: &mut Vec<String>,
+) -> Result<Weights, Problem> {
+    let bytes =
+        wanted.values().map(|stacked| stacked.shape.iter().fold(4usize, |n, &side| n.saturating_mul(side)));
+    let (bytes, limit) = (bytes.fold(0, usize::saturating_add), program.archive.memory_limit());
+    if bytes as u64 > limit {
+        let what = format!("the weights of its LSTMs take {bytes} bytes");
+        return Err(Problem::TooLarge { place: "the archive".into(), what, limit });
+    }
+    let sources: HashSet<Stored> = wanted.keys().flatten().map(|(stored, _)| *stored).collect();
+    let sources: Vec<(String, Stored)> = sources.into_iter().map(|stored| (source(stored), stored)).collect();
+    let loaded = floats(load(program, &sources)?, warnings)?;
+    let mut weights = Weights::new();
+    for (rows, Stacked { name, shape, .. }) in wanted {
+        let mut all = Vec::with_capacity(shape.iter().product());
+        for (stored, range) in rows {
+            all.extend_from_slice(row_range(&loaded, *stored, range.clone()).unwrap_or_default());
+        }
+        let tensor = Tensor::new(shape.clone(), Data::F32(all));
+        weights
+            .insert(name.clone(), tensor.map_err(|e| Problem::damaged(format!("`{name}`"), e.to_string()))?);
+    }
+    Ok(weights)
+}
+
+fn source(stored: Stored) -> String {
+    format!("{} {}", stored.node, stored.constant)
+}
+
+fn row_range(loaded: &Weights, stored: Stored, rows: Range<usize>) -> Option<&[f32]> {
+    let tensor = loaded.get(&source(stored))?;
+    let width: usize = tensor.shape().get(1..)?.iter().product();
+    tensor.as_f32()?.get(rows.start * width..rows.end * width)
 }
 
 /// The weights as float32.

@@ -39,6 +39,8 @@ pub(super) fn compute(name: &str, arguments: &[Value]) -> Option<Value> {
         ("torch.gt", [a, b]) => compare(a, b, Ordering::is_gt),
         ("torch.ge", [a, b]) => compare(a, b, Ordering::is_ge),
         ("torch.device", [device @ Value::Text(_)]) => Some(device.clone()),
+        ("torch.__contains__", [Value::List(items), x]) => contains(items, x),
+        ("torch.list", [list @ Value::List(_)]) => Some(list.clone()),
         ("torch.len", [Value::List(items)]) => Some(Value::Int(items.len() as i64)),
         ("torch.add", [Value::List(a), Value::List(b)]) => {
             let all: Rc<[Value]> = a.iter().chain(b.iter()).cloned().collect();
@@ -167,16 +169,33 @@ fn logic(a: &Value, b: &Value, f: fn(bool, bool) -> bool) -> Option<Value> {
 /// Whether two values are the same, when that is known.
 fn equal(a: &Value, b: &Value) -> Option<bool> {
     match (a, b) {
-        (Value::Text(a), Value::Text(b)) => Some(a == b),
         (Value::List(a), Value::List(b)) if a.len() != b.len() => Some(false),
         (Value::List(a), Value::List(b)) => {
             let mut all = true;
             for (a, b) in a.iter().zip(b.iter()) {
-                all &= a.number()? == b.number()?;
+                all &= same(a, b)?;
             }
             Some(all)
         }
+        _ => same(a, b),
+    }
+}
+
+/// The same of what is no list.
+fn same(a: &Value, b: &Value) -> Option<bool> {
+    match (a, b) {
+        (Value::Text(a), Value::Text(b)) => Some(a == b),
+        (Value::Size(a), Value::Size(b)) if a == b => Some(true),
         _ => Some(a.number()? == b.number()?),
+    }
+}
+
+/// Whether one of `items` is `x`.
+fn contains(items: &[Value], x: &Value) -> Option<Value> {
+    let found: Vec<Option<bool>> = items.iter().map(|item| same(item, x)).collect();
+    match found.contains(&Some(true)) {
+        true => Some(Value::Bool(true)),
+        false => found.into_iter().collect::<Option<Vec<bool>>>().map(|_| Value::Bool(false)),
     }
 }
 

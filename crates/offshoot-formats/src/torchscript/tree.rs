@@ -114,6 +114,10 @@ impl Tree {
             let Some(modules) = modules else { continue };
             let Some(&module) = modules.first() else { continue };
             let held = &self.modules[module];
+            // The method of a module gives one tensor.
+            if node.outputs.len() != 1 {
+                continue;
+            }
             let alone = modules.iter().all(|&m| m == module) && held.tensors.len() == modules.len();
             if module == 0 || !alone || held.node.is_some() || !held.children.is_empty() {
                 continue;

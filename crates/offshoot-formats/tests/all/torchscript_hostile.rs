@@ -112,6 +112,18 @@ fn code_that_is_not_read_names_its_line() {
         ("return torch.max_pool2d(x, [2, 2], [1, 1], [9, 9])", "line 5: `torch.max_pool2d`: its padding"),
         ("y = torch.add(9223372036854775807, 1)\nreturn x", "line 5: `torch.add`"),
         ("y = torch.div(1, 0)\nreturn x", "line 5: `torch.div`"),
+        ("y = (1,)\nfor i in range(300000):\n  y = (y,)\nreturn x", "line 7: lists nest too deep"),
+        ("y = [1]\nz = [y]\na = torch.append(y, 2)\nreturn x", "line 7: a list is appended to"),
+        ("y = torch.size(x)\na = torch.append(y, 2)\nreturn x", "line 6: a list is appended to"),
+        (
+            "y = [1]\nz = y\na = torch.append(y, 3)\nreturn torch.flatten(x, z[1])",
+            "the result is [batch_size, 3, 224, 224]",
+        ),
+        ("y = [1]\nwhile True:\n  a = torch.append(y, 2)\nreturn x", "line 7: a list has too many elements"),
+        (
+            "y = torch.__contains__([1, \"a\"], torch.size(x, 0))\nif y:\n  pass\nreturn x",
+            "line 5: `torch.__contains__`",
+        ),
     ] {
         let message = refusal(&forward(lines));
         assert!(message.contains(what), "{lines}\n{message}");
@@ -146,6 +158,24 @@ fn arguments_that_do_not_fit_are_named() {
         (
             "torch.upsample_nearest2d(x, [2, 2], 2., 2.)".into(),
             "its factors give [448, 448] pixels, its size is [2, 2]",
+        ),
+        (
+            "torch.upsample_nearest2d(x, [112, 46])".into(),
+            "PyTorch rounds to another pixel than the nearest from 224 to 46",
+        ),
+        ("torch._upsample_bilinear2d_aa(x, [448, 223], False)".into(), "antialiasing is read where"),
+        ("torch._upsample_bilinear2d_aa(x, [448, 448], True)".into(), "antialiasing is read where"),
+        ("torch.lstm(x, [x, x], [], True, 1, 0., True, False, False)".into(), "saved in training mode"),
+        ("torch.lstm(x, [x, x], [], True, 1, 0., False, False, False)".into(), "another state than zeros"),
+        ("torch.lstm(x, [], [], True, 1, 0., False, False, False)".into(), "it starts from 0 states"),
+        (
+            "torch.lstm(x, [torch.zeros([1]), torch.zeros([1])], [], True, 1, 0., False, False, False)"
+                .into(),
+            "it has 0 weights",
+        ),
+        (
+            "torch.gru(x, torch.zeros([1]), [self.stem, x], False, 1, 0., False, False, False)".into(),
+            "one of its weights is a module",
         ),
         ("torch.upsample_nearest2d(x, None, [2.])".into(), "its factors are not two numbers"),
         ("torch.dropout(x, 0.5, True)".into(), "saved in training mode"),

@@ -74,6 +74,8 @@ pub enum PadMode {
 pub enum Resampling {
     /// The nearest pixel; of two as near the first, ONNX's `round_prefer_floor`.
     Nearest,
+    /// The nearest pixel; of two as near the second, ONNX's `round_prefer_ceil` and what PyTorch calls nearest-exact.
+    NearestCeil,
     /// The pixel at the position rounded down: what PyTorch calls nearest.
     NearestFloor,
     /// Two pixels along each axis.

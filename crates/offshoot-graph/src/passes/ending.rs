@@ -165,7 +165,8 @@ impl<'a> Ranges<'a> {
             Composite::Split { .. }
             | Composite::Pad { mode: PadMode::Reflect | PadMode::Edge, .. }
             | Composite::Resize {
-                resampling: Resampling::Nearest | Resampling::NearestFloor | Resampling::Linear,
+                resampling:
+                    Resampling::Nearest | Resampling::NearestCeil | Resampling::NearestFloor | Resampling::Linear,
                 ..
             } => self.of(x),
             Composite::Resize { resampling: Resampling::Cubic, .. }

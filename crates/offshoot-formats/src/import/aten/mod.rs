@@ -15,5 +15,6 @@ mod table;
 mod value;
 
 pub(crate) use self::call::{Call, Tensors};
-pub(crate) use self::state::Aten;
+pub(crate) use self::recurrent::STACKED;
+pub(crate) use self::state::{Aten, Stacked};
 pub(crate) use self::value::{Stored, Value};

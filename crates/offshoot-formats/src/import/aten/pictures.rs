@@ -7,6 +7,7 @@ use super::call::Bound;
 use super::state::Aten;
 use super::table::Rows;
 use super::value::Value;
+use crate::composite::{has_ties, is_nearest};
 use crate::error::Problem;
 use crate::import::{Site, Windows};
 use crate::metadata::MAX_SIDE;
@@ -63,6 +64,21 @@ pub(super) const ROWS: Rows = &[
     ("upsample_nearest2d.vec(Tensor input, SymInt[]? output_size, float[]? scale_factors)", |a, c| {
         resize(a, c, Resampling::NearestFloor)
     }),
+    (
+        "_upsample_nearest_exact2d(Tensor self, SymInt[2] output_size, float? scales_h=None, float? scales_w=None)",
+        |a, c| resize(a, c, Resampling::NearestCeil),
+    ),
+    ("_upsample_nearest_exact2d.vec(Tensor input, SymInt[]? output_size, float[]? scale_factors)", |a, c| {
+        resize(a, c, Resampling::NearestCeil)
+    }),
+    (
+        "_upsample_bilinear2d_aa(Tensor self, SymInt[2] output_size, bool align_corners, float? scales_h=None, float? scales_w=None)",
+        |a, c| resize(a, c, Resampling::Linear),
+    ),
+    (
+        "_upsample_bilinear2d_aa.vec(Tensor input, SymInt[]? output_size, bool align_corners, float[]? scale_factors)",
+        |a, c| resize(a, c, Resampling::Linear),
+    ),
     (
         "upsample_bilinear2d(Tensor self, SymInt[2] output_size, bool align_corners, float? scales_h=None, float? scales_w=None)",
         |a, c| resize(a, c, Resampling::Linear),
@@ -205,12 +221,14 @@ fn resize(aten: &mut Aten, call: &Bound<'_>, resampling: Resampling) -> Result<V
     let x = aten.tensor(call, if call.signature.overload == "vec" { "input" } else { "self" })?;
     let corners = call.get("align_corners").is_some() && call.flag("align_corners")?;
     let coordinates = match (resampling, corners) {
-        (Resampling::NearestFloor | Resampling::Nearest, _) => Coordinates::Asymmetric,
+        (Resampling::NearestFloor, _) => Coordinates::Asymmetric,
+        (Resampling::Nearest | Resampling::NearestCeil, _) => Coordinates::HalfPixel,
         (Resampling::Linear | Resampling::Cubic, true) => Coordinates::AlignCorners,
         (Resampling::Linear | Resampling::Cubic, false) => Coordinates::HalfPixel,
     };
     let own = aten.import.sides(call, x)?;
-    let scaled = match scales(call)? {
+    let factors = scales(call)?;
+    let scaled = match factors {
         None => None,
         Some([height, width]) => Some([
             aten.import.side_of(call, own[0] as f64 * height, coordinates)?,
@@ -224,8 +242,40 @@ fn resize(aten: &mut Aten, call: &Bound<'_>, resampling: Resampling) -> Result<V
         (Some(size), _) | (None, Some(size)) => size,
         (None, None) => return Err(call.damage("it has neither a size nor factors")),
     };
+    if call.signature.name.ends_with("_aa") && (corners || size[0] < own[0] || size[1] < own[1]) {
+        return Err(
+            call.refused("antialiasing is read where it changes nothing: where pictures become larger")
+        );
+    }
+    for side in 0..2 {
+        let factor = factors.map(|factors| factors[side]);
+        if is_nearest(resampling) && !is_exact(resampling, own[side], size[side], factor) {
+            let what = format!(
+                "PyTorch rounds to another pixel than the nearest from {} to {}",
+                own[side], size[side]
+            );
+            return Err(call.refused(&what));
+        }
+    }
+    let ties = (0..2).any(|side| has_ties(own[side], size[side]));
+    // ONNX's own rounding, where it is the same.
+    let nearest = resampling == Resampling::NearestCeil && !ties;
+    let resampling = if nearest { Resampling::Nearest } else { resampling };
     let id = aten.import.resize(call, x, size, resampling, coordinates)?;
     Ok(aten.define(id))
+}
+
+/// Whether PyTorch, which computes in f32, finds the same pixels as whole numbers do.
+fn is_exact(resampling: Resampling, from: usize, to: usize, factor: Option<f64>) -> bool {
+    if from == to || !(1..=MAX_SIDE).contains(&to) || !(1..=MAX_SIDE).contains(&from) {
+        return true; // nothing is rounded, or it is refused for its size
+    }
+    let scale = factor.map_or(from as f32 / to as f32, |factor| (1.0 / factor) as f32);
+    let (middle, half) = if resampling == Resampling::NearestFloor { (0.0, 0) } else { (0.5, 1) };
+    (0..to).all(|i| {
+        let found = ((i as f32 + middle) * scale) as usize;
+        found.min(from - 1) == (2 * i + half) * from / (2 * to)
+    })
 }
 
 /// The factors of the height and the width, where they are given.

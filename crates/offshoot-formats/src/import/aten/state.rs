@@ -1,5 +1,8 @@
 //! The tensors of a program while it is followed: which value of the graph each one is, and which of them share their memory.
 
+use std::collections::HashMap;
+use std::ops::Range;
+
 use offshoot_graph::op::ShapeOp;
 use offshoot_graph::{DType, Dim, Op, Role, Shape, Tensor, ValueId};
 
@@ -24,6 +27,16 @@ struct Cell {
     version: u32,
 }
 
+/// Rows of tensors of the file, one behind the other.
+type Rows = Vec<(Stored, Range<usize>)>;
+
+/// A parameter that is made of rows of several tensors.
+pub(crate) struct Stacked {
+    pub(crate) name: String,
+    pub(crate) shape: Vec<usize>,
+    id: ValueId,
+}
+
 /// Operators of PyTorch as a graph, call by call.
 pub(crate) struct Aten {
     pub(crate) import: Importer,
@@ -32,6 +45,8 @@ pub(crate) struct Aten {
     groups: Vec<u32>,
     /// The tensors of the file that are parameters, by name.
     pub(crate) used: Vec<(String, Stored)>,
+    /// The parameters that are made of rows of several tensors.
+    pub(crate) stacked: HashMap<Rows, Stacked>,
     table: std::rc::Rc<Table>,
 }
 
@@ -43,6 +58,7 @@ impl Aten {
             cells: Vec::new(),
             groups: Vec::new(),
             used: Vec::new(),
+            stacked: HashMap::new(),
             table: std::rc::Rc::new(table::table()),
         }
     }
@@ -219,6 +235,15 @@ impl Aten {
         self.cell(Windows::Of(id), group)
     }
 
+    /// The number that PyTorch has for the type of a tensor's elements. All that is no boolean is f32 here.
+    pub(crate) fn element_type(&self, value: &Value) -> Value {
+        match value {
+            Value::Tensor(cell) if self.import.is_truth(self.cells[*cell].content.value()) => Value::Int(11),
+            Value::Tensor(_) | Value::Stored(Stored { constant: false, .. }) => Value::Int(6),
+            _ => Value::Unknown,
+        }
+    }
+
     // ---- stored tensors ----
 
     pub(super) fn stored(&self, call: &Bound<'_>, name: &str) -> Result<Stored, Problem> {
@@ -248,6 +273,26 @@ impl Aten {
         if new {
             self.used.push((self.import.graph.value(id).name.clone(), stored));
         }
+        Ok(id)
+    }
+
+    /// The parameter of `shape` that holds `rows`.
+    pub(super) fn stack(
+        &mut self,
+        call: &Bound<'_>,
+        name: &str,
+        rows: Rows,
+        shape: &[usize],
+    ) -> Result<ValueId, Problem> {
+        if shape.contains(&0) {
+            return Err(call.damage("one of its weights has no elements"));
+        }
+        if let Some(stacked) = self.stacked.get(&rows) {
+            return Ok(stacked.id);
+        }
+        let name = self.import.names.unused(name);
+        let id = self.import.graph.add_typed_parameter(&name, DType::F32, shape, Role::Weight);
+        self.stacked.insert(rows, Stacked { name, shape: shape.to_vec(), id });
         Ok(id)
     }
 

@@ -132,6 +132,7 @@ fn resampling(node: NodeView<'_>, opset: i64) -> Result<Resampling, Problem> {
         "nearest" if opset < 11 => Ok(Resampling::NearestFloor),
         "nearest" => match node.text("nearest_mode").unwrap_or("round_prefer_floor") {
             "round_prefer_floor" => Ok(Resampling::Nearest),
+            "round_prefer_ceil" => Ok(Resampling::NearestCeil),
             "floor" => Ok(Resampling::NearestFloor),
             other => refused(&format!("nearest_mode `{other:.30}` is not read")),
         },

@@ -14,7 +14,10 @@ pub(super) fn in_onnx(graph: &Graph) -> impl Fn(&Composite) -> bool + use<> {
     let exact = exact_nearest(graph);
     move |composite| match composite {
         Composite::GroupNormalization { .. } => false,
-        Composite::Resize { resampling: Resampling::Nearest | Resampling::NearestFloor, .. } => exact,
+        Composite::Resize {
+            resampling: Resampling::Nearest | Resampling::NearestCeil | Resampling::NearestFloor,
+            ..
+        } => exact,
         Composite::Resize { resampling: Resampling::Linear | Resampling::Cubic, .. }
         | Composite::LogSoftmax { .. }
         | Composite::InstanceNormalization { .. }
@@ -99,6 +102,7 @@ fn text(name: &str, value: &str) -> AttributeProto {
 fn modes(resampling: Resampling) -> (&'static str, Option<&'static str>) {
     match resampling {
         Resampling::Nearest => ("nearest", Some("round_prefer_floor")),
+        Resampling::NearestCeil => ("nearest", Some("round_prefer_ceil")),
         Resampling::NearestFloor => ("nearest", Some("floor")),
         Resampling::Linear => ("linear", None),
         Resampling::Cubic => ("cubic", None),

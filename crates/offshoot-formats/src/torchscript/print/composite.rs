@@ -1,18 +1,18 @@
 //! Operators that others define, under PyTorch's names for them.
 
 use offshoot_graph::Graph;
-use offshoot_graph::op::{Composite, Coordinates, PadMode, Resampling};
+use offshoot_graph::op::{Composite, Coordinates, Direction, PadMode, Resampling};
 
-use super::{float, truth};
-use crate::composite::exact_nearest;
+use super::{MODULE, float, truth};
+use crate::composite::{exact_nearest, is_nearest, nearest_has_ties};
 
 /// Which composite operators are written as they are.
 pub(in crate::torchscript) fn written(graph: &Graph) -> impl Fn(&Composite) -> bool + use<> {
-    let exact = exact_nearest(graph);
+    let (exact, ties) = (exact_nearest(graph), nearest_has_ties(graph));
     move |composite| match composite {
         Composite::Resize { resampling, coordinates, .. } => {
-            let nearest = matches!(resampling, Resampling::Nearest | Resampling::NearestFloor);
-            resize(*resampling, *coordinates).is_some() && (exact || !nearest)
+            let written = resize(*resampling, *coordinates).is_some() && (exact || !is_nearest(*resampling));
+            written && (*resampling != Resampling::Nearest || !ties)
         }
         // PyTorch mirrors and repeats the rows and columns of pictures.
         Composite::Pad { pads, mode: PadMode::Reflect | PadMode::Edge } => {
@@ -23,7 +23,8 @@ pub(in crate::torchscript) fn written(graph: &Graph) -> impl Fn(&Composite) -> b
         | Composite::GroupNormalization { .. }
         | Composite::InstanceNormalization { .. }
         | Composite::Split { .. } => true,
-        Composite::Gru { .. } => false,
+        // PyTorch resets after the product with the recurrence.
+        Composite::Gru { linear_before_reset, .. } => *linear_before_reset,
     }
 }
 
@@ -62,8 +63,15 @@ pub(super) fn call(composite: &Composite, inputs: &[String]) -> Option<String> {
             let corners = corners.map(|corners| format!(", {}", truth(corners))).unwrap_or_default();
             format!("torch.{function}({x}, {size:?}{corners}, None, None)")
         }
-        Composite::Gru { .. } => return None,
+        Composite::Gru { direction, linear_before_reset: true } => recurrent("gru", *direction, inputs),
+        Composite::Gru { linear_before_reset: false, .. } => return None,
     })
+}
+
+/// The call of one of the functions that stand in the code for it.
+pub(super) fn recurrent(function: &str, direction: Direction, inputs: &[String]) -> String {
+    let (ways, reverse) = (direction.ways(), truth(direction == Direction::Reverse));
+    format!("{MODULE}.{function}({}, {ways}, {reverse})", inputs.join(", "))
 }
 
 /// The function that resizes, and whether it aligns the corners where it can.
@@ -74,10 +82,14 @@ fn resize(resampling: Resampling, coordinates: Coordinates) -> Option<(&'static 
         Coordinates::Asymmetric => None,
     };
     match resampling {
+        // Where no pixel is in the middle between two.
+        Resampling::Nearest | Resampling::NearestCeil if corners == Some(false) => {
+            Some(("_upsample_nearest_exact2d", None))
+        }
         Resampling::NearestFloor if corners.is_none() => Some(("upsample_nearest2d", None)),
         Resampling::Linear => corners.map(|corners| ("upsample_bilinear2d", Some(corners))),
         Resampling::Cubic => corners.map(|corners| ("upsample_bicubic2d", Some(corners))),
-        Resampling::NearestFloor | Resampling::Nearest => None,
+        Resampling::NearestFloor | Resampling::Nearest | Resampling::NearestCeil => None,
     }
 }
 

@@ -72,6 +72,7 @@ fn weights([from, to]: [usize; 2], resampling: Resampling, coordinates: Coordina
         let taken: &[(f64, f64)] = match resampling {
             // Of two as near the first.
             Resampling::Nearest => &[((at - 0.5).ceil(), 1.0)],
+            Resampling::NearestCeil => &[((at + 0.5).floor(), 1.0)],
             Resampling::NearestFloor => &[(base, 1.0)],
             Resampling::Linear => &[(base, 1.0 - part), (base + 1.0, part)],
             Resampling::Cubic => {
