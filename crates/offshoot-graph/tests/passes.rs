@@ -3,10 +3,10 @@
 
 use offshoot_graph::builder::{BATCH_NORM, Conv2d};
 use offshoot_graph::model::{BATCH, INPUT, OUTPUT};
-use offshoot_graph::op::{Binary, GradOp, Norm, Pool, Pooling, ShapeOp, TrainOp, Unary};
+use offshoot_graph::op::{Binary, Clip, GradOp, HardSigmoid, Norm, Pool, Pooling, ShapeOp, TrainOp, Unary};
 use offshoot_graph::passes::{
     KEYS, LOSS_SCALE, LossOptions, any_picture_size, autocast, differentiate, expose, fold_batch_norm,
-    freeze, layer_before, prune, recognize_silu, remove_training_leftovers, training_graph, up_to,
+    freeze, layer_before, prune, recognize_gated, remove_training_leftovers, training_graph, up_to,
 };
 use offshoot_graph::{
     Bindings, DType, Dim, Graph, InferenceGraph, Op, Role, Shape, Tensor, ValueId, Weights,
@@ -422,8 +422,68 @@ fn only_a_value_times_its_own_sigmoid_is_silu() {
         let operands = [first, second].map(|name| value(&graph, name));
         let product = graph.add("product", Op::Binary(Binary::Mul), &operands).unwrap();
         graph.add_output(OUTPUT, product);
-        let made = recognize_silu(&graph).unwrap();
+        let made = recognize_gated(&graph).unwrap();
         assert_eq!(count(&made, |op| *op == Op::Unary(Unary::Silu)), found, "{first} {second}");
         assert_eq!(count(&made, |op| *op == Op::Binary(Binary::Mul)), 1 - found);
     }
+}
+
+#[test]
+fn gates_that_a_file_spells_out_are_one_function() {
+    let clip = Unary::Clip(Clip { min: 0.0, max: 6.0 });
+    let line = HardSigmoid { alpha: 1.0 / 6.0, beta: 0.5 };
+    type Build = fn(&mut Graph, ValueId, Unary, HardSigmoid) -> ValueId;
+    let cases: [(&str, Unary, bool, Build); 6] = [
+        ("mish", Unary::Mish, true, |graph, x, _, _| {
+            let y = graph.add("softplus", Op::Unary(Unary::Softplus), &[x]).unwrap();
+            let y = graph.add("tanh", Op::Unary(Unary::Tanh), &[y]).unwrap();
+            graph.add("y", Op::Binary(Binary::Mul), &[y, x]).unwrap()
+        }),
+        ("hard sigmoid", Unary::HardSwish, true, |graph, x, _, line| {
+            let y = graph.add("gate", Op::Unary(Unary::HardSigmoid(line)), &[x]).unwrap();
+            graph.add("y", Op::Binary(Binary::Mul), &[x, y]).unwrap()
+        }),
+        ("divided last", Unary::HardSwish, true, |graph, x, clip, _| {
+            let y = clipped(graph, x, 3.0, clip);
+            let y = graph.add("product", Op::Binary(Binary::Mul), &[x, y]).unwrap();
+            with_number(graph, "y", Binary::Div, y, 6.0)
+        }),
+        ("a sixth", Unary::HardSwish, true, |graph, x, clip, _| {
+            let y = clipped(graph, x, 3.0, clip);
+            let y = with_number(graph, "sixth", Binary::Mul, y, 1.0 / 6.0);
+            graph.add("y", Op::Binary(Binary::Mul), &[y, x]).unwrap()
+        }),
+        ("another number", Unary::HardSwish, false, |graph, x, clip, _| {
+            let y = clipped(graph, x, 2.0, clip);
+            let y = graph.add("product", Op::Binary(Binary::Mul), &[x, y]).unwrap();
+            with_number(graph, "y", Binary::Div, y, 6.0)
+        }),
+        ("another line", Unary::HardSwish, false, |graph, x, _, line| {
+            let line = HardSigmoid { beta: 0.4, ..line };
+            let y = graph.add("gate", Op::Unary(Unary::HardSigmoid(line)), &[x]).unwrap();
+            graph.add("y", Op::Binary(Binary::Mul), &[x, y]).unwrap()
+        }),
+    ];
+    for (what, function, is_found, build) in cases {
+        let mut graph = Graph::new("gates");
+        let x = graph.add_input("x", DType::F32, Shape::fixed(&[2, 3]));
+        let y = build(&mut graph, x, clip, line);
+        graph.add_output(OUTPUT, y);
+        let made = recognize_gated(&graph).unwrap();
+        let ops: Vec<&Op> = made.nodes().iter().map(|node| &node.op).collect();
+        match is_found {
+            true => assert_eq!(ops, [&Op::Unary(function)], "{what}"),
+            false => assert_eq!(made, graph, "{what}"),
+        }
+    }
+}
+
+fn with_number(graph: &mut Graph, name: &str, op: Binary, x: ValueId, number: f32) -> ValueId {
+    let number = graph.add_constant(&format!("{name}.number"), Tensor::f32([], vec![number]));
+    graph.add(name, Op::Binary(op), &[x, number]).unwrap()
+}
+
+fn clipped(graph: &mut Graph, x: ValueId, number: f32, clip: Unary) -> ValueId {
+    let sum = with_number(graph, "sum", Binary::Add, x, number);
+    graph.add("clip", Op::Unary(clip), &[sum]).unwrap()
 }

@@ -10,7 +10,7 @@ mod transposes;
 
 pub use op::{Activation, Attention, CpuOp, Quantized, QuantizedOp, QuantizedResidual, Steps};
 
-use offshoot_graph::passes::{Rewriter, expand};
+use offshoot_graph::passes::{Rewriter, expand, recognize_gated};
 use offshoot_graph::{Graph, GraphError, Op};
 
 /// `graph` with fused operators. One for inference whose activations stand between DequantizeLinear and QuantizeLinear
@@ -20,7 +20,7 @@ use offshoot_graph::{Graph, GraphError, Op};
 /// # Errors
 /// None for a graph whose nodes passed their shape rules.
 pub fn optimize(graph: &Graph) -> Result<Graph<CpuOp>, GraphError> {
-    let graph = &transposes::fuse_transposes(&expand(graph, |_| true)?)?;
+    let graph = &transposes::fuse_transposes(&recognize_gated(&expand(graph, |_| true)?)?)?;
     if graph.nodes().iter().any(|node| matches!(node.op, Op::Grad(_))) {
         return attention::fuse_attention(&recompute::recompute(&fuse::fuse(&unoptimized(graph)?)?)?);
     }

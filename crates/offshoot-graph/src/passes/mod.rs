@@ -10,11 +10,11 @@ mod expand;
 mod expose;
 mod fold;
 mod freeze;
+mod gated;
 mod gelu;
 mod head;
 mod inference;
 mod rewrite;
-mod silu;
 mod train;
 mod update;
 
@@ -29,11 +29,11 @@ pub use expand::{expand, unroll};
 pub use expose::expose;
 pub use fold::{FoldError, fold_batch_norm};
 pub use freeze::{Pattern, freeze};
+pub use gated::recognize_gated;
 pub use gelu::recognize_gelu;
 pub use head::{layer_before, up_to};
 pub use inference::{InferenceGraph, NotForInference, remove_training_leftovers, shipped};
 pub use rewrite::{Rewriter, prune};
-pub use silu::recognize_silu;
 pub use train::{
     CLASS_WEIGHTS, KEYS, LABELS, LOSS, LOSS_SCALE, LossOptions, TrainingGraph, gradient_output, state_output,
     training_graph,

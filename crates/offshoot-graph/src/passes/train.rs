@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use super::differentiate::{Gradients, differentiate};
 use super::expand::{expand, unroll};
+use super::gated::recognize_gated;
 use super::rewrite::{Rewriter, prune};
-use super::silu::recognize_silu;
 use crate::graph::{Graph, GraphError, Node, Parameter, ValueId};
 use crate::model::OUTPUT;
 use crate::op::{Binary, CrossEntropy, Norm, Op, ShapeOp, TrainOp};
@@ -74,7 +74,7 @@ pub fn state_output(name: &str) -> String {
 /// # Errors
 /// When the graph has no [`OUTPUT`] of rank 2.
 pub fn training_graph(graph: &Graph, options: LossOptions) -> Result<TrainingGraph, GraphError> {
-    let graph = expand(&recognize_silu(graph)?, |_| true)?;
+    let graph = expand(&recognize_gated(graph)?, |_| true)?;
     let depends = depends_on_trainable(&graph);
     let graph = &unroll(&graph, |node| node.inputs.iter().any(|v| depends[v.index()]))?;
     let output = graph.output(OUTPUT).ok_or_else(|| GraphError {
