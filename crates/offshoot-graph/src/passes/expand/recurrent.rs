@@ -28,7 +28,7 @@ pub(super) fn lstm(
 ) -> Result<Vec<ValueId>, GraphError> {
     let mut parts = Parts { graph, node, op: "LSTM" };
     let &[x, weight, recurrence, bias] = inputs else { return Err(parts.takes(4, inputs)) };
-    parts.recurrent([x, weight, recurrence, bias], direction, 4, Parts::lstm_step)
+    parts.recurrent([x, weight, recurrence, bias], direction, &[4], Parts::lstm_step)
 }
 
 /// What a step computes of.
@@ -36,8 +36,8 @@ struct Step<'a> {
     name: &'a str,
     /// x times the weight plus its bias: [N, gates H].
     x: ValueId,
-    /// The recurrence [gates H, H] and its bias [gates H].
-    recurrence: [ValueId; 2],
+    /// The parts of the recurrence, [n H, H], that h is multiplied by, each with its bias [n H].
+    recurrence: &'a [[ValueId; 2]],
     /// The state before: h, and for an LSTM c.
     state: [ValueId; 2],
     hidden: usize,
@@ -54,7 +54,8 @@ impl Parts<'_> {
             true => Parts::gru_step_linear_before_reset,
             false => Parts::gru_step,
         };
-        self.recurrent(operands, direction, 3, step)
+        // z and r are one product. The candidate's is another: of what r lets through.
+        self.recurrent(operands, direction, &[2, 1], step)
     }
 
     fn sizes(&self, x: ValueId, recurrence: ValueId) -> Result<Sizes, GraphError> {
@@ -73,11 +74,12 @@ impl Parts<'_> {
         &mut self,
         [x, weight, recurrence, bias]: [ValueId; 4],
         direction: Direction,
-        gates: usize,
+        products: &[usize],
         step: fn(&mut Self, &Step<'_>) -> Result<[ValueId; 2], GraphError>,
     ) -> Result<Vec<ValueId>, GraphError> {
         let sizes = self.sizes(x, recurrence)?;
         let Sizes { steps, ref batch, hidden } = sizes;
+        let gates: usize = products.iter().sum();
         let width = gates * hidden;
         let (mut by_direction, mut last) = (Vec::new(), Vec::new());
         for index in 0..direction.ways() {
@@ -94,6 +96,7 @@ impl Parts<'_> {
                 self.slice(&format!("{name}.bias{half}"), bias, 0, half * width, (half + 1) * width)
             });
             let [weight_bias, recurrence_bias] = biases;
+            let recurrence = self.recurrences(&name, [recurrence, recurrence_bias?], products, hidden)?;
             let rows = Dim::Fixed(steps).combine(DimOp::Mul, batch);
             let flat = self.reshape(&format!("{name}.flat"), x, vec![rows, features])?;
             let gemm = Op::Gemm(Gemm { trans_a: false, trans_b: true });
@@ -112,8 +115,7 @@ impl Parts<'_> {
                 let name = format!("{name}.t{at}");
                 let x = self.slice(&format!("{name}.x_slice"), products, 0, at, at + 1)?;
                 let x = self.reshape(&format!("{name}.x"), x, vec![batch.clone(), width.into()])?;
-                let recurrence = [recurrence, recurrence_bias.clone()?];
-                state = step(self, &Step { name: &name, x, recurrence, state, hidden })?;
+                state = step(self, &Step { name: &name, x, recurrence: &recurrence, state, hidden })?;
                 outputs[at] = state[0];
             }
             let one = |parts: &mut Self, name: String, h: ValueId| {
@@ -137,18 +139,37 @@ impl Parts<'_> {
         Ok(vec![y, h])
     }
 
-    /// h times the rows `gates` of the recurrence, plus their bias.
+    /// The recurrence and its bias in parts of so many gates, the same at each step.
+    fn recurrences(
+        &mut self,
+        name: &str,
+        [weight, bias]: [ValueId; 2],
+        products: &[usize],
+        hidden: usize,
+    ) -> Result<Vec<[ValueId; 2]>, GraphError> {
+        if products.len() == 1 {
+            return Ok(vec![[weight, bias]]);
+        }
+        let (mut all, mut start) = (Vec::new(), 0);
+        for (index, gates) in products.iter().enumerate() {
+            let end = start + gates * hidden;
+            let weight = self.slice(&format!("{name}.recurrence{index}"), weight, 0, start, end)?;
+            let bias = self.slice(&format!("{name}.recurrence_bias{index}"), bias, 0, start, end)?;
+            all.push([weight, bias]);
+            start = end;
+        }
+        Ok(all)
+    }
+
+    /// h times part `index` of the recurrence, plus its bias.
     fn recurrence(
         &mut self,
         step: &Step<'_>,
         suffix: &str,
         h: ValueId,
-        gates: std::ops::Range<usize>,
+        index: usize,
     ) -> Result<ValueId, GraphError> {
-        let (start, end) = (gates.start * step.hidden, gates.end * step.hidden);
-        let [weight, bias] = step.recurrence;
-        let weight = self.slice(&format!("{}.{suffix}_weight", step.name), weight, 0, start, end)?;
-        let bias = self.slice(&format!("{}.{suffix}_bias", step.name), bias, 0, start, end)?;
+        let [weight, bias] = step.recurrence[index];
         let gemm = Op::Gemm(Gemm { trans_a: false, trans_b: true });
         self.add(&format!("{}.{suffix}", step.name), gemm, &[h, weight, bias])
     }
@@ -167,7 +188,7 @@ impl Parts<'_> {
 
     /// z and r, of the first two gates.
     fn update_and_reset(&mut self, step: &Step<'_>) -> Result<[ValueId; 2], GraphError> {
-        let recurrent = self.recurrence(step, "zr_h", step.state[0], 0..2)?;
+        let recurrent = self.recurrence(step, "zr_h", step.state[0], 0)?;
         let x = self.slice(&format!("{}.zr_x", step.name), step.x, 1, 0, 2 * step.hidden)?;
         let sum = self.binary(&format!("{}.zr_sum", step.name), Binary::Add, x, recurrent)?;
         let both = self.unary(&format!("{}.zr", step.name), Unary::Sigmoid, sum)?;
@@ -187,7 +208,7 @@ impl Parts<'_> {
         let name = |suffix: &str| format!("{}.{suffix}", step.name);
         let [z, r] = self.update_and_reset(step)?;
         let reset = self.binary(&name("reset"), Binary::Mul, r, step.state[0])?;
-        let recurrent = self.recurrence(step, "n_h", reset, 2..3)?;
+        let recurrent = self.recurrence(step, "n_h", reset, 1)?;
         let x = self.gate(step, "n_x", step.x, 2)?;
         let sum = self.binary(&name("n_sum"), Binary::Add, x, recurrent)?;
         let candidate = self.unary(&name("n"), Unary::Tanh, sum)?;
@@ -197,7 +218,7 @@ impl Parts<'_> {
     fn gru_step_linear_before_reset(&mut self, step: &Step<'_>) -> Result<[ValueId; 2], GraphError> {
         let name = |suffix: &str| format!("{}.{suffix}", step.name);
         let [z, r] = self.update_and_reset(step)?;
-        let recurrent = self.recurrence(step, "n_h", step.state[0], 2..3)?;
+        let recurrent = self.recurrence(step, "n_h", step.state[0], 1)?;
         let reset = self.binary(&name("reset"), Binary::Mul, r, recurrent)?;
         let x = self.gate(step, "n_x", step.x, 2)?;
         let sum = self.binary(&name("n_sum"), Binary::Add, x, reset)?;
@@ -207,7 +228,7 @@ impl Parts<'_> {
 
     fn lstm_step(&mut self, step: &Step<'_>) -> Result<[ValueId; 2], GraphError> {
         let name = |suffix: &str| format!("{}.{suffix}", step.name);
-        let recurrent = self.recurrence(step, "recurrent", step.state[0], 0..4)?;
+        let recurrent = self.recurrence(step, "recurrent", step.state[0], 0)?;
         let sum = self.binary(&name("sum"), Binary::Add, step.x, recurrent)?;
         let gate = |parts: &mut Self, suffix: &str, index: usize, function: Unary| {
             let gate = parts.gate(step, &format!("{suffix}_in"), sum, index)?;
