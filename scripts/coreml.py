@@ -56,6 +56,28 @@ def batch_norm(op, x, value):
     return F.batch_norm(x, mean, variance, gamma, beta, False, 0.0, float(op.epsilon.val))
 
 
+def lstm(op, x, value):
+    """The documentation of coremltools' `lstm` (iOS 15), step by step: gates in the order i, f, o, z."""
+    assert (op.recurrent_activation.val, op.cell_activation.val, op.activation.val) == ("sigmoid", "tanh", "tanh")
+    assert op.output_sequence.val and op.peephole is None and op.clip is None and x.dtype == torch.float32
+    both = op.direction.val == "bidirectional"
+    ways = [(op.weight_ih, op.weight_hh, op.bias, op.direction.val == "reverse")]
+    ways += [(op.weight_ih_back, op.weight_hh_back, op.bias_back, True)] if both else []
+    starts = [value(v).chunk(len(ways), 1) for v in (op.initial_h, op.initial_c)]
+    every, last = [], []
+    for (w, r, b, reverse), h, c in zip(ways, *starts, strict=True):
+        w, r, b = value(w), value(r), value(b)
+        rows = []
+        for step_x in x.flip(0) if reverse else x:
+            i, f, o, z = (step_x @ w.T + h @ r.T + b).chunk(4, 1)
+            c = f.sigmoid() * c + i.sigmoid() * z.tanh()
+            h = o.sigmoid() * c.tanh()
+            rows.append(h)
+        every.append(torch.stack(rows[::-1] if reverse else rows))
+        last.append((h, c))
+    return torch.cat(every, 2), *(torch.cat(states, 1) for states in zip(*last))
+
+
 def constant(array):
     return torch.from_numpy(np.array(array))
 
@@ -73,6 +95,8 @@ def step(op, value):
     if kind == "select":
         return torch.where(value(op.cond), value(op.a), value(op.b))
     x = value(op.inputs["x"])
+    if kind == "lstm":
+        return lstm(op, x, value)
     if kind == "layer_norm":
         assert ints(op.axes) == [-1]
         return F.layer_norm(x, x.shape[-1:], value(op.gamma), value(op.beta), float(op.epsilon.val))
@@ -101,6 +125,7 @@ def step(op, value):
         "relu": lambda: x.relu(),
         "relu6": lambda: F.relu6(x),
         "sigmoid": lambda: x.sigmoid(),
+        "tanh": lambda: x.tanh(),
         "sigmoid_hard": lambda: (x * float(op.alpha.val) + float(op.beta.val)).clamp(0, 1),
         "erf": lambda: x.erf(),
         "transpose": lambda: x.permute(ints(op.perm)),
@@ -133,8 +158,10 @@ def run(function, image):
             probabilities = value(op.probabilities)[0]
             label = op.classes.val[int(probabilities.argmax())]
             continue
-        result = computed[op.outputs[0].name] = step(op, value)
-        assert tuple(result.shape) == tuple(op.outputs[0].shape), (op.name, result.shape, op.outputs[0].shape)
+        results = step(op, value)
+        for var, result in zip(op.outputs, results if isinstance(results, tuple) else (results,), strict=True):
+            computed[var.name] = result
+            assert tuple(result.shape) == tuple(var.shape), (op.name, result.shape, var.shape)
     return computed["logits"], label, probabilities
 
 

@@ -49,10 +49,20 @@ impl Builder {
 
     /// The type of the program's activations.
     pub(super) fn float(&self) -> i32 {
-        match self.precision {
-            Precision::F16 => data_type::FLOAT16,
-            Precision::F32 => data_type::FLOAT32,
-        }
+        float(self.precision)
+    }
+
+    /// Adds a conversion of a tensor of `shape` and returns the name of its result.
+    pub(super) fn cast(&mut self, to: Precision, name: &str, x: String, shape: &[usize]) -> String {
+        let text = match to {
+            Precision::F16 => "fp16",
+            Precision::F32 => "fp32",
+        };
+        let dtype = self.constant(&format!("{name}_dtype"), Value::string(text));
+        let name = self.unused(name);
+        let result = named_type(&name, ValueType::tensor(float(to), shape));
+        self.named("cast", &[("x", x), ("dtype", dtype)], vec![result]);
+        name
     }
 
     /// A name that MIL accepts, `[A-Za-z_][A-Za-z0-9_@]*`, and that nothing has yet.
@@ -132,7 +142,19 @@ impl Builder {
         values: &[f32],
         shape: &[usize],
     ) -> Result<String, Problem> {
-        let value = self.floats(place, values, shape)?;
+        self.numbers_of(self.precision, place, name, values, shape)
+    }
+
+    /// As [`Builder::numbers`], in a type of their own.
+    pub(super) fn numbers_of(
+        &mut self,
+        precision: Precision,
+        place: &str,
+        name: &str,
+        values: &[f32],
+        shape: &[usize],
+    ) -> Result<String, Problem> {
+        let value = self.floats(precision, place, values, shape)?;
         Ok(self.constant(name, value))
     }
 
@@ -162,7 +184,7 @@ impl Builder {
         let values = vec![
             ("axis", Value::ints(vec![0], &[])),
             ("quantized_data", self.stored(data_type::INT8, shape, levels)),
-            ("scale", self.floats(place, &scales, &[channels])?),
+            ("scale", self.floats(self.precision, place, &scales, &[channels])?),
             ("zero_point", self.stored(data_type::INT8, &[channels], vec![0; channels])),
         ];
         let r#type = ValueType::tensor(self.float(), shape);
@@ -189,12 +211,18 @@ impl Builder {
         name
     }
 
-    fn floats(&mut self, place: &str, values: &[f32], shape: &[usize]) -> Result<Value, Problem> {
-        let bytes = match self.precision {
+    fn floats(
+        &mut self,
+        precision: Precision,
+        place: &str,
+        values: &[f32],
+        shape: &[usize],
+    ) -> Result<Value, Problem> {
+        let bytes = match precision {
             Precision::F32 => bytes_f32(values),
             Precision::F16 => bytes_f16(values),
         };
-        let finite = |x: &&f32| match self.precision {
+        let finite = |x: &&f32| match precision {
             Precision::F32 => x.is_finite(),
             Precision::F16 => f16::from_f32(**x).is_finite(),
         };
@@ -205,7 +233,7 @@ impl Builder {
             };
             return Err(Problem::unsupported(place, what, way_out));
         }
-        Ok(self.stored(self.float(), shape, bytes))
+        Ok(self.stored(float(precision), shape, bytes))
     }
 
     /// A value of elements given as bytes: in the program when it is small, else in the file of weights.
@@ -220,6 +248,13 @@ impl Builder {
         let offset = self.blobs.add(data_type, &bytes);
         let blob = Some(BlobFileValue { file_name: WEIGHT_FILE.to_owned(), offset });
         Value { r#type: Some(ValueType::tensor(data_type, shape)), immediate: None, blob }
+    }
+}
+
+fn float(precision: Precision) -> i32 {
+    match precision {
+        Precision::F16 => data_type::FLOAT16,
+        Precision::F32 => data_type::FLOAT32,
     }
 }
 

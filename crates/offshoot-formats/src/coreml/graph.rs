@@ -1,8 +1,10 @@
 //! A program of ours as a graph again: what proves that the bytes of a package say what the model is.
 
+mod moves;
+mod recurrent;
 mod values;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use offshoot_graph::model::{BATCH, INPUT as GRAPH_INPUT, OUTPUT};
 use offshoot_graph::op::{
@@ -10,13 +12,11 @@ use offshoot_graph::op::{
     Pooling, Reduce, SequenceOp, ShapeOp, Unary,
 };
 use offshoot_graph::passes::prune;
-use offshoot_graph::{
-    Bindings, DType, Dim, Graph, Metadata, Model, Op, Role, Shape, Tensor, ValueId, Weights,
-};
+use offshoot_graph::{DType, Dim, Graph, Metadata, Model, Op, Role, Shape, Tensor, ValueId, Weights};
 
 use super::program::scale_and_bias;
 use super::proto::{self, Operation, TensorType, Value};
-use super::{INPUT, LOGITS, METADATA_KEY};
+use super::{BATCH_KEY, INPUT, LOGITS, METADATA_KEY};
 use crate::error::Problem;
 use crate::metadata;
 
@@ -39,7 +39,10 @@ pub(super) fn model(specification: &proto::Model, file: &[u8]) -> Result<Model, 
     if metadata.classes != classes {
         return Err(damaged("the program and the metadata name different classes"));
     }
-    let mut reader = Reader::new(file, metadata);
+    let batch = description.and_then(|m| m.user_defined.get(BATCH_KEY));
+    let batch = batch.map(|json| serde_json::from_str(json)).transpose();
+    let batch = batch.map_err(|e| damaged(&format!("metadata, {BATCH_KEY}: {e}")))?;
+    let mut reader = Reader::new(file, metadata, batch.unwrap_or_default());
     for operation in &block.operations {
         reader.operation(operation)?;
     }
@@ -65,6 +68,10 @@ enum Known {
     Value(ValueId),
     /// Whether a value is not 0.
     Truth(ValueId),
+    /// A result of an LSTM with its directions side by side.
+    Joined(ValueId),
+    /// The same with an axis of the directions, behind that of the batch.
+    Apart(ValueId),
     Numbers {
         shape: Vec<usize>,
         values: Vec<f32>,
@@ -81,17 +88,19 @@ struct Reader<'a> {
     input: ValueId,
     weights: Weights,
     known: HashMap<String, Known>,
+    /// The axis of the batch in the results that are named.
+    batch: BTreeMap<String, usize>,
 }
 
 impl<'a> Reader<'a> {
-    fn new(file: &'a [u8], metadata: Metadata) -> Reader<'a> {
+    fn new(file: &'a [u8], metadata: Metadata, batch: BTreeMap<String, usize>) -> Reader<'a> {
         let mut graph = Graph::new(metadata.architecture.clone().unwrap_or_default());
         let size = metadata.preprocessing.size;
         let shape = Shape(vec![Dim::symbol(BATCH), 3.into(), size.into(), size.into()]);
         let input = graph.add_input(GRAPH_INPUT, DType::F32, shape);
         let picture = Known::Picture { scale: None };
         let known = HashMap::from([(INPUT.to_owned(), picture)]);
-        Reader { file, metadata, graph, input, weights: Weights::new(), known }
+        Reader { file, metadata, graph, input, weights: Weights::new(), known, batch }
     }
 
     fn finish(mut self) -> Result<Model, Problem> {
@@ -117,6 +126,8 @@ impl<'a> Reader<'a> {
             "constexpr_affine_dequantize" => self.dequantized(&call)?,
             "cast" | "identity" => self.get(&call, "x")?.clone(),
             "classify" => return Ok(()),
+            "lstm" => return self.lstm(&call),
+            "reshape" | "transpose" if self.is_apart(&call)? => self.apart(&call)?,
             "not_equal" => self.truth(&call)?,
             "select" => self.choice(&call, &name)?,
             kind => match Binary::from_mil(kind) {
@@ -124,10 +135,14 @@ impl<'a> Reader<'a> {
                 Some(_) | None => self.node(&call, &name)?,
             },
         };
-        if self.known.insert(name, result).is_some() {
-            return Err(call.damaged("two values have this name"));
+        self.know(&call, name, result)
+    }
+
+    fn know(&mut self, call: &Call<'_>, name: String, what: Known) -> Result<(), Problem> {
+        match self.known.insert(name, what) {
+            None => Ok(()),
+            Some(_) => Err(call.damaged("two values have this name")),
         }
-        Ok(())
     }
 
     /// A step of the preprocessing, or a function of two elements of the graph.
@@ -215,7 +230,7 @@ impl<'a> Reader<'a> {
             }
             "transpose" => Op::Shape(ShapeOp::Transpose { perm: self.list(call, "perm")? }),
             "slice_by_index" => self.slice(call, x)?,
-            "tile" => self.expand(call, x)?,
+            "tile" => self.expand(call, name, x)?,
             "softmax" => Op::Softmax { axis: self.sizes::<1>(call, "axis")?[0] },
             "max_pool" => Op::Pool(Pooling::Max(self.pool(call)?)),
             "avg_pool" => {
@@ -226,7 +241,7 @@ impl<'a> Reader<'a> {
                 }))
             }
             kind if Reduce::from_mil(kind).is_some() => self.reduce(call, kind)?,
-            "reshape" => self.reshape(call, x)?,
+            "reshape" => self.reshape(call, name, x)?,
             "conv" => return self.layer(call, name, x, Op::Conv(self.conv(call)?)),
             "linear" => return self.layer(call, name, x, Op::Gemm(Gemm { trans_a: false, trans_b: true })),
             "matmul" => {
@@ -309,56 +324,6 @@ impl<'a> Reader<'a> {
         self.add(call, name, Op::Shape(ShapeOp::Concat { axis }), &inputs)
     }
 
-    /// A value's sizes for one picture.
-    fn one_picture(&self, x: ValueId) -> Vec<usize> {
-        let one = Bindings::from([(BATCH.to_owned(), 1)]);
-        self.graph.value(x).shape.eval(&one).unwrap_or_default()
-    }
-
-    /// For pictures one at a time, so that a first size of 1 in what depends on the batch stands for the batch.
-    fn reshape(&self, call: &Call<'_>, x: ValueId) -> Result<Op, Problem> {
-        let shape = self.list(call, "shape")?;
-        let (dims, of_batch) = (self.one_picture(x), self.graph.value(x).shape.0.first());
-        let product = |dims: &[usize]| dims.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
-        if let [rows, columns] = shape[..] {
-            let fits = |&axis: &usize| {
-                product(&dims[..axis]) == Some(rows) && product(&dims[axis..]) == Some(columns)
-            };
-            if let Some(axis) = (1..=dims.len()).find(fits) {
-                return Ok(Op::Shape(ShapeOp::Flatten { axis }));
-            }
-        }
-        let of_batch = of_batch.is_some_and(|dim| dim.fixed().is_none());
-        Ok(Op::Shape(ShapeOp::Reshape {
-            shape: if of_batch { pictures(&shape) } else { Shape::fixed(&shape) },
-        }))
-    }
-
-    fn slice(&self, call: &Call<'_>, x: ValueId) -> Result<Op, Problem> {
-        let (begin, end) = (self.list(call, "begin")?, self.list(call, "end")?);
-        let dims = self.one_picture(x);
-        if begin.len() != dims.len() || end.len() != dims.len() {
-            return Err(call.damaged("it does not begin and end on every axis"));
-        }
-        let part = |&axis: &usize| begin[axis] != 0 || end[axis] != dims[axis];
-        let axes: Vec<usize> = (0..dims.len()).filter(part).collect();
-        match axes[..] {
-            [] => Ok(Op::Shape(ShapeOp::Identity)),
-            [axis] => Ok(Op::Shape(ShapeOp::Slice { axis, start: begin[axis], end: end[axis] })),
-            _ => Err(call.foreign("it takes a part of more than one axis")),
-        }
-    }
-
-    /// A parameter repeated for each picture.
-    fn expand(&self, call: &Call<'_>, x: ValueId) -> Result<Op, Problem> {
-        let (dims, times) = (self.one_picture(x), self.list(call, "reps")?);
-        if times.len() != dims.len() || dims.iter().zip(&times).any(|(&dim, &n)| dim != 1 && n != 1) {
-            return Err(call.foreign("it repeats what is more than one"));
-        }
-        let shape: Vec<usize> = dims.iter().zip(&times).map(|(dim, n)| dim * n).collect();
-        Ok(Op::Shape(ShapeOp::Expand { shape: pictures(&shape) }))
-    }
-
     fn add(&mut self, call: &Call<'_>, name: &str, op: Op, inputs: &[ValueId]) -> Result<Known, Problem> {
         self.graph.add(name, op, inputs).map(Known::Value).map_err(|e| call.damaged(e.to_string()))
     }
@@ -399,16 +364,24 @@ impl<'a> Reader<'a> {
             Known::Numbers { shape, values } => {
                 let (shape, values) = (shape.clone(), values.clone());
                 let name = argument.name.clone().unwrap_or_default();
-                let id = self.graph.add_parameter(&name, &shape, Role::Weight);
-                let key = self.graph.value(id).name.clone();
-                self.weights.insert(key, Tensor::f32(shape, values));
+                let id = self.parameter(&name, shape, values);
                 self.known.insert(name, Known::Value(id));
                 Ok(id)
+            }
+            Known::Joined(_) | Known::Apart(_) => {
+                Err(call.foreign("it reads an LSTM's directions as they are"))
             }
             Known::Truth(_) | Known::Ints(_) | Known::Bool(_) | Known::Text(_) => {
                 Err(call.damaged(format!("its `{parameter}` is no tensor of floats")))
             }
         }
+    }
+
+    fn parameter(&mut self, name: &str, shape: Vec<usize>, values: Vec<f32>) -> ValueId {
+        let id = self.graph.add_parameter(name, &shape, Role::Weight);
+        let key = self.graph.value(id).name.clone();
+        self.weights.insert(key, Tensor::f32(shape, values));
+        id
     }
 
     fn bool(&self, call: &Call<'_>, parameter: &str) -> Result<bool, Problem> {
@@ -417,15 +390,6 @@ impl<'a> Reader<'a> {
             _ => Err(call.damaged(format!("its `{parameter}` is neither true nor false"))),
         }
     }
-}
-
-/// A shape for any number of pictures from one for one picture.
-fn pictures(shape: &[usize]) -> Shape {
-    let mut shape = Shape::fixed(shape);
-    if let Some(first) = shape.0.first_mut().filter(|dim| dim.fixed() == Some(1)) {
-        *first = Dim::symbol(BATCH);
-    }
-    shape
 }
 
 fn immediate(value: &Value) -> Option<&proto::TensorValue> {

@@ -25,6 +25,10 @@ pub use package::write;
 /// The entry of the package's metadata that holds the model's, one JSON object.
 pub const METADATA_KEY: &str = "offshoot";
 
+/// The entry of the package's metadata that says of results which axis is the batch's, one JSON object: a program for one
+/// picture does not show it.
+const BATCH_KEY: &str = "offshoot.batch";
+
 /// The picture that a package takes.
 const INPUT: &str = "input";
 /// What it gives beside the label and the probabilities: f32 [1, classes].

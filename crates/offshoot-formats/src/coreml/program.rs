@@ -1,28 +1,30 @@
 //! Our graph as a program.
 
+mod batch;
 mod choice;
+mod description;
+mod moves;
 mod operands;
+mod recurrent;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 
 use offshoot_graph::op::{
-    AveragePool, BatchNormalization, Clip, Composite, Conv, Gemm, LayerNormalization, Name, Norm, Pool,
-    Pooling, Recurrent, SequenceOp, ShapeOp, Unary,
+    AveragePool, BatchNormalization, Clip, Conv, Gemm, LayerNormalization, Name, Norm, Pool, Pooling,
+    Recurrent, SequenceOp, ShapeOp, Unary,
 };
 use offshoot_graph::passes::{decompose, expand, gives_probabilities, remove_training_leftovers};
 use offshoot_graph::{
-    Bindings, DType, Dim, Graph, InferenceGraph, Metadata, Model, Node, Op, Preprocessing, ValueId, Weights,
+    Bindings, DType, Dim, Graph, InferenceGraph, Metadata, Model, Node, Op, Preprocessing, Tensor, ValueId,
+    Weights,
 };
 
 use self::operands::narrow;
+pub(super) use self::recurrent::{ACTIVATIONS, DIRECTIONS, OPERANDS, exchanged};
 use super::builder::{Builder, named_type};
-use super::proto::{
-    self, ARRAY_FLOAT32, ArrayFeatureType, DictionaryFeatureType, Empty, FeatureDescription, FeatureType,
-    Function, ImageFeatureType, ModelDescription, OPSET, Program, RGB, SPECIFICATION, Value, ValueType,
-    data_type,
-};
-use super::{INPUT, LABEL, LOGITS, METADATA_KEY, Options, PROBABILITIES, Precision, StoredWeights};
+use super::proto::{self, Function, OPSET, Program, SPECIFICATION, Value, ValueType, data_type};
+use super::{INPUT, LABEL, LOGITS, Options, PROBABILITIES, Precision, StoredWeights};
 use crate::error::Problem;
 
 const WAY_OUT: &str = "Export the model's own graph";
@@ -31,7 +33,8 @@ const TAKES_PICTURES: &str = "Core ML gets classifiers that take RGB pictures of
 /// The specification and the file of weights.
 pub(super) fn program(model: &Model, options: Options) -> Result<(proto::Model, Vec<u8>), Problem> {
     let unsupported = |what: String| Problem::unsupported("graph", what, WAY_OUT);
-    let graph = expand(&model.graph, |composite| !matches!(composite, Composite::Gru { .. }))
+    recurrent::check_steps(&model.graph)?;
+    let graph = expand(&model.graph, |_| true)
         .and_then(|graph| remove_training_leftovers(&graph))
         .map_err(|e| unsupported(e.to_string()))?;
     let in_mil = |unary: Unary| unary.row().mil != Name::None;
@@ -47,6 +50,9 @@ pub(super) fn program(model: &Model, options: Options) -> Result<(proto::Model, 
         int8: options.weights == StoredWeights::Int8,
         program: Builder::new(options.precision),
         names: HashMap::new(),
+        moved: HashMap::new(),
+        constants: HashMap::new(),
+        batch: BTreeMap::new(),
     };
     writer.picture(&metadata.preprocessing)?;
     for node in graph.nodes() {
@@ -61,7 +67,7 @@ pub(super) fn program(model: &Model, options: Options) -> Result<(proto::Model, 
         block_specializations: BTreeMap::from([(OPSET.to_owned(), block)]),
     };
     let program = Program { version: 1, functions: BTreeMap::from([("main".to_owned(), function)]) };
-    let description = Some(description(metadata)?);
+    let description = Some(description::description(metadata, &writer.batch)?);
     Ok((
         proto::Model { specification_version: SPECIFICATION, description, ml_program: Some(program) },
         weights,
@@ -101,43 +107,6 @@ fn bindings(graph: &Graph, size: usize) -> Result<Bindings, Problem> {
     }
 }
 
-fn description(metadata: &Metadata) -> Result<ModelDescription, Problem> {
-    let json = serde_json::to_string(metadata)
-        .map_err(|e| Problem::unsupported("metadata", e.to_string(), "Use finite numbers"))?;
-    let feature = |name: &str, text: &str, r#type: FeatureType| FeatureDescription {
-        name: name.to_owned(),
-        short_description: text.to_owned(),
-        r#type: Some(r#type),
-    };
-    let side = metadata.preprocessing.size as i64;
-    let image = Some(ImageFeatureType { width: side, height: side, color_space: RGB });
-    let shape = vec![1, metadata.classes.len() as i64];
-    let multi_array = Some(ArrayFeatureType { shape, data_type: ARRAY_FLOAT32 });
-    let dictionary = Some(DictionaryFeatureType { string_key: Some(Empty {}) });
-    Ok(ModelDescription {
-        input: vec![feature(INPUT, "an RGB picture", FeatureType { image, ..Default::default() })],
-        output: vec![
-            feature(
-                LABEL,
-                "the most probable class",
-                FeatureType { string: Some(Empty {}), ..Default::default() },
-            ),
-            feature(
-                PROBABILITIES,
-                "the probability of each class",
-                FeatureType { dictionary, ..Default::default() },
-            ),
-            feature(LOGITS, "the network's output", FeatureType { multi_array, ..Default::default() }),
-        ],
-        predicted_feature_name: LABEL.to_owned(),
-        predicted_probabilities_name: PROBABILITIES.to_owned(),
-        metadata: Some(proto::Metadata {
-            short_description: metadata.architecture.clone().unwrap_or_default(),
-            user_defined: BTreeMap::from([(METADATA_KEY.to_owned(), json)]),
-        }),
-    })
-}
-
 /// What a picture's bytes are multiplied by, and what is added then.
 pub(super) fn scale_and_bias(steps: &Preprocessing) -> ([f32; 3], [f32; 3]) {
     let scale = steps.std.map(|std| (1.0 / (255.0 * f64::from(std))) as f32);
@@ -153,6 +122,19 @@ struct Writer<'a> {
     program: Builder,
     /// What each value of the graph is called in the program.
     names: HashMap<ValueId, String>,
+    /// Parts of weights.
+    moved: HashMap<ValueId, Tensor>,
+    /// What stored numbers are called in the program, which holds each once.
+    constants: HashMap<(ValueId, Stored), String>,
+    /// The axis of the batch in results whose sizes for one picture do not show it.
+    batch: BTreeMap<String, usize>,
+}
+
+/// How numbers are stored.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Stored {
+    Plain,
+    Weight { transpose: bool },
 }
 
 /// An operator that Core ML has in part only.
@@ -183,8 +165,7 @@ impl Writer<'_> {
             name = result;
         }
         if self.program.precision == Precision::F16 {
-            let dtype = self.program.constant("input_cast_dtype", Value::string("fp16"));
-            name = self.program.operator("cast", "input_cast", &[("x", name), ("dtype", dtype)], &shape);
+            name = self.program.cast(Precision::F16, "input_cast", name, &shape);
         }
         self.names.insert(self.graph.inputs()[0], name);
         Ok(())
@@ -198,11 +179,10 @@ impl Writer<'_> {
             return Err(Problem::unsupported("graph", what, TAKES_PICTURES));
         };
         let shape = self.graph.value(*output).shape.eval(&self.bindings).unwrap_or_default();
-        if shape != [1, classes] || self.graph.producer(*output).is_none() {
+        let Some(computed) = self.names.get(output).filter(|_| shape == [1, classes]).cloned() else {
             let what = format!("it does not give {classes} logits");
             return Err(Problem::unsupported("graph", what, TAKES_PICTURES));
-        }
-        let computed = self.names[output].clone();
+        };
         let f32_type = ValueType::tensor(data_type::FLOAT32, &shape);
         let (kind, parameter) = match self.program.precision {
             Precision::F16 => {
@@ -230,6 +210,10 @@ impl Writer<'_> {
         {
             return Err(refused(node, format!("its input `{}` is {}, not f32", value.name, value.dtype)));
         }
+        if let Some(tensor) = self.moved(node)? {
+            self.moved.insert(node.outputs[0], tensor);
+            return Ok(());
+        }
         let result = match &node.op {
             Op::Conv(conv) => self.conv(node, conv)?,
             Op::Gemm(gemm) => self.gemm(node, *gemm)?,
@@ -255,7 +239,8 @@ impl Writer<'_> {
             Op::Shape(ShapeOp::Slice { axis, start, end }) => self.slice(node, *axis, *start..*end)?,
             Op::Shape(ShapeOp::Expand { .. }) => self.tile(node)?,
             Op::Sequence(SequenceOp::Where) => self.choice(node)?,
-            Op::Recurrent(Recurrent::Lstm(_)) | Op::Composite(_) | Op::Sequence(_) => {
+            Op::Recurrent(Recurrent::Lstm(direction)) => return self.lstm(node, *direction),
+            Op::Composite(_) | Op::Sequence(_) => {
                 return Err(refused(node, "it is not written: export to ONNX"));
             }
             Op::QuantizeLinear { .. }
@@ -390,7 +375,9 @@ impl Writer<'_> {
         }
         let times: Vec<usize> = x.iter().zip(&y).map(|(x, y)| y / (*x).max(1)).collect();
         let inputs = [("x", self.operand(node, 0)?), ("reps", self.ints(node, "reps", &times)?)];
-        self.add("tile", node, &inputs)
+        let result = self.add("tile", node, &inputs)?;
+        self.note_batch(node, &result);
+        Ok(result)
     }
 
     fn batch_norm(&mut self, node: &Node, norm: BatchNormalization) -> Result<String, Problem> {
@@ -470,7 +457,9 @@ impl Writer<'_> {
     fn reshape(&mut self, node: &Node) -> Result<String, Problem> {
         let shape = self.shape(node, node.outputs[0])?;
         let inputs = [("x", self.operand(node, 0)?), ("shape", self.ints(node, "shape", &shape)?)];
-        self.add("reshape", node, &inputs)
+        let result = self.add("reshape", node, &inputs)?;
+        self.note_batch(node, &result);
+        Ok(result)
     }
 
     fn softmax(&mut self, node: &Node, axis: usize) -> Result<String, Problem> {

@@ -6,7 +6,7 @@ mod sequence;
 
 use std::collections::{HashMap, HashSet};
 
-use offshoot_graph::op::{AveragePool, Norm, Pooling, ShapeOp};
+use offshoot_graph::op::{AveragePool, Norm, Pooling, Recurrent, ShapeOp};
 use offshoot_graph::passes::{decompose, expand, plain_products, remove_training_leftovers};
 use offshoot_graph::{
     DType, Dim, Graph, InferenceGraph, Model, Node, Op, Preprocessing, Shape, Source, Tensor, ValueId,
@@ -331,13 +331,14 @@ impl<'g, 'w> Writer<'g, 'w> {
                 let per_axis = self.graph.value(node.inputs[1]).shape.rank() == 1;
                 per_axis.then(|| int("axis", *axis as i64)).into_iter().collect()
             }
-            Op::Recurrent(_) => {
+            Op::Recurrent(Recurrent::Lstm(direction)) => {
+                self.recurrent(node, *direction, Vec::new());
+                return Ok(());
+            }
+            Op::Recurrent(Recurrent::DynamicQuantizeLstm(_)) => {
                 let place = format!("node `{}` ({})", node.name, node.op.name());
-                return Err(Problem::unsupported(
-                    place,
-                    "recurrent operators can be run, but not written",
-                    WAY_OUT,
-                ));
+                let what = "an LSTM of integers can be run, but not written";
+                return Err(Problem::unsupported(place, what, WAY_OUT));
             }
             Op::Shape(ShapeOp::Identity)
             | Op::Dropout { .. }

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)] // a test's panic is its failure
 
 mod coreml;
+mod coreml_recurrent;
 mod forms;
 mod functions;
 mod onnx;

@@ -3,7 +3,7 @@
 use offshoot_graph::op::Pool;
 use offshoot_graph::{Node, Shape, Source, Tensor, ValueId};
 
-use super::{Writer, refused};
+use super::{Stored, Writer, refused};
 use crate::coreml::proto::Value;
 use crate::error::Problem;
 
@@ -45,13 +45,14 @@ impl Writer<'_> {
         self.graph.value(id).shape.eval(&self.bindings).map_err(|e| refused(node, e.to_string()))
     }
 
-    /// The tensor of a parameter or constant.
+    /// The tensor of a parameter or constant, or of what is only moved of them.
     pub(super) fn tensor(&self, id: ValueId) -> Option<&Tensor> {
         let value = self.graph.value(id);
         match &value.source {
             Source::Parameter(_) => self.weights.get(&value.name),
             Source::Constant(tensor) => Some(tensor),
-            Source::Input | Source::Node { .. } => None,
+            Source::Node { .. } => self.moved.get(&id),
+            Source::Input => None,
         }
     }
 
@@ -90,13 +91,23 @@ impl Writer<'_> {
 
     /// A constant in the program's type.
     pub(super) fn vector(&mut self, node: &Node, i: usize) -> Result<String, Problem> {
+        let key = (node.inputs[i], Stored::Plain);
+        if let Some(name) = self.constants.get(&key) {
+            return Ok(name.clone());
+        }
         let (numbers, shape) = self.stored(node, i)?;
         let (numbers, name) = (numbers.to_vec(), self.graph.value(node.inputs[i]).name.clone());
-        self.program.numbers(&format!("parameter `{name}`"), &name, &numbers, &shape)
+        let result = self.program.numbers(&format!("parameter `{name}`"), &name, &numbers, &shape)?;
+        self.constants.insert(key, result.clone());
+        Ok(result)
     }
 
     /// The weight of a convolution or a linear layer, [output channels, ..].
     pub(super) fn weight(&mut self, node: &Node, i: usize, transpose: bool) -> Result<String, Problem> {
+        let key = (node.inputs[i], Stored::Weight { transpose });
+        if let Some(name) = self.constants.get(&key) {
+            return Ok(name.clone());
+        }
         let (numbers, mut shape) = self.stored(node, i)?;
         let mut numbers = numbers.to_vec();
         if transpose {
@@ -107,10 +118,12 @@ impl Writer<'_> {
         }
         let name = self.graph.value(node.inputs[i]).name.clone();
         let place = format!("parameter `{name}`");
-        match self.int8 {
-            true => self.program.quantized(&place, &name, &numbers, &shape),
-            false => self.program.numbers(&place, &name, &numbers, &shape),
-        }
+        let result = match self.int8 {
+            true => self.program.quantized(&place, &name, &numbers, &shape)?,
+            false => self.program.numbers(&place, &name, &numbers, &shape)?,
+        };
+        self.constants.insert(key, result.clone());
+        Ok(result)
     }
 }
 

@@ -64,20 +64,31 @@ impl Writer<'_, '_> {
                 attributes
             }
             Composite::Gru { direction, linear_before_reset } => {
-                let recurrence = &self.graph.value(node.inputs[2]).shape;
-                let hidden = recurrence.0.last().and_then(|dim| dim.fixed()).unwrap_or_default();
-                vec![
-                    text("direction", way(*direction)),
-                    int("hidden_size", hidden as i64),
-                    int("linear_before_reset", (*linear_before_reset).into()),
-                ]
+                let linear = int("linear_before_reset", (*linear_before_reset).into());
+                self.recurrent(node, *direction, vec![linear]);
+                return Ok(());
             }
         };
-        let mut proto = proto_node(composite.name(), &node.name, inputs, "");
+        self.several(node, inputs, attributes);
+        Ok(())
+    }
+
+    /// A recurrent operator: inputs and outputs are those of the graph, and the attributes these, its direction and its size.
+    pub(super) fn recurrent(&mut self, node: &Node, direction: Direction, own: Vec<AttributeProto>) {
+        let recurrence = &self.graph.value(node.inputs[2]).shape;
+        let hidden = recurrence.0.last().and_then(|dim| dim.fixed()).unwrap_or_default();
+        let mut attributes = vec![text("direction", way(direction)), int("hidden_size", hidden as i64)];
+        attributes.extend(own);
+        let inputs = node.inputs.iter().map(|&id| self.name(id).to_owned()).collect();
+        self.several(node, inputs, attributes);
+    }
+
+    /// A node with all outputs of the graph's.
+    fn several(&mut self, node: &Node, inputs: Vec<String>, attributes: Vec<AttributeProto>) {
+        let mut proto = proto_node(node.op.name(), &node.name, inputs, "");
         proto.output = node.outputs.iter().map(|&id| self.name(id).to_owned()).collect();
         proto.attribute = attributes;
         self.proto.node.push(proto);
-        Ok(())
     }
 
     /// The name of a number that `node` reads.
