@@ -51,7 +51,7 @@ fn bench_layer(criterion: &mut Criterion<Ceilings>, isa: Isa, batch: usize, laye
     group.sample_size(10);
     group.throughput(Throughput::Elements((2 * dy.len() * w.len() / out_c) as u64));
     filter.pack(isa, &s, &w);
-    let epilogue = Epilogue { bias: Some(&bias), residual: None, activation: Activation::Relu };
+    let epilogue = Epilogue { bias: Some(&bias), residual: None, activation: Activation::Relu, then: None };
     group.bench_function("forward", |b| b.iter(|| conv(isa, &s, black_box(&x), &filter, &epilogue, &mut y)));
     filter.pack_for_input_grad(isa, &s, &w);
     group.bench_function("input gradient", |b| {

@@ -44,7 +44,7 @@ fn layer(
     group.sample_size(10);
     let relu6 = Activation::Clip { min: 0.0, max: 6.0 };
     group.bench_function(BenchmarkId::new("forward", batch), |b| {
-        b.iter(|| depthwise::forward(isa, &shape, &x, &weights, Some(&bias), relu6, &mut y));
+        b.iter(|| depthwise::forward(isa, &shape, &x, &weights, Some(&bias), (relu6, None), &mut y));
     });
     group.bench_function(BenchmarkId::new("input gradient", batch), |b| {
         b.iter(|| depthwise::input_grad(isa, &shape, &dy, &weights, &mut dx));

@@ -216,6 +216,10 @@ fn tenants(steps: &[Step], sizes: &[usize], kept: &[Slot]) -> (Vec<Option<usize>
     for (index, Step { buffers, .. }) in steps.iter().enumerate() {
         for (place, slot) in buffers.writes.iter().enumerate() {
             let bytes = sizes[slot.0];
+            if tenants[slot.0].is_some() {
+                // Another step has written a part of it, and it lives to its last use.
+                continue;
+            }
             let over = buffers.over.filter(|over| {
                 let once = buffers.reads.iter().filter(|&read| read == over).count() == 1;
                 place == 0 && once && last_use[over.0] == index && sizes[over.0] == bytes

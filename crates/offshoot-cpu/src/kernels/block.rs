@@ -200,13 +200,14 @@ impl Task<'_> {
             };
             let middle = &mut middle[..out.len() * middle_width];
             let Depthwise { weights, bias, activation, .. } = *depthwise;
-            depthwise::forward(self.isa, &shape, source, weights, bias, activation, middle);
+            depthwise::forward(self.isa, &shape, source, weights, bias, (activation, None), middle);
             held = needed;
 
             let (shape, _) = strip(&project.shape, &out);
             let width = shape.out_w * shape.out_c;
             let residual = self.residual.map(|r| &r[part(picture, project.shape.out_h, &out, width)]);
-            let epilogue = Epilogue { bias: project.bias, residual, activation: project.activation };
+            let epilogue =
+                Epilogue { bias: project.bias, residual, activation: project.activation, then: None };
             let y = &mut y[(out.start - rows.start) * width..(out.end - rows.start) * width];
             conv(self.isa, &shape, middle, project.filter, &epilogue, y);
         }
@@ -233,7 +234,8 @@ impl Task<'_> {
         }
         let (shape, reads) = strip(&expand.shape, &new);
         let x = part(picture, expand.shape.in_h, &reads, expand.shape.in_w * expand.shape.in_c);
-        let epilogue = Epilogue { bias: expand.bias, residual: None, activation: expand.activation };
+        let epilogue =
+            Epilogue { bias: expand.bias, residual: None, activation: expand.activation, then: None };
         let to = &mut to[kept * width..needed.len() * width];
         conv(self.isa, &shape, &self.x[x], expand.filter, &epilogue, to);
     }

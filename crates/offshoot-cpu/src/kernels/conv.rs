@@ -1,11 +1,14 @@
 //! Dense and grouped convolution. (Depthwise convolution has a kernel of its own.)
 
 use offshoot_graph::DType;
+use offshoot_graph::op::Unary;
 
 use super::element::{Element, ViewMut};
+use super::elementwise::unary_in_place;
 use super::gather::{self, Cells, Gather, Operands, Tap, Target, WeightOrder};
 use super::grouped::{self, by_groups};
 use super::parallel::{self, Shared};
+use super::shape::Columns;
 use super::simd::Isa;
 use super::size::elements;
 use super::source::Source;
@@ -13,21 +16,23 @@ use super::winograd::{self, by_winograd};
 use super::{Activation, ConvShape};
 use crate::buffer::Buffer;
 
-/// What a convolution adds and applies before it stores: `y = activation(conv(x) + bias + residual)`.
+/// What a convolution adds and applies before it stores: `y = then(activation(conv(x) + bias + residual))`.
 #[derive(Clone, Copy, Debug)]
 pub struct Epilogue<'a, E = f32> {
     /// One float an output channel.
     pub bias: Option<&'a [f32]>,
     /// As large as the output, NHWC.
     pub residual: Option<&'a [E]>,
-    /// Applied last.
+    /// Applied then.
     pub activation: Activation,
+    /// Applied last.
+    pub then: Option<Unary>,
 }
 
 impl<E: Element> Epilogue<'_, E> {
     /// Nothing at all.
     pub const NONE: Epilogue<'static, E> =
-        Epilogue { bias: None, residual: None, activation: Activation::None };
+        Epilogue { bias: None, residual: None, activation: Activation::None, then: None };
 }
 
 /// Weights in the order that a kernel reads them. Packing again reuses the memory.
@@ -226,7 +231,7 @@ pub(super) fn forward(shape: &ConvShape) -> Gather {
     }
 }
 
-/// `y = activation(conv(x) + bias + residual)`, NHWC.
+/// `y = then(activation(conv(x) + bias + residual))`, NHWC.
 ///
 /// Where `x` and `y` are no f32, `y` is the sum of the same products in f32, rounded once; a filter of rounded weights is
 /// the caller's business. Every output element is summed in the same order wherever its pixel lies in the batch and however many threads
@@ -242,10 +247,55 @@ pub fn conv<E: Element>(
     epilogue: &Epilogue<'_, E>,
     y: &mut [E],
 ) {
-    assert_eq!([x.len(), y.len()], activations_len(shape), "input and output of {shape:?}");
+    conv_columns(
+        isa,
+        shape,
+        x,
+        filter,
+        epilogue,
+        Columns { row: shape.out_c, start: 0, width: shape.out_c },
+        y,
+    );
+    if let Some(then) = epilogue.then.filter(|_| !applies_functions::<E>(isa, shape)) {
+        unary_in_place(isa, then, y);
+    }
+}
+
+/// [`conv`] that writes some columns of rows which are longer than its pixels: a part of a concatenation. Where these are not all, it adds
+/// no residual, and applies [`Epilogue::then`] only where [`applies_functions`].
+///
+/// # Panics
+/// As [`conv`], and when the columns are not its channels or no columns of `y`.
+pub(crate) fn conv_columns<E: Element>(
+    isa: Isa,
+    shape: &ConvShape,
+    x: &[E],
+    filter: &PackedFilter,
+    epilogue: &Epilogue<'_, E>,
+    columns: Columns,
+    y: &mut [E],
+) {
+    let Columns { row: pitch, start, width } = columns;
+    let pixels = elements([shape.batch, shape.out_h, shape.out_w]);
+    assert_eq!(
+        [x.len(), y.len()],
+        [activations_len(shape)[0], elements([pixels, pitch])],
+        "input and output of {shape:?}"
+    );
+    assert!(width == shape.out_c && start + width <= pitch, "{columns:?} of {shape:?}");
     assert!(epilogue.bias.is_none_or(|bias| bias.len() == shape.out_c), "bias of {shape:?}");
-    assert!(epilogue.residual.is_none_or(|residual| residual.len() == y.len()), "residual of {shape:?}");
-    let gathers = [forward(shape)];
+    assert!(
+        epilogue.residual.is_none_or(|residual| pitch == width && residual.len() == y.len()),
+        "residual of {shape:?}"
+    );
+    let mut gather = forward(shape);
+    gather.target = Target {
+        base: start,
+        image: shape.out_h * shape.out_w * pitch,
+        row: shape.out_w * pitch,
+        col: pitch,
+    };
+    let gathers = [gather];
     let (cells, filter) = filter.get::<E>(isa, shape, &gathers);
     let operands = Operands {
         source: E::view(x),
@@ -256,9 +306,15 @@ pub fn conv<E: Element>(
         bounds: epilogue.activation.bounds(),
         norm: None,
         moments: None,
+        then: epilogue.then.filter(|_| applies_functions::<E>(isa, shape)),
     };
-    // Safety: the operands have the sizes of the shape, which is the gather's, and the filter is packed for it.
+    // Safety: the operands have the sizes of the shape, which is the gather's, the filter is packed for it, and the columns lie in `y`.
     unsafe { run_gathers(isa, shape, &gathers, operands, E::view_mut(y)) };
+}
+
+/// Whether the kernel of `shape` applies a function to what it stores, while that is in a cache.
+pub(crate) fn applies_functions<E: Element>(isa: Isa, shape: &ConvShape) -> bool {
+    E::DTYPE == DType::F32 && !by_winograd(shape) && !by_groups(isa, shape)
 }
 
 /// Whether [`conv_in_training`] reads the input of `shape`, on `E`, through a norm: where each pixel is read once, as floats.
@@ -321,6 +377,7 @@ pub fn conv_in_training<E: Element>(
         bounds: Activation::None.bounds(),
         norm,
         moments: moments.map(Shared::new),
+        then: None,
     };
     // Safety: as in `conv`; only a pointwise gather of floats has a norm, and the moments have a place for each of its blocks.
     unsafe { run_gathers(isa, shape, &gathers, operands, E::view_mut(y)) };

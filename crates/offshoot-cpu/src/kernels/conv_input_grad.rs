@@ -103,6 +103,7 @@ pub(crate) fn conv_transpose<E: Element>(
         bounds: Activation::None.bounds(),
         norm: None,
         moments: None,
+        then: None,
     };
     // Safety: the operands have the sizes of the shape, whose phases are disjoint pixels of the input, and the filter is packed for them.
     unsafe { run_gathers(isa, shape, &gathers, operands, E::view_mut(dx)) };

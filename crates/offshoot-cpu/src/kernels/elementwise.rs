@@ -11,8 +11,8 @@ pub use self::broadcast::broadcast_binary;
 use self::unary::Gradient;
 use super::Activation;
 use super::element::Element;
-use super::rows::{Fold, Map, map, map_in_place, map_rows, sum_rows};
-use super::simd::{Isa, Simd};
+use super::rows::{Fold, Map, load, map, map_in_place, map_rows, store, sum_rows};
+use super::simd::{Isa, Kernel, Simd};
 
 /// x clamped to [low, high]; a NaN stays a NaN.
 ///
@@ -78,6 +78,40 @@ pub fn unary<E: Element>(isa: Isa, op: Unary, x: &[E], out: &mut [E]) {
 /// x = op(x).
 pub fn unary_in_place<E: Element>(isa: Isa, op: Unary, x: &mut [E]) {
     map_in_place(isa, x, [], op);
+}
+
+/// x = op(x) for some columns of some rows, on this thread: what a kernel has just stored is still in a cache.
+pub(super) struct InPlace<'a, E> {
+    pub(super) op: Unary,
+    /// The first column.
+    pub(super) x: *mut E,
+    /// Where each row starts, in elements past `x`.
+    pub(super) rows: &'a [usize],
+    pub(super) cols: usize,
+}
+
+impl<E: Element> Kernel for InPlace<'_, E> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let whole = self.cols - self.cols % S::LANES;
+        for &row in self.rows {
+            // Safety: whoever makes it has the columns of these rows to itself.
+            unsafe {
+                let x = self.x.add(row);
+                for at in (0..whole).step_by(S::LANES) {
+                    let y = self.op.call::<S>([load::<S, E, true>(x.add(at), S::LANES)], []);
+                    store::<S, E, true>(x.add(at), S::LANES, y);
+                }
+                let n = self.cols - whole;
+                if n > 0 {
+                    let y = self.op.call::<S>([load::<S, E, false>(x.add(whole), n)], []);
+                    store::<S, E, false>(x.add(whole), n, y);
+                }
+            }
+        }
+    }
 }
 
 /// dx = dy op'(x), `known` being x or op(x), as the derivative in `op`'s row says.

@@ -12,6 +12,8 @@ mod plan;
 
 use std::marker::PhantomData;
 
+use offshoot_graph::op::Unary;
+
 use self::block::Block;
 pub(super) use self::copy::{Ahead, copy};
 pub(super) use self::pack::{WeightOrder, pack, pack_panel};
@@ -207,6 +209,8 @@ pub(super) struct Operands<'a> {
     /// Where the moments of the output go: those of each of [`moment_blocks`], as [`area_moments`](super::batch_norm::area_moments) leaves them. For one gather
     /// whose output has nothing but its grid.
     pub(super) moments: Option<Shared>,
+    /// Applied to floats that are stored, last.
+    pub(super) then: Option<Unary>,
 }
 
 /// Runs `gathers` over the same operands into `out`.

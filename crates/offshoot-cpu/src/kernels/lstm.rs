@@ -125,7 +125,7 @@ impl Matrix {
         };
         match self {
             Matrix::Floats(filter) => {
-                let epilogue = Epilogue { bias, residual: rows, activation: Activation::None };
+                let epilogue = Epilogue { bias, residual: rows, activation: Activation::None, then: None };
                 conv(isa, shape, x, filter, &epilogue, out);
             }
             Matrix::Bytes { weight, scale } => {

@@ -80,6 +80,47 @@ pub(crate) fn permute<E: Element>(x: &[E], shape: &[usize], perm: &[usize], out:
     });
 }
 
+/// Each row of `groups` x `channels` elements as its transpose.
+///
+/// # Panics
+/// When the slices differ in size, or are no whole rows.
+pub(crate) fn channel_shuffle<E: Stored>(x: &[E], [groups, channels]: [usize; 2], out: &mut [E]) {
+    let width = elements([groups, channels]);
+    assert!(
+        x.len() == out.len() && width > 0 && x.len().is_multiple_of(width),
+        "rows of {groups} x {channels}"
+    );
+    let shared = Shared::new(out);
+    for_chunks(x.len() / width, rows_per_task(width), |rows| {
+        let (start, len) = (rows.start * width, rows.len() * width);
+        // Safety: the rows of a task are its own.
+        let out = unsafe { std::slice::from_raw_parts_mut(shared.at(start), len) };
+        let rows = x[start..start + len].chunks_exact(width).zip(out.chunks_exact_mut(width));
+        match groups {
+            2 => rows.for_each(|(x, out)| interleave::<E, 2>(x, out)),
+            3 => rows.for_each(|(x, out)| interleave::<E, 3>(x, out)),
+            4 => rows.for_each(|(x, out)| interleave::<E, 4>(x, out)),
+            8 => rows.for_each(|(x, out)| interleave::<E, 8>(x, out)),
+            _ => rows.for_each(|(x, out)| {
+                for (i, out) in out.iter_mut().enumerate() {
+                    *out = x[i % groups * channels + i / groups];
+                }
+            }),
+        }
+    });
+}
+
+/// A row of `G` groups, as groups of one element of each.
+fn interleave<E: Stored, const G: usize>(x: &[E], out: &mut [E]) {
+    let channels = x.len() / G;
+    let groups: [&[E]; G] = std::array::from_fn(|group| &x[group * channels..][..channels]);
+    for (channel, out) in out.as_chunks_mut::<G>().0.iter_mut().enumerate() {
+        for (out, group) in out.iter_mut().zip(&groups) {
+            *out = group[channel];
+        }
+    }
+}
+
 /// out = x broadcast from `x_shape` to `shape`. Plain and serial: for small operands.
 ///
 /// # Panics
@@ -168,6 +209,20 @@ mod tests {
         assert_eq!(out, [4.0, 5.0, 2.0, 3.0]);
         for index in [3, -4, i64::MAX, i64::MIN] {
             assert_eq!(copy_rows(&table, 2, &[0, index], &mut out), Err(index));
+        }
+    }
+
+    #[test]
+    fn channels_of_groups_are_transposed() {
+        let x: Vec<f32> = (0..2 * 30).map(|i| i as f32).collect();
+        for groups in [1, 2, 3, 5, 6, 10, 30] {
+            let channels = 30 / groups;
+            let mut out = vec![f32::NAN; x.len()];
+            channel_shuffle(&x, [groups, channels], &mut out);
+            for (i, &found) in out.iter().enumerate() {
+                let (row, at) = (i / 30, i % 30);
+                assert_eq!(found, x[row * 30 + at % groups * channels + at / groups], "{groups} groups, {i}");
+            }
         }
     }
 

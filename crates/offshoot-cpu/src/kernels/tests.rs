@@ -115,7 +115,9 @@ fn depthwise_convolutions_whose_sizes_wrap_are_refused() {
         let y = vec![0.0f32; wrapped([s.batch, s.out_h, s.out_w, s.out_c])];
         let w = vec![0.0f32; wrapped([s.out_c, s.kernel[0], s.kernel[1]])];
         refused(&what, |_| depthwise::pack(&s, &w, &mut w.clone()));
-        refused(&what, |isa| depthwise::forward(isa, &s, &x, &w, None, Activation::None, &mut y.clone()));
+        refused(&what, |isa| {
+            depthwise::forward(isa, &s, &x, &w, None, (Activation::None, None), &mut y.clone())
+        });
         refused(&what, |isa| depthwise::input_grad(isa, &s, &y, &w, &mut x.clone()));
         refused(&what, |isa| depthwise::weight_grad(isa, &s, &x, &y, &mut w.clone()));
         refused(&what, |isa| {

@@ -10,7 +10,9 @@ use super::{Lowering, Order, unsupported};
 use crate::filters::Direction;
 use crate::kernels::backward::{Gradients, Operands};
 use crate::kernels::batch_norm::Reduction;
-use crate::kernels::conv::{Epilogue, conv, conv_in_training, kernel_name, moment_rows, reads_norm};
+use crate::kernels::conv::{
+    Epilogue, applies_functions, conv, conv_columns, conv_in_training, kernel_name, moment_rows, reads_norm,
+};
 use crate::kernels::conv_input_grad::{conv_input_grad, conv_transpose};
 use crate::kernels::conv_weight_grad::{conv_weight_grad, conv_weight_grad_workspace};
 use crate::kernels::depthwise;
@@ -85,16 +87,16 @@ impl Lowering<'_> {
         let x = self.read::<E>(node.inputs[0])?;
         let bias = node.inputs.get(2).map(|&b| self.plain(b)).transpose()?;
         let residual = if residual { Some(self.read(node.inputs[3])?) } else { None };
-        let y = self.write(node.outputs[0])?;
         if depthwise::supports(&shape) {
+            let y = self.write(node.outputs[0])?;
             let weight = self.depthwise_filter::<E>(&shape, node.inputs[1])?;
-            let own = if residual.is_some() { Activation::None } else { activation };
             let reads = (x, weight, bias, residual);
             self.step("depthwise", reads, y, move |(x, weight, bias, residual), y| {
-                depthwise::forward(isa, &shape, x, weight, bias, own, y);
-                if let Some(residual) = residual {
-                    add_activation_in_place(isa, y, residual, activation);
-                }
+                let Some(residual) = residual else {
+                    return depthwise::forward(isa, &shape, x, weight, bias, (activation, then), y);
+                };
+                depthwise::forward(isa, &shape, x, weight, bias, (Activation::None, None), y);
+                add_activation_in_place(isa, y, residual, activation);
                 if let Some(then) = then {
                     unary_in_place(isa, then, y);
                 }
@@ -103,16 +105,28 @@ impl Lowering<'_> {
         }
         let filter = self.filter::<E>(&shape, node.inputs[1], Direction::Forward)?;
         let reads = (x, filter, bias, residual);
+        let is_part = residual.is_none() && then.is_none_or(|_| applies_functions::<E>(isa, &shape));
+        if is_part && let Some((whole, columns)) = self.write_part::<E>(node.outputs[0]) {
+            self.scratch_step(
+                kernel_name(isa, &shape),
+                reads,
+                whole,
+                move |(x, filter, bias, residual), whole, scratch| {
+                    let filter = filter.packed::<E>(isa, &shape, Direction::Forward, &mut scratch.filter);
+                    let epilogue = Epilogue { bias, residual, activation, then };
+                    conv_columns(isa, &shape, x, filter, &epilogue, columns, whole);
+                },
+            );
+            return Ok(());
+        }
+        let y = self.write(node.outputs[0])?;
         self.scratch_step(
             kernel_name(isa, &shape),
             reads,
             y,
             move |(x, filter, bias, residual), y, scratch| {
                 let filter = filter.packed::<E>(isa, &shape, Direction::Forward, &mut scratch.filter);
-                conv(isa, &shape, x, filter, &Epilogue { bias, residual, activation }, y);
-                if let Some(then) = then {
-                    unary_in_place(isa, then, y);
-                }
+                conv(isa, &shape, x, filter, &Epilogue { bias, residual, activation, then }, y);
             },
         );
         Ok(())
@@ -345,7 +359,8 @@ impl Lowering<'_> {
                 let filter = filter.packed::<E>(isa, &shape, direction, &mut scratch.filter);
                 match direction {
                     Direction::Forward => {
-                        let epilogue = Epilogue { bias, residual: None, activation: Activation::None };
+                        let epilogue =
+                            Epilogue { bias, residual: None, activation: Activation::None, then: None };
                         conv(isa, &shape, x, filter, &epilogue, y);
                     }
                     Direction::Backward => conv_transpose(isa, &shape, x, filter, bias, y),

@@ -232,7 +232,8 @@ impl<'a> Lowering<'a> {
             | CpuOp::Quantized(_)
             | CpuOp::Conv { .. }
             | CpuOp::Attention(_)
-            | CpuOp::AttentionGrad(_) => {
+            | CpuOp::AttentionGrad(_)
+            | CpuOp::ChannelShuffle { .. } => {
                 return Ok(None);
             }
         };

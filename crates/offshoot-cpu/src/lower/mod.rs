@@ -2,6 +2,7 @@
 
 mod attention;
 mod block;
+mod concat;
 mod conv;
 mod dynamic;
 mod elementwise;
@@ -36,6 +37,7 @@ use crate::operands::AnyOperand;
 use crate::optimize::{self, CpuOp};
 use crate::plan::{Floats, Plan, PlanOutput, Step};
 
+use concat::Concats;
 use lazy::Lazy;
 
 type Graph = offshoot_graph::Graph<CpuOp>;
@@ -106,6 +108,8 @@ struct Lowering<'a> {
     held: HashMap<(ValueId, Order), AnyOperand>,
     /// What is computed where it is read.
     lazy: Lazy<'a>,
+    /// Concatenations that are written part by part.
+    concats: Concats,
     steps: Vec<Step>,
 }
 
@@ -129,6 +133,7 @@ impl<'a> Lowering<'a> {
             constants: Vec::new(),
             held: HashMap::new(),
             lazy: Lazy::new(graph),
+            concats: Concats::new(graph),
             steps: Vec::new(),
         };
         for (index, &id) in graph.inputs().iter().enumerate() {
@@ -268,6 +273,7 @@ impl<'a> Lowering<'a> {
             CpuOp::Conv { .. }
             | CpuOp::Attention(_)
             | CpuOp::AttentionGrad(_)
+            | CpuOp::ChannelShuffle { .. }
             | CpuOp::BatchNormApply { .. }
             | CpuOp::BatchNormReduce { .. }
             | CpuOp::BatchNormInput { .. } => {}
@@ -311,6 +317,7 @@ impl<'a> Lowering<'a> {
             }
             CpuOp::Attention(op) => self.attention(node, *op),
             CpuOp::AttentionGrad(op) => self.attention_grad(node, *op),
+            CpuOp::ChannelShuffle { groups } => self.channel_shuffle::<E>(node, *groups),
             CpuOp::BatchNormApply { residual, activation } => {
                 self.batch_norm_apply::<E>(node, self.gate(node, *activation)?, *residual)
             }

@@ -7,7 +7,7 @@ use super::Node;
 use super::{Lowering, Order};
 use crate::kernels::element::{Element, Stored};
 use crate::kernels::layer_norm::{layer_norm, layer_norm_input_grad, layer_norm_reduce};
-use crate::kernels::shape::{Columns, broadcast, copy_columns, permute};
+use crate::kernels::shape::{Columns, broadcast, channel_shuffle, copy_columns, permute};
 
 impl Lowering<'_> {
     /// Channels last is a matter of names: a Transpose to or from it moves nothing.
@@ -32,9 +32,26 @@ impl Lowering<'_> {
         Ok(())
     }
 
+    pub(super) fn channel_shuffle<E: Element>(
+        &mut self,
+        node: &Node,
+        groups: usize,
+    ) -> Result<(), ExecuteError> {
+        let [_, channels, ..] = self.picture(node, node.inputs[0])?;
+        let (x, y) = (self.read::<E>(node.inputs[0])?, self.write(node.outputs[0])?);
+        self.step("shuffle", x, y, move |x, y| channel_shuffle(x, [groups, channels / groups], y));
+        Ok(())
+    }
+
     /// The columns that indices `start..start + size` of an axis are, in a value of `of`'s shape where that axis has
     /// `size` places, when the axes from it on are a row. In memory, where the value is held in `order`.
-    fn columns(&self, (of, order): (ValueId, Order), axis: usize, start: usize, size: usize) -> Columns {
+    pub(super) fn columns(
+        &self,
+        (of, order): (ValueId, Order),
+        axis: usize,
+        start: usize,
+        size: usize,
+    ) -> Columns {
         let shape = self.shape_in(of, order);
         let axis = match (order, shape.len(), axis) {
             (Order::ChannelsLast, 4, 1) => 3,
@@ -44,25 +61,6 @@ impl Lowering<'_> {
         };
         let inner: usize = shape[axis + 1..].iter().product();
         Columns { row: shape[axis] * inner, start: start * inner, width: size * inner }
-    }
-
-    pub(super) fn concat<E: Stored>(&mut self, node: &Node, axis: usize) -> Result<(), ExecuteError> {
-        let order = self.held_order(&node.inputs);
-        let (mut parts, mut columns, mut start) = (Vec::new(), Vec::new(), 0);
-        for &input in &node.inputs {
-            let size = self.shape(input)[axis];
-            parts.push(self.in_order::<E>(input, order)?);
-            let from = self.columns((input, order), axis, 0, size);
-            columns.push((from, self.columns((node.outputs[0], order), axis, start, size)));
-            start += size;
-        }
-        let y = self.write_in_order(node.outputs[0], order)?;
-        self.step("copy columns", parts, y, move |parts, y| {
-            for (part, &(from, to)) in parts.into_iter().zip(&columns) {
-                copy_columns(part, from, y, to);
-            }
-        });
-        Ok(())
     }
 
     pub(super) fn slice<E: Element>(

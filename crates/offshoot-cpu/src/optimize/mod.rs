@@ -6,6 +6,7 @@ mod fuse;
 mod op;
 mod quantized;
 mod recompute;
+mod shuffle;
 mod transposes;
 
 pub use op::{Activation, Attention, CpuOp, Quantized, QuantizedOp, QuantizedResidual, Steps};
@@ -22,9 +23,11 @@ use offshoot_graph::{Graph, GraphError, Op};
 pub fn optimize(graph: &Graph) -> Result<Graph<CpuOp>, GraphError> {
     let graph = &transposes::fuse_transposes(&recognize_gated(&expand(graph, |_| true)?)?)?;
     if graph.nodes().iter().any(|node| matches!(node.op, Op::Grad(_))) {
-        return attention::fuse_attention(&recompute::recompute(&fuse::fuse(&unoptimized(graph)?)?)?);
+        let fused = fuse::fuse(&shuffle::fuse_shuffles(&unoptimized(graph)?)?)?;
+        return attention::fuse_attention(&recompute::recompute(&fused)?);
     }
-    attention::fuse_attention(&fuse::fuse(&quantized::fuse_quantized(graph)?)?)
+    let fused = fuse::fuse(&shuffle::fuse_shuffles(&quantized::fuse_quantized(graph)?)?)?;
+    attention::fuse_attention(&fused)
 }
 
 /// `graph` node by node, composite operators as those that define them.

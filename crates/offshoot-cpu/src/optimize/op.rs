@@ -23,6 +23,11 @@ pub enum CpuOp {
     Attention(Attention),
     /// (q, k, v, mask?, dy) -> the gradients of q, k and v, where dy is that of the attention's result and k is \[.., keys, depth\]
     AttentionGrad(Attention),
+    /// x -> the channels of each group, turned into groups of one channel of each: channel c of group g becomes the g-th of group c
+    ChannelShuffle {
+        /// The groups of x.
+        groups: usize,
+    },
     /// (x, mean, inv_std, weight, bias, residual?) -> activation(norm + residual)
     BatchNormApply {
         /// Whether a sixth input is added.
@@ -144,6 +149,7 @@ impl CpuOp {
             | CpuOp::Conv { .. }
             | CpuOp::Attention(_)
             | CpuOp::AttentionGrad(_)
+            | CpuOp::ChannelShuffle { .. }
             | CpuOp::BatchNormApply { .. }
             | CpuOp::BatchNormReduce { .. }
             | CpuOp::BatchNormInput { .. } => None,
@@ -159,6 +165,7 @@ impl Operator for CpuOp {
             CpuOp::Conv { .. } => "Fused.Conv",
             CpuOp::Attention(_) => "Fused.Attention",
             CpuOp::AttentionGrad(_) => "Fused.AttentionGrad",
+            CpuOp::ChannelShuffle { .. } => "Fused.ChannelShuffle",
             CpuOp::BatchNormApply { .. } => "Fused.BatchNormApply",
             CpuOp::BatchNormReduce { .. } => "Fused.BatchNormReduce",
             CpuOp::BatchNormInput { .. } => "Fused.BatchNormInput",
@@ -181,6 +188,7 @@ impl Operator for CpuOp {
                 result_and_residual(result, Some(dy))?;
                 Ok([q, k, v].map(|value| (value.dtype, value.shape.clone())).to_vec())
             }
+            CpuOp::ChannelShuffle { .. } => Op::Shape(ShapeOp::Identity).infer(inputs),
             CpuOp::BatchNormApply { residual, .. } => {
                 let (first, last) = with_residual(inputs, 5, *residual)?;
                 result_and_residual(Op::Train(TrainOp::BatchNormApply).infer(first)?, last)
@@ -233,6 +241,7 @@ impl Operator for CpuOp {
                     | QuantizedOp::Rescale,
                 ..
             })
+            | CpuOp::ChannelShuffle { .. }
             | CpuOp::BatchNormApply { .. }
             | CpuOp::BatchNormReduce { .. }
             | CpuOp::BatchNormInput { .. } => 0,

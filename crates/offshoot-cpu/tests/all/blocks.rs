@@ -117,14 +117,14 @@ impl Case {
 
         let dense = |part: &Dense<'_>, x: &[f32], residual: Option<&[f32]>| {
             let mut y = vec![f32::NAN; len(output(&part.shape))];
-            let epilogue = Epilogue { bias: part.bias, residual, activation: part.activation };
+            let epilogue = Epilogue { bias: part.bias, residual, activation: part.activation, then: None };
             conv(isa, &part.shape, x, part.filter, &epilogue, &mut y);
             y
         };
         let expanded = parts.expand.as_ref().map_or_else(|| x.clone(), |expand| dense(expand, &x, None));
         let mut between = vec![f32::NAN; len(output(&middle))];
         let Depthwise { shape, weights, bias, activation } = parts.depthwise;
-        depthwise::forward(isa, &shape, &expanded, weights, bias, activation, &mut between);
+        depthwise::forward(isa, &shape, &expanded, weights, bias, (activation, None), &mut between);
         [fused, dense(&parts.project, &between, residual.as_deref())]
     }
 

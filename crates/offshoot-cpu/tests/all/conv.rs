@@ -70,7 +70,14 @@ impl Case {
         let mut y = vec![f32::NAN; self.y_like.len()];
         let bias = bias.then_some(self.bias.as_slice());
         let residual = residual.then_some(self.y_like.as_slice());
-        conv(isa, &self.shape, &self.x, &filter, &Epilogue { bias, residual, activation }, &mut y);
+        conv(
+            isa,
+            &self.shape,
+            &self.x,
+            &filter,
+            &Epilogue { bias, residual, activation, then: None },
+            &mut y,
+        );
         y
     }
 

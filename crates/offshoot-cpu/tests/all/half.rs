@@ -113,13 +113,13 @@ fn convolutions_agree<E: Element>() {
             wide_filter.pack(isa, &shape, &w);
             let (mut y, mut wide_y) = (vec![E::zeroed(); dy.len()], vec![0.0; dy.len()]);
             let activation = Activation::Clip { min: -1.0, max: 6.0 };
-            let epilogue = Epilogue { bias: Some(&bias), residual: None, activation };
+            let epilogue = Epilogue { bias: Some(&bias), residual: None, activation, then: None };
             conv(isa, &shape, &x, &filter, &epilogue, &mut y);
-            let epilogue = Epilogue { bias: Some(&bias), residual: None, activation };
+            let epilogue = Epilogue { bias: Some(&bias), residual: None, activation, then: None };
             conv(isa, &shape, &wide_x, &wide_filter, &epilogue, &mut wide_y);
             assert_convolved("a convolution", isa, &y, &wide_y);
 
-            let epilogue = Epilogue { bias: None, residual: Some(&dy[..]), activation };
+            let epilogue = Epilogue { bias: None, residual: Some(&dy[..]), activation, then: None };
             conv(isa, &shape, &x, &filter, &epilogue, &mut y);
             conv(isa, &shape, &wide_x, &wide_filter, &Epilogue::NONE, &mut wide_y);
             let sums: Vec<f32> = wide_y.iter().zip(&wide_dy).map(|(y, r)| (y + r).clamp(-1.0, 6.0)).collect();
@@ -165,8 +165,8 @@ fn depthwise_convolutions_agree<E: Element>() {
             let relu = Activation::Relu;
 
             let (mut y, mut wide_y) = (vec![E::zeroed(); dy.len()], vec![0.0; dy.len()]);
-            depthwise::forward(isa, &shape, &x, &w, None, relu, &mut y);
-            depthwise::forward(isa, &shape, &wide_x, &w, None, relu, &mut wide_y);
+            depthwise::forward(isa, &shape, &x, &w, None, (relu, None), &mut y);
+            depthwise::forward(isa, &shape, &wide_x, &w, None, (relu, None), &mut wide_y);
             assert_equal("a depthwise convolution", isa, &y, &wide_y);
 
             let (mut dx, mut wide_dx) = (vec![E::zeroed(); x.len()], vec![0.0; x.len()]);

@@ -142,7 +142,7 @@ impl<E: Element> Case<E> {
         let mut moments = vec![f32::NAN; 2 * rows.len() * shape.out_c];
         let x = self.input(activation);
         depthwise::forward_in_training(isa, shape, &x, &packed, &mut y, Some(&mut moments));
-        depthwise::forward(isa, shape, &input, &packed, None, Activation::None, &mut wanted);
+        depthwise::forward(isa, shape, &input, &packed, None, (Activation::None, None), &mut wanted);
         near(&floats(&y), &floats(&wanted), tolerance, &format!("{what}: y"));
         self.check_moments(isa, &y, &moments, &rows, what);
 

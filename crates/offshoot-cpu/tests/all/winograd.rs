@@ -78,7 +78,7 @@ impl Case {
 
     fn everything(&self) -> Epilogue<'_> {
         let activation = Activation::Clip { min: -20.0, max: 30.0 };
-        Epilogue { bias: Some(&self.bias), residual: Some(&self.dy), activation }
+        Epilogue { bias: Some(&self.bias), residual: Some(&self.dy), activation, then: None }
     }
 
     fn input_grad(&self, isa: Isa) -> Vec<f32> {

@@ -5,10 +5,12 @@ use super::{
     weighted_sum,
 };
 use crate::kernels::element::Element;
+use crate::kernels::elementwise::InPlace;
 use crate::kernels::prefetch;
 use crate::kernels::rows::{Shared, for_chunks, load, store};
 use crate::kernels::simd::{Isa, Kernel, Simd, dispatch};
 use crate::kernels::{Activation, ConvShape};
+use offshoot_graph::op::Unary;
 use std::ops::Range;
 
 /// Most input columns under a tile: those of a 5 x 5 kernel with stride 2.
@@ -239,7 +241,7 @@ impl<E: Element> Kernel for Forward<'_, E> {
     }
 }
 
-/// out = activation(x * weights + bias). `x` and `out` are NHWC, `weights` packed by [`pack`](super::pack), `bias` has C elements.
+/// out = then(activation(x * weights + bias)). `x` and `out` are NHWC, `weights` packed by [`pack`](super::pack), `bias` has C elements.
 ///
 /// # Panics
 /// When `shape` is not depthwise or a slice has not the size that it gives it.
@@ -249,7 +251,7 @@ pub fn forward<E: Element>(
     x: &[E],
     weights: &[f32],
     bias: Option<&[f32]>,
-    activation: Activation,
+    (activation, then): (Activation, Option<Unary>),
     out: &mut [E],
 ) {
     check(shape, x.len(), weights.len(), out.len());
@@ -260,6 +262,10 @@ pub fn forward<E: Element>(
     for_chunks(shape.batch * shape.out_h, rows_per_task(width), |rows| {
         // Safety: the rows of a task are its own.
         let out = unsafe { shared.at(rows.start * width) };
+        let cols = rows.len() * width;
         dispatch(isa, Forward { shape, x, zeros, weights, bias, activation, rows, out });
+        if let Some(op) = then {
+            dispatch(isa, InPlace { op, x: out, rows: &[0], cols });
+        }
     });
 }

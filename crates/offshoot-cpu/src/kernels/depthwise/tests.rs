@@ -51,7 +51,7 @@ fn case(shape: ConvShape) -> Case {
 impl Case {
     fn forward(&self, isa: Isa, bias: Option<&[f32]>, activation: Activation) -> Vec<f32> {
         let mut y = vec![f32::NAN; self.dy.len()];
-        forward(isa, &self.shape, &self.x, &self.packed, bias, activation, &mut y);
+        forward(isa, &self.shape, &self.x, &self.packed, bias, (activation, None), &mut y);
         y
     }
 

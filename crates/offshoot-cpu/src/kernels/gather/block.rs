@@ -10,6 +10,7 @@ use super::copy::Inner;
 use super::plan::{BLOCK, Plan};
 use crate::kernels::batch_norm::{Affine, area_moments};
 use crate::kernels::element::{Element, SharedView, View};
+use crate::kernels::elementwise::InPlace;
 use crate::kernels::parallel::{self, LINE, Shared};
 use crate::kernels::prefetch::{self, Stream};
 use crate::kernels::rows::{Area, load, read_rows};
@@ -85,7 +86,13 @@ impl<L: Layout> Kernel for Block<'_, L> {
                     }
                     let block = (rest % plan.pixel_blocks, group, panel);
                     match self.out {
-                        SharedView::F32(out) => self.moments(block, out, targets),
+                        SharedView::F32(out) => {
+                            if let Some(op) = self.operands.then {
+                                let cols = (gather.cols - first_col).min(plan.panel);
+                                S::apart(InPlace { op, x: sums.out, rows: targets, cols });
+                            }
+                            self.moments(block, out, targets);
+                        }
                         SharedView::Bf16(out) => {
                             self.store::<S, _>(panel, &sums, out, targets);
                             self.moments(block, out, targets);
