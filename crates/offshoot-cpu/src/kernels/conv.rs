@@ -11,7 +11,7 @@ use super::parallel::{self, Shared};
 use super::shape::Columns;
 use super::simd::Isa;
 use super::size::elements;
-use super::source::Source;
+use super::source::{ScaleShift, Source};
 use super::winograd::{self, by_winograd};
 use super::{Activation, ConvShape};
 use crate::buffer::Buffer;
@@ -247,29 +247,22 @@ pub fn conv<E: Element>(
     epilogue: &Epilogue<'_, E>,
     y: &mut [E],
 ) {
-    conv_columns(
-        isa,
-        shape,
-        x,
-        filter,
-        epilogue,
-        Columns { row: shape.out_c, start: 0, width: shape.out_c },
-        y,
-    );
+    let columns = Columns { row: shape.out_c, start: 0, width: shape.out_c };
+    conv_columns(isa, shape, &Source::Plain(x), filter, epilogue, columns, y);
     if let Some(then) = epilogue.then.filter(|_| !applies_functions::<E>(isa, shape)) {
         unary_in_place(isa, then, y);
     }
 }
 
-/// [`conv`] that writes some columns of rows which are longer than its pixels: a part of a concatenation. Where these are not all, it adds
-/// no residual, and applies [`Epilogue::then`] only where [`applies_functions`].
+/// [`conv`] that may read through a norm, and that writes some columns of rows which may be longer than its pixels: a part of a
+/// concatenation. Where these are not all, it adds no residual, and it applies [`Epilogue::then`] only where [`applies_functions`].
 ///
 /// # Panics
-/// As [`conv`], and when the columns are not its channels or no columns of `y`.
+/// As [`conv`]; when the columns are not its channels or no columns of `y`; when `x` is neither plain nor a norm that [`reads_norm`].
 pub(crate) fn conv_columns<E: Element>(
     isa: Isa,
     shape: &ConvShape,
-    x: &[E],
+    x: &Source<'_, E>,
     filter: &PackedFilter,
     epilogue: &Epilogue<'_, E>,
     columns: Columns,
@@ -297,14 +290,15 @@ pub(crate) fn conv_columns<E: Element>(
     };
     let gathers = [gather];
     let (cells, filter) = filter.get::<E>(isa, shape, &gathers);
+    let (source, norm) = parts_of_source(isa, shape, x);
     let operands = Operands {
-        source: E::view(x),
+        source: E::view(source),
         filter,
         cells,
         bias: epilogue.bias,
         residual: epilogue.residual.map(E::view),
         bounds: epilogue.activation.bounds(),
-        norm: None,
+        norm,
         moments: None,
         then: epilogue.then.filter(|_| applies_functions::<E>(isa, shape)),
     };
@@ -317,9 +311,28 @@ pub(crate) fn applies_functions<E: Element>(isa: Isa, shape: &ConvShape) -> bool
     E::DTYPE == DType::F32 && !by_winograd(shape) && !by_groups(isa, shape)
 }
 
-/// Whether [`conv_in_training`] reads the input of `shape`, on `E`, through a norm: where each pixel is read once, as floats.
+/// Whether [`conv_in_training`] and [`conv_columns`] read the input of `shape`, on `E`, through a norm: where each pixel is read once, as floats.
 pub fn reads_norm<E: Element>(isa: Isa, shape: &ConvShape) -> bool {
     shape.groups == 1 && forward(shape).is_pointwise() && !are_pairs(isa, E::DTYPE)
+}
+
+/// What is in memory, and the norm that it is read through.
+///
+/// # Panics
+/// When `x` is neither plain nor a norm that [`reads_norm`].
+fn parts_of_source<'x, E: Element>(
+    isa: Isa,
+    shape: &ConvShape,
+    x: &'x Source<'_, E>,
+) -> (&'x [E], Option<ScaleShift<'x>>) {
+    match x {
+        Source::Plain(x) => (x, None),
+        Source::Norm(norm) if reads_norm::<E>(isa, shape) => {
+            let (x, affine) = norm.parts();
+            (x, Some(affine))
+        }
+        Source::Norm(_) | Source::NormGrad(_) => panic!("{shape:?} reads what is in memory"),
+    }
 }
 
 /// Whether elements of type `dtype` are multiplied in pairs.
@@ -356,14 +369,7 @@ pub fn conv_in_training<E: Element>(
     assert_eq!([x.len(), y.len()], activations_len(shape), "input and output of {shape:?}");
     let gathers = [forward(shape)];
     let (cells, filter) = filter.get::<E>(isa, shape, &gathers);
-    let (source, norm) = match x {
-        Source::Plain(x) => (*x, None),
-        Source::Norm(norm) if reads_norm::<E>(isa, shape) => {
-            let (x, affine) = norm.parts();
-            (x, Some(affine))
-        }
-        Source::Norm(_) | Source::NormGrad(_) => panic!("{shape:?} reads what is in memory"),
-    };
+    let (source, norm) = parts_of_source(isa, shape, x);
     if let Some(moments) = &moments {
         let parts = moment_rows(shape).map(|rows| rows.len());
         assert_eq!(Some(moments.len()), parts.map(|parts| 2 * parts * shape.out_c), "moments of {shape:?}");

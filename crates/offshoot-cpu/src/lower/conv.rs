@@ -20,6 +20,7 @@ use crate::kernels::element::Element;
 use crate::kernels::elementwise::{add_activation_in_place, sum_to_rows, unary_in_place};
 use crate::kernels::gemm::{GemmShape, gemm, matmul};
 use crate::kernels::pointwise_backward;
+use crate::kernels::shape::Columns;
 use crate::kernels::{Activation, ConvShape};
 use crate::operands::{Operand, Output};
 use crate::optimize::CpuOp;
@@ -83,52 +84,64 @@ impl Lowering<'_> {
         {
             return Ok(());
         }
-        let isa = self.isa;
-        let x = self.read::<E>(node.inputs[0])?;
         let bias = node.inputs.get(2).map(|&b| self.plain(b)).transpose()?;
         let residual = if residual { Some(self.read(node.inputs[3])?) } else { None };
         if depthwise::supports(&shape) {
-            let y = self.write(node.outputs[0])?;
-            let weight = self.depthwise_filter::<E>(&shape, node.inputs[1])?;
-            let reads = (x, weight, bias, residual);
-            self.step("depthwise", reads, y, move |(x, weight, bias, residual), y| {
-                let Some(residual) = residual else {
-                    return depthwise::forward(isa, &shape, x, weight, bias, (activation, then), y);
-                };
-                depthwise::forward(isa, &shape, x, weight, bias, (Activation::None, None), y);
-                add_activation_in_place(isa, y, residual, activation);
-                if let Some(then) = then {
-                    unary_in_place(isa, then, y);
-                }
-            });
-            return Ok(());
+            return self.depthwise::<E>(node, shape, (bias, residual), (activation, then));
         }
+        let isa = self.isa;
+        let x = match reads_norm::<E>(isa, &shape) {
+            true => self.lazy_operand::<E>(node.inputs[0])?,
+            false => NormOperand::Held(self.read(node.inputs[0])?),
+        };
         let filter = self.filter::<E>(&shape, node.inputs[1], Direction::Forward)?;
-        let reads = (x, filter, bias, residual);
-        let is_part = residual.is_none() && then.is_none_or(|_| applies_functions::<E>(isa, &shape));
-        if is_part && let Some((whole, columns)) = self.write_part::<E>(node.outputs[0]) {
-            self.scratch_step(
-                kernel_name(isa, &shape),
-                reads,
-                whole,
-                move |(x, filter, bias, residual), whole, scratch| {
-                    let filter = filter.packed::<E>(isa, &shape, Direction::Forward, &mut scratch.filter);
-                    let epilogue = Epilogue { bias, residual, activation, then };
-                    conv_columns(isa, &shape, x, filter, &epilogue, columns, whole);
-                },
-            );
-            return Ok(());
-        }
-        let y = self.write(node.outputs[0])?;
+        let applies = then.is_none() || applies_functions::<E>(isa, &shape);
+        let part = if residual.is_none() && applies { self.write_part(node.outputs[0]) } else { None };
+        let (y, columns) = match part {
+            Some(part) => part,
+            None => {
+                let columns = Columns { row: shape.out_c, start: 0, width: shape.out_c };
+                (self.write(node.outputs[0])?, columns)
+            }
+        };
         self.scratch_step(
             kernel_name(isa, &shape),
-            reads,
+            (x, filter, bias, residual),
             y,
             move |(x, filter, bias, residual), y, scratch| {
                 let filter = filter.packed::<E>(isa, &shape, Direction::Forward, &mut scratch.filter);
-                conv(isa, &shape, x, filter, &Epilogue { bias, residual, activation, then }, y);
+                let epilogue = Epilogue { bias, residual, activation, then };
+                conv_columns(isa, &shape, &x, filter, &epilogue, columns, y);
+                if let Some(then) = then.filter(|_| !applies) {
+                    unary_in_place(isa, then, y);
+                }
             },
         );
+        Ok(())
+    }
+
+    fn depthwise<E: Element>(
+        &mut self,
+        node: &Node,
+        shape: ConvShape,
+        (bias, residual): (Option<Operand<f32>>, Option<Operand<E>>),
+        (activation, then): (Activation, Option<Unary>),
+    ) -> Result<(), ExecuteError> {
+        let isa = self.isa;
+        let x = self.read::<E>(node.inputs[0])?;
+        let weight = self.depthwise_filter::<E>(&shape, node.inputs[1])?;
+        let y = self.write(node.outputs[0])?;
+        let reads = (x, weight, bias, residual);
+        self.step("depthwise", reads, y, move |(x, weight, bias, residual), y| {
+            let Some(residual) = residual else {
+                return depthwise::forward(isa, &shape, x, weight, bias, (activation, then), y);
+            };
+            depthwise::forward(isa, &shape, x, weight, bias, (Activation::None, None), y);
+            add_activation_in_place(isa, y, residual, activation);
+            if let Some(then) = then {
+                unary_in_place(isa, then, y);
+            }
+        });
         Ok(())
     }
 

@@ -3,6 +3,7 @@
 
 mod attention;
 mod fuse;
+mod norm;
 mod op;
 mod quantized;
 mod recompute;
@@ -26,7 +27,8 @@ pub fn optimize(graph: &Graph) -> Result<Graph<CpuOp>, GraphError> {
         let fused = fuse::fuse(&shuffle::fuse_shuffles(&unoptimized(graph)?)?)?;
         return attention::fuse_attention(&recompute::recompute(&fused)?);
     }
-    let fused = fuse::fuse(&shuffle::fuse_shuffles(&quantized::fuse_quantized(graph)?)?)?;
+    let graph = norm::apply_norms(&quantized::fuse_quantized(graph)?)?;
+    let fused = fuse::fuse(&shuffle::fuse_shuffles(&graph)?)?;
     attention::fuse_attention(&fused)
 }
 

@@ -8,6 +8,7 @@ mod conv;
 mod gemm;
 mod gradients;
 mod half;
+mod joined;
 mod norm_reads;
 mod passes_networks;
 mod profile;
