@@ -6,7 +6,7 @@ use offshoot_graph::passes::freeze;
 use offshoot_graph::{DType, Data, Graph, Op, Role, Shape, Tensor, Weights};
 
 use crate::random_graph::{Made, Maker};
-use crate::random_graphs::{answer, loss};
+use crate::random_graphs::{answer, gradients};
 use crate::{Executors, Report};
 
 /// A picture of 3 channels and 14 x 8 pixels.
@@ -23,7 +23,7 @@ pub(crate) fn patterns(executors: Executors<'_>, report: &mut Report) {
     let residual = [("a residual".to_string(), residual())];
     for (what, made) in depthwise.chain(activations).chain(residual).chain(attentions()) {
         for executor in executors.0 {
-            if !answer(&made, *executor, &what, report) || !loss(&made, *executor, &what, report) {
+            if !answer(&made, *executor, &what, report) || !gradients(&made, *executor, &what, report) {
                 report.note(format!("{what}: it does not run"));
             }
         }
@@ -87,8 +87,12 @@ fn attentions() -> impl Iterator<Item = (String, Made)> {
 fn attention(scale: Option<Binary>, mask: &[usize]) -> Made {
     let mut maker = Maker::new(&PICTURE);
     let x = maker.values[0];
-    let keys = maker.add(Op::Shape(ShapeOp::Transpose { perm: vec![0, 1, 3, 2] }), &[x]).unwrap();
-    let mut scores = maker.add(Op::MatMul(MatMul::default()), &[x, keys]).unwrap();
+    let [q, k, v] = [(); 3].map(|()| {
+        let inputs = [x, maker.weight(&[14, 8])];
+        maker.add(Op::Binary(Binary::Mul), &inputs).unwrap()
+    });
+    let keys = maker.add(Op::Shape(ShapeOp::Transpose { perm: vec![0, 1, 3, 2] }), &[k]).unwrap();
+    let mut scores = maker.add(Op::MatMul(MatMul::default()), &[q, keys]).unwrap();
     if let Some(op) = scale {
         let scale = maker.number(0.6);
         scores = maker.add(Op::Binary(op), &[scores, scale]).unwrap();
@@ -98,7 +102,7 @@ fn attention(scale: Option<Binary>, mask: &[usize]) -> Made {
         scores = maker.add(Op::Binary(Binary::Add), &[scores, mask]).unwrap();
     }
     let parts = maker.add(Op::Softmax { axis: 3 }, &[scores]).unwrap();
-    maker.add(Op::MatMul(MatMul::default()), &[parts, x]).unwrap();
+    maker.add(Op::MatMul(MatMul::default()), &[parts, v]).unwrap();
     maker.finish()
 }
 

@@ -80,8 +80,22 @@ fn compare(
     }
 }
 
-/// Whether the graph trains.
+/// Whether the network can be trained. Its loss must be the same when all values are outputs.
 pub(crate) fn loss(made: &Made, executor: &dyn Executor, what: &str, report: &mut Report) -> bool {
+    trained(made, executor, (what, |name| name == LOSS), report)
+}
+
+/// As [`loss`], of the gradients too.
+pub(crate) fn gradients(made: &Made, executor: &dyn Executor, what: &str, report: &mut Report) -> bool {
+    trained(made, executor, (what, |_| true), report)
+}
+
+fn trained(
+    made: &Made,
+    executor: &dyn Executor,
+    (what, compared): (&str, fn(&str) -> bool),
+    report: &mut Report,
+) -> bool {
     let Some((graph, weights)) = made.classifier() else { return false };
     let Ok(step) = training_graph(&graph, LossOptions::default()) else { return false };
     let mut shown = step.graph.clone();
@@ -93,9 +107,10 @@ pub(crate) fn loss(made: &Made, executor: &dyn Executor, what: &str, report: &mu
     else {
         return false;
     };
-    let loss = |of: Outputs| of.into_iter().filter(|(name, _)| name == LOSS).collect::<Outputs>();
-    if !made.has_bytes() && other_output(&loss(found), &loss(wanted)).is_some() {
-        report.note(format!("{what}: the loss is another one when all values are outputs"));
+    let chosen = |of: Outputs| of.into_iter().filter(|(name, _)| compared(name)).collect::<Outputs>();
+    let (found, wanted) = (chosen(found), chosen(wanted));
+    if let Some(other) = other_output(&found, &wanted).filter(|_| !made.has_bytes()) {
+        report.note(format!("{what}: `{other}` is another one when all values are outputs"));
     }
     true
 }

@@ -4,11 +4,13 @@
 //! that can fulfil it depend on `i mod stride` only, so each such phase is a stride-1 convolution of `dy` with some of
 //! the kernel elements, and no structural zero is multiplied. A phase without kernel elements stores zeros.
 
-use super::conv::{PackedFilter, activations_len, run_gathers};
+use super::conv::{PackedFilter, activations_len, applies_functions, run_gathers};
 use super::element::Element;
+use super::elementwise::unary_in_place;
 use super::gather::{Gather, Operands, Tap, Target, WeightOrder};
 use super::simd::Isa;
 use super::{Activation, ConvShape};
+use offshoot_graph::op::Unary;
 
 impl PackedFilter {
     /// Packs OIHW weights for [`conv_input_grad`].
@@ -74,10 +76,10 @@ pub fn conv_input_grad<E: Element>(
     filter: &PackedFilter,
     dx: &mut [E],
 ) {
-    conv_transpose(isa, shape, dy, filter, None, dx);
+    conv_transpose(isa, shape, dy, filter, (None, None), dx);
 }
 
-/// [`conv_input_grad`] with a bias for each channel of `dx`: a transposed convolution, and of [`ConvShape::of_matrices`] the product with a
+/// [`conv_input_grad`] with a bias for each channel of `dx` and a function behind it: a transposed convolution, and of [`ConvShape::of_matrices`] the product with a
 /// matrix whose rows are stored one after the other.
 ///
 /// # Panics
@@ -87,7 +89,7 @@ pub(crate) fn conv_transpose<E: Element>(
     shape: &ConvShape,
     dy: &[E],
     filter: &PackedFilter,
-    bias: Option<&[f32]>,
+    (bias, then): (Option<&[f32]>, Option<Unary>),
     dx: &mut [E],
 ) {
     assert_eq!([dx.len(), dy.len()], activations_len(shape), "input and output of {shape:?}");
@@ -103,8 +105,11 @@ pub(crate) fn conv_transpose<E: Element>(
         bounds: Activation::None.bounds(),
         norm: None,
         moments: None,
-        then: None,
+        then: then.filter(|_| applies_functions::<E>(isa, shape)),
     };
     // Safety: the operands have the sizes of the shape, whose phases are disjoint pixels of the input, and the filter is packed for them.
     unsafe { run_gathers(isa, shape, &gathers, operands, E::view_mut(dx)) };
+    if let Some(then) = then.filter(|_| !applies_functions::<E>(isa, shape)) {
+        unary_in_place(isa, then, dx);
+    }
 }

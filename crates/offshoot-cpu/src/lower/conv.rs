@@ -320,20 +320,31 @@ impl Lowering<'_> {
         Ok(())
     }
 
-    pub(super) fn gemm<E: Element>(&mut self, node: &Node, attributes: Gemm) -> Result<(), ExecuteError> {
+    /// `then` is a function of an f32 product.
+    pub(super) fn gemm<E: Element>(
+        &mut self,
+        node: &Node,
+        attributes: Gemm,
+        then: Option<Unary>,
+    ) -> Result<(), ExecuteError> {
         let Gemm { trans_a, trans_b } = attributes;
         let (&[rows, columns], &[m, n]) = (self.shape(node.inputs[0]), self.shape(node.outputs[0])) else {
             return Err(unsupported(node, "its operands must be matrices".into()));
         };
         if !trans_a && self.is_stack(node.inputs[0]) && self.dtype(node.inputs[1]) == DType::F32 {
-            return self.linear::<E>(node, [m, n, columns], trans_b);
+            return self.linear::<E>(node, [m, n, columns], (trans_b, then));
         }
         let shape = GemmShape { trans_a, trans_b, m, n, k: if trans_a { rows } else { columns } };
         let isa = self.isa;
         let (a, b) = (self.wide::<E>(node.inputs[0])?, self.wide::<E>(node.inputs[1])?);
         let bias = node.inputs.get(2).map(|&c| self.plain(c)).transpose()?;
         let sums = self.fresh(m * n);
-        self.step("gemm", (a, b, bias), sums, move |(a, b, bias), y| gemm(isa, &shape, a, b, bias, y));
+        self.step("gemm", (a, b, bias), sums, move |(a, b, bias), y| {
+            gemm(isa, &shape, a, b, bias, y);
+            if let Some(then) = then {
+                unary_in_place(isa, then, y);
+            }
+        });
         let y = self.narrowed::<E>(sums, m * n);
         self.alias(node.outputs[0], Order::Graph, y);
         Ok(())
@@ -353,7 +364,7 @@ impl Lowering<'_> {
         &mut self,
         node: &Node,
         [m, n, k]: [usize; 3],
-        trans_b: bool,
+        (trans_b, then): (bool, Option<Unary>),
     ) -> Result<(), ExecuteError> {
         let (shape, direction) = match trans_b {
             true => (ConvShape::of_matrices(m, k, n), Direction::Forward),
@@ -372,11 +383,10 @@ impl Lowering<'_> {
                 let filter = filter.packed::<E>(isa, &shape, direction, &mut scratch.filter);
                 match direction {
                     Direction::Forward => {
-                        let epilogue =
-                            Epilogue { bias, residual: None, activation: Activation::None, then: None };
+                        let epilogue = Epilogue { bias, residual: None, activation: Activation::None, then };
                         conv(isa, &shape, x, filter, &epilogue, y);
                     }
-                    Direction::Backward => conv_transpose(isa, &shape, x, filter, bias, y),
+                    Direction::Backward => conv_transpose(isa, &shape, x, filter, (bias, then), y),
                 }
             },
         );

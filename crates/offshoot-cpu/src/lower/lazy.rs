@@ -231,6 +231,7 @@ impl<'a> Lowering<'a> {
             CpuOp::Plain(_)
             | CpuOp::Quantized(_)
             | CpuOp::Conv { .. }
+            | CpuOp::Gemm { .. }
             | CpuOp::Attention(_)
             | CpuOp::AttentionGrad(_)
             | CpuOp::ChannelShuffle { .. } => {

@@ -271,6 +271,7 @@ impl<'a> Lowering<'a> {
                 }
             }
             CpuOp::Conv { .. }
+            | CpuOp::Gemm { .. }
             | CpuOp::Attention(_)
             | CpuOp::AttentionGrad(_)
             | CpuOp::ChannelShuffle { .. }
@@ -315,6 +316,7 @@ impl<'a> Lowering<'a> {
             CpuOp::Conv { conv, residual, activation } => {
                 self.conv::<E>(node, conv, epilogue(*activation), *residual)
             }
+            CpuOp::Gemm { gemm, then } => self.gemm::<E>(node, *gemm, Some(*then)),
             CpuOp::Attention(op) => self.attention(node, *op),
             CpuOp::AttentionGrad(op) => self.attention_grad(node, *op),
             CpuOp::ChannelShuffle { groups } => self.channel_shuffle::<E>(node, *groups),
@@ -335,7 +337,7 @@ impl<'a> Lowering<'a> {
             Op::Conv(conv) => self.conv::<E>(node, conv, (Activation::None, None), false),
             Op::Grad(GradOp::ConvInput { conv, .. }) => self.conv_input_grad::<E>(node, conv),
             Op::Grad(GradOp::ConvWeight { conv, .. }) => self.conv_weight_grad::<E>(node, conv),
-            Op::Gemm(gemm) => self.gemm::<E>(node, *gemm),
+            Op::Gemm(gemm) => self.gemm::<E>(node, *gemm, None),
             Op::MatMul(MatMul { trans_a, trans_b }) => self.matmul::<E>(node, [*trans_a, *trans_b]),
             Op::Grad(GradOp::SumToChannels) => self.sum_to_channels::<E>(node),
 

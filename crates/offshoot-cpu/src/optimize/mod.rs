@@ -3,6 +3,7 @@
 
 mod attention;
 mod fuse;
+mod linear;
 mod norm;
 mod op;
 mod quantized;
@@ -29,7 +30,7 @@ pub fn optimize(graph: &Graph) -> Result<Graph<CpuOp>, GraphError> {
     }
     let graph = norm::apply_norms(&quantized::fuse_quantized(graph)?)?;
     let fused = fuse::fuse(&shuffle::fuse_shuffles(&graph)?)?;
-    attention::fuse_attention(&fused)
+    linear::fuse_linear(&attention::fuse_attention(&fused)?)
 }
 
 /// `graph` node by node, composite operators as those that define them.

@@ -19,6 +19,13 @@ pub enum CpuOp {
         /// Applied last.
         activation: Activation,
     },
+    /// (a, b, bias?) -> then(gemm)
+    Gemm {
+        /// The product.
+        gemm: Gemm,
+        /// Applied last.
+        then: Unary,
+    },
     /// (q, k, v, mask?) -> softmax(scale q kᵀ + mask) v
     Attention(Attention),
     /// (q, k, v, mask?, dy) -> the gradients of q, k and v, where dy is that of the attention's result and k is \[.., keys, depth\]
@@ -147,6 +154,7 @@ impl CpuOp {
             CpuOp::Plain(op) => Some(op),
             CpuOp::Quantized(_)
             | CpuOp::Conv { .. }
+            | CpuOp::Gemm { .. }
             | CpuOp::Attention(_)
             | CpuOp::AttentionGrad(_)
             | CpuOp::ChannelShuffle { .. }
@@ -163,6 +171,7 @@ impl Operator for CpuOp {
             CpuOp::Plain(op) => op.name(),
             CpuOp::Quantized(quantized) => quantized.op.name(),
             CpuOp::Conv { .. } => "Fused.Conv",
+            CpuOp::Gemm { .. } => "Fused.Gemm",
             CpuOp::Attention(_) => "Fused.Attention",
             CpuOp::AttentionGrad(_) => "Fused.AttentionGrad",
             CpuOp::ChannelShuffle { .. } => "Fused.ChannelShuffle",
@@ -180,6 +189,7 @@ impl Operator for CpuOp {
                 let (first, last) = with_residual(inputs, 3, *residual)?;
                 result_and_residual(Op::Conv(conv.clone()).infer(first)?, last)
             }
+            CpuOp::Gemm { gemm, .. } => Op::Gemm(*gemm).infer(inputs),
             CpuOp::Attention(attention) => attention.infer(inputs),
             CpuOp::AttentionGrad(attention) => {
                 let Some((dy, operands)) = inputs.split_last() else { return Err(count(4, inputs)) };
@@ -217,6 +227,7 @@ impl Operator for CpuOp {
             CpuOp::Quantized(Quantized { op: QuantizedOp::Gemm { trans_b }, .. }) => {
                 Op::Gemm(Gemm { trans_a: false, trans_b: *trans_b }).multiply_adds(inputs, outputs)
             }
+            CpuOp::Gemm { gemm, .. } => Op::Gemm(*gemm).multiply_adds(inputs, outputs),
             // Both products of a query with all keys.
             CpuOp::Attention(Attention { keys_first, .. }) => {
                 let [q, k, y] =
