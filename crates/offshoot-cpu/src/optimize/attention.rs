@@ -4,9 +4,10 @@ use std::collections::HashMap;
 
 use offshoot_graph::op::{Binary, GradOp, MatMul};
 use offshoot_graph::passes::Rewriter;
-use offshoot_graph::{DType, Dim, Graph, GraphError, Node, NodeId, Op, Source, ValueId};
+use offshoot_graph::{Dim, Graph, GraphError, Node, NodeId, Op, Source, ValueId};
 
 use super::op::{Attention, CpuOp};
+use super::readers::Readers;
 
 /// Fuses softmax(scale q kᵀ + mask) v, where nothing else reads what is between, whether or not there are a scale and a mask. In a graph
 /// with a backward pass its gradients are fused too.
@@ -50,41 +51,6 @@ struct Place {
     op: CpuOp,
     inputs: Vec<ValueId>,
     outputs: Vec<ValueId>,
-}
-
-/// Who reads a value.
-struct Readers<'a> {
-    graph: &'a Graph<CpuOp>,
-    /// The reads of each value, the graph's own outputs counted too.
-    uses: Vec<usize>,
-    /// The nodes that read each value.
-    nodes: Vec<Vec<&'a Node<CpuOp>>>,
-}
-
-impl<'a> Readers<'a> {
-    fn of(graph: &'a Graph<CpuOp>) -> Readers<'a> {
-        let mut nodes = vec![Vec::new(); graph.values().len()];
-        for node in graph.nodes() {
-            node.inputs.iter().for_each(|value| nodes[value.index()].push(node));
-        }
-        Readers { graph, uses: graph.use_counts(), nodes }
-    }
-
-    /// The nodes that read `value`, where these are all of its reads and it is f32.
-    fn all(&self, value: ValueId) -> &[&'a Node<CpuOp>] {
-        let nodes = &self.nodes[value.index()];
-        let known = nodes.len() == self.uses[value.index()] && self.graph.value(value).dtype == DType::F32;
-        if known { nodes } else { &[] }
-    }
-
-    /// The node that makes `value`, where one node reads it.
-    fn inner(&self, value: ValueId) -> Option<&'a Node<CpuOp>> {
-        if self.all(value).len() == 1 { self.producer(value) } else { None }
-    }
-
-    fn producer(&self, value: ValueId) -> Option<&'a Node<CpuOp>> {
-        self.graph.producer(value).map(|node| self.graph.node(node))
-    }
 }
 
 /// An attention that ends in a product with the values.
@@ -133,7 +99,7 @@ impl Found {
             product_of_scores.op == CpuOp::Plain(Op::MatMul(MatMul { trans_a: false, trans_b: true }));
         found.attention.mask = mask.is_some();
         found.inputs = [q, k, v].into_iter().chain(mask).collect();
-        if readers.all(parts).len() == 1 {
+        if readers.of_f32(parts).len() == 1 {
             return Some(found);
         }
         let backward = Backward::of(readers, parts, [q, k, v], found.attention)?;
@@ -157,12 +123,12 @@ struct Backward {
 impl Backward {
     /// Those of softmax(scale q kᵀ + mask) v, where these alone read `parts`, the softmax, beside the attention's last product.
     fn of(readers: &Readers<'_>, parts: ValueId, [q, k, v]: [ValueId; 3], op: Attention) -> Option<Backward> {
-        if readers.all(parts).len() != 3 {
+        if readers.of_f32(parts).len() != 3 {
             return None;
         }
         let transposed = |trans_a, trans_b| CpuOp::Plain(Op::MatMul(MatMul { trans_a, trans_b }));
         let reader = |value: ValueId, wanted: &dyn Fn(&Node<CpuOp>) -> bool| {
-            readers.all(value).iter().find(|node| wanted(node)).copied()
+            readers.of_f32(value).into_iter().find(|node| wanted(node))
         };
         let to_values = reader(parts, &|node| node.op == transposed(true, false) && node.inputs[0] == parts)?;
         let softmax = reader(parts, &|node| {
@@ -176,7 +142,7 @@ impl Backward {
         let mut scores = softmax.outputs[0];
         let mut between = vec![dparts, scores];
         if op.scale != 1.0 {
-            let &[node] = readers.all(scores) else { return None };
+            let &[node] = &readers.of_f32(scores)[..] else { return None };
             let (_, scale) = scaled(readers.graph, node).filter(|(x, _)| *x == scores)?;
             if scale != op.scale {
                 return None;
@@ -242,7 +208,7 @@ fn scaled(graph: &Graph<CpuOp>, node: &Node<CpuOp>) -> Option<(ValueId, f32)> {
 mod tests {
     use offshoot_graph::op::ShapeOp;
     use offshoot_graph::passes::{Gradients, differentiate};
-    use offshoot_graph::{Role, Shape, Tensor};
+    use offshoot_graph::{DType, Role, Shape, Tensor};
 
     use super::super::optimize;
     use super::*;

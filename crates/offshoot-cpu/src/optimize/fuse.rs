@@ -7,6 +7,7 @@ use offshoot_graph::passes::Rewriter;
 use offshoot_graph::{Graph, GraphError, Node, NodeId, Op, ValueId};
 
 use super::op::{Activation, CpuOp};
+use super::readers::Readers;
 
 /// Fuses a Conv with a bias, or a BatchNormApply, with the Add of a residual and the activation that follow it, and an
 /// activation's gradient with the batch-norm gradients that alone read it.
@@ -14,7 +15,7 @@ use super::op::{Activation, CpuOp};
 /// # Errors
 /// None for a graph whose nodes passed their shape rules.
 pub(super) fn fuse(graph: &Graph<CpuOp>) -> Result<Graph<CpuOp>, GraphError> {
-    let readers = Readers::new(graph);
+    let readers = Readers::of(graph);
     let mut chains = HashMap::new();
     let mut gates = HashMap::new();
     let mut swallowed = vec![false; graph.nodes().len()];
@@ -25,7 +26,7 @@ pub(super) fn fuse(graph: &Graph<CpuOp>) -> Result<Graph<CpuOp>, GraphError> {
         if let Some(chain) = Chain::from(graph, &readers, index, &swallowed) {
             chain.nodes.iter().for_each(|n| swallowed[*n] = true);
             chains.insert(chain.last(), chain);
-        } else if let Some(apply) = readers.only_batch_norm_gradients(graph, node) {
+        } else if let Some(apply) = only_batch_norm_gradients(&readers, node) {
             swallowed[index] = true;
             gates.insert(index, apply);
         }
@@ -41,54 +42,26 @@ pub(super) fn fuse(graph: &Graph<CpuOp>) -> Result<Graph<CpuOp>, GraphError> {
     rewriter.finish()
 }
 
-/// Which nodes read each value.
-struct Readers {
-    nodes: Vec<Vec<usize>>,
-    uses: Vec<usize>,
-}
-
-impl Readers {
-    fn new(graph: &Graph<CpuOp>) -> Readers {
-        let mut nodes = vec![Vec::new(); graph.values().len()];
-        for (index, node) in graph.nodes().iter().enumerate() {
-            node.inputs.iter().for_each(|v| nodes[v.index()].push(index));
-        }
-        Readers { nodes, uses: graph.use_counts() }
-    }
-
-    /// The node that alone reads `value`.
-    fn only(&self, value: ValueId) -> Option<usize> {
-        match self.nodes[value.index()][..] {
-            [reader] if self.uses[value.index()] == 1 => Some(reader),
-            _ => None,
-        }
-    }
-
-    /// For the gradient of an activation that stands right behind a BatchNormApply: that node, when nothing but the
-    /// gradients of that very norm read `node`.
-    fn only_batch_norm_gradients<'g>(
-        &self,
-        graph: &'g Graph<CpuOp>,
-        node: &Node<CpuOp>,
-    ) -> Option<&'g Node<CpuOp>> {
-        activation_gradient(node)?;
-        let activation = graph.node(graph.producer(node.inputs[1])?);
-        activation_of(&activation.op)?;
-        let apply = graph.node(graph.producer(activation.inputs[0])?);
-        let value = node.outputs[0];
-        let readers = &self.nodes[value.index()];
-        let all_read = readers.len() == self.uses[value.index()] && !readers.is_empty();
-        let takes = |&r: &usize| {
-            let reader = &graph.nodes()[r];
-            let norm =
-                matches!(reader.op, CpuOp::Plain(Op::Grad(GradOp::BatchNormReduce | GradOp::BatchNormInput)));
-            norm && reader.inputs[0] == value && reader.inputs[1..4] == apply.inputs[..3]
-        };
-        let own = matches!(apply.op, CpuOp::Plain(Op::Train(TrainOp::BatchNormApply)))
-            && all_read
-            && readers.iter().all(takes);
-        own.then_some(apply)
-    }
+/// For the gradient of an activation that stands right behind a BatchNormApply: that node, when nothing but the
+/// gradients of that very norm read `node`.
+fn only_batch_norm_gradients<'g>(readers: &Readers<'g>, node: &Node<CpuOp>) -> Option<&'g Node<CpuOp>> {
+    let graph = readers.graph;
+    activation_gradient(node)?;
+    let activation = graph.node(graph.producer(node.inputs[1])?);
+    activation_of(&activation.op)?;
+    let apply = graph.node(graph.producer(activation.inputs[0])?);
+    let value = node.outputs[0];
+    let all = readers.all(value);
+    let takes = |&r: &usize| {
+        let reader = &graph.nodes()[r];
+        let norm =
+            matches!(reader.op, CpuOp::Plain(Op::Grad(GradOp::BatchNormReduce | GradOp::BatchNormInput)));
+        norm && reader.inputs[0] == value && reader.inputs[1..4] == apply.inputs[..3]
+    };
+    let own = matches!(apply.op, CpuOp::Plain(Op::Train(TrainOp::BatchNormApply)))
+        && !all.is_empty()
+        && all.iter().all(takes);
+    own.then_some(apply)
 }
 
 /// A Conv or BatchNormApply, perhaps an Add, perhaps an activation.
@@ -99,7 +72,7 @@ struct Chain {
 }
 
 impl Chain {
-    fn from(graph: &Graph<CpuOp>, readers: &Readers, first: usize, swallowed: &[bool]) -> Option<Chain> {
+    fn from(graph: &Graph<CpuOp>, readers: &Readers<'_>, first: usize, swallowed: &[bool]) -> Option<Chain> {
         let node = &graph.nodes()[first];
         let smooth = matches!(node.op.plain()?, Op::Conv(_)) && node.inputs.len() == 3;
         if !smooth && node.op.plain()? != &Op::Train(TrainOp::BatchNormApply) {

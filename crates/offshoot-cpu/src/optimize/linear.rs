@@ -2,11 +2,12 @@
 
 use std::collections::{HashMap, HashSet};
 
-use offshoot_graph::op::{Gemm, ShapeOp, Unary};
+use offshoot_graph::op::{ShapeOp, Unary};
 use offshoot_graph::passes::Rewriter;
-use offshoot_graph::{DType, Graph, GraphError, Node, NodeId, Op, ValueId};
+use offshoot_graph::{Graph, GraphError, Node, Op, ValueId};
 
 use super::op::CpuOp;
+use super::readers::Readers;
 
 /// Each Gemm with the function of one element that alone reads it, whether or not there is a Reshape between them: the product applies it
 /// while it stores. For a graph without a backward pass.
@@ -14,52 +15,45 @@ use super::op::CpuOp;
 /// # Errors
 /// None for a graph whose nodes passed their shape rules.
 pub(super) fn fuse_linear(graph: &Graph<CpuOp>) -> Result<Graph<CpuOp>, GraphError> {
-    let uses = graph.use_counts();
-    let found: Vec<(NodeId, Gemm, Unary, ValueId)> =
-        graph.nodes().iter().filter_map(|node| linear(graph, &uses, node)).collect();
-    let products: HashMap<NodeId, (Gemm, Unary)> =
-        found.iter().map(|&(id, gemm, function, _)| (id, (gemm, function))).collect();
-    let applied: HashSet<ValueId> = found.iter().map(|&(.., value)| value).collect();
+    let readers = Readers::of(graph);
+    let (mut products, mut applied) = (HashMap::new(), HashSet::new());
+    for node in graph.nodes() {
+        if let Some((product, function)) = linear(&readers, node) {
+            products.insert(product, function);
+            applied.insert(node.outputs[0]);
+        }
+    }
     let mut rewriter = Rewriter::new(graph);
     for node in graph.nodes() {
-        if applied.contains(&node.outputs[0]) {
-            let value = rewriter.get(node.inputs[0]);
-            rewriter.set(node.outputs[0], value);
-            continue;
-        }
-        let product = graph.producer(node.outputs[0]).and_then(|id| products.get(&id));
-        let Some(&(gemm, then)) = product else {
+        let value = node.outputs[0];
+        if let (Some(&then), Some(&Op::Gemm(gemm))) = (products.get(&value), node.op.plain()) {
+            let inputs: Vec<ValueId> = node.inputs.iter().map(|&v| rewriter.get(v)).collect();
+            let y = rewriter.new.add(&node.name, CpuOp::Gemm { gemm, then }, &inputs)?;
+            rewriter.set(value, y);
+        } else if applied.contains(&value) {
+            rewriter.set(value, rewriter.get(node.inputs[0]));
+        } else {
             rewriter.copy(node)?;
-            continue;
-        };
-        let inputs: Vec<ValueId> = node.inputs.iter().map(|&v| rewriter.get(v)).collect();
-        let y = rewriter.new.add(&node.name, CpuOp::Gemm { gemm, then }, &inputs)?;
-        rewriter.set(node.outputs[0], y);
+        }
     }
     rewriter.finish()
 }
 
-/// The Gemm behind which `node` is a function of f32, with both and the function's result.
-fn linear(
-    graph: &Graph<CpuOp>,
-    uses: &[usize],
-    node: &Node<CpuOp>,
-) -> Option<(NodeId, Gemm, Unary, ValueId)> {
+/// The result of the Gemm behind which `node` is a function of f32, and the function.
+fn linear(readers: &Readers<'_>, node: &Node<CpuOp>) -> Option<(ValueId, Unary)> {
     let Op::Unary(function) = *node.op.plain()? else { return None };
-    let maker = |value: ValueId| if uses[value.index()] == 1 { graph.producer(value) } else { None };
-    let mut id = maker(node.inputs[0])?;
-    if let Op::Shape(ShapeOp::Reshape { .. } | ShapeOp::Flatten { .. }) = graph.node(id).op.plain()? {
-        id = maker(graph.node(id).inputs[0])?;
+    let mut product = node.inputs[0];
+    let mut maker = readers.inner(product)?;
+    if let Op::Shape(ShapeOp::Reshape { .. } | ShapeOp::Flatten { .. }) = maker.op.plain()? {
+        product = maker.inputs[0];
+        maker = readers.inner(product)?;
     }
-    let product = graph.node(id);
-    let Op::Gemm(gemm) = *product.op.plain()? else { return None };
-    let is_f32 = graph.value(product.inputs[0]).dtype == DType::F32;
-    is_f32.then_some((id, gemm, function, node.outputs[0]))
+    matches!(maker.op.plain(), Some(Op::Gemm(_))).then_some((product, function))
 }
 
 #[cfg(test)]
 mod tests {
-    use offshoot_graph::{Dim, Shape};
+    use offshoot_graph::{DType, Dim, Shape};
 
     use super::super::optimize;
     use super::*;

@@ -7,6 +7,7 @@ mod linear;
 mod norm;
 mod op;
 mod quantized;
+mod readers;
 mod recompute;
 mod shuffle;
 mod transposes;
