@@ -6,46 +6,82 @@ use offshoot_graph::{DType, ExecuteError, ValueId};
 
 use super::Node;
 use super::{Lowering, Order, unsupported};
+use crate::kernels::shape::permute;
 use crate::kernels::softmax::{
     self, LabelError, cross_entropy, cross_entropy_grad, soft_cross_entropy, soft_cross_entropy_grad,
     softmax, softmax_grad,
 };
-use crate::operands::{Buffers, Memory, Operand, Reads};
+use crate::operands::{Buffers, Memory, Operand, Output, Reads};
 
 impl Lowering<'_> {
-    /// The length of an axis, and the order of a value's axes in memory that puts it last.
-    fn last_axis(&self, node: &Node, axis: usize) -> Result<(usize, Order), ExecuteError> {
-        match *self.shape(node.inputs[0]) {
-            [_, channels, _, _] if axis == 1 => Ok((channels, Order::ChannelsLast)),
-            ref shape if axis + 1 == shape.len() => Ok((shape[axis], Order::Graph)),
-            ref shape => Err(unsupported(
-                node,
-                format!(
-                    "axis {axis} of {shape:?}: only the last axis and the channels of [N, C, H, W] are supported"
-                ),
-            )),
+    /// The length of an axis, and the order of a value's axes in memory that puts it last, if one does.
+    fn last_axis(&self, value: ValueId, axis: usize) -> Option<(usize, Order)> {
+        match *self.shape(value) {
+            [_, channels, _, _] if axis == 1 => Some((channels, Order::ChannelsLast)),
+            ref shape if axis + 1 == shape.len() => Some((shape[axis], Order::Graph)),
+            _ => None,
         }
     }
 
     pub(super) fn softmax(&mut self, node: &Node, axis: usize) -> Result<(), ExecuteError> {
-        let ((width, order), isa) = (self.last_axis(node, axis)?, self.isa);
-        let x = self.in_order(node.inputs[0], order)?;
+        let (isa, input) = (self.isa, node.inputs[0]);
+        let Some((width, order)) = self.last_axis(input, axis) else {
+            let (x, width) = self.with_axis_last(input, axis)?;
+            let y = self.fresh(self.len(input));
+            self.step("softmax", x, y, move |x, y| softmax(isa, x, width, y));
+            return self.with_axis_back(y, node.outputs[0], axis);
+        };
+        let x = self.in_order(input, order)?;
         let y = self.write_in_order(node.outputs[0], order)?;
         self.step("softmax", x, y, move |x, y| softmax(isa, x, width, y));
         Ok(())
     }
 
     pub(super) fn softmax_grad(&mut self, node: &Node, axis: usize) -> Result<(), ExecuteError> {
-        let ((width, order), isa) = (self.last_axis(node, axis)?, self.isa);
-        let (dy, y) = (self.in_order(node.inputs[0], order)?, self.in_order(node.inputs[1], order)?);
+        let (isa, [dy, y]) = (self.isa, [node.inputs[0], node.inputs[1]]);
+        let Some((width, order)) = self.last_axis(dy, axis) else {
+            let ((dy, width), (y, _)) = (self.with_axis_last(dy, axis)?, self.with_axis_last(y, axis)?);
+            let dx = self.fresh(self.len(node.outputs[0]));
+            self.step("softmax", (dy, y), dx, move |(dy, y), dx| softmax_grad(isa, y, dy, width, dx));
+            return self.with_axis_back(dx, node.outputs[0], axis);
+        };
+        let (dy, y) = (self.in_order(dy, order)?, self.in_order(y, order)?);
         let dx = self.write_in_order(node.outputs[0], order)?;
         self.step("softmax", (dy, y), dx, move |(dy, y), dx| softmax_grad(isa, y, dy, width, dx));
         Ok(())
     }
 
+    /// The elements of a value with an axis behind the others, and its length.
+    fn with_axis_last(&mut self, value: ValueId, axis: usize) -> Result<(Operand<f32>, usize), ExecuteError> {
+        let shape = self.shape(value).to_vec();
+        let (x, turned, width) = (self.plain(value)?, self.fresh(self.len(value)), shape[axis]);
+        let perm: Vec<usize> = (0..shape.len()).filter(|&i| i != axis).chain([axis]).collect();
+        self.moving_step("permute", x, turned, move |x, turned| permute(x, &shape, &perm, turned));
+        Ok((turned.operand(), width))
+    }
+
+    /// Lets `value` be elements whose axis `axis` is behind the others.
+    fn with_axis_back(
+        &mut self,
+        turned: Output<f32>,
+        value: ValueId,
+        axis: usize,
+    ) -> Result<(), ExecuteError> {
+        let mut shape = self.shape(value).to_vec();
+        let (rank, width) = (shape.len(), shape.remove(axis));
+        shape.push(width);
+        let perm: Vec<usize> = (0..axis).chain([rank - 1]).chain(axis..rank - 1).collect();
+        let y = self.write_plain(value)?;
+        self.moving_step("permute", turned.operand(), y, move |turned, y| permute(turned, &shape, &perm, y));
+        Ok(())
+    }
+
     /// (logits, labels or targets, class weights?) -> loss
     pub(super) fn cross_entropy(&mut self, node: &Node, loss: CrossEntropy) -> Result<(), ExecuteError> {
-        let ((classes, _), isa) = (self.last_axis(node, 1)?, self.isa);
+        let &[_, classes] = self.shape(node.inputs[0]) else {
+            return Err(unsupported(node, "the logits must be [N, C]".into()));
+        };
+        let isa = self.isa;
         let logits = self.plain(node.inputs[0])?;
         let target = self.target(node.inputs[1])?;
         let weights = node.inputs.get(2).map(|&w| self.plain(w)).transpose()?;

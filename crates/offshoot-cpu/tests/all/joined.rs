@@ -4,8 +4,9 @@
 use offshoot_cpu::Isa;
 use offshoot_graph::builder::{BATCH_NORM, Conv2d};
 use offshoot_graph::op::{Binary, Pool, Pooling, ShapeOp, Unary};
+use offshoot_graph::passes::{Gradients, differentiate};
 use offshoot_graph::random::{Purpose, Random};
-use offshoot_graph::{DType, Dim, Graph, Op, Shape, Tensor, ValueId, Weights};
+use offshoot_graph::{DType, Dim, Graph, Op, Role, Shape, Tensor, ValueId, Weights};
 
 use crate::support::{difference, executor, run, unoptimized};
 
@@ -116,4 +117,52 @@ fn shuffled_channels_stay_channels_last() {
     }
     graph.add_output("y", y);
     check(&graph);
+}
+
+/// A Softmax over any axis is the one over the last axis of the Transpose; so is its gradient.
+#[test]
+fn any_axis_has_a_softmax() {
+    for shape in [&[3, 5, 4][..], &[2, 3, 5, 4], &[2, 3, 2, 5, 4]] {
+        for axis in 0..shape.len() {
+            let count = shape.len();
+            let outputs = [false, true].map(|turned| {
+                let mut graph = Graph::new("softmax");
+                let x = graph.add_parameter("x", shape, Role::Weight);
+                let weight = graph.add_parameter("weight", shape, Role::Weight);
+                let turn = |graph: &mut Graph, name: &str, x, perm: Vec<usize>| {
+                    graph.add(name, Op::Shape(ShapeOp::Transpose { perm }), &[x]).unwrap()
+                };
+                let y = if turned {
+                    let last: Vec<usize> = (0..count).filter(|&i| i != axis).chain([axis]).collect();
+                    let back = (0..axis).chain([count - 1]).chain(axis..count - 1).collect();
+                    let y = turn(&mut graph, "last", x, last);
+                    let y = graph.add("softmax", Op::Softmax { axis: count - 1 }, &[y]).unwrap();
+                    turn(&mut graph, "back", y, back)
+                } else {
+                    graph.add("softmax", Op::Softmax { axis }, &[x]).unwrap()
+                };
+                let loss = graph.add("loss", Op::Binary(Binary::Mul), &[y, weight]).unwrap();
+                let Gradients { mut graph, gradients } = differentiate(graph, loss).unwrap();
+                graph.add_output("y", y);
+                graph.add_output("dx", gradients.iter().find(|(of, _)| *of == x).unwrap().1);
+                let numbers = |seed: u64| {
+                    let mut random = Random::new(seed, 0, 0, Purpose::Init);
+                    let elements = (0..shape.iter().product()).map(|_| random.normal()).collect();
+                    Tensor::f32(shape.to_vec(), elements)
+                };
+                let weights = Weights::from([("x".into(), numbers(1)), ("weight".into(), numbers(2))]);
+                Isa::available()
+                    .into_iter()
+                    .map(|isa| run(&executor(isa), &graph, &[], &weights))
+                    .collect::<Vec<_>>()
+            });
+            let [found, wanted] = outputs;
+            for (found, wanted) in found.iter().zip(&wanted) {
+                for name in ["y", "dx"] {
+                    let what = format!("{name} of axis {axis} of {shape:?}");
+                    assert!(difference(&found[name], &wanted[name], &what) <= 1e-6, "{what}");
+                }
+            }
+        }
+    }
 }
