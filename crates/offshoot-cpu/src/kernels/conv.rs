@@ -311,7 +311,7 @@ pub(crate) fn applies_functions<E: Element>(isa: Isa, shape: &ConvShape) -> bool
     E::DTYPE == DType::F32 && !by_winograd(shape) && !by_groups(isa, shape)
 }
 
-/// Whether [`conv_in_training`] and [`conv_columns`] read the input of `shape`, on `E`, through a norm: where each pixel is read once, as floats.
+/// Whether convolutions read the input of `shape`, on `E`, through a norm: where each pixel is read once, as floats.
 pub fn reads_norm<E: Element>(isa: Isa, shape: &ConvShape) -> bool {
     shape.groups == 1 && forward(shape).is_pointwise() && !are_pairs(isa, E::DTYPE)
 }
