@@ -1,8 +1,9 @@
 //! Softmax and the loss.
 
+use offshoot_graph::model::BATCH;
 use offshoot_graph::op::CrossEntropy;
 use offshoot_graph::passes::LABELS;
-use offshoot_graph::{DType, ExecuteError, ValueId};
+use offshoot_graph::{DType, Dim, ExecuteError, ValueId};
 
 use super::Node;
 use super::{Lowering, Order, unsupported};
@@ -26,6 +27,7 @@ impl Lowering<'_> {
     pub(super) fn softmax(&mut self, node: &Node, axis: usize) -> Result<(), ExecuteError> {
         let (isa, input) = (self.isa, node.inputs[0]);
         let Some((width, order)) = self.last_axis(input, axis) else {
+            self.check_axis(node, axis)?;
             let (x, width) = self.with_axis_last(input, axis)?;
             let y = self.fresh(self.len(input));
             self.step("softmax", x, y, move |x, y| softmax(isa, x, width, y));
@@ -49,6 +51,20 @@ impl Lowering<'_> {
         let dx = self.write_in_order(node.outputs[0], order)?;
         self.step("softmax", (dy, y), dx, move |(dy, y), dx| softmax_grad(isa, y, dy, width, dx));
         Ok(())
+    }
+
+    /// An error for an axis on which the pictures of a batch are: what one of them gives would depend on the others.
+    fn check_axis(&self, node: &Node, axis: usize) -> Result<(), ExecuteError> {
+        match &self.graph.value(node.inputs[0]).shape.0[axis] {
+            Dim::Fixed(_) => Ok(()),
+            Dim::Symbol(name) if name.as_ref() != BATCH => Ok(()),
+            Dim::Symbol(_) | Dim::Expr(_) => Err(unsupported(
+                node,
+                format!(
+                    "axis {axis} is that of the batch: the answer for a picture would depend on the others"
+                ),
+            )),
+        }
     }
 
     /// The elements of a value with an axis behind the others, and its length.
