@@ -21,6 +21,7 @@ impl<'a> Translator<'a> {
         let units = units
             .filter(|&units| units <= 1 << 24)
             .ok_or_else(|| node.damaged("its weights have no three axes"))?;
+        check_hidden_size(node, units / 4)?;
         let steps = self.import.shape(x).0.first().and_then(Dim::fixed).unwrap_or(1);
         check_activation(&node.place(), [steps, ways, units].into_iter())?;
         let mut operands = vec![x];
@@ -61,8 +62,13 @@ impl<'a> Translator<'a> {
         let direction = self.checked_direction(node, &["Sigmoid", "Tanh"])?;
         let (weight, recurrence) = (self.gates(node, 1)?, self.gates(node, 2)?);
         let units = self.import.shape(recurrence).0.get(2).and_then(Dim::fixed).unwrap_or(0);
+        check_hidden_size(node, units)?;
         let steps = self.import.shape(x).0.first().and_then(Dim::fixed).unwrap_or(1);
         check_activation(&node.place(), [steps, direction.ways(), units].into_iter())?;
+        let ways = direction.ways();
+        let features = self.import.shape(x).0.get(2).and_then(Dim::fixed).unwrap_or(0);
+        self.check_shape(node, "W", weight, &[ways, 3 * units, features])?;
+        self.check_shape(node, "R", recurrence, &[ways, 3 * units, units])?;
         let bias = match node.input(3) {
             Some(_) => self.gates(node, 3)?,
             None => {
@@ -70,12 +76,28 @@ impl<'a> Translator<'a> {
                 self.import.constant(&node, "bias", Tensor::zeros([direction.ways(), 6 * units]))
             }
         };
+        self.check_shape(node, "B", bias, &[ways, 6 * units])?;
         let composite = Composite::Gru { direction, linear_before_reset: node.flag("linear_before_reset") };
         let results = self.import.compose_all(&node, composite, &[x, weight, recurrence, bias])?;
         for (name, id) in node.proto.output.iter().zip(results).filter(|(name, _)| !name.is_empty()) {
             self.define(name, id);
         }
         Ok(())
+    }
+
+    /// An error where an operand has another shape than the operator's sizes ask for.
+    fn check_shape(
+        &self,
+        node: NodeView<'a>,
+        name: &str,
+        operand: ValueId,
+        wanted: &[usize],
+    ) -> Result<(), Problem> {
+        let shape = self.import.shape(operand);
+        if shape.as_fixed().as_deref() == Some(wanted) {
+            return Ok(());
+        }
+        Err(node.damaged(format!("its {name} is {shape}, and must be {wanted:?}")))
     }
 
     /// A weight of a recurrent operator, stored or computed.
@@ -176,6 +198,15 @@ impl<'a> Translator<'a> {
             self.import.push_named(&node, node.name(), Op::Pool(Pooling::GlobalAverage), &[picture])?;
         self.import.push_named(&node, &name("flatten"), Op::Shape(ShapeOp::Flatten { axis: 1 }), &[mean])
     }
+}
+
+/// An error where the attribute does not say what the weights do.
+fn check_hidden_size(node: NodeView<'_>, units: usize) -> Result<(), Problem> {
+    if !node.has("hidden_size") || usize::try_from(node.int("hidden_size", -1)) == Ok(units) {
+        return Ok(());
+    }
+    let said = node.int("hidden_size", -1);
+    Err(node.damaged(format!("its hidden_size is {said}, and its weights are of {units}")))
 }
 
 /// Whether a tensor is floats of 0.

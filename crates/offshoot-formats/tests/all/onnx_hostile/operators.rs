@@ -120,3 +120,30 @@ fn recurrent_forms_that_are_not_read_are_named() {
         refused_with(&model(&parts), &["node `the_f` (GRU)", what]);
     }
 }
+
+#[test]
+fn weights_of_another_shape_than_a_recurrent_operators() {
+    let gru = |weights: [&[i64]; 3], hidden: i64| {
+        let [w, r, b] = weights;
+        let parts = [
+            node("Reshape", &["x", "steps"], "s", &[]),
+            whole("steps", &[3], &[24, -1, 8]),
+            tensor("w", w, None),
+            tensor("r", r, None),
+            tensor("b", b, None),
+            node("GRU", &["s", "w", "r", "b"], "y", &[attribute("hidden_size", hidden)]),
+        ];
+        model(&parts)
+    };
+    let good: [&[i64]; 3] = [&[1, 12, 8], &[1, 12, 4], &[1, 24]];
+    for (weights, hidden, what) in [
+        (good, 5, "its hidden_size is 5, and its weights are of 4"),
+        (good, -1, "its hidden_size is -1"),
+        ([&[1, 8, 12], good[1], good[2]], 4, "its W is [1, 8, 12], and must be [1, 12, 8]"),
+        ([&[2, 12, 8], good[1], good[2]], 4, "its W is [2, 12, 8], and must be [1, 12, 8]"),
+        ([good[0], &[1, 4, 12], good[2]], 4, "its hidden_size is 4, and its weights are of 12"),
+        ([good[0], good[1], &[1, 12]], 4, "its B is [1, 12], and must be [1, 24]"),
+    ] {
+        refused_with(&gru(weights, hidden), &["(GRU)", what]);
+    }
+}
