@@ -75,7 +75,7 @@ fn logits_are_pytorchs() {
 /// Weights of timm's models give timm's logits in the architectures that compute the same.
 #[test]
 #[ignore = "needs the Python peers with PyTorch (OFFSHOOT_PEERS)"]
-fn logits_of_timms_weights_are_timms() {
+fn logits_of_timms_weights_are_those_of_pytorch() {
     let mut count = 0;
     each_golden_model("timm", |architecture, mut weights| {
         let [input, logits, exact] =
@@ -124,7 +124,7 @@ fn gradients_are_pytorchs(architecture: &Architecture, weights: &mut Weights) {
 /// Positions for other sizes of the picture.
 #[test]
 #[ignore = "needs the Python peers with PyTorch (OFFSHOOT_PEERS)"]
-fn positions_of_other_sizes_are_timms() {
+fn positions_of_other_sizes_are_those_of_pytorch() {
     let directory = tempfile::tempdir().unwrap();
     assert!(script("positions", directory.path()).status().expect("the peers are set up").success());
     let mut golden = load_weights(&directory.path().join("positions.safetensors")).unwrap().weights;
