@@ -249,16 +249,13 @@ pub fn conv<E: Element>(
 ) {
     let columns = Columns { row: shape.out_c, start: 0, width: shape.out_c };
     conv_columns(isa, shape, &Source::Plain(x), filter, epilogue, columns, y);
-    if let Some(then) = epilogue.then.filter(|_| !applies_functions::<E>(isa, shape)) {
-        unary_in_place(isa, then, y);
-    }
 }
 
 /// [`conv`] that may read through a norm, and that writes some columns of rows which may be longer than its pixels: a part of a
-/// concatenation. Where these are not all, it adds no residual, and it applies [`Epilogue::then`] only where [`applies_functions`].
+/// concatenation. Where these are not all, it adds no residual, and has an [`Epilogue::then`] only where [`applies_functions`].
 ///
 /// # Panics
-/// As [`conv`]; when the columns are not its channels or no columns of `y`; when `x` is neither plain nor a norm that [`reads_norm`].
+/// As [`conv`]; when the columns are not its channels or no columns of `y`, or do not allow what the epilogue asks for; when `x` is neither plain nor a norm that [`reads_norm`].
 pub(crate) fn conv_columns<E: Element>(
     isa: Isa,
     shape: &ConvShape,
@@ -281,6 +278,11 @@ pub(crate) fn conv_columns<E: Element>(
         epilogue.residual.is_none_or(|residual| pitch == width && residual.len() == y.len()),
         "residual of {shape:?}"
     );
+    let (on_the_way, afterwards) = match applies_functions::<E>(isa, shape) {
+        true => (epilogue.then, None),
+        false => (None, epilogue.then),
+    };
+    assert!(afterwards.is_none() || pitch == width, "a function of {columns:?} of {shape:?}");
     let mut gather = forward(shape);
     gather.target = Target {
         base: start,
@@ -300,10 +302,13 @@ pub(crate) fn conv_columns<E: Element>(
         bounds: epilogue.activation.bounds(),
         norm,
         moments: None,
-        then: epilogue.then.filter(|_| applies_functions::<E>(isa, shape)),
+        then: on_the_way,
     };
     // Safety: the operands have the sizes of the shape, which is the gather's, the filter is packed for it, and the columns lie in `y`.
     unsafe { run_gathers(isa, shape, &gathers, operands, E::view_mut(y)) };
+    if let Some(then) = afterwards {
+        unary_in_place(isa, then, y);
+    }
 }
 
 /// Whether the kernel of `shape` applies a function to what it stores, while that is in a cache.

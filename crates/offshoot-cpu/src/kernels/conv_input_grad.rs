@@ -79,8 +79,8 @@ pub fn conv_input_grad<E: Element>(
     conv_transpose(isa, shape, dy, filter, (None, None), dx);
 }
 
-/// [`conv_input_grad`] with a bias for each channel of `dx` and a function behind it: a transposed convolution, and of [`ConvShape::of_matrices`] the product with a
-/// matrix whose rows are stored one after the other.
+/// [`conv_input_grad`] with a bias for each channel of `dx` and a function behind it: a transposed convolution, and of
+/// [`ConvShape::of_matrices`] the product with a matrix whose rows are stored one after the other.
 ///
 /// # Panics
 /// As [`conv_input_grad`], and when the bias has another size.

@@ -5,17 +5,18 @@ use offshoot_graph::{ExecuteError, ValueId};
 use super::{Lowering, Node, unsupported};
 use crate::kernels::attention::grad::attention_grad;
 use crate::kernels::attention::{AttentionShape, Operands, attention};
+use crate::operands::Operand;
 use crate::optimize::Attention;
+
+type AttentionOperands = ([Operand<f32>; 3], Option<Operand<f32>>);
 
 impl Lowering<'_> {
     pub(super) fn attention(&mut self, node: &Node, op: Attention) -> Result<(), ExecuteError> {
         let shape = self.attention_shape(node, op)?;
         let (isa, scale) = (self.isa, op.scale);
-        let [q, k, v] =
-            [self.plain(node.inputs[0])?, self.plain(node.inputs[1])?, self.plain(node.inputs[2])?];
-        let mask = if op.mask { Some(self.plain(node.inputs[3])?) } else { None };
+        let operands = self.attention_operands(node, op)?;
         let y = self.write_plain(node.outputs[0])?;
-        self.step("attention", ([q, k, v], mask), y, move |([q, k, v], mask), y| {
+        self.step("attention", operands, y, move |([q, k, v], mask), y| {
             attention(isa, &shape, Operands { q, k, v, scale, mask }, y);
         });
         Ok(())
@@ -24,21 +25,20 @@ impl Lowering<'_> {
     pub(super) fn attention_grad(&mut self, node: &Node, op: Attention) -> Result<(), ExecuteError> {
         let shape = self.attention_shape(node, op)?;
         let (isa, scale) = (self.isa, op.scale);
-        let [q, k, v] =
-            [self.plain(node.inputs[0])?, self.plain(node.inputs[1])?, self.plain(node.inputs[2])?];
-        let mask = if op.mask { Some(self.plain(node.inputs[3])?) } else { None };
+        let operands = self.attention_operands(node, op)?;
         let dy = self.plain(node.inputs[node.inputs.len() - 1])?;
-        let grads = [0, 1, 2].map(|i| self.write_plain(node.outputs[i]));
-        let [dq, dk, dv] = grads;
-        self.step(
-            "attention",
-            ([q, k, v, dy], mask),
-            [dq?, dk?, dv?],
-            move |([q, k, v, dy], mask), grads| {
-                attention_grad(isa, &shape, Operands { q, k, v, scale, mask }, dy, grads);
-            },
-        );
+        let grads = self.write_all::<f32, 3>(node)?;
+        self.step("attention", (operands, dy), grads, move |(([q, k, v], mask), dy), grads| {
+            attention_grad(isa, &shape, Operands { q, k, v, scale, mask }, dy, grads);
+        });
         Ok(())
+    }
+
+    /// q, k and v, and the mask where there is one.
+    fn attention_operands(&mut self, node: &Node, op: Attention) -> Result<AttentionOperands, ExecuteError> {
+        let [q, k, v] = [0, 1, 2].map(|i| self.plain(node.inputs[i]));
+        let mask = if op.mask { Some(self.plain(node.inputs[3])?) } else { None };
+        Ok(([q?, k?, v?], mask))
     }
 
     fn attention_shape(&self, node: &Node, op: Attention) -> Result<AttentionShape, ExecuteError> {

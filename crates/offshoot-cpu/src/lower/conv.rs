@@ -112,9 +112,6 @@ impl Lowering<'_> {
                 let filter = filter.packed::<E>(isa, &shape, Direction::Forward, &mut scratch.filter);
                 let epilogue = Epilogue { bias, residual, activation, then };
                 conv_columns(isa, &shape, &x, filter, &epilogue, columns, y);
-                if let Some(then) = then.filter(|_| !applies) {
-                    unary_in_place(isa, then, y);
-                }
             },
         );
         Ok(())
