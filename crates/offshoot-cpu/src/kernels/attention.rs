@@ -5,6 +5,7 @@
 //! depend on the rows beside it.
 
 pub(crate) mod grad;
+mod stack;
 
 use std::ops::Range;
 
@@ -13,6 +14,8 @@ use super::simd::{Isa, Kernel, Simd, dispatch};
 use super::size::elements;
 use super::softmax::{exponentials, largest, line};
 use super::tile::{self, MAX_ROWS, Matrix, Tile, run_tile, tile_starts};
+
+pub(crate) use self::stack::Stack;
 
 /// Floats of the scores that a task holds: a part of a small second-level cache.
 const SCORES: usize = 32 * 1024;
@@ -23,23 +26,29 @@ const MOST: usize = 168;
 /// Fewest queries worth packing the keys and values again, for another thread.
 const QUERIES: usize = 256;
 
-/// Sizes of a stack of attentions.
+/// Sizes of a stack of attentions, and where their matrices are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct AttentionShape {
     /// Matrices in the stack.
     pub(crate) count: usize,
     /// Rows of `q` and of the result.
     pub(crate) queries: usize,
-    /// Rows of `v`, and scores of a query.
+    /// Rows of `k` and `v`, and scores of a query.
     pub(crate) keys: usize,
-    /// Columns of `q`.
+    /// Columns of `q` and `k`.
     pub(crate) depth: usize,
     /// Columns of `v` and of the result.
     pub(crate) width: usize,
-    /// Whether `k` is stored as `[keys][depth]`, else as `[depth][keys]`.
-    pub(crate) keys_first: bool,
-    /// Where the mask of each matrix starts, and the floats from one of its rows to the next. A row has a float a key. Empty without a mask.
-    pub(crate) mask: (Vec<usize>, usize),
+    /// Those of `q`, whose columns follow one another.
+    pub(crate) q: Stack,
+    /// Those of `k`, whose columns or rows follow one another.
+    pub(crate) k: Stack,
+    /// Those of `v`, whose columns follow one another.
+    pub(crate) v: Stack,
+    /// Those of the mask, where there is one: a row a query and a column a key. Columns follow one another; rows may be the same one.
+    pub(crate) mask: Option<Stack>,
+    /// Those of the result, or of its gradient. Columns follow one another.
+    pub(crate) y: Stack,
 }
 
 /// The operands of [`attention`].
@@ -57,12 +66,12 @@ pub(crate) struct Operands<'a> {
 /// Writes `softmax(scale q kᵀ + mask) v` of each matrix of the stack to `y`.
 ///
 /// # Panics
-/// When a slice has not the size that `shape` says.
+/// When the matrices are not within their slices, or do not lie as `shape` says; when two matrices of `y` share elements.
 pub(crate) fn attention(isa: Isa, shape: &AttentionShape, operands: Operands<'_>, y: &mut [f32]) {
     let AttentionShape { count, queries, keys, depth, width, .. } = *shape;
     check_operands(shape, operands, y);
-    check_mask(shape, operands.mask);
-    if y.is_empty() {
+    check_apart(&shape.y, [queries, width]);
+    if [count, queries, width].contains(&0) {
         return;
     }
     let plan = Plan::new(isa, shape);
@@ -80,20 +89,27 @@ pub(crate) fn attention(isa: Isa, shape: &AttentionShape, operands: Operands<'_>
 /// `y` is the result or its gradient.
 fn check_operands(shape: &AttentionShape, operands: Operands<'_>, y: &[f32]) {
     let AttentionShape { count, queries, keys, depth, width, .. } = *shape;
-    let sizes = [[queries, depth], [keys, depth], [keys, width], [queries, width]];
-    let wanted = sizes.map(|[rows, columns]| elements([count, rows, columns]));
-    let Operands { q, k, v, .. } = operands;
-    assert_eq!([q.len(), k.len(), v.len(), y.len()], wanted, "operands of {shape:?}");
+    let Operands { q, k, v, mask, .. } = operands;
+    let fits = shape.q.fits(count, [queries, depth], q.len())
+        && shape.k.fits(count, [keys, depth], k.len())
+        && shape.v.fits(count, [keys, width], v.len())
+        && shape.y.fits(count, [queries, width], y.len())
+        && match (&shape.mask, mask) {
+            (Some(stack), Some(mask)) => stack.fits(count, [queries, keys], mask.len()),
+            (None, None) => true,
+            _ => false,
+        };
+    let rows = [Some(&shape.q), Some(&shape.v), Some(&shape.y), shape.mask.as_ref()];
+    let in_rows = rows.into_iter().flatten().all(|stack| stack.column == 1);
+    assert!(fits && in_rows && [shape.k.row, shape.k.column].contains(&1), "operands of {shape:?}");
 }
 
-fn check_mask(shape: &AttentionShape, mask: Option<&[f32]>) {
-    let (starts, pitch) = &shape.mask;
-    let Some(mask) = mask else { return };
-    assert_eq!(starts.len(), shape.count, "a mask for each matrix of {shape:?}");
-    let last = elements([shape.queries.saturating_sub(1), *pitch]).checked_add(shape.keys);
-    let fits =
-        |&start: &usize| last.and_then(|last| last.checked_add(start)).is_some_and(|end| end <= mask.len());
-    assert!(starts.iter().all(fits), "the mask of {shape:?}");
+/// Panics when two rows of what tasks write share elements.
+fn check_apart(stack: &Stack, [rows, columns]: [usize; 2]) {
+    let starts = stack.starts.iter().flat_map(|&start| (0..rows).map(move |i| start + i * stack.row));
+    let mut starts: Vec<usize> = starts.collect();
+    starts.sort_unstable();
+    assert!(starts.windows(2).all(|pair| pair[1] - pair[0] >= columns), "rows of {columns} of {stack:?}");
 }
 
 /// How the work is cut and where things are in a task's scratch. It does not change the result.
@@ -146,25 +162,24 @@ impl Kernel for Task<'_> {
 
     #[inline(always)]
     unsafe fn run<S: Simd>(mut self) {
-        let AttentionShape { queries, keys, depth, width, .. } = *self.shape;
+        let AttentionShape { keys, depth, width, ref q, y: ref out, .. } = *self.shape;
         let Plan { block, scores: pitch, .. } = *self.plan;
         let [packed_keys, packed_values, scores] = self.pack(S::LANES);
-        let q = self.operands.q[self.matrix * queries * depth..].as_ptr();
         for start in self.rows.clone().step_by(block) {
             let rows = block.min(self.rows.end - start);
             let mut sums = [0.0; MOST];
             // Safety: `S` is available. The panels hold what they were packed from, `scores` a row for each query of a block, and these
             // rows of the result are this task's.
             unsafe {
-                let q = q.add(start * depth);
-                self.multiply::<S>([rows, depth, pitch], (q, depth), packed_keys, (scores, pitch));
+                let first = self.operands.q.as_ptr().add(q.starts[self.matrix] + start * q.row);
+                self.multiply::<S>([rows, depth, pitch], (first, q.row), packed_keys, (scores, pitch));
                 for (i, sum) in sums[..rows].iter_mut().enumerate() {
                     *sum = self.exponentials::<S>(start + i, scores.add(i * pitch));
                 }
-                let y = self.out.at((self.matrix * queries + start) * width);
-                self.multiply::<S>([rows, keys, width], (scores, pitch), packed_values, (y, width));
+                let y = self.out.at(out.starts[self.matrix] + start * out.row);
+                self.multiply::<S>([rows, keys, width], (scores, pitch), packed_values, (y, out.row));
                 for (i, sum) in sums[..rows].iter().enumerate() {
-                    let y = y.add(i * width);
+                    let y = y.add(i * out.row);
                     line::<S>(1.0 / sum, y, 0.0, y, width);
                 }
             }
@@ -176,15 +191,14 @@ impl Task<'_> {
     /// Packs the keys and the values of the matrix; behind them is the place for scores.
     #[inline(always)]
     fn pack(&mut self, lanes: usize) -> [*mut f32; 3] {
-        let AttentionShape { keys, depth, width, keys_first, .. } = *self.shape;
+        let AttentionShape { keys, depth, width, ref k, ref v, .. } = *self.shape;
         let Plan { panel, scores, columns, .. } = *self.plan;
-        let k = &self.operands.k[self.matrix * keys * depth..][..keys * depth];
-        let v = &self.operands.v[self.matrix * keys * width..][..keys * width];
+        let [key, column, value] = [k.row, k.column, v.row];
+        let (k, v) = (matrix(self.operands.k, k, self.matrix), matrix(self.operands.v, v, self.matrix));
         let (packed_keys, rest) = self.scratch.split_at_mut(scores * depth);
         let (packed_values, rest) = rest.split_at_mut(columns * keys);
-        let steps = if keys_first { [1, depth] } else { [keys, 1] };
-        pack(k, [depth, keys], steps, [panel, lanes], packed_keys);
-        pack(v, [keys, width], [width, 1], [panel, lanes], packed_values);
+        pack(k, [depth, keys], [column, key], [panel, lanes], packed_keys);
+        pack(v, [keys, width], [value, 1], [panel, lanes], packed_values);
         [packed_keys.as_mut_ptr(), packed_values.as_mut_ptr(), rest.as_mut_ptr()]
     }
 
@@ -232,10 +246,9 @@ impl Task<'_> {
         let keys = self.shape.keys;
         // Safety: the caller's; the mask has a row for each query.
         unsafe {
-            match self.operands.mask {
-                Some(mask) => {
-                    let (starts, pitch) = &self.shape.mask;
-                    let mask = mask[starts[self.matrix] + query * pitch..][..keys].as_ptr();
+            match self.operands.mask.zip(self.shape.mask.as_ref()) {
+                Some((mask, stack)) => {
+                    let mask = mask[stack.starts[self.matrix] + query * stack.row..][..keys].as_ptr();
                     scale_and_add::<S>(self.operands.scale, scores, mask, keys);
                 }
                 None if self.operands.scale != 1.0 => {
@@ -246,6 +259,12 @@ impl Task<'_> {
             exponentials::<S>(scores, keys, largest::<S>(scores, keys), scores)
         }
     }
+}
+
+/// The elements from a matrix on; none where it has none.
+#[inline(always)]
+fn matrix<'a>(all: &'a [f32], stack: &Stack, index: usize) -> &'a [f32] {
+    all.get(stack.starts[index]..).unwrap_or_default()
 }
 
 /// scores = scale scores + mask.
@@ -304,6 +323,7 @@ fn pack(
 
 #[cfg(test)]
 mod tests {
+    use super::super::strided::{Strided, copy_strided};
     use super::*;
     use crate::kernels::testing::{assert_close, assert_same_on_any_threads, normals};
 
@@ -316,6 +336,39 @@ mod tests {
         pub(super) mask: Vec<f32>,
         /// `k` with each matrix as its transpose.
         pub(super) transposed: Vec<f32>,
+    }
+
+    /// Matrices one after another.
+    pub(super) fn stack(sizes: [usize; 3]) -> Stack {
+        Stack::new(&Strided::dense(sizes.to_vec())).expect("matrices")
+    }
+
+    /// A stack of attentions whose operands and result are one matrix after another, without a mask.
+    pub(super) fn dense([count, queries, keys, depth, width]: [usize; 5]) -> AttentionShape {
+        AttentionShape {
+            count,
+            queries,
+            keys,
+            depth,
+            width,
+            q: stack([count, queries, depth]),
+            k: stack([count, keys, depth]),
+            v: stack([count, keys, width]),
+            mask: None,
+            y: stack([count, queries, width]),
+        }
+    }
+
+    impl AttentionShape {
+        /// With a mask for each matrix, one after another.
+        pub(super) fn masked(&self) -> AttentionShape {
+            AttentionShape { mask: Some(stack([self.count, self.queries, self.keys])), ..self.clone() }
+        }
+
+        /// With keys as columns.
+        pub(super) fn by_columns(&self) -> AttentionShape {
+            AttentionShape { k: stack([self.count, self.depth, self.keys]).transposed(), ..self.clone() }
+        }
     }
 
     /// Each matrix of `rows` and `columns` of a stack as its transpose.
@@ -337,11 +390,9 @@ mod tests {
         ];
         sizes.into_iter().map(|(queries, keys, depth, width)| {
             let count = 2;
-            let starts = (0..count).map(|i| i * queries * keys).collect();
             let len = [queries * depth, keys * depth, keys * width, queries * keys].map(|n| n * count);
             let [q, k, v, mask] = [0, 1, 2, 3].map(|i| normals(i as u64, len[i]));
-            let shape =
-                AttentionShape { count, queries, keys, depth, width, keys_first: true, mask: (starts, keys) };
+            let shape = dense([count, queries, keys, depth, width]);
             let transposed = transpose(&k, [keys, depth]);
             Case { shape, q, k, v, mask, transposed }
         })
@@ -370,8 +421,9 @@ mod tests {
     fn attention_is_what_its_formula_says_on_every_path() {
         for Case { shape: first, q, k, v, mask, transposed } in cases() {
             let AttentionShape { count, queries, keys, depth, width, .. } = first;
-            let last = AttentionShape { keys_first: false, ..first.clone() };
             for mask in [None, Some(&mask[..])] {
+                let first = if mask.is_some() { first.masked() } else { first.clone() };
+                let last = first.by_columns();
                 let row = |row: usize| {
                     let matrix = row / queries;
                     let [k, v] = [(&k, depth), (&v, width)].map(|(x, n)| &x[matrix * keys * n..][..keys * n]);
@@ -396,16 +448,45 @@ mod tests {
     }
 
     #[test]
-    fn a_nan_stays_in_its_row() {
-        let shape = AttentionShape {
-            count: 1,
-            queries: 2,
-            keys: 20,
-            depth: 3,
-            width: 5,
-            keys_first: true,
-            mask: (Vec::new(), 0),
+    fn operands_may_lie_between_each_other() {
+        // q, k and v as parts of each token's row, head by head, and the result token by token.
+        let [pictures, heads, tokens, depth, width] = [2, 3, 9, 4, 5];
+        let row = heads * (2 * depth + width);
+        let x = normals(3, pictures * tokens * row);
+        let part = |start: usize, size: usize| Strided {
+            start: start * heads,
+            shape: vec![pictures, heads, tokens, size],
+            strides: vec![tokens * row, size, row, 1],
         };
+        let places = [part(0, depth), part(depth, depth), part(2 * depth, width)];
+        let out = Strided {
+            start: 0,
+            shape: vec![pictures, heads, tokens, width],
+            strides: vec![tokens * heads * width, width, heads * width, 1],
+        };
+        let dense = dense([pictures * heads, tokens, tokens, depth, width]);
+        let [q, k, v] = places.each_ref().map(|places| {
+            let mut part = vec![0.0; places.len()];
+            copy_strided(&x, places, &mut part);
+            part
+        });
+        for isa in Isa::available() {
+            let mut wanted = vec![0.0; dense.count * tokens * width];
+            attention(isa, &dense, Operands { q: &q, k: &k, v: &v, scale: 0.5, mask: None }, &mut wanted);
+            let [of_q, of_k, of_v, of_y] =
+                [&places[0], &places[1], &places[2], &out].map(|p| Stack::new(p).expect("matrices"));
+            let shape = AttentionShape { q: of_q, k: of_k, v: of_v, y: of_y, ..dense.clone() };
+            let mut y = vec![0.0; wanted.len()];
+            attention(isa, &shape, Operands { q: &x, k: &x, v: &x, scale: 0.5, mask: None }, &mut y);
+            let mut found = vec![0.0; y.len()];
+            copy_strided(&y, &out, &mut found);
+            assert_eq!(found, wanted, "{isa}");
+        }
+    }
+
+    #[test]
+    fn a_nan_stays_in_its_row() {
+        let shape = dense([1, 2, 20, 3, 5]);
         let (mut q, k, v) = (normals(0, 6), normals(1, 60), normals(2, 100));
         q[0] = f32::NAN;
         for isa in Isa::available() {

@@ -40,6 +40,7 @@ pub mod simd;
 pub(crate) mod size;
 pub mod softmax;
 pub mod source;
+pub(crate) mod strided;
 mod team;
 #[cfg(test)]
 mod testing;

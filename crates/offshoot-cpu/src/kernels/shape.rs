@@ -1,8 +1,7 @@
-//! What moves elements and computes nothing: parts of rows, axes in another order, broadcasting.
+//! What moves elements and computes nothing: parts of rows, shuffled channels, broadcasting.
 
-use super::element::{Element, Stored};
+use super::element::Stored;
 use super::elementwise::{broadcast_strides, for_offsets};
-use super::layout::transpose;
 use super::rows::{Shared, for_chunks, rows_per_task};
 use super::size::elements;
 
@@ -34,48 +33,6 @@ pub(crate) fn copy_columns<E: Stored>(x: &[E], from: Columns, out: &mut [E], to:
             // Safety: the columns are within the row, and rows do not overlap.
             let out = unsafe { std::slice::from_raw_parts_mut(shared.at(row * to.row + to.start), to.width) };
             out.copy_from_slice(x);
-        }
-    });
-}
-
-/// out = x, of `shape`, with axis `perm[i]` as axis i.
-///
-/// # Panics
-/// When `perm` is no permutation of the axes or a slice has not the size of the shape.
-pub(crate) fn permute<E: Element>(x: &[E], shape: &[usize], perm: &[usize], out: &mut [E]) {
-    let len = shape.iter().fold(1, |len, &size| elements([len, size]));
-    let is_permutation = perm.len() == shape.len() && (0..shape.len()).all(|axis| perm.contains(&axis));
-    assert!(x.len() == len && out.len() == len && is_permutation, "{shape:?} by {perm:?}");
-    let Some(last) = perm.len().checked_sub(1).filter(|_| len > 0) else {
-        out.copy_from_slice(x);
-        return;
-    };
-    let kept = perm.iter().enumerate().take_while(|&(i, &axis)| i == axis).count();
-    if kept + 2 == perm.len() {
-        return transpose(shape[..kept].iter().product(), shape[kept], shape[kept + 1], x, out);
-    }
-    let mut strides = vec![1; shape.len()];
-    for axis in (0..last).rev() {
-        strides[axis] = strides[axis + 1] * shape[axis + 1];
-    }
-    let (width, step) = (shape[perm[last]], strides[perm[last]]);
-    let shared = Shared::new(out);
-    for_chunks(len / width, rows_per_task(width), |rows| {
-        for row in rows {
-            let (mut at, mut rest) = (0, row);
-            for &axis in perm[..last].iter().rev() {
-                at += rest % shape[axis] * strides[axis];
-                rest /= shape[axis];
-            }
-            // Safety: rows of `out` do not overlap, and there are len / width of them.
-            let out = unsafe { std::slice::from_raw_parts_mut(shared.at(row * width), width) };
-            if step == 1 {
-                out.copy_from_slice(&x[at..at + width]);
-            } else {
-                for (i, out) in out.iter_mut().enumerate() {
-                    *out = x[at + i * step];
-                }
-            }
         }
     });
 }

@@ -4,7 +4,8 @@ use offshoot_graph::{ExecuteError, ValueId};
 
 use super::{Lowering, Node, unsupported};
 use crate::kernels::attention::grad::attention_grad;
-use crate::kernels::attention::{AttentionShape, Operands, attention};
+use crate::kernels::attention::{AttentionShape, Operands, Stack, attention};
+use crate::kernels::strided::Strided;
 use crate::operands::Operand;
 use crate::optimize::Attention;
 
@@ -12,10 +13,10 @@ type AttentionOperands = ([Operand<f32>; 3], Option<Operand<f32>>);
 
 impl Lowering<'_> {
     pub(super) fn attention(&mut self, node: &Node, op: Attention) -> Result<(), ExecuteError> {
-        let shape = self.attention_shape(node, op)?;
+        let (operands, stacks) = self.attention_operands(node, op)?;
+        let (y, places) = self.write_rows(node.outputs[0])?;
+        let shape = self.attention_shape(node, stacks, &places)?;
         let (isa, scale) = (self.isa, op.scale);
-        let operands = self.attention_operands(node, op)?;
-        let y = self.write_plain(node.outputs[0])?;
         self.step("attention", operands, y, move |([q, k, v], mask), y| {
             attention(isa, &shape, Operands { q, k, v, scale, mask }, y);
         });
@@ -23,50 +24,94 @@ impl Lowering<'_> {
     }
 
     pub(super) fn attention_grad(&mut self, node: &Node, op: Attention) -> Result<(), ExecuteError> {
-        let shape = self.attention_shape(node, op)?;
+        let (operands, stacks) = self.attention_operands(node, op)?;
+        let (dy, places) = self.rows(node.inputs[node.inputs.len() - 1])?;
+        let shape = self.attention_shape(node, stacks, &places)?;
+        let &[dq, dk, dv] = &node.outputs[..] else {
+            return Err(unsupported(node, "it must have 3 outputs".into()));
+        };
+        let [(dq, to_q), (dk, to_k), (dv, to_v)] =
+            [self.write_rows(dq)?, self.write_rows(dk)?, self.write_rows(dv)?];
         let (isa, scale) = (self.isa, op.scale);
-        let operands = self.attention_operands(node, op)?;
-        let dy = self.plain(node.inputs[node.inputs.len() - 1])?;
-        let grads = self.write_all::<f32, 3>(node)?;
-        self.step("attention", (operands, dy), grads, move |(([q, k, v], mask), dy), grads| {
-            attention_grad(isa, &shape, Operands { q, k, v, scale, mask }, dy, grads);
+        let to_k = if op.keys_first { stack(node, &to_k)? } else { stack(node, &to_k)?.transposed() };
+        let stacks = [stack(node, &to_q)?, to_k, stack(node, &to_v)?];
+        self.step("attention", (operands, dy), [dq, dk, dv], move |(([q, k, v], mask), dy), grads| {
+            attention_grad(isa, &shape, Operands { q, k, v, scale, mask }, dy, grads, &stacks);
         });
         Ok(())
     }
 
-    /// q, k and v, and the mask where there is one.
-    fn attention_operands(&mut self, node: &Node, op: Attention) -> Result<AttentionOperands, ExecuteError> {
-        let [q, k, v] = [0, 1, 2].map(|i| self.plain(node.inputs[i]));
+    /// q, k and v, the mask where there is one, and where their matrices are.
+    fn attention_operands(
+        &mut self,
+        node: &Node,
+        op: Attention,
+    ) -> Result<(AttentionOperands, Stacks), ExecuteError> {
+        let (q, of_q) = self.rows(node.inputs[0])?;
+        let (k, of_k) = self.rows_or_columns(node.inputs[1])?;
+        let (v, of_v) = self.rows(node.inputs[2])?;
         let mask = if op.mask { Some(self.plain(node.inputs[3])?) } else { None };
-        Ok(([q?, k?, v?], mask))
+        let k_stack = stack(node, &of_k)?;
+        let stacks = Stacks {
+            k: if op.keys_first { k_stack } else { k_stack.transposed() },
+            q: of_q,
+            v: of_v,
+            mask: op.mask.then(|| self.shape(node.inputs[3]).to_vec()),
+        };
+        Ok((([q, k, v], mask), stacks))
     }
 
-    fn attention_shape(&self, node: &Node, op: Attention) -> Result<AttentionShape, ExecuteError> {
-        let [q, v] = [0, 2].map(|i| self.shape(node.inputs[i]));
-        let (&[ref stack @ .., queries, depth], &[.., keys, width]) = (q, v) else {
+    /// As [`Lowering::rows`], or those of the axis before the last follow one another.
+    fn rows_or_columns(&mut self, value: ValueId) -> Result<(Operand<f32>, Strided), ExecuteError> {
+        let view = self.view(value)?;
+        match view.places.strides[..] {
+            [.., 1, _] => Ok((self.typed(value, view.base)?, view.places)),
+            _ => self.rows(value),
+        }
+    }
+
+    /// `y` is where the result, or its gradient, is.
+    fn attention_shape(
+        &self,
+        node: &Node,
+        Stacks { q, k, v, mask }: Stacks,
+        y: &Strided,
+    ) -> Result<AttentionShape, ExecuteError> {
+        let (&[ref outer @ .., queries, depth], &[.., keys, width]) = (&q.shape[..], &v.shape[..]) else {
             return Err(unsupported(node, "its operands must be matrices".into()));
         };
-        let mask = match op.mask {
-            true => self.mask(node.inputs[3], stack, [queries, keys]),
-            false => (Vec::new(), 0),
-        };
-        let (count, keys_first) = (stack.iter().product(), op.keys_first);
-        Ok(AttentionShape { count, queries, keys, depth, width, keys_first, mask })
+        let scores: Vec<usize> = outer.iter().copied().chain([queries, keys]).collect();
+        let mask = mask.map(|mask| stack(node, &broadcast(mask, scores))).transpose()?;
+        let (count, y) = (outer.iter().product(), stack(node, y)?);
+        let [q, v] = [stack(node, &q)?, stack(node, &v)?];
+        Ok(AttentionShape { count, queries, keys, depth, width, q, k, v, mask, y })
     }
+}
 
-    /// Where the mask of each matrix of a stack starts, and the elements from one of its rows to the next.
-    fn mask(&self, mask: ValueId, stack: &[usize], [queries, keys]: [usize; 2]) -> (Vec<usize>, usize) {
-        let shape = self.shape(mask);
-        let rows = shape.len().checked_sub(2).map_or(1, |axis| shape[axis]);
-        let ahead = &shape[..shape.len().saturating_sub(2)];
-        let mut starts = vec![0];
-        // Axis by axis from the first: an axis of one element is the same again for all of the stack's.
-        for (axis, &n) in stack.iter().enumerate() {
-            let own = (axis + ahead.len()).checked_sub(stack.len()).map_or(1, |axis| ahead[axis]);
-            let step = |start: usize, i: usize| start * own + if own == 1 { 0 } else { i };
-            starts = starts.into_iter().flat_map(|start| (0..n).map(move |i| step(start, i))).collect();
-        }
-        starts.iter_mut().for_each(|start| *start *= rows * keys);
-        (starts, if rows == queries && queries > 1 { keys } else { 0 })
+/// Where the operands are, and the mask's shape.
+struct Stacks {
+    q: Strided,
+    k: Stack,
+    v: Strided,
+    mask: Option<Vec<usize>>,
+}
+
+fn stack(node: &Node, places: &Strided) -> Result<Stack, ExecuteError> {
+    Stack::new(places).ok_or_else(|| unsupported(node, "its operands must be matrices".into()))
+}
+
+/// Where the elements of a dense tensor are that is broadcast to `shape`: an axis of one element is the same again.
+fn broadcast(own: Vec<usize>, shape: Vec<usize>) -> Strided {
+    let ahead = shape.len().saturating_sub(own.len());
+    let dense = Strided::dense(own);
+    let stride = |axis: usize| match axis.checked_sub(ahead) {
+        Some(axis) if dense.shape[axis] != 1 => dense.strides[axis],
+        _ => 0,
+    };
+    let mut strides: Vec<usize> = (0..shape.len()).map(stride).collect();
+    // (A mask has all keys.)
+    if let Some(last) = strides.last_mut() {
+        *last = 1;
     }
+    Strided { start: 0, shape, strides }
 }

@@ -44,7 +44,9 @@ impl Lowering<'_> {
     /// as a Transpose leaves them; otherwise channels last, where one has rank 4.
     pub(super) fn held_order(&self, values: &[ValueId]) -> Order {
         let plain_only = |&v: &ValueId| {
-            !self.held.contains_key(&(v, Order::ChannelsLast)) && !self.lazy.nodes.contains_key(&v)
+            !self.held.contains_key(&(v, Order::ChannelsLast))
+                && !self.lazy.nodes.contains_key(&v)
+                && !self.is_view_of_channels_last(v)
         };
         let rank_4 = values.iter().any(|&value| self.shape(value).len() == 4);
         if rank_4 && !values.iter().all(plain_only) { Order::ChannelsLast } else { Order::Graph }
@@ -196,6 +198,11 @@ impl Lowering<'_> {
 
     /// The same elements in the graph's order under another shape.
     pub(super) fn reshape(&mut self, node: &Node) -> Result<(), ExecuteError> {
+        let view = self.view(node.inputs[0])?;
+        if let Some(places) = view.places.reshaped(self.shape(node.outputs[0])) {
+            self.set_view(node.outputs[0], &view, places);
+            return Ok(());
+        }
         let x = self.any_in_order(node.inputs[0], Order::Graph)?;
         self.alias(node.outputs[0], Order::Graph, x);
         Ok(())

@@ -6,12 +6,13 @@ use offshoot_graph::passes::LABELS;
 use offshoot_graph::{DType, Dim, ExecuteError, ValueId};
 
 use super::Node;
+use super::views::View;
 use super::{Lowering, Order, unsupported};
-use crate::kernels::shape::permute;
 use crate::kernels::softmax::{
     self, LabelError, cross_entropy, cross_entropy_grad, soft_cross_entropy, soft_cross_entropy_grad,
     softmax, softmax_grad,
 };
+use crate::kernels::strided::Strided;
 use crate::operands::{Buffers, Memory, Operand, Output, Reads};
 
 impl Lowering<'_> {
@@ -69,10 +70,11 @@ impl Lowering<'_> {
 
     /// The elements of a value with an axis behind the others, and its length.
     fn with_axis_last(&mut self, value: ValueId, axis: usize) -> Result<(Operand<f32>, usize), ExecuteError> {
-        let shape = self.shape(value).to_vec();
-        let (x, turned, width) = (self.plain(value)?, self.fresh(self.len(value)), shape[axis]);
-        let perm: Vec<usize> = (0..shape.len()).filter(|&i| i != axis).chain([axis]).collect();
-        self.moving_step("permute", x, turned, move |x, turned| permute(x, &shape, &perm, turned));
+        let View { base, places, .. } = self.view(value)?;
+        let (x, turned, width) =
+            (self.typed(value, base)?, self.fresh(self.len(value)), self.shape(value)[axis]);
+        let perm: Vec<usize> = (0..places.shape.len()).filter(|&i| i != axis).chain([axis]).collect();
+        self.copy_step(x, places.permuted(&perm), turned);
         Ok((turned.operand(), width))
     }
 
@@ -88,7 +90,7 @@ impl Lowering<'_> {
         shape.push(width);
         let perm: Vec<usize> = (0..axis).chain([rank - 1]).chain(axis..rank - 1).collect();
         let y = self.write_plain(value)?;
-        self.moving_step("permute", turned.operand(), y, move |turned, y| permute(turned, &shape, &perm, y));
+        self.copy_step(turned.operand(), Strided::dense(shape).permuted(&perm), y);
         Ok(())
     }
 

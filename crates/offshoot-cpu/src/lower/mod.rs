@@ -19,6 +19,7 @@ mod sequence;
 mod shape;
 mod steps;
 mod update;
+mod views;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -39,6 +40,7 @@ use crate::plan::{Floats, Plan, PlanOutput, Step};
 
 use concat::Concats;
 use lazy::Lazy;
+use views::Views;
 
 type Graph = offshoot_graph::Graph<CpuOp>;
 type Node = offshoot_graph::Node<CpuOp>;
@@ -110,6 +112,8 @@ struct Lowering<'a> {
     lazy: Lazy<'a>,
     /// Concatenations that are written part by part.
     concats: Concats,
+    /// Values that are parts of others.
+    views: Views,
     steps: Vec<Step>,
 }
 
@@ -134,6 +138,7 @@ impl<'a> Lowering<'a> {
             held: HashMap::new(),
             lazy: Lazy::new(graph),
             concats: Concats::new(graph),
+            views: Views::new(graph),
             steps: Vec::new(),
         };
         for (index, &id) in graph.inputs().iter().enumerate() {
@@ -377,9 +382,8 @@ impl<'a> Lowering<'a> {
             Op::Grad(GradOp::Slice { axis, start, .. }) => self.slice_grad::<E>(node, *axis, *start),
             Op::Shape(ShapeOp::Expand { .. }) => self.expand::<E>(node),
             Op::Shape(ShapeOp::Identity) | Op::Dropout { .. } => {
-                let order = self.held_order(&node.inputs);
-                let x = self.any_in_order(node.inputs[0], order)?;
-                self.alias(node.outputs[0], order, x);
+                let view = self.view(node.inputs[0])?;
+                self.set_view(node.outputs[0], &view, view.places.clone());
                 Ok(())
             }
             Op::Train(TrainOp::Cast { to }) => self.cast_node::<E>(node, *to),

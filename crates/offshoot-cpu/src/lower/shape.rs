@@ -7,7 +7,7 @@ use super::Node;
 use super::{Lowering, Order};
 use crate::kernels::element::{Element, Stored};
 use crate::kernels::layer_norm::{layer_norm, layer_norm_input_grad, layer_norm_reduce};
-use crate::kernels::shape::{Columns, broadcast, channel_shuffle, copy_columns, permute};
+use crate::kernels::shape::{Columns, broadcast, channel_shuffle, copy_columns};
 
 impl Lowering<'_> {
     /// Channels last is a matter of names: a Transpose to or from it moves nothing.
@@ -26,9 +26,8 @@ impl Lowering<'_> {
             }
             _ => {}
         }
-        let (shape, perm) = (self.shape(x).to_vec(), perm.to_vec());
-        let (x, y) = (self.plain::<E>(x)?, self.write_plain(y)?);
-        self.step("permute", x, y, move |x, y| permute(x, &shape, &perm, y));
+        let view = self.view(x)?;
+        self.set_view(y, &view, view.places.permuted(perm));
         Ok(())
     }
 
@@ -70,12 +69,8 @@ impl Lowering<'_> {
         start: usize,
     ) -> Result<(), ExecuteError> {
         let size = self.shape(node.outputs[0])[axis];
-        let order = self.held_order(&node.inputs);
-        let from = self.columns((node.inputs[0], order), axis, start, size);
-        let to = self.columns((node.outputs[0], order), axis, 0, size);
-        let x = self.in_order::<E>(node.inputs[0], order)?;
-        let y = self.write_in_order(node.outputs[0], order)?;
-        self.step("copy columns", x, y, move |x, y| copy_columns(x, from, y, to));
+        let view = self.view(node.inputs[0])?;
+        self.set_view(node.outputs[0], &view, view.places.sliced(axis, start, size));
         Ok(())
     }
 

@@ -57,6 +57,9 @@ impl Lowering<'_> {
         if let Some(&operand) = self.held.get(&(value, order)) {
             return Ok(operand);
         }
+        if let Some(copied) = self.copied(value, order) {
+            return copied;
+        }
         if let Some(node) = self.lazy.nodes.remove(&value) {
             let work = self.work_of(node);
             let reader = std::mem::replace(&mut self.current, work);

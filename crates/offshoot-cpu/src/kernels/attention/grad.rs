@@ -12,7 +12,7 @@ use super::super::softmax::{dot, exponentials, largest, line};
 use super::super::tile::{
     DEPTH, MAX_ROWS, RowMajor, STRIDE, StepMajor, Tile, run_tile, tile_cols, tile_starts,
 };
-use super::{AttentionShape, Operands, check_mask, check_operands, pack, scale_and_add};
+use super::{AttentionShape, Operands, Stack, check_apart, check_operands, matrix, pack, scale_and_add};
 
 /// Floats of the scores that a task holds, and as many of their gradients: parts of a second-level cache.
 const SCORES: usize = 48 * 1024;
@@ -20,35 +20,42 @@ const SCORES: usize = 48 * 1024;
 /// Most queries whose scores a task holds at once.
 const MOST: usize = 168;
 
-/// Writes the gradients of q, k and v, where `dy` is that of the result.
+/// Writes the gradients of q, k and v to where `stacks` says, where `dy` is that of the result.
 ///
 /// # Panics
-/// When a slice has not the size that `shape` says.
+/// As [`attention`](super::attention); the gradients lie as q, k and v may.
 pub(crate) fn attention_grad(
     isa: Isa,
     shape: &AttentionShape,
     operands: Operands<'_>,
     dy: &[f32],
     grads: [&mut [f32]; 3],
+    stacks: &[Stack; 3],
 ) {
     check_operands(shape, operands, dy);
-    check_mask(shape, operands.mask);
-    let Operands { q, k, v, .. } = operands;
-    assert_eq!(
-        grads.each_ref().map(|grad| grad.len()),
-        [q.len(), k.len(), v.len()],
-        "gradients of {shape:?}"
-    );
     let AttentionShape { count, queries, keys, depth, width, .. } = *shape;
+    let sizes = [[queries, depth], [keys, depth], [keys, width]];
+    for ((grad, stack), size) in grads.iter().zip(stacks).zip(sizes) {
+        assert!(stack.fits(count, size, grad.len()), "a gradient of {shape:?}");
+    }
+    let [q, k, v] = stacks;
+    let is_plain = [q.column, k.row.min(k.column), v.column] == [1; 3];
+    assert!(is_plain, "rows of the gradients of {shape:?}");
     if [count, queries, keys, depth, width].contains(&0) {
         return grads.into_iter().for_each(|grad| grad.fill(0.0));
     }
+    check_apart(q, sizes[0]);
+    match k.column {
+        1 => check_apart(k, sizes[1]),
+        _ => check_apart(&k.clone().transposed(), [depth, keys]),
+    }
+    check_apart(v, sizes[2]);
     let plan = Plan::new(isa, shape);
     let grads = grads.map(Shared::new);
     let work = elements([count, queries, depth + width]).saturating_mul(keys);
     parallel::for_each_task(count, work, |matrix| {
         parallel::with_scratch(plan.scratch(shape), |scratch| {
-            dispatch(isa, Task { shape, plan: &plan, operands, dy, matrix, scratch, grads });
+            dispatch(isa, Task { shape, plan: &plan, operands, dy, matrix, scratch, grads, stacks });
         });
     });
 }
@@ -116,6 +123,7 @@ struct Task<'a> {
     matrix: usize,
     scratch: &'a mut [f32],
     grads: [Shared; 3],
+    stacks: &'a [Stack; 3],
 }
 
 /// What is in a task's scratch: three packed matrices, and four blocks of rows.
@@ -133,18 +141,20 @@ impl Kernel for Task<'_> {
 
     #[inline(always)]
     unsafe fn run<S: Simd>(mut self) {
-        let AttentionShape { queries, keys, depth, width, keys_first, .. } = *self.shape;
+        let AttentionShape { queries, keys, depth, width, ref q, ref y, .. } = *self.shape;
         let places = self.place(S::LANES);
         let [keys_packed, values_packed, rows_packed] = places.packed.map(<*mut f32>::cast_const);
-        let q = self.operands.q[self.matrix * queries * depth..].as_ptr();
-        let dy = self.dy[self.matrix * queries * width..].as_ptr();
+        let (q_rows, dy_rows) = (self.operands.q.as_ptr(), self.dy.as_ptr());
+        let [to_q, to_k, to_v] = self.stacks;
         for start in (0..queries).step_by(self.plan.block) {
             let rows = self.plan.block.min(queries - start);
             let first = start == 0;
             // Safety: `S` is available; the panels and blocks hold what their sizes say, and the gradients of this matrix are the task's.
             unsafe {
-                self.copy_block::<S>(q.add(start * depth), [rows, depth], places.q);
-                self.copy_block::<S>(dy.add(start * width), [rows, width], places.dy);
+                let q_rows = q_rows.add(q.starts[self.matrix] + start * q.row);
+                let dy_rows = dy_rows.add(y.starts[self.matrix] + start * y.row);
+                self.copy_block::<S>((q_rows, q.row), [rows, depth], places.q);
+                self.copy_block::<S>((dy_rows, y.row), [rows, width], places.dy);
                 self.scores::<S>([rows, depth], places.q, keys_packed, places.scores);
                 self.scores::<S>([rows, width], places.dy, values_packed, places.score_grads);
                 for i in 0..rows {
@@ -152,14 +162,16 @@ impl Kernel for Task<'_> {
                     self.probabilities::<S>(start + i, scores);
                     self.score_gradients::<S>(scores, grads);
                 }
-                let [dq, dk, dv] = [(0, queries * depth), (1, keys * depth), (2, keys * width)]
-                    .map(|(i, size)| self.grads[i].at(self.matrix * size));
-                self.by_rows::<S>(rows, places.score_grads, rows_packed, dq.add(start * depth));
-                match keys_first {
-                    true => self.add::<S>([rows, keys, depth], places.score_grads, places.q, dk, first),
-                    false => self.add::<S>([rows, depth, keys], places.q, places.score_grads, dk, first),
+                let grads = [(0, to_q), (1, to_k), (2, to_v)];
+                let [dq, dk, dv] = grads.map(|(i, stack)| self.grads[i].at(stack.starts[self.matrix]));
+                let dq = (dq.add(start * to_q.row), to_q.row);
+                self.by_rows::<S>(rows, places.score_grads, rows_packed, dq);
+                let (q, ds) = (places.q, places.score_grads);
+                match to_k.column {
+                    1 => self.add::<S>([rows, keys, depth], ds, q, (dk, to_k.row), first),
+                    _ => self.add::<S>([rows, depth, keys], q, ds, (dk, to_k.column), first),
                 }
-                self.add::<S>([rows, keys, width], places.scores, places.dy, dv, first);
+                self.add::<S>([rows, keys, width], places.scores, places.dy, (dv, to_v.row), first);
             }
         }
     }
@@ -169,12 +181,10 @@ impl Task<'_> {
     /// Packs the keys and values of the matrix, and says where all is.
     #[inline(always)]
     fn place(&mut self, lanes: usize) -> Places {
-        let AttentionShape { keys, depth, width, keys_first, .. } = *self.shape;
-        // From a key to the next in k, and from a column to the next.
-        let [key, column] = if keys_first { [depth, 1] } else { [1, keys] };
+        let AttentionShape { keys, depth, width, ref k, ref v, .. } = *self.shape;
         let panel = [self.plan.panel, lanes];
-        let k = &self.operands.k[self.matrix * keys * depth..][..keys * depth];
-        let v = &self.operands.v[self.matrix * keys * width..][..keys * width];
+        let [key, column, value] = [k.row, k.column, v.row];
+        let (k, v) = (matrix(self.operands.k, k, self.matrix), matrix(self.operands.v, v, self.matrix));
         let mut rest = &mut *self.scratch;
         let mut places = [std::ptr::null_mut(); 7];
         for (i, (place, size)) in places.iter_mut().zip(self.plan.sizes(self.shape)).enumerate() {
@@ -182,7 +192,7 @@ impl Task<'_> {
             rest = after;
             match i {
                 0 => pack(k, [depth, keys], [column, key], panel, own),
-                1 => pack(v, [width, keys], [1, width], panel, own),
+                1 => pack(v, [width, keys], [1, value], panel, own),
                 2 => pack(k, [keys, depth], [key, column], panel, own),
                 _ => {}
             }
@@ -192,17 +202,22 @@ impl Task<'_> {
         Places { packed: [a, b, c], scores, score_grads, q, dy }
     }
 
-    /// Copies rows that follow one another to a block.
+    /// Copies rows that lie as far apart as `from` says to a block.
     ///
     /// # Safety
     /// `S` must be available, and the pointers valid for these sizes.
     #[inline(always)]
-    unsafe fn copy_block<S: Simd>(&self, from: *const f32, [rows, columns]: [usize; 2], to: *mut f32) {
+    unsafe fn copy_block<S: Simd>(
+        &self,
+        (from, pitch): (*const f32, usize),
+        [rows, columns]: [usize; 2],
+        to: *mut f32,
+    ) {
         for (part, len) in parts(columns) {
             for i in 0..rows {
                 // Safety: the caller's; a row of a block has room for a vector more.
                 unsafe {
-                    let from = from.add(i * columns + part * DEPTH);
+                    let from = from.add(i * pitch + part * DEPTH);
                     copy::<S, f32, f32>(from, to.add((part * self.plan.block + i) * STRIDE), len);
                 }
             }
@@ -234,10 +249,16 @@ impl Task<'_> {
     /// # Safety
     /// As [`Task::scores`].
     #[inline(always)]
-    unsafe fn by_rows<S: Simd>(&self, rows: usize, a: *const f32, packed: *const f32, out: *mut f32) {
+    unsafe fn by_rows<S: Simd>(
+        &self,
+        rows: usize,
+        a: *const f32,
+        packed: *const f32,
+        (out, pitch): (*mut f32, usize),
+    ) {
         let AttentionShape { keys, depth, .. } = *self.shape;
         for col in (0..depth).step_by(self.plan.panel) {
-            let out = (out.wrapping_add(col), depth);
+            let out = (out.wrapping_add(col), pitch);
             // Safety: the caller's.
             unsafe { self.panel::<S>([rows, keys], a, packed, [col, depth], out) };
         }
@@ -283,8 +304,8 @@ impl Task<'_> {
         }
     }
 
-    /// Adds the product of the transpose of a block with another block to `out`, a matrix of `m` rows and `n` columns; with `first` it
-    /// writes.
+    /// Adds the product of the transpose of a block with another block to `out`, a matrix of `m` rows and `n` columns whose rows lie as far
+    /// apart as it says; with `first` it writes.
     ///
     /// # Safety
     /// As [`Task::scores`].
@@ -294,11 +315,11 @@ impl Task<'_> {
         [rows, m, n]: [usize; 3],
         a: *const f32,
         b: *const f32,
-        out: *mut f32,
+        (out, pitch): (*mut f32, usize),
         first: bool,
     ) {
         let (block, panel) = (self.plan.block, self.plan.panel);
-        let offsets: [usize; MAX_ROWS] = std::array::from_fn(|i| i * n);
+        let offsets: [usize; MAX_ROWS] = std::array::from_fn(|i| i * pitch);
         for (part, len) in parts(m) {
             let mut starts = [0; DEPTH + 1];
             let starts = tile_starts(len, S::TILE_ROWS, &mut starts);
@@ -306,7 +327,7 @@ impl Task<'_> {
                 for own in starts.windows(2) {
                     // Safety: the caller's; a panel lies within a part.
                     unsafe {
-                        let out = out.add((part * DEPTH + own[0]) * n + col);
+                        let out = out.add((part * DEPTH + own[0]) * pitch + col);
                         run_tile::<S, StepMajor>(Tile {
                             depth: rows,
                             a: a.add(part * block * STRIDE + own[0]),
@@ -337,9 +358,8 @@ impl Task<'_> {
         unsafe {
             for (part, len) in parts(keys) {
                 let row = row.add(part * distance);
-                if let Some(mask) = self.operands.mask {
-                    let (starts, pitch) = &self.shape.mask;
-                    let mask = &mask[starts[self.matrix] + query * pitch + part * DEPTH..][..len];
+                if let Some((mask, stack)) = self.operands.mask.zip(self.shape.mask.as_ref()) {
+                    let mask = &mask[stack.starts[self.matrix] + query * stack.row + part * DEPTH..][..len];
                     scale_and_add::<S>(scale, row, mask.as_ptr(), len);
                 } else if scale != 1.0 {
                     line::<S>(scale, row, 0.0, row, len);
@@ -386,7 +406,7 @@ impl Task<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{Case, cases, transpose};
+    use super::super::tests::{Case, cases, dense, transpose};
     use super::*;
     use crate::kernels::testing::{assert_close, assert_same_on_any_threads, normals};
 
@@ -441,7 +461,9 @@ mod tests {
                 for (isa, keys_first) in
                     Isa::available().into_iter().flat_map(|isa| [(isa, true), (isa, false)])
                 {
-                    let shape = AttentionShape { keys_first, ..case.shape.clone() };
+                    let shape = if masked { case.shape.masked() } else { case.shape.clone() };
+                    let shape = if keys_first { shape } else { shape.by_columns() };
+                    let stacks = [&shape.q, &shape.k, &shape.v].map(Clone::clone);
                     let k = if keys_first { &case.k } else { &case.transposed };
                     let grads = || {
                         let sizes = [queries * depth, keys * depth, keys * width];
@@ -454,6 +476,7 @@ mod tests {
                             operands,
                             &dy,
                             grads.each_mut().map(|grad| &mut grad[..]),
+                            &stacks,
                         );
                         grads
                     };
@@ -473,19 +496,12 @@ mod tests {
 
     #[test]
     fn without_queries_the_gradients_are_zeros() {
-        let shape = AttentionShape {
-            count: 1,
-            queries: 0,
-            keys: 3,
-            depth: 2,
-            width: 2,
-            keys_first: true,
-            mask: (Vec::new(), 0),
-        };
+        let shape = dense([1, 0, 3, 2, 2]);
+        let stacks = [&shape.q, &shape.k, &shape.v].map(Clone::clone);
         let (k, v) = (normals(0, 6), normals(1, 6));
         let (mut dk, mut dv) = (vec![f32::NAN; 6], vec![f32::NAN; 6]);
         let operands = Operands { q: &[], k: &k, v: &v, scale: 1.0, mask: None };
-        attention_grad(Isa::PORTABLE, &shape, operands, &[], [&mut [], &mut dk, &mut dv]);
+        attention_grad(Isa::PORTABLE, &shape, operands, &[], [&mut [], &mut dk, &mut dv], &stacks);
         assert_eq!([dk, dv].concat(), [0.0; 12]);
     }
 }
