@@ -247,8 +247,7 @@ pub fn conv<E: Element>(
     epilogue: &Epilogue<'_, E>,
     y: &mut [E],
 ) {
-    let columns = Columns { row: shape.out_c, start: 0, width: shape.out_c };
-    conv_columns(isa, shape, &Source::Plain(x), filter, epilogue, columns, y);
+    conv_columns(isa, shape, &Source::Plain(x), filter, epilogue, Columns::whole(shape.out_c), y);
 }
 
 /// [`conv`] that may read through a norm, and that writes some columns of rows which may be longer than its pixels: a part of a

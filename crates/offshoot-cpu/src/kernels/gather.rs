@@ -11,6 +11,7 @@ mod pack;
 mod plan;
 
 use std::marker::PhantomData;
+use std::ops::Range;
 
 use offshoot_graph::op::Unary;
 
@@ -155,6 +156,17 @@ impl Gather {
             .enumerate()
             .map(|(i, (row, col))| Run { start: i * len, len, y: row.offset, x: col.offset })
             .collect()
+    }
+
+    /// The rows or columns of the grid whose windows no border cuts; none where there are no taps.
+    pub(super) fn inner(&self, axis: usize) -> Option<Range<usize>> {
+        let offsets = self.taps[axis].iter().map(|tap| tap.offset);
+        let (low, high) = (offsets.clone().min()?, offsets.max()?);
+        let step = self.step[axis];
+        let last = (self.source[axis] as isize - 1).checked_sub(high.max(0)).filter(|&last| last >= 0);
+        let end = last.map_or(0, |last| last as usize / step + 1).min(self.grid[axis]);
+        let first = low.min(0).unsigned_abs().div_ceil(step);
+        Some(first..end)
     }
 
     /// Where each kernel element lies among the `kernel_h * kernel_w` weights of a pair of channels.

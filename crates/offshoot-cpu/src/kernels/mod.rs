@@ -16,6 +16,7 @@ pub mod conv_input_grad;
 pub mod conv_weight_grad;
 pub mod convert;
 pub mod depthwise;
+pub(crate) mod direct;
 pub mod dropout;
 pub(crate) mod dynamic;
 pub mod element;

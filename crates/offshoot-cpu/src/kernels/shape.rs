@@ -16,6 +16,13 @@ pub(crate) struct Columns {
     pub width: usize,
 }
 
+impl Columns {
+    /// All of a row.
+    pub(crate) fn whole(row: usize) -> Columns {
+        Columns { row, start: 0, width: row }
+    }
+}
+
 /// Copies some columns of `x` to as many columns of `out`, which has as many rows.
 ///
 /// # Panics

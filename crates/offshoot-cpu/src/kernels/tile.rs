@@ -47,6 +47,8 @@ pub(super) trait Layout {
     const ROW: Option<usize>;
     /// Floats of the left operand from a step of the reduction to the next.
     const STEP: usize;
+    /// Whether the steps of the left operand are at [`Tile::offsets`] instead.
+    const OFFSETS: bool = false;
 }
 
 /// Rows of a gathered block are rows of the tile.
@@ -63,6 +65,15 @@ impl Layout for Matrix {
     const PACKED: bool = true;
     const ROW: Option<usize> = None;
     const STEP: usize = 1;
+}
+
+/// Windows of a picture that start as far from one another as [`Tile::pitch`] says, each with its elements at [`Tile::offsets`].
+pub(super) struct Windows;
+impl Layout for Windows {
+    const PACKED: bool = true;
+    const ROW: Option<usize> = None;
+    const STEP: usize = 0;
+    const OFFSETS: bool = true;
 }
 
 /// As [`RowMajor`], with a block on the right too.
@@ -108,6 +119,8 @@ pub(super) struct Tile<'a> {
     pub(super) a: *const f32,
     /// Floats from a row of the left operand to the next, where its layout leaves that open.
     pub(super) pitch: usize,
+    /// Where the left operand of each step of the reduction is, in floats past a row's start, where its layout has them.
+    pub(super) offsets: *const isize,
     /// The right operand: whole vectors must be readable, also past `cols`.
     pub(super) b: *const f32,
     /// `cols` floats.
@@ -138,6 +151,7 @@ impl Tile<'_> {
         depth: 0,
         a: std::ptr::null(),
         pitch: 0,
+        offsets: std::ptr::null(),
         b: std::ptr::null(),
         bias: ZEROS.as_ptr(),
         add: None,
@@ -297,7 +311,7 @@ unsafe fn run_registers<S: Simd, L: Layout, const ROWS: usize, const VECTORS: us
             }
         }
         let b_step = if L::PACKED { VECTORS * S::LANES } else { STRIDE };
-        let mut left = Left::new::<L>(tile.a, tile.pitch);
+        let mut left = Left::new::<L>(&tile);
         let (mut b, mut ahead) = (tile.b, tile.ahead);
         let unroll = const { if 6 * ROWS >= 5 * S::TILE_ROWS { UNROLL } else { 1 } };
         for _ in 0..tile.depth / unroll {
@@ -329,17 +343,26 @@ unsafe fn run_registers<S: Simd, L: Layout, const ROWS: usize, const VECTORS: us
 struct Left {
     rows: [*const f32; MAX_ROWS.div_ceil(3)],
     pitch: usize,
+    /// Those of the steps to come.
+    offsets: *const isize,
 }
 
 impl Left {
     #[inline(always)]
-    fn new<L: Layout>(a: *const f32, pitch: usize) -> Left {
-        let pitch = L::ROW.unwrap_or(pitch);
-        Left { rows: std::array::from_fn(|i| a.wrapping_add(3 * i * pitch)), pitch }
+    fn new<L: Layout>(tile: &Tile<'_>) -> Left {
+        let (a, pitch) = (tile.a, L::ROW.unwrap_or(tile.pitch));
+        Left { rows: std::array::from_fn(|i| a.wrapping_add(3 * i * pitch)), pitch, offsets: tile.offsets }
     }
 
+    /// # Safety
+    /// Where the layout has offsets, there is one for the step.
     #[inline(always)]
-    fn at<L: Layout>(&self, group: usize, within: usize, step: usize) -> *const f32 {
+    unsafe fn at<L: Layout>(&self, group: usize, within: usize, step: usize) -> *const f32 {
+        if L::OFFSETS {
+            // Safety: the caller's.
+            let offset = unsafe { *self.offsets.add(step) };
+            return self.rows[group].wrapping_offset(offset).wrapping_add(within * self.pitch);
+        }
         let at = match L::ROW {
             Some(distance) => self.rows[0].wrapping_add((3 * group + within) * distance),
             None => self.rows[group].wrapping_add(within * self.pitch),
@@ -350,6 +373,10 @@ impl Left {
     /// Goes on by so many steps of the reduction.
     #[inline(always)]
     fn advance<L: Layout>(&mut self, steps: usize) {
+        if L::OFFSETS {
+            self.offsets = self.offsets.wrapping_add(steps);
+            return;
+        }
         for row in &mut self.rows {
             *row = row.wrapping_add(steps * L::STEP);
         }

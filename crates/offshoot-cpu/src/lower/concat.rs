@@ -53,6 +53,17 @@ impl Lowering<'_> {
         Some((self.buffer_of_parts(whole), columns))
     }
 
+    /// [`Lowering::write_part`], or a new buffer with the columns of its pixels.
+    pub(super) fn write_columns<E: Stored>(
+        &mut self,
+        value: ValueId,
+    ) -> Result<(Output<E>, Columns), ExecuteError> {
+        match self.write_part(value) {
+            Some(part) => Ok(part),
+            None => Ok((self.write(value)?, Columns::whole(self.shape(value)[1]))),
+        }
+    }
+
     fn buffer_of_parts<E: Stored>(&mut self, whole: ValueId) -> Output<E> {
         if let Some(&slot) = self.concats.buffers.get(&whole) {
             return Output::new(slot);

@@ -16,6 +16,7 @@ use crate::kernels::conv::{
 use crate::kernels::conv_input_grad::{conv_input_grad, conv_transpose};
 use crate::kernels::conv_weight_grad::{conv_weight_grad, conv_weight_grad_workspace};
 use crate::kernels::depthwise;
+use crate::kernels::direct::{self, Applied, Axes};
 use crate::kernels::element::Element;
 use crate::kernels::elementwise::{add_activation_in_place, sum_to_rows, unary_in_place};
 use crate::kernels::gemm::{GemmShape, gemm, matmul};
@@ -90,19 +91,18 @@ impl Lowering<'_> {
             return self.depthwise::<E>(node, shape, (bias, residual), (activation, then));
         }
         let isa = self.isa;
+        if residual.is_none() && E::DTYPE == DType::F32 && direct::supports(isa, &shape) {
+            return self.direct(node, shape, bias, (activation, then));
+        }
         let x = match reads_norm::<E>(isa, &shape) {
             true => self.lazy_operand::<E>(node.inputs[0])?,
             false => NormOperand::Held(self.read(node.inputs[0])?),
         };
         let filter = self.filter::<E>(&shape, node.inputs[1], Direction::Forward)?;
         let applies = then.is_none() || applies_functions::<E>(isa, &shape);
-        let part = if residual.is_none() && applies { self.write_part(node.outputs[0]) } else { None };
-        let (y, columns) = match part {
-            Some(part) => part,
-            None => {
-                let columns = Columns { row: shape.out_c, start: 0, width: shape.out_c };
-                (self.write(node.outputs[0])?, columns)
-            }
+        let (y, columns) = match residual.is_none() && applies {
+            true => self.write_columns(node.outputs[0])?,
+            false => (self.write(node.outputs[0])?, Columns::whole(shape.out_c)),
         };
         self.scratch_step(
             kernel_name(isa, &shape),
@@ -114,6 +114,26 @@ impl Lowering<'_> {
                 conv_columns(isa, &shape, &x, filter, &epilogue, columns, y);
             },
         );
+        Ok(())
+    }
+
+    /// A convolution of pictures with few channels, which lie in any order.
+    fn direct(
+        &mut self,
+        node: &Node,
+        shape: ConvShape,
+        bias: Option<Operand<f32>>,
+        (activation, then): (Activation, Option<Unary>),
+    ) -> Result<(), ExecuteError> {
+        let (isa, order) = (self.isa, self.held_order(&node.inputs[..1]));
+        let x = self.in_order::<f32>(node.inputs[0], order)?;
+        let axes = Axes::of(&shape, order == Order::ChannelsLast);
+        let filter = self.filter::<f32>(&shape, node.inputs[1], Direction::Forward)?;
+        let (y, columns) = self.write_columns(node.outputs[0])?;
+        self.scratch_step("direct", (x, filter, bias), y, move |(x, filter, bias), y, scratch| {
+            let filter = filter.packed::<f32>(isa, &shape, Direction::Forward, &mut scratch.filter);
+            direct::direct(isa, &shape, (x, axes), filter, Applied { bias, activation, then }, columns, y);
+        });
         Ok(())
     }
 

@@ -365,6 +365,7 @@ impl<L: Layout> Block<'_, L> {
                         Stream::of_panel(next, [depth, b_step], i, tiles),
                         place.rows_ahead(panel, starts, i, pitch),
                     ],
+                    ..Tile::PRODUCT
                 };
                 match place.source {
                     Some(_) => run_tile::<S, Matrix>(tile),

@@ -103,16 +103,7 @@ impl<'a> Inner<'a> {
                 count += 1;
             }
         }
-        let range = |axis: usize| {
-            let offsets = gather.taps[axis].iter().map(|tap| tap.offset);
-            let (low, high) = (offsets.clone().min()?, offsets.max()?);
-            let step = gather.step[axis];
-            let first = low.min(0).unsigned_abs().div_ceil(step);
-            let last = (gather.source[axis] as isize - 1).checked_sub(high.max(0)).filter(|&last| last >= 0);
-            let end = last.map_or(0, |last| last as usize / step + 1).min(gather.grid[axis]);
-            Some(first..end)
-        };
-        Some(Inner { gather, pieces, count, ranges: [range(0)?, range(1)?] })
+        Some(Inner { gather, pieces, count, ranges: [gather.inner(0)?, gather.inner(1)?] })
     }
 
     #[inline(always)]
