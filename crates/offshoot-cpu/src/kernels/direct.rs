@@ -181,9 +181,7 @@ impl Kernel for Rows<'_> {
             let within = plan.rows_within(y);
             let steps = within.start * step..within.end * step;
             let inner = &plan.inner;
-            for (x, whole) in
-                [(0..inner.start, false), (inner.clone(), true), (inner.end..width, false)]
-            {
+            for (x, whole) in [(0..inner.start, false), (inner.clone(), true), (inner.end..width, false)] {
                 let mut start = x.start;
                 while start < x.end {
                     // Tiles of one size, so that the last one is no small rest.
@@ -269,8 +267,9 @@ impl Rows<'_> {
             for step in pixels.steps.clone() {
                 let tap = across[step / gather.depth % across.len()];
                 let inside = (0..width).contains(&(place + tap.offset));
-                // Safety: the step's row and column are in the picture.
-                let element = if inside { unsafe { *first.wrapping_offset(plan.offsets[step]) } } else { 0.0 };
+                let at = first.wrapping_offset(plan.offsets[step]);
+                // Safety: the step's row is in the picture, and where it is read its column too.
+                let element = if inside { unsafe { *at } } else { 0.0 };
                 self.scratch[i * STRIDE + step - pixels.steps.start] = element;
             }
         }
@@ -296,9 +295,8 @@ mod tests {
             ([3, 2], 2, 5, [5, 5], [1, 1], 4, 1),
             ([5, 5], 3, 17, [2, 1], [3, 3], 5, 1),
         ] {
-            let out = |axis: usize| {
-                (size[axis] + 2 * pad - dilation * (kernel[axis] - 1) - 1) / step[axis] + 1
-            };
+            let out =
+                |axis: usize| (size[axis] + 2 * pad - dilation * (kernel[axis] - 1) - 1) / step[axis] + 1;
             shapes.push(ConvShape {
                 batch: 2,
                 in_h: size[0],

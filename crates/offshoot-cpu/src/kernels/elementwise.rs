@@ -278,18 +278,5 @@ pub(crate) fn broadcast_slope<E: Element>(
     });
 }
 
-/// The gradient of broadcasting `shape` to `dy_shape`: sums of dy over the axes that were broadcast. Plain and serial.
-///
-/// # Panics
-/// As [`broadcast_binary`].
-pub fn sum_to_shape<E: Element>(dy: &[E], dy_shape: &[usize], shape: &[usize], out: &mut [E]) {
-    let strides = broadcast_strides(shape, dy_shape);
-    let mut sums = vec![0.0f64; out.len()];
-    for_offsets(dy_shape, [&strides], |i, [at]| sums[at] += f64::from(dy[i].to_f32()));
-    for (out, sum) in out.iter_mut().zip(sums) {
-        *out = E::from_f32(sum as f32);
-    }
-}
-
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,11 @@
-//! Reductions along one axis of a value in the graph's order, and their gradients.
+//! Reductions along axes, and their gradients.
 
 use offshoot_graph::op::Reduce;
+
+use super::element::Element;
+use super::elementwise::broadcast_strides;
+use super::rows::{Shared, TASK, for_chunks};
+use super::strided::{Odometer, Strided};
 
 /// A shape as the axes before an axis, the axis, and those behind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,25 +32,155 @@ impl Along {
     }
 }
 
+/// How elements become one.
+struct Fold<A, Step, Join, Finish> {
+    /// Of no elements.
+    none: A,
+    step: Step,
+    /// Of two parts.
+    join: Join,
+    finish: Finish,
+}
+
+/// Columns of a result that a task holds at once: their f64 sums stay in the first-level cache.
+const COLUMNS: usize = 1024;
+
+/// Parts that neighboring elements are folded in, so that one need not wait for the one before it.
+const PARTS: usize = 8;
+
+/// out\[i\] = the fold of the elements of `x` at the places `reduced`, counted from place i of `kept`. Always in the same order.
+fn fold<E: Element, A: Copy + Send + Sync>(
+    x: &[E],
+    [kept, reduced]: [&Strided; 2],
+    how: &Fold<
+        A,
+        impl Fn(A, f32) -> A + Sync + Send,
+        impl Fn(A, A) -> A + Sync + Send,
+        impl Fn(A) -> f32 + Sync + Send,
+    >,
+    out: &mut [E],
+) {
+    assert_eq!(out.len(), kept.len(), "results of {kept:?}");
+    if reduced.len() == 0 {
+        return out.fill(E::from_f32((how.finish)(how.none)));
+    }
+    let (outer, width) = split_run(kept);
+    let (rows, run) = split_run(reduced);
+    let bands = width.div_ceil(COLUMNS);
+    let work = (COLUMNS.min(width) * reduced.len()).max(1);
+    let shared = Shared::new(out);
+    for_chunks(outer.len() * bands, TASK.div_ceil(work), |tasks| {
+        let mut folded = [how.none; COLUMNS];
+        for task in tasks {
+            let (row, first) = (task / bands, task % bands * COLUMNS);
+            let folded = &mut folded[..COLUMNS.min(width - first)];
+            folded.fill(how.none);
+            let start = Odometer::at(&outer, row).offset + first;
+            let mut at = Odometer::at(&rows, 0);
+            for _ in 0..rows.len() {
+                let from = &x[start + at.offset..];
+                match (&mut *folded, run) {
+                    ([one], _) => *one = (how.join)(*one, fold_run(&from[..run], how)),
+                    (folded, _) => {
+                        for i in 0..run {
+                            let columns = folded.iter_mut().zip(&from[i..]);
+                            columns.for_each(|(sum, x)| *sum = (how.step)(*sum, x.to_f32()));
+                        }
+                    }
+                }
+                at.advance();
+            }
+            for (i, &sum) in folded.iter().enumerate() {
+                // Safety: each task has columns of its own, of `kept.len()` in all.
+                unsafe { *shared.at(row * width + first + i) = E::from_f32((how.finish)(sum)) };
+            }
+        }
+    });
+}
+
+/// The places at which runs of elements start, and the length of these.
+fn split_run(places: &Strided) -> (Strided, usize) {
+    let mut outer = places.merged();
+    match outer.strides.last() {
+        Some(1) => {
+            outer.strides.pop();
+            let run = outer.shape.pop().unwrap_or(1);
+            (outer, run)
+        }
+        _ => (outer, 1),
+    }
+}
+
+/// The fold of elements that follow one another.
+fn fold_run<E: Element, A: Copy>(
+    x: &[E],
+    how: &Fold<A, impl Fn(A, f32) -> A, impl Fn(A, A) -> A, impl Fn(A) -> f32>,
+) -> A {
+    let mut parts = [how.none; PARTS];
+    let (groups, rest) = x.as_chunks::<PARTS>();
+    for group in groups {
+        for (part, x) in parts.iter_mut().zip(group) {
+            *part = (how.step)(*part, x.to_f32());
+        }
+    }
+    for (part, x) in parts.iter_mut().zip(rest) {
+        *part = (how.step)(*part, x.to_f32());
+    }
+    parts.into_iter().fold(how.none, &how.join)
+}
+
 /// out = the reduction of each row of x, summed in f64.
 ///
 /// # Panics
 /// When a slice is shorter than `along` says.
 pub(crate) fn reduce(op: Reduce, along: Along, x: &[f32], out: &mut [f32]) {
-    for (from, to) in along.rows() {
-        let row = || (0..along.count).map(|k| x[from + k * along.inner]);
-        let sum = |f: fn(f64) -> f64| row().map(|x| f(f64::from(x))).sum::<f64>();
-        let nan_or = |wins: fn(f32, f32) -> bool, start: f32| {
-            row().fold(start, |best, x| if x.is_nan() || wins(x, best) { x } else { best })
+    let Along { outer, count, inner } = along;
+    let whole = Strided::dense(vec![outer, count, inner]);
+    let kept = Strided { start: 0, shape: vec![outer, inner], strides: vec![whole.strides[0], 1] };
+    let reduced = Strided { start: 0, shape: vec![count], strides: vec![inner] };
+    let places = [&kept, &reduced];
+    let sum = |f: fn(f64) -> f64, finish: &(dyn Fn(f64) -> f64 + Sync + Send), out: &mut [f32]| {
+        let how = Fold {
+            none: 0.0,
+            step: |sum, x| sum + f(f64::from(x)),
+            join: |a, b| a + b,
+            finish: |sum| finish(sum) as f32,
         };
-        out[to] = match op {
-            Reduce::Sum => sum(|x| x) as f32,
-            Reduce::Mean => (sum(|x| x) / along.count as f64) as f32,
-            Reduce::Max => nan_or(|x, best| x > best, f32::NEG_INFINITY),
-            Reduce::Min => nan_or(|x, best| x < best, f32::INFINITY),
-            Reduce::L2 => sum(|x| x * x).sqrt() as f32,
-        };
+        fold(x, places, &how, out);
+    };
+    let most = |wins: fn(f32, f32) -> bool, none: f32, out: &mut [f32]| {
+        let best = |best: f32, x: f32| if x.is_nan() || wins(x, best) { x } else { best };
+        fold(x, places, &Fold { none, step: best, join: best, finish: |best| best }, out);
+    };
+    match op {
+        Reduce::Sum => sum(|x| x, &|sum| sum, out),
+        Reduce::Mean => sum(|x| x, &|sum| sum / count as f64, out),
+        Reduce::L2 => sum(|x| x * x, &f64::sqrt, out),
+        Reduce::Max => most(|x, best| x > best, f32::NEG_INFINITY, out),
+        Reduce::Min => most(|x, best| x < best, f32::INFINITY, out),
     }
+}
+
+/// The gradient of broadcasting `shape` to `dy_shape`: sums of dy over the axes that were broadcast, in f64.
+///
+/// # Panics
+/// When the shape does not broadcast, or a slice has not the size of its shape.
+pub(crate) fn sum_to_shape<E: Element>(dy: &[E], dy_shape: &[usize], shape: &[usize], out: &mut [E]) {
+    let whole = Strided::dense(dy_shape.to_vec());
+    assert_eq!(dy.len(), whole.len(), "elements of {dy_shape:?}");
+    let own = broadcast_strides(shape, dy_shape);
+    let axes = |of_result: bool| {
+        let wanted = (0..dy_shape.len()).filter(|&axis| (own[axis] != 0) == of_result);
+        let (shape, strides) = wanted.map(|axis| (dy_shape[axis], whole.strides[axis])).unzip();
+        Strided { start: 0, shape, strides }
+    };
+    let how = Fold {
+        none: 0.0,
+        step: |sum: f64, x| sum + f64::from(x),
+        join: |a, b| a + b,
+        finish: |sum| sum as f32,
+    };
+    fold(dy, [&axes(true), &axes(false)], &how, out);
 }
 
 /// dx of [`reduce`], from dy, x and y.
@@ -87,7 +222,60 @@ pub(crate) fn reduce_grad(op: Reduce, along: Along, [dy, x, y]: [&[f32]; 3], dx:
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::{assert_close, assert_same_on_any_threads, normals};
     use super::*;
+
+    #[test]
+    fn rows_of_any_place_and_length_are_reduced() {
+        for shape in [[3, 5, 7], [1, 2000, 1], [2, 3, 3000], [1, 1, 9], [40, 17, 1], [2, 0, 3], [0, 2, 3]] {
+            let x = normals(1, shape.iter().product());
+            for axis in 0..3 {
+                let along = Along::new(&shape, axis);
+                for op in [Reduce::Sum, Reduce::Mean, Reduce::Max, Reduce::Min, Reduce::L2] {
+                    let run = || {
+                        let mut out = vec![f32::NAN; along.outer * along.inner];
+                        reduce(op, along, &x, &mut out);
+                        out
+                    };
+                    let wanted = along.rows().map(|(from, _)| {
+                        let row = (0..along.count).map(|k| f64::from(x[from + k * along.inner]));
+                        match op {
+                            Reduce::Sum => row.sum(),
+                            Reduce::Mean => row.sum::<f64>() / along.count as f64,
+                            Reduce::Max => row.fold(f64::NEG_INFINITY, f64::max),
+                            Reduce::Min => row.fold(f64::INFINITY, f64::min),
+                            Reduce::L2 => row.map(|x| x * x).sum::<f64>().sqrt(),
+                        }
+                    });
+                    for (found, wanted) in run().into_iter().zip(wanted) {
+                        let same = f64::from(found) == wanted || found.is_nan() && wanted.is_nan();
+                        let error = (f64::from(found) - wanted).abs();
+                        assert!(same || error <= 1e-5 * wanted.abs().max(1.0), "{op:?} {shape:?} {axis}");
+                    }
+                    assert_same_on_any_threads("a reduction", run);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn sums_leave_any_axes() {
+        let shape = [2, 3, 4, 5];
+        let x = normals(2, 120);
+        for kept in 0..16_usize {
+            let own: Vec<usize> =
+                (0..4).map(|axis| if kept >> axis & 1 == 1 { shape[axis] } else { 1 }).collect();
+            let mut wanted = vec![0.0; own.iter().product()];
+            for (i, &x) in x.iter().enumerate() {
+                let index = [i / 60, i / 20 % 3, i / 5 % 4, i % 5];
+                let at = (0..4).fold(0, |at, axis| at * own[axis] + index[axis] % own[axis]);
+                wanted[at] += f64::from(x);
+            }
+            let mut out = vec![f32::NAN; wanted.len()];
+            sum_to_shape(&x, &shape, &own, &mut out);
+            assert_close("sums", &out, &wanted, 1e-6);
+        }
+    }
 
     #[test]
     fn a_nan_wins_and_equal_elements_share_the_gradient() {

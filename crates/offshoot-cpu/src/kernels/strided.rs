@@ -88,7 +88,7 @@ impl Strided {
     }
 
     /// As few axes as lead to the same elements in the same order.
-    fn merged(&self) -> Strided {
+    pub(super) fn merged(&self) -> Strided {
         let mut merged = Strided { start: self.start, shape: Vec::new(), strides: Vec::new() };
         for (&size, &stride) in self.shape.iter().zip(&self.strides).filter(|&(&size, _)| size != 1) {
             match (merged.shape.last_mut(), merged.strides.last_mut()) {
@@ -134,11 +134,11 @@ pub(crate) fn copy_strided<E: Stored>(x: &[E], places: &Strided, out: &mut [E]) 
         return transpose(batch, columns, rows, &x[start..][..out.len()], out);
     }
     let (width, step) = (shape.last().copied().unwrap_or(1), strides.last().copied().unwrap_or(1));
-    let axes: Vec<(usize, usize)> = shape.iter().copied().zip(strides.iter().copied()).collect();
-    let outer = &axes[..axes.len().saturating_sub(1)];
+    let outer = shape.len().saturating_sub(1);
+    let outer = Strided { start, shape: shape[..outer].to_vec(), strides: strides[..outer].to_vec() };
     let shared = Shared::new(out);
     for_chunks(places.len() / width, rows_per_task(width), |rows| {
-        let mut at = Odometer::at(outer, start, rows.start);
+        let mut at = Odometer::at(&outer, rows.start);
         for row in rows {
             // Safety: rows of `out` do not overlap, and there are len / width of them.
             let out = unsafe { std::slice::from_raw_parts_mut(shared.at(row * width), width) };
@@ -155,27 +155,29 @@ pub(crate) fn copy_strided<E: Stored>(x: &[E], places: &Strided, out: &mut [E]) 
     });
 }
 
-/// The offset of a row, and its index along each axis: those that come after it need no division.
-struct Odometer<'a> {
-    axes: &'a [(usize, usize)],
+/// The place of an element, and its index along each axis: those that come after it need no division.
+pub(super) struct Odometer<'a> {
+    places: &'a Strided,
     index: Vec<usize>,
-    offset: usize,
+    pub(super) offset: usize,
 }
 
 impl Odometer<'_> {
-    /// Row `row` of the axes' sizes and strides, the first of which is at `start`.
-    fn at(axes: &[(usize, usize)], start: usize, row: usize) -> Odometer<'_> {
-        let (mut index, mut offset, mut rest) = (vec![0; axes.len()], start, row);
-        for (&(size, stride), index) in axes.iter().zip(&mut index).rev() {
-            *index = rest % size;
+    /// At an element.
+    pub(super) fn at(places: &Strided, element: usize) -> Odometer<'_> {
+        let Strided { start, shape, strides } = places;
+        let (mut index, mut offset, mut rest) = (vec![0; shape.len()], *start, element);
+        for ((&size, &stride), index) in shape.iter().zip(strides).zip(&mut index).rev() {
+            *index = rest.checked_rem(size).unwrap_or(0);
             offset += *index * stride;
-            rest /= size;
+            rest = rest.checked_div(size).unwrap_or(0);
         }
-        Odometer { axes, index, offset }
+        Odometer { places, index, offset }
     }
 
-    fn advance(&mut self) {
-        for (&(size, stride), index) in self.axes.iter().zip(&mut self.index).rev() {
+    pub(super) fn advance(&mut self) {
+        let Strided { shape, strides, .. } = self.places;
+        for ((&size, &stride), index) in shape.iter().zip(strides).zip(&mut self.index).rev() {
             *index += 1;
             self.offset += stride;
             if *index < size {
@@ -255,7 +257,9 @@ mod tests {
     #[test]
     fn what_is_dense_is_one_run_of_elements() {
         let dense = Strided::dense(vec![3, 1, 4]);
-        assert!(dense.is_dense() && dense.sliced(0, 1, 2).is_dense() && dense.permuted(&[1, 0, 2]).is_dense());
+        assert!(
+            dense.is_dense() && dense.sliced(0, 1, 2).is_dense() && dense.permuted(&[1, 0, 2]).is_dense()
+        );
         assert!(!dense.sliced(2, 1, 2).is_dense() && !dense.permuted(&[2, 1, 0]).is_dense());
     }
 

@@ -10,10 +10,11 @@ use crate::kernels::Place;
 use crate::kernels::dropout::{Dropout, dropout};
 use crate::kernels::element::Element;
 use crate::kernels::elementwise::{
-    binary, binary_in_place, binary_rows, broadcast_binary, broadcast_slope, sum_to_rows, sum_to_shape,
-    unary, unary_grad, unary_grad_in_place,
+    binary, binary_in_place, binary_rows, broadcast_binary, broadcast_slope, sum_to_rows, unary, unary_grad,
+    unary_grad_in_place,
 };
 use crate::kernels::layout::{nchw_to_nhwc, nhwc_to_nchw};
+use crate::kernels::reduce::sum_to_shape;
 use crate::operands::{AnyOperand, Operand, Over};
 
 impl Lowering<'_> {

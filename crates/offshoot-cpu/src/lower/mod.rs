@@ -378,7 +378,7 @@ impl<'a> Lowering<'a> {
             | Op::Grad(GradOp::Reshape { .. }) => self.reshape(node),
             Op::Shape(ShapeOp::Transpose { perm }) => self.transpose::<E>(node, perm),
             Op::Shape(ShapeOp::Concat { axis }) => self.concat::<E>(node, *axis),
-            Op::Shape(ShapeOp::Slice { axis, start, .. }) => self.slice::<E>(node, *axis, *start),
+            Op::Shape(ShapeOp::Slice { axis, start, .. }) => self.slice(node, *axis, *start),
             Op::Grad(GradOp::Slice { axis, start, .. }) => self.slice_grad::<E>(node, *axis, *start),
             Op::Shape(ShapeOp::Expand { .. }) => self.expand::<E>(node),
             Op::Shape(ShapeOp::Identity) | Op::Dropout { .. } => {

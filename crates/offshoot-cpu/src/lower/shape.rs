@@ -62,12 +62,7 @@ impl Lowering<'_> {
         Columns { row: shape[axis] * inner, start: start * inner, width: size * inner }
     }
 
-    pub(super) fn slice<E: Element>(
-        &mut self,
-        node: &Node,
-        axis: usize,
-        start: usize,
-    ) -> Result<(), ExecuteError> {
+    pub(super) fn slice(&mut self, node: &Node, axis: usize, start: usize) -> Result<(), ExecuteError> {
         let size = self.shape(node.outputs[0])[axis];
         let view = self.view(node.inputs[0])?;
         self.set_view(node.outputs[0], &view, view.places.sliced(axis, start, size));

@@ -84,7 +84,11 @@ impl Lowering<'_> {
     }
 
     /// The elements of a value that is a view, copied to a buffer of their own in `order`.
-    pub(super) fn copied(&mut self, value: ValueId, order: Order) -> Option<Result<AnyOperand, ExecuteError>> {
+    pub(super) fn copied(
+        &mut self,
+        value: ValueId,
+        order: Order,
+    ) -> Option<Result<AnyOperand, ExecuteError>> {
         let view = self.views.all.get(&value)?.clone();
         Some(match view.base.dtype() {
             DType::F32 => self.copy_view::<f32>(value, view, order),

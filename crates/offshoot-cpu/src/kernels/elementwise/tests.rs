@@ -1,3 +1,4 @@
+use super::super::reduce::sum_to_shape;
 use super::super::testing::{assert_close, assert_same_on_any_threads, normals};
 use super::*;
 use offshoot_graph::op::{Alpha, Clip, Derivative, HardSigmoid};
