@@ -130,7 +130,7 @@ impl Gather {
     }
 
     /// Channels of a source pixel.
-    fn source_c(&self) -> usize {
+    pub(super) fn source_c(&self) -> usize {
         self.depth * self.groups
     }
 

@@ -34,21 +34,21 @@ const BLOCK: usize = 56;
 const LEAST: usize = 16;
 /// Floats of products that are kept before they are transformed back: a part of L2.
 const PRODUCTS: usize = 1 << 15;
-/// Fewest input and output channels that pay for the transforms.
-const MIN_CHANNELS: usize = 64;
-/// Channels are multiples of this: of every path's lanes, so that vectors are always whole.
+/// The channels of a group, input and output, are multiples of this: of every path's lanes, so that vectors are always whole. As few pay for
+/// the transforms: a tile takes 144 multiplications for each pair of channels otherwise, 36 by the algorithm, and the transforms take
+/// about as long as 400 for an input and 250 for an output channel.
 const LANES: usize = 16;
 
 /// Whether Winograd's algorithm is the faster one for `shape` and for the gradient of its input. Only the shape of a
 /// picture decides, so that the result of a picture does not depend on its batch.
 pub(super) fn by_winograd(shape: &ConvShape) -> bool {
     let &ConvShape { in_h, in_w, in_c, out_h, out_w, out_c, kernel, strides, dilations, groups, .. } = shape;
-    let plain = kernel == [3, 3] && strides == [1, 1] && dilations == [1, 1] && groups == 1;
-    let enough = |channels: usize| channels >= MIN_CHANNELS && channels.is_multiple_of(LANES);
+    let plain = kernel == [3, 3] && strides == [1, 1] && dilations == [1, 1] && groups > 0;
+    let whole = |channels: usize| channels >= groups && (channels / groups).is_multiple_of(LANES);
     let tiles = out_h.div_ceil(OUT) * out_w.div_ceil(OUT);
     // Tiles that reach past the picture must not cost more than half of what the algorithm saves.
     let saves = 2 * POINTS * tiles <= 9 * out_h * out_w;
-    plain && [in_h, in_w] == [out_h, out_w] && enough(in_c) && enough(out_c) && saves
+    plain && [in_h, in_w] == [out_h, out_w] && whole(in_c) && whole(out_c) && saves
 }
 
 /// Runs `gather`, of a shape that [`by_winograd`] agrees to, into `out`.
@@ -60,11 +60,14 @@ pub(super) unsafe fn run(isa: Isa, gather: &Gather, operands: Operands<'_>, out:
     if plan.tiles() == 0 {
         return;
     }
-    let work = (plan.tiles() * POINTS).saturating_mul(gather.depth).saturating_mul(gather.cols);
+    let work =
+        (plan.tiles() * POINTS).saturating_mul(gather.depth).saturating_mul(gather.cols * gather.groups);
     let out = out.shared();
-    parallel::for_each_task(plan.tile_blocks * plan.panel_blocks, work, |index| {
+    let tasks = plan.tile_blocks * plan.panel_blocks;
+    parallel::for_each_task(gather.groups * tasks, work, |index| {
+        let (group, index) = (index / tasks, index % tasks);
         parallel::with_scratch(plan.scratch(), |scratch| {
-            dispatch(isa, Block { plan: &plan, index, operands, out, scratch });
+            dispatch(isa, Block { plan: &plan, group, index, operands, out, scratch });
         });
     });
 }
@@ -87,7 +90,7 @@ impl<'a> Plan<'a> {
         let grid = gather.grid.map(|pixels| pixels.div_ceil(OUT));
         let parts = gather.depth.div_ceil(DEPTH);
         let mut plan = Plan { gather, grid, panel, parts, tile_blocks: 1, panel_blocks: 1 };
-        let wanted = 2 * parallel::threads();
+        let wanted = (2 * parallel::threads()).div_ceil(gather.groups.max(1));
         let most = block_tiles(gather.depth);
         // Tiles first: tasks that share a block of tiles each transform all of its inputs. But every block reads all of the
         // filter, which takes longer than to multiply it with a few tiles.
@@ -118,14 +121,14 @@ impl<'a> Plan<'a> {
 
     /// Panels that are multiplied before their products are transformed back: the inputs of a point are read once for all of
     /// them.
-    fn group(&self) -> usize {
+    fn together(&self) -> usize {
         (PRODUCTS / self.products()).clamp(1, self.panels())
     }
 
     /// Floats of scratch: zeros for the pixels around the picture, the transformed inputs of a block, and the
     /// products of a block and a group of panels.
     fn scratch(&self) -> usize {
-        self.gather.depth + POINTS * self.block() * self.parts * STRIDE + self.group() * self.products()
+        self.gather.depth + POINTS * self.block() * self.parts * STRIDE + self.together() * self.products()
     }
 
     /// Where a tile is: its picture, and its first output row and column.

@@ -122,6 +122,6 @@ fn fused_gradients_are_counted_together_and_norms_that_wait_by_themselves() {
     let norms = by("batch norm");
     assert!(!norms.is_empty() && norms.iter().all(|norm| norm.operations == 0), "{kernels:?}");
     assert!(norms.iter().all(|norm| norm.operator == "Fused.BatchNormApply"), "{norms:?}");
-    let dense = find(&steps, "dense", "gather");
+    let dense = find(&steps, "dense", "winograd");
     assert_eq!((dense.operator, dense.operations), ("Conv", 2 * pixels * 16 * 16 * 9));
 }

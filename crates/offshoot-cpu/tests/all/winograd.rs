@@ -43,6 +43,10 @@ fn shapes() -> Vec<ConvShape> {
         shape(1, [4, 4], [512, 64]),
         shape(1, [6, 8], [64, 400]),
         uneven,
+        shape(2, [8, 9], [16, 16]),
+        shape(1, [12, 8], [16, 48]),
+        ConvShape { groups: 3, ..shape(2, [14, 9], [96, 48]) },
+        ConvShape { groups: 2, ..shape(1, [8, 8], [800, 64]) },
     ]
 }
 
@@ -61,7 +65,7 @@ impl Case {
         let pixels = shape.batch * shape.in_h * shape.in_w;
         Case {
             x: normals(pixels * shape.in_c, 1),
-            w: normals(shape.out_c * shape.in_c * 9, 2),
+            w: normals(shape.out_c * (shape.in_c / shape.groups) * 9, 2),
             dy: normals(pixels * shape.out_c, 3),
             bias: normals(shape.out_c, 4),
             shape,
@@ -104,10 +108,12 @@ impl Case {
                 }
                 let (from, to) =
                     (((image * s.in_h + iy) * s.in_w + ix) * s.in_c, (row * s.out_w + ox) * s.out_c);
-                for (k, c) in (0..s.out_c).flat_map(|k| (0..s.in_c).map(move |c| (k, c))) {
-                    let w = f64::from(self.w[(k * s.in_c + c) * 9 + tap]);
-                    y[to + k] += f64::from(self.x[from + c]) * w;
-                    dx[from + c] += f64::from(self.dy[to + k]) * w;
+                let (depth, cols) = (s.in_c / s.groups, s.out_c / s.groups);
+                for (k, c) in (0..s.out_c).flat_map(|k| (0..depth).map(move |c| (k, c))) {
+                    let w = f64::from(self.w[(k * depth + c) * 9 + tap]);
+                    let from = from + k / cols * depth + c;
+                    y[to + k] += f64::from(self.x[from]) * w;
+                    dx[from] += f64::from(self.dy[to + k]) * w;
                 }
             }
         }
@@ -198,10 +204,11 @@ fn the_rest_is_left_to_plain_products() {
     let others = [
         ConvShape { in_h: 28, in_w: 28, strides: [2, 2], ..usual },
         ConvShape { pads: [2; 4], dilations: [2, 2], ..usual },
-        ConvShape { groups: 2, ..usual },
+        ConvShape { groups: 8, ..usual },
         ConvShape { kernel: [5, 5], pads: [2; 4], ..usual },
         shape(1, [14, 14], [72, 64]),
-        shape(1, [14, 14], [64, 32]),
+        shape(1, [14, 14], [64, 24]),
+        shape(1, [14, 14], [3, 64]),
         shape(1, [5, 5], [64, 64]),
         shape(1, [2, 2], [64, 64]),
     ];

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::filter::packed_group;
 use super::points::{input_points, outputs};
 use super::{BLOCK, IN, LANES, OUT, POINTS, Plan};
 use crate::kernels::element::{Element, SharedView, View};
@@ -14,6 +15,7 @@ use crate::kernels::tile::{RowMajor, STRIDE, Tile, run_tile, tile_starts};
 /// One task: a block of tiles by a range of panels.
 pub(super) struct Block<'a> {
     pub(super) plan: &'a Plan<'a>,
+    pub(super) group: usize,
     pub(super) index: usize,
     pub(super) operands: Operands<'a>,
     pub(super) out: SharedView,
@@ -25,7 +27,7 @@ impl Kernel for Block<'_> {
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let plan = self.plan;
+        let (plan, group) = (self.plan, self.group);
         let panels = parallel::part(plan.panels(), plan.panel_blocks, self.index % plan.panel_blocks);
         let tiles = parallel::part(plan.tiles(), plan.tile_blocks, self.index / plan.panel_blocks);
         let (zeros, rest) = self.scratch.split_at_mut(plan.gather.depth);
@@ -35,22 +37,28 @@ impl Kernel for Block<'_> {
         unsafe {
             let to = inputs.as_mut_ptr();
             match self.operands.source {
-                View::F32(source) => transform_inputs::<S, _>(plan, source, tiles.clone(), zeros, to),
-                View::Bf16(source) => transform_inputs::<S, _>(plan, source, tiles.clone(), zeros, to),
-                View::F16(source) => transform_inputs::<S, _>(plan, source, tiles.clone(), zeros, to),
+                View::F32(source) => {
+                    transform_inputs::<S, _>(plan, (source, group), tiles.clone(), zeros, to)
+                }
+                View::Bf16(source) => {
+                    transform_inputs::<S, _>(plan, (source, group), tiles.clone(), zeros, to)
+                }
+                View::F16(source) => {
+                    transform_inputs::<S, _>(plan, (source, group), tiles.clone(), zeros, to)
+                }
             }
-            let operands = &self.operands;
-            for first in panels.clone().step_by(plan.group()) {
-                let group = first..(first + plan.group()).min(panels.end);
+            let operands = (&self.operands, group);
+            for first in panels.clone().step_by(plan.together()) {
+                let panels = first..(first + plan.together()).min(panels.end);
                 multiply::<S>(
                     plan,
                     operands,
-                    group.clone(),
+                    panels.clone(),
                     tiles.len(),
                     inputs.as_ptr(),
                     products.as_mut_ptr(),
                 );
-                for panel in group {
+                for panel in panels {
                     let from = products[(panel - first) * plan.products()..].as_ptr();
                     match self.out {
                         SharedView::F32(out) => {
@@ -69,11 +77,11 @@ impl Kernel for Block<'_> {
     }
 }
 
-/// Transforms the inputs of `tiles`; `zeros` are as many as a pixel has channels.
+/// Transforms the inputs of `tiles`, of a group of the source's channels; `zeros` are as many as a pixel has channels.
 #[inline(always)]
 unsafe fn transform_inputs<S: Simd, E: Element>(
     plan: &Plan<'_>,
-    source: &[E],
+    source: (&[E], usize),
     tiles: Range<usize>,
     zeros: &[f32],
     to: *mut f32,
@@ -87,15 +95,22 @@ unsafe fn transform_inputs<S: Simd, E: Element>(
 
 /// The 36 pixels that a tile reads; `zeros` stands for those outside the picture.
 #[inline(always)]
-fn pixels<E: Element>(plan: &Plan<'_>, source: &[E], tile: usize, zeros: &[E]) -> [*const E; POINTS] {
+fn pixels<E: Element>(
+    plan: &Plan<'_>,
+    (source, group): (&[E], usize),
+    tile: usize,
+    zeros: &[E],
+) -> [*const E; POINTS] {
     let Gather { source: [height, width], taps, depth, .. } = plan.gather;
+    let channels = plan.gather.source_c();
     let [image, row, col] = plan.tile(tile);
     let (first_y, first_x) = (row as isize + taps[0][0].offset, col as isize + taps[1][0].offset);
     let mut pixels = [zeros.as_ptr(); POINTS];
     for (i, pixel) in pixels.iter_mut().enumerate() {
         let (y, x) = (first_y + (i / IN) as isize, first_x + (i % IN) as isize);
         if (0..*height as isize).contains(&y) && (0..*width as isize).contains(&x) {
-            *pixel = source[((image * height + y as usize) * width + x as usize) * depth..].as_ptr();
+            let at = (image * height + y as usize) * width + x as usize;
+            *pixel = source[at * channels + group * depth..].as_ptr();
         }
     }
     pixels
@@ -143,7 +158,7 @@ fn depth_part(plan: &Plan<'_>, index: usize) -> Range<usize> {
 #[inline(always)]
 unsafe fn multiply<S: Simd>(
     plan: &Plan<'_>,
-    operands: &Operands<'_>,
+    (operands, group): (&Operands<'_>, usize),
     panels: Range<usize>,
     tiles: usize,
     inputs: *const f32,
@@ -159,7 +174,8 @@ unsafe fn multiply<S: Simd>(
     let calls = starts.len() - 1;
     let cols = |panel: usize| (gather.cols - panel * plan.panel).min(plan.panel);
     let filter = |point: usize, panel: usize| {
-        let start = (panel * plan.panel * POINTS + point * cols(panel)) * gather.depth;
+        let start =
+            group * packed_group(gather) + (panel * plan.panel * POINTS + point * cols(panel)) * gather.depth;
         operands.filter.as_ptr().wrapping_add(start)
     };
     for point in 0..POINTS {
@@ -197,7 +213,7 @@ unsafe fn multiply<S: Simd>(
 #[inline(always)]
 unsafe fn transform_outputs<S: Simd, E: Element>(
     plan: &Plan<'_>,
-    operands: &Operands<'_>,
+    (operands, group): (&Operands<'_>, usize),
     panel: usize,
     tiles: Range<usize>,
     products: *const f32,
@@ -207,7 +223,7 @@ unsafe fn transform_outputs<S: Simd, E: Element>(
         // Safety: the caller's.
         unsafe {
             let products = products.add(i * plan.panel);
-            transform_output::<S, E>(plan, operands, panel, tile, products, out.get());
+            transform_output::<S, E>(plan, (operands, group), panel, tile, products, out.get());
         }
     }
 }
@@ -216,7 +232,7 @@ unsafe fn transform_outputs<S: Simd, E: Element>(
 #[inline(always)]
 unsafe fn transform_output<S: Simd, E: Element>(
     plan: &Plan<'_>,
-    operands: &Operands<'_>,
+    (operands, group): (&Operands<'_>, usize),
     panel: usize,
     tile: usize,
     products: *const f32,
@@ -229,6 +245,7 @@ unsafe fn transform_output<S: Simd, E: Element>(
     let [image, row, col] = plan.tile(tile);
     let (height, width) = ((gather.grid[0] - row).min(OUT), (gather.grid[1] - col).min(OUT));
     let target = &gather.target;
+    let first_col = group * gather.cols + first_col;
     let start = target.base + image * target.image + row * target.row + col * target.col + first_col;
     for v in (0..cols).step_by(S::LANES) {
         // Safety: the products of the tile are in the scratch; targets are within the output and the residual, and

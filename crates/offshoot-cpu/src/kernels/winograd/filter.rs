@@ -13,10 +13,15 @@ const PACKED: usize = 16;
 
 /// Floats in the packed filter of `gather`.
 pub(in crate::kernels) fn packed_len(gather: &Gather) -> usize {
+    elements([gather.groups, packed_group(gather)])
+}
+
+/// Floats of those of a group.
+pub(super) fn packed_group(gather: &Gather) -> usize {
     elements([POINTS, gather.depth, gather.cols])
 }
 
-/// Transforms and packs a filter as `[cols / panel][point][depth][panel]`; the last panel may be narrower.
+/// Transforms and packs a filter as `[group][cols / panel][point][depth][panel]`; the last panel may be narrower.
 pub(in crate::kernels) fn pack(
     isa: Isa,
     gather: &Gather,
@@ -33,16 +38,20 @@ pub(in crate::kernels) fn pack(
     let (panels, parts) = (gather.cols.div_ceil(panel), gather.depth.div_ceil(PACKED));
     let out = Shared(packed.as_mut_ptr());
     let taps = gather.tap_indices(kernel_w);
-    parallel::for_each_task(panels * parts, packed.len().saturating_mul(8), |task| {
+    parallel::for_each_task(gather.groups * panels * parts, packed.len().saturating_mul(8), |task| {
+        let (group, task) = (task / (panels * parts), task % (panels * parts));
         let (first, part) = (task / parts * panel, task % parts);
         let channels = part * PACKED..((part + 1) * PACKED).min(gather.depth);
         let width = (gather.cols - first).min(panel);
         let mut plain = [0.0; 9 * PACKED * tile::MAX_COLS];
         let plain = &mut plain[..9 * channels.len() * width];
-        let weights = &weights[first * order.col + channels.start * order.depth..];
+        let weights = &weights[group * order.group + first * order.col + channels.start * order.depth..];
         pack_panel(weights, &taps, order, [channels.len(), width, width], plain);
         // Safety: every task writes other channels of a panel, all within `packed`.
-        let out = unsafe { out.get().add((first * POINTS * gather.depth) + channels.start * width) };
+        let out = unsafe {
+            let group = out.get().add(group * packed_group(gather));
+            group.add(first * POINTS * gather.depth + channels.start * width)
+        };
         let len = channels.len() * width;
         dispatch(isa, FilterTransform { plain, len, out: Shared(out), point: gather.depth * width });
     });
