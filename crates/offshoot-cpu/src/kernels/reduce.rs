@@ -1,10 +1,13 @@
 //! Reductions along axes, and their gradients.
 
+use std::ops::Range;
+
 use offshoot_graph::op::Reduce;
 
 use super::element::Element;
 use super::elementwise::broadcast_strides;
 use super::rows::{Shared, TASK, for_chunks};
+use super::simd::{Isa, Kernel, Simd, dispatch};
 use super::strided::{Odometer, Strided};
 
 /// A shape as the axes before an axis, the axis, and those behind it.
@@ -50,14 +53,10 @@ const PARTS: usize = 8;
 
 /// out\[i\] = the fold of the elements of `x` at the places `reduced`, counted from place i of `kept`. Always in the same order.
 fn fold<E: Element, A: Copy + Send + Sync>(
+    isa: Isa,
     x: &[E],
     [kept, reduced]: [&Strided; 2],
-    how: &Fold<
-        A,
-        impl Fn(A, f32) -> A + Sync + Send,
-        impl Fn(A, A) -> A + Sync + Send,
-        impl Fn(A) -> f32 + Sync + Send,
-    >,
+    how: &Fold<A, impl Fn(A, f32) -> A + Sync, impl Fn(A, A) -> A + Sync, impl Fn(A) -> f32 + Sync>,
     out: &mut [E],
 ) {
     assert_eq!(out.len(), kept.len(), "results of {kept:?}");
@@ -68,34 +67,69 @@ fn fold<E: Element, A: Copy + Send + Sync>(
     let (rows, run) = split_run(reduced);
     let bands = width.div_ceil(COLUMNS);
     let work = (COLUMNS.min(width) * reduced.len()).max(1);
-    let shared = Shared::new(out);
-    for_chunks(outer.len() * bands, TASK.div_ceil(work), |tasks| {
+    let out = Shared::new(out);
+    let all = Folds { x, outer: &outer, width, rows: &rows, run, how, out };
+    for_chunks(outer.len() * bands, TASK.div_ceil(work), |tasks| dispatch(isa, Task { all: &all, tasks }));
+}
+
+/// What all tasks of a fold share.
+struct Folds<'a, E, A, Step, Join, Finish> {
+    x: &'a [E],
+    /// Where the runs of results start, and how long these are.
+    outer: &'a Strided,
+    width: usize,
+    /// Where the runs of what is folded start, from a result's place, and how long these are.
+    rows: &'a Strided,
+    run: usize,
+    how: &'a Fold<A, Step, Join, Finish>,
+    out: Shared<E>,
+}
+
+/// Some runs of results, of at most [`COLUMNS`] each. (A kernel, so that each instruction set has loops of its own.)
+struct Task<'a, E, A, Step, Join, Finish> {
+    all: &'a Folds<'a, E, A, Step, Join, Finish>,
+    tasks: Range<usize>,
+}
+
+impl<E: Element, A: Copy, Step, Join, Finish> Kernel for Task<'_, E, A, Step, Join, Finish>
+where
+    Step: Fn(A, f32) -> A,
+    Join: Fn(A, A) -> A,
+    Finish: Fn(A) -> f32,
+{
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let Folds { x, outer, width, rows, run, how, out } = *self.all;
+        let bands = width.div_ceil(COLUMNS);
         let mut folded = [how.none; COLUMNS];
-        for task in tasks {
+        for task in self.tasks {
             let (row, first) = (task / bands, task % bands * COLUMNS);
             let folded = &mut folded[..COLUMNS.min(width - first)];
             folded.fill(how.none);
-            let start = Odometer::at(&outer, row).offset + first;
-            let mut at = Odometer::at(&rows, 0);
+            let start = Odometer::at(outer, row).offset + first;
+            let mut at = Odometer::at(rows, 0);
             for _ in 0..rows.len() {
                 let from = &x[start + at.offset..];
                 match (&mut *folded, run) {
                     ([one], _) => *one = (how.join)(*one, fold_run(&from[..run], how)),
                     (folded, _) => {
                         for i in 0..run {
-                            let columns = folded.iter_mut().zip(&from[i..]);
-                            columns.for_each(|(sum, x)| *sum = (how.step)(*sum, x.to_f32()));
+                            for (sum, x) in folded.iter_mut().zip(&from[i..]) {
+                                *sum = (how.step)(*sum, x.to_f32());
+                            }
                         }
                     }
                 }
                 at.advance();
             }
             for (i, &sum) in folded.iter().enumerate() {
-                // Safety: each task has columns of its own, of `kept.len()` in all.
-                unsafe { *shared.at(row * width + first + i) = E::from_f32((how.finish)(sum)) };
+                // Safety: each task has columns of its own, of as many as there are results.
+                unsafe { *out.at(row * width + first + i) = E::from_f32((how.finish)(sum)) };
             }
         }
-    });
+    }
 }
 
 /// The places at which runs of elements start, and the length of these.
@@ -112,6 +146,7 @@ fn split_run(places: &Strided) -> (Strided, usize) {
 }
 
 /// The fold of elements that follow one another.
+#[inline(always)]
 fn fold_run<E: Element, A: Copy>(
     x: &[E],
     how: &Fold<A, impl Fn(A, f32) -> A, impl Fn(A, A) -> A, impl Fn(A) -> f32>,
@@ -133,7 +168,7 @@ fn fold_run<E: Element, A: Copy>(
 ///
 /// # Panics
 /// When a slice is shorter than `along` says.
-pub(crate) fn reduce(op: Reduce, along: Along, x: &[f32], out: &mut [f32]) {
+pub(crate) fn reduce(isa: Isa, op: Reduce, along: Along, x: &[f32], out: &mut [f32]) {
     let Along { outer, count, inner } = along;
     let whole = Strided::dense(vec![outer, count, inner]);
     let kept = Strided { start: 0, shape: vec![outer, inner], strides: vec![whole.strides[0], 1] };
@@ -146,11 +181,11 @@ pub(crate) fn reduce(op: Reduce, along: Along, x: &[f32], out: &mut [f32]) {
             join: |a, b| a + b,
             finish: |sum| finish(sum) as f32,
         };
-        fold(x, places, &how, out);
+        fold(isa, x, places, &how, out);
     };
     let most = |wins: fn(f32, f32) -> bool, none: f32, out: &mut [f32]| {
         let best = |best: f32, x: f32| if x.is_nan() || wins(x, best) { x } else { best };
-        fold(x, places, &Fold { none, step: best, join: best, finish: |best| best }, out);
+        fold(isa, x, places, &Fold { none, step: best, join: best, finish: |best| best }, out);
     };
     match op {
         Reduce::Sum => sum(|x| x, &|sum| sum, out),
@@ -165,7 +200,13 @@ pub(crate) fn reduce(op: Reduce, along: Along, x: &[f32], out: &mut [f32]) {
 ///
 /// # Panics
 /// When the shape does not broadcast, or a slice has not the size of its shape.
-pub(crate) fn sum_to_shape<E: Element>(dy: &[E], dy_shape: &[usize], shape: &[usize], out: &mut [E]) {
+pub(crate) fn sum_to_shape<E: Element>(
+    isa: Isa,
+    dy: &[E],
+    dy_shape: &[usize],
+    shape: &[usize],
+    out: &mut [E],
+) {
     let whole = Strided::dense(dy_shape.to_vec());
     assert_eq!(dy.len(), whole.len(), "elements of {dy_shape:?}");
     let own = broadcast_strides(shape, dy_shape);
@@ -180,7 +221,7 @@ pub(crate) fn sum_to_shape<E: Element>(dy: &[E], dy_shape: &[usize], shape: &[us
         join: |a, b| a + b,
         finish: |sum| sum as f32,
     };
-    fold(dy, [&axes(true), &axes(false)], &how, out);
+    fold(isa, dy, [&axes(true), &axes(false)], &how, out);
 }
 
 /// dx of [`reduce`], from dy, x and y.
@@ -225,16 +266,19 @@ mod tests {
     use super::super::testing::{assert_close, assert_same_on_any_threads, normals};
     use super::*;
 
+    const SHAPES: [[usize; 3]; 7] =
+        [[3, 5, 7], [1, 2000, 1], [2, 3, 3000], [1, 1, 9], [40, 17, 1], [2, 0, 3], [0, 2, 3]];
+
     #[test]
     fn rows_of_any_place_and_length_are_reduced() {
-        for shape in [[3, 5, 7], [1, 2000, 1], [2, 3, 3000], [1, 1, 9], [40, 17, 1], [2, 0, 3], [0, 2, 3]] {
+        for (isa, shape) in Isa::available().into_iter().flat_map(|isa| SHAPES.map(|shape| (isa, shape))) {
             let x = normals(1, shape.iter().product());
             for axis in 0..3 {
                 let along = Along::new(&shape, axis);
                 for op in [Reduce::Sum, Reduce::Mean, Reduce::Max, Reduce::Min, Reduce::L2] {
                     let run = || {
                         let mut out = vec![f32::NAN; along.outer * along.inner];
-                        reduce(op, along, &x, &mut out);
+                        reduce(isa, op, along, &x, &mut out);
                         out
                     };
                     let wanted = along.rows().map(|(from, _)| {
@@ -272,7 +316,7 @@ mod tests {
                 wanted[at] += f64::from(x);
             }
             let mut out = vec![f32::NAN; wanted.len()];
-            sum_to_shape(&x, &shape, &own, &mut out);
+            sum_to_shape(Isa::PORTABLE, &x, &shape, &own, &mut out);
             assert_close("sums", &out, &wanted, 1e-6);
         }
     }
@@ -282,9 +326,9 @@ mod tests {
         let along = Along::new(&[2, 3], 1);
         let x = [1.0, f32::NAN, 2.0, 4.0, 4.0, -1.0];
         let mut y = [0.0; 2];
-        reduce(Reduce::Max, along, &x, &mut y);
+        reduce(Isa::PORTABLE, Reduce::Max, along, &x, &mut y);
         assert!(y[0].is_nan() && y[1] == 4.0, "{y:?}");
-        reduce(Reduce::Min, along, &x, &mut y);
+        reduce(Isa::PORTABLE, Reduce::Min, along, &x, &mut y);
         assert!(y[0].is_nan() && y[1] == -1.0, "{y:?}");
         let mut dx = [9.0; 3];
         reduce_grad(Reduce::Max, Along::new(&[3], 0), [&[1.0], &x[3..], &[4.0]], &mut dx);

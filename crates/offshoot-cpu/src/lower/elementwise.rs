@@ -147,14 +147,14 @@ impl Lowering<'_> {
     }
 
     pub(super) fn reduce_to<E: Element>(&mut self, node: &Node) -> Result<(), ExecuteError> {
-        let (from, value) = (node.inputs[0], node.outputs[0]);
+        let (isa, from, value) = (self.isa, node.inputs[0], node.outputs[0]);
         let order = self.held_order(&[from]);
         let dy_shape = self.shape_in(from, order);
         let shape = self.aligned_to(dy_shape.len(), value, order);
         let dy = self.in_order::<E>(from, order)?;
         if let Some([c, area]) = self.turned(value, dy_shape.len(), order) {
             let (sums, dx) = (self.fresh::<E>(c * area), self.write(value)?);
-            self.step("sum", dy, sums, move |dy, sums| sum_to_shape(dy, &dy_shape, &shape, sums));
+            self.step("sum", dy, sums, move |dy, sums| sum_to_shape(isa, dy, &dy_shape, &shape, sums));
             self.moving_step("layout", sums.operand(), dx, move |sums, dx| {
                 nhwc_to_nchw(1, c, area, sums, dx)
             });
@@ -170,7 +170,7 @@ impl Lowering<'_> {
             return Ok(());
         }
         let dx = self.write_in_order(value, order)?;
-        self.step("sum", dy, dx, move |dy, dx| sum_to_shape(dy, &dy_shape, &shape, dx));
+        self.step("sum", dy, dx, move |dy, dx| sum_to_shape(isa, dy, &dy_shape, &shape, dx));
         Ok(())
     }
 

@@ -15,7 +15,8 @@ impl Lowering<'_> {
         }
         let along = Along::new(self.shape(node.inputs[0]), axis);
         let (x, y) = (self.plain(node.inputs[0])?, self.write_plain(node.outputs[0])?);
-        self.step("reduce", x, y, move |x, y| reduce(op, along, x, y));
+        let isa = self.isa;
+        self.step("reduce", x, y, move |x, y| reduce(isa, op, along, x, y));
         Ok(())
     }
 

@@ -258,7 +258,7 @@ proptest! {
             sums[source(&b_shape, i)] += f64::from(y);
         }
         let mut db = vec![f32::NAN; b.len()];
-        sum_to_shape(&y, &shape, &b_shape, &mut db);
+        sum_to_shape(Isa::PORTABLE, &y, &shape, &b_shape, &mut db);
         assert_close("sum_to_shape", &db, &sums, 1e-6);
     }
 }
