@@ -189,11 +189,13 @@ fn perceptual_hash(small: &[u8], cosines: &[[f64; SIDE]]) -> u64 {
         .map(|p| 0.299 * f64::from(p[0]) + 0.587 * f64::from(p[1]) + 0.114 * f64::from(p[2]))
         .collect();
     let mut frequencies = Vec::with_capacity(FREQUENCIES * FREQUENCIES);
+    // Along the rows first: these sums are the same for all frequencies down.
+    let along = |across: &[f64; SIDE]| -> Vec<f64> {
+        grey.chunks_exact(SIDE).map(|row| row.iter().zip(across).map(|(g, c)| g * c).sum()).collect()
+    };
+    let rows: Vec<Vec<f64>> = cosines.iter().map(along).collect();
     for down in cosines {
-        for across in cosines {
-            let row = |row: &[f64]| row.iter().zip(across).map(|(g, c)| g * c).sum::<f64>();
-            frequencies.push(grey.chunks_exact(SIDE).zip(down).map(|(r, c)| c * row(r)).sum::<f64>());
-        }
+        frequencies.extend(rows.iter().map(|row| row.iter().zip(down).map(|(r, c)| c * r).sum::<f64>()));
     }
     // The first is the mean brightness, which says nothing of the shape.
     frequencies[0] = 0.0;

@@ -23,6 +23,8 @@ const LEAF: usize = 16;
 const MOST_REGIONS: usize = 1024;
 /// The most pictures that one is compared with.
 const MOST_COMPARED: usize = 512;
+/// Numbers of two pictures that are compared before the next look at their sum: four rows.
+const STRETCH: usize = 4 * SIDE * CHANNELS;
 /// What rounding may add to the distance of sketches, relative to it.
 const ROUNDING: f32 = 1e-4;
 
@@ -161,7 +163,8 @@ impl Tree {
                     continue;
                 }
                 own.compared += 1;
-                let squares = squares(&its.small, &look.small);
+                let most = best.map_or(limits.squares, |(squares, _)| squares);
+                let squares = squares_up_to(&its.small, &look.small, most);
                 if squares <= limits.squares && best.is_none_or(|best| (squares, other) < best) {
                     best = Some((squares, other));
                 }
@@ -196,6 +199,18 @@ fn sum_of_squares(number: impl Fn(usize) -> f32) -> f32 {
         }
     }
     sums.iter().sum::<f32>() * (1.0 - ROUNDING)
+}
+
+/// The sum of squared differences, or a part of it that is above `most` already: few pictures come close to the nearest.
+fn squares_up_to(a: &[u8], b: &[u8], most: u32) -> u32 {
+    let mut sum = 0;
+    for (a, b) in a.chunks(STRETCH).zip(b.chunks(STRETCH)) {
+        sum += squares(a, b);
+        if sum > most {
+            break;
+        }
+    }
+    sum
 }
 
 /// The sum of squared differences.
