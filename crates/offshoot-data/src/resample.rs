@@ -9,6 +9,7 @@
 
 use std::ops::Range;
 
+use multiversion::multiversion;
 use offshoot_graph::Interpolation;
 
 use crate::decode::Picture;
@@ -188,11 +189,25 @@ fn columns_first(horizontal: &Span, vertical: &Span) -> bool {
     vertical.resized < vertical.canvas && 2 * shrinks(horizontal) < shrinks(vertical)
 }
 
+/// Rows, and bytes of a row, that are resized together: their sums stay in registers.
+const ROWS: usize = 4;
+/// A multiple of three channels.
+const BYTES: usize = 48;
+
 /// Resizes each row. `pixels` are rows of `width` RGB pixels, the first of which is pixel `start` of the axis.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2", "x86_64+sse4.1"))]
 fn along_rows(pixels: &[u8], width: usize, axis: &Axis, start: usize, background: [u8; 3]) -> Vec<u8> {
-    let row_bytes = axis.windows.len() * 3;
-    let mut output = vec![0; pixels.len() / (width * 3) * row_bytes];
-    for (row, output) in pixels.chunks_exact(width * 3).zip(output.chunks_exact_mut(row_bytes)) {
+    let (stride, row_bytes) = (width * 3, axis.windows.len() * 3);
+    let rows = pixels.len() / stride;
+    let mut output = vec![0; rows * row_bytes];
+    // Four bytes are read of each pixel, which the last of all pixels does not have.
+    let together = rows.saturating_sub(1) / ROWS * ROWS;
+    let (most, rest) = output.split_at_mut(together * row_bytes);
+    for (n, output) in most.chunks_exact_mut(ROWS * row_bytes).enumerate() {
+        rows_together(&pixels[n * ROWS * stride..], stride, (axis, start), background, output);
+    }
+    let left = pixels[together * stride..].chunks_exact(stride);
+    for (row, output) in left.zip(rest.chunks_exact_mut(row_bytes)) {
         for (window, output) in axis.windows.iter().zip(output.chunks_exact_mut(3)) {
             let pixels = &row[window.first.saturating_sub(start) * 3..][..window.count * 3];
             let sums = weigh(pixels, axis.weights(window), start_sum(background, window.padding));
@@ -216,7 +231,38 @@ fn weigh(pixels: &[u8], weights: &[i32], mut sums: [i32; 3]) -> [i32; 3] {
     sums
 }
 
+/// Resizes the first [`ROWS`] rows of `pixels`, each with a fourth channel that is not used.
+#[inline(always)]
+fn rows_together(
+    pixels: &[u8],
+    stride: usize,
+    (axis, start): (&Axis, usize),
+    background: [u8; 3],
+    output: &mut [u8],
+) {
+    let row_bytes = output.len() / ROWS;
+    for (n, window) in axis.windows.iter().enumerate() {
+        let [r, g, b] = start_sum(background, window.padding);
+        let mut sums = [[r, g, b, 0]; ROWS];
+        let first = window.first.saturating_sub(start) * 3;
+        let length = if window.count > 0 { window.count * 3 + 1 } else { 0 };
+        let rows: [&[u8]; ROWS] = std::array::from_fn(|row| &pixels[row * stride + first..][..length]);
+        for (k, &weight) in axis.weights(window).iter().enumerate() {
+            for (sums, row) in sums.iter_mut().zip(rows) {
+                let pixel = &row[3 * k..3 * k + 4];
+                *sums =
+                    std::array::from_fn(|c| sums[c].wrapping_add(i32::from(pixel[c]).wrapping_mul(weight)));
+            }
+        }
+        for (row, sums) in sums.into_iter().enumerate() {
+            let bytes = sums.map(to_byte);
+            output[row * row_bytes + 3 * n..][..3].copy_from_slice(&bytes[..3]);
+        }
+    }
+}
+
 /// Resizes each column of `columns`. `pixels` are rows of `width` RGB pixels, the first of which is row `start` of the axis.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2", "x86_64+sse4.1"))]
 fn along_columns(
     pixels: &[u8],
     width: usize,
@@ -227,21 +273,28 @@ fn along_columns(
 ) -> Vec<u8> {
     let row_bytes = columns.len() * 3;
     let mut output = vec![0; axis.windows.len() * row_bytes];
-    let mut sums = vec![0; row_bytes];
     for (window, output) in axis.windows.iter().zip(output.chunks_exact_mut(row_bytes)) {
         let start_sum = start_sum(background, window.padding);
-        sums.chunks_exact_mut(3).for_each(|sums| sums.copy_from_slice(&start_sum));
-        for (y, &weight) in (window.first.saturating_sub(start)..).zip(axis.weights(window)) {
-            add_row(&mut sums, &pixels[(y * width + columns.start) * 3..][..row_bytes], weight);
+        let first = (window.first.saturating_sub(start) * width + columns.start) * 3;
+        let rows = || axis.weights(window).iter().zip(pixels[first.min(pixels.len())..].chunks(width * 3));
+        for (n, output) in output.chunks_mut(BYTES).enumerate() {
+            let (at, end) = (n * BYTES, n * BYTES + output.len());
+            let mut sums: [i32; BYTES] = std::array::from_fn(|i| start_sum[i % 3]);
+            if output.len() == BYTES {
+                rows().for_each(|(&weight, row)| add(&mut sums, &row[at..at + BYTES], weight));
+            } else {
+                rows().for_each(|(&weight, row)| add(&mut sums[..end - at], &row[at..end], weight));
+            }
+            output.iter_mut().zip(sums).for_each(|(output, sum)| *output = to_byte(sum));
         }
-        output.iter_mut().zip(&sums).for_each(|(output, &sum)| *output = to_byte(sum));
     }
     output
 }
 
-fn add_row(sums: &mut [i32], row: &[u8], weight: i32) {
-    for (sum, &value) in sums.iter_mut().zip(row) {
-        *sum += i32::from(value) * weight;
+#[inline(always)]
+fn add(sums: &mut [i32], bytes: &[u8], weight: i32) {
+    for (sum, &value) in sums.iter_mut().zip(bytes) {
+        *sum = sum.wrapping_add(i32::from(value).wrapping_mul(weight));
     }
 }
 
