@@ -7,9 +7,13 @@
 //! Formulas: Pillow, `src/libImaging/Resample.c` (`precompute_coeffs`, `normalize_coeffs_8bpc`) and, for the
 //! nearest pixel, `Geometry.c` (`ImagingScaleAffine`).
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+
 use std::ops::Range;
 
 use multiversion::multiversion;
+use multiversion::target::match_target;
 use offshoot_graph::Interpolation;
 
 use crate::decode::Picture;
@@ -189,25 +193,16 @@ fn columns_first(horizontal: &Span, vertical: &Span) -> bool {
     vertical.resized < vertical.canvas && 2 * shrinks(horizontal) < shrinks(vertical)
 }
 
-/// Rows, and bytes of a row, that are resized together: their sums stay in registers.
-const ROWS: usize = 4;
-/// A multiple of three channels.
+/// Bytes of a row that are resized together: their sums stay in registers. A multiple of three channels.
 const BYTES: usize = 48;
 
 /// Resizes each row. `pixels` are rows of `width` RGB pixels, the first of which is pixel `start` of the axis.
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2", "x86_64+sse4.1"))]
 fn along_rows(pixels: &[u8], width: usize, axis: &Axis, start: usize, background: [u8; 3]) -> Vec<u8> {
     let (stride, row_bytes) = (width * 3, axis.windows.len() * 3);
-    let rows = pixels.len() / stride;
-    let mut output = vec![0; rows * row_bytes];
-    // Four bytes are read of each pixel, which the last of all pixels does not have.
-    let together = rows.saturating_sub(1) / ROWS * ROWS;
-    let (most, rest) = output.split_at_mut(together * row_bytes);
-    for (n, output) in most.chunks_exact_mut(ROWS * row_bytes).enumerate() {
-        rows_together(&pixels[n * ROWS * stride..], stride, (axis, start), background, output);
-    }
-    let left = pixels[together * stride..].chunks_exact(stride);
-    for (row, output) in left.zip(rest.chunks_exact_mut(row_bytes)) {
+    let mut output = vec![0; pixels.len() / stride * row_bytes];
+    let done = many_rows(pixels, stride, (axis, start), background, &mut output);
+    let left = pixels[done * stride..].chunks_exact(stride);
+    for (row, output) in left.zip(output[done * row_bytes..].chunks_exact_mut(row_bytes)) {
         for (window, output) in axis.windows.iter().zip(output.chunks_exact_mut(3)) {
             let pixels = &row[window.first.saturating_sub(start) * 3..][..window.count * 3];
             let sums = weigh(pixels, axis.weights(window), start_sum(background, window.padding));
@@ -215,6 +210,27 @@ fn along_rows(pixels: &[u8], width: usize, axis: &Axis, start: usize, background
         }
     }
     output
+}
+
+/// Resizes the first rows, as many as the processor has better instructions for. Returns how many.
+#[multiversion(targets("x86_64+avx2"))]
+#[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables))]
+fn many_rows(
+    pixels: &[u8],
+    stride: usize,
+    (axis, start): (&Axis, usize),
+    background: [u8; 3],
+    output: &mut [u8],
+) -> usize {
+    match_target! {
+        "x86_64+avx2" => {
+            let Some(steps) = avx2::Steps::new(axis, start, background) else { return 0 };
+            let rows = steps.rows(pixels.len(), stride).min(pixels.len() / stride);
+            avx2::along_rows(pixels, stride, &steps, &mut output[..rows * 3 * axis.windows.len()]);
+            rows
+        },
+        _ => 0,
+    }
 }
 
 fn start_sum(background: [u8; 3], padding: i32) -> [i32; 3] {
@@ -229,36 +245,6 @@ fn weigh(pixels: &[u8], weights: &[i32], mut sums: [i32; 3]) -> [i32; 3] {
         sums[2] += i32::from(pixel[2]) * weight;
     }
     sums
-}
-
-/// Resizes the first [`ROWS`] rows of `pixels`, each with a fourth channel that is not used.
-#[inline(always)]
-fn rows_together(
-    pixels: &[u8],
-    stride: usize,
-    (axis, start): (&Axis, usize),
-    background: [u8; 3],
-    output: &mut [u8],
-) {
-    let row_bytes = output.len() / ROWS;
-    for (n, window) in axis.windows.iter().enumerate() {
-        let [r, g, b] = start_sum(background, window.padding);
-        let mut sums = [[r, g, b, 0]; ROWS];
-        let first = window.first.saturating_sub(start) * 3;
-        let length = if window.count > 0 { window.count * 3 + 1 } else { 0 };
-        let rows: [&[u8]; ROWS] = std::array::from_fn(|row| &pixels[row * stride + first..][..length]);
-        for (k, &weight) in axis.weights(window).iter().enumerate() {
-            for (sums, row) in sums.iter_mut().zip(rows) {
-                let pixel = &row[3 * k..3 * k + 4];
-                *sums =
-                    std::array::from_fn(|c| sums[c].wrapping_add(i32::from(pixel[c]).wrapping_mul(weight)));
-            }
-        }
-        for (row, sums) in sums.into_iter().enumerate() {
-            let bytes = sums.map(to_byte);
-            output[row * row_bytes + 3 * n..][..3].copy_from_slice(&bytes[..3]);
-        }
-    }
 }
 
 /// Resizes each column of `columns`. `pixels` are rows of `width` RGB pixels, the first of which is row `start` of the axis.

@@ -26,13 +26,16 @@ pub(super) fn block(
         }
         return;
     }
-    let rows = std::array::from_fn(|row| {
-        std::array::from_fn(|column| i32::from(coefficients[8 * row + column]) * table[8 * row + column])
-    });
+    let mut rows = [[0; 8]; 8];
+    for (i, value) in rows.as_flattened_mut().iter_mut().enumerate() {
+        *value = i32::from(coefficients[i]).wrapping_mul(table[i]);
+    }
     let columns = transposed(pass::<{ CONST_BITS - PASS_BITS }>(rows));
     let rows = transposed(pass::<{ CONST_BITS + PASS_BITS + 3 }>(columns));
     for (row, values) in output.chunks_mut(stride).zip(rows) {
-        row[..8].copy_from_slice(&values.map(to_sample));
+        for (sample, value) in row[..8].iter_mut().zip(values) {
+            *sample = to_sample(value);
+        }
     }
 }
 
@@ -43,22 +46,48 @@ fn to_sample(value: i32) -> u8 {
 
 #[inline(always)]
 fn transposed(rows: [Lanes; 8]) -> [Lanes; 8] {
-    std::array::from_fn(|i| std::array::from_fn(|j| rows[j][i]))
+    let mut columns = [[0; 8]; 8];
+    for i in 0..8 {
+        for j in 0..8 {
+            columns[i][j] = rows[j][i];
+        }
+    }
+    columns
+}
+
+// Loops, because the compiler makes vectors of them, which it does not of `array::from_fn`.
+
+#[inline(always)]
+fn add(mut a: Lanes, b: Lanes) -> Lanes {
+    for i in 0..8 {
+        a[i] = a[i].wrapping_add(b[i]);
+    }
+    a
 }
 
 #[inline(always)]
-fn add(a: Lanes, b: Lanes) -> Lanes {
-    std::array::from_fn(|i| a[i].wrapping_add(b[i]))
+fn subtract(mut a: Lanes, b: Lanes) -> Lanes {
+    for i in 0..8 {
+        a[i] = a[i].wrapping_sub(b[i]);
+    }
+    a
 }
 
 #[inline(always)]
-fn subtract(a: Lanes, b: Lanes) -> Lanes {
-    std::array::from_fn(|i| a[i].wrapping_sub(b[i]))
+fn times(mut a: Lanes, factor: i32) -> Lanes {
+    for a in &mut a {
+        *a = a.wrapping_mul(factor);
+    }
+    a
 }
 
+/// The value, of which `shift` bits will be dropped, with half of what they count.
 #[inline(always)]
-fn times(a: Lanes, factor: i32) -> Lanes {
-    a.map(|a| a.wrapping_mul(factor))
+fn widened(mut a: Lanes, shift: u32) -> Lanes {
+    for a in &mut a {
+        *a = a.wrapping_shl(CONST_BITS).wrapping_add(1 << (shift - 1));
+    }
+    a
 }
 
 /// One direction: the transform across the eight vectors, rounded and divided by a power of two.
@@ -67,8 +96,7 @@ fn pass<const SHIFT: u32>(x: [Lanes; 8]) -> [Lanes; 8] {
     let common = times(add(x[2], x[6]), 4433);
     let even2 = add(common, times(x[6], -15137));
     let even3 = add(common, times(x[2], 6270));
-    let rounded = |a: Lanes| a.map(|a| (a << CONST_BITS).wrapping_add(1 << (SHIFT - 1)));
-    let (even0, even1) = (rounded(add(x[0], x[4])), rounded(subtract(x[0], x[4])));
+    let (even0, even1) = (widened(add(x[0], x[4]), SHIFT), widened(subtract(x[0], x[4]), SHIFT));
     let even = [add(even0, even3), add(even1, even2), subtract(even1, even2), subtract(even0, even3)];
 
     let (sum0, sum1) = (add(x[7], x[1]), add(x[5], x[3]));
@@ -82,8 +110,12 @@ fn pass<const SHIFT: u32>(x: [Lanes; 8]) -> [Lanes; 8] {
         add(times(x[5], 16819), add(sum1, sum3)),
         add(times(x[7], 2446), add(sum0, sum2)),
     ];
-    std::array::from_fn(|i| {
-        let sum = if i < 4 { add(even[i], odd[i]) } else { subtract(even[7 - i], odd[7 - i]) };
-        sum.map(|sum| sum >> SHIFT)
-    })
+    let mut sums = [[0; 8]; 8];
+    for i in 0..4 {
+        (sums[i], sums[7 - i]) = (add(even[i], odd[i]), subtract(even[i], odd[i]));
+    }
+    for sum in sums.as_flattened_mut() {
+        *sum >>= SHIFT;
+    }
+    sums
 }
