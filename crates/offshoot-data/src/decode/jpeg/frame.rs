@@ -4,6 +4,7 @@
 use std::ops::Range;
 
 use multiversion::multiversion;
+use multiversion::target::match_target;
 
 use super::bits::{Bits, Codes, ZIGZAG};
 use super::color::{Plane, Ratio, to_rgb};
@@ -292,11 +293,7 @@ fn each_block(
     Some(())
 }
 
-#[multiversion(targets(
-    "x86_64+avx512f+avx512bw+avx512dq+avx512vl+bmi1+bmi2",
-    "x86_64+avx2+bmi1+bmi2",
-    "x86_64+sse4.1"
-))]
+#[multiversion(targets("x86_64+avx2+bmi1+bmi2"))]
 fn baseline(
     bits: &mut Bits<'_>,
     components: &mut [Component],
@@ -307,7 +304,12 @@ fn baseline(
         let mut block = [0; 64];
         let last = whole(bits, tables, &mut component.last, &mut block)?;
         if component.needs(row, column) {
-            component.write(&block, last, row, column);
+            component.write(&block, last == 0, (row, column), |block, table, output, stride| {
+                match_target! {
+                    "x86_64+avx2" => idct::avx2::block(block, table, output, stride),
+                    _ => idct::block(block, table, output, stride),
+                }
+            });
         }
         Some(())
     })
@@ -332,22 +334,65 @@ fn progressive(
 }
 
 impl Component {
+    /// Writes the samples of a block, by `transform` where it is not `plain`.
     #[inline(always)]
-    fn write(&mut self, block: &[i16; 64], last: usize, row: usize, column: usize) {
-        let samples = &mut self.plane.samples[8 * (row * self.plane.stride + column)..];
-        idct::block(block, last, &self.quantization, samples, self.plane.stride);
+    fn write(
+        &mut self,
+        block: &[i16; 64],
+        plain: bool,
+        (row, column): (usize, usize),
+        transform: impl FnOnce(&[i16; 64], &[i32; 64], &mut [u8], usize),
+    ) {
+        let stride = self.plane.stride;
+        let samples = &mut self.plane.samples[8 * (row * stride + column)..];
+        match plain {
+            true => idct::plain_block(block[0], &self.quantization, samples, stride),
+            false => transform(block, &self.quantization, samples, stride),
+        }
     }
 }
 
 /// The samples of a progressive file.
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2", "x86_64+sse4.1"))]
+#[multiversion(targets("x86_64+avx2"))]
 fn transform(component: &mut Component) {
     let blocks = std::mem::take(&mut component.coefficients);
     for (row, blocks) in blocks.chunks_exact(component.stride).enumerate() {
         for (column, block) in blocks.iter().enumerate() {
-            if component.needs(row, column) {
-                let last = if block[1..].iter().all(|&value| value == 0) { 0 } else { 63 };
-                component.write(block, last, row, column);
+            if !component.needs(row, column) {
+                continue;
+            }
+            let plain = block[1..].iter().all(|&value| value == 0);
+            component.write(block, plain, (row, column), |block, table, output, stride| {
+                match_target! {
+                    "x86_64+avx2" => idct::avx2::block(block, table, output, stride),
+                    _ => idct::block(block, table, output, stride),
+                }
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    #[test]
+    fn a_part_is_cut_out_of_the_whole() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/jpegs");
+        for kind in ["baseline_420", "baseline_422", "baseline_444", "progressive_420", "restart_422"] {
+            let bytes = std::fs::read(folder.join(format!("{kind}_50x41.jpg"))).expect("it is there");
+            let all = Crop { left: 0, top: 0, width: 50, height: 41 };
+            let whole = decode(&bytes, (50, 41), all).expect("it is usual");
+            for (left, width) in [(0, 1), (0, 50), (1, 16), (7, 9), (15, 18), (16, 16), (33, 17), (49, 1)] {
+                for (top, height) in [(0, 1), (0, 41), (1, 15), (8, 8), (15, 18), (16, 2), (31, 10), (40, 1)]
+                {
+                    let part =
+                        decode(&bytes, (50, 41), Crop { left, top, width, height }).expect("as the whole");
+                    let rows = whole.chunks(3 * 50).skip(top).take(height);
+                    let cut: Vec<u8> = rows.flat_map(|row| &row[3 * left..][..3 * width]).copied().collect();
+                    assert!(part == cut, "{kind}: {left} {top} {width} {height}");
+                }
             }
         }
     }
