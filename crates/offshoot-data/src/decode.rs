@@ -19,6 +19,8 @@ use std::path::Path;
 use image::ImageDecoder;
 use offshoot_graph::Preprocessing;
 
+use crate::augment::Crop;
+
 pub use self::error::{DecodeError, PictureError};
 use self::error::{Failure, MAX_SIDE};
 pub(crate) use self::format::kind_by_name;
@@ -71,12 +73,25 @@ impl From<&Preprocessing> for DecodeOptions {
 /// assert_eq!(decode(b"GIF, I would say", &DecodeOptions::default()), Err(DecodeError::NotAPicture));
 /// ```
 pub fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<Picture, DecodeError> {
+    decode_part(bytes, options, |width, height| Crop { left: 0, top: 0, width, height })
+}
+
+/// The rectangle of a picture that `choose` takes, given its width and height. Of a JPEG only that is made RGB.
+fn decode_part(
+    bytes: &[u8],
+    options: &DecodeOptions,
+    choose: impl FnOnce(usize, usize) -> Crop,
+) -> Result<Picture, DecodeError> {
     let format = Format::guess(bytes)?;
-    guard(format, || match format {
-        Format::Jpeg => jpeg::decode(bytes, options),
-        #[cfg(feature = "tiff")]
-        Format::Tiff => tiff::decode(bytes, options),
-        Format::Other(_, format) => other::decode(bytes, format, options),
+    guard(format, || {
+        let picture = match format {
+            Format::Jpeg => return jpeg::decode(bytes, options, choose),
+            #[cfg(feature = "tiff")]
+            Format::Tiff => tiff::decode(bytes, options)?,
+            Format::Other(_, format) => other::decode(bytes, format, options)?,
+        };
+        let crop = choose(picture.width(), picture.height());
+        Ok(picture.part(crop))
     })
 }
 
@@ -92,12 +107,22 @@ pub fn with_picture<T>(
     options: &DecodeOptions,
     then: impl FnOnce(Picture, &[u8]) -> T,
 ) -> Result<T, PictureError> {
+    with_part(path, options, |width, height| Crop { left: 0, top: 0, width, height }, then)
+}
+
+/// [`with_picture`] of the rectangle that `choose` takes, given the width and height of the picture.
+pub(crate) fn with_part<T>(
+    path: &Path,
+    options: &DecodeOptions,
+    choose: impl FnOnce(usize, usize) -> Crop,
+    then: impl FnOnce(Picture, &[u8]) -> T,
+) -> Result<T, PictureError> {
     let read = || {
         let bytes = read_file(path, options)?;
         let format = Format::guess(&bytes)?;
         let (width, height) = size(format, Cursor::new(&bytes), options)?;
         let _turn = limit::turn(width, height);
-        Ok(then(decode(&bytes, options)?, &bytes))
+        Ok(then(decode_part(&bytes, options, choose)?, &bytes))
     };
     read().map_err(|source| PictureError { path: path.to_owned(), source })
 }

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use multiversion::multiversion;
 use offshoot_graph::random::Random;
 use offshoot_graph::{Fit, Preprocessing};
 
@@ -95,8 +96,6 @@ impl Tta {
 #[derive(Clone, Debug)]
 pub struct Transform {
     preprocessing: Preprocessing,
-    /// The normalized value of each byte, for each channel.
-    table: [[f32; 256]; 3],
 }
 
 impl Transform {
@@ -113,9 +112,7 @@ impl Transform {
         if !mean.iter().all(|mean| mean.is_finite()) || !std.into_iter().all(usable) {
             return Err(TransformError::Statistics { mean, std });
         }
-        let table =
-            std::array::from_fn(|c| std::array::from_fn(|byte| (byte as f32 / 255.0 - mean[c]) / std[c]));
-        Ok(Transform { preprocessing: preprocessing.clone(), table })
+        Ok(Transform { preprocessing: preprocessing.clone() })
     }
 
     /// What this transform carries out.
@@ -174,6 +171,14 @@ impl Transform {
         pixels
     }
 
+    /// [`Transform::augment`] of what was cut out of the picture already.
+    pub(crate) fn augment_part(&self, part: &Picture, how: &Augmentation, random: &mut Random) -> Vec<u8> {
+        let whole = Crop { left: 0, top: 0, width: part.width(), height: part.height() };
+        let mut pixels = self.crop(part, whole);
+        self.change(&mut pixels, how, random);
+        pixels
+    }
+
     /// Whether a training picture starts as a random crop, and not as the evaluation picture.
     pub(crate) fn crops_at_random(&self) -> bool {
         self.preprocessing.fit == Fit::Crop
@@ -190,12 +195,7 @@ impl Transform {
     pub fn normalize(&self, pixels: &[u8], input: &mut [f32]) {
         assert_eq!(pixels.len(), self.input_len(), "one picture of size * size * 3 bytes");
         assert_eq!(input.len(), self.input_len(), "one input of 3 * size * size values");
-        let planes = input.chunks_exact_mut(self.input_len() / 3);
-        for (channel, (plane, table)) in planes.zip(&self.table).enumerate() {
-            for (value, pixel) in plane.iter_mut().zip(pixels.chunks_exact(3)) {
-                *value = table[usize::from(pixel[channel])];
-            }
-        }
+        normalize(pixels, input, self.preprocessing.mean, self.preprocessing.std);
     }
 
     /// The network's input back to bytes, as a person can look at it: the inverse of [`Transform::normalize`] but for rounding.
@@ -218,6 +218,19 @@ impl Transform {
     fn resample(&self, picture: &Picture, horizontal: &Span, vertical: &Span) -> Vec<u8> {
         let Preprocessing { interpolation, background, .. } = self.preprocessing;
         resample(picture, interpolation, (horizontal, vertical), background)
+    }
+}
+
+/// RGB bytes to three planes of `(byte / 255 - mean) / std`.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2", "x86_64+sse4.1"))]
+fn normalize(pixels: &[u8], input: &mut [f32], mean: [f32; 3], std: [f32; 3]) {
+    let plane = input.len() / 3;
+    let (red, rest) = input.split_at_mut(plane);
+    let (green, blue) = rest.split_at_mut(plane);
+    let planes = red.iter_mut().zip(green).zip(blue);
+    for (((red, green), blue), pixel) in planes.zip(pixels.chunks_exact(3)) {
+        let value = |c: usize| (f32::from(pixel[c]) / 255.0 - mean[c]) / std[c];
+        (*red, *green, *blue) = (value(0), value(1), value(2));
     }
 }
 

@@ -126,6 +126,24 @@ fn rarer_kinds_decode_as_in_pillow() {
 }
 
 #[test]
+fn usual_jpegs_are_those_of_libjpeg_to_the_bit() {
+    let folder = golden("jpegs");
+    let all = std::fs::read(folder.join("expected.rgb")).unwrap();
+    let mut wrong = Vec::new();
+    for line in std::fs::read_to_string(folder.join("cases.txt")).unwrap().lines().skip(1) {
+        let words: Vec<String> = line.split(' ').map(str::to_owned).collect();
+        let [width, height, place] = numbers::<usize, 3>(&words[1..]);
+        let ours = read_picture(&folder.join(&words[0]), &DecodeOptions::default()).unwrap();
+        assert_eq!((ours.width(), ours.height()), (width, height), "{line}");
+        let theirs = &all[place..][..width * height * 3];
+        if ours.pixels() != theirs {
+            wrong.push(format!("{line}: {:?}", distance(ours.pixels(), theirs)));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
 fn transparency_shows_the_background() {
     for case in cases("over") {
         let background = numbers(&case[1..4]);

@@ -1,11 +1,15 @@
-//! JPEG. Two decoders share it, by which is nearer to libjpeg-turbo 3.2 (Pillow's). With chroma at half the width
-//! and height (4:2:0) that is `jpeg-decoder`: on photographs the mean difference is 0.02 to 0.11 of 255, and 99.96 %
-//! of the values are within 2; `zune-jpeg`, 1.3 times as fast, rounds chroma up there (0.02 to 0.36, 99.92 %). With
-//! any other sampling, and for CMYK and gray, it is `zune-jpeg` (4:2:2: 0.16 and 99.97 % against 0.20 and 99.91 %).
+//! JPEG. Usual files are decoded here, with the samples of libjpeg-turbo (Pillow's and torchvision's decoder) to the bit;
+//! `zune-jpeg` reads the header, and decodes what is rarer (CMYK, RGB, odd sampling) or damaged.
+
+mod bits;
+mod color;
+mod frame;
+mod idct;
+mod scan;
 
 use std::borrow::Cow;
 
-use jpeg_decoder::ColorTransform;
+use image::metadata::Orientation;
 use zune_jpeg::JpegDecoder;
 use zune_jpeg::zune_core::bytestream::{ZByteReaderTrait, ZCursor};
 use zune_jpeg::zune_core::colorspace::ColorSpace;
@@ -15,6 +19,7 @@ use super::error::Failure;
 use super::orientation::Metadata;
 use super::picture::{Picture, rotate};
 use super::{DecodeError, DecodeOptions, check_size};
+use crate::augment::Crop;
 
 /// A scan says something of each block of 8 by 8 pixels, and of one component of the first of them at least a bit.
 const MOST_PIXELS_A_BYTE: u64 = 64 * 8;
@@ -43,7 +48,12 @@ pub(super) fn header<R: ZByteReaderTrait>(
     Ok((decoder, (width, height)))
 }
 
-pub(super) fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<Picture, Failure> {
+/// The part of a picture that `choose` takes, given its width and height.
+pub(super) fn decode(
+    bytes: &[u8],
+    options: &DecodeOptions,
+    choose: impl FnOnce(usize, usize) -> Crop,
+) -> Result<Picture, Failure> {
     let outline = Outline::of(bytes);
     let bytes = &*outline.with_plain_colours(bytes);
     let (mut decoder, (width, height)) = header(ZCursor::new(bytes), options)?;
@@ -53,30 +63,27 @@ pub(super) fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<Picture, F
         // The decoders fill the rest with gray; Pillow refuses it, and gray halves are nothing to learn from.
         return Err(Failure::Truncated);
     }
-    let pixels =
-        match outline.chroma_420.then(|| decode_420(bytes, outline.plain_transform(), options)).flatten() {
-            Some(pixels) => pixels,
-            None => decoder.decode()?,
+    let usual = outline.plain_transform() == 1;
+    let mut decode = |crop: Crop| {
+        let own = usual.then(|| frame::decode(bytes, (width, height), crop)).flatten();
+        let picture = match own {
+            Some(pixels) => Picture::new(crop.width, crop.height, pixels),
+            None => Picture::new(width, height, decoder.decode()?).map(|picture| picture.part(crop)),
         };
-    let picture = Picture::new(width, height, pixels)
-        .ok_or_else(|| Failure::Damaged("the decoded size is not the header's".to_owned()))?;
-    Ok(rotate(picture, outline.metadata.orientation(), options))
-}
-
-/// RGB by `jpeg-decoder`; `None` for what it refuses and the more tolerant `zune-jpeg` may still decode.
-fn decode_420(bytes: &[u8], transform: u8, options: &DecodeOptions) -> Option<Vec<u8>> {
-    let mut decoder = jpeg_decoder::Decoder::new(bytes);
-    decoder.set_color_transform(if transform == 0 { ColorTransform::RGB } else { ColorTransform::YCbCr });
-    decoder.set_max_decoding_buffer_size(usize::try_from(options.max_pixels.saturating_mul(3)).ok()?);
-    let pixels = decoder.decode().ok()?;
-    (decoder.info()?.pixel_format == jpeg_decoder::PixelFormat::RGB24).then_some(pixels)
+        picture.ok_or_else(|| Failure::Damaged("the decoded size is not the header's".to_owned()))
+    };
+    let orientation = outline.metadata.orientation();
+    if !options.exif_rotation || orientation.is_none_or(|it| it == Orientation::NoTransforms) {
+        return decode(choose(width, height));
+    }
+    let picture = rotate(decode(Crop { left: 0, top: 0, width, height })?, orientation, options);
+    let crop = choose(picture.width(), picture.height());
+    Ok(picture.part(crop))
 }
 
 /// What the segments of a JPEG say, without decoding it.
 #[derive(Default)]
 pub(super) struct Outline {
-    /// Chroma at half the width and half the height.
-    chroma_420: bool,
     /// An end-of-image marker follows the start of the first scan.
     complete: bool,
     /// How many scans there are.
@@ -145,7 +152,6 @@ impl Outline {
     fn segment(&mut self, marker: u8, at: usize, content: &[u8]) {
         match (marker, content) {
             (0xC0..=0xC2, frame) => {
-                self.chroma_420 = is_420(frame);
                 if let [_, a, b, c, d, ..] = *frame {
                     let [height, width] = [[a, b], [c, d]].map(|side| usize::from(u16::from_be_bytes(side)));
                     self.pixels = width * height;
@@ -225,10 +231,4 @@ fn scans(rest: &[u8]) -> usize {
         }
     }
     count
-}
-
-/// Whether a frame header (precision, height, width, then a count of components of three bytes each: name,
-/// sampling factors, table) has three components, the first twice as dense as the others in both directions.
-fn is_420(frame: &[u8]) -> bool {
-    matches!(frame, [_, _, _, _, _, 3, _, 0x22, _, _, 0x11, _, _, 0x11, ..])
 }

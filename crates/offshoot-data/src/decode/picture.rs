@@ -4,6 +4,7 @@ use image::metadata::Orientation;
 use image::{DynamicImage, RgbImage};
 
 use super::DecodeOptions;
+use crate::augment::Crop;
 
 /// A decoded picture: 8-bit RGB, rows from top to bottom, no padding.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +29,17 @@ impl Picture {
     /// Height in pixels.
     pub fn height(&self) -> usize {
         self.height
+    }
+
+    /// A rectangle of the picture, which must lie within it.
+    pub(crate) fn part(self, crop: Crop) -> Picture {
+        let Crop { left, top, width, height } = crop;
+        if (width, height) == (self.width, self.height) {
+            return self;
+        }
+        let rows = self.pixels.chunks_exact(3 * self.width).skip(top).take(height);
+        let pixels = rows.flat_map(|row| &row[3 * left..3 * (left + width)]).copied().collect();
+        Picture { width, height, pixels }
     }
 
     /// The RGB values, `height * width * 3` of them.

@@ -1,12 +1,14 @@
 //! What the threads of all epochs share: the pictures, how they are made inputs, and which were kept or left out.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use offshoot_graph::random::{Purpose, Random};
 
 use super::{Batch, Draw, LoaderOptions, Sample};
-use crate::decode::{PictureError, with_picture};
+use crate::augment::random_crop;
+use crate::decode::{PictureError, with_part, with_picture};
 use crate::transform::Transform;
 
 /// What the threads of all epochs share.
@@ -47,8 +49,10 @@ impl Shared {
         let view = self.random_epoch(draw, epoch);
         let mut random = Random::new(self.options.seed, view, index as u64, Purpose::Augment);
         if self.transform.crops_at_random() {
-            return with_picture(&self.samples[index].path, &self.options.decode, |picture, _| {
-                self.transform.augment(&picture, how, &mut random).into()
+            let (path, random) = (&self.samples[index].path, RefCell::new(random));
+            let crop = |width, height| random_crop(width, height, how, &mut random.borrow_mut());
+            return with_part(path, &self.options.decode, crop, |part, _| {
+                self.transform.augment_part(&part, how, &mut random.borrow_mut()).into()
             });
         }
         let mut pixels = self.evaluation_pixels(index)?.to_vec();
