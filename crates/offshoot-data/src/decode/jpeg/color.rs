@@ -92,7 +92,8 @@ impl Chroma {
             return planes.map(|plane| &plane.row(row)[self.needed.clone()]);
         }
         for (n, plane) in planes.into_iter().enumerate() {
-            let far = if row % 2 == 0 { near.saturating_sub(1) } else { (near + 1).min(plane.height - 1) };
+            let far =
+                if row.is_multiple_of(2) { near.saturating_sub(1) } else { (near + 1).min(plane.height - 1) };
             let (near, far) = (plane.row(near), plane.row(far));
             match (self.ratio.across, self.ratio.down) {
                 (2, _) if plane.width <= 2 => self.repeat(near, n),
