@@ -27,9 +27,43 @@ def build(name, size=SIZE):
     return timm.create_model("tf_" + name if timm.is_model("tf_" + name) else name, num_classes=1000, **sized)
 
 
+def text(name):
+    """A classifier of [rows, steps, elements] with random weights, and its elements; None where `name` is none of these."""
+    from torch import nn
+
+    class Classifier(nn.Module):
+        def __init__(self, width, *layers):
+            super().__init__()
+            self.layers, self.head = nn.ModuleList(layers), nn.Linear(width, 10)
+
+        def forward(self, x):
+            for layer in self.layers:
+                x = layer(x)
+                x = x[0] if isinstance(x, tuple) else x
+            return self.head(x.mean(1))
+
+    if name == "transformer":
+        return Classifier(512, *(nn.TransformerEncoderLayer(512, 8, 2048, batch_first=True) for _ in range(2))), 512
+    return (Classifier(256, nn.LSTM(256, 256, num_layers=2, batch_first=True)), 256) if name == "lstm" else None
+
+
+def export_text(model, shape, onnx, int8):
+    """Writes it as an ONNX file for [steps, elements], in dynamic int8 as ONNX Runtime's quantiser makes it."""
+    import torch
+    torch.backends.mha.set_fastpath_enabled(False)
+    torch.onnx.export(model.eval(), torch.randn(2, *shape), onnx, opset_version=17, dynamo=False, input_names=["input"],
+                      output_names=["output"], dynamic_axes={"input": {0: "batch"}, "output": {0: "batch"}})
+    if int8:
+        from onnxruntime.quantization import quantize_dynamic
+        quantize_dynamic(onnx, onnx)
+
+
 def export(name, onnx, size=SIZE):
     """Writes it as an ONNX file."""
     import torch
+    if network := text(name.removesuffix(".int8")):
+        model, elements = network
+        return export_text(model, (size, elements), onnx, name.endswith(".int8"))
     torch.onnx.export(build(name, size).eval(), torch.randn(2, 3, size, size), onnx, opset_version=17, dynamo=False,
                       input_names=["input"], output_names=["output"],
                       dynamic_axes={"input": {0: "batch"}, "output": {0: "batch"}})

@@ -4,9 +4,8 @@ use super::ConvShape;
 use super::int8::conv::{ByteFilter, Numbers, Quantized, product};
 use super::parallel::{self, Shared};
 use super::quantize::{Scales, quantize};
-use super::rows::{Place, TASK, map_rows_to};
+use super::rows::TASK;
 use super::simd::{Isa, Kernel, Simd, dispatch};
-use offshoot_graph::op::Binary;
 
 /// Weights of bytes \[n, k\], packed.
 #[derive(Clone, Debug)]
@@ -49,14 +48,11 @@ pub(crate) fn dynamic_product(isa: Isa, operands: &DynamicProduct<'_>, bytes: &m
     assert!(bias.is_none_or(|bias| bias.len() == scale.len()), "bias of {} columns", scale.len());
     let (x_scale, zero_point) = scale_of(isa, x);
     quantize(isa, x, Scales::new(&[x_scale], &[zero_point], 1), bytes);
-    product(isa, Quantized { bytes, scale: x_scale, zero_point }, &weight.filter, scale, y);
-    if let Some(bias) = bias.filter(|bias| !bias.is_empty()) {
-        map_rows_to::<f32, 0, 1, 1>(isa, Place::Over(y), [], [bias], Binary::Add);
-    }
+    product(isa, Quantized { bytes, scale: x_scale, zero_point }, &weight.filter, scale, bias, y);
 }
 
 /// The scale and zero point of DynamicQuantizeLinear: the range of x, and 0, on 0..255.
-fn scale_of(isa: Isa, x: &[f32]) -> (f32, u8) {
+pub(super) fn scale_of(isa: Isa, x: &[f32]) -> (f32, u8) {
     let tasks = x.len().div_ceil(TASK);
     let mut ranges = vec![[0.0f32; 2]; tasks];
     let shared = Shared(ranges.as_mut_ptr());

@@ -1,13 +1,28 @@
 //! Long short-term memory, as ONNX defines it: with i, o, f, c the four blocks of x Wᵀ + h Rᵀ + b,
 //! C = sigmoid(f) C + sigmoid(i) tanh(c) and h = sigmoid(o) tanh(C), from states of 0.
+//!
+//! The four gates of a vector of units lie side by side ([`Units`]), in the packed weights and in the products: whoever computes these
+//! goes on to the units' next state, and threads meet once a step. A thread has the same units at every step, whose weights stay in its
+//! cache. Products with x are computed for all steps at once.
 
+pub(super) mod step;
+
+use self::step::{Floats, Step};
 use super::conv::{Epilogue, PackedFilter, conv};
-use super::dynamic::{ByteMatrix, DynamicProduct, dynamic_product};
+use super::dynamic::{ByteMatrix, DynamicProduct, dynamic_product, scale_of};
+use super::int8::lstm::ByteRecurrence;
 use super::parallel::{self, Shared};
-use super::rows::{load, load_all, store};
-use super::simd::{Isa, Kernel, Simd, dispatch};
+use super::quantize::{Scales, quantize};
+use super::simd::{Isa, dispatch};
 use super::size::elements;
-use super::{Activation, ConvShape, math};
+use super::{Activation, ConvShape};
+use crate::buffer::Buffer;
+
+/// Gates of a unit.
+pub(super) const GATES: usize = 4;
+
+/// Multiply-adds of a step that are worth more than one thread: waiting for each other takes less than a microsecond.
+const STEP_WORK: usize = 1 << 17;
 
 /// Sizes of an LSTM's operands.
 #[derive(Clone, Copy, Debug)]
@@ -22,38 +37,122 @@ pub(crate) struct Sizes {
     pub hidden: usize,
 }
 
-/// A matrix [4 hidden, k] that rows are multiplied with.
+/// How units lie side by side: a vector of them, and of each gate.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Units {
+    pub(super) hidden: usize,
+    pub(super) lanes: usize,
+}
+
+impl Units {
+    /// Vectors of units; the last one may be filled up.
+    pub(super) fn groups(self) -> usize {
+        self.hidden.div_ceil(self.lanes)
+    }
+
+    /// Gates of all units, with those that fill the last vectors.
+    pub(super) fn columns(self) -> usize {
+        elements([GATES, self.groups(), self.lanes])
+    }
+
+    /// Rows \[4 hidden, k\] in this order; those that fill the last vectors are 0.
+    fn sort<T: Copy + Default>(self, rows: &[T], k: usize) -> Vec<T> {
+        let Units { hidden, lanes } = self;
+        assert_eq!(rows.len(), elements([GATES, hidden, k]), "rows of {self:?}");
+        let mut sorted = vec![T::default(); elements([self.columns(), k])];
+        for (column, to) in sorted.chunks_exact_mut(k.max(1)).enumerate() {
+            let (vector, lane) = (column / lanes, column % lanes);
+            let unit = vector / GATES * lanes + lane;
+            if unit < hidden {
+                to.copy_from_slice(&rows[(vector % GATES * hidden + unit) * k..][..k]);
+            }
+        }
+        sorted
+    }
+}
+
+/// A matrix \[4 hidden, input\] that x is multiplied with, packed.
 #[derive(Clone, Debug)]
-pub(crate) enum Matrix {
-    /// Packed, for rows of the [shape](ConvShape)'s length.
+enum Matrix {
     Floats(PackedFilter),
     /// Bytes; what they are multiplied with is quantized by its own range.
     Bytes {
-        /// [4 hidden, k]
         weight: ByteMatrix,
         /// The scale of each row.
         scale: Vec<f32>,
     },
 }
 
+/// A matrix \[4 hidden, hidden\] that h is multiplied with, packed.
+#[derive(Clone, Debug)]
+enum Recurrence {
+    /// For each vector of units and each element of h the weights of the four gates.
+    Floats(Buffer),
+    Bytes(ByteRecurrence),
+}
+
+/// The numbers of one way of an LSTM, as ONNX has them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Numbers<'a> {
+    /// \[4 hidden, input\] and \[4 hidden, hidden\]
+    pub weights: Weights<'a>,
+    /// The sum of both biases, 4 hidden.
+    pub bias: &'a [f32],
+}
+
+/// W, of x, and R, of h.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Weights<'a> {
+    /// As they are.
+    Floats([&'a [f32]; 2]),
+    /// Bytes, and what each row of both is multiplied with.
+    Bytes([&'a [i8]; 2], [&'a [f32]; 2]),
+}
+
 /// One way of an LSTM.
 #[derive(Clone, Debug)]
 pub(crate) struct Way {
-    /// W, of x.
-    pub weight: Matrix,
-    /// R, of h.
-    pub recurrence: Matrix,
-    /// The sum of both biases, 4 hidden.
-    pub bias: Vec<f32>,
+    units: Units,
+    weight: Matrix,
+    recurrence: Recurrence,
+    /// For each gate.
+    bias: Vec<f32>,
     /// Whether it starts at the last step.
-    pub reverse: bool,
+    reverse: bool,
+}
+
+impl Way {
+    /// Packs the weights.
+    ///
+    /// # Panics
+    /// When a slice has not the size that `sizes` says.
+    pub(crate) fn pack(isa: Isa, sizes: Sizes, numbers: &Numbers<'_>, reverse: bool) -> Way {
+        let Sizes { input, hidden, .. } = sizes;
+        let (units, weight, recurrence) = match numbers.weights {
+            Weights::Floats([w, r]) => {
+                let units = Units { hidden, lanes: isa.lanes() };
+                let mut filter = PackedFilter::new();
+                let shape = ConvShape::of_matrices(1, input, units.columns());
+                filter.pack(isa, &shape, &units.sort(w, input));
+                (units, Matrix::Floats(filter), Recurrence::Floats(step::pack(units, &units.sort(r, hidden))))
+            }
+            Weights::Bytes([w, r], [w_scale, r_scale]) => {
+                let units = Units { hidden, lanes: ByteRecurrence::lanes(isa) };
+                let weight = ByteMatrix::pack(isa, &units.sort(w, input), [units.columns(), input]);
+                let (r, r_scale) = (units.sort(r, hidden), units.sort(r_scale, 1));
+                let recurrence = ByteRecurrence::pack(isa, hidden, &r, r_scale);
+                let weight = Matrix::Bytes { weight, scale: units.sort(w_scale, 1) };
+                (units, weight, Recurrence::Bytes(recurrence))
+            }
+        };
+        Way { units, weight, recurrence, bias: units.sort(numbers.bias, 1), reverse }
+    }
 }
 
 /// Memory that [`lstm`] works in; it grows to what is needed.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Work {
     x_gates: Vec<f32>,
-    gates: Vec<f32>,
     cell: Vec<f32>,
     bytes: Vec<u8>,
 }
@@ -71,132 +170,106 @@ pub(crate) fn lstm(
     [y, last]: [&mut [f32]; 2],
 ) {
     let Sizes { steps, batch, input, hidden } = sizes;
-    let (units, state) = (elements([4, hidden]), elements([batch, hidden]));
+    let state = elements([batch, hidden]);
     let (x_len, y_len) = (elements([steps, batch, input]), elements([steps, ways.len(), batch, hidden]));
     assert_eq!([x.len(), y.len()], [x_len, y_len], "{sizes:?}");
     assert_eq!(last.len(), elements([ways.len(), state]), "{sizes:?}");
-    work.x_gates.resize(elements([steps, batch, units]), 0.0);
-    work.gates.resize(elements([batch, units]), 0.0);
-    for (index, (way, h)) in ways.iter().zip(last.chunks_exact_mut(state.max(1))).enumerate() {
-        let Work { x_gates, gates, cell, bytes } = work;
-        let shape = ConvShape::of_matrices(steps * batch, input, units);
-        way.weight.product(isa, &shape, x, Added::Bias(&way.bias), bytes, x_gates);
-        h.fill(0.0);
-        cell.clear();
-        cell.resize(state, 0.0);
+    for (index, (way, last)) in ways.iter().zip(last.chunks_exact_mut(state.max(1))).enumerate() {
+        assert_eq!(way.units.hidden, hidden, "units of {sizes:?}");
+        let columns = way.units.columns();
+        work.x_gates.resize(elements([steps, batch, columns]), 0.0);
+        work.cell.clear();
+        work.cell.resize(state, 0.0);
+        way.multiply(isa, sizes, x, work);
+        let place = |step: usize| (step * ways.len() + index) * state;
+        let mut before = None;
         for i in 0..steps {
             let step = if way.reverse { steps - 1 - i } else { i };
-            let of_x = &x_gates[step * batch * units..][..batch * units];
-            if i == 0 {
-                gates.copy_from_slice(of_x);
-            } else {
-                let shape = ConvShape::of_matrices(batch, hidden, units);
-                way.recurrence.product(isa, &shape, h, Added::Rows(of_x), bytes, gates);
-            }
-            advance(isa, hidden, gates, cell, h);
-            y[(step * ways.len() + index) * state..][..state].copy_from_slice(h);
+            let (h, out) = states(y, before, place(step), state);
+            let Work { x_gates, cell, bytes } = &mut *work;
+            let x_gates = &x_gates[step * batch * columns..][..batch * columns];
+            way.advance(isa, [x_gates, h], bytes, [cell, out]);
+            before = Some(place(step));
+        }
+        match before {
+            Some(place) => last.copy_from_slice(&y[place..][..state]),
+            None => last.fill(0.0),
         }
     }
 }
 
-/// What is added to a product.
-#[derive(Clone, Copy)]
-enum Added<'a> {
-    /// A number for each column.
-    Bias(&'a [f32]),
-    /// A number for each element.
-    Rows(&'a [f32]),
+/// The `len` elements at `before`, or none, and those at `now`, to change.
+fn states(y: &mut [f32], before: Option<usize>, now: usize, len: usize) -> (&[f32], &mut [f32]) {
+    let Some(before) = before else { return (&[], &mut y[now..][..len]) };
+    let (low, high) = y.split_at_mut(before.max(now));
+    if before < now {
+        (&low[before..][..len], &mut high[..len])
+    } else {
+        (&high[..len], &mut low[now..][..len])
+    }
 }
 
-impl Matrix {
-    /// out = x times this, plus `added`.
-    fn product(
-        &self,
-        isa: Isa,
-        shape: &ConvShape,
-        x: &[f32],
-        added: Added<'_>,
-        bytes: &mut Vec<u8>,
-        out: &mut [f32],
-    ) {
-        let (bias, rows) = match added {
-            Added::Bias(bias) => (Some(bias), None),
-            Added::Rows(rows) => (None, Some(rows)),
-        };
-        match self {
+impl Way {
+    /// The part of the gates that is of x, for all steps.
+    fn multiply(&self, isa: Isa, sizes: Sizes, x: &[f32], work: &mut Work) {
+        let Work { x_gates, bytes, .. } = work;
+        match &self.weight {
             Matrix::Floats(filter) => {
-                let epilogue = Epilogue { bias, residual: rows, activation: Activation::None, then: None };
-                conv(isa, shape, x, filter, &epilogue, out);
+                let (rows, columns) = (sizes.steps * sizes.batch, self.units.columns());
+                let shape = ConvShape::of_matrices(rows, sizes.input, columns);
+                let bias = Some(&self.bias[..]);
+                let epilogue = Epilogue { bias, residual: None, activation: Activation::None, then: None };
+                conv(isa, &shape, x, filter, &epilogue, x_gates);
             }
             Matrix::Bytes { weight, scale } => {
                 bytes.resize(x.len(), 0);
-                let product = DynamicProduct { x, weight, scale, bias };
-                dynamic_product(isa, &product, bytes, out);
-                if let Some(rows) = rows {
-                    out.iter_mut().zip(rows).for_each(|(out, x)| *out += x);
+                let product = DynamicProduct { x, weight, scale, bias: Some(&self.bias) };
+                dynamic_product(isa, &product, bytes, x_gates);
+            }
+        }
+    }
+
+    /// The next states from the last h, which is empty where that is 0.
+    fn advance(
+        &self,
+        isa: Isa,
+        [x_gates, h]: [&[f32]; 2],
+        bytes: &mut Vec<u8>,
+        [cell, out]: [&mut [f32]; 2],
+    ) {
+        let Units { hidden, .. } = self.units;
+        let batch = out.len() / hidden.max(1);
+        let quantized = match &self.recurrence {
+            Recurrence::Bytes(weight) if !h.is_empty() => {
+                let (scale, zero_point) = scale_of(isa, h);
+                bytes.resize(elements([batch, weight.row()]), 0);
+                for (h, bytes) in h.chunks_exact(hidden).zip(bytes.chunks_exact_mut(weight.row())) {
+                    quantize(isa, h, Scales::new(&[scale], &[zero_point], 1), &mut bytes[..hidden]);
+                }
+                (scale, zero_point)
+            }
+            _ => (1.0, 0),
+        };
+        let step = Step { units: self.units, x_gates, batch, cell: Shared::new(cell), out: Shared::new(out) };
+        let tasks = self.units.groups().min(parallel::threads());
+        // An exponential is worth some tens of multiply-adds, and reading a weight two.
+        let work = batch * hidden * 128 + self.units.columns() * h.len().max(2 * hidden);
+        let work = if work < STEP_WORK { 0 } else { usize::MAX };
+        parallel::for_each_task(tasks, work, |task| {
+            let groups = parallel::part(self.units.groups(), tasks, task);
+            match &self.recurrence {
+                Recurrence::Floats(weights) => {
+                    let weights = weights.get(self.units.columns() * hidden);
+                    dispatch(isa, Floats { step, weights, h, groups });
+                }
+                Recurrence::Bytes(weight) => {
+                    let bytes = if h.is_empty() { &[][..] } else { &bytes[..] };
+                    weight.advance(isa, step, (bytes, quantized), groups);
                 }
             }
-        }
+        });
     }
 }
 
-/// The next states from the four gates of each row.
-fn advance(isa: Isa, hidden: usize, gates: &[f32], cell: &mut [f32], h: &mut [f32]) {
-    let rows = h.len() / hidden;
-    assert_eq!([cell.len(), gates.len()], [h.len(), elements([4, h.len()])], "states and gates");
-    let (cell, h) = (Shared::new(cell), Shared::new(h));
-    // An exponential is worth some tens of multiply-adds.
-    parallel::for_each_task(rows, rows * hidden * 128, |row| {
-        let gates = &gates[4 * row * hidden..][..4 * hidden];
-        // Safety: rows lie within both states, which have one length, and each is one task's.
-        let (cell, h) = unsafe {
-            let at = |state: Shared| std::slice::from_raw_parts_mut(state.at(row * hidden), hidden);
-            (at(cell), at(h))
-        };
-        dispatch(isa, Advance { gates, cell, h });
-    });
-}
-
-struct Advance<'a> {
-    gates: &'a [f32],
-    cell: &'a mut [f32],
-    h: &'a mut [f32],
-}
-
-impl Kernel for Advance<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    unsafe fn run<S: Simd>(mut self) {
-        let (hidden, mut at) = (self.h.len(), 0);
-        // Safety: `S` is available; the four gates, the cell and h have `hidden` elements.
-        unsafe {
-            while at + S::LANES <= hidden {
-                self.step::<S, true>(at, S::LANES);
-                at += S::LANES;
-            }
-            if at < hidden {
-                self.step::<S, false>(at, hidden - at);
-            }
-        }
-    }
-}
-
-impl Advance<'_> {
-    /// The `n` <= LANES elements from `at` on.
-    #[inline(always)]
-    unsafe fn step<S: Simd, const FULL: bool>(&mut self, at: usize, n: usize) {
-        let (hidden, gates, cell) = (self.h.len(), self.gates.as_ptr(), self.cell.as_mut_ptr());
-        // Safety: the caller's.
-        unsafe {
-            let gates = [gates, gates.add(hidden), gates.add(2 * hidden), gates.add(3 * hidden)];
-            let [input, output, forget, candidate] = load_all::<S, f32, 4, FULL>(gates, at, n);
-            let old = load::<S, f32, FULL>(cell.add(at), n);
-            let new = S::mul(math::sigmoid::<S>(input), math::tanh::<S>(candidate));
-            let next = S::fma(math::sigmoid::<S>(forget), old, new);
-            store::<S, f32, FULL>(cell.add(at), n, next);
-            let h = S::mul(math::sigmoid::<S>(output), math::tanh::<S>(next));
-            store::<S, f32, FULL>(self.h.as_mut_ptr().add(at), n, h);
-        }
-    }
-}
+#[cfg(test)]
+mod tests;

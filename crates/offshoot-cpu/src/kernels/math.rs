@@ -66,6 +66,31 @@ pub(super) unsafe fn tanh<S: Simd>(x: S::V) -> S::V {
     }
 }
 
+/// Two numbers whose ratio is tanh x within 3e-7: odd and even polynomials (those of Eigen's `ptanh`). Where several such ratios are
+/// multiplied, their divisions are one.
+///
+/// # Safety
+/// `S` must be available.
+#[inline(always)]
+pub(super) unsafe fn tanh_ratio<S: Simd>(x: S::V) -> [S::V; 2] {
+    // Safety: the caller's promise.
+    unsafe {
+        let x = S::at_most(S::at_least(x, S::splat(-7.905_311)), S::splat(7.905_311));
+        let square = S::mul(x, x);
+        let above = [
+            -2.760_768_5e-16,
+            2.000_188e-13,
+            -8.604_672e-11,
+            5.122_297e-8,
+            1.485_722_4e-5,
+            6.372_619e-4,
+            4.893_524_6e-3,
+        ];
+        let below = [1.198_258_4e-6, 1.185_347_1e-4, 2.268_434_6e-3, 4.893_525_3e-3];
+        [S::mul(x, polynomial::<S, 7>(square, above)), polynomial::<S, 4>(square, below)]
+    }
+}
+
 /// The standard normal distribution's cumulative function and density at x.
 ///
 /// With z = |x| / sqrt 2 and t = 1 / (1 + z / 2), erfc z = t exp(-z^2 + P(t)); P is a Chebyshev fit of degree 9 to
@@ -137,6 +162,7 @@ mod tests {
         Tanh,
         Sigmoid,
         Cumulative,
+        TanhRatio,
     }
 
     impl Map<1, 0> for Function {
@@ -149,6 +175,10 @@ mod tests {
                     Function::Tanh => tanh::<S>(x),
                     Function::Sigmoid => sigmoid::<S>(x),
                     Function::Cumulative => normal::<S>(x).0,
+                    Function::TanhRatio => {
+                        let [above, below] = tanh_ratio::<S>(x);
+                        S::div(above, below)
+                    }
                 }
             }
         }
@@ -193,6 +223,18 @@ mod tests {
             let edges = [f32::NEG_INFINITY, f32::INFINITY, f32::NAN];
             let y = values(isa, Function::Tanh, &edges);
             assert!(y[0] == -1.0 && y[1] == 1.0 && y[2].is_nan(), "{isa}");
+        }
+    }
+
+    #[test]
+    fn the_ratio_is_tanh() {
+        for isa in Isa::available() {
+            let x: Vec<f32> = (-40_000..=40_000).map(|i| i as f32 / 4000.0).collect();
+            let errors = x.iter().zip(values(isa, Function::TanhRatio, &x));
+            let error = errors.map(|(&x, y)| (f64::from(y) - f64::from(x).tanh()).abs()).fold(0.0, f64::max);
+            assert!(error < 4e-7, "{isa}: {error}");
+            let y = values(isa, Function::TanhRatio, &[f32::NEG_INFINITY, f32::INFINITY, f32::NAN, 0.0]);
+            assert!(y[0] == -y[1] && y[1] > 0.999_999 && y[2].is_nan() && y[3] == 0.0, "{isa}: {y:?}");
         }
     }
 

@@ -6,10 +6,7 @@ use offshoot_graph::{DType, Data, ExecuteError, Tensor};
 use super::Node;
 use super::dynamic::transposed;
 use super::{Lowering, unsupported};
-use crate::kernels::ConvShape;
-use crate::kernels::conv::PackedFilter;
-use crate::kernels::dynamic::ByteMatrix;
-use crate::kernels::lstm::{Matrix, Sizes, Way, Work, lstm};
+use crate::kernels::lstm::{Numbers, Sizes, Way, Weights, Work, lstm};
 use crate::operands::Packed;
 
 impl Lowering<'_> {
@@ -49,23 +46,20 @@ impl Lowering<'_> {
             Data::F32(all) => Ok(&all[index * len..(index + 1) * len]),
             _ => Err(frozen()),
         };
-        let matrix = |i: usize, k: usize| match known(i)? {
-            Data::F32(all) => {
-                let mut filter = PackedFilter::new();
-                let weight = &all[index * units * k..][..units * k];
-                filter.pack(self.isa, &ConvShape::of_matrices(1, k, units), weight);
-                Ok(Matrix::Floats(filter))
-            }
-            Data::I8(all) => {
-                let weight = transposed(&all[index * units * k..][..units * k], [k, units]);
-                let weight = ByteMatrix::pack(self.isa, &weight, [units, k]);
-                Ok(Matrix::Bytes { weight, scale: floats(i + 2, units)?.to_vec() })
-            }
+        let bytes = |i: usize, k: usize| match known(i)? {
+            Data::I8(all) => Ok(transposed(&all[index * units * k..][..units * k], [k, units])),
             _ => Err(frozen()),
         };
         let bias = floats(node.inputs.len() - 1, 2 * units)?;
-        let bias = bias[..units].iter().zip(&bias[units..]).map(|(w, r)| w + r).collect();
-        let (weight, recurrence) = (matrix(1, input)?, matrix(2, hidden)?);
-        Ok(Way { weight, recurrence, bias, reverse: direction.is_reverse(index) })
+        let bias: Vec<f32> = bias[..units].iter().zip(&bias[units..]).map(|(w, r)| w + r).collect();
+        let pack = |weights: Weights<'_>| {
+            let numbers = Numbers { weights, bias: &bias };
+            Way::pack(self.isa, sizes, &numbers, direction.is_reverse(index))
+        };
+        if self.dtype(node.inputs[1]) == DType::I8 {
+            let (w, r) = (bytes(1, input)?, bytes(2, hidden)?);
+            return Ok(pack(Weights::Bytes([&w, &r], [floats(3, units)?, floats(4, units)?])));
+        }
+        Ok(pack(Weights::Floats([floats(1, units * input)?, floats(2, units * hidden)?])))
     }
 }

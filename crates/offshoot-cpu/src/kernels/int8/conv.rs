@@ -40,7 +40,7 @@ const TASKS: usize = 8;
 /// # Panics
 /// When a slice has not the size that `shape` says, or `filter` is packed for another shape or path.
 pub fn conv(isa: Isa, shape: &ConvShape, x: &[u8], filter: &ByteFilter, output: Output<'_>) {
-    let columns = Columns { init: &filter.init, scale: &filter.scale };
+    let columns = Columns { init: &filter.init, scale: &filter.scale, bias: None };
     convolve(isa, shape, x, filter, columns, output);
 }
 
@@ -56,27 +56,40 @@ pub struct Quantized<'a> {
 }
 
 /// y \[m, n\] = x \[m, k\] times the transposed weights \[n, k\] that `filter` was packed from, as a
-/// [convolution](ConvShape::of_matrices), each row of which stands for a `scale` times its bytes.
+/// [convolution](ConvShape::of_matrices), each row of which stands for a `scale` times its bytes; plus a bias for each of these rows.
 ///
 /// # Panics
 /// When a slice has not the size that the others say, or `filter` is packed for another path.
-pub fn product(isa: Isa, x: Quantized<'_>, filter: &ByteFilter, scale: &[f32], y: &mut [f32]) {
+pub fn product(
+    isa: Isa,
+    x: Quantized<'_>,
+    filter: &ByteFilter,
+    scale: &[f32],
+    bias: Option<&[f32]>,
+    y: &mut [f32],
+) {
     let (_, Panels { cols: n, reduction: k, .. }) = filter.layout;
     assert_eq!(scale.len(), n, "scales of {n} columns");
     let shape = ConvShape::of_matrices(y.len().checked_div(n).unwrap_or(0), k, n);
     let init: Vec<i32> = filter.sums.iter().map(|sum| sum.wrapping_mul(-i32::from(x.zero_point))).collect();
-    let mut scale: Vec<f32> = scale.iter().map(|scale| x.scale * scale).collect();
-    scale.resize(init.len(), 0.0);
+    assert!(bias.is_none_or(|bias| bias.len() == n), "bias of {n} columns");
+    let padded = |row: &[f32], times: f32| {
+        let mut row: Vec<f32> = row.iter().map(|x| times * x).collect();
+        row.resize(init.len(), 0.0);
+        row
+    };
+    let (scale, bias) = (padded(scale, x.scale), bias.map(|bias| padded(bias, 1.0)));
     let bounds = (f32::NEG_INFINITY, f32::INFINITY);
-    let columns = Columns { init: &init, scale: &scale };
+    let columns = Columns { init: &init, scale: &scale, bias: bias.as_deref() };
     convolve(isa, &shape, x.bytes, filter, columns, Output::Floats { y, bounds });
 }
 
-/// What the sums of the columns start from and are multiplied with, rounded up to whole vectors.
+/// What the sums of the columns start from and are multiplied with, and what is added then, rounded up to whole vectors.
 #[derive(Clone, Copy)]
 struct Columns<'a> {
     init: &'a [i32],
     scale: &'a [f32],
+    bias: Option<&'a [f32]>,
 }
 
 fn convolve(
@@ -93,6 +106,7 @@ fn convolve(
     let (_, panels) = filter.layout;
     let padded = elements([shape.groups, panels.padded()]);
     assert_eq!([columns.init.len(), columns.scale.len()], [padded; 2], "numbers of {shape:?}");
+    assert!(columns.bias.is_none_or(|bias| bias.len() == padded), "bias of {shape:?}");
     let blocks = Blocks::new(shape, &panels);
     let col_blocks = TASKS.div_ceil(blocks.count.max(1) * shape.groups).min(panels.count());
     let target = output.shared();

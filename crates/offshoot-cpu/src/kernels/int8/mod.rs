@@ -11,6 +11,7 @@ pub mod conv;
 pub mod depthwise;
 pub mod elementwise;
 mod grouped;
+pub(super) mod lstm;
 pub mod pool;
 #[cfg(target_arch = "x86_64")]
 mod products;

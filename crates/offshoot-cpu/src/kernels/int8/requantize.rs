@@ -141,10 +141,10 @@ impl Target<'_> {
     /// Stores rows of `n` sums, `width` apart, from element `at` on, `step` elements apart.
     ///
     /// # Safety
-    /// As [`store`](Self::store); whole vectors may be read from a row's sums and from `scale`.
+    /// As [`store`](Self::store); whole vectors may be read from a row's sums, from `scale` and from the bias.
     #[inline(always)]
     pub(super) unsafe fn store_rows<S: Integers>(&self, sums: Rows, n: usize, scale: *const f32) {
-        let Rows { sums, count, width, at, step } = sums;
+        let Rows { sums, count, width, at, step, bias } = sums;
         // Safety: the caller's.
         unsafe {
             if let (Target::Bytes(to, requantize, residual), true) = (self, n == 2 * S::LANES) {
@@ -163,6 +163,17 @@ impl Target<'_> {
                                 residual.with::<S>(x.add(S::LANES), S::LANES, requantize.rounded::<S>(right));
                             residual.sum.store::<S>(to, [left, right]);
                         }
+                    }
+                }
+                return;
+            }
+            if let (Target::Floats(to, _), Some(bias)) = (self, bias) {
+                for col in (0..n).step_by(S::LANES) {
+                    let (scale, bias) = (S::load(scale.add(col)), S::load(bias.add(col)));
+                    for row in 0..count {
+                        let sum = S::to_floats(S::load_i32(sums.add(row * width + col)));
+                        let (y, to) = (S::add(S::mul(sum, scale), bias), to.add(at + row * step + col));
+                        if n - col < S::LANES { S::store_first(to, n - col, y) } else { S::store(to, y) }
                     }
                 }
                 return;
@@ -189,6 +200,8 @@ pub(super) struct Rows {
     pub(super) at: usize,
     /// Elements of the output from one row to the next.
     pub(super) step: usize,
+    /// What is added to floats, where nothing clamps them: one for each sum of a row.
+    pub(super) bias: Option<*const f32>,
 }
 
 impl Requantize {

@@ -5,7 +5,7 @@ use crate::buffer::Buffer;
 use crate::kernels::ConvShape;
 use crate::kernels::conv::weights_len;
 use crate::kernels::int8::grouped::Groups;
-use crate::kernels::int8::simd::{Kind, Packing};
+use crate::kernels::int8::simd::{Cells, Integers, Kind, Packing, Tile};
 use crate::kernels::simd::Isa;
 use crate::kernels::size::elements;
 
@@ -90,6 +90,51 @@ impl ByteFilter {
             && self.isa == isa
             && self.sizes == filter_sizes(shape)
             && self.layout == (shape.groups, Panels::new(self.packing, shape))
+    }
+
+    /// What it is packed for.
+    pub(in crate::kernels::int8) fn packing(&self) -> Packing {
+        self.packing
+    }
+
+    /// The reduction in units of 32 bits.
+    pub(in crate::kernels::int8) fn depth(&self) -> usize {
+        self.layout.1.depth
+    }
+
+    /// The sum of the weights of each column, by group, each rounded up to whole vectors.
+    pub(in crate::kernels::int8) fn sums(&self) -> &[i32] {
+        &self.sums
+    }
+
+    /// Sums of `rows` rows, which lie some bytes apart, and a panel of a group, row by row without gaps: `init`, a number for each
+    /// column, plus the products.
+    ///
+    /// # Safety
+    /// As [`Cells::sums`]; `C` is what it is packed for.
+    #[inline(always)]
+    pub(in crate::kernels::int8) unsafe fn sums_of<S: Integers, C: Cells<S>>(
+        &self,
+        (panel, group): (usize, usize),
+        (a, row): (*const u8, usize),
+        rows: usize,
+        init: *const i32,
+        out: *mut i32,
+    ) {
+        let (_, panels) = &self.layout;
+        let width = panels.width_of(panel);
+        let channel = group * panels.padded() + panel * panels.width();
+        let (b, groups) = match self.packing.kind() {
+            Kind::Grouped => (&[][..], &self.groups[channel / panels.lanes..][..width / panels.lanes]),
+            #[cfg(target_arch = "x86_64")]
+            Kind::Bytes => {
+                (&self.cells.get((channel + width) * panels.depth)[channel * panels.depth..], &[][..])
+            }
+        };
+        // Safety: the caller's.
+        unsafe {
+            C::sums(Tile { a, row, part: panels.part(), b, groups, init }, rows, width / S::LANES, out)
+        };
     }
 
     /// Bytes that it holds.

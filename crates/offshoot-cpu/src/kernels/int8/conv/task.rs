@@ -8,7 +8,7 @@ use super::filter::ByteFilter;
 use super::panels::Panels;
 use crate::kernels::ConvShape;
 use crate::kernels::int8::requantize::{Rows, Target};
-use crate::kernels::int8::simd::{Cells, Integers, Kind, MOST_SUMS, Product, Tile};
+use crate::kernels::int8::simd::{Cells, Integers, MOST_SUMS, Product};
 use crate::kernels::parallel;
 
 /// Bytes of a filter that stay in the caches while a tile of pixels is multiplied with all of it.
@@ -201,29 +201,22 @@ impl Task<'_> {
     /// Multiplies some of the rows, which `left` starts with, with a panel.
     #[inline(always)]
     unsafe fn tile<S: Integers, C: Cells<S>>(&self, panel: usize, rows: Range<usize>, left: Left) {
-        let Panels { cols, lanes, .. } = self.panels;
+        let Panels { cols, .. } = self.panels;
         let mut sums = MaybeUninit::<[i32; MOST_SUMS]>::uninit();
         let sums = sums.as_mut_ptr().cast::<i32>();
         let first = panel * self.panels.width();
         let (width, n) = (self.panels.width_of(panel), (cols - first).min(self.panels.width()));
         let channel = self.group * self.panels.padded() + first;
-        let (b, groups) = match self.filter.packing.kind() {
-            Kind::Grouped => (&[][..], &self.filter.groups[channel / lanes..][..width / lanes]),
-            #[cfg(target_arch = "x86_64")]
-            Kind::Bytes => {
-                let depth = self.panels.depth;
-                (&self.filter.cells.get((channel + width) * depth)[channel * depth..], &[][..])
-            }
-        };
         // Safety: the rows have been gathered; the panel, its numbers and the outputs are those of the shape.
         unsafe {
             let init = self.columns.init.as_ptr().add(channel);
-            let tile = Tile { a: left.from, row: left.row, part: self.panels.part(), b, groups, init };
-            C::sums(tile, rows.len(), width / S::LANES, sums);
+            let left = (left.from, left.row);
+            self.filter.sums_of::<S, C>((panel, self.group), left, rows.len(), init, sums);
             let (count, step) = (rows.len(), self.shape.out_c);
             let at = (self.rows.start + rows.start) * step + self.group * cols + first;
             let scale = self.columns.scale.as_ptr().add(channel);
-            self.target.store_rows::<S>(Rows { sums, count, width, at, step }, n, scale);
+            let bias = self.columns.bias.map(|bias| bias.as_ptr().wrapping_add(channel));
+            self.target.store_rows::<S>(Rows { sums, count, width, at, step, bias }, n, scale);
         }
     }
 }
