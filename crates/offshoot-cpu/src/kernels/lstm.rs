@@ -88,7 +88,7 @@ enum Matrix {
 enum Recurrence {
     /// For each vector of units and each element of h the weights of the four gates.
     Floats(Buffer),
-    Bytes(ByteRecurrence),
+    Bytes(Box<ByteRecurrence>),
 }
 
 /// The numbers of one way of an LSTM, as ONNX has them.
@@ -142,7 +142,7 @@ impl Way {
                 let (r, r_scale) = (units.sort(r, hidden), units.sort(r_scale, 1));
                 let recurrence = ByteRecurrence::pack(isa, hidden, &r, r_scale);
                 let weight = Matrix::Bytes { weight, scale: units.sort(w_scale, 1) };
-                (units, weight, Recurrence::Bytes(recurrence))
+                (units, weight, Recurrence::Bytes(Box::new(recurrence)))
             }
         };
         Way { units, weight, recurrence, bias: units.sort(numbers.bias, 1), reverse }
