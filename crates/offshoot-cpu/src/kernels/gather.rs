@@ -158,7 +158,7 @@ impl Gather {
             .collect()
     }
 
-    /// The rows or columns of the grid whose windows no border cuts; none where there are no taps.
+    /// The rows or columns of the grid whose windows no border cuts; none where there are no kernel elements.
     pub(super) fn inner(&self, axis: usize) -> Option<Range<usize>> {
         let offsets = self.taps[axis].iter().map(|tap| tap.offset);
         let (low, high) = (offsets.clone().min()?, offsets.max()?);
