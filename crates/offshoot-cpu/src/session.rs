@@ -12,7 +12,7 @@ use crate::CpuExecutor;
 use crate::buffer::Buffer;
 use crate::commit::Parameters;
 use crate::filters::Filters;
-use crate::kernels::simd::Isa;
+use crate::kernels::{self, simd::Isa};
 use crate::lower::lower;
 use crate::optimize::{CpuOp, optimize, unoptimized};
 use crate::plan::{Label, Plan, Scratch};
@@ -36,10 +36,11 @@ impl Program {
         if let Some(found) = self.plans.iter().position(|(b, _)| *b == bindings) {
             return Ok(found);
         }
-        // (What a panic leaves there is whole: filters are added one at a time.)
-        let mut filters = self.filters.lock().unwrap_or_else(PoisonError::into_inner);
-        let plan = lower(&self.graph, &bindings, isa, parameters, &mut filters)?;
-        drop(filters);
+        let plan = kernels::holding_a_lock(|| {
+            // (What a panic leaves there is whole: filters are added one at a time.)
+            let mut filters = self.filters.lock().unwrap_or_else(PoisonError::into_inner);
+            lower(&self.graph, &bindings, isa, parameters, &mut filters)
+        })?;
         if self.plans.len() == PLANS {
             self.plans.remove(0);
         }
@@ -316,5 +317,34 @@ mod tests {
         // One in the map, and one in the plan of each session.
         assert_eq!(dense.map(Arc::strong_count).collect::<Vec<_>>(), [5]);
         assert_eq!(deep.map(Tensor::shape).collect::<Vec<_>>(), [[144]]);
+    }
+
+    #[test]
+    fn sessions_make_their_plans_at_the_same_time() {
+        let mut graph = Graph::new("crowd");
+        let x = graph.add_input("x", DType::F32, Shape(vec![1.into(), 64.into(), 8.into(), 8.into()]));
+        let y = graph.conv2d("first", x, &Conv2d::new(64, 3)).unwrap();
+        let y = graph.conv2d("second", y, &Conv2d::new(64, 3)).unwrap();
+        graph.add_output("y", y);
+        freeze(&mut graph, |_| true);
+        let numbers = |len: usize| (0..len).map(|i| (i * 31 % 17) as f32 - 8.0).collect::<Vec<f32>>();
+        let filter = || Tensor::f32([64, 64, 3, 3], numbers(64 * 64 * 9));
+        let weights =
+            Weights::from(["first.weight", "second.weight"].map(|name| (name.to_owned(), filter())));
+        let x = Tensor::f32([1, 64, 8, 8], numbers(64 * 64));
+        let threads = std::num::NonZero::new(2);
+        let executor = CpuExecutor::new(CpuOptions { threads, ..CpuOptions::default() }).unwrap();
+        for _ in 0..20 {
+            let mut session = CpuSession::new(&executor);
+            session.add_graph(&graph, &weights).unwrap();
+            let mut others: Vec<Box<dyn Session>> = (0..6).map(|_| session.fork()).collect();
+            std::thread::scope(|scope| {
+                for session in &mut others {
+                    scope.spawn(|| session.run(&[("x", &x)]).unwrap());
+                }
+            });
+            let results: Vec<Tensor> = others.iter().map(|session| session.read("y").unwrap()).collect();
+            assert!(results.iter().all(|y| *y == results[0]));
+        }
     }
 }

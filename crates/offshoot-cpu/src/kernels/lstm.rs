@@ -170,6 +170,7 @@ pub(crate) fn lstm(
     [y, last]: [&mut [f32]; 2],
 ) {
     let Sizes { steps, batch, input, hidden } = sizes;
+    assert!(elements([steps, batch, GATES, hidden]) < usize::MAX, "the gates of all steps");
     let state = elements([batch, hidden]);
     let (x_len, y_len) = (elements([steps, batch, input]), elements([steps, ways.len(), batch, hidden]));
     assert_eq!([x.len(), y.len()], [x_len, y_len], "{sizes:?}");

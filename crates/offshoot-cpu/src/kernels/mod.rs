@@ -52,7 +52,7 @@ pub(crate) mod update;
 mod window;
 mod winograd;
 
-pub(crate) use parallel::together;
+pub(crate) use parallel::{holding_a_lock, together};
 pub use rows::Place;
 
 /// The shape of a two-dimensional convolution, as in ONNX `Conv`. Activations are NHWC, weights OIHW.

@@ -129,16 +129,32 @@ pub(super) fn threads() -> usize {
 /// Calls `f`, a task that calls kernels, with `len` floats of scratch of its own as in [`with_scratch`]. The kernels
 /// stay on this thread, so that no stolen task asks for the same scratch.
 pub(super) fn serially<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
-    /// Ends the serial part, also when `f` panics.
-    struct End;
-    impl Drop for End {
-        fn drop(&mut self) {
-            SERIAL.set(false);
-        }
-    }
-    SERIAL.set(true);
-    let _end = End;
+    let _end = Serial::begin(true);
     OUTER_SCRATCH.with_borrow_mut(|scratch| f(aligned(scratch, len)))
+}
+
+/// Calls `f`, which calls kernels while it holds a lock. Inside of [`together`] the team shares their work; elsewhere they stay on this thread,
+/// for one that waits for others in rayon takes up any other work meanwhile, and that may want the same lock.
+pub(crate) fn holding_a_lock<R>(f: impl FnOnce() -> R) -> R {
+    let _end = Serial::begin(TEAM.with_borrow(Option::is_none));
+    f()
+}
+
+/// A part in which kernels stay on this thread. In the end it is as before, also after a panic.
+struct Serial {
+    before: bool,
+}
+
+impl Serial {
+    fn begin(serial: bool) -> Serial {
+        Serial { before: SERIAL.replace(is_serial() || serial) }
+    }
+}
+
+impl Drop for Serial {
+    fn drop(&mut self) {
+        SERIAL.set(self.before);
+    }
 }
 
 /// Calls `f` with `len` floats of this thread's scratch, aligned to a cache line, with whatever is in them.
