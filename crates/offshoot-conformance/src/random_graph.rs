@@ -14,6 +14,9 @@ use offshoot_graph::{
     Tensor, ValueId, Weights,
 };
 
+/// The batch of graphs whose batch is fixed.
+const BATCH_OF_TWO: Dim = Dim::Fixed(2);
+
 /// Makes a graph of a list of choices, so that a shorter list is a smaller graph.
 #[derive(Debug)]
 pub struct Maker<'a> {
@@ -35,7 +38,7 @@ impl<'a> Maker<'a> {
             values: Vec::new(),
             random: Random::new(choices.len() as u64, 0, 0, Purpose::Init),
         };
-        let batch = if maker.below(4) == 0 { Dim::Fixed(2) } else { Dim::symbol(BATCH) };
+        let batch = if maker.below(4) == 0 { BATCH_OF_TWO } else { Dim::symbol(BATCH) };
         let [c, h, mut w] = [[3, 3, 3, 1, 8, 17], [8, 14, 2, 7, 1, 19], [1, 3, 7, 8, 14, 20]].map(|of| {
             let index = maker.below(of.len());
             Dim::Fixed(of[index])
@@ -138,7 +141,10 @@ impl<'a> Maker<'a> {
             14 => {
                 let last = self.dims(x).len().saturating_sub(1);
                 let axis = [last, last, 1, 0][self.below(4)];
-                self.add(Op::Softmax { axis }, &[x]);
+                // In a file the batch is open, and an answer may not depend on its other pictures.
+                if axis > 0 || self.graph.value(x).shape.0.first() != Some(&BATCH_OF_TWO) {
+                    self.add(Op::Softmax { axis }, &[x]);
+                }
             }
             15 => self.transpose(x),
             16 => self.reshape(x),
