@@ -91,34 +91,35 @@ fn logits_of_timms_weights_are_those_of_pytorch() {
     assert_eq!(count, 16);
 }
 
-/// The gradients, in training mode, of those parameters for which PyTorch saved them: most of them within a ten-thousandth of
-/// the largest element.
+/// The gradients, in training mode, of those parameters for which PyTorch saved them: within 0.0003 of the largest element.
 fn gradients_are_pytorchs(architecture: &Architecture, weights: &mut Weights) {
     let Some(labels) = weights.remove("golden.labels") else { return };
     let batch = weights.remove("golden.batch").unwrap();
-    let wanted: Vec<(String, Tensor)> = weights
-        .extract_if(.., |name, _| name.starts_with("golden.grad."))
-        .map(|(name, tensor)| (name.trim_start_matches("golden.grad.").to_string(), tensor))
-        .collect();
+    let wanted = take(weights, "golden.grad.");
+    let moved = take(weights, "golden.moved.");
+    let mut weights = weights.clone();
+    weights.extend(moved);
     let head = Some(Head::Linear { dropout: 0.0 });
     let graph = architecture.build(&BuildOptions { classes: 1000, size: batch.shape()[2], head }).unwrap();
     let TrainingGraph { graph, .. } = training_graph(&graph, LossOptions::default()).unwrap();
     let executor = CpuExecutor::new(CpuOptions::default()).unwrap();
-    let mut session = executor.prepare(&graph, weights).unwrap();
+    let mut session = executor.prepare(&graph, &weights).unwrap();
     session.run(&[(INPUT, &batch), (LABELS, &labels)]).unwrap();
     assert!(wanted.len() >= 5, "{}", architecture.name);
-    let mut offs = Vec::new();
     for (name, wanted) in wanted {
         let found = session.read(&gradient_output(&name)).unwrap().into_f32().unwrap();
         let off = difference(&found, wanted.as_f32().unwrap());
         println!("{}: the gradient of {name} is off by {off:.1e}", architecture.name);
-        offs.push(off);
+        assert!(off < 3e-4, "{}: the gradient of {name} is off by {off}", architecture.name);
     }
-    offs.sort_by(f32::total_cmp);
-    let (median, worst) = (offs[offs.len() / 2], offs[offs.len() - 1]);
-    // Among the million inputs of a network's ReLUs one may be so close to zero that rounding decides its side: that is a step
-    // in the gradient of every layer before it. It is no fault of theirs, and those behind it are not touched.
-    assert!(median < 1e-4 && worst < 1e-2, "{}: gradients are off by {worst}", architecture.name);
+}
+
+/// The tensors whose names begin with `prefix`, without it.
+fn take(weights: &mut Weights, prefix: &str) -> Weights {
+    weights
+        .extract_if(.., |name, _| name.starts_with(prefix))
+        .map(|(name, tensor)| (name.trim_start_matches(prefix).to_string(), tensor))
+        .collect()
 }
 
 /// Positions for other sizes of the picture.
