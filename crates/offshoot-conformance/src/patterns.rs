@@ -1,9 +1,10 @@
 //! What an executor may compute in one pass: each pattern against the same graph with all values as outputs, for its answer and in
 //! training.
 
-use offshoot_graph::op::{Binary, Clip, Conv, MatMul, ShapeOp, Unary};
+use offshoot_graph::model::BATCH;
+use offshoot_graph::op::{Binary, Clip, Composite, Conv, MatMul, ShapeOp, Unary};
 use offshoot_graph::passes::freeze;
-use offshoot_graph::{DType, Data, Graph, Op, Role, Shape, Tensor, Weights};
+use offshoot_graph::{DType, Data, Dim, Graph, Op, Role, Shape, Tensor, Weights};
 
 use crate::random_graph::{Made, Maker};
 use crate::random_graphs::{answer, gradients};
@@ -21,7 +22,8 @@ pub(crate) fn patterns(executors: Executors<'_>, report: &mut Report) {
     let activations =
         Unary::ALL.iter().map(|&unary| (format!("{unary:?} after a convolution"), activation(unary)));
     let residual = [("a residual".to_string(), residual())];
-    for (what, made) in depthwise.chain(activations).chain(residual).chain(attentions()) {
+    for (what, made) in depthwise.chain(activations).chain(residual).chain(attentions()).chain(group_norms())
+    {
         for executor in executors.0 {
             if !answer(&made, *executor, &what, report) || !gradients(&made, *executor, &what, report) {
                 report.note(format!("{what}: it does not run"));
@@ -103,6 +105,33 @@ fn attention(scale: Option<Binary>, mask: &[usize]) -> Made {
     }
     let parts = maker.add(Op::Softmax { axis: 3 }, &[scores]).unwrap();
     maker.add(Op::MatMul(MatMul::default()), &[parts, v]).unwrap();
+    maker.finish()
+}
+
+/// Norms of groups, with and without a weight and a bias of each channel, as PyTorch's exporter writes them.
+fn group_norms() -> impl Iterator<Item = (String, Made)> {
+    let affine: [&[Binary]; 4] = [&[], &[Binary::Mul], &[Binary::Add], &[Binary::Mul, Binary::Add]];
+    let all = [1, 2, 3, 6].into_iter().flat_map(move |groups| affine.map(|affine| (groups, affine)));
+    all.map(|(groups, affine)| (format!("a norm of {groups} groups, {affine:?}"), group_norm(groups, affine)))
+}
+
+fn group_norm(groups: usize, affine: &[Binary]) -> Made {
+    let mut maker = Maker::new(&PICTURE);
+    let inputs = [maker.values[0], maker.weight(&[6, 3, 3, 3]), maker.weight(&[6])];
+    let x = maker.add(Op::Conv(Conv { pads: [1; 4], ..Conv::default() }), &inputs).unwrap();
+    let shape = |dims: &[usize]| {
+        let dims = dims.iter().map(|&size| Dim::Fixed(size));
+        Op::Shape(ShapeOp::Reshape { shape: Shape([Dim::symbol(BATCH)].into_iter().chain(dims).collect()) })
+    };
+    let y = maker.add(shape(&[groups, 6 / groups * 14 * 8]), &[x]).unwrap();
+    let [ones, zeros] = [maker.numbers(groups, 1.0), maker.numbers(groups, 0.0)];
+    let norm = Op::Composite(Composite::InstanceNormalization { epsilon: 1e-5 });
+    let y = maker.add(norm, &[y, ones, zeros]).unwrap();
+    let mut y = maker.add(shape(&[6, 14, 8]), &[y]).unwrap();
+    for &op in affine {
+        let vector = maker.weight(&[6, 1, 1]);
+        y = maker.add(Op::Binary(op), &[vector, y]).unwrap();
+    }
     maker.finish()
 }
 

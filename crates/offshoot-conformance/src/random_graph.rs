@@ -98,6 +98,11 @@ impl<'a> Maker<'a> {
         self.graph.add_constant("number", Tensor::f32([], vec![number]))
     }
 
+    /// A constant of so many elements that are the same number.
+    pub fn numbers(&mut self, count: usize, number: f32) -> ValueId {
+        self.graph.add_constant("numbers", Tensor::f32([count], vec![number; count]))
+    }
+
     /// Adds a node, if its inputs fit and it makes no more than 30,000 elements of a batch of 3.
     pub fn add(&mut self, op: Op, inputs: &[ValueId]) -> Option<ValueId> {
         let name = format!("n{}", self.graph.nodes().len());

@@ -4,6 +4,7 @@
 //! gradient flows through them; with frozen statistics it is an affine function of each channel.
 
 mod apply;
+pub(crate) mod group;
 mod input_grad;
 mod reduce;
 mod stats;

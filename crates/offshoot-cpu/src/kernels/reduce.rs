@@ -49,7 +49,7 @@ struct Fold<A, Step, Join, Finish> {
 const COLUMNS: usize = 1024;
 
 /// Parts that neighboring elements are folded in, so that one need not wait for the one before it.
-const PARTS: usize = 8;
+const PARTS: usize = 32;
 
 /// out\[i\] = the fold of the elements of `x` at the places `reduced`, counted from place i of `kept`. Always in the same order.
 fn fold<E: Element, A: Copy + Send + Sync>(
@@ -173,27 +173,39 @@ pub(crate) fn reduce(isa: Isa, op: Reduce, along: Along, x: &[f32], out: &mut [f
     let whole = Strided::dense(vec![outer, count, inner]);
     let kept = Strided { start: 0, shape: vec![outer, inner], strides: vec![whole.strides[0], 1] };
     let reduced = Strided { start: 0, shape: vec![count], strides: vec![inner] };
-    let places = [&kept, &reduced];
-    let sum = |f: fn(f64) -> f64, finish: &(dyn Fn(f64) -> f64 + Sync + Send), out: &mut [f32]| {
-        let how = Fold {
-            none: 0.0,
-            step: |sum, x| sum + f(f64::from(x)),
-            join: |a, b| a + b,
-            finish: |sum| finish(sum) as f32,
-        };
-        fold(isa, x, places, &how, out);
-    };
-    let most = |wins: fn(f32, f32) -> bool, none: f32, out: &mut [f32]| {
-        let best = |best: f32, x: f32| if x.is_nan() || wins(x, best) { x } else { best };
-        fold(isa, x, places, &Fold { none, step: best, join: best, finish: |best| best }, out);
-    };
+    let all = (isa, x, [&kept, &reduced]);
     match op {
-        Reduce::Sum => sum(|x| x, &|sum| sum, out),
-        Reduce::Mean => sum(|x| x, &|sum| sum / count as f64, out),
-        Reduce::L2 => sum(|x| x * x, &f64::sqrt, out),
-        Reduce::Max => most(|x, best| x > best, f32::NEG_INFINITY, out),
-        Reduce::Min => most(|x, best| x < best, f32::INFINITY, out),
+        Reduce::Sum => sum(all, |x| x, |sum| sum, out),
+        Reduce::Mean => sum(all, |x| x, |sum| sum / count as f64, out),
+        Reduce::L2 => sum(all, |x| x * x, f64::sqrt, out),
+        Reduce::Max => best(all, |x, best| x > best, f32::NEG_INFINITY, out),
+        Reduce::Min => best(all, |x, best| x < best, f32::INFINITY, out),
     }
+}
+
+/// What is folded, and where it is.
+type All<'a> = (Isa, &'a [f32], [&'a Strided; 2]);
+
+/// `finish` of the sum of `f` of each element, in f64. (Types, not pointers to functions: these would be called for each element.)
+fn sum(
+    (isa, x, places): All<'_>,
+    f: impl Fn(f64) -> f64 + Sync,
+    finish: impl Fn(f64) -> f64 + Sync,
+    out: &mut [f32],
+) {
+    let how = Fold {
+        none: 0.0,
+        step: |sum, x| sum + f(f64::from(x)),
+        join: |a, b| a + b,
+        finish: |sum| finish(sum) as f32,
+    };
+    fold(isa, x, places, &how, out);
+}
+
+/// The element that `wins` against all others; a NaN does.
+fn best((isa, x, places): All<'_>, wins: impl Fn(f32, f32) -> bool + Sync, none: f32, out: &mut [f32]) {
+    let best = |best: f32, x: f32| if x.is_nan() || wins(x, best) { x } else { best };
+    fold(isa, x, places, &Fold { none, step: best, join: best, finish: |best| best }, out);
 }
 
 /// The gradient of broadcasting `shape` to `dy_shape`: sums of dy over the axes that were broadcast, in f64.

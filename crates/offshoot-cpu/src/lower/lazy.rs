@@ -234,7 +234,8 @@ impl<'a> Lowering<'a> {
             | CpuOp::Gemm { .. }
             | CpuOp::Attention(_)
             | CpuOp::AttentionGrad(_)
-            | CpuOp::ChannelShuffle { .. } => {
+            | CpuOp::ChannelShuffle { .. }
+            | CpuOp::GroupNorm { .. } => {
                 return Ok(None);
             }
         };

@@ -280,6 +280,7 @@ impl<'a> Lowering<'a> {
             | CpuOp::Attention(_)
             | CpuOp::AttentionGrad(_)
             | CpuOp::ChannelShuffle { .. }
+            | CpuOp::GroupNorm { .. }
             | CpuOp::BatchNormApply { .. }
             | CpuOp::BatchNormReduce { .. }
             | CpuOp::BatchNormInput { .. } => {}
@@ -325,6 +326,7 @@ impl<'a> Lowering<'a> {
             CpuOp::Attention(op) => self.attention(node, *op),
             CpuOp::AttentionGrad(op) => self.attention_grad(node, *op),
             CpuOp::ChannelShuffle { groups } => self.channel_shuffle::<E>(node, *groups),
+            CpuOp::GroupNorm { groups, epsilon } => self.group_norm(node, *groups, *epsilon),
             CpuOp::BatchNormApply { residual, activation } => {
                 self.batch_norm_apply::<E>(node, self.gate(node, *activation)?, *residual)
             }

@@ -1,10 +1,11 @@
-//! Batch norms.
+//! Norms of pictures.
 
 use offshoot_graph::op::BatchNormalization;
 use offshoot_graph::{ExecuteError, ValueId};
 
 use super::Node;
 use super::{Lowering, unsupported};
+use crate::kernels::batch_norm::group::{GroupNorm, group_norm};
 use crate::kernels::batch_norm::{
     BatchNorm, Gate, Running, batch_norm_apply, batch_norm_input_grad, batch_norm_join, batch_norm_reduce,
     batch_norm_reduce_join, batch_norm_stats, inv_std, scale_input_grad,
@@ -57,6 +58,24 @@ impl Lowering<'_> {
             inv_std(var, norm.epsilon, &mut inverse);
             let norm = BatchNorm { mean, inv_std: &inverse, gamma, beta };
             batch_norm_apply(isa, x, &norm, None, Activation::None, y);
+        });
+        Ok(())
+    }
+
+    pub(super) fn group_norm(
+        &mut self,
+        node: &Node,
+        groups: usize,
+        epsilon: f32,
+    ) -> Result<(), ExecuteError> {
+        let [pictures, ..] = self.picture(node, node.inputs[0])?;
+        let isa = self.isa;
+        let x = self.read::<f32>(node.inputs[0])?;
+        let [gamma, beta] = [self.plain(node.inputs[1])?, self.plain(node.inputs[2])?];
+        let y = self.write(node.outputs[0])?;
+        self.step("group norm", (x, gamma, beta), y, move |(x, gamma, beta), y| {
+            let norm = GroupNorm { pictures, groups, epsilon, gamma, beta };
+            group_norm(isa, x, &norm, y);
         });
         Ok(())
     }

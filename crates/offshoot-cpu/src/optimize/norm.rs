@@ -1,19 +1,26 @@
-//! Batch norms of inference as the operator that training has for them, which is fused with what follows and read through.
+//! Batch norms of inference as the operator that training has for them, which is fused with what follows and read through; norms
+//! of groups as one operator.
 
-use offshoot_graph::op::{Binary, Norm, TrainOp, Unary};
+use offshoot_graph::op::{Binary, Composite, Norm, TrainOp, Unary};
 use offshoot_graph::passes::Rewriter;
-use offshoot_graph::{Graph, GraphError, Op, Tensor};
+use offshoot_graph::{Graph, GraphError, Node, Op, Tensor};
 
 use super::op::CpuOp;
 
-/// Each norm of pictures by running statistics as a BatchNormApply, whose 1 / sqrt(variance + epsilon) is computed beside it. For a graph
-/// without a backward pass.
+/// Each norm of pictures by running statistics as a BatchNormApply, whose 1 / sqrt(variance + epsilon) is computed beside it, and each
+/// norm of groups as a GroupNorm. For a graph without a backward pass, whose other composite operators are expanded.
 ///
 /// # Errors
 /// None for a graph whose nodes passed their shape rules.
 pub(super) fn apply_norms(graph: &Graph<CpuOp>) -> Result<Graph<CpuOp>, GraphError> {
     let mut rewriter = Rewriter::new(graph);
     for node in graph.nodes() {
+        if let Some(norm) = group_norm(graph, node) {
+            let inputs: Vec<_> = node.inputs.iter().map(|&value| rewriter.get(value)).collect();
+            let y = rewriter.new.add(&node.name, norm, &inputs)?;
+            rewriter.set(node.outputs[0], y);
+            continue;
+        }
         let of_pictures = node.inputs.first().is_some_and(|&x| graph.value(x).shape.rank() == 4);
         let (Some(&Op::Norm(Norm::Batch(norm))), &[x, gamma, beta, mean, variance], true) =
             (node.op.plain(), &node.inputs[..], of_pictures)
@@ -33,4 +40,21 @@ pub(super) fn apply_norms(graph: &Graph<CpuOp>) -> Result<Graph<CpuOp>, GraphErr
         rewriter.set(node.outputs[0], y);
     }
     rewriter.finish()
+}
+
+/// The norm of groups that `node` is.
+fn group_norm(graph: &Graph<CpuOp>, node: &Node<CpuOp>) -> Option<CpuOp> {
+    let Op::Composite(composite) = node.op.plain()? else { return None };
+    let (groups, epsilon) = match *composite {
+        Composite::GroupNormalization { groups, epsilon } => (groups, epsilon),
+        Composite::InstanceNormalization { epsilon } => {
+            (graph.value(node.inputs[0]).shape.0.get(1)?.fixed()?, epsilon)
+        }
+        Composite::LogSoftmax { .. }
+        | Composite::Pad { .. }
+        | Composite::Split { .. }
+        | Composite::Resize { .. }
+        | Composite::Gru { .. } => return None,
+    };
+    Some(CpuOp::GroupNorm { groups, epsilon })
 }

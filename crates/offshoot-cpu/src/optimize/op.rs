@@ -1,6 +1,8 @@
 //! What the steps of a plan compute: the graph's operators, and several of them in one pass over memory.
 
-use offshoot_graph::op::{AveragePool, Clip, Conv, Gemm, GradOp, MatMul, Pooling, ShapeOp, TrainOp, Unary};
+use offshoot_graph::op::{
+    AveragePool, Clip, Composite, Conv, Gemm, GradOp, MatMul, Pooling, ShapeOp, TrainOp, Unary,
+};
 use offshoot_graph::{DType, Op, Operator, Shape, Value};
 
 /// An operator of an optimized graph.
@@ -34,6 +36,13 @@ pub enum CpuOp {
     ChannelShuffle {
         /// The groups of x.
         groups: usize,
+    },
+    /// (x, weight, bias) -> weight (x - mean) / sqrt(variance + epsilon) + bias, over each group of the channels of a picture
+    GroupNorm {
+        /// The groups of x.
+        groups: usize,
+        /// Added to the variance.
+        epsilon: f32,
     },
     /// (x, mean, inv_std, weight, bias, residual?) -> activation(norm + residual)
     BatchNormApply {
@@ -158,6 +167,7 @@ impl CpuOp {
             | CpuOp::Attention(_)
             | CpuOp::AttentionGrad(_)
             | CpuOp::ChannelShuffle { .. }
+            | CpuOp::GroupNorm { .. }
             | CpuOp::BatchNormApply { .. }
             | CpuOp::BatchNormReduce { .. }
             | CpuOp::BatchNormInput { .. } => None,
@@ -175,6 +185,7 @@ impl Operator for CpuOp {
             CpuOp::Attention(_) => "Fused.Attention",
             CpuOp::AttentionGrad(_) => "Fused.AttentionGrad",
             CpuOp::ChannelShuffle { .. } => "Fused.ChannelShuffle",
+            CpuOp::GroupNorm { .. } => "Fused.GroupNorm",
             CpuOp::BatchNormApply { .. } => "Fused.BatchNormApply",
             CpuOp::BatchNormReduce { .. } => "Fused.BatchNormReduce",
             CpuOp::BatchNormInput { .. } => "Fused.BatchNormInput",
@@ -199,6 +210,9 @@ impl Operator for CpuOp {
                 Ok([q, k, v].map(|value| (value.dtype, value.shape.clone())).to_vec())
             }
             CpuOp::ChannelShuffle { .. } => Op::Shape(ShapeOp::Identity).infer(inputs),
+            &CpuOp::GroupNorm { groups, epsilon } => {
+                Op::Composite(Composite::GroupNormalization { groups, epsilon }).infer(inputs)
+            }
             CpuOp::BatchNormApply { residual, .. } => {
                 let (first, last) = with_residual(inputs, 5, *residual)?;
                 result_and_residual(Op::Train(TrainOp::BatchNormApply).infer(first)?, last)
@@ -253,6 +267,7 @@ impl Operator for CpuOp {
                 ..
             })
             | CpuOp::ChannelShuffle { .. }
+            | CpuOp::GroupNorm { .. }
             | CpuOp::BatchNormApply { .. }
             | CpuOp::BatchNormReduce { .. }
             | CpuOp::BatchNormInput { .. } => 0,

@@ -14,10 +14,18 @@ use crate::tensor::{DType, Tensor};
 /// # Errors
 /// None for a graph whose nodes passed their shape rules.
 pub fn expand(graph: &Graph, which: impl Fn(&Composite) -> bool) -> Result<Graph, GraphError> {
+    expand_nodes(graph, |_, composite| which(composite))
+}
+
+/// As [`expand`], where `which` sees the node too.
+///
+/// # Errors
+/// None for a graph whose nodes passed their shape rules.
+pub fn expand_nodes(graph: &Graph, which: impl Fn(&Node, &Composite) -> bool) -> Result<Graph, GraphError> {
     let mut rewriter = Rewriter::new(graph);
     for node in graph.nodes() {
         if let Op::Composite(composite) = &node.op
-            && which(composite)
+            && which(node, composite)
         {
             let inputs: Vec<ValueId> = node.inputs.iter().map(|&v| rewriter.get(v)).collect();
             let outputs = expanded(composite, &mut rewriter.new, &node.name, &inputs)?;

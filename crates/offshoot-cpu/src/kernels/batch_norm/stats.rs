@@ -28,7 +28,7 @@ pub fn inv_std(var: &[f32], eps: f32, out: &mut [f32]) {
     }
 }
 
-fn inverse_root(var: f64, eps: f32) -> f32 {
+pub(super) fn inverse_root(var: f64, eps: f32) -> f32 {
     (1.0 / (var + f64::from(eps)).sqrt()) as f32
 }
 
@@ -104,16 +104,28 @@ pub fn batch_norm_stats<E: Element>(
     inv_std: &mut [f32],
     running: Option<Running<'_>>,
 ) {
-    let channels = mean.len();
-    assert!(channels > 0 && inv_std.len() == channels && !x.is_empty() && x.len().is_multiple_of(channels));
+    assert_eq!(inv_std.len(), mean.len(), "channels");
+    let (parts, rows) = parts_of(isa, x, mean.len());
+    batch_norm_join(&parts, &rows, eps, mean, inv_std, running);
+}
+
+/// The mean of each channel of `x` (rows x C), and the sum of squares about it.
+pub(super) fn row_moments(isa: Isa, x: &[f32], channels: usize) -> Vec<(f64, f64)> {
+    let (parts, rows) = parts_of(isa, x, channels);
+    join(&parts, channels, &rows)
+}
+
+/// The moments of parts of the rows of `x`, and how many rows each part has.
+fn parts_of<E: Element>(isa: Isa, x: &[E], channels: usize) -> (Vec<f32>, Vec<usize>) {
+    assert!(channels > 0 && !x.is_empty() && x.len().is_multiple_of(channels), "rows of {channels} channels");
     let rows = x.len() / channels;
     let per_part = rows_per_part(channels);
     let parts = partials(rows, per_part, 2 * channels, |rows, part| {
         let (mean, squares) = part.split_at_mut(channels);
         moments(isa, x, rows, mean, squares);
     });
-    let rows: Vec<usize> = (0..rows).step_by(per_part).map(|start| per_part.min(rows - start)).collect();
-    batch_norm_join(&parts, &rows, eps, mean, inv_std, running);
+    let rows = (0..rows).step_by(per_part).map(|start| per_part.min(rows - start)).collect();
+    (parts, rows)
 }
 
 /// As [`batch_norm_stats`], from the moments of parts of the rows: of each part, which has `rows[i]` of them, the means of the C
