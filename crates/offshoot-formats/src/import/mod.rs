@@ -5,11 +5,13 @@
 
 pub(crate) mod aten;
 mod composite;
+mod einsum;
 mod elementwise;
 mod logic;
 mod normalization;
 mod number;
 mod pad;
+mod places;
 mod product;
 mod reduce;
 mod resize;
