@@ -443,6 +443,25 @@ ONNX = {
         ],
         [ints("places", 0, 2, 3), numpy_helper.from_array(np.array(1), "axis"), ints("second", 1)],
     ),
+    "overlap": network(
+        [
+            node("Reshape", "x windows", "w"),
+            node("Col2Im", "w image block", "a", pads=[1, 0, 0, 1], strides=[2, 1], dilations=[1, 2]),
+            node("Reshape", "p plain", "v"),
+            node("Col2Im", "v seven two_", "b"),
+            node("Flatten", "a", "a_"),
+            node("Flatten", "b", "b_"),
+            node("Concat", "a_ b_", "y", axis=1),
+        ],
+        [
+            ints("windows", 0, 12, 12),
+            ints("image", 5, 7),
+            ints("block", 2, 3),
+            ints("plain", 0, 4, 36),
+            ints("seven", 7, 7),
+            ints("two_", 2, 2),
+        ],
+    ),
     "attention_of_heads": network(
         [node("Attention", "x p x mask", "y")], [floats("mask", random.normal(0, 1, (6, 6)))], opset=23
     ),

@@ -130,9 +130,15 @@ pub(super) struct Translator<'a> {
     weights: BTreeMap<String, Rc<Tensor>>,
     /// Whether elements of another type were made f32.
     pub(super) converted: bool,
+    /// Whether what the graph computes of weights was computed again before the run, so that nodes may be read by nothing.
+    pub(super) recomputed: bool,
     operands: HashMap<&'a str, Operand<'a>>,
     /// Known tensors that some nodes are still to read.
     passing: HashMap<&'a str, Passing>,
+    /// The nodes that compute of weights alone, by what they give.
+    of_weights: HashMap<&'a str, NodeView<'a>>,
+    /// How many of these stand behind each other.
+    depths: HashMap<&'a str, usize>,
     /// Constants by name, element type and shape.
     constants: HashMap<(String, DType, Vec<usize>), ValueId>,
     /// Rows of tables of bytes, as floats of the same numbers.
@@ -148,8 +154,11 @@ impl<'a> Translator<'a> {
             import,
             weights: BTreeMap::new(),
             converted: false,
+            recomputed: false,
             operands: HashMap::new(),
             passing: HashMap::new(),
+            of_weights: HashMap::new(),
+            depths: HashMap::new(),
             constants: HashMap::new(),
             bytes: HashSet::new(),
             derived: HashMap::new(),
@@ -233,7 +242,12 @@ impl<'a> Translator<'a> {
             None => self.known(node)?.map_or_else(|| self.operator(node), Ok)?,
         };
         if let Some(output) = node.proto.output.first() {
+            let again = matches!(operand, Operand::Value(_)) && self.is_of_weights(node);
             self.operands.insert(output, operand);
+            if again {
+                self.of_weights.insert(output, node);
+                return Ok(());
+            }
         }
         self.forget(node);
         Ok(())
@@ -270,7 +284,9 @@ impl<'a> Translator<'a> {
             "Trilu" => self.known_or(node, Self::triangle),
             "ScatterND" | "ScatterElements" => self.known_or(node, Self::scatter),
             "GatherND" => self.known_or(node, Self::gather_rows),
-            "CumSum" | "OneHot" | "EyeLike" | "Round" | "Sign" => self.known_or(node, Self::computed),
+            "CumSum" | "OneHot" | "EyeLike" | "Round" | "Sign" | "Sin" | "Cos" => {
+                self.known_or(node, Self::computed)
+            }
             "Range" => self.range(node),
             _ => self.computed(node).map(Operand::Value),
         }
@@ -302,6 +318,7 @@ impl<'a> Translator<'a> {
             "Squeeze" => self.squeeze(node),
             "SpaceToDepth" | "DepthToSpace" => self.blocks(node),
             "Einsum" => self.einsum(node),
+            "Col2Im" => self.overlapped(node),
             "Attention" => self.attention(node),
             "Softsign" => self.softsign(node),
             "Expand" => self.expand(node),

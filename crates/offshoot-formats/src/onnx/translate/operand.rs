@@ -75,7 +75,8 @@ impl<'a> Translator<'a> {
                 return self.value(node, index);
             }
             Operand::Filled(filled) => self.spread_number(node, &filled)?,
-            Operand::Probed(probed) => self.alike(node, name, &probed)?,
+            // It stays known, for what may be computed of it.
+            Operand::Probed(probed) => return self.alike(node, name, &probed),
             Operand::Rows(_) => {
                 self.settle_rows(node)?;
                 return self.value(node, index);

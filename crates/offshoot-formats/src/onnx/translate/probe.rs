@@ -22,6 +22,9 @@ const BATCHES: [usize; 2] = [2, 3];
 /// A tensor for each of these batches.
 pub(super) type Probed = [Array; 2];
 
+/// More nodes one after another are not computed again.
+const MAX_DEPTH: usize = 12;
+
 /// What is forgotten once all have read it.
 pub(super) struct Passing {
     readers: usize,
@@ -109,7 +112,8 @@ impl<'a> Translator<'a> {
     /// Input `index`, where it is known now and no weight, unless asked for, for each of the batches.
     fn arrays(&mut self, node: NodeView<'a>, index: usize, weights: bool) -> Result<Option<Probed>, Problem> {
         let same = |array: Option<Array>| array.map(|array| [array.clone(), array]);
-        Ok(match self.operand(node, index)? {
+        let Some(operand) = self.lookup(node.required(index)?)? else { return Ok(None) };
+        Ok(match operand {
             Operand::Stored(stored) if !is_bytes(&stored) && (weights || is_no_weight(&stored)) => {
                 let array = Array::from_tensor(&stored.tensor);
                 same(if stored.transposed { array.and_then(|array| array.turned()) } else { array })
@@ -139,6 +143,27 @@ impl<'a> Translator<'a> {
                 pair(array)
             }
             Operand::Probed(probed) => Some((*probed).clone()),
+            Operand::Value(_) if weights => {
+                let name = node.input(index).unwrap_or_default();
+                let Some(&maker) = self.of_weights.get(name) else { return Ok(None) };
+                self.recomputed = true;
+                let mut inputs = [Vec::new(), Vec::new()];
+                for index in 0..maker.proto.input.len() {
+                    let [first, second] = match maker.input(index) {
+                        Some(_) => match self.arrays(maker, index, true)? {
+                            Some(arrays) => arrays.map(Some),
+                            None => return Ok(None),
+                        },
+                        None => [None, None],
+                    };
+                    inputs[0].push(first);
+                    inputs[1].push(second);
+                }
+                let [first, second] = inputs.map(|inputs| {
+                    Known { node: maker, inputs: &inputs, fill: None, most: MAX_ELEMENTS }.evaluate()
+                });
+                first.zip(second).map(|(first, second)| [first, second])
+            }
             Operand::Stored(_)
             | Operand::Value(_)
             | Operand::ChannelsLast(_)
@@ -147,6 +172,28 @@ impl<'a> Translator<'a> {
             | Operand::Dynamic(_)
             | Operand::Rows(_) => None,
         })
+    }
+
+    /// Whether a node reads nothing that an input decides, and not what many others made of weights: what it gives is computed again
+    /// when something asks for it.
+    pub(super) fn is_of_weights(&mut self, node: NodeView<'a>) -> bool {
+        let depth = |name: &String| match self.operands.get(name.as_str()) {
+            Some(Operand::Value(_)) => self
+                .of_weights
+                .get(name.as_str())
+                .map(|_| self.depths.get(name.as_str()).copied().unwrap_or(0) + 1),
+            Some(Operand::Stored(_) | Operand::Numbers(_) | Operand::Probed(_)) => Some(0),
+            Some(_) => None,
+            None => (name.is_empty() || self.context.initializers.contains_key(name.as_str())).then_some(0),
+        };
+        let depth = node.proto.input.iter().map(depth).try_fold(0, |most, depth| Some(most.max(depth?)));
+        match (depth, node.proto.output.first()) {
+            (Some(depth @ ..MAX_DEPTH), Some(output)) => {
+                self.depths.insert(output, depth);
+                true
+            }
+            _ => false,
+        }
     }
 
     /// A size that depends on nothing but the batch.

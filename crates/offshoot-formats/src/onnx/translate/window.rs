@@ -7,7 +7,7 @@ use offshoot_graph::{Dim, Role, Shape, ValueId};
 
 use super::{Operand, SIMPLIFY, Stored, Translator, laid};
 use crate::error::Problem;
-use crate::import::{Part, Windows};
+use crate::import::{Overlap, Part, Windows};
 use crate::onnx::attributes::NodeView;
 
 impl<'a> Translator<'a> {
@@ -198,6 +198,25 @@ impl<'a> Translator<'a> {
             (pads[side], pads[side + 2]) = (before, total - before);
         }
         Ok(pads)
+    }
+
+    /// The sums of windows that overlap.
+    pub(super) fn overlapped(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
+        let x = self.value(node, 0)?;
+        let mut two = |index, name| {
+            let given = self.ints(node, index, name)?.unwrap_or_default();
+            let sizes: Option<Vec<usize>> = given.iter().map(|&n| usize::try_from(n).ok()).collect();
+            let sizes = sizes.and_then(|sizes| <[usize; 2]>::try_from(sizes).ok());
+            sizes.ok_or_else(|| node.unsupported(format!("its {name} is not of two sides"), SIMPLIFY))
+        };
+        let of = Overlap {
+            size: two(1, "image_shape")?,
+            kernel: two(2, "block_shape")?,
+            strides: node.sizes("strides", [1, 1], 1)?,
+            dilations: node.sizes("dilations", [1, 1], 1)?,
+            pads: node.sizes("pads", [0; 4], 0)?,
+        };
+        self.import.overlapped(&node, x, &of)
     }
 
     /// The windows of a pooling.
