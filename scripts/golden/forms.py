@@ -282,6 +282,197 @@ ONNX = {
     "resize_nearest_ceil_fractions": network(
         sized("x none none sizes", mode="nearest", nearest_mode="round_prefer_ceil"), [*BATCH_AND_CHANNELS, ints("to", 4, 9)]
     ),
+    "einsum": network(
+        [
+            node("Einsum", "x p", "a", equation="bchw,bcvw->bhcv"),
+            node("Einsum", "x matrix", "b", equation="bchw, kc -> bkhw"),
+            node("Einsum", "p vector", "c", equation="bchw,h->bwhc"),
+            node("Einsum", "x", "d", equation="bchw->bwc"),
+            *[node("Flatten", name, f"{name}_") for name in "abcd"],
+            node("Concat", "a_ b_ c_ d_", "y", axis=1),
+        ],
+        [floats("matrix", random.normal(0, 0.5, (3, 4))), floats("vector", random.normal(0, 0.5, 6))],
+    ),
+    "gather_list": network(
+        [node("Gather", "x channels", "a", axis=1), node("Gather", "a columns", "b", axis=-1), node("Gather", "b middle", "y", axis=2)],
+        [ints("channels", 3, 0, 0), numpy_helper.from_array(np.array([[0, 2], [5, -1]]), "columns"), ints("middle", 1, 2, 3)],
+    ),
+    "gather_of_weight": network(
+        [
+            node("Gather", "table places", "a", axis=0),
+            node("Transpose", "a", "t", perm=[2, 0, 1]),
+            node("Unsqueeze", "t first", "u"),
+            node("Add", "x u", "s"),
+            node("Gather", "wide order", "w", axis=1),
+            node("MatMul", "s w", "y"),
+        ],
+        [
+            floats("table", random.normal(0, 0.5, (5, 4))),
+            numpy_helper.from_array(np.arange(36).reshape(6, 6) * 7 % 5, "places"),
+            ints("first", 0),
+            floats("wide", random.normal(0, 0.5, (6, 4))),
+            ints("order", 2, 0, 3),
+        ],
+    ),
+    "slice_by_steps": network(
+        [node("Slice", "x starts ends axes steps", "y")],
+        [ints("starts", 1, -1, 0), ints("ends", 9, -9, 3), ints("axes", 2, -1, 1), ints("steps", 2, -1, 1)],
+    ),
+    "matmul_left": network(
+        [
+            node("MatMul", "left x", "a"),
+            node("MatMul", "stack a", "b"),
+            node("MatMul", "b row", "c"),
+            node("Unsqueeze", "c last", "d"),
+            node("MatMul", "one d", "y"),
+        ],
+        [
+            floats("left", random.normal(0, 0.5, (5, 6))),
+            floats("stack", random.normal(0, 0.5, (4, 3, 5))),
+            floats("row", random.normal(0, 0.5, 6)),
+            ints("last", -1),
+            floats("one", random.normal(0, 0.5, 3)),
+        ],
+    ),
+    "matmul_of_stacks": network(
+        [
+            node("Slice", "p zero one_ axis", "q"),
+            node("Transpose", "q", "t", perm=[0, 1, 3, 2]),
+            node("MatMul", "x t", "a"),
+            node("MatMul", "a matrices", "y"),
+        ],
+        [ints("zero", 0), ints("one_", 1), ints("axis", 1), floats("matrices", random.normal(0, 0.5, (1, 4, 6, 3)))],
+    ),
+    "conv1d": network(
+        [
+            node("Reshape", "x sequence", "r"),
+            node("Conv", "r k b", "c", pads=[2, 0], dilations=[2], group=2, strides=[1], kernel_shape=[3]),
+            node("BatchNormalization", "c scale shift mean var", "n", epsilon=0.01),
+            node("Relu", "n", "y"),
+        ],
+        [
+            ints("sequence", 0, 4, 36),
+            floats("k", random.normal(0, 0.5, (6, 2, 3))),
+            floats("b", random.normal(0, 0.5, 6)),
+            floats("scale", random.normal(1, 0.2, 6)),
+            floats("shift", random.normal(0, 0.2, 6)),
+            floats("mean", random.normal(0, 0.2, 6)),
+            floats("var", random.uniform(0.5, 1, 6)),
+        ],
+    ),
+    "batch_norm_of_volumes": network(
+        [node("Reshape", "x volume", "r"), node("BatchNormalization", "r scale shift mean var", "y", epsilon=0.01)],
+        [
+            ints("volume", 0, 4, 2, 3, 6),
+            floats("scale", random.normal(1, 0.2, 4)),
+            floats("shift", random.normal(0, 0.2, 4)),
+            floats("mean", random.normal(0, 0.2, 4)),
+            floats("var", random.uniform(0.5, 1, 4)),
+        ],
+    ),
+    "softsign": network([node("Softsign", "x", "y")]),
+    "gelu_by_tanh": network([node("Gelu", "x", "y", approximate="tanh")], opset=20),
+    "tile": network(
+        [
+            node("ReduceMean", "x channel", "m"),
+            node("Tile", "m times", "t"),
+            node("Tile", "x columns", "u"),
+            node("Concat", "t u", "y", axis=3),
+        ],
+        [ints("channel", 1), ints("times", 1, 4, 1, 2), ints("columns", 1, 1, 1, 3)],
+    ),
+    "triangles": network(
+        [node("Trilu", "x", "u"), node("Trilu", "p below", "l", upper=0), node("Add", "u l", "y")],
+        [numpy_helper.from_array(np.array(-1), "below")],
+    ),
+    "blocks": network(
+        [
+            node("SpaceToDepth", "x", "s", blocksize=3),
+            node("DepthToSpace", "s", "d", blocksize=3, mode="CRD"),
+            node("DepthToSpace", "p", "e", blocksize=2),
+            node("Flatten", "d", "d_"),
+            node("Flatten", "e", "e_"),
+            node("Concat", "d_ e_", "y", axis=1),
+        ]
+    ),
+    "constants": network(
+        [
+            node("Range", "zero six one", "i"),
+            node("Unsqueeze", "i one_axis", "column"),
+            node("Sub", "column i", "far"),
+            node("Abs", "far", "near"),
+            node("Mod", "near two", "odd"),
+            node("Equal", "odd zero", "even"),
+            node("Cast", "near", "float", to=TensorProto.FLOAT),
+            node("Sqrt", "float", "root"),
+            node("Where", "even root minus", "mask"),
+            node("ConstantOfShape", "square", "zeros"),
+            node("ScatterND", "zeros corners numbers", "spots"),
+            node("CumSum", "spots axis", "sums"),
+            node("Add", "mask sums", "both"),
+            node("Tile", "both four", "tiled"),
+            node("Reshape", "tiled shape", "shaped"),
+            node("Add", "x shaped", "y"),
+        ],
+        [
+            numpy_helper.from_array(np.array(0), "zero"),
+            numpy_helper.from_array(np.array(6), "six"),
+            numpy_helper.from_array(np.array(1), "one"),
+            numpy_helper.from_array(np.array(2), "two"),
+            ints("one_axis", 1),
+            floats("minus", -0.5),
+            ints("square", 6, 6),
+            numpy_helper.from_array(np.array([[0, 1], [5, 5], [2, 0]]), "corners"),
+            floats("numbers", [0.5, -1, 0.25]),
+            numpy_helper.from_array(np.array(1), "axis"),
+            ints("four", 4, 1),
+            ints("shape", 1, 4, 6, 6),
+        ],
+    ),
+    "constants_of_the_batch": network(
+        [
+            node("Shape", "x", "shape"),
+            node("Gather", "shape places", "sizes", axis=0),
+            node("ConstantOfShape", "sizes", "zeros"),
+            node("Cast", "zeros", "no", to=TensorProto.BOOL),
+            node("Not", "no", "yes"),
+            node("Cast", "yes", "ones", to=TensorProto.FLOAT),
+            node("CumSum", "ones axis", "sums"),
+            node("Unsqueeze", "sums second", "u"),
+            node("Mul", "x u", "y"),
+        ],
+        [ints("places", 0, 2, 3), numpy_helper.from_array(np.array(1), "axis"), ints("second", 1)],
+    ),
+    "overlap": network(
+        [
+            node("Reshape", "x windows", "w"),
+            node("Col2Im", "w image block", "a", pads=[1, 0, 0, 1], strides=[2, 1], dilations=[1, 2]),
+            node("Reshape", "p plain", "v"),
+            node("Col2Im", "v seven two_", "b"),
+            node("Flatten", "a", "a_"),
+            node("Flatten", "b", "b_"),
+            node("Concat", "a_ b_", "y", axis=1),
+        ],
+        [
+            ints("windows", 0, 12, 12),
+            ints("image", 5, 7),
+            ints("block", 2, 3),
+            ints("plain", 0, 4, 36),
+            ints("seven", 7, 7),
+            ints("two_", 2, 2),
+        ],
+    ),
+    "attention_of_heads": network(
+        [node("Attention", "x p x mask", "y")], [floats("mask", random.normal(0, 1, (6, 6)))], opset=23
+    ),
+    "attention_of_steps": network(
+        [
+            node("Reshape", "x steps", "s"),
+            node("Attention", "s s s", "y", q_num_heads=2, kv_num_heads=2, scale=0.3),
+        ],
+        [ints("steps", 0, 24, 6)],
+        opset=23,
+    ),
 }
 
 
@@ -458,6 +649,40 @@ SCRIPTED = {
 }
 
 
+def windows(x):
+    """Windows of 3 by 3 pixels, shifted, with a mask between what was not together, as Swin's."""
+    n, c, h, w = x.shape
+    mask = x.new_zeros((h, w))
+    for count, (rows, columns) in enumerate([((0, 3), (0, 5)), ((0, 3), (5, 6)), ((3, 6), (0, 5)), ((3, 6), (5, 6))]):
+        mask[rows[0] : rows[1], columns[0] : columns[1]] = count
+    mask = mask.view(h // 3, 3, w // 3, 3).permute(0, 2, 1, 3).reshape(-1, 9)
+    mask = mask.unsqueeze(1) - mask.unsqueeze(2)
+    mask = mask.masked_fill(mask != 0, -2.0).masked_fill(mask == 0, 0.0)
+    y = torch.roll(x.permute(0, 2, 3, 1), (-1, -2), (1, 2))
+    y = y.view(n, h // 3, 3, w // 3, 3, c).permute(0, 1, 3, 2, 4, 5).reshape(n * (h // 3) * (w // 3), 9, c)
+    scores = y @ y.transpose(1, 2)
+    scores = scores.view(y.size(0) // mask.size(0), mask.size(0), 9, 9) + mask.unsqueeze(0)
+    y = scores.view(-1, 9, 9).softmax(-1) @ y
+    y = y.view(n, h // 3, w // 3, 3, 3, c).permute(0, 1, 3, 2, 4, 5).reshape(n, h, w, c)
+    return torch.roll(y, (1, 2), (1, 2)).permute(0, 3, 1, 2)
+
+
+def assigned(x):
+    """Parts of a tensor that others take the place of."""
+    y = x * 2
+    y[:, :, 1:4, 2:] = x[:, :, 1:4, 2:].sigmoid()
+    y[:, 3] = x[:, 0]
+    return y
+
+
+# Those that both of PyTorch's ONNX exporters write, and that are not read from TorchScript.
+ONLY_ONNX = {
+    "shifted_windows": middle(lambda x, n: windows(x)),
+    "assigned": middle(lambda x, n: assigned(x)),
+    "roll_and_flip": middle(lambda x, n: torch.roll(x, (2, -1), (2, 3)).flip(3)[:, [2, 0, 0, 3]]),
+    "conv1d_of_pixels": middle(lambda x, n: n.extra[0](x.mean((2, 3)).unsqueeze(1)).squeeze(1), nn.Conv1d(1, 1, 3, padding=1, bias=False)),
+}
+
 # Those that both of PyTorch's ONNX exporters write too.
 EXPORTED = ["group_norm", "instance_norm", "layer_norm_of_pixels", "log_softmax", "split_and_chunk", "pad", "where", "where_float", "reductions", "prelu", "attention", "pad_modes", "resize", "resize_with_corners", "resize_by_a_scale", "resize_cubic", "gru", "gru_of_layers", "gru_without_bias", "lstm", "lstm_of_layers"]
 
@@ -520,6 +745,13 @@ def main():
         torch.jit.save(torch.jit.script(net), scripted)
         with torch.no_grad():
             note(f"{name}.pt", without_paths(scripted.getvalue()), net(x))
+    for name, make in chosen(ONLY_ONNX):
+        torch.manual_seed(len(name))
+        net = make().eval()
+        with torch.no_grad():
+            logits = net(x)
+        for newer in (True, False):
+            note(f"{name}.{'newer' if newer else 'older'}.onnx", exported(net, x, newer), logits)
     for name, make in chosen(TORCH):
         torch.manual_seed(len(name))
         net = make().eval()

@@ -92,6 +92,36 @@ impl Importer {
         self.push(site, Op::Unary(Unary::Reciprocal), &[root])
     }
 
+    /// x / (1 + |x|)
+    pub(crate) fn softsign(&mut self, site: &dyn Site, x: ValueId) -> Result<ValueId, Problem> {
+        let size = self.push_part(site, "size", Op::Unary(Unary::Abs), &[x])?;
+        let one = self.number(site, "one", 1.0);
+        let sum = self.push_part(site, "sum", Op::Binary(Binary::Add), &[size, one])?;
+        self.push(site, Op::Binary(Binary::Div), &[x, sum])
+    }
+
+    /// x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2
+    pub(crate) fn gelu_by_tanh(&mut self, site: &dyn Site, x: ValueId) -> Result<ValueId, Problem> {
+        let times = |importer: &mut Importer, part: &str, a: ValueId, b: ValueId| {
+            importer.push_part(site, part, Op::Binary(Binary::Mul), &[a, b])
+        };
+        let square = times(self, "square", x, x)?;
+        let factor = self.number(site, "factor", 0.044_715);
+        let bent = times(self, "bent", square, factor)?;
+        let one = self.number(site, "one", 1.0);
+        let bent = self.push_part(site, "bent_more", Op::Binary(Binary::Add), &[bent, one])?;
+        let cubic = times(self, "cubic", x, bent)?;
+        let scale =
+            self.number(site, "scale", std::f32::consts::FRAC_2_SQRT_PI * std::f32::consts::FRAC_1_SQRT_2);
+        let scaled = times(self, "scaled", cubic, scale)?;
+        let tanh = self.push_part(site, "tanh", Op::Unary(Unary::Tanh), &[scaled])?;
+        let one = self.number(site, "other_one", 1.0);
+        let gate = self.push_part(site, "gate", Op::Binary(Binary::Add), &[tanh, one])?;
+        let half = self.number(site, "half", 0.5);
+        let halved = times(self, "halved", x, half)?;
+        self.push(site, Op::Binary(Binary::Mul), &[halved, gate])
+    }
+
     /// x, and slope x below 0, with a slope that is a value.
     pub(crate) fn sloped(&mut self, site: &dyn Site, x: ValueId, slope: ValueId) -> Result<ValueId, Problem> {
         let below = Op::Unary(Unary::Clip(Clip { max: 0.0, ..Clip::NONE }));

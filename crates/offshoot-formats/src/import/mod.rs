@@ -5,11 +5,14 @@
 
 pub(crate) mod aten;
 mod composite;
+mod einsum;
 mod elementwise;
 mod logic;
 mod normalization;
 mod number;
+mod overlap;
 mod pad;
+mod places;
 mod product;
 mod reduce;
 mod resize;
@@ -25,6 +28,7 @@ use offshoot_graph::{DType, Dim, DimOp, Graph, Op, Role, Shape, Source, Tensor, 
 pub(crate) use self::logic::Comparison;
 pub(crate) use self::normalization::Affine;
 pub(crate) use self::number::{MAX_PARTS, Number};
+pub(crate) use self::overlap::Overlap;
 pub(crate) use self::pad::Padded;
 pub(crate) use self::shape::Target;
 pub(crate) use self::window::Windows;

@@ -1,7 +1,9 @@
 //! Norms: of the batch, of the last axes, of groups of channels.
 
-use offshoot_graph::op::{Binary, Composite, LayerNormalization, Norm, Reduce, Unary};
-use offshoot_graph::{Dim, Op, Tensor, ValueId};
+use offshoot_graph::op::{
+    BatchNormalization, Binary, Composite, LayerNormalization, Norm, Reduce, ShapeOp, Unary,
+};
+use offshoot_graph::{Dim, DimOp, Op, Shape, Tensor, ValueId};
 
 use super::{Importer, Site};
 use crate::error::Problem;
@@ -14,6 +16,28 @@ pub(crate) struct Affine {
 }
 
 impl Importer {
+    /// A norm of each channel by statistics that are kept: of pictures, and of what has other axes than rows and columns as pictures.
+    pub(crate) fn batch_norm(
+        &mut self,
+        site: &dyn Site,
+        x: ValueId,
+        parameters: [ValueId; 4],
+        norm: BatchNormalization,
+    ) -> Result<ValueId, Problem> {
+        let op = Op::Norm(Norm::Batch(norm));
+        let shape = self.shape(x).clone();
+        let operands = |x| [&[x], &parameters[..]].concat();
+        if shape.rank() < 3 || shape.rank() == 4 {
+            return self.push(site, op, &operands(x));
+        }
+        let rows = shape.0[3..].iter().fold(Dim::Fixed(1), |n, dim| n.combine(DimOp::Mul, dim));
+        let picture = Shape([&shape.0[..3], &[rows]].concat());
+        let picture =
+            self.push_part(site, "picture", Op::Shape(ShapeOp::Reshape { shape: picture }), &[x])?;
+        let normed = self.push(site, op, &operands(picture))?;
+        self.push_part(site, "shape", Op::Shape(ShapeOp::Reshape { shape }), &[normed])
+    }
+
     /// A norm over the axes from `axis` on, times a weight and plus a bias of these axes.
     pub(crate) fn layer_norm(
         &mut self,

@@ -1,6 +1,6 @@
 //! Numbers that are known before the run, or are sizes of the inputs.
 
-use offshoot_graph::{Dim, DimOp};
+use offshoot_graph::{Dim, DimOp, Shape};
 
 /// An expression of sizes has at most this many parts: it is computed by recursion, and a file can double it with each node.
 pub(crate) const MAX_PARTS: usize = 512;
@@ -38,9 +38,14 @@ impl Number {
         }
     }
 
-    /// Two sizes as one.
+    /// Two sizes as one. A product is divided by its own factors without a rest: so many pictures have the windows of a batch.
     pub(crate) fn combine(&self, op: DimOp, other: &Number) -> Number {
         match (self.dim(), other.dim()) {
+            (Some(a), Some(b)) if op == DimOp::Div && b != Dim::Fixed(0) => {
+                let quotient = Shape(vec![a.clone()]).reshaped(&[Some(b.clone()), None]);
+                let quotient = quotient.and_then(|shape| shape.0.into_iter().nth(1));
+                Number::of(quotient.unwrap_or_else(|| a.combine(op, &b)))
+            }
             (Some(a), Some(b)) => Number::of(a.combine(op, &b)),
             _ => Number::Unknown,
         }

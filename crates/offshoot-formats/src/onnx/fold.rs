@@ -7,7 +7,6 @@
 use offshoot_graph::{Data, DimOp, Shape, Tensor};
 
 use super::attributes::NodeView;
-use crate::error::Problem;
 use crate::import::Number;
 
 /// More numbers than any arithmetic on shapes needs.
@@ -115,19 +114,10 @@ pub(super) fn is_foldable(op: &str) -> bool {
     )
 }
 
-/// What `node` makes of `inputs` (`None` where an input is not given). `fill` is ConstantOfShape's value.
-pub(super) fn fold(
-    node: NodeView<'_>,
-    inputs: &[Option<Numbers>],
-    fill: Option<Numbers>,
-) -> Result<Numbers, Problem> {
-    let too_much = || {
-        node.unsupported(
-            "this arithmetic on shapes is not read",
-            "Export with a fixed picture size, or simplify the file with onnxsim",
-        )
-    };
-    evaluate(node, inputs, fill).filter(|n| n.data.len() <= MAX_NUMBERS).ok_or_else(too_much)
+/// What `node` makes of `inputs` (`None` where an input is not given), where this arithmetic is known. `fill` is
+/// ConstantOfShape's value.
+pub(super) fn fold(node: NodeView<'_>, inputs: &[Option<Numbers>], fill: Option<Numbers>) -> Option<Numbers> {
+    evaluate(node, inputs, fill).filter(|n| n.data.len() <= MAX_NUMBERS)
 }
 
 fn evaluate(node: NodeView<'_>, inputs: &[Option<Numbers>], fill: Option<Numbers>) -> Option<Numbers> {

@@ -8,6 +8,7 @@
 //! Identity and Constant nodes, folded or unfolded batch norms, shape arithmetic. Those of TensorFlow's converters:
 //! channels last and a Transpose around each convolution, padding by rule or as a Pad, a mean over axes.
 
+mod array;
 mod attributes;
 mod dynamic;
 mod external;

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use offshoot_graph::model::{BATCH, INPUT, OUTPUT};
-use offshoot_graph::passes::recognize_gelu;
+use offshoot_graph::passes::{prune, recognize_gelu};
 use offshoot_graph::{DType, Dim, Graph, GraphError, Model, Weights};
 use prost::bytes::Bytes;
 
@@ -396,8 +396,14 @@ fn build(source: &Source<'_>, given: &Given<'_>, batch: Dim) -> Result<Built, Pr
     }
     translator.import.graph.add_output(OUTPUT, output);
     let converted = translator.converted;
-    let (graph, weights) = translator.finish();
-    let graph = recognize_gelu(&graph).map_err(place)?;
+    let recomputed = translator.recomputed;
+    let (graph, mut weights) = translator.finish();
+    let mut graph = recognize_gelu(&graph).map_err(place)?;
+    if recomputed {
+        graph = prune(&graph).map_err(place)?;
+        let read: HashSet<&String> = graph.parameters().iter().map(|&id| &graph.value(id).name).collect();
+        weights.retain(|name, _| read.contains(name));
+    }
     let (graph, ending) = logits(graph, &weights)?;
     Ok(Built { graph, weights, classes, converted, ending })
 }

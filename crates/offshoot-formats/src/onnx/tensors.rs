@@ -48,6 +48,11 @@ impl TensorReader {
         Ok(())
     }
 
+    /// Gives back what was charged for elements that are gone.
+    pub(super) fn release(&mut self, elements: usize, size: usize) {
+        self.budget = self.budget.saturating_add(elements as u64 * size as u64);
+    }
+
     /// The tensor that `proto` describes.
     pub(super) fn read(&mut self, proto: &TensorProto) -> Result<Tensor, Problem> {
         let place = format!("tensor `{}`", proto.name);

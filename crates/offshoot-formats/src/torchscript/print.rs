@@ -124,6 +124,14 @@ impl<'a> Printer<'a> {
         }
     }
 
+    /// Whether what is expanded has its first axis already, and that is no plain batch.
+    fn keeps_first(&self, node: &Node, shape: &Shape) -> bool {
+        let own = &self.graph.value(node.inputs[0]).shape;
+        own.rank() == shape.rank()
+            && own.0.first() == shape.0.first()
+            && matches!(own.0.first(), Some(Dim::Expr(_)))
+    }
+
     fn operator(&self, node: &Node, inputs: &[String]) -> Result<String, Problem> {
         let x = &inputs[0];
         let unsupported = |what: &str| {
@@ -172,8 +180,14 @@ impl<'a> Printer<'a> {
             Op::Shape(ShapeOp::Slice { axis, start, end }) => {
                 format!("torch.slice({x}, {axis}, {start}, {end}, 1)")
             }
+            // As many windows of a batch as there are stay so many.
+            Op::Shape(ShapeOp::Expand { shape }) if self.keeps_first(node, shape) => {
+                let sizes =
+                    sizes(shape).ok_or_else(|| unsupported("its shape has sizes that are not known"))?;
+                format!("torch.expand({x}, {sizes:?})")
+            }
             Op::Shape(ShapeOp::Expand { shape }) => match sizes(shape).as_deref() {
-                Some([-1, rest @ ..]) if !rest.contains(&-1) => {
+                Some([-1, rest @ ..]) if !rest.contains(&-1) && matches!(shape.0[0], Dim::Symbol(_)) => {
                     let rest: String = rest.iter().map(|n| format!(", {n}")).collect();
                     format!("torch.expand({x}, [torch.size(input, 0){rest}])")
                 }

@@ -25,8 +25,8 @@ use crate::pth::values::{Node, Value as Pickle};
 /// The most bytes of our metadata.
 const MAX_METADATA: u64 = 16 << 20;
 /// The most elements of a constant that takes part in arithmetic, and of all of them.
-const MAX_CONSTANT: usize = 1 << 16;
-const MAX_CONSTANTS: usize = 1 << 20;
+const MAX_CONSTANT: usize = 1 << 18;
+const MAX_CONSTANTS: usize = 1 << 22;
 
 const LAYOUT: &str = "Give a classifier of pictures, whose input is [batch, 3, height, width]";
 

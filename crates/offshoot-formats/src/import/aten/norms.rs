@@ -1,7 +1,7 @@
 //! Norms.
 
-use offshoot_graph::op::{BatchNormalization, Norm};
-use offshoot_graph::{Op, Role};
+use offshoot_graph::Role;
+use offshoot_graph::op::BatchNormalization;
 
 use super::call::Bound;
 use super::state::Aten;
@@ -42,18 +42,17 @@ fn batch_norm(aten: &mut Aten, call: &Bound<'_>) -> Result<Value, Problem> {
     if call.get("training").is_some() && call.flag("training")? {
         return Err(call.call.in_training_mode());
     }
-    let mut inputs = vec![aten.tensor(call, "input")?];
-    for (name, role) in [
-        ("weight", Role::Weight),
-        ("bias", Role::Weight),
-        ("running_mean", Role::Buffer),
-        ("running_var", Role::Buffer),
-    ] {
-        inputs.push(aten.weight(call, name, role)?);
-    }
+    let x = aten.tensor(call, "input")?;
+    let mut parameter = |name, role| aten.weight(call, name, role);
+    let parameters = [
+        parameter("weight", Role::Weight)?,
+        parameter("bias", Role::Weight)?,
+        parameter("running_mean", Role::Buffer)?,
+        parameter("running_var", Role::Buffer)?,
+    ];
     let norm =
         BatchNormalization { epsilon: call.number("eps")? as f32, momentum: call.number("momentum")? as f32 };
-    let id = aten.import.push(call, Op::Norm(Norm::Batch(norm)), &inputs)?;
+    let id = aten.import.batch_norm(call, x, parameters, norm)?;
     Ok(aten.define(id))
 }
 

@@ -47,7 +47,7 @@ fn folded(
     let attribute = attributes.as_object().unwrap().iter().map(attribute).collect();
     let proto = NodeProto { op_type: op.to_owned(), attribute, ..Default::default() };
     assert!(is_foldable(op), "{op}");
-    fold(NodeView { proto: &proto }, inputs, fill).ok()
+    fold(NodeView { proto: &proto }, inputs, fill)
 }
 
 fn ints(values: &[i64]) -> Option<Numbers> {

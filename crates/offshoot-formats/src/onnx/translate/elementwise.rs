@@ -3,8 +3,9 @@
 use std::rc::Rc;
 
 use offshoot_graph::op::{Binary, Clip, Unary};
-use offshoot_graph::{Op, ValueId};
+use offshoot_graph::{Data, Op, Tensor, ValueId};
 
+use super::tokens::BOOL;
 use super::{Dynamic, Operand, SIMPLIFY, Stored, Translator, in_training_mode, laid};
 use crate::error::Problem;
 use crate::onnx::attributes::NodeView;
@@ -15,6 +16,17 @@ impl<'a> Translator<'a> {
     pub(super) fn alias(&mut self, node: NodeView<'a>) -> Result<Operand<'a>, Problem> {
         if let ("Cast", Operand::Value(x)) = (node.op(), self.operand(node, 0)?) {
             return self.cast(node, x).map(Operand::Value);
+        }
+        if let ("Cast", BOOL, Operand::Stored(stored)) =
+            (node.op(), node.int("to", 0), self.operand(node, 0)?)
+            && !stored.transposed
+            && let Some(numbers) = stored.tensor.as_f32()
+        {
+            // Under its own name, so that what is written of it reads the same.
+            let truths = Data::Bool(numbers.iter().map(|&x| x != 0.0).collect());
+            let tensor =
+                Tensor::new(stored.tensor.shape(), truths).map_err(|e| node.damaged(e.to_string()))?;
+            return Ok(Operand::Stored(Stored { tensor: Rc::new(tensor), constant: true, ..stored }));
         }
         if node.op() == "Cast" && !matches!(node.int("to", 0), 1 | 10 | 11 | 16) {
             return Err(node.unsupported("a cast to integers is not read", SIMPLIFY));
@@ -32,6 +44,7 @@ impl<'a> Translator<'a> {
             | Operand::Padded { .. }
             | Operand::Product { .. }
             | Operand::Dynamic(_)
+            | Operand::Probed(_)
             | Operand::Filled(_) => self.value(node, 0).map(Operand::Value),
         }
     }
@@ -46,6 +59,9 @@ impl<'a> Translator<'a> {
     pub(super) fn function(&mut self, node: NodeView<'a>) -> Result<Option<Operand<'a>>, Problem> {
         let Some(unary) = unary(node)? else { return Ok(None) };
         let (x, channels_last) = self.laid_out(node, 0)?;
+        if unary == Unary::Gelu && node.text("approximate") == Some("tanh") {
+            return Ok(Some(laid(self.import.gelu_by_tanh(&node, x)?, channels_last)));
+        }
         Ok(Some(laid(self.import.function(&node, unary, x)?, channels_last)))
     }
 
@@ -87,6 +103,12 @@ impl<'a> Translator<'a> {
     pub(super) fn prelu(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
         let (x, slope) = (self.value(node, 0)?, self.value(node, 1)?);
         self.import.sloped(&node, x, slope)
+    }
+
+    /// x / (1 + |x|)
+    pub(super) fn softsign(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
+        let x = self.value(node, 0)?;
+        self.import.softsign(&node, x)
     }
 
     pub(super) fn clip(&mut self, node: NodeView<'a>) -> Result<Operand<'a>, Problem> {
@@ -154,11 +176,14 @@ impl<'a> Translator<'a> {
         for (index, last) in last.iter_mut().enumerate() {
             *last = matches!(self.operand(node, index)?, Operand::ChannelsLast(_));
         }
-        let channels_last = last.contains(&true);
+        // Beside a value in the file's own layout it is one too.
+        let mixed = (0..2).find(|&i| last[i]).is_some_and(|i| !last[1 - i])
+            && self.is_computed(node, usize::from(last[0]))?;
+        let channels_last = last.contains(&true) && !mixed;
         let mut inputs = Vec::new();
         for index in 0..2 {
             let id = match self.operand(node, index)? {
-                Operand::ChannelsLast(id) => id,
+                Operand::ChannelsLast(id) if channels_last => id,
                 Operand::Stored(s) if index == 1 || commutes => {
                     let s = if channels_last { self.channels_first(node, s)? } else { s };
                     self.term(node, &s, commutes, f)?
@@ -173,10 +198,6 @@ impl<'a> Translator<'a> {
                 _ if index == 1 && !commutes => {
                     return Err(node.unsupported("its second operand is not stored in the file", SIMPLIFY));
                 }
-                _ if channels_last => {
-                    let what = "one operand has its channels last, the other has them first";
-                    return Err(node.unsupported(what, SIMPLIFY));
-                }
                 _ => self.value(node, index)?,
             };
             inputs.push(id);
@@ -189,8 +210,8 @@ impl<'a> Translator<'a> {
 fn unary(node: NodeView<'_>) -> Result<Option<Unary>, Problem> {
     let found = Unary::from_onnx(node.op()).filter(|unary| !matches!(unary, Unary::Clip(_)));
     let Some(unary) = found else { return Ok(None) };
-    if unary == Unary::Gelu && node.text("approximate").unwrap_or("none") != "none" {
-        return Err(node.unsupported("only the exact form is read", SIMPLIFY));
+    if unary == Unary::Gelu && !matches!(node.text("approximate"), None | Some("none" | "tanh")) {
+        return Err(node.damaged("its approximation is none that ONNX has"));
     }
     let numbers = unary.row().attributes.iter().map(|a| node.float(a.onnx).unwrap_or(a.onnx_default));
     let numbers: Vec<f32> = numbers.collect();

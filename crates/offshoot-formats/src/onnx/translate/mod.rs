@@ -4,6 +4,7 @@ mod dynamic;
 mod elementwise;
 mod norms;
 mod operand;
+mod probe;
 mod products;
 mod quantized;
 mod recurrent;
@@ -25,6 +26,7 @@ use offshoot_graph::op::{Binary, Reduce};
 use offshoot_graph::{DType, Dim, Graph, Shape, Tensor, ValueId, Weights};
 
 use self::operand::laid;
+use self::probe::{Passing, Probed};
 use self::reduce::Reduction;
 pub(super) use self::stored::permuted;
 use self::tables::Rows;
@@ -60,6 +62,8 @@ enum Operand<'a> {
     Dynamic(Dynamic<'a>),
     /// One number everywhere, under a shape that is not all known: the states that an LSTM starts from, masks of nothing.
     Filled(Filled<'a>),
+    /// Known now for each size of a batch.
+    Probed(Rc<Probed>),
     /// Rows of a stored table that what follows may make another: bytes, or a number for each row of them.
     Rows(Rows<'a>),
 }
@@ -126,7 +130,15 @@ pub(super) struct Translator<'a> {
     weights: BTreeMap<String, Rc<Tensor>>,
     /// Whether elements of another type were made f32.
     pub(super) converted: bool,
+    /// Whether what the graph computes of weights was computed again before the run, so that nodes may be read by nothing.
+    pub(super) recomputed: bool,
     operands: HashMap<&'a str, Operand<'a>>,
+    /// Known tensors that some nodes are still to read.
+    passing: HashMap<&'a str, Passing>,
+    /// The nodes that compute of weights alone, by what they give.
+    of_weights: HashMap<&'a str, NodeView<'a>>,
+    /// How many of these stand behind each other.
+    depths: HashMap<&'a str, usize>,
     /// Constants by name, element type and shape.
     constants: HashMap<(String, DType, Vec<usize>), ValueId>,
     /// Rows of tables of bytes, as floats of the same numbers.
@@ -142,7 +154,11 @@ impl<'a> Translator<'a> {
             import,
             weights: BTreeMap::new(),
             converted: false,
+            recomputed: false,
             operands: HashMap::new(),
+            passing: HashMap::new(),
+            of_weights: HashMap::new(),
+            depths: HashMap::new(),
             constants: HashMap::new(),
             bytes: HashSet::new(),
             derived: HashMap::new(),
@@ -184,6 +200,7 @@ impl<'a> Translator<'a> {
                 | Operand::ChannelsLast(_)
                 | Operand::Dynamic(_)
                 | Operand::Filled(_)
+                | Operand::Probed(_)
                 | Operand::Rows(_),
             )
             | None => {
@@ -225,8 +242,14 @@ impl<'a> Translator<'a> {
             None => self.known(node)?.map_or_else(|| self.operator(node), Ok)?,
         };
         if let Some(output) = node.proto.output.first() {
+            let again = matches!(operand, Operand::Value(_)) && self.is_of_weights(node);
             self.operands.insert(output, operand);
+            if again {
+                self.of_weights.insert(output, node);
+                return Ok(());
+            }
         }
+        self.forget(node);
         Ok(())
     }
 
@@ -256,6 +279,14 @@ impl<'a> Translator<'a> {
             "QuantizeLinear" => self.quantize(node),
             "DequantizeLinear" => self.dequantize(node),
             "Gather" => self.gather(node),
+            "BatchNormalization" => self.batch_norm(node),
+            "Tile" => self.known_or(node, Self::tile),
+            "Trilu" => self.known_or(node, Self::triangle),
+            "ScatterND" | "ScatterElements" => self.known_or(node, Self::scatter),
+            "GatherND" => self.known_or(node, Self::gather_rows),
+            "CumSum" | "OneHot" | "EyeLike" | "Round" | "Sign" | "Sin" | "Cos" => {
+                self.known_or(node, Self::computed)
+            }
             "Range" => self.range(node),
             _ => self.computed(node).map(Operand::Value),
         }
@@ -276,7 +307,6 @@ impl<'a> Translator<'a> {
             "GlobalAveragePool" => self.global_pool(node, Reduce::Mean),
             "GlobalMaxPool" => self.global_pool(node, Reduce::Max),
             "Gemm" => self.general_product(node),
-            "BatchNormalization" => self.batch_norm(node),
             "LayerNormalization" => self.layer_norm(node),
             "InstanceNormalization" => self.instance_norm(node),
             "GroupNormalization" => self.group_norm(node),
@@ -286,6 +316,11 @@ impl<'a> Translator<'a> {
             "Slice" => self.slice(node),
             "Unsqueeze" => self.unsqueeze(node),
             "Squeeze" => self.squeeze(node),
+            "SpaceToDepth" | "DepthToSpace" => self.blocks(node),
+            "Einsum" => self.einsum(node),
+            "Col2Im" => self.overlapped(node),
+            "Attention" => self.attention(node),
+            "Softsign" => self.softsign(node),
             "Expand" => self.expand(node),
             "Flatten" => self.flatten(node),
             "Equal" => self.equal(node),

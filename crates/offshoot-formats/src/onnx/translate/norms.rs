@@ -1,9 +1,9 @@
 //! Norms.
 
-use offshoot_graph::op::{BatchNormalization, Norm, ShapeOp};
-use offshoot_graph::{Dim, Op, Role, Shape, ValueId};
+use offshoot_graph::op::{BatchNormalization, ShapeOp};
+use offshoot_graph::{Dim, Op, Role, Shape, Tensor, ValueId};
 
-use super::{Operand, SIMPLIFY, Translator, in_training_mode};
+use super::{Operand, SIMPLIFY, Stored, Translator, in_training_mode};
 use crate::error::Problem;
 use crate::import::Affine;
 use crate::onnx::attributes::NodeView;
@@ -79,7 +79,12 @@ impl<'a> Translator<'a> {
         )
     }
 
-    pub(super) fn batch_norm(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
+    pub(super) fn batch_norm(&mut self, node: NodeView<'a>) -> Result<Operand<'a>, Problem> {
+        if node.flag("training_mode")
+            && let Operand::Stored(weight) = self.operand(node, 0)?
+        {
+            return self.standardized(node, &weight).map(Operand::Stored);
+        }
         // Before opset 14, the statistics among the outputs say that those of the batch are meant.
         if node.flag("training_mode") || node.proto.output.iter().skip(1).any(|name| !name.is_empty()) {
             return Err(in_training_mode(node));
@@ -89,10 +94,46 @@ impl<'a> Translator<'a> {
         }
         let epsilon = node.float("epsilon").unwrap_or(1e-5);
         let momentum = complement(node.float("momentum").unwrap_or(0.9));
-        let mut inputs = vec![self.value(node, 0)?];
-        for (index, role) in [(1, Role::Weight), (2, Role::Weight), (3, Role::Buffer), (4, Role::Buffer)] {
-            inputs.push(self.plain_parameter(node, index, role)?);
+        let x = self.value(node, 0)?;
+        let mut parameter = |index, role| self.plain_parameter(node, index, role);
+        let parameters = [
+            parameter(1, Role::Weight)?,
+            parameter(2, Role::Weight)?,
+            parameter(3, Role::Buffer)?,
+            parameter(4, Role::Buffer)?,
+        ];
+        let norm = BatchNormalization { epsilon, momentum };
+        self.import.batch_norm(&node, x, parameters, norm).map(Operand::Value)
+    }
+
+    /// A weight whose filters have each the mean and the variance that the file gives them: what networks without batch norms do at
+    /// each run, with a norm in training mode.
+    fn standardized(&mut self, node: NodeView<'a>, weight: &Stored) -> Result<Stored, Problem> {
+        let floats = self.floats(weight)?;
+        let (scale, shift) = (self.stored(node, 1)?, self.stored(node, 2)?);
+        let (scale, shift) = (self.floats(&scale)?, self.floats(&shift)?);
+        let (numbers, scale, shift) = (floats.as_f32(), scale.as_f32(), shift.as_f32());
+        let (Some(numbers), Some(scale), Some(shift)) = (numbers, scale, shift) else {
+            return Err(node.damaged("it reads no floats"));
+        };
+        let [1, filters, rest @ ..] = floats.shape() else {
+            return Err(in_training_mode(node));
+        };
+        let each: usize = rest.iter().product();
+        if weight.transposed || each == 0 || scale.len() != *filters || shift.len() != *filters {
+            return Err(in_training_mode(node));
         }
-        self.import.push(&node, Op::Norm(Norm::Batch(BatchNormalization { epsilon, momentum })), &inputs)
+        let epsilon = f64::from(node.float("epsilon").unwrap_or(1e-5));
+        self.context.tensors.charge(&node.place(), numbers.len(), 4)?;
+        let mut made = Vec::with_capacity(numbers.len());
+        for (i, filter) in numbers.chunks_exact(each).enumerate() {
+            let mean = filter.iter().map(|&x| f64::from(x)).sum::<f64>() / each as f64;
+            let squares = filter.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>();
+            let factor = f64::from(scale[i]) / (squares / each as f64 + epsilon).sqrt();
+            made.extend(
+                filter.iter().map(|&x| ((f64::from(x) - mean) * factor + f64::from(shift[i])) as f32),
+            );
+        }
+        Ok(self.derived(node, Tensor::f32(floats.shape(), made), false))
     }
 }

@@ -24,6 +24,7 @@ impl Operand<'_> {
             | Operand::Product { .. }
             | Operand::Dynamic(_)
             | Operand::Filled(_)
+            | Operand::Probed(_)
             | Operand::Rows(_) => None,
         }
     }
@@ -74,6 +75,8 @@ impl<'a> Translator<'a> {
                 return self.value(node, index);
             }
             Operand::Filled(filled) => self.spread_number(node, &filled)?,
+            // It stays known, for what may be computed of it.
+            Operand::Probed(probed) => return self.alike(node, name, &probed),
             Operand::Rows(_) => {
                 self.settle_rows(node)?;
                 return self.value(node, index);
@@ -138,6 +141,7 @@ impl<'a> Translator<'a> {
             | Operand::Product { .. }
             | Operand::Dynamic(_)
             | Operand::Filled(_)
+            | Operand::Probed(_)
             | Operand::Rows(_) => {
                 let what =
                     format!("its input {index}, `{}`, is not stored in the file", node.required(index)?);

@@ -1,10 +1,11 @@
 //! Products of matrices.
 
 use offshoot_graph::op::{Binary, Gemm};
-use offshoot_graph::{Op, Role, Tensor, ValueId};
+use offshoot_graph::{Dim, Op, Role, Shape, Tensor, ValueId};
 
 use super::{Dynamic, FLOAT, Operand, SIMPLIFY, Stored, Translator};
 use crate::error::Problem;
+use crate::import::Part;
 use crate::onnx::attributes::NodeView;
 
 impl<'a> Translator<'a> {
@@ -18,14 +19,14 @@ impl<'a> Translator<'a> {
             }
             return self.import.push(&node, Op::Gemm(Gemm::default()), &[x, matrix]).map(Operand::Value);
         }
-        if let Operand::Value(_) | Operand::ChannelsLast(_) | Operand::Product { .. } =
-            self.operand(node, 1)?
+        if let Operand::Stored(matrix) = self.operand(node, 1)?
+            && matrix.tensor.shape().len() == 2
+            && self.import.rank(x) > 1
         {
-            let other = self.value(node, 1)?;
-            return self.import.matmul(&node, x, other).map(Operand::Value);
+            return Ok(Operand::Product { x, matrix, node });
         }
-        let matrix = self.stored(node, 1)?;
-        Ok(Operand::Product { x, matrix, node })
+        let other = self.value(node, 1)?;
+        self.import.matmul(&node, x, other).map(Operand::Value)
     }
 
     pub(super) fn gemm(
@@ -151,5 +152,65 @@ impl<'a> Translator<'a> {
             }
         }
         self.binary(node, Binary::Add, |x| x)
+    }
+}
+
+impl<'a> Translator<'a> {
+    pub(super) fn einsum(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
+        let mut operands = Vec::new();
+        for index in 0..node.proto.input.len() {
+            operands.push(self.value(node, index)?);
+        }
+        self.import.einsum(&node, node.text("equation").unwrap_or_default(), &operands)
+    }
+
+    /// Attention of opset 23, of heads that are an axis of its inputs or parts of their last one.
+    pub(super) fn attention(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
+        let mut heads = Vec::new();
+        for (index, name) in [(0, "q_num_heads"), (1, "kv_num_heads"), (2, "kv_num_heads")] {
+            let x = self.value(node, index)?;
+            heads.push(self.heads(node, x, usize::try_from(node.int(name, 0)).unwrap_or(0))?);
+        }
+        if node.flag("is_causal")
+            || node.float("softcap").is_some_and(|x| x != 0.0)
+            || node.input(4).is_some()
+        {
+            return Err(node.unsupported("causal masks, a softcap and past keys are not read", SIMPLIFY));
+        }
+        let mask = match node.input(3) {
+            Some(_) => Some(self.value(node, 3)?).filter(|&mask| !self.import.is_truth(mask)),
+            None => None,
+        };
+        if node.input(3).is_some() != mask.is_some() {
+            return Err(node.unsupported("a mask of booleans is not read", SIMPLIFY));
+        }
+        let width = self.import.shape(heads[0]).0.last().and_then(Dim::fixed).filter(|&width| width > 0);
+        let width = width.ok_or_else(|| node.unsupported("the width of its heads is not known", SIMPLIFY))?;
+        let scale = node.float("scale").unwrap_or(1.0 / (width as f32).sqrt());
+        let x = self.value(node, 0)?;
+        let flat = self.import.rank(x) == 3;
+        let made = self.import.attention(&node, [heads[0], heads[1], heads[2]], mask, scale)?;
+        if !flat {
+            return Ok(made);
+        }
+        let part = Part { site: &node, name: format!("{}.joined", node.name()) };
+        let turned = self.import.transpose(&part, made, vec![0, 2, 1, 3])?;
+        self.import.flatten(&part, turned, 2, 3)
+    }
+
+    /// [batch, steps, heads * width] as [batch, heads, steps, width].
+    fn heads(&mut self, node: NodeView<'a>, x: ValueId, heads: usize) -> Result<ValueId, Problem> {
+        let dims = self.import.shape(x).0.clone();
+        if dims.len() == 4 {
+            return Ok(x);
+        }
+        let width = dims.last().and_then(Dim::fixed).and_then(|width| width.checked_div(heads));
+        let (3, Some(width)) = (dims.len(), width) else {
+            return Err(node.damaged("its inputs have no heads"));
+        };
+        let part = Part { site: &node, name: format!("{}.heads", node.name()) };
+        let shape = Shape(vec![dims[0].clone(), dims[1].clone(), Dim::Fixed(heads), Dim::Fixed(width)]);
+        let apart = self.import.reshape_to(&part, x, shape)?;
+        self.import.transpose(&part, apart, vec![0, 2, 1, 3])
     }
 }

@@ -6,6 +6,7 @@ use offshoot_graph::{Data, Dim, Op, Role, Tensor, ValueId};
 use super::{Operand, SIMPLIFY, Stored, Translator};
 use crate::elements::check_activation;
 use crate::error::Problem;
+use crate::onnx::array::Array;
 use crate::onnx::attributes::NodeView;
 
 /// Inputs of LSTM that come before those of bytes: X, W, R, B, sequence_lens, initial_h, initial_c, P.
@@ -142,6 +143,7 @@ impl<'a> Translator<'a> {
             Operand::Stored(Stored { tensor, .. }) => all_zero(&tensor),
             Operand::Numbers(numbers) => numbers.to_tensor().is_some_and(|t| all_zero(&t)),
             Operand::Value(id) => self.import.is_zero(id),
+            Operand::Probed(probed) => probed.iter().all(Array::is_zero),
             _ => false,
         })
     }

@@ -3,9 +3,10 @@
 use offshoot_graph::op::ShapeOp;
 use offshoot_graph::{DType, Dim, Op, Shape, ValueId};
 
+use super::tokens::whole;
 use super::{Operand, SIMPLIFY, Stored, Translator};
 use crate::error::Problem;
-use crate::import::{Number, Target};
+use crate::import::{Number, Part, Site, Target};
 use crate::onnx::attributes::NodeView;
 
 impl<'a> Translator<'a> {
@@ -41,6 +42,7 @@ impl<'a> Translator<'a> {
             | Operand::Product { .. }
             | Operand::Dynamic(_)
             | Operand::Filled(_)
+            | Operand::Probed(_)
             | Operand::Rows(_) => {
                 let x = self.value(node, 0)?;
                 let rank = self.import.shape(x).rank();
@@ -72,19 +74,64 @@ impl<'a> Translator<'a> {
         if self.is_whole(node, x)? {
             return Ok(x);
         }
-        let one = |values: Option<Vec<i64>>, name: &str| match values.as_deref() {
-            Some(&[value]) => Ok(value),
-            _ => Err(node.unsupported(format!("its {name} are not one number"), SIMPLIFY)),
+        let starts = self.ints(node, 1, "starts")?.unwrap_or_default();
+        let axes = self.ints(node, 3, "axes")?.unwrap_or_else(|| (0..starts.len() as i64).collect());
+        let steps = self.ints(node, 4, "steps")?.unwrap_or_else(|| vec![1; starts.len()]);
+        let ends = match node.ints("ends") {
+            Some(ends) => ends.iter().map(|&end| Number::Known(end as f64)).collect(),
+            None => self.numbers(node, 2)?.map(|ends| ends.data).unwrap_or_default(),
         };
-        let start = one(self.ints(node, 1, "starts")?, "starts")?;
-        let end = one(self.ints(node, 2, "ends")?, "ends")?;
-        let axis = one(Some(self.ints(node, 3, "axes")?.unwrap_or(vec![0])), "axes")?;
-        let step = one(Some(self.ints(node, 4, "steps")?.unwrap_or(vec![1])), "steps")?;
-        let axis = node.place_of(axis, self.import.rank(x))?;
-        if step != 1 {
-            return Err(node.unsupported("only neighbours along an axis of known size are read", SIMPLIFY));
+        if [axes.len(), steps.len(), ends.len()] != [starts.len(); 3] {
+            return Err(node.damaged("it has not one start, end, axis and step for each part"));
         }
-        self.import.slice(&node, x, axis, [start, end])
+        let mut part = x;
+        for (i, end) in ends.iter().enumerate() {
+            let axis = node.place_of(axes[i], self.import.rank(x))?;
+            let name = if i + 1 == ends.len() {
+                node.name().to_owned()
+            } else {
+                format!("{}.axis{axis}", node.name())
+            };
+            part = self.part(&Part { site: &node, name }, part, axis, (starts[i], end, steps[i]))?;
+        }
+        Ok(part)
+    }
+
+    /// The places of one axis from a start up to an end, by steps.
+    fn part(
+        &mut self,
+        site: &dyn Site,
+        x: ValueId,
+        axis: usize,
+        (start, end, step): (i64, &Number, i64),
+    ) -> Result<ValueId, Problem> {
+        let size = self.import.shape(x).0[axis].clone();
+        let end = match *end {
+            Number::Known(end) => end as i64,
+            Number::Size(ref end) if *end == size => i64::MAX,
+            Number::Size(_) | Number::Unknown => {
+                return Err(site.refused("its ends are not known before the run"));
+            }
+        };
+        let Dim::Fixed(size) = size else {
+            return match (start, end, step) {
+                (0, end, 1) if end >= i64::from(i32::MAX) => Ok(x),
+                _ => Err(site.refused("only neighbours along an axis of known size are read")),
+            };
+        };
+        if step == 1 {
+            return self.import.slice(site, x, axis, [start, end]);
+        }
+        let size = size as i64;
+        let place = |i: i64| if i < 0 { i.saturating_add(size) } else { i };
+        let (low, high) = if step > 0 { (0, size) } else { (-1, size - 1) };
+        let (mut at, end) = (place(start).clamp(low, high), place(end).clamp(low, high));
+        let mut places = Vec::new();
+        while step != 0 && if step > 0 { at < end } else { at > end } {
+            places.push(at);
+            at = at.saturating_add(step);
+        }
+        self.import.places(site, x, axis, &places, &[places.len()])
     }
 
     /// The part of a value with one index along an axis, without that axis.
@@ -93,14 +140,48 @@ impl<'a> Translator<'a> {
         let shape = self.import.shape(x).clone();
         let axis = node.place_of(node.int("axis", 0), shape.rank())?;
         let indices = self.numbers(node, 1)?;
-        let scalar = indices.as_ref().is_some_and(|n| n.shape.is_empty());
-        let index = indices.and_then(|n| n.ints()).filter(|n| n.len() == 1);
-        let Some(index) = index else {
-            return Err(node.unsupported("only one index that is known before the run is picked", SIMPLIFY));
+        let (index, under) = match indices {
+            Some(numbers) => (numbers.ints(), numbers.shape),
+            // More of them than sizes are.
+            None => {
+                let indices = self.stored(node, 1)?.tensor;
+                (whole(&indices), indices.shape().to_vec())
+            }
         };
-        match shape.0[axis].fixed() {
-            Some(_) => self.import.pick(&node, x, axis, index[0], !scalar),
-            None => self.pick_counted(node, x, axis, index[0], scalar),
+        let Some(index) = index else {
+            return Err(node.unsupported("only indices that are known before the run are picked", SIMPLIFY));
+        };
+        let scalar = under.is_empty();
+        match (shape.0[axis].fixed(), &index[..]) {
+            (Some(_), &[index]) if under.len() < 2 => self.import.pick(&node, x, axis, index, !scalar),
+            (Some(_), indices) => self.import.places(&node, x, axis, indices, &under),
+            (None, &[index]) => self.pick_counted(node, x, axis, index, scalar),
+            (None, _) => Err(node.unsupported("the axis has no known size", SIMPLIFY)),
+        }
+    }
+
+    pub(super) fn tile(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
+        let x = self.value(node, 0)?;
+        let times = self.numbers(node, 1)?.map(|n| n.data).unwrap_or_default();
+        self.import.tile(&node, x, &times)
+    }
+
+    pub(super) fn triangle(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
+        let x = self.value(node, 0)?;
+        let shift = match node.input(1) {
+            Some(_) => self.ints(node, 1, "k")?.and_then(|k| k.first().copied()).unwrap_or(0),
+            None => 0,
+        };
+        self.import.triangle(&node, x, shift, node.int("upper", 1) != 0)
+    }
+
+    /// Pixels as channels, and channels as pixels.
+    pub(super) fn blocks(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
+        let x = self.value(node, 0)?;
+        let block = usize::try_from(node.int("blocksize", 0)).unwrap_or(0);
+        match node.op() {
+            "SpaceToDepth" => self.import.space_to_depth(&node, x, block),
+            _ => self.import.depth_to_space(&node, x, block, node.text("mode") == Some("CRD")),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use offshoot_graph::{Data, Shape};
 
-use super::{Operand, Stored, Translator};
+use super::{Operand, SIMPLIFY, Stored, Translator};
 use crate::error::Problem;
 use crate::import::Number;
 use crate::onnx::attributes::NodeView;
@@ -21,18 +21,29 @@ impl<'a> Translator<'a> {
             return Ok(None);
         }
         match self.fold(node)? {
-            Some(numbers) => Ok(Some(Operand::Numbers(numbers))),
-            None => Ok(self.moved(node)?.map(Operand::Stored)),
+            Folded::Numbers(numbers) => return Ok(Some(Operand::Numbers(numbers))),
+            Folded::Refused => {
+                let evaluated = self.evaluated(node, false)?;
+                return evaluated.map(Some).ok_or_else(|| {
+                    let way_out = "Export with a fixed picture size, or simplify the file with onnxsim";
+                    node.unsupported("this arithmetic on shapes is not read", way_out)
+                });
+            }
+            Folded::Other => {}
+        }
+        match self.moved(node)? {
+            Some(stored) => Ok(Some(Operand::Stored(stored))),
+            None => self.evaluated(node, false),
         }
     }
 
     /// What `node` gives when it only computes with sizes.
-    pub(super) fn fold(&mut self, node: NodeView<'a>) -> Result<Option<Numbers>, Problem> {
+    fn fold(&mut self, node: NodeView<'a>) -> Result<Folded, Problem> {
         if node.op() == "Shape" {
-            return self.shape_of(node).map(Some);
+            return self.shape_of(node).map(Folded::Numbers);
         }
         if !is_foldable(node.op()) || node.proto.input.len() > MAX_NUMBERS {
-            return Ok(None);
+            return Ok(Folded::Other);
         }
         let mut sizes = false;
         let mut inputs = Vec::new();
@@ -41,20 +52,22 @@ impl<'a> Translator<'a> {
                 inputs.push(None);
                 continue;
             }
-            let Some(numbers) = self.operand(node, index)?.into_numbers(is_size) else { return Ok(None) };
+            let Some(numbers) = self.operand(node, index)?.into_numbers(is_size) else {
+                return Ok(Folded::Other);
+            };
             sizes = true;
             inputs.push(Some(numbers));
         }
         if !sizes {
-            return Ok(None);
+            return Ok(Folded::Other);
         }
         let fill = match node.tensor("value") {
             Some(proto) => Numbers::from_tensor(&self.context.tensors.read(proto)?),
             None => None,
         };
-        let numbers = fold(node, &inputs, fill)?;
+        let Some(numbers) = fold(node, &inputs, fill) else { return Ok(Folded::Refused) };
         self.context.tensors.charge(&node.place(), numbers.data.len() + 8, size_of::<Number>())?;
-        Ok(Some(numbers))
+        Ok(Folded::Numbers(numbers))
     }
 
     pub(super) fn shape_of(&mut self, node: NodeView<'a>) -> Result<Numbers, Problem> {
@@ -71,6 +84,9 @@ impl<'a> Translator<'a> {
                 self.import.shape(x).clone()
             }
             Operand::ChannelsLast(x) => channels_last(self.import.shape(x)),
+            Operand::Probed(probed) => self.shape_of_probed(&probed).ok_or_else(|| {
+                node.unsupported("the shape of its input is not known before the run", SIMPLIFY)
+            })?,
         };
         let rank = shape.rank() as i64;
         let bound = |name: &str, default| {
@@ -89,6 +105,15 @@ fn channels_last(shape: &Shape) -> Shape {
         [n, c, rest @ ..] => Shape([n].into_iter().chain(rest).chain([c]).cloned().collect()),
         _ => shape.clone(),
     }
+}
+
+/// What arithmetic on sizes gives.
+enum Folded {
+    Numbers(Numbers),
+    /// It is such arithmetic, in a form that [`fold`] does not know.
+    Refused,
+    /// Something else.
+    Other,
 }
 
 /// Whether a stored tensor may take part in arithmetic on sizes: a weight never does.

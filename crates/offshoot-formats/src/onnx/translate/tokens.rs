@@ -17,7 +17,7 @@ use crate::onnx::fold::MAX_NUMBERS;
 /// Types of ONNX that a Cast may name.
 const FLOATS: [i64; 4] = [1, 10, 11, 16];
 const INTEGERS: [i64; 2] = [6, 7];
-const BOOL: i64 = 9;
+pub(super) const BOOL: i64 = 9;
 
 impl<'a> Translator<'a> {
     // ---- rows of tables ----
@@ -29,6 +29,14 @@ impl<'a> Translator<'a> {
             _ => None,
         };
         match (self.operand(node, 0)?, indices) {
+            // In a file of ours a weight keeps its name, and its Gather is part of the graph.
+            (Operand::Stored(table), None) if self.context.own && table.tensor.dtype().is_float() => {
+                self.pick(node).map(Operand::Value)
+            }
+            (Operand::Stored(table), None) if node.int("axis", 0) != 0 && !table.transposed => {
+                let what = "of what is stored only floats are looked up";
+                self.evaluated(node, true)?.ok_or_else(|| node.unsupported(what, SIMPLIFY))
+            }
             (Operand::Stored(table), _) if node.int("axis", 0) != 0 || table.transposed => {
                 Err(node.unsupported("of what is stored only rows (axis 0) are looked up", SIMPLIFY))
             }
@@ -41,7 +49,10 @@ impl<'a> Translator<'a> {
                 self.rows(node, x, indices).map(Operand::Value)
             }
             (_, Some(_)) => Err(node.unsupported("only rows (axis 0) are looked up by tokens", SIMPLIFY)),
-            (_, None) => self.pick(node).map(Operand::Value),
+            (_, None) => match self.operand(node, 1)? {
+                Operand::Probed(places) => self.in_order(node, &places).map(Operand::Value),
+                _ => self.pick(node).map(Operand::Value),
+            },
         }
     }
 
@@ -87,7 +98,7 @@ impl<'a> Translator<'a> {
     }
 
     /// What `node` makes of a tensor of the file.
-    fn derived(&self, node: NodeView<'a>, tensor: Tensor, constant: bool) -> Stored {
+    pub(super) fn derived(&self, node: NodeView<'a>, tensor: Tensor, constant: bool) -> Stored {
         let name = node.proto.output.first().cloned().unwrap_or_default();
         Stored { name, tensor: Rc::new(tensor), transposed: false, constant }
     }
@@ -401,6 +412,8 @@ impl<'a> Translator<'a> {
                 }
             }
             "Slice" => match self.operand(node, 0)? {
+                // All of it is known.
+                Operand::Filled(Filled { shape: Some(shape), .. }) if shape.as_fixed().is_some() => Ok(None),
                 Operand::Filled(Filled { number, .. }) => Ok(Some(filled(number, None))),
                 _ => Ok(None),
             },
@@ -426,7 +439,7 @@ impl<'a> Translator<'a> {
 }
 
 /// Whole numbers of a stored tensor.
-fn whole(tensor: &Tensor) -> Option<Vec<i64>> {
+pub(super) fn whole(tensor: &Tensor) -> Option<Vec<i64>> {
     match tensor.data() {
         Data::I64(numbers) => Some(numbers.clone()),
         Data::I32(numbers) => Some(numbers.iter().map(|&n| n.into()).collect()),

@@ -1,11 +1,13 @@
 //! Windows over pictures: convolutions, poolings, padding.
 
-use offshoot_graph::op::{AveragePool, Conv, PadMode, Pool, Reduce};
-use offshoot_graph::{Dim, ValueId};
+use std::rc::Rc;
 
-use super::{Operand, SIMPLIFY, Translator, laid};
+use offshoot_graph::op::{AveragePool, Conv, PadMode, Pool, Reduce};
+use offshoot_graph::{Dim, Role, Shape, ValueId};
+
+use super::{Operand, SIMPLIFY, Stored, Translator, laid};
 use crate::error::Problem;
-use crate::import::Windows;
+use crate::import::{Overlap, Part, Windows};
 use crate::onnx::attributes::NodeView;
 
 impl<'a> Translator<'a> {
@@ -52,6 +54,16 @@ impl<'a> Translator<'a> {
     }
 
     pub(super) fn conv(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
+        if let Operand::Stored(weight) = self.operand(node, 1)?
+            && weight.tensor.shape().len() == 3
+        {
+            return self.conv_over_steps(node, &weight);
+        }
+        if let Operand::Stored(weight) = self.operand(node, 1)?
+            && matches!(weight.tensor.shape(), [_, _, _, _, 1])
+        {
+            return self.conv_of_planes(node, &weight);
+        }
         let x = self.windows(node, 0)?;
         let shape = match self.dequantized(node, 1)? {
             Some(weight) => self.import.shape(weight).as_fixed().unwrap_or_default(),
@@ -75,6 +87,81 @@ impl<'a> Translator<'a> {
             operands.push(self.weight(node, 2)?);
         }
         self.import.conv(&node, x, Conv { strides, pads, dilations, group }, &operands)
+    }
+
+    /// A convolution over one axis: that of a picture with one row.
+    fn conv_over_steps(&mut self, node: NodeView<'a>, weight: &Stored) -> Result<ValueId, Problem> {
+        let x = self.value(node, 0)?;
+        let &[outputs, inputs, steps] = weight.tensor.shape() else {
+            return Err(node.damaged("its weight has not three axes"));
+        };
+        if self.import.rank(x) != 3 || weight.transposed {
+            return Err(node.damaged("its input has not as many axes as its weight"));
+        }
+        if !matches!(node.text("auto_pad"), None | Some("" | "NOTSET" | "VALID")) {
+            return Err(node.unsupported("padding by rule over one axis is not read", SIMPLIFY));
+        }
+        let ([stride], [dilation], [before, behind]) = (
+            node.sizes("strides", [1], 1)?,
+            node.sizes("dilations", [1], 1)?,
+            node.sizes("pads", [0; 2], 0)?,
+        );
+        let group = usize::try_from(node.int("group", 1)).map_err(|_| node.damaged("group is negative"))?;
+        let floats = (*self.floats(weight)?).clone().reshape([outputs, inputs, 1, steps]);
+        let tensor = Rc::new(floats.map_err(|e| node.damaged(e.to_string()))?);
+        let mut operands = vec![self.parameter(&Stored { tensor, ..weight.clone() }, Role::Weight)?];
+        if node.input(2).is_some() {
+            operands.push(self.weight(node, 2)?);
+        }
+        let row = Part { site: &node, name: format!("{}.row", node.name()) };
+        let x = self.import.unsqueeze(&row, x, &[2])?;
+        let conv =
+            Conv { strides: [1, stride], pads: [0, before, 0, behind], dilations: [1, dilation], group };
+        let y = self.import.conv(&node, Windows::Of(x), conv, &operands)?;
+        let mut shape = self.import.shape(y).clone();
+        shape.0.remove(2);
+        self.import.reshape_to(&Part { site: &node, name: format!("{}.steps", node.name()) }, y, shape)
+    }
+
+    /// A convolution over volumes with windows of one place along the last axis: that of each of its planes as a picture.
+    fn conv_of_planes(&mut self, node: NodeView<'a>, weight: &Stored) -> Result<ValueId, Problem> {
+        let x = self.value(node, 0)?;
+        let dims = self.import.shape(x).0.clone();
+        let shape = weight.tensor.shape();
+        let one = (
+            node.sizes("strides", [1; 3], 1)?,
+            node.sizes("pads", [0; 6], 0)?,
+            node.sizes("dilations", [1; 3], 1)?,
+        );
+        let ([rows, columns, 1], [top, left, 0, bottom, right, 0], [down, across, _]) = one else {
+            return Err(node.unsupported("a convolution over volumes is not read", SIMPLIFY));
+        };
+        if dims.len() != 5
+            || weight.transposed
+            || !matches!(node.text("auto_pad"), None | Some("" | "NOTSET"))
+        {
+            return Err(node.unsupported("a convolution over volumes is not read", SIMPLIFY));
+        }
+        let group = usize::try_from(node.int("group", 1)).map_err(|_| node.damaged("group is negative"))?;
+        let floats = (*self.floats(weight)?).clone().reshape(&shape[..4]);
+        let tensor = Rc::new(floats.map_err(|e| node.damaged(e.to_string()))?);
+        let mut operands = vec![self.parameter(&Stored { tensor, ..weight.clone() }, Role::Weight)?];
+        if node.input(2).is_some() {
+            operands.push(self.weight(node, 2)?);
+        }
+        let part = |name: &str| Part { site: &node, name: format!("{}.{name}", node.name()) };
+        let turned = self.import.transpose(&part("planes"), x, vec![0, 4, 1, 2, 3])?;
+        let planes = self.import.flatten(&part("pictures"), turned, 0, 1)?;
+        let conv = Conv {
+            strides: [rows, columns],
+            pads: [top, left, bottom, right],
+            dilations: [down, across],
+            group,
+        };
+        let y = self.import.conv(&node, Windows::Of(planes), conv, &operands)?;
+        let shape = [&dims[..1], &dims[4..], &self.import.shape(y).0[1..]].concat();
+        let apart = self.import.reshape_to(&part("apart"), y, Shape(shape))?;
+        self.import.transpose(&part("volumes"), apart, vec![0, 2, 3, 4, 1])
     }
 
     /// The padding by attribute or by rule: top, left, bottom, right. What a Pad adds before is not among them.
@@ -111,6 +198,25 @@ impl<'a> Translator<'a> {
             (pads[side], pads[side + 2]) = (before, total - before);
         }
         Ok(pads)
+    }
+
+    /// The sums of windows that overlap.
+    pub(super) fn overlapped(&mut self, node: NodeView<'a>) -> Result<ValueId, Problem> {
+        let x = self.value(node, 0)?;
+        let mut two = |index, name| {
+            let given = self.ints(node, index, name)?.unwrap_or_default();
+            let sizes: Option<Vec<usize>> = given.iter().map(|&n| usize::try_from(n).ok()).collect();
+            let sizes = sizes.and_then(|sizes| <[usize; 2]>::try_from(sizes).ok());
+            sizes.ok_or_else(|| node.unsupported(format!("its {name} is not of two sides"), SIMPLIFY))
+        };
+        let of = Overlap {
+            size: two(1, "image_shape")?,
+            kernel: two(2, "block_shape")?,
+            strides: node.sizes("strides", [1, 1], 1)?,
+            dilations: node.sizes("dilations", [1, 1], 1)?,
+            pads: node.sizes("pads", [0; 4], 0)?,
+        };
+        self.import.overlapped(&node, x, &of)
     }
 
     /// The windows of a pooling.
