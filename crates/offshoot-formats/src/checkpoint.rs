@@ -116,6 +116,12 @@ fn load(mut file: File, content: Content) -> Result<LoadedWeights, Problem> {
                 pth::Layout::Legacy => CheckpointFormat::PthLegacy,
             };
         }
+        Content::LiteRt => {
+            return Err(Problem::Unrecognised {
+                found: "a LiteRT model, which has a graph of its own: give it in place of the architecture"
+                    .into(),
+            });
+        }
         Content::Onnx => {
             return Err(Problem::Unrecognised {
                 found: "an ONNX model, which has a graph of its own: give it in place of the architecture"

@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 
 use crate::error::{FormatError, Problem};
+use crate::litert;
 use crate::open::open_plain;
 use crate::safetensors::MAX_HEADER;
 
@@ -25,6 +26,8 @@ pub enum Content {
     Pickle,
     /// An ONNX model.
     Onnx,
+    /// A LiteRT model.
+    LiteRt,
 }
 
 /// The kind of the file at `path`.
@@ -50,6 +53,7 @@ fn by_name(path: &Path) -> Option<Content> {
     match path.extension()?.to_str()? {
         "onnx" => Some(Content::Onnx),
         "safetensors" => Some(Content::Safetensors),
+        "tflite" => Some(Content::LiteRt),
         _ => None,
     }
 }
@@ -75,6 +79,8 @@ pub(crate) fn sniff(source: &mut (impl Read + Seek), otherwise: Option<Content>)
 fn of_head(head: &[u8], len: u64) -> Option<Content> {
     if is_safetensors(head, len) {
         Some(Content::Safetensors)
+    } else if litert::begins(head) {
+        Some(Content::LiteRt)
     } else if head.starts_with(b"PK\x03\x04") || head.starts_with(b"PK\x05\x06") {
         Some(Content::Zip)
     } else if head.first() == Some(&0x80) {

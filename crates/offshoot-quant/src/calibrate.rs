@@ -75,9 +75,11 @@ pub fn calibrate(
         }
     }
     let activations = network.scheme.activations;
+    // Of the scores, the largest are those that matter.
+    let whole: BTreeSet<ValueId> = network.rounded_outputs().map(|id| network.origin(id)).collect();
     let range = |s: &Seen| match &s.histogram {
-        Some(histogram) => method.range(histogram, activations),
-        None => Range { low: s.low, high: s.high },
+        Some(histogram) if !whole.contains(&s.id) => method.range(histogram, activations),
+        Some(_) | None => Range { low: s.low, high: s.high },
     };
     let ranges = seen.par_iter().map(|s| (s.name.clone(), range(s))).collect();
     let means = seen.iter().map(|s| (s.name.clone(), s.means())).collect();

@@ -45,6 +45,8 @@ pub struct Scheme {
     pub integer_bias: bool,
     /// Which values are rounded.
     pub placement: Placement,
+    /// Whether what the network gives is rounded too, over all that was seen of it.
+    pub outputs: bool,
     /// Whether biases make up for what the rounding of the weights changes on average.
     pub bias_correction: bool,
 }
@@ -57,8 +59,15 @@ impl Scheme {
             weights,
             integer_bias: true,
             placement: Placement::Everywhere,
+            outputs: false,
             bias_correction: true,
         }
+    }
+
+    /// For LiteRT: as for processors, with weights of eight bits; its layers on int8 give int8, so that the last one rounds the
+    /// logits.
+    pub fn litert() -> Scheme {
+        Scheme { outputs: true, ..Scheme::cpu(WeightBits::Eight) }
     }
 
     /// For TensorRT: i8 with zero point 0, float biases, Q and DQ before what is multiplied.
@@ -68,6 +77,7 @@ impl Scheme {
             weights: WeightBits::Eight,
             integer_bias: false,
             placement: Placement::Inputs,
+            outputs: false,
             bias_correction: true,
         }
     }

@@ -168,7 +168,17 @@ impl Network {
                 rounded[id.index()] = true;
             }
         }
+        for id in self.rounded_outputs() {
+            let producer = self.graph.producer(id).map(|n| &self.graph.node(n).name);
+            rounded[id.index()] |= producer.is_some_and(|name| !kept.contains(name));
+        }
         rounded
+    }
+
+    /// What the network gives and the scheme rounds.
+    pub(crate) fn rounded_outputs(&self) -> impl Iterator<Item = ValueId> {
+        let outputs = self.graph.outputs().iter().map(|&(_, id)| id);
+        outputs.filter(|&id| self.scheme.outputs && self.is_integer(id))
     }
 
     /// The activations that a node takes as integers.

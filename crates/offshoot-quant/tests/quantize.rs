@@ -252,6 +252,23 @@ fn what_is_kept_in_float_is_float() {
 }
 
 #[test]
+fn for_litert_the_logits_are_rounded_too_unless_their_layer_stays_in_float() {
+    let network = network(Scheme::litert());
+    let calibration = calibrated(&network, Method::Mse);
+    let ends_in = |kept: &BTreeSet<String>| {
+        let graph = quantize(&network, &calibration, kept).unwrap().graph;
+        let (_, output) = &graph.outputs()[0];
+        graph.node(graph.producer(*output).unwrap()).op.name()
+    };
+    assert_eq!(ends_in(&none()), "DequantizeLinear");
+    assert_eq!(ends_in(&BTreeSet::from(["fc".to_owned()])), "Gemm");
+    // Over all that was seen: the largest logit is not cut.
+    let held = batches(900);
+    let model = quantize(&network, &calibration, &none()).unwrap();
+    assert!(distance(&logits(&network.model(), &held), &logits(&model, &held)) < 0.1);
+}
+
+#[test]
 fn correcting_biases_centres_the_error() {
     let held = batches(900);
     let with = |bias_correction: bool| {

@@ -125,13 +125,25 @@ fn export(
     read: impl FnOnce(&Path) -> Result<(Model, Option<ManifestPreparation>)>,
     proof: Proof<'_>,
 ) -> Result<Exported> {
+    export_file_within(output, model, TOLERANCE, write, read, proof)
+}
+
+/// The same for a file whose logits may differ by `tolerance`, relative to the largest logit.
+pub(crate) fn export_file_within(
+    output: Output<'_>,
+    model: &Model,
+    tolerance: f64,
+    write: impl FnOnce(&Path) -> Result<()>,
+    read: impl FnOnce(&Path) -> Result<(Model, Option<ManifestPreparation>)>,
+    proof: Proof<'_>,
+) -> Result<Exported> {
     if output.path.is_dir() {
         return Err(Error::Input(format!("{}: a folder is in the way", shown(output.path))));
     }
-    export_within(output, model, TOLERANCE, write, read, proof)
+    export_within(output, model, tolerance, write, read, proof)
 }
 
-/// The same for a file or a folder whose logits may differ by `tolerance`, relative to the largest logit.
+/// The same where a folder may be in the place, which the caller has looked at.
 pub(crate) fn export_within(
     Output { format, path, side_files }: Output<'_>,
     model: &Model,

@@ -66,6 +66,8 @@ mod integers;
 #[cfg(feature = "train")]
 mod labels;
 #[cfg(feature = "train")]
+mod litert;
+#[cfg(feature = "train")]
 mod manifest;
 mod memory;
 mod models;
@@ -104,6 +106,7 @@ mod making {
     pub use crate::fine_tune::{FineTune, FineTuned};
     pub use crate::integers::{check_float, is_quantized};
     pub use crate::labels::labelled;
+    pub use crate::litert::export_litert;
     pub use crate::manifest::{
         Manifest, ManifestFile, ManifestPreparation, ManifestProof, exports_of_others, origin, origins,
     };
@@ -124,6 +127,7 @@ mod making {
     pub use offshoot_formats::coreml::{
         Options as CoreMlOptions, Precision, StoredWeights, is_package as is_coreml_package,
     };
+    pub use offshoot_formats::litert::{Options as LiteRtOptions, StoredWeights as LiteRtWeights};
     pub use offshoot_formats::onnx::Options as OnnxOptions;
     pub use offshoot_formats::tensorrt::{EnginePrecision, Profile};
     pub use offshoot_formats::torchscript::Form;

@@ -1,5 +1,5 @@
-//! Where a model comes from: a run directory, a file of ours, an ONNX, TorchScript or Core ML file, or an architecture with
-//! a file of weights.
+//! Where a model comes from: a run directory, a file of ours, an ONNX, TorchScript, Core ML or LiteRT file, or an architecture
+//! with a file of weights.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use offshoot_formats::content::{self, Content};
 #[cfg(feature = "train")]
 use offshoot_formats::coreml;
 use offshoot_formats::safetensors::METADATA_KEY;
-use offshoot_formats::{Problem, onnx, safetensors, tensorrt, torchscript};
+use offshoot_formats::{Problem, litert, onnx, safetensors, tensorrt, torchscript};
 use offshoot_graph::{DType, Dim, Fit, Graph, Metadata, Model, Preprocessing, Weights, model, passes};
 use offshoot_infer::files::{BASE_FILE, BASE_HASH_FILE, BEST_FILE, LAST_FILE, RECIPE_FILE};
 use offshoot_models::{
@@ -25,7 +25,7 @@ use offshoot_graph::text::shown;
 /// A model to load.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ModelSource {
-    /// A run directory, a `.safetensors` of ours, an `.onnx`, a TorchScript `.pt`, or an `.mlpackage` of ours.
+    /// A run directory, a `.safetensors` of ours, an `.onnx`, a TorchScript `.pt`, or an `.mlpackage` or a `.tflite` of ours.
     Path(PathBuf),
     /// An architecture by name, with its weights.
     Pretrained {
@@ -128,6 +128,7 @@ impl ModelSource {
             ModelSource::Path(path) => match content_of(path)? {
                 Content::Safetensors => load_ours(path, overrides),
                 Content::Onnx => load_onnx(path, overrides, any_input),
+                Content::LiteRt => load_litert(path, overrides),
                 Content::Zip if is_torchscript(path)? => load_torchscript(path, overrides),
                 Content::Zip | Content::Pickle => Err(Error::advice(format_args!(
                     "{}: weights without a graph; name the architecture: {MODEL} NAME {WEIGHTS} {}",
@@ -432,6 +433,12 @@ fn load_torchscript(path: &Path, overrides: &Overrides) -> Result<Loaded> {
     override_all_but_size(path, "the file was written for", &mut model, overrides)?;
     let warnings = warnings.into_iter().map(|w| format!("{}: {w}", shown(path))).collect();
     Ok(Loaded { model, warnings, assumed_metadata: assumed_preprocessing })
+}
+
+fn load_litert(path: &Path, overrides: &Overrides) -> Result<Loaded> {
+    let mut model = litert::read(path)?;
+    override_all_but_size(path, "the file takes", &mut model, overrides)?;
+    Ok(Loaded { model, warnings: Vec::new(), assumed_metadata: false })
 }
 
 #[cfg(feature = "train")]

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use offshoot::{
-    CoreMlOptions, Dataset, EnginePrecision, Error, FolderOptions, Form, Inputs, Model, OnnxOptions,
-    Precision, Profile, Proof, Recipe, Scheme, StoredWeights, TensorRtExport, TensorRtOptions, Transform,
-    check_replaceable, export_coreml, export_onnx, export_tensorrt, export_torchscript, export_triton,
-    labelled, origin, quantize_static, trtexec_program,
+    CoreMlOptions, Dataset, EnginePrecision, Error, FolderOptions, Form, Inputs, LiteRtOptions,
+    LiteRtWeights, Model, OnnxOptions, Precision, Profile, Proof, Recipe, Scheme, StoredWeights,
+    TensorRtExport, TensorRtOptions, Transform, check_replaceable, export_coreml, export_litert, export_onnx,
+    export_tensorrt, export_torchscript, export_triton, labelled, origin, quantize_static, trtexec_program,
 };
 use offshoot_graph::text::shown;
 use serde_json::{Value, json};
@@ -19,7 +19,7 @@ use super::quantize::CalibrationArguments;
 use super::{Failure, Outcome, print};
 
 /// What `--format` takes.
-const FORMATS: [&str; 5] = ["onnx", "torchscript", "coreml", "tensorrt", "triton"];
+const FORMATS: [&str; 6] = ["onnx", "torchscript", "coreml", "litert", "tensorrt", "triton"];
 
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -28,7 +28,7 @@ pub(crate) struct Arguments {
     paths: Vec<PathBuf>,
     #[command(flatten)]
     pretrained: Pretrained,
-    /// Formats to write: onnx, torchscript, coreml, tensorrt, triton.
+    /// Formats to write: onnx, torchscript, coreml, litert, tensorrt, triton.
     #[arg(long, help_heading = "Output", value_name = "FORMAT,..", value_delimiter = ',', required = true)]
     format: Vec<String>,
     /// For torchscript: write a scripted module that does its own preprocessing and has a method `classify`.
@@ -40,9 +40,9 @@ pub(crate) struct Arguments {
     /// For onnx: put the preprocessing into the graph; the input is uint8 [batch, height, width, 3] of any size.
     #[arg(long, help_heading = "Output")]
     with_preprocess: bool,
-    /// For coreml and tensorrt: f32, f16 (half the size of a package) or int8 [default: f16]. For coreml int8 means int8
-    /// weights with computation in f16; for tensorrt explicit quantization of weights and activations, with ranges from
-    /// calibration pictures. The other formats are f32.
+    /// For coreml, tensorrt and litert: f32, f16 (half the size of a file) or int8 [default: f16; litert: f32]. For coreml int8
+    /// means int8 weights with computation in f16; for tensorrt and litert quantization of weights and activations, with
+    /// ranges from calibration pictures. For litert f16 means f16 weights with computation in f32. The other formats are f32.
     #[arg(long, help_heading = "Output", value_name = "TYPE", value_parser = ["f32", "f16", "int8"])]
     precision: Option<String>,
     #[command(flatten)]
@@ -102,8 +102,14 @@ fn ending(format: &str) -> Option<&'static str> {
         "onnx" => Some("onnx"),
         "torchscript" => Some("pt"),
         "coreml" => Some("mlpackage"),
+        "litert" => Some("tflite"),
         _ => None,
     }
+}
+
+/// Whether a format's int8 has ranges from calibration pictures.
+fn calibrates(format: &str) -> bool {
+    matches!(format, "tensorrt" | "litert")
 }
 
 impl Arguments {
@@ -128,8 +134,8 @@ impl Arguments {
         let proof = Proof { inputs: &inputs, executor: &executor, source_sha256: Some(&source), float: None };
         let mut files = Vec::new();
         for format in &self.format {
-            if format == "tensorrt" && self.precision() == "int8" {
-                files.push(self.export_int8_engine(&model, run, &out, proof)?);
+            if calibrates(format) && self.precision() == "int8" {
+                files.push(self.export_int8(format, &model, run, &out, proof)?);
                 continue;
             }
             files.push(self.export(format, &model, &out, proof)?);
@@ -154,6 +160,7 @@ impl Arguments {
                 let form = if self.script { Form::Scripted } else { Form::Traced };
                 export_torchscript(model, &out.path(".pt")?, form, proof)?
             }
+            "litert" => export_litert(model, &out.path(".tflite")?, self.litert_options(), proof)?,
             "coreml" => export_coreml(model, &out.path(".mlpackage")?, self.coreml_options(), proof)?,
             "tensorrt" => {
                 let options = self.tensorrt_options();
@@ -170,25 +177,27 @@ impl Arguments {
         Ok(json!(file))
     }
 
-    /// An engine of the model quantized as TensorRT wants it.
-    fn export_int8_engine(
+    /// A file of the model quantized as its format wants it.
+    fn export_int8(
         &self,
+        format: &str,
         model: &Model,
         run: Option<&Path>,
         out: &Destination,
         proof: Proof<'_>,
     ) -> Result<Value, Failure> {
         let pictures = self.calibration.pictures(model, run, self.data.as_deref())?;
-        let options = self.calibration.options(Scheme::tensorrt());
+        let scheme = match format {
+            "litert" => Scheme::litert(),
+            _ => Scheme::tensorrt(),
+        };
+        let options = self.calibration.options(scheme);
         let mut say = |text: &str| print::aside(text);
         let quantized = quantize_static(model, &pictures, &options, proof.executor, &mut say)?;
         if let (Some(now), Some(before)) = (quantized.accuracy, quantized.accuracy_before) {
             print::aside(&format!("accuracy {now:.4} in int8, {before:.4} in float"));
         }
-        let (folder, proof) = (out.path("-tensorrt")?, Proof { float: Some(model), ..proof });
-        let export = export_tensorrt(&quantized.model, &folder, &self.tensorrt_options(), proof)?;
-        self.say(&export);
-        let mut report = json!(export);
+        let mut report = self.export(format, &quantized.model, out, Proof { float: Some(model), ..proof })?;
         report["accuracy"] = json!(quantized.accuracy);
         report["accuracy_before"] = json!(quantized.accuracy_before);
         Ok(report)
@@ -243,7 +252,7 @@ impl Arguments {
             flag("--script", self.script, &["torchscript"]),
             flag("--opset", self.opset.is_some(), &["onnx"]),
             flag("--with-preprocess", self.with_preprocess, &["onnx"]),
-            flag("--precision", precision, &["coreml", "tensorrt"]),
+            flag("--precision", precision, &["coreml", "tensorrt", "litert"]),
             flag("--batch-min", batch_min.is_some(), &["tensorrt"]),
             flag("--batch-opt", batch_opt.is_some(), &["tensorrt"]),
             flag("--batch-max", batch_max.is_some(), &["tensorrt", "triton"]),
@@ -253,10 +262,10 @@ impl Arguments {
 
     /// An error for a flag of the calibration where nothing is calibrated.
     fn check_calibration(&self) -> Result<(), Failure> {
-        let calibrates = self.precision() == "int8" && self.format.iter().all(|f| f == "tensorrt");
+        let calibrates = self.precision() == "int8" && self.format.iter().all(|f| calibrates(f));
         match self.calibration.given() {
             Some(name) if !calibrates => {
-                let text = "is for --format tensorrt --precision int8, the only one with calibration";
+                let text = "is for --format tensorrt and litert with --precision int8, the only ones with calibration";
                 Err(Error::Input(format!("{name} {text}")).into())
             }
             _ => Ok(()),
@@ -270,6 +279,11 @@ impl Arguments {
             _ => (Precision::F16, StoredWeights::Float),
         };
         CoreMlOptions { precision, weights }
+    }
+
+    fn litert_options(&self) -> LiteRtOptions {
+        let half = self.precision.as_deref() == Some("f16");
+        LiteRtOptions { weights: if half { LiteRtWeights::F16 } else { LiteRtWeights::F32 } }
     }
 
     fn tensorrt_options(&self) -> TensorRtOptions {

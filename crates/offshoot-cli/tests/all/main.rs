@@ -17,6 +17,7 @@ mod intact;
 mod interop;
 mod json_errors;
 mod links;
+mod litert;
 mod messages;
 mod names;
 mod numbers;

@@ -57,7 +57,7 @@ fn a_model_that_gives_nan_is_said_to_and_no_file_is_made_of_it() {
             "quantize broken.onnx --mode dynamic --out q".to_owned(),
             "bench formats broken.onnx --batch 1 --runs 1".to_owned(),
         ];
-        for format in ["onnx", "torchscript", "coreml", "tensorrt", "triton"] {
+        for format in ["onnx", "torchscript", "coreml", "litert", "tensorrt", "triton"] {
             commands.push(format!("export broken.onnx --format {format} --out e/deep"));
         }
         for command in commands {
@@ -100,6 +100,8 @@ fn a_flag_that_a_format_does_not_take_is_an_error() {
         ("coreml,onnx", "--precision f16", "onnx"),
         ("onnx,torchscript", "--script", "onnx"),
         ("coreml", "--script", "coreml"),
+        ("litert", "--opset 18", "litert"),
+        ("litert,onnx", "--precision f16", "onnx"),
         ("torchscript", "--opset 18", "torchscript"),
         ("triton", "--opset 18", "triton"),
         ("tensorrt", "--opset 18", "tensorrt"),
@@ -139,7 +141,9 @@ fn a_flag_that_a_format_does_not_take_is_an_error() {
 #[test]
 fn a_path_with_the_ending_of_a_model_is_the_file() {
     let world = world("out", "fc.bias", 1.0);
-    for (format, name) in [("onnx", "new/x.onnx"), ("torchscript", "x.PT"), ("coreml", "x.mlpackage")] {
+    for (format, name) in
+        [("onnx", "new/x.onnx"), ("torchscript", "x.PT"), ("coreml", "x.mlpackage"), ("litert", "x.tflite")]
+    {
         let report = world.json(&format!("export m.onnx --format {format} --out {name}"));
         assert_eq!(report["files"][0]["path"], json!(name));
         assert_eq!(world.path(name).is_dir(), format == "coreml");

@@ -308,7 +308,7 @@ fn a_place_that_takes_no_file_is_found_before_the_work() {
 #[test]
 fn a_full_disk_is_one_error_and_leaves_nothing() {
     let world = world("full", |_| {});
-    for format in ["onnx", "torchscript", "coreml", "triton", "tensorrt"] {
+    for format in ["onnx", "torchscript", "coreml", "litert", "triton", "tensorrt"] {
         for blocks in [0, 1, 2] {
             // A limit on the size of files; without its signal, writing more is an error as on a full disk.
             let offshoot = env!("CARGO_BIN_EXE_offshoot");

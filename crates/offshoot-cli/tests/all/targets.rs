@@ -1,10 +1,10 @@
-//! What is written for servers and phones: TensorRT, Triton, Core ML, from the command line.
+//! What is written for servers and phones: TensorRT, Triton, Core ML, LiteRT, from the command line.
 
 use std::fs;
 
 use serde_json::json;
 
-use crate::support::{World, assert_shape};
+use crate::support::{World, assert_shape, pictures};
 
 /// A folder of its own with the trained model of all tests in it.
 fn world(name: &str) -> World {
@@ -109,6 +109,26 @@ fn triton_gets_a_repository() {
     for line in ["name: \"mobilenet_v2\"", "max_batch_size: 4", "dims: [ 3, 32, 32 ]", "dims: [ 3 ]"] {
         assert!(config.contains(line), "{config}");
     }
+}
+
+#[test]
+fn a_litert_file_is_a_model_too() {
+    let world = world("litert");
+    world.json("export m.safetensors --format litert --out out");
+    assert_eq!(world.names("out"), ["mobilenet_v2.tflite", "mobilenet_v2.tflite.manifest.json"]);
+    assert_eq!(world.json("verify out/mobilenet_v2.tflite --against m.safetensors")["ok"], json!(true));
+    assert_eq!(world.json("inspect out/mobilenet_v2.tflite")["classes"], json!(["blue", "green", "red"]));
+    let size = |name: &str| std::fs::metadata(world.path(name)).unwrap().len();
+    let f32 = size("out/mobilenet_v2.tflite");
+    world.json("export m.safetensors --format litert --precision f16 --out half");
+    assert!(size("half/mobilenet_v2.tflite") * 10 < f32 * 6);
+    assert_eq!(world.json("verify half/mobilenet_v2.tflite --against m.safetensors")["ok"], json!(true));
+    pictures(&world.path("d"), [200, 90, 40], 6);
+    let command = "export m.safetensors --format litert --precision int8 --calibration d --out int8";
+    let report = world.json(command);
+    assert_eq!(report["files"][0]["format"], json!("litert"));
+    assert!(size("int8/mobilenet_v2.tflite") * 10 < f32 * 4);
+    assert_eq!(world.json("verify int8/mobilenet_v2.tflite --against m.safetensors")["ok"], json!(true));
 }
 
 #[test]

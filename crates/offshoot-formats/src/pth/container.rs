@@ -44,6 +44,7 @@ pub(crate) fn open<R: Read + Seek>(source: R) -> Result<(Container<R>, Pickled),
         Content::Zip => open_zip(source, len),
         Content::Pickle => open_legacy(source, len),
         Content::Safetensors => Err(Problem::Unrecognised { found: "a safetensors file, not a .pth".into() }),
+        Content::LiteRt => Err(Problem::Unrecognised { found: "a LiteRT model, not a .pth".into() }),
         Content::Onnx => Err(Problem::Unrecognised { found: "an ONNX model, not a .pth".into() }),
     }
 }

@@ -7,6 +7,7 @@ mod coreml;
 mod coreml_recurrent;
 mod forms;
 mod functions;
+mod litert;
 mod onnx;
 mod onnx_dynamic;
 mod onnx_forms;

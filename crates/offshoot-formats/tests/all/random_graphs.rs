@@ -6,7 +6,7 @@ use std::num::NonZeroUsize;
 
 use offshoot_conformance::random_graph::{self, Made, Maker, Outputs};
 use offshoot_cpu::{CpuExecutor, CpuOptions};
-use offshoot_formats::{coreml, onnx, torchscript};
+use offshoot_formats::{coreml, litert, onnx, torchscript};
 use offshoot_graph::Model;
 use offshoot_graph::model::OUTPUT;
 use offshoot_graph::passes::{prune, remove_training_leftovers};
@@ -71,6 +71,14 @@ fn check(choices: &[u16]) -> Result<usize, TestCaseError> {
         same(&made, output(&wanted), &found.model, "TorchScript")?;
         read += 1;
     }
+    if let Ok(bytes) = litert::write_bytes(&model, litert::Options::default()) {
+        let found = litert::read_bytes(&bytes);
+        prop_assert!(found.is_ok(), "LiteRT: {:?}", found.map(|_| ()));
+        if let (Ok(found), true) = (found, compare) {
+            same(&made, output(&wanted), &found, "LiteRT")?;
+            read += 1;
+        }
+    }
     let folder = std::env::temp_dir().join(format!("offshoot-random-{}", std::process::id()));
     drop(coreml::write(&folder.join("model.mlpackage"), &model, coreml::Options::default()));
     drop(std::fs::remove_dir_all(folder));
@@ -89,5 +97,5 @@ proptest! {
 fn enough_random_graphs_are_written_and_read() {
     let mut random = Random::new(3, 0, 0, Purpose::Init);
     let read: usize = (0..100).map(|_| check(&random_graph::choices(&mut random, 110)).unwrap()).sum();
-    assert!(read >= 15, "{read} of 200");
+    assert!(read >= 15, "{read} of 300");
 }

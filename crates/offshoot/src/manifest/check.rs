@@ -23,7 +23,7 @@ pub(crate) const MOST_TOLERANCE: f64 = 10.0;
 const MOST_COSINE: f64 = 1.0 + 1e-6;
 
 /// The formats that manifests name.
-const FORMATS: [&str; 4] = ["onnx", "torchscript", "coreml", "safetensors"];
+const FORMATS: [&str; 5] = ["onnx", "torchscript", "coreml", "litert", "safetensors"];
 
 impl Manifest {
     /// What does not hold of the file or package at `path`, which the manifest stands beside, in words.
@@ -96,6 +96,7 @@ impl Manifest {
             () if path.is_dir() => "a folder",
             () => match content::of(path)? {
                 Content::Onnx => "onnx",
+                Content::LiteRt => "litert",
                 Content::Safetensors => "safetensors",
                 Content::Zip => "torchscript",
                 Content::Pickle => "a pickle",
@@ -157,7 +158,7 @@ impl Manifest {
         match &*self.format {
             _ if is_quantized(model) => INT8_TOLERANCE.max(2.0 * found).min(MOST_TOLERANCE),
             // Weights that are stored in less are floats again when they are read.
-            "coreml" => INT8_TOLERANCE,
+            "coreml" | "litert" => INT8_TOLERANCE,
             _ => TOLERANCE,
         }
     }
