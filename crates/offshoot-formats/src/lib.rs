@@ -21,8 +21,11 @@ mod metadata;
 mod names;
 pub mod onnx;
 mod open;
+pub mod pt2;
 pub mod pth;
 pub mod safetensors;
+#[cfg(feature = "write")]
+mod stored_zip;
 pub mod temporary;
 pub mod tensorrt;
 pub mod torchscript;
