@@ -10,7 +10,7 @@ use offshoot_graph::Weights;
 use crate::content::{self, Content};
 use crate::error::{FormatError, Problem};
 use crate::safetensors::METADATA_KEY;
-use crate::{pth, safetensors, torchscript};
+use crate::{pt2, pth, safetensors, torchscript};
 
 /// What wrappers such as `DataParallel`, Lightning modules and `torch.compile` put before every key.
 const PREFIXES: &[&str] = &["module.", "model.", "_orig_mod."];
@@ -26,6 +26,8 @@ pub enum CheckpointFormat {
     PthLegacy,
     /// `torch.jit.save`.
     TorchScript,
+    /// `torch.export.save`.
+    Pt2,
 }
 
 impl fmt::Display for CheckpointFormat {
@@ -35,6 +37,7 @@ impl fmt::Display for CheckpointFormat {
             CheckpointFormat::PthZip => "PyTorch zip",
             CheckpointFormat::PthLegacy => "PyTorch legacy",
             CheckpointFormat::TorchScript => "TorchScript",
+            CheckpointFormat::Pt2 => "PyTorch .pt2",
         })
     }
 }
@@ -107,6 +110,10 @@ fn load(mut file: File, content: Content) -> Result<LoadedWeights, Problem> {
         Content::Zip if torchscript::is_torchscript(&mut file) => {
             found.format = CheckpointFormat::TorchScript;
             found.weights = torchscript::state_dict(file)?;
+        }
+        Content::Zip if pt2::is_pt2(&mut file) => {
+            found.format = CheckpointFormat::Pt2;
+            found.weights = pt2::state_dict(file)?;
         }
         Content::Zip | Content::Pickle => {
             let pth::PthFile { weights, wrappers, skipped, unread, layout, .. } = pth::read_from(file)?;

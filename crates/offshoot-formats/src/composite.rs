@@ -1,6 +1,6 @@
 //! What the writers share of operators that others define.
 
-use offshoot_graph::op::{Composite, Resampling};
+use offshoot_graph::op::{Composite, Coordinates, PadMode, Resampling};
 use offshoot_graph::{Dim, Graph, Node, Op};
 
 /// Whether each Resize to the nearest pixel enlarges or reduces by a power of two. Other runtimes find the pixel in f32, which
@@ -46,4 +46,48 @@ fn exact(graph: &Graph, node: &Node, size: [usize; 2]) -> bool {
     let sides = graph.value(node.inputs[0]).shape.0.iter().skip(2).map(Dim::fixed);
     let power = |a: usize, b: usize| b > 0 && a.is_multiple_of(b) && (a / b).is_power_of_two();
     sides.zip(size).all(|(from, to)| from.is_some_and(|from| power(from, to) || power(to, from)))
+}
+
+/// Which composite operators PyTorch has an operator for. That of a GRU takes its weights in another order.
+pub(crate) fn in_torch(graph: &Graph) -> impl Fn(&Composite) -> bool + use<> {
+    let (exact, ties) = (exact_nearest(graph), nearest_has_ties(graph));
+    move |composite| match composite {
+        Composite::Resize { resampling, coordinates, .. } => {
+            let written =
+                torch_resize(*resampling, *coordinates).is_some() && (exact || !is_nearest(*resampling));
+            written && (*resampling != Resampling::Nearest || !ties)
+        }
+        // PyTorch mirrors and repeats the rows and columns of pictures.
+        Composite::Pad { pads, mode: PadMode::Reflect | PadMode::Edge } => {
+            (3..=4).contains(&pads.len()) && pads[..2] == [[0; 2]; 2]
+        }
+        Composite::Pad { mode: PadMode::Constant(_), .. }
+        | Composite::LogSoftmax { .. }
+        | Composite::GroupNormalization { .. }
+        | Composite::InstanceNormalization { .. }
+        | Composite::Split { .. } => true,
+        Composite::Gru { .. } => false,
+    }
+}
+
+/// PyTorch's operator that resizes, and whether it aligns the corners where it can.
+pub(crate) fn torch_resize(
+    resampling: Resampling,
+    coordinates: Coordinates,
+) -> Option<(&'static str, Option<bool>)> {
+    let corners = match coordinates {
+        Coordinates::HalfPixel => Some(false),
+        Coordinates::AlignCorners => Some(true),
+        Coordinates::Asymmetric => None,
+    };
+    match resampling {
+        // Where no pixel is in the middle between two.
+        Resampling::Nearest | Resampling::NearestCeil if corners == Some(false) => {
+            Some(("_upsample_nearest_exact2d", None))
+        }
+        Resampling::NearestFloor if corners.is_none() => Some(("upsample_nearest2d", None)),
+        Resampling::Linear => corners.map(|corners| ("upsample_bilinear2d", Some(corners))),
+        Resampling::Cubic => corners.map(|corners| ("upsample_bicubic2d", Some(corners))),
+        Resampling::NearestFloor | Resampling::Nearest | Resampling::NearestCeil => None,
+    }
 }

@@ -20,7 +20,8 @@ const MAX_FIELDS: usize = 1 << 16;
 pub enum Content {
     /// A safetensors file.
     Safetensors,
-    /// A zip archive, as `torch.save` and `torch.jit.save` write them.
+    /// A zip archive, as `torch.save`, `torch.jit.save` and `torch.export.save` write them: [`crate::torchscript::is_torchscript`]
+    /// and [`crate::pt2::is_pt2`] tell them apart.
     Zip,
     /// A pickle, as `torch.save` wrote them before PyTorch 1.6.
     Pickle,

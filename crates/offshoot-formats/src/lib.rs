@@ -23,8 +23,11 @@ mod names;
 pub mod onnx;
 mod open;
 mod parts;
+pub mod pt2;
 pub mod pth;
 pub mod safetensors;
+#[cfg(feature = "write")]
+mod stored_zip;
 pub mod temporary;
 pub mod tensorrt;
 pub mod torchscript;

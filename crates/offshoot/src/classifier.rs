@@ -55,7 +55,7 @@ pub struct Classification {
 }
 
 impl Classifier {
-    /// Opens a model: a run directory, a `.safetensors` of ours, an `.onnx` or a TorchScript `.pt`. It computes on all the
+    /// Opens a model: a run directory, a `.safetensors` of ours, an `.onnx`, a TorchScript `.pt` or a `.pt2`. It computes on all the
     /// machine's processors.
     ///
     /// # Errors

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use offshoot_formats::onnx;
 use offshoot_formats::torchscript::{self, Form};
+use offshoot_formats::{onnx, pt2};
 use offshoot_graph::text::shown;
 use offshoot_graph::{Executor, Model, passes};
 use offshoot_infer::{Inference, NetworkError};
@@ -100,6 +100,17 @@ pub fn export_torchscript(model: &Model, path: &Path, form: Form, proof: Proof<'
     let preparation = (form == Form::Scripted).then(preparation::stated);
     let read = |staged: &Path| Ok((torchscript::read(staged, None)?.model, preparation));
     export(Output::new("torchscript", path), model, write, read, proof)
+}
+
+/// Writes `model` as a program of `torch.export` to `path`, a `.pt2`, with the batch norms and the state-dict keys that it has,
+/// and classes and preprocessing as extra files. The proof is that of [`export_onnx`].
+///
+/// # Errors
+/// When the file cannot be written, or does not match `model`; nothing is left at `path` then.
+pub fn export_pt2(model: &Model, path: &Path, proof: Proof<'_>) -> Result<Exported> {
+    let write = |staged: &Path| Ok(pt2::write(staged, model).map_err(|e| e.problem.at(path))?);
+    let read = |staged: &Path| Ok((pt2::read(staged, None)?.model, None));
+    export(Output::new("pt2", path), model, write, read, proof)
 }
 
 /// What is written.

@@ -14,7 +14,7 @@ use crate::classifier::Classifier;
 use crate::compare::Inputs;
 use crate::device::{CpuOptions, Device};
 use crate::error::Result;
-use crate::export::{Exported, Proof, export_onnx, export_torchscript};
+use crate::export::{Exported, Proof, export_onnx, export_pt2, export_torchscript};
 use crate::hash::sha256;
 use crate::source::ModelSource;
 use crate::start::{keep_base, starting_model, starting_preprocessing, with_default_recipe};
@@ -160,6 +160,15 @@ impl FineTuned {
     pub fn export_onnx(&self, path: impl AsRef<Path>) -> Result<Exported> {
         let hash = self.hash()?;
         export_onnx(&self.model, path.as_ref(), onnx::Options::default(), self.proof(&hash))
+    }
+
+    /// Writes the best model as a program of `torch.export`, proven on the validation pictures: see [`export_pt2`].
+    ///
+    /// # Errors
+    /// Those of [`export_pt2`].
+    pub fn export_pt2(&self, path: impl AsRef<Path>) -> Result<Exported> {
+        let hash = self.hash()?;
+        export_pt2(&self.model, path.as_ref(), self.proof(&hash))
     }
 
     /// Writes the best model as traced TorchScript, proven on the validation pictures: see [`export_torchscript`].

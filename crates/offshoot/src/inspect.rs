@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::folded::folded_norms;
-use crate::source::{ModelSource, Overrides, is_onnx, unread};
+use crate::source::{ModelSource, Overrides, is_graph, unread};
 
 /// What a file is.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -59,7 +59,7 @@ pub struct ModelInspection {
     pub tensors: Vec<TensorInspection>,
     /// What was assumed.
     pub warnings: Vec<String>,
-    /// What there is to know before it is trained, where it is an ONNX file; for people, see [`folded_norms`].
+    /// What there is to know before it is trained, where it is an ONNX file or a `.pt2`; for people, see [`folded_norms`].
     #[serde(skip)]
     pub training: Option<String>,
     /// The graph as text.
@@ -106,7 +106,7 @@ pub fn inspect(path: &Path, overrides: &Overrides) -> Result<Inspection> {
                 operators,
                 tensors: graph.parameters().iter().map(|&id| tensor(graph, id)).collect(),
                 warnings,
-                training: is_onnx(path).unwrap_or(false).then(|| folded_norms(graph)).flatten(),
+                training: is_graph(path).unwrap_or(false).then(|| folded_norms(graph)).flatten(),
                 graph: graph.to_string(),
             })))
         }
@@ -139,7 +139,7 @@ pub fn inspect(path: &Path, overrides: &Overrides) -> Result<Inspection> {
 fn is_archive(path: &Path) -> bool {
     path.extension()
         .and_then(|e| e.to_str())
-        .is_some_and(|e| matches!(e, "pth" | "pt" | "bin" | "safetensors"))
+        .is_some_and(|e| matches!(e, "pth" | "pt" | "pt2" | "bin" | "safetensors"))
 }
 
 fn tensor(graph: &Graph, id: ValueId) -> TensorInspection {

@@ -102,7 +102,7 @@ mod making {
     };
     pub use crate::coreml::export_coreml;
     pub use crate::dynamic::DynamicInt8;
-    pub use crate::export::{Exported, Proof, export_onnx, export_torchscript, shipped};
+    pub use crate::export::{Exported, Proof, export_onnx, export_pt2, export_torchscript, shipped};
     pub use crate::fine_tune::{FineTune, FineTuned};
     pub use crate::integers::{check_float, is_quantized};
     pub use crate::labels::labelled;

@@ -1,5 +1,5 @@
-//! Where a model comes from: a run directory, a file of ours, an ONNX, TorchScript, Core ML or LiteRT file, or an architecture
-//! with a file of weights.
+//! Where a model comes from: a run directory, a file of ours, an ONNX, TorchScript, .pt2, Core ML or LiteRT file, or an
+//! architecture with a file of weights.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use offshoot_formats::content::{self, Content};
 #[cfg(feature = "train")]
 use offshoot_formats::coreml;
 use offshoot_formats::safetensors::METADATA_KEY;
-use offshoot_formats::{Problem, litert, onnx, safetensors, tensorrt, torchscript};
+use offshoot_formats::{Problem, litert, onnx, pt2, safetensors, tensorrt, torchscript};
 use offshoot_graph::{DType, Dim, Fit, Graph, Metadata, Model, Preprocessing, Weights, model, passes};
 use offshoot_infer::files::{BASE_FILE, BASE_HASH_FILE, BEST_FILE, LAST_FILE, RECIPE_FILE};
 use offshoot_models::{
@@ -25,7 +25,7 @@ use offshoot_graph::text::shown;
 /// A model to load.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ModelSource {
-    /// A run directory, a `.safetensors` of ours, an `.onnx`, a TorchScript `.pt`, or an `.mlpackage` or a `.tflite` of ours.
+    /// A run directory, a `.safetensors` of ours, an `.onnx`, a TorchScript `.pt`, a `.pt2`, or an `.mlpackage` or a `.tflite` of ours.
     Path(PathBuf),
     /// An architecture by name, with its weights.
     Pretrained {
@@ -130,6 +130,7 @@ impl ModelSource {
                 Content::Onnx => load_onnx(path, overrides, any_input),
                 Content::LiteRt => load_litert(path, overrides),
                 Content::Zip if is_torchscript(path)? => load_torchscript(path, overrides),
+                Content::Zip if is_pt2(path)? => load_pt2(path, overrides),
                 Content::Zip | Content::Pickle => Err(Error::advice(format_args!(
                     "{}: weights without a graph; name the architecture: {MODEL} NAME {WEIGHTS} {}",
                     shown(path),
@@ -148,11 +149,20 @@ pub fn is_onnx(path: &Path) -> Result<bool> {
     Ok(!path.is_dir() && content_of(path)? == Content::Onnx)
 }
 
+/// Whether `path` is a file that training starts from as from an architecture, with its graph and its weights: an ONNX file or a
+/// `.pt2`.
+///
+/// # Errors
+/// When it cannot be read, or is no model.
+pub(crate) fn is_graph(path: &Path) -> Result<bool> {
+    Ok(is_onnx(path)? || !path.is_dir() && content_of(path)? == Content::Zip && is_pt2(path)?)
+}
+
 /// The kind of a file that shall be a model.
 fn content_of(path: &Path) -> Result<Content> {
     content::of(path).map_err(|error| match error.problem {
         Problem::Unrecognised { found } => Error::advice(format_args!(
-            "{}: not a model: {found}; give a run directory, a .safetensors of offshoot, an .onnx, a TorchScript .pt, or {MODEL} NAME {WEIGHTS} FILE",
+            "{}: not a model: {found}; give a run directory, a .safetensors of offshoot, an .onnx, a TorchScript .pt, a .pt2, or {MODEL} NAME {WEIGHTS} FILE",
             shown(path)
         )),
         _ => error.into(),
@@ -350,7 +360,7 @@ fn check_run(path: &Path, best: &Metadata) -> Result<()> {
     )))
 }
 
-/// The graph of a run that started from an ONNX file, which is kept beside its weights.
+/// The graph of a run that started from an ONNX file or a `.pt2`, which is kept beside its weights.
 fn grafted_graph(path: &Path, metadata: &Metadata, warnings: &mut Vec<String>) -> Result<Graph> {
     let base = path.with_file_name(BASE_FILE);
     if !base.exists() {
@@ -399,10 +409,20 @@ fn check_base(base: &Path) -> Result<()> {
     }
 }
 
-/// The classifier in an ONNX file, for pictures of `size` pixels a side.
+/// The classifier in an ONNX file or a `.pt2`, for pictures of `size` pixels a side.
 pub(crate) fn classifier_of_size(path: &Path, size: usize) -> Result<Model> {
     check_base(path)?;
-    Ok(load_onnx(path, &Overrides { size: Some(size), ..Overrides::default() }, false)?.model)
+    Ok(load_graph(path, &Overrides { size: Some(size), ..Overrides::default() })?.model)
+}
+
+/// Reads a file that [`is_graph`].
+pub(crate) fn load_graph(path: &Path, overrides: &Overrides) -> Result<Loaded> {
+    match content_of(path)? {
+        Content::Zip => load_pt2(path, overrides),
+        Content::Onnx | Content::LiteRt | Content::Safetensors | Content::Pickle => {
+            load_onnx(path, overrides, false)
+        }
+    }
 }
 
 pub(crate) fn load_onnx(path: &Path, overrides: &Overrides, any_input: bool) -> Result<Loaded> {
@@ -425,6 +445,19 @@ pub(crate) fn load_onnx(path: &Path, overrides: &Overrides, any_input: bool) -> 
 fn is_torchscript(path: &Path) -> Result<bool> {
     let io = |source| Error::Io { path: path.to_owned(), action: "read", source };
     Ok(torchscript::is_torchscript(offshoot_files::open(path).map_err(io)?))
+}
+
+/// Whether `path` is an archive of `torch.export`.
+pub(crate) fn is_pt2(path: &Path) -> Result<bool> {
+    let io = |source| Error::Io { path: path.to_owned(), action: "read", source };
+    Ok(pt2::is_pt2(offshoot_files::open(path).map_err(io)?))
+}
+
+fn load_pt2(path: &Path, overrides: &Overrides) -> Result<Loaded> {
+    let pt2::Pt2Model { mut model, warnings, assumed_preprocessing } = pt2::read(path, overrides.size)?;
+    override_all_but_size(path, "the file was written for", &mut model, overrides)?;
+    let warnings = warnings.into_iter().map(|w| format!("{}: {w}", shown(path))).collect();
+    Ok(Loaded { model, warnings, assumed_metadata: assumed_preprocessing })
 }
 
 fn load_torchscript(path: &Path, overrides: &Overrides) -> Result<Loaded> {

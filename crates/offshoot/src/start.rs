@@ -18,18 +18,18 @@ use offshoot_train::{Recipe, Settings, Unfreeze};
 use crate::error::{Error, Result};
 use crate::hash::sha256;
 use crate::source::{
-    self, Overrides, StateDict, classifier_of_size, is_onnx, load_onnx, load_state_dict, run_file,
+    self, Overrides, StateDict, classifier_of_size, is_graph, load_graph, load_state_dict, run_file,
     unchecked_base, word,
 };
 
-/// The preprocessing that the model `name` was pretrained with: that of published `weights`, an architecture's, or that of an
-/// ONNX file.
+/// The preprocessing that the model `name` was pretrained with: that of published `weights`, an architecture's, or that of a
+/// file with a graph.
 ///
 /// # Errors
 /// When there is no architecture of that name, or a file cannot be read.
 pub fn own_preprocessing(name: &str, weights: Option<&Path>) -> Result<Preprocessing> {
-    if let Some(path) = onnx_file(name) {
-        return Ok(load_onnx(path, &Overrides::default(), false)?.model.metadata.preprocessing);
+    if let Some(path) = graph_file(name) {
+        return Ok(load_graph(path, &Overrides::default())?.model.metadata.preprocessing);
     }
     let architecture = architecture(name)?;
     let published = match weights {
@@ -80,21 +80,21 @@ pub fn keeps_head(recipe: &Recipe, classes: &[String]) -> Option<bool> {
     Some(same && metadata.classes == classes)
 }
 
-/// The ONNX file that a recipe names instead of an architecture.
-fn onnx_file(name: &str) -> Option<&Path> {
+/// The ONNX file or `.pt2` that a recipe names instead of an architecture.
+fn graph_file(name: &str) -> Option<&Path> {
     let path = Path::new(name);
-    let named = path.extension().is_some_and(|e| e == "onnx");
-    let is_onnx = || find(name).is_err() && path.is_file() && is_onnx(path).unwrap_or(false);
-    (named || is_onnx()).then_some(path)
+    let named = path.extension().is_some_and(|e| e == "onnx" || e == "pt2");
+    let is_graph = || find(name).is_err() && path.is_file() && is_graph(path).unwrap_or(false);
+    (named || is_graph()).then_some(path)
 }
 
-/// Writes the classifier that a run starts from into its folder, when it is an ONNX file. `best.safetensors` and
+/// Writes the classifier that a run starts from into its folder, when it is an ONNX file or a `.pt2`. `best.safetensors` and
 /// `last.safetensors` of the run get their graph from it.
 ///
 /// # Errors
 /// When the file cannot be read or written.
 pub fn keep_base(recipe: &Recipe, run: &Path) -> Result<()> {
-    let (Some(path), base) = (onnx_file(&recipe.model), run.join(BASE_FILE)) else { return Ok(()) };
+    let (Some(path), base) = (graph_file(&recipe.model), run.join(BASE_FILE)) else { return Ok(()) };
     if base.exists() {
         return Ok(());
     }
@@ -104,10 +104,10 @@ pub fn keep_base(recipe: &Recipe, run: &Path) -> Result<()> {
     Ok(write_atomically(&run.join(BASE_HASH_FILE), |file| file.write_all(line.as_bytes()))?)
 }
 
-/// The recipe of a run that goes on: what started from an ONNX file goes on from the copy in the run's folder.
+/// The recipe of a run that goes on: what started from a file with a graph goes on from the copy in the run's folder.
 pub fn resumed(recipe: &Recipe, run: &Path) -> Recipe {
     let base = run.join(BASE_FILE);
-    match (onnx_file(&recipe.model), base.to_str()) {
+    match (graph_file(&recipe.model), base.to_str()) {
         (Some(_), Some(base)) if Path::new(base).exists() => {
             Recipe { model: base.to_owned(), weights: None, ..recipe.clone() }
         }
@@ -153,9 +153,9 @@ fn last_block(architecture: &Architecture) -> Vec<Unfreeze> {
 /// # Errors
 /// When the architecture is unknown, or the weights cannot be read or do not fit it.
 pub fn starting_model(recipe: &Recipe, classes: &[String], say: &mut dyn FnMut(&str)) -> Result<Model> {
-    if let Some(path) = onnx_file(&recipe.model) {
+    if let Some(path) = graph_file(&recipe.model) {
         unchecked_base(path).iter().for_each(|text| say(text));
-        return onnx_model(path, recipe, classes);
+        return grafted_model(path, recipe, classes);
     }
     let architecture = architecture(&recipe.model)?;
     let head: Head = recipe.head.parse().map_err(offshoot_models::BuildError::from)?;
@@ -177,11 +177,11 @@ pub fn starting_model(recipe: &Recipe, classes: &[String], say: &mut dyn FnMut(&
     }
 }
 
-/// The classifier of an ONNX file with a new head.
-fn onnx_model(path: &Path, recipe: &Recipe, classes: &[String]) -> Result<Model> {
+/// The classifier of an ONNX file or a `.pt2` with a new head.
+fn grafted_model(path: &Path, recipe: &Recipe, classes: &[String]) -> Result<Model> {
     if recipe.weights.is_some() {
         return Err(Error::advice(format_args!(
-            "{}: an ONNX file has its own weights; leave {WEIGHTS} out",
+            "{}: the file has its own weights; leave {WEIGHTS} out",
             shown(path)
         )));
     }

@@ -295,7 +295,7 @@ pub(crate) struct Pretrained {
     /// In place of MODEL: an architecture, with --weights.
     #[arg(long, help_heading = "Model", value_name = "NAME", requires = "weights")]
     model: Option<String>,
-    /// The weights of --model: a .pth, .safetensors or TorchScript .pt.
+    /// The weights of --model: a .pth, .safetensors, TorchScript .pt or .pt2.
     #[arg(long, help_heading = "Model", value_name = "FILE", requires = "model")]
     weights: Option<PathBuf>,
     #[command(flatten)]
@@ -332,7 +332,7 @@ impl Pretrained {
             return Ok((ModelSource::Pretrained { architecture, weights }, paths));
         }
         if paths.is_empty() {
-            let text = "give MODEL (a run directory, a .safetensors of ours, an .onnx or a TorchScript .pt), or --model NAME --weights FILE";
+            let text = "give MODEL (a run directory, a .safetensors of ours, an .onnx, a TorchScript .pt or a .pt2), or --model NAME --weights FILE";
             return Err(Error::Input(text.into()).into());
         }
         let model = self.last.of(paths.remove(0))?;

@@ -19,7 +19,7 @@ use super::{Failure, Outcome, print};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// MODEL: a run directory, a .safetensors of ours, an .onnx or a TorchScript .pt.
+    /// MODEL: a run directory, a .safetensors of ours, an .onnx, a TorchScript .pt or a .pt2.
     #[arg(value_name = "MODEL")]
     paths: Vec<PathBuf>,
     #[command(flatten)]

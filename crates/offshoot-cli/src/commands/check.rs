@@ -11,7 +11,7 @@ use super::{Outcome, print};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// MODEL (a run directory, a .safetensors of ours, an .onnx or a TorchScript .pt) and DATA (a folder with one
+    /// MODEL (a run directory, a .safetensors of ours, an .onnx, a TorchScript .pt or a .pt2) and DATA (a folder with one
     /// folder of pictures for each class).
     #[arg(value_name = "MODEL DATA", required = true)]
     paths: Vec<PathBuf>,

@@ -19,7 +19,7 @@ const BATCH: usize = 32;
 
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// MODEL (a run directory, a .safetensors of ours, an .onnx or a TorchScript .pt) and DATA (a folder with one
+    /// MODEL (a run directory, a .safetensors of ours, an .onnx, a TorchScript .pt or a .pt2) and DATA (a folder with one
     /// folder of pictures for each class) [default for a run: its own validation pictures].
     #[arg(value_name = "MODEL DATA", required = true)]
     paths: Vec<PathBuf>,

@@ -8,7 +8,8 @@ use offshoot::{
     CoreMlOptions, Dataset, EnginePrecision, Error, FolderOptions, Form, Inputs, LiteRtOptions,
     LiteRtWeights, Model, OnnxOptions, Precision, Profile, Proof, Recipe, Scheme, StoredWeights,
     TensorRtExport, TensorRtOptions, Transform, check_replaceable, export_coreml, export_litert, export_onnx,
-    export_tensorrt, export_torchscript, export_triton, labelled, origin, quantize_static, trtexec_program,
+    export_pt2, export_tensorrt, export_torchscript, export_triton, labelled, origin, quantize_static,
+    trtexec_program,
 };
 use offshoot_graph::text::shown;
 use serde_json::{Value, json};
@@ -19,16 +20,16 @@ use super::quantize::CalibrationArguments;
 use super::{Failure, Outcome, print};
 
 /// What `--format` takes.
-const FORMATS: [&str; 6] = ["onnx", "torchscript", "coreml", "litert", "tensorrt", "triton"];
+const FORMATS: [&str; 7] = ["onnx", "torchscript", "pt2", "coreml", "litert", "tensorrt", "triton"];
 
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// MODEL: a run directory, a .safetensors of ours, an .onnx or a TorchScript .pt.
+    /// MODEL: a run directory, a .safetensors of ours, an .onnx, a TorchScript .pt or a .pt2.
     #[arg(value_name = "MODEL")]
     paths: Vec<PathBuf>,
     #[command(flatten)]
     pretrained: Pretrained,
-    /// Formats to write: onnx, torchscript, coreml, litert, tensorrt, triton.
+    /// Formats to write: onnx, torchscript, pt2, coreml, litert, tensorrt, triton.
     #[arg(long, help_heading = "Output", value_name = "FORMAT,..", value_delimiter = ',', required = true)]
     format: Vec<String>,
     /// For torchscript: write a scripted module that does its own preprocessing and has a method `classify`.
@@ -101,6 +102,7 @@ fn ending(format: &str) -> Option<&'static str> {
     match format {
         "onnx" => Some("onnx"),
         "torchscript" => Some("pt"),
+        "pt2" => Some("pt2"),
         "coreml" => Some("mlpackage"),
         "litert" => Some("tflite"),
         _ => None,
@@ -161,6 +163,7 @@ impl Arguments {
                 export_torchscript(model, &out.path(".pt")?, form, proof)?
             }
             "litert" => export_litert(model, &out.path(".tflite")?, self.litert_options(), proof)?,
+            "pt2" => export_pt2(model, &out.path(".pt2")?, proof)?,
             "coreml" => export_coreml(model, &out.path(".mlpackage")?, self.coreml_options(), proof)?,
             "tensorrt" => {
                 let options = self.tensorrt_options();

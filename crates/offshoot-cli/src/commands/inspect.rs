@@ -11,7 +11,7 @@ use super::{Outcome, print};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// A run directory, a .safetensors, an .onnx, a TorchScript .pt, or a .pth.
+    /// A run directory, a .safetensors, an .onnx, a TorchScript .pt, a .pt2, or a .pth.
     file: PathBuf,
     #[command(flatten)]
     last: LastArgument,

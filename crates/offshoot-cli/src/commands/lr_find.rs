@@ -24,10 +24,10 @@ const COLUMNS: usize = 60;
 pub(crate) struct Arguments {
     /// A folder with one folder of pictures for each class, or with `train` and `val` folders that hold those.
     data: PathBuf,
-    /// Architecture to fine-tune (`offshoot models` lists them), or an ONNX classifier: FILE.onnx.
+    /// Architecture to fine-tune (`offshoot models` lists them), or a classifier with its graph: FILE.onnx, FILE.pt2.
     #[arg(long, help_heading = "Model", value_name = "NAME")]
     model: String,
-    /// Pretrained weights: a .pth, .safetensors or TorchScript .pt [default: random weights].
+    /// Pretrained weights: a .pth, .safetensors, TorchScript .pt or .pt2 [default: random weights].
     #[arg(long, help_heading = "Model", value_name = "FILE")]
     weights: Option<PathBuf>,
     /// Recipe file (TOML) with settings; flags take precedence over it.

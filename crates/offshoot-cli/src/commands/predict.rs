@@ -12,7 +12,7 @@ use super::{Failure, Outcome, print};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// MODEL (a run directory, a .safetensors of ours, an .onnx or a TorchScript .pt), then pictures or folders of
+    /// MODEL (a run directory, a .safetensors of ours, an .onnx, a TorchScript .pt or a .pt2), then pictures or folders of
     /// pictures; `-` reads one picture from standard input.
     #[arg(value_name = "MODEL PATH", required = true)]
     paths: Vec<PathBuf>,

@@ -42,7 +42,7 @@ enum Format {
 
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// MODEL: a run directory, a .safetensors of ours, an .onnx or a TorchScript .pt. For --mode dynamic any ONNX file,
+    /// MODEL: a run directory, a .safetensors of ours, an .onnx, a TorchScript .pt or a .pt2. For --mode dynamic any ONNX file,
     /// of text or sound too.
     #[arg(value_name = "MODEL")]
     paths: Vec<PathBuf>,

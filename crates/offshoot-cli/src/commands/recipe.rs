@@ -10,7 +10,7 @@ use super::{Outcome, print};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// Architecture to fine-tune (`offshoot models` lists them), or an ONNX classifier: FILE.onnx.
+    /// Architecture to fine-tune (`offshoot models` lists them), or a classifier with its graph: FILE.onnx, FILE.pt2.
     #[arg(long, help_heading = "Model", value_name = "NAME")]
     model: String,
     /// Recipe file (TOML) with settings; the defaults of the others are printed with them.

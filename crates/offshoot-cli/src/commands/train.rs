@@ -28,10 +28,10 @@ use watcher::Watcher;
 pub(crate) struct Arguments {
     /// A folder with one folder of pictures for each class, or with `train` and `val` folders that hold those.
     data: Option<PathBuf>,
-    /// Architecture to fine-tune (`offshoot models` lists them), or an ONNX classifier: FILE.onnx.
+    /// Architecture to fine-tune (`offshoot models` lists them), or a classifier with its graph: FILE.onnx, FILE.pt2.
     #[arg(long, help_heading = "Model", value_name = "NAME")]
     model: Option<String>,
-    /// Pretrained weights: a .pth, .safetensors or TorchScript .pt, or a run directory, whose head is kept where the classes
+    /// Pretrained weights: a .pth, .safetensors, TorchScript .pt or .pt2, or a run directory, whose head is kept where the classes
     /// are the same [default: random weights].
     #[arg(long, help_heading = "Model", value_name = "FILE")]
     weights: Option<PathBuf>,
@@ -298,7 +298,7 @@ impl Arguments {
 
 /// The name of an architecture as it is, and that of a file as a path from any folder.
 fn absolute_file(name: &str) -> String {
-    match name.ends_with(".onnx") {
+    match name.ends_with(".onnx") || name.ends_with(".pt2") {
         true => absolute(Path::new(name)).to_string_lossy().into_owned(),
         false => name.to_owned(),
     }

@@ -71,6 +71,17 @@ fn export_proves_its_file_and_verify_agrees() {
     let flags = "--model mobilenet_v2 --weights both/mobilenet_v2.pt --size 32 --epochs 1 --batch-size 8";
     world.json(&format!("train d {flags} --out tuned"));
 
+    world.json("export run --format pt2 --out program");
+    let pt2 = "program/mobilenet_v2.pt2";
+    assert_eq!(world.json(&format!("verify {pt2} --against run"))["ok"], json!(true));
+    assert_eq!(world.json(&format!("eval {pt2} d")), world.json("eval run d"));
+    assert_eq!(world.json(&format!("inspect {pt2}"))["kind"], json!("model"));
+    let program = world.read(pt2);
+    world.json(&format!("export {pt2} --format pt2 --out program/again"));
+    assert!(world.read("program/again/mobilenet_v2.pt2") == program);
+    let flags = "--model mobilenet_v2 --weights program/mobilenet_v2.pt2 --size 32 --epochs 1 --batch-size 8";
+    world.json(&format!("train d {flags} --out tuned-program"));
+
     world.json("export run/best.safetensors --format onnx --out elsewhere");
     assert!(world.read("elsewhere/mobilenet_v2.onnx") == first);
     world.json(&format!("export {onnx} --format onnx --out again"));
@@ -83,6 +94,7 @@ fn an_export_replaces_an_earlier_one() {
     for command in [
         "export run --format onnx --out m.onnx",
         "export run --format coreml --out m.mlpackage",
+        "export run --format pt2 --out m.pt2",
         "export run --format onnx,torchscript --out ./",
         "export run --format onnx,torchscript --out new/of/these",
         "export run --format triton --out new/repository",

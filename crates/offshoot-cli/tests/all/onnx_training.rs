@@ -1,13 +1,13 @@
-//! Training from an ONNX file: the same as from the architecture that the file came from, and a run like any other.
+//! Training from an ONNX file or a `.pt2`: the same as from the architecture that the file came from, and a run like any other.
 
 use std::fs;
 
 use crate::support::{CLASSES, World, data};
 use offshoot::{Recipe, Settings, own_preprocessing, starting_model};
-use offshoot_formats::{onnx, safetensors};
+use offshoot_formats::{onnx, pt2, safetensors};
 use offshoot_train::recipe::PreprocessingSettings;
 
-/// A network of random weights with 1000 classes as `NAME.safetensors`, and the same as `NAME.onnx`.
+/// A network of random weights with 1000 classes as `NAME.safetensors`, and the same as `NAME.onnx` and `NAME.pt2`.
 fn files(world: &World, name: &str) {
     let classes: Vec<String> = (0..1000).map(|i| i.to_string()).collect();
     let mut settings = Settings { model: Some(name.into()), data: Some("d".into()), ..Settings::default() };
@@ -19,6 +19,7 @@ fn files(world: &World, name: &str) {
     safetensors::write(&path, &model.weights, "{}").unwrap();
     // Batch norms are as they are, not folded.
     onnx::write(&world.path(&format!("{name}.onnx")), &model, onnx::Options::default()).unwrap();
+    pt2::write(&world.path(&format!("{name}.pt2")), &model).unwrap();
 }
 
 fn column(world: &World, run: &str, name: &str) -> Vec<String> {
@@ -35,14 +36,17 @@ fn training_from_a_file_is_training_the_architecture() {
         data(&world.path("d"), &CLASSES, 6);
         files(&world, name);
         let common = "--size 32 --batch-size 4 --epochs 2 --freeze none --optimizer sgd --lr 0.01";
-        for (model, run) in
-            [(format!("{name} --weights {name}.safetensors"), "native"), (format!("{name}.onnx"), "grafted")]
-        {
+        for (model, run) in [
+            (format!("{name} --weights {name}.safetensors"), "native"),
+            (format!("{name}.onnx"), "grafted"),
+            (format!("{name}.pt2"), "program"),
+        ] {
             let said = world.run(&format!("train d --model {model} {common} --out {run}"));
             assert_eq!(said.code, Some(0), "{said:?}");
         }
         for name in ["train_loss", "val_loss", "val_accuracy"] {
             assert_eq!(column(&world, "native", name), column(&world, "grafted", name), "{name}");
+            assert_eq!(column(&world, "native", name), column(&world, "program", name), "{name}");
         }
     }
 }

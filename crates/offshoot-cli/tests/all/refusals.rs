@@ -57,7 +57,7 @@ fn a_model_that_gives_nan_is_said_to_and_no_file_is_made_of_it() {
             "quantize broken.onnx --mode dynamic --out q".to_owned(),
             "bench formats broken.onnx --batch 1 --runs 1".to_owned(),
         ];
-        for format in ["onnx", "torchscript", "coreml", "litert", "tensorrt", "triton"] {
+        for format in ["onnx", "torchscript", "pt2", "coreml", "litert", "tensorrt", "triton"] {
             commands.push(format!("export broken.onnx --format {format} --out e/deep"));
         }
         for command in commands {
@@ -96,6 +96,8 @@ fn a_flag_that_a_format_does_not_take_is_an_error() {
         ("onnx", "--precision f16", "onnx"),
         ("onnx", "--precision int8", "onnx"),
         ("torchscript", "--precision f16", "torchscript"),
+        ("pt2", "--precision f16", "pt2"),
+        ("pt2", "--script", "pt2"),
         ("triton", "--precision f16", "triton"),
         ("coreml,onnx", "--precision f16", "onnx"),
         ("onnx,torchscript", "--script", "onnx"),

@@ -74,6 +74,18 @@ impl Entry {
 impl<R: Read + Seek> Archive<R> {
     /// The archive in the `len` bytes of `source`.
     pub(crate) fn new(source: BufReader<R>, len: u64) -> Result<Archive<R>, Problem> {
+        Archive::with_marker(source, len, "data.pkl", "the data.pkl of torch.save")
+    }
+
+    /// The archive in all of `source`, in whose folder is an entry `marker`: what `of` says.
+    pub(crate) fn marked(mut source: R, marker: &str, of: &str) -> Result<Archive<R>, Problem> {
+        let failed = |error| Problem::Io { action: "read", error };
+        let len = source.seek(SeekFrom::End(0)).map_err(failed)?;
+        source.rewind().map_err(failed)?;
+        Archive::with_marker(BufReader::new(source), len, marker, of)
+    }
+
+    fn with_marker(source: BufReader<R>, len: u64, marker: &str, of: &str) -> Result<Archive<R>, Problem> {
         let failed = |error| zip_problem(DIRECTORY, error);
         let mut buffer = vec![0; MAX_CENTRAL_DIRECTORY_RECORD_SIZE];
         let source = Source(RefCell::new(source.into_inner()));
@@ -85,7 +97,7 @@ impl<R: Read + Seek> Archive<R> {
             let name = String::from_utf8_lossy(record.file_path().as_bytes()).into_owned();
             entries.insert(name, Entry::of(&record));
         }
-        let root = root(&entries)?;
+        let root = root(&entries, marker, of)?;
         Ok(Archive { zip, entries, root, len })
     }
 
@@ -96,6 +108,11 @@ impl<R: Read + Seek> Archive<R> {
 
     pub(crate) fn has(&self, name: &str) -> bool {
         self.entries.contains_key(&format!("{}{name}", self.root))
+    }
+
+    /// The bytes that the directory claims for the entry `name`, once unpacked.
+    pub(crate) fn size(&self, name: &str) -> Option<u64> {
+        self.entries.get(&format!("{}{name}", self.root)).map(|entry| entry.size)
     }
 
     /// The whole entry `name` of at most `limit` bytes.
@@ -188,13 +205,14 @@ pub(super) fn memory_limit(len: u64) -> u64 {
     len.saturating_mul(MEMORY_FACTOR).saturating_add(MEMORY_FLOOR)
 }
 
-/// The folder of `data.pkl`, the outermost one when there are several.
-fn root(entries: &HashMap<String, Entry>) -> Result<String, Problem> {
-    let folders = entries.keys().filter_map(|name| name.strip_suffix("data.pkl"));
+/// The folder of `marker`, the outermost one when there are several.
+fn root(entries: &HashMap<String, Entry>, marker: &str, of: &str) -> Result<String, Problem> {
+    let folders = entries.keys().filter_map(|name| name.strip_suffix(marker));
     let roots = folders.filter(|root| root.is_empty() || root.ends_with('/'));
-    roots.min_by_key(|root| (root.len(), *root)).map(str::to_owned).ok_or_else(|| Problem::Unrecognised {
-        found: "a zip archive without the data.pkl of torch.save".into(),
-    })
+    roots
+        .min_by_key(|root| (root.len(), *root))
+        .map(str::to_owned)
+        .ok_or_else(|| Problem::Unrecognised { found: format!("a zip archive without {of}") })
 }
 
 fn place(name: &str) -> String {

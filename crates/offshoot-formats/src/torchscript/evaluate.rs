@@ -11,8 +11,8 @@ use super::parse::{Call, Expression, Function, Statement, StatementKind, Target}
 use super::place::Place;
 use super::program::Program;
 use super::recurrent;
-use super::sizes::{self, MAX_LIST};
 use crate::error::Problem;
+use crate::import::aten::sizes::{self, MAX_LIST};
 use crate::import::aten::{Aten, Call as OperatorCall, STACKED, Stored, Value};
 use crate::pth::values::{Node, Value as Pickle};
 

@@ -18,7 +18,6 @@ mod program;
 mod read;
 mod recurrent;
 mod script;
-mod sizes;
 mod tensors;
 mod tree;
 #[cfg(feature = "write")]

@@ -1,24 +1,19 @@
 //! A model as an archive.
 
-use std::io::{self, Seek, SeekFrom, Write};
+use std::io::{self, Seek, Write};
 
 use offshoot_graph::passes::{expand, remove_training_leftovers};
 use offshoot_graph::{DType, Graph, InferenceGraph, Model, Role, Shape, Source, Tensor, ValueId};
-use zip::write::SimpleFileOptions;
-use zip::{CompressionMethod, DateTime, ZipWriter};
 
 use super::pickle::{Pickler, TensorRecord};
 use super::print::{MODULE, Printer, classes, written};
 use super::tree::{Held, Tree};
 use super::{Form, METADATA_FILE, Options, script};
-use crate::elements::write_le;
 use crate::error::Problem;
+use crate::stored_zip;
 
 /// The folder that everything is in. PyTorch takes the file's own name, which would make equal models differ.
 const ROOT: &str = "model";
-
-/// Where PyTorch wants tensors to begin, in bytes.
-const ALIGNMENT: u16 = 64;
 
 /// The version of the operators' meaning, PyTorch 1.6's and later's.
 const VERSION: &str = "4\n";
@@ -98,101 +93,27 @@ impl<'a> Files<'a> {
     }
 
     fn write(&self, out: &mut (impl Write + Seek)) -> io::Result<()> {
-        let mut out = Remembering { out, at: 0, failed: None };
-        let written = self.write_archive(&mut out);
-        out.failed.map_or(written, Err)
-    }
-
-    fn write_archive(&self, out: &mut (impl Write + Seek)) -> io::Result<()> {
-        let mut zip = ZipWriter::new(out);
-        entry(&mut zip, "data.pkl", &self.data)?;
-        entry(&mut zip, &format!("code/{}.py", MODULE.replace('.', "/")), self.code.as_bytes())?;
-        entry(&mut zip, "constants.pkl", &self.constants)?;
-        for (name, text) in &self.extra {
-            entry(&mut zip, &format!("extra/{name}"), text.as_bytes())?;
-        }
-        for (number, tensor) in self.constant_tensors.iter().enumerate() {
-            start(&mut zip, &format!("constants/{number}"), bytes(tensor))?;
-            write_le(tensor.data(), &mut zip)?;
-        }
-        for (number, tensor) in self.tensors.iter().enumerate() {
-            let name = format!("data/{number}");
-            match tensor {
-                Some(tensor) => {
-                    start(&mut zip, &name, bytes(tensor))?;
-                    write_le(tensor.data(), &mut zip)?;
-                }
-                None => entry(&mut zip, &name, &0i64.to_le_bytes())?,
+        stored_zip::write(out, ROOT, |zip| {
+            zip.entry("data.pkl", &self.data)?;
+            zip.entry(&format!("code/{}.py", MODULE.replace('.', "/")), self.code.as_bytes())?;
+            zip.entry("constants.pkl", &self.constants)?;
+            for (name, text) in &self.extra {
+                zip.entry(&format!("extra/{name}"), text.as_bytes())?;
             }
-        }
-        entry(&mut zip, "version", VERSION.as_bytes())?;
-        entry(&mut zip, "byteorder", b"little")?;
-        zip.finish()?;
-        Ok(())
-    }
-}
-
-/// A writer that remembers its first error and takes everything after it: a [`ZipWriter`] that is dropped tries again to end
-/// its archive, and prints what goes wrong then.
-struct Remembering<'a, W> {
-    out: &'a mut W,
-    at: u64,
-    failed: Option<io::Error>,
-}
-
-impl<W> Remembering<'_, W> {
-    /// What the writer said; what `otherwise` says where it has failed.
-    fn remember<T>(&mut self, said: io::Result<T>, otherwise: T) -> io::Result<T> {
-        said.or_else(|error| {
-            self.failed.get_or_insert(error);
-            Ok(otherwise)
+            for (number, tensor) in self.constant_tensors.iter().enumerate() {
+                zip.tensor(&format!("constants/{number}"), tensor)?;
+            }
+            for (number, tensor) in self.tensors.iter().enumerate() {
+                let name = format!("data/{number}");
+                match tensor {
+                    Some(tensor) => zip.tensor(&name, tensor)?,
+                    None => zip.entry(&name, &0i64.to_le_bytes())?,
+                }
+            }
+            zip.entry("version", VERSION.as_bytes())?;
+            zip.entry("byteorder", b"little")
         })
     }
-}
-
-impl<W: Write> Write for Remembering<'_, W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let said = if self.failed.is_none() { self.out.write(bytes) } else { Ok(bytes.len()) };
-        let written = self.remember(said, bytes.len())?;
-        self.at += written as u64;
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        let said = if self.failed.is_none() { self.out.flush() } else { Ok(()) };
-        self.remember(said, ())
-    }
-}
-
-impl<W: Seek> Seek for Remembering<'_, W> {
-    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        let place = match to {
-            SeekFrom::Start(place) => place,
-            SeekFrom::Current(by) | SeekFrom::End(by) => self.at.saturating_add_signed(by),
-        };
-        let said = if self.failed.is_none() { self.out.seek(to) } else { Ok(place) };
-        self.at = self.remember(said, place)?;
-        Ok(self.at)
-    }
-}
-
-fn bytes(tensor: &Tensor) -> u64 {
-    tensor.len() as u64 * tensor.dtype().size() as u64
-}
-
-fn start(zip: &mut ZipWriter<impl Write + Seek>, name: &str, len: u64) -> io::Result<()> {
-    let options = SimpleFileOptions::default()
-        .compression_method(CompressionMethod::Stored)
-        .last_modified_time(DateTime::default())
-        .unix_permissions(0o644)
-        .with_alignment(ALIGNMENT)
-        .large_file(len > u32::MAX.into());
-    Ok(zip.start_file(format!("{ROOT}/{name}"), options)?)
-}
-
-fn entry(zip: &mut ZipWriter<impl Write + Seek>, name: &str, content: &[u8]) -> io::Result<()> {
-    start(zip, name, content.len() as u64)?;
-    zip.write_all(content)
 }
 
 /// A module and all under it. `tensor` writes the tensors, `labels` become the attribute `classes` of the outermost one.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
-use offshoot_formats::{coreml, onnx, torchscript};
+use offshoot_formats::{coreml, onnx, pt2, torchscript};
 use offshoot_graph::{Model, Op};
 use offshoot_testing::difference;
 
@@ -102,6 +102,28 @@ fn what_is_written_as_torchscript_computes_the_same() {
             }
         });
     }
+}
+
+#[test]
+fn what_is_written_as_pt2_computes_the_same() {
+    for ending in [".onnx", ".pt"] {
+        compare(ending, |model| {
+            let bytes = as_program(model)?;
+            let again = pt2::read_bytes(&bytes, None).map_err(|e| format!("read again: {e}"))?.model;
+            // LSTMs are written step by step.
+            let unrolled = operators(model).contains("LSTM");
+            if as_program(&again)? == bytes || was_expanded(model, &again) || unrolled {
+                Ok(again)
+            } else {
+                Err(format!("written otherwise: {} and {}", operators(model), operators(&again)))
+            }
+        });
+    }
+}
+
+fn as_program(model: &Model) -> Result<Vec<u8>, String> {
+    let mut bytes = Cursor::new(Vec::new());
+    pt2::write_to(&mut bytes, model).map(|()| bytes.into_inner()).map_err(|e| e.to_string())
 }
 
 fn as_script(model: &Model) -> Result<Vec<u8>, String> {
@@ -265,6 +287,8 @@ fn pytorch_computes_what_is_written() {
         torchscript::write(path, model, torchscript::Options::default()).unwrap();
     });
     check_with("check_torchscript.py", &files);
+    let files = written(folder.path(), "pt2", table(), |path, model| pt2::write(path, model).unwrap());
+    check_with("check_pt2.py", &files);
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use offshoot_formats::{coreml, onnx, torchscript};
+use offshoot_formats::{coreml, onnx, pt2, torchscript};
 use offshoot_graph::Model;
 use offshoot_testing::difference;
 
@@ -47,6 +47,16 @@ fn every_function_goes_through_torchscript() {
     compare(&SHAPE, |model| {
         torchscript::write(&path, model, torchscript::Options::default()).map_err(|e| e.to_string())?;
         Ok(torchscript::read(&path, None).map_err(|e| e.to_string())?.model)
+    });
+}
+
+#[test]
+fn every_function_goes_through_pt2() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.pt2");
+    compare(&SHAPE, |model| {
+        pt2::write(&path, model).map_err(|e| e.to_string())?;
+        Ok(pt2::read(&path, None).map_err(|e| e.to_string())?.model)
     });
 }
 
@@ -110,4 +120,6 @@ fn pytorch_computes_every_function_alike() {
         torchscript::write(path, model, torchscript::Options::default()).unwrap();
     });
     check_with("check_torchscript.py", &files);
+    let files = written(folder.path(), "pt2", |path, model| pt2::write(path, model).unwrap());
+    check_with("check_pt2.py", &files);
 }

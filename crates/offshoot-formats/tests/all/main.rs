@@ -18,6 +18,8 @@ mod onnx_qdq;
 mod onnx_support;
 mod onnx_tables;
 mod onnx_text;
+mod pt2;
+mod pt2_hostile;
 mod random_graphs;
 mod torchscript;
 mod torchscript_hostile;

@@ -14,7 +14,7 @@ use crate::compare::{INT8_TOLERANCE, TOLERANCE};
 use crate::error::{Error, Result};
 use crate::hash::sha256;
 use crate::integers::is_quantized;
-use crate::source::ModelSource;
+use crate::source::{ModelSource, is_pt2};
 
 /// No file that is further from its model is written: its outputs have nothing in common with the model's.
 pub(crate) const MOST_TOLERANCE: f64 = 10.0;
@@ -23,7 +23,7 @@ pub(crate) const MOST_TOLERANCE: f64 = 10.0;
 const MOST_COSINE: f64 = 1.0 + 1e-6;
 
 /// The formats that manifests name.
-const FORMATS: [&str; 5] = ["onnx", "torchscript", "coreml", "litert", "safetensors"];
+const FORMATS: [&str; 6] = ["onnx", "torchscript", "pt2", "coreml", "litert", "safetensors"];
 
 impl Manifest {
     /// What does not hold of the file or package at `path`, which the manifest stands beside, in words.
@@ -98,6 +98,7 @@ impl Manifest {
                 Content::Onnx => "onnx",
                 Content::LiteRt => "litert",
                 Content::Safetensors => "safetensors",
+                Content::Zip if is_pt2(path)? => "pt2",
                 Content::Zip => "torchscript",
                 Content::Pickle => "a pickle",
             },

@@ -26,7 +26,7 @@ pub(crate) struct Arguments {
     /// Architecture to look for wrong labels with; needs --weights.
     #[arg(long, help_heading = "Model", value_name = "NAME", requires = "weights")]
     model: Option<String>,
-    /// Pretrained weights of --model: a .pth, .safetensors or TorchScript .pt.
+    /// Pretrained weights of --model: a .pth, .safetensors, TorchScript .pt or .pt2.
     #[arg(long, help_heading = "Model", value_name = "FILE", requires = "model")]
     weights: Option<PathBuf>,
     /// Number of cross-validation folds of the linear probe that looks for wrong labels.

@@ -154,7 +154,7 @@ impl Aten {
 
 /// Only the count of batches is a stored tensor that changes.
 fn counts_nothing(call: &Bound<'_>) -> Result<(), Problem> {
-    match call.call.values.first() {
+    match call.first() {
         Some(Value::Stored(_)) => Err(call.call.in_training_mode()),
         _ => Ok(()),
     }

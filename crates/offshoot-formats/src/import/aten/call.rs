@@ -108,7 +108,26 @@ impl Bound<'_> {
     /// The argument called `name`: its place, and what is given or its default. `None` where that is None.
     pub(super) fn get(&self, name: &str) -> Option<&Value> {
         let index = self.signature.arguments.iter().position(|argument| argument.name == name)?;
-        self.call.at(index, name).or(self.signature.arguments[index].default.as_ref())
+        // What works in place calls it `self`, whatever its name is otherwise.
+        let changed = || if self.in_place && index == 0 { self.call.at(0, "self") } else { None };
+        self.call.at(index, name).or_else(changed).or(self.signature.arguments[index].default.as_ref())
+    }
+
+    /// The argument that is changed in place, or shares its memory with the result.
+    pub(super) fn first(&self) -> Option<&Value> {
+        self.get(self.signature.arguments.first()?.name)
+    }
+
+    /// A file that names the overload means the signature as it was when the file was written.
+    pub(super) fn check_names(&self) -> Result<(), Problem> {
+        let known = |name: &str| {
+            let changed = self.in_place && name == "self";
+            changed || self.signature.arguments.iter().any(|argument| argument.name == name)
+        };
+        match self.call.named.iter().find(|(name, _)| self.call.overload.is_some() && !known(name)) {
+            Some((name, _)) => Err(self.refused(&format!("its argument `{name:.40}` is not known"))),
+            None => Ok(()),
+        }
     }
 
     /// The place of the argument called `name`, for messages.

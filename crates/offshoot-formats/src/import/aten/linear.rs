@@ -1,6 +1,6 @@
 //! Products of matrices.
 
-use offshoot_graph::op::Gemm;
+use offshoot_graph::op::{Gemm, ShapeOp};
 use offshoot_graph::{Op, Role, ValueId};
 
 use super::call::Bound;
@@ -19,6 +19,11 @@ pub(super) const ROWS: Rows = &[
     (
         "scaled_dot_product_attention(Tensor query, Tensor key, Tensor value, Tensor? attn_mask=None, float dropout_p=0.0, \
          bool is_causal=False, *, float? scale=None, bool enable_gqa=False)",
+        attention,
+    ),
+    (
+        "_scaled_dot_product_flash_attention_for_cpu(Tensor query, Tensor key, Tensor value, float dropout_p=0.0, \
+         bool is_causal=False, *, Tensor? attn_mask=None, float? scale=None)",
         attention,
     ),
 ];
@@ -66,6 +71,12 @@ fn addmm(aten: &mut Aten, call: &Bound<'_>) -> Result<Value, Problem> {
 fn matmul(aten: &mut Aten, call: &Bound<'_>, second: &str) -> Result<Value, Problem> {
     if let Some(Value::Tensor(_)) = call.get(second) {
         let (a, b) = (aten.any(call, "self")?, aten.tensor(call, second)?);
+        let (rows, stack) = (aten.import.shape(a), aten.import.shape(b));
+        let alike =
+            rows.rank() == stack.rank() && rows.0.iter().rev().skip(2).eq(stack.0.iter().rev().skip(2));
+        if let (true, Some((matrix, transposed))) = (alike, repeated(aten, b)) {
+            return product(aten, call, a, transposed, &[matrix]);
+        }
         let id = aten.import.matmul(call, a, b)?;
         return Ok(aten.define(id));
     }
@@ -75,8 +86,21 @@ fn matmul(aten: &mut Aten, call: &Bound<'_>, second: &str) -> Result<Value, Prob
     product(aten, call, x, matrix.transposed, &[weight])
 }
 
+/// The matrix that is all matrices of the stack `b`, as a decomposed Linear multiplies with, and whether it is used transposed.
+fn repeated(aten: &Aten, b: ValueId) -> Option<(ValueId, bool)> {
+    let (Op::Shape(ShapeOp::Expand { .. }), &[x]) = aten.import.made_by(b)? else { return None };
+    if aten.import.rank(x) != 2 {
+        return None;
+    }
+    if let Some((Op::Shape(ShapeOp::Transpose { .. }), &[matrix])) = aten.import.made_by(x) {
+        return Some((matrix, true));
+    }
+    Some((x, false))
+}
+
 fn attention(aten: &mut Aten, call: &Bound<'_>) -> Result<Value, Problem> {
-    if call.flag("is_causal")? || call.flag("enable_gqa")? {
+    let shared = call.get("enable_gqa").is_some() && call.flag("enable_gqa")?;
+    if call.flag("is_causal")? || shared {
         return Err(call.refused("a causal mask and shared heads are not read"));
     }
     if call.number("dropout_p")? != 0.0 {

@@ -3,6 +3,7 @@
 
 mod arithmetic;
 mod call;
+mod classifier;
 mod linear;
 mod moves;
 mod norms;
@@ -10,11 +11,13 @@ mod pictures;
 mod recurrent;
 mod reductions;
 mod signature;
+pub(crate) mod sizes;
 mod state;
 mod table;
 mod value;
 
 pub(crate) use self::call::{Call, Tensors};
+pub(crate) use self::classifier::{Classifier, LAYOUT, Own, Source};
 pub(crate) use self::recurrent::STACKED;
-pub(crate) use self::state::{Aten, Stacked};
+pub(crate) use self::state::Aten;
 pub(crate) use self::value::{Stored, Value};

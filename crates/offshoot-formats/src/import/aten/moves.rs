@@ -1,7 +1,7 @@
 //! Operators that move elements or change nothing: shapes, orders, parts, types.
 
 use offshoot_graph::op::ShapeOp;
-use offshoot_graph::{Dim, Op};
+use offshoot_graph::{Bindings, Dim, DimOp, Op, Shape, ValueId};
 
 use super::call::{Bound, known_size, sizes};
 use super::state::Aten;
@@ -18,6 +18,8 @@ pub(super) const ROWS: Rows = &[
     ("t(Tensor self)", |a, c| transposed(a, c, 0, 1)),
     ("contiguous(Tensor self, *, MemoryFormat memory_format=contiguous_format)", same),
     ("detach(Tensor self)", same),
+    ("lift_fresh_copy(Tensor self)", same),
+    ("as_strided(Tensor self, SymInt[] size, SymInt[] stride, SymInt? storage_offset=None)", strided),
     ("alias(Tensor self)", same),
     ("clone(Tensor self, *, MemoryFormat? memory_format=None)", |a, c| {
         let x = a.tensor(c, "self")?;
@@ -93,6 +95,23 @@ fn same(aten: &mut Aten, call: &Bound<'_>) -> Result<Value, Problem> {
     Ok(call.required("self")?.clone())
 }
 
+/// The same elements in the order in which they are: what a decomposed program asks of a mean of pixels.
+fn strided(aten: &mut Aten, call: &Bound<'_>) -> Result<Value, Problem> {
+    let shape = aten.shape_of(call, "self")?;
+    let sizes = Value::List(call.list("size").unwrap_or_default().into());
+    let strides = call.ints("stride")?.unwrap_or_default();
+    let mut expected = 1i64;
+    let mut in_order = strides.len() == shape.rank() && call.get("storage_offset").is_none();
+    for (dim, stride) in shape.0.iter().zip(&strides).rev() {
+        in_order &= *dim == Dim::Fixed(1) || *stride == expected;
+        expected = expected.saturating_mul(dim.fixed().map_or(1, |n| n as i64));
+    }
+    match in_order && self::sizes(&shape) == sizes {
+        true => same(aten, call),
+        false => Err(call.refused("only strides that change nothing are read")),
+    }
+}
+
 /// Another element type: of floats, as all is computed in f32.
 fn to(aten: &mut Aten, call: &Bound<'_>) -> Result<Value, Problem> {
     if call.get("device").is_none() || call.get("dtype").is_some() {
@@ -146,9 +165,14 @@ fn unflatten(aten: &mut Aten, call: &Bound<'_>) -> Result<Value, Problem> {
 }
 
 fn permute(aten: &mut Aten, call: &Bound<'_>) -> Result<Value, Problem> {
+    let axes = call.ints("dims")?.unwrap_or_default();
+    if let ([1 | -1, 0 | -2], Some(Value::Stored(Stored { constant: false, .. }))) =
+        (&axes[..], call.get("self"))
+    {
+        return transposed(aten, call, 0, 1);
+    }
     let x = aten.tensor(call, "self")?;
     let rank = aten.import.rank(x);
-    let axes = call.ints("dims")?.unwrap_or_default();
     let perm = axes.iter().map(|&axis| call.axis_of(axis, rank)).collect::<Result<Vec<_>, _>>()?;
     let id = aten.import.transpose(call, x, perm)?;
     Ok(aten.view(call, id))
@@ -181,8 +205,29 @@ fn concat(aten: &mut Aten, call: &Bound<'_>) -> Result<Value, Problem> {
     }
     let first = *inputs.first().ok_or_else(|| call.damage("its list is empty"))?;
     let axis = call.axis("dim", aten.import.rank(first))?;
+    if axis > 0 {
+        one_for_each_picture(aten, call, &mut inputs)?;
+    }
     let id = aten.import.push(call, Op::Shape(ShapeOp::Concat { axis }), &inputs)?;
     Ok(aten.define(id))
+}
+
+/// In a program for one picture, what is beside values of that picture has one place where they have the batch.
+fn one_for_each_picture(aten: &mut Aten, call: &Bound<'_>, inputs: &mut [ValueId]) -> Result<(), Problem> {
+    let first = |aten: &Aten, id: ValueId| aten.import.shape(id).0.first().cloned();
+    let batch = Some(aten.import.batch.clone());
+    if aten.import.fixed_batch != Some(1) || inputs.iter().all(|&id| first(aten, id) != batch) {
+        return Ok(());
+    }
+    for id in inputs {
+        if first(aten, *id) != Some(Dim::Fixed(1)) {
+            continue;
+        }
+        let mut sizes: Vec<Number> = aten.import.shape(*id).0.iter().cloned().map(Number::of).collect();
+        sizes[0] = Number::of(aten.import.batch.clone());
+        *id = aten.import.expand(call, *id, &sizes)?;
+    }
+    Ok(())
 }
 
 fn stack(aten: &mut Aten, call: &Bound<'_>) -> Result<Value, Problem> {
@@ -310,7 +355,7 @@ fn squeeze(aten: &mut Aten, call: &Bound<'_>) -> Result<Value, Problem> {
             dims.remove(axis);
         }
     }
-    let id = aten.import.reshape_to(call, x, offshoot_graph::Shape(dims))?;
+    let id = aten.import.reshape_to(call, x, Shape(dims))?;
     Ok(aten.view(call, id))
 }
 
@@ -331,7 +376,59 @@ fn target_of(size: &Value) -> Target {
 /// A reshape to sizes that are known but for the batch and one that follows from the others.
 fn reshape(aten: &mut Aten, call: &Bound<'_>, name: &str) -> Result<Value, Problem> {
     let x = aten.any(call, "self")?;
-    let target: Vec<Target> = call.list(name).unwrap_or_default().iter().map(target_of).collect();
-    let id = aten.import.reshape(call, x, target).map_err(|(problem, _)| problem)?;
+    let sizes = call.list(name).unwrap_or_default();
+    let problem = match aten.import.reshape(call, x, sizes.iter().map(target_of).collect()) {
+        Ok(id) => return Ok(aten.view(call, id)),
+        Err((problem, _)) => problem,
+    };
+    let Some(shape) = for_each_picture(aten, x, sizes) else { return Err(problem) };
+    aten.of_one_picture = true;
+    let id = aten.import.reshape_to(call, x, shape)?;
     Ok(aten.view(call, id))
+}
+
+/// The shape that a program for one picture means by `sizes`, for a batch of them: where `x` has the batch, which is before
+/// what is inside of it. It goes to an axis of one place there, else to the axis that begins there, as that of heads or windows; or
+/// to the one before where that is the last, as rows have it.
+fn for_each_picture(aten: &Aten, x: ValueId, sizes: &[Value]) -> Option<Shape> {
+    if aten.import.fixed_batch != Some(1) {
+        return None;
+    }
+    let mut sizes = sizes
+        .iter()
+        .map(|size| size.int().and_then(|n| usize::try_from(n).ok()))
+        .collect::<Option<Vec<_>>>()?;
+    let dims = &aten.import.shape(x).0;
+    let factors = dims.iter().map(|dim| of_one(aten, dim)).collect::<Option<Vec<usize>>>()?;
+    let place = dims.iter().position(|dim| dim.fixed().is_none())?;
+    if dims.iter().filter(|dim| dim.fixed().is_none()).count() > 1 || product(&factors)? != product(&sizes)? {
+        return None;
+    }
+    // Before its axis, or at the end of it: an axis that is the batch times a number does not say which.
+    let (before, behind) = (product(&factors[..place])?, product(&factors[..=place])?);
+    let begins = |at: usize, prefix: usize| product(&sizes[..at]) == Some(prefix);
+    let alone = |at: &usize| sizes[*at] == 1 && (begins(*at, before) || begins(*at, behind));
+    let mut at = match (0..sizes.len()).find(alone) {
+        Some(at) => at,
+        None => (0..sizes.len()).find(|&at| begins(at, before))?,
+    };
+    if at > 0 && at + 1 == sizes.len() && sizes[at] != 1 {
+        at -= 1;
+    }
+    let number = std::mem::replace(&mut sizes[at], 1);
+    let mut shape: Vec<Dim> = sizes.into_iter().map(Dim::Fixed).collect();
+    shape[at] = aten.import.batch.combine(DimOp::Mul, &Dim::Fixed(number));
+    Some(Shape(shape))
+}
+
+/// The size of an axis for one picture, which for others is so many times that.
+fn of_one(aten: &Aten, dim: &Dim) -> Option<usize> {
+    let Dim::Symbol(batch) = &aten.import.batch else { return None };
+    let size = |pictures: usize| dim.eval(&Bindings::from([(batch.to_string(), pictures)])).ok();
+    let (one, two) = (size(1)?, size(2)?);
+    (dim.fixed().is_some() || Some(two) == one.checked_mul(2)).then_some(one)
+}
+
+fn product(sizes: &[usize]) -> Option<usize> {
+    sizes.iter().try_fold(1usize, |product, &size| product.checked_mul(size))
 }

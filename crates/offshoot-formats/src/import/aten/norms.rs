@@ -27,6 +27,14 @@ pub(super) const ROWS: Rows = &[
         layer_norm,
     ),
     (
+        "native_layer_norm(Tensor input, SymInt[] normalized_shape, Tensor? weight, Tensor? bias, float eps)",
+        layer_norm,
+    ),
+    (
+        "native_group_norm(Tensor input, Tensor? weight, Tensor? bias, SymInt N, SymInt C, SymInt HxW, int group, float eps)",
+        group_norm,
+    ),
+    (
         "group_norm(Tensor input, int num_groups, Tensor? weight=None, Tensor? bias=None, float eps=1e-05, \
          bool cudnn_enabled=True)",
         group_norm,
@@ -72,7 +80,8 @@ fn layer_norm(aten: &mut Aten, call: &Bound<'_>) -> Result<Value, Problem> {
 
 fn group_norm(aten: &mut Aten, call: &Bound<'_>) -> Result<Value, Problem> {
     let x = aten.tensor(call, "input")?;
-    let groups = usize::try_from(call.int("num_groups")?).unwrap_or(0);
+    let name = if call.signature.name == "group_norm" { "num_groups" } else { "group" };
+    let groups = usize::try_from(call.int(name)?).unwrap_or(0);
     let affine = affine(aten, call)?;
     let id = aten.import.group_norm(call, x, groups, affine, call.number("eps")? as f32)?;
     Ok(aten.define(id))

@@ -49,11 +49,17 @@ pub(super) const ROWS: Rows = &[
         max_pool,
     ),
     (
+        "max_pool2d_with_indices(Tensor self, int[2] kernel_size, int[2] stride=[], int[2] padding=0, int[2] dilation=1, \
+         bool ceil_mode=False)",
+        max_pool,
+    ),
+    (
         "avg_pool2d(Tensor self, int[2] kernel_size, int[2] stride=[], int[2] padding=0, bool ceil_mode=False, \
          bool count_include_pad=True, int? divisor_override=None)",
         average_pool,
     ),
     ("adaptive_avg_pool2d(Tensor self, SymInt[2] output_size)", |a, c| adaptive(a, c, Reduce::Mean)),
+    ("_adaptive_avg_pool2d(Tensor self, SymInt[2] output_size)", |a, c| adaptive(a, c, Reduce::Mean)),
     ("adaptive_max_pool2d(Tensor self, int[2] output_size)", |a, c| adaptive(a, c, Reduce::Max)),
     ("pad(Tensor self, SymInt[] pad, str mode=\"constant\", float? value=None)", pad),
     ("constant_pad_nd(Tensor self, SymInt[] pad, Scalar value=0)", pad),

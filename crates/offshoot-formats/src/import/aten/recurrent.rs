@@ -42,6 +42,11 @@ pub(super) const ROWS: Rows = &[
         "zeros(SymInt[] size, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None)",
         zeros,
     ),
+    (
+        "full_like(Tensor self, Scalar fill_value, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, \
+         bool? pin_memory=None, MemoryFormat? memory_format=None)",
+        full_like,
+    ),
 ];
 
 /// The states that a recurrent layer starts from.
@@ -50,6 +55,17 @@ fn zeros(aten: &mut Aten, call: &Bound<'_>) -> Result<Value, Problem> {
     let sizes: Vec<Number> = call.list("size").unwrap_or_default().iter().map(Value::size).collect();
     let zero = aten.import.constant(call, "zero", Tensor::zeros(vec![1; sizes.len()]));
     let id = aten.import.expand(call, zero, &sizes)?;
+    Ok(aten.define(id))
+}
+
+/// A number in the shape of a tensor.
+fn full_like(aten: &mut Aten, call: &Bound<'_>) -> Result<Value, Problem> {
+    call.check_floats("dtype")?;
+    let shape = aten.shape_of(call, "self")?;
+    let sizes: Vec<Number> = shape.0.into_iter().map(Number::of).collect();
+    let number = Tensor::f32(vec![1; sizes.len()], vec![call.number("fill_value")? as f32]);
+    let number = aten.import.constant(call, "number", number);
+    let id = aten.import.expand(call, number, &sizes)?;
     Ok(aten.define(id))
 }
 

@@ -31,6 +31,7 @@ pub(super) const ROWS: Rows = &[
         "std.correction(Tensor self, int[1]? dim=None, *, Scalar? correction=None, bool keepdim=False)",
         deviation,
     ),
+    ("any.dim(Tensor self, int dim, bool keepdim=False)", any),
     ("softmax.int(Tensor self, int dim, ScalarType? dtype=None)", softmax),
     ("_softmax(Tensor self, int dim, bool half_to_float)", softmax),
     ("log_softmax.int(Tensor self, int dim, ScalarType? dtype=None)", log_softmax),
@@ -76,6 +77,18 @@ fn norm(aten: &mut Aten, call: &Bound<'_>) -> Result<Value, Problem> {
 fn log_sum_exp(aten: &mut Aten, call: &Bound<'_>) -> Result<Value, Problem> {
     let (x, axes, kept) = reduced(aten, call)?;
     let id = aten.import.log_sum_exp(call, x, &axes, kept)?;
+    Ok(aten.define(id))
+}
+
+/// Whether a boolean holds somewhere along an axis.
+fn any(aten: &mut Aten, call: &Bound<'_>) -> Result<Value, Problem> {
+    let x = aten.tensor(call, "self")?;
+    if !aten.import.is_truth(x) {
+        return Err(call.refused("its argument 0 is no boolean that can be read"));
+    }
+    let axis = call.axis("dim", aten.import.rank(x))?;
+    let id = aten.import.reduction(call, Reduce::Max, x, &[axis], call.flag("keepdim")?)?;
+    let id = aten.import.mark_truth(id);
     Ok(aten.define(id))
 }
 

@@ -48,6 +48,8 @@ pub(crate) struct Aten {
     /// The parameters that are made of rows of several tensors.
     pub(crate) stacked: HashMap<Rows, Stacked>,
     table: std::rc::Rc<Table>,
+    /// Whether sizes of a program for one picture were read as those of each picture of a batch.
+    pub(super) of_one_picture: bool,
 }
 
 impl Aten {
@@ -60,6 +62,7 @@ impl Aten {
             used: Vec::new(),
             stacked: HashMap::new(),
             table: std::rc::Rc::new(table::table()),
+            of_one_picture: false,
         }
     }
 
@@ -76,6 +79,7 @@ impl Aten {
         let table = std::rc::Rc::clone(&self.table);
         if let Some((signature, run)) = table.find(operator, call) {
             let bound = Bound { call, signature, in_place };
+            bound.check_names()?;
             return run(self, &bound);
         }
         self.row_of_the_graph(call, operator, in_place)
@@ -215,7 +219,7 @@ impl Aten {
         if !call.in_place {
             return Ok(self.define(id));
         }
-        let Some(&Value::Tensor(cell)) = call.call.values.first() else {
+        let Some(&Value::Tensor(cell)) = call.first() else {
             return Err(call.refused("what it changes in place is no tensor of the run"));
         };
         self.content(cell, call)?;
@@ -228,7 +232,7 @@ impl Aten {
 
     /// A result that shares its memory with the first argument.
     pub(super) fn view(&mut self, call: &Bound<'_>, id: ValueId) -> Value {
-        let group = match call.call.values.first() {
+        let group = match call.first() {
             Some(&Value::Tensor(cell)) => Some(self.cells[cell].group),
             _ => None,
         };

@@ -1,30 +1,23 @@
 //! Operators that others define, under PyTorch's names for them.
 
 use offshoot_graph::Graph;
-use offshoot_graph::op::{Composite, Coordinates, Direction, PadMode, Resampling};
+use offshoot_graph::op::{Composite, Direction, PadMode};
 
 use super::{MODULE, float, truth};
-use crate::composite::{exact_nearest, is_nearest, nearest_has_ties};
+use crate::composite::{in_torch, torch_resize};
 
 /// Which composite operators are written as they are.
 pub(in crate::torchscript) fn written(graph: &Graph) -> impl Fn(&Composite) -> bool + use<> {
-    let (exact, ties) = (exact_nearest(graph), nearest_has_ties(graph));
+    let in_torch = in_torch(graph);
+    // PyTorch resets after the product with the recurrence.
     move |composite| match composite {
-        Composite::Resize { resampling, coordinates, .. } => {
-            let written = resize(*resampling, *coordinates).is_some() && (exact || !is_nearest(*resampling));
-            written && (*resampling != Resampling::Nearest || !ties)
-        }
-        // PyTorch mirrors and repeats the rows and columns of pictures.
-        Composite::Pad { pads, mode: PadMode::Reflect | PadMode::Edge } => {
-            (3..=4).contains(&pads.len()) && pads[..2] == [[0; 2]; 2]
-        }
-        Composite::Pad { mode: PadMode::Constant(_), .. }
-        | Composite::LogSoftmax { .. }
+        Composite::Gru { linear_before_reset, .. } => *linear_before_reset,
+        Composite::LogSoftmax { .. }
         | Composite::GroupNormalization { .. }
         | Composite::InstanceNormalization { .. }
-        | Composite::Split { .. } => true,
-        // PyTorch resets after the product with the recurrence.
-        Composite::Gru { linear_before_reset, .. } => *linear_before_reset,
+        | Composite::Pad { .. }
+        | Composite::Split { .. }
+        | Composite::Resize { .. } => in_torch(composite),
     }
 }
 
@@ -59,7 +52,7 @@ pub(super) fn call(composite: &Composite, inputs: &[String]) -> Option<String> {
         }
         Composite::Split { axis, sizes } => format!("torch.split_with_sizes({x}, {sizes:?}, {axis})"),
         Composite::Resize { size, resampling, coordinates } => {
-            let (function, corners) = resize(*resampling, *coordinates)?;
+            let (function, corners) = torch_resize(*resampling, *coordinates)?;
             let corners = corners.map(|corners| format!(", {}", truth(corners))).unwrap_or_default();
             format!("torch.{function}({x}, {size:?}{corners}, None, None)")
         }
@@ -72,25 +65,6 @@ pub(super) fn call(composite: &Composite, inputs: &[String]) -> Option<String> {
 pub(super) fn recurrent(function: &str, direction: Direction, inputs: &[String]) -> String {
     let (ways, reverse) = (direction.ways(), truth(direction == Direction::Reverse));
     format!("{MODULE}.{function}({}, {ways}, {reverse})", inputs.join(", "))
-}
-
-/// The function that resizes, and whether it aligns the corners where it can.
-fn resize(resampling: Resampling, coordinates: Coordinates) -> Option<(&'static str, Option<bool>)> {
-    let corners = match coordinates {
-        Coordinates::HalfPixel => Some(false),
-        Coordinates::AlignCorners => Some(true),
-        Coordinates::Asymmetric => None,
-    };
-    match resampling {
-        // Where no pixel is in the middle between two.
-        Resampling::Nearest | Resampling::NearestCeil if corners == Some(false) => {
-            Some(("_upsample_nearest_exact2d", None))
-        }
-        Resampling::NearestFloor if corners.is_none() => Some(("upsample_nearest2d", None)),
-        Resampling::Linear => corners.map(|corners| ("upsample_bilinear2d", Some(corners))),
-        Resampling::Cubic => corners.map(|corners| ("upsample_bicubic2d", Some(corners))),
-        Resampling::NearestFloor | Resampling::Nearest | Resampling::NearestCeil => None,
-    }
 }
 
 /// A number as TorchScript's code says it, infinite ones too.

@@ -6,13 +6,13 @@ use std::rc::Rc;
 
 use offshoot_graph::DimOp;
 
-use crate::import::aten::Value;
+use super::value::Value;
 
 /// The most items of a list that arithmetic makes.
-pub(super) const MAX_LIST: usize = 256;
+pub(crate) const MAX_LIST: usize = 256;
 
 /// What `name` gives for `arguments`, if it is arithmetic that is known here and they fit it.
-pub(super) fn compute(name: &str, arguments: &[Value]) -> Option<Value> {
+pub(crate) fn compute(name: &str, arguments: &[Value]) -> Option<Value> {
     match (name, arguments) {
         ("ops.prim.NumToTensor" | "ops.prim.unchecked_unwrap_optional", [x]) if x.is_scalar() => {
             Some(x.clone())
@@ -81,7 +81,7 @@ pub(super) fn compute(name: &str, arguments: &[Value]) -> Option<Value> {
 }
 
 /// The item at `at`, counted from the end when negative.
-pub(super) fn item(items: &[Value], at: i64) -> Option<Value> {
+pub(crate) fn item(items: &[Value], at: i64) -> Option<Value> {
     let at = if at < 0 { at.checked_add(items.len() as i64)? } else { at };
     items.get(usize::try_from(at).ok()?).cloned()
 }

@@ -1,0 +1,70 @@
+"""Exports classifiers of torchvision with torch.export, for the test of the reader of .pt2 files.
+
+    python scripts/export_pt2.py FOLDER [NAME ...]
+
+For each NAME there are FOLDER/NAME.dynamic.pt2 (any number of pictures), NAME.static.pt2 (one picture) and NAME.decomposed.pt2
+(after run_decompositions()), with random weights. FOLDER/logits.json holds, for each file, the input's shape and the logits
+that PyTorch computes for the input x[i] = ((7919 i) mod 1000) / 500 - 1 (i counts the elements in row-major order).
+"""
+
+import json
+import pathlib
+import sys
+import warnings
+
+import torch
+import torchvision
+from logits import pattern
+
+NAMES = """alexnet convnext_tiny densenet121 efficientnet_b0 efficientnet_v2_s googlenet inception_v3 mnasnet0_5 mobilenet_v2
+    mobilenet_v3_small regnet_x_400mf regnet_y_400mf resnet18 resnet50 resnext50_32x4d shufflenet_v2_x0_5 squeezenet1_0
+    squeezenet1_1 vgg11 vgg11_bn vit_b_16 wide_resnet50_2""".split()
+SIZES = {"inception_v3": 128}
+warnings.filterwarnings("ignore")
+
+
+def model_of(name, size):
+    """A model with random weights whose logits are neither equal nor large."""
+    torch.manual_seed(7)
+    options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    if name.startswith("vit"):
+        options = {"image_size": size}
+    model = torchvision.models.get_model(name, weights=None, num_classes=10, **options).eval()
+    generator = torch.Generator().manual_seed(7)
+    for key, tensor in model.state_dict().items():
+        if key.endswith("running_var"):
+            tensor.uniform_(0.5, 1.5, generator=generator)
+        elif tensor.is_floating_point() and tensor.dim() < 2:
+            tensor.add_(torch.randn(tensor.shape, generator=generator) * 0.1)
+        elif tensor.is_floating_point() and not tensor.any():
+            tensor.add_(torch.randn(tensor.shape, generator=generator) * 0.05)
+    return model
+
+
+def main(folder, names):
+    folder = pathlib.Path(folder)
+    folder.mkdir(exist_ok=True)
+    table = {}
+    for name in names or NAMES:
+        size = SIZES.get(name, 64)
+        model = model_of(name, size)
+        x = pattern((2, 3, size, size)).float()
+        batch = torch.export.Dim("batch", min=1, max=1024)
+        dynamic = torch.export.export(model, (x,), dynamic_shapes=({0: batch},), strict=False)
+        programs = {
+            "dynamic": dynamic,
+            "static": torch.export.export(model, (x[:1],), strict=False),
+            "decomposed": dynamic.run_decompositions(),
+        }
+        for kind, program in programs.items():
+            file = f"{name}.{kind}.pt2"
+            torch.export.save(program, folder / file)
+            given = x[:1] if kind == "static" else x
+            with torch.no_grad():
+                logits = model(given)
+            table[file] = {"shape": list(given.shape), "logits": logits.flatten().tolist()}
+        (folder / "logits.json").write_text(json.dumps(table))
+        print(name, float(logits.abs().max()), flush=True)
+
+
+main(sys.argv[1], sys.argv[2:])
