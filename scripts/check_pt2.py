@@ -37,7 +37,7 @@ def compare(path, logits):
     program = torch.export.load(path)
     forms = [program.module()]
     if path == FIRST:
-        forms.append(torch.compile(program.module(), dynamic=True))
+        forms.append(torch.compile(program.module()))
         if shutil.which("c++") or shutil.which(os.environ.get("CXX", "g++")):
             # The file holds no example, which would be a pickle.
             program.example_inputs = ((x.float(),), {})

@@ -150,7 +150,7 @@ fn arguments_that_do_not_fit_are_named() {
         ("torch.max_pool2d(x, [])".into(), "it has no kernel size"),
         ("torch.max_pool2d(x, [1, 2, 3])".into(), "kernel_size is [1, 2, 3], not two numbers from 1"),
         ("torch.avg_pool2d(x, 2, 2, 0, False, True, 3)".into(), "a divisor of its own"),
-        ("torch.adaptive_avg_pool2d(x, [1, 2])".into(), "an output of 1 by 1"),
+        ("torch.adaptive_avg_pool2d(x, [3, 7])".into(), "only pools to one pixel"),
         ("torch.pad(x, [1])".into(), "1 sides are padded of 4 axes"),
         ("torch.pad(x, [1, 1, 1, 1, 1, 1, 1, 1, 1, 1])".into(), "10 sides are padded of 4 axes"),
         ("torch.pad(x, [1, 1], \"circular\")".into(), "only padding with a number, reflect"),

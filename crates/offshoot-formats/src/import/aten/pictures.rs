@@ -1,7 +1,7 @@
 //! Windows over pictures: convolutions, poolings, padding.
 
-use offshoot_graph::Role;
 use offshoot_graph::op::{AveragePool, Conv, Coordinates, PadMode, Pool, Reduce, Resampling};
+use offshoot_graph::{Dim, Role, Shape};
 
 use super::call::Bound;
 use super::state::Aten;
@@ -186,13 +186,35 @@ fn average_pool(aten: &mut Aten, call: &Bound<'_>) -> Result<Value, Problem> {
 
 fn adaptive(aten: &mut Aten, call: &Bound<'_>, op: Reduce) -> Result<Value, Problem> {
     let x = aten.tensor(call, "self")?;
-    if call.pair("output_size", 1)? != Some([1, 1]) {
-        return Err(call.refused("only the mean or the largest of all pixels, an output of 1 by 1, is read"));
-    }
-    let id = aten.import.global_pool(call, op, x)?;
+    let wanted = call.pair("output_size", 1)?;
+    let id = if wanted == Some([1, 1]) {
+        aten.import.global_pool(call, op, x)?
+    } else {
+        let Some(pool) = windows_of_adaptive(aten.import.shape(x), wanted) else {
+            let what = "only pools to one pixel, or to a part of those that are there (7 by 7 of 14 by 14), are read";
+            return Err(call.refused(what));
+        };
+        let x = aten.windows(call, "self")?;
+        if op == Reduce::Max {
+            aten.import.max_pool(call, x, pool)?
+        } else {
+            aten.import.average_pool(call, x, AveragePool { pool, count_include_pad: true })?
+        }
+    };
     let result = aten.define(id);
     // The largest comes with its places.
     Ok(if op == Reduce::Max { Value::List([result, Value::Unknown].into()) } else { result })
+}
+
+/// The windows of an adaptive pool of pictures to `wanted` pixels, where these are all as large.
+fn windows_of_adaptive(shape: &Shape, wanted: Option<[usize; 2]>) -> Option<Pool> {
+    let &[_, _, Dim::Fixed(height), Dim::Fixed(width)] = &shape.0[..] else { return None };
+    let [rows, columns] = wanted?;
+    let divides = |size: usize, parts: usize| parts > 0 && size >= parts && size.is_multiple_of(parts);
+    (divides(height, rows) && divides(width, columns)).then(|| {
+        let kernel = [height / rows, width / columns];
+        Pool { kernel, strides: kernel, pads: [0; 4], ceil_mode: false }
+    })
 }
 
 /// A number around a value, or what it is at its sides: before and behind the last axis, then the one before it, and so on.

@@ -192,11 +192,19 @@ impl Printer<'_> {
                 self.one(node, "flatten.using_ints", vec![me, ("start_dim", start), ("end_dim", end)])
             }
             ShapeOp::Reshape { .. } | ShapeOp::Flatten { .. } => {
-                let sizes: Vec<i64> = result.0.iter().map(|d| d.fixed().map_or(-1, |n| n as i64)).collect();
-                if sizes.iter().filter(|&&n| n == -1).count() > 1 {
+                if result.0.iter().filter(|dim| dim.fixed().is_none()).count() > 1 {
                     return Err(refused(node, "its shape has more than one size that is not known"));
                 }
-                self.one(node, "reshape.default", vec![me, ("shape", json!({"as_ints": sizes}))])
+                let mut sizes = Vec::new();
+                for dim in &result.0 {
+                    sizes.push(match dim {
+                        Dim::Fixed(n) => json!({"as_int": n}),
+                        // (Not -1: what torch.compile derives from a chain of those takes it minutes.)
+                        Dim::Symbol(_) => self.batch_size()?,
+                        Dim::Expr(_) => json!({"as_int": -1}),
+                    });
+                }
+                self.one(node, "reshape.default", vec![me, ("shape", json!({"as_sym_ints": sizes}))])
             }
             ShapeOp::Concat { axis } => {
                 let tensors: Vec<Json> = inputs.iter().map(|name| json!({"name": name})).collect();
