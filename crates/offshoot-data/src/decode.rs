@@ -76,6 +76,18 @@ pub fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<Picture, DecodeEr
     decode_part(bytes, options, |width, height| Crop { left: 0, top: 0, width, height })
 }
 
+/// [`decode`] for threads that decode what others send: of very large pictures there is only one at a time in memory, as with
+/// [`with_picture`].
+pub fn with_decoded<T>(
+    bytes: &[u8],
+    options: &DecodeOptions,
+    then: impl FnOnce(Picture) -> T,
+) -> Result<T, DecodeError> {
+    let (width, height) = size(Format::guess(bytes)?, Cursor::new(bytes), options)?;
+    let _turn = limit::turn(width, height);
+    Ok(then(decode(bytes, options)?))
+}
+
 /// The rectangle of a picture that `choose` takes, given its width and height. Of a JPEG only that is made RGB.
 fn decode_part(
     bytes: &[u8],

@@ -43,7 +43,7 @@ mod transform;
 pub use augment::{Augmentation, Mix, Policy};
 pub use decode::{
     DEFAULT_MAX_PIXELS, DecodeError, DecodeOptions, Picture, PictureError, decode, max_pixels, probe,
-    read_picture, set_max_pixels, with_picture,
+    read_picture, set_max_pixels, with_decoded, with_picture,
 };
 #[cfg(feature = "folders")]
 pub use folder::{

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use offshoot_data::{Picture, PictureError, Transform, decode, read_picture};
+use offshoot_data::{Picture, PictureError, Transform, decode, read_picture, with_decoded};
 use offshoot_graph::{Executor, Model, Preprocessing, Tensor};
 use offshoot_infer::Inference;
 use offshoot_infer::inference::check_answers;
@@ -38,6 +38,10 @@ pub struct Classifier {
     warnings: Vec<String>,
     networks: Mutex<Networks>,
 }
+
+/// A picture as the input of a classifier: decoded, cut to size and normalized.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Prepared(Vec<f32>);
 
 /// The networks of a classifier that do not run at the moment.
 struct Networks {
@@ -140,9 +144,64 @@ impl Classifier {
     /// [`Error::Network`] when the model gives NaN or infinities.
     pub fn classify_picture(&self, picture: &Picture) -> Result<Classification> {
         let size = self.preprocessing().size;
+        let Prepared(input) = self.prepare_picture(picture);
+        let outputs = self.run(&Tensor::f32([1, 3, size, size], input))?;
+        self.classification(outputs)
+    }
+
+    /// Decodes the picture in the bytes of a file and prepares it, so that it can go through the network with others. However
+    /// many threads do this, there is only one very large picture at a time in memory.
+    ///
+    /// # Errors
+    /// [`Error::Decode`] when they are no picture that can be used.
+    pub fn prepare(&self, file: &[u8]) -> Result<Prepared> {
+        let options = self.transform.decode_options();
+        Ok(with_decoded(file, &options, |picture| self.prepare_picture(&picture))?)
+    }
+
+    /// An input that has been prepared elsewhere: 3 channels of `size` rows of `size` numbers.
+    ///
+    /// # Errors
+    /// [`Error::Input`] when there are more or fewer numbers, or some are NaN or infinite.
+    pub fn prepared(&self, input: Vec<f32>) -> Result<Prepared> {
+        let (size, wanted) = (self.preprocessing().size, self.transform.input_len());
+        if input.len() != wanted {
+            let found = input.len();
+            return Err(Error::Input(format!(
+                "{found} numbers; a picture of this model has 3 x {size} x {size}, which are {wanted}"
+            )));
+        }
+        match input.iter().position(|x| !x.is_finite()) {
+            Some(place) => {
+                Err(Error::Input(format!("number {place} is {}; give finite numbers", input[place])))
+            }
+            None => Ok(Prepared(input)),
+        }
+    }
+
+    /// Classifies pictures that go through the network together. Each result is bit-identical to the one of the picture alone.
+    ///
+    /// # Errors
+    /// [`Error::Network`] when the network cannot run; where it gives NaN or infinities, only the results of those pictures are errors.
+    pub fn classify_batch(&self, pictures: &[&Prepared]) -> Result<Vec<Result<Classification>>> {
+        if pictures.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (count, size) = (pictures.len(), self.preprocessing().size);
+        let mut input = Vec::with_capacity(count * self.transform.input_len());
+        pictures.iter().for_each(|picture| input.extend_from_slice(&picture.0));
+        let outputs = self.run(&Tensor::f32([count, 3, size, size], input))?;
+        let classes = (outputs.len() / count).max(1);
+        Ok(outputs.chunks_exact(classes).map(|row| self.classification(row.to_vec())).collect())
+    }
+
+    fn prepare_picture(&self, picture: &Picture) -> Prepared {
         let mut input = vec![0.0; self.transform.input_len()];
         self.transform.normalize(&self.transform.evaluate(picture), &mut input);
-        let outputs = self.run(&Tensor::f32([1, 3, size, size], input))?;
+        Prepared(input)
+    }
+
+    fn classification(&self, outputs: Vec<f32>) -> Result<Classification> {
         check_answers(&outputs)?;
         let probabilities = probabilities(&outputs, self.probabilities);
         Ok(Classification { classes: Arc::clone(&self.classes), outputs, probabilities })

@@ -137,7 +137,7 @@ mod making {
     pub use offshoot_train::{Amp, Control, Event, Freeze, GradScaler, Recipe, RunPictures, Settings, train};
 }
 
-pub use classifier::{Classification, Classifier};
+pub use classifier::{Classification, Classifier, Prepared};
 pub use device::{CpuOptions, Device, Isa};
 pub use error::{Error, Result};
 pub use folded::folded_norms;

@@ -18,6 +18,8 @@ mod pull;
 mod quantize;
 mod recipe;
 mod report;
+#[cfg(feature = "serve")]
+mod serve;
 mod settings;
 mod signals;
 mod train;
@@ -76,6 +78,9 @@ pub(crate) enum Command {
     Export(export::Arguments),
     /// Quantize a trained model to int8.
     Quantize(quantize::Arguments),
+    /// Serve models over HTTP: a page, pictures to predictions, the Open Inference Protocol v2.
+    #[cfg(feature = "serve")]
+    Serve(Box<serve::Arguments>),
     /// Check that two models give the same outputs; exit code 1 if they do not.
     Verify(verify::Arguments),
     /// Look for problems in a model and a folder of pictures, without training; exit code 1 if there are any.
@@ -102,6 +107,8 @@ impl Command {
             Command::Predict(arguments) => arguments.run(),
             Command::Export(arguments) => arguments.run(),
             Command::Quantize(arguments) => arguments.run(),
+            #[cfg(feature = "serve")]
+            Command::Serve(arguments) => arguments.run(),
             Command::Verify(arguments) => arguments.run(),
             Command::Check(arguments) => arguments.run(),
             Command::Data(arguments) => arguments.run(),

@@ -6,6 +6,7 @@
 
 use std::io::Write as _;
 use std::process;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use offshoot_formats::temporary;
@@ -18,10 +19,17 @@ const ENDED: u8 = 128;
 
 static STOP: AtomicBool = AtomicBool::new(false);
 static STOPS_BY_ITSELF: AtomicBool = AtomicBool::new(false);
+static FINISHED_FIRST: OnceLock<&str> = OnceLock::new();
 static FIRST: AtomicU8 = AtomicU8::new(INTERRUPT);
 
 /// Becomes true at the first signal, instead of the end of the program.
 pub(crate) fn stop() -> &'static AtomicBool {
+    stop_after("this step")
+}
+
+/// [`stop`] of a command that finishes something else first.
+pub(crate) fn stop_after(what: &'static str) -> &'static AtomicBool {
+    let _ = FINISHED_FIRST.set(what);
     STOPS_BY_ITSELF.store(true, Ordering::SeqCst);
     &STOP
 }
@@ -35,8 +43,9 @@ fn arrived(signal: u8) {
     if STOPS_BY_ITSELF.load(Ordering::SeqCst) && !STOP.swap(true, Ordering::SeqCst) {
         FIRST.store(signal, Ordering::SeqCst);
         let again = if signal == INTERRUPT { "press Ctrl-C again" } else { "send a second signal" };
+        let what = FINISHED_FIRST.get().unwrap_or(&"this step");
         // Nobody may be there to read it.
-        let _ = writeln!(std::io::stderr(), "stopping after this step; {again} to stop at once");
+        let _ = writeln!(std::io::stderr(), "stopping after {what}; {again} to stop at once");
         return;
     }
     temporary::remove_all();

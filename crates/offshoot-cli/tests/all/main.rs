@@ -33,6 +33,8 @@ mod refusals;
 mod remedies;
 mod resume;
 mod runs;
+#[cfg(all(unix, feature = "serve"))]
+mod serve;
 mod stages;
 mod starts;
 mod strangers;
