@@ -1,10 +1,11 @@
 """Checks programs of torch.export that offshoot wrote with PyTorch.
 
-    python scripts/check_pt2.py FILE=LOGITS.json ...
+    python scripts/check_pt2.py [--only-load] FILE=LOGITS.json ...
 
 Each FILE must load with torch.export.load. LOGITS.json is {"shape", "logits"}: what the FILE must compute for
 x[i] = ((7919 i) mod 1000) / 500 - 1, within 1e-5 (or the number "most" beside them) of the largest logit, whatever the number of pictures: those of the shape again
-and again as 1, 2, 7 and 32. So must what torch.compile makes of the first FILE, and, where there is a C++ compiler, AOTInductor.
+and again as 1, 2, 7 and 32. So must, without
+--only-load, what torch.compile makes of the first FILE, and, where there is a C++ compiler, AOTInductor.
 One JSON line a file; exit code 1 when something does not hold.
 """
 
@@ -19,7 +20,8 @@ import torch
 from logits import check_all, difference, golden
 
 warnings.filterwarnings("ignore")
-FIRST = sys.argv[1].partition("=")[0]
+FIRST = None if "--only-load" in sys.argv else sys.argv[1].partition("=")[0]
+sys.argv = [argument for argument in sys.argv if argument != "--only-load"]
 
 
 def batches(x, wanted):

@@ -35,8 +35,9 @@ const BAD_VALUES: [&str; 5] = [
     "bench train --model no-such-model",
 ];
 
-/// What clap refuses.
-const BAD_USAGE: [&str; 8] = [
+/// What clap refuses, `serve` with its feature or without.
+const BAD_USAGE: [&str; 9] = [
+    "serve",
     "train --no-such-flag",
     "train d --epochs many",
     "models extra",
