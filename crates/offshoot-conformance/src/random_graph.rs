@@ -1,18 +1,18 @@
 //! Random graphs that pass the shape rules, which is what a reader of files gives. Tests of several crates take them from here.
 
+mod made;
+
+pub use made::{Made, Outputs};
+
 use std::slice;
 
-use offshoot_graph::model::{BATCH, INPUT, OUTPUT};
+use offshoot_graph::model::{BATCH, INPUT};
 use offshoot_graph::op::{
     AveragePool, BatchNormalization, Binary, Clip, Conv, Gemm, LayerNormalization, MatMul, Norm, Pool,
     Pooling, Reduce, SequenceOp, ShapeOp, Unary,
 };
-use offshoot_graph::passes::LABELS;
 use offshoot_graph::random::{Purpose, Random};
-use offshoot_graph::{
-    Bindings, DType, Data, Dim, ExecuteError, Executor, Graph, Metadata, Op, Preprocessing, Role, Shape,
-    Tensor, ValueId, Weights,
-};
+use offshoot_graph::{Bindings, DType, Data, Dim, Graph, Op, Role, Shape, Tensor, ValueId, Weights};
 
 /// The batch of graphs whose batch is fixed.
 const BATCH_OF_TWO: Dim = Dim::Fixed(2);
@@ -420,91 +420,7 @@ impl<'a> Maker<'a> {
     }
 }
 
-/// A random graph.
-#[derive(Debug)]
-pub struct Made {
-    /// The graph.
-    pub graph: Graph,
-    /// The graph without outputs.
-    bare: Graph,
-    /// Its parameters.
-    pub weights: Weights,
-    /// The values that are floats.
-    pub shown: Vec<ValueId>,
-}
-
 /// Choices for a graph, drawn from `random`.
 pub fn choices(random: &mut Random, most: usize) -> Vec<u16> {
     (0..6 + random.below(most)).map(|_| random.below(1 << 16) as u16).collect()
-}
-
-/// The outputs of a run by name.
-pub type Outputs = Vec<(String, Vec<f32>)>;
-
-impl Made {
-    /// What it runs on.
-    pub fn picture(&self) -> Tensor {
-        let x = self.graph.value(self.graph.inputs()[0]);
-        let shape: Vec<usize> = x.shape.0.iter().map(|d| d.fixed().unwrap_or(3)).collect();
-        let mut random = Random::new(7, 0, 0, Purpose::Init);
-        let len = shape.iter().product();
-        Tensor::f32(shape, (0..len).map(|_| random.normal()).collect())
-    }
-
-    /// Runs `graph`, which reads what this one does.
-    ///
-    /// # Errors
-    /// Those of the executor.
-    pub fn run(
-        &self,
-        executor: &dyn Executor,
-        graph: &Graph,
-        weights: &Weights,
-    ) -> Result<Outputs, ExecuteError> {
-        let x = self.picture();
-        let labels = Tensor::i64([x.shape()[0]], vec![0; x.shape()[0]]);
-        let mut session = executor.prepare(graph, weights)?;
-        let given = [(INPUT, &x), (LABELS, &labels)];
-        session.run(&given[..graph.inputs().len()])?;
-        let output = |(name, _): &(String, ValueId)| {
-            (name.clone(), session.read(name).and_then(Tensor::into_f32).unwrap_or_default())
-        };
-        Ok(graph.outputs().iter().map(output).collect())
-    }
-
-    /// Whether floats are quantized in it.
-    pub fn has_bytes(&self) -> bool {
-        self.graph.nodes().iter().any(|n| matches!(n.op, Op::QuantizeLinear { .. }))
-    }
-
-    /// A classifier that ends with this graph's last value, if that can be one.
-    pub fn classifier(&self) -> Option<(Graph, Weights)> {
-        let mut graph = self.bare.clone();
-        let x = *self.shown.last()?;
-        let pooled = match graph.value(x).shape.rank() {
-            4 => {
-                let pooled = graph.add("pooled", Op::Pool(Pooling::GlobalAverage), &[x]).ok()?;
-                graph.add("flat", Op::Shape(ShapeOp::Flatten { axis: 1 }), &[pooled]).ok()?
-            }
-            _ => x,
-        };
-        let logits = graph.linear("head", pooled, 3).ok()?;
-        let batch = &graph.value(graph.inputs()[0]).shape.0[0];
-        if graph.value(logits).shape.0[0] != *batch {
-            return None;
-        }
-        graph.add_output(OUTPUT, logits);
-        let inner = graph.value(pooled).shape.0[1].fixed()?;
-        let mut weights = self.weights.clone();
-        weights.insert("head.weight".into(), Tensor::f32([3, inner], vec![0.1; 3 * inner]));
-        weights.insert("head.bias".into(), Tensor::f32([3], vec![0.0, 0.1, 0.2]));
-        Some((graph, weights))
-    }
-
-    /// What goes with a classifier of the three classes that [`Made::classifier`] has.
-    pub fn metadata(&self) -> Metadata {
-        let preprocessing = Preprocessing { size: self.picture().shape()[2], ..Preprocessing::default() };
-        let classes = ["a", "b", "c"].map(String::from).to_vec();
-        Metadata { architecture: None, head: None, classes, preprocessing }
-    }
 }
