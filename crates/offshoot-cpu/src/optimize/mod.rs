@@ -14,9 +14,8 @@ mod transposes;
 
 pub use op::{Activation, Attention, CpuOp, Quantized, QuantizedOp, QuantizedResidual, Steps};
 
-use offshoot_graph::op::Composite;
 use offshoot_graph::passes::{Rewriter, expand, expand_nodes, recognize_gated, recognize_group_norms};
-use offshoot_graph::{DType, Graph, GraphError, Node, Op};
+use offshoot_graph::{Graph, GraphError, Op};
 
 /// `graph` with fused operators. One for inference whose activations stand between DequantizeLinear and QuantizeLinear
 /// computes on bytes, and differs by a step of the scale where a float was rounded otherwise; one with a backward pass keeps less of
@@ -30,7 +29,7 @@ pub fn optimize(graph: &Graph) -> Result<Graph<CpuOp>, GraphError> {
         expand(graph, |_| true)?
     } else {
         let graph = recognize_group_norms(graph)?;
-        expand_nodes(&graph, |node, composite| !normalizes_pictures(&graph, node, composite))?
+        expand_nodes(&graph, |node, composite| norm::group_norm(&graph, &node.inputs, composite).is_none())?
     };
     let graph = &transposes::fuse_transposes(&recognize_gated(graph)?)?;
     if trains {
@@ -40,23 +39,6 @@ pub fn optimize(graph: &Graph) -> Result<Graph<CpuOp>, GraphError> {
     let graph = norm::apply_norms(&quantized::fuse_quantized(graph)?)?;
     let fused = fuse::fuse(&shuffle::fuse_shuffles(&graph)?)?;
     linear::fuse_linear(&attention::fuse_attention(&fused)?)
-}
-
-/// Whether `node` is a norm of groups of the channels of pictures, which has a kernel of its own.
-fn normalizes_pictures(graph: &Graph, node: &Node, composite: &Composite) -> bool {
-    let of_pictures = node.inputs.first().is_some_and(|&x| {
-        let value = graph.value(x);
-        value.shape.rank() == 4 && value.dtype == DType::F32
-    });
-    let norm = match composite {
-        Composite::GroupNormalization { .. } | Composite::InstanceNormalization { .. } => true,
-        Composite::LogSoftmax { .. }
-        | Composite::Pad { .. }
-        | Composite::Split { .. }
-        | Composite::Resize { .. }
-        | Composite::Gru { .. } => false,
-    };
-    norm && of_pictures
 }
 
 /// `graph` node by node, composite operators as those that define them.

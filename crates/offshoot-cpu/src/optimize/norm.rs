@@ -3,7 +3,7 @@
 
 use offshoot_graph::op::{Binary, Composite, Norm, TrainOp, Unary};
 use offshoot_graph::passes::Rewriter;
-use offshoot_graph::{Graph, GraphError, Node, Op, Tensor};
+use offshoot_graph::{DType, Graph, GraphError, Op, Operator, Tensor, ValueId};
 
 use super::op::CpuOp;
 
@@ -15,7 +15,9 @@ use super::op::CpuOp;
 pub(super) fn apply_norms(graph: &Graph<CpuOp>) -> Result<Graph<CpuOp>, GraphError> {
     let mut rewriter = Rewriter::new(graph);
     for node in graph.nodes() {
-        if let Some(norm) = group_norm(graph, node) {
+        if let Some(Op::Composite(composite)) = node.op.plain()
+            && let Some(norm) = group_norm(graph, &node.inputs, composite)
+        {
             let inputs: Vec<_> = node.inputs.iter().map(|&value| rewriter.get(value)).collect();
             let y = rewriter.new.add(&node.name, norm, &inputs)?;
             rewriter.set(node.outputs[0], y);
@@ -42,19 +44,26 @@ pub(super) fn apply_norms(graph: &Graph<CpuOp>) -> Result<Graph<CpuOp>, GraphErr
     rewriter.finish()
 }
 
-/// The norm of groups that `node` is.
-fn group_norm(graph: &Graph<CpuOp>, node: &Node<CpuOp>) -> Option<CpuOp> {
-    let Op::Composite(composite) = node.op.plain()? else { return None };
-    let (groups, epsilon) = match *composite {
-        Composite::GroupNormalization { groups, epsilon } => (groups, epsilon),
+/// The one operator that `composite`, a node of `graph` which reads `inputs`, is: where it is a norm of groups of the channels of
+/// pictures.
+pub(super) fn group_norm<O: Operator>(
+    graph: &Graph<O>,
+    inputs: &[ValueId],
+    composite: &Composite,
+) -> Option<CpuOp> {
+    let x = graph.value(*inputs.first()?);
+    if x.shape.rank() != 4 || x.dtype != DType::F32 {
+        return None;
+    }
+    match *composite {
+        Composite::GroupNormalization { groups, epsilon } => Some(CpuOp::GroupNorm { groups, epsilon }),
         Composite::InstanceNormalization { epsilon } => {
-            (graph.value(node.inputs[0]).shape.0.get(1)?.fixed()?, epsilon)
+            Some(CpuOp::GroupNorm { groups: x.shape.0[1].fixed()?, epsilon })
         }
         Composite::LogSoftmax { .. }
         | Composite::Pad { .. }
         | Composite::Split { .. }
         | Composite::Resize { .. }
-        | Composite::Gru { .. } => return None,
-    };
-    Some(CpuOp::GroupNorm { groups, epsilon })
+        | Composite::Gru { .. } => None,
+    }
 }
