@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used)] // a test's panic is its failure
 
+mod archives;
 mod coreml;
 mod coreml_recurrent;
 mod forms;

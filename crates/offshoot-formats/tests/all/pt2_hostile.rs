@@ -1,44 +1,20 @@
 //! Programs that are damaged or mean harm: one error that says where, in little memory and time.
 
-use std::io::{Cursor, Read, Write};
 use std::time::Instant;
 
 use offshoot_formats::pt2;
 use serde_json::{Value, json};
-use zip::write::SimpleFileOptions;
-use zip::{CompressionMethod, ZipArchive, ZipWriter};
 
+use crate::archives::{self, Entries, archive};
 use crate::onnx_support::mobile;
 use crate::pt2::written;
 
 const MODEL: &str = "models/model.json";
 const WEIGHTS: &str = "data/weights/model_weights_config.json";
 
-type Entries = Vec<(String, Vec<u8>)>;
-
 /// The entries of an archive of ours, without metadata.
 fn entries() -> Entries {
-    let mut archive = ZipArchive::new(Cursor::new(written(&mobile(true)))).unwrap();
-    let mut entries = Vec::new();
-    for index in 0..archive.len() {
-        let mut entry = archive.by_index(index).unwrap();
-        let name = entry.name().unwrap().strip_prefix("model/").unwrap().to_owned();
-        let mut content = Vec::new();
-        entry.read_to_end(&mut content).unwrap();
-        entries.push((name, content));
-    }
-    entries.retain(|(name, _)| !name.starts_with("extra/"));
-    entries
-}
-
-fn archive(entries: &Entries) -> Vec<u8> {
-    let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
-    let options = SimpleFileOptions::default().compression_method(CompressionMethod::Deflated);
-    for (name, content) in entries {
-        zip.start_file(format!("model/{name}"), options).unwrap();
-        zip.write_all(content).unwrap();
-    }
-    zip.finish().unwrap().into_inner()
+    archives::entries(&written(&mobile(true)))
 }
 
 fn refusal(bytes: &[u8]) -> String {

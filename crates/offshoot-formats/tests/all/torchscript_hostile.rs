@@ -1,44 +1,23 @@
 //! Archives that are damaged or mean harm: one error that says where, in little memory and time.
 
-use std::io::{Cursor, Read, Write};
+use std::io::Cursor;
 use std::path::Path;
 use std::time::Instant;
 
+use crate::archives::{self, Entries, archive};
 use crate::onnx_support::mobile;
 use offshoot_formats::torchscript::{self, Options};
-use zip::write::SimpleFileOptions;
-use zip::{CompressionMethod, ZipArchive, ZipWriter};
 
 const CODE: &str = "code/__torch__/offshoot.py";
 const HEAD: &str = "class Model(Module):\n  training : bool\n";
 
 /// The entries of the golden archive in our own layout, without metadata.
-fn entries(name: &str) -> Vec<(String, Vec<u8>)> {
+fn entries(name: &str) -> Entries {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/torchscript").join(name);
     let mut bytes = Cursor::new(Vec::new());
     let model = torchscript::read(&path, None).unwrap().model;
     torchscript::write_to(&mut bytes, &model, Options::default()).unwrap();
-    let mut archive = ZipArchive::new(bytes).unwrap();
-    let mut entries = Vec::new();
-    for index in 0..archive.len() {
-        let mut entry = archive.by_index(index).unwrap();
-        let name = entry.name().unwrap().strip_prefix("model/").unwrap().to_owned();
-        let mut content = Vec::new();
-        entry.read_to_end(&mut content).unwrap();
-        entries.push((name, content));
-    }
-    entries.retain(|(name, _)| !name.starts_with("extra/"));
-    entries
-}
-
-fn archive(entries: &[(String, Vec<u8>)]) -> Vec<u8> {
-    let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
-    let options = SimpleFileOptions::default().compression_method(CompressionMethod::Deflated);
-    for (name, content) in entries {
-        zip.start_file(format!("model/{name}"), options).unwrap();
-        zip.write_all(content).unwrap();
-    }
-    zip.finish().unwrap().into_inner()
+    archives::entries(bytes.get_ref())
 }
 
 /// The golden archive with one entry replaced.
