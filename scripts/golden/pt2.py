@@ -15,10 +15,11 @@ import pathlib
 import warnings
 import zipfile
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+from torchscript import pattern, prepared
 
 HERE = pathlib.Path(__file__).resolve().parents[2] / "crates/offshoot-formats/tests/golden/pt2"
 warnings.filterwarnings("ignore")
@@ -100,21 +101,6 @@ class Mixed(nn.Module):
         x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
         x = x.clamp(min=-1.0).mean([2, 3])
         return self.fc(x @ self.both[0] + x) - torch.tensor([0.5, 0.25, 0.0])
-
-
-def prepared(model, seed):
-    """The model for inference, with norms that are not the identity."""
-    generator = torch.Generator().manual_seed(seed)
-    for name, tensor in model.state_dict().items():
-        if tensor.is_floating_point():
-            tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.3)
-            if name.endswith("running_var"):
-                tensor.abs_().add_(0.5)
-    return model.eval()
-
-
-def pattern(shape):
-    return torch.from_numpy(((7919 * np.arange(np.prod(shape))) % 1000 / 500 - 1).astype(np.float32).reshape(shape))
 
 
 def save(name, program):
