@@ -1,6 +1,7 @@
 //! Where a model comes from: a run directory, a file of ours, an ONNX, TorchScript, .pt2, Core ML or LiteRT file, or an
 //! architecture with a file of weights.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use offshoot_files::{Kind, read_text};
@@ -155,7 +156,14 @@ pub fn is_onnx(path: &Path) -> Result<bool> {
 /// # Errors
 /// When it cannot be read, or is no model.
 pub(crate) fn is_graph(path: &Path) -> Result<bool> {
-    Ok(is_onnx(path)? || !path.is_dir() && content_of(path)? == Content::Zip && is_pt2(path)?)
+    if path.is_dir() {
+        return Ok(false);
+    }
+    match content_of(path)? {
+        Content::Onnx => Ok(true),
+        Content::Zip => is_pt2(path),
+        Content::LiteRt | Content::Safetensors | Content::Pickle => Ok(false),
+    }
 }
 
 /// The kind of a file that shall be a model.
@@ -443,46 +451,53 @@ pub(crate) fn load_onnx(path: &Path, overrides: &Overrides, any_input: bool) -> 
 }
 
 fn is_torchscript(path: &Path) -> Result<bool> {
-    let io = |source| Error::Io { path: path.to_owned(), action: "read", source };
-    Ok(torchscript::is_torchscript(offshoot_files::open(path).map_err(io)?))
+    Ok(torchscript::is_torchscript(opened(path)?))
 }
 
 /// Whether `path` is an archive of `torch.export`.
 pub(crate) fn is_pt2(path: &Path) -> Result<bool> {
+    Ok(pt2::is_pt2(opened(path)?))
+}
+
+fn opened(path: &Path) -> Result<File> {
     let io = |source| Error::Io { path: path.to_owned(), action: "read", source };
-    Ok(pt2::is_pt2(offshoot_files::open(path).map_err(io)?))
+    offshoot_files::open(path).map_err(io)
 }
 
 fn load_pt2(path: &Path, overrides: &Overrides) -> Result<Loaded> {
-    let pt2::Pt2Model { mut model, warnings, assumed_preprocessing } = pt2::read(path, overrides.size)?;
-    override_all_but_size(path, "the file was written for", &mut model, overrides)?;
-    let warnings = warnings.into_iter().map(|w| format!("{}: {w}", shown(path))).collect();
-    Ok(Loaded { model, warnings, assumed_metadata: assumed_preprocessing })
+    let pt2::Pt2Model { model, warnings, assumed_preprocessing } = pt2::read(path, overrides.size)?;
+    load_traced(path, model, (warnings, assumed_preprocessing), overrides)
 }
 
 fn load_torchscript(path: &Path, overrides: &Overrides) -> Result<Loaded> {
-    let torchscript::TorchScriptModel { mut model, warnings, assumed_preprocessing } =
+    let torchscript::TorchScriptModel { model, warnings, assumed_preprocessing } =
         torchscript::read(path, overrides.size)?;
-    override_all_but_size(path, "the file was written for", &mut model, overrides)?;
+    load_traced(path, model, (warnings, assumed_preprocessing), overrides)
+}
+
+/// A model that PyTorch wrote for pictures of one size, with what is to be said of it.
+fn load_traced(
+    path: &Path,
+    model: Model,
+    (warnings, assumed_metadata): (Vec<String>, bool),
+    overrides: &Overrides,
+) -> Result<Loaded> {
     let warnings = warnings.into_iter().map(|w| format!("{}: {w}", shown(path))).collect();
-    Ok(Loaded { model, warnings, assumed_metadata: assumed_preprocessing })
+    let loaded = of_one_size(path, "the file was written for", model, overrides)?;
+    Ok(Loaded { warnings, assumed_metadata, ..loaded })
 }
 
 fn load_litert(path: &Path, overrides: &Overrides) -> Result<Loaded> {
-    let mut model = litert::read(path)?;
-    override_all_but_size(path, "the file takes", &mut model, overrides)?;
-    Ok(Loaded { model, warnings: Vec::new(), assumed_metadata: false })
+    of_one_size(path, "the file takes", litert::read(path)?, overrides)
 }
 
 #[cfg(feature = "train")]
 fn load_coreml(path: &Path, overrides: &Overrides) -> Result<Loaded> {
-    let mut model = coreml::read(path)?;
-    override_all_but_size(path, "the package takes", &mut model, overrides)?;
-    Ok(Loaded { model, warnings: Vec::new(), assumed_metadata: false })
+    of_one_size(path, "the package takes", coreml::read(path)?, overrides)
 }
 
-/// Applies `overrides` to a model whose file takes pictures of one size.
-fn override_all_but_size(path: &Path, takes: &str, model: &mut Model, overrides: &Overrides) -> Result<()> {
+/// A model whose file takes pictures of one size, with all `overrides` but that.
+fn of_one_size(path: &Path, takes: &str, mut model: Model, overrides: &Overrides) -> Result<Loaded> {
     let stated = model.metadata.preprocessing.size;
     if let Some(size) = overrides.size.filter(|&size| size != stated) {
         return Err(Error::advice(format_args!(
@@ -491,5 +506,5 @@ fn override_all_but_size(path: &Path, takes: &str, model: &mut Model, overrides:
         )));
     }
     model.metadata.preprocessing = overrides.apply(&model.metadata.preprocessing);
-    Ok(())
+    Ok(Loaded { model, warnings: Vec::new(), assumed_metadata: false })
 }
