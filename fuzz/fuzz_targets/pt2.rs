@@ -2,44 +2,21 @@
 //! archive are taken as the program of one, since a mutated archive rarely gets past its own directory.
 #![no_main]
 
-use std::io::{Cursor, Read, Write};
+mod archives;
+
+use std::io::Cursor;
 use std::sync::LazyLock;
 
+use archives::Entry;
 use libfuzzer_sys::fuzz_target;
 use offshoot_formats::pt2::{read_bytes, write_to};
 use offshoot_graph::Model;
-use zip::write::SimpleFileOptions;
-use zip::{CompressionMethod, ZipArchive, ZipWriter};
 
 const GOLDEN: &[u8] = include_bytes!("../../crates/offshoot-formats/tests/golden/pt2/tiny_static.pt2");
 const PROGRAM: &str = "tiny_static/models/model.json";
 
 /// The entries of an archive of PyTorch, without its program.
-static ENTRIES: LazyLock<Vec<(String, Vec<u8>)>> = LazyLock::new(|| {
-    let mut archive = ZipArchive::new(Cursor::new(GOLDEN)).expect("an archive");
-    let mut entries = Vec::new();
-    for index in 0..archive.len() {
-        let mut entry = archive.by_index(index).expect("an entry");
-        let name = entry.name().expect("a name").into_owned();
-        let mut content = Vec::new();
-        entry.read_to_end(&mut content).expect("its bytes");
-        if name != PROGRAM {
-            entries.push((name, content));
-        }
-    }
-    entries
-});
-
-fn with_program(program: &[u8]) -> Vec<u8> {
-    let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
-    let options = SimpleFileOptions::default().compression_method(CompressionMethod::Stored);
-    let program = [(PROGRAM.to_owned(), program.to_vec())];
-    for (name, content) in ENTRIES.iter().chain(&program) {
-        zip.start_file(name, options).expect("memory takes every byte");
-        zip.write_all(content).expect("memory takes every byte");
-    }
-    zip.finish().expect("memory takes every byte").into_inner()
-}
+static ENTRIES: LazyLock<Vec<Entry>> = LazyLock::new(|| archives::entries(GOLDEN, |name| name != PROGRAM));
 
 fn written(model: &Model) -> Option<Vec<u8>> {
     let mut bytes = Cursor::new(Vec::new());
@@ -49,7 +26,7 @@ fn written(model: &Model) -> Option<Vec<u8>> {
 fuzz_target!(|bytes: &[u8]| {
     let file = match bytes.starts_with(b"PK") {
         true => read_bytes(bytes, None),
-        false => read_bytes(&with_program(bytes), None),
+        false => read_bytes(&archives::with(&ENTRIES, PROGRAM, bytes), None),
     };
     let Ok(file) = file else { return };
     // A graph may be read and not written: a window that PyTorch cannot say.

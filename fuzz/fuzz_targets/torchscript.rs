@@ -2,45 +2,25 @@
 //! archive are taken as the code of one, since a mutated archive rarely gets past its own directory.
 #![no_main]
 
-use std::io::{Cursor, Read, Write};
+mod archives;
+
+use std::io::Cursor;
 use std::sync::LazyLock;
 
+use archives::Entry;
 use libfuzzer_sys::fuzz_target;
 use offshoot_formats::torchscript::{Options, read_bytes, write_to};
 use offshoot_graph::{Model, Op};
-use zip::write::SimpleFileOptions;
-use zip::{CompressionMethod, ZipArchive, ZipWriter};
 
 const GOLDEN: &[u8] = include_bytes!("../../crates/offshoot-formats/tests/golden/torchscript/tiny_trace.pt");
 const CODE: &str = "model/code/__torch__/offshoot.py";
 
 /// The entries of an archive of ours, without its code and metadata.
-static ENTRIES: LazyLock<Vec<(String, Vec<u8>)>> = LazyLock::new(|| {
-    let bytes = written(&read_bytes(GOLDEN, None).expect("a golden file reads").model).expect("and is written");
-    let mut archive = ZipArchive::new(Cursor::new(bytes)).expect("an archive");
-    let mut entries = Vec::new();
-    for index in 0..archive.len() {
-        let mut entry = archive.by_index(index).expect("an entry");
-        let name = entry.name().expect("a name").into_owned();
-        let mut content = Vec::new();
-        entry.read_to_end(&mut content).expect("its bytes");
-        if name != CODE && !name.contains("extra") {
-            entries.push((name, content));
-        }
-    }
-    entries
+static ENTRIES: LazyLock<Vec<Entry>> = LazyLock::new(|| {
+    let bytes =
+        written(&read_bytes(GOLDEN, None).expect("a golden file reads").model).expect("and is written");
+    archives::entries(&bytes, |name| name != CODE && !name.contains("extra"))
 });
-
-fn with_code(code: &[u8]) -> Vec<u8> {
-    let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
-    let options = SimpleFileOptions::default().compression_method(CompressionMethod::Stored);
-    let code = [(CODE.to_owned(), code.to_vec())];
-    for (name, content) in ENTRIES.iter().chain(&code) {
-        zip.start_file(name, options).expect("memory takes every byte");
-        zip.write_all(content).expect("memory takes every byte");
-    }
-    zip.finish().expect("memory takes every byte").into_inner()
-}
 
 fn written(model: &Model) -> Option<Vec<u8>> {
     let mut bytes = Cursor::new(Vec::new());
@@ -54,7 +34,7 @@ fn composites(model: &Model) -> usize {
 fuzz_target!(|bytes: &[u8]| {
     let file = match bytes.starts_with(b"PK") {
         true => read_bytes(bytes, None),
-        false => read_bytes(&with_code(bytes), None),
+        false => read_bytes(&archives::with(&ENTRIES, CODE, bytes), None),
     };
     let Ok(file) = file else { return };
     // A graph may be read and not written: a window that PyTorch cannot say.
