@@ -47,7 +47,7 @@ pub const OPERATORS: Suite = Suite { name: "operators", run: operators::forward 
 /// Gradients of operators, against PyTorch.
 pub const GRADIENTS: Suite = Suite { name: "gradients of operators", run: operators::backward };
 /// The loss with soft targets, against PyTorch.
-pub const LOSSES: Suite = Suite { name: "losses", run: losses::soft_targets };
+pub const LOSSES: Suite = Suite { name: "losses", run: losses::all };
 /// QuantizeLinear and DequantizeLinear, against ONNX Runtime.
 pub const QUANTIZATION: Suite = Suite { name: "quantization", run: quantization::both };
 /// The gradient of quantization, against PyTorch.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::graph::{Graph, GraphError};
 use crate::shape::DimError;
-use crate::tensor::{Tensor, Weights};
+use crate::tensor::{DType, Tensor, Weights};
 
 /// Prepares graphs to run on some processor.
 pub trait Executor: Send + Sync {
@@ -17,6 +17,12 @@ pub trait Executor: Send + Sync {
     /// # Errors
     /// When `weights` lacks a parameter, or holds it with another type or shape.
     fn prepare(&self, graph: &Graph, weights: &Weights) -> Result<Box<dyn Session>, ExecuteError>;
+
+    /// What the matrix operators of a network that is run for inference compute on, if not on what they are given: bf16 or f16, as
+    /// [`autocast`](crate::passes::autocast) says. Training and proofs of exported files do not ask.
+    fn inference_type(&self) -> Option<DType> {
+        None
+    }
 
     /// The same executor with sessions that measure each step ([`Session::profile`]), where it can.
     fn profiling(&self) -> Option<Arc<dyn Executor>> {

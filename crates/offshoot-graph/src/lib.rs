@@ -20,7 +20,7 @@ pub mod text;
 pub use cost::{Cost, costs};
 pub use executor::{ExecuteError, Executor, Peaks, Session, StepTime};
 pub use graph::{Graph, GraphError, Node, NodeId, Parameter, Role, Source, Value, ValueId};
-pub use model::{Metadata, Model};
+pub use model::{Metadata, Model, Rejection, Score, Task};
 pub use op::{Op, Operator};
 pub use passes::InferenceGraph;
 pub use preprocessing::{Fit, Interpolation, Preprocessing};

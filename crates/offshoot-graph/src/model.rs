@@ -34,8 +34,26 @@ impl Model {
     }
 }
 
+/// What kind of prediction a model makes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Task {
+    /// One class of several: probabilities are the softmax of the logits.
+    #[default]
+    Single,
+    /// Any number of classes: the probability of each is the sigmoid of its logit.
+    Multi,
+}
+
+impl Task {
+    /// Whether a picture has exactly one class.
+    pub fn is_single(&self) -> bool {
+        *self == Task::Single
+    }
+}
+
 /// What travels with a model in every file offshoot writes, as one JSON object.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Metadata {
     /// The name of the architecture in the registry, `None` for a graph read from a file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -47,4 +65,61 @@ pub struct Metadata {
     pub classes: Vec<String>,
     /// How a picture becomes the input.
     pub preprocessing: Preprocessing,
+    /// What the logits are for.
+    #[serde(default, skip_serializing_if = "Task::is_single")]
+    pub task: Task,
+    /// Of [`Task::Multi`], the probability from which on a picture has each class; empty where none was fitted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub thresholds: Vec<f64>,
+    /// Of [`Task::Single`], what logits are divided by before their softmax is taken, above 0; `None` where none was fitted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub temperature: Option<f64>,
+    /// Of [`Task::Single`], which pictures are said to be of none of the classes where that is asked for; `None` where nothing was
+    /// fitted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rejection: Option<Rejection>,
+}
+
+/// Which pictures are said to be of none of the classes: those whose score is below a threshold.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Rejection {
+    /// What is compared with the threshold.
+    pub score: Score,
+    /// The lowest score of a picture that is accepted.
+    pub threshold: f64,
+    /// The fraction of the accepted pictures that was to be classified correctly when the threshold was fitted, above 0 and at most 1.
+    pub precision: f64,
+}
+
+/// A number of a picture that is the higher, the more it looks like one of the classes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Score {
+    /// The highest probability of a class, 0 to 1.
+    Probability,
+    /// log(sum(exp(logits))) without the temperature: the negative energy of Liu and others, "Energy-based Out-of-distribution
+    /// Detection", 2020.
+    #[default]
+    Energy,
+}
+
+impl Score {
+    /// Its name in files and on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Score::Probability => "probability",
+            Score::Energy => "energy",
+        }
+    }
+}
+
+/// The threshold of a class for which none was fitted.
+pub const DEFAULT_THRESHOLD: f64 = 0.5;
+
+impl Metadata {
+    /// The threshold of each class of [`Task::Multi`]: those fitted, or [`DEFAULT_THRESHOLD`].
+    pub fn class_thresholds(&self) -> Vec<f64> {
+        let of = |place: usize| self.thresholds.get(place).copied().unwrap_or(DEFAULT_THRESHOLD);
+        (0..self.classes.len()).map(of).collect()
+    }
 }

@@ -91,6 +91,8 @@ remedies! {
     Size SIZE "size";
     /// What each channel is divided by.
     Std STD "std";
+    /// From which score on a picture is accepted.
+    Threshold THRESHOLD "threshold";
     /// Weight decay.
     WeightDecay WEIGHT_DECAY "weight_decay";
     /// The file of weights.

@@ -221,7 +221,13 @@ fn printed(graph: &Graph) -> String {
 fn networks() -> Vec<(String, Graph)> {
     let training = |options| training_graph(&network("n"), options).unwrap();
     let plain = training(LossOptions::default());
-    let all = LossOptions { label_smoothing: 0.1, class_weights: true, soft_targets: true, scaled: true };
+    let all = LossOptions {
+        label_smoothing: 0.1,
+        class_weights: true,
+        soft_targets: true,
+        scaled: true,
+        ..LossOptions::default()
+    };
     let mut graphs = vec![
         ("inference".to_owned(), network("n")),
         ("training".to_owned(), plain.graph.clone()),

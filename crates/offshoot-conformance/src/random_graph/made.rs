@@ -86,6 +86,6 @@ impl Made {
     pub fn metadata(&self) -> Metadata {
         let preprocessing = Preprocessing { size: self.picture().shape()[2], ..Preprocessing::default() };
         let classes = ["a", "b", "c"].map(String::from).to_vec();
-        Metadata { architecture: None, head: None, classes, preprocessing }
+        Metadata { classes, preprocessing, ..Metadata::default() }
     }
 }

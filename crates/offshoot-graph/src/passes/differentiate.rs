@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::train::depends_on_trainable;
+use super::train::{depends_on, depends_on_trainable};
 use crate::graph::{Graph, GraphError, Node, Value, ValueId};
 use crate::op::{Binary, Derivative, Gemm, MatMul, Unary};
 use crate::op::{GradOp, Norm, Op, Pooling, Recurrent, SequenceOp, ShapeOp, TrainOp};
@@ -13,7 +13,7 @@ use crate::tensor::{DType, Tensor};
 pub struct Gradients {
     /// The graph, with the backward nodes after the forward ones.
     pub graph: Graph,
-    /// Each trainable parameter that the loss depends on, with its gradient.
+    /// Each trainable parameter (of [`differentiate_by`], each value asked for) that the loss depends on, with its gradient.
     pub gradients: Vec<(ValueId, ValueId)>,
 }
 
@@ -25,6 +25,25 @@ pub struct Gradients {
 /// a gradient, or fused).
 pub fn differentiate(graph: Graph, loss: ValueId) -> Result<Gradients, GraphError> {
     let needed = depends_on_trainable(&graph);
+    let tape = backward(graph, loss, &needed)?;
+    let parameters = tape.graph.parameters().iter();
+    let gradients = parameters.filter_map(|&p| Some((p, (*tape.gradients.get(p.index())?)?))).collect();
+    Ok(Gradients { graph: tape.graph, gradients })
+}
+
+/// As [`differentiate`], by any values of the graph, parameters or not. A value that the loss does not depend on is left out.
+///
+/// # Errors
+/// As [`differentiate`].
+pub fn differentiate_by(graph: Graph, loss: ValueId, by: &[ValueId]) -> Result<Gradients, GraphError> {
+    let needed = depends_on(&graph, |id| by.contains(&id));
+    let tape = backward(graph, loss, &needed)?;
+    let gradients = by.iter().filter_map(|&id| Some((id, tape.gradients[id.index()]?))).collect();
+    Ok(Gradients { graph: tape.graph, gradients })
+}
+
+/// The backward nodes of a loss for the values that are `needed`, and for nothing before them.
+fn backward(graph: Graph, loss: ValueId, needed: &[bool]) -> Result<Tape, GraphError> {
     let forward: Vec<Node> = graph.nodes().to_vec();
     let values = graph.values().len();
     let value = graph.value(loss);
@@ -47,9 +66,7 @@ pub fn differentiate(graph: Graph, loss: ValueId) -> Result<Gradients, GraphErro
             }
         }
     }
-    let parameters = tape.graph.parameters().iter();
-    let gradients = parameters.filter_map(|&p| Some((p, (*tape.gradients.get(p.index())?)?))).collect();
-    Ok(Gradients { graph: tape.graph, gradients })
+    Ok(tape)
 }
 
 struct Tape {

@@ -2,6 +2,7 @@
 
 mod any_size;
 mod autocast;
+mod class_gradient;
 mod decompose;
 mod differentiate;
 mod dynamic;
@@ -21,8 +22,9 @@ mod update;
 
 pub use any_size::any_picture_size;
 pub use autocast::autocast;
+pub use class_gradient::{CLASS_MASK, class_gradients, exposed_gradient, exposed_value};
 pub use decompose::{decompose, plain_products};
-pub use differentiate::{Gradients, differentiate};
+pub use differentiate::{Gradients, differentiate, differentiate_by};
 pub use dynamic::{dynamic_int8, dynamic_int8_graph};
 pub use ending::{LeftOut, confined_scores, gives_probabilities, without_softmax};
 pub(crate) use expand::expanded;

@@ -7,17 +7,18 @@ use super::expand::{expand, unroll};
 use super::gated::recognize_gated;
 use super::rewrite::{Rewriter, prune};
 use crate::graph::{Graph, GraphError, Node, Parameter, ValueId};
-use crate::model::OUTPUT;
-use crate::op::{Binary, CrossEntropy, Norm, Op, ShapeOp, TrainOp};
+use crate::model::{OUTPUT, Task};
+use crate::op::{Binary, CrossEntropy, Norm, Op, Reduce, ShapeOp, TrainOp, Unary};
 use crate::shape::{Dim, Shape};
-use crate::tensor::DType;
+use crate::tensor::{DType, Tensor};
 
 /// The input that holds the labels: i64, one for each picture, or where asked for f32, a row of the classes' parts of the target
-/// for each picture.
+/// for each picture. Of [`Task::Multi`], f32 [N, C + 1]: the target of each class, 0 to 1, then what the picture's loss is multiplied by.
 pub const LABELS: &str = "labels";
 /// The input that holds the keys of the dropout masks: i64, one for each picture. Only there when a dropout is.
 pub const KEYS: &str = "keys";
-/// The input that holds the class weights: f32, one for each class. Only there when asked for.
+/// The input that holds the class weights: f32, one for each class. Only there when asked for. Of [`Task::Multi`] they multiply the loss
+/// of what has the class, as `pos_weight` of `torch.nn.BCEWithLogitsLoss`.
 pub const CLASS_WEIGHTS: &str = "class_weights";
 /// The input that holds what the loss is multiplied by before it is differentiated: an f32 scalar. Only there when asked for.
 pub const LOSS_SCALE: &str = "loss_scale";
@@ -27,7 +28,9 @@ pub const LOSS: &str = "loss";
 /// What is trained for.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct LossOptions {
-    /// The fraction of the target spread over all classes, 0..1.
+    /// What is minimized: cross entropy, or of several labels, binary cross entropy, the mean over pictures and classes.
+    pub task: Task,
+    /// The fraction of the target spread over all classes, 0..1. Targets of [`Task::Multi`] come smoothed.
     pub label_smoothing: f32,
     /// Whether the loss reads [`CLASS_WEIGHTS`].
     pub class_weights: bool,
@@ -90,7 +93,10 @@ pub fn training_graph(graph: &Graph, options: LossOptions) -> Result<TrainingGra
     }
     let logits = lowering.rewriter.get(output);
     let mut new = lowering.rewriter.new;
-    let loss = add_loss(&mut new, logits, options)?;
+    let loss = match options.task {
+        Task::Single => add_loss(&mut new, logits, options)?,
+        Task::Multi => add_binary_loss(&mut new, logits, options)?,
+    };
     new.add_output(LOSS, loss);
     new.add_output(OUTPUT, logits);
     let scaled = if options.scaled { scale(&mut new, loss)? } else { loss };
@@ -111,8 +117,12 @@ pub fn training_graph(graph: &Graph, options: LossOptions) -> Result<TrainingGra
 
 /// Which values a trainable parameter takes part in.
 pub(super) fn depends_on_trainable(graph: &Graph) -> Vec<bool> {
-    let mut depends: Vec<bool> =
-        graph.values().map(|(id, _)| graph.parameter_info(id).is_some_and(|p| p.trainable)).collect();
+    depends_on(graph, |id| graph.parameter_info(id).is_some_and(|p| p.trainable))
+}
+
+/// By value, whether it is one of those that `is_given` holds for, or is computed from one.
+pub(super) fn depends_on(graph: &Graph, is_given: impl Fn(ValueId) -> bool) -> Vec<bool> {
+    let mut depends: Vec<bool> = graph.values().map(|(id, _)| is_given(id)).collect();
     for node in graph.nodes() {
         if node.inputs.iter().any(|v| depends[v.index()]) {
             node.outputs.iter().for_each(|v| depends[v.index()] = true);
@@ -137,6 +147,40 @@ fn add_loss(graph: &mut Graph, logits: ValueId, options: LossOptions) -> Result<
     }
     let op = CrossEntropy { label_smoothing: options.label_smoothing };
     graph.add(LOSS, Op::SoftmaxCrossEntropyLoss(op), &inputs)
+}
+
+/// The mean of w (p t softplus(-x) + (1 - t) softplus(x)) over pictures and classes, with targets t, weights w of pictures and p of classes.
+fn add_binary_loss(graph: &mut Graph, x: ValueId, options: LossOptions) -> Result<ValueId, GraphError> {
+    let shape = graph.value(x).shape.clone();
+    let (Some(batch), Some(classes)) = (shape.0.first().cloned(), shape.0.get(1).and_then(Dim::fixed)) else {
+        let reason = format!("the logits are {shape}, not [N, C] with a known number of classes");
+        return Err(GraphError { node: LOSS.into(), op: "loss", reason });
+    };
+    let labels = graph.add_input(LABELS, DType::F32, Shape(vec![batch, Dim::Fixed(classes + 1)]));
+    let mut part = |name: &str, start: usize, end: usize| {
+        graph.add(name, Op::Shape(ShapeOp::Slice { axis: 1, start, end }), &[labels])
+    };
+    let (targets, weights) = (part("loss.targets", 0, classes)?, part("loss.weights", classes, classes + 1)?);
+    let one = graph.add_constant("loss.one", Tensor::f32([], vec![1.0]));
+    let binary = |graph: &mut Graph, name: &str, op: Binary, a, b| graph.add(name, Op::Binary(op), &[a, b]);
+    let negative = graph.add("loss.negative", Op::Unary(Unary::Neg), &[x])?;
+    let missed = graph.add("loss.missed", Op::Unary(Unary::Softplus), &[negative])?;
+    let found = graph.add("loss.found", Op::Unary(Unary::Softplus), &[x])?;
+    let mut positive = targets;
+    if options.class_weights {
+        let factors = graph.add_input(CLASS_WEIGHTS, DType::F32, Shape::fixed(&[classes]));
+        positive = binary(graph, "loss.positive", Binary::Mul, targets, factors)?;
+    }
+    let without = binary(graph, "loss.without", Binary::Sub, one, targets)?;
+    let missed = binary(graph, "loss.of_missed", Binary::Mul, positive, missed)?;
+    let found = binary(graph, "loss.of_found", Binary::Mul, without, found)?;
+    let both = binary(graph, "loss.both", Binary::Add, missed, found)?;
+    let weighed = binary(graph, "loss.weighed", Binary::Mul, both, weights)?;
+    let mean =
+        |graph: &mut Graph, name: &str, axis, x| graph.add(name, Op::Reduce { op: Reduce::Mean, axis }, &[x]);
+    let of_pictures = mean(graph, "loss.of_pictures", 1, weighed)?;
+    let of_all = mean(graph, "loss.of_all", 0, of_pictures)?;
+    graph.add(LOSS, Op::Shape(ShapeOp::Reshape { shape: Shape::default() }), &[of_all])
 }
 
 fn scale(graph: &mut Graph, loss: ValueId) -> Result<ValueId, GraphError> {
