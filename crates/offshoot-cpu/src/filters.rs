@@ -6,7 +6,7 @@ use std::sync::Arc;
 use offshoot_graph::{DType, Tensor, ValueId};
 
 use crate::kernels::ConvShape;
-use crate::kernels::conv::PackedFilter;
+use crate::kernels::conv::{Method, PackedFilter};
 use crate::kernels::int8::conv::ByteFilter;
 use crate::kernels::int8::depthwise::DepthwiseFilter;
 use crate::kernels::simd::Isa;
@@ -16,7 +16,7 @@ use crate::kernels::simd::Isa;
 pub(crate) struct Filters {
     /// By its parameter, the direction, whether it is for Winograd's algorithm, and the type that its weights were rounded
     /// to.
-    pub(crate) floats: HashMap<(ValueId, Direction, bool, DType), Arc<PackedFilter>>,
+    pub(crate) floats: HashMap<(ValueId, Direction, Method, DType), Arc<PackedFilter>>,
     /// Filters of integers, by the result.
     pub(crate) integers: HashMap<ValueId, IntegerFilter>,
     /// Tensors that were computed of frozen weights, by the value that they stand for.

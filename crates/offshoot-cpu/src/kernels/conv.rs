@@ -3,7 +3,7 @@
 use offshoot_graph::DType;
 use offshoot_graph::op::Unary;
 
-use super::element::{Element, ViewMut};
+use super::element::Element;
 use super::elementwise::unary_in_place;
 use super::gather::{self, Cells, Gather, Operands, Tap, Target, WeightOrder};
 use super::grouped::{self, by_groups};
@@ -64,20 +64,14 @@ impl PackedFilter {
         self.len * size_of::<f32>()
     }
 
-    /// Whether `shape` is convolved by Winograd's algorithm, and its gradient too: its filters are packed otherwise.
-    pub fn is_for_winograd(shape: &ConvShape) -> bool {
-        by_winograd(shape)
+    /// Whether `shape` is convolved by Winograd's algorithm on elements of type `dtype`, and its gradient too.
+    pub fn is_for_winograd(isa: Isa, dtype: DType, shape: &ConvShape) -> bool {
+        Method::of(isa, dtype, shape) == Method::Winograd
     }
 
     /// Packs for convolutions on `E` from now on; the weights are to be rounded to what it can hold.
     pub fn set_element<E: Element>(&mut self) {
         self.element = E::DTYPE;
-    }
-
-    /// How the filter of `shape` is packed.
-    fn cells(&self, isa: Isa, shape: &ConvShape) -> Cells {
-        let pairs = are_pairs(isa, self.element) && !by_winograd(shape) && !by_groups(isa, shape);
-        if pairs { Cells::Pairs } else { Cells::Floats }
     }
 
     /// Packs OIHW weights for [`conv`].
@@ -103,20 +97,18 @@ impl PackedFilter {
     ) {
         assert_eq!(oihw.len(), weights_len(shape), "weights of {shape:?}");
         (self.isa, self.sizes) = (Some(isa), filter_sizes(shape));
-        let cells = self.cells(isa, shape);
-        self.len = packed_len(isa, shape, gathers, cells);
+        let method = Method::of(isa, self.element, shape);
+        self.len = gathers.iter().map(|gather| method.packed_len(isa, gather)).sum();
         self.data.reserve(self.bytes());
-        let data = self.data.get_mut(self.len);
-        if let ([gather], true) = (gathers, by_winograd(shape)) {
-            return winograd::pack(isa, gather, shape.kernel[1], oihw, order, data);
-        }
-        let mut rest = data;
+        let mut rest = self.data.get_mut(self.len);
         for gather in gathers {
-            let (packed, after) =
-                rest.split_at_mut(packed_len(isa, shape, std::slice::from_ref(gather), cells));
-            match by_groups(isa, shape) {
-                true => grouped::pack(isa, gather, shape.kernel[1], oihw, order, packed),
-                false => gather::pack(isa, gather, shape.kernel[1], oihw, order, (cells, packed)),
+            let (packed, after) = rest.split_at_mut(method.packed_len(isa, gather));
+            match method {
+                Method::Winograd => winograd::pack(isa, gather, shape.kernel[1], oihw, order, packed),
+                Method::Grouped => grouped::pack(isa, gather, shape.kernel[1], oihw, order, packed),
+                Method::Gather(cells) => {
+                    gather::pack(isa, gather, shape.kernel[1], oihw, order, (cells, packed));
+                }
             }
             rest = after;
         }
@@ -128,21 +120,59 @@ impl PackedFilter {
     /// When they were packed for another path, another shape or other elements.
     pub(super) fn get<E: Element>(&self, isa: Isa, shape: &ConvShape, gathers: &[Gather]) -> (Cells, &[f32]) {
         assert_eq!(self.isa, Some(isa), "the filter is packed for another instruction set");
-        let cells = self.cells(isa, shape);
-        assert!(cells == Cells::Floats || E::DTYPE == DType::BF16, "the filter is packed for bf16");
-        let fits = self.sizes == filter_sizes(shape) && self.len == packed_len(isa, shape, gathers, cells);
+        let method = Method::of(isa, E::DTYPE, shape);
+        assert!(method == Method::of(isa, self.element, shape), "the filter is packed for other elements");
+        let len: usize = gathers.iter().map(|gather| method.packed_len(isa, gather)).sum();
+        let fits = self.sizes == filter_sizes(shape) && self.len == len;
         assert!(fits, "the filter is packed for another shape");
+        let cells = if let Method::Gather(cells) = method { cells } else { Cells::Floats };
         (cells, self.data.get(self.len))
     }
 }
 
-/// What the kernel is called that computes `shape`, or the gradient of its input.
-pub(crate) fn kernel_name(isa: Isa, shape: &ConvShape) -> &'static str {
-    match shape {
-        _ if by_winograd(shape) => "winograd",
-        _ if by_groups(isa, shape) => "grouped",
-        ConvShape { kernel: [1, 1], .. } => "pointwise",
-        _ => "gather",
+/// How a convolution and the gradient of its input are computed; their filter is packed for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Method {
+    /// By Winograd's algorithm.
+    Winograd,
+    /// With channels of several groups side by side.
+    Grouped,
+    /// As a matrix product.
+    Gather(Cells),
+}
+
+impl Method {
+    /// The fastest one for `shape` on elements of type `dtype`. Only the shape of a picture decides, not how many there are.
+    pub(crate) fn of(isa: Isa, dtype: DType, shape: &ConvShape) -> Method {
+        let halves = dtype == DType::BF16;
+        match shape {
+            _ if by_groups(isa, shape) && !by_winograd(shape) => Method::Grouped,
+            _ if halves && isa.has_tiles() => Method::Gather(Cells::Tiles),
+            _ if by_winograd(shape) => Method::Winograd,
+            _ if halves && isa.multiplies_bf16() => Method::Gather(Cells::Pairs),
+            _ => Method::Gather(Cells::Floats),
+        }
+    }
+
+    /// Floats of the packed filter of one gather.
+    fn packed_len(self, isa: Isa, gather: &Gather) -> usize {
+        match self {
+            Method::Winograd => winograd::packed_len(gather),
+            Method::Grouped => grouped::packed_len(isa, gather),
+            Method::Gather(cells) => gather.packed_len(isa, cells),
+        }
+    }
+}
+
+/// What the kernel is called that computes `shape` on `E`, or the gradient of its input.
+pub(crate) fn kernel_name<E: Element>(isa: Isa, shape: &ConvShape) -> &'static str {
+    match Method::of(isa, E::DTYPE, shape) {
+        Method::Winograd => "winograd",
+        Method::Grouped => "grouped",
+        Method::Gather(Cells::Tiles) if shape.kernel == [1, 1] => "pointwise tiles",
+        Method::Gather(Cells::Tiles) => "gather tiles",
+        Method::Gather(_) if shape.kernel == [1, 1] => "pointwise",
+        Method::Gather(_) => "gather",
     }
 }
 
@@ -150,31 +180,23 @@ pub(crate) fn kernel_name(isa: Isa, shape: &ConvShape) -> &'static str {
 ///
 /// # Safety
 /// As there; the gathers are those of `shape`.
-pub(super) unsafe fn run_gathers(
+pub(super) unsafe fn run_gathers<E: Element>(
     isa: Isa,
     shape: &ConvShape,
     gathers: &[Gather],
     operands: Operands<'_>,
-    out: ViewMut<'_>,
+    out: &mut [E],
 ) {
+    let out = E::view_mut(out);
     // Safety: the caller's.
     unsafe {
-        match gathers {
-            [gather] if by_winograd(shape) => winograd::run(isa, gather, operands, out),
-            _ if by_groups(isa, shape) => grouped::run(isa, gathers, operands, out),
-            _ => gather::run(isa, gathers, operands, out),
+        match (Method::of(isa, E::DTYPE, shape), gathers) {
+            (Method::Winograd, [gather]) => winograd::run(isa, gather, operands, out),
+            (Method::Grouped, _) => grouped::run(isa, gathers, operands, out),
+            (Method::Gather(_), _) => gather::run(isa, gathers, operands, out),
+            (Method::Winograd, _) => unreachable!("{shape:?} has a stride of 1, and so one gather"),
         }
     }
-}
-
-fn packed_len(isa: Isa, shape: &ConvShape, gathers: &[Gather], cells: Cells) -> usize {
-    if by_winograd(shape) {
-        return gathers.iter().map(winograd::packed_len).sum();
-    }
-    if by_groups(isa, shape) {
-        return gathers.iter().map(|gather| grouped::packed_len(isa, gather)).sum();
-    }
-    gathers.iter().map(|gather| gather.packed_len(isa, cells)).sum()
 }
 
 /// What a filter that is packed for `shape` must have in common with another that it serves.
@@ -304,7 +326,7 @@ pub(crate) fn conv_columns<E: Element>(
         then: on_the_way,
     };
     // Safety: the operands have the sizes of the shape, which is the gather's, the filter is packed for it, and the columns lie in `y`.
-    unsafe { run_gathers(isa, shape, &gathers, operands, E::view_mut(y)) };
+    unsafe { run_gathers(isa, shape, &gathers, operands, y) };
     if let Some(then) = afterwards {
         unary_in_place(isa, then, y);
     }
@@ -312,12 +334,17 @@ pub(crate) fn conv_columns<E: Element>(
 
 /// Whether the kernel of `shape` applies a function to what it stores, while that is in a cache.
 pub(crate) fn applies_functions<E: Element>(isa: Isa, shape: &ConvShape) -> bool {
-    E::DTYPE == DType::F32 && !by_winograd(shape) && !by_groups(isa, shape)
+    match Method::of(isa, E::DTYPE, shape) {
+        Method::Gather(Cells::Tiles) => true,
+        Method::Gather(Cells::Floats | Cells::Pairs) => E::DTYPE == DType::F32,
+        Method::Winograd | Method::Grouped => false,
+    }
 }
 
 /// Whether convolutions read the input of `shape`, on `E`, through a norm: where each pixel is read once, as floats.
 pub fn reads_norm<E: Element>(isa: Isa, shape: &ConvShape) -> bool {
-    shape.groups == 1 && forward(shape).is_pointwise() && !are_pairs(isa, E::DTYPE)
+    let floats = Method::of(isa, E::DTYPE, shape) == Method::Gather(Cells::Floats);
+    shape.groups == 1 && forward(shape).is_pointwise() && floats
 }
 
 /// What is in memory, and the norm that it is read through.
@@ -339,21 +366,16 @@ fn parts_of_source<'x, E: Element>(
     }
 }
 
-/// Whether elements of type `dtype` are multiplied in pairs.
-fn are_pairs(isa: Isa, dtype: DType) -> bool {
-    dtype == DType::BF16 && isa.multiplies_bf16()
-}
-
 /// The rows of the parts of which [`conv_in_training`] leaves moments, if it does for `shape`.
 ///
 /// # Panics
 /// When the shape does not [fit](ConvShape::fits).
-pub fn moment_rows(shape: &ConvShape) -> Option<Vec<usize>> {
+pub fn moment_rows<E: Element>(isa: Isa, shape: &ConvShape) -> Option<Vec<usize>> {
     shape.check();
     let gather = forward(shape);
     let blocks = gather::moment_blocks(&gather);
     let rows = (0..blocks).map(|block| parallel::part(gather.pixels(), blocks, block).len());
-    (!by_winograd(shape)).then(|| rows.collect())
+    (Method::of(isa, E::DTYPE, shape) != Method::Winograd).then(|| rows.collect())
 }
 
 /// y = conv(x) for a batch norm to follow: as [`conv`], with an input that is computed while it is read, and with the moments of
@@ -375,7 +397,7 @@ pub fn conv_in_training<E: Element>(
     let (cells, filter) = filter.get::<E>(isa, shape, &gathers);
     let (source, norm) = parts_of_source(isa, shape, x);
     if let Some(moments) = &moments {
-        let parts = moment_rows(shape).map(|rows| rows.len());
+        let parts = moment_rows::<E>(isa, shape).map(|rows| rows.len());
         assert_eq!(Some(moments.len()), parts.map(|parts| 2 * parts * shape.out_c), "moments of {shape:?}");
     }
     let operands = Operands {
@@ -390,5 +412,5 @@ pub fn conv_in_training<E: Element>(
         then: None,
     };
     // Safety: as in `conv`; only a pointwise gather of floats has a norm, and the moments have a place for each of its blocks.
-    unsafe { run_gathers(isa, shape, &gathers, operands, E::view_mut(y)) };
+    unsafe { run_gathers(isa, shape, &gathers, operands, y) };
 }

@@ -108,7 +108,7 @@ pub(crate) fn conv_transpose<E: Element>(
         then: then.filter(|_| applies_functions::<E>(isa, shape)),
     };
     // Safety: the operands have the sizes of the shape, whose phases are disjoint pixels of the input, and the filter is packed for them.
-    unsafe { run_gathers(isa, shape, &gathers, operands, E::view_mut(dx)) };
+    unsafe { run_gathers(isa, shape, &gathers, operands, dx) };
     if let Some(then) = then.filter(|_| !applies_functions::<E>(isa, shape)) {
         unary_in_place(isa, then, dx);
     }

@@ -6,6 +6,8 @@
 //! their product to its part of the workspace. The chunks are then summed in order. The cut depends on the shape
 //! alone, so the result is bit-identical for any number of threads.
 
+mod tiled;
+
 use std::marker::PhantomData;
 use std::ops::Range;
 
@@ -18,9 +20,10 @@ use super::gather::{self, Ahead, Cells, Gather, Run};
 use super::grouped::{self, by_groups};
 use super::parallel::{self, Shared};
 use super::prefetch;
-use super::simd::{Isa, Kernel, Simd, dispatch, dispatch_bf16};
+use super::simd::{Isa, Kernel, Simd, dispatch, dispatch_bf16, dispatch_tiles};
 use super::size::elements;
 use super::tile::{self, DEPTH, Layout, STRIDE, StepMajor, StepMajorPairs, Tile, run_tile};
+use super::tiled::join;
 
 /// Pixels, or pairs of pixels, that a task gathers at a time.
 const PIXELS: usize = 128;
@@ -69,9 +72,28 @@ impl Plan {
         self.chunks * self.gather.groups * self.row_blocks * self.col_blocks
     }
 
+    /// The sums of an area's group in a chunk.
+    fn sums(&self, all: Shared, area: &Area, chunk: usize) -> *mut f32 {
+        all.get().wrapping_add(chunk * self.chunk_len() + area.group * self.rows * self.width)
+    }
+
     /// Floats of one chunk's sums.
     fn chunk_len(&self) -> usize {
         elements([self.gather.groups, self.rows, self.width])
+    }
+
+    /// The area of a task, and its chunk of the pixels.
+    fn task(&self, index: usize) -> (Area, usize) {
+        let (col_block, rest) = (index % self.col_blocks, index / self.col_blocks);
+        let (row_block, rest) = (rest % self.row_blocks, rest / self.row_blocks);
+        let (group, chunk) = (rest % self.gather.groups, rest / self.gather.groups);
+        let panels = parallel::part(self.width.div_ceil(self.panel), self.col_blocks, col_block);
+        let area = Area {
+            group,
+            rows: parallel::part(self.rows, self.row_blocks, row_block),
+            cols: panels.start * self.panel..(panels.end * self.panel).min(self.width),
+        };
+        (area, chunk)
     }
 
     /// Floats of the workspace.
@@ -119,14 +141,17 @@ pub fn conv_weight_grad<E: Element>(
     let sums = Shared(workspace.as_mut_ptr());
     let work = plan.gather.pixels().saturating_mul(dw.len());
     parallel::for_each_task(plan.tasks(), work, |index| {
-        parallel::with_scratch(SCRATCH, |scratch| match dy {
-            View::Bf16(_) if isa.multiplies_bf16() => {
+        parallel::with_scratch(SCRATCH.max(tiled::SCRATCH), |scratch| match (dy, x) {
+            (View::Bf16(dy), View::Bf16(x)) if isa.has_tiles() => {
+                dispatch_tiles(isa, tiled::Block { isa, plan: &plan, index, x, dy, sums, scratch });
+            }
+            (View::Bf16(_), _) if isa.multiplies_bf16() => {
                 dispatch_bf16(
                     isa,
                     Block { plan: &plan, index, x, dy, sums, scratch, left: PhantomData::<StepMajorPairs> },
                 );
             }
-            View::F32(_) | View::Bf16(_) | View::F16(_) => {
+            (View::F32(_) | View::Bf16(_) | View::F16(_), _) => {
                 dispatch(
                     isa,
                     Block { plan: &plan, index, x, dy, sums, scratch, left: PhantomData::<StepMajor> },
@@ -177,17 +202,9 @@ impl<L: Layout> Kernel for Block<'_, L> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         let plan = self.plan;
-        let (col_block, rest) = (self.index % plan.col_blocks, self.index / plan.col_blocks);
-        let (row_block, rest) = (rest % plan.row_blocks, rest / plan.row_blocks);
-        let (group, chunk) = (rest % plan.gather.groups, rest / plan.gather.groups);
-        let panels = parallel::part(plan.width.div_ceil(plan.panel), plan.col_blocks, col_block);
-        let area = Area {
-            group,
-            rows: parallel::part(plan.rows, plan.row_blocks, row_block),
-            cols: panels.start * plan.panel..(panels.end * plan.panel).min(plan.width),
-        };
+        let (area, chunk) = plan.task(self.index);
         let pixels = parallel::part(plan.gather.pixels(), plan.chunks, chunk);
-        let sums = self.sums.get().wrapping_add(chunk * plan.chunk_len() + group * plan.rows * plan.width);
+        let sums = plan.sums(self.sums, &area, chunk);
         let left = self.scratch.as_mut_ptr();
         let right = left.wrapping_add(PIXELS * STRIDE);
         let pair = right.wrapping_add(PIXELS * STRIDE).cast::<bf16>();
@@ -210,8 +227,12 @@ impl<L: Layout> Kernel for Block<'_, L> {
                     View::F16(x) => self.gather_x::<S, f16>(x, &area, these.clone(), right),
                 }
                 let next = these.end..(these.end + most).min(pixels.end);
-                let next =
-                    Ahead { pixels: next, group, depth: area.cols.clone(), portions: area.tiles::<S>() };
+                let next = Ahead {
+                    pixels: next,
+                    group: area.group,
+                    depth: area.cols.clone(),
+                    portions: area.tiles::<S>(),
+                };
                 let step = Step { depth: cells.of(these.len()), first: start == pixels.start, next };
                 self.multiply::<S>(&area, &step, (left, right), sums);
             }
@@ -352,30 +373,6 @@ impl<L: Layout> Block<'_, L> {
                     });
                 }
             }
-        }
-    }
-}
-
-/// Joins `n` elements of two pixels to pairs; zero stands for a second that there is not. May write up to the end of a
-/// vector.
-///
-/// # Safety
-/// Both are valid for `n` elements, `to` for `n` floats and one vector more.
-#[inline(always)]
-unsafe fn join<S: Simd>(first: *const bf16, second: Option<*const bf16>, n: usize, to: *mut f32) {
-    const ZEROS: [u16; 16] = [0; 16];
-    let first = first.cast::<u16>();
-    for i in (0..n).step_by(S::LANES) {
-        let len = S::LANES.min(n - i);
-        // Safety: the caller's; a vector has at most 16 lanes.
-        unsafe {
-            let second = second.map_or(ZEROS.as_ptr(), |second| second.cast::<u16>().add(i));
-            let pair = if len == S::LANES {
-                S::pair(S::load_half(first.add(i)), S::load_half(second))
-            } else {
-                S::pair(S::load_half_first(first.add(i), len), S::load_half_first(second, len))
-            };
-            S::store(to.add(i), pair);
         }
     }
 }

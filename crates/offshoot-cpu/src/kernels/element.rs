@@ -76,6 +76,15 @@ pub trait Element: Stored {
     /// As [`Simd::store_first`].
     unsafe fn store_first<S: Simd>(to: *mut Self, n: usize, v: S::V);
 
+    /// As [`Element::store`], of a sum of products of bf16: from inside of `dispatch_bf16` or `dispatch_tiles`.
+    ///
+    /// # Safety
+    /// As there.
+    unsafe fn store_sum<S: Simd>(to: *mut Self, v: S::V) {
+        // Safety: the caller's promise.
+        unsafe { Self::store::<S>(to, v) }
+    }
+
     /// The number that it holds.
     fn to_f32(self) -> f32;
 
@@ -199,7 +208,7 @@ impl Element for f32 {
 
 /// A 16-bit float: `$from` and `$to` convert a vector of it.
 macro_rules! half_element {
-    ($type:ty, $variant:ident, $from:ident, $to:ident) => {
+    ($type:ty, $variant:ident, $from:ident, $to:ident, $sum_to:ident) => {
         impl Element for $type {
             #[inline(always)]
             unsafe fn load<S: Simd>(from: *const $type) -> S::V {
@@ -220,6 +229,11 @@ macro_rules! half_element {
             unsafe fn store_first<S: Simd>(to: *mut $type, n: usize, v: S::V) {
                 // Safety: as above.
                 unsafe { S::store_half_first(to.cast(), n, S::$to(v)) }
+            }
+            #[inline(always)]
+            unsafe fn store_sum<S: Simd>(to: *mut $type, v: S::V) {
+                // Safety: as above.
+                unsafe { S::store_half(to.cast(), S::$sum_to(v)) }
             }
             #[inline(always)]
             fn to_f32(self) -> f32 {
@@ -245,5 +259,5 @@ macro_rules! half_element {
     };
 }
 
-half_element!(bf16, Bf16, from_bf16, to_bf16);
-half_element!(f16, F16, from_f16, to_f16);
+half_element!(bf16, Bf16, from_bf16, to_bf16, sum_to_bf16);
+half_element!(f16, F16, from_f16, to_f16, to_f16);

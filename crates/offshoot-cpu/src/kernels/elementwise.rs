@@ -8,11 +8,11 @@ use offshoot_graph::op::{Binary, Unary};
 
 use self::binary::slope;
 pub use self::broadcast::broadcast_binary;
-use self::unary::Gradient;
+use self::unary::{Gelu, Gradient, Long, Silu};
 use super::Activation;
 use super::element::Element;
 use super::rows::{Fold, Map, load, map, map_in_place, map_rows, store, sum_rows};
-use super::simd::{Isa, Kernel, Simd};
+use super::simd::{Isa, Kernel, Several, Simd};
 
 /// x clamped to [low, high]; a NaN stays a NaN.
 ///
@@ -90,25 +90,90 @@ pub(super) struct InPlace<'a, E> {
     pub(super) cols: usize,
 }
 
+/// Vectors of a long function that [`InPlace`] computes side by side.
+const STEP: usize = 4;
+
+impl<E: Element> InPlace<'_, E> {
+    /// `op` of a row's columns from `first` on.
+    #[inline(always)]
+    unsafe fn row<S: Simd>(&self, op: Unary, row: usize, first: usize) {
+        let whole = self.cols - self.cols % S::LANES;
+        // Safety: whoever makes it has the columns of these rows to itself.
+        unsafe {
+            let x = self.x.add(row);
+            for at in (first..whole).step_by(S::LANES) {
+                let y = op.call::<S>([load::<S, E, true>(x.add(at), S::LANES)], []);
+                store::<S, E, true>(x.add(at), S::LANES, y);
+            }
+            let n = self.cols - whole;
+            if n > 0 {
+                let y = op.call::<S>([load::<S, E, false>(x.add(whole), n)], []);
+                store::<S, E, false>(x.add(whole), n, y);
+            }
+        }
+    }
+
+    /// `op` of all rows. Where the compiler knows it, it is not chosen for each vector.
+    #[inline(always)]
+    unsafe fn rows<S: Simd>(&self, op: Unary) {
+        for &row in self.rows {
+            // Safety: the caller's.
+            unsafe { self.row::<S>(op, row, 0) };
+        }
+    }
+
+    /// A function that is a long chain of operations: several vectors side by side, of different rows where those are short. `op` is the
+    /// same function, for what is left.
+    #[inline(always)]
+    unsafe fn long_rows<S: Simd, F: Long>(&self, op: Unary) {
+        let whole = self.cols - self.cols % S::LANES;
+        let steps = self.rows.len() * (whole / S::LANES) / STEP;
+        let (mut row, mut col) = (0, 0);
+        // Safety: each row has `whole` columns, and there are `STEP` vectors for each step.
+        unsafe {
+            for _ in 0..steps {
+                let (mut at, mut x) = ([self.x; STEP], [S::splat(0.0); STEP]);
+                for (at, x) in at.iter_mut().zip(&mut x) {
+                    *at = self.x.add(*self.rows.get_unchecked(row) + col);
+                    *x = load::<S, E, true>(*at, S::LANES);
+                    col += S::LANES;
+                    if col == whole {
+                        (row, col) = (row + 1, 0);
+                    }
+                }
+                for (at, y) in at.into_iter().zip(F::call::<Several<S, STEP>>(x)) {
+                    store::<S, E, true>(at, S::LANES, y);
+                }
+            }
+            for (i, &start) in self.rows.iter().enumerate() {
+                let first = if i < row {
+                    whole
+                } else if i == row {
+                    col
+                } else {
+                    0
+                };
+                self.row::<S>(op, start, first);
+            }
+        }
+    }
+}
+
 impl<E: Element> Kernel for InPlace<'_, E> {
     type Output = ();
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let whole = self.cols - self.cols % S::LANES;
-        for &row in self.rows {
-            // Safety: whoever makes it has the columns of these rows to itself.
-            unsafe {
-                let x = self.x.add(row);
-                for at in (0..whole).step_by(S::LANES) {
-                    let y = self.op.call::<S>([load::<S, E, true>(x.add(at), S::LANES)], []);
-                    store::<S, E, true>(x.add(at), S::LANES, y);
-                }
-                let n = self.cols - whole;
-                if n > 0 {
-                    let y = self.op.call::<S>([load::<S, E, false>(x.add(whole), n)], []);
-                    store::<S, E, false>(x.add(whole), n, y);
-                }
+        // Safety: the caller's.
+        unsafe {
+            if self.op == Unary::Silu {
+                self.long_rows::<S, Silu>(self.op);
+            } else if self.op == Unary::Gelu {
+                self.long_rows::<S, Gelu>(self.op);
+            } else if self.op == Unary::HardSwish {
+                self.rows::<S>(Unary::HardSwish);
+            } else {
+                self.rows::<S>(self.op);
             }
         }
     }

@@ -5,6 +5,7 @@
 //! zeros, a row of kernel elements becomes one contiguous copy) and multiplies them with packed panels of the filter. The
 //! scratch stays in L2, and there is never an im2col buffer of the whole picture.
 
+mod ahead;
 mod block;
 mod copy;
 mod pack;
@@ -16,16 +17,16 @@ use std::ops::Range;
 use offshoot_graph::op::Unary;
 
 use self::block::Block;
-pub(super) use self::copy::{Ahead, copy};
+pub(super) use self::copy::{Ahead, Inner, copy};
 pub(super) use self::pack::{WeightOrder, pack, pack_panel};
 pub(super) use self::plan::moment_blocks;
-use self::plan::{BLOCK, plan};
-use super::element::{View, ViewMut};
+use self::plan::{BLOCK, Plan, plan};
+use super::element::{SharedView, View, ViewMut};
 use super::parallel::{self, Shared};
-use super::simd::{Isa, dispatch, dispatch_bf16};
+use super::simd::{Isa, dispatch, dispatch_bf16, dispatch_tiles, tiles};
 use super::size::elements;
 use super::source::ScaleShift;
-use super::tile::{RowMajor, RowMajorPairs, STRIDE};
+use super::tile::{Layout, RowMajor, RowMajorPairs, RowMajorTiles, STRIDE};
 
 /// A row or column of the kernel: its index in OIHW weights and the source pixel that it reads, from the pixel that
 /// the grid's step leads to.
@@ -66,13 +67,15 @@ pub(super) struct Target {
 }
 
 /// What the floats of gathered rows and of a packed filter hold.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Cells {
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) enum Cells {
     /// An element of the reduction each.
     #[default]
     Floats,
     /// Two elements each, as bf16 (see [`Simd::dot_bf16`](super::simd::Simd::dot_bf16)). Behind an odd number of them stands a zero.
     Pairs,
+    /// As `Pairs`, for products on tiles: zeros fill up the last step.
+    Tiles,
 }
 
 impl Cells {
@@ -80,13 +83,21 @@ impl Cells {
     pub(super) fn elements(self) -> usize {
         match self {
             Cells::Floats => 1,
-            Cells::Pairs => 2,
+            Cells::Pairs | Cells::Tiles => 2,
+        }
+    }
+
+    /// Cells that a reduction is a multiple of.
+    pub(super) fn step(self) -> usize {
+        match self {
+            Cells::Floats | Cells::Pairs => 1,
+            Cells::Tiles => tiles::STEP / size_of::<f32>(),
         }
     }
 
     /// Cells of so many elements.
     pub(super) fn of(self, elements: usize) -> usize {
-        elements.div_ceil(self.elements())
+        elements.div_ceil(self.elements()).next_multiple_of(self.step())
     }
 }
 
@@ -238,31 +249,29 @@ pub(super) unsafe fn run(isa: Isa, gathers: &[Gather], operands: Operands<'_>, o
     parallel::for_each_task(tasks, work, |mut index| {
         for plan in &plans {
             if index < plan.tasks() {
-                return parallel::with_scratch(BLOCK * STRIDE + plan.stage(out), |scratch| {
-                    match operands.cells {
-                        Cells::Floats => {
-                            dispatch(
-                                isa,
-                                Block { plan, index, operands, out, scratch, left: PhantomData::<RowMajor> },
-                            );
-                        }
-                        Cells::Pairs => {
-                            dispatch_bf16(
-                                isa,
-                                Block {
-                                    plan,
-                                    index,
-                                    operands,
-                                    out,
-                                    scratch,
-                                    left: PhantomData::<RowMajorPairs>,
-                                },
-                            );
-                        }
+                let len = BLOCK * STRIDE + plan.stage(out);
+                return parallel::with_scratch(len, |scratch| match operands.cells {
+                    Cells::Floats => dispatch(isa, block::<RowMajor>(plan, index, operands, out, scratch)),
+                    Cells::Pairs => {
+                        dispatch_bf16(isa, block::<RowMajorPairs>(plan, index, operands, out, scratch));
+                    }
+                    Cells::Tiles => {
+                        dispatch_tiles(isa, block::<RowMajorTiles>(plan, index, operands, out, scratch));
                     }
                 });
             }
             index -= plan.tasks();
         }
     });
+}
+
+/// Task `index` of a plan, whose rows lie as `L` says.
+fn block<'a, L: Layout>(
+    plan: &'a Plan<'a>,
+    index: usize,
+    operands: Operands<'a>,
+    out: SharedView,
+    scratch: &'a mut [f32],
+) -> Block<'a, L> {
+    Block { plan, index, operands, out, scratch, left: PhantomData }
 }

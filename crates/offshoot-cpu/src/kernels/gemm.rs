@@ -5,6 +5,8 @@
 //! scratch and run the register tile of the convolutions. An element depends neither on the number of threads
 //! nor on how many rows there are beside its own.
 
+pub(crate) mod tiled;
+
 use std::ops::Range;
 
 use super::gather::copy;

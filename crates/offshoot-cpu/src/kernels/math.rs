@@ -1,38 +1,69 @@
 //! Exponentials and logarithms of our own: a libm's differ from one system to the next.
 
-use super::simd::Simd;
+use super::simd::Arithmetic;
 
-/// c[0] x^n + .. + c[n] (Horner).
+/// c[0] x^n + .. + c[n]. Neighboring terms are added first, so that a sum waits for half as many others as in Horner's scheme.
 ///
 /// # Safety
 /// `S` must be available.
 #[inline(always)]
-unsafe fn polynomial<S: Simd, const N: usize>(x: S::V, coefficients: [f32; N]) -> S::V {
+unsafe fn polynomial<S: Arithmetic, const N: usize>(x: S::V, coefficients: [f32; N]) -> S::V {
     // Safety: the caller's promise.
     unsafe {
-        let mut sum = S::splat(coefficients[0]);
-        for &c in &coefficients[1..] {
-            sum = S::fma(sum, x, S::splat(c));
+        let (alone, pairs) = coefficients.split_at(N % 2);
+        let square = S::mul(x, x);
+        let mut sum = S::splat(alone.first().copied().unwrap_or(0.0));
+        for (i, pair) in pairs.chunks_exact(2).enumerate() {
+            let pair = S::fma(S::splat(pair[0]), x, S::splat(pair[1]));
+            sum = if i == 0 && alone.is_empty() { pair } else { S::fma(sum, square, pair) };
         }
         sum
     }
 }
 
-/// e^x to 2 units in the last place: x = n ln 2 + r, a polynomial in r (Cephes `expf`), a scaling by 2^n.
+/// e^x to 2 units in the last place.
 ///
 /// # Safety
 /// `S` must be available.
 #[inline(always)]
-pub(super) unsafe fn exp<S: Simd>(x: S::V) -> S::V {
+pub(super) unsafe fn exp<S: Arithmetic>(x: S::V) -> S::V {
     // Safety: the caller's promise; |n| stays below 152.
     unsafe {
-        let x = S::at_most(S::at_least(x, S::splat(-104.0)), S::splat(89.0));
-        let n = S::round(S::mul(x, S::splat(std::f32::consts::LOG2_E)));
+        let (fraction, n) = exp_parts::<S>(S::at_most(S::at_least(x, S::splat(-104.0)), S::splat(89.0)));
+        S::scale_by_power(fraction, n)
+    }
+}
+
+/// As [`exp`], but what would be less than e^-87 is that: for sums with numbers that are not small.
+///
+/// # Safety
+/// `S` must be available.
+#[inline(always)]
+unsafe fn exp_above<S: Arithmetic>(x: S::V) -> S::V {
+    // Safety: the caller's promise; n is in [-126, 128].
+    unsafe {
+        let (fraction, n) = exp_parts::<S>(S::at_most(S::at_least(x, S::splat(-87.0)), S::splat(89.0)));
+        S::scale_by_normal_power(fraction, n)
+    }
+}
+
+/// e^x = f 2^n: x = n ln 2 + r, and f is a polynomial in r (Cephes `expf`).
+///
+/// # Safety
+/// `S` must be available.
+#[inline(always)]
+unsafe fn exp_parts<S: Arithmetic>(x: S::V) -> (S::V, S::V) {
+    /// What is added to this and then subtracted is rounded to a whole number: 1.5 * 2^23.
+    const WHOLE: f32 = 12_582_912.0;
+    // Safety: the caller's promise.
+    unsafe {
+        let whole = S::splat(WHOLE);
+        let n = S::sub(S::fma(x, S::splat(std::f32::consts::LOG2_E), whole), whole);
         let r = S::fma(n, S::splat(-0.693_359_4), x);
         let r = S::fma(n, S::splat(2.121_944_4e-4), r);
         let tail = [1.987_569_1e-4, 1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5];
         let tail = polynomial::<S, 6>(r, tail);
-        S::scale_by_power(S::add(S::fma(S::mul(r, r), tail, r), S::splat(1.0)), n)
+        (S::add(S::fma(S::mul(r, r), tail, r), S::splat(1.0)), n)
     }
 }
 
@@ -41,11 +72,11 @@ pub(super) unsafe fn exp<S: Simd>(x: S::V) -> S::V {
 /// # Safety
 /// `S` must be available.
 #[inline(always)]
-pub(super) unsafe fn sigmoid<S: Simd>(x: S::V) -> S::V {
+pub(super) unsafe fn sigmoid<S: Arithmetic>(x: S::V) -> S::V {
     // Safety: the caller's promise.
     unsafe {
         let one = S::splat(1.0);
-        S::div(one, S::add(one, exp::<S>(S::sub(S::splat(0.0), x))))
+        S::div(one, S::add(one, exp_above::<S>(S::sub(S::splat(0.0), x))))
     }
 }
 
@@ -54,11 +85,11 @@ pub(super) unsafe fn sigmoid<S: Simd>(x: S::V) -> S::V {
 /// # Safety
 /// `S` must be available.
 #[inline(always)]
-pub(super) unsafe fn tanh<S: Simd>(x: S::V) -> S::V {
+pub(super) unsafe fn tanh<S: Arithmetic>(x: S::V) -> S::V {
     // Safety: the caller's promise.
     unsafe {
         let (one, two) = (S::splat(1.0), S::splat(2.0));
-        let far = S::sub(one, S::div(two, S::add(one, exp::<S>(S::add(x, x)))));
+        let far = S::sub(one, S::div(two, S::add(one, exp_above::<S>(S::add(x, x)))));
         let square = S::mul(x, x);
         let series = [-5.704_988_7e-3, 2.063_909e-2, -5.373_971_6e-2, 1.333_144_2e-1, -3.333_328e-1];
         let near = S::fma(S::mul(x, square), polynomial::<S, 5>(square, series), x);
@@ -72,7 +103,7 @@ pub(super) unsafe fn tanh<S: Simd>(x: S::V) -> S::V {
 /// # Safety
 /// `S` must be available.
 #[inline(always)]
-pub(super) unsafe fn tanh_ratio<S: Simd>(x: S::V) -> [S::V; 2] {
+pub(super) unsafe fn tanh_ratio<S: Arithmetic>(x: S::V) -> [S::V; 2] {
     // Safety: the caller's promise.
     unsafe {
         let x = S::at_most(S::at_least(x, S::splat(-7.905_311)), S::splat(7.905_311));
@@ -99,7 +130,7 @@ pub(super) unsafe fn tanh_ratio<S: Simd>(x: S::V) -> [S::V; 2] {
 /// # Safety
 /// `S` must be available.
 #[inline(always)]
-pub(super) unsafe fn normal<S: Simd>(x: S::V) -> (S::V, S::V) {
+pub(super) unsafe fn normal<S: Arithmetic>(x: S::V) -> (S::V, S::V) {
     // Safety: the caller's promise.
     unsafe {
         let (one, half, zero) = (S::splat(1.0), S::splat(0.5), S::splat(0.0));
@@ -118,7 +149,7 @@ pub(super) unsafe fn normal<S: Simd>(x: S::V) -> (S::V, S::V) {
             -1.265_468_8,
         ];
         let square = S::mul(z, z);
-        let tail = S::mul(S::mul(half, t), exp::<S>(S::sub(polynomial::<S, 10>(t, fit), square)));
+        let tail = S::mul(S::mul(half, t), exp_above::<S>(S::sub(polynomial::<S, 10>(t, fit), square)));
         let cumulative = S::select_gt(x, zero, S::sub(one, tail), tail);
         let density = S::mul(S::splat(0.398_942_3), exp::<S>(S::sub(zero, square)));
         (cumulative, density)
@@ -153,7 +184,7 @@ pub(super) fn ln(x: f32) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::super::rows::{Map, map};
-    use super::super::simd::Isa;
+    use super::super::simd::{Isa, Simd};
     use super::*;
 
     #[derive(Clone, Copy)]

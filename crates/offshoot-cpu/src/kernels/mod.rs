@@ -48,6 +48,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 mod tile;
+mod tiled;
 pub(crate) mod update;
 mod window;
 mod winograd;

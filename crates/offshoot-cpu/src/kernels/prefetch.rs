@@ -76,11 +76,15 @@ impl Stream {
         index: usize,
         loops: usize,
     ) -> Stream {
-        let portions = if loops >= 4 { 4 } else { loops.min(2) };
+        // (Divisions by numbers that the compiler does not know take as long as a few steps.)
+        let (portions, rate) = match loops {
+            0 | 1 => (loops, width),
+            2 | 3 => (2, width / 2),
+            _ => (4, width / 4),
+        };
         if index >= portions {
             return Stream::NOTHING;
         }
-        let rate = width / portions;
         let at = panel.wrapping_add(index * steps * rate);
         Stream { at, end: at, rate }
     }
@@ -88,7 +92,13 @@ impl Stream {
     /// `n` floats from `at` on, asked for in as many `steps`.
     #[inline(always)]
     pub(super) fn of_floats(at: *const f32, n: usize, steps: usize) -> Stream {
-        Stream { at, end: at, rate: n.div_ceil(steps.max(1)) }
+        Stream::at_rate(at, n.div_ceil(steps.max(1)))
+    }
+
+    /// So many floats a step, from `at` on.
+    #[inline(always)]
+    pub(super) fn at_rate(at: *const f32, rate: usize) -> Stream {
+        Stream { at, end: at, rate }
     }
 
     /// All of `bytes`, asked for in as many `steps`.

@@ -4,6 +4,7 @@
 //! `dispatch`, which compiles it once for every instruction set. Lanes differ between sets, and with them the
 //! order of a reduction: results are bit-identical for any number of threads, not for any instruction set.
 
+mod arithmetic;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -11,8 +12,12 @@ mod avx512;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod portable;
+pub(super) mod tiles;
 
 use std::fmt;
+
+pub use self::arithmetic::Arithmetic;
+pub(super) use self::arithmetic::Several;
 
 #[cfg(target_arch = "x86_64")]
 pub(super) use self::avx2::Avx2;
@@ -32,6 +37,8 @@ pub struct Isa(Path);
 pub(super) enum Path {
     /// Plain Rust on arrays of eight.
     Portable,
+    /// The same, with tiles in plain Rust.
+    EmulatedTiles,
     /// AVX2, FMA and F16C.
     #[cfg(target_arch = "x86_64")]
     Avx2,
@@ -41,6 +48,9 @@ pub(super) enum Path {
     /// As `Avx512`, with instructions that multiply pairs of bf16.
     #[cfg(target_arch = "x86_64")]
     Avx512Bf16,
+    /// As `Avx512Bf16`, with tiles that multiply bf16 and bytes, and instructions that multiply four bytes.
+    #[cfg(target_arch = "x86_64")]
+    Amx,
     /// NEON.
     #[cfg(target_arch = "aarch64")]
     Neon,
@@ -50,7 +60,10 @@ impl Isa {
     /// Plain Rust, which runs anywhere and is what the tests compare the others with.
     pub const PORTABLE: Isa = Isa(Path::Portable);
 
-    /// Every path this machine can run, slowest first.
+    /// [`PORTABLE`](Self::PORTABLE) with tiles that are emulated: tests compare it with the others where there is no matrix unit.
+    pub const EMULATED_TILES: Isa = Isa(Path::EmulatedTiles);
+
+    /// Every path that is worth running on this machine, slowest first.
     pub fn available() -> Vec<Isa> {
         let mut all = vec![Isa::PORTABLE];
         #[cfg(target_arch = "x86_64")]
@@ -68,6 +81,9 @@ impl Isa {
                     all.push(Isa(Path::Avx512));
                     if std::arch::is_x86_feature_detected!("avx512bf16") {
                         all.push(Isa(Path::Avx512Bf16));
+                        if std::arch::is_x86_feature_detected!("avx512vnni") && tiles::are_available() {
+                            all.push(Isa(Path::Amx));
+                        }
                     }
                 }
             }
@@ -88,16 +104,19 @@ impl Isa {
         Isa::available().into_iter().find(|isa| isa.name() == name)
     }
 
-    /// What it is called: `portable`, `avx2`, `avx512`, `avx512bf16` or `neon`.
+    /// What it is called: `portable`, `avx2`, `avx512`, `avx512bf16`, `amx` or `neon`.
     pub fn name(self) -> &'static str {
         match self.0 {
             Path::Portable => "portable",
+            Path::EmulatedTiles => "emulated tiles",
             #[cfg(target_arch = "x86_64")]
             Path::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
             Path::Avx512 => "avx512",
             #[cfg(target_arch = "x86_64")]
             Path::Avx512Bf16 => "avx512bf16",
+            #[cfg(target_arch = "x86_64")]
+            Path::Amx => "amx",
             #[cfg(target_arch = "aarch64")]
             Path::Neon => "neon",
         }
@@ -106,11 +125,11 @@ impl Isa {
     /// f32 lanes in a vector of this path.
     pub fn lanes(self) -> usize {
         match self.0 {
-            Path::Portable => Portable::LANES,
+            Path::Portable | Path::EmulatedTiles => Portable::LANES,
             #[cfg(target_arch = "x86_64")]
             Path::Avx2 => Avx2::LANES,
             #[cfg(target_arch = "x86_64")]
-            Path::Avx512 | Path::Avx512Bf16 => Avx512::LANES,
+            Path::Avx512 | Path::Avx512Bf16 | Path::Amx => Avx512::LANES,
             #[cfg(target_arch = "aarch64")]
             Path::Neon => Neon::LANES,
         }
@@ -124,19 +143,32 @@ impl Isa {
     /// Whether products of bf16 have instructions of their own ([`Simd::dot_bf16`]).
     pub(super) fn multiplies_bf16(self) -> bool {
         #[cfg(target_arch = "x86_64")]
-        return self.0 == Path::Avx512Bf16;
+        return matches!(self.0, Path::Avx512Bf16 | Path::Amx);
         #[cfg(not(target_arch = "x86_64"))]
         false
+    }
+
+    /// Whether products of bf16 and of bytes run on the tiles of a matrix unit, which makes them several times as fast as those of f32.
+    pub fn has_tiles(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return matches!(self.0, Path::Amx | Path::EmulatedTiles);
+        #[cfg(not(target_arch = "x86_64"))]
+        return self.0 == Path::EmulatedTiles;
+    }
+
+    /// Whether these tiles are [emulated](Self::EMULATED_TILES).
+    pub(super) fn emulates_tiles(self) -> bool {
+        self.0 == Path::EmulatedTiles
     }
 
     /// Vectors in a row of the register tile ([`Simd::TILE_VECTORS`]).
     pub(super) fn tile_vectors(self) -> usize {
         match self.0 {
-            Path::Portable => Portable::TILE_VECTORS,
+            Path::Portable | Path::EmulatedTiles => Portable::TILE_VECTORS,
             #[cfg(target_arch = "x86_64")]
             Path::Avx2 => Avx2::TILE_VECTORS,
             #[cfg(target_arch = "x86_64")]
-            Path::Avx512 | Path::Avx512Bf16 => Avx512::TILE_VECTORS,
+            Path::Avx512 | Path::Avx512Bf16 | Path::Amx => Avx512::TILE_VECTORS,
             #[cfg(target_arch = "aarch64")]
             Path::Neon => Neon::TILE_VECTORS,
         }
@@ -161,45 +193,19 @@ impl fmt::Debug for Isa {
 /// Every method may only be called where the instruction set is available: inside `dispatch`. Pointers must be
 /// valid for the lanes read or written; they need no alignment.
 #[allow(clippy::missing_safety_doc, missing_docs)] // the trait's own section speaks for each method
-pub trait Simd: Copy + Send + Sync + 'static {
-    type V: Copy;
+pub trait Simd: Arithmetic + Send + Sync + 'static {
     const LANES: usize;
     /// Rows and vectors of the register tile of a matrix product: as many sums as the registers hold.
     const TILE_ROWS: usize;
     const TILE_VECTORS: usize;
-    unsafe fn splat(x: f32) -> Self::V;
     unsafe fn load(from: *const f32) -> Self::V;
     unsafe fn store(to: *mut f32, v: Self::V);
     /// Reads the first `n` < LANES elements and zeros the rest; memory past `n` is not touched.
     unsafe fn load_first(from: *const f32, n: usize) -> Self::V;
     /// Writes the first `n` < LANES elements; memory past `n` is not touched.
     unsafe fn store_first(to: *mut f32, n: usize, v: Self::V);
-    unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
-    unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
-    unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
-    unsafe fn div(a: Self::V, b: Self::V) -> Self::V;
-    /// a * b + c, rounded once.
-    unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
-    /// max(bound, x); a NaN in `x` stays a NaN, as in PyTorch.
-    unsafe fn at_least(x: Self::V, bound: Self::V) -> Self::V;
-    /// min(bound, x); a NaN in `x` stays a NaN, as in PyTorch.
-    unsafe fn at_most(x: Self::V, bound: Self::V) -> Self::V;
-    /// `v` where a > b, else zero (also where either is a NaN).
-    unsafe fn where_gt(a: Self::V, b: Self::V, v: Self::V) -> Self::V;
-    /// Zero where a >= b, else `v` (also where either is a NaN).
-    unsafe fn zero_where_ge(a: Self::V, b: Self::V, v: Self::V) -> Self::V;
-    /// `v` where a == b, else zero.
-    unsafe fn where_eq(a: Self::V, b: Self::V, v: Self::V) -> Self::V;
-    /// `yes` where a > b, else `no` (also where either is a NaN).
-    unsafe fn select_gt(a: Self::V, b: Self::V, yes: Self::V, no: Self::V) -> Self::V;
-    /// `yes` where `x` is a NaN, else `no`.
-    unsafe fn select_nan(x: Self::V, yes: Self::V, no: Self::V) -> Self::V;
     /// In each lane the lane of `v` whose number the bits of `from` are: below LANES.
     unsafe fn permute(v: Self::V, from: Self::V) -> Self::V;
-    /// The nearest whole number, ties to even. |x| must be below 2^31.
-    unsafe fn round(x: Self::V) -> Self::V;
-    /// v * 2^n for whole `n` in [-252, 254]; underflow is gradual, overflow gives infinity.
-    unsafe fn scale_by_power(v: Self::V, n: Self::V) -> Self::V;
     /// The sum of the lanes, as a tree.
     unsafe fn sum(v: Self::V) -> f32;
     /// As many 16-bit elements as there are lanes.
@@ -213,6 +219,11 @@ pub trait Simd: Copy + Send + Sync + 'static {
     unsafe fn from_bf16(v: Self::Half) -> Self::V;
     /// Rounds to nearest even; a NaN stays a NaN.
     unsafe fn to_bf16(v: Self::V) -> Self::Half;
+    /// As [`Simd::to_bf16`], from inside of `dispatch_bf16` or `dispatch_tiles`; numbers below 2^-126 may become zeros.
+    unsafe fn sum_to_bf16(v: Self::V) -> Self::Half {
+        // Safety: the caller's.
+        unsafe { Self::to_bf16(v) }
+    }
     unsafe fn from_f16(v: Self::Half) -> Self::V;
     /// Rounds to nearest even; a NaN stays a NaN, what is too large becomes infinite.
     unsafe fn to_f16(v: Self::V) -> Self::Half;
@@ -245,13 +256,13 @@ pub trait Kernel {
 pub(super) fn dispatch<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
     match isa.path() {
         // Safety: `Portable` is plain Rust.
-        Path::Portable => unsafe { kernel.run::<Portable>() },
+        Path::Portable | Path::EmulatedTiles => unsafe { kernel.run::<Portable>() },
         #[cfg(target_arch = "x86_64")]
         // Safety: there is an `Isa` of this path only where `Isa::available` found its instructions.
         Path::Avx2 => unsafe { run_avx2(kernel) },
         #[cfg(target_arch = "x86_64")]
         // Safety: as above.
-        Path::Avx512 | Path::Avx512Bf16 => unsafe { run_avx512(kernel) },
+        Path::Avx512 | Path::Avx512Bf16 | Path::Amx => unsafe { run_avx512(kernel) },
         #[cfg(target_arch = "aarch64")]
         // Safety: as above.
         Path::Neon => unsafe { kernel.run::<Neon>() },
@@ -271,6 +282,22 @@ pub(super) fn dispatch_bf16<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
     }
     #[cfg(not(target_arch = "x86_64"))]
     dispatch(isa, kernel)
+}
+
+/// `dispatch` for a kernel that multiplies on tiles.
+///
+/// # Panics
+/// When `isa` has none ([`Isa::has_tiles`]).
+pub(super) fn dispatch_tiles<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
+    assert!(isa.has_tiles(), "the {isa} path has no tiles");
+    let output = match isa.path() {
+        #[cfg(target_arch = "x86_64")]
+        // Safety: there is an `Isa` of this path only where there is AVX512_BF16.
+        Path::Amx => unsafe { run_avx512_bf16(kernel) },
+        _ => dispatch(isa, kernel),
+    };
+    tiles::release();
+    output
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -301,7 +301,7 @@ fn a_path_comes_from_the_processor() {
     let all = Isa::available();
     assert_eq!(all[0], Isa::PORTABLE);
     assert_eq!(all.last(), Some(&Isa::best()));
-    for name in ["portable", "avx2", "avx512", "avx512bf16", "neon", "sse2", ""] {
+    for name in ["portable", "avx2", "avx512", "avx512bf16", "amx", "neon", "sse2", ""] {
         let found = Isa::by_name(name);
         assert_eq!(found.is_some(), all.iter().any(|isa| isa.name() == name), "{name}");
         assert!(found.is_none_or(|isa| isa.to_string() == name && all.contains(&isa)), "{name}");

@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 
 use super::prefetch::Stream;
-use super::simd::{Isa, Kernel, Simd};
+use super::simd::{Isa, Kernel, Simd, tiles};
 
 /// Largest depth (elements of the reduction) that one tile call runs over. A panel of the filter this deep stays
 /// in L1 or L2 while the tiles of a block pass over it.
@@ -19,6 +19,11 @@ pub(super) const MAX_ROWS: usize = 14;
 
 /// Most columns of any path's tile.
 pub(super) const MAX_COLS: usize = 32;
+
+/// Most rows of a tile.
+pub(super) const fn most_rows<S: Simd, L: Layout>() -> usize {
+    if L::TILES { tiles::MOST_ROWS } else { S::TILE_ROWS }
+}
 
 /// Columns of a whole tile of `isa`.
 pub(super) fn tile_cols(isa: Isa) -> usize {
@@ -40,6 +45,8 @@ pub(super) fn tile_starts(rows: usize, most: usize, starts: &mut [usize]) -> &[u
 pub(super) trait Layout {
     /// Whether each float of both operands is a pair of bf16, two steps of the reduction.
     const PAIRS: bool = false;
+    /// Whether products run on the tiles of a matrix unit ([`tiles`](super::simd::tiles)). Both operands then hold pairs of bf16, in steps of whole tiles.
+    const TILES: bool = false;
     /// Whether the vectors of the right operand follow one another. Otherwise [`STRIDE`] floats lie between two steps of the
     /// reduction.
     const PACKED: bool;
@@ -96,6 +103,16 @@ impl Layout for StepMajor {
 pub(super) struct RowMajorPairs;
 impl Layout for RowMajorPairs {
     const PAIRS: bool = true;
+    const PACKED: bool = true;
+    const ROW: Option<usize> = Some(STRIDE);
+    const STEP: usize = 1;
+}
+
+/// As [`RowMajorPairs`], on tiles.
+pub(super) struct RowMajorTiles;
+impl Layout for RowMajorTiles {
+    const PAIRS: bool = true;
+    const TILES: bool = true;
     const PACKED: bool = true;
     const ROW: Option<usize> = Some(STRIDE);
     const STEP: usize = 1;

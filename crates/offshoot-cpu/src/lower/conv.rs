@@ -19,7 +19,7 @@ use crate::kernels::depthwise;
 use crate::kernels::direct::{self, Applied, Axes};
 use crate::kernels::element::Element;
 use crate::kernels::elementwise::{add_activation_in_place, sum_to_rows, unary_in_place};
-use crate::kernels::gemm::{GemmShape, gemm, matmul};
+use crate::kernels::gemm::{GemmShape, gemm, matmul, tiled};
 use crate::kernels::pointwise_backward;
 use crate::kernels::shape::Columns;
 use crate::kernels::{Activation, ConvShape};
@@ -105,7 +105,7 @@ impl Lowering<'_> {
             false => (self.write(node.outputs[0])?, Columns::whole(shape.out_c)),
         };
         self.scratch_step(
-            kernel_name(isa, &shape),
+            kernel_name::<E>(isa, &shape),
             (x, filter, bias, residual),
             y,
             move |(x, filter, bias, residual), y, scratch| {
@@ -178,7 +178,7 @@ impl Lowering<'_> {
             });
             return Ok(true);
         }
-        let Some(rows) = moment_rows(&shape) else { return Ok(false) };
+        let Some(rows) = moment_rows::<E>(isa, &shape) else { return Ok(false) };
         let x = match reads_norm::<E>(isa, &shape) {
             true => self.lazy_operand::<E>(node.inputs[0])?,
             false => NormOperand::Held(self.read(node.inputs[0])?),
@@ -187,7 +187,7 @@ impl Lowering<'_> {
         let moments = self.moments(y, rows, shape.out_c);
         let writes = (self.write(y)?, moments);
         self.scratch_step(
-            kernel_name(isa, &shape),
+            kernel_name::<E>(isa, &shape),
             (x, filter),
             writes,
             move |(x, filter), (y, moments), scratch| {
@@ -307,10 +307,15 @@ impl Lowering<'_> {
             return Ok(());
         }
         let filter = self.filter::<E>(&shape, node.inputs[1], Direction::Backward)?;
-        self.scratch_step(kernel_name(isa, &shape), (dy, filter), dx, move |(dy, filter), dx, scratch| {
-            let filter = filter.packed::<E>(isa, &shape, Direction::Backward, &mut scratch.filter);
-            conv_input_grad(isa, &shape, dy, filter, dx);
-        });
+        self.scratch_step(
+            kernel_name::<E>(isa, &shape),
+            (dy, filter),
+            dx,
+            move |(dy, filter), dx, scratch| {
+                let filter = filter.packed::<E>(isa, &shape, Direction::Backward, &mut scratch.filter);
+                conv_input_grad(isa, &shape, dy, filter, dx);
+            },
+        );
         Ok(())
     }
 
@@ -348,10 +353,13 @@ impl Lowering<'_> {
         let (&[rows, columns], &[m, n]) = (self.shape(node.inputs[0]), self.shape(node.outputs[0])) else {
             return Err(unsupported(node, "its operands must be matrices".into()));
         };
+        let shape = GemmShape { trans_a, trans_b, m, n, k: if trans_a { rows } else { columns } };
+        if let Some(operands) = self.widened.operands(node) {
+            return self.tiled_matmul(operands, node.outputs[0], (1, shape));
+        }
         if !trans_a && self.is_stack(node.inputs[0]) && self.dtype(node.inputs[1]) == DType::F32 {
             return self.linear::<E>(node, [m, n, columns], (trans_b, then));
         }
-        let shape = GemmShape { trans_a, trans_b, m, n, k: if trans_a { rows } else { columns } };
         let isa = self.isa;
         let (a, b) = (self.wide::<E>(node.inputs[0])?, self.wide::<E>(node.inputs[1])?);
         let bias = node.inputs.get(2).map(|&c| self.plain(c)).transpose()?;
@@ -393,7 +401,7 @@ impl Lowering<'_> {
         let filter = self.filter::<E>(&shape, node.inputs[1], direction)?;
         let y = self.write_plain(node.outputs[0])?;
         self.scratch_step(
-            kernel_name(isa, &shape),
+            kernel_name::<E>(isa, &shape),
             (x, filter, bias),
             y,
             move |(x, filter, bias), y, scratch| {
@@ -422,12 +430,39 @@ impl Lowering<'_> {
         };
         let count = stack.iter().product();
         let shape = GemmShape { trans_a, trans_b, m, n, k: if trans_a { rows } else { columns } };
+        let operands = [node.inputs[0], node.inputs[1]];
+        if self.isa.has_tiles() && operands.iter().all(|&value| self.dtype(value) == DType::BF16) {
+            return self.tiled_matmul(operands, node.outputs[0], (count, shape));
+        }
         let isa = self.isa;
         let (a, b) = (self.wide::<E>(node.inputs[0])?, self.wide::<E>(node.inputs[1])?);
         let sums = self.fresh(count * m * n);
         self.step("matmul", (a, b), sums, move |(a, b), y| matmul(isa, count, &shape, a, b, y));
         let y = self.narrowed::<E>(sums, count * m * n);
         self.alias(node.outputs[0], Order::Graph, y);
+        Ok(())
+    }
+
+    /// The products of `count` matrices of bf16, on tiles.
+    fn tiled_matmul(
+        &mut self,
+        [a, b]: [ValueId; 2],
+        y: ValueId,
+        (count, shape): (usize, GemmShape),
+    ) -> Result<(), ExecuteError> {
+        let isa = self.isa;
+        let operands: (Operand<bf16>, Operand<bf16>) = (self.plain(a)?, self.plain(b)?);
+        if self.dtype(y) == DType::F32 {
+            let y = self.write_plain::<f32>(y)?;
+            self.step("matmul tiles", operands, y, move |(a, b), y| {
+                tiled::matmul(isa, count, &shape, a, b, y)
+            });
+        } else {
+            let y = self.write_plain::<bf16>(y)?;
+            self.step("matmul tiles", operands, y, move |(a, b), y| {
+                tiled::matmul(isa, count, &shape, a, b, y)
+            });
+        }
         Ok(())
     }
 

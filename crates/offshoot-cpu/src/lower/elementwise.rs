@@ -108,7 +108,7 @@ impl Lowering<'_> {
 
     /// The shape of an operand in memory, with as many axes as the result: a smaller rank stands for trailing axes
     /// of the graph's order.
-    fn aligned(&self, node: &Node, input: usize, order: Order) -> Vec<usize> {
+    pub(super) fn aligned(&self, node: &Node, input: usize, order: Order) -> Vec<usize> {
         self.aligned_to(self.shape(node.outputs[0]).len(), node.inputs[input], order)
     }
 
@@ -127,7 +127,7 @@ impl Lowering<'_> {
     }
 
     /// An operand of an elementwise operator: channels last where that is the order and the result has rank 4, whatever its own rank.
-    fn operand<E: Element>(
+    pub(super) fn operand<E: Element>(
         &mut self,
         node: &Node,
         input: usize,
@@ -185,6 +185,9 @@ impl Lowering<'_> {
 
     /// The same numbers in another type.
     pub(super) fn cast_node<E: Element>(&mut self, node: &Node, to: DType) -> Result<(), ExecuteError> {
+        if self.widened.is_needless(node.outputs[0]) {
+            return Ok(());
+        }
         let order = self.held_order(&node.inputs);
         let (x, len) = (self.in_order::<E>(node.inputs[0], order)?, self.len(node.inputs[0]));
         let y: AnyOperand = match to {
@@ -229,7 +232,7 @@ impl Lowering<'_> {
 
 /// The groups of rows of `a` that share one row of `b`: of [N, .., C] against [N, 1.., C], where a row is C elements, or
 /// against the last axes of `a`, which are a row together.
-fn row_groups(a: &[usize], b: &[usize]) -> Option<usize> {
+pub(super) fn row_groups(a: &[usize], b: &[usize]) -> Option<usize> {
     let ones = b.iter().take_while(|&&d| d == 1).count();
     let suffix = a.len() == b.len() && ones < b.len() && a[ones..] == b[ones..];
     if suffix { Some(1) } else { channel_groups(a, b) }

@@ -8,7 +8,7 @@ use offshoot_graph::{DType, ExecuteError, Tensor, ValueId};
 use super::Lowering;
 use crate::filters::{Derived, Direction};
 use crate::kernels::ConvShape;
-use crate::kernels::conv::PackedFilter;
+use crate::kernels::conv::{Method, PackedFilter};
 use crate::kernels::convert::round;
 use crate::kernels::depthwise;
 use crate::kernels::element::Element;
@@ -112,7 +112,7 @@ impl Lowering<'_> {
         weight: ValueId,
         direction: Direction,
     ) -> Option<Arc<PackedFilter>> {
-        let key = (weight, direction, PackedFilter::is_for_winograd(shape), E::DTYPE);
+        let key = (weight, direction, Method::of(self.isa, E::DTYPE, shape), E::DTYPE);
         if let Some(packed) = self.filters.floats.get(&key) {
             return Some(Arc::clone(packed));
         }

@@ -10,9 +10,9 @@ use super::dynamic::transposed;
 use super::{Lowering, unsupported};
 use crate::filters::IntegerFilter;
 use crate::kernels::ConvShape;
+use crate::kernels::int8::binary::Stored;
 use crate::kernels::int8::conv::{ByteFilter, Numbers, conv};
 use crate::kernels::int8::depthwise::{self, DepthwiseFilter, depthwise};
-use crate::kernels::int8::elementwise::{add, table, table_of};
 use crate::kernels::int8::pool::{self, Mean, global_average};
 use crate::kernels::int8::{Output, Requantize, Residual};
 use crate::kernels::pool::Pool;
@@ -79,13 +79,18 @@ impl Lowering<'_> {
                 };
                 self.byte_conv(node, quantized, &ConvShape::of_matrices(m, k, n), None, !trans_b)
             }
-            QuantizedOp::Add { other } => self.byte_add(node, *x, *other, *clip, result(node, *y)?),
+            QuantizedOp::Binary(binary) => {
+                self.byte_binary(node, *binary, *x, stored(result(node, *y)?, *clip))
+            }
+            QuantizedOp::BatchNormalization(norm) => {
+                self.byte_batch_norm(node, norm.epsilon, *x, stored(result(node, *y)?, *clip))
+            }
             QuantizedOp::AveragePool(pool) => {
                 let kind = Pool::Average { count_include_pad: pool.count_include_pad };
                 self.byte_pool(node, kind, &pool.pool, mean(*x, result(node, *y)?, *clip))
             }
             QuantizedOp::GlobalAveragePool => self.byte_mean(node, mean(*x, result(node, *y)?, *clip)),
-            QuantizedOp::Rescale => self.rescale(node, *x, *clip, result(node, *y)?),
+            QuantizedOp::Function(terms) => self.byte_function(node, terms),
         }
     }
 
@@ -196,24 +201,6 @@ impl Lowering<'_> {
         Some(ProductNumbers { weights, bias, scale })
     }
 
-    fn byte_add(
-        &mut self,
-        node: &Node,
-        a_steps: Steps,
-        b_steps: Steps,
-        clip: Clip,
-        y_steps: Steps,
-    ) -> Result<(), ExecuteError> {
-        let isa = self.isa;
-        let order = self.held_order(&node.inputs);
-        let (a, b) = (self.in_order(node.inputs[0], order)?, self.in_order(node.inputs[1], order)?);
-        let y = self.write_in_order(node.outputs[0], order)?;
-        self.step("int8 add", (a, b), y, move |(a, b), y| {
-            add(isa, a, a_steps.zero_point, &sum(b, a_steps, b_steps, y_steps, clip), y);
-        });
-        Ok(())
-    }
-
     fn byte_pool(
         &mut self,
         node: &Node,
@@ -234,15 +221,6 @@ impl Lowering<'_> {
         }
         let (x, y) = (self.read(node.inputs[0])?, self.write(node.outputs[0])?);
         self.step("int8 pool", x, y, move |x, y| global_average(&mean, batch, x, y));
-        Ok(())
-    }
-
-    fn rescale(&mut self, node: &Node, from: Steps, clip: Clip, to: Steps) -> Result<(), ExecuteError> {
-        let order = self.held_order(&node.inputs);
-        let x = self.in_order(node.inputs[0], order)?;
-        let y = self.write_in_order(node.outputs[0], order)?;
-        let bytes = table_of(from.zero_point, from.scale, to.scale, requantize(to, clip));
-        self.step("int8 table", x, y, move |x, y| table(x, &bytes, y));
         Ok(())
     }
 }
@@ -267,6 +245,11 @@ fn in_steps(bias: &Tensor, steps: &[f32]) -> Option<Vec<i32>> {
 fn requantize(steps: Steps, clip: Clip) -> Requantize {
     let all = Requantize { zero_point: steps.zero_point, bounds: [0, 255] };
     Requantize { bounds: [clip.min, clip.max].map(|bound| all.of(bound / steps.scale)), ..all }
+}
+
+/// How clipped floats become bytes.
+fn stored(y: Steps, clip: Clip) -> Stored {
+    Stored { clip: (clip.min, clip.max), scale: y.scale, zero_point: y.zero_point }
 }
 
 /// x, which is added to numbers in steps of `rounded`.

@@ -2,6 +2,7 @@
 
 mod attention;
 mod block;
+mod bytes;
 mod concat;
 mod conv;
 mod dynamic;
@@ -20,6 +21,7 @@ mod shape;
 mod steps;
 mod update;
 mod views;
+mod widened;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -41,6 +43,7 @@ use crate::plan::{Floats, Plan, PlanOutput, Step};
 use concat::Concats;
 use lazy::Lazy;
 use views::Views;
+use widened::Widened;
 
 type Graph = offshoot_graph::Graph<CpuOp>;
 type Node = offshoot_graph::Node<CpuOp>;
@@ -114,6 +117,8 @@ struct Lowering<'a> {
     concats: Concats,
     /// Values that are parts of others.
     views: Views,
+    /// Casts in front of products.
+    widened: Widened,
     steps: Vec<Step>,
 }
 
@@ -139,6 +144,7 @@ impl<'a> Lowering<'a> {
             lazy: Lazy::new(graph),
             concats: Concats::new(graph),
             views: Views::new(graph),
+            widened: Widened::new(graph, isa),
             steps: Vec::new(),
         };
         for (index, &id) in graph.inputs().iter().enumerate() {

@@ -2,6 +2,7 @@
 //! are computed again rather than kept.
 
 mod attention;
+mod function;
 mod fuse;
 mod linear;
 mod norm;
@@ -9,10 +10,14 @@ mod op;
 mod quantized;
 mod readers;
 mod recompute;
+mod reshaped;
 mod shuffle;
 mod transposes;
 
-pub use op::{Activation, Attention, CpuOp, Quantized, QuantizedOp, QuantizedResidual, Steps};
+pub use function::Term;
+pub use op::{
+    Activation, Attention, CpuOp, Quantized, QuantizedBinary, QuantizedOp, QuantizedResidual, Steps,
+};
 
 use offshoot_graph::passes::{Rewriter, expand, expand_nodes, recognize_gated, recognize_group_norms};
 use offshoot_graph::{Graph, GraphError, Op};

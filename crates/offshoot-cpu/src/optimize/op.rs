@@ -1,9 +1,12 @@
 //! What the steps of a plan compute: the graph's operators, and several of them in one pass over memory.
 
 use offshoot_graph::op::{
-    AveragePool, Clip, Composite, Conv, Gemm, GradOp, MatMul, Pooling, ShapeOp, TrainOp, Unary,
+    AveragePool, BatchNormalization, Binary, Clip, Composite, Conv, Gemm, GradOp, MatMul, Norm, Pooling,
+    ShapeOp, TrainOp, Unary,
 };
 use offshoot_graph::{DType, Op, Operator, Shape, Value};
+
+use super::function::Term;
 
 /// An operator of an optimized graph.
 #[derive(Clone, Debug, PartialEq)]
@@ -124,17 +127,28 @@ pub enum QuantizedOp {
         /// Whether the weight is used transposed.
         trans_b: bool,
     },
-    /// (a u8, b u8) -> u8
-    Add {
-        /// b's steps.
-        other: Steps,
-    },
+    /// (a u8, b u8 of a's shape, or f32 that is broadcast to it) -> u8, with the arithmetic that the operators on floats have
+    Binary(QuantizedBinary),
     /// x u8 -> u8
     AveragePool(AveragePool),
     /// x u8 -> u8
     GlobalAveragePool,
-    /// x u8 -> u8: the same numbers, clipped, in other steps
-    Rescale,
+    /// (x u8, weight, bias, mean, variance) -> u8: by running statistics
+    BatchNormalization(BatchNormalization),
+    /// x u8 -> u8: the last of these parts, each byte by itself. It is computed by the operators on floats, for every byte
+    /// once.
+    Function(Vec<Term>),
+}
+
+/// A function of two operands.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct QuantizedBinary {
+    /// The function.
+    pub op: Binary,
+    /// The steps of the second input; none where it is floats.
+    pub other: Option<Steps>,
+    /// Whether the second input is the function's first operand.
+    pub swapped: bool,
 }
 
 /// A [`QuantizedOp`] and the meaning of its bytes.
@@ -260,10 +274,11 @@ impl Operator for CpuOp {
             },
             CpuOp::Quantized(Quantized {
                 op:
-                    QuantizedOp::Add { .. }
+                    QuantizedOp::Binary(_)
+                    | QuantizedOp::BatchNormalization(_)
                     | QuantizedOp::AveragePool(_)
                     | QuantizedOp::GlobalAveragePool
-                    | QuantizedOp::Rescale,
+                    | QuantizedOp::Function(_),
                 ..
             })
             | CpuOp::ChannelShuffle { .. }
@@ -294,10 +309,11 @@ impl QuantizedOp {
         match self {
             QuantizedOp::Conv { .. } => "Quantized.Conv",
             QuantizedOp::Gemm { .. } => "Quantized.Gemm",
-            QuantizedOp::Add { .. } => "Quantized.Add",
+            QuantizedOp::Binary(_) => "Quantized.Binary",
+            QuantizedOp::BatchNormalization(_) => "Quantized.BatchNormalization",
             QuantizedOp::AveragePool(_) => "Quantized.AveragePool",
             QuantizedOp::GlobalAveragePool => "Quantized.GlobalAveragePool",
-            QuantizedOp::Rescale => "Quantized.Rescale",
+            QuantizedOp::Function(_) => "Quantized.Function",
         }
     }
 }
@@ -324,14 +340,14 @@ impl Quantized {
                 let gemm = Gemm { trans_a: false, trans_b: *trans_b };
                 Op::Gemm(gemm).infer(&product(inputs, &operands)?)?
             }
-            QuantizedOp::Add { .. } => {
-                let &[a, b] = &operands[..] else { return Err(count(2, inputs)) };
-                same_shape(&a.shape, b)?;
-                vec![(a.dtype, a.shape.clone())]
+            QuantizedOp::Binary(QuantizedBinary { op, .. }) => {
+                let types = Op::Binary(*op).infer(&operands)?;
+                result_and_residual(types, operands.first().copied())?
             }
+            QuantizedOp::BatchNormalization(norm) => Op::Norm(Norm::Batch(*norm)).infer(&operands)?,
             QuantizedOp::AveragePool(pool) => Op::Pool(Pooling::Average(pool.clone())).infer(&operands)?,
             QuantizedOp::GlobalAveragePool => Op::Pool(Pooling::GlobalAverage).infer(&operands)?,
-            QuantizedOp::Rescale => Op::Shape(ShapeOp::Identity).infer(&operands)?,
+            QuantizedOp::Function(_) => Op::Shape(ShapeOp::Identity).infer(&operands)?,
         };
         let dtype = if self.y.is_some() { DType::U8 } else { DType::F32 };
         Ok(types.into_iter().map(|(_, shape)| (dtype, shape)).collect())

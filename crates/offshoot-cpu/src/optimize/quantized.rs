@@ -1,10 +1,12 @@
 //! Operators between DequantizeLinear and QuantizeLinear, as operators on bytes.
 
-use offshoot_graph::op::{Binary, Clip, Gemm, Pooling, ShapeOp, Unary};
+use offshoot_graph::op::{Binary, Clip, Gemm, Norm, Pooling, ShapeOp, Unary};
 use offshoot_graph::passes::Rewriter;
-use offshoot_graph::{DType, Data, Graph, GraphError, Node, Op, Source, Tensor, ValueId};
+use offshoot_graph::{DType, Data, Dim, Graph, GraphError, Node, Op, Shape, Source, Tensor, ValueId};
 
-use super::op::{CpuOp, Quantized, QuantizedOp, QuantizedResidual, Steps};
+use super::function::{Functions, Term};
+use super::op::{CpuOp, Quantized, QuantizedBinary, QuantizedOp, QuantizedResidual, Steps};
+use super::reshaped;
 
 /// Makes operators on bytes of those that stand between DequantizeLinear and QuantizeLinear (see [`offshoot_graph::op`]), where
 /// each activation has one scale and one zero point that are constants, and weights are frozen integers with zero point 0.
@@ -15,8 +17,8 @@ use super::op::{CpuOp, Quantized, QuantizedOp, QuantizedResidual, Steps};
 /// # Errors
 /// None for a graph whose nodes passed their shape rules.
 pub(super) fn fuse_quantized(graph: &Graph) -> Result<Graph<CpuOp>, GraphError> {
-    let graph = unsigned(graph)?;
-    let matcher = Matcher { graph: &graph, uses: graph.use_counts() };
+    let graph = reshaped::reshape_bytes(&unsigned(graph)?)?;
+    let matcher = Matcher { graph: &graph, uses: graph.use_counts(), functions: Functions::of(&graph) };
     let mut rewriter = Rewriter::new(&graph);
     for node in graph.nodes() {
         match matcher.fused(node) {
@@ -26,6 +28,7 @@ pub(super) fn fuse_quantized(graph: &Graph) -> Result<Graph<CpuOp>, GraphError> 
                 let y = rewriter.new.add(&node.name, op, &inputs)?;
                 rewriter.set(node.outputs[0], y);
             }
+            Some(Fused::Same(q)) => rewriter.set(node.outputs[0], rewriter.get(q)),
             Some(Fused::Move(op, q)) => {
                 let q = rewriter.get(q);
                 let y = rewriter.new.add(&node.name, op.into(), &[q])?;
@@ -46,6 +49,8 @@ pub(super) fn fuse_quantized(graph: &Graph) -> Result<Graph<CpuOp>, GraphError> 
 /// What stands for a node.
 enum Fused {
     Op(Quantized, Vec<ValueId>),
+    /// The same bytes.
+    Same(ValueId),
     /// An operator that moves bytes, and what it reads.
     Move(Op, ValueId),
     /// Bytes and their steps, to be joined in steps of `y`.
@@ -68,7 +73,8 @@ fn rescaled(
     if x == y {
         return Ok(q);
     }
-    let rescale = Quantized { op: QuantizedOp::Rescale, x, clip: Clip::NONE, y: Some(y) };
+    let terms = vec![Term::Byte, Term::Dequantize(0, x), Term::Quantize(1, y)];
+    let rescale = Quantized { op: QuantizedOp::Function(terms), x, clip: Clip::NONE, y: Some(y) };
     rewriter.new.add(&format!("{}.rescale", node.name), CpuOp::Quantized(rescale), &[q])
 }
 
@@ -113,16 +119,26 @@ fn signed(graph: &Graph, node: &Node) -> Option<i8> {
     }
 }
 
-fn constant(graph: &Graph, value: ValueId) -> Option<&Tensor> {
+/// The tensor of a constant.
+pub(super) fn constant(graph: &Graph, value: ValueId) -> Option<&Tensor> {
     match &graph.value(value).source {
         Source::Constant(tensor) => Some(tensor),
         Source::Input | Source::Parameter(_) | Source::Node { .. } => None,
     }
 }
 
+/// The one scale and u8 zero point of a QuantizeLinear or a DequantizeLinear.
+pub(super) fn steps(graph: &Graph, node: &Node) -> Option<Steps> {
+    let &[scale] = constant(graph, node.inputs[1])?.as_f32()? else { return None };
+    let Data::U8(zero_point) = constant(graph, node.inputs[2])?.data() else { return None };
+    let &[zero_point] = &zero_point[..] else { return None };
+    (scale > 0.0 && scale.is_finite()).then_some(Steps { scale, zero_point })
+}
+
 struct Matcher<'a> {
     graph: &'a Graph,
     uses: Vec<usize>,
+    functions: Functions<'a>,
 }
 
 /// A product of bytes and weights: its operands, and the steps of the first.
@@ -142,21 +158,13 @@ impl Matcher<'_> {
         self.producer(value).filter(|_| self.uses[value.index()] == 1)
     }
 
-    /// The one scale and u8 zero point of a QuantizeLinear or a DequantizeLinear.
-    fn steps(&self, node: &Node) -> Option<Steps> {
-        let &[scale] = constant(self.graph, node.inputs[1])?.as_f32()? else { return None };
-        let Data::U8(zero_point) = constant(self.graph, node.inputs[2])?.data() else { return None };
-        let &[zero_point] = &zero_point[..] else { return None };
-        (scale > 0.0 && scale.is_finite()).then_some(Steps { scale, zero_point })
-    }
-
     /// The bytes that a float stands for.
     fn bytes(&self, value: ValueId) -> Option<(ValueId, Steps)> {
         let node = self.producer(value)?;
         let q = node.inputs[0];
         let dequantizes =
             matches!(node.op, Op::DequantizeLinear { .. }) && self.graph.value(q).dtype == DType::U8;
-        dequantizes.then(|| self.steps(node).map(|steps| (q, steps)))?
+        dequantizes.then(|| steps(self.graph, node).map(|steps| (q, steps)))?
     }
 
     /// What stands for `node`, if it is computed on bytes.
@@ -170,32 +178,45 @@ impl Matcher<'_> {
 
     /// The operator on bytes whose result is that of a QuantizeLinear.
     fn quantized(&self, node: &Node) -> Option<Fused> {
-        let y = self.steps(node)?;
+        let y = steps(self.graph, node)?;
         let (value, clip) = self.before_activation(node.inputs[0]);
         let op = |op: QuantizedOp, x: Steps, inputs: Vec<ValueId>| {
             Some(Fused::Op(Quantized { op, x, clip, y: Some(y) }, inputs))
         };
-        if let Some((q, x)) = self.bytes(value) {
-            return op(QuantizedOp::Rescale, x, vec![q]);
+        if let Some((q, terms)) = self.functions.get(node.outputs[0]) {
+            if terms[..] == [Term::Byte, Term::Dequantize(0, y), Term::Quantize(1, y)] {
+                return Some(Fused::Same(q));
+            }
+            let function = Quantized { op: QuantizedOp::Function(terms), x: y, clip: Clip::NONE, y: Some(y) };
+            return Some(Fused::Op(function, vec![q]));
         }
         let source = self.sole_producer(value)?;
         if let Some(product) = self.product(source) {
             return op(product.op, product.x, product.inputs);
         }
-        if source.op == Op::Binary(Binary::Add) {
+        if let Op::Binary(binary) = source.op {
             let [a, b] = [0, 1].map(|i| source.inputs[i]);
-            if let Some((product, residual)) = self.with_residual(a, b).or_else(|| self.with_residual(b, a)) {
+            if binary == Binary::Add
+                && let Some((product, residual)) =
+                    self.with_residual(a, b).or_else(|| self.with_residual(b, a))
+            {
                 return op(product.op, product.x, [product.inputs, vec![residual]].concat());
             }
-            let ((a, x), (b, other)) = (self.bytes(a)?, self.bytes(b)?);
-            let same = self.graph.value(a).shape == self.graph.value(b).shape;
-            return same.then(|| op(QuantizedOp::Add { other }, x, vec![a, b]))?;
+            let of = |a, b, swapped| self.combined(binary, [a, b], swapped);
+            let (binary, x, inputs) = of(a, b, false).or_else(|| of(b, a, true))?;
+            return op(QuantizedOp::Binary(binary), x, inputs);
         }
         if let Op::Shape(ShapeOp::Concat { axis }) = source.op {
             let parts = source.inputs.iter().map(|&x| self.bytes(x)).collect::<Option<Vec<_>>>()?;
             return (clip == Clip::NONE).then_some(Fused::Concat { axis, parts, y });
         }
         let (q, x) = self.bytes(*source.inputs.first()?)?;
+        if let Op::Norm(Norm::Batch(norm)) = source.op
+            && self.graph.value(q).shape.rank() == 4
+        {
+            let inputs = [&[q], &source.inputs[1..]].concat();
+            return op(QuantizedOp::BatchNormalization(norm), x, inputs);
+        }
         if let Op::Pool(Pooling::Average(pool)) = &source.op {
             return op(QuantizedOp::AveragePool(pool.clone()), x, vec![q]);
         }
@@ -207,6 +228,25 @@ impl Matcher<'_> {
             Op::Pool(Pooling::Max(_)) | Op::Shape(ShapeOp::Flatten { .. } | ShapeOp::Reshape { .. })
         );
         (moves && x == y && clip == Clip::NONE).then(|| Fused::Move(source.op.clone(), q))
+    }
+
+    /// A function of the bytes behind `a` and of `b`: of bytes too, or of floats that are the same for all pixels of a
+    /// channel, or for all rows.
+    fn combined(
+        &self,
+        op: Binary,
+        [a, b]: [ValueId; 2],
+        swapped: bool,
+    ) -> Option<(QuantizedBinary, Steps, Vec<ValueId>)> {
+        let (q, x) = self.bytes(a)?;
+        let [whole, part] = [a, b].map(|value| &self.graph.value(value).shape);
+        if whole == part
+            && let Some((other, steps)) = self.bytes(b)
+        {
+            return Some((QuantizedBinary { op, other: Some(steps), swapped }, x, vec![q, other]));
+        }
+        let floats = self.graph.value(b).dtype == DType::F32 && shares_rows(whole, part);
+        floats.then(|| (QuantizedBinary { op, other: None, swapped }, x, vec![q, b]))
     }
 
     /// What an activation is applied to, and its bounds.
@@ -281,7 +321,7 @@ impl Matcher<'_> {
             return None;
         }
         let quantize = self.sole_producer(q).filter(|n| matches!(n.op, Op::QuantizeLinear { .. }))?;
-        if self.steps(quantize)? != rounded {
+        if steps(self.graph, quantize)? != rounded {
             return None;
         }
         let (value, clip) = self.before_activation(quantize.inputs[0]);
@@ -290,4 +330,18 @@ impl Matcher<'_> {
         *slot = Some(QuantizedResidual { rounded, clip, other: other_steps });
         Some((product, residual))
     }
+}
+
+/// Whether a value of the shape `part`, broadcast to `whole`, is one row of a number for each channel, or one for each
+/// picture: rows as they lie in memory.
+fn shares_rows(whole: &Shape, part: &Shape) -> bool {
+    let (whole, part) = (&whole.0[..], &part.0[..]);
+    let Some(missing) = whole.len().checked_sub(part.len()) else { return false };
+    let one = Dim::Fixed(1);
+    let at = |axis: usize| axis.checked_sub(missing).map_or(&one, |axis| &part[axis]);
+    if let [batch, channels, _, _] = whole {
+        return *at(1) == *channels && [at(2), at(3)] == [&one; 2] && (at(0) == batch || *at(0) == one);
+    }
+    let ones = (0..whole.len()).take_while(|&axis| *at(axis) == one).count();
+    (1..whole.len()).contains(&ones) && (ones..whole.len()).all(|axis| *at(axis) == whole[axis])
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // helpers of tests, too
 
 mod blocks;
+mod bytes;
 mod conformance;
 mod conv;
 mod gemm;

@@ -175,7 +175,7 @@ impl<E: Element> Case<E> {
         filter.set_element::<E>();
         filter.pack(isa, shape, &self.w);
         let (mut y, mut wanted) = (vec![zero; self.y.len()], vec![zero; self.y.len()]);
-        let rows = conv::moment_rows(shape).expect("no Winograd here");
+        let rows = conv::moment_rows::<f32>(Isa::PORTABLE, shape).expect("no Winograd here");
         let mut moments = vec![f32::NAN; 2 * rows.len() * shape.out_c];
         conv_in_training(isa, shape, &x, &filter, &mut y, Some(&mut moments));
         conv(isa, shape, &input, &filter, &Epilogue::NONE, &mut wanted);

@@ -4,6 +4,7 @@ use offshoot_cpu::kernels::conv::{Epilogue, PackedFilter, conv};
 use offshoot_cpu::kernels::conv_input_grad::conv_input_grad;
 use offshoot_cpu::kernels::simd::Isa;
 use offshoot_cpu::kernels::{Activation, ConvShape};
+use offshoot_graph::DType;
 use offshoot_graph::random::{Purpose, Random};
 
 /// Largest error, of the largest output. A plain sum in f32 has up to 2e-6 with as many channels.
@@ -61,7 +62,10 @@ struct Case {
 
 impl Case {
     fn new(shape: ConvShape) -> Case {
-        assert!(PackedFilter::is_for_winograd(&shape), "{shape:?} is for another test");
+        assert!(
+            PackedFilter::is_for_winograd(Isa::PORTABLE, DType::F32, &shape),
+            "{shape:?} is for another test"
+        );
         let pixels = shape.batch * shape.in_h * shape.in_w;
         Case {
             x: normals(pixels * shape.in_c, 1),
@@ -212,8 +216,8 @@ fn the_rest_is_left_to_plain_products() {
         shape(1, [5, 5], [64, 64]),
         shape(1, [2, 2], [64, 64]),
     ];
-    assert!(PackedFilter::is_for_winograd(&usual));
+    assert!(PackedFilter::is_for_winograd(Isa::PORTABLE, DType::F32, &usual));
     for other in others {
-        assert!(!PackedFilter::is_for_winograd(&other), "{other:?}");
+        assert!(!PackedFilter::is_for_winograd(Isa::PORTABLE, DType::F32, &other), "{other:?}");
     }
 }

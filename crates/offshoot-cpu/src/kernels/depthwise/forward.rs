@@ -89,12 +89,22 @@ impl<E: Element> Forward<'_, E> {
                     *weight = load::<S, _, FULL>(w.add(s * channels), c.n);
                 }
                 let row = x.get_unchecked(r);
-                for j in 0..(TILE - 1) * STRIDE + K {
-                    let column = if BORDER { row[j] } else { row[0].add(j * channels) };
-                    let x = load::<S, _, FULL>(column.add(c.first), c.n);
+                let read = |j: usize| if BORDER { row[j] } else { row[0].add(j * channels) };
+                if STRIDE == 1 {
+                    for j in 0..(TILE - 1) * STRIDE + K {
+                        let x = load::<S, _, FULL>(read(j).add(c.first), c.n);
+                        for (t, sum) in sums.iter_mut().enumerate() {
+                            if j >= t && j < t + K {
+                                *sum = S::fma(x, weights[j - t], *sum);
+                            }
+                        }
+                    }
+                } else {
+                    // (Loops over the columns of larger windows are too long for the compiler to unroll.)
                     for (t, sum) in sums.iter_mut().enumerate() {
-                        if j >= t * STRIDE && j < t * STRIDE + K {
-                            *sum = S::fma(x, weights[j - t * STRIDE], *sum);
+                        for (s, &weight) in weights.iter().enumerate() {
+                            let x = load::<S, _, FULL>(read(t * STRIDE + s).add(c.first), c.n);
+                            *sum = S::fma(x, weight, *sum);
                         }
                     }
                 }

@@ -4,7 +4,7 @@ use offshoot_graph::op::{Alpha, Clip, HardSigmoid, Unary};
 
 use super::super::math;
 use super::super::rows::Map;
-use super::super::simd::Simd;
+use super::super::simd::{Arithmetic, Simd};
 use super::{clamp, gate, per_lane};
 use crate::kernels::Activation;
 
@@ -18,7 +18,7 @@ impl Map<1, 0> for Unary {
                 Unary::Relu => S::at_least(x, zero),
                 Unary::Clip(Clip { min, max }) => clamp::<S>(x, min, max),
                 Unary::Sigmoid => math::sigmoid::<S>(x),
-                Unary::Silu => S::mul(x, math::sigmoid::<S>(x)),
+                Unary::Silu => Silu::call::<S>(x),
                 Unary::HardSigmoid(HardSigmoid { alpha, beta }) => {
                     clamp::<S>(S::fma(x, S::splat(alpha), S::splat(beta)), 0.0, 1.0)
                 }
@@ -27,7 +27,7 @@ impl Map<1, 0> for Unary {
                     S::mul(S::mul(x, ramp), S::splat(1.0 / 6.0))
                 }
                 Unary::Tanh => math::tanh::<S>(x),
-                Unary::Gelu => S::mul(x, math::normal::<S>(x).0),
+                Unary::Gelu => Gelu::call::<S>(x),
                 Unary::Erf => {
                     // erf x = 2 P(x sqrt 2) - 1 with the normal distribution's cumulative function P.
                     let cumulative = math::normal::<S>(S::mul(x, S::splat(std::f32::consts::SQRT_2))).0;
@@ -54,6 +54,35 @@ impl Map<1, 0> for Unary {
                 }
             }
         }
+    }
+}
+
+/// A function that is a long chain of operations, of one vector or of [several](super::super::simd::Several).
+pub(super) trait Long {
+    /// # Safety
+    /// `S` must be available.
+    unsafe fn call<S: Arithmetic>(x: S::V) -> S::V;
+}
+
+/// x / (1 + e^-x).
+pub(super) struct Silu;
+
+impl Long for Silu {
+    #[inline(always)]
+    unsafe fn call<S: Arithmetic>(x: S::V) -> S::V {
+        // Safety: the caller's promise.
+        unsafe { S::mul(x, math::sigmoid::<S>(x)) }
+    }
+}
+
+/// x times the standard normal distribution's cumulative function.
+pub(super) struct Gelu;
+
+impl Long for Gelu {
+    #[inline(always)]
+    unsafe fn call<S: Arithmetic>(x: S::V) -> S::V {
+        // Safety: the caller's promise.
+        unsafe { S::mul(x, math::normal::<S>(x).0) }
     }
 }
 

@@ -6,6 +6,7 @@ use std::ops::Range;
 use half::{bf16, f16};
 
 use super::Operands;
+use super::ahead::Ahead;
 use super::copy::Inner;
 use super::plan::{BLOCK, Plan};
 use crate::kernels::batch_norm::{Affine, area_moments};
@@ -14,8 +15,9 @@ use crate::kernels::elementwise::InPlace;
 use crate::kernels::parallel::{self, LINE, Shared};
 use crate::kernels::prefetch::{self, Stream};
 use crate::kernels::rows::{Area, load, read_rows};
+use crate::kernels::simd::tiles::{self, Factors, Product, STEP};
 use crate::kernels::simd::{Kernel, Simd};
-use crate::kernels::tile::{self, Layout, Matrix, STRIDE, Tile, UNBOUNDED, run_tile, tile_starts};
+use crate::kernels::tile::{self, Layout, MAX_COLS, Matrix, STRIDE, Tile, UNBOUNDED, run_tile, tile_starts};
 
 /// One task: a block of pixels by a range of panels.
 pub(super) struct Block<'a, L> {
@@ -47,22 +49,25 @@ impl<L: Layout> Kernel for Block<'_, L> {
         }
         let targets = &targets[..pixels.len()];
         let mut starts = [0; BLOCK + 1];
-        let starts = tile_starts(targets.len(), S::TILE_ROWS, &mut starts);
+        let starts = tile_starts(targets.len(), tile::most_rows::<S, L>(), &mut starts);
         let mut stage_rows = [0; BLOCK];
-        stage_rows.iter_mut().enumerate().for_each(|(i, row)| *row = i * plan.stage_cols());
+        let stage_cols = plan.stage_cols();
+        stage_rows.iter_mut().enumerate().for_each(|(i, row)| *row = i * stage_cols);
         let stage = self.scratch.as_mut_ptr().wrapping_add(BLOCK * STRIDE);
-        let reduction = plan.cells.of(gather.reduction());
         let parts = plan.parts();
         let (source, following) = (self.rows_in_place(pixels.start), self.following(&pixels));
         for i in 0..parts {
-            let depth = parallel::part(reduction, parts, i);
+            let depth = plan.part(i);
             if source.is_none() {
                 // Safety: the scratch has a row of STRIDE floats for every pixel.
                 unsafe { self.gather_rows::<S>(pixels.clone(), group, depth.clone()) };
             }
             let panels = panels.clone();
-            let place =
-                Place { group, first: i == 0, last: i + 1 == parts, depth, panels, source, following };
+            let (first, last) = (i == 0, i + 1 == parts);
+            let tiles = panels.len() * (starts.len() - 1);
+            let unread = source.filter(|_| first).map(|source| (source, gather.source_c()));
+            let ahead = Ahead::new(unread, following, tiles, depth.len());
+            let place = Place { group, first, last, depth, panels, source, ahead };
             for panel in place.panels.clone() {
                 let first_col = panel * plan.panel;
                 // Safety: `S` is available; the rows have been gathered; targets lie within the output.
@@ -129,28 +134,8 @@ struct Place {
     last: bool,
     /// The first pixel's row, where rows are read in place.
     source: Option<*const f32>,
-    /// The rows of the pixels after the block's, in floats, whatever their elements are.
-    following: (*const f32, usize),
-}
-
-impl Place {
-    /// The rows that tile `i` of a panel asks for: while tiles read their rows in place for the first time, those of the next one; else a
-    /// portion of those of the next block.
-    #[inline(always)]
-    fn rows_ahead(&self, panel: usize, starts: &[usize], i: usize, pitch: usize) -> Stream {
-        let (depth, tiles, panel) = (self.depth.len(), starts.len() - 1, panel - self.panels.start);
-        let (following, floats) = self.following;
-        match self.source {
-            Some(source) if panel == 0 && (i + 1 < tiles || floats > 0) => {
-                let after = source.wrapping_add(starts[i + 1] * pitch);
-                Stream::of_floats(after, (starts[i + 1] - starts[i]) * pitch, depth)
-            }
-            _ => {
-                let portion = parallel::part(floats, self.panels.len() * tiles, panel * tiles + i);
-                Stream::of_floats(following.wrapping_add(portion.start), portion.len(), depth)
-            }
-        }
-    }
+    /// What its tiles ask for.
+    ahead: Ahead,
 }
 
 impl<L: Layout> Block<'_, L> {
@@ -165,10 +150,13 @@ impl<L: Layout> Block<'_, L> {
         (start.wrapping_add(pixels.end * row).cast(), rows * row / size_of::<f32>())
     }
 
-    /// The row of `pixel` in the source, where tiles may read it there: [whole rows](Plan::whole_rows) of floats as they are.
+    /// The row of `pixel` in the source, where tiles may read it there: [whole rows](Plan::whole_rows) of cells as they are.
     #[inline(always)]
     fn rows_in_place(&self, pixel: usize) -> Option<*const f32> {
         match self.operands.source {
+            View::Bf16(source) if self.plan.whole_rows && L::TILES => {
+                Some(source[pixel * self.plan.gather.source_c()..].as_ptr().cast())
+            }
             View::F32(source) if self.plan.whole_rows && self.operands.norm.is_none() => {
                 Some(source[pixel * self.plan.gather.source_c()..].as_ptr())
             }
@@ -217,7 +205,7 @@ impl<L: Layout> Block<'_, L> {
             // Safety: a row has room for DEPTH floats and a vector.
             unsafe {
                 match &inner {
-                    Some(inner) if inner.has(pixel) => inner.copy::<S, E>(source, pixel, to),
+                    Some(inner) if inner.has(pixel) => inner.copy::<S, E, f32>(source, pixel, to),
                     _ => gather.copy::<S, E, f32>(runs, source, pixel, group, depth.clone(), to),
                 }
             };
@@ -237,14 +225,19 @@ impl<L: Layout> Block<'_, L> {
         let to = self.scratch.as_mut_ptr().cast::<bf16>();
         let (gather, runs, source) = (self.plan.gather, &self.plan.runs, source.as_ptr());
         let range = 2 * depth.start..(2 * depth.end).min(gather.reduction());
+        let inner = Inner::new(gather, runs, group, &range);
         let mut pixel = gather.pixel(pixels.start);
         for i in 0..pixels.len() {
             // Safety: a row has room for DEPTH pairs and a vector.
             unsafe {
                 let to = to.add(i * 2 * STRIDE);
-                gather.copy::<S, bf16, bf16>(runs, source, pixel, group, range.clone(), to);
-                if range.len() % 2 == 1 {
-                    to.add(range.len()).write(bf16::ZERO);
+                match &inner {
+                    Some(inner) if inner.has(pixel) => inner.copy::<S, bf16, bf16>(source, pixel, to),
+                    _ => gather.copy::<S, bf16, bf16>(runs, source, pixel, group, range.clone(), to),
+                }
+                // (A copy may have ended with a whole vector of what comes next.)
+                for at in range.len()..2 * depth.len() {
+                    to.add(at).write(bf16::ZERO);
                 }
             }
             pixel = gather.next(pixel);
@@ -272,7 +265,7 @@ impl<L: Layout> Block<'_, L> {
         }
     }
 
-    /// Adds the residual to finished sums, clips them, and stores them rounded.
+    /// Adds the residual to finished sums, clips them, applies the function, and stores them rounded.
     #[inline(always)]
     unsafe fn store<S: Simd, E: Element>(
         &self,
@@ -284,23 +277,70 @@ impl<L: Layout> Block<'_, L> {
         let (plan, operands) = (self.plan, &self.operands);
         let first_col = panel * plan.panel;
         let cols = (plan.gather.cols - first_col).min(plan.panel);
-        let whole = cols - cols % S::LANES;
         let residual = operands.residual.and_then(E::of).map(|residual| residual.as_ptr());
-        for (&row, &target) in sums.rows.iter().zip(targets) {
-            let (from, at) = (sums.out.wrapping_add(row).cast_const(), target + first_col);
-            // Safety: `cols` columns from `at` on are within the output and the residual, and from `from` on in the stage.
-            unsafe {
-                let (to, residual) = (out.at(at), residual.map(|residual| residual.add(at)));
-                for v in (0..whole).step_by(S::LANES) {
-                    let residual = residual.map(|residual| residual.add(v));
-                    let y = finish::<S, E, true>(from.add(v), residual, operands.bounds, S::LANES);
-                    E::store::<S>(to.add(v), y);
+        let rows = &sums.rows[..targets.len()];
+        // Safety: `cols` columns of each target are within the output and the residual, and those of each row in the stage.
+        unsafe {
+            let Some(op) = operands.then else {
+                for (&row, &target) in rows.iter().zip(targets) {
+                    let at = target + first_col;
+                    let residual = residual.map(|residual| residual.add(at));
+                    store_row::<S, E, E, L>(sums.out.add(row), residual, operands.bounds, out.at(at), cols);
                 }
-                if whole < cols {
-                    let residual = residual.map(|residual| residual.add(whole));
-                    let y = finish::<S, E, false>(from.add(whole), residual, operands.bounds, cols - whole);
-                    E::store_first::<S>(to.add(whole), cols - whole, y);
-                }
+                return;
+            };
+            for (&row, &target) in rows.iter().zip(targets) {
+                let residual = residual.map(|residual| residual.add(target + first_col));
+                let row = sums.out.add(row);
+                store_row::<S, E, f32, L>(row, residual, operands.bounds, row, cols);
+            }
+            S::apart(InPlace { op, x: sums.out, rows, cols });
+            for (&row, &target) in rows.iter().zip(targets) {
+                store_row::<S, E, E, L>(sums.out.add(row), None, UNBOUNDED, out.at(target + first_col), cols);
+            }
+        }
+    }
+
+    /// Multiplies the gathered rows with one panel of so many columns, on tiles.
+    #[inline(always)]
+    unsafe fn multiply_tiles(
+        &self,
+        place: &Place,
+        (filter, columns): (*const f32, usize),
+        (bias, cols): (*const f32, usize),
+        sums: &Sums<'_>,
+        starts: &[usize],
+    ) {
+        let (emulated, out_row) = (self.plan.isa.emulates_tiles(), 4 * self.plan.stage_cols());
+        let mut start = [0.0f32; MAX_COLS];
+        // Safety: the bias has a float for each column; rows of sums follow one another in the stage, and those of the left operand in the
+        // source or in the scratch, filled up to whole steps as the panel is.
+        unsafe {
+            bias.copy_to_nonoverlapping(start.as_mut_ptr(), cols);
+            let (left, pitch) = match place.source {
+                Some(source) => (source.add(place.depth.start), self.plan.gather.source_c() / 2),
+                None => (self.scratch.as_ptr(), STRIDE),
+            };
+            for part in starts.windows(2) {
+                let out = sums.out.add(sums.rows[part[0]]);
+                let (start, start_row) =
+                    if place.first { (start.as_ptr(), 0) } else { (out.cast_const(), out_row) };
+                let product = Product {
+                    a: left.add(part[0] * pitch).cast(),
+                    a_row: 4 * pitch,
+                    parts: 1,
+                    steps: 4 * place.depth.len() / STEP,
+                    gap: 0,
+                    b: filter.cast(),
+                    b_row: 4 * columns,
+                    start: start.cast(),
+                    start_row,
+                    out: out.cast(),
+                    out_row,
+                    rows: part[1] - part[0],
+                    columns,
+                };
+                tiles::multiply(emulated, Factors::Bf16, &product);
             }
         }
     }
@@ -326,6 +366,10 @@ impl<L: Layout> Block<'_, L> {
         };
         let next = group + next_panel * plan.panel * reduction + step * b_step;
         let next = operands.filter.as_ptr().wrapping_add(next);
+        if L::TILES {
+            // Safety: as below.
+            return unsafe { self.multiply_tiles(place, (filter, b_step), (bias, cols), sums, starts) };
+        }
         // Safety: pointers stay within the output, the residual and the packed filter, whose sizes were checked.
         unsafe {
             let Sums { out, rows, residual, bounds } = *sums;
@@ -347,7 +391,7 @@ impl<L: Layout> Block<'_, L> {
                     }
                 }
                 let a = match place.source {
-                    Some(source) => source.add(part[0] * pitch),
+                    Some(source) => source.add(part[0] * pitch + place.depth.start),
                     None => self.scratch.as_ptr().add(part[0] * STRIDE),
                 };
                 let tile = Tile {
@@ -363,7 +407,7 @@ impl<L: Layout> Block<'_, L> {
                     bounds,
                     ahead: [
                         Stream::of_panel(next, [depth, b_step], i, tiles),
-                        place.rows_ahead(panel, starts, i, pitch),
+                        place.ahead.rows(panel - place.panels.start, starts, i),
                     ],
                     ..Tile::PRODUCT
                 };
@@ -372,6 +416,35 @@ impl<L: Layout> Block<'_, L> {
                     None => run_tile::<S, L>(tile),
                 }
             }
+        }
+    }
+}
+
+/// Stores `cols` sums with the residual, clipped.
+#[inline(always)]
+unsafe fn store_row<S: Simd, E: Element, To: Element, L: Layout>(
+    sums: *const f32,
+    residual: Option<*const E>,
+    bounds: (f32, f32),
+    to: *mut To,
+    cols: usize,
+) {
+    let whole = cols - cols % S::LANES;
+    // Safety: the caller's.
+    unsafe {
+        for v in (0..whole).step_by(S::LANES) {
+            let residual = residual.map(|residual| residual.add(v));
+            let y = finish::<S, E, true>(sums.add(v), residual, bounds, S::LANES);
+            if L::PAIRS {
+                To::store_sum::<S>(to.add(v), y);
+            } else {
+                To::store::<S>(to.add(v), y);
+            }
+        }
+        if whole < cols {
+            let residual = residual.map(|residual| residual.add(whole));
+            let y = finish::<S, E, false>(sums.add(whole), residual, bounds, cols - whole);
+            To::store_first::<S>(to.add(whole), cols - whole, y);
         }
     }
 }

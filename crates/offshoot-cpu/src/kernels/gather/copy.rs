@@ -69,14 +69,14 @@ const PIECES: usize = 8;
 /// A stretch of the reduction: where it goes, how long it is, and where it starts, from the source pixel that the grid's
 /// step leads to.
 #[derive(Clone, Copy, Default)]
-struct Piece {
-    to: usize,
-    len: usize,
-    offset: isize,
+pub(in crate::kernels) struct Piece {
+    pub(in crate::kernels) to: usize,
+    pub(in crate::kernels) len: usize,
+    pub(in crate::kernels) offset: isize,
 }
 
 /// How part of the reduction is gathered for pixels whose windows no border cuts: the same pieces for each of them.
-pub(super) struct Inner<'a> {
+pub(in crate::kernels) struct Inner<'a> {
     gather: &'a Gather,
     pieces: [Piece; PIECES],
     count: usize,
@@ -86,7 +86,7 @@ pub(super) struct Inner<'a> {
 
 impl<'a> Inner<'a> {
     /// For elements `depth` of the reduction of `group`, unless they are in too many pieces.
-    pub(super) fn new(
+    pub(in crate::kernels) fn new(
         gather: &'a Gather,
         runs: &[Run],
         group: usize,
@@ -107,7 +107,7 @@ impl<'a> Inner<'a> {
     }
 
     #[inline(always)]
-    pub(super) fn has(&self, pixel: Pixel) -> bool {
+    pub(in crate::kernels) fn has(&self, pixel: Pixel) -> bool {
         self.ranges[0].contains(&pixel.y) && self.ranges[1].contains(&pixel.x)
     }
 
@@ -116,14 +116,26 @@ impl<'a> Inner<'a> {
     /// # Safety
     /// As there.
     #[inline(always)]
-    pub(super) unsafe fn copy<S: Simd, E: Element>(&self, source: *const E, pixel: Pixel, to: *mut f32) {
+    pub(super) unsafe fn copy<S: Simd, E: CopyTo<T>, T>(&self, source: *const E, pixel: Pixel, to: *mut T) {
+        let start = self.start(source, pixel);
+        for piece in self.pieces() {
+            // Safety: the pieces are within the source, and `to` has room.
+            unsafe { copy::<S, E, T>(start.wrapping_offset(piece.offset), to.add(piece.to), piece.len) };
+        }
+    }
+
+    /// The source pixel that the grid's step leads to from `pixel`.
+    #[inline(always)]
+    pub(in crate::kernels) fn start<E>(&self, source: *const E, pixel: Pixel) -> *const E {
         let Gather { source: [height, width], step, .. } = *self.gather;
         let row = pixel.image * height + pixel.y * step[0];
-        let start = source.wrapping_add((row * width + pixel.x * step[1]) * self.gather.source_c());
-        for piece in &self.pieces[..self.count] {
-            // Safety: the pieces are within the source, and `to` has room.
-            unsafe { copy::<S, E, f32>(start.wrapping_offset(piece.offset), to.add(piece.to), piece.len) };
-        }
+        source.wrapping_add((row * width + pixel.x * step[1]) * self.gather.source_c())
+    }
+
+    /// What is gathered of each pixel.
+    #[inline(always)]
+    pub(in crate::kernels) fn pieces(&self) -> &[Piece] {
+        &self.pieces[..self.count]
     }
 }
 

@@ -45,7 +45,7 @@ pub(in crate::kernels) fn pack(
         let sizes = [gather.depth, cols, width];
         match cells {
             Cells::Floats => pack_panel(weights, &taps, order, sizes, out),
-            Cells::Pairs => parallel::with_scratch(2 * out.len(), |floats| {
+            Cells::Pairs | Cells::Tiles => parallel::with_scratch(2 * out.len(), |floats| {
                 floats.fill(0.0);
                 pack_panel(weights, &taps, order, sizes, &mut floats[..width * reduction]);
                 pair_rows(floats, width, out);

@@ -1,5 +1,7 @@
 //! How a gather is cut into tasks.
 
+use std::ops::Range;
+
 use super::{Cells, Gather, Operands, Run};
 use crate::kernels::element::SharedView;
 use crate::kernels::parallel;
@@ -8,6 +10,10 @@ use crate::kernels::tile::{self, DEPTH};
 
 /// Most pixels in a block: a multiple of every path's tile rows.
 pub(super) const BLOCK: usize = 168;
+
+/// Most cells of a part of the reduction on tiles: a panel of the filter this deep, and what it is multiplied with, stay in a first-level
+/// cache.
+const TILED_DEPTH: usize = 256;
 
 /// Fewest pixels in a block that is cut off for another thread.
 const LEAST: usize = 24;
@@ -46,7 +52,15 @@ impl Plan<'_> {
 
     /// Parts of the reduction, each of which one product runs over.
     pub(super) fn parts(&self) -> usize {
-        self.cells.of(self.gather.reduction()).div_ceil(DEPTH).max(1)
+        self.cells.of(self.gather.reduction()).div_ceil(most_depth(self.cells)).max(1)
+    }
+
+    /// The cells of part `index`.
+    pub(super) fn part(&self, index: usize) -> Range<usize> {
+        let step = self.cells.step();
+        let steps = self.cells.of(self.gather.reduction()) / step;
+        let part = parallel::part(steps, self.parts(), index);
+        part.start * step..part.end * step
     }
 
     /// Columns of the sums that a task keeps apart where its output is no f32: those of one panel, unless all panels'
@@ -61,6 +75,24 @@ impl Plan<'_> {
             SharedView::F32(_) => 0,
             SharedView::Bf16(_) | SharedView::F16(_) => BLOCK * self.stage_cols(),
         }
+    }
+}
+
+/// Most cells of a part.
+fn most_depth(cells: Cells) -> usize {
+    match cells {
+        Cells::Floats | Cells::Pairs => DEPTH,
+        Cells::Tiles => TILED_DEPTH,
+    }
+}
+
+/// Whether products may read the rows of a source in place, as far as its channels matter.
+fn allows_whole_rows(gather: &Gather, cells: Cells) -> bool {
+    match cells {
+        Cells::Floats => true,
+        Cells::Pairs => cells.of(gather.depth) <= DEPTH,
+        // (There are no zeros behind the last channel of a pixel.)
+        Cells::Tiles => gather.depth.is_multiple_of(cells.elements() * cells.step()),
     }
 }
 
@@ -95,7 +127,7 @@ pub(super) fn plan<'a>(isa: Isa, gathers: &'a [Gather], operands: &Operands<'_>)
             lanes,
             pixel_blocks,
             panel_blocks,
-            whole_rows: gather.is_pointwise() && gather.groups == 1 && cells.of(gather.depth) <= DEPTH,
+            whole_rows: gather.is_pointwise() && gather.groups == 1 && allows_whole_rows(gather, cells),
         }
     };
     gathers.iter().map(cut).collect()

@@ -7,6 +7,7 @@
 // (Other processors have no path for a part of this.)
 #![cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 
+pub mod binary;
 pub mod conv;
 pub mod depthwise;
 pub mod elementwise;
@@ -17,6 +18,7 @@ pub mod pool;
 mod products;
 mod requantize;
 mod simd;
+pub mod table;
 #[cfg(test)]
 mod tests;
 

@@ -1,10 +1,11 @@
 //! Vectors of 32-bit integers, and products of bytes.
 
 mod portable;
+mod tiles;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-use super::super::simd::{Isa, Path, Portable, Simd};
+use super::super::simd::{Isa, Path, Portable, Simd, tiles as unit};
 use super::grouped::{Grouped, Groups};
 
 /// Lanes of 32-bit integers beside those of f32. Everything is `#[inline(always)]`.
@@ -62,7 +63,7 @@ pub(super) struct Tile<'a> {
     pub(super) row: usize,
     /// The reduction's cells in a part of the rows, and the bytes from one part to the next.
     pub(super) part: [usize; 2],
-    /// The packed panel, a row of cells for each of the reduction; for [`Kind::Bytes`].
+    /// The packed panel, a row of cells for each of the reduction; for [`Kind::Bytes`] and [`Kind::Tiles`].
     pub(super) b: &'a [i32],
     /// The panel's vectors; for [`Kind::Grouped`].
     pub(super) groups: &'a [Groups],
@@ -71,7 +72,7 @@ pub(super) struct Tile<'a> {
 }
 
 /// Sums of the largest tile.
-pub(super) const MOST_SUMS: usize = 14 * 32;
+pub(super) const MOST_SUMS: usize = 32 * 32;
 
 /// How products of cells are summed.
 pub(super) trait Cells<S: Integers> {
@@ -92,6 +93,9 @@ pub(super) trait Cells<S: Integers> {
 #[cfg(target_arch = "x86_64")]
 pub(super) struct Bytes;
 
+/// By tiles of a matrix unit.
+pub(super) struct Tiles<const EMULATED: bool>;
+
 /// The [`Cells`] that a filter is packed for. As an [`Isa`], one that needs instructions comes from [`Packing::of`] alone, which
 /// asks the processor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,7 +107,13 @@ pub(super) enum Kind {
     Grouped,
     #[cfg(target_arch = "x86_64")]
     Bytes,
+    Tiles,
+    EmulatedTiles,
 }
+
+/// Fewest rows and elements of the reduction of a product that runs on tiles: a step of theirs is as deep.
+const TILED_ROWS: usize = 8;
+const TILED_REDUCTION: usize = unit::STEP;
 
 impl Packing {
     /// What every path has.
@@ -113,7 +123,7 @@ impl Packing {
     /// The fastest one on `isa`.
     pub(super) fn of(isa: Isa) -> Packing {
         #[cfg(target_arch = "x86_64")]
-        if matches!(isa.path(), Path::Avx512 | Path::Avx512Bf16)
+        if matches!(isa.path(), Path::Avx512 | Path::Avx512Bf16 | Path::Amx)
             && std::arch::is_x86_feature_detected!("avx512vnni")
         {
             return Packing(Kind::Bytes);
@@ -122,8 +132,27 @@ impl Packing {
         Packing(Kind::Grouped)
     }
 
+    /// The fastest one on `isa` for a product of so many rows and elements of the reduction.
+    pub(super) fn for_product(isa: Isa, rows: usize, reduction: usize) -> Packing {
+        match isa.has_tiles() && rows >= TILED_ROWS && reduction >= TILED_REDUCTION {
+            true if isa.emulates_tiles() => Packing(Kind::EmulatedTiles),
+            true => Packing(Kind::Tiles),
+            false => Packing::of(isa),
+        }
+    }
+
     pub(super) fn kind(self) -> Kind {
         self.0
+    }
+
+    /// Units of 32 bits that a run of the reduction is a multiple of: zeros fill it up.
+    pub(super) fn step(self) -> usize {
+        match self.0 {
+            Kind::Tiles | Kind::EmulatedTiles => unit::STEP / 4,
+            #[cfg(target_arch = "x86_64")]
+            Kind::Bytes => 1,
+            Kind::Grouped => 1,
+        }
     }
 
     /// Lanes, and the vectors and rows of the tile, of the path that runs it.
@@ -131,6 +160,11 @@ impl Packing {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
             Kind::Bytes => tile::<super::super::simd::Avx512, Bytes>(),
+            #[cfg(target_arch = "x86_64")]
+            Kind::Tiles => tile::<super::super::simd::Avx512, Tiles<false>>(),
+            #[cfg(not(target_arch = "x86_64"))]
+            Kind::Tiles => tile::<Portable, Tiles<true>>(),
+            Kind::EmulatedTiles => tile::<Portable, Tiles<true>>(),
             Kind::Grouped => tile::<Portable, Grouped>(),
         }
     }
@@ -154,8 +188,16 @@ pub(super) fn dispatch_product<P: Product>(isa: Isa, packing: Packing, product: 
         // Safety: there is this packing only where `Packing::of` was given an `Isa` with AVX-512 and found VNNI.
         (Kind::Bytes, _) => unsafe { x86::product_vnni(product) },
         #[cfg(target_arch = "x86_64")]
+        // Safety: there is this packing only where `Packing::for_product` was given an `Isa` with tiles, which has AVX-512 and VNNI.
+        (Kind::Tiles, _) => unsafe { x86::product_tiles(product) },
+        #[cfg(not(target_arch = "x86_64"))]
+        // Safety: `Portable` is plain Rust, and so are tiles here.
+        (Kind::Tiles, _) => unsafe { product.run::<Portable, Tiles<true>>() },
+        // Safety: as above.
+        (Kind::EmulatedTiles, _) => unsafe { product.run::<Portable, Tiles<true>>() },
+        #[cfg(target_arch = "x86_64")]
         // Safety: there is an `Isa` of these paths only where there is AVX2.
-        (Kind::Grouped, Path::Avx2 | Path::Avx512 | Path::Avx512Bf16) => unsafe {
+        (Kind::Grouped, Path::Avx2 | Path::Avx512 | Path::Avx512Bf16 | Path::Amx) => unsafe {
             x86::product_avx2(product)
         },
         // Safety: `Portable` is plain Rust.
@@ -178,7 +220,7 @@ pub(super) fn dispatch_integers<K: IntegerKernel>(isa: Isa, kernel: K) {
         Path::Avx2 => unsafe { x86::integers_avx2(kernel) },
         #[cfg(target_arch = "x86_64")]
         // Safety: as above, of AVX-512.
-        Path::Avx512 | Path::Avx512Bf16 => unsafe { x86::integers_avx512(kernel) },
+        Path::Avx512 | Path::Avx512Bf16 | Path::Amx => unsafe { x86::integers_avx512(kernel) },
         // Safety: `Portable` is plain Rust.
         _ => unsafe { kernel.run::<Portable>() },
     }

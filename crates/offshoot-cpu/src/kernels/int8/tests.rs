@@ -1,17 +1,21 @@
 //! Every path against sums written down as they are defined.
 
+use offshoot_graph::op::{Binary, Clip, Unary};
 use offshoot_graph::random::{Purpose, Random};
 use proptest::prelude::*;
 
 use super::super::ConvShape;
 use super::super::conv::weights_len;
+use super::super::elementwise::{binary, unary_in_place};
 use super::super::pool::{Pool, PoolShape};
+use super::super::quantize::{Scales, quantize};
 use super::super::simd::Isa;
+use super::binary::{self as int8_binary, Function, Other, Stored, combine};
 use super::conv::{ByteFilter, Numbers, conv};
 use super::depthwise::{DepthwiseFilter, depthwise, supports};
-use super::elementwise::{add, table, table_of};
 use super::pool::{Mean, global_average, pool};
 use super::simd::Packing;
+use super::table::table;
 use super::{Output, Requantize, Residual};
 
 struct Bytes(Random);
@@ -122,8 +126,9 @@ fn check_conv(shape: &ConvShape, seed: u64, seven_bits: bool) {
         run(Output::Floats { y: &mut z, bounds: (-3.0, 100.0) });
         assert!(z == floats, "floats of {what}");
     };
-    for isa in Isa::available() {
-        for packing in [Packing::of(isa), Packing::GROUPED] {
+    for isa in paths() {
+        for packing in [Packing::of(isa), Packing::for_product(isa, usize::MAX, usize::MAX), Packing::GROUPED]
+        {
             let filter = ByteFilter::pack_as(isa, packing, shape, &numbers);
             run(&|out| conv(isa, shape, &x, &filter, out), &format!("{shape:?}, {isa} {packing:?}"));
         }
@@ -134,6 +139,11 @@ fn check_conv(shape: &ConvShape, seed: u64, seven_bits: bool) {
             run(&|out| depthwise(isa, shape, &x, &filter, out), &format!("{shape:?}, depthwise {isa}"));
         }
     }
+}
+
+/// Those of this machine, and tiles in plain Rust.
+fn paths() -> impl Iterator<Item = Isa> {
+    Isa::available().into_iter().chain([Isa::EMULATED_TILES])
 }
 
 /// Windows that lie beside the picture altogether, or over all of it.
@@ -209,23 +219,54 @@ proptest! {
     }
 
     #[test]
-    fn sums_and_tables_are_what_they_say(len in 1usize..300, seed in 0u64..1000) {
+    fn tables_are_looked_up(len in 0usize..300, seed in 0u64..1000) {
         let mut random = Bytes::new(seed);
-        let (a, x) = (random.bytes(len), random.bytes(len));
-        let sum = Requantize { zero_point: 7, bounds: [7, 250] };
-        let residual = Residual { x: &x, x_zero_point: 120, x_scale: 0.75, scale: 1.25, sum };
-        let wanted: Vec<u8> = a.iter().zip(&x).map(|(&a, &x)| {
-            requantized((f32::from(a) - 9.0) * 1.25 + (f32::from(x) - 120.0) * 0.75, sum)
-        }).collect();
+        let (x, bytes) = (random.bytes(len), random.bytes(256));
+        let bytes: [u8; 256] = bytes.try_into().unwrap();
+        let wanted: Vec<u8> = x.iter().map(|&x| bytes[usize::from(x)]).collect();
         for isa in Isa::available() {
             let mut y = vec![0; len];
-            add(isa, &a, 9, &residual, &mut y);
+            table(isa, &x, &bytes, &mut y);
             prop_assert_eq!(&y, &wanted, "{}", isa);
         }
-        let mut y = vec![0; len];
-        table(&a, &table_of(9, 0.5, 0.25, sum), &mut y);
-        let wanted = a.iter().map(|&a| requantized((f32::from(a) - 9.0) * 2.0, sum));
-        prop_assert_eq!(y, wanted.collect::<Vec<_>>());
+    }
+
+    /// DequantizeLinear, the function of floats and QuantizeLinear, one by one.
+    #[test]
+    fn functions_of_two_operands_are_those_of_floats(
+        rows in 1usize..40, width in 1usize..150, groups in 1usize..4, op in 0usize..Binary::ALL.len(), swapped in any::<bool>(),
+        seed in 0u64..1000,
+    ) {
+        let mut random = Bytes::new(seed);
+        let (len, op) = (rows * width * groups, Binary::ALL[op]);
+        let (a, b) = (random.bytes(len), random.bytes(len));
+        let (function, stored) = (Function { op, swapped }, Stored { clip: (-1.0, 9.0), scale: 0.037, zero_point: 30 });
+        let a = int8_binary::Bytes { x: &a, zero_point: 9, scale: 0.011 };
+        let b = int8_binary::Bytes { x: &b, zero_point: 128, scale: 0.31 };
+        // Also numbers that no bytes stand for.
+        let special = [f32::NAN, f32::INFINITY, 0.0];
+        let numbers: Vec<f32> =
+            (0..groups * width).map(|i| *special.get(i % 17).unwrap_or(&(i as f32 * 0.1 - 3.0))).collect();
+        for isa in Isa::available() {
+            let floats = |b: int8_binary::Bytes<'_>| -> Vec<f32> {
+                b.x.iter().map(|&x| (f32::from(x) - f32::from(b.zero_point)) * b.scale).collect()
+            };
+            let wanted = |other: &[f32]| {
+                let a = floats(a);
+                let (mut y, mut bytes) = (vec![0.0; len], vec![0u8; len]);
+                let [first, second] = if swapped { [other, &a] } else { [&a, other] };
+                binary(isa, op, first, second, &mut y);
+                unary_in_place(isa, Unary::Clip(Clip { min: -1.0, max: 9.0 }), &mut y);
+                quantize(isa, &y, Scales::new(&[stored.scale], &[stored.zero_point], 1), &mut bytes);
+                bytes
+            };
+            let mut y = vec![0; len];
+            combine(isa, stored, a, Other::Bytes(function, b), &mut y);
+            prop_assert_eq!(&y, &wanted(&floats(b)), "{}", isa);
+            combine(isa, stored, a, Other::Rows { function, numbers: &numbers, groups }, &mut y);
+            let spread: Vec<f32> = numbers.chunks_exact(width).flat_map(|row| row.repeat(rows)).collect();
+            prop_assert_eq!(&y, &wanted(&spread), "{}", isa);
+        }
     }
 
     #[test]
@@ -326,8 +367,10 @@ fn the_largest_bytes_and_weights_are_summed_without_saturation() {
             zero_point: 0,
         };
         let wanted: Vec<f32> = sums(&shape, &x, &numbers).into_iter().map(|sum| sum as f32).collect();
-        for isa in Isa::available() {
-            for packing in [Packing::of(isa), Packing::GROUPED] {
+        for isa in paths() {
+            for packing in
+                [Packing::of(isa), Packing::for_product(isa, usize::MAX, usize::MAX), Packing::GROUPED]
+            {
                 let filter = ByteFilter::pack_as(isa, packing, &shape, &numbers);
                 let mut y = vec![0.0; wanted.len()];
                 let bounds = (f32::NEG_INFINITY, f32::INFINITY);

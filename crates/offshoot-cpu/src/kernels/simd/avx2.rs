@@ -2,7 +2,7 @@
 
 #![allow(clippy::undocumented_unsafe_blocks)] // the trait states what each method asks of its caller
 
-use super::{Kernel, Simd, run_avx2};
+use super::{Arithmetic, Kernel, Simd, run_avx2};
 #[allow(clippy::wildcard_imports)] // the intrinsics have names of their own
 use std::arch::x86_64::*;
 
@@ -18,7 +18,7 @@ unsafe fn first_of_8(n: usize) -> __m256i {
     unsafe { _mm256_loadu_si256(ONES_THEN_ZEROS.as_ptr().add(8 - n).cast()) }
 }
 
-/// 2^n for n in [-126, 127].
+/// 2^n for n in [-126, 128], that of 128 as infinity.
 #[inline(always)]
 unsafe fn power_of_two_8(n: __m256i) -> __m256 {
     unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(n, _mm256_set1_epi32(127)))) }
@@ -34,36 +34,12 @@ unsafe fn unpaired_8(v: __m256) -> [__m256; 2] {
     }
 }
 
-impl Simd for Avx2 {
+impl Arithmetic for Avx2 {
     type V = __m256;
-    const LANES: usize = 8;
-    const TILE_ROWS: usize = 6;
-    const TILE_VECTORS: usize = 2;
-
-    #[inline(always)]
-    unsafe fn apart<K: Kernel>(kernel: K) -> K::Output {
-        unsafe { run_avx2(kernel) }
-    }
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> __m256 {
         unsafe { _mm256_set1_ps(x) }
-    }
-    #[inline(always)]
-    unsafe fn load(from: *const f32) -> __m256 {
-        unsafe { _mm256_loadu_ps(from) }
-    }
-    #[inline(always)]
-    unsafe fn store(to: *mut f32, v: __m256) {
-        unsafe { _mm256_storeu_ps(to, v) }
-    }
-    #[inline(always)]
-    unsafe fn load_first(from: *const f32, n: usize) -> __m256 {
-        unsafe { _mm256_maskload_ps(from, first_of_8(n)) }
-    }
-    #[inline(always)]
-    unsafe fn store_first(to: *mut f32, n: usize, v: __m256) {
-        unsafe { _mm256_maskstore_ps(to, first_of_8(n), v) }
     }
     #[inline(always)]
     unsafe fn add(a: __m256, b: __m256) -> __m256 {
@@ -115,10 +91,6 @@ impl Simd for Avx2 {
         unsafe { _mm256_blendv_ps(no, yes, _mm256_cmp_ps::<_CMP_UNORD_Q>(x, x)) }
     }
     #[inline(always)]
-    unsafe fn permute(v: __m256, from: __m256) -> __m256 {
-        unsafe { _mm256_permutevar8x32_ps(v, _mm256_castps_si256(from)) }
-    }
-    #[inline(always)]
     unsafe fn round(x: __m256) -> __m256 {
         unsafe { _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(x) }
     }
@@ -130,6 +102,42 @@ impl Simd for Avx2 {
             let v = _mm256_mul_ps(v, power_of_two_8(half));
             _mm256_mul_ps(v, power_of_two_8(_mm256_sub_epi32(n, half)))
         }
+    }
+    #[inline(always)]
+    unsafe fn scale_by_normal_power(v: __m256, n: __m256) -> __m256 {
+        unsafe { _mm256_mul_ps(v, power_of_two_8(_mm256_cvtps_epi32(n))) }
+    }
+}
+
+impl Simd for Avx2 {
+    const LANES: usize = 8;
+    const TILE_ROWS: usize = 6;
+    const TILE_VECTORS: usize = 2;
+
+    #[inline(always)]
+    unsafe fn apart<K: Kernel>(kernel: K) -> K::Output {
+        unsafe { run_avx2(kernel) }
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> __m256 {
+        unsafe { _mm256_loadu_ps(from) }
+    }
+    #[inline(always)]
+    unsafe fn store(to: *mut f32, v: __m256) {
+        unsafe { _mm256_storeu_ps(to, v) }
+    }
+    #[inline(always)]
+    unsafe fn load_first(from: *const f32, n: usize) -> __m256 {
+        unsafe { _mm256_maskload_ps(from, first_of_8(n)) }
+    }
+    #[inline(always)]
+    unsafe fn store_first(to: *mut f32, n: usize, v: __m256) {
+        unsafe { _mm256_maskstore_ps(to, first_of_8(n), v) }
+    }
+    #[inline(always)]
+    unsafe fn permute(v: __m256, from: __m256) -> __m256 {
+        unsafe { _mm256_permutevar8x32_ps(v, _mm256_castps_si256(from)) }
     }
     #[inline(always)]
     unsafe fn sum(v: __m256) -> f32 {

@@ -2,7 +2,7 @@
 
 #![allow(clippy::undocumented_unsafe_blocks)] // the trait states what each method asks of its caller
 
-use super::{Kernel, Simd, run_avx512, run_avx512_bf16};
+use super::{Arithmetic, Kernel, Simd, run_avx512, run_avx512_bf16};
 #[allow(clippy::wildcard_imports)] // the intrinsics have names of their own
 use std::arch::x86_64::*;
 use std::mem::transmute;
@@ -11,41 +11,12 @@ use std::mem::transmute;
 #[derive(Clone, Copy, Debug)]
 pub(in crate::kernels) struct Avx512;
 
-impl Simd for Avx512 {
+impl Arithmetic for Avx512 {
     type V = __m512;
-    const LANES: usize = 16;
-    const TILE_ROWS: usize = 14;
-    const TILE_VECTORS: usize = 2;
-
-    #[inline(always)]
-    unsafe fn apart<K: Kernel>(kernel: K) -> K::Output {
-        unsafe { run_avx512(kernel) }
-    }
-
-    #[inline(always)]
-    unsafe fn apart_bf16<K: Kernel>(kernel: K) -> K::Output {
-        unsafe { run_avx512_bf16(kernel) }
-    }
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> __m512 {
         unsafe { _mm512_set1_ps(x) }
-    }
-    #[inline(always)]
-    unsafe fn load(from: *const f32) -> __m512 {
-        unsafe { _mm512_loadu_ps(from) }
-    }
-    #[inline(always)]
-    unsafe fn store(to: *mut f32, v: __m512) {
-        unsafe { _mm512_storeu_ps(to, v) }
-    }
-    #[inline(always)]
-    unsafe fn load_first(from: *const f32, n: usize) -> __m512 {
-        unsafe { _mm512_maskz_loadu_ps(((1u32 << n) - 1) as __mmask16, from) }
-    }
-    #[inline(always)]
-    unsafe fn store_first(to: *mut f32, n: usize, v: __m512) {
-        unsafe { _mm512_mask_storeu_ps(to, ((1u32 << n) - 1) as __mmask16, v) }
     }
     #[inline(always)]
     unsafe fn add(a: __m512, b: __m512) -> __m512 {
@@ -96,16 +67,53 @@ impl Simd for Avx512 {
         unsafe { _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x), no, yes) }
     }
     #[inline(always)]
-    unsafe fn permute(v: __m512, from: __m512) -> __m512 {
-        unsafe { _mm512_permutexvar_ps(_mm512_castps_si512(from), v) }
-    }
-    #[inline(always)]
     unsafe fn round(x: __m512) -> __m512 {
         unsafe { _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(x) }
     }
     #[inline(always)]
     unsafe fn scale_by_power(v: __m512, n: __m512) -> __m512 {
         unsafe { _mm512_scalef_ps(v, n) }
+    }
+    #[inline(always)]
+    unsafe fn scale_by_normal_power(v: __m512, n: __m512) -> __m512 {
+        unsafe { _mm512_scalef_ps(v, n) }
+    }
+}
+
+impl Simd for Avx512 {
+    const LANES: usize = 16;
+    const TILE_ROWS: usize = 14;
+    const TILE_VECTORS: usize = 2;
+
+    #[inline(always)]
+    unsafe fn apart<K: Kernel>(kernel: K) -> K::Output {
+        unsafe { run_avx512(kernel) }
+    }
+
+    #[inline(always)]
+    unsafe fn apart_bf16<K: Kernel>(kernel: K) -> K::Output {
+        unsafe { run_avx512_bf16(kernel) }
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> __m512 {
+        unsafe { _mm512_loadu_ps(from) }
+    }
+    #[inline(always)]
+    unsafe fn store(to: *mut f32, v: __m512) {
+        unsafe { _mm512_storeu_ps(to, v) }
+    }
+    #[inline(always)]
+    unsafe fn load_first(from: *const f32, n: usize) -> __m512 {
+        unsafe { _mm512_maskz_loadu_ps(((1u32 << n) - 1) as __mmask16, from) }
+    }
+    #[inline(always)]
+    unsafe fn store_first(to: *mut f32, n: usize, v: __m512) {
+        unsafe { _mm512_mask_storeu_ps(to, ((1u32 << n) - 1) as __mmask16, v) }
+    }
+    #[inline(always)]
+    unsafe fn permute(v: __m512, from: __m512) -> __m512 {
+        unsafe { _mm512_permutexvar_ps(_mm512_castps_si512(from), v) }
     }
     #[inline(always)]
     unsafe fn sum(v: __m512) -> f32 {
@@ -145,6 +153,11 @@ impl Simd for Avx512 {
             let kept = _mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x40_0000));
             _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(kept))
         }
+    }
+    #[inline(always)]
+    unsafe fn sum_to_bf16(v: __m512) -> __m256i {
+        // Safety: vectors of one size, any bits of which are valid.
+        unsafe { transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(v)) }
     }
     #[inline(always)]
     unsafe fn from_f16(v: __m256i) -> __m512 {

@@ -2,7 +2,7 @@
 
 #![allow(clippy::undocumented_unsafe_blocks)] // the trait states what each method asks of its caller
 
-use super::{Kernel, Simd};
+use super::{Arithmetic, Kernel, Simd};
 use half::f16;
 #[allow(clippy::wildcard_imports)] // the intrinsics have names of their own
 use std::arch::aarch64::*;
@@ -11,7 +11,7 @@ use std::arch::aarch64::*;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Neon;
 
-/// 2^n for n in [-126, 127].
+/// 2^n for n in [-126, 128], that of 128 as infinity.
 #[inline(always)]
 unsafe fn power_of_two_4(n: int32x4_t) -> float32x4_t {
     unsafe { vreinterpretq_f32_s32(vshlq_n_s32::<23>(vaddq_s32(n, vdupq_n_s32(127)))) }
@@ -27,44 +27,12 @@ unsafe fn unpaired_4(v: float32x4_t) -> [float32x4_t; 2] {
     }
 }
 
-impl Simd for Neon {
+impl Arithmetic for Neon {
     type V = float32x4_t;
-    const LANES: usize = 4;
-    const TILE_ROWS: usize = 6;
-    const TILE_VECTORS: usize = 4;
-
-    #[inline(never)]
-    unsafe fn apart<K: Kernel>(kernel: K) -> K::Output {
-        unsafe { kernel.run::<Neon>() }
-    }
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> float32x4_t {
         unsafe { vdupq_n_f32(x) }
-    }
-    #[inline(always)]
-    unsafe fn load(from: *const f32) -> float32x4_t {
-        unsafe { vld1q_f32(from) }
-    }
-    #[inline(always)]
-    unsafe fn store(to: *mut f32, v: float32x4_t) {
-        unsafe { vst1q_f32(to, v) }
-    }
-    #[inline(always)]
-    unsafe fn load_first(from: *const f32, n: usize) -> float32x4_t {
-        let mut v = [0.0f32; 4];
-        unsafe {
-            std::ptr::copy_nonoverlapping(from, v.as_mut_ptr(), n);
-            vld1q_f32(v.as_ptr())
-        }
-    }
-    #[inline(always)]
-    unsafe fn store_first(to: *mut f32, n: usize, v: float32x4_t) {
-        let mut lanes = [0.0f32; 4];
-        unsafe {
-            vst1q_f32(lanes.as_mut_ptr(), v);
-            std::ptr::copy_nonoverlapping(lanes.as_ptr(), to, n);
-        }
     }
     #[inline(always)]
     unsafe fn add(a: float32x4_t, b: float32x4_t) -> float32x4_t {
@@ -115,16 +83,6 @@ impl Simd for Neon {
         unsafe { vbslq_f32(vceqq_f32(x, x), no, yes) }
     }
     #[inline(always)]
-    unsafe fn permute(v: float32x4_t, from: float32x4_t) -> float32x4_t {
-        unsafe {
-            let (mut lanes, mut places) = ([0.0f32; 4], [0u32; 4]);
-            vst1q_f32(lanes.as_mut_ptr(), v);
-            vst1q_u32(places.as_mut_ptr(), vreinterpretq_u32_f32(from));
-            let moved = places.map(|place| lanes[place as usize % 4]);
-            vld1q_f32(moved.as_ptr())
-        }
-    }
-    #[inline(always)]
     unsafe fn round(x: float32x4_t) -> float32x4_t {
         unsafe { vrndnq_f32(x) }
     }
@@ -135,6 +93,56 @@ impl Simd for Neon {
             let half = vshrq_n_s32::<1>(n);
             let v = vmulq_f32(v, power_of_two_4(half));
             vmulq_f32(v, power_of_two_4(vsubq_s32(n, half)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn scale_by_normal_power(v: float32x4_t, n: float32x4_t) -> float32x4_t {
+        unsafe { vmulq_f32(v, power_of_two_4(vcvtq_s32_f32(n))) }
+    }
+}
+
+impl Simd for Neon {
+    const LANES: usize = 4;
+    const TILE_ROWS: usize = 6;
+    const TILE_VECTORS: usize = 4;
+
+    #[inline(never)]
+    unsafe fn apart<K: Kernel>(kernel: K) -> K::Output {
+        unsafe { kernel.run::<Neon>() }
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> float32x4_t {
+        unsafe { vld1q_f32(from) }
+    }
+    #[inline(always)]
+    unsafe fn store(to: *mut f32, v: float32x4_t) {
+        unsafe { vst1q_f32(to, v) }
+    }
+    #[inline(always)]
+    unsafe fn load_first(from: *const f32, n: usize) -> float32x4_t {
+        let mut v = [0.0f32; 4];
+        unsafe {
+            std::ptr::copy_nonoverlapping(from, v.as_mut_ptr(), n);
+            vld1q_f32(v.as_ptr())
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_first(to: *mut f32, n: usize, v: float32x4_t) {
+        let mut lanes = [0.0f32; 4];
+        unsafe {
+            vst1q_f32(lanes.as_mut_ptr(), v);
+            std::ptr::copy_nonoverlapping(lanes.as_ptr(), to, n);
+        }
+    }
+    #[inline(always)]
+    unsafe fn permute(v: float32x4_t, from: float32x4_t) -> float32x4_t {
+        unsafe {
+            let (mut lanes, mut places) = ([0.0f32; 4], [0u32; 4]);
+            vst1q_f32(lanes.as_mut_ptr(), v);
+            vst1q_u32(places.as_mut_ptr(), vreinterpretq_u32_f32(from));
+            let moved = places.map(|place| lanes[place as usize % 4]);
+            vld1q_f32(moved.as_ptr())
         }
     }
     #[inline(always)]

@@ -2,10 +2,10 @@
 
 #![allow(clippy::undocumented_unsafe_blocks)] // the trait states what each method asks of its caller
 
-use super::{Kernel, Simd};
+use super::{Arithmetic, Kernel, Simd};
 use half::{bf16, f16};
 
-/// 2^n for n in [-126, 127].
+/// 2^n for n in [-126, 128], that of 128 as infinity.
 #[inline(always)]
 fn power_of_two(n: i32) -> f32 {
     f32::from_bits(((n + 127) << 23) as u32)
@@ -21,38 +21,12 @@ fn lanes<T>(f: impl Fn(usize) -> T) -> [T; 8] {
 #[derive(Clone, Copy, Debug)]
 pub struct Portable;
 
-impl Simd for Portable {
+impl Arithmetic for Portable {
     type V = [f32; 8];
-    const LANES: usize = 8;
-    const TILE_ROWS: usize = 4;
-    const TILE_VECTORS: usize = 1;
-
-    #[inline(never)]
-    unsafe fn apart<K: Kernel>(kernel: K) -> K::Output {
-        unsafe { kernel.run::<Portable>() }
-    }
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> [f32; 8] {
         [x; 8]
-    }
-    #[inline(always)]
-    unsafe fn load(from: *const f32) -> [f32; 8] {
-        unsafe { from.cast::<[f32; 8]>().read_unaligned() }
-    }
-    #[inline(always)]
-    unsafe fn store(to: *mut f32, v: [f32; 8]) {
-        unsafe { to.cast::<[f32; 8]>().write_unaligned(v) }
-    }
-    #[inline(always)]
-    unsafe fn load_first(from: *const f32, n: usize) -> [f32; 8] {
-        let mut v = [0.0; 8];
-        unsafe { std::ptr::copy_nonoverlapping(from, v.as_mut_ptr(), n) };
-        v
-    }
-    #[inline(always)]
-    unsafe fn store_first(to: *mut f32, n: usize, v: [f32; 8]) {
-        unsafe { std::ptr::copy_nonoverlapping(v.as_ptr(), to, n) }
     }
     #[inline(always)]
     unsafe fn add(a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
@@ -100,10 +74,6 @@ impl Simd for Portable {
         lanes(|i| if a[i] > b[i] { yes[i] } else { no[i] })
     }
     #[inline(always)]
-    unsafe fn permute(v: [f32; 8], from: [f32; 8]) -> [f32; 8] {
-        lanes(|i| v[from[i].to_bits() as usize % 8])
-    }
-    #[inline(always)]
     unsafe fn select_nan(x: [f32; 8], yes: [f32; 8], no: [f32; 8]) -> [f32; 8] {
         lanes(|i| if x[i].is_nan() { yes[i] } else { no[i] })
     }
@@ -117,6 +87,44 @@ impl Simd for Portable {
             let half = n[i] as i32 >> 1;
             v[i] * power_of_two(half) * power_of_two(n[i] as i32 - half)
         })
+    }
+    #[inline(always)]
+    unsafe fn scale_by_normal_power(v: [f32; 8], n: [f32; 8]) -> [f32; 8] {
+        lanes(|i| v[i] * power_of_two(n[i] as i32))
+    }
+}
+
+impl Simd for Portable {
+    const LANES: usize = 8;
+    const TILE_ROWS: usize = 4;
+    const TILE_VECTORS: usize = 1;
+
+    #[inline(never)]
+    unsafe fn apart<K: Kernel>(kernel: K) -> K::Output {
+        unsafe { kernel.run::<Portable>() }
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> [f32; 8] {
+        unsafe { from.cast::<[f32; 8]>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn store(to: *mut f32, v: [f32; 8]) {
+        unsafe { to.cast::<[f32; 8]>().write_unaligned(v) }
+    }
+    #[inline(always)]
+    unsafe fn load_first(from: *const f32, n: usize) -> [f32; 8] {
+        let mut v = [0.0; 8];
+        unsafe { std::ptr::copy_nonoverlapping(from, v.as_mut_ptr(), n) };
+        v
+    }
+    #[inline(always)]
+    unsafe fn store_first(to: *mut f32, n: usize, v: [f32; 8]) {
+        unsafe { std::ptr::copy_nonoverlapping(v.as_ptr(), to, n) }
+    }
+    #[inline(always)]
+    unsafe fn permute(v: [f32; 8], from: [f32; 8]) -> [f32; 8] {
+        lanes(|i| v[from[i].to_bits() as usize % 8])
     }
     #[inline(always)]
     unsafe fn sum(v: [f32; 8]) -> f32 {

@@ -18,7 +18,7 @@ pub struct ByteFilter {
     pub(super) layout: (usize, Panels),
     /// Input channels, and height and width of the kernel.
     sizes: [usize; 3],
-    /// `[group][panel][cells of the reduction][columns of the panel]`, where the packing is [`Kind::Bytes`].
+    /// `[group][panel][cells of the reduction][columns of the panel]`, where the packing is not [`Kind::Grouped`].
     pub(super) cells: Buffer,
     /// `[group][vector of columns]`, where it is [`Kind::Grouped`].
     pub(super) groups: Vec<Groups>,
@@ -50,7 +50,9 @@ impl ByteFilter {
     /// # Panics
     /// When a slice has not the size that `shape` says, or the reduction has 2^32 elements.
     pub fn pack(isa: Isa, shape: &ConvShape, numbers: &Numbers<'_>) -> ByteFilter {
-        ByteFilter::pack_as(isa, Packing::of(isa), shape, numbers)
+        let rows = shape.batch.saturating_mul(shape.out_h).saturating_mul(shape.out_w);
+        let reduction = weights_len(shape) / shape.out_c.max(1);
+        ByteFilter::pack_as(isa, Packing::for_product(isa, rows, reduction), shape, numbers)
     }
 
     pub(in crate::kernels::int8) fn pack_as(
@@ -70,6 +72,7 @@ impl ByteFilter {
             Kind::Grouped => (Buffer::default(), weights.groups()),
             #[cfg(target_arch = "x86_64")]
             Kind::Bytes => (weights.cells(), Vec::new()),
+            Kind::Tiles | Kind::EmulatedTiles => (weights.cells(), Vec::new()),
         };
         let (layout, sizes) = ((shape.groups, panels), filter_sizes(shape));
         let (mut sums, mut init, mut scale) = (vec![0i32; padded], vec![0i32; padded], vec![0.0; padded]);
@@ -127,14 +130,20 @@ impl ByteFilter {
         let (b, groups) = match self.packing.kind() {
             Kind::Grouped => (&[][..], &self.groups[channel / panels.lanes..][..width / panels.lanes]),
             #[cfg(target_arch = "x86_64")]
-            Kind::Bytes => {
-                (&self.cells.get((channel + width) * panels.depth)[channel * panels.depth..], &[][..])
-            }
+            Kind::Bytes => (self.panel(channel, width), &[][..]),
+            Kind::Tiles | Kind::EmulatedTiles => (self.panel(channel, width), &[][..]),
         };
         // Safety: the caller's.
         unsafe {
             C::sums(Tile { a, row, part: panels.part(), b, groups, init }, rows, width / S::LANES, out)
         };
+    }
+
+    /// The cells of a panel of `width` columns, whose first one is `channel` among those of all groups.
+    #[inline(always)]
+    fn panel(&self, channel: usize, width: usize) -> &[i32] {
+        let (_, panels) = &self.layout;
+        &self.cells.get((channel + width) * panels.depth)[channel * panels.depth..]
     }
 
     /// Bytes that it holds.
@@ -173,7 +182,6 @@ impl Weights<'_> {
     }
 
     /// The cells of each panel.
-    #[cfg(target_arch = "x86_64")]
     fn cells(&self) -> Buffer {
         let Panels { depth, cols, .. } = self.panels;
         let (mut buffer, len) = (Buffer::default(), self.shape.groups * self.panels.group());
@@ -197,7 +205,7 @@ impl Weights<'_> {
         if col < cols {
             let (index, within) = (step / self.panels.run_depth(), step % self.panels.run_depth() * 4);
             let first = (group * cols + col) * reduction + index * run;
-            let weights = &self.all[first + within..first + run.min(within + 4)];
+            let weights = &self.all[first + run.min(within)..first + run.min(within + 4)];
             cell[..weights.len()].copy_from_slice(weights);
         }
         i32::from_le_bytes(cell.map(i8::cast_unsigned))

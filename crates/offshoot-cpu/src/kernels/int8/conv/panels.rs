@@ -11,7 +11,7 @@ pub(super) struct Panels {
     pub(super) vectors: usize,
     /// Elements of the reduction.
     pub(super) reduction: usize,
-    /// Runs of them that lie together, each from a multiple of 32 bits on: the rows of a window, or one of all.
+    /// Runs of them that lie together, each from a multiple of [`Packing::step`] on: the rows of a window, or one of all.
     pub(super) runs: usize,
     /// Elements of a run.
     pub(super) run: usize,
@@ -28,7 +28,7 @@ impl Panels {
         let strip_line = fits_strips(shape, packing).then(|| strip_line(shape));
         let runs = if strip_line.is_some() { shape.kernel[0] } else { 1 };
         let run = reduction / runs;
-        let depth = runs * run.div_ceil(4);
+        let depth = runs * run.div_ceil(4).next_multiple_of(packing.step());
         Panels { cols: shape.out_c / shape.groups, lanes, vectors, reduction, runs, run, depth, strip_line }
     }
 
@@ -94,6 +94,8 @@ fn fits_strips(shape: &ConvShape, packing: Packing) -> bool {
         Kind::Grouped => out_w >= 4,
         #[cfg(target_arch = "x86_64")]
         Kind::Bytes => 9 * out_w >= 8 * out_w.next_multiple_of(packing.tile()[2]),
+        // (Tiles of fewer rows take less time, but read as much of the filter.)
+        Kind::Tiles | Kind::EmulatedTiles => out_w >= 14,
     };
     // (Places within a window are of 32 bits.)
     let small = u32::try_from(kernel[0].saturating_mul(strip_line(shape))).is_ok();

@@ -35,7 +35,7 @@ impl Product for Task<'_> {
     unsafe fn run<S: Integers, C: Cells<S>>(self) {
         // Safety: `S` and what `C` needs are available; rows and columns are those of the shape.
         unsafe {
-            let left = if rows_as_they_are(self.shape) {
+            let left = if rows_as_they_are(self.shape) && self.ends_within_x() {
                 let row = self.shape.in_c;
                 let from = self.x.as_ptr().add(self.rows.start * row);
                 Left { from, row, line: [self.rows.len(), 0] }
@@ -87,6 +87,12 @@ unsafe fn push<S: Integers>(to: *mut u8, x: &[u8], from: Option<usize>, n: usize
 }
 
 impl Task<'_> {
+    /// Whether all that is read of the last row of this task's pixels as it is, which may be more than the row, lies in `x`.
+    fn ends_within_x(&self) -> bool {
+        let row = self.shape.in_c;
+        (self.rows.end - 1) * row + row.max(4 * self.panels.depth) <= self.x.len()
+    }
+
     /// Fills the scratch with what is under the windows of the task's pixels.
     #[inline(always)]
     unsafe fn gather_rows<S: Integers>(&self) -> Left {

@@ -2,10 +2,10 @@
 
 #![allow(clippy::undocumented_unsafe_blocks)] // the traits state what each method asks of its caller
 
-use super::{Bytes, Cells, IntegerKernel, Integers, Product, QuadKernel, Quads, Tile, Words};
+use super::{Bytes, Cells, IntegerKernel, Integers, Product, QuadKernel, Quads, Tile, Tiles, Words};
 use crate::kernels::int8::grouped::Grouped;
 use crate::kernels::int8::products;
-use crate::kernels::simd::{Avx2, Avx512, Simd};
+use crate::kernels::simd::{Avx2, Avx512, Simd, tiles};
 use std::arch::asm;
 #[allow(clippy::wildcard_imports)] // the intrinsics have names of their own
 use std::arch::x86_64::*;
@@ -13,6 +13,12 @@ use std::arch::x86_64::*;
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) unsafe fn product_vnni<P: Product>(product: P) {
     unsafe { product.run::<Avx512, Bytes>() }
+}
+
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(super) unsafe fn product_tiles<P: Product>(product: P) {
+    unsafe { product.run::<Avx512, Tiles<false>>() }
+    tiles::release();
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
