@@ -18,8 +18,10 @@ pub const MAX_SIZE: usize = 1 << 14;
 /// An architecture and what goes with it.
 #[derive(Clone, Debug)]
 pub struct Architecture {
-    /// Its name on the command line and in files: torchvision's, or timm's without `tf_`.
+    /// Its name on the command line and in files: torchvision's, or timm's (that of an EfficientNet-Lite without `tf_`).
     pub name: &'static str,
+    /// What timm calls its model that computes the same, where it has one.
+    pub timm: Option<&'static str>,
     /// Height and width of the input that the published weights were trained for, in pixels.
     pub size: usize,
     /// Features that the head reads.
@@ -58,17 +60,22 @@ pub(crate) trait Family: std::fmt::Debug + Sync {
         graph.add("flatten", Op::Shape(ShapeOp::Flatten { axis: 1 }), &[x])
     }
 
-    /// How libraries spell the parameters of the architecture called `name`, its own spelling first.
-    fn spellings(&self, name: &str, speller: &Speller<'_>) -> Vec<Names>;
+    /// How libraries spell the parameters of `architecture`, its own spelling first.
+    fn spellings(&self, architecture: &Architecture, speller: &Speller<'_>) -> Vec<Names>;
 
     /// Whether the original head is a 1x1 convolution in front of the pooling.
     fn has_convolutional_head(&self) -> bool {
         false
     }
 
-    /// Whether strided convolutions pad as TensorFlow's do.
-    fn pads_as_tensorflow(&self) -> bool {
-        false
+    /// Whether the original head, a linear layer, has a bias.
+    fn has_head_bias(&self) -> bool {
+        true
+    }
+
+    /// What the names of parameters begin with that other libraries' models have for training alone.
+    fn only_in_training(&self) -> &'static [&'static str] {
+        &[]
     }
 
     /// Changes those of `weights` whose shape follows from the input's size.
@@ -81,8 +88,10 @@ pub(crate) enum Sizes {
     Any,
     /// Smaller ones leave a layer without pixels.
     AtLeast(usize),
-    /// Whole patches of so many pixels.
+    /// Whole patches of so many pixels, each with a position of its own.
     MultipleOf(usize),
+    /// Whole windows in each block: a multiple of so many pixels.
+    Tiled(usize),
     /// What is left of them, divided by `shrinks`, must be pooled evenly to `to` pixels.
     Pooled {
         shrinks: usize,
@@ -95,7 +104,7 @@ impl Sizes {
     pub(crate) fn refuse(self, size: usize) -> Option<String> {
         match self {
             Sizes::AtLeast(least) if size < least => Some(format!("at least {least}")),
-            Sizes::MultipleOf(patch) if !size.is_multiple_of(patch) => {
+            Sizes::MultipleOf(patch) | Sizes::Tiled(patch) if !size.is_multiple_of(patch) => {
                 Some(format!("a multiple of {patch}, such as {}", (size / patch).max(1) * patch))
             }
             Sizes::Pooled { shrinks, to } => {
@@ -105,7 +114,7 @@ impl Sizes {
                 let wanted = format!("{one} to {}, or {} to {}", one + step, 2 * one, 2 * one + step);
                 (!fits).then_some(wanted)
             }
-            Sizes::Any | Sizes::AtLeast(_) | Sizes::MultipleOf(_) => None,
+            Sizes::Any | Sizes::AtLeast(_) | Sizes::MultipleOf(_) | Sizes::Tiled(_) => None,
         }
     }
 }
@@ -119,6 +128,8 @@ pub(crate) enum Resize {
     Bilinear(usize),
     /// The same with a bicubic filter.
     Bicubic(usize),
+    /// The same with this filter, mean and standard deviation one half.
+    Half(usize, Interpolation),
 }
 
 /// What is free in an architecture.
@@ -216,6 +227,10 @@ impl Architecture {
                 let x = self.family.backbone(&mut graph, input, size)?;
                 head::convolutional(&mut graph, self.head, x, dropout, classes)?
             }
+            Head::Linear { dropout } if !self.family.has_head_bias() => {
+                let x = self.family.features(&mut graph, input, size)?;
+                head::unbiased(&mut graph, self.head, x, dropout, [classes, self.features])?
+            }
             Head::Linear { .. } | Head::Mlp { .. } => {
                 let x = self.family.features(&mut graph, input, size)?;
                 head.append(&mut graph, self.head, x, classes)?
@@ -225,9 +240,9 @@ impl Architecture {
         Ok(graph)
     }
 
-    /// Whether strided convolutions pad as TensorFlow's do.
-    pub(crate) fn pads_as_tensorflow(&self) -> bool {
-        self.family.pads_as_tensorflow()
+    /// Whether there are weights whose shape follows from the input's size.
+    pub fn is_resampled(&self) -> bool {
+        matches!(self.sizes, Sizes::MultipleOf(_))
     }
 
     /// Whether the original head is a 1x1 convolution in front of the pooling.
@@ -261,6 +276,14 @@ impl Architecture {
                 size: self.size,
                 resize,
                 interpolation: Interpolation::Bicubic,
+                ..Preprocessing::default()
+            },
+            Resize::Half(resize, interpolation) => Preprocessing {
+                size: self.size,
+                resize,
+                interpolation,
+                mean: [0.5; 3],
+                std: [0.5; 3],
                 ..Preprocessing::default()
             },
             // Google's: (x - 127) / 128 on 0..255. timm's 0.5 and 0.5 are (x - 127.5) / 127.5.

@@ -12,24 +12,40 @@ use crate::squeeze::{FEATURES, biased, layer_norm};
 
 /// What distinguishes one ConvNeXt from another.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Variant {
-    /// Blocks in each of the four stages.
-    repeats: [usize; 4],
+pub(crate) struct Variant<'a> {
+    /// Blocks in each stage.
+    pub(crate) repeats: &'a [usize],
+    /// Channels of each stage.
+    pub(crate) channels: &'a [usize],
+    /// Height and width of the first convolution.
+    pub(crate) patch: usize,
+    pub(crate) activation: Unary,
+    /// Of the last norm.
+    pub(crate) epsilon: f32,
 }
 
-const CHANNELS: [usize; 4] = [96, 192, 384, 768];
-const EPSILON: f32 = 1e-6;
+/// Of the norms within the network.
+pub(crate) const EPSILON: f32 = 1e-6;
+
+const TINY: Variant<'static> = Variant {
+    repeats: &[3, 3, 9, 3],
+    channels: &[96, 192, 384, 768],
+    patch: 4,
+    activation: Unary::Gelu,
+    epsilon: EPSILON,
+};
 
 pub(crate) const ARCHITECTURES: [Architecture; 2] = [
-    architecture("convnext_tiny", 236, &Variant { repeats: [3, 3, 9, 3] }),
-    architecture("convnext_small", 230, &Variant { repeats: [3, 3, 27, 3] }),
+    architecture("convnext_tiny", 236, &TINY),
+    architecture("convnext_small", 230, &Variant { repeats: &[3, 3, 27, 3], ..TINY }),
 ];
 
-const fn architecture(name: &'static str, resize: usize, variant: &'static Variant) -> Architecture {
+const fn architecture(name: &'static str, resize: usize, variant: &'static Variant<'static>) -> Architecture {
     Architecture {
         name,
+        timm: Some(name),
         size: 224,
-        features: CHANNELS[3],
+        features: 768,
         stem: &["features.0"],
         blocks: FEATURES.split_at(7).0,
         tail: &["classifier.0"],
@@ -42,7 +58,7 @@ const fn architecture(name: &'static str, resize: usize, variant: &'static Varia
     }
 }
 
-impl Family for Variant {
+impl Family for Variant<'_> {
     fn backbone(&self, graph: &mut Graph, input: ValueId, _size: usize) -> Result<ValueId, GraphError> {
         features(graph, input, self)
     }
@@ -52,28 +68,37 @@ impl Family for Variant {
         self.backbone(graph, input, size)
     }
 
-    fn spellings(&self, _name: &str, speller: &Speller<'_>) -> Vec<Names> {
+    fn spellings(&self, _architecture: &Architecture, speller: &Speller<'_>) -> Vec<Names> {
         vec![speller.own(), speller.all(Library::Timm, &timm)]
     }
 }
 
-/// Everything before the head: [N, 3, H, W] -> [N, 768].
-pub(crate) fn features(graph: &mut Graph, input: ValueId, variant: &Variant) -> Result<ValueId, GraphError> {
-    let mut x = biased(graph, "features.0.0", input, patches(CHANNELS[0], 4))?;
-    x = norm_of_channels(graph, "features.0.1", x, CHANNELS[0])?;
-    for (stage, (&channels, repeats)) in CHANNELS.iter().zip(variant.repeats).enumerate() {
-        if stage > 0 {
-            let path = format!("features.{}", 2 * stage);
-            x = norm_of_channels(graph, &format!("{path}.0"), x, CHANNELS[stage - 1])?;
+/// Everything before the head: [N, 3, H, W] -> [N, features].
+pub(crate) fn features(
+    graph: &mut Graph,
+    input: ValueId,
+    variant: &Variant<'_>,
+) -> Result<ValueId, GraphError> {
+    let &Variant { channels, patch, epsilon, .. } = variant;
+    let (mut x, mut before) = (input, 0);
+    for (stage, (&channels, &repeats)) in channels.iter().zip(variant.repeats).enumerate() {
+        let path = format!("features.{}", 2 * stage);
+        if stage == 0 {
+            x = biased(graph, &format!("{path}.0"), x, patches(channels, patch))?;
+            x = norm_of_channels(graph, &format!("{path}.1"), x, channels)?;
+        } else {
+            x = norm_of_channels(graph, &format!("{path}.0"), x, before)?;
             x = biased(graph, &format!("{path}.1"), x, patches(channels, 2))?;
         }
         for block in 0..repeats {
-            x = self::block(graph, &format!("features.{}.{block}", 2 * stage + 1), x, channels)?;
+            let path = format!("features.{}.{block}", 2 * stage + 1);
+            x = self::block(graph, &path, x, channels, variant.activation)?;
         }
+        before = channels;
     }
     x = graph.add("avgpool", Op::Pool(Pooling::GlobalAverage), &[x])?;
     x = graph.add("classifier.1", Op::Shape(ShapeOp::Flatten { axis: 1 }), &[x])?;
-    layer_norm(graph, "classifier.0", x, CHANNELS[3], EPSILON)
+    layer_norm(graph, "classifier.0", x, before, epsilon)
 }
 
 /// A convolution over squares that do not overlap.
@@ -94,7 +119,13 @@ fn norm_of_channels(
     graph.add(&format!("{path}.first"), Op::Shape(ShapeOp::Transpose { perm: vec![0, 3, 1, 2] }), &[x])
 }
 
-fn block(graph: &mut Graph, path: &str, input: ValueId, channels: usize) -> Result<ValueId, GraphError> {
+fn block(
+    graph: &mut Graph,
+    path: &str,
+    input: ValueId,
+    channels: usize,
+    activation: Unary,
+) -> Result<ValueId, GraphError> {
     let scale = graph.add_parameter(&format!("{path}.layer_scale"), &[channels, 1, 1], Role::Weight);
     let depthwise = Conv2d::new(channels, 7).group(channels);
     let x = biased(graph, &format!("{path}.block.0"), input, depthwise)?;
@@ -107,7 +138,7 @@ fn block(graph: &mut Graph, path: &str, input: ValueId, channels: usize) -> Resu
     let x = layer_norm(graph, &format!("{path}.block.2"), x, channels, EPSILON)?;
     let x = graph.add(&format!("{path}.block.rows"), Op::Shape(ShapeOp::Flatten { axis: 3 }), &[x])?;
     let x = graph.linear(&format!("{path}.block.3"), x, 4 * channels)?;
-    let x = graph.add(&format!("{path}.block.4"), Op::Unary(Unary::Gelu), &[x])?;
+    let x = graph.add(&format!("{path}.block.4"), Op::Unary(activation), &[x])?;
     let x = graph.linear(&format!("{path}.block.5"), x, channels)?;
     let x = graph.add(&format!("{path}.block.pixels"), Op::Shape(ShapeOp::Reshape { shape }), &[x])?;
     let x = graph.add(

@@ -17,6 +17,7 @@ const BOTTLENECK: usize = 4 * GROWTH;
 
 pub(crate) const ARCHITECTURE: Architecture = Architecture {
     name: "densenet121",
+    timm: Some("densenet121"),
     size: 224,
     features: 1024,
     stem: &["features.conv0", "features.norm0"],
@@ -46,7 +47,7 @@ impl Family for DenseNet {
         backbone(graph, input)
     }
 
-    fn spellings(&self, _name: &str, speller: &Speller<'_>) -> Vec<Names> {
+    fn spellings(&self, _architecture: &Architecture, speller: &Speller<'_>) -> Vec<Names> {
         vec![speller.own(), speller.all(Library::Older, &older)]
     }
 }

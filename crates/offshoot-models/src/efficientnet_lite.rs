@@ -11,6 +11,7 @@ use offshoot_graph::{Graph, GraphError, ValueId};
 use crate::architecture::{Architecture, Family, Resize, Sizes};
 use crate::init::FanOut;
 use crate::spelling::{Library, Names, Speller};
+use crate::squeeze::Padding;
 
 /// What distinguishes one EfficientNet-Lite from another.
 #[derive(Clone, Copy, Debug)]
@@ -52,37 +53,62 @@ pub(crate) const SYMMETRIC: &str = "_symmetric";
 
 /// Width, depth, input size and dropout are those of Google's `efficientnet_lite_builder.py`.
 pub(crate) const ARCHITECTURES: [Architecture; 10] = [
-    architecture("efficientnet_lite0", 224, 0.2, &Variant { width: 1.0, depth: 1.0, symmetric: false }),
-    architecture("efficientnet_lite1", 240, 0.2, &Variant { width: 1.0, depth: 1.1, symmetric: false }),
-    architecture("efficientnet_lite2", 260, 0.3, &Variant { width: 1.1, depth: 1.2, symmetric: false }),
-    architecture("efficientnet_lite3", 280, 0.3, &Variant { width: 1.2, depth: 1.4, symmetric: false }),
-    architecture("efficientnet_lite4", 300, 0.3, &Variant { width: 1.4, depth: 1.8, symmetric: false }),
     architecture(
-        "efficientnet_lite0_symmetric",
+        ["efficientnet_lite0", "tf_efficientnet_lite0"],
+        224,
+        0.2,
+        &Variant { width: 1.0, depth: 1.0, symmetric: false },
+    ),
+    architecture(
+        ["efficientnet_lite1", "tf_efficientnet_lite1"],
+        240,
+        0.2,
+        &Variant { width: 1.0, depth: 1.1, symmetric: false },
+    ),
+    architecture(
+        ["efficientnet_lite2", "tf_efficientnet_lite2"],
+        260,
+        0.3,
+        &Variant { width: 1.1, depth: 1.2, symmetric: false },
+    ),
+    architecture(
+        ["efficientnet_lite3", "tf_efficientnet_lite3"],
+        280,
+        0.3,
+        &Variant { width: 1.2, depth: 1.4, symmetric: false },
+    ),
+    architecture(
+        ["efficientnet_lite4", "tf_efficientnet_lite4"],
+        300,
+        0.3,
+        &Variant { width: 1.4, depth: 1.8, symmetric: false },
+    ),
+    architecture(
+        ["efficientnet_lite0_symmetric", "efficientnet_lite0"],
         224,
         0.2,
         &Variant { width: 1.0, depth: 1.0, symmetric: true },
     ),
     architecture(
-        "efficientnet_lite1_symmetric",
+        ["efficientnet_lite1_symmetric", "efficientnet_lite1"],
         240,
         0.2,
         &Variant { width: 1.0, depth: 1.1, symmetric: true },
     ),
     architecture(
-        "efficientnet_lite2_symmetric",
+        ["efficientnet_lite2_symmetric", "efficientnet_lite2"],
         260,
         0.3,
         &Variant { width: 1.1, depth: 1.2, symmetric: true },
     ),
     architecture(
-        "efficientnet_lite3_symmetric",
+        ["efficientnet_lite3_symmetric", "efficientnet_lite3"],
         280,
         0.3,
         &Variant { width: 1.2, depth: 1.4, symmetric: true },
     ),
     architecture(
-        "efficientnet_lite4_symmetric",
+        ["efficientnet_lite4_symmetric", "efficientnet_lite4"],
         300,
         0.3,
         &Variant { width: 1.4, depth: 1.8, symmetric: true },
@@ -90,13 +116,14 @@ pub(crate) const ARCHITECTURES: [Architecture; 10] = [
 ];
 
 const fn architecture(
-    name: &'static str,
+    [name, timm]: [&'static str; 2],
     size: usize,
     dropout: f32,
     variant: &'static Variant,
 ) -> Architecture {
     Architecture {
         name,
+        timm: Some(timm),
         size,
         features: FEATURES,
         stem: &["conv_stem", "bn1"],
@@ -140,28 +167,20 @@ fn expands(stage: usize) -> bool {
 }
 
 impl Family for Variant {
-    fn backbone(&self, graph: &mut Graph, input: ValueId, size: usize) -> Result<ValueId, GraphError> {
-        backbone(graph, input, size, self)
+    fn backbone(&self, graph: &mut Graph, input: ValueId, _size: usize) -> Result<ValueId, GraphError> {
+        backbone(graph, input, self)
     }
 
-    fn spellings(&self, name: &str, speller: &Speller<'_>) -> Vec<Names> {
+    fn spellings(&self, architecture: &Architecture, speller: &Speller<'_>) -> Vec<Names> {
         let lukemelas = speller.all(Library::Lukemelas, &|own| lukemelas(&self.repeats(), own));
-        vec![Names { note: Some(lite_note(name)), ..speller.own() }, lukemelas]
-    }
-
-    fn pads_as_tensorflow(&self) -> bool {
-        !self.symmetric
+        vec![Names { note: Some(lite_note(architecture.name)), ..speller.own() }, lukemelas]
     }
 }
 
 /// Everything before the head: [N, 3, size, size] -> [N, 1280, H', W'].
-pub(crate) fn backbone(
-    graph: &mut Graph,
-    input: ValueId,
-    size: usize,
-    variant: &Variant,
-) -> Result<ValueId, GraphError> {
-    let mut net = Net { graph, size, symmetric: variant.symmetric, norm: variant.norm() };
+pub(crate) fn backbone(graph: &mut Graph, input: ValueId, variant: &Variant) -> Result<ValueId, GraphError> {
+    let padding = if variant.symmetric { Padding::Symmetric } else { Padding::Same };
+    let mut net = Net { graph, padding, norm: variant.norm() };
     let mut x = net.conv("conv_stem", input, Conv2d::new(STEM, 3).stride(2))?;
     x = net.norm_act("bn1", x)?;
     let mut channels = STEM;
@@ -190,11 +209,10 @@ struct Block {
     stride: usize,
 }
 
-/// The graph so far and the height and width of the last convolution's output: SAME padding depends on it.
+/// The graph so far and what its layers have in common.
 struct Net<'g> {
     graph: &'g mut Graph,
-    size: usize,
-    symmetric: bool,
+    padding: Padding,
     norm: BatchNormalization,
 }
 
@@ -221,26 +239,14 @@ impl Net<'_> {
 
     /// A convolution with TensorFlow's SAME padding, or half of the kernel on each side.
     fn conv(&mut self, path: &str, x: ValueId, conv: Conv2d) -> Result<ValueId, GraphError> {
-        let stride = conv.attributes.strides[0];
-        let (before, after) = match self.symmetric {
-            true => (conv.kernel / 2, conv.kernel / 2),
-            false => same_padding(self.size, conv.kernel, stride),
-        };
-        self.size = self.size.div_ceil(stride);
-        self.graph.conv2d(path, x, &conv.pads([before, before, after, after]))
+        let conv = self.padding.of(self.graph, x, conv);
+        self.graph.conv2d(path, x, &conv)
     }
 
     fn norm_act(&mut self, path: &str, x: ValueId) -> Result<ValueId, GraphError> {
         let x = self.graph.batch_norm(path, x, self.norm)?;
         self.graph.add(&format!("{path}.act"), RELU6, &[x])
     }
-}
-
-/// Zeros before and after an axis of `size`, so that the output has ceil(size / stride): an odd one comes after.
-fn same_padding(size: usize, kernel: usize, stride: usize) -> (usize, usize) {
-    let reach = (size.div_ceil(stride).saturating_sub(1) * stride).saturating_add(kernel);
-    let total = reach.saturating_sub(size);
-    (total / 2, total - total / 2)
 }
 
 /// lukemelas' name of a parameter that timm, and the graph, call `name`.
@@ -296,18 +302,6 @@ fn lite_note(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn same_padding_is_tensorflows() {
-        // An even size with stride 2 pads after only; an odd one both sides alike; stride 1 is centered.
-        assert_eq!(same_padding(224, 3, 2), (0, 1));
-        assert_eq!(same_padding(224, 5, 2), (1, 2));
-        assert_eq!(same_padding(65, 3, 2), (1, 1));
-        assert_eq!(same_padding(65, 5, 2), (2, 2));
-        assert_eq!(same_padding(56, 5, 1), (2, 2));
-        assert_eq!(same_padding(9, 1, 1), (0, 0));
-        assert_eq!(same_padding(1, 3, 2), (1, 1));
-    }
 
     #[test]
     fn lukemelas_names_are_known() {

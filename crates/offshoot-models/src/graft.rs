@@ -52,7 +52,7 @@ pub fn graft(graph: &Graph, weights: &Weights, options: TransferOptions) -> Resu
     let names: Vec<String> = expected_parameters(&graph).into_iter().map(|(name, _)| name).collect();
     let new = names.iter().map(String::as_str).filter(|name| !kept.iter().any(|k| k == name));
     all.extend(init_parameters(&graph, new, FanOut::Whole, seed)?);
-    let metadata = Metadata { architecture: None, head: Some(head.to_string()), classes, preprocessing };
+    let metadata = Metadata { head: Some(head.to_string()), classes, preprocessing, ..Metadata::default() };
     Ok(Model { graph, weights: all, metadata })
 }
 

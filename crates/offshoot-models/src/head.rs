@@ -8,7 +8,7 @@ use offshoot_graph::op::{Op, Pooling, ShapeOp, Unary};
 use offshoot_graph::text::{quoted, shortened};
 use offshoot_graph::{Graph, GraphError, ValueId};
 
-use crate::squeeze::biased;
+use crate::squeeze::{self, biased};
 
 /// Most hidden features that are accepted.
 const MAX_HIDDEN: usize = 1 << 16;
@@ -106,6 +106,18 @@ fn dropout_path(path: &str) -> String {
         Some((sequential, index @ 1..)) => format!("{sequential}.{}", index - 1),
         Some(_) | None => "dropout".into(),
     }
+}
+
+/// A head as MaxViT's: Dropout, and a linear layer without a bias. [N, features] -> [N, classes].
+pub(crate) fn unbiased(
+    graph: &mut Graph,
+    path: &str,
+    x: ValueId,
+    dropout: f32,
+    sizes: [usize; 2],
+) -> Result<ValueId, GraphError> {
+    let x = add_dropout(graph, &dropout_path(path), x, dropout)?;
+    squeeze::unbiased(graph, path, x, sizes)
 }
 
 /// A head as SqueezeNet's: Dropout, a 1x1 convolution, ReLU, the mean of all pixels. [N, C, H, W] -> [N, classes].

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use offshoot_graph::op::{Binary, Gemm, Op, ShapeOp};
+use offshoot_graph::op::{Binary, Gemm, Op, SequenceOp, ShapeOp};
 use offshoot_graph::random::{Purpose, Random};
 use offshoot_graph::{Graph, Tensor, Value, ValueId, Weights};
 
@@ -103,9 +103,18 @@ fn distribution(
             _ => None,
         };
     }
-    // Tokens and positions.
-    if matches!(op, Op::Shape(ShapeOp::Expand { .. }) | Op::Binary(Binary::Add)) {
+    // Tokens, positions, and tables of biases for pairs of pixels.
+    let table = Op::Sequence(SequenceOp::Gather);
+    if matches!(op, Op::Shape(ShapeOp::Expand { .. }) | Op::Binary(Binary::Add)) || *op == table {
         return Some(Distribution::Normal(0.02));
+    }
+    // The bias of queries and values, a slice each.
+    if matches!(op, Op::Shape(ShapeOp::Slice { .. })) {
+        return constant(0.0);
+    }
+    // The logarithm of a scale of cosines, which is bounded.
+    if matches!(op, Op::Binary(Binary::Min)) {
+        return constant(10f32.ln());
     }
     // The scale of a branch: nearly nothing of it at first.
     matches!(op, Op::Binary(Binary::Mul)).then_some(Distribution::Constant(1e-6))

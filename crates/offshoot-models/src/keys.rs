@@ -27,13 +27,19 @@ pub struct CanonicalKeys {
 /// (`module.`, `model.`, `backbone._orig_mod.`) is removed, and what does not stand behind it is left out with a note.
 pub fn canonical_keys(architecture: &Architecture, weights: Weights) -> CanonicalKeys {
     let expected = parameters(architecture);
-    let spellings = architecture.family.spellings(architecture.name, &Speller { expected: &expected });
+    let spellings = architecture.family.spellings(architecture, &Speller { expected: &expected });
     let Some(best) = best_spelling(&spellings, &weights).filter(|best| 2 * best.matched >= expected.len())
     else {
         return CanonicalKeys { weights, notes: Vec::new() };
     };
     let names = &spellings[best.spelling];
-    let (inside, outside): (Weights, Weights) = weights.into_iter().partition(|(key, _)| {
+    let auxiliary = architecture.family.only_in_training();
+    let is_auxiliary = |key: &str| {
+        let name = key.strip_prefix(&best.prefix);
+        name.is_some_and(|name| auxiliary.iter().any(|start| name.starts_with(start)))
+    };
+    let weights = weights.into_iter().filter(|(key, _)| !is_auxiliary(key));
+    let (inside, outside): (Weights, Weights) = weights.partition(|(key, _)| {
         key.strip_prefix(&best.prefix).is_some_and(|name| !is_of_training(name))
             && !best.others.iter().any(|other| key.starts_with(other.as_str()))
     });
@@ -48,6 +54,37 @@ pub fn canonical_keys(architecture: &Architecture, weights: Weights) -> Canonica
     }
     notes.extend(names.note.clone());
     CanonicalKeys { weights: renamed, notes }
+}
+
+/// `weights` of `architecture` under timm's names and in its shapes, for timm's model called [`Architecture::timm`]: the function
+/// stays the same where timm's norms have another epsilon. `None` where timm has no such model.
+pub fn timm_weights(architecture: &Architecture, weights: &Weights) -> Option<Weights> {
+    architecture.timm?;
+    let expected = parameters(architecture);
+    let spellings = architecture.family.spellings(architecture, &Speller { expected: &expected });
+    let timm = spellings.iter().find(|names| names.library == Library::Timm).or(spellings.first())?;
+    let mut weights = weights.clone();
+    if let Some((timm, own)) = timm.epsilon {
+        change_epsilon(&mut weights, own, timm);
+    }
+    let names: HashMap<&str, &str> =
+        timm.own.iter().map(|(theirs, (own, _))| (own.as_str(), theirs.as_str())).collect();
+    let renamed = |(own, tensor): (String, Tensor)| {
+        let theirs = *names.get(own.as_str())?;
+        let shape = timm_shape(theirs, tensor.shape());
+        Some((theirs.to_owned(), Tensor::new(shape, tensor.data().clone()).ok()?))
+    };
+    weights.into_iter().map(renamed).collect()
+}
+
+/// The shape of timm's parameter called `name` where ours has `own`: some of its linear layers are convolutions.
+fn timm_shape(name: &str, own: &[usize]) -> Vec<usize> {
+    match (name, own) {
+        ("pre_logits.fc1.weight", &[out, inputs]) => vec![out, inputs / 49, 7, 7],
+        ("pre_logits.fc2.weight" | "conv_head.weight", &[out, inputs]) => vec![out, inputs, 1, 1],
+        (name, &[channels, 1, 1]) if name.ends_with(".gamma") => vec![channels],
+        _ => own.to_vec(),
+    }
 }
 
 /// The architecture whose parameters `weights` have, by name and shape, whatever their head.
@@ -77,7 +114,8 @@ pub fn recognise(weights: &Weights) -> Option<&'static Architecture> {
 /// Whether training has put a key beside the model's: a criterion, a metric, a counter.
 fn is_of_training(name: &str) -> bool {
     let module = name.split('.').next().unwrap_or(name);
-    let counter = is_counter(name) && !name.ends_with("num_batches_tracked");
+    let last = name.rsplit('.').next().unwrap_or(name);
+    let counter = is_counter(name) && last != "num_batches_tracked" && !is_of_windows(last);
     counter || ["criterion", "loss", "metric"].iter().any(|word| module.contains(word))
 }
 
@@ -87,10 +125,16 @@ fn parameters(architecture: &Architecture) -> Vec<(String, Vec<usize>)> {
     architecture.build(&options).map_or_else(|_| Vec::new(), |graph| expected_parameters(&graph))
 }
 
-/// Whether a key is that of a counter, which no graph has: of a batch norm, of averaged weights, of a profiler.
+/// Whether a key is that of a counter, which no graph has: of a batch norm, of averaged weights, of a profiler. Or of what Swin and
+/// MaxViT store though it follows from the sizes.
 fn is_counter(key: &str) -> bool {
     let last = key.rsplit('.').next().unwrap_or(key);
-    matches!(last, "num_batches_tracked" | "n_averaged" | "total_ops" | "total_params")
+    matches!(last, "num_batches_tracked" | "n_averaged" | "total_ops" | "total_params") || is_of_windows(last)
+}
+
+/// The last part of a key of indices, distances and masks of windows.
+fn is_of_windows(last: &str) -> bool {
+    matches!(last, "relative_position_index" | "relative_coords_table" | "attn_mask")
 }
 
 struct Best {

@@ -19,22 +19,31 @@ mod convnext;
 mod densenet;
 mod efficientnet;
 mod efficientnet_lite;
+mod googlenet;
 mod graft;
 mod head;
+mod inception;
 mod init;
 mod keys;
+mod maxvit;
+mod mnasnet;
 mod mobilenet_v2;
 mod mobilenet_v3;
+mod mobilenet_v4;
 mod published;
 mod registry;
 mod regnet;
 mod resnet;
+mod shufflenet;
 mod spelling;
 mod squeeze;
 mod squeezenet;
+mod swin;
 mod transfer;
+mod transformers;
 mod vgg;
 mod vit;
+mod windows;
 
 pub use architecture::{
     Architecture, BuildError, BuildOptions, MAX_CLASSES, MAX_SIZE, UnknownArchitecture, expected_parameters,
@@ -42,7 +51,8 @@ pub use architecture::{
 pub use graft::{GraftError, graft, grafted};
 pub use head::{Head, HeadError};
 pub use init::InitError;
-pub use keys::{CanonicalKeys, canonical_keys, recognise};
+pub use keys::{CanonicalKeys, canonical_keys, recognise, timm_weights};
 pub use published::{Published, imagenet_classes};
 pub use registry::{architectures, build, find};
 pub use transfer::{TransferError, TransferOptions, described, original_classes, pretrained, transfer};
+pub use transformers::{Transformers, TransformersError, transformers, transformers_size, unique};

@@ -2,12 +2,12 @@
 
 use offshoot_graph::builder::Conv2d;
 use offshoot_graph::op::{BatchNormalization, Binary, HardSigmoid, Op, Pooling, ShapeOp, Unary};
-use offshoot_graph::{Graph, GraphError, ValueId};
+use offshoot_graph::{Graph, GraphError, Interpolation, ValueId};
 
 use crate::architecture::{Architecture, Family, Resize, Sizes};
 use crate::init::FanOut;
-use crate::spelling::{Names, Speller, consecutive, same_names_as_tf};
-use crate::squeeze::{FEATURES, SqueezeExcitation, conv_norm_act, divisible_by_8};
+use crate::spelling::{Names, Speller, consecutive, other_padding};
+use crate::squeeze::{FEATURES, Padding, SqueezeExcitation, conv_norm_act, divisible_by_8};
 
 /// What distinguishes the large from the small one.
 #[derive(Clone, Copy, Debug)]
@@ -15,6 +15,7 @@ pub(crate) struct Variant {
     blocks: &'static [Bottleneck],
     /// Features between the two linear layers of the classifier.
     hidden: usize,
+    padding: Padding,
 }
 
 /// A row of the paper's tables 1 and 2: kernel, expanded channels, output channels, squeeze and excitation, hard swish
@@ -59,33 +60,33 @@ const NORM: BatchNormalization = BatchNormalization { epsilon: 1e-3, momentum: 0
 /// PyTorch's hard sigmoid.
 const GATE: Op = Op::Unary(Unary::HardSigmoid(HardSigmoid { alpha: 1.0 / 6.0, beta: 0.5 }));
 
-pub(crate) const ARCHITECTURES: [Architecture; 2] = [
-    architecture(
-        "mobilenet_v3_small",
-        &Variant { blocks: &SMALL, hidden: 1024 },
-        FEATURES.split_at(11).0,
-        &["features.12", "classifier.0"],
-    ),
-    architecture(
-        "mobilenet_v3_large",
-        &Variant { blocks: &LARGE, hidden: 1280 },
-        FEATURES.split_at(15).0,
-        &["features.16", "classifier.0"],
-    ),
+const SMALL_ONE: Variant = Variant { blocks: &SMALL, hidden: 1024, padding: Padding::Symmetric };
+const LARGE_ONE: Variant = Variant { blocks: &LARGE, hidden: 1280, padding: Padding::Symmetric };
+
+/// Those with `tf_` are timm's: they pad as TensorFlow's SAME does.
+pub(crate) const ARCHITECTURES: [Architecture; 4] = [
+    architecture("mobilenet_v3_small", "mobilenetv3_small_100", &SMALL_ONE),
+    architecture("mobilenet_v3_large", "mobilenetv3_large_100", &LARGE_ONE),
+    tensorflow("tf_mobilenetv3_small_100", &Variant { padding: Padding::Same, ..SMALL_ONE }),
+    tensorflow("tf_mobilenetv3_large_100", &Variant { padding: Padding::Same, ..LARGE_ONE }),
 ];
 
-const fn architecture(
-    name: &'static str,
-    variant: &'static Variant,
-    blocks: &'static [&'static str],
-    tail: &'static [&'static str],
-) -> Architecture {
+const fn tensorflow(name: &'static str, variant: &'static Variant) -> Architecture {
+    Architecture { resize: Resize::Half(256, Interpolation::Bilinear), ..architecture(name, name, variant) }
+}
+
+const fn architecture(name: &'static str, timm: &'static str, variant: &'static Variant) -> Architecture {
+    let tail = match variant.blocks.len() {
+        11 => &["features.12", "classifier.0"],
+        _ => &["features.16", "classifier.0"],
+    };
     Architecture {
         name,
+        timm: Some(timm),
         size: 224,
         features: variant.hidden,
         stem: &["features.0"],
-        blocks,
+        blocks: FEATURES.split_at(variant.blocks.len()).0,
         tail,
         head: "classifier.3",
         original_dropout: 0.2,
@@ -106,27 +107,30 @@ impl Family for Variant {
         self.backbone(graph, input, size)
     }
 
-    fn spellings(&self, _name: &str, speller: &Speller<'_>) -> Vec<Names> {
+    fn spellings(&self, architecture: &Architecture, speller: &Speller<'_>) -> Vec<Names> {
         let large = self.blocks.len() == LARGE.len();
         let repeats: &[usize] = if large { &[1, 2, 3, 4, 2, 3] } else { &[1, 2, 3, 2, 3] };
         let place = |n: usize, _: &str| consecutive(repeats, n);
         let last = repeats.len();
         let tail =
             [&format!("blocks.{last}.0.conv"), &format!("blocks.{last}.0.bn1"), "conv_head", "classifier"];
-        let plain = if large { "mobilenetv3_large_100" } else { "mobilenetv3_small_100" };
-        let note = Some(same_names_as_tf(plain));
         let timm = speller.inverted_residuals(&place, &tail);
-        vec![speller.own(), Names { epsilon: Some((1e-5, 1e-3)), note, ..timm }]
+        let epsilon = match self.padding {
+            Padding::Symmetric | Padding::Uneven => Some((1e-5, NORM.epsilon)),
+            Padding::Same => None,
+        };
+        let note = Some(other_padding(architecture.timm.unwrap_or(architecture.name)));
+        vec![speller.own(), Names { epsilon, note, ..timm }]
     }
 }
 
 /// Everything before the head: [N, 3, H, W] -> [N, hidden].
 pub(crate) fn features(graph: &mut Graph, input: ValueId, variant: &Variant) -> Result<ValueId, GraphError> {
-    let stem = Conv2d::new(STEM, 3).stride(2);
+    let stem = variant.padding.of(graph, input, Conv2d::new(STEM, 3).stride(2));
     let mut x = conv_norm_act(graph, "features.0", input, &stem, NORM, Some(Op::Unary(Unary::HardSwish)))?;
     let mut channels = STEM;
     for (i, block) in variant.blocks.iter().enumerate() {
-        x = bottleneck(graph, &format!("features.{}", i + 1), x, channels, *block)?;
+        x = bottleneck(graph, &format!("features.{}", i + 1), x, channels, variant.padding, *block)?;
         channels = block.2;
     }
     let last = Conv2d::new(6 * channels, 1);
@@ -143,6 +147,7 @@ fn bottleneck(
     path: &str,
     input: ValueId,
     channels: usize,
+    padding: Padding,
     (kernel, hidden, out, squeezes, swish, stride): Bottleneck,
 ) -> Result<ValueId, GraphError> {
     let activation = || Some(if swish { Op::Unary(Unary::HardSwish) } else { Op::Unary(Unary::Relu) });
@@ -151,7 +156,7 @@ fn bottleneck(
         x = conv_norm_act(graph, &format!("{path}.block.0"), x, &Conv2d::new(hidden, 1), NORM, activation())?;
         index += 1;
     }
-    let depthwise = Conv2d::new(hidden, kernel).stride(stride).group(hidden);
+    let depthwise = padding.of(graph, x, Conv2d::new(hidden, kernel).stride(stride).group(hidden));
     x = conv_norm_act(graph, &format!("{path}.block.{index}"), x, &depthwise, NORM, activation())?;
     index += 1;
     if squeezes {

@@ -4,16 +4,24 @@ use offshoot_graph::Graph;
 
 use crate::architecture::{Architecture, BuildError, BuildOptions, UnknownArchitecture};
 use crate::{
-    convnext, densenet, efficientnet, efficientnet_lite, mobilenet_v2, mobilenet_v3, regnet, resnet,
-    squeezenet, vgg, vit,
+    convnext, densenet, efficientnet, efficientnet_lite, googlenet, inception, maxvit, mnasnet, mobilenet_v2,
+    mobilenet_v3, mobilenet_v4, regnet, resnet, shufflenet, squeezenet, swin, vgg, vit,
 };
 
 /// Every architecture.
 pub fn architectures() -> impl Iterator<Item = &'static Architecture> {
-    const MOBILENETS: [Architecture; 1] = [mobilenet_v2::ARCHITECTURE];
-    const OTHERS: [Architecture; 3] =
-        [densenet::ARCHITECTURE, regnet::ARCHITECTURE, squeezenet::ARCHITECTURE];
-    const FAMILIES: [&[Architecture]; 9] = [
+    const MOBILENETS: [Architecture; 2] = [mobilenet_v2::ARCHITECTURE, mobilenet_v4::ARCHITECTURE];
+    const OTHERS: [Architecture; 8] = [
+        densenet::ARCHITECTURE,
+        regnet::ARCHITECTURE,
+        squeezenet::ARCHITECTURE,
+        mnasnet::ARCHITECTURE,
+        shufflenet::ARCHITECTURE,
+        googlenet::ARCHITECTURE,
+        inception::ARCHITECTURE,
+        maxvit::ARCHITECTURE,
+    ];
+    const FAMILIES: [&[Architecture]; 10] = [
         &resnet::ARCHITECTURES,
         &MOBILENETS,
         &mobilenet_v3::ARCHITECTURES,
@@ -21,21 +29,21 @@ pub fn architectures() -> impl Iterator<Item = &'static Architecture> {
         &efficientnet::ARCHITECTURES,
         &convnext::ARCHITECTURES,
         &vit::ARCHITECTURES,
+        &swin::ARCHITECTURES,
         &vgg::ARCHITECTURES,
         &OTHERS,
     ];
     FAMILIES.into_iter().flatten()
 }
 
-/// The architecture called `name`; timm's prefix `tf_` may stand before that of an EfficientNet-Lite, whose padding is
-/// TensorFlow's. Its other models with that prefix are not those without.
+/// The architecture called `name`, or that timm calls so.
 ///
 /// # Errors
 /// When none is; the message lists all and proposes the nearest.
 pub fn find(name: &str) -> Result<&'static Architecture, UnknownArchitecture> {
-    let known = |name: &str| architectures().find(|a| a.name == name);
-    known(name)
-        .or_else(|| known(name.strip_prefix("tf_")?).filter(|a| a.pads_as_tensorflow()))
+    architectures()
+        .find(|a| a.name == name)
+        .or_else(|| architectures().find(|a| a.timm == Some(name)))
         .ok_or_else(|| UnknownArchitecture { name: name.to_string(), nearest: nearest(name), known: names() })
 }
 
@@ -76,11 +84,21 @@ mod tests {
             format!("no architecture is called `ResNet5O`; did you mean `resnet50`? Known: {}", names())
         );
         assert_eq!(find("mobilenetv2").unwrap_err().nearest, Some("mobilenet_v2"));
-        assert_eq!(find("swin_t").unwrap_err().nearest, None);
+        assert_eq!(find("volo_d1").unwrap_err().nearest, None);
         assert_eq!(find("").unwrap_err().nearest, None);
         assert_eq!(find("tf_efficientnet_lite0").unwrap().name, "efficientnet_lite0");
-        // These pad otherwise than those without the prefix.
-        for name in ["tf_efficientnet_b0", "tf_mobilenet_v3_small", "tf_efficientnet_lite0_symmetric"] {
+        for (timm, ours) in [
+            ("mobilenetv2_100", "mobilenet_v2"),
+            ("mobilenetv3_small_100", "mobilenet_v3_small"),
+            ("tf_mobilenetv3_small_100", "tf_mobilenetv3_small_100"),
+            ("tf_efficientnet_b0", "tf_efficientnet_b0"),
+            ("efficientnet_b0", "efficientnet_b0"),
+            ("vit_base_patch16_224", "vit_b_16"),
+            ("regnety_004", "regnet_y_400mf"),
+        ] {
+            assert_eq!(find(timm).unwrap().name, ours);
+        }
+        for name in ["tf_mobilenet_v3_small", "tf_efficientnet_lite0_symmetric", "tf_resnet18"] {
             assert!(find(name).is_err(), "{name}");
         }
     }

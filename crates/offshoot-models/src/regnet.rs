@@ -17,6 +17,7 @@ const GROUP: usize = 8;
 
 pub(crate) const ARCHITECTURE: Architecture = Architecture {
     name: "regnet_y_400mf",
+    timm: Some("regnety_004"),
     size: 224,
     features: 440,
     stem: &["stem"],
@@ -38,7 +39,7 @@ impl Family for RegNetY {
         backbone(graph, input)
     }
 
-    fn spellings(&self, _name: &str, speller: &Speller<'_>) -> Vec<Names> {
+    fn spellings(&self, _architecture: &Architecture, speller: &Speller<'_>) -> Vec<Names> {
         vec![speller.own(), speller.all(Library::Timm, &timm)]
     }
 }

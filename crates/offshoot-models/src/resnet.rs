@@ -1,5 +1,6 @@
 //! ResNet (He et al., "Deep residual learning for image recognition", 2015) as torchvision builds it: in a
-//! bottleneck the 3x3 convolution has the stride ("ResNet v1.5").
+//! bottleneck the 3x3 convolution has the stride ("ResNet v1.5"). ResNeXt (Xie et al., 2016) has 3x3 convolutions in groups, a
+//! wide ResNet (Zagoruyko and Komodakis, 2016) has wider ones.
 
 use offshoot_graph::builder::{BATCH_NORM, Conv2d};
 use offshoot_graph::op::{Binary, Op, Pool, Pooling, Unary};
@@ -11,14 +12,26 @@ use crate::spelling::{Names, Speller};
 
 /// What distinguishes one ResNet from another.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Variant {
-    block: Block,
-    /// Residual blocks in each of the four stages.
-    repeats: [usize; 4],
+pub(crate) struct Variant<'a> {
+    pub(crate) block: Block,
+    /// Channels of the first convolution.
+    pub(crate) stem: usize,
+    /// Residual blocks in each stage.
+    pub(crate) repeats: &'a [usize],
+    /// Output channels of each stage.
+    pub(crate) channels: &'a [usize],
+    /// Groups of the 3x3 convolutions.
+    pub(crate) groups: usize,
+    /// Channels of a group of the 3x3 convolutions in a stage of 64 or, with bottlenecks, 256 channels.
+    pub(crate) group_width: usize,
+    /// The stride of the first stage.
+    pub(crate) first_stride: usize,
+    /// Whether the first convolution of a bottleneck has the stride, and not the second.
+    pub(crate) early_stride: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Block {
+pub(crate) enum Block {
     /// Two 3x3 convolutions.
     Basic,
     /// 1x1, 3x3, 1x1, the last four times as wide.
@@ -32,19 +45,47 @@ impl Block {
             Block::Bottleneck => 4,
         }
     }
+
+    /// Output channels of the stages.
+    const fn channels(self) -> &'static [usize] {
+        match self {
+            Block::Basic => &[64, 128, 256, 512],
+            Block::Bottleneck => &[256, 512, 1024, 2048],
+        }
+    }
 }
 
-pub(crate) const ARCHITECTURES: [Architecture; 5] = [
-    architecture("resnet18", &Variant { block: Block::Basic, repeats: [2, 2, 2, 2] }),
-    architecture("resnet34", &Variant { block: Block::Basic, repeats: [3, 4, 6, 3] }),
-    architecture("resnet50", &Variant { block: Block::Bottleneck, repeats: [3, 4, 6, 3] }),
-    architecture("resnet101", &Variant { block: Block::Bottleneck, repeats: [3, 4, 23, 3] }),
-    architecture("resnet152", &Variant { block: Block::Bottleneck, repeats: [3, 8, 36, 3] }),
+const RESNET50: Variant<'static> = Variant::new(Block::Bottleneck, &[3, 4, 6, 3]);
+
+pub(crate) const ARCHITECTURES: [Architecture; 7] = [
+    architecture("resnet18", &Variant::new(Block::Basic, &[2, 2, 2, 2])),
+    architecture("resnet34", &Variant::new(Block::Basic, &[3, 4, 6, 3])),
+    architecture("resnet50", &RESNET50),
+    architecture("resnet101", &Variant::new(Block::Bottleneck, &[3, 4, 23, 3])),
+    architecture("resnet152", &Variant::new(Block::Bottleneck, &[3, 8, 36, 3])),
+    architecture("resnext50_32x4d", &Variant { groups: 32, group_width: 4, ..RESNET50 }),
+    architecture("wide_resnet50_2", &Variant { group_width: 128, ..RESNET50 }),
 ];
 
-const fn architecture(name: &'static str, variant: &'static Variant) -> Architecture {
+impl<'a> Variant<'a> {
+    pub(crate) const fn new(block: Block, repeats: &'a [usize]) -> Variant<'a> {
+        Variant {
+            block,
+            stem: 64,
+            repeats,
+            channels: block.channels(),
+            groups: 1,
+            group_width: 64,
+            first_stride: 1,
+            early_stride: false,
+        }
+    }
+}
+
+const fn architecture(name: &'static str, variant: &'static Variant<'static>) -> Architecture {
     Architecture {
         name,
+        timm: Some(name),
         size: 224,
         features: 512 * variant.block.expansion(),
         stem: &["conv1", "bn1"],
@@ -59,43 +100,48 @@ const fn architecture(name: &'static str, variant: &'static Variant) -> Architec
     }
 }
 
-impl Family for Variant {
+impl Family for Variant<'_> {
     fn backbone(&self, graph: &mut Graph, input: ValueId, _size: usize) -> Result<ValueId, GraphError> {
         backbone(graph, input, self)
     }
 
-    fn spellings(&self, _name: &str, speller: &Speller<'_>) -> Vec<Names> {
+    fn spellings(&self, _architecture: &Architecture, speller: &Speller<'_>) -> Vec<Names> {
         vec![speller.own()]
     }
 }
 
 /// Everything before the head: [N, 3, H, W] -> [N, features, H', W'].
-pub(crate) fn backbone(graph: &mut Graph, input: ValueId, variant: &Variant) -> Result<ValueId, GraphError> {
-    let x = graph.conv2d("conv1", input, &Conv2d::new(64, 7).stride(2))?;
+pub(crate) fn backbone(
+    graph: &mut Graph,
+    input: ValueId,
+    variant: &Variant<'_>,
+) -> Result<ValueId, GraphError> {
+    let x = graph.conv2d("conv1", input, &Conv2d::new(variant.stem, 7).stride(2))?;
     let x = graph.batch_norm("bn1", x, BATCH_NORM)?;
     let x = graph.add("relu", Op::Unary(Unary::Relu), &[x])?;
     let pool = Pool { kernel: [3, 3], strides: [2, 2], pads: [1; 4], ceil_mode: false };
     let mut x = graph.add("maxpool", Op::Pool(Pooling::Max(pool)), &[x])?;
-    let mut channels = 64;
-    for (stage, &repeats) in variant.repeats.iter().enumerate() {
-        let width = 64 << stage;
+    let mut channels = variant.stem;
+    for (stage, (&repeats, &out)) in variant.repeats.iter().zip(variant.channels).enumerate() {
         for index in 0..repeats {
             let path = format!("layer{}.{index}", stage + 1);
-            let stride = if stage > 0 && index == 0 { 2 } else { 1 };
-            let shape = ResidualBlock { block: variant.block, channels, width, stride };
-            x = residual_block(graph, &path, x, &shape)?;
-            channels = width * variant.block.expansion();
+            let stride = match index {
+                0 if stage == 0 => variant.first_stride,
+                0 => 2,
+                _ => 1,
+            };
+            x = residual_block(graph, &path, x, &ResidualBlock { variant, channels, out, stride })?;
+            channels = out;
         }
     }
     Ok(x)
 }
 
-struct ResidualBlock {
-    block: Block,
+struct ResidualBlock<'a> {
+    variant: &'a Variant<'a>,
     /// Channels that come in.
     channels: usize,
-    /// Channels of the 3x3 convolutions.
-    width: usize,
+    out: usize,
     stride: usize,
 }
 
@@ -103,13 +149,16 @@ fn residual_block(
     graph: &mut Graph,
     path: &str,
     input: ValueId,
-    &ResidualBlock { block, channels, width, stride }: &ResidualBlock,
+    &ResidualBlock { variant, channels, out, stride }: &ResidualBlock<'_>,
 ) -> Result<ValueId, GraphError> {
-    let out = width * block.expansion();
+    let &Variant { block, groups, group_width, early_stride, .. } = variant;
+    let width = out / block.expansion() * group_width / 64 * groups;
     let convs = match block {
         Block::Basic => vec![Conv2d::new(width, 3).stride(stride), Conv2d::new(width, 3)],
         Block::Bottleneck => {
-            vec![Conv2d::new(width, 1), Conv2d::new(width, 3).stride(stride), Conv2d::new(out, 1)]
+            let (first, second) = if early_stride { (stride, 1) } else { (1, stride) };
+            let wide = Conv2d::new(width, 3).stride(second).group(groups);
+            vec![Conv2d::new(width, 1).stride(first), wide, Conv2d::new(out, 1)]
         }
     };
     let relu = format!("{path}.relu");

@@ -2,6 +2,9 @@
 
 use std::collections::{HashMap, HashSet};
 
+use offshoot_graph::op::BatchNormalization;
+use offshoot_graph::remedy::MODEL;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Library {
     /// The graph's own names: torchvision's, or timm's for EfficientNet-Lite and DINOv2.
@@ -62,12 +65,23 @@ impl Speller<'_> {
     }
 }
 
-/// Why timm's model called `plain` cannot be told from another one.
-pub(crate) fn same_names_as_tf(plain: &str) -> String {
-    format!(
-        "the names are timm's and read as those of its `{plain}`; its `tf_{plain}` has the same ones, pads otherwise and cannot \
-         be told apart: weights of that give wrong answers here, export them to ONNX instead"
-    )
+/// Which of two models of timm with the same names the architecture called `name` is: `tf_` pads as TensorFlow does.
+pub(crate) fn other_padding(name: &str) -> String {
+    let note = |padding: &str, other: &str| {
+        format!(
+            "the names are timm's, whose `{name}` pads {padding}; weights of its `{other}` have the same names and belong to \
+             `{MODEL} {other}`"
+        )
+    };
+    match name.strip_prefix("tf_") {
+        Some(plain) => note("as TensorFlow does", plain),
+        None => note("all sides alike", &format!("tf_{name}")),
+    }
+}
+
+/// The epsilon of timm's norms and the graph's, where they differ.
+pub(crate) fn timm_epsilon(timm: f32, norm: BatchNormalization) -> Option<(f32, f32)> {
+    (timm != norm.epsilon).then_some((timm, norm.epsilon))
 }
 
 /// Stage and index of the `n`th block where each stage has so many.
@@ -100,7 +114,9 @@ fn inverted_residuals(
         let (stage, index) = place(n, block[0]);
         let layers: Vec<&str> = block.iter().copied().filter(|m| squeeze(m).is_none()).collect();
         let layer_names: &[&str] = match layers.len() {
-            4 => &["conv_dw", "bn1", "conv_pw", "bn2"],
+            2 => &["conv", "bn1"],
+            4 if is_depthwise(expected, layers[0]) => &["conv_dw", "bn1", "conv_pw", "bn2"],
+            4 => &["conv_exp", "bn1", "conv_pwl", "bn2"],
             _ => &["conv_pw", "bn1", "conv_dw", "bn2", "conv_pwl", "bn3"],
         };
         let named = layers.into_iter().zip(layer_names.iter().copied());
@@ -112,6 +128,12 @@ fn inverted_residuals(
         Some(format!("{}.{parameter}", names.get(module)?))
     };
     expected.iter().map(|(name, _)| spell(name).unwrap_or_else(|| name.clone())).collect()
+}
+
+/// Whether each filter of a convolution reads one channel.
+fn is_depthwise(expected: &Parameters, module: &str) -> bool {
+    let weight = expected.iter().find(|(name, _)| name.strip_suffix(".weight") == Some(module));
+    weight.is_some_and(|(_, shape)| shape.get(1) == Some(&1))
 }
 
 /// The path of the block that a module is in: what stands before `block` or `conv`.

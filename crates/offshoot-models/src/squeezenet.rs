@@ -26,6 +26,7 @@ const POOLS: [usize; 3] = [2, 5, 8];
 
 pub(crate) const ARCHITECTURE: Architecture = Architecture {
     name: "squeezenet1_1",
+    timm: None,
     size: 224,
     features: 512,
     stem: &["features.0"],
@@ -56,7 +57,7 @@ impl Family for SqueezeNet {
         backbone(graph, input)
     }
 
-    fn spellings(&self, _name: &str, speller: &Speller<'_>) -> Vec<Names> {
+    fn spellings(&self, _architecture: &Architecture, speller: &Speller<'_>) -> Vec<Names> {
         vec![speller.own()]
     }
 

@@ -100,6 +100,7 @@ pub fn pretrained(
         head: None,
         classes: (0..classes).map(|i| i.to_string()).collect(),
         preprocessing,
+        ..Metadata::default()
     };
     Ok(Model { graph, weights, metadata })
 }
@@ -130,6 +131,7 @@ pub fn transfer(
         head: Some(head.to_string()),
         classes,
         preprocessing,
+        ..Metadata::default()
     };
     Ok(Model { graph, weights, metadata })
 }
@@ -261,6 +263,7 @@ mod tests {
             head: None,
             classes: vec!["a".into()],
             preprocessing: Preprocessing::default(),
+            ..Metadata::default()
         };
         assert_eq!(described(&metadata), Err(TransferError::NoArchitecture));
         let unknown = Metadata { architecture: Some("resnet19".into()), ..metadata.clone() };

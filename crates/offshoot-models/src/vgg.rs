@@ -76,6 +76,7 @@ const fn architecture(
 ) -> Architecture {
     Architecture {
         name,
+        timm: Some(name),
         size: 224,
         features: HIDDEN,
         stem,
@@ -106,7 +107,7 @@ impl Family for Variant {
         self.backbone(graph, input, size)
     }
 
-    fn spellings(&self, _name: &str, speller: &Speller<'_>) -> Vec<Names> {
+    fn spellings(&self, _architecture: &Architecture, speller: &Speller<'_>) -> Vec<Names> {
         vec![speller.own(), speller.all(Library::Timm, &timm)]
     }
 }

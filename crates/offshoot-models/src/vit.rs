@@ -1,34 +1,85 @@
-//! Vision transformers (Dosovitskiy et al., "An image is worth 16x16 words", 2020): ViT-B/16 as torchvision builds it, and
-//! ViT-S/14 as DINOv2 (Oquab et al., "DINOv2: learning robust visual features without supervision", 2023) trained it,
+//! Vision transformers (Dosovitskiy et al., "An image is worth 16x16 words", 2020): ViT-B/16 as torchvision builds it, DeiT's
+//! smallest (Touvron et al., 2020) under timm's names, and ViT-S/14 as DINOv2 (Oquab et al., "DINOv2: learning robust visual features without supervision", 2023) trained it,
 //! under the names of timm's `vit_small_patch14_dinov2`. The head reads the class token.
 
 use offshoot_graph::builder::Conv2d;
-use offshoot_graph::op::{Binary, Gemm, MatMul, Op, ShapeOp, Unary};
+use offshoot_graph::op::{Binary, MatMul, Op, Reduce, ShapeOp, Unary};
 use offshoot_graph::{Dim, Graph, GraphError, Role, Shape, Tensor, ValueId, Weights};
 
 use crate::architecture::{Architecture, Family, Resize, Sizes};
 use crate::init::FanOut;
 use crate::spelling::{Library, Names, Speller, replace_start};
-use crate::squeeze::{biased, layer_norm};
+use crate::squeeze::{biased, layer_norm, product};
 
 /// What distinguishes one transformer from another.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Variant {
-    patch: usize,
-    width: usize,
-    heads: usize,
-    blocks: usize,
-    /// Whether the names are timm's and the branches have scales.
-    timm: bool,
+    pub(crate) patch: usize,
+    pub(crate) width: usize,
+    pub(crate) heads: usize,
+    pub(crate) blocks: usize,
+    /// Features between the two linear layers of a block.
+    pub(crate) mlp: usize,
+    pub(crate) activation: Unary,
+    /// Of the norms.
+    pub(crate) epsilon: f32,
+    /// Whether the names are timm's.
+    pub(crate) timm: bool,
+    /// Whether the branches have scales.
+    pub(crate) scales: bool,
+    /// Whether a token that DeiT learns from a teacher follows the class token.
+    pub(crate) distilled: bool,
+    pub(crate) reads: Reads,
 }
 
-const EPSILON: f32 = 1e-6;
-const BASE: Variant = Variant { patch: 16, width: 768, heads: 12, blocks: 12, timm: false };
-const SMALL: Variant = Variant { patch: 14, width: 384, heads: 6, blocks: 12, timm: true };
+/// What the head reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reads {
+    /// The class token.
+    Class,
+    /// The class token, and behind it the one that DeiT learns from a teacher.
+    Both,
+    /// The class token, and behind it the mean of the patches.
+    ClassAndMean,
+}
 
-pub(crate) const ARCHITECTURES: [Architecture; 2] = [
+const BASE: Variant = Variant {
+    patch: 16,
+    width: 768,
+    heads: 12,
+    blocks: 12,
+    mlp: 3072,
+    activation: Unary::Gelu,
+    epsilon: 1e-6,
+    timm: false,
+    scales: false,
+    distilled: false,
+    reads: Reads::Class,
+};
+const SMALL: Variant =
+    Variant { patch: 14, width: 384, heads: 6, mlp: 1536, timm: true, scales: true, ..BASE };
+pub(crate) const TINY: Variant = Variant { width: 192, heads: 3, mlp: 768, timm: true, ..BASE };
+
+/// timm's names of twelve blocks.
+const BLOCKS: &[&str] = &[
+    "blocks.0",
+    "blocks.1",
+    "blocks.2",
+    "blocks.3",
+    "blocks.4",
+    "blocks.5",
+    "blocks.6",
+    "blocks.7",
+    "blocks.8",
+    "blocks.9",
+    "blocks.10",
+    "blocks.11",
+];
+
+pub(crate) const ARCHITECTURES: [Architecture; 3] = [
     Architecture {
         name: "vit_b_16",
+        timm: Some("vit_base_patch16_224"),
         size: 224,
         features: BASE.width,
         stem: &["class_token", "conv_proj", "encoder.pos_embedding"],
@@ -56,23 +107,11 @@ pub(crate) const ARCHITECTURES: [Architecture; 2] = [
     },
     Architecture {
         name: "vit_small_patch14_dinov2",
+        timm: Some("vit_small_patch14_dinov2"),
         size: 518,
         features: SMALL.width,
         stem: &["cls_token", "pos_embed", "patch_embed"],
-        blocks: &[
-            "blocks.0",
-            "blocks.1",
-            "blocks.2",
-            "blocks.3",
-            "blocks.4",
-            "blocks.5",
-            "blocks.6",
-            "blocks.7",
-            "blocks.8",
-            "blocks.9",
-            "blocks.10",
-            "blocks.11",
-        ],
+        blocks: BLOCKS,
         tail: &["norm"],
         head: "head",
         original_dropout: 0.0,
@@ -80,6 +119,21 @@ pub(crate) const ARCHITECTURES: [Architecture; 2] = [
         sizes: Sizes::MultipleOf(SMALL.patch),
         fan_out: FanOut::Whole,
         family: &SMALL,
+    },
+    Architecture {
+        name: "deit_tiny_patch16_224",
+        timm: Some("deit_tiny_patch16_224"),
+        size: 224,
+        features: TINY.width,
+        stem: &["cls_token", "pos_embed", "patch_embed"],
+        blocks: BLOCKS,
+        tail: &["norm"],
+        head: "head",
+        original_dropout: 0.0,
+        resize: Resize::Bicubic(248),
+        sizes: Sizes::MultipleOf(TINY.patch),
+        fan_out: FanOut::Whole,
+        family: &TINY,
     },
 ];
 
@@ -93,7 +147,7 @@ impl Family for Variant {
         self.backbone(graph, input, size)
     }
 
-    fn spellings(&self, _name: &str, speller: &Speller<'_>) -> Vec<Names> {
+    fn spellings(&self, _architecture: &Architecture, speller: &Speller<'_>) -> Vec<Names> {
         vec![speller.own(), speller.all(Library::Older, &older), speller.all(Library::Timm, &timm_name)]
     }
 
@@ -117,8 +171,10 @@ pub(crate) fn features(
     let patches = (size / patch).pow(2);
     let batch = graph.value(input).shape.0.first().cloned().unwrap_or(Dim::Fixed(1));
     let rows = |count: usize| Shape(vec![batch.clone(), count.into(), width.into()]);
-    let position_shape = [1, patches + 1, width];
+    let before = variant.tokens_before_patches();
+    let position_shape = [1, patches + before, width];
     let class = graph.add_parameter(class_name, &[1, 1, width], Role::Weight);
+    let teacher = variant.distilled.then(|| graph.add_parameter("dist_token", &[1, 1, width], Role::Weight));
     let first = timm.then(|| graph.add_parameter(position_name, &position_shape, Role::Weight));
     let conv = Conv2d::new(width, patch).stride(patch).pads([0; 4]);
     let x = biased(graph, patch_name, input, conv)?;
@@ -126,16 +182,59 @@ pub(crate) fn features(
         first.unwrap_or_else(|| graph.add_parameter(position_name, &position_shape, Role::Weight));
     let x = graph.add("patches.last", Op::Shape(ShapeOp::Transpose { perm: vec![0, 2, 3, 1] }), &[x])?;
     let x = graph.add("patches.rows", Op::Shape(ShapeOp::Reshape { shape: rows(patches) }), &[x])?;
-    let class = graph.add("class", Op::Shape(ShapeOp::Expand { shape: rows(1) }), &[class])?;
-    let x = graph.add("tokens", Op::Shape(ShapeOp::Concat { axis: 1 }), &[class, x])?;
+    let mut tokens = vec![graph.add("class", Op::Shape(ShapeOp::Expand { shape: rows(1) }), &[class])?];
+    if let Some(teacher) = teacher {
+        tokens.push(graph.add("teacher", Op::Shape(ShapeOp::Expand { shape: rows(1) }), &[teacher])?);
+    }
+    tokens.push(x);
+    let x = graph.add("tokens", Op::Shape(ShapeOp::Concat { axis: 1 }), &tokens)?;
     let mut x = graph.add("positions", Op::Binary(Binary::Add), &[x, positions])?;
     for index in 0..variant.blocks {
-        x = block(graph, index, x, rows(patches + 1), variant)?;
+        x = block(graph, index, x, rows(patches + before), variant)?;
     }
+    let norm = if timm { "norm" } else { "encoder.ln" };
     // A norm of a token does not depend on the others.
-    let x = graph.add("class.part", Op::Shape(ShapeOp::Slice { axis: 1, start: 0, end: 1 }), &[x])?;
-    let x = graph.add("flatten", Op::Shape(ShapeOp::Flatten { axis: 1 }), &[x])?;
-    layer_norm(graph, if timm { "norm" } else { "encoder.ln" }, x, width, EPSILON)
+    let part = |graph: &mut Graph, name: &str, x, start, end| {
+        graph.add(name, Op::Shape(ShapeOp::Slice { axis: 1, start, end }), &[x])
+    };
+    match variant.reads {
+        Reads::Class => {
+            let x = part(graph, "class.part", x, 0, 1)?;
+            let x = graph.add("flatten", Op::Shape(ShapeOp::Flatten { axis: 1 }), &[x])?;
+            layer_norm(graph, norm, x, width, variant.epsilon)
+        }
+        Reads::Both => {
+            let x = part(graph, "class.part", x, 0, 2)?;
+            let x = layer_norm(graph, norm, x, width, variant.epsilon)?;
+            graph.add("flatten", Op::Shape(ShapeOp::Flatten { axis: 1 }), &[x])
+        }
+        Reads::ClassAndMean => {
+            let x = layer_norm(graph, norm, x, width, variant.epsilon)?;
+            let class = part(graph, "class.part", x, 0, 1)?;
+            let class = graph.add("flatten", Op::Shape(ShapeOp::Flatten { axis: 1 }), &[class])?;
+            let x = part(graph, "patches.part", x, before, before + patches)?;
+            let mean = graph.add("patches.mean", Op::Reduce { op: Reduce::Mean, axis: 1 }, &[x])?;
+            let mean = graph.add("patches.flatten", Op::Shape(ShapeOp::Flatten { axis: 1 }), &[mean])?;
+            graph.add("features", Op::Shape(ShapeOp::Concat { axis: 1 }), &[class, mean])
+        }
+    }
+}
+
+impl Variant {
+    fn tokens_before_patches(&self) -> usize {
+        if self.distilled { 2 } else { 1 }
+    }
+
+    /// The module of the head.
+    pub(crate) fn head(&self) -> &'static str {
+        if self.timm { "head" } else { "heads.head" }
+    }
+
+    /// The same under torchvision's names, which have no scales and one token before the patches.
+    pub(crate) fn with_torchvisions_names(&self) -> Option<Variant> {
+        let plain = !self.scales && !self.distilled && self.reads == Reads::Class;
+        plain.then_some(Variant { timm: false, ..*self })
+    }
 }
 
 /// The names of a block's modules.
@@ -149,14 +248,14 @@ struct Modules {
 }
 
 impl Modules {
-    fn new(index: usize, timm: bool) -> Modules {
-        match timm {
+    fn new(index: usize, variant: &Variant) -> Modules {
+        match variant.timm {
             true => Modules {
                 path: format!("blocks.{index}"),
                 norms: ["norm1", "norm2"],
                 input: ["attn.qkv.weight", "attn.qkv.bias"],
                 output: "attn.proj",
-                scales: Some(["ls1.gamma", "ls2.gamma"]),
+                scales: variant.scales.then_some(["ls1.gamma", "ls2.gamma"]),
                 linear: ["mlp.fc1", "mlp.fc2"],
             },
             false => Modules {
@@ -180,15 +279,14 @@ fn block(
     variant: &Variant,
 ) -> Result<ValueId, GraphError> {
     let width = variant.width;
-    let names = Modules::new(index, variant.timm);
+    let names = Modules::new(index, variant);
     let path = |name: &str| format!("{}.{name}", names.path);
 
-    let x = layer_norm(graph, &path(names.norms[0]), input, width, EPSILON)?;
+    let x = layer_norm(graph, &path(names.norms[0]), input, width, variant.epsilon)?;
     let x = graph.add(&path("attention.rows"), Op::Shape(ShapeOp::Flatten { axis: 2 }), &[x])?;
     let weight = graph.add_parameter(&path(names.input[0]), &[3 * width, width], Role::Weight);
     let bias = graph.add_parameter(&path(names.input[1]), &[3 * width], Role::Weight);
-    let product = Op::Gemm(Gemm { trans_a: false, trans_b: true });
-    let projected = graph.add(&path("attention.in"), product, &[x, weight, bias])?;
+    let projected = product(graph, &path("attention.in"), &[x, weight, bias])?;
     let x = attention(graph, &path("attention"), projected, &shape, variant)?;
     let x = graph.linear(&path(names.output), x, width)?;
     let x = scaled(graph, &names, 0, x, width)?;
@@ -196,10 +294,10 @@ fn block(
         graph.add(&path("attention.tokens"), Op::Shape(ShapeOp::Reshape { shape: shape.clone() }), &[x])?;
     let input = graph.add(&path("attention.add"), Op::Binary(Binary::Add), &[x, input])?;
 
-    let x = layer_norm(graph, &path(names.norms[1]), input, width, EPSILON)?;
+    let x = layer_norm(graph, &path(names.norms[1]), input, width, variant.epsilon)?;
     let x = graph.add(&path("mlp.rows"), Op::Shape(ShapeOp::Flatten { axis: 2 }), &[x])?;
-    let x = graph.linear(&path(names.linear[0]), x, 4 * width)?;
-    let x = graph.add(&path("mlp.1"), Op::Unary(Unary::Gelu), &[x])?;
+    let x = graph.linear(&path(names.linear[0]), x, variant.mlp)?;
+    let x = graph.add(&path("mlp.1"), Op::Unary(variant.activation), &[x])?;
     let x = graph.linear(&path(names.linear[1]), x, width)?;
     let x = scaled(graph, &names, 1, x, width)?;
     let x = graph.add(&path("mlp.tokens"), Op::Shape(ShapeOp::Reshape { shape }), &[x])?;
@@ -282,16 +380,17 @@ pub(crate) fn resample_positions(variant: &Variant, size: usize, weights: &mut W
     let side = size / variant.patch;
     let Some(tensor) = weights.get(name) else { return };
     let (&[1, rows, width], Some(values)) = (tensor.shape(), tensor.as_f32()) else { return };
-    let old = rows.saturating_sub(1).isqrt();
-    if width != variant.width || old == 0 || side == 0 || old * old + 1 != rows || old == side {
+    let before = variant.tokens_before_patches();
+    let old = rows.saturating_sub(before).isqrt();
+    if width != variant.width || old == 0 || side == 0 || old * old + before != rows || old == side {
         return;
     }
-    let (class, grid) = values.split_at(width);
+    let (class, grid) = values.split_at(before * width);
     // Columns, then rows, as PyTorch does.
     let grid = resample(grid, [old, old, width], side);
     let grid = resample(&grid, [1, old, side * width], side);
     let resampled = [class, &grid].concat();
-    weights.insert(name.to_string(), Tensor::f32([1, side * side + 1, width], resampled));
+    weights.insert(name.to_string(), Tensor::f32([1, side * side + before, width], resampled));
 }
 
 /// Resamples the middle axis of [outer, old, inner] to `new` places.
@@ -338,7 +437,7 @@ fn older(name: &str) -> String {
 }
 
 /// timm's name of a parameter.
-fn timm_name(name: &str) -> String {
+pub(crate) fn timm_name(name: &str) -> String {
     let layers = [
         (".ln_1.", ".norm1."),
         (".self_attention.in_proj_", ".attn.qkv."),

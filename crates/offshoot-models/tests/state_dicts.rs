@@ -1,8 +1,11 @@
 //! Names, shapes, order and counts of the parameters, against what torchvision and timm hold
 //! (`scripts/golden/models.py`).
 
+use std::collections::BTreeMap;
+
+use offshoot_formats::checkpoint::state_dict;
 use offshoot_graph::passes::freeze;
-use offshoot_graph::{Tensor, Weights};
+use offshoot_graph::{Metadata, Model, Tensor, Weights};
 use offshoot_models::{
     Architecture, BuildOptions, Head, architectures, canonical_keys, expected_parameters, find,
 };
@@ -58,10 +61,17 @@ fn state_dicts_are_those_of_torchvision_and_timm() {
         let what = format!("{} with {head:?}", architecture.name);
         assert_eq!(graph.count_parameters(), (parameters, 0), "{what}");
         let found = expected_parameters(&graph);
+        let is_parameter = |(name, _): &(String, Vec<usize>)| found.iter().any(|(known, _)| known == name);
+        let (tensors, buffers): (Vec<_>, Vec<_>) = tensors.into_iter().partition(is_parameter);
         for (found, wanted) in found.iter().zip(&tensors) {
             assert_eq!(found, wanted, "{what}");
         }
         assert_eq!(found.len(), tensors.len(), "{what}");
+        // What follows from the size of windows.
+        let model = Model { graph, weights: Weights::new(), metadata: Metadata::default() };
+        let found: BTreeMap<_, _> =
+            state_dict(&model).into_iter().map(|(name, tensor)| (name, tensor.shape().to_vec())).collect();
+        assert_eq!(found, buffers.into_iter().collect(), "{what}");
     }
 }
 
