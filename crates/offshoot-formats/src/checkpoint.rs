@@ -5,7 +5,7 @@ use std::fmt;
 use std::fs::File;
 use std::path::Path;
 
-use offshoot_graph::Weights;
+use offshoot_graph::{Model, Source, Value, ValueId, Weights};
 
 use crate::content::{self, Content};
 use crate::error::{FormatError, Problem};
@@ -219,7 +219,7 @@ fn list<T>(
 /// The weights of exactly the parameters `expected`, given by name and shape.
 ///
 /// Counters that inference does not use (`num_batches_tracked`, and `total_ops` and `total_params` of the profiler `thop`) are
-/// neither missed nor unexpected.
+/// neither missed nor unexpected, nor are the indices, distances and masks that follow from the sizes of windows.
 ///
 /// # Errors
 /// When names or shapes differ; all that do are listed, in the order of `expected` and of the file's keys.
@@ -250,6 +250,24 @@ pub fn match_weights(
     }
 }
 
+/// What torchvision's modules of windowed attention store, though it follows from their sizes.
+const WINDOW_BUFFERS: [&str; 2] = ["relative_position_index", "relative_coords_table"];
+
+/// The weights of a model, and those constants of its graph that torchvision has in the state dict.
+pub fn state_dict(model: &Model) -> Weights {
+    let stored = |(_, value): (ValueId, &Value)| match &value.source {
+        Source::Constant(tensor) if WINDOW_BUFFERS.contains(&value.name.rsplit('.').next()?) => {
+            Some((value.name.clone(), tensor.clone()))
+        }
+        Source::Constant(_) | Source::Input | Source::Parameter(_) | Source::Node { .. } => None,
+    };
+    let mut weights = model.weights.clone();
+    weights.extend(model.graph.values().filter_map(stored));
+    weights
+}
+
 fn is_counter(name: &str) -> bool {
-    matches!(name.rsplit('.').next(), Some("num_batches_tracked" | "total_ops" | "total_params"))
+    let counters = ["num_batches_tracked", "total_ops", "total_params"];
+    let windows = [&WINDOW_BUFFERS[..], &["attn_mask"]].concat();
+    name.rsplit('.').next().is_some_and(|last| counters.contains(&last) || windows.contains(&last))
 }

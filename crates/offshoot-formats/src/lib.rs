@@ -34,3 +34,4 @@ pub mod torchscript;
 pub mod triton;
 
 pub use error::{FormatError, Problem};
+pub use metadata::check_decision;

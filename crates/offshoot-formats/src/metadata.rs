@@ -1,6 +1,6 @@
 //! What travels with a model: read from a file and checked against its graph, or assumed where a file has nothing.
 
-use offshoot_graph::{Metadata, Preprocessing};
+use offshoot_graph::{Metadata, Preprocessing, Rejection, Score};
 
 use crate::error::Problem;
 
@@ -34,7 +34,38 @@ pub(crate) fn parse(
     if !(1..=MAX_PICTURE).contains(&steps.size) || steps.resize > MAX_SIDE || !steps.std.iter().all(usable) {
         return Err(damaged("its preprocessing has an impossible size or std".into()));
     }
+    let thresholds = &metadata.thresholds;
+    let usable = |threshold: &f64| (0.0..=1.0).contains(threshold);
+    if !(thresholds.is_empty() || thresholds.len() == classes) || !thresholds.iter().all(usable) {
+        return Err(damaged("its thresholds are not one for each class, 0 to 1".into()));
+    }
+    check_decision(&metadata).map_err(|what| damaged(what.into()))?;
     Ok(metadata)
+}
+
+/// Checks the temperature and the reject threshold of a file.
+///
+/// # Errors
+/// What is wrong with them.
+pub fn check_decision(metadata: &Metadata) -> Result<(), &'static str> {
+    if metadata.temperature.is_some_and(|t| !(1e-6..=1e6).contains(&t)) {
+        return Err("its temperature is no number from 1e-6 to 1e6");
+    }
+    let usable = |rejection: Rejection| {
+        let Rejection { score, threshold, precision } = rejection;
+        let fits = match score {
+            Score::Probability => (0.0..=1.0).contains(&threshold),
+            Score::Energy => threshold.is_finite(),
+        };
+        fits && precision > 0.0 && precision <= 1.0
+    };
+    if !metadata.rejection.is_none_or(usable) {
+        return Err("its rejection has an impossible threshold or precision");
+    }
+    if !metadata.task.is_single() && (metadata.temperature.is_some() || metadata.rejection.is_some()) {
+        return Err("a temperature and a rejection are for one class a picture, and its task is another");
+    }
+    Ok(())
 }
 
 /// What a file without our metadata most likely expects, and a warning that says so.
@@ -52,5 +83,6 @@ pub(crate) fn assume(classes: usize, size: Option<usize>, warnings: &mut Vec<Str
         head: None,
         classes: (0..classes).map(|i| i.to_string()).collect(),
         preprocessing: Preprocessing { size, resize, ..defaults },
+        ..Metadata::default()
     }
 }

@@ -16,8 +16,8 @@ use offshoot_graph::op::{
 };
 use offshoot_graph::passes::{decompose, expand, gives_probabilities, remove_training_leftovers};
 use offshoot_graph::{
-    Bindings, DType, Dim, Graph, InferenceGraph, Metadata, Model, Node, Op, Preprocessing, Tensor, ValueId,
-    Weights,
+    Bindings, DType, Dim, Graph, InferenceGraph, Metadata, Model, Node, Op, Preprocessing, Task, Tensor,
+    ValueId, Weights,
 };
 
 use self::operands::narrow;
@@ -196,10 +196,27 @@ impl Writer<'_> {
             self.program.classify(LOGITS, &metadata.classes);
             return Ok(());
         }
-        let axis = self.program.constant("probabilities_axis", Value::ints(vec![1], &[]));
         let probabilities = self.program.unused("probabilities");
-        let inputs = [("x", LOGITS.to_owned()), ("axis", axis)];
-        self.program.named("softmax", &inputs, vec![named_type(&probabilities, f32_type)]);
+        let (kind, axis) = match metadata.task {
+            Task::Single => {
+                let axis = self.program.constant("probabilities_axis", Value::ints(vec![1], &[]));
+                ("softmax", Some(("axis", axis)))
+            }
+            Task::Multi => ("sigmoid", None),
+        };
+        let divided = match metadata.temperature.filter(|_| metadata.task.is_single()) {
+            Some(temperature) => {
+                let name = self.program.unused("calibrated");
+                let inverse =
+                    self.program.constant_f32("inverse_temperature", &[(1.0 / temperature) as f32], &[]);
+                let inputs = [("x", LOGITS.to_owned()), ("y", inverse)];
+                self.program.named("mul", &inputs, vec![named_type(&name, f32_type.clone())]);
+                name
+            }
+            None => LOGITS.to_owned(),
+        };
+        let inputs: Vec<_> = [("x", divided)].into_iter().chain(axis).collect();
+        self.program.named(kind, &inputs, vec![named_type(&probabilities, f32_type)]);
         self.program.classify(&probabilities, &metadata.classes);
         Ok(())
     }

@@ -62,6 +62,12 @@ impl<'a> NodeView<'a> {
         self.input(index).ok_or_else(|| self.damaged(format!("input {index} is missing")))
     }
 
+    /// The name of its first output.
+    pub(super) fn required_output(&self) -> Result<&'a str, Problem> {
+        let output = self.proto.output.first().filter(|name| !name.is_empty());
+        output.map(String::as_str).ok_or_else(|| self.damaged("it has no output"))
+    }
+
     fn find(&self, name: &str) -> Option<&'a AttributeProto> {
         self.proto.attribute.iter().find(|a| a.name == name)
     }

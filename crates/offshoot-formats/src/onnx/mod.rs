@@ -16,6 +16,7 @@ mod fold;
 mod order;
 mod preprocess;
 mod proto;
+mod quantized;
 mod read;
 mod tensors;
 mod translate;

@@ -13,6 +13,7 @@ use super::attributes::NodeView;
 use super::order::Producers;
 use super::preprocess;
 use super::proto::{DimensionProto, GraphProto, ModelProto, TensorProto, ValueInfoProto, decode};
+use super::quantized;
 use super::tensors::TensorReader;
 use super::translate::{Context, Translator};
 use super::{METADATA_KEY, OnnxModel, ReadOptions};
@@ -73,12 +74,14 @@ pub(super) fn read(bytes: Bytes, path: Option<&Path>, options: ReadOptions) -> R
     let len = bytes.len() as u64;
     let mut proto = decode(bytes)?;
     take_preparation_out(&mut proto)?;
+    let (mut warnings, made) = expand_quantized(&mut proto, len, path)?;
+    // Tensors that were made take as much memory as they have bytes.
+    let len = len.saturating_add(made.div_ceil(8));
     let own = proto.metadata_props.iter().find(|p| p.key == METADATA_KEY);
     let graph = proto.graph.as_ref().ok_or_else(|| {
         let what = "it holds no ONNX graph";
         Problem::unsupported("ONNX file", what, "Give a file written by an ONNX exporter")
     })?;
-    let mut warnings = Vec::new();
     let producers = Producers::new(graph)?;
     let output = find_output(graph, &producers)?;
     let nodes = producers.needed(output)?;
@@ -125,6 +128,19 @@ fn take_preparation_out(proto: &mut ModelProto) -> Result<(), Problem> {
         v.name == preprocess::IMAGE && tensor.is_some_and(|t| t.elem_type == preprocess::U8)
     };
     if graph.input.iter().any(bytes) { preprocess::remove(graph, &own.value) } else { Ok(()) }
+}
+
+/// Exchanges operators on quantized tensors in a file that is not ours: warnings, and the bytes of tensors that were made.
+fn expand_quantized(
+    proto: &mut ModelProto,
+    len: u64,
+    path: Option<&Path>,
+) -> Result<(Vec<String>, u64), Problem> {
+    let own = proto.metadata_props.iter().any(|p| p.key == METADATA_KEY);
+    let Some(graph) = proto.graph.as_mut().filter(|_| !own) else { return Ok((Vec::new(), 0)) };
+    let output = find_output(graph, &Producers::new(graph)?)?.to_owned();
+    let expanded = quantized::expand(graph, &output, len, path)?;
+    Ok((expanded.warnings, expanded.made))
 }
 
 fn opset(proto: &ModelProto) -> Result<i64, Problem> {

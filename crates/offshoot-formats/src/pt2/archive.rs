@@ -197,14 +197,16 @@ impl<R: Read + Seek> File<R> {
         storage::load(&self.heap, &found, storage::Source { bytes, limit, order })
     }
 
-    /// The constants that can take part in arithmetic.
+    /// The constants that can take part in arithmetic, and integers that can be places of elements.
     fn small_constants(&self) -> Result<BTreeMap<usize, Tensor>, Problem> {
         let (mut small, mut total) = (Vec::new(), 0usize);
-        for (node, held) in self.held.iter().enumerate().filter(|(_, held)| held.constant) {
+        let known =
+            |held: &Held| held.constant || matches!(held.view.stored, Ok(Element::I32 | Element::I64));
+        for (node, held) in self.held.iter().enumerate().filter(|(_, held)| known(held)) {
             let elements = self.checked_shape(held)?.iter().product::<usize>();
             if elements <= MAX_CONSTANT && total + elements <= MAX_CONSTANTS {
                 total += elements;
-                small.push((node.to_string(), Stored { constant: true, node, transposed: false }));
+                small.push((node.to_string(), Stored { constant: held.constant, node, transposed: false }));
             }
         }
         let loaded = self.load(&small)?;
@@ -229,7 +231,7 @@ impl<R: Read + Seek> Tensors for File<R> {
     }
 
     fn small(&self, stored: Stored) -> Option<&Tensor> {
-        self.small.get(&stored.node).filter(|_| stored.constant)
+        self.small.get(&stored.node)
     }
 }
 

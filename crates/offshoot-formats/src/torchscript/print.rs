@@ -225,12 +225,13 @@ impl<'a> Printer<'a> {
                 format!("torch.where(torch.ne({x}, 0), {a}, {b})")
             }
             Op::Recurrent(Recurrent::Lstm(direction)) => composite::recurrent("lstm", *direction, inputs),
-            Op::Sequence(
-                SequenceOp::Gather
-                | SequenceOp::Positions { .. }
-                | SequenceOp::Equal { .. }
-                | SequenceOp::ToFloat,
-            ) => return Err(unsupported("it is not written: export to ONNX")),
+            Op::Sequence(SequenceOp::Gather) => {
+                let [_, indices] = inputs else { return Err(unsupported("it has not two inputs")) };
+                format!("torch.embedding({x}, {indices}, -1, False, False)")
+            }
+            Op::Sequence(SequenceOp::Positions { .. } | SequenceOp::Equal { .. } | SequenceOp::ToFloat) => {
+                return Err(unsupported("it is not written: export to ONNX"));
+            }
             Op::QuantizeLinear { .. }
             | Op::DequantizeLinear { .. }
             | Op::DynamicQuantizeMatMul { .. }

@@ -1,6 +1,6 @@
 //! The methods of a scripted model: from pictures of any size, as bytes or as floats, to logits or to labels.
 
-use offshoot_graph::{Fit, Interpolation, Preprocessing};
+use offshoot_graph::{Fit, Interpolation, Metadata, Preprocessing, Task};
 
 use super::print::{MODULE, float};
 use crate::error::Problem;
@@ -8,27 +8,60 @@ use crate::error::Problem;
 /// The attributes that the methods use.
 pub(super) const ATTRIBUTES: &str = "  classes : List[str]\n";
 
+/// The label of each picture, and the probabilities.
+const ONE_LABEL: &str = r#"    best = torch.argmax(probabilities, 1)
+    labels = annotate(List[str], [])
+    for i in range(torch.size(best, 0)):
+      _0 = torch.append(labels, classes[int(torch.select(best, 0, i))])
+"#;
+
+/// The labels of each picture whose probabilities reach `thresholds`.
+fn several_labels(thresholds: &[f64]) -> String {
+    let thresholds: Vec<String> = thresholds.iter().map(|threshold| format!("{threshold:?}")).collect();
+    format!(
+        r#"    thresholds = annotate(List[float], [{}])
+    labels = annotate(List[List[str]], [])
+    for i in range(torch.size(probabilities, 0)):
+      names = annotate(List[str], [])
+      for j in range(torch.len(classes)):
+        p = torch.select(torch.select(probabilities, 0, i), 0, j)
+        if torch.ge(float(p), thresholds[j]):
+          _0 = torch.append(names, classes[j])
+        else:
+          pass
+      _1 = torch.append(labels, names)
+"#,
+        thresholds.join(", ")
+    )
+}
+
 /// `forward`, `classify` and `preprocess`. The network is the method `logits`, which gives probabilities where
 /// `probabilities` says so.
-pub(super) fn methods(steps: &Preprocessing, probabilities: bool) -> Result<String, Problem> {
+pub(super) fn methods(metadata: &Metadata, probabilities: bool) -> Result<String, Problem> {
+    let steps = &metadata.preprocessing;
     let answers = "(self).forward(pictures, )";
-    let probabilities = match probabilities {
-        true => answers.to_owned(),
-        false => format!("torch.softmax({answers}, 1, None)"),
+    let (kind, labels, activated) = match metadata.task {
+        Task::Single => {
+            let logits = match metadata.temperature {
+                Some(temperature) => format!("torch.div({answers}, {temperature:?})"),
+                None => answers.to_owned(),
+            };
+            ("str", ONE_LABEL.to_owned(), format!("torch.softmax({logits}, 1, None)"))
+        }
+        Task::Multi => {
+            ("List[str]", several_labels(&metadata.class_thresholds()), format!("torch.sigmoid({answers})"))
+        }
     };
+    let probabilities = if probabilities { answers.to_owned() } else { activated };
     Ok(format!(
         r#"  def forward(self: {MODULE}.Model,
     pictures: Tensor) -> Tensor:
     return (self).logits((self).preprocess(pictures, ), )
   def classify(self: {MODULE}.Model,
-    pictures: Tensor) -> Tuple[List[str], Tensor]:
+    pictures: Tensor) -> Tuple[List[{kind}], Tensor]:
     classes = self.classes
     probabilities = {probabilities}
-    best = torch.argmax(probabilities, 1)
-    labels = annotate(List[str], [])
-    for i in range(torch.size(best, 0)):
-      _0 = torch.append(labels, classes[int(torch.select(best, 0, i))])
-    return (labels, probabilities)
+{labels}    return (labels, probabilities)
   def preprocess(self: {MODULE}.Model,
     pictures: Tensor) -> Tensor:
     if torch.eq(torch.dim(pictures), 3):

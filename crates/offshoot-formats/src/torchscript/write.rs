@@ -56,7 +56,7 @@ impl<'a> Files<'a> {
         let code = match options.form {
             Form::Traced => printer.code("forward", "", "")?,
             Form::Scripted => {
-                let methods = script::methods(&metadata.preprocessing, model.gives_probabilities())?;
+                let methods = script::methods(metadata, model.gives_probabilities())?;
                 printer.code("logits", script::ATTRIBUTES, &methods)?
             }
         };
@@ -186,12 +186,16 @@ fn pickle_constants(constants: &[&Tensor]) -> Result<Vec<u8>, Problem> {
     let mut pickler = Pickler::new();
     pickler.mark();
     for (number, tensor) in constants.iter().enumerate() {
-        if tensor.dtype() != DType::F32 {
-            let what = format!("it has a constant of {}", tensor.dtype());
-            return Err(Problem::unsupported("graph", what, WAY_OUT));
-        }
+        let storage = match tensor.dtype() {
+            DType::F32 => "FloatStorage",
+            DType::I64 => "LongStorage",
+            other => {
+                let what = format!("it has a constant of {other}");
+                return Err(Problem::unsupported("graph", what, WAY_OUT));
+            }
+        };
         let (key, shape) = (number.to_string(), tensor.shape());
-        pickler.tensor(&TensorRecord { key, storage: "FloatStorage", shape, requires_grad: false });
+        pickler.tensor(&TensorRecord { key, storage, shape, requires_grad: false });
     }
     pickler.tuple();
     Ok(pickler.finish())

@@ -6,9 +6,9 @@ use std::path::Path;
 use offshoot_formats::litert::{self, Options, StoredWeights};
 use offshoot_formats::onnx;
 use offshoot_graph::op::{
-    AveragePool, Composite, Coordinates, PadMode, Pool, Pooling, Resampling, ShapeOp, Unary,
+    AveragePool, Binary, Composite, Coordinates, PadMode, Pool, Pooling, Reduce, Resampling, ShapeOp, Unary,
 };
-use offshoot_graph::{Model, Op, Tensor};
+use offshoot_graph::{Graph, Model, Op, Shape, Tensor, ValueId};
 
 use crate::onnx_support::{check_with, classifier, everything, functions, logits, mobile};
 
@@ -46,8 +46,7 @@ fn pictures() -> Vec<Model> {
             let x = g.conv2d("conv", x, &offshoot_graph::builder::Conv2d::new(4, 3)).unwrap();
             let x = g.add("y", op, &[x]).unwrap();
             let x = g.add("turned", Op::Shape(ShapeOp::Transpose { perm: vec![0, 2, 3, 1] }), &[x]).unwrap();
-            let x =
-                g.add("mean", Op::Reduce { op: offshoot_graph::op::Reduce::Mean, axis: 1 }, &[x]).unwrap();
+            let x = g.add("mean", Op::Reduce { op: Reduce::Mean, axis: 1 }, &[x]).unwrap();
             let x = g.add("flatten", Op::Shape(ShapeOp::Flatten { axis: 1 }), &[x]).unwrap();
             g.linear("fc", x, 3).unwrap()
         }));
@@ -82,9 +81,25 @@ fn pictures() -> Vec<Model> {
     models
 }
 
+/// A picture times the mean of all pictures and channels, a value of two axes.
+fn multiplied_by_a_matrix(g: &mut Graph, x: ValueId) -> ValueId {
+    let x = g.conv2d("conv", x, &offshoot_graph::builder::Conv2d::new(4, 3)).unwrap();
+    let mut mean = x;
+    for axis in [0, 1] {
+        mean = g.add(&format!("mean{axis}"), Op::Reduce { op: Reduce::Mean, axis }, &[mean]).unwrap();
+    }
+    let sizes: Vec<usize> = g.value(mean).shape.0[2..].iter().map(|dim| dim.fixed().unwrap()).collect();
+    let matrix = Op::Shape(ShapeOp::Reshape { shape: Shape::fixed(&sizes) });
+    let matrix = g.add("matrix", matrix, &[mean]).unwrap();
+    let x = g.add("scaled", Op::Binary(Binary::Mul), &[x, matrix]).unwrap();
+    let x = g.add("flatten", Op::Shape(ShapeOp::Flatten { axis: 1 }), &[x]).unwrap();
+    g.linear("fc", x, 3).unwrap()
+}
+
 #[test]
 fn windows_pads_and_resizes_survive() {
-    for model in pictures() {
+    let fewer_axes = classifier("fewer_axes", 9, multiplied_by_a_matrix);
+    for model in pictures().into_iter().chain([fewer_axes]) {
         let difference = difference(&model, &again(&model, F32));
         assert!(difference < 2e-6, "{}: {difference}", model.graph.name());
     }

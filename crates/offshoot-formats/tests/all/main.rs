@@ -16,6 +16,7 @@ mod onnx_hostile;
 mod onnx_interop;
 mod onnx_lstm;
 mod onnx_qdq;
+mod onnx_quantized;
 mod onnx_support;
 mod onnx_tables;
 mod onnx_text;

@@ -89,6 +89,7 @@ pub(crate) fn classifier(
         head: Some("linear,dropout=0.2".into()),
         classes: (0..classes).map(|i| format!("class \"{i}\" ü")).collect(),
         preprocessing: Preprocessing { size, resize: size + 32, mean: [0.1, 0.2, 0.3], ..Default::default() },
+        ..Metadata::default()
     };
     Model { weights: random_weights(&graph), graph, metadata }
 }

@@ -199,7 +199,7 @@ fn what_pytorch_cannot_say_is_not_written() {
 
 #[test]
 #[ignore = "needs the Python peers (OFFSHOOT_PEERS)"]
-fn programs_of_torchvision_are_read() {
+fn programs_of_torchvision_are_read_as_pytorch_computes_them() {
     let held = tempfile::tempdir().unwrap();
     let folder = match std::env::var("OFFSHOOT_PT2") {
         Ok(made) => PathBuf::from(made),
@@ -218,17 +218,16 @@ fn pytorch_computes_what_is_written() {
     let names = table(&golden(""));
     let models =
         names.keys().map(|name| (name.clone(), read(name))).chain([("mobile.pt2".into(), mobile(true))]);
-    let files: Vec<String> = models
-        .map(|(name, model)| {
-            let path = folder.path().join(&name);
-            pt2::write(&path, &model).unwrap();
-            let size = model.metadata.preprocessing.size;
-            let shape = [2, 3, size, size];
-            let beside = folder.path().join(format!("{name}.json"));
-            let numbers = serde_json::json!({"shape": shape, "logits": logits(&model, &shape)});
-            std::fs::write(&beside, numbers.to_string()).unwrap();
-            format!("{}={}", path.display(), beside.display())
-        })
-        .collect();
-    check_with("check_pt2.py", &files);
+    let files = models.map(|(name, model)| {
+        let path = folder.path().join(&name);
+        pt2::write(&path, &model).unwrap();
+        let size = model.metadata.preprocessing.size;
+        let shape = [2, 3, size, size];
+        let beside = folder.path().join(format!("{name}.json"));
+        let numbers = serde_json::json!({"shape": shape, "logits": logits(&model, &shape)});
+        std::fs::write(&beside, numbers.to_string()).unwrap();
+        format!("{}={}", path.display(), beside.display())
+    });
+    let arguments: Vec<String> = std::iter::once("--compile".to_owned()).chain(files).collect();
+    check_with("check_pt2.py", &arguments);
 }

@@ -16,7 +16,7 @@ pub(crate) trait Tensors {
     fn shape(&self, stored: Stored) -> Result<Vec<usize>, Problem>;
     /// The name of a tensor: of a weight its state-dict key.
     fn key(&self, stored: Stored) -> String;
-    /// The elements of a constant, where they are few.
+    /// The elements of a constant, or of another tensor of integers, where they are few.
     fn small(&self, stored: Stored) -> Option<&Tensor>;
 }
 

@@ -8,6 +8,7 @@ mod linear;
 mod moves;
 mod norms;
 mod pictures;
+mod places;
 mod recurrent;
 mod reductions;
 mod signature;

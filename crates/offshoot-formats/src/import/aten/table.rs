@@ -6,7 +6,7 @@ use super::call::{Bound, Call};
 use super::signature::Signature;
 use super::state::Aten;
 use super::value::Value;
-use super::{arithmetic, linear, moves, norms, pictures, recurrent, reductions};
+use super::{arithmetic, linear, moves, norms, pictures, places, recurrent, reductions};
 use crate::error::Problem;
 
 /// What a call gives.
@@ -21,6 +21,7 @@ const FAMILIES: &[Rows] = &[
     moves::ROWS,
     norms::ROWS,
     pictures::ROWS,
+    places::ROWS,
     recurrent::ROWS,
     reductions::ROWS,
 ];

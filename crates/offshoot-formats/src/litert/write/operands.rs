@@ -199,6 +199,9 @@ impl Writer<'_> {
 
     /// The tensor at `place` with its axes in another order.
     fn turn(&mut self, id: ValueId, place: &Place, order: &[usize]) -> Result<i32, Problem> {
+        // An operand with fewer axes is broadcast over the first ones, which then stand in front: see `common_order`.
+        let own = plain(place.order.len());
+        let order = if own.len() < order.len() { &own } else { order };
         if place.order == order {
             return Ok(place.tensor);
         }

@@ -11,13 +11,11 @@ use crate::onnx::attributes::NodeView;
 impl<'a> Translator<'a> {
     pub(super) fn matmul(&mut self, node: NodeView<'a>) -> Result<Operand<'a>, Problem> {
         let x = self.value(node, 0)?;
-        if let Some(matrix) = self.dequantized(node, 1)?.filter(|&m| self.import.shape(m).rank() == 2) {
-            let rank = self.import.shape(x).rank();
-            if rank != 2 {
-                let what = format!("a quantized product of a value of {rank} axes is not read");
-                return Err(node.unsupported(what, FLOAT));
-            }
-            return self.import.push(&node, Op::Gemm(Gemm::default()), &[x, matrix]).map(Operand::Value);
+        if let Some(matrix) = self.dequantized(node, 1)?.filter(|&m| self.import.rank(m) == 2)
+            && self.import.rank(x) > 1
+        {
+            let product = Op::Gemm(Gemm::default());
+            return self.import.by_rows(&node, node.name(), product, x, &[matrix]).map(Operand::Value);
         }
         if let Operand::Stored(matrix) = self.operand(node, 1)?
             && matrix.tensor.shape().len() == 2

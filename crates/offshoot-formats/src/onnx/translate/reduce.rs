@@ -32,7 +32,11 @@ impl Reduction {
 impl<'a> Translator<'a> {
     /// The axes of a reduction of `x`, as the file counts them, and whether they stay.
     fn reduced(&mut self, node: NodeView<'a>, rank: usize) -> Result<(Vec<usize>, bool), Problem> {
-        let axes = self.ints(node, 1, "axes")?.filter(|axes| !axes.is_empty() && axes.len() <= rank);
+        let axes = match self.ints(node, 1, "axes")?.filter(|axes| !axes.is_empty()) {
+            Some(axes) => Some(axes).filter(|axes| axes.len() <= rank),
+            None if node.flag("noop_with_empty_axes") => None,
+            None => Some((0..rank as i64).collect()),
+        };
         let axes =
             axes.ok_or_else(|| node.unsupported("only a reduction over given axes is read", SIMPLIFY))?;
         Ok((node.axes_of(&axes, rank)?, node.int("keepdims", 1) != 0))

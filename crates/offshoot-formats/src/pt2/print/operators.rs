@@ -69,12 +69,14 @@ impl Printer<'_> {
             }
             Op::Softmax { axis } => self.one(node, "softmax.int", vec![me, ("dim", int(*axis))]),
             Op::Recurrent(_) => Err(refused(node, "its number of steps is not known: export to ONNX")),
-            Op::Sequence(
-                SequenceOp::Gather
-                | SequenceOp::Positions { .. }
-                | SequenceOp::Equal { .. }
-                | SequenceOp::ToFloat,
-            ) => Err(refused(node, "it is not written: export to ONNX")),
+            Op::Sequence(SequenceOp::Gather) => {
+                let [_, indices] = &inputs[..] else { return Err(refused(node, "it has not two inputs")) };
+                let arguments = vec![("weight", tensor(x)), ("indices", tensor(indices))];
+                self.one(node, "embedding.default", arguments)
+            }
+            Op::Sequence(SequenceOp::Positions { .. } | SequenceOp::Equal { .. } | SequenceOp::ToFloat) => {
+                Err(refused(node, "it is not written: export to ONNX"))
+            }
             Op::QuantizeLinear { .. } | Op::DequantizeLinear { .. } | Op::DynamicQuantizeMatMul { .. } => {
                 Err(refused(node, "exported programs of quantized models are not written: export to ONNX"))
             }
