@@ -1,4 +1,4 @@
-//! Bytes of a file to an RGB picture: JPEG, PNG, WebP, GIF, BMP, TIFF and PNM, told apart by content, never by
+//! Bytes of a file to an RGB picture: JPEG, PNG, WebP, GIF, BMP, TIFF, PNM, TGA, ICO and QOI, told apart by content, never by
 //! the file's name. The size in the header is checked before anything is decoded.
 
 mod error;
@@ -20,13 +20,14 @@ use image::ImageDecoder;
 use offshoot_graph::Preprocessing;
 
 use crate::augment::Crop;
+use crate::stored::{PictureReader, open_picture};
 
 pub use self::error::{DecodeError, PictureError};
 use self::error::{Failure, MAX_SIDE};
 pub(crate) use self::format::kind_by_name;
 use self::format::{Format, SIGNATURE_BYTES, is_camera_raw};
 pub use self::limit::{DEFAULT_MAX_PIXELS, max_pixels, set_max_pixels};
-pub use self::picture::Picture;
+pub use self::picture::{Picture, Pixels};
 
 /// What to decode to, and what to refuse.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -165,24 +166,24 @@ fn guard<T>(format: Format, decode: impl FnOnce() -> Result<T, Failure>) -> Resu
 }
 
 fn read_file(path: &Path, options: &DecodeOptions) -> Result<Vec<u8>, DecodeError> {
-    let file = open(path, options)?;
+    let reader = open(path, options)?;
     let mut bytes = Vec::new();
-    file.take(options.max_file_bytes).read_to_end(&mut bytes).map_err(unreadable)?;
+    reader.take(options.max_file_bytes).read_to_end(&mut bytes).map_err(unreadable)?;
     Ok(bytes)
 }
 
-fn open(path: &Path, options: &DecodeOptions) -> Result<std::fs::File, DecodeError> {
+fn open(path: &Path, options: &DecodeOptions) -> Result<PictureReader, DecodeError> {
     if is_camera_raw(path) {
         return Err(DecodeError::UnsupportedFormat {
             format: kind_by_name(path).unwrap_or_default().to_owned(),
         });
     }
-    let file = offshoot_files::open(path).map_err(unreadable)?;
-    let bytes = file.metadata().map_err(unreadable)?.len();
+    let reader = open_picture(path).map_err(unreadable)?;
+    let bytes = reader.size();
     if bytes > options.max_file_bytes {
         return Err(DecodeError::FileTooLarge { bytes, limit: options.max_file_bytes });
     }
-    Ok(file)
+    Ok(reader)
 }
 
 fn unreadable(error: std::io::Error) -> DecodeError {

@@ -1,4 +1,4 @@
-//! Folders of pictures: `DATA/train/<class>/*` with `DATA/val/<class>/*`, or `DATA/<class>/*` split by a fraction.
+//! Data sets on disk. Folders of pictures: `DATA/train/<class>/*` with `DATA/val/<class>/*`, or `DATA/<class>/*` split by a fraction.
 //!
 //! Other spellings of `train` and `val` are known too (`Training`, `val2017`, `test_set`), see [`Dataset::open`].
 //!
@@ -7,15 +7,19 @@
 //! sorted by the bytes of their path. A file counts as a picture if its content looks like one or its name does (`.jpg`,
 //! `.png`, ..., also of kinds that are not read, such as `.jp2`); what cannot be used is skipped and named. Anything else
 //! (`Thumbs.db`, notes) is counted by its file extension.
+//!
+//! [`table`] reads data sets in tables.
 
 mod error;
 mod files;
 mod layout;
 mod parts;
+mod table;
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
+use offshoot_graph::Task;
 use offshoot_graph::text::shown;
 
 use offshoot_graph::random::{Purpose, Random};
@@ -25,10 +29,11 @@ use self::error::listed;
 pub use self::files::picture_ending;
 use self::files::{check, find};
 use self::layout::{ClassFolders, Kind, Layout, class_folders};
+pub use self::table::{Columns, ColumnsError, TableError, data_exists, is_table, picture_folder};
 use crate::decode::{DecodeOptions, PictureError};
 use crate::loader::Sample;
 
-/// How a folder is read.
+/// How a folder or a table is read.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FolderOptions {
     /// For `DATA/<class>/*`: the part of each class that is kept for validation, in 0..1.
@@ -39,12 +44,26 @@ pub struct FolderOptions {
     pub strict: bool,
     /// The limits on a picture's size.
     pub decode: DecodeOptions,
+    /// For a table: names of columns that are not the usual ones.
+    pub columns: Columns,
+    /// For a table: the folder that its paths are relative to, in place of its own.
+    pub root: Option<PathBuf>,
+    /// Whether a picture has one class or any number.
+    pub task: Task,
 }
 
 impl Default for FolderOptions {
-    /// A fifth for validation, seed 0, not strict, the default limits.
+    /// A fifth for validation, seed 0, not strict, the default limits, the usual columns, one class a picture.
     fn default() -> FolderOptions {
-        FolderOptions { val_fraction: 0.2, seed: 0, strict: false, decode: DecodeOptions::default() }
+        FolderOptions {
+            val_fraction: 0.2,
+            seed: 0,
+            strict: false,
+            decode: DecodeOptions::default(),
+            columns: Columns::default(),
+            root: None,
+            task: Task::Single,
+        }
     }
 }
 
@@ -57,7 +76,9 @@ pub struct Dataset {
     pub train: Vec<Sample>,
     /// Pictures to validate with, class by class, sorted by path.
     pub val: Vec<Sample>,
-    /// Files that cannot be used, sorted by path within each folder.
+    /// What the loss of each picture to train with is multiplied by; empty where nothing says so.
+    pub weights: Vec<f32>,
+    /// Files that cannot be used, sorted by path within each folder. Rows of a table, by line.
     pub skipped: Vec<PictureError>,
     /// What is worth knowing about how the folder was read, a sentence each.
     pub notes: Vec<String>,
@@ -99,6 +120,10 @@ impl Dataset {
     /// Without parts, `val_fraction` of each class is kept for validation, drawn by `seed`: the nearest
     /// whole number, at least one picture of a class that has two, and never all.
     ///
+    /// `root` may be a table too (`.csv`, `.tsv`, `.jsonl`, or WebDataset's `.tar`, also as `name-{000..015}.tar`), with a row for each picture: its columns are `path`, `image` or `file_name`,
+    /// relative to the table, and `label` (for [`Task::Multi`] `labels`, or one column of 0 and 1 for each class); and `split`, `group` (rows of a group stay on one side of the split) and `weight`, where there
+    /// are such.
+    ///
     /// ```no_run
     /// use offshoot_data::{Dataset, FolderOptions};
     /// let data = Dataset::open("photos".as_ref(), &FolderOptions { seed: 7, ..FolderOptions::default() })?;
@@ -111,6 +136,9 @@ impl Dataset {
     pub fn open(root: &Path, options: &FolderOptions) -> Result<Dataset, FolderError> {
         if !(0.0..1.0).contains(&options.val_fraction) {
             return Err(FolderError::Fraction { fraction: options.val_fraction });
+        }
+        if is_table(root) {
+            return table::dataset(root, options);
         }
         let Layout { kind, notes } = Layout::of(root)?;
         let mut data = Dataset { notes, ..Dataset::default() };
@@ -126,6 +154,9 @@ impl Dataset {
                 return Err(FolderError::NoTrain { path: path(), val: val.unwrap_or_else(path) });
             }
             Kind::Classes(folders) => data.split_by_seed(root, &folders, options)?,
+        }
+        for sample in data.train.iter_mut().chain(&mut data.val) {
+            of_task(sample, options.task);
         }
         Ok(data)
     }
@@ -152,8 +183,9 @@ impl Dataset {
                 Some(folder) => self.pictures(folder, options)?,
                 None => Vec::new(),
             };
-            self.val.extend(found.iter().map(|path| Sample { path: path.clone(), label }));
-            match (found.is_empty(), val_folders.get(&class)) {
+            let is_empty = found.is_empty();
+            self.val.extend(found.into_iter().map(|path| Sample::new(path, label)));
+            match (is_empty, val_folders.get(&class)) {
                 (false, _) => {}
                 // There were some: losing them all is not the same as having none.
                 (true, Some(folder)) if self.skipped.len() > before => {
@@ -206,7 +238,7 @@ impl Dataset {
                 (folder.to_owned(), class.to_owned(), self.skipped[before..].to_vec());
             return Err(FolderError::EmptyClass { path, class, skipped });
         }
-        Ok(paths.into_iter().map(|path| Sample { path, label }).collect())
+        Ok(paths.into_iter().map(|path| Sample::new(path, label)).collect())
     }
 
     fn pictures(&mut self, folder: &Path, options: &FolderOptions) -> Result<Vec<PathBuf>, FolderError> {
@@ -218,8 +250,11 @@ impl Dataset {
 }
 
 /// The pictures under `root` to evaluate a model with: those of `DATA/val` if there is one (else `DATA/test`), else all of
-/// `DATA/<class>`. Each folder must be one of the model's `classes`; not every class needs a picture.
+/// `DATA/<class>`; in the same way, those of a table. Each folder must be one of the model's `classes`; not every class needs a picture.
 pub fn labelled(root: &Path, classes: &[String], options: &FolderOptions) -> Result<Labelled, FolderError> {
+    if is_table(root) {
+        return table::labelled(root, classes, options);
+    }
     let Layout { kind, mut notes } = Layout::of(root)?;
     let (root, folders) = match kind {
         Kind::Split { val: Some(val), .. } => {
@@ -247,7 +282,7 @@ pub fn labelled(root: &Path, classes: &[String], options: &FolderOptions) -> Res
             let mut paths = Vec::new();
             let found = find(folder, &options.decode).pictures;
             sort_out(found, options.strict, &mut paths, &mut result.skipped)?;
-            result.samples.extend(paths.into_iter().map(|path| Sample { path, label }));
+            result.samples.extend(paths.into_iter().map(|path| Sample::new(path, label)));
         }
         if result.samples.len() == before {
             result.absent.push(class.clone());
@@ -259,7 +294,16 @@ pub fn labelled(root: &Path, classes: &[String], options: &FolderOptions) -> Res
             None => FolderError::NoPicture { path: root },
         });
     }
+    result.samples.iter_mut().for_each(|sample| of_task(sample, options.task));
     Ok(result)
+}
+
+/// A picture in the folder of a class has that class alone, where pictures may have several.
+fn of_task(sample: &mut Sample, task: Task) {
+    match task {
+        Task::Single => {}
+        Task::Multi => *sample = Sample::several(std::mem::take(&mut sample.path), [sample.label]),
+    }
 }
 
 /// The folder of training pictures in `root` where it has parts, else `root` itself.
@@ -268,6 +312,14 @@ pub fn training_folder(root: &Path) -> Result<PathBuf, FolderError> {
         Kind::Split { train: Some(train), .. } => train,
         _ => root.to_owned(),
     })
+}
+
+/// The pictures of a model's `classes` to train with: all of a data set without parts.
+pub fn training(root: &Path, classes: &[String], options: &FolderOptions) -> Result<Labelled, FolderError> {
+    match is_table(root) {
+        true => table::training(root, classes, options),
+        false => labelled(&training_folder(root)?, classes, options),
+    }
 }
 
 /// The pictures among `paths`, each a file or a folder (searched like a class folder).

@@ -1,4 +1,4 @@
-//! Folders of pictures: decoding, transforms, augmentation, loading.
+//! Data sets of pictures: decoding, transforms, augmentation, loading.
 //!
 //! - [`Dataset`], [`labelled`] and [`pictures`] find picture files on disk and name those that cannot be used;
 //! - [`decode`] and [`read_picture`] make a [`Picture`] (8-bit RGB) of any common format;
@@ -23,7 +23,7 @@
 //! ```
 
 //! Features, all of them on by default: `folders` (data sets on disk), `encode` (writing pictures), `sheet` (contact sheets), and the
-//! formats `gif`, `tiff` and `webp`. JPEG, PNG, BMP and PNM are always read.
+//! formats `gif`, `qoi`, `tiff` and `webp`. JPEG, PNG, BMP, PNM, TGA and ICO are always read.
 
 #![warn(clippy::print_stderr)] // it panics where standard error cannot be written
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
@@ -38,19 +38,21 @@ mod loader;
 mod resample;
 #[cfg(feature = "sheet")]
 mod sheet;
+mod stored;
 mod transform;
 
 pub use augment::{Augmentation, Mix, Policy};
 pub use decode::{
-    DEFAULT_MAX_PIXELS, DecodeError, DecodeOptions, Picture, PictureError, decode, max_pixels, probe,
+    DEFAULT_MAX_PIXELS, DecodeError, DecodeOptions, Picture, PictureError, Pixels, decode, max_pixels, probe,
     read_picture, set_max_pixels, with_decoded, with_picture,
 };
 #[cfg(feature = "folders")]
 pub use folder::{
-    Dataset, FolderError, FolderOptions, Labelled, Pictures, labelled, picture_ending, pictures,
-    training_folder,
+    Columns, ColumnsError, Dataset, FolderError, FolderOptions, Labelled, Pictures, TableError, data_exists,
+    is_table, labelled, picture_ending, picture_folder, pictures, training, training_folder,
 };
 pub use loader::{Batch, Draw, Epoch, Loader, LoaderOptions, Sample, batch_count};
 #[cfg(feature = "sheet")]
 pub use sheet::{Letters, Tile, contact_sheet};
+pub use stored::{PictureReader, open_picture, picture_file};
 pub use transform::{Transform, TransformError, Tta, View};

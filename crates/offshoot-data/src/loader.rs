@@ -8,6 +8,7 @@ mod epoch;
 mod order;
 mod shared;
 
+use std::collections::BTreeSet;
 use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,13 +23,35 @@ use self::shared::{Shared, lock};
 pub use self::epoch::Epoch;
 pub use self::order::Draw;
 
-/// A picture file and its class.
+/// A picture file and its class, or its classes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Sample {
     /// The file.
     pub path: PathBuf,
-    /// Index into the list of classes.
+    /// Index into the list of classes. Where a picture may have several, the first of [`Sample::labels`], or 0.
     pub label: usize,
+    /// Where a picture may have any number of classes: those that it has, in rising order.
+    pub labels: Option<Box<[u32]>>,
+}
+
+impl Sample {
+    /// A picture of one class.
+    pub fn new(path: impl Into<PathBuf>, label: usize) -> Sample {
+        Sample { path: path.into(), label, labels: None }
+    }
+
+    /// A picture of any number of classes.
+    pub fn several(path: impl Into<PathBuf>, labels: impl IntoIterator<Item = usize>) -> Sample {
+        let labels: BTreeSet<u32> = labels.into_iter().map(|label| label as u32).collect();
+        let label = labels.first().map_or(0, |&label| label as usize);
+        Sample { path: path.into(), label, labels: Some(labels.into_iter().collect()) }
+    }
+
+    /// The classes that it has.
+    pub fn classes(&self) -> impl Iterator<Item = usize> + '_ {
+        let one = self.labels.is_none().then_some(self.label);
+        one.into_iter().chain(self.labels.iter().flatten().map(|&label| label as usize))
+    }
 }
 
 /// How pictures are loaded.
@@ -163,7 +186,7 @@ impl Loader {
 
     /// A loader of files without classes: all labels are 0.
     pub fn unlabelled(paths: Vec<PathBuf>, transform: Transform, options: LoaderOptions) -> Loader {
-        let samples = paths.into_iter().map(|path| Sample { path, label: 0 }).collect();
+        let samples = paths.into_iter().map(|path| Sample::new(path, 0)).collect();
         Loader::new(samples, transform, options)
     }
 

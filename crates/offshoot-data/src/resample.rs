@@ -16,7 +16,7 @@ use multiversion::multiversion;
 use multiversion::target::match_target;
 use offshoot_graph::Interpolation;
 
-use crate::decode::Picture;
+use crate::decode::Pixels;
 
 /// Bits after the point of a weight: 32 minus 8 of the value minus 2 for overshoot and sign.
 const PRECISION_BITS: u32 = 32 - 8 - 2;
@@ -165,7 +165,7 @@ fn to_byte(sum: i32) -> u8 {
 
 /// Resizes along both directions. Returns RGB rows, as many as `vertical` keeps, each as long as `horizontal` keeps.
 pub(crate) fn resample(
-    picture: &Picture,
+    picture: Pixels<'_>,
     interpolation: Interpolation,
     (horizontal, vertical): (&Span, &Span),
     background: [u8; 3],
@@ -175,11 +175,11 @@ pub(crate) fn resample(
     let width = picture.width();
     if columns_first(horizontal, vertical) {
         let used = columns.needed();
-        let squeezed = along_columns(picture.pixels(), width, used.clone(), &rows, 0, background);
+        let squeezed = along_columns(picture.rgb(), width, used.clone(), &rows, 0, background);
         along_rows(&squeezed, used.len(), &columns, used.start, background)
     } else {
         let used = rows.needed();
-        let pixels = &picture.pixels()[used.start * width * 3..used.end * width * 3];
+        let pixels = &picture.rgb()[used.start * width * 3..used.end * width * 3];
         let squeezed = along_rows(pixels, width, &columns, 0, background);
         let width = columns.windows.len();
         along_columns(&squeezed, width, 0..width, &rows, used.start, background)
@@ -289,6 +289,7 @@ fn add(sums: &mut [i32], bytes: &[u8], weight: i32) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::decode::Picture;
     use proptest::prelude::*;
 
     const FILTERS: [Interpolation; 4] =
@@ -335,12 +336,12 @@ mod tests {
             let picture = noise(horizontal.picture, vertical.picture, seed);
             let canvas = drawn(&picture, &horizontal, &vertical, background);
             let spans = (&whole(canvas.width(), horizontal.resized), &whole(canvas.height(), vertical.resized));
-            let complete = resample(&canvas, FILTERS[filter], spans, background);
+            let complete = resample((&canvas).into(), FILTERS[filter], spans, background);
             let kept: Vec<u8> = vertical.keep.clone().flat_map(|y| {
                 let row = &complete[y * horizontal.resized * 3..];
                 row[horizontal.keep.start * 3..horizontal.keep.end * 3].to_vec()
             }).collect();
-            prop_assert_eq!(kept, resample(&picture, FILTERS[filter], (&horizontal, &vertical), background));
+            prop_assert_eq!(kept, resample((&picture).into(), FILTERS[filter], (&horizontal, &vertical), background));
         }
 
         /// Rows that have others behind them may be resized with better instructions than the last one.
@@ -359,7 +360,7 @@ mod tests {
             let pixels = colour.repeat(width * height);
             let picture = Picture::new(width, height, pixels).unwrap();
             for filter in FILTERS {
-                let resized = resample(&picture, filter, (&whole(width, size), &whole(height, size)), [0; 3]);
+                let resized = resample((&picture).into(), filter, (&whole(width, size), &whole(height, size)), [0; 3]);
                 prop_assert!(resized.chunks_exact(3).all(|pixel| pixel == colour));
             }
         }

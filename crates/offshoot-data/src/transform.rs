@@ -7,7 +7,7 @@ use offshoot_graph::random::Random;
 use offshoot_graph::{Fit, Preprocessing};
 
 use crate::augment::{self, Augmentation, Crop};
-use crate::decode::{DecodeOptions, Picture};
+use crate::decode::{DecodeOptions, Picture, Pixels};
 use crate::resample::{Span, resample};
 
 /// The longest input side that is accepted, in pixels.
@@ -131,12 +131,13 @@ impl Transform {
     }
 
     /// The transform for evaluation: `size * size * 3` bytes, rows of RGB pixels.
-    pub fn evaluate(&self, picture: &Picture) -> Vec<u8> {
+    pub fn evaluate<'p>(&self, picture: impl Into<Pixels<'p>>) -> Vec<u8> {
         self.look(picture, View::default())
     }
 
     /// [`Transform::evaluate`] from another side: for [`Fit::Crop`] the crop may come from a corner; any may be flipped.
-    pub fn look(&self, picture: &Picture, view: View) -> Vec<u8> {
+    pub fn look<'p>(&self, picture: impl Into<Pixels<'p>>, view: View) -> Vec<u8> {
+        let picture = picture.into();
         let Preprocessing { size, resize, fit, .. } = self.preprocessing;
         let (width, height) = (picture.width(), picture.height());
         let (horizontal, vertical) = match fit {
@@ -212,10 +213,10 @@ impl Transform {
         let size = self.preprocessing.size;
         let horizontal = cropped(picture.width(), crop.left..crop.left + crop.width, size);
         let vertical = cropped(picture.height(), crop.top..crop.top + crop.height, size);
-        self.resample(picture, &horizontal, &vertical)
+        self.resample(picture.into(), &horizontal, &vertical)
     }
 
-    fn resample(&self, picture: &Picture, horizontal: &Span, vertical: &Span) -> Vec<u8> {
+    fn resample(&self, picture: Pixels<'_>, horizontal: &Span, vertical: &Span) -> Vec<u8> {
         let Preprocessing { interpolation, background, .. } = self.preprocessing;
         resample(picture, interpolation, (horizontal, vertical), background)
     }

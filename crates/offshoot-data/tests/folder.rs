@@ -110,7 +110,7 @@ fn what_is_no_data_set_is_explained() {
         (root.path().join("absent"), "DATA/absent: no such file or folder"),
         (
             root.path().join("a.jpg"),
-            "DATA/a.jpg: not a folder; a data set is a folder with one folder of pictures for each class",
+            "DATA/a.jpg: neither a folder nor a table; a data set is a folder with one folder of pictures for each class, a .csv, .tsv or .jsonl with a row for each picture, or a .tar",
         ),
         (
             root.path().to_owned(),
@@ -134,7 +134,7 @@ fn what_is_wrong_with_the_classes_is_explained() {
         ),
         (
             &["a/1.jpg", "b/1.png", "b/2.jp2"],
-            r#"DATA/b: no picture for class "b" (2 unusable; the first: DATA/b/1.png: not a picture: the content is neither JPEG, PNG, WebP, GIF, BMP, TIFF nor PNM); add pictures or remove the folder"#,
+            r#"DATA/b: no picture for class "b" (2 unusable; the first: DATA/b/1.png: not a picture: the content is neither JPEG, PNG, WebP, GIF, BMP, TIFF, PNM, TGA, ICO nor QOI); add pictures or remove the folder"#,
         ),
         (
             &["train/a/1.jpg", "train/b/1.jpg", "val/a/1.jpg", "val/c/1.jpg"],
@@ -352,7 +352,7 @@ fn names_that_are_not_utf8_are_handled() {
     let file = root.path().join("a").join(OsStr::from_bytes(b"caf\xe9.jpg"));
     fs::write(&file, picture()).unwrap();
     let data = Dataset::open(root.path(), &FolderOptions { val_fraction: 0.0, ..options() }).unwrap();
-    assert_eq!(data.train[1], Sample { path: file, label: 0 });
+    assert_eq!(data.train[1], Sample::new(file, 0));
 
     fs::create_dir(root.path().join(OsStr::from_bytes(b"caf\xe9"))).unwrap();
     let error = open(&root).unwrap_err();

@@ -33,7 +33,7 @@ fn samples() -> Vec<Sample> {
         "rgb.bmp",
         "grey_deflate.tif",
     ];
-    let sample = |(i, name): (usize, &&str)| Sample { path: golden().join(name), label: i % 3 };
+    let sample = |(i, name): (usize, &&str)| Sample::new(golden().join(name), i % 3);
     NAMES.iter().enumerate().map(sample).collect()
 }
 
@@ -196,7 +196,7 @@ fn with_bad_files(folder: &Path) -> Vec<Sample> {
     ] {
         let path = folder.join(name);
         fs::write(&path, content).unwrap();
-        all.insert(at, Sample { path, label: 0 });
+        all.insert(at, Sample::new(path, 0));
     }
     all
 }

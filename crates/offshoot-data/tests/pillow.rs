@@ -98,6 +98,23 @@ fn every_format_decodes_as_in_pillow() {
 }
 
 #[test]
+fn tga_ico_and_qoi_decode_as_in_pillow() {
+    let folder = golden("rasters");
+    let all = std::fs::read(folder.join("expected.rgb")).unwrap();
+    let cases = std::fs::read_to_string(folder.join("cases.txt")).unwrap();
+    assert_eq!(cases.lines().count(), 15);
+    for line in cases.lines() {
+        let words: Vec<String> = line.split(' ').map(str::to_owned).collect();
+        let (name, [width, height, place]) = (&words[0], numbers::<usize, 3>(&words[1..]));
+        let theirs = &all[place..][..width * height * 3];
+        let ours = read_picture(&folder.join(name), &DecodeOptions::default())
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!((ours.width(), ours.height()), (width, height), "{name}");
+        assert_eq!(distance(ours.pixels(), theirs).max, 0, "{name}");
+    }
+}
+
+#[test]
 fn rarer_kinds_decode_as_in_pillow() {
     let folder = golden("kinds");
     let all = std::fs::read(folder.join("expected.rgb")).unwrap();

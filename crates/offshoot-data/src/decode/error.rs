@@ -22,6 +22,27 @@ pub enum DecodeError {
     /// What was found wrong with it before, in an earlier session.
     #[error("{0}")]
     Before(String),
+    /// A row of a table that names no picture.
+    #[error("line {line}: {reason}")]
+    Row {
+        /// Its line, from 1.
+        line: u64,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A picture in an archive that lacks what belongs to it.
+    #[error("{0}")]
+    Member(String),
+    /// A picture that a table names.
+    #[error("{source} ({}, line {line})", offshoot_graph::text::shown(table))]
+    Listed {
+        /// The table.
+        table: PathBuf,
+        /// The line that names it, from 1.
+        line: u64,
+        /// What is wrong with the picture.
+        source: Box<DecodeError>,
+    },
     /// The file is larger than [`super::DecodeOptions::max_file_bytes`].
     #[error(
         "the file has {bytes} bytes, more than the limit of {limit}; shrink the picture or raise the limit"
@@ -33,7 +54,7 @@ pub enum DecodeError {
         limit: u64,
     },
     /// The content is not of a known picture format.
-    #[error("not a picture: the content is neither JPEG, PNG, WebP, GIF, BMP, TIFF nor PNM")]
+    #[error("not a picture: the content is neither JPEG, PNG, WebP, GIF, BMP, TIFF, PNM, TGA, ICO nor QOI")]
     NotAPicture,
     /// The content is a picture, in a format that is not read.
     #[error("{format} pictures are not read; convert it to PNG or JPEG")]
@@ -114,6 +135,16 @@ pub enum DecodeError {
         /// The decoder's words.
         reason: String,
     },
+}
+
+impl DecodeError {
+    /// What is wrong with a picture itself, whatever names it.
+    pub fn cause(&self) -> &DecodeError {
+        match self {
+            DecodeError::Listed { source, .. } => source,
+            other => other,
+        }
+    }
 }
 
 /// To two digits after the point.

@@ -24,7 +24,7 @@ struct Unread(&'static str, &'static [&'static [u8]], &'static [&'static str]);
 
 const CAMERA_RAW: &str = "Camera raw";
 
-const UNREAD: [Unread; 26] = [
+const UNREAD: [Unread; 24] = [
     Unread(
         "JPEG 2000",
         &[b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51"],
@@ -36,11 +36,9 @@ const UNREAD: [Unread; 26] = [
     Unread("HEIC", &[], &["heic", "heics", "heif", "heifs", "hif"]),
     Unread("Photoshop", &[b"8BPS"], &["psd", "psb"]),
     Unread("GIMP", &[b"gimp xcf"], &["xcf"]),
-    Unread("Windows icon", &[b"\0\0\x01\0", b"\0\0\x02\0\x01\0"], &["ico", "cur"]),
+    Unread("Windows cursor", &[b"\0\0\x02\0\x01\0"], &["cur"]),
     Unread("Apple icon", &[b"icns"], &["icns"]),
     Unread("PCX", &[b"\x0a\x05\x01\x08", b"\x0a\x05\x01\x01"], &["pcx", "dcx"]),
-    Unread("TGA", &[], &["tga", "targa", "icb", "vda", "vst"]),
-    Unread("QOI", &[b"qoif"], &["qoi"]),
     Unread("OpenEXR", &[b"\x76\x2f\x31\x01"], &["exr"]),
     Unread("Radiance HDR", &[b"#?RADIANCE", b"#?RGBE"], &["hdr", "rgbe"]),
     Unread("PFM", &[b"PF\n", b"Pf\n"], &["pfm"]),
@@ -91,13 +89,19 @@ impl Format {
             Ok(ImageFormat::Gif) if !cfg!(feature = "gif") => {
                 Err(DecodeError::LeftOut { format: "GIF", feature: "gif" })
             }
+            Ok(ImageFormat::Qoi) if !cfg!(feature = "qoi") => {
+                Err(DecodeError::LeftOut { format: "QOI", feature: "qoi" })
+            }
             Ok(ImageFormat::Jpeg) => Ok(Format::Jpeg),
             Ok(format @ ImageFormat::Png) => Ok(Format::Other("PNG", format)),
             Ok(format @ ImageFormat::WebP) => Ok(Format::Other("WebP", format)),
             Ok(format @ ImageFormat::Gif) => Ok(Format::Other("GIF", format)),
             Ok(format @ ImageFormat::Bmp) => Ok(Format::Other("BMP", format)),
+            Ok(format @ ImageFormat::Ico) => Ok(Format::Other("ICO", format)),
+            Ok(format @ ImageFormat::Qoi) => Ok(Format::Other("QOI", format)),
             _ => match unread(bytes) {
                 Some(format) => Err(DecodeError::UnsupportedFormat { format: format.to_owned() }),
+                None if is_tga(bytes) => Ok(Format::Other("TGA", ImageFormat::Tga)),
                 None => Err(DecodeError::NotAPicture),
             },
         }
@@ -111,6 +115,25 @@ impl Format {
             Format::Other(name, _) => name,
         }
     }
+}
+
+/// Whether bytes are the header of a TGA file, which has no signature: each field of it must be one that occurs.
+fn is_tga(bytes: &[u8]) -> bool {
+    let Some(&[_, map, kind, _, _, length_low, length_high, depth_of_map, ..]) = bytes.first_chunk::<18>()
+    else {
+        return false;
+    };
+    let word = |place: usize| u16::from_le_bytes([bytes[place], bytes[place + 1]]);
+    let (width, height, depth, descriptor) = (word(12), word(14), bytes[16], bytes[17]);
+    let length = u16::from_le_bytes([length_low, length_high]);
+    let fits = match (map, kind) {
+        (1, 1 | 9) => length > 0 && matches!(depth_of_map, 15 | 16 | 24 | 32) && matches!(depth, 8 | 16),
+        (0, 2 | 10) => length == 0 && matches!(depth, 15 | 16 | 24 | 32),
+        (0, 3 | 11) => length == 0 && matches!(depth, 8 | 16),
+        _ => false,
+    };
+    // The last two bits are for pictures whose rows are in another order.
+    fits && width > 0 && height > 0 && descriptor & 0xc0 == 0
 }
 
 /// The name of the format that bytes are of, of those that are not read.

@@ -1,4 +1,4 @@
-//! The formats that the `image` crate decodes: PNG, WebP, GIF, BMP and PNM.
+//! The formats that the `image` crate decodes: PNG, WebP, GIF, BMP, PNM, TGA, ICO and QOI.
 
 use std::io::{BufRead, Cursor, Seek};
 

@@ -14,6 +14,40 @@ pub struct Picture {
     pixels: Vec<u8>,
 }
 
+/// The pixels of a picture that somebody else holds: 8-bit RGB, rows from top to bottom, no padding.
+#[derive(Clone, Copy, Debug)]
+pub struct Pixels<'a> {
+    width: usize,
+    height: usize,
+    rgb: &'a [u8],
+}
+
+impl<'a> Pixels<'a> {
+    /// `height` rows of `width` RGB pixels; `None` if a side is 0 or the length does not fit.
+    pub fn new(width: usize, height: usize, rgb: &'a [u8]) -> Option<Pixels<'a>> {
+        let length = width.checked_mul(height)?.checked_mul(3)?;
+        (length > 0 && length == rgb.len()).then_some(Pixels { width, height, rgb })
+    }
+
+    pub(crate) fn width(self) -> usize {
+        self.width
+    }
+
+    pub(crate) fn height(self) -> usize {
+        self.height
+    }
+
+    pub(crate) fn rgb(self) -> &'a [u8] {
+        self.rgb
+    }
+}
+
+impl<'a> From<&'a Picture> for Pixels<'a> {
+    fn from(picture: &'a Picture) -> Pixels<'a> {
+        Pixels { width: picture.width, height: picture.height, rgb: &picture.pixels }
+    }
+}
+
 impl Picture {
     /// A picture from `height` rows of `width` RGB pixels; `None` if a side is 0 or the length does not fit.
     pub fn new(width: usize, height: usize, pixels: Vec<u8>) -> Option<Picture> {

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use offshoot_graph::text::shown;
 
+use super::table::TableError;
 use crate::decode::PictureError;
 
 /// A folder that is not a data set.
@@ -17,7 +18,8 @@ pub enum FolderError {
     },
     /// A file stands where a folder is needed.
     #[error(
-        "{}: not a folder; a data set is a folder with one folder of pictures for each class",
+        "{}: neither a folder nor a table; a data set is a folder with one folder of pictures for each class, a .csv, .tsv or .jsonl \
+         with a row for each picture, or a .tar",
         shown(path)
     )]
     NotAFolder {
@@ -221,6 +223,14 @@ pub enum FolderError {
         path: PathBuf,
         /// What is wrong with the first.
         first: PictureError,
+    },
+    /// A table is not a data set.
+    #[error("{}: {source}", shown(path))]
+    Table {
+        /// The table.
+        path: PathBuf,
+        /// Why not.
+        source: TableError,
     },
     /// A file cannot be used, and that is an error by request (strict).
     #[error(transparent)]

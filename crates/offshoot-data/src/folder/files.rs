@@ -109,10 +109,10 @@ pub fn picture_ending(path: &Path) -> String {
     ending.unwrap_or_else(|| "(none)".to_owned())
 }
 
-fn has_picture_name(path: &Path) -> bool {
-    const READ: [&str; 18] = [
+pub(super) fn has_picture_name(path: &Path) -> bool {
+    const READ: [&str; 25] = [
         "jpg", "jpeg", "jpe", "jfif", "mpo", "png", "apng", "webp", "gif", "bmp", "dib", "tif", "tiff",
-        "ppm", "pgm", "pbm", "pnm", "pam",
+        "ppm", "pgm", "pbm", "pnm", "pam", "ico", "qoi", "tga", "targa", "icb", "vda", "vst",
     ];
     let ending = path.extension().and_then(OsStr::to_str).unwrap_or_default();
     READ.iter().any(|known| ending.eq_ignore_ascii_case(known)) || kind_by_name(path).is_some()

@@ -156,6 +156,11 @@ fn of_name(name: &str) -> Option<(Part, Vec<String>)> {
     }
 }
 
+/// The part that a text names and nothing else: in a column of a table, `train` or `Validation`.
+pub(super) fn part_of(text: &str) -> Option<Part> {
+    of_name(text).filter(|(_, others)| others.is_empty()).map(|(part, _)| part)
+}
+
 /// Those of `folders` that are named after a part. A name with words of its own (`seg_train`) counts where another part has
 /// the same (`seg_test`).
 pub(super) fn parts(folders: &[PathBuf]) -> Vec<(&PathBuf, Part)> {
