@@ -1,40 +1,10 @@
 //! A network that is run for inference.
 
-use offshoot_graph::passes::{
-    FoldError, autocast, freeze, gives_probabilities, remove_training_leftovers, shipped,
-};
-use offshoot_graph::{
-    DType, ExecuteError, Executor, Graph, GraphError, Model, Session, StepTime, Tensor, Weights,
-};
+use offshoot_graph::passes::{autocast, freeze, gives_probabilities, remove_training_leftovers, shipped};
+use offshoot_graph::{DType, Executor, Graph, Model, Session, StepTime, Tensor, Weights};
 
-/// A network could not be prepared or run.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NetworkError {
-    /// A pass broke a shape rule.
-    #[error(transparent)]
-    Graph(#[from] GraphError),
-    /// The weights do not fit the graph.
-    #[error(transparent)]
-    Fold(#[from] FoldError),
-    /// The executor cannot run it.
-    #[error(transparent)]
-    Execute(#[from] ExecuteError),
-    /// The output of the network is not finite.
-    #[error(
-        "the model gives {0} in place of logits: its weights hold some, or its activations overflow. `offshoot check MODEL DATA` finds the first layer that does"
-    )]
-    NotFinite(&'static str),
-    /// A graph without an input, or with another number of outputs than one.
-    #[error("the graph `{graph}` has {inputs} inputs and {outputs} outputs; a classifier has one of each")]
-    Ends {
-        /// The graph's name.
-        graph: String,
-        /// Its inputs.
-        inputs: usize,
-        /// Its outputs.
-        outputs: usize,
-    },
-}
+use crate::constants::fold_constants;
+pub use crate::error::NetworkError;
 
 /// A graph with one output, and with one input unless it is for tokens, prepared the way it is shipped: batch norms folded, dropouts removed.
 pub struct Inference {
@@ -43,6 +13,19 @@ pub struct Inference {
     inputs: Vec<String>,
     output: String,
     probabilities: bool,
+}
+
+/// The network as it is shipped, and what follows from its weights alone computed.
+///
+/// # Errors
+/// When the weights do not fit the graph, or the executor cannot run it.
+pub fn folded(
+    graph: &Graph,
+    weights: &Weights,
+    executor: &dyn Executor,
+) -> Result<(Graph, Weights), NetworkError> {
+    let (graph, weights) = shipped(graph, weights)?;
+    fold_constants(graph, weights, executor)
 }
 
 /// An error where an output is NaN or infinite: no class can be told from it.
@@ -58,12 +41,15 @@ pub fn check_answers(answers: &[f32]) -> Result<(), NetworkError> {
 }
 
 impl Inference {
-    /// Prepares a classifier.
+    /// Prepares a classifier, [in half](Self::in_half) precision where the executor is [set to it](Executor::inference_type).
     ///
     /// # Errors
     /// When the weights do not fit the graph, or the executor cannot run it.
     pub fn new(model: &Model, executor: &dyn Executor) -> Result<Inference, NetworkError> {
-        Inference::of_graph(&model.graph, &model.weights, executor)
+        match executor.inference_type() {
+            Some(half) => Inference::in_half(model, half, executor),
+            None => Inference::of_graph(&model.graph, &model.weights, executor),
+        }
     }
 
     /// Prepares a classifier as it was trained, batch norms as operators of their own: what a shipped file is compared
@@ -85,7 +71,7 @@ impl Inference {
     /// # Errors
     /// When `half` is no 16-bit float, the weights do not fit the graph, or the executor cannot run it.
     pub fn in_half(model: &Model, half: DType, executor: &dyn Executor) -> Result<Inference, NetworkError> {
-        let (graph, weights) = shipped(&model.graph, &model.weights)?;
+        let (graph, weights) = folded(&model.graph, &model.weights, executor)?;
         let prepared = Inference::prepare(&autocast(&graph, half)?, &weights, executor)?;
         Ok(Inference { probabilities: model.gives_probabilities(), ..prepared })
     }
@@ -99,7 +85,7 @@ impl Inference {
         weights: &Weights,
         executor: &dyn Executor,
     ) -> Result<Inference, NetworkError> {
-        let (graph, weights) = shipped(graph, weights)?;
+        let (graph, weights) = folded(graph, weights, executor)?;
         let probabilities = gives_probabilities(&graph, &weights);
         let prepared = Inference::prepare(&graph, &weights, executor)?;
         Ok(Inference { probabilities, ..prepared })

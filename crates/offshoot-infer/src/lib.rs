@@ -7,11 +7,24 @@
 #![warn(clippy::print_stderr)] // it panics where standard error cannot be written
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
+pub mod calibration;
+mod constants;
+pub mod decision;
+mod error;
 pub mod evaluate;
+mod figures;
 pub mod files;
 pub mod inference;
+pub mod labels;
 pub mod metrics;
+mod probabilities;
+pub mod selection;
 
+pub use constants::fold_constants;
+pub use decision::{Decision, Fitted};
 pub use evaluate::{EvaluateError, evaluate, evaluate_views};
-pub use inference::{Inference, NetworkError};
+pub use figures::Figures;
+pub use inference::{Inference, NetworkError, folded};
+pub use labels::LabelMetrics;
 pub use metrics::Metrics;
+pub use selection::{Accepted, Selection};

@@ -2,7 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use offshoot_graph::{Metadata, Rejection, Score};
 use serde::Serialize;
+
+use crate::calibration::Calibration;
+use crate::decision::{Decision, score};
+use crate::selection::Selection;
+
+pub use crate::probabilities::{Activation, argmax, softmax};
 
 /// Counts over pictures, from which every figure comes.
 #[derive(Clone, Debug, PartialEq)]
@@ -14,6 +21,22 @@ pub struct Metrics {
     correct: u64,
     in_top5: u64,
     loss: f64,
+    decision: Decision,
+    rejection: Option<Rejection>,
+    /// Of each picture.
+    said: Vec<Said>,
+    /// The sum of the Brier scores.
+    brier: f64,
+}
+
+/// What is said of a picture.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Said {
+    /// The calibrated probability of the best class.
+    confidence: f64,
+    /// The score by which it is accepted or rejected.
+    score: f64,
+    right: bool,
 }
 
 /// The pictures of one class.
@@ -26,9 +49,26 @@ pub struct ClassAccuracy {
 }
 
 impl Metrics {
-    /// No picture yet.
+    /// No picture yet, of a model without a temperature.
     pub fn new(classes: usize) -> Metrics {
-        Metrics { classes, confusion: BTreeMap::new(), images: 0, correct: 0, in_top5: 0, loss: 0.0 }
+        let metadata = Metadata { classes: vec![String::new(); classes], ..Metadata::default() };
+        Metrics::of(&metadata)
+    }
+
+    /// No picture yet, for a model that says this of itself.
+    pub fn of(metadata: &Metadata) -> Metrics {
+        Metrics {
+            classes: metadata.classes.len(),
+            confusion: BTreeMap::new(),
+            images: 0,
+            correct: 0,
+            in_top5: 0,
+            loss: 0.0,
+            decision: Decision::new(false, metadata),
+            rejection: metadata.rejection,
+            said: Vec::new(),
+            brier: 0.0,
+        }
     }
 
     /// Adds pictures: `logits` is `[n, classes]`, `labels` is `[n]`.
@@ -46,7 +86,22 @@ impl Metrics {
             self.correct += u64::from(predicted == label);
             self.in_top5 += u64::from(rank(row, label) < 5);
             self.loss += cross_entropy(row, label);
+            self.decide(row, label, predicted == label);
         }
+    }
+
+    fn decide(&mut self, row: &[f32], label: usize, right: bool) {
+        let p = self.decision.probabilities(row);
+        let confidence = p.iter().copied().fold(0.0, f64::max);
+        let score = score(self.score(), row, &p);
+        self.said.push(Said { confidence, score, right });
+        let target = |class: usize| if class == label { 1.0 } else { 0.0 };
+        self.brier += p.iter().enumerate().map(|(class, p)| (p - target(class)).powi(2)).sum::<f64>();
+    }
+
+    /// What pictures are accepted or rejected by: that of the model, or the probability where it has none.
+    pub fn score(&self) -> Score {
+        self.rejection.map_or(Score::Probability, |rejection| rejection.score)
     }
 
     /// How many pictures were added.
@@ -69,9 +124,35 @@ impl Metrics {
         ratio(self.in_top5, self.images()).unwrap_or(0.0)
     }
 
-    /// The mean cross entropy, without label smoothing or class weights. 0 without pictures.
+    /// The mean cross entropy of the logits as they are, without temperature, label smoothing or class weights. 0 without pictures.
     pub fn loss(&self) -> f64 {
         self.loss / self.images().max(1) as f64
+    }
+
+    /// How the calibrated probabilities and the accuracy go together.
+    pub fn calibration(&self) -> Calibration {
+        Calibration::new(self.said.iter().map(|said| (said.confidence, said.right)))
+    }
+
+    /// The mean Brier score of the calibrated probabilities, 0 to 2: the sum over the classes of the squared distance to 1 for the label
+    /// and to 0 for others (Brier, 1950). 0 without pictures.
+    pub fn brier(&self) -> f64 {
+        self.brier / self.images().max(1) as f64
+    }
+
+    /// The accuracy on the pictures with the highest scores (see [`Metrics::score`]).
+    pub fn selection(&self) -> Selection {
+        Selection::new(self.said.iter().map(|said| (said.score, said.right)))
+    }
+
+    /// What logits are divided by for the calibrated probabilities; `None` where the model has no temperature.
+    pub fn temperature(&self) -> Option<f64> {
+        self.decision.temperature()
+    }
+
+    /// Which pictures the model says to be of none of the classes.
+    pub fn rejection(&self) -> Option<Rejection> {
+        self.rejection
     }
 
     /// How many pictures have a label and a predicted class, for each pair with any, in the order of the pairs.
@@ -93,26 +174,6 @@ impl Metrics {
 
 fn ratio(part: u64, whole: u64) -> Option<f64> {
     (whole > 0).then(|| part as f64 / whole as f64)
-}
-
-/// The place of the largest value; of several, the first. One that is not a number never wins.
-pub fn argmax(row: &[f32]) -> usize {
-    let better =
-        |best: usize, (i, &x): (usize, &f32)| if x > row[best] || row[best].is_nan() { i } else { best };
-    row.iter().enumerate().fold(0, better)
-}
-
-/// exp(x) / sum(exp(x)), in f64.
-pub fn softmax(row: &[f32]) -> Vec<f64> {
-    let most = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let exp: Vec<f64> = row.iter().map(|&x| libm::exp(f64::from(x) - f64::from(most))).collect();
-    let sum: f64 = exp.iter().sum();
-    exp.into_iter().map(|x| x / sum).collect()
-}
-
-/// The probability of each class: the outputs themselves where a network gives `probabilities`, else their softmax.
-pub fn probabilities(answers: &[f32], probabilities: bool) -> Vec<f64> {
-    if probabilities { answers.iter().map(|&p| p.into()).collect() } else { softmax(answers) }
 }
 
 /// How many classes come before `label`; of equals, the first comes first.
