@@ -41,7 +41,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     let weights = architecture.init_parameters(&network, names.iter().map(String::as_str), 0)?;
     let preprocessing = Preprocessing { size, ..architecture.preprocessing() };
     let classes = (0..CLASSES).map(|i| i.to_string()).collect();
-    let metadata = Metadata { architecture: Some(name.clone()), head: None, classes, preprocessing };
+    let metadata = Metadata {
+        architecture: Some(name.clone()),
+        head: None,
+        classes,
+        preprocessing,
+        ..Metadata::default()
+    };
     let mut model = Model { graph: network, weights, metadata };
     let mut random = Random::new(0, 0, 0, Purpose::Augment);
     let pixels = (0..batch * 3 * size * size).map(|_| random.normal()).collect();

@@ -1,11 +1,10 @@
 //! Pictures that a model was trained on.
 
 use std::collections::{HashMap, HashSet};
-use std::fs;
 use std::path::Path;
 
 use blake3::Hash;
-use offshoot_data::Sample;
+use offshoot_data::{Sample, picture_file};
 use rayon::prelude::*;
 
 use crate::fingerprint;
@@ -21,7 +20,7 @@ pub fn familiar(trained: &[Sample], samples: &[Sample]) -> usize {
 /// The same, where it is known what the files of some of the `trained` pictures were: those bytes count then, whatever has become of
 /// the files.
 pub(crate) fn familiar_to(trained: &[Sample], files: &[PictureFile], samples: &[Sample]) -> usize {
-    let size = |sample: &Sample| fs::metadata(&sample.path).map(|data| data.len()).ok();
+    let size = |sample: &Sample| picture_file(&sample.path).map(|(_, bytes)| bytes).ok();
     let sizes: Vec<Option<u64>> = samples.iter().map(size).collect();
     // Files of other sizes have other bytes, and need not be read.
     let wanted: HashSet<u64> = sizes.iter().copied().flatten().collect();
@@ -59,7 +58,7 @@ pub(crate) fn familiar_to(trained: &[Sample], files: &[PictureFile], samples: &[
 
 /// For each of `pictures` one of `others` with the same bytes, where there is one. Those that cannot be read have none.
 pub fn copies<'a>(pictures: &[&Path], others: &[&'a Path]) -> Vec<Option<&'a Path>> {
-    let size = |path: &&Path| fs::metadata(path).map(|data| data.len()).ok();
+    let size = |path: &&Path| picture_file(path).map(|(_, bytes)| bytes).ok();
     let [sizes, other_sizes] = [pictures, others].map(|paths| paths.iter().map(size).collect::<Vec<_>>());
     let known: HashSet<u64> = sizes.iter().copied().flatten().collect();
     let both: HashSet<u64> =
@@ -83,6 +82,8 @@ fn ends(path: &Path) -> Option<(String, String)> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -107,7 +108,7 @@ mod tests {
             let path = root.path().join(name);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             bytes.iter().for_each(|bytes| fs::write(&path, bytes).unwrap());
-            Sample { path, label: 0 }
+            Sample::new(path, 0)
         };
         let trained = [sample("t/a/1", Some("one")), sample("t/a/2", Some("other")), sample("t/a/3", None)];
         let copy = sample("d/b/x", Some("one"));

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::LazyLock;
 
 use blake3::{Hash, Hasher};
-use offshoot_data::Sample;
+use offshoot_data::{Sample, open_picture};
 use offshoot_graph::{Data, Graph, Source, Tensor, Weights};
 use offshoot_infer::Inference;
 use rayon::prelude::*;
@@ -74,9 +74,9 @@ pub(crate) fn pictures(samples: &[Sample]) -> Vec<Hash> {
     samples.par_iter().map(hash).collect()
 }
 
-/// The bytes of a file.
+/// The bytes of a file, or of a picture in an archive.
 pub(crate) fn content(path: &Path) -> io::Result<Hash> {
-    Ok(Hasher::new().update_reader(offshoot_files::open(path)?)?.finalize())
+    Ok(Hasher::new().update_reader(open_picture(path)?)?.finalize())
 }
 
 #[cfg(test)]
@@ -120,7 +120,7 @@ mod tests {
         let sample = |name: &str, bytes: Option<&[u8]>| {
             let path = folder.path().join(name);
             bytes.iter().for_each(|bytes| std::fs::write(&path, bytes).unwrap());
-            Sample { path, label: 0 }
+            Sample::new(path, 0)
         };
         let samples =
             [sample("a", Some(b"x")), sample("b", Some(b"x")), sample("c", Some(b"y")), sample("d", None)];

@@ -50,6 +50,7 @@ mod split;
 mod standing;
 pub mod step;
 mod step_options;
+mod targets;
 pub mod template;
 pub mod train;
 mod training;
@@ -64,7 +65,8 @@ pub use groups::{GroupOptions, GroupRow};
 pub use lr_find::{RangeTest, RateCurve, RatePoint, lr_find};
 pub use memory::peak_mib;
 pub use offshoot_infer::{
-    EvaluateError, Inference, Metrics, NetworkError, evaluate, evaluate_views, inference, metrics,
+    EvaluateError, Figures, Inference, LabelMetrics, Metrics, NetworkError, evaluate, evaluate_views,
+    inference, labels, metrics,
 };
 pub use optimizer::{Clip, Optimizer, OptimizerKind, OptimizerOptions};
 pub use progressive::Progressive;
@@ -75,6 +77,7 @@ pub use run_pictures::RunPictures;
 pub use schedule::{Schedule, ScheduleKind};
 pub use standing::Standing;
 pub use step::{Batch, StepError, StepOptions, StepReport, TrainStep};
+pub use targets::targets;
 pub use template::template;
-pub use train::{BestEpoch, Control, Event, Outcome, Refusal, Told, TrainError, TrainResult, train};
+pub use train::{BestEpoch, Control, Event, Figure, Outcome, Refusal, Told, TrainError, TrainResult, train};
 pub use unfreeze::{Rebuild, Stages, Unfreeze};

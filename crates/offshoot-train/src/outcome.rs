@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use offshoot_graph::Task;
 use serde::Serialize;
 
 use crate::checkpoint::Position;
@@ -30,8 +31,36 @@ pub struct TrainResult {
 pub struct BestEpoch {
     /// The epoch, from 1.
     pub epoch: u64,
-    /// The fraction of the validation pictures classified correctly; `None` without validation pictures.
-    pub val_accuracy: Option<f64>,
+    /// How good it is.
+    #[serde(flatten)]
+    pub figure: Figure,
+}
+
+/// How good a model is on validation pictures, 0 to 1; `None` without such.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Figure {
+    /// The fraction classified correctly.
+    ValAccuracy(Option<f64>),
+    /// Of several labels, the mean average precision.
+    ValMap(Option<f64>),
+}
+
+impl Figure {
+    /// That of a task.
+    pub fn new(task: Task, value: Option<f64>) -> Figure {
+        match task {
+            Task::Single => Figure::ValAccuracy(value),
+            Task::Multi => Figure::ValMap(value),
+        }
+    }
+
+    /// The number, whatever it says.
+    pub fn value(self) -> Option<f64> {
+        match self {
+            Figure::ValAccuracy(value) | Figure::ValMap(value) => value,
+        }
+    }
 }
 
 /// How a run ended.
@@ -45,11 +74,15 @@ pub struct Outcome {
 
 pub(crate) fn result(
     run: &Path,
+    task: Task,
     position: &Position,
     (trainable_parameters, frozen_parameters): (u64, u64),
     (seconds, peak_mib): (f64, Option<f64>),
 ) -> TrainResult {
-    let best = position.best.as_ref().map(|b| BestEpoch { epoch: b.epoch, val_accuracy: b.val_accuracy });
+    let best = position
+        .best
+        .as_ref()
+        .map(|b| BestEpoch { epoch: b.epoch, figure: Figure::new(task, b.val_accuracy) });
     let (run, epochs) = (run.to_owned(), position.epoch);
     TrainResult { run, epochs, best, trainable_parameters, frozen_parameters, seconds, peak_mib }
 }

@@ -1,11 +1,11 @@
 //! What the files of pictures were when a run was started, and whether they still are.
 
-use std::fs::{self, Metadata};
+use std::fs::Metadata;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::UNIX_EPOCH;
 
-use offshoot_data::Sample;
+use offshoot_data::{Sample, picture_file};
 use rayon::prelude::*;
 
 use crate::fingerprint;
@@ -36,11 +36,11 @@ pub(crate) struct PictureFile {
 
 impl Stat {
     fn of(path: &Path) -> Stat {
-        let Ok(data) = fs::metadata(path) else { return Stat::default() };
+        let Ok((data, bytes)) = picture_file(path) else { return Stat::default() };
         let modified = data.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
         let [changed, inode] = changed_and_inode(&data);
         let modified = modified.map_or(String::new(), |time| time.as_nanos().to_string());
-        Stat { bytes: data.len().to_string(), modified, changed, inode }
+        Stat { bytes: bytes.to_string(), modified, changed, inode }
     }
 }
 

@@ -1,20 +1,21 @@
 //! Where the steps of an epoch get their inputs from: pictures, or cached features.
 
+mod keeper;
+
 use std::collections::HashMap;
 use std::num::NonZeroU64;
 use std::rc::Rc;
 
-use blake3::{Hash, Hasher};
 use offshoot_data::augment::mix::Partner;
 use offshoot_data::{Batch, Dataset, Draw, Loader, LoaderOptions, PictureError, Sample, Transform};
-use offshoot_graph::Tensor;
 use offshoot_graph::random::{Purpose, key};
+use offshoot_graph::{Task, Tensor};
 
-use crate::cache::{Cache, Layout, RowFile, Writer};
-use crate::error::TrainError;
-use crate::fingerprint;
+use crate::cache::RowFile;
 use crate::recipe::Recipe;
-use crate::step::TrainStep;
+use crate::targets::label_row;
+
+pub(crate) use keeper::{Keeper, Kept};
 use offshoot_infer::evaluate::images;
 
 /// Inputs of a step.
@@ -23,7 +24,7 @@ pub(crate) struct Inputs {
     pub(crate) tensor: Tensor,
     /// Whether the frozen part has been run.
     pub(crate) ready: bool,
-    /// i64 [n], or where pictures are mixed f32 [n, classes].
+    /// i64 [n], or where pictures are mixed or have weights f32 [n, classes]; of several labels f32 [n, classes + 1].
     pub(crate) labels: Tensor,
     /// Places of the pictures in the list of samples.
     pub(crate) indices: Vec<u64>,
@@ -43,7 +44,20 @@ pub(crate) struct Pictures {
     loader: Loader,
     batch_size: usize,
     classes: usize,
+    /// Whether pictures have one class or any number.
+    task: Task,
+    /// The fraction of the targets of several labels that is spread over yes and no.
+    smoothing: f32,
+    weights: Option<Weights>,
     features: Option<Features>,
+}
+
+/// What the losses of pictures are multiplied by.
+struct Weights {
+    /// One for each sample.
+    of: Vec<f32>,
+    /// The part of the targets that is spread over all classes.
+    smoothing: f32,
 }
 
 /// What the trainable part of a network reads, for each picture of a set.
@@ -103,10 +117,19 @@ pub(crate) fn open(
     let seen: Vec<Sample> = seen_places.iter().map(|&place| data.train[place].clone()).collect();
     // They are read once an epoch, after all others.
     let seldom = LoaderOptions { cache_bytes: PIXEL_CACHE / 4, ..validation.clone() };
-    let pictures =
-        |loader, batch_size| Pictures { loader, batch_size, classes: data.classes.len(), features: None };
+    let pictures = |loader, batch_size| Pictures {
+        loader,
+        batch_size,
+        classes: data.classes.len(),
+        task: recipe.task,
+        smoothing: recipe.label_smoothing as f32,
+        weights: None,
+        features: None,
+    };
+    let weights = Weights { of: data.weights.clone(), smoothing: recipe.label_smoothing as f32 };
+    let weights = (!data.weights.is_empty()).then_some(weights);
     Sets {
-        train: pictures(loader(&data.train, training, training_options), batch_size),
+        train: Pictures { weights, ..pictures(loader(&data.train, training, training_options), batch_size) },
         val: pictures(loader(&data.val, transform, validation), EVALUATION_BATCH),
         seen: pictures(loader(&seen, transform, seldom), EVALUATION_BATCH),
         seen_places,
@@ -173,8 +196,13 @@ impl Pictures {
             let start = batch * self.batch_size;
             let end = if batch + 1 == batches { order.len() } else { start + self.batch_size };
             let draws = &order[start..end];
-            match features.gather(draws, epoch, self.loader.samples()) {
-                Some(inputs) => Ok(inputs),
+            match features.gather(draws, epoch) {
+                Some(tensor) => {
+                    let indices: Vec<u64> = draws.iter().map(|draw| draw.index as u64).collect();
+                    let labels = draws.iter().map(|draw| self.loader.samples()[draw.index].label as i64);
+                    let labels = self.targets(labels.collect(), &indices, &[]);
+                    Ok(Inputs { tensor, ready: true, labels, indices })
+                }
                 // The file is damaged.
                 None => Ok(self.inputs(self.loader.batch(draws, epoch)?)),
             }
@@ -184,22 +212,62 @@ impl Pictures {
     fn inputs(&self, batch: Batch) -> Inputs {
         let Batch { images: pixels, labels, indices, partners } = batch;
         let tensor = images(pixels, self.loader.transform().preprocessing().size);
-        let labels = match partners.is_empty() {
-            true => Tensor::i64([labels.len()], labels),
-            false => self.targets(&labels, &partners),
-        };
+        let labels = self.targets(labels, &indices, &partners);
         Inputs { tensor, ready: false, labels, indices }
     }
 
-    /// The classes' parts of the targets of mixed pictures.
-    fn targets(&self, labels: &[i64], partners: &[Partner]) -> Tensor {
+    /// The classes of pictures, or their parts of the targets where pictures are mixed or have weights: of the samples `indices`.
+    fn targets(&self, labels: Vec<i64>, indices: &[u64], partners: &[Partner]) -> Tensor {
+        match self.task {
+            Task::Single => {}
+            Task::Multi => return self.label_targets(indices, partners),
+        }
+        if partners.is_empty() && self.weights.is_none() {
+            return Tensor::i64([labels.len()], labels);
+        }
+        let weight = |place: usize| match &self.weights {
+            Some(weights) => weights.of[indices[place] as usize],
+            None => 1.0,
+        };
         let mut targets = vec![0.0; labels.len() * self.classes];
-        for ((row, &label), partner) in targets.chunks_exact_mut(self.classes).zip(labels).zip(partners) {
+        for (place, row) in targets.chunks_exact_mut(self.classes).enumerate() {
+            let partner = partners.get(place);
             // Labels are places in the list of classes.
-            row[label as usize] += 1.0 - partner.share;
-            row[partner.label as usize] += partner.share;
+            row[labels[place] as usize] +=
+                weight(place) * (1.0 - partner.map_or(0.0, |partner| partner.share));
+            if let Some(partner) = partner {
+                // Each takes from the one before it.
+                let before = weight((place + labels.len() - 1) % labels.len());
+                row[partner.label as usize] += before * partner.share;
+            }
+            if let Some(Weights { smoothing, .. }) = self.weights {
+                smooth(row, smoothing);
+            }
         }
         Tensor::f32([labels.len(), self.classes], targets)
+    }
+
+    /// The targets of pictures with several labels and the weights of their losses, as [`offshoot_graph::passes::LABELS`].
+    fn label_targets(&self, indices: &[u64], partners: &[Partner]) -> Tensor {
+        let (count, columns) = (indices.len(), self.classes + 1);
+        let mut own = Vec::with_capacity(count * columns);
+        for &index in indices {
+            let weight = self.weights.as_ref().map_or(1.0, |weights| weights.of[index as usize]);
+            own.extend(label_row(&self.samples()[index as usize], self.classes, self.smoothing, weight));
+        }
+        let mut mixed = own.clone();
+        for (place, (row, partner)) in mixed.chunks_exact_mut(columns).zip(partners).enumerate() {
+            // Each takes from the one before it.
+            let before = (place + count - 1) % count;
+            let other = &own[before * columns..][..columns];
+            row.iter_mut().zip(other).for_each(|(x, y)| *x = (1.0 - partner.share) * *x + partner.share * y);
+        }
+        Tensor::f32([count, columns], mixed)
+    }
+
+    /// The pictures, usable or not.
+    pub(crate) fn samples(&self) -> &[Sample] {
+        self.loader.samples()
     }
 
     /// Takes features instead of pictures from now on.
@@ -218,7 +286,7 @@ impl Pictures {
 
 impl Features {
     /// The features of some samples. `None` where the file does not hold what was written.
-    fn gather(&self, draws: &[Draw], epoch: u64, samples: &[Sample]) -> Option<Inputs> {
+    fn gather(&self, draws: &[Draw], epoch: u64) -> Option<Tensor> {
         let views = NonZeroU64::new(self.views.len() as u64)?;
         let row = &self.views.first()?.layout().shape;
         let mut data = Vec::with_capacity(draws.len() * row.iter().product::<usize>());
@@ -227,178 +295,87 @@ impl Features {
             file.read(*self.rows.get(draw.index)?, &mut data)?;
         }
         let shape: Vec<usize> = std::iter::once(draws.len()).chain(row.iter().copied()).collect();
-        let labels = draws.iter().map(|draw| samples[draw.index].label as i64).collect();
-        Some(Inputs {
-            tensor: Tensor::f32(shape, data),
-            ready: true,
-            labels: Tensor::i64([draws.len()], labels),
-            indices: draws.iter().map(|draw| draw.index as u64).collect(),
-        })
+        Some(Tensor::f32(shape, data))
     }
 }
 
-/// Whether features are cached.
-pub(crate) enum Kept {
-    Yes,
-    /// Why not.
-    Without(String),
-    /// By request.
-    Stopped,
+/// Spreads a part of a picture's targets evenly over all classes; their sum stays.
+fn smooth(row: &mut [f32], smoothing: f32) {
+    let share = row.iter().sum::<f32>() * smoothing / row.len() as f32;
+    row.iter_mut().for_each(|part| *part = (1.0 - smoothing) * *part + share);
 }
 
-/// Caches the features of pictures: those of validation, and those of training where each picture has a limited number of
-/// versions.
-pub(crate) struct Keeper<'a, 'w> {
-    pub(crate) step: &'a mut TrainStep,
-    pub(crate) cache: &'a Cache,
-    pub(crate) recipe: &'a Recipe,
-    /// What the executor says about itself.
-    pub(crate) processor: String,
-    /// Is told how many pictures of how many are done, and says whether to go on.
-    pub(crate) watch: &'a mut (dyn FnMut(usize, usize) -> bool + 'w),
-}
+#[cfg(test)]
+mod tests {
+    use offshoot_graph::Preprocessing;
+    use serde_json::Value;
 
-/// What came of one file.
-enum Rows {
-    There(RowFile),
-    Without(String),
-    Stopped,
-}
+    use super::*;
 
-impl Keeper<'_, '_> {
-    /// Makes `sets` use features, from files that are there or are made now. Pictures without random changes share one file,
-    /// whatever is trained on and validated with.
-    pub(crate) fn keep(&mut self, sets: &mut Sets) -> Result<Kept, TrainError> {
-        let Sets { train, val, seen, seen_places } = sets;
-        let augmented = self.recipe.augmentation().is_some();
-        let of_train = if augmented { seen.loader.samples() } else { train.loader.samples() };
-        let samples: Vec<Sample> = of_train.iter().chain(val.loader.samples()).cloned().collect();
-        if !samples.is_empty() {
-            let (file, rows) = match self.plain(samples, val)? {
-                (Rows::There(file), rows) => (Rc::new(file), rows),
-                (Rows::Without(why), _) => return Ok(Kept::Without(why)),
-                (Rows::Stopped, _) => return Ok(Kept::Stopped),
+    #[test]
+    fn labels_of_several_classes_are_smoothed_weighted_and_mixed() {
+        let samples = vec![Sample::several("a", [0, 2]), Sample::several("b", [1]), Sample::several("c", [])];
+        let transform = Transform::new(&Preprocessing::default()).unwrap();
+        let pictures = Pictures {
+            loader: Loader::new(samples, transform.clone(), LoaderOptions::evaluation(&transform, 2)),
+            batch_size: 2,
+            classes: 3,
+            task: Task::Multi,
+            smoothing: 0.5,
+            weights: Some(Weights { of: vec![1.0, 3.0, 5.0], smoothing: 0.5 }),
+            features: None,
+        };
+        let targets = |partners: &[Partner]| pictures.targets(vec![0, 1], &[2, 0], partners);
+        let plain = [0.25, 0.25, 0.25, 5.0, 0.75, 0.25, 0.75, 1.0];
+        assert_eq!(targets(&[]), Tensor::f32([2, 4], plain.to_vec()));
+        // Each takes from the one before it: the first from the last.
+        let partner = |share| Partner { label: 0, share };
+        let mixed = [0.5, 0.25, 0.5, 3.0, 0.75, 0.25, 0.75, 1.0];
+        assert_eq!(targets(&[partner(0.5), partner(0.0)]), Tensor::f32([2, 4], mixed.to_vec()));
+    }
+
+    /// `golden/row_weights.json` was written by `scripts/golden/row_weights.py`: PyTorch's losses.
+    #[test]
+    fn weights_multiply_the_losses_as_in_pytorch() {
+        let cases: Vec<Value> =
+            serde_json::from_str(include_str!("../tests/golden/row_weights.json")).unwrap();
+        assert_eq!(cases.len(), 4);
+        let numbers = |value: &Value| -> Vec<f64> {
+            value.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect()
+        };
+        for case in &cases {
+            let classes = case["classes"].as_u64().unwrap() as usize;
+            let labels: Vec<i64> = numbers(&case["labels"]).iter().map(|&x| x as i64).collect();
+            let of: Vec<f32> = numbers(&case["weights"]).iter().map(|&x| x as f32).collect();
+            let smoothing = case["label_smoothing"].as_f64().unwrap() as f32;
+            let count = labels.len();
+            let shares = numbers(&case["shares"]);
+            let partner = |(place, &share): (usize, &f64)| Partner {
+                label: labels[(place + count - 1) % count],
+                share: share as f32,
             };
-            let (train_rows, val_rows) = rows.split_at(of_train.len());
-            let (train_rows, val_rows) = (train_rows.to_vec(), val_rows.to_vec());
-            val.take(vec![file.clone()], val_rows);
-            if augmented {
-                seen.take(vec![file], train_rows);
-            } else {
-                seen.take(vec![file.clone()], seen_places.iter().map(|&place| train_rows[place]).collect());
-                train.take(vec![file], train_rows);
-            }
+            let partners: Vec<Partner> = shares.iter().enumerate().map(partner).collect();
+            let transform = Transform::new(&Preprocessing::default()).unwrap();
+            let samples = vec![Sample::new("", 0); count];
+            let pictures = Pictures {
+                loader: Loader::new(samples, transform.clone(), LoaderOptions::evaluation(&transform, count)),
+                batch_size: count,
+                classes,
+                task: Task::Single,
+                smoothing: 0.0,
+                weights: Some(Weights { of, smoothing }),
+                features: None,
+            };
+            let indices: Vec<u64> = (0..count as u64).collect();
+            let targets = pictures.targets(labels.clone(), &indices, &partners);
+            let logits = numbers(&case["logits"]);
+            let rows = logits.chunks_exact(classes).zip(targets.as_f32().unwrap().chunks_exact(classes));
+            let loss = rows.map(|(logits, targets)| {
+                let total = logits.iter().map(|x| x.exp()).sum::<f64>().ln();
+                logits.iter().zip(targets).map(|(x, &t)| f64::from(t) * (total - x)).sum::<f64>()
+            });
+            let (loss, wanted) = (loss.sum::<f64>() / count as f64, case["loss"].as_f64().unwrap());
+            assert!((loss - wanted).abs() < 1e-6 * wanted.abs().max(1.0), "{loss} and {wanted}");
         }
-        let views = self.recipe.cache_views.filter(|_| augmented).unwrap_or(0);
-        let mut files = Vec::new();
-        let hashes = if views > 0 { fingerprint::pictures(train.loader.samples()) } else { Vec::new() };
-        for view in 0..views {
-            match self.view(train, &hashes, view, views)? {
-                Rows::There(file) => files.push(Rc::new(file)),
-                Rows::Without(why) => return Ok(Kept::Without(why)),
-                Rows::Stopped => return Ok(Kept::Stopped),
-            }
-        }
-        if views > 0 {
-            let rows = (0..train.loader.samples().len()).collect();
-            train.take(files, rows);
-        }
-        Ok(Kept::Yes)
     }
-
-    /// The features of unchanged pictures, and the row of each. They are ordered by content: names, classes and splits do
-    /// not matter.
-    fn plain(&mut self, samples: Vec<Sample>, val: &Pictures) -> Result<(Rows, Vec<usize>), TrainError> {
-        let hashes = fingerprint::pictures(&samples);
-        let mut order: Vec<usize> = (0..samples.len()).collect();
-        order.sort_by_key(|&i| hashes[i].as_bytes());
-        let mut rows = vec![0; samples.len()];
-        order.iter().enumerate().for_each(|(row, &sample)| rows[sample] = row);
-        let sorted = order.iter().map(|&i| samples[i].clone()).collect();
-        let sorted_hashes: Vec<Hash> = order.iter().map(|&i| hashes[i]).collect();
-        let key = self.key("plain", &sorted_hashes);
-        let transform = val.loader.transform();
-        let loader = Loader::new(sorted, transform.clone(), self.in_order(transform));
-        Ok((self.rows(key, &loader, 0, 1)?, rows))
-    }
-
-    /// The features of one random version of each picture.
-    fn view(&mut self, train: &Pictures, hashes: &[Hash], view: u64, views: u64) -> Result<Rows, TrainError> {
-        let seed = self.recipe.seed;
-        let augment = self.recipe.augmentation();
-        let key = self.key(&format!("seed {seed} view {view} {augment:?}"), hashes);
-        let transform = train.loader.transform();
-        let options = LoaderOptions { augment, seed, ..self.in_order(transform) };
-        let loader = Loader::new(train.loader.samples().to_vec(), transform.clone(), options);
-        self.rows(key, &loader, view, views)
-    }
-
-    /// Each picture is read once, so its pixels are not worth keeping.
-    fn in_order(&self, transform: &Transform) -> LoaderOptions {
-        LoaderOptions { cache_bytes: 0, ..in_order(self.recipe, transform, EVALUATION_BATCH) }
-    }
-
-    /// A hash of all that decides about the numbers in a file.
-    fn key(&self, version: &str, pictures: &[Hash]) -> Hash {
-        let mut hasher = Hasher::new_derive_key("offshoot features 1");
-        hasher.update(fingerprint::program().as_bytes());
-        fingerprint::field(&mut hasher, self.processor.as_bytes());
-        self.step.fingerprint_prefix(&mut hasher);
-        let preprocessing = serde_json::to_vec(&self.recipe.preprocessing);
-        fingerprint::field(&mut hasher, &preprocessing.expect("preprocessing can be written as JSON"));
-        fingerprint::field(&mut hasher, format!("{:?} {version}", self.recipe.cache_dtype).as_bytes());
-        pictures.iter().for_each(|hash| {
-            hasher.update(hash.as_bytes());
-        });
-        hasher.finalize()
-    }
-
-    /// The file under `key`, one of `files`, made from the pictures of `loader` in the epoch `view` where it is not there.
-    fn rows(&mut self, key: Hash, loader: &Loader, view: u64, files: u64) -> Result<Rows, TrainError> {
-        let Some(file) = self.cache.open(key) else { return self.compute(key, loader, view, files) };
-        if self.recipe.strict && !file.unusable().is_empty() {
-            loader.leave_out(file.unusable().iter().cloned());
-            if let Some(error) = loader.skipped().into_iter().next() {
-                return Err(error.into());
-            }
-        }
-        Ok(Rows::There(file))
-    }
-
-    fn compute(&mut self, key: Hash, loader: &Loader, view: u64, files: u64) -> Result<Rows, TrainError> {
-        let (rows, mut done) = (loader.samples().len(), 0);
-        let mut writer: Option<Writer> = None;
-        for batch in loader.epoch(view) {
-            let Batch { images: pixels, indices, .. } = batch?;
-            let features = self.step.features(images(pixels, loader.transform().preprocessing().size))?;
-            if writer.is_none() {
-                let shape = features.shape()[1..].to_vec();
-                let layout = Layout { shape, dtype: self.recipe.cache_dtype, rows };
-                match self.cache.create(key, layout, files) {
-                    Ok(started) => writer = Some(started),
-                    Err(error) => return Ok(Rows::Without(error.to_string())),
-                }
-            }
-            if let Some(writer) = &mut writer
-                && let Err(error) = put(writer, &indices, &features)
-            {
-                return Ok(Rows::Without(error.to_string()));
-            }
-            done += indices.len();
-            if !(self.watch)(done, rows) {
-                return Ok(Rows::Stopped);
-            }
-        }
-        let Some(writer) = writer else { return Ok(Rows::Without("no picture can be used".into())) };
-        Ok(match writer.finish(loader.unusable()) {
-            Ok(file) => Rows::There(file),
-            Err(error) => Rows::Without(error.to_string()),
-        })
-    }
-}
-
-fn put(writer: &mut Writer, indices: &[u64], features: &Tensor) -> Result<(), crate::cache::CacheError> {
-    let data = features.as_f32().unwrap_or_default();
-    let rows = data.chunks_exact((data.len() / indices.len().max(1)).max(1));
-    indices.iter().zip(rows).try_for_each(|(&index, row)| writer.put(index as usize, row))
 }

@@ -43,7 +43,7 @@ const fn real(words: &'static str, holds: fn(f64) -> bool, single: bool) -> Real
 }
 
 /// The same for all entries of a table stands under the table's name.
-const REAL: [(&str, Real); 25] = [
+const REAL: [(&str, Real); 26] = [
     ("lr", real("above 0", |x| x > 0.0, true)),
     ("lr_groups", real("above 0", |x| x > 0.0, true)),
     ("weight_decay", real("at least 0", |x| x >= 0.0, true)),
@@ -53,6 +53,7 @@ const REAL: [(&str, Real); 25] = [
     ("warmup", real("at least 0 and below 1", |x| (0.0..1.0).contains(&x), false)),
     ("ema", real("at least 0 and below 1", |x| (0.0..1.0).contains(&x), true)),
     ("min_delta", real("at least 0 and below 1", |x| (0.0..1.0).contains(&x), false)),
+    ("reject_precision", real("above 0 and at most 1", |x| x > 0.0 && x <= 1.0, false)),
     ("clip_norm", real("above 0", |x| x > 0.0, true)),
     ("clip_value", real("above 0", |x| x > 0.0, true)),
     ("layer_decay", real("above 0 and at most 1", |x| x > 0.0 && x <= 1.0, true)),

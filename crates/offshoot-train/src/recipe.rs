@@ -6,10 +6,10 @@ mod table;
 
 use std::path::Path;
 
-use offshoot_data::{Augmentation, DecodeOptions, FolderOptions};
+use offshoot_data::{Augmentation, DecodeOptions, FolderOptions, data_exists};
 use offshoot_formats::atomic::write_atomically;
 use offshoot_formats::error::FormatError;
-use offshoot_graph::Preprocessing;
+use offshoot_graph::{Preprocessing, Score};
 
 use crate::freeze::Freeze;
 use crate::groups::GroupOptions;
@@ -22,6 +22,12 @@ use crate::unfreeze::{Stages, Unfreeze};
 
 use check::check_together;
 use table::{compare, line_of, overlay, table};
+
+/// The fraction of the accepted pictures that is to be right where a recipe does not say.
+pub const DEFAULT_PRECISION: f64 = 0.95;
+
+/// What pictures are rejected by where a recipe does not say: the better one of those that files carry, by the measurement in the guide.
+pub const DEFAULT_SCORE: Score = Score::Energy;
 
 pub use crate::recipe_error::{RecipeError, SettingError};
 pub use crate::settings::{
@@ -139,7 +145,7 @@ impl Recipe {
         let mut recipe = Recipe::read(run)?;
         recipe.threads = flags.threads.or(recipe.threads);
         let more = flags.epochs.filter(|&epochs| epochs > recipe.epochs);
-        let moved = flags.data.clone().filter(|data| *data != recipe.data && !recipe.data.exists());
+        let moved = flags.data.clone().filter(|data| *data != recipe.data && !data_exists(&recipe.data));
         let mut kept = flags.clone();
         kept.epochs = kept.epochs.filter(|_| more.is_none());
         kept.data = kept.data.filter(|_| moved.is_none());
@@ -166,14 +172,22 @@ impl Recipe {
         write_atomically(&run.join(RECIPE_FILE), |file| std::io::Write::write_all(file, text.as_bytes()))
     }
 
-    /// How the folder of pictures is read.
+    /// How the folder or the table of pictures is read.
     pub fn folder_options(&self) -> FolderOptions {
         FolderOptions {
             val_fraction: self.val_fraction,
             seed: self.seed,
             strict: self.strict,
             decode: DecodeOptions::from(&self.preprocessing),
+            columns: self.columns.clone().unwrap_or_default(),
+            root: self.root.clone(),
+            task: self.task,
         }
+    }
+
+    /// What pictures are rejected by, and the fraction of the accepted ones that is to be right.
+    pub fn rejection(&self) -> (Score, f64) {
+        (self.reject_score.unwrap_or(DEFAULT_SCORE), self.reject_precision.unwrap_or(DEFAULT_PRECISION))
     }
 
     /// The update rule and its numbers.

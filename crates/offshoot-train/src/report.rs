@@ -4,9 +4,12 @@
 
 mod about;
 mod answers;
-mod calibration;
 mod chart;
+mod damaged;
+mod decisions;
+mod explanations;
 mod formats;
+mod labels;
 mod page;
 mod table;
 mod tensorboard;
@@ -18,28 +21,33 @@ use std::path::Path;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use offshoot_data::{Picture, Transform, read_picture};
+use offshoot_data::{Picture, Sample, Transform, read_picture};
 use offshoot_files::{Kind, open, read_text};
 use offshoot_formats::FormatError;
 use offshoot_formats::atomic::write_atomically;
 use offshoot_formats::error::Problem;
-use offshoot_graph::text::{path_text, shown};
+use offshoot_graph::Task;
+use offshoot_graph::text::path_text;
+use offshoot_infer::Figures;
 
 pub(crate) use answers::Answers;
-pub use calibration::{BINS, Bin, Calibration, calibration, temperature};
 pub use chart::rate_curve_svg;
+pub use explanations::{
+    EXPLANATIONS_FILE, ExplainedPicture, Explanations, pictures_to_explain, thumbnail_transform,
+};
 pub use formats::{FORMAT_COLUMNS, FORMATS_FILE, FormatRow, FormatStatus, FormatsReport};
 pub use tensorboard::{EVENTS_FILE, TENSORBOARD_FOLDER};
 
 use about::Events;
 use answers::Predictions;
-use chart::{Axes, Line, lines, reliability, short};
+use chart::{Axes, Line, lines, short};
+use damaged::Damaged;
 use page::{cards, escaped, isolated, page, section, wide};
 use table::Table;
 
 use crate::metrics::{Metrics, argmax, softmax};
 use crate::recipe::{Recipe, RecipeError};
-use crate::results::Best;
+use crate::results::{Best, figure_name};
 use crate::run::{GROUPS_FILE, HEALTH_FILE, LOG_FILE, PICTURES_FILE, RECIPE_FILE, RESULTS_FILE};
 
 pub use crate::run::{PREDICTIONS_FILE, REPORT_FILE};
@@ -75,12 +83,26 @@ pub fn write(run: &Path, processor: &str) -> Result<Vec<String>, FormatError> {
     body +=
         &section("Pictures", &about::pictures(&damaged.table(PICTURES_FILE, &["set", "class", "path"], Ok)));
     body += &section("Curves", &curves(&results, &health));
+    let explained = damaged.without(EXPLANATIONS_FILE, Explanations::read(run)).unwrap_or_default();
+    let transform = recipe.as_ref().and_then(|recipe| thumbnail_transform(&recipe.preprocessing));
     if let Some(predictions) = &predictions {
-        let metrics = predictions.metrics();
-        body += &section("Confusion", &confusion(&predictions.classes, &metrics));
-        body += &section("Classes", &classes(&predictions.classes, &metrics));
-        body += &section("Pictures with the highest loss", &worst(predictions, recipe.as_ref()));
-        body += &section("Calibration", &calibration_section(predictions));
+        let figures = predictions.figures();
+        match &figures {
+            Figures::Classes(metrics) => {
+                let pictures = explained.confused(predictions, metrics, transform.as_ref());
+                body += &section("Confusion", &(confusion(&predictions.classes, metrics) + &pictures));
+                body += &section("Classes", &classes(&predictions.classes, metrics));
+            }
+            Figures::Labels(metrics) => {
+                let classes = labels::classes(&predictions.classes, metrics);
+                body += &section("Classes", &(labels::summary(metrics) + &classes));
+            }
+        }
+        let worst = worst(predictions, &figures, transform.as_ref(), &explained);
+        body += &section("Pictures with the highest loss", &worst);
+        if let Figures::Classes(_) = figures {
+            body += &section("Calibration", &decisions::section(predictions, recipe.as_ref()));
+        }
     }
     let formats = FormatsReport::read(run).map_err(|error| error.to_string());
     if let Some(formats) = damaged.without(FORMATS_FILE, formats) {
@@ -96,34 +118,6 @@ pub fn write(run: &Path, processor: &str) -> Result<Vec<String>, FormatError> {
     let html = page(&format!("{name}{model}"), &body);
     write_atomically(&run.join(REPORT_FILE), |file| file.write_all(html.as_bytes()))?;
     Ok(damaged.found)
-}
-
-/// The files of a run that the page is made without, because they are not what was written.
-struct Damaged<'a> {
-    run: &'a Path,
-    found: Vec<String>,
-}
-
-impl Damaged<'_> {
-    /// What was read of the file `name`; nothing where that is not as it should be.
-    fn without<T>(&mut self, name: &str, read: Result<Option<T>, String>) -> Option<T> {
-        read.unwrap_or_else(|why| {
-            let path = shown(self.run.join(name));
-            self.found.push(format!("{path}: {why}; the report is made without it"));
-            None
-        })
-    }
-
-    /// The same of a table with these columns at its beginning, which `check` looks at.
-    fn table(
-        &mut self,
-        name: &str,
-        columns: &[&str],
-        check: impl FnOnce(Option<Table>) -> Result<Option<Table>, String>,
-    ) -> Table {
-        let read = Table::read(&self.run.join(name), columns).and_then(check);
-        self.without(name, read).unwrap_or_default()
-    }
 }
 
 /// The recipe of the run; `None` where it has none.
@@ -158,22 +152,24 @@ fn percent(x: f64) -> String {
 }
 
 fn summary(results: &Table, predictions: Option<&Predictions>) -> String {
-    let numbers = |name| results.numbers(name);
+    let numbers = |name: &str| results.numbers(name);
     let last = |name| numbers(name).into_iter().flatten().last();
-    let epochs = (1..).zip(numbers("val_accuracy").into_iter().zip(numbers("val_loss")));
+    let (figure, said) = figure_of(results);
+    let scores = numbers(&format!("val_{figure}"));
+    let epochs = (1..).zip(scores.into_iter().zip(numbers("val_loss")));
     let validated = epochs.filter(|(_, (accuracy, _))| accuracy.is_some());
     let best = validated
         .map(|(epoch, (val_accuracy, val_loss))| Best { epoch, val_accuracy, val_loss })
         .reduce(|best, now| if now.is_better_than(&best) { now } else { best });
     let mut all = Vec::new();
     if let Some(Best { epoch, val_accuracy, val_loss }) = best {
-        all.push(("best validation accuracy", val_accuracy.map_or(String::new(), percent)));
+        all.push((said, val_accuracy.map_or(String::new(), percent)));
         all.push(("best epoch", epoch.to_string()));
         all.push(("validation loss of the best epoch", val_loss.map_or(String::new(), short)));
     }
     all.push(("epochs", results.rows.len().to_string()));
     if let Some(predictions) = predictions {
-        all.push(("validation pictures", predictions.labels.len().to_string()));
+        all.push(("validation pictures", predictions.samples.len().to_string()));
         all.push(("classes", predictions.classes.len().to_string()));
     }
     all.extend(last("seconds").map(|seconds| ("training time", duration(seconds))));
@@ -187,6 +183,15 @@ fn summary(results: &Table, predictions: Option<&Predictions>) -> String {
         all.push(("skipped steps", short(skipped)));
     }
     cards(&all)
+}
+
+/// The figure that the best epoch was chosen by, as its columns call it and in words.
+fn figure_of(results: &Table) -> (&'static str, &'static str) {
+    let several = figure_name(Task::Multi);
+    match results.column(&format!("val_{several}")) {
+        Some(_) => (several, "best validation mAP"),
+        None => (figure_name(Task::Single), "best validation accuracy"),
+    }
 }
 
 fn duration(seconds: f64) -> String {
@@ -209,10 +214,18 @@ fn curves(results: &Table, health: &Table) -> String {
             .map(|(name, set)| line(&format!("{set}_{what}"), name, unit))
     };
     let chart = |title: &str, drawn: &[Line], y: &str, log: bool| lines(title, drawn, Axes::epochs(y, log));
+    let figure = match figure_of(results).0 {
+        "accuracy" => chart("Accuracy", &both("accuracy", 100.0), "accuracy, %", false),
+        map => {
+            let columns = [("training", format!("train_eval_{map}")), ("validation", format!("val_{map}"))];
+            let drawn = columns.map(|(name, column)| line(&column, name, 100.0));
+            chart("Mean average precision", &drawn, "mAP, %", false)
+        }
+    };
     let rate = line("learning_rate", "base learning rate", 1.0);
     let mut charts = vec![
         chart("Loss", &both("loss", 1.0), "cross entropy", false),
-        chart("Accuracy", &both("accuracy", 100.0), "accuracy, %", false),
+        figure,
         chart("Learning rate", &[rate], "learning rate", false),
         chart("Gradient norm by group", &by_group(health, "gradient_norm"), "2-norm of the gradient", true),
         chart("Weight norm by group", &by_group(health, "weight_norm"), "2-norm of the weights", true),
@@ -272,9 +285,7 @@ fn confusion(classes: &[String], metrics: &Metrics) -> String {
         let width = first + classes.iter().map(|class| letters(class).max(6)).sum::<usize>();
         html += &wide(&(table + "</tbody></table>"), width);
     }
-    let wrong = metrics.confusion().filter(|((label, predicted), _)| label != predicted);
-    let mut pairs: Vec<((usize, usize), u64)> = wrong.collect();
-    pairs.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(&b.0)));
+    let pairs = pairs(metrics);
     let row = |&((label, predicted), count): &((usize, usize), u64)| {
         let part = percent(count as f64 / labelled[label].max(1) as f64);
         vec![classes[label].clone(), classes[predicted].clone(), count.to_string(), part]
@@ -285,6 +296,14 @@ fn confusion(classes: &[String], metrics: &Metrics) -> String {
         html += &page::table(&["label", "prediction", "pictures", "fraction of the label"], &rows, 2);
     }
     html
+}
+
+/// The labels that other classes were predicted for, with these and how often, the most frequent first.
+fn pairs(metrics: &Metrics) -> Vec<((usize, usize), u64)> {
+    let wrong = metrics.confusion().filter(|((label, predicted), _)| label != predicted);
+    let mut pairs: Vec<((usize, usize), u64)> = wrong.collect();
+    pairs.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(&b.0)));
+    pairs
 }
 
 /// A count on a ground that is the stronger the larger its part.
@@ -316,42 +335,58 @@ fn classes(names: &[String], metrics: &Metrics) -> String {
     page::table(&["class", "pictures", "precision", "recall", "F1"], &rows, 1)
 }
 
-fn worst(predictions: &Predictions, recipe: Option<&Recipe>) -> String {
-    let transform = recipe.and_then(|recipe| {
-        let own = &recipe.preprocessing;
-        let resize = own.resize * THUMBNAIL / own.size.max(1);
-        let small =
-            offshoot_graph::Preprocessing { size: THUMBNAIL, resize: resize.max(THUMBNAIL), ..own.clone() };
-        Transform::new(&small).ok()
-    });
-    let mut pictures: Vec<(f64, usize, usize, f64)> = predictions
-        .rows()
-        .enumerate()
-        .map(|(i, (row, label))| {
-            let (p, best) = (softmax(row), argmax(row));
-            (p[label], i, best, p[best])
-        })
-        .collect();
+/// Each picture with what it is ranked by, the worst the smallest, and what is said of it.
+fn ranked(predictions: &Predictions, figures: &Figures) -> Vec<(f64, usize)> {
+    let key = |(i, (row, sample)): (usize, (&[f32], &Sample))| match figures {
+        Figures::Classes(_) => (softmax(row)[sample.label], i),
+        Figures::Labels(_) => (-labels::loss(row, sample), i),
+    };
+    let mut pictures: Vec<(f64, usize)> = predictions.rows().enumerate().map(key).collect();
     pictures.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-    let mut html = String::from(
-        "<p>The validation pictures to whose label the best model gives the lowest probability: mistakes of the model, wrong \
-         labels, or unusual pictures.</p><div class=\"worst\">",
+    pictures
+}
+
+/// The prediction for a picture that has one class.
+fn answer(predictions: &Predictions, row: &[f32], label: usize) -> String {
+    let (p, best) = (softmax(row), argmax(row));
+    let right = best == label;
+    let unbroken = |x: f64| percent(x).replace(' ', "\u{a0}");
+    let (label, of_label) = (isolated(&predictions.classes[label]), unbroken(p[label]));
+    let (said, of_best) = (isolated(&predictions.classes[best]), unbroken(p[best]));
+    match right {
+        true => format!("<div>{label} {of_label}</div><div><i>correct</i></div>"),
+        false => {
+            format!("<div><b>predicted {said} {of_best}</b></div><div>label {label} {of_label}</div>")
+        }
+    }
+}
+
+fn worst(
+    predictions: &Predictions,
+    figures: &Figures,
+    transform: Option<&Transform>,
+    explained: &Explanations,
+) -> String {
+    let (said, thresholds) = match figures {
+        Figures::Classes(_) => ("to whose label the best model gives the lowest probability", Vec::new()),
+        Figures::Labels(metrics) => ("with the highest loss of the best model", metrics.best_thresholds()),
+    };
+    let mut html = format!(
+        "<p>The validation pictures {said}: mistakes of the model, wrong labels, or unusual pictures.</p>{}<div class=\"worst\">",
+        explained.legend()
     );
-    for &(of_label, i, best, of_best) in pictures.iter().take(WORST) {
-        let path = &predictions.paths[i];
+    let rows: Vec<(&[f32], &Sample)> = predictions.rows().collect();
+    for (_, i) in ranked(predictions, figures).into_iter().take(WORST) {
+        let (row, sample) = rows[i];
+        let path = &sample.path;
         let name = path_text(path.file_name().unwrap_or_default());
-        let (label, said) = (&predictions.classes[predictions.labels[i]], &predictions.classes[best]);
-        let image = transform.as_ref().and_then(|transform| thumbnail(path, transform)).unwrap_or_default();
-        let unbroken = |x: f64| percent(x).replace(' ', "\u{a0}");
-        let (label, of_label) = (isolated(label), unbroken(of_label));
-        let answer = match best == predictions.labels[i] {
-            true => format!("<div>{label} {of_label}</div><div><i>correct</i></div>"),
-            false => {
-                let (said, of_best) = (isolated(said), unbroken(of_best));
-                format!("<div><b>predicted {said} {of_best}</b></div><div>label {label} {of_label}</div>")
-            }
+        let image = transform.and_then(|transform| thumbnail(path, transform)).unwrap_or_default();
+        let map = explained.image(path);
+        let answer = match figures {
+            Figures::Classes(_) => answer(predictions, row, sample.label),
+            Figures::Labels(_) => labels::answer(predictions, &thresholds, row, sample),
         };
-        let _ = write!(html, "<figure>{image}{answer}<small>{}</small></figure>", isolated(&name));
+        let _ = write!(html, "<figure>{image}{map}{answer}<small>{}</small></figure>", isolated(&name));
     }
     html + "</div>"
 }
@@ -364,44 +399,6 @@ fn thumbnail(path: &Path, transform: &Transform) -> Option<String> {
     Some(format!(
         "<img alt=\"\" width=\"{THUMBNAIL}\" height=\"{THUMBNAIL}\" src=\"data:image/jpeg;base64,{data}\">"
     ))
-}
-
-fn calibration_section(predictions: &Predictions) -> String {
-    let (logits, labels, classes) = (&predictions.logits, &predictions.labels, predictions.classes.len());
-    let Some(fitted) = temperature(logits, labels, classes) else { return String::new() };
-    let [before, after] = [1.0, fitted].map(|t| calibration(logits, labels, classes, t));
-    let figures = cards(&[
-        ("expected calibration error", percent(before.error)),
-        ("temperature fitted on these pictures", short(fitted)),
-        ("expected calibration error with it, on these pictures", percent(after.error)),
-    ]);
-    let axes = Axes { x: "confidence: probability of the predicted class, %", y: "accuracy, %", log: false };
-    let series = [("without temperature", &before), ("with the fitted temperature", &after)];
-    format!(
-        "{figures}<p>Below the dashed line the model is overconfident, above it underconfident. Larger points stand for more \
-         pictures. The shipped model's logits are those without temperature.</p><div class=\"charts\">{}</div>{}",
-        reliability("Reliability diagram", &series, axes),
-        bins(&before, &after)
-    )
-}
-
-/// The pictures and the accuracy of each range of confidence.
-fn bins(before: &Calibration, after: &Calibration) -> String {
-    let percents = |place: usize| (100.0 * place as f64 / BINS as f64).round();
-    let both = before.bins.iter().zip(&after.bins).enumerate();
-    let filled = both.filter(|(_, (before, after))| before.pictures + after.pictures > 0);
-    let cells = |bin: &Bin| {
-        let accuracy = if bin.pictures > 0 { percent(bin.accuracy) } else { "-".into() };
-        [bin.pictures.to_string(), accuracy]
-    };
-    let row = |(place, (before, after)): (usize, (&Bin, &Bin))| {
-        let range = format!("{} to {} %", percents(place), percents(place + 1));
-        [vec![range], cells(before).to_vec(), cells(after).to_vec()].concat()
-    };
-    let rows: Vec<Vec<String>> = filled.map(row).collect();
-    let columns =
-        ["confidence", "pictures", "accuracy", "pictures, with temperature", "accuracy, with temperature"];
-    page::table(&columns, &rows, 1)
 }
 
 fn groups(table: &Table) -> String {

@@ -6,6 +6,7 @@ use std::path::Path;
 use offshoot_files::{Kind, open, read_text};
 use offshoot_formats::FormatError;
 use offshoot_formats::atomic::write_atomically;
+use offshoot_graph::Task;
 use serde::{Deserialize, Serialize};
 
 use crate::run::{RESULTS_FILE, RunError};
@@ -18,9 +19,10 @@ pub(crate) const MAX_NUMBER: f64 = (1_u64 << 53) as f64;
 pub struct Best {
     /// The epoch, from 1.
     pub epoch: u64,
-    /// The fraction of the validation pictures classified correctly; `None` without validation pictures.
+    /// The fraction of the validation pictures classified correctly, or of several labels, the mean average precision; `None` without
+    /// validation pictures.
     pub val_accuracy: Option<f64>,
-    /// The mean cross entropy on the validation pictures.
+    /// The mean loss on the validation pictures.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub val_loss: Option<f64>,
 }
@@ -39,25 +41,27 @@ impl Best {
     }
 }
 
-/// One line of `results.csv`, whose columns have these names in this order. Empty where there is no validation picture
+/// One line of `results.csv`, whose columns have these names in this order; of several labels, `val_map` and `train_eval_map` in the
+/// place of the accuracies after the epoch. Empty where there is no validation picture
 /// or the system does not say.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct EpochRow {
     /// The epoch, from 1.
     pub epoch: u64,
     /// Mean loss of the training steps (smoothed, weighted and with dropout where those are on).
     pub train_loss: f64,
-    /// Fraction of the training pictures classified correctly, during the steps (augmented, with dropout).
+    /// Fraction of the training pictures classified correctly, during the steps (augmented, with dropout); of several labels, those whose
+    /// labels are all right at a probability of 0.5.
     pub train_accuracy: f64,
-    /// Mean cross entropy on the validation pictures.
+    /// Mean loss on the validation pictures.
     pub val_loss: Option<f64>,
-    /// Fraction of the validation pictures classified correctly.
+    /// Fraction of the validation pictures classified correctly; of several labels, the mean average precision.
     pub val_accuracy: Option<f64>,
     /// The learning rate of the last step.
     pub learning_rate: f64,
     /// Mean 2-norm of the gradient over the steps that changed something; `None` where none did.
     pub gradient_norm: Option<f64>,
-    /// Fraction of the training pictures classified correctly after the epoch, in evaluation mode and without random changes: of all up to
+    /// The same figure as `val_accuracy` of training pictures after the epoch, in evaluation mode and without random changes: of all up to
     /// 2048, or where training changes pictures at random, of as many as there are to validate with.
     pub train_eval_accuracy: Option<f64>,
     /// Steps that were left out because of a number that is not finite: those of [`crate::recipe::OnNonFinite`], and those whose loss
@@ -78,6 +82,20 @@ const RESULTS_START: &str = "epoch,train_loss,train_accuracy,";
 
 const COLUMNS: &str = "epoch,train_loss,train_accuracy,val_loss,val_accuracy,learning_rate,gradient_norm,\
                        train_eval_accuracy,skipped_steps,loss_scale,images_per_second,seconds,peak_mib";
+
+/// The name of the figure that a model is chosen by.
+pub(crate) fn figure_name(task: Task) -> &'static str {
+    match task {
+        Task::Single => "accuracy",
+        Task::Multi => "map",
+    }
+}
+
+fn columns(task: Task) -> String {
+    let figure = figure_name(task);
+    let named = COLUMNS.replace("val_accuracy", &format!("val_{figure}"));
+    named.replace("train_eval_accuracy", &format!("train_eval_{figure}"))
+}
 
 impl EpochRow {
     fn line(&self) -> String {
@@ -104,24 +122,25 @@ impl EpochRow {
 /// The lines of `results.csv`.
 #[derive(Debug, Default)]
 pub(crate) struct Results {
+    task: Task,
     lines: Vec<String>,
 }
 
 impl Results {
     /// Those of the first `epochs` epochs in the folder `run`.
-    pub(crate) fn read(run: &Path, epochs: u64) -> Result<Results, RunError> {
+    pub(crate) fn read(run: &Path, epochs: u64, task: Task) -> Result<Results, RunError> {
         let path = run.join(RESULTS_FILE);
         let refuse = |reason: String| RunError::Checkpoint { path: path.clone(), reason };
         if epochs == 0 {
-            return Ok(Results::default());
+            return Ok(Results { task, lines: Vec::new() });
         }
         let text = read_text(&path, Kind::TABLE).map_err(|e| refuse(format!("cannot be read: {e}")))?;
         let epochs = usize::try_from(epochs).unwrap_or(usize::MAX);
         let lines: Vec<String> = text.lines().skip(1).take(epochs).map(str::to_owned).collect();
-        if lines.len() != epochs || text.lines().next() != Some(COLUMNS) {
+        if lines.len() != epochs || text.lines().next() != Some(&columns(task)) {
             return Err(refuse(format!("is not the table of {epochs} finished epochs")));
         }
-        Ok(Results { lines })
+        Ok(Results { task, lines })
     }
 
     pub(crate) fn push(&mut self, row: &EpochRow) {
@@ -139,7 +158,7 @@ impl Results {
 
     pub(crate) fn write(&self, run: &Path) -> Result<(), FormatError> {
         write_atomically(&run.join(RESULTS_FILE), |file| {
-            writeln!(file, "{COLUMNS}")?;
+            writeln!(file, "{}", columns(self.task))?;
             self.lines.iter().try_for_each(|line| writeln!(file, "{line}"))
         })
     }
@@ -193,11 +212,19 @@ mod tests {
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0], COLUMNS);
         assert_eq!(lines[1], "1,1.250000,0.500000,,,1e-3,2.000000,0.750000,3,,100.00,10.000,64.0");
-        assert_eq!(Results::read(run.path(), 1).unwrap().lines, lines[1..2]);
-        assert_eq!(Results::read(run.path(), 2).unwrap().totals(), (20.5, Some(64.0)));
-        assert_eq!(Results::read(run.path(), 0).unwrap().totals(), (0.0, None));
-        let error = Results::read(run.path(), 3).unwrap_err().to_string();
+        assert_eq!(Results::read(run.path(), 1, Task::Single).unwrap().lines, lines[1..2]);
+        assert_eq!(Results::read(run.path(), 2, Task::Single).unwrap().totals(), (20.5, Some(64.0)));
+        assert_eq!(Results::read(run.path(), 0, Task::Single).unwrap().totals(), (0.0, None));
+        let error = Results::read(run.path(), 3, Task::Single).unwrap_err().to_string();
         assert!(error.contains("results.csv") && error.contains("3 finished epochs"), "{error}");
+        // Of another task the columns are others.
+        assert!(Results::read(run.path(), 1, Task::Multi).is_err());
+        let several = Results { task: Task::Multi, ..results };
+        several.write(run.path()).unwrap();
+        assert_eq!(Results::read(run.path(), 2, Task::Multi).unwrap().lines, lines[1..3]);
+        let text = std::fs::read_to_string(run.path().join(RESULTS_FILE)).unwrap();
+        assert!(text.starts_with("epoch,train_loss,train_accuracy,val_loss,val_map,"), "{text}");
+        assert!(text.contains(",train_eval_map,") && has_results(run.path()), "{text}");
     }
 
     #[test]

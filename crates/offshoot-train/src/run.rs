@@ -14,6 +14,7 @@
 //! | `predictions.csv` | the logits of `best.safetensors` for each validation picture |
 //! | `log.csv` | when and by which command the run was started, and its warnings; see [`crate::log`] |
 //! | `report.html` | all that is known of the run on one page |
+//! | `explanations.json` | what the predictions for pictures on that page rest on, where that was asked for |
 //! | `tensorboard/` | the numbers of `results.csv` and `health.csv` as TensorBoard reads them |
 //! | `base.onnx` | the classifier that the run started from, where that was an ONNX file |
 //! | `base.onnx.sha256` | its SHA-256 |
@@ -27,6 +28,7 @@ use std::path::Path;
 
 use offshoot_files::open_folder;
 use offshoot_formats::atomic::write_atomically;
+use offshoot_formats::checkpoint::state_dict;
 use offshoot_formats::error::Problem;
 use offshoot_formats::{FormatError, safetensors};
 use offshoot_graph::Model;
@@ -78,13 +80,13 @@ const FILES: [&str; 15] = [
     REPORT_FILE,
 ];
 
-/// Writes a model under torchvision's keys, its metadata beside them.
+/// Writes a model under torchvision's keys, its metadata beside them, so that torchvision loads it with `strict=True`.
 ///
 /// # Errors
 /// When it cannot be written.
 pub fn write_model(path: &Path, model: &Model) -> Result<(), FormatError> {
     let metadata = serde_json::to_string(&model.metadata).expect("metadata has a JSON form");
-    safetensors::write(path, &model.weights, &metadata)
+    safetensors::write(path, &state_dict(model), &metadata)
 }
 
 /// Checks that nothing stands where a run writes its files that would not be replaced, before the first of them is. It goes on without

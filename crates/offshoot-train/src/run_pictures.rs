@@ -37,6 +37,8 @@ struct Line {
     class: String,
     path: PathBuf,
     file: PictureFile,
+    /// What its loss is multiplied by, as a text; empty where the data set has no weights.
+    weight: String,
 }
 
 /// The files of the pictures of a run, those to train with and those to validate with.
@@ -52,13 +54,12 @@ impl RunPictures {
         let labels: HashMap<&str, usize> =
             classes.iter().enumerate().rev().map(|(label, class)| (class.as_str(), label)).collect();
         let mut pictures = RunPictures::default();
-        for (place, Line { set, class, path, file }) in read_lines(run)?.into_iter().enumerate() {
+        for (place, Line { set, class, path, file, .. }) in read_lines(run)?.into_iter().enumerate() {
             let line = place + 2;
-            let label = labels.get(class.as_str()).copied().ok_or_else(|| {
+            let sample = sample_of(path, &class, &labels).map_err(|class| {
                 let class = quoted_text(&class);
                 wrong(format!("line {line} names the class `{class}`, which the model does not have"))
             })?;
-            let sample = Sample { path, label };
             let (samples, files) = match set.as_str() {
                 "train" => (&mut pictures.train, &mut pictures.files[0]),
                 "val" => (&mut pictures.val, &mut pictures.files[1]),
@@ -97,6 +98,43 @@ impl RunPictures {
     }
 }
 
+/// Begins the field of a picture that has any number of classes: a list of their names in JSON follows.
+const SEVERAL: &str = "labels:";
+
+/// The picture whose field of classes is `class`.
+///
+/// # Errors
+/// The name that is none of `labels`.
+pub(crate) fn sample_of(path: PathBuf, class: &str, labels: &HashMap<&str, usize>) -> Result<Sample, String> {
+    let place = |class: &str| labels.get(class).copied().ok_or_else(|| class.to_owned());
+    let list = class.strip_prefix(SEVERAL).filter(|_| !labels.contains_key(class));
+    match list.and_then(|list| serde_json::from_str::<Vec<String>>(list).ok()) {
+        Some(names) => {
+            let labels: Vec<usize> = names.iter().map(|name| place(name)).collect::<Result<_, _>>()?;
+            Ok(Sample::several(path, labels))
+        }
+        None => Ok(Sample::new(path, place(class)?)),
+    }
+}
+
+/// The names of the classes that a field of a picture has.
+pub(crate) fn names_of(field: &str) -> Vec<String> {
+    let list = field.strip_prefix(SEVERAL).and_then(|list| serde_json::from_str::<Vec<String>>(list).ok());
+    list.unwrap_or_else(|| vec![field.to_owned()])
+}
+
+/// The field of classes of a picture.
+pub(crate) fn class_field(sample: &Sample, classes: &[String]) -> String {
+    let name = |label: usize| classes.get(label).cloned().unwrap_or_default();
+    match &sample.labels {
+        None => name(sample.label),
+        Some(_) => {
+            let names: Vec<String> = sample.classes().map(name).collect();
+            format!("{SEVERAL}{}", serde_json::Value::from(names))
+        }
+    }
+}
+
 /// The lines of the list in the folder `run`, without the names of the columns.
 fn read_lines(run: &Path) -> Result<Vec<Line>, RunError> {
     let path = run.join(PICTURES_FILE);
@@ -104,18 +142,19 @@ fn read_lines(run: &Path) -> Result<Vec<Line>, RunError> {
     let bytes =
         read(&path, Kind::TABLE).map_err(|e| wrong(format!("the list of pictures cannot be read: {e}")))?;
     let line = |(place, mut fields): (usize, Vec<Vec<u8>>)| {
-        if ![3, 8].contains(&fields.len()) {
-            return Err(wrong(format!("line {} has not three fields or eight", place + 1)));
+        if ![3, 8, 9].contains(&fields.len()) {
+            return Err(wrong(format!("line {} has not three fields, eight or nine", place + 1)));
         }
         let path = path_of(std::mem::take(&mut fields[2]));
         let text: Vec<String> = fields.iter().map(|f| String::from_utf8_lossy(f).into_owned()).collect();
         let file = match &text[3..] {
-            [bytes, modified, changed, inode, hash] => {
+            [bytes, modified, changed, inode, hash, ..] => {
                 PictureFile::from_fields([bytes, modified, changed, inode, hash])
             }
             _ => PictureFile::default(),
         };
-        Ok(Line { set: text[0].clone(), class: text[1].clone(), path, file })
+        let weight = text.get(8).cloned().unwrap_or_default();
+        Ok(Line { set: text[0].clone(), class: text[1].clone(), path, file, weight })
     };
     byte_records(&bytes).into_iter().enumerate().skip(1).map(line).collect()
 }
@@ -123,11 +162,13 @@ fn read_lines(run: &Path) -> Result<Vec<Line>, RunError> {
 /// Writes which picture is for what, and what its file is.
 pub(crate) fn write(run: &Path, data: &Dataset, files: &Files) -> Result<(), FormatError> {
     write_atomically(&run.join(PICTURES_FILE), |out| {
-        writeln!(out, "set,class,path,{}", COLUMNS.join(","))?;
-        for Line { set, class, path, file } in lines_of(data, files) {
+        let weighted = !data.weights.is_empty();
+        writeln!(out, "set,class,path,{}{}", COLUMNS.join(","), if weighted { ",weight" } else { "" })?;
+        for Line { set, class, path, file, weight } in lines_of(data, files) {
             write!(out, "{set},{},", quoted(&class))?;
             out.write_all(&path_field(&path))?;
-            writeln!(out, ",{}", file.fields().join(","))?;
+            let weight = if weighted { format!(",{weight}") } else { String::new() };
+            writeln!(out, ",{}{weight}", file.fields().join(","))?;
         }
         Ok(())
     })
@@ -135,16 +176,17 @@ pub(crate) fn write(run: &Path, data: &Dataset, files: &Files) -> Result<(), For
 
 /// The lines that `data` gives.
 fn lines_of(data: &Dataset, files: &Files) -> Vec<Line> {
-    let set = |set: &str, samples: &[Sample], files: &[PictureFile]| -> Vec<Line> {
+    let set = |set: &str, samples: &[Sample], files: &[PictureFile], weights: &[f32]| -> Vec<Line> {
         let line = |(place, sample): (usize, &Sample)| Line {
             set: set.to_owned(),
-            class: data.classes.get(sample.label).cloned().unwrap_or_default(),
+            class: class_field(sample, &data.classes),
             path: sample.path.clone(),
             file: files.get(place).cloned().unwrap_or_default(),
+            weight: weights.get(place).map_or(String::new(), f32::to_string),
         };
         samples.iter().enumerate().map(line).collect()
     };
-    [set("train", &data.train, &files[0]), set("val", &data.val, &files[1])].concat()
+    [set("train", &data.train, &files[0], &data.weights), set("val", &data.val, &files[1], &[])].concat()
 }
 
 /// The files of a run that starts.
@@ -231,6 +273,9 @@ fn differences(was: &[Line], now: &[Line]) -> Vec<String> {
             moved.push(format!("{} is ({}, {}) now", named(line), other.set, class(other)));
         } else if let Some(how) = line.file.difference(&other.file) {
             found.push(format!("{} {how}", named(line)));
+        } else if line.weight != other.weight {
+            let [was, now] = [&line.weight, &other.weight].map(|w| if w.is_empty() { "none" } else { w });
+            found.push(format!("{} had the weight {} and has {now} now", named(line), quoted_text(was)));
         }
     }
     let added = now.iter().filter(|line| !old.contains_key(&line.path));
@@ -270,7 +315,7 @@ mod tests {
     #[test]
     fn what_a_run_writes_is_read_back() {
         let folder = tempfile::tempdir().expect("a folder");
-        let sample = |path: &str, label| Sample { path: path.into(), label };
+        let sample = |path: &str, label| Sample::new(path, label);
         let data = Dataset {
             classes: vec!["a".into(), "with, comma".into()],
             train: vec![sample("/x/plain.png", 0), sample("/x/say \"cheese\"\n.png", 1)],
@@ -297,7 +342,7 @@ mod tests {
     #[test]
     fn other_pictures_classes_and_orders_are_found() {
         let folder = tempfile::tempdir().expect("a folder");
-        let sample = |path: &str, label| Sample { path: path.into(), label };
+        let sample = |path: &str, label| Sample::new(path, label);
         let data = |classes: [&str; 2], train: Vec<Sample>| Dataset {
             classes: classes.map(str::to_owned).to_vec(),
             train,
@@ -336,7 +381,7 @@ mod tests {
         let path = |name: &str| root.path().join(name);
         let names = ["a", "b", "c"];
         names.iter().for_each(|name| fs::write(path(name), name.repeat(4)).expect("it is written"));
-        let sample = |name: &str| Sample { path: path(name), label: 0 };
+        let sample = |name: &str| Sample::new(path(name), 0);
         let data = Dataset {
             classes: vec!["x".into()],
             train: vec![sample("a"), sample("b")],
@@ -381,7 +426,7 @@ mod tests {
         let root = tempfile::tempdir().expect("a folder");
         let sample = |name: &str, bytes: &str| {
             fs::write(root.path().join(name), bytes).expect("it is written");
-            Sample { path: root.path().join(name), label: 0 }
+            Sample::new(root.path().join(name), 0)
         };
         let train = vec![sample("a", "one"), sample("b", "two")];
         let apart = vec![sample("c", "six")];

@@ -8,8 +8,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use offshoot_data::Augmentation;
-use offshoot_graph::Preprocessing;
+use offshoot_data::{Augmentation, Columns};
+use offshoot_graph::{Preprocessing, Score, Task};
 use serde::{Deserialize, Serialize};
 
 use crate::amp::Amp;
@@ -126,7 +126,10 @@ settings! {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     weights: PathBuf => Option<PathBuf>, Model, "FILE", Form::Elsewhere("weights"),
         "The file of pretrained weights. Without one, training starts from random weights.",;
-    data: PathBuf => PathBuf, Data, "DATA", Form::Elsewhere("data"), "The folder of pictures.",;
+    data: PathBuf => PathBuf, Data, "DATA", Form::Elsewhere("data"), "The folder or the table of pictures.",;
+    #[serde(default)]
+    task: Task => Task, Data, "TASK", Form::One(|_, text| choice(&["single", "multi"], text)),
+        "What a picture has: single, one class, or multi, any number of classes.", default Task::Single, words "single";
     head: String => String, Model, "HEAD", Form::One(text),
         "New classification head: linear or mlp:256, with an optional dropout.",
         default DEFAULT_HEAD.into(), words "linear,dropout=0.2";
@@ -183,15 +186,15 @@ settings! {
         default 0, words "0";
     #[serde(default, skip_serializing_if = "Option::is_none")]
     patience: u64 => Option<u64>, Optimization, "N", Form::One(whole),
-        "Early stopping: end after this many epochs without a better validation accuracy (counted once everything is unfrozen).",
+        "Early stopping: end after this many epochs without a better validation accuracy, or mAP of several labels (counted once everything is unfrozen).",
         off "5";
     min_delta: f64 => f64, Optimization, "X", Form::One(real),
         "Early-stopping minimum improvement: validation accuracy must rise by more than this to count as better.",
         default 0.0, words "0";
     label_smoothing: f64 => f64, Optimization, "X", Form::One(real),
-        "Label smoothing: the fraction of the target that is spread over all classes.", default 0.0, words "0";
+        "Label smoothing: the fraction of the target that is spread over all classes; of several labels, over yes and no of each.", default 0.0, words "0";
     balance_classes: bool => bool, Optimization, "on|off", Form::Elsewhere("class_weights"),
-        "Whether class weights in the loss are inverse to the number of pictures.", default false, words "off";
+        "Whether class weights in the loss are inverse to the number of pictures; of several labels, pictures without the class to those with it.", default false, words "off";
     #[serde(default)]
     balanced_sampling: bool => bool, Data, "on|off", Form::Switch,
         "Sample every class equally often in an epoch.", default false,;
@@ -218,6 +221,12 @@ settings! {
         default CacheType::F32, words "f32";
     val_fraction: f64 => f64, Data, "X", Form::One(real),
         "Fraction of the pictures held out for validation, where there is no `val` folder.", default 0.2, words "0.2";
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    columns: Columns => Option<Columns>, Data, "ROLE=COLUMN,...", Form::One(parsed::<Columns>),
+        "Columns of a table of pictures that are not called path, label, split, group or weight: path=file,label=species.",;
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    root: PathBuf => Option<PathBuf>, Data, "DIR", Form::One(text),
+        "The folder that the paths in a table of pictures are relative to, in place of the table's own.",;
     seed: u64 => u64, Optimization, "N", Form::One(whole), "Random seed.", default 0, words "0";
     #[serde(default, skip_serializing_if = "Option::is_none")]
     threads: usize => Option<usize>, Optimization, "N", Form::Elsewhere("threads"),
@@ -227,10 +236,17 @@ settings! {
     lr_groups: BTreeMap<String, f64> => BTreeMap<String, f64>, Optimization, "PATTERN=LR", Form::Entries("lr_group", lr_group),
         "Learning rates by pattern on parameter names, such as 1e-4 for layer4.", default BTreeMap::new(),;
     class_weights: BTreeMap<String, f64> => BTreeMap<String, f64>, Optimization, "WHICH", Form::Elsewhere("class_weights"),
-        "Class weights in the loss by name, such as 3 for a rare class.", default BTreeMap::new(),;
+        "Class weights in the loss by name, such as 3 for a rare class; of several labels, of what has the class (pos_weight).", default BTreeMap::new(),;
     #[serde(default)]
     augmentation: AugmentationSettings => Augmentation, Augmentation, "", Form::Elsewhere("flip"),
         "Random augmentation of training pictures, where augment is on.",;
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    reject_precision: f64 => Option<f64>, Output, "P", Form::One(real),
+        "The fraction of the accepted validation pictures that is to be right, from which the reject threshold follows.",
+        words "0.95, where a picture has one class";
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    reject_score: Score => Option<Score>, Output, "SCORE", Form::One(|_, text| choice(&["energy", "probability"], text)),
+        "What the reject threshold is compared with: energy or probability.", words "energy, where a picture has one class";
     preprocessing: PreprocessingSettings => Preprocessing, Preprocessing, "", Form::Elsewhere("size"),
         "Preprocessing: how pictures become network inputs.",;
 }

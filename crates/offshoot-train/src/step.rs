@@ -9,7 +9,7 @@ use offshoot_graph::passes::{
     training_graph,
 };
 use offshoot_graph::remedy::LR;
-use offshoot_graph::{Executor, Graph, Model, Session, StepTime, Tensor, Weights};
+use offshoot_graph::{Executor, Graph, Metadata, Model, Session, StepTime, Task, Tensor, Weights};
 
 use crate::amp::{Amp, GradScaler};
 use crate::fingerprint;
@@ -33,7 +33,9 @@ pub struct StepOptions {
     pub rates: GroupOptions,
     /// What is done to gradients that are too large.
     pub clip: Clip,
-    /// The fraction of the target that is spread over all classes, 0..1.
+    /// What is minimized.
+    pub task: Task,
+    /// The fraction of the target that is spread over all classes, 0..1; 0 of [`Task::Multi`], whose targets come smoothed.
     pub label_smoothing: f32,
     /// A weight for each class in the loss.
     pub class_weights: Option<Vec<f32>>,
@@ -52,6 +54,7 @@ impl StepOptions {
             optimizer,
             rates: GroupOptions::new(lr),
             clip: Clip::Off,
+            task: Task::Single,
             label_smoothing: 0.0,
             class_weights: None,
             soft_targets: false,
@@ -63,6 +66,7 @@ impl StepOptions {
     /// The loss of the graph that is differentiated.
     pub(crate) fn loss(&self) -> LossOptions {
         LossOptions {
+            task: self.task,
             label_smoothing: self.label_smoothing,
             class_weights: self.class_weights.is_some(),
             soft_targets: self.soft_targets,
@@ -112,7 +116,7 @@ impl From<StateError> for StepError {
 pub struct StepReport {
     /// The loss before the update.
     pub loss: f32,
-    /// Pictures whose best class was their label, before the update.
+    /// Pictures whose best class was their label, or whose labels were all right at a probability of 0.5, before the update.
     pub correct: usize,
     /// The 2-norm of all gradients together.
     pub gradient_norm: f64,
@@ -125,7 +129,8 @@ pub struct StepReport {
 pub struct Batch {
     /// Of [`TrainStep::features`].
     pub features: Tensor,
-    /// The classes: i64, one for each picture; f32, a row for each, with [`StepOptions::soft_targets`].
+    /// The classes: i64, one for each picture; f32, a row for each, with [`StepOptions::soft_targets`] or [`Task::Multi`], as
+    /// [`LABELS`](offshoot_graph::passes::LABELS) of the graph.
     pub labels: Tensor,
     /// The keys of the dropout masks: i64, one for each picture.
     pub keys: Tensor,
@@ -288,6 +293,11 @@ impl TrainStep {
     /// What each step of the last runs took, of the frozen part and of what learns: see [`Session::profile`].
     pub fn profile(&self) -> impl Iterator<Item = &StepTime> {
         self.prefix.iter().flat_map(Inference::profile).chain(self.session.profile())
+    }
+
+    /// What the model says of itself.
+    pub fn metadata(&self) -> &Metadata {
+        &self.model.metadata
     }
 
     /// The model as it is now: PyTorch's weights and running statistics, nothing folded. It shares its weights with the

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use offshoot_data::{Dataset, Transform};
+use offshoot_data::{Dataset, Transform, picture_folder};
 use offshoot_graph::passes::any_picture_size;
 use offshoot_graph::{Executor, Model};
 
@@ -25,7 +25,7 @@ use crate::{leftover, longer, occupied};
 
 pub use crate::error::TrainError;
 pub use crate::events::{Control, Event, Told};
-pub use crate::outcome::{BestEpoch, Outcome, TrainResult};
+pub use crate::outcome::{BestEpoch, Figure, Outcome, TrainResult};
 pub use crate::refusal::Refusal;
 
 /// Told where a run that goes on has a list of pictures without what they held.
@@ -65,12 +65,13 @@ pub fn train(
     stages.apply(&mut model.graph, stages.count() - 1)?;
     let least = leftover::check(&model.graph, recipe, data.train.len())?;
     let counts = model.graph.count_parameters();
-    let results = Results::read(run, saved.as_ref().map_or(0, |saved| saved.header.position.epoch))?;
+    let results =
+        Results::read(run, saved.as_ref().map_or(0, |saved| saved.header.position.epoch), recipe.task)?;
     if let Some(saved) = &saved {
         let position = &saved.header.position;
         checkpoint::check_best(run, &model, saved)?;
         if is_finished(saved, &setting, recipe) {
-            let result = result(run, position, counts, results.totals());
+            let result = result(run, recipe.task, position, counts, results.totals());
             return Ok(Outcome { result, interrupted: false });
         }
         checkpoint::check_stage(run, position, &stages)?;
@@ -142,7 +143,9 @@ fn check_pictures(
     stop: &AtomicBool,
 ) -> Result<(Files, bool), RunError> {
     let from = longer::data_of(&saved.header.setting.recipe).unwrap_or_else(|| recipe.data.clone());
-    let moved = Moved { from, to: recipe.data.clone() };
+    let options = recipe.folder_options();
+    let folder = |data: &Path| picture_folder(data, &options).to_owned();
+    let moved = Moved { from: folder(&from), to: folder(&recipe.data) };
     let same = run_pictures::check_same(run, data, &moved, stop)?;
     checkpoint::check_counts(run, saved, setting)?;
     Ok(same)

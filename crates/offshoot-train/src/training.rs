@@ -276,7 +276,7 @@ impl<'a, 'c> Training<'a, 'c> {
 
     fn outcome(&self, finished: bool) -> Outcome {
         let totals = (self.clock.seconds(), peak_mib());
-        let result = result(self.given.run, &self.position, self.counts, totals);
+        let result = result(self.given.run, self.given.recipe.task, &self.position, self.counts, totals);
         Outcome { result, interrupted: !finished }
     }
 }

@@ -65,8 +65,12 @@ pub(crate) fn read_last(run: &Path, model: &Model, saved: &Saved) -> Result<Weig
 /// on with other names for what it has learned.
 fn check_model(path: &Path, metadata: &BTreeMap<String, String>, model: &Model) -> Result<(), RunError> {
     let of_file = metadata.get(safetensors::METADATA_KEY).and_then(|text| serde_json::from_str(text).ok());
-    let Some(Metadata { classes: was, architecture, head, .. }) = of_file else { return Ok(()) };
+    let Some(Metadata { classes: was, architecture, head, task, .. }) = of_file else { return Ok(()) };
     let now = &model.metadata.classes;
+    if task != model.metadata.task {
+        let reason = "it is the model of another run, of another task".to_owned();
+        return Err(RunError::Checkpoint { path: path.to_owned(), reason });
+    }
     if (&architecture, &head) != (&model.metadata.architecture, &model.metadata.head) {
         let named = |name: Option<&String>| quoted(name.map_or("none", String::as_str)).into_owned();
         let reason = format!(

@@ -11,12 +11,13 @@ use offshoot_graph::passes::{
     training_graph,
 };
 use offshoot_graph::remedy::MEAN;
-use offshoot_graph::{Executor, Graph, Model, Op, Preprocessing, Tensor, ValueId, Weights};
+use offshoot_graph::{Executor, Graph, Model, Op, Preprocessing, Task, Tensor, ValueId, Weights};
 use serde::Serialize;
 
 use super::probe::{NonFinite, Probe, Range};
 use crate::inference::NetworkError;
 use crate::optimizer::sum_of_squares;
+use crate::targets::targets;
 
 /// Pictures that the network is run on, spread evenly over the folder.
 const PROBED: usize = 32;
@@ -79,7 +80,7 @@ pub struct CheckReport {
     pub input: Range,
     /// The mean cross-entropy over the pictures that were probed, in evaluation mode.
     pub loss: f32,
-    /// That of random guessing: ln(classes).
+    /// That of random guessing: ln(classes), or ln(2) of several labels.
     pub guess: f64,
     /// The 2-norm of all gradients together.
     pub gradient_norm: f64,
@@ -137,8 +138,10 @@ pub fn check(
         let first = unreadable.first().map_or("the list is empty".into(), |e| e.to_string());
         return Err(CheckError::NoPicture { count: unreadable.len(), first });
     }
-    let step = step(&model.graph).map_err(NetworkError::from)?;
-    let labels = Tensor::i64([labels.len()], labels);
+    let task = model.metadata.task;
+    let step = step(&model.graph, task).map_err(NetworkError::from)?;
+    let (probed, classes) = (labels.len(), model.metadata.classes.len());
+    let labels = targets(task, classes, labels.iter());
     let inputs = [(INPUT, &input), (LABELS, &labels)];
     let probe = Probe { graph: &step.graph, weights: &model.weights, inputs: &inputs, executor };
     let run = run(&step, &probe)?;
@@ -154,9 +157,12 @@ pub fn check(
         nonfinite,
         input: Range::of(input.as_f32().unwrap_or_default()),
         loss: run.loss,
-        guess: (model.metadata.classes.len().max(1) as f64).ln(),
+        guess: match task {
+            Task::Single => (classes.max(1) as f64).ln(),
+            Task::Multi => std::f64::consts::LN_2,
+        },
         gradient_norm: run.squares.values().sum::<f64>().sqrt(),
-        probed: labels.len(),
+        probed,
         images,
         unreadable: unreadable.len(),
     };
@@ -167,7 +173,7 @@ pub fn check(
 /// Pictures for the network, and what became of the others.
 struct Decoded {
     input: Tensor,
-    labels: Vec<i64>,
+    labels: Vec<Sample>,
     /// How many could be decoded.
     images: usize,
     skipped: Vec<PictureError>,
@@ -187,12 +193,12 @@ fn decode(
     let side = preprocessing.size;
     let picture = 3 * side * side;
     for batch in loader.epoch(0) {
-        let Batch { images: pixels, labels: classes, indices, .. } = batch?;
+        let Batch { images: pixels, indices, .. } = batch?;
         images += indices.len();
-        let rows = indices.iter().zip(&classes).zip(pixels.chunks_exact(picture));
-        for ((_, &label), pixels) in rows.filter(|((index, _), _)| *index % every == 0) {
+        let rows = indices.iter().zip(pixels.chunks_exact(picture));
+        for (&index, pixels) in rows.filter(|(index, _)| *index % every == 0) {
             data.extend_from_slice(pixels);
-            labels.push(label);
+            labels.push(loader.samples()[index as usize].clone());
         }
         done(images as u64);
     }
@@ -201,13 +207,13 @@ fn decode(
 }
 
 /// Forward, loss and backward, with batch norms in evaluation mode and without dropout.
-fn step(graph: &Graph) -> Result<TrainingGraph, offshoot_graph::GraphError> {
+fn step(graph: &Graph, task: Task) -> Result<TrainingGraph, offshoot_graph::GraphError> {
     let mut graph = remove_training_leftovers(graph)?;
     let norms = graph.nodes().iter().filter(|node| matches!(node.op, Op::Norm(Norm::Batch(_))));
     let of_norms: Vec<String> =
         norms.flat_map(|node| &node.inputs[1..]).map(|&id| graph.value(id).name.clone()).collect();
     freeze(&mut graph, |name| of_norms.iter().any(|norm| norm == name));
-    training_graph(&graph, LossOptions::default())
+    training_graph(&graph, LossOptions { task, ..LossOptions::default() })
 }
 
 struct Run {
@@ -343,7 +349,7 @@ impl CheckReport {
         let (loss, guess) = (f64::from(self.loss), self.guess);
         if loss > guess + ABOVE_A_GUESS {
             self.problems.push(format!(
-                "the loss is {loss:.3}, more than random guessing gives (ln(classes) = {guess:.3}); check that the classes have \
+                "the loss is {loss:.3}, more than random guessing gives ({guess:.3}); check that the classes have \
                  the model's order and that size, mean and std are those of its training"
             ));
         }

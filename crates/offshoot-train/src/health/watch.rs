@@ -72,7 +72,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) stage: usize,
     /// The training pictures that were looked at again after the epoch, and the validation pictures.
     pub(crate) images: [u64; 2],
-    pub(crate) classes: usize,
+    /// The loss of random guessing.
+    pub(crate) guess: f64,
     /// How many parameters train.
     pub(crate) trained: usize,
     /// Whether a part of the network is frozen and before all that trains.
@@ -99,7 +100,7 @@ impl Watch {
     }
 
     fn high_rate(&mut self, facts: &Facts<'_>) -> Option<String> {
-        let (loss, guess) = (facts.row.train_loss, guess(facts));
+        let (loss, guess) = (facts.row.train_loss, facts.guess);
         let lowest = self.lowest.filter(|(stage, _)| *stage == facts.stage).map_or(loss, |(_, loss)| loss);
         self.lowest = Some((facts.stage, lowest.min(loss)));
         let what = if loss > guess + ABOVE_A_GUESS {
@@ -127,11 +128,11 @@ impl Watch {
         }
         let (low, high) = (least(&self.losses), greatest(&self.losses));
         let still = self.losses.len() == STILL_EPOCHS && high <= (1.0 + STILL) * low;
-        (still && low > LEARNED * guess(facts)).then(|| {
+        (still && low > LEARNED * facts.guess).then(|| {
             format!(
                 "the loss does not change: {low:.3} to {high:.3} in the last {STILL_EPOCHS} epochs, and random guessing has {:.3}; \
                  try a higher {LR} (`offshoot lr-find` suggests one), and check that the folder names fit the pictures",
-                guess(facts)
+                facts.guess
             )
         })
     }
@@ -139,6 +140,10 @@ impl Watch {
     /// Overfitting is a trend: for some epochs in a row the accuracy on training pictures is above that on validation pictures by more
     /// than so many pictures can show by chance (their intervals do not meet), and the validation loss has not come back to its lowest.
     fn overfitting(&mut self, facts: &Facts<'_>) -> Option<String> {
+        // The intervals are those of a fraction of pictures, which the figure of several labels is not.
+        if !facts.recipe.task.is_single() {
+            return None;
+        }
         let EpochRow { epoch, .. } = *facts.row;
         let (seen, new, loss) =
             (facts.row.train_eval_accuracy?, facts.row.val_accuracy?, facts.row.val_loss?);
@@ -217,11 +222,6 @@ fn advice(facts: &Facts<'_>) -> Vec<String> {
     advice
 }
 
-/// The loss of random guessing.
-fn guess(facts: &Facts<'_>) -> f64 {
-    (facts.classes.max(1) as f64).ln()
-}
-
 fn least(values: &[f64]) -> f64 {
     values.iter().copied().fold(f64::INFINITY, f64::min)
 }
@@ -278,7 +278,7 @@ mod tests {
                 recipe,
                 stage,
                 images: [400, 100],
-                classes: 6,
+                guess: 6f64.ln(),
                 trained: 8,
                 has_prefix: true,
             };
@@ -307,7 +307,7 @@ mod tests {
                 recipe: &recipe,
                 stage: 0,
                 images,
-                classes: 6,
+                guess: 6f64.ln(),
                 trained: 8,
                 has_prefix: true,
             };
@@ -356,7 +356,7 @@ mod tests {
                 recipe,
                 stage: 0,
                 images,
-                classes: 6,
+                guess: 6f64.ln(),
                 trained: 8,
                 has_prefix: true,
             })

@@ -39,6 +39,7 @@ impl Settings {
             ("warmup", self.warmup),
             ("ema", self.ema),
             ("min_delta", self.min_delta),
+            ("reject_precision", self.reject_precision),
             ("clip_norm", self.clip_norm),
             ("clip_value", self.clip_value),
             ("layer_decay", self.layer_decay),
@@ -120,6 +121,21 @@ pub(super) fn check_together(recipe: &Recipe) -> Result<(), SettingError> {
             let reason =
                 format!("has `{change}`, which {} epochs do not reach; give more epochs", recipe.epochs);
             return refuse("progressive", reason);
+        }
+    }
+    if recipe.balanced_sampling && !recipe.task.is_single() {
+        let reason =
+            "is for one class a picture; with several labels, `balance_classes` weighs rare ones more";
+        return refuse("balanced_sampling", reason.into());
+    }
+    for (setting, given) in [
+        ("reject_precision", recipe.reject_precision.is_some()),
+        ("reject_score", recipe.reject_score.is_some()),
+    ] {
+        if given && !recipe.task.is_single() {
+            let reason =
+                "is for one class a picture; with several labels, each class has a threshold of its own";
+            return refuse(setting, reason.into());
         }
     }
     if !recipe.progressive.is_empty() && recipe.cache_views.is_some() {

@@ -8,6 +8,7 @@ use super::page::{MOST_ROWS, facts, isolated, table};
 use super::table::Table;
 use crate::recipe::Recipe;
 use crate::run::LOG_FILE;
+use crate::run_pictures::names_of;
 
 /// Warnings that are told.
 const MOST_WARNINGS: usize = 100;
@@ -80,17 +81,19 @@ fn readable(time: &str) -> String {
 
 /// How many pictures of each class there are to train and to validate with.
 pub(super) fn pictures(table: &Table) -> String {
-    let mut counts: BTreeMap<&str, [u64; 2]> = BTreeMap::new();
+    let mut counts: BTreeMap<String, [u64; 2]> = BTreeMap::new();
+    let mut total = [0, 0];
     for row in &table.rows {
         if let [set, class, _, ..] = &row[..] {
-            counts.entry(class).or_default()[usize::from(set == "val")] += 1;
+            let set = usize::from(set == "val");
+            total[set] += 1;
+            names_of(class).into_iter().for_each(|class| counts.entry(class).or_default()[set] += 1);
         }
     }
-    let total = counts.values().fold([0, 0], |[a, b], [train, val]| [a + train, b + val]);
     let row = |(class, [train, val]): (&str, [u64; 2])| {
         vec![class.to_owned(), train.to_string(), val.to_string(), (train + val).to_string()]
     };
-    let mut rows: Vec<Vec<String>> = counts.into_iter().map(row).collect();
+    let mut rows: Vec<Vec<String>> = counts.iter().map(|(class, sets)| row((class, *sets))).collect();
     if !rows.is_empty() {
         // The last of those that are shown.
         rows.insert(rows.len().min(MOST_ROWS - 1), row(("all classes", total)));
@@ -121,6 +124,15 @@ mod tests {
             "all classes</td><td class=\"n\">2</td><td class=\"n\">1</td><td class=\"n\">3</td>",
         ] {
             assert!(pictures.contains(row), "{pictures}");
+        }
+        let several = "set,class,path\ntrain,\"labels:[\"\"a\"\",\"\"b,c\"\"]\",1.png\ntrain,labels:[],2.png\nval,\"labels:[\"\"a\"\"]\",3.png\n";
+        let pictures = super::pictures(&table(several));
+        for row in [
+            "<td>a</td><td class=\"n\">1</td><td class=\"n\">1",
+            "<bdi>b,c</bdi>",
+            "all classes</td><td class=\"n\">2</td><td class=\"n\">1",
+        ] {
+            assert!(pictures.contains(row), "{row} {pictures}");
         }
         let nothing = Events::of_log(Table::default());
         assert_eq!([nothing.run(None), nothing.warnings(), super::pictures(&Table::default())], ["", "", ""]);

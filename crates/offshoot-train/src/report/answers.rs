@@ -2,53 +2,77 @@
 
 use std::collections::HashMap;
 use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use offshoot_data::Dataset;
+use offshoot_data::{Dataset, Sample};
 use offshoot_files::{Kind, read};
 use offshoot_formats::FormatError;
 use offshoot_formats::atomic::write_atomically;
+use offshoot_graph::{Metadata, Score, Task};
+use offshoot_infer::{Figures, Fitted};
 
 use crate::csv::{byte_records, path_field, path_of, quoted};
-use crate::metrics::Metrics;
 use crate::run::PREDICTIONS_FILE;
+use crate::run_pictures::{class_field, sample_of};
 
 /// The most logits that are kept: 4,000 pictures of 1,000 classes. The file would be larger than 50 MB with more.
 const MOST: usize = 1 << 22;
 
-/// Logits of validation pictures; none where there are too many.
-#[derive(Clone, Debug, Default, PartialEq)]
+/// The column of the class of a picture, or of its classes.
+const CLASS: &str = "class";
+const LABELS: &str = "labels";
+
+/// Logits of validation pictures; where there are too many, those of every second picture, or third, and so on.
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Answers {
     /// Places in the list of validation samples.
     indices: Vec<u64>,
     /// A row for each.
     logits: Vec<f32>,
-    /// Whether there were too many.
-    full: bool,
+    /// Which pictures are kept: one of so many.
+    every: u64,
+    /// How many pictures there were.
+    seen: u64,
 }
 
 impl Answers {
-    pub(crate) fn add(&mut self, indices: &[u64], logits: &[f32]) {
-        if self.full || self.logits.len() + logits.len() > MOST {
-            *self = Answers { full: true, ..Answers::default() };
-            return;
-        }
-        self.indices.extend(indices);
-        self.logits.extend(logits);
+    /// No picture yet, of that many with that many classes.
+    pub(crate) fn new(pictures: u64, classes: usize) -> Answers {
+        let every = pictures.saturating_mul(classes as u64).div_ceil(MOST as u64).max(1);
+        Answers { indices: Vec::new(), logits: Vec::new(), every, seen: 0 }
     }
 
+    pub(crate) fn add(&mut self, indices: &[u64], logits: &[f32]) {
+        let classes = (logits.len() / indices.len().max(1)).max(1);
+        for (&index, row) in indices.iter().zip(logits.chunks_exact(classes)) {
+            if self.seen.is_multiple_of(self.every) {
+                self.indices.push(index);
+                self.logits.extend(row);
+            }
+            self.seen += 1;
+        }
+    }
+
+    /// The temperature and the reject threshold that fit pictures with one class best.
+    pub(crate) fn fit(&self, data: &Dataset, rejection: (Score, f64)) -> Fitted {
+        let labels: Vec<usize> = self.indices.iter().map(|&index| data.val[index as usize].label).collect();
+        Fitted::new(&self.logits, &labels, data.classes.len(), rejection)
+    }
+
+    /// Writes the table, where all pictures were kept.
     pub(crate) fn write(&self, run: &Path, data: &Dataset) -> Result<(), FormatError> {
-        if self.indices.is_empty() {
+        if self.indices.is_empty() || self.every > 1 {
             return Ok(());
         }
         let rows = self.logits.chunks_exact(data.classes.len().max(1));
         write_atomically(&run.join(PREDICTIONS_FILE), |file| {
             let classes: Vec<_> = data.classes.iter().map(|class| quoted(class)).collect();
-            writeln!(file, "path,class,{}", classes.join(","))?;
+            let several = data.val.iter().any(|sample| sample.labels.is_some());
+            writeln!(file, "path,{},{}", if several { LABELS } else { CLASS }, classes.join(","))?;
             for (&index, row) in self.indices.iter().zip(rows) {
                 let sample = &data.val[index as usize];
                 file.write_all(&path_field(&sample.path))?;
-                write!(file, ",{}", quoted(&data.classes[sample.label]))?;
+                write!(file, ",{}", quoted(&class_field(sample, &data.classes)))?;
                 row.iter().try_for_each(|logit| write!(file, ",{logit}"))?;
                 writeln!(file)?;
             }
@@ -61,8 +85,9 @@ impl Answers {
 #[derive(Debug, Default)]
 pub(super) struct Predictions {
     pub(super) classes: Vec<String>,
-    pub(super) paths: Vec<PathBuf>,
-    pub(super) labels: Vec<usize>,
+    /// Whether a picture has one class or any number.
+    pub(super) task: Task,
+    pub(super) samples: Vec<Sample>,
     /// A row of as many as there are classes for each picture.
     pub(super) logits: Vec<f32>,
 }
@@ -85,29 +110,47 @@ impl Predictions {
     fn parse(bytes: &[u8]) -> Option<Predictions> {
         let mut lines = byte_records(bytes).into_iter();
         let text = |field: &Vec<u8>| String::from_utf8(field.clone()).ok();
-        let classes = lines.next()?.get(2..)?.iter().map(text).collect::<Option<Vec<String>>>()?;
+        let header = lines.next()?.iter().map(text).collect::<Option<Vec<String>>>()?;
+        let classes = header.get(2..)?.to_vec();
+        let task = if header[1] == LABELS { Task::Multi } else { Task::Single };
         let labels: HashMap<&str, usize> =
             classes.iter().enumerate().rev().map(|(label, class)| (class.as_str(), label)).collect();
-        let mut found = Predictions { classes: classes.clone(), ..Predictions::default() };
+        let mut found = Predictions { classes: classes.clone(), task, ..Predictions::default() };
         for row in lines {
             let [path, class, logits @ ..] = &row[..] else { return None };
-            found.paths.push(path_of(path.clone()));
-            found.labels.push(*labels.get(str::from_utf8(class).ok()?)?);
+            let sample = sample_of(path_of(path.clone()), str::from_utf8(class).ok()?, &labels).ok()?;
+            if sample.labels.is_some() == task.is_single() {
+                return None;
+            }
+            found.samples.push(sample);
             for logit in logits {
                 found.logits.push(str::from_utf8(logit).ok()?.parse().ok()?);
             }
         }
-        (found.logits.len() == found.labels.len() * found.classes.len()).then_some(found)
+        (found.logits.len() == found.samples.len() * found.classes.len()).then_some(found)
     }
 
-    pub(super) fn metrics(&self) -> Metrics {
-        let mut metrics = Metrics::new(self.classes.len());
-        let labels: Vec<i64> = self.labels.iter().map(|&label| label as i64).collect();
-        metrics.add(&self.logits, &labels);
-        metrics
+    /// How good they are, with the thresholds that fit them best.
+    pub(super) fn figures(&self) -> Figures {
+        let figures = |thresholds| {
+            let mut figures = Figures::new(&Metadata { thresholds, ..self.metadata() });
+            figures.add(&self.logits, self.samples.iter());
+            figures
+        };
+        figures(figures(Vec::new()).best_thresholds())
     }
 
-    pub(super) fn rows(&self) -> impl Iterator<Item = (&[f32], usize)> {
-        self.logits.chunks_exact(self.classes.len().max(1)).zip(self.labels.iter().copied())
+    /// What a model says of itself whose predictions they are.
+    pub(super) fn metadata(&self) -> Metadata {
+        Metadata { classes: self.classes.clone(), task: self.task, ..Metadata::default() }
+    }
+
+    /// The classes of pictures that have one.
+    pub(super) fn labels(&self) -> Vec<usize> {
+        self.samples.iter().map(|sample| sample.label).collect()
+    }
+
+    pub(super) fn rows(&self) -> impl Iterator<Item = (&[f32], &Sample)> {
+        self.logits.chunks_exact(self.classes.len().max(1)).zip(&self.samples)
     }
 }

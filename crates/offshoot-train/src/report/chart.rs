@@ -2,9 +2,9 @@
 
 use std::fmt::Write as _;
 
-use super::calibration::{Bin, Calibration};
 use super::page::{escaped, isolated};
 use crate::lr_find::RateCurve;
+use offshoot_infer::calibration::{Bin, Calibration};
 
 const WIDTH: f64 = 460.0;
 const HEIGHT: f64 = 270.0;

@@ -6,6 +6,7 @@ use std::io;
 use std::path::Path;
 
 use offshoot_files::{Kind, read_text};
+use offshoot_graph::Task;
 use offshoot_graph::text::quoted;
 use serde::{Deserialize, Serialize};
 
@@ -52,6 +53,9 @@ pub struct FormatsReport {
     /// How many of those the model was trained with, where that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trained_on: Option<usize>,
+    /// Whether a picture has one class or any number: then the mean average precision stands in the place of the accuracy.
+    #[serde(default, skip_serializing_if = "Task::is_single")]
+    pub task: Task,
     /// The versions of the runtimes, by name.
     pub versions: BTreeMap<String, String>,
 }
@@ -86,7 +90,7 @@ pub struct FormatRow {
     pub p95_ms: Option<f64>,
     /// The size of the file or folder that is shipped.
     pub bytes: Option<u64>,
-    /// The fraction of the pictures whose class is right.
+    /// The fraction of the pictures whose class is right, or of several labels, the mean average precision.
     pub accuracy: Option<f64>,
     /// Pictures a second over those of offshoot in f32, at the same batch.
     pub speedup: Option<f64>,
@@ -99,6 +103,14 @@ pub struct FormatRow {
 }
 
 impl FormatsReport {
+    /// The heads of a table of targets, for [`FormatRow::cells`].
+    pub fn columns(&self) -> [&'static str; 10] {
+        match self.task {
+            Task::Single => FORMAT_COLUMNS,
+            Task::Multi => FORMAT_COLUMNS.map(|name| if name == "accuracy" { "mAP" } else { name }),
+        }
+    }
+
     /// Reads the measurements in the folder `run`. `None` where there are none.
     ///
     /// # Errors
@@ -145,7 +157,10 @@ impl FormatsReport {
                 "There were no pictures with classes: differences are those on pictures that offshoot makes."
                     .to_owned()
             }
-            n => format!("Accuracy and differences are those on {n} pictures."),
+            n => {
+                let figure = if self.task.is_single() { "Accuracy" } else { "mAP" };
+                format!("{figure} and differences are those on {n} pictures.")
+            }
         };
         let mut html = format!(
             "<p>{}. {pictures} Speed and difference are relative to offshoot in f32; a difference is relative to the \
@@ -154,7 +169,7 @@ impl FormatsReport {
         );
         html += &self.chart();
         let rows: Vec<Vec<String>> = self.ran().map(FormatRow::cells).collect();
-        html += &table(&FORMAT_COLUMNS, &rows, 1);
+        html += &table(&self.columns(), &rows, 1);
         if self.not_run().next().is_some() {
             html += "<h3>Not run</h3>";
         }

@@ -257,9 +257,15 @@ impl TrainStep {
     }
 }
 
-/// How often the best class is the label, or has the largest part of the target.
+/// How often the best class is the label, or has the largest part of the target; of several labels, how often all are right.
 fn count_correct(logits: &[f32], labels: &Tensor) -> usize {
     let classes = (logits.len() / labels.shape()[0].max(1)).max(1);
+    if let (Some(targets), Some(columns)) = (labels.as_f32(), labels.shape().get(1).filter(|&&n| n > classes))
+    {
+        let rows = logits.chunks_exact(classes).zip(targets.chunks_exact(*columns));
+        let right = |(x, target): (&f32, &f32)| (*x >= 0.0) == (*target >= 0.5);
+        return rows.filter(|(row, targets)| row.iter().zip(*targets).all(right)).count();
+    }
     let best = logits.chunks_exact(classes).map(argmax);
     match (labels.as_i64(), labels.as_f32()) {
         (Some(labels), _) => {
@@ -283,5 +289,8 @@ mod tests {
         assert_eq!(count_correct(&logits, &Tensor::i64([4], vec![0, 1, 1, -1])), 0);
         let parts = vec![0.0, 0.3, 0.7, 0.6, 0.4, 0.0, 0.0, 0.0, 1.0, 0.2, 0.7, 0.1];
         assert_eq!(count_correct(&logits, &Tensor::f32([4, 3], parts)), 3);
+        // Two classes and a weight.
+        let targets = vec![1.0, 0.0, 1.0, 0.0, 0.0, 0.5, 1.0, 1.0, 2.0];
+        assert_eq!(count_correct(&[0.3, -0.1, -2.0, 0.5, 1.0, 0.0], &Tensor::f32([3, 3], targets)), 2);
     }
 }

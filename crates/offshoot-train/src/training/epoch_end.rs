@@ -11,31 +11,41 @@ use crate::error::TrainError;
 use crate::events::Event;
 use crate::health::{Facts, NormSums};
 use crate::memory::peak_mib;
-use crate::metrics::Metrics;
 use crate::report::{self, Answers};
 use crate::results::{Best, EpochRow};
 use crate::run::{AVERAGE_FILE, BEST_FILE, write_model};
 use crate::schedule::ScheduleKind;
+use crate::step_options::guess;
+use offshoot_infer::{Figures, Fitted};
 
 /// The time between two reports of a run that goes on.
 const REPORT_EVERY: Duration = Duration::from_secs(10);
 
 impl Training<'_, '_> {
+    /// The model with the thresholds and the temperature that fit the validation pictures, of which it has these `figures`.
+    fn fitted(&self, mut model: Model, (figures, answers): &(Figures, Answers)) -> Model {
+        model.metadata.thresholds = figures.best_thresholds();
+        let fitted = match figures {
+            Figures::Classes(_) => answers.fit(self.given.data, self.given.recipe.rejection()),
+            Figures::Labels(_) => Fitted::default(),
+        };
+        (model.metadata.temperature, model.metadata.rejection) = (fitted.temperature, fitted.rejection);
+        model
+    }
+
     /// Keeps what an epoch has brought: its figures, with how many training pictures were looked at again. `average` is the moving
     /// average, `tried` the average of the last epochs.
     pub(super) fn finish_epoch(
         &mut self,
         (row, seen): (EpochRow, u64),
-        (metrics, answers): &(Metrics, Answers),
+        validated: &(Figures, Answers),
         average: Option<&Model>,
-        tried: Option<(Model, (Metrics, Answers))>,
+        tried: Option<(Model, (Figures, Answers))>,
     ) -> Result<(), TrainError> {
+        let (metrics, answers) = validated;
         if self.is_best(row.epoch, metrics) {
-            let path = self.given.run.join(BEST_FILE);
-            match average {
-                Some(model) => write_model(&path, model)?,
-                None => write_model(&path, &self.step.model())?,
-            }
+            let model = average.cloned().unwrap_or_else(|| self.step.model());
+            write_model(&self.given.run.join(BEST_FILE), &self.fitted(model, validated))?;
             answers.write(self.given.run, self.given.data)?;
             self.position.best = Some(best_of(row.epoch, metrics));
         }
@@ -68,7 +78,7 @@ impl Training<'_, '_> {
 
     /// The figures of the epoch: those of its steps, and the accuracy after it on the validation pictures and on the
     /// training ones.
-    pub(super) fn row(&self, [metrics, seen]: [&Metrics; 2], images_per_second: f64) -> EpochRow {
+    pub(super) fn row(&self, [metrics, seen]: [&Figures; 2], images_per_second: f64) -> EpochRow {
         let Position { epoch, step, sums: Sums { loss, correct, images, gradient_norm }, .. } = self.position;
         let Best { val_accuracy, .. } = best_of(epoch + 1, metrics);
         let val_loss = Some(metrics.loss()).filter(|_| metrics.images() > 0);
@@ -113,7 +123,7 @@ impl Training<'_, '_> {
             images,
             recipe: self.given.recipe,
             stage: self.position.stage,
-            classes: self.given.data.classes.len(),
+            guess: guess(self.given.recipe.task, self.given.data, &self.given.options),
             trained: self.step.groups().iter().map(|group| group.names.len()).sum(),
             has_prefix: self.step.has_prefix(),
         };
@@ -125,12 +135,14 @@ impl Training<'_, '_> {
         &mut self,
         epoch: u64,
         model: &Model,
-        (metrics, answers): &(Metrics, Answers),
+        validated: &(Figures, Answers),
     ) -> Result<(Option<f64>, bool), TrainError> {
-        write_model(&self.given.run.join(AVERAGE_FILE), model)?;
+        let (metrics, answers) = validated;
+        let model = self.fitted(model.clone(), validated);
+        write_model(&self.given.run.join(AVERAGE_FILE), &model)?;
         let best = self.is_best(epoch, metrics);
         if best {
-            write_model(&self.given.run.join(BEST_FILE), model)?;
+            write_model(&self.given.run.join(BEST_FILE), &model)?;
             answers.write(self.given.run, self.given.data)?;
             self.position.best = Some(best_of(epoch, metrics));
         }

@@ -3,6 +3,8 @@
 use std::collections::HashSet;
 use std::path::PathBuf;
 
+use offshoot_data::Sample;
+
 use super::Training;
 use crate::error::TrainError;
 use crate::events::Event;
@@ -47,14 +49,14 @@ impl Training<'_, '_> {
         let data = self.given.data;
         let samples = if set == "val" { &data.val } else { &data.train };
         let mut counts = vec![(0_usize, 0_usize); data.classes.len()];
-        samples.iter().for_each(|sample| counts[sample.label].1 += 1);
+        samples.iter().flat_map(Sample::classes).for_each(|label| counts[label].1 += 1);
         let lost = || unusable.iter().filter_map(|(place, reason)| Some((samples.get(*place)?, reason)));
-        lost().for_each(|(sample, _)| counts[sample.label].0 += 1);
+        lost().flat_map(|(sample, _)| sample.classes()).for_each(|label| counts[label].0 += 1);
         let gone = |label: usize| counts[label].0 > 0 && counts[label].0 == counts[label].1;
-        let first = lost().find(|(sample, _)| gone(sample.label));
+        let first = lost().find(|(sample, _)| sample.classes().any(gone));
         if let Some((sample, reason)) = first {
             let classes: Vec<usize> = (0..counts.len()).filter(|&label| gone(label)).collect();
-            let count = classes.iter().map(|&label| counts[label].0).sum();
+            let count = lost().filter(|(sample, _)| sample.classes().any(gone)).count();
             let names = classes.iter().map(|&label| data.classes[label].clone());
             let names = if count == samples.len() { Vec::new() } else { names.collect() };
             let first = format!("{}: {reason}", offshoot_graph::text::shown(&sample.path));

@@ -6,11 +6,11 @@ use super::Training;
 use crate::average::Average;
 use crate::error::TrainError;
 use crate::events::Event;
-use crate::metrics::Metrics;
 use crate::pictures::Pictures;
 use crate::report::Answers;
 use crate::results::Best;
 use crate::step::StepError;
+use offshoot_infer::Figures;
 
 impl Training<'_, '_> {
     /// The model with an average in place of what trains.
@@ -35,8 +35,11 @@ impl Training<'_, '_> {
         &mut self,
         sets: [&Pictures; N],
         model: Option<&Model>,
-    ) -> Result<Option<[(Metrics, Answers); N]>, TrainError> {
-        let mut all = sets.map(|_| (Metrics::new(self.given.data.classes.len()), Answers::default()));
+    ) -> Result<Option<[(Figures, Answers); N]>, TrainError> {
+        let mut all = sets.map(|pictures| {
+            let classes = self.step.metadata().classes.len();
+            (Figures::new(self.step.metadata()), Answers::new(pictures.len(), classes))
+        });
         if self.given.data.val.is_empty() {
             return Ok(Some(all));
         }
@@ -52,7 +55,8 @@ impl Training<'_, '_> {
                 let features = self.features(inputs.tensor, inputs.ready)?;
                 let logits = network.run(&features).map_err(StepError::from)?;
                 let logits = logits.as_f32().unwrap_or_default();
-                metrics.add(logits, inputs.labels.as_i64().unwrap_or_default());
+                let samples = pictures.samples();
+                metrics.add(logits, inputs.indices.iter().map(|&index| &samples[index as usize]));
                 answers.add(&inputs.indices, logits);
                 (self.control.progress)(Event::Validate { done, total });
             }
@@ -61,7 +65,7 @@ impl Training<'_, '_> {
     }
 
     /// Validation that gives no numbers says that the weights are useless: no model is better than such a one.
-    pub(super) fn is_best(&self, epoch: u64, metrics: &Metrics) -> bool {
+    pub(super) fn is_best(&self, epoch: u64, metrics: &Figures) -> bool {
         let now = best_of(epoch, metrics);
         let useless = metrics.images() > 0 && now.val_loss.is_none();
         !useless && self.position.best.as_ref().is_none_or(|best| now.is_better_than(best))
@@ -69,14 +73,14 @@ impl Training<'_, '_> {
 }
 
 /// What an epoch's validation says. Where the loss is not a number, the outputs of the network cannot be compared.
-pub(super) fn best_of(epoch: u64, metrics: &Metrics) -> Best {
+pub(super) fn best_of(epoch: u64, metrics: &Figures) -> Best {
     let validated = metrics.images() > 0 && metrics.loss().is_finite();
-    let (accuracy, loss) = (metrics.accuracy(), metrics.loss());
+    let (accuracy, loss) = (metrics.score(), metrics.loss());
     Best { epoch, val_accuracy: validated.then_some(accuracy), val_loss: validated.then_some(loss) }
 }
 
 /// A warning where validation gave numbers that are not finite.
-pub(super) fn not_finite(epoch: u64, metrics: &Metrics) -> Option<String> {
+pub(super) fn not_finite(epoch: u64, metrics: &Figures) -> Option<String> {
     let loss = metrics.loss();
     (!loss.is_finite()).then(|| {
         format!(
@@ -88,16 +92,20 @@ pub(super) fn not_finite(epoch: u64, metrics: &Metrics) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use offshoot_data::Sample;
+    use offshoot_graph::Metadata;
+
     use super::*;
 
     #[test]
     fn answers_that_are_no_numbers_are_no_validation() {
-        let mut metrics = Metrics::new(2);
-        metrics.add(&[f32::NAN, f32::NAN], &[0]);
+        let metadata = Metadata { classes: vec!["a".into(), "b".into()], ..Metadata::default() };
+        let mut metrics = Figures::new(&metadata);
+        metrics.add(&[f32::NAN, f32::NAN], [Sample::new("x", 0)].iter());
         assert_eq!(best_of(3, &metrics), Best { epoch: 3, val_accuracy: None, val_loss: None });
         assert!(not_finite(3, &metrics).is_some_and(|text| text.contains("epoch 3 is NaN")));
-        let mut good = Metrics::new(2);
-        good.add(&[1.0, 0.0], &[0]);
+        let mut good = Figures::new(&metadata);
+        good.add(&[1.0, 0.0], [Sample::new("x", 0)].iter());
         assert!(not_finite(3, &good).is_none() && best_of(3, &good).val_accuracy == Some(1.0));
     }
 }

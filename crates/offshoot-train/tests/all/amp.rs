@@ -130,6 +130,7 @@ fn model(name: &str, classes: usize, size: usize) -> Model {
         head: None,
         classes: (0..classes).map(|i| i.to_string()).collect(),
         preprocessing: Preprocessing { size, ..architecture.preprocessing() },
+        ..Metadata::default()
     };
     Model { graph, weights, metadata }
 }

@@ -74,7 +74,7 @@ fn a_head_on_mobilenet_recognises_photos6_and_loads_in_pytorch() {
         let run = folder.path().join(seed.to_string());
         let (model, result) = fine_tune(&run, seed, &executor);
         assert_eq!((result.trainable_parameters, result.frozen_parameters), (1280 * 6 + 6, 2_223_872));
-        accuracies.push(result.best.and_then(|best| best.val_accuracy).unwrap());
+        accuracies.push(result.best.and_then(|best| best.figure.value()).unwrap());
         if seed == 0 {
             check_in_torchvision(folder.path(), &run, model, &executor);
         }

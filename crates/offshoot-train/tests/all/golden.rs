@@ -8,7 +8,7 @@ use offshoot_cpu::{CpuExecutor, CpuOptions};
 use offshoot_graph::builder::{BATCH_NORM, Conv2d};
 use offshoot_graph::model::{BATCH, INPUT, OUTPUT};
 use offshoot_graph::op::{Pooling, ShapeOp, Unary};
-use offshoot_graph::{DType, Dim, Graph, Metadata, Model, Op, Preprocessing, Shape, Tensor, Weights};
+use offshoot_graph::{DType, Dim, Graph, Metadata, Model, Op, Shape, Tensor, Weights};
 use offshoot_train::optimizer::Clip;
 use offshoot_train::schedule::Plateau;
 use offshoot_train::{
@@ -207,8 +207,7 @@ fn model(start: &BTreeMap<String, Array>, frozen: &[String]) -> Model {
         |array: &Array| Tensor::f32(array.shape.clone(), array.data.iter().map(|&x| x as f32).collect());
     let weights = start.iter().map(|(name, array)| (name.clone(), tensor(array))).collect();
     let classes = ["a", "b", "c"].map(String::from).to_vec();
-    let metadata =
-        Metadata { architecture: None, head: None, classes, preprocessing: Preprocessing::default() };
+    let metadata = Metadata { architecture: None, head: None, classes, ..Metadata::default() };
     Model { graph, weights, metadata }
 }
 

@@ -40,7 +40,7 @@ fn training_learns_the_classes_and_keeps_its_files() {
     assert_eq!(fixture.recipe.augment, Augment::On);
     let result = fixture.whole("run");
     let best = result.best.unwrap();
-    assert_eq!(best.val_accuracy, Some(1.0));
+    assert_eq!(best.figure.value(), Some(1.0));
     assert_eq!(result.epochs, 12);
     assert_eq!((result.trainable_parameters, result.frozen_parameters), (216 + 16 + 1152 + 32 + 51, 0));
     assert!(result.seconds > 0.0);
@@ -56,8 +56,8 @@ fn training_learns_the_classes_and_keeps_its_files() {
     let transform = offshoot_data::Transform::new(&metadata.preprocessing).unwrap();
     let options = offshoot_data::LoaderOptions::evaluation(&transform, 5);
     let loader = offshoot_data::Loader::new(fixture.data.val.clone(), transform, options);
-    let metrics = offshoot_train::evaluate(&mut network, 3, &loader, |_| {}).unwrap();
-    assert_eq!((metrics.accuracy(), metrics.images()), (1.0, fixture.data.val.len() as u64));
+    let metrics = offshoot_train::evaluate(&mut network, &metadata, &loader, |_| {}).unwrap();
+    assert_eq!((metrics.score(), metrics.images()), (1.0, fixture.data.val.len() as u64));
     assert_eq!(Recipe::read(&fixture.root.path().join("run")).unwrap(), fixture.recipe);
 }
 

@@ -87,6 +87,7 @@ pub(crate) fn model() -> Model {
         head: None,
         classes: CLASSES.map(String::from).to_vec(),
         preprocessing: Preprocessing { size: SIZE, resize: 36, ..Preprocessing::default() },
+        ..Metadata::default()
     };
     Model { graph, weights, metadata }
 }
