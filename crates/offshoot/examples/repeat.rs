@@ -2,9 +2,10 @@
 //! compares with other engines. The step is inference of a model's file or of an architecture with random weights, a training step
 //! of an architecture (SGD with momentum), or that with all but the head frozen. Inputs are random.
 //!
-//!     cargo run --release -p offshoot --example repeat -- infer|train|head NAME|FILE BATCH THREADS [SIZE [ISA]]
+//!     cargo run --release -p offshoot --example repeat -- infer|train|head NAME|FILE BATCH THREADS [SIZE [PRECISION [ISA]]]
 //!
 //! SIZE is the height and width of pictures, and any dimension that a file leaves open, but for the first, which is BATCH.
+//! PRECISION is f32, bf16 or fp16 (that one for training only): what activations are stored in.
 
 #![allow(clippy::print_stdout)] // what it prints is what it is for
 
@@ -15,7 +16,7 @@ use std::time::SystemTime;
 use offshoot::{CpuOptions, Device, Inference, Isa, Metadata, Model, ModelSource, Preprocessing};
 use offshoot_graph::{DType, Tensor, Value};
 use offshoot_models::{BuildOptions, expected_parameters, find};
-use offshoot_train::{Freeze, OptimizerKind, OptimizerOptions, StepOptions, TrainStep, apply_freeze};
+use offshoot_train::{Amp, Freeze, OptimizerKind, OptimizerOptions, StepOptions, TrainStep, apply_freeze};
 
 /// Classes of the pictures, and the numbers that an input of whole numbers takes.
 const CLASSES: usize = 1000;
@@ -26,18 +27,22 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (Some(what), Some(name), Some(batch), Some(threads)) =
         (argument(0), argument(1), argument(2), argument(3))
     else {
-        return Err("repeat infer|train|head NAME|FILE BATCH THREADS [SIZE [ISA]]".into());
+        return Err("repeat infer|train|head NAME|FILE BATCH THREADS [SIZE [PRECISION [ISA]]]".into());
     };
     let size = argument(4).unwrap_or("224").parse()?;
-    let isa = argument(5)
+    let precision = argument(5).unwrap_or("f32");
+    let isa = argument(6)
         .map(|name| Isa::by_name(name).ok_or("this machine has no such instruction set"))
         .transpose()?;
     let device = Device::cpu(CpuOptions { threads: Some(threads.parse()?), isa, ..CpuOptions::default() })?;
     let model = load(name, size)?;
     let inputs = inputs(&model, batch.parse()?, size);
     match what {
-        "infer" => repeat_inference(&model, &inputs, &device),
-        "train" | "head" => repeat_training(model, &inputs, what == "head", &device),
+        "infer" => repeat_inference(&model, &inputs, &device.with_precision(precision.parse()?)),
+        "train" | "head" => {
+            let amp = if precision == "f32" { Amp::Off } else { precision.parse()? };
+            repeat_training(model, &inputs, what == "head", amp, &device)
+        }
         _ => Err(format!("{what} is none of infer, train and head").into()),
     }
 }
@@ -56,6 +61,7 @@ fn load(name: &str, size: usize) -> Result<Model, Box<dyn Error>> {
         head: None,
         classes: (0..CLASSES).map(|class| class.to_string()).collect(),
         preprocessing: Preprocessing { size, ..architecture.preprocessing() },
+        ..Metadata::default()
     };
     Ok(Model { graph, weights, metadata })
 }
@@ -88,12 +94,13 @@ fn repeat_training(
     mut model: Model,
     inputs: &[Tensor],
     head: bool,
+    amp: Amp,
     device: &Device,
 ) -> Result<(), Box<dyn Error>> {
     let freeze = if head { Freeze::Backbone } else { Freeze::None };
     apply_freeze(&mut model.graph, &freeze)?;
     let sgd = OptimizerOptions { momentum: 0.9, ..OptimizerOptions::new(OptimizerKind::Sgd) };
-    let mut step = TrainStep::new(model, &StepOptions::new(sgd, 1e-3), device)?;
+    let mut step = TrainStep::new(model, &StepOptions { amp, ..StepOptions::new(sgd, 1e-3) }, device)?;
     let [images] = inputs else { return Err("a training step takes pictures".into()) };
     let batch = images.shape().first().copied().unwrap_or(1);
     let labels = Tensor::i64([batch], (0..batch).map(|i| (i % CLASSES) as i64).collect());

@@ -3,16 +3,16 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use offshoot_data::{Picture, PictureError, Transform, decode, read_picture, with_decoded};
-use offshoot_graph::{Executor, Model, Preprocessing, Tensor};
-use offshoot_infer::Inference;
+use offshoot_data::{Picture, PictureError, Pixels, Transform, decode, read_picture, with_decoded};
+use offshoot_graph::{Executor, Metadata, Model, Preprocessing, Task, Tensor};
 use offshoot_infer::inference::check_answers;
-use offshoot_infer::metrics::probabilities;
+use offshoot_infer::{Decision, Inference};
 
 use crate::device::{CpuOptions, Device};
 use crate::error::{Error, Result};
 use crate::memory::check_memory;
-use crate::predict::{Guess, guesses};
+use crate::predict::{Guess, guesses, reached};
+use crate::reject::{Rejecting, Threshold};
 use crate::source::{ModelSource, Overrides};
 
 /// A classifier of pictures, with the preprocessing and the classes that its model comes with. Its predictions are bit-identical
@@ -34,7 +34,13 @@ use crate::source::{ModelSource, Overrides};
 pub struct Classifier {
     classes: Arc<[String]>,
     transform: Transform,
-    probabilities: bool,
+    decision: Decision,
+    gives_probabilities: bool,
+    metadata: Metadata,
+    /// The model's own reject threshold, where it has one that fits what the network gives.
+    rejecting: Option<Rejecting>,
+    /// Where a picture may have any number of classes, the probability from which on it has each.
+    thresholds: Option<Arc<[f64]>>,
     warnings: Vec<String>,
     networks: Mutex<Networks>,
 }
@@ -56,6 +62,8 @@ pub struct Classification {
     classes: Arc<[String]>,
     outputs: Vec<f32>,
     probabilities: Vec<f64>,
+    thresholds: Option<Arc<[f64]>>,
+    rejecting: Option<Rejecting>,
 }
 
 impl Classifier {
@@ -88,7 +96,19 @@ impl Classifier {
         Ok(Classifier {
             classes: model.metadata.classes.clone().into(),
             transform: Transform::new(&model.metadata.preprocessing)?,
-            probabilities: first.gives_probabilities(),
+            decision: Decision::new(first.gives_probabilities(), &model.metadata),
+            gives_probabilities: first.gives_probabilities(),
+            metadata: model.metadata.clone(),
+            rejecting: match model.metadata.task {
+                Task::Single => {
+                    Rejecting::new(&model.metadata, first.gives_probabilities(), Threshold::Auto).ok()
+                }
+                Task::Multi => None,
+            },
+            thresholds: match model.metadata.task {
+                Task::Single => None,
+                Task::Multi => Some(model.metadata.class_thresholds().into()),
+            },
             warnings: Vec::new(),
             networks: Mutex::new(Networks { first, idle: Vec::new() }),
         })
@@ -102,6 +122,23 @@ impl Classifier {
     /// How pictures become the model's input.
     pub fn preprocessing(&self) -> &Preprocessing {
         self.transform.preprocessing()
+    }
+
+    /// What came with the model: temperature and reject threshold, say.
+    pub fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    /// Whether [`Classification::rejected`] can answer for `threshold`. Where a picture may have any number of classes it
+    /// always can, and says `None`.
+    ///
+    /// # Errors
+    /// When the model has no threshold of its own that `auto` asks for.
+    pub fn check_threshold(&self, threshold: Threshold) -> Result<()> {
+        match self.metadata.task {
+            Task::Single => Rejecting::new(&self.metadata, self.gives_probabilities, threshold).map(|_| ()),
+            Task::Multi => Ok(()),
+        }
     }
 
     /// What was assumed when the file was read, for people.
@@ -132,10 +169,7 @@ impl Classifier {
     /// # Errors
     /// [`Error::Pixels`] when `rgb` has another length, [`Error::Network`] when the model gives NaN or infinities.
     pub fn classify_pixels(&self, width: usize, height: usize, rgb: &[u8]) -> Result<Classification> {
-        let bytes = rgb.len();
-        let fits = width.checked_mul(height).and_then(|n| n.checked_mul(3)) == Some(bytes);
-        let picture = fits.then(|| Picture::new(width, height, rgb.to_vec())).flatten();
-        self.classify_picture(&picture.ok_or(Error::Pixels { width, height, bytes })?)
+        self.classify_prepared(self.prepare_pixels(width, height, rgb)?)
     }
 
     /// Classifies a decoded picture.
@@ -143,10 +177,7 @@ impl Classifier {
     /// # Errors
     /// [`Error::Network`] when the model gives NaN or infinities.
     pub fn classify_picture(&self, picture: &Picture) -> Result<Classification> {
-        let size = self.preprocessing().size;
-        let Prepared(input) = self.prepare_picture(picture);
-        let outputs = self.run(&Tensor::f32([1, 3, size, size], input))?;
-        self.classification(outputs)
+        self.classify_prepared(self.prepare_picture(picture))
     }
 
     /// Decodes the picture in the bytes of a file and prepares it, so that it can go through the network with others. However
@@ -157,6 +188,25 @@ impl Classifier {
     pub fn prepare(&self, file: &[u8]) -> Result<Prepared> {
         let options = self.transform.decode_options();
         Ok(with_decoded(file, &options, |picture| self.prepare_picture(&picture))?)
+    }
+
+    /// [`Classifier::prepare`] of the picture in a file.
+    ///
+    /// # Errors
+    /// [`Error::Picture`] when it cannot be used.
+    pub fn prepare_file(&self, path: impl AsRef<Path>) -> Result<Prepared> {
+        let picture = read_picture(path.as_ref(), &self.transform.decode_options())?;
+        Ok(self.prepare_picture(&picture))
+    }
+
+    /// [`Classifier::prepare`] of `height` rows of `width` RGB pixels, which are not copied.
+    ///
+    /// # Errors
+    /// [`Error::Pixels`] when `rgb` has another length.
+    pub fn prepare_pixels(&self, width: usize, height: usize, rgb: &[u8]) -> Result<Prepared> {
+        let bytes = rgb.len();
+        let pixels = Pixels::new(width, height, rgb).ok_or(Error::Pixels { width, height, bytes })?;
+        Ok(self.prepare_picture(pixels))
     }
 
     /// An input that has been prepared elsewhere: 3 channels of `size` rows of `size` numbers.
@@ -195,7 +245,12 @@ impl Classifier {
         Ok(outputs.chunks_exact(classes).map(|row| self.classification(row.to_vec())).collect())
     }
 
-    fn prepare_picture(&self, picture: &Picture) -> Prepared {
+    fn classify_prepared(&self, Prepared(input): Prepared) -> Result<Classification> {
+        let size = self.preprocessing().size;
+        self.classification(self.run(&Tensor::f32([1, 3, size, size], input))?)
+    }
+
+    fn prepare_picture<'p>(&self, picture: impl Into<Pixels<'p>>) -> Prepared {
         let mut input = vec![0.0; self.transform.input_len()];
         self.transform.normalize(&self.transform.evaluate(picture), &mut input);
         Prepared(input)
@@ -203,8 +258,9 @@ impl Classifier {
 
     fn classification(&self, outputs: Vec<f32>) -> Result<Classification> {
         check_answers(&outputs)?;
-        let probabilities = probabilities(&outputs, self.probabilities);
-        Ok(Classification { classes: Arc::clone(&self.classes), outputs, probabilities })
+        let probabilities = self.decision.probabilities(&outputs);
+        let (classes, thresholds) = (Arc::clone(&self.classes), self.thresholds.clone());
+        Ok(Classification { classes, outputs, probabilities, thresholds, rejecting: self.rejecting })
     }
 
     /// The outputs for one input. No lock is held while they are computed.
@@ -229,7 +285,32 @@ impl Classification {
         guesses((&self.outputs, &self.probabilities), &self.classes, count)
     }
 
-    /// The probability of each class.
+    /// Where a picture may have any number of classes, those whose probability reaches the threshold of the class, in the order of the
+    /// classes.
+    pub fn labels(&self) -> Option<Vec<String>> {
+        Some(reached(&self.probabilities, self.thresholds.as_deref()?, &self.classes))
+    }
+
+    /// [`Classification::labels`] with one threshold for all classes.
+    pub fn labels_from(&self, threshold: f64) -> Option<Vec<String>> {
+        let thresholds = vec![threshold; self.thresholds.as_deref()?.len()];
+        Some(reached(&self.probabilities, &thresholds, &self.classes))
+    }
+
+    /// Whether the picture is of none of the classes: its score is below the threshold. `None` where a picture may have any number of
+    /// classes, and for [`Threshold::Auto`] where the model has none ([`Classifier::check_threshold`] says why).
+    pub fn rejected(&self, threshold: Threshold) -> Option<bool> {
+        if self.thresholds.is_some() {
+            return None;
+        }
+        let how = match threshold {
+            Threshold::Of(probability) => Rejecting::from(probability),
+            Threshold::Auto => self.rejecting?,
+        };
+        Some(how.rejects(&self.outputs, &self.probabilities))
+    }
+
+    /// The probability of each class, calibrated where the model has a temperature.
     pub fn probabilities(&self) -> &[f64] {
         &self.probabilities
     }

@@ -404,6 +404,9 @@ pub fn disagreements(first: &Loaded, second: &Loaded) -> Vec<String> {
         let steps = a.preprocessing.differences(&b.preprocessing).join("; ");
         found.push(format!("their preprocessing differs: {steps}"));
     }
+    if a.task != b.task && !assumed {
+        found.push("one is for one class a picture, the other for any number".to_owned());
+    }
     if a.classes.len() != b.classes.len() {
         let (a, b) = (a.classes.len(), b.classes.len());
         found.push(format!("they have different numbers of classes: {a} and {b}"));

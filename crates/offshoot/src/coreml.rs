@@ -8,7 +8,7 @@ use offshoot_graph::text::shown;
 
 use crate::compare::{F16_TOLERANCE, INT8_TOLERANCE, TOLERANCE};
 use crate::error::{Error, Result};
-use crate::export::{Exported, Output, Proof, export_within, shipped};
+use crate::export::{Exported, Output, Proof, export_within, shipped_by};
 
 /// Writes `model` as the Core ML package `path`, a folder. Before it is moved into place, its bytes are read again and run on the
 /// proof's inputs beside `model`: in f32, so that the difference is that of the stored weights. Core ML itself, which runs on
@@ -29,8 +29,10 @@ pub fn export_coreml(model: &Model, path: &Path, options: Options, proof: Proof<
         (Precision::F16, StoredWeights::Float) => F16_TOLERANCE,
         (Precision::F32, StoredWeights::Float) => TOLERANCE,
     };
-    let write =
-        |staged: &Path| Ok(coreml::write(staged, &shipped(model)?, options).map_err(|e| e.problem.at(path))?);
+    let write = |staged: &Path| {
+        Ok(coreml::write(staged, &shipped_by(model, proof.executor)?, options)
+            .map_err(|e| e.problem.at(path))?)
+    };
     let read = |staged: &Path| Ok((coreml::read(staged)?, None));
     export_within(Output::new("coreml", path), model, tolerance, write, read, proof)
 }

@@ -133,6 +133,14 @@ pub enum Error {
         /// The settings that it tells to change.
         remedies: Vec<Remedy>,
     },
+    /// An option that cannot be used as it is given.
+    #[error("`{option}` {text}")]
+    Option {
+        /// Its name, which is that of a field of a job.
+        option: &'static str,
+        /// What is wrong, and what to do.
+        text: String,
+    },
     /// Something that does not fit, and what to do.
     #[error("{0}")]
     Input(String),
@@ -144,6 +152,18 @@ impl Error {
         self.typed_file().map(Path::to_owned).or_else(|| leading_path(&self.to_string()))
     }
 
+    /// The text and the file, where these models were `loaded`: what a network cannot do is told with the file that it came from.
+    pub fn told(&self, loaded: &[PathBuf]) -> (String, Option<PathBuf>) {
+        match loaded {
+            [first, rest @ ..] if self.is_of_network() => {
+                let names: Vec<String> = loaded.iter().map(offshoot_graph::text::shown).collect();
+                let file = rest.is_empty().then(|| first.clone());
+                (format!("{}: {self}", names.join(" or ")), file)
+            }
+            _ => (self.to_string(), self.file()),
+        }
+    }
+
     /// The settings that the message tells to change, in its order. [`offshoot_graph::remedy::word_as`] says what the message
     /// calls them.
     pub fn remedies(&self) -> Vec<Remedy> {
@@ -151,6 +171,12 @@ impl Error {
             Error::Advice { remedies, .. } => remedies.clone(),
             other => remedy::named(|| other.to_string()).1,
         }
+    }
+
+    /// What is wrong with an option of this name.
+    #[cfg(feature = "train")]
+    pub(crate) fn option(option: &'static str, text: fmt::Arguments<'_>) -> Error {
+        Error::Option { option, text: text.to_string() }
     }
 
     /// A message that tells to change settings.
@@ -206,7 +232,9 @@ impl Error {
 #[cfg(feature = "train")]
 fn of_folder(error: &FolderError) -> Option<&Path> {
     match error {
-        FolderError::NotFound { path } | FolderError::Read { path, .. } => Some(path),
+        FolderError::NotFound { path } | FolderError::Read { path, .. } | FolderError::Table { path, .. } => {
+            Some(path)
+        }
         FolderError::Picture(error) => Some(&error.path),
         _ => None,
     }

@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use offshoot_formats::torchscript::{self, Form};
 use offshoot_formats::{onnx, pt2};
 use offshoot_graph::text::shown;
-use offshoot_graph::{Executor, Model, passes};
-use offshoot_infer::{Inference, NetworkError};
+use offshoot_graph::{Executor, Model};
+use offshoot_infer::{Inference, folded};
 use serde::Serialize;
 
 use crate::compare::{Comparison, INT8_TOLERANCE, Inputs, Reference, TOLERANCE, batches};
+use crate::device::{CpuOptions, Device};
 use crate::error::{Error, Result};
 use crate::integers::is_quantized;
 use crate::manifest::{MOST_TOLERANCE, Manifest, ManifestPreparation, ManifestProof};
@@ -46,12 +47,17 @@ pub struct Proof<'a> {
     pub float: Option<&'a Model>,
 }
 
-/// The model as it is shipped: batch norms folded, dropout removed.
+/// The model as it is shipped: batch norms folded, dropout removed, what follows from weights alone computed.
 ///
 /// # Errors
 /// When the weights do not fit the graph.
 pub fn shipped(model: &Model) -> Result<Model> {
-    let (graph, weights) = passes::shipped(&model.graph, &model.weights).map_err(NetworkError::from)?;
+    shipped_by(model, &Device::cpu(CpuOptions::default())?)
+}
+
+/// [`shipped`], computed by an executor that is there.
+pub(crate) fn shipped_by(model: &Model, executor: &dyn Executor) -> Result<Model> {
+    let (graph, weights) = folded(&model.graph, &model.weights, executor)?;
     Ok(Model { graph, weights, metadata: model.metadata.clone() })
 }
 
@@ -74,8 +80,10 @@ pub(crate) fn export_onnx_with(
     proof: Proof<'_>,
     side_files: &[SideFile],
 ) -> Result<Exported> {
-    let write =
-        |staged: &Path| Ok(onnx::write(staged, &shipped(model)?, options).map_err(|e| e.problem.at(path))?);
+    let write = |staged: &Path| {
+        Ok(onnx::write(staged, &shipped_by(model, proof.executor)?, options)
+            .map_err(|e| e.problem.at(path))?)
+    };
     let read = |staged: &Path| {
         let written = onnx::read(staged)?.model;
         let preparation = match onnx::preparer(staged)? {
@@ -171,9 +179,14 @@ pub(crate) fn export_within(
     let (written, preparation) = read(&staging.path()).map_err(|error| staging.named(error))?;
     if written.metadata.classes != model.metadata.classes
         || written.metadata.preprocessing != model.metadata.preprocessing
+        || written.metadata.task != model.metadata.task
+        || written.metadata.class_thresholds() != model.metadata.class_thresholds()
+        || written.metadata.temperature != model.metadata.temperature
+        || written.metadata.rejection != model.metadata.rejection
     {
         return Err(Error::Input(
-            "the classes or the preprocessing did not survive the export. Please report this".into(),
+            "the classes, the task or the preprocessing did not survive the export. Please report this"
+                .into(),
         ));
     }
     let mut network = Inference::new(&written, proof.executor)?;

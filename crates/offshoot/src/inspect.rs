@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use offshoot_formats::checkpoint::load_weights;
 use offshoot_graph::remedy::{FIT, MEAN, SIZE, STD};
 use offshoot_graph::text::shown;
-use offshoot_graph::{Graph, Preprocessing, Role, ValueId};
+use offshoot_graph::{Graph, Preprocessing, Rejection, Role, Task, ValueId};
 use serde::Serialize;
 
 use crate::error::{Error, Result};
@@ -45,6 +45,18 @@ pub struct ModelInspection {
     pub head: Option<String>,
     /// The classes, in the order of the logits.
     pub classes: Vec<String>,
+    /// Whether a picture has one class or any number.
+    #[serde(skip_serializing_if = "Task::is_single")]
+    pub task: Task,
+    /// Where it may have any number, the probability from which on it has each class.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub thresholds: Vec<f64>,
+    /// What logits are divided by before their softmax is taken, where it was fitted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub temperature: Option<f64>,
+    /// Which pictures are said to be of none of the classes where that is asked for, where it was fitted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rejection: Option<Rejection>,
     /// How a picture becomes the input.
     pub preprocessing: Preprocessing,
     /// Elements of the weights, running statistics not counted.
@@ -99,6 +111,13 @@ pub fn inspect(path: &Path, overrides: &Overrides) -> Result<Inspection> {
                 architecture: model.metadata.architecture.clone(),
                 head: model.metadata.head.clone(),
                 classes: model.metadata.classes.clone(),
+                task: model.metadata.task,
+                thresholds: match model.metadata.task {
+                    Task::Single => Vec::new(),
+                    Task::Multi => model.metadata.class_thresholds(),
+                },
+                temperature: model.metadata.temperature,
+                rejection: model.metadata.rejection,
                 preprocessing: model.metadata.preprocessing.clone(),
                 parameters: count(graph),
                 inputs: graph.inputs().iter().map(|&id| tensor(graph, id)).collect(),

@@ -32,7 +32,7 @@
 //! | feature | what it adds | by default |
 //! | --- | --- | --- |
 //! | `train` | training, quantization, export with its proof, comparisons, benchmarks; Core ML packages | yes |
-//! | `gif`, `tiff`, `webp` | reading pictures of these formats, beside JPEG, PNG, BMP and PNM | yes |
+//! | `gif`, `qoi`, `tiff`, `webp` | reading pictures of these formats, beside JPEG, PNG, BMP, PNM, TGA and ICO | yes |
 //! | `download` | published weights from the network (`pull`) | no |
 //! | `peers` | measuring a model in ONNX Runtime and PyTorch too (`bench_formats`) | no |
 //!
@@ -54,15 +54,21 @@ mod device;
 #[cfg(feature = "train")]
 mod dynamic;
 mod error;
+#[cfg(feature = "explain")]
+mod explain;
 #[cfg(feature = "train")]
 mod export;
 #[cfg(feature = "train")]
 mod fine_tune;
 mod folded;
 mod hash;
+#[cfg(feature = "train")]
+mod huggingface;
 mod inspect;
 #[cfg(feature = "train")]
 mod integers;
+#[cfg(feature = "train")]
+pub mod jobs;
 #[cfg(feature = "train")]
 mod labels;
 #[cfg(feature = "train")]
@@ -82,6 +88,7 @@ mod preparation;
 mod pull;
 #[cfg(feature = "train")]
 mod quantize;
+mod reject;
 mod source;
 #[cfg(feature = "train")]
 mod staging;
@@ -104,6 +111,7 @@ mod making {
     pub use crate::dynamic::DynamicInt8;
     pub use crate::export::{Exported, Proof, export_onnx, export_pt2, export_torchscript, shipped};
     pub use crate::fine_tune::{FineTune, FineTuned};
+    pub use crate::huggingface::export_huggingface;
     pub use crate::integers::{check_float, is_quantized};
     pub use crate::labels::labelled;
     pub use crate::litert::export_litert;
@@ -138,8 +146,10 @@ mod making {
 }
 
 pub use classifier::{Classification, Classifier, Prepared};
-pub use device::{CpuOptions, Device, Isa};
+pub use device::{CpuOptions, Device, InferencePrecision, Isa};
 pub use error::{Error, Result};
+#[cfg(feature = "explain")]
+pub use explain::{ExplainMethod, ExplainOptions, Explainer, Explanation, Heatmap, heatmap_picture, overlay};
 pub use folded::folded_norms;
 pub use hash::sha256;
 pub use inspect::{Inspection, ModelInspection, TensorInspection, inspect};
@@ -152,12 +162,16 @@ pub use offshoot_data::{
     View,
 };
 pub use offshoot_graph::remedy::{self, Remedy};
-pub use offshoot_graph::{Fit, Metadata, Model, Preprocessing};
-pub use offshoot_infer::{Inference, Metrics, evaluate, evaluate_views};
-pub use predict::{Guess, Prediction, predict};
+pub use offshoot_graph::{Fit, Metadata, Model, Preprocessing, Rejection, Score};
+pub use offshoot_infer::{Figures, Inference, LabelMetrics, Metrics, evaluate, evaluate_views};
+pub use predict::{Guess, PredictOptions, Prediction, predict};
 #[cfg(feature = "download")]
-pub use pull::{Patience, PullOptions, Pulled, Wanted, fetch, fetch_wanted, pull};
-pub use source::{Loaded, ModelSource, Overrides, is_onnx, word};
+pub use pull::{
+    HUB, Patience, PullOptions, Pulled, PulledFile, PulledFolder, Wanted, fetch, fetch_wanted, pull,
+    pull_folder,
+};
+pub use reject::Threshold;
+pub use source::{Loaded, ModelSource, Overrides, from_state_dict, is_onnx, word};
 
 /// A path in JSON; bytes of it that are no UTF-8 are written as `\xNN`.
 fn lossy<S: serde::Serializer>(

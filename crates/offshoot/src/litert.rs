@@ -7,7 +7,7 @@ use offshoot_graph::Model;
 
 use crate::compare::{F16_TOLERANCE, INT8_TOLERANCE, TOLERANCE};
 use crate::error::Result;
-use crate::export::{Exported, Output, Proof, export_file_within, shipped};
+use crate::export::{Exported, Output, Proof, export_file_within, shipped_by};
 use crate::integers::is_quantized;
 
 /// Writes `model` as the LiteRT file `path`: pictures of f32 with their channels last, logits, and a batch that a program may
@@ -23,8 +23,10 @@ pub fn export_litert(model: &Model, path: &Path, options: Options, proof: Proof<
         StoredWeights::F16 => F16_TOLERANCE,
         StoredWeights::F32 => TOLERANCE,
     };
-    let write =
-        |staged: &Path| Ok(litert::write(staged, &shipped(model)?, options).map_err(|e| e.problem.at(path))?);
+    let write = |staged: &Path| {
+        Ok(litert::write(staged, &shipped_by(model, proof.executor)?, options)
+            .map_err(|e| e.problem.at(path))?)
+    };
     let read = |staged: &Path| Ok((litert::read(staged)?, None));
     export_file_within(Output::new("litert", path), model, tolerance, write, read, proof)
 }

@@ -1,18 +1,19 @@
 //! Classes of single pictures.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use offshoot_data::{Epoch, Loader, LoaderOptions, PictureError, Transform, View};
 use offshoot_graph::text::shown;
-use offshoot_graph::{Executor, Model, Tensor};
-use offshoot_infer::Inference;
-use offshoot_infer::evaluate::log_mean;
+use offshoot_graph::{Executor, Metadata, Model, Score, Task, Tensor};
+use offshoot_infer::decision::negative_energy;
+use offshoot_infer::evaluate::logits_of_means;
 use offshoot_infer::inference::check_answers;
-use offshoot_infer::metrics::probabilities;
+use offshoot_infer::{Decision, Inference};
 use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::memory::batch_within;
+use crate::reject::{Rejecting, Threshold};
 
 /// Pictures that go through the network at once.
 const BATCH: usize = 16;
@@ -25,6 +26,13 @@ pub struct Prediction {
     pub path: PathBuf,
     /// The best classes, the best first.
     pub top: Vec<Guess>,
+    /// Where a picture may have any number of classes, those whose probability reaches the threshold of the class, in the order of the
+    /// classes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub labels: Option<Vec<String>>,
+    /// Where a threshold is given and a picture has one class: whether its score is below, so that it is of none of the classes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rejected: Option<bool>,
     /// What the model gives, where asked for: logits, unless its graph ends in probabilities.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub logits: Option<Vec<f32>>,
@@ -37,25 +45,57 @@ pub struct Guess {
     pub class: String,
     /// Its place among the logits.
     pub index: usize,
-    /// The softmax of its logit, or what the model gives where that is a probability already.
+    /// The softmax of its logit, divided by the model's temperature where it has one; its sigmoid where a picture may have any number of classes, or what the model gives where that is a
+    /// probability already.
     pub probability: f64,
 }
 
+/// What a prediction has.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PredictOptions {
+    /// The number of classes, the best first.
+    pub top: usize,
+    /// Whether logits are given.
+    pub logits: bool,
+    /// Where a picture may have any number of classes, the probability from which on it has one; without, the model's own. Where it has
+    /// one class, the score below which it is rejected; without, none is.
+    pub threshold: Option<Threshold>,
+}
+
+impl Default for PredictOptions {
+    /// Five classes, no logits, the model's own thresholds for any number of classes, and no rejection.
+    fn default() -> PredictOptions {
+        PredictOptions { top: 5, logits: false, threshold: None }
+    }
+}
+
 /// Classifies pictures with `model` and hands each prediction to `found`, in order. The probabilities of several `views` are
-/// averaged; their logarithms stand for the logits then. Returns the pictures that could not be decoded.
+/// averaged; their logarithms stand for the logits then, and the energy is the mean of the views'. Returns the pictures that could not
+/// be decoded.
 ///
 /// # Errors
-/// When the model cannot run or gives NaN or infinities, or `found` fails.
+/// When the model cannot run or gives NaN or infinities, has no threshold that `options` asks for, or `found` fails.
 pub fn predict(
     model: &Model,
     paths: Vec<PathBuf>,
     views: &[View],
-    (top, logits): (usize, bool),
+    options: PredictOptions,
     executor: &dyn Executor,
     mut found: impl FnMut(Prediction) -> Result<()>,
 ) -> Result<Vec<PictureError>> {
     let mut network = Inference::new(model, executor)?;
-    let as_they_are = network.gives_probabilities();
+    let Metadata { classes: names, task, .. } = &model.metadata;
+    let decision = Decision::new(network.gives_probabilities(), &model.metadata);
+    let thresholds = match (task, options.threshold) {
+        (Task::Single, _) => None,
+        (Task::Multi, Some(Threshold::Of(threshold))) => Some(vec![threshold; names.len()]),
+        (Task::Multi, Some(Threshold::Auto) | None) => Some(model.metadata.class_thresholds()),
+    };
+    let rejecting = options.threshold.filter(|_| task.is_single());
+    let rejecting = rejecting
+        .map(|own| Rejecting::new(&model.metadata, network.gives_probabilities(), own))
+        .transpose()?;
+    let by_energy = rejecting.is_some_and(|how| how.score == Score::Energy);
     let transform = Transform::new(&model.metadata.preprocessing)?;
     let size = model.metadata.preprocessing.size;
     let batch = batch_within(model, BATCH);
@@ -68,6 +108,7 @@ pub fn predict(
     // All views of a batch before the next: they leave the same pictures out.
     loop {
         let (mut rows, mut sum): (Vec<f32>, Vec<f64>) = (Vec::new(), Vec::new());
+        let mut energies: Vec<f64> = Vec::new();
         let mut indices = Vec::new();
         for epoch in &mut epochs {
             let Some(batch) = epoch.next().transpose()? else { break };
@@ -77,21 +118,39 @@ pub fn predict(
             check(&rows, &indices, &paths)?;
             let classes = (rows.len() / indices.len()).max(1);
             sum.resize(rows.len(), 0.0);
-            let found = rows.chunks_exact(classes).flat_map(|row| probabilities(row, as_they_are));
+            let found = rows.chunks_exact(classes).flat_map(|row| decision.uncalibrated(row));
             sum.iter_mut().zip(found).for_each(|(sum, p)| *sum += p);
+            energies.resize(indices.len(), 0.0);
+            if by_energy {
+                let found = rows.chunks_exact(classes).map(negative_energy);
+                energies
+                    .iter_mut()
+                    .zip(found)
+                    .for_each(|(sum, energy)| *sum += energy / loaders.len() as f64);
+            }
         }
         if indices.is_empty() {
             return Ok(loaders.first().map(Loader::skipped).unwrap_or_default());
         }
         if loaders.len() > 1 {
-            rows = log_mean(&sum, loaders.len());
+            rows = logits_of_means(&sum, loaders.len(), *task);
             sum.iter_mut().for_each(|sum| *sum /= loaders.len() as f64);
         }
         let classes = (rows.len() / indices.len()).max(1);
-        let answers = rows.chunks_exact(classes).zip(sum.chunks_exact(classes));
-        for ((row, p), &index) in answers.zip(&indices) {
-            let logits = logits.then(|| row.to_vec());
-            found(prediction(&paths[index as usize], (row, p), &model.metadata.classes, top, logits))?;
+        let answers = rows.chunks_exact(classes).zip(sum.chunks_exact(classes)).zip(&energies);
+        for (((row, mean), &energy), &index) in answers.zip(&indices) {
+            let p = if loaders.len() > 1 { decision.of_mean(row, mean) } else { decision.probabilities(row) };
+            let rejects = |how: Rejecting| match how.score {
+                Score::Probability => how.rejects(row, &p),
+                Score::Energy => how.is_below(energy),
+            };
+            found(Prediction {
+                path: paths[index as usize].clone(),
+                top: guesses((row, &p), names, options.top),
+                labels: thresholds.as_ref().map(|thresholds| reached(&p, thresholds, names)),
+                rejected: rejecting.map(rejects),
+                logits: options.logits.then(|| row.to_vec()),
+            })?;
         }
     }
 }
@@ -105,14 +164,10 @@ fn check(rows: &[f32], indices: &[u64], paths: &[PathBuf]) -> Result<()> {
     Ok(())
 }
 
-fn prediction(
-    path: &Path,
-    (row, probabilities): (&[f32], &[f64]),
-    classes: &[String],
-    top: usize,
-    logits: Option<Vec<f32>>,
-) -> Prediction {
-    Prediction { path: path.to_owned(), top: guesses((row, probabilities), classes, top), logits }
+/// The classes whose probabilities reach their thresholds.
+pub(crate) fn reached(probabilities: &[f64], thresholds: &[f64], classes: &[String]) -> Vec<String> {
+    let all = classes.iter().zip(probabilities.iter().zip(thresholds));
+    all.filter(|(_, (p, threshold))| p >= threshold).map(|(class, _)| class.clone()).collect()
 }
 
 /// The best classes, at most `top` of them.

@@ -1,6 +1,7 @@
 //! Published weights over HTTPS.
 
 mod address;
+mod hub;
 mod part;
 mod proxies;
 mod transfer;
@@ -18,6 +19,7 @@ use serde::Serialize;
 use crate::error::{Error, Result};
 use crate::hash::sha256;
 use address::Address;
+pub use hub::{HUB, PulledFile, PulledFolder, pull_folder};
 use part::Part;
 use proxies::Proxies;
 pub use transfer::Patience;

@@ -8,15 +8,17 @@ use offshoot_formats::onnx;
 use offshoot_graph::passes::freeze;
 use offshoot_graph::remedy::{CALIBRATION, DATA, MAX_DROP, QAT};
 use offshoot_graph::text::shown;
-use offshoot_graph::{Executor, Model, Tensor, Weights};
+use offshoot_graph::{Executor, Model, Task, Tensor, Weights};
 use offshoot_quant::{
     Calibration, Method, Network, Scheme, WeightBits, calibrate, fake_quantize, quantize, rank,
 };
-use offshoot_train::{Inference, OptimizerKind, OptimizerOptions, StepOptions, TrainStep, copies, evaluate};
+use offshoot_train::{
+    Inference, OptimizerKind, OptimizerOptions, StepOptions, TrainStep, copies, evaluate, targets,
+};
 use serde::Serialize;
 
 use crate::error::{Error, Result};
-use crate::export::{Proof, export_onnx, shipped};
+use crate::export::{Proof, export_onnx, shipped_by};
 use crate::integers::check_float;
 use crate::memory::batch_within;
 
@@ -78,12 +80,42 @@ pub struct Quantized {
     pub bytes: u64,
     /// The size of the same model in f32, as the same kind of file, batch norms folded.
     pub bytes_before: u64,
-    /// The fraction of the pictures that it gets right, where it was measured.
+    /// How good it is, where it was measured.
+    #[serde(flatten)]
+    pub measured: Measured,
+    /// The operators that stayed in float, the costliest first.
+    pub kept_float: Vec<String>,
+}
+
+/// How good a quantized model is and its float model was, where they were measured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Measured {
+    /// The fraction of the pictures that it gets right.
     pub accuracy: Option<f64>,
     /// The same of the float model.
     pub accuracy_before: Option<f64>,
-    /// The operators that stayed in float, the costliest first.
-    pub kept_float: Vec<String>,
+    /// In their place, of a model for any number of classes a picture, the mean average precision.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub map: Option<f64>,
+    /// The same of the float model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub map_before: Option<f64>,
+}
+
+impl Measured {
+    /// The figures of a task, now and before.
+    pub fn new(task: Task, [now, before]: [Option<f64>; 2]) -> Measured {
+        match task {
+            Task::Single => Measured { accuracy: now, accuracy_before: before, ..Measured::default() },
+            Task::Multi => Measured { map: now, map_before: before, ..Measured::default() },
+        }
+    }
+
+    /// What was measured, in words, with the figures now and before.
+    pub fn figures(&self) -> Option<(&'static str, f64, f64)> {
+        let of = |name, now: Option<f64>, before: Option<f64>| Some((name, now?, before?));
+        of("accuracy", self.accuracy, self.accuracy_before).or_else(|| of("mAP", self.map, self.map_before))
+    }
 }
 
 /// A quantized model, and what is known of it.
@@ -91,12 +123,19 @@ pub struct Quantized {
 pub struct StaticModel {
     /// The model: QuantizeLinear and DequantizeLinear around float operators, weights of i8.
     pub model: Model,
-    /// The fraction of the measured pictures that it gets right.
+    /// The fraction of the measured pictures that it gets right, or of several labels, the mean average precision.
     pub accuracy: Option<f64>,
     /// The same of the float model.
     pub accuracy_before: Option<f64>,
     /// The operators that stayed in float, the costliest first.
     pub kept_float: Vec<String>,
+}
+
+impl StaticModel {
+    /// How good it is, by its task.
+    pub fn measured(&self) -> Measured {
+        Measured::new(self.model.metadata.task, [self.accuracy, self.accuracy_before])
+    }
 }
 
 /// Pictures to calibrate `model` on, in batches: at most `most` of `paths`, evenly spaced. Those that cannot be decoded are
@@ -259,7 +298,7 @@ impl Work<'_> {
         Ok(Candidate { network, calibration, model, accuracy })
     }
 
-    /// The fraction of the pictures that a model gets right.
+    /// The fraction of the pictures that a model gets right, or of several labels, the mean average precision.
     fn measure(&self, model: &Model) -> Result<Option<f64>> {
         if self.pictures.measured.is_empty() {
             return Ok(None);
@@ -268,8 +307,8 @@ impl Work<'_> {
         let options = LoaderOptions::evaluation(&transform, batch_within(model, BATCH));
         let loader = Loader::new(self.pictures.measured.clone(), transform, options);
         let mut inference = Inference::new(model, self.executor)?;
-        let metrics = evaluate(&mut inference, model.metadata.classes.len(), &loader, |_| {})?;
-        Ok(Some(metrics.accuracy()))
+        let figures = evaluate(&mut inference, &model.metadata, &loader, |_| {})?;
+        Ok(Some(figures.score()))
     }
 
     /// The network after some epochs of quantization-aware training, whose scales follow the weights after each.
@@ -301,8 +340,10 @@ impl Work<'_> {
     /// One epoch: the trained weights and the mean loss.
     fn epoch(&mut self, mut fake: Model, loader: &Loader, epoch: u64) -> Result<(Weights, f64)> {
         freeze(&mut fake.graph, |_| false);
-        let size = fake.metadata.preprocessing.size;
-        let options = StepOptions::new(OptimizerOptions::new(OptimizerKind::Adam), QAT_RATE);
+        let (size, task, classes) =
+            (fake.metadata.preprocessing.size, fake.metadata.task, fake.metadata.classes.len());
+        let plain = StepOptions::new(OptimizerOptions::new(OptimizerKind::Adam), QAT_RATE);
+        let options = StepOptions { task, ..plain };
         let mut step = TrainStep::new(fake, &options, self.executor)?;
         let steps = loader.batches() as f64;
         let (mut losses, mut count) = (0.0, 0u64);
@@ -312,7 +353,9 @@ impl Work<'_> {
             let images = Tensor::f32([n, 3, size, size], batch.images);
             let keys = Tensor::i64([n], batch.indices.iter().map(|&i| i as i64).collect());
             let done = (epoch as f64 + index as f64 / steps) / self.options.qat_epochs as f64;
-            losses += f64::from(step.run(images, &Tensor::i64([n], batch.labels), &keys, 1.0 - done)?.loss);
+            let samples = batch.indices.iter().map(|&index| &loader.samples()[index as usize]);
+            let labels = targets(task, classes, samples);
+            losses += f64::from(step.run(images, &labels, &keys, 1.0 - done)?.loss);
             count += 1;
         }
         Ok((step.model().weights, losses / count.max(1) as f64))
@@ -375,14 +418,14 @@ pub fn export_static(
     options: onnx::Options,
     proof: Proof<'_>,
 ) -> Result<Quantized> {
-    let before = onnx::write_bytes(&shipped(float)?, options).map_err(|problem| problem.at(path))?;
+    let before = onnx::write_bytes(&shipped_by(float, proof.executor)?, options)
+        .map_err(|problem| problem.at(path))?;
     let exported = export_onnx(&quantized.model, path, options, Proof { float: Some(float), ..proof })?;
     Ok(Quantized {
         path: exported.path,
         bytes: exported.bytes,
         bytes_before: before.len() as u64,
-        accuracy: quantized.accuracy,
-        accuracy_before: quantized.accuracy_before,
+        measured: quantized.measured(),
         kept_float: quantized.kept_float,
     })
 }

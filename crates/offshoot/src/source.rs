@@ -1,21 +1,27 @@
 //! Where a model comes from: a run directory, a file of ours, an ONNX, TorchScript, .pt2, Core ML or LiteRT file, or an
 //! architecture with a file of weights.
 
+pub(crate) mod huggingface;
+mod ours;
+
+use self::ours::load_ours;
+#[cfg(feature = "train")]
+pub(crate) use self::ours::{classifier_of_size, unchecked_base};
+
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use offshoot_files::{Kind, read_text};
 use offshoot_formats::checkpoint::{load_weights, match_weights};
 use offshoot_formats::content::{self, Content};
 #[cfg(feature = "train")]
 use offshoot_formats::coreml;
 use offshoot_formats::safetensors::METADATA_KEY;
-use offshoot_formats::{Problem, litert, onnx, pt2, safetensors, tensorrt, torchscript};
-use offshoot_graph::{DType, Dim, Fit, Graph, Metadata, Model, Preprocessing, Weights, model, passes};
-use offshoot_infer::files::{BASE_FILE, BASE_HASH_FILE, BEST_FILE, LAST_FILE, RECIPE_FILE};
+use offshoot_formats::{Problem, litert, onnx, pt2, tensorrt, torchscript};
+use offshoot_graph::{Dim, Fit, Model, Preprocessing, Weights, model};
+use offshoot_infer::files::{BEST_FILE, LAST_FILE};
 use offshoot_models::{
-    Architecture, BuildError, BuildOptions, CanonicalKeys, Head, Published, canonical_keys, described,
-    expected_parameters, find, grafted, imagenet_classes, original_classes, pretrained, recognise,
+    Architecture, BuildOptions, CanonicalKeys, Published, canonical_keys, expected_parameters, find,
+    imagenet_classes, original_classes, pretrained, recognise,
 };
 
 use crate::error::{Error, Result};
@@ -26,7 +32,8 @@ use offshoot_graph::text::shown;
 /// A model to load.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ModelSource {
-    /// A run directory, a `.safetensors` of ours, an `.onnx`, a TorchScript `.pt`, a `.pt2`, or an `.mlpackage` or a `.tflite` of ours.
+    /// A run directory, a `.safetensors` of ours, an `.onnx`, a TorchScript `.pt`, a `.pt2`, a Hugging Face folder, or an `.mlpackage`
+    /// or a `.tflite` of ours.
     Path(PathBuf),
     /// An architecture by name, with its weights.
     Pretrained {
@@ -87,6 +94,7 @@ impl ModelSource {
             ModelSource::Pretrained { weights, .. } => Ok(weights.clone()),
             #[cfg(feature = "train")]
             ModelSource::Path(path) if coreml::is_package(path) => Ok(coreml::weight_file(path)),
+            ModelSource::Path(path) if huggingface::is_folder(path) => Ok(huggingface::weight_file(path)),
             ModelSource::Path(path) if path.is_dir() => run_file(path),
             ModelSource::Path(path) => Ok(path.clone()),
         }
@@ -125,6 +133,7 @@ impl ModelSource {
             }
             #[cfg(feature = "train")]
             ModelSource::Path(path) if coreml::is_package(path) => load_coreml(path, overrides),
+            ModelSource::Path(path) if huggingface::is_folder(path) => huggingface::load(path, overrides),
             ModelSource::Path(path) if path.is_dir() => load_ours(&run_file(path)?, overrides),
             ModelSource::Path(path) => match content_of(path)? {
                 Content::Safetensors => load_ours(path, overrides),
@@ -151,13 +160,13 @@ pub fn is_onnx(path: &Path) -> Result<bool> {
 }
 
 /// Whether `path` is a file that training starts from as from an architecture, with its graph and its weights: an ONNX file or a
-/// `.pt2`.
+/// `.pt2`, or a Hugging Face folder.
 ///
 /// # Errors
 /// When it cannot be read, or is no model.
 pub(crate) fn is_graph(path: &Path) -> Result<bool> {
     if path.is_dir() {
-        return Ok(false);
+        return Ok(huggingface::is_folder(path));
     }
     match content_of(path)? {
         Content::Onnx => Ok(true),
@@ -170,7 +179,7 @@ pub(crate) fn is_graph(path: &Path) -> Result<bool> {
 fn content_of(path: &Path) -> Result<Content> {
     content::of(path).map_err(|error| match error.problem {
         Problem::Unrecognised { found } => Error::advice(format_args!(
-            "{}: not a model: {found}; give a run directory, a .safetensors of offshoot, an .onnx, a TorchScript .pt, a .pt2, or {MODEL} NAME {WEIGHTS} FILE",
+            "{}: not a model: {found}; give a run directory, a .safetensors of offshoot, an .onnx, a TorchScript .pt, a .pt2, a Hugging Face folder, or {MODEL} NAME {WEIGHTS} FILE",
             shown(path)
         )),
         _ => error.into(),
@@ -253,16 +262,10 @@ fn fits(architecture: &Architecture, weights: &Weights) -> bool {
 
 fn load_pretrained(name: &str, path: &Path, overrides: &Overrides) -> Result<Loaded> {
     let architecture = find(name)?;
-    let StateDict { mut weights, mut warnings } = load_state_dict(architecture, path)?;
+    let StateDict { weights, mut warnings } = load_state_dict(architecture, path)?;
     let published = published_file(architecture, path)?;
     let own = own_preprocessing(architecture, published);
-    let preprocessing = overrides.apply(&own);
-    architecture.fit_to_size(preprocessing.size, &mut weights);
-    let transfer = |source| Error::Transfer { path: path.to_owned(), source: Box::new(source) };
-    let classes = original_classes(architecture, &weights).map_err(transfer)?;
-    let graph = architecture.build(&BuildOptions { classes, size: preprocessing.size, head: None })?;
-    let matched = matched(path, &graph, weights)?;
-    let mut model = pretrained(architecture, matched, preprocessing).map_err(transfer)?;
+    let mut model = with_own_head(architecture, path, weights, overrides.apply(&own))?;
     match published {
         // Only of these is it known what the logits mean: other weights of 1000 classes may be of other classes.
         Some(published) if published.has_head => {
@@ -278,6 +281,45 @@ fn load_pretrained(name: &str, path: &Path, overrides: &Overrides) -> Result<Loa
         )),
     }
     Ok(Loaded { model, warnings, assumed_metadata: false })
+}
+
+/// The model of an architecture with weights that bring its own head; messages call them `path`.
+fn with_own_head(
+    architecture: &'static Architecture,
+    path: &Path,
+    mut weights: Weights,
+    preprocessing: Preprocessing,
+) -> Result<Model> {
+    architecture.fit_to_size(preprocessing.size, &mut weights);
+    let transfer = |source| Error::Transfer { path: path.to_owned(), source: Box::new(source) };
+    let classes = original_classes(architecture, &weights).map_err(transfer)?;
+    let graph = architecture.build(&BuildOptions { classes, size: preprocessing.size, head: None })?;
+    pretrained(architecture, matched(path, &graph, weights)?, preprocessing).map_err(transfer)
+}
+
+/// A classifier of weights in memory, with the keys of torchvision or timm and the head that the architecture is published with.
+/// Without names in `classes`, classes are called by their indices.
+///
+/// # Errors
+/// When there is no architecture of that name, the weights are not its, or there are more or fewer names than classes.
+pub fn from_state_dict(
+    architecture: &str,
+    weights: Weights,
+    classes: &[String],
+    overrides: &Overrides,
+) -> Result<Model> {
+    let architecture = find(architecture)?;
+    let CanonicalKeys { weights, .. } = canonical_keys(architecture, weights);
+    let preprocessing = overrides.apply(&own_preprocessing(architecture, None));
+    let mut model = with_own_head(architecture, Path::new("the state dict"), weights, preprocessing)?;
+    let (found, named) = (model.metadata.classes.len(), classes.len());
+    if named > 0 && named != found {
+        return Err(Error::Input(format!("{named} names of classes, and the weights have {found} classes")));
+    }
+    if named > 0 {
+        model.metadata.classes = classes.to_vec();
+    }
+    Ok(model)
 }
 
 /// The published weights that the file `path` holds: it is called as they are, or has their hash.
@@ -310,121 +352,11 @@ fn matched(path: &Path, graph: &offshoot_graph::Graph, weights: Weights) -> Resu
     match_weights(&expected_parameters(graph), weights).map_err(keys)
 }
 
-/// Reads a `.safetensors` that offshoot wrote.
-fn load_ours(path: &Path, overrides: &Overrides) -> Result<Loaded> {
-    let file = safetensors::read(path)?;
-    let mut warnings: Vec<String> =
-        file.unchecked().map(|text| format!("{}: {text}", shown(path))).into_iter().collect();
-    let text = file.metadata.get(METADATA_KEY).ok_or_else(|| {
-        Error::advice(format_args!(
-            "{}: weights without offshoot's metadata; name the architecture: {MODEL} NAME {WEIGHTS} {}",
-            shown(path),
-            word(path)
-        ))
-    })?;
-    let mut metadata: Metadata = serde_json::from_str(text).map_err(|e| {
-        Error::Input(format!("{}: the metadata under `{METADATA_KEY}` cannot be read: {e}", shown(path)))
-    })?;
-    check_run(path, &metadata)?;
-    metadata.preprocessing = overrides.apply(&metadata.preprocessing);
-    let transfer = |source| Error::Transfer { path: path.to_owned(), source: Box::new(source) };
-    let mut weights = file.weights;
-    let graph = match &metadata.architecture {
-        None => grafted_graph(path, &metadata, &mut warnings)?,
-        Some(name) => {
-            find(name)?.fit_to_size(metadata.preprocessing.size, &mut weights);
-            described(&metadata).map_err(transfer)?
-        }
-    };
-    let bytes = |name: &str| weights.get(name).is_some_and(|tensor| tensor.dtype() == DType::I8);
-    let graph = passes::dynamic_int8_graph(&graph, bytes)?;
-    let weights = matched(path, &graph, weights)?;
-    let model = Model { graph, weights, metadata };
-    Ok(Loaded { model, warnings, assumed_metadata: false })
-}
-
-/// Checks that the best model of a run is one of the run that the last one beside it is of: of the same classes, architecture and
-/// head.
-fn check_run(path: &Path, best: &Metadata) -> Result<()> {
-    let last = path.with_file_name(LAST_FILE);
-    if !path.ends_with(BEST_FILE) || !path.with_file_name(RECIPE_FILE).exists() || !last.exists() {
-        return Ok(());
-    }
-    // Whether the last one is whole is for those to say who read it.
-    let text = safetensors::read_metadata(&last).ok().and_then(|mut all| all.remove(METADATA_KEY));
-    let Some(last) = text.and_then(|text| serde_json::from_str::<Metadata>(&text).ok()) else {
-        return Ok(());
-    };
-    let what = match () {
-        () if best.classes != last.classes => "other classes",
-        () if best.architecture != last.architecture => "another architecture",
-        () if best.head != last.head => "another head",
-        () => return Ok(()),
-    };
-    Err(Error::Input(format!(
-        "{}: it is not of the run in this folder: it has {what} than {LAST_FILE} beside it; put back the run's own file, or \
-         move this one to a folder of its own",
-        shown(path)
-    )))
-}
-
-/// The graph of a run that started from an ONNX file or a `.pt2`, which is kept beside its weights.
-fn grafted_graph(path: &Path, metadata: &Metadata, warnings: &mut Vec<String>) -> Result<Graph> {
-    let base = path.with_file_name(BASE_FILE);
-    if !base.exists() {
-        return Err(Error::Input(format!(
-            "{}: these weights belong to a graph from an ONNX file, which is not beside them as {BASE_FILE}; give the run's folder",
-            shown(path)
-        )));
-    }
-    let head: Head = metadata.head.as_deref().unwrap_or("linear").parse().map_err(BuildError::from)?;
-    let model = classifier_of_size(&base, metadata.preprocessing.size)?;
-    warnings.extend(unchecked_base(&base));
-    let (graph, _) = grafted(&model.graph, head, metadata.classes.len())
-        .map_err(|source| Error::Graft { path: base, source: Box::new(source) })?;
-    Ok(graph)
-}
-
-/// What to say of the classifier that a run keeps where no hash stands beside it.
-pub(crate) fn unchecked_base(base: &Path) -> Option<String> {
-    let missing = base.ends_with(BASE_FILE) && !base.with_file_name(BASE_HASH_FILE).exists();
-    missing.then(|| {
-        format!(
-            "{}: there is no {BASE_HASH_FILE} beside it, so that nobody knows whether it is as it was written: runs from before there \
-             was one have none",
-            shown(base)
-        )
-    })
-}
-
-/// Checks the classifier that a run keeps against the hash that stands beside it; runs from before have none.
-fn check_base(base: &Path) -> Result<()> {
-    let hash = base.with_file_name(BASE_HASH_FILE);
-    if !base.ends_with(BASE_FILE) || !hash.exists() {
-        return Ok(());
-    }
-    let text = read_text(&hash, Kind::MARK).map_err(|source| {
-        let path = hash.clone();
-        Error::Io { path, action: "read", source }
-    })?;
-    match text.split_whitespace().next() == Some(&sha256(base)?) {
-        true => Ok(()),
-        false => Err(Error::advice(format_args!(
-            "{}: the file is damaged: it does not have the SHA-256 in {BASE_HASH_FILE} beside it; put back a copy that is whole, or \
-             train again in another folder with {OUT}",
-            shown(base)
-        ))),
-    }
-}
-
-/// The classifier in an ONNX file or a `.pt2`, for pictures of `size` pixels a side.
-pub(crate) fn classifier_of_size(path: &Path, size: usize) -> Result<Model> {
-    check_base(path)?;
-    Ok(load_graph(path, &Overrides { size: Some(size), ..Overrides::default() })?.model)
-}
-
 /// Reads a file that [`is_graph`].
 pub(crate) fn load_graph(path: &Path, overrides: &Overrides) -> Result<Loaded> {
+    if huggingface::is_folder(path) {
+        return huggingface::load(path, overrides);
+    }
     match content_of(path)? {
         Content::Zip => load_pt2(path, overrides),
         Content::Onnx | Content::LiteRt | Content::Safetensors | Content::Pickle => {

@@ -77,14 +77,14 @@ pub fn keeps_head(recipe: &Recipe, classes: &[String]) -> Option<bool> {
     let metadata = metadata_of(recipe.weights.as_deref()?)?;
     let kind = |head: &str| Some(head.parse::<Head>().ok()?.without_dropout());
     let same = metadata.head.as_deref().and_then(kind) == kind(&recipe.head);
-    Some(same && metadata.classes == classes)
+    Some(same && metadata.classes == classes && metadata.task == recipe.task)
 }
 
-/// The ONNX file or `.pt2` that a recipe names instead of an architecture.
+/// The ONNX file, `.pt2` or Hugging Face folder that a recipe names instead of an architecture.
 fn graph_file(name: &str) -> Option<&Path> {
     let path = Path::new(name);
     let named = path.extension().is_some_and(|e| e == "onnx" || e == "pt2");
-    let is_graph = || find(name).is_err() && path.is_file() && is_graph(path).unwrap_or(false);
+    let is_graph = || find(name).is_err() && path.exists() && is_graph(path).unwrap_or(false);
     (named || is_graph()).then_some(path)
 }
 
@@ -153,6 +153,13 @@ fn last_block(architecture: &Architecture) -> Vec<Unfreeze> {
 /// # Errors
 /// When the architecture is unknown, or the weights cannot be read or do not fit it.
 pub fn starting_model(recipe: &Recipe, classes: &[String], say: &mut dyn FnMut(&str)) -> Result<Model> {
+    let mut model = untold_model(recipe, classes, say)?;
+    model.metadata.task = recipe.task;
+    Ok(model)
+}
+
+/// The same, which does not know its task yet.
+fn untold_model(recipe: &Recipe, classes: &[String], say: &mut dyn FnMut(&str)) -> Result<Model> {
     if let Some(path) = graph_file(&recipe.model) {
         unchecked_base(path).iter().for_each(|text| say(text));
         return grafted_model(path, recipe, classes);
@@ -249,6 +256,7 @@ pub(crate) fn random_model(
         head: head.map(|h| h.to_string()),
         classes: classes.to_vec(),
         preprocessing,
+        ..Metadata::default()
     };
     Ok(Model { graph, weights, metadata })
 }

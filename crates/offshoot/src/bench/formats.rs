@@ -5,12 +5,12 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use offshoot_data::{Loader, LoaderOptions, Transform};
+use offshoot_data::{Loader, LoaderOptions, Sample, Transform};
 use offshoot_formats::atomic::write_atomically;
 use offshoot_graph::remedy::BATCH;
 use offshoot_graph::text::shown;
-use offshoot_graph::{Model, Tensor};
-use offshoot_infer::Metrics;
+use offshoot_graph::{Metadata, Model, Tensor};
+use offshoot_infer::Figures;
 use offshoot_train::report::{FORMATS_FILE, FormatRow, FormatStatus, FormatsReport};
 
 use super::files::{Files, Made};
@@ -111,6 +111,7 @@ pub fn bench_formats(
         runs: options.runs,
         pictures,
         trained_on: options.trained_on,
+        task: model.metadata.task,
         versions,
     };
     if let Some(out) = &options.out {
@@ -257,16 +258,18 @@ impl Bench<'_> {
     /// pictures with classes there were.
     fn classify(&mut self, model: &Model, pictures: &QuantizePictures, batches: &[usize]) -> Result<u64> {
         let preprocessing = &model.metadata.preprocessing;
-        let (classes, size) = (model.metadata.classes.len(), preprocessing.size);
+        let size = preprocessing.size;
         let batch = batches.iter().copied().max().unwrap_or(1);
-        let mut answers: Vec<Answers> = self.targets.iter().map(|_| Answers::new(classes)).collect();
+        let mut answers: Vec<Answers> = self.targets.iter().map(|_| Answers::new(&model.metadata)).collect();
         let transform = Transform::new(preprocessing)?;
         let options = LoaderOptions::evaluation(&transform, batch);
         let loader = Loader::new(pictures.measured.clone(), transform, options);
         let (total, mut done) = (pictures.measured.len() as u64, 0);
         for pictures in loader.epoch(0) {
             let pictures = pictures?;
-            self.look(full(&pictures.images, batch, size), Some(&pictures.labels), &mut answers)?;
+            let samples: Vec<&Sample> =
+                pictures.indices.iter().map(|&index| &loader.samples()[index as usize]).collect();
+            self.look(full(&pictures.images, batch, size), Some(&samples), &mut answers)?;
             done += pictures.labels.len() as u64;
             (self.progress)(FormatsProgress::Counting { what: "classify", done, total });
         }
@@ -276,15 +279,15 @@ impl Bench<'_> {
                 self.look(inputs.batch(start..start + batch), None, &mut answers)?;
             }
         }
-        for (target, Answers { differences, metrics, .. }) in self.targets.iter_mut().zip(answers) {
+        for (target, Answers { differences, figures, .. }) in self.targets.iter_mut().zip(answers) {
             target.comparison = Some(differences.judge(vec![batch], TOLERANCE));
-            target.accuracy = (metrics.images() > 0).then(|| metrics.accuracy());
+            target.accuracy = (figures.images() > 0).then(|| figures.score());
         }
         Ok(done)
     }
 
     /// Runs every target on a batch, of which as many pictures count as there are labels.
-    fn look(&mut self, images: Tensor, labels: Option<&[i64]>, answers: &mut [Answers]) -> Result<()> {
+    fn look(&mut self, images: Tensor, labels: Option<&[&Sample]>, answers: &mut [Answers]) -> Result<()> {
         let mut reference: Vec<f32> = Vec::new();
         for (target, answers) in self.targets.iter_mut().zip(answers) {
             let Some(logits) = target.logits(&images, answers.classes) else { continue };
@@ -346,22 +349,23 @@ fn awake(runner: &mut dyn Runner, images: &Tensor, steps: usize) -> std::result:
 struct Answers {
     classes: usize,
     differences: Differences,
-    metrics: Metrics,
+    figures: Figures,
 }
 
 impl Answers {
-    fn new(classes: usize) -> Answers {
-        Answers { classes, differences: Differences::default(), metrics: Metrics::new(classes) }
+    fn new(model: &Metadata) -> Answers {
+        let (classes, differences) = (model.classes.len().max(1), Differences::default());
+        Answers { classes, differences, figures: Figures::new(model) }
     }
 
     /// Adds logits beside those of our own f32: of as many pictures as have labels, of all where none has.
-    fn add(&mut self, reference: &[f32], logits: &[f32], labels: Option<&[i64]>) {
+    fn add(&mut self, reference: &[f32], logits: &[f32], samples: Option<&[&Sample]>) {
         let classes = self.classes;
-        let count = labels.map_or(logits.len() / classes, <[i64]>::len);
+        let count = samples.map_or(logits.len() / classes, <[&Sample]>::len);
         let pictures = reference.chunks_exact(classes).zip(logits.chunks_exact(classes)).take(count);
         pictures.for_each(|(a, b)| self.differences.add_picture(a, b));
-        if let Some(labels) = labels {
-            self.metrics.add(&logits[..count * classes], labels);
+        if let Some(samples) = samples {
+            self.figures.add(&logits[..count * classes], samples.iter().copied());
         }
     }
 }

@@ -19,6 +19,8 @@ pub(super) struct Address {
     path: String,
     /// Without its `?`.
     query: Option<String>,
+    /// Of the server, in place of a name and a password.
+    token: Option<String>,
 }
 
 impl Address {
@@ -38,7 +40,7 @@ impl Address {
         };
         let (path, query) = split_query(path);
         let path = if path.is_empty() { "/" } else { path };
-        let address = Address { secure, user, place: place.into(), path: path.into(), query };
+        let address = Address { secure, user, place: place.into(), path: path.into(), query, token: None };
         let uri: Uri = address.request().parse().ok()?;
         let whole =
             |host: &str| uri.port_u16().map_or(host == place, |port| place == format!("{host}:{port}"));
@@ -48,6 +50,16 @@ impl Address {
     /// The file called `name` in the folder that this is.
     pub(super) fn file(&self, name: &str) -> Address {
         Address { path: format!("{}/{name}", self.path.trim_end_matches('/')), ..self.clone() }
+    }
+
+    /// This address with a query.
+    pub(super) fn asking(&self, query: &str) -> Address {
+        Address { query: Some(query.to_owned()), ..self.clone() }
+    }
+
+    /// This address, and all on this server that it leads to, with a token to show. A redirect to another server has none.
+    pub(super) fn with_token(&self, token: String) -> Address {
+        Address { token: Some(token), ..self.clone() }
     }
 
     /// The target of a redirect from this address, or why it is not followed.
@@ -98,8 +110,11 @@ impl Address {
         format!("{}://{}{}{query}", self.scheme(), self.place, self.path)
     }
 
-    /// The header of that name, for a URL with a name and a password.
+    /// The header of that name, for a URL with a token or a name and a password.
     pub(super) fn authorization(&self) -> Option<String> {
+        if let Some(token) = &self.token {
+            return Some(format!("Bearer {token}"));
+        }
         let user = unescaped(self.user.as_ref()?);
         Some(format!("Basic {}", STANDARD.encode(user)))
     }
