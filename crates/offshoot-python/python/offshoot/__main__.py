@@ -1,0 +1,5 @@
+"""``python -m offshoot`` is the command ``offshoot``."""
+
+from ._command import main
+
+main()
