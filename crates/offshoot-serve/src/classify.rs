@@ -9,7 +9,7 @@ use axum::body::Body;
 use axum::extract::{Path, Query, State};
 use axum::http::{Request, StatusCode};
 use axum::response::{IntoResponse, Response};
-use offshoot::{Classification, Prediction, Prepared};
+use offshoot::{Classification, Prediction, Prepared, Threshold};
 use serde::{Deserialize, Serialize};
 
 use crate::body::{Sent, pictures};
@@ -32,6 +32,16 @@ pub(crate) struct Asked {
     /// As `--logits`.
     #[serde(default)]
     logits: bool,
+    /// As `--threshold`: auto, or a probability.
+    #[serde(default)]
+    threshold: Option<String>,
+}
+
+/// What an answer has.
+struct Wanted {
+    top: usize,
+    logits: bool,
+    threshold: Option<Threshold>,
 }
 
 fn five() -> usize {
@@ -55,18 +65,24 @@ pub(crate) async fn classify(
         return Err(Failure::new(StatusCode::NOT_FOUND, message));
     };
     let served = shared.models.get(name)?;
-    let Query(asked) =
-        asked.map_err(|e| Failure::bad(format!("{}; there are `top` and `logits`", e.body_text())))?;
+    let Query(asked) = asked
+        .map_err(|e| Failure::bad(format!("{}; there are `top`, `logits` and `threshold`", e.body_text())))?;
     if asked.top == 0 {
         return Err(Failure::bad("top=0: give a number, at least 1"));
     }
+    let threshold = asked.threshold.as_deref().map(str::parse::<Threshold>).transpose();
+    let threshold = threshold.map_err(|wanted| Failure::bad(format!("threshold: {wanted}")))?;
+    if let Some(threshold) = threshold {
+        served.classifier.check_threshold(threshold).map_err(|error| Failure::bad(error.to_string()))?;
+    }
+    let asked = Wanted { top: asked.top, logits: asked.logits, threshold };
     measured(&shared, &served, answer(&shared, &served, &asked, request)).await
 }
 
 async fn answer(
     shared: &Shared,
     served: &Arc<Served>,
-    asked: &Asked,
+    asked: &Wanted,
     request: Request<Body>,
 ) -> Result<(Response, Times), Failure> {
     let (parts, body) = request.into_parts();
@@ -130,7 +146,12 @@ fn named(failure: Failure, name: &str, several: bool) -> Failure {
     if several { failure.of(&format!("picture {}", offshoot_graph::text::escaped(name))) } else { failure }
 }
 
-fn prediction(name: String, found: &Classification, asked: &Asked) -> Prediction {
+fn prediction(name: String, found: &Classification, asked: &Wanted) -> Prediction {
     let logits = asked.logits.then(|| found.outputs().to_vec());
-    Prediction { path: name.into(), top: found.top(asked.top), logits }
+    let labels = match asked.threshold {
+        Some(Threshold::Of(probability)) => found.labels_from(probability),
+        Some(Threshold::Auto) | None => found.labels(),
+    };
+    let rejected = asked.threshold.and_then(|threshold| found.rejected(threshold));
+    Prediction { path: name.into(), top: found.top(asked.top), labels, rejected, logits }
 }

@@ -1,24 +1,24 @@
 //! Arguments that several commands share.
 
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
-use std::sync::Mutex;
 
 use clap::Args;
+use offshoot::jobs::Table;
 use offshoot::{
-    CpuOptions, Device, Error, Fit, Isa, Loaded, Manifest, Metadata, ModelSource, Overrides, Policy,
-    RunPictures, Tta, View, check_memory, is_coreml_package, word,
+    CpuOptions, Device, Error, Fit, InferencePrecision, Isa, Loaded, ModelSource, Overrides, Policy, Tta,
+    jobs,
 };
-use offshoot_data::set_max_pixels;
+use offshoot_data::{Columns, DecodeOptions, FolderOptions, set_max_pixels};
 use offshoot_files::set_memory_limit;
+use offshoot_graph::Metadata;
 use offshoot_graph::text::shown;
+use offshoot_train::ranges;
 use offshoot_train::recipe::{Augment, AugmentationSettings, PreprocessingSettings};
-use offshoot_train::run::{AVERAGE_FILE, BEST_FILE, LAST_FILE, PICTURES_FILE};
-use offshoot_train::{Standing, ranges};
 
 use super::Failure;
-use super::print;
+use super::printer::Printer;
 
 /// How the executor runs.
 #[derive(Args)]
@@ -26,13 +26,29 @@ pub(crate) struct Processor {
     /// Number of threads [default: all of the machine's]. Results do not depend on it.
     #[arg(long, help_heading = "Execution", value_name = "N", value_parser = threads)]
     pub(crate) threads: Option<NonZeroUsize>,
-    /// Instruction set: portable, avx2, avx512, avx512bf16 or neon [default: the machine's best].
+    /// Instruction set: portable, avx2, avx512, avx512bf16, amx or neon [default: the machine's best].
     #[arg(long, help_heading = "Execution", value_name = "NAME", value_parser = isa)]
     isa: Option<Isa>,
     #[command(flatten)]
     memory: MemoryLimit,
     #[command(flatten)]
     pictures: PictureLimit,
+}
+
+/// In which precision a network is run.
+#[derive(Args)]
+pub(crate) struct PrecisionArgument {
+    /// What matrix products compute on: f32, or bf16 with sums in f32, which is several times as fast on processors with a matrix unit
+    /// (AMX). With bf16 a logit is off by about a hundredth of the largest one.
+    #[arg(long, help_heading = "Execution", value_name = "TYPE", default_value_t)]
+    precision: InferencePrecision,
+}
+
+impl PrecisionArgument {
+    /// The processors, which run networks in this precision.
+    pub(crate) fn device(&self, processor: &Processor) -> Result<Device, Failure> {
+        Ok(processor.device()?.with_precision(self.precision))
+    }
 }
 
 /// How much memory a network may take.
@@ -195,6 +211,29 @@ fn augment(text: &str) -> Result<Augment, String> {
     }
 }
 
+/// How a table of pictures is read.
+#[derive(Args)]
+pub(crate) struct TableArguments {
+    /// Columns of a table of pictures that are not called path, label, split, group or weight: path=file,label=species.
+    #[arg(long, help_heading = "Data", value_name = "ROLE=COLUMN,...")]
+    pub(crate) columns: Option<Columns>,
+    /// The folder that the paths in a table of pictures are relative to, in place of the table's own.
+    #[arg(long, help_heading = "Data", value_name = "DIR")]
+    pub(crate) root: Option<PathBuf>,
+}
+
+impl TableArguments {
+    /// The same for a job.
+    pub(crate) fn table(&self) -> Table {
+        Table { columns: self.columns.clone().unwrap_or_default(), root: self.root.clone() }
+    }
+
+    /// How pictures that `decode` decodes are found, for a model that says this of itself.
+    pub(crate) fn options(&self, decode: DecodeOptions, model: &Metadata) -> FolderOptions {
+        self.table().options(decode, model)
+    }
+}
+
 /// Changes to the preprocessing that travels with a model.
 #[derive(Args)]
 pub(crate) struct PreprocessingArguments {
@@ -265,19 +304,7 @@ pub(crate) struct TtaArgument {
     /// Test-time augmentation: average the predictions over views of each picture: off, flip (the picture and its
     /// mirror image) or ten (four corners, the center, and their mirror images; for --fit crop).
     #[arg(long, help_heading = "Preprocessing", value_name = "VIEWS", value_parser = tta, default_value = "off", num_args = 0..=1, default_missing_value = "flip")]
-    tta: Tta,
-}
-
-impl TtaArgument {
-    /// The views of a model's pictures.
-    pub(crate) fn views(&self, metadata: &Metadata) -> Result<Vec<View>, Failure> {
-        let fit = metadata.preprocessing.fit;
-        if self.tta == Tta::Ten && fit != Fit::Crop {
-            let text = "--tta ten: corners are cut off with the fit `crop` only, and the model has another; give --tta flip";
-            return Err(Error::Input(text.into()).into());
-        }
-        Ok(self.tta.views())
-    }
+    pub(crate) tta: Tta,
 }
 
 fn tta(text: &str) -> Result<Tta, String> {
@@ -313,35 +340,41 @@ pub(crate) struct LastArgument {
 impl LastArgument {
     /// The file of the run directory `path` where that is asked for, else `path`.
     pub(crate) fn of(&self, path: PathBuf) -> Result<PathBuf, Failure> {
-        if !self.last {
-            return Ok(path);
-        }
-        let file = path.join(LAST_FILE);
-        match run_directory(Some(&path)) {
-            Some(_) if file.is_file() => Ok(file),
-            Some(_) => Err(Error::Input(format!("{}: no {LAST_FILE} in this folder", shown(&path))).into()),
-            None => Err(Error::Input(format!("{}: --last is for a run directory", shown(&path))).into()),
-        }
+        Ok(jobs::checkpoint_of(&ModelSource::Path(path), self.last)?.path().to_owned())
     }
 }
 
 impl Pretrained {
     /// The model, and the paths that are left: MODEL comes first among `paths` unless --model names it.
-    pub(crate) fn source(&self, mut paths: Vec<PathBuf>) -> Result<(ModelSource, Vec<PathBuf>), Failure> {
+    pub(crate) fn source(&self, paths: Vec<PathBuf>) -> Result<(ModelSource, Vec<PathBuf>), Failure> {
+        let (source, rest) = self.named(paths)?;
+        match &source {
+            ModelSource::Path(_) => Ok((jobs::checkpoint_of(&source, self.last())?, rest)),
+            ModelSource::Pretrained { .. } => Ok((source, rest)),
+        }
+    }
+
+    /// Whether the last checkpoint of a run is asked for.
+    pub(crate) fn last(&self) -> bool {
+        self.last.last
+    }
+
+    /// [`Pretrained::source`], where a run stands for all its checkpoints.
+    pub(crate) fn named(&self, mut paths: Vec<PathBuf>) -> Result<(ModelSource, Vec<PathBuf>), Failure> {
         if let (Some(architecture), Some(weights)) = (self.model.clone(), self.weights.clone()) {
             return Ok((ModelSource::Pretrained { architecture, weights }, paths));
         }
         if paths.is_empty() {
-            let text = "give MODEL (a run directory, a .safetensors of ours, an .onnx, a TorchScript .pt or a .pt2), or --model NAME --weights FILE";
+            let text = "give MODEL (a run directory, a .safetensors of ours, an .onnx, a TorchScript .pt, a .pt2 or a Hugging Face folder), or --model NAME --weights FILE";
             return Err(Error::Input(text.into()).into());
         }
-        let model = self.last.of(paths.remove(0))?;
+        let model = paths.remove(0);
         Ok((ModelSource::Path(model), paths))
     }
 
-    /// The model, where a command takes no other path.
+    /// [`Pretrained::named`], where a command takes no other path.
     pub(crate) fn only_source(&self, paths: &[PathBuf]) -> Result<ModelSource, Failure> {
-        let (source, rest) = self.source(paths.to_vec())?;
+        let (source, rest) = self.named(paths.to_vec())?;
         match rest.first() {
             None => Ok(source),
             Some(extra) => {
@@ -351,99 +384,14 @@ impl Pretrained {
     }
 }
 
-/// The files of the models that were loaded.
-static LOADED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
-
-/// The text of an error and its file. What a network cannot do is told with the file that it came from.
-pub(crate) fn described(error: &Error) -> (String, Option<PathBuf>) {
-    let loaded = LOADED.lock().map(|loaded| loaded.clone()).unwrap_or_default();
-    match &loaded[..] {
-        [first, ..] if error.is_of_network() => {
-            let names: Vec<String> = loaded.iter().map(shown).collect();
-            (format!("{}: {error}", names.join(" or ")), Some(first.clone()).filter(|_| loaded.len() == 1))
-        }
-        _ => (error.to_string(), error.file()),
-    }
-}
-
 /// Loads a model and says what was assumed, and whether it is that of a run which is not finished.
 pub(crate) fn load(source: &ModelSource, overrides: &Overrides) -> Result<Loaded, Failure> {
-    if let ModelSource::Path(path) = source {
-        Manifest::check_intact(path)?;
-    }
-    load_as_it_is(source, overrides)
-}
-
-/// [`load`] of a file that may be another than its manifest describes.
-pub(crate) fn load_as_it_is(source: &ModelSource, overrides: &Overrides) -> Result<Loaded, Failure> {
-    let loaded = source.load(overrides)?;
-    check_memory(&loaded.model, source.path())?;
-    if let Ok(mut all) = LOADED.lock() {
-        all.push(source.path().to_owned());
-    }
-    if let ModelSource::Path(path) = source {
-        mention_unfinished(path);
-    }
-    loaded.warnings.iter().for_each(|w| print::warning(w));
-    Ok(loaded)
-}
-
-/// Says so where `path` is a run that has not come to its end.
-pub(crate) fn mention_unfinished(path: &Path) {
-    unfinished(path).iter().for_each(|text| print::warning(text));
-}
-
-/// What to say where `path` is a run that has not come to its end.
-pub(crate) fn unfinished(path: &Path) -> Option<String> {
-    let standing = Some(path).filter(|path| path.join(BEST_FILE).is_file()).and_then(Standing::read);
-    let Standing { done, epochs, .. } = standing.filter(|standing| !standing.finished)?;
-    Some(format!(
-        "{}: this run is not finished ({done} of {epochs} epochs), and this is its best model so far; \
-         `offshoot train --resume --out {}` goes on with it",
-        shown(path),
-        word(path)
-    ))
-}
-
-/// The run directory that `path` is.
-pub(crate) fn run_directory(path: Option<&PathBuf>) -> Option<&Path> {
-    path.filter(|path| path.is_dir() && !is_coreml_package(path)).map(PathBuf::as_path)
+    Ok(jobs::open(source, overrides, &mut Printer::default())?)
 }
 
 /// The error of a command that needs DATA.
 pub(crate) fn no_data() -> Error {
     Error::Input("give DATA, a folder with a folder of pictures for each class, after the model".into())
-}
-
-/// How many of the pictures in `data` are `known`, a run having been trained with them; where there are any, that is told.
-pub(crate) fn mention_familiar(known: usize, data: &Path, all: usize) -> usize {
-    if known > 0 {
-        print::warning(&format!(
-            "{}: the model was trained with {known} of these {all} pictures, so its accuracy on them says little about new pictures",
-            shown(data)
-        ));
-    }
-    known
-}
-
-/// Tells where validation pictures of a run are no longer what they were.
-pub(crate) fn mention_changed(pictures: &RunPictures) {
-    if let Some(text) = pictures.changed_validation() {
-        print::warning(&format!("{text}; the figures are not those of the run"));
-    }
-}
-
-/// The run directory of a model: the folder itself, or the one that a file of its weights is in.
-pub(crate) fn run_of(source: &ModelSource) -> Option<PathBuf> {
-    let ModelSource::Path(path) = source else { return None };
-    let weights = [BEST_FILE, LAST_FILE, AVERAGE_FILE].map(Some);
-    let folder = match path.is_dir() {
-        true => path.clone(),
-        false => {
-            path.parent().filter(|_| weights.contains(&path.file_name().and_then(|n| n.to_str())))?.to_owned()
-        }
-    };
-    folder.join(PICTURES_FILE).is_file().then_some(folder)
 }
 
 /// DATA, which must be all that is left; `None` where nothing is left.

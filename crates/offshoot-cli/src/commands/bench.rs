@@ -8,7 +8,7 @@ use offshoot::{
     by_kernel,
 };
 
-use super::arguments::{Processor, whole};
+use super::arguments::{PrecisionArgument, Processor, whole};
 use super::{Outcome, bench_formats, print};
 
 #[derive(Args)]
@@ -59,6 +59,8 @@ struct InferOptions {
     /// run.
     #[arg(long, help_heading = "Data", value_name = "FILE.npz", conflicts_with = "size")]
     inputs: Option<PathBuf>,
+    #[command(flatten)]
+    precision: PrecisionArgument,
 }
 
 #[derive(Args)]
@@ -137,9 +139,9 @@ fn operators(timing: &Timing) -> Outcome {
 impl Arguments {
     pub(crate) fn run(self) -> Outcome {
         match self.what {
-            What::Infer(InferOptions { options, inputs }) => {
+            What::Infer(InferOptions { options, inputs, precision }) => {
                 let unit = if inputs.is_some() { "inputs" } else { "images" };
-                let timing = bench_infer(&options.bench(inputs), &options.processor.device()?)?;
+                let timing = bench_infer(&options.bench(inputs), &precision.device(&options.processor)?)?;
                 options.print("infer", &timing, unit)
             }
             What::Train(TrainOptions { options, freeze, amp, dump }) => {

@@ -5,21 +5,21 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use indicatif::ProgressBar;
+use offshoot::jobs::{writable_file, writable_folder};
 use offshoot::{
-    Dataset, FolderOptions, FormatsOptions, FormatsProgress, Model, QuantizePictures, RunPictures, Transform,
-    bench_formats, check_formats, labelled, origin, write_formats,
+    Dataset, FormatsOptions, FormatsProgress, Model, QuantizePictures, RunPictures, Transform, bench_formats,
+    check_formats, jobs, labelled, origin, write_formats,
 };
 use offshoot_graph::Executor as _;
-use offshoot_train::report::{self, FORMAT_COLUMNS, FORMATS_FILE, FormatRow, FormatsReport};
+use offshoot_train::report::{self, FORMATS_FILE, FormatRow, FormatsReport};
 use offshoot_train::results::has_results;
 
-use super::arguments::{self, PreprocessingArguments, Pretrained, Processor, whole};
-use super::destination::{mention_others, writable_file, writable_folder};
+use super::arguments::{self, PreprocessingArguments, Pretrained, Processor, TableArguments, whole};
 use super::{Failure, Outcome, print};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// MODEL: a run directory, a .safetensors of ours, an .onnx, a TorchScript .pt or a .pt2.
+    /// MODEL: a run directory, a .safetensors of ours, an .onnx, a TorchScript .pt, a .pt2 or a Hugging Face folder.
     #[arg(value_name = "MODEL")]
     paths: Vec<PathBuf>,
     #[command(flatten)]
@@ -38,6 +38,8 @@ pub(crate) struct Arguments {
     #[arg(long, help_heading = "Output", value_name = "DIR")]
     out: Option<PathBuf>,
     #[command(flatten)]
+    table: TableArguments,
+    #[command(flatten)]
     preprocessing: PreprocessingArguments,
     #[command(flatten)]
     processor: Processor,
@@ -48,29 +50,33 @@ pub(crate) struct Arguments {
 
 impl Arguments {
     pub(crate) fn run(mut self) -> Outcome {
-        let source = self.pretrained.only_source(&self.paths)?;
+        let named = self.pretrained.only_source(&self.paths)?;
         if let Some(out) = &self.out {
             writable_folder(out)?;
             check_formats(out)?;
         }
         let executor = self.processor.device()?;
+        let source = jobs::checkpoint_of(&named, self.pretrained.last())?;
         let model = arguments::load(&source, &self.preprocessing.overrides())?.model;
-        let run = arguments::run_directory(self.paths.first());
+        let run = jobs::run_directory(&named);
         if let Some(run) = run {
             writable_file(&run.join(FORMATS_FILE))?;
             check_formats(run)?;
         }
-        let pictures = pictures(&model, run, self.data.as_deref())?;
+        let pictures = pictures(&model, run, self.data.as_deref(), &self.table)?;
         let trained_on = match (run, &self.data) {
             (Some(run), Some(data)) => {
                 let known = RunPictures::read(run, &model.metadata.classes)?.familiar(&pictures.measured);
-                Some(arguments::mention_familiar(known, data, pictures.measured.len()))
+                let text = jobs::familiar(known, data, pictures.measured.len());
+                text.iter().for_each(|text| print::warning(text));
+                Some(known)
             }
             _ => None,
         };
         let sha256 = origin(&source)?;
         if let Some(out) = &self.out {
-            mention_others(out, source.path(), &sha256);
+            let others = jobs::mention_others(out, source.path(), &sha256);
+            others.iter().for_each(|text| print::warning(text));
         }
         let options = FormatsOptions {
             batches: without_repeats(std::mem::take(&mut self.batch)),
@@ -103,19 +109,24 @@ fn without_repeats(numbers: Vec<usize>) -> Vec<usize> {
 
 /// The pictures to calibrate and to measure on: those of `data`, else those of the run. A run is calibrated on what it was
 /// trained with in any case.
-fn pictures(model: &Model, run: Option<&Path>, data: Option<&Path>) -> Result<QuantizePictures, Failure> {
+fn pictures(
+    model: &Model,
+    run: Option<&Path>,
+    data: Option<&Path>,
+    table: &TableArguments,
+) -> Result<QuantizePictures, Failure> {
     let classes = &model.metadata.classes;
     let of_run = match run {
         Some(run) => RunPictures::read(run, classes)?,
         None => RunPictures::default(),
     };
     if data.is_none() {
-        arguments::mention_changed(&of_run);
+        jobs::changed(&of_run).iter().for_each(|text| print::warning(text));
     }
     let (mut train, mut measured) = (of_run.train, of_run.val);
     if let Some(data) = data {
         let decode = Transform::new(&model.metadata.preprocessing)?.decode_options();
-        let folder = FolderOptions { decode, ..FolderOptions::default() };
+        let folder = table.options(decode, &model.metadata);
         // All of the folder, which also says which of its classes the model does not know.
         let found = labelled(data, classes, &folder)?;
         print::notes(&found.notes);
@@ -167,7 +178,7 @@ impl Shown {
 
 /// The table for people.
 fn text(report: &FormatsReport) -> Outcome {
-    let mut lines = vec![FORMAT_COLUMNS.map(str::to_owned).to_vec()];
+    let mut lines = vec![report.columns().map(str::to_owned).to_vec()];
     lines.extend(report.ran().map(FormatRow::cells));
     print::table(&lines, 1)?;
     let width = print::widest(lines.iter().map(|line| line[0].as_str()));
@@ -178,7 +189,10 @@ fn text(report: &FormatsReport) -> Outcome {
     }
     print::line(&match report.pictures {
         0 => "differences on built-in pictures; --data DIR measures accuracy".into(),
-        n => format!("accuracy and differences on {n} pictures"),
+        n => {
+            let figure = if report.task.is_single() { "accuracy" } else { "mAP" };
+            format!("{figure} and differences on {n} pictures")
+        }
     })?;
     print::line(&report.conditions())
 }

@@ -4,21 +4,23 @@ use std::path::PathBuf;
 
 use clap::Args;
 use offshoot::health::{self, Block, CheckReport};
-use offshoot::{FolderOptions, Transform, labelled};
+use offshoot::{Transform, labelled};
 
-use super::arguments::{self, PreprocessingArguments, Pretrained, Processor};
+use super::arguments::{self, PreprocessingArguments, Pretrained, Processor, TableArguments};
 use super::{Outcome, print};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// MODEL (a run directory, a .safetensors of ours, an .onnx, a TorchScript .pt or a .pt2) and DATA (a folder with one
-    /// folder of pictures for each class).
+    /// MODEL (a run directory, a .safetensors of ours, an .onnx, a TorchScript .pt, a .pt2 or a Hugging Face folder) and DATA (a folder with one
+    /// folder of pictures for each class, or a table of pictures).
     #[arg(value_name = "MODEL DATA", required = true)]
     paths: Vec<PathBuf>,
     #[command(flatten)]
     pretrained: Pretrained,
     #[command(flatten)]
     preprocessing: PreprocessingArguments,
+    #[command(flatten)]
+    table: TableArguments,
     #[command(flatten)]
     processor: Processor,
     /// Print one JSON object on one line.
@@ -33,8 +35,7 @@ impl Arguments {
         let executor = self.processor.device()?;
         let model = arguments::load(&source, &self.preprocessing.overrides())?.model;
         let decode = Transform::new(&model.metadata.preprocessing)?.decode_options();
-        let folder = FolderOptions { decode, ..FolderOptions::default() };
-        let found = labelled(&data, &model.metadata.classes, &folder)?;
+        let found = labelled(&data, &model.metadata.classes, &self.table.options(decode, &model.metadata))?;
         print::notes(&found.notes);
         let bar = print::bar(found.samples.len() as u64, "check");
         let pictures =

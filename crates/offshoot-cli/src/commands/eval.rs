@@ -1,26 +1,26 @@
 //! `offshoot eval`
 
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use clap::Args;
-use offshoot::{
-    Error, FolderOptions, Inference, Labelled, Loader, LoaderOptions, RunPictures, Sample, Transform,
-    batch_within, evaluate, evaluate_views, labelled,
+use offshoot::Score;
+use offshoot::jobs::{Accepted, ClassEvaluation, EvaluateJob, Evaluation, LabelEvaluation};
+use offshoot_graph::text::escaped;
+
+use super::arguments::{
+    self, PrecisionArgument, PreprocessingArguments, Pretrained, Processor, TableArguments, TtaArgument,
 };
-use offshoot_graph::text::{escaped, shown};
-use serde::Serialize;
-use serde_json::{Map, Value, json};
+use super::printer::Printer;
+use super::{Outcome, print};
 
-use super::arguments::{self, PreprocessingArguments, Pretrained, Processor, TtaArgument};
-use super::{Failure, Outcome, print};
-
-/// Pictures that go through the network at once.
-const BATCH: usize = 32;
+/// Classes whose figures are printed.
+const MOST_CLASSES: usize = 30;
 
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// MODEL (a run directory, a .safetensors of ours, an .onnx, a TorchScript .pt or a .pt2) and DATA (a folder with one
-    /// folder of pictures for each class) [default for a run: its own validation pictures].
+    /// MODEL (a run directory, a .safetensors of ours, an .onnx, a TorchScript .pt, a .pt2 or a Hugging Face folder) and DATA (a folder with one
+    /// folder of pictures for each class, or a table of pictures) [default for a run: its own validation pictures].
     #[arg(value_name = "MODEL DATA", required = true)]
     paths: Vec<PathBuf>,
     #[command(flatten)]
@@ -29,6 +29,10 @@ pub(crate) struct Arguments {
     preprocessing: PreprocessingArguments,
     #[command(flatten)]
     tta: TtaArgument,
+    #[command(flatten)]
+    precision: PrecisionArgument,
+    #[command(flatten)]
+    table: TableArguments,
     #[command(flatten)]
     processor: Processor,
     /// Treat a picture that cannot be read as an error instead of skipping it.
@@ -39,128 +43,83 @@ pub(crate) struct Arguments {
     json: bool,
 }
 
-#[derive(Serialize)]
-struct Report {
-    accuracy: f64,
-    top5: f64,
-    loss: f64,
-    images: u64,
-    skipped: usize,
-    per_class: Map<String, Value>,
-}
-
 impl Arguments {
     pub(crate) fn run(self) -> Outcome {
         let (source, rest) = self.pretrained.source(self.paths)?;
-        let data = arguments::data(rest)?;
-        let run = arguments::run_of(&source);
-        if data.is_none() && run.is_none() {
-            return Err(arguments::no_data().into());
-        }
-        let executor = self.processor.device()?;
-        let model = arguments::load(&source, &self.preprocessing.overrides())?.model;
-        let transform = Transform::new(&model.metadata.preprocessing)?;
-        let decode = transform.decode_options();
-        let folder = FolderOptions { strict: self.strict, decode, ..FolderOptions::default() };
-        let classes = &model.metadata.classes;
-        let found = match (&data, &run) {
-            (Some(data), run) => {
-                let found = labelled(data, classes, &folder)?;
-                print::notes(&found.notes);
-                mention_absent(data, &found.absent, classes);
-                if let Some(Ok(of_run)) = run.as_ref().map(|run| RunPictures::read(run, classes)) {
-                    arguments::mention_familiar(of_run.familiar(&found.samples), data, found.samples.len());
-                }
-                found
-            }
-            (None, Some(run)) => validation(run, classes)?,
-            (None, None) => return Err(arguments::no_data().into()),
+        let job = EvaluateJob {
+            source,
+            data: arguments::data(rest)?,
+            overrides: self.preprocessing.overrides(),
+            tta: self.tta.tta,
+            strict: self.strict,
+            table: self.table.table(),
         };
-        let loader = |view| {
-            let plain = LoaderOptions::evaluation(&transform, batch_within(&model, BATCH));
-            let options = LoaderOptions { strict: self.strict, view, ..plain };
-            Loader::new(found.samples.clone(), transform.clone(), options)
-        };
-        let loaders: Vec<Loader> = self.tta.views(&model.metadata)?.into_iter().map(loader).collect();
-        let bar = print::bar((found.samples.len() * loaders.len()) as u64, "eval");
-        let mut network = Inference::new(&model, &executor)?;
-        let done = |done| bar.set_position(done);
-        let metrics = match &loaders[..] {
-            [one] => evaluate(&mut network, classes.len(), one, done)?,
-            all => evaluate_views(&mut network, classes.len(), all, done)?,
-        };
-        bar.finish_and_clear();
-        let mut skipped = found.skipped;
-        skipped.extend(loaders.first().map(Loader::skipped).unwrap_or_default());
-        print::skipped(&skipped);
-
-        let per_class = metrics.per_class().into_iter().zip(classes).filter(|(c, _)| c.images > 0);
-        let report = Report {
-            accuracy: metrics.accuracy(),
-            top5: metrics.top5(),
-            loss: metrics.loss(),
-            images: metrics.images(),
-            skipped: skipped.len(),
-            per_class: per_class
-                .map(|(c, name)| (name.clone(), json!({"images": c.images, "accuracy": c.accuracy})))
-                .collect(),
-        };
-        if self.json { print::json(&report) } else { report.print() }
+        let mut printer = Printer::counting("eval");
+        let evaluation = job.run(&self.precision.device(&self.processor)?, &mut printer)?;
+        printer.finish();
+        if self.json { print::json(&evaluation) } else { text(&evaluation) }
     }
 }
 
-/// The pictures that a run was validated with.
-fn validation(run: &Path, classes: &[String]) -> Result<Labelled, Failure> {
-    let of_run = RunPictures::read(run, classes)?;
-    let samples = of_run.val.clone();
-    let folder = shown(run);
-    if samples.is_empty() {
-        return Err(Error::Input(format!("{folder}: this run has no validation pictures; give DATA")).into());
+fn text(evaluation: &Evaluation) -> Outcome {
+    match evaluation {
+        Evaluation::Classes(found) => of_classes(found),
+        Evaluation::Labels(found) => of_labels(found),
     }
-    let gone: Vec<&Sample> = samples.iter().filter(|sample| !sample.path.exists()).collect();
-    if let Some(first) = gone.first() {
-        return Err(Error::Input(format!(
-            "{}: {} of the {} validation pictures of {folder} are no longer where they were, this one the first; put them back, or \
-             give DATA",
-            shown(&first.path),
-            gone.len(),
-            samples.len()
-        ))
-        .into());
-    }
-    arguments::mention_changed(&of_run);
-    Ok(Labelled { samples, absent: Vec::new(), skipped: Vec::new(), notes: Vec::new() })
 }
 
-fn mention_absent(data: &Path, absent: &[String], classes: &[String]) {
-    if absent.is_empty() {
-        return;
-    }
-    let (n, all) = (absent.len(), classes.len());
-    let named = absent.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
-    let more = if n > 5 { ", ..." } else { "" };
-    print::warning(&format!(
-        "{}: no picture of {n} of the model's {all} classes: {named}{more}",
-        shown(data)
-    ));
+fn of_labels(found: &LabelEvaluation) -> Outcome {
+    let auroc = found.auroc.map_or("-".to_owned(), |area| format!("{area:.4}"));
+    print::line(&format!("mAP       {:.4}", found.map))?;
+    print::line(&format!("AUROC     {auroc}"))?;
+    print::line(&format!("micro F1  {:.4}", found.f1_micro))?;
+    print::line(&format!("macro F1  {:.4}", found.f1_macro))?;
+    print::line(&format!("all right {:.4}", found.exact))?;
+    print::line(&format!("loss      {:.4}", found.loss))?;
+    print::line(&format!("images    {} ({} skipped)", found.images, found.skipped))?;
+    let shown = |x: Option<f64>| x.map_or("-     ".to_owned(), |x| format!("{x:.4}"));
+    per_class(&found.per_class, |figures| {
+        let (ap, auroc) = (shown(figures.ap), shown(figures.auroc));
+        let (f1, threshold) = (figures.f1, figures.threshold);
+        format!("AP {ap}  AUROC {auroc}  F1 {f1:.4} at {threshold:.3}  of {}", figures.images)
+    })
 }
 
-impl Report {
-    fn print(&self) -> Outcome {
-        print::line(&format!("accuracy  {:.4}", self.accuracy))?;
-        print::line(&format!("top-5     {:.4}", self.top5))?;
-        print::line(&format!("loss      {:.4}", self.loss))?;
-        print::line(&format!("images    {} ({} skipped)", self.images, self.skipped))?;
-        if self.per_class.len() > 30 {
-            return Ok(());
-        }
-        let names: Vec<String> = self.per_class.keys().map(|class| escaped(class)).collect();
-        let width = print::widest(names.iter().map(String::as_str));
-        for (class, figures) in names.iter().zip(self.per_class.values()) {
-            let accuracy = figures["accuracy"].as_f64().unwrap_or(0.0);
-            let class = print::padded(class, width);
-            print::line(&format!("  {class}  {accuracy:.4}  of {}", figures["images"]))?;
-        }
-        Ok(())
+fn of_classes(evaluation: &ClassEvaluation) -> Outcome {
+    print::line(&format!("accuracy  {:.4}", evaluation.accuracy))?;
+    print::line(&format!("top-5     {:.4}", evaluation.top5))?;
+    print::line(&format!("loss      {:.4}", evaluation.loss))?;
+    let with = evaluation.temperature.map_or(String::new(), |t| format!("  with temperature {t:.3}"));
+    print::line(&format!("ECE       {:.4}{with}", evaluation.ece))?;
+    print::line(&format!("Brier     {:.4}{with}", evaluation.brier))?;
+    print::line(&format!("images    {} ({} skipped)", evaluation.images, evaluation.skipped))?;
+    coverage(evaluation)?;
+    per_class(&evaluation.per_class, |figures| {
+        format!("{:.4}  of {}", figures.accuracy.unwrap_or(0.0), figures.images)
+    })
+}
+
+/// The accuracy on parts of the pictures, those with the highest scores.
+fn coverage(evaluation: &ClassEvaluation) -> Outcome {
+    let score = evaluation.rejection.map_or(Score::Probability, |own| own.score).name();
+    let text = |found: &Accepted| {
+        let accuracy = found.accuracy.map_or("-".to_owned(), |accuracy| format!("{accuracy:.4}"));
+        let (covered, least) = (100.0 * found.coverage, found.threshold);
+        format!("accuracy {accuracy} on {covered:.1} % of the pictures: {score} from {least:.3}")
+    };
+    evaluation.coverage.iter().try_for_each(|found| print::line(&format!("coverage  {}", text(found))))?;
+    evaluation.rejection.map_or(Ok(()), |own| print::line(&format!("accepted  {}", text(&own.accepted))))
+}
+
+/// A line for each class, unless there are too many.
+fn per_class<T>(classes: &BTreeMap<String, T>, line: impl Fn(&T) -> String) -> Outcome {
+    if classes.len() > MOST_CLASSES {
+        return Ok(());
     }
+    let names: Vec<String> = classes.keys().map(|class| escaped(class)).collect();
+    let width = print::widest(names.iter().map(String::as_str));
+    for (name, figures) in names.iter().zip(classes.values()) {
+        print::line(&format!("  {}  {}", print::padded(name, width), line(figures)))?;
+    }
+    Ok(())
 }

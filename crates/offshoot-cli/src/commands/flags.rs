@@ -3,7 +3,7 @@
 use offshoot::Remedy;
 
 /// The flag of a setting.
-pub(crate) fn flag(remedy: Remedy) -> &'static str {
+pub fn flag(remedy: Remedy) -> &'static str {
     match remedy {
         Remedy::Augment => "--augment",
         Remedy::Batch => "--batch",
@@ -35,6 +35,7 @@ pub(crate) fn flag(remedy: Remedy) -> &'static str {
         Remedy::Script => "--script",
         Remedy::Size => "--size",
         Remedy::Std => "--std",
+        Remedy::Threshold => "--threshold",
         Remedy::WeightDecay => "--weight-decay",
         Remedy::Weights => "--weights",
         other => other.name(),

@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use offshoot::{Inspection, ModelInspection, TensorInspection, inspect};
+use offshoot::{Inspection, ModelInspection, TensorInspection, inspect, jobs};
 use offshoot_graph::text::shown;
+use offshoot_graph::{Rejection, Task};
 
-use super::arguments::{self, LastArgument, MemoryLimit, PreprocessingArguments};
+use super::arguments::{LastArgument, MemoryLimit, PreprocessingArguments};
 use super::{Outcome, print};
 
 #[derive(Args)]
@@ -31,7 +32,7 @@ impl Arguments {
     pub(crate) fn run(self) -> Outcome {
         self.memory.apply();
         let file = self.last.of(self.file)?;
-        arguments::mention_unfinished(&file);
+        jobs::unfinished(&file).iter().for_each(|text| print::warning(text));
         let inspection = inspect(&file, &self.preprocessing.overrides())?;
         if self.json {
             return print::json(&inspection);
@@ -64,6 +65,27 @@ fn model_text(model: &ModelInspection, graph: bool) -> Outcome {
     let shown = model.classes.iter().take(10).cloned().collect::<Vec<_>>().join(", ");
     let more = if model.classes.len() > 10 { ", ..." } else { "" };
     print::line(&format!("  classes        {}: {shown}{more}", model.classes.len()))?;
+    match model.task {
+        Task::Single => {}
+        Task::Multi => {
+            let of = |(class, threshold): (&String, &f64)| format!("{class} {threshold:.3}");
+            let all = model.classes.iter().zip(&model.thresholds);
+            let shown = all.take(10).map(of).collect::<Vec<_>>().join(", ");
+            print::line("  task           multi: any number of classes a picture")?;
+            print::line(&format!("  thresholds     {shown}{more}"))?;
+        }
+    }
+    if let Some(temperature) = model.temperature {
+        print::line(&format!(
+            "  temperature    {temperature:.3}: probabilities are the softmax of logits divided by it"
+        ))?;
+    }
+    if let Some(Rejection { score, threshold, precision }) = model.rejection {
+        let (name, percent) = (score.name(), 100.0 * precision);
+        print::line(&format!(
+            "  rejection      {name} below {threshold:.3}; {percent:.1} % of the others were to be right"
+        ))?;
+    }
     if model.inputs.iter().any(|input| input.dtype == "f32" && input.shape.len() == 4) {
         print::line(&format!("  preprocessing  {}", model.preprocessing))?;
     }

@@ -4,6 +4,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use offshoot::jobs::writable_file;
 use offshoot::{
     Dataset, Error, Freeze, Recipe, Settings, Transform, starting_model, starting_preprocessing,
     with_default_recipe,
@@ -12,8 +13,7 @@ use offshoot_formats::atomic::write_atomically;
 use offshoot_train::report::rate_curve_svg;
 use offshoot_train::{RangeTest, RateCurve, RatePoint, lr_find};
 
-use super::arguments::{PreprocessingArguments, Processor, whole};
-use super::destination::writable_file;
+use super::arguments::{PreprocessingArguments, Processor, TableArguments, whole};
 use super::{Failure, Outcome, print};
 
 /// Lines and columns of the curve on the terminal.
@@ -22,7 +22,7 @@ const COLUMNS: usize = 60;
 
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// A folder with one folder of pictures for each class, or with `train` and `val` folders that hold those.
+    /// A folder with one folder of pictures for each class, or with `train` and `val` folders that hold those; or a table of pictures.
     data: PathBuf,
     /// Architecture to fine-tune (`offshoot models` lists them), or a classifier with its graph: FILE.onnx, FILE.pt2.
     #[arg(long, help_heading = "Model", value_name = "NAME")]
@@ -56,6 +56,8 @@ pub(crate) struct Arguments {
     out: Vec<PathBuf>,
     #[command(flatten)]
     preprocessing: PreprocessingArguments,
+    #[command(flatten)]
+    table: TableArguments,
     #[command(flatten)]
     processor: Processor,
     /// Print one JSON object on one line.
@@ -109,6 +111,8 @@ impl Arguments {
             seed: self.seed,
             threads: self.processor.threads.map(|n| n.get()),
             preprocessing: self.preprocessing.settings(),
+            columns: self.table.columns.clone(),
+            root: self.table.root.clone(),
             ..Settings::default()
         };
         if let Some(path) = &self.recipe {

@@ -5,8 +5,9 @@ mod bench;
 mod bench_formats;
 mod check;
 mod data;
-mod destination;
+mod each;
 mod eval;
+mod explain;
 mod export;
 mod flags;
 mod inspect;
@@ -14,6 +15,7 @@ mod lr_find;
 mod models;
 mod predict;
 pub(crate) mod print;
+mod printer;
 mod pull;
 mod quantize;
 mod recipe;
@@ -28,8 +30,9 @@ mod verify;
 use clap::Subcommand;
 use offshoot_train::ranges;
 
-pub(crate) use arguments::described;
-pub(crate) use flags::flag;
+pub use flags::flag;
+pub(crate) use printer::described;
+pub use printer::told;
 pub(crate) use signals::{exit_code as interrupted_code, watch as watch_signals};
 
 /// How a command fails.
@@ -74,6 +77,8 @@ pub(crate) enum Command {
     Eval(eval::Arguments),
     /// Classify pictures.
     Predict(predict::Arguments),
+    /// Show which places of pictures predictions rest on.
+    Explain(explain::Arguments),
     /// Export a model to a deployment format and verify the file against it.
     Export(export::Arguments),
     /// Quantize a trained model to int8.
@@ -105,6 +110,7 @@ impl Command {
             Command::LrFind(arguments) => arguments.run(),
             Command::Eval(arguments) => arguments.run(),
             Command::Predict(arguments) => arguments.run(),
+            Command::Explain(arguments) => arguments.run(),
             Command::Export(arguments) => arguments.run(),
             Command::Quantize(arguments) => arguments.run(),
             #[cfg(feature = "serve")]

@@ -4,15 +4,16 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use offshoot::{Error, FolderOptions, PictureError, Prediction, Transform, pictures, predict};
+use offshoot::{Error, PictureError, PredictOptions, Prediction, Threshold, jobs, pictures, predict};
 use offshoot_graph::text::{escaped, shown};
 
-use super::arguments::{self, PreprocessingArguments, Pretrained, Processor, TtaArgument};
+use super::arguments::{self, PrecisionArgument, PreprocessingArguments, Pretrained, Processor, TtaArgument};
+use super::each::{self, Printed};
 use super::{Failure, Outcome, print};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// MODEL (a run directory, a .safetensors of ours, an .onnx, a TorchScript .pt or a .pt2), then pictures or folders of
+    /// MODEL (a run directory, a .safetensors of ours, an .onnx, a TorchScript .pt, a .pt2 or a Hugging Face folder), then pictures or folders of
     /// pictures; `-` reads one picture from standard input.
     #[arg(value_name = "MODEL PATH", required = true)]
     paths: Vec<PathBuf>,
@@ -24,10 +25,17 @@ pub(crate) struct Arguments {
     /// Print the logits too (with --json).
     #[arg(long, help_heading = "Output", requires = "json")]
     logits: bool,
+    /// Say `none of these` of pictures whose highest probability is below T, 0 to 1, or, with auto, whose score is below the threshold
+    /// that `train` has fitted on validation pictures. Of a model of several labels: the probability from which on a picture has a class, or
+    /// auto, the fitted ones [default there: auto].
+    #[arg(long, help_heading = "Output", value_name = "T|auto")]
+    threshold: Option<Threshold>,
     #[command(flatten)]
     preprocessing: PreprocessingArguments,
     #[command(flatten)]
     tta: TtaArgument,
+    #[command(flatten)]
+    precision: PrecisionArgument,
     #[command(flatten)]
     processor: Processor,
     /// Treat a picture that cannot be read as an error instead of skipping it.
@@ -84,46 +92,23 @@ impl Piped {
 impl Arguments {
     pub(crate) fn run(self) -> Outcome {
         let (source, mut paths) = self.pretrained.source(self.paths)?;
-        if paths.is_empty() {
-            return Err(Error::Input("give pictures, or folders of them, after the model".into()).into());
-        }
-        let executor = self.processor.device()?;
+        each::check_given(&paths)?;
+        let executor = self.precision.device(&self.processor)?;
         let model = arguments::load(&source, &self.preprocessing.overrides())?.model;
-        let decode = Transform::new(&model.metadata.preprocessing)?.decode_options();
-        let folder = FolderOptions { strict: self.strict, decode, ..FolderOptions::default() };
+        let folder = each::folder_options(&model, self.strict)?;
         let piped = Piped::read(&mut paths)?;
         let found = pictures(&paths, &folder)?;
-        let mut closed = false;
-        let mut count = 0;
-        let views = self.tta.views(&model.metadata)?;
-        let failed =
-            predict(&model, found.paths, &views, (self.top, self.logits), &executor, |mut prediction| {
-                count += 1;
-                prediction.path = piped.named(prediction.path);
-                let printed = if self.json { print::json(&prediction) } else { text(&prediction) };
-                match printed {
-                    Ok(()) => Ok(()),
-                    Err(Failure::Error(error)) => Err(error),
-                    Err(Failure::ClosedPipe | Failure::Check | Failure::Interrupted) => {
-                        closed = true;
-                        Err(Error::Input("nobody reads the output".into()))
-                    }
-                }
-            });
-        let failed = match failed {
-            Err(_) if closed => return Err(Failure::ClosedPipe),
-            other => other?,
-        };
+        let mut all = Printed::default();
+        let views = jobs::views(self.tta.tta, &model.metadata)?;
+        let options = PredictOptions { top: self.top, logits: self.logits, threshold: self.threshold };
+        let failed = predict(&model, found.paths, &views, options, &executor, |mut prediction| {
+            prediction.path = piped.named(prediction.path);
+            all.add(if self.json { print::json(&prediction) } else { text(&prediction) })
+        });
+        let failed = all.ended(failed)?;
         let named = |error: PictureError| PictureError { path: piped.named(error.path), ..error };
-        let skipped: Vec<PictureError> = found.skipped.into_iter().chain(failed).map(named).collect();
-        print::skipped(&skipped);
-        match skipped.into_iter().next() {
-            Some(first) if self.strict => Err(first.into()),
-            Some(first) if count == 0 => {
-                Err(Error::Input(format!("no picture could be classified; the first: {first}")).into())
-            }
-            _ => Ok(()),
-        }
+        let skipped = found.skipped.into_iter().chain(failed).map(named).collect();
+        all.finish(skipped, self.strict, "classified")
     }
 }
 
@@ -133,5 +118,11 @@ fn text(prediction: &Prediction) -> Outcome {
         .iter()
         .map(|g| format!("{} {:.1}%", escaped(&g.class), 100.0 * g.probability))
         .collect();
-    print::line(&format!("{}: {}", shown(&prediction.path), guesses.join(", ")))
+    let labels = prediction.labels.as_ref().map(|labels| {
+        let labels: Vec<String> = labels.iter().map(|label| escaped(label)).collect();
+        if labels.is_empty() { "none".to_owned() } else { labels.join(", ") }
+    });
+    let rejected = prediction.rejected.filter(|&rejected| rejected).map(|_| "none of these".to_owned());
+    let labels = labels.or(rejected).map_or(String::new(), |labels| format!("{labels}; "));
+    print::line(&format!("{}: {labels}{}", shown(&prediction.path), guesses.join(", ")))
 }

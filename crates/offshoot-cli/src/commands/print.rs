@@ -1,13 +1,11 @@
 //! Standard output: the results. Everything else goes to standard error.
 
-use std::collections::BTreeMap;
 use std::io::{ErrorKind, Write};
 use std::path::Path;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use offshoot::Error;
-use offshoot_data::{DecodeError, PictureError, picture_ending};
+use offshoot::{Error, PictureError, jobs};
 use offshoot_graph::text::{escaped, escaped_lines, shortened};
 use serde::Serialize;
 use serde_json::json;
@@ -160,45 +158,9 @@ pub(crate) fn notes(notes: &[String]) {
     notes.iter().for_each(|note| warning(note));
 }
 
-/// Pictures that were left out: those of kinds that are not read by kind, the others by name, and how many.
+/// Pictures that were left out.
 pub(crate) fn skipped(pictures: &[PictureError]) {
-    let of_kind = |picture: &&PictureError| matches!(picture.source, DecodeError::UnsupportedFormat { .. });
-    let named = pictures.iter().filter(|picture| !of_kind(picture));
-    named.for_each(|picture| warning(&format!("skipped {picture}")));
-    let unread: Vec<&PictureError> = pictures.iter().filter(of_kind).collect();
-    match &unread[..] {
-        [] => {}
-        [one] => warning(&format!("skipped {one}")),
-        [first, ..] => {
-            let kinds = kinds(unread.iter().map(|picture| picture_ending(&picture.path)));
-            warning(&format!(
-                "skipped {} files of kinds that are not read: {kinds}; the first: {first}",
-                unread.len()
-            ));
-        }
-    }
-    skipped_count(pictures.len());
-}
-
-/// `.jp2 3, .pcx 1`
-fn kinds(endings: impl Iterator<Item = String>) -> String {
-    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
-    endings.for_each(|ending| *counts.entry(ending).or_default() += 1);
-    counted(&counts)
-}
-
-/// `.jp2 3, .pcx 1`
-pub(crate) fn counted(counts: &BTreeMap<String, usize>) -> String {
-    counts.iter().map(|(kind, n)| format!("{kind} {n}")).collect::<Vec<_>>().join(", ")
-}
-
-/// How many pictures were left out, where any was.
-pub(crate) fn skipped_count(n: usize) {
-    match n {
-        0 => {}
-        1 => warning("1 picture skipped"),
-        n => warning(&format!("{n} pictures skipped")),
-    }
+    jobs::skipped(pictures).iter().for_each(|line| warning(line));
 }
 
 /// A progress bar on standard error, which is silent where that is no terminal.

@@ -5,15 +5,15 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use offshoot::Error;
+use offshoot::jobs::{self, writable_file};
 use offshoot_graph::Executor as _;
 use offshoot_graph::text::{path_text, shown};
-use offshoot_train::report::{REPORT_FILE, write};
+use offshoot_train::report::{EXPLANATIONS_FILE, REPORT_FILE, write};
 use offshoot_train::results::begins_as_results;
 use offshoot_train::run::RESULTS_FILE;
 use serde_json::json;
 
 use super::arguments::Processor;
-use super::destination::writable_file;
 use super::{Failure, Outcome, print};
 
 #[derive(Args)]
@@ -21,6 +21,10 @@ pub(crate) struct Arguments {
     /// Run directory.
     #[arg(value_name = "RUN")]
     run: PathBuf,
+    /// Explain the predictions for the pictures with the highest loss and for the most confused classes, and show these explanations in the
+    /// report. They are kept in explanations.json of the run.
+    #[arg(long, help_heading = "Output")]
+    explain: bool,
     #[command(flatten)]
     processor: Processor,
     /// Print one JSON object on one line.
@@ -32,7 +36,12 @@ impl Arguments {
     pub(crate) fn run(self) -> Outcome {
         check_results(&self.run)?;
         writable_file(&self.run.join(REPORT_FILE))?;
-        let damaged = write(&self.run, &self.processor.device()?.describe())?;
+        let device = self.processor.device()?;
+        if self.explain {
+            writable_file(&self.run.join(EXPLANATIONS_FILE))?;
+            jobs::explain_run(&self.run, &device)?;
+        }
+        let damaged = write(&self.run, &device.describe())?;
         damaged.iter().for_each(|text| print::warning(text));
         let path = self.run.join(REPORT_FILE);
         match self.json {

@@ -11,7 +11,7 @@ use offshoot_serve::{Batching, Limits, ModelFile, Options, ServeError, Server};
 use serde_json::json;
 use tracing_subscriber::filter::LevelFilter;
 
-use super::arguments::{PreprocessingArguments, Processor};
+use super::arguments::{PrecisionArgument, PreprocessingArguments, Processor};
 use super::{Failure, Outcome, print, signals};
 
 #[derive(Args)]
@@ -53,6 +53,8 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     preprocessing: PreprocessingArguments,
     #[command(flatten)]
+    precision: PrecisionArgument,
+    #[command(flatten)]
     processor: Processor,
     /// Log warnings only, and not every request.
     #[arg(long, help_heading = "Output")]
@@ -73,7 +75,7 @@ fn milliseconds(text: &str) -> Result<Duration, String> {
 
 impl Arguments {
     pub(crate) fn run(self) -> Outcome {
-        let device = self.processor.device()?;
+        let device = self.precision.device(&self.processor)?;
         let models = self.models()?;
         log(self.quiet);
         let server = Server::start(models, device, self.options()).map_err(failed)?;

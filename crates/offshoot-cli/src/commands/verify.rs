@@ -1,17 +1,14 @@
 //! `offshoot verify`
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
-use offshoot::{
-    Comparison, Inference, Inputs, Loaded, Manifest, Model, ModelSource, TOLERANCE, batches, compare,
-    disagreements, origins,
-};
+use offshoot::jobs::{Verdict, VerifyJob};
 use offshoot_graph::text::shown;
 
-use super::arguments::{self, PreprocessingArguments, Pretrained, Processor};
-use super::export::proof_inputs;
-use super::{Failure, Outcome, print};
+use super::arguments::{PreprocessingArguments, Pretrained, Processor, TableArguments};
+use super::printer::Printer;
+use super::{Outcome, print};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -40,6 +37,8 @@ pub(crate) struct Arguments {
     #[arg(long, help_heading = "Output", value_name = "X", value_parser = tolerance)]
     tolerance: Option<f64>,
     #[command(flatten)]
+    table: TableArguments,
+    #[command(flatten)]
     preprocessing: PreprocessingArguments,
     #[command(flatten)]
     processor: Processor,
@@ -50,112 +49,42 @@ pub(crate) struct Arguments {
 
 impl Arguments {
     pub(crate) fn run(self) -> Outcome {
-        let (against, _) = self.pretrained.source(self.against.iter().cloned().collect())?;
-        let executor = self.processor.device()?;
-        let (file, model) = (self.load(&ModelSource::Path(self.file.clone()))?, self.load(&against)?);
-        let manifest = Manifest::read_beside(&self.file)?;
-        let (mut disagreements, proven) = match manifest {
-            Some(manifest) => self.check(&manifest, &file.model, &against)?,
-            None => (Vec::new(), TOLERANCE),
+        let against = self.pretrained.only_source(self.against.as_slice())?;
+        let job = VerifyJob {
+            file: self.file,
+            against,
+            last: self.pretrained.last(),
+            data: self.data,
+            table: self.table.table(),
+            inputs: self.inputs,
+            tolerance: self.tolerance,
+            overrides: self.preprocessing.overrides(),
         };
-        let tolerance = self.tolerance.unwrap_or(proven);
-        if self.inputs.is_none() {
-            disagreements.extend(self::disagreements(&file, &model));
-        }
-        disagreements.iter().for_each(|what| print::warning(&format!("{}: {what}", self.names())));
-        let (mut comparison, pictures) = if self.comparable(&file, &model) {
-            let (file, model) = (&file.model, &model.model);
-            let inputs = match &self.inputs {
-                Some(path) => Inputs::from_npz(path, &model.graph)?,
-                None => {
-                    let run = arguments::run_directory(self.against.as_ref());
-                    proof_inputs(model, run, self.data.as_deref())?
-                }
-            };
-            let batches = batches(&[file, model]);
-            let (mut first, mut second) =
-                (Inference::unfolded(model, &executor)?, Inference::new(file, &executor)?);
-            (compare(&mut first, &mut second, &inputs, &batches, tolerance)?, inputs.len())
-        } else {
-            (Comparison::impossible(), 0)
-        };
-        comparison.ok &= disagreements.is_empty();
-        if !comparison.finite {
-            print::warning(&format!(
-                "{}: one of them gives NaN or infinities, so it cannot be compared; `offshoot check` finds the layer",
-                self.names()
-            ));
-        }
-        print::verdict(self.print(&comparison, pictures, tolerance), comparison.ok)
+        let verdict = job.run(&self.processor.device()?, &mut Printer::default())?;
+        let printed = if self.json { print::json(&verdict.comparison) } else { text(&job, &verdict) };
+        print::verdict(printed, verdict.comparison.ok)
     }
+}
 
-    /// What does not hold of the manifest beside the file, and the tolerance that the file was proven with.
-    fn check(
-        &self,
-        manifest: &Manifest,
-        file: &Model,
-        against: &ModelSource,
-    ) -> Result<(Vec<String>, f64), Failure> {
-        let (proof, tolerance) = manifest.check_proof(file);
-        let mut found = manifest.check(&self.file)?;
-        found.extend(proof);
-        let sources = origins(against)?;
-        let made_of = manifest.source_sha256.as_ref();
-        if made_of.is_some_and(|made_of| !sources.iter().any(|source| source.eq_ignore_ascii_case(made_of))) {
-            found.push(format!(
-                "the manifest says that the file was made of another checkpoint than {}: its SHA-256 is not `source_sha256`",
-                shown(against.path())
-            ));
-        }
-        Ok((found, tolerance))
+fn text(job: &VerifyJob, verdict: &Verdict) -> Outcome {
+    let Verdict { comparison, inputs, tolerance } = verdict;
+    let word = if comparison.ok { "matches" } else { "DOES NOT match" };
+    print::line(&format!("{} {word} {}", shown(&job.file), shown(job.against_name())))?;
+    if *inputs == 0 {
+        return Ok(());
     }
-
-    fn load(&self, source: &ModelSource) -> Result<Loaded, Failure> {
-        match self.inputs {
-            Some(_) => Ok(source.load_any()?),
-            None => arguments::load_as_it_is(source, &self.preprocessing.overrides()),
-        }
-    }
-
-    /// Whether the same inputs fit both, and their logits can be set side by side.
-    fn comparable(&self, first: &Loaded, second: &Loaded) -> bool {
-        let classes = |l: &Loaded| l.model.metadata.classes.len();
-        let size = |l: &Loaded| l.model.metadata.preprocessing.size;
-        classes(first) == classes(second) && (self.inputs.is_some() || size(first) == size(second))
-    }
-
-    /// The two models, for messages.
-    fn names(&self) -> String {
-        format!("{} and {}", shown(&self.file), shown(self.against()))
-    }
-
-    fn against(&self) -> &Path {
-        self.against.as_deref().unwrap_or(Path::new("the pretrained model"))
-    }
-
-    fn print(&self, comparison: &Comparison, pictures: usize, tolerance: f64) -> Outcome {
-        if self.json {
-            return print::json(comparison);
-        }
-        let verdict = if comparison.ok { "matches" } else { "DOES NOT match" };
-        print::line(&format!("{} {verdict} {}", shown(&self.file), shown(self.against())))?;
-        if pictures == 0 {
-            return Ok(());
-        }
-        print::line(&format!("  largest difference  {:.3e}", comparison.max_abs_diff))?;
-        print::line(&format!(
-            "  of largest logit    {:.3e}  (tolerance {:e})",
-            comparison.max_rel_diff, tolerance
-        ))?;
-        print::line(&format!("  smallest cosine     {:.9}", comparison.cosine))?;
-        print::line(&format!(
-            "  top-1 agreement     {:.4}  of {} {}",
-            comparison.top1_agreement,
-            pictures,
-            if self.inputs.is_some() { "inputs" } else { "pictures" }
-        ))?;
-        print::line(&format!("  batches             {:?}", comparison.batches))
-    }
+    print::line(&format!("  largest difference  {:.3e}", comparison.max_abs_diff))?;
+    print::line(&format!(
+        "  of largest logit    {:.3e}  (tolerance {tolerance:e})",
+        comparison.max_rel_diff
+    ))?;
+    print::line(&format!("  smallest cosine     {:.9}", comparison.cosine))?;
+    print::line(&format!(
+        "  top-1 agreement     {:.4}  of {inputs} {}",
+        comparison.top1_agreement,
+        if job.inputs.is_some() { "inputs" } else { "pictures" }
+    ))?;
+    print::line(&format!("  batches             {:?}", comparison.batches))
 }
 
 fn tolerance(text: &str) -> Result<f64, String> {

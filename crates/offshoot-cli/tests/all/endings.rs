@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use offshoot::{CoreMlOptions, CpuOptions, Device, Form, Inputs, Model, ModelSource, Proof, TensorRtOptions};
+use offshoot_graph::Task;
 use offshoot_graph::Tensor;
 use offshoot_train::Inference;
-use offshoot_train::metrics::probabilities;
+use offshoot_train::metrics::Activation;
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -40,7 +41,9 @@ fn answers(model: &Model, golden: &Golden) -> Vec<Vec<f64>> {
     let mut network = Inference::new(model, &executor()).unwrap();
     let rows = network.run(&pictures).unwrap().into_f32().unwrap();
     let as_they_are = network.gives_probabilities();
-    rows.chunks_exact(rows.len() / 3).map(|row| probabilities(row, as_they_are)).collect()
+    rows.chunks_exact(rows.len() / 3)
+        .map(|row| Activation::new(as_they_are, Task::Single).probabilities(row))
+        .collect()
 }
 
 /// The largest difference; NaN counts as one.

@@ -9,6 +9,7 @@ use offshoot_formats::safetensors;
 use offshoot_graph::Interpolation;
 use serde_json::{Value, json};
 
+use crate::several_labels;
 use crate::support::{CLASSES, World, cached, data};
 
 /// Runs a check of scripts/interop.py, which must pass.
@@ -23,6 +24,23 @@ fn python(world: &World, script: &str, arguments: &[&str]) -> Value {
     let output = Command::new(python).arg(script).args(arguments).current_dir(&world.root).output().unwrap();
     assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+#[ignore = "needs the Python peers with PyTorch (OFFSHOOT_PEERS)"]
+fn pytorch_gives_the_labels_of_a_script() {
+    let world = several_labels::world("script");
+    world.json(
+        "train d.csv --task multi --model resnet18 --size 32 --batch-size 8 --epochs 2 --lr 0.001 --out run",
+    );
+    let pictures = predict(&world, "run", "d", "predictions.jsonl");
+    let labels = |line: &str| serde_json::from_str::<Value>(line).unwrap()["labels"].clone();
+    let said: Vec<Value> = world.text("predictions.jsonl").lines().map(labels).collect();
+    assert!(said.iter().any(|labels| *labels != said[0]), "the pictures have the same labels");
+    world.json("export run --format torchscript --script --out out");
+    let report = interop(&world, &["labels", "out/resnet18.pt", "predictions.jsonl"]);
+    assert_eq!(report["labels_equal"], json!(pictures), "{report}");
+    assert!(report["difference"].as_f64() < Some(0.01), "{report}");
 }
 
 fn predict(world: &World, model: &str, pictures: &str, into: &str) -> usize {
@@ -210,8 +228,10 @@ fn every_kind_of_backbone_ships_in_every_format_pytorch() {
             ["onnx", "pt", "mlpackage"].map(|extension| format!("out/{name}.{extension}"));
         let report = interop(&world, &["ships", &onnx, &torchscript, "predictions.jsonl"]);
         assert_eq!(report["onnx"]["batch 7"]["top1_equal"], json!(pictures), "{name}: {report}");
-        let report = python(&world, "coreml.py", &[&coreml, "predictions.jsonl", "1e-3"]);
-        assert_eq!(report["top1_equal"], json!(pictures), "{name}: {report}");
+        // Some of them: NumPy interprets the program.
+        let every = 6;
+        let report = python(&world, "coreml.py", &[&coreml, "predictions.jsonl", "1e-3", &every.to_string()]);
+        assert_eq!(report["top1_equal"], json!(pictures.div_ceil(every)), "{name}: {report}");
     }
 }
 
@@ -270,9 +290,7 @@ fn pytorch_runs_our_torchscript_on_every_photograph() {
 #[ignore = "needs the Python peers with PyTorch (OFFSHOOT_PEERS)"]
 fn archives_of_pytorch_are_read_and_written_alike() {
     let world = World::new("archives-pytorch");
-    for (model, size) in
-        [("resnet18", 96), ("resnet50", 96), ("mobilenet_v2", 96), ("tf_efficientnet_lite0", 97)]
-    {
+    for (model, size) in [("resnet18", 96), ("tf_efficientnet_lite0", 97)] {
         let size = size.to_string();
         interop(&world, &["make", ".", model, &size]);
         for form in ["trace", "script"] {

@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::support::{Said, World};
 
 /// Each command with a file or folder that is not there, or that cannot be used.
-const BAD_INPUT: [(&str, &str); 18] = [
+const BAD_INPUT: [(&str, &str); 19] = [
     ("train nowhere --model resnet18 --out r", "nowhere"),
     ("train . --model resnet18 --weights lost.pth --out r", "lost.pth"),
     ("recipe --model resnet18 --recipe lost.toml", "lost.toml"),
@@ -13,6 +13,7 @@ const BAD_INPUT: [(&str, &str); 18] = [
     ("eval lost.safetensors nowhere", "lost.safetensors"),
     ("predict lost.onnx x.png", "lost.onnx"),
     ("predict empty x.png", "empty"),
+    ("explain lost.onnx x.png --out o", "lost.onnx"),
     ("export lost.onnx --format onnx", "lost.onnx"),
     ("quantize lost.onnx --mode dynamic", "lost.onnx"),
     ("verify lost.onnx --against also-lost.onnx", "lost.onnx"),

@@ -1,5 +1,6 @@
 //! `offshoot pull` against a local server.
 
+mod hub;
 mod server;
 
 use std::fs;
@@ -473,6 +474,17 @@ fn models_are_listed() {
         ("densenet121", 7_978_856, 2.834),
         ("regnet_y_400mf", 4_344_144, 0.402),
         ("squeezenet1_1", 1_235_496, 0.349),
+        ("resnext50_32x4d", 25_028_904, 4.23),
+        ("wide_resnet50_2", 68_883_240, 11.398),
+        ("mnasnet1_0", 4_383_312, 0.314),
+        ("shufflenet_v2_x1_0", 2_278_604, 0.145),
+        ("efficientnet_v2_s", 21_458_488, 8.366),
+        ("googlenet", 6_624_904, 1.498),
+        // Without the auxiliary classifier.
+        ("inception_v3", 23_834_568, 5.713),
+        ("swin_t", 28_288_354, 4.491),
+        ("swin_v2_t", 28_351_570, 5.94),
+        ("maxvit_t", 30_919_624, 5.558),
     ] {
         let model = find(name);
         assert_eq!(model["parameters"], parameters, "{name}");

@@ -32,7 +32,7 @@ fn code(world: &World, command: &str, out: Sink, err: Sink) -> i32 {
 }
 
 /// One of each command, which all print a result, and the files that it leaves.
-const COMMANDS: [(&str, &[&str]); 18] = [
+const COMMANDS: [(&str, &[&str]); 19] = [
     (
         "train d --model mobilenet_v2 --size 32 --batch-size 8 --epochs 1 --out new",
         &["new/best.safetensors", "new/report.html"],
@@ -41,6 +41,7 @@ const COMMANDS: [(&str, &[&str]); 18] = [
     ("eval run", &[]),
     ("eval run d --json", &[]),
     ("predict run d", &[]),
+    ("explain run d/red/00.bmp --out new", &["new/00.overlay.png", "new/00.heatmap.png"]),
     ("export run --format onnx,torchscript --out new", &["new"]),
     ("quantize run --mode dynamic --format safetensors --out new.safetensors", &["new.safetensors"]),
     ("verify run/best.safetensors --against run", &[]),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use offshoot::{CpuOptions, Device, ModelSource, View, predict};
+use offshoot::{CpuOptions, Device, ModelSource, PredictOptions, View, predict};
 use serde_json::{Value, json};
 
 use crate::support::{PICTURES, Running, golden, picture, run};
@@ -17,11 +17,18 @@ fn predicted(named: impl Fn(&str) -> String) -> Vec<String> {
     let device = Device::cpu(CpuOptions::default()).unwrap();
     let paths: Vec<PathBuf> = PICTURES.map(golden).into();
     let mut found = Vec::new();
-    let skipped = predict(&model, paths, &[View::default()], (2, true), &device, |mut prediction| {
-        prediction.path = named(PICTURES[found.len()]).into();
-        found.push(serde_json::to_string(&prediction).unwrap());
-        Ok(())
-    });
+    let skipped = predict(
+        &model,
+        paths,
+        &[View::default()],
+        PredictOptions { top: 2, logits: true, threshold: None },
+        &device,
+        |mut prediction| {
+            prediction.path = named(PICTURES[found.len()]).into();
+            found.push(serde_json::to_string(&prediction).unwrap());
+            Ok(())
+        },
+    );
     assert!(skipped.unwrap().is_empty() && found.len() == PICTURES.len());
     found
 }

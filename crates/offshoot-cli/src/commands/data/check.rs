@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use clap::Args;
 use offshoot::{
-    Dataset, Error, PictureError, Recipe, Settings, Transform, own_preprocessing, starting_model,
+    Dataset, Error, PictureError, Recipe, Settings, Transform, jobs, own_preprocessing, starting_model,
 };
 use offshoot_data::{DecodeError, picture_ending};
 use offshoot_graph::Executor;
@@ -16,12 +16,12 @@ use offshoot_train::data_check::{
 };
 use serde::Serialize;
 
-use super::super::arguments::{PreprocessingArguments, Processor, whole};
+use super::super::arguments::{PreprocessingArguments, Processor, TableArguments, whole};
 use super::super::{Outcome, print};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// A folder with one folder of pictures for each class, or with `train` and `val` folders that hold those.
+    /// A folder with one folder of pictures for each class, or with `train` and `val` folders that hold those; or a table of pictures.
     data: PathBuf,
     /// Architecture to look for wrong labels with; needs --weights.
     #[arg(long, help_heading = "Model", value_name = "NAME", requires = "weights")]
@@ -37,6 +37,8 @@ pub(crate) struct Arguments {
     top: usize,
     #[command(flatten)]
     preprocessing: PreprocessingArguments,
+    #[command(flatten)]
+    table: TableArguments,
     #[command(flatten)]
     processor: Processor,
     /// Fraction of the pictures held out for validation, where there is no `val` folder [default: 0.2].
@@ -94,7 +96,7 @@ impl Arguments {
         let unreadable: Vec<Unreadable> = data.skipped.iter().chain(&broken).map(unreadable).collect();
         let mut unread_kinds = BTreeMap::new();
         let of_kind =
-            data.skipped.iter().filter(|e| matches!(e.source, DecodeError::UnsupportedFormat { .. }));
+            data.skipped.iter().filter(|e| matches!(e.source.cause(), DecodeError::UnsupportedFormat { .. }));
         of_kind.for_each(|e| *unread_kinds.entry(picture_ending(&e.path)).or_insert(0) += 1);
         let (balance, other_files, notes) = (balance(&data), data.others, data.notes);
         let named = labels.as_ref().map_or(0, Vec::len);
@@ -127,6 +129,8 @@ impl Arguments {
             val_fraction: self.val_fraction,
             seed: self.seed,
             preprocessing: self.preprocessing.settings(),
+            columns: self.table.columns.clone(),
+            root: self.table.root.clone(),
             ..Settings::default()
         };
         Ok(Recipe::resolve(settings, &own)?)
@@ -160,11 +164,11 @@ impl Report {
         print::line(&format!("pictures      {}", self.images))?;
         if !self.other_files.is_empty() {
             let n: usize = self.other_files.values().sum();
-            print::line(&format!("other files   {n}: {}", print::counted(&self.other_files)))?;
+            print::line(&format!("other files   {n}: {}", jobs::counted(&self.other_files)))?;
         }
         if !self.unread_kinds.is_empty() {
             let n: usize = self.unread_kinds.values().sum();
-            print::line(&format!("kinds not read  {n}: {}", print::counted(&self.unread_kinds)))?;
+            print::line(&format!("kinds not read  {n}: {}", jobs::counted(&self.unread_kinds)))?;
         }
         print::line(&format!("unreadable    {}", self.unreadable.len()))?;
         for Unreadable { path, reason } in &self.unreadable {

@@ -5,6 +5,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use offshoot::jobs::writable_file;
 use offshoot::{
     Dataset, Error, Loader, LoaderOptions, Preprocessing, Recipe, Settings, Transform, own_preprocessing,
 };
@@ -13,8 +14,9 @@ use offshoot_formats::atomic::write_atomically;
 use offshoot_graph::text::{path_text, shown};
 use serde_json::json;
 
-use super::super::arguments::{AugmentationArguments, PictureLimit, PreprocessingArguments, whole};
-use super::super::destination::writable_file;
+use super::super::arguments::{
+    AugmentationArguments, PictureLimit, PreprocessingArguments, TableArguments, whole,
+};
 use super::super::{Outcome, print};
 
 /// The most pixels of a sheet, so that a flag cannot ask for all memory.
@@ -25,7 +27,7 @@ const QUALITY: u8 = 92;
 
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// A folder with one folder of pictures for each class, or with `train` and `val` folders that hold those.
+    /// A folder with one folder of pictures for each class, or with `train` and `val` folders that hold those; or a table of pictures.
     data: PathBuf,
     /// Picture file to write: a .png or a .jpg.
     #[arg(long, help_heading = "Output", value_name = "FILE.png", default_value = "sheet.png", value_parser = picture_file)]
@@ -46,6 +48,8 @@ pub(crate) struct Arguments {
     augmentation: AugmentationArguments,
     #[command(flatten)]
     preprocessing: PreprocessingArguments,
+    #[command(flatten)]
+    table: TableArguments,
     #[command(flatten)]
     pictures_limit: PictureLimit,
     /// Fraction of the pictures held out for validation, where there is no `val` folder [default: 0.2].
@@ -106,6 +110,8 @@ impl Arguments {
             preprocessing: self.preprocessing.settings(),
             val_fraction: self.val_fraction,
             seed: self.seed,
+            columns: self.table.columns.clone(),
+            root: self.table.root.clone(),
             ..Settings::default()
         };
         let settings = settings.over(file)?;

@@ -2,6 +2,7 @@
 
 use indicatif::ProgressBar;
 use offshoot::Event;
+use offshoot_graph::Task;
 use offshoot_train::{EpochRow, GroupRow};
 
 use crate::commands::print;
@@ -9,12 +10,19 @@ use crate::commands::print;
 /// Draws what happens.
 #[derive(Default)]
 pub(super) struct Watcher {
+    /// Whether a picture has one class or any number.
+    task: Task,
     bar: Option<ProgressBar>,
     /// Pictures that turned out to be unusable.
     pub(super) skipped: usize,
 }
 
 impl Watcher {
+    /// One of a run for this task.
+    pub(super) fn new(task: Task) -> Watcher {
+        Watcher { task, ..Watcher::default() }
+    }
+
     pub(super) fn tell(&mut self, event: &Event<'_>) {
         match event {
             Event::Start {
@@ -45,12 +53,16 @@ impl Watcher {
                 print::aside_lines(table(groups).trim_end());
             }
             Event::Average { val_accuracy, best } => {
-                let accuracy =
-                    val_accuracy.map_or("not validated".into(), |a| format!("val {:5.1} %", 100.0 * a));
+                let figure = figure(self.task);
+                let accuracy = val_accuracy
+                    .map_or("not validated".into(), |a| format!("val {figure}{:5.1} %", 100.0 * a));
                 let kept = if *best { "   kept as the best" } else { "" };
                 print::aside(&format!("average of the last epochs   {accuracy}{kept}"));
             }
-            Event::Ended => print::aside("stopped early: the validation accuracy has not improved"),
+            Event::Ended => {
+                let figure = if self.task.is_single() { "accuracy" } else { "mAP" };
+                print::aside(&format!("stopped early: the validation {figure} has not improved"));
+            }
             Event::Features { done, total } => {
                 let bar = self.bar(*total as u64, "features");
                 bar.set_position(*done as u64);
@@ -67,7 +79,7 @@ impl Watcher {
             Event::Validate { done, total } => self.bar(*total, "validate").set_position(*done),
             Event::Epoch(row) => {
                 self.finish();
-                print::aside(&epoch_line(row));
+                print::aside(&epoch_line(row, self.task));
             }
             Event::Skipped(picture) => {
                 self.skipped += 1;
@@ -120,10 +132,18 @@ fn table(groups: &[GroupRow]) -> String {
     text
 }
 
-fn epoch_line(row: &EpochRow) -> String {
+/// What stands before the figure of validation.
+fn figure(task: Task) -> &'static str {
+    match task {
+        Task::Single => "",
+        Task::Multi => "mAP ",
+    }
+}
+
+fn epoch_line(row: &EpochRow, task: Task) -> String {
     let percent = |x: f64| format!("{:5.1} %", 100.0 * x);
     let validation = match (row.val_loss, row.val_accuracy) {
-        (Some(loss), Some(accuracy)) => format!("   val {loss:.4} {}", percent(accuracy)),
+        (Some(loss), Some(accuracy)) => format!("   val {loss:.4} {}{}", figure(task), percent(accuracy)),
         _ => String::new(),
     };
     let EpochRow { epoch, train_loss, train_accuracy, images_per_second, .. } = row;
