@@ -1,5 +1,5 @@
 """Other engines, which repeat a step until they are stopped and print when each run started and ended: see `benches/turns`."""
-import sys, time
+import contextlib, sys, time
 
 from environment import build, export
 
@@ -19,7 +19,9 @@ def arrays(shapes, batch, size):
         yield numpy.random.randint(0, 1000, dims) if whole else numpy.random.randn(*dims).astype("f4")
 
 
-def onnxruntime(onnx, batch, threads, size):
+def onnxruntime(onnx, batch, threads, size, precision):
+    if precision != "f32":
+        sys.exit("ONNX Runtime computes in the types of the file")
     import onnxruntime
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -30,7 +32,7 @@ def onnxruntime(onnx, batch, threads, size):
     return lambda: session.run(None, feeds)
 
 
-def openvino(onnx, batch, threads, size):
+def openvino(onnx, batch, threads, size, precision):
     import openvino
     core = openvino.Core()
     model = core.read_model(onnx)
@@ -39,13 +41,13 @@ def openvino(onnx, batch, threads, size):
     values = list(arrays(shapes, batch, size))
     # The sizes are fixed: what it does best.
     model.reshape({p: list(value.shape) for p, value in zip(model.inputs, values)})
-    options = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    options = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": {"fp16": "f16"}.get(precision, precision)}
     request = core.compile_model(model, "CPU", options).create_infer_request()
     return lambda: request.infer(values, share_inputs=True, share_outputs=True)
 
 
 def pytorch(layout, head):
-    def step(name, batch, threads, size):
+    def step(name, batch, threads, size, precision):
         import torch
         torch.set_num_threads(threads)
         form = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}[layout]
@@ -58,11 +60,16 @@ def pytorch(layout, head):
         x = torch.randn(batch, 3, size, size).to(memory_format=form)
         y = torch.arange(batch)
         optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-3, momentum=0.9)
+        half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+        scaler = torch.amp.GradScaler("cpu", enabled=precision == "fp16")
 
         def one():
             optimizer.zero_grad()
-            torch.nn.functional.cross_entropy(model(x), y).backward()
-            optimizer.step()
+            with torch.autocast("cpu", half) if half else contextlib.nullcontext():
+                loss = torch.nn.functional.cross_entropy(model(x), y)
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
 
         # The first steps are slower: the allocator has not seen the sizes yet.
         for _ in range(5):
@@ -76,6 +83,6 @@ if __name__ == "__main__":
     match sys.argv[1:]:
         case ["export", name, onnx, size]:
             export(name, onnx, int(size))
-        case [step, engine, source, batch, threads, size]:
+        case [step, engine, source, batch, threads, size, precision]:
             make = pytorch(engine, step == "head") if step != "infer" else {"onnxruntime": onnxruntime, "openvino": openvino}[engine]
-            repeat(make(source, int(batch), int(threads), int(size)))
+            repeat(make(source, int(batch), int(threads), int(size), precision))

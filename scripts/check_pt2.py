@@ -1,11 +1,11 @@
 """Checks programs of torch.export that offshoot wrote with PyTorch.
 
-    python scripts/check_pt2.py [--only-load] FILE=LOGITS.json ...
+    python scripts/check_pt2.py [--compile] FILE=LOGITS.json ...
 
 Each FILE must load with torch.export.load. LOGITS.json is {"shape", "logits"}: what the FILE must compute for
 x[i] = ((7919 i) mod 1000) / 500 - 1, within 1e-5 (or the number "most" beside them) of the largest logit, whatever the number of pictures: those of the shape again
-and again as 1, 2, 7 and 32. So must, without
---only-load, what torch.compile makes of the first FILE, and, where there is a C++ compiler, AOTInductor.
+and again as 1, 2, 7 and 32. So must, with
+--compile, what torch.compile makes of the first FILE, and, where there is a C++ compiler, AOTInductor.
 One JSON line a file; exit code 1 when something does not hold.
 """
 
@@ -20,8 +20,8 @@ import torch
 from logits import check_all, difference, golden
 
 warnings.filterwarnings("ignore")
-FIRST = None if "--only-load" in sys.argv else sys.argv[1].partition("=")[0]
-sys.argv = [argument for argument in sys.argv if argument != "--only-load"]
+COMPILED = sys.argv[2].partition("=")[0] if sys.argv[1] == "--compile" else None
+sys.argv = [argument for argument in sys.argv if argument != "--compile"]
 
 
 def batches(x, wanted):
@@ -38,7 +38,7 @@ def compare(path, logits):
         most = json.load(file).get("most", 1e-5)
     program = torch.export.load(path)
     forms = [program.module()]
-    if path == FIRST:
+    if path == COMPILED:
         forms.append(torch.compile(program.module()))
         if shutil.which("c++") or shutil.which(os.environ.get("CXX", "g++")):
             # The file holds no example, which would be a pickle.

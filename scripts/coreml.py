@@ -196,7 +196,7 @@ def check(package, printed, tolerance, every="1"):
             assert label == metadata["classes"][int(logits.argmax())]
             # A network that ends in a sigmoid gives probabilities itself.
             given = any(op.op_type == "classify" and op.probabilities.name == "logits" for op in function.operations)
-            assert torch.allclose(probabilities, logits[0] if given else logits[0].softmax(0), atol=1e-6)
+            assert torch.allclose(probabilities, logits[0] if given else (logits[0] / metadata.get("temperature", 1)).softmax(0), atol=1e-6)
             found.append(logits[0].float().numpy())
     found = np.stack(found)
     difference = float(np.abs(found - wanted).max() / np.abs(wanted).max())

@@ -8,6 +8,7 @@
     python scripts/interop.py pytorch FILE.safetensors PREDICTIONS    torch, torchvision
     python scripts/interop.py torchscript FILE.pt PREDICTIONS         torch, torchvision
     python scripts/interop.py scripted FILE.pt PREDICTIONS            torch
+    python scripts/interop.py labels FILE.pt PREDICTIONS              torch
     python scripts/interop.py make FOLDER MODEL SIZE                  torch, torchvision, timm
     python scripts/interop.py export FOLDER SIZE                      torch, torchvision
     python scripts/interop.py same FILE.pt OTHER.pt SIZE              torch
@@ -309,7 +310,7 @@ def check_scripted(path, printed):
             assert torch.allclose(batch[0], logits[0], rtol=0, atol=1e-3 * float(logits.abs().max())), path
             labels, probabilities = model.classify(pixels)
             assert labels == [metadata["classes"][int(logits.argmax())]]
-            assert torch.allclose(probabilities, logits.softmax(1))
+            assert torch.allclose(probabilities, (logits / metadata.get("temperature", 1)).softmax(1))
             prepared = model.preprocess(pixels)[0].numpy()
             change = np.abs((prepared - prepare(path, steps)) * std * 255)
             levels.append(change.mean())
@@ -331,6 +332,24 @@ def check_scripted(path, printed):
 
 # Heights and widths: odd, upright, long, small, a line, a pixel.
 AWKWARD = [(999, 1001), (400, 300), (97, 485), (487, 97), (9, 7), (1, 37), (53, 1), (1, 1), (224, 224)]
+
+
+def check_labels(path, printed):
+    """The scripted form of a model of several labels: its labels and probabilities of the pictures themselves."""
+    import torch
+    from PIL import Image
+
+    model = torch.jit.load(path).eval()
+    equal, difference = 0, 0.0
+    for line in map(json.loads, open(printed, encoding="utf-8")):
+        with Image.open(line["path"]) as picture:
+            pixels = torch.from_numpy(np.asarray(picture.convert("RGB"), np.uint8).transpose(2, 0, 1).copy())
+        with torch.no_grad():
+            (labels,), probabilities = model.classify(pixels)
+        equal += labels == line["labels"]
+        found = torch.logit(probabilities.double())[0].numpy()
+        difference = max(difference, float(np.abs(found - np.array(line["logits"])).max()))
+    return {"labels_equal": equal, "difference": difference}
 
 
 def awkward(folder):
@@ -452,6 +471,7 @@ if __name__ == "__main__":
         "torchscript": check_torchscript,
         "ships": check_ships,
         "scripted": check_scripted,
+        "labels": check_labels,
         "awkward": awkward,
         "whole_script": check_whole_script,
         "make": make,

@@ -9,7 +9,8 @@
     models.py positions DIR  writes DIR/positions.safetensors: what timm makes of a transformer's positions for other sizes
 
 `logits` and `timm` print the path of each file and then wait for a line on standard input, so that a reader can delete
-the file before the next one is made: together they are several gigabytes.
+the file before the next one is made: together they are several gigabytes. They write one of a kind, the first of those whose names
+differ in numbers only, without those of LIKE_OTHERS; or, where the variable OFFSHOOT_GOLDEN is set, those that it names, or `all`.
 
 state_dicts.txt has a block a model. First a line `model NAME PARAMETERS`, with `+HEAD` behind the name when the head is
 replaced by ten classes. Then a line a module: `PATH NAME,NAME SHAPE`, its tensors that share a shape, in the state
@@ -20,7 +21,9 @@ import copy
 import itertools
 import os
 import pathlib
+import re
 import sys
+import unittest.mock
 
 import timm
 import torch
@@ -38,6 +41,12 @@ NAMES += [f"efficientnet_lite{n}{end}" for end in ("", "_symmetric") for n in ra
 NAMES += ["mobilenet_v3_small", "mobilenet_v3_large", *(f"efficientnet_b{n}" for n in range(5))]
 NAMES += ["convnext_tiny", "convnext_small", "vit_b_16", "vit_small_patch14_dinov2"]
 NAMES += ["vgg16", "vgg16_bn", "densenet121", "regnet_y_400mf", "squeezenet1_1"]
+NAMES += ["resnext50_32x4d", "wide_resnet50_2", "mnasnet1_0", "shufflenet_v2_x1_0", "efficientnet_v2_s", "googlenet"]
+NAMES += ["inception_v3", "deit_tiny_patch16_224", "mobilenetv4_conv_small", "swin_t", "swin_v2_t", "maxvit_t"]
+# timm's with the padding and the epsilon of TensorFlow; the names of the parameters are torchvision's.
+TENSORFLOW = {f"tf_efficientnet_b{n}": f"efficientnet_b{n}" for n in range(5)} | {"tf_efficientnetv2_s": "efficientnet_v2_s"}
+TENSORFLOW |= {f"tf_mobilenetv3_{size}_100": f"mobilenet_v3_{size}" for size in ("small", "large")}
+NAMES += TENSORFLOW
 HEADS = ["linear", "mlp:256,dropout=0.4"]
 # Height and width of the golden inputs: the published size once a family, an odd one to try the padding.
 SIZES = {"resnet18": 97, "resnet34": 64, "resnet50": 224, "resnet101": 64, "resnet152": 65}
@@ -49,17 +58,38 @@ SIZES |= {"mobilenet_v3_small": 97, "mobilenet_v3_large": 224, "efficientnet_b0"
 SIZES |= {"efficientnet_b2": 97, "efficientnet_b3": 95, "efficientnet_b4": 96, "convnext_tiny": 97, "convnext_small": 64}
 SIZES |= {"vit_b_16": 224, "vit_small_patch14_dinov2": 98, "vgg16": 224, "vgg16_bn": 224}
 SIZES |= {"densenet121": 97, "regnet_y_400mf": 224, "squeezenet1_1": 97}
+SIZES |= {"resnext50_32x4d": 65, "wide_resnet50_2": 64, "mnasnet1_0": 97, "shufflenet_v2_x1_0": 97, "efficientnet_v2_s": 97}
+SIZES |= {"googlenet": 97, "inception_v3": 139, "deit_tiny_patch16_224": 96, "mobilenetv4_conv_small": 97}
+# Windows that are padded, and pictures of odd size whose pixels are merged.
+SIZES |= {"swin_t": 100, "swin_v2_t": 132, "maxvit_t": 224}
+SIZES |= dict(zip(TENSORFLOW, (224, 97, 98, 95, 96, 97, 97, 224), strict=True))
 # One of each family with operators that ResNets have not.
 GRADIENTS = ["mobilenet_v3_small", "efficientnet_b0", "convnext_tiny", "vit_small_patch14_dinov2", "densenet121"]
-GRADIENTS += ["regnet_y_400mf", "squeezenet1_1"]
+GRADIENTS += ["regnet_y_400mf", "squeezenet1_1", "resnext50_32x4d", "shufflenet_v2_x1_0", "mnasnet1_0", "efficientnet_v2_s"]
+GRADIENTS += ["googlenet", "swin_t", "swin_v2_t"]
+# Height and width of the pictures of gradients. Small, so that few inputs of ReLUs are close to zero and few values in a window of max
+# pooling close to each other; a transformer has its positions' size.
+GRADIENT_SIZES = {"vit_small_patch14_dinov2": 98, "googlenet": 32}
+# How much rounding may change gradients, relative to the largest, and how much larger than the next one the largest value in a window
+# of max pooling must be, relative to it. GoogLeNet has thirteen poolings, and batch norms that multiply rounding errors.
+ROUNDING = {"googlenet": (5e-4, 2e-5)}
+USUAL_ROUNDING = (1e-4, 5e-6)
+# The seeds of batches whose gradients rounding does not change more, where the search for one takes long.
+BATCHES = {"googlenet": 1, "densenet121": 21, "squeezenet1_1": 2, "resnext50_32x4d": 1, "shufflenet_v2_x1_0": 3}
 
+# Large, or with the operators of others.
+LIKE_OTHERS = {"vgg16", "convnext_small", "wide_resnet50_2", "tf_efficientnetv2_s", "tf_mobilenetv3_large_100"}
+LIKE_OTHERS |= {"mobilenet_v3_large"}
 
 # timm's models that compute what ours do, under other names. Its sizes are our defaults.
 TIMM = {"mobilenet_v2": "mobilenetv2_100", "mobilenet_v3_small": "mobilenetv3_small_100"}
 TIMM |= {"mobilenet_v3_large": "mobilenetv3_large_100", "convnext_tiny": "convnext_tiny", "convnext_small": "convnext_small"}
 TIMM |= {f"efficientnet_b{n}": f"efficientnet_b{n}" for n in range(5)}
 TIMM |= {"vgg16": "vgg16", "vgg16_bn": "vgg16_bn", "vit_b_16": "vit_base_patch16_224", "regnet_y_400mf": "regnety_004"}
-TIMM |= {"resnet50": "resnet50", "densenet121": "densenet121"}
+TIMM |= {"resnet50": "resnet50", "densenet121": "densenet121", "mnasnet1_0": "mnasnet_100"}
+TIMM |= {"efficientnet_v2_s": "efficientnetv2_s", "inception_v3": "inception_v3", "resnext50_32x4d": "resnext50_32x4d"}
+TIMM |= {"swin_t": "swin_tiny_patch4_window7_224"}
+TIMM |= {name: name for name in TENSORFLOW}
 
 
 def build(name, size=None):
@@ -71,7 +101,25 @@ def build(name, size=None):
         return timm.create_model(name.removesuffix("_symmetric"))
     if name.startswith("efficientnet_lite"):
         return timm.create_model("tf_" + name)
+    if name == "deit_tiny_patch16_224":
+        return timm.create_model(name, **({"img_size": size} if size else {}))
+    if name == "mobilenetv4_conv_small":
+        return timm.create_model(name)
+    if name in ("googlenet", "inception_v3"):
+        return getattr(torchvision.models, name)(weights=None, aux_logits=False, init_weights=False)
+    if name in TENSORFLOW:
+        return as_tensorflow(build(TENSORFLOW[name]))
     return getattr(torchvision.models, name)(weights=None)
+
+
+def as_tensorflow(model):
+    """timm's padding and epsilon of TensorFlow in a model of torchvision."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            module.__class__ = timm.layers.Conv2dSame
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps = 1e-3
+    return model
 
 
 def new_head(text, features):
@@ -96,7 +144,8 @@ def replace_head(model, text):
 def describe(name, model):
     yield f"model {name} {sum(p.numel() for p in model.parameters())}"
     tensors = [(*(k if "." in k else ".." + k).rsplit(".", 1), "x".join(map(str, t.shape))) for k, t in model.state_dict().items()]
-    tensors = [t for t in tensors if t[1] != "num_batches_tracked"]
+    left_out = ["num_batches_tracked"]
+    tensors = [t for t in tensors if t[1] not in left_out]
     for (path, shape), group in itertools.groupby(tensors, key=lambda t: (t[0], t[2])):
         yield f"{path} {','.join(name for _, name, _ in group)} {shape}"
 
@@ -115,6 +164,7 @@ def write_state_dicts():
 def write_timm_keys():
     # One a family: the others differ in the number of blocks.
     same = ["convnext_small", "vgg16_bn", "resnet50", "densenet121", *(f"efficientnet_b{n}" for n in range(1, 5))]
+    same += [*TENSORFLOW, "inception_v3", "resnext50_32x4d"]
     names = [name for name in TIMM if name not in same]
     lines = [line for name in names for line in describe(name, timm.create_model(TIMM[name]))]
     (GOLDEN / "timm_keys.txt").write_text("\n".join(lines) + "\n")
@@ -129,8 +179,13 @@ def randomize(model, x):
     for name, p in model.named_parameters():
         if name.endswith(("layer_scale", ".gamma")):
             nn.init.uniform_(p, 0.1, 0.4)
-        elif "token" in name or "pos_embed" in name:
+        elif "token" in name or "pos_embed" in name or "bias_table" in name or "cpb_mlp" in name:
             nn.init.normal_(p, 0, 0.5)
+        elif name.startswith("features.") and name.endswith(("qkv.weight", "qkv.bias")):
+            nn.init.normal_(p, 0, 0.1)
+        elif name.endswith("logit_scale"):
+            # The larger the scale of cosines is, the more it multiplies rounding errors.
+            nn.init.uniform_(p, 1.0, 2.5)
     for layer in model.modules():
         # torchvision's transformers start with a head of zeros.
         if isinstance(layer, nn.Linear) and not layer.weight.any():
@@ -157,7 +212,7 @@ def randomize(model, x):
 
 @torch.no_grad()
 def write_logits(directory):
-    for name in NAMES:
+    for name in chosen(NAMES):
         torch.manual_seed(0)
         size = SIZES[name]
         model = build(name, size)
@@ -167,14 +222,14 @@ def write_logits(directory):
         assert exact.isfinite().all() and exact.any(), name
         tensors = dict(model.state_dict()) | {"golden.input": x, "golden.logits": model(x), "golden.exact": exact}
         if name in GRADIENTS:
-            # Small, so that few inputs of ReLUs are close to zero; a transformer has its positions' size.
-            tensors |= gradients(model, size if "vit" in name else 64)
+            tensors |= gradients(name, model)
         hand_over(tensors, directory / f"{name}.safetensors")
 
 
 @torch.no_grad()
 def write_timm(directory):
-    for name, other in TIMM.items():
+    for name in chosen(TIMM):
+        other = TIMM[name]
         torch.manual_seed(0)
         model = timm.create_model(other)
         x = torch.randn(2, 3, 224, 224)
@@ -182,6 +237,14 @@ def write_timm(directory):
         exact = copy.deepcopy(model).double()(x.double()).float()
         tensors = dict(model.state_dict()) | {"golden.input": x, "golden.logits": model(x), "golden.exact": exact}
         hand_over(tensors, directory / f"{name}.safetensors")
+
+
+def chosen(names):
+    only = os.environ.get("OFFSHOOT_GOLDEN", "").split()
+    if not only:
+        kinds = {re.sub(r"\d+", "", name): name for name in reversed(list(names))}
+        return [name for name in names if name in kinds.values() and name not in LIKE_OTHERS]
+    return [name for name in names if only == ["all"] or name in only]
 
 
 def hand_over(tensors, path):
@@ -198,11 +261,13 @@ def write_positions(directory):
 
 
 @torch.enable_grad()
-def gradients(model, size):
+def gradients(name, model):
     """Of about ten parameters, spread over the model, for a batch that leaves most of them well defined.
 
     The biases of norms are others than in `model`, and are part of the result.
     """
+    size, first = GRADIENT_SIZES.get(name, 64), BATCHES.get(name, 0)
+    rounding, lead = ROUNDING.get(name, USUAL_ROUNDING)
     model = copy.deepcopy(model).train()
     for module in model.modules():
         if isinstance(module, nn.Dropout) or type(module).__name__ == "StochasticDepth":
@@ -222,18 +287,49 @@ def gradients(model, size):
         loss = nn.functional.cross_entropy(model(x), labels)
         return torch.autograd.grad(loss, [chosen[name] for name in names])
 
-    for _ in range(50):
+    for seed in range(first, first + 500):
+        torch.manual_seed(seed)
         x, labels = torch.randn(4, 3, size, size), torch.randint(0, 1000, (4,))
+        if smallest_lead(double, x.double()) < lead:
+            continue
         exact = of(double, x.double(), labels)
         grads = [of(model, x, labels), *(of(rounded, x.double(), labels) for _ in range(3))]
         # Where a ReLU's input is so close to zero that rounding decides its side, all gradients before it make a step. And what
         # a norm takes out again, as the bias of one before it, has no gradient: all digits of it are rounding.
-        known = [all((g - e).abs().max() < 1e-4 * e.abs().max() for g in others) for *others, e in zip(*grads, exact)]
+        known = [all((g - e).abs().max() < rounding * e.abs().max() for g in others) for *others, e in zip(*grads, exact)]
         if sum(known) >= 6:
             break
     assert sum(known) >= 6, "no batch leaves the gradients well defined"
+    if seed != first:
+        print(f"BATCHES[{name!r}] = {seed} saves the search", file=sys.stderr)
     result = {f"golden.grad.{name}": g for name, g, known in zip(names, grads[0], known) if known}
-    return result | moved | {"golden.batch": x, "golden.labels": labels}
+    return result | moved | {"golden.batch": x, "golden.labels": labels, "golden.rounding": torch.tensor(rounding)}
+
+
+@torch.no_grad()
+def smallest_lead(model, x):
+    """How much larger, relative to it, the largest value of a window of max pooling is than the next one, in the closest window.
+
+    Where rounding decides which of two pixels it is, the gradient goes to the one or to the other. Equal values are left out: they
+    are one pixel that an earlier pooling has put into several places. So are windows of zeros, behind which a ReLU stops the gradient.
+    """
+    leads = []
+    pool = nn.functional.max_pool2d
+
+    def measured(x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False):
+        assert dilation == 1 and not return_indices
+        step = stride or kernel_size
+        behind = padding + (step - 1 if ceil_mode else 0)
+        padded = nn.functional.pad(x, (padding, behind, padding, behind), value=-torch.inf)
+        windows = nn.functional.unfold(padded, kernel_size, stride=step).unflatten(1, (x.shape[1], -1))
+        first = windows.amax(2)
+        second = windows.masked_fill(windows == first.unsqueeze(2), -torch.inf).amax(2)
+        leads.append(((first - second) / first)[first > 0].min().item())
+        return pool(x, kernel_size, stride, padding, dilation, ceil_mode)
+
+    with unittest.mock.patch.object(nn.functional, "max_pool2d", measured):
+        model(x)
+    return min(leads, default=torch.inf)
 
 
 @torch.no_grad()

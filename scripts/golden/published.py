@@ -16,6 +16,8 @@ OUT = pathlib.Path(__file__).parents[2] / "crates/offshoot-models/src/published"
 NAMES = [f"resnet{n}" for n in (18, 34, 50, 101, 152)] + ["mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large"]
 NAMES += [*(f"efficientnet_b{n}" for n in range(5)), "convnext_tiny", "convnext_small", "vit_b_16"]
 NAMES += ["vgg16", "vgg16_bn", "densenet121", "regnet_y_400mf", "squeezenet1_1"]
+NAMES += ["resnext50_32x4d", "wide_resnet50_2", "mnasnet1_0", "shufflenet_v2_x1_0", "efficientnet_v2_s", "googlenet"]
+NAMES += ["inception_v3", "swin_t", "swin_v2_t", "maxvit_t"]
 
 
 def row(name, weights):

@@ -257,8 +257,7 @@ mod tests {
             (value.name.clone(), Tensor::full(value.shape.as_fixed().expect("parameters are fixed"), 1.0))
         };
         let weights = g.parameters().iter().map(one).collect();
-        let metadata =
-            Metadata { architecture: None, head: None, classes: vec![], preprocessing: Default::default() };
+        let metadata = Metadata::default();
         Model { graph: g, weights, metadata }
     }
 

@@ -73,7 +73,7 @@ fn model() -> Model {
     let weights = weights.collect();
     let classes = (0..7).map(|i| i.to_string()).collect();
     let preprocessing = Preprocessing { size: 32, ..Default::default() };
-    Model { graph: g, weights, metadata: Metadata { architecture: None, head: None, classes, preprocessing } }
+    Model { graph: g, weights, metadata: Metadata { classes, preprocessing, ..Metadata::default() } }
 }
 
 fn batches(seed: u64) -> Vec<Tensor> {

@@ -1,4 +1,7 @@
-//! What the tests of offshoot share: one comparison of numbers, which nothing that is not a number passes.
+//! What the tests of offshoot share: a comparison of numbers that nothing passes which is not a number, and the choice of networks for slow
+//! tests.
+
+use std::collections::HashSet;
 
 /// The largest difference between two lists of numbers, relative to the largest magnitude of `wanted`. It is infinite
 /// where a number is a NaN, or infinite and not equal, or where `wanted` is all zeros and `found` is not: every
@@ -36,6 +39,23 @@ pub fn difference_above<A: Copy + Into<f64>, B: Copy + Into<f64>>(
     if worst == 0.0 { 0.0 } else { worst / largest }
 }
 
+/// The networks that a slow test takes out of `names`: the first of those whose names differ in numbers only, which are of one kind; or,
+/// where the variable OFFSHOOT_GOLDEN is set, those that it names, or `all`. As `scripts/golden/models.py`, which leaves out more.
+pub fn chosen<'a>(names: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+    choose(names, &std::env::var("OFFSHOOT_GOLDEN").unwrap_or_default())
+}
+
+fn choose<'a>(names: impl Iterator<Item = &'a str>, wanted: &str) -> Vec<&'a str> {
+    let wanted: Vec<&str> = wanted.split_whitespace().collect();
+    let mut kinds = HashSet::new();
+    let is_chosen = |name: &&str| match wanted[..] {
+        [] => kinds.insert(name.replace(|c: char| c.is_ascii_digit(), "")),
+        ["all"] => true,
+        _ => wanted.contains(name),
+    };
+    names.filter(is_chosen).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -64,5 +84,14 @@ mod tests {
     #[should_panic(expected = "as many numbers")]
     fn lists_of_other_lengths_do_not_pass() {
         difference(&[1.0f32, 2.0], &[1.0f32]);
+    }
+
+    #[test]
+    fn one_of_a_kind_is_chosen() {
+        let names = ["net18", "net50", "net_v2_t", "net_t", "net_v1_t"];
+        let chosen = |wanted| choose(names.into_iter(), wanted);
+        assert_eq!(chosen(""), ["net18", "net_v2_t", "net_t"]);
+        assert_eq!(chosen("all"), names);
+        assert_eq!(chosen("net50 net_t"), ["net50", "net_t"]);
     }
 }

@@ -7,8 +7,8 @@ use std::sync::OnceLock;
 use std::thread;
 
 use offshoot::{
-    Classification, Classifier, CpuOptions, Device, Error, FineTune, ModelSource, PreprocessingSettings,
-    View, predict,
+    Classification, Classifier, CpuOptions, Device, Error, FineTune, ModelSource, PredictOptions,
+    PreprocessingSettings, View, predict,
 };
 
 /// Small pictures of the repository.
@@ -67,10 +67,17 @@ fn answers_are_those_of_predict_whatever_the_model_is_stored_in() {
         let model = ModelSource::Path(path).load(&Default::default()).unwrap().model;
         let mut predicted = Vec::new();
         let views = [View::default()];
-        let failed = predict(&model, pictures(), &views, (2, true), &executor, |prediction| {
-            predicted.push(prediction);
-            Ok(())
-        });
+        let failed = predict(
+            &model,
+            pictures(),
+            &views,
+            PredictOptions { top: 2, logits: true, threshold: None },
+            &executor,
+            |prediction| {
+                predicted.push(prediction);
+                Ok(())
+            },
+        );
         assert!(failed.unwrap().is_empty());
         assert_eq!(predicted.len(), PICTURES.len());
         for prediction in predicted {
