@@ -7,17 +7,19 @@ mod shapes;
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use half::bf16;
 use offshoot_cpu::kernels::Activation;
 use offshoot_cpu::kernels::conv::{Epilogue, PackedFilter, conv};
 use offshoot_cpu::kernels::conv_input_grad::conv_input_grad;
 use offshoot_cpu::kernels::conv_weight_grad::{conv_weight_grad, conv_weight_grad_workspace};
+use offshoot_cpu::kernels::element::Element;
 use offshoot_cpu::kernels::simd::Isa;
 
 use ceilings::Ceilings;
 use shapes::padded;
 
 /// Size of the input, channels in and out, kernel and stride.
-const LAYERS: [[usize; 5]; 10] = [
+const LAYERS: [[usize; 5]; 11] = [
     [224, 3, 64, 7, 2],
     [56, 64, 64, 3, 1],
     [14, 256, 256, 3, 1],
@@ -28,25 +30,35 @@ const LAYERS: [[usize; 5]; 10] = [
     [224, 3, 32, 3, 2],
     [56, 24, 144, 1, 1],
     [14, 96, 576, 1, 1],
+    [14, 768, 3072, 1, 1],
 ];
 
 fn layers(criterion: &mut Criterion<Ceilings>) {
     for (batch, layer) in [1, 16].into_iter().flat_map(|batch| LAYERS.map(|layer| (batch, layer))) {
         for isa in Isa::available().into_iter().filter(|&isa| isa != Isa::PORTABLE) {
-            bench_layer(criterion, isa, batch, layer);
+            bench_layer::<f32>(criterion, isa, batch, layer, |x| x);
+            bench_layer::<bf16>(criterion, isa, batch, layer, bf16::from_f32);
         }
     }
 }
 
-fn bench_layer(criterion: &mut Criterion<Ceilings>, isa: Isa, batch: usize, layer: [usize; 5]) {
+fn bench_layer<E: Element>(
+    criterion: &mut Criterion<Ceilings>,
+    isa: Isa,
+    batch: usize,
+    layer: [usize; 5],
+    number: fn(f32) -> E,
+) {
     let s = padded(batch, layer, 1);
     let [size, in_c, out_c, kernel, stride] = layer;
-    let (x, w) = (vec![0.5; batch * size * size * in_c], vec![0.25; out_c * in_c * kernel * kernel]);
-    let dy = vec![0.5; batch * s.out_h * s.out_w * out_c];
+    let (x, w) = (vec![number(0.5); batch * size * size * in_c], vec![0.25; out_c * in_c * kernel * kernel]);
+    let dy = vec![number(0.5); batch * s.out_h * s.out_w * out_c];
     let (mut y, mut dx, mut dw) = (dy.clone(), x.clone(), w.clone());
     let bias = vec![0.1; out_c];
     let mut filter = PackedFilter::new();
-    let name = format!("{isa} batch {batch}: {size} {in_c}->{out_c} {kernel}x{kernel}/{stride}");
+    filter.set_element::<E>();
+    let dtype = E::DTYPE;
+    let name = format!("{dtype} {isa} batch {batch}: {size} {in_c}->{out_c} {kernel}x{kernel}/{stride}");
     let mut group = criterion.benchmark_group(name);
     group.sample_size(10);
     group.throughput(Throughput::Elements((2 * dy.len() * w.len() / out_c) as u64));

@@ -7,7 +7,7 @@ use super::element::Element;
 use super::elementwise::unary_in_place;
 use super::gather::{self, Cells, Gather, Operands, Tap, Target, WeightOrder};
 use super::grouped::{self, by_groups};
-use super::parallel::{self, Shared};
+use super::parallel::Shared;
 use super::shape::Columns;
 use super::simd::Isa;
 use super::size::elements;
@@ -372,10 +372,12 @@ fn parts_of_source<'x, E: Element>(
 /// When the shape does not [fit](ConvShape::fits).
 pub fn moment_rows<E: Element>(isa: Isa, shape: &ConvShape) -> Option<Vec<usize>> {
     shape.check();
-    let gather = forward(shape);
-    let blocks = gather::moment_blocks(&gather);
-    let rows = (0..blocks).map(|block| parallel::part(gather.pixels(), blocks, block).len());
-    (Method::of(isa, E::DTYPE, shape) != Method::Winograd).then(|| rows.collect())
+    let cells = match Method::of(isa, E::DTYPE, shape) {
+        Method::Winograd => return None,
+        Method::Grouped => Cells::Floats,
+        Method::Gather(cells) => cells,
+    };
+    Some(gather::moment_rows(&forward(shape), cells))
 }
 
 /// y = conv(x) for a batch norm to follow: as [`conv`], with an input that is computed while it is read, and with the moments of

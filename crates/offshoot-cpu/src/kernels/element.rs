@@ -163,6 +163,17 @@ pub(super) enum SharedView {
     F16(Shared<f16>),
 }
 
+impl SharedView {
+    /// Where the elements begin, and the bytes that each takes.
+    pub(super) fn bytes(self) -> (*const u8, usize) {
+        match self {
+            SharedView::F32(v) => (v.get().cast_const().cast(), 4),
+            SharedView::Bf16(v) => (v.get().cast_const().cast(), 2),
+            SharedView::F16(v) => (v.get().cast_const().cast(), 2),
+        }
+    }
+}
+
 impl Element for f32 {
     #[inline(always)]
     unsafe fn load<S: Simd>(from: *const f32) -> S::V {

@@ -12,7 +12,7 @@ pub(super) use self::weight_grad::{weight_grad, weight_grad_workspace};
 use super::ConvShape;
 use super::batch_norm::area_moments;
 use super::element::{Element, SharedView, ViewMut};
-use super::gather::{Gather, Operands, WeightOrder, moment_blocks};
+use super::gather::{Cells, Gather, Operands, WeightOrder, moment_blocks};
 use super::parallel::{self, Shared};
 use super::rows::{Area, load, store};
 use super::simd::{Isa, Kernel, Simd, dispatch};
@@ -128,7 +128,7 @@ unsafe fn run_of<E: Element>(isa: Isa, gather: &Gather, operands: Operands<'_>, 
     let lanes = Lanes::new(isa, gather);
     let (pixels, vectors) = (gather.pixels(), lanes.vectors());
     let pixel_parts = match operands.moments {
-        Some(_) => moment_blocks(gather),
+        Some(_) => moment_blocks(gather, Cells::Floats),
         None => pixels.div_ceil(PIXELS),
     };
     // (Vectors too, where pixels alone leave threads without work.)

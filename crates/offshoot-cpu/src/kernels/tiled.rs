@@ -1,6 +1,8 @@
 //! Operands of products of bf16 on tiles, copied into scratch in the form that tiles have: rows of pairs of the reduction on the left,
 //! a row for each pair on the right. What is beyond the reduction, up to a whole step, is zeros.
 
+use std::ptr;
+
 use half::bf16;
 
 use super::gather::copy;
@@ -13,7 +15,7 @@ use super::tile;
 pub(super) const STEP_PAIRS: usize = STEP / 4;
 
 /// Pairs of the reduction that are copied at a time.
-pub(super) const PAIRS: usize = 128;
+pub(super) const PAIRS: usize = 256;
 
 /// Floats from a row of the left operand to the next: an odd number of cache lines.
 pub(super) const PITCH: usize = PAIRS + STEP_PAIRS;
@@ -169,11 +171,8 @@ impl Block {
                 // Safety: the caller's.
                 unsafe {
                     let out: *mut u8 = sums.add(rows.start * sums_row + col).cast();
-                    let (start, start_row) = if first {
-                        (tile::ZEROS.as_ptr().cast(), 0)
-                    } else {
-                        (out.cast_const(), 4 * sums_row)
-                    };
+                    let (start, start_row) =
+                        if first { (ptr::null(), 0) } else { (out.cast_const(), 4 * sums_row) };
                     let product = Product {
                         a: left.add(rows.start * PITCH).cast(),
                         a_row: 4 * PITCH,

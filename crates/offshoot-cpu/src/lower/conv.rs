@@ -342,7 +342,7 @@ impl Lowering<'_> {
         Ok(())
     }
 
-    /// `then` is a function of an f32 product.
+    /// `then` is a function of the product's elements.
     pub(super) fn gemm<E: Element>(
         &mut self,
         node: &Node,

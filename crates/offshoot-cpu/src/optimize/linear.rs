@@ -39,14 +39,14 @@ pub(super) fn fuse_linear(graph: &Graph<CpuOp>) -> Result<Graph<CpuOp>, GraphErr
     rewriter.finish()
 }
 
-/// The result of the Gemm behind which `node` is a function of f32, and the function.
+/// The result of the Gemm behind which `node` is a function of each element, and the function.
 fn linear(readers: &Readers<'_>, node: &Node<CpuOp>) -> Option<(ValueId, Unary)> {
     let Op::Unary(function) = *node.op.plain()? else { return None };
     let mut product = node.inputs[0];
-    let mut maker = readers.inner(product)?;
+    let mut maker = readers.maker(product)?;
     if let Op::Shape(ShapeOp::Reshape { .. } | ShapeOp::Flatten { .. }) = maker.op.plain()? {
         product = maker.inputs[0];
-        maker = readers.inner(product)?;
+        maker = readers.maker(product)?;
     }
     matches!(maker.op.plain(), Some(Op::Gemm(_))).then_some((product, function))
 }

@@ -45,6 +45,11 @@ impl<'a> Readers<'a> {
         if self.of_f32(value).len() == 1 { self.producer(value) } else { None }
     }
 
+    /// The node that makes a value of any type which one node reads.
+    pub(super) fn maker(&self, value: ValueId) -> Option<&'a Node<CpuOp>> {
+        self.only(value).and_then(|_| self.producer(value))
+    }
+
     pub(super) fn producer(&self, value: ValueId) -> Option<&'a Node<CpuOp>> {
         self.graph.producer(value).map(|node| self.graph.node(node))
     }

@@ -2,13 +2,14 @@
 
 use std::marker::PhantomData;
 use std::ops::Range;
+use std::ptr;
 
 use half::{bf16, f16};
 
 use super::Operands;
 use super::ahead::Ahead;
 use super::copy::Inner;
-use super::plan::{BLOCK, Plan};
+use super::plan::{BLOCK, Order, Plan};
 use crate::kernels::batch_norm::{Affine, area_moments};
 use crate::kernels::element::{Element, SharedView, View};
 use crate::kernels::elementwise::InPlace;
@@ -17,7 +18,7 @@ use crate::kernels::prefetch::{self, Stream};
 use crate::kernels::rows::{Area, load, read_rows};
 use crate::kernels::simd::tiles::{self, Factors, Product, STEP};
 use crate::kernels::simd::{Kernel, Simd};
-use crate::kernels::tile::{self, Layout, MAX_COLS, Matrix, STRIDE, Tile, UNBOUNDED, run_tile, tile_starts};
+use crate::kernels::tile::{self, Layout, Matrix, STRIDE, Tile, UNBOUNDED, run_tile, tile_starts};
 
 /// One task: a block of pixels by a range of panels.
 pub(super) struct Block<'a, L> {
@@ -39,7 +40,7 @@ impl<L: Layout> Kernel for Block<'_, L> {
         let (plan, gather) = (self.plan, self.plan.gather);
         let panels = parallel::part(plan.panels(), plan.panel_blocks, self.index % plan.panel_blocks);
         let rest = self.index / plan.panel_blocks;
-        let pixels = parallel::part(gather.pixels(), plan.pixel_blocks, rest % plan.pixel_blocks);
+        let pixels = plan.pixels(rest % plan.pixel_blocks);
         let group = rest / plan.pixel_blocks;
         let mut targets = [0; BLOCK];
         let mut pixel = gather.pixel(pixels.start);
@@ -54,63 +55,51 @@ impl<L: Layout> Kernel for Block<'_, L> {
         let stage_cols = plan.stage_cols();
         stage_rows.iter_mut().enumerate().for_each(|(i, row)| *row = i * stage_cols);
         let stage = self.scratch.as_mut_ptr().wrapping_add(BLOCK * STRIDE);
+        let rows = Rows { targets, starts, stage, stage_rows: &stage_rows[..targets.len()] };
         let parts = plan.parts();
         let (source, following) = (self.rows_in_place(pixels.start), self.following(&pixels));
-        for i in 0..parts {
-            let depth = plan.part(i);
-            if source.is_none() {
-                // Safety: the scratch has a row of STRIDE floats for every pixel.
-                unsafe { self.gather_rows::<S>(pixels.clone(), group, depth.clone()) };
-            }
-            let panels = panels.clone();
-            let (first, last) = (i == 0, i + 1 == parts);
-            let tiles = panels.len() * (starts.len() - 1);
-            let unread = source.filter(|_| first).map(|source| (source, gather.source_c()));
-            let ahead = Ahead::new(unread, following, tiles, depth.len());
-            let place = Place { group, first, last, depth, panels, source, ahead };
-            for panel in place.panels.clone() {
-                let first_col = panel * plan.panel;
-                // Safety: `S` is available; the rows have been gathered; targets lie within the output.
+        let order = if L::TILES { plan.order() } else { Order::PartsFirst };
+        let tiles = starts.len() - 1;
+        let [outer, inner] = match order {
+            Order::PartsFirst => [parts, panels.len()],
+            Order::PanelsFirst => [panels.len(), parts],
+            Order::RowsFirst => [tiles, panels.len()],
+        };
+        for i in 0..outer {
+            for j in 0..inner {
+                let (part, panel, tiles) = match order {
+                    Order::PartsFirst => (i, j, 0..tiles),
+                    Order::PanelsFirst => (j, i, 0..tiles),
+                    Order::RowsFirst => (0, j, i..i + 1),
+                };
+                let (depth, first) = (plan.part(part), part == 0);
+                let gathers = j == 0 && (i == 0 || order == Order::PartsFirst);
+                // Safety: `S` is available; the rows are gathered before they are multiplied, and the scratch has STRIDE floats for each.
                 unsafe {
-                    let sums = match self.out {
-                        SharedView::F32(out) => {
-                            let residual = self.operands.residual.and_then(f32::of);
-                            let residual = residual.map(|r| r.as_ptr().add(first_col));
-                            let out = out.get().add(first_col);
-                            Sums { out, rows: targets, residual, bounds: self.operands.bounds }
-                        }
-                        SharedView::Bf16(_) | SharedView::F16(_) => {
-                            let at = if parts == 1 { 0 } else { (panel - place.panels.start) * plan.panel };
-                            let (out, rows) = (stage.wrapping_add(at), &stage_rows[..targets.len()]);
-                            Sums { out, rows, residual: None, bounds: UNBOUNDED }
-                        }
-                    };
-                    self.multiply::<S>(&place, panel, &sums, starts);
-                    if !place.last {
-                        continue;
+                    if source.is_none() && gathers {
+                        self.gather_rows::<S>(pixels.clone(), group, depth.clone());
                     }
-                    let block = (rest % plan.pixel_blocks, group, panel);
-                    match self.out {
-                        SharedView::F32(out) => {
-                            if let Some(op) = self.operands.then {
-                                let cols = (gather.cols - first_col).min(plan.panel);
-                                S::apart(InPlace { op, x: sums.out, rows: targets, cols });
-                            }
-                            self.moments(block, out, targets);
-                        }
-                        SharedView::Bf16(out) => {
-                            self.store::<S, _>(panel, &sums, out, targets);
-                            self.moments(block, out, targets);
-                        }
-                        SharedView::F16(out) => {
-                            self.store::<S, _>(panel, &sums, out, targets);
-                            self.moments(block, out, targets);
-                        }
-                    }
+                    let unread = source.filter(|_| first).map(|source| (source, plan.source_pitch()));
+                    let ahead = Ahead::new(unread, following, panels.len() * (starts.len() - 1), depth.len());
+                    let (last, panels) = (part + 1 == parts, panels.clone());
+                    let panel = panels.start + panel;
+                    let place = Place { group, first, last, depth, panels, source, ahead, tiles };
+                    self.panel::<S>(&place, panel, &rows);
                 }
             }
         }
     }
+}
+
+/// The rows of a block.
+struct Rows<'a> {
+    /// Where each row of the output begins.
+    targets: &'a [usize],
+    /// Where tiles start, and the last one ends.
+    starts: &'a [usize],
+    /// Sums whose output is no f32, and where each row of them begins.
+    stage: *mut f32,
+    stage_rows: &'a [usize],
 }
 
 /// Where the sums of a panel go.
@@ -136,6 +125,8 @@ struct Place {
     source: Option<*const f32>,
     /// What its tiles ask for.
     ahead: Ahead,
+    /// The tiles.
+    tiles: Range<usize>,
 }
 
 impl<L: Layout> Block<'_, L> {
@@ -161,6 +152,61 @@ impl<L: Layout> Block<'_, L> {
                 Some(source[pixel * self.plan.gather.source_c()..].as_ptr())
             }
             _ => None,
+        }
+    }
+
+    /// Multiplies a part of the reduction with a panel, and stores the sums after the last part.
+    #[inline(always)]
+    unsafe fn panel<S: Simd>(&self, place: &Place, panel: usize, rows: &Rows<'_>) {
+        let (plan, gather) = (self.plan, self.plan.gather);
+        let first_col = panel * plan.panel;
+        let targets = rows.targets;
+        // Safety: `S` is available; the rows have been gathered; targets lie within the output.
+        unsafe {
+            let sums = match self.out {
+                SharedView::F32(out) => {
+                    let residual = self.operands.residual.and_then(f32::of);
+                    let residual = residual.map(|r| r.as_ptr().add(first_col));
+                    let out = out.get().add(first_col);
+                    Sums { out, rows: targets, residual, bounds: self.operands.bounds }
+                }
+                SharedView::Bf16(_) | SharedView::F16(_) => {
+                    let at = (panel - place.panels.start) * plan.panel % plan.stage_cols();
+                    let out = rows.stage.wrapping_add(at);
+                    Sums { out, rows: rows.stage_rows, residual: None, bounds: UNBOUNDED }
+                }
+            };
+            self.multiply::<S>(place, panel, &sums, rows);
+            if !place.last {
+                return;
+            }
+            let (these, ends) = (
+                rows.starts[place.tiles.start]..rows.starts[place.tiles.end],
+                place.tiles.end + 1 == rows.starts.len(),
+            );
+            let sums = Sums { rows: &sums.rows[these.clone()], ..sums };
+            let block = (self.index / plan.panel_blocks % plan.pixel_blocks, place.group, panel);
+            match self.out {
+                SharedView::F32(out) => {
+                    if let Some(op) = self.operands.then {
+                        let cols = (gather.cols - first_col).min(plan.panel);
+                        S::apart(InPlace { op, x: sums.out, rows: targets, cols });
+                    }
+                    self.moments(block, out, targets);
+                }
+                SharedView::Bf16(out) => {
+                    self.store::<S, _>(place.group, panel, &sums, out, &targets[these]);
+                    if ends {
+                        self.moments(block, out, targets);
+                    }
+                }
+                SharedView::F16(out) => {
+                    self.store::<S, _>(place.group, panel, &sums, out, &targets[these]);
+                    if ends {
+                        self.moments(block, out, targets);
+                    }
+                }
+            }
         }
     }
 
@@ -269,6 +315,7 @@ impl<L: Layout> Block<'_, L> {
     #[inline(always)]
     unsafe fn store<S: Simd, E: Element>(
         &self,
+        group: usize,
         panel: usize,
         sums: &Sums<'_>,
         out: Shared<E>,
@@ -278,6 +325,9 @@ impl<L: Layout> Block<'_, L> {
         let first_col = panel * plan.panel;
         let cols = (plan.gather.cols - first_col).min(plan.panel);
         let residual = operands.residual.and_then(E::of).map(|residual| residual.as_ptr());
+        // (On tiles, sums start from zeros, which costs nothing.)
+        let bias = operands.bias.filter(|_| L::TILES);
+        let bias = bias.map(|bias| bias[group * plan.gather.cols + first_col..][..cols].as_ptr());
         let rows = &sums.rows[..targets.len()];
         // Safety: `cols` columns of each target are within the output and the residual, and those of each row in the stage.
         unsafe {
@@ -285,18 +335,46 @@ impl<L: Layout> Block<'_, L> {
                 for (&row, &target) in rows.iter().zip(targets) {
                     let at = target + first_col;
                     let residual = residual.map(|residual| residual.add(at));
-                    store_row::<S, E, E, L>(sums.out.add(row), residual, operands.bounds, out.at(at), cols);
+                    store_row::<S, E, E, L>(
+                        sums.out.add(row),
+                        bias,
+                        residual,
+                        operands.bounds,
+                        out.at(at),
+                        cols,
+                    );
                 }
                 return;
             };
             for (&row, &target) in rows.iter().zip(targets) {
                 let residual = residual.map(|residual| residual.add(target + first_col));
                 let row = sums.out.add(row);
-                store_row::<S, E, f32, L>(row, residual, operands.bounds, row, cols);
+                store_row::<S, E, f32, L>(row, bias, residual, operands.bounds, row, cols);
             }
             S::apart(InPlace { op, x: sums.out, rows, cols });
             for (&row, &target) in rows.iter().zip(targets) {
-                store_row::<S, E, E, L>(sums.out.add(row), None, UNBOUNDED, out.at(target + first_col), cols);
+                store_row::<S, E, E, L>(
+                    sums.out.add(row),
+                    None,
+                    None,
+                    UNBOUNDED,
+                    out.at(target + first_col),
+                    cols,
+                );
+            }
+        }
+    }
+
+    /// Asks for what the epilogue reads and writes of rows that begin at `targets`.
+    #[inline(always)]
+    fn ask_for_target(&self, first_col: usize, targets: &[usize]) {
+        let residual = self.operands.residual.map(|residual| residual.bytes());
+        let (out, size) = self.out.bytes();
+        for &target in targets {
+            let at = (target + first_col) * size;
+            prefetch::soon(out.wrapping_add(at));
+            if let Some((residual, _)) = residual {
+                prefetch::soon(residual.wrapping_add(at));
             }
         }
     }
@@ -306,35 +384,40 @@ impl<L: Layout> Block<'_, L> {
     unsafe fn multiply_tiles(
         &self,
         place: &Place,
+        panel: usize,
         (filter, columns): (*const f32, usize),
-        (bias, cols): (*const f32, usize),
         sums: &Sums<'_>,
-        starts: &[usize],
+        rows: &Rows<'_>,
     ) {
         let (emulated, out_row) = (self.plan.isa.emulates_tiles(), 4 * self.plan.stage_cols());
-        let mut start = [0.0f32; MAX_COLS];
-        // Safety: the bias has a float for each column; rows of sums follow one another in the stage, and those of the left operand in the
+        // Safety: rows of sums follow one another in the stage, and those of the left operand in the
         // source or in the scratch, filled up to whole steps as the panel is.
         unsafe {
-            bias.copy_to_nonoverlapping(start.as_mut_ptr(), cols);
             let (left, pitch) = match place.source {
-                Some(source) => (source.add(place.depth.start), self.plan.gather.source_c() / 2),
+                Some(source) => (source.add(place.depth.start), self.plan.source_pitch()),
                 None => (self.scratch.as_ptr(), STRIDE),
             };
-            for part in starts.windows(2) {
+            let (depth, starts) = (place.depth.len(), rows.starts);
+            let next = filter.wrapping_add(depth * columns);
+            for i in place.tiles.clone() {
+                let part = [starts[i], starts[i + 1]];
+                if place.last {
+                    self.ask_for_target(panel * self.plan.panel, &rows.targets[part[0]..part[1]]);
+                }
+                Stream::of_panel(next, [depth, columns], i, starts.len() - 1).advance(depth);
+                place.ahead.rows(panel - place.panels.start, starts, i).advance(depth);
                 let out = sums.out.add(sums.rows[part[0]]);
-                let (start, start_row) =
-                    if place.first { (start.as_ptr(), 0) } else { (out.cast_const(), out_row) };
+                let start = if place.first { ptr::null() } else { out.cast_const() };
                 let product = Product {
                     a: left.add(part[0] * pitch).cast(),
                     a_row: 4 * pitch,
                     parts: 1,
-                    steps: 4 * place.depth.len() / STEP,
+                    steps: 4 * depth / STEP,
                     gap: 0,
                     b: filter.cast(),
                     b_row: 4 * columns,
                     start: start.cast(),
-                    start_row,
+                    start_row: out_row,
                     out: out.cast(),
                     out_row,
                     rows: part[1] - part[0],
@@ -347,13 +430,14 @@ impl<L: Layout> Block<'_, L> {
 
     /// Multiplies the gathered rows with one panel.
     #[inline(always)]
-    unsafe fn multiply<S: Simd>(&self, place: &Place, panel: usize, sums: &Sums<'_>, starts: &[usize]) {
+    unsafe fn multiply<S: Simd>(&self, place: &Place, panel: usize, sums: &Sums<'_>, of: &Rows<'_>) {
+        let starts = of.starts;
         let (plan, gather, operands) = (self.plan, self.plan.gather, &self.operands);
         let first_col = panel * plan.panel;
         let cols = (gather.cols - first_col).min(plan.panel);
         let b_step = cols.next_multiple_of(plan.lanes);
         let bias = match operands.bias {
-            Some(bias) if place.first => bias[place.group * gather.cols + first_col..].as_ptr(),
+            Some(bias) if place.first && !L::TILES => bias[place.group * gather.cols + first_col..].as_ptr(),
             _ => tile::ZEROS.as_ptr(),
         };
         let reduction = plan.cells.of(gather.reduction());
@@ -368,7 +452,7 @@ impl<L: Layout> Block<'_, L> {
         let next = operands.filter.as_ptr().wrapping_add(next);
         if L::TILES {
             // Safety: as below.
-            return unsafe { self.multiply_tiles(place, (filter, b_step), (bias, cols), sums, starts) };
+            return unsafe { self.multiply_tiles(place, panel, (filter, b_step), sums, of) };
         }
         // Safety: pointers stay within the output, the residual and the packed filter, whose sizes were checked.
         unsafe {
@@ -420,10 +504,11 @@ impl<L: Layout> Block<'_, L> {
     }
 }
 
-/// Stores `cols` sums with the residual, clipped.
+/// Stores `cols` sums with the bias and the residual, clipped.
 #[inline(always)]
 unsafe fn store_row<S: Simd, E: Element, To: Element, L: Layout>(
     sums: *const f32,
+    bias: Option<*const f32>,
     residual: Option<*const E>,
     bounds: (f32, f32),
     to: *mut To,
@@ -434,7 +519,8 @@ unsafe fn store_row<S: Simd, E: Element, To: Element, L: Layout>(
     unsafe {
         for v in (0..whole).step_by(S::LANES) {
             let residual = residual.map(|residual| residual.add(v));
-            let y = finish::<S, E, true>(sums.add(v), residual, bounds, S::LANES);
+            let bias = bias.map(|bias| bias.add(v));
+            let y = finish::<S, E, true>(sums.add(v), bias, residual, bounds, S::LANES);
             if L::PAIRS {
                 To::store_sum::<S>(to.add(v), y);
             } else {
@@ -443,16 +529,18 @@ unsafe fn store_row<S: Simd, E: Element, To: Element, L: Layout>(
         }
         if whole < cols {
             let residual = residual.map(|residual| residual.add(whole));
-            let y = finish::<S, E, false>(sums.add(whole), residual, bounds, cols - whole);
+            let bias = bias.map(|bias| bias.add(whole));
+            let y = finish::<S, E, false>(sums.add(whole), bias, residual, bounds, cols - whole);
             To::store_first::<S>(to.add(whole), cols - whole, y);
         }
     }
 }
 
-/// Up to a vector of sums, with the residual, clipped.
+/// Up to a vector of sums, with the bias and the residual, clipped.
 #[inline(always)]
 unsafe fn finish<S: Simd, E: Element, const FULL: bool>(
     sums: *const f32,
+    bias: Option<*const f32>,
     residual: Option<*const E>,
     (low, high): (f32, f32),
     n: usize,
@@ -460,6 +548,9 @@ unsafe fn finish<S: Simd, E: Element, const FULL: bool>(
     // Safety: the caller's.
     unsafe {
         let mut y = load::<S, f32, FULL>(sums, n);
+        if let Some(bias) = bias {
+            y = S::add(y, load::<S, f32, FULL>(bias, n));
+        }
         if let Some(residual) = residual {
             y = S::add(y, load::<S, E, FULL>(residual, n));
         }

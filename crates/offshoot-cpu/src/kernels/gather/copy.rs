@@ -179,6 +179,19 @@ pub(in crate::kernels) trait CopyTo<T>: Element {
     /// `from` and `to` are valid for a vector.
     unsafe fn copy<S: Simd>(from: *const Self, to: *mut T);
 
+    /// Copies two vectors.
+    ///
+    /// # Safety
+    /// `from` and `to` are valid for two vectors.
+    #[inline(always)]
+    unsafe fn copy_two<S: Simd>(from: *const Self, to: *mut T) {
+        // Safety: the caller's.
+        unsafe {
+            Self::copy::<S>(from, to);
+            Self::copy::<S>(from.add(S::LANES), to.add(S::LANES));
+        }
+    }
+
     /// Copies the first `n` < LANES elements and zeros the rest of the vector.
     ///
     /// # Safety
@@ -221,6 +234,11 @@ impl CopyTo<bf16> for bf16 {
         unsafe { S::store_half(to.cast(), S::load_half(from.cast())) }
     }
     #[inline(always)]
+    unsafe fn copy_two<S: Simd>(from: *const bf16, to: *mut bf16) {
+        // Safety: the caller's; a vector of floats has the bytes of two of halves.
+        unsafe { S::store(to.cast(), S::load(from.cast())) }
+    }
+    #[inline(always)]
     unsafe fn copy_first<S: Simd>(from: *const bf16, to: *mut bf16, n: usize) {
         // Safety: as above.
         unsafe { S::store_half(to.cast(), S::load_half_first(from.cast(), n)) }
@@ -241,6 +259,10 @@ pub(in crate::kernels) unsafe fn copy<S: Simd, E: CopyTo<T>, T>(from: *const E, 
     let mut i = 0;
     // Safety: the caller's.
     unsafe {
+        while i + 2 * S::LANES <= n {
+            E::copy_two::<S>(from.add(i), to.add(i));
+            i += 2 * S::LANES;
+        }
         while i + S::LANES <= n {
             E::copy::<S>(from.add(i), to.add(i));
             i += S::LANES;

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::{Cells, Gather, Operands, Run};
 use crate::kernels::element::SharedView;
 use crate::kernels::parallel;
-use crate::kernels::simd::Isa;
+use crate::kernels::simd::{Isa, tiles};
 use crate::kernels::tile::{self, DEPTH};
 
 /// Most pixels in a block: a multiple of every path's tile rows.
@@ -13,16 +13,43 @@ pub(super) const BLOCK: usize = 168;
 
 /// Most cells of a part of the reduction on tiles: a panel of the filter this deep, and what it is multiplied with, stay in a first-level
 /// cache.
-const TILED_DEPTH: usize = 256;
+const TILED_DEPTH: usize = 288;
 
 /// Fewest pixels in a block that is cut off for another thread.
 const LEAST: usize = 24;
 
-/// The blocks of a gather's pixels whose moments are taken: cut by the shape alone, unlike other tasks.
-pub(in crate::kernels) fn moment_blocks(gather: &Gather) -> usize {
+/// Pixels that blocks are cut in multiples of, and the most in one. (Another number of rows in a tile takes as long as some products.)
+fn block_sizes(cells: Cells) -> [usize; 2] {
+    match cells {
+        Cells::Floats | Cells::Pairs => [1, BLOCK],
+        Cells::Tiles => [tiles::MOST_ROWS, BLOCK - BLOCK % tiles::MOST_ROWS],
+    }
+}
+
+/// Blocks of a gather's pixels: at least `wanted`, where they are large enough.
+fn blocks(gather: &Gather, cells: Cells, wanted: usize) -> usize {
+    let ([unit, most], pixels) = (block_sizes(cells), gather.pixels());
+    pixels.div_ceil(most).max(wanted.min(pixels / LEAST)).min(pixels.div_ceil(unit))
+}
+
+/// The pixels of block `index` of `count`.
+fn block(gather: &Gather, cells: Cells, count: usize, index: usize) -> Range<usize> {
+    let ([unit, _], pixels) = (block_sizes(cells), gather.pixels());
+    let units = parallel::part(pixels.div_ceil(unit), count, index);
+    units.start * unit..(units.end * unit).min(pixels)
+}
+
+/// The blocks of a gather's pixels whose moments are taken: cut by the shape and the kernel alone, unlike other tasks.
+pub(in crate::kernels) fn moment_blocks(gather: &Gather, cells: Cells) -> usize {
     /// Blocks that a small picture is cut into, for the sake of threads.
     const BLOCKS: usize = 8;
-    gather.pixels().div_ceil(BLOCK).max(BLOCKS.min(gather.pixels() / LEAST))
+    blocks(gather, cells, BLOCKS)
+}
+
+/// The pixels of each of these blocks.
+pub(in crate::kernels) fn moment_rows(gather: &Gather, cells: Cells) -> Vec<usize> {
+    let count = moment_blocks(gather, cells);
+    (0..count).map(|index| block(gather, cells, count, index).len()).collect()
 }
 
 /// How a gather is cut into tasks. It does not change the result.
@@ -41,9 +68,25 @@ pub(super) struct Plan<'a> {
     pub(super) whole_rows: bool,
 }
 
+/// What of a task comes first. It does not change the result.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Order {
+    /// All panels of the filter over a part of the reduction, for which the rows are gathered.
+    PartsFirst,
+    /// All parts of the reduction for a panel: its sums stay in a first-level cache.
+    PanelsFirst,
+    /// All panels for the rows of a tile: whole rows of the output are written at once. The reduction has one part.
+    RowsFirst,
+}
+
 impl Plan<'_> {
     pub(super) fn tasks(&self) -> usize {
         self.gather.groups * self.pixel_blocks * self.panel_blocks
+    }
+
+    /// The pixels of a block.
+    pub(super) fn pixels(&self, index: usize) -> Range<usize> {
+        block(self.gather, self.cells, self.pixel_blocks, index)
     }
 
     pub(super) fn panels(&self) -> usize {
@@ -63,10 +106,32 @@ impl Plan<'_> {
         part.start * step..part.end * step
     }
 
+    /// Cells of a pixel of the source, where [whole rows](Self::whole_rows) are read.
+    pub(super) fn source_pitch(&self) -> usize {
+        self.gather.source_c() / self.cells.elements()
+    }
+
+    /// In which order a task on tiles computes.
+    pub(super) fn order(&self) -> Order {
+        /// Most cells of a filter that stays in a first-level cache beside what it is multiplied with.
+        const FEW: usize = 4 << 10;
+        if self.packed_group <= FEW {
+            Order::RowsFirst
+        } else if self.whole_rows {
+            Order::PanelsFirst
+        } else {
+            Order::PartsFirst
+        }
+    }
+
     /// Columns of the sums that a task keeps apart where its output is no f32: those of one panel, unless all panels'
     /// sums must outlast a part of the reduction.
     pub(super) fn stage_cols(&self) -> usize {
-        if self.parts() == 1 { self.panel } else { self.panels().div_ceil(self.panel_blocks) * self.panel }
+        if self.parts() == 1 || (self.cells == Cells::Tiles && self.order() != Order::PartsFirst) {
+            self.panel
+        } else {
+            self.panels().div_ceil(self.panel_blocks) * self.panel
+        }
     }
 
     /// Floats of such sums.
@@ -105,10 +170,9 @@ pub(super) fn plan<'a>(isa: Isa, gathers: &'a [Gather], operands: &Operands<'_>)
     let cut = |gather: &'a Gather| {
         let Gather { groups, cols, .. } = gather;
         // Pixels first: the next convolution then finds its part of them in the cache of the same core.
-        let least = parallel::threads().min(gather.pixels() / LEAST);
         let pixel_blocks = match operands.moments {
-            Some(_) => moment_blocks(gather),
-            None => gather.pixels().div_ceil(BLOCK).max(least),
+            Some(_) => moment_blocks(gather, cells),
+            None => blocks(gather, cells, parallel::threads()),
         };
         let panels = cols.div_ceil(panel);
         let panel_blocks = wanted.div_ceil((groups * pixel_blocks).max(1)).min(panels).max(1);

@@ -13,7 +13,7 @@ use crate::kernels::simd::{Isa, Kernel, Simd, dispatch_tiles};
 use crate::kernels::size::elements;
 use crate::kernels::tiled::{self, PAIRS, PITCH, Part, STEP_PAIRS};
 
-/// Most rows and columns of the result that a task owns: with [`PAIRS`] their operands and sums fit a second-level cache of 1 MiB.
+/// Most rows and columns of the result that a task owns: with [`PAIRS`] their operands and sums fit a second-level cache of 2 MiB, which processors with tiles have.
 const ROWS: usize = 192;
 const COLS: usize = 384;
 

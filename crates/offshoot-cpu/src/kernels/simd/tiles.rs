@@ -44,7 +44,7 @@ pub(in crate::kernels) struct Product {
     pub(in crate::kernels) b: *const u8,
     /// Bytes from one row to the next.
     pub(in crate::kernels) b_row: usize,
-    /// What the sums start from: rows of as many columns of 32 bits.
+    /// What the sums start from: rows of as many columns of 32 bits, or null for zeros.
     pub(in crate::kernels) start: *const u8,
     /// Bytes from one row of these to the next; may be 0.
     pub(in crate::kernels) start_row: usize,
@@ -127,8 +127,13 @@ unsafe fn emulate(factors: Factors, product: &Product) {
         for column in 0..columns {
             // Safety: the caller's.
             unsafe {
-                let start =
-                    product.start.add(i * product.start_row).cast::<[u8; 4]>().add(column).read_unaligned();
+                let start = match product.start.is_null() {
+                    true => [0; 4],
+                    false => {
+                        let row = product.start.add(i * product.start_row).cast::<[u8; 4]>();
+                        row.add(column).read_unaligned()
+                    }
+                };
                 let mut sum = Sum::new(factors, start);
                 let mut a = product.a.add(i * product.a_row);
                 for part in 0..parts {

@@ -66,16 +66,20 @@ fn system_allows_tiles() -> bool {
     false
 }
 
-/// A block of assembly: loads the sums, adds the products of all steps, and stores the sums.
+/// A block of assembly: loads the sums or starts from zeros, adds the products of all steps, and stores the sums.
 macro_rules! block {
-    ($product:expr, [$($sums:literal)*], [$($step:expr),*], [$($store:literal)*]) => {
+    ($product:expr, [$($zero:literal)*], [$($sums:literal)*], [$($step:expr),*], [$($store:literal)*]) => {
         asm!(
+            $($zero,)*
             "mov {a}, [{p} + {start}]",
+            "test {a}, {a}",
+            "jz 4f",
             "mov {row}, [{p} + {start_row}]",
             "mov {second}, {row}",
             "shl {second}, 4",
             "add {second}, {a}",
             $($sums,)*
+            "4:",
             "mov {a}, [{p} + {left}]",
             "mov {row}, [{p} + {left_row}]",
             "mov {second}, {row}",
@@ -122,6 +126,7 @@ macro_rules! blocks {
         match ($product.rows > ROWS, $product.columns > COLUMNS) {
             (true, true) => block!(
                 $product,
+                ["tilezero tmm0" "tilezero tmm1" "tilezero tmm2" "tilezero tmm3"],
                 ["tileloadd tmm0, [{a} + {row}*1]" "tileloadd tmm1, [{a} + {row}*1 + 64]"
                  "tileloadd tmm2, [{second} + {row}*1]" "tileloadd tmm3, [{second} + {row}*1 + 64]"],
                 ["tileloadd tmm6, [{b} + {width}*1]", "tileloadd tmm4, [{a} + {row}*1]",
@@ -133,6 +138,7 @@ macro_rules! blocks {
             ),
             (true, false) => block!(
                 $product,
+                ["tilezero tmm0" "tilezero tmm2"],
                 ["tileloadd tmm0, [{a} + {row}*1]" "tileloadd tmm2, [{second} + {row}*1]"],
                 ["tileloadd tmm6, [{b} + {width}*1]", "tileloadd tmm4, [{a} + {row}*1]",
                  concat!($dot, " tmm0, tmm4, tmm6"), "tileloadd tmm5, [{second} + {row}*1]",
@@ -141,6 +147,7 @@ macro_rules! blocks {
             ),
             (false, true) => block!(
                 $product,
+                ["tilezero tmm0" "tilezero tmm1"],
                 ["tileloadd tmm0, [{a} + {row}*1]" "tileloadd tmm1, [{a} + {row}*1 + 64]"],
                 ["tileloadd tmm6, [{b} + {width}*1]", "tileloadd tmm4, [{a} + {row}*1]",
                  concat!($dot, " tmm0, tmm4, tmm6"), "tileloadd tmm7, [{b} + {width}*1 + 64]",
@@ -149,6 +156,7 @@ macro_rules! blocks {
             ),
             (false, false) => block!(
                 $product,
+                ["tilezero tmm0"],
                 ["tileloadd tmm0, [{a} + {row}*1]"],
                 ["tileloadd tmm6, [{b} + {width}*1]", "tileloadd tmm4, [{a} + {row}*1]",
                  concat!($dot, " tmm0, tmm4, tmm6"), "lea {b}, [{b} + {width}*8]", "lea {b}, [{b} + {width}*8]"],
