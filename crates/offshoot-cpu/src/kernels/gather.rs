@@ -10,6 +10,7 @@ mod block;
 mod copy;
 mod pack;
 mod plan;
+mod store;
 
 use std::marker::PhantomData;
 use std::ops::Range;

@@ -10,12 +10,12 @@ use super::Operands;
 use super::ahead::Ahead;
 use super::copy::Inner;
 use super::plan::{BLOCK, Order, Plan};
-use crate::kernels::batch_norm::{Affine, area_moments};
+use crate::kernels::batch_norm::Affine;
 use crate::kernels::element::{Element, SharedView, View};
 use crate::kernels::elementwise::InPlace;
-use crate::kernels::parallel::{self, LINE, Shared};
+use crate::kernels::parallel::{self, LINE};
 use crate::kernels::prefetch::{self, Stream};
-use crate::kernels::rows::{Area, load, read_rows};
+use crate::kernels::rows::{Area, read_rows};
 use crate::kernels::simd::tiles::{self, Factors, Product, STEP};
 use crate::kernels::simd::{Kernel, Simd};
 use crate::kernels::tile::{self, Layout, Matrix, STRIDE, Tile, UNBOUNDED, run_tile, tile_starts};
@@ -58,22 +58,22 @@ impl<L: Layout> Kernel for Block<'_, L> {
         let rows = Rows { targets, starts, stage, stage_rows: &stage_rows[..targets.len()] };
         let parts = plan.parts();
         let (source, following) = (self.rows_in_place(pixels.start), self.following(&pixels));
-        let order = if L::TILES { plan.order() } else { Order::PartsFirst };
+        let order = if L::TILES { plan.order() } else { Order::Parts };
         let tiles = starts.len() - 1;
         let [outer, inner] = match order {
-            Order::PartsFirst => [parts, panels.len()],
-            Order::PanelsFirst => [panels.len(), parts],
-            Order::RowsFirst => [tiles, panels.len()],
+            Order::Parts => [parts, panels.len()],
+            Order::Panels => [panels.len(), parts],
+            Order::Rows => [tiles, panels.len()],
         };
         for i in 0..outer {
             for j in 0..inner {
                 let (part, panel, tiles) = match order {
-                    Order::PartsFirst => (i, j, 0..tiles),
-                    Order::PanelsFirst => (j, i, 0..tiles),
-                    Order::RowsFirst => (0, j, i..i + 1),
+                    Order::Parts => (i, j, 0..tiles),
+                    Order::Panels => (j, i, 0..tiles),
+                    Order::Rows => (0, j, i..i + 1),
                 };
                 let (depth, first) = (plan.part(part), part == 0);
-                let gathers = j == 0 && (i == 0 || order == Order::PartsFirst);
+                let gathers = j == 0 && (i == 0 || order == Order::Parts);
                 // Safety: `S` is available; the rows are gathered before they are multiplied, and the scratch has STRIDE floats for each.
                 unsafe {
                     if source.is_none() && gathers {
@@ -103,15 +103,15 @@ struct Rows<'a> {
 }
 
 /// Where the sums of a panel go.
-struct Sums<'a> {
+pub(super) struct Sums<'a> {
     /// The panel's first column: in the output or, where that is no f32, in scratch.
-    out: *mut f32,
+    pub(super) out: *mut f32,
     /// Where each pixel's begin, in floats past `out`.
-    rows: &'a [usize],
+    pub(super) rows: &'a [usize],
     /// Added; at the same places as `out`.
-    residual: Option<*const f32>,
+    pub(super) residual: Option<*const f32>,
     /// What is clipped to.
-    bounds: (f32, f32),
+    pub(super) bounds: (f32, f32),
 }
 
 /// Which part of the reduction, in cells, of which panels of which group.
@@ -290,81 +290,6 @@ impl<L: Layout> Block<'_, L> {
         }
     }
 
-    /// Leaves the moments of a panel's columns over the pixels of block `block`.
-    unsafe fn moments<E: Element>(
-        &self,
-        (block, group, panel): (usize, usize, usize),
-        out: Shared<E>,
-        targets: &[usize],
-    ) {
-        let (Some(moments), Some(&first)) = (self.operands.moments, targets.first()) else { return };
-        let (plan, gather) = (self.plan, self.plan.gather);
-        let pitch = gather.cols * gather.groups;
-        let first_col = panel * plan.panel;
-        let cols = (gather.cols - first_col).min(plan.panel);
-        let area = Area { rows: targets.len(), pitch, cols };
-        // Safety: the grid is all of the output, so that its pixels follow one another; this task alone has these columns of the
-        // block, and its part of the moments is two rows of the output's channels.
-        unsafe {
-            let to = moments.at(2 * block * pitch + group * gather.cols + first_col);
-            area_moments(plan.isa, out.at(first + first_col).cast_const(), area, (to, pitch));
-        }
-    }
-
-    /// Adds the residual to finished sums, clips them, applies the function, and stores them rounded.
-    #[inline(always)]
-    unsafe fn store<S: Simd, E: Element>(
-        &self,
-        group: usize,
-        panel: usize,
-        sums: &Sums<'_>,
-        out: Shared<E>,
-        targets: &[usize],
-    ) {
-        let (plan, operands) = (self.plan, &self.operands);
-        let first_col = panel * plan.panel;
-        let cols = (plan.gather.cols - first_col).min(plan.panel);
-        let residual = operands.residual.and_then(E::of).map(|residual| residual.as_ptr());
-        // (On tiles, sums start from zeros, which costs nothing.)
-        let bias = operands.bias.filter(|_| L::TILES);
-        let bias = bias.map(|bias| bias[group * plan.gather.cols + first_col..][..cols].as_ptr());
-        let rows = &sums.rows[..targets.len()];
-        // Safety: `cols` columns of each target are within the output and the residual, and those of each row in the stage.
-        unsafe {
-            let Some(op) = operands.then else {
-                for (&row, &target) in rows.iter().zip(targets) {
-                    let at = target + first_col;
-                    let residual = residual.map(|residual| residual.add(at));
-                    store_row::<S, E, E, L>(
-                        sums.out.add(row),
-                        bias,
-                        residual,
-                        operands.bounds,
-                        out.at(at),
-                        cols,
-                    );
-                }
-                return;
-            };
-            for (&row, &target) in rows.iter().zip(targets) {
-                let residual = residual.map(|residual| residual.add(target + first_col));
-                let row = sums.out.add(row);
-                store_row::<S, E, f32, L>(row, bias, residual, operands.bounds, row, cols);
-            }
-            S::apart(InPlace { op, x: sums.out, rows, cols });
-            for (&row, &target) in rows.iter().zip(targets) {
-                store_row::<S, E, E, L>(
-                    sums.out.add(row),
-                    None,
-                    None,
-                    UNBOUNDED,
-                    out.at(target + first_col),
-                    cols,
-                );
-            }
-        }
-    }
-
     /// Asks for what the epilogue reads and writes of rows that begin at `targets`.
     #[inline(always)]
     fn ask_for_target(&self, first_col: usize, targets: &[usize]) {
@@ -501,59 +426,5 @@ impl<L: Layout> Block<'_, L> {
                 }
             }
         }
-    }
-}
-
-/// Stores `cols` sums with the bias and the residual, clipped.
-#[inline(always)]
-unsafe fn store_row<S: Simd, E: Element, To: Element, L: Layout>(
-    sums: *const f32,
-    bias: Option<*const f32>,
-    residual: Option<*const E>,
-    bounds: (f32, f32),
-    to: *mut To,
-    cols: usize,
-) {
-    let whole = cols - cols % S::LANES;
-    // Safety: the caller's.
-    unsafe {
-        for v in (0..whole).step_by(S::LANES) {
-            let residual = residual.map(|residual| residual.add(v));
-            let bias = bias.map(|bias| bias.add(v));
-            let y = finish::<S, E, true>(sums.add(v), bias, residual, bounds, S::LANES);
-            if L::PAIRS {
-                To::store_sum::<S>(to.add(v), y);
-            } else {
-                To::store::<S>(to.add(v), y);
-            }
-        }
-        if whole < cols {
-            let residual = residual.map(|residual| residual.add(whole));
-            let bias = bias.map(|bias| bias.add(whole));
-            let y = finish::<S, E, false>(sums.add(whole), bias, residual, bounds, cols - whole);
-            To::store_first::<S>(to.add(whole), cols - whole, y);
-        }
-    }
-}
-
-/// Up to a vector of sums, with the bias and the residual, clipped.
-#[inline(always)]
-unsafe fn finish<S: Simd, E: Element, const FULL: bool>(
-    sums: *const f32,
-    bias: Option<*const f32>,
-    residual: Option<*const E>,
-    (low, high): (f32, f32),
-    n: usize,
-) -> S::V {
-    // Safety: the caller's.
-    unsafe {
-        let mut y = load::<S, f32, FULL>(sums, n);
-        if let Some(bias) = bias {
-            y = S::add(y, load::<S, f32, FULL>(bias, n));
-        }
-        if let Some(residual) = residual {
-            y = S::add(y, load::<S, E, FULL>(residual, n));
-        }
-        S::at_most(S::at_least(y, S::splat(low)), S::splat(high))
     }
 }

@@ -72,11 +72,11 @@ pub(super) struct Plan<'a> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Order {
     /// All panels of the filter over a part of the reduction, for which the rows are gathered.
-    PartsFirst,
+    Parts,
     /// All parts of the reduction for a panel: its sums stay in a first-level cache.
-    PanelsFirst,
+    Panels,
     /// All panels for the rows of a tile: whole rows of the output are written at once. The reduction has one part.
-    RowsFirst,
+    Rows,
 }
 
 impl Plan<'_> {
@@ -116,18 +116,18 @@ impl Plan<'_> {
         /// Most cells of a filter that stays in a first-level cache beside what it is multiplied with.
         const FEW: usize = 4 << 10;
         if self.packed_group <= FEW {
-            Order::RowsFirst
+            Order::Rows
         } else if self.whole_rows {
-            Order::PanelsFirst
+            Order::Panels
         } else {
-            Order::PartsFirst
+            Order::Parts
         }
     }
 
     /// Columns of the sums that a task keeps apart where its output is no f32: those of one panel, unless all panels'
     /// sums must outlast a part of the reduction.
     pub(super) fn stage_cols(&self) -> usize {
-        if self.parts() == 1 || (self.cells == Cells::Tiles && self.order() != Order::PartsFirst) {
+        if self.parts() == 1 || (self.cells == Cells::Tiles && self.order() != Order::Parts) {
             self.panel
         } else {
             self.panels().div_ceil(self.panel_blocks) * self.panel
