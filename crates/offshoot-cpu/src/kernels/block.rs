@@ -8,11 +8,12 @@
 use std::ops::Range;
 
 use super::conv::{Epilogue, PackedFilter, activations_len, conv};
+use super::element::Element;
 use super::parallel::{self, LINE, Shared};
 use super::simd::Isa;
 use super::{Activation, ConvShape, depthwise};
 
-/// Floats of the tensors between, for a strip: 400 KiB, which leaves room in a second-level cache of 1 MiB for what
+/// Elements of the tensors between, for a strip: 400 KiB in f32, which leaves room in a second-level cache of 1 MiB for what
 /// the convolutions themselves gather.
 const STRIP: usize = 100 << 10;
 
@@ -77,7 +78,7 @@ struct Cut {
 }
 
 impl BlockShape {
-    /// Floats of a row of the expanded tensor (none if it is the block's input), and of one of the depthwise output.
+    /// Elements of a row of the expanded tensor (none if it is the block's input), and of one of the depthwise output.
     fn widths(&self) -> [usize; 2] {
         let expanded = self.expand.map_or(0, |shape| shape.out_w * shape.out_c);
         [expanded, self.depthwise.out_w * self.depthwise.out_c]
@@ -89,7 +90,7 @@ impl BlockShape {
         ((rows - 1) * shape.strides[0] + window(shape)).min(shape.in_h)
     }
 
-    /// Floats of the tensors between, for a strip of `rows` output rows.
+    /// Elements of the tensors between, for a strip of `rows` output rows.
     fn strip_len(&self, rows: usize) -> usize {
         let [expanded, middle] = self.widths();
         self.expanded_rows(rows) * expanded + rows * middle
@@ -153,7 +154,7 @@ fn strip(shape: &ConvShape, rows: &Range<usize>) -> (ConvShape, Range<usize>) {
     (ConvShape { batch: 1, in_h: end - start, out_h: rows.len(), pads, ..*shape }, start..end)
 }
 
-/// Rows `rows` of `picture` in a tensor of rows of `width` floats.
+/// Rows `rows` of `picture` in a tensor of rows of `width` elements.
 fn part(picture: usize, height: usize, rows: &Range<usize>, width: usize) -> Range<usize> {
     (picture * height + rows.start) * width..(picture * height + rows.end) * width
 }
@@ -169,17 +170,17 @@ impl Block<'_> {
 }
 
 /// What the tasks of a block share.
-struct Task<'a> {
+struct Task<'a, E> {
     isa: Isa,
     block: &'a Block<'a>,
     strip: usize,
-    x: &'a [f32],
-    residual: Option<&'a [f32]>,
+    x: &'a [E],
+    residual: Option<&'a [E]>,
 }
 
-impl Task<'_> {
+impl<E: Element> Task<'_, E> {
     /// Makes the output rows `rows` of `picture`.
-    fn band(&self, picture: usize, rows: Range<usize>, scratch: &mut [f32], y: &mut [f32]) {
+    fn band(&self, picture: usize, rows: Range<usize>, scratch: &mut [E], y: &mut [E]) {
         let [width, middle_width] = self.block.shape().widths();
         let (depthwise, project) = (&self.block.depthwise, &self.block.project);
         let expanded = self.block.shape().expanded_rows(self.strip) * width;
@@ -220,7 +221,7 @@ impl Task<'_> {
         picture: usize,
         held: &Range<usize>,
         needed: &Range<usize>,
-        to: &mut [f32],
+        to: &mut [E],
     ) {
         let width = expand.shape.out_w * expand.shape.out_c;
         let new = held.end.clamp(needed.start, needed.end)..needed.end;
@@ -244,8 +245,8 @@ impl Task<'_> {
 /// `y = project(depthwise(expand(x)))`, NHWC, where `residual`, as large as `y`, is added before the last activation.
 ///
 /// # Panics
-/// When the shapes do not follow each other, or a slice has not the size that they say.
-pub fn block(isa: Isa, block: &Block<'_>, x: &[f32], residual: Option<&[f32]>, y: &mut [f32]) {
+/// When the shapes do not follow each other, a slice has not the size that they say, or a filter is packed for other elements.
+pub fn block<E: Element>(isa: Isa, block: &Block<'_>, x: &[E], residual: Option<&[E]>, y: &mut [E]) {
     let shape = block.shape();
     let first = shape.expand.unwrap_or(shape.depthwise);
     let ([input, _], [_, output]) = (activations_len(&first), activations_len(&shape.project));
@@ -266,7 +267,8 @@ pub fn block(isa: Isa, block: &Block<'_>, x: &[f32], residual: Option<&[f32]>, y
         let place = part(picture, out_h, &rows, width);
         // Safety: the bands of all pictures are disjoint, and lie within `y`.
         let y = unsafe { std::slice::from_raw_parts_mut(out.get().add(place.start), place.len()) };
-        parallel::serially(len, |scratch| task.band(picture, rows, scratch, y));
+        // (The scratch is one of floats, none of which is smaller than an element.)
+        parallel::serially(len, |scratch| task.band(picture, rows, bytemuck::cast_slice_mut(scratch), y));
     });
 }
 

@@ -162,23 +162,30 @@ pub fn conv_weight_grad<E: Element>(
     sum_chunks(&plan, shape, workspace, dw);
 }
 
-/// Adds the chunks, in order, and puts the kernel elements last.
-fn sum_chunks(plan: &Plan, shape: &ConvShape, sums: &[f32], dw: &mut [f32]) {
+/// Adds the chunks, in order, to the first one, and puts the kernel elements last.
+fn sum_chunks(plan: &Plan, shape: &ConvShape, sums: &mut [f32], dw: &mut [f32]) {
     let (depth, area) = (plan.gather.depth, shape.kernel[0] * shape.kernel[1]);
     let filter = depth * area;
     assert_eq!(dw.len(), elements([shape.out_c, depth, area]), "weights of {shape:?}");
-    let out = Shared(dw.as_mut_ptr());
+    assert_eq!(sums.len(), plan.workspace(), "sums of {shape:?}");
+    let (out, sums) = (Shared(dw.as_mut_ptr()), Shared(sums.as_mut_ptr()));
     parallel::for_each_task(shape.out_c, dw.len() * plan.chunks, |row| {
-        // Safety: each output channel's weights are a part of their own, and `dw` has those of all.
-        let out = unsafe { std::slice::from_raw_parts_mut(out.get().add(row * filter), filter) };
-        for chunk in 0..plan.chunks {
-            let sums = &sums[chunk * plan.chunk_len() + row * plan.width..][..filter];
-            for tap in 0..area {
-                let (to, from) = (out[tap..].iter_mut().step_by(area), &sums[tap * depth..][..depth]);
-                for (to, from) in to.zip(from) {
-                    *to = if chunk == 0 { *from } else { *to + from };
-                }
+        // Safety: each output channel's weights are a part of their own, and so are its sums in each chunk; there are those of all.
+        let (out, total) = unsafe {
+            let total = sums.at(row * plan.width);
+            for chunk in 1..plan.chunks {
+                let part = std::slice::from_raw_parts(total.add(chunk * plan.chunk_len()), filter);
+                let total = std::slice::from_raw_parts_mut(total, filter);
+                total.iter_mut().zip(part).for_each(|(total, part)| *total += part);
             }
+            let out = std::slice::from_raw_parts_mut(out.get().add(row * filter), filter);
+            (out, std::slice::from_raw_parts(total, filter))
+        };
+        if area == 1 {
+            return out.copy_from_slice(total);
+        }
+        for (tap, total) in total.chunks_exact(depth.max(1)).enumerate() {
+            out[tap..].iter_mut().step_by(area).zip(total).for_each(|(to, from)| *to = *from);
         }
     });
 }

@@ -4,6 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use half::bf16;
 use offshoot_graph::op::Conv;
 use offshoot_graph::{DType, ExecuteError, Op, ValueId};
 
@@ -12,21 +13,23 @@ use super::{Lowering, epilogue, unsupported};
 use crate::filters::Direction;
 use crate::kernels::block::{Block, BlockShape, Dense, Depthwise, block};
 use crate::kernels::conv::PackedFilter;
+use crate::kernels::element::Element;
 use crate::kernels::{Activation, ConvShape};
 use crate::operands::{Buffers, Memory, Operand, Reads};
 use crate::optimize::CpuOp;
 
-/// A convolution of f32 with a frozen filter.
+/// A convolution of f32 or bf16 with a frozen filter.
 #[derive(Clone, Copy)]
 struct Frozen {
     /// The index of its node.
     node: usize,
     shape: ConvShape,
+    dtype: DType,
     residual: bool,
     activation: Activation,
 }
 
-/// The convolutions of a block.
+/// The convolutions of a block, all of one type.
 #[derive(Clone, Copy)]
 pub(super) struct Chain {
     expand: Option<Frozen>,
@@ -89,15 +92,16 @@ impl Lowering<'_> {
         blocks
     }
 
-    /// The node as a convolution of f32 with a frozen filter, if it is one.
+    /// The node as a convolution of f32 or bf16 with a frozen filter, if it is one.
     fn frozen(&self, index: usize) -> Option<Frozen> {
         let node = &self.graph.nodes()[index];
         let (conv, residual, activation) = convolution(node)?;
-        let full = self.dtype(node.inputs[0]) == DType::F32;
-        let frozen = full && self.parameter(node.inputs[1]).is_some() && !self.changes(node.inputs[1]);
+        let dtype = self.dtype(node.inputs[0]);
+        let fits = matches!(dtype, DType::F32 | DType::BF16) && self.dtype(node.outputs[0]) == dtype;
+        let frozen = fits && self.parameter(node.inputs[1]).is_some() && !self.changes(node.inputs[1]);
         let shape = self.conv_shape(node, conv, [node.inputs[0], node.inputs[1], node.outputs[0]]);
         let shape = shape.ok().filter(|_| frozen)?;
-        Some(Frozen { node: index, shape, residual, activation })
+        Some(Frozen { node: index, shape, dtype, residual, activation })
     }
 
     /// The convolution that makes `value`, which nothing else reads, if it has a frozen filter and no residual.
@@ -111,7 +115,7 @@ impl Lowering<'_> {
         let project = self.frozen(project)?;
         let before = |conv: &Frozen| {
             let found = self.before(self.graph.nodes()[conv.node].inputs[0], uses)?;
-            free(found.node).then_some(found)
+            (free(found.node) && found.dtype == conv.dtype).then_some(found)
         };
         let depthwise = before(&project)?;
         let from = |expand: Option<Frozen>| {
@@ -123,10 +127,10 @@ impl Lowering<'_> {
     }
 
     /// A dense convolution.
-    fn layer(&mut self, conv: &Frozen) -> Result<Layer, ExecuteError> {
+    fn layer<E: Element>(&mut self, conv: &Frozen) -> Result<Layer, ExecuteError> {
         let &Frozen { shape, activation, .. } = conv;
         let node = &self.graph.nodes()[conv.node];
-        let filter = self.packed::<f32>(&shape, node.inputs[1], Direction::Forward);
+        let filter = self.packed::<E>(&shape, node.inputs[1], Direction::Forward);
         let filter = filter.ok_or_else(|| unsupported(node, "its filter must be frozen".into()))?;
         let bias = node.inputs.get(2).map(|&b| self.plain(b)).transpose()?;
         Ok(Layer { shape, filter, bias, activation })
@@ -134,6 +138,13 @@ impl Lowering<'_> {
 
     /// The one step of a block.
     pub(super) fn block(&mut self, chain: Chain) -> Result<(), ExecuteError> {
+        match chain.project.dtype {
+            DType::BF16 => self.block_of::<bf16>(chain),
+            _ => self.block_of::<f32>(chain),
+        }
+    }
+
+    fn block_of<E: Element>(&mut self, chain: Chain) -> Result<(), ExecuteError> {
         let Chain { expand, depthwise, project } = chain;
         let node = |conv: Frozen| &self.graph.nodes()[conv.node];
         let (first, middle, last) = (node(expand.unwrap_or(depthwise)), node(depthwise), node(project));
@@ -141,14 +152,14 @@ impl Lowering<'_> {
         let nodes: Vec<&Node> = expand.iter().chain([&depthwise, &project]).map(|&conv| node(conv)).collect();
         self.current = self.fused("Fused.Block", &nodes);
 
-        let x = self.read(first.inputs[0])?;
-        let expand = expand.map(|expand| self.layer(&expand)).transpose()?;
+        let x = self.read::<E>(first.inputs[0])?;
+        let expand = expand.map(|expand| self.layer::<E>(&expand)).transpose()?;
         let Frozen { shape, activation, .. } = depthwise;
-        let weights = self.depthwise_filter::<f32>(&shape, middle.inputs[1])?;
+        let weights = self.depthwise_filter::<E>(&shape, middle.inputs[1])?;
         let bias = middle.inputs.get(2).map(|&b| self.plain(b)).transpose()?;
-        let residual = if project.residual { Some(self.read(last.inputs[3])?) } else { None };
-        let project = self.layer(&project)?;
-        let y = self.write(last.outputs[0])?;
+        let residual = if project.residual { Some(self.read::<E>(last.inputs[3])?) } else { None };
+        let project = self.layer::<E>(&project)?;
+        let y = self.write::<E>(last.outputs[0])?;
 
         let reads = (x, expand, (weights, bias), project, residual);
         self.step("block", reads, y, move |(x, expand, (weights, bias), project, residual), y| {

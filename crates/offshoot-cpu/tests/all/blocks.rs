@@ -3,14 +3,16 @@
 
 use std::num::NonZeroUsize;
 
+use half::bf16;
 use offshoot_cpu::kernels::block::{Block, BlockShape, Dense, Depthwise, block};
 use offshoot_cpu::kernels::conv::{Epilogue, PackedFilter, conv};
+use offshoot_cpu::kernels::element::Element;
 use offshoot_cpu::kernels::simd::Isa;
 use offshoot_cpu::kernels::{Activation, ConvShape, depthwise};
 use offshoot_cpu::{CpuExecutor, CpuOptions};
 use offshoot_graph::builder::{Conv2d, RELU6};
 use offshoot_graph::op::Binary;
-use offshoot_graph::passes::freeze;
+use offshoot_graph::passes::{autocast, freeze};
 use offshoot_graph::{DType, Dim, Executor, Graph, Op, Shape, Tensor, ValueId, Weights};
 use proptest::prelude::*;
 
@@ -81,11 +83,14 @@ impl Case {
         BlockShape { expand, depthwise, project: shape(output(&depthwise), POINTWISE, self.out_c, 1) }
     }
 
-    /// The output in one pass and convolution by convolution.
-    fn run(&self, isa: Isa) -> [Vec<f32>; 2] {
+    /// The output in one pass and convolution by convolution, on elements `E`.
+    fn run<E: Element>(&self, isa: Isa) -> [Vec<u32>; 2] {
+        let elements =
+            |len: usize, seed| -> Vec<E> { values(len, seed).into_iter().map(E::from_f32).collect() };
         let BlockShape { expand: first, depthwise: middle, project: last } = self.shape();
         let filter = |shape: &ConvShape, seed| {
             let mut filter = PackedFilter::new();
+            filter.set_element::<E>();
             let [r, s] = shape.kernel;
             filter.pack(isa, shape, &values(shape.out_c * shape.in_c / shape.groups * r * s, seed));
             (filter, values(shape.out_c, seed + 1))
@@ -110,30 +115,33 @@ impl Case {
             },
             project: Dense { shape: last, filter: &project.0, bias: Some(&project.1), activation: clip },
         };
-        let x = values(len(self.input), 1);
-        let residual = self.residual.then(|| values(len(output(&last)), 2));
-        let mut fused = vec![f32::NAN; len(output(&last))];
+        let x = elements(len(self.input), 1);
+        let residual = self.residual.then(|| elements(len(output(&last)), 2));
+        let nothing = |len: usize| vec![E::from_f32(f32::NAN); len];
+        let mut fused = nothing(len(output(&last)));
         block(isa, &parts, &x, residual.as_deref(), &mut fused);
 
-        let dense = |part: &Dense<'_>, x: &[f32], residual: Option<&[f32]>| {
-            let mut y = vec![f32::NAN; len(output(&part.shape))];
+        let dense = |part: &Dense<'_>, x: &[E], residual: Option<&[E]>| {
+            let mut y = nothing(len(output(&part.shape)));
             let epilogue = Epilogue { bias: part.bias, residual, activation: part.activation, then: None };
             conv(isa, &part.shape, x, part.filter, &epilogue, &mut y);
             y
         };
         let expanded = parts.expand.as_ref().map_or_else(|| x.clone(), |expand| dense(expand, &x, None));
-        let mut between = vec![f32::NAN; len(output(&middle))];
+        let mut between = nothing(len(output(&middle)));
         let Depthwise { shape, weights, bias, activation } = parts.depthwise;
         depthwise::forward(isa, &shape, &expanded, weights, bias, (activation, None), &mut between);
-        [fused, dense(&parts.project, &between, residual.as_deref())]
+        let apart = dense(&parts.project, &between, residual.as_deref());
+        [fused, apart].map(|y| y.into_iter().map(|y| y.to_f32().to_bits()).collect())
     }
 
     fn check(&self) {
-        for isa in Isa::available() {
+        for isa in Isa::available().into_iter().chain([Isa::EMULATED_TILES]) {
             for threads in 1..=3 {
-                let [fused, apart] = pool(threads).install(|| self.run(isa));
-                let equal = fused.iter().zip(&apart).all(|(a, b)| a.to_bits() == b.to_bits());
-                assert!(equal, "{self:?} on {isa} with {threads} threads");
+                let [fused, apart] = pool(threads).install(|| self.run::<f32>(isa));
+                assert!(fused == apart, "{self:?} on {isa} with {threads} threads");
+                let [fused, apart] = pool(threads).install(|| self.run::<bf16>(isa));
+                assert!(fused == apart, "{self:?} on {isa} in bf16 with {threads} threads");
             }
         }
     }
@@ -232,8 +240,18 @@ fn network(seen: bool) -> (Graph, Weights) {
 fn plans_run_blocks_as_one_step_with_the_same_bits() {
     let pictures = Tensor::f32([3, 3, 67, 49], values(3 * 3 * 67 * 49, 5));
     let first = Tensor::f32([1, 3, 67, 49], pictures.as_f32().unwrap()[..3 * 67 * 49].to_vec());
+    for half in [false, true] {
+        one_step_with_the_same_bits(half, &pictures, &first);
+    }
+}
+
+/// In bf16 if `half`.
+fn one_step_with_the_same_bits(half: bool, pictures: &Tensor, first: &Tensor) {
     let run = |seen: bool, threads: usize, x: &Tensor| {
-        let (graph, weights) = network(seen);
+        let (mut graph, weights) = network(seen);
+        if half {
+            graph = autocast(&graph, DType::BF16).unwrap();
+        }
         let options =
             CpuOptions { threads: NonZeroUsize::new(threads), profile: true, ..CpuOptions::default() };
         let executor = CpuExecutor::new(options).unwrap();
@@ -241,19 +259,19 @@ fn plans_run_blocks_as_one_step_with_the_same_bits() {
         session.run(&[("x", x)]).unwrap();
         let steps = session.profile().iter().filter(|step| step.kernel == "block");
         let steps: Vec<String> = steps.map(|step| step.node.clone()).collect();
-        let bits: Vec<u32> =
-            session.read("y").unwrap().into_f32().unwrap().iter().map(|y| y.to_bits()).collect();
+        let y = session.read("y").unwrap().to_f32().and_then(Tensor::into_f32).unwrap();
+        let bits: Vec<u32> = y.iter().map(|y| y.to_bits()).collect();
         (steps, bits)
     };
-    let (apart, wanted) = run(true, 2, &pictures);
+    let (apart, wanted) = run(true, 2, pictures);
     assert!(apart.is_empty(), "{apart:?}");
     let blocks = ["stem .. project0", "expand1 .. project1", "expand2 .. project2"];
     for threads in 1..=3 {
-        let (found, bits) = run(false, threads, &pictures);
+        let (found, bits) = run(false, threads, pictures);
         assert_eq!(found, blocks);
         assert!(bits == wanted, "other bits on {threads} threads");
     }
-    let (_, alone) = run(false, 1, &first);
+    let (_, alone) = run(false, 1, first);
     assert!(alone == wanted[..alone.len()], "other bits alone");
 }
 

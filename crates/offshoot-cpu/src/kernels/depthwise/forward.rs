@@ -8,16 +8,17 @@ use crate::kernels::element::Element;
 use crate::kernels::elementwise::InPlace;
 use crate::kernels::prefetch;
 use crate::kernels::rows::{Shared, for_chunks, load, store};
-use crate::kernels::simd::{Isa, Kernel, Simd, dispatch};
+use crate::kernels::simd::{Isa, Kernel, Simd, dispatch, dispatch_bf16};
 use crate::kernels::{Activation, ConvShape};
+use offshoot_graph::DType;
 use offshoot_graph::op::Unary;
 use std::ops::Range;
 
 /// Most input columns under a tile: those of a 5 x 5 kernel with stride 2.
 const COLUMNS: usize = (TILE - 1) * 2 + 5;
 
-/// A forward convolution.
-struct Forward<'a, E> {
+/// A forward convolution. `SUMS` says that it is run by [`dispatch_bf16`], and rounds with the instruction that there is then.
+struct Forward<'a, E, const SUMS: bool> {
     shape: &'a ConvShape,
     x: &'a [E],
     /// A pixel outside the picture.
@@ -31,7 +32,7 @@ struct Forward<'a, E> {
     out: *mut E,
 }
 
-impl<E: Element> Forward<'_, E> {
+impl<E: Element, const SUMS: bool> Forward<'_, E, SUMS> {
     #[inline(always)]
     unsafe fn bias<S: Simd, const FULL: bool>(&self, c: Channels) -> S::V {
         // Safety: the channels are the shape's.
@@ -49,7 +50,11 @@ impl<E: Element> Forward<'_, E> {
         // Safety: the caller's promise.
         unsafe {
             let v = S::at_most(S::at_least(v, S::splat(low)), S::splat(high));
-            store::<S, _, FULL>(to.add(c.first), c.n, v);
+            if SUMS && FULL {
+                E::store_sum::<S>(to.add(c.first), v);
+            } else {
+                store::<S, _, FULL>(to.add(c.first), c.n, v);
+            }
         }
     }
 
@@ -233,7 +238,7 @@ impl<E: Element> Forward<'_, E> {
     }
 }
 
-impl<E: Element> Kernel for Forward<'_, E> {
+impl<E: Element, const SUMS: bool> Kernel for Forward<'_, E, SUMS> {
     type Output = ();
 
     #[inline(always)]
@@ -273,7 +278,12 @@ pub fn forward<E: Element>(
         // Safety: the rows of a task are its own.
         let out = unsafe { shared.at(rows.start * width) };
         let cols = rows.len() * width;
-        dispatch(isa, Forward { shape, x, zeros, weights, bias, activation, rows, out });
+        if E::DTYPE == DType::BF16 && isa.multiplies_bf16() {
+            let kernel = Forward::<E, true> { shape, x, zeros, weights, bias, activation, rows, out };
+            dispatch_bf16(isa, kernel);
+        } else {
+            dispatch(isa, Forward::<E, false> { shape, x, zeros, weights, bias, activation, rows, out });
+        }
         if let Some(op) = then {
             dispatch(isa, InPlace { op, x: out, rows: &[0], cols });
         }

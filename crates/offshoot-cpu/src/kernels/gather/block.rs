@@ -55,7 +55,7 @@ impl<L: Layout> Kernel for Block<'_, L> {
         let stage_cols = plan.stage_cols();
         stage_rows.iter_mut().enumerate().for_each(|(i, row)| *row = i * stage_cols);
         let stage = self.scratch.as_mut_ptr().wrapping_add(BLOCK * STRIDE);
-        let rows = Rows { targets, starts, stage, stage_rows: &stage_rows[..targets.len()] };
+        let rows = Rows { targets, starts, stage, stage_cols, stage_rows: &stage_rows[..targets.len()] };
         let parts = plan.parts();
         let (source, following) = (self.rows_in_place(pixels.start), self.following(&pixels));
         let order = if L::TILES { plan.order() } else { Order::Parts };
@@ -65,28 +65,51 @@ impl<L: Layout> Kernel for Block<'_, L> {
             Order::Panels => [panels.len(), parts],
             Order::Rows => [tiles, panels.len()],
         };
+        let place = |part: usize| {
+            let (depth, first) = (plan.part(part), part == 0);
+            let unread = source.filter(|_| first).map(|source| (source, plan.source_pitch()));
+            let ahead = Ahead::new(unread, following, panels.len() * tiles, depth.len());
+            let (last, panels) = (part + 1 == parts, panels.clone());
+            Place { part, group, first, last, depth, panels, source, ahead, panel: 0, tiles: 0..tiles }
+        };
+        // (Not made again for each tile: it takes a few divisions.)
+        let mut now = place(0);
+        let mut waiting: Option<Place> = None;
         for i in 0..outer {
             for j in 0..inner {
-                let (part, panel, tiles) = match order {
-                    Order::Parts => (i, j, 0..tiles),
-                    Order::Panels => (j, i, 0..tiles),
-                    Order::Rows => (0, j, i..i + 1),
+                let (part, panel) = match order {
+                    Order::Parts => (i, j),
+                    Order::Panels => (j, i),
+                    Order::Rows => (0, j),
                 };
-                let (depth, first) = (plan.part(part), part == 0);
+                if part != now.part {
+                    now = place(part);
+                }
+                now.panel = panels.start + panel;
+                if order == Order::Rows {
+                    now.tiles = i..i + 1;
+                }
                 let gathers = j == 0 && (i == 0 || order == Order::Parts);
                 // Safety: `S` is available; the rows are gathered before they are multiplied, and the scratch has STRIDE floats for each.
                 unsafe {
                     if source.is_none() && gathers {
-                        self.gather_rows::<S>(pixels.clone(), group, depth.clone());
+                        self.gather_rows::<S>(pixels.clone(), group, now.depth.clone());
                     }
-                    let unread = source.filter(|_| first).map(|source| (source, plan.source_pitch()));
-                    let ahead = Ahead::new(unread, following, panels.len() * (starts.len() - 1), depth.len());
-                    let (last, panels) = (part + 1 == parts, panels.clone());
-                    let panel = panels.start + panel;
-                    let place = Place { group, first, last, depth, panels, source, ahead, tiles };
-                    self.panel::<S>(&place, panel, &rows);
+                    self.multiply::<S>(&now, &self.sums(&now, &rows), &rows);
+                    // The unit multiplies one panel while vectors store the one before.
+                    let finished = match order {
+                        Order::Rows => waiting.replace(now.clone()),
+                        Order::Parts | Order::Panels => now.last.then(|| now.clone()),
+                    };
+                    if let Some(place) = finished {
+                        self.finish::<S>(&place, &rows);
+                    }
                 }
             }
+        }
+        if let Some(place) = waiting.filter(|_| L::TILES) {
+            // Safety: `S` is available, and the sums of the last panel are finished.
+            unsafe { self.finish::<S>(&place, &rows) };
         }
     }
 }
@@ -97,8 +120,9 @@ struct Rows<'a> {
     targets: &'a [usize],
     /// Where tiles start, and the last one ends.
     starts: &'a [usize],
-    /// Sums whose output is no f32, and where each row of them begins.
+    /// Sums whose output is no f32, how many columns of them there are, and where each row begins.
     stage: *mut f32,
+    stage_cols: usize,
     stage_rows: &'a [usize],
 }
 
@@ -115,7 +139,9 @@ pub(super) struct Sums<'a> {
 }
 
 /// Which part of the reduction, in cells, of which panels of which group.
+#[derive(Clone)]
 struct Place {
+    part: usize,
     group: usize,
     panels: Range<usize>,
     depth: Range<usize>,
@@ -125,7 +151,8 @@ struct Place {
     source: Option<*const f32>,
     /// What its tiles ask for.
     ahead: Ahead,
-    /// The tiles.
+    /// The panel and the tiles that are multiplied.
+    panel: usize,
     tiles: Range<usize>,
 }
 
@@ -155,53 +182,57 @@ impl<L: Layout> Block<'_, L> {
         }
     }
 
-    /// Multiplies a part of the reduction with a panel, and stores the sums after the last part.
+    /// Where the sums of a panel go.
     #[inline(always)]
-    unsafe fn panel<S: Simd>(&self, place: &Place, panel: usize, rows: &Rows<'_>) {
-        let (plan, gather) = (self.plan, self.plan.gather);
-        let first_col = panel * plan.panel;
-        let targets = rows.targets;
-        // Safety: `S` is available; the rows have been gathered; targets lie within the output.
-        unsafe {
-            let sums = match self.out {
-                SharedView::F32(out) => {
-                    let residual = self.operands.residual.and_then(f32::of);
-                    let residual = residual.map(|r| r.as_ptr().add(first_col));
-                    let out = out.get().add(first_col);
-                    Sums { out, rows: targets, residual, bounds: self.operands.bounds }
-                }
-                SharedView::Bf16(_) | SharedView::F16(_) => {
-                    let at = (panel - place.panels.start) * plan.panel % plan.stage_cols();
-                    let out = rows.stage.wrapping_add(at);
-                    Sums { out, rows: rows.stage_rows, residual: None, bounds: UNBOUNDED }
-                }
-            };
-            self.multiply::<S>(place, panel, &sums, rows);
-            if !place.last {
-                return;
+    fn sums<'r>(&self, place: &Place, rows: &Rows<'r>) -> Sums<'r> {
+        let first_col = place.panel * self.plan.panel;
+        match self.out {
+            SharedView::F32(out) => {
+                let residual = self.operands.residual.and_then(f32::of);
+                let residual = residual.map(|residual| residual.as_ptr().wrapping_add(first_col));
+                let out = out.get().wrapping_add(first_col);
+                Sums { out, rows: rows.targets, residual, bounds: self.operands.bounds }
             }
-            let (these, ends) = (
-                rows.starts[place.tiles.start]..rows.starts[place.tiles.end],
-                place.tiles.end + 1 == rows.starts.len(),
-            );
-            let sums = Sums { rows: &sums.rows[these.clone()], ..sums };
-            let block = (self.index / plan.panel_blocks % plan.pixel_blocks, place.group, panel);
+            SharedView::Bf16(_) | SharedView::F16(_) => {
+                // One panel after the other has its own columns, as far as there are some.
+                let mut at = (place.panel - place.panels.start) * self.plan.panel;
+                if at >= rows.stage_cols {
+                    at %= rows.stage_cols;
+                }
+                let out = rows.stage.wrapping_add(at);
+                Sums { out, rows: rows.stage_rows, residual: None, bounds: UNBOUNDED }
+            }
+        }
+    }
+
+    /// Stores finished sums.
+    #[inline(always)]
+    unsafe fn finish<S: Simd>(&self, place: &Place, rows: &Rows<'_>) {
+        let (plan, sums) = (self.plan, self.sums(place, rows));
+        let Place { group, panel, ref tiles, .. } = *place;
+        let these = rows.starts[tiles.start]..rows.starts[tiles.end];
+        let (targets, of_these) = (rows.targets, &rows.targets[these.clone()]);
+        let sums = Sums { rows: &sums.rows[these], ..sums };
+        let ends = tiles.end + 1 == rows.starts.len();
+        let block = (self.index / plan.panel_blocks % plan.pixel_blocks, group, panel);
+        // Safety: `S` is available; targets lie within the output.
+        unsafe {
             match self.out {
                 SharedView::F32(out) => {
                     if let Some(op) = self.operands.then {
-                        let cols = (gather.cols - first_col).min(plan.panel);
-                        S::apart(InPlace { op, x: sums.out, rows: targets, cols });
+                        let cols = (plan.gather.cols - panel * plan.panel).min(plan.panel);
+                        S::apart(InPlace { op, x: sums.out, rows: of_these, cols });
                     }
                     self.moments(block, out, targets);
                 }
                 SharedView::Bf16(out) => {
-                    self.store::<S, _>(place.group, panel, &sums, out, &targets[these]);
+                    self.store::<S, _>(group, panel, &sums, out, of_these);
                     if ends {
                         self.moments(block, out, targets);
                     }
                 }
                 SharedView::F16(out) => {
-                    self.store::<S, _>(place.group, panel, &sums, out, &targets[these]);
+                    self.store::<S, _>(group, panel, &sums, out, of_these);
                     if ends {
                         self.moments(block, out, targets);
                     }
@@ -309,12 +340,11 @@ impl<L: Layout> Block<'_, L> {
     unsafe fn multiply_tiles(
         &self,
         place: &Place,
-        panel: usize,
         (filter, columns): (*const f32, usize),
         sums: &Sums<'_>,
         rows: &Rows<'_>,
     ) {
-        let (emulated, out_row) = (self.plan.isa.emulates_tiles(), 4 * self.plan.stage_cols());
+        let (emulated, out_row, panel) = (self.plan.isa.emulates_tiles(), 4 * rows.stage_cols, place.panel);
         // Safety: rows of sums follow one another in the stage, and those of the left operand in the
         // source or in the scratch, filled up to whole steps as the panel is.
         unsafe {
@@ -355,8 +385,8 @@ impl<L: Layout> Block<'_, L> {
 
     /// Multiplies the gathered rows with one panel.
     #[inline(always)]
-    unsafe fn multiply<S: Simd>(&self, place: &Place, panel: usize, sums: &Sums<'_>, of: &Rows<'_>) {
-        let starts = of.starts;
+    unsafe fn multiply<S: Simd>(&self, place: &Place, sums: &Sums<'_>, of: &Rows<'_>) {
+        let (panel, starts) = (place.panel, of.starts);
         let (plan, gather, operands) = (self.plan, self.plan.gather, &self.operands);
         let first_col = panel * plan.panel;
         let cols = (gather.cols - first_col).min(plan.panel);
@@ -377,7 +407,7 @@ impl<L: Layout> Block<'_, L> {
         let next = operands.filter.as_ptr().wrapping_add(next);
         if L::TILES {
             // Safety: as below.
-            return unsafe { self.multiply_tiles(place, panel, (filter, b_step), sums, of) };
+            return unsafe { self.multiply_tiles(place, (filter, b_step), sums, of) };
         }
         // Safety: pointers stay within the output, the residual and the packed filter, whose sizes were checked.
         unsafe {

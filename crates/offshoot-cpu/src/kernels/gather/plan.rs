@@ -124,13 +124,14 @@ impl Plan<'_> {
         }
     }
 
-    /// Columns of the sums that a task keeps apart where its output is no f32: those of one panel, unless all panels'
-    /// sums must outlast a part of the reduction.
+    /// Columns of the sums that a task keeps apart where its output is no f32: those of one panel, or of two where one is multiplied
+    /// while the other is stored, unless all panels' sums must outlast a part of the reduction.
     pub(super) fn stage_cols(&self) -> usize {
-        if self.parts() == 1 || (self.cells == Cells::Tiles && self.order() != Order::Parts) {
-            self.panel
-        } else {
-            self.panels().div_ceil(self.panel_blocks) * self.panel
+        match (self.cells, self.order()) {
+            (Cells::Tiles, Order::Rows) => 2 * self.panel,
+            (Cells::Tiles, Order::Panels) => self.panel,
+            _ if self.parts() == 1 => self.panel,
+            _ => self.panels().div_ceil(self.panel_blocks) * self.panel,
         }
     }
 

@@ -52,6 +52,17 @@ impl<L: Layout> Block<'_, L> {
         // Safety: `cols` columns of each target are within the output and the residual, and those of each row in the stage.
         unsafe {
             let Some(op) = operands.then else {
+                if L::TILES && cols == 2 * S::LANES {
+                    let residual = residual.map(|residual| residual.add(first_col));
+                    let out = Shared(out.at(first_col));
+                    return store_two::<S, E>(
+                        (sums.out, rows),
+                        bias,
+                        residual,
+                        operands.bounds,
+                        (out, targets),
+                    );
+                }
                 for (&row, &target) in rows.iter().zip(targets) {
                     let at = target + first_col;
                     let residual = residual.map(|residual| residual.add(at));
@@ -82,6 +93,36 @@ impl<L: Layout> Block<'_, L> {
                     cols,
                 );
             }
+        }
+    }
+}
+
+/// [`store_row`] for rows of two whole vectors: all that is the same for each of them stays in registers.
+#[inline(always)]
+unsafe fn store_two<S: Simd, E: Element>(
+    (sums, rows): (*const f32, &[usize]),
+    bias: Option<*const f32>,
+    residual: Option<*const E>,
+    (low, high): (f32, f32),
+    (out, targets): (Shared<E>, &[usize]),
+) {
+    // Safety: the caller's.
+    unsafe {
+        let (low, high) = (S::splat(low), S::splat(high));
+        let mut biases = [S::splat(0.0); 2];
+        if let Some(bias) = bias {
+            biases = [S::load(bias), S::load(bias.add(S::LANES))];
+        }
+        for (&row, &target) in rows.iter().zip(targets) {
+            let (sums, to) = (sums.add(row), out.at(target));
+            let mut left = S::add(S::load(sums), biases[0]);
+            let mut right = S::add(S::load(sums.add(S::LANES)), biases[1]);
+            if let Some(residual) = residual {
+                left = S::add(left, E::load::<S>(residual.add(target)));
+                right = S::add(right, E::load::<S>(residual.add(target + S::LANES)));
+            }
+            E::store_sum::<S>(to, S::at_most(S::at_least(left, low), high));
+            E::store_sum::<S>(to.add(S::LANES), S::at_most(S::at_least(right, low), high));
         }
     }
 }
