@@ -80,6 +80,7 @@ fn shapes() -> Vec<ConvShape> {
     vec![
         shape(64, 96, 6, 1, 1, 1),
         shape(800, 70, 5, 1, 1, 1),
+        shape(800, 7, 5, 1, 1, 1),
         shape(3, 17, 11, 7, 2, 1),
         shape(130, 40, 9, 3, 2, 1),
         shape(64, 32, 9, 1, 2, 1),

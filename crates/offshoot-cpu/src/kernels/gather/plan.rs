@@ -115,7 +115,7 @@ impl Plan<'_> {
     pub(super) fn order(&self) -> Order {
         /// Most cells of a filter that stays in a first-level cache beside what it is multiplied with.
         const FEW: usize = 4 << 10;
-        if self.packed_group <= FEW {
+        if self.packed_group <= FEW && self.parts() == 1 {
             Order::Rows
         } else if self.whole_rows {
             Order::Panels
