@@ -1,6 +1,7 @@
 //! How well logits fit the labels of pictures that may have any number of classes.
 
 use offshoot_graph::model::DEFAULT_THRESHOLD;
+use serde::Serialize;
 
 /// Two logits are told apart from this difference on, relative to the larger one, or absolute below 1: ten times what exported files are off.
 const LEAST_GAP: f32 = 1e-4;
@@ -19,7 +20,7 @@ pub struct LabelMetrics {
 }
 
 /// The pictures of one class, and how they are told from others.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct LabelFigures {
     /// How many have it.
     pub images: u64,

@@ -32,12 +32,12 @@ use offshoot_formats::coreml::is_package;
 
 pub use destination::{Destination, mention_others, writable_file, writable_folder};
 pub use evaluate::{
-    ClassEvaluation, ClassFigures, EvaluateJob, Evaluation, LabelClassFigures, LabelEvaluation,
-    RejectionFigures,
+    ClassEvaluation, ClassFigures, EvaluateJob, Evaluation, LabelEvaluation, RejectionFigures,
 };
 pub use explain::{Explained, class_named, explain, explain_run};
 pub use export::{Batches, EXPORT_FORMATS, ExportJob, ExportOptions, ExportReport, ExportedFile};
 pub use offshoot_infer::Accepted;
+pub use offshoot_infer::labels::LabelFigures;
 pub use quantize::{CalibrationOptions, Int8File, QuantizeJob, QuantizeMode};
 pub use train::{TrainJob, shared_cache};
 pub use verify::{Verdict, VerifyJob};

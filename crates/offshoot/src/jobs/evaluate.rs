@@ -67,26 +67,7 @@ pub struct LabelEvaluation {
     /// The pictures that could not be read.
     pub skipped: usize,
     /// All classes.
-    pub per_class: BTreeMap<String, LabelClassFigures>,
-}
-
-/// What an evaluation finds of one class where a picture has any number.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct LabelClassFigures {
-    /// The pictures that have the class.
-    pub images: u64,
-    /// The average precision; `None` where no picture has the class.
-    pub ap: Option<f64>,
-    /// The area under the ROC curve; `None` where all pictures have the class, or none.
-    pub auroc: Option<f64>,
-    /// Of the pictures said to have the class, the fraction that do.
-    pub precision: f64,
-    /// Of the pictures that have the class, the fraction said to.
-    pub recall: f64,
-    /// Of both, the harmonic mean.
-    pub f1: f64,
-    /// The probability from which on a picture is said to have the class.
-    pub threshold: f64,
+    pub per_class: BTreeMap<String, LabelFigures>,
 }
 
 /// What an evaluation finds where a picture has one class.
@@ -218,10 +199,6 @@ fn of_classes(metrics: &Metrics, classes: &[String], skipped: usize) -> ClassEva
 }
 
 fn of_labels(metrics: &LabelMetrics, classes: &[String], skipped: usize) -> LabelEvaluation {
-    let of_class = |(name, found): (&String, LabelFigures)| {
-        let LabelFigures { images, ap, auroc, precision, recall, f1, threshold } = found;
-        (name.clone(), LabelClassFigures { images, ap, auroc, precision, recall, f1, threshold })
-    };
     LabelEvaluation {
         map: metrics.map(),
         f1_micro: metrics.f1_micro(),
@@ -231,7 +208,7 @@ fn of_labels(metrics: &LabelMetrics, classes: &[String], skipped: usize) -> Labe
         loss: metrics.loss(),
         images: metrics.images(),
         skipped,
-        per_class: classes.iter().zip(metrics.per_class()).map(of_class).collect(),
+        per_class: classes.iter().cloned().zip(metrics.per_class()).collect(),
     }
 }
 
