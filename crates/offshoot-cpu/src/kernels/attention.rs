@@ -5,10 +5,13 @@
 //! depend on the rows beside it.
 
 pub(crate) mod grad;
+mod narrow;
 mod stack;
+mod tiled;
 
 use std::ops::Range;
 
+use super::element::{Element, View, ViewMut};
 use super::parallel::{self, Shared};
 use super::simd::{Isa, Kernel, Simd, dispatch};
 use super::size::elements;
@@ -53,31 +56,53 @@ pub(crate) struct AttentionShape {
 
 /// The operands of [`attention`].
 #[derive(Clone, Copy)]
-pub(crate) struct Operands<'a> {
-    pub(crate) q: &'a [f32],
-    pub(crate) k: &'a [f32],
-    pub(crate) v: &'a [f32],
+pub(crate) struct Operands<'a, E = f32> {
+    pub(crate) q: &'a [E],
+    pub(crate) k: &'a [E],
+    pub(crate) v: &'a [E],
     /// What the scores are multiplied with.
     pub(crate) scale: f32,
     /// Added to the scores then.
     pub(crate) mask: Option<&'a [f32]>,
 }
 
-/// Writes `softmax(scale q kᵀ + mask) v` of each matrix of the stack to `y`.
+/// Writes `softmax(scale q kᵀ + mask) v` of each matrix of the stack to `y`. Scores and sums are f32; halves are rounded to before the
+/// product with `v` where it is one of tiles, and in the end.
 ///
 /// # Panics
 /// When the matrices are not within their slices, or do not lie as `shape` says; when two matrices of `y` share elements.
-pub(crate) fn attention(isa: Isa, shape: &AttentionShape, operands: Operands<'_>, y: &mut [f32]) {
+pub(crate) fn attention<E: Element>(
+    isa: Isa,
+    shape: &AttentionShape,
+    operands: Operands<'_, E>,
+    y: &mut [E],
+) {
     let AttentionShape { count, queries, keys, depth, width, .. } = *shape;
     check_operands(shape, operands, y);
     check_apart(&shape.y, [queries, width]);
     if [count, queries, width].contains(&0) {
         return;
     }
+    let Operands { q, k, v, scale, mask } = operands;
+    match (E::view(q), E::view(k), E::view(v), E::view_mut(y)) {
+        (View::F32(q), View::F32(k), View::F32(v), ViewMut::F32(y)) => {
+            attention_f32(isa, shape, Operands { q, k, v, scale, mask }, y);
+        }
+        (View::Bf16(q), View::Bf16(k), View::Bf16(v), ViewMut::Bf16(y))
+            if isa.has_tiles() && ![keys, depth].contains(&0) =>
+        {
+            tiled::attention(isa, shape, Operands { q, k, v, scale, mask }, y);
+        }
+        _ => narrow::attention(isa, shape, operands, y),
+    }
+}
+
+/// [`attention`] of sizes that were checked.
+fn attention_f32(isa: Isa, shape: &AttentionShape, operands: Operands<'_>, y: &mut [f32]) {
+    let AttentionShape { count, queries, .. } = *shape;
     let plan = Plan::new(isa, shape);
     let out = Shared::new(y);
-    let work = elements([count, queries, depth + width]).saturating_mul(keys.max(1));
-    parallel::for_each_task(count * plan.parts, work, |index| {
+    parallel::for_each_task(count * plan.parts, shape.work(), |index| {
         let (matrix, part) = (index / plan.parts, index % plan.parts);
         let rows = parallel::part(queries, plan.parts, part);
         parallel::with_scratch(plan.scratch(shape), |scratch| {
@@ -86,8 +111,22 @@ pub(crate) fn attention(isa: Isa, shape: &AttentionShape, operands: Operands<'_>
     });
 }
 
+impl AttentionShape {
+    /// Multiply-adds of all matrices.
+    fn work(&self) -> usize {
+        elements([self.count, self.queries, self.depth + self.width]).saturating_mul(self.keys.max(1))
+    }
+
+    /// What is added to the scores of a query.
+    #[inline(always)]
+    fn mask_of<'a>(&self, mask: Option<&'a [f32]>, matrix: usize, query: usize) -> Option<&'a [f32]> {
+        let (mask, stack) = mask.zip(self.mask.as_ref())?;
+        Some(&mask[stack.starts[matrix] + query * stack.row..][..self.keys])
+    }
+}
+
 /// `y` is the result or its gradient.
-fn check_operands(shape: &AttentionShape, operands: Operands<'_>, y: &[f32]) {
+fn check_operands<E>(shape: &AttentionShape, operands: Operands<'_, E>, y: &[E]) {
     let AttentionShape { count, queries, keys, depth, width, .. } = *shape;
     let Operands { q, k, v, mask, .. } = operands;
     let fits = shape.q.fits(count, [queries, depth], q.len())
@@ -174,7 +213,8 @@ impl Kernel for Task<'_> {
                 let first = self.operands.q.as_ptr().add(q.starts[self.matrix] + start * q.row);
                 self.multiply::<S>([rows, depth, pitch], (first, q.row), packed_keys, (scores, pitch));
                 for (i, sum) in sums[..rows].iter_mut().enumerate() {
-                    *sum = self.exponentials::<S>(start + i, scores.add(i * pitch));
+                    let mask = self.shape.mask_of(self.operands.mask, self.matrix, start + i);
+                    *sum = exponentials_of::<S>(self.operands.scale, mask, scores.add(i * pitch), keys);
                 }
                 let y = self.out.at(out.starts[self.matrix] + start * out.row);
                 self.multiply::<S>([rows, keys, width], (scores, pitch), packed_values, (y, out.row));
@@ -236,28 +276,22 @@ impl Task<'_> {
             }
         }
     }
+}
 
-    /// Replaces the scores of a query with their exponentials, and gives the sum of these.
-    ///
-    /// # Safety
-    /// `S` must be available, and `scores` valid for a float a key.
-    #[inline(always)]
-    unsafe fn exponentials<S: Simd>(&self, query: usize, scores: *mut f32) -> f32 {
-        let keys = self.shape.keys;
-        // Safety: the caller's; the mask has a row for each query.
-        unsafe {
-            match self.operands.mask.zip(self.shape.mask.as_ref()) {
-                Some((mask, stack)) => {
-                    let mask = mask[stack.starts[self.matrix] + query * stack.row..][..keys].as_ptr();
-                    scale_and_add::<S>(self.operands.scale, scores, mask, keys);
-                }
-                None if self.operands.scale != 1.0 => {
-                    line::<S>(self.operands.scale, scores, 0.0, scores, keys)
-                }
-                None => {}
-            }
-            exponentials::<S>(scores, keys, largest::<S>(scores, keys), scores)
+/// Replaces the scores of a query with the exponentials of `scale scores + mask`, and gives the sum of these. (All are divided by that of the largest.)
+///
+/// # Safety
+/// `S` must be available, `scores` valid for `keys` floats, and the mask have as many.
+#[inline(always)]
+unsafe fn exponentials_of<S: Simd>(scale: f32, mask: Option<&[f32]>, scores: *mut f32, keys: usize) -> f32 {
+    // Safety: the caller's.
+    unsafe {
+        match mask {
+            Some(mask) => scale_and_add::<S>(scale, scores, mask.as_ptr(), keys),
+            None if scale != 1.0 => line::<S>(scale, scores, 0.0, scores, keys),
+            None => {}
         }
+        exponentials::<S>(scores, keys, largest::<S>(scores, keys), scores)
     }
 }
 
@@ -322,177 +356,4 @@ fn pack(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::strided::{Strided, copy_strided};
-    use super::*;
-    use crate::kernels::testing::{assert_close, assert_same_on_any_threads, normals};
-
-    /// Two matrices of each size, with operands and a mask.
-    pub(super) struct Case {
-        pub(super) shape: AttentionShape,
-        pub(super) q: Vec<f32>,
-        pub(super) k: Vec<f32>,
-        pub(super) v: Vec<f32>,
-        pub(super) mask: Vec<f32>,
-        /// `k` with each matrix as its transpose.
-        pub(super) transposed: Vec<f32>,
-    }
-
-    /// Matrices one after another.
-    pub(super) fn stack(sizes: [usize; 3]) -> Stack {
-        Stack::new(&Strided::dense(sizes.to_vec())).expect("matrices")
-    }
-
-    /// A stack of attentions whose operands and result are one matrix after another, without a mask.
-    pub(super) fn dense([count, queries, keys, depth, width]: [usize; 5]) -> AttentionShape {
-        AttentionShape {
-            count,
-            queries,
-            keys,
-            depth,
-            width,
-            q: stack([count, queries, depth]),
-            k: stack([count, keys, depth]),
-            v: stack([count, keys, width]),
-            mask: None,
-            y: stack([count, queries, width]),
-        }
-    }
-
-    impl AttentionShape {
-        /// With a mask for each matrix, one after another.
-        pub(super) fn masked(&self) -> AttentionShape {
-            AttentionShape { mask: Some(stack([self.count, self.queries, self.keys])), ..self.clone() }
-        }
-
-        /// With keys as columns.
-        pub(super) fn by_columns(&self) -> AttentionShape {
-            AttentionShape { k: stack([self.count, self.depth, self.keys]).transposed(), ..self.clone() }
-        }
-    }
-
-    /// Each matrix of `rows` and `columns` of a stack as its transpose.
-    pub(super) fn transpose(stack: &[f32], [rows, columns]: [usize; 2]) -> Vec<f32> {
-        let matrices = stack.chunks_exact(rows * columns);
-        let places = || (0..columns).flat_map(|j| (0..rows).map(move |i| i * columns + j));
-        matrices.flat_map(|matrix| places().map(|at| matrix[at])).collect()
-    }
-
-    pub(super) fn cases() -> impl Iterator<Item = Case> {
-        // (Heads wider than a part of a block, and more keys than that.)
-        let sizes = [
-            (1, 1, 1, 1),
-            (5, 3, 4, 7),
-            (49, 49, 32, 32),
-            (300, 197, 24, 40),
-            (9, 20, 391, 400),
-            (60, 800, 17, 5),
-        ];
-        sizes.into_iter().map(|(queries, keys, depth, width)| {
-            let count = 2;
-            let len = [queries * depth, keys * depth, keys * width, queries * keys].map(|n| n * count);
-            let [q, k, v, mask] = [0, 1, 2, 3].map(|i| normals(i as u64, len[i]));
-            let shape = dense([count, queries, keys, depth, width]);
-            let transposed = transpose(&k, [keys, depth]);
-            Case { shape, q, k, v, mask, transposed }
-        })
-    }
-
-    /// softmax(scale q kᵀ + mask) v of one query, in f64.
-    fn expected(q: &[f32], k: &[f32], v: &[f32], scale: f32, mask: &[f32], width: usize) -> Vec<f64> {
-        let scores: Vec<f64> = k
-            .chunks_exact(q.len())
-            .enumerate()
-            .map(|(i, k)| {
-                let dot: f64 = q.iter().zip(k).map(|(q, k)| f64::from(*q) * f64::from(*k)).sum();
-                dot * f64::from(scale) + mask.get(i).map_or(0.0, |m| f64::from(*m))
-            })
-            .collect();
-        let most = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let weights: Vec<f64> = scores.iter().map(|score| (score - most).exp()).collect();
-        let sum: f64 = weights.iter().sum();
-        let column = |j| {
-            weights.iter().zip(v.chunks_exact(width)).map(|(w, v)| w * f64::from(v[j])).sum::<f64>() / sum
-        };
-        (0..width).map(column).collect()
-    }
-
-    #[test]
-    fn attention_is_what_its_formula_says_on_every_path() {
-        for Case { shape: first, q, k, v, mask, transposed } in cases() {
-            let AttentionShape { count, queries, keys, depth, width, .. } = first;
-            for mask in [None, Some(&mask[..])] {
-                let first = if mask.is_some() { first.masked() } else { first.clone() };
-                let last = first.by_columns();
-                let row = |row: usize| {
-                    let matrix = row / queries;
-                    let [k, v] = [(&k, depth), (&v, width)].map(|(x, n)| &x[matrix * keys * n..][..keys * n]);
-                    let mask = mask.map_or(&[][..], |mask| &mask[row * keys..][..keys]);
-                    expected(&q[row * depth..][..depth], k, v, 0.7, mask, width)
-                };
-                let wanted: Vec<f64> = (0..count * queries).flat_map(row).collect();
-                for isa in Isa::available() {
-                    for (shape, k) in [(&first, &k), (&last, &transposed)] {
-                        let run = || {
-                            let mut y = vec![f32::NAN; count * queries * width];
-                            attention(isa, shape, Operands { q: &q, k, v: &v, scale: 0.7, mask }, &mut y);
-                            y
-                        };
-                        let what = format!("{isa} {queries} {keys} {depth} {width} {:?}", mask.is_some());
-                        assert_close(&what, &run(), &wanted, 1e-5);
-                        assert_same_on_any_threads(&what, run);
-                    }
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn operands_may_lie_between_each_other() {
-        // q, k and v as parts of each token's row, head by head, and the result token by token.
-        let [pictures, heads, tokens, depth, width] = [2, 3, 9, 4, 5];
-        let row = heads * (2 * depth + width);
-        let x = normals(3, pictures * tokens * row);
-        let part = |start: usize, size: usize| Strided {
-            start: start * heads,
-            shape: vec![pictures, heads, tokens, size],
-            strides: vec![tokens * row, size, row, 1],
-        };
-        let places = [part(0, depth), part(depth, depth), part(2 * depth, width)];
-        let out = Strided {
-            start: 0,
-            shape: vec![pictures, heads, tokens, width],
-            strides: vec![tokens * heads * width, width, heads * width, 1],
-        };
-        let dense = dense([pictures * heads, tokens, tokens, depth, width]);
-        let [q, k, v] = places.each_ref().map(|places| {
-            let mut part = vec![0.0; places.len()];
-            copy_strided(&x, places, &mut part);
-            part
-        });
-        for isa in Isa::available() {
-            let mut wanted = vec![0.0; dense.count * tokens * width];
-            attention(isa, &dense, Operands { q: &q, k: &k, v: &v, scale: 0.5, mask: None }, &mut wanted);
-            let [of_q, of_k, of_v, of_y] =
-                [&places[0], &places[1], &places[2], &out].map(|p| Stack::new(p).expect("matrices"));
-            let shape = AttentionShape { q: of_q, k: of_k, v: of_v, y: of_y, ..dense.clone() };
-            let mut y = vec![0.0; wanted.len()];
-            attention(isa, &shape, Operands { q: &x, k: &x, v: &x, scale: 0.5, mask: None }, &mut y);
-            let mut found = vec![0.0; y.len()];
-            copy_strided(&y, &out, &mut found);
-            assert_eq!(found, wanted, "{isa}");
-        }
-    }
-
-    #[test]
-    fn a_nan_stays_in_its_row() {
-        let shape = dense([1, 2, 20, 3, 5]);
-        let (mut q, k, v) = (normals(0, 6), normals(1, 60), normals(2, 100));
-        q[0] = f32::NAN;
-        for isa in Isa::available() {
-            let mut y = vec![0.0; 10];
-            attention(isa, &shape, Operands { q: &q, k: &k, v: &v, scale: 1.0, mask: None }, &mut y);
-            assert!(y[..5].iter().all(|y| y.is_nan()) && y[5..].iter().all(|y| y.is_finite()), "{isa} {y:?}");
-        }
-    }
-}
+mod tests;

@@ -11,6 +11,7 @@ mod copy;
 mod pack;
 mod plan;
 mod store;
+mod strip;
 
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -20,14 +21,14 @@ use offshoot_graph::op::Unary;
 use self::block::Block;
 pub(super) use self::copy::{Ahead, Inner, copy};
 pub(super) use self::pack::{WeightOrder, pack, pack_panel};
-use self::plan::{BLOCK, Plan, plan};
+use self::plan::{Plan, plan};
 pub(super) use self::plan::{moment_blocks, moment_rows};
 use super::element::{SharedView, View, ViewMut};
 use super::parallel::{self, Shared};
 use super::simd::{Isa, dispatch, dispatch_bf16, dispatch_tiles, tiles};
 use super::size::elements;
 use super::source::ScaleShift;
-use super::tile::{Layout, RowMajor, RowMajorPairs, RowMajorTiles, STRIDE};
+use super::tile::{Layout, RowMajor, RowMajorPairs, RowMajorTiles};
 
 /// A row or column of the kernel: its index in OIHW weights and the source pixel that it reads, from the pixel that
 /// the grid's step leads to.
@@ -250,7 +251,7 @@ pub(super) unsafe fn run(isa: Isa, gathers: &[Gather], operands: Operands<'_>, o
     parallel::for_each_task(tasks, work, |mut index| {
         for plan in &plans {
             if index < plan.tasks() {
-                let len = BLOCK * STRIDE + plan.stage(out);
+                let len = plan.left() + plan.stage(out);
                 return parallel::with_scratch(len, |scratch| match operands.cells {
                     Cells::Floats => dispatch(isa, block::<RowMajor>(plan, index, operands, out, scratch)),
                     Cells::Pairs => {

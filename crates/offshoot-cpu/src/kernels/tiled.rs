@@ -167,7 +167,11 @@ impl Block {
         let (panel, count) = (tile::tile_cols(isa), rows.div_ceil(tiles::MOST_ROWS));
         for col in (0..cols).step_by(panel) {
             for i in 0..count {
-                let rows = parallel::part(rows, count, i);
+                // Where there are whole tiles only, all have one size: another would have to be configured.
+                let rows = match rows % tiles::ROWS {
+                    0 => i * tiles::MOST_ROWS..rows.min((i + 1) * tiles::MOST_ROWS),
+                    _ => parallel::part(rows, count, i),
+                };
                 // Safety: the caller's.
                 unsafe {
                     let out: *mut u8 = sums.add(rows.start * sums_row + col).cast();

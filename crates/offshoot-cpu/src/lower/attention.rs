@@ -5,16 +5,17 @@ use offshoot_graph::{ExecuteError, ValueId};
 use super::{Lowering, Node, unsupported};
 use crate::kernels::attention::grad::attention_grad;
 use crate::kernels::attention::{AttentionShape, Operands, Stack, attention};
+use crate::kernels::element::Element;
 use crate::kernels::strided::Strided;
 use crate::operands::Operand;
 use crate::optimize::Attention;
 
-type AttentionOperands = ([Operand<f32>; 3], Option<Operand<f32>>);
+type AttentionOperands<E> = ([Operand<E>; 3], Option<Operand<f32>>);
 
 impl Lowering<'_> {
-    pub(super) fn attention(&mut self, node: &Node, op: Attention) -> Result<(), ExecuteError> {
-        let (operands, stacks) = self.attention_operands(node, op)?;
-        let (y, places) = self.write_rows(node.outputs[0])?;
+    pub(super) fn attention<E: Element>(&mut self, node: &Node, op: Attention) -> Result<(), ExecuteError> {
+        let (operands, stacks) = self.attention_operands::<E>(node, op)?;
+        let (y, places) = self.write_rows::<E>(node.outputs[0])?;
         let shape = self.attention_shape(node, stacks, &places)?;
         let (isa, scale) = (self.isa, op.scale);
         self.step("attention", operands, y, move |([q, k, v], mask), y| {
@@ -23,15 +24,19 @@ impl Lowering<'_> {
         Ok(())
     }
 
-    pub(super) fn attention_grad(&mut self, node: &Node, op: Attention) -> Result<(), ExecuteError> {
-        let (operands, stacks) = self.attention_operands(node, op)?;
-        let (dy, places) = self.rows(node.inputs[node.inputs.len() - 1])?;
+    pub(super) fn attention_grad<E: Element>(
+        &mut self,
+        node: &Node,
+        op: Attention,
+    ) -> Result<(), ExecuteError> {
+        let (operands, stacks) = self.attention_operands::<E>(node, op)?;
+        let (dy, places) = self.rows::<E>(node.inputs[node.inputs.len() - 1])?;
         let shape = self.attention_shape(node, stacks, &places)?;
         let &[dq, dk, dv] = &node.outputs[..] else {
             return Err(unsupported(node, "it must have 3 outputs".into()));
         };
         let [(dq, to_q), (dk, to_k), (dv, to_v)] =
-            [self.write_rows(dq)?, self.write_rows(dk)?, self.write_rows(dv)?];
+            [self.write_rows::<E>(dq)?, self.write_rows(dk)?, self.write_rows(dv)?];
         let (isa, scale) = (self.isa, op.scale);
         let to_k = if op.keys_first { stack(node, &to_k)? } else { stack(node, &to_k)?.transposed() };
         let stacks = [stack(node, &to_q)?, to_k, stack(node, &to_v)?];
@@ -42,11 +47,11 @@ impl Lowering<'_> {
     }
 
     /// q, k and v, the mask where there is one, and where their matrices are.
-    fn attention_operands(
+    fn attention_operands<E: Element>(
         &mut self,
         node: &Node,
         op: Attention,
-    ) -> Result<(AttentionOperands, Stacks), ExecuteError> {
+    ) -> Result<(AttentionOperands<E>, Stacks), ExecuteError> {
         let (q, of_q) = self.rows(node.inputs[0])?;
         let (k, of_k) = self.rows_or_columns(node.inputs[1])?;
         let (v, of_v) = self.rows(node.inputs[2])?;
@@ -62,7 +67,7 @@ impl Lowering<'_> {
     }
 
     /// As [`Lowering::rows`], or those of the axis before the last follow one another.
-    fn rows_or_columns(&mut self, value: ValueId) -> Result<(Operand<f32>, Strided), ExecuteError> {
+    fn rows_or_columns<E: Element>(&mut self, value: ValueId) -> Result<(Operand<E>, Strided), ExecuteError> {
         let view = self.view(value)?;
         match view.places.strides[..] {
             [.., 1, _] => Ok((self.typed(value, view.base)?, view.places)),

@@ -329,8 +329,8 @@ impl<'a> Lowering<'a> {
                 self.conv::<E>(node, conv, epilogue(*activation), *residual)
             }
             CpuOp::Gemm { gemm, then } => self.gemm::<E>(node, *gemm, Some(*then)),
-            CpuOp::Attention(op) => self.attention(node, *op),
-            CpuOp::AttentionGrad(op) => self.attention_grad(node, *op),
+            CpuOp::Attention(op) => self.attention::<E>(node, *op),
+            CpuOp::AttentionGrad(op) => self.attention_grad::<E>(node, *op),
             CpuOp::ChannelShuffle { groups } => self.channel_shuffle::<E>(node, *groups),
             CpuOp::GroupNorm { groups, epsilon } => self.group_norm(node, *groups, *epsilon),
             CpuOp::BatchNormApply { residual, activation } => {

@@ -125,7 +125,7 @@ impl Lowering<'_> {
     }
 
     /// The elements of an f32 value, where those of its last axis follow one another. Copied if they do not.
-    pub(super) fn rows(&mut self, value: ValueId) -> Result<(Operand<f32>, Strided), ExecuteError> {
+    pub(super) fn rows<E: Stored>(&mut self, value: ValueId) -> Result<(Operand<E>, Strided), ExecuteError> {
         let view = self.view(value)?;
         if view.places.strides.last() == Some(&1) {
             return Ok((self.typed(value, view.base)?, view.places));
@@ -133,14 +133,17 @@ impl Lowering<'_> {
         Ok((self.plain(value)?, Strided::dense(self.shape(value).to_vec())))
     }
 
-    /// A new buffer for an f32 value, and where its elements go: in the order in which the reader wants them, where there is only one, and
+    /// A new buffer for a value, and where its elements go: in the order in which the reader wants them, where there is only one, and
     /// those of the last axis follow one another.
-    pub(super) fn write_rows(&mut self, value: ValueId) -> Result<(Output<f32>, Strided), ExecuteError> {
+    pub(super) fn write_rows<E: Stored>(
+        &mut self,
+        value: ValueId,
+    ) -> Result<(Output<E>, Strided), ExecuteError> {
         let shape = self.shape(value).to_vec();
         let Some(perm) = self.views.permuted.get(&value).cloned() else {
             return Ok((self.write_plain(value)?, Strided::dense(shape)));
         };
-        let y = self.fresh::<f32>(self.len(value));
+        let y = self.fresh::<E>(self.len(value));
         let in_memory = Strided::dense(perm.iter().map(|&axis| shape[axis]).collect());
         let back: Vec<usize> =
             (0..perm.len()).filter_map(|axis| perm.iter().position(|&from| from == axis)).collect();

@@ -1,6 +1,7 @@
 //! Which nodes read each value.
 
-use offshoot_graph::{DType, Graph, Node, ValueId};
+use offshoot_graph::op::TrainOp;
+use offshoot_graph::{DType, Graph, Node, Op, ValueId};
 
 use super::op::CpuOp;
 
@@ -38,6 +39,17 @@ impl<'a> Readers<'a> {
         let is_f32 = self.graph.value(value).dtype == DType::F32;
         let places = if is_f32 { self.all(value) } else { &[] };
         places.iter().map(|&place| &self.graph.nodes()[place]).collect()
+    }
+
+    /// The nodes that read `value`, where nothing else does; none otherwise.
+    pub(super) fn nodes(&self, value: ValueId) -> Vec<&'a Node<CpuOp>> {
+        self.all(value).iter().map(|&place| &self.graph.nodes()[place]).collect()
+    }
+
+    /// What is cast to `value`, where it is a cast to `dtype`.
+    pub(super) fn cast_from(&self, value: ValueId, dtype: DType) -> Option<ValueId> {
+        let node = self.producer(value)?;
+        (node.op == CpuOp::Plain(Op::Train(TrainOp::Cast { to: dtype }))).then(|| node.inputs[0])
     }
 
     /// The node that makes an f32 which one node reads.

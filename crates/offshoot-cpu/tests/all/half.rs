@@ -90,7 +90,13 @@ fn shapes() -> Vec<ConvShape> {
         shape(48, 48, 7, 3, 1, 6),
         shape(36, 36, 6, 3, 2, 12),
         shape(32, 32, 9, 3, 2, 2),
+        // Windows that tiles read in copied lines: rows of the kernel together, pixels apart, and channels in several parts; pictures
+        // smaller and larger than a block, and another border on each side.
         shape(64, 80, 12, 3, 1, 1),
+        shape(32, 40, 20, 5, 1, 1),
+        shape(128, 32, 15, 3, 1, 1),
+        shape(448, 16, 6, 3, 1, 1),
+        ConvShape { kernel: [2, 4], pads: [0, 3, 2, 1], out_h: 10, out_w: 10, ..shape(32, 64, 9, 3, 1, 1) },
     ]
 }
 

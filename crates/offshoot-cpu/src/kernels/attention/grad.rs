@@ -4,6 +4,9 @@
 //! them, and from them the parts of all gradients: 5 products and no matrix of scores in memory. With p = softmax(scale q kᵀ + mask) and
 //! y = p v: dv = pᵀ dy, dp = dy vᵀ, ds = scale p (dp - rowsum(p dp)), dq = ds k, dk = dsᵀ q.
 
+mod tiled;
+
+use super::super::element::{Element, View, ViewMut};
 use super::super::gather::copy;
 use super::super::parallel::{self, Shared};
 use super::super::simd::{Isa, Kernel, Simd, dispatch};
@@ -12,7 +15,9 @@ use super::super::softmax::{dot, exponentials, largest, line};
 use super::super::tile::{
     DEPTH, MAX_ROWS, RowMajor, STRIDE, StepMajor, Tile, run_tile, tile_cols, tile_starts,
 };
-use super::{AttentionShape, Operands, Stack, check_apart, check_operands, matrix, pack, scale_and_add};
+use super::{
+    AttentionShape, Operands, Stack, check_apart, check_operands, matrix, narrow, pack, scale_and_add,
+};
 
 /// Floats of the scores that a task holds, and as many of their gradients: parts of a second-level cache.
 const SCORES: usize = 48 * 1024;
@@ -24,12 +29,12 @@ const MOST: usize = 168;
 ///
 /// # Panics
 /// As [`attention`](super::attention); the gradients lie as q, k and v may.
-pub(crate) fn attention_grad(
+pub(crate) fn attention_grad<E: Element>(
     isa: Isa,
     shape: &AttentionShape,
-    operands: Operands<'_>,
-    dy: &[f32],
-    grads: [&mut [f32]; 3],
+    operands: Operands<'_, E>,
+    dy: &[E],
+    grads: [&mut [E]; 3],
     stacks: &[Stack; 3],
 ) {
     check_operands(shape, operands, dy);
@@ -42,7 +47,7 @@ pub(crate) fn attention_grad(
     let is_plain = [q.column, k.row.min(k.column), v.column] == [1; 3];
     assert!(is_plain, "rows of the gradients of {shape:?}");
     if [count, queries, keys, depth, width].contains(&0) {
-        return grads.into_iter().for_each(|grad| grad.fill(0.0));
+        return grads.into_iter().for_each(|grad| grad.fill(E::zeroed()));
     }
     check_apart(q, sizes[0]);
     match k.column {
@@ -50,10 +55,35 @@ pub(crate) fn attention_grad(
         _ => check_apart(&k.clone().transposed(), [depth, keys]),
     }
     check_apart(v, sizes[2]);
+    let Operands { q, k, v, scale, mask } = operands;
+    let [dq, dk, dv] = grads;
+    match ([q, k, v, dy].map(E::view), [&mut *dq, &mut *dk, &mut *dv].map(E::view_mut)) {
+        (
+            [View::F32(q), View::F32(k), View::F32(v), View::F32(dy)],
+            [ViewMut::F32(dq), ViewMut::F32(dk), ViewMut::F32(dv)],
+        ) => grad_f32(isa, shape, Operands { q, k, v, scale, mask }, dy, [dq, dk, dv], stacks),
+        (
+            [View::Bf16(q), View::Bf16(k), View::Bf16(v), View::Bf16(dy)],
+            [ViewMut::Bf16(dq), ViewMut::Bf16(dk), ViewMut::Bf16(dv)],
+        ) if isa.has_tiles() => {
+            tiled::grad(isa, shape, Operands { q, k, v, scale, mask }, dy, [dq, dk, dv], stacks);
+        }
+        _ => narrow::grad(isa, shape, operands, dy, [dq, dk, dv], stacks),
+    }
+}
+
+/// [`attention_grad`] of sizes that were checked.
+pub(super) fn grad_f32(
+    isa: Isa,
+    shape: &AttentionShape,
+    operands: Operands<'_>,
+    dy: &[f32],
+    grads: [&mut [f32]; 3],
+    stacks: &[Stack; 3],
+) {
     let plan = Plan::new(isa, shape);
     let grads = grads.map(Shared::new);
-    let work = elements([count, queries, depth + width]).saturating_mul(keys);
-    parallel::for_each_task(count, work, |matrix| {
+    parallel::for_each_task(shape.count, shape.work(), |matrix| {
         parallel::with_scratch(plan.scratch(shape), |scratch| {
             dispatch(isa, Task { shape, plan: &plan, operands, dy, matrix, scratch, grads, stacks });
         });
@@ -358,8 +388,8 @@ impl Task<'_> {
         unsafe {
             for (part, len) in parts(keys) {
                 let row = row.add(part * distance);
-                if let Some((mask, stack)) = self.operands.mask.zip(self.shape.mask.as_ref()) {
-                    let mask = &mask[stack.starts[self.matrix] + query * stack.row + part * DEPTH..][..len];
+                if let Some(mask) = self.shape.mask_of(self.operands.mask, self.matrix, query) {
+                    let mask = &mask[part * DEPTH..][..len];
                     scale_and_add::<S>(scale, row, mask.as_ptr(), len);
                 } else if scale != 1.0 {
                     line::<S>(scale, row, 0.0, row, len);
@@ -405,103 +435,4 @@ impl Task<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::tests::{Case, cases, dense, transpose};
-    use super::*;
-    use crate::kernels::testing::{assert_close, assert_same_on_any_threads, normals};
-
-    /// The gradients of one matrix by their formulas, in f64: dq, dk, dv.
-    fn expected(case: &Case, matrix: usize, scale: f64, masked: bool, dy: &[f32]) -> [Vec<f64>; 3] {
-        let AttentionShape { queries, keys, depth, width, .. } = case.shape;
-        let of = |all: &[f32], rows: usize, columns: usize| -> Vec<f64> {
-            all[matrix * rows * columns..][..rows * columns].iter().map(|&x| f64::from(x)).collect()
-        };
-        let (q, k) = (of(&case.q, queries, depth), of(&case.k, keys, depth));
-        let (v, dy) = (of(&case.v, keys, width), of(dy, queries, width));
-        let mask = of(&case.mask, queries, keys);
-        let mut grads = [queries * depth, keys * depth, keys * width].map(|n| vec![0.0; n]);
-        for i in 0..queries {
-            let row = |m: &[f64], i: usize, n: usize| m[i * n..][..n].to_vec();
-            let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
-            let (qi, dyi) = (row(&q, i, depth), row(&dy, i, width));
-            let mut p: Vec<f64> = (0..keys)
-                .map(|j| scale * dot(&qi, &row(&k, j, depth)) + if masked { mask[i * keys + j] } else { 0.0 })
-                .collect();
-            let most = p.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-            p.iter_mut().for_each(|p| *p = (*p - most).exp());
-            let sum: f64 = p.iter().sum();
-            p.iter_mut().for_each(|p| *p /= sum);
-            let dp: Vec<f64> = (0..keys).map(|j| dot(&dyi, &row(&v, j, width))).collect();
-            let mean = dot(&p, &dp);
-            for j in 0..keys {
-                let ds = scale * p[j] * (dp[j] - mean);
-                for d in 0..depth {
-                    grads[0][i * depth + d] += ds * k[j * depth + d];
-                    grads[1][j * depth + d] += ds * qi[d];
-                }
-                for (d, dy) in dyi.iter().enumerate() {
-                    grads[2][j * width + d] += p[j] * dy;
-                }
-            }
-        }
-        grads
-    }
-
-    #[test]
-    fn gradients_are_what_their_formulas_say_on_every_path() {
-        for case in cases() {
-            let AttentionShape { count, queries, keys, depth, width, .. } = case.shape;
-            let (dy, scale) = (normals(9, count * queries * width), 1.0 / (depth as f32).sqrt());
-            for masked in [false, true] {
-                let wanted = (0..count).map(|matrix| expected(&case, matrix, f64::from(scale), masked, &dy));
-                let wanted = wanted.fold([const { Vec::new() }; 3], |mut all, grads| {
-                    all.iter_mut().zip(grads).for_each(|(all, grad)| all.extend(grad));
-                    all
-                });
-                for (isa, keys_first) in
-                    Isa::available().into_iter().flat_map(|isa| [(isa, true), (isa, false)])
-                {
-                    let shape = if masked { case.shape.masked() } else { case.shape.clone() };
-                    let shape = if keys_first { shape } else { shape.by_columns() };
-                    let stacks = [&shape.q, &shape.k, &shape.v].map(Clone::clone);
-                    let k = if keys_first { &case.k } else { &case.transposed };
-                    let grads = || {
-                        let sizes = [queries * depth, keys * depth, keys * width];
-                        let mut grads = sizes.map(|n| vec![f32::NAN; count * n]);
-                        let mask = masked.then_some(&case.mask[..]);
-                        let operands = Operands { q: &case.q, k, v: &case.v, scale, mask };
-                        attention_grad(
-                            isa,
-                            &shape,
-                            operands,
-                            &dy,
-                            grads.each_mut().map(|grad| &mut grad[..]),
-                            &stacks,
-                        );
-                        grads
-                    };
-                    let what = format!("{isa} {queries} {keys} {depth} {width} {masked} {keys_first}");
-                    let mut found = grads();
-                    if !keys_first {
-                        found[1] = transpose(&found[1], [depth, keys]);
-                    }
-                    for (grad, wanted) in found.iter().zip(&wanted) {
-                        assert_close(&what, grad, wanted, 2e-5);
-                    }
-                    assert_same_on_any_threads(&what, || grads().concat());
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn without_queries_the_gradients_are_zeros() {
-        let shape = dense([1, 0, 3, 2, 2]);
-        let stacks = [&shape.q, &shape.k, &shape.v].map(Clone::clone);
-        let (k, v) = (normals(0, 6), normals(1, 6));
-        let (mut dk, mut dv) = (vec![f32::NAN; 6], vec![f32::NAN; 6]);
-        let operands = Operands { q: &[], k: &k, v: &v, scale: 1.0, mask: None };
-        attention_grad(Isa::PORTABLE, &shape, operands, &[], [&mut [], &mut dk, &mut dv], &stacks);
-        assert_eq!([dk, dv].concat(), [0.0; 12]);
-    }
-}
+mod tests;

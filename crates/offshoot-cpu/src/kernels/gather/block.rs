@@ -26,7 +26,7 @@ pub(super) struct Block<'a, L> {
     pub(super) index: usize,
     pub(super) operands: Operands<'a>,
     pub(super) out: SharedView,
-    /// A row of [`STRIDE`] floats for every pixel of the largest block, and the sums of [`Plan::stage`].
+    /// A row of [`STRIDE`] floats for every pixel of the largest block, or a strip, and the sums of [`Plan::stage`].
     pub(super) scratch: &'a mut [f32],
     /// How the gathered rows lie.
     pub(super) left: PhantomData<L>,
@@ -53,9 +53,19 @@ impl<L: Layout> Kernel for Block<'_, L> {
         let starts = tile_starts(targets.len(), tile::most_rows::<S, L>(), &mut starts);
         let mut stage_rows = [0; BLOCK];
         let stage_cols = plan.stage_cols();
-        stage_rows.iter_mut().enumerate().for_each(|(i, row)| *row = i * stage_cols);
-        let stage = self.scratch.as_mut_ptr().wrapping_add(BLOCK * STRIDE);
-        let rows = Rows { targets, starts, stage, stage_cols, stage_rows: &stage_rows[..targets.len()] };
+        let places = plan.strip.as_ref().map_or(0..0, |strip| {
+            let place = |index| strip.place(gather.pixel(index));
+            place(pixels.start)..place(pixels.end - 1) + 1
+        });
+        let mut pixel = gather.pixel(pixels.start);
+        for (i, row) in stage_rows[..pixels.len()].iter_mut().enumerate() {
+            let place = plan.strip.as_ref().map_or(i, |strip| strip.place(pixel) - places.start);
+            *row = place * stage_cols;
+            pixel = gather.next(pixel);
+        }
+        let stage = self.scratch.as_mut_ptr().wrapping_add(plan.left());
+        let stage_rows = &stage_rows[..targets.len()];
+        let rows = Rows { targets, starts, stage, stage_cols, stage_rows, places };
         let parts = plan.parts();
         let (source, following) = (self.rows_in_place(pixels.start), self.following(&pixels));
         let order = if L::TILES { plan.order() } else { Order::Parts };
@@ -92,8 +102,12 @@ impl<L: Layout> Kernel for Block<'_, L> {
                 let gathers = j == 0 && (i == 0 || order == Order::Parts);
                 // Safety: `S` is available; the rows are gathered before they are multiplied, and the scratch has STRIDE floats for each.
                 unsafe {
-                    if source.is_none() && gathers {
-                        self.gather_rows::<S>(pixels.clone(), group, now.depth.clone());
+                    match &plan.strip {
+                        Some(strip) if gathers => self.copy_strip::<S>(strip, rows.places.clone()),
+                        None if gathers && source.is_none() => {
+                            self.gather_rows::<S>(pixels.clone(), group, now.depth.clone());
+                        }
+                        _ => {}
                     }
                     self.multiply::<S>(&now, &self.sums(&now, &rows), &rows);
                     // The unit multiplies one panel while vectors store the one before.
@@ -115,15 +129,17 @@ impl<L: Layout> Kernel for Block<'_, L> {
 }
 
 /// The rows of a block.
-struct Rows<'a> {
+pub(super) struct Rows<'a> {
     /// Where each row of the output begins.
-    targets: &'a [usize],
+    pub(super) targets: &'a [usize],
     /// Where tiles start, and the last one ends.
     starts: &'a [usize],
     /// Sums whose output is no f32, how many columns of them there are, and where each row begins.
     stage: *mut f32,
-    stage_cols: usize,
+    pub(super) stage_cols: usize,
     stage_rows: &'a [usize],
+    /// The places of a strip that the rows of a product are; none without one.
+    pub(super) places: Range<usize>,
 }
 
 /// Where the sums of a panel go.
@@ -140,19 +156,19 @@ pub(super) struct Sums<'a> {
 
 /// Which part of the reduction, in cells, of which panels of which group.
 #[derive(Clone)]
-struct Place {
+pub(super) struct Place {
     part: usize,
     group: usize,
     panels: Range<usize>,
-    depth: Range<usize>,
-    first: bool,
-    last: bool,
+    pub(super) depth: Range<usize>,
+    pub(super) first: bool,
+    pub(super) last: bool,
     /// The first pixel's row, where rows are read in place.
     source: Option<*const f32>,
     /// What its tiles ask for.
     ahead: Ahead,
     /// The panel and the tiles that are multiplied.
-    panel: usize,
+    pub(super) panel: usize,
     tiles: Range<usize>,
 }
 
@@ -323,7 +339,7 @@ impl<L: Layout> Block<'_, L> {
 
     /// Asks for what the epilogue reads and writes of rows that begin at `targets`.
     #[inline(always)]
-    fn ask_for_target(&self, first_col: usize, targets: &[usize]) {
+    pub(super) fn ask_for_target(&self, first_col: usize, targets: &[usize]) {
         let residual = self.operands.residual.map(|residual| residual.bytes());
         let (out, size) = self.out.bytes();
         for &target in targets {
@@ -407,7 +423,12 @@ impl<L: Layout> Block<'_, L> {
         let next = operands.filter.as_ptr().wrapping_add(next);
         if L::TILES {
             // Safety: as below.
-            return unsafe { self.multiply_tiles(place, (filter, b_step), sums, of) };
+            return unsafe {
+                match &plan.strip {
+                    Some(strip) => self.multiply_strip(strip, place, (filter, b_step), sums, of),
+                    None => self.multiply_tiles(place, (filter, b_step), sums, of),
+                }
+            };
         }
         // Safety: pointers stay within the output, the residual and the packed filter, whose sizes were checked.
         unsafe {

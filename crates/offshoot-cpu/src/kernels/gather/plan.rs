@@ -2,11 +2,12 @@
 
 use std::ops::Range;
 
+use super::strip::Strip;
 use super::{Cells, Gather, Operands, Run};
 use crate::kernels::element::SharedView;
 use crate::kernels::parallel;
 use crate::kernels::simd::{Isa, tiles};
-use crate::kernels::tile::{self, DEPTH};
+use crate::kernels::tile::{self, DEPTH, STRIDE};
 
 /// Most pixels in a block: a multiple of every path's tile rows.
 pub(super) const BLOCK: usize = 168;
@@ -66,6 +67,8 @@ pub(super) struct Plan<'a> {
     pub(super) panel_blocks: usize,
     /// Whether one product runs over whole rows of the source, which follow one another as the pixels do.
     pub(super) whole_rows: bool,
+    /// How windows are read from copied lines, where they are.
+    pub(super) strip: Option<Strip>,
 }
 
 /// What of a task comes first. It does not change the result.
@@ -95,12 +98,18 @@ impl Plan<'_> {
 
     /// Parts of the reduction, each of which one product runs over.
     pub(super) fn parts(&self) -> usize {
+        if let Some(strip) = &self.strip {
+            return strip.parts();
+        }
         self.cells.of(self.gather.reduction()).div_ceil(most_depth(self.cells)).max(1)
     }
 
     /// The cells of part `index`.
     pub(super) fn part(&self, index: usize) -> Range<usize> {
         let step = self.cells.step();
+        if let Some(strip) = &self.strip {
+            return strip.part(index, step);
+        }
         let steps = self.cells.of(self.gather.reduction()) / step;
         let part = parallel::part(steps, self.parts(), index);
         part.start * step..part.end * step
@@ -115,9 +124,9 @@ impl Plan<'_> {
     pub(super) fn order(&self) -> Order {
         /// Most cells of a filter that stays in a first-level cache beside what it is multiplied with.
         const FEW: usize = 4 << 10;
-        if self.packed_group <= FEW && self.parts() == 1 {
+        if self.strip.is_none() && self.packed_group <= FEW && self.parts() == 1 {
             Order::Rows
-        } else if self.whole_rows {
+        } else if self.whole_rows || self.strip.is_some() {
             Order::Panels
         } else {
             Order::Parts
@@ -139,8 +148,16 @@ impl Plan<'_> {
     pub(super) fn stage(&self, out: SharedView) -> usize {
         match out {
             SharedView::F32(_) => 0,
-            SharedView::Bf16(_) | SharedView::F16(_) => BLOCK * self.stage_cols(),
+            SharedView::Bf16(_) | SharedView::F16(_) => {
+                let rows = self.strip.as_ref().map_or(BLOCK, |strip| strip.most_rows);
+                rows * self.stage_cols()
+            }
         }
+    }
+
+    /// Floats of the gathered rows, or of a strip.
+    pub(super) fn left(&self) -> usize {
+        self.strip.as_ref().map_or(BLOCK * STRIDE, Strip::floats)
     }
 }
 
@@ -192,6 +209,7 @@ pub(super) fn plan<'a>(isa: Isa, gathers: &'a [Gather], operands: &Operands<'_>)
             lanes,
             pixel_blocks,
             panel_blocks,
+            strip: Strip::new(gather, cells, block_sizes(cells)[1]),
             whole_rows: gather.is_pointwise() && gather.groups == 1 && allows_whole_rows(gather, cells),
         }
     };

@@ -11,7 +11,7 @@ use half::bf16;
 use super::Isa;
 
 /// Rows of a tile, and columns of one of sums.
-const ROWS: usize = 16;
+pub(in crate::kernels) const ROWS: usize = 16;
 
 /// Bytes of a row of a tile: elements of the reduction, or columns of sums.
 pub(in crate::kernels) const STEP: usize = 64;
