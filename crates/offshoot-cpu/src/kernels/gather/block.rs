@@ -376,7 +376,6 @@ impl<L: Layout> Block<'_, L> {
                     self.ask_for_target(panel * self.plan.panel, &rows.targets[part[0]..part[1]]);
                 }
                 Stream::of_panel(next, [depth, columns], i, starts.len() - 1).advance(depth);
-                place.ahead.rows(panel - place.panels.start, starts, i).advance(depth);
                 let out = sums.out.add(sums.rows[part[0]]);
                 let start = if place.first { ptr::null() } else { out.cast_const() };
                 let product = Product {
