@@ -199,22 +199,23 @@ impl<'m> Answering<'m> {
         }
         let classes = (rows.len() / indices.len().max(1)).max(1);
         let answers = rows.chunks_exact(classes).zip(sum.chunks_exact(classes)).zip(energies);
-        let names = &self.metadata.classes;
-        let prediction = |(((row, mean), energy), index): (((&[f32], &[f64]), f64), &u64)| {
+        let mut found = Vec::with_capacity(indices.len());
+        for (((row, mean), energy), index) in answers.zip(indices) {
             let p = if several { self.decision.of_mean(row, mean) } else { self.decision.probabilities(row) };
             let rejects = |how: Rejecting| match how.score {
                 Score::Probability => how.rejects(row, &p),
                 Score::Energy => how.is_below(energy),
             };
-            Prediction {
-                path: paths[*index as usize].clone(),
+            let names = &self.metadata.classes;
+            found.push(Prediction {
+                path: paths[index as usize].clone(),
                 top: guesses((row, &p), names, self.options.top),
                 labels: self.thresholds.as_ref().map(|thresholds| reached(&p, thresholds, names)),
                 rejected: self.rejecting.map(rejects),
                 logits: self.options.logits.then(|| row.to_vec()),
-            }
-        };
-        answers.zip(&indices).map(prediction).collect()
+            });
+        }
+        found
     }
 }
 
