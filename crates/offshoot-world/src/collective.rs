@@ -139,7 +139,7 @@ mod tests {
     fn all_get_what_each_has_of_any_length() {
         for size in 1..5 {
             Threads::run(size, |world| {
-                for scale in [0, 1, 7, 100, 1000, 1 << 20] {
+                for scale in [0, 1, 7, 100, 1000, if cfg!(miri) { 0 } else { 1 << 20 }] {
                     let of = |rank: usize| vec![rank as u8 + 1; rank * scale];
                     let all = world.all_gather(&of(world.rank())).unwrap();
                     assert_eq!(all, (0..size).map(of).collect::<Vec<_>>());

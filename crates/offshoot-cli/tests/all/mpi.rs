@@ -1,6 +1,8 @@
 //! Jobs of several processes under `mpirun`. They need an MPI library that the program was built with, and its launcher: `mpirun`, or what
 //! `$OFFSHOOT_MPIRUN` names.
 
+#![allow(clippy::print_stdout, reason = "a test that is skipped says so")]
+
 use std::fs;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
