@@ -1,9 +1,9 @@
-//! A [`World`](offshoot_world::World) whose processes exchange messages over MPI: any MPI library of version 3 or later.
+//! A `World` of `offshoot-world` whose processes exchange messages over MPI: any MPI library of version 3 or later.
 //!
 //! All is behind the feature `mpi`, which needs an MPI library with its headers, and libclang: without, the crate is empty.
 //!
-//! A process that fails ends the job ([`Mpi::fail`]): the others would wait for it. So does one that panics ([`Job::guard`]): MPI would wait
-//! for the others while it unwinds. And no process waits for another one longer than [`Mpi::set_limit`] says.
+//! A process that fails ends the job (`Mpi::fail`): the others would wait for it. So does one that panics (`Job::guard`): MPI would wait
+//! for the others while it unwinds. And no process waits for another one longer than `Mpi::set_limit` says.
 
 #[cfg(feature = "mpi")]
 mod job;

@@ -131,6 +131,7 @@ pub(crate) fn error(message: &str, file: Option<&Path>, help: Option<&str>) {
 }
 
 /// Tells of an error that ends a job of several processes, whichever of them this is.
+#[cfg(feature = "mpi")]
 pub(crate) fn failure(message: &str) {
     told(&escaped_lines(&format!("error: {message}")));
     if crate::wants_json() {
