@@ -33,18 +33,24 @@ static ARGUMENTS: OnceLock<Vec<OsString>> = OnceLock::new();
 pub fn run(arguments: Vec<OsString>) -> u8 {
     let _ = ARGUMENTS.set(arguments);
     offshoot::remedy::word_as(flag);
+    commands::within(run_here)
+}
+
+/// Does it in this process, which may be one of several.
+fn run_here() -> u8 {
     let json = wants_json();
     let arguments = match parse() {
         Ok(arguments) => arguments,
         Err(error) => return usage(&error, json),
     };
     commands::watch_signals();
-    match arguments.command.run() {
+    match commands::check_world(&arguments.command).and_then(|()| arguments.command.run()) {
         Ok(()) => 0,
         Err(Failure::Check) => 1,
         Err(Failure::Error(error)) => {
             let (message, file) = commands::described(&error);
             let message = print::short(&message);
+            commands::end_job(&message);
             print::aside_lines(&format!("error: {message}"));
             if json {
                 print::error(&message, file.as_deref(), None);
@@ -53,7 +59,10 @@ pub fn run(arguments: Vec<OsString>) -> u8 {
         }
         Err(Failure::Interrupted) => commands::interrupted_code(),
         // Whoever read our output has heard enough.
-        Err(Failure::ClosedPipe) => 0,
+        Err(Failure::ClosedPipe) => {
+            commands::end_quietly();
+            0
+        }
     }
 }
 
@@ -90,6 +99,12 @@ fn wants_json() -> bool {
 fn usage(error: &clap::Error, json: bool) -> u8 {
     let whole = error.render().to_string();
     let text = print::short(&whole);
+    if print::is_silent() && !error.use_stderr() {
+        return 0;
+    }
+    if error.use_stderr() {
+        commands::end_job(text.trim_end().trim_start_matches("error: "));
+    }
     if text != whole {
         print::aside_lines(text.trim_end());
     } else {

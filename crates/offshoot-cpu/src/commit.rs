@@ -4,7 +4,7 @@ use bytemuck::cast_slice;
 use offshoot_graph::op::{AdamRates, RATES, SgdRates, UpdateOp};
 use offshoot_graph::{ExecuteError, Tensor};
 
-use crate::kernels::update::{Adam, Change, Sgd, accumulate, all_finite, average};
+use crate::kernels::update::{Adam, Change, Sgd, all_finite, average};
 use crate::operands::{AnyOperand, Memory, Operand, Reads, Slot, bytes_of};
 
 /// A rule that gives parameters new values in place.
@@ -144,10 +144,8 @@ impl Commit {
                 let [weight, mean, square] = [0, 1, 2].map(|i| parameters.get(self.targets[i]));
                 Adam { change, rates: AdamRates::of_row(&rates) }.stays_finite(weight, [mean, square], x)
             }
-            // A sum may be infinite, and an average of finite numbers is finite.
-            Rule::Update(
-                UpdateOp::Accumulate | UpdateOp::Average | UpdateOp::SquareSums | UpdateOp::Clip(_),
-            ) => true,
+            // An average of finite numbers is finite.
+            Rule::Update(UpdateOp::Average | UpdateOp::SquareSums | UpdateOp::Clip(_)) => true,
         }
     }
 
@@ -165,7 +163,6 @@ impl Commit {
                 let (change, rates) = self.rates(row, memory, parameters);
                 Adam { change, rates: AdamRates::of_row(&rates) }.update(weight, [mean, square], x);
             }
-            (Rule::Update(UpdateOp::Accumulate), [sum]) => accumulate(sum, x, scalar(1), scalar(2)),
             (Rule::Update(UpdateOp::Average), [target]) => average(target, x, scalar(1)),
             // No others are made.
             (Rule::Assign | Rule::Update(_), _) => {}

@@ -1,5 +1,6 @@
 //! A plan: the steps that run a graph at given sizes, and the buffers they work in.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -111,6 +112,8 @@ pub(crate) struct Plan {
     /// Bytes of the arena.
     bytes: usize,
     outputs: Vec<PlanOutput>,
+    /// After which steps outputs of f32 are computed, by their places, in the order of the steps.
+    computed: Vec<(usize, usize)>,
     /// What changes parameters when the steps have run.
     commits: Vec<Commit>,
 }
@@ -132,7 +135,9 @@ impl Plan {
             let offset = tenant.map_or(0, |tenant| placement.offsets[tenant]);
             Region { offset, bytes }
         });
-        Plan { steps, regions: regions.collect(), constants, bytes: placement.bytes, outputs, commits }
+        let computed = computed(&steps, &outputs);
+        let (regions, bytes) = (regions.collect(), placement.bytes);
+        Plan { steps, regions, constants, bytes, outputs, computed, commits }
     }
 
     /// Bytes of the arena.
@@ -141,7 +146,7 @@ impl Plan {
     }
 
     /// Runs every step. `arena` grows to what the plan needs. The inputs and parameters have the types and shapes that the plan was
-    /// made for.
+    /// made for. `watch` is handed each output of f32 once it is computed.
     pub(crate) fn run(
         &mut self,
         arena: &mut Buffer,
@@ -149,16 +154,25 @@ impl Plan {
         inputs: &[&Tensor],
         parameters: &[&Tensor],
         mut profile: Option<&mut Vec<StepTime>>,
+        mut watch: Option<&mut Watch<'_>>,
     ) -> Result<(), ExecuteError> {
         arena.reserve(self.bytes);
-        let Plan { steps, regions, constants, bytes, .. } = self;
+        let Plan { steps, regions, constants, bytes, outputs, computed, .. } = self;
+        let mut computed = computed.iter().peekable();
         let arena = arena.get_mut::<u8>(*bytes);
         let given = Given::new(inputs, parameters, constants);
-        for step in steps {
+        for (index, step) in steps.iter_mut().enumerate() {
             let start = profile.is_some().then(Instant::now);
             (step.run)(Arena::new(arena, regions), &given, scratch)?;
             if let (Some(profile), Some(start)) = (&mut profile, start) {
                 profile.push(step.label.timed(start.elapsed()));
+            }
+            while let Some((_, output)) = computed.next_if(|(step, _)| *step == index) {
+                if let Some(watch) = &mut watch {
+                    let output = &outputs[*output];
+                    let Region { offset, bytes } = regions[output.floats.slot().0];
+                    watch(&output.name, cast_slice(&arena[offset..offset + bytes]));
+                }
             }
         }
         Ok(())
@@ -201,6 +215,24 @@ impl Plan {
         let arena = Arena::new(arena.get_mut(self.bytes), &self.regions);
         commit(&self.commits, &arena.rest(&given), parameters)
     }
+}
+
+/// Is told of an output once it is computed.
+pub(crate) type Watch<'w> = dyn FnMut(&str, &[f32]) + Send + 'w;
+
+/// After which steps outputs of f32 are computed, by their places, in the order of the steps.
+fn computed(steps: &[Step], outputs: &[PlanOutput]) -> Vec<(usize, usize)> {
+    let mut last_write = HashMap::new();
+    for (index, Step { buffers, .. }) in steps.iter().enumerate() {
+        buffers.writes.iter().for_each(|slot| {
+            last_write.insert(slot.0, index);
+        });
+    }
+    let floats = outputs.iter().enumerate().filter(|(_, output)| matches!(output.floats, Floats::F32(_)));
+    let found = floats.filter_map(|(place, output)| Some((*last_write.get(&output.floats.slot().0)?, place)));
+    let mut found: Vec<(usize, usize)> = found.collect();
+    found.sort_unstable();
+    found
 }
 
 /// Which tenant of the arena each buffer is, and how long each tenant lives. An output that takes over the memory of an
@@ -288,7 +320,7 @@ mod tests {
             Ok(())
         });
         let (mut plan, mut arena) = (plan(vec![first, second], &[8; 2], 1), Buffer::default());
-        plan.run(&mut arena, &mut Scratch::default(), &[], &[], None).unwrap();
+        plan.run(&mut arena, &mut Scratch::default(), &[], &[], None, None).unwrap();
         assert_eq!(plan.output("", &arena), Some(Tensor::f32([2], vec![2.0, 3.0])));
         assert!(plan.output("other", &arena).is_none());
     }

@@ -15,7 +15,7 @@ use crate::filters::Filters;
 use crate::kernels::{self, simd::Isa};
 use crate::lower::lower;
 use crate::optimize::{CpuOp, optimize, unoptimized};
-use crate::plan::{Label, Plan, Scratch};
+use crate::plan::{Label, Plan, Scratch, Watch};
 
 /// Plans kept at once: the whole batches, the last smaller one, and a few more.
 const PLANS: usize = 4;
@@ -97,6 +97,41 @@ impl CpuSession {
         self.last()?.output(name, &self.arena)
     }
 
+    /// Runs a graph, and lets its results take the place of the parameters. `watch` is handed each output of f32 once it is computed.
+    fn run_program(
+        &mut self,
+        graph: usize,
+        inputs: &[(&str, &Tensor)],
+        watch: Option<&mut Watch<'_>>,
+    ) -> Result<(), ExecuteError> {
+        self.last = None;
+        let CpuSession { executor, programs, parameters, arena, scratch, profile, .. } = self;
+        let program = programs.get_mut(graph).ok_or(ExecuteError::NoGraph(graph))?;
+        let (inputs, bindings) = bind(&program.graph, inputs)?;
+        profile.clear();
+        let mut profile = executor.profile.then_some(profile);
+        let work = || {
+            let given: Vec<&Tensor> = program.parameters.iter().map(|&place| &parameters[place]).collect();
+            let index = program.plan(bindings, executor.isa, &given)?;
+            program.plans[index].1.run(arena, scratch, &inputs, &given, profile.as_deref_mut(), watch)?;
+            Ok::<usize, ExecuteError>(index)
+        };
+        let index = executor.run(true, work)?;
+        self.last = Some((graph, index));
+        let plan = &mut program.plans[index].1;
+        if !plan.changes_parameters() {
+            return Ok(());
+        }
+        let label = profile.is_some().then(|| update_label(plan, &program.parameters, parameters));
+        let start = Instant::now();
+        let mut parameters = Parameters { all: parameters, of_graph: &program.parameters };
+        let committed = executor.run(false, || plan.commit(arena, &inputs, &mut parameters));
+        if let (Some(profile), Some(label)) = (profile, label) {
+            profile.push(label.timed(start.elapsed()));
+        }
+        committed
+    }
+
     /// The place of a parameter of that type and shape.
     fn place(&self, name: &str, tensor: &Tensor) -> Result<usize, ExecuteError> {
         let place = self.names.get(name).copied();
@@ -138,32 +173,22 @@ impl Session for CpuSession {
     }
 
     fn run_graph(&mut self, graph: usize, inputs: &[(&str, &Tensor)]) -> Result<(), ExecuteError> {
-        self.last = None;
-        let CpuSession { executor, programs, parameters, arena, scratch, profile, .. } = self;
-        let program = programs.get_mut(graph).ok_or(ExecuteError::NoGraph(graph))?;
-        let (inputs, bindings) = bind(&program.graph, inputs)?;
-        profile.clear();
-        let mut profile = executor.profile.then_some(profile);
-        let work = || {
-            let given: Vec<&Tensor> = program.parameters.iter().map(|&place| &parameters[place]).collect();
-            let index = program.plan(bindings, executor.isa, &given)?;
-            program.plans[index].1.run(arena, scratch, &inputs, &given, profile.as_deref_mut())?;
-            Ok::<usize, ExecuteError>(index)
+        self.run_program(graph, inputs, None)
+    }
+
+    fn run_graph_watched(
+        &mut self,
+        graph: usize,
+        inputs: &[(&str, &Tensor)],
+        outputs: &[&str],
+        watch: &mut (dyn FnMut(&str, &[f32]) + Send),
+    ) -> Result<(), ExecuteError> {
+        let mut wanted = |name: &str, values: &[f32]| {
+            if outputs.contains(&name) {
+                watch(name, values);
+            }
         };
-        let index = executor.run(true, work)?;
-        self.last = Some((graph, index));
-        let plan = &mut program.plans[index].1;
-        if !plan.changes_parameters() {
-            return Ok(());
-        }
-        let label = profile.is_some().then(|| update_label(plan, &program.parameters, parameters));
-        let start = Instant::now();
-        let mut parameters = Parameters { all: parameters, of_graph: &program.parameters };
-        let committed = executor.run(false, || plan.commit(arena, &inputs, &mut parameters));
-        if let (Some(profile), Some(label)) = (profile, label) {
-            profile.push(label.timed(start.elapsed()));
-        }
-        committed
+        self.run_program(graph, inputs, Some(&mut wanted))
     }
 
     fn fork(&self) -> Box<dyn Session> {

@@ -146,7 +146,7 @@ impl Batch {
         self.labels.len()
     }
 
-    /// Whether there is no picture in it; a loader never yields such a batch.
+    /// Whether there is no picture in it; only [`Loader::some_batches`] yields such a batch.
     pub fn is_empty(&self) -> bool {
         self.labels.is_empty()
     }
@@ -228,6 +228,13 @@ impl Loader {
         Epoch::start(&self.shared, epoch, batches)
     }
 
+    /// Some batches of [`Loader::epoch`], by their places among all of them, in rising order: for a process that has a part of the work.
+    /// A picture that turns out to be unusable leaves its batch smaller, or even empty, as the batches after it may be others'
+    /// and are not filled up: so does a new call, once all know of the picture.
+    pub fn some_batches(&self, epoch: u64, batches: impl IntoIterator<Item = usize>) -> Epoch {
+        Epoch::start_some(&self.shared, epoch, batches)
+    }
+
     /// The pictures in the order of an epoch, without those known to be unusable.
     pub fn order(&self, epoch: u64) -> Vec<Draw> {
         self.shared.order(epoch)
@@ -242,6 +249,29 @@ impl Loader {
             Some((index, PictureError { path, source: DecodeError::Before(reason) }))
         });
         lock(&self.shared.skipped).extend(errors);
+    }
+
+    /// The pictures that were found to be unusable and are not among `known`, with the reasons, for the other processes that work on these
+    /// pictures.
+    ///
+    /// # Errors
+    /// The first that cannot be read from disk, where the pictures are `shared` with other processes: what is wrong is not the
+    /// picture then, and others may be able to read it.
+    pub fn found(&self, known: &BTreeSet<usize>, shared: bool) -> Result<Vec<(usize, String)>, PictureError> {
+        let skipped = lock(&self.shared.skipped);
+        let new = || skipped.iter().filter(|(place, _)| !known.contains(place));
+        match new().find(|(_, error)| shared && matches!(error.source.cause(), DecodeError::Read(_))) {
+            Some((_, error)) => Err(error.clone()),
+            None => Ok(new().map(|(&place, error)| (place, error.source.to_string())).collect()),
+        }
+    }
+
+    /// Takes over that another process has found a picture to be unusable. What this one has found stays.
+    pub fn learn_unusable(&self, place: usize, reason: &str) {
+        let Some(sample) = self.shared.samples.get(place) else { return };
+        let source = DecodeError::Before(reason.to_owned());
+        let error = || PictureError { path: sample.path.clone(), source };
+        lock(&self.shared.skipped).entry(place).or_insert_with(error);
     }
 
     /// The pictures `draws` as they are in `epoch`.

@@ -60,6 +60,26 @@ pub trait Session: Send {
     /// then. After [`ExecuteError::NotFinite`] the outputs can be read.
     fn run_graph(&mut self, graph: usize, inputs: &[(&str, &Tensor)]) -> Result<(), ExecuteError>;
 
+    /// [`Session::run_graph`] that hands `watch` the outputs of these names, all of them f32, row-major in the graph's own order of axes: each as soon
+    /// as it is computed where the executor can tell, so that it can be sent on while the run goes on, else after the run.
+    ///
+    /// # Errors
+    /// As [`Session::run_graph`].
+    fn run_graph_watched(
+        &mut self,
+        graph: usize,
+        inputs: &[(&str, &Tensor)],
+        outputs: &[&str],
+        watch: &mut (dyn FnMut(&str, &[f32]) + Send),
+    ) -> Result<(), ExecuteError> {
+        self.run_graph(graph, inputs)?;
+        for name in outputs {
+            let output = self.read(name);
+            watch(name, output.as_ref().and_then(Tensor::as_f32).unwrap_or_default());
+        }
+        Ok(())
+    }
+
     /// An output of the last run, row-major in the graph's own order of axes, or else a parameter as it is now. `None` for
     /// any other name.
     fn read(&self, name: &str) -> Option<Tensor>;

@@ -217,7 +217,7 @@ impl<O: Operator> Graph<O> {
     }
 
     /// What takes the place of parameters when the graph has run: each parameter and its new value. All do together, or none when
-    /// one of the new numbers is not finite (but for [`crate::op::UpdateOp::Accumulate`]).
+    /// one of the new numbers is not finite.
     pub fn results(&self) -> &[(ValueId, ValueId)] {
         &self.results
     }

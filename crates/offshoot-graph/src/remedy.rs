@@ -31,6 +31,8 @@ macro_rules! remedies {
 }
 
 remedies! {
+    /// Batches that an update learns from.
+    Accumulate ACCUMULATE "accumulate";
     /// Random changes to training pictures.
     Augment AUGMENT "augment";
     /// Pictures in a batch that is timed.
@@ -73,6 +75,8 @@ remedies! {
     Mean MEAN "mean";
     /// The memory that a picture may take.
     MemoryLimit MEMORY_LIMIT "memory_limit";
+    /// How long a process of a job waits for another one.
+    MpiTimeout MPI_TIMEOUT "mpi_timeout";
     /// How a model is quantized.
     Mode MODE "mode";
     /// The architecture.

@@ -237,7 +237,6 @@ fn networks() -> Vec<(String, Graph)> {
             "training in f16".to_owned(),
             training_graph(&autocast(&network("n"), DType::F16).unwrap(), all).unwrap().graph,
         ),
-        ("accumulation".to_owned(), accumulate_graph(&plain).unwrap()),
     ];
     let rules = [UpdateRule::Sgd { nesterov: false }, UpdateRule::Sgd { nesterov: true }, UpdateRule::Adam];
     let clips = [GradientClip::Off, GradientClip::Norm(1.0), GradientClip::Value(0.5)];

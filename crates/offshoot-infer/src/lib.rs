@@ -22,7 +22,7 @@ pub mod selection;
 
 pub use constants::fold_constants;
 pub use decision::{Decision, Fitted};
-pub use evaluate::{EvaluateError, evaluate, evaluate_views};
+pub use evaluate::{EvaluateError, evaluate, evaluate_shared, evaluate_views};
 pub use figures::Figures;
 pub use inference::{Inference, NetworkError, folded};
 pub use labels::LabelMetrics;

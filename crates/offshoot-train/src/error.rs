@@ -3,8 +3,9 @@
 use offshoot_data::{PictureError, TransformError};
 use offshoot_formats::FormatError;
 use offshoot_graph::GraphError;
-use offshoot_graph::remedy::{BATCH_SIZE, FREEZE_NORMS, LR, OUT, RESUME, SIZE};
+use offshoot_graph::remedy::{ACCUMULATE, BATCH_SIZE, FREEZE_NORMS, LR, OUT, RESUME, SIZE};
 use offshoot_graph::text::{escaped, quoted};
+use offshoot_world::WorldError;
 
 use crate::freeze::FreezeError;
 use crate::health::listed;
@@ -107,6 +108,19 @@ pub enum TrainError {
         "the run has no best model: in no epoch did validation give numbers that are finite. A smaller {LR} may help, and `offshoot check` \
          names where they come from; start again in another folder with {OUT}", LR = LR, OUT = OUT)]
     NoBest,
+    /// More processes than batches of an update.
+    #[error("{}", too_many(*processes, *batches, *batch_size))]
+    Processes {
+        /// The processes.
+        processes: usize,
+        /// The batches that an update learns from.
+        batches: usize,
+        /// The pictures of a batch.
+        batch_size: usize,
+    },
+    /// The processes of the run cannot go on together.
+    #[error(transparent)]
+    World(#[from] WorldError),
     /// No picture can be used.
     #[error("no picture to train with could be decoded; the first of {count}: {first}")]
     NoPicture {
@@ -128,6 +142,15 @@ fn lost(classes: &[String], set: &str) -> String {
             format!("no training picture of {} could be decoded", listed(all, LOST_CLASSES, String::clone))
         }
     }
+}
+
+/// What is wrong with more processes than an update has batches, and what to do.
+fn too_many(processes: usize, batches: usize, batch_size: usize) -> String {
+    let smaller = batch_size.saturating_mul(batches).div_ceil(processes).max(1);
+    format!(
+        "{processes} processes need {processes} batches in an update, one each, and it learns from {batches} ({ACCUMULATE} {batches}): start {batches} or \
+         fewer, or give {ACCUMULATE} {processes}, with {BATCH_SIZE} {smaller} for updates from about as many pictures"
+    )
 }
 
 /// What is wrong with a batch of one of so many pictures, and what to do.

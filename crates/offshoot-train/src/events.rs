@@ -4,6 +4,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use offshoot_data::PictureError;
+use offshoot_world::{Alone, World};
 
 use crate::cache::CacheOptions;
 use crate::groups::GroupRow;
@@ -102,6 +103,9 @@ pub struct Control<'a> {
     pub cache: CacheOptions,
     /// The command that started the run, for its log.
     pub command: Option<String>,
+    /// The processes that the run is spread over. All of them call [`train`](crate::train()) with the same model, recipe and pictures; the first alone
+    /// writes into the run directory and is told what happens. One process by [`Control::new`].
+    pub world: &'a dyn World,
     /// What there is to warn of and to say of the start, which the run tells first and puts into its log.
     pub told: Told,
 }
@@ -125,6 +129,7 @@ impl<'a> Control<'a> {
             checkpoint_every: Duration::from_secs(600),
             cache: CacheOptions::default(),
             command: None,
+            world: &Alone,
             told: Told::default(),
         }
     }

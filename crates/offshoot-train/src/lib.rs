@@ -52,9 +52,15 @@ pub mod step;
 mod step_options;
 mod targets;
 pub mod template;
+mod together;
 pub mod train;
 mod training;
 pub mod unfreeze;
+
+/// The hash of the running program, in hexadecimal digits: another build may round in another way.
+pub fn program_hash() -> String {
+    fingerprint::program().to_string()
+}
 
 pub use amp::{Amp, GradScaler, ScalerOptions};
 pub use average::Average;
@@ -65,8 +71,8 @@ pub use groups::{GroupOptions, GroupRow};
 pub use lr_find::{RangeTest, RateCurve, RatePoint, lr_find};
 pub use memory::peak_mib;
 pub use offshoot_infer::{
-    EvaluateError, Figures, Inference, LabelMetrics, Metrics, NetworkError, evaluate, evaluate_views,
-    inference, labels, metrics,
+    EvaluateError, Figures, Inference, LabelMetrics, Metrics, NetworkError, evaluate, evaluate_shared,
+    evaluate_views, inference, labels, metrics,
 };
 pub use optimizer::{Clip, Optimizer, OptimizerKind, OptimizerOptions};
 pub use progressive::Progressive;
@@ -76,7 +82,7 @@ pub use run::RunError;
 pub use run_pictures::RunPictures;
 pub use schedule::{Schedule, ScheduleKind};
 pub use standing::Standing;
-pub use step::{Batch, StepError, StepOptions, StepReport, TrainStep};
+pub use step::{Batch, Share, StepError, StepOptions, StepReport, TrainStep};
 pub use targets::targets;
 pub use template::template;
 pub use train::{BestEpoch, Control, Event, Figure, Outcome, Refusal, Told, TrainError, TrainResult, train};

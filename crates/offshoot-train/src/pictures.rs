@@ -1,8 +1,9 @@
 //! Where the steps of an epoch get their inputs from: pictures, or cached features.
 
 mod keeper;
+mod rounds;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::num::NonZeroU64;
 use std::rc::Rc;
 
@@ -10,6 +11,7 @@ use offshoot_data::augment::mix::Partner;
 use offshoot_data::{Batch, Dataset, Draw, Loader, LoaderOptions, PictureError, Sample, Transform};
 use offshoot_graph::random::{Purpose, key};
 use offshoot_graph::{Task, Tensor};
+use offshoot_world::World;
 
 use crate::cache::RowFile;
 use crate::recipe::Recipe;
@@ -17,6 +19,7 @@ use crate::targets::label_row;
 
 pub(crate) use keeper::{Keeper, Kept};
 use offshoot_infer::evaluate::images;
+pub(crate) use rounds::Rounds;
 
 /// Inputs of a step.
 pub(crate) struct Inputs {
@@ -31,6 +34,12 @@ pub(crate) struct Inputs {
 }
 
 impl Inputs {
+    /// Those of no picture.
+    fn none() -> Inputs {
+        let (tensor, labels) = (Tensor::zeros([0]), Tensor::i64([0], Vec::new()));
+        Inputs { tensor, ready: true, labels, indices: Vec::new() }
+    }
+
     /// The keys of the dropout masks of these pictures: i64, one for each.
     pub(crate) fn dropout_keys(&self, seed: u64, epoch: u64) -> Tensor {
         // The key's bits are what counts, not its sign.
@@ -190,11 +199,41 @@ impl Pictures {
             let batches = self.loader.epoch_from(epoch, from);
             return Box::new(batches.map(|batch| Ok(self.inputs(batch?))));
         };
+        self.kept(features, epoch, (from..self.batches(epoch)).collect())
+    }
+
+    /// How many batches an epoch has, as far as known.
+    pub(crate) fn batches(&self, epoch: u64) -> usize {
+        self.loader.batches_of(self.loader.order(epoch).len())
+    }
+
+    /// Some batches of an epoch by their places in it: see [`Loader::some_batches`].
+    pub(crate) fn some(
+        &self,
+        epoch: u64,
+        batches: Vec<usize>,
+    ) -> Box<dyn Iterator<Item = Result<Inputs, PictureError>> + '_> {
+        match &self.features {
+            Some(features) => self.kept(features, epoch, batches),
+            None => {
+                let batches = self.loader.some_batches(epoch, batches);
+                Box::new(batches.map(|batch| Ok(self.inputs(batch?))))
+            }
+        }
+    }
+
+    /// The same from features that were kept.
+    fn kept<'s>(
+        &'s self,
+        features: &'s Features,
+        epoch: u64,
+        places: Vec<usize>,
+    ) -> Box<dyn Iterator<Item = Result<Inputs, PictureError>> + 's> {
         let order = self.loader.order(epoch);
         let batches = self.loader.batches_of(order.len());
-        Box::new((from..batches).map(move |batch| {
-            let start = batch * self.batch_size;
-            let end = if batch + 1 == batches { order.len() } else { start + self.batch_size };
+        Box::new(places.into_iter().map(move |batch| {
+            let start = (batch * self.batch_size).min(order.len());
+            let end = if batch + 1 >= batches { order.len() } else { start + self.batch_size };
             let draws = &order[start..end];
             match features.gather(draws, epoch) {
                 Some(tensor) => {
@@ -263,6 +302,25 @@ impl Pictures {
             row.iter_mut().zip(other).for_each(|(x, y)| *x = (1.0 - partner.share) * *x + partner.share * y);
         }
         Tensor::f32([count, columns], mixed)
+    }
+
+    /// See [`Loader::found`].
+    pub(crate) fn found(
+        &self,
+        known: &BTreeSet<usize>,
+        shared: bool,
+    ) -> Result<Vec<(usize, String)>, PictureError> {
+        self.loader.found(known, shared)
+    }
+
+    /// See [`Loader::learn_unusable`].
+    pub(crate) fn learn_unusable(&self, place: usize, reason: &str) {
+        self.loader.learn_unusable(place, reason);
+    }
+
+    /// The batches of evaluation, spread over processes.
+    pub(crate) fn rounds<'s>(&'s self, world: &'s dyn World) -> Rounds<'s> {
+        Rounds::new(self, world)
     }
 
     /// The pictures, usable or not.

@@ -125,9 +125,16 @@ impl Recipe {
     /// As [`Settings::read`], and when a setting is missing.
     pub fn read(run: &Path) -> Result<Recipe, RecipeError> {
         let path = run.join(RECIPE_FILE);
-        let syntax =
-            |e: toml::de::Error| RecipeError::Syntax { path: path.clone(), message: bounded(e.message()) };
-        table(&Settings::read(&path)?).try_into().map_err(syntax)
+        let settings = Settings::read(&path)?;
+        table(&settings).try_into().map_err(|e: toml::de::Error| wrong(&path, &e))
+    }
+
+    /// The recipe of the run in the folder `run`, from the text that [`Recipe::to_toml`] gave.
+    ///
+    /// # Errors
+    /// When it is another text.
+    pub fn of_toml(text: &str, run: &Path) -> Result<Recipe, RecipeError> {
+        toml::from_str(text).map_err(|error| wrong(&run.join(RECIPE_FILE), &error))
     }
 
     /// The recipe of the run in the folder `run` if it has one, for `--resume`. The saved recipe wins; `flags` may repeat
@@ -228,6 +235,10 @@ impl Recipe {
             unfrozen,
         })
     }
+}
+
+fn wrong(path: &Path, error: &toml::de::Error) -> RecipeError {
+    RecipeError::Syntax { path: path.to_owned(), message: bounded(error.message()) }
 }
 
 fn default_augmentation() -> AugmentationSettings {

@@ -11,6 +11,8 @@ use offshoot_graph::passes::{
 use offshoot_graph::remedy::LR;
 use offshoot_graph::{Executor, Graph, Metadata, Model, Session, StepTime, Task, Tensor, Weights};
 
+use offshoot_world::WorldError;
+
 use crate::amp::{Amp, GradScaler};
 use crate::fingerprint;
 use crate::freeze::{FreezeError, check_matches};
@@ -20,6 +22,7 @@ use crate::optimizer::{Clip, Group, Optimizer, OptimizerOptions, StateError};
 use crate::split::{Split, split};
 use crate::unfreeze::Rebuild;
 
+pub use learn::Share;
 use learn::Together;
 pub(crate) use state::under;
 use state::{MovingAverage, averages_of};
@@ -92,6 +95,9 @@ pub enum StepError {
     /// Every parameter is frozen.
     #[error("no trainable parameter has an influence on the loss; freeze fewer")]
     NothingToTrain,
+    /// The processes of a job cannot go on together.
+    #[error(transparent)]
+    World(#[from] WorldError),
     /// The step would have left a number that is not finite.
     #[error(
         "{problem}. The step was refused and no weight has changed. Lower {LR}, and look for broken values in the \
@@ -116,6 +122,8 @@ impl From<StateError> for StepError {
 pub struct StepReport {
     /// The loss before the update.
     pub loss: f32,
+    /// The pictures learned from, those of other processes among them.
+    pub images: usize,
     /// Pictures whose best class was their label, or whose labels were all right at a probability of 0.5, before the update.
     pub correct: usize,
     /// The 2-norm of all gradients together.

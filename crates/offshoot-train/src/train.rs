@@ -21,7 +21,7 @@ use crate::step::TrainStep;
 use crate::step_options::{check_classes, for_stage, step_options};
 use crate::training::{Given, Training};
 use crate::unfreeze::Stages;
-use crate::{leftover, longer, occupied};
+use crate::{leftover, longer, occupied, together};
 
 pub use crate::error::TrainError;
 pub use crate::events::{Control, Event, Told};
@@ -41,6 +41,8 @@ const NO_LIST: &str =
 /// of `model` are then replaced by the checkpoint's. A finished run gives its result again, unless `recipe` is that of
 /// [`Recipe::resume`] with more epochs: then it goes on to those. A run that has left no checkpoint starts again.
 ///
+/// Where [`Control::world`] has several processes, all of them call this, and the first alone reads and writes the folder.
+///
 /// # Errors
 /// When `run` is used and `control.resume` is not set, recipe, model and pictures do not fit each other, a step is refused
 /// because something is not finite, or a file cannot be read or written.
@@ -53,11 +55,17 @@ pub fn train(
     control: Control<'_>,
 ) -> Result<Outcome, TrainError> {
     let start = Instant::now();
+    let (world, writes) = (control.world, control.world.is_first());
+    together::check_processes(world, recipe)?;
     let setting = setting(recipe, data);
-    let (lock, saved) = last_checkpoint(run, &setting, control.resume)?;
+    let (lock, saved) = match writes {
+        true => last_checkpoint(run, &setting, control.resume)?,
+        false => (None, None),
+    };
+    let saved = together::broadcast_saved(world, saved)?;
     let same = match &saved {
-        None => None,
-        Some(saved) => Some(check_pictures(run, saved, &setting, recipe, data, control.stop)?),
+        Some(saved) if writes => Some(check_pictures(run, saved, &setting, recipe, data, control.stop)?),
+        _ => None,
     };
     let mut model = prepared(model, recipe, data)?;
     let stages = recipe.stages();
@@ -65,18 +73,24 @@ pub fn train(
     stages.apply(&mut model.graph, stages.count() - 1)?;
     let least = leftover::check(&model.graph, recipe, data.train.len())?;
     let counts = model.graph.count_parameters();
-    let results =
-        Results::read(run, saved.as_ref().map_or(0, |saved| saved.header.position.epoch), recipe.task)?;
+    let finished_epochs = saved.as_ref().map_or(0, |saved| saved.header.position.epoch);
+    let results = Results::read(run, if writes { finished_epochs } else { 0 }, recipe.task)?;
     if let Some(saved) = &saved {
         let position = &saved.header.position;
-        checkpoint::check_best(run, &model, saved)?;
+        if writes {
+            checkpoint::check_best(run, &model, saved)?;
+        }
         if is_finished(saved, &setting, recipe) {
             let result = result(run, recipe.task, position, counts, results.totals());
             return Ok(Outcome { result, interrupted: false });
         }
         checkpoint::check_stage(run, position, &stages)?;
-        model.weights = checkpoint::read_last(run, &model, saved)?;
+        let last = if writes { Some(checkpoint::read_last(run, &model, saved)?) } else { None };
+        model.weights = together::broadcast_weights(world, last)?;
     }
+    let (files, known) = same.map_or((None, true), |(files, known)| (Some(files), known));
+    let files = together::files(world, data, files, control.stop)?;
+    together::agree(world, recipe, executor, (data, &files), &model)?;
     let stage = saved.as_ref().map_or(0, |saved| saved.header.position.stage);
     stages.apply(&mut model.graph, stage)?;
     let transform = Transform::new(&recipe.preprocessing)?;
@@ -84,31 +98,39 @@ pub fn train(
     let step = TrainStep::new(model, &for_stage(&options, &stages, stage), executor)?;
     // What does not fit has been found by now: no folder is left behind for it.
     let resumed = saved.is_some();
-    let _lock = take_folder(run, lock, resumed)?;
-    recipe.write(run)?;
-    let listed = run.join(PICTURES_FILE).exists();
-    let (files, known) = same.unwrap_or_else(|| (run_pictures::files_of(data, control.stop), true));
-    run_pictures::write(run, data, &files)?;
-    run::write_groups(run, &tables)?;
-    let mut listen = logged(start_log(run, &control, data, resumed), control.progress);
-    control.told.warnings.iter().for_each(|text| listen(Event::Warning(text)));
-    control.told.notes.iter().for_each(|text| listen(Event::Notice(text)));
-    if !known {
-        listen(Event::Notice(match listed {
-            true => NO_CONTENTS,
-            false => NO_LIST,
-        }));
+    let mut silent = |_: Event<'_>| {};
+    let mut listen: Box<dyn FnMut(Event<'_>) + '_> = Box::new(&mut silent);
+    let mut _lock = None;
+    if writes {
+        _lock = take_folder(run, lock, resumed)?;
+        recipe.write(run)?;
+        let listed = run.join(PICTURES_FILE).exists();
+        run_pictures::write(run, data, &files)?;
+        run::write_groups(run, &tables)?;
+        listen = Box::new(logged(start_log(run, &control, data, resumed), control.progress));
+        tell_start(&mut *listen, &control.told, (!known).then_some(listed));
+        if let Some(text) = run_pictures::in_both(data, &files).filter(|_| !resumed) {
+            listen(Event::Warning(&text));
+        }
     }
-    if let Some(text) = run_pictures::in_both(data, &files).filter(|_| !resumed) {
-        listen(Event::Warning(&text));
-    }
-    let control = Control { progress: &mut listen, ..control };
+    let control = Control { progress: &mut *listen, ..control };
     let given = Given { recipe, setting, transform, data, run, executor, options, stages, least };
     let mut training = Training::new(given, control, step, (results, counts, start));
     if let Some(saved) = saved {
         training.resume(saved)?;
     }
     training.run_epochs(resumed)
+}
+
+/// Tells what is known at the start; where the run does not know what its pictures held, whether it has a list of them.
+fn tell_start(listen: &mut dyn FnMut(Event<'_>), told: &Told, listed: Option<bool>) {
+    told.warnings.iter().for_each(|text| listen(Event::Warning(text)));
+    told.notes.iter().for_each(|text| listen(Event::Notice(text)));
+    match listed {
+        None => {}
+        Some(true) => listen(Event::Notice(NO_CONTENTS)),
+        Some(false) => listen(Event::Notice(NO_LIST)),
+    }
 }
 
 /// What the checkpoints of a run belong to. The number of threads changes no result.

@@ -7,6 +7,7 @@ mod explain;
 mod losses;
 mod recovery;
 mod steps;
+mod updates;
 mod validation;
 
 use std::path::Path;
@@ -258,6 +259,7 @@ impl<'a, 'c> Training<'a, 'c> {
             !stop.load(Ordering::Relaxed)
         };
         let mut keeper = Keeper {
+            world: self.control.world,
             step: &mut self.step,
             cache: &cache,
             recipe,

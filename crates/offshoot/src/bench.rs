@@ -21,6 +21,7 @@ mod runner;
 pub use formats::{FormatsOptions, FormatsProgress, bench_formats, check_formats, write_formats};
 pub use profile::{KernelTime, OperatorTime, by_kernel};
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -32,6 +33,7 @@ use offshoot_models::find;
 use offshoot_train::{
     Amp, Freeze, Inference, OptimizerKind, OptimizerOptions, StepOptions, TrainStep, apply_freeze, peak_mib,
 };
+use offshoot_world::reduce_bytes;
 use serde::Serialize;
 
 use crate::compare::Inputs;
@@ -43,6 +45,9 @@ use profile::Runs;
 
 /// ImageNet-1k's.
 const CLASSES: usize = 1000;
+
+/// The numbers of processes for which it is told what they send.
+const PROCESSES: [usize; 4] = [2, 4, 8, 16];
 
 /// Steps before those that are timed.
 const WARMUP: usize = 2;
@@ -81,6 +86,13 @@ pub struct Timing {
     /// The loss of each training step, those of the warm-up included, where the start was kept for comparison.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub losses: Vec<f32>,
+    /// Of training: the bytes of the gradients of a step, in f32.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gradient_bytes: Option<u64>,
+    /// Of training: the bytes of gradients that a process sends for an update, by the number of processes that share it; of those that
+    /// differ, the most.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub sent_bytes: BTreeMap<usize, u64>,
     /// With a profile: the operators in the order in which they run.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub operators: Vec<OperatorTime>,
@@ -166,7 +178,10 @@ pub fn bench_train(options: &BenchOptions, train: &TrainBenchOptions, device: &D
     };
     let timing = measure(options, device, &mut step, learn, |step, runs| runs.add(step.profile()))?;
     let losses = if train.dump.is_some() { losses } else { Vec::new() };
-    Ok(Timing { losses, ..timing })
+    let values: usize = step.trained().values().map(Tensor::len).sum();
+    let sent = |size| (size, reduce_bytes(values, size, size).into_iter().max().unwrap_or(0));
+    let gradient_bytes = Some(values as u64 * size_of::<f32>() as u64);
+    Ok(Timing { losses, gradient_bytes, sent_bytes: PROCESSES.map(sent).into(), ..timing })
 }
 
 fn setup(options: &BenchOptions) -> Result<(Model, Tensor)> {
@@ -244,6 +259,8 @@ fn measure<N>(
         cpu: device.isa().to_owned(),
         threads: device.threads(),
         losses: Vec::new(),
+        gradient_bytes: None,
+        sent_bytes: BTreeMap::new(),
         operators: runs.operators(),
         peak_gflops: peaks.map(|peaks| peaks.flops / 1e9),
         peak_gbytes: peaks.map(|peaks| peaks.bandwidth / 1e9),

@@ -106,6 +106,9 @@ pub enum Error {
     #[error(transparent)]
     #[cfg(feature = "train")]
     Check(#[from] CheckError),
+    /// The processes of the job cannot go on together.
+    #[error(transparent)]
+    World(#[from] offshoot_world::WorldError),
     /// A network cannot run.
     #[error(transparent)]
     Network(#[from] NetworkError),

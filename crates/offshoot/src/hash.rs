@@ -23,6 +23,14 @@ pub(crate) fn sha256_of(source: &mut impl io::Read) -> io::Result<String> {
     Ok(hex(&hasher.finalize()))
 }
 
+/// SHA-256 of what `write` writes, in hexadecimal digits.
+pub(crate) fn hash_of(write: impl FnOnce(&mut HashWriter<'_>) -> io::Result<()>) -> String {
+    let mut hasher = Sha256::new();
+    // A hash takes all that is written.
+    let _ = write(&mut HashWriter(&mut hasher));
+    hex(&hasher.finalize())
+}
+
 /// SHA-256 of a text, in hexadecimal digits.
 #[cfg(feature = "train")]
 pub(crate) fn sha256_of_text(text: &str) -> String {
@@ -34,7 +42,7 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-struct HashWriter<'a>(&'a mut Sha256);
+pub(crate) struct HashWriter<'a>(&'a mut Sha256);
 
 impl Write for HashWriter<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {

@@ -2,18 +2,20 @@
 
 use std::path::PathBuf;
 
-use offshoot_data::{Epoch, Loader, LoaderOptions, PictureError, Transform, View};
+use offshoot_data::{Loader, LoaderOptions, PictureError, Transform, View};
 use offshoot_graph::text::shown;
 use offshoot_graph::{Executor, Metadata, Model, Score, Task, Tensor};
 use offshoot_infer::decision::negative_energy;
-use offshoot_infer::evaluate::logits_of_means;
+use offshoot_infer::evaluate::{Rounds, logits_of_means};
 use offshoot_infer::inference::check_answers;
 use offshoot_infer::{Decision, Inference};
+use offshoot_world::{Alone, Rows, World};
 use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::memory::batch_within;
 use crate::reject::{Rejecting, Threshold};
+use crate::together::agree;
 
 /// Pictures that go through the network at once.
 const BATCH: usize = 16;
@@ -81,83 +83,145 @@ pub fn predict(
     views: &[View],
     options: PredictOptions,
     executor: &dyn Executor,
+    found: impl FnMut(Prediction) -> Result<()>,
+) -> Result<Vec<PictureError>> {
+    predict_shared(model, paths, views, options, (executor, &Alone), found)
+}
+
+/// [`predict`] of pictures that are split over the processes of a world, each of which gets the predictions of all, to the bit those of one
+/// process.
+///
+/// # Errors
+/// As [`predict`], and when a process cannot be reached.
+pub fn predict_shared(
+    model: &Model,
+    paths: Vec<PathBuf>,
+    views: &[View],
+    options: PredictOptions,
+    (executor, world): (&dyn Executor, &dyn World),
     mut found: impl FnMut(Prediction) -> Result<()>,
 ) -> Result<Vec<PictureError>> {
+    agree(world, executor, model, paths.iter().map(PathBuf::as_path))?;
     let mut network = Inference::new(model, executor)?;
-    let Metadata { classes: names, task, .. } = &model.metadata;
-    let decision = Decision::new(network.gives_probabilities(), &model.metadata);
-    let thresholds = match (task, options.threshold) {
-        (Task::Single, _) => None,
-        (Task::Multi, Some(Threshold::Of(threshold))) => Some(vec![threshold; names.len()]),
-        (Task::Multi, Some(Threshold::Auto) | None) => Some(model.metadata.class_thresholds()),
-    };
-    let rejecting = options.threshold.filter(|_| task.is_single());
-    let rejecting = rejecting
-        .map(|own| Rejecting::new(&model.metadata, network.gives_probabilities(), own))
-        .transpose()?;
-    let by_energy = rejecting.is_some_and(|how| how.score == Score::Energy);
+    let answering = Answering::new(model, network.gives_probabilities(), views.len(), options)?;
     let transform = Transform::new(&model.metadata.preprocessing)?;
-    let size = model.metadata.preprocessing.size;
     let batch = batch_within(model, BATCH);
     let loader = |&view: &View| {
         let options = LoaderOptions { view, ..LoaderOptions::evaluation(&transform, batch) };
         Loader::unlabelled(paths.clone(), transform.clone(), options)
     };
     let loaders: Vec<Loader> = views.iter().map(loader).collect();
-    let mut epochs: Vec<Epoch> = loaders.iter().map(|loader| loader.epoch(0)).collect();
+    let mut rounds: Vec<Rounds<'_>> = loaders.iter().map(|loader| Rounds::new(loader, world)).collect();
     // All views of a batch before the next: they leave the same pictures out.
     loop {
-        let (mut rows, mut sum): (Vec<f32>, Vec<f64>) = (Vec::new(), Vec::new());
-        let mut energies: Vec<f64> = Vec::new();
-        let mut indices = Vec::new();
-        for epoch in &mut epochs {
-            let Some(batch) = epoch.next().transpose()? else { break };
-            let images = Tensor::f32([batch.len(), 3, size, size], batch.images);
-            rows = network.run(&images)?.into_f32().unwrap_or_default();
-            indices = batch.indices;
-            check(&rows, &indices, &paths)?;
-            let classes = (rows.len() / indices.len()).max(1);
-            sum.resize(rows.len(), 0.0);
-            let found = rows.chunks_exact(classes).flat_map(|row| decision.uncalibrated(row));
-            sum.iter_mut().zip(found).for_each(|(sum, p)| *sum += p);
-            energies.resize(indices.len(), 0.0);
-            if by_energy {
-                let found = rows.chunks_exact(classes).map(negative_energy);
-                energies
-                    .iter_mut()
-                    .zip(found)
-                    .for_each(|(sum, energy)| *sum += energy / loaders.len() as f64);
+        // By process, what the views of its batch have given.
+        let mut batches: Vec<Batch> = vec![Batch::default(); world.size()];
+        for rounds in &mut rounds {
+            let run = |images: Tensor| -> Result<Vec<f32>> {
+                Ok(network.run(&images)?.into_f32().unwrap_or_default())
+            };
+            let Some(all) = rounds.next(run)? else {
+                return Ok(loaders.first().map(Loader::skipped).unwrap_or_default());
+            };
+            for (batch, Rows { indices, values, .. }) in batches.iter_mut().zip(all) {
+                check(&values, &indices, &paths)?;
+                answering.add(batch, indices, values);
             }
         }
-        if indices.is_empty() {
-            return Ok(loaders.first().map(Loader::skipped).unwrap_or_default());
+        for batch in batches {
+            answering.answers(batch, &paths).into_iter().try_for_each(&mut found)?;
         }
-        if loaders.len() > 1 {
-            rows = logits_of_means(&sum, loaders.len(), *task);
-            sum.iter_mut().for_each(|sum| *sum /= loaders.len() as f64);
+    }
+}
+
+/// What the views of a batch have given.
+#[derive(Clone, Debug, Default)]
+struct Batch {
+    indices: Vec<u64>,
+    /// The outputs for the last view.
+    rows: Vec<f32>,
+    /// The sums of the probabilities.
+    sum: Vec<f64>,
+    /// The means of the negative energies.
+    energies: Vec<f64>,
+}
+
+/// What makes predictions of the outputs of a model.
+struct Answering<'m> {
+    metadata: &'m Metadata,
+    decision: Decision,
+    views: usize,
+    options: PredictOptions,
+    thresholds: Option<Vec<f64>>,
+    rejecting: Option<Rejecting>,
+}
+
+impl<'m> Answering<'m> {
+    fn new(
+        model: &'m Model,
+        probabilities: bool,
+        views: usize,
+        options: PredictOptions,
+    ) -> Result<Answering<'m>> {
+        let metadata = &model.metadata;
+        let decision = Decision::new(probabilities, metadata);
+        let thresholds = match (metadata.task, options.threshold) {
+            (Task::Single, _) => None,
+            (Task::Multi, Some(Threshold::Of(threshold))) => Some(vec![threshold; metadata.classes.len()]),
+            (Task::Multi, Some(Threshold::Auto) | None) => Some(metadata.class_thresholds()),
+        };
+        let rejecting = options.threshold.filter(|_| metadata.task.is_single());
+        let rejecting = rejecting.map(|own| Rejecting::new(metadata, probabilities, own)).transpose()?;
+        Ok(Answering { metadata, decision, views, options, thresholds, rejecting })
+    }
+
+    /// Takes in what a view has given.
+    fn add(&self, batch: &mut Batch, indices: Vec<u64>, rows: Vec<f32>) {
+        let classes = (rows.len() / indices.len().max(1)).max(1);
+        batch.sum.resize(rows.len(), 0.0);
+        let found = rows.chunks_exact(classes).flat_map(|row| self.decision.uncalibrated(row));
+        batch.sum.iter_mut().zip(found).for_each(|(sum, p)| *sum += p);
+        batch.energies.resize(indices.len(), 0.0);
+        if self.rejecting.is_some_and(|how| how.score == Score::Energy) {
+            let found = rows.chunks_exact(classes).map(negative_energy);
+            batch.energies.iter_mut().zip(found).for_each(|(sum, energy)| *sum += energy / self.views as f64);
         }
-        let classes = (rows.len() / indices.len()).max(1);
-        let answers = rows.chunks_exact(classes).zip(sum.chunks_exact(classes)).zip(&energies);
-        for (((row, mean), &energy), &index) in answers.zip(&indices) {
-            let p = if loaders.len() > 1 { decision.of_mean(row, mean) } else { decision.probabilities(row) };
+        (batch.indices, batch.rows) = (indices, rows);
+    }
+
+    /// The predictions of a batch.
+    fn answers(&self, batch: Batch, paths: &[PathBuf]) -> Vec<Prediction> {
+        let Batch { indices, mut rows, mut sum, energies } = batch;
+        let several = self.views > 1;
+        if several {
+            rows = logits_of_means(&sum, self.views, self.metadata.task);
+            sum.iter_mut().for_each(|sum| *sum /= self.views as f64);
+        }
+        let classes = (rows.len() / indices.len().max(1)).max(1);
+        let answers = rows.chunks_exact(classes).zip(sum.chunks_exact(classes)).zip(energies);
+        let mut found = Vec::with_capacity(indices.len());
+        for (((row, mean), energy), index) in answers.zip(indices) {
+            let p = if several { self.decision.of_mean(row, mean) } else { self.decision.probabilities(row) };
             let rejects = |how: Rejecting| match how.score {
                 Score::Probability => how.rejects(row, &p),
                 Score::Energy => how.is_below(energy),
             };
-            found(Prediction {
+            let names = &self.metadata.classes;
+            found.push(Prediction {
                 path: paths[index as usize].clone(),
-                top: guesses((row, &p), names, options.top),
-                labels: thresholds.as_ref().map(|thresholds| reached(&p, thresholds, names)),
-                rejected: rejecting.map(rejects),
-                logits: options.logits.then(|| row.to_vec()),
-            })?;
+                top: guesses((row, &p), names, self.options.top),
+                labels: self.thresholds.as_ref().map(|thresholds| reached(&p, thresholds, names)),
+                rejected: self.rejecting.map(rejects),
+                logits: self.options.logits.then(|| row.to_vec()),
+            });
         }
+        found
     }
 }
 
 /// An error that names the first picture whose outputs are NaN or infinite.
 fn check(rows: &[f32], indices: &[u64], paths: &[PathBuf]) -> Result<()> {
-    let classes = (rows.len() / indices.len()).max(1);
+    let classes = (rows.len() / indices.len().max(1)).max(1);
     for (row, &index) in rows.chunks_exact(classes).zip(indices) {
         check_answers(row).map_err(|e| Error::Input(format!("{}: {e}", shown(&paths[index as usize]))))?;
     }

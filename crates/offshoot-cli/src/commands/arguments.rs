@@ -17,13 +17,13 @@ use offshoot_graph::text::shown;
 use offshoot_train::ranges;
 use offshoot_train::recipe::{Augment, AugmentationSettings, PreprocessingSettings};
 
-use super::Failure;
 use super::printer::Printer;
+use super::{Failure, world};
 
 /// How the executor runs.
 #[derive(Args)]
 pub(crate) struct Processor {
-    /// Number of threads [default: all of the machine's]. Results do not depend on it.
+    /// Number of threads [default: all of the machine's, shared by the processes that mpirun starts on it]. Results do not depend on it.
     #[arg(long, help_heading = "Execution", value_name = "N", value_parser = threads)]
     pub(crate) threads: Option<NonZeroUsize>,
     /// Instruction set: portable, avx2, avx512, avx512bf16, amx or neon [default: the machine's best].
@@ -91,12 +91,13 @@ impl Processor {
     pub(crate) fn device(&self) -> Result<Device, Failure> {
         self.pictures.apply();
         self.memory.apply();
-        if let Some(threads) = self.threads {
+        let threads = self.threads.or_else(world::own_threads);
+        if let Some(threads) = threads {
             // The optimizer and the search for pictures use rayon's own pool. It can be there already only in a
             // process that has run a command before, which this one has not.
             let _ = rayon::ThreadPoolBuilder::new().num_threads(threads.get()).build_global();
         }
-        Ok(Device::cpu(CpuOptions { threads: self.threads, isa: self.isa, ..CpuOptions::default() })?)
+        Ok(Device::cpu(CpuOptions { threads, isa: self.isa, ..CpuOptions::default() })?)
     }
 }
 

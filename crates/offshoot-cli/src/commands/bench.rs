@@ -94,8 +94,22 @@ impl Options {
             "{what} {} batch {}: {images_per_second:.1} {unit}/s, {milliseconds:.1} ms a step{memory} ({cpu}, {threads} threads)",
             self.model, self.batch
         ))?;
+        sent(timing)?;
         if self.profile { operators(timing) } else { Ok(()) }
     }
+}
+
+/// What processes that share a step send each other.
+fn sent(timing: &Timing) -> Outcome {
+    let Some(gradients) = timing.gradient_bytes else { return Ok(()) };
+    let megabytes = |bytes: u64| format!("{:.1} MB", bytes as f64 / 1e6);
+    let sent = timing.sent_bytes.iter().map(|(size, bytes)| format!("{} of {size}", megabytes(*bytes)));
+    let sent: Vec<String> = sent.collect();
+    print::line(&format!(
+        "gradients {}; for an update, one of several processes sends: {}",
+        megabytes(gradients),
+        sent.join(", ")
+    ))
 }
 
 /// The nodes that are listed.

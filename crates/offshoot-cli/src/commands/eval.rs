@@ -12,6 +12,7 @@ use super::arguments::{
     self, PrecisionArgument, PreprocessingArguments, Pretrained, Processor, TableArguments, TtaArgument,
 };
 use super::printer::Printer;
+use super::world::WorldArguments;
 use super::{Outcome, print};
 
 /// Classes whose figures are printed.
@@ -35,6 +36,8 @@ pub(crate) struct Arguments {
     table: TableArguments,
     #[command(flatten)]
     processor: Processor,
+    #[command(flatten)]
+    world: WorldArguments,
     /// Treat a picture that cannot be read as an error instead of skipping it.
     #[arg(long, help_heading = "Data")]
     strict: bool,
@@ -55,7 +58,8 @@ impl Arguments {
             table: self.table.table(),
         };
         let mut printer = Printer::counting("eval");
-        let evaluation = job.run(&self.precision.device(&self.processor)?, &mut printer)?;
+        let device = self.precision.device(&self.processor)?;
+        let evaluation = job.run_shared(&device, self.world.world(), &mut printer)?;
         printer.finish();
         if self.json { print::json(&evaluation) } else { text(&evaluation) }
     }

@@ -5,6 +5,7 @@ use offshoot::Remedy;
 /// The flag of a setting.
 pub fn flag(remedy: Remedy) -> &'static str {
     match remedy {
+        Remedy::Accumulate => "--accumulate",
         Remedy::Augment => "--augment",
         Remedy::Batch => "--batch",
         Remedy::BatchSize => "--batch-size",
@@ -26,6 +27,7 @@ pub fn flag(remedy: Remedy) -> &'static str {
         Remedy::MaxMegapixels => "--max-megapixels",
         Remedy::Mean => "--mean",
         Remedy::MemoryLimit => "--memory-limit",
+        Remedy::MpiTimeout => "--mpi-timeout",
         Remedy::Mode => "--mode",
         Remedy::Model => "--model",
         Remedy::Out => "--out",

@@ -26,6 +26,7 @@ mod settings;
 mod signals;
 mod train;
 mod verify;
+mod world;
 
 use clap::Subcommand;
 use offshoot_train::ranges;
@@ -34,6 +35,7 @@ pub use flags::flag;
 pub(crate) use printer::described;
 pub use printer::told;
 pub(crate) use signals::{exit_code as interrupted_code, watch as watch_signals};
+pub(crate) use world::{check as check_world, end_job, end_quietly, within};
 
 /// How a command fails.
 pub(crate) enum Failure {
@@ -101,6 +103,11 @@ pub(crate) enum Command {
 }
 
 impl Command {
+    /// Whether several processes can share its work.
+    fn shares_work(&self) -> bool {
+        matches!(self, Command::Train(_) | Command::Eval(_) | Command::Predict(_))
+    }
+
     pub(crate) fn run(self) -> Outcome {
         match self {
             Command::Train(arguments) => arguments.run(),

@@ -4,11 +4,12 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use offshoot::{Error, PictureError, PredictOptions, Prediction, Threshold, jobs, pictures, predict};
+use offshoot::{Error, PictureError, PredictOptions, Prediction, Threshold, jobs, pictures, predict_shared};
 use offshoot_graph::text::{escaped, shown};
 
 use super::arguments::{self, PrecisionArgument, PreprocessingArguments, Pretrained, Processor, TtaArgument};
 use super::each::{self, Printed};
+use super::world::WorldArguments;
 use super::{Failure, Outcome, print};
 
 #[derive(Args)]
@@ -38,6 +39,8 @@ pub(crate) struct Arguments {
     precision: PrecisionArgument,
     #[command(flatten)]
     processor: Processor,
+    #[command(flatten)]
+    world: WorldArguments,
     /// Treat a picture that cannot be read as an error instead of skipping it.
     #[arg(long, help_heading = "Data")]
     strict: bool,
@@ -93,6 +96,12 @@ impl Arguments {
     pub(crate) fn run(self) -> Outcome {
         let (source, mut paths) = self.pretrained.source(self.paths)?;
         each::check_given(&paths)?;
+        let world = self.world.world();
+        if world.is_shared() && paths.iter().any(|path| path == Path::new(STANDARD_INPUT)) {
+            return Err(
+                Error::Input("`-` reads standard input, which one process has: give a file".into()).into()
+            );
+        }
         let executor = self.precision.device(&self.processor)?;
         let model = arguments::load(&source, &self.preprocessing.overrides())?.model;
         let folder = each::folder_options(&model, self.strict)?;
@@ -101,10 +110,11 @@ impl Arguments {
         let mut all = Printed::default();
         let views = jobs::views(self.tta.tta, &model.metadata)?;
         let options = PredictOptions { top: self.top, logits: self.logits, threshold: self.threshold };
-        let failed = predict(&model, found.paths, &views, options, &executor, |mut prediction| {
-            prediction.path = piped.named(prediction.path);
-            all.add(if self.json { print::json(&prediction) } else { text(&prediction) })
-        });
+        let failed =
+            predict_shared(&model, found.paths, &views, options, (&executor, world), |mut prediction| {
+                prediction.path = piped.named(prediction.path);
+                all.add(if self.json { print::json(&prediction) } else { text(&prediction) })
+            });
         let failed = all.ended(failed)?;
         let named = |error: PictureError| PictureError { path: piped.named(error.path), ..error };
         let skipped = found.skipped.into_iter().chain(failed).map(named).collect();

@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde_json::json;
 use unicode_width::UnicodeWidthStr as _;
 
+pub(crate) use super::world::is_silent;
 use super::{Failure, Outcome};
 
 /// Prints one line of text for people: what would command a terminal or begin another line is escaped.
@@ -39,6 +40,13 @@ pub(crate) fn table(rows: &[Vec<String>], left: usize) -> Outcome {
 }
 
 fn raw(text: &str) -> Outcome {
+    if is_silent() {
+        return Ok(());
+    }
+    written(text)
+}
+
+fn written(text: &str) -> Outcome {
     let mut out = std::io::stdout().lock();
     let written = writeln!(out, "{text}").and_then(|()| out.flush());
     written.map_err(unwritten)
@@ -119,18 +127,35 @@ pub(crate) fn error(message: &str, file: Option<&Path>, help: Option<&str>) {
         error["help"] = help.into();
     }
     // Standard error and the exit code say it too, should nobody read this.
-    let _ = json(&json!({"error": error}));
+    let _ = written(&plain_json(&json!({"error": error}).to_string()));
+}
+
+/// Tells of an error that ends a job of several processes, whichever of them this is.
+#[cfg(feature = "mpi")]
+pub(crate) fn failure(message: &str) {
+    told(&escaped_lines(&format!("error: {message}")));
+    if crate::wants_json() {
+        error(message, None, None);
+    }
 }
 
 /// Says what is being done, or went wrong, on standard error: all that goes there comes through here. Nobody may listen any more, or the
 /// disk that takes it is full; that is no reason to stop.
 pub(crate) fn aside(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{}", escaped(text));
+    if !is_silent() {
+        told(&escaped(text));
+    }
+}
+
+fn told(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 /// [`aside`] of several lines.
 pub(crate) fn aside_lines(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{}", escaped_lines(text));
+    if !is_silent() {
+        told(&escaped_lines(text));
+    }
 }
 
 /// How many columns of a terminal a text takes.
@@ -165,6 +190,9 @@ pub(crate) fn skipped(pictures: &[PictureError]) {
 
 /// A progress bar on standard error, which is silent where that is no terminal.
 pub(crate) fn bar(total: u64, what: &str) -> ProgressBar {
+    if is_silent() {
+        return ProgressBar::hidden();
+    }
     let style = "{prefix:>10} {bar:30} {pos}/{len} {msg}";
     let style = ProgressStyle::with_template(style).expect("the template is well formed");
     ProgressBar::new(total).with_style(style.progress_chars("━╸─")).with_prefix(what.to_string())

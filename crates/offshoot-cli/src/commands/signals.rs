@@ -44,6 +44,9 @@ fn arrived(signal: u8) {
         FIRST.store(signal, Ordering::SeqCst);
         let again = if signal == INTERRUPT { "press Ctrl-C again" } else { "send a second signal" };
         let what = FINISHED_FIRST.get().unwrap_or(&"this step");
+        if super::world::is_silent() {
+            return;
+        }
         // Nobody may be there to read it.
         let _ = writeln!(std::io::stderr(), "stopping after {what}; {again} to stop at once");
         return;

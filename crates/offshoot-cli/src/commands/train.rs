@@ -15,6 +15,7 @@ use offshoot_train::train::{Figure, TrainResult};
 use super::arguments::{AugmentationArguments, PreprocessingArguments, Processor, whole};
 use super::printer::Printer;
 use super::settings::SettingArguments;
+use super::world::WorldArguments;
 use super::{Failure, Outcome, print, signals};
 use offshoot_graph::text::shown;
 use watcher::Watcher;
@@ -53,6 +54,8 @@ pub(crate) struct Arguments {
     preprocessing: PreprocessingArguments,
     #[command(flatten)]
     processor: Processor,
+    #[command(flatten)]
+    world: WorldArguments,
     /// Resume the run in RUN from its last checkpoint; with a larger --epochs also after its end. Where there is no
     /// checkpoint yet, the run starts.
     #[arg(long, help_heading = "Output")]
@@ -116,12 +119,14 @@ fn class_weight(text: &str) -> Result<ClassWeight, String> {
 impl Arguments {
     pub(crate) fn run(self) -> Outcome {
         let job = self.job();
-        let recipe = job.recipe()?;
+        let world = self.world.world();
+        let recipe = job.recipe_shared(world)?;
         let executor = self.processor.device()?;
         let mut watcher = Watcher::new(recipe.task);
         let mut progress = |event: Event<'_>| watcher.tell(&event);
         let mut printer = Printer::default();
-        let outcome = job.run(&recipe, &executor, &mut printer, &mut progress, &signals::stop)?;
+        let outcome =
+            job.run_shared((&recipe, world), &executor, &mut printer, &mut progress, &signals::stop)?;
         watcher.finish();
         jobs::skipped_count(watcher.skipped).iter().for_each(|text| print::warning(text));
         let printed = if self.json { print::json(&outcome.result) } else { text(&outcome.result) };

@@ -310,16 +310,21 @@ fn bench_prints_a_row() {
         let row = world
             .json(&format!("bench {what} --model mobilenet_v2 --size 32 --batch 16 --runs 1 --threads 2"));
         let number = "number";
-        assert_shape(
-            &row,
-            &[
-                ("images_per_second", number),
-                ("milliseconds", number),
-                ("peak_mib", number),
-                ("cpu", "string"),
-                ("threads", number),
-            ],
-        );
+        let mut keys = vec![
+            ("images_per_second", number),
+            ("milliseconds", number),
+            ("peak_mib", number),
+            ("cpu", "string"),
+            ("threads", number),
+        ];
+        if what != "infer" {
+            keys.extend([("gradient_bytes", number), ("sent_bytes", "object")]);
+            let gradients = row["gradient_bytes"].as_u64().unwrap();
+            assert_eq!(row["sent_bytes"]["2"], json!(gradients));
+            let of_four = row["sent_bytes"]["4"].as_f64().unwrap() / gradients as f64;
+            assert!((of_four - 1.5).abs() < 1e-3, "{row}");
+        }
+        assert_shape(&row, &keys);
         assert_eq!(row["threads"], json!(2));
         let product = row["images_per_second"].as_f64().unwrap() * row["milliseconds"].as_f64().unwrap();
         assert!((product - 16e3).abs() < 1.0, "{row}");

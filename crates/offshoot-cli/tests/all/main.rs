@@ -21,6 +21,8 @@ mod json_errors;
 mod links;
 mod litert;
 mod messages;
+#[cfg(all(unix, feature = "mpi"))]
+mod mpi;
 mod names;
 mod numbers;
 mod onnx_training;

@@ -134,16 +134,6 @@ impl Adam {
     }
 }
 
-/// `sum = keep sum + factor x`; `factor x` where keep is 0, whatever the sum was.
-pub(crate) fn accumulate(sum: &mut [f32], x: &[f32], factor: f32, keep: f32) {
-    sum.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(sum, x)| {
-        for (sum, &x) in sum.iter_mut().zip(x) {
-            let before = if keep == 0.0 { 0.0 } else { keep * *sum };
-            *sum = before + factor * x;
-        }
-    });
-}
-
 /// `average += part (x - average)`, PyTorch's `lerp_`; x where part is 1.
 pub(crate) fn average(average: &mut [f32], x: &[f32], part: f32) {
     average.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(average, x)| {

@@ -16,7 +16,7 @@ impl Lowering<'_> {
         match op {
             UpdateOp::SquareSums => self.square_sums(node),
             UpdateOp::Clip(clip) => self.clip_gradients(node, clip),
-            UpdateOp::Sgd { .. } | UpdateOp::Adam { .. } | UpdateOp::Accumulate | UpdateOp::Average => Ok(()),
+            UpdateOp::Sgd { .. } | UpdateOp::Adam { .. } | UpdateOp::Average => Ok(()),
         }
     }
 

@@ -33,9 +33,12 @@ pub struct Epoch {
     requests: Option<Sender<(usize, Draw)>>,
     results: Receiver<Message>,
     threads: Vec<JoinHandle<()>>,
+    /// The places in `order` of each batch that is left, where batches do not fill up.
+    sizes: Option<VecDeque<usize>>,
 }
 
 impl Epoch {
+    /// All batches of the epoch but the first ones.
     pub(super) fn start(shared: &Arc<Shared>, epoch: u64, batches: usize) -> Epoch {
         let mut order = shared.order(epoch);
         let passed = match batches < batch_count(order.len(), shared.options.batch_size, shared.options.least)
@@ -44,6 +47,26 @@ impl Epoch {
             false => order.len(),
         };
         order.drain(..passed);
+        Epoch::of(shared, epoch, order, None)
+    }
+
+    /// Some batches of the epoch.
+    pub(super) fn start_some(
+        shared: &Arc<Shared>,
+        epoch: u64,
+        batches: impl IntoIterator<Item = usize>,
+    ) -> Epoch {
+        let all = shared.order(epoch);
+        let (mut order, mut sizes) = (Vec::new(), VecDeque::new());
+        for batch in batches {
+            let places = shared.places(batch, all.len());
+            sizes.push_back(places.len());
+            order.extend_from_slice(&all[places]);
+        }
+        Epoch::of(shared, epoch, order, Some(sizes))
+    }
+
+    fn of(shared: &Arc<Shared>, epoch: u64, order: Vec<Draw>, sizes: Option<VecDeque<usize>>) -> Epoch {
         let (requests, queue) = channel();
         let (done, results) = channel();
         let queue = Arc::new(Mutex::new(queue));
@@ -60,6 +83,7 @@ impl Epoch {
             requests: Some(requests),
             results,
             threads,
+            sizes,
         };
         this.request();
         this
@@ -106,7 +130,45 @@ impl Epoch {
         }
     }
 
+    /// Puts the next picture of the order into those for the next batches, or to the unusable ones. `None` at the end.
+    fn advance(&mut self) -> Option<Result<(), PictureError>> {
+        match self.take()? {
+            (index, Ok(pixels)) => self.ahead.push_back((index, pixels)),
+            (_, Err(error)) if self.shared.options.strict => {
+                self.stop();
+                return Some(Err(error));
+            }
+            (index, Err(error)) => {
+                lock(&self.shared.skipped).insert(index, error);
+            }
+        }
+        Some(Ok(()))
+    }
+
+    /// The batch of the next `count` usable pictures.
+    fn batch(&mut self, count: usize) -> Batch {
+        let mut batch = Batch {
+            images: Vec::with_capacity(count * self.shared.transform.input_len()),
+            labels: Vec::with_capacity(count),
+            indices: Vec::with_capacity(count),
+            partners: Vec::new(),
+        };
+        for (index, pixels) in self.ahead.drain(..count) {
+            self.shared.add(&mut batch, index, &pixels);
+        }
+        self.shared.mix(&mut batch, self.epoch);
+        batch
+    }
+
+    /// The batch of the next `size` places, without the unusable ones among them.
+    fn next_exact(&mut self, size: usize) -> Result<Batch, PictureError> {
+        (0..size).map_while(|_| self.advance()).collect::<Result<(), _>>()?;
+        self.request();
+        Ok(self.batch(self.ahead.len()))
+    }
+
     fn stop(&mut self) {
+        self.sizes = self.sizes.take().map(|_| VecDeque::new());
         self.requests = None;
         self.taken = self.order.len();
         self.ahead.clear();
@@ -143,35 +205,24 @@ impl Iterator for Epoch {
     type Item = Result<Batch, PictureError>;
 
     fn next(&mut self) -> Option<Self::Item> {
+        if let Some(sizes) = &mut self.sizes {
+            let size = sizes.pop_front()?;
+            return Some(self.next_exact(size));
+        }
         let LoaderOptions { batch_size, least, .. } = self.shared.options;
         let batch_size = batch_size.max(1);
         // A batch is whole once it is known that those after it are enough for one more.
         let wanted = batch_size + if least > 1 { least } else { 0 };
         while self.ahead.len() < wanted {
-            match self.take() {
+            match self.advance() {
                 None => break,
-                Some((index, Ok(pixels))) => self.ahead.push_back((index, pixels)),
-                Some((_, Err(error))) if self.shared.options.strict => {
-                    self.stop();
-                    return Some(Err(error));
-                }
-                Some((index, Err(error))) => {
-                    lock(&self.shared.skipped).insert(index, error);
-                }
+                Some(Ok(())) => {}
+                Some(Err(error)) => return Some(Err(error)),
             }
         }
         self.request();
         let count = if self.ahead.len() < wanted { self.ahead.len() } else { batch_size };
-        let mut batch = Batch {
-            images: Vec::with_capacity(count * self.shared.transform.input_len()),
-            labels: Vec::with_capacity(count),
-            indices: Vec::with_capacity(count),
-            partners: Vec::new(),
-        };
-        for (index, pixels) in self.ahead.drain(..count) {
-            self.shared.add(&mut batch, index, &pixels);
-        }
-        self.shared.mix(&mut batch, self.epoch);
+        let batch = self.batch(count);
         (!batch.is_empty()).then_some(Ok(batch))
     }
 }

@@ -2,11 +2,12 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use offshoot_graph::random::{Purpose, Random};
 
-use super::{Batch, Draw, LoaderOptions, Sample};
+use super::{Batch, Draw, LoaderOptions, Sample, batch_count};
 use crate::augment::random_crop;
 use crate::decode::{PictureError, with_part, with_picture};
 use crate::transform::Transform;
@@ -40,6 +41,14 @@ impl Shared {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
         }
+    }
+
+    /// The places of a batch in an order of so many pictures.
+    pub(super) fn places(&self, batch: usize, pictures: usize) -> Range<usize> {
+        let LoaderOptions { batch_size, least, .. } = self.options;
+        let start = batch.saturating_mul(batch_size.max(1)).min(pictures);
+        let is_last = batch + 1 >= batch_count(pictures, batch_size, least);
+        start..if is_last { pictures } else { start + batch_size.max(1) }
     }
 
     /// The bytes of one picture's input.

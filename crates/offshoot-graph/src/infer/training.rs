@@ -80,7 +80,6 @@ pub(super) fn infer_update(op: &UpdateOp, inputs: &[&Value]) -> Result<Types, St
             row(*index, inputs[5])?;
             Ok(types)
         }
-        UpdateOp::Accumulate => kept(4),
         UpdateOp::Average => kept(3),
     }
 }

@@ -21,9 +21,6 @@ pub enum UpdateOp {
         /// The row of the rates ([`AdamRates`]) that holds this weight's.
         row: usize,
     },
-    /// (sum, x, factor scalar, keep scalar) -> keep sum + factor x, or factor x where keep is 0. It may be infinite: what reads
-    /// the sum is refused then.
-    Accumulate,
     /// (average, x, part scalar) -> average + part (x - average), PyTorch's `lerp_`; x where part is 1
     Average,
 }
@@ -33,7 +30,7 @@ impl UpdateOp {
     pub fn kept(&self) -> usize {
         match self {
             UpdateOp::SquareSums | UpdateOp::Clip(_) => 0,
-            UpdateOp::Accumulate | UpdateOp::Average => 1,
+            UpdateOp::Average => 1,
             UpdateOp::Sgd { .. } => 2,
             UpdateOp::Adam { .. } => 3,
         }
@@ -45,7 +42,6 @@ impl UpdateOp {
             UpdateOp::Clip(_) => "Update.Clip",
             UpdateOp::Sgd { .. } => "Update.Sgd",
             UpdateOp::Adam { .. } => "Update.Adam",
-            UpdateOp::Accumulate => "Update.Accumulate",
             UpdateOp::Average => "Update.Average",
         }
     }

@@ -43,7 +43,6 @@ pub use train::{
     training_graph,
 };
 pub use update::{
-    ACCUMULATE_FACTOR, ACCUMULATE_KEEP, AVERAGE_PART, SQUARES, UNSCALE, UPDATE_RATES, UpdateRule,
-    accumulate_graph, apply_graph, average_parameter, moment_parameter, step_graph, sum_parameter,
-    trained_in_order,
+    AVERAGE_PART, SQUARES, UNSCALE, UPDATE_RATES, UpdateRule, apply_graph, average_parameter,
+    moment_parameter, step_graph, sum_parameter, trained_in_order,
 };

@@ -14,11 +14,6 @@ pub const UPDATE_RATES: &str = "update.rates";
 pub const UNSCALE: &str = "update.unscale";
 /// The output that holds the sum of the squares of each gradient: f64 \[p\], in the order of [`trained_in_order`].
 pub const SQUARES: &str = "gradient_squares";
-/// The input that an accumulated gradient is multiplied by: an f32 scalar.
-pub const ACCUMULATE_FACTOR: &str = "accumulate.factor";
-/// The input that the sum so far is multiplied by: an f32 scalar, 0 for the first batch.
-pub const ACCUMULATE_KEEP: &str = "accumulate.keep";
-
 /// An update rule, in PyTorch's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UpdateRule {
@@ -96,28 +91,7 @@ pub fn step_graph(
     without_training_outputs(&graph)
 }
 
-/// The graph of one batch of several that are learned from together: it adds its gradients to sums, and moves the running
-/// statistics. Its outputs: [`LOSS`] and the logits.
-///
-/// # Errors
-/// None for a graph of [`super::training_graph`].
-pub fn accumulate_graph(training: &TrainingGraph) -> Result<Graph, GraphError> {
-    let mut graph = training.graph.clone();
-    let names = trained_in_order(training);
-    let gradients = gradients(&graph, &names)?;
-    let factor = graph.add_input(ACCUMULATE_FACTOR, DType::F32, Shape::default());
-    let keep = graph.add_input(ACCUMULATE_KEEP, DType::F32, Shape::default());
-    for (name, gradient) in names.iter().zip(gradients) {
-        let sum = add_flat(&mut graph, &sum_parameter(name), gradient);
-        let node = format!("accumulate.{name}");
-        let new = graph.add(&node, Op::Update(UpdateOp::Accumulate), &[sum, gradient, factor, keep])?;
-        graph.add_result(sum, new)?;
-    }
-    add_statistics(training, &mut graph)?;
-    without_training_outputs(&graph)
-}
-
-/// The graph that updates the trained parameters with the sums of [`accumulate_graph`]. Its output: [`SQUARES`].
+/// The graph that updates the trained parameters with sums of the gradients of several batches ([`sum_parameter`]). Its output: [`SQUARES`].
 ///
 /// # Errors
 /// None for a graph of [`super::training_graph`].

@@ -3,12 +3,12 @@
 use std::rc::Rc;
 
 use blake3::{Hash, Hasher};
-use offshoot_data::{Batch, Loader, LoaderOptions, Sample, Transform};
-use offshoot_graph::Tensor;
-use offshoot_infer::evaluate::images;
+use offshoot_data::{Loader, LoaderOptions, Sample, Transform};
+use offshoot_infer::evaluate;
+use offshoot_world::{Rows as WorldRows, World};
 
 use super::{EVALUATION_BATCH, Pictures, Sets, in_order};
-use crate::cache::{Cache, Layout, RowFile, Writer};
+use crate::cache::{Cache, CacheError, Layout, RowFile, Writer};
 use crate::error::TrainError;
 use crate::fingerprint;
 use crate::recipe::Recipe;
@@ -26,6 +26,8 @@ pub(crate) enum Kept {
 /// Caches the features of pictures: those of validation, and those of training where each picture has a limited number of
 /// versions.
 pub(crate) struct Keeper<'a, 'w> {
+    /// The processes that share the work.
+    pub(crate) world: &'a dyn World,
     pub(crate) step: &'a mut TrainStep,
     pub(crate) cache: &'a Cache,
     pub(crate) recipe: &'a Recipe,
@@ -130,9 +132,16 @@ impl Keeper<'_, '_> {
         hasher.finalize()
     }
 
-    /// The file under `key`, one of `files`, made from the pictures of `loader` in the epoch `view` where it is not there.
+    /// The file under `key`, one of `files`, made from the pictures of `loader` in the epoch `view` where it is not there. Where a process
+    /// lacks it, all compute it together.
     fn rows(&mut self, key: Hash, loader: &Loader, view: u64, files: u64) -> Result<Rows, TrainError> {
-        let Some(file) = self.cache.open(key) else { return self.compute(key, loader, view, files) };
+        let found = self.cache.open(key);
+        if self.world.any(found.is_none())? {
+            // Not held open while others wait for the space.
+            drop(found);
+            return self.compute(key, loader, view, files);
+        }
+        let Some(file) = found else { return Ok(Rows::Without("it is gone".into())) };
         if self.recipe.strict && !file.unusable().is_empty() {
             loader.leave_out(file.unusable().iter().cloned());
             if let Some(error) = loader.skipped().into_iter().next() {
@@ -143,39 +152,88 @@ impl Keeper<'_, '_> {
     }
 
     fn compute(&mut self, key: Hash, loader: &Loader, view: u64, files: u64) -> Result<Rows, TrainError> {
-        let (rows, mut done) = (loader.samples().len(), 0);
-        let mut writer: Option<Writer> = None;
-        for batch in loader.epoch(view) {
-            let Batch { images: pixels, indices, .. } = batch?;
-            let features = self.step.features(images(pixels, loader.transform().preprocessing().size))?;
-            if writer.is_none() {
-                let shape = features.shape()[1..].to_vec();
-                let layout = Layout { shape, dtype: self.recipe.cache_dtype, rows };
-                match self.cache.create(key, layout, files) {
-                    Ok(started) => writer = Some(started),
-                    Err(error) => return Ok(Rows::Without(error.to_string())),
-                }
+        let (count, mut done) = (loader.samples().len(), 0);
+        let mut file = Making { writer: None, failed: None, writes: self.writes() };
+        let mut rounds = evaluate::Rounds::of_epoch(loader, self.world, view);
+        let mut goes_on = true;
+        loop {
+            let ended = file.failed.clone().or_else(|| (!goes_on).then(String::new));
+            let found = rounds.next_rows(ended, |images| Ok::<_, TrainError>(self.step.features(images)?))?;
+            let Some(all) = found else { break };
+            if let Some(why) = all.iter().find_map(|rows| rows.ended.clone()) {
+                return Ok(if why.is_empty() { Rows::Stopped } else { Rows::Without(why) });
             }
-            if let Some(writer) = &mut writer
-                && let Err(error) = put(writer, &indices, &features)
-            {
-                return Ok(Rows::Without(error.to_string()));
+            for found in all {
+                done += found.indices.len();
+                let layout =
+                    Layout { shape: found.shape.clone(), dtype: self.recipe.cache_dtype, rows: count };
+                file.put(&found, || self.cache.create(key, layout, files));
             }
-            done += indices.len();
-            if !(self.watch)(done, rows) {
-                return Ok(Rows::Stopped);
-            }
+            goes_on = (self.watch)(done, count);
         }
-        let Some(writer) = writer else { return Ok(Rows::Without("no picture can be used".into())) };
-        Ok(match writer.finish(loader.unusable()) {
-            Ok(file) => Rows::There(file),
-            Err(error) => Rows::Without(error.to_string()),
-        })
+        if !goes_on && !self.world.is_shared() {
+            return Ok(Rows::Stopped);
+        }
+        self.finish(key, loader, file)
+    }
+
+    /// Whether this process writes the files of features of its machine: the first one there does.
+    fn writes(&self) -> bool {
+        let own = self.world.host(self.world.rank());
+        (0..self.world.rank()).all(|rank| self.world.host(rank) != own)
+    }
+
+    /// Ends a file that all processes have computed, and opens it where another process has written it.
+    fn finish(&self, key: Hash, loader: &Loader, file: Making) -> Result<Rows, TrainError> {
+        let written = match (file.writer, file.failed) {
+            (_, Some(why)) => Err(why),
+            (Some(writer), None) => {
+                writer.finish(loader.unusable()).map(Some).map_err(|error| error.to_string())
+            }
+            (None, None) if file.writes => Err("no picture can be used".into()),
+            (None, None) => Ok(None),
+        };
+        let failed = written.as_ref().err().cloned();
+        let all = WorldRows { ended: failed, ..WorldRows::default() }.gathered(self.world)?;
+        if let Some(why) = all.into_iter().find_map(|rows| rows.ended) {
+            return Ok(Rows::Without(why));
+        }
+        let opened = written.ok().flatten().or_else(|| self.cache.open(key));
+        match self.world.any(opened.is_none())? {
+            true => Ok(Rows::Without("a process does not find the file that another one has written".into())),
+            false => Ok(opened.map_or_else(|| Rows::Without("it is gone".into()), Rows::There)),
+        }
     }
 }
 
-fn put(writer: &mut Writer, indices: &[u64], features: &Tensor) -> Result<(), crate::cache::CacheError> {
-    let data = features.as_f32().unwrap_or_default();
-    let rows = data.chunks_exact((data.len() / indices.len().max(1)).max(1));
-    indices.iter().zip(rows).try_for_each(|(&index, row)| writer.put(index as usize, row))
+/// A file that is being made, by this process or another one.
+struct Making {
+    writer: Option<Writer>,
+    /// Why it cannot be made.
+    failed: Option<String>,
+    /// Whether this process writes it.
+    writes: bool,
+}
+
+impl Making {
+    /// Writes rows, into a file that `create` starts.
+    fn put(&mut self, rows: &WorldRows, create: impl FnOnce() -> Result<Writer, CacheError>) {
+        if !self.writes || self.failed.is_some() || rows.indices.is_empty() {
+            return;
+        }
+        let writer = match self.writer.take() {
+            Some(writer) => Ok(writer),
+            None => create(),
+        };
+        match writer.and_then(|writer| put(writer, rows)) {
+            Ok(writer) => self.writer = Some(writer),
+            Err(error) => self.failed = Some(error.to_string()),
+        }
+    }
+}
+
+fn put(mut writer: Writer, WorldRows { indices, values, .. }: &WorldRows) -> Result<Writer, CacheError> {
+    let rows = values.chunks_exact((values.len() / indices.len().max(1)).max(1));
+    indices.iter().zip(rows).try_for_each(|(&index, row)| writer.put(index as usize, row))?;
+    Ok(writer)
 }

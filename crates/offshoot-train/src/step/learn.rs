@@ -1,25 +1,24 @@
 //! Learning from batches: runs of the step's graphs, and what became of them.
 
+mod collect;
+mod shared;
+
 use std::collections::BTreeMap;
 
 use offshoot_graph::model::OUTPUT;
 use offshoot_graph::passes::{
-    ACCUMULATE_FACTOR, ACCUMULATE_KEEP, AVERAGE_PART, CLASS_WEIGHTS, KEYS, LABELS, LOSS, LOSS_SCALE, SQUARES,
-    UNSCALE, UPDATE_RATES, accumulate_graph, apply_graph, sum_parameter, trained_in_order,
+    AVERAGE_PART, CLASS_WEIGHTS, KEYS, LABELS, LOSS, LOSS_SCALE, SQUARES, UNSCALE, UPDATE_RATES,
+    trained_in_order,
 };
-use offshoot_graph::{ExecuteError, Tensor, Weights};
+use offshoot_graph::{ExecuteError, Session, Tensor};
 
-use super::{Batch, NetworkError, StepError, StepReport, TrainStep};
+use super::{NetworkError, StepError, StepReport, TrainStep};
 use crate::amp::GradScaler;
 use crate::metrics::argmax;
 use crate::optimizer::NotFiniteGradient;
 
-/// The graphs of a session that learn from several batches together, by their numbers.
-#[derive(Clone, Copy)]
-pub(super) struct Together {
-    accumulate: usize,
-    apply: usize,
-}
+pub use shared::Share;
+pub(super) use shared::Together;
 
 /// The inputs of an update.
 struct Update {
@@ -64,75 +63,12 @@ impl TrainStep {
         factor: f64,
     ) -> Result<StepReport, StepError> {
         let update = self.update(1.0, factor);
-        let refused = self.run_batch(0, features, labels, keys, &update.inputs())?;
+        let refused = self.run_batch([features, labels, keys], &update.inputs(), |session, inputs| {
+            session.run_graph(0, inputs)
+        })?;
         let (loss, correct) = (self.loss()?, self.correct(labels));
         let report = self.finish_update(refused, update.unscale)?;
-        Ok(StepReport { loss, correct, ..report })
-    }
-
-    /// Learns from several batches at once: one update with the gradient of the loss over all their pictures. That is the
-    /// update of one large batch where batch norms are frozen or absent; others normalize each batch by itself and move their
-    /// running statistics with each.
-    ///
-    /// # Errors
-    /// As [`TrainStep::learn`]; nothing has changed then, running statistics included.
-    pub fn learn_together(&mut self, batches: &[Batch], factor: f64) -> Result<StepReport, StepError> {
-        if let [Batch { features, labels, keys }] = batches {
-            return self.learn(features, labels, keys, factor);
-        }
-        let statistics = self.read_all(&self.training.states);
-        let report = self.accumulate(batches).and_then(|(weight, loss, correct)| {
-            let report = self.apply(weight, factor)?;
-            Ok(StepReport { loss, correct, ..report })
-        });
-        if !matches!(report, Ok(StepReport { skipped: false, .. })) {
-            self.session.restore(&statistics).map_err(NetworkError::from)?;
-        }
-        report
-    }
-
-    /// The graphs that learn from several batches, added to the session at the first call.
-    fn together(&mut self) -> Result<Together, NetworkError> {
-        if let Some(together) = self.together {
-            return Ok(together);
-        }
-        let accumulate = accumulate_graph(&self.training)?;
-        let apply = apply_graph(&self.training, self.optimizer.rule(), self.clip, self.ema.is_some())?;
-        let sum = |name: &String| {
-            let len = self.session.read(name).map_or(0, |weight| weight.len());
-            (sum_parameter(name), Tensor::zeros([len]))
-        };
-        let sums: Weights = self.training.trained.iter().map(sum).collect();
-        let accumulate = self.session.add_graph(&accumulate, &sums)?;
-        let apply = self.session.add_graph(&apply, &sums)?;
-        Ok(*self.together.insert(Together { accumulate, apply }))
-    }
-
-    /// Sums the gradients. Gives the sum of the batches' weights, the loss over all pictures, and how many were classified correctly.
-    fn accumulate(&mut self, batches: &[Batch]) -> Result<(f64, f32, usize), StepError> {
-        let Together { accumulate, .. } = self.together()?;
-        let (mut sum, mut loss, mut correct) = (0.0, 0.0, 0);
-        for (index, Batch { features, labels, keys }) in batches.iter().enumerate() {
-            let weight = self.weight_of(labels);
-            let keep = if index == 0 { 0.0 } else { 1.0 };
-            let [factor, keep] = [weight, keep].map(|number| Tensor::full([], number));
-            let inputs = [(ACCUMULATE_FACTOR, &factor), (ACCUMULATE_KEEP, &keep)];
-            let refused = self.run_batch(accumulate, features, labels, keys, &inputs)?;
-            let batch_loss = self.loss()?;
-            refused.map_or(Ok(()), |name| Err(self.refused(&name)))?;
-            sum += f64::from(weight);
-            loss += f64::from(weight) * f64::from(batch_loss);
-            correct += self.correct(labels);
-        }
-        Ok((sum, (loss / sum) as f32, correct))
-    }
-
-    /// Updates the weights with the sums of the gradients of batches whose weights are `weight` together.
-    fn apply(&mut self, weight: f64, factor: f64) -> Result<StepReport, StepError> {
-        let Together { apply, .. } = self.together()?;
-        let update = self.update((1.0 / weight) as f32, factor);
-        let refused = refusal(self.session.run_graph(apply, &update.inputs()))?;
-        self.finish_update(refused, update.unscale)
+        Ok(StepReport { loss, correct, images: labels.shape()[0], ..report })
     }
 
     /// What the mean over these pictures was divided by: their number, or the sum of their classes' weights.
@@ -155,14 +91,13 @@ impl TrainStep {
         }
     }
 
-    /// Runs a graph forwards and backwards on a batch, with other inputs besides. Gives what [`refusal`] does.
+    /// Runs a graph of the session forwards and backwards on a batch (features, labels and keys), with other inputs besides. Gives what
+    /// [`refusal`] does.
     fn run_batch(
         &mut self,
-        graph: usize,
-        features: &Tensor,
-        labels: &Tensor,
-        keys: &Tensor,
+        [features, labels, keys]: [&Tensor; 3],
         others: &[(&str, &Tensor)],
+        run: impl FnOnce(&mut dyn Session, &[(&str, &Tensor)]) -> Result<(), ExecuteError>,
     ) -> Result<Option<String>, NetworkError> {
         let mut inputs = vec![(self.input.as_str(), features), (LABELS, labels)];
         inputs.extend(others);
@@ -174,7 +109,7 @@ impl TrainStep {
         }
         let scale = self.scaler.as_ref().map(|scaler| Tensor::full([], scaler.scale()));
         inputs.extend(scale.as_ref().map(|scale| (LOSS_SCALE, scale)));
-        refusal(self.session.run_graph(graph, &inputs))
+        refusal(run(&mut *self.session, &inputs))
     }
 
     /// The loss of the last run.
@@ -217,7 +152,8 @@ impl TrainStep {
         let overflowed = refused.as_ref().is_some_and(|name| {
             !self.training.states.contains(name) && self.optimizer.not_finite(&squares).is_some()
         });
-        let mut report = StepReport { loss: 0.0, correct: 0, gradient_norm: f64::INFINITY, skipped: true };
+        let mut report =
+            StepReport { loss: 0.0, images: 0, correct: 0, gradient_norm: f64::INFINITY, skipped: true };
         if let Some(scaler) = self.scaler.as_mut().filter(|scaler| overflowed && scaler.scale() >= 1.0) {
             scaler.update(true);
             return Ok(report);

@@ -26,7 +26,9 @@ impl Training<'_, '_> {
                  that stays on one"
             )));
         }
-        self.health = HealthLog::read(self.given.run, header.position.epoch)?;
+        if self.writes() {
+            self.health = HealthLog::read(self.given.run, header.position.epoch)?;
+        }
         self.position = header.position;
         if is_longer(&header.setting.recipe, &self.given.setting.recipe) {
             self.go_on_longer();
@@ -64,15 +66,18 @@ impl Training<'_, '_> {
     /// A run has a checkpoint before the first epoch leaves its model and its tables: if it dies while it writes them, it goes on from
     /// there, and nobody takes its folder for one without a run.
     pub(super) fn first_checkpoint(&mut self) -> Result<(), TrainError> {
-        match has_checkpoint(self.given.run) {
-            true => Ok(()),
-            false => self.checkpoint(),
+        match self.writes() && !has_checkpoint(self.given.run) {
+            true => self.checkpoint(),
+            false => Ok(()),
         }
     }
 
     /// The state goes last: it alone decides where a resumed run starts, and holds all that has changed since the files
     /// before it were the ones that belong to it.
     pub(super) fn checkpoint(&mut self) -> Result<(), TrainError> {
+        if !self.writes() {
+            return Ok(());
+        }
         let mut state = self.state();
         let model = self.step.model();
         write_model(&self.given.run.join(LAST_FILE), &model)?;

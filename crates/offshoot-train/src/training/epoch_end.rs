@@ -44,16 +44,22 @@ impl Training<'_, '_> {
     ) -> Result<(), TrainError> {
         let (metrics, answers) = validated;
         if self.is_best(row.epoch, metrics) {
-            let model = average.cloned().unwrap_or_else(|| self.step.model());
-            write_model(&self.given.run.join(BEST_FILE), &self.fitted(model, validated))?;
-            answers.write(self.given.run, self.given.data)?;
+            if self.writes() {
+                let model = average.cloned().unwrap_or_else(|| self.step.model());
+                write_model(&self.given.run.join(BEST_FILE), &self.fitted(model, validated))?;
+                answers.write(self.given.run, self.given.data)?;
+            }
             self.position.best = Some(best_of(row.epoch, metrics));
         }
         self.results.push(&row);
-        self.results.write(self.given.run)?;
+        if self.writes() {
+            self.results.write(self.given.run)?;
+        }
         let norms = std::mem::take(&mut self.position.norms);
         self.health.push(row.epoch, &norms, &self.step);
-        self.health.write(self.given.run)?;
+        if self.writes() {
+            self.health.write(self.given.run)?;
+        }
         self.watch(&row);
         let mut warnings = self.warnings(&row, &norms, [seen, metrics.images()]);
         warnings.extend(not_finite(row.epoch, metrics));
@@ -138,12 +144,16 @@ impl Training<'_, '_> {
         validated: &(Figures, Answers),
     ) -> Result<(Option<f64>, bool), TrainError> {
         let (metrics, answers) = validated;
-        let model = self.fitted(model.clone(), validated);
-        write_model(&self.given.run.join(AVERAGE_FILE), &model)?;
         let best = self.is_best(epoch, metrics);
+        if self.writes() {
+            let model = self.fitted(model.clone(), validated);
+            write_model(&self.given.run.join(AVERAGE_FILE), &model)?;
+            if best {
+                write_model(&self.given.run.join(BEST_FILE), &model)?;
+                answers.write(self.given.run, self.given.data)?;
+            }
+        }
         if best {
-            write_model(&self.given.run.join(BEST_FILE), &model)?;
-            answers.write(self.given.run, self.given.data)?;
             self.position.best = Some(best_of(epoch, metrics));
         }
         Ok((best_of(epoch, metrics).val_accuracy, best))
@@ -152,7 +162,7 @@ impl Training<'_, '_> {
     /// Writes the report, at the end and now and then before. Training does not need it, so that it cannot end training.
     fn report(&mut self) {
         let due = self.clock.last_report.is_none_or(|last| last.elapsed() >= REPORT_EVERY);
-        if !due && !self.finished() {
+        if !self.writes() || (!due && !self.finished()) {
             return;
         }
         match report::write(self.given.run, &self.given.executor.describe()) {

@@ -5,30 +5,28 @@ use std::time::{Duration, Instant};
 use offshoot_data::PictureError;
 use offshoot_graph::Tensor;
 
+use super::updates::Next;
 use super::{Go, Training};
 use crate::error::TrainError;
 use crate::events::Event;
 use crate::pictures::{Inputs, Pictures};
 use crate::schedule::Schedule;
-use crate::step::Batch;
+use crate::step::{Batch, Share};
 
 impl Training<'_, '_> {
     /// The steps of the epoch that are left.
     pub(super) fn run_steps(&mut self, pictures: &Pictures) -> Result<Go, TrainError> {
         let epoch = self.position.epoch;
         let start = (Instant::now(), self.position.sums.images);
-        let together = self.given.recipe.accumulate.max(1);
-        let mut batches = pictures.epoch(epoch, self.position.step.saturating_mul(together as u64));
+        let mut updates = self.updates(pictures);
         loop {
-            let inputs: Vec<Inputs> = batches.by_ref().take(together).collect::<Result<_, _>>()?;
-            if inputs.is_empty() {
-                break;
-            }
-            if self.stopped() {
-                return Ok(Go::Stop);
-            }
+            let (inputs, batches) = match self.next_update(&mut updates)? {
+                Next::Update { inputs, batches } => (inputs, batches),
+                Next::End => break,
+                Next::Stop => return Ok(Go::Stop),
+            };
             let before = Instant::now();
-            let loss = match self.make_step(inputs) {
+            let loss = match self.make_step(inputs, batches) {
                 Ok(loss) => loss,
                 Err(error) => match self.recover(error, pictures)? {
                     Go::On => continue,
@@ -48,7 +46,7 @@ impl Training<'_, '_> {
                 images_per_second: speed,
                 remaining,
             });
-            if self.clock.last_checkpoint.elapsed() >= self.control.checkpoint_every {
+            if self.wants_checkpoint(&updates) {
                 self.checkpoint()?;
             }
         }
@@ -58,12 +56,18 @@ impl Training<'_, '_> {
         Ok(Go::On)
     }
 
-    fn make_step(&mut self, inputs: Vec<Inputs>) -> Result<f32, TrainError> {
+    /// Learns from the batches of this process and those of others, `count` together.
+    fn make_step(&mut self, inputs: Vec<Inputs>, count: usize) -> Result<f32, TrainError> {
         let factor = self.factor(self.position.step);
         let batches: Vec<Batch> = inputs.into_iter().map(|i| self.batch(i)).collect::<Result<_, _>>()?;
-        let images: usize = batches.iter().map(|batch| batch.labels.len()).sum();
         let before = (self.position.step == self.steps / 2).then(|| self.step.trained());
-        let report = self.step.learn_together(&batches, factor)?;
+        let report = match (&batches[..], self.together()) {
+            ([Batch { features, labels, keys }], 1) => self.step.learn(features, labels, keys, factor)?,
+            _ => {
+                let share = Share { world: self.control.world, batches: count };
+                self.step.learn_shared(&batches, share, factor)?
+            }
+        };
         if !report.skipped {
             self.position.norms.add(&self.step, before.as_ref());
             self.position.skips.in_a_row = 0;
@@ -72,9 +76,9 @@ impl Training<'_, '_> {
             self.position.skips.epoch += 1;
         }
         let sums = &mut self.position.sums;
-        sums.loss += f64::from(report.loss) * images as f64;
+        sums.loss += f64::from(report.loss) * report.images as f64;
         sums.correct += report.correct as u64;
-        sums.images += images as u64;
+        sums.images += report.images as u64;
         self.position.step += 1;
         Ok(report.loss)
     }

@@ -6,11 +6,12 @@ use super::Training;
 use crate::average::Average;
 use crate::error::TrainError;
 use crate::events::Event;
-use crate::pictures::Pictures;
+use crate::pictures::{Inputs, Pictures};
 use crate::report::Answers;
 use crate::results::Best;
 use crate::step::StepError;
-use offshoot_infer::Figures;
+use offshoot_infer::{Figures, Inference};
+use offshoot_world::Rows;
 
 impl Training<'_, '_> {
     /// The model with an average in place of what trains.
@@ -46,22 +47,33 @@ impl Training<'_, '_> {
         let mut network = self.step.evaluator(model.map(|model| &model.weights), self.given.executor)?;
         let (mut done, total) = (0, sets.iter().map(|pictures| pictures.len()).sum());
         for ((metrics, answers), pictures) in all.iter_mut().zip(sets) {
-            for inputs in pictures.epoch(0, 0) {
-                if self.stopped() {
+            let mut rounds = pictures.rounds(self.control.world);
+            let samples = pictures.samples();
+            while let Some(all) = rounds.next(|inputs| self.answers(&mut network, inputs))? {
+                if all.iter().any(|rows| rows.ended.is_some()) {
                     return Ok(None);
                 }
-                let inputs = inputs?;
-                done += inputs.indices.len() as u64;
-                let features = self.features(inputs.tensor, inputs.ready)?;
-                let logits = network.run(&features).map_err(StepError::from)?;
-                let logits = logits.as_f32().unwrap_or_default();
-                let samples = pictures.samples();
-                metrics.add(logits, inputs.indices.iter().map(|&index| &samples[index as usize]));
-                answers.add(&inputs.indices, logits);
-                (self.control.progress)(Event::Validate { done, total });
+                for Rows { indices, values, .. } in all {
+                    done += indices.len() as u64;
+                    metrics.add(&values, indices.iter().map(|&index| &samples[index as usize]));
+                    answers.add(&indices, &values);
+                    (self.control.progress)(Event::Validate { done, total });
+                }
             }
         }
         Ok(Some(all))
+    }
+
+    /// The logits of a batch.
+    fn answers(&mut self, network: &mut Inference, inputs: Inputs) -> Result<Rows, TrainError> {
+        let ended = self.stopped().then(String::new);
+        if inputs.indices.is_empty() || ended.is_some() {
+            return Ok(Rows { ended, ..Rows::default() });
+        }
+        let features = self.features(inputs.tensor, inputs.ready)?;
+        let logits = network.run(&features).map_err(StepError::from)?;
+        let values = logits.into_f32().unwrap_or_default();
+        Ok(Rows { indices: inputs.indices, values, ..Rows::default() })
     }
 
     /// Validation that gives no numbers says that the weights are useless: no model is better than such a one.

@@ -18,3 +18,4 @@ mod step;
 mod support;
 mod train;
 mod warnings;
+mod world;

@@ -7,8 +7,9 @@ use offshoot_data::{FolderOptions, Labelled, Loader, LoaderOptions, Sample, Tran
 use offshoot_graph::text::shown;
 use offshoot_graph::{Executor, Score};
 use offshoot_infer::labels::LabelFigures;
-use offshoot_infer::{Accepted, Figures, Inference, LabelMetrics, Metrics, evaluate, evaluate_views};
+use offshoot_infer::{Accepted, Figures, Inference, LabelMetrics, Metrics, evaluate_shared, evaluate_views};
 use offshoot_train::RunPictures;
+use offshoot_world::{Alone, World};
 use serde::Serialize;
 
 use super::{Listener, Table, changed, familiar, open, run_of, skipped, views};
@@ -16,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::labels::labelled;
 use crate::memory::batch_within;
 use crate::source::{ModelSource, Overrides};
+use crate::together::agree;
 
 /// Pictures that go through the network at once.
 const BATCH: usize = 32;
@@ -126,6 +128,20 @@ impl EvaluateJob {
     /// # Errors
     /// When the model or the pictures cannot be used.
     pub fn run(&self, executor: &dyn Executor, listener: &mut dyn Listener) -> Result<Evaluation> {
+        self.run_shared(executor, &Alone, listener)
+    }
+
+    /// [`EvaluateJob::run`] of pictures that are split over the processes of a world, each of which gets the figures of all, to the bit those
+    /// of one process.
+    ///
+    /// # Errors
+    /// As [`EvaluateJob::run`], and when the processes have other pictures or models, or one cannot be reached.
+    pub fn run_shared(
+        &self,
+        executor: &dyn Executor,
+        world: &dyn World,
+        listener: &mut dyn Listener,
+    ) -> Result<Evaluation> {
         let run = run_of(&self.source);
         if self.data.is_none() && run.is_none() {
             return Err(no_data());
@@ -151,6 +167,7 @@ impl EvaluateJob {
             (None, Some(run)) => validation(run, classes, listener)?,
             (None, None) => return Err(no_data()),
         };
+        agree(world, executor, &model, found.samples.iter().map(|sample| &*sample.path))?;
         let loader = |view| {
             let plain = LoaderOptions::evaluation(&transform, batch_within(&model, BATCH));
             let options = LoaderOptions { strict: self.strict, view, ..plain };
@@ -161,8 +178,8 @@ impl EvaluateJob {
         let mut network = Inference::new(&model, executor)?;
         let done = |done| listener.progress(done, total);
         let figures = match &loaders[..] {
-            [one] => evaluate(&mut network, &model.metadata, one, done)?,
-            all => evaluate_views(&mut network, &model.metadata, all, done)?,
+            [one] => evaluate_shared(&mut network, &model.metadata, one, world, done)?,
+            all => evaluate_views(&mut network, &model.metadata, all, world, done)?,
         };
         let mut unread = found.skipped;
         unread.extend(loaders.first().map(Loader::skipped).unwrap_or_default());

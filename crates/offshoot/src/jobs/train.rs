@@ -12,6 +12,7 @@ use offshoot_models::find;
 use offshoot_train::run::has_checkpoint;
 use offshoot_train::train::{Outcome, Told};
 use offshoot_train::{CacheOptions, Control, Event, Recipe, RunPictures, Settings, train};
+use offshoot_world::{Alone, World};
 
 use super::{Listener, run_of, skipped, unfinished, writable_folder};
 use crate::error::{Error, Result};
@@ -65,6 +66,29 @@ impl TrainJob {
     /// # Errors
     /// When a setting cannot be used, or what is needed is missing.
     pub fn recipe(&self) -> Result<Recipe> {
+        self.recipe_shared(&Alone)
+    }
+
+    /// [`TrainJob::recipe`] of a run that is spread over the processes of a world. The first process reads the folder of a run that is to go
+    /// on, for all.
+    ///
+    /// # Errors
+    /// As [`TrainJob::recipe`], and when the settings of the processes differ.
+    pub fn recipe_shared(&self, world: &dyn World) -> Result<Recipe> {
+        let settings = Settings { threads: None, ..from_any_folder(self.settings.clone()) };
+        world.agree(&[("settings", format!("{settings:#?}\nresume: {}", self.resume))])?;
+        if !world.is_shared() || !self.resume {
+            return self.own_recipe();
+        }
+        let own = if world.is_first() { self.own_recipe()?.to_toml() } else { String::new() };
+        let text = world.broadcast(own.into_bytes())?;
+        let mut recipe = Recipe::of_toml(&String::from_utf8_lossy(&text), &self.out)?;
+        recipe.threads = self.settings.threads.or(recipe.threads);
+        Ok(recipe)
+    }
+
+    /// The recipe as this process reads it.
+    fn own_recipe(&self) -> Result<Recipe> {
         let mut settings = from_any_folder(self.settings.clone());
         check_names([Some(&self.out), settings.data.as_ref(), settings.weights.as_ref()])?;
         if let Some(path) = &self.recipe_file {
@@ -101,17 +125,38 @@ impl TrainJob {
         progress: &mut dyn FnMut(Event<'_>),
         stop: &dyn Fn() -> &'s AtomicBool,
     ) -> Result<Outcome> {
-        if !self.resume {
+        self.run_shared((recipe, &Alone), executor, listener, progress, stop)
+    }
+
+    /// [`TrainJob::run`] spread over the processes of a world, which all call it with their recipe of [`TrainJob::recipe_shared`]. The
+    /// first alone writes files and tells `progress`.
+    ///
+    /// # Errors
+    /// As [`TrainJob::run`], and when the processes differ in something that decides about the result, or one cannot be reached.
+    pub fn run_shared<'s>(
+        &self,
+        (recipe, world): (&Recipe, &dyn World),
+        executor: &dyn Executor,
+        listener: &mut dyn Listener,
+        progress: &mut dyn FnMut(Event<'_>),
+        stop: &dyn Fn() -> &'s AtomicBool,
+    ) -> Result<Outcome> {
+        if !self.resume && world.is_first() {
             writable_folder(&self.out)?;
         }
-        self.check_data(recipe)?;
+        let goes_on = world.any(world.is_first() && self.goes_on())?;
+        self.check_data(recipe, goes_on)?;
         // Before the run directory is made.
         Transform::new(&recipe.preprocessing)?;
         let data = Dataset::open(&recipe.data, &recipe.folder_options())?;
         data.notes.iter().for_each(|note| listener.warning(note));
         skipped(&data.skipped).iter().for_each(|line| listener.warning(line));
-        let model = self.model(recipe, &data.classes, listener)?;
-        let told = Told { warnings: self.warnings(recipe, &data), notes: self.notes(recipe, &model) };
+        let model = self.model(recipe, &data.classes, goes_on, listener)?;
+        let (warnings, notes) = match goes_on {
+            true => (Vec::new(), self.notes(recipe, &model, true)),
+            false => (warnings(recipe, &data), self.notes(recipe, &model, false)),
+        };
+        let told = Told { warnings, notes };
         let mut base = Ok(());
         let mut progress = |event: Event<'_>| {
             if matches!(event, Event::Start { .. }) {
@@ -125,6 +170,7 @@ impl TrainJob {
         control.cache = self.cache.clone();
         control.command = self.command.clone();
         control.told = told;
+        control.world = world;
         let outcome = train(model, recipe, &data, &self.out, executor, control)?;
         base?;
         Ok(outcome)
@@ -136,8 +182,8 @@ impl TrainJob {
     }
 
     /// An error where the pictures of the run to resume are not where they were.
-    fn check_data(&self, recipe: &Recipe) -> Result<()> {
-        if !self.goes_on() || data_exists(&recipe.data) {
+    fn check_data(&self, recipe: &Recipe, goes_on: bool) -> Result<()> {
+        if !goes_on || data_exists(&recipe.data) {
             return Ok(());
         }
         let (run, data) = (word(&self.out), shown(&recipe.data));
@@ -152,39 +198,8 @@ impl TrainJob {
         })
     }
 
-    /// What there is to warn of before a run starts.
-    fn warnings(&self, recipe: &Recipe, data: &Dataset) -> Vec<String> {
-        if self.goes_on() {
-            return Vec::new();
-        }
-        let published = find(&recipe.model).is_ok_and(|architecture| architecture.published().is_some());
-        let mut warnings = Vec::new();
-        // Random weights are rarely what somebody wants who could have trained ones.
-        if recipe.weights.is_none() && published {
-            let name = &recipe.model;
-            warnings.push(format!(
-                "{name} starts from random weights; `offshoot pull {name}` downloads pretrained ones for {WEIGHTS}"
-            ));
-        }
-        let Some(weights) = &recipe.weights else { return warnings };
-        warnings.extend(unfinished(weights));
-        let run = run_of(&ModelSource::Path(weights.clone()));
-        let pictures = run.and_then(|run| RunPictures::read(&run, &data.classes).ok());
-        let known = pictures.map_or(0, |pictures| pictures.familiar(&data.val));
-        if known > 0 {
-            warnings.push(format!(
-                "{}: these weights were trained with {known} of the {} validation pictures, so that the validation accuracy says \
-                 little of new ones; the seed and the validation fraction of their run split the same pictures as there",
-                shown(weights),
-                data.val.len()
-            ));
-        }
-        warnings
-    }
-
     /// What is said of the model that a run starts from.
-    fn notes(&self, recipe: &Recipe, model: &Model) -> Vec<String> {
-        let resumes = self.goes_on();
+    fn notes(&self, recipe: &Recipe, model: &Model, resumes: bool) -> Vec<String> {
         let weights = recipe.weights.as_deref().filter(|_| !resumes).unwrap_or(Path::new(""));
         let head = match keeps_head(recipe, &model.metadata.classes).filter(|_| !resumes) {
             Some(true) => Some(format!("{}: the head of these weights is kept", shown(weights))),
@@ -201,9 +216,15 @@ impl TrainJob {
 
     /// The model to start from. A run that goes on takes its weights from its checkpoint, so it does not ask for the
     /// pretrained ones again.
-    fn model(&self, recipe: &Recipe, classes: &[String], listener: &mut dyn Listener) -> Result<Model> {
+    fn model(
+        &self,
+        recipe: &Recipe,
+        classes: &[String],
+        goes_on: bool,
+        listener: &mut dyn Listener,
+    ) -> Result<Model> {
         let mut say = |text: &str| listener.warning(text);
-        match self.goes_on() {
+        match goes_on {
             true => starting_model(&resumed(recipe, &self.out), classes, &mut say),
             false => starting_model(recipe, classes, &mut say),
         }
@@ -224,6 +245,33 @@ impl TrainJob {
             ))),
         }
     }
+}
+
+/// What there is to warn of before a run starts.
+fn warnings(recipe: &Recipe, data: &Dataset) -> Vec<String> {
+    let published = find(&recipe.model).is_ok_and(|architecture| architecture.published().is_some());
+    let mut warnings = Vec::new();
+    // Random weights are rarely what somebody wants who could have trained ones.
+    if recipe.weights.is_none() && published {
+        let name = &recipe.model;
+        warnings.push(format!(
+            "{name} starts from random weights; `offshoot pull {name}` downloads pretrained ones for {WEIGHTS}"
+        ));
+    }
+    let Some(weights) = &recipe.weights else { return warnings };
+    warnings.extend(unfinished(weights));
+    let run = run_of(&ModelSource::Path(weights.clone()));
+    let pictures = run.and_then(|run| RunPictures::read(&run, &data.classes).ok());
+    let known = pictures.map_or(0, |pictures| pictures.familiar(&data.val));
+    if known > 0 {
+        warnings.push(format!(
+            "{}: these weights were trained with {known} of the {} validation pictures, so that the validation accuracy says \
+             little of new ones; the seed and the validation fraction of their run split the same pictures as there",
+            shown(weights),
+            data.val.len()
+        ));
+    }
+    warnings
 }
 
 /// The settings with paths that hold from any folder: a run may be resumed from another one.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::process::Command;
 
 /// The most crates, this one among them.
-const MOST: usize = 75;
+const MOST: usize = 76;
 
 #[test]
 fn a_program_that_classifies_needs_few_crates() {

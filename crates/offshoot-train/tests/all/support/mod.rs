@@ -15,6 +15,7 @@ use offshoot_graph::op::{Pooling, ShapeOp, Unary};
 use offshoot_graph::random::{Purpose, Random};
 use offshoot_graph::{DType, Dim, Graph, Metadata, Model, Op, Preprocessing, Shape, Tensor, Weights};
 use offshoot_train::{Control, Event, Outcome, Recipe, Settings, TrainError, TrainResult, train};
+use offshoot_world::Threads;
 
 pub(crate) const SIZE: usize = 32;
 pub(crate) const CLASSES: [&str; 3] = ["disc", "square", "stripes"];
@@ -146,6 +147,32 @@ impl Fixture {
         change(&mut control);
         let run = self.root.path().join(run);
         train(model(), &self.recipe, &self.data, &run, &self.executor, control)
+    }
+
+    /// Trains into the folder `run` in so many processes, which are threads here, with `change` applied to each one's control; stops after
+    /// `steps` steps. Gives what each process comes to.
+    pub(crate) fn train_shared(
+        &self,
+        run: &str,
+        processes: usize,
+        steps: u64,
+        change: impl Fn(&mut Control<'_>) + Sync,
+    ) -> Vec<Result<Outcome, TrainError>> {
+        Threads::run(processes, |world| {
+            let stop = AtomicBool::new(false);
+            let mut made = 0;
+            let mut progress = |event: Event<'_>| {
+                if let Event::Step { .. } = event {
+                    made += 1;
+                    stop.store(made >= steps, Ordering::Relaxed);
+                }
+            };
+            let mut control = Control::new(&mut progress, &stop);
+            control.world = world;
+            change(&mut control);
+            let run = self.root.path().join(run);
+            train(model(), &self.recipe, &self.data, &run, &executor(1), control)
+        })
     }
 
     pub(crate) fn whole(&self, run: &str) -> TrainResult {
