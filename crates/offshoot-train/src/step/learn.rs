@@ -7,7 +7,7 @@ use offshoot_graph::passes::{
     ACCUMULATE_FACTOR, ACCUMULATE_KEEP, AVERAGE_PART, CLASS_WEIGHTS, KEYS, LABELS, LOSS, LOSS_SCALE, SQUARES,
     UNSCALE, UPDATE_RATES, accumulate_graph, apply_graph, sum_parameter, trained_in_order,
 };
-use offshoot_graph::{ExecuteError, Tensor, Weights};
+use offshoot_graph::{ExecuteError, Task, Tensor, Weights};
 
 use super::{Batch, NetworkError, StepError, StepReport, TrainStep};
 use crate::amp::GradScaler;
@@ -19,6 +19,13 @@ use crate::optimizer::NotFiniteGradient;
 pub(super) struct Together {
     accumulate: usize,
     apply: usize,
+}
+
+/// How good the outputs of a step were, see [`StepReport`].
+#[derive(Clone, Copy, Default)]
+struct Answered {
+    correct: usize,
+    error: f64,
 }
 
 /// The inputs of an update.
@@ -65,9 +72,9 @@ impl TrainStep {
     ) -> Result<StepReport, StepError> {
         let update = self.update(1.0, factor);
         let refused = self.run_batch(0, features, labels, keys, &update.inputs())?;
-        let (loss, correct) = (self.loss()?, self.correct(labels));
+        let (loss, Answered { correct, error }) = (self.loss()?, self.answered(labels));
         let report = self.finish_update(refused, update.unscale)?;
-        Ok(StepReport { loss, correct, ..report })
+        Ok(StepReport { loss, correct, error, ..report })
     }
 
     /// Learns from several batches at once: one update with the gradient of the loss over all their pictures. That is the
@@ -81,9 +88,9 @@ impl TrainStep {
             return self.learn(features, labels, keys, factor);
         }
         let statistics = self.read_all(&self.training.states);
-        let report = self.accumulate(batches).and_then(|(weight, loss, correct)| {
+        let report = self.accumulate(batches).and_then(|(weight, loss, Answered { correct, error })| {
             let report = self.apply(weight, factor)?;
-            Ok(StepReport { loss, correct, ..report })
+            Ok(StepReport { loss, correct, error, ..report })
         });
         if !matches!(report, Ok(StepReport { skipped: false, .. })) {
             self.session.restore(&statistics).map_err(NetworkError::from)?;
@@ -108,10 +115,10 @@ impl TrainStep {
         Ok(*self.together.insert(Together { accumulate, apply }))
     }
 
-    /// Sums the gradients. Gives the sum of the batches' weights, the loss over all pictures, and how many were classified correctly.
-    fn accumulate(&mut self, batches: &[Batch]) -> Result<(f64, f32, usize), StepError> {
+    /// Sums the gradients. Gives the sum of the batches' weights, the loss over all pictures, and how good the outputs were.
+    fn accumulate(&mut self, batches: &[Batch]) -> Result<(f64, f32, Answered), StepError> {
         let Together { accumulate, .. } = self.together()?;
-        let (mut sum, mut loss, mut correct) = (0.0, 0.0, 0);
+        let (mut sum, mut loss, mut answered) = (0.0, 0.0, Answered::default());
         for (index, Batch { features, labels, keys }) in batches.iter().enumerate() {
             let weight = self.weight_of(labels);
             let keep = if index == 0 { 0.0 } else { 1.0 };
@@ -122,9 +129,10 @@ impl TrainStep {
             refused.map_or(Ok(()), |name| Err(self.refused(&name)))?;
             sum += f64::from(weight);
             loss += f64::from(weight) * f64::from(batch_loss);
-            correct += self.correct(labels);
+            let Answered { correct, error } = self.answered(labels);
+            answered = Answered { correct: answered.correct + correct, error: answered.error + error };
         }
-        Ok((sum, (loss / sum) as f32, correct))
+        Ok((sum, (loss / sum) as f32, answered))
     }
 
     /// Updates the weights with the sums of the gradients of batches whose weights are `weight` together.
@@ -192,10 +200,15 @@ impl TrainStep {
         Err(StepError::NotFinite { problem })
     }
 
-    /// How many pictures of the last run were classified correctly.
-    fn correct(&self, labels: &Tensor) -> usize {
-        let logits = self.session.read(OUTPUT).and_then(Tensor::into_f32);
-        logits.map_or(0, |logits| count_correct(&logits, labels))
+    /// How good the outputs of the last run were.
+    fn answered(&self, labels: &Tensor) -> Answered {
+        let outputs = self.session.read(OUTPUT).and_then(Tensor::into_f32).unwrap_or_default();
+        match self.model.metadata.task {
+            Task::Single | Task::Multi => {
+                Answered { correct: count_correct(&outputs, labels), ..Answered::default() }
+            }
+            Task::Regression => Answered { error: sum_errors(&outputs, labels), ..Answered::default() },
+        }
     }
 
     /// The sums of the squares of the last run's gradients, in the order of the parameters' names.
@@ -217,7 +230,8 @@ impl TrainStep {
         let overflowed = refused.as_ref().is_some_and(|name| {
             !self.training.states.contains(name) && self.optimizer.not_finite(&squares).is_some()
         });
-        let mut report = StepReport { loss: 0.0, correct: 0, gradient_norm: f64::INFINITY, skipped: true };
+        let mut report =
+            StepReport { loss: 0.0, correct: 0, error: 0.0, gradient_norm: f64::INFINITY, skipped: true };
         if let Some(scaler) = self.scaler.as_mut().filter(|scaler| overflowed && scaler.scale() >= 1.0) {
             scaler.update(true);
             return Ok(report);
@@ -278,9 +292,27 @@ fn count_correct(logits: &[f32], labels: &Tensor) -> usize {
     }
 }
 
+/// The sum over pictures of the mean absolute error of their targets; rows of `labels` end with the pictures' weights.
+fn sum_errors(outputs: &[f32], labels: &Tensor) -> f64 {
+    let (Some(targets), Some(columns)) = (labels.as_f32(), labels.shape().get(1).filter(|&&n| n > 1)) else {
+        return 0.0;
+    };
+    let rows = outputs.chunks_exact(columns - 1).zip(targets.chunks_exact(*columns));
+    let error = |(y, t): (&f32, &f32)| (f64::from(*y) - f64::from(*t)).abs();
+    rows.map(|(row, targets)| row.iter().zip(targets).map(error).sum::<f64>() / row.len() as f64).sum()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn errors_are_means_over_targets() {
+        let targets = Tensor::f32([2, 3], vec![1.0, 2.0, 0.5, -1.0, 4.0, 9.0]);
+        assert_eq!(sum_errors(&[1.5, 2.0, -2.0, 1.0], &targets), 0.25 + 2.0);
+        assert!(sum_errors(&[f32::NAN, 2.0, -2.0, 1.0], &targets).is_nan());
+        assert_eq!(sum_errors(&[1.0], &Tensor::i64([1], vec![0])), 0.0);
+    }
 
     #[test]
     fn a_picture_is_correct_where_its_best_class_is_the_label_or_the_largest_part() {

@@ -74,6 +74,7 @@ impl Training<'_, '_> {
         let sums = &mut self.position.sums;
         sums.loss += f64::from(report.loss) * images as f64;
         sums.correct += report.correct as u64;
+        sums.error += report.error;
         sums.images += images as u64;
         self.position.step += 1;
         Ok(report.loss)
