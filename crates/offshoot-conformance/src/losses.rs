@@ -1,4 +1,4 @@
-//! Losses and their gradients, against PyTorch's: with targets that are parts of classes, and of several labels a picture. `golden/soft_loss.json` was written by
+//! Losses and their gradients, against PyTorch's: with targets that are parts of classes, of several labels a picture, and of numbers. `golden/soft_loss.json` was written by
 //! `scripts/golden/soft_loss.py`.
 
 use offshoot_graph::model::{INPUT, OUTPUT};
@@ -22,6 +22,7 @@ fn numbers(value: &Value) -> Vec<f32> {
 pub(crate) fn all(executors: Executors<'_>, report: &mut Report) {
     soft_targets(executors, report);
     several_labels(executors, report);
+    regression(executors, report);
 }
 
 /// The loss of several labels a picture, and its gradient, against PyTorch's. `golden/binary_loss.json` was written by
@@ -44,6 +45,31 @@ fn several_labels(executors: Executors<'_>, report: &mut Report) {
         let labels = rows.flat_map(|(row, weight)| [row, &[weight]].concat()).collect();
         let what = format!("several labels of {n} rows and {c} classes");
         compare(executors, case, options, (Tensor::f32([n, c + 1], labels), weights), &what, report);
+    }
+}
+
+/// The losses of numbers, and their gradients, against PyTorch's. `golden/regression_loss.json` was written by
+/// `scripts/golden/targets.py`.
+fn regression(executors: Executors<'_>, report: &mut Report) {
+    let text = include_str!("../golden/regression_loss.json");
+    let cases: Vec<Value> = serde_json::from_str(text).unwrap();
+    assert_eq!(cases.len(), 16);
+    for case in &cases {
+        let [n, c] = ["rows", "classes"].map(|key| case[key].as_u64().unwrap() as usize);
+        let factors = case["factors"].as_array().map(|_| Tensor::f32([c], numbers(&case["factors"])));
+        let kind = case["kind"].as_str().unwrap();
+        let options = LossOptions {
+            task: Task::Regression,
+            regression: kind.parse().unwrap(),
+            class_weights: factors.is_some(),
+            scaled: true,
+            ..LossOptions::default()
+        };
+        let targets = numbers(&case["targets"]);
+        let rows = targets.chunks_exact(c).zip(numbers(&case["row_weights"]));
+        let labels = rows.flat_map(|(row, weight)| [row, &[weight]].concat()).collect();
+        let what = format!("regression by {kind} of {n} rows and {c} targets");
+        compare(executors, case, options, (Tensor::f32([n, c + 1], labels), factors), &what, report);
     }
 }
 

@@ -48,7 +48,7 @@ pub struct FolderOptions {
     pub columns: Columns,
     /// For a table: the folder that its paths are relative to, in place of its own.
     pub root: Option<PathBuf>,
-    /// Whether a picture has one class or any number.
+    /// Whether a picture has one class, any number of them, or numbers.
     pub task: Task,
 }
 
@@ -70,7 +70,7 @@ impl Default for FolderOptions {
 /// The pictures to train and to validate with.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Dataset {
-    /// Class names, in byte order.
+    /// Class names, in byte order; of [`Task::Regression`], the names of the targets, in the order given.
     pub classes: Vec<String>,
     /// Pictures to train with, class by class, sorted by path.
     pub train: Vec<Sample>,
@@ -121,7 +121,8 @@ impl Dataset {
     /// whole number, at least one picture of a class that has two, and never all.
     ///
     /// `root` may be a table too (`.csv`, `.tsv`, `.jsonl`, or WebDataset's `.tar`, also as `name-{000..015}.tar`), with a row for each picture: its columns are `path`, `image` or `file_name`,
-    /// relative to the table, and `label` (for [`Task::Multi`] `labels`, or one column of 0 and 1 for each class); and `split`, `group` (rows of a group stay on one side of the split) and `weight`, where there
+    /// relative to the table, and `label` (for [`Task::Multi`] `labels`, or one column of 0 and 1 for each class; for [`Task::Regression`] `target`, or the columns that
+    /// [`FolderOptions::columns`] names); and `split`, `group` (rows of a group stay on one side of the split) and `weight`, where there
     /// are such.
     ///
     /// ```no_run
@@ -140,6 +141,7 @@ impl Dataset {
         if is_table(root) {
             return table::dataset(root, options);
         }
+        check_task(root, options.task)?;
         let Layout { kind, notes } = Layout::of(root)?;
         let mut data = Dataset { notes, ..Dataset::default() };
         let path = || root.to_owned();
@@ -255,6 +257,7 @@ pub fn labelled(root: &Path, classes: &[String], options: &FolderOptions) -> Res
     if is_table(root) {
         return table::labelled(root, classes, options);
     }
+    check_task(root, options.task)?;
     let Layout { kind, mut notes } = Layout::of(root)?;
     let (root, folders) = match kind {
         Kind::Split { val: Some(val), .. } => {
@@ -298,10 +301,18 @@ pub fn labelled(root: &Path, classes: &[String], options: &FolderOptions) -> Res
     Ok(result)
 }
 
+/// An error where numbers are to be predicted: a folder has none. What is not there at all is told otherwise.
+fn check_task(root: &Path, task: Task) -> Result<(), FolderError> {
+    match task {
+        Task::Regression if root.exists() => Err(FolderError::NoTargets { path: root.to_owned() }),
+        Task::Single | Task::Multi | Task::Regression => Ok(()),
+    }
+}
+
 /// A picture in the folder of a class has that class alone, where pictures may have several.
 fn of_task(sample: &mut Sample, task: Task) {
     match task {
-        Task::Single => {}
+        Task::Single | Task::Regression => {}
         Task::Multi => *sample = Sample::several(std::mem::take(&mut sample.path), [sample.label]),
     }
 }

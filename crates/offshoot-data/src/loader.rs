@@ -23,8 +23,8 @@ use self::shared::{Shared, lock};
 pub use self::epoch::Epoch;
 pub use self::order::Draw;
 
-/// A picture file and its class, or its classes.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+/// A picture file and its class, its classes or its targets.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Sample {
     /// The file.
     pub path: PathBuf,
@@ -32,24 +32,31 @@ pub struct Sample {
     pub label: usize,
     /// Where a picture may have any number of classes: those that it has, in rising order.
     pub labels: Option<Box<[u32]>>,
+    /// Where numbers are predicted: the targets, finite, in their own units.
+    pub targets: Option<Box<[f64]>>,
 }
 
 impl Sample {
     /// A picture of one class.
     pub fn new(path: impl Into<PathBuf>, label: usize) -> Sample {
-        Sample { path: path.into(), label, labels: None }
+        Sample { path: path.into(), label, labels: None, targets: None }
     }
 
     /// A picture of any number of classes.
     pub fn several(path: impl Into<PathBuf>, labels: impl IntoIterator<Item = usize>) -> Sample {
         let labels: BTreeSet<u32> = labels.into_iter().map(|label| label as u32).collect();
         let label = labels.first().map_or(0, |&label| label as usize);
-        Sample { path: path.into(), label, labels: Some(labels.into_iter().collect()) }
+        Sample { path: path.into(), label, labels: Some(labels.into_iter().collect()), targets: None }
     }
 
-    /// The classes that it has.
+    /// A picture with numbers to predict.
+    pub fn with_targets(path: impl Into<PathBuf>, targets: impl Into<Box<[f64]>>) -> Sample {
+        Sample { path: path.into(), label: 0, labels: None, targets: Some(targets.into()) }
+    }
+
+    /// The classes that it has; none where it has targets.
     pub fn classes(&self) -> impl Iterator<Item = usize> + '_ {
-        let one = self.labels.is_none().then_some(self.label);
+        let one = (self.labels.is_none() && self.targets.is_none()).then_some(self.label);
         one.into_iter().chain(self.labels.iter().flatten().map(|&label| label as usize))
     }
 }

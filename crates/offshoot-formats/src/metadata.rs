@@ -1,6 +1,6 @@
 //! What travels with a model: read from a file and checked against its graph, or assumed where a file has nothing.
 
-use offshoot_graph::{Metadata, Preprocessing, Rejection, Score};
+use offshoot_graph::{Metadata, Preprocessing, Rejection, Score, Task};
 
 use crate::error::Problem;
 
@@ -43,7 +43,7 @@ pub(crate) fn parse(
     Ok(metadata)
 }
 
-/// Checks the temperature and the reject threshold of a file.
+/// Checks the temperature, the reject threshold and the scales of targets of a file.
 ///
 /// # Errors
 /// What is wrong with them.
@@ -64,6 +64,14 @@ pub fn check_decision(metadata: &Metadata) -> Result<(), &'static str> {
     }
     if !metadata.task.is_single() && (metadata.temperature.is_some() || metadata.rejection.is_some()) {
         return Err("a temperature and a rejection are for one class a picture, and its task is another");
+    }
+    let Some(regression) = &metadata.regression else { return Ok(()) };
+    let scales = &regression.scales;
+    if metadata.task != Task::Regression {
+        return Err("it has the scale of targets, and its task is not regression");
+    }
+    if scales.len() != metadata.classes.len() || !scales.iter().all(|scale| scale.is_usable()) {
+        return Err("the scales of its targets are not one for each, with a deviation above 0");
     }
     Ok(())
 }

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::graph::Graph;
 use crate::passes::gives_probabilities;
 use crate::preprocessing::Preprocessing;
+use crate::regression::{Regression, Scale};
 use crate::tensor::Weights;
 
 /// The name of a classifier's input: normalized f32 pictures, [batch_size, 3, size, size].
@@ -43,12 +44,23 @@ pub enum Task {
     Single,
     /// Any number of classes: the probability of each is the sigmoid of its logit.
     Multi,
+    /// Numbers, the targets: the outputs are what is predicted, in the units of the targets.
+    Regression,
 }
 
 impl Task {
     /// Whether a picture has exactly one class.
     pub fn is_single(&self) -> bool {
         *self == Task::Single
+    }
+
+    /// Its name in files and on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Task::Single => "single",
+            Task::Multi => "multi",
+            Task::Regression => "regression",
+        }
     }
 }
 
@@ -61,7 +73,7 @@ pub struct Metadata {
     /// The head as the command line writes it: `linear,dropout=0.2`, `mlp:256,dropout=0.4`. `None` for the original one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub head: Option<String>,
-    /// The classes, in the order of the logits.
+    /// The classes, in the order of the logits; of [`Task::Regression`], the names of the targets in the order of the outputs.
     pub classes: Vec<String>,
     /// How a picture becomes the input.
     pub preprocessing: Preprocessing,
@@ -78,6 +90,9 @@ pub struct Metadata {
     /// fitted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rejection: Option<Rejection>,
+    /// Of [`Task::Regression`], what it was trained for; `None` where that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub regression: Option<Regression>,
 }
 
 /// Which pictures are said to be of none of the classes: those whose score is below a threshold.
@@ -121,5 +136,12 @@ impl Metadata {
     pub fn class_thresholds(&self) -> Vec<f64> {
         let of = |place: usize| self.thresholds.get(place).copied().unwrap_or(DEFAULT_THRESHOLD);
         (0..self.classes.len()).map(of).collect()
+    }
+
+    /// What a model of [`Task::Regression`] was trained for; where that is not known, the squared error of targets as they are.
+    pub fn regression(&self) -> Regression {
+        let unknown =
+            || Regression { scales: vec![Scale::NONE; self.classes.len()], ..Regression::default() };
+        self.regression.clone().unwrap_or_else(unknown)
     }
 }

@@ -195,7 +195,7 @@ impl<'a> Rounds<'a> {
     }
 }
 
-/// Logits whose softmax, or for several labels whose sigmoid, are the means of probabilities of `views` views.
+/// Logits whose softmax, or for several labels whose sigmoid, are the means of probabilities of `views` views; of numbers, their means.
 pub fn logits_of_means(sums: &[f64], views: usize, task: Task) -> Vec<f32> {
     // A probability that is 0 in f64 in each view is kept finite.
     let log = |p: f64| libm::log(p.max(f64::MIN_POSITIVE));
@@ -204,6 +204,7 @@ pub fn logits_of_means(sums: &[f64], views: usize, task: Task) -> Vec<f32> {
         match task {
             Task::Single => log(p) as f32,
             Task::Multi => (log(p) - log(1.0 - p)) as f32,
+            Task::Regression => p as f32,
         }
     };
     sums.iter().map(logit).collect()

@@ -19,6 +19,7 @@ pub mod labels;
 pub mod metrics;
 mod probabilities;
 pub mod selection;
+pub mod targets;
 
 pub use constants::fold_constants;
 pub use decision::{Decision, Fitted};
@@ -28,3 +29,4 @@ pub use inference::{Inference, NetworkError, folded};
 pub use labels::LabelMetrics;
 pub use metrics::Metrics;
 pub use selection::{Accepted, Selection};
+pub use targets::TargetMetrics;

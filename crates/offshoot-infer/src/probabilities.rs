@@ -22,7 +22,7 @@ pub fn softmax(row: &[f32]) -> Vec<f64> {
 /// What makes probabilities of a classifier's outputs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activation {
-    /// The outputs are probabilities as they are.
+    /// The outputs are probabilities as they are, or numbers that are no logits.
     None,
     /// Of logits of one class of several.
     Softmax,
@@ -35,6 +35,7 @@ impl Activation {
     pub fn new(gives_probabilities: bool, task: Task) -> Activation {
         match task {
             _ if gives_probabilities => Activation::None,
+            Task::Regression => Activation::None,
             Task::Single => Activation::Softmax,
             Task::Multi => Activation::Sigmoid,
         }

@@ -13,7 +13,7 @@ use offshoot::{
 };
 use offshoot_formats::checkpoint::state_dict;
 use offshoot_formats::safetensors;
-use offshoot_graph::{Data, Tensor, Weights};
+use offshoot_graph::{Data, Task, Tensor, Weights};
 use offshoot_train::run::write_model;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -111,11 +111,17 @@ impl Network {
         Ok(pythonize(py, self.classifier.preprocessing())?)
     }
 
+    /// What a picture has: single (one class), multi (any number of them) or regression (numbers).
+    #[getter]
+    fn task(&self) -> &'static str {
+        self.model.metadata.task.name()
+    }
+
     /// Where a picture may have any number of classes, the probability from which on it has each.
     #[getter]
     fn thresholds(&self) -> Option<Vec<f64>> {
         let metadata = &self.model.metadata;
-        (!metadata.task.is_single()).then(|| metadata.class_thresholds())
+        (metadata.task == Task::Multi).then(|| metadata.class_thresholds())
     }
 
     /// What logits are divided by before their softmax is taken, where it was fitted.

@@ -153,5 +153,12 @@ fn prediction(name: String, found: &Classification, asked: &Wanted) -> Predictio
         Some(Threshold::Auto) | None => found.labels(),
     };
     let rejected = asked.threshold.and_then(|threshold| found.rejected(threshold));
-    Prediction { path: name.into(), top: found.top(asked.top), labels, rejected, logits }
+    Prediction {
+        path: name.into(),
+        top: found.top(asked.top),
+        values: found.values(),
+        labels,
+        rejected,
+        logits,
+    }
 }

@@ -31,6 +31,29 @@ pub enum TrainError {
     /// A pattern of a learning-rate group is no pattern.
     #[error("lr_groups: {0}")]
     Pattern(String),
+    /// The pictures have other targets than the model predicts, or none.
+    #[error("the pictures do not have the targets that the model is to predict")]
+    NoTargets,
+    /// The network ends in a function that bounds its outputs, and numbers are to be predicted.
+    #[error(
+        "the network ends in `{}` ({op}), which bounds its outputs, so that it cannot predict numbers on both sides of their mean; take another \
+         architecture",
+        offshoot_graph::text::quoted(node)
+    )]
+    Bounded {
+        /// The node.
+        node: String,
+        /// Its operator.
+        op: &'static str,
+    },
+    /// A target cannot be scaled.
+    #[error("the target `{}` {problem}", offshoot_graph::text::quoted(name))]
+    Target {
+        /// Its name.
+        name: String,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// A step could not be made.
     #[error(transparent)]
     Step(#[from] StepError),

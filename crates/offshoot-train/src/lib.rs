@@ -44,6 +44,7 @@ pub mod report;
 pub mod results;
 pub mod run;
 mod run_pictures;
+mod scales;
 pub mod schedule;
 pub mod settings;
 mod split;

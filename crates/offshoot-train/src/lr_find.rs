@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::error::TrainError;
 use crate::recipe::Recipe;
+use crate::scales::with_scales;
 use crate::step::{StepError, TrainStep};
 use crate::step_options::{check_classes, for_stage, step_options};
 use crate::{leftover, pictures};
@@ -68,8 +69,8 @@ pub fn lr_find(
     test: RangeTest,
     mut done: impl FnMut(usize),
 ) -> Result<RateCurve, TrainError> {
-    let mut model = model;
     check_classes(&model, data)?;
+    let mut model = with_scales(model, recipe.loss, data)?;
     let stages = recipe.stages();
     stages.apply(&mut model.graph, 0)?;
     let least = leftover::check(&model.graph, recipe, data.train.len())?;

@@ -36,14 +36,16 @@ pub struct BestEpoch {
     pub figure: Figure,
 }
 
-/// How good a model is on validation pictures, 0 to 1; `None` without such.
+/// How good a model is on validation pictures; `None` without such.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Figure {
-    /// The fraction classified correctly.
+    /// The fraction classified correctly, 0 to 1.
     ValAccuracy(Option<f64>),
     /// Of several labels, the mean average precision.
     ValMap(Option<f64>),
+    /// Of numbers, the mean absolute error, in their units.
+    ValMae(Option<f64>),
 }
 
 impl Figure {
@@ -52,13 +54,14 @@ impl Figure {
         match task {
             Task::Single => Figure::ValAccuracy(value),
             Task::Multi => Figure::ValMap(value),
+            Task::Regression => Figure::ValMae(value),
         }
     }
 
     /// The number, whatever it says.
     pub fn value(self) -> Option<f64> {
         match self {
-            Figure::ValAccuracy(value) | Figure::ValMap(value) => value,
+            Figure::ValAccuracy(value) | Figure::ValMap(value) | Figure::ValMae(value) => value,
         }
     }
 }

@@ -27,7 +27,8 @@ pub(crate) struct Inputs {
     pub(crate) tensor: Tensor,
     /// Whether the frozen part has been run.
     pub(crate) ready: bool,
-    /// i64 [n], or where pictures are mixed or have weights f32 [n, classes]; of several labels f32 [n, classes + 1].
+    /// i64 [n], or where pictures are mixed or have weights f32 [n, classes]; of several labels and of numbers
+    /// f32 [n, classes + 1].
     pub(crate) labels: Tensor,
     /// Places of the pictures in the list of samples.
     pub(crate) indices: Vec<u64>,
@@ -53,7 +54,7 @@ pub(crate) struct Pictures {
     loader: Loader,
     batch_size: usize,
     classes: usize,
-    /// Whether pictures have one class or any number.
+    /// What pictures have.
     task: Task,
     /// The fraction of the targets of several labels that is spread over yes and no.
     smoothing: f32,
@@ -259,7 +260,7 @@ impl Pictures {
     fn targets(&self, labels: Vec<i64>, indices: &[u64], partners: &[Partner]) -> Tensor {
         match self.task {
             Task::Single => {}
-            Task::Multi => return self.label_targets(indices, partners),
+            Task::Multi | Task::Regression => return self.label_targets(indices, partners),
         }
         if partners.is_empty() && self.weights.is_none() {
             return Tensor::i64([labels.len()], labels);
@@ -286,7 +287,7 @@ impl Pictures {
         Tensor::f32([labels.len(), self.classes], targets)
     }
 
-    /// The targets of pictures with several labels and the weights of their losses, as [`offshoot_graph::passes::LABELS`].
+    /// The targets of pictures with several labels or numbers, and the weights of their losses, as [`offshoot_graph::passes::LABELS`].
     fn label_targets(&self, indices: &[u64], partners: &[Partner]) -> Tensor {
         let (count, columns) = (indices.len(), self.classes + 1);
         let mut own = Vec::with_capacity(count * columns);

@@ -12,6 +12,7 @@ mod formats;
 mod labels;
 mod page;
 mod table;
+mod targets;
 mod tensorboard;
 
 use std::collections::HashMap;
@@ -97,6 +98,10 @@ pub fn write(run: &Path, processor: &str) -> Result<Vec<String>, FormatError> {
                 let classes = labels::classes(&predictions.classes, metrics);
                 body += &section("Classes", &(labels::summary(metrics) + &classes));
             }
+            Figures::Targets(metrics) => {
+                let targets = targets::targets(&predictions.classes, metrics);
+                body += &section("Targets", &(targets::summary(metrics) + &targets));
+            }
         }
         let worst = worst(predictions, &figures, transform.as_ref(), &explained);
         body += &section("Pictures with the highest loss", &worst);
@@ -106,7 +111,7 @@ pub fn write(run: &Path, processor: &str) -> Result<Vec<String>, FormatError> {
     }
     let formats = FormatsReport::read(run).map_err(|error| error.to_string());
     if let Some(formats) = damaged.without(FORMATS_FILE, formats) {
-        body += &section("Targets", &formats.section());
+        body += &section("Formats", &formats.section());
     }
     body +=
         &section("Groups of parameters", &groups(&damaged.table(GROUPS_FILE, &["stage", "after_epoch"], Ok)));
@@ -154,23 +159,25 @@ fn percent(x: f64) -> String {
 fn summary(results: &Table, predictions: Option<&Predictions>) -> String {
     let numbers = |name: &str| results.numbers(name);
     let last = |name| numbers(name).into_iter().flatten().last();
-    let (figure, said) = figure_of(results);
-    let scores = numbers(&format!("val_{figure}"));
+    let (task, said) = task_of(results);
+    let scores = numbers(&format!("val_{}", figure_name(task)));
     let epochs = (1..).zip(scores.into_iter().zip(numbers("val_loss")));
     let validated = epochs.filter(|(_, (accuracy, _))| accuracy.is_some());
     let best = validated
         .map(|(epoch, (val_accuracy, val_loss))| Best { epoch, val_accuracy, val_loss })
-        .reduce(|best, now| if now.is_better_than(&best) { now } else { best });
+        .reduce(|best, now| if now.is_better_than(&best, task) { now } else { best });
     let mut all = Vec::new();
     if let Some(Best { epoch, val_accuracy, val_loss }) = best {
-        all.push((said, val_accuracy.map_or(String::new(), percent)));
+        let shown = if task == Task::Regression { short } else { percent };
+        all.push((said, val_accuracy.map_or(String::new(), shown)));
         all.push(("best epoch", epoch.to_string()));
         all.push(("validation loss of the best epoch", val_loss.map_or(String::new(), short)));
     }
     all.push(("epochs", results.rows.len().to_string()));
     if let Some(predictions) = predictions {
         all.push(("validation pictures", predictions.samples.len().to_string()));
-        all.push(("classes", predictions.classes.len().to_string()));
+        let outputs = if task == Task::Regression { "targets" } else { "classes" };
+        all.push((outputs, predictions.classes.len().to_string()));
     }
     all.extend(last("seconds").map(|seconds| ("training time", duration(seconds))));
     all.extend(
@@ -185,13 +192,13 @@ fn summary(results: &Table, predictions: Option<&Predictions>) -> String {
     cards(&all)
 }
 
-/// The figure that the best epoch was chosen by, as its columns call it and in words.
-fn figure_of(results: &Table) -> (&'static str, &'static str) {
-    let several = figure_name(Task::Multi);
-    match results.column(&format!("val_{several}")) {
-        Some(_) => (several, "best validation mAP"),
-        None => (figure_name(Task::Single), "best validation accuracy"),
-    }
+/// The task of a run as the columns of its epochs have it, and the figure of the best epoch in words.
+fn task_of(results: &Table) -> (Task, &'static str) {
+    let others =
+        [(Task::Multi, "best validation mAP"), (Task::Regression, "validation MAE of the best epoch")];
+    let found =
+        others.into_iter().find(|(task, _)| results.column(&format!("val_{}", figure_name(*task))).is_some());
+    found.unwrap_or((Task::Single, "best validation accuracy"))
 }
 
 fn duration(seconds: f64) -> String {
@@ -214,17 +221,27 @@ fn curves(results: &Table, health: &Table) -> String {
             .map(|(name, set)| line(&format!("{set}_{what}"), name, unit))
     };
     let chart = |title: &str, drawn: &[Line], y: &str, log: bool| lines(title, drawn, Axes::epochs(y, log));
-    let figure = match figure_of(results).0 {
-        "accuracy" => chart("Accuracy", &both("accuracy", 100.0), "accuracy, %", false),
-        map => {
-            let columns = [("training", format!("train_eval_{map}")), ("validation", format!("val_{map}"))];
-            let drawn = columns.map(|(name, column)| line(&column, name, 100.0));
-            chart("Mean average precision", &drawn, "mAP, %", false)
+    let task = task_of(results).0;
+    let evaluated = |what: &str, unit: f64| {
+        let columns = [("training", format!("train_eval_{what}")), ("validation", format!("val_{what}"))];
+        columns.map(|(name, column)| line(&column, name, unit))
+    };
+    let (figure, loss) = match task {
+        Task::Single => (chart("Accuracy", &both("accuracy", 100.0), "accuracy, %", false), "cross entropy"),
+        Task::Multi => {
+            (chart("Mean average precision", &evaluated("map", 100.0), "mAP, %", false), "cross entropy")
+        }
+        Task::Regression => {
+            let title = "Mean absolute error";
+            (
+                chart(title, &evaluated("mae", 1.0), "MAE, mean of the targets", false),
+                "loss of standard deviations",
+            )
         }
     };
     let rate = line("learning_rate", "base learning rate", 1.0);
     let mut charts = vec![
-        chart("Loss", &both("loss", 1.0), "cross entropy", false),
+        chart("Loss", &both("loss", 1.0), loss, false),
         figure,
         chart("Learning rate", &[rate], "learning rate", false),
         chart("Gradient norm by group", &by_group(health, "gradient_norm"), "2-norm of the gradient", true),
@@ -340,6 +357,7 @@ fn ranked(predictions: &Predictions, figures: &Figures) -> Vec<(f64, usize)> {
     let key = |(i, (row, sample)): (usize, (&[f32], &Sample))| match figures {
         Figures::Classes(_) => (softmax(row)[sample.label], i),
         Figures::Labels(_) => (-labels::loss(row, sample), i),
+        Figures::Targets(_) => (-targets::loss(predictions, row, sample), i),
     };
     let mut pictures: Vec<(f64, usize)> = predictions.rows().enumerate().map(key).collect();
     pictures.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
@@ -370,6 +388,7 @@ fn worst(
     let (said, thresholds) = match figures {
         Figures::Classes(_) => ("to whose label the best model gives the lowest probability", Vec::new()),
         Figures::Labels(metrics) => ("with the highest loss of the best model", metrics.best_thresholds()),
+        Figures::Targets(_) => ("whose targets the best model misses by most", Vec::new()),
     };
     let mut html = format!(
         "<p>The validation pictures {said}: mistakes of the model, wrong labels, or unusual pictures.</p>{}<div class=\"worst\">",
@@ -385,6 +404,7 @@ fn worst(
         let answer = match figures {
             Figures::Classes(_) => answer(predictions, row, sample.label),
             Figures::Labels(_) => labels::answer(predictions, &thresholds, row, sample),
+            Figures::Targets(_) => targets::answer(predictions, row, sample),
         };
         let _ = write!(html, "<figure>{image}{map}{answer}<small>{}</small></figure>", isolated(&name));
     }

@@ -19,8 +19,8 @@ pub(crate) const MAX_NUMBER: f64 = (1_u64 << 53) as f64;
 pub struct Best {
     /// The epoch, from 1.
     pub epoch: u64,
-    /// The fraction of the validation pictures classified correctly, or of several labels, the mean average precision; `None` without
-    /// validation pictures.
+    /// The fraction of the validation pictures classified correctly, of several labels, the mean average precision, or of numbers, the mean
+    /// absolute error; `None` without validation pictures.
     pub val_accuracy: Option<f64>,
     /// The mean loss on the validation pictures.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -28,11 +28,12 @@ pub struct Best {
 }
 
 impl Best {
-    /// A higher accuracy, or the same with a lower loss. An epoch that was not validated is never better than one that was; of
-    /// two that were not, the later is.
-    pub(crate) fn is_better_than(&self, best: &Best) -> bool {
+    /// A higher accuracy, or the same with a lower loss; of numbers, a lower loss, which weighs all targets alike. An epoch that was not
+    /// validated is never better than one that was; of two that were not, the later is.
+    pub(crate) fn is_better_than(&self, best: &Best, task: Task) -> bool {
         let loss = |of: &Best| of.val_loss.unwrap_or(f64::INFINITY);
-        match (self.val_accuracy, best.val_accuracy) {
+        let [now, before] = [self, best].map(|of| score(task, of.val_accuracy, of.val_loss));
+        match (now, before) {
             (Some(a), Some(b)) if a == b => loss(self) < loss(best),
             (Some(a), Some(b)) => a > b,
             (Some(_), None) | (None, None) => true,
@@ -41,8 +42,16 @@ impl Best {
     }
 }
 
+/// What epochs are compared by, the higher the better.
+pub(crate) fn score(task: Task, figure: Option<f64>, loss: Option<f64>) -> Option<f64> {
+    match task {
+        Task::Single | Task::Multi => figure,
+        Task::Regression => loss.map(|loss| -loss),
+    }
+}
+
 /// One line of `results.csv`, whose columns have these names in this order; of several labels, `val_map` and `train_eval_map` in the
-/// place of the accuracies after the epoch. Empty where there is no validation picture
+/// place of the accuracies after the epoch; of numbers, `train_mae`, `val_mae` and `train_eval_mae` in the place of all. Empty where there is no validation picture
 /// or the system does not say.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct EpochRow {
@@ -51,11 +60,12 @@ pub struct EpochRow {
     /// Mean loss of the training steps (smoothed, weighted and with dropout where those are on).
     pub train_loss: f64,
     /// Fraction of the training pictures classified correctly, during the steps (augmented, with dropout); of several labels, those whose
-    /// labels are all right at a probability of 0.5.
+    /// labels are all right at a probability of 0.5; of numbers, the mean absolute error.
     pub train_accuracy: f64,
     /// Mean loss on the validation pictures.
     pub val_loss: Option<f64>,
-    /// Fraction of the validation pictures classified correctly; of several labels, the mean average precision.
+    /// Fraction of the validation pictures classified correctly; of several labels, the mean average precision; of numbers, the mean
+    /// absolute error.
     pub val_accuracy: Option<f64>,
     /// The learning rate of the last step.
     pub learning_rate: f64,
@@ -77,24 +87,29 @@ pub struct EpochRow {
     pub peak_mib: Option<f64>,
 }
 
-/// The first of [`COLUMNS`], which every version has.
-const RESULTS_START: &str = "epoch,train_loss,train_accuracy,";
+/// How [`COLUMNS`] begin, in every version and for every task.
+const RESULTS_START: &str = "epoch,train_loss,train_";
 
 const COLUMNS: &str = "epoch,train_loss,train_accuracy,val_loss,val_accuracy,learning_rate,gradient_norm,\
                        train_eval_accuracy,skipped_steps,loss_scale,images_per_second,seconds,peak_mib";
 
-/// The name of the figure that a model is chosen by.
+/// The name of the figure that is told of an epoch.
 pub(crate) fn figure_name(task: Task) -> &'static str {
     match task {
         Task::Single => "accuracy",
         Task::Multi => "map",
+        Task::Regression => "mae",
     }
 }
 
 fn columns(task: Task) -> String {
     let figure = figure_name(task);
     let named = COLUMNS.replace("val_accuracy", &format!("val_{figure}"));
-    named.replace("train_eval_accuracy", &format!("train_eval_{figure}"))
+    let named = named.replace("train_eval_accuracy", &format!("train_eval_{figure}"));
+    match task {
+        Task::Single | Task::Multi => named,
+        Task::Regression => named.replace("train_accuracy", &format!("train_{figure}")),
+    }
 }
 
 impl EpochRow {
@@ -225,20 +240,29 @@ mod tests {
         let text = std::fs::read_to_string(run.path().join(RESULTS_FILE)).unwrap();
         assert!(text.starts_with("epoch,train_loss,train_accuracy,val_loss,val_map,"), "{text}");
         assert!(text.contains(",train_eval_map,") && has_results(run.path()), "{text}");
+        let numbers = Results { task: Task::Regression, ..several };
+        numbers.write(run.path()).unwrap();
+        let text = std::fs::read_to_string(run.path().join(RESULTS_FILE)).unwrap();
+        assert!(text.starts_with("epoch,train_loss,train_mae,val_loss,val_mae,"), "{text}");
+        assert!(text.contains(",train_eval_mae,") && has_results(run.path()), "{text}");
     }
 
     #[test]
     fn the_best_epoch_is_the_most_accurate_and_then_the_surest() {
         let epoch = |val_accuracy, val_loss| Best { epoch: 1, val_accuracy, val_loss };
         let best = epoch(Some(0.5), Some(1.0));
-        assert!(epoch(Some(0.6), Some(2.0)).is_better_than(&best));
-        assert!(epoch(Some(0.5), Some(0.9)).is_better_than(&best));
-        assert!(!epoch(Some(0.5), Some(1.0)).is_better_than(&best));
-        assert!(!epoch(Some(0.4), Some(0.1)).is_better_than(&best));
-        assert!(epoch(None, None).is_better_than(&epoch(None, None)));
-        assert!(!epoch(None, None).is_better_than(&epoch(Some(0.0), Some(9.0))));
-        assert!(epoch(Some(0.0), Some(9.0)).is_better_than(&epoch(None, None)));
-        assert!(epoch(Some(0.5), Some(9.0)).is_better_than(&epoch(Some(0.5), None)));
-        assert!(!epoch(Some(0.5), None).is_better_than(&epoch(Some(0.5), Some(9.0))));
+        assert!(epoch(Some(0.6), Some(2.0)).is_better_than(&best, Task::Single));
+        assert!(epoch(Some(0.5), Some(0.9)).is_better_than(&best, Task::Single));
+        assert!(!epoch(Some(0.5), Some(1.0)).is_better_than(&best, Task::Single));
+        assert!(!epoch(Some(0.4), Some(0.1)).is_better_than(&best, Task::Single));
+        assert!(epoch(None, None).is_better_than(&epoch(None, None), Task::Single));
+        assert!(!epoch(None, None).is_better_than(&epoch(Some(0.0), Some(9.0)), Task::Single));
+        assert!(epoch(Some(0.0), Some(9.0)).is_better_than(&epoch(None, None), Task::Single));
+        assert!(epoch(Some(0.5), Some(9.0)).is_better_than(&epoch(Some(0.5), None), Task::Single));
+        assert!(!epoch(Some(0.5), None).is_better_than(&epoch(Some(0.5), Some(9.0)), Task::Single));
+        // Of numbers the loss decides, and a figure is an error.
+        let better = |a: Best, b: &Best| a.is_better_than(b, Task::Regression);
+        assert!(better(epoch(Some(0.6), Some(0.9)), &best) && !better(epoch(Some(0.4), Some(1.1)), &best));
+        assert!(!better(epoch(None, None), &best) && better(epoch(Some(9.0), Some(9.0)), &epoch(None, None)));
     }
 }

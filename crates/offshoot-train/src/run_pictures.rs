@@ -20,7 +20,7 @@ use crate::run::{PICTURES_FILE, RunError};
 const NAMED: usize = 5;
 
 /// The pictures of a run, as its `pictures.csv` has them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct RunPictures {
     /// Those that it was trained with.
     pub train: Vec<Sample>,
@@ -101,6 +101,16 @@ impl RunPictures {
 /// Begins the field of a picture that has any number of classes: a list of their names in JSON follows.
 const SEVERAL: &str = "labels:";
 
+/// Begins the field of a picture that has numbers to predict: those follow.
+const TARGETS: &str = "targets:";
+/// What stands between them.
+const BETWEEN: &str = "|";
+
+/// The targets that a field has; `None` where one is no number.
+fn numbers(text: &str) -> Option<Vec<f64>> {
+    text.split(BETWEEN).map(|number| number.parse::<f64>().ok().filter(|x| x.is_finite())).collect()
+}
+
 /// The picture whose field of classes is `class`.
 ///
 /// # Errors
@@ -108,6 +118,11 @@ const SEVERAL: &str = "labels:";
 pub(crate) fn sample_of(path: PathBuf, class: &str, labels: &HashMap<&str, usize>) -> Result<Sample, String> {
     let place = |class: &str| labels.get(class).copied().ok_or_else(|| class.to_owned());
     let list = class.strip_prefix(SEVERAL).filter(|_| !labels.contains_key(class));
+    if let Some(targets) =
+        class.strip_prefix(TARGETS).filter(|_| !labels.contains_key(class)).and_then(numbers)
+    {
+        return Ok(Sample::with_targets(path, targets));
+    }
     match list.and_then(|list| serde_json::from_str::<Vec<String>>(list).ok()) {
         Some(names) => {
             let labels: Vec<usize> = names.iter().map(|name| place(name)).collect::<Result<_, _>>()?;
@@ -117,18 +132,25 @@ pub(crate) fn sample_of(path: PathBuf, class: &str, labels: &HashMap<&str, usize
     }
 }
 
-/// The names of the classes that a field of a picture has.
+/// The names of the classes that a field of a picture has; none where it has targets.
 pub(crate) fn names_of(field: &str) -> Vec<String> {
+    if field.strip_prefix(TARGETS).and_then(numbers).is_some() {
+        return Vec::new();
+    }
     let list = field.strip_prefix(SEVERAL).and_then(|list| serde_json::from_str::<Vec<String>>(list).ok());
     list.unwrap_or_else(|| vec![field.to_owned()])
 }
 
-/// The field of classes of a picture.
+/// The field of classes of a picture, or of its targets.
 pub(crate) fn class_field(sample: &Sample, classes: &[String]) -> String {
     let name = |label: usize| classes.get(label).cloned().unwrap_or_default();
-    match &sample.labels {
-        None => name(sample.label),
-        Some(_) => {
+    match (&sample.targets, &sample.labels) {
+        (Some(targets), _) => {
+            let targets: Vec<String> = targets.iter().map(f64::to_string).collect();
+            format!("{TARGETS}{}", targets.join(BETWEEN))
+        }
+        (None, None) => name(sample.label),
+        (None, Some(_)) => {
             let names: Vec<String> = sample.classes().map(name).collect();
             format!("{SEVERAL}{}", serde_json::Value::from(names))
         }

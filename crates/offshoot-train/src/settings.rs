@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use offshoot_data::{Augmentation, Columns};
-use offshoot_graph::{Preprocessing, Score, Task};
+use offshoot_graph::{Preprocessing, RegressionLoss, Score, Task};
 use serde::{Deserialize, Serialize};
 
 use crate::amp::Amp;
@@ -128,11 +128,15 @@ settings! {
         "The file of pretrained weights. Without one, training starts from random weights.",;
     data: PathBuf => PathBuf, Data, "DATA", Form::Elsewhere("data"), "The folder or the table of pictures.",;
     #[serde(default)]
-    task: Task => Task, Data, "TASK", Form::One(|_, text| choice(&["single", "multi"], text)),
-        "What a picture has: single, one class, or multi, any number of classes.", default Task::Single, words "single";
+    task: Task => Task, Data, "TASK", Form::One(|_, text| choice(&["single", "multi", "regression"], text)),
+        "What a picture has: single, one class; multi, any number of classes; or regression, numbers (targets).", default Task::Single, words "single";
     head: String => String, Model, "HEAD", Form::One(text),
         "New classification head: linear or mlp:256, with an optional dropout.",
         default DEFAULT_HEAD.into(), words "linear,dropout=0.2";
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    loss: RegressionLoss => Option<RegressionLoss>, Optimization, "LOSS", Form::One(parsed::<RegressionLoss>),
+        "Loss of regression, of differences in standard deviations of the training pictures: mse, l1 or huber:delta=1.",
+        words "mse, where the task is regression";
     epochs: u64 => u64, Optimization, "N", Form::One(whole), "Number of epochs.", default 30, words "30";
     batch_size: usize => usize, Optimization, "N", Form::One(whole), "Batch size.", default 16, words "16";
     lr: f64 => f64, Optimization, "X", Form::One(real), "Peak learning rate.", default 1e-3, words "0.001";
@@ -186,10 +190,10 @@ settings! {
         default 0, words "0";
     #[serde(default, skip_serializing_if = "Option::is_none")]
     patience: u64 => Option<u64>, Optimization, "N", Form::One(whole),
-        "Early stopping: end after this many epochs without a better validation accuracy, or mAP of several labels (counted once everything is unfrozen).",
+        "Early stopping: end after this many epochs without a better validation accuracy, mAP of several labels, or loss of regression (counted once everything is unfrozen).",
         off "5";
     min_delta: f64 => f64, Optimization, "X", Form::One(real),
-        "Early-stopping minimum improvement: validation accuracy must rise by more than this to count as better.",
+        "Early-stopping minimum improvement: validation accuracy must rise by more than this to count as better, or the loss of regression fall.",
         default 0.0, words "0";
     label_smoothing: f64 => f64, Optimization, "X", Form::One(real),
         "Label smoothing: the fraction of the target that is spread over all classes; of several labels, over yes and no of each.", default 0.0, words "0";

@@ -9,7 +9,9 @@ use offshoot_graph::passes::{
     training_graph,
 };
 use offshoot_graph::remedy::LR;
-use offshoot_graph::{Executor, Graph, Metadata, Model, Session, StepTime, Task, Tensor, Weights};
+use offshoot_graph::{
+    Executor, Graph, Metadata, Model, RegressionLoss, Session, StepTime, Task, Tensor, Weights,
+};
 
 use offshoot_world::WorldError;
 
@@ -38,9 +40,11 @@ pub struct StepOptions {
     pub clip: Clip,
     /// What is minimized.
     pub task: Task,
+    /// Of [`Task::Regression`], which loss.
+    pub regression: RegressionLoss,
     /// The fraction of the target that is spread over all classes, 0..1; 0 of [`Task::Multi`], whose targets come smoothed.
     pub label_smoothing: f32,
-    /// A weight for each class in the loss.
+    /// A weight for each class in the loss; of [`Task::Regression`] one over the deviation of each target.
     pub class_weights: Option<Vec<f32>>,
     /// Whether labels are f32 [n, classes], the classes' parts of the targets.
     pub soft_targets: bool,
@@ -58,6 +62,7 @@ impl StepOptions {
             rates: GroupOptions::new(lr),
             clip: Clip::Off,
             task: Task::Single,
+            regression: RegressionLoss::default(),
             label_smoothing: 0.0,
             class_weights: None,
             soft_targets: false,
@@ -70,6 +75,7 @@ impl StepOptions {
     pub(crate) fn loss(&self) -> LossOptions {
         LossOptions {
             task: self.task,
+            regression: self.regression,
             label_smoothing: self.label_smoothing,
             class_weights: self.class_weights.is_some(),
             soft_targets: self.soft_targets,
@@ -124,8 +130,11 @@ pub struct StepReport {
     pub loss: f32,
     /// The pictures learned from, those of other processes among them.
     pub images: usize,
-    /// Pictures whose best class was their label, or whose labels were all right at a probability of 0.5, before the update.
+    /// Pictures whose best class was their label, or whose labels were all right at a probability of 0.5, before the update. 0 of
+    /// [`Task::Regression`].
     pub correct: usize,
+    /// Of [`Task::Regression`], the sum over pictures of the mean absolute error of the targets, before the update. Else 0.
+    pub error: f64,
     /// The 2-norm of all gradients together.
     pub gradient_norm: f64,
     /// Whether nothing has changed but the loss scale, which was too large: a gradient was not finite.
@@ -137,7 +146,8 @@ pub struct StepReport {
 pub struct Batch {
     /// Of [`TrainStep::features`].
     pub features: Tensor,
-    /// The classes: i64, one for each picture; f32, a row for each, with [`StepOptions::soft_targets`] or [`Task::Multi`], as
+    /// The classes: i64, one for each picture; f32, a row for each, with [`StepOptions::soft_targets`], [`Task::Multi`] or
+    /// [`Task::Regression`], as
     /// [`LABELS`](offshoot_graph::passes::LABELS) of the graph.
     pub labels: Tensor,
     /// The keys of the dropout masks: i64, one for each picture.

@@ -2,11 +2,13 @@
 
 use offshoot_data::{Dataset, Sample};
 use offshoot_graph::model::OUTPUT;
-use offshoot_graph::{Model, Task};
+use offshoot_graph::{Model, Regression, Task};
 
 use crate::error::TrainError;
 use crate::recipe::Recipe;
+use crate::scales::scales;
 use crate::step::StepOptions;
+use crate::targets::loss_of_means;
 use crate::unfreeze::Stages;
 
 /// The options of a step in a stage.
@@ -32,10 +34,11 @@ pub(crate) fn step_options(recipe: &Recipe, data: &Dataset) -> Result<StepOption
         rates: recipe.rates(Vec::new()).map_err(TrainError::Pattern)?,
         clip: recipe.clip(),
         task: recipe.task,
+        regression: recipe.loss.unwrap_or_default(),
         // Where pictures have weights or several labels, the targets are smoothed before.
         label_smoothing: match recipe.task {
             Task::Single if data.weights.is_empty() => recipe.label_smoothing as f32,
-            Task::Single | Task::Multi => 0.0,
+            Task::Single | Task::Multi | Task::Regression => 0.0,
         },
         class_weights: class_weights(recipe, data)?,
         soft_targets: !data.weights.is_empty() || recipe.augmentation().is_some_and(|how| how.mix().is_on()),
@@ -44,7 +47,8 @@ pub(crate) fn step_options(recipe: &Recipe, data: &Dataset) -> Result<StepOption
     })
 }
 
-/// The loss of random guessing: ln(classes); of several labels ln(2), more where what has a class weighs more.
+/// The loss of random guessing: ln(classes); of several labels ln(2), more where what has a class weighs more; of numbers, that of always
+/// predicting the means.
 pub(crate) fn guess(task: Task, data: &Dataset, options: &StepOptions) -> f64 {
     let classes = data.classes.len().max(1);
     match task {
@@ -57,12 +61,20 @@ pub(crate) fn guess(task: Task, data: &Dataset, options: &StepOptions) -> f64 {
             let more: f64 = labels.map(|label| weight(label) - 1.0).sum();
             std::f64::consts::LN_2 * (1.0 + more / (data.train.len().max(1) * classes) as f64)
         }
+        Task::Regression => {
+            let scales = scales(data).unwrap_or_default();
+            loss_of_means(&Regression { loss: options.regression, scales }, data.train.iter())
+        }
     }
 }
 
 /// The weights given, times (pictures / classes / pictures of the class) where classes are balanced; of several labels, times
-/// (pictures without the class / pictures with it).
+/// (pictures without the class / pictures with it). Of numbers, one over the deviation of each.
 fn class_weights(recipe: &Recipe, data: &Dataset) -> Result<Option<Vec<f32>>, TrainError> {
+    if recipe.task == Task::Regression {
+        let regression = Regression { scales: scales(data)?, ..Regression::default() };
+        return Ok(Some(regression.inverse_deviations()));
+    }
     if let Some(class) = recipe.class_weights.keys().find(|class| !data.classes.contains(class)) {
         return Err(TrainError::ClassWeight { class: class.clone(), classes: data.classes.join(", ") });
     }
@@ -77,7 +89,7 @@ fn class_weights(recipe: &Recipe, data: &Dataset) -> Result<Option<Vec<f32>>, Tr
         let balance = match recipe.task {
             Task::Single => all as f64 / (data.classes.len() as f64 * of_class),
             // A class that all pictures have keeps some weight.
-            Task::Multi => (all - pictures).max(1) as f64 / of_class,
+            Task::Multi | Task::Regression => (all - pictures).max(1) as f64 / of_class,
         };
         (if recipe.balance_classes { given * balance } else { given }) as f32
     };

@@ -17,6 +17,7 @@ use crate::recipe::Recipe;
 use crate::results::Results;
 use crate::run::{self, PICTURES_FILE, RunError};
 use crate::run_pictures::{self, Files, Moved};
+use crate::scales::with_scales;
 use crate::step::TrainStep;
 use crate::step_options::{check_classes, for_stage, step_options};
 use crate::training::{Given, Training};
@@ -173,9 +174,10 @@ fn check_pictures(
     Ok(same)
 }
 
-/// The model for pictures of the classes of `data`, of any size where the recipe changes it.
-fn prepared(mut model: Model, recipe: &Recipe, data: &Dataset) -> Result<Model, TrainError> {
+/// The model for pictures of the classes or targets of `data`, of any size where the recipe changes it.
+fn prepared(model: Model, recipe: &Recipe, data: &Dataset) -> Result<Model, TrainError> {
     check_classes(&model, data)?;
+    let mut model = with_scales(model, recipe.loss, data)?;
     if !recipe.progressive.is_empty() {
         model.graph = any_picture_size(&model.graph).map_err(TrainError::OneSize)?;
     }

@@ -11,7 +11,7 @@ use offshoot_infer::{Decision, Inference};
 use crate::device::{CpuOptions, Device};
 use crate::error::{Error, Result};
 use crate::memory::check_memory;
-use crate::predict::{Guess, guesses, reached};
+use crate::predict::{Guess, TargetValue, guesses, no_threshold, reached, values};
 use crate::reject::{Rejecting, Threshold};
 use crate::source::{ModelSource, Overrides};
 
@@ -59,6 +59,7 @@ struct Networks {
 /// The prediction for a picture.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Classification {
+    task: Task,
     classes: Arc<[String]>,
     outputs: Vec<f32>,
     probabilities: Vec<f64>,
@@ -103,10 +104,10 @@ impl Classifier {
                 Task::Single => {
                     Rejecting::new(&model.metadata, first.gives_probabilities(), Threshold::Auto).ok()
                 }
-                Task::Multi => None,
+                Task::Multi | Task::Regression => None,
             },
             thresholds: match model.metadata.task {
-                Task::Single => None,
+                Task::Single | Task::Regression => None,
                 Task::Multi => Some(model.metadata.class_thresholds().into()),
             },
             warnings: Vec::new(),
@@ -133,11 +134,12 @@ impl Classifier {
     /// always can, and says `None`.
     ///
     /// # Errors
-    /// When the model has no threshold of its own that `auto` asks for.
+    /// When the model has no threshold of its own that `auto` asks for, or predicts numbers.
     pub fn check_threshold(&self, threshold: Threshold) -> Result<()> {
         match self.metadata.task {
             Task::Single => Rejecting::new(&self.metadata, self.gives_probabilities, threshold).map(|_| ()),
             Task::Multi => Ok(()),
+            Task::Regression => Err(no_threshold()),
         }
     }
 
@@ -260,7 +262,8 @@ impl Classifier {
         check_answers(&outputs)?;
         let probabilities = self.decision.probabilities(&outputs);
         let (classes, thresholds) = (Arc::clone(&self.classes), self.thresholds.clone());
-        Ok(Classification { classes, outputs, probabilities, thresholds, rejecting: self.rejecting })
+        let task = self.metadata.task;
+        Ok(Classification { task, classes, outputs, probabilities, thresholds, rejecting: self.rejecting })
     }
 
     /// The outputs for one input. No lock is held while they are computed.
@@ -280,9 +283,17 @@ impl Classifier {
 }
 
 impl Classification {
-    /// The best classes, at most `count` of them, the best first.
+    /// The best classes, at most `count` of them, the best first; none where numbers are predicted.
     pub fn top(&self, count: usize) -> Vec<Guess> {
+        if self.task == Task::Regression {
+            return Vec::new();
+        }
         guesses((&self.outputs, &self.probabilities), &self.classes, count)
+    }
+
+    /// Where numbers are predicted, those, in the order of the targets.
+    pub fn values(&self) -> Option<Vec<TargetValue>> {
+        values(self.task, &self.outputs, &self.classes)
     }
 
     /// Where a picture may have any number of classes, those whose probability reaches the threshold of the class, in the order of the
@@ -298,9 +309,9 @@ impl Classification {
     }
 
     /// Whether the picture is of none of the classes: its score is below the threshold. `None` where a picture may have any number of
-    /// classes, and for [`Threshold::Auto`] where the model has none ([`Classifier::check_threshold`] says why).
+    /// classes or numbers are predicted, and for [`Threshold::Auto`] where the model has none ([`Classifier::check_threshold`] says why).
     pub fn rejected(&self, threshold: Threshold) -> Option<bool> {
-        if self.thresholds.is_some() {
+        if !self.task.is_single() {
             return None;
         }
         let how = match threshold {
@@ -310,7 +321,7 @@ impl Classification {
         Some(how.rejects(&self.outputs, &self.probabilities))
     }
 
-    /// The probability of each class, calibrated where the model has a temperature.
+    /// The probability of each class, calibrated where the model has a temperature; where numbers are predicted, those.
     pub fn probabilities(&self) -> &[f64] {
         &self.probabilities
     }

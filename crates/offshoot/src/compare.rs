@@ -8,7 +8,7 @@ use offshoot_files::memory_limit;
 use offshoot_graph::model::INPUT;
 use offshoot_graph::random::{Purpose, Random};
 use offshoot_graph::text::shown;
-use offshoot_graph::{DType, Dim, Graph, Model, Preprocessing, Shape, Tensor};
+use offshoot_graph::{DType, Dim, Graph, Metadata, Model, Preprocessing, Scale, Shape, Task, Tensor};
 use offshoot_infer::Inference;
 use offshoot_infer::inference::check_answers;
 use offshoot_infer::metrics::argmax;
@@ -26,6 +26,11 @@ pub const F16_TOLERANCE: f64 = 5e-2;
 /// The same for int8: past it something else is wrong. What it costs in accuracy is for `eval` to say.
 pub const INT8_TOLERANCE: f64 = 0.5;
 
+/// Numbers that lie less than this apart, in standard deviations of their targets, agree.
+const AGREES: f64 = 1e-2;
+/// The part of a number that a difference of four units of the last place in f32 is [`TOLERANCE`] of.
+const ROUNDED: f64 = 4.0 * f32::EPSILON as f64 / TOLERANCE;
+
 /// The batches that a comparison runs.
 pub const BATCHES: [usize; 4] = [1, 2, 7, 32];
 
@@ -36,7 +41,8 @@ const BUILT_IN: usize = 32;
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Comparison {
     /// Whether they match: the largest difference is below the tolerance, relative to the largest logit. A best class
-    /// that changes is then one whose logit is closer to the second best than twice that.
+    /// that changes is then one whose logit is closer to the second best than twice that. Of models that predict numbers, both are in
+    /// standard deviations of the targets, and the largest number is at least 1, and at least 0.005 of what it is without its mean, beside which f32 rounds.
     pub ok: bool,
     /// The largest difference of two logits.
     pub max_abs_diff: f64,
@@ -44,7 +50,8 @@ pub struct Comparison {
     pub max_rel_diff: f64,
     /// The smallest cosine between the logits of a picture.
     pub cosine: f64,
-    /// The fraction of the pictures whose best class is the same.
+    /// The fraction of the pictures whose best class is the same; of numbers, of those whose numbers all lie less than a hundredth of a
+    /// standard deviation apart.
     pub top1_agreement: f64,
     /// The sizes of the batches that were run.
     pub batches: Vec<usize>,
@@ -249,7 +256,7 @@ pub fn batches(models: &[&Model]) -> Vec<usize> {
 }
 
 /// Runs both models on every input (the largest of `batches` at a time, and once at each other size) and compares
-/// their logits. Where there is one batch size, that is all that is run.
+/// their outputs, of which `metadata` says what they are. Where there is one batch size, that is all that is run.
 ///
 /// # Errors
 /// When a model cannot run, or the two have another number of classes.
@@ -258,9 +265,9 @@ pub fn compare(
     second: &mut Inference,
     inputs: &Inputs,
     batches: &[usize],
-    tolerance: f64,
+    (tolerance, metadata): (f64, &Metadata),
 ) -> Result<Comparison> {
-    let mut seen = Differences::default();
+    let mut seen = Differences::new(metadata);
     for rows in runs(inputs.len(), batches) {
         let batch = inputs.all(rows);
         let answers = Answers::of(first, &batch)?;
@@ -296,6 +303,7 @@ pub(crate) struct Reference<'a> {
     inputs: &'a Inputs,
     batches: Vec<usize>,
     answers: Vec<Answers>,
+    scales: Vec<Scale>,
 }
 
 impl<'a> Reference<'a> {
@@ -304,7 +312,7 @@ impl<'a> Reference<'a> {
     /// # Errors
     /// When it cannot run, or gives NaN or infinities: no file can be compared with it.
     pub(crate) fn new(
-        network: &mut Inference,
+        (network, metadata): (&mut Inference, &Metadata),
         inputs: &'a Inputs,
         batches: Vec<usize>,
     ) -> Result<Reference<'a>> {
@@ -314,7 +322,7 @@ impl<'a> Reference<'a> {
             check_answers(&found.data)?;
             answers.push(found);
         }
-        Ok(Reference { inputs, batches, answers })
+        Ok(Reference { inputs, batches, answers, scales: scales(metadata) })
     }
 
     /// As [`compare`], of another model.
@@ -322,7 +330,7 @@ impl<'a> Reference<'a> {
     /// # Errors
     /// When it cannot run, or has another number of classes.
     pub(crate) fn compare(&self, other: &mut Inference, tolerance: f64) -> Result<Comparison> {
-        let mut seen = Differences::default();
+        let mut seen = Differences { scales: self.scales.clone(), ..Differences::default() };
         for (rows, answers) in runs(self.inputs.len(), &self.batches).into_iter().zip(&self.answers) {
             seen.add(answers, other, &self.inputs.all(rows))?;
         }
@@ -333,7 +341,11 @@ impl<'a> Reference<'a> {
 /// What has been seen so far.
 #[derive(Default)]
 pub(crate) struct Differences {
+    /// Those of the targets, where numbers are compared.
+    scales: Vec<Scale>,
     max_abs_diff: f64,
+    /// The largest difference, and the largest number, of what is compared.
+    largest_diff: f64,
     largest_logit: f64,
     least_cosine: Option<f64>,
     pictures: usize,
@@ -342,7 +354,17 @@ pub(crate) struct Differences {
     not_finite: bool,
 }
 
+/// The scales of the targets of a model that predicts numbers; none of another.
+fn scales(metadata: &Metadata) -> Vec<Scale> {
+    if metadata.task == Task::Regression { metadata.regression().scales } else { Vec::new() }
+}
+
 impl Differences {
+    /// None yet, of outputs of which `metadata` says what they are.
+    pub(crate) fn new(metadata: &Metadata) -> Differences {
+        Differences { scales: scales(metadata), ..Differences::default() }
+    }
+
     fn add(&mut self, first: &Answers, second: &mut Inference, batch: &[Tensor]) -> Result<()> {
         let second = Answers::of(second, batch)?;
         if first.shape != second.shape {
@@ -359,13 +381,23 @@ impl Differences {
     /// Adds two models' logits of one picture.
     pub(crate) fn add_picture(&mut self, a: &[f32], b: &[f32]) {
         let (mut dot, mut aa, mut bb) = (0.0, 0.0, 0.0);
-        for (&x, &y) in a.iter().zip(b) {
+        let mut apart = 0.0_f64;
+        for (place, (&x, &y)) in a.iter().zip(b).enumerate() {
             self.not_finite |= !x.is_finite() || !y.is_finite();
             let (x, y) = (f64::from(x), f64::from(y));
             // `max` would pass over a NaN.
             let difference = if (x - y).is_nan() { f64::INFINITY } else { (x - y).abs() };
             self.max_abs_diff = self.max_abs_diff.max(difference);
-            self.largest_logit = self.largest_logit.max(x.abs());
+            let (scaled, number) = match self.scales.get(place) {
+                None => (difference, x.abs()),
+                Some(scale) => {
+                    let scaled = |number: f64| number.abs() / scale.deviation;
+                    (scaled(difference), scaled(x - scale.mean).max(1.0).max(ROUNDED * scaled(x)))
+                }
+            };
+            apart = apart.max(scaled);
+            self.largest_diff = self.largest_diff.max(scaled);
+            self.largest_logit = self.largest_logit.max(number);
             (dot, aa, bb) = (dot + x * y, aa + x * x, bb + y * y);
         }
         let cosine = if aa == 0.0 && bb == 0.0 { 1.0 } else { dot / (aa * bb).sqrt() };
@@ -373,12 +405,16 @@ impl Differences {
         self.pictures += 1;
         // Where a number is no logit, no class is the best.
         let finite = a.iter().chain(b).all(|x| x.is_finite());
-        self.agreeing += usize::from(finite && argmax(a) == argmax(b));
+        let agrees = match self.scales.is_empty() {
+            true => argmax(a) == argmax(b),
+            false => apart < AGREES,
+        };
+        self.agreeing += usize::from(finite && agrees);
     }
 
     pub(crate) fn judge(self, batches: Vec<usize>, tolerance: f64) -> Comparison {
         let max_rel_diff =
-            if self.largest_logit > 0.0 { self.max_abs_diff / self.largest_logit } else { self.max_abs_diff };
+            if self.largest_logit > 0.0 { self.largest_diff / self.largest_logit } else { self.largest_diff };
         Comparison {
             ok: !self.not_finite && max_rel_diff < tolerance,
             max_abs_diff: self.max_abs_diff,
@@ -405,7 +441,7 @@ pub fn disagreements(first: &Loaded, second: &Loaded) -> Vec<String> {
         found.push(format!("their preprocessing differs: {steps}"));
     }
     if a.task != b.task && !assumed {
-        found.push("one is for one class a picture, the other for any number".to_owned());
+        found.push(format!("they are for different tasks: {} and {}", a.task.name(), b.task.name()));
     }
     if a.classes.len() != b.classes.len() {
         let (a, b) = (a.classes.len(), b.classes.len());
@@ -414,4 +450,40 @@ pub fn disagreements(first: &Loaded, second: &Loaded) -> Vec<String> {
         found.push(format!("their classes have different names or another order: `{a}` and `{b}`"));
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use offshoot_graph::Regression;
+
+    use super::*;
+
+    #[test]
+    fn numbers_are_compared_in_deviations_of_their_targets() {
+        let scales = vec![Scale { mean: 1000.0, deviation: 10.0 }, Scale { mean: 0.0, deviation: 0.001 }];
+        let regression = Some(Regression { scales, ..Regression::default() });
+        let metadata = Metadata { task: Task::Regression, regression, ..Metadata::default() };
+        let judged = |a: [f32; 2], b: [f32; 2]| {
+            let mut seen = Differences::new(&metadata);
+            seen.add_picture(&a, &b);
+            seen.judge(Vec::new(), TOLERANCE)
+        };
+        // Small beside the other target, and large beside its own deviation.
+        let found = judged([1000.0, 0.001], [1000.0, 0.002]);
+        assert!(
+            !found.ok && (found.max_rel_diff - 1.0).abs() < 1e-3 && found.top1_agreement == 0.0,
+            "{found:?}"
+        );
+        // One rounding of f32 beside a mean of 100,000 deviations.
+        let far = Scale { mean: 1e6, deviation: 10.0 };
+        let regression = Some(Regression { scales: vec![far], ..Regression::default() });
+        let mut seen = Differences::new(&Metadata { regression, ..metadata.clone() });
+        seen.add_picture(&[1e6], &[1e6 + 0.0625]);
+        let found = seen.judge(Vec::new(), TOLERANCE);
+        assert!(found.ok && found.max_rel_diff > 0.0 && found.top1_agreement == 1.0, "{found:?}");
+        let found = judged([1020.0, 0.0], [1020.05, 0.0]);
+        assert!(!found.ok && found.max_rel_diff > 2e-3 && found.top1_agreement == 1.0, "{found:?}");
+        let found = judged([f32::NAN, 0.0], [1000.0, 0.0]);
+        assert!(!found.ok && !found.finite && found.top1_agreement == 0.0, "{found:?}");
+    }
 }

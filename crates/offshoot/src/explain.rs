@@ -21,7 +21,7 @@ use std::str::FromStr;
 
 use offshoot_graph::model::{BATCH, INPUT, OUTPUT};
 use offshoot_graph::passes::{CLASS_MASK, class_gradients, exposed_gradient, exposed_value};
-use offshoot_graph::{Bindings, Executor, Graph, Model, Session, Tensor, ValueId};
+use offshoot_graph::{Bindings, Executor, Graph, Model, Session, Task, Tensor, ValueId};
 use offshoot_infer::Inference;
 use offshoot_infer::inference::check_answers;
 use offshoot_infer::metrics::{Activation, argmax};
@@ -188,6 +188,10 @@ impl Explainer {
     /// When the class is none of the model's, the method does not fit it, there is no such layer, its gradients take more memory than
     /// [`offshoot_files::memory_limit`], or the executor cannot run it.
     pub fn new(model: &Model, options: &ExplainOptions, executor: &dyn Executor) -> Result<Explainer> {
+        if model.metadata.task == Task::Regression {
+            let text = "explanations are of classes, and this model predicts numbers";
+            return Err(Error::Input(text.into()));
+        }
         let classes = classes_of(&model.graph)?;
         options.class.map_or(Ok(()), |class| check_class(class, classes))?;
         let way = way(model, options, executor)?;

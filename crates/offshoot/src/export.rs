@@ -183,6 +183,7 @@ pub(crate) fn export_within(
         || written.metadata.class_thresholds() != model.metadata.class_thresholds()
         || written.metadata.temperature != model.metadata.temperature
         || written.metadata.rejection != model.metadata.rejection
+        || written.metadata.regression != model.metadata.regression
     {
         return Err(Error::Input(
             "the classes, the task or the preprocessing did not survive the export. Please report this"
@@ -243,5 +244,6 @@ pub(crate) fn reference<'a>(model: &Model, proof: Proof<'a>) -> Result<Reference
     // Of integers, the executor's own operators are compared with themselves: it rounds otherwise between operators that it
     // runs apart.
     let prepare = if is_quantized(model) { Inference::new } else { Inference::unfolded };
-    Reference::new(&mut prepare(model, proof.executor)?, proof.inputs, batches(&[model]))
+    let mut network = prepare(model, proof.executor)?;
+    Reference::new((&mut network, &model.metadata), proof.inputs, batches(&[model]))
 }

@@ -1,13 +1,15 @@
 //! A model as a folder for the Hugging Face Hub, in the form of timm, which transformers reads too.
 
+use std::borrow::Cow;
 use std::fs;
 use std::io::Write;
 use std::path::Path;
 
 use offshoot_formats::atomic::write_atomically;
 use offshoot_formats::safetensors;
+use offshoot_graph::passes::{output_scale, rescaled_layer};
 use offshoot_graph::text::{quoted, shown};
-use offshoot_graph::{Fit, Interpolation, Metadata, Model, Preprocessing, Score, Task};
+use offshoot_graph::{Fit, Interpolation, Metadata, Model, Preprocessing, Scale, Score, Task, Weights};
 use offshoot_models::{Architecture, Head, find, timm_weights};
 use serde_json::{Value, json};
 
@@ -15,7 +17,9 @@ use crate::compare::TOLERANCE;
 use crate::error::{Error, Result};
 use crate::export::{Exported, Output, Proof, export_within};
 use crate::source::Overrides;
-use crate::source::huggingface::{CONFIG, REJECTION, TEMPERATURE, THRESHOLDS, WEIGHTS_FILE, is_folder, load};
+use crate::source::huggingface::{
+    CONFIG, REGRESSION, REJECTION, TEMPERATURE, THRESHOLDS, WEIGHTS_FILE, is_folder, load,
+};
 
 /// The page that the hub shows.
 const CARD: &str = "README.md";
@@ -34,9 +38,10 @@ pub fn export_huggingface(model: &Model, path: &Path, proof: Proof<'_>) -> Resul
     }
     let (architecture, timm) = timms(model).map_err(|reason| refused(path, &reason))?;
     let config = config(model, architecture, timm).map_err(|reason| refused(path, &reason))?;
+    let plain = plain_weights(model).map_err(|reason| refused(path, &reason))?;
     let write = |staged: &Path| {
         let io = |source| Error::Io { path: path.to_owned(), action: "write", source };
-        let weights = timm_weights(architecture, &model.weights)
+        let weights = timm_weights(architecture, &plain)
             .ok_or_else(|| refused(path, "the weights have other names than timm's. Please report this"))?;
         fs::create_dir(staged).map_err(io)?;
         safetensors::write(&staged.join(WEIGHTS_FILE), &weights, "").map_err(|e| e.problem.at(path))?;
@@ -52,6 +57,18 @@ pub fn export_huggingface(model: &Model, path: &Path, proof: Proof<'_>) -> Resul
 
 fn refused(path: &Path, reason: &str) -> Error {
     Error::Input(format!("{}: {reason}", shown(path)))
+}
+
+/// The weights of `model` for timm's network, whose last layer gives numbers in their units.
+fn plain_weights(model: &Model) -> std::result::Result<Cow<'_, Weights>, String> {
+    let Some(regression) = &model.metadata.regression else { return Ok(Cow::Borrowed(&model.weights)) };
+    let of = |number: fn(&Scale) -> f64| regression.scales.iter().map(number).collect::<Vec<f64>>();
+    let (deviations, means) = (of(|scale| scale.deviation), of(|scale| scale.mean));
+    let scaled = output_scale(&model.graph)
+        .and_then(|end| rescaled_layer(&model.graph, &model.weights, end.value, (&deviations, &means)));
+    let scaled = scaled
+        .ok_or("its last layer is not linear and cannot scale the targets; export it to ONNX instead")?;
+    Ok(Cow::Owned(scaled))
 }
 
 /// The architecture of `model`, and what timm calls it.
@@ -108,6 +125,12 @@ fn config(model: &Model, architecture: &Architecture, timm: &str) -> std::result
                 config[REJECTION] = json!(rejection);
             }
         }
+        Task::Regression => {
+            config["problem_type"] = json!("regression");
+            if let Some(regression) = &metadata.regression {
+                config[REGRESSION] = json!(regression);
+            }
+        }
         Task::Multi => {
             config["problem_type"] = json!("multi_label_classification");
             config[THRESHOLDS] = json!(metadata.class_thresholds());
@@ -156,6 +179,8 @@ fn card(model: &Model, timm: &str) -> String {
         metadata.preprocessing,
         match metadata.task {
             Task::Single => "",
+            Task::Regression =>
+                "## Targets\n\nThe outputs are numbers, in the units of the targets; `label_names` in `config.json` names them.\n\n",
             Task::Multi =>
                 "## Labels\n\nA picture may have any number of classes. The sigmoid of a logit is the probability of its class; \
                  `offshoot_thresholds` in `config.json` has the one from which on a picture is said to have it.\n\n",

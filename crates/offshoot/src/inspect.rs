@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use offshoot_formats::checkpoint::load_weights;
 use offshoot_graph::remedy::{FIT, MEAN, SIZE, STD};
 use offshoot_graph::text::shown;
-use offshoot_graph::{Graph, Preprocessing, Rejection, Role, Task, ValueId};
+use offshoot_graph::{Graph, Preprocessing, Regression, Rejection, Role, Task, ValueId};
 use serde::Serialize;
 
 use crate::error::{Error, Result};
@@ -48,6 +48,9 @@ pub struct ModelInspection {
     /// Whether a picture has one class or any number.
     #[serde(skip_serializing_if = "Task::is_single")]
     pub task: Task,
+    /// Of a model that predicts numbers, its loss and the scale of each target.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub regression: Option<Regression>,
     /// Where it may have any number, the probability from which on it has each class.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub thresholds: Vec<f64>,
@@ -112,8 +115,9 @@ pub fn inspect(path: &Path, overrides: &Overrides) -> Result<Inspection> {
                 head: model.metadata.head.clone(),
                 classes: model.metadata.classes.clone(),
                 task: model.metadata.task,
+                regression: model.metadata.regression.clone(),
                 thresholds: match model.metadata.task {
-                    Task::Single => Vec::new(),
+                    Task::Single | Task::Regression => Vec::new(),
                     Task::Multi => model.metadata.class_thresholds(),
                 },
                 temperature: model.metadata.temperature,

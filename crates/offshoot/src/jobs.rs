@@ -16,7 +16,7 @@ use offshoot_data::{
 };
 use offshoot_graph::remedy::{DATA, LAST, OUT, RESUME};
 use offshoot_graph::text::shown;
-use offshoot_graph::{Fit, Metadata, Model};
+use offshoot_graph::{Fit, Metadata, Model, Task};
 use offshoot_train::Standing;
 use offshoot_train::run::{AVERAGE_FILE, BEST_FILE, LAST_FILE, PICTURES_FILE};
 
@@ -33,11 +33,13 @@ use offshoot_formats::coreml::is_package;
 pub use destination::{Destination, mention_others, writable_file, writable_folder};
 pub use evaluate::{
     ClassEvaluation, ClassFigures, EvaluateJob, Evaluation, LabelEvaluation, RejectionFigures,
+    TargetEvaluation,
 };
 pub use explain::{Explained, class_named, explain, explain_run};
 pub use export::{Batches, EXPORT_FORMATS, ExportJob, ExportOptions, ExportReport, ExportedFile};
 pub use offshoot_infer::Accepted;
 pub use offshoot_infer::labels::LabelFigures;
+pub use offshoot_infer::targets::TargetFigures;
 pub use quantize::{CalibrationOptions, Int8File, QuantizeJob, QuantizeMode};
 pub use train::{TrainJob, shared_cache};
 pub use verify::{Verdict, VerifyJob};
@@ -69,7 +71,11 @@ pub struct Table {
 impl Table {
     /// How pictures that `decode` decodes are found, in a table or a folder, for a model that says this of itself.
     pub fn options(&self, decode: DecodeOptions, model: &Metadata) -> FolderOptions {
-        let (columns, root, task) = (self.columns.clone(), self.root.clone(), model.task);
+        let columns = match model.task {
+            Task::Single | Task::Multi => self.columns.clone(),
+            Task::Regression => self.columns.clone().or_targets(&model.classes),
+        };
+        let (root, task) = (self.root.clone(), model.task);
         FolderOptions { decode, columns, root, task, ..FolderOptions::default() }
     }
 }

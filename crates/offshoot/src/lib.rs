@@ -165,7 +165,7 @@ pub use offshoot_data::{
 pub use offshoot_graph::remedy::{self, Remedy};
 pub use offshoot_graph::{Fit, Metadata, Model, Preprocessing, Rejection, Score};
 pub use offshoot_infer::{Figures, Inference, LabelMetrics, Metrics, evaluate, evaluate_views};
-pub use predict::{Guess, PredictOptions, Prediction, predict, predict_shared};
+pub use predict::{Guess, PredictOptions, Prediction, TargetValue, predict, predict_shared};
 #[cfg(feature = "download")]
 pub use pull::{
     HUB, Patience, PullOptions, Pulled, PulledFile, PulledFolder, Wanted, fetch, fetch_wanted, pull,

@@ -26,8 +26,12 @@ pub struct Prediction {
     /// The picture.
     #[serde(serialize_with = "crate::lossy")]
     pub path: PathBuf,
-    /// The best classes, the best first.
+    /// The best classes, the best first; none where numbers are predicted.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub top: Vec<Guess>,
+    /// Where numbers are predicted, those, in the order of the targets.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub values: Option<Vec<TargetValue>>,
     /// Where a picture may have any number of classes, those whose probability reaches the threshold of the class, in the order of the
     /// classes.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -38,6 +42,15 @@ pub struct Prediction {
     /// What the model gives, where asked for: logits, unless its graph ends in probabilities.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub logits: Option<Vec<f32>>,
+}
+
+/// A target and what is predicted for it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct TargetValue {
+    /// The target.
+    pub target: String,
+    /// The prediction, in the unit of the target.
+    pub value: f32,
 }
 
 /// A class and its probability.
@@ -166,7 +179,8 @@ impl<'m> Answering<'m> {
         let metadata = &model.metadata;
         let decision = Decision::new(probabilities, metadata);
         let thresholds = match (metadata.task, options.threshold) {
-            (Task::Single, _) => None,
+            (Task::Regression, Some(_)) => return Err(no_threshold()),
+            (Task::Single, _) | (Task::Regression, None) => None,
             (Task::Multi, Some(Threshold::Of(threshold))) => Some(vec![threshold; metadata.classes.len()]),
             (Task::Multi, Some(Threshold::Auto) | None) => Some(metadata.class_thresholds()),
         };
@@ -209,7 +223,11 @@ impl<'m> Answering<'m> {
             let names = &self.metadata.classes;
             found.push(Prediction {
                 path: paths[index as usize].clone(),
-                top: guesses((row, &p), names, self.options.top),
+                top: match self.metadata.task {
+                    Task::Single | Task::Multi => guesses((row, &p), names, self.options.top),
+                    Task::Regression => Vec::new(),
+                },
+                values: values(self.metadata.task, row, names),
                 labels: self.thresholds.as_ref().map(|thresholds| reached(&p, thresholds, names)),
                 rejected: self.rejecting.map(rejects),
                 logits: self.options.logits.then(|| row.to_vec()),
@@ -226,6 +244,17 @@ fn check(rows: &[f32], indices: &[u64], paths: &[PathBuf]) -> Result<()> {
         check_answers(row).map_err(|e| Error::Input(format!("{}: {e}", shown(&paths[index as usize]))))?;
     }
     Ok(())
+}
+
+/// The error where a threshold is given and numbers are predicted.
+pub(crate) fn no_threshold() -> Error {
+    Error::option("threshold", format_args!("is for classes, and this model predicts numbers; leave it out"))
+}
+
+/// What is predicted for each target, where numbers are.
+pub(crate) fn values(task: Task, row: &[f32], targets: &[String]) -> Option<Vec<TargetValue>> {
+    let value = |(target, &value): (&String, &f32)| TargetValue { target: target.clone(), value };
+    (task == Task::Regression).then(|| targets.iter().zip(row).map(value).collect())
 }
 
 /// The classes whose probabilities reach their thresholds.

@@ -76,7 +76,7 @@ fn answers(
         [only] => only,
         _ => count,
     };
-    let mut seen = Differences::default();
+    let mut seen = Differences::new(&first.metadata);
     let (mut a, mut b) = (Inference::new(first, executor)?, Inference::new(second, executor)?);
     for start in (0..count).step_by(rows.max(1)) {
         // A batch of a fixed size is filled from the first.

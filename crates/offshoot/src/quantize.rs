@@ -8,7 +8,7 @@ use offshoot_formats::onnx;
 use offshoot_graph::passes::freeze;
 use offshoot_graph::remedy::{CALIBRATION, DATA, MAX_DROP, QAT};
 use offshoot_graph::text::shown;
-use offshoot_graph::{Executor, Model, Task, Tensor, Weights};
+use offshoot_graph::{Executor, Model, RegressionLoss, Task, Tensor, Weights};
 use offshoot_quant::{
     Calibration, Method, Network, Scheme, WeightBits, calibrate, fake_quantize, quantize, rank,
 };
@@ -40,7 +40,8 @@ pub struct StaticOptions {
     pub method: Method,
     /// The most pictures to calibrate on; of more, evenly spaced ones are taken.
     pub pictures: usize,
-    /// The accuracy that may be lost; operators stay in float until no more is. Without, everything is quantized.
+    /// The accuracy that may be lost, or of several labels, the mean average precision, or of numbers, the mean R^2; operators stay in float
+    /// until no more is. Without, everything is quantized.
     pub max_drop: Option<f64>,
     /// Epochs of quantization-aware training.
     pub qat_epochs: u64,
@@ -100,6 +101,12 @@ pub struct Measured {
     /// The same of the float model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub map_before: Option<f64>,
+    /// In their place, of a model that predicts numbers, the mean R^2 of the targets.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub r2: Option<f64>,
+    /// The same of the float model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub r2_before: Option<f64>,
 }
 
 impl Measured {
@@ -108,13 +115,16 @@ impl Measured {
         match task {
             Task::Single => Measured { accuracy: now, accuracy_before: before, ..Measured::default() },
             Task::Multi => Measured { map: now, map_before: before, ..Measured::default() },
+            Task::Regression => Measured { r2: now, r2_before: before, ..Measured::default() },
         }
     }
 
     /// What was measured, in words, with the figures now and before.
     pub fn figures(&self) -> Option<(&'static str, f64, f64)> {
         let of = |name, now: Option<f64>, before: Option<f64>| Some((name, now?, before?));
-        of("accuracy", self.accuracy, self.accuracy_before).or_else(|| of("mAP", self.map, self.map_before))
+        of("accuracy", self.accuracy, self.accuracy_before)
+            .or_else(|| of("mAP", self.map, self.map_before))
+            .or_else(|| of("R^2", self.r2, self.r2_before))
     }
 }
 
@@ -123,7 +133,7 @@ impl Measured {
 pub struct StaticModel {
     /// The model: QuantizeLinear and DequantizeLinear around float operators, weights of i8.
     pub model: Model,
-    /// The fraction of the measured pictures that it gets right, or of several labels, the mean average precision.
+    /// The fraction of the measured pictures that it gets right; of several labels, the mean average precision; of numbers, the mean R^2.
     pub accuracy: Option<f64>,
     /// The same of the float model.
     pub accuracy_before: Option<f64>,
@@ -208,6 +218,13 @@ pub fn quantize_static(
         }
         _ => Ok(found),
     }
+}
+
+/// The error where the pictures to measure on have no score.
+pub(crate) fn no_score() -> Error {
+    Error::Input(
+        "R^2 cannot be measured: all pictures to measure on have the same targets; give others".into(),
+    )
 }
 
 /// Whether an accuracy is `least`, but for rounding.
@@ -298,7 +315,7 @@ impl Work<'_> {
         Ok(Candidate { network, calibration, model, accuracy })
     }
 
-    /// The fraction of the pictures that a model gets right, or of several labels, the mean average precision.
+    /// What [`StaticModel::accuracy`] says of a model.
     fn measure(&self, model: &Model) -> Result<Option<f64>> {
         if self.pictures.measured.is_empty() {
             return Ok(None);
@@ -308,7 +325,7 @@ impl Work<'_> {
         let loader = Loader::new(self.pictures.measured.clone(), transform, options);
         let mut inference = Inference::new(model, self.executor)?;
         let figures = evaluate(&mut inference, &model.metadata, &loader, |_| {})?;
-        Ok(Some(figures.score()))
+        figures.score().map(Some).ok_or_else(no_score)
     }
 
     /// The network after some epochs of quantization-aware training, whose scales follow the weights after each.
@@ -343,7 +360,15 @@ impl Work<'_> {
         let (size, task, classes) =
             (fake.metadata.preprocessing.size, fake.metadata.task, fake.metadata.classes.len());
         let plain = StepOptions::new(OptimizerOptions::new(OptimizerKind::Adam), QAT_RATE);
-        let options = StepOptions { task, ..plain };
+        let regression = (task == Task::Regression).then(|| fake.metadata.regression());
+        let options = StepOptions {
+            task,
+            regression: regression
+                .as_ref()
+                .map_or_else(RegressionLoss::default, |regression| regression.loss),
+            class_weights: regression.map(|regression| regression.inverse_deviations()),
+            ..plain
+        };
         let mut step = TrainStep::new(fake, &options, self.executor)?;
         let steps = loader.batches() as f64;
         let (mut losses, mut count) = (0.0, 0u64);

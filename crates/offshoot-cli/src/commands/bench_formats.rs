@@ -190,8 +190,7 @@ fn text(report: &FormatsReport) -> Outcome {
     print::line(&match report.pictures {
         0 => "differences on built-in pictures; --data DIR measures accuracy".into(),
         n => {
-            let figure = if report.task.is_single() { "accuracy" } else { "mAP" };
-            format!("{figure} and differences on {n} pictures")
+            format!("{} and differences on {n} pictures", report.figure())
         }
     })?;
     print::line(&report.conditions())

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use offshoot::Score;
-use offshoot::jobs::{Accepted, ClassEvaluation, EvaluateJob, Evaluation, LabelEvaluation};
+use offshoot::jobs::{Accepted, ClassEvaluation, EvaluateJob, Evaluation, LabelEvaluation, TargetEvaluation};
 use offshoot_graph::text::escaped;
 
 use super::arguments::{
@@ -69,7 +69,20 @@ fn text(evaluation: &Evaluation) -> Outcome {
     match evaluation {
         Evaluation::Classes(found) => of_classes(found),
         Evaluation::Labels(found) => of_labels(found),
+        Evaluation::Targets(found) => of_targets(found),
     }
+}
+
+fn of_targets(found: &TargetEvaluation) -> Outcome {
+    let shown = |r2: Option<f64>| r2.map_or("-".to_owned(), |r2| format!("{r2:.4}"));
+    print::line(&format!("MAE       {:.6}", found.mae))?;
+    print::line(&format!("RMSE      {:.6}", found.rmse))?;
+    print::line(&format!("R^2       {}", shown(found.r2)))?;
+    print::line(&format!("loss      {:.4}", found.loss))?;
+    print::line(&format!("images    {} ({} skipped)", found.images, found.skipped))?;
+    per_class(&found.per_target, |figures| {
+        format!("MAE {:.6}  RMSE {:.6}  R^2 {}", figures.mae, figures.rmse, shown(figures.r2))
+    })
 }
 
 fn of_labels(found: &LabelEvaluation) -> Outcome {
@@ -115,7 +128,7 @@ fn coverage(evaluation: &ClassEvaluation) -> Outcome {
     evaluation.rejection.map_or(Ok(()), |own| print::line(&format!("accepted  {}", text(&own.accepted))))
 }
 
-/// A line for each class, unless there are too many.
+/// A line for each class or target, unless there are too many.
 fn per_class<T>(classes: &BTreeMap<String, T>, line: impl Fn(&T) -> String) -> Outcome {
     if classes.len() > MOST_CLASSES {
         return Ok(());

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use offshoot::{Inspection, ModelInspection, TensorInspection, inspect, jobs};
 use offshoot_graph::text::shown;
-use offshoot_graph::{Rejection, Task};
+use offshoot_graph::{Rejection, Scale, Task};
 
 use super::arguments::{LastArgument, MemoryLimit, PreprocessingArguments};
 use super::{Outcome, print};
@@ -64,9 +64,24 @@ fn model_text(model: &ModelInspection, graph: bool) -> Outcome {
     print::line(&format!("  parameters     {}", model.parameters))?;
     let shown = model.classes.iter().take(10).cloned().collect::<Vec<_>>().join(", ");
     let more = if model.classes.len() > 10 { ", ..." } else { "" };
-    print::line(&format!("  classes        {}: {shown}{more}", model.classes.len()))?;
+    let outputs = if model.task == Task::Regression { "targets" } else { "classes" };
+    print::line(&format!("  {outputs}        {}: {shown}{more}", model.classes.len()))?;
     match model.task {
         Task::Single => {}
+        Task::Regression => {
+            print::line("  task           regression: numbers, in the units of the targets")?;
+            if let Some(regression) = &model.regression {
+                let of = |(name, scale): (&String, &Scale)| {
+                    format!("{name} {} +- {}", scale.mean as f32, scale.deviation as f32)
+                };
+                let all = model.classes.iter().zip(&regression.scales).take(10).map(of);
+                let all = all.collect::<Vec<_>>().join(", ");
+                print::line(&format!("  loss           {}", regression.loss))?;
+                print::line(&format!(
+                    "  scales         {all}{more} (mean and deviation of the training pictures)"
+                ))?;
+            }
+        }
         Task::Multi => {
             let of = |(class, threshold): (&String, &f64)| format!("{class} {threshold:.3}");
             let all = model.classes.iter().zip(&model.thresholds);

@@ -123,6 +123,11 @@ impl Arguments {
 }
 
 fn text(prediction: &Prediction) -> Outcome {
+    if let Some(values) = &prediction.values {
+        let values: Vec<String> =
+            values.iter().map(|found| format!("{} {}", escaped(&found.target), found.value)).collect();
+        return print::line(&format!("{}: {}", shown(&prediction.path), values.join(", ")));
+    }
     let guesses: Vec<String> = prediction
         .top
         .iter()

@@ -192,12 +192,12 @@ fn command_line() -> String {
 fn text(result: &TrainResult) -> Outcome {
     let run: &Path = &result.run;
     if let Some(best) = &result.best {
-        let name = match best.figure {
-            Figure::ValAccuracy(_) => "accuracy",
-            Figure::ValMap(_) => "mAP",
-        };
         let figure = best.figure.value();
-        let said = figure.map_or("not validated".into(), |x| format!("validation {name} {:.1} %", 100.0 * x));
+        let said = figure.map_or("not validated".into(), |x| match best.figure {
+            Figure::ValAccuracy(_) => format!("validation accuracy {:.1} %", 100.0 * x),
+            Figure::ValMap(_) => format!("validation mAP {:.1} %", 100.0 * x),
+            Figure::ValMae(_) => format!("validation MAE {x:.5}"),
+        });
         print::line(&format!("best epoch {}: {said}", best.epoch))?;
     }
     let time = print::duration(Duration::try_from_secs_f64(result.seconds).unwrap_or_default());

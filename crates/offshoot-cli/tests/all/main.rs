@@ -34,6 +34,7 @@ mod pull;
 mod quantize;
 mod quantize_dynamic;
 mod refusals;
+mod regression;
 mod remedies;
 mod resume;
 mod runs;

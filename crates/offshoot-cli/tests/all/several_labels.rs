@@ -171,7 +171,7 @@ fn what_does_not_go_together_is_refused() {
     let said = world.run(&format!("train d.csv --task multi {SMALL} --balanced-sampling --out run"));
     assert!(said.code == Some(2) && said.err.contains("balanced"), "{said:?}");
     let said = world.run(&format!("train d.csv --task many {SMALL} --out run"));
-    assert!(said.code == Some(2) && said.err.contains("give single or multi"), "{said:?}");
+    assert!(said.code == Some(2) && said.err.contains("give single, multi or regression"), "{said:?}");
     let said = world.run(&format!("train d.csv {SMALL} --out run"));
     assert!(said.code == Some(2) && said.err.contains("no column `label`"), "{said:?}");
     assert!(!world.path("run").exists());

@@ -26,6 +26,16 @@ pub enum FolderError {
         /// The path.
         path: PathBuf,
     },
+    /// Numbers are to be predicted, and a folder has none.
+    #[error(
+        "{}: no table, and regression needs one: a .csv, .tsv, .jsonl or .tar with the number of each picture in the column `target`, or in \
+         columns that the setting `columns` names, as in target=width|height",
+        shown(path)
+    )]
+    NoTargets {
+        /// The folder.
+        path: PathBuf,
+    },
     /// The folder cannot be listed.
     #[error("{}: cannot be read: {source}", shown(path))]
     Read {

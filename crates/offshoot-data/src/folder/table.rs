@@ -11,6 +11,7 @@ mod rows;
 mod several;
 mod shards;
 mod split;
+mod targets;
 mod text;
 
 use std::collections::{BTreeSet, HashMap};
@@ -83,7 +84,7 @@ struct Table {
     labels: Vec<String>,
     /// Those of the rows to train with, in byte order, whether their pictures can be read or not.
     classes: Vec<String>,
-    /// Classes that have a column of their own.
+    /// Classes that have a column of their own; targets.
     declared: Vec<String>,
     /// Whether there are such columns.
     has_split: bool,

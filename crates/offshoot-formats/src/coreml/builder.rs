@@ -8,7 +8,7 @@ use super::blob::BlobWriter;
 use super::proto::{
     Argument, Binding, BlobFileValue, Block, NamedValueType, Operation, Value, ValueType, data_type,
 };
-use super::{INPUT, LABEL, LOGITS, PROBABILITIES, Precision};
+use super::{INPUT, LABEL, LOGITS, PROBABILITIES, Precision, TARGETS};
 use crate::error::Problem;
 
 /// Where the program finds its weights in the package.
@@ -36,8 +36,11 @@ pub(super) type Parameter<'a> = (&'a str, String);
 
 impl Builder {
     pub(super) fn new(precision: Precision) -> Builder {
-        let names =
-            [INPUT, LOGITS, LABEL, PROBABILITIES].into_iter().chain(RESERVED).map(str::to_owned).collect();
+        let names = [INPUT, LOGITS, TARGETS, LABEL, PROBABILITIES]
+            .into_iter()
+            .chain(RESERVED)
+            .map(str::to_owned)
+            .collect();
         Builder { operations: Vec::new(), names, blobs: BlobWriter::new(), precision }
     }
 

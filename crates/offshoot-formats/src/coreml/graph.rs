@@ -12,11 +12,11 @@ use offshoot_graph::op::{
     Pooling, Reduce, SequenceOp, ShapeOp, Unary,
 };
 use offshoot_graph::passes::prune;
-use offshoot_graph::{DType, Dim, Graph, Metadata, Model, Op, Role, Shape, Tensor, ValueId, Weights};
+use offshoot_graph::{DType, Dim, Graph, Metadata, Model, Op, Role, Shape, Task, Tensor, ValueId, Weights};
 
 use super::program::scale_and_bias;
 use super::proto::{self, Operation, TensorType, Value};
-use super::{BATCH_KEY, INPUT, LOGITS, METADATA_KEY};
+use super::{BATCH_KEY, INPUT, LOGITS, METADATA_KEY, TARGETS};
 use crate::error::Problem;
 use crate::metadata;
 
@@ -34,6 +34,8 @@ pub(super) fn model(specification: &proto::Model, file: &[u8]) -> Result<Model, 
     let json = json.ok_or_else(|| foreign("its metadata has no entry `offshoot`"))?;
 
     let classes = block.operations.iter().find(|o| o.r#type == "classify").and_then(class_names);
+    let own = || serde_json::from_str::<Metadata>(json).ok().filter(|own| own.task == Task::Regression);
+    let classes = classes.or_else(|| Some(own()?.classes));
     let classes = classes.ok_or_else(|| damaged("it names no classes"))?;
     let metadata = metadata::parse(json, "model.mlmodel, metadata", classes.len(), None)?;
     if metadata.classes != classes {
@@ -104,9 +106,10 @@ impl<'a> Reader<'a> {
     }
 
     fn finish(mut self) -> Result<Model, Problem> {
-        let logits = match self.known.get(LOGITS) {
+        let name = if self.metadata.task == Task::Regression { TARGETS } else { LOGITS };
+        let logits = match self.known.get(name) {
             Some(Known::Value(id)) => *id,
-            _ => return Err(Problem::damaged("model.mlmodel", "the program computes no `logits`")),
+            _ => return Err(Problem::damaged("model.mlmodel", format!("the program computes no `{name}`"))),
         };
         let shape = &self.graph.value(logits).shape;
         if shape.rank() != 2 || shape.0[1].fixed() != Some(self.metadata.classes.len()) {

@@ -2,7 +2,7 @@
 //!
 //! What is written is a classifier of pictures for iOS 16, macOS 13 and later. Its input `input` is an RGB picture of the
 //! model's size, scaled and shifted as the model's preprocessing says by the first two operators of the program. It gives
-//! `classLabel`, `classLabel_probs` (a dictionary from labels to probabilities) and `logits`. Cutting the picture to its
+//! `classLabel`, `classLabel_probs` (a dictionary from labels to probabilities) and `logits`; a model that predicts numbers gives `targets` alone. Cutting the picture to its
 //! square is the caller's (Vision's `centerCrop` or `scaleFill`); the whole preprocessing stands in the package's metadata.
 //!
 //! What is read back is what is written here; a package of another writer is an error that names what is unknown in it.
@@ -33,6 +33,8 @@ const BATCH_KEY: &str = "offshoot.batch";
 const INPUT: &str = "input";
 /// What it gives beside the label and the probabilities: f32 [1, classes].
 const LOGITS: &str = "logits";
+/// What it gives in place of all that where it predicts numbers: f32 [1, targets].
+const TARGETS: &str = "targets";
 const LABEL: &str = "classLabel";
 const PROBABILITIES: &str = "classLabel_probs";
 

@@ -6,6 +6,7 @@ mod description;
 mod moves;
 mod operands;
 mod recurrent;
+mod results;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
@@ -14,17 +15,17 @@ use offshoot_graph::op::{
     AveragePool, BatchNormalization, Clip, Conv, Gemm, LayerNormalization, Name, Norm, Pool, Pooling,
     Recurrent, SequenceOp, ShapeOp, Unary,
 };
-use offshoot_graph::passes::{decompose, expand, gives_probabilities, remove_training_leftovers};
+use offshoot_graph::passes::{decompose, expand, output_scale, remove_training_leftovers};
 use offshoot_graph::{
-    Bindings, DType, Dim, Graph, InferenceGraph, Metadata, Model, Node, Op, Preprocessing, Task, Tensor,
-    ValueId, Weights,
+    Bindings, DType, Dim, Graph, InferenceGraph, Model, Node, Op, Preprocessing, Task, Tensor, ValueId,
+    Weights,
 };
 
 use self::operands::narrow;
 pub(super) use self::recurrent::{ACTIVATIONS, DIRECTIONS, OPERANDS, exchanged};
 use super::builder::{Builder, named_type};
 use super::proto::{self, Function, OPSET, Program, SPECIFICATION, Value, ValueType, data_type};
-use super::{INPUT, LABEL, LOGITS, Options, PROBABILITIES, Precision, StoredWeights};
+use super::{INPUT, LABEL, LOGITS, Options, PROBABILITIES, Precision, StoredWeights, TARGETS};
 use crate::error::Problem;
 
 const WAY_OUT: &str = "Export the model's own graph";
@@ -55,11 +56,21 @@ pub(super) fn program(model: &Model, options: Options) -> Result<(proto::Model, 
         batch: BTreeMap::new(),
     };
     writer.picture(&metadata.preprocessing)?;
-    for node in graph.nodes() {
+    let scale = output_scale(&graph).filter(|_| metadata.task == Task::Regression);
+    let of_scale: Vec<&Node> = scale.iter().flat_map(|scale| scale.nodes).map(|id| graph.node(id)).collect();
+    for node in graph.nodes().iter().filter(|node| !of_scale.iter().any(|own| std::ptr::eq(*own, *node))) {
         writer.node(node)?;
     }
-    writer.results(metadata)?;
-    let (block, weights) = writer.program.finish(&[LABEL, PROBABILITIES, LOGITS]);
+    let (block, weights) = match metadata.task {
+        Task::Single | Task::Multi => {
+            writer.results(metadata)?;
+            writer.program.finish(&[LABEL, PROBABILITIES, LOGITS])
+        }
+        Task::Regression => {
+            writer.targets(metadata, scale)?;
+            writer.program.finish(&[TARGETS])
+        }
+    };
     let size = metadata.preprocessing.size;
     let function = Function {
         inputs: vec![named_type(INPUT, ValueType::tensor(data_type::FLOAT32, &[1, 3, size, size]))],
@@ -168,56 +179,6 @@ impl Writer<'_> {
             name = self.program.cast(Precision::F16, "input_cast", name, &shape);
         }
         self.names.insert(self.graph.inputs()[0], name);
-        Ok(())
-    }
-
-    /// Logits, probabilities and labels, in f32.
-    fn results(&mut self, metadata: &Metadata) -> Result<(), Problem> {
-        let classes = metadata.classes.len();
-        let [(_, output)] = self.graph.outputs() else {
-            let what = format!("it has {} outputs, not one", self.graph.outputs().len());
-            return Err(Problem::unsupported("graph", what, TAKES_PICTURES));
-        };
-        let shape = self.graph.value(*output).shape.eval(&self.bindings).unwrap_or_default();
-        let Some(computed) = self.names.get(output).filter(|_| shape == [1, classes]).cloned() else {
-            let what = format!("it does not give {classes} logits");
-            return Err(Problem::unsupported("graph", what, TAKES_PICTURES));
-        };
-        let f32_type = ValueType::tensor(data_type::FLOAT32, &shape);
-        let (kind, parameter) = match self.program.precision {
-            Precision::F16 => {
-                ("cast", Some(("dtype", self.program.constant("logits_dtype", Value::string("fp32")))))
-            }
-            Precision::F32 => ("identity", None),
-        };
-        let inputs: Vec<_> = [("x", computed)].into_iter().chain(parameter).collect();
-        self.program.named(kind, &inputs, vec![named_type(LOGITS, f32_type.clone())]);
-        if gives_probabilities(self.graph, self.weights) {
-            self.program.classify(LOGITS, &metadata.classes);
-            return Ok(());
-        }
-        let probabilities = self.program.unused("probabilities");
-        let (kind, axis) = match metadata.task {
-            Task::Single => {
-                let axis = self.program.constant("probabilities_axis", Value::ints(vec![1], &[]));
-                ("softmax", Some(("axis", axis)))
-            }
-            Task::Multi => ("sigmoid", None),
-        };
-        let divided = match metadata.temperature.filter(|_| metadata.task.is_single()) {
-            Some(temperature) => {
-                let name = self.program.unused("calibrated");
-                let inverse =
-                    self.program.constant_f32("inverse_temperature", &[(1.0 / temperature) as f32], &[]);
-                let inputs = [("x", LOGITS.to_owned()), ("y", inverse)];
-                self.program.named("mul", &inputs, vec![named_type(&name, f32_type.clone())]);
-                name
-            }
-            None => LOGITS.to_owned(),
-        };
-        let inputs: Vec<_> = [("x", divided)].into_iter().chain(axis).collect();
-        self.program.named(kind, &inputs, vec![named_type(&probabilities, f32_type)]);
-        self.program.classify(&probabilities, &metadata.classes);
         Ok(())
     }
 

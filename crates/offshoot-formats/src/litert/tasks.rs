@@ -3,7 +3,7 @@
 
 use std::io::{Cursor, Write as _};
 
-use offshoot_graph::Metadata;
+use offshoot_graph::{Metadata, Task};
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 
@@ -56,17 +56,28 @@ pub(super) fn metadata(metadata: &Metadata) -> Vec<u8> {
         (4, Field::Tables(vec![unit])),
         (5, Field::Table(vec![(0, bounds(1.0)), (1, bounds(0.0))])),
     ];
-    let labels = vec![text(0, LABELS), text(1, "the classes"), (2, Field::Byte(AXIS_LABELS))];
+    let [axis, output_text, kind, name] = match metadata.task {
+        Task::Single | Task::Multi => {
+            ["the classes", "the network's output for each class", "a classifier of pictures", "classifier"]
+        }
+        Task::Regression => [
+            "the targets",
+            "the predicted numbers, in their units",
+            "predicts numbers of pictures",
+            "regression",
+        ],
+    };
+    let labels = vec![text(0, LABELS), text(1, axis), (2, Field::Byte(AXIS_LABELS))];
     let output = vec![
         text(0, "output"),
-        text(1, "the network's output for each class"),
+        text(1, output_text),
         content(FEATURES, vec![]),
         (6, Field::Tables(vec![labels])),
     ];
     let subgraph = vec![(2, Field::Tables(vec![input])), (3, Field::Tables(vec![output]))];
     let model = vec![
-        text(0, metadata.architecture.as_deref().unwrap_or("classifier")),
-        text(1, "a classifier of pictures"),
+        text(0, metadata.architecture.as_deref().unwrap_or(name)),
+        text(1, kind),
         (3, Field::Tables(vec![subgraph])),
         text(7, "1.0.0"),
     ];

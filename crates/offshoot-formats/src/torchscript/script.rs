@@ -35,10 +35,8 @@ fn several_labels(thresholds: &[f64]) -> String {
     )
 }
 
-/// `forward`, `classify` and `preprocess`. The network is the method `logits`, which gives probabilities where
-/// `probabilities` says so.
-pub(super) fn methods(metadata: &Metadata, probabilities: bool) -> Result<String, Problem> {
-    let steps = &metadata.preprocessing;
+/// `classify`, which gives labels and probabilities. None where numbers are predicted: those are what `forward` gives.
+fn classify(metadata: &Metadata, probabilities: bool) -> String {
     let answers = "(self).forward(pictures, )";
     let (kind, labels, activated) = match metadata.task {
         Task::Single => {
@@ -51,18 +49,29 @@ pub(super) fn methods(metadata: &Metadata, probabilities: bool) -> Result<String
         Task::Multi => {
             ("List[str]", several_labels(&metadata.class_thresholds()), format!("torch.sigmoid({answers})"))
         }
+        Task::Regression => return String::new(),
     };
     let probabilities = if probabilities { answers.to_owned() } else { activated };
-    Ok(format!(
-        r#"  def forward(self: {MODULE}.Model,
-    pictures: Tensor) -> Tensor:
-    return (self).logits((self).preprocess(pictures, ), )
-  def classify(self: {MODULE}.Model,
+    format!(
+        r#"  def classify(self: {MODULE}.Model,
     pictures: Tensor) -> Tuple[List[{kind}], Tensor]:
     classes = self.classes
     probabilities = {probabilities}
 {labels}    return (labels, probabilities)
-  def preprocess(self: {MODULE}.Model,
+"#
+    )
+}
+
+/// `forward`, `classify` and `preprocess`. The network is the method `logits`, which gives probabilities where
+/// `probabilities` says so.
+pub(super) fn methods(metadata: &Metadata, probabilities: bool) -> Result<String, Problem> {
+    let steps = &metadata.preprocessing;
+    let classify = classify(metadata, probabilities);
+    Ok(format!(
+        r#"  def forward(self: {MODULE}.Model,
+    pictures: Tensor) -> Tensor:
+    return (self).logits((self).preprocess(pictures, ), )
+{classify}  def preprocess(self: {MODULE}.Model,
     pictures: Tensor) -> Tensor:
     if torch.eq(torch.dim(pictures), 3):
       x = torch.unsqueeze(pictures, 0)

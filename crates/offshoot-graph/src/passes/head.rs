@@ -1,10 +1,10 @@
 //! The last layer of a classifier, which a new head replaces.
 
 use super::rewrite::{Rewriter, prune};
-use crate::graph::{Graph, GraphError, Node, ValueId};
-use crate::op::{Op, Pooling, ShapeOp, Unary};
+use crate::graph::{Graph, GraphError, Node, Source, ValueId};
+use crate::op::{Binary, Op, Pooling, ShapeOp, Unary};
 
-/// What stands behind a value and operators without parameters that heads have: a linear layer or a convolution.
+/// What computes a value but for operators without parameters that heads have: a linear layer or a convolution.
 pub fn layer_before(graph: &Graph, value: ValueId) -> Option<&Node> {
     let mut node = graph.node(graph.producer(value)?);
     loop {
@@ -24,9 +24,15 @@ pub fn layer_before(graph: &Graph, value: ValueId) -> Option<&Node> {
                 )
                 | Op::Softmax { .. }
                 | Op::Pool(Pooling::GlobalAverage)
-        );
+        ) || scales(graph, node);
         node = graph.node(graph.producer(*node.inputs.first().filter(|_| follows)?)?);
     }
+}
+
+/// Whether a node multiplies with a constant or adds one, as where targets are scaled.
+fn scales(graph: &Graph, node: &Node) -> bool {
+    let is_constant = |id: &ValueId| matches!(graph.value(*id).source, Source::Constant(_));
+    matches!(node.op, Op::Binary(Binary::Mul | Binary::Add)) && node.inputs.get(1).is_some_and(is_constant)
 }
 
 /// The graph without what comes behind `value` and without outputs, and `value` in it.

@@ -17,6 +17,7 @@ mod group_norm;
 mod head;
 mod inference;
 mod rewrite;
+mod scale;
 mod train;
 mod update;
 
@@ -38,6 +39,7 @@ pub use group_norm::recognize_group_norms;
 pub use head::{layer_before, up_to};
 pub use inference::{InferenceGraph, NotForInference, remove_training_leftovers, shipped};
 pub use rewrite::{Rewriter, prune};
+pub use scale::{OutputScale, output_scale, rescaled_layer, scale_outputs};
 pub use train::{
     CLASS_WEIGHTS, KEYS, LABELS, LOSS, LOSS_SCALE, LossOptions, TrainingGraph, gradient_output, state_output,
     training_graph,

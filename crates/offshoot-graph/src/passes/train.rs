@@ -9,16 +9,19 @@ use super::rewrite::{Rewriter, prune};
 use crate::graph::{Graph, GraphError, Node, Parameter, ValueId};
 use crate::model::{OUTPUT, Task};
 use crate::op::{Binary, CrossEntropy, Norm, Op, Reduce, ShapeOp, TrainOp, Unary};
+use crate::regression::RegressionLoss;
 use crate::shape::{Dim, Shape};
 use crate::tensor::{DType, Tensor};
 
 /// The input that holds the labels: i64, one for each picture, or where asked for f32, a row of the classes' parts of the target
-/// for each picture. Of [`Task::Multi`], f32 [N, C + 1]: the target of each class, 0 to 1, then what the picture's loss is multiplied by.
+/// for each picture. Of [`Task::Multi`], f32 [N, C + 1]: the target of each class, 0 to 1, then what the picture's loss is multiplied by. Of
+/// [`Task::Regression`] the same, with targets in their own units.
 pub const LABELS: &str = "labels";
 /// The input that holds the keys of the dropout masks: i64, one for each picture. Only there when a dropout is.
 pub const KEYS: &str = "keys";
 /// The input that holds the class weights: f32, one for each class. Only there when asked for. Of [`Task::Multi`] they multiply the loss
-/// of what has the class, as `pos_weight` of `torch.nn.BCEWithLogitsLoss`.
+/// of what has the class, as `pos_weight` of `torch.nn.BCEWithLogitsLoss`. Of [`Task::Regression`] they multiply the differences of outputs
+/// and targets before the loss is taken: the inverses of the targets' deviations.
 pub const CLASS_WEIGHTS: &str = "class_weights";
 /// The input that holds what the loss is multiplied by before it is differentiated: an f32 scalar. Only there when asked for.
 pub const LOSS_SCALE: &str = "loss_scale";
@@ -28,8 +31,10 @@ pub const LOSS: &str = "loss";
 /// What is trained for.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct LossOptions {
-    /// What is minimized: cross entropy, or of several labels, binary cross entropy, the mean over pictures and classes.
+    /// What is minimized: cross entropy; of several labels, binary cross entropy, the mean over pictures and classes; of numbers, `regression`.
     pub task: Task,
+    /// Of [`Task::Regression`], the loss, the mean over pictures and targets.
+    pub regression: RegressionLoss,
     /// The fraction of the target spread over all classes, 0..1. Targets of [`Task::Multi`] come smoothed.
     pub label_smoothing: f32,
     /// Whether the loss reads [`CLASS_WEIGHTS`].
@@ -96,6 +101,7 @@ pub fn training_graph(graph: &Graph, options: LossOptions) -> Result<TrainingGra
     let loss = match options.task {
         Task::Single => add_loss(&mut new, logits, options)?,
         Task::Multi => add_binary_loss(&mut new, logits, options)?,
+        Task::Regression => add_regression_loss(&mut new, logits, options)?,
     };
     new.add_output(LOSS, loss);
     new.add_output(OUTPUT, logits);
@@ -149,18 +155,33 @@ fn add_loss(graph: &mut Graph, logits: ValueId, options: LossOptions) -> Result<
     graph.add(LOSS, Op::SoftmaxCrossEntropyLoss(op), &inputs)
 }
 
-/// The mean of w (p t softplus(-x) + (1 - t) softplus(x)) over pictures and classes, with targets t, weights w of pictures and p of classes.
-fn add_binary_loss(graph: &mut Graph, x: ValueId, options: LossOptions) -> Result<ValueId, GraphError> {
+/// The input [`LABELS`] of `[N, C + 1]` for outputs `x` of `[N, C]`: its first C columns, its last one, and C.
+fn add_target_rows(graph: &mut Graph, x: ValueId) -> Result<(ValueId, ValueId, usize), GraphError> {
     let shape = graph.value(x).shape.clone();
     let (Some(batch), Some(classes)) = (shape.0.first().cloned(), shape.0.get(1).and_then(Dim::fixed)) else {
-        let reason = format!("the logits are {shape}, not [N, C] with a known number of classes");
+        let reason = format!("the outputs are {shape}, not [N, C] with a known number of classes");
         return Err(GraphError { node: LOSS.into(), op: "loss", reason });
     };
     let labels = graph.add_input(LABELS, DType::F32, Shape(vec![batch, Dim::Fixed(classes + 1)]));
     let mut part = |name: &str, start: usize, end: usize| {
         graph.add(name, Op::Shape(ShapeOp::Slice { axis: 1, start, end }), &[labels])
     };
-    let (targets, weights) = (part("loss.targets", 0, classes)?, part("loss.weights", classes, classes + 1)?);
+    Ok((part("loss.targets", 0, classes)?, part("loss.weights", classes, classes + 1)?, classes))
+}
+
+/// The mean over pictures and classes of losses `[N, C]`, those of a picture times its weight of `[N, 1]`.
+fn add_weighed_mean(graph: &mut Graph, losses: ValueId, weights: ValueId) -> Result<ValueId, GraphError> {
+    let weighed = graph.add("loss.weighed", Op::Binary(Binary::Mul), &[losses, weights])?;
+    let mean =
+        |graph: &mut Graph, name: &str, axis, x| graph.add(name, Op::Reduce { op: Reduce::Mean, axis }, &[x]);
+    let of_pictures = mean(graph, "loss.of_pictures", 1, weighed)?;
+    let of_all = mean(graph, "loss.of_all", 0, of_pictures)?;
+    graph.add(LOSS, Op::Shape(ShapeOp::Reshape { shape: Shape::default() }), &[of_all])
+}
+
+/// The mean of w (p t softplus(-x) + (1 - t) softplus(x)) over pictures and classes, with targets t, weights w of pictures and p of classes.
+fn add_binary_loss(graph: &mut Graph, x: ValueId, options: LossOptions) -> Result<ValueId, GraphError> {
+    let (targets, weights, classes) = add_target_rows(graph, x)?;
     let one = graph.add_constant("loss.one", Tensor::f32([], vec![1.0]));
     let binary = |graph: &mut Graph, name: &str, op: Binary, a, b| graph.add(name, Op::Binary(op), &[a, b]);
     let negative = graph.add("loss.negative", Op::Unary(Unary::Neg), &[x])?;
@@ -175,12 +196,37 @@ fn add_binary_loss(graph: &mut Graph, x: ValueId, options: LossOptions) -> Resul
     let missed = binary(graph, "loss.of_missed", Binary::Mul, positive, missed)?;
     let found = binary(graph, "loss.of_found", Binary::Mul, without, found)?;
     let both = binary(graph, "loss.both", Binary::Add, missed, found)?;
-    let weighed = binary(graph, "loss.weighed", Binary::Mul, both, weights)?;
-    let mean =
-        |graph: &mut Graph, name: &str, axis, x| graph.add(name, Op::Reduce { op: Reduce::Mean, axis }, &[x]);
-    let of_pictures = mean(graph, "loss.of_pictures", 1, weighed)?;
-    let of_all = mean(graph, "loss.of_all", 0, of_pictures)?;
-    graph.add(LOSS, Op::Shape(ShapeOp::Reshape { shape: Shape::default() }), &[of_all])
+    add_weighed_mean(graph, both, weights)
+}
+
+/// The mean of w loss(s (y - t)) over pictures and targets, with outputs y, targets t, weights w of pictures and factors s of targets.
+fn add_regression_loss(graph: &mut Graph, y: ValueId, options: LossOptions) -> Result<ValueId, GraphError> {
+    let (targets, weights, count) = add_target_rows(graph, y)?;
+    let binary = |graph: &mut Graph, name: &str, op: Binary, a, b| graph.add(name, Op::Binary(op), &[a, b]);
+    let mut r = binary(graph, "loss.difference", Binary::Sub, y, targets)?;
+    if options.class_weights {
+        let factors = graph.add_input(CLASS_WEIGHTS, DType::F32, Shape::fixed(&[count]));
+        r = binary(graph, "loss.scaled_difference", Binary::Mul, r, factors)?;
+    }
+    let size = |graph: &mut Graph| graph.add("loss.size", Op::Unary(Unary::Abs), &[r]);
+    let losses = match options.regression {
+        RegressionLoss::Mse => binary(graph, "loss.square", Binary::Mul, r, r)?,
+        RegressionLoss::L1 => size(graph)?,
+        // q^2 / 2 + delta (|r| - q), where q is the smaller of |r| and delta.
+        RegressionLoss::Huber { delta } => {
+            let number =
+                |graph: &mut Graph, name: &str, x| graph.add_constant(name, Tensor::f32([], vec![x]));
+            let (half, delta) = (number(graph, "loss.half", 0.5), number(graph, "loss.delta", delta));
+            let size = size(graph)?;
+            let near = binary(graph, "loss.near", Binary::Min, size, delta)?;
+            let square = binary(graph, "loss.square", Binary::Mul, near, near)?;
+            let curve = binary(graph, "loss.curve", Binary::Mul, half, square)?;
+            let far = binary(graph, "loss.far", Binary::Sub, size, near)?;
+            let line = binary(graph, "loss.line", Binary::Mul, delta, far)?;
+            binary(graph, "loss.both", Binary::Add, curve, line)?
+        }
+    };
+    add_weighed_mean(graph, losses, weights)
 }
 
 fn scale(graph: &mut Graph, loss: ValueId) -> Result<ValueId, GraphError> {

@@ -50,6 +50,8 @@ from .results import (
     Rejection,
     Start,
     Step,
+    TargetEvaluation,
+    TargetResult,
     TrainResult,
 )
 from .training import Training, settings, train
@@ -80,6 +82,8 @@ __all__ = [
     "Quantized",
     "Start",
     "Step",
+    "TargetEvaluation",
+    "TargetResult",
     "TrainResult",
     "Training",
     "TrainingError",

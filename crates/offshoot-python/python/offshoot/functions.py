@@ -20,6 +20,8 @@ from .results import (
     Pulled,
     Quantized,
     Rejection,
+    TargetEvaluation,
+    TargetResult,
 )
 
 
@@ -45,8 +47,8 @@ def evaluate(
     tta: str = "off",
     strict: bool = False,
     **changes: Any,
-) -> Evaluation | LabelEvaluation:
-    """Measures a model on a folder of pictures, with a folder for each class; a model of several labels on a table.
+) -> Evaluation | LabelEvaluation | TargetEvaluation:
+    """Measures a model on a folder of pictures, with a folder for each class; a model of several labels or of numbers on a table.
 
     Without ``data``, a run is measured on its own validation pictures. ``tta`` averages over views of each picture: "off", "flip" or
     "ten". With ``strict``, a picture that cannot be read is an error. ``changes`` are those of :func:`offshoot.load`.
@@ -56,6 +58,9 @@ def evaluate(
     """
     given = {"source": _model(model, changes), "data": path(data), "tta": tta, "strict": bool(strict)}
     found = _offshoot.evaluate(given, tell)
+    if "mae" in found:
+        targets = found.pop("per_target").items()
+        return TargetEvaluation(**found, per_target=[TargetResult(name, **figures) for name, figures in targets])
     classes = found.pop("per_class").items()
     if "map" in found:
         return LabelEvaluation(**found, per_class=[LabelResult(name, **figures) for name, figures in classes])

@@ -10,7 +10,18 @@ from ._offshoot import Network
 from ._pictures import Picture, is_several, native
 from ._source import Path, path as _path, source as _source
 from ._told import tell
-from .results import Comparison, Evaluation, Exported, Guess, LabelEvaluation, Prediction, Predictions, Quantized, StateDict
+from .results import (
+    Comparison,
+    Evaluation,
+    Exported,
+    Guess,
+    LabelEvaluation,
+    Prediction,
+    Predictions,
+    Quantized,
+    StateDict,
+    TargetEvaluation,
+)
 
 if TYPE_CHECKING:
     import numpy
@@ -126,7 +137,8 @@ class Model:
 
         With a ``threshold``, a picture whose highest probability is below it has ``rejected``: it is of none of the classes. "auto" takes
         the score and the threshold that were fitted when the model was trained. Of a model of several labels, ``threshold`` is the
-        probability from which on a picture has a class, and "auto", the default there, the fitted ones.
+        probability from which on a picture has a class, and "auto", the default there, the fitted ones. A model that predicts numbers
+        has no ``threshold``, and its predictions have ``values`` in place of classes.
 
         >>> model = offshoot.load("run")
         >>> model.predict("data/val/circle/0.png", top=1).best.class_name
@@ -139,16 +151,25 @@ class Model:
         pictures = picture if is_several(picture) else [picture]
         outputs, probabilities, rejected = self._run(pictures, None if threshold is None else str(threshold))
         found = Predictions(
-            Prediction(self._best(row, chances, top), _name(given), self._labels(chances, threshold), of_none)
+            Prediction(
+                self._best(row, chances, top), _name(given), self._labels(chances, threshold), of_none, self._values(row)
+            )
             for given, row, chances, of_none in zip(pictures, outputs, probabilities, rejected)
         )
         return found if is_several(picture) else found[0]
 
     def _best(self, outputs: numpy.ndarray[Any, Any], probabilities: numpy.ndarray[Any, Any], top: int) -> list[Guess]:
+        if self.task == "regression":
+            return []
         # As the command orders them: of equal outputs the first class.
         order = (-outputs).argsort(kind="stable")[:top]
         classes = self.classes
         return [Guess(classes[i], int(i), float(probabilities[i])) for i in order]
+
+    def _values(self, outputs: numpy.ndarray[Any, Any]) -> dict[str, float] | None:
+        if self.task != "regression":
+            return None
+        return {target: float(value) for target, value in zip(self.classes, outputs)}
 
     def _labels(self, probabilities: numpy.ndarray[Any, Any], threshold: float | str | None) -> list[str] | None:
         thresholds = self.thresholds
@@ -157,6 +178,11 @@ class Model:
         if threshold not in (None, "auto"):
             thresholds = [float(threshold)] * len(thresholds)
         return [name for name, p, least in zip(self.classes, probabilities, thresholds) if p >= least]
+
+    @property
+    def task(self) -> str:
+        """What a picture has: "single", one class; "multi", any number of classes; "regression", numbers, whose names are ``classes``."""
+        return self._network.task
 
     @property
     def thresholds(self) -> list[float] | None:
@@ -223,7 +249,7 @@ class Model:
         """Quantizes the model to int8: see :func:`offshoot.quantize`."""
         return functions.quantize(self._named("quantize"), mode, **options)
 
-    def evaluate(self, data: Path | None = None, **options: Any) -> Evaluation | LabelEvaluation:
+    def evaluate(self, data: Path | None = None, **options: Any) -> Evaluation | LabelEvaluation | TargetEvaluation:
         """Measures the model on pictures whose classes are known: see :func:`offshoot.evaluate`."""
         return functions.evaluate(self._named("evaluate"), data, **options)
 

@@ -52,6 +52,8 @@ class Prediction:
     """Of a model of several labels, the classes whose probability reaches their threshold."""
     rejected: bool | None = None
     """Whether the picture is of none of the classes, where a threshold was given and a picture has one class."""
+    values: dict[str, float] | None = None
+    """Of a model that predicts numbers, those by target, in their units; ``top`` is empty there."""
 
     @property
     def best(self) -> Guess:
@@ -60,24 +62,32 @@ class Prediction:
 
     def __str__(self) -> str:
         guesses = ", ".join(f"{guess.class_name} {100 * guess.probability:.1f}%" for guess in self.top)
+        if self.values is not None:
+            guesses = ", ".join(f"{target} {value:g}" for target, value in self.values.items())
         guesses = f"none of these; {guesses}" if self.rejected else guesses
         return guesses if self.path is None else f"{self.path}: {guesses}"
 
     def to_pandas(self) -> pandas.DataFrame:
-        """A row for each class."""
-        return _frame([asdict(guess) for guess in self.top])
+        """A row for each class, or for each target."""
+        return _frame(_rows(self))
+
+
+def _rows(prediction: Prediction) -> list[dict[str, Any]]:
+    if prediction.values is not None:
+        return [{"target": target, "value": value} for target, value in prediction.values.items()]
+    return [asdict(guess) for guess in prediction.top]
 
 
 class Predictions(list[Prediction]):
     """The predictions for several pictures, in their order."""
 
     def to_pandas(self) -> pandas.DataFrame:
-        """A row for each picture and class."""
+        """A row for each picture and class, or for each picture and target."""
         return _frame(
             [
-                {"picture": number, "path": prediction.path, "rank": rank, **asdict(guess)}
+                {"picture": number, "path": prediction.path, "rank": rank, **row}
                 for number, prediction in enumerate(self)
-                for rank, guess in enumerate(prediction.top)
+                for rank, row in enumerate(_rows(prediction))
             ]
         )
 
@@ -157,9 +167,11 @@ class TrainResult:
     best_epoch: int | None
     """The best of them; ``None`` when none is finished."""
     best_val_accuracy: float | None
-    """The fraction of the validation pictures that it classifies correctly; ``None`` of several labels."""
+    """The fraction of the validation pictures that it classifies correctly; ``None`` of several labels and of numbers."""
     best_val_map: float | None
     """Of several labels, the mean average precision on the validation pictures."""
+    best_val_mae: float | None
+    """Of numbers, the mean absolute error on the validation pictures, in their units."""
     trainable_parameters: int
     frozen_parameters: int
     seconds: float
@@ -299,6 +311,43 @@ class LabelEvaluation:
 
 
 @dataclass(frozen=True)
+class TargetResult:
+    """How near predictions come to one target."""
+
+    target: str
+    mae: float
+    """The mean absolute error, in the unit of the target."""
+    rmse: float
+    """The root of the mean squared error, in the unit of the target."""
+    r2: float | None
+    """The coefficient of determination; ``None`` where all pictures have the same target."""
+
+
+@dataclass(frozen=True)
+class TargetEvaluation:
+    """How good a model that predicts numbers is on pictures whose numbers are known."""
+
+    mae: float
+    """The mean of the targets' mean absolute errors."""
+    rmse: float
+    """The mean of the targets' roots of mean squared errors."""
+    r2: float | None
+    """The mean of the targets' coefficients of determination."""
+    loss: float
+    """The mean of the loss that was minimized, in standard deviations of the training pictures."""
+    images: int
+    """The pictures that were seen."""
+    skipped: int
+    """The pictures that could not be read."""
+    per_target: list[TargetResult]
+    """All targets."""
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A row for each target."""
+        return _frame([asdict(result) for result in self.per_target])
+
+
+@dataclass(frozen=True)
 class Exported:
     """A file, or a folder of them, that was written, and the proof."""
 
@@ -316,6 +365,10 @@ class Exported:
     map: float | None = None
     """In the place of the accuracy, of several labels the mean average precision."""
     map_before: float | None = None
+    """The same of the float model."""
+    r2: float | None = None
+    """In the place of the accuracy, of numbers the mean coefficient of determination."""
+    r2_before: float | None = None
     """The same of the float model."""
     engine: Path | None = None
     """The engine of TensorRT, where there is a program to build it."""
@@ -344,6 +397,10 @@ class Quantized:
     map: float | None = None
     """In the place of the accuracy, of several labels the mean average precision."""
     map_before: float | None = None
+    """The same of the float model."""
+    r2: float | None = None
+    """In the place of the accuracy, of numbers the mean coefficient of determination."""
+    r2_before: float | None = None
     """The same of the float model."""
 
     def to_pandas(self) -> pandas.DataFrame:

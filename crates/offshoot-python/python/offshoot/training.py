@@ -175,6 +175,7 @@ class Training:
             best_epoch=best.get("epoch"),
             best_val_accuracy=best.get("val_accuracy"),
             best_val_map=best.get("val_map"),
+            best_val_mae=best.get("val_mae"),
             interrupted=interrupted,
             **result,
         )

@@ -17,6 +17,9 @@ pub(crate) struct Sums {
     /// Of the loss of each picture.
     pub(crate) loss: f64,
     pub(crate) correct: u64,
+    /// Of the mean absolute error of each picture's targets, where numbers are predicted.
+    #[serde(default)]
+    pub(crate) error: f64,
     pub(crate) images: u64,
     /// Of the gradient norm of each step that changed something.
     pub(crate) gradient_norm: f64,
@@ -107,7 +110,7 @@ pub(crate) struct Patience {
 }
 
 impl Patience {
-    /// Takes in the accuracy of an epoch, `None` where validation gave none. Says whether `patience` epochs have passed without one
+    /// Takes in the accuracy of an epoch, or another figure that is the higher the better, `None` where validation gave none. Says whether `patience` epochs have passed without one
     /// that is better by more than `min_delta`.
     pub(crate) fn runs_out(&mut self, accuracy: Option<f64>, patience: u64, min_delta: f64) -> bool {
         match accuracy {

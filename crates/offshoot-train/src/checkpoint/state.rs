@@ -167,7 +167,7 @@ mod tests {
         let run = tempfile::tempdir().unwrap();
         let ours = setting("a = 1", 7);
         assert!(read_state(run.path(), &ours).unwrap().is_none() && !has_checkpoint(run.path()));
-        let sums = Sums { loss: 0.1 + 0.2, correct: 3, images: 4, gradient_norm: 1.0 / 3.0 };
+        let sums = Sums { loss: 0.1 + 0.2, correct: 3, error: 0.1, images: 4, gradient_norm: 1.0 / 3.0 };
         let best = Some(Best { epoch: 1, val_accuracy: Some(2.0 / 3.0), val_loss: Some(0.7) });
         let unusable = vec![(3, "it is \"broken\"".to_string())];
         let position = Position { epoch: 2, step: 5, sums, best, stage: 1, unusable, ..Position::default() };

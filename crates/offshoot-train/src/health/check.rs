@@ -7,17 +7,20 @@ use offshoot_data::{Batch, Loader, LoaderOptions, PictureError, Sample, Transfor
 use offshoot_graph::model::INPUT;
 use offshoot_graph::op::{Norm, Unary};
 use offshoot_graph::passes::{
-    LABELS, LOSS, LossOptions, TrainingGraph, freeze, gradient_output, remove_training_leftovers,
-    training_graph,
+    CLASS_WEIGHTS, LABELS, LOSS, LossOptions, TrainingGraph, freeze, gradient_output,
+    remove_training_leftovers, training_graph,
 };
 use offshoot_graph::remedy::MEAN;
-use offshoot_graph::{Executor, Graph, Model, Op, Preprocessing, Task, Tensor, ValueId, Weights};
+use offshoot_graph::{
+    Executor, Graph, Model, Op, Preprocessing, Regression, RegressionLoss, Task, Tensor, ValueId, Weights,
+};
 use serde::Serialize;
 
 use super::probe::{NonFinite, Probe, Range};
+use super::watch::guessing;
 use crate::inference::NetworkError;
 use crate::optimizer::sum_of_squares;
-use crate::targets::targets;
+use crate::targets::{loss_of_means, targets};
 
 /// Pictures that the network is run on, spread evenly over the folder.
 const PROBED: usize = 32;
@@ -80,8 +83,10 @@ pub struct CheckReport {
     pub input: Range,
     /// The mean cross-entropy over the pictures that were probed, in evaluation mode.
     pub loss: f32,
-    /// That of random guessing: ln(classes), or ln(2) of several labels.
+    /// That of random guessing: ln(classes), or ln(2) of several labels; of numbers, that of predicting the means.
     pub guess: f64,
+    #[serde(skip)]
+    task: Task,
     /// The 2-norm of all gradients together.
     pub gradient_norm: f64,
     /// Pictures that the network was run on.
@@ -139,10 +144,18 @@ pub fn check(
         return Err(CheckError::NoPicture { count: unreadable.len(), first });
     }
     let task = model.metadata.task;
-    let step = step(&model.graph, task).map_err(NetworkError::from)?;
+    let regression = (task == Task::Regression).then(|| model.metadata.regression());
+    let step = step(&model.graph, task, regression.as_ref()).map_err(NetworkError::from)?;
     let (probed, classes) = (labels.len(), model.metadata.classes.len());
+    let guess = match (task, &regression) {
+        (Task::Single, _) => (classes.max(1) as f64).ln(),
+        (Task::Multi, _) | (Task::Regression, None) => std::f64::consts::LN_2,
+        (Task::Regression, Some(regression)) => loss_of_means(regression, labels.iter()),
+    };
     let labels = targets(task, classes, labels.iter());
-    let inputs = [(INPUT, &input), (LABELS, &labels)];
+    let factors = regression.map(|regression| Tensor::f32([classes], regression.inverse_deviations()));
+    let mut inputs = vec![(INPUT, &input), (LABELS, &labels)];
+    inputs.extend(factors.as_ref().map(|factors| (CLASS_WEIGHTS, factors)));
     let probe = Probe { graph: &step.graph, weights: &model.weights, inputs: &inputs, executor };
     let run = run(&step, &probe)?;
     let nonfinite = probe.first_nonfinite()?;
@@ -157,10 +170,8 @@ pub fn check(
         nonfinite,
         input: Range::of(input.as_f32().unwrap_or_default()),
         loss: run.loss,
-        guess: match task {
-            Task::Single => (classes.max(1) as f64).ln(),
-            Task::Multi => std::f64::consts::LN_2,
-        },
+        guess,
+        task,
         gradient_norm: run.squares.values().sum::<f64>().sqrt(),
         probed,
         images,
@@ -207,13 +218,23 @@ fn decode(
 }
 
 /// Forward, loss and backward, with batch norms in evaluation mode and without dropout.
-fn step(graph: &Graph, task: Task) -> Result<TrainingGraph, offshoot_graph::GraphError> {
+fn step(
+    graph: &Graph,
+    task: Task,
+    regression: Option<&Regression>,
+) -> Result<TrainingGraph, offshoot_graph::GraphError> {
     let mut graph = remove_training_leftovers(graph)?;
     let norms = graph.nodes().iter().filter(|node| matches!(node.op, Op::Norm(Norm::Batch(_))));
     let of_norms: Vec<String> =
         norms.flat_map(|node| &node.inputs[1..]).map(|&id| graph.value(id).name.clone()).collect();
     freeze(&mut graph, |name| of_norms.iter().any(|norm| norm == name));
-    training_graph(&graph, LossOptions { task, ..LossOptions::default() })
+    let options = LossOptions {
+        task,
+        regression: regression.map_or_else(RegressionLoss::default, |regression| regression.loss),
+        class_weights: regression.is_some(),
+        ..LossOptions::default()
+    };
+    training_graph(&graph, options)
 }
 
 struct Run {
@@ -349,8 +370,10 @@ impl CheckReport {
         let (loss, guess) = (f64::from(self.loss), self.guess);
         if loss > guess + ABOVE_A_GUESS {
             self.problems.push(format!(
-                "the loss is {loss:.3}, more than random guessing gives ({guess:.3}); check that the classes have \
-                 the model's order and that size, mean and std are those of its training"
+                "the loss is {loss:.3}, more than {} gives ({guess:.3}); check that the {} have \
+                 the model's order and that size, mean and std are those of its training",
+                guessing(self.task),
+                if self.task == Task::Regression { "targets" } else { "classes" }
             ));
         }
         for Block { name, .. } in self.blocks.iter().filter(|b| b.is_without_gradient(&self.blocks)) {

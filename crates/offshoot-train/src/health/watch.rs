@@ -1,5 +1,6 @@
 //! What the figures of finished epochs say about a run: warnings, each given once.
 
+use offshoot_graph::Task;
 use offshoot_graph::remedy::{AUGMENT, CACHE_VIEWS, FREEZE, HEAD, LABEL_SMOOTHING, LR, WEIGHT_DECAY};
 use serde::{Deserialize, Serialize};
 
@@ -105,8 +106,9 @@ impl Watch {
         self.lowest = Some((facts.stage, lowest.min(loss)));
         let what = if loss > guess + ABOVE_A_GUESS {
             format!(
-                "the mean loss of epoch {} is {loss:.2}, and random guessing has {guess:.2}",
-                facts.row.epoch
+                "the mean loss of epoch {} is {loss:.2}, and {} has {guess:.2}",
+                facts.row.epoch,
+                guessing(facts.recipe.task)
             )
         } else if loss > lowest + RISE * guess {
             format!("the loss has risen from {lowest:.2} to {loss:.2} in epoch {}", facts.row.epoch)
@@ -130,9 +132,11 @@ impl Watch {
         let still = self.losses.len() == STILL_EPOCHS && high <= (1.0 + STILL) * low;
         (still && low > LEARNED * facts.guess).then(|| {
             format!(
-                "the loss does not change: {low:.3} to {high:.3} in the last {STILL_EPOCHS} epochs, and random guessing has {:.3}; \
-                 try a higher {LR} (`offshoot lr-find` suggests one), and check that the folder names fit the pictures",
-                facts.guess
+                "the loss does not change: {low:.3} to {high:.3} in the last {STILL_EPOCHS} epochs, and {} has {:.3}; \
+                 try a higher {LR} (`offshoot lr-find` suggests one), and check that the {} fit the pictures",
+                guessing(facts.recipe.task),
+                facts.guess,
+                if facts.recipe.task == Task::Regression { "targets" } else { "folder names" }
             )
         })
     }
@@ -140,7 +144,7 @@ impl Watch {
     /// Overfitting is a trend: for some epochs in a row the accuracy on training pictures is above that on validation pictures by more
     /// than so many pictures can show by chance (their intervals do not meet), and the validation loss has not come back to its lowest.
     fn overfitting(&mut self, facts: &Facts<'_>) -> Option<String> {
-        // The intervals are those of a fraction of pictures, which the figure of several labels is not.
+        // The intervals are those of a fraction of pictures, which the figures of several labels and of numbers are not.
         if !facts.recipe.task.is_single() {
             return None;
         }
@@ -165,6 +169,14 @@ impl Watch {
                 advice(facts).join(", ")
             )
         })
+    }
+}
+
+/// What a model does that has learned nothing, in words.
+pub(super) fn guessing(task: Task) -> &'static str {
+    match task {
+        Task::Single | Task::Multi => "random guessing",
+        Task::Regression => "predicting the mean",
     }
 }
 

@@ -1,8 +1,8 @@
 //! Whether settings are in their ranges and go together.
 
 use offshoot_data::Augmentation;
-use offshoot_graph::Fit;
 use offshoot_graph::passes::Pattern;
+use offshoot_graph::{Fit, Task};
 
 use crate::ranges::{self, check_real, check_whole, product_fits};
 use crate::recipe_error::SettingError;
@@ -123,21 +123,7 @@ pub(super) fn check_together(recipe: &Recipe) -> Result<(), SettingError> {
             return refuse("progressive", reason);
         }
     }
-    if recipe.balanced_sampling && !recipe.task.is_single() {
-        let reason =
-            "is for one class a picture; with several labels, `balance_classes` weighs rare ones more";
-        return refuse("balanced_sampling", reason.into());
-    }
-    for (setting, given) in [
-        ("reject_precision", recipe.reject_precision.is_some()),
-        ("reject_score", recipe.reject_score.is_some()),
-    ] {
-        if given && !recipe.task.is_single() {
-            let reason =
-                "is for one class a picture; with several labels, each class has a threshold of its own";
-            return refuse(setting, reason.into());
-        }
-    }
+    check_task(recipe)?;
     if !recipe.progressive.is_empty() && recipe.cache_views.is_some() {
         let reason = "cannot be given together with progressive: cached features are of one size";
         return refuse("cache_views", reason.into());
@@ -169,4 +155,43 @@ pub(super) fn check_together(recipe: &Recipe) -> Result<(), SettingError> {
         return refuse("cache_views", reason.into());
     }
     Ok(())
+}
+
+/// Settings that are for another task than that of `recipe`.
+fn check_task(recipe: &Recipe) -> Result<(), SettingError> {
+    let refuse =
+        |setting: &str, reason: &str| Err(SettingError { setting: setting.into(), reason: reason.into() });
+    let rejects = [
+        ("reject_precision", recipe.reject_precision.is_some()),
+        ("reject_score", recipe.reject_score.is_some()),
+    ];
+    let rejects = rejects.into_iter().find(|(_, given)| *given).map(|(setting, _)| setting);
+    match recipe.task {
+        Task::Single | Task::Multi if recipe.loss.is_some() => {
+            refuse("loss", "is for the task `regression`; leave it out")
+        }
+        Task::Single => Ok(()),
+        Task::Multi if recipe.balanced_sampling => refuse(
+            "balanced_sampling",
+            "is for one class a picture; with several labels, `balance_classes` weighs rare ones more",
+        ),
+        Task::Multi => rejects.map_or(Ok(()), |setting| {
+            refuse(
+                setting,
+                "is for one class a picture; with several labels, each class has a threshold of its own",
+            )
+        }),
+        Task::Regression => {
+            let of_classes = [
+                ("balanced_sampling", recipe.balanced_sampling),
+                ("balance_classes", recipe.balance_classes),
+                ("class_weights", !recipe.class_weights.is_empty()),
+                ("label_smoothing", recipe.label_smoothing > 0.0),
+            ];
+            let given = of_classes.into_iter().find(|(_, given)| *given).map(|(setting, _)| setting);
+            given.or(rejects).map_or(Ok(()), |setting| {
+                refuse(setting, "is for classes, and regression has none; leave it out")
+            })
+        }
+    }
 }

@@ -94,9 +94,10 @@ pub(super) fn pictures(table: &Table) -> String {
         vec![class.to_owned(), train.to_string(), val.to_string(), (train + val).to_string()]
     };
     let mut rows: Vec<Vec<String>> = counts.iter().map(|(class, sets)| row((class, *sets))).collect();
-    if !rows.is_empty() {
+    if !rows.is_empty() || total != [0, 0] {
         // The last of those that are shown.
-        rows.insert(rows.len().min(MOST_ROWS - 1), row(("all classes", total)));
+        let all = if rows.is_empty() { "all" } else { "all classes" };
+        rows.insert(rows.len().min(MOST_ROWS - 1), row((all, total)));
     }
     self::table(&["class", "training pictures", "validation pictures", "total"], &rows, 1)
 }

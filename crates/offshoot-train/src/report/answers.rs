@@ -8,7 +8,7 @@ use offshoot_data::{Dataset, Sample};
 use offshoot_files::{Kind, read};
 use offshoot_formats::FormatError;
 use offshoot_formats::atomic::write_atomically;
-use offshoot_graph::{Metadata, Score, Task};
+use offshoot_graph::{Metadata, Regression, Scale, Score, Task};
 use offshoot_infer::{Figures, Fitted};
 
 use crate::csv::{byte_records, path_field, path_of, quoted};
@@ -18,9 +18,10 @@ use crate::run_pictures::{class_field, sample_of};
 /// The most logits that are kept: 4,000 pictures of 1,000 classes. The file would be larger than 50 MB with more.
 const MOST: usize = 1 << 22;
 
-/// The column of the class of a picture, or of its classes.
+/// The column of the class of a picture, of its classes, or of its targets.
 const CLASS: &str = "class";
 const LABELS: &str = "labels";
+const TARGETS: &str = "targets";
 
 /// Logits of validation pictures; where there are too many, those of every second picture, or third, and so on.
 #[derive(Clone, Debug, PartialEq)]
@@ -67,8 +68,12 @@ impl Answers {
         let rows = self.logits.chunks_exact(data.classes.len().max(1));
         write_atomically(&run.join(PREDICTIONS_FILE), |file| {
             let classes: Vec<_> = data.classes.iter().map(|class| quoted(class)).collect();
-            let several = data.val.iter().any(|sample| sample.labels.is_some());
-            writeln!(file, "path,{},{}", if several { LABELS } else { CLASS }, classes.join(","))?;
+            let column = match data.val.first() {
+                Some(Sample { labels: Some(_), .. }) => LABELS,
+                Some(Sample { targets: Some(_), .. }) => TARGETS,
+                Some(_) | None => CLASS,
+            };
+            writeln!(file, "path,{column},{}", classes.join(","))?;
             for (&index, row) in self.indices.iter().zip(rows) {
                 let sample = &data.val[index as usize];
                 file.write_all(&path_field(&sample.path))?;
@@ -85,8 +90,10 @@ impl Answers {
 #[derive(Debug, Default)]
 pub(super) struct Predictions {
     pub(super) classes: Vec<String>,
-    /// Whether a picture has one class or any number.
+    /// What pictures have.
     pub(super) task: Task,
+    /// Where that is numbers, the scale of each over these pictures.
+    pub(super) regression: Option<Regression>,
     pub(super) samples: Vec<Sample>,
     /// A row of as many as there are classes for each picture.
     pub(super) logits: Vec<f32>,
@@ -112,20 +119,36 @@ impl Predictions {
         let text = |field: &Vec<u8>| String::from_utf8(field.clone()).ok();
         let header = lines.next()?.iter().map(text).collect::<Option<Vec<String>>>()?;
         let classes = header.get(2..)?.to_vec();
-        let task = if header[1] == LABELS { Task::Multi } else { Task::Single };
+        let task = match header[1].as_str() {
+            LABELS => Task::Multi,
+            TARGETS => Task::Regression,
+            _ => Task::Single,
+        };
         let labels: HashMap<&str, usize> =
             classes.iter().enumerate().rev().map(|(label, class)| (class.as_str(), label)).collect();
         let mut found = Predictions { classes: classes.clone(), task, ..Predictions::default() };
         for row in lines {
             let [path, class, logits @ ..] = &row[..] else { return None };
             let sample = sample_of(path_of(path.clone()), str::from_utf8(class).ok()?, &labels).ok()?;
-            if sample.labels.is_some() == task.is_single() {
+            let fits = match (&sample.labels, &sample.targets) {
+                (None, None) => task.is_single(),
+                (Some(_), _) => task == Task::Multi,
+                (None, Some(targets)) => task == Task::Regression && targets.len() == classes.len(),
+            };
+            if !fits {
                 return None;
             }
             found.samples.push(sample);
             for logit in logits {
                 found.logits.push(str::from_utf8(logit).ok()?.parse().ok()?);
             }
+        }
+        if task == Task::Regression {
+            let targets =
+                |place: usize| found.samples.iter().filter_map(move |s| s.targets.as_ref()?.get(place));
+            let scale = |place| Scale::of(targets(place).copied()).unwrap_or(Scale::NONE);
+            let scales = (0..classes.len()).map(scale).collect();
+            found.regression = Some(Regression { scales, ..Regression::default() });
         }
         (found.logits.len() == found.samples.len() * found.classes.len()).then_some(found)
     }
@@ -142,7 +165,8 @@ impl Predictions {
 
     /// What a model says of itself whose predictions they are.
     pub(super) fn metadata(&self) -> Metadata {
-        Metadata { classes: self.classes.clone(), task: self.task, ..Metadata::default() }
+        let (classes, regression) = (self.classes.clone(), self.regression.clone());
+        Metadata { classes, task: self.task, regression, ..Metadata::default() }
     }
 
     /// The classes of pictures that have one.

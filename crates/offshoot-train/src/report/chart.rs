@@ -17,6 +17,9 @@ const BOTTOM: f64 = 46.0;
 /// Lines that are drawn in one chart.
 const MOST_LINES: usize = 100;
 
+/// Points that are drawn in one chart.
+const MOST_POINTS: usize = 2000;
+
 /// A line of a chart: x and y.
 pub(super) struct Line {
     pub(super) name: String,
@@ -127,6 +130,41 @@ pub(super) fn reliability(title: &str, series: &[(&str, &Calibration)], axes: Ax
         }
     }
     svg + "</svg>" + &legend(series.iter().map(|(name, _)| *name)) + "</figure>"
+}
+
+/// Points, of which many are drawn in part, and a line where both numbers are equal. Empty where no point is finite.
+pub(super) fn scatter(title: &str, points: &[(f64, f64)], axes: Axes<'_>) -> String {
+    let every = points.len().div_ceil(MOST_POINTS).max(1);
+    let finite = |p: &&(f64, f64)| p.0.is_finite() && p.1.is_finite();
+    let points: Vec<&(f64, f64)> = points.iter().step_by(every).filter(finite).collect();
+    let all = || points.iter().flat_map(|p| [p.0, p.1]);
+    let both = Axis::of(all(), LEFT, WIDTH - RIGHT, false).zip(Axis::of(all(), HEIGHT - BOTTOM, TOP, false));
+    let Some((x, y)) = both else { return String::new() };
+    let mut svg = head(title, HEIGHT) + &axes.labels();
+    for tick in y.ticks() {
+        svg += &y_tick(y.place(tick), &short(tick));
+    }
+    for tick in x.ticks() {
+        svg += &x_tick(x.place(tick), &short(tick));
+    }
+    let [low, high] = [all().fold(f64::INFINITY, f64::min), all().fold(f64::NEG_INFINITY, f64::max)];
+    let _ = write!(
+        svg,
+        "<line class=\"ideal\" x1=\"{:.1}\" y1=\"{:.1}\" x2=\"{:.1}\" y2=\"{:.1}\"/>",
+        x.place(low),
+        y.place(low),
+        x.place(high),
+        y.place(high)
+    );
+    for (a, b) in points {
+        let _ = write!(
+            svg,
+            "<circle class=\"f0\" cx=\"{:.1}\" cy=\"{:.1}\" r=\"2.5\"/>",
+            x.place(*a),
+            y.place(*b)
+        );
+    }
+    svg + "</svg></figure>"
 }
 
 /// The loss over the learning rate, which is on a logarithmic scale, as an SVG file of its own, with a mark at the suggestion.
@@ -369,6 +407,20 @@ mod tests {
         let drawn = |y, log| lines("t", &[line("x", vec![(1.0, y)])], Axes::epochs("y", log));
         assert!(drawn(3.0, true).contains("<circle"));
         assert_eq!([drawn(f64::NAN, false), drawn(0.0, true)], ["", ""]);
+    }
+
+    #[test]
+    fn points_are_drawn_beside_the_line_where_both_numbers_are_equal() {
+        let axes = Axes { x: "x", y: "y < z", log: false };
+        let svg = scatter("a < b", &[(0.0, 0.0), (1.0, 2.0), (f64::NAN, 1.0)], axes);
+        assert_eq!((svg.matches("<circle").count(), svg.matches("class=\"ideal\"").count()), (2, 1));
+        assert!(
+            svg.contains("a &lt; b") && svg.contains("x1=\"56.0\" y1=\"224.0\" x2=\"446.0\" y2=\"30.0\""),
+            "{svg}"
+        );
+        let many: Vec<(f64, f64)> = (0..9000).map(|i| (f64::from(i), 1.0)).collect();
+        assert!(scatter("t", &many, axes).matches("<circle").count() <= MOST_POINTS);
+        assert_eq!(scatter("t", &[(f64::INFINITY, 1.0)], axes), "");
     }
 
     #[test]

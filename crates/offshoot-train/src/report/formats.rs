@@ -53,7 +53,7 @@ pub struct FormatsReport {
     /// How many of those the model was trained with, where that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trained_on: Option<usize>,
-    /// Whether a picture has one class or any number: then the mean average precision stands in the place of the accuracy.
+    /// What pictures have: of any number of classes the mean average precision, of numbers R^2 stands in the place of the accuracy.
     #[serde(default, skip_serializing_if = "Task::is_single")]
     pub task: Task,
     /// The versions of the runtimes, by name.
@@ -90,7 +90,7 @@ pub struct FormatRow {
     pub p95_ms: Option<f64>,
     /// The size of the file or folder that is shipped.
     pub bytes: Option<u64>,
-    /// The fraction of the pictures whose class is right, or of several labels, the mean average precision.
+    /// The fraction of the pictures whose class is right; of several labels, the mean average precision; of numbers, the mean R^2.
     pub accuracy: Option<f64>,
     /// Pictures a second over those of offshoot in f32, at the same batch.
     pub speedup: Option<f64>,
@@ -105,9 +105,15 @@ pub struct FormatRow {
 impl FormatsReport {
     /// The heads of a table of targets, for [`FormatRow::cells`].
     pub fn columns(&self) -> [&'static str; 10] {
+        FORMAT_COLUMNS.map(|name| if name == "accuracy" { self.figure() } else { name })
+    }
+
+    /// What is measured on pictures, in words.
+    pub fn figure(&self) -> &'static str {
         match self.task {
-            Task::Single => FORMAT_COLUMNS,
-            Task::Multi => FORMAT_COLUMNS.map(|name| if name == "accuracy" { "mAP" } else { name }),
+            Task::Single => "accuracy",
+            Task::Multi => "mAP",
+            Task::Regression => "R^2",
         }
     }
 
@@ -158,7 +164,7 @@ impl FormatsReport {
                     .to_owned()
             }
             n => {
-                let figure = if self.task.is_single() { "Accuracy" } else { "mAP" };
+                let figure = if self.task.is_single() { "Accuracy" } else { self.figure() };
                 format!("{figure} and differences are those on {n} pictures.")
             }
         };

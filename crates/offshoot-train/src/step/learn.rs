@@ -10,7 +10,7 @@ use offshoot_graph::passes::{
     AVERAGE_PART, CLASS_WEIGHTS, KEYS, LABELS, LOSS, LOSS_SCALE, SQUARES, UNSCALE, UPDATE_RATES,
     trained_in_order,
 };
-use offshoot_graph::{ExecuteError, Session, Tensor};
+use offshoot_graph::{ExecuteError, Session, Task, Tensor};
 
 use super::{NetworkError, StepError, StepReport, TrainStep};
 use crate::amp::GradScaler;
@@ -19,6 +19,13 @@ use crate::optimizer::NotFiniteGradient;
 
 pub use shared::Share;
 pub(super) use shared::Together;
+
+/// How good the outputs of a step were, see [`StepReport`].
+#[derive(Clone, Copy, Default)]
+struct Answered {
+    correct: usize,
+    error: f64,
+}
 
 /// The inputs of an update.
 struct Update {
@@ -66,9 +73,9 @@ impl TrainStep {
         let refused = self.run_batch([features, labels, keys], &update.inputs(), |session, inputs| {
             session.run_graph(0, inputs)
         })?;
-        let (loss, correct) = (self.loss()?, self.correct(labels));
+        let (loss, Answered { correct, error }) = (self.loss()?, self.answered(labels));
         let report = self.finish_update(refused, update.unscale)?;
-        Ok(StepReport { loss, correct, images: labels.shape()[0], ..report })
+        Ok(StepReport { loss, correct, error, images: labels.shape()[0], ..report })
     }
 
     /// What the mean over these pictures was divided by: their number, or the sum of their classes' weights.
@@ -127,10 +134,15 @@ impl TrainStep {
         Err(StepError::NotFinite { problem })
     }
 
-    /// How many pictures of the last run were classified correctly.
-    fn correct(&self, labels: &Tensor) -> usize {
-        let logits = self.session.read(OUTPUT).and_then(Tensor::into_f32);
-        logits.map_or(0, |logits| count_correct(&logits, labels))
+    /// How good the outputs of the last run were.
+    fn answered(&self, labels: &Tensor) -> Answered {
+        let outputs = self.session.read(OUTPUT).and_then(Tensor::into_f32).unwrap_or_default();
+        match self.model.metadata.task {
+            Task::Single | Task::Multi => {
+                Answered { correct: count_correct(&outputs, labels), ..Answered::default() }
+            }
+            Task::Regression => Answered { error: sum_errors(&outputs, labels), ..Answered::default() },
+        }
     }
 
     /// The sums of the squares of the last run's gradients, in the order of the parameters' names.
@@ -152,8 +164,14 @@ impl TrainStep {
         let overflowed = refused.as_ref().is_some_and(|name| {
             !self.training.states.contains(name) && self.optimizer.not_finite(&squares).is_some()
         });
-        let mut report =
-            StepReport { loss: 0.0, images: 0, correct: 0, gradient_norm: f64::INFINITY, skipped: true };
+        let mut report = StepReport {
+            loss: 0.0,
+            images: 0,
+            correct: 0,
+            error: 0.0,
+            gradient_norm: f64::INFINITY,
+            skipped: true,
+        };
         if let Some(scaler) = self.scaler.as_mut().filter(|scaler| overflowed && scaler.scale() >= 1.0) {
             scaler.update(true);
             return Ok(report);
@@ -214,9 +232,27 @@ fn count_correct(logits: &[f32], labels: &Tensor) -> usize {
     }
 }
 
+/// The sum over pictures of the mean absolute error of their targets; rows of `labels` end with the pictures' weights.
+fn sum_errors(outputs: &[f32], labels: &Tensor) -> f64 {
+    let (Some(targets), Some(columns)) = (labels.as_f32(), labels.shape().get(1).filter(|&&n| n > 1)) else {
+        return 0.0;
+    };
+    let rows = outputs.chunks_exact(columns - 1).zip(targets.chunks_exact(*columns));
+    let error = |(y, t): (&f32, &f32)| (f64::from(*y) - f64::from(*t)).abs();
+    rows.map(|(row, targets)| row.iter().zip(targets).map(error).sum::<f64>() / row.len() as f64).sum()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn errors_are_means_over_targets() {
+        let targets = Tensor::f32([2, 3], vec![1.0, 2.0, 0.5, -1.0, 4.0, 9.0]);
+        assert_eq!(sum_errors(&[1.5, 2.0, -2.0, 1.0], &targets), 0.25 + 2.0);
+        assert!(sum_errors(&[f32::NAN, 2.0, -2.0, 1.0], &targets).is_nan());
+        assert_eq!(sum_errors(&[1.0], &Tensor::i64([1], vec![0])), 0.0);
+    }
 
     #[test]
     fn a_picture_is_correct_where_its_best_class_is_the_label_or_the_largest_part() {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use offshoot_graph::Model;
+use offshoot_graph::{Model, Task};
 
 use super::Training;
 use super::validation::{best_of, not_finite};
@@ -12,7 +12,7 @@ use crate::events::Event;
 use crate::health::{Facts, NormSums};
 use crate::memory::peak_mib;
 use crate::report::{self, Answers};
-use crate::results::{Best, EpochRow};
+use crate::results::{Best, EpochRow, score};
 use crate::run::{AVERAGE_FILE, BEST_FILE, write_model};
 use crate::schedule::ScheduleKind;
 use crate::step_options::guess;
@@ -27,7 +27,7 @@ impl Training<'_, '_> {
         model.metadata.thresholds = figures.best_thresholds();
         let fitted = match figures {
             Figures::Classes(_) => answers.fit(self.given.data, self.given.recipe.rejection()),
-            Figures::Labels(_) => Fitted::default(),
+            Figures::Labels(_) | Figures::Targets(_) => Fitted::default(),
         };
         (model.metadata.temperature, model.metadata.rejection) = (fitted.temperature, fitted.rejection);
         model
@@ -85,13 +85,17 @@ impl Training<'_, '_> {
     /// The figures of the epoch: those of its steps, and the accuracy after it on the validation pictures and on the
     /// training ones.
     pub(super) fn row(&self, [metrics, seen]: [&Figures; 2], images_per_second: f64) -> EpochRow {
-        let Position { epoch, step, sums: Sums { loss, correct, images, gradient_norm }, .. } = self.position;
+        let Position { epoch, step, sums: Sums { loss, correct, error, images, gradient_norm }, .. } =
+            self.position;
         let Best { val_accuracy, .. } = best_of(epoch + 1, metrics);
         let val_loss = Some(metrics.loss()).filter(|_| metrics.images() > 0);
         EpochRow {
             epoch: epoch + 1,
             train_loss: loss / images.max(1) as f64,
-            train_accuracy: correct as f64 / images.max(1) as f64,
+            train_accuracy: match self.given.recipe.task {
+                Task::Single | Task::Multi => correct as f64 / images.max(1) as f64,
+                Task::Regression => error / images.max(1) as f64,
+            },
             val_loss,
             val_accuracy,
             learning_rate: self.given.recipe.lr * self.factor(step.saturating_sub(1)),
@@ -116,7 +120,8 @@ impl Training<'_, '_> {
         let last_stage = self.position.stage + 1 == self.given.stages.count();
         let validates = !self.given.data.val.is_empty();
         if let Some(patience) = recipe.patience.filter(|_| validates && last_stage) {
-            let out = self.position.patience.runs_out(row.val_accuracy, patience, recipe.min_delta);
+            let reached = score(recipe.task, row.val_accuracy, row.val_loss);
+            let out = self.position.patience.runs_out(reached, patience, recipe.min_delta);
             self.position.ended = out && row.epoch < recipe.epochs;
         }
     }

@@ -78,6 +78,7 @@ impl Training<'_, '_> {
         let sums = &mut self.position.sums;
         sums.loss += f64::from(report.loss) * report.images as f64;
         sums.correct += report.correct as u64;
+        sums.error += report.error;
         sums.images += report.images as u64;
         self.position.step += 1;
         Ok(report.loss)

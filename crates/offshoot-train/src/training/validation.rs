@@ -80,14 +80,15 @@ impl Training<'_, '_> {
     pub(super) fn is_best(&self, epoch: u64, metrics: &Figures) -> bool {
         let now = best_of(epoch, metrics);
         let useless = metrics.images() > 0 && now.val_loss.is_none();
-        !useless && self.position.best.as_ref().is_none_or(|best| now.is_better_than(best))
+        !useless
+            && self.position.best.as_ref().is_none_or(|best| now.is_better_than(best, self.given.recipe.task))
     }
 }
 
 /// What an epoch's validation says. Where the loss is not a number, the outputs of the network cannot be compared.
 pub(super) fn best_of(epoch: u64, metrics: &Figures) -> Best {
     let validated = metrics.images() > 0 && metrics.loss().is_finite();
-    let (accuracy, loss) = (metrics.score(), metrics.loss());
+    let (accuracy, loss) = (metrics.reached(), metrics.loss());
     Best { epoch, val_accuracy: validated.then_some(accuracy), val_loss: validated.then_some(loss) }
 }
 

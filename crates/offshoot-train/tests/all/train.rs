@@ -57,7 +57,7 @@ fn training_learns_the_classes_and_keeps_its_files() {
     let options = offshoot_data::LoaderOptions::evaluation(&transform, 5);
     let loader = offshoot_data::Loader::new(fixture.data.val.clone(), transform, options);
     let metrics = offshoot_train::evaluate(&mut network, &metadata, &loader, |_| {}).unwrap();
-    assert_eq!((metrics.score(), metrics.images()), (1.0, fixture.data.val.len() as u64));
+    assert_eq!((metrics.score(), metrics.images()), (Some(1.0), fixture.data.val.len() as u64));
     assert_eq!(Recipe::read(&fixture.root.path().join("run")).unwrap(), fixture.recipe);
 }
 

@@ -281,7 +281,7 @@ impl Bench<'_> {
         }
         for (target, Answers { differences, figures, .. }) in self.targets.iter_mut().zip(answers) {
             target.comparison = Some(differences.judge(vec![batch], TOLERANCE));
-            target.accuracy = (figures.images() > 0).then(|| figures.score());
+            target.accuracy = figures.score().filter(|_| figures.images() > 0);
         }
         Ok(done)
     }
@@ -354,7 +354,7 @@ struct Answers {
 
 impl Answers {
     fn new(model: &Metadata) -> Answers {
-        let (classes, differences) = (model.classes.len().max(1), Differences::default());
+        let (classes, differences) = (model.classes.len().max(1), Differences::new(model));
         Answers { classes, differences, figures: Figures::new(model) }
     }
 

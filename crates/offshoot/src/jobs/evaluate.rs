@@ -7,7 +7,10 @@ use offshoot_data::{FolderOptions, Labelled, Loader, LoaderOptions, Sample, Tran
 use offshoot_graph::text::shown;
 use offshoot_graph::{Executor, Score};
 use offshoot_infer::labels::LabelFigures;
-use offshoot_infer::{Accepted, Figures, Inference, LabelMetrics, Metrics, evaluate_shared, evaluate_views};
+use offshoot_infer::targets::TargetFigures;
+use offshoot_infer::{
+    Accepted, Figures, Inference, LabelMetrics, Metrics, TargetMetrics, evaluate_shared, evaluate_views,
+};
 use offshoot_train::RunPictures;
 use offshoot_world::{Alone, World};
 use serde::Serialize;
@@ -47,6 +50,27 @@ pub enum Evaluation {
     Classes(ClassEvaluation),
     /// Of a model for any number of classes a picture.
     Labels(LabelEvaluation),
+    /// Of a model that predicts numbers.
+    Targets(TargetEvaluation),
+}
+
+/// What an evaluation finds where numbers are predicted.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct TargetEvaluation {
+    /// The mean of the targets' mean absolute errors, in their units.
+    pub mae: f64,
+    /// The mean of the targets' roots of mean squared errors, in their units.
+    pub rmse: f64,
+    /// The mean of the targets' R^2; `None` where each target is the same for all pictures.
+    pub r2: Option<f64>,
+    /// The mean of the loss that was minimized, of differences in standard deviations of the training pictures.
+    pub loss: f64,
+    /// The pictures that were seen.
+    pub images: u64,
+    /// The pictures that could not be read.
+    pub skipped: usize,
+    /// All targets.
+    pub per_target: BTreeMap<String, TargetFigures>,
 }
 
 /// What an evaluation finds where a picture has any number of classes.
@@ -187,6 +211,7 @@ impl EvaluateJob {
         Ok(match figures {
             Figures::Classes(metrics) => Evaluation::Classes(of_classes(&metrics, classes, unread.len())),
             Figures::Labels(metrics) => Evaluation::Labels(of_labels(&metrics, classes, unread.len())),
+            Figures::Targets(metrics) => Evaluation::Targets(of_targets(&metrics, classes, unread.len())),
         })
     }
 }
@@ -226,6 +251,18 @@ fn of_labels(metrics: &LabelMetrics, classes: &[String], skipped: usize) -> Labe
         images: metrics.images(),
         skipped,
         per_class: classes.iter().cloned().zip(metrics.per_class()).collect(),
+    }
+}
+
+fn of_targets(metrics: &TargetMetrics, targets: &[String], skipped: usize) -> TargetEvaluation {
+    TargetEvaluation {
+        mae: metrics.mae(),
+        rmse: metrics.rmse(),
+        r2: metrics.r2(),
+        loss: metrics.loss(),
+        images: metrics.images(),
+        skipped,
+        per_target: targets.iter().cloned().zip(metrics.per_target()).collect(),
     }
 }
 

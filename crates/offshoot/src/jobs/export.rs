@@ -9,7 +9,7 @@ use offshoot_formats::tensorrt::{EnginePrecision, Profile};
 use offshoot_formats::torchscript::Form;
 use offshoot_graph::remedy::{FORMAT, PRECISION};
 use offshoot_graph::text::shown;
-use offshoot_graph::{Executor, Model};
+use offshoot_graph::{Executor, Model, Task};
 use offshoot_quant::Scheme;
 use serde::Serialize;
 
@@ -194,7 +194,7 @@ impl ExportJob {
             "pt2" => export_pt2(model, &out.path(".pt2")?, proof)?,
             "coreml" => export_coreml(model, &out.path(".mlpackage")?, self.coreml_options(), proof)?,
             "tensorrt" => {
-                let options = self.tensorrt_options();
+                let options = self.tensorrt_options(model.metadata.task);
                 let export = export_tensorrt(model, &out.path("-tensorrt")?, &options, proof)?;
                 mention_engine(&export, listener);
                 return Ok(ExportReport { file: ExportedFile::TensorRt(export), int8: None });
@@ -311,10 +311,11 @@ impl ExportJob {
         LiteRtOptions { weights: if half { LiteRtWeights::F16 } else { LiteRtWeights::F32 } }
     }
 
-    fn tensorrt_options(&self) -> TensorRtOptions {
-        let precision = match self.precision() {
-            "f32" => EnginePrecision::F32,
-            "int8" => EnginePrecision::Int8,
+    fn tensorrt_options(&self, task: Task) -> TensorRtOptions {
+        let precision = match (self.options.precision.as_deref(), task) {
+            // Numbers in their units may be larger than f16 holds.
+            (Some("f32"), _) | (None, Task::Regression) => EnginePrecision::F32,
+            (Some("int8"), _) => EnginePrecision::Int8,
             _ => EnginePrecision::F16,
         };
         let ExportOptions { batches, trtexec, .. } = &self.options;

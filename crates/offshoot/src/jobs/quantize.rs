@@ -26,7 +26,9 @@ use crate::integers::check_float;
 use crate::labels::labelled;
 use crate::manifest::{Manifest, origin};
 use crate::memory::batch_within;
-use crate::quantize::{Measured, QuantizePictures, Quantized, StaticOptions, export_static, quantize_static};
+use crate::quantize::{
+    Measured, QuantizePictures, Quantized, StaticOptions, export_static, no_score, quantize_static,
+};
 use crate::source::{ModelSource, Overrides, is_onnx};
 use crate::staging::check_replaceable;
 
@@ -405,7 +407,8 @@ fn distance(path: &Path) -> Result<Option<String>> {
     }))
 }
 
-/// The fraction of the pictures in `data` that a model classifies right, or of several labels, the mean average precision.
+/// The fraction of the pictures in `data` that a model classifies right; of several labels, the mean average precision; of numbers, the mean
+/// R^2.
 fn accuracy(
     model: &Model,
     (data, table): (&Path, &Table),
@@ -419,5 +422,5 @@ fn accuracy(
     let options = LoaderOptions::evaluation(&transform, batch_within(model, BATCH));
     let loader = Loader::new(samples, transform, options);
     let mut network = Inference::new(model, executor)?;
-    Ok(evaluate(&mut network, &model.metadata, &loader, |_| {})?.score())
+    evaluate(&mut network, &model.metadata, &loader, |_| {})?.score().ok_or_else(no_score)
 }

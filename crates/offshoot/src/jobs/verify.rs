@@ -74,7 +74,7 @@ impl VerifyJob {
             let batches = batches(&[file, model]);
             let (mut first, mut second) =
                 (Inference::unfolded(model, executor)?, Inference::new(file, executor)?);
-            (compare(&mut first, &mut second, &inputs, &batches, tolerance)?, inputs.len())
+            (compare(&mut first, &mut second, &inputs, &batches, (tolerance, &model.metadata))?, inputs.len())
         } else {
             (Comparison::impossible(), 0)
         };

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use offshoot_files::{Kind, read_text};
 use offshoot_formats::check_decision;
 use offshoot_formats::checkpoint::{load_weights, match_weights};
+use offshoot_graph::model::OUTPUT;
+use offshoot_graph::passes::{rescaled_layer, scale_outputs};
 use offshoot_graph::remedy::{MODEL, WEIGHTS};
 use offshoot_graph::text::{quoted, shown};
 use offshoot_graph::{Metadata, Model, Preprocessing, Task};
@@ -27,6 +29,8 @@ pub(crate) const WEIGHTS_FILE: &str = "model.safetensors";
 pub(crate) const THRESHOLDS: &str = "offshoot_thresholds";
 /// What logits are divided by before their softmax is taken.
 pub(crate) const TEMPERATURE: &str = "offshoot_temperature";
+/// Where numbers are predicted, what was minimized and the scale of each target.
+pub(crate) const REGRESSION: &str = "offshoot_regression";
 /// Which pictures are of none of the classes.
 pub(crate) const REJECTION: &str = "offshoot_rejection";
 /// How transformers prepares pictures.
@@ -133,6 +137,7 @@ fn of_timm(folder: &Path, config: &Map<String, Value>, name: &str, overrides: &O
         model.metadata.classes = names;
     }
     model.metadata = with_task(model.metadata, config).map_err(|reason| refused(&path, &reason))?;
+    let model = with_scales(model).map_err(|reason| refused(&path, &reason))?;
     let warnings = note.map(|note| format!("{}: {note}", shown(&path))).into_iter().collect();
     Ok(Loaded { model, warnings, assumed_metadata: false })
 }
@@ -165,18 +170,33 @@ fn check_arguments(config: &Map<String, Value>) -> std::result::Result<(), Strin
 fn with_task(metadata: Metadata, config: &Map<String, Value>) -> std::result::Result<Metadata, String> {
     let task = match config.get("problem_type").and_then(Value::as_str) {
         Some("multi_label_classification") => Task::Multi,
+        Some("regression") => Task::Regression,
         _ => Task::Single,
     };
-    let thresholds = config.get(THRESHOLDS).filter(|_| !task.is_single());
+    let thresholds = config.get(THRESHOLDS).filter(|_| task == Task::Multi);
     let numbers = |value: &Value| value.as_array()?.iter().map(Value::as_f64).collect::<Option<Vec<f64>>>();
     let usable = |found: &Vec<f64>| {
         found.len() == metadata.classes.len() && found.iter().all(|t| (0.0..=1.0).contains(t))
     };
     match thresholds.map(|value| numbers(value).filter(usable)) {
+        None if task == Task::Regression => with_regression(Metadata { task, ..metadata }, config),
         None => with_decision(Metadata { task, ..metadata }, config),
         Some(Some(thresholds)) => Ok(Metadata { task, thresholds, ..metadata }),
         Some(None) => Err(format!("`{THRESHOLDS}` must be a number from 0 to 1 for each class")),
     }
+}
+
+/// The model with the scales that offshoot has put beside it as its last operators: in the file, the last layer has them.
+fn with_scales(model: Model) -> std::result::Result<Model, String> {
+    let Some(regression) = &model.metadata.regression else { return Ok(model) };
+    let factors: Vec<f64> = regression.scales.iter().map(|scale| 1.0 / scale.deviation).collect();
+    let shifts: Vec<f64> = regression.scales.iter().map(|scale| -scale.mean / scale.deviation).collect();
+    let output = model.graph.output(OUTPUT);
+    let weights = output.and_then(|id| rescaled_layer(&model.graph, &model.weights, id, (&factors, &shifts)));
+    let weights = weights
+        .ok_or_else(|| format!("`{REGRESSION}`: the network has no last layer that scales targets"))?;
+    let graph = scale_outputs(&model.graph, &regression.scales).map_err(|error| error.to_string())?;
+    Ok(Model { graph, weights, ..model })
 }
 
 /// The metadata with the temperature and the reject threshold that offshoot has put beside it.
@@ -190,6 +210,15 @@ fn with_decision(metadata: Metadata, config: &Map<String, Value>) -> std::result
     let rejection = config.get(REJECTION).cloned().map(serde_json::from_value);
     let rejection = rejection.transpose().map_err(|error| wrong(REJECTION, &error))?;
     let metadata = Metadata { temperature, rejection, ..metadata };
+    check_decision(&metadata).map_err(str::to_owned)?;
+    Ok(metadata)
+}
+
+/// The metadata with the loss and the scales that offshoot has put beside it.
+fn with_regression(metadata: Metadata, config: &Map<String, Value>) -> std::result::Result<Metadata, String> {
+    let regression = config.get(REGRESSION).cloned().map(serde_json::from_value);
+    let regression = regression.transpose().map_err(|error| format!("`{REGRESSION}`: {error}"))?;
+    let metadata = Metadata { regression, ..metadata };
     check_decision(&metadata).map_err(str::to_owned)?;
     Ok(metadata)
 }

@@ -44,6 +44,10 @@ pub(super) fn load_ours(path: &Path, overrides: &Overrides) -> Result<Loaded> {
             described(&metadata).map_err(transfer)?
         }
     };
+    let graph = match &metadata.regression {
+        Some(regression) => passes::scale_outputs(&graph, &regression.scales)?,
+        None => graph,
+    };
     let bytes = |name: &str| weights.get(name).is_some_and(|tensor| tensor.dtype() == DType::I8);
     let graph = passes::dynamic_int8_graph(&graph, bytes)?;
     let weights = matched(path, &graph, weights)?;

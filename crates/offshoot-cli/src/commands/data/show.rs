@@ -11,6 +11,7 @@ use offshoot::{
 };
 use offshoot_data::{Batch, Draw, Letters, Sample, Tile, contact_sheet};
 use offshoot_formats::atomic::write_atomically;
+use offshoot_graph::Task;
 use offshoot_graph::text::{path_text, shown};
 use serde_json::json;
 
@@ -68,6 +69,10 @@ impl Arguments {
         self.pictures_limit.apply();
         writable_file(&self.out)?;
         let recipe = self.recipe()?;
+        if recipe.task == Task::Regression {
+            let text = "data show names the classes of pictures, and the task of the recipe is regression";
+            return Err(Error::Input(text.into()).into());
+        }
         let transform = Transform::new(&recipe.preprocessing)?;
         let size = recipe.preprocessing.size;
         let pixels = (self.pictures as usize * (self.views as usize + 1)).saturating_mul((size + 168).pow(2));

@@ -10,7 +10,7 @@ use crate::commands::print;
 /// Draws what happens.
 #[derive(Default)]
 pub(super) struct Watcher {
-    /// Whether a picture has one class or any number.
+    /// What a picture has.
     task: Task,
     bar: Option<ProgressBar>,
     /// Pictures that turned out to be unusable.
@@ -53,14 +53,17 @@ impl Watcher {
                 print::aside_lines(table(groups).trim_end());
             }
             Event::Average { val_accuracy, best } => {
-                let figure = figure(self.task);
-                let accuracy = val_accuracy
-                    .map_or("not validated".into(), |a| format!("val {figure}{:5.1} %", 100.0 * a));
+                let accuracy =
+                    val_accuracy.map_or("not validated".into(), |a| format!("val {}", figure(self.task, a)));
                 let kept = if *best { "   kept as the best" } else { "" };
                 print::aside(&format!("average of the last epochs   {accuracy}{kept}"));
             }
             Event::Ended => {
-                let figure = if self.task.is_single() { "accuracy" } else { "mAP" };
+                let figure = match self.task {
+                    Task::Single => "accuracy",
+                    Task::Multi => "mAP",
+                    Task::Regression => "loss",
+                };
                 print::aside(&format!("stopped early: the validation {figure} has not improved"));
             }
             Event::Features { done, total } => {
@@ -132,22 +135,26 @@ fn table(groups: &[GroupRow]) -> String {
     text
 }
 
-/// What stands before the figure of validation.
-fn figure(task: Task) -> &'static str {
+/// The figure of validation.
+fn figure(task: Task, value: f64) -> String {
     match task {
-        Task::Single => "",
-        Task::Multi => "mAP ",
+        Task::Single => format!("{:5.1} %", 100.0 * value),
+        Task::Multi => format!("mAP {:5.1} %", 100.0 * value),
+        Task::Regression => format!("MAE {value:.5}"),
     }
 }
 
 fn epoch_line(row: &EpochRow, task: Task) -> String {
-    let percent = |x: f64| format!("{:5.1} %", 100.0 * x);
     let validation = match (row.val_loss, row.val_accuracy) {
-        (Some(loss), Some(accuracy)) => format!("   val {loss:.4} {}{}", figure(task), percent(accuracy)),
+        (Some(loss), Some(accuracy)) => format!("   val {loss:.4} {}", figure(task, accuracy)),
         _ => String::new(),
     };
     let EpochRow { epoch, train_loss, train_accuracy, images_per_second, .. } = row;
-    let train = percent(*train_accuracy);
+    let train = match task {
+        // The steps know no mAP.
+        Task::Single | Task::Multi => figure(Task::Single, *train_accuracy),
+        Task::Regression => figure(task, *train_accuracy),
+    };
     format!("epoch {epoch:3}   train {train_loss:.4} {train}{validation}   {images_per_second:.1} images/s")
 }
 

@@ -1,5 +1,6 @@
 //! Which columns of a table say what.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
@@ -13,21 +14,25 @@ use super::TableError;
 pub(super) enum Role {
     Path,
     Label,
+    /// The numbers to predict.
+    Target,
     Split,
     Group,
     Weight,
 }
 
 /// How many roles there are.
-pub(super) const ROLES: usize = 5;
+pub(super) const ROLES: usize = 6;
 
 impl Role {
-    pub(super) const ALL: [Role; ROLES] = [Role::Path, Role::Label, Role::Split, Role::Group, Role::Weight];
+    pub(super) const ALL: [Role; ROLES] =
+        [Role::Path, Role::Label, Role::Target, Role::Split, Role::Group, Role::Weight];
 
     fn name(self) -> &'static str {
         match self {
             Role::Path => "path",
             Role::Label => "label",
+            Role::Target => "target",
             Role::Split => "split",
             Role::Group => "group",
             Role::Weight => "weight",
@@ -41,14 +46,20 @@ impl Role {
             Role::Path => &["path", "image", "file_name"],
             Role::Label if task == Task::Multi => &["labels", "label"],
             Role::Label => &["label"],
+            Role::Target => &["target"],
             Role::Split => &["split"],
             Role::Group => &["group"],
             Role::Weight => &["weight"],
         }
     }
 
-    fn is_needed(self) -> bool {
-        matches!(self, Role::Path | Role::Label)
+    fn is_needed(self, task: Task) -> bool {
+        match self {
+            Role::Path => true,
+            Role::Label => task != Task::Regression,
+            Role::Target => task == Task::Regression,
+            Role::Split | Role::Group | Role::Weight => false,
+        }
     }
 }
 
@@ -66,7 +77,7 @@ pub enum ColumnsError {
     #[error("`{0}` is not of the form ROLE=COLUMN; give them as in path=file,label=species")]
     Form(String),
     /// There is no such role.
-    #[error("there is no `{0}`; give names of columns for path, label, split, group or weight")]
+    #[error("there is no `{0}`; give names of columns for path, label, target, split, group or weight")]
     Role(String),
     /// A role is given twice.
     #[error("`{0}` is given twice")]
@@ -78,8 +89,8 @@ pub enum ColumnsError {
 pub(super) struct Places {
     /// In the order of [`Role::ALL`].
     pub(super) roles: [Option<usize>; ROLES],
-    /// Those of classes, of 0 and 1, where each class has one.
-    pub(super) classes: Vec<usize>,
+    /// Those of classes, of 0 and 1, where each class has one; those of targets.
+    pub(super) several: Vec<usize>,
 }
 
 impl FromStr for Columns {
@@ -94,12 +105,29 @@ impl FromStr for Columns {
             }
             let known = Role::ALL.into_iter().find(|known| known.name() == role);
             let place = known.ok_or_else(|| ColumnsError::Role(role.to_owned()))? as usize;
+            if place == Role::Target as usize {
+                check_targets(part, name)?;
+            }
             if columns.names[place].replace(name.to_owned()).is_some() {
                 return Err(ColumnsError::Twice(role.to_owned()));
             }
         }
         Ok(columns)
     }
+}
+
+/// An error where `names` has the same column of targets twice, or one without a name; `part` is what was given.
+fn check_targets(part: &str, names: &str) -> Result<(), ColumnsError> {
+    let mut seen = BTreeSet::new();
+    for name in names.split('|') {
+        if name.is_empty() {
+            return Err(ColumnsError::Form(part.to_owned()));
+        }
+        if !seen.insert(name) {
+            return Err(ColumnsError::Twice(name.to_owned()));
+        }
+    }
+    Ok(())
 }
 
 impl fmt::Display for Columns {
@@ -133,7 +161,12 @@ impl Columns {
         let mut places = [None; ROLES];
         let of_classes = self.names_classes(header, task);
         for role in Role::ALL {
-            if role == Role::Label && of_classes {
+            let other = match role {
+                Role::Label => of_classes || task == Task::Regression,
+                Role::Target => true,
+                Role::Path | Role::Split | Role::Group | Role::Weight => false,
+            };
+            if other {
                 continue;
             }
             let names = self.names(role, task);
@@ -144,14 +177,18 @@ impl Columns {
                     return Err(TableError::TwoColumns { name: (*name).to_owned() });
                 }
                 Some(name) => header.iter().position(|column| column == name),
-                None if role.is_needed() || self.names[role as usize].is_some() => {
+                None if role.is_needed(task) || self.names[role as usize].is_some() => {
                     return Err(self.missing(role, header, task));
                 }
                 None => None,
             };
         }
-        let classes = if of_classes { self.class_columns(header, &places, task)? } else { Vec::new() };
-        Ok(Places { roles: places, classes })
+        let several = match task {
+            Task::Regression => self.columns_of(Role::Target, header, &places, task)?,
+            Task::Multi if of_classes => self.columns_of(Role::Label, header, &places, task)?,
+            Task::Single | Task::Multi => Vec::new(),
+        };
+        Ok(Places { roles: places, several })
     }
 
     /// Whether each class has a column of its own: pictures may have several, and no column names them.
@@ -161,24 +198,40 @@ impl Columns {
         task == Task::Multi && !only && !self.names(Role::Label, task).iter().any(named)
     }
 
-    /// The columns of classes: those that are named, or all that are for nothing else.
-    fn class_columns(
+    /// The columns of classes or of targets: those that are named; else `target`, and for classes all that are for nothing else.
+    fn columns_of(
         &self,
+        role: Role,
         header: &[String],
         roles: &[Option<usize>; ROLES],
         task: Task,
     ) -> Result<Vec<usize>, TableError> {
         let place = |name: &str| header.iter().position(|column| column == name);
-        let found: Option<Vec<usize>> = match &self.names[Role::Label as usize] {
+        let found: Option<Vec<usize>> = match &self.names[role as usize] {
             Some(names) => names.split('|').map(place).collect(),
+            None if role == Role::Target => self.target_names().iter().map(|name| place(name)).collect(),
             None => Some((0..header.len()).filter(|place| !roles.contains(&Some(*place))).collect()),
         };
         let found = found.filter(|found| !found.is_empty());
-        let found = found.ok_or_else(|| self.missing(Role::Label, header, task))?;
+        let found = found.ok_or_else(|| self.missing(role, header, task))?;
         match found.iter().find(|&&at| place(&header[at]) != Some(at)) {
             Some(&twice) => Err(TableError::TwoColumns { name: header[twice].clone() }),
             None => Ok(found),
         }
+    }
+
+    /// The names of the columns of targets, in their order.
+    pub(super) fn target_names(&self) -> Vec<String> {
+        let names = self.names[Role::Target as usize].as_deref().unwrap_or("target");
+        names.split('|').map(str::to_owned).collect()
+    }
+
+    /// The same, with columns of these names for the targets unless others are named.
+    #[must_use]
+    pub fn or_targets(mut self, names: &[String]) -> Columns {
+        let own = || Some(names.join("|")).filter(|names| !names.is_empty());
+        self.names[Role::Target as usize] = self.names[Role::Target as usize].take().or_else(own);
+        self
     }
 
     /// The names that the column of a role may have.
@@ -191,7 +244,11 @@ impl Columns {
 
     /// What is said where no column has a role that is needed.
     pub(super) fn missing(&self, role: Role, header: &[String], task: Task) -> TableError {
-        let wanted = self.names(role, task).join("`, `");
+        let wanted = match role {
+            Role::Target => self.target_names().into_iter().filter(|name| !header.contains(name)).collect(),
+            _ => self.names(role, task).into_iter().map(str::to_owned).collect::<Vec<_>>(),
+        };
+        let wanted = wanted.join("`, `");
         TableError::NoColumn { wanted, role: role.name(), columns: header.to_vec() }
     }
 }

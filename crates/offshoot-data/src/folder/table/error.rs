@@ -30,6 +30,17 @@ pub enum TableError {
         /// The name.
         name: String,
     },
+    /// A model predicts another number of targets than the table has columns for.
+    #[error(
+        "{found} columns of targets, and the model predicts {}: {}; name as many by the setting `columns`, as in target={}",
+        wanted.len(), listed(wanted), wanted.join("|")
+    )]
+    Targets {
+        /// How many there are.
+        found: usize,
+        /// The model's targets.
+        wanted: Vec<String>,
+    },
     /// The fields are separated otherwise than the file's name says.
     #[error("the columns are separated by {found}, not by {wanted}; save the table as {ending}")]
     Separator {

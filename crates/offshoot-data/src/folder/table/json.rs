@@ -5,12 +5,14 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
 use offshoot_graph::Task;
+use offshoot_graph::text::quoted;
 use serde_json::{Map, Value};
 
 use super::TableError;
 use super::columns::{Columns, ROLES, Role};
 use super::rows::{MOST_BYTES, Problem, Rows};
 use super::several::{listed_labels, truth};
+use super::targets::listed_targets;
 
 /// Reads a table with an object on each line.
 pub(super) fn read(path: &Path, columns: &Columns, rows: &mut Rows) -> Result<(), Problem> {
@@ -48,17 +50,20 @@ fn check_columns(object: &Map<String, Value>, columns: &Columns, rows: &mut Rows
     if rows.rows.is_empty() && rows.seen == [false; ROLES] {
         let keys: Vec<String> = object.keys().cloned().collect();
         let places = columns.find(&keys, rows.task)?;
-        rows.declared = places.classes.into_iter().map(|place| keys[place].clone()).collect();
+        rows.declared = places.several.into_iter().map(|place| keys[place].clone()).collect();
     }
     Ok(())
 }
 
 fn add(line: u64, object: &Map<String, Value>, columns: &Columns, rows: &mut Rows) -> Result<(), Problem> {
-    let labels = class_labels(object, &rows.declared);
-    match fields(object, columns, &Role::ALL, rows.task).and_then(|fields| Ok((fields, labels?))) {
-        Ok((mut fields, labels)) => {
+    let (role, texts) = match rows.task {
+        Task::Single | Task::Multi => (Role::Label, class_labels(object, &rows.declared)),
+        Task::Regression => (Role::Target, target_texts(object, &rows.declared)),
+    };
+    match fields(object, columns, &Role::ALL, rows.task).and_then(|fields| Ok((fields, texts?))) {
+        Ok((mut fields, texts)) => {
             if !rows.declared.is_empty() {
-                fields[Role::Label as usize] = Some(labels.into());
+                fields[role as usize] = Some(texts.into());
             }
             rows.add(line, fields.each_ref().map(|text| text.as_deref()))
         }
@@ -79,7 +84,19 @@ fn class_labels(object: &Map<String, Value>, classes: &[String]) -> Result<Strin
     Ok(listed_labels(labels.into_iter()))
 }
 
-/// What an object says in these `roles`, in the order of [`Role::ALL`].
+/// The texts of `targets`, as [`listed_targets`] writes them.
+pub(super) fn target_texts(object: &Map<String, Value>, targets: &[String]) -> Result<String, String> {
+    let mut texts = Vec::with_capacity(targets.len());
+    for target in targets {
+        let value = object.get(target).ok_or_else(|| format!("no `{}` in this row", quoted(target)))?;
+        let found =
+            text(value).map_err(|kind| format!("`{}` is {kind}, and not a number", quoted(target)))?;
+        texts.push(found.unwrap_or_default());
+    }
+    Ok(listed_targets(texts.iter().map(|text| &**text)))
+}
+
+/// What an object says in these `roles`, but for targets, in the order of [`Role::ALL`].
 pub(super) fn fields<'a>(
     object: &'a Map<String, Value>,
     columns: &Columns,
@@ -87,7 +104,12 @@ pub(super) fn fields<'a>(
     task: Task,
 ) -> Result<[Option<Cow<'a, str>>; ROLES], String> {
     let mut texts: [Option<Cow<'_, str>>; ROLES] = Default::default();
-    for &role in roles {
+    let needed = |role: &Role| match role {
+        Role::Label => task != Task::Regression,
+        Role::Target => false,
+        Role::Path | Role::Split | Role::Group | Role::Weight => true,
+    };
+    for &role in roles.iter().filter(|role| needed(role)) {
         let found = columns.names(role, task).into_iter().find_map(|name| object.get_key_value(name));
         let Some((column, value)) = found else { continue };
         let labels = labels(value).filter(|_| task == Task::Multi && role == Role::Label);

@@ -10,6 +10,7 @@ use super::super::FolderOptions;
 use super::super::parts::{Part, part_of};
 use super::columns::{ROLES, Role};
 use super::several::labels_of;
+use super::targets::targets_of;
 use super::{Names, TableError};
 use crate::decode::{DecodeError, PictureError};
 
@@ -25,6 +26,8 @@ pub(in super::super) struct Row {
     /// The place of its class among the texts that rows name; where pictures have any number of classes, those places.
     pub(super) label: u32,
     pub(super) labels: Box<[u32]>,
+    /// Where numbers are predicted, those.
+    pub(super) targets: Box<[f64]>,
     pub(super) part: Option<Part>,
     pub(super) group: Option<u32>,
     pub(super) weight: f32,
@@ -38,7 +41,7 @@ impl Row {
     }
 }
 
-/// What stands in the place of a class where pictures have any number of them.
+/// What stands in the place of a class where pictures have any number of them, or numbers.
 const SEVERAL: u32 = u32::MAX;
 
 /// Why reading ends.
@@ -67,7 +70,7 @@ pub(super) struct Rows {
     lines: HashMap<PathBuf, u64>,
     /// Which columns any row has.
     pub(super) seen: [bool; ROLES],
-    /// Classes that have a column of their own.
+    /// Classes that have a column of their own; targets.
     pub(super) declared: Vec<String>,
     /// Rows that cannot be used, by line.
     pub(super) wrong: Vec<(u64, PictureError)>,
@@ -130,9 +133,14 @@ impl Rows {
         let label = match self.task {
             Task::Single => needed(Role::Label, "label")?,
             Task::Multi => field(Role::Label).ok_or("no labels in this row")?,
+            Task::Regression => field(Role::Target).ok_or("no target in this row")?,
         };
         let part = field(Role::Split).map(part_named).transpose()?;
         let weight = field(Role::Weight).map_or(Ok(1.0), weight)?;
+        let targets = match self.task {
+            Task::Single | Task::Multi => Box::default(),
+            Task::Regression => targets_of(label, &self.declared)?,
+        };
         if let Some(other) = self.lines.get(&path) {
             return Err(format!("the picture of line {other} again; each picture stands in a table once"));
         }
@@ -140,9 +148,10 @@ impl Rows {
         let (label, labels) = match self.task {
             Task::Single => (self.labels.place(label), Box::default()),
             Task::Multi => (SEVERAL, labels_of(label).map(|label| self.labels.place(label)).collect()),
+            Task::Regression => (SEVERAL, Box::default()),
         };
         let group = field(Role::Group).filter(|text| !text.is_empty()).map(|text| self.groups.place(text));
-        Ok(Row { line, path, label, labels, part, group, weight })
+        Ok(Row { line, path, label, labels, targets, part, group, weight })
     }
 
     /// All rows. Those that lack what others have are wrong.

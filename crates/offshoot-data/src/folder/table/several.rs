@@ -85,7 +85,7 @@ pub(super) fn dataset(
 
 impl Table {
     /// Rows by path.
-    fn ordered(&self, mut rows: Vec<Row>) -> Vec<Row> {
+    pub(super) fn ordered(&self, mut rows: Vec<Row>) -> Vec<Row> {
         rows.sort_by_cached_key(|row| row.path.as_os_str().as_encoded_bytes().to_owned());
         rows
     }
@@ -103,7 +103,11 @@ impl Table {
     }
 
     /// Rows to train and to validate with by the column `split`.
-    fn parts(&self, rows: Vec<Row>, notes: &mut Vec<String>) -> Result<(Vec<Row>, Vec<Row>), FolderError> {
+    pub(super) fn parts(
+        &self,
+        rows: Vec<Row>,
+        notes: &mut Vec<String>,
+    ) -> Result<(Vec<Row>, Vec<Row>), FolderError> {
         let (train, others): (Vec<Row>, Vec<Row>) =
             rows.into_iter().partition(|row| row.part == Some(Part::Train));
         if train.is_empty() {
@@ -116,7 +120,7 @@ impl Table {
 
     /// Groups are held out, or pictures where there are none, so that about the same part of each class is. Pictures without a label
     /// count as a class of their own.
-    fn by_labels(
+    pub(super) fn by_labels(
         &self,
         rows: Vec<Row>,
         options: &FolderOptions,

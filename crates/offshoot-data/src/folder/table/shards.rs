@@ -1,9 +1,11 @@
 //! Data sets in `.tar` files, in the form of WebDataset: members whose names are the same up to the first point belong together, a
-//! picture (`00017.jpg`) and its class (`00017.cls`, a text; or `label` in `00017.json`, which may name split, group and weight too).
+//! picture (`00017.jpg`) and its class (`00017.cls`, a text; or `label` in `00017.json`, which may name split, group and weight too, and holds the
+//! targets where numbers are predicted).
 
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
+use offshoot_graph::Task;
 use serde_json::{Map, Value};
 
 use super::super::files::has_picture_name;
@@ -43,6 +45,9 @@ pub(super) fn shards(path: &Path) -> Result<Vec<PathBuf>, TableError> {
 /// Reads the samples of all files that `path` stands for.
 pub(super) fn read(path: &Path, columns: &Columns, rows: &mut Rows) -> Result<(), Problem> {
     let mut number = 0;
+    if rows.task == Task::Regression {
+        rows.declared = columns.target_names();
+    }
     for shard in shards(path)? {
         let unreadable = |error| TableError::Shard { path: shard.clone(), source: error };
         let archive = Archive::known(&shard).map_err(unreadable)?;
@@ -110,13 +115,21 @@ impl Shard<'_> {
             Ok(fields) => fields,
             Err(reason) => return self.refuse(number, name, format!("{key}.json: {reason}")),
         };
-        let class = class.map(|class| class.trim().to_owned());
-        if class.is_some() {
-            fields[Role::Label as usize] = class.map(Into::into);
-        }
-        if fields[Role::Label as usize].is_none() {
-            let reason = format!("no label: there is no {key}.cls, and no label in {key}.json");
-            return self.refuse(number, name, reason);
+        match self.rows.task {
+            Task::Single | Task::Multi => {
+                let class = class.map(|class| class.trim().to_owned());
+                if class.is_some() {
+                    fields[Role::Label as usize] = class.map(Into::into);
+                }
+                if fields[Role::Label as usize].is_none() {
+                    let reason = format!("no label: there is no {key}.cls, and no label in {key}.json");
+                    return self.refuse(number, name, reason);
+                }
+            }
+            Task::Regression => match json::target_texts(&object, &self.rows.declared) {
+                Ok(texts) => fields[Role::Target as usize] = Some(texts.into()),
+                Err(reason) => return self.refuse(number, name, format!("{key}.json: {reason}")),
+            },
         }
         let mut texts: [Option<&str>; ROLES] = fields.each_ref().map(|field| field.as_deref());
         let path = picture.to_string_lossy();

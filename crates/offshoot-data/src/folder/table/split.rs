@@ -10,7 +10,7 @@ use offshoot_graph::text::shown;
 use super::super::error::listed;
 use super::super::parts::Part;
 use super::super::{Dataset, FolderError, FolderOptions, Labelled, kept_for_val};
-use super::{Row, Table, TableError, several};
+use super::{Row, Table, TableError, several, targets};
 use crate::loader::Sample;
 
 /// The data set in the table `root`; see [`Dataset::open`].
@@ -23,6 +23,10 @@ pub(in super::super) fn dataset(root: &Path, options: &FolderOptions) -> Result<
         Task::Single => {}
         Task::Multi => {
             several::dataset(&mut table, rows, &mut data, options)?;
+            return Ok(data);
+        }
+        Task::Regression => {
+            targets::dataset(&mut table, rows, &mut data, options)?;
             return Ok(data);
         }
     }
@@ -83,6 +87,11 @@ fn part_of_classes(
     if table.has_split {
         rows = table.of_part(rows, part, &mut result.notes)?;
     }
+    if options.task == Task::Regression {
+        table.check_targets(classes)?;
+        result.samples = table.with_targets(rows);
+        return Ok(result);
+    }
     let known: BTreeSet<&String> = classes.iter().collect();
     let unknown: Vec<String> =
         table.classes_of(&rows).into_iter().filter(|class| !known.contains(class)).collect();
@@ -92,6 +101,7 @@ fn part_of_classes(
     result.samples = match options.task {
         Task::Single => samples(table.in_order(rows, classes)),
         Task::Multi => table.labelled(rows, classes),
+        Task::Regression => table.with_targets(rows),
     };
     let mut has = vec![false; classes.len()];
     result.samples.iter().flat_map(Sample::classes).for_each(|label| has[label] = true);

@@ -5,11 +5,13 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 
 use csv_core::{ReadRecordResult, ReaderBuilder};
+use offshoot_graph::Task;
 
 use super::TableError;
 use super::columns::{Columns, Places, ROLES, Role};
 use super::rows::{MOST_BYTES, Problem, Rows};
 use super::several::{listed_labels, truth};
+use super::targets::listed_targets;
 
 /// What tables are separated by, and the extension of their files.
 const SEPARATORS: [(u8, &str, &str); 3] =
@@ -23,8 +25,8 @@ pub(super) fn read(path: &Path, separator: u8, columns: &Columns, rows: &mut Row
     }
     let header = header(&records);
     check_separator(&header, separator)?;
-    let Places { roles, classes } = columns.find(&header, rows.task)?;
-    rows.declared = classes.iter().map(|&place| header[place].clone()).collect();
+    let Places { roles, several } = columns.find(&header, rows.task)?;
+    rows.declared = several.iter().map(|&place| header[place].clone()).collect();
     while let Some(line) = records.next()? {
         if records.len() != header.len() {
             let reason = format!("{} fields in this row, and {} columns", records.len(), header.len());
@@ -32,11 +34,14 @@ pub(super) fn read(path: &Path, separator: u8, columns: &Columns, rows: &mut Row
             continue;
         }
         let read = fields(&records, &roles).map_err(|_| NOT_TEXT.to_owned());
-        let labels = class_labels(&records, &header, &classes);
-        match read.and_then(|fields| Ok((fields, labels?))) {
-            Ok((mut fields, labels)) => {
-                if !classes.is_empty() {
-                    fields[Role::Label as usize] = Some(&labels);
+        let (role, texts) = match rows.task {
+            Task::Single | Task::Multi => (Role::Label, class_labels(&records, &header, &several)),
+            Task::Regression => (Role::Target, target_texts(&records, &several)),
+        };
+        match read.and_then(|fields| Ok((fields, texts?))) {
+            Ok((mut fields, texts)) => {
+                if !several.is_empty() {
+                    fields[role as usize] = Some(&texts);
                 }
                 rows.add(line, fields)?;
             }
@@ -59,6 +64,13 @@ fn class_labels(records: &Records, header: &[String], classes: &[usize]) -> Resu
         }
     }
     Ok(listed_labels(labels.into_iter()))
+}
+
+/// The texts of the targets of the record that was read last, as [`listed_targets`] writes them.
+fn target_texts(records: &Records, places: &[usize]) -> Result<String, String> {
+    let texts = places.iter().map(|&place| std::str::from_utf8(records.field(place)));
+    let texts: Vec<&str> = texts.collect::<Result<_, _>>().map_err(|_| NOT_TEXT.to_owned())?;
+    Ok(listed_targets(texts.into_iter()))
 }
 
 /// The fields at `places` of the record that was read last.

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use offshoot_graph::Metadata;
+use offshoot_graph::{Metadata, Task};
 
 use crate::coreml::proto::{
     self, ARRAY_FLOAT32, ArrayFeatureType, DictionaryFeatureType, Empty, FeatureDescription, FeatureType,
     ImageFeatureType, ModelDescription, RGB,
 };
-use crate::coreml::{BATCH_KEY, INPUT, LABEL, LOGITS, METADATA_KEY, PROBABILITIES};
+use crate::coreml::{BATCH_KEY, INPUT, LABEL, LOGITS, METADATA_KEY, PROBABILITIES, TARGETS};
 use crate::error::Problem;
 
 /// `batch` is the axis of the batch in the results that it names.
@@ -33,9 +33,19 @@ pub(super) fn description(
     let image = Some(ImageFeatureType { width: side, height: side, color_space: RGB });
     let shape = vec![1, metadata.classes.len() as i64];
     let multi_array = Some(ArrayFeatureType { shape, data_type: ARRAY_FLOAT32 });
+    let input = vec![feature(INPUT, "an RGB picture", FeatureType { image, ..Default::default() })];
+    let about = Some(proto::Metadata {
+        short_description: metadata.architecture.clone().unwrap_or_default(),
+        user_defined,
+    });
+    if metadata.task == Task::Regression {
+        let targets = FeatureType { multi_array, ..Default::default() };
+        let output = vec![feature(TARGETS, "the predicted numbers, in their units", targets)];
+        return Ok(ModelDescription { input, output, metadata: about, ..Default::default() });
+    }
     let dictionary = Some(DictionaryFeatureType { string_key: Some(Empty {}) });
     Ok(ModelDescription {
-        input: vec![feature(INPUT, "an RGB picture", FeatureType { image, ..Default::default() })],
+        input,
         output: vec![
             feature(
                 LABEL,
@@ -51,9 +61,6 @@ pub(super) fn description(
         ],
         predicted_feature_name: LABEL.to_owned(),
         predicted_probabilities_name: PROBABILITIES.to_owned(),
-        metadata: Some(proto::Metadata {
-            short_description: metadata.architecture.clone().unwrap_or_default(),
-            user_defined,
-        }),
+        metadata: about,
     })
 }

@@ -16,7 +16,7 @@ use offshoot_graph::{Tensor, Weights};
 use offshoot_world::{Alone, Sums, World, part};
 
 use super::collect::{Collector, Layout};
-use super::refusal;
+use super::{Answered, refusal};
 use crate::step::{Batch, NetworkError, StepError, StepReport, TrainStep};
 
 /// The batches that are learned from together, and who has which.
@@ -45,10 +45,11 @@ struct Learned {
     loss: f32,
     images: u32,
     correct: u32,
+    error: f64,
 }
 
 /// Bytes of a [`Learned`].
-const LEARNED: usize = 16;
+const LEARNED: usize = 24;
 
 /// What all batches have come to.
 #[derive(Default)]
@@ -58,6 +59,7 @@ struct Total {
     loss: f64,
     images: usize,
     correct: usize,
+    error: f64,
 }
 
 impl Learned {
@@ -66,15 +68,17 @@ impl Learned {
         bytes[..4].copy_from_slice(&self.weight.to_le_bytes());
         bytes[4..8].copy_from_slice(&self.loss.to_le_bytes());
         bytes[8..12].copy_from_slice(&self.images.to_le_bytes());
-        bytes[12..].copy_from_slice(&self.correct.to_le_bytes());
+        bytes[12..16].copy_from_slice(&self.correct.to_le_bytes());
+        bytes[16..].copy_from_slice(&self.error.to_le_bytes());
         bytes
     }
 
     fn of(bytes: &[u8; LEARNED]) -> Learned {
-        let field = |place: usize| bytes.as_chunks().0.get(place).copied().unwrap_or_default();
+        let (fields, error) = bytes.split_last_chunk().unwrap_or((&[], &[0; 8]));
+        let field = |place: usize| fields.as_chunks().0.get(place).copied().unwrap_or_default();
         let [weight, loss] = [0, 1].map(|place| f32::from_le_bytes(field(place)));
         let [images, correct] = [2, 3].map(|place| u32::from_le_bytes(field(place)));
-        Learned { weight, loss, images, correct }
+        Learned { weight, loss, images, correct, error: f64::from_le_bytes(*error) }
     }
 }
 
@@ -137,9 +141,9 @@ impl TrainStep {
     ) -> Result<StepReport, StepError> {
         let statistics = self.read_all(&self.training.states);
         let report = self.accumulate(batches, share, &statistics).and_then(|learned| {
-            let Total { weight, loss, images, correct } = learned;
+            let Total { weight, loss, images, correct, error } = learned;
             let report = self.apply(weight, factor)?;
-            Ok(StepReport { loss: (loss / weight) as f32, images, correct, ..report })
+            Ok(StepReport { loss: (loss / weight) as f32, images, correct, error, ..report })
         });
         if !matches!(report, Ok(StepReport { skipped: false, .. })) {
             self.session.restore(&statistics).map_err(NetworkError::from)?;
@@ -200,6 +204,7 @@ impl TrainStep {
             total.loss += f64::from(batch.weight) * f64::from(batch.loss);
             total.images += batch.images as usize;
             total.correct += batch.correct as usize;
+            total.error += batch.error;
         }
         Ok(total)
     }
@@ -255,8 +260,9 @@ impl TrainStep {
         })?;
         refused.map_or(Ok(()), |name| Err(self.refused(&name)))?;
         let loss = self.loss()?;
-        let (images, correct) = (labels.shape()[0] as u32, self.correct(labels) as u32);
-        let learned = Learned { weight: self.weight_of(labels), loss, images, correct };
+        let Answered { correct, error } = self.answered(labels);
+        let (weight, images, correct) = (self.weight_of(labels), labels.shape()[0] as u32, correct as u32);
+        let learned = Learned { weight, loss, images, correct, error };
         for (name, _) in &*together.momenta {
             let added = self.session.read(&state_output(name));
             let added = added.as_ref().and_then(Tensor::as_f32).unwrap_or_default();
@@ -326,7 +332,8 @@ mod tests {
 
     #[test]
     fn what_a_batch_has_come_to_is_the_same_behind_a_message() {
-        let learned = Learned { weight: 7.5, loss: f32::MIN_POSITIVE, images: 9, correct: u32::MAX - 3 };
+        let learned =
+            Learned { weight: 7.5, loss: f32::MIN_POSITIVE, images: 9, correct: u32::MAX - 3, error: 0.1 };
         assert_eq!(Learned::of(&learned.bytes()), learned);
     }
 }
