@@ -121,7 +121,7 @@ fn our_targets_run_and_the_others_say_why_not() {
     for _ in 0..2 {
         let page = world.text("run/report.html");
         for text in
-            ["<h2>Targets</h2>", "offshoot-int8-static</td>", "batch 3</span>", "Core ML runs on macOS"]
+            ["<h2>Formats</h2>", "offshoot-int8-static</td>", "batch 3</span>", "Core ML runs on macOS"]
         {
             assert!(page.contains(text), "{text}");
         }
@@ -131,7 +131,7 @@ fn our_targets_run_and_the_others_say_why_not() {
     // A damaged file leaves its part out.
     world.write("run/formats.json", "{\"rows\": 3}");
     assert_eq!(world.run("report run").code, Some(0));
-    assert!(!world.text("run/report.html").contains("<h2>Targets</h2>"));
+    assert!(!world.text("run/report.html").contains("<h2>Formats</h2>"));
 }
 
 #[test]
