@@ -451,9 +451,9 @@ mod tests {
             let nodes = optimize(&graph).unwrap();
             let multiplies = |node: &Node<CpuOp>| matches!(node.op.plain(), Some(Op::Binary(_)));
             assert!(!nodes.nodes().iter().any(multiplies), "{nodes:?}");
-            let scales = nodes.nodes().iter().filter_map(|node| match node.op {
-                CpuOp::Attention(attention) => Some(attention.scale),
-                _ => None,
+            let scales = nodes.nodes().iter().filter_map(|node| {
+                let CpuOp::Attention(attention) = node.op else { return None };
+                Some(attention.scale)
             });
             assert_eq!(scales.collect::<Vec<f32>>(), [0.125]);
         }

@@ -13,6 +13,7 @@ pub(crate) const MAX_ROLLBACKS: u32 = 5;
 
 /// Sums over the steps of an epoch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Sums {
     /// Of the loss of each picture.
     pub(crate) loss: f64,
