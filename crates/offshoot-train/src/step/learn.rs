@@ -56,7 +56,7 @@ fn refusal(committed: Result<(), ExecuteError>) -> Result<Option<String>, Networ
 }
 
 impl TrainStep {
-    /// Learns from `features` (of [`TrainStep::features`]) with labels (as in [`Batch`]) and dropout keys i64 `[n]`, at `factor`
+    /// Learns from `features` (of [`TrainStep::features`]) with labels (as in [`Batch`](super::Batch)) and dropout keys i64 `[n]`, at `factor`
     /// times the rates of the options. Weights, moments and running statistics change together or not at all. With a loss
     /// scale above 1, a gradient that is not finite lowers the scale and is no error.
     ///
