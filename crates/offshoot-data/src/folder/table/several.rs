@@ -52,10 +52,7 @@ pub(super) fn dataset(
     data: &mut Dataset,
     options: &FolderOptions,
 ) -> Result<(), FolderError> {
-    let (train, val) = match table.has_split {
-        true => table.parts(rows, &mut data.notes)?,
-        false => table.by_labels(rows, options)?,
-    };
+    let (train, val) = table.parted(rows, options, &mut data.notes)?;
     let classes = table.classes_of(&train);
     if classes.is_empty() {
         return Err(table.refused(TableError::NoLabel));
@@ -73,10 +70,7 @@ pub(super) fn dataset(
             .push(format!("{path}: no row of {few} to train with, so that the model will not know that"));
     }
     let (train, val) = (table.ordered(train), table.ordered(val));
-    data.weights = train.iter().filter(|_| table.has_weight).map(|row| row.weight).collect();
-    if table.has_weight && data.weights.iter().all(|&weight| weight == 0.0) {
-        return Err(table.refused(TableError::NoWeight));
-    }
+    data.weights = table.weights_of(train.iter())?;
     (data.train, data.val) = (table.labelled(train, &classes), table.labelled(val, &classes));
     data.notes.extend(table.without(&classes, &data.val));
     data.classes = classes;
@@ -102,12 +96,30 @@ impl Table {
         self.ordered(rows).into_iter().map(sample).collect()
     }
 
-    /// Rows to train and to validate with by the column `split`.
-    pub(super) fn parts(
+    /// Rows to train and to validate with: those of the column `split`, or some are held out.
+    pub(super) fn parted(
         &self,
         rows: Vec<Row>,
+        options: &FolderOptions,
         notes: &mut Vec<String>,
     ) -> Result<(Vec<Row>, Vec<Row>), FolderError> {
+        if self.has_split { self.parts(rows, notes) } else { self.by_labels(rows, options) }
+    }
+
+    /// The weights of the rows to train with; none without a column of them.
+    pub(super) fn weights_of<'r>(
+        &self,
+        train: impl Iterator<Item = &'r Row>,
+    ) -> Result<Vec<f32>, FolderError> {
+        let weights: Vec<f32> = train.filter(|_| self.has_weight).map(|row| row.weight).collect();
+        if self.has_weight && weights.iter().all(|&weight| weight == 0.0) {
+            return Err(self.refused(TableError::NoWeight));
+        }
+        Ok(weights)
+    }
+
+    /// Rows to train and to validate with by the column `split`.
+    fn parts(&self, rows: Vec<Row>, notes: &mut Vec<String>) -> Result<(Vec<Row>, Vec<Row>), FolderError> {
         let (train, others): (Vec<Row>, Vec<Row>) =
             rows.into_iter().partition(|row| row.part == Some(Part::Train));
         if train.is_empty() {
@@ -120,7 +132,7 @@ impl Table {
 
     /// Groups are held out, or pictures where there are none, so that about the same part of each class is. Pictures without a label
     /// count as a class of their own.
-    pub(super) fn by_labels(
+    fn by_labels(
         &self,
         rows: Vec<Row>,
         options: &FolderOptions,

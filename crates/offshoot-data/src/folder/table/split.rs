@@ -42,12 +42,7 @@ pub(in super::super) fn dataset(root: &Path, options: &FolderOptions) -> Result<
             }
         }
     };
-    if table.has_weight {
-        data.weights = train.iter().map(|(_, row)| row.weight).collect();
-        if data.weights.iter().all(|&weight| weight == 0.0) {
-            return Err(table.refused(TableError::NoWeight));
-        }
-    }
+    data.weights = table.weights_of(train.iter().map(|(_, row)| row))?;
     data.classes = classes;
     data.train = samples(train);
     data.val = samples(val);

@@ -45,15 +45,9 @@ pub(super) fn dataset(
     options: &FolderOptions,
 ) -> Result<(), FolderError> {
     // Rows without labels are of one kind, of which a part is held out.
-    let (train, val) = match table.has_split {
-        true => table.parts(rows, &mut data.notes)?,
-        false => table.by_labels(rows, options)?,
-    };
+    let (train, val) = table.parted(rows, options, &mut data.notes)?;
     let train = table.ordered(train);
-    data.weights = train.iter().filter(|_| table.has_weight).map(|row| row.weight).collect();
-    if table.has_weight && data.weights.iter().all(|&weight| weight == 0.0) {
-        return Err(table.refused(TableError::NoWeight));
-    }
+    data.weights = table.weights_of(train.iter())?;
     (data.train, data.val) = (table.with_targets(train), table.with_targets(val));
     data.classes = std::mem::take(&mut table.declared);
     Ok(())
