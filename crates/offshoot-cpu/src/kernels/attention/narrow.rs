@@ -17,7 +17,7 @@ pub(super) fn attention<E: Element>(
     y: &mut [E],
 ) {
     let out = Shared::new(y);
-    for_each_matrix(shape, shape.work(), [shape.queries, shape.width], |matrix, scratch| {
+    for_each_matrix(shape, shape.queries * shape.width, |matrix, scratch| {
         let (y, rest) = scratch.split_at_mut(shape.queries * shape.width);
         let one = One::new(shape, matrix);
         let [q, k, v] = one.operands(isa, shape, operands, rest);
@@ -42,7 +42,7 @@ pub(super) fn grad<E: Element>(
     let dense = sizes.map(|[rows, columns]| one_matrix([rows, columns]));
     let to = [dense[0].clone(), as_in(&stacks[1], dense[1].clone()), dense[2].clone()];
     let floats = queries * depth + keys * depth + keys * width + queries * width;
-    for_each_matrix(shape, shape.work(), [floats, 1], |matrix, scratch| {
+    for_each_matrix(shape, floats, |matrix, scratch| {
         let (own_dy, rest) = scratch.split_at_mut(queries * width);
         widen(isa, dy, (&shape.y, matrix), [queries, width], own_dy);
         let (dq, rest) = rest.split_at_mut(queries * depth);
@@ -61,16 +61,11 @@ pub(super) fn grad<E: Element>(
 }
 
 /// Runs `task` for each matrix, with scratch for its operands and `more` floats.
-fn for_each_matrix(
-    shape: &AttentionShape,
-    work: usize,
-    more: [usize; 2],
-    task: impl Fn(usize, &mut [f32]) + Sync + Send,
-) {
+fn for_each_matrix(shape: &AttentionShape, more: usize, task: impl Fn(usize, &mut [f32]) + Sync + Send) {
     let AttentionShape { queries, keys, depth, width, .. } = *shape;
-    let sizes = [[queries, depth], [keys, depth], [keys, width], more];
-    let floats = sizes.into_iter().map(elements).fold(0, usize::saturating_add);
-    parallel::for_each_task(shape.count, work, |matrix| {
+    let operands = [[queries, depth], [keys, depth], [keys, width]];
+    let floats = operands.into_iter().map(elements).fold(more, usize::saturating_add);
+    parallel::for_each_task(shape.count, shape.work(), |matrix| {
         parallel::serially(floats, |scratch| task(matrix, scratch));
     });
 }
